@@ -1,0 +1,70 @@
+{
+  "variables": {
+    # Set to the sanitizers' names to build with them, and then with the C++ runtime that they need.
+    "sanitize%": ""
+  },
+  "target_defaults": {
+    "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_DISABLE_CPP_EXCEPTIONS", "NODE_ADDON_API_DISABLE_DEPRECATED"],
+    "cflags": [
+      # Not under our warnings, which are errors.
+      "-isystem ../<!(node -p \"require('node-addon-api').include_dir\")",
+      "-Wall",
+      "-Wextra",
+      "-Wshadow",
+      "-Wconversion",
+      "-Wno-unused-parameter",
+      "-Werror"
+    ],
+    "cflags_cc!": ["-std=gnu++17", "-std=gnu++20"],
+    "cflags_cc": ["-std=c++20", "-fno-exceptions", "-fno-rtti"]
+  },
+  "targets": [
+    {
+      "target_name": "overlayfs",
+      "conditions": [
+        ["OS!='linux'", {"type": "none"}, {
+          "sources": [
+            "native/addon.cc",
+            "native/operation.cc",
+            "native/plan.cc",
+            "native/whiteouts.cc"
+          ],
+          "cflags": ["-fvisibility=hidden"],
+          # Node unloads an addon with the last worker that loaded it; our parked threads would be left
+          # without their code.
+          "ldflags": ["-Wl,-z,nodelete,-z,relro,-z,now"],
+          "conditions": [
+            ["sanitize==''", {
+              # No library by name: one binary for glibc and musl.
+              "sources": ["native/runtime.cc"],
+              "cflags!": ["-O3"],
+              "cflags": [
+                "-O2",
+                "-ffunction-sections",
+                "-fdata-sections",
+                "-fno-stack-protector",
+                "-U_FORTIFY_SOURCE"
+              ],
+              "cflags_cc": ["-fno-threadsafe-statics", "-D_GLIBCXX_EXTERN_TEMPLATE=0"],
+              "ldflags": [
+                "-nostdlib",
+                "-Wl,--gc-sections",
+                "-Wl,--version-script=<(module_root_dir)/native/exports.map"
+              ]
+            }, {
+              "cflags": ["-fsanitize=<(sanitize)", "-fno-omit-frame-pointer", "-g"],
+              "ldflags": ["-fsanitize=<(sanitize)"]
+            }]
+          ]
+        }]
+      ]
+    },
+    {
+      # Not packed: puts a test process into a mount namespace of its own.
+      "target_name": "test_support",
+      "conditions": [
+        ["OS!='linux'", {"type": "none"}, {"sources": ["test/support/native.cc"]}]
+      ]
+    }
+  ]
+}

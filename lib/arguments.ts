@@ -1,0 +1,66 @@
+/** Checks of an options object, shared by all calls that take one. */
+import { invalidArgumentType, invalidArgumentValue } from './errors.js';
+
+/** The edits that turn one word into another, for guessing what was meant. */
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const substitution = (row[j - 1] as number) + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next[j] = Math.min((row[j] as number) + 1, (next[j - 1] as number) + 1, substitution);
+    }
+    row = next;
+  }
+  return row[b.length] as number;
+}
+
+/** The name that is nearest to the given one, if any is near. */
+export function nearestName(given: string, names: readonly string[]): string | undefined {
+  const plain = (name: string) => name.toLowerCase().replace(/[^a-z]/g, '');
+  let nearest: string | undefined;
+  let least = Math.max(2, Math.floor(given.length / 3)) + 1;
+  for (const name of names) {
+    const edits = distance(plain(given), plain(name));
+    if (edits < least) [nearest, least] = [name, edits];
+  }
+  return nearest;
+}
+
+/** Throws unless the value is an object, or undefined, in which case it is an empty one. */
+export function toOptions<T extends object>(value: T | undefined, name = 'options'): T {
+  if (value === undefined) return {} as T;
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw invalidArgumentType(name, 'an object', value);
+  }
+  return value;
+}
+
+/** Throws when the object has a name that is not among the known ones. */
+export function checkNames(options: object, known: ReadonlySet<string>): void {
+  for (const name in options) {
+    if (known.has(name)) continue;
+    const nearest = nearestName(name, [...known]);
+    const guess = nearest === undefined ? `one of ${[...known].join(', ')}` : `a known option: did you mean "${nearest}"?`;
+    throw invalidArgumentValue(name, (options as Record<string, unknown>)[name], `is not ${guess}`);
+  }
+}
+
+/** The option as a boolean, or undefined where it is left out. */
+export function checkBoolean(value: unknown, name: string): boolean | undefined {
+  if (value === undefined || typeof value === 'boolean') return value;
+  throw invalidArgumentType(name, 'true or false', value);
+}
+
+/** The option as one of the words, or undefined where it is left out. */
+export function checkWord<W extends string>(value: unknown, name: string, words: readonly W[]): W | undefined {
+  if (value === undefined) return undefined;
+  if (words.includes(value as W)) return value as W;
+  const expected = `must be one of ${words.map((word) => `'${word}'`).join(', ')}`;
+  throw typeof value === 'string' ? invalidArgumentValue(name, value, expected) : invalidArgumentType(name, expected.slice(8), value);
+}
+
+export function checkSignal(value: unknown, name = 'signal'): AbortSignal | undefined {
+  if (value === undefined || value instanceof AbortSignal) return value;
+  throw invalidArgumentType(name, 'an AbortSignal', value);
+}

@@ -1,0 +1,120 @@
+/** What the library throws: OverlayError, and Node's own argument errors. */
+import { inspect } from 'node:util';
+import { describeErrno } from './kernel/errnos.js';
+import { type Reason, reasons } from './reasons.js';
+
+export interface OverlayErrorFields {
+  /** A positive number. */
+  errno: number;
+  reason: Reason;
+  /** One sentence that says what is wrong, without the full stop. */
+  what: string;
+  /** One sentence that says what to do; left out: the reason's own. */
+  hint?: string | undefined;
+  syscall?: string | undefined;
+  path?: string | undefined;
+  dest?: string | undefined;
+  kernel?: readonly string[] | undefined;
+  /** What the call made and could not take back. */
+  leftover?: string | undefined;
+}
+
+const sentence = (text: string): string => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
+
+/**
+ * A mount, an unmount or a whiteout that failed. The shape is that of Node's own system errors, with the
+ * reason in words.
+ */
+export class OverlayError extends Error {
+  /** The errno's name: `'EBUSY'`. */
+  readonly code: string;
+  /** The errno, negative as in node:fs. */
+  readonly errno: number;
+  /** The system call that failed; absent where the library refuses before the kernel does. */
+  declare readonly syscall?: string;
+  /** The path that the error is about. */
+  declare readonly path?: string;
+  /** Where there are two paths: the other one. */
+  declare readonly dest?: string;
+  /** Why, as a word from a closed set. */
+  readonly reason: Reason;
+  /** What to do, in one sentence. */
+  readonly hint: string;
+  /** What the kernel said about it, a line each; mostly nothing. */
+  readonly kernel: readonly string[];
+
+  constructor(fields: OverlayErrorFields, options?: ErrorOptions) {
+    const [code] = describeErrno(fields.errno);
+    const hint = fields.hint ?? reasons[fields.reason].todo;
+    const left = fields.leftover === undefined ? '' : ` ${sentence(fields.leftover)}`;
+    super(`${code}: ${fields.what}. ${sentence(hint)}${left}`, options);
+    this.code = code;
+    this.errno = -fields.errno;
+    if (fields.syscall !== undefined) this.syscall = fields.syscall;
+    if (fields.path !== undefined) this.path = fields.path;
+    if (fields.dest !== undefined) this.dest = fields.dest;
+    this.reason = fields.reason;
+    this.hint = sentence(hint);
+    this.kernel = fields.kernel ?? [];
+  }
+
+  override get name(): string {
+    return 'OverlayError';
+  }
+}
+
+/** A caller's value in a message, in one line. */
+function showValue(value: unknown): string {
+  const text = inspect(value, { depth: 0, breakLength: Number.POSITIVE_INFINITY, maxStringLength: 120 });
+  return text.length > 160 ? `${text.slice(0, 157)}...` : text;
+}
+
+function withCode<E extends Error>(error: E, code: string): E & { code: string } {
+  return Object.assign(error, { code });
+}
+
+/** `expected` completes "must be …". */
+export function invalidArgumentType(name: string, expected: string, value: unknown): TypeError {
+  return withCode(
+    new TypeError(`The argument "${name}" must be ${expected}. Received ${showValue(value)}`),
+    'ERR_INVALID_ARG_TYPE',
+  );
+}
+
+/** `problem` begins with its verb: "must be one of …". */
+export function invalidArgumentValue(name: string, value: unknown, problem: string): TypeError {
+  return withCode(
+    new TypeError(`The argument "${name}" ${problem}. Received ${showValue(value)}`),
+    'ERR_INVALID_ARG_VALUE',
+  );
+}
+
+/** Options that cannot go together, or one that lacks another. */
+export function conflictingOptions(what: string, hint: string): TypeError & { reason: Reason; hint: string } {
+  const error = withCode(new TypeError(`${sentence(what)} ${sentence(hint)}`), 'ERR_INVALID_ARG_VALUE');
+  return Object.assign(error, { reason: 'conflicting-options' as const, hint: sentence(hint) });
+}
+
+export function outOfRange(name: string, expected: string, received: string): RangeError {
+  return withCode(
+    new RangeError(`The argument "${name}" must be ${expected}. Received ${received}`),
+    'ERR_OUT_OF_RANGE',
+  );
+}
+
+/** As Node's own where a function is not there on a platform. */
+export function platformError(): TypeError {
+  return withCode(
+    new TypeError(
+      `overlayfs works on Linux only: OverlayFS is a file system of the Linux kernel. This is ${process.platform}`,
+    ),
+    'ERR_FEATURE_UNAVAILABLE_ON_PLATFORM',
+  );
+}
+
+/** As node:fs rejects when its signal aborts. */
+export function abortError(signal: AbortSignal): Error {
+  const error = withCode(new Error('The operation was aborted', { cause: signal.reason }), 'ABORT_ERR');
+  error.name = 'AbortError';
+  return error;
+}

@@ -1,0 +1,20 @@
+/**
+ * OverlayFS for Node: mount, unmount and inspect overlay file systems by system call.
+ *
+ * @packageDocumentation
+ */
+export { OverlayError } from './errors.js';
+export { isOpaque, isOpaqueSync, makeOpaque, makeOpaqueSync, type OpaqueOptions } from './layers/opaque.js';
+export {
+  isWhiteout,
+  isWhiteoutSync,
+  type WhiteoutOptions,
+  whiteout,
+  whiteoutSync,
+} from './layers/whiteout.js';
+export { Mount } from './mounts/mount.js';
+export { type UnmountOptions, unmount, unmountSync } from './mounts/unmount.js';
+export { mountOverlay, mountOverlaySync, OverlayMount } from './overlay/mount.js';
+export type { OverlayOptions } from './overlay/options.js';
+export type { PathLike } from './paths.js';
+export type { Reason } from './reasons.js';

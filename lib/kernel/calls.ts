@@ -1,0 +1,67 @@
+/**
+ * The calls that a plan may hold and what their arguments are: the one table from which plans are encoded
+ * and printed. native/plan.h holds the same list; the numbers come from there.
+ */
+import * as k from './constants.js';
+
+type Names = Readonly<Record<string, number>>;
+
+/** What an argument is: a descriptor, a text (bytes without NUL), a value (any bytes), or a number. */
+export type ArgumentKind = 'descriptor' | 'text' | 'value' | 'number' | 'octal';
+
+export interface Argument {
+  readonly kind: ArgumentKind;
+  /** Not an argument of the system call, but of what the executor does with its answer. */
+  readonly hidden?: true;
+  /** The names of the number's bits. */
+  readonly bits?: Names;
+  /** The names of the number's values. */
+  readonly words?: Names;
+}
+
+const descriptor: Argument = { kind: 'descriptor' };
+const text: Argument = { kind: 'text' };
+const value: Argument = { kind: 'value' };
+const number: Argument = { kind: 'number' };
+const octal: Argument = { kind: 'octal' };
+const hiddenNumber: Argument = { kind: 'number', hidden: true };
+const hiddenValue: Argument = { kind: 'value', hidden: true };
+const bits = (names: Names): Argument => ({ kind: 'number', bits: names });
+const words = (names: Names): Argument => ({ kind: 'number', words: names });
+
+/** The constants whose names begin with one of the prefixes. */
+function named(...prefixes: string[]): Names {
+  return Object.fromEntries(
+    Object.entries(k).filter(([name]) => prefixes.some((prefix) => name.startsWith(prefix))),
+  ) as Names;
+}
+
+const at = bits(named('AT_SYMLINK', 'AT_EMPTY', 'AT_REMOVEDIR', 'AT_STATX'));
+const attributes = bits(named('MOUNT_ATTR_'));
+
+export const calls = {
+  openat2: [descriptor, text, bits(named('O_')), number],
+  close: [descriptor],
+  fsopen: [text, bits(named('FSOPEN_'))],
+  fsconfig: [descriptor, words(named('FSCONFIG_')), text, text, descriptor],
+  fsmount: [descriptor, bits(named('FSMOUNT_')), attributes],
+  fstatfs: [descriptor, hiddenNumber, hiddenNumber, hiddenNumber],
+  statx: [descriptor, text, at, bits(named('STATX_TYPE', 'STATX_INO', 'STATX_SIZE', 'STATX_MNT')), hiddenNumber, hiddenValue, hiddenNumber],
+  mount_setattr: [descriptor, text, at, attributes, attributes, number, descriptor],
+  open_tree: [descriptor, text, number],
+  move_mount: [descriptor, text, descriptor, text, bits(named('MOVE_MOUNT_'))],
+  mount: [text, text, text, bits(named('MS_')), text],
+  umount2: [text, bits(named('MNT_', 'UMOUNT_'))],
+  mkdirat: [descriptor, text, octal],
+  mknodat: [descriptor, text, octal, number],
+  linkat: [descriptor, text, descriptor, text, at],
+  unlinkat: [descriptor, text, at],
+  renameat2: [descriptor, text, descriptor, text, number],
+  setxattr: [text, text, value, number],
+  lgetxattr: [text, text, number],
+  whiteout: [descriptor, text],
+  replace: [descriptor, text, text, number],
+  sweep: [descriptor, text],
+} as const satisfies Readonly<Record<string, readonly Argument[]>>;
+
+export type CallName = keyof typeof calls;

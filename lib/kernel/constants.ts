@@ -1,0 +1,77 @@
+/**
+ * The kernel's constants that plans carry, under the kernel's names. They stand here only: the addon passes
+ * them through as numbers. Source: include/uapi/linux/{fcntl,mount,stat,openat2,magic,xattr,fs}.h.
+ */
+import { constants } from 'node:fs';
+
+export const AT_FDCWD = -100;
+export const AT_SYMLINK_NOFOLLOW = 0x100;
+export const AT_REMOVEDIR = 0x200;
+export const AT_EMPTY_PATH = 0x1000;
+/** Answer from what is known, so that a server which does not answer is not asked. */
+export const AT_STATX_DONT_SYNC = 0x4000;
+
+// O_DIRECTORY and O_NOFOLLOW differ between architectures; libc's headers, which Node repeats, know.
+export const O_DIRECTORY: number = constants.O_DIRECTORY;
+export const O_NOFOLLOW: number = constants.O_NOFOLLOW;
+export const O_CLOEXEC = 0o2000000;
+export const O_PATH = 0o10000000;
+
+export const S_IFMT = 0o170000;
+export const S_IFDIR = 0o040000;
+export const S_IFCHR = 0o020000;
+export const S_IFREG = 0o100000;
+export const S_IFLNK = 0o120000;
+
+// fsopen(2) and its kin, 5.2
+export const FSOPEN_CLOEXEC = 1;
+export const FSMOUNT_CLOEXEC = 1;
+export const FSCONFIG_SET_FLAG = 0;
+export const FSCONFIG_SET_STRING = 1;
+export const FSCONFIG_SET_FD = 5;
+export const FSCONFIG_CMD_CREATE = 6;
+export const MOVE_MOUNT_F_EMPTY_PATH = 0x04;
+export const MOVE_MOUNT_T_EMPTY_PATH = 0x40;
+
+export const MOUNT_ATTR_RDONLY = 0x1;
+export const MOUNT_ATTR_NOSUID = 0x2;
+export const MOUNT_ATTR_NODEV = 0x4;
+export const MOUNT_ATTR_NOEXEC = 0x8;
+export const MOUNT_ATTR_NOATIME = 0x10;
+export const MOUNT_ATTR_STRICTATIME = 0x20;
+export const MOUNT_ATTR_NODIRATIME = 0x80;
+/** 5.14 */
+export const MOUNT_ATTR_NOSYMFOLLOW = 0x200000;
+
+// mount(2)
+export const MS_RDONLY = 1;
+export const MS_NOSUID = 2;
+export const MS_NODEV = 4;
+export const MS_NOEXEC = 8;
+export const MS_REMOUNT = 32;
+/** 5.10 */
+export const MS_NOSYMFOLLOW = 256;
+export const MS_NOATIME = 1024;
+export const MS_NODIRATIME = 2048;
+export const MS_BIND = 4096;
+export const MS_STRICTATIME = 1 << 24;
+
+// umount2(2)
+export const MNT_FORCE = 1;
+export const MNT_DETACH = 2;
+export const UMOUNT_NOFOLLOW = 8;
+
+// statx(2)
+export const STATX_TYPE = 0x1;
+export const STATX_INO = 0x100;
+export const STATX_SIZE = 0x200;
+/** 5.8 */
+export const STATX_MNT_ID = 0x1000;
+/** 6.8 */
+export const STATX_MNT_ID_UNIQUE = 0x4000;
+/** 5.8 */
+export const STATX_ATTR_MOUNT_ROOT = 0x2000;
+
+// statfs(2)
+export const ST_RDONLY = 1;
+export const OVERLAYFS_SUPER_MAGIC = 0x794c7630;

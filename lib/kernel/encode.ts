@@ -1,0 +1,141 @@
+/** A plan as the block of memory that native/plan.h describes. */
+import { addon } from '../native.js';
+import type { Path } from '../paths.js';
+import { type Argument, type CallName, calls } from './calls.js';
+import type { Plan, Step, Text } from './plan.js';
+
+const HEADER_SIZE = 16;
+const STEP_SIZE = 48;
+const STEP_HEADER_NUMBERS = 5;
+
+// One block for all plans of this thread: a plan is performed, or copied by the addon, before the next.
+let block = Buffer.alloc(65536);
+let numbers = new Int32Array(block.buffer, block.byteOffset, block.length >> 2);
+let end = 0;
+
+function reserve(size: number): void {
+  if (end + size <= block.length) return;
+  const larger = Buffer.alloc(Math.max(block.length * 2, end + size));
+  block.copy(larger, 0, 0, end);
+  block = larger;
+  numbers = new Int32Array(block.buffer, block.byteOffset, block.length >> 2);
+}
+
+function writeBytes(bytes: Path): number {
+  if (typeof bytes !== 'string') {
+    reserve(bytes.length);
+    block.set(bytes, end);
+    end += bytes.length;
+    return bytes.length;
+  }
+  reserve(bytes.length * 3);
+  const start = end;
+  // Nearly all texts are short and ASCII, for which a call into V8 costs more than this loop.
+  if (bytes.length <= 96) {
+    let i = 0;
+    for (; i < bytes.length; i++) {
+      const unit = bytes.charCodeAt(i);
+      if (unit > 0x7f) break;
+      block[start + i] = unit;
+    }
+    if (i === bytes.length) {
+      end = start + i;
+      return i;
+    }
+  }
+  const length = block.write(bytes, start);
+  end = start + length;
+  return length;
+}
+
+function writeText(text: Text): number {
+  if (text === null) return 0;
+  reserve(8);
+  end = (end + 3) & ~3;
+  const offset = end;
+  end += 4;
+  if (typeof text === 'string' || text instanceof Uint8Array) {
+    // In two steps: writing may move the block.
+    const length = writeBytes(text);
+    numbers[offset >> 2] = length;
+    reserve(1);
+    block[end++] = 0;
+    return offset;
+  }
+  for (const piece of text) {
+    reserve(8);
+    const at = end;
+    end += 4;
+    if (typeof piece === 'number') {
+      numbers[at >> 2] = -1;
+      numbers[end >> 2] = piece;
+      end += 4;
+    } else {
+      const length = writeBytes(piece);
+      numbers[at >> 2] = length;
+      end = (end + 3) & ~3;
+    }
+  }
+  numbers[offset >> 2] = -(end - offset - 4);
+  return offset;
+}
+
+function tolerated(step: Step): number {
+  const { tolerate } = step.options;
+  if (tolerate === undefined) return 0;
+  if (tolerate === 'any') return addon().anyErrno;
+  let packed = 0;
+  for (let i = 0; i < tolerate.length; i++) packed |= (tolerate[i] as number) << (8 * i);
+  return packed;
+}
+
+// By call name: is the argument at this position a text?
+const textPositions = Object.fromEntries(
+  Object.entries(calls).map(([name, args]) => [
+    name,
+    args.map(({ kind }: Argument) => kind === 'text' || kind === 'value'),
+  ]),
+) as unknown as Readonly<Record<CallName, readonly boolean[]>>;
+
+export interface Encoded {
+  /** Valid until the next plan is encoded. */
+  readonly block: Buffer;
+  readonly size: number;
+  readonly outputs: number;
+}
+
+export function encode(plan: Plan): Encoded {
+  const native = addon();
+  const { steps } = plan;
+  end = 0;
+  const stepsEnd = HEADER_SIZE + steps.length * STEP_SIZE;
+  reserve(stepsEnd + plan.outputsSize + 8);
+  const outputs = (stepsEnd + 7) & ~7;
+  end = outputs + plan.outputsSize;
+
+  for (let i = 0; i < steps.length; i++) {
+    const step = steps[i] as Step;
+    const { options, args } = step;
+    const at = (HEADER_SIZE + i * STEP_SIZE) >> 2;
+    const isText = textPositions[step.call];
+    for (let j = 0; j < args.length; j++) {
+      const argument = args[j] as Text | number;
+      // Written before the number is stored: a text may move the block.
+      const encoded = isText[j] ? writeText(argument as Text) : (argument as number);
+      numbers[at + STEP_HEADER_NUMBERS + j] = encoded;
+    }
+    for (let j = args.length; j < 7; j++) numbers[at + STEP_HEADER_NUMBERS + j] = 0;
+    numbers[at] = native.calls[step.call] as number;
+    numbers[at + 1] =
+      (options.undo ? native.flags.undo : 0) |
+      (options.keep ? native.flags.keep : 0) |
+      (options.later ? native.flags.later : 0);
+    numbers[at + 2] = tolerated(step);
+    numbers[at + 3] = step.outputAt < 0 ? 0 : outputs + step.outputAt;
+    numbers[at + 4] = 0;
+  }
+  numbers[0] = steps.length;
+  numbers[1] = outputs;
+  numbers[2] = plan.outputsSize;
+  return { block, size: end, outputs };
+}

@@ -1,0 +1,44 @@
+import { constants } from 'node:os';
+import { getSystemErrorMap } from 'node:util';
+
+/** The errnos that this library decides by, as positive numbers. */
+export const {
+  E2BIG,
+  EACCES,
+  EBUSY,
+  EEXIST,
+  EINVAL,
+  EISDIR,
+  ELOOP,
+  EMFILE,
+  EMLINK,
+  ENAMETOOLONG,
+  ENFILE,
+  ENODATA,
+  ENODEV,
+  ENOENT,
+  ENOSPC,
+  ENOSYS,
+  ENOTDIR,
+  ENOTEMPTY,
+  EOPNOTSUPP,
+  EPERM,
+  EROFS,
+  ESTALE,
+  EXDEV,
+} = constants.errno;
+/** Not in node:os. */
+export const EBADF = 9;
+
+// Not in libuv's list, which Node's map is made from.
+const more: Readonly<Record<number, readonly [code: string, text: string]>> = {
+  15: ['ENOTBLK', 'block device required'],
+  116: ['ESTALE', 'stale file handle'],
+  117: ['EUCLEAN', 'structure needs cleaning'],
+  122: ['EDQUOT', 'disk quota exceeded'],
+};
+
+/** The name and the text of an errno, a positive number. */
+export function describeErrno(errno: number): readonly [code: string, text: string] {
+  return getSystemErrorMap().get(-errno) ?? more[errno] ?? [`E${errno}`, `errno ${errno}`];
+}

@@ -1,0 +1,81 @@
+/** A plan as text: a system call a line, in strace's manner, with the descriptors by the name of what made them. */
+import { formatBytes } from '../paths.js';
+import { type Argument, calls } from './calls.js';
+import { AT_FDCWD } from './constants.js';
+import { describeErrno } from './errnos.js';
+import { MADE_BY, type Plan, type Step, type Text } from './plan.js';
+
+const makers = new Set(['openat2', 'fsopen', 'fsmount', 'open_tree']);
+
+function formatDescriptor(descriptor: number, names: ReadonlyMap<number, string>): string {
+  if (descriptor === AT_FDCWD) return 'AT_FDCWD';
+  if (descriptor < MADE_BY) return String(descriptor);
+  return names.get(descriptor ^ MADE_BY) ?? '?';
+}
+
+function formatText(text: Text, names: ReadonlyMap<number, string>): string {
+  if (text === null) return 'NULL';
+  if (typeof text === 'string' || text instanceof Uint8Array) return `"${formatBytes(text)}"`;
+  const pieces = text.map((piece) =>
+    typeof piece === 'number' ? `{${formatDescriptor(piece, names)}}` : formatBytes(piece),
+  );
+  return `"${pieces.join('')}"`;
+}
+
+function formatNumber(value: number, { bits, words, kind }: Argument): string {
+  if (kind === 'octal') return `0${value.toString(8)}`;
+  const word = words && Object.entries(words).find(([, known]) => known === value)?.[0];
+  if (word !== undefined) return word;
+  if (bits === undefined) return String(value);
+  let rest = value;
+  const names: string[] = [];
+  for (const [name, bit] of Object.entries(bits)) {
+    if (bit === 0 || (rest & bit) !== bit) continue;
+    names.push(name);
+    rest &= ~bit;
+  }
+  if (rest !== 0 || names.length === 0) names.push(rest === 0 ? '0' : `0x${(rest >>> 0).toString(16)}`);
+  return names.join('|');
+}
+
+/** One step, with the names that earlier steps' descriptors go by. */
+export function formatStep(step: Step, names: ReadonlyMap<number, string> = new Map()): string {
+  const args: string[] = [];
+  const descriptions: readonly Argument[] = calls[step.call];
+  step.args.forEach((value, i) => {
+    const argument = descriptions[i] as Argument;
+    if (argument.hidden) return;
+    switch (argument.kind) {
+      case 'descriptor':
+        args.push(formatDescriptor(value as number, names));
+        return;
+      case 'text':
+      case 'value':
+        args.push(formatText(value as Text, names));
+        return;
+      default:
+        args.push(formatNumber(value as number, argument));
+    }
+  });
+  return `${step.call}(${args.join(', ')})`;
+}
+
+export function formatPlan(plan: Plan): string {
+  const names = new Map<number, string>();
+  const lines = plan.steps.map((step, i) => {
+    let line = formatStep(step, names);
+    if (makers.has(step.call)) {
+      const name = `fd${names.size}`;
+      names.set(i, name);
+      line += ` = ${name}`;
+    }
+    const notes: string[] = [];
+    const { tolerate, later, undo } = step.options;
+    if (later) notes.push('only on failure');
+    if (undo) notes.push('undone on failure');
+    if (tolerate === 'any') notes.push('any error will do');
+    else if (tolerate) notes.push(`${tolerate.map((errno) => describeErrno(errno)[0]).join(', ')} will do`);
+    return notes.length === 0 ? line : `${line}  # ${notes.join('; ')}`;
+  });
+  return `${lines.join('\n')}\n`;
+}

@@ -1,0 +1,135 @@
+/** Opaque directories: those of a layer that hide what is below them. */
+import { checkBoolean, checkNames, toOptions } from '../arguments.js';
+import { OverlayError, type OverlayErrorFields } from '../errors.js';
+import * as k from '../kernel/constants.js';
+import * as e from '../kernel/errnos.js';
+import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
+import { Plan, type Step } from '../kernel/plan.js';
+import { type Path, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
+import { opaqueName } from './xattrs.js';
+
+export interface OpaqueOptions {
+  /**
+   * The mark is `user.overlay.opaque`, which counts for mounts with `userxattr`, instead of
+   * `trusted.overlay.opaque`, which counts for the others and needs CAP_SYS_ADMIN in the initial user
+   * namespace. Default false.
+   */
+  userxattr?: boolean;
+}
+
+const names: ReadonlySet<string> = new Set(['userxattr']);
+
+/** The value that counts; any other does nothing. */
+const OPAQUE = 'y';
+
+interface OpaquePlan {
+  readonly path: Path;
+  readonly attribute: string;
+  readonly plan: Plan;
+}
+
+function prepare(dir: PathLike, options: OpaqueOptions | undefined): OpaquePlan {
+  const path = toAbsolute(toPath(dir, 'dir'));
+  const checked = toOptions(options);
+  checkNames(checked, names);
+  return { path, attribute: opaqueName(checkBoolean(checked.userxattr, 'userxattr') ?? false), plan: new Plan() };
+}
+
+function addDirectory({ plan, path }: OpaquePlan): number {
+  return plan.add('openat2', [k.AT_FDCWD, path, k.O_PATH | k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC, 0]);
+}
+
+function makePlan(dir: PathLike, options: OpaqueOptions | undefined): OpaquePlan {
+  const made = prepare(dir, options);
+  const directory = addDirectory(made);
+  // Through a mounted overlay the mark would land on another name, and say nothing about this overlay.
+  made.plan.add('fstatfs', [directory, 0, k.OVERLAYFS_SUPER_MAGIC, e.EPERM]);
+  made.plan.add('setxattr', [['/proc/self/fd/', directory], made.attribute, OPAQUE, 0]);
+  return made;
+}
+
+/** The reason for a directory that could not be looked at or marked. Pure. */
+export function explainOpaque(path: Path, attribute: string, failure: StepFailure): OverlayError {
+  const { errno, step } = failure;
+  const shown = quotePath(path);
+  const fields = (rest: Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'>): OverlayError =>
+    new OverlayError({
+      errno,
+      syscall: step?.call === 'openat2' ? 'open' : step?.call === 'fstatfs' ? undefined : step?.call,
+      path: pathString(path),
+      ...rest,
+    });
+  if (step?.call === 'fstatfs' && errno === e.EPERM) {
+    return fields({ reason: 'merged-mount', what: `${shown} is in a mounted overlay, where the mark does not count` });
+  }
+  if (step?.call === 'openat2') {
+    if (errno === e.ENOENT) return fields({ reason: 'path-missing', what: `the directory ${shown} does not exist` });
+    if (errno === e.ENOTDIR || errno === e.ELOOP) {
+      return fields({ reason: 'path-not-directory', what: `${shown} is not a directory` });
+    }
+    return fields({ reason: 'path-inaccessible', what: `the directory ${shown} cannot be reached` });
+  }
+  if (errno === e.EPERM || errno === e.EOPNOTSUPP) {
+    return fields({ reason: 'xattr-denied', what: `the attribute ${attribute} is refused on ${shown}` });
+  }
+  if (errno === e.EROFS) return fields({ reason: 'read-only', what: `the file system of ${shown} is read-only` });
+  if (errno === e.ENOSPC) return fields({ reason: 'out-of-space', what: `no room is left for ${attribute} on ${shown}` });
+  if (errno === e.EACCES) return fields({ reason: 'permission-denied', what: `this process may not mark ${shown}` });
+  return fields({ reason: 'unexplained', what: `${shown} could not be made opaque` });
+}
+
+/**
+ * Marks a directory of a layer as opaque, so that what is below it is hidden: setxattr(2) of
+ * `trusted.overlay.opaque` (or `user.`) to `y`. On a layer's own root directory the mark has no effect.
+ *
+ * @throws {OverlayError} `'path-missing'`, `'path-not-directory'`, `'xattr-denied'`, `'merged-mount'`, …
+ */
+export async function makeOpaque(dir: PathLike, options?: OpaqueOptions): Promise<void> {
+  const { path, attribute, plan } = makePlan(dir, options);
+  const outcome = await perform(plan);
+  if (outcome instanceof StepFailure) throw explainOpaque(path, attribute, outcome);
+}
+
+/** `makeOpaque`, on the calling thread. */
+export function makeOpaqueSync(dir: PathLike, options?: OpaqueOptions): void {
+  const { path, attribute, plan } = makePlan(dir, options);
+  const outcome = performSync(plan);
+  if (outcome instanceof StepFailure) throw explainOpaque(path, attribute, outcome);
+}
+
+interface Question extends OpaquePlan {
+  readonly mark: Step;
+}
+
+function question(dir: PathLike, options: OpaqueOptions | undefined): Question {
+  const asked = prepare(dir, options);
+  const directory = addDirectory(asked);
+  const room = OPAQUE.length;
+  const made = asked.plan.add('lgetxattr', [['/proc/self/fd/', directory, '/.'], asked.attribute, room], {
+    output: room,
+    tolerate: 'any',
+  });
+  return { ...asked, mark: asked.plan.stepOf(made) };
+}
+
+function answer({ path, attribute, mark }: Question, outputs: Outputs | StepFailure): boolean {
+  if (outputs instanceof StepFailure) throw explainOpaque(path, attribute, outputs);
+  return outputs.result(mark) === OPAQUE.length && outputs.bytes(mark, OPAQUE.length).toString() === OPAQUE;
+}
+
+/**
+ * Whether a directory of a layer is opaque: its `trusted.overlay.opaque` (or `user.`) is `y`. The first of
+ * these can be read with CAP_SYS_ADMIN only; without, the answer is false.
+ *
+ * @throws {OverlayError} `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'`
+ */
+export async function isOpaque(dir: PathLike, options?: OpaqueOptions): Promise<boolean> {
+  const asked = question(dir, options);
+  return answer(asked, await perform(asked.plan));
+}
+
+/** `isOpaque`, on the calling thread. */
+export function isOpaqueSync(dir: PathLike, options?: OpaqueOptions): boolean {
+  const asked = question(dir, options);
+  return answer(asked, performSync(asked.plan));
+}

@@ -1,0 +1,83 @@
+/** A mount that was made here. */
+import type { Path, PathLike } from '../paths.js';
+import {
+  checkUnmountOptions,
+  isUnmountedAllTheSame,
+  type Mounted,
+  type UnmountOptions,
+  unmountMounted,
+  unmountMountedSync,
+} from './unmount.js';
+
+export class Mount {
+  /** Where it is mounted, as it was passed. */
+  readonly target: PathLike;
+  /**
+   * The kernel's id for this mount: from Linux 6.8 on one that is never used again (statx(2),
+   * STATX_MNT_ID_UNIQUE), before that the one in /proc/self/mountinfo.
+   */
+  readonly id: number;
+
+  readonly #mounted: Mounted;
+  #unmounted = false;
+  #unmounting: Promise<void> | undefined;
+
+  /** @internal */
+  constructor(target: PathLike, mounted: Mounted & { readonly id: number }) {
+    this.target = target;
+    this.id = mounted.id;
+    this.#mounted = mounted;
+  }
+
+  /** Where the mount's files are. */
+  get path(): Path {
+    return this.#mounted.path;
+  }
+
+  /**
+   * Unmounts it. Done twice, it does nothing the second time. Fails, and the mount stays usable, while it is
+   * busy; and when what is mounted at the target is not this mount any more.
+   *
+   * @throws {OverlayError} as `unmount`
+   */
+  async unmount(options?: UnmountOptions): Promise<void> {
+    const checked = checkUnmountOptions(options);
+    if (this.#unmounting !== undefined) await this.#unmounting;
+    if (this.#unmounted) return;
+    this.#unmounting = this.#unmount(checked);
+    await this.#unmounting;
+  }
+
+  async #unmount(options: UnmountOptions): Promise<void> {
+    try {
+      await unmountMounted(this.#mounted, options);
+      this.#unmounted = true;
+    } catch (error) {
+      this.#unmounted = isUnmountedAllTheSame(error);
+      throw error;
+    } finally {
+      this.#unmounting = undefined;
+    }
+  }
+
+  /** `unmount`, on the calling thread. */
+  unmountSync(options?: UnmountOptions): void {
+    const checked = checkUnmountOptions(options);
+    if (this.#unmounted) return;
+    try {
+      unmountMountedSync(this.#mounted, checked);
+      this.#unmounted = true;
+    } catch (error) {
+      this.#unmounted = isUnmountedAllTheSame(error);
+      throw error;
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.unmount();
+  }
+
+  [Symbol.dispose](): void {
+    this.unmountSync();
+  }
+}

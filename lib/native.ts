@@ -1,0 +1,36 @@
+import { load } from './binding.cjs';
+import { platformError } from './errors.js';
+
+/** What a plan that failed reports; see native/plan.h. */
+export interface NativeFailure {
+  /** The index of the step that failed; -1 when none did. */
+  step: number;
+  errno: number;
+  /** The errno of the first step that could not be taken back, or 0. */
+  undoErrno: number;
+  cancelled: boolean;
+  /** What the file system context had to say, a line each. */
+  log: Buffer[];
+}
+
+/** The addon's exports; native/addon.cc is the list. */
+export interface Addon {
+  perform(block: Uint8Array): undefined | NativeFailure;
+  start(block: Uint8Array, size: number, token: number): Promise<ArrayBuffer | NativeFailure>;
+  cancel(token: number): void;
+  readonly calls: Readonly<Record<string, number>>;
+  readonly flags: Readonly<Record<'undo' | 'keep' | 'later', number>>;
+  readonly madeBy: number;
+  readonly anyErrno: number;
+  readonly pageSize: number;
+}
+
+let loaded: Addon | undefined;
+
+/** The addon, loaded at the first call that needs it, so that importing works everywhere. */
+export function addon(): Addon {
+  if (loaded !== undefined) return loaded;
+  if (process.platform !== 'linux') throw platformError();
+  loaded = load();
+  return loaded;
+}

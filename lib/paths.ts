@@ -1,0 +1,104 @@
+/** Paths are bytes: whatever a program may hold one in, and any byte but NUL in it. */
+import { readlinkSync, statSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { invalidArgumentType, invalidArgumentValue } from './errors.js';
+
+/** A path as callers give it. */
+export type PathLike = string | Uint8Array | URL;
+
+/** A path as the library holds it: a string, or bytes that may be no UTF-8. */
+export type Path = string | Uint8Array;
+
+const SLASH = 0x2f;
+
+/** Throws a TypeError that names the argument unless the value is a path. */
+export function toPath(value: unknown, name: string): Path {
+  let path: Path;
+  if (typeof value === 'string' || value instanceof Uint8Array) path = value;
+  else if (value instanceof URL) path = fileURLToPath(value);
+  else throw invalidArgumentType(name, 'a path: a string, a Buffer or a file: URL', value);
+  if (path.length === 0) throw invalidArgumentValue(name, value, 'must be a path, not an empty one');
+  const hasNul = typeof path === 'string' ? path.includes('\0') : path.includes(0);
+  if (hasNul) throw invalidArgumentValue(name, value, 'must be a path, which holds no NUL byte');
+  return path;
+}
+
+export function isAbsolute(path: Path): boolean {
+  return typeof path === 'string' ? path.charCodeAt(0) === SLASH : path[0] === SLASH;
+}
+
+/**
+ * The path from the root on, so that it means the same when the working directory has changed or another
+ * thread uses it. Nothing in it is resolved: the kernel walks `..` and links itself.
+ */
+export function toAbsolute(path: Path): Path {
+  return isAbsolute(path) ? path : joinPath(workingDirectory(), path);
+}
+
+// process.cwd() is a string, which cannot hold every directory's name, and the same for all threads.
+function workingDirectory(): Path {
+  const link = readlinkSync('/proc/thread-self/cwd', { encoding: 'buffer' });
+  if (link.subarray(-DELETED.length).equals(DELETED)) statSync('.');
+  const text = link.toString();
+  return Buffer.from(text).equals(link) ? text : link;
+}
+const DELETED = Buffer.from(' (deleted)');
+
+/** A directory's path and a name in it. */
+export function joinPath(directory: Path, name: Path): Path {
+  const base = withoutTrailingSlashes(directory);
+  const slash = base.length === 1 && base[0] === '/' ? '' : '/';
+  if (typeof base === 'string' && typeof name === 'string') return base + slash + name;
+  return Buffer.concat([toBytes(base), Buffer.from(slash), toBytes(name)]);
+}
+
+export function toBytes(path: Path): Uint8Array {
+  return typeof path === 'string' ? Buffer.from(path) : path;
+}
+
+/** `/a/b//` as `/a/b`; `/` stays. */
+export function withoutTrailingSlashes(path: Path): Path {
+  let end = path.length;
+  if (typeof path === 'string') {
+    while (end > 1 && path.charCodeAt(end - 1) === SLASH) end--;
+    return end === path.length ? path : path.slice(0, end);
+  }
+  while (end > 1 && path[end - 1] === SLASH) end--;
+  return end === path.length ? path : path.subarray(0, end);
+}
+
+/** `/a/b` as `['/a', 'b']`, `b` as `['.', 'b']`. Trailing slashes do not count. */
+export function splitPath(path: Path): [parent: Path, name: Path] {
+  const whole = withoutTrailingSlashes(path);
+  const at = typeof whole === 'string' ? whole.lastIndexOf('/') : whole.lastIndexOf(SLASH);
+  if (at < 0) return ['.', whole];
+  return [at === 0 ? '/' : whole.slice(0, at), whole.slice(at + 1)];
+}
+
+/** For people: bytes that are no UTF-8, control characters, quotes and backslashes come out escaped. */
+export function formatBytes(path: Path): string {
+  const bytes = Buffer.from(toBytes(path));
+  const text = bytes.toString();
+  if (Buffer.from(text).equals(bytes)) {
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is looked for
+    return text.replace(/[\u0000-\u001f\u007f"\\]/g, (c) => `\\${escapes[c] ?? octal(c.charCodeAt(0))}`);
+  }
+  return Array.from(bytes, (b) =>
+    b < 0x20 || b >= 0x7f ? `\\${octal(b)}` : b === 0x22 || b === 0x5c ? `\\${String.fromCharCode(b)}` : String.fromCharCode(b),
+  ).join('');
+}
+
+const escapes: Readonly<Record<string, string>> = { '\n': 'n', '\t': 't', '\r': 'r', '"': '"', '\\': '\\' };
+const octal = (byte: number): string => byte.toString(8).padStart(3, '0');
+
+/** A path in a message, quoted. */
+export function quotePath(path: Path): string {
+  return `'${formatBytes(path)}'`;
+}
+
+/** What an error's `path` holds: a string, whatever the bytes. */
+export function pathString(path: PathLike): string {
+  if (typeof path === 'string') return path;
+  if (path instanceof URL) return fileURLToPath(path);
+  return Buffer.from(path).toString();
+}

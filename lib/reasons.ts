@@ -1,0 +1,141 @@
+/**
+ * Why a call can fail, as one closed set: the reason's word, when it comes, and what to do about it. The
+ * texts of single errors say the same with the paths at hand.
+ */
+interface ReasonText {
+  readonly when: string;
+  readonly todo: string;
+}
+
+export const reasons = {
+  // The paths of a mount
+  'lower-missing': {
+    when: 'a lowerdir does not exist',
+    todo: 'check the path; lower layers are never created',
+  },
+  'lower-not-directory': { when: 'a lowerdir is not a directory', todo: 'name the directory that is the layer' },
+  'upper-missing': { when: 'the upperdir does not exist', todo: 'create it, or pass `create: true`' },
+  'upper-not-directory': { when: 'the upperdir is not a directory', todo: 'name a directory' },
+  'work-missing': { when: 'the workdir does not exist', todo: 'create it, or pass `create: true`' },
+  'work-not-directory': { when: 'the workdir is not a directory', todo: 'name a directory' },
+  'target-missing': { when: 'the target does not exist', todo: 'create it, or pass `create: true`' },
+  'target-not-directory': { when: 'the target is not a directory', todo: 'name a directory' },
+  'target-symlink': {
+    when: 'the target is a symbolic link',
+    todo: 'name what the link points to, so that the mount is where it is looked for',
+  },
+  'target-mounted': {
+    when: 'the target is a mount point already',
+    todo: 'unmount it first, or pass `stack: true` to mount over it',
+  },
+  'path-inaccessible': {
+    when: 'a path cannot be reached: search permission, too many links, a name too long',
+    todo: 'mend the path that the error names',
+  },
+  // The options together
+  'conflicting-options': {
+    when: 'two options cannot go together, or one lacks another',
+    todo: 'leave one of them out, or add what is missing',
+  },
+  // The layers together
+  'work-inside-upper': {
+    when: 'one of upperdir and workdir lies inside the other, or they are the same',
+    todo: 'put them beside each other on one file system',
+  },
+  'work-on-other-mount': {
+    when: 'upperdir and workdir are on two file systems, or on two mounts of one',
+    todo: 'put the workdir beside the upperdir',
+  },
+  'layers-overlap': {
+    when: 'a layer is used twice or lies inside another layer',
+    todo: 'name each layer once, and none inside another',
+  },
+  'upper-read-only': {
+    when: 'the upperdir or workdir is on a read-only mount or file system',
+    todo: 'put both on a writable one, or leave both out for a read-only view',
+  },
+  'upper-unsupported': {
+    when: 'the file system of the upperdir cannot hold an upper layer (an overlay, for one)',
+    todo: 'put upperdir and workdir on ext4, xfs, btrfs or tmpfs',
+  },
+  'upper-in-use': {
+    when: 'the upperdir or workdir is in use by another overlay',
+    todo: 'unmount the other overlay, or use other directories',
+  },
+  'mounted-read-only': {
+    when: 'the kernel would have mounted read-only, since it cannot make its directory in the workdir',
+    todo: 'empty the workdir and make it writable for the mounting user',
+  },
+  stale: {
+    when: 'the index in the workdir, or the mark on the upperdir, belongs to other layers',
+    todo: 'use the layers that the upper was made with, or a fresh upperdir and workdir',
+  },
+  'too-deep': { when: 'overlays are stacked more than two deep', todo: 'use the layers of the overlay below instead' },
+  // The kernel and the process
+  'no-privilege': {
+    when: 'the process may not mount',
+    todo: 'run it as root with CAP_SYS_ADMIN, or in a user namespace: unshare -Urm',
+  },
+  'overlay-unavailable': {
+    when: 'the kernel has no overlay file system',
+    todo: 'load the module (modprobe overlay) or use a kernel that has it',
+  },
+  'option-refused': {
+    when: 'the kernel does not know an option or refuses its value',
+    todo: 'leave the option out on this kernel',
+  },
+  'options-too-long': {
+    when: 'the options pass the page that mount(2) takes, and the kernel is too old for another way',
+    todo: 'use fewer layers or shorter paths',
+  },
+  'out-of-descriptors': {
+    when: 'the process or the machine has no descriptor left',
+    todo: 'raise the limit (ulimit -n) or do less at once',
+  },
+  'out-of-space': { when: 'the file system is full, or a quota is used up', todo: 'make room' },
+  // Unmounting
+  'not-mounted': {
+    when: 'the path is not a mount point, or not that of this mount any more',
+    todo: 'check the path: it has to be the mount point itself',
+  },
+  'mount-busy': {
+    when: 'something still uses the mount: an open file, a working directory, a mount inside it',
+    todo: 'end its users, or pass `detach: true` to take it out of sight now and free it when they end',
+  },
+  'mount-locked': {
+    when: 'the mount was inherited from outside this user namespace',
+    todo: 'unmount it where it was mounted',
+  },
+  'work-not-empty': {
+    when: 'the mount is gone, but the workdir holds more than the kernel\'s own empty directory',
+    todo: 'look at what is in it, and remove it if it is of no use',
+  },
+  // Whiteouts and opaque directories
+  'path-missing': { when: 'the path, or its parent directory, does not exist', todo: 'check the path' },
+  'path-exists': {
+    when: 'something is where the whiteout should be',
+    todo: 'pass `replace: true` to put the whiteout in its place',
+  },
+  'path-is-directory': {
+    when: 'a directory is where the whiteout should be',
+    todo: 'pass `recursive: true` with `replace` to remove it and all that it holds',
+  },
+  'path-not-directory': { when: 'the path, or its parent, is not a directory', todo: 'name a directory' },
+  'merged-mount': {
+    when: 'the path is in a mounted overlay, where this can\'t be made',
+    todo: 'use the path in the layer directory, before the overlay is mounted',
+  },
+  'xattr-denied': {
+    when: 'the file system or the kernel refuses the extended attribute',
+    todo: 'trusted.* needs CAP_SYS_ADMIN in the initial user namespace: pass `userxattr: true` to use user.*',
+  },
+  'permission-denied': { when: 'the process may not change the directory', todo: 'run as its owner or as root' },
+  'read-only': { when: 'the directory is on a read-only mount or file system', todo: 'use a writable one' },
+  unexplained: {
+    when: 'nothing that is known matches',
+    todo: 'look at the system call, its errno and the kernel log (dmesg)',
+  },
+} as const satisfies Readonly<Record<string, ReasonText>>;
+
+/** A word from a closed set that says why a call failed. */
+export type Reason = keyof typeof reasons;

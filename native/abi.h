@@ -1,0 +1,131 @@
+// What the kernel's interface is made of, as far as this addon touches it: system call numbers, struct
+// layouts, and the few constants that the executor itself decides by. Distribution headers are older than
+// the kernels that we run on (Debian 12's know no statmount, for one), so nothing here comes from them.
+//
+// Constants that a plan merely carries (MS_*, MOUNT_ATTR_*, FSCONFIG_* and so on) are not here: they stand
+// in lib/kernel/constants.ts and pass through as numbers.
+#pragma once
+
+#include <stdint.h>
+
+namespace overlayfs::abi {
+
+// Numbers of the calls added since the unified table (Linux 5.1) are the same on every architecture.
+enum Number : long {
+  open_tree = 428,       // 5.2
+  move_mount = 429,      // 5.2
+  fsopen = 430,          // 5.2
+  fsconfig = 431,        // 5.2
+  fsmount = 432,         // 5.2
+  openat2 = 437,         // 5.6
+  mount_setattr = 442,   // 5.12
+#if defined(__x86_64__)
+  read = 0,
+  close = 3,
+  getdents64 = 217,
+  fstatfs = 138,
+  mount = 165,
+  umount2 = 166,
+  setxattr = 188,
+  lgetxattr = 192,
+  futex = 202,
+  mkdirat = 258,
+  mknodat = 259,
+  unlinkat = 263,
+  linkat = 265,
+  renameat2 = 316,       // 3.15
+  statx = 332,           // 4.11
+#elif defined(__aarch64__)
+  read = 63,
+  close = 57,
+  getdents64 = 61,
+  fstatfs = 44,
+  mount = 40,
+  umount2 = 39,
+  setxattr = 5,
+  lgetxattr = 9,
+  futex = 98,
+  mkdirat = 34,
+  mknodat = 33,
+  unlinkat = 35,
+  linkat = 37,
+  renameat2 = 276,
+  statx = 291,
+#else
+#error "overlayfs has no system call numbers for this architecture yet: add them to native/abi.h"
+#endif
+};
+
+// openat2(2)
+struct OpenHow {
+  uint64_t flags;
+  uint64_t mode;
+  uint64_t resolve;
+};
+
+// mount_setattr(2)
+struct MountAttr {
+  uint64_t attr_set;
+  uint64_t attr_clr;
+  uint64_t propagation;
+  uint64_t userns_fd;
+};
+
+// statx(2); the fields behind stx_mnt_id are not read here.
+struct StatxTimestamp {
+  int64_t tv_sec;
+  uint32_t tv_nsec;
+  int32_t reserved;
+};
+
+struct Statx {
+  uint32_t mask;
+  uint32_t blksize;
+  uint64_t attributes;
+  uint32_t nlink;
+  uint32_t uid;
+  uint32_t gid;
+  uint16_t mode;
+  uint16_t spare0;
+  uint64_t ino;
+  uint64_t size;
+  uint64_t blocks;
+  uint64_t attributes_mask;
+  StatxTimestamp atime, btime, ctime, mtime;
+  uint32_t rdev_major;
+  uint32_t rdev_minor;
+  uint32_t dev_major;
+  uint32_t dev_minor;
+  uint64_t mnt_id;       // STATX_MNT_ID, 5.8; STATX_MNT_ID_UNIQUE, 6.8
+  uint64_t spare[13];
+};
+static_assert(sizeof(Statx) == 256);
+
+// statfs(2) on 64-bit architectures
+struct Statfs {
+  int64_t type;
+  int64_t bsize;
+  uint64_t blocks, bfree, bavail, files, ffree;
+  int32_t fsid[2];
+  int64_t namelen;
+  int64_t frsize;
+  int64_t flags;
+  int64_t spare[4];
+};
+static_assert(sizeof(Statfs) == 120);
+
+// getdents64(2): followed by the name, NUL-terminated
+struct Dirent {
+  uint64_t ino;
+  int64_t off;
+  uint16_t reclen;
+  uint8_t type;
+  char name[1];
+};
+
+// What undoing and removing need, and libc's headers may lack.
+constexpr int mnt_detach = 2;             // MNT_DETACH, umount2(2)
+constexpr unsigned rename_noreplace = 1;  // RENAME_NOREPLACE, renameat2(2)
+constexpr unsigned rename_exchange = 2;   // RENAME_EXCHANGE
+
+}  // namespace overlayfs::abi

@@ -1,0 +1,290 @@
+#include "operation.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+namespace overlayfs {
+
+namespace {
+
+// Never destroyed: its threads may outlive every environment (the addon is linked with -z nodelete).
+Threads threads;
+
+napi_value string_value(napi_env env, const std::string& text) {
+  // The kernel quotes paths, which are bytes: a Buffer, decoded by whoever shows it.
+  napi_value value = nullptr;
+  napi_create_buffer_copy(env, text.size(), text.data(), nullptr, &value);
+  return value;
+}
+
+napi_value failure_value(napi_env env, const Failure& failure, bool cancelled) {
+  napi_value value, field;
+  napi_create_object(env, &value);
+  napi_create_int32(env, failure.step, &field);
+  napi_set_named_property(env, value, "step", field);
+  napi_create_int32(env, failure.error, &field);
+  napi_set_named_property(env, value, "errno", field);
+  napi_create_int32(env, failure.undo_error, &field);
+  napi_set_named_property(env, value, "undoErrno", field);
+  napi_get_boolean(env, cancelled, &field);
+  napi_set_named_property(env, value, "cancelled", field);
+  napi_value log;
+  napi_create_array_with_length(env, failure.log.size(), &log);
+  for (size_t i = 0; i < failure.log.size(); i++) {
+    napi_set_element(env, log, static_cast<uint32_t>(i), string_value(env, failure.log[i]));
+  }
+  napi_set_named_property(env, value, "log", log);
+  return value;
+}
+
+uint8_t* block_of(napi_env env, napi_value value) {
+  void* data = nullptr;
+  napi_get_typedarray_info(env, value, nullptr, nullptr, &data, nullptr, nullptr);
+  return static_cast<uint8_t*>(data);
+}
+
+}  // namespace
+
+class Operation final : public Task {
+ public:
+  Operation(Environment* environment, const uint8_t* block, size_t size, uint32_t token)
+      : environment_(environment), block_(copy(block, size)), execution_(block_), token_(token) {}
+  ~Operation() { free(block_); }
+
+  // On one of our threads: performs the plan, or, when that is done and not wanted any more, takes it back.
+  void run() override {
+    if (!performed_) {
+      performed_ = true;
+      succeeded_ = execution_.perform();
+      if (succeeded_ && !is_cancelled()) execution_.release();
+    }
+    if (succeeded_ && is_cancelled()) take_back();
+    environment_->finished(this);
+  }
+
+  void take_back() {
+    execution_.take_back();
+    succeeded_ = false;
+  }
+
+  void cancel() { __atomic_store_n(&cancelled_, true, __ATOMIC_RELEASE); }
+  bool is_cancelled() const { return __atomic_load_n(&cancelled_, __ATOMIC_ACQUIRE); }
+
+ private:
+  friend class Environment;
+
+  static uint8_t* copy(const uint8_t* block, size_t size) {
+    void* own = malloc(size);
+    if (own == nullptr) abort();
+    return static_cast<uint8_t*>(memcpy(own, block, size));
+  }
+
+  Environment* environment_;
+  uint8_t* block_;
+  Execution execution_;
+  uint32_t token_;
+  napi_deferred deferred_ = nullptr;
+  Operation* next_ = nullptr;           // among the environment's unsettled
+  Operation* previous_ = nullptr;
+  Operation* next_finished_ = nullptr;  // among its finished
+  bool performed_ = false;
+  bool succeeded_ = false;
+  bool is_finished_ = false;            // on the environment's list of finished ones
+  bool is_awaited_ = false;             // by the end of its environment
+  bool cancelled_ = false;
+};
+
+Environment* Environment::of(napi_env env) {
+  void* data = nullptr;
+  napi_get_instance_data(env, &data);
+  return static_cast<Environment*>(data);
+}
+
+napi_status Environment::attach(napi_env env) {
+  auto* self = new Environment(env);
+  napi_value name;
+  napi_create_string_utf8(env, "overlayfs", NAPI_AUTO_LENGTH, &name);
+  napi_status status = napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr,
+                                                       self, on_finished, &self->function_);
+  // Referenced only while there is something to wait for, or no program would ever end.
+  if (status == napi_ok) status = napi_unref_threadsafe_function(env, self->function_);
+  if (status == napi_ok) status = napi_set_instance_data(env, self, nullptr, nullptr);
+  // Cleanup hooks run last in, first out: ours, which still needs the function, before the function's own.
+  if (status == napi_ok) status = napi_add_env_cleanup_hook(env, on_end, self);
+  return status;
+}
+
+napi_value Environment::perform(napi_env env, napi_callback_info info) {
+  napi_value argument;
+  size_t count = 1;
+  napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr);
+  Execution execution(block_of(env, argument));
+  if (!execution.perform()) return failure_value(env, execution.failure(), false);
+  execution.commit();
+  return nullptr;
+}
+
+napi_value Environment::start(napi_env env, napi_callback_info info) {
+  napi_value arguments[3];
+  size_t count = 3;
+  napi_get_cb_info(env, info, &count, arguments, nullptr, nullptr);
+  Environment* self = of(env);
+  uint32_t size = 0, token = 0;
+  napi_get_value_uint32(env, arguments[1], &size);
+  napi_get_value_uint32(env, arguments[2], &token);
+
+  if (self->unsettled_ == 0) napi_ref_threadsafe_function(env, self->function_);
+  auto* operation = new Operation(self, block_of(env, arguments[0]), size, token);
+  napi_value promise = nullptr;
+  napi_create_promise(env, &operation->deferred_, &promise);
+  operation->next_ = self->operations_;
+  if (self->operations_ != nullptr) self->operations_->previous_ = operation;
+  self->operations_ = operation;
+  self->unsettled_++;
+  __atomic_add_fetch(&self->references_, 1, __ATOMIC_RELAXED);
+
+  int error = threads.submit(operation);
+  if (error != 0) self->settle(operation, error);
+  return promise;
+}
+
+napi_value Environment::cancel(napi_env env, napi_callback_info info) {
+  napi_value argument;
+  size_t count = 1;
+  napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr);
+  Environment* self = of(env);
+  uint32_t token = 0;
+  napi_get_value_uint32(env, argument, &token);
+  for (Operation* operation = self->operations_; operation != nullptr; operation = operation->next_) {
+    if (operation->token_ != token) continue;
+    operation->cancel();
+    if (threads.withdraw(operation)) self->settle(operation, 0);
+    break;
+  }
+  return nullptr;
+}
+
+// On the thread that ran the operation.
+void Environment::finished(Operation* operation) {
+  bool is_last = false;
+  {
+    Lock lock(mutex_);
+    if (ended_) {
+      is_last = true;
+    } else {
+      operation->is_finished_ = true;
+      bool was_empty = finished_ == nullptr;
+      *finished_end_ = operation;
+      finished_end_ = &operation->next_finished_;
+      if (was_empty) napi_call_threadsafe_function(function_, nullptr, napi_tsfn_nonblocking);
+    }
+  }
+  if (!is_last) return;
+  // The environment has gone on without it. What it did is to be undone, unless it was cancelled in time.
+  if (operation->succeeded_) operation->take_back();
+  bool is_awaited = operation->is_awaited_;
+  delete operation;
+  if (is_awaited && __atomic_sub_fetch(&to_await_, 1, __ATOMIC_ACQ_REL) == 0) awaited_.raise();
+  unref();
+}
+
+void Environment::on_finished(napi_env env, napi_value, void* context, void*) {
+  if (env != nullptr) static_cast<Environment*>(context)->settle_finished();
+}
+
+void Environment::settle_finished() {
+  Operation* list;
+  {
+    Lock lock(mutex_);
+    list = finished_;
+    finished_ = nullptr;
+    finished_end_ = &finished_;
+    for (Operation* operation = list; operation != nullptr; operation = operation->next_finished_) {
+      operation->is_finished_ = false;
+    }
+  }
+  while (list != nullptr) {
+    Operation* operation = list;
+    list = operation->next_finished_;
+    operation->next_finished_ = nullptr;
+    // Given up between its end and now: back to a thread, since taking it back may take its time.
+    if (operation->succeeded_ && operation->is_cancelled() && threads.submit(operation) == 0) continue;
+    settle(operation, 0);
+  }
+}
+
+void Environment::settle(Operation* operation, int submit_error) {
+  napi_handle_scope scope;
+  napi_open_handle_scope(env_, &scope);
+  napi_value value = nullptr;
+  if (operation->succeeded_) {
+    const Execution& execution = operation->execution_;
+    void* data = nullptr;
+    napi_create_arraybuffer(env_, execution.outputs_size(), &data, &value);
+    if (execution.outputs_size() != 0) memcpy(data, execution.outputs(), execution.outputs_size());
+    operation->execution_.commit();
+  } else {
+    Failure failure = operation->execution_.failure();
+    if (submit_error != 0) failure.error = submit_error;
+    value = failure_value(env_, failure, operation->is_cancelled());
+  }
+  napi_resolve_deferred(env_, operation->deferred_, value);
+  napi_close_handle_scope(env_, scope);
+  remove(operation);
+  if (unsettled_ == 0) napi_unref_threadsafe_function(env_, function_);
+}
+
+void Environment::remove(Operation* operation) {
+  if (operation->previous_ != nullptr) {
+    operation->previous_->next_ = operation->next_;
+  } else {
+    operations_ = operation->next_;
+  }
+  if (operation->next_ != nullptr) operation->next_->previous_ = operation->previous_;
+  unsettled_--;
+  delete operation;
+  unref();
+}
+
+void Environment::on_end(void* data) { static_cast<Environment*>(data)->end(); }
+
+// The environment ends with operations under way: what waits is dropped, what has finished unseen is taken
+// back here, what runs is taken back by its thread. That is waited for, or the end of the process could come
+// between the mount and its undoing.
+void Environment::end() {
+  for (Operation* operation = operations_; operation != nullptr;) {
+    Operation* next = operation->next_;
+    if (threads.withdraw(operation)) remove(operation);
+    operation = next;
+  }
+  {
+    Lock lock(mutex_);
+    ended_ = true;
+    for (Operation* operation = operations_; operation != nullptr; operation = operation->next_) {
+      operation->cancel();
+      if (operation->is_finished_ || !operation->execution_.can_be_taken_back()) continue;
+      operation->is_awaited_ = true;
+      to_await_++;
+    }
+  }
+  for (Operation* operation = finished_; operation != nullptr;) {
+    Operation* next = operation->next_finished_;
+    if (operation->succeeded_) operation->take_back();
+    delete operation;
+    unref();
+    operation = next;
+  }
+  constexpr time_t patience_seconds = 10;
+  for (;;) {
+    uint32_t seen = awaited_.value();
+    if (__atomic_load_n(&to_await_, __ATOMIC_ACQUIRE) == 0 || !awaited_.wait(seen, patience_seconds)) break;
+  }
+  napi_release_threadsafe_function(function_, napi_tsfn_abort);
+  unref();
+}
+
+void Environment::unref() {
+  if (__atomic_sub_fetch(&references_, 1, __ATOMIC_ACQ_REL) == 0) delete this;
+}
+
+}  // namespace overlayfs

@@ -1,0 +1,59 @@
+// One description of what is to be done, a plan, in two forms: performed on the caller's thread while it
+// waits, or on one of ours, with a promise for the caller.
+//
+// Whoever gives up a running operation (an AbortSignal, an environment that ends) gets it undone: on success
+// an operation keeps what taking it back needs until its promise is settled.
+#pragma once
+
+#include <napi.h>
+
+#include "plan.h"
+#include "threads.h"
+
+namespace overlayfs {
+
+class Operation;
+
+// What the addon holds for each JavaScript environment: the main one and every worker.
+class Environment {
+ public:
+  static Environment* of(napi_env env);
+  static napi_status attach(napi_env env);
+
+  // perform(block): undefined, or the failure
+  static napi_value perform(napi_env env, napi_callback_info info);
+  // start(block, size, token): a promise of the outputs (an ArrayBuffer) or the failure
+  static napi_value start(napi_env env, napi_callback_info info);
+  // cancel(token): gives up what was started with this token
+  static napi_value cancel(napi_env env, napi_callback_info info);
+
+ private:
+  friend class Operation;
+
+  explicit Environment(napi_env env) : env_(env) {}
+  void finished(Operation* operation);
+  void settle_finished();
+  void settle(Operation* operation, int submit_error);
+  void remove(Operation* operation);
+  void end();
+  void unref();
+
+  static void on_finished(napi_env env, napi_value, void* context, void*);
+  static void on_end(void* data);
+
+  napi_env env_;
+  napi_threadsafe_function function_ = nullptr;  // wakes the environment when operations have finished
+  Operation* operations_ = nullptr;              // all that are not settled
+  uint32_t unsettled_ = 0;
+
+  // Shared with our threads:
+  pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
+  Operation* finished_ = nullptr;  // in the order in which they finished
+  Operation** finished_end_ = &finished_;
+  bool ended_ = false;
+  uint32_t references_ = 1;  // this environment's and one for each operation
+  uint32_t to_await_ = 0;    // operations that the end of the environment has to wait for
+  Signal awaited_;
+};
+
+}  // namespace overlayfs

@@ -1,0 +1,327 @@
+#include "plan.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "syscalls.h"
+
+namespace overlayfs {
+
+namespace {
+
+constexpr uint32_t descriptor_arguments[] = {
+#define OVERLAYFS_CALL(name, descriptors) descriptors,
+    OVERLAYFS_CALLS(OVERLAYFS_CALL)
+#undef OVERLAYFS_CALL
+};
+
+bool makes_descriptor(Call call) {
+  return call == Call::openat2 || call == Call::fsopen || call == Call::fsmount || call == Call::open_tree;
+}
+
+bool is_tolerated(const Step& step, long result) {
+  if (result >= 0 || step.tolerated == 0) return false;
+  if (step.tolerated == any_errno) return true;
+  for (uint32_t errnos = step.tolerated; errnos != 0; errnos >>= 8) {
+    if ((errnos & 0xff) == static_cast<uint32_t>(-result)) return true;
+  }
+  return false;
+}
+
+size_t write_decimal(char* to, int number) {
+  char digits[12];
+  size_t count = 0;
+  unsigned rest = number < 0 ? 0U - static_cast<unsigned>(number) : static_cast<unsigned>(number);
+  do {
+    digits[count++] = static_cast<char>('0' + rest % 10);
+    rest /= 10;
+  } while (rest != 0);
+  if (number < 0) digits[count++] = '-';
+  for (size_t i = 0; i < count; i++) to[i] = digits[count - 1 - i];
+  return count;
+}
+
+}  // namespace
+
+// A text argument as a C string: where it stands in the block, or put together in memory of its own.
+class Execution::Text {
+ public:
+  Text(const Execution& execution, int32_t offset) {
+    if (offset == 0) return;
+    const uint8_t* at = execution.block_ + offset;
+    int32_t length;
+    memcpy(&length, at, sizeof length);
+    at += sizeof length;
+    if (length >= 0) {
+      text_ = reinterpret_cast<const char*>(at);
+      size_ = static_cast<size_t>(length);
+      return;
+    }
+    put_together(execution, at, at - length);
+  }
+  ~Text() { free(owned_); }
+  Text(const Text&) = delete;
+  Text& operator=(const Text&) = delete;
+
+  operator const char*() const { return text_; }
+  size_t size() const { return size_; }
+
+ private:
+  void put_together(const Execution& execution, const uint8_t* at, const uint8_t* end) {
+    constexpr size_t decimal = 12;  // no descriptor takes more digits, where a piece takes 8 bytes
+    owned_ = static_cast<char*>(malloc(static_cast<size_t>(end - at) * 2 + decimal));
+    if (owned_ == nullptr) abort();
+    while (at < end) {
+      int32_t length;
+      memcpy(&length, at, sizeof length);
+      at += sizeof length;
+      if (length < 0) {
+        int32_t argument;
+        memcpy(&argument, at, sizeof argument);
+        at += sizeof argument;
+        size_ += write_decimal(owned_ + size_, execution.descriptor(argument));
+      } else {
+        memcpy(owned_ + size_, at, static_cast<size_t>(length));
+        size_ += static_cast<size_t>(length);
+        at += (length + 3) & ~3;
+      }
+    }
+    owned_[size_] = '\0';
+    text_ = owned_;
+  }
+
+  const char* text_ = nullptr;
+  char* owned_ = nullptr;
+  size_t size_ = 0;
+};
+
+Execution::Execution(uint8_t* block)
+    : block_(block), steps_(reinterpret_cast<Step*>(block + sizeof(Header))) {}
+
+int Execution::descriptor(int32_t argument) const {
+  return argument >= made_by ? steps_[argument - made_by].result : argument;
+}
+
+bool Execution::perform() {
+  for (; done_ < header().count; done_++) {
+    Step& step = steps_[done_];
+    if (step.flags & later) continue;
+    long result = run(step);
+    step.result = static_cast<int32_t>(result);
+    if (step.output != 0) memcpy(block_ + step.output, &step.result, sizeof step.result);
+    if (result >= 0 || is_tolerated(step, result)) continue;
+    failure_.step = done_;
+    failure_.error = static_cast<int>(-result);
+    if (step.call == Call::fsconfig || step.call == Call::fsmount) read_log(descriptor(step.a[0]));
+    take_back();
+    return false;
+  }
+  return true;
+}
+
+void Execution::take_back() {
+  while (done_ > 0) {
+    Step& step = steps_[--done_];
+    long result = 0;
+    if (step.flags & later) {
+      result = run(step);
+      if (is_tolerated(step, result)) result = 0;
+    } else if ((step.flags & undo) && step.result >= 0) {
+      result = revert(step);
+    }
+    if (result < 0 && failure_.undo_error == 0) failure_.undo_error = static_cast<int>(-result);
+    close_result(step);
+  }
+}
+
+bool Execution::can_be_taken_back() const {
+  for (int i = 0; i < header().count; i++) {
+    if (steps_[i].flags & (undo | later)) return true;
+  }
+  return false;
+}
+
+void Execution::release() {
+  for (int i = 0; i < done_; i++) {
+    Step& step = steps_[i];
+    if (!makes_descriptor(step.call) || step.result < 0 || (step.flags & keep)) continue;
+    bool needed = false;
+    for (int j = i + 1; j < done_ && !needed; j++) {
+      if (!(steps_[j].flags & (undo | later))) continue;
+      uint32_t mask = descriptor_arguments[static_cast<int>(steps_[j].call)];
+      for (int k = 0; mask != 0 && !needed; k++, mask >>= 1) {
+        needed = (mask & 1) && steps_[j].a[k] == (made_by | i);
+      }
+    }
+    if (!needed) close_result(step);
+  }
+}
+
+void Execution::commit() {
+  for (int i = 0; i < done_; i++) {
+    if (!(steps_[i].flags & keep)) close_result(steps_[i]);
+  }
+}
+
+void Execution::close_result(Step& step) {
+  if (!makes_descriptor(step.call) || step.result < 0) return;
+  sys::close(step.result);
+  step.result = -EBADF;
+}
+
+// The kernel hands out one message a read and drops what does not fit.
+void Execution::read_log(int context) {
+  char message[8192];
+  for (;;) {
+    long size = sys::read(context, message, sizeof message);
+    if (size <= 0) return;
+    if (message[size - 1] == '\n') size--;
+    failure_.log.emplace_back(message, static_cast<size_t>(size));
+  }
+}
+
+long Execution::run(Step& step) {
+  const int32_t* a = step.a;
+  auto fd = [&](int i) { return descriptor(a[i]); };
+  auto unsigned_at = [&](int i) { return static_cast<uint32_t>(a[i]); };
+  switch (step.call) {
+    case Call::openat2:
+      return sys::openat2(fd(0), Text(*this, a[1]), unsigned_at(2), 0, unsigned_at(3));
+    case Call::close: {
+      Step* maker = a[0] >= made_by ? &steps_[a[0] - made_by] : nullptr;
+      if (maker != nullptr) {
+        close_result(*maker);
+      } else {
+        sys::close(a[0]);
+      }
+      return 0;
+    }
+    case Call::fsopen:
+      return sys::fsopen(Text(*this, a[0]), unsigned_at(1));
+    case Call::fsconfig:
+      return sys::fsconfig(fd(0), unsigned_at(1), Text(*this, a[2]), Text(*this, a[3]), fd(4));
+    case Call::fsmount:
+      return sys::fsmount(fd(0), unsigned_at(1), unsigned_at(2));
+    case Call::fstatfs:
+      return check_statfs(step);
+    case Call::statx:
+      return check_statx(step);
+    case Call::mount_setattr:
+      return sys::mount_setattr(fd(0), Text(*this, a[1]), unsigned_at(2),
+                                {unsigned_at(3), unsigned_at(4), unsigned_at(5),
+                                 static_cast<uint64_t>(fd(6))});
+    case Call::open_tree:
+      return sys::open_tree(fd(0), Text(*this, a[1]), unsigned_at(2));
+    case Call::move_mount:
+      return sys::move_mount(fd(0), Text(*this, a[1]), fd(2), Text(*this, a[3]), unsigned_at(4));
+    case Call::mount: {
+      Text data(*this, a[4]);
+      // The kernel would cut what passes a page, and use the rest.
+      if (data.size() >= static_cast<size_t>(sysconf(_SC_PAGESIZE))) return -E2BIG;
+      return sys::mount(Text(*this, a[0]), Text(*this, a[1]), Text(*this, a[2]), unsigned_at(3),
+                        static_cast<const char*>(data));
+    }
+    case Call::umount2:
+      return sys::umount2(Text(*this, a[0]), a[1]);
+    case Call::mkdirat:
+      return sys::mkdirat(fd(0), Text(*this, a[1]), unsigned_at(2));
+    case Call::mknodat:
+      return sys::mknodat(fd(0), Text(*this, a[1]), unsigned_at(2), unsigned_at(3));
+    case Call::linkat:
+      return sys::linkat(fd(0), Text(*this, a[1]), fd(2), Text(*this, a[3]), a[4]);
+    case Call::unlinkat:
+      return sys::unlinkat(fd(0), Text(*this, a[1]), a[2]);
+    case Call::renameat2:
+      return sys::renameat2(fd(0), Text(*this, a[1]), fd(2), Text(*this, a[3]), unsigned_at(4));
+    case Call::setxattr: {
+      Text value(*this, a[2]);
+      return sys::setxattr(Text(*this, a[0]), Text(*this, a[1]), static_cast<const char*>(value),
+                           value.size(), a[3]);
+    }
+    case Call::lgetxattr:
+      return get_xattr(step);
+    case Call::whiteout:
+      return make_whiteout(fd(0), Text(*this, a[1]));
+    case Call::replace:
+      return replace_with_whiteout(fd(0), Text(*this, a[1]), Text(*this, a[2]), a[3] != 0);
+    case Call::sweep:
+      return sweep_whiteouts(fd(0), Text(*this, a[1]));
+  }
+  return -ENOSYS;
+}
+
+long Execution::revert(Step& step) {
+  const int32_t* a = step.a;
+  switch (step.call) {
+    case Call::move_mount: {
+      // The mount's own descriptor leads to where it is now attached, whatever has become of the path.
+      char path[32] = "/proc/self/fd/";
+      size_t length = strlen(path);
+      length += write_decimal(path + length, descriptor(a[0]));
+      path[length] = '\0';
+      return sys::umount2(path, abi::mnt_detach);
+    }
+    case Call::mkdirat:
+      return sys::unlinkat(descriptor(a[0]), Text(*this, a[1]), AT_REMOVEDIR);
+    case Call::mknodat:
+    case Call::whiteout:
+      return sys::unlinkat(descriptor(a[0]), Text(*this, a[1]), 0);
+    case Call::linkat:
+      return sys::unlinkat(descriptor(a[2]), Text(*this, a[3]), 0);
+    case Call::renameat2:
+      return sys::renameat2(descriptor(a[2]), Text(*this, a[3]), descriptor(a[0]), Text(*this, a[1]),
+                            static_cast<uint32_t>(a[4]));
+    default:
+      return -EOPNOTSUPP;
+  }
+}
+
+// fstatfs(descriptor, refused f_flags, refused f_type, errno that says so); output: f_type, f_flags.
+long Execution::check_statfs(const Step& step) {
+  abi::Statfs found;
+  long result = sys::fstatfs(descriptor(step.a[0]), &found);
+  if (result < 0) return result;
+  if (step.output != 0) {
+    int64_t report[] = {found.type, found.flags};
+    memcpy(block_ + step.output + 8, report, sizeof report);
+  }
+  bool refused = (found.flags & static_cast<uint32_t>(step.a[1])) != 0 ||
+                 (step.a[2] != 0 && found.type == static_cast<int64_t>(static_cast<uint32_t>(step.a[2])));
+  return refused ? -step.a[3] : 0;
+}
+
+// statx(dirfd, path, flags, mask, refused attributes, wanted mount id as 8 bytes, errno that says so);
+// output: see below.
+long Execution::check_statx(const Step& step) {
+  const int32_t* a = step.a;
+  abi::Statx found;
+  long result = sys::statx(descriptor(a[0]), Text(*this, a[1]), a[2], static_cast<uint32_t>(a[3]), &found);
+  if (result < 0) return result;
+  if (step.output != 0) {
+    uint64_t report[] = {found.mask,
+                         found.mode,
+                         found.ino,
+                         static_cast<uint64_t>(found.dev_major) << 32 | found.dev_minor,
+                         static_cast<uint64_t>(found.rdev_major) << 32 | found.rdev_minor,
+                         found.size,
+                         found.mnt_id,
+                         found.attributes};
+    memcpy(block_ + step.output + 8, report, sizeof report);
+  }
+  if (found.attributes & static_cast<uint32_t>(a[4])) return -a[6];
+  if (a[5] != 0) {
+    Text wanted(*this, a[5]);
+    if (memcmp(wanted, &found.mnt_id, sizeof found.mnt_id) != 0) return -a[6];
+  }
+  return 0;
+}
+
+// lgetxattr(path, name, room for the value); output: the value.
+long Execution::get_xattr(const Step& step) {
+  return sys::lgetxattr(Text(*this, step.a[0]), Text(*this, step.a[1]), block_ + step.output + 8,
+                        static_cast<size_t>(step.a[2]));
+}
+
+}  // namespace overlayfs

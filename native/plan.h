@@ -1,0 +1,148 @@
+// A plan is a list of kernel calls that TypeScript has decided on, in one block of memory; an Execution
+// performs it, and takes back what it did when a step fails or nobody wants the result any more. There is no
+// policy here: which calls, in which order, with which fallbacks, is the plan's.
+//
+// The block, all numbers in the machine's byte order:
+//
+//   Header        how many steps, and where the outputs are
+//   Step[count]   a call, its arguments, what may go wrong
+//   texts         paths and values, each aligned to 4 bytes: int32 length, bytes, NUL
+//   outputs       what steps report: int32 result, 4 bytes unused, then what the call returned
+//
+// A descriptor argument is a number as the kernel takes it, or `made_by` | the index of the step that
+// made it. A text argument is its offset in the block, 0 for NULL. A text of negative length is put together
+// when its step is reached, since it names descriptors: -(bytes that follow) and then pieces, each an int32
+// length and its bytes padded to 4, or -1 and a descriptor argument that is written in decimal.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <string>
+#include <vector>
+
+namespace overlayfs {
+
+// The calls that a plan may hold, with the positions of their descriptor arguments as a bit mask.
+// lib/kernel/calls.ts describes the arguments; it learns the numbers from the addon.
+#define OVERLAYFS_CALLS(X) \
+  X(openat2, 0b1)          \
+  X(close, 0b1)            \
+  X(fsopen, 0)             \
+  X(fsconfig, 0b10001)     \
+  X(fsmount, 0b1)          \
+  X(fstatfs, 0b1)          \
+  X(statx, 0b1)            \
+  X(mount_setattr, 0b1000001) \
+  X(open_tree, 0b1)        \
+  X(move_mount, 0b101)     \
+  X(mount, 0)              \
+  X(umount2, 0)            \
+  X(mkdirat, 0b1)          \
+  X(mknodat, 0b1)          \
+  X(linkat, 0b101)         \
+  X(unlinkat, 0b1)         \
+  X(renameat2, 0b101)      \
+  X(setxattr, 0)           \
+  X(lgetxattr, 0)          \
+  X(whiteout, 0b1)         \
+  X(replace, 0b1)          \
+  X(sweep, 0b1)
+
+enum class Call : int32_t {
+#define OVERLAYFS_CALL(name, descriptors) name,
+  OVERLAYFS_CALLS(OVERLAYFS_CALL)
+#undef OVERLAYFS_CALL
+};
+
+// What a step's flags say; lib/kernel/calls.ts learns these from the addon too.
+enum StepFlag : int32_t {
+  undo = 1,   // take this step back when the plan fails or is abandoned
+  keep = 2,   // the descriptor that this step makes is the caller's when the plan succeeds
+  later = 4,  // not performed in its turn, only when the plan is taken back
+};
+
+constexpr int32_t made_by = 0x40000000;
+constexpr uint32_t any_errno = 0xffffffff;
+
+struct Header {
+  int32_t count;
+  int32_t outputs;       // offset in the block
+  int32_t outputs_size;
+  int32_t padding;
+};
+
+struct Step {
+  Call call;
+  int32_t flags;
+  uint32_t tolerated;  // up to four errnos, a byte each, with which the step counts as done; or any_errno
+  int32_t output;      // offset in the block, 0 for none
+  int32_t result;      // filled in: what the call returned, or minus the errno
+  int32_t a[7];
+};
+static_assert(sizeof(Header) == 16 && sizeof(Step) == 48);
+
+struct Failure {
+  int step = -1;       // which step failed; -1: none
+  int error = 0;       // its errno
+  int undo_error = 0;  // the errno of the first step that could not be taken back; 0: all were
+  std::vector<std::string> log;  // what the file system context had to say, a line each
+};
+
+class Execution {
+ public:
+  // Borrows the block, which has to outlive this object.
+  explicit Execution(uint8_t* block);
+
+  // Performs the steps. When one fails, what was done is taken back and false is returned.
+  bool perform();
+  // Takes back what perform() did, and closes what it opened.
+  void take_back();
+  // After success: closes all that taking back would not need.
+  void release();
+  // After success: there is no way back; closes all but what the caller keeps.
+  void commit();
+
+  bool can_be_taken_back() const;
+  const Failure& failure() const { return failure_; }
+  const uint8_t* outputs() const { return block_ + header().outputs; }
+  size_t outputs_size() const { return static_cast<size_t>(header().outputs_size); }
+
+  // For the steps' own code.
+  int descriptor(int32_t argument) const;
+
+ private:
+  class Text;
+  struct WhiteoutSource {
+    int dirfd = -1;
+    const char* name = nullptr;
+  };
+
+  const Header& header() const { return *reinterpret_cast<const Header*>(block_); }
+  long run(Step& step);
+  long revert(Step& step);
+  long check_statfs(const Step& step);
+  long check_statx(const Step& step);
+  long get_xattr(const Step& step);
+  long make_whiteout(int dirfd, const char* name);
+  void read_log(int context);
+  void close_result(Step& step);
+
+  uint8_t* block_;
+  Step* steps_;
+  int done_ = 0;
+  WhiteoutSource whiteout_source_;
+  Failure failure_;
+};
+
+// Makes NAME in DIRFD a whiteout, whatever it is now; a directory only where `recursive` says so. ASIDE is a
+// free name beside it.
+long replace_with_whiteout(int dirfd, const char* name, const char* aside, bool recursive);
+
+// Removes the whiteouts in directory PATH, and nothing else.
+long sweep_whiteouts(int dirfd, const char* path);
+
+// Removes what NAME in DIRFD is, a tree too; never what is mounted in it, and follows no link.
+long remove_tree(int dirfd, const char* name);
+
+}  // namespace overlayfs

@@ -1,0 +1,101 @@
+// One thin function a system call. Each answers as the kernel does: the result, or minus the errno. A call
+// that a signal interrupted before it did anything is made again.
+#pragma once
+
+#include <errno.h>
+#include <stdint.h>
+#include <unistd.h>
+
+#include "abi.h"
+
+namespace overlayfs::sys {
+
+template <typename... Args>
+inline long call(abi::Number number, Args... args) {
+  for (;;) {
+    long result = ::syscall(number, args...);
+    if (result >= 0) return result;
+    if (errno != EINTR) return -errno;
+  }
+}
+
+inline int openat2(int dirfd, const char* path, uint64_t flags, uint64_t mode, uint64_t resolve) {
+  abi::OpenHow how{flags, mode, resolve};
+  return static_cast<int>(call(abi::openat2, dirfd, path, &how, sizeof how));
+}
+
+// Never made again after EINTR: Linux has released the descriptor by then.
+inline void close(int fd) { ::syscall(abi::close, fd); }
+
+inline long read(int fd, void* buffer, size_t size) { return call(abi::read, fd, buffer, size); }
+
+inline int fsopen(const char* type, unsigned flags) {
+  return static_cast<int>(call(abi::fsopen, type, flags));
+}
+
+inline long fsconfig(int fd, unsigned command, const char* key, const void* value, int aux) {
+  return call(abi::fsconfig, fd, command, key, value, aux);
+}
+
+inline int fsmount(int fd, unsigned flags, unsigned attributes) {
+  return static_cast<int>(call(abi::fsmount, fd, flags, attributes));
+}
+
+inline int open_tree(int dirfd, const char* path, unsigned flags) {
+  return static_cast<int>(call(abi::open_tree, dirfd, path, flags));
+}
+
+inline long move_mount(int from, const char* from_path, int to, const char* to_path, unsigned flags) {
+  return call(abi::move_mount, from, from_path, to, to_path, flags);
+}
+
+inline long mount_setattr(int dirfd, const char* path, unsigned flags, abi::MountAttr attributes) {
+  return call(abi::mount_setattr, dirfd, path, flags, &attributes, sizeof attributes);
+}
+
+inline long mount(const char* source, const char* target, const char* type, unsigned long flags,
+                  const void* data) {
+  return call(abi::mount, source, target, type, flags, data);
+}
+
+inline long umount2(const char* target, int flags) { return call(abi::umount2, target, flags); }
+
+inline long fstatfs(int fd, abi::Statfs* to) { return call(abi::fstatfs, fd, to); }
+
+inline long statx(int dirfd, const char* path, int flags, unsigned mask, abi::Statx* to) {
+  return call(abi::statx, dirfd, path, flags, mask, to);
+}
+
+inline long mkdirat(int dirfd, const char* path, unsigned mode) {
+  return call(abi::mkdirat, dirfd, path, mode);
+}
+
+inline long mknodat(int dirfd, const char* path, unsigned mode, unsigned device) {
+  return call(abi::mknodat, dirfd, path, mode, device);
+}
+
+inline long linkat(int from, const char* from_path, int to, const char* to_path, int flags) {
+  return call(abi::linkat, from, from_path, to, to_path, flags);
+}
+
+inline long unlinkat(int dirfd, const char* path, int flags) {
+  return call(abi::unlinkat, dirfd, path, flags);
+}
+
+inline long renameat2(int from, const char* from_path, int to, const char* to_path, unsigned flags) {
+  return call(abi::renameat2, from, from_path, to, to_path, flags);
+}
+
+inline long setxattr(const char* path, const char* name, const void* value, size_t size, int flags) {
+  return call(abi::setxattr, path, name, value, size, flags);
+}
+
+inline long lgetxattr(const char* path, const char* name, void* value, size_t size) {
+  return call(abi::lgetxattr, path, name, value, size);
+}
+
+inline long getdents64(int fd, void* buffer, size_t size) {
+  return call(abi::getdents64, fd, buffer, size);
+}
+
+}  // namespace overlayfs::sys

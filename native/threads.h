@@ -1,0 +1,228 @@
+// The threads on which promises are kept: one set a process, shared by all environments, grown on demand,
+// parked when there is nothing to do, ended when that lasts. Not libuv's pool: an unmount waits for a file
+// system to be synced, and four of those would stop every fs, dns and crypto call of the program.
+//
+// A thread is made by the thread that submits a task and so starts in its mount namespace, root and working
+// directory. A task goes only to threads of the namespace that it was submitted from.
+//
+// Waiting is by futex: an unversioned pthread_cond_* binds to the wrong symbol on glibc, and this addon
+// links against no library by name.
+#pragma once
+
+#include <linux/futex.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <time.h>
+
+#include "syscalls.h"
+
+namespace overlayfs {
+
+// A word to sleep on until another thread has changed it.
+class Signal {
+ public:
+  uint32_t value() const { return __atomic_load_n(&word_, __ATOMIC_ACQUIRE); }
+  void raise() {
+    __atomic_add_fetch(&word_, 1, __ATOMIC_RELEASE);
+    ::syscall(abi::futex, &word_, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+  }
+  // Returns when the word is not `seen` any more, or false when that has not come in time.
+  bool wait(uint32_t seen, time_t seconds) {
+    timespec left{seconds, 0};
+    while (value() == seen) {
+      if (::syscall(abi::futex, &word_, FUTEX_WAIT_PRIVATE, seen, &left, nullptr, 0) != 0 &&
+          errno == ETIMEDOUT) {
+        return value() != seen;
+      }
+    }
+    return true;
+  }
+
+ private:
+  uint32_t word_ = 0;
+};
+
+class Lock {
+ public:
+  explicit Lock(pthread_mutex_t& mutex) : mutex_(mutex) { pthread_mutex_lock(&mutex_); }
+  ~Lock() { pthread_mutex_unlock(&mutex_); }
+  Lock(const Lock&) = delete;
+  Lock& operator=(const Lock&) = delete;
+
+ private:
+  pthread_mutex_t& mutex_;
+};
+
+// What a thread does. It may delete itself in run().
+class Task {
+ public:
+  virtual void run() = 0;
+
+ protected:
+  ~Task() = default;
+
+ private:
+  friend class Threads;
+  Task* next_ = nullptr;
+  uint64_t mount_namespace_ = 0;
+};
+
+class Threads {
+ public:
+  static constexpr int most = 16;
+  static constexpr time_t idle_seconds = 2;
+
+  // 0, or the errno with which no thread could be made for the task, which then is the caller's again.
+  int submit(Task* task) {
+    task->next_ = nullptr;
+    task->mount_namespace_ = own_mount_namespace();
+    Lock lock(mutex_);
+    for (Thread** at = &parked_; *at != nullptr; at = &(*at)->next) {
+      if ((*at)->mount_namespace != task->mount_namespace_) continue;
+      Thread* thread = *at;
+      *at = thread->next;
+      thread->task = task;
+      thread->woken.raise();
+      return 0;
+    }
+    // A namespace without a thread gets one, however many others there are: none of them may serve it.
+    bool served = is_served(task->mount_namespace_);
+    if (count_ < most || !served) {
+      int error = start(task);
+      if (error == 0 || !served) return error;
+    }
+    *queue_end_ = task;
+    queue_end_ = &task->next_;
+    return 0;
+  }
+
+  // True: the task was still waiting, and will never run.
+  bool withdraw(Task* task) {
+    Lock lock(mutex_);
+    for (Task** at = &queue_; *at != nullptr; at = &(*at)->next_) {
+      if (*at != task) continue;
+      dequeue(at);
+      return true;
+    }
+    return false;
+  }
+
+ private:
+  struct Thread {
+    Threads* threads;
+    Thread* next;      // among the parked
+    Thread* next_all;  // among all
+    uint64_t mount_namespace;
+    Task* task;
+    Signal woken;
+  };
+
+  // The inode number of the mount namespace, which no other has while a thread is in it. 0 without /proc.
+  static uint64_t own_mount_namespace() {
+    abi::Statx found;
+    if (sys::statx(-100 /* AT_FDCWD */, "/proc/thread-self/ns/mnt", 0, 0x100 /* STATX_INO */, &found) < 0) {
+      return 0;
+    }
+    return found.ino;
+  }
+
+  bool is_served(uint64_t mount_namespace) const {
+    for (const Thread* thread = all_; thread != nullptr; thread = thread->next_all) {
+      if (thread->mount_namespace == mount_namespace) return true;
+    }
+    return false;
+  }
+
+  // With the lock held. The program's signals are for the program's own threads.
+  int start(Task* task) {
+    auto* thread = new Thread{this, nullptr, all_, task->mount_namespace_, task, {}};
+    sigset_t everything, before;
+    sigfillset(&everything);
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, 512 * 1024);
+    pthread_sigmask(SIG_SETMASK, &everything, &before);
+    pthread_t id;
+    int error = pthread_create(&id, &attributes, &Threads::main, thread);
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    pthread_attr_destroy(&attributes);
+    if (error != 0) {
+      delete thread;
+      return error;
+    }
+    all_ = thread;
+    count_++;
+    return 0;
+  }
+
+  static void* main(void* data) {
+    auto* thread = static_cast<Thread*>(data);
+    prctl(PR_SET_NAME, "overlayfs");
+    thread->threads->serve(thread);
+    delete thread;
+    return nullptr;
+  }
+
+  void serve(Thread* thread) {
+    for (;;) {
+      thread->task->run();
+
+      uint32_t seen;
+      {
+        Lock lock(mutex_);
+        thread->task = take_queued(thread->mount_namespace);
+        if (thread->task != nullptr) continue;
+        seen = thread->woken.value();
+        thread->next = parked_;
+        parked_ = thread;
+      }
+      if (thread->woken.wait(seen, idle_seconds)) continue;
+      {
+        Lock lock(mutex_);
+        if (thread->task != nullptr) continue;  // woken at the last moment
+        forget(thread);
+        return;
+      }
+    }
+  }
+
+  Task* take_queued(uint64_t mount_namespace) {
+    for (Task** at = &queue_; *at != nullptr; at = &(*at)->next_) {
+      if ((*at)->mount_namespace_ != mount_namespace) continue;
+      return dequeue(at);
+    }
+    return nullptr;
+  }
+
+  Task* dequeue(Task** at) {
+    Task* task = *at;
+    *at = task->next_;
+    if (queue_end_ == &task->next_) queue_end_ = at;
+    return task;
+  }
+
+  void forget(Thread* thread) {
+    for (Thread** at = &parked_; *at != nullptr; at = &(*at)->next) {
+      if (*at != thread) continue;
+      *at = thread->next;
+      break;
+    }
+    for (Thread** at = &all_; *at != nullptr; at = &(*at)->next_all) {
+      if (*at != thread) continue;
+      *at = thread->next_all;
+      break;
+    }
+    count_--;
+  }
+
+  pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
+  Thread* parked_ = nullptr;  // the last one parked first: its stack is warm
+  Thread* all_ = nullptr;
+  Task* queue_ = nullptr;
+  Task** queue_end_ = &queue_;
+  int count_ = 0;
+};
+
+}  // namespace overlayfs
