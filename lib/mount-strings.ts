@@ -8,13 +8,18 @@ const BACKSLASH = 0x5c;
 const COLON = 0x3a;
 const COMMA = 0x2c;
 
+/** Whether escapeLayer would change the path. */
+export function needsEscape(path: string): boolean {
+  return path.includes(':') || path.includes(',') || path.includes('\\');
+}
+
 /**
  * A path for `lowerdir`, `upperdir` and `workdir`, by either API: the kernel takes one level of backslashes
  * away. Wrong for `lowerdir+` and `datadir+`, from which it takes none.
  */
 export function escapeLayer(path: Path): Path {
   if (typeof path === 'string') {
-    return /[\\,:]/.test(path) ? path.replace(/[\\,:]/g, '\\$&') : path;
+    return needsEscape(path) ? path.replace(/[\\,:]/g, '\\$&') : path;
   }
   const escaped: number[] = [];
   for (const byte of path) {

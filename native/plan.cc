@@ -204,8 +204,16 @@ long Execution::run(Step& step) {
       return sys::fsconfig(fd(0), unsigned_at(1), Text(*this, a[2]), Text(*this, a[3]), fd(4));
     case Call::fsmount:
       return sys::fsmount(fd(0), unsigned_at(1), unsigned_at(2));
-    case Call::fstatfs:
-      return check_statfs(step);
+    case Call::fstatfs: {
+      abi::Statfs found;
+      long result = sys::fstatfs(fd(0), &found);
+      return check_statfs(step, result, found);
+    }
+    case Call::statfs: {
+      abi::Statfs found;
+      long result = sys::statfs(Text(*this, a[0]), &found);
+      return check_statfs(step, result, found);
+    }
     case Call::statx:
       return check_statx(step);
     case Call::mount_setattr:
@@ -278,22 +286,21 @@ long Execution::revert(Step& step) {
   }
 }
 
-// fstatfs(descriptor, refused f_flags, refused f_type, errno that says so); output: f_type, f_flags.
-long Execution::check_statfs(const Step& step) {
-  abi::Statfs found;
-  long result = sys::fstatfs(descriptor(step.a[0]), &found);
+// statfs(path, refused f_flags, refused f_type), fstatfs(descriptor, …); output: f_type, f_flags.
+// EROFS: it has a refused flag; EPERM: it is of the refused type.
+long Execution::check_statfs(const Step& step, long result, const abi::Statfs& found) {
   if (result < 0) return result;
   if (step.output != 0) {
     int64_t report[] = {found.type, found.flags};
     memcpy(block_ + step.output + 8, report, sizeof report);
   }
-  bool refused = (found.flags & static_cast<uint32_t>(step.a[1])) != 0 ||
-                 (step.a[2] != 0 && found.type == static_cast<int64_t>(static_cast<uint32_t>(step.a[2])));
-  return refused ? -step.a[3] : 0;
+  if (found.flags & static_cast<uint32_t>(step.a[1])) return -EROFS;
+  return step.a[2] != 0 && found.type == static_cast<int64_t>(static_cast<uint32_t>(step.a[2])) ? -EPERM : 0;
 }
 
-// statx(dirfd, path, flags, mask, refused attributes, wanted mount id as 8 bytes, errno that says so);
-// output: see below.
+// statx(dirfd, path, flags, mask, refused attributes, wanted mount id in two halves or 0, wanted S_IFMT or 0);
+// output: see below. ENOTDIR: it is of another type; EBUSY: it has a refused attribute; ESTALE: it is another
+// mount.
 long Execution::check_statx(const Step& step) {
   const int32_t* a = step.a;
   abi::Statx found;
@@ -310,12 +317,10 @@ long Execution::check_statx(const Step& step) {
                          found.attributes};
     memcpy(block_ + step.output + 8, report, sizeof report);
   }
-  if (found.attributes & static_cast<uint32_t>(a[4])) return -a[6];
-  if (a[5] != 0) {
-    Text wanted(*this, a[5]);
-    if (memcmp(wanted, &found.mnt_id, sizeof found.mnt_id) != 0) return -a[6];
-  }
-  return 0;
+  if (a[7] != 0 && (found.mode & S_IFMT) != static_cast<uint32_t>(a[7])) return -ENOTDIR;
+  if (found.attributes & static_cast<uint32_t>(a[4])) return -EBUSY;
+  uint64_t wanted = static_cast<uint64_t>(static_cast<uint32_t>(a[6])) << 32 | static_cast<uint32_t>(a[5]);
+  return wanted != 0 && wanted != found.mnt_id ? -ESTALE : 0;
 }
 
 // lgetxattr(path, name, room for the value); output: the value.

@@ -21,6 +21,8 @@
 #include <string>
 #include <vector>
 
+#include "abi.h"
+
 namespace overlayfs {
 
 // The calls that a plan may hold, with the positions of their descriptor arguments as a bit mask.
@@ -32,6 +34,7 @@ namespace overlayfs {
   X(fsconfig, 0b10001)     \
   X(fsmount, 0b1)          \
   X(fstatfs, 0b1)          \
+  X(statfs, 0)             \
   X(statx, 0b1)            \
   X(mount_setattr, 0b1000001) \
   X(open_tree, 0b1)        \
@@ -78,9 +81,9 @@ struct Step {
   uint32_t tolerated;  // up to four errnos, a byte each, with which the step counts as done; or any_errno
   int32_t output;      // offset in the block, 0 for none
   int32_t result;      // filled in: what the call returned, or minus the errno
-  int32_t a[7];
+  int32_t a[8];
 };
-static_assert(sizeof(Header) == 16 && sizeof(Step) == 48);
+static_assert(sizeof(Header) == 16 && sizeof(Step) == 52);
 
 struct Failure {
   int step = -1;       // which step failed; -1: none
@@ -121,7 +124,7 @@ class Execution {
   const Header& header() const { return *reinterpret_cast<const Header*>(block_); }
   long run(Step& step);
   long revert(Step& step);
-  long check_statfs(const Step& step);
+  long check_statfs(const Step& step, long result, const abi::Statfs& found);
   long check_statx(const Step& step);
   long get_xattr(const Step& step);
   long make_whiteout(int dirfd, const char* name);

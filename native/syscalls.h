@@ -62,6 +62,8 @@ inline long umount2(const char* target, int flags) { return call(abi::umount2, t
 
 inline long fstatfs(int fd, abi::Statfs* to) { return call(abi::fstatfs, fd, to); }
 
+inline long statfs(const char* path, abi::Statfs* to) { return call(abi::statfs, path, to); }
+
 inline long statx(int dirfd, const char* path, int flags, unsigned mask, abi::Statx* to) {
   return call(abi::statx, dirfd, path, flags, mask, to);
 }

@@ -25,7 +25,6 @@ const value: Argument = { kind: 'value' };
 const number: Argument = { kind: 'number' };
 const octal: Argument = { kind: 'octal' };
 const hiddenNumber: Argument = { kind: 'number', hidden: true };
-const hiddenValue: Argument = { kind: 'value', hidden: true };
 const bits = (names: Names): Argument => ({ kind: 'number', bits: names });
 const words = (names: Names): Argument => ({ kind: 'number', words: names });
 
@@ -45,8 +44,9 @@ export const calls = {
   fsopen: [text, bits(named('FSOPEN_'))],
   fsconfig: [descriptor, words(named('FSCONFIG_')), text, text, descriptor],
   fsmount: [descriptor, bits(named('FSMOUNT_')), attributes],
-  fstatfs: [descriptor, hiddenNumber, hiddenNumber, hiddenNumber],
-  statx: [descriptor, text, at, bits(named('STATX_TYPE', 'STATX_INO', 'STATX_SIZE', 'STATX_MNT')), hiddenNumber, hiddenValue, hiddenNumber],
+  fstatfs: [descriptor, hiddenNumber, hiddenNumber],
+  statfs: [text, hiddenNumber, hiddenNumber],
+  statx: [descriptor, text, at, bits(named('STATX_TYPE', 'STATX_INO', 'STATX_SIZE', 'STATX_MNT')), hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber],
   mount_setattr: [descriptor, text, at, attributes, attributes, number, descriptor],
   open_tree: [descriptor, text, number],
   move_mount: [descriptor, text, descriptor, text, bits(named('MOVE_MOUNT_'))],

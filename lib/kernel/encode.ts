@@ -5,7 +5,7 @@ import { type Argument, type CallName, calls } from './calls.js';
 import type { Plan, Step, Text } from './plan.js';
 
 const HEADER_SIZE = 16;
-const STEP_SIZE = 48;
+const STEP_NUMBERS = 13;
 const STEP_HEADER_NUMBERS = 5;
 
 // One block for all plans of this thread: a plan is performed, or copied by the addon, before the next.
@@ -73,6 +73,7 @@ function writeText(text: Text): number {
     } else {
       const length = writeBytes(piece);
       numbers[at >> 2] = length;
+      reserve(4);
       end = (end + 3) & ~3;
     }
   }
@@ -80,22 +81,34 @@ function writeText(text: Text): number {
   return offset;
 }
 
-function tolerated(step: Step): number {
-  const { tolerate } = step.options;
-  if (tolerate === undefined) return 0;
+function tolerated(tolerate: readonly number[] | 'any'): number {
   if (tolerate === 'any') return addon().anyErrno;
   let packed = 0;
   for (let i = 0; i < tolerate.length; i++) packed |= (tolerate[i] as number) << (8 * i);
   return packed;
 }
 
-// By call name: is the argument at this position a text?
-const textPositions = Object.fromEntries(
-  Object.entries(calls).map(([name, args]) => [
-    name,
-    args.map(({ kind }: Argument) => kind === 'text' || kind === 'value'),
-  ]),
-) as unknown as Readonly<Record<CallName, readonly boolean[]>>;
+interface Encoding {
+  readonly number: number;
+  /** By position: is the argument a text? */
+  readonly texts: readonly boolean[];
+}
+
+let encodings: Readonly<Record<CallName, Encoding>> | undefined;
+
+function learnEncodings(): Readonly<Record<CallName, Encoding>> {
+  const native = addon();
+  encodings = Object.fromEntries(
+    Object.entries(calls).map(([name, args]): [string, Encoding] => [
+      name,
+      {
+        number: native.calls[name] as number,
+        texts: args.map(({ kind }: Argument) => kind === 'text' || kind === 'value'),
+      },
+    ]),
+  ) as Record<CallName, Encoding>;
+  return encodings;
+}
 
 export interface Encoded {
   /** Valid until the next plan is encoded. */
@@ -105,33 +118,31 @@ export interface Encoded {
 }
 
 export function encode(plan: Plan): Encoded {
-  const native = addon();
+  const known = encodings ?? learnEncodings();
+  const { flags } = addon();
   const { steps } = plan;
   end = 0;
-  const stepsEnd = HEADER_SIZE + steps.length * STEP_SIZE;
+  const stepsEnd = HEADER_SIZE + steps.length * STEP_NUMBERS * 4;
   reserve(stepsEnd + plan.outputsSize + 8);
   const outputs = (stepsEnd + 7) & ~7;
   end = outputs + plan.outputsSize;
 
   for (let i = 0; i < steps.length; i++) {
-    const step = steps[i] as Step;
-    const { options, args } = step;
-    const at = (HEADER_SIZE + i * STEP_SIZE) >> 2;
-    const isText = textPositions[step.call];
+    const { call, args, options, outputAt } = steps[i] as Step;
+    const at = (HEADER_SIZE >> 2) + i * STEP_NUMBERS;
+    const { number, texts } = known[call];
     for (let j = 0; j < args.length; j++) {
       const argument = args[j] as Text | number;
-      // Written before the number is stored: a text may move the block.
-      const encoded = isText[j] ? writeText(argument as Text) : (argument as number);
+      // Before the number is stored: a text may move the block.
+      const encoded = texts[j] ? writeText(argument as Text) : (argument as number);
       numbers[at + STEP_HEADER_NUMBERS + j] = encoded;
     }
-    for (let j = args.length; j < 7; j++) numbers[at + STEP_HEADER_NUMBERS + j] = 0;
-    numbers[at] = native.calls[step.call] as number;
+    for (let j = args.length + STEP_HEADER_NUMBERS; j < STEP_NUMBERS; j++) numbers[at + j] = 0;
+    numbers[at] = number;
     numbers[at + 1] =
-      (options.undo ? native.flags.undo : 0) |
-      (options.keep ? native.flags.keep : 0) |
-      (options.later ? native.flags.later : 0);
-    numbers[at + 2] = tolerated(step);
-    numbers[at + 3] = step.outputAt < 0 ? 0 : outputs + step.outputAt;
+      (options.undo ? flags.undo : 0) | (options.keep ? flags.keep : 0) | (options.later ? flags.later : 0);
+    numbers[at + 2] = options.tolerate === undefined ? 0 : tolerated(options.tolerate);
+    numbers[at + 3] = outputAt < 0 ? 0 : outputs + outputAt;
     numbers[at + 4] = 0;
   }
   numbers[0] = steps.length;

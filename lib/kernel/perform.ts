@@ -7,7 +7,6 @@ import { type Plan, RESULT_SIZE, type Step } from './plan.js';
 export class StepFailure {
   /** The step that failed; undefined when none did (cancelled, or no thread could be started). */
   readonly step: Step | undefined;
-  readonly index: number;
   /** A positive number; 0 when cancelled. */
   readonly errno: number;
   /** The errno with which taking back failed, or 0. */
@@ -16,9 +15,8 @@ export class StepFailure {
   /** What the kernel said about it, a line each, without the mark in front. */
   readonly kernel: readonly string[];
 
-  constructor(plan: Plan, failure: NativeFailure) {
-    this.step = plan.steps[failure.step];
-    this.index = failure.step;
+  constructor(step: Step | undefined, failure: Omit<NativeFailure, 'step'>) {
+    this.step = step;
     this.errno = failure.errno;
     this.undoErrno = failure.undoErrno;
     this.cancelled = failure.cancelled;
@@ -28,42 +26,39 @@ export class StepFailure {
 
 /** What a plan's steps reported. */
 export class Outputs {
-  readonly #view: DataView;
+  readonly #bytes: ArrayBufferLike;
+  readonly #start: number;
 
-  constructor(view: DataView) {
-    this.#view = view;
+  constructor(bytes: ArrayBufferLike, start: number) {
+    this.#bytes = bytes;
+    this.#start = start;
+  }
+
+  #at(step: Step): number {
+    return this.#start + step.outputAt;
   }
 
   /** What the step's call returned, or minus the errno that the step tolerates. */
   result(step: Step): number {
-    return this.#view.getInt32(step.outputAt, true);
+    return new Int32Array(this.#bytes, this.#at(step), 1)[0] as number;
   }
 
-  /** The 64-bit number at this position, from 0, of what the call returned. */
-  word(step: Step, position: number): bigint {
-    return this.#view.getBigUint64(step.outputAt + RESULT_SIZE + 8 * position, true);
+  /** The 64-bit numbers that the call returned. */
+  words(step: Step, count: number): BigUint64Array {
+    return new BigUint64Array(this.#bytes, this.#at(step) + RESULT_SIZE, count);
   }
 
   bytes(step: Step, length: number): Buffer {
-    return Buffer.from(
-      new Uint8Array(this.#view.buffer, this.#view.byteOffset + step.outputAt + RESULT_SIZE, length),
-    );
+    return Buffer.from(new Uint8Array(this.#bytes, this.#at(step) + RESULT_SIZE, length));
   }
 }
-
-/** The words of a `statx` step's output, in the order of native/plan.cc. */
-export const statxWord = { mask: 0, mode: 1, ino: 2, dev: 3, rdev: 4, size: 5, mountId: 6, attributes: 7 } as const;
-export const STATX_OUTPUT = 64;
-/** The words of an `fstatfs` step's output. */
-export const statfsWord = { type: 0, flags: 1 } as const;
-export const STATFS_OUTPUT = 16;
 
 /** The outputs are valid until the next plan. */
 export function performSync(plan: Plan): Outputs | StepFailure {
   const { block, outputs } = encode(plan);
   const failure = addon().perform(block);
-  if (failure !== undefined) return new StepFailure(plan, failure);
-  return new Outputs(new DataView(block.buffer, block.byteOffset + outputs, plan.outputsSize));
+  if (failure !== undefined) return new StepFailure(plan.steps[failure.step], failure);
+  return new Outputs(block.buffer, outputs);
 }
 
 let lastToken = 0;
@@ -89,6 +84,6 @@ export async function perform(plan: Plan, signal?: AbortSignal): Promise<Outputs
       signal.removeEventListener('abort', cancel);
     }
   }
-  if (outcome instanceof ArrayBuffer) return new Outputs(new DataView(outcome));
-  return new StepFailure(plan, outcome);
+  if (outcome instanceof ArrayBuffer) return new Outputs(outcome, 0);
+  return new StepFailure(plan.steps[outcome.step], outcome);
 }

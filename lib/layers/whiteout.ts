@@ -4,7 +4,8 @@ import { checkBoolean, checkNames, toOptions } from '../arguments.js';
 import { conflictingOptions, invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
 import * as k from '../kernel/constants.js';
 import * as e from '../kernel/errnos.js';
-import { type Outputs, perform, performSync, StepFailure, STATFS_OUTPUT, STATX_OUTPUT, statfsWord, statxWord } from '../kernel/perform.js';
+import { addLook, type Found, readLook } from '../kernel/look.js';
+import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step, type Subject } from '../kernel/plan.js';
 import { type Path, type PathLike, pathString, quotePath, splitPath, toAbsolute, toPath } from '../paths.js';
 import { whiteoutName } from './xattrs.js';
@@ -89,11 +90,8 @@ function whiteoutPlan(paths: PathLike | readonly PathLike[], options: WhiteoutOp
 
 /** What is found at the path of a failed whiteout, and where it is. */
 export interface WhiteoutFacts {
-  readonly exists: boolean;
-  readonly isWhiteout: boolean;
-  readonly isDirectory: boolean;
-  readonly isParentDirectory: boolean;
-  readonly parentExists: boolean;
+  readonly found: Found;
+  readonly parent: Found;
   readonly isOnOverlay: boolean;
 }
 
@@ -104,35 +102,20 @@ interface Look {
 
 function lookAt(path: Path, parent: Path): Look {
   const plan = new Plan();
-  const look = (at: Path, flags: number): Step => {
-    const args = [k.AT_FDCWD, at, flags | k.AT_STATX_DONT_SYNC, k.STATX_TYPE, 0, null, 0];
-    return plan.stepOf(plan.add('statx', args, { output: STATX_OUTPUT, tolerate: 'any' }));
-  };
-  const itself = look(path, k.AT_SYMLINK_NOFOLLOW);
-  const above = look(parent, 0);
-  const opened = plan.add('openat2', [k.AT_FDCWD, parent, k.O_PATH | k.O_CLOEXEC, 0], { tolerate: 'any' });
-  const statfs = plan.stepOf(plan.add('fstatfs', [opened, 0, 0, 0], { output: STATFS_OUTPUT, tolerate: 'any' }));
+  const itself = addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW });
+  const above = addLook(plan, parent);
+  const guard = plan.add('statfs', [parent, 0, k.OVERLAYFS_SUPER_MAGIC], { output: 0, tolerate: 'any' });
   return {
     plan,
-    facts(outputs) {
-      const mode = (step: Step): number =>
-        outputs instanceof StepFailure || outputs.result(step) < 0 ? 0 : Number(outputs.word(step, statxWord.mode)) & k.S_IFMT;
-      const isOverlay =
-        !(outputs instanceof StepFailure) &&
-        outputs.result(statfs) >= 0 &&
-        outputs.word(statfs, statfsWord.type) === BigInt(k.OVERLAYFS_SUPER_MAGIC);
-      return {
-        exists: mode(itself) !== 0,
-        isWhiteout:
-          !(outputs instanceof StepFailure) && mode(itself) === k.S_IFCHR && outputs.word(itself, statxWord.rdev) === 0n,
-        isDirectory: mode(itself) === k.S_IFDIR,
-        parentExists: mode(above) !== 0,
-        isParentDirectory: mode(above) === k.S_IFDIR,
-        isOnOverlay: isOverlay,
-      };
-    },
+    facts: (outputs) => ({
+      found: readLook(itself, outputs),
+      parent: readLook(above, outputs),
+      isOnOverlay: !(outputs instanceof StepFailure) && outputs.result(plan.stepOf(guard)) === -e.EPERM,
+    }),
   };
 }
+
+const isWhiteoutDevice = (found: Found): boolean => found.type === k.S_IFCHR && found.represents === 0n;
 
 /** The reason for a whiteout that could not be made. Pure. */
 export function explainWhiteout(path: Path, failure: StepFailure, facts: WhiteoutFacts): OverlayErrorFields {
@@ -151,13 +134,13 @@ export function explainWhiteout(path: Path, failure: StepFailure, facts: Whiteou
       hint: 'use the path in the layer directory; to delete a file of a mounted overlay, remove it there',
     });
   }
-  if (errno === e.EEXIST && facts.isWhiteout) {
+  if (errno === e.EEXIST && isWhiteoutDevice(facts.found)) {
     return fields({ reason: 'path-exists', what: `${shown} is a whiteout already`, hint: 'leave it as it is' });
   }
   if (errno === e.EEXIST) return fields({ reason: 'path-exists', what: `${shown} exists` });
   if (errno === e.EISDIR) return fields({ reason: 'path-is-directory', what: `${shown} is a directory` });
   if (errno === e.ENOENT) {
-    return fields({ reason: 'path-missing', what: facts.parentExists ? `${shown} went away meanwhile` : `the directory of ${shown} does not exist` });
+    return fields({ reason: 'path-missing', what: facts.parent.errno === 0 ? `${shown} went away meanwhile` : `the directory of ${shown} does not exist` });
   }
   if (errno === e.ENOTDIR) return fields({ reason: 'path-not-directory', what: `what should hold ${shown} is not a directory` });
   if (errno === e.EROFS) return fields({ reason: 'read-only', what: `the file system of ${shown} is read-only` });
@@ -235,9 +218,7 @@ interface Question {
 function question(value: PathLike): Question {
   const path = toAbsolute(toPath(value, 'path'));
   const plan = new Plan();
-  const mask = k.STATX_TYPE | k.STATX_SIZE;
-  const args = [k.AT_FDCWD, path, k.AT_SYMLINK_NOFOLLOW, mask, 0, null, 0];
-  const itself = plan.stepOf(plan.add('statx', args, { output: STATX_OUTPUT }));
+  const itself = addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW, mask: k.STATX_SIZE, tolerate: [] });
   const marks = [false, true].map((userxattr) =>
     plan.stepOf(plan.add('lgetxattr', [path, whiteoutName(userxattr), 0], { output: 0, tolerate: 'any' })),
   );
@@ -255,9 +236,8 @@ function answer({ path, itself, marks }: Question, outputs: Outputs | StepFailur
       what: missing ? `${quotePath(path)} does not exist` : `${quotePath(path)} cannot be reached`,
     });
   }
-  const type = Number(outputs.word(itself, statxWord.mode)) & k.S_IFMT;
-  if (type === k.S_IFCHR) return outputs.word(itself, statxWord.rdev) === 0n;
-  if (type !== k.S_IFREG || outputs.word(itself, statxWord.size) !== 0n) return false;
+  const found = readLook(itself, outputs);
+  if (found.type !== k.S_IFREG || found.size !== 0n) return isWhiteoutDevice(found);
   return marks.some((mark) => outputs.result(mark) >= 0);
 }
 

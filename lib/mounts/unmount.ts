@@ -3,8 +3,9 @@ import { checkBoolean, checkNames, toOptions } from '../arguments.js';
 import { conflictingOptions, OverlayError, type OverlayErrorFields } from '../errors.js';
 import * as k from '../kernel/constants.js';
 import * as e from '../kernel/errnos.js';
-import { type Outputs, perform, performSync, StepFailure, STATX_OUTPUT, statxWord } from '../kernel/perform.js';
-import { Plan } from '../kernel/plan.js';
+import { addLook, type Found, type LookOptions, readLook } from '../kernel/look.js';
+import { perform, performSync, StepFailure } from '../kernel/perform.js';
+import { Plan, type Step } from '../kernel/plan.js';
 import { findOption, unescapeLayer } from '../mount-strings.js';
 import {
   joinPath,
@@ -73,10 +74,8 @@ function lookFlags(options: UnmountOptions): number {
 export function unmountPlan(mounted: Mounted, options: UnmountOptions): Plan {
   const plan = new Plan();
   if (mounted.id !== undefined) {
-    const wanted = Buffer.alloc(8);
-    wanted.writeBigUInt64LE(BigInt(mounted.id));
-    const mask = mountIdMask(mounted.id);
-    plan.add('statx', [k.AT_FDCWD, mounted.path, lookFlags(options), mask, 0, wanted, e.EINVAL]);
+    const { id, path } = mounted;
+    plan.add('statx', [k.AT_FDCWD, path, lookFlags(options), mountIdMask(id), 0, id | 0, (id / 2 ** 32) | 0]);
   }
   const flags =
     (options.force ? k.MNT_FORCE : 0) |
@@ -101,14 +100,9 @@ export function mountIdMask(id: number): number {
 
 /** The workdir of the overlay that is mounted at a path, from the mount table. */
 function findWorkdir(mounted: Mounted, options: UnmountOptions): Path | undefined {
-  const plan = new Plan();
-  plan.add('statx', [k.AT_FDCWD, mounted.path, lookFlags(options), k.STATX_MNT_ID, 0, null, 0], {
-    output: STATX_OUTPUT,
-  });
-  const [look] = plan.steps;
-  const outputs = performSync(plan);
-  if (outputs instanceof StepFailure || look === undefined) return undefined;
-  const id = Number(outputs.word(look, statxWord.mountId));
+  const found = lookSync(mounted.path, { flags: lookFlags(options), mask: k.STATX_MNT_ID });
+  if (found.errno !== 0) return undefined;
+  const id = Number(found.mountId);
   const entry = readMountinfo().find((candidate) => candidate.id === id && candidate.type === 'overlay');
   const text = entry && findOption(entry.superOptions, 'workdir');
   if (text === undefined) return undefined;
@@ -118,46 +112,33 @@ function findWorkdir(mounted: Mounted, options: UnmountOptions): Path | undefine
 }
 
 function exists(path: Path): boolean {
+  return lookSync(path, { flags: k.AT_SYMLINK_NOFOLLOW }).errno === 0;
+}
+
+function lookSync(path: Path, options: LookOptions): Found {
   const plan = new Plan();
-  plan.add('statx', [k.AT_FDCWD, path, k.AT_SYMLINK_NOFOLLOW, k.STATX_TYPE, 0, null, 0]);
-  return !(performSync(plan) instanceof StepFailure);
+  const step = addLook(plan, path, options);
+  return readLook(step, performSync(plan));
 }
 
 // ------------------------------------------------------------------------------------------ what went wrong
 
-function lookPlan(mounted: Mounted): Plan {
+function lookPlan(mounted: Mounted): [plan: Plan, step: Step] {
   const plan = new Plan();
-  plan.add('statx', [k.AT_FDCWD, mounted.path, k.AT_SYMLINK_NOFOLLOW, k.STATX_TYPE, 0, null, 0], {
-    output: STATX_OUTPUT,
-    tolerate: 'any',
-  });
-  return plan;
-}
-
-export interface UnmountFacts {
-  readonly isSymlink: boolean;
-  readonly isMountPoint: boolean;
-}
-
-function toFacts(plan: Plan, outputs: Outputs | StepFailure): UnmountFacts {
-  const [look] = plan.steps;
-  if (outputs instanceof StepFailure || look === undefined || outputs.result(look) < 0) {
-    return { isSymlink: false, isMountPoint: false };
-  }
-  const mode = Number(outputs.word(look, statxWord.mode));
-  const attributes = outputs.word(look, statxWord.attributes);
-  return {
-    isSymlink: (mode & k.S_IFMT) === k.S_IFLNK,
-    isMountPoint: (attributes & BigInt(k.STATX_ATTR_MOUNT_ROOT)) !== 0n,
-  };
+  return [plan, addLook(plan, mounted.path, { flags: k.AT_SYMLINK_NOFOLLOW })];
 }
 
 /** The reason for a failed unmount. Pure. */
-export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: UnmountFacts): OverlayError {
+export function explainUnmount(mounted: Mounted, failure: StepFailure, found: Found): OverlayError {
   const { errno, step } = failure;
   const shown = quotePath(mounted.path);
   const fields = (rest: Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'>): OverlayError =>
-    new OverlayError({ errno, syscall: step?.call, path: pathString(mounted.path), ...rest });
+    new OverlayError({
+      errno: errno === e.ESTALE ? e.EINVAL : errno,
+      syscall: errno === e.ESTALE ? undefined : step?.call,
+      path: pathString(mounted.path),
+      ...rest,
+    });
 
   if (step?.call === 'unlinkat') {
     const path = step.args[1] as Path;
@@ -176,18 +157,17 @@ export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Un
       return fields({ reason: 'mount-busy', what: `the mount at ${shown} is in use` });
     case e.EPERM:
       return fields({ reason: 'no-privilege', what: `this process may not unmount ${shown}` });
+    case e.ESTALE:
+      return fields({ reason: 'not-mounted', what: `what is at ${shown} is not the mount that was made here any more` });
     case e.EINVAL:
-      if (step?.call === 'statx') {
-        return fields({ reason: 'not-mounted', what: `what is at ${shown} is not the mount that was made here any more` });
-      }
-      if (facts.isSymlink) {
+      if (found.type === k.S_IFLNK) {
         return fields({
           reason: 'target-symlink',
           what: `the target ${shown} is a symbolic link`,
           hint: 'name the mount point itself, or pass `followSymlinks: true`',
         });
       }
-      if (facts.isMountPoint) {
+      if (found.isMountRoot) {
         return fields({ reason: 'mount-locked', what: `the mount at ${shown} belongs to another user namespace` });
       }
       return fields({ reason: 'not-mounted', what: `the target ${shown} is not a mount point` });
@@ -211,15 +191,15 @@ export function isUnmountedAllTheSame(error: unknown): boolean {
 export async function unmountMounted(mounted: Mounted, options: UnmountOptions): Promise<void> {
   const outcome = await perform(unmountPlan(mounted, options));
   if (!(outcome instanceof StepFailure)) return;
-  const look = lookPlan(mounted);
-  throw explainUnmount(mounted, outcome, toFacts(look, await perform(look)));
+  const [plan, look] = lookPlan(mounted);
+  throw explainUnmount(mounted, outcome, readLook(look, await perform(plan)));
 }
 
 export function unmountMountedSync(mounted: Mounted, options: UnmountOptions): void {
   const outcome = performSync(unmountPlan(mounted, options));
   if (!(outcome instanceof StepFailure)) return;
-  const look = lookPlan(mounted);
-  throw explainUnmount(mounted, outcome, toFacts(look, performSync(look)));
+  const [plan, look] = lookPlan(mounted);
+  throw explainUnmount(mounted, outcome, readLook(look, performSync(plan)));
 }
 
 function prepare(target: PathLike, options: UnmountOptions | undefined): [Mounted, UnmountOptions] {

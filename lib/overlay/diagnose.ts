@@ -6,35 +6,30 @@ import { OverlayError, type OverlayErrorFields } from '../errors.js';
 import * as k from '../kernel/constants.js';
 import * as e from '../kernel/errnos.js';
 import { formatStep } from '../kernel/format.js';
-import { type Outputs, StepFailure, STATX_OUTPUT, statxWord } from '../kernel/perform.js';
+import { addLook, type Found, readLook } from '../kernel/look.js';
+import type { Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step, type Subject } from '../kernel/plan.js';
-import { type Path, pathString, quotePath } from '../paths.js';
+import { joinPath, type Path, pathString, quotePath, withoutTrailingSlashes } from '../paths.js';
 import type { Reason } from '../reasons.js';
 import type { CheckedOptions } from './options.js';
 
-/** What a path is found to be. */
+/** A path of the mount and what is there. */
 export interface PathFacts {
-  /** 0, or the errno with which looking failed. */
-  readonly errno: number;
-  readonly isDirectory: boolean;
-  readonly device: bigint;
-  readonly inode: bigint;
-  readonly mountId: bigint;
+  readonly subject: Subject;
+  readonly found: Found;
+  /** Whether the path's last component is a symbolic link. */
+  readonly isSymlink: boolean;
 }
 
 export interface MountFacts {
-  /** The path that the failing step is about, its last component not followed. */
-  readonly isSymlink: boolean;
-  readonly isDirectory: boolean;
-  readonly exists: boolean;
-  readonly upper: PathFacts | undefined;
-  readonly work: PathFacts | undefined;
+  /** Target, lowers, upper, work. */
+  readonly paths: readonly PathFacts[];
   /** From the directory itself up to the root. */
-  readonly upperAncestors: readonly PathFacts[];
-  readonly workAncestors: readonly PathFacts[];
+  readonly upperAncestors: readonly Found[];
+  readonly workAncestors: readonly Found[];
 }
 
-/** Deeper than any path that can be named: each level takes two bytes. A look at the root answers the root. */
+/** As far up as is looked; a look above the root answers the root. */
 const MAX_ANCESTORS = 64;
 
 interface Look {
@@ -42,59 +37,43 @@ interface Look {
   readonly facts: (outputs: Outputs | StepFailure) => MountFacts;
 }
 
-const nothing: PathFacts = { errno: e.ENOENT, isDirectory: false, device: 0n, inode: 0n, mountId: 0n };
+/** The paths of a mount, in the order in which they are opened. */
+function subjects({ target, lowerdir, upperdir, workdir }: CheckedOptions): Subject[] {
+  const list: Subject[] = [{ role: 'target', path: target }];
+  lowerdir.forEach((path, index) => {
+    list.push({ role: 'lowerdir', index, path });
+  });
+  if (upperdir !== undefined) list.push({ role: 'upperdir', path: upperdir });
+  if (workdir !== undefined) list.push({ role: 'workdir', path: workdir });
+  return list;
+}
 
 /** The look that a failure asks for. */
-export function lookAfter(options: CheckedOptions, failure: StepFailure): Look {
+export function lookAfter(options: CheckedOptions): Look {
   const plan = new Plan();
-  const look = (path: Path, flags: number): Step => {
-    const mask = k.STATX_TYPE | k.STATX_INO | k.STATX_MNT_ID;
-    const args = [k.AT_FDCWD, path, flags | k.AT_STATX_DONT_SYNC, mask, 0, null, 0];
-    return plan.stepOf(plan.add('statx', args, { output: STATX_OUTPUT, tolerate: 'any' }));
-  };
-  const ancestors = (path: Path | undefined): Step[] => {
-    if (path === undefined) return [];
-    const steps: Step[] = [];
-    for (let level = 0; level < MAX_ANCESTORS; level++) {
-      steps.push(look(Buffer.concat([Buffer.from(path), Buffer.from('/..'.repeat(level))]), 0));
-    }
-    return steps;
-  };
-  const subject = failure.step?.options.subject;
-  const itself = subject && look(subject.path, k.AT_SYMLINK_NOFOLLOW);
-  const followed = subject && look(subject.path, 0);
+  const mask = k.STATX_INO | k.STATX_MNT_ID;
+  const looks = subjects(options).map((subject) => ({
+    subject,
+    followed: addLook(plan, subject.path, { mask }),
+    itself: addLook(plan, withoutTrailingSlashes(subject.path), { flags: k.AT_SYMLINK_NOFOLLOW }),
+  }));
+  const ancestors = (path: Path | undefined): Step[] =>
+    path === undefined
+      ? []
+      : Array.from({ length: MAX_ANCESTORS }, (_, level) => addLook(plan, joinPath(path, `.${'/..'.repeat(level)}`), { mask }));
   const upper = ancestors(options.upperdir);
   const work = ancestors(options.workdir);
   return {
     plan,
-    facts(outputs) {
-      const read = (step: Step | undefined): PathFacts => {
-        if (step === undefined || outputs instanceof StepFailure) return nothing;
-        const result = outputs.result(step);
-        if (result < 0) return { ...nothing, errno: -result };
-        return {
-          errno: 0,
-          isDirectory: (Number(outputs.word(step, statxWord.mode)) & k.S_IFMT) === k.S_IFDIR,
-          device: outputs.word(step, statxWord.dev),
-          inode: outputs.word(step, statxWord.ino),
-          mountId: outputs.word(step, statxWord.mountId),
-        };
-      };
-      const isLink =
-        itself !== undefined &&
-        !(outputs instanceof StepFailure) &&
-        outputs.result(itself) >= 0 &&
-        (Number(outputs.word(itself, statxWord.mode)) & k.S_IFMT) === k.S_IFLNK;
-      return {
-        isSymlink: isLink,
-        exists: read(followed).errno === 0,
-        isDirectory: read(followed).isDirectory,
-        upper: options.upperdir === undefined ? undefined : read(upper[0]),
-        work: options.workdir === undefined ? undefined : read(work[0]),
-        upperAncestors: upper.map(read),
-        workAncestors: work.map(read),
-      };
-    },
+    facts: (outputs) => ({
+      paths: looks.map(({ subject, followed, itself }) => ({
+        subject,
+        found: readLook(followed, outputs),
+        isSymlink: readLook(itself, outputs).type === k.S_IFLNK,
+      })),
+      upperAncestors: upper.map((step) => readLook(step, outputs)),
+      workAncestors: work.map((step) => readLook(step, outputs)),
+    }),
   };
 }
 
@@ -116,24 +95,40 @@ function nameOf(subject: Subject, options: CheckedOptions): string {
   return `the ${subject.role}${which} ${quotePath(subject.path)}`;
 }
 
-/** A path could not be opened. */
-const unreachable: Rule = ({ options, failure: { step, errno }, facts }) => {
+/** The path that the failed step is about; where one step takes all of them, the first that is not right. */
+function findCulprit({ failure: { step }, facts }: Case): PathFacts | undefined {
   const subject = step?.options.subject;
-  if (step?.call !== 'openat2' || subject === undefined) return undefined;
+  if (subject !== undefined) {
+    return facts.paths.find((path) => path.subject.role === subject.role && path.subject.index === subject.index);
+  }
+  if (step?.call !== 'mount') return undefined;
+  return facts.paths.find(({ found }) => found.errno !== 0 || found.type !== k.S_IFDIR);
+}
+
+/** A path could not be opened. */
+const unreachable: Rule = (failed) => {
+  const { options, failure } = failed;
+  const { step } = failure;
+  const culprit = findCulprit(failed);
+  if (culprit === undefined || (step?.call !== 'openat2' && step?.call !== 'statx' && step?.call !== 'mount')) {
+    return undefined;
+  }
+  const { subject, found, isSymlink } = culprit;
+  const errno = step.call === 'mount' ? found.errno || e.ENOTDIR : failure.errno;
   const role = roleNames[subject.role];
   const name = nameOf(subject, options);
   const path = pathString(subject.path);
   if (errno === e.EMFILE || errno === e.ENFILE) {
     return { reason: 'out-of-descriptors', what: `no descriptor is left to open ${name}`, path };
   }
-  if (subject.role === 'target' && facts.isSymlink) {
+  if (subject.role === 'target' && isSymlink) {
     return { reason: 'target-symlink', what: `${name} is a symbolic link`, path };
   }
   if (errno === e.ENOENT) {
-    const dangling = facts.isSymlink ? ', but a symbolic link that leads nowhere is there' : '';
+    const dangling = isSymlink ? ': it is a symbolic link that leads nowhere' : '';
     return { reason: `${role}-missing` as Reason, what: `${name} does not exist${dangling}`, path };
   }
-  if (errno === e.ENOTDIR && facts.exists && !facts.isDirectory) {
+  if (errno === e.ENOTDIR && found.errno === 0 && found.type !== k.S_IFDIR) {
     return { reason: `${role}-not-directory` as Reason, what: `${name} is not a directory`, path };
   }
   const causes: Readonly<Record<number, string>> = {
@@ -183,7 +178,7 @@ const noOverlay: Rule = ({ failure: { errno } }) => {
 };
 
 const readOnlySuperblock: Rule = ({ options, failure: { step, errno } }) => {
-  if (step?.call !== 'fstatfs' || errno !== e.EROFS || options.workdir === undefined) return undefined;
+  if ((step?.call !== 'fstatfs' && step?.call !== 'statfs') || errno !== e.EROFS || options.workdir === undefined) return undefined;
   const work = quotePath(options.workdir);
   return {
     reason: 'mounted-read-only',
@@ -220,7 +215,7 @@ const saidByKernel: Rule = ({ options, failure: { step }, log }) => {
   return undefined;
 };
 
-const isSame = (a: PathFacts, b: PathFacts): boolean =>
+const isSame = (a: Found, b: Found): boolean =>
   a.errno === 0 && b.errno === 0 && a.device === b.device && a.inode === b.inode;
 
 const isCreation = ({ step }: StepFailure): boolean =>
@@ -228,7 +223,8 @@ const isCreation = ({ step }: StepFailure): boolean =>
 
 /** upperdir and workdir do not go together. */
 const upperAndWork: Rule = ({ options, failure, facts }) => {
-  const { upper, work } = facts;
+  const [upper] = facts.upperAncestors;
+  const [work] = facts.workAncestors;
   const { upperdir, workdir } = options;
   if (!isCreation(failure) || failure.errno !== e.EINVAL) return undefined;
   if (upper === undefined || work === undefined || upperdir === undefined || workdir === undefined) return undefined;
@@ -311,11 +307,13 @@ export function explainMount(options: CheckedOptions, failure: StepFailure, fact
     path: pathString(options.target),
     ...verdict,
     // The errno of a guard is ours, not a call's.
-    syscall: step === undefined || step.call === 'statx' || step.call === 'fstatfs' ? undefined : syscallOf(step),
+    syscall: step === undefined || guards.has(step.call) ? undefined : syscallOf(step),
     kernel: failure.kernel,
     leftover: undoErrno === 0 ? undefined : `what was made for it could not all be removed (errno ${undoErrno})`,
   });
 }
+
+const guards: ReadonlySet<string> = new Set(['statx', 'statfs', 'fstatfs']);
 
 function syscallOf(step: Step): string {
   return step.call === 'mkdirat' ? 'mkdir' : step.call === 'openat2' ? 'open' : step.call;

@@ -2,7 +2,8 @@
 import { readFileSync } from 'node:fs';
 import * as k from '../kernel/constants.js';
 import * as e from '../kernel/errnos.js';
-import { performSync, StepFailure, STATX_OUTPUT, statxWord } from '../kernel/perform.js';
+import { addLook, readLook } from '../kernel/look.js';
+import { performSync, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import { addon } from '../native.js';
 
@@ -46,19 +47,13 @@ function probe(): Probe {
   ask('pathLayer', 'fsconfig', [context, k.FSCONFIG_SET_FD, 'lowerdir+', null, path]);
   ask('readableLayer', 'fsconfig', [context, k.FSCONFIG_SET_FD, 'lowerdir+', null, readable]);
   ask('append', 'fsconfig', [context, k.FSCONFIG_SET_STRING, 'lowerdir+', '/', 0]);
-  ask('unique', 'statx', [k.AT_FDCWD, '/', k.AT_STATX_DONT_SYNC, k.STATX_MNT_ID_UNIQUE, 0, null, 0], {
-    output: STATX_OUTPUT,
-  });
+  const look = addLook(plan, '/', { mask: k.STATX_MNT_ID_UNIQUE });
   const outputs = performSync(plan);
   const result = (name: string): number =>
     outputs instanceof StepFailure ? -outputs.errno : outputs.result(steps[name] as Step);
 
   const isKnown = result('context') >= 0 || result('context') === -e.ENOSYS || result('context') === -e.ENODEV;
   const fsContext = isKnown ? result('context') >= 0 && result('madeUp') < 0 : true;
-  const uniqueMountId =
-    !(outputs instanceof StepFailure) &&
-    result('unique') >= 0 &&
-    (outputs.word(steps['unique'] as Step, statxWord.mask) & BigInt(k.STATX_MNT_ID_UNIQUE)) !== 0n;
   return {
     isKnown,
     features: {
@@ -74,7 +69,7 @@ function probe(): Probe {
             : result('readableLayer') >= 0
               ? 'readable'
               : false,
-      uniqueMountId,
+      uniqueMountId: readLook(look, outputs).hasUniqueMountId,
       userNamespace: inUserNamespace(),
       pageSize: addon().pageSize,
     },

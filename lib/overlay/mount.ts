@@ -1,12 +1,13 @@
 /** Mounting: options are checked and planned here, performed in one crossing, and explained when they fail. */
 import { abortError } from '../errors.js';
-import { type Outputs, perform, performSync, StepFailure, statxWord } from '../kernel/perform.js';
+import { readLook } from '../kernel/look.js';
+import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Mount } from '../mounts/mount.js';
 import { isAbsolute, type Path, toAbsolute, withoutTrailingSlashes } from '../paths.js';
 import { explainMount, lookAfter } from './diagnose.js';
 import { type KernelFeatures, kernelFeatures } from './features.js';
 import { type CheckedOptions, checkOptions, type OverlayOptions } from './options.js';
-import { type MountPlan, plan } from './plan.js';
+import { type MountPlan, plan, quickPlan } from './plan.js';
 
 /** An overlay that was mounted here. Unmount it, or have it disposed of with `using` or `await using`. */
 export class OverlayMount extends Mount {
@@ -44,24 +45,23 @@ function resolve(options: CheckedOptions): CheckedOptions {
 
 interface Prepared {
   readonly checked: CheckedOptions;
-  readonly plan: MountPlan;
+  readonly features: KernelFeatures;
 }
 
-function prepare(options: OverlayOptions, features?: KernelFeatures): Prepared {
+function prepare(options: OverlayOptions, features: KernelFeatures): Prepared {
   const checked = resolve(checkOptions(options));
   if (checked.signal?.aborted) throw abortError(checked.signal);
-  return { checked, plan: plan(checked, features ?? kernelFeatures()) };
+  return { checked, features };
 }
 
-function finish(options: OverlayOptions, { checked, plan: performed }: Prepared, outputs: Outputs): OverlayMount {
-  const id = Number(outputs.word(performed.stepOf(performed.idStep), statxWord.mountId));
-  return new OverlayMount(options, checked, id);
+function finish(options: OverlayOptions, { checked }: Prepared, { id }: MountPlan, outputs: Outputs): OverlayMount {
+  return new OverlayMount(options, checked, Number(readLook(id, outputs).mountId));
 }
 
 /**
- * Mounts an overlay: fsopen(2) to move_mount(2) from Linux 6.5 on, mount(2) before. Either the mount is there,
- * with its upper writable, or the call fails and nothing is mounted or left behind. The calls are made in the
- * mount namespace of the calling thread, on a thread of the library's own.
+ * Mounts an overlay: mount(2) where that loses nothing, or else fsopen(2) to move_mount(2) from Linux 6.5 on.
+ * Either the mount is there, with its upper writable, or the call fails and nothing is mounted or left behind.
+ * The calls are made in the mount namespace of the calling thread, on a thread of the library's own.
  *
  * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`: an option is wrong, or two conflict
  * @throws {RangeError} `ERR_OUT_OF_RANGE`: too many layers
@@ -69,30 +69,52 @@ function finish(options: OverlayOptions, { checked, plan: performed }: Prepared,
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
 export async function mountOverlay(options: OverlayOptions): Promise<OverlayMount> {
-  return mountOverlayWith(options);
+  const prepared = prepare(options, kernelFeatures());
+  const quick = quickPlan(prepared.checked, prepared.features);
+  if (quick !== undefined) {
+    const outcome = await perform(quick.plan, prepared.checked.signal);
+    if (!(outcome instanceof StepFailure)) return finish(options, prepared, quick, outcome);
+  }
+  return mountCarefully(options, prepared);
 }
 
-/** `mountOverlay`, decided from a given record of what the kernel can do. */
-export async function mountOverlayWith(options: OverlayOptions, features?: KernelFeatures): Promise<OverlayMount> {
-  const prepared = prepare(options, features);
-  const { checked } = prepared;
-  const outcome = await perform(prepared.plan, checked.signal);
-  if (!(outcome instanceof StepFailure)) return finish(options, prepared, outcome);
+async function mountCarefully(options: OverlayOptions, prepared: Prepared): Promise<OverlayMount> {
+  const { checked, features } = prepared;
+  const careful = plan(checked, features);
+  if (checked.signal?.aborted) throw abortError(checked.signal);
+  const outcome = await perform(careful.plan, checked.signal);
+  if (!(outcome instanceof StepFailure)) return finish(options, prepared, careful, outcome);
   if (outcome.cancelled && checked.signal) throw abortError(checked.signal);
-  const look = lookAfter(checked, outcome);
+  const look = lookAfter(checked);
   throw explainMount(checked, outcome, look.facts(await perform(look.plan)));
 }
 
 /** `mountOverlay`, on the calling thread. */
 export function mountOverlaySync(options: OverlayOptions): OverlayMount {
-  return mountOverlayWithSync(options);
+  const prepared = prepare(options, kernelFeatures());
+  const quick = quickPlan(prepared.checked, prepared.features);
+  if (quick !== undefined) {
+    const outcome = performSync(quick.plan);
+    if (!(outcome instanceof StepFailure)) return finish(options, prepared, quick, outcome);
+  }
+  return mountCarefullySync(options, prepared);
 }
 
-/** `mountOverlaySync`, decided from a given record of what the kernel can do. */
-export function mountOverlayWithSync(options: OverlayOptions, features?: KernelFeatures): OverlayMount {
-  const prepared = prepare(options, features);
-  const outcome = performSync(prepared.plan);
-  if (!(outcome instanceof StepFailure)) return finish(options, prepared, outcome);
-  const look = lookAfter(prepared.checked, outcome);
-  throw explainMount(prepared.checked, outcome, look.facts(performSync(look.plan)));
+function mountCarefullySync(options: OverlayOptions, prepared: Prepared): OverlayMount {
+  const { checked, features } = prepared;
+  const careful = plan(checked, features);
+  const outcome = performSync(careful.plan);
+  if (!(outcome instanceof StepFailure)) return finish(options, prepared, careful, outcome);
+  const look = lookAfter(checked);
+  throw explainMount(checked, outcome, look.facts(performSync(look.plan)));
+}
+
+/** `mountOverlay` step by step, decided from a given record of what the kernel can do. */
+export async function mountOverlayWith(options: OverlayOptions, features: KernelFeatures): Promise<OverlayMount> {
+  return mountCarefully(options, prepare(options, features));
+}
+
+/** `mountOverlayWith`, on the calling thread. */
+export function mountOverlayWithSync(options: OverlayOptions, features: KernelFeatures): OverlayMount {
+  return mountCarefullySync(options, prepare(options, features));
 }

@@ -4,10 +4,10 @@
  */
 import * as k from '../kernel/constants.js';
 import * as e from '../kernel/errnos.js';
-import { STATX_OUTPUT } from '../kernel/perform.js';
-import { type Descriptor, Plan, type Subject, type Text } from '../kernel/plan.js';
+import { STATX_OUTPUT } from '../kernel/look.js';
+import { type Descriptor, Plan, type Step, type Subject, type Text } from '../kernel/plan.js';
 import { OverlayError } from '../errors.js';
-import { escapeLayer } from '../mount-strings.js';
+import { escapeLayer, needsEscape } from '../mount-strings.js';
 import { joinPath, type Path, pathString, toBytes, withoutTrailingSlashes } from '../paths.js';
 import type { KernelFeatures } from './features.js';
 import type { CheckedOptions } from './options.js';
@@ -36,9 +36,11 @@ function attributes(options: CheckedOptions, api: typeof NEW_API | typeof MOUNT_
   return set;
 }
 
-/** A plan to mount, and the step that reports the new mount's id. */
-export interface MountPlan extends Plan {
-  idStep: Descriptor;
+/** A plan to mount. */
+export interface MountPlan {
+  readonly plan: Plan;
+  /** The look that reports the new mount's id. */
+  readonly id: Step;
 }
 
 interface Layers {
@@ -83,16 +85,16 @@ function addCreated(plan: Plan, options: CheckedOptions): void {
   });
 }
 
-function addTarget(plan: Plan, options: CheckedOptions): Descriptor {
-  const subject: Subject = { role: 'target', path: options.target };
-  const flags = k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC | k.O_PATH;
-  const target = plan.add('openat2', [k.AT_FDCWD, withoutTrailingSlashes(options.target), flags, 0], { subject });
-  if (!options.stack) {
-    const refused = k.STATX_ATTR_MOUNT_ROOT;
-    plan.add('statx', [target, '', k.AT_EMPTY_PATH, k.STATX_TYPE, refused, null, e.EBUSY], { subject });
-  }
-  return target;
+const targetFlags = k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC | k.O_PATH;
+
+/** Fails with EBUSY where something is mounted, unless that is wanted; with ENOTDIR on a link or a file. */
+function addTargetGuard(plan: Plan, options: CheckedOptions, at: Descriptor, path: Path): void {
+  const flags = path === '' ? k.AT_EMPTY_PATH : k.AT_SYMLINK_NOFOLLOW;
+  const refused = options.stack ? 0 : k.STATX_ATTR_MOUNT_ROOT;
+  plan.add('statx', [at, path, flags, k.STATX_TYPE, refused, 0, 0, k.S_IFDIR], { subject: targetSubject(options) });
 }
+
+const targetSubject = (options: CheckedOptions): Subject => ({ role: 'target', path: options.target });
 
 function addLayers(plan: Plan, options: CheckedOptions, features: KernelFeatures): Layers {
   const access = features.layerDescriptors === 'readable' ? 0 : k.O_PATH;
@@ -116,7 +118,7 @@ function addContext(plan: Plan, options: CheckedOptions, features: KernelFeature
   const byDescriptor = features.layerDescriptors !== false;
   const set = (key: string, value: Text, subject?: Subject): void => {
     const command = value === null ? k.FSCONFIG_SET_FLAG : k.FSCONFIG_SET_STRING;
-    plan.add('fsconfig', [context, command, key, value, 0], subject && { subject });
+    plan.add('fsconfig', [context, command, key, value], subject && { subject });
   };
   const setLayer = (key: string, descriptor: Descriptor, escape: (path: Path) => Path): void => {
     const { options: stepOptions } = plan.stepOf(descriptor);
@@ -133,13 +135,15 @@ function addContext(plan: Plan, options: CheckedOptions, features: KernelFeature
   if (layers.upper !== undefined) setLayer('upperdir', layers.upper, escapeLayer);
   if (layers.work !== undefined) setLayer('workdir', layers.work, escapeLayer);
   for (const [name, value] of overlayOptions(options, features)) set(name, value);
-  plan.add('fsconfig', [context, k.FSCONFIG_CMD_CREATE, null, null, 0]);
+  plan.add('fsconfig', [context, k.FSCONFIG_CMD_CREATE, null, null]);
   return context;
 }
 
 /** fsopen(2) to move_mount(2): nothing is to be seen before the last step. */
-function addDetachedWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): Descriptor {
-  const target = addTarget(plan, options);
+function addDetachedWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): Step {
+  const subject = targetSubject(options);
+  const target = plan.add('openat2', [k.AT_FDCWD, withoutTrailingSlashes(options.target), targetFlags, 0], { subject });
+  if (!options.stack) addTargetGuard(plan, options, target, '');
   const layers = addLayers(plan, options, features);
   const context = addContext(plan, options, features, layers);
   const set = attributes(options, NEW_API);
@@ -147,68 +151,91 @@ function addDetachedWay(plan: Plan, options: CheckedOptions, features: KernelFea
   const guarded = layers.upper !== undefined;
   const early = guarded ? set & ~k.MOUNT_ATTR_RDONLY : set;
   const mount = plan.add('fsmount', [context, k.FSMOUNT_CLOEXEC, early]);
-  if (guarded) plan.add('fstatfs', [mount, k.ST_RDONLY, 0, e.EROFS]);
+  if (guarded) plan.add('fstatfs', [mount, k.ST_RDONLY]);
   if (early !== set) {
-    plan.add('mount_setattr', [mount, '', k.AT_EMPTY_PATH, k.MOUNT_ATTR_RDONLY, 0, 0, 0]);
+    plan.add('mount_setattr', [mount, '', k.AT_EMPTY_PATH, k.MOUNT_ATTR_RDONLY]);
   }
-  const id = addIdStep(plan, mount, features);
+  const id = addIdLook(plan, mount, '', features);
   plan.add('move_mount', [mount, '', target, '', k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH], {
     undo: true,
-    subject: { role: 'target', path: options.target },
+    subject,
   });
   return id;
 }
 
-/** mount(2), with all layers in one string. */
-function addMountWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): Descriptor {
-  const target = addTarget(plan, options);
-  addLayers(plan, options, features);
-  const data = mountData(options, features);
+/**
+ * mount(2), with all layers in one string: the oldest way, and with the fewest calls the fastest one. It says
+ * nothing about what is wrong, and the guards come after the mount is there.
+ */
+function addMountWay(plan: Plan, options: CheckedOptions, features: KernelFeatures, data: Path): Step {
+  const target = withoutTrailingSlashes(options.target);
+  addTargetGuard(plan, options, k.AT_FDCWD, target);
   const set = attributes(options, MOUNT_2);
   const guarded = options.upperdir !== undefined;
   const early = guarded ? set & ~k.MS_RDONLY : set;
-  plan.add('mount', [options.source, viaDescriptor(target), 'overlay', early, data]);
-  plan.add('umount2', [withoutTrailingSlashes(options.target), k.MNT_DETACH | k.UMOUNT_NOFOLLOW], { later: true });
-  // The descriptor leads to what the mount now hides: the path is opened once more.
-  const flags = k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC | k.O_PATH;
-  const mount = plan.add('openat2', [k.AT_FDCWD, withoutTrailingSlashes(options.target), flags, 0]);
-  if (guarded) plan.add('fstatfs', [mount, k.ST_RDONLY, 0, e.EROFS]);
-  if (early !== set) {
-    plan.add('mount', [null, viaDescriptor(mount), null, k.MS_REMOUNT | k.MS_BIND | set, null]);
-  }
-  return addIdStep(plan, mount, features);
+  plan.add('mount', [options.source, target, 'overlay', early, data]);
+  plan.add('umount2', [target, k.MNT_DETACH | k.UMOUNT_NOFOLLOW], { later: true });
+  if (guarded) plan.add('statfs', [target, k.ST_RDONLY]);
+  if (early !== set) plan.add('mount', [null, target, null, k.MS_REMOUNT | k.MS_BIND | set, null]);
+  return addIdLook(plan, k.AT_FDCWD, target, features);
 }
 
-function addIdStep(plan: Plan, mount: Descriptor, features: KernelFeatures): Descriptor {
+function addIdLook(plan: Plan, at: Descriptor, path: Path, features: KernelFeatures): Step {
   const mask = features.uniqueMountId ? k.STATX_MNT_ID_UNIQUE : k.STATX_MNT_ID;
-  return plan.add('statx', [mount, '', k.AT_EMPTY_PATH, mask | k.STATX_INO, 0, null, 0], { output: STATX_OUTPUT });
+  const flags = path === '' ? k.AT_EMPTY_PATH : k.AT_SYMLINK_NOFOLLOW;
+  return plan.stepOf(plan.add('statx', [at, path, flags, mask | k.STATX_INO], { output: STATX_OUTPUT }));
 }
 
-function mountData(options: CheckedOptions, features: KernelFeatures): Buffer {
-  const pieces: Uint8Array[] = [];
-  const add = (...texts: Path[]) => pieces.push(...texts.map(toBytes));
-  add('lowerdir=');
-  options.lowerdir.forEach((path, i) => {
-    add(...(i === 0 ? [] : [':']), escapeLayer(path));
-  });
-  if (options.upperdir !== undefined) add(',upperdir=', escapeLayer(options.upperdir));
-  if (options.workdir !== undefined) add(',workdir=', escapeLayer(options.workdir));
-  for (const [name, value] of overlayOptions(options, features)) add(value === null ? `,${name}` : `,${name}=${value}`);
-  const data = Buffer.concat(pieces);
-  if (data.length < features.pageSize) return data;
-  throw new OverlayError({
-    errno: e.E2BIG,
-    reason: 'options-too-long',
-    what: `the options of this mount are ${data.length} bytes long, mount(2) takes ${features.pageSize - 1}, and would cut the rest off`,
-    path: pathString(options.target),
-  });
+function mountData(options: CheckedOptions, features: KernelFeatures): Path {
+  const { lowerdir, upperdir, workdir } = options;
+  const pieces: Path[] = ['lowerdir=', escapeLayer(lowerdir[0] as Path)];
+  for (let i = 1; i < lowerdir.length; i++) pieces.push(':', escapeLayer(lowerdir[i] as Path));
+  if (upperdir !== undefined) pieces.push(',upperdir=', escapeLayer(upperdir));
+  if (workdir !== undefined) pieces.push(',workdir=', escapeLayer(workdir));
+  for (const [name, value] of overlayOptions(options, features)) {
+    pieces.push(value === null ? `,${name}` : `,${name}=${value}`);
+  }
+  return pieces.every((piece) => typeof piece === 'string') ? pieces.join('') : Buffer.concat(pieces.map(toBytes));
 }
 
 /** What has to be done to mount this, the paths being absolute. */
 export function plan(options: CheckedOptions, features: KernelFeatures): MountPlan {
-  const result = new Plan() as MountPlan;
+  const result = new Plan();
   addCreated(result, options);
-  const isDetached = features.fsContext && (features.lowerdirAppend || features.layerDescriptors !== false);
-  result.idStep = isDetached ? addDetachedWay(result, options, features) : addMountWay(result, options, features);
-  return result;
+  if (features.fsContext && (features.lowerdirAppend || features.layerDescriptors !== false)) {
+    return { plan: result, id: addDetachedWay(result, options, features) };
+  }
+  const data = mountData(options, features);
+  const size = toBytes(data).length;
+  if (size < features.pageSize) return { plan: result, id: addMountWay(result, options, features, data) };
+  throw new OverlayError({
+    errno: e.E2BIG,
+    reason: 'options-too-long',
+    what: `the options of this mount are ${size} bytes long, mount(2) takes ${features.pageSize - 1}, and would cut the rest off`,
+    path: pathString(options.target),
+  });
 }
+
+/**
+ * The plan with the fewest calls, where nothing is lost by it: all paths are plain text that needs no
+ * escaping and fits. When it fails, `plan` is to be performed, which says what is wrong.
+ */
+export function quickPlan(options: CheckedOptions, features: KernelFeatures): MountPlan | undefined {
+  const { lowerdir, upperdir, workdir, create } = options;
+  if (create || lowerdir.length > QUICK_MAX_LAYERS) return undefined;
+  let size = QUICK_OPTIONS_BYTES;
+  for (let i = -2; i < lowerdir.length; i++) {
+    const path = i === -2 ? upperdir : i === -1 ? workdir : lowerdir[i];
+    if (path === undefined) continue;
+    if (typeof path !== 'string' || needsEscape(path)) return undefined;
+    size += path.length * 3;
+  }
+  if (size >= features.pageSize) return undefined;
+  const result = new Plan();
+  return { plan: result, id: addMountWay(result, options, features, mountData(options, features)) };
+}
+
+/** With more, the parsing of one long string costs what the calls save. */
+const QUICK_MAX_LAYERS = 64;
+/** More than all options and their names take. */
+const QUICK_OPTIONS_BYTES = 512;
