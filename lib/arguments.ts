@@ -41,7 +41,8 @@ export function checkNames(options: object, known: ReadonlySet<string>): void {
   for (const name in options) {
     if (known.has(name)) continue;
     const nearest = nearestName(name, [...known]);
-    const guess = nearest === undefined ? `one of ${[...known].join(', ')}` : `a known option: did you mean "${nearest}"?`;
+    const guess =
+      nearest === undefined ? `one of ${[...known].join(', ')}` : `a known option: did you mean "${nearest}"?`;
     throw invalidArgumentValue(name, (options as Record<string, unknown>)[name], `is not ${guess}`);
   }
 }
@@ -57,7 +58,9 @@ export function checkWord<W extends string>(value: unknown, name: string, words:
   if (value === undefined) return undefined;
   if (words.includes(value as W)) return value as W;
   const expected = `must be one of ${words.map((word) => `'${word}'`).join(', ')}`;
-  throw typeof value === 'string' ? invalidArgumentValue(name, value, expected) : invalidArgumentType(name, expected.slice(8), value);
+  throw typeof value === 'string'
+    ? invalidArgumentValue(name, value, expected)
+    : invalidArgumentType(name, expected.slice(8), value);
 }
 
 export function checkSignal(value: unknown, name = 'signal'): AbortSignal | undefined {

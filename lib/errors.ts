@@ -1,6 +1,6 @@
 /** What the library throws: OverlayError, and Node's own argument errors. */
 import { inspect } from 'node:util';
-import { describeErrno } from './kernel/errnos.js';
+import { describeErrno } from './errnos.js';
 import { type Reason, reasons } from './reasons.js';
 
 export interface OverlayErrorFields {

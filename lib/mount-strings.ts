@@ -10,7 +10,11 @@ const COMMA = 0x2c;
 
 /** Whether escapeLayer would change the path. */
 export function needsEscape(path: string): boolean {
-  return path.includes(':') || path.includes(',') || path.includes('\\');
+  for (let i = 0; i < path.length; i++) {
+    const unit = path.charCodeAt(i);
+    if (unit === BACKSLASH || unit === COLON || unit === COMMA) return true;
+  }
+  return false;
 }
 
 /**
@@ -83,4 +87,3 @@ export function findOption(superOptions: Uint8Array, name: string): Buffer | und
   }
   return undefined;
 }
-

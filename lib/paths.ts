@@ -84,7 +84,11 @@ export function formatBytes(path: Path): string {
     return text.replace(/[\u0000-\u001f\u007f"\\]/g, (c) => `\\${escapes[c] ?? octal(c.charCodeAt(0))}`);
   }
   return Array.from(bytes, (b) =>
-    b < 0x20 || b >= 0x7f ? `\\${octal(b)}` : b === 0x22 || b === 0x5c ? `\\${String.fromCharCode(b)}` : String.fromCharCode(b),
+    b < 0x20 || b >= 0x7f
+      ? `\\${octal(b)}`
+      : b === 0x22 || b === 0x5c
+        ? `\\${String.fromCharCode(b)}`
+        : String.fromCharCode(b),
   ).join('');
 }
 

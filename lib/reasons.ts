@@ -107,7 +107,7 @@ export const reasons = {
     todo: 'unmount it where it was mounted',
   },
   'work-not-empty': {
-    when: 'the mount is gone, but the workdir holds more than the kernel\'s own empty directory',
+    when: "the mount is gone, but the workdir holds more than the kernel's own empty directory",
     todo: 'look at what is in it, and remove it if it is of no use',
   },
   // Whiteouts and opaque directories
@@ -122,7 +122,7 @@ export const reasons = {
   },
   'path-not-directory': { when: 'the path, or its parent, is not a directory', todo: 'name a directory' },
   'merged-mount': {
-    when: 'the path is in a mounted overlay, where this can\'t be made',
+    when: "the path is in a mounted overlay, where this can't be made",
     todo: 'use the path in the layer directory, before the overlay is mounted',
   },
   'xattr-denied': {

@@ -17,6 +17,13 @@ constexpr uint32_t descriptor_arguments[] = {
 #undef OVERLAYFS_CALL
 };
 
+size_t page_size() {
+  static size_t size = 0;  // the same whoever finds it out first
+  size_t known = __atomic_load_n(&size, __ATOMIC_RELAXED);
+  if (known == 0) __atomic_store_n(&size, known = static_cast<size_t>(sysconf(_SC_PAGESIZE)), __ATOMIC_RELAXED);
+  return known;
+}
+
 bool makes_descriptor(Call call) {
   return call == Call::openat2 || call == Call::fsopen || call == Call::fsmount || call == Call::open_tree;
 }
@@ -227,7 +234,7 @@ long Execution::run(Step& step) {
     case Call::mount: {
       Text data(*this, a[4]);
       // The kernel would cut what passes a page, and use the rest.
-      if (data.size() >= static_cast<size_t>(sysconf(_SC_PAGESIZE))) return -E2BIG;
+      if (data.size() >= page_size()) return -E2BIG;
       return sys::mount(Text(*this, a[0]), Text(*this, a[1]), Text(*this, a[2]), unsigned_at(3),
                         static_cast<const char*>(data));
     }

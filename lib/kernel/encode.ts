@@ -62,6 +62,14 @@ function writeText(text: Text): number {
     block[end++] = 0;
     return offset;
   }
+  if (!text.some((piece) => typeof piece === 'number')) {
+    let length = 0;
+    for (const piece of text as readonly Path[]) length += writeBytes(piece);
+    numbers[offset >> 2] = length;
+    reserve(1);
+    block[end++] = 0;
+    return offset;
+  }
   for (const piece of text) {
     reserve(8);
     const at = end;
@@ -113,6 +121,8 @@ function learnEncodings(): Readonly<Record<CallName, Encoding>> {
 export interface Encoded {
   /** Valid until the next plan is encoded. */
   readonly block: Buffer;
+  /** The same, as numbers of 32 bits. */
+  readonly numbers: Int32Array;
   readonly size: number;
   readonly outputs: number;
 }
@@ -148,5 +158,5 @@ export function encode(plan: Plan): Encoded {
   numbers[0] = steps.length;
   numbers[1] = outputs;
   numbers[2] = plan.outputsSize;
-  return { block, size: end, outputs };
+  return { block, numbers, size: end, outputs };
 }

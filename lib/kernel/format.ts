@@ -1,8 +1,9 @@
 /** A plan as text: a system call a line, in strace's manner, with the descriptors by the name of what made them. */
+
+import { describeErrno } from '../errnos.js';
 import { formatBytes } from '../paths.js';
 import { type Argument, calls } from './calls.js';
 import { AT_FDCWD } from './constants.js';
-import { describeErrno } from './errnos.js';
 import { MADE_BY, type Plan, type Step, type Text } from './plan.js';
 
 const makers = new Set(['openat2', 'fsopen', 'fsmount', 'open_tree']);

@@ -10,12 +10,12 @@ export interface Found {
   readonly errno: number;
   /** The S_IFMT bits of its mode; 0 when nothing is there. */
   readonly type: number;
-  readonly device: bigint;
+  readonly device: number;
   readonly inode: bigint;
   /** The device that a device node stands for. */
-  readonly represents: bigint;
-  readonly size: bigint;
-  readonly mountId: bigint;
+  readonly represents: number;
+  readonly size: number;
+  readonly mountId: number;
   readonly isMountRoot: boolean;
   /** Whether this kernel gives mount ids that are never used again. */
   readonly hasUniqueMountId: boolean;
@@ -24,18 +24,23 @@ export interface Found {
 export const NOT_FOUND: Found = {
   errno: 0,
   type: 0,
-  device: 0n,
+  device: 0,
   inode: 0n,
-  represents: 0n,
-  size: 0n,
-  mountId: 0n,
+  represents: 0,
+  size: 0,
+  mountId: 0,
   isMountRoot: false,
   hasUniqueMountId: false,
 };
 
-/** The 64-bit words of the output, in the order of native/plan.cc. */
-const WORDS = 8;
-export const STATX_OUTPUT = WORDS * 8;
+/** The 64-bit words of the output, as in native/plan.cc. */
+const word = { mask: 0, mode: 1, inode: 2, device: 3, represents: 4, size: 5, mountId: 6, attributes: 7 } as const;
+export const STATX_OUTPUT = 64;
+
+/** The id of the mount that a look has found. */
+export function readMountId(step: Step, outputs: Outputs): number {
+  return outputs.number(step, word.mountId);
+}
 
 export interface LookOptions extends StepOptions {
   /** The directory that a relative path begins in. */
@@ -59,19 +64,16 @@ export function readLook(step: Step | undefined, outputs: Outputs | StepFailure)
   if (outputs instanceof StepFailure) return { ...NOT_FOUND, errno: outputs.errno };
   const result = outputs.result(step);
   if (result < 0) return { ...NOT_FOUND, errno: -result };
-  const [mask, mode, inode, device, represents, size, mountId, attributes] = outputs.words(
-    step,
-    WORDS,
-  ) as unknown as [bigint, bigint, bigint, bigint, bigint, bigint, bigint, bigint];
+  const has = (position: number, bit: number) => (outputs.number(step, position) & bit) !== 0;
   return {
     errno: 0,
-    type: Number(mode) & k.S_IFMT,
-    device,
-    inode,
-    represents,
-    size,
-    mountId,
-    isMountRoot: (attributes & BigInt(k.STATX_ATTR_MOUNT_ROOT)) !== 0n,
-    hasUniqueMountId: (mask & BigInt(k.STATX_MNT_ID_UNIQUE)) !== 0n,
+    type: outputs.number(step, word.mode) & k.S_IFMT,
+    device: outputs.number(step, word.device),
+    inode: outputs.bigint(step, word.inode),
+    represents: outputs.number(step, word.represents),
+    size: outputs.number(step, word.size),
+    mountId: readMountId(step, outputs),
+    isMountRoot: has(word.attributes, k.STATX_ATTR_MOUNT_ROOT),
+    hasUniqueMountId: has(word.mask, k.STATX_MNT_ID_UNIQUE),
   };
 }

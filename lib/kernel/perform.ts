@@ -26,42 +26,67 @@ export class StepFailure {
 
 /** What a plan's steps reported. */
 export class Outputs {
-  readonly #bytes: ArrayBufferLike;
+  readonly #numbers: Int32Array;
   readonly #start: number;
 
-  constructor(bytes: ArrayBufferLike, start: number) {
-    this.#bytes = bytes;
+  constructor(numbers: Int32Array, start: number) {
+    this.#numbers = numbers;
     this.#start = start;
   }
 
-  #at(step: Step): number {
-    return this.#start + step.outputAt;
+  #half(step: Step, position: number): number {
+    return this.#numbers[(this.#start + step.outputAt + RESULT_SIZE + 4 * position) >> 2] as number;
   }
 
   /** What the step's call returned, or minus the errno that the step tolerates. */
   result(step: Step): number {
-    return new Int32Array(this.#bytes, this.#at(step), 1)[0] as number;
+    return this.#numbers[(this.#start + step.outputAt) >> 2] as number;
   }
 
-  /** The 64-bit numbers that the call returned. */
-  words(step: Step, count: number): BigUint64Array {
-    return new BigUint64Array(this.#bytes, this.#at(step) + RESULT_SIZE, count);
+  /** The 64-bit number at this position, from 0, exact below 2^53. */
+  number(step: Step, position: number): number {
+    return this.#half(step, 2 * position + 1) * 2 ** 32 + (this.#half(step, 2 * position) >>> 0);
+  }
+
+  /** The same with all its bits. */
+  bigint(step: Step, position: number): bigint {
+    const high = BigInt.asUintN(32, BigInt(this.#half(step, 2 * position + 1)));
+    return (high << 32n) | BigInt.asUintN(32, BigInt(this.#half(step, 2 * position)));
   }
 
   bytes(step: Step, length: number): Buffer {
-    return Buffer.from(new Uint8Array(this.#bytes, this.#at(step) + RESULT_SIZE, length));
+    const { buffer, byteOffset } = this.#numbers;
+    return Buffer.from(new Uint8Array(buffer, byteOffset + this.#start + step.outputAt + RESULT_SIZE, length));
   }
 }
 
 /** The outputs are valid until the next plan. */
 export function performSync(plan: Plan): Outputs | StepFailure {
-  const { block, outputs } = encode(plan);
+  const { block, numbers, outputs } = encode(plan);
   const failure = addon().perform(block);
   if (failure !== undefined) return new StepFailure(plan.steps[failure.step], failure);
-  return new Outputs(block.buffer, outputs);
+  return new Outputs(numbers, outputs);
 }
 
 let lastToken = 0;
+
+/** What a signal's abort cancels: the tokens of the plans started with it. */
+const started = new WeakMap<AbortSignal, Set<number>>();
+
+/** Has the signal's abort cancel a plan; one listener serves all plans of a signal. */
+function cancelOnAbort(signal: AbortSignal, token: number): () => void {
+  let tokens = started.get(signal);
+  if (tokens === undefined) {
+    const all = new Set<number>();
+    started.set(signal, all);
+    signal.addEventListener('abort', () => {
+      for (const each of all) addon().cancel(each);
+    });
+    tokens = all;
+  }
+  const own = tokens.add(token);
+  return () => own.delete(token);
+}
 
 /**
  * When the signal aborts, what has not begun does not, and what has is taken back when it is done; the
@@ -71,19 +96,10 @@ export async function perform(plan: Plan, signal?: AbortSignal): Promise<Outputs
   const native = addon();
   const token = signal === undefined ? 0 : ++lastToken;
   const { block, size } = encode(plan);
-  const started = native.start(block, size, token);
-  let outcome: ArrayBuffer | NativeFailure;
-  if (signal === undefined) {
-    outcome = await started;
-  } else {
-    const cancel = () => native.cancel(token);
-    signal.addEventListener('abort', cancel, { once: true });
-    try {
-      outcome = await started;
-    } finally {
-      signal.removeEventListener('abort', cancel);
-    }
-  }
-  if (outcome instanceof ArrayBuffer) return new Outputs(outcome, 0);
+  const promise = native.start(block, size, token);
+  const forget = signal && cancelOnAbort(signal, token);
+  const outcome = await promise;
+  forget?.();
+  if (outcome instanceof ArrayBuffer) return new Outputs(new Int32Array(outcome), 0);
   return new StepFailure(plan.steps[outcome.step], outcome);
 }

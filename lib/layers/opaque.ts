@@ -1,8 +1,8 @@
 /** Opaque directories: those of a layer that hide what is below them. */
 import { checkBoolean, checkNames, toOptions } from '../arguments.js';
+import * as e from '../errnos.js';
 import { OverlayError, type OverlayErrorFields } from '../errors.js';
 import * as k from '../kernel/constants.js';
-import * as e from '../kernel/errnos.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import { type Path, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
@@ -73,7 +73,8 @@ export function explainOpaque(path: Path, attribute: string, failure: StepFailur
     return fields({ reason: 'xattr-denied', what: `the attribute ${attribute} is refused on ${shown}` });
   }
   if (errno === e.EROFS) return fields({ reason: 'read-only', what: `the file system of ${shown} is read-only` });
-  if (errno === e.ENOSPC) return fields({ reason: 'out-of-space', what: `no room is left for ${attribute} on ${shown}` });
+  if (errno === e.ENOSPC)
+    return fields({ reason: 'out-of-space', what: `no room is left for ${attribute} on ${shown}` });
   if (errno === e.EACCES) return fields({ reason: 'permission-denied', what: `this process may not mark ${shown}` });
   return fields({ reason: 'unexplained', what: `${shown} could not be made opaque` });
 }

@@ -1,9 +1,9 @@
 /** Whiteouts: the character devices 0:0 by which a layer says that a name below it is gone. */
 import { randomBytes } from 'node:crypto';
 import { checkBoolean, checkNames, toOptions } from '../arguments.js';
+import * as e from '../errnos.js';
 import { conflictingOptions, invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
 import * as k from '../kernel/constants.js';
-import * as e from '../kernel/errnos.js';
 import { addLook, type Found, readLook } from '../kernel/look.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step, type Subject } from '../kernel/plan.js';
@@ -61,7 +61,10 @@ function checkOptions(options: WhiteoutOptions | undefined): Required<WhiteoutOp
 
 function whiteoutPlan(paths: PathLike | readonly PathLike[], options: WhiteoutOptions | undefined): WhiteoutPlan {
   const { replace, recursive } = checkOptions(options);
-  const list = isPathLike(paths) || !Array.isArray(paths) ? [toEntry(paths, 'path')] : paths.map((path, i) => toEntry(path, `paths[${i}]`));
+  const list =
+    isPathLike(paths) || !Array.isArray(paths)
+      ? [toEntry(paths, 'path')]
+      : paths.map((path, i) => toEntry(path, `paths[${i}]`));
 
   const plan = new Plan();
   const entries = new Map<Step, Entry>();
@@ -115,7 +118,7 @@ function lookAt(path: Path, parent: Path): Look {
   };
 }
 
-const isWhiteoutDevice = (found: Found): boolean => found.type === k.S_IFCHR && found.represents === 0n;
+const isWhiteoutDevice = (found: Found): boolean => found.type === k.S_IFCHR && found.represents === 0;
 
 /** The reason for a whiteout that could not be made. Pure. */
 export function explainWhiteout(path: Path, failure: StepFailure, facts: WhiteoutFacts): OverlayErrorFields {
@@ -140,9 +143,13 @@ export function explainWhiteout(path: Path, failure: StepFailure, facts: Whiteou
   if (errno === e.EEXIST) return fields({ reason: 'path-exists', what: `${shown} exists` });
   if (errno === e.EISDIR) return fields({ reason: 'path-is-directory', what: `${shown} is a directory` });
   if (errno === e.ENOENT) {
-    return fields({ reason: 'path-missing', what: facts.parent.errno === 0 ? `${shown} went away meanwhile` : `the directory of ${shown} does not exist` });
+    return fields({
+      reason: 'path-missing',
+      what: facts.parent.errno === 0 ? `${shown} went away meanwhile` : `the directory of ${shown} does not exist`,
+    });
   }
-  if (errno === e.ENOTDIR) return fields({ reason: 'path-not-directory', what: `what should hold ${shown} is not a directory` });
+  if (errno === e.ENOTDIR)
+    return fields({ reason: 'path-not-directory', what: `what should hold ${shown} is not a directory` });
   if (errno === e.EROFS) return fields({ reason: 'read-only', what: `the file system of ${shown} is read-only` });
   if (errno === e.EACCES || errno === e.EPERM) {
     return fields({ reason: 'permission-denied', what: `this process may not make a whiteout at ${shown}` });
@@ -173,7 +180,8 @@ function toError(made: WhiteoutPlan, path: Path, failure: StepFailure, facts: Wh
   const fields = explainWhiteout(path, failure, facts);
   if (made.replaces && failure.step !== undefined) {
     const before = [...made.entries.keys()].indexOf(failure.step);
-    if (before > 0) fields.leftover = `${before} of the ${made.entries.size} paths, those before this one, are whiteouts now`;
+    if (before > 0)
+      fields.leftover = `${before} of the ${made.entries.size} paths, those before this one, are whiteouts now`;
   }
   return new OverlayError(fields);
 }
@@ -237,7 +245,7 @@ function answer({ path, itself, marks }: Question, outputs: Outputs | StepFailur
     });
   }
   const found = readLook(itself, outputs);
-  if (found.type !== k.S_IFREG || found.size !== 0n) return isWhiteoutDevice(found);
+  if (found.type !== k.S_IFREG || found.size !== 0) return isWhiteoutDevice(found);
   return marks.some((mark) => outputs.result(mark) >= 0);
 }
 

@@ -1,8 +1,8 @@
 /** Unmounting: umount2(2), what its errnos mean, and the work directory that an overlay leaves behind. */
 import { checkBoolean, checkNames, toOptions } from '../arguments.js';
+import * as e from '../errnos.js';
 import { conflictingOptions, OverlayError, type OverlayErrorFields } from '../errors.js';
 import * as k from '../kernel/constants.js';
-import * as e from '../kernel/errnos.js';
 import { addLook, type Found, type LookOptions, readLook } from '../kernel/look.js';
 import { perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
@@ -48,7 +48,10 @@ export interface Mounted {
   readonly workdir?: Path | undefined;
 }
 
+const noOptions: UnmountOptions = Object.freeze({});
+
 export function checkUnmountOptions(options: UnmountOptions | undefined): UnmountOptions {
+  if (options === undefined) return noOptions;
   const checked = toOptions(options);
   checkNames(checked, names);
   for (const name of names) checkBoolean(checked[name as keyof UnmountOptions], name);
@@ -102,8 +105,7 @@ export function mountIdMask(id: number): number {
 function findWorkdir(mounted: Mounted, options: UnmountOptions): Path | undefined {
   const found = lookSync(mounted.path, { flags: lookFlags(options), mask: k.STATX_MNT_ID });
   if (found.errno !== 0) return undefined;
-  const id = Number(found.mountId);
-  const entry = readMountinfo().find((candidate) => candidate.id === id && candidate.type === 'overlay');
+  const entry = readMountinfo().find((candidate) => candidate.id === found.mountId && candidate.type === 'overlay');
   const text = entry && findOption(entry.superOptions, 'workdir');
   if (text === undefined) return undefined;
   // The table does not tell an escaped path from a plain one (a descriptor's): the one that exists is meant.
@@ -158,7 +160,10 @@ export function explainUnmount(mounted: Mounted, failure: StepFailure, found: Fo
     case e.EPERM:
       return fields({ reason: 'no-privilege', what: `this process may not unmount ${shown}` });
     case e.ESTALE:
-      return fields({ reason: 'not-mounted', what: `what is at ${shown} is not the mount that was made here any more` });
+      return fields({
+        reason: 'not-mounted',
+        what: `what is at ${shown} is not the mount that was made here any more`,
+      });
     case e.EINVAL:
       if (found.type === k.S_IFLNK) {
         return fields({

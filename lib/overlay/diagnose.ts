@@ -2,9 +2,10 @@
  * Why a mount failed. After a failure, and only then: facts about the paths are gathered in one look, and
  * ordered pure functions over the failure and these facts choose the reason.
  */
+
+import * as e from '../errnos.js';
 import { OverlayError, type OverlayErrorFields } from '../errors.js';
 import * as k from '../kernel/constants.js';
-import * as e from '../kernel/errnos.js';
 import { formatStep } from '../kernel/format.js';
 import { addLook, type Found, readLook } from '../kernel/look.js';
 import type { Outputs, StepFailure } from '../kernel/perform.js';
@@ -60,7 +61,9 @@ export function lookAfter(options: CheckedOptions): Look {
   const ancestors = (path: Path | undefined): Step[] =>
     path === undefined
       ? []
-      : Array.from({ length: MAX_ANCESTORS }, (_, level) => addLook(plan, joinPath(path, `.${'/..'.repeat(level)}`), { mask }));
+      : Array.from({ length: MAX_ANCESTORS }, (_, level) =>
+          addLook(plan, joinPath(path, `.${'/..'.repeat(level)}`), { mask }),
+        );
   const upper = ancestors(options.upperdir);
   const work = ancestors(options.workdir);
   return {
@@ -178,7 +181,8 @@ const noOverlay: Rule = ({ failure: { errno } }) => {
 };
 
 const readOnlySuperblock: Rule = ({ options, failure: { step, errno } }) => {
-  if ((step?.call !== 'fstatfs' && step?.call !== 'statfs') || errno !== e.EROFS || options.workdir === undefined) return undefined;
+  if ((step?.call !== 'fstatfs' && step?.call !== 'statfs') || errno !== e.EROFS || options.workdir === undefined)
+    return undefined;
   const work = quotePath(options.workdir);
   return {
     reason: 'mounted-read-only',

@@ -1,7 +1,7 @@
 /** What this kernel can do, asked of the kernel and not of its version number. */
 import { readFileSync } from 'node:fs';
+import * as e from '../errnos.js';
 import * as k from '../kernel/constants.js';
-import * as e from '../kernel/errnos.js';
 import { addLook, readLook } from '../kernel/look.js';
 import { performSync, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';

@@ -1,6 +1,6 @@
 /** Mounting: options are checked and planned here, performed in one crossing, and explained when they fail. */
 import { abortError } from '../errors.js';
-import { readLook } from '../kernel/look.js';
+import { readMountId } from '../kernel/look.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Mount } from '../mounts/mount.js';
 import { isAbsolute, type Path, toAbsolute, withoutTrailingSlashes } from '../paths.js';
@@ -55,7 +55,7 @@ function prepare(options: OverlayOptions, features: KernelFeatures): Prepared {
 }
 
 function finish(options: OverlayOptions, { checked }: Prepared, { id }: MountPlan, outputs: Outputs): OverlayMount {
-  return new OverlayMount(options, checked, Number(readLook(id, outputs).mountId));
+  return new OverlayMount(options, checked, readMountId(id, outputs));
 }
 
 /**

@@ -78,7 +78,7 @@ type KernelOption =
   | { readonly kernel: string; readonly form: 'switch' }
   | { readonly kernel: string; readonly form: 'word'; readonly words: readonly string[] };
 
-/** The options that are overlayfs' own, in the order in which they are sent. */
+/** The options that are overlayfs' own, and what the kernel calls them. */
 export const kernelOptions = {
   redirectDir: { kernel: 'redirect_dir', form: 'word', words: ['on', 'off', 'follow', 'nofollow'] },
   index: { kernel: 'index', form: 'switch' },
@@ -91,25 +91,10 @@ export const kernelOptions = {
   defaultPermissions: { kernel: 'default_permissions', form: 'flag' },
 } as const satisfies Readonly<Record<string, KernelOption>>;
 
-const kernelOptionEntries: readonly (readonly [name: string, option: KernelOption])[] = Object.entries(kernelOptions);
-
 /** The booleans that are attributes of the mount, not of the overlay. */
 export const mountBooleans = ['readonly', 'nosuid', 'nodev', 'noexec', 'nosymfollow', 'nodiratime'] as const;
+export type MountBoolean = (typeof mountBooleans)[number];
 const atimeWords = ['relatime', 'noatime', 'strictatime'] as const;
-const howBooleans = ['create', 'stack'] as const;
-
-const names: ReadonlySet<string> = new Set([
-  'lowerdir',
-  'upperdir',
-  'workdir',
-  'target',
-  ...Object.keys(kernelOptions),
-  ...mountBooleans,
-  'atime',
-  'source',
-  ...howBooleans,
-  'signal',
-]);
 
 /** Options that have passed the checks. */
 export interface CheckedOptions {
@@ -121,7 +106,7 @@ export interface CheckedOptions {
   readonly overlay: readonly (readonly [name: string, value: string | null])[];
   /** Undefined where the caller leaves it to the library. */
   readonly userxattr: boolean | undefined;
-  readonly attributes: ReadonlySet<(typeof mountBooleans)[number]>;
+  readonly attributes: readonly MountBoolean[];
   readonly atime: (typeof atimeWords)[number];
   readonly source: string;
   readonly create: boolean;
@@ -129,12 +114,11 @@ export interface CheckedOptions {
   readonly signal: AbortSignal | undefined;
 }
 
-const noAttributes: CheckedOptions['attributes'] = new Set();
+type Draft = { -readonly [Name in keyof CheckedOptions]: CheckedOptions[Name] };
+
+const none: readonly never[] = [];
 
 function checkLowerdir(value: unknown): Path[] {
-  if (value === undefined) {
-    throw invalidArgumentType('lowerdir', 'one path or a list of paths, the topmost layer first', value);
-  }
   if (!Array.isArray(value)) return [toPath(value, 'lowerdir')];
   if (value.length === 0 || value.length > MAX_LOWER_LAYERS) {
     throw outOfRange('lowerdir', `a list of 1 to ${MAX_LOWER_LAYERS} paths`, `${value.length} paths`);
@@ -143,7 +127,6 @@ function checkLowerdir(value: unknown): Path[] {
 }
 
 function checkSource(value: unknown): string {
-  if (value === undefined) return 'overlay';
   if (typeof value !== 'string') throw invalidArgumentType('source', 'a string', value);
   if (value === '' || value.includes('\0') || Buffer.byteLength(value) > MAX_STRING_BYTES) {
     throw invalidArgumentValue('source', value, `must be 1 to ${MAX_STRING_BYTES} bytes without NUL`);
@@ -151,31 +134,46 @@ function checkSource(value: unknown): string {
   return value;
 }
 
-function checkKernelOptions(options: Readonly<Record<string, unknown>>): CheckedOptions['overlay'] {
-  const checked: (readonly [string, string | null])[] = [];
-  for (const [name, option] of kernelOptionEntries) {
-    const value = options[name];
-    if (value === undefined) continue;
+/** What to do with the value of an option, by name. Only what the caller names is looked at. */
+type Check = (draft: Draft, value: unknown, name: string) => void;
+
+function kernelCheck({ kernel, ...option }: KernelOption): Check {
+  return (draft, value, name) => {
+    let sent: string | null;
     if (option.form === 'word') {
-      checked.push([option.kernel, checkWord(value, name, option.words) as string]);
+      sent = checkWord(value, name, option.words) as string;
     } else if (option.form === 'switch') {
-      checked.push([option.kernel, checkBoolean(value, name) ? 'on' : 'off']);
-    } else if (checkBoolean(value, name)) {
-      checked.push([option.kernel, null]);
+      sent = checkBoolean(value, name) ? 'on' : 'off';
+    } else {
+      const isSet = checkBoolean(value, name);
+      if (name === 'userxattr') draft.userxattr = isSet;
+      if (!isSet) return;
+      sent = null;
     }
-  }
-  return checked;
+    draft.overlay = [...draft.overlay, [kernel, sent]];
+  };
 }
 
-function checkAttributes(options: Readonly<Record<string, unknown>>): CheckedOptions['attributes'] {
-  let attributes: Set<(typeof mountBooleans)[number]> | undefined;
-  for (const name of mountBooleans) {
-    if (!checkBoolean(options[name], name)) continue;
-    attributes ??= new Set();
-    attributes.add(name);
-  }
-  return attributes ?? noAttributes;
-}
+const attributeCheck: Check = (draft, value, name) => {
+  if (checkBoolean(value, name)) draft.attributes = [...draft.attributes, name as MountBoolean];
+};
+
+const checks: ReadonlyMap<string, Check> = new Map<string, Check>([
+  ['lowerdir', (draft, value) => (draft.lowerdir = checkLowerdir(value))],
+  ['upperdir', (draft, value, name) => (draft.upperdir = toPath(value, name))],
+  ['workdir', (draft, value, name) => (draft.workdir = toPath(value, name))],
+  ['target', (draft, value, name) => (draft.target = toPath(value, name))],
+  ...Object.entries(kernelOptions).map(([name, option]): [string, Check] => [name, kernelCheck(option)]),
+  ...mountBooleans.map((name): [string, Check] => [name, attributeCheck]),
+  ['atime', (draft, value, name) => (draft.atime = checkWord(value, name, atimeWords) ?? 'relatime')],
+  ['source', (draft, value) => (draft.source = checkSource(value))],
+  ['create', (draft, value, name) => (draft.create = checkBoolean(value, name) ?? false)],
+  ['stack', (draft, value, name) => (draft.stack = checkBoolean(value, name) ?? false)],
+  ['signal', (draft, value, name) => (draft.signal = checkSignal(value, name))],
+]);
+
+/** The names of all options. */
+export const optionNames: ReadonlySet<string> = new Set(checks.keys());
 
 /** `<upperdir>.work`, beside the upper. */
 function defaultWorkdir(upperdir: Path): Path {
@@ -189,50 +187,56 @@ export function checkOptions(options: OverlayOptions): CheckedOptions {
   if (typeof options !== 'object' || options === null || Array.isArray(options)) {
     throw invalidArgumentType('options', 'an object with at least lowerdir and target', options);
   }
-  checkNames(options, names);
-  const lowerdir = checkLowerdir(options.lowerdir);
-  if (options.target === undefined) {
-    throw invalidArgumentType('target', 'the directory to mount on', options.target);
+  const draft: Draft = {
+    lowerdir: none,
+    upperdir: undefined,
+    workdir: undefined,
+    target: '',
+    overlay: none,
+    userxattr: undefined,
+    attributes: none,
+    atime: 'relatime',
+    source: 'overlay',
+    create: false,
+    stack: false,
+    signal: undefined,
+  };
+  for (const name in options) {
+    const value = options[name as keyof OverlayOptions];
+    const check = checks.get(name);
+    if (check === undefined) checkNames(options, optionNames);
+    else if (value !== undefined) check(draft, value, name);
   }
-  const target = toPath(options.target, 'target');
-  const upperdir = options.upperdir === undefined ? undefined : toPath(options.upperdir, 'upperdir');
-  let workdir = options.workdir === undefined ? undefined : toPath(options.workdir, 'workdir');
-  const create = checkBoolean(options.create, 'create') ?? false;
+  checkTogether(draft, options);
+  return draft;
+}
 
-  if (upperdir !== undefined && workdir === undefined) {
-    if (!create) {
+/** What one option asks of the others. */
+function checkTogether(draft: Draft, { lowerdir, target, upperdir, workdir }: OverlayOptions): void {
+  if (lowerdir === undefined) {
+    throw invalidArgumentType('lowerdir', 'one path or a list of paths, the topmost layer first', lowerdir);
+  }
+  if (target === undefined) throw invalidArgumentType('target', 'the directory to mount on', target);
+  if (draft.upperdir === undefined) {
+    if (draft.workdir !== undefined) {
       throw conflictingOptions(
-        `"upperdir" needs a "workdir": an empty directory on the same file system. Received no workdir with the upperdir '${options.upperdir}'`,
+        `"workdir" is of no use without an "upperdir", and the kernel would ignore it. Received the workdir '${workdir}'`,
+        'leave it out, or add the upperdir',
+      );
+    }
+    if (draft.lowerdir.length < 2) {
+      throw conflictingOptions(
+        `One "lowerdir" alone is no overlay: without an "upperdir" there must be at least 2. Received '${lowerdir}'`,
+        'add an upperdir and a workdir, or a second lowerdir; for a plain view of one directory, a bind mount will do',
+      );
+    }
+  } else if (draft.workdir === undefined) {
+    if (!draft.create) {
+      throw conflictingOptions(
+        `"upperdir" needs a "workdir": an empty directory on the same file system. Received only the upperdir '${upperdir}'`,
         'add one, or pass `create: true` to have <upperdir>.work made',
       );
     }
-    workdir = defaultWorkdir(upperdir);
+    draft.workdir = defaultWorkdir(draft.upperdir);
   }
-  if (workdir !== undefined && upperdir === undefined) {
-    throw conflictingOptions(
-      `"workdir" is of no use without an "upperdir", and the kernel would ignore it. Received the workdir '${options.workdir}'`,
-      'leave it out, or add the upperdir',
-    );
-  }
-  if (upperdir === undefined && lowerdir.length < 2) {
-    throw conflictingOptions(
-      'One "lowerdir" alone is no overlay: without an "upperdir" there must be at least 2 of them',
-      'add an upperdir and a workdir, or a second lowerdir; for a plain view of one directory, a bind mount will do',
-    );
-  }
-  const record = options as unknown as Readonly<Record<string, unknown>>;
-  return {
-    lowerdir,
-    upperdir,
-    workdir,
-    target,
-    overlay: checkKernelOptions(record),
-    userxattr: options.userxattr,
-    attributes: checkAttributes(record),
-    atime: checkWord(options.atime, 'atime', atimeWords) ?? 'relatime',
-    source: checkSource(options.source),
-    create,
-    stack: checkBoolean(options.stack, 'stack') ?? false,
-    signal: checkSignal(options.signal),
-  };
 }

@@ -2,11 +2,12 @@
  * From options to kernel calls. Pure: which calls are made depends on the options and on the record of what
  * the kernel can do, so that each way down can be had on any kernel by a record that lacks things.
  */
+
+import * as e from '../errnos.js';
+import { OverlayError } from '../errors.js';
 import * as k from '../kernel/constants.js';
-import * as e from '../kernel/errnos.js';
 import { STATX_OUTPUT } from '../kernel/look.js';
 import { type Descriptor, Plan, type Step, type Subject, type Text } from '../kernel/plan.js';
-import { OverlayError } from '../errors.js';
 import { escapeLayer, needsEscape } from '../mount-strings.js';
 import { joinPath, type Path, pathString, toBytes, withoutTrailingSlashes } from '../paths.js';
 import type { KernelFeatures } from './features.js';
@@ -120,13 +121,13 @@ function addContext(plan: Plan, options: CheckedOptions, features: KernelFeature
     const command = value === null ? k.FSCONFIG_SET_FLAG : k.FSCONFIG_SET_STRING;
     plan.add('fsconfig', [context, command, key, value], subject && { subject });
   };
-  const setLayer = (key: string, descriptor: Descriptor, escape: (path: Path) => Path): void => {
+  const setLayer = (key: string, descriptor: Descriptor, written: (path: Path) => Path): void => {
     const { options: stepOptions } = plan.stepOf(descriptor);
     const subject = stepOptions.subject as Subject;
     if (byDescriptor) {
       plan.add('fsconfig', [context, k.FSCONFIG_SET_FD, key, null, descriptor], { subject });
     } else {
-      const text = escape(subject.path);
+      const text = written(subject.path);
       set(key, fits(text) ? text : viaDescriptor(descriptor), subject);
     }
   };
@@ -167,7 +168,7 @@ function addDetachedWay(plan: Plan, options: CheckedOptions, features: KernelFea
  * mount(2), with all layers in one string: the oldest way, and with the fewest calls the fastest one. It says
  * nothing about what is wrong, and the guards come after the mount is there.
  */
-function addMountWay(plan: Plan, options: CheckedOptions, features: KernelFeatures, data: Path): Step {
+function addMountWay(plan: Plan, options: CheckedOptions, features: KernelFeatures, data: Pieces): Step {
   const target = withoutTrailingSlashes(options.target);
   addTargetGuard(plan, options, k.AT_FDCWD, target);
   const set = attributes(options, MOUNT_2);
@@ -186,16 +187,20 @@ function addIdLook(plan: Plan, at: Descriptor, path: Path, features: KernelFeatu
   return plan.stepOf(plan.add('statx', [at, path, flags, mask | k.STATX_INO], { output: STATX_OUTPUT }));
 }
 
-function mountData(options: CheckedOptions, features: KernelFeatures): Path {
+type Pieces = readonly Path[];
+
+/** The layers and options as mount(2) takes them, in pieces. */
+function mountData(options: CheckedOptions, features: KernelFeatures, written: (path: Path) => Path): Pieces {
   const { lowerdir, upperdir, workdir } = options;
-  const pieces: Path[] = ['lowerdir=', escapeLayer(lowerdir[0] as Path)];
-  for (let i = 1; i < lowerdir.length; i++) pieces.push(':', escapeLayer(lowerdir[i] as Path));
-  if (upperdir !== undefined) pieces.push(',upperdir=', escapeLayer(upperdir));
-  if (workdir !== undefined) pieces.push(',workdir=', escapeLayer(workdir));
+  const pieces: Path[] = ['lowerdir=', written(lowerdir[0] as Path)];
+  for (let i = 1; i < lowerdir.length; i++) pieces.push(':', written(lowerdir[i] as Path));
+  if (upperdir !== undefined) pieces.push(',upperdir=', written(upperdir));
+  if (workdir !== undefined) pieces.push(',workdir=', written(workdir));
   for (const [name, value] of overlayOptions(options, features)) {
-    pieces.push(value === null ? `,${name}` : `,${name}=${value}`);
+    pieces.push(',', name);
+    if (value !== null) pieces.push('=', value);
   }
-  return pieces.every((piece) => typeof piece === 'string') ? pieces.join('') : Buffer.concat(pieces.map(toBytes));
+  return pieces;
 }
 
 /** What has to be done to mount this, the paths being absolute. */
@@ -205,8 +210,8 @@ export function plan(options: CheckedOptions, features: KernelFeatures): MountPl
   if (features.fsContext && (features.lowerdirAppend || features.layerDescriptors !== false)) {
     return { plan: result, id: addDetachedWay(result, options, features) };
   }
-  const data = mountData(options, features);
-  const size = toBytes(data).length;
+  const data = mountData(options, features, escapeLayer);
+  const size = data.reduce((sum, piece) => sum + toBytes(piece).length, 0);
   if (size < features.pageSize) return { plan: result, id: addMountWay(result, options, features, data) };
   throw new OverlayError({
     errno: e.E2BIG,
@@ -223,16 +228,19 @@ export function plan(options: CheckedOptions, features: KernelFeatures): MountPl
 export function quickPlan(options: CheckedOptions, features: KernelFeatures): MountPlan | undefined {
   const { lowerdir, upperdir, workdir, create } = options;
   if (create || lowerdir.length > QUICK_MAX_LAYERS) return undefined;
-  let size = QUICK_OPTIONS_BYTES;
-  for (let i = -2; i < lowerdir.length; i++) {
-    const path = i === -2 ? upperdir : i === -1 ? workdir : lowerdir[i];
-    if (path === undefined) continue;
-    if (typeof path !== 'string' || needsEscape(path)) return undefined;
-    size += path.length * 3;
-  }
-  if (size >= features.pageSize) return undefined;
+  let room = features.pageSize - QUICK_OPTIONS_BYTES - quickSize(upperdir) - quickSize(workdir);
+  for (let i = 0; i < lowerdir.length && room > 0; i++) room -= quickSize(lowerdir[i]);
+  if (room <= 0) return undefined;
   const result = new Plan();
-  return { plan: result, id: addMountWay(result, options, features, mountData(options, features)) };
+  return { plan: result, id: addMountWay(result, options, features, mountData(options, features, asItIs)) };
+}
+
+const asItIs = (path: Path): Path => path;
+
+/** At most how many bytes a path takes; for one that needs escaping, more than there are. */
+function quickSize(path: Path | undefined): number {
+  if (path === undefined) return 0;
+  return typeof path !== 'string' || needsEscape(path) ? Number.POSITIVE_INFINITY : 3 * path.length;
 }
 
 /** With more, the parsing of one long string costs what the calls save. */

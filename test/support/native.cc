@@ -1,23 +1,44 @@
 // What tests do to their own process and a user of the package never needs.
 #include <errno.h>
+#include <fcntl.h>
 #include <napi.h>
 #include <sched.h>
 #include <sys/mount.h>
+#include <unistd.h>
+
+#include <string>
 
 namespace {
+
+Napi::Value outcome(const Napi::CallbackInfo& info, bool succeeded) {
+  return Napi::Number::New(info.Env(), succeeded ? 0 : errno);
+}
+
+std::string text(const Napi::Value& value) { return value.As<Napi::String>(); }
 
 // unshareMounts(): 0, or the errno. Puts the calling thread into a mount namespace of its own, from which no
 // mount gets out.
 Napi::Value unshare_mounts(const Napi::CallbackInfo& info) {
-  int error = 0;
-  if (unshare(CLONE_NEWNS) != 0 || mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
-    error = errno;
-  }
-  return Napi::Number::New(info.Env(), error);
+  return outcome(info,
+                 unshare(CLONE_NEWNS) == 0 && mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
+}
+
+// mount(source, target, type, flags, data): 0, or the errno. For what a test needs besides overlays.
+Napi::Value mount_any(const Napi::CallbackInfo& info) {
+  std::string source = text(info[0]), target = text(info[1]), type = text(info[2]), data = text(info[4]);
+  unsigned long flags = info[3].As<Napi::Number>().Uint32Value();
+  return outcome(info, mount(source.c_str(), target.c_str(), type.c_str(), flags, data.c_str()) == 0);
+}
+
+// umount(target, flags): 0, or the errno
+Napi::Value umount_any(const Napi::CallbackInfo& info) {
+  return outcome(info, umount2(text(info[0]).c_str(), info[1].As<Napi::Number>().Int32Value()) == 0);
 }
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("unshareMounts", Napi::Function::New(env, unshare_mounts));
+  exports.Set("mount", Napi::Function::New(env, mount_any));
+  exports.Set("umount", Napi::Function::New(env, umount_any));
   return exports;
 }
 

@@ -1,0 +1,70 @@
+/** The library's side, and that of the programs which it replaces. All times are in µs. */
+import { execFile } from 'node:child_process';
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { mountOverlay, mountOverlaySync, whiteoutSync } from 'overlayfs';
+import { median } from './interleave.js';
+import type { LayerSet } from './stage.js';
+
+const now = (): number => performance.now() * 1000;
+
+/** The median pair. */
+export function syncPairs(set: LayerSet, pairs: number): number {
+  const times = new Float64Array(pairs);
+  for (let i = 0; i < pairs; i++) {
+    const start = now();
+    mountOverlaySync(set).unmountSync();
+    times[i] = now() - start;
+  }
+  return median(times);
+}
+
+/** The median pair, one after the other. */
+export async function asyncPairs(set: LayerSet, pairs: number): Promise<number> {
+  const times = new Float64Array(pairs);
+  for (let i = 0; i < pairs; i++) {
+    const start = now();
+    const mount = await mountOverlay(set);
+    await mount.unmount();
+    times[i] = now() - start;
+  }
+  return median(times);
+}
+
+/** All sets at once, each so many times; the time of the whole. */
+export async function pairsAtOnce(sets: readonly LayerSet[], times: number): Promise<number> {
+  const start = now();
+  await Promise.all(
+    sets.map(async (set) => {
+      for (let i = 0; i < times; i++) {
+        const mount = await mountOverlay(set);
+        await mount.unmount();
+      }
+    }),
+  );
+  return now() - start;
+}
+
+/** The median pair of mount(8) and umount(8). */
+export async function programPairs(set: LayerSet, pairs: number): Promise<number> {
+  const run = promisify(execFile);
+  const options = `lowerdir=${set.lowerdir},upperdir=${set.upperdir},workdir=${set.workdir}`;
+  const times = new Float64Array(pairs);
+  for (let i = 0; i < pairs; i++) {
+    const start = now();
+    await run('mount', ['-t', 'overlay', '-o', options, 'overlay', set.target]);
+    await run('umount', [set.target]);
+    times[i] = now() - start;
+  }
+  return median(times);
+}
+
+/** One call that makes all of them; the time of the call. */
+export function whiteoutBatch(directory: string, count: number): number {
+  mkdirSync(directory);
+  const paths = Array.from({ length: count }, (_, i) => join(directory, String(i).padStart(5, '0')));
+  const start = now();
+  whiteoutSync(paths);
+  return now() - start;
+}

@@ -1,0 +1,187 @@
+// What the library is measured beside: the same system calls from C, with nothing around them.
+//
+//   peer serve   obeys lines on stdin, and answers each with one line
+//   peer spin    keeps a CPU busy
+//
+// Lines, and their answers, all times being nanoseconds:
+//
+//   sync BASE SETS PAIRS      pairs of mount(2) and umount2(2)                       -> MEDIAN TOTAL
+//   handover BASE SETS PAIRS  the same, each call handed to a second thread and back -> MEDIAN TOTAL
+//   mknod DIRECTORY COUNT     whiteouts, one mknod(2) each                           -> TOTAL
+//
+// BASE holds the directories 0 to SETS - 1, used in turn, each with lower, upper, work and target in it.
+#define _GNU_SOURCE
+#include <err.h>
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MOST_SETS 64
+
+struct set {
+  char target[PATH_MAX];
+  char options[PATH_MAX];
+};
+
+struct call {
+  const struct set *set;
+  int is_unmount;
+};
+
+static int64_t now(void) {
+  struct timespec at;
+  clock_gettime(CLOCK_MONOTONIC, &at);
+  return at.tv_sec * INT64_C(1000000000) + at.tv_nsec;
+}
+
+static void perform(struct call call) {
+  if (call.is_unmount) {
+    if (umount2(call.set->target, 0) != 0) err(1, "umount2 %s", call.set->target);
+  } else {
+    if (mount("overlay", call.set->target, "overlay", 0, call.set->options) != 0) {
+      err(1, "mount %s", call.set->target);
+    }
+  }
+}
+
+// ------------------------------------------------------------------------------------------ the second thread
+
+// To the thread by futex and back by eventfd, on which the first one sleeps as an event loop does: what any
+// program has to do that makes the calls without blocking its loop.
+static struct call handed_over;
+static uint32_t requests;
+static int answers = -1;
+static int loop = -1;
+
+static void *serve_calls(void *unused) {
+  (void)unused;
+  for (uint32_t seen = 0;; seen++) {
+    while (__atomic_load_n(&requests, __ATOMIC_ACQUIRE) == seen) {
+      syscall(SYS_futex, &requests, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+    }
+    perform(handed_over);
+    uint64_t one = 1;
+    if (write(answers, &one, sizeof one) != sizeof one) err(1, "eventfd");
+  }
+  return NULL;
+}
+
+static void start_thread(void) {
+  if (loop >= 0) return;
+  answers = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  loop = epoll_create1(EPOLL_CLOEXEC);
+  struct epoll_event event = {.events = EPOLLIN};
+  if (answers < 0 || loop < 0 || epoll_ctl(loop, EPOLL_CTL_ADD, answers, &event) != 0) err(1, "epoll");
+  pthread_t thread;
+  errno = pthread_create(&thread, NULL, serve_calls, NULL);
+  if (errno != 0) err(1, "pthread_create");
+}
+
+static void hand_over(struct call call) {
+  handed_over = call;
+  __atomic_add_fetch(&requests, 1, __ATOMIC_RELEASE);
+  syscall(SYS_futex, &requests, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+  struct epoll_event event;
+  uint64_t count;
+  while (epoll_wait(loop, &event, 1, -1) != 1 || read(answers, &count, sizeof count) != sizeof count) continue;
+}
+
+// ------------------------------------------------------------------------------------------ the measurements
+
+static int compare(const void *left, const void *right) {
+  int64_t a = *(const int64_t *)left, b = *(const int64_t *)right;
+  return (a > b) - (a < b);
+}
+
+static void measure_pairs(void (*make)(struct call), const char *base, int set_count, int pairs) {
+  static struct set sets[MOST_SETS];
+  if (set_count < 1 || set_count > MOST_SETS || pairs < 1) errx(1, "%d sets, %d pairs", set_count, pairs);
+  for (int i = 0; i < set_count; i++) {
+    snprintf(sets[i].target, sizeof sets[i].target, "%s/%d/target", base, i);
+    snprintf(sets[i].options, sizeof sets[i].options, "lowerdir=%s/%d/lower,upperdir=%s/%d/upper,workdir=%s/%d/work",
+             base, i, base, i, base, i);
+  }
+  int64_t *times = calloc((size_t)pairs, sizeof *times);
+  if (times == NULL) err(1, "calloc");
+
+  int64_t begin = now();
+  for (int i = 0; i < pairs; i++) {
+    const struct set *set = &sets[i % set_count];
+    int64_t start = now();
+    make((struct call){set, 0});
+    make((struct call){set, 1});
+    times[i] = now() - start;
+  }
+  int64_t total = now() - begin;
+
+  qsort(times, (size_t)pairs, sizeof *times, compare);
+  int64_t median = (times[(pairs - 1) / 2] + times[pairs / 2]) / 2;
+  free(times);
+  printf("%lld %lld\n", (long long)median, (long long)total);
+}
+
+static void measure_mknod(const char *directory, int count) {
+  // The names are made before the clock starts, as they are for the other side.
+  char(*paths)[PATH_MAX] = calloc((size_t)count, sizeof *paths);
+  if (paths == NULL) err(1, "calloc");
+  for (int i = 0; i < count; i++) snprintf(paths[i], sizeof *paths, "%s/%05d", directory, i);
+
+  int64_t begin = now();
+  for (int i = 0; i < count; i++) {
+    if (mknod(paths[i], S_IFCHR, 0) != 0) err(1, "mknod %s", paths[i]);
+  }
+  int64_t total = now() - begin;
+
+  free(paths);
+  printf("%lld\n", (long long)total);
+}
+
+static void serve(void) {
+  char line[PATH_MAX + 64], path[PATH_MAX];
+  int sets, count;
+  while (fgets(line, sizeof line, stdin) != NULL) {
+    if (sscanf(line, "sync %4095s %d %d", path, &sets, &count) == 3) {
+      measure_pairs(perform, path, sets, count);
+    } else if (sscanf(line, "handover %4095s %d %d", path, &sets, &count) == 3) {
+      start_thread();
+      measure_pairs(hand_over, path, sets, count);
+    } else if (sscanf(line, "mknod %4095s %d", path, &count) == 2) {
+      measure_mknod(path, count);
+    } else {
+      errx(1, "not understood: %s", line);
+    }
+    fflush(stdout);
+  }
+}
+
+static void spin(void) {
+  // No system call: what an unmount waits for is that this CPU enters the kernel, or is idle.
+  for (volatile unsigned long turns = 0;;) turns = turns + 1;
+}
+
+int main(int argc, char **argv) {
+  // Whatever becomes of the process that started this one, it does not stay behind.
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (argc == 2 && strcmp(argv[1], "serve") == 0) {
+    serve();
+  } else if (argc == 2 && strcmp(argv[1], "spin") == 0) {
+    spin();
+  } else {
+    errx(2, "serve, or spin");
+  }
+  return 0;
+}

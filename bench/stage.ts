@@ -1,0 +1,116 @@
+/** What both sides are measured on: file systems, the directories in them, and the other CPU kept busy. */
+import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process';
+import { closeSync, mkdirSync, openSync, truncateSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import type { OverlayOptions } from 'overlayfs';
+import type { Enclosure } from './enclosure.js';
+
+export type FileSystem = 'tmpfs' | 'ext4';
+
+/** As many as are mounted at once. */
+export const SET_COUNT = 64;
+
+/** A layer set as strings, which the programs take too. */
+export interface LayerSet extends OverlayOptions {
+  readonly lowerdir: string;
+  readonly upperdir: string;
+  readonly workdir: string;
+  readonly target: string;
+}
+
+/** Directories on one file system. */
+export interface Site {
+  /** Holds the sets, by their numbers. */
+  readonly base: string;
+  readonly sets: readonly LayerSet[];
+  /** To be made, filled and removed. */
+  readonly whiteouts: string;
+}
+
+function makeSite(base: string): Site {
+  const sets = Array.from({ length: SET_COUNT }, (_, i) => {
+    const at = (name: string) => join(base, String(i), name);
+    return { lowerdir: at('lower'), upperdir: at('upper'), workdir: at('work'), target: at('target') };
+  });
+  for (const set of sets) {
+    for (const path of Object.values(set)) mkdirSync(path, { recursive: true });
+  }
+  return { base, sets, whiteouts: join(base, 'whiteouts') };
+}
+
+async function mountTmpfs(at: string): Promise<void> {
+  mkdirSync(at);
+  await promisify(execFile)('mount', ['-t', 'tmpfs', 'bench', at]);
+}
+
+async function mountExt4(image: string, at: string): Promise<void> {
+  closeSync(openSync(image, 'w'));
+  truncateSync(image, 256 * 2 ** 20);
+  // Nothing left for the kernel to do later, in the midst of a measurement.
+  const complete = 'lazy_itable_init=0,lazy_journal_init=0';
+  const run = promisify(execFile);
+  await run('mkfs.ext4', ['-q', '-F', '-E', complete, image]);
+  mkdirSync(at);
+  await run('mount', ['-o', 'loop', image, at]); // the loop device goes with the mount
+}
+
+export class Stage {
+  readonly #enclosure: Enclosure;
+  readonly #sites = new Map<FileSystem, Site>();
+  /** The file systems that are not there, and why. */
+  readonly missing = new Map<FileSystem, string>();
+  #spinner: ChildProcess | undefined;
+
+  private constructor(enclosure: Enclosure) {
+    this.#enclosure = enclosure;
+  }
+
+  static async setUp(enclosure: Enclosure): Promise<Stage> {
+    const stage = new Stage(enclosure);
+    const tmpfs = join(enclosure.directory, 'tmpfs');
+    await mountTmpfs(tmpfs);
+    stage.#sites.set('tmpfs', makeSite(join(tmpfs, 'site')));
+    const ext4 = join(enclosure.directory, 'ext4');
+    try {
+      // In memory as well: the pace of a disk is nothing that either side could change.
+      await mountExt4(join(tmpfs, 'ext4.img'), ext4);
+      stage.#sites.set('ext4', makeSite(join(ext4, 'site')));
+    } catch (error) {
+      stage.missing.set('ext4', whyNoExt4(error as NodeJS.ErrnoException & { stderr?: string }));
+    }
+    return stage;
+  }
+
+  site(fileSystem: FileSystem): Site {
+    const site = this.#sites.get(fileSystem);
+    if (site === undefined) throw new Error(`no ${fileSystem}: ${this.missing.get(fileSystem)}`);
+    return site;
+  }
+
+  /** Keeps the other CPU busy, or leaves it idle. */
+  async spin(on: boolean, program: string): Promise<void> {
+    if (on === (this.#spinner !== undefined)) return;
+    if (on) {
+      const cpu = String(this.#enclosure.otherCpu);
+      this.#spinner = spawn('taskset', ['-c', cpu, program, 'spin'], { stdio: ['ignore', 'ignore', 'inherit'] });
+    } else {
+      this.#spinner?.kill('SIGKILL');
+      this.#spinner = undefined;
+    }
+    await setTimeout(200);
+  }
+
+  /** Lets processes, with all their threads, run on one CPU or on both. */
+  runOn(cpus: 'one' | 'both', pids: readonly number[]): void {
+    const { cpu, otherCpu } = this.#enclosure;
+    const list = cpus === 'both' && otherCpu !== undefined ? `${cpu},${otherCpu}` : String(cpu);
+    for (const pid of pids) execFileSync('taskset', ['-a', '-p', '-c', list, String(pid)], { stdio: 'ignore' });
+  }
+}
+
+function whyNoExt4({ code, message, stderr }: NodeJS.ErrnoException & { stderr?: string }): string {
+  if (code === 'ENOENT') return 'mkfs.ext4 is not installed';
+  return `no ext4 image could be mounted here: ${(stderr || message).trim().split('\n').at(-1)}`;
+}

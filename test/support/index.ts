@@ -1,0 +1,113 @@
+/** What the tests share: directories of their own, real mounts, and what to do where there are none. */
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import type { OverlayOptions } from 'overlayfs';
+
+/** The directory of package.json, from dist-test/test/support. */
+export const packageRoot = resolve(import.meta.dirname, '../../..');
+
+interface TestSupport {
+  unshareMounts(): number;
+  mount(source: string, target: string, type: string, flags: number, data: string): number;
+  umount(target: string, flags: number): number;
+}
+
+export const native: TestSupport = createRequire(import.meta.url)(join(packageRoot, 'build/Release/test_support.node'));
+
+const unshareErrno = Number(process.env['OVERLAYFS_TEST_UNSHARE_ERRNO']);
+
+/** Why this machine cannot mount, in words; undefined where it can. */
+const cannotMount: string | undefined = (() => {
+  if (unshareErrno !== 0) return `no mount namespace of its own for this process (errno ${unshareErrno}): run as root`;
+  return readFileSync('/proc/filesystems', 'latin1').includes('\toverlay\n')
+    ? undefined
+    : 'the kernel has no overlay file system';
+})();
+
+type Body = (t: ExecutionContext) => void | Promise<void>;
+
+/** A test that mounts: skipped, with the reason, where that cannot be; with REQUIRE_MOUNT=1 a failure. */
+export function mountTest(title: string, body: Body): void {
+  if (cannotMount === undefined) test.serial(title, body);
+  else if (process.env['REQUIRE_MOUNT'] === '1') test(title, (t) => t.fail(cannotMount));
+  else test.skip(`${title} (${cannotMount})`, body);
+}
+
+/** A directory of the test's own, on tmpfs or on the disk, gone with what is in it when the test ends. */
+export function scratch(t: ExecutionContext, kind: 'tmpfs' | 'disk' = 'tmpfs'): string {
+  const dir = mkdtempSync(join(tmpdir(), 'overlayfs-test-'));
+  if (kind === 'tmpfs' && cannotMount === undefined) t.is(native.mount('scratch', dir, 'tmpfs', 0, ''), 0);
+  t.teardown(() => {
+    for (const { target } of mountsBelow(dir).reverse()) native.umount(target, MNT_DETACH);
+    rmSync(dir, { recursive: true, force: true });
+  });
+  return dir;
+}
+
+const MNT_DETACH = 2;
+
+/** The mounts at and below a directory of plain name, the last one last. */
+export function mountsBelow(dir: string): { target: string; line: string }[] {
+  return readFileSync('/proc/thread-self/mountinfo', 'latin1')
+    .split('\n')
+    .map((line) => ({
+      line,
+      target:
+        line.split(' ')[4]?.replace(/\\([0-7]{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8))) ??
+        '',
+    }))
+    .filter(({ target }) => target === dir || target.startsWith(`${dir}/`));
+}
+
+/** Files by path and content; a path that ends in a slash is a directory. */
+export function makeTree(dir: string, tree: Readonly<Record<string, string>>): void {
+  mkdirSync(dir, { recursive: true });
+  for (const [path, content] of Object.entries(tree)) {
+    const whole = join(dir, path);
+    mkdirSync(path.endsWith('/') ? whole : dirname(whole), { recursive: true });
+    if (!path.endsWith('/')) writeFileSync(whole, content);
+  }
+}
+
+/** One lower (with a file `from-lower`), upper, work and target below a directory. */
+export function layers(dir: string): Required<Pick<OverlayOptions, 'lowerdir' | 'upperdir' | 'workdir' | 'target'>> & {
+  lowerdir: string;
+  upperdir: string;
+  workdir: string;
+  target: string;
+} {
+  makeTree(dir, { 'lower/from-lower': 'lower', 'upper/': '', 'work/': '', 'merged/': '' });
+  return {
+    lowerdir: join(dir, 'lower'),
+    upperdir: join(dir, 'upper'),
+    workdir: join(dir, 'work'),
+    target: join(dir, 'merged'),
+  };
+}
+
+/** The process's open descriptors. */
+export function countDescriptors(): number {
+  return readdirSync('/proc/self/fd').length;
+}
+
+/** The library's own threads in this process. */
+export function countThreads(): number {
+  return readdirSync('/proc/self/task').filter((id) => {
+    try {
+      return readFileSync(`/proc/self/task/${id}/comm`, 'latin1') === 'overlayfs\n';
+    } catch {
+      return false; // ended meanwhile
+    }
+  }).length;
+}
+
+/** Waits until the condition holds, or fails the test. */
+export async function eventually(t: ExecutionContext, condition: () => boolean, seconds = 10): Promise<void> {
+  for (const end = Date.now() + seconds * 1000; !condition(); ) {
+    if (Date.now() > end) return t.fail('the condition has not come true in time');
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
