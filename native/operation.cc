@@ -111,6 +111,7 @@ napi_status Environment::attach(napi_env env) {
   if (status == napi_ok) status = napi_set_instance_data(env, self, nullptr, nullptr);
   // Cleanup hooks run last in, first out: ours, which still needs the function, before the function's own.
   if (status == napi_ok) status = napi_add_env_cleanup_hook(env, on_end, self);
+  if (status == napi_ok) remember(self);
   return status;
 }
 
@@ -221,14 +222,21 @@ void Environment::settle(Operation* operation, int submit_error) {
     const Execution& execution = operation->execution_;
     void* data = nullptr;
     napi_create_arraybuffer(env_, execution.outputs_size(), &data, &value);
-    if (execution.outputs_size() != 0) memcpy(data, execution.outputs(), execution.outputs_size());
-    operation->execution_.commit();
+    if (data != nullptr) memcpy(data, execution.outputs(), execution.outputs_size());
   } else {
     Failure failure = operation->execution_.failure();
     if (submit_error != 0) failure.error = submit_error;
     value = failure_value(env_, failure, operation->is_cancelled());
   }
-  napi_resolve_deferred(env_, operation->deferred_, value);
+  bool is_kept = napi_resolve_deferred(env_, operation->deferred_, value) == napi_ok;
+  if (operation->succeeded_) {
+    // An environment that is being torn down takes no more results.
+    if (is_kept) {
+      operation->execution_.commit();
+    } else {
+      operation->take_back();
+    }
+  }
   napi_close_handle_scope(env_, scope);
   remove(operation);
   if (unsettled_ == 0) napi_unref_threadsafe_function(env_, function_);
@@ -246,20 +254,28 @@ void Environment::remove(Operation* operation) {
   unref();
 }
 
-void Environment::on_end(void* data) { static_cast<Environment*>(data)->end(); }
+void Environment::on_end(void* data) {
+  auto* self = static_cast<Environment*>(data);
+  forget(self);
+  self->give_up();
+  napi_release_threadsafe_function(self->function_, napi_tsfn_abort);
+  self->unref();
+}
 
 // The environment ends with operations under way: what waits is dropped, what has finished unseen is taken
 // back here, what runs is taken back by its thread. That is waited for, or the end of the process could come
 // between the mount and its undoing.
-void Environment::end() {
+void Environment::give_up() {
   for (Operation* operation = operations_; operation != nullptr;) {
     Operation* next = operation->next_;
     if (threads.withdraw(operation)) remove(operation);
     operation = next;
   }
+  Operation* list;
   {
     Lock lock(mutex_);
     ended_ = true;
+    list = finished_;
     for (Operation* operation = operations_; operation != nullptr; operation = operation->next_) {
       operation->cancel();
       if (operation->is_finished_ || !operation->execution_.can_be_taken_back()) continue;
@@ -267,21 +283,54 @@ void Environment::end() {
       to_await_++;
     }
   }
-  for (Operation* operation = finished_; operation != nullptr;) {
-    Operation* next = operation->next_finished_;
+  while (list != nullptr) {
+    Operation* operation = list;
+    list = operation->next_finished_;
     if (operation->succeeded_) operation->take_back();
     delete operation;
     unref();
-    operation = next;
   }
   constexpr time_t patience_seconds = 10;
   for (;;) {
     uint32_t seen = awaited_.value();
     if (__atomic_load_n(&to_await_, __ATOMIC_ACQUIRE) == 0 || !awaited_.wait(seen, patience_seconds)) break;
   }
-  napi_release_threadsafe_function(function_, napi_tsfn_abort);
-  unref();
 }
+
+namespace {
+
+pthread_mutex_t live_mutex = PTHREAD_MUTEX_INITIALIZER;
+Environment* live = nullptr;
+
+}  // namespace
+
+void Environment::remember(Environment* environment) {
+  Lock lock(live_mutex);
+  environment->next_live_ = live;
+  live = environment;
+}
+
+void Environment::forget(Environment* environment) {
+  Lock lock(live_mutex);
+  for (Environment** at = &live; *at != nullptr; at = &(*at)->next_live_) {
+    if (*at != environment) continue;
+    *at = environment->next_live_;
+    return;
+  }
+}
+
+void Environment::give_up_all() {
+  for (Environment* environment = live; environment != nullptr; environment = environment->next_live_) {
+    environment->give_up();
+  }
+}
+
+namespace {
+
+// process.exit() runs no cleanup hooks on the main thread. exit(3) still has the loader run this.
+__attribute__((destructor)) void at_exit() { Environment::give_up_all(); }
+
+}  // namespace
 
 void Environment::unref() {
   if (__atomic_sub_fetch(&references_, 1, __ATOMIC_ACQ_REL) == 0) delete this;

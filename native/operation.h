@@ -27,6 +27,9 @@ class Environment {
   // cancel(token): gives up what was started with this token
   static napi_value cancel(napi_env env, napi_callback_info info);
 
+  // At the end of the process: gives up what runs in environments that have not ended.
+  static void give_up_all();
+
  private:
   friend class Operation;
 
@@ -35,13 +38,17 @@ class Environment {
   void settle_finished();
   void settle(Operation* operation, int submit_error);
   void remove(Operation* operation);
-  void end();
+  void give_up();
   void unref();
+
+  static void remember(Environment* environment);
+  static void forget(Environment* environment);
 
   static void on_finished(napi_env env, napi_value, void* context, void*);
   static void on_end(void* data);
 
   napi_env env_;
+  Environment* next_live_ = nullptr;
   napi_threadsafe_function function_ = nullptr;  // wakes the environment when operations have finished
   Operation* operations_ = nullptr;              // all that are not settled
   uint32_t unsettled_ = 0;

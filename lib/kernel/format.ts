@@ -43,16 +43,16 @@ function formatNumber(value: number, { bits, words, kind }: Argument): string {
 export function formatStep(step: Step, names: ReadonlyMap<number, string> = new Map()): string {
   const args: string[] = [];
   const descriptions: readonly Argument[] = calls[step.call];
-  step.args.forEach((value, i) => {
-    const argument = descriptions[i] as Argument;
+  descriptions.forEach((argument, i) => {
     if (argument.hidden) return;
+    const value = step.args[i] ?? 0;
     switch (argument.kind) {
       case 'descriptor':
         args.push(formatDescriptor(value as number, names));
         return;
       case 'text':
       case 'value':
-        args.push(formatText(value as Text, names));
+        args.push(formatText((step.args[i] ?? null) as Text, names));
         return;
       default:
         args.push(formatNumber(value as number, argument));

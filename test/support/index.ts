@@ -1,10 +1,13 @@
 /** What the tests share: directories of their own, real mounts, and what to do where there are none. */
+import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import type { OverlayOptions } from 'overlayfs';
+import { performSync, StepFailure } from '#lib/kernel/perform.js';
+import { Plan } from '#lib/kernel/plan.js';
 
 /** The directory of package.json, from dist-test/test/support. */
 export const packageRoot = resolve(import.meta.dirname, '../../..');
@@ -111,3 +114,37 @@ export async function eventually(t: ExecutionContext, condition: () => boolean, 
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }
+
+/** setxattr(2) */
+export function setAttribute(path: string, name: string, value: string): void {
+  const plan = new Plan();
+  plan.add('setxattr', [path, name, value, 0]);
+  const outcome = performSync(plan);
+  if (outcome instanceof StepFailure) throw new Error(`${name} on ${path}: errno ${outcome.errno}`);
+}
+
+/** lgetxattr(2): the value, or undefined when there is none. */
+export function getAttribute(path: string, name: string): string | undefined {
+  const plan = new Plan();
+  const step = plan.stepOf(plan.add('lgetxattr', [path, name, 256], { output: 256, tolerate: 'any' }));
+  const outputs = performSync(plan);
+  if (outputs instanceof StepFailure || outputs.result(step) < 0) return undefined;
+  return outputs.bytes(step, outputs.result(step)).toString('latin1');
+}
+
+/**
+ * What an expression of `overlayfs` and `args` comes to, or the fields of the error that it throws, in a child
+ * that a command starts, which may take things away from it.
+ */
+export function evaluateIn(command: readonly string[], expression: string, ...args: readonly string[]): unknown {
+  const script = `import * as overlayfs from 'overlayfs';
+    const args = process.argv.slice(1);
+    const fields = ({ code, reason, syscall, path, message }) => ({ code, reason, syscall, path, message });
+    const outcome = await (async () => ${expression})().catch(fields);
+    console.log(JSON.stringify(outcome ?? null));`;
+  const [program = '', ...rest] = [...command, process.execPath, '--input-type=module', '-e', script, ...args];
+  return JSON.parse(execFileSync(program, rest, { cwd: packageRoot, encoding: 'utf8' }));
+}
+
+/** A command that runs another as root without a capability: what modes forbid is forbidden. */
+export const withoutCapabilities = ['setpriv', '--bounding-set=-all', '--inh-caps=-all'];

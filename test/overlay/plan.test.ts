@@ -1,0 +1,177 @@
+/** What is decided, without privilege: options and a record of features in, a list of system calls out. */
+import test from 'ava';
+import type { OverlayOptions } from 'overlayfs';
+import { formatPlan } from '#lib/kernel/format.js';
+import type { KernelFeatures } from '#lib/overlay/features.js';
+import { checkOptions } from '#lib/overlay/options.js';
+import { plan, quickPlan } from '#lib/overlay/plan.js';
+
+const newest: KernelFeatures = {
+  fsContext: true,
+  lowerdirAppend: true,
+  layerDescriptors: 'path',
+  uniqueMountId: true,
+  userNamespace: false,
+  pageSize: 4096,
+};
+const options: OverlayOptions = { lowerdir: ['/a', '/b:c'], upperdir: '/u,v', workdir: '/w\\x', target: '/m' };
+
+const planned = (change: Partial<OverlayOptions>, features: Partial<KernelFeatures> = {}): string[] =>
+  formatPlan(plan(checkOptions({ ...options, ...change }), { ...newest, ...features }).plan)
+    .trimEnd()
+    .split('\n');
+const calls = (lines: string[]): string[] => lines.map((line) => line.replace(/\(.*/, ''));
+
+test('by descriptors: 6.13 and later', (t) => {
+  t.deepEqual(planned({ redirectDir: 'on', volatile: true }), [
+    'openat2(AT_FDCWD, "/m", O_CLOEXEC|O_DIRECTORY|O_NOFOLLOW|O_PATH, 0) = fd0',
+    'statx(fd0, "", AT_EMPTY_PATH, STATX_TYPE)',
+    'openat2(AT_FDCWD, "/a", O_CLOEXEC|O_DIRECTORY|O_PATH, 0) = fd1',
+    'openat2(AT_FDCWD, "/b:c", O_CLOEXEC|O_DIRECTORY|O_PATH, 0) = fd2',
+    'openat2(AT_FDCWD, "/u,v", O_CLOEXEC|O_DIRECTORY|O_PATH, 0) = fd3',
+    'openat2(AT_FDCWD, "/w\\\\x", O_CLOEXEC|O_DIRECTORY|O_PATH, 0) = fd4',
+    'fsopen("overlay", FSOPEN_CLOEXEC) = fd5',
+    'fsconfig(fd5, FSCONFIG_SET_STRING, "source", "overlay", 0)',
+    'fsconfig(fd5, FSCONFIG_SET_FD, "lowerdir+", NULL, fd1)',
+    'fsconfig(fd5, FSCONFIG_SET_FD, "lowerdir+", NULL, fd2)',
+    'fsconfig(fd5, FSCONFIG_SET_FD, "upperdir", NULL, fd3)',
+    'fsconfig(fd5, FSCONFIG_SET_FD, "workdir", NULL, fd4)',
+    'fsconfig(fd5, FSCONFIG_SET_STRING, "redirect_dir", "on", 0)',
+    'fsconfig(fd5, FSCONFIG_SET_FLAG, "volatile", NULL, 0)',
+    'fsconfig(fd5, FSCONFIG_CMD_CREATE, NULL, NULL, 0)',
+    'fsmount(fd5, FSMOUNT_CLOEXEC, 0) = fd6',
+    'fstatfs(fd6)',
+    'statx(fd6, "", AT_EMPTY_PATH, STATX_INO|STATX_MNT_ID_UNIQUE)',
+    'move_mount(fd6, "", fd0, "", MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH)  # undone on failure',
+  ]);
+});
+
+test('by readable descriptors: early 6.13 and 6.14', (t) => {
+  const lines = planned({}, { layerDescriptors: 'readable' });
+  t.true(lines.includes('openat2(AT_FDCWD, "/a", O_CLOEXEC|O_DIRECTORY, 0) = fd1'));
+});
+
+test('by strings: 6.7 to 6.12', (t) => {
+  const lines = planned({}, { layerDescriptors: false, uniqueMountId: false });
+  t.true(lines.includes('fsconfig(fd5, FSCONFIG_SET_STRING, "lowerdir+", "/b:c", 0)'), 'not escaped');
+  t.true(lines.includes('fsconfig(fd5, FSCONFIG_SET_STRING, "upperdir", "/u\\\\,v", 0)'), 'escaped once');
+  t.true(lines.includes('fsconfig(fd5, FSCONFIG_SET_STRING, "workdir", "/w\\\\\\\\x", 0)'), 'escaped once');
+  t.true(lines.includes('statx(fd6, "", AT_EMPTY_PATH, STATX_INO|STATX_MNT_ID)'));
+});
+
+test('by strings: 255 bytes fit, 256 go by descriptor', (t) => {
+  const path = (length: number) => `/${'x'.repeat(length - 1)}`;
+  const shown = (change: Partial<OverlayOptions>) => planned(change, { layerDescriptors: false }).join('\n');
+  t.true(shown({ lowerdir: [path(255), '/b'] }).includes(`"lowerdir+", "${path(255)}"`));
+  t.true(shown({ lowerdir: [path(256), '/b'] }).includes('"lowerdir+", "/proc/self/fd/{fd1}"'));
+  t.true(
+    shown({ upperdir: `${path(254)},` }).includes('"upperdir", "/proc/self/fd/{fd3}"'),
+    'the escaped length counts',
+  );
+  t.true(shown({ workdir: path(256) }).includes('"workdir", "/proc/self/fd/{fd4}"'));
+});
+
+test('by mount(2): older, with everything escaped', (t) => {
+  t.deepEqual(planned({ index: false }, { fsContext: false }), [
+    'statx(AT_FDCWD, "/m", AT_SYMLINK_NOFOLLOW, STATX_TYPE)',
+    'mount("overlay", "/m", "overlay", 0, "lowerdir=/a:/b\\\\:c,upperdir=/u\\\\,v,workdir=/w\\\\\\\\x,index=off")',
+    'umount2("/m", MNT_DETACH|UMOUNT_NOFOLLOW)  # only on failure',
+    'statfs("/m")',
+    'statx(AT_FDCWD, "/m", AT_SYMLINK_NOFOLLOW, STATX_INO|STATX_MNT_ID_UNIQUE)',
+  ]);
+});
+
+test('by mount(2): a page is measured, to the byte', (t) => {
+  const fixed = 'lowerdir=/:,upperdir=/u,workdir=/w'.length;
+  const half = (bytes: number) => `/${'y'.repeat(bytes)}`;
+  const withBytes = (total: number) => {
+    const rest = total - fixed - 1;
+    return { lowerdir: [half(1000), half(rest - 1000)], upperdir: '/u', workdir: '/w' };
+  };
+  t.notThrows(() => planned(withBytes(4095), { fsContext: false }));
+  const error = t.throws(() => planned(withBytes(4096), { fsContext: false }), { code: 'E2BIG' });
+  t.true(error?.message.includes('4096 bytes'), error?.message);
+  t.notThrows(() => planned(withBytes(4096), { fsContext: false, pageSize: 65536 }));
+});
+
+test('a read-only mount of a writable overlay is made so after its superblock is known to be writable', (t) => {
+  const lines = calls(planned({ readonly: true }));
+  t.deepEqual(lines.slice(lines.indexOf('fsmount')), ['fsmount', 'fstatfs', 'mount_setattr', 'statx', 'move_mount']);
+  t.deepEqual(calls(planned({ readonly: true }, { fsContext: false })), [
+    'statx',
+    'mount',
+    'umount2',
+    'statfs',
+    'mount',
+    'statx',
+  ]);
+  const lowerOnly = { upperdir: undefined, workdir: undefined } as unknown as Partial<OverlayOptions>;
+  const view = planned({ ...lowerOnly, readonly: true }).join('\n');
+  t.true(view.includes('fsmount(fd3, FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY)'));
+  t.false(view.includes('fstatfs'));
+});
+
+test('attributes have two names', (t) => {
+  const all = {
+    nosuid: true,
+    nodev: true,
+    noexec: true,
+    nosymfollow: true,
+    nodiratime: true,
+    atime: 'strictatime',
+  } as const;
+  t.true(
+    planned(all).some((line) =>
+      line.startsWith(
+        'fsmount(fd5, FSMOUNT_CLOEXEC, MOUNT_ATTR_NODEV|MOUNT_ATTR_NODIRATIME|MOUNT_ATTR_NOEXEC|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NOSYMFOLLOW|MOUNT_ATTR_STRICTATIME)',
+      ),
+    ),
+  );
+  t.true(
+    planned(all, { fsContext: false }).some((line) =>
+      line.startsWith(
+        'mount("overlay", "/m", "overlay", MS_NODEV|MS_NODIRATIME|MS_NOEXEC|MS_NOSUID|MS_NOSYMFOLLOW|MS_STRICTATIME, ',
+      ),
+    ),
+  );
+});
+
+test('userxattr goes without saying in a user namespace, unless something says otherwise', (t) => {
+  const has = (change: Partial<OverlayOptions>, userNamespace: boolean) =>
+    planned(change, { userNamespace }).some((line) => line.includes('"userxattr"'));
+  t.true(has({}, true));
+  t.true(has({ userxattr: true }, false));
+  t.false(has({}, false));
+  t.false(has({ userxattr: false }, true));
+  t.false(has({ redirectDir: 'on' }, true));
+  t.false(has({ metacopy: false }, true));
+  t.false(has({ upperdir: undefined, workdir: undefined } as unknown as Partial<OverlayOptions>, true));
+});
+
+test('create makes what is missing from the top, and takes it back from the bottom', (t) => {
+  const lines = planned({ create: true, upperdir: '/x//y/', workdir: undefined, target: '/m' } as never);
+  t.deepEqual(lines.slice(0, 7), [
+    'mkdirat(AT_FDCWD, "/m", 0755)  # undone on failure; EEXIST will do',
+    'mkdirat(AT_FDCWD, "/x", 0755)  # undone on failure; EEXIST will do',
+    'mkdirat(AT_FDCWD, "/x//y", 0755)  # undone on failure; EEXIST will do',
+    'mkdirat(AT_FDCWD, "/x", 0755)  # undone on failure; EEXIST will do',
+    'mkdirat(AT_FDCWD, "/x/y.work", 0755)  # undone on failure; EEXIST will do',
+    'unlinkat(AT_FDCWD, "/x/y.work/work", AT_REMOVEDIR)  # only on failure; any error will do',
+    'openat2(AT_FDCWD, "/m", O_CLOEXEC|O_DIRECTORY|O_NOFOLLOW|O_PATH, 0) = fd0',
+  ]);
+});
+
+test('the quick way is taken only where nothing is lost by it', (t) => {
+  const plain: OverlayOptions = { lowerdir: '/l', upperdir: '/u', workdir: '/w', target: '/m' };
+  const isQuick = (change: Partial<OverlayOptions>, features: Partial<KernelFeatures> = {}) =>
+    quickPlan(checkOptions({ ...plain, ...change }), { ...newest, ...features }) !== undefined;
+  t.true(isQuick({}));
+  t.true(isQuick({ target: '/a:b,c\\d' }), 'the target stands in no list');
+  t.false(isQuick({ lowerdir: ['/a', '/b:c'] }));
+  t.false(isQuick({ upperdir: '/u,v' }));
+  t.false(isQuick({ workdir: '/w\\' }));
+  t.false(isQuick({ lowerdir: Buffer.from('/l') }));
+  t.false(isQuick({ create: true }));
+  t.false(isQuick({ lowerdir: Array.from({ length: 65 }, (_, i) => `/${i}`) }));
+  t.false(isQuick({ lowerdir: Array.from({ length: 60 }, (_, i) => `/${i}${'x'.repeat(30)}`) }));
+});
