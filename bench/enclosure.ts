@@ -38,7 +38,8 @@ export function enclosure(): Enclosure | undefined {
 /** Runs this program enclosed, and returns its exit code. */
 export async function runEnclosed(script: string): Promise<number> {
   if (process.platform !== 'linux' || process.geteuid?.() !== 0) {
-    throw new Error('the bench mounts file systems: it has to be run by root, on Linux');
+    console.error('The bench mounts file systems: it has to be run by root, on Linux.');
+    return 1;
   }
   const [cpu = 0, otherCpu] = allowedCpus();
   const directory = mkdtempSync(join(tmpdir(), 'overlayfs-bench-'));

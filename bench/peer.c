@@ -5,9 +5,9 @@
 //
 // Lines, and their answers, all times being nanoseconds:
 //
-//   sync BASE SETS PAIRS      pairs of mount(2) and umount2(2)                       -> MEDIAN TOTAL
-//   handover BASE SETS PAIRS  the same, each call handed to a second thread and back -> MEDIAN TOTAL
-//   mknod DIRECTORY COUNT     whiteouts, one mknod(2) each                           -> TOTAL
+//   sync SETS PAIRS BASE      pairs of mount(2) and umount2(2)                       -> MEDIAN TOTAL
+//   handover SETS PAIRS BASE  the same, each call handed to a second thread and back -> MEDIAN TOTAL
+//   mknod COUNT DIRECTORY     whiteouts, one mknod(2) each                           -> TOTAL
 //
 // BASE holds the directories 0 to SETS - 1, used in turn, each with lower, upper, work and target in it.
 #define _GNU_SOURCE
@@ -136,13 +136,15 @@ static void measure_pairs(void (*make)(struct call), const char *base, int set_c
 
 static void measure_mknod(const char *directory, int count) {
   // The names are made before the clock starts, as they are for the other side.
-  char(*paths)[PATH_MAX] = calloc((size_t)count, sizeof *paths);
+  size_t size = strlen(directory) + sizeof "/4294967295";
+  char *paths = calloc((size_t)count, size);
   if (paths == NULL) err(1, "calloc");
-  for (int i = 0; i < count; i++) snprintf(paths[i], sizeof *paths, "%s/%05d", directory, i);
+  for (int i = 0; i < count; i++) snprintf(paths + (size_t)i * size, size, "%s/%05u", directory, (unsigned)i);
 
   int64_t begin = now();
   for (int i = 0; i < count; i++) {
-    if (mknod(paths[i], S_IFCHR, 0) != 0) err(1, "mknod %s", paths[i]);
+    const char *path = paths + (size_t)i * size;
+    if (mknod(path, S_IFCHR, 0) != 0) err(1, "mknod %s", path);
   }
   int64_t total = now() - begin;
 
@@ -154,12 +156,12 @@ static void serve(void) {
   char line[PATH_MAX + 64], path[PATH_MAX];
   int sets, count;
   while (fgets(line, sizeof line, stdin) != NULL) {
-    if (sscanf(line, "sync %4095s %d %d", path, &sets, &count) == 3) {
+    if (sscanf(line, "sync %d %d %4095[^\n]", &sets, &count, path) == 3) {
       measure_pairs(perform, path, sets, count);
-    } else if (sscanf(line, "handover %4095s %d %d", path, &sets, &count) == 3) {
+    } else if (sscanf(line, "handover %d %d %4095[^\n]", &sets, &count, path) == 3) {
       start_thread();
       measure_pairs(hand_over, path, sets, count);
-    } else if (sscanf(line, "mknod %4095s %d", path, &count) == 2) {
+    } else if (sscanf(line, "mknod %d %4095[^\n]", &count, path) == 2) {
       measure_mknod(path, count);
     } else {
       errx(1, "not understood: %s", line);

@@ -49,16 +49,16 @@ export class Peer {
   }
 
   async sync(base: string, sets: number, pairs: number): Promise<PairTimes> {
-    return toPairTimes(await this.#ask(`sync ${base} ${sets} ${pairs}`));
+    return toPairTimes(await this.#ask(`sync ${sets} ${pairs} ${base}`));
   }
 
   async handover(base: string, sets: number, pairs: number): Promise<PairTimes> {
-    return toPairTimes(await this.#ask(`handover ${base} ${sets} ${pairs}`));
+    return toPairTimes(await this.#ask(`handover ${sets} ${pairs} ${base}`));
   }
 
   /** In µs, for all of them. */
   async mknod(directory: string, count: number): Promise<number> {
-    const [total = Number.NaN] = await this.#ask(`mknod ${directory} ${count}`);
+    const [total = Number.NaN] = await this.#ask(`mknod ${count} ${directory}`);
     return total;
   }
 
@@ -73,7 +73,9 @@ export class Peer {
       const answer = once(this.#lines, 'line', { signal });
       this.#child.stdin?.write(`${line}\n`);
       const [text] = await answer;
-      return String(text).split(' ').map((nanoseconds) => Number(nanoseconds) / 1000);
+      return String(text)
+        .split(' ')
+        .map((nanoseconds) => Number(nanoseconds) / 1000);
     } catch (error) {
       signal.throwIfAborted(); // says what has happened
       throw error;

@@ -29,6 +29,7 @@ export const {
 } = constants.errno;
 /** Not in node:os. */
 export const EBADF = 9;
+export const EDQUOT = 122;
 
 // Not in libuv's list, which Node's map is made from.
 const more: Readonly<Record<number, readonly [code: string, text: string]>> = {

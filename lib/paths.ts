@@ -1,7 +1,8 @@
 /** Paths are bytes: whatever a program may hold one in, and any byte but NUL in it. */
 import { readlinkSync, statSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { invalidArgumentType, invalidArgumentValue } from './errors.js';
+import { ENOENT } from './errnos.js';
+import { invalidArgumentType, invalidArgumentValue, OverlayError } from './errors.js';
 
 /** A path as callers give it. */
 export type PathLike = string | Uint8Array | URL;
@@ -38,7 +39,16 @@ export function toAbsolute(path: Path): Path {
 // process.cwd() is a string, which cannot hold every directory's name, and the same for all threads.
 function workingDirectory(): Path {
   const link = readlinkSync('/proc/thread-self/cwd', { encoding: 'buffer' });
-  if (link.subarray(-DELETED.length).equals(DELETED)) statSync('.');
+  // The kernel's mark, or the end of a name.
+  if (link.subarray(-DELETED.length).equals(DELETED) && statSync('.').nlink === 0) {
+    throw new OverlayError({
+      errno: ENOENT,
+      reason: 'path-missing',
+      what: 'a relative path leads nowhere: the working directory has been removed',
+      hint: 'pass an absolute path',
+      path: '.',
+    });
+  }
   const text = link.toString();
   return Buffer.from(text).equals(link) ? text : link;
 }

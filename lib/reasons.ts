@@ -106,6 +106,10 @@ export const reasons = {
     when: 'the mount was inherited from outside this user namespace',
     todo: 'unmount it where it was mounted',
   },
+  'work-unknown': {
+    when: '`removeWork` is asked for, and the mount table does not tell which directory is the workdir',
+    todo: 'unmount without `removeWork`, and remove the workdir by its path',
+  },
   'work-not-empty': {
     when: "the mount is gone, but the workdir holds more than the kernel's own empty directory",
     todo: 'look at what is in it, and remove it if it is of no use',
@@ -120,10 +124,14 @@ export const reasons = {
     when: 'a directory is where the whiteout should be',
     todo: 'pass `recursive: true` with `replace` to remove it and all that it holds',
   },
+  'mount-inside': {
+    when: 'something is mounted inside a directory that is to be removed',
+    todo: 'unmount it first',
+  },
   'path-not-directory': { when: 'the path, or its parent, is not a directory', todo: 'name a directory' },
   'merged-mount': {
     when: "the path is in a mounted overlay, where this can't be made",
-    todo: 'use the path in the layer directory, before the overlay is mounted',
+    todo: 'use the path in the layer directory; layers that are to take marks cannot lie on an overlay',
   },
   'xattr-denied': {
     when: 'the file system or the kernel refuses the extended attribute',

@@ -48,10 +48,12 @@ long replace_with_whiteout(int dirfd, const char* name, const char* aside, bool 
       (found.mode & S_IFMT) != S_IFDIR) {
     return result;
   }
-  if (recursive) return remove_tree(dirfd, aside);
-  sys::renameat2(dirfd, aside, dirfd, name, abi::rename_exchange);
-  sys::unlinkat(dirfd, aside, 0);
-  return -EISDIR;
+  result = recursive ? remove_tree(dirfd, aside) : -EISDIR;
+  if (result < 0) {  // back to where it was, or what is left of it
+    sys::renameat2(dirfd, aside, dirfd, name, abi::rename_exchange);
+    sys::unlinkat(dirfd, aside, 0);
+  }
+  return result;
 }
 
 namespace {

@@ -5,14 +5,23 @@ import { OverlayError, type OverlayErrorFields } from '../errors.js';
 import * as k from '../kernel/constants.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
-import { type Path, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
+import { kernelFeatures } from '../overlay/features.js';
+import {
+  type Path,
+  type PathLike,
+  pathString,
+  quotePath,
+  toAbsolute,
+  toPath,
+  withoutTrailingSlashes,
+} from '../paths.js';
 import { opaqueName } from './xattrs.js';
 
 export interface OpaqueOptions {
   /**
    * The mark is `user.overlay.opaque`, which counts for mounts with `userxattr`, instead of
    * `trusted.overlay.opaque`, which counts for the others and needs CAP_SYS_ADMIN in the initial user
-   * namespace. Default false.
+   * namespace. Default: as for mounts, true in a user namespace, which may not write the latter.
    */
   userxattr?: boolean;
 }
@@ -29,10 +38,12 @@ interface OpaquePlan {
 }
 
 function prepare(dir: PathLike, options: OpaqueOptions | undefined): OpaquePlan {
-  const path = toAbsolute(toPath(dir, 'dir'));
+  // A slash at the end would have a link followed.
+  const path = withoutTrailingSlashes(toAbsolute(toPath(dir, 'dir')));
   const checked = toOptions(options);
   checkNames(checked, names);
-  return { path, attribute: opaqueName(checkBoolean(checked.userxattr, 'userxattr') ?? false), plan: new Plan() };
+  const userxattr = checkBoolean(checked.userxattr, 'userxattr') ?? kernelFeatures().userNamespace;
+  return { path, attribute: opaqueName(userxattr), plan: new Plan() };
 }
 
 function addDirectory({ plan, path }: OpaquePlan): number {
@@ -64,7 +75,7 @@ export function explainOpaque(path: Path, attribute: string, failure: StepFailur
   }
   if (step?.call === 'openat2') {
     if (errno === e.ENOENT) return fields({ reason: 'path-missing', what: `the directory ${shown} does not exist` });
-    if (errno === e.ENOTDIR || errno === e.ELOOP) {
+    if (errno === e.ENOTDIR) {
       return fields({ reason: 'path-not-directory', what: `${shown} is not a directory` });
     }
     return fields({ reason: 'path-inaccessible', what: `the directory ${shown} cannot be reached` });
@@ -73,7 +84,7 @@ export function explainOpaque(path: Path, attribute: string, failure: StepFailur
     return fields({ reason: 'xattr-denied', what: `the attribute ${attribute} is refused on ${shown}` });
   }
   if (errno === e.EROFS) return fields({ reason: 'read-only', what: `the file system of ${shown} is read-only` });
-  if (errno === e.ENOSPC)
+  if (errno === e.ENOSPC || errno === e.EDQUOT)
     return fields({ reason: 'out-of-space', what: `no room is left for ${attribute} on ${shown}` });
   if (errno === e.EACCES) return fields({ reason: 'permission-denied', what: `this process may not mark ${shown}` });
   return fields({ reason: 'unexplained', what: `${shown} could not be made opaque` });

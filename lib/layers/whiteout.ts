@@ -6,8 +6,18 @@ import { conflictingOptions, invalidArgumentValue, OverlayError, type OverlayErr
 import * as k from '../kernel/constants.js';
 import { addLook, type Found, readLook } from '../kernel/look.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
-import { type Descriptor, Plan, type Step, type Subject } from '../kernel/plan.js';
-import { type Path, type PathLike, pathString, quotePath, splitPath, toAbsolute, toPath } from '../paths.js';
+import { type Descriptor, Plan, type Step, type StepOptions, type Subject } from '../kernel/plan.js';
+import {
+  type Path,
+  type PathLike,
+  pathString,
+  quotePath,
+  splitPath,
+  toAbsolute,
+  toPath,
+  withoutTrailingSlashes,
+} from '../paths.js';
+import type { Reason } from '../reasons.js';
 import { whiteoutName } from './xattrs.js';
 
 export interface WhiteoutOptions {
@@ -35,9 +45,6 @@ interface WhiteoutPlan {
   readonly entries: ReadonlyMap<Step, Entry>;
 }
 
-const isPathLike = (value: unknown): value is PathLike =>
-  typeof value === 'string' || value instanceof Uint8Array || value instanceof URL;
-
 function toEntry(value: unknown, argument: string): Entry {
   const path = toAbsolute(toPath(value, argument));
   const [parent, name] = splitPath(path);
@@ -61,33 +68,42 @@ function checkOptions(options: WhiteoutOptions | undefined): Required<WhiteoutOp
 
 function whiteoutPlan(paths: PathLike | readonly PathLike[], options: WhiteoutOptions | undefined): WhiteoutPlan {
   const { replace, recursive } = checkOptions(options);
-  const list =
-    isPathLike(paths) || !Array.isArray(paths)
-      ? [toEntry(paths, 'path')]
-      : paths.map((path, i) => toEntry(path, `paths[${i}]`));
+  const list = Array.isArray(paths)
+    ? Array.from(paths, (path, i) => toEntry(path, `paths[${i}]`))
+    : [toEntry(paths, 'path')];
 
+  // All directories are opened before anything is made. What they hold is made directory by directory, so that
+  // those of one file system, which can share an inode, mostly follow each other.
   const plan = new Plan();
-  const entries = new Map<Step, Entry>();
-  // By the bytes, which a string of one character a byte stands for.
-  const parents = new Map<string, Descriptor>();
-  const prefix = `.overlayfs-${randomBytes(6).toString('hex')}-`;
+  const directories = new Map<string, { directory: Descriptor; entries: Entry[] }>();
   for (const entry of list) {
-    const { path, parent, name } = entry;
-    const key = typeof parent === 'string' ? parent : Buffer.from(parent).toString('latin1').replace(/^/, '\0');
-    const subject: Subject = { role: 'path', path };
-    let directory = parents.get(key);
-    if (directory === undefined) {
-      const flags = k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC;
-      directory = plan.add('openat2', [k.AT_FDCWD, parent, flags, 0], { subject: { role: 'path', path: parent } });
-      parents.set(key, directory);
+    const { parent } = entry;
+    // Bytes that are no UTF-8 stand apart from all strings.
+    const key = typeof parent === 'string' ? parent : `\0${Buffer.from(parent).toString('latin1')}`;
+    const known = directories.get(key);
+    if (known !== undefined) {
+      known.entries.push(entry);
+      continue;
     }
-    const made = replace
-      ? plan.add('replace', [directory, name, prefix + entries.size, recursive ? 1 : 0], { subject })
-      : plan.add('whiteout', [directory, name], { undo: true, subject });
-    entries.set(plan.stepOf(made), entry);
+    const flags = k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC;
+    const subject: Subject = { role: 'path', path: parent };
+    const directory = plan.add('openat2', [k.AT_FDCWD, parent, flags], { subject });
+    directories.set(key, { directory, entries: [entry] });
   }
-  return { plan, replaces: replace, entries };
+  const made = new Map<Step, Entry>();
+  const prefix = `.overlayfs-${randomBytes(6).toString('hex')}-`;
+  for (const { directory, entries } of directories.values()) {
+    for (const entry of entries) {
+      const step = replace
+        ? plan.add('replace', [directory, entry.name, prefix + made.size, recursive ? 1 : 0])
+        : plan.add('whiteout', [directory, entry.name], undoOnFailure);
+      made.set(plan.stepOf(step), entry);
+    }
+  }
+  return { plan, replaces: replace, entries: made };
 }
+
+const undoOnFailure: StepOptions = { undo: true };
 
 // ------------------------------------------------------------------------------------------ what went wrong
 
@@ -120,52 +136,63 @@ function lookAt(path: Path, parent: Path): Look {
 
 const isWhiteoutDevice = (found: Found): boolean => found.type === k.S_IFCHR && found.represents === 0;
 
+function syscallOf({ step, errno }: StepFailure): string | undefined {
+  if (step?.call === 'openat2') return 'open';
+  if (step?.call !== 'replace') return 'mknod';
+  if (errno === e.EISDIR) return undefined;
+  return errno === e.EROFS || errno === e.ENOSPC || errno === e.EDQUOT ? 'mknod' : 'rename';
+}
+
 /** The reason for a whiteout that could not be made. Pure. */
 export function explainWhiteout(path: Path, failure: StepFailure, facts: WhiteoutFacts): OverlayErrorFields {
   const { errno, step } = failure;
   const shown = quotePath(path);
-  const fields = (rest: Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'>): OverlayErrorFields => ({
-    errno,
-    syscall: step?.call === 'openat2' ? 'open' : step?.call === 'replace' ? 'rename' : 'mknod',
-    path: pathString(path),
-    ...rest,
-  });
-  if (facts.isOnOverlay && errno !== e.EEXIST && errno !== e.ENOENT) {
-    return fields({
-      reason: 'merged-mount',
-      what: `${shown} is in a mounted overlay, through which no whiteout can be made`,
-      hint: 'use the path in the layer directory; to delete a file of a mounted overlay, remove it there',
-    });
-  }
-  if (errno === e.EEXIST && isWhiteoutDevice(facts.found)) {
-    return fields({ reason: 'path-exists', what: `${shown} is a whiteout already`, hint: 'leave it as it is' });
-  }
-  if (errno === e.EEXIST) return fields({ reason: 'path-exists', what: `${shown} exists` });
-  if (errno === e.EISDIR) return fields({ reason: 'path-is-directory', what: `${shown} is a directory` });
-  if (errno === e.ENOENT) {
-    return fields({
-      reason: 'path-missing',
-      what: facts.parent.errno === 0 ? `${shown} went away meanwhile` : `the directory of ${shown} does not exist`,
-    });
-  }
-  if (errno === e.ENOTDIR)
-    return fields({ reason: 'path-not-directory', what: `what should hold ${shown} is not a directory` });
-  if (errno === e.EROFS) return fields({ reason: 'read-only', what: `the file system of ${shown} is read-only` });
-  if (errno === e.EACCES || errno === e.EPERM) {
-    return fields({ reason: 'permission-denied', what: `this process may not make a whiteout at ${shown}` });
-  }
-  if (errno === e.ELOOP || errno === e.ENAMETOOLONG) {
-    return fields({ reason: 'path-inaccessible', what: `${shown} cannot be reached` });
-  }
-  if (errno === e.ENOSPC) return fields({ reason: 'out-of-space', what: `no room is left for a whiteout at ${shown}` });
+  const fields = (reason: Reason, what: string, hint?: string): OverlayErrorFields => {
+    return { errno, syscall: syscallOf(failure), path: pathString(path), reason, what, hint };
+  };
   if (errno === e.EMFILE || errno === e.ENFILE) {
-    return fields({
-      reason: 'out-of-descriptors',
-      what: `no descriptor is left to open ${shown}`,
-      hint: 'raise the limit (ulimit -n), or name whiteouts of fewer directories in one call',
-    });
+    const hint = 'raise the limit (ulimit -n), or name whiteouts of fewer directories in one call';
+    return fields('out-of-descriptors', `no descriptor is left to open ${shown}`, hint);
   }
-  return fields({ reason: 'unexplained', what: `the whiteout ${shown} could not be made` });
+  if (step?.call === 'openat2') {
+    if (errno === e.ENOENT) return fields('path-missing', `the directory ${shown} does not exist`);
+    if (errno === e.ENOTDIR) {
+      const what = facts.found.errno === 0 ? shown : `what should hold ${shown}`;
+      return fields('path-not-directory', `${what} is not a directory`);
+    }
+    return fields('path-inaccessible', `the directory ${shown} cannot be reached`);
+  }
+  if (facts.isOnOverlay) {
+    const what = `${shown} is in a mounted overlay, through which no whiteout can be made`;
+    const hint =
+      'use the path in the layer directory, which must not lie on an overlay itself; to delete a file of a mounted overlay, remove it there';
+    return fields('merged-mount', what, hint);
+  }
+  switch (errno) {
+    case e.EEXIST:
+      return isWhiteoutDevice(facts.found)
+        ? fields('path-exists', `${shown} is a whiteout already`, 'leave it as it is')
+        : fields('path-exists', `${shown} exists`);
+    case e.EISDIR:
+      return fields('path-is-directory', `${shown} is a directory`);
+    case e.EBUSY:
+    case e.EXDEV:
+      return fields('mount-inside', `something is mounted inside ${shown}, whose other contents may be gone in part`);
+    case e.ENOENT:
+      return fields('path-missing', `the directory of ${shown} went away meanwhile`);
+    case e.EROFS:
+      return fields('read-only', `the file system of ${shown} is read-only`);
+    case e.EACCES:
+    case e.EPERM:
+      return fields('permission-denied', `this process may not make a whiteout at ${shown}`);
+    case e.ENAMETOOLONG:
+      return fields('path-inaccessible', `the name of ${shown} is too long`);
+    case e.ENOSPC:
+    case e.EDQUOT:
+      return fields('out-of-space', `no room is left for a whiteout at ${shown}`);
+    default:
+      return fields('unexplained', `the whiteout ${shown} could not be made`);
+  }
 }
 
 function failedPath({ entries }: WhiteoutPlan, failure: StepFailure): [path: Path, parent: Path] {
@@ -178,10 +205,12 @@ function failedPath({ entries }: WhiteoutPlan, failure: StepFailure): [path: Pat
 
 function toError(made: WhiteoutPlan, path: Path, failure: StepFailure, facts: WhiteoutFacts): OverlayError {
   const fields = explainWhiteout(path, failure, facts);
+  if (failure.undoErrno !== 0) {
+    fields.leftover = `not all that was made could be removed again (errno ${failure.undoErrno})`;
+  }
   if (made.replaces && failure.step !== undefined) {
     const before = [...made.entries.keys()].indexOf(failure.step);
-    if (before > 0)
-      fields.leftover = `${before} of the ${made.entries.size} paths, those before this one, are whiteouts now`;
+    if (before > 0) fields.leftover = `${before} of the ${made.entries.size} paths are whiteouts now`;
   }
   return new OverlayError(fields);
 }
@@ -224,7 +253,8 @@ interface Question {
 }
 
 function question(value: PathLike): Question {
-  const path = toAbsolute(toPath(value, 'path'));
+  // A slash at the end would have a link followed.
+  const path = withoutTrailingSlashes(toAbsolute(toPath(value, 'path')));
   const plan = new Plan();
   const itself = addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW, mask: k.STATX_SIZE, tolerate: [] });
   const marks = [false, true].map((userxattr) =>

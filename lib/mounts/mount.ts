@@ -1,4 +1,5 @@
 /** A mount that was made here. */
+import { OverlayError } from '../errors.js';
 import type { Path, PathLike } from '../paths.js';
 import {
   checkUnmountOptions,
@@ -42,21 +43,17 @@ export class Mount {
    */
   async unmount(options?: UnmountOptions): Promise<void> {
     const checked = checkUnmountOptions(options);
-    if (this.#unmounting !== undefined) await this.#unmounting;
+    // One after the other, each with its own outcome.
+    while (this.#unmounting !== undefined) await this.#unmounting.catch(() => {});
     if (this.#unmounted) return;
-    this.#unmounting = this.#unmount(checked);
-    await this.#unmounting;
-  }
-
-  async #unmount(options: UnmountOptions): Promise<void> {
+    this.#unmounting = unmountMounted(this.#mounted, checked);
     try {
-      await unmountMounted(this.#mounted, options);
+      await this.#unmounting;
+      this.#unmounting = undefined;
       this.#unmounted = true;
     } catch (error) {
-      this.#unmounted = isUnmountedAllTheSame(error);
-      throw error;
-    } finally {
       this.#unmounting = undefined;
+      this.#failed(error);
     }
   }
 
@@ -68,9 +65,15 @@ export class Mount {
       unmountMountedSync(this.#mounted, checked);
       this.#unmounted = true;
     } catch (error) {
-      this.#unmounted = isUnmountedAllTheSame(error);
-      throw error;
+      this.#failed(error);
     }
+  }
+
+  #failed(error: unknown): void {
+    if (isUnmountedAllTheSame(error)) this.#unmounted = true;
+    // The other form of this call was quicker.
+    const isOvertaken = this.#unmounted || this.#unmounting !== undefined;
+    if (!isOvertaken || !(error instanceof OverlayError) || error.reason !== 'not-mounted') throw error;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -39,7 +39,7 @@ function parseLine(line: Buffer): MountinfoEntry | undefined {
   // On single spaces: an empty source is an empty field.
   const fields = split(line, SPACE);
   const dash = fields.findIndex((field, i) => i >= 6 && field.length === 1 && field[0] === 0x2d);
-  if (dash < 0) return undefined;
+  if (dash < 0 || fields.length < dash + 4) return undefined;
   const [id, parent, device, root, target, options] = fields as [Buffer, Buffer, Buffer, Buffer, Buffer, Buffer];
   const [type, source, superOptions] = fields.slice(dash + 1) as [Buffer, Buffer, Buffer];
   return {

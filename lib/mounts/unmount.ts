@@ -8,6 +8,7 @@ import { perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import { findOption, unescapeLayer } from '../mount-strings.js';
 import {
+  isAbsolute,
   joinPath,
   type Path,
   type PathLike,
@@ -17,6 +18,7 @@ import {
   toPath,
   withoutTrailingSlashes,
 } from '../paths.js';
+import type { Reason } from '../reasons.js';
 import { readMountinfo } from './mountinfo.js';
 
 export interface UnmountOptions {
@@ -109,8 +111,15 @@ function findWorkdir(mounted: Mounted, options: UnmountOptions): Path | undefine
   const text = entry && findOption(entry.superOptions, 'workdir');
   if (text === undefined) return undefined;
   // The table does not tell an escaped path from a plain one (a descriptor's): the one that exists is meant.
-  const plain = unescapeLayer(text);
-  return plain.equals(text) || exists(text) ? text : plain;
+  const candidates = [text, unescapeLayer(text)].filter((path, i, [first]) => i === 0 || !path.equals(first as Buffer));
+  const [workdir, another] = candidates.length === 1 ? candidates : candidates.filter(exists);
+  if (workdir !== undefined && another === undefined && isAbsolute(workdir)) return workdir;
+  throw new OverlayError({
+    errno: e.EINVAL,
+    reason: 'work-unknown',
+    what: `the mount table shows the workdir of ${quotePath(mounted.path)} as ${quotePath(text)}, which can mean more than one directory`,
+    path: pathString(mounted.path),
+  });
 }
 
 function exists(path: Path): boolean {
@@ -125,10 +134,19 @@ function lookSync(path: Path, options: LookOptions): Found {
 
 // ------------------------------------------------------------------------------------------ what went wrong
 
-function lookPlan(mounted: Mounted): [plan: Plan, step: Step] {
+function lookPlan(mounted: Mounted, options: UnmountOptions): [plan: Plan, step: Step] {
   const plan = new Plan();
-  return [plan, addLook(plan, mounted.path, { flags: k.AT_SYMLINK_NOFOLLOW })];
+  return [plan, addLook(plan, mounted.path, { flags: lookFlags(options) })];
 }
+
+const workReasons: Readonly<Record<number, Reason>> = {
+  [e.ENOTEMPTY]: 'work-not-empty',
+  [e.EEXIST]: 'work-not-empty',
+  [e.EACCES]: 'permission-denied',
+  [e.EPERM]: 'permission-denied',
+  [e.EROFS]: 'read-only',
+  [e.EBUSY]: 'mount-inside',
+};
 
 /** The reason for a failed unmount. Pure. */
 export function explainUnmount(mounted: Mounted, failure: StepFailure, found: Found): OverlayError {
@@ -148,7 +166,7 @@ export function explainUnmount(mounted: Mounted, failure: StepFailure, found: Fo
       errno,
       syscall: 'rmdir',
       path: pathString(path),
-      reason: errno === e.ENOTEMPTY || errno === e.EEXIST ? 'work-not-empty' : 'permission-denied',
+      reason: workReasons[errno] ?? 'unexplained',
       what: `${shown} is unmounted, but the work directory ${quotePath(path)} could not be removed`,
     });
   }
@@ -196,14 +214,14 @@ export function isUnmountedAllTheSame(error: unknown): boolean {
 export async function unmountMounted(mounted: Mounted, options: UnmountOptions): Promise<void> {
   const outcome = await perform(unmountPlan(mounted, options));
   if (!(outcome instanceof StepFailure)) return;
-  const [plan, look] = lookPlan(mounted);
+  const [plan, look] = lookPlan(mounted, options);
   throw explainUnmount(mounted, outcome, readLook(look, await perform(plan)));
 }
 
 export function unmountMountedSync(mounted: Mounted, options: UnmountOptions): void {
   const outcome = performSync(unmountPlan(mounted, options));
   if (!(outcome instanceof StepFailure)) return;
-  const [plan, look] = lookPlan(mounted);
+  const [plan, look] = lookPlan(mounted, options);
   throw explainUnmount(mounted, outcome, readLook(look, performSync(plan)));
 }
 

@@ -149,8 +149,10 @@ const unreachable: Rule = (failed) => {
 const notCreated: Rule = ({ failure: { step, errno } }) => {
   if (step?.call !== 'mkdirat') return undefined;
   const path = step.args[1] as Path;
-  const reason: Reason = errno === e.EROFS ? 'read-only' : errno === e.ENOSPC ? 'out-of-space' : 'permission-denied';
-  const known = errno === e.EROFS || errno === e.ENOSPC || errno === e.EACCES || errno === e.EPERM;
+  const reason: Reason =
+    errno === e.EROFS ? 'read-only' : errno === e.ENOSPC || errno === e.EDQUOT ? 'out-of-space' : 'permission-denied';
+  const known =
+    errno === e.EROFS || errno === e.ENOSPC || errno === e.EDQUOT || errno === e.EACCES || errno === e.EPERM;
   return {
     reason: known ? reason : 'path-inaccessible',
     what: `the directory ${quotePath(path)} could not be made`,
@@ -276,7 +278,8 @@ const byErrno: Rule = ({ options, failure }) => {
       path: pathString(upper),
     };
   }
-  if (errno === e.ENOSPC) return { reason: 'out-of-space', what: 'no room is left for the mount' };
+  if (errno === e.ENOSPC || errno === e.EDQUOT)
+    return { reason: 'out-of-space', what: 'no room is left for the mount' };
   return undefined;
 };
 

@@ -148,3 +148,23 @@ export function evaluateIn(command: readonly string[], expression: string, ...ar
 
 /** A command that runs another as root without a capability: what modes forbid is forbidden. */
 export const withoutCapabilities = ['setpriv', '--bounding-set=-all', '--inh-caps=-all'];
+
+/** Numbers that look random and are the same each time: mulberry32. */
+export function generator(seed: number): (below: number) => number {
+  let state = seed;
+  return (below) => {
+    state = (state + 0x6d2b79f5) | 0;
+    let x = Math.imul(state ^ (state >>> 15), 1 | state);
+    x = (x + Math.imul(x ^ (x >>> 7), 61 | x)) ^ x;
+    return ((x ^ (x >>> 14)) >>> 0) % below;
+  };
+}
+
+/** As the kernel writes into the mount table: these characters as a backslash and three octal digits. */
+export function escapeOctal(bytes: Uint8Array, escaped: string): Buffer {
+  const written = Array.from(bytes, (byte) => {
+    const char = String.fromCharCode(byte);
+    return escaped.includes(char) ? `\\${byte.toString(8).padStart(3, '0')}` : char;
+  });
+  return Buffer.from(written.join(''), 'latin1');
+}

@@ -1,0 +1,169 @@
+/** What is measured, one row each, and the bounds that hold for it. */
+import { closeSync, fsyncSync, mkdirSync, openSync, rmSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { type Block, type Comparison, type Effort, interleave } from './interleave.js';
+import { asyncPairs, pairsAtOnce, programPairs, syncPairs, whiteoutBatch } from './ours.js';
+import type { Peer } from './peer.js';
+import { type FileSystem, SET_COUNT, type Site, type Stage } from './stage.js';
+
+export interface Bound {
+  readonly of: 'ratio' | 'difference';
+  readonly is: 'at most' | 'at least';
+  readonly limit: number;
+}
+
+/** One kind of measurement, made on each file system, and with the other CPU idle and busy. */
+interface Kind {
+  readonly what: string;
+  readonly unit: 'µs' | 'pairs/s' | 'ms';
+  /** What the ratio says. */
+  readonly ratio: 'ours / peer' | 'peer / ours';
+  /** Whether the unmounts' waits, which depend on the other CPU, are in it. */
+  readonly waits: boolean;
+  /** Whether both sides may use the other CPU while it is idle. */
+  readonly spreads?: boolean;
+  /** Uncounted blocks of ours, until everything is compiled. */
+  readonly warmUpBlocks: number;
+  readonly blocks: (site: Site, peer: Peer) => [ours: Block, peer: Block];
+  readonly bound: (fileSystem: FileSystem, spinner: boolean) => Bound | undefined;
+}
+
+export interface Row {
+  readonly kind: Kind;
+  readonly fileSystem: FileSystem;
+  readonly spinner: boolean;
+}
+
+export interface Result extends Comparison {
+  readonly bound: Bound | undefined;
+  readonly isOver: boolean;
+}
+
+const PAIRS = 150;
+const PROGRAM_PAIRS = 20;
+const TIMES_AT_ONCE = 4;
+const WARM_UP_PAIRS = 3000;
+const WHITEOUTS = 10_000;
+
+const perSecond = (pairs: number, microseconds: number): number => (pairs / microseconds) * 1e6;
+
+function clearAway(directory: string): void {
+  rmSync(directory, { recursive: true });
+  // So that no batch pays for the removal of the one before it.
+  const parent = openSync(dirname(directory), 'r');
+  fsyncSync(parent);
+  closeSync(parent);
+}
+
+const firstSet = (site: Site) => {
+  const [set] = site.sets;
+  if (set === undefined) throw new Error('no layer set');
+  return set;
+};
+
+const kinds: readonly Kind[] = [
+  {
+    what: 'sync : C',
+    unit: 'µs',
+    ratio: 'ours / peer',
+    waits: true,
+    warmUpBlocks: WARM_UP_PAIRS / PAIRS,
+    blocks: (site, peer) => [
+      () => syncPairs(firstSet(site), PAIRS),
+      async () => (await peer.sync(site.base, 1, PAIRS)).median,
+    ],
+    bound: (fileSystem, spinner) => {
+      if (fileSystem !== 'tmpfs') return undefined;
+      return spinner ? { of: 'ratio', is: 'at most', limit: 1.1 } : { of: 'difference', is: 'at most', limit: 8 };
+    },
+  },
+  {
+    what: 'async, in turn : C handed over',
+    unit: 'µs',
+    ratio: 'ours / peer',
+    waits: true,
+    warmUpBlocks: WARM_UP_PAIRS / PAIRS,
+    blocks: (site, peer) => [
+      () => asyncPairs(firstSet(site), PAIRS),
+      async () => (await peer.handover(site.base, 1, PAIRS)).median,
+    ],
+    bound: (fileSystem, spinner) =>
+      fileSystem === 'tmpfs' && spinner ? { of: 'ratio', is: 'at most', limit: 1.25 } : undefined,
+  },
+  {
+    what: `async, ${SET_COUNT} at once : C`,
+    unit: 'pairs/s',
+    ratio: 'ours / peer',
+    waits: true,
+    spreads: true,
+    warmUpBlocks: Math.ceil(WARM_UP_PAIRS / (SET_COUNT * TIMES_AT_ONCE)),
+    blocks: (site, peer) => {
+      const pairs = SET_COUNT * TIMES_AT_ONCE;
+      return [
+        async () => perSecond(pairs, await pairsAtOnce(site.sets, TIMES_AT_ONCE)),
+        async () => perSecond(pairs, (await peer.sync(site.base, SET_COUNT, pairs)).total),
+      ];
+    },
+    bound: (_, spinner) => (spinner ? { of: 'ratio', is: 'at least', limit: 1.3 } : undefined),
+  },
+  {
+    what: 'sync : programs',
+    unit: 'µs',
+    ratio: 'peer / ours',
+    waits: true,
+    warmUpBlocks: WARM_UP_PAIRS / PAIRS,
+    blocks: (site) => [() => syncPairs(firstSet(site), PAIRS), () => programPairs(firstSet(site), PROGRAM_PAIRS)],
+    bound: () => ({ of: 'ratio', is: 'at least', limit: 15 }),
+  },
+  {
+    what: `${WHITEOUTS} whiteouts : C mknod(2)`,
+    unit: 'ms',
+    ratio: 'ours / peer',
+    waits: false,
+    warmUpBlocks: 2,
+    blocks: (site, peer) => [
+      () => {
+        const time = whiteoutBatch(site.whiteouts, WHITEOUTS);
+        clearAway(site.whiteouts);
+        return time / 1000;
+      },
+      async () => {
+        mkdirSync(site.whiteouts);
+        const time = await peer.mknod(site.whiteouts, WHITEOUTS);
+        clearAway(site.whiteouts);
+        return time / 1000;
+      },
+    ],
+    bound: (fileSystem) => (fileSystem === 'ext4' ? { of: 'ratio', is: 'at most', limit: 0.6 } : undefined),
+  },
+];
+
+export const rows: readonly Row[] = kinds.flatMap((kind) =>
+  (['tmpfs', 'ext4'] as const).flatMap((fileSystem) =>
+    (kind.waits ? [false, true] : [false]).map((spinner) => ({ kind, fileSystem, spinner })),
+  ),
+);
+
+const warm = new Set<Kind>();
+
+/** Measures a row, in the given processes besides this one. */
+export async function measure(row: Row, stage: Stage, peer: Peer, program: string, effort: Effort): Promise<Result> {
+  const { kind, fileSystem, spinner } = row;
+  if (!warm.has(kind)) {
+    const [ours] = kind.blocks(stage.site('tmpfs'), peer);
+    for (let i = 0; i < kind.warmUpBlocks; i++) await ours();
+    warm.add(kind);
+  }
+  const [ours, theirs] = kind.blocks(stage.site(fileSystem), peer);
+  const ratioOf = (left: number, right: number) => (kind.ratio === 'ours / peer' ? left / right : right / left);
+
+  await stage.spin(spinner, program);
+  stage.runOn(kind.spreads && !spinner ? 'both' : 'one', [process.pid, peer.pid]);
+  const comparison = await interleave(ours, theirs, ratioOf, effort);
+  const bound = kind.bound(fileSystem, spinner);
+  return { ...comparison, bound, isOver: bound !== undefined && isOver(comparison[bound.of], bound) };
+}
+
+function isOver(value: number, { is, limit }: Bound): boolean {
+  return is === 'at most' ? !(value <= limit) : !(value >= limit);
+}

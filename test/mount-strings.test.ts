@@ -1,0 +1,194 @@
+import { existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import test from 'ava';
+import { type OverlayOptions, unmountSync } from 'overlayfs';
+import {
+  escapeLayer,
+  findOption,
+  needsEscape,
+  splitLowerdir,
+  unescapeLayer,
+  unescapeOctal,
+} from '#lib/mount-strings.js';
+import { readMountinfo } from '#lib/mounts/mountinfo.js';
+import { kernelFeatures } from '#lib/overlay/features.js';
+import { mountOverlayWithSync } from '#lib/overlay/mount.js';
+import { escapeOctal, generator, mountTest, scratch } from './support/index.js';
+
+const awkward = Buffer.from('\\\\\\,,::=# \t\n01347a/\r\x01\x7f\xff\xc3\x80"', 'latin1');
+
+function bytesOf(random: (below: number) => number, most: number, least = 0): Buffer {
+  const length = least + random(most - least + 1);
+  return Buffer.from(Array.from({ length }, () => awkward[random(awkward.length)] as number));
+}
+
+const escapeOption = (bytes: Uint8Array): Buffer => escapeOctal(bytes, ', \t\n\\');
+
+const hex = (list: readonly Uint8Array[]) => list.map((bytes) => Buffer.from(bytes).toString('hex'));
+
+test('what is escaped in a layer, and what is not', (t) => {
+  for (const [plain, escaped] of [
+    ['/plain', '/plain'],
+    ['/a,b', '/a\\,b'],
+    ['/a:b', '/a\\:b'],
+    ['/a\\b', '/a\\\\b'],
+    ['/a\\', '/a\\\\'],
+    ['/a\\,b', '/a\\\\\\,b'],
+    ['::,,', '\\:\\:\\,\\,'],
+    ['/a b\t\n=#"\'%ö', '/a b\t\n=#"\'%ö'],
+    ['', ''],
+  ] as const) {
+    t.is(escapeLayer(plain), escaped);
+    t.is(Buffer.from(escapeLayer(Buffer.from(plain))).toString(), escaped);
+    t.is(needsEscape(plain), plain !== escaped, plain);
+    t.is(unescapeLayer(Buffer.from(escaped)).toString(), plain);
+  }
+});
+
+test('a path that needs no escaping is not copied', (t) => {
+  const bytes = Buffer.from([0x2f, 0xff, 0x61]);
+  t.is(escapeLayer(bytes), bytes);
+  const escaped = Buffer.from('/a,b');
+  escapeLayer(escaped);
+  t.is(escaped.toString(), '/a,b', 'nor one that does written to');
+});
+
+test('a lone backslash at the end, or before what needs none', (t) => {
+  t.is(unescapeLayer(Buffer.from('a\\')).toString(), 'a\\');
+  t.is(unescapeLayer(Buffer.from('a\\b')).toString(), 'ab');
+  t.is(unescapeLayer(Buffer.from('\\\\')).toString(), '\\');
+  t.deepEqual(splitLowerdir(Buffer.from('a\\')).map(String), ['a\\']);
+});
+
+test('escaping and its inverse, on any bytes', (t) => {
+  const random = generator(7);
+  for (let i = 0; i < 5000; i++) {
+    const plain = bytesOf(random, 12);
+    const escaped = Buffer.from(escapeLayer(plain) as Uint8Array);
+    if (!unescapeLayer(escaped).equals(plain)) t.fail(plain.toString('hex'));
+    // On strings the same as on their bytes.
+    const text = plain.toString('latin1');
+    const ofText = escapeLayer(text) as string;
+    if (ofText !== escaped.toString('latin1')) t.fail(text);
+    if (needsEscape(text) !== (ofText !== text)) t.fail(text);
+  }
+  t.pass();
+});
+
+test('lower layers, joined and split again', (t) => {
+  const random = generator(11);
+  for (let i = 0; i < 3000; i++) {
+    const wanted = Array.from({ length: 1 + random(5) }, () => bytesOf(random, 8));
+    const joined = wanted.flatMap((layer, j) => [Buffer.from(j === 0 ? '' : ':'), escapeLayer(layer) as Uint8Array]);
+    const split = splitLowerdir(Buffer.concat(joined));
+    if (String(hex(split)) !== String(hex(wanted))) t.deepEqual(hex(split), hex(wanted));
+  }
+  t.pass();
+});
+
+test('lower layers as they stand there', (t) => {
+  const split = (text: string) => splitLowerdir(Buffer.from(text)).map(String);
+  t.deepEqual(split('/a'), ['/a']);
+  t.deepEqual(split('/a:/b:/c'), ['/a', '/b', '/c']);
+  t.deepEqual(split('/a\\:b:/c\\\\:/d\\,'), ['/a:b', '/c\\', '/d,']);
+  t.deepEqual(split('/a::/data'), ['/a', '', '/data']);
+  t.deepEqual(split(''), ['']);
+});
+
+test('octal, whatever the bytes', (t) => {
+  const random = generator(13);
+  for (let i = 0; i < 5000; i++) {
+    const plain = bytesOf(random, 16);
+    if (!unescapeOctal(escapeOption(plain)).equals(plain)) t.fail(plain.toString('hex'));
+  }
+  const all = Buffer.from(Array.from({ length: 256 }, (_, i) => i));
+  t.deepEqual(unescapeOctal(escapeOption(all)), all);
+  const written = Array.from(all, (byte) => `\\${byte.toString(8).padStart(3, '0')}`).join('');
+  t.deepEqual(unescapeOctal(Buffer.from(written)), all);
+});
+
+test('what only looks octal', (t) => {
+  const plain = (text: string) => unescapeOctal(Buffer.from(text)).toString('latin1');
+  for (const same of [
+    '\\',
+    '\\0',
+    '\\04',
+    '\\08 ',
+    '\\400',
+    '\\777',
+    '\\x41',
+    '\\\\',
+    'a\\',
+    '\\ 40',
+    '\\-40',
+    '\\0 4',
+  ]) {
+    t.is(plain(same), same);
+  }
+  t.is(plain('\\\\040'), '\\ ');
+  t.is(plain('\\1340'), '\\0');
+  t.is(plain('\\134040'), '\\040');
+  t.is(plain('\\0401'), ' 1');
+  t.is(plain('\\377'), '\xff');
+  t.is(plain('\\000'), '\0');
+});
+
+test('one option among the others', (t) => {
+  const options = Buffer.from(
+    'rw,xworkdir=/x,work=/w,workdir=/a\\054b=c\\040,workdirs=/y,upperdir=,userxattr,workdir=/2',
+  );
+  const value = (name: string) => findOption(options, name)?.toString();
+  t.is(value('workdir'), '/a,b=c ', 'the first, whole and unescaped');
+  t.is(value('work'), '/w');
+  t.is(value('upperdir'), '');
+  t.is(value('userxattr'), undefined, 'has no value');
+  t.is(value('lowerdir'), undefined);
+  t.is(value('dir'), undefined);
+  t.is(findOption(Buffer.alloc(0), 'workdir'), undefined);
+  t.is(findOption(Buffer.from(','), 'workdir'), undefined);
+  t.is(findOption(Buffer.from('workdir=/last'), 'workdir')?.toString(), '/last');
+});
+
+test('an option whose value holds what looks like another', (t) => {
+  const random = generator(17);
+  for (let i = 0; i < 3000; i++) {
+    const upper = Buffer.concat([bytesOf(random, 6), Buffer.from(',workdir=/wrong,'), bytesOf(random, 6)]);
+    const work = bytesOf(random, 10);
+    const options = Buffer.concat([
+      Buffer.from('rw,upperdir='),
+      escapeOption(upper),
+      Buffer.from(',workdir='),
+      escapeOption(work),
+      Buffer.from(',index=on'),
+    ]);
+    if (!findOption(options, 'upperdir')?.equals(upper)) t.fail(upper.toString('hex'));
+    if (!findOption(options, 'workdir')?.equals(work)) t.fail(work.toString('hex'));
+  }
+  t.pass();
+});
+
+mountTest('the kernel takes and shows layers as they are escaped here', (t) => {
+  const random = generator(19);
+  for (let i = 0; i < 40; i++) {
+    const dir = scratch(t);
+    const at = (name: Buffer) => Buffer.concat([Buffer.from(`${dir}/`), name]);
+    const name = (first: string) =>
+      at(Buffer.concat([Buffer.from(first), bytesOf(random, 10, 1).filter((byte) => byte !== 0x2f)]));
+    const [a, b, upperdir, workdir, target] = [name('a'), name('b'), name('u'), name('w'), name('m')] as const;
+    const slash = Buffer.from('/');
+    for (const path of [a, b, upperdir, workdir, target]) mkdirSync(path);
+    writeFileSync(Buffer.concat([a, slash, Buffer.from('in-a')]), '');
+    writeFileSync(Buffer.concat([b, slash, Buffer.from('in-b')]), '');
+    const options: OverlayOptions = { lowerdir: [a, b], upperdir, workdir, target };
+    mountOverlayWithSync(options, { ...kernelFeatures(), fsContext: false });
+    t.deepEqual(readdirSync(target).sort(), ['in-a', 'in-b']);
+    writeFileSync(Buffer.concat([target, slash, Buffer.from('new')]), '');
+    t.true(existsSync(Buffer.concat([upperdir, slash, Buffer.from('new')])));
+    t.true(statSync(Buffer.concat([workdir, slash, Buffer.from('work')])).isDirectory());
+
+    const entry = readMountinfo().find((candidate) => candidate.target.equals(target));
+    const shown = (option: string) => findOption(entry?.superOptions ?? Buffer.alloc(0), option) ?? Buffer.alloc(0);
+    t.deepEqual(hex(splitLowerdir(shown('lowerdir'))), hex([a, b]));
+    t.deepEqual(hex([unescapeLayer(shown('upperdir')), unescapeLayer(shown('workdir'))]), hex([upperdir, workdir]));
+    unmountSync(target);
+  }
+});

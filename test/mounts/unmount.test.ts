@@ -1,0 +1,704 @@
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import test, { type ExecutionContext } from 'ava';
+import {
+  type Mount,
+  mountOverlaySync,
+  OverlayError,
+  type OverlayOptions,
+  type PathLike,
+  type UnmountOptions,
+  unmount,
+  unmountSync,
+} from 'overlayfs';
+import { kernelFeatures } from '#lib/overlay/features.js';
+import { mountOverlayWithSync } from '#lib/overlay/mount.js';
+import {
+  countDescriptors,
+  evaluateIn,
+  layers,
+  makeTree,
+  mountsBelow,
+  mountTest,
+  native,
+  scratch,
+  withoutCapabilities,
+} from '../support/index.js';
+
+interface Form {
+  unmount: (target: PathLike, options?: UnmountOptions) => Promise<void>;
+  /** The same, of the object. */
+  end: (mounted: Mount, options?: UnmountOptions) => Promise<void>;
+  suffix: string;
+}
+
+const forms: Readonly<Record<string, Form>> = {
+  promise: { unmount, end: (mounted, options) => mounted.unmount(options), suffix: '' },
+  twin: {
+    unmount: async (target, options) => unmountSync(target, options),
+    end: async (mounted, options) => mounted.unmountSync(options),
+    suffix: 'Sync',
+  },
+};
+
+/** Both ways of mounting: with descriptors, and with one string of escaped paths. */
+const ways: Readonly<Record<string, (options: OverlayOptions) => Mount>> = {
+  descriptors: (options) => mountOverlayWithSync(options, kernelFeatures()),
+  'mount(2)': (options) => mountOverlayWithSync(options, { ...kernelFeatures(), fsContext: false }),
+};
+
+interface Expected {
+  code: string;
+  reason: string;
+  path?: string;
+  syscall?: string | undefined;
+}
+
+/** The call fails as expected, and all mounts below the directory are still there. */
+async function fails(
+  t: ExecutionContext,
+  dir: string,
+  run: () => Promise<unknown>,
+  expected: Expected,
+): Promise<OverlayError> {
+  const before = mountsBelow(dir);
+  const descriptors = countDescriptors();
+  const error = await t.throwsAsync(run, { instanceOf: OverlayError });
+  t.like(error, { ...expected });
+  t.deepEqual(mountsBelow(dir), before);
+  t.is(countDescriptors(), descriptors);
+  return error as OverlayError;
+}
+
+/** Restores the working directory at the end. */
+function keepWorkingDirectory(t: ExecutionContext): void {
+  const before = process.cwd();
+  t.teardown(() => process.chdir(before));
+}
+
+for (const [form, { unmount, end, suffix }] of Object.entries(forms)) {
+  mountTest(`unmounts what is mounted at a path (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    mountOverlaySync(options);
+    t.is(await unmount(options.target), undefined);
+    t.is(mountsBelow(options.target).length, 0);
+    t.deepEqual(readdirSync(options.target), []);
+    t.deepEqual(readdirSync(options.workdir), ['work'], 'stays, unless it is to be removed');
+  });
+
+  mountTest(`of any file system, and on a file too (${form})`, async (t) => {
+    const dir = scratch(t);
+    makeTree(dir, { 'mount/': '', file: 'below', other: 'above' });
+    t.is(native.mount('inner', join(dir, 'mount'), 'tmpfs', 0, ''), 0);
+    const MS_BIND = 4096;
+    t.is(native.mount(join(dir, 'other'), join(dir, 'file'), '', MS_BIND, ''), 0);
+    await unmount(join(dir, 'mount'), { removeWork: true });
+    await unmount(join(dir, 'file'));
+    t.is(mountsBelow(dir).length, 1);
+    t.is(readFileSync(join(dir, 'file'), 'latin1'), 'below');
+  });
+
+  mountTest(`paths may be bytes, URLs, relative, and end in slashes (${form})`, async (t) => {
+    const dir = scratch(t);
+    keepWorkingDirectory(t);
+    const options = layers(dir);
+    const bytes = Buffer.concat([Buffer.from(`${dir}/`), Buffer.from([0xff, 0x0a, 0x5c, 0x20])]);
+    mkdirSync(bytes);
+    const count = mountsBelow(dir).length;
+    mountOverlaySync({ ...options, target: bytes });
+    t.is(mountsBelow(dir).length, count + 1);
+    await unmount(bytes);
+    t.is(mountsBelow(dir).length, count);
+
+    const { target } = options;
+    for (const path of [pathToFileURL(target), Buffer.from(`${target}//`), `${target}/`, `${target}/../merged/.`]) {
+      mountOverlaySync(options);
+      await unmount(path);
+      t.is(mountsBelow(target).length, 0, String(path));
+    }
+    for (const path of ['merged', './merged/', '../merged']) {
+      mountOverlaySync(options);
+      process.chdir(path.startsWith('..') ? options.lowerdir : dir);
+      const pending = unmount(path);
+      process.chdir('/');
+      await pending;
+      t.is(mountsBelow(target).length, 0, path);
+    }
+  });
+
+  mountTest(`what is no mount point (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    makeTree(dir, { 'lower/sub/': '' });
+    const mounted = mountOverlaySync(options);
+    for (const path of [
+      options.lowerdir,
+      join(options.target, 'sub'),
+      join(options.target, 'from-lower'),
+      join(dir, 'lower/from-lower'),
+    ]) {
+      for (const flags of [{}, { detach: true }, { force: true }, { removeWork: true }, { followSymlinks: true }]) {
+        await fails(t, dir, () => unmount(path, flags), {
+          code: 'EINVAL',
+          reason: 'not-mounted',
+          path,
+          syscall: 'umount2',
+        });
+      }
+    }
+    t.deepEqual(readdirSync(options.workdir), ['work']);
+    await end(mounted);
+    await fails(t, dir, () => unmount(options.target), { code: 'EINVAL', reason: 'not-mounted' });
+  });
+
+  mountTest(`what cannot be reached (${form})`, async (t) => {
+    const dir = scratch(t);
+    makeTree(dir, { file: '' });
+    symlinkSync('loop', join(dir, 'loop'));
+    const call = (path: string, code: string, reason: string) =>
+      fails(t, dir, () => unmount(path), { code, reason, path, syscall: 'umount2' });
+    await call(join(dir, 'missing'), 'ENOENT', 'target-missing');
+    await call(join(dir, 'missing/more'), 'ENOENT', 'target-missing');
+    await call(join(dir, 'file/more'), 'ENOTDIR', 'path-inaccessible');
+    await call(join(dir, 'loop/more'), 'ELOOP', 'path-inaccessible');
+    await call(join(dir, 'x'.repeat(256)), 'ENAMETOOLONG', 'path-inaccessible');
+    await call(`${dir}/${'x/'.repeat(3000)}x`, 'ENAMETOOLONG', 'path-inaccessible');
+  });
+
+  mountTest(`busy with an open file, a working directory, a mount inside; and then no more (${form})`, async (t) => {
+    const dir = scratch(t);
+    keepWorkingDirectory(t);
+    const options = layers(dir);
+    makeTree(dir, { 'lower/sub/': '' });
+    const { target } = options;
+    const expected = { code: 'EBUSY', reason: 'mount-busy', path: target, syscall: 'umount2' };
+    const users: [take: () => unknown, release: (taken: unknown) => void][] = [
+      [() => openSync(join(target, 'from-lower'), 'r'), (fd) => closeSync(fd as number)],
+      [() => process.chdir(join(target, 'sub')), () => process.chdir('/')],
+      [
+        () => t.is(native.mount('inner', join(target, 'sub'), 'tmpfs', 0, ''), 0),
+        () => t.is(native.umount(join(target, 'sub'), 0), 0),
+      ],
+    ];
+    for (const [take, release] of users) {
+      const mounted = mountOverlaySync(options);
+      const taken = take();
+      await fails(t, dir, () => unmount(target), expected);
+      await fails(t, dir, () => unmount(target, { force: true }), expected);
+      await fails(t, dir, () => unmount(target, { removeWork: true }), expected);
+      await fails(t, dir, () => end(mounted), expected);
+      await fails(t, dir, () => end(mounted, { force: true, removeWork: true }), expected);
+      t.true(existsSync(join(options.workdir, 'work')), 'the work directory of a mount that stays is left alone');
+      writeFileSync(join(target, 'still-writable'), '');
+      release(taken);
+      await end(mounted);
+      t.is(mountsBelow(target).length, 0);
+      await end(mounted);
+    }
+  });
+
+  mountTest(`detach takes it out of sight, with what is mounted inside, for its users to end (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    makeTree(dir, { 'lower/sub/': '' });
+    const { target } = options;
+    const mounted = mountOverlaySync(options);
+    t.is(native.mount('inner', join(target, 'sub'), 'tmpfs', 0, ''), 0);
+    const fd = openSync(join(target, 'from-lower'), 'r');
+    await unmount(target, { detach: true });
+    t.is(mountsBelow(target).length, 0);
+    t.deepEqual(readdirSync(target), []);
+    t.is(readFileSync(fd, 'latin1'), 'lower');
+    closeSync(fd);
+    await fails(t, dir, () => end(mounted), { code: 'EINVAL', reason: 'not-mounted', path: target });
+
+    const another = mountOverlaySync(options);
+    const still = openSync(join(target, 'from-lower'), 'r');
+    await end(another, { detach: true, force: true });
+    t.is(mountsBelow(target).length, 0);
+    await end(another);
+    closeSync(still);
+  });
+
+  mountTest(`force alone is harmless (${form})`, async (t) => {
+    const options = layers(scratch(t));
+    mountOverlaySync(options);
+    await unmount(options.target, { force: true, detach: false, followSymlinks: false, removeWork: false });
+    t.is(mountsBelow(options.target).length, 0);
+  });
+
+  mountTest(`a link is followed with followSymlinks only, slash or not (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    symlinkSync('merged', join(dir, 'link'));
+    symlinkSync('link', join(dir, 'link-to-link'));
+    symlinkSync('nowhere', join(dir, 'dangling'));
+    symlinkSync('.', join(dir, 'dot'));
+    mountOverlaySync(options);
+    for (const name of ['link', 'link/', 'link//', 'link-to-link', 'dangling', 'dangling/']) {
+      const target = `${dir}/${name}`;
+      const expected = {
+        code: 'EINVAL',
+        reason: 'target-symlink',
+        path: target.replace(/\/+$/, ''),
+        syscall: 'umount2',
+      };
+      for (const path of [target, Buffer.from(target)]) {
+        await fails(t, dir, () => unmount(path), expected);
+        await fails(t, dir, () => unmount(path, { detach: true }), expected);
+        await fails(t, dir, () => unmount(path, { removeWork: true }), expected);
+      }
+    }
+    for (const name of ['link', 'link/', 'link-to-link', 'link//.']) {
+      await unmount(`${dir}/${name}`, { followSymlinks: true });
+      t.is(mountsBelow(options.target).length, 0, name);
+      mountOverlaySync(options);
+    }
+    await unmount(join(dir, 'dot/merged'));
+    t.is(mountsBelow(options.target).length, 0, 'links on the way are followed');
+    mountOverlaySync(options);
+    await unmount(join(dir, 'link'), { followSymlinks: true, removeWork: true });
+    t.false(existsSync(options.workdir));
+  });
+
+  mountTest(`a followed link that leads to no mount point (${form})`, async (t) => {
+    const dir = scratch(t);
+    makeTree(dir, { 'plain/': '' });
+    symlinkSync('plain', join(dir, 'link'));
+    symlinkSync('nowhere', join(dir, 'dangling'));
+    const path = join(dir, 'link');
+    await fails(t, dir, () => unmount(path, { followSymlinks: true }), {
+      code: 'EINVAL',
+      reason: 'not-mounted',
+      path,
+      syscall: 'umount2',
+    });
+    await fails(t, dir, () => unmount(join(dir, 'dangling'), { followSymlinks: true }), {
+      code: 'ENOENT',
+      reason: 'target-missing',
+      path: join(dir, 'dangling'),
+    });
+  });
+
+  mountTest(`of mounts stacked at one place the top one goes (${form})`, async (t) => {
+    const dir = scratch(t);
+    const target = join(dir, 'merged');
+    const objects = [0, 1, 2].map((i) => {
+      const options = { ...layers(join(dir, String(i))), target, stack: true };
+      makeTree(dir, { 'merged/': '', [`${i}/lower/layer${i}`]: '' });
+      return mountOverlaySync(options);
+    });
+    t.true(readdirSync(target).includes('layer2'));
+    await fails(t, dir, () => end(objects[0] as Mount), { code: 'EINVAL', reason: 'not-mounted', path: target });
+    await fails(t, dir, () => end(objects[1] as Mount, { detach: true, force: true }), {
+      code: 'EINVAL',
+      reason: 'not-mounted',
+      path: target,
+      syscall: undefined,
+    });
+    await unmount(target, { removeWork: true });
+    t.deepEqual(
+      [0, 1, 2].map((i) => existsSync(join(dir, String(i), 'work'))),
+      [true, true, false],
+      'the work directory that goes is that of the top one',
+    );
+    t.true(readdirSync(target).includes('layer1'));
+    await unmount(target);
+    t.true(readdirSync(target).includes('layer0'));
+    await end(objects[0] as Mount, { removeWork: true });
+    t.deepEqual(readdirSync(target), []);
+    await fails(t, dir, () => unmount(target), { code: 'EINVAL', reason: 'not-mounted' });
+    t.deepEqual(
+      [0, 1, 2].map((i) => existsSync(join(dir, String(i), 'work'))),
+      [false, true, false],
+    );
+  });
+
+  mountTest(`another's mount over ours, or in its place, is left alone (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    const { target } = options;
+    const expected = { code: 'EINVAL', reason: 'not-mounted', path: target, syscall: undefined };
+    const mounted = mountOverlaySync(options);
+    t.is(native.mount('over', target, 'tmpfs', 0, ''), 0);
+    writeFileSync(join(target, 'theirs'), '');
+    for (const flags of [{}, { detach: true }, { removeWork: true }, { force: true }, { followSymlinks: true }]) {
+      await fails(t, dir, () => end(mounted, flags), expected);
+    }
+    t.deepEqual(readdirSync(target), ['theirs']);
+    t.is(native.umount(target, 0), 0);
+    await end(mounted);
+
+    const replaced = mountOverlaySync(options);
+    t.is(native.umount(target, 0), 0);
+    await fails(t, dir, () => end(replaced), expected);
+    const other = mountOverlaySync(options);
+    await fails(t, dir, () => end(replaced, { removeWork: true }), expected);
+    await end(other);
+    t.true(existsSync(join(options.workdir, 'work')));
+    rmdirSync(target);
+    await fails(t, dir, () => end(replaced), { code: 'ENOENT', reason: 'target-missing', path: target });
+    writeFileSync(target, 'a file now');
+    await fails(t, dir, () => end(replaced), expected);
+  });
+
+  mountTest(`a target that was moved, or turned into a link, is not followed to another mount (${form})`, async (t) => {
+    const dir = scratch(t);
+    const first = mountOverlaySync(layers(join(dir, 'first')));
+    const second = mountOverlaySync(layers(join(dir, 'second')));
+    t.is(native.umount(String(first.path), 0), 0);
+    rmdirSync(String(first.path));
+    symlinkSync(String(second.path), String(first.path));
+    await fails(t, dir, () => end(first), { code: 'EINVAL', reason: 'not-mounted' });
+    await fails(t, dir, () => end(first, { followSymlinks: true }), { code: 'EINVAL', reason: 'not-mounted' });
+    await end(second);
+  });
+
+  for (const [way, mount] of Object.entries(ways)) {
+    mountTest(`removeWork after a deletion, from which the kernel leaves a whiteout (${form}, ${way})`, async (t) => {
+      for (const byObject of [true, false]) {
+        const dir = scratch(t, 'disk');
+        const options = layers(dir);
+        makeTree(dir, { 'lower/second': '', 'lower/d/file': '' });
+        const mounted = mount(options);
+        rmSync(join(options.target, 'from-lower'));
+        rmSync(join(options.target, 'second'));
+        rmSync(join(options.target, 'd'), { recursive: true });
+        t.true(readdirSync(join(options.workdir, 'work')).length > 0, 'what has to be removed');
+        if (byObject) await end(mounted, { removeWork: true });
+        else await unmount(options.target, { removeWork: true });
+        t.is(mountsBelow(dir).length, 0);
+        t.deepEqual(readdirSync(dir).sort(), ['lower', 'merged', 'upper']);
+        t.deepEqual(readdirSync(options.upperdir).sort(), ['d', 'from-lower', 'second']);
+      }
+    });
+
+    const names = [
+      'plain',
+      'w,o',
+      'w:o',
+      'w\\o',
+      'w\no',
+      'w\to',
+      'w o',
+      'w=o',
+      '#o',
+      'w\\',
+      '\\,\\:\\\\',
+      ',',
+      'ö',
+      '"',
+    ];
+    const oddNames = [...names.map((name) => Buffer.from(name)), Buffer.from([0xff, 0x2c, 0x5c])];
+    mountTest(
+      `removeWork finds the work directory by the mount table, whatever its name (${form}, ${way})`,
+      async (t) => {
+        for (const name of oddNames) {
+          const dir = scratch(t);
+          const options = { ...layers(dir), workdir: Buffer.concat([Buffer.from(`${dir}/in/`), name]) };
+          mkdirSync(join(dir, 'in'));
+          mkdirSync(options.workdir);
+          mount(options);
+          rmSync(join(options.target, 'from-lower'));
+          await unmount(options.target, { removeWork: true });
+          t.is(mountsBelow(options.target).length, 0, String(name));
+          t.deepEqual(readdirSync(join(dir, 'in')), [], String(name));
+          t.deepEqual(readdirSync(dir).sort(), ['in', 'lower', 'merged', 'upper', 'work'], String(name));
+        }
+      },
+    );
+
+    mountTest(`removeWork never takes another directory for the work directory (${form}, ${way})`, async (t) => {
+      for (const [own, other] of [
+        ['w,o', 'w\\,o'],
+        ['w\\,o', 'w,o'],
+        ['w\\\\o', 'w\\o'],
+        ['w\\o', 'w\\\\o'],
+      ] as const) {
+        const dir = scratch(t);
+        makeTree(dir, { [`in/${own}/`]: '', [`in/${other}/work/`]: '' });
+        mount({ ...layers(dir), workdir: join(dir, 'in', own) });
+        // That it could not be told may be an error, but not another's loss; nothing is done then.
+        let isRefused = false;
+        await unmount(join(dir, 'merged'), { removeWork: true }).catch((error: unknown) => {
+          isRefused = true;
+          t.like(error, { name: 'OverlayError', reason: 'work-unknown', path: join(dir, 'merged') });
+        });
+        t.true(existsSync(join(dir, 'in', other, 'work')), `${own} mounted, ${other} removed`);
+        t.is(existsSync(join(dir, 'in', own)), isRefused);
+        t.is(mountsBelow(join(dir, 'merged')).length, isRefused ? 1 : 0);
+        if (isRefused) await unmount(join(dir, 'merged'));
+      }
+    });
+
+    mountTest(`removeWork with more in the work directory than the kernel's own (${form}, ${way})`, async (t) => {
+      for (const byObject of [true, false]) {
+        for (const foreign of ['work/file', 'work/directory/', 'file', 'directory/']) {
+          const dir = scratch(t);
+          const options = layers(dir);
+          const mounted = mount(options);
+          makeTree(options.workdir, { [foreign]: 'mine' });
+          const run = () =>
+            byObject ? end(mounted, { removeWork: true }) : unmount(options.target, { removeWork: true });
+          const path = foreign.startsWith('work/') ? join(options.workdir, 'work') : options.workdir;
+          const error = await t.throwsAsync(run, { instanceOf: OverlayError });
+          t.like(error, { code: 'ENOTEMPTY', reason: 'work-not-empty', path, syscall: 'rmdir' });
+          t.is(mountsBelow(options.target).length, 0, 'the mount is gone');
+          t.true(existsSync(join(options.workdir, foreign)));
+          if (byObject) {
+            await end(mounted);
+            await end(mounted, { removeWork: true });
+            await mounted[Symbol.asyncDispose]();
+          } else {
+            await fails(t, dir, () => end(mounted), { code: 'EINVAL', reason: 'not-mounted' });
+          }
+          t.true(existsSync(join(options.workdir, foreign)));
+        }
+      }
+    });
+  }
+
+  mountTest(`removeWork, and whiteouts that are not the kernel's (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    const mounted = mountOverlaySync(options);
+    makeTree(options.workdir, { 'work/sub/file': 'mine' });
+    const error = await t.throwsAsync(end(mounted, { removeWork: true }), { instanceOf: OverlayError });
+    t.is(error?.reason, 'work-not-empty');
+    t.is(readFileSync(join(options.workdir, 'work/sub/file'), 'latin1'), 'mine');
+  });
+
+  mountTest(`removeWork of what is gone already, or was never there (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    const mounted = mountOverlaySync(options);
+    rmSync(options.workdir, { recursive: true });
+    await end(mounted, { removeWork: true });
+    t.is(mountsBelow(options.target).length, 0);
+
+    const { lowerdir, target } = options;
+    const view = mountOverlaySync({ lowerdir: [lowerdir, join(dir, 'upper')], target });
+    await end(view, { removeWork: true });
+    mountOverlaySync({ lowerdir: [lowerdir, join(dir, 'upper')], target });
+    await unmount(target, { removeWork: true });
+    t.deepEqual(readdirSync(dir).sort(), ['lower', 'merged', 'upper']);
+  });
+
+  mountTest(`removeWork with the index, and with a volatile mount, which leave more (${form})`, async (t) => {
+    for (const more of [{ index: true }, { volatile: true }]) {
+      const dir = scratch(t, 'disk');
+      const options = layers(dir);
+      const mounted = mountOverlaySync({ ...options, ...more });
+      const error = await t.throwsAsync(end(mounted, { removeWork: true }), { instanceOf: OverlayError });
+      t.like(error, {
+        code: 'ENOTEMPTY',
+        reason: 'work-not-empty',
+        syscall: 'rmdir',
+        path: 'index' in more ? options.workdir : join(options.workdir, 'work'),
+      });
+      t.is(mountsBelow(options.target).length, 0);
+    }
+  });
+
+  mountTest(`removeWork of a work directory that is a link (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    makeTree(dir, { 'elsewhere/': '' });
+    symlinkSync('elsewhere', join(dir, 'link'));
+    const mounted = mountOverlaySync({ ...options, workdir: join(dir, 'link') });
+    const error = await end(mounted, { removeWork: true }).then(
+      () => undefined,
+      (reason: unknown) => reason,
+    );
+    t.is(mountsBelow(options.target).length, 0);
+    if (error !== undefined) {
+      t.like(error, { code: 'ENOTDIR', syscall: 'rmdir', path: join(dir, 'link') });
+      t.not((error as OverlayError).reason, 'permission-denied', 'nobody denied it');
+    }
+    await end(mounted);
+  });
+
+  mountTest(`removeWork of an overlay mounted with a relative work directory (${form})`, async (t) => {
+    const dir = scratch(t);
+    keepWorkingDirectory(t);
+    const { target } = layers(join(dir, 'there'));
+    makeTree(dir, { 'here/work/work/': '' });
+    process.chdir(join(dir, 'there'));
+    t.is(native.mount('theirs', target, 'overlay', 0, 'lowerdir=lower,upperdir=upper,workdir=work'), 0);
+    process.chdir(join(dir, 'here'));
+    await unmount(target, { removeWork: true }).catch((error: unknown) => {
+      t.true(error instanceof OverlayError, String(error));
+    });
+    t.true(existsSync(join(dir, 'here/work/work')), 'another directory, which only the name relates to it');
+  });
+
+  mountTest(`removeWork does not go with detach (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    const mounted = mountOverlaySync(options);
+    const both = { detach: true, removeWork: true };
+    for (const run of [() => unmount(options.target, both), () => end(mounted, both)]) {
+      const error = await t.throwsAsync(run, { code: 'ERR_INVALID_ARG_VALUE', instanceOf: TypeError });
+      t.like(error, { reason: 'conflicting-options' });
+      t.is(mountsBelow(options.target).length, 1);
+    }
+    await end(mounted, { detach: true, removeWork: false });
+  });
+
+  mountTest(`arguments are checked before anything is done (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    const mounted = mountOverlaySync(options);
+    for (const bad of [0, null, undefined, {}, [options.target], mounted]) {
+      await t.throwsAsync(unmount(bad as never), { code: 'ERR_INVALID_ARG_TYPE', message: /"target"/ });
+    }
+    for (const bad of ['', 'a\0b', Buffer.from(`${options.target}\0`)]) {
+      await t.throwsAsync(unmount(bad), { code: 'ERR_INVALID_ARG_VALUE', message: /"target"/ });
+    }
+    const calls = [
+      (more: unknown) => unmount(options.target, more as UnmountOptions),
+      (more: unknown) => end(mounted, more as UnmountOptions),
+    ];
+    for (const call of calls) {
+      const refused = (more: unknown, code: string, message: RegExp) =>
+        t.throwsAsync(call(more), { code, message, instanceOf: TypeError });
+      await refused({ lazy: true }, 'ERR_INVALID_ARG_VALUE', /detach, force, followSymlinks, removeWork/);
+      await refused({ followSymLinks: true }, 'ERR_INVALID_ARG_VALUE', /did you mean "followSymlinks"\?/);
+      await refused({ removeWorkdir: true }, 'ERR_INVALID_ARG_VALUE', /did you mean "removeWork"\?/);
+      await refused({ detach: 1 }, 'ERR_INVALID_ARG_TYPE', /"detach"/);
+      await refused({ force: 'yes' }, 'ERR_INVALID_ARG_TYPE', /"force"/);
+      await refused({ followSymlinks: null }, 'ERR_INVALID_ARG_TYPE', /"followSymlinks"/);
+      await refused(null, 'ERR_INVALID_ARG_TYPE', /"options"/);
+      await refused(['detach'], 'ERR_INVALID_ARG_TYPE', /"options"/);
+    }
+    t.is(mountsBelow(options.target).length, 1);
+    await end(mounted);
+    await t.throwsAsync(end(mounted, { lazy: true } as never), { code: 'ERR_INVALID_ARG_VALUE' });
+  });
+
+  mountTest(`without a capability (${form})`, (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    mountOverlaySync(options);
+    const run = (args: string, path: string) =>
+      evaluateIn(withoutCapabilities, `overlayfs.unmount${suffix}(args[0]${args})`, path);
+    const { target } = options;
+    for (const args of ['', ', { detach: true }', ', { removeWork: true }']) {
+      t.like(run(args, target), { code: 'EPERM', reason: 'no-privilege', path: target, syscall: 'umount2' });
+    }
+    t.like(run('', join(dir, 'missing')), { code: 'ENOENT', reason: 'target-missing' });
+    t.is(mountsBelow(target).length, 1);
+    t.true(existsSync(join(options.workdir, 'work')));
+  });
+
+  mountTest(`a mount inherited into a user namespace is locked there (${form})`, (t) => {
+    const { target } = layers(scratch(t));
+    t.is(native.mount('theirs', target, 'tmpfs', 0, ''), 0);
+    const error = evaluateIn(
+      ['unshare', '--user', '--map-root-user', '--mount'],
+      `overlayfs.unmount${suffix}(args[0])`,
+      target,
+    );
+    t.like(error, { code: 'EINVAL', reason: 'mount-locked', path: target, syscall: 'umount2' });
+  });
+
+  mountTest(`a thousand failures leave nothing (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    const mounted = mountOverlaySync(options);
+    const fd = openSync(join(options.target, 'from-lower'), 'r');
+    const before = mountsBelow(dir);
+    const descriptors = countDescriptors();
+    let failures = 0;
+    const failing = [
+      () => unmount(options.lowerdir, { removeWork: true }),
+      () => unmount(join(dir, 'missing')),
+      () => unmount(options.target, { removeWork: true }),
+      () => end(mounted),
+    ];
+    for (let i = 0; i < 250; i++) {
+      for (const run of failing) await run().catch(() => failures++);
+    }
+    t.is(failures, 1000);
+    t.is(countDescriptors(), descriptors);
+    t.deepEqual(mountsBelow(dir), before);
+    closeSync(fd);
+    await end(mounted);
+  });
+}
+
+mountTest('two unmounts of one object at once each go by their own options', async (t) => {
+  const options = layers(scratch(t));
+  const mounted = mountOverlaySync(options);
+  const fd = openSync(join(options.target, 'from-lower'), 'r');
+  const [plain, detached] = await Promise.allSettled([mounted.unmount(), mounted.unmount({ detach: true })]);
+  closeSync(fd);
+  t.is(plain.status, 'rejected');
+  t.is(detached.status, 'fulfilled');
+  t.is(mountsBelow(options.target).length, 0);
+});
+
+mountTest('the twin while the promise is pending', async (t) => {
+  const options = layers(scratch(t));
+  for (let i = 0; i < 100; i++) {
+    const mounted = mountOverlaySync(options);
+    const pending = mounted.unmount();
+    const outcomes = await Promise.allSettled([pending, (async () => mounted.unmountSync())()]);
+    t.is(mountsBelow(options.target).length, 0);
+    t.deepEqual(
+      outcomes.map(({ status }) => status),
+      ['fulfilled', 'fulfilled'],
+    );
+    mounted.unmountSync();
+  }
+});
+
+mountTest('of many unmounts of one path at once, one is the one', async (t) => {
+  const options = layers(scratch(t));
+  mountOverlaySync(options);
+  const outcomes = await Promise.allSettled(Array.from({ length: 50 }, () => unmount(options.target)));
+  t.is(outcomes.filter(({ status }) => status === 'fulfilled').length, 1);
+  for (const outcome of outcomes) {
+    if (outcome.status === 'rejected') t.like(outcome.reason, { code: 'EINVAL', reason: 'not-mounted' });
+  }
+  t.is(mountsBelow(options.target).length, 0);
+});
+
+mountTest('a disposal that fails can be done again', async (t) => {
+  const options = layers(scratch(t));
+  const mounted = mountOverlaySync(options);
+  const fd = openSync(join(options.target, 'from-lower'), 'r');
+  await t.throwsAsync(mounted[Symbol.asyncDispose](), { code: 'EBUSY' });
+  t.throws(() => mounted[Symbol.dispose](), { code: 'EBUSY' });
+  closeSync(fd);
+  await mounted[Symbol.asyncDispose]();
+  t.is(mountsBelow(options.target).length, 0);
+});
+
+test.serial('the promise forms throw nothing, they reject', async (t) => {
+  for (const call of [
+    () => unmount(5 as never),
+    () => unmount('/', { detach: true, removeWork: true }),
+    () => unmount('/no/where'),
+    () => unmount('/no/where', { removeWork: true }),
+  ]) {
+    let promise: Promise<unknown> | undefined;
+    t.notThrows(() => {
+      promise = call();
+    });
+    await t.throwsAsync(promise as Promise<unknown>);
+  }
+});
