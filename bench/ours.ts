@@ -60,10 +60,15 @@ export async function programPairs(set: LayerSet, pairs: number): Promise<number
   return median(times);
 }
 
+/** Directories for whiteouts, so many to each. */
+export function makeWhiteoutDirectories(directory: string, count: number, each: number): void {
+  for (let i = 0; i < count / each; i++) mkdirSync(join(directory, String(i)), { recursive: true });
+}
+
 /** One call that makes all of them; the time of the call. */
-export function whiteoutBatch(directory: string, count: number): number {
-  mkdirSync(directory);
-  const paths = Array.from({ length: count }, (_, i) => join(directory, String(i).padStart(5, '0')));
+export function whiteoutBatch(directory: string, count: number, each: number): number {
+  const name = (i: number) => `${Math.floor(i / each)}/module-${String(i).padStart(5, '0')}.js`;
+  const paths = Array.from({ length: count }, (_, i) => join(directory, name(i)));
   const start = now();
   whiteoutSync(paths);
   return now() - start;

@@ -134,17 +134,21 @@ static void measure_pairs(void (*make)(struct call), const char *base, int set_c
   printf("%lld %lld\n", (long long)median, (long long)total);
 }
 
-static void measure_mknod(const char *directory, int count) {
+// Names as bench/ours.ts has them: so many to a directory. Each a node of its own, or all links of the first.
+static void measure_whiteouts(const char *directory, int count, int each, int links) {
   // The names are made before the clock starts, as they are for the other side.
-  size_t size = strlen(directory) + sizeof "/4294967295";
+  size_t size = strlen(directory) + sizeof "/4294967295/module-4294967295.js";
   char *paths = calloc((size_t)count, size);
   if (paths == NULL) err(1, "calloc");
-  for (int i = 0; i < count; i++) snprintf(paths + (size_t)i * size, size, "%s/%05u", directory, (unsigned)i);
+  for (int i = 0; i < count; i++) {
+    snprintf(paths + (size_t)i * size, size, "%s/%u/module-%05u.js", directory, (unsigned)(i / each), (unsigned)i);
+  }
 
   int64_t begin = now();
   for (int i = 0; i < count; i++) {
     const char *path = paths + (size_t)i * size;
-    if (mknod(path, S_IFCHR, 0) != 0) err(1, "mknod %s", path);
+    int failed = links && i > 0 ? link(paths, path) : mknod(path, S_IFCHR, 0);
+    if (failed) err(1, "%s", path);
   }
   int64_t total = now() - begin;
 
@@ -154,15 +158,17 @@ static void measure_mknod(const char *directory, int count) {
 
 static void serve(void) {
   char line[PATH_MAX + 64], path[PATH_MAX];
-  int sets, count;
+  int sets, count, each;
   while (fgets(line, sizeof line, stdin) != NULL) {
     if (sscanf(line, "sync %d %d %4095[^\n]", &sets, &count, path) == 3) {
       measure_pairs(perform, path, sets, count);
     } else if (sscanf(line, "handover %d %d %4095[^\n]", &sets, &count, path) == 3) {
       start_thread();
       measure_pairs(hand_over, path, sets, count);
-    } else if (sscanf(line, "mknod %d %4095[^\n]", &count, path) == 2) {
-      measure_mknod(path, count);
+    } else if (sscanf(line, "mknod %d %d %4095[^\n]", &count, &each, path) == 3) {
+      measure_whiteouts(path, count, each, 0);
+    } else if (sscanf(line, "link %d %d %4095[^\n]", &count, &each, path) == 3) {
+      measure_whiteouts(path, count, each, 1);
     } else {
       errx(1, "not understood: %s", line);
     }

@@ -57,8 +57,8 @@ export class Peer {
   }
 
   /** In µs, for all of them. */
-  async mknod(directory: string, count: number): Promise<number> {
-    const [total = Number.NaN] = await this.#ask(`mknod ${count} ${directory}`);
+  async whiteouts(by: 'mknod' | 'link', directory: string, count: number, each: number): Promise<number> {
+    const [total = Number.NaN] = await this.#ask(`${by} ${count} ${each} ${directory}`);
     return total;
   }
 

@@ -1,8 +1,8 @@
 /** What is measured, one row each, and the bounds that hold for it. */
-import { closeSync, fsyncSync, mkdirSync, openSync, rmSync } from 'node:fs';
+import { closeSync, fsyncSync, openSync, rmSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { type Block, type Comparison, type Effort, interleave } from './interleave.js';
-import { asyncPairs, pairsAtOnce, programPairs, syncPairs, whiteoutBatch } from './ours.js';
+import { asyncPairs, makeWhiteoutDirectories, pairsAtOnce, programPairs, syncPairs, whiteoutBatch } from './ours.js';
 import type { Peer } from './peer.js';
 import { type FileSystem, SET_COUNT, type Site, type Stage } from './stage.js';
 
@@ -20,7 +20,7 @@ interface Kind {
   readonly ratio: 'ours / peer' | 'peer / ours';
   /** Whether the unmounts' waits, which depend on the other CPU, are in it. */
   readonly waits: boolean;
-  /** Whether both sides may use the other CPU while it is idle. */
+  /** Whether both sides may use the other CPU too. */
   readonly spreads?: boolean;
   /** Uncounted blocks of ours, until everything is compiled. */
   readonly warmUpBlocks: number;
@@ -44,6 +44,8 @@ const PROGRAM_PAIRS = 20;
 const TIMES_AT_ONCE = 4;
 const WARM_UP_PAIRS = 3000;
 const WHITEOUTS = 10_000;
+/** So many in a directory. */
+const WHITEOUTS_EACH = 100;
 
 const perSecond = (pairs: number, microseconds: number): number => (pairs / microseconds) * 1e6;
 
@@ -115,28 +117,31 @@ const kinds: readonly Kind[] = [
     blocks: (site) => [() => syncPairs(firstSet(site), PAIRS), () => programPairs(firstSet(site), PROGRAM_PAIRS)],
     bound: () => ({ of: 'ratio', is: 'at least', limit: 15 }),
   },
-  {
-    what: `${WHITEOUTS} whiteouts : C mknod(2)`,
+  whiteouts('mknod', (fileSystem) => (fileSystem === 'ext4' ? { of: 'ratio', is: 'at most', limit: 0.6 } : undefined)),
+  // How far sharing an inode can go.
+  whiteouts('link', () => undefined),
+];
+
+function whiteouts(by: 'mknod' | 'link', bound: Kind['bound']): Kind {
+  const around = async (site: Site, make: () => number | Promise<number>) => {
+    makeWhiteoutDirectories(site.whiteouts, WHITEOUTS, WHITEOUTS_EACH);
+    const time = await make();
+    clearAway(site.whiteouts);
+    return time / 1000;
+  };
+  return {
+    what: `${WHITEOUTS} whiteouts : C ${by}(2)`,
     unit: 'ms',
     ratio: 'ours / peer',
     waits: false,
     warmUpBlocks: 2,
     blocks: (site, peer) => [
-      () => {
-        const time = whiteoutBatch(site.whiteouts, WHITEOUTS);
-        clearAway(site.whiteouts);
-        return time / 1000;
-      },
-      async () => {
-        mkdirSync(site.whiteouts);
-        const time = await peer.mknod(site.whiteouts, WHITEOUTS);
-        clearAway(site.whiteouts);
-        return time / 1000;
-      },
+      () => around(site, () => whiteoutBatch(site.whiteouts, WHITEOUTS, WHITEOUTS_EACH)),
+      () => around(site, () => peer.whiteouts(by, site.whiteouts, WHITEOUTS, WHITEOUTS_EACH)),
     ],
-    bound: (fileSystem) => (fileSystem === 'ext4' ? { of: 'ratio', is: 'at most', limit: 0.6 } : undefined),
-  },
-];
+    bound,
+  };
+}
 
 export const rows: readonly Row[] = kinds.flatMap((kind) =>
   (['tmpfs', 'ext4'] as const).flatMap((fileSystem) =>
@@ -158,7 +163,7 @@ export async function measure(row: Row, stage: Stage, peer: Peer, program: strin
   const ratioOf = (left: number, right: number) => (kind.ratio === 'ours / peer' ? left / right : right / left);
 
   await stage.spin(spinner, program);
-  stage.runOn(kind.spreads && !spinner ? 'both' : 'one', [process.pid, peer.pid]);
+  stage.runOn(kind.spreads ? 'both' : 'one', [process.pid, peer.pid]);
   const comparison = await interleave(ours, theirs, ratioOf, effort);
   const bound = kind.bound(fileSystem, spinner);
   return { ...comparison, bound, isOver: bound !== undefined && isOver(comparison[bound.of], bound) };

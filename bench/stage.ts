@@ -71,12 +71,12 @@ export class Stage {
     const stage = new Stage(enclosure);
     const tmpfs = join(enclosure.directory, 'tmpfs');
     await mountTmpfs(tmpfs);
-    stage.#sites.set('tmpfs', makeSite(join(tmpfs, 'site')));
+    stage.#sites.set('tmpfs', makeSite(tmpfs));
     const ext4 = join(enclosure.directory, 'ext4');
     try {
       // In memory as well: the pace of a disk is nothing that either side could change.
       await mountExt4(join(tmpfs, 'ext4.img'), ext4);
-      stage.#sites.set('ext4', makeSite(join(ext4, 'site')));
+      stage.#sites.set('ext4', makeSite(ext4));
     } catch (error) {
       stage.missing.set('ext4', whyNoExt4(error as NodeJS.ErrnoException & { stderr?: string }));
     }

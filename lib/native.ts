@@ -16,7 +16,7 @@ export interface NativeFailure {
 /** The addon's exports; native/addon.cc is the list. */
 export interface Addon {
   perform(block: Uint8Array): undefined | NativeFailure;
-  start(block: Uint8Array, size: number, token: number): Promise<ArrayBuffer | NativeFailure>;
+  start(block: Uint8Array, size: number, token: number): Promise<ArrayBuffer | undefined | NativeFailure>;
   cancel(token: number): void;
   readonly calls: Readonly<Record<string, number>>;
   readonly flags: Readonly<Record<'undo' | 'keep' | 'later', number>>;

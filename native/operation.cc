@@ -1,5 +1,6 @@
 #include "operation.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,8 +60,9 @@ class Operation final : public Task {
       if (succeeded_ && !is_cancelled()) execution_.release();
     }
     if (succeeded_ && is_cancelled()) take_back();
-    environment_->finished(this);
   }
+
+  void announce() override { environment_->finished(this); }
 
   void take_back() {
     execution_.take_back();
@@ -89,7 +91,6 @@ class Operation final : public Task {
   Operation* next_finished_ = nullptr;  // among its finished
   bool performed_ = false;
   bool succeeded_ = false;
-  bool is_finished_ = false;            // on the environment's list of finished ones
   bool is_awaited_ = false;             // by the end of its environment
   bool cancelled_ = false;
 };
@@ -167,43 +168,49 @@ napi_value Environment::cancel(napi_env env, napi_callback_info info) {
 
 // On the thread that ran the operation.
 void Environment::finished(Operation* operation) {
-  bool is_last = false;
-  {
-    Lock lock(mutex_);
-    if (ended_) {
-      is_last = true;
-    } else {
-      operation->is_finished_ = true;
-      bool was_empty = finished_ == nullptr;
-      *finished_end_ = operation;
-      finished_end_ = &operation->next_finished_;
-      if (was_empty) napi_call_threadsafe_function(function_, nullptr, napi_tsfn_nonblocking);
-    }
+  __atomic_add_fetch(&ringing_, 1, __ATOMIC_SEQ_CST);
+  bool has_ended = __atomic_load_n(&ended_, __ATOMIC_SEQ_CST);
+  if (!has_ended) {
+    // Whoever finds the list empty rings.
+    Operation* last = __atomic_load_n(&finished_, __ATOMIC_RELAXED);
+    do {
+      operation->next_finished_ = last;
+    } while (!__atomic_compare_exchange_n(&finished_, &last, operation, true, __ATOMIC_RELEASE, __ATOMIC_RELAXED));
+    if (last == nullptr) napi_call_threadsafe_function(function_, nullptr, napi_tsfn_nonblocking);
   }
-  if (!is_last) return;
+  __atomic_sub_fetch(&ringing_, 1, __ATOMIC_SEQ_CST);
+  if (!has_ended) return;
   // The environment has gone on without it. What it did is to be undone, unless it was cancelled in time.
   if (operation->succeeded_) operation->take_back();
   bool is_awaited = operation->is_awaited_;
   delete operation;
-  if (is_awaited && __atomic_sub_fetch(&to_await_, 1, __ATOMIC_ACQ_REL) == 0) awaited_.raise();
+  if (is_awaited) no_longer_awaited();
   unref();
+}
+
+void Environment::no_longer_awaited() {
+  if (__atomic_sub_fetch(&to_await_, 1, __ATOMIC_ACQ_REL) == 0) awaited_.raise();
 }
 
 void Environment::on_finished(napi_env env, napi_value, void* context, void*) {
   if (env != nullptr) static_cast<Environment*>(context)->settle_finished();
 }
 
-void Environment::settle_finished() {
-  Operation* list;
-  {
-    Lock lock(mutex_);
-    list = finished_;
-    finished_ = nullptr;
-    finished_end_ = &finished_;
-    for (Operation* operation = list; operation != nullptr; operation = operation->next_finished_) {
-      operation->is_finished_ = false;
-    }
+// In the order in which they finished.
+Operation* Environment::take_finished() {
+  Operation* reversed = __atomic_exchange_n(&finished_, nullptr, __ATOMIC_ACQUIRE);
+  Operation* list = nullptr;
+  while (reversed != nullptr) {
+    Operation* next = reversed->next_finished_;
+    reversed->next_finished_ = list;
+    list = reversed;
+    reversed = next;
   }
+  return list;
+}
+
+void Environment::settle_finished() {
+  Operation* list = take_finished();
   while (list != nullptr) {
     Operation* operation = list;
     list = operation->next_finished_;
@@ -221,8 +228,12 @@ void Environment::settle(Operation* operation, int submit_error) {
   if (operation->succeeded_) {
     const Execution& execution = operation->execution_;
     void* data = nullptr;
-    napi_create_arraybuffer(env_, execution.outputs_size(), &data, &value);
-    if (data != nullptr) memcpy(data, execution.outputs(), execution.outputs_size());
+    if (execution.outputs_size() != 0) {
+      napi_create_arraybuffer(env_, execution.outputs_size(), &data, &value);
+      if (data != nullptr) memcpy(data, execution.outputs(), execution.outputs_size());
+    } else {
+      napi_get_undefined(env_, &value);
+    }
   } else {
     Failure failure = operation->execution_.failure();
     if (submit_error != 0) failure.error = submit_error;
@@ -271,24 +282,21 @@ void Environment::give_up() {
     if (threads.withdraw(operation)) remove(operation);
     operation = next;
   }
-  Operation* list;
-  {
-    Lock lock(mutex_);
-    ended_ = true;
-    list = finished_;
-    for (Operation* operation = operations_; operation != nullptr; operation = operation->next_) {
-      operation->cancel();
-      if (operation->is_finished_ || !operation->execution_.can_be_taken_back()) continue;
-      operation->is_awaited_ = true;
-      to_await_++;
-    }
+  for (Operation* operation = operations_; operation != nullptr; operation = operation->next_) {
+    operation->cancel();
+    if (!operation->execution_.can_be_taken_back()) continue;
+    operation->is_awaited_ = true;
+    __atomic_add_fetch(&to_await_, 1, __ATOMIC_ACQ_REL);
   }
-  while (list != nullptr) {
-    Operation* operation = list;
-    list = operation->next_finished_;
+  __atomic_store_n(&ended_, true, __ATOMIC_SEQ_CST);
+  while (__atomic_load_n(&ringing_, __ATOMIC_SEQ_CST) != 0) sched_yield();
+  for (Operation* operation = take_finished(); operation != nullptr;) {
+    Operation* next = operation->next_finished_;
     if (operation->succeeded_) operation->take_back();
+    if (operation->is_awaited_) no_longer_awaited();
     delete operation;
     unref();
+    operation = next;
   }
   constexpr time_t patience_seconds = 10;
   for (;;) {

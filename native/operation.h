@@ -22,7 +22,7 @@ class Environment {
 
   // perform(block): undefined, or the failure
   static napi_value perform(napi_env env, napi_callback_info info);
-  // start(block, size, token): a promise of the outputs (an ArrayBuffer) or the failure
+  // start(block, size, token): a promise of the outputs (an ArrayBuffer), undefined where there are none, or the failure
   static napi_value start(napi_env env, napi_callback_info info);
   // cancel(token): gives up what was started with this token
   static napi_value cancel(napi_env env, napi_callback_info info);
@@ -35,6 +35,8 @@ class Environment {
 
   explicit Environment(napi_env env) : env_(env) {}
   void finished(Operation* operation);
+  void no_longer_awaited();
+  Operation* take_finished();
   void settle_finished();
   void settle(Operation* operation, int submit_error);
   void remove(Operation* operation);
@@ -53,11 +55,11 @@ class Environment {
   Operation* operations_ = nullptr;              // all that are not settled
   uint32_t unsettled_ = 0;
 
-  // Shared with our threads:
-  pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
-  Operation* finished_ = nullptr;  // in the order in which they finished
-  Operation** finished_end_ = &finished_;
+  // Shared with our threads, by atomic operations only. A lock would often be run into: ringing wakes the
+  // environment, which may have the next operation finished on another thread before this one goes on.
+  Operation* finished_ = nullptr;  // the last one first
   bool ended_ = false;
+  uint32_t ringing_ = 0;     // how many threads may be about to ring
   uint32_t references_ = 1;  // this environment's and one for each operation
   uint32_t to_await_ = 0;    // operations that the end of the environment has to wait for
   Signal awaited_;

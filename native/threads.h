@@ -3,7 +3,7 @@
 // system to be synced, and four of those would stop every fs, dns and crypto call of the program.
 //
 // A thread is made by the thread that submits a task and so starts in its mount namespace, root and working
-// directory. A task goes only to threads of the namespace that it was submitted from.
+// directory. A task goes only to threads that see the tree which it was submitted from.
 //
 // Waiting is by futex: an unversioned pthread_cond_* binds to the wrong symbol on glibc, and this addon
 // links against no library by name.
@@ -24,9 +24,12 @@ class Signal {
  public:
   uint32_t value() const { return __atomic_load_n(&word_, __ATOMIC_ACQUIRE); }
   void raise() {
-    __atomic_add_fetch(&word_, 1, __ATOMIC_RELEASE);
-    ::syscall(abi::futex, &word_, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+    change();
+    wake();
   }
+  void change() { __atomic_add_fetch(&word_, 1, __ATOMIC_RELEASE); }
+  // Touches no memory: the word may be gone by then, and whoever else waits at its address looks again.
+  void wake() { ::syscall(abi::futex, &word_, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0); }
   // Returns when the word is not `seen` any more, or false when that has not come in time.
   bool wait(uint32_t seen, time_t seconds) {
     timespec left{seconds, 0};
@@ -54,10 +57,30 @@ class Lock {
   pthread_mutex_t& mutex_;
 };
 
-// What a thread does. It may delete itself in run().
+// What a thread sees as "/". A mount belongs to one namespace, so that its id stands for the namespace too,
+// for as long as a thread is in there.
+struct Root {
+  uint64_t mount = 0;
+  uint64_t device = 0;
+  uint64_t inode = 0;
+
+  bool operator==(const Root&) const = default;
+
+  static Root of_this_thread() {
+    abi::Statx found;
+    constexpr unsigned mask = 0x100 /* STATX_INO */ | 0x1000 /* STATX_MNT_ID */;
+    if (sys::statx(-100 /* AT_FDCWD */, "/", 0, mask, &found) < 0) return {};
+    return {found.mnt_id, static_cast<uint64_t>(found.dev_major) << 32 | found.dev_minor, found.ino};
+  }
+};
+
+// What a thread does.
 class Task {
  public:
   virtual void run() = 0;
+  // Tells whoever waits for it. The thread is free again by then: what is submitted in answer finds it awake.
+  // The task may delete itself here.
+  virtual void announce() = 0;
 
  protected:
   ~Task() = default;
@@ -65,7 +88,7 @@ class Task {
  private:
   friend class Threads;
   Task* next_ = nullptr;
-  uint64_t mount_namespace_ = 0;
+  Root root_;
 };
 
 class Threads {
@@ -76,18 +99,14 @@ class Threads {
   // 0, or the errno with which no thread could be made for the task, which then is the caller's again.
   int submit(Task* task) {
     task->next_ = nullptr;
-    task->mount_namespace_ = own_mount_namespace();
-    Lock lock(mutex_);
-    for (Thread** at = &parked_; *at != nullptr; at = &(*at)->next) {
-      if ((*at)->mount_namespace != task->mount_namespace_) continue;
-      Thread* thread = *at;
-      *at = thread->next;
-      thread->task = task;
-      thread->woken.raise();
+    task->root_ = Root::of_this_thread();
+    if (Signal* woken = give_to_parked(task)) {
+      woken->wake();
       return 0;
     }
-    // A namespace without a thread gets one, however many others there are: none of them may serve it.
-    bool served = is_served(task->mount_namespace_);
+    Lock lock(mutex_);
+    // A tree that no thread sees gets one, however many others there are: none of them may serve it.
+    bool served = is_served(task->root_);
     if (count_ < most || !served) {
       int error = start(task);
       if (error == 0 || !served) return error;
@@ -113,30 +132,35 @@ class Threads {
     Threads* threads;
     Thread* next;      // among the parked
     Thread* next_all;  // among all
-    uint64_t mount_namespace;
+    Root root;
     Task* task;
     Signal woken;
   };
 
-  // The inode number of the mount namespace, which no other has while a thread is in it. 0 without /proc.
-  static uint64_t own_mount_namespace() {
-    abi::Statx found;
-    if (sys::statx(-100 /* AT_FDCWD */, "/proc/thread-self/ns/mnt", 0, 0x100 /* STATX_INO */, &found) < 0) {
-      return 0;
+  // The thread is woken when the lock is free again: it may run at once, and need it.
+  Signal* give_to_parked(Task* task) {
+    Lock lock(mutex_);
+    for (Thread** at = &parked_; *at != nullptr; at = &(*at)->next) {
+      Thread* thread = *at;
+      if (thread->root != task->root_) continue;
+      *at = thread->next;
+      thread->task = task;
+      thread->woken.change();
+      return &thread->woken;
     }
-    return found.ino;
+    return nullptr;
   }
 
-  bool is_served(uint64_t mount_namespace) const {
+  bool is_served(const Root& root) const {
     for (const Thread* thread = all_; thread != nullptr; thread = thread->next_all) {
-      if (thread->mount_namespace == mount_namespace) return true;
+      if (thread->root == root) return true;
     }
     return false;
   }
 
   // With the lock held. The program's signals are for the program's own threads.
   int start(Task* task) {
-    auto* thread = new Thread{this, nullptr, all_, task->mount_namespace_, task, {}};
+    auto* thread = new Thread{this, nullptr, all_, task->root_, task, {}};
     sigset_t everything, before;
     sigfillset(&everything);
     pthread_attr_t attributes;
@@ -167,18 +191,22 @@ class Threads {
 
   void serve(Thread* thread) {
     for (;;) {
-      thread->task->run();
+      Task* task = thread->task;
+      task->run();
 
-      uint32_t seen;
+      uint32_t seen = thread->woken.value();
+      bool is_parked;
       {
         Lock lock(mutex_);
-        thread->task = take_queued(thread->mount_namespace);
-        if (thread->task != nullptr) continue;
-        seen = thread->woken.value();
-        thread->next = parked_;
-        parked_ = thread;
+        thread->task = take_queued(thread->root);
+        is_parked = thread->task == nullptr;
+        if (is_parked) {
+          thread->next = parked_;
+          parked_ = thread;
+        }
       }
-      if (thread->woken.wait(seen, idle_seconds)) continue;
+      task->announce();
+      if (!is_parked || thread->woken.wait(seen, idle_seconds)) continue;
       {
         Lock lock(mutex_);
         if (thread->task != nullptr) continue;  // woken at the last moment
@@ -188,9 +216,9 @@ class Threads {
     }
   }
 
-  Task* take_queued(uint64_t mount_namespace) {
+  Task* take_queued(const Root& root) {
     for (Task** at = &queue_; *at != nullptr; at = &(*at)->next_) {
-      if ((*at)->mount_namespace_ != mount_namespace) continue;
+      if ((*at)->root_ != root) continue;
       return dequeue(at);
     }
     return nullptr;

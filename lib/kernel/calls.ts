@@ -38,7 +38,7 @@ function named(...prefixes: string[]): Names {
 const at = bits(named('AT_SYMLINK', 'AT_EMPTY', 'AT_REMOVEDIR', 'AT_STATX'));
 const attributes = bits(named('MOUNT_ATTR_'));
 
-export const calls = {
+const described = {
   openat2: [descriptor, text, bits(named('O_')), number],
   close: [descriptor],
   fsopen: [text, bits(named('FSOPEN_'))],
@@ -73,4 +73,23 @@ export const calls = {
   sweep: [descriptor, text],
 } as const satisfies Readonly<Record<string, readonly Argument[]>>;
 
-export type CallName = keyof typeof calls;
+export interface Call {
+  readonly name: string;
+  readonly args: readonly Argument[];
+  /** By position: is the argument a text? */
+  readonly isText: readonly boolean[];
+  /** The addon's number for it, from learnNumbers; -1 until then. */
+  number: number;
+}
+
+export const calls = Object.fromEntries(
+  Object.entries(described).map(([name, args]: [string, readonly Argument[]]): [string, Call] => [
+    name,
+    { name, args, isText: args.map(({ kind }) => kind === 'text' || kind === 'value'), number: -1 },
+  ]),
+) as { readonly [Name in keyof typeof described]: Call };
+
+/** Takes the calls' numbers over from the addon. */
+export function learnNumbers(numbers: Readonly<Record<string, number>>): void {
+  for (const call of Object.values(calls)) call.number = numbers[call.name] as number;
+}

@@ -1,7 +1,7 @@
 /** A plan as the block of memory that native/plan.h describes. */
 import { addon } from '../native.js';
 import type { Path } from '../paths.js';
-import { type Argument, type CallName, calls } from './calls.js';
+import { calls, learnNumbers } from './calls.js';
 import type { Plan, Step, Text } from './plan.js';
 
 const HEADER_SIZE = 16;
@@ -96,28 +96,6 @@ function tolerated(tolerate: readonly number[] | 'any'): number {
   return packed;
 }
 
-interface Encoding {
-  readonly number: number;
-  /** By position: is the argument a text? */
-  readonly texts: readonly boolean[];
-}
-
-let encodings: Readonly<Record<CallName, Encoding>> | undefined;
-
-function learnEncodings(): Readonly<Record<CallName, Encoding>> {
-  const native = addon();
-  encodings = Object.fromEntries(
-    Object.entries(calls).map(([name, args]): [string, Encoding] => [
-      name,
-      {
-        number: native.calls[name] as number,
-        texts: args.map(({ kind }: Argument) => kind === 'text' || kind === 'value'),
-      },
-    ]),
-  ) as Record<CallName, Encoding>;
-  return encodings;
-}
-
 export interface Encoded {
   /** Valid until the next plan is encoded. */
   readonly block: Buffer;
@@ -128,8 +106,9 @@ export interface Encoded {
 }
 
 export function encode(plan: Plan): Encoded {
-  const known = encodings ?? learnEncodings();
-  const { flags } = addon();
+  const native = addon();
+  if (calls.openat2.number < 0) learnNumbers(native.calls);
+  const { flags } = native;
   const { steps } = plan;
   end = 0;
   const stepsEnd = HEADER_SIZE + steps.length * STEP_NUMBERS * 4;
@@ -140,15 +119,15 @@ export function encode(plan: Plan): Encoded {
   for (let i = 0; i < steps.length; i++) {
     const { call, args, options, outputAt } = steps[i] as Step;
     const at = (HEADER_SIZE >> 2) + i * STEP_NUMBERS;
-    const { number, texts } = known[call];
+    const { isText } = call;
     for (let j = 0; j < args.length; j++) {
       const argument = args[j] as Text | number;
       // Before the number is stored: a text may move the block.
-      const encoded = texts[j] ? writeText(argument as Text) : (argument as number);
+      const encoded = isText[j] ? writeText(argument as Text) : (argument as number);
       numbers[at + STEP_HEADER_NUMBERS + j] = encoded;
     }
     for (let j = args.length + STEP_HEADER_NUMBERS; j < STEP_NUMBERS; j++) numbers[at + j] = 0;
-    numbers[at] = number;
+    numbers[at] = call.number;
     numbers[at + 1] =
       (options.undo ? flags.undo : 0) | (options.keep ? flags.keep : 0) | (options.later ? flags.later : 0);
     numbers[at + 2] = options.tolerate === undefined ? 0 : tolerated(options.tolerate);

@@ -2,11 +2,11 @@
 
 import { describeErrno } from '../errnos.js';
 import { formatBytes } from '../paths.js';
-import { type Argument, calls } from './calls.js';
+import { type Argument, type Call, calls } from './calls.js';
 import { AT_FDCWD } from './constants.js';
 import { MADE_BY, type Plan, type Step, type Text } from './plan.js';
 
-const makers = new Set(['openat2', 'fsopen', 'fsmount', 'open_tree']);
+const makers: ReadonlySet<Call> = new Set([calls.openat2, calls.fsopen, calls.fsmount, calls.open_tree]);
 
 function formatDescriptor(descriptor: number, names: ReadonlyMap<number, string>): string {
   if (descriptor === AT_FDCWD) return 'AT_FDCWD';
@@ -42,8 +42,7 @@ function formatNumber(value: number, { bits, words, kind }: Argument): string {
 /** One step, with the names that earlier steps' descriptors go by. */
 export function formatStep(step: Step, names: ReadonlyMap<number, string> = new Map()): string {
   const args: string[] = [];
-  const descriptions: readonly Argument[] = calls[step.call];
-  descriptions.forEach((argument, i) => {
+  step.call.args.forEach((argument, i) => {
     if (argument.hidden) return;
     const value = step.args[i] ?? 0;
     switch (argument.kind) {
@@ -58,7 +57,7 @@ export function formatStep(step: Step, names: ReadonlyMap<number, string> = new 
         args.push(formatNumber(value as number, argument));
     }
   });
-  return `${step.call}(${args.join(', ')})`;
+  return `${step.call.name}(${args.join(', ')})`;
 }
 
 export function formatPlan(plan: Plan): string {

@@ -1,5 +1,7 @@
 /** A look at a path, as a step of a plan: statx(2). */
+
 import type { Path } from '../paths.js';
+import { calls } from './calls.js';
 import * as k from './constants.js';
 import { type Outputs, StepFailure } from './perform.js';
 import type { Descriptor, Plan, Step, StepOptions } from './plan.js';
@@ -55,7 +57,7 @@ export interface LookOptions extends StepOptions {
 export function addLook(plan: Plan, path: Path, options: LookOptions = {}): Step {
   const { at = k.AT_FDCWD, flags = 0, mask = k.STATX_INO, ...rest } = options;
   const args = [at, path, flags | k.AT_STATX_DONT_SYNC, mask | k.STATX_TYPE];
-  return plan.stepOf(plan.add('statx', args, { output: STATX_OUTPUT, tolerate: 'any', ...rest }));
+  return plan.stepOf(plan.add(calls.statx, args, { output: STATX_OUTPUT, tolerate: 'any', ...rest }));
 }
 
 /** What a look has found. */

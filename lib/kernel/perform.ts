@@ -60,6 +60,8 @@ export class Outputs {
   }
 }
 
+const noOutputs = new Outputs(new Int32Array(0), 0);
+
 /** The outputs are valid until the next plan. */
 export function performSync(plan: Plan): Outputs | StepFailure {
   const { block, numbers, outputs } = encode(plan);
@@ -92,14 +94,15 @@ function cancelOnAbort(signal: AbortSignal, token: number): () => void {
  * When the signal aborts, what has not begun does not, and what has is taken back when it is done; the
  * failure then says `cancelled`.
  */
-export async function perform(plan: Plan, signal?: AbortSignal): Promise<Outputs | StepFailure> {
-  const native = addon();
+export function perform(plan: Plan, signal?: AbortSignal): Promise<Outputs | StepFailure> {
   const token = signal === undefined ? 0 : ++lastToken;
   const { block, size } = encode(plan);
-  const promise = native.start(block, size, token);
+  const promise = addon().start(block, size, token);
   const forget = signal && cancelOnAbort(signal, token);
-  const outcome = await promise;
-  forget?.();
-  if (outcome instanceof ArrayBuffer) return new Outputs(new Int32Array(outcome), 0);
-  return new StepFailure(plan.steps[outcome.step], outcome);
+  return promise.then((outcome) => {
+    forget?.();
+    if (outcome === undefined) return noOutputs;
+    if (outcome instanceof ArrayBuffer) return new Outputs(new Int32Array(outcome), 0);
+    return new StepFailure(plan.steps[outcome.step], outcome);
+  });
 }

@@ -3,7 +3,7 @@
  * printed (format.ts) and performed in one crossing into the addon (perform.ts).
  */
 import type { Path } from '../paths.js';
-import type { CallName } from './calls.js';
+import type { Call } from './calls.js';
 
 /** A descriptor: the kernel's number, or that of an earlier step, from `Plan.add`. */
 export type Descriptor = number;
@@ -34,7 +34,7 @@ export interface StepOptions {
 }
 
 export interface Step {
-  readonly call: CallName;
+  readonly call: Call;
   readonly args: readonly (Text | number)[];
   readonly options: StepOptions;
   /** Where its output begins among the plan's outputs; -1 without one. */
@@ -54,7 +54,7 @@ export class Plan {
   outputsSize = 0;
 
   /** Adds a step; the number returned stands for the descriptor that it makes. */
-  add(call: CallName, args: readonly (Text | number)[], options: StepOptions = noOptions): Descriptor {
+  add(call: Call, args: readonly (Text | number)[], options: StepOptions = noOptions): Descriptor {
     let outputAt = -1;
     if (options.output !== undefined) {
       outputAt = this.outputsSize;

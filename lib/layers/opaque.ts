@@ -1,7 +1,9 @@
 /** Opaque directories: those of a layer that hide what is below them. */
+
 import { checkBoolean, checkNames, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { OverlayError, type OverlayErrorFields } from '../errors.js';
+import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
@@ -47,15 +49,15 @@ function prepare(dir: PathLike, options: OpaqueOptions | undefined): OpaquePlan 
 }
 
 function addDirectory({ plan, path }: OpaquePlan): number {
-  return plan.add('openat2', [k.AT_FDCWD, path, k.O_PATH | k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC, 0]);
+  return plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_PATH | k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC, 0]);
 }
 
 function makePlan(dir: PathLike, options: OpaqueOptions | undefined): OpaquePlan {
   const made = prepare(dir, options);
   const directory = addDirectory(made);
   // Through a mounted overlay the mark would land on another name, and say nothing about this overlay.
-  made.plan.add('fstatfs', [directory, 0, k.OVERLAYFS_SUPER_MAGIC]);
-  made.plan.add('setxattr', [['/proc/self/fd/', directory], made.attribute, OPAQUE, 0]);
+  made.plan.add(calls.fstatfs, [directory, 0, k.OVERLAYFS_SUPER_MAGIC]);
+  made.plan.add(calls.setxattr, [['/proc/self/fd/', directory], made.attribute, OPAQUE, 0]);
   return made;
 }
 
@@ -66,14 +68,14 @@ export function explainOpaque(path: Path, attribute: string, failure: StepFailur
   const fields = (rest: Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'>): OverlayError =>
     new OverlayError({
       errno,
-      syscall: step?.call === 'openat2' ? 'open' : step?.call === 'fstatfs' ? undefined : step?.call,
+      syscall: step?.call === calls.openat2 ? 'open' : step?.call === calls.fstatfs ? undefined : step?.call.name,
       path: pathString(path),
       ...rest,
     });
-  if (step?.call === 'fstatfs' && errno === e.EPERM) {
+  if (step?.call === calls.fstatfs && errno === e.EPERM) {
     return fields({ reason: 'merged-mount', what: `${shown} is in a mounted overlay, where the mark does not count` });
   }
-  if (step?.call === 'openat2') {
+  if (step?.call === calls.openat2) {
     if (errno === e.ENOENT) return fields({ reason: 'path-missing', what: `the directory ${shown} does not exist` });
     if (errno === e.ENOTDIR) {
       return fields({ reason: 'path-not-directory', what: `${shown} is not a directory` });
@@ -117,7 +119,7 @@ function question(dir: PathLike, options: OpaqueOptions | undefined): Question {
   const asked = prepare(dir, options);
   const directory = addDirectory(asked);
   const room = OPAQUE.length;
-  const made = asked.plan.add('lgetxattr', [['/proc/self/fd/', directory, '/.'], asked.attribute, room], {
+  const made = asked.plan.add(calls.lgetxattr, [['/proc/self/fd/', directory, '/.'], asked.attribute, room], {
     output: room,
     tolerate: 'any',
   });

@@ -1,8 +1,10 @@
 /** Whiteouts: the character devices 0:0 by which a layer says that a name below it is gone. */
+
 import { randomBytes } from 'node:crypto';
 import { checkBoolean, checkNames, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { conflictingOptions, invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
+import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { addLook, type Found, readLook } from '../kernel/look.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
@@ -87,7 +89,7 @@ function whiteoutPlan(paths: PathLike | readonly PathLike[], options: WhiteoutOp
     }
     const flags = k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC;
     const subject: Subject = { role: 'path', path: parent };
-    const directory = plan.add('openat2', [k.AT_FDCWD, parent, flags], { subject });
+    const directory = plan.add(calls.openat2, [k.AT_FDCWD, parent, flags], { subject });
     directories.set(key, { directory, entries: [entry] });
   }
   const made = new Map<Step, Entry>();
@@ -95,8 +97,8 @@ function whiteoutPlan(paths: PathLike | readonly PathLike[], options: WhiteoutOp
   for (const { directory, entries } of directories.values()) {
     for (const entry of entries) {
       const step = replace
-        ? plan.add('replace', [directory, entry.name, prefix + made.size, recursive ? 1 : 0])
-        : plan.add('whiteout', [directory, entry.name], undoOnFailure);
+        ? plan.add(calls.replace, [directory, entry.name, prefix + made.size, recursive ? 1 : 0])
+        : plan.add(calls.whiteout, [directory, entry.name], undoOnFailure);
       made.set(plan.stepOf(step), entry);
     }
   }
@@ -123,7 +125,7 @@ function lookAt(path: Path, parent: Path): Look {
   const plan = new Plan();
   const itself = addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW });
   const above = addLook(plan, parent);
-  const guard = plan.add('statfs', [parent, 0, k.OVERLAYFS_SUPER_MAGIC], { output: 0, tolerate: 'any' });
+  const guard = plan.add(calls.statfs, [parent, 0, k.OVERLAYFS_SUPER_MAGIC], { output: 0, tolerate: 'any' });
   return {
     plan,
     facts: (outputs) => ({
@@ -137,8 +139,8 @@ function lookAt(path: Path, parent: Path): Look {
 const isWhiteoutDevice = (found: Found): boolean => found.type === k.S_IFCHR && found.represents === 0;
 
 function syscallOf({ step, errno }: StepFailure): string | undefined {
-  if (step?.call === 'openat2') return 'open';
-  if (step?.call !== 'replace') return 'mknod';
+  if (step?.call === calls.openat2) return 'open';
+  if (step?.call !== calls.replace) return 'mknod';
   if (errno === e.EISDIR) return undefined;
   return errno === e.EROFS || errno === e.ENOSPC || errno === e.EDQUOT ? 'mknod' : 'rename';
 }
@@ -154,7 +156,7 @@ export function explainWhiteout(path: Path, failure: StepFailure, facts: Whiteou
     const hint = 'raise the limit (ulimit -n), or name whiteouts of fewer directories in one call';
     return fields('out-of-descriptors', `no descriptor is left to open ${shown}`, hint);
   }
-  if (step?.call === 'openat2') {
+  if (step?.call === calls.openat2) {
     if (errno === e.ENOENT) return fields('path-missing', `the directory ${shown} does not exist`);
     if (errno === e.ENOTDIR) {
       const what = facts.found.errno === 0 ? shown : `what should hold ${shown}`;
@@ -258,7 +260,7 @@ function question(value: PathLike): Question {
   const plan = new Plan();
   const itself = addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW, mask: k.STATX_SIZE, tolerate: [] });
   const marks = [false, true].map((userxattr) =>
-    plan.stepOf(plan.add('lgetxattr', [path, whiteoutName(userxattr), 0], { output: 0, tolerate: 'any' })),
+    plan.stepOf(plan.add(calls.lgetxattr, [path, whiteoutName(userxattr), 0], { output: 0, tolerate: 'any' })),
   );
   return { path, plan, itself, marks };
 }

@@ -1,7 +1,9 @@
 /** Unmounting: umount2(2), what its errnos mean, and the work directory that an overlay leaves behind. */
+
 import { checkBoolean, checkNames, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { conflictingOptions, OverlayError, type OverlayErrorFields } from '../errors.js';
+import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { addLook, type Found, type LookOptions, readLook } from '../kernel/look.js';
 import { perform, performSync, StepFailure } from '../kernel/perform.js';
@@ -80,19 +82,19 @@ export function unmountPlan(mounted: Mounted, options: UnmountOptions): Plan {
   const plan = new Plan();
   if (mounted.id !== undefined) {
     const { id, path } = mounted;
-    plan.add('statx', [k.AT_FDCWD, path, lookFlags(options), mountIdMask(id), 0, id | 0, (id / 2 ** 32) | 0]);
+    plan.add(calls.statx, [k.AT_FDCWD, path, lookFlags(options), mountIdMask(id), 0, id | 0, (id / 2 ** 32) | 0]);
   }
   const flags =
     (options.force ? k.MNT_FORCE : 0) |
     (options.detach ? k.MNT_DETACH : 0) |
     (options.followSymlinks ? 0 : k.UMOUNT_NOFOLLOW);
-  plan.add('umount2', [mounted.path, flags]);
+  plan.add(calls.umount2, [mounted.path, flags]);
   if (options.removeWork && mounted.workdir !== undefined) {
     const inner = joinPath(mounted.workdir, 'work');
     // The kernel leaves the inode there that its whiteouts share.
-    plan.add('sweep', [k.AT_FDCWD, inner], { tolerate: 'any' });
+    plan.add(calls.sweep, [k.AT_FDCWD, inner], { tolerate: 'any' });
     for (const path of [inner, mounted.workdir]) {
-      plan.add('unlinkat', [k.AT_FDCWD, path, k.AT_REMOVEDIR], { tolerate: [e.ENOENT] });
+      plan.add(calls.unlinkat, [k.AT_FDCWD, path, k.AT_REMOVEDIR], { tolerate: [e.ENOENT] });
     }
   }
   return plan;
@@ -155,12 +157,12 @@ export function explainUnmount(mounted: Mounted, failure: StepFailure, found: Fo
   const fields = (rest: Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'>): OverlayError =>
     new OverlayError({
       errno: errno === e.ESTALE ? e.EINVAL : errno,
-      syscall: errno === e.ESTALE ? undefined : step?.call,
+      syscall: errno === e.ESTALE ? undefined : step?.call.name,
       path: pathString(mounted.path),
       ...rest,
     });
 
-  if (step?.call === 'unlinkat') {
+  if (step?.call === calls.unlinkat) {
     const path = step.args[1] as Path;
     return new OverlayError({
       errno,

@@ -5,6 +5,7 @@
 
 import * as e from '../errnos.js';
 import { OverlayError, type OverlayErrorFields } from '../errors.js';
+import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { formatStep } from '../kernel/format.js';
 import { addLook, type Found, readLook } from '../kernel/look.js';
@@ -104,7 +105,7 @@ function findCulprit({ failure: { step }, facts }: Case): PathFacts | undefined 
   if (subject !== undefined) {
     return facts.paths.find((path) => path.subject.role === subject.role && path.subject.index === subject.index);
   }
-  if (step?.call !== 'mount') return undefined;
+  if (step?.call !== calls.mount) return undefined;
   return facts.paths.find(({ found }) => found.errno !== 0 || found.type !== k.S_IFDIR);
 }
 
@@ -113,11 +114,14 @@ const unreachable: Rule = (failed) => {
   const { options, failure } = failed;
   const { step } = failure;
   const culprit = findCulprit(failed);
-  if (culprit === undefined || (step?.call !== 'openat2' && step?.call !== 'statx' && step?.call !== 'mount')) {
+  if (
+    culprit === undefined ||
+    (step?.call !== calls.openat2 && step?.call !== calls.statx && step?.call !== calls.mount)
+  ) {
     return undefined;
   }
   const { subject, found, isSymlink } = culprit;
-  const errno = step.call === 'mount' ? found.errno || e.ENOTDIR : failure.errno;
+  const errno = step.call === calls.mount ? found.errno || e.ENOTDIR : failure.errno;
   const role = roleNames[subject.role];
   const name = nameOf(subject, options);
   const path = pathString(subject.path);
@@ -147,7 +151,7 @@ const unreachable: Rule = (failed) => {
 
 /** A missing directory could not be made. */
 const notCreated: Rule = ({ failure: { step, errno } }) => {
-  if (step?.call !== 'mkdirat') return undefined;
+  if (step?.call !== calls.mkdirat) return undefined;
   const path = step.args[1] as Path;
   const reason: Reason =
     errno === e.EROFS ? 'read-only' : errno === e.ENOSPC || errno === e.EDQUOT ? 'out-of-space' : 'permission-denied';
@@ -161,7 +165,7 @@ const notCreated: Rule = ({ failure: { step, errno } }) => {
 };
 
 const targetMounted: Rule = ({ options, failure: { step, errno } }) => {
-  if (step?.call !== 'statx' || errno !== e.EBUSY) return undefined;
+  if (step?.call !== calls.statx || errno !== e.EBUSY) return undefined;
   return {
     reason: 'target-mounted',
     what: `the target ${quotePath(options.target)} is a mount point already`,
@@ -170,7 +174,7 @@ const targetMounted: Rule = ({ options, failure: { step, errno } }) => {
 };
 
 const noPrivilege: Rule = ({ options, failure: { step, errno } }) => {
-  if (errno !== e.EPERM || (step?.call !== 'fsopen' && step?.call !== 'mount')) return undefined;
+  if (errno !== e.EPERM || (step?.call !== calls.fsopen && step?.call !== calls.mount)) return undefined;
   return {
     reason: 'no-privilege',
     what: `this process may not mount at ${quotePath(options.target)}: it lacks CAP_SYS_ADMIN in its user namespace`,
@@ -183,7 +187,11 @@ const noOverlay: Rule = ({ failure: { errno } }) => {
 };
 
 const readOnlySuperblock: Rule = ({ options, failure: { step, errno } }) => {
-  if ((step?.call !== 'fstatfs' && step?.call !== 'statfs') || errno !== e.EROFS || options.workdir === undefined)
+  if (
+    (step?.call !== calls.fstatfs && step?.call !== calls.statfs) ||
+    errno !== e.EROFS ||
+    options.workdir === undefined
+  )
     return undefined;
   const work = quotePath(options.workdir);
   return {
@@ -225,7 +233,7 @@ const isSame = (a: Found, b: Found): boolean =>
   a.errno === 0 && b.errno === 0 && a.device === b.device && a.inode === b.inode;
 
 const isCreation = ({ step }: StepFailure): boolean =>
-  step?.call === 'mount' || (step?.call === 'fsconfig' && step.args[1] === k.FSCONFIG_CMD_CREATE);
+  step?.call === calls.mount || (step?.call === calls.fsconfig && step.args[1] === k.FSCONFIG_CMD_CREATE);
 
 /** upperdir and workdir do not go together. */
 const upperAndWork: Rule = ({ options, failure, facts }) => {
@@ -320,8 +328,8 @@ export function explainMount(options: CheckedOptions, failure: StepFailure, fact
   });
 }
 
-const guards: ReadonlySet<string> = new Set(['statx', 'statfs', 'fstatfs']);
+const guards: ReadonlySet<Call> = new Set([calls.statx, calls.statfs, calls.fstatfs]);
 
 function syscallOf(step: Step): string {
-  return step.call === 'mkdirat' ? 'mkdir' : step.call === 'openat2' ? 'open' : step.call;
+  return step.call === calls.mkdirat ? 'mkdir' : step.call === calls.openat2 ? 'open' : step.call.name;
 }

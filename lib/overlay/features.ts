@@ -1,6 +1,8 @@
 /** What this kernel can do, asked of the kernel and not of its version number. */
+
 import { readFileSync } from 'node:fs';
 import * as e from '../errnos.js';
+import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { addLook, readLook } from '../kernel/look.js';
 import { performSync, StepFailure } from '../kernel/perform.js';
@@ -39,14 +41,14 @@ function probe(): Probe {
     return made;
   };
   const flags = k.O_DIRECTORY | k.O_CLOEXEC;
-  const path = ask('path', 'openat2', [k.AT_FDCWD, '/', flags | k.O_PATH, 0]);
-  const readable = ask('readable', 'openat2', [k.AT_FDCWD, '/', flags, 0]);
-  const context = ask('context', 'fsopen', ['overlay', k.FSOPEN_CLOEXEC]);
+  const path = ask('path', calls.openat2, [k.AT_FDCWD, '/', flags | k.O_PATH, 0]);
+  const readable = ask('readable', calls.openat2, [k.AT_FDCWD, '/', flags, 0]);
+  const context = ask('context', calls.fsopen, ['overlay', k.FSOPEN_CLOEXEC]);
   // The wrapper of 5.2 to 6.4 takes any key.
-  ask('madeUp', 'fsconfig', [context, k.FSCONFIG_SET_STRING, 'overlayfs-probe', '1', 0]);
-  ask('pathLayer', 'fsconfig', [context, k.FSCONFIG_SET_FD, 'lowerdir+', null, path]);
-  ask('readableLayer', 'fsconfig', [context, k.FSCONFIG_SET_FD, 'lowerdir+', null, readable]);
-  ask('append', 'fsconfig', [context, k.FSCONFIG_SET_STRING, 'lowerdir+', '/', 0]);
+  ask('madeUp', calls.fsconfig, [context, k.FSCONFIG_SET_STRING, 'overlayfs-probe', '1', 0]);
+  ask('pathLayer', calls.fsconfig, [context, k.FSCONFIG_SET_FD, 'lowerdir+', null, path]);
+  ask('readableLayer', calls.fsconfig, [context, k.FSCONFIG_SET_FD, 'lowerdir+', null, readable]);
+  ask('append', calls.fsconfig, [context, k.FSCONFIG_SET_STRING, 'lowerdir+', '/', 0]);
   const look = addLook(plan, '/', { mask: k.STATX_MNT_ID_UNIQUE });
   const outputs = performSync(plan);
   const result = (name: string): number =>

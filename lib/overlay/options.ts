@@ -158,11 +158,8 @@ const attributeCheck: Check = (draft, value, name) => {
   if (checkBoolean(value, name)) draft.attributes = [...draft.attributes, name as MountBoolean];
 };
 
-const checks: ReadonlyMap<string, Check> = new Map<string, Check>([
-  ['lowerdir', (draft, value) => (draft.lowerdir = checkLowerdir(value))],
-  ['upperdir', (draft, value, name) => (draft.upperdir = toPath(value, name))],
-  ['workdir', (draft, value, name) => (draft.workdir = toPath(value, name))],
-  ['target', (draft, value, name) => (draft.target = toPath(value, name))],
+/** The options that are not in all mounts' calls. */
+const otherChecks: ReadonlyMap<string, Check> = new Map<string, Check>([
   ...Object.entries(kernelOptions).map(([name, option]): [string, Check] => [name, kernelCheck(option)]),
   ...mountBooleans.map((name): [string, Check] => [name, attributeCheck]),
   ['atime', (draft, value, name) => (draft.atime = checkWord(value, name, atimeWords) ?? 'relatime')],
@@ -173,7 +170,13 @@ const checks: ReadonlyMap<string, Check> = new Map<string, Check>([
 ]);
 
 /** The names of all options. */
-export const optionNames: ReadonlySet<string> = new Set(checks.keys());
+export const optionNames: ReadonlySet<string> = new Set([
+  'lowerdir',
+  'upperdir',
+  'workdir',
+  'target',
+  ...otherChecks.keys(),
+]);
 
 /** `<upperdir>.work`, beside the upper. */
 function defaultWorkdir(upperdir: Path): Path {
@@ -202,13 +205,33 @@ export function checkOptions(options: OverlayOptions): CheckedOptions {
     signal: undefined,
   };
   for (const name in options) {
-    const value = options[name as keyof OverlayOptions];
-    const check = checks.get(name);
-    if (check === undefined) checkNames(options, optionNames);
-    else if (value !== undefined) check(draft, value, name);
+    // The paths by themselves: a look-up by name costs more than their checks.
+    switch (name) {
+      case 'lowerdir':
+        if (options.lowerdir !== undefined) draft.lowerdir = checkLowerdir(options.lowerdir);
+        break;
+      case 'upperdir':
+        if (options.upperdir !== undefined) draft.upperdir = toPath(options.upperdir, name);
+        break;
+      case 'workdir':
+        if (options.workdir !== undefined) draft.workdir = toPath(options.workdir, name);
+        break;
+      case 'target':
+        if (options.target !== undefined) draft.target = toPath(options.target, name);
+        break;
+      default:
+        checkOther(draft, options, name);
+    }
   }
   checkTogether(draft, options);
   return draft;
+}
+
+function checkOther(draft: Draft, options: OverlayOptions, name: string): void {
+  const value = options[name as keyof OverlayOptions];
+  const check = otherChecks.get(name);
+  if (check === undefined) checkNames(options, optionNames);
+  else if (value !== undefined) check(draft, value, name);
 }
 
 /** What one option asks of the others. */

@@ -5,6 +5,7 @@
 
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
+import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { STATX_OUTPUT } from '../kernel/look.js';
 import { type Descriptor, Plan, type Step, type Subject, type Text } from '../kernel/plan.js';
@@ -67,7 +68,7 @@ function addDirectories(plan: Plan, path: Path): void {
   for (let end = bytes.indexOf(0x2f, 1); ; end = bytes.indexOf(0x2f, end + 1)) {
     const prefix = end < 0 ? bytes : bytes.subarray(0, end);
     if (end < 0 || bytes[end - 1] !== 0x2f) {
-      plan.add('mkdirat', [k.AT_FDCWD, prefix, 0o755], { undo: true, tolerate: [e.EEXIST] });
+      plan.add(calls.mkdirat, [k.AT_FDCWD, prefix, 0o755], { undo: true, tolerate: [e.EEXIST] });
     }
     if (end < 0) return;
   }
@@ -80,7 +81,7 @@ function addCreated(plan: Plan, options: CheckedOptions): void {
   addDirectories(plan, options.upperdir);
   addDirectories(plan, options.workdir);
   // What the kernel makes in there; a workdir that was there before is left as a mount leaves it.
-  plan.add('unlinkat', [k.AT_FDCWD, joinPath(options.workdir, 'work'), k.AT_REMOVEDIR], {
+  plan.add(calls.unlinkat, [k.AT_FDCWD, joinPath(options.workdir, 'work'), k.AT_REMOVEDIR], {
     later: true,
     tolerate: 'any',
   });
@@ -92,7 +93,7 @@ const targetFlags = k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC | k.O_PATH;
 function addTargetGuard(plan: Plan, options: CheckedOptions, at: Descriptor, path: Path): void {
   const flags = path === '' ? k.AT_EMPTY_PATH : k.AT_SYMLINK_NOFOLLOW;
   const refused = options.stack ? 0 : k.STATX_ATTR_MOUNT_ROOT;
-  plan.add('statx', [at, path, flags, k.STATX_TYPE, refused, 0, 0, k.S_IFDIR], { subject: targetSubject(options) });
+  plan.add(calls.statx, [at, path, flags, k.STATX_TYPE, refused, 0, 0, k.S_IFDIR], { subject: targetSubject(options) });
 }
 
 const targetSubject = (options: CheckedOptions): Subject => ({ role: 'target', path: options.target });
@@ -100,7 +101,7 @@ const targetSubject = (options: CheckedOptions): Subject => ({ role: 'target', p
 function addLayers(plan: Plan, options: CheckedOptions, features: KernelFeatures): Layers {
   const access = features.layerDescriptors === 'readable' ? 0 : k.O_PATH;
   const open = (path: Path, subject: Subject): Descriptor =>
-    plan.add('openat2', [k.AT_FDCWD, path, k.O_DIRECTORY | k.O_CLOEXEC | access, 0], { subject });
+    plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_DIRECTORY | k.O_CLOEXEC | access, 0], { subject });
   const openIfGiven = (role: 'upperdir' | 'workdir', path: Path | undefined) =>
     path === undefined ? undefined : open(path, { role, path });
   return {
@@ -115,17 +116,17 @@ const fits = (path: Path): boolean =>
   (typeof path === 'string' && path.length * 3 <= FSCONFIG_MAX_BYTES) || toBytes(path).length <= FSCONFIG_MAX_BYTES;
 
 function addContext(plan: Plan, options: CheckedOptions, features: KernelFeatures, layers: Layers): Descriptor {
-  const context = plan.add('fsopen', ['overlay', k.FSOPEN_CLOEXEC]);
+  const context = plan.add(calls.fsopen, ['overlay', k.FSOPEN_CLOEXEC]);
   const byDescriptor = features.layerDescriptors !== false;
   const set = (key: string, value: Text, subject?: Subject): void => {
     const command = value === null ? k.FSCONFIG_SET_FLAG : k.FSCONFIG_SET_STRING;
-    plan.add('fsconfig', [context, command, key, value], subject && { subject });
+    plan.add(calls.fsconfig, [context, command, key, value], subject && { subject });
   };
   const setLayer = (key: string, descriptor: Descriptor, written: (path: Path) => Path): void => {
     const { options: stepOptions } = plan.stepOf(descriptor);
     const subject = stepOptions.subject as Subject;
     if (byDescriptor) {
-      plan.add('fsconfig', [context, k.FSCONFIG_SET_FD, key, null, descriptor], { subject });
+      plan.add(calls.fsconfig, [context, k.FSCONFIG_SET_FD, key, null, descriptor], { subject });
     } else {
       const text = written(subject.path);
       set(key, fits(text) ? text : viaDescriptor(descriptor), subject);
@@ -136,14 +137,16 @@ function addContext(plan: Plan, options: CheckedOptions, features: KernelFeature
   if (layers.upper !== undefined) setLayer('upperdir', layers.upper, escapeLayer);
   if (layers.work !== undefined) setLayer('workdir', layers.work, escapeLayer);
   for (const [name, value] of overlayOptions(options, features)) set(name, value);
-  plan.add('fsconfig', [context, k.FSCONFIG_CMD_CREATE, null, null]);
+  plan.add(calls.fsconfig, [context, k.FSCONFIG_CMD_CREATE, null, null]);
   return context;
 }
 
 /** fsopen(2) to move_mount(2): nothing is to be seen before the last step. */
 function addDetachedWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): Step {
   const subject = targetSubject(options);
-  const target = plan.add('openat2', [k.AT_FDCWD, withoutTrailingSlashes(options.target), targetFlags, 0], { subject });
+  const target = plan.add(calls.openat2, [k.AT_FDCWD, withoutTrailingSlashes(options.target), targetFlags, 0], {
+    subject,
+  });
   if (!options.stack) addTargetGuard(plan, options, target, '');
   const layers = addLayers(plan, options, features);
   const context = addContext(plan, options, features, layers);
@@ -151,13 +154,13 @@ function addDetachedWay(plan: Plan, options: CheckedOptions, features: KernelFea
   // A superblock that came out read-only shows only while the mount itself is not.
   const guarded = layers.upper !== undefined;
   const early = guarded ? set & ~k.MOUNT_ATTR_RDONLY : set;
-  const mount = plan.add('fsmount', [context, k.FSMOUNT_CLOEXEC, early]);
-  if (guarded) plan.add('fstatfs', [mount, k.ST_RDONLY]);
+  const mount = plan.add(calls.fsmount, [context, k.FSMOUNT_CLOEXEC, early]);
+  if (guarded) plan.add(calls.fstatfs, [mount, k.ST_RDONLY]);
   if (early !== set) {
-    plan.add('mount_setattr', [mount, '', k.AT_EMPTY_PATH, k.MOUNT_ATTR_RDONLY]);
+    plan.add(calls.mount_setattr, [mount, '', k.AT_EMPTY_PATH, k.MOUNT_ATTR_RDONLY]);
   }
   const id = addIdLook(plan, mount, '', features);
-  plan.add('move_mount', [mount, '', target, '', k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH], {
+  plan.add(calls.move_mount, [mount, '', target, '', k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH], {
     undo: true,
     subject,
   });
@@ -174,17 +177,17 @@ function addMountWay(plan: Plan, options: CheckedOptions, features: KernelFeatur
   const set = attributes(options, MOUNT_2);
   const guarded = options.upperdir !== undefined;
   const early = guarded ? set & ~k.MS_RDONLY : set;
-  plan.add('mount', [options.source, target, 'overlay', early, data]);
-  plan.add('umount2', [target, k.MNT_DETACH | k.UMOUNT_NOFOLLOW], { later: true });
-  if (guarded) plan.add('statfs', [target, k.ST_RDONLY]);
-  if (early !== set) plan.add('mount', [null, target, null, k.MS_REMOUNT | k.MS_BIND | set, null]);
+  plan.add(calls.mount, [options.source, target, 'overlay', early, data]);
+  plan.add(calls.umount2, [target, k.MNT_DETACH | k.UMOUNT_NOFOLLOW], { later: true });
+  if (guarded) plan.add(calls.statfs, [target, k.ST_RDONLY]);
+  if (early !== set) plan.add(calls.mount, [null, target, null, k.MS_REMOUNT | k.MS_BIND | set, null]);
   return addIdLook(plan, k.AT_FDCWD, target, features);
 }
 
 function addIdLook(plan: Plan, at: Descriptor, path: Path, features: KernelFeatures): Step {
   const mask = features.uniqueMountId ? k.STATX_MNT_ID_UNIQUE : k.STATX_MNT_ID;
   const flags = path === '' ? k.AT_EMPTY_PATH : k.AT_SYMLINK_NOFOLLOW;
-  return plan.stepOf(plan.add('statx', [at, path, flags, mask | k.STATX_INO], { output: STATX_OUTPUT }));
+  return plan.stepOf(plan.add(calls.statx, [at, path, flags, mask | k.STATX_INO], { output: STATX_OUTPUT }));
 }
 
 type Pieces = readonly Path[];

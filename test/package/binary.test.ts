@@ -29,6 +29,7 @@ const allowed: readonly (string | RegExp)[] = [
   'pthread_mutex_lock',
   'pthread_mutex_unlock',
   'pthread_sigmask',
+  'sched_yield',
   'sigfillset',
   'strlen',
   'syscall',

@@ -1,4 +1,5 @@
 /** What the tests share: directories of their own, real mounts, and what to do where there are none. */
+
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -6,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import type { OverlayOptions } from 'overlayfs';
+import { calls } from '#lib/kernel/calls.js';
 import { performSync, StepFailure } from '#lib/kernel/perform.js';
 import { Plan } from '#lib/kernel/plan.js';
 
@@ -118,7 +120,7 @@ export async function eventually(t: ExecutionContext, condition: () => boolean, 
 /** setxattr(2) */
 export function setAttribute(path: string, name: string, value: string): void {
   const plan = new Plan();
-  plan.add('setxattr', [path, name, value, 0]);
+  plan.add(calls.setxattr, [path, name, value, 0]);
   const outcome = performSync(plan);
   if (outcome instanceof StepFailure) throw new Error(`${name} on ${path}: errno ${outcome.errno}`);
 }
@@ -126,7 +128,7 @@ export function setAttribute(path: string, name: string, value: string): void {
 /** lgetxattr(2): the value, or undefined when there is none. */
 export function getAttribute(path: string, name: string): string | undefined {
   const plan = new Plan();
-  const step = plan.stepOf(plan.add('lgetxattr', [path, name, 256], { output: 256, tolerate: 'any' }));
+  const step = plan.stepOf(plan.add(calls.lgetxattr, [path, name, 256], { output: 256, tolerate: 'any' }));
   const outputs = performSync(plan);
   if (outputs instanceof StepFailure || outputs.result(step) < 0) return undefined;
   return outputs.bytes(step, outputs.result(step)).toString('latin1');
