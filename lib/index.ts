@@ -14,7 +14,8 @@ export {
 } from './layers/whiteout.js';
 export { Mount } from './mounts/mount.js';
 export { type UnmountOptions, unmount, unmountSync } from './mounts/unmount.js';
+export { type Answer, features, featuresSync, type KernelFeatures } from './overlay/features.js';
 export { mountOverlay, mountOverlaySync, OverlayMount } from './overlay/mount.js';
-export type { OverlayOptions } from './overlay/options.js';
+export type { OverlayOptionName, OverlayOptions } from './overlay/options.js';
 export type { PathLike } from './paths.js';
 export type { Reason } from './reasons.js';

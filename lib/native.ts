@@ -20,7 +20,7 @@ export interface Addon {
   cancel(token: number): void;
   readonly calls: Readonly<Record<string, number>>;
   readonly flags: Readonly<Record<'undo' | 'keep' | 'later', number>>;
-  readonly madeBy: number;
+  readonly ownThread: number;
   readonly anyErrno: number;
   readonly pageSize: number;
 }

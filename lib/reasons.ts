@@ -80,6 +80,10 @@ export const reasons = {
     when: 'the kernel has no overlay file system',
     todo: 'load the module (modprobe overlay) or use a kernel that has it',
   },
+  'option-unsupported': {
+    when: 'the kernel does not have an option, or a value of it',
+    todo: 'leave it out, or name it in `allowDegraded` to have it left out where the kernel lacks it',
+  },
   'option-refused': {
     when: 'the kernel does not know an option or refuses its value',
     todo: 'leave the option out on this kernel',

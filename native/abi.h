@@ -19,6 +19,8 @@ enum Number : long {
   fsmount = 432,         // 5.2
   openat2 = 437,         // 5.6
   mount_setattr = 442,   // 5.12
+  statmount = 457,       // 6.8
+  open_tree_attr = 467,  // 6.15
 #if defined(__x86_64__)
   read = 0,
   close = 3,
@@ -27,6 +29,9 @@ enum Number : long {
   fstatfs = 138,
   mount = 165,
   umount2 = 166,
+  chdir = 80,
+  unshare = 272,
+  fanotify_init = 300,
   setxattr = 188,
   lgetxattr = 192,
   futex = 202,
@@ -44,6 +49,9 @@ enum Number : long {
   fstatfs = 44,
   mount = 40,
   umount2 = 39,
+  chdir = 49,
+  unshare = 97,
+  fanotify_init = 262,
   setxattr = 5,
   lgetxattr = 9,
   futex = 98,

@@ -31,7 +31,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   flags.Set("later", Napi::Number::New(env, later));
   exports.Set("flags", flags);
 
-  exports.Set("madeBy", Napi::Number::New(env, made_by));
+  exports.Set("ownThread", Napi::Number::New(env, own_thread));
   exports.Set("anyErrno", Napi::Number::New(env, static_cast<int32_t>(any_errno)));
   exports.Set("pageSize", Napi::Number::New(env, static_cast<double>(sysconf(_SC_PAGESIZE))));
   return exports;

@@ -1,6 +1,7 @@
 #include "plan.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -25,7 +26,8 @@ size_t page_size() {
 }
 
 bool makes_descriptor(Call call) {
-  return call == Call::openat2 || call == Call::fsopen || call == Call::fsmount || call == Call::open_tree;
+  return call == Call::openat2 || call == Call::fsopen || call == Call::fsmount || call == Call::open_tree ||
+         call == Call::fanotify_init;
 }
 
 bool is_tolerated(const Step& step, long result) {
@@ -111,7 +113,29 @@ int Execution::descriptor(int32_t argument) const {
   return argument >= made_by ? steps_[argument - made_by].result : argument;
 }
 
-bool Execution::perform() {
+bool Execution::perform() { return header().flags & own_thread ? perform_on_own_thread() : perform_here(); }
+
+bool Execution::perform_on_own_thread() {
+  struct Errand {
+    Execution* execution;
+    bool succeeded;
+  } errand{this, false};
+  auto run_errand = [](void* data) -> void* {
+    auto* self = static_cast<Errand*>(data);
+    self->succeeded = self->execution->perform_here();
+    return nullptr;
+  };
+  pthread_t thread;
+  int error = pthread_create(&thread, nullptr, run_errand, &errand);
+  if (error != 0) {
+    failure_.error = error;
+    return false;
+  }
+  pthread_join(thread, nullptr);
+  return errand.succeeded;
+}
+
+bool Execution::perform_here() {
   for (; done_ < header().count; done_++) {
     Step& step = steps_[done_];
     if (step.flags & later) continue;
@@ -263,6 +287,17 @@ long Execution::run(Step& step) {
       return replace_with_whiteout(fd(0), Text(*this, a[1]), Text(*this, a[2]), a[3] != 0);
     case Call::sweep:
       return sweep_whiteouts(fd(0), Text(*this, a[1]));
+    case Call::unshare:
+      return sys::call(abi::unshare, unsigned_at(0));
+    case Call::chdir:
+      return sys::call(abi::chdir, static_cast<const char*>(Text(*this, a[0])));
+    case Call::fanotify_init:
+      return sys::call(abi::fanotify_init, unsigned_at(0), unsigned_at(1));
+    // Whether they are there at all: without arguments they fail.
+    case Call::statmount:
+      return sys::call(abi::statmount, nullptr, nullptr, 0L, 0U);
+    case Call::open_tree_attr:
+      return sys::call(abi::open_tree_attr, -1, nullptr, 0U, nullptr, 0L);
   }
   return -ENOSYS;
 }

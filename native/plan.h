@@ -50,7 +50,12 @@ namespace overlayfs {
   X(lgetxattr, 0)          \
   X(whiteout, 0b1)         \
   X(replace, 0b1)          \
-  X(sweep, 0b1)
+  X(sweep, 0b1)            \
+  X(unshare, 0)            \
+  X(chdir, 0)              \
+  X(fanotify_init, 0)      \
+  X(statmount, 0)          \
+  X(open_tree_attr, 0)
 
 enum class Call : int32_t {
 #define OVERLAYFS_CALL(name, descriptors) name,
@@ -65,6 +70,13 @@ enum StepFlag : int32_t {
   later = 4,  // not performed in its turn, only when the plan is taken back
 };
 
+// What a plan's flags say.
+enum PlanFlag : int32_t {
+  // The steps change the working directory: they are performed on a thread made for them, which ends with
+  // them. The caller's thread shares its own with all others of the process.
+  own_thread = 1,
+};
+
 constexpr int32_t made_by = 0x40000000;
 constexpr uint32_t any_errno = 0xffffffff;
 
@@ -72,7 +84,7 @@ struct Header {
   int32_t count;
   int32_t outputs;       // offset in the block
   int32_t outputs_size;
-  int32_t padding;
+  int32_t flags;
 };
 
 struct Step {
@@ -122,6 +134,8 @@ class Execution {
   };
 
   const Header& header() const { return *reinterpret_cast<const Header*>(block_); }
+  bool perform_here();
+  bool perform_on_own_thread();
   long run(Step& step);
   long revert(Step& step);
   long check_statfs(const Step& step, long result, const abi::Statfs& found);

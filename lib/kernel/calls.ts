@@ -71,6 +71,11 @@ const described = {
   whiteout: [descriptor, text],
   replace: [descriptor, text, text, number],
   sweep: [descriptor, text],
+  unshare: [bits(named('CLONE_'))],
+  chdir: [text],
+  fanotify_init: [bits(named('FAN_')), number],
+  statmount: [],
+  open_tree_attr: [],
 } as const satisfies Readonly<Record<string, readonly Argument[]>>;
 
 export interface Call {

@@ -75,3 +75,17 @@ export const STATX_ATTR_MOUNT_ROOT = 0x2000;
 // statfs(2)
 export const ST_RDONLY = 1;
 export const OVERLAYFS_SUPER_MAGIC = 0x794c7630;
+
+/** 6.5 */
+export const MOVE_MOUNT_BENEATH = 0x200;
+/** fanotify_init(2), 6.15 */
+export const FAN_REPORT_MNT = 0x4000;
+
+// mount(2), propagation
+export const MS_UNBINDABLE = 1 << 17;
+export const MS_PRIVATE = 1 << 18;
+export const MS_SLAVE = 1 << 19;
+export const MS_SHARED = 1 << 20;
+
+// unshare(2)
+export const CLONE_FS = 0x200;

@@ -137,5 +137,6 @@ export function encode(plan: Plan): Encoded {
   numbers[0] = steps.length;
   numbers[1] = outputs;
   numbers[2] = plan.outputsSize;
+  numbers[3] = plan.isOnOwnThread ? native.ownThread : 0;
   return { block, numbers, size: end, outputs };
 }

@@ -13,7 +13,7 @@ export type Text = Path | readonly (Path | Descriptor)[] | null;
 
 /** What a step is about, for whoever explains its failure. */
 export interface Subject {
-  readonly role: 'lowerdir' | 'upperdir' | 'workdir' | 'target' | 'path';
+  readonly role: 'lowerdir' | 'datadir' | 'upperdir' | 'workdir' | 'target' | 'path';
   /** Which of several, from 0. */
   readonly index?: number;
   readonly path: Path;
@@ -52,6 +52,8 @@ const noOptions: StepOptions = {};
 export class Plan {
   readonly steps: Step[] = [];
   outputsSize = 0;
+  /** Performed on a thread made for it, since its steps change the working directory. */
+  isOnOwnThread = false;
 
   /** Adds a step; the number returned stands for the descriptor that it makes. */
   add(call: Call, args: readonly (Text | number)[], options: StepOptions = noOptions): Descriptor {

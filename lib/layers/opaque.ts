@@ -7,7 +7,7 @@ import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
-import { kernelFeatures } from '../overlay/features.js';
+import { featuresSync } from '../overlay/features.js';
 import {
   type Path,
   type PathLike,
@@ -44,7 +44,7 @@ function prepare(dir: PathLike, options: OpaqueOptions | undefined): OpaquePlan 
   const path = withoutTrailingSlashes(toAbsolute(toPath(dir, 'dir')));
   const checked = toOptions(options);
   checkNames(checked, names);
-  const userxattr = checkBoolean(checked.userxattr, 'userxattr') ?? kernelFeatures().userNamespace;
+  const userxattr = checkBoolean(checked.userxattr, 'userxattr') ?? featuresSync().userNamespace;
   return { path, attribute: opaqueName(userxattr), plan: new Plan() };
 }
 

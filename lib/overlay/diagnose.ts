@@ -40,10 +40,13 @@ interface Look {
 }
 
 /** The paths of a mount, in the order in which they are opened. */
-function subjects({ target, lowerdir, upperdir, workdir }: CheckedOptions): Subject[] {
+function subjects({ target, lowerdir, datadir, upperdir, workdir }: CheckedOptions): Subject[] {
   const list: Subject[] = [{ role: 'target', path: target }];
   lowerdir.forEach((path, index) => {
     list.push({ role: 'lowerdir', index, path });
+  });
+  datadir.forEach((path, index) => {
+    list.push({ role: 'datadir', index, path });
   });
   if (upperdir !== undefined) list.push({ role: 'upperdir', path: upperdir });
   if (workdir !== undefined) list.push({ role: 'workdir', path: workdir });
@@ -91,11 +94,22 @@ interface Case {
 type Verdict = Pick<OverlayErrorFields, 'reason' | 'what' | 'hint' | 'path' | 'dest'>;
 type Rule = (found: Case) => Verdict | undefined;
 
-const roleNames = { lowerdir: 'lower', upperdir: 'upper', workdir: 'work', target: 'target', path: 'path' } as const;
+const roleNames = {
+  lowerdir: 'lower',
+  datadir: 'lower',
+  upperdir: 'upper',
+  workdir: 'work',
+  target: 'target',
+  path: 'path',
+} as const;
 
 /** `the lowerdir '/a'`, and of several which. */
 function nameOf(subject: Subject, options: CheckedOptions): string {
-  const which = subject.role === 'lowerdir' && options.lowerdir.length > 1 ? `[${subject.index}]` : '';
+  const which =
+    (subject.role === 'lowerdir' && options.lowerdir.length > 1) ||
+    (subject.role === 'datadir' && options.datadir.length > 1)
+      ? `[${subject.index}]`
+      : '';
   return `the ${subject.role}${which} ${quotePath(subject.path)}`;
 }
 

@@ -1,98 +1,224 @@
 /** What this kernel can do, asked of the kernel and not of its version number. */
-
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import * as e from '../errnos.js';
-import { calls } from '../kernel/calls.js';
+import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { addLook, readLook } from '../kernel/look.js';
-import { performSync, StepFailure } from '../kernel/perform.js';
-import { Plan, type Step } from '../kernel/plan.js';
+import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
+import { Plan, type Step, type StepOptions, type Text } from '../kernel/plan.js';
 import { addon } from '../native.js';
 
-/** The record that a plan is decided from. */
+/** `'unknown'` where the process lacks the privilege to ask, or the kernel tells only when it mounts. */
+export type Answer = boolean | 'unknown';
+
+/** Overlayfs' own options and values by the kernel's names, as far as kernels differ in them. */
+export const probedOptions = {
+  redirect_dir: ['redirect_dir', 'nofollow'],
+  index: ['index', 'off'],
+  nfs_export: ['nfs_export', 'off'],
+  metacopy: ['metacopy', 'off'],
+  xino: ['xino', 'off'],
+  uuid: ['uuid', 'off'],
+  'uuid=null': ['uuid', 'null'],
+  'uuid=auto': ['uuid', 'auto'],
+  verity: ['verity', 'off'],
+  volatile: ['volatile', null],
+  fsync: ['fsync', 'auto'],
+  userxattr: ['userxattr', null],
+  override_creds: ['override_creds', null],
+  default_permissions: ['default_permissions', null],
+  'datadir+': ['datadir+', '/'],
+  context: ['context', 'system_u:object_r:tmp_t:s0'],
+} as const satisfies Readonly<Record<string, readonly [key: string, value: string | null]>>;
+
+export type ProbedOption = keyof typeof probedOptions;
+
+/** What the kernel can do, and what the process may: the record that a mount is planned from. */
 export interface KernelFeatures {
-  /** overlayfs reads its options from fsconfig(2) itself (6.5). */
-  readonly fsContext: boolean;
-  /** Layers one by one, unescaped: `lowerdir+` (6.7, and late 6.6). */
-  readonly lowerdirAppend: boolean;
-  /** Layers by descriptor (6.13): O_PATH ones (6.15 and late 6.13, 6.14) or only readable ones. */
-  readonly layerDescriptors: 'path' | 'readable' | false;
-  /** Mount ids that are never used again (6.8). */
-  readonly uniqueMountId: boolean;
-  /** The process is in a user namespace other than the initial one, where `trusted.*` is out of reach. */
-  readonly userNamespace: boolean;
+  /** The kernel's release, for people: nothing is decided by it. */
+  readonly release: string;
   /** What mount(2) takes of options, and one byte more. */
   readonly pageSize: number;
+  /** Whether the process is in a user namespace other than the initial one, where `trusted.*` is out of reach. */
+  readonly userNamespace: boolean;
+  /** Whether the process may mount an overlay: fsopen(2), which needs CAP_SYS_ADMIN. */
+  readonly mayMount: Answer;
+  /** Whether the kernel has the overlay file system, as a module that it finds at least. */
+  readonly overlay: Answer;
+  /** fsopen(2), fsconfig(2), fsmount(2), move_mount(2) (5.2). */
+  readonly mountApi: Answer;
+  /** overlayfs reads its options from fsconfig(2) itself (6.5). */
+  readonly fsContext: Answer;
+  /** Layers one by one, unescaped: `lowerdir+` (6.7, and late 6.6). */
+  readonly lowerdirAppend: Answer;
+  /** Layers by descriptor (6.13): O_PATH ones (6.15 and late 6.13, 6.14) or only readable ones. */
+  readonly layerDescriptors: 'path' | 'readable' | false | 'unknown';
+  /** Whether each of overlayfs' options is known. */
+  readonly options: Readonly<Record<ProbedOption, Answer>>;
+  /** mount_setattr(2) (5.12). */
+  readonly mountSetattr: Answer;
+  /** MOVE_MOUNT_BENEATH (6.5). */
+  readonly mountBeneath: Answer;
+  /** statmount(2) and listmount(2) (6.8). */
+  readonly statmount: Answer;
+  /** open_tree_attr(2) (6.15). */
+  readonly openTreeAttr: Answer;
+  /** FAN_REPORT_MNT: fanotify(7) tells of mounts (6.15). */
+  readonly mountEvents: Answer;
+  /** Mount ids that are never used again, statx(2) (6.8). */
+  readonly uniqueMountId: Answer;
+  /** The overlay module's parameters, which are the defaults of options: /sys/module/overlay/parameters. */
+  readonly defaults: Readonly<Partial<Record<DefaultName, boolean>>>;
 }
 
-interface Probe {
-  readonly features: KernelFeatures;
-  /** Whether the process could ask at all. */
-  readonly isKnown: boolean;
+const defaultNames = [
+  'redirect_dir',
+  'redirect_always_follow',
+  'index',
+  'nfs_export',
+  'xino_auto',
+  'metacopy',
+] as const;
+export type DefaultName = (typeof defaultNames)[number];
+
+/**
+ * Up to Linux 6.15, verity and data-only layers stand on metacopy. That shows only when a mount is made; what
+ * shows is override_creds, which came one release before.
+ */
+export function needsMetacopy({ options }: KernelFeatures): boolean {
+  return options.override_creds === false;
 }
 
-function probe(): Probe {
+interface Questions {
+  readonly plan: Plan;
+  readonly read: (outputs: Outputs | StepFailure) => KernelFeatures;
+}
+
+/** One plan in which every step may fail, and none leaves anything behind. */
+function questions(): Questions {
   const plan = new Plan();
-  const steps: Record<string, Step> = {};
-  const ask = (name: string, ...step: Parameters<Plan['add']>): number => {
-    const [call, args, options] = step;
-    const made = plan.add(call, args, { tolerate: 'any', output: 0, ...options });
-    steps[name] = plan.stepOf(made);
-    return made;
-  };
+  const ask = (call: Call, args: readonly (Text | number)[], options?: StepOptions): number =>
+    plan.add(call, args, { tolerate: 'any', output: 0, ...options });
   const flags = k.O_DIRECTORY | k.O_CLOEXEC;
-  const path = ask('path', calls.openat2, [k.AT_FDCWD, '/', flags | k.O_PATH, 0]);
-  const readable = ask('readable', calls.openat2, [k.AT_FDCWD, '/', flags, 0]);
-  const context = ask('context', calls.fsopen, ['overlay', k.FSOPEN_CLOEXEC]);
+  const path = ask(calls.openat2, [k.AT_FDCWD, '/', flags | k.O_PATH]);
+  const readable = ask(calls.openat2, [k.AT_FDCWD, '/', flags]);
+  const context = ask(calls.fsopen, ['overlay', k.FSOPEN_CLOEXEC]);
+  const set = (key: string, value: string | null): number =>
+    ask(calls.fsconfig, [context, value === null ? k.FSCONFIG_SET_FLAG : k.FSCONFIG_SET_STRING, key, value]);
   // The wrapper of 5.2 to 6.4 takes any key.
-  ask('madeUp', calls.fsconfig, [context, k.FSCONFIG_SET_STRING, 'overlayfs-probe', '1', 0]);
-  ask('pathLayer', calls.fsconfig, [context, k.FSCONFIG_SET_FD, 'lowerdir+', null, path]);
-  ask('readableLayer', calls.fsconfig, [context, k.FSCONFIG_SET_FD, 'lowerdir+', null, readable]);
-  ask('append', calls.fsconfig, [context, k.FSCONFIG_SET_STRING, 'lowerdir+', '/', 0]);
+  const madeUp = set('overlayfs-probe', '1');
+  const pathLayer = ask(calls.fsconfig, [context, k.FSCONFIG_SET_FD, 'lowerdir+', null, path]);
+  const readableLayer = ask(calls.fsconfig, [context, k.FSCONFIG_SET_FD, 'lowerdir+', null, readable]);
+  const append = set('lowerdir+', '/');
+  const options = Object.entries(probedOptions).map(([name, [key, value]]) => [name, set(key, value)] as const);
+  // With arguments that cannot be right: whatever is answered, ENOSYS or EINVAL says that it is not there.
+  const setattr = ask(calls.mount_setattr, [-1, '', 0]);
+  const beneath = ask(calls.move_mount, [-1, '', -1, '', k.MOVE_MOUNT_BENEATH]);
+  const statmount = ask(calls.statmount, []);
+  const openTreeAttr = ask(calls.open_tree_attr, []);
+  const events = ask(calls.fanotify_init, [k.FAN_REPORT_MNT]);
   const look = addLook(plan, '/', { mask: k.STATX_MNT_ID_UNIQUE });
-  const outputs = performSync(plan);
-  const result = (name: string): number =>
-    outputs instanceof StepFailure ? -outputs.errno : outputs.result(steps[name] as Step);
 
-  const isKnown = result('context') >= 0 || result('context') === -e.ENOSYS || result('context') === -e.ENODEV;
-  const fsContext = isKnown ? result('context') >= 0 && result('madeUp') < 0 : true;
   return {
-    isKnown,
-    features: {
-      fsContext,
-      // Unknown: taken for the best way, whose first call then says what is in the way.
-      lowerdirAppend: isKnown ? fsContext && result('append') >= 0 : true,
-      layerDescriptors: !isKnown
-        ? 'path'
-        : !fsContext
-          ? false
-          : result('pathLayer') >= 0
-            ? 'path'
-            : result('readableLayer') >= 0
-              ? 'readable'
-              : false,
-      uniqueMountId: readLook(look, outputs).hasUniqueMountId,
-      userNamespace: inUserNamespace(),
-      pageSize: addon().pageSize,
+    plan,
+    read(outputs) {
+      const result = (made: number): number =>
+        outputs instanceof StepFailure ? -outputs.errno : outputs.result(plan.stepOf(made) as Step);
+      const opened = result(context);
+      // EPERM also where a seccomp filter is in the way: then mount(2) says what is true.
+      const isUnknown = opened === -e.EPERM || opened === -e.EACCES;
+      const answer = (value: () => boolean): Answer => (isUnknown ? 'unknown' : value());
+      const fsContext = answer(() => opened >= 0 && result(madeUp) < 0);
+      const accepts = (made: number): Answer => (fsContext === false ? false : answer(() => result(made) >= 0));
+      const defaults = readDefaults();
+      return {
+        release: readText('/proc/sys/kernel/osrelease'),
+        pageSize: addon().pageSize,
+        userNamespace: isInUserNamespace(),
+        mayMount: opened >= 0 ? true : isUnknown ? false : 'unknown',
+        overlay: answer(() => opened !== -e.ENODEV),
+        mountApi: answer(() => opened !== -e.ENOSYS),
+        fsContext,
+        lowerdirAppend: accepts(append),
+        layerDescriptors:
+          fsContext === 'unknown'
+            ? 'unknown'
+            : accepts(pathLayer) === true
+              ? 'path'
+              : accepts(readableLayer) === true
+                ? 'readable'
+                : false,
+        options: Object.fromEntries(
+          options.map(([name, made]) => [name, fsContext === false ? askModule(name) : accepts(made)]),
+        ) as Record<ProbedOption, Answer>,
+        mountSetattr: result(setattr) !== -e.ENOSYS,
+        // Without privilege EPERM comes first.
+        mountBeneath: result(beneath) === -e.EPERM ? 'unknown' : ![-e.ENOSYS, -e.EINVAL].includes(result(beneath)),
+        statmount: result(statmount) !== -e.ENOSYS,
+        openTreeAttr: result(openTreeAttr) !== -e.ENOSYS,
+        mountEvents: result(events) >= 0,
+        uniqueMountId: readLook(look, outputs).hasUniqueMountId,
+        defaults,
+      };
     },
   };
 }
 
-function inUserNamespace(): boolean {
+/** Where no context can be asked (before 6.5): options with a default are there; of the others nothing is known. */
+function askModule(name: string): Answer {
+  if (name === 'datadir+' || name.includes('=') || name === 'verity' || name === 'override_creds') return false;
+  const parameter = name === 'xino' ? 'xino_auto' : name;
+  return existsSync(`${PARAMETERS}/${parameter}`) || 'unknown';
+}
+
+const PARAMETERS = '/sys/module/overlay/parameters';
+
+function readDefaults(): KernelFeatures['defaults'] {
+  const defaults: Partial<Record<DefaultName, boolean>> = {};
+  for (const name of defaultNames) {
+    const text = readText(`${PARAMETERS}/${name}`);
+    if (text !== '') defaults[name] = text === 'Y';
+  }
+  return defaults;
+}
+
+/** All ids as they are: the initial namespace. user_namespaces(7) */
+function isInUserNamespace(): boolean {
+  const map = readText('/proc/self/uid_map');
+  return map !== '' && map.split(/\s+/).join(' ') !== '0 0 4294967295';
+}
+
+function readText(path: string): string {
   try {
-    // All ids as they are: the initial namespace. user_namespaces(7)
-    return readFileSync('/proc/self/uid_map', 'latin1').trim().split(/\s+/).join(' ') !== '0 0 4294967295';
+    return readFileSync(path, 'latin1').trim();
   } catch {
-    return false;
+    return '';
   }
 }
 
 let remembered: KernelFeatures | undefined;
 
-/** Asked once and remembered, unless the process may not ask: privileges can come later. */
-export function kernelFeatures(): KernelFeatures {
-  if (remembered !== undefined) return remembered;
-  const { features, isKnown } = probe();
-  if (isKnown) remembered = features;
+/** Remembered, unless the process may not ask: privileges can come later. */
+function remember(features: KernelFeatures): KernelFeatures {
+  if (features.fsContext !== 'unknown') remembered = features;
   return features;
+}
+
+/**
+ * What this kernel can do for overlays, and what this process may. Nothing is mounted: each feature is asked
+ * for in a way that leaves nothing behind, once for the process (fsopen(2), fsconfig(2) and calls with
+ * arguments that cannot be right). An answer is true, false, or `'unknown'` where the process lacks the
+ * privilege to ask; then the next call asks again.
+ */
+export async function features(): Promise<KernelFeatures> {
+  if (remembered !== undefined) return remembered;
+  const { plan, read } = questions();
+  return remember(read(await perform(plan)));
+}
+
+/** `features`, on the calling thread. */
+export function featuresSync(): KernelFeatures {
+  if (remembered !== undefined) return remembered;
+  const { plan, read } = questions();
+  return remember(read(performSync(plan)));
 }

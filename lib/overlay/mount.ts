@@ -1,11 +1,15 @@
 /** Mounting: options are checked and planned here, performed in one crossing, and explained when they fail. */
+import { EINVAL } from '../errnos.js';
 import { abortError } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import { FSCONFIG_CMD_CREATE } from '../kernel/constants.js';
 import { readMountId } from '../kernel/look.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Mount } from '../mounts/mount.js';
 import { isAbsolute, type Path, toAbsolute, withoutTrailingSlashes } from '../paths.js';
+import { checkConflicts } from './conflicts.js';
 import { explainMount, lookAfter } from './diagnose.js';
-import { type KernelFeatures, kernelFeatures } from './features.js';
+import { featuresSync, type KernelFeatures } from './features.js';
 import { type CheckedOptions, checkOptions, type OverlayOptions } from './options.js';
 import { type MountPlan, plan, quickPlan } from './plan.js';
 
@@ -28,6 +32,7 @@ export class OverlayMount extends Mount {
 function resolve(options: CheckedOptions): CheckedOptions {
   const { lowerdir, upperdir, workdir, target } = options;
   const areAbsolute =
+    options.datadir.length === 0 &&
     isAbsolute(target) &&
     (upperdir === undefined || isAbsolute(upperdir)) &&
     (workdir === undefined || isAbsolute(workdir)) &&
@@ -37,6 +42,7 @@ function resolve(options: CheckedOptions): CheckedOptions {
   return {
     ...options,
     lowerdir: lowerdir.map(toAbsolute),
+    datadir: options.datadir.map(toAbsolute),
     upperdir: absolute(upperdir),
     workdir: absolute(workdir),
     target: toAbsolute(target),
@@ -49,13 +55,23 @@ interface Prepared {
 }
 
 function prepare(options: OverlayOptions, features: KernelFeatures): Prepared {
-  const checked = resolve(checkOptions(options));
+  const checked = checkConflicts(resolve(checkOptions(options)), features);
   if (checked.signal?.aborted) throw abortError(checked.signal);
   return { checked, features };
 }
 
 function finish(options: OverlayOptions, { checked }: Prepared, { id }: MountPlan, outputs: Outputs): OverlayMount {
   return new OverlayMount(options, checked, readMountId(id, outputs));
+}
+
+/** Whether a kernel wants metacopy with data-only layers shows only when it refuses the mount without a word. */
+function withMetacopy(checked: CheckedOptions, { step, errno }: StepFailure): CheckedOptions | undefined {
+  const { datadir, overlay, userxattr } = checked;
+  const isRefusal = errno === EINVAL && step?.call === calls.fsconfig && step.args[1] === FSCONFIG_CMD_CREATE;
+  if (datadir.length === 0 || userxattr || !isRefusal || overlay.some(({ name }) => name === 'metacopy')) {
+    return undefined;
+  }
+  return { ...checked, overlay: [...overlay, { name: 'metacopy', kernel: 'metacopy', value: 'on' }] };
 }
 
 /**
@@ -69,7 +85,7 @@ function finish(options: OverlayOptions, { checked }: Prepared, { id }: MountPla
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
 export async function mountOverlay(options: OverlayOptions): Promise<OverlayMount> {
-  const prepared = prepare(options, kernelFeatures());
+  const prepared = prepare(options, featuresSync());
   const quick = quickPlan(prepared.checked, prepared.features);
   if (quick !== undefined) {
     const outcome = await perform(quick.plan, prepared.checked.signal);
@@ -85,13 +101,15 @@ async function mountCarefully(options: OverlayOptions, prepared: Prepared): Prom
   const outcome = await perform(careful.plan, checked.signal);
   if (!(outcome instanceof StepFailure)) return finish(options, prepared, careful, outcome);
   if (outcome.cancelled && checked.signal) throw abortError(checked.signal);
+  const again = withMetacopy(checked, outcome);
+  if (again !== undefined) return mountCarefully(options, { ...prepared, checked: again });
   const look = lookAfter(checked);
   throw explainMount(checked, outcome, look.facts(await perform(look.plan)));
 }
 
 /** `mountOverlay`, on the calling thread. */
 export function mountOverlaySync(options: OverlayOptions): OverlayMount {
-  const prepared = prepare(options, kernelFeatures());
+  const prepared = prepare(options, featuresSync());
   const quick = quickPlan(prepared.checked, prepared.features);
   if (quick !== undefined) {
     const outcome = performSync(quick.plan);
@@ -105,6 +123,8 @@ function mountCarefullySync(options: OverlayOptions, prepared: Prepared): Overla
   const careful = plan(checked, features);
   const outcome = performSync(careful.plan);
   if (!(outcome instanceof StepFailure)) return finish(options, prepared, careful, outcome);
+  const again = withMetacopy(checked, outcome);
+  if (again !== undefined) return mountCarefullySync(options, { ...prepared, checked: again });
   const look = lookAfter(checked);
   throw explainMount(checked, outcome, look.facts(performSync(look.plan)));
 }

@@ -2,6 +2,7 @@
 import { checkBoolean, checkNames, checkSignal, checkWord } from '../arguments.js';
 import { conflictingOptions, invalidArgumentType, invalidArgumentValue, outOfRange } from '../errors.js';
 import { joinPath, type Path, type PathLike, splitPath, toPath } from '../paths.js';
+import { type OptionRow, optionRows, optionTable, overlayOptionNames } from './option-table.js';
 
 /** The kernel takes no more lower layers (OVL_MAX_STACK). */
 export const MAX_LOWER_LAYERS = 500;
@@ -11,6 +12,11 @@ const MAX_STRING_BYTES = 255;
 export interface OverlayOptions {
   /** The lower layers, the topmost first: 1 to 500 directories; at least 2 without an upperdir. */
   lowerdir: PathLike | readonly PathLike[];
+  /**
+   * Data-only layers, below all others: their files show only where a metacopy file of a layer above redirects
+   * to them (6.5). Up to Linux 6.15 they need `metacopy`, which then goes without saying.
+   */
+  datadir?: PathLike | readonly PathLike[];
   /** The layer that takes the changes. Left out: a read-only view of the lower layers. */
   upperdir?: PathLike;
   /**
@@ -21,7 +27,7 @@ export interface OverlayOptions {
   /** The directory where the merged tree appears. */
   target: PathLike;
 
-  /** Metadata changes copy up no data (Linux 4.19). Default: the kernel's. */
+  /** Metadata changes copy up no data (Linux 4.19). Sent with redirect_dir=on. Default: the kernel's. */
   metacopy?: boolean;
   /** Renamed lower directories (4.10; follow, nofollow: 4.15). Default: the kernel's. */
   redirectDir?: 'on' | 'off' | 'follow' | 'nofollow';
@@ -33,19 +39,38 @@ export interface OverlayOptions {
   xino?: 'on' | 'off' | 'auto';
   /** The file system's UUID (on, off: 5.11; null, auto: 6.6). Default: the kernel's. */
   uuid?: 'on' | 'off' | 'null' | 'auto';
+  /** Whether fs-verity digests of lower files are kept in metacopy files and checked (6.6). Default `'off'`. */
+  verity?: 'off' | 'on' | 'require';
   /** Nothing is synced, and after a crash the upper is lost (5.10). Default false. */
   volatile?: boolean;
+  /** Whether data is synced before metadata at copy-up (7.0, and stable from 6.12 on). Default `'auto'`. */
+  fsync?: 'auto' | 'strict';
   /**
    * Marks are kept in `user.overlay.*` instead of `trusted.overlay.*` (5.11). Default: on where the process
    * is in a user namespace, which may not write the latter, and there is an upperdir; else off.
    */
   userxattr?: boolean;
+  /**
+   * The layers are reached with the credentials of the thread that makes the mount, as they are then, instead
+   * of the mounter's (6.15): it needs CAP_SYS_ADMIN. false sends the opposite. Default: nothing sent.
+   */
+  overrideCreds?: boolean;
   /** Permissions are checked by mode alone, not by the layers' file systems. Default false. */
   defaultPermissions?: boolean;
+  /** The SELinux context of all that is in the mount; needs a kernel with SELinux. */
+  context?: string;
+  /** The SELinux context of the file system itself. */
+  fscontext?: string;
+  /** The SELinux context of files without one. */
+  defcontext?: string;
+  /** The SELinux context of the root directory. */
+  rootcontext?: string;
 
   /** The mount is read-only; the superblock below it is not. Default false. */
   readonly?: boolean;
-  /** Set-user-ID bits are ignored. Default false. */
+  /** The superblock is read-only, and with it every mount of it; the mount itself need not be. Default false. */
+  readonlySuperblock?: boolean;
+  /** Set-user-ID bits and file capabilities are ignored. Default false. */
   nosuid?: boolean;
   /** Device nodes cannot be opened. Default false. */
   nodev?: boolean;
@@ -57,6 +82,11 @@ export interface OverlayOptions {
   nodiratime?: boolean;
   /** When access times are updated. Default `'relatime'`. */
   atime?: 'relatime' | 'noatime' | 'strictatime';
+  /**
+   * Whether mounts inside it show in other namespaces, mount_namespaces(7). Default: as the mount that the
+   * target is in.
+   */
+  propagation?: 'private' | 'shared' | 'slave' | 'unbindable';
   /** What the mount table shows as the source. Default `'overlay'`. */
   source?: string;
 
@@ -67,50 +97,62 @@ export interface OverlayOptions {
   create?: boolean;
   /** Mounts over what is mounted at the target already, which is refused otherwise. Default false. */
   stack?: boolean;
+  /**
+   * The options that may fall away where the kernel has no such option, instead of an error. Names of
+   * overlayfs' own options, such as `'verity'`.
+   */
+  allowDegraded?: readonly OverlayOptionName[];
   /** Gives the mount up: what has not begun never does, what has is undone. */
   signal?: AbortSignal;
 }
 
-type KernelOption =
-  /** true: the bare word; false: nothing */
-  | { readonly kernel: string; readonly form: 'flag' }
-  /** true: `=on`; false: `=off` */
-  | { readonly kernel: string; readonly form: 'switch' }
-  | { readonly kernel: string; readonly form: 'word'; readonly words: readonly string[] };
+/** Overlayfs' own options besides the layers: those that a kernel can lack. */
+export type OverlayOptionName =
+  | 'redirectDir'
+  | 'index'
+  | 'nfsExport'
+  | 'metacopy'
+  | 'uuid'
+  | 'xino'
+  | 'verity'
+  | 'volatile'
+  | 'fsync'
+  | 'userxattr'
+  | 'overrideCreds'
+  | 'defaultPermissions'
+  | 'context'
+  | 'fscontext'
+  | 'defcontext'
+  | 'rootcontext';
 
-/** The options that are overlayfs' own, and what the kernel calls them. */
-export const kernelOptions = {
-  redirectDir: { kernel: 'redirect_dir', form: 'word', words: ['on', 'off', 'follow', 'nofollow'] },
-  index: { kernel: 'index', form: 'switch' },
-  nfsExport: { kernel: 'nfs_export', form: 'switch' },
-  metacopy: { kernel: 'metacopy', form: 'switch' },
-  uuid: { kernel: 'uuid', form: 'word', words: ['on', 'off', 'null', 'auto'] },
-  xino: { kernel: 'xino', form: 'word', words: ['on', 'off', 'auto'] },
-  volatile: { kernel: 'volatile', form: 'flag' },
-  userxattr: { kernel: 'userxattr', form: 'flag' },
-  defaultPermissions: { kernel: 'default_permissions', form: 'flag' },
-} as const satisfies Readonly<Record<string, KernelOption>>;
+export type MountAttribute = 'readonly' | 'nosuid' | 'nodev' | 'noexec' | 'nosymfollow' | 'nodiratime';
 
-/** The booleans that are attributes of the mount, not of the overlay. */
-export const mountBooleans = ['readonly', 'nosuid', 'nodev', 'noexec', 'nosymfollow', 'nodiratime'] as const;
-export type MountBoolean = (typeof mountBooleans)[number];
-const atimeWords = ['relatime', 'noatime', 'strictatime'] as const;
+/** An option as the caller named it and as the kernel wants it: a value where it takes one. */
+export interface NamedOption {
+  readonly name: OverlayOptionName;
+  readonly kernel: string;
+  readonly value: string | null;
+}
 
 /** Options that have passed the checks. */
 export interface CheckedOptions {
   readonly lowerdir: readonly Path[];
+  readonly datadir: readonly Path[];
   readonly upperdir: Path | undefined;
   readonly workdir: Path | undefined;
   readonly target: Path;
-  /** As the kernel wants them: its name, and a value where it takes one. */
-  readonly overlay: readonly (readonly [name: string, value: string | null])[];
+  /** Overlayfs' own options, those that the caller named. */
+  readonly overlay: readonly NamedOption[];
   /** Undefined where the caller leaves it to the library. */
   readonly userxattr: boolean | undefined;
-  readonly attributes: readonly MountBoolean[];
-  readonly atime: (typeof atimeWords)[number];
+  readonly attributes: readonly MountAttribute[];
+  readonly atime: NonNullable<OverlayOptions['atime']>;
+  readonly readonlySuperblock: boolean;
+  readonly propagation: OverlayOptions['propagation'];
   readonly source: string;
   readonly create: boolean;
   readonly stack: boolean;
+  readonly allowDegraded: readonly OverlayOptionName[];
   readonly signal: AbortSignal | undefined;
 }
 
@@ -118,65 +160,86 @@ type Draft = { -readonly [Name in keyof CheckedOptions]: CheckedOptions[Name] };
 
 const none: readonly never[] = [];
 
-function checkLowerdir(value: unknown): Path[] {
-  if (!Array.isArray(value)) return [toPath(value, 'lowerdir')];
+function checkLayers(value: unknown, name: 'lowerdir' | 'datadir'): Path[] {
+  if (!Array.isArray(value)) return [toPath(value, name)];
   if (value.length === 0 || value.length > MAX_LOWER_LAYERS) {
-    throw outOfRange('lowerdir', `a list of 1 to ${MAX_LOWER_LAYERS} paths`, `${value.length} paths`);
+    throw outOfRange(name, `a list of 1 to ${MAX_LOWER_LAYERS} paths`, `${value.length} paths`);
   }
-  return value.map((path, i) => toPath(path, `lowerdir[${i}]`));
+  return Array.from(value, (path, i) => toPath(path, `${name}[${i}]`));
 }
 
-function checkSource(value: unknown): string {
-  if (typeof value !== 'string') throw invalidArgumentType('source', 'a string', value);
+function checkText(value: unknown, name: string): string {
+  if (typeof value !== 'string') throw invalidArgumentType(name, 'a string', value);
   if (value === '' || value.includes('\0') || Buffer.byteLength(value) > MAX_STRING_BYTES) {
-    throw invalidArgumentValue('source', value, `must be 1 to ${MAX_STRING_BYTES} bytes without NUL`);
+    throw invalidArgumentValue(name, value, `must be 1 to ${MAX_STRING_BYTES} bytes without NUL`);
   }
   return value;
 }
 
-/** What to do with the value of an option, by name. Only what the caller names is looked at. */
-type Check = (draft: Draft, value: unknown, name: string) => void;
-
-function kernelCheck({ kernel, ...option }: KernelOption): Check {
-  return (draft, value, name) => {
-    let sent: string | null;
-    if (option.form === 'word') {
-      sent = checkWord(value, name, option.words) as string;
-    } else if (option.form === 'switch') {
-      sent = checkBoolean(value, name) ? 'on' : 'off';
-    } else {
-      const isSet = checkBoolean(value, name);
-      if (name === 'userxattr') draft.userxattr = isSet;
-      if (!isSet) return;
-      sent = null;
-    }
-    draft.overlay = [...draft.overlay, [kernel, sent]];
-  };
+function checkDegradable(value: unknown, name: string): OverlayOptionName[] {
+  if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list of option names', value);
+  const words = overlayOptionNames as OverlayOptionName[];
+  return Array.from(value, (word, i) => checkWord(word ?? null, `${name}[${i}]`, words) as OverlayOptionName);
 }
 
-const attributeCheck: Check = (draft, value, name) => {
-  if (checkBoolean(value, name)) draft.attributes = [...draft.attributes, name as MountBoolean];
+/** Checks of single options, by name; only what the caller names is looked at. */
+type Check = (draft: Draft, value: unknown, name: string) => void;
+
+/** An option of overlayfs' own: a text to send, null for the bare word, undefined for nothing. */
+function toSent(row: OptionRow, value: unknown, name: string): string | null | undefined {
+  switch (row.form) {
+    case 'word':
+      return checkWord(value, name, row.words) as string;
+    case 'switch':
+      return checkBoolean(value, name) ? 'on' : 'off';
+    case 'text':
+      return checkText(value, name);
+    default:
+      return checkBoolean(value, name) ? null : undefined;
+  }
+}
+
+const overlayCheck: Check = (draft, value, name) => {
+  const row = optionRows[name] as OptionRow;
+  const sent = toSent(row, value, name);
+  if (name === 'userxattr') draft.userxattr = sent === null;
+  let kernel = row.kernel as string;
+  if (sent === undefined) {
+    const off = row.form === 'flag' ? row.off : undefined;
+    if (off === undefined) return;
+    kernel = off;
+  }
+  draft.overlay = [...draft.overlay, { name: name as OverlayOptionName, kernel, value: sent ?? null }];
 };
 
-/** The options that are not in all mounts' calls. */
+const attributeCheck: Check = (draft, value, name) => {
+  if (checkBoolean(value, name)) draft.attributes = [...draft.attributes, name as MountAttribute];
+};
+
+const wordsOf = (name: 'atime' | 'propagation'): readonly string[] => optionTable[name].words;
+
+/** The options besides the paths, which have checks of their own below. */
 const otherChecks: ReadonlyMap<string, Check> = new Map<string, Check>([
-  ...Object.entries(kernelOptions).map(([name, option]): [string, Check] => [name, kernelCheck(option)]),
-  ...mountBooleans.map((name): [string, Check] => [name, attributeCheck]),
-  ['atime', (draft, value, name) => (draft.atime = checkWord(value, name, atimeWords) ?? 'relatime')],
-  ['source', (draft, value) => (draft.source = checkSource(value))],
+  ...overlayOptionNames.map((name): [string, Check] => [name, overlayCheck]),
+  ...Object.entries(optionTable).flatMap(([name, { form }]): [string, Check][] =>
+    form === 'attribute' ? [[name, attributeCheck]] : [],
+  ),
+  ['datadir', (draft, value) => (draft.datadir = checkLayers(value, 'datadir'))],
+  ['atime', (draft, value, name) => (draft.atime = checkWord(value, name, wordsOf(name as 'atime')) as Draft['atime'])],
+  [
+    'propagation',
+    (draft, value, name) =>
+      (draft.propagation = checkWord(value, name, wordsOf(name as 'propagation')) as Draft['propagation']),
+  ],
+  ['source', (draft, value, name) => (draft.source = checkText(value, name))],
+  ['readonlySuperblock', (draft, value, name) => (draft.readonlySuperblock = checkBoolean(value, name) ?? false)],
   ['create', (draft, value, name) => (draft.create = checkBoolean(value, name) ?? false)],
   ['stack', (draft, value, name) => (draft.stack = checkBoolean(value, name) ?? false)],
+  ['allowDegraded', (draft, value, name) => (draft.allowDegraded = checkDegradable(value, name))],
   ['signal', (draft, value, name) => (draft.signal = checkSignal(value, name))],
 ]);
 
-/** The names of all options. */
-export const optionNames: ReadonlySet<string> = new Set([
-  'lowerdir',
-  'upperdir',
-  'workdir',
-  'target',
-  ...otherChecks.keys(),
-]);
+const optionNames: ReadonlySet<string> = new Set(Object.keys(optionTable));
 
 /** `<upperdir>.work`, beside the upper. */
 function defaultWorkdir(upperdir: Path): Path {
@@ -192,6 +255,7 @@ export function checkOptions(options: OverlayOptions): CheckedOptions {
   }
   const draft: Draft = {
     lowerdir: none,
+    datadir: none,
     upperdir: undefined,
     workdir: undefined,
     target: '',
@@ -199,16 +263,19 @@ export function checkOptions(options: OverlayOptions): CheckedOptions {
     userxattr: undefined,
     attributes: none,
     atime: 'relatime',
+    readonlySuperblock: false,
+    propagation: undefined,
     source: 'overlay',
     create: false,
     stack: false,
+    allowDegraded: none,
     signal: undefined,
   };
   for (const name in options) {
     // The paths by themselves: a look-up by name costs more than their checks.
     switch (name) {
       case 'lowerdir':
-        if (options.lowerdir !== undefined) draft.lowerdir = checkLowerdir(options.lowerdir);
+        if (options.lowerdir !== undefined) draft.lowerdir = checkLayers(options.lowerdir, name);
         break;
       case 'upperdir':
         if (options.upperdir !== undefined) draft.upperdir = toPath(options.upperdir, name);
@@ -240,6 +307,10 @@ function checkTogether(draft: Draft, { lowerdir, target, upperdir, workdir }: Ov
     throw invalidArgumentType('lowerdir', 'one path or a list of paths, the topmost layer first', lowerdir);
   }
   if (target === undefined) throw invalidArgumentType('target', 'the directory to mount on', target);
+  const layers = draft.lowerdir.length + draft.datadir.length;
+  if (layers > MAX_LOWER_LAYERS) {
+    throw outOfRange('datadir', `at most ${MAX_LOWER_LAYERS} layers with those of "lowerdir"`, `${layers} layers`);
+  }
   if (draft.upperdir === undefined) {
     if (draft.workdir !== undefined) {
       throw conflictingOptions(
@@ -247,7 +318,7 @@ function checkTogether(draft: Draft, { lowerdir, target, upperdir, workdir }: Ov
         'leave it out, or add the upperdir',
       );
     }
-    if (draft.lowerdir.length < 2) {
+    if (layers < 2) {
       throw conflictingOptions(
         `One "lowerdir" alone is no overlay: without an "upperdir" there must be at least 2. Received '${lowerdir}'`,
         'add an upperdir and a workdir, or a second lowerdir; for a plain view of one directory, a bind mount will do',

@@ -11,7 +11,7 @@ import { STATX_OUTPUT } from '../kernel/look.js';
 import { type Descriptor, Plan, type Step, type Subject, type Text } from '../kernel/plan.js';
 import { escapeLayer, needsEscape } from '../mount-strings.js';
 import { joinPath, type Path, pathString, toBytes, withoutTrailingSlashes } from '../paths.js';
-import type { KernelFeatures } from './features.js';
+import { type KernelFeatures, needsMetacopy } from './features.js';
 import type { CheckedOptions } from './options.js';
 
 /** A longer value does not pass fsconfig(2), which has no text for it. */
@@ -47,20 +47,34 @@ export interface MountPlan {
 
 interface Layers {
   readonly lowers: readonly Descriptor[];
+  readonly data: readonly Descriptor[];
   readonly upper: Descriptor | undefined;
   readonly work: Descriptor | undefined;
 }
 
-/** Kernel options: what the caller named, and what goes without saying. */
-function overlayOptions(options: CheckedOptions, features: KernelFeatures): CheckedOptions['overlay'] {
-  if (!features.userNamespace || options.upperdir === undefined || options.userxattr !== undefined) {
-    return options.overlay;
-  }
+/** An option as it is sent: the kernel's name, and a value where it takes one. */
+type Sent = readonly [name: string, value: string | null];
+
+/** The options that are sent: what the caller named, and with each what it stands on. */
+export function sentOptions(options: CheckedOptions, features: KernelFeatures): readonly Sent[] {
+  const { overlay, datadir, upperdir, userxattr } = options;
+  const isPlain = overlay.length === 0 && datadir.length === 0 && !features.userNamespace;
+  if (isPlain) return noOptions;
+  const sent = new Map<string, string | null>(overlay.map(({ kernel, value }) => [kernel, value]));
   // trusted.* is out of reach in a user namespace: without userxattr the kernel would mount an overlay in
-  // which a removed directory cannot be made again. Options that exclude it are the caller's choice.
-  const isExcluded = options.overlay.some(([name]) => name === 'redirect_dir' || name === 'metacopy');
-  return isExcluded ? options.overlay : [...options.overlay, ['userxattr', null]];
+  // which a removed directory cannot be made again.
+  if (userxattr === undefined && features.userNamespace && upperdir !== undefined) sent.set('userxattr', null);
+  if (sent.has('userxattr')) {
+    // 'off' means 'follow' where a module parameter says so, which the kernel then refuses.
+    if (sent.get('redirect_dir') === 'off' || !sent.has('redirect_dir')) sent.set('redirect_dir', 'nofollow');
+  } else {
+    if (datadir.length > 0 && !sent.has('metacopy') && needsMetacopy(features)) sent.set('metacopy', 'on');
+    if (sent.get('metacopy') === 'on' && !sent.has('redirect_dir')) sent.set('redirect_dir', 'on');
+  }
+  return [...sent];
 }
+
+const noOptions: readonly Sent[] = [];
 
 /** Every directory on the way that may be missing, from the top. */
 function addDirectories(plan: Plan, path: Path): void {
@@ -106,6 +120,7 @@ function addLayers(plan: Plan, options: CheckedOptions, features: KernelFeatures
     path === undefined ? undefined : open(path, { role, path });
   return {
     lowers: options.lowerdir.map((path, index) => open(path, { role: 'lowerdir', index, path })),
+    data: options.datadir.map((path, index) => open(path, { role: 'datadir', index, path })),
     upper: openIfGiven('upperdir', options.upperdir),
     work: openIfGiven('workdir', options.workdir),
   };
@@ -133,10 +148,17 @@ function addContext(plan: Plan, options: CheckedOptions, features: KernelFeature
     }
   };
   set('source', options.source);
-  for (const lower of layers.lowers) setLayer('lowerdir+', lower, (path) => path);
+  const asItIs = (path: Path): Path => path;
+  if (byDescriptor || features.lowerdirAppend) {
+    for (const lower of layers.lowers) setLayer('lowerdir+', lower, asItIs);
+    for (const data of layers.data) setLayer('datadir+', data, asItIs);
+  } else {
+    plan.add(calls.fsconfig, [context, k.FSCONFIG_SET_STRING, 'lowerdir', lowerdirValue(options)]);
+  }
   if (layers.upper !== undefined) setLayer('upperdir', layers.upper, escapeLayer);
   if (layers.work !== undefined) setLayer('workdir', layers.work, escapeLayer);
-  for (const [name, value] of overlayOptions(options, features)) set(name, value);
+  for (const [name, value] of sentOptions(options, features)) set(name, value);
+  if (options.readonlySuperblock) set('ro', null);
   plan.add(calls.fsconfig, [context, k.FSCONFIG_CMD_CREATE, null, null]);
   return context;
 }
@@ -152,12 +174,13 @@ function addDetachedWay(plan: Plan, options: CheckedOptions, features: KernelFea
   const context = addContext(plan, options, features, layers);
   const set = attributes(options, NEW_API);
   // A superblock that came out read-only shows only while the mount itself is not.
-  const guarded = layers.upper !== undefined;
+  const guarded = layers.upper !== undefined && !options.readonlySuperblock;
   const early = guarded ? set & ~k.MOUNT_ATTR_RDONLY : set;
   const mount = plan.add(calls.fsmount, [context, k.FSMOUNT_CLOEXEC, early]);
   if (guarded) plan.add(calls.fstatfs, [mount, k.ST_RDONLY]);
-  if (early !== set) {
-    plan.add(calls.mount_setattr, [mount, '', k.AT_EMPTY_PATH, k.MOUNT_ATTR_RDONLY]);
+  const propagation = options.propagation === undefined ? 0 : propagationBits[options.propagation];
+  if (early !== set || propagation !== 0) {
+    plan.add(calls.mount_setattr, [mount, '', k.AT_EMPTY_PATH, set & ~early, 0, propagation]);
   }
   const id = addIdLook(plan, mount, '', features);
   plan.add(calls.move_mount, [mount, '', target, '', k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH], {
@@ -171,18 +194,48 @@ function addDetachedWay(plan: Plan, options: CheckedOptions, features: KernelFea
  * mount(2), with all layers in one string: the oldest way, and with the fewest calls the fastest one. It says
  * nothing about what is wrong, and the guards come after the mount is there.
  */
-function addMountWay(plan: Plan, options: CheckedOptions, features: KernelFeatures, data: Pieces): Step {
+function addMountWay(plan: Plan, options: CheckedOptions, features: KernelFeatures, data: Text): Step {
   const target = withoutTrailingSlashes(options.target);
   addTargetGuard(plan, options, k.AT_FDCWD, target);
   const set = attributes(options, MOUNT_2);
-  const guarded = options.upperdir !== undefined;
-  const early = guarded ? set & ~k.MS_RDONLY : set;
+  const guarded = options.upperdir !== undefined && !options.readonlySuperblock;
+  // MS_RDONLY is for mount and superblock at once; the mount gets its own bits in a second call.
+  const early = options.readonlySuperblock ? set | k.MS_RDONLY : guarded ? set & ~k.MS_RDONLY : set;
   plan.add(calls.mount, [options.source, target, 'overlay', early, data]);
   plan.add(calls.umount2, [target, k.MNT_DETACH | k.UMOUNT_NOFOLLOW], { later: true });
   if (guarded) plan.add(calls.statfs, [target, k.ST_RDONLY]);
-  if (early !== set) plan.add(calls.mount, [null, target, null, k.MS_REMOUNT | k.MS_BIND | set, null]);
+  if (early !== set) plan.add(calls.mount, [null, target, null, k.MS_REMOUNT | k.MS_BIND | set]);
+  if (options.propagation !== undefined) {
+    plan.add(calls.mount, [null, target, null, propagationBits[options.propagation]]);
+  }
   return addIdLook(plan, k.AT_FDCWD, target, features);
 }
+
+/**
+ * mount(2) where the options pass a page: the lower layers as the numbers of their descriptors, relative to
+ * /proc/self/fd. Upper and work by path, so that others see who uses them. The working directory belongs to
+ * all threads of the process: the plan gets one that has its own.
+ */
+function addNumbersWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): Step {
+  plan.isOnOwnThread = true;
+  const layers = addLayers(plan, options, features);
+  plan.add(calls.unshare, [k.CLONE_FS]);
+  plan.add(calls.chdir, ['/proc/self/fd']);
+  const data: (Path | Descriptor)[] = ['lowerdir='];
+  layers.lowers.forEach((lower, i) => {
+    data.push(...(i === 0 ? [] : [':']), lower);
+  });
+  for (const layer of layers.data) data.push('::', layer);
+  data.push(...tailData(options, features));
+  return addMountWay(plan, options, features, data);
+}
+
+const propagationBits = {
+  private: k.MS_PRIVATE,
+  shared: k.MS_SHARED,
+  slave: k.MS_SLAVE,
+  unbindable: k.MS_UNBINDABLE,
+} as const;
 
 function addIdLook(plan: Plan, at: Descriptor, path: Path, features: KernelFeatures): Step {
   const mask = features.uniqueMountId ? k.STATX_MNT_ID_UNIQUE : k.STATX_MNT_ID;
@@ -190,36 +243,57 @@ function addIdLook(plan: Plan, at: Descriptor, path: Path, features: KernelFeatu
   return plan.stepOf(plan.add(calls.statx, [at, path, flags, mask | k.STATX_INO], { output: STATX_OUTPUT }));
 }
 
-type Pieces = readonly Path[];
+/** The layers as the value of `lowerdir`, in pieces. */
+function lowerdirPieces({ lowerdir, datadir }: CheckedOptions): Path[] {
+  const pieces: Path[] = [escapeLayer(lowerdir[0] as Path)];
+  for (let i = 1; i < lowerdir.length; i++) pieces.push(':', escapeLayer(lowerdir[i] as Path));
+  for (const layer of datadir) pieces.push('::', escapeLayer(layer));
+  return pieces;
+}
 
-/** The layers and options as mount(2) takes them, in pieces. */
-function mountData(options: CheckedOptions, features: KernelFeatures, written: (path: Path) => Path): Pieces {
-  const { lowerdir, upperdir, workdir } = options;
-  const pieces: Path[] = ['lowerdir=', written(lowerdir[0] as Path)];
-  for (let i = 1; i < lowerdir.length; i++) pieces.push(':', written(lowerdir[i] as Path));
-  if (upperdir !== undefined) pieces.push(',upperdir=', written(upperdir));
-  if (workdir !== undefined) pieces.push(',workdir=', written(workdir));
-  for (const [name, value] of overlayOptions(options, features)) {
+const lowerdirValue = (options: CheckedOptions): Buffer => Buffer.concat(lowerdirPieces(options).map(toBytes));
+
+/** What follows the lower layers in the options of mount(2), in pieces. */
+function tailData(options: CheckedOptions, features: KernelFeatures): Path[] {
+  const { upperdir, workdir } = options;
+  const pieces: Path[] = [];
+  if (upperdir !== undefined) pieces.push(',upperdir=', escapeLayer(upperdir));
+  if (workdir !== undefined) pieces.push(',workdir=', escapeLayer(workdir));
+  for (const [name, value] of sentOptions(options, features)) {
     pieces.push(',', name);
-    if (value !== null) pieces.push('=', value);
+    // In quotes a comma is not the end: an SELinux context has commas between its categories.
+    if (value !== null) pieces.push('=', value.includes(',') ? `"${value}"` : value);
   }
   return pieces;
 }
+
+/** All options as mount(2) takes them, in pieces. */
+function mountData(options: CheckedOptions, features: KernelFeatures): readonly Path[] {
+  return ['lowerdir=', ...lowerdirPieces(options), ...tailData(options, features)];
+}
+
+const sizeOf = (pieces: readonly Path[]): number => pieces.reduce((sum, piece) => sum + toBytes(piece).length, 0);
 
 /** What has to be done to mount this, the paths being absolute. */
 export function plan(options: CheckedOptions, features: KernelFeatures): MountPlan {
   const result = new Plan();
   addCreated(result, options);
-  if (features.fsContext && (features.lowerdirAppend || features.layerDescriptors !== false)) {
-    return { plan: result, id: addDetachedWay(result, options, features) };
+  if (features.fsContext) {
+    const isOneByOne = features.lowerdirAppend !== false || features.layerDescriptors !== false;
+    if (isOneByOne || lowerdirValue(options).length <= FSCONFIG_MAX_BYTES) {
+      return { plan: result, id: addDetachedWay(result, options, features) };
+    }
   }
-  const data = mountData(options, features, escapeLayer);
-  const size = data.reduce((sum, piece) => sum + toBytes(piece).length, 0);
-  if (size < features.pageSize) return { plan: result, id: addMountWay(result, options, features, data) };
+  const data = mountData(options, features);
+  if (sizeOf(data) < features.pageSize) return { plan: result, id: addMountWay(result, options, features, data) };
+  // A descriptor's number takes five bytes and a colon at the most before there are 100,000 of them.
+  const layers = options.lowerdir.length + 2 * options.datadir.length;
+  const size = sizeOf(['lowerdir=', ...tailData(options, features)]) + 6 * layers;
+  if (size < features.pageSize) return { plan: result, id: addNumbersWay(result, options, features) };
   throw new OverlayError({
     errno: e.E2BIG,
     reason: 'options-too-long',
-    what: `the options of this mount are ${size} bytes long, mount(2) takes ${features.pageSize - 1}, and would cut the rest off`,
+    what: `the options of this mount are ${sizeOf(data)} bytes long, mount(2) takes ${features.pageSize - 1}, and would cut the rest off`,
     path: pathString(options.target),
   });
 }
@@ -229,16 +303,15 @@ export function plan(options: CheckedOptions, features: KernelFeatures): MountPl
  * escaping and fits. When it fails, `plan` is to be performed, which says what is wrong.
  */
 export function quickPlan(options: CheckedOptions, features: KernelFeatures): MountPlan | undefined {
-  const { lowerdir, upperdir, workdir, create } = options;
-  if (create || lowerdir.length > QUICK_MAX_LAYERS) return undefined;
+  const { lowerdir, datadir, upperdir, workdir, create, overlay } = options;
+  if (create || datadir.length > 0 || lowerdir.length > QUICK_MAX_LAYERS) return undefined;
   let room = features.pageSize - QUICK_OPTIONS_BYTES - quickSize(upperdir) - quickSize(workdir);
   for (let i = 0; i < lowerdir.length && room > 0; i++) room -= quickSize(lowerdir[i]);
+  for (const { value } of overlay) room -= 32 + 3 * (value?.length ?? 0);
   if (room <= 0) return undefined;
   const result = new Plan();
-  return { plan: result, id: addMountWay(result, options, features, mountData(options, features, asItIs)) };
+  return { plan: result, id: addMountWay(result, options, features, mountData(options, features)) };
 }
-
-const asItIs = (path: Path): Path => path;
 
 /** At most how many bytes a path takes; for one that needs escaping, more than there are. */
 function quickSize(path: Path | undefined): number {
@@ -248,5 +321,5 @@ function quickSize(path: Path | undefined): number {
 
 /** With more, the parsing of one long string costs what the calls save. */
 const QUICK_MAX_LAYERS = 64;
-/** More than all options and their names take. */
-const QUICK_OPTIONS_BYTES = 512;
+/** More than the names of the layers' options take, and those that go without saying. */
+const QUICK_OPTIONS_BYTES = 256;

@@ -5,15 +5,8 @@ import { formatPlan } from '#lib/kernel/format.js';
 import type { KernelFeatures } from '#lib/overlay/features.js';
 import { checkOptions } from '#lib/overlay/options.js';
 import { plan, quickPlan } from '#lib/overlay/plan.js';
+import { newest } from '../support/features.js';
 
-const newest: KernelFeatures = {
-  fsContext: true,
-  lowerdirAppend: true,
-  layerDescriptors: 'path',
-  uniqueMountId: true,
-  userNamespace: false,
-  pageSize: 4096,
-};
 const options: OverlayOptions = { lowerdir: ['/a', '/b:c'], upperdir: '/u,v', workdir: '/w\\x', target: '/m' };
 
 const planned = (change: Partial<OverlayOptions>, features: Partial<KernelFeatures> = {}): string[] =>
@@ -81,17 +74,56 @@ test('by mount(2): older, with everything escaped', (t) => {
   ]);
 });
 
-test('by mount(2): a page is measured, to the byte', (t) => {
+test('by mount(2): a page is measured, to the byte, and what passes it goes by numbers', (t) => {
   const fixed = 'lowerdir=/:,upperdir=/u,workdir=/w'.length;
   const half = (bytes: number) => `/${'y'.repeat(bytes)}`;
   const withBytes = (total: number) => {
     const rest = total - fixed - 1;
     return { lowerdir: [half(1000), half(rest - 1000)], upperdir: '/u', workdir: '/w' };
   };
-  t.notThrows(() => planned(withBytes(4095), { fsContext: false }));
-  const error = t.throws(() => planned(withBytes(4096), { fsContext: false }), { code: 'E2BIG' });
-  t.true(error?.message.includes('4096 bytes'), error?.message);
-  t.notThrows(() => planned(withBytes(4096), { fsContext: false, pageSize: 65536 }));
+  const isByNumbers = (total: number, pageSize = 4096) =>
+    planned(withBytes(total), { fsContext: false, pageSize }).some((line) => line.includes('"lowerdir={fd0}:{fd1},'));
+  t.false(isByNumbers(4095));
+  t.true(isByNumbers(4096));
+  t.false(isByNumbers(4096, 65536));
+});
+
+test('by mount(2) with numbers: on a thread that has a working directory of its own', (t) => {
+  const lowerdir = Array.from({ length: 40 }, (_, i) => `/${i}${'x'.repeat(200)}`);
+  const lines = planned({ lowerdir, datadir: '/d', index: false }, { fsContext: false });
+  t.deepEqual(calls(lines), [
+    ...Array(43).fill('openat2'),
+    'unshare',
+    'chdir',
+    'statx',
+    'mount',
+    'umount2',
+    'statfs',
+    'statx',
+  ]);
+  t.true(lines.includes('unshare(CLONE_FS)'));
+  t.true(lines.includes('chdir("/proc/self/fd")'));
+  const data = /"(lowerdir=[^"]*)"/.exec(lines.join('\n'))?.[1] ?? '';
+  t.true(data.startsWith('lowerdir={fd0}:{fd1}:'));
+  t.true(data.endsWith('{fd39}::{fd40},upperdir=/u\\\\,v,workdir=/w\\\\\\\\x,index=off'), data.slice(-80));
+});
+
+test('by mount(2): what passes a page even so is refused', (t) => {
+  const long = (kind: string) => `/${kind}${'x'.repeat(2100)}`;
+  const error = t.throws(() => planned({ upperdir: long('u'), workdir: long('w') }, { fsContext: false }), {
+    code: 'E2BIG',
+  });
+  t.like(error, { reason: 'options-too-long', path: '/m' });
+});
+
+test('by one string of lowerdir: 6.5, where it fits', (t) => {
+  const between = { layerDescriptors: false, lowerdirAppend: false } as const;
+  t.true(planned({}, between).includes('fsconfig(fd5, FSCONFIG_SET_STRING, "lowerdir", "/a:/b\\\\:c", 0)'));
+  t.true(
+    planned({ lowerdir: [`/${'x'.repeat(255)}`, '/b'] }, between)
+      .join('\n')
+      .includes('mount("overlay"'),
+  );
 });
 
 test('a read-only mount of a writable overlay is made so after its superblock is known to be writable', (t) => {
@@ -143,8 +175,7 @@ test('userxattr goes without saying in a user namespace, unless something says o
   t.true(has({ userxattr: true }, false));
   t.false(has({}, false));
   t.false(has({ userxattr: false }, true));
-  t.false(has({ redirectDir: 'on' }, true));
-  t.false(has({ metacopy: false }, true));
+  t.true(has({ redirectDir: 'off', metacopy: false }, true));
   t.false(has({ upperdir: undefined, workdir: undefined } as unknown as Partial<OverlayOptions>, true));
 });
 
@@ -172,6 +203,8 @@ test('the quick way is taken only where nothing is lost by it', (t) => {
   t.false(isQuick({ workdir: '/w\\' }));
   t.false(isQuick({ lowerdir: Buffer.from('/l') }));
   t.false(isQuick({ create: true }));
+  t.false(isQuick({ datadir: '/d' }));
+  t.true(isQuick({ index: true, uuid: 'on', propagation: 'private', readonlySuperblock: true }));
   t.false(isQuick({ lowerdir: Array.from({ length: 65 }, (_, i) => `/${i}`) }));
   t.false(isQuick({ lowerdir: Array.from({ length: 60 }, (_, i) => `/${i}${'x'.repeat(30)}`) }));
 });

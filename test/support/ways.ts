@@ -1,28 +1,25 @@
 /** The ways down by which an overlay can be mounted, each as a record of features that leads to it. */
 
 import { mountOverlay, mountOverlaySync, type OverlayOptions } from 'overlayfs';
-import { type KernelFeatures, kernelFeatures } from '#lib/overlay/features.js';
+import { featuresSync, type KernelFeatures } from '#lib/overlay/features.js';
 import { mountOverlayWith, mountOverlayWithSync, type OverlayMount } from '#lib/overlay/mount.js';
 
 export interface Way {
   readonly mount: (options: OverlayOptions) => Promise<OverlayMount>;
   readonly mountSync: (options: OverlayOptions) => OverlayMount;
-  /** Does it take any number of layers of any path? */
-  readonly isUnbounded: boolean;
 }
 
-function lacking(what: Partial<KernelFeatures>, isUnbounded: boolean): Way {
+function lacking(what: Partial<KernelFeatures>): Way {
   return {
-    mount: (options) => mountOverlayWith(options, { ...kernelFeatures(), ...what }),
-    mountSync: (options) => mountOverlayWithSync(options, { ...kernelFeatures(), ...what }),
-    isUnbounded,
+    mount: (options) => mountOverlayWith(options, { ...featuresSync(), ...what }),
+    mountSync: (options) => mountOverlayWithSync(options, { ...featuresSync(), ...what }),
   };
 }
 
 export const ways: Readonly<Record<string, Way>> = {
-  'as it comes': { mount: mountOverlay, mountSync: mountOverlaySync, isUnbounded: true },
-  'by descriptors': lacking({}, true),
-  'by readable descriptors': lacking({ layerDescriptors: 'readable' }, true),
-  'by strings': lacking({ layerDescriptors: false }, true),
-  'by mount(2)': lacking({ fsContext: false }, false),
+  'as it comes': { mount: mountOverlay, mountSync: mountOverlaySync },
+  'by descriptors': lacking({}),
+  'by readable descriptors': lacking({ layerDescriptors: 'readable' }),
+  'by strings': lacking({ layerDescriptors: false }),
+  'by mount(2)': lacking({ fsContext: false }),
 };

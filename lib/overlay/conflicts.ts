@@ -1,0 +1,273 @@
+/**
+ * Options that do not go together, and options that the kernel at hand has not: refused here, with both names
+ * and the way out, before the kernel answers with a bare EINVAL or drops one of them without a word. One
+ * table; docs/options.md is made from it. Pure.
+ */
+import { EOPNOTSUPP } from '../errnos.js';
+import { conflictingOptions, OverlayError } from '../errors.js';
+import { type KernelFeatures, needsMetacopy, type ProbedOption } from './features.js';
+import { type OptionRow, optionRows } from './option-table.js';
+import type { CheckedOptions, NamedOption, OverlayOptionName } from './options.js';
+
+/** What a row looks at. */
+interface Case {
+  /** The values that the caller named, by the library's names, as they are sent: `'on'`, null for a bare word. */
+  readonly named: Readonly<Partial<Record<OverlayOptionName, string | null>>>;
+  readonly hasUpper: boolean;
+  readonly hasData: boolean;
+  readonly features: KernelFeatures;
+}
+
+/** What the kernel does with such a request. */
+type Outcome =
+  /** It fails, with EINVAL or EPERM and no word. */
+  | 'refuses'
+  /** It mounts, and one of the options has fallen away. */
+  | 'drops'
+  /** It mounts, and says otherwise than it does. */
+  | 'lies';
+
+export interface Conflict {
+  /** The options at odds; the first one is what to leave out. */
+  readonly options: readonly string[];
+  /** When, for the documentation. */
+  readonly when: string;
+  readonly applies: (found: Case) => boolean;
+  readonly kernel: Outcome;
+  readonly hint: string;
+}
+
+const isOn = (value: string | null | undefined): boolean => value === 'on' || value === 'require';
+const isSet = (value: string | null | undefined): boolean => value === null;
+
+/** Outside the initial user namespace trusted.* is out of reach: features that are kept in it need userxattr, or cannot be. */
+const lacksTrusted = ({ features, named }: Case): boolean => features.userNamespace && !isSet(named.userxattr);
+
+export const conflicts: readonly Conflict[] = [
+  {
+    options: ['metacopy', 'redirectDir'],
+    when: "`metacopy: true` with `redirectDir: 'off'` or `'nofollow'`",
+    applies: ({ named }) => isOn(named.metacopy) && (named.redirectDir === 'off' || named.redirectDir === 'nofollow'),
+    kernel: 'refuses',
+    hint: "leave redirectDir out, which is then 'on', or leave metacopy out",
+  },
+  {
+    options: ['metacopy', 'redirectDir'],
+    when: "`metacopy: true` with `redirectDir: 'follow'` and an upperdir",
+    applies: ({ named, hasUpper }) => isOn(named.metacopy) && named.redirectDir === 'follow' && hasUpper,
+    kernel: 'refuses',
+    hint: "leave redirectDir out, which is then 'on', or leave metacopy out",
+  },
+  {
+    options: ['nfsExport', 'index'],
+    when: '`nfsExport: true` with `index: false`',
+    applies: ({ named }) => isOn(named.nfsExport) && named.index === 'off',
+    kernel: 'refuses',
+    hint: 'leave index out, which is then true, or leave nfsExport out',
+  },
+  {
+    options: ['nfsExport', 'metacopy'],
+    when: '`nfsExport: true` with `metacopy: true`',
+    applies: ({ named }) => isOn(named.nfsExport) && isOn(named.metacopy),
+    kernel: 'refuses',
+    hint: 'leave one of the two out',
+  },
+  {
+    options: ['nfsExport', 'upperdir'],
+    when: "`nfsExport: true` without an upperdir, unless `redirectDir: 'nofollow'`",
+    applies: ({ named, hasUpper }) => isOn(named.nfsExport) && !hasUpper && named.redirectDir !== 'nofollow',
+    kernel: 'drops',
+    hint: "add redirectDir: 'nofollow', or an upperdir, or leave nfsExport out",
+  },
+  {
+    options: ['nfsExport', 'verity'],
+    when: '`nfsExport: true` with `verity` and without an upperdir',
+    applies: ({ named, hasUpper }) => isOn(named.nfsExport) && isOn(named.verity) && !hasUpper,
+    kernel: 'drops',
+    hint: 'leave one of the two out',
+  },
+  {
+    options: ['userxattr', 'redirectDir'],
+    when: "`userxattr: true` with `redirectDir: 'on'` or `'follow'`",
+    applies: ({ named }) => isSet(named.userxattr) && (named.redirectDir === 'on' || named.redirectDir === 'follow'),
+    kernel: 'refuses',
+    hint: "leave redirectDir out, which is then 'nofollow', or leave userxattr out",
+  },
+  {
+    options: ['userxattr', 'metacopy'],
+    when: '`userxattr: true` with `metacopy: true`',
+    applies: ({ named }) => isSet(named.userxattr) && isOn(named.metacopy),
+    kernel: 'refuses',
+    hint: 'leave one of the two out: metacopy files are never trusted in user.* attributes',
+  },
+  {
+    options: ['index', 'upperdir'],
+    when: '`index: true` without an upperdir',
+    applies: ({ named, hasUpper }) => isOn(named.index) && !hasUpper,
+    kernel: 'drops',
+    hint: 'leave index out, or add an upperdir',
+  },
+  {
+    options: ['volatile', 'upperdir'],
+    when: '`volatile: true` without an upperdir',
+    applies: ({ named, hasUpper }) => isSet(named.volatile) && !hasUpper,
+    kernel: 'drops',
+    hint: 'leave volatile out: nothing is written without an upperdir',
+  },
+  {
+    options: ['volatile', 'fsync'],
+    when: '`volatile: true` with `fsync`',
+    applies: ({ named }) => isSet(named.volatile) && named.fsync !== undefined,
+    kernel: 'drops',
+    hint: 'leave one of the two out: volatile is a value of fsync to the kernel',
+  },
+  {
+    options: ['uuid', 'upperdir'],
+    when: "`uuid: 'on'` or `'off'` without an upperdir",
+    applies: ({ named, hasUpper }) => (named.uuid === 'on' || named.uuid === 'off') && !hasUpper,
+    kernel: 'drops',
+    hint: "leave uuid out, or pass 'null'",
+  },
+  {
+    options: ['verity', 'metacopy'],
+    when: '`verity` with `metacopy: false`, up to Linux 6.15',
+    applies: ({ named, features }) => isOn(named.verity) && named.metacopy === 'off' && needsMetacopy(features),
+    kernel: 'refuses',
+    hint: 'leave metacopy out, which is then true: on this kernel verity is kept in metacopy files',
+  },
+  {
+    options: ['verity', 'redirectDir'],
+    when: "`verity` with `redirectDir` other than `'on'` and an upperdir, up to Linux 6.15",
+    applies: ({ named, hasUpper, features }) =>
+      isOn(named.verity) && (named.redirectDir ?? 'on') !== 'on' && hasUpper && needsMetacopy(features),
+    kernel: 'refuses',
+    hint: "leave redirectDir out, which is then 'on'",
+  },
+  {
+    options: ['userxattr', 'verity'],
+    when: '`userxattr: true` with `verity`, up to Linux 6.15',
+    applies: ({ named, features }) => isSet(named.userxattr) && isOn(named.verity) && needsMetacopy(features),
+    kernel: 'refuses',
+    hint: 'leave one of the two out on this kernel',
+  },
+  {
+    options: ['datadir', 'metacopy'],
+    when: '`datadir` with `metacopy: false`, up to Linux 6.15',
+    applies: ({ named, hasData, features }) => hasData && named.metacopy === 'off' && needsMetacopy(features),
+    kernel: 'refuses',
+    hint: 'leave metacopy out, which is then true: on this kernel data-only layers need it',
+  },
+  {
+    options: ['datadir', 'userxattr'],
+    when: '`datadir` with `userxattr: true`, up to Linux 6.15',
+    applies: ({ named, hasData, features }) => hasData && isSet(named.userxattr) && needsMetacopy(features),
+    kernel: 'refuses',
+    hint: 'leave one of the two out on this kernel: data-only layers need metacopy, which userxattr excludes',
+  },
+  {
+    options: ['redirectDir', 'userxattr'],
+    when: "`redirectDir: 'on'` or `'follow'` in a user namespace, without userxattr",
+    applies: (found) =>
+      lacksTrusted(found) && (found.named.redirectDir === 'on' || found.named.redirectDir === 'follow'),
+    kernel: 'lies',
+    hint: 'leave redirectDir out: it is kept in trusted.* attributes, which a user namespace may not write',
+  },
+  {
+    options: ['metacopy', 'userxattr'],
+    when: '`metacopy: true` in a user namespace',
+    applies: (found) => lacksTrusted(found) && isOn(found.named.metacopy),
+    kernel: 'lies',
+    hint: 'leave metacopy out: it is kept in trusted.* attributes, which a user namespace may not write',
+  },
+  {
+    options: ['verity', 'userxattr'],
+    when: '`verity` in a user namespace, without userxattr',
+    applies: (found) => lacksTrusted(found) && isOn(found.named.verity),
+    kernel: 'refuses',
+    hint: 'add userxattr: true (Linux 6.16), or leave verity out',
+  },
+  {
+    options: ['datadir', 'userxattr'],
+    when: '`datadir` in a user namespace, without userxattr',
+    applies: (found) => lacksTrusted(found) && found.hasData,
+    kernel: 'refuses',
+    hint: 'add userxattr: true (Linux 6.16), or leave datadir out',
+  },
+];
+
+function show(name: string, { named }: Case): string {
+  const value = named[name as OverlayOptionName];
+  if (value === undefined) return `"${name}"`;
+  const form = optionRows[name]?.form;
+  const shown = form === 'flag' ? 'true' : form === 'switch' ? String(value === 'on') : `'${value}'`;
+  return `"${name}: ${shown}"`;
+}
+
+function conflictError(conflict: Conflict, found: Case): Error {
+  const [first, second] = conflict.options.map((name) => show(name, found)) as [string, string];
+  const ends = {
+    refuses: 'the kernel refuses the two together',
+    drops: 'the kernel would mount and drop one of them without a word',
+    lies: 'the kernel refuses that, or mounts without it and shows it all the same',
+  };
+  const isMissing = conflict.when.includes('without');
+  const what = isMissing ? `${first} cannot be had without ${second}` : `${first} cannot go with ${second}`;
+  return conflictingOptions(`${what}: ${ends[conflict.kernel]}`, conflict.hint);
+}
+
+/** The kernel that has an option, or one of its values, first. */
+function firstKernel({ name, value }: NamedOption): string {
+  const row = optionRows[name] as OptionRow;
+  const firstOfValue = row.form === 'word' && value !== null ? row.firstOf?.[value] : undefined;
+  return firstOfValue ?? row.first ?? '?';
+}
+
+function isLacking({ kernel, value }: NamedOption, { options }: KernelFeatures): boolean {
+  const base = kernel.replace(/^no(?=override_creds)/, '').replace(/^.+context$/, 'context');
+  return (
+    options[base as ProbedOption] === false || (value !== null && options[`${base}=${value}` as ProbedOption] === false)
+  );
+}
+
+function lackingError(name: string, shown: string, first: string, { release }: KernelFeatures): OverlayError {
+  return new OverlayError({
+    errno: EOPNOTSUPP,
+    reason: 'option-unsupported',
+    what: `this kernel (${release}) does not know ${shown}: Linux ${first} is the first that does`,
+    hint: `leave it out, or pass \`allowDegraded: ['${name}']\` to have it left out where the kernel lacks it`,
+  });
+}
+
+/**
+ * Throws where options conflict, or one is lacking; returns the options less those that may be lacking and
+ * are.
+ */
+export function checkConflicts(options: CheckedOptions, features: KernelFeatures): CheckedOptions {
+  const { overlay, datadir, upperdir, allowDegraded } = options;
+  if (overlay.length === 0 && datadir.length === 0) return options;
+  if (datadir.length > 0 && features.options['datadir+'] === false && features.fsContext !== true) {
+    throw new OverlayError({
+      errno: EOPNOTSUPP,
+      reason: 'option-unsupported',
+      what: `this kernel (${features.release}) has no data-only layers, "datadir": Linux 6.5 is the first that does`,
+      hint: 'use a newer kernel, or layers that hold their data themselves',
+    });
+  }
+  const kept: NamedOption[] = [];
+  for (const option of overlay) {
+    if (!isLacking(option, features)) kept.push(option);
+    else if (!allowDegraded.includes(option.name)) {
+      const found: Case = { named: { [option.name]: option.value }, hasUpper: true, hasData: false, features };
+      throw lackingError(option.name, show(option.name, found), firstKernel(option), features);
+    }
+  }
+  const found: Case = {
+    named: Object.fromEntries(kept.map(({ name, value }) => [name, value])),
+    hasUpper: upperdir !== undefined,
+    hasData: datadir.length > 0,
+    features,
+  };
+  const conflict = conflicts.find(({ applies }) => applies(found));
+  if (conflict !== undefined) throw conflictError(conflict, found);
+  return kept.length === overlay.length ? options : { ...options, overlay: kept };
+}
