@@ -23,6 +23,7 @@ export const {
   ENOTEMPTY,
   EOPNOTSUPP,
   EPERM,
+  ERANGE,
   EROFS,
   ESTALE,
   EXDEV,

@@ -64,7 +64,7 @@ export class OverlayError extends Error {
 }
 
 /** A caller's value in a message, in one line. */
-function showValue(value: unknown): string {
+export function showValue(value: unknown): string {
   const text = inspect(value, { depth: 0, breakLength: Number.POSITIVE_INFINITY, maxStringLength: 120 });
   return text.length > 160 ? `${text.slice(0, 157)}...` : text;
 }
@@ -113,8 +113,9 @@ export function platformError(): TypeError {
 }
 
 /** As node:fs rejects when its signal aborts. */
-export function abortError(signal: AbortSignal): Error {
-  const error = withCode(new Error('The operation was aborted', { cause: signal.reason }), 'ABORT_ERR');
+export function abortError(signal: AbortSignal, undoErrno = 0): Error {
+  const left = undoErrno === 0 ? '' : `; what it had done could not be taken back (${describeErrno(undoErrno)[0]})`;
+  const error = withCode(new Error(`The operation was aborted${left}`, { cause: signal.reason }), 'ABORT_ERR');
   error.name = 'AbortError';
   return error;
 }

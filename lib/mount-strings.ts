@@ -9,7 +9,7 @@ const COLON = 0x3a;
 const COMMA = 0x2c;
 
 /** Whether escapeLayer would change the path. */
-export function needsEscape(path: string): boolean {
+function needsEscape(path: string): boolean {
   for (let i = 0; i < path.length; i++) {
     const unit = path.charCodeAt(i);
     if (unit === BACKSLASH || unit === COLON || unit === COMMA) return true;

@@ -1,6 +1,7 @@
 /** Paths are bytes: whatever a program may hold one in, and any byte but NUL in it. */
 import { readlinkSync, statSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { isUint8Array } from 'node:util/types';
 import { ENOENT } from './errnos.js';
 import { invalidArgumentType, invalidArgumentValue, OverlayError } from './errors.js';
 
@@ -12,16 +13,40 @@ export type Path = string | Uint8Array;
 
 const SLASH = 0x2f;
 
-/** Throws a TypeError that names the argument unless the value is a path. */
+/** The kernel's limit, and the byte that ends a path (PATH_MAX). */
+const MAX_PATH_BYTES = 4095;
+
+/**
+ * Throws a TypeError that names the argument unless the value is a path. Bytes are copied: they are the
+ * caller's to change, and may come with accessors of their own.
+ */
 export function toPath(value: unknown, name: string): Path {
   let path: Path;
-  if (typeof value === 'string' || value instanceof Uint8Array) path = value;
-  else if (value instanceof URL) path = fileURLToPath(value);
+  if (typeof value === 'string') path = value;
+  else if (isUint8Array(value)) path = Buffer.copyBytesFrom(value);
+  else if (value instanceof URL) path = fromUrl(value);
   else throw invalidArgumentType(name, 'a path: a string, a Buffer or a file: URL', value);
   if (path.length === 0) throw invalidArgumentValue(name, value, 'must be a path, not an empty one');
+  if (path.length > MAX_PATH_BYTES) {
+    throw invalidArgumentValue(name, value, `must be a path of at most ${MAX_PATH_BYTES} bytes`);
+  }
   const hasNul = typeof path === 'string' ? path.includes('\0') : path.includes(0);
   if (hasNul) throw invalidArgumentValue(name, value, 'must be a path, which holds no NUL byte');
+  if (typeof path === 'string' && !path.isWellFormed()) {
+    throw invalidArgumentValue(name, value, 'must be text without lone surrogates; pass the bytes in a Buffer');
+  }
   return path;
+}
+
+function fromUrl(url: URL): Path {
+  try {
+    return fileURLToPath(url);
+  } catch (error) {
+    if (!(error instanceof URIError)) throw error;
+    // Bytes that are no UTF-8.
+    const bytes = url.pathname.replace(/%([0-9a-f]{2})/gi, (_, hex) => String.fromCharCode(Number.parseInt(hex, 16)));
+    return Buffer.from(bytes, 'latin1');
+  }
 }
 
 export function isAbsolute(path: Path): boolean {
@@ -39,12 +64,13 @@ export function toAbsolute(path: Path): Path {
 // process.cwd() is a string, which cannot hold every directory's name, and the same for all threads.
 function workingDirectory(): Path {
   const link = readlinkSync('/proc/thread-self/cwd', { encoding: 'buffer' });
-  // The kernel's mark, or the end of a name.
-  if (link.subarray(-DELETED.length).equals(DELETED) && statSync('.').nlink === 0) {
+  // What the link says may lead elsewhere: the directory has been removed, or is on a mount without a path.
+  const [here, there] = ['.', link].map((path) => statSync(path, { bigint: true, throwIfNoEntry: false }));
+  if (here === undefined || there === undefined || here.dev !== there.dev || here.ino !== there.ino) {
     throw new OverlayError({
       errno: ENOENT,
       reason: 'path-missing',
-      what: 'a relative path leads nowhere: the working directory has been removed',
+      what: 'a relative path leads nowhere: the working directory has been removed, or has no path',
       hint: 'pass an absolute path',
       path: '.',
     });
@@ -52,7 +78,6 @@ function workingDirectory(): Path {
   const text = link.toString();
   return Buffer.from(text).equals(link) ? text : link;
 }
-const DELETED = Buffer.from(' (deleted)');
 
 /** A directory's path and a name in it. */
 export function joinPath(directory: Path, name: Path): Path {

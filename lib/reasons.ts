@@ -96,6 +96,10 @@ export const reasons = {
     when: 'the process or the machine has no descriptor left',
     todo: 'raise the limit (ulimit -n) or do less at once',
   },
+  'out-of-threads': {
+    when: 'the process can start no thread',
+    todo: 'raise the limit (ulimit -u, the pids of the control group), or use the call with Sync in its name',
+  },
   'out-of-space': { when: 'the file system is full, or a quota is used up', todo: 'make room' },
   // Unmounting
   'not-mounted': {

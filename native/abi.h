@@ -20,6 +20,7 @@ enum Number : long {
   openat2 = 437,         // 5.6
   mount_setattr = 442,   // 5.12
   statmount = 457,       // 6.8
+  listmount = 458,       // 6.8
   open_tree_attr = 467,  // 6.15
 #if defined(__x86_64__)
   read = 0,
@@ -35,6 +36,7 @@ enum Number : long {
   setxattr = 188,
   lgetxattr = 192,
   futex = 202,
+  openat = 257,
   mkdirat = 258,
   mknodat = 259,
   unlinkat = 263,
@@ -55,6 +57,7 @@ enum Number : long {
   setxattr = 5,
   lgetxattr = 9,
   futex = 98,
+  openat = 56,
   mkdirat = 34,
   mknodat = 33,
   unlinkat = 35,
@@ -124,6 +127,15 @@ struct Statfs {
 };
 static_assert(sizeof(Statfs) == 120);
 
+// listmount(2), statmount(2)
+struct MountIdRequest {
+  uint32_t size;
+  uint32_t spare;
+  uint64_t mount_id;
+  uint64_t parameter;
+};
+static_assert(sizeof(MountIdRequest) == 24);
+
 // getdents64(2): followed by the name, NUL-terminated
 struct Dirent {
   uint64_t ino;
@@ -137,5 +149,10 @@ struct Dirent {
 constexpr int mnt_detach = 2;             // MNT_DETACH, umount2(2)
 constexpr unsigned rename_noreplace = 1;  // RENAME_NOREPLACE, renameat2(2)
 constexpr unsigned rename_exchange = 2;   // RENAME_EXCHANGE
+constexpr unsigned statx_type = 0x1;      // STATX_TYPE
+constexpr unsigned statx_ino = 0x100;     // STATX_INO
+constexpr unsigned statx_mnt_id = 0x1000; // STATX_MNT_ID, 5.8
+constexpr unsigned statx_mnt_id_unique = 0x4000;  // STATX_MNT_ID_UNIQUE, 6.8
+constexpr uint64_t resolve_no_xdev = 0x1; // RESOLVE_NO_XDEV, openat2(2)
 
 }  // namespace overlayfs::abi

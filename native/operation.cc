@@ -159,8 +159,10 @@ napi_value Environment::cancel(napi_env env, napi_callback_info info) {
   napi_get_value_uint32(env, argument, &token);
   for (Operation* operation = self->operations_; operation != nullptr; operation = operation->next_) {
     if (operation->token_ != token) continue;
+    // One that waits to be taken back goes on waiting.
+    bool is_new = !operation->is_cancelled();
     operation->cancel();
-    if (threads.withdraw(operation)) self->settle(operation, 0);
+    if (is_new && threads.withdraw(operation)) self->settle(operation, 0);
     break;
   }
   return nullptr;
@@ -216,7 +218,10 @@ void Environment::settle_finished() {
     list = operation->next_finished_;
     operation->next_finished_ = nullptr;
     // Given up between its end and now: back to a thread, since taking it back may take its time.
-    if (operation->succeeded_ && operation->is_cancelled() && threads.submit(operation) == 0) continue;
+    if (operation->succeeded_ && operation->is_cancelled()) {
+      if (threads.submit(operation) == 0) continue;
+      operation->take_back();
+    }
     settle(operation, 0);
   }
 }
@@ -279,7 +284,10 @@ void Environment::on_end(void* data) {
 void Environment::give_up() {
   for (Operation* operation = operations_; operation != nullptr;) {
     Operation* next = operation->next_;
-    if (threads.withdraw(operation)) remove(operation);
+    if (threads.withdraw(operation)) {
+      if (operation->succeeded_) operation->take_back();  // it waited for a thread to do so
+      remove(operation);
+    }
     operation = next;
   }
   for (Operation* operation = operations_; operation != nullptr; operation = operation->next_) {

@@ -39,6 +39,18 @@ bool is_tolerated(const Step& step, long result) {
   return false;
 }
 
+// False also where the kernel cannot tell (before 6.8).
+bool has_submounts(int mount) {
+  abi::Statx found;
+  if (sys::statx(mount, "", AT_EMPTY_PATH, abi::statx_mnt_id_unique, &found) < 0 ||
+      !(found.mask & abi::statx_mnt_id_unique)) {
+    return false;
+  }
+  abi::MountIdRequest request{sizeof request, 0, found.mnt_id, 0};
+  uint64_t first;
+  return sys::call(abi::listmount, &request, &first, 1UL, 0U) > 0;
+}
+
 size_t write_decimal(char* to, int number) {
   char digits[12];
   size_t count = 0;
@@ -311,7 +323,8 @@ long Execution::revert(Step& step) {
       size_t length = strlen(path);
       length += write_decimal(path + length, descriptor(a[0]));
       path[length] = '\0';
-      return sys::umount2(path, abi::mnt_detach);
+      // What others have stacked over it, or mounted inside, would go with it, or in its stead.
+      return has_submounts(descriptor(a[0])) ? -EBUSY : sys::umount2(path, abi::mnt_detach);
     }
     case Call::mkdirat:
       return sys::unlinkat(descriptor(a[0]), Text(*this, a[1]), AT_REMOVEDIR);

@@ -21,7 +21,13 @@ inline long call(abi::Number number, Args... args) {
 
 inline int openat2(int dirfd, const char* path, uint64_t flags, uint64_t mode, uint64_t resolve) {
   abi::OpenHow how{flags, mode, resolve};
-  return static_cast<int>(call(abi::openat2, dirfd, path, &how, sizeof how));
+  long result = call(abi::openat2, dirfd, path, &how, sizeof how);
+  // A seccomp filter that does not know the call; openat(2) does the same where nothing is to be resolved
+  // otherwise.
+  if ((result == -ENOSYS || result == -EPERM) && resolve == 0) {
+    result = call(abi::openat, dirfd, path, static_cast<int>(flags), static_cast<unsigned>(mode));
+  }
+  return static_cast<int>(result);
 }
 
 // Never made again after EINTR: Linux has released the descriptor by then.

@@ -9,6 +9,7 @@
 // links against no library by name.
 #pragma once
 
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
@@ -68,8 +69,7 @@ struct Root {
 
   static Root of_this_thread() {
     abi::Statx found;
-    constexpr unsigned mask = 0x100 /* STATX_INO */ | 0x1000 /* STATX_MNT_ID */;
-    if (sys::statx(-100 /* AT_FDCWD */, "/", 0, mask, &found) < 0) return {};
+    if (sys::statx(AT_FDCWD, "/", 0, abi::statx_ino | abi::statx_mnt_id, &found) < 0) return {};
     return {found.mnt_id, static_cast<uint64_t>(found.dev_major) << 32 | found.dev_minor, found.ino};
   }
 };
@@ -100,20 +100,11 @@ class Threads {
   int submit(Task* task) {
     task->next_ = nullptr;
     task->root_ = Root::of_this_thread();
-    if (Signal* woken = give_to_parked(task)) {
-      woken->wake();
-      return 0;
-    }
-    Lock lock(mutex_);
-    // A tree that no thread sees gets one, however many others there are: none of them may serve it.
-    bool served = is_served(task->root_);
-    if (count_ < most || !served) {
-      int error = start(task);
-      if (error == 0 || !served) return error;
-    }
-    *queue_end_ = task;
-    queue_end_ = &task->next_;
-    return 0;
+    Signal* woken = nullptr;
+    int error = hand_over(task, &woken);
+    // When the lock is free again: the thread may run at once, and need it.
+    if (woken != nullptr) woken->wake();
+    return error;
   }
 
   // True: the task was still waiting, and will never run.
@@ -137,8 +128,8 @@ class Threads {
     Signal woken;
   };
 
-  // The thread is woken when the lock is free again: it may run at once, and need it.
-  Signal* give_to_parked(Task* task) {
+  // To a parked thread, which is then to be woken, to a new one, or into the queue.
+  int hand_over(Task* task, Signal** woken) {
     Lock lock(mutex_);
     for (Thread** at = &parked_; *at != nullptr; at = &(*at)->next) {
       Thread* thread = *at;
@@ -146,9 +137,18 @@ class Threads {
       *at = thread->next;
       thread->task = task;
       thread->woken.change();
-      return &thread->woken;
+      *woken = &thread->woken;
+      return 0;
     }
-    return nullptr;
+    // A tree that no thread sees gets one, however many others there are: none of them may serve it.
+    bool served = is_served(task->root_);
+    if (count_ < most || !served) {
+      int error = start(task);
+      if (error == 0 || !served) return error;
+    }
+    *queue_end_ = task;
+    queue_end_ = &task->next_;
+    return 0;
   }
 
   bool is_served(const Root& root) const {

@@ -25,11 +25,22 @@ long Execution::make_whiteout(int dirfd, const char* name) {
   return result;
 }
 
+static bool is_directory(int dirfd, const char* name) {
+  abi::Statx found;
+  return sys::statx(dirfd, name, AT_SYMLINK_NOFOLLOW, abi::statx_type, &found) == 0 &&
+         (found.mode & S_IFMT) == S_IFDIR;
+}
+
 // The whiteout is made aside and exchanged with what is in its place, so that the name is never free. Only
 // then does it show what was there: a link from before could have been another thing by now.
 long replace_with_whiteout(int dirfd, const char* name, const char* aside, bool recursive) {
   long result = sys::mknodat(dirfd, aside, S_IFCHR, 0);
   if (result < 0) return result;
+  // Looked at before, so that what is refused never shows. What has been exchanged decides all the same.
+  if (!recursive && is_directory(dirfd, name)) {
+    sys::unlinkat(dirfd, aside, 0);
+    return -EISDIR;
+  }
 
   result = sys::renameat2(dirfd, aside, dirfd, name, abi::rename_exchange);
   if (result == -ENOENT) {
@@ -43,11 +54,7 @@ long replace_with_whiteout(int dirfd, const char* name, const char* aside, bool 
 
   result = sys::unlinkat(dirfd, aside, 0);
   if (result != -EISDIR && result != -EPERM) return result;
-  abi::Statx found;
-  if (sys::statx(dirfd, aside, AT_SYMLINK_NOFOLLOW, 0x1 /* STATX_TYPE */, &found) < 0 ||
-      (found.mode & S_IFMT) != S_IFDIR) {
-    return result;
-  }
+  if (!is_directory(dirfd, aside)) return result;
   result = recursive ? remove_tree(dirfd, aside) : -EISDIR;
   if (result < 0) {  // back to where it was, or what is left of it
     sys::renameat2(dirfd, aside, dirfd, name, abi::rename_exchange);
@@ -68,7 +75,7 @@ struct Level {
 
 long identify(int fd, Level* level) {
   abi::Statx found;
-  long result = sys::statx(fd, "", AT_EMPTY_PATH, 0x100 /* STATX_INO */, &found);
+  long result = sys::statx(fd, "", AT_EMPTY_PATH, abi::statx_ino, &found);
   if (result < 0) return result;
   level->device = static_cast<uint64_t>(found.dev_major) << 32 | found.dev_minor;
   level->inode = found.ino;
@@ -92,7 +99,7 @@ long sweep_whiteouts(int dirfd, const char* path) {
       auto* entry = reinterpret_cast<abi::Dirent*>(entries + offset);
       offset += entry->reclen;
       abi::Statx found;
-      if (sys::statx(directory, entry->name, AT_SYMLINK_NOFOLLOW, 0x1 /* STATX_TYPE */, &found) == 0 &&
+      if (sys::statx(directory, entry->name, AT_SYMLINK_NOFOLLOW, abi::statx_type, &found) == 0 &&
           (found.mode & S_IFMT) == S_IFCHR && found.rdev_major == 0 && found.rdev_minor == 0) {
         sys::unlinkat(directory, entry->name, 0);
       }
@@ -145,7 +152,7 @@ long remove_tree(int dirfd, const char* name) {
       if (result == -ENOTDIR) result = not_removed;
       if (result != -ENOTEMPTY && result != -EEXIST) continue;
 
-      int down = sys::openat2(at, entry->name, open_directory, 0, 0x1 /* RESOLVE_NO_XDEV */);
+      int down = sys::openat2(at, entry->name, open_directory, 0, abi::resolve_no_xdev);
       if (down < 0) {
         result = down;
         break;

@@ -39,8 +39,17 @@ function formatNumber(value: number, { bits, words, kind }: Argument): string {
   return names.join('|');
 }
 
-/** One step, with the names that earlier steps' descriptors go by. */
-export function formatStep(step: Step, names: ReadonlyMap<number, string> = new Map()): string {
+/** The names that a plan's descriptors go by, by the step that makes them. */
+function nameDescriptors(plan: Plan): ReadonlyMap<number, string> {
+  const names = new Map<number, string>();
+  plan.steps.forEach((step, i) => {
+    if (makers.has(step.call)) names.set(i, `fd${names.size}`);
+  });
+  return names;
+}
+
+/** One step of a plan. */
+export function formatStep(plan: Plan, step: Step, names = nameDescriptors(plan)): string {
   const args: string[] = [];
   step.call.args.forEach((argument, i) => {
     if (argument.hidden) return;
@@ -61,21 +70,17 @@ export function formatStep(step: Step, names: ReadonlyMap<number, string> = new 
 }
 
 export function formatPlan(plan: Plan): string {
-  const names = new Map<number, string>();
+  const names = nameDescriptors(plan);
   const lines = plan.steps.map((step, i) => {
-    let line = formatStep(step, names);
-    if (makers.has(step.call)) {
-      const name = `fd${names.size}`;
-      names.set(i, name);
-      line += ` = ${name}`;
-    }
+    const made = names.has(i) ? ` = ${names.get(i)}` : '';
     const notes: string[] = [];
     const { tolerate, later, undo } = step.options;
     if (later) notes.push('only on failure');
     if (undo) notes.push('undone on failure');
     if (tolerate === 'any') notes.push('any error will do');
     else if (tolerate) notes.push(`${tolerate.map((errno) => describeErrno(errno)[0]).join(', ')} will do`);
-    return notes.length === 0 ? line : `${line}  # ${notes.join('; ')}`;
+    const note = notes.length === 0 ? '' : `  # ${notes.join('; ')}`;
+    return `${formatStep(plan, step, names)}${made}${note}`;
   });
   return `${lines.join('\n')}\n`;
 }

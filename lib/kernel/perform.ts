@@ -1,11 +1,13 @@
 /** Hands a plan to the addon: on this thread (the twins) or on one of the addon's (the promises). */
+import { OverlayError } from '../errors.js';
 import { addon, type NativeFailure } from '../native.js';
 import { encode } from './encode.js';
 import { type Plan, RESULT_SIZE, type Step } from './plan.js';
 
 /** A plan that failed and was taken back. */
 export class StepFailure {
-  /** The step that failed; undefined when none did (cancelled, or no thread could be started). */
+  readonly plan: Plan;
+  /** The step that failed; undefined when cancelled. */
   readonly step: Step | undefined;
   /** A positive number; 0 when cancelled. */
   readonly errno: number;
@@ -15,13 +17,27 @@ export class StepFailure {
   /** What the kernel said about it, a line each, without the mark in front. */
   readonly kernel: readonly string[];
 
-  constructor(step: Step | undefined, failure: Omit<NativeFailure, 'step'>) {
-    this.step = step;
+  constructor(plan: Plan, failure: NativeFailure) {
+    this.plan = plan;
+    this.step = plan.steps[failure.step];
     this.errno = failure.errno;
     this.undoErrno = failure.undoErrno;
     this.cancelled = failure.cancelled;
     this.kernel = failure.log.map((line) => line.toString().replace(/^[ewi] /, ''));
   }
+}
+
+/** What has nothing to do with the plan is an error here, the same for all calls. */
+function toFailure(plan: Plan, failure: NativeFailure): StepFailure {
+  if (failure.step < 0 && !failure.cancelled) {
+    throw new OverlayError({
+      errno: failure.errno,
+      reason: 'out-of-threads',
+      what: 'no thread could be started for the call',
+      syscall: 'clone',
+    });
+  }
+  return new StepFailure(plan, failure);
 }
 
 /** What a plan's steps reported. */
@@ -66,7 +82,7 @@ const noOutputs = new Outputs(new Int32Array(0), 0);
 export function performSync(plan: Plan): Outputs | StepFailure {
   const { block, numbers, outputs } = encode(plan);
   const failure = addon().perform(block);
-  if (failure !== undefined) return new StepFailure(plan.steps[failure.step], failure);
+  if (failure !== undefined) return toFailure(plan, failure);
   return new Outputs(numbers, outputs);
 }
 
@@ -103,6 +119,6 @@ export function perform(plan: Plan, signal?: AbortSignal): Promise<Outputs | Ste
     forget?.();
     if (outcome === undefined) return noOutputs;
     if (outcome instanceof ArrayBuffer) return new Outputs(new Int32Array(outcome), 0);
-    return new StepFailure(plan.steps[outcome.step], outcome);
+    return toFailure(plan, outcome);
   });
 }

@@ -75,6 +75,9 @@ export function explainOpaque(path: Path, attribute: string, failure: StepFailur
   if (step?.call === calls.fstatfs && errno === e.EPERM) {
     return fields({ reason: 'merged-mount', what: `${shown} is in a mounted overlay, where the mark does not count` });
   }
+  if (errno === e.EMFILE || errno === e.ENFILE) {
+    return fields({ reason: 'out-of-descriptors', what: `no descriptor is left to open ${shown}` });
+  }
   if (step?.call === calls.openat2) {
     if (errno === e.ENOENT) return fields({ reason: 'path-missing', what: `the directory ${shown} does not exist` });
     if (errno === e.ENOTDIR) {
@@ -121,7 +124,7 @@ function question(dir: PathLike, options: OpaqueOptions | undefined): Question {
   const room = OPAQUE.length;
   const made = asked.plan.add(calls.lgetxattr, [['/proc/self/fd/', directory, '/.'], asked.attribute, room], {
     output: room,
-    tolerate: 'any',
+    tolerate: [e.ENODATA, e.EOPNOTSUPP, e.EPERM, e.ERANGE],
   });
   return { ...asked, mark: asked.plan.stepOf(made) };
 }
@@ -133,7 +136,7 @@ function answer({ path, attribute, mark }: Question, outputs: Outputs | StepFail
 
 /**
  * Whether a directory of a layer is opaque: its `trusted.overlay.opaque` (or `user.`) is `y`. The first of
- * these can be read with CAP_SYS_ADMIN only; without, the answer is false.
+ * these can be read with CAP_SYS_ADMIN only; without, the answer is false. lgetxattr(2).
  *
  * @throws {OverlayError} `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'`
  */

@@ -284,7 +284,7 @@ function answer({ path, itself, marks }: Question, outputs: Outputs | StepFailur
 /**
  * Whether a path in a layer directory is a whiteout: a character device 0:0, or (Linux 6.7) an empty file
  * with the attribute `trusted.overlay.whiteout` or `user.overlay.whiteout`. The first of these can be read
- * with CAP_SYS_ADMIN only. A link is not followed.
+ * with CAP_SYS_ADMIN only. A link is not followed. statx(2), lgetxattr(2).
  *
  * @throws {OverlayError} `'path-missing'`, `'path-inaccessible'`
  */

@@ -10,6 +10,10 @@ import {
   unmountMountedSync,
 } from './unmount.js';
 
+/**
+ * A mount in the namespace of the thread that made it. It stays when this object goes: unmount it, or have it
+ * disposed of with `using` or `await using` (Node 24, or compiled).
+ */
 export class Mount {
   /** Where it is mounted, as it was passed. */
   readonly target: PathLike;
@@ -76,10 +80,12 @@ export class Mount {
     if (!isOvertaken || !(error instanceof OverlayError) || error.reason !== 'not-mounted') throw error;
   }
 
+  /** `unmount()`, at the end of an `await using` block. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.unmount();
   }
 
+  /** `unmountSync()`, at the end of a `using` block. */
   [Symbol.dispose](): void {
     this.unmountSync();
   }

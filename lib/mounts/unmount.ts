@@ -23,6 +23,7 @@ import {
 import type { Reason } from '../reasons.js';
 import { readMountinfo } from './mountinfo.js';
 
+/** How to unmount: the flags of umount2(2), and what to do with what an overlay leaves. */
 export interface UnmountOptions {
   /**
    * Takes the mount, with all mounts inside it, out of sight now and frees it when its last user ends
@@ -34,8 +35,9 @@ export interface UnmountOptions {
   /** Whether a target that is a symbolic link is followed. Default false (UMOUNT_NOFOLLOW). */
   followSymlinks?: boolean;
   /**
-   * Removes the overlay's workdir afterwards: `work/work` and the directory itself, by rmdir(2), nothing
-   * recursive. Default false.
+   * Removes the overlay's workdir afterwards: `work/work` with the whiteout that the kernel keeps in it, and
+   * the directory itself, by rmdir(2), nothing recursive. What `index` and `volatile` leave there is not
+   * removed: `'work-not-empty'`. Default false.
    */
   removeWork?: boolean;
 }

@@ -123,6 +123,17 @@ function findCulprit({ failure: { step }, facts }: Case): PathFacts | undefined 
   return facts.paths.find(({ found }) => found.errno !== 0 || found.type !== k.S_IFDIR);
 }
 
+const outOfDescriptors: Rule = ({ options, failure: { step, errno } }) => {
+  if (errno !== e.EMFILE && errno !== e.ENFILE) return undefined;
+  const subject = step?.options.subject;
+  const purpose = subject === undefined ? step?.call.name : `open ${nameOf(subject, options)}`;
+  return {
+    reason: 'out-of-descriptors',
+    what: `no descriptor is left to ${purpose}`,
+    path: pathString(subject?.path ?? options.target),
+  };
+};
+
 /** A path could not be opened. */
 const unreachable: Rule = (failed) => {
   const { options, failure } = failed;
@@ -139,9 +150,6 @@ const unreachable: Rule = (failed) => {
   const role = roleNames[subject.role];
   const name = nameOf(subject, options);
   const path = pathString(subject.path);
-  if (errno === e.EMFILE || errno === e.ENFILE) {
-    return { reason: 'out-of-descriptors', what: `no descriptor is left to open ${name}`, path };
-  }
   if (subject.role === 'target' && isSymlink) {
     return { reason: 'target-symlink', what: `${name} is a symbolic link`, path };
   }
@@ -306,6 +314,7 @@ const byErrno: Rule = ({ options, failure }) => {
 };
 
 const rules: readonly Rule[] = [
+  outOfDescriptors,
   unreachable,
   notCreated,
   targetMounted,
@@ -326,7 +335,7 @@ export function explainMount(options: CheckedOptions, failure: StepFailure, fact
     if (verdict !== undefined) break;
   }
   const { step, errno, undoErrno } = failure;
-  const call = step === undefined ? 'starting a thread' : formatStep(step);
+  const call = step === undefined ? 'the call' : formatStep(failure.plan, step);
   verdict ??= {
     reason: 'unexplained',
     what: `the kernel refused the mount at ${quotePath(options.target)}: ${call} failed, and nothing known explains it`,

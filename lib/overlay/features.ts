@@ -1,5 +1,5 @@
 /** What this kernel can do, asked of the kernel and not of its version number. */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import * as e from '../errnos.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
@@ -182,10 +182,10 @@ function readDefaults(): KernelFeatures['defaults'] {
   return defaults;
 }
 
-/** All ids as they are: the initial namespace. user_namespaces(7) */
+/** The initial user namespace has a number of its own (PROC_USER_INIT_INO); a map can look like its. */
 function isInUserNamespace(): boolean {
-  const map = readText('/proc/self/uid_map');
-  return map !== '' && map.split(/\s+/).join(' ') !== '0 0 4294967295';
+  const INITIAL = 0xeffffffd;
+  return (statSync('/proc/self/ns/user', { throwIfNoEntry: false })?.ino ?? INITIAL) !== INITIAL;
 }
 
 function readText(path: string): string {
@@ -200,7 +200,8 @@ let remembered: KernelFeatures | undefined;
 
 /** Remembered, unless the process may not ask: privileges can come later. */
 function remember(features: KernelFeatures): KernelFeatures {
-  if (features.fsContext !== 'unknown') remembered = features;
+  // Nor that there is no overlay: a module can be loaded.
+  if (features.fsContext !== 'unknown' && features.overlay === true) remembered = features;
   return features;
 }
 

@@ -1,5 +1,5 @@
 /** Mounting: options are checked and planned here, performed in one crossing, and explained when they fail. */
-import { EINVAL } from '../errnos.js';
+import { EINVAL, ENOSYS, EPERM } from '../errnos.js';
 import { abortError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import { FSCONFIG_CMD_CREATE } from '../kernel/constants.js';
@@ -10,8 +10,8 @@ import { isAbsolute, type Path, toAbsolute, withoutTrailingSlashes } from '../pa
 import { checkConflicts } from './conflicts.js';
 import { explainMount, lookAfter } from './diagnose.js';
 import { featuresSync, type KernelFeatures } from './features.js';
-import { type CheckedOptions, checkOptions, type OverlayOptions } from './options.js';
-import { type MountPlan, plan, quickPlan } from './plan.js';
+import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from './options.js';
+import { type MountPlan, plan } from './plan.js';
 
 /** An overlay that was mounted here. Unmount it, or have it disposed of with `using` or `await using`. */
 export class OverlayMount extends Mount {
@@ -19,12 +19,9 @@ export class OverlayMount extends Mount {
   readonly options: Readonly<OverlayOptions>;
 
   /** @internal */
-  constructor(options: OverlayOptions, checked: CheckedOptions, id: number) {
-    super(options.target, { path: withoutTrailingSlashes(checked.target), id, workdir: checked.workdir });
-    this.options =
-      checked.workdir === undefined || options.workdir !== undefined
-        ? { ...options }
-        : { ...options, workdir: checked.workdir };
+  constructor(given: OverlayOptions, { target, workdir }: CheckedOptions, id: number) {
+    super(given.target, { path: withoutTrailingSlashes(target), id, workdir });
+    this.options = workdir === undefined || given.workdir !== undefined ? given : { ...given, workdir };
   }
 }
 
@@ -50,18 +47,32 @@ function resolve(options: CheckedOptions): CheckedOptions {
 }
 
 interface Prepared {
+  readonly given: OverlayOptions;
   readonly checked: CheckedOptions;
   readonly features: KernelFeatures;
 }
 
 function prepare(options: OverlayOptions, features: KernelFeatures): Prepared {
-  const checked = checkConflicts(resolve(checkOptions(options)), features);
+  const given = takeOptions(options);
+  const checked = checkOptions(given);
   if (checked.signal?.aborted) throw abortError(checked.signal);
-  return { checked, features };
+  return { given, checked: checkConflicts(resolve(checked), features), features };
 }
 
-function finish(options: OverlayOptions, { checked }: Prepared, { id }: MountPlan, outputs: Outputs): OverlayMount {
-  return new OverlayMount(options, checked, readMountId(id, outputs));
+function finish({ given, checked }: Prepared, { id }: MountPlan, outputs: Outputs): OverlayMount {
+  return new OverlayMount(given, checked, readMountId(id, outputs));
+}
+
+/** What is to be tried when the kernel has refused, if anything. */
+function retry(prepared: Prepared, failure: StepFailure): Prepared | undefined {
+  const { checked, features } = prepared;
+  const { step, errno } = failure;
+  // A seccomp filter may know mount(2) only. If it is the privilege that is lacking, that says so too.
+  if (step?.call === calls.fsopen && (errno === EPERM || errno === ENOSYS)) {
+    return { ...prepared, features: { ...features, fsContext: false } };
+  }
+  const again = withMetacopy(checked, failure);
+  return again && { ...prepared, checked: again };
 }
 
 /** Whether a kernel wants metacopy with data-only layers shows only when it refuses the mount without a word. */
@@ -74,10 +85,28 @@ function withMetacopy(checked: CheckedOptions, { step, errno }: StepFailure): Ch
   return { ...checked, overlay: [...overlay, { name: 'metacopy', kernel: 'metacopy', value: 'on' }] };
 }
 
+/** Mounts under way by target: of two at once for one target, the second has to see the first. */
+const underWay = new Map<string, Promise<unknown>>();
+
+async function inTurn<T>(target: Path, mount: () => Promise<T>): Promise<T> {
+  const key = typeof target === 'string' ? target : Buffer.from(target).toString('latin1');
+  for (let before = underWay.get(key); before !== undefined; before = underWay.get(key)) {
+    await before.catch(() => {});
+  }
+  const own = mount();
+  underWay.set(key, own);
+  try {
+    return await own;
+  } finally {
+    underWay.delete(key);
+  }
+}
+
 /**
- * Mounts an overlay: mount(2) where that loses nothing, or else fsopen(2) to move_mount(2) from Linux 6.5 on.
- * Either the mount is there, with its upper writable, or the call fails and nothing is mounted or left behind.
- * The calls are made in the mount namespace of the calling thread, on a thread of the library's own.
+ * Mounts an overlay: fsopen(2) to move_mount(2) from Linux 6.5 on, mount(2) before (5.10 is the oldest kernel
+ * that is tested). Either the mount is there, with its upper writable, or the call fails and nothing is mounted
+ * or left behind. The calls are made in the mount namespace of the calling thread, on a thread of the
+ * library's own.
  *
  * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`: an option is wrong, or two conflict
  * @throws {RangeError} `ERR_OUT_OF_RANGE`: too many layers
@@ -85,56 +114,47 @@ function withMetacopy(checked: CheckedOptions, { step, errno }: StepFailure): Ch
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
 export async function mountOverlay(options: OverlayOptions): Promise<OverlayMount> {
-  const prepared = prepare(options, featuresSync());
-  const quick = quickPlan(prepared.checked, prepared.features);
-  if (quick !== undefined) {
-    const outcome = await perform(quick.plan, prepared.checked.signal);
-    if (!(outcome instanceof StepFailure)) return finish(options, prepared, quick, outcome);
-  }
-  return mountCarefully(options, prepared);
+  return mountOverlayWith(options, featuresSync());
 }
 
-async function mountCarefully(options: OverlayOptions, prepared: Prepared): Promise<OverlayMount> {
+/** `mountOverlay`, decided from a given record of what the kernel can do. */
+export async function mountOverlayWith(options: OverlayOptions, features: KernelFeatures): Promise<OverlayMount> {
+  const prepared = prepare(options, features);
+  const { stack, target } = prepared.checked;
+  return stack ? mountPrepared(prepared) : inTurn(withoutTrailingSlashes(target), () => mountPrepared(prepared));
+}
+
+async function mountPrepared(prepared: Prepared): Promise<OverlayMount> {
   const { checked, features } = prepared;
-  const careful = plan(checked, features);
-  if (checked.signal?.aborted) throw abortError(checked.signal);
-  const outcome = await perform(careful.plan, checked.signal);
-  if (!(outcome instanceof StepFailure)) return finish(options, prepared, careful, outcome);
-  if (outcome.cancelled && checked.signal) throw abortError(checked.signal);
-  const again = withMetacopy(checked, outcome);
-  if (again !== undefined) return mountCarefully(options, { ...prepared, checked: again });
+  const { signal } = checked;
+  if (signal?.aborted) throw abortError(signal);
+  const planned = plan(checked, features);
+  const outcome = await perform(planned.plan, signal);
+  if (!(outcome instanceof StepFailure)) return finish(prepared, planned, outcome);
+  if (outcome.cancelled && signal) throw abortError(signal, outcome.undoErrno);
+  const again = retry(prepared, outcome);
+  if (again !== undefined) return mountPrepared(again);
   const look = lookAfter(checked);
   throw explainMount(checked, outcome, look.facts(await perform(look.plan)));
 }
 
 /** `mountOverlay`, on the calling thread. */
 export function mountOverlaySync(options: OverlayOptions): OverlayMount {
-  const prepared = prepare(options, featuresSync());
-  const quick = quickPlan(prepared.checked, prepared.features);
-  if (quick !== undefined) {
-    const outcome = performSync(quick.plan);
-    if (!(outcome instanceof StepFailure)) return finish(options, prepared, quick, outcome);
-  }
-  return mountCarefullySync(options, prepared);
-}
-
-function mountCarefullySync(options: OverlayOptions, prepared: Prepared): OverlayMount {
-  const { checked, features } = prepared;
-  const careful = plan(checked, features);
-  const outcome = performSync(careful.plan);
-  if (!(outcome instanceof StepFailure)) return finish(options, prepared, careful, outcome);
-  const again = withMetacopy(checked, outcome);
-  if (again !== undefined) return mountCarefullySync(options, { ...prepared, checked: again });
-  const look = lookAfter(checked);
-  throw explainMount(checked, outcome, look.facts(performSync(look.plan)));
-}
-
-/** `mountOverlay` step by step, decided from a given record of what the kernel can do. */
-export async function mountOverlayWith(options: OverlayOptions, features: KernelFeatures): Promise<OverlayMount> {
-  return mountCarefully(options, prepare(options, features));
+  return mountOverlayWithSync(options, featuresSync());
 }
 
 /** `mountOverlayWith`, on the calling thread. */
 export function mountOverlayWithSync(options: OverlayOptions, features: KernelFeatures): OverlayMount {
-  return mountCarefullySync(options, prepare(options, features));
+  return mountPreparedSync(prepare(options, features));
+}
+
+function mountPreparedSync(prepared: Prepared): OverlayMount {
+  const { checked, features } = prepared;
+  const planned = plan(checked, features);
+  const outcome = performSync(planned.plan);
+  if (!(outcome instanceof StepFailure)) return finish(prepared, planned, outcome);
+  const again = retry(prepared, outcome);
+  if (again !== undefined) return mountPreparedSync(again);
+  const look = lookAfter(checked);
+  throw explainMount(checked, outcome, look.facts(performSync(look.plan)));
 }

@@ -1,11 +1,11 @@
 /** The options of an overlay mount: their types, their checks, and what the kernel calls them. Pure. */
 import { checkBoolean, checkNames, checkSignal, checkWord } from '../arguments.js';
-import { conflictingOptions, invalidArgumentType, invalidArgumentValue, outOfRange } from '../errors.js';
+import { conflictingOptions, invalidArgumentType, invalidArgumentValue, outOfRange, showValue } from '../errors.js';
 import { joinPath, type Path, type PathLike, splitPath, toPath } from '../paths.js';
 import { type OptionRow, optionRows, optionTable, overlayOptionNames } from './option-table.js';
 
 /** The kernel takes no more lower layers (OVL_MAX_STACK). */
-export const MAX_LOWER_LAYERS = 500;
+const MAX_LOWER_LAYERS = 500;
 /** Longer values do not pass fsconfig(2). */
 const MAX_STRING_BYTES = 255;
 
@@ -248,11 +248,30 @@ function defaultWorkdir(upperdir: Path): Path {
   return parent === '.' ? work : joinPath(parent, work);
 }
 
-/** Throws a TypeError or RangeError that names the option, its value and what would be right. */
-export function checkOptions(options: OverlayOptions): CheckedOptions {
+/**
+ * The caller's options as they are now, each read once: getters may answer otherwise the next time, and the
+ * caller may go on with the object.
+ */
+export function takeOptions(options: OverlayOptions): OverlayOptions {
   if (typeof options !== 'object' || options === null || Array.isArray(options)) {
     throw invalidArgumentType('options', 'an object with at least lowerdir and target', options);
   }
+  const prototype = Object.getPrototypeOf(options);
+  if (prototype === Object.prototype || prototype === null) return { ...options };
+  // Accessors of a class are found by name only.
+  const taken: Record<string, unknown> = { ...options };
+  for (const name in options) taken[name] = options[name as keyof OverlayOptions];
+  for (const name of optionNames) {
+    if (name in options) taken[name] = options[name as keyof OverlayOptions];
+  }
+  return taken as unknown as OverlayOptions;
+}
+
+/**
+ * Throws a TypeError or RangeError that names the option, its value and what would be right. The options are
+ * plain ones, from takeOptions.
+ */
+export function checkOptions(given: OverlayOptions): CheckedOptions {
   const draft: Draft = {
     lowerdir: none,
     datadir: none,
@@ -271,26 +290,26 @@ export function checkOptions(options: OverlayOptions): CheckedOptions {
     allowDegraded: none,
     signal: undefined,
   };
-  for (const name in options) {
+  for (const name in given) {
     // The paths by themselves: a look-up by name costs more than their checks.
     switch (name) {
       case 'lowerdir':
-        if (options.lowerdir !== undefined) draft.lowerdir = checkLayers(options.lowerdir, name);
+        if (given.lowerdir !== undefined) draft.lowerdir = checkLayers(given.lowerdir, name);
         break;
       case 'upperdir':
-        if (options.upperdir !== undefined) draft.upperdir = toPath(options.upperdir, name);
+        if (given.upperdir !== undefined) draft.upperdir = toPath(given.upperdir, name);
         break;
       case 'workdir':
-        if (options.workdir !== undefined) draft.workdir = toPath(options.workdir, name);
+        if (given.workdir !== undefined) draft.workdir = toPath(given.workdir, name);
         break;
       case 'target':
-        if (options.target !== undefined) draft.target = toPath(options.target, name);
+        if (given.target !== undefined) draft.target = toPath(given.target, name);
         break;
       default:
-        checkOther(draft, options, name);
+        checkOther(draft, given, name);
     }
   }
-  checkTogether(draft, options);
+  checkTogether(draft, given);
   return draft;
 }
 
@@ -314,20 +333,20 @@ function checkTogether(draft: Draft, { lowerdir, target, upperdir, workdir }: Ov
   if (draft.upperdir === undefined) {
     if (draft.workdir !== undefined) {
       throw conflictingOptions(
-        `"workdir" is of no use without an "upperdir", and the kernel would ignore it. Received the workdir '${workdir}'`,
+        `"workdir" is of no use without an "upperdir", and the kernel would ignore it. Received the workdir ${showValue(workdir)}`,
         'leave it out, or add the upperdir',
       );
     }
     if (layers < 2) {
       throw conflictingOptions(
-        `One "lowerdir" alone is no overlay: without an "upperdir" there must be at least 2. Received '${lowerdir}'`,
+        `One "lowerdir" alone is no overlay: without an "upperdir" there must be at least 2. Received ${showValue(lowerdir)}`,
         'add an upperdir and a workdir, or a second lowerdir; for a plain view of one directory, a bind mount will do',
       );
     }
   } else if (draft.workdir === undefined) {
     if (!draft.create) {
       throw conflictingOptions(
-        `"upperdir" needs a "workdir": an empty directory on the same file system. Received only the upperdir '${upperdir}'`,
+        `"upperdir" needs a "workdir": an empty directory on the same file system. Received only the upperdir ${showValue(upperdir)}`,
         'add one, or pass `create: true` to have <upperdir>.work made',
       );
     }

@@ -9,7 +9,7 @@ import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { STATX_OUTPUT } from '../kernel/look.js';
 import { type Descriptor, Plan, type Step, type Subject, type Text } from '../kernel/plan.js';
-import { escapeLayer, needsEscape } from '../mount-strings.js';
+import { escapeLayer } from '../mount-strings.js';
 import { joinPath, type Path, pathString, toBytes, withoutTrailingSlashes } from '../paths.js';
 import { type KernelFeatures, needsMetacopy } from './features.js';
 import type { CheckedOptions } from './options.js';
@@ -191,8 +191,8 @@ function addDetachedWay(plan: Plan, options: CheckedOptions, features: KernelFea
 }
 
 /**
- * mount(2), with all layers in one string: the oldest way, and with the fewest calls the fastest one. It says
- * nothing about what is wrong, and the guards come after the mount is there.
+ * mount(2), with all layers in one string: the oldest way. It says nothing about what is wrong, and the guards
+ * come after the mount is there.
  */
 function addMountWay(plan: Plan, options: CheckedOptions, features: KernelFeatures, data: Text): Step {
   const target = withoutTrailingSlashes(options.target);
@@ -297,29 +297,3 @@ export function plan(options: CheckedOptions, features: KernelFeatures): MountPl
     path: pathString(options.target),
   });
 }
-
-/**
- * The plan with the fewest calls, where nothing is lost by it: all paths are plain text that needs no
- * escaping and fits. When it fails, `plan` is to be performed, which says what is wrong.
- */
-export function quickPlan(options: CheckedOptions, features: KernelFeatures): MountPlan | undefined {
-  const { lowerdir, datadir, upperdir, workdir, create, overlay } = options;
-  if (create || datadir.length > 0 || lowerdir.length > QUICK_MAX_LAYERS) return undefined;
-  let room = features.pageSize - QUICK_OPTIONS_BYTES - quickSize(upperdir) - quickSize(workdir);
-  for (let i = 0; i < lowerdir.length && room > 0; i++) room -= quickSize(lowerdir[i]);
-  for (const { value } of overlay) room -= 32 + 3 * (value?.length ?? 0);
-  if (room <= 0) return undefined;
-  const result = new Plan();
-  return { plan: result, id: addMountWay(result, options, features, mountData(options, features)) };
-}
-
-/** At most how many bytes a path takes; for one that needs escaping, more than there are. */
-function quickSize(path: Path | undefined): number {
-  if (path === undefined) return 0;
-  return typeof path !== 'string' || needsEscape(path) ? Number.POSITIVE_INFINITY : 3 * path.length;
-}
-
-/** With more, the parsing of one long string costs what the calls save. */
-const QUICK_MAX_LAYERS = 64;
-/** More than the names of the layers' options take, and those that go without saying. */
-const QUICK_OPTIONS_BYTES = 256;

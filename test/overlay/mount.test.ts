@@ -1,8 +1,10 @@
 import {
   existsSync,
+  lstatSync,
   mkdirSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -12,7 +14,14 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { inspect } from 'node:util';
 import test from 'ava';
-import { mountOverlay, mountOverlaySync, OverlayError, type OverlayOptions, unmountSync } from 'overlayfs';
+import {
+  mountOverlay,
+  mountOverlaySync,
+  OverlayError,
+  OverlayMount,
+  type OverlayOptions,
+  unmountSync,
+} from 'overlayfs';
 import { layers, makeTree, mountsBelow, mountTest, scratch } from '../support/index.js';
 
 /** Both forms of mounting, for what must hold for each. */
@@ -265,6 +274,113 @@ mountTest('the options of the caller are not changed, and later changes do not r
   const mounted = await mountOverlay(options);
   t.not(mounted.options, options);
   await mounted.unmount();
+});
+
+mountTest('options are read once: from accessors, classes, prototypes', async (t) => {
+  const dir = scratch(t);
+  const plain = layers(dir);
+  makeTree(dir, { 'lower2/': '', 'other/': '' });
+  class Options {
+    reads: string[] = [];
+    get lowerdir() {
+      return this.#read('lowerdir', [plain.lowerdir, join(dir, 'lower2')]);
+    }
+    get upperdir() {
+      return this.#read('upperdir', plain.upperdir);
+    }
+    get workdir() {
+      return this.#read('workdir', plain.workdir);
+    }
+    get target() {
+      return this.#read('target', this.reads.includes('target') ? join(dir, 'other') : plain.target);
+    }
+    #read<T>(name: string, value: T): T {
+      this.reads.push(name);
+      return value;
+    }
+  }
+  const options = new Options();
+  Object.defineProperty(options, 'reads', { enumerable: false });
+  for (const given of [options, Object.create(plain)]) {
+    const mounted = await mountOverlay(given);
+    t.is(mounted.target, plain.target);
+    t.is(mounted.path, plain.target);
+    t.is(mounted.options.upperdir, plain.upperdir);
+    t.true(mountsBelow(plain.target)[0]?.line.includes(`upperdir=${plain.upperdir}`));
+    await mounted.unmount();
+  }
+  t.deepEqual(options.reads.sort(), ['lowerdir', 'target', 'upperdir', 'workdir']);
+  t.throws(() => mountOverlaySync(Object.create({ ...plain, misspelt: 1 })), { code: 'ERR_INVALID_ARG_VALUE' });
+});
+
+mountTest("a Buffer is the caller's to use again", async (t) => {
+  const plain = layers(scratch(t));
+  const target = Buffer.from(plain.target);
+  const pending = mountOverlay({ ...plain, target });
+  target.fill(0x78);
+  const mounted = await pending;
+  t.is(mountsBelow(plain.target).length, 1);
+  await mounted.unmount();
+});
+
+mountTest('of many at once for one target, one is mounted', async (t) => {
+  const plain = layers(scratch(t));
+  for (let round = 0; round < 50; round++) {
+    const outcomes = await Promise.allSettled(
+      Array.from({ length: 8 }, (_, i) => mountOverlay({ ...plain, target: plain.target + '/'.repeat(i % 3) })),
+    );
+    const made = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []));
+    t.is(made.length, 1);
+    for (const outcome of outcomes) {
+      if (outcome.status === 'rejected') t.like(outcome.reason, { code: 'EBUSY', reason: 'target-mounted' });
+    }
+    t.is(mountsBelow(plain.target).length, 1);
+    await made[0]?.unmount();
+  }
+});
+
+mountTest('a target that is exchanged for a link meanwhile is not followed', async (t) => {
+  const dir = scratch(t);
+  const plain = layers(dir);
+  makeTree(dir, { 'victim/': '' });
+  const [target, link] = [plain.target, join(dir, 'link')];
+  symlinkSync(join(dir, 'victim'), link);
+  const aside = join(dir, 'aside');
+  for (let round = 0; round < 200; round++) {
+    const pending = mountOverlay(plain).catch((error: unknown) => error);
+    // Exchanged while the call is under way.
+    try {
+      renameSync(target, aside);
+      renameSync(link, target);
+    } catch {
+      // it was mounted by then
+    }
+    const outcome = await pending;
+    t.is(mountsBelow(join(dir, 'victim')).length, 0);
+    for (const { target: at } of mountsBelow(dir).slice(1).reverse()) unmountSync(at);
+    if (!(outcome instanceof Error)) t.true(outcome instanceof OverlayMount);
+    if (lstatSync(target, { throwIfNoEntry: false })?.isSymbolicLink()) renameSync(target, link);
+    if (existsSync(aside)) renameSync(aside, target);
+  }
+});
+
+mountTest('an abort takes back its own mount only, whatever is stacked over it', async (t) => {
+  const dir = scratch(t);
+  const below = layers(join(dir, 'a'));
+  const above = { ...layers(join(dir, 'b')), target: below.target, stack: true };
+  for (let round = 0; round < 20; round++) {
+    const controller = new AbortController();
+    const pending = mountOverlay({ ...below, signal: controller.signal });
+    // It is there, and this thread has not been told yet.
+    while (mountsBelow(below.target).length === 0);
+    const stacked = mountOverlaySync(above);
+    controller.abort();
+    const error = await t.throwsAsync(pending, { code: 'ABORT_ERR' });
+    t.regex(error?.message ?? '', /could not be taken back/);
+    await stacked.unmount();
+    t.is(mountsBelow(below.target).length, 1);
+    unmountSync(below.target);
+  }
 });
 
 mountTest('a work directory that is a link is followed, as the kernel does', async (t) => {

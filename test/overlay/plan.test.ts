@@ -4,7 +4,7 @@ import type { OverlayOptions } from 'overlayfs';
 import { formatPlan } from '#lib/kernel/format.js';
 import type { KernelFeatures } from '#lib/overlay/features.js';
 import { checkOptions } from '#lib/overlay/options.js';
-import { plan, quickPlan } from '#lib/overlay/plan.js';
+import { plan } from '#lib/overlay/plan.js';
 import { newest } from '../support/features.js';
 
 const options: OverlayOptions = { lowerdir: ['/a', '/b:c'], upperdir: '/u,v', workdir: '/w\\x', target: '/m' };
@@ -190,21 +190,4 @@ test('create makes what is missing from the top, and takes it back from the bott
     'unlinkat(AT_FDCWD, "/x/y.work/work", AT_REMOVEDIR)  # only on failure; any error will do',
     'openat2(AT_FDCWD, "/m", O_CLOEXEC|O_DIRECTORY|O_NOFOLLOW|O_PATH, 0) = fd0',
   ]);
-});
-
-test('the quick way is taken only where nothing is lost by it', (t) => {
-  const plain: OverlayOptions = { lowerdir: '/l', upperdir: '/u', workdir: '/w', target: '/m' };
-  const isQuick = (change: Partial<OverlayOptions>, features: Partial<KernelFeatures> = {}) =>
-    quickPlan(checkOptions({ ...plain, ...change }), { ...newest, ...features }) !== undefined;
-  t.true(isQuick({}));
-  t.true(isQuick({ target: '/a:b,c\\d' }), 'the target stands in no list');
-  t.false(isQuick({ lowerdir: ['/a', '/b:c'] }));
-  t.false(isQuick({ upperdir: '/u,v' }));
-  t.false(isQuick({ workdir: '/w\\' }));
-  t.false(isQuick({ lowerdir: Buffer.from('/l') }));
-  t.false(isQuick({ create: true }));
-  t.false(isQuick({ datadir: '/d' }));
-  t.true(isQuick({ index: true, uuid: 'on', propagation: 'private', readonlySuperblock: true }));
-  t.false(isQuick({ lowerdir: Array.from({ length: 65 }, (_, i) => `/${i}`) }));
-  t.false(isQuick({ lowerdir: Array.from({ length: 60 }, (_, i) => `/${i}${'x'.repeat(30)}`) }));
 });

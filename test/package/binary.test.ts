@@ -26,6 +26,7 @@ const allowed: readonly (string | RegExp)[] = [
   'pthread_attr_setdetachstate',
   'pthread_attr_setstacksize',
   'pthread_create',
+  'pthread_join',
   'pthread_mutex_lock',
   'pthread_mutex_unlock',
   'pthread_sigmask',

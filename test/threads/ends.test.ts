@@ -62,10 +62,11 @@ async function endWorkers(t: ExecutionContext, dir: string, rounds: number): Pro
   makeSets(dir);
   for (let round = 0; round < rounds; round++) {
     const worker = new Worker(program, { argv: [dir, String(round)] });
+    const exited = once(worker, 'exit');
     const failed = once(worker, 'error').then(([error]) => t.fail(String(error)));
     await Promise.race([once(worker, 'message'), failed]);
     if (round % 3 === 0) await worker.terminate();
-    else await once(worker, 'exit');
+    else await exited;
   }
 }
 
