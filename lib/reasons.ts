@@ -98,7 +98,7 @@ export const reasons = {
   },
   'out-of-threads': {
     when: 'the process can start no thread',
-    todo: 'raise the limit (ulimit -u, the pids of the control group), or use the call with Sync in its name',
+    todo: 'raise the limit (ulimit -u, the pids of the control group), or do less at once',
   },
   'out-of-space': { when: 'the file system is full, or a quota is used up', todo: 'make room' },
   // Unmounting

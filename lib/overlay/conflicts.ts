@@ -35,6 +35,8 @@ export interface Conflict {
   readonly applies: (found: Case) => boolean;
   readonly kernel: Outcome;
   readonly hint: string;
+  /** How the two are at odds. Left out: they cannot go together. */
+  readonly lack?: 'needs the other' | 'user namespace';
 }
 
 const isOn = (value: string | null | undefined): boolean => value === 'on' || value === 'require';
@@ -49,21 +51,21 @@ export const conflicts: readonly Conflict[] = [
     when: "`metacopy: true` with `redirectDir: 'off'` or `'nofollow'`",
     applies: ({ named }) => isOn(named.metacopy) && (named.redirectDir === 'off' || named.redirectDir === 'nofollow'),
     kernel: 'refuses',
-    hint: "leave redirectDir out, which is then 'on', or leave metacopy out",
+    hint: "leave `redirectDir` out, which is then 'on', or leave `metacopy` out",
   },
   {
     options: ['metacopy', 'redirectDir'],
     when: "`metacopy: true` with `redirectDir: 'follow'` and an upperdir",
     applies: ({ named, hasUpper }) => isOn(named.metacopy) && named.redirectDir === 'follow' && hasUpper,
     kernel: 'refuses',
-    hint: "leave redirectDir out, which is then 'on', or leave metacopy out",
+    hint: "leave `redirectDir` out, which is then 'on', or leave `metacopy` out",
   },
   {
     options: ['nfsExport', 'index'],
     when: '`nfsExport: true` with `index: false`',
     applies: ({ named }) => isOn(named.nfsExport) && named.index === 'off',
     kernel: 'refuses',
-    hint: 'leave index out, which is then true, or leave nfsExport out',
+    hint: 'leave `index` out, which is then true, or leave `nfsExport` out',
   },
   {
     options: ['nfsExport', 'metacopy'],
@@ -76,8 +78,9 @@ export const conflicts: readonly Conflict[] = [
     options: ['nfsExport', 'upperdir'],
     when: "`nfsExport: true` without an upperdir, unless `redirectDir: 'nofollow'`",
     applies: ({ named, hasUpper }) => isOn(named.nfsExport) && !hasUpper && named.redirectDir !== 'nofollow',
+    lack: 'needs the other',
     kernel: 'drops',
-    hint: "add redirectDir: 'nofollow', or an upperdir, or leave nfsExport out",
+    hint: "add `redirectDir: 'nofollow'`, or an upperdir, or leave `nfsExport` out",
   },
   {
     options: ['nfsExport', 'verity'],
@@ -91,49 +94,52 @@ export const conflicts: readonly Conflict[] = [
     when: "`userxattr: true` with `redirectDir: 'on'` or `'follow'`",
     applies: ({ named }) => isSet(named.userxattr) && (named.redirectDir === 'on' || named.redirectDir === 'follow'),
     kernel: 'refuses',
-    hint: "leave redirectDir out, which is then 'nofollow', or leave userxattr out",
+    hint: "leave `redirectDir` out, which is then 'nofollow', or leave `userxattr` out",
   },
   {
     options: ['userxattr', 'metacopy'],
     when: '`userxattr: true` with `metacopy: true`',
     applies: ({ named }) => isSet(named.userxattr) && isOn(named.metacopy),
     kernel: 'refuses',
-    hint: 'leave one of the two out: metacopy files are never trusted in user.* attributes',
+    hint: 'leave one of the two out: `metacopy` files are never trusted in user.* attributes',
   },
   {
     options: ['index', 'upperdir'],
     when: '`index: true` without an upperdir',
     applies: ({ named, hasUpper }) => isOn(named.index) && !hasUpper,
+    lack: 'needs the other',
     kernel: 'drops',
-    hint: 'leave index out, or add an upperdir',
+    hint: 'leave `index` out, or add an upperdir',
   },
   {
     options: ['volatile', 'upperdir'],
     when: '`volatile: true` without an upperdir',
     applies: ({ named, hasUpper }) => isSet(named.volatile) && !hasUpper,
+    lack: 'needs the other',
     kernel: 'drops',
-    hint: 'leave volatile out: nothing is written without an upperdir',
+    hint: 'leave `volatile` out: nothing is written without an upperdir',
   },
   {
     options: ['volatile', 'fsync'],
     when: '`volatile: true` with `fsync`',
     applies: ({ named }) => isSet(named.volatile) && named.fsync !== undefined,
     kernel: 'drops',
-    hint: 'leave one of the two out: volatile is a value of fsync to the kernel',
+    hint: 'leave one of the two out: `volatile` is a value of `fsync` to the kernel',
   },
   {
     options: ['uuid', 'upperdir'],
     when: "`uuid: 'on'` or `'off'` without an upperdir",
     applies: ({ named, hasUpper }) => (named.uuid === 'on' || named.uuid === 'off') && !hasUpper,
+    lack: 'needs the other',
     kernel: 'drops',
-    hint: "leave uuid out, or pass 'null'",
+    hint: "leave `uuid` out, or pass 'null'",
   },
   {
     options: ['verity', 'metacopy'],
     when: '`verity` with `metacopy: false`, up to Linux 6.15',
     applies: ({ named, features }) => isOn(named.verity) && named.metacopy === 'off' && needsMetacopy(features),
     kernel: 'refuses',
-    hint: 'leave metacopy out, which is then true: on this kernel verity is kept in metacopy files',
+    hint: 'leave `metacopy` out, which is then true: on this kernel `verity` is kept in `metacopy` files',
   },
   {
     options: ['verity', 'redirectDir'],
@@ -141,7 +147,7 @@ export const conflicts: readonly Conflict[] = [
     applies: ({ named, hasUpper, features }) =>
       isOn(named.verity) && (named.redirectDir ?? 'on') !== 'on' && hasUpper && needsMetacopy(features),
     kernel: 'refuses',
-    hint: "leave redirectDir out, which is then 'on'",
+    hint: "leave `redirectDir` out, which is then 'on'",
   },
   {
     options: ['userxattr', 'verity'],
@@ -155,43 +161,47 @@ export const conflicts: readonly Conflict[] = [
     when: '`datadir` with `metacopy: false`, up to Linux 6.15',
     applies: ({ named, hasData, features }) => hasData && named.metacopy === 'off' && needsMetacopy(features),
     kernel: 'refuses',
-    hint: 'leave metacopy out, which is then true: on this kernel data-only layers need it',
+    hint: 'leave `metacopy` out, which is then true: on this kernel data-only layers need it',
   },
   {
     options: ['datadir', 'userxattr'],
     when: '`datadir` with `userxattr: true`, up to Linux 6.15',
     applies: ({ named, hasData, features }) => hasData && isSet(named.userxattr) && needsMetacopy(features),
     kernel: 'refuses',
-    hint: 'leave one of the two out on this kernel: data-only layers need metacopy, which userxattr excludes',
+    hint: 'leave one of the two out on this kernel: data-only layers need `metacopy`, which `userxattr` excludes',
   },
   {
     options: ['redirectDir', 'userxattr'],
     when: "`redirectDir: 'on'` or `'follow'` in a user namespace, without userxattr",
     applies: (found) =>
       lacksTrusted(found) && (found.named.redirectDir === 'on' || found.named.redirectDir === 'follow'),
+    lack: 'user namespace',
     kernel: 'lies',
-    hint: 'leave redirectDir out: it is kept in trusted.* attributes, which a user namespace may not write',
+    hint: 'leave `redirectDir` out: it is kept in trusted.* attributes, which a user namespace may not write',
   },
   {
     options: ['metacopy', 'userxattr'],
     when: '`metacopy: true` in a user namespace',
     applies: (found) => lacksTrusted(found) && isOn(found.named.metacopy),
+    lack: 'user namespace',
     kernel: 'lies',
-    hint: 'leave metacopy out: it is kept in trusted.* attributes, which a user namespace may not write',
+    hint: 'leave `metacopy` out: it is kept in trusted.* attributes, which a user namespace may not write',
   },
   {
     options: ['verity', 'userxattr'],
     when: '`verity` in a user namespace, without userxattr',
     applies: (found) => lacksTrusted(found) && isOn(found.named.verity),
+    lack: 'user namespace',
     kernel: 'refuses',
-    hint: 'add userxattr: true (Linux 6.16), or leave verity out',
+    hint: 'add `userxattr: true` (Linux 6.16), or leave `verity` out',
   },
   {
     options: ['datadir', 'userxattr'],
     when: '`datadir` in a user namespace, without userxattr',
     applies: (found) => lacksTrusted(found) && found.hasData,
+    lack: 'user namespace',
     kernel: 'refuses',
-    hint: 'add userxattr: true (Linux 6.16), or leave datadir out',
+    hint: 'add `userxattr: true` (Linux 6.16), or leave `datadir` out',
   },
 ];
 
@@ -206,13 +216,16 @@ function show(name: string, { named }: Case): string {
 function conflictError(conflict: Conflict, found: Case): Error {
   const [first, second] = conflict.options.map((name) => show(name, found)) as [string, string];
   const ends = {
-    refuses: 'the kernel refuses the two together',
-    drops: 'the kernel would mount and drop one of them without a word',
+    refuses: 'the kernel refuses that',
+    drops: 'the kernel would mount, and drop one of them without a word',
     lies: 'the kernel refuses that, or mounts without it and shows it all the same',
   };
-  const isMissing = conflict.when.includes('without');
-  const what = isMissing ? `${first} cannot be had without ${second}` : `${first} cannot go with ${second}`;
-  return conflictingOptions(`${what}: ${ends[conflict.kernel]}`, conflict.hint);
+  const whats = {
+    'needs the other': `${first} is of no use without ${second}: the kernel would mount and drop it without a word`,
+    'user namespace': `${first} cannot be had in a user namespace as it is: ${ends[conflict.kernel]}`,
+  };
+  const what = conflict.lack ? whats[conflict.lack] : `${first} cannot go with ${second}: ${ends[conflict.kernel]}`;
+  return conflictingOptions(what, conflict.hint);
 }
 
 /** The kernel that has an option, or one of its values, first. */
@@ -233,7 +246,7 @@ function lackingError(name: string, shown: string, first: string, { release }: K
   return new OverlayError({
     errno: EOPNOTSUPP,
     reason: 'option-unsupported',
-    what: `this kernel (${release}) does not know ${shown}: Linux ${first} is the first that does`,
+    what: `this kernel (${release}) does not know ${shown}, which comes with Linux ${first}`,
     hint: `leave it out, or pass \`allowDegraded: ['${name}']\` to have it left out where the kernel lacks it`,
   });
 }
@@ -249,7 +262,7 @@ export function checkConflicts(options: CheckedOptions, features: KernelFeatures
     throw new OverlayError({
       errno: EOPNOTSUPP,
       reason: 'option-unsupported',
-      what: `this kernel (${features.release}) has no data-only layers, "datadir": Linux 6.5 is the first that does`,
+      what: `this kernel (${features.release}) has no data-only layers, "datadir": they come with Linux 6.5`,
       hint: 'use a newer kernel, or layers that hold their data themselves',
     });
   }

@@ -107,7 +107,7 @@ mountTest('tolerated errnos count as done, others do not', async (t) => {
   );
 });
 
-mountTest('clones of a tree: detached, with attributes of its own, attached, and undone', async (t) => {
+mountTest('clones of a tree: detached, with attributes, attached, and undone', { needs: 'mountSetattr' }, async (t) => {
   for (const fails of [false, true]) {
     await both(
       t,
@@ -138,9 +138,9 @@ mountTest('attributes are written and read', async (t) => {
     (plan, dir) => {
       makeTree(dir, { file: '' });
       const path = join(dir, 'file');
-      plan.add(calls.setxattr, [path, 'user.test', Buffer.from([0, 1, 0xff]), 0]);
-      plan.add(calls.lgetxattr, [path, 'user.test', 16], { output: 16 });
-      plan.add(calls.lgetxattr, [path, 'user.none', 16], { output: 16, tolerate: [e.ENODATA] });
+      plan.add(calls.setxattr, [path, 'trusted.test', Buffer.from([0, 1, 0xff]), 0]);
+      plan.add(calls.lgetxattr, [path, 'trusted.test', 16], { output: 16 });
+      plan.add(calls.lgetxattr, [path, 'trusted.none', 16], { output: 16, tolerate: [e.ENODATA] });
     },
     (outcome, _, plan) => {
       if (!(outcome instanceof Outputs)) return t.fail();
@@ -171,7 +171,7 @@ mountTest('guards say why: a flag, a type, an attribute, another mount', async (
   await guard(calls.statx, statx(0, 0, 0, k.S_IFREG), e.ENOTDIR);
 });
 
-mountTest('what the file system context says comes with the failure', async (t) => {
+mountTest('what the file system context says comes with the failure', { needs: 'fsContext' }, async (t) => {
   await both(
     t,
     (plan) => {

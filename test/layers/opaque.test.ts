@@ -1,7 +1,7 @@
 import { chmodSync, lstatSync, mkdirSync, readdirSync, readFileSync, rmdirSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import test, { type ExecutionContext } from 'ava';
+import type { ExecutionContext } from 'ava';
 import {
   isOpaque,
   isOpaqueSync,
@@ -18,10 +18,12 @@ import {
   countDescriptors,
   evaluateIn,
   getAttribute,
+  kernelTest,
   layers,
   makeTree,
   mountTest,
   native,
+  scaled,
   scratch,
   setAttribute,
   withoutCapabilities,
@@ -296,7 +298,7 @@ for (const [form, { make, is, suffix }] of Object.entries(forms)) {
     }
   });
 
-  test.serial(`arguments are checked (${form})`, async (t) => {
+  kernelTest(`arguments are checked (${form})`, async (t) => {
     const dir = scratch(t);
     for (const call of [make, is]) {
       for (const bad of [0, null, undefined, true, {}, [dir], Symbol('s')]) {
@@ -342,11 +344,12 @@ for (const [form, { make, is, suffix }] of Object.entries(forms)) {
       () => is(join(dir, 'lower/from-lower')),
     ];
     let failures = 0;
-    for (let i = 0; i < 200; i++) {
+    const rounds = scaled(200);
+    for (let i = 0; i < rounds; i++) {
       for (const run of failing) await run().catch(() => failures++);
     }
-    t.is(failures, 1000);
-    for (let i = 0; i < 500; i++) await is(options.lowerdir);
+    t.is(failures, rounds * failing.length);
+    for (let i = 0; i < scaled(500); i++) await is(options.lowerdir);
     t.is(countDescriptors(), descriptors);
     await mounted.unmount();
   });
@@ -363,7 +366,7 @@ mountTest('marking changes nothing else about the directory', (t) => {
   t.is(readFileSync(join(dir, 'd/file'), 'latin1'), 'content');
 });
 
-test.serial('the promise forms throw nothing, they reject', async (t) => {
+kernelTest('the promise forms throw nothing, they reject', async (t) => {
   for (const call of [
     () => makeOpaque(5 as never),
     () => isOpaque(5 as never),

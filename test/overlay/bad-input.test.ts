@@ -2,7 +2,7 @@ import { chmodSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { mountOverlay, mountOverlaySync, type OverlayOptions } from 'overlayfs';
-import { countDescriptors, layers, mountsBelow, mountTest, native, scratch } from '../support/index.js';
+import { countDescriptors, layers, mountsBelow, mountTest, native, scaled, scratch } from '../support/index.js';
 
 type Given = Record<string, unknown>;
 
@@ -307,7 +307,7 @@ mountTest('1,000 failures leave no descriptor open', async (t) => {
     { upperdir: join(dir, 'file') },
   ];
   const descriptors = countDescriptors();
-  for (let i = 0; i < 500; i++) {
+  for (let i = 0; i < scaled(500, bad.length); i++) {
     const options = { ...good, ...bad[i % bad.length] } as OverlayOptions;
     t.throws(() => mountOverlaySync(options), { name: 'OverlayError' });
     await t.throwsAsync(() => mountOverlay(options), { name: 'OverlayError' });

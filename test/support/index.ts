@@ -10,6 +10,7 @@ import type { OverlayOptions } from 'overlayfs';
 import { calls } from '#lib/kernel/calls.js';
 import { performSync, StepFailure } from '#lib/kernel/perform.js';
 import { Plan } from '#lib/kernel/plan.js';
+import { featuresSync } from '#lib/overlay/features.js';
 
 /** The directory of package.json, from dist-test/test/support. */
 export const packageRoot = resolve(import.meta.dirname, '../../..');
@@ -19,6 +20,8 @@ interface TestSupport {
   mount(source: string, target: string, type: string, flags: number, data: string): number;
   umount(target: string, flags: number): number;
 }
+
+const MNT_DETACH = 2;
 
 export const native: TestSupport = createRequire(import.meta.url)(join(packageRoot, 'build/Release/test_support.node'));
 
@@ -32,13 +35,86 @@ const cannotMount: string | undefined = (() => {
     : 'the kernel has no overlay file system';
 })();
 
+/** How much is done where much is done: 1 is all of it. */
+const scale = Number(process.env['OVERLAYFS_TEST_SCALE'] ?? 1);
+
+/** This many, or fewer where OVERLAYFS_TEST_SCALE is below 1. */
+export function scaled(n: number, least = 1): number {
+  return Math.max(Math.round(n * scale), Math.min(least, n));
+}
+
+const every = Number(process.env['OVERLAYFS_TEST_EVERY'] ?? 1);
+let declared = 0;
+
+/** With OVERLAYFS_TEST_EVERY=n, of the kernel tests of a file the first and each n-th after it. */
+const isChosen = (): boolean => declared++ % every === 0;
+
 type Body = (t: ExecutionContext) => void | Promise<void>;
 
-/** A test that mounts: skipped, with the reason, where that cannot be; with REQUIRE_MOUNT=1 a failure. */
-export function mountTest(title: string, body: Body): void {
-  if (cannotMount === undefined) test.serial(title, body);
-  else if (process.env['REQUIRE_MOUNT'] === '1') test(title, (t) => t.fail(cannotMount));
-  else test.skip(`${title} (${cannotMount})`, body);
+/** A test whose outcome is the kernel's, one at a time. */
+export function kernelTest(title: string, body: Body): void {
+  if (isChosen()) test.serial(title, body);
+}
+
+interface Conditions {
+  readonly needs?: Feature | undefined;
+}
+
+/**
+ * A test that mounts: skipped, with the reason, where that cannot be (with REQUIRE_MOUNT=1 a failure), and
+ * where the kernel lacks what the test needs.
+ */
+export function mountTest(title: string, body: Body): void;
+export function mountTest(title: string, conditions: Conditions, body: Body): void;
+export function mountTest(title: string, ...rest: [Body] | [Conditions, Body]): void {
+  const [{ needs }, body] = rest.length === 1 ? [{} as Conditions, rest[0]] : rest;
+  if (!isChosen()) return;
+  if (cannotMount !== undefined) {
+    if (process.env['REQUIRE_MOUNT'] === '1') test(title, (t) => t.fail(cannotMount));
+    else test.skip(`${title} (${cannotMount})`, body);
+  } else if (needs !== undefined && !hasFeature(needs)) {
+    test.skip(`${title} (needs ${needs}, which this kernel lacks)`, body);
+  } else {
+    test.serial(title, body);
+  }
+}
+
+/** What kernels differ in: how to find out. */
+const probes = {
+  fsContext: () => featuresSync().fsContext === true,
+  lowerdirAppend: () => featuresSync().lowerdirAppend === true,
+  layerDescriptors: () => ['path', 'readable'].includes(String(featuresSync().layerDescriptors)),
+  pathDescriptors: () => featuresSync().layerDescriptors === 'path',
+  uniqueMountId: () => featuresSync().uniqueMountId === true,
+  mountSetattr: () => featuresSync().mountSetattr === true,
+  'uuid=null': () => takesOption('uuid=null'),
+  userxattr: () => takesOption('userxattr'),
+} as const satisfies Readonly<Record<string, () => boolean>>;
+
+export type Feature = keyof typeof probes;
+
+const answers = new Map<Feature, boolean>();
+
+/** Whether this kernel has it; where nothing can be mounted, false. */
+export function hasFeature(feature: Feature): boolean {
+  let answer = answers.get(feature);
+  if (answer === undefined) {
+    answer = cannotMount === undefined && probes[feature]();
+    answers.set(feature, answer);
+  }
+  return answer;
+}
+
+/** Whether the kernel mounts an overlay with the option. */
+function takesOption(option: string): boolean {
+  const dir = mkdtempSync(join(tmpdir(), 'overlayfs-probe-'));
+  native.mount('probe', dir, 'tmpfs', 0, '');
+  for (const name of ['lower', 'upper', 'work', 'merged']) mkdirSync(join(dir, name));
+  const data = `lowerdir=${dir}/lower,upperdir=${dir}/upper,workdir=${dir}/work,${option}`;
+  const errno = native.mount('probe', join(dir, 'merged'), 'overlay', 0, data);
+  native.umount(dir, MNT_DETACH);
+  rmSync(dir, { recursive: true });
+  return errno === 0;
 }
 
 /** A directory of the test's own, on tmpfs or on the disk, gone with what is in it when the test ends. */
@@ -51,8 +127,6 @@ export function scratch(t: ExecutionContext, kind: 'tmpfs' | 'disk' = 'tmpfs'): 
   });
   return dir;
 }
-
-const MNT_DETACH = 2;
 
 /** The mounts at and below a directory of plain name, the last one last. */
 export function mountsBelow(dir: string): { target: string; line: string }[] {

@@ -3,23 +3,27 @@
 import { mountOverlay, mountOverlaySync, type OverlayOptions } from 'overlayfs';
 import { featuresSync, type KernelFeatures } from '#lib/overlay/features.js';
 import { mountOverlayWith, mountOverlayWithSync, type OverlayMount } from '#lib/overlay/mount.js';
+import type { Feature } from './index.js';
 
 export interface Way {
   readonly mount: (options: OverlayOptions) => Promise<OverlayMount>;
   readonly mountSync: (options: OverlayOptions) => OverlayMount;
+  /** What the kernel must have for it. */
+  readonly needs?: Feature;
 }
 
-function lacking(what: Partial<KernelFeatures>): Way {
+function lacking(what: Partial<KernelFeatures>, needs?: Feature): Way {
   return {
     mount: (options) => mountOverlayWith(options, { ...featuresSync(), ...what }),
     mountSync: (options) => mountOverlayWithSync(options, { ...featuresSync(), ...what }),
+    ...(needs && { needs }),
   };
 }
 
 export const ways: Readonly<Record<string, Way>> = {
   'as it comes': { mount: mountOverlay, mountSync: mountOverlaySync },
-  'by descriptors': lacking({}),
-  'by readable descriptors': lacking({ layerDescriptors: 'readable' }),
-  'by strings': lacking({ layerDescriptors: false }),
+  'by descriptors': lacking({}, 'pathDescriptors'),
+  'by readable descriptors': lacking({ layerDescriptors: 'readable' }, 'layerDescriptors'),
+  'by strings': lacking({ layerDescriptors: false }, 'lowerdirAppend'),
   'by mount(2)': lacking({ fsContext: false }),
 };

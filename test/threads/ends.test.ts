@@ -12,11 +12,12 @@ import {
   mountsBelow,
   mountTest,
   packageRoot,
+  scaled,
   scratch,
 } from '../support/index.js';
 
 /** How often something ends with calls under way. */
-const ROUNDS = 500;
+const ROUNDS = scaled(500, 16);
 
 /** The sets 0 to 3 of directories that the programs below mount. */
 function makeSets(dir: string): void {
@@ -70,10 +71,10 @@ async function endWorkers(t: ExecutionContext, dir: string, rounds: number): Pro
   }
 }
 
-mountTest('ten thousand mounts from four workers at once leave no thread, descriptor or mount', async (t) => {
+mountTest('many mounts from four workers at once leave no thread, descriptor or mount', async (t) => {
   const dir = scratch(t);
   const loop = join(packageRoot, 'dist-test/test/support/loop.js');
-  const MOUNTS = 10_000;
+  const MOUNTS = scaled(10_000);
   const WORKERS = 4;
   const run = async (worker: number, count: number) => {
     makeSets(join(dir, String(worker)));

@@ -1,0 +1,49 @@
+/**
+ * The arguments as bytes. Node decodes them as UTF-8, which loses what is none; the kernel still has them. They
+ * are kept as strings of one character a byte (latin1), which node:util can parse and nothing is lost in.
+ */
+import { readFileSync } from 'node:fs';
+import type { Path } from '../paths.js';
+import { UsageError } from './usage-error.js';
+
+/** One character a byte. */
+export type Bytes = string;
+
+const toBytes = (text: string): Bytes => Buffer.from(text).toString('latin1');
+
+/** As text; undefined when the bytes are no UTF-8. */
+export function toText(bytes: Bytes): string | undefined {
+  const buffer = Buffer.from(bytes, 'latin1');
+  const text = buffer.toString();
+  return Buffer.from(text).equals(buffer) ? text : undefined;
+}
+
+/** As a path: a string where that holds it. */
+export function toPath(bytes: Bytes): Path {
+  return toText(bytes) ?? Buffer.from(bytes, 'latin1');
+}
+
+function readCommandLine(): Bytes[] {
+  try {
+    return readFileSync('/proc/self/cmdline', 'latin1').split('\0').slice(0, -1);
+  } catch {
+    return [];
+  }
+}
+
+/**
+ * What stands behind the program's name. The kernel's list begins with options of Node's own, so the two are
+ * laid beside each other from the end. Where they do not match (no /proc, or a process title written over it),
+ * Node's will do unless something was lost in it.
+ */
+export function argumentsOf(decoded: readonly string[], read: () => Bytes[] = readCommandLine): Bytes[] {
+  const plain = decoded.map(toBytes);
+  if (!decoded.some((argument) => argument.includes(LOST))) return plain;
+  const raw = decoded.length === 0 ? [] : read().slice(-decoded.length);
+  const isSame = raw.length === decoded.length && raw.every((bytes, i) => bytes === plain[i] || isLost(decoded[i]));
+  if (!isSame) throw new UsageError('an argument is no UTF-8, and /proc/self/cmdline does not tell what it is');
+  return raw;
+}
+
+const LOST = '\ufffd';
+const isLost = (argument: string | undefined): boolean => argument?.includes(LOST) ?? false;

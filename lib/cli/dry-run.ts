@@ -1,0 +1,36 @@
+/** What a mount would do, as text: the plan, with nothing performed. Pure. */
+import { OverlayError } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import { formatPlan } from '../kernel/format.js';
+import { checkConflicts } from '../overlay/conflicts.js';
+import type { KernelFeatures } from '../overlay/features.js';
+import { type CheckedOptions, checkOptions, type OverlayOptions } from '../overlay/options.js';
+import { type MountPlan, plan } from '../overlay/plan.js';
+import type { Path } from '../paths.js';
+import { toBytes } from '../paths.js';
+import { UsageError } from './usage-error.js';
+import { type WayName, ways } from './ways.js';
+
+/**
+ * The system calls, one a line; the options being those of absolute paths. With a way, those of this one: as on a
+ * kernel that has no better.
+ */
+export function dryRun(options: OverlayOptions, features: KernelFeatures, way?: WayName): string[] {
+  const found = way === undefined ? features : { ...features, ...ways[way].features };
+  const checked = checkConflicts(checkOptions(options), found);
+  const { plan: planned } = way === 'numbers' ? planByNumbers(checked, found) : plan(checked, found);
+  return formatPlan(planned).trimEnd().split('\n');
+}
+
+/** As on a machine whose page is too small for these paths. */
+function planByNumbers(checked: CheckedOptions, features: KernelFeatures): MountPlan {
+  const whole = plan(checked, { ...features, pageSize: Number.POSITIVE_INFINITY });
+  const data = whole.plan.steps.find(({ call }) => call === calls.mount)?.args[4] as readonly Path[];
+  const pageSize = data.reduce((sum, piece) => sum + toBytes(piece).length, 0);
+  try {
+    return plan(checked, { ...features, pageSize });
+  } catch (error) {
+    if (!(error instanceof OverlayError)) throw error;
+    throw new UsageError('--way numbers is never gone for paths as short as these', 'Name longer ones.');
+  }
+}

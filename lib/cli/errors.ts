@@ -1,0 +1,65 @@
+/** Errors as the command line shows them, and the exit codes that they come to. */
+import { OverlayError } from '../errors.js';
+import { phrase } from './phrase.js';
+import { UsageError } from './usage-error.js';
+
+export const FAILED = 1;
+export const WRONG_USAGE = 2;
+
+export interface ShownError {
+  readonly code?: string;
+  readonly reason?: string;
+  readonly message: string;
+  readonly hint?: string;
+  readonly syscall?: string;
+  readonly path?: string;
+  readonly dest?: string;
+  readonly kernel?: readonly string[];
+}
+
+type AnyError = Error & Partial<Omit<ShownError, 'message'>>;
+
+/** Arguments that the library refuses are the user's: TypeError and RangeError with one of Node's codes. */
+function isArgumentError({ code }: AnyError): boolean {
+  return ['ERR_INVALID_ARG_TYPE', 'ERR_INVALID_ARG_VALUE', 'ERR_OUT_OF_RANGE'].includes(code ?? '');
+}
+
+export function exitCodeOf(error: unknown): number {
+  return error instanceof UsageError || (error instanceof Error && isArgumentError(error)) ? WRONG_USAGE : FAILED;
+}
+
+/** What the library says about arguments, up to the value that was received. */
+function phraseArgument(message: string): string {
+  const at = message.indexOf(' Received ');
+  const said = phrase(at < 0 ? message : message.slice(0, at));
+  return (at < 0 ? said : said + message.slice(at)).replace(/^The argument (--\S+)/, '$1');
+}
+
+export function toShown(thrown: unknown): ShownError {
+  if (!(thrown instanceof Error)) return { message: String(thrown) };
+  const error = thrown as AnyError;
+  const { code, reason, hint, syscall, path, dest, kernel } = error;
+  // The hint has a line of its own.
+  const message = hint === undefined ? error.message : error.message.replace(` ${hint}`, '');
+  const isOwnWording = error instanceof UsageError || (error instanceof OverlayError && path !== undefined);
+  return {
+    ...(code !== undefined && { code }),
+    ...(reason !== undefined && { reason }),
+    message: isOwnWording ? message : phraseArgument(message),
+    ...(hint !== undefined && { hint: phrase(hint) }),
+    ...(syscall !== undefined && { syscall }),
+    ...(path !== undefined && { path }),
+    ...(dest !== undefined && { dest }),
+    ...(kernel !== undefined && { kernel }),
+  };
+}
+
+/** For standard error. */
+export function errorText(thrown: unknown): string {
+  const { reason, message, hint, kernel = [] } = toShown(thrown);
+  const lines = [`overlayfs: ${message}`];
+  if (reason !== undefined) lines.push(`  reason: ${reason}`);
+  if (hint !== undefined) lines.push(`  hint: ${hint}`);
+  for (const line of kernel) lines.push(`  kernel: ${line}`);
+  return `${lines.join('\n')}\n`;
+}

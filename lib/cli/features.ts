@@ -1,0 +1,94 @@
+/** `overlayfs features` */
+import { features as askFeatures, type KernelFeatures } from '../overlay/features.js';
+import { reasons } from '../reasons.js';
+import { type Paint, paintFor } from './colour.js';
+import type { Command, Outcome } from './command.js';
+import { kebab } from './flags.js';
+import type { Parsed } from './parse.js';
+import { UsageError } from './usage-error.js';
+
+type Forbidding = 'no-privilege' | 'overlay-unavailable';
+
+/** Why nothing can be mounted here. */
+export function forbids({ mayMount, overlay }: KernelFeatures): Forbidding[] {
+  return [
+    ...(mayMount === false ? (['no-privilege'] as const) : []),
+    ...(overlay === false ? (['overlay-unavailable'] as const) : []),
+  ];
+}
+
+/** In words; a feature without any goes by its name. */
+const labels: Readonly<Partial<Record<string, string>>> = {
+  userNamespace: 'in a user namespace of its own',
+  mayMount: 'this process may mount',
+  overlay: 'overlay file system',
+  mountApi: 'fsopen(2) and its like',
+  fsContext: 'overlayfs takes options one by one',
+  lowerdirAppend: 'lower layers one by one',
+  layerDescriptors: 'layers by descriptor',
+  mountSetattr: 'mount_setattr(2)',
+  mountBeneath: 'mounting beneath a mount',
+  statmount: 'statmount(2) and listmount(2)',
+  openTreeAttr: 'open_tree_attr(2)',
+  mountEvents: 'fanotify(7) tells of mounts',
+  uniqueMountId: 'mount ids that are never used again',
+};
+
+const sentence = (text: string): string => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
+
+function verdict(found: KernelFeatures, paint: Paint): string {
+  const why = forbids(found).map((reason) => {
+    const { when, todo } = reasons[reason];
+    return `${paint('red', sentence(`nothing can be mounted: ${when}`))} ${sentence(todo)}\n`;
+  });
+  if (why.length > 0) return why.join('');
+  if (found.mayMount === true) return `${paint('green', 'This process can mount overlays.')}\n`;
+  return `${paint('yellow', 'Whether this process can mount overlays shows only when it tries.')}\n`;
+}
+
+function show(answer: unknown, paint: Paint): string {
+  if (answer === true) return paint('green', 'yes');
+  if (answer === false) return paint('red', 'no');
+  return answer === 'unknown' ? paint('yellow', 'unknown') : paint('green', `yes, ${String(answer)}`);
+}
+
+function table(rows: readonly (readonly [label: string, answer: unknown])[], paint: Paint): string {
+  const width = Math.max(...rows.map(([label]) => label.length)) + 2;
+  return rows.map(([label, answer]) => `  ${label.padEnd(width)}${show(answer, paint)}\n`).join('');
+}
+
+export function featuresText(found: KernelFeatures, paint: Paint): string {
+  const { release, pageSize, options, defaults, ...answers } = found;
+  const parts = [
+    `Linux ${release}, pages of ${pageSize} bytes\n`,
+    verdict(found, paint),
+    `${paint('bold', 'kernel and process')}\n${table(
+      Object.entries(answers).map(([name, answer]) => [labels[name] ?? kebab(name).replaceAll('-', ' '), answer]),
+      paint,
+    )}`,
+    `${paint('bold', "overlayfs' options")}\n${table(Object.entries(options), paint)}`,
+  ];
+  if (Object.keys(defaults).length > 0) {
+    parts.push(`${paint('bold', "the module's defaults")}\n${table(Object.entries(defaults), paint)}`);
+  }
+  return parts.join('\n');
+}
+
+async function run({ operands }: Parsed): Promise<Outcome> {
+  if (operands.length > 0) throw new UsageError('features takes no path');
+  const found = await askFeatures();
+  const hints = forbids(found).map((reason) => ({ reason, hint: sentence(reasons[reason].todo) }));
+  return {
+    text: featuresText(found, paintFor(process.stdout.isTTY, process.env)),
+    json: { features: found, forbids: hints },
+  };
+}
+
+export const features: Command = {
+  about: 'Says what this kernel can do for overlays, and what this process may. Nothing is mounted.',
+  usage: ['[OPTION...]'],
+  groups: [],
+  notes: 'The answers come from the kernel; unknown is what it does not tell a process without CAP_SYS_ADMIN.',
+  examples: ['overlayfs features', 'unshare -Urm overlayfs features', 'overlayfs features --json'],
+  run,
+};

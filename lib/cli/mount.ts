@@ -1,0 +1,112 @@
+/** `overlayfs mount` */
+import { features } from '../overlay/features.js';
+import { mountOverlay } from '../overlay/mount.js';
+import { optionTable, overlayOptionNames } from '../overlay/option-table.js';
+import type { OverlayOptions } from '../overlay/options.js';
+import { type Path, toAbsolute } from '../paths.js';
+import { type Command, type FlagGroup, libraryOptions, type Outcome, ownFlag } from './command.js';
+import { dryRun } from './dry-run.js';
+import { type Flag, flagsOf, kebab } from './flags.js';
+import type { Parsed } from './parse.js';
+import { UsageError, unknownWord } from './usage-error.js';
+import { type WayName, wayNames } from './ways.js';
+
+/** The target is what is left on the line. */
+const mountFlags = flagsOf(optionTable).filter(({ name }) => name !== 'target');
+const overlayNames: ReadonlySet<string> = new Set(overlayOptionNames);
+
+const isLayer = ({ kind }: Flag): boolean => kind === 'path';
+const isLibrarys = ({ name }: Flag): boolean => ['create', 'stack', 'allowDegraded'].includes(name);
+
+/** The groups, each with what no earlier one takes. */
+const groupRules: readonly (readonly [title: string, takes: (flag: Flag) => boolean])[] = [
+  ['layers', isLayer],
+  ["overlayfs' options", ({ name }) => overlayNames.has(name)],
+  ['options of any mount', (flag) => !isLibrarys(flag)],
+  ['how it is mounted', isLibrarys],
+];
+
+/** The flags in groups, for the help and for docs/options.md. */
+export const mountGroups: readonly FlagGroup[] = groupRules.map(([title]) => ({
+  title,
+  flags: mountFlags.filter((flag) => groupRules.find(([, takes]) => takes(flag))?.[0] === title),
+}));
+
+/** Names as flags have them, or as the library does. */
+function toOptionNames(given: readonly string[]): OverlayOptions['allowDegraded'] {
+  const known = new Map(overlayOptionNames.flatMap((name) => [[name, name] as const, [kebab(name), name] as const]));
+  return given.map((word) => {
+    const name = known.get(word as keyof OverlayOptions);
+    if (name === undefined) throw unknownWord('--allow-degraded cannot name', word, overlayOptionNames.map(kebab));
+    return name;
+  }) as OverlayOptions['allowDegraded'];
+}
+
+/** The options of the library, with paths that are absolute, as errors and plans show them. */
+export function toMountOptions({ options, operands }: Parsed): OverlayOptions {
+  const [target, ...rest] = operands;
+  if (target === undefined) throw new UsageError('name the directory to mount on');
+  if (rest.length > 0) {
+    throw new UsageError(
+      `one directory to mount on, not ${operands.length}`,
+      'Each lower layer has a --lower of its own.',
+    );
+  }
+  if (options['lowerdir'] === undefined) throw new UsageError('name the lower layers: --lower DIR, the topmost first');
+  const chosen: Record<string, unknown> = libraryOptions(options, ['dryRun', 'way']);
+  for (const { name } of mountFlags.filter(isLayer)) {
+    const given = chosen[name] as Path | Path[] | undefined;
+    if (given !== undefined) chosen[name] = Array.isArray(given) ? given.map(toAbsolute) : toAbsolute(given);
+  }
+  const names = chosen['allowDegraded'] as string[] | undefined;
+  if (names !== undefined) chosen['allowDegraded'] = toOptionNames(names);
+  return { ...chosen, target: toAbsolute(target) } as OverlayOptions;
+}
+
+async function run(parsed: Parsed): Promise<Outcome> {
+  const options = toMountOptions(parsed);
+  const { dryRun: isDry, way } = parsed.options;
+  if (isDry) {
+    const calls = dryRun(options, await features(), way as WayName | undefined);
+    return { text: `${calls.join('\n')}\n`, json: { calls } };
+  }
+  if (way !== undefined) throw new UsageError('--way is about plans', 'Add --dry-run.');
+  const mounted = await mountOverlay(options);
+  return { json: { target: mounted.path, id: mounted.id, options: mounted.options } };
+}
+
+export const mount: Command = {
+  about:
+    'Mounts an overlay of the lower layers, and of an upper that takes the changes, on TARGET. ' +
+    'Either it is mounted as asked for, or nothing is.',
+  usage: [
+    '--lower DIR... --upper DIR --work DIR [OPTION...] TARGET',
+    '--lower DIR... --upper DIR --create [OPTION...] TARGET',
+    '--lower DIR --lower DIR... [OPTION...] TARGET',
+  ],
+  groups: [
+    ...mountGroups,
+    {
+      title: 'plans',
+      flags: [
+        ownFlag('dryRun', 'prints the system calls that would be made, and makes none; needs no privilege'),
+        ownFlag('way', 'with --dry-run: those of one way down, as on a kernel that has no better one', {
+          kind: 'word',
+          words: wayNames,
+          default: "this kernel's",
+        }),
+      ],
+    },
+  ],
+  notes:
+    'Lists are made by repeating a flag: --lower /a --lower /b, /a being above /b. The layers go by the names of ' +
+    'mount(8) too: --lowerdir, --datadir, --upperdir, --workdir. A path may hold any byte; nothing in it is escaped.',
+  examples: [
+    'overlayfs mount --lower /srv/base --upper /srv/upper --work /srv/work /srv/merged',
+    'overlayfs mount --lower /srv/app --lower /srv/base --upper /srv/upper --create /srv/merged',
+    'overlayfs mount --lower /srv/app --lower /srv/base --atime noatime --redirect-dir nofollow /srv/view',
+    'overlayfs mount --lower /srv/base --upper /srv/upper --work /srv/work --volatile --no-index /srv/merged',
+    'overlayfs mount --dry-run --lower /srv/app --lower /srv/base /srv/view',
+  ],
+  run,
+};

@@ -1,0 +1,43 @@
+/**
+ * The library's texts in the command line's words: "pass `create: true`" as "pass --create". Only for texts of the
+ * library's own: not for what holds a path.
+ */
+import { optionTable } from '../overlay/option-table.js';
+import { type Flag, flagsOf, kebab } from './flags.js';
+
+type Named = Pick<Flag, 'spellings' | 'hasNegative'>;
+
+const flags = new Map<string, Named>(flagsOf(optionTable).map((flag) => [flag.name, flag]));
+// Those of the other commands, which have no table.
+for (const name of ['detach', 'force', 'followSymlinks', 'removeWork', 'replace', 'recursive']) {
+  flags.set(name, { spellings: [kebab(name)], hasNegative: false });
+}
+
+const name = `(?<name>${[...flags.keys()].join('|')})`;
+const value = String.raw`: (?:(?<boolean>true|false)|'(?<word>\w+)'|\['(?<listed>\w+)'\])`;
+
+/** A name alone can be a word of the sentence: only what shows that it is an option counts. */
+const patterns = [
+  new RegExp(String.raw`(?<quote>["\x60])${name}(?:${value})?\k<quote>`, 'g'),
+  new RegExp(String.raw`\b${name}${value}`, 'g'),
+  new RegExp(`(?<=\\b[Ll]eave )${name}(?= out)`, 'g'),
+  /(?<![-\w/])(?<name>[a-z]+[A-Z]\w+)\b/g,
+];
+
+type Found = Partial<Record<'name' | 'boolean' | 'word' | 'listed', string>>;
+
+function toFlag({ name: option = '', boolean, word, listed }: Found): string | undefined {
+  const flag = flags.get(option);
+  if (flag === undefined) return undefined;
+  const [spelling] = flag.spellings;
+  if (boolean === 'false') return flag.hasNegative ? `--no-${spelling}` : undefined;
+  const given = word ?? (listed === undefined ? undefined : kebab(listed));
+  return given === undefined ? `--${spelling}` : `--${spelling} ${given}`;
+}
+
+export function phrase(text: string): string {
+  return patterns.reduce(
+    (said, pattern) => said.replace(pattern, (whole, ...rest) => toFlag(rest.at(-1) as Found) ?? whole),
+    text,
+  );
+}

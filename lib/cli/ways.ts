@@ -1,0 +1,38 @@
+/** The ways down by name: what the record of a kernel's features has to say for a mount to go that way. */
+import type { KernelFeatures } from '../overlay/features.js';
+
+export interface Way {
+  readonly about: string;
+  readonly features: Partial<KernelFeatures>;
+}
+
+const context = { fsContext: true, lowerdirAppend: true } as const;
+const mount2 = { fsContext: false, lowerdirAppend: false, layerDescriptors: false } as const;
+
+export const ways = {
+  descriptors: {
+    about: 'each layer by its descriptor: Linux 6.15, and late 6.13 and 6.14',
+    features: { ...context, layerDescriptors: 'path' },
+  },
+  readable: {
+    about: 'each layer by a descriptor that is open for reading: early 6.13 and 6.14',
+    features: { ...context, layerDescriptors: 'readable' },
+  },
+  strings: {
+    about: 'each layer as a string of its own: Linux 6.7 to 6.12, and late 6.6',
+    features: { ...context, layerDescriptors: false },
+  },
+  string: {
+    about: 'all lower layers in one string: Linux 6.5, and early 6.6, up to 255 bytes',
+    features: { ...context, layerDescriptors: false, lowerdirAppend: false },
+  },
+  mount: { about: 'all options in one string, by mount(2): older kernels', features: mount2 },
+  numbers: {
+    about: 'the same with the lower layers as numbers of descriptors: older kernels, where the paths pass a page',
+    features: mount2,
+  },
+} as const satisfies Readonly<Record<string, Way>>;
+
+export type WayName = keyof typeof ways;
+
+export const wayNames = Object.keys(ways) as WayName[];

@@ -1,0 +1,49 @@
+/** `overlayfs whiteout` */
+import { whiteout as makeWhiteouts, type WhiteoutOptions } from '../layers/whiteout.js';
+import type { Path } from '../paths.js';
+import { type Command, libraryOptions, type Outcome, ownFlag } from './command.js';
+import type { Parsed } from './parse.js';
+import { readPaths } from './stdin.js';
+import { UsageError } from './usage-error.js';
+
+const STDIN = '-';
+
+async function run({ options, operands }: Parsed): Promise<Outcome> {
+  if (operands.length === 0) throw new UsageError('name the paths to be whiteouts');
+  const reads = operands.filter((path) => path === STDIN).length;
+  if (reads > 1) throw new UsageError('standard input, -, can be read once');
+  if (options['null'] && reads === 0) {
+    throw new UsageError('--null is about standard input', 'Add - where the paths from there belong.');
+  }
+  const paths: Path[] = [];
+  for (const path of operands) {
+    if (path === STDIN) paths.push(...(await readPaths(options['null'] ? '\0' : '\n')));
+    else paths.push(path);
+  }
+  await makeWhiteouts(paths, libraryOptions<WhiteoutOptions>(options, ['null']));
+  return { json: { whiteouts: paths } };
+}
+
+export const whiteout: Command = {
+  about:
+    'Makes a whiteout at each PATH of a layer directory, which hides what lower layers have there. ' +
+    'Either all are made or, without --replace, none.',
+  usage: ['[OPTION...] PATH...', '[--null] [OPTION...] -'],
+  groups: [
+    {
+      title: 'options',
+      flags: [
+        ownFlag('replace', 'puts the whiteout in the place of what is there'),
+        ownFlag('recursive', 'with --replace: of a directory too, with all that it holds'),
+        ownFlag('null', 'paths on standard input end in a NUL byte, not in a newline', { short: '0' }),
+      ],
+    },
+  ],
+  notes: 'A PATH that is - stands for the paths on standard input, one a line. A file of that name is ./-',
+  examples: [
+    'overlayfs whiteout /srv/layer/etc/motd',
+    'overlayfs whiteout --replace --recursive /srv/layer/var/cache',
+    "find /srv/base -name '*.pyc' -printf '/srv/layer/%P\\0' | overlayfs whiteout -0 -",
+  ],
+  run,
+};

@@ -1,0 +1,60 @@
+/** `overlayfs mount --dry-run`: without privilege, and by each way down. */
+import test from 'ava';
+import { type WayName, wayNames } from '#lib/cli/ways.js';
+import { withoutCapabilities } from '../support/index.js';
+import { json, overlayfs, run } from './run.js';
+
+const layers = ['--lower', '/layers/one:two', '--lower', '/layers/three', '--upper', '/upper', '--work', '/wd', '/m'];
+
+const says: Readonly<Record<WayName, RegExp>> = {
+  descriptors:
+    /"\/layers\/one:two", O_CLOEXEC\|O_DIRECTORY\|O_PATH, 0\) = fd1\n[\s\S]*SET_FD, "lowerdir\+", NULL, fd1\)/,
+  readable: /"\/layers\/one:two", O_CLOEXEC\|O_DIRECTORY, 0\) = fd1\n[\s\S]*SET_FD, "lowerdir\+", NULL, fd1\)/,
+  strings: /SET_STRING, "lowerdir\+", "\/layers\/one:two", 0\)/,
+  string: /SET_STRING, "lowerdir", "\/layers\/one\\\\:two:\/layers\/three", 0\)/,
+  mount: /^mount\(.*"lowerdir=\/layers\/one\\\\:two:\/layers\/three,upperdir=\/upper,workdir=\/wd/m,
+  numbers: /^chdir\("\/proc\/self\/fd"\)\n[\s\S]*^mount\(.*"lowerdir=\{fd0\}:\{fd1\},upperdir=\/upper/m,
+};
+
+for (const way of wayNames) {
+  test(`--way ${way}`, (t) => {
+    const { code, stdout, stderr } = overlayfs('mount', '--dry-run', '--way', way, ...layers);
+    t.deepEqual([code, stderr], [0, '']);
+    t.regex(stdout, says[way]);
+  });
+}
+
+test('without a way, it is that of this kernel; in JSON as a list', (t) => {
+  const { code, stdout, stderr } = overlayfs('mount', '--dry-run', ...layers);
+  t.deepEqual([code, stderr], [0, '']);
+  t.regex(stdout, /^openat2\(.*"\/m"|^statx\(.*"\/m"/);
+  t.deepEqual(json('mount', '--dry-run', ...layers), { code: 0, document: { calls: stdout.trimEnd().split('\n') } });
+});
+
+test('each flag arrives', (t) => {
+  const words = '--redirect-dir on --no-index --xino off --uuid null --volatile --default-permissions --source it';
+  const flags = `${words} --readonly-superblock --nosuid --nodev --noexec --nodiratime --atime strictatime`;
+  const { stdout, stderr } = overlayfs('mount', '--dry-run', '--way', 'mount', ...flags.split(' '), ...layers);
+  t.is(stderr, '');
+  t.regex(
+    stdout,
+    /^mount\("it", "\/m", "overlay", MS_NODEV\|MS_NODIRATIME\|MS_NOEXEC\|MS_NOSUID\|MS_RDONLY\|MS_STRICTATIME, /m,
+  );
+  t.regex(stdout, /,redirect_dir=on,index=off,xino=off,uuid=null,volatile,default_permissions"\)/);
+  const long = ['--lowerdir=/a', '--datadir=/d', '--upperdir=/u', '--workdir=/w'];
+  t.regex(
+    overlayfs('mount', '--dry-run', '--way', 'mount', ...long, '--', '/m').stdout,
+    /"lowerdir=\/a::\/d,upperdir=\/u,workdir=\/w/,
+  );
+});
+
+test('without any privilege, and relative paths from the root on', (t) => {
+  const command = process.getuid?.() === 0 ? withoutCapabilities : [];
+  const { code, stdout } = run(['mount', '--dry-run', '--lower', 'a', '--upper', 'u', '--create', 'm'], {
+    command,
+    cwd: '/usr',
+  });
+  t.is(code, 0);
+  t.true(stdout.includes('mkdirat(AT_FDCWD, "/usr/u.work", 0755)'));
+  t.true(stdout.includes('openat2(AT_FDCWD, "/usr/a"'));
+});

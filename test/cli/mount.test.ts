@@ -1,0 +1,147 @@
+/** `overlayfs mount` and `overlayfs umount`, for real. */
+import { execFileSync } from 'node:child_process';
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, symlinkSync } from 'node:fs';
+import { join } from 'node:path';
+import { layers, makeTree, mountsBelow, mountTest, scratch, withoutCapabilities } from '../support/index.js';
+import { json, overlayfs, program, run, runBytes } from './run.js';
+
+const silent = { code: 0, stdout: '', stderr: '' };
+
+mountTest('mount, umount --remove-work: nothing said, nothing left', (t) => {
+  const dir = scratch(t);
+  const { lowerdir, upperdir, workdir, target } = layers(dir);
+  t.deepEqual(
+    overlayfs('mount', '--lower', lowerdir, '--upper', upperdir, '--work', workdir, '--no-index', '--nosuid', target),
+    silent,
+  );
+  t.is(readFileSync(join(target, 'from-lower'), 'utf8'), 'lower');
+  const [mounted] = mountsBelow(target);
+  t.regex(mounted?.line ?? '', /nosuid.* - overlay overlay .*lowerdir.*/);
+  t.deepEqual(overlayfs('umount', '--remove-work', target), silent);
+  t.is(mountsBelow(target).length, 0);
+  t.false(existsSync(workdir));
+});
+
+mountTest('--create, relative paths, several lowers', (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'a/one': 'a', 'b/one': 'b', 'b/two': 'b' });
+  const args = ['mount', '--lower', 'a', '--lower', 'b', '--upper', 'u', '--create', 'new/m'];
+  t.deepEqual(run(args, { cwd: dir }), silent);
+  t.deepEqual(readdirSync(join(dir, 'new/m')), ['one', 'two']);
+  t.is(readFileSync(join(dir, 'new/m/one'), 'utf8'), 'a');
+  t.deepEqual(run(['umount', 'new/m'], { cwd: dir }), silent);
+});
+
+mountTest('--json: what was mounted and what was unmounted', (t) => {
+  const dir = scratch(t);
+  const { lowerdir, upperdir, target } = layers(dir);
+  const { code, document } = json('mount', '--lower', lowerdir, '--upper', upperdir, '--create', '--xino=off', target);
+  t.is(code, 0);
+  t.like(document, { target });
+  t.is(typeof document['id'], 'number');
+  t.deepEqual(document['options'], {
+    lowerdir: [lowerdir],
+    upperdir,
+    create: true,
+    xino: 'off',
+    target,
+    workdir: `${upperdir}.work`,
+  });
+  t.deepEqual(json('umount', target), { code: 0, document: { unmounted: [target] } });
+});
+
+mountTest('errors: on stderr with reason and hint, in JSON with all fields, exit code 1', (t) => {
+  const dir = scratch(t);
+  const { lowerdir, upperdir, target } = layers(dir);
+  const args = ['mount', '--lower', lowerdir, '--upper', upperdir, '--work', join(dir, 'none'), target];
+  t.deepEqual(overlayfs(...args), {
+    code: 1,
+    stdout: '',
+    stderr: `overlayfs: ENOENT: the workdir '${dir}/none' does not exist.\n  reason: work-missing\n  hint: Create it, or pass --create.\n`,
+  });
+  const { code, document } = json(...args);
+  t.is(code, 1);
+  t.deepEqual(Object.keys(document), ['errors']);
+  const [error] = document['errors'] as Record<string, unknown>[];
+  t.like(error, { code: 'ENOENT', reason: 'work-missing', hint: 'Create it, or pass --create.' });
+  t.like(error, { path: join(dir, 'none'), kernel: [], message: `ENOENT: the workdir '${dir}/none' does not exist.` });
+  t.is(typeof error?.['syscall'], 'string');
+  t.is(mountsBelow(target).length, 0);
+});
+
+mountTest('without privilege', (t) => {
+  const { lowerdir, upperdir, workdir, target } = layers(scratch(t));
+  const args = ['mount', '--lower', lowerdir, '--upper', upperdir, '--work', workdir, target];
+  const { code, stderr } = run(args, { command: withoutCapabilities });
+  t.is(code, 1);
+  t.regex(stderr, /^overlayfs: EPERM: .*\n {2}reason: no-privilege\n {2}hint: .*unshare -Urm/);
+});
+
+mountTest('umount: each target is tried, and what failed is told', (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'a/': '', 'b/': '', 'one/': '', 'two/': '', 'plain/': '' });
+  const [one, two, plain] = ['one', 'two', 'plain'].map((name) => join(dir, name)) as [string, string, string];
+  const view = ['--lower', join(dir, 'a'), '--lower', join(dir, 'b')];
+  for (const target of [one, two]) t.is(overlayfs('mount', ...view, target).code, 0);
+  const { code, document } = json('umount', one, plain, two);
+  t.is(code, 1);
+  t.deepEqual(document['unmounted'], [one, two]);
+  t.like((document['errors'] as object[])[0], { reason: 'not-mounted', path: plain, syscall: 'umount2' });
+  const again = overlayfs('umount', one, plain);
+  t.is(again.code, 1);
+  t.is(again.stderr.match(/^overlayfs: EINVAL: /gm)?.length, 2);
+  t.notRegex(again.stderr, /Try/);
+});
+
+mountTest('umount: --detach, --follow-symlinks', (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'a/file': '', 'b/': '', 'm/': '' });
+  symlinkSync('m', join(dir, 'link'));
+  const view = ['mount', '--lower', join(dir, 'a'), '--lower', join(dir, 'b'), join(dir, 'm')];
+  t.is(overlayfs(...view).code, 0);
+  const busy = openSync(join(dir, 'm/file'), 'r');
+  t.regex(overlayfs('umount', join(dir, 'm')).stderr, /reason: mount-busy\n.*pass --detach /);
+  t.deepEqual(overlayfs('umount', '--detach', join(dir, 'm')), silent);
+  closeSync(busy);
+  t.is(overlayfs(...view).code, 0);
+  t.regex(overlayfs('umount', join(dir, 'link')).stderr, /reason: target-symlink\n.*pass --follow-symlinks/);
+  t.deepEqual(overlayfs('umount', '--follow-symlinks', join(dir, 'link')), silent);
+});
+
+mountTest('paths of any bytes, beside flags of Node', (t) => {
+  const dir = scratch(t);
+  const at = (name: string) => Buffer.concat([Buffer.from(`${dir}/`), Buffer.from(name, 'latin1')]);
+  const [lower, upper, work, target] = ['l\xff:', 'u\xfe,', 'w\xfd\\', 'm\xfc "'].map(at) as [
+    Buffer,
+    Buffer,
+    Buffer,
+    Buffer,
+  ];
+  for (const path of [lower, upper, work, target]) mkdirSync(path);
+  const upperFlag = Buffer.concat([Buffer.from('--upper='), upper]);
+  const mounted = runBytes(['mount', '--lower', lower, upperFlag, '--work', work, '--json', '--', target]);
+  t.is(mounted.code, 0, mounted.stdout);
+  t.deepEqual(JSON.parse(mounted.stdout).target, { base64: target.toString('base64') });
+  t.is(readFileSync('/proc/thread-self/mountinfo', 'latin1').match(/m\xfc/g)?.length, 1);
+  t.deepEqual(runBytes(['umount', '--remove-work', target]), silent);
+  t.deepEqual(readdirSync(dir, { encoding: 'buffer' }).length, 3);
+  const missing = runBytes(['umount', at('none\xff')]);
+  t.is(missing.code, 1);
+  t.true(missing.stderr.includes("none\\377' does not exist"));
+});
+
+mountTest('in a user namespace', (t) => {
+  const dir = scratch(t);
+  const { lowerdir, upperdir, workdir, target } = layers(dir);
+  const script = `"$@" && grep -o userxattr /proc/self/mountinfo`;
+  const command = ['unshare', '-Urm', 'sh', '-c', script, 'sh'];
+  const args = ['mount', '--lower', lowerdir, '--upper', upperdir, '--work', workdir, target];
+  t.deepEqual(run(args, { command }), { ...silent, stdout: 'userxattr\n' });
+});
+
+mountTest('output that cannot be written is an error, output that nobody reads is none', (t) => {
+  t.notThrows(() => execFileSync('sh', ['-c', `"$0" "$1" features | true`, process.execPath, program]));
+  const full = run(['features'], { command: ['sh', '-c', '"$@" > /dev/full', 'sh'] });
+  t.is(full.code, 1);
+  t.regex(full.stderr, /^overlayfs: ENOSPC/);
+});

@@ -1,0 +1,52 @@
+/** Runs the program itself. */
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
+import { packageRoot } from '../support/index.js';
+
+export const program = join(packageRoot, 'dist/cli/main.js');
+
+export interface Ran {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+export interface RunOptions {
+  readonly cwd?: string;
+  readonly input?: string | Uint8Array;
+  readonly env?: NodeJS.ProcessEnv;
+  /** A command that runs the rest. */
+  readonly command?: readonly string[];
+}
+
+export function run(args: readonly string[], { command = [], env, ...options }: RunOptions = {}): Ran {
+  const [first = '', ...rest] = [...command, process.execPath, program, ...args];
+  const { status, stdout, stderr } = spawnSync(first, rest, {
+    ...options,
+    env: { ...process.env, ...env },
+    encoding: 'utf8',
+  });
+  return { code: status, stdout, stderr };
+}
+
+export const overlayfs = (...args: string[]): Ran => run(args);
+
+/** The document that --json prints. */
+export function json(...args: string[]): { code: number | null; document: Record<string, unknown> } {
+  const { code, stdout, stderr } = run([...args, '--json']);
+  if (stderr !== '') throw new Error(`with --json, nothing belongs on stderr: ${stderr}`);
+  return { code, document: JSON.parse(stdout) };
+}
+
+/**
+ * The program with arguments of any bytes, which Node cannot pass: by a shell, with `printf` for each, the bytes as
+ * octal escapes.
+ */
+export function runBytes(args: readonly (string | Uint8Array)[], options: RunOptions = {}): Ran {
+  const words = args.map((arg) => {
+    const octal = Array.from(Buffer.from(arg), (byte) => `\\${byte.toString(8).padStart(3, '0')}`);
+    return `"$(printf '${octal.join('')}')"`;
+  });
+  const script = `exec "$0" "$@" ${words.join(' ')}`;
+  return run([], { ...options, command: [...(options.command ?? []), 'sh', '-c', script] });
+}

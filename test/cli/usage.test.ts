@@ -1,0 +1,138 @@
+/** What is said about a command line that is wrong, and about one that asks for help. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'ava';
+import { argumentsOf } from '#lib/cli/command-line.js';
+import { phrase } from '#lib/cli/phrase.js';
+import { packageRoot } from '../support/index.js';
+import { json, overlayfs, run } from './run.js';
+
+const layers = ['--lower', '/l', '--upper', '/u', '--work', '/w'];
+
+test('--help, --version, and no command at all', (t) => {
+  const help = overlayfs('--help');
+  t.is(help.code, 0);
+  for (const name of ['mount', 'umount', 'whiteout', 'features']) t.regex(help.stdout, new RegExp(`^  ${name} `, 'm'));
+  t.deepEqual(overlayfs('-h'), help);
+  t.deepEqual(overlayfs(), { code: 2, stdout: '', stderr: help.stdout });
+  const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8'));
+  t.deepEqual(overlayfs('--version'), { code: 0, stdout: `overlayfs ${version}\n`, stderr: '' });
+});
+
+test('--help of each command has usage, flags, exit codes and examples', (t) => {
+  for (const [name, flag] of [
+    ['mount', '--redirect-dir on|off|follow|nofollow'],
+    ['umount', '--remove-work'],
+    ['whiteout', '-0, --null'],
+    ['features', '--json'],
+  ] as const) {
+    const { code, stdout, stderr } = overlayfs(name, '--help');
+    t.is(code, 0);
+    t.is(stderr, '');
+    t.true(stdout.startsWith(`usage: overlayfs ${name} `));
+    t.true(stdout.includes(flag), flag);
+    t.regex(stdout, /^exit codes:\n {2}0 .*\n {2}1 .*\n {2}2 /m);
+    t.regex(stdout, new RegExp(`^examples:\n(?:  .*overlayfs ${name}.*\n)+`, 'm'));
+  }
+});
+
+test('the examples in the help are right: those of mount, as dry runs', (t) => {
+  const { stdout } = overlayfs('mount', '--help');
+  const examples = stdout.slice(stdout.indexOf('examples:')).match(/(?<=overlayfs ).*/g) ?? [];
+  t.true(examples.length > 3);
+  for (const example of examples) {
+    const args = example.split(' ').filter((word) => word !== '--dry-run');
+    t.is(overlayfs(...args, '--dry-run').code, 0, example);
+  }
+});
+
+const wrong: Readonly<Record<string, readonly [args: string[], says: RegExp]>> = {
+  'an unknown command': [['mont'], /unknown command 'mont'\n {2}hint: Did you mean mount\?/],
+  'a flag for a command': [['--json'], /a command comes first/],
+  'an unknown flag': [['mount', '--uper', '/u', '/m'], /unknown option '--uper'\n {2}hint: Did you mean --upper\?/],
+  "the kernel's spelling": [['mount', '--redirect_dir=on', '/m'], /Did you mean --redirect-dir\?/],
+  "the library's spelling": [['mount', '--redirectDir', 'on', '/m'], /Did you mean --redirect-dir\?/],
+  'an unknown short flag': [['umount', '-x', '/m'], /unknown option '-x'/],
+  'a wrong word': [['mount', '--xino', 'yes', '/m'], /--xino cannot be 'yes'\n {2}hint: One of: on, off, auto\./],
+  'a word that is nearly right': [['mount', '--atime', 'no-atime', '/m'], /Did you mean noatime\?/],
+  'a flag with a value too many': [['mount', '--index=on', '/m'], /--index takes no value/],
+  'a flag without a value': [['mount', '/m', '--lower'], /--lower needs a value/],
+  'a flag whose value is a flag': [
+    ['mount', '--upper', '--work', '/w'],
+    /--upper needs a value, and an option follows/,
+  ],
+  'a flag twice': [['mount', ...layers, '--upperdir', '/v', '/m'], /--upperdir is given twice/],
+  'a flag and its opposite': [['mount', ...layers, '--index', '--no-index', '/m'], /--no-index is given twice/],
+  'no opposite where it would say nothing': [['mount', ...layers, '--no-volatile', '/m'], /unknown option/],
+  'an empty path': [['mount', '--lower', '', '/m'], /--lower must not be empty/],
+  'an empty target': [['umount', ''], /a path must not be empty/],
+  'no target': [['mount', ...layers], /name the directory to mount on/],
+  'two targets': [['mount', ...layers, '/m', '/n'], /one directory to mount on, not 2/],
+  'no lower': [['mount', '/m'], /name the lower layers/],
+  'an upper without work': [
+    ['mount', '--lower', '/l', '--upper', '/u', '/m'],
+    /--upper needs a --work:[\s\S]*pass --create/,
+  ],
+  'one lower alone': [['mount', '--lower', '/l', '/m'], /One --lower alone is no overlay/],
+  'a conflict': [
+    ['mount', ...layers, '--nfs-export', '--no-index', '/m'],
+    /--nfs-export cannot go with --no-index: .*\n {2}reason: conflicting-options\n {2}hint: Leave --index out/,
+  ],
+  'a name that cannot fall away': [
+    ['mount', ...layers, '--allow-degraded', 'redirectdir', '/m'],
+    /cannot name 'redirectdir'\n {2}hint: Did you mean redirect-dir\?/,
+  ],
+  'a way without a dry run': [['mount', ...layers, '--way', 'mount', '/m'], /hint: Add --dry-run\./],
+  'numbers longer than paths': [['mount', '--dry-run', '--way', 'numbers', ...layers, '/m'], /Name longer ones/],
+  'nothing to unmount': [['umount'], /name what is to be unmounted/],
+  'detach with remove-work': [['umount', '--detach', '--remove-work', '/m'], /--remove-work cannot go with --detach/],
+  'nothing to hide': [['whiteout'], /name the paths/],
+  'recursive alone': [['whiteout', '--recursive', '/x'], /hint: Add --replace, or leave it out\./],
+  'null without a list': [['whiteout', '-0', '/x'], /--null is about standard input/],
+  'two lists': [['whiteout', '-', '-'], /can be read once/],
+  'a root': [['whiteout', '/'], /must end in a name/],
+  'a path for features': [['features', '/x'], /takes no path/],
+};
+
+for (const [title, [args, says]] of Object.entries(wrong)) {
+  test(`wrong usage: ${title}`, (t) => {
+    const { code, stdout, stderr } = overlayfs(...args);
+    t.is(code, 2, stderr);
+    t.is(stdout, '');
+    t.true(stderr.startsWith('overlayfs: '));
+    t.regex(stderr, says);
+    t.regex(stderr, /\nTry 'overlayfs (\w+ )?--help'\.\n$/);
+  });
+}
+
+test('wrong usage with --json is a document too', (t) => {
+  const unknown = json('mount', '--uper', '/u');
+  t.is(unknown.code, 2);
+  t.deepEqual(unknown.document, {
+    errors: [{ code: 'ERR_USAGE', message: "unknown option '--uper'", hint: 'Did you mean --upper?' }],
+  });
+  const { code, document } = json('mount', ...layers, '--userxattr', '--metacopy', '/m', '--dry-run');
+  t.is(code, 2);
+  t.like((document['errors'] as object[])[0], { code: 'ERR_INVALID_ARG_VALUE', reason: 'conflicting-options' });
+  t.is(run(['umount', '--', '--json']).stdout, '', 'after -- it is a path');
+});
+
+test('texts of the library come in the words of the command line', (t) => {
+  t.is(phrase('create it, or pass `create: true`'), 'create it, or pass --create');
+  t.is(phrase("pass `allowDegraded: ['redirectDir']`"), 'pass --allow-degraded redirect-dir');
+  t.is(phrase("leave redirectDir out, which is then 'on'"), "leave --redirect-dir out, which is then 'on'");
+  t.is(phrase("add redirectDir: 'nofollow', or an upperdir"), 'add --redirect-dir nofollow, or an upperdir');
+  t.is(phrase('"nfsExport: true" cannot go with "index: false"'), '--nfs-export cannot go with --no-index');
+  t.is(phrase('the index in the workdir'), 'the index in the workdir');
+});
+
+test('arguments are what the kernel has, where Node has lost something', (t) => {
+  t.deepEqual(argumentsOf(['umount', 'ü'], t.fail as never), ['umount', 'Ã¼']);
+  t.deepEqual(
+    argumentsOf(['umount', 'a\ufffd'], () => ['node', '--flag', 'main.js', 'umount', 'a\xff']),
+    ['umount', 'a\xff'],
+  );
+  for (const written of [[], ['title'], ['node', 'main.js', 'whiteout', 'a\xff'], ['a\xff']]) {
+    t.throws(() => argumentsOf(['umount', 'a\ufffd'], () => written), { message: /no UTF-8/ });
+  }
+});

@@ -1,0 +1,108 @@
+/** Runs the compiled tests that use the kernel on older kernels, one after the other, each in a virtual machine. */
+
+import { spawn } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { createInterface } from 'node:readline';
+import { parseArgs } from 'node:util';
+
+/** The directory of package.json, from dist-test/test/kernels. */
+const packageRoot = resolve(import.meta.dirname, '../../..');
+
+const usage = `Usage: npm run test:kernels -- [OPTION…]
+
+  --kernels LIST    of 5.10, 6.1, 6.12 and newest, separated by commas   [6.1,6.12]
+  --tenth           every tenth test of each file, with a tenth of the repetitions
+  --match TITLE     only tests of this title, * standing for anything; can be repeated
+  --timeout S       seconds for each kernel   [3600]
+
+OVERLAYFS_TEST_SCALE, 0.1 say, is what repetitions are multiplied by otherwise.
+Ends with a line for each kernel: KERNEL: N passed, N failed, N skipped. Fails when a test does, or a machine.
+What the machines need: test/kernels/boot --help.
+`;
+
+const { values: options } = parseArgs({
+  options: {
+    kernels: { type: 'string', default: '6.1,6.12' },
+    tenth: { type: 'boolean', default: false },
+    match: { type: 'string', multiple: true, default: [] },
+    timeout: { type: 'string', default: '3600' },
+    help: { type: 'boolean', short: 'h', default: false },
+  },
+});
+
+/** Pure tests say the same on each kernel, and those of the package are not about kernels. */
+function testFiles(): string[] {
+  const tests = 'dist-test/test';
+  return readdirSync(join(packageRoot, tests), { recursive: true, encoding: 'utf8' })
+    .filter((file) => file.endsWith('.test.js') && !file.startsWith('package/'))
+    .map((file) => join(tests, file))
+    .filter((file) => /\b(mount|kernel)Test\(/.test(readFileSync(join(packageRoot, file), 'utf8')))
+    .sort();
+}
+
+/** Emulation is up to 18 times slower; ava's limit is on the time in which no test ends. */
+const IDLE = '30m';
+
+function command(): string[] {
+  const [scale, every] = options.tenth ? [0.1, 10] : [process.env['OVERLAYFS_TEST_SCALE'] ?? 1, 1];
+  return [
+    'env',
+    'REQUIRE_MOUNT=1',
+    `OVERLAYFS_TEST_SCALE=${scale}`,
+    `OVERLAYFS_TEST_EVERY=${every}`,
+    process.execPath,
+    'node_modules/ava/entrypoints/cli.mjs',
+    '--tap',
+    `--timeout=${IDLE}`,
+    ...options.match.map((title) => `--match=${title}`),
+    ...testFiles(),
+  ];
+}
+
+interface Counts {
+  passed: number;
+  failed: number;
+  skipped: number;
+}
+
+/** Counts the tests and prints, of what the machine says, all but the tests that passed. */
+async function run(kernel: string): Promise<Counts> {
+  console.log(`=== ${kernel}`);
+  const boot = join(packageRoot, 'test/kernels/boot');
+  const machine = spawn(boot, ['--timeout', options.timeout, kernel, ...command()], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const status = new Promise<number | string | null>((resolve) => {
+    machine.on('error', (error) => resolve(String(error)));
+    machine.on('close', (code, signal) => resolve(code ?? signal));
+  });
+  const counts = { passed: 0, failed: 0, skipped: 0 };
+  for await (const line of createInterface({ input: machine.stdout })) {
+    const [, not, skip] = /^(not )?ok \d+ .*?( # SKIP)?$/.exec(line) ?? [line];
+    if (skip !== undefined) counts.skipped++;
+    else if (not !== undefined) counts.failed++;
+    else if (line.startsWith('ok ')) counts.passed++;
+    const isOfInterest = skip !== undefined || !/^(ok |TAP version|1\.\.|# |$)/.test(line);
+    if (isOfInterest) console.log(line);
+  }
+  const ended = await status;
+  if (ended !== 0 && counts.failed === 0) {
+    console.log(`no test failed, but the machine ended with ${ended}`);
+    counts.failed++;
+  }
+  if (ended === 0 && counts.passed + counts.skipped === 0) counts.failed++;
+  return counts;
+}
+
+if (options.help) {
+  process.stdout.write(usage);
+} else {
+  const summary: string[] = [];
+  for (const kernel of options.kernels.split(',')) {
+    const { passed, failed, skipped } = await run(kernel);
+    summary.push(`${kernel}: ${passed} passed, ${failed} failed, ${skipped} skipped`);
+    if (failed > 0) process.exitCode = 1;
+  }
+  console.log(`\n${summary.join('\n')}`);
+}

@@ -1,0 +1,47 @@
+/** Tables of mounts, each row with what comes of it: on this kernel, by a record of another one, in a user namespace. */
+import test from 'ava';
+import { mountTest } from '../support/index.js';
+import { attributeRows } from './rows/attributes.js';
+import { conflictRows } from './rows/conflicts.js';
+import { lifecycleRows } from './rows/lifecycle.js';
+import { limitRows } from './rows/limits.js';
+import { optionRows } from './rows/options.js';
+import { pathRows } from './rows/paths.js';
+import { recordRows } from './rows/record-rows.js';
+import { runRecord } from './rows/records.js';
+import { allWays, type Row } from './rows/row.js';
+import { runRow } from './rows/run.js';
+import { structureRows } from './rows/structure.js';
+import { runInUserNamespace } from './rows/user-namespace.js';
+import { userRows } from './rows/user-rows.js';
+import { valueRows } from './rows/values.js';
+
+const tables: Readonly<Record<string, readonly Row[]>> = {
+  options: optionRows,
+  conflicts: conflictRows,
+  values: valueRows,
+  structure: structureRows,
+  'life cycle': lifecycleRows,
+  limits: limitRows,
+  paths: pathRows,
+  attributes: attributeRows,
+};
+
+for (const [table, rows] of Object.entries(tables)) {
+  for (const row of rows) {
+    mountTest(`${table}: ${row.title}`, async (t) => {
+      for (const way of row.ways ?? allWays) await runRow(t, row, way);
+    });
+  }
+}
+
+for (const row of recordRows) test(`by a record: ${row.title}`, (t) => runRecord(t, row));
+
+for (const row of userRows) mountTest(`in a user namespace: ${row.title}`, (t) => runInUserNamespace(t, row));
+
+test('there are 200 rows and more', (t) => {
+  const counts = Object.entries(tables).map(([table, rows]) => [table, rows.length] as const);
+  const all = [...counts, ['by a record', recordRows.length], ['in a user namespace', userRows.length]] as const;
+  t.log(all.map(([table, count]) => `${table}: ${count}`).join(', '));
+  t.true(all.reduce((sum, [, count]) => sum + Number(count), 0) >= 200);
+});
