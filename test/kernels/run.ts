@@ -102,6 +102,7 @@ if (options.help) {
   for (const kernel of options.kernels.split(',')) {
     const { passed, failed, skipped } = await run(kernel);
     summary.push(`${kernel}: ${passed} passed, ${failed} failed, ${skipped} skipped`);
+    if (options.kernels.includes(',')) console.log(`--- ${summary.at(-1)}`);
     if (failed > 0) process.exitCode = 1;
   }
   console.log(`\n${summary.join('\n')}`);
