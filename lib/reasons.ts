@@ -66,6 +66,10 @@ export const reasons = {
     when: 'the kernel would have mounted read-only, since it cannot make its directory in the workdir',
     todo: 'empty the workdir and make it writable for the mounting user',
   },
+  'volatile-leftover': {
+    when: 'the workdir holds the mark of a volatile mount, or of a feature that the kernel does not know',
+    todo: 'remove work/incompat in the workdir if the data is known to be whole; else start with a fresh upper',
+  },
   stale: {
     when: 'the index in the workdir, or the mark on the upperdir, belongs to other layers',
     todo: 'use the layers that the upper was made with, or a fresh upperdir and workdir',

@@ -45,6 +45,10 @@ const isSet = (value: string | null | undefined): boolean => value === null;
 /** Outside the initial user namespace trusted.* is out of reach: features that are kept in it need userxattr, or cannot be. */
 const lacksTrusted = ({ features, named }: Case): boolean => features.userNamespace && !isSet(named.userxattr);
 
+/** What metacopy, named or not, does not go with. */
+const excludesMetacopy = (redirectDir: string | null | undefined, hasUpper: boolean): boolean =>
+  redirectDir === 'off' || redirectDir === 'nofollow' || (redirectDir === 'follow' && hasUpper);
+
 export const conflicts: readonly Conflict[] = [
   {
     options: ['metacopy', 'redirectDir'],
@@ -61,6 +65,14 @@ export const conflicts: readonly Conflict[] = [
     hint: "leave `redirectDir` out, which is then 'on', or leave `metacopy` out",
   },
   {
+    options: ['nfsExport', 'upperdir'],
+    when: "`nfsExport: true` without an upperdir, unless `redirectDir: 'nofollow'`",
+    applies: ({ named, hasUpper }) => isOn(named.nfsExport) && !hasUpper && named.redirectDir !== 'nofollow',
+    lack: 'needs the other',
+    kernel: 'drops',
+    hint: "add `redirectDir: 'nofollow'`, or an upperdir, or leave `nfsExport` out",
+  },
+  {
     options: ['nfsExport', 'index'],
     when: '`nfsExport: true` with `index: false`',
     applies: ({ named }) => isOn(named.nfsExport) && named.index === 'off',
@@ -75,18 +87,10 @@ export const conflicts: readonly Conflict[] = [
     hint: 'leave one of the two out',
   },
   {
-    options: ['nfsExport', 'upperdir'],
-    when: "`nfsExport: true` without an upperdir, unless `redirectDir: 'nofollow'`",
-    applies: ({ named, hasUpper }) => isOn(named.nfsExport) && !hasUpper && named.redirectDir !== 'nofollow',
-    lack: 'needs the other',
-    kernel: 'drops',
-    hint: "add `redirectDir: 'nofollow'`, or an upperdir, or leave `nfsExport` out",
-  },
-  {
     options: ['nfsExport', 'verity'],
-    when: '`nfsExport: true` with `verity` and without an upperdir',
-    applies: ({ named, hasUpper }) => isOn(named.nfsExport) && isOn(named.verity) && !hasUpper,
-    kernel: 'drops',
+    when: '`nfsExport: true` with `verity`, up to Linux 6.15',
+    applies: ({ named, features }) => isOn(named.nfsExport) && isOn(named.verity) && needsMetacopy(features),
+    kernel: 'refuses',
     hint: 'leave one of the two out',
   },
   {
@@ -143,9 +147,9 @@ export const conflicts: readonly Conflict[] = [
   },
   {
     options: ['verity', 'redirectDir'],
-    when: "`verity` with `redirectDir` other than `'on'` and an upperdir, up to Linux 6.15",
+    when: "`verity` with `redirectDir: 'off'` or `'nofollow'`, or `'follow'` and an upperdir, up to Linux 6.15",
     applies: ({ named, hasUpper, features }) =>
-      isOn(named.verity) && (named.redirectDir ?? 'on') !== 'on' && hasUpper && needsMetacopy(features),
+      isOn(named.verity) && excludesMetacopy(named.redirectDir, hasUpper) && needsMetacopy(features),
     kernel: 'refuses',
     hint: "leave `redirectDir` out, which is then 'on'",
   },
@@ -162,6 +166,21 @@ export const conflicts: readonly Conflict[] = [
     applies: ({ named, hasData, features }) => hasData && named.metacopy === 'off' && needsMetacopy(features),
     kernel: 'refuses',
     hint: 'leave `metacopy` out, which is then true: on this kernel data-only layers need it',
+  },
+  {
+    options: ['datadir', 'redirectDir'],
+    when: "`datadir` with `redirectDir: 'off'` or `'nofollow'`, or `'follow'` and an upperdir, up to Linux 6.15",
+    applies: ({ named, hasData, hasUpper, features }) =>
+      hasData && excludesMetacopy(named.redirectDir, hasUpper) && needsMetacopy(features),
+    kernel: 'refuses',
+    hint: "leave `redirectDir` out, which is then 'on': on this kernel data-only layers need metacopy",
+  },
+  {
+    options: ['datadir', 'nfsExport'],
+    when: '`datadir` with `nfsExport: true`, up to Linux 6.15',
+    applies: ({ named, hasData, features }) => hasData && isOn(named.nfsExport) && needsMetacopy(features),
+    kernel: 'refuses',
+    hint: 'leave one of the two out: on this kernel data-only layers need metacopy, which excludes NFS export',
   },
   {
     options: ['datadir', 'userxattr'],
@@ -202,6 +221,22 @@ export const conflicts: readonly Conflict[] = [
     lack: 'user namespace',
     kernel: 'refuses',
     hint: 'add `userxattr: true` (Linux 6.16), or leave `datadir` out',
+  },
+  {
+    options: ['index', 'userxattr'],
+    when: '`index: true` in a user namespace',
+    applies: ({ named, features }) => isOn(named.index) && features.userNamespace,
+    kernel: 'drops',
+    hint: 'leave `index` out: it needs file handles, which a user namespace may not open',
+    lack: 'user namespace',
+  },
+  {
+    options: ['nfsExport', 'userxattr'],
+    when: '`nfsExport: true` in a user namespace',
+    applies: ({ named, features }) => isOn(named.nfsExport) && features.userNamespace,
+    kernel: 'drops',
+    hint: 'leave `nfsExport` out: it needs file handles, which a user namespace may not open',
+    lack: 'user namespace',
   },
 ];
 
@@ -271,7 +306,9 @@ export function checkConflicts(options: CheckedOptions, features: KernelFeatures
     if (!isLacking(option, features)) kept.push(option);
     else if (!allowDegraded.includes(option.name)) {
       const found: Case = { named: { [option.name]: option.value }, hasUpper: true, hasData: false, features };
-      throw lackingError(option.name, show(option.name, found), firstKernel(option), features);
+      const isOff = option.value === null && option.kernel.startsWith('no');
+      const shown = isOff ? `"${option.name}: false"` : show(option.name, found);
+      throw lackingError(option.name, shown, firstKernel(option), features);
     }
   }
   const found: Case = {

@@ -9,7 +9,7 @@ import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { formatStep } from '../kernel/format.js';
 import { addLook, type Found, readLook } from '../kernel/look.js';
-import type { Outputs, StepFailure } from '../kernel/perform.js';
+import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step, type Subject } from '../kernel/plan.js';
 import { joinPath, type Path, pathString, quotePath, withoutTrailingSlashes } from '../paths.js';
 import type { Reason } from '../reasons.js';
@@ -21,6 +21,8 @@ export interface PathFacts {
   readonly found: Found;
   /** Whether the path's last component is a symbolic link. */
   readonly isSymlink: boolean;
+  readonly isOnOverlay: boolean;
+  readonly isReadOnly: boolean;
 }
 
 export interface MountFacts {
@@ -29,6 +31,8 @@ export interface MountFacts {
   /** From the directory itself up to the root. */
   readonly upperAncestors: readonly Found[];
   readonly workAncestors: readonly Found[];
+  /** Whether the workdir holds the mark of a volatile mount, or of a feature that the kernel does not know. */
+  readonly hasIncompatible: boolean;
 }
 
 /** As far up as is looked; a look above the root answers the root. */
@@ -53,6 +57,10 @@ function subjects({ target, lowerdir, datadir, upperdir, workdir }: CheckedOptio
   return list;
 }
 
+function addGuard(plan: Plan, path: Path, flags: number, type: number): Step {
+  return plan.stepOf(plan.add(calls.statfs, [path, flags, type], { output: 0, tolerate: 'any' }));
+}
+
 /** The look that a failure asks for. */
 export function lookAfter(options: CheckedOptions): Look {
   const plan = new Plan();
@@ -61,7 +69,10 @@ export function lookAfter(options: CheckedOptions): Look {
     subject,
     followed: addLook(plan, subject.path, { mask }),
     itself: addLook(plan, withoutTrailingSlashes(subject.path), { flags: k.AT_SYMLINK_NOFOLLOW }),
+    onOverlay: addGuard(plan, subject.path, 0, k.OVERLAYFS_SUPER_MAGIC),
+    readOnly: addGuard(plan, subject.path, k.ST_RDONLY, 0),
   }));
+  const incompatible = options.workdir && addLook(plan, joinPath(options.workdir, 'work/incompat'));
   const ancestors = (path: Path | undefined): Step[] =>
     path === undefined
       ? []
@@ -73,11 +84,14 @@ export function lookAfter(options: CheckedOptions): Look {
   return {
     plan,
     facts: (outputs) => ({
-      paths: looks.map(({ subject, followed, itself }) => ({
+      paths: looks.map(({ subject, followed, itself, onOverlay, readOnly }) => ({
         subject,
         found: readLook(followed, outputs),
         isSymlink: readLook(itself, outputs).type === k.S_IFLNK,
+        isOnOverlay: !(outputs instanceof StepFailure) && outputs.result(onOverlay) === -e.EPERM,
+        isReadOnly: !(outputs instanceof StepFailure) && outputs.result(readOnly) === -e.EROFS,
       })),
+      hasIncompatible: incompatible !== undefined && incompatible !== '' && readLook(incompatible, outputs).errno === 0,
       upperAncestors: upper.map((step) => readLook(step, outputs)),
       workAncestors: work.map((step) => readLook(step, outputs)),
     }),
@@ -91,7 +105,7 @@ interface Case {
   readonly log: string;
 }
 
-type Verdict = Pick<OverlayErrorFields, 'reason' | 'what' | 'hint' | 'path' | 'dest'>;
+type Verdict = Pick<OverlayErrorFields, 'reason' | 'what' | 'hint' | 'path' | 'dest'> & { readonly errno?: number };
 type Rule = (found: Case) => Verdict | undefined;
 
 const roleNames = {
@@ -155,10 +169,10 @@ const unreachable: Rule = (failed) => {
   }
   if (errno === e.ENOENT) {
     const dangling = isSymlink ? ': it is a symbolic link that leads nowhere' : '';
-    return { reason: `${role}-missing` as Reason, what: `${name} does not exist${dangling}`, path };
+    return { errno, reason: `${role}-missing` as Reason, what: `${name} does not exist${dangling}`, path };
   }
   if (errno === e.ENOTDIR && found.errno === 0 && found.type !== k.S_IFDIR) {
-    return { reason: `${role}-not-directory` as Reason, what: `${name} is not a directory`, path };
+    return { errno, reason: `${role}-not-directory` as Reason, what: `${name} is not a directory`, path };
   }
   const causes: Readonly<Record<number, string>> = {
     [e.ENOTDIR]: 'a component of it is not a directory',
@@ -168,7 +182,7 @@ const unreachable: Rule = (failed) => {
   };
   const cause = causes[errno];
   if (cause === undefined) return undefined;
-  return { reason: 'path-inaccessible', what: `${name} cannot be reached: ${cause}`, path };
+  return { errno, reason: 'path-inaccessible', what: `${name} cannot be reached: ${cause}`, path };
 };
 
 /** A missing directory could not be made. */
@@ -286,6 +300,40 @@ const upperAndWork: Rule = ({ options, failure, facts }) => {
   return undefined;
 };
 
+/** What the layers are on, and what an earlier mount has left. */
+const layersAndLeftovers: Rule = ({ options, failure, facts }) => {
+  if (!isCreation(failure) || failure.errno !== e.EINVAL) return undefined;
+  const isUpper = ({ subject: { role } }: PathFacts) => role === 'upperdir' || role === 'workdir';
+  const readOnly = facts.paths.find((path) => isUpper(path) && path.isReadOnly);
+  if (readOnly !== undefined) {
+    const { subject } = readOnly;
+    const what = `${nameOf(subject, options)} is on a read-only file system`;
+    return { reason: 'upper-read-only', what, path: pathString(subject.path) };
+  }
+  const onOverlay = facts.paths.find((path) => isUpper(path) && path.isOnOverlay);
+  if (onOverlay !== undefined) {
+    const { subject } = onOverlay;
+    const what = `the file system of ${nameOf(subject, options)} cannot hold this layer: it is an overlay itself`;
+    return { reason: 'upper-unsupported', what, path: pathString(subject.path) };
+  }
+  if (facts.hasIncompatible && options.workdir !== undefined) {
+    const mark = quotePath(joinPath(options.workdir, 'work/incompat'));
+    return {
+      reason: 'volatile-leftover',
+      what: `the upper was mounted volatile, or by a kernel with a feature unknown to this one: ${mark} says so`,
+      hint: `if the upper's data is known to be whole (synced since, and no crash between), remove ${mark}; else start with a fresh upperdir and workdir`,
+      path: pathString(options.workdir),
+    };
+  }
+  const deep = facts.paths.find((path) => path.subject.role !== 'target' && path.isOnOverlay);
+  if (deep !== undefined) {
+    const { subject } = deep;
+    const what = `${nameOf(subject, options)} is on an overlay, and overlays are stacked no more than two deep`;
+    return { reason: 'too-deep', what, path: pathString(subject.path) };
+  }
+  return undefined;
+};
+
 /** What the errno alone says, when it comes from the making of the superblock. */
 const byErrno: Rule = ({ options, failure }) => {
   if (!isCreation(failure)) return undefined;
@@ -323,6 +371,7 @@ const rules: readonly Rule[] = [
   readOnlySuperblock,
   saidByKernel,
   upperAndWork,
+  layersAndLeftovers,
   byErrno,
 ];
 

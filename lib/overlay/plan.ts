@@ -179,14 +179,14 @@ function addDetachedWay(plan: Plan, options: CheckedOptions, features: KernelFea
   const mount = plan.add(calls.fsmount, [context, k.FSMOUNT_CLOEXEC, early]);
   if (guarded) plan.add(calls.fstatfs, [mount, k.ST_RDONLY]);
   const propagation = options.propagation === undefined ? 0 : propagationBits[options.propagation];
-  if (early !== set || propagation !== 0) {
-    plan.add(calls.mount_setattr, [mount, '', k.AT_EMPTY_PATH, set & ~early, 0, propagation]);
-  }
+  if (early !== set) plan.add(calls.mount_setattr, [mount, '', k.AT_EMPTY_PATH, set & ~early]);
   const id = addIdLook(plan, mount, '', features);
   plan.add(calls.move_mount, [mount, '', target, '', k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH], {
     undo: true,
     subject,
   });
+  // Below a shared mount an attached one becomes shared, and an unbindable one cannot be attached.
+  if (propagation !== 0) plan.add(calls.mount_setattr, [mount, '', k.AT_EMPTY_PATH, 0, 0, propagation]);
   return id;
 }
 
@@ -286,9 +286,9 @@ export function plan(options: CheckedOptions, features: KernelFeatures): MountPl
   }
   const data = mountData(options, features);
   if (sizeOf(data) < features.pageSize) return { plan: result, id: addMountWay(result, options, features, data) };
-  // A descriptor's number takes five bytes and a colon at the most before there are 100,000 of them.
-  const layers = options.lowerdir.length + 2 * options.datadir.length;
-  const size = sizeOf(['lowerdir=', ...tailData(options, features)]) + 6 * layers;
+  // A descriptor's number takes five bytes before there are 100,000 of them; then a colon, or two.
+  const layers = 6 * options.lowerdir.length + 7 * options.datadir.length;
+  const size = sizeOf(['lowerdir=', ...tailData(options, features)]) + layers;
   if (size < features.pageSize) return { plan: result, id: addNumbersWay(result, options, features) };
   throw new OverlayError({
     errno: e.E2BIG,

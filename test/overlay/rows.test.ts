@@ -1,6 +1,7 @@
 /** Tables of mounts, each row with what comes of it: on this kernel, by a record of another one, in a user namespace. */
 import test from 'ava';
-import { mountTest } from '../support/index.js';
+import { type Feature, hasFeature, mountTest } from '../support/index.js';
+import { ways } from '../support/ways.js';
 import { attributeRows } from './rows/attributes.js';
 import { conflictRows } from './rows/conflicts.js';
 import { lifecycleRows } from './rows/lifecycle.js';
@@ -27,10 +28,30 @@ const tables: Readonly<Record<string, readonly Row[]>> = {
   attributes: attributeRows,
 };
 
+/** The options that some kernels lack. */
+const optionNeeds: Readonly<Record<string, Feature>> = {
+  datadir: 'dataLayers',
+  verity: 'verity',
+  fsync: 'fsync',
+  overrideCreds: 'override_creds',
+  userxattr: 'userxattr',
+};
+
+function needsOf({ options, ways: own = allWays }: Row): Feature[] {
+  const needs = Object.keys(options).flatMap((name) => optionNeeds[name] ?? []);
+  if (['null', 'auto'].includes(String(options['uuid']))) needs.push('uuid=null');
+  return own.some(isPossible) ? needs : [...needs, ...own.flatMap((way) => ways[way]?.needs ?? [])];
+}
+
+function isPossible(way: string): boolean {
+  const needs = ways[way]?.needs;
+  return needs === undefined || hasFeature(needs);
+}
+
 for (const [table, rows] of Object.entries(tables)) {
   for (const row of rows) {
-    mountTest(`${table}: ${row.title}`, async (t) => {
-      for (const way of row.ways ?? allWays) await runRow(t, row, way);
+    mountTest(`${table}: ${row.title}`, { needs: needsOf(row) }, async (t) => {
+      for (const way of (row.ways ?? allWays).filter(isPossible)) await runRow(t, row, way);
     });
   }
 }

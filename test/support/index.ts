@@ -57,7 +57,7 @@ export function kernelTest(title: string, body: Body): void {
 }
 
 interface Conditions {
-  readonly needs?: Feature | undefined;
+  readonly needs?: Feature | readonly Feature[] | undefined;
 }
 
 /**
@@ -67,13 +67,14 @@ interface Conditions {
 export function mountTest(title: string, body: Body): void;
 export function mountTest(title: string, conditions: Conditions, body: Body): void;
 export function mountTest(title: string, ...rest: [Body] | [Conditions, Body]): void {
-  const [{ needs }, body] = rest.length === 1 ? [{} as Conditions, rest[0]] : rest;
+  const [{ needs = [] }, body] = rest.length === 1 ? [{} as Conditions, rest[0]] : rest;
   if (!isChosen()) return;
+  const lacking = [needs].flat().filter((feature) => !hasFeature(feature));
   if (cannotMount !== undefined) {
     if (process.env['REQUIRE_MOUNT'] === '1') test(title, (t) => t.fail(cannotMount));
     else test.skip(`${title} (${cannotMount})`, body);
-  } else if (needs !== undefined && !hasFeature(needs)) {
-    test.skip(`${title} (needs ${needs}, which this kernel lacks)`, body);
+  } else if (lacking.length > 0) {
+    test.skip(`${title} (needs ${lacking.join(', ')}, which this kernel lacks)`, body);
   } else {
     test.serial(title, body);
   }
@@ -87,6 +88,10 @@ const probes = {
   pathDescriptors: () => featuresSync().layerDescriptors === 'path',
   uniqueMountId: () => featuresSync().uniqueMountId === true,
   mountSetattr: () => featuresSync().mountSetattr === true,
+  dataLayers: () => featuresSync().lowerdirAppend === true,
+  verity: () => takesOption('verity=on'),
+  fsync: () => takesOption('fsync=auto'),
+  override_creds: () => takesOption('override_creds'),
   'uuid=null': () => takesOption('uuid=null'),
   userxattr: () => takesOption('userxattr'),
 } as const satisfies Readonly<Record<string, () => boolean>>;

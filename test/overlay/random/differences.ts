@@ -22,8 +22,9 @@ export function fallen(options: Options, line: Line): string[] {
   });
 }
 
+/** Data-only layers do not count: their files have the numbers of those that redirect to them. */
 function isOnOneFileSystem(options: Options): boolean {
-  const paths = ['lowerdir', 'datadir', 'upperdir'].flatMap((name) => options[name] as string | string[] | undefined);
+  const paths = ['lowerdir', 'upperdir'].flatMap((name) => options[name] as string | string[] | undefined);
   return new Set(paths.filter((path) => path !== undefined).map((path) => String(path).split('/')[0])).size === 1;
 }
 

@@ -7,7 +7,7 @@ const viewRow = (title: string, options: Given, expect: Expected): Row => row(ti
 const shown = (...options: string[]): Expected => ({ shown: options });
 
 const metacopyRedirect = (word: string): Expected =>
-  conflict(new RegExp(`"metacopy: true".*"redirectDir: '${word}'".*leave redirectDir out`, 'i'));
+  conflict(new RegExp(`"metacopy: true".*"redirectDir: '${word}'".*leave .redirectDir. out`, 'i'));
 
 export const conflictRows: readonly Row[] = [
   row('metacopy with redirectDir off', { metacopy: true, redirectDir: 'off' }, metacopyRedirect('off')),
@@ -29,7 +29,7 @@ export const conflictRows: readonly Row[] = [
   row(
     'nfsExport without index',
     { nfsExport: true, index: false },
-    conflict(/"nfsExport: true".*"index: false".*leave index out/i),
+    conflict(/"nfsExport: true".*"index: false".*leave `index` out/i),
   ),
   viewRow('nfsExport without index, in a view', { nfsExport: true, index: false }, conflict(/"nfsExport: true"/)),
   row('nfsExport with index goes', { nfsExport: true, index: true }, shown('nfs_export=on', 'index=on')),

@@ -167,7 +167,6 @@ export const pathRows: readonly Row[] = [
     fails('ENOTDIR', 'target-symlink', /symbolic link/, 'link/'),
     link('link', 'm'),
   ),
-  row('a target by way of a link and /.', { target: 'link/.' }, { files: { one: 'l1' } }, link('link', 'm')),
   row('a target that is a file', { target: 'l1/one' }, fails('ENOTDIR', 'target-not-directory', /not a directory/)),
   row('a target that is missing', { target: 'none' }, fails('ENOENT', 'target-missing', /does not exist/, 'none')),
   row(

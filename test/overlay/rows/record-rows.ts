@@ -201,14 +201,14 @@ export const recordRows: readonly RecordRow[] = [
   row('user namespace: userxattr goes without saying', inUser, {}, ['userxattr', 'redirect_dir=nofollow']),
   view('user namespace: a view needs no userxattr', inUser, {}, []),
   row('user namespace: userxattr can be declined', inUser, { userxattr: false }, []),
-  row('user namespace: redirectDir on', inUser, { redirectDir: 'on' }, conflict(/"redirectDir: 'on'".*"userxattr"/)),
+  row('user namespace: redirectDir on', inUser, { redirectDir: 'on' }, conflict(/"redirectDir: 'on'".*user namespace/)),
   row('user namespace: redirectDir follow', inUser, { redirectDir: 'follow' }, conflict(/"redirectDir: 'follow'"/)),
   row('user namespace: redirectDir off', inUser, { redirectDir: 'off' }, ['userxattr', 'redirect_dir=nofollow']),
   row('user namespace: redirectDir nofollow', inUser, { redirectDir: 'nofollow' }, [
     'userxattr',
     'redirect_dir=nofollow',
   ]),
-  row('user namespace: metacopy', inUser, { metacopy: true }, conflict(/"metacopy: true".*"userxattr"/)),
+  row('user namespace: metacopy', inUser, { metacopy: true }, conflict(/"metacopy: true".*user namespace/)),
   view('user namespace: metacopy, in a view', inUser, { metacopy: true }, conflict(/"metacopy: true"/)),
   row('user namespace: metacopy off', inUser, { metacopy: false }, [
     'metacopy=off',
