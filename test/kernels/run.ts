@@ -31,11 +31,11 @@ const { values: options } = parseArgs({
   },
 });
 
-/** Pure tests say the same on each kernel, and those of the package are not about kernels. */
+/** Pure tests say the same on each kernel, and the package and the command line are not about kernels. */
 function testFiles(): string[] {
   const tests = 'dist-test/test';
   return readdirSync(join(packageRoot, tests), { recursive: true, encoding: 'utf8' })
-    .filter((file) => file.endsWith('.test.js') && !file.startsWith('package/'))
+    .filter((file) => file.endsWith('.test.js') && !/^(package|cli)\//.test(file))
     .map((file) => join(tests, file))
     .filter((file) => /\b(mount|kernel)Test\(/.test(readFileSync(join(packageRoot, file), 'utf8')))
     .sort();
