@@ -90,7 +90,7 @@ export const conflicts: readonly Conflict[] = [
     options: ['nfsExport', 'verity'],
     when: '`nfsExport: true` with `verity`, up to Linux 6.15',
     applies: ({ named, features }) => isOn(named.nfsExport) && isOn(named.verity) && needsMetacopy(features),
-    kernel: 'refuses',
+    kernel: 'drops',
     hint: 'leave one of the two out',
   },
   {

@@ -10,7 +10,7 @@ import type { OverlayOptions } from 'overlayfs';
 import { calls } from '#lib/kernel/calls.js';
 import { performSync, StepFailure } from '#lib/kernel/perform.js';
 import { Plan } from '#lib/kernel/plan.js';
-import { featuresSync } from '#lib/overlay/features.js';
+import { featuresSync, needsMetacopy } from '#lib/overlay/features.js';
 
 /** The directory of package.json, from dist-test/test/support. */
 export const packageRoot = resolve(import.meta.dirname, '../../..');
@@ -88,8 +88,8 @@ const probes = {
   pathDescriptors: () => featuresSync().layerDescriptors === 'path',
   uniqueMountId: () => featuresSync().uniqueMountId === true,
   mountSetattr: () => featuresSync().mountSetattr === true,
-  dataLayers: () => featuresSync().lowerdirAppend === true,
-  verity: () => takesOption('verity=on'),
+  'data-only layers without metacopy': () => featuresSync().lowerdirAppend === true && !needsMetacopy(featuresSync()),
+  'verity without metacopy': () => takesOption('verity=on,metacopy=off'),
   fsync: () => takesOption('fsync=auto'),
   override_creds: () => takesOption('override_creds'),
   'uuid=null': () => takesOption('uuid=null'),
