@@ -10,6 +10,10 @@ import {
   unmountMountedSync,
 } from './unmount.js';
 
+/** Of a millisecond each. */
+const OTHER_FORM_TRIES = 100;
+const sleepWord = new Int32Array(new SharedArrayBuffer(4));
+
 /**
  * A mount in the namespace of the thread that made it. It stays when this object goes: unmount it, or have it
  * disposed of with `using` or `await using` (Node 24, or compiled).
@@ -65,18 +69,29 @@ export class Mount {
   unmountSync(options?: UnmountOptions): void {
     const checked = checkUnmountOptions(options);
     if (this.#unmounted) return;
-    try {
-      unmountMountedSync(this.#mounted, checked);
-      this.#unmounted = true;
-    } catch (error) {
-      this.#failed(error);
+    for (let tries = 0; ; tries++) {
+      try {
+        unmountMountedSync(this.#mounted, checked);
+        this.#unmounted = true;
+        return;
+      } catch (error) {
+        // A promise under way holds the mount for a moment itself.
+        const isOther =
+          this.#unmounting !== undefined && error instanceof OverlayError && error.reason === 'mount-busy';
+        if (!isOther || tries >= OTHER_FORM_TRIES) {
+          this.#failed(error);
+          return;
+        }
+        Atomics.wait(sleepWord, 0, 0, 1);
+      }
     }
   }
 
   #failed(error: unknown): void {
     if (isUnmountedAllTheSame(error)) this.#unmounted = true;
     // The other form of this call was quicker.
-    const isOvertaken = this.#unmounted || this.#unmounting !== undefined;
+    if (this.#unmounted && !isUnmountedAllTheSame(error)) return;
+    const isOvertaken = this.#unmounting !== undefined;
     if (!isOvertaken || !(error instanceof OverlayError) || error.reason !== 'not-mounted') throw error;
   }
 
