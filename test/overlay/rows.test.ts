@@ -59,7 +59,10 @@ for (const [table, rows] of Object.entries(tables)) {
 for (const row of recordRows) test(`by a record: ${row.title}`, (t) => runRecord(t, row));
 
 for (const row of userRows) {
-  mountTest(`in a user namespace: ${row.title}`, { needs: needsOf(row) }, (t) => runInUserNamespace(t, row));
+  // userxattr came with overlays in user namespaces.
+  mountTest(`in a user namespace: ${row.title}`, { needs: ['userxattr', ...needsOf(row)] }, (t) =>
+    runInUserNamespace(t, row),
+  );
 }
 
 test('there are 200 rows and more', (t) => {

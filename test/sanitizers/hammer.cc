@@ -673,7 +673,9 @@ class Program {
   // As a program does: until there is nothing to wait for.
   void drain() {
     auto end = Clock::now() + std::chrono::seconds(60);
-    while (env_.function->is_referenced && !env_.is_terminated) {
+    for (;;) {
+      settled();  // one for which there was no thread is settled at once, with nothing to wait for
+      if (!env_.function->is_referenced || env_.is_terminated) break;
       turn_loop(10'000);
       CHECK(Clock::now() < end, "promises have not been kept within a minute");
     }
