@@ -39,18 +39,6 @@ bool is_tolerated(const Step& step, long result) {
   return false;
 }
 
-// False also where the kernel cannot tell (before 6.8).
-bool has_submounts(int mount) {
-  abi::Statx found;
-  if (sys::statx(mount, "", AT_EMPTY_PATH, abi::statx_mnt_id_unique, &found) < 0 ||
-      !(found.mask & abi::statx_mnt_id_unique)) {
-    return false;
-  }
-  abi::MountIdRequest request{sizeof request, 0, found.mnt_id, 0};
-  uint64_t first;
-  return sys::call(abi::listmount, &request, &first, 1UL, 0U) > 0;
-}
-
 size_t write_decimal(char* to, int number) {
   char digits[12];
   size_t count = 0;
@@ -62,6 +50,49 @@ size_t write_decimal(char* to, int number) {
   if (number < 0) digits[count++] = '-';
   for (size_t i = 0; i < count; i++) to[i] = digits[count - 1 - i];
   return count;
+}
+
+// Before listmount(2): by the table, a line a mount: its id, its parent's id, and more.
+bool has_submounts_in_table(uint64_t id) {
+  int table = static_cast<int>(sys::openat2(AT_FDCWD, "/proc/thread-self/mountinfo", O_RDONLY | O_CLOEXEC, 0, 0));
+  if (table < 0) return false;
+  char text[4096];
+  int column = 0;  // of those that spaces separate
+  uint64_t number = 0;
+  bool found = false;
+  for (long size; !found && (size = sys::read(table, text, sizeof text)) > 0;) {
+    for (long i = 0; i < size && !found; i++) {
+      if (text[i] == '\n' || text[i] == ' ') {
+        found = column == 1 && number == id;
+        column = text[i] == '\n' ? 0 : column + 1;
+        number = 0;
+      } else if (column == 1) {
+        number = number * 10 + static_cast<uint64_t>(text[i] - '0');
+      }
+    }
+  }
+  sys::close(table);
+  return found;
+}
+
+bool has_submounts(int mount) {
+  abi::Statx found;
+  if (sys::statx(mount, "", AT_EMPTY_PATH, abi::statx_mnt_id_unique | abi::statx_mnt_id, &found) < 0) return false;
+  if (!(found.mask & abi::statx_mnt_id_unique)) return has_submounts_in_table(found.mnt_id);
+  abi::MountIdRequest request{sizeof request, 0, found.mnt_id, 0};
+  uint64_t first;
+  return sys::call(abi::listmount, &request, &first, 1UL, 0U) > 0;
+}
+
+// By a descriptor of its root: that leads to where it is now attached, whatever has become of the path. What
+// others have stacked over it, or mounted inside, would go with it, or in its stead.
+long unmount_by_root(int root) {
+  if (has_submounts(root)) return -EBUSY;
+  char path[32] = "/proc/self/fd/";
+  size_t length = strlen(path);
+  length += write_decimal(path + length, root);
+  path[length] = '\0';
+  return sys::umount2(path, abi::mnt_detach);
 }
 
 }  // namespace
@@ -165,6 +196,7 @@ bool Execution::perform_here() {
 }
 
 void Execution::take_back() {
+  int count = done_;
   while (done_ > 0) {
     Step& step = steps_[--done_];
     long result = 0;
@@ -175,8 +207,9 @@ void Execution::take_back() {
       result = revert(step);
     }
     if (result < 0 && failure_.undo_error == 0) failure_.undo_error = static_cast<int>(-result);
-    close_result(step);
   }
+  // Last, since a step may be taken back by a descriptor that a later one made.
+  while (count > 0) close_result(steps_[--count]);
 }
 
 bool Execution::can_be_taken_back() const {
@@ -191,7 +224,7 @@ void Execution::release() {
     Step& step = steps_[i];
     if (!makes_descriptor(step.call) || step.result < 0 || (step.flags & keep)) continue;
     bool needed = false;
-    for (int j = i + 1; j < done_ && !needed; j++) {
+    for (int j = 0; j < done_ && !needed; j++) {
       if (!(steps_[j].flags & (undo | later))) continue;
       uint32_t mask = descriptor_arguments[static_cast<int>(steps_[j].call)];
       for (int k = 0; mask != 0 && !needed; k++, mask >>= 1) {
@@ -317,15 +350,12 @@ long Execution::run(Step& step) {
 long Execution::revert(Step& step) {
   const int32_t* a = step.a;
   switch (step.call) {
-    case Call::move_mount: {
-      // The mount's own descriptor leads to where it is now attached, whatever has become of the path.
-      char path[32] = "/proc/self/fd/";
-      size_t length = strlen(path);
-      length += write_decimal(path + length, descriptor(a[0]));
-      path[length] = '\0';
-      // What others have stacked over it, or mounted inside, would go with it, or in its stead.
-      return has_submounts(descriptor(a[0])) ? -EBUSY : sys::umount2(path, abi::mnt_detach);
-    }
+    case Call::move_mount:
+      return unmount_by_root(descriptor(a[0]));
+    case Call::mount:
+      // Without its root it can only be the last one on the target.
+      return a[5] >= made_by && descriptor(a[5]) >= 0 ? unmount_by_root(descriptor(a[5]))
+                                   : sys::umount2(Text(*this, a[1]), abi::mnt_detach);
     case Call::mkdirat:
       return sys::unlinkat(descriptor(a[0]), Text(*this, a[1]), AT_REMOVEDIR);
     case Call::mknodat:
@@ -341,14 +371,15 @@ long Execution::revert(Step& step) {
   }
 }
 
-// statfs(path, refused f_flags, refused f_type), fstatfs(descriptor, …); output: f_type, f_flags.
-// EROFS: it has a refused flag; EPERM: it is of the refused type.
+// statfs(path, refused f_flags, refused f_type, wanted f_type or 0), fstatfs(descriptor, …); output: f_type,
+// f_flags. EROFS: it has a refused flag; EPERM: it is of the refused type; ESTALE: it is not of the wanted one.
 long Execution::check_statfs(const Step& step, long result, const abi::Statfs& found) {
   if (result < 0) return result;
   if (step.output != 0) {
     int64_t report[] = {found.type, found.flags};
     memcpy(block_ + step.output + 8, report, sizeof report);
   }
+  if (step.a[3] != 0 && found.type != static_cast<int64_t>(static_cast<uint32_t>(step.a[3]))) return -ESTALE;
   if (found.flags & static_cast<uint32_t>(step.a[1])) return -EROFS;
   return step.a[2] != 0 && found.type == static_cast<int64_t>(static_cast<uint32_t>(step.a[2])) ? -EPERM : 0;
 }

@@ -39,7 +39,7 @@ namespace overlayfs {
   X(mount_setattr, 0b1000001) \
   X(open_tree, 0b1)        \
   X(move_mount, 0b101)     \
-  X(mount, 0)              \
+  X(mount, 0b100000)       \
   X(umount2, 0)            \
   X(mkdirat, 0b1)          \
   X(mknodat, 0b1)          \

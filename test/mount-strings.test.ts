@@ -170,7 +170,7 @@ mountTest('the kernel takes and shows layers as they are escaped here', (t) => {
     writeFileSync(Buffer.concat([a, slash, Buffer.from('in-a')]), '');
     writeFileSync(Buffer.concat([b, slash, Buffer.from('in-b')]), '');
     const options: OverlayOptions = { lowerdir: [a, b], upperdir, workdir, target };
-    mountOverlayWithSync(options, { ...featuresSync(), fsContext: false });
+    mountOverlayWithSync(options, { ...featuresSync(), mountApi: false });
     t.deepEqual(readdirSync(target).sort(), ['in-a', 'in-b']);
     writeFileSync(Buffer.concat([target, slash, Buffer.from('new')]), '');
     t.true(existsSync(Buffer.concat([upperdir, slash, Buffer.from('new')])));

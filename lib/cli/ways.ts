@@ -7,7 +7,8 @@ export interface Way {
 }
 
 const context = { fsContext: true, lowerdirAppend: true } as const;
-const mount2 = { fsContext: false, lowerdirAppend: false, layerDescriptors: false } as const;
+const wrapper = { fsContext: false, lowerdirAppend: false, layerDescriptors: false } as const;
+const mount2 = { ...wrapper, mountApi: false } as const;
 
 export const ways = {
   descriptors: {
@@ -26,9 +27,13 @@ export const ways = {
     about: 'all lower layers in one string: Linux 6.5, and early 6.6, up to 255 bytes',
     features: { ...context, layerDescriptors: false, lowerdirAppend: false },
   },
-  mount: { about: 'all options in one string, by mount(2): older kernels', features: mount2 },
+  wrapper: {
+    about: 'the same through the wrapper of Linux 5.2 to 6.4, which takes no comma and a page in all',
+    features: wrapper,
+  },
+  mount: { about: 'all options in one string, by mount(2): where the ways above cannot be gone', features: mount2 },
   numbers: {
-    about: 'the same with the lower layers as numbers of descriptors: older kernels, where the paths pass a page',
+    about: 'the same with the lower layers as numbers of descriptors: where the paths pass a page',
     features: mount2,
   },
 } as const satisfies Readonly<Record<string, Way>>;

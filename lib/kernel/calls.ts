@@ -25,6 +25,7 @@ const value: Argument = { kind: 'value' };
 const number: Argument = { kind: 'number' };
 const octal: Argument = { kind: 'octal' };
 const hiddenNumber: Argument = { kind: 'number', hidden: true };
+const hiddenDescriptor: Argument = { kind: 'descriptor', hidden: true };
 const bits = (names: Names): Argument => ({ kind: 'number', bits: names });
 const words = (names: Names): Argument => ({ kind: 'number', words: names });
 
@@ -44,8 +45,8 @@ const described = {
   fsopen: [text, bits(named('FSOPEN_'))],
   fsconfig: [descriptor, words(named('FSCONFIG_')), text, text, descriptor],
   fsmount: [descriptor, bits(named('FSMOUNT_')), attributes],
-  fstatfs: [descriptor, hiddenNumber, hiddenNumber],
-  statfs: [text, hiddenNumber, hiddenNumber],
+  fstatfs: [descriptor, hiddenNumber, hiddenNumber, hiddenNumber],
+  statfs: [text, hiddenNumber, hiddenNumber, hiddenNumber],
   statx: [
     descriptor,
     text,
@@ -59,7 +60,7 @@ const described = {
   mount_setattr: [descriptor, text, at, attributes, attributes, number, descriptor],
   open_tree: [descriptor, text, number],
   move_mount: [descriptor, text, descriptor, text, bits(named('MOVE_MOUNT_'))],
-  mount: [text, text, text, bits(named('MS_')), text],
+  mount: [text, text, text, bits(named('MS_')), text, hiddenDescriptor],
   umount2: [text, bits(named('MNT_', 'UMOUNT_'))],
   mkdirat: [descriptor, text, octal],
   mknodat: [descriptor, text, octal, number],

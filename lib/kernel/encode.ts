@@ -7,6 +7,8 @@ import type { Plan, Step, Text } from './plan.js';
 const HEADER_SIZE = 16;
 const STEP_NUMBERS = 13;
 const STEP_HEADER_NUMBERS = 5;
+/** Of a step that is not reached: no descriptor. */
+const NO_RESULT = -1;
 
 // One block for all plans of this thread: a plan is performed, or copied by the addon, before the next.
 let block = Buffer.alloc(65536);
@@ -132,7 +134,7 @@ export function encode(plan: Plan): Encoded {
       (options.undo ? flags.undo : 0) | (options.keep ? flags.keep : 0) | (options.later ? flags.later : 0);
     numbers[at + 2] = options.tolerate === undefined ? 0 : tolerated(options.tolerate);
     numbers[at + 3] = outputAt < 0 ? 0 : outputs + outputAt;
-    numbers[at + 4] = 0;
+    numbers[at + 4] = NO_RESULT;
   }
   numbers[0] = steps.length;
   numbers[1] = outputs;

@@ -66,6 +66,11 @@ export class Plan {
     return MADE_BY | (this.steps.length - 1);
   }
 
+  /** What stands for the descriptor that a step still to be added will make: the next one's is `following(0)`. */
+  following(steps: number): Descriptor {
+    return MADE_BY | (this.steps.length + steps);
+  }
+
   /** The step that makes this descriptor. */
   stepOf(descriptor: Descriptor): Step {
     return this.steps[descriptor ^ MADE_BY] as Step;

@@ -69,7 +69,7 @@ function retry(prepared: Prepared, failure: StepFailure): Prepared | undefined {
   const { step, errno } = failure;
   // A seccomp filter may know mount(2) only. If it is the privilege that is lacking, that says so too.
   if (step?.call === calls.fsopen && (errno === EPERM || errno === ENOSYS)) {
-    return { ...prepared, features: { ...features, fsContext: false } };
+    return { ...prepared, features: { ...features, mountApi: false } };
   }
   const again = withMetacopy(checked, failure);
   return again && { ...prepared, checked: again };

@@ -103,11 +103,19 @@ function addCreated(plan: Plan, options: CheckedOptions): void {
 
 const targetFlags = k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC | k.O_PATH;
 
-/** Fails with EBUSY where something is mounted, unless that is wanted; with ENOTDIR on a link or a file. */
-function addTargetGuard(plan: Plan, options: CheckedOptions, at: Descriptor, path: Path): void {
-  const flags = path === '' ? k.AT_EMPTY_PATH : k.AT_SYMLINK_NOFOLLOW;
-  const refused = options.stack ? 0 : k.STATX_ATTR_MOUNT_ROOT;
-  plan.add(calls.statx, [at, path, flags, k.STATX_TYPE, refused, 0, 0, k.S_IFDIR], { subject: targetSubject(options) });
+/**
+ * The target, whatever becomes of its path. Fails with EBUSY where something is mounted, unless that is
+ * wanted; with ENOTDIR on a link or a file.
+ */
+function addTarget(plan: Plan, options: CheckedOptions): Descriptor {
+  const subject = targetSubject(options);
+  const path = withoutTrailingSlashes(options.target);
+  const target = plan.add(calls.openat2, [k.AT_FDCWD, path, targetFlags, 0], { subject });
+  if (!options.stack) {
+    const args = [target, '', k.AT_EMPTY_PATH, k.STATX_TYPE, k.STATX_ATTR_MOUNT_ROOT, 0, 0, k.S_IFDIR];
+    plan.add(calls.statx, args, { subject });
+  }
+  return target;
 }
 
 const targetSubject = (options: CheckedOptions): Subject => ({ role: 'target', path: options.target });
@@ -129,10 +137,18 @@ function addLayers(plan: Plan, options: CheckedOptions, features: KernelFeatures
 const viaDescriptor = (descriptor: Descriptor): Text => ['/proc/self/fd/', descriptor];
 const fits = (path: Path): boolean =>
   (typeof path === 'string' && path.length * 3 <= FSCONFIG_MAX_BYTES) || toBytes(path).length <= FSCONFIG_MAX_BYTES;
+const hasComma = (path: Path): boolean => (typeof path === 'string' ? path.includes(',') : path.includes(0x2c));
 
-function addContext(plan: Plan, options: CheckedOptions, features: KernelFeatures, layers: Layers): Descriptor {
+function addContext(
+  plan: Plan,
+  options: CheckedOptions,
+  features: KernelFeatures,
+  layers: Layers,
+  lowerdir: Text | undefined,
+): Descriptor {
   const context = plan.add(calls.fsopen, ['overlay', k.FSOPEN_CLOEXEC]);
-  const byDescriptor = features.layerDescriptors !== false;
+  const isWrapper = features.fsContext === false;
+  const byDescriptor = !isWrapper && features.layerDescriptors !== false;
   const set = (key: string, value: Text, subject?: Subject): void => {
     const command = value === null ? k.FSCONFIG_SET_FLAG : k.FSCONFIG_SET_STRING;
     plan.add(calls.fsconfig, [context, command, key, value], subject && { subject });
@@ -144,16 +160,17 @@ function addContext(plan: Plan, options: CheckedOptions, features: KernelFeature
       plan.add(calls.fsconfig, [context, k.FSCONFIG_SET_FD, key, null, descriptor], { subject });
     } else {
       const text = written(subject.path);
-      set(key, fits(text) ? text : viaDescriptor(descriptor), subject);
+      const isSent = fits(text) && !(isWrapper && hasComma(text));
+      set(key, isSent ? text : viaDescriptor(descriptor), subject);
     }
   };
   set('source', options.source);
   const asItIs = (path: Path): Path => path;
-  if (byDescriptor || features.lowerdirAppend) {
+  if (lowerdir === undefined) {
     for (const lower of layers.lowers) setLayer('lowerdir+', lower, asItIs);
     for (const data of layers.data) setLayer('datadir+', data, asItIs);
   } else {
-    plan.add(calls.fsconfig, [context, k.FSCONFIG_SET_STRING, 'lowerdir', lowerdirValue(options)]);
+    plan.add(calls.fsconfig, [context, k.FSCONFIG_SET_STRING, 'lowerdir', lowerdir]);
   }
   if (layers.upper !== undefined) setLayer('upperdir', layers.upper, escapeLayer);
   if (layers.work !== undefined) setLayer('workdir', layers.work, escapeLayer);
@@ -163,71 +180,123 @@ function addContext(plan: Plan, options: CheckedOptions, features: KernelFeature
   return context;
 }
 
-/** fsopen(2) to move_mount(2): nothing is to be seen before the last step. */
-function addDetachedWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): Step {
-  const subject = targetSubject(options);
-  const target = plan.add(calls.openat2, [k.AT_FDCWD, withoutTrailingSlashes(options.target), targetFlags, 0], {
-    subject,
-  });
-  if (!options.stack) addTargetGuard(plan, options, target, '');
+/**
+ * fsopen(2) to move_mount(2): nothing is to be seen before the last step. `lowerdir` is the value of the
+ * option of that name, where lower layers cannot be set one by one.
+ */
+function addDetachedWay(plan: Plan, options: CheckedOptions, features: KernelFeatures, lowerdir?: Lowerdir): Step {
+  const target = addTarget(plan, options);
   const layers = addLayers(plan, options, features);
-  const context = addContext(plan, options, features, layers);
+  if (lowerdir === 'numbers') addWorkingDirectory(plan);
+  const context = addContext(
+    plan,
+    options,
+    features,
+    layers,
+    lowerdir === 'numbers' ? numbersValue(layers) : lowerdir && lowerdirValue(options),
+  );
   const set = attributes(options, NEW_API);
-  // A superblock that came out read-only shows only while the mount itself is not.
-  const guarded = layers.upper !== undefined && !options.readonlySuperblock;
-  const early = guarded ? set & ~k.MOUNT_ATTR_RDONLY : set;
+  const early = set & ~lateAttributes(options);
   const mount = plan.add(calls.fsmount, [context, k.FSMOUNT_CLOEXEC, early]);
-  if (guarded) plan.add(calls.fstatfs, [mount, k.ST_RDONLY]);
-  const propagation = options.propagation === undefined ? 0 : propagationBits[options.propagation];
+  if (isGuarded(options)) plan.add(calls.fstatfs, [mount, k.ST_RDONLY]);
   if (early !== set) plan.add(calls.mount_setattr, [mount, '', k.AT_EMPTY_PATH, set & ~early]);
-  const id = addIdLook(plan, mount, '', features);
+  const id = addIdLook(plan, mount, features);
   plan.add(calls.move_mount, [mount, '', target, '', k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH], {
     undo: true,
-    subject,
+    subject: targetSubject(options),
   });
   // Below a shared mount an attached one becomes shared, and an unbindable one cannot be attached.
-  if (propagation !== 0) plan.add(calls.mount_setattr, [mount, '', k.AT_EMPTY_PATH, 0, 0, propagation]);
+  if (options.propagation !== undefined) {
+    plan.add(calls.mount_setattr, [mount, '', k.AT_EMPTY_PATH, 0, 0, propagationBits[options.propagation]]);
+  }
   return id;
 }
+
+/** Whether the superblock is known to be writable, or nothing is mounted. */
+const isGuarded = (options: CheckedOptions): boolean => options.upperdir !== undefined && !options.readonlySuperblock;
+
+/** What the mount gets when it is there: fsmount(2) took no nosymfollow at first. */
+function lateAttributes(options: CheckedOptions): number {
+  // A superblock that came out read-only shows only while the mount itself is not.
+  return k.MOUNT_ATTR_NOSYMFOLLOW | (isGuarded(options) ? k.MOUNT_ATTR_RDONLY : 0);
+}
+
+/** How the value of `lowerdir` names the layers: by path, or by the numbers of their descriptors. */
+type Lowerdir = 'paths' | 'numbers';
+
+/** What the wrapper around mount(2)'s options (5.2 to 6.4) and the early fsconfig(2) cannot take. */
+function oneValue(options: CheckedOptions, features: KernelFeatures): Lowerdir | undefined {
+  const isWrapper = features.fsContext === false;
+  const value = lowerdirValue(options);
+  const tail = tailData(options, features);
+  const isWithinPage = value.length + sizeOf(tail) + 'lowerdir='.length < features.pageSize - MARGIN;
+  if (isWrapper) {
+    const needsSetattr =
+      options.propagation !== undefined || (attributes(options, NEW_API) & lateAttributes(options)) !== 0;
+    if (needsSetattr && !features.mountSetattr) return undefined;
+    if (sentOptions(options, features).some(([, option]) => option?.includes(','))) return undefined;
+  }
+  if (value.length <= FSCONFIG_MAX_BYTES && !(isWrapper && (hasComma(value) || !isWithinPage))) return 'paths';
+  return layersSize(options) <= FSCONFIG_MAX_BYTES ? 'numbers' : undefined;
+}
+
+/** Room for the path of a descriptor in the place of an upper or work that has a comma, or is too long. */
+const MARGIN = 64;
+
+/** The most that the layers take as numbers: five bytes before there are 100,000; then a colon, or two. */
+const layersSize = ({ lowerdir, datadir }: CheckedOptions): number => 6 * lowerdir.length + 7 * datadir.length;
 
 /**
  * mount(2), with all layers in one string: the oldest way. It says nothing about what is wrong, and the guards
  * come after the mount is there.
  */
-function addMountWay(plan: Plan, options: CheckedOptions, features: KernelFeatures, data: Text): Step {
-  const target = withoutTrailingSlashes(options.target);
-  addTargetGuard(plan, options, k.AT_FDCWD, target);
+function addMountWay(plan: Plan, options: CheckedOptions, features: KernelFeatures, data: Text, target: Descriptor) {
   const set = attributes(options, MOUNT_2);
-  const guarded = options.upperdir !== undefined && !options.readonlySuperblock;
   // MS_RDONLY is for mount and superblock at once; the mount gets its own bits in a second call.
-  const early = options.readonlySuperblock ? set | k.MS_RDONLY : guarded ? set & ~k.MS_RDONLY : set;
-  plan.add(calls.mount, [options.source, target, 'overlay', early, data]);
-  plan.add(calls.umount2, [target, k.MNT_DETACH | k.UMOUNT_NOFOLLOW], { later: true });
-  if (guarded) plan.add(calls.statfs, [target, k.ST_RDONLY]);
-  if (early !== set) plan.add(calls.mount, [null, target, null, k.MS_REMOUNT | k.MS_BIND | set]);
+  const early = options.readonlySuperblock ? set | k.MS_RDONLY : isGuarded(options) ? set & ~k.MS_RDONLY : set;
+  const root = plan.following(1);
+  plan.add(calls.mount, [options.source, viaDescriptor(target), 'overlay', early, data, root], { undo: true });
+  const subject = targetSubject(options);
+  plan.add(calls.openat2, [k.AT_FDCWD, withoutTrailingSlashes(options.target), targetFlags, 0], { subject });
+  // Were the target's path another by now, this would be something else.
+  plan.add(calls.fstatfs, [root, isGuarded(options) ? k.ST_RDONLY : 0, 0, k.OVERLAYFS_SUPER_MAGIC]);
+  if (early !== set) plan.add(calls.mount, [null, viaDescriptor(root), null, k.MS_REMOUNT | k.MS_BIND | set]);
   if (options.propagation !== undefined) {
-    plan.add(calls.mount, [null, target, null, propagationBits[options.propagation]]);
+    plan.add(calls.mount, [null, viaDescriptor(root), null, propagationBits[options.propagation]]);
   }
-  return addIdLook(plan, k.AT_FDCWD, target, features);
+  return addIdLook(plan, root, features);
 }
 
 /**
- * mount(2) where the options pass a page: the lower layers as the numbers of their descriptors, relative to
- * /proc/self/fd. Upper and work by path, so that others see who uses them. The working directory belongs to
- * all threads of the process: the plan gets one that has its own.
+ * The working directory as descriptors have their numbers in it. It belongs to all threads of the process:
+ * the plan gets one that has its own.
  */
-function addNumbersWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): Step {
+function addWorkingDirectory(plan: Plan): void {
   plan.isOnOwnThread = true;
-  const layers = addLayers(plan, options, features);
   plan.add(calls.unshare, [k.CLONE_FS]);
   plan.add(calls.chdir, ['/proc/self/fd']);
-  const data: (Path | Descriptor)[] = ['lowerdir='];
-  layers.lowers.forEach((lower, i) => {
-    data.push(...(i === 0 ? [] : [':']), lower);
+}
+
+/** The layers as the value of `lowerdir`, relative to that directory. */
+function numbersValue({ lowers, data }: Layers): (Path | Descriptor)[] {
+  const pieces: (Path | Descriptor)[] = [];
+  lowers.forEach((lower, i) => {
+    pieces.push(...(i === 0 ? [] : [':']), lower);
   });
-  for (const layer of layers.data) data.push('::', layer);
-  data.push(...tailData(options, features));
-  return addMountWay(plan, options, features, data);
+  for (const layer of data) pieces.push('::', layer);
+  return pieces;
+}
+
+/**
+ * mount(2) where the options pass a page: the lower layers as the numbers of their descriptors. Upper and work
+ * by path, so that others see who uses them.
+ */
+function addNumbersWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): Step {
+  const target = addTarget(plan, options);
+  const layers = addLayers(plan, options, features);
+  addWorkingDirectory(plan);
+  const data = ['lowerdir=', ...numbersValue(layers), ...tailData(options, features)];
+  return addMountWay(plan, options, features, data, target);
 }
 
 const propagationBits = {
@@ -237,10 +306,10 @@ const propagationBits = {
   unbindable: k.MS_UNBINDABLE,
 } as const;
 
-function addIdLook(plan: Plan, at: Descriptor, path: Path, features: KernelFeatures): Step {
+function addIdLook(plan: Plan, root: Descriptor, features: KernelFeatures): Step {
   const mask = features.uniqueMountId ? k.STATX_MNT_ID_UNIQUE : k.STATX_MNT_ID;
-  const flags = path === '' ? k.AT_EMPTY_PATH : k.AT_SYMLINK_NOFOLLOW;
-  return plan.stepOf(plan.add(calls.statx, [at, path, flags, mask | k.STATX_INO], { output: STATX_OUTPUT }));
+  const look = plan.add(calls.statx, [root, '', k.AT_EMPTY_PATH, mask | k.STATX_INO], { output: STATX_OUTPUT });
+  return plan.stepOf(look);
 }
 
 /** The layers as the value of `lowerdir`, in pieces. */
@@ -278,18 +347,22 @@ const sizeOf = (pieces: readonly Path[]): number => pieces.reduce((sum, piece) =
 export function plan(options: CheckedOptions, features: KernelFeatures): MountPlan {
   const result = new Plan();
   addCreated(result, options);
-  if (features.fsContext) {
-    const isOneByOne = features.lowerdirAppend !== false || features.layerDescriptors !== false;
-    if (isOneByOne || lowerdirValue(options).length <= FSCONFIG_MAX_BYTES) {
-      return { plan: result, id: addDetachedWay(result, options, features) };
-    }
+  return { plan: result, id: addWay(result, options, features) };
+}
+
+function addWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): Step {
+  if (features.mountApi) {
+    const { fsContext, lowerdirAppend, layerDescriptors } = features;
+    if (fsContext && (lowerdirAppend || layerDescriptors)) return addDetachedWay(plan, options, features);
+    const lowerdir = oneValue(options, features);
+    if (lowerdir !== undefined) return addDetachedWay(plan, options, features, lowerdir);
   }
   const data = mountData(options, features);
-  if (sizeOf(data) < features.pageSize) return { plan: result, id: addMountWay(result, options, features, data) };
-  // A descriptor's number takes five bytes before there are 100,000 of them; then a colon, or two.
-  const layers = 6 * options.lowerdir.length + 7 * options.datadir.length;
-  const size = sizeOf(['lowerdir=', ...tailData(options, features)]) + layers;
-  if (size < features.pageSize) return { plan: result, id: addNumbersWay(result, options, features) };
+  if (sizeOf(data) < features.pageSize) {
+    return addMountWay(plan, options, features, data, addTarget(plan, options));
+  }
+  const size = sizeOf(['lowerdir=', ...tailData(options, features)]) + layersSize(options);
+  if (size < features.pageSize) return addNumbersWay(plan, options, features);
   throw new OverlayError({
     errno: e.E2BIG,
     reason: 'options-too-long',

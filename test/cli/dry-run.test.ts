@@ -12,8 +12,9 @@ const says: Readonly<Record<WayName, RegExp>> = {
   readable: /"\/layers\/one:two", O_CLOEXEC\|O_DIRECTORY, 0\) = fd1\n[\s\S]*SET_FD, "lowerdir\+", NULL, fd1\)/,
   strings: /SET_STRING, "lowerdir\+", "\/layers\/one:two", 0\)/,
   string: /SET_STRING, "lowerdir", "\/layers\/one\\\\:two:\/layers\/three", 0\)/,
+  wrapper: /SET_STRING, "lowerdir", "\/layers\/one\\\\:two:\/layers\/three", 0\)[\s\S]*^move_mount/m,
   mount: /^mount\(.*"lowerdir=\/layers\/one\\\\:two:\/layers\/three,upperdir=\/upper,workdir=\/wd/m,
-  numbers: /^chdir\("\/proc\/self\/fd"\)\n[\s\S]*^mount\(.*"lowerdir=\{fd0\}:\{fd1\},upperdir=\/upper/m,
+  numbers: /^chdir\("\/proc\/self\/fd"\)\n[\s\S]*^mount\(.*"lowerdir=\{fd1\}:\{fd2\},upperdir=\/upper/m,
 };
 
 for (const way of wayNames) {
@@ -38,7 +39,7 @@ test('each flag arrives', (t) => {
   t.is(stderr, '');
   t.regex(
     stdout,
-    /^mount\("it", "\/m", "overlay", MS_NODEV\|MS_NODIRATIME\|MS_NOEXEC\|MS_NOSUID\|MS_RDONLY\|MS_STRICTATIME, /m,
+    /^mount\("it", "\/proc\/self\/fd\/\{fd0\}", "overlay", MS_NODEV\|MS_NODIRATIME\|MS_NOEXEC\|MS_NOSUID\|MS_RDONLY\|MS_STRICTATIME, /m,
   );
   t.regex(stdout, /,redirect_dir=on,index=off,xino=off,uuid=null,volatile,default_permissions"\)/);
   const long = ['--lowerdir=/a', '--datadir=/d', '--upperdir=/u', '--workdir=/w'];

@@ -57,7 +57,7 @@ const forms: Readonly<Record<string, Form>> = {
 /** Both ways of mounting: with descriptors, and with one string of escaped paths. */
 const ways: Readonly<Record<string, (options: OverlayOptions) => Mount>> = {
   descriptors: (options) => mountOverlayWithSync(options, featuresSync()),
-  'mount(2)': (options) => mountOverlayWithSync(options, { ...featuresSync(), fsContext: false }),
+  'mount(2)': (options) => mountOverlayWithSync(options, { ...featuresSync(), mountApi: false }),
 };
 
 interface Expected {

@@ -65,12 +65,13 @@ test('by strings: 255 bytes fit, 256 go by descriptor', (t) => {
 });
 
 test('by mount(2): older, with everything escaped', (t) => {
-  t.deepEqual(planned({ index: false }, { fsContext: false }), [
-    'statx(AT_FDCWD, "/m", AT_SYMLINK_NOFOLLOW, STATX_TYPE)',
-    'mount("overlay", "/m", "overlay", 0, "lowerdir=/a:/b\\\\:c,upperdir=/u\\\\,v,workdir=/w\\\\\\\\x,index=off")',
-    'umount2("/m", MNT_DETACH|UMOUNT_NOFOLLOW)  # only on failure',
-    'statfs("/m")',
-    'statx(AT_FDCWD, "/m", AT_SYMLINK_NOFOLLOW, STATX_INO|STATX_MNT_ID_UNIQUE)',
+  t.deepEqual(planned({ index: false }, { mountApi: false }), [
+    'openat2(AT_FDCWD, "/m", O_CLOEXEC|O_DIRECTORY|O_NOFOLLOW|O_PATH, 0) = fd0',
+    'statx(fd0, "", AT_EMPTY_PATH, STATX_TYPE)',
+    'mount("overlay", "/proc/self/fd/{fd0}", "overlay", 0, "lowerdir=/a:/b\\\\:c,upperdir=/u\\\\,v,workdir=/w\\\\\\\\x,index=off")  # undone on failure',
+    'openat2(AT_FDCWD, "/m", O_CLOEXEC|O_DIRECTORY|O_NOFOLLOW|O_PATH, 0) = fd1',
+    'fstatfs(fd1)',
+    'statx(fd1, "", AT_EMPTY_PATH, STATX_INO|STATX_MNT_ID_UNIQUE)',
   ]);
 });
 
@@ -82,7 +83,7 @@ test('by mount(2): a page is measured, to the byte, and what passes it goes by n
     return { lowerdir: [half(1000), half(rest - 1000)], upperdir: '/u', workdir: '/w' };
   };
   const isByNumbers = (total: number, pageSize = 4096) =>
-    planned(withBytes(total), { fsContext: false, pageSize }).some((line) => line.includes('"lowerdir={fd0}:{fd1},'));
+    planned(withBytes(total), { mountApi: false, pageSize }).some((line) => line.includes('"lowerdir={fd1}:{fd2},'));
   t.false(isByNumbers(4095));
   t.true(isByNumbers(4096));
   t.false(isByNumbers(4096, 65536));
@@ -90,27 +91,28 @@ test('by mount(2): a page is measured, to the byte, and what passes it goes by n
 
 test('by mount(2) with numbers: on a thread that has a working directory of its own', (t) => {
   const lowerdir = Array.from({ length: 40 }, (_, i) => `/${i}${'x'.repeat(200)}`);
-  const lines = planned({ lowerdir, datadir: '/d', index: false }, { fsContext: false });
+  const lines = planned({ lowerdir, datadir: '/d', index: false }, { mountApi: false });
   t.deepEqual(calls(lines), [
+    'openat2',
+    'statx',
     ...Array(43).fill('openat2'),
     'unshare',
     'chdir',
-    'statx',
     'mount',
-    'umount2',
-    'statfs',
+    'openat2',
+    'fstatfs',
     'statx',
   ]);
   t.true(lines.includes('unshare(CLONE_FS)'));
   t.true(lines.includes('chdir("/proc/self/fd")'));
   const data = /"(lowerdir=[^"]*)"/.exec(lines.join('\n'))?.[1] ?? '';
-  t.true(data.startsWith('lowerdir={fd0}:{fd1}:'));
-  t.true(data.endsWith('{fd39}::{fd40},upperdir=/u\\\\,v,workdir=/w\\\\\\\\x,index=off'), data.slice(-80));
+  t.true(data.startsWith('lowerdir={fd1}:{fd2}:'));
+  t.true(data.endsWith('{fd40}::{fd41},upperdir=/u\\\\,v,workdir=/w\\\\\\\\x,index=off'), data.slice(-80));
 });
 
 test('by mount(2): what passes a page even so is refused', (t) => {
   const long = (kind: string) => `/${kind}${'x'.repeat(2100)}`;
-  const error = t.throws(() => planned({ upperdir: long('u'), workdir: long('w') }, { fsContext: false }), {
+  const error = t.throws(() => planned({ upperdir: long('u'), workdir: long('w') }, { mountApi: false }), {
     code: 'E2BIG',
   });
   t.like(error, { reason: 'options-too-long', path: '/m' });
@@ -119,21 +121,41 @@ test('by mount(2): what passes a page even so is refused', (t) => {
 test('by one string of lowerdir: 6.5, where it fits', (t) => {
   const between = { layerDescriptors: false, lowerdirAppend: false } as const;
   t.true(planned({}, between).includes('fsconfig(fd5, FSCONFIG_SET_STRING, "lowerdir", "/a:/b\\\\:c", 0)'));
+  const byNumbers = planned({ lowerdir: [`/${'x'.repeat(255)}`, '/b'] }, between);
+  t.true(byNumbers.includes('chdir("/proc/self/fd")'));
+  t.true(byNumbers.includes('fsconfig(fd5, FSCONFIG_SET_STRING, "lowerdir", "{fd1}:{fd2}", 0)'));
+  const many = Array.from({ length: 50 }, (_, i) => `/${i}/abcdef`);
+  t.true(planned({ lowerdir: many }, between).join('\n').includes('mount("overlay"'));
+});
+
+test("by the wrapper around mount(2)'s options: 5.2 to 6.4, where there is no comma and a page is enough", (t) => {
+  const wrapper = { fsContext: false, layerDescriptors: false, lowerdirAppend: false } as const;
+  const lines = planned({}, wrapper);
+  t.is(calls(lines).at(-1), 'move_mount');
+  t.true(lines.includes('fsconfig(fd5, FSCONFIG_SET_STRING, "upperdir", "/proc/self/fd/{fd3}", 0)'), 'a comma');
+  t.true(lines.includes('fsconfig(fd5, FSCONFIG_SET_STRING, "workdir", "/w\\\\\\\\x", 0)'));
   t.true(
-    planned({ lowerdir: [`/${'x'.repeat(255)}`, '/b'] }, between)
-      .join('\n')
-      .includes('mount("overlay"'),
+    planned({ lowerdir: ['/a,b', '/c'] }, wrapper).includes(
+      'fsconfig(fd5, FSCONFIG_SET_STRING, "lowerdir", "{fd1}:{fd2}", 0)',
+    ),
   );
+  const isByMount = (change: Partial<OverlayOptions>, features: Partial<KernelFeatures> = {}) =>
+    calls(planned(change, { ...wrapper, ...features })).includes('mount');
+  t.true(isByMount({ context: 'u:r:t:s0:c1,c2' }));
+  t.false(isByMount({ nosymfollow: true }));
+  t.true(isByMount({ nosymfollow: true }, { mountSetattr: false }));
+  t.true(isByMount({ propagation: 'shared' }, { mountSetattr: false }));
 });
 
 test('a read-only mount of a writable overlay is made so after its superblock is known to be writable', (t) => {
   const lines = calls(planned({ readonly: true }));
   t.deepEqual(lines.slice(lines.indexOf('fsmount')), ['fsmount', 'fstatfs', 'mount_setattr', 'statx', 'move_mount']);
-  t.deepEqual(calls(planned({ readonly: true }, { fsContext: false })), [
+  t.deepEqual(calls(planned({ readonly: true }, { mountApi: false })), [
+    'openat2',
     'statx',
     'mount',
-    'umount2',
-    'statfs',
+    'openat2',
+    'fstatfs',
     'mount',
     'statx',
   ]);
@@ -155,14 +177,14 @@ test('attributes have two names', (t) => {
   t.true(
     planned(all).some((line) =>
       line.startsWith(
-        'fsmount(fd5, FSMOUNT_CLOEXEC, MOUNT_ATTR_NODEV|MOUNT_ATTR_NODIRATIME|MOUNT_ATTR_NOEXEC|MOUNT_ATTR_NOSUID|MOUNT_ATTR_NOSYMFOLLOW|MOUNT_ATTR_STRICTATIME)',
+        'fsmount(fd5, FSMOUNT_CLOEXEC, MOUNT_ATTR_NODEV|MOUNT_ATTR_NODIRATIME|MOUNT_ATTR_NOEXEC|MOUNT_ATTR_NOSUID|MOUNT_ATTR_STRICTATIME)',
       ),
     ),
   );
   t.true(
-    planned(all, { fsContext: false }).some((line) =>
+    planned(all, { mountApi: false }).some((line) =>
       line.startsWith(
-        'mount("overlay", "/m", "overlay", MS_NODEV|MS_NODIRATIME|MS_NOEXEC|MS_NOSUID|MS_NOSYMFOLLOW|MS_STRICTATIME, ',
+        'mount("overlay", "/proc/self/fd/{fd0}", "overlay", MS_NODEV|MS_NODIRATIME|MS_NOEXEC|MS_NOSUID|MS_NOSYMFOLLOW|MS_STRICTATIME, ',
       ),
     ),
   );

@@ -40,7 +40,7 @@ export const linux612: KernelFeatures = {
   mountEvents: false,
 };
 
-/** 6.1: mount(2) only. */
+/** 6.1: the wrapper around mount(2)'s options. */
 export const linux61: KernelFeatures = {
   ...linux612,
   release: '6.1.0',
