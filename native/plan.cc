@@ -274,6 +274,8 @@ long Execution::run(Step& step) {
       }
       return 0;
     }
+    case Call::read:
+      return sys::read(fd(0), block_ + step.output + 8, static_cast<size_t>(a[1]));
     case Call::fsopen:
       return sys::fsopen(Text(*this, a[0]), unsigned_at(1));
     case Call::fsconfig:

@@ -30,6 +30,7 @@ namespace overlayfs {
 #define OVERLAYFS_CALLS(X) \
   X(openat2, 0b1)          \
   X(close, 0b1)            \
+  X(read, 0b1)             \
   X(fsopen, 0)             \
   X(fsconfig, 0b10001)     \
   X(fsmount, 0b1)          \

@@ -42,6 +42,7 @@ const attributes = bits(named('MOUNT_ATTR_'));
 const described = {
   openat2: [descriptor, text, bits(named('O_')), number],
   close: [descriptor],
+  read: [descriptor, number],
   fsopen: [text, bits(named('FSOPEN_'))],
   fsconfig: [descriptor, words(named('FSCONFIG_')), text, text, descriptor],
   fsmount: [descriptor, bits(named('FSMOUNT_')), attributes],

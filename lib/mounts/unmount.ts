@@ -117,7 +117,9 @@ function findWorkdir(mounted: Mounted, options: UnmountOptions): Path | undefine
   // The table does not tell an escaped path from a plain one (a descriptor's): the one that exists is meant.
   const candidates = [text, unescapeLayer(text)].filter((path, i, [first]) => i === 0 || !path.equals(first as Buffer));
   const [workdir, another] = candidates.length === 1 ? candidates : candidates.filter(exists);
-  if (workdir !== undefined && another === undefined && isAbsolute(workdir)) return workdir;
+  // Where mount(2) or fsconfig(2) could not take the path, it was a descriptor's, of the process that mounted.
+  const isDescriptor = text.toString('latin1').startsWith('/proc/self/fd/');
+  if (workdir !== undefined && another === undefined && isAbsolute(workdir) && !isDescriptor) return workdir;
   throw new OverlayError({
     errno: e.EINVAL,
     reason: 'work-unknown',

@@ -1,9 +1,9 @@
 /** What this kernel can do, asked of the kernel and not of its version number. */
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { release } from 'node:os';
 import * as e from '../errnos.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { addLook, readLook } from '../kernel/look.js';
+import { addLook, type Found, readLook } from '../kernel/look.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step, type StepOptions, type Text } from '../kernel/plan.js';
 import { addon } from '../native.js';
@@ -118,6 +118,11 @@ function questions(): Questions {
   const openTreeAttr = ask(calls.open_tree_attr, []);
   const events = ask(calls.fanotify_init, [k.FAN_REPORT_MNT]);
   const look = addLook(plan, '/', { mask: k.STATX_MNT_ID_UNIQUE });
+  const userNamespace = addLook(plan, '/proc/self/ns/user', { mask: k.STATX_INO });
+  const parameters = defaultNames.map((name) => {
+    const file = ask(calls.openat2, [k.AT_FDCWD, `/sys/module/overlay/parameters/${name}`, k.O_CLOEXEC]);
+    return [name, plan.stepOf(ask(calls.read, [file, 1], { output: 1 }))] as const;
+  });
 
   return {
     plan,
@@ -130,11 +135,15 @@ function questions(): Questions {
       const answer = (value: () => boolean): Answer => (isUnknown ? 'unknown' : value());
       const fsContext = answer(() => opened >= 0 && result(madeUp) < 0);
       const accepts = (made: number): Answer => (fsContext === false ? false : answer(() => result(made) >= 0));
-      const defaults = readDefaults();
+      const defaults: Partial<Record<DefaultName, boolean>> = {};
+      for (const [name, step] of parameters) {
+        if (outputs instanceof StepFailure || outputs.result(step) !== 1) continue;
+        defaults[name] = outputs.bytes(step, 1).toString() === 'Y';
+      }
       return {
-        release: readText('/proc/sys/kernel/osrelease'),
+        release: release(),
         pageSize: addon().pageSize,
-        userNamespace: isInUserNamespace(),
+        userNamespace: isOtherUserNamespace(readLook(userNamespace, outputs)),
         mayMount: opened >= 0 ? true : isUnknown ? false : 'unknown',
         overlay: answer(() => opened !== -e.ENODEV),
         mountApi: answer(() => opened !== -e.ENOSYS),
@@ -149,7 +158,7 @@ function questions(): Questions {
                 ? 'readable'
                 : false,
         options: Object.fromEntries(
-          options.map(([name, made]) => [name, fsContext === false ? askModule(name) : accepts(made)]),
+          options.map(([name, made]) => [name, fsContext === false ? askModule(name, defaults) : accepts(made)]),
         ) as Record<ProbedOption, Answer>,
         mountSetattr: result(setattr) !== -e.ENOSYS,
         // Without privilege EPERM comes first.
@@ -165,35 +174,15 @@ function questions(): Questions {
 }
 
 /** Where no context can be asked (before 6.5): options with a default are there; of the others nothing is known. */
-function askModule(name: string): Answer {
+function askModule(name: string, defaults: KernelFeatures['defaults']): Answer {
   if (name === 'datadir+' || name.includes('=') || name === 'verity' || name === 'override_creds') return false;
-  const parameter = name === 'xino' ? 'xino_auto' : name;
-  return existsSync(`${PARAMETERS}/${parameter}`) || 'unknown';
-}
-
-const PARAMETERS = '/sys/module/overlay/parameters';
-
-function readDefaults(): KernelFeatures['defaults'] {
-  const defaults: Partial<Record<DefaultName, boolean>> = {};
-  for (const name of defaultNames) {
-    const text = readText(`${PARAMETERS}/${name}`);
-    if (text !== '') defaults[name] = text === 'Y';
-  }
-  return defaults;
+  return (name === 'xino' ? 'xino_auto' : name) in defaults || 'unknown';
 }
 
 /** The initial user namespace has a number of its own (PROC_USER_INIT_INO); a map can look like its. */
-function isInUserNamespace(): boolean {
+function isOtherUserNamespace({ errno, inode }: Found): boolean {
   const INITIAL = 0xeffffffd;
-  return (statSync('/proc/self/ns/user', { throwIfNoEntry: false })?.ino ?? INITIAL) !== INITIAL;
-}
-
-function readText(path: string): string {
-  try {
-    return readFileSync(path, 'latin1').trim();
-  } catch {
-    return '';
-  }
+  return errno === 0 && Number(inode) !== INITIAL;
 }
 
 let remembered: KernelFeatures | undefined;

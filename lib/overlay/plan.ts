@@ -144,11 +144,10 @@ function addContext(
   options: CheckedOptions,
   features: KernelFeatures,
   layers: Layers,
-  lowerdir: Text | undefined,
+  lowerdir: Path | undefined,
 ): Descriptor {
   const context = plan.add(calls.fsopen, ['overlay', k.FSOPEN_CLOEXEC]);
-  const isWrapper = features.fsContext === false;
-  const byDescriptor = !isWrapper && features.layerDescriptors !== false;
+  const byDescriptor = lowerdir === undefined && features.layerDescriptors !== false;
   const set = (key: string, value: Text, subject?: Subject): void => {
     const command = value === null ? k.FSCONFIG_SET_FLAG : k.FSCONFIG_SET_STRING;
     plan.add(calls.fsconfig, [context, command, key, value], subject && { subject });
@@ -160,8 +159,7 @@ function addContext(
       plan.add(calls.fsconfig, [context, k.FSCONFIG_SET_FD, key, null, descriptor], { subject });
     } else {
       const text = written(subject.path);
-      const isSent = fits(text) && !(isWrapper && hasComma(text));
-      set(key, isSent ? text : viaDescriptor(descriptor), subject);
+      set(key, fits(text) ? text : viaDescriptor(descriptor), subject);
     }
   };
   set('source', options.source);
@@ -184,17 +182,10 @@ function addContext(
  * fsopen(2) to move_mount(2): nothing is to be seen before the last step. `lowerdir` is the value of the
  * option of that name, where lower layers cannot be set one by one.
  */
-function addDetachedWay(plan: Plan, options: CheckedOptions, features: KernelFeatures, lowerdir?: Lowerdir): Step {
+function addDetachedWay(plan: Plan, options: CheckedOptions, features: KernelFeatures, lowerdir?: Path): Step {
   const target = addTarget(plan, options);
   const layers = addLayers(plan, options, features);
-  if (lowerdir === 'numbers') addWorkingDirectory(plan);
-  const context = addContext(
-    plan,
-    options,
-    features,
-    layers,
-    lowerdir === 'numbers' ? numbersValue(layers) : lowerdir && lowerdirValue(options),
-  );
+  const context = addContext(plan, options, features, layers, lowerdir);
   const set = attributes(options, NEW_API);
   const early = set & ~lateAttributes(options);
   const mount = plan.add(calls.fsmount, [context, k.FSMOUNT_CLOEXEC, early]);
@@ -221,30 +212,24 @@ function lateAttributes(options: CheckedOptions): number {
   return k.MOUNT_ATTR_NOSYMFOLLOW | (isGuarded(options) ? k.MOUNT_ATTR_RDONLY : 0);
 }
 
-/** How the value of `lowerdir` names the layers: by path, or by the numbers of their descriptors. */
-type Lowerdir = 'paths' | 'numbers';
-
-/** What the wrapper around mount(2)'s options (5.2 to 6.4) and the early fsconfig(2) cannot take. */
-function oneValue(options: CheckedOptions, features: KernelFeatures): Lowerdir | undefined {
-  const isWrapper = features.fsContext === false;
-  const value = lowerdirValue(options);
-  const tail = tailData(options, features);
-  const isWithinPage = value.length + sizeOf(tail) + 'lowerdir='.length < features.pageSize - MARGIN;
-  if (isWrapper) {
-    const needsSetattr =
-      options.propagation !== undefined || (attributes(options, NEW_API) & lateAttributes(options)) !== 0;
-    if (needsSetattr && !features.mountSetattr) return undefined;
-    if (sentOptions(options, features).some(([, option]) => option?.includes(','))) return undefined;
-  }
-  if (value.length <= FSCONFIG_MAX_BYTES && !(isWrapper && (hasComma(value) || !isWithinPage))) return 'paths';
-  return layersSize(options) <= FSCONFIG_MAX_BYTES ? 'numbers' : undefined;
+/**
+ * Whether the layers can go by one value of `lowerdir`. Where that is by the wrapper around mount(2)'s options
+ * (5.2 to 6.4), only if no path needs the detour by a descriptor: mount(2) itself shows others the paths.
+ */
+function fitsOneValue(options: CheckedOptions, features: KernelFeatures): boolean {
+  const lowerdir = lowerdirValue(options);
+  if (!fits(lowerdir)) return false;
+  if (features.fsContext !== false) return true;
+  const needsSetattr =
+    options.propagation !== undefined || (attributes(options, NEW_API) & lateAttributes(options)) !== 0;
+  if (needsSetattr && !features.mountSetattr) return false;
+  const paths = [options.upperdir, options.workdir].flatMap((path) => (path === undefined ? [] : escapeLayer(path)));
+  const values = sentOptions(options, features).map(([, value]) => value ?? '');
+  return paths.every(fits) && ![lowerdir, ...paths, ...values].some(hasComma);
 }
 
-/** Room for the path of a descriptor in the place of an upper or work that has a comma, or is too long. */
-const MARGIN = 64;
-
 /** The most that the layers take as numbers: five bytes before there are 100,000; then a colon, or two. */
-const layersSize = ({ lowerdir, datadir }: CheckedOptions): number => 6 * lowerdir.length + 7 * datadir.length;
+const numbersSize = ({ lowerdir, datadir }: CheckedOptions): number => 6 * lowerdir.length + 7 * datadir.length;
 
 /**
  * mount(2), with all layers in one string: the oldest way. It says nothing about what is wrong, and the guards
@@ -268,34 +253,24 @@ function addMountWay(plan: Plan, options: CheckedOptions, features: KernelFeatur
 }
 
 /**
- * The working directory as descriptors have their numbers in it. It belongs to all threads of the process:
- * the plan gets one that has its own.
+ * mount(2) where the options pass a page: the layers as the numbers of their descriptors, relative to
+ * /proc/self/fd. Upper and work by path if that will do, so that others see who uses them. The working
+ * directory belongs to all threads of the process: the plan gets one that has its own.
  */
-function addWorkingDirectory(plan: Plan): void {
+function addNumbersWay(plan: Plan, options: CheckedOptions, features: KernelFeatures, withUpper: boolean): Step {
   plan.isOnOwnThread = true;
-  plan.add(calls.unshare, [k.CLONE_FS]);
-  plan.add(calls.chdir, ['/proc/self/fd']);
-}
-
-/** The layers as the value of `lowerdir`, relative to that directory. */
-function numbersValue({ lowers, data }: Layers): (Path | Descriptor)[] {
-  const pieces: (Path | Descriptor)[] = [];
-  lowers.forEach((lower, i) => {
-    pieces.push(...(i === 0 ? [] : [':']), lower);
-  });
-  for (const layer of data) pieces.push('::', layer);
-  return pieces;
-}
-
-/**
- * mount(2) where the options pass a page: the lower layers as the numbers of their descriptors. Upper and work
- * by path, so that others see who uses them.
- */
-function addNumbersWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): Step {
   const target = addTarget(plan, options);
   const layers = addLayers(plan, options, features);
-  addWorkingDirectory(plan);
-  const data = ['lowerdir=', ...numbersValue(layers), ...tailData(options, features)];
+  plan.add(calls.unshare, [k.CLONE_FS]);
+  plan.add(calls.chdir, ['/proc/self/fd']);
+  const data: (Path | Descriptor)[] = ['lowerdir='];
+  layers.lowers.forEach((lower, i) => {
+    data.push(...(i === 0 ? [] : [':']), lower);
+  });
+  for (const layer of layers.data) data.push('::', layer);
+  if (withUpper && layers.upper !== undefined) data.push(',upperdir=', layers.upper);
+  if (withUpper && layers.work !== undefined) data.push(',workdir=', layers.work);
+  data.push(...(withUpper ? optionData(options, features) : tailData(options, features)));
   return addMountWay(plan, options, features, data, target);
 }
 
@@ -328,6 +303,12 @@ function tailData(options: CheckedOptions, features: KernelFeatures): Path[] {
   const pieces: Path[] = [];
   if (upperdir !== undefined) pieces.push(',upperdir=', escapeLayer(upperdir));
   if (workdir !== undefined) pieces.push(',workdir=', escapeLayer(workdir));
+  return [...pieces, ...optionData(options, features)];
+}
+
+/** The options that are no layers, in pieces. */
+function optionData(options: CheckedOptions, features: KernelFeatures): Path[] {
+  const pieces: Path[] = [];
   for (const [name, value] of sentOptions(options, features)) {
     pieces.push(',', name);
     // In quotes a comma is not the end: an SELinux context has commas between its categories.
@@ -354,15 +335,17 @@ function addWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): 
   if (features.mountApi) {
     const { fsContext, lowerdirAppend, layerDescriptors } = features;
     if (fsContext && (lowerdirAppend || layerDescriptors)) return addDetachedWay(plan, options, features);
-    const lowerdir = oneValue(options, features);
-    if (lowerdir !== undefined) return addDetachedWay(plan, options, features, lowerdir);
+    if (fitsOneValue(options, features)) return addDetachedWay(plan, options, features, lowerdirValue(options));
   }
   const data = mountData(options, features);
   if (sizeOf(data) < features.pageSize) {
     return addMountWay(plan, options, features, data, addTarget(plan, options));
   }
-  const size = sizeOf(['lowerdir=', ...tailData(options, features)]) + layersSize(options);
-  if (size < features.pageSize) return addNumbersWay(plan, options, features);
+  const size = numbersSize(options) + sizeOf(['lowerdir=', ...tailData(options, features)]);
+  if (size < features.pageSize) return addNumbersWay(plan, options, features, false);
+  const least =
+    numbersSize(options) + sizeOf(['lowerdir=,upperdir=12345,workdir=12345', ...optionData(options, features)]);
+  if (least < features.pageSize) return addNumbersWay(plan, options, features, true);
   throw new OverlayError({
     errno: e.E2BIG,
     reason: 'options-too-long',

@@ -717,3 +717,14 @@ test.serial('the promise forms throw nothing, they reject', async (t) => {
     await t.throwsAsync(promise as Promise<unknown>);
   }
 });
+
+mountTest('removeWork where the table shows the workdir as a descriptor', { needs: 'lowerdirAppend' }, async (t) => {
+  const dir = scratch(t);
+  const workdir = join(dir, 'w'.repeat(200), 'o'.repeat(200));
+  mkdirSync(workdir, { recursive: true });
+  const options = { ...layers(dir), workdir };
+  mountOverlayWithSync(options, { ...featuresSync(), layerDescriptors: false });
+  await t.throwsAsync(unmount(options.target, { removeWork: true }), { message: /'\/proc\/self\/fd\/\d+'/ });
+  t.is(mountsBelow(options.target).length, 1);
+  await unmount(options.target);
+});

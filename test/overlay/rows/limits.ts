@@ -1,7 +1,7 @@
 /** Lengths, depths and the odd ways in which a layer can be named. */
 import { mkdirSync, rmdirSync } from 'node:fs';
 import { fails, wrongValue } from './errors.js';
-import { type Expected, type Given, type Row, stepWays } from './row.js';
+import type { Expected, Given, Row } from './row.js';
 import { bind, dirs, overlay, ramfs, type Setup, tmpfs, unbindable } from './setup.js';
 
 const row = (title: string, options: Given, expect: Expected, ...setup: Setup[]): Row => ({
@@ -20,8 +20,6 @@ function deep(prefix: string, bytes: number): string {
 
 const many = (count: number, name: number): string[] =>
   Array.from({ length: count }, (_, i) => `n/${String(i).padEnd(name, 'z')}`);
-
-const withoutMount2 = ['as it comes', ...stepWays.slice(0, 3)];
 
 export const limitRows: readonly Row[] = [
   ...[200, 250, 255].map((length) =>
@@ -47,24 +45,12 @@ export const limitRows: readonly Row[] = [
     {},
     dirs(`${':'.repeat(120)}/u`, `${','.repeat(120)}/w`),
   ),
-  {
-    ...row(
-      'upper and work of 2,000 bytes each, which one page does not take',
-      { upperdir: deep('up', 2000), workdir: deep('work', 2050) },
-      {},
-      dirs(deep('up', 2000), deep('work', 2050)),
-    ),
-    ways: withoutMount2,
-  },
-  {
-    ...row(
-      'upper and work of 2,000 bytes each, by mount(2) alone',
-      { upperdir: deep('up', 2000), workdir: deep('work', 2050) },
-      fails('E2BIG', 'options-too-long', /mount\(2\) takes \d+, and would cut the rest off/, 'm'),
-      dirs(deep('up', 2000), deep('work', 2050)),
-    ),
-    ways: ['by mount(2)'],
-  },
+  row(
+    'upper and work of 2,000 bytes each, which one page does not take',
+    { upperdir: deep('up', 2000), workdir: deep('work', 2050) },
+    {},
+    dirs(deep('up', 2000), deep('work', 2050)),
+  ),
   row(
     '20 lowers of 200 bytes, with an option',
     { lowerdir: many(20, 180), index: true },
