@@ -119,6 +119,7 @@ function questions(): Questions {
   const events = ask(calls.fanotify_init, [k.FAN_REPORT_MNT]);
   const look = addLook(plan, '/', { mask: k.STATX_MNT_ID_UNIQUE });
   const userNamespace = addLook(plan, '/proc/self/ns/user', { mask: k.STATX_INO });
+  const selinux = addLook(plan, '/sys/fs/selinux');
   const parameters = defaultNames.map((name) => {
     const file = ask(calls.openat2, [k.AT_FDCWD, `/sys/module/overlay/parameters/${name}`, k.O_CLOEXEC]);
     return [name, plan.stepOf(ask(calls.read, [file, 1], { output: 1 }))] as const;
@@ -135,6 +136,7 @@ function questions(): Questions {
       const answer = (value: () => boolean): Answer => (isUnknown ? 'unknown' : value());
       const fsContext = answer(() => opened >= 0 && result(madeUp) < 0);
       const accepts = (made: number): Answer => (fsContext === false ? false : answer(() => result(made) >= 0));
+      const hasSelinux = readLook(selinux, outputs).errno === 0;
       const defaults: Partial<Record<DefaultName, boolean>> = {};
       for (const [name, step] of parameters) {
         if (outputs instanceof StepFailure || outputs.result(step) !== 1) continue;
@@ -158,7 +160,10 @@ function questions(): Questions {
                 ? 'readable'
                 : false,
         options: Object.fromEntries(
-          options.map(([name, made]) => [name, fsContext === false ? askModule(name, defaults) : accepts(made)]),
+          options.map(([name, made]) => [
+            name,
+            fsContext === false ? askModule(name, defaults, hasSelinux) : accepts(made),
+          ]),
         ) as Record<ProbedOption, Answer>,
         mountSetattr: result(setattr) !== -e.ENOSYS,
         // Without privilege EPERM comes first.
@@ -174,7 +179,9 @@ function questions(): Questions {
 }
 
 /** Where no context can be asked (before 6.5): options with a default are there; of the others nothing is known. */
-function askModule(name: string, defaults: KernelFeatures['defaults']): Answer {
+function askModule(name: string, defaults: KernelFeatures['defaults'], hasSelinux: boolean): Answer {
+  // Without SELinux the label's options come to overlayfs, which has none of them.
+  if (name === 'context') return hasSelinux || (Object.keys(defaults).length === 0 && 'unknown');
   if (name === 'datadir+' || name.includes('=') || name === 'verity' || name === 'override_creds') return false;
   return (name === 'xino' ? 'xino_auto' : name) in defaults || 'unknown';
 }

@@ -37,9 +37,14 @@ const optionNeeds: Readonly<Record<string, Feature>> = {
   userxattr: 'userxattr',
 };
 
-function needsOf({ options, ways: own = allWays }: Pick<Row, 'options' | 'ways'>): Feature[] {
-  const needs = Object.keys(options).flatMap((name) => optionNeeds[name] ?? []);
-  if (['null', 'auto'].includes(String(options['uuid']))) needs.push('uuid=null');
+function needsOf({
+  options,
+  ways: own = allWays,
+  needs: more = [],
+}: Pick<Row, 'options' | 'ways' | 'needs'>): Feature[] {
+  const needs = [...more, ...Object.keys(options).flatMap((name) => optionNeeds[name] ?? [])];
+  // Before those of 6.6, `on` was all there was and not shown, nor what became of `off`.
+  if (options['uuid'] !== undefined) needs.push('uuid=null');
   return own.some(isPossible) ? needs : [...needs, ...own.flatMap((way) => ways[way]?.needs ?? [])];
 }
 

@@ -25,6 +25,6 @@ export const ways: Readonly<Record<string, Way>> = {
   'by descriptors': lacking({}, 'pathDescriptors'),
   'by readable descriptors': lacking({ layerDescriptors: 'readable' }, 'layerDescriptors'),
   'by strings': lacking({ layerDescriptors: false }, 'lowerdirAppend'),
-  'by one string': lacking({ fsContext: false }),
+  'by one string': lacking({ fsContext: false, layerDescriptors: false }),
   'by mount(2)': lacking({ mountApi: false }),
 };

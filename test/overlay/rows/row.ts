@@ -1,13 +1,20 @@
 /** What a row of the tables is: a mount as data, and what has to come of it. */
 import type { KernelFeatures } from '#lib/overlay/features.js';
 import type { Reason } from '#lib/reasons.js';
+import type { Feature } from '../../support/index.js';
 import type { Setup } from './setup.js';
 
 /** Options as a caller gives them, wrong ones too. Relative paths are below the row's directory. */
 export type Given = Readonly<Record<string, unknown>>;
 
 /** The ways of the tests' support that go step by step. */
-export const stepWays = ['by descriptors', 'by readable descriptors', 'by strings', 'by mount(2)'] as const;
+export const stepWays = [
+  'by descriptors',
+  'by readable descriptors',
+  'by strings',
+  'by one string',
+  'by mount(2)',
+] as const;
 export const allWays: readonly string[] = ['as it comes', ...stepWays];
 
 export interface Refusal {
@@ -55,6 +62,8 @@ export interface Row {
   readonly expect: Expected;
   /** Default: each. */
   readonly ways?: readonly string[];
+  /** Besides what the options need. */
+  readonly needs?: readonly Feature[];
   /** The paths are relative to the working directory. */
   readonly relative?: boolean;
   /** A directory of which `{fd}` in a path is a descriptor. */
@@ -78,6 +87,7 @@ export interface RecordRow {
 /** A row in a user namespace of its own: root there, nobody outside. */
 export interface UserRow {
   readonly title: string;
+  readonly needs?: readonly Feature[];
   readonly view?: boolean;
   readonly options: Given;
   readonly expect: { readonly shown: readonly string[] } | { readonly error: Refusal };

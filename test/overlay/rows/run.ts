@@ -56,7 +56,7 @@ function assertShown(t: ExecutionContext, row: Row, shows: Shows, way: string, d
     const reads = shows[name];
     if (reads === undefined) continue;
     const [given, resolved] = reads.map((list) => list.map((path) => (path.startsWith('/') ? path : `${dir}/${path}`)));
-    const isByText = way === 'by strings' || way === 'by mount(2)';
+    const isByText = ['by strings', 'by one string', 'by mount(2)'].includes(way);
     if (way === 'as it comes') {
       t.true([String(given), String(resolved)].includes(String(line[name])), `${way}: ${line[name]}`);
     } else {
