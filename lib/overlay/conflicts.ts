@@ -277,6 +277,10 @@ function isLacking({ kernel, value }: NamedOption, { options }: KernelFeatures):
   );
 }
 
+/** What is switched off is off on a kernel that does not know it; a file system without its UUID is something else. */
+const isOff = ({ kernel, value }: NamedOption): boolean =>
+  value === null ? kernel.startsWith('no') : value === 'off' && kernel !== 'uuid';
+
 function lackingError(name: string, shown: string, first: string, { release }: KernelFeatures): OverlayError {
   return new OverlayError({
     errno: EOPNOTSUPP,
@@ -304,11 +308,9 @@ export function checkConflicts(options: CheckedOptions, features: KernelFeatures
   const kept: NamedOption[] = [];
   for (const option of overlay) {
     if (!isLacking(option, features)) kept.push(option);
-    else if (!allowDegraded.includes(option.name)) {
+    else if (!isOff(option) && !allowDegraded.includes(option.name)) {
       const found: Case = { named: { [option.name]: option.value }, hasUpper: true, hasData: false, features };
-      const isOff = option.value === null && option.kernel.startsWith('no');
-      const shown = isOff ? `"${option.name}: false"` : show(option.name, found);
-      throw lackingError(option.name, shown, firstKernel(option), features);
+      throw lackingError(option.name, show(option.name, found), firstKernel(option), features);
     }
   }
   const found: Case = {
