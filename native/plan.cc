@@ -84,17 +84,6 @@ bool has_submounts(int mount) {
   return sys::call(abi::listmount, &request, &first, 1UL, 0U) > 0;
 }
 
-// By a descriptor of its root: that leads to where it is now attached, whatever has become of the path. What
-// others have stacked over it, or mounted inside, would go with it, or in its stead.
-long unmount_by_root(int root) {
-  if (has_submounts(root)) return -EBUSY;
-  char path[32] = "/proc/self/fd/";
-  size_t length = strlen(path);
-  length += write_decimal(path + length, root);
-  path[length] = '\0';
-  return sys::umount2(path, abi::mnt_detach);
-}
-
 }  // namespace
 
 // A text argument as a C string: where it stands in the block, or put together in memory of its own.
@@ -156,26 +145,52 @@ int Execution::descriptor(int32_t argument) const {
   return argument >= made_by ? steps_[argument - made_by].result : argument;
 }
 
-bool Execution::perform() { return header().flags & own_thread ? perform_on_own_thread() : perform_here(); }
+bool Execution::perform() {
+  if (!(header().flags & own_thread)) return perform_here();
+  bool succeeded = false;
+  int error = run_on_own_thread(&Execution::perform_here, &succeeded);
+  if (error != 0) failure_.error = error;
+  return succeeded;
+}
 
-bool Execution::perform_on_own_thread() {
+void Execution::take_back() {
+  if (!(header().flags & own_thread)) return take_back_here();
+  bool succeeded = false;
+  int error = run_on_own_thread(&Execution::rejoin_and_take_back, &succeeded);
+  if (error != 0) failure_.undo_error = error;
+}
+
+// 0, or the errno with which there was no thread.
+int Execution::run_on_own_thread(bool (Execution::*method)(), bool* succeeded) {
   struct Errand {
     Execution* execution;
+    bool (Execution::*method)();
     bool succeeded;
-  } errand{this, false};
+  } errand{this, method, false};
   auto run_errand = [](void* data) -> void* {
     auto* self = static_cast<Errand*>(data);
-    self->succeeded = self->execution->perform_here();
+    self->succeeded = (self->execution->*self->method)();
     return nullptr;
   };
   pthread_t thread;
   int error = pthread_create(&thread, nullptr, run_errand, &errand);
-  if (error != 0) {
-    failure_.error = error;
+  if (error != 0) return error;
+  pthread_join(thread, nullptr);
+  *succeeded = errand.succeeded;
+  return 0;
+}
+
+bool Execution::rejoin_and_take_back() {
+  for (int i = 0; i < done_; i++) {
+    Step& step = steps_[i];
+    if (step.call != Call::unshare && step.call != Call::setns) continue;
+    long result = run(step);
+    if (result >= 0) continue;
+    failure_.undo_error = static_cast<int>(-result);
     return false;
   }
-  pthread_join(thread, nullptr);
-  return errand.succeeded;
+  take_back_here();
+  return true;
 }
 
 bool Execution::perform_here() {
@@ -189,13 +204,13 @@ bool Execution::perform_here() {
     failure_.step = done_;
     failure_.error = static_cast<int>(-result);
     if (step.call == Call::fsconfig || step.call == Call::fsmount) read_log(descriptor(step.a[0]));
-    take_back();
+    take_back_here();
     return false;
   }
   return true;
 }
 
-void Execution::take_back() {
+void Execution::take_back_here() {
   int count = done_;
   while (done_ > 0) {
     Step& step = steps_[--done_];
@@ -336,6 +351,8 @@ long Execution::run(Step& step) {
       return sweep_whiteouts(fd(0), Text(*this, a[1]));
     case Call::unshare:
       return sys::call(abi::unshare, unsigned_at(0));
+    case Call::setns:
+      return sys::call(abi::setns, fd(0), a[1]);
     case Call::chdir:
       return sys::call(abi::chdir, static_cast<const char*>(Text(*this, a[0])));
     case Call::fanotify_init:
@@ -349,6 +366,21 @@ long Execution::run(Step& step) {
   return -ENOSYS;
 }
 
+// By a descriptor of its root: that leads to where it is now attached, whatever has become of the path. What
+// others have stacked over it, or mounted inside, would go with it, or in its stead.
+long Execution::unmount_by_root(int root) const {
+  if (has_submounts(root)) return -EBUSY;
+  if (header().flags & own_thread) {  // another namespace may have no /proc, or another's
+    long result = sys::call(abi::fchdir, root);
+    return result < 0 ? result : sys::umount2(".", abi::mnt_detach);
+  }
+  char path[32] = "/proc/self/fd/";
+  size_t length = strlen(path);
+  length += write_decimal(path + length, root);
+  path[length] = '\0';
+  return sys::umount2(path, abi::mnt_detach);
+}
+
 long Execution::revert(Step& step) {
   const int32_t* a = step.a;
   switch (step.call) {
@@ -358,6 +390,9 @@ long Execution::revert(Step& step) {
       // Without its root it can only be the last one on the target.
       return a[5] >= made_by && descriptor(a[5]) >= 0 ? unmount_by_root(descriptor(a[5]))
                                    : sys::umount2(Text(*this, a[1]), abi::mnt_detach);
+    case Call::unshare:
+    case Call::setns:
+      return 0;  // it ends with its thread
     case Call::mkdirat:
       return sys::unlinkat(descriptor(a[0]), Text(*this, a[1]), AT_REMOVEDIR);
     case Call::mknodat:

@@ -53,6 +53,7 @@ namespace overlayfs {
   X(replace, 0b1)          \
   X(sweep, 0b1)            \
   X(unshare, 0)            \
+  X(setns, 0b1)            \
   X(chdir, 0)              \
   X(fanotify_init, 0)      \
   X(statmount, 0)          \
@@ -73,8 +74,10 @@ enum StepFlag : int32_t {
 
 // What a plan's flags say.
 enum PlanFlag : int32_t {
-  // The steps change the working directory: they are performed on a thread made for them, which ends with
-  // them. The caller's thread shares its own with all others of the process.
+  // The steps change the working directory or the mount namespace: they are performed on a thread made for
+  // them, which ends with them. The caller's thread shares its own with all others of the process. Where they
+  // are taken back later, that is on another such thread, for which the steps `unshare` and `setns` are made
+  // again; `undo` on the latter keeps its descriptor until then.
   own_thread = 1,
 };
 
@@ -136,7 +139,10 @@ class Execution {
 
   const Header& header() const { return *reinterpret_cast<const Header*>(block_); }
   bool perform_here();
-  bool perform_on_own_thread();
+  void take_back_here();
+  int run_on_own_thread(bool (Execution::*)(), bool* succeeded);
+  bool rejoin_and_take_back();
+  long unmount_by_root(int root) const;
   long run(Step& step);
   long revert(Step& step);
   long check_statfs(const Step& step, long result, const abi::Statfs& found);

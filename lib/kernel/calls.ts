@@ -74,6 +74,7 @@ const described = {
   replace: [descriptor, text, text, number],
   sweep: [descriptor, text],
   unshare: [bits(named('CLONE_'))],
+  setns: [descriptor, bits(named('CLONE_'))],
   chdir: [text],
   fanotify_init: [bits(named('FAN_')), number],
   statmount: [],

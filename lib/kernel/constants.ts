@@ -87,5 +87,6 @@ export const MS_PRIVATE = 1 << 18;
 export const MS_SLAVE = 1 << 19;
 export const MS_SHARED = 1 << 20;
 
-// unshare(2)
+// unshare(2), setns(2)
 export const CLONE_FS = 0x200;
+export const CLONE_NEWNS = 0x20000;

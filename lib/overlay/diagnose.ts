@@ -302,7 +302,8 @@ const upperAndWork: Rule = ({ options, failure, facts }) => {
 
 /** What the layers are on, and what an earlier mount has left. */
 const layersAndLeftovers: Rule = ({ options, failure, facts }) => {
-  if (!isCreation(failure) || failure.errno !== e.EINVAL) return undefined;
+  // 5.10 says EROFS where others say EINVAL.
+  if (!isCreation(failure) || (failure.errno !== e.EINVAL && failure.errno !== e.EROFS)) return undefined;
   const isUpper = ({ subject: { role } }: PathFacts) => role === 'upperdir' || role === 'workdir';
   const readOnly = facts.paths.find((path) => isUpper(path) && path.isReadOnly);
   if (readOnly !== undefined) {

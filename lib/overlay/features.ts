@@ -7,6 +7,7 @@ import { addLook, type Found, readLook } from '../kernel/look.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step, type StepOptions, type Text } from '../kernel/plan.js';
 import { addon } from '../native.js';
+import { askByMounting, knownBefore65 } from './features-before-6.5.js';
 
 /** `'unknown'` where the process lacks the privilege to ask, or the kernel tells only when it mounts. */
 export type Answer = boolean | 'unknown';
@@ -162,7 +163,7 @@ function questions(): Questions {
         options: Object.fromEntries(
           options.map(([name, made]) => [
             name,
-            fsContext === false ? askModule(name, defaults, hasSelinux) : accepts(made),
+            fsContext === false ? knownBefore65(name, defaults, hasSelinux) : accepts(made),
           ]),
         ) as Record<ProbedOption, Answer>,
         mountSetattr: result(setattr) !== -e.ENOSYS,
@@ -176,14 +177,6 @@ function questions(): Questions {
       };
     },
   };
-}
-
-/** Where no context can be asked (before 6.5): options with a default are there; of the others nothing is known. */
-function askModule(name: string, defaults: KernelFeatures['defaults'], hasSelinux: boolean): Answer {
-  // Without SELinux the label's options come to overlayfs, which has none of them.
-  if (name === 'context') return hasSelinux || (Object.keys(defaults).length === 0 && 'unknown');
-  if (name === 'datadir+' || name.includes('=') || name === 'verity' || name === 'override_creds') return false;
-  return (name === 'xino' ? 'xino_auto' : name) in defaults || 'unknown';
 }
 
 /** The initial user namespace has a number of its own (PROC_USER_INIT_INO); a map can look like its. */
@@ -210,12 +203,24 @@ function remember(features: KernelFeatures): KernelFeatures {
 export async function features(): Promise<KernelFeatures> {
   if (remembered !== undefined) return remembered;
   const { plan, read } = questions();
-  return remember(read(await perform(plan)));
+  const record = read(await perform(plan));
+  const more = questionsBefore65(record);
+  return remember(more === undefined ? record : more.read(await perform(more.plan)));
 }
 
 /** `features`, on the calling thread. */
 export function featuresSync(): KernelFeatures {
   if (remembered !== undefined) return remembered;
   const { plan, read } = questions();
-  return remember(read(performSync(plan)));
+  const record = read(performSync(plan));
+  const more = questionsBefore65(record);
+  return remember(more === undefined ? record : more.read(performSync(more.plan)));
+}
+
+/** What a record leaves open where options cannot be asked for one by one, if anything. */
+function questionsBefore65(record: KernelFeatures): Questions | undefined {
+  if (record.fsContext !== false || record.mountApi !== true) return undefined;
+  const names = Object.keys(record.options).filter((name) => record.options[name as ProbedOption] === 'unknown');
+  const { plan, read } = askByMounting(names.map((name) => [name, probedOptions[name as ProbedOption]]));
+  return { plan, read: (outputs) => ({ ...record, options: { ...record.options, ...read(outputs) } }) };
 }

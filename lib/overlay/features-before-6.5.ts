@@ -1,0 +1,55 @@
+/** Which options a kernel before 6.5 has, where fsconfig(2) takes any and only the mount says what is wrong. */
+import * as e from '../errnos.js';
+import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import { type Outputs, StepFailure } from '../kernel/perform.js';
+import { Plan, type Step } from '../kernel/plan.js';
+import type { Answer, KernelFeatures } from './features.js';
+
+/** What goes without asking: options with a default have a parameter, and some came later, or long before. */
+export function knownBefore65(name: string, defaults: KernelFeatures['defaults'], hasSelinux: boolean): Answer {
+  // Without SELinux the label's options come to overlayfs, which has none of them.
+  if (name === 'context') return hasSelinux || (Object.keys(defaults).length === 0 && 'unknown');
+  const isLater = ['datadir+', 'verity', 'override_creds', 'fsync'].includes(name) || name.includes('=');
+  if (isLater) return false;
+  return name === 'default_permissions' || (name === 'xino' ? 'xino_auto' : name) in defaults || 'unknown';
+}
+
+/** No kernel has a directory there. */
+const NOWHERE = '/dev/null/none';
+
+type Option = readonly [name: string, option: readonly [key: string, value: string | null]];
+
+/**
+ * A mount that cannot come to be is tried for each option: an unknown one is refused before the layers are
+ * looked for. The kernel's log gets a line each time.
+ */
+export function askByMounting(options: readonly Option[]): {
+  plan: Plan;
+  read: (outputs: Outputs | StepFailure) => Readonly<Record<string, Answer>>;
+} {
+  const plan = new Plan();
+  const tries = options.map(([name, [key, value]]): [name: string, step: Step] => {
+    const context = plan.add(calls.fsopen, ['overlay', k.FSOPEN_CLOEXEC], { tolerate: 'any' });
+    const set = (option: string, text: string | null) => {
+      const command = text === null ? k.FSCONFIG_SET_FLAG : k.FSCONFIG_SET_STRING;
+      plan.add(calls.fsconfig, [context, command, option, text], { tolerate: 'any' });
+    };
+    set('lowerdir', `${NOWHERE}:${NOWHERE}`); // one alone is refused before it is looked for
+    set(key, value);
+    const created = plan.add(calls.fsconfig, [context, k.FSCONFIG_CMD_CREATE, null, null], {
+      tolerate: 'any',
+      output: 0,
+    });
+    return [name, plan.stepOf(created)];
+  });
+  const answer = (outputs: Outputs | StepFailure, step: Step): Answer => {
+    const errno = outputs instanceof StepFailure ? outputs.errno : -outputs.result(step);
+    if (errno === e.EINVAL) return false;
+    return errno === e.ENOENT || errno === e.ENOTDIR || 'unknown';
+  };
+  return {
+    plan,
+    read: (outputs) => Object.fromEntries(tries.map(([name, step]) => [name, answer(outputs, step)])),
+  };
+}
