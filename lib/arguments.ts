@@ -53,6 +53,14 @@ export function checkBoolean(value: unknown, name: string): boolean | undefined 
   throw invalidArgumentType(name, 'true or false', value);
 }
 
+/** An object of options that are all true, false or left out. */
+export function toBooleanOptions<T extends object>(value: T | undefined, known: ReadonlySet<string>): T {
+  const options = toOptions(value);
+  checkNames(options, known);
+  for (const name of known) checkBoolean((options as Record<string, unknown>)[name], name);
+  return options;
+}
+
 /** The option as one of the words, or undefined where it is left out. */
 export function checkWord<W extends string>(value: unknown, name: string, words: readonly W[]): W | undefined {
   if (value === undefined) return undefined;

@@ -1,6 +1,6 @@
 /** Opaque directories: those of a layer that hide what is below them. */
 
-import { checkBoolean, checkNames, toOptions } from '../arguments.js';
+import { toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { OverlayError, type OverlayErrorFields } from '../errors.js';
 import { calls } from '../kernel/calls.js';
@@ -42,9 +42,7 @@ interface OpaquePlan {
 function prepare(dir: PathLike, options: OpaqueOptions | undefined): OpaquePlan {
   // A slash at the end would have a link followed.
   const path = withoutTrailingSlashes(toAbsolute(toPath(dir, 'dir')));
-  const checked = toOptions(options);
-  checkNames(checked, names);
-  const userxattr = checkBoolean(checked.userxattr, 'userxattr') ?? featuresSync().userNamespace;
+  const { userxattr = featuresSync().userNamespace } = toBooleanOptions(options, names);
   return { path, attribute: opaqueName(userxattr), plan: new Plan() };
 }
 

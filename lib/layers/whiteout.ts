@@ -1,7 +1,7 @@
 /** Whiteouts: the character devices 0:0 by which a layer says that a name below it is gone. */
 
 import { randomBytes } from 'node:crypto';
-import { checkBoolean, checkNames, toOptions } from '../arguments.js';
+import { toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { conflictingOptions, invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
 import { calls } from '../kernel/calls.js';
@@ -58,10 +58,7 @@ function toEntry(value: unknown, argument: string): Entry {
 }
 
 function checkOptions(options: WhiteoutOptions | undefined): Required<WhiteoutOptions> {
-  const checked = toOptions(options);
-  checkNames(checked, names);
-  const replace = checkBoolean(checked.replace, 'replace') ?? false;
-  const recursive = checkBoolean(checked.recursive, 'recursive') ?? false;
+  const { replace = false, recursive = false } = toBooleanOptions(options, names);
   if (recursive && !replace) {
     throw conflictingOptions('"recursive" is of use with "replace" only', 'add `replace: true`, or leave it out');
   }

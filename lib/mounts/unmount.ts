@@ -1,6 +1,6 @@
 /** Unmounting: umount2(2), what its errnos mean, and the work directory that an overlay leaves behind. */
 
-import { checkBoolean, checkNames, toOptions } from '../arguments.js';
+import { toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { conflictingOptions, OverlayError, type OverlayErrorFields } from '../errors.js';
 import { calls } from '../kernel/calls.js';
@@ -58,9 +58,7 @@ const noOptions: UnmountOptions = Object.freeze({});
 
 export function checkUnmountOptions(options: UnmountOptions | undefined): UnmountOptions {
   if (options === undefined) return noOptions;
-  const checked = toOptions(options);
-  checkNames(checked, names);
-  for (const name of names) checkBoolean(checked[name as keyof UnmountOptions], name);
+  const checked = toBooleanOptions(options, names);
   if (checked.detach && checked.removeWork) {
     throw conflictingOptions(
       '"removeWork" cannot go with "detach": a detached overlay may still use its workdir',
