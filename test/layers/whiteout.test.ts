@@ -30,7 +30,9 @@ import { Plan } from '#lib/kernel/plan.js';
 import { explainWhiteout } from '#lib/layers/whiteout.js';
 import {
   countDescriptors,
+  type Expected,
   evaluateIn,
+  failsAndLeaves,
   kernelTest,
   layers,
   makeTree,
@@ -69,29 +71,9 @@ function namesBelow(dir: string): string[] {
   return readdirSync(dir, { recursive: true, encoding: 'utf8' }).sort();
 }
 
-interface Expected {
-  code: string;
-  reason: string;
-  path?: string;
-  syscall?: string | undefined;
-}
-
-/** The call fails as expected, and the tree is what it was, descriptors and names included. */
-async function failsCleanly(
-  t: ExecutionContext,
-  dir: string,
-  run: () => Promise<unknown>,
-  expected: Expected,
-): Promise<OverlayError> {
-  const names = namesBelow(dir);
-  const descriptors = countDescriptors();
-  const error = await t.throwsAsync(run, { instanceOf: OverlayError });
-  t.like(error, { ...expected });
-  t.true((error?.errno ?? 0) < 0);
-  t.deepEqual(namesBelow(dir), names, 'nothing was made, removed or left behind');
-  t.is(countDescriptors(), descriptors);
-  return error as OverlayError;
-}
+/** The call fails as expected, and the tree is what it was. */
+const failsCleanly = (t: ExecutionContext, dir: string, run: () => Promise<unknown>, expected: Expected) =>
+  failsAndLeaves(t, () => namesBelow(dir), run, expected);
 
 function inDirectory(t: ExecutionContext, dir: string): void {
   const before = process.cwd();

@@ -27,7 +27,9 @@ import { featuresSync } from '#lib/overlay/features.js';
 import { mountOverlayWithSync } from '#lib/overlay/mount.js';
 import {
   countDescriptors,
+  type Expected,
   evaluateIn,
+  failsAndLeaves,
   layers,
   makeTree,
   mountsBelow,
@@ -60,28 +62,9 @@ const ways: Readonly<Record<string, (options: OverlayOptions) => Mount>> = {
   'mount(2)': (options) => mountOverlayWithSync(options, { ...featuresSync(), mountApi: false }),
 };
 
-interface Expected {
-  code: string;
-  reason: string;
-  path?: string;
-  syscall?: string | undefined;
-}
-
 /** The call fails as expected, and all mounts below the directory are still there. */
-async function fails(
-  t: ExecutionContext,
-  dir: string,
-  run: () => Promise<unknown>,
-  expected: Expected,
-): Promise<OverlayError> {
-  const before = mountsBelow(dir);
-  const descriptors = countDescriptors();
-  const error = await t.throwsAsync(run, { instanceOf: OverlayError });
-  t.like(error, { ...expected });
-  t.deepEqual(mountsBelow(dir), before);
-  t.is(countDescriptors(), descriptors);
-  return error as OverlayError;
-}
+const fails = (t: ExecutionContext, dir: string, run: () => Promise<unknown>, expected: Expected) =>
+  failsAndLeaves(t, () => mountsBelow(dir), run, expected);
 
 /** Restores the working directory at the end. */
 function keepWorkingDirectory(t: ExecutionContext): void {

@@ -6,7 +6,7 @@ import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import type { OverlayOptions } from 'overlayfs';
+import { OverlayError, type OverlayOptions } from 'overlayfs';
 import { calls } from '#lib/kernel/calls.js';
 import { performSync, StepFailure } from '#lib/kernel/perform.js';
 import { Plan } from '#lib/kernel/plan.js';
@@ -186,6 +186,31 @@ export function countThreads(): number {
       return false; // ended meanwhile
     }
   }).length;
+}
+
+/** Of an error. */
+export interface Expected {
+  readonly code: string;
+  readonly reason: string;
+  readonly path?: string;
+  readonly syscall?: string | undefined;
+}
+
+/** The call fails as expected, and what the look returns is what it was, as are the open descriptors. */
+export async function failsAndLeaves(
+  t: ExecutionContext,
+  look: () => unknown,
+  run: () => Promise<unknown>,
+  expected: Expected,
+): Promise<OverlayError> {
+  const before = look();
+  const descriptors = countDescriptors();
+  const error = await t.throwsAsync(run, { instanceOf: OverlayError });
+  t.like(error, { ...expected });
+  t.true((error?.errno ?? 0) < 0);
+  t.deepEqual(look(), before, 'nothing was made, removed or left behind');
+  t.is(countDescriptors(), descriptors);
+  return error as OverlayError;
 }
 
 /** Waits until the condition holds, or fails the test. */
