@@ -1,5 +1,5 @@
 /** Checks of an options object, shared by all calls that take one. */
-import { invalidArgumentType, invalidArgumentValue } from './errors.js';
+import { invalidArgumentType, invalidArgumentValue, outOfRange } from './errors.js';
 
 /** The edits that turn one word into another, for guessing what was meant. */
 function distance(a: string, b: string): number {
@@ -53,11 +53,15 @@ export function checkBoolean(value: unknown, name: string): boolean | undefined 
   throw invalidArgumentType(name, 'true or false', value);
 }
 
-/** An object of options that are all true, false or left out. */
-export function toBooleanOptions<T extends object>(value: T | undefined, known: ReadonlySet<string>): T {
+/** An object of options that are true, false or left out: all that are known, or those named. */
+export function toBooleanOptions<T extends object>(
+  value: T | undefined,
+  known: ReadonlySet<string>,
+  booleans: ReadonlySet<string> = known,
+): T {
   const options = toOptions(value);
   checkNames(options, known);
-  for (const name of known) checkBoolean((options as Record<string, unknown>)[name], name);
+  for (const name of booleans) checkBoolean((options as Record<string, unknown>)[name], name);
   return options;
 }
 
@@ -69,6 +73,14 @@ export function checkWord<W extends string>(value: unknown, name: string, words:
   throw typeof value === 'string'
     ? invalidArgumentValue(name, value, expected)
     : invalidArgumentType(name, expected.slice(8), value);
+}
+
+/** The option as a number of milliseconds, Infinity among them, or undefined where it is left out. */
+export function checkMilliseconds(value: unknown, name: string): number | undefined {
+  if (value === undefined) return undefined;
+  if (typeof value !== 'number') throw invalidArgumentType(name, 'a number of milliseconds', value);
+  if (!(value >= 0)) throw outOfRange(name, 'a number of milliseconds, 0 or more', String(value));
+  return value;
 }
 
 export function checkSignal(value: unknown, name = 'signal'): AbortSignal | undefined {

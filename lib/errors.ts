@@ -1,6 +1,7 @@
 /** What the library throws: OverlayError, and Node's own argument errors. */
 import { inspect } from 'node:util';
 import { describeErrno } from './errnos.js';
+import type { Holders } from './holder.js';
 import { type Reason, reasons } from './reasons.js';
 
 export interface OverlayErrorFields {
@@ -15,6 +16,7 @@ export interface OverlayErrorFields {
   path?: string | undefined;
   dest?: string | undefined;
   kernel?: readonly string[] | undefined;
+  holders?: Holders | undefined;
   /** What the call made and could not take back. */
   leftover?: string | undefined;
 }
@@ -42,6 +44,8 @@ export class OverlayError extends Error {
   readonly hint: string;
   /** What the kernel said about it, a line each; mostly nothing. */
   readonly kernel: readonly string[];
+  /** Of an unmount that found the mount busy: who holds it, as far as that could be seen in a tenth of a second. */
+  declare readonly holders?: Holders;
 
   constructor(fields: OverlayErrorFields, options?: ErrorOptions) {
     const [code] = describeErrno(fields.errno);
@@ -56,6 +60,7 @@ export class OverlayError extends Error {
     this.reason = fields.reason;
     this.hint = sentence(hint);
     this.kernel = fields.kernel ?? [];
+    if (fields.holders !== undefined) this.holders = fields.holders;
   }
 
   override get name(): string {

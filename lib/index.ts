@@ -4,6 +4,7 @@
  * @packageDocumentation
  */
 export { OverlayError } from './errors.js';
+export type { Holder, Holders, Holding } from './holder.js';
 export { isOpaque, isOpaqueSync, makeOpaque, makeOpaqueSync, type OpaqueOptions } from './layers/opaque.js';
 export {
   isWhiteout,
@@ -12,6 +13,7 @@ export {
   whiteout,
   whiteoutSync,
 } from './layers/whiteout.js';
+export { findHolders, findHoldersSync, type HoldersOptions } from './mounts/holders.js';
 export { Mount } from './mounts/mount.js';
 export { type UnmountOptions, unmount, unmountSync } from './mounts/unmount.js';
 export { type Answer, features, featuresSync, type KernelFeatures } from './overlay/features.js';

@@ -74,16 +74,22 @@ export function unescapeOctal(text: Uint8Array): Buffer {
   return plain.subarray(0, length);
 }
 
-/** The value of an option among the superblock options of a mount table line, unescaped once (octal). */
-export function findOption(superOptions: Uint8Array, name: string): Buffer | undefined {
+/** The values of an option among the superblock options of a mount table line, unescaped once (octal). */
+export function findOptions(superOptions: Uint8Array, name: string): Buffer[] {
   const prefix = Buffer.from(`${name}=`);
   const options = Buffer.from(superOptions);
+  const values: Buffer[] = [];
   for (let start = 0; start <= options.length; ) {
     let end = options.indexOf(COMMA, start);
     if (end < 0) end = options.length;
     const option = options.subarray(start, end);
-    if (option.subarray(0, prefix.length).equals(prefix)) return unescapeOctal(option.subarray(prefix.length));
+    if (option.subarray(0, prefix.length).equals(prefix)) values.push(unescapeOctal(option.subarray(prefix.length)));
     start = end + 1;
   }
-  return undefined;
+  return values;
+}
+
+/** The first value of the option. */
+export function findOption(superOptions: Uint8Array, name: string): Buffer | undefined {
+  return findOptions(superOptions, name)[0];
 }

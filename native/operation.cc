@@ -57,10 +57,13 @@ class Operation final : public Task {
     if (!performed_) {
       performed_ = true;
       succeeded_ = execution_.perform();
-      if (succeeded_ && !is_cancelled()) execution_.release();
+      if (succeeded_ && !is_unwanted()) execution_.release();
     }
-    if (succeeded_ && is_cancelled()) take_back();
+    if (is_unwanted()) take_back();
   }
+
+  // Done, and given up since. What has no way back (an unmount) counts as done for all that.
+  bool is_unwanted() const { return succeeded_ && is_cancelled() && execution_.can_be_taken_back(); }
 
   void announce() override { environment_->finished(this); }
 
@@ -218,7 +221,7 @@ void Environment::settle_finished() {
     list = operation->next_finished_;
     operation->next_finished_ = nullptr;
     // Given up between its end and now: back to a thread, since taking it back may take its time.
-    if (operation->succeeded_ && operation->is_cancelled()) {
+    if (operation->is_unwanted()) {
       if (threads.submit(operation) == 0) continue;
       operation->take_back();
     }

@@ -44,6 +44,17 @@ export function readMountId(step: Step, outputs: Outputs): number {
   return outputs.number(step, word.mountId);
 }
 
+export interface MountIds {
+  readonly id: number;
+  /** The device number of its file system. */
+  readonly device: number;
+}
+
+/** What tells the mount that a look has found from all others. */
+export function readMountIds(step: Step, outputs: Outputs): MountIds {
+  return { id: readMountId(step, outputs), device: outputs.number(step, word.device) };
+}
+
 export interface LookOptions extends StepOptions {
   /** The directory that a relative path begins in. */
   readonly at?: Descriptor;

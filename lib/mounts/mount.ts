@@ -1,18 +1,11 @@
 /** A mount that was made here. */
-import { OverlayError } from '../errors.js';
 import type { Path, PathLike } from '../paths.js';
-import {
-  checkUnmountOptions,
-  isUnmountedAllTheSame,
-  type Mounted,
-  type UnmountOptions,
-  unmountMounted,
-  unmountMountedSync,
-} from './unmount.js';
+import { Attempts } from './attempts.js';
+import type { Mounted } from './mounted.js';
+import { checkUnmountOptions, type UnmountOptions, unmountMounted, unmountMountedSync } from './unmount.js';
 
-/** Of a millisecond each. */
-const OTHER_FORM_TRIES = 100;
-const sleepWord = new Int32Array(new SharedArrayBuffer(4));
+/** What a mount's other functions need of it. */
+export let mountedOf: (mount: Mount) => Mounted;
 
 /**
  * A mount in the namespace of the thread that made it. It stays when this object goes: unmount it, or have it
@@ -28,8 +21,11 @@ export class Mount {
   readonly id: number;
 
   readonly #mounted: Mounted;
-  #unmounted = false;
-  #unmounting: Promise<void> | undefined;
+  readonly #attempts = new Attempts();
+
+  static {
+    mountedOf = (mount) => mount.#mounted;
+  }
 
   /** @internal */
   constructor(target: PathLike, mounted: Mounted & { readonly id: number }) {
@@ -50,49 +46,12 @@ export class Mount {
    * @throws {OverlayError} as `unmount`
    */
   async unmount(options?: UnmountOptions): Promise<void> {
-    const checked = checkUnmountOptions(options);
-    // One after the other, each with its own outcome.
-    while (this.#unmounting !== undefined) await this.#unmounting.catch(() => {});
-    if (this.#unmounted) return;
-    this.#unmounting = unmountMounted(this.#mounted, checked);
-    try {
-      await this.#unmounting;
-      this.#unmounting = undefined;
-      this.#unmounted = true;
-    } catch (error) {
-      this.#unmounting = undefined;
-      this.#failed(error);
-    }
+    await unmountMounted(this.#mounted, checkUnmountOptions(options), this.#attempts);
   }
 
   /** `unmount`, on the calling thread. */
   unmountSync(options?: UnmountOptions): void {
-    const checked = checkUnmountOptions(options);
-    if (this.#unmounted) return;
-    for (let tries = 0; ; tries++) {
-      try {
-        unmountMountedSync(this.#mounted, checked);
-        this.#unmounted = true;
-        return;
-      } catch (error) {
-        // A promise under way holds the mount for a moment itself.
-        const isOther =
-          this.#unmounting !== undefined && error instanceof OverlayError && error.reason === 'mount-busy';
-        if (!isOther || tries >= OTHER_FORM_TRIES) {
-          this.#failed(error);
-          return;
-        }
-        Atomics.wait(sleepWord, 0, 0, 1);
-      }
-    }
-  }
-
-  #failed(error: unknown): void {
-    if (isUnmountedAllTheSame(error)) this.#unmounted = true;
-    // The other form of this call was quicker.
-    if (this.#unmounted && !isUnmountedAllTheSame(error)) return;
-    const isOvertaken = this.#unmounting !== undefined;
-    if (!isOvertaken || !(error instanceof OverlayError) || error.reason !== 'not-mounted') throw error;
+    unmountMountedSync(this.#mounted, checkUnmountOptions(options), this.#attempts);
   }
 
   /** `unmount()`, at the end of an `await using` block. */

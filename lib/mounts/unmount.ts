@@ -1,13 +1,14 @@
 /** Unmounting: umount2(2), what its errnos mean, and the work directory that an overlay leaves behind. */
 
-import { toBooleanOptions } from '../arguments.js';
+import { checkMilliseconds, checkSignal, toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { conflictingOptions, OverlayError, type OverlayErrorFields } from '../errors.js';
+import type { Holders } from '../holder.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { addLook, type Found, type LookOptions, readLook } from '../kernel/look.js';
-import { perform, performSync, StepFailure } from '../kernel/perform.js';
-import { Plan, type Step } from '../kernel/plan.js';
+import { performSync, StepFailure } from '../kernel/perform.js';
+import { Plan } from '../kernel/plan.js';
 import { findOption, unescapeLayer } from '../mount-strings.js';
 import {
   isAbsolute,
@@ -21,7 +22,12 @@ import {
   withoutTrailingSlashes,
 } from '../paths.js';
 import type { Reason } from '../reasons.js';
+import { Attempts } from './attempts.js';
+import { holdersText } from './holder-text.js';
+import { type Mounted, mountIdMask } from './mounted.js';
 import { readMountinfo } from './mountinfo.js';
+import { runSearch, runSearchSync, type Search } from './search.js';
+import { searchHolders } from './search-holders.js';
 
 /** How to unmount: the flags of umount2(2), and what to do with what an overlay leaves. */
 export interface UnmountOptions {
@@ -40,25 +46,28 @@ export interface UnmountOptions {
    * removed: `'work-not-empty'`. Default false.
    */
   removeWork?: boolean;
+  /**
+   * How long to wait while the mount is busy, in milliseconds. Default 0; where there is a `signal`, without
+   * end. No thread waits, but that of a twin does.
+   */
+  timeout?: number;
+  /**
+   * Ends the wait. An unmount that the kernel has begun is finished, and then counts. The twins look at it once,
+   * before they begin.
+   */
+  signal?: AbortSignal;
 }
 
-const names: ReadonlySet<string> = new Set(['detach', 'force', 'followSymlinks', 'removeWork']);
-
-/** What is to be unmounted. */
-export interface Mounted {
-  /** Absolute. */
-  readonly path: Path;
-  /** The mount's id, when only this very mount will do. */
-  readonly id?: number;
-  /** Its workdir, when known. */
-  readonly workdir?: Path | undefined;
-}
+const booleans: ReadonlySet<string> = new Set(['detach', 'force', 'followSymlinks', 'removeWork']);
+const names: ReadonlySet<string> = new Set([...booleans, 'timeout', 'signal']);
 
 const noOptions: UnmountOptions = Object.freeze({});
 
 export function checkUnmountOptions(options: UnmountOptions | undefined): UnmountOptions {
   if (options === undefined) return noOptions;
-  const checked = toBooleanOptions(options, names);
+  const checked = toBooleanOptions(options, names, booleans);
+  checkMilliseconds(checked.timeout, 'timeout');
+  checkSignal(checked.signal);
   if (checked.detach && checked.removeWork) {
     throw conflictingOptions(
       '"removeWork" cannot go with "detach": a detached overlay may still use its workdir',
@@ -100,11 +109,6 @@ export function unmountPlan(mounted: Mounted, options: UnmountOptions): Plan {
   return plan;
 }
 
-/** Unique ids begin above 2^31, reused ones stay below: the id says which of the two it is. */
-export function mountIdMask(id: number): number {
-  return id > 0x7fffffff ? k.STATX_MNT_ID_UNIQUE : k.STATX_MNT_ID;
-}
-
 /** The workdir of the overlay that is mounted at a path, from the mount table. */
 function findWorkdir(mounted: Mounted, options: UnmountOptions): Path | undefined {
   const found = lookSync(mounted.path, { flags: lookFlags(options), mask: k.STATX_MNT_ID });
@@ -138,10 +142,9 @@ function lookSync(path: Path, options: LookOptions): Found {
 
 // ------------------------------------------------------------------------------------------ what went wrong
 
-function lookPlan(mounted: Mounted, options: UnmountOptions): [plan: Plan, step: Step] {
-  const plan = new Plan();
-  return [plan, addLook(plan, mounted.path, { flags: lookFlags(options) })];
-}
+const INSIDE = 'unmount what is mounted inside first, or all of it by `unmountTree`';
+
+const by = (holders: string): string => (holders === '' ? '; by whom is not to be seen' : ` by ${holders}`);
 
 const workReasons: Readonly<Record<number, Reason>> = {
   [e.ENOTEMPTY]: 'work-not-empty',
@@ -152,11 +155,21 @@ const workReasons: Readonly<Record<number, Reason>> = {
   [e.EBUSY]: 'mount-inside',
 };
 
+/** What a look after a failure has found. */
+interface Facts {
+  readonly found: Found;
+  /** When the mount is busy. */
+  readonly holders?: Holders;
+}
+
+/** How long to search for those who hold a mount, in ms. */
+const SEARCH = 100;
+
 /** The reason for a failed unmount. Pure. */
-export function explainUnmount(mounted: Mounted, failure: StepFailure, found: Found): OverlayError {
+export function explainUnmount(mounted: Mounted, failure: StepFailure, { found, holders }: Facts): OverlayError {
   const { errno, step } = failure;
   const shown = quotePath(mounted.path);
-  const fields = (rest: Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'>): OverlayError =>
+  const fields = (rest: Pick<OverlayErrorFields, 'reason' | 'what' | 'hint' | 'holders'>): OverlayError =>
     new OverlayError({
       errno: errno === e.ESTALE ? e.EINVAL : errno,
       syscall: errno === e.ESTALE ? undefined : step?.call.name,
@@ -178,7 +191,12 @@ export function explainUnmount(mounted: Mounted, failure: StepFailure, found: Fo
     case e.ENOENT:
       return fields({ reason: 'target-missing', what: `the target ${shown} does not exist`, hint: 'check the path' });
     case e.EBUSY:
-      return fields({ reason: 'mount-busy', what: `the mount at ${shown} is in use` });
+      return fields({
+        reason: 'mount-busy',
+        what: `the mount at ${shown} is in use${holders && by(holdersText(holders))}`,
+        hint: holders?.length && holders.every(({ what }) => what === 'inside') ? INSIDE : undefined,
+        holders,
+      });
     case e.EPERM:
       return fields({ reason: 'no-privilege', what: `this process may not unmount ${shown}` });
     case e.ESTALE:
@@ -213,20 +231,33 @@ export function isUnmountedAllTheSame(error: unknown): boolean {
   return error instanceof OverlayError && error.syscall === 'rmdir';
 }
 
-// ------------------------------------------------------------------------------------------ the two forms
-
-export async function unmountMounted(mounted: Mounted, options: UnmountOptions): Promise<void> {
-  const outcome = await perform(unmountPlan(mounted, options));
-  if (!(outcome instanceof StepFailure)) return;
-  const [plan, look] = lookPlan(mounted, options);
-  throw explainUnmount(mounted, outcome, readLook(look, await perform(plan)));
+/** Looks for the reason. */
+function* explain(mounted: Mounted, failure: StepFailure, options: UnmountOptions): Search<OverlayError> {
+  const flags = lookFlags(options);
+  const plan = new Plan();
+  const step = addLook(plan, mounted.path, { flags });
+  const found = readLook(step, yield plan);
+  if (failure.errno !== e.EBUSY || failure.step?.call !== calls.umount2) {
+    return explainUnmount(mounted, failure, { found });
+  }
+  const holders = yield* searchHolders(mounted, { scope: 'busy', limit: SEARCH, flags });
+  return explainUnmount(mounted, failure, { found, holders });
 }
 
-export function unmountMountedSync(mounted: Mounted, options: UnmountOptions): void {
-  const outcome = performSync(unmountPlan(mounted, options));
-  if (!(outcome instanceof StepFailure)) return;
-  const [plan, look] = lookPlan(mounted, options);
-  throw explainUnmount(mounted, outcome, readLook(look, performSync(plan)));
+// ------------------------------------------------------------------------------------------ the two forms
+
+export async function unmountMounted(
+  mounted: Mounted,
+  options: UnmountOptions,
+  attempts = new Attempts(),
+): Promise<void> {
+  const outcome = await attempts.perform(() => unmountPlan(mounted, options), options);
+  if (outcome instanceof StepFailure) throw await runSearch(explain(mounted, outcome, options));
+}
+
+export function unmountMountedSync(mounted: Mounted, options: UnmountOptions, attempts = new Attempts()): void {
+  const outcome = attempts.performSync(() => unmountPlan(mounted, options), options);
+  if (outcome instanceof StepFailure) throw runSearchSync(explain(mounted, outcome, options));
 }
 
 function prepare(target: PathLike, options: UnmountOptions | undefined): [Mounted, UnmountOptions] {
@@ -242,7 +273,8 @@ function prepare(target: PathLike, options: UnmountOptions | undefined): [Mounte
  *
  * @throws {OverlayError} `reason` is `'not-mounted'`, `'mount-busy'`, `'target-missing'`,
  * `'target-symlink'`, `'mount-locked'`, `'no-privilege'`, `'path-inaccessible'` or, when the mount is gone
- * and its workdir is not, `'work-not-empty'`.
+ * and its workdir is not, `'work-not-empty'`. Of a busy one, `holders` tells who uses it.
+ * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
 export async function unmount(target: PathLike, options?: UnmountOptions): Promise<void> {
   await unmountMounted(...prepare(target, options));

@@ -3,7 +3,7 @@ import { EINVAL, ENOSYS, EPERM } from '../errnos.js';
 import { abortError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import { FSCONFIG_CMD_CREATE } from '../kernel/constants.js';
-import { readMountId } from '../kernel/look.js';
+import { type MountIds, readMountIds } from '../kernel/look.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Mount } from '../mounts/mount.js';
 import { isAbsolute, type Path, toAbsolute, withoutTrailingSlashes } from '../paths.js';
@@ -19,8 +19,8 @@ export class OverlayMount extends Mount {
   readonly options: Readonly<OverlayOptions>;
 
   /** @internal */
-  constructor(given: OverlayOptions, { target, workdir }: CheckedOptions, id: number) {
-    super(given.target, { path: withoutTrailingSlashes(target), id, workdir });
+  constructor(given: OverlayOptions, { target, workdir }: CheckedOptions, found: MountIds) {
+    super(given.target, { path: withoutTrailingSlashes(target), ...found, workdir });
     this.options = workdir === undefined || given.workdir !== undefined ? given : { ...given, workdir };
   }
 }
@@ -60,7 +60,7 @@ function prepare(options: OverlayOptions, features: KernelFeatures): Prepared {
 }
 
 function finish({ given, checked }: Prepared, { id }: MountPlan, outputs: Outputs): OverlayMount {
-  return new OverlayMount(given, checked, readMountId(id, outputs));
+  return new OverlayMount(given, checked, readMountIds(id, outputs));
 }
 
 /** What is to be tried when the kernel has refused, if anything. */

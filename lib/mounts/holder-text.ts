@@ -1,0 +1,55 @@
+/** Holders in words. */
+import type { Holder, Holders, Holding } from '../holder.js';
+import { formatBytes, quotePath } from '../paths.js';
+
+const SHOWN = 3;
+const LONGEST_COMMAND = 40;
+
+function shorten(text: string): string {
+  const shown = formatBytes(text);
+  return shown.length > LONGEST_COMMAND ? `${shown.slice(0, LONGEST_COMMAND - 3)}...` : shown;
+}
+
+const things: Readonly<Record<Holding, string>> = {
+  cwd: 'working directory',
+  root: 'root directory',
+  executable: 'running program',
+  file: 'open file',
+  mapping: 'mapped file',
+  socket: 'bound socket',
+  inside: 'mount inside it at',
+  loop: 'backing file',
+  mount: 'mount at',
+  layer: 'overlay at',
+};
+
+/** A holder in a few words. */
+export function holderText({ what, pid, command, path, descriptor, device, layer, copy, namespace }: Holder): string {
+  const who = pid === undefined ? device : `${shorten(command ?? '')} (pid ${pid})`;
+  const thing = `${things[what]} ${quotePath(path)}`;
+  const more = [
+    ...(descriptor === undefined ? [] : [`descriptor ${descriptor}`]),
+    ...(layer === undefined ? [] : [`layer ${quotePath(layer)}`]),
+    ...(copy === undefined ? [] : [`through the mount at ${quotePath(copy)}`]),
+    ...(namespace === undefined ? [] : [`mount namespace ${namespace}`]),
+  ];
+  return `${who === undefined ? '' : `${who}: `}${thing}${more.length === 0 ? '' : ` (${more.join(', ')})`}`;
+}
+
+/** The first of them, and how many more there are. */
+export function holdersText(holders: Holders): string {
+  const shown = holders.slice(0, SHOWN).map(holderText);
+  if (holders.length > SHOWN) shown.push(`${holders.length - SHOWN} more`);
+  const unseen = unseenText(holders);
+  if (unseen !== '') shown.push(unseen);
+  return shown.join('; ');
+}
+
+/** What the answer does not cover. */
+export function unseenText({ hidden, complete }: Holders): string {
+  const parts = [
+    ...(hidden === 0 ? [] : [`${hidden} ${hidden === 1 ? 'process' : 'processes'} could not be looked at`]),
+    ...(complete ? [] : ['the search was cut short']),
+  ];
+  return parts.join('; ');
+}

@@ -1,0 +1,96 @@
+/** findHolders: who holds a mount. */
+import { checkMilliseconds, checkNames, toOptions } from '../arguments.js';
+import * as e from '../errnos.js';
+import { OverlayError } from '../errors.js';
+import type { Holders } from '../holder.js';
+import * as k from '../kernel/constants.js';
+import { addLook, type Found, readLook } from '../kernel/look.js';
+import { Plan } from '../kernel/plan.js';
+import {
+  type Path,
+  type PathLike,
+  pathString,
+  quotePath,
+  toAbsolute,
+  toPath,
+  withoutTrailingSlashes,
+} from '../paths.js';
+import { Mount, mountedOf } from './mount.js';
+import type { Mounted } from './mounted.js';
+import { runSearch, runSearchSync, type Search } from './search.js';
+import { searchHolders } from './search-holders.js';
+
+export interface HoldersOptions {
+  /** For how long to search, in milliseconds; what is found by then is returned. Default 1000. */
+  timeout?: number;
+}
+
+const names: ReadonlySet<string> = new Set(['timeout']);
+const TIMEOUT = 1000;
+
+interface Prepared {
+  readonly mounted: Mounted;
+  /** Of a path it is to be seen whether it is a mount point. */
+  readonly isPath: boolean;
+  readonly timeout: number;
+}
+
+function prepare(mount: Mount | PathLike, options: HoldersOptions | undefined): Prepared {
+  const checked = toOptions(options);
+  checkNames(checked, names);
+  const timeout = checkMilliseconds(checked.timeout, 'timeout') ?? TIMEOUT;
+  if (mount instanceof Mount) return { mounted: mountedOf(mount), isPath: false, timeout };
+  const path = withoutTrailingSlashes(toAbsolute(toPath(mount, 'mount')));
+  return { mounted: { path }, isPath: true, timeout };
+}
+
+function notMounted(path: Path, { errno, type }: Found): OverlayError {
+  const shown = quotePath(path);
+  const fields = { errno: errno || e.EINVAL, path: pathString(path), ...(errno !== 0 && { syscall: 'statx' }) };
+  if (errno === e.ENOENT) {
+    return new OverlayError({
+      ...fields,
+      reason: 'target-missing',
+      what: `the target ${shown} does not exist`,
+      hint: 'check the path',
+    });
+  }
+  if (errno !== 0) {
+    return new OverlayError({ ...fields, reason: 'path-inaccessible', what: `the target ${shown} cannot be reached` });
+  }
+  if (type === k.S_IFLNK) {
+    const what = `the target ${shown} is a symbolic link`;
+    return new OverlayError({ ...fields, reason: 'target-symlink', what });
+  }
+  return new OverlayError({ ...fields, reason: 'not-mounted', what: `the target ${shown} is not a mount point` });
+}
+
+function* find({ mounted, isPath, timeout }: Prepared): Search<Holders> {
+  if (isPath) {
+    const plan = new Plan();
+    const step = addLook(plan, mounted.path, { flags: k.AT_SYMLINK_NOFOLLOW });
+    const found = readLook(step, yield plan);
+    if (!found.isMountRoot) throw notMounted(mounted.path, found);
+  }
+  return yield* searchHolders(mounted, { scope: 'all', limit: timeout, flags: k.AT_SYMLINK_NOFOLLOW });
+}
+
+/**
+ * Finds who holds a mount, or its file system: of a `Mount` also after a lazy unmount, when its upperdir may
+ * still be in use; of a path, what is mounted there now. Reads /proc (proc(5)) and the mount tables of all
+ * namespaces that a process is in, and asks statx(2) for mount ids (Linux 5.8). Not to be seen are descriptors
+ * under way in a socket, and mount namespaces without a process.
+ *
+ * @returns the holders, in no order that means anything; `hidden` says how many processes this one may not
+ * look at, `complete` whether time sufficed for all others
+ * @throws {OverlayError} of a path: `reason` is `'not-mounted'`, `'target-missing'`, `'target-symlink'` or
+ * `'path-inaccessible'`
+ */
+export async function findHolders(mount: Mount | PathLike, options?: HoldersOptions): Promise<Holders> {
+  return runSearch(find(prepare(mount, options)));
+}
+
+/** `findHolders`, on the calling thread. */
+export function findHoldersSync(mount: Mount | PathLike, options?: HoldersOptions): Holders {
+  return runSearchSync(find(prepare(mount, options)));
+}

@@ -1,0 +1,23 @@
+/** A mount as the library's own functions hand it around. */
+import { STATX_MNT_ID, STATX_MNT_ID_UNIQUE } from '../kernel/constants.js';
+import type { Path } from '../paths.js';
+
+/** What is mounted somewhere. */
+export interface Mounted {
+  /** Absolute. */
+  readonly path: Path;
+  /** The mount's id, when only this very mount will do. */
+  readonly id?: number;
+  /** The device number of its file system, as looks report it, when known. */
+  readonly device?: number;
+  /** Its workdir, when known. */
+  readonly workdir?: Path | undefined;
+}
+
+/** Unique ids begin above 2^31, reused ones stay below. */
+export const isUniqueId = (id: number): boolean => id > 0x7fffffff;
+
+/** What a look has to ask for to be told an id of this sort. */
+export function mountIdMask(id: number): number {
+  return isUniqueId(id) ? STATX_MNT_ID_UNIQUE : STATX_MNT_ID;
+}

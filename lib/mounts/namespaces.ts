@@ -1,0 +1,66 @@
+/** The mount namespaces that processes are in, and their mount tables. */
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { joinPath, type Path } from '../paths.js';
+import { type MountinfoEntry, parseMountinfo, readMountinfo } from './mountinfo.js';
+import { attempt, type Patience, type Search } from './search.js';
+
+export interface Namespace {
+  /** The inode number of /proc/PID/ns/mnt; undefined for the caller's own. */
+  readonly inode: number | undefined;
+  /** A process that is in it. */
+  readonly pid: number;
+  readonly table: readonly MountinfoEntry[];
+}
+
+/** Processes by id: this one first, then the youngest. */
+export function listProcesses(): number[] {
+  const names = attempt(() => readdirSync('/proc')) ?? [];
+  const others = names.map(Number).filter((pid) => pid > 0 && pid !== process.pid);
+  return [process.pid, ...others.sort((a, b) => b - a)];
+}
+
+/** One process of each namespace of a kind, the caller's own first. */
+export function* findNamespaces(
+  kind: 'mnt' | 'net',
+  pids: readonly number[],
+  patience: Patience,
+): Search<{ inode: number | undefined; pid: number }[]> {
+  const inodeOf = (process: number | string): number | undefined => {
+    const link = attempt(() => readlinkSync(`/proc/${process}/ns/${kind}`));
+    return link === undefined ? undefined : Number(/\d+/.exec(link)?.[0]);
+  };
+  // A thread may be in other namespaces than its process.
+  const own = inodeOf('thread-self');
+  const found = [{ inode: undefined as number | undefined, pid: process.pid }];
+  const seen = new Set([own]);
+  for (const pid of pids) {
+    if (patience.isLate()) break;
+    const inode = inodeOf(pid);
+    if (inode !== undefined && !seen.has(inode)) {
+      seen.add(inode);
+      found.push({ inode, pid });
+    }
+    yield* patience.pause();
+  }
+  return found;
+}
+
+export function* readNamespaces(pids: readonly number[], patience: Patience): Search<Namespace[]> {
+  const namespaces: Namespace[] = [];
+  for (const { inode, pid } of yield* findNamespaces('mnt', pids, patience)) {
+    const table =
+      inode === undefined
+        ? attempt(readMountinfo)
+        : attempt(() => parseMountinfo(readFileSync(`/proc/${pid}/mountinfo`)));
+    namespaces.push({ inode, pid, table: table ?? [] });
+    yield* patience.pause();
+  }
+  return namespaces;
+}
+
+/** An absolute path of a namespace, as the caller can reach it. */
+export function pathIn({ inode, pid }: Pick<Namespace, 'inode' | 'pid'>, path: Path): Path {
+  return inode === undefined
+    ? path
+    : joinPath(`/proc/${pid}/root`, typeof path === 'string' ? path.slice(1) : path.subarray(1));
+}

@@ -1,0 +1,226 @@
+/**
+ * Who holds a mount: a search through /proc, for after an unmount has failed, or when asked. What is in the mount
+ * shows by the mount's id, statx(2), not by the text of paths.
+ */
+import { readdirSync, readFileSync } from 'node:fs';
+import type { Holder, Holders } from '../holder.js';
+import * as k from '../kernel/constants.js';
+import { addLook, type Found, readLook, readMountId } from '../kernel/look.js';
+import { Plan, type Step } from '../kernel/plan.js';
+import { findOptions, splitLowerdir, unescapeLayer } from '../mount-strings.js';
+import { isAbsolute, joinPath, type Path, pathString, toBytes } from '../paths.js';
+import { isUniqueId, type Mounted } from './mounted.js';
+import type { MountinfoEntry } from './mountinfo.js';
+import { findNamespaces, listProcesses, type Namespace, pathIn, readNamespaces } from './namespaces.js';
+import { attempt, Patience, type Search } from './search.js';
+import { commandOf, findUsers, type Sockets, type Via, type Wanted } from './users.js';
+
+/** Paths to look at, and what is to be said when one is in one of the mounts. */
+type Places<T> = readonly (readonly [path: Path, say: T])[];
+
+/** Those places that are in one of the mounts. */
+function* placesIn<T>(places: Places<T>, ids: Wanted['ids'], patience: Patience): Search<[say: T, via: Via][]> {
+  const plan = new Plan();
+  const steps = places.map(
+    ([path]): Step => addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW, mask: k.STATX_MNT_ID }),
+  );
+  const outputs = yield* patience.look(plan);
+  return places.flatMap(([, say], i) => {
+    const step = steps[i] as Step;
+    const via = outputs.result(step) < 0 ? undefined : ids.get(readMountId(step, outputs));
+    return via === undefined ? [] : [[say, via]];
+  });
+}
+
+/** The mount that is asked about. */
+interface Held {
+  /** Its id in the mount tables; undefined when it is in none any more. */
+  readonly tableId: number | undefined;
+  /** As the mount tables write it; undefined when it is not known. */
+  readonly device: string | undefined;
+}
+
+function* lookAt({ path, id, device }: Mounted, flags: number, patience: Patience): Search<Held> {
+  const plan = new Plan();
+  const look = (mask: number) => addLook(plan, path, { flags, mask });
+  const [reused, unique] = [look(k.STATX_MNT_ID), look(k.STATX_MNT_ID_UNIQUE)];
+  const outputs = yield* patience.look(plan);
+  const found: Found = readLook(reused, outputs);
+  const idThere = id !== undefined && isUniqueId(id) ? readLook(unique, outputs).mountId : found.mountId;
+  const isThere = found.errno === 0 && (id === undefined || id === idThere);
+  const number = isThere ? found.device : device;
+  return {
+    tableId: isThere ? found.mountId : undefined,
+    device: number === undefined ? undefined : `${Math.floor(number / 2 ** 32)}:${number % 2 ** 32}`,
+  };
+}
+
+type Row = readonly [row: MountinfoEntry, namespace: Namespace];
+
+const rowsOf = (namespaces: readonly Namespace[]): Row[] =>
+  namespaces.flatMap((namespace) => namespace.table.map((row): Row => [row, namespace]));
+
+const inNamespace = ({ inode }: Namespace): Via => (inode === undefined ? {} : { namespace: inode });
+
+/** Each overlay is a file system of its own: what has its device number is the same one. */
+const isCopy = ({ tableId, device }: Held, { id, type, device: itsDevice }: MountinfoEntry): boolean =>
+  type === 'overlay' && itsDevice === device && id !== tableId;
+
+/** Mounts inside the mounts, at any depth. */
+function mountsInside(rows: readonly Row[], ids: Wanted['ids']): Holder[] {
+  const children = new Map<number, MountinfoEntry[]>();
+  for (const [row] of rows) children.set(row.parent, [...(children.get(row.parent) ?? []), row]);
+  const holders: Holder[] = [];
+  for (const [id, via] of ids) {
+    const left = [...(children.get(id) ?? [])];
+    for (let row = left.shift(); row !== undefined; row = left.shift()) {
+      holders.push({ what: 'inside', path: pathString(row.target), ...via });
+      left.push(...(children.get(row.id) ?? []));
+    }
+  }
+  return holders;
+}
+
+//   0000000000000000: 00000002 00000000 00010000 0001 01 26071 /run/socket
+const boundSocket = /^\S+ \S+ \S+ \S+ \S+ \S+ +(\d+) (\/.*)$/;
+
+/** Sockets that are bound in one of the mounts: unix(7), by the path with which they were bound. */
+function* findSockets(pids: readonly number[], ids: Wanted['ids'], patience: Patience): Search<Sockets> {
+  const places: [Path, { inode: number; path: string }][] = [];
+  for (const namespace of yield* findNamespaces('net', pids, patience)) {
+    const text = attempt(() => readFileSync(`/proc/${namespace.pid}/net/unix`, 'latin1'));
+    for (const line of text?.split('\n') ?? []) {
+      const [, inode, name = ''] = boundSocket.exec(line) ?? [];
+      if (inode === undefined) continue;
+      const path = Buffer.from(name, 'latin1');
+      places.push([pathIn(namespace, path), { inode: Number(inode), path: pathString(path) }]);
+    }
+    yield* patience.pause();
+  }
+  const found = yield* placesIn(places, ids, patience);
+  return new Map(found.map(([{ inode, path }, via]) => [inode, { path, ...via }]));
+}
+
+/** Files in one of the mounts that back loop devices, by what loop(4) says in /sys. */
+function* findLoops(ids: Wanted['ids'], patience: Patience): Search<Holder[]> {
+  const names = attempt(() => readdirSync('/sys/block')) ?? [];
+  const places = names.flatMap((name): [Path, { device: string; path: string }][] => {
+    if (!name.startsWith('loop')) return [];
+    const text = attempt(() => readFileSync(`/sys/block/${name}/loop/backing_file`));
+    const file = text?.subarray(0, -1);
+    return file === undefined || !isAbsolute(file) ? [] : [[file, { device: `/dev/${name}`, path: pathString(file) }]];
+  });
+  const found = yield* placesIn(places, ids, patience);
+  return found.map(([loop, via]) => ({ what: 'loop', ...loop, ...via }));
+}
+
+/** The layers that a line of the mount table may mean: it does not tell an escaped path from a plain one. */
+function layersOf({ superOptions }: MountinfoEntry): Buffer[] {
+  const values = (name: string) => findOptions(superOptions, name);
+  const single = ['upperdir', 'lowerdir+', 'datadir+'].flatMap(values);
+  const layers = [...values('lowerdir').flatMap(splitLowerdir), ...single, ...single.map(unescapeLayer)];
+  const byText = new Map(layers.filter(isAbsolute).map((layer) => [layer.toString('latin1'), layer]));
+  return [...byText.values()];
+}
+
+/** Whether a path is that of a directory, or goes on from it. */
+function isAtOrBelow(path: Path, directory: Path): boolean {
+  const [bytes, start] = [Buffer.from(toBytes(joinPath(path, ''))), Buffer.from(toBytes(joinPath(directory, '')))];
+  return bytes.subarray(0, start.length).equals(start);
+}
+
+/** Overlays that have a layer in one of the mounts. */
+function* findLayers(
+  rows: readonly Row[],
+  { path }: Mounted,
+  held: Held,
+  ids: Wanted['ids'],
+  patience: Patience,
+): Search<Holder[]> {
+  const overlays = rows.filter(([row]) => row.type === 'overlay' && row.device !== held.device);
+  const holders: Holder[] = [];
+  for (const [row, namespace] of overlays) {
+    if (patience.isLate()) break;
+    const layers = layersOf(row);
+    const say = (layer: Path): Holder => ({
+      what: 'layer',
+      path: pathString(row.target),
+      layer: pathString(layer),
+      ...inNamespace(namespace),
+    });
+    if (held.tableId === undefined) {
+      // What was in a mount that is in no table any more, only the text still says.
+      const below = namespace.inode === undefined ? layers.filter((layer) => isAtOrBelow(layer, path)) : [];
+      holders.push(...below.map(say));
+    } else {
+      const places = layers.map((layer): [Path, Path] => [pathIn(namespace, layer), layer]);
+      for (const [layer, via] of yield* placesIn(places, ids, patience)) holders.push({ ...say(layer), ...via });
+    }
+    yield* patience.pause();
+  }
+  return holders;
+}
+
+interface Extent {
+  /** What makes it busy; or all that keeps its file system alive. */
+  readonly scope: 'busy' | 'all';
+  /** In ms. */
+  readonly limit: number;
+  /** For the look at the mount's path: AT_* */
+  readonly flags: number;
+}
+
+export function* searchHolders(mounted: Mounted, { scope, limit, flags }: Extent): Search<Holders> {
+  const patience = new Patience(limit);
+  const pids = listProcesses();
+  const held = yield* lookAt(mounted, flags, patience);
+  const rows = rowsOf(yield* readNamespaces(pids, patience));
+  const copies = rows.filter(([row]) => isCopy(held, row));
+
+  // The ids in the tables are used again, but not while somebody holds the mount.
+  const ids = new Map<number, Via>();
+  if (held.tableId !== undefined) ids.set(held.tableId, {});
+  for (const [{ id, target }, namespace] of copies)
+    ids.set(id, { copy: pathString(target), ...inNamespace(namespace) });
+  const wanted: Wanted[] = ids.size > 0 ? [{ mask: k.STATX_MNT_ID, ids }] : [];
+  const { id } = mounted;
+  if (held.tableId === undefined && id !== undefined) {
+    if (isUniqueId(id)) wanted.push({ mask: k.STATX_MNT_ID_UNIQUE, ids: new Map([[id, {}]]) });
+    else wanted.push({ mask: k.STATX_MNT_ID, ids: new Map([[id, {}]]) });
+  }
+  const isOverlay = rows.some(([row]) => row.device === held.device && row.type === 'overlay');
+  const devices = new Map<string, Via>(isOverlay || held.tableId === undefined ? [[toHex(held.device), {}]] : []);
+
+  const holders = mountsInside(rows, ids);
+  const sockets = yield* findSockets(pids, ids, patience);
+  holders.push(...(yield* findLoops(ids, patience)));
+  const users = yield* findUsers(pids, wanted, sockets, devices, patience);
+  holders.unshift(...users.holders);
+  if (scope === 'all') {
+    for (const [{ target }, { inode, pid }] of copies) {
+      holders.push({
+        what: 'mount',
+        path: pathString(target),
+        ...(inode !== undefined && { pid, command: commandOf(pid), namespace: inode }),
+      });
+    }
+    holders.push(...(yield* findLayers(rows, mounted, held, ids, patience)));
+  }
+  const hidden = users.hidden.size;
+  return Object.assign(choose(holders, scope), { hidden, complete: !patience.isOver });
+}
+
+/** What holds the mount itself; of its copies only where nothing else does, for those on a shared mount count. */
+function choose(holders: readonly Holder[], scope: Extent['scope']): Holder[] {
+  const own = holders.filter(({ copy }) => copy === undefined);
+  const others = holders.filter(({ copy }) => copy !== undefined);
+  return scope === 'busy' && own.length > 0 ? own : [...own, ...others];
+}
+
+/** As maps write a device. */
+function toHex(device = ''): string {
+  return device
+    .split(':')
+    .map((part) => Number(part).toString(16).padStart(2, '0'))
+    .join(':');
+}
