@@ -13,8 +13,10 @@ export {
   whiteout,
   whiteoutSync,
 } from './layers/whiteout.js';
+export { type BindOptions, bind, bindSync } from './mounts/bind.js';
 export { findHolders, findHoldersSync, type HoldersOptions } from './mounts/holders.js';
 export { Mount } from './mounts/mount.js';
+export { createNamespace, createNamespaceSync, MountNamespace, type NamespaceLike } from './mounts/mount-namespace.js';
 export { type UnmountOptions, unmount, unmountSync } from './mounts/unmount.js';
 export { type Answer, features, featuresSync, type KernelFeatures } from './overlay/features.js';
 export { mountOverlay, mountOverlaySync, OverlayMount } from './overlay/mount.js';

@@ -105,6 +105,27 @@ export const reasons = {
     todo: 'raise the limit (ulimit -u, the pids of the control group), or do less at once',
   },
   'out-of-space': { when: 'the file system is full, or a quota is used up', todo: 'make room' },
+  // Binding, and other mount namespaces
+  'source-unbindable': {
+    when: 'the source of a bind is on an unbindable mount, or on one of another namespace',
+    todo: 'bind from another mount of it, or make the mount private first',
+  },
+  'target-mismatch': {
+    when: 'of source and target of a bind, one is a directory and the other is not',
+    todo: 'bind directories on directories, and files on files',
+  },
+  'namespace-missing': {
+    when: 'the mount namespace is not there, or is none: the process that it is named by has ended',
+    todo: 'name one that lives: /proc/PID/ns/mnt, or a descriptor that keeps it',
+  },
+  'namespace-denied': {
+    when: 'the process may not join the mount namespace',
+    todo: 'joining needs CAP_SYS_ADMIN in the user namespace that owns it, and CAP_SYS_ADMIN and CAP_SYS_CHROOT in its own',
+  },
+  'out-of-namespaces': {
+    when: 'the limit on mount namespaces is reached',
+    todo: 'raise /proc/sys/user/max_mnt_namespaces, or close what is not needed',
+  },
   // Unmounting
   'not-mounted': {
     when: 'the path is not a mount point, or not that of this mount any more',

@@ -421,8 +421,8 @@ long Execution::check_statfs(const Step& step, long result, const abi::Statfs& f
   return step.a[2] != 0 && found.type == static_cast<int64_t>(static_cast<uint32_t>(step.a[2])) ? -EPERM : 0;
 }
 
-// statx(dirfd, path, flags, mask, refused attributes, wanted mount id in two halves or 0, wanted S_IFMT or 0);
-// output: see below. ENOTDIR: it is of another type; EBUSY: it has a refused attribute; ESTALE: it is another
+// statx(dirfd, path, flags, mask, refused attributes, wanted mount id in two halves or 0, wanted S_IFMT or 0 or
+// minus a refused one); output: see below. ENOTDIR: it is of another type; ELOOP: of the refused one; EBUSY: it has a refused attribute; ESTALE: it is another
 // mount.
 long Execution::check_statx(const Step& step) {
   const int32_t* a = step.a;
@@ -440,7 +440,9 @@ long Execution::check_statx(const Step& step) {
                          found.attributes};
     memcpy(block_ + step.output + 8, report, sizeof report);
   }
-  if (a[7] != 0 && (found.mode & S_IFMT) != static_cast<uint32_t>(a[7])) return -ENOTDIR;
+  int type = found.mode & S_IFMT;
+  if (a[7] > 0 && type != a[7]) return -ENOTDIR;
+  if (a[7] < 0 && type == -a[7]) return -ELOOP;
   if (found.attributes & static_cast<uint32_t>(a[4])) return -EBUSY;
   uint64_t wanted = static_cast<uint64_t>(static_cast<uint32_t>(a[6])) << 32 | static_cast<uint32_t>(a[5]);
   return wanted != 0 && wanted != found.mnt_id ? -ESTALE : 0;

@@ -33,6 +33,7 @@ const kinds: Readonly<Record<OptionRow['form'], FlagKind | undefined>> = {
   attribute: 'boolean',
   boolean: 'boolean',
   names: 'names',
+  namespace: 'text',
   // An object of the program's: nothing that a command line holds.
   signal: undefined,
 };

@@ -82,7 +82,13 @@ export const MOVE_MOUNT_BENEATH = 0x200;
 /** fanotify_init(2), 6.15 */
 export const FAN_REPORT_MNT = 0x4000;
 
+// open_tree(2), 5.2
+export const OPEN_TREE_CLONE = 1;
+export const OPEN_TREE_CLOEXEC: number = O_CLOEXEC;
+export const AT_RECURSIVE = 0x8000;
+
 // mount(2), propagation
+export const MS_REC = 1 << 14;
 export const MS_UNBINDABLE = 1 << 17;
 export const MS_PRIVATE = 1 << 18;
 export const MS_SLAVE = 1 << 19;

@@ -13,7 +13,7 @@ export type Text = Path | readonly (Path | Descriptor)[] | null;
 
 /** What a step is about, for whoever explains its failure. */
 export interface Subject {
-  readonly role: 'lowerdir' | 'datadir' | 'upperdir' | 'workdir' | 'target' | 'path';
+  readonly role: 'lowerdir' | 'datadir' | 'upperdir' | 'workdir' | 'source' | 'target' | 'path' | 'namespace';
   /** Which of several, from 0. */
   readonly index?: number;
   readonly path: Path;

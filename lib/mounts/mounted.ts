@@ -1,6 +1,7 @@
 /** A mount as the library's own functions hand it around. */
 import { STATX_MNT_ID, STATX_MNT_ID_UNIQUE } from '../kernel/constants.js';
 import type { Path } from '../paths.js';
+import type { Namespace } from './mount-namespace.js';
 
 /** What is mounted somewhere. */
 export interface Mounted {
@@ -12,6 +13,8 @@ export interface Mounted {
   readonly device?: number;
   /** Its workdir, when known. */
   readonly workdir?: Path | undefined;
+  /** The mount namespace in which it is, when not the caller's. */
+  readonly namespace?: Namespace | undefined;
 }
 
 /** Unique ids begin above 2^31, reused ones stay below. */

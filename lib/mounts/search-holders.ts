@@ -9,6 +9,7 @@ import { addLook, type Found, readLook, readMountId } from '../kernel/look.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import { findOptions, splitLowerdir, unescapeLayer } from '../mount-strings.js';
 import { isAbsolute, joinPath, type Path, pathString, toBytes } from '../paths.js';
+import { addJoin } from './mount-namespace.js';
 import { isUniqueId, type Mounted } from './mounted.js';
 import type { MountinfoEntry } from './mountinfo.js';
 import { findNamespaces, listProcesses, type Namespace, pathIn, readNamespaces } from './namespaces.js';
@@ -40,8 +41,9 @@ interface Held {
   readonly device: string | undefined;
 }
 
-function* lookAt({ path, id, device }: Mounted, flags: number, patience: Patience): Search<Held> {
+function* lookAt({ path, id, device, namespace }: Mounted, flags: number, patience: Patience): Search<Held> {
   const plan = new Plan();
+  if (namespace !== undefined) addJoin(plan, namespace);
   const look = (mask: number) => addLook(plan, path, { flags, mask });
   const [reused, unique] = [look(k.STATX_MNT_ID), look(k.STATX_MNT_ID_UNIQUE)];
   const outputs = yield* patience.look(plan);

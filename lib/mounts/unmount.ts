@@ -17,13 +17,12 @@ import {
   type PathLike,
   pathString,
   quotePath,
-  toAbsolute,
-  toPath,
   withoutTrailingSlashes,
 } from '../paths.js';
 import type { Reason } from '../reasons.js';
 import { Attempts } from './attempts.js';
 import { holdersText } from './holder-text.js';
+import { addJoin, checkNamespace, explainJoin, type NamespaceLike, toTarget } from './mount-namespace.js';
 import { type Mounted, mountIdMask } from './mounted.js';
 import { readMountinfo } from './mountinfo.js';
 import { runSearch, runSearchSync, type Search } from './search.js';
@@ -56,10 +55,12 @@ export interface UnmountOptions {
    * before they begin.
    */
   signal?: AbortSignal;
+  /** The mount namespace in which the target is, an absolute path there. Default: the caller's. */
+  namespace?: NamespaceLike;
 }
 
 const booleans: ReadonlySet<string> = new Set(['detach', 'force', 'followSymlinks', 'removeWork']);
-const names: ReadonlySet<string> = new Set([...booleans, 'timeout', 'signal']);
+const names: ReadonlySet<string> = new Set([...booleans, 'timeout', 'signal', 'namespace']);
 
 const noOptions: UnmountOptions = Object.freeze({});
 
@@ -68,6 +69,12 @@ export function checkUnmountOptions(options: UnmountOptions | undefined): Unmoun
   const checked = toBooleanOptions(options, names, booleans);
   checkMilliseconds(checked.timeout, 'timeout');
   checkSignal(checked.signal);
+  if (checkNamespace(checked.namespace) !== undefined && checked.removeWork) {
+    throw conflictingOptions(
+      '"removeWork" cannot go with "namespace": the workdir may have another path there, or none',
+      'leave one of the two out',
+    );
+  }
   if (checked.detach && checked.removeWork) {
     throw conflictingOptions(
       '"removeWork" cannot go with "detach": a detached overlay may still use its workdir',
@@ -78,9 +85,13 @@ export function checkUnmountOptions(options: UnmountOptions | undefined): Unmoun
 }
 
 export function toMounted(target: PathLike, options: UnmountOptions): Mounted {
-  const path = toAbsolute(toPath(target, 'target'));
+  const namespace = checkNamespace(options.namespace);
+  const path = toTarget(target, namespace);
   // The slash would have the link followed all the same.
-  return { path: options.followSymlinks ? path : withoutTrailingSlashes(path) };
+  return {
+    path: options.followSymlinks ? path : withoutTrailingSlashes(path),
+    namespace,
+  };
 }
 
 function lookFlags(options: UnmountOptions): number {
@@ -89,6 +100,7 @@ function lookFlags(options: UnmountOptions): number {
 
 export function unmountPlan(mounted: Mounted, options: UnmountOptions): Plan {
   const plan = new Plan();
+  if (mounted.namespace !== undefined) addJoin(plan, mounted.namespace);
   if (mounted.id !== undefined) {
     const { id, path } = mounted;
     plan.add(calls.statx, [k.AT_FDCWD, path, lookFlags(options), mountIdMask(id), 0, id | 0, (id / 2 ** 32) | 0]);
@@ -233,8 +245,11 @@ export function isUnmountedAllTheSame(error: unknown): boolean {
 
 /** Looks for the reason. */
 function* explain(mounted: Mounted, failure: StepFailure, options: UnmountOptions): Search<OverlayError> {
+  const notJoined = explainJoin(failure);
+  if (notJoined !== undefined) return notJoined;
   const flags = lookFlags(options);
   const plan = new Plan();
+  if (mounted.namespace !== undefined) addJoin(plan, mounted.namespace);
   const step = addLook(plan, mounted.path, { flags });
   const found = readLook(step, yield plan);
   if (failure.errno !== e.EBUSY || failure.step?.call !== calls.umount2) {

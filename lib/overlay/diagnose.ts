@@ -113,8 +113,10 @@ const roleNames = {
   datadir: 'lower',
   upperdir: 'upper',
   workdir: 'work',
+  source: 'path',
   target: 'target',
   path: 'path',
+  namespace: 'path',
 } as const;
 
 /** `the lowerdir '/a'`, and of several which. */

@@ -6,6 +6,7 @@ import { FSCONFIG_CMD_CREATE } from '../kernel/constants.js';
 import { type MountIds, readMountIds } from '../kernel/look.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Mount } from '../mounts/mount.js';
+import { explainJoin } from '../mounts/mount-namespace.js';
 import { isAbsolute, type Path, toAbsolute, withoutTrailingSlashes } from '../paths.js';
 import { checkConflicts } from './conflicts.js';
 import { explainMount, lookAfter } from './diagnose.js';
@@ -19,8 +20,8 @@ export class OverlayMount extends Mount {
   readonly options: Readonly<OverlayOptions>;
 
   /** @internal */
-  constructor(given: OverlayOptions, { target, workdir }: CheckedOptions, found: MountIds) {
-    super(given.target, { path: withoutTrailingSlashes(target), ...found, workdir });
+  constructor(given: OverlayOptions, { target, workdir, namespace }: CheckedOptions, found: MountIds) {
+    super(given.target, { path: withoutTrailingSlashes(target), ...found, workdir, namespace });
     this.options = workdir === undefined || given.workdir !== undefined ? given : { ...given, workdir };
   }
 }
@@ -120,8 +121,10 @@ export async function mountOverlay(options: OverlayOptions): Promise<OverlayMoun
 /** `mountOverlay`, decided from a given record of what the kernel can do. */
 export async function mountOverlayWith(options: OverlayOptions, features: KernelFeatures): Promise<OverlayMount> {
   const prepared = prepare(options, features);
-  const { stack, target } = prepared.checked;
-  return stack ? mountPrepared(prepared) : inTurn(withoutTrailingSlashes(target), () => mountPrepared(prepared));
+  const { stack, namespace, target } = prepared.checked;
+  return stack || namespace !== undefined
+    ? mountPrepared(prepared)
+    : inTurn(withoutTrailingSlashes(target), () => mountPrepared(prepared));
 }
 
 async function mountPrepared(prepared: Prepared): Promise<OverlayMount> {
@@ -134,6 +137,8 @@ async function mountPrepared(prepared: Prepared): Promise<OverlayMount> {
   if (outcome.cancelled && signal) throw abortError(signal, outcome.undoErrno);
   const again = retry(prepared, outcome);
   if (again !== undefined) return mountPrepared(again);
+  const notJoined = explainJoin(outcome);
+  if (notJoined !== undefined) throw notJoined;
   const look = lookAfter(checked);
   throw explainMount(checked, outcome, look.facts(await perform(look.plan)));
 }
@@ -155,6 +160,8 @@ function mountPreparedSync(prepared: Prepared): OverlayMount {
   if (!(outcome instanceof StepFailure)) return finish(prepared, planned, outcome);
   const again = retry(prepared, outcome);
   if (again !== undefined) return mountPreparedSync(again);
+  const notJoined = explainJoin(outcome);
+  if (notJoined !== undefined) throw notJoined;
   const look = lookAfter(checked);
   throw explainMount(checked, outcome, look.facts(performSync(look.plan)));
 }

@@ -7,6 +7,7 @@
 export type OptionForm =
   /** One path or a list of them. */
   | { readonly form: 'paths' }
+  | { readonly form: 'namespace' }
   | { readonly form: 'path' }
   /** true: the bare word; false: nothing, or a word of its own. */
   | { readonly form: 'flag'; readonly off?: string }
@@ -213,6 +214,12 @@ export const optionTable = {
     about: 'makes what is missing of upperdir, workdir and target, mode 0755, with parents; removed again on failure',
   },
   stack: { form: 'boolean', default: 'false', about: 'allows a target that is a mount point already' },
+  namespace: {
+    form: 'namespace',
+    first: '5.2',
+    default: "the caller's",
+    about: "the mount namespace in which the target is: the path of one or a descriptor; the layers are the caller's",
+  },
   allowDegraded: {
     form: 'names',
     default: 'none',

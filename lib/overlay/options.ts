@@ -1,6 +1,8 @@
 /** The options of an overlay mount: their types, their checks, and what the kernel calls them. Pure. */
 import { checkBoolean, checkNames, checkSignal, checkWord } from '../arguments.js';
 import { conflictingOptions, invalidArgumentType, invalidArgumentValue, outOfRange, showValue } from '../errors.js';
+import type { AccessTimes, MountAttribute, Propagation } from '../mounts/attributes.js';
+import { checkNamespace, type Namespace, type NamespaceLike, toTarget } from '../mounts/mount-namespace.js';
 import { joinPath, type Path, type PathLike, splitPath, toPath } from '../paths.js';
 import { type OptionRow, optionRows, optionTable, overlayOptionNames } from './option-table.js';
 
@@ -81,12 +83,12 @@ export interface OverlayOptions {
   /** Access times of directories are not updated. Default false. */
   nodiratime?: boolean;
   /** When access times are updated. Default `'relatime'`. */
-  atime?: 'relatime' | 'noatime' | 'strictatime';
+  atime?: AccessTimes;
   /**
    * Whether mounts inside it show in other namespaces, mount_namespaces(7). Default: as the mount that the
    * target is in.
    */
-  propagation?: 'private' | 'shared' | 'slave' | 'unbindable';
+  propagation?: Propagation;
   /** What the mount table shows as the source. Default `'overlay'`. */
   source?: string;
 
@@ -97,6 +99,12 @@ export interface OverlayOptions {
   create?: boolean;
   /** Mounts over what is mounted at the target already, which is refused otherwise. Default false. */
   stack?: boolean;
+  /**
+   * The mount namespace in which the target is, an absolute path there: `/proc/PID/ns/mnt`, a descriptor, or one
+   * from `createNamespace`. The layers are the caller's: the overlay is made here and attached there (setns(2)),
+   * by a thread that ends with the call. Joining needs CAP_SYS_ADMIN and CAP_SYS_CHROOT. Default: the caller's.
+   */
+  namespace?: NamespaceLike;
   /**
    * The options that may fall away where the kernel has no such option, instead of an error. Names of
    * overlayfs' own options, such as `'verity'`.
@@ -125,8 +133,6 @@ export type OverlayOptionName =
   | 'defcontext'
   | 'rootcontext';
 
-export type MountAttribute = 'readonly' | 'nosuid' | 'nodev' | 'noexec' | 'nosymfollow' | 'nodiratime';
-
 /** An option as the caller named it and as the kernel wants it: a value where it takes one. */
 export interface NamedOption {
   readonly name: OverlayOptionName;
@@ -146,12 +152,13 @@ export interface CheckedOptions {
   /** Undefined where the caller leaves it to the library. */
   readonly userxattr: boolean | undefined;
   readonly attributes: readonly MountAttribute[];
-  readonly atime: NonNullable<OverlayOptions['atime']>;
+  readonly atime: AccessTimes;
   readonly readonlySuperblock: boolean;
-  readonly propagation: OverlayOptions['propagation'];
+  readonly propagation: Propagation | undefined;
   readonly source: string;
   readonly create: boolean;
   readonly stack: boolean;
+  readonly namespace: Namespace | undefined;
   readonly allowDegraded: readonly OverlayOptionName[];
   readonly signal: AbortSignal | undefined;
 }
@@ -235,6 +242,7 @@ const otherChecks: ReadonlyMap<string, Check> = new Map<string, Check>([
   ['readonlySuperblock', (draft, value, name) => (draft.readonlySuperblock = checkBoolean(value, name) ?? false)],
   ['create', (draft, value, name) => (draft.create = checkBoolean(value, name) ?? false)],
   ['stack', (draft, value, name) => (draft.stack = checkBoolean(value, name) ?? false)],
+  ['namespace', (draft, value, name) => (draft.namespace = checkNamespace(value, name))],
   ['allowDegraded', (draft, value, name) => (draft.allowDegraded = checkDegradable(value, name))],
   ['signal', (draft, value, name) => (draft.signal = checkSignal(value, name))],
 ]);
@@ -287,6 +295,7 @@ export function checkOptions(given: OverlayOptions): CheckedOptions {
     source: 'overlay',
     create: false,
     stack: false,
+    namespace: undefined,
     allowDegraded: none,
     signal: undefined,
   };
@@ -326,6 +335,7 @@ function checkTogether(draft: Draft, { lowerdir, target, upperdir, workdir }: Ov
     throw invalidArgumentType('lowerdir', 'one path or a list of paths, the topmost layer first', lowerdir);
   }
   if (target === undefined) throw invalidArgumentType('target', 'the directory to mount on', target);
+  if (draft.namespace !== undefined) draft.target = toTarget(target, draft.namespace);
   const layers = draft.lowerdir.length + draft.datadir.length;
   if (layers > MAX_LOWER_LAYERS) {
     throw outOfRange('datadir', `at most ${MAX_LOWER_LAYERS} layers with those of "lowerdir"`, `${layers} layers`);

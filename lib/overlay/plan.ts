@@ -10,33 +10,14 @@ import * as k from '../kernel/constants.js';
 import { STATX_OUTPUT } from '../kernel/look.js';
 import { type Descriptor, Plan, type Step, type Subject, type Text } from '../kernel/plan.js';
 import { escapeLayer } from '../mount-strings.js';
+import { attributeBits, flagBits, propagationBits } from '../mounts/attributes.js';
+import { addJoin } from '../mounts/mount-namespace.js';
 import { joinPath, type Path, pathString, toBytes, withoutTrailingSlashes } from '../paths.js';
 import { type KernelFeatures, needsMetacopy } from './features.js';
 import type { CheckedOptions } from './options.js';
 
 /** A longer value does not pass fsconfig(2), which has no text for it. */
 const FSCONFIG_MAX_BYTES = 255;
-
-const attributeBits = {
-  readonly: [k.MOUNT_ATTR_RDONLY, k.MS_RDONLY],
-  nosuid: [k.MOUNT_ATTR_NOSUID, k.MS_NOSUID],
-  nodev: [k.MOUNT_ATTR_NODEV, k.MS_NODEV],
-  noexec: [k.MOUNT_ATTR_NOEXEC, k.MS_NOEXEC],
-  nosymfollow: [k.MOUNT_ATTR_NOSYMFOLLOW, k.MS_NOSYMFOLLOW],
-  nodiratime: [k.MOUNT_ATTR_NODIRATIME, k.MS_NODIRATIME],
-  relatime: [0, 0],
-  noatime: [k.MOUNT_ATTR_NOATIME, k.MS_NOATIME],
-  strictatime: [k.MOUNT_ATTR_STRICTATIME, k.MS_STRICTATIME],
-} as const;
-
-const NEW_API = 0;
-const MOUNT_2 = 1;
-
-function attributes(options: CheckedOptions, api: typeof NEW_API | typeof MOUNT_2): number {
-  let set = attributeBits[options.atime][api] as number;
-  for (const name of options.attributes) set |= attributeBits[name][api];
-  return set;
-}
 
 /** A plan to mount. */
 export interface MountPlan {
@@ -90,7 +71,7 @@ function addDirectories(plan: Plan, path: Path): void {
 
 function addCreated(plan: Plan, options: CheckedOptions): void {
   if (!options.create) return;
-  addDirectories(plan, options.target);
+  if (options.namespace === undefined) addDirectories(plan, options.target);
   if (options.upperdir === undefined || options.workdir === undefined) return;
   addDirectories(plan, options.upperdir);
   addDirectories(plan, options.workdir);
@@ -116,6 +97,13 @@ function addTarget(plan: Plan, options: CheckedOptions): Descriptor {
     plan.add(calls.statx, args, { subject });
   }
   return target;
+}
+
+/** The target in another namespace, which the steps that follow see. */
+function addTargetThere(plan: Plan, options: CheckedOptions): Descriptor {
+  if (options.namespace !== undefined) addJoin(plan, options.namespace);
+  if (options.create) addDirectories(plan, options.target);
+  return addTarget(plan, options);
 }
 
 const targetSubject = (options: CheckedOptions): Subject => ({ role: 'target', path: options.target });
@@ -183,15 +171,17 @@ function addContext(
  * option of that name, where lower layers cannot be set one by one.
  */
 function addDetachedWay(plan: Plan, options: CheckedOptions, features: KernelFeatures, lowerdir?: Path): Step {
-  const target = addTarget(plan, options);
+  // In a namespace other than the layers' it comes last.
+  const targetHere = options.namespace === undefined ? addTarget(plan, options) : undefined;
   const layers = addLayers(plan, options, features);
   const context = addContext(plan, options, features, layers, lowerdir);
-  const set = attributes(options, NEW_API);
+  const set = attributeBits(options);
   const early = set & ~lateAttributes(options);
   const mount = plan.add(calls.fsmount, [context, k.FSMOUNT_CLOEXEC, early]);
   if (isGuarded(options)) plan.add(calls.fstatfs, [mount, k.ST_RDONLY]);
   if (early !== set) plan.add(calls.mount_setattr, [mount, '', k.AT_EMPTY_PATH, set & ~early]);
   const id = addIdLook(plan, mount, features);
+  const target = targetHere ?? addTargetThere(plan, options);
   plan.add(calls.move_mount, [mount, '', target, '', k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH], {
     undo: true,
     subject: targetSubject(options),
@@ -220,8 +210,7 @@ function fitsOneValue(options: CheckedOptions, features: KernelFeatures): boolea
   const lowerdir = lowerdirValue(options);
   if (!fits(lowerdir)) return false;
   if (features.fsContext !== false) return true;
-  const needsSetattr =
-    options.propagation !== undefined || (attributes(options, NEW_API) & lateAttributes(options)) !== 0;
+  const needsSetattr = options.propagation !== undefined || (attributeBits(options) & lateAttributes(options)) !== 0;
   if (needsSetattr && !features.mountSetattr) return false;
   const paths = [options.upperdir, options.workdir].flatMap((path) => (path === undefined ? [] : escapeLayer(path)));
   const values = sentOptions(options, features).map(([, value]) => value ?? '');
@@ -236,7 +225,7 @@ const numbersSize = ({ lowerdir, datadir }: CheckedOptions): number => 6 * lower
  * come after the mount is there.
  */
 function addMountWay(plan: Plan, options: CheckedOptions, features: KernelFeatures, data: Text, target: Descriptor) {
-  const set = attributes(options, MOUNT_2);
+  const set = flagBits(options);
   // MS_RDONLY is for mount and superblock at once; the mount gets its own bits in a second call.
   const early = options.readonlySuperblock ? set | k.MS_RDONLY : isGuarded(options) ? set & ~k.MS_RDONLY : set;
   const root = plan.following(1);
@@ -273,13 +262,6 @@ function addNumbersWay(plan: Plan, options: CheckedOptions, features: KernelFeat
   data.push(...(withUpper ? optionData(options, features) : tailData(options, features)));
   return addMountWay(plan, options, features, data, target);
 }
-
-const propagationBits = {
-  private: k.MS_PRIVATE,
-  shared: k.MS_SHARED,
-  slave: k.MS_SLAVE,
-  unbindable: k.MS_UNBINDABLE,
-} as const;
 
 function addIdLook(plan: Plan, root: Descriptor, features: KernelFeatures): Step {
   const mask = features.uniqueMountId ? k.STATX_MNT_ID_UNIQUE : k.STATX_MNT_ID;
@@ -331,12 +313,24 @@ export function plan(options: CheckedOptions, features: KernelFeatures): MountPl
   return { plan: result, id: addWay(result, options, features) };
 }
 
+/** mount(2) takes layers and target in one namespace. */
+function notByMount({ target }: CheckedOptions, { release }: KernelFeatures): OverlayError {
+  return new OverlayError({
+    errno: e.EOPNOTSUPP,
+    reason: 'option-unsupported',
+    what: `these options can only go by mount(2) on this kernel (${release}), which mounts in the caller's own "namespace"`,
+    hint: 'use a kernel from Linux 6.7 on, or fewer lower layers, with short names and without commas',
+    path: pathString(target),
+  });
+}
+
 function addWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): Step {
   if (features.mountApi) {
     const { fsContext, lowerdirAppend, layerDescriptors } = features;
     if (fsContext && (lowerdirAppend || layerDescriptors)) return addDetachedWay(plan, options, features);
     if (fitsOneValue(options, features)) return addDetachedWay(plan, options, features, lowerdirValue(options));
   }
+  if (options.namespace !== undefined) throw notByMount(options, features);
   const data = mountData(options, features);
   if (sizeOf(data) < features.pageSize) {
     return addMountWay(plan, options, features, data, addTarget(plan, options));

@@ -1,0 +1,265 @@
+/** Bind mounts: a file or a tree in a second place, open_tree(2) to move_mount(2). */
+import { checkBoolean, checkNames, checkSignal, checkWord, toOptions } from '../arguments.js';
+import * as e from '../errnos.js';
+import { abortError, OverlayError, type OverlayErrorFields } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import { formatStep } from '../kernel/format.js';
+import { addLook, readLook, readMountId, STATX_OUTPUT } from '../kernel/look.js';
+import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
+import { Plan, type Step } from '../kernel/plan.js';
+import {
+  type Path,
+  type PathLike,
+  pathString,
+  quotePath,
+  toAbsolute,
+  toPath,
+  withoutTrailingSlashes,
+} from '../paths.js';
+import {
+  type AccessTimes,
+  type AttributeSet,
+  attributeBits,
+  checkAttributes,
+  mountAttributes,
+  type Propagation,
+  propagationBits,
+  propagations,
+} from './attributes.js';
+import { Mount } from './mount.js';
+import {
+  addJoin,
+  checkNamespace,
+  explainJoin,
+  type Namespace,
+  type NamespaceLike,
+  toTarget,
+} from './mount-namespace.js';
+
+/** How to bind. What is left out is as the source's mount has it. */
+export interface BindOptions {
+  /** With all that is mounted inside the source (AT_RECURSIVE). Default false. */
+  recursive?: boolean;
+  /** Nothing can be written through this mount; as the following, for all that is bound (5.12). */
+  readonly?: boolean;
+  /** Set-user-ID bits and file capabilities are ignored. */
+  nosuid?: boolean;
+  /** Device nodes cannot be opened. */
+  nodev?: boolean;
+  /** Nothing can be executed. */
+  noexec?: boolean;
+  /** Symbolic links are not followed (5.14). */
+  nosymfollow?: boolean;
+  /** Access times of directories are not updated. */
+  nodiratime?: boolean;
+  /** When access times are updated. */
+  atime?: AccessTimes;
+  /** Whether mounts inside it show in other namespaces. */
+  propagation?: Propagation;
+  /** Binds over what is mounted at the target already, which is refused otherwise. Default false. */
+  stack?: boolean;
+  /** The mount namespace in which the target is; the source is in the caller's. Default: the caller's. */
+  namespace?: NamespaceLike;
+  /** Gives the bind up: what has not begun never does, what has is undone. */
+  signal?: AbortSignal;
+}
+
+const names: ReadonlySet<string> = new Set([
+  'recursive',
+  ...mountAttributes,
+  'atime',
+  'propagation',
+  'stack',
+  'namespace',
+  'signal',
+]);
+
+interface Bind extends AttributeSet {
+  readonly given: PathLike;
+  readonly source: Path;
+  readonly target: Path;
+  readonly recursive: boolean;
+  readonly propagation: Propagation | undefined;
+  readonly stack: boolean;
+  readonly namespace: Namespace | undefined;
+  readonly signal: AbortSignal | undefined;
+}
+
+function check(source: PathLike, target: PathLike, options: BindOptions | undefined): Bind {
+  const given = toOptions(options);
+  checkNames(given, names);
+  const namespace = checkNamespace(given.namespace);
+  const checked = {
+    given: target,
+    source: toPath(source, 'source'),
+    target: toTarget(target, namespace),
+    ...checkAttributes(given),
+    recursive: checkBoolean(given.recursive, 'recursive') ?? false,
+    propagation: checkWord(given.propagation, 'propagation', propagations),
+    stack: checkBoolean(given.stack, 'stack') ?? false,
+    namespace,
+    signal: checkSignal(given.signal),
+  };
+  if (checked.signal?.aborted) throw abortError(checked.signal);
+  return { ...checked, source: toAbsolute(checked.source), target: withoutTrailingSlashes(checked.target) };
+}
+
+interface BindPlan {
+  readonly plan: Plan;
+  readonly id: Step;
+}
+
+/** What access times are set to is one choice of several: the others are cleared. */
+const ACCESS_TIMES = 0x70;
+
+function bindPlan(bind: Bind): BindPlan {
+  const plan = new Plan();
+  const recursive = bind.recursive ? k.AT_RECURSIVE : 0;
+  const source = { role: 'source', path: bind.source } as const;
+  const target = { role: 'target', path: bind.target } as const;
+  const clone = k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC | recursive;
+  const tree = plan.add(calls.open_tree, [k.AT_FDCWD, bind.source, clone], { subject: source });
+  const set = attributeBits(bind);
+  if (set !== 0 || bind.atime !== undefined) {
+    const clear = bind.atime === undefined ? 0 : ACCESS_TIMES;
+    plan.add(calls.mount_setattr, [tree, '', k.AT_EMPTY_PATH | recursive, set, clear, 0], { subject: source });
+  }
+  const look = plan.add(
+    calls.statx,
+    [tree, '', k.AT_EMPTY_PATH, k.STATX_MNT_ID_UNIQUE | k.STATX_MNT_ID | k.STATX_INO],
+    {
+      output: STATX_OUTPUT,
+    },
+  );
+  if (bind.namespace !== undefined) addJoin(plan, bind.namespace);
+  const at = plan.add(calls.openat2, [k.AT_FDCWD, bind.target, k.O_PATH | k.O_NOFOLLOW | k.O_CLOEXEC, 0], {
+    subject: target,
+  });
+  const refused = bind.stack ? 0 : k.STATX_ATTR_MOUNT_ROOT;
+  plan.add(calls.statx, [at, '', k.AT_EMPTY_PATH, k.STATX_TYPE, refused, 0, 0, -k.S_IFLNK], { subject: target });
+  plan.add(calls.move_mount, [tree, '', at, '', k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH], {
+    undo: true,
+    subject: target,
+  });
+  if (bind.propagation !== undefined) {
+    const bits = propagationBits[bind.propagation];
+    plan.add(calls.mount_setattr, [tree, '', k.AT_EMPTY_PATH | recursive, 0, 0, bits], { subject: target });
+  }
+  return { plan, id: plan.stepOf(look) };
+}
+
+const inaccessible: Readonly<Record<number, string>> = {
+  [e.EACCES]: 'this process may not search a directory on the way',
+  [e.ELOOP]: 'its symbolic links lead in a circle, or are too many',
+  [e.ENAMETOOLONG]: 'it, or a name in it, is too long',
+  [e.ENOTDIR]: 'a component of it is not a directory',
+};
+
+/** Whether one of source and target is a directory and the other is not. */
+function lookAtBoth(bind: Bind): { plan: Plan; differ: (outputs: Outputs | StepFailure) => boolean } {
+  const plan = new Plan();
+  const source = addLook(plan, bind.source);
+  if (bind.namespace !== undefined) addJoin(plan, bind.namespace);
+  const target = addLook(plan, bind.target, { flags: k.AT_SYMLINK_NOFOLLOW });
+  const isDirectory = (step: Step, outputs: Outputs) => readLook(step, outputs).type === k.S_IFDIR;
+  return {
+    plan,
+    differ: (outputs) =>
+      !(outputs instanceof StepFailure) && isDirectory(source, outputs) !== isDirectory(target, outputs),
+  };
+}
+
+/** The reason for a failed bind. Pure. */
+function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayError {
+  const { errno, step, undoErrno } = failure;
+  const subject = step?.options.subject;
+  const name = `the ${subject?.role ?? 'target'} ${quotePath(subject?.path ?? bind.target)}`;
+  const call = step === undefined ? 'the call' : formatStep(failure.plan, step);
+  const verdict = (): Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'> => {
+    if (step?.call === calls.statx) {
+      if (errno === e.EBUSY) return { reason: 'target-mounted', what: `${name} is a mount point already` };
+      if (errno === e.ELOOP) return { reason: 'target-symlink', what: `${name} is a symbolic link` };
+    }
+    if (step?.call === calls.open_tree && errno === e.EINVAL) {
+      return {
+        reason: 'source-unbindable',
+        what: `${name} is on a mount that cannot be bound: it is unbindable, or belongs to another namespace, or hides something that only \`recursive\` would show`,
+      };
+    }
+    if (step?.call === calls.move_mount && differ) {
+      return {
+        reason: 'target-mismatch',
+        what: `of the source ${quotePath(bind.source)} and ${name}, one is a directory and the other is not`,
+      };
+    }
+    if (errno === e.ENOENT) {
+      return { reason: subject?.role === 'source' ? 'path-missing' : 'target-missing', what: `${name} does not exist` };
+    }
+    if (errno === e.EPERM) {
+      return {
+        reason: 'no-privilege',
+        what: `this process may not bind: it lacks CAP_SYS_ADMIN in its user namespace`,
+      };
+    }
+    if (errno === e.ENOSYS) {
+      return {
+        reason: 'option-unsupported',
+        what:
+          step?.call === calls.mount_setattr
+            ? 'this kernel cannot change the attributes of a bind: mount_setattr(2) comes with Linux 5.12'
+            : 'this kernel cannot bind by descriptor: open_tree(2) comes with Linux 5.2',
+        hint: 'use a newer kernel',
+      };
+    }
+    const cause = inaccessible[errno];
+    if (cause !== undefined) return { reason: 'path-inaccessible', what: `${name} cannot be reached: ${cause}` };
+    return {
+      reason: 'unexplained',
+      what: `the kernel refused to bind at ${quotePath(bind.target)}: ${call} failed, and nothing known explains it`,
+    };
+  };
+  return new OverlayError({
+    errno,
+    path: pathString(subject?.path ?? bind.target),
+    syscall: step === undefined || step.call === calls.statx ? undefined : syscallOf(step),
+    ...verdict(),
+    leftover: undoErrno === 0 ? undefined : `what was bound could not be unmounted again (errno ${undoErrno})`,
+  });
+}
+
+const syscallOf = ({ call }: Step): string => (call === calls.openat2 ? 'open' : call.name);
+
+function finish(bind: Bind, { id }: BindPlan, outcome: Outputs): Mount {
+  return new Mount(bind.given, { path: bind.target, id: readMountId(id, outcome), namespace: bind.namespace });
+}
+
+/**
+ * Binds `source`, a directory or a file, at `target`: open_tree(2), mount_setattr(2) (5.12), move_mount(2).
+ * The same files are then in both places. Of the source the last link is followed, of the target it is not.
+ *
+ * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`: an argument is wrong
+ * @throws {OverlayError} `reason` is `'path-missing'`, `'target-missing'`, `'target-mounted'`,
+ * `'target-mismatch'`, `'target-symlink'`, `'source-unbindable'`, `'no-privilege'`, `'namespace-missing'`,
+ * `'namespace-denied'`, `'path-inaccessible'` or `'option-unsupported'`
+ * @throws {Error} `ABORT_ERR`: the signal has aborted
+ */
+export async function bind(source: PathLike, target: PathLike, options?: BindOptions): Promise<Mount> {
+  const checked = check(source, target, options);
+  const planned = bindPlan(checked);
+  const outcome = await perform(planned.plan, checked.signal);
+  if (!(outcome instanceof StepFailure)) return finish(checked, planned, outcome);
+  if (outcome.cancelled && checked.signal) throw abortError(checked.signal, outcome.undoErrno);
+  const look = lookAtBoth(checked);
+  throw explainJoin(outcome) ?? explain(checked, outcome, look.differ(await perform(look.plan)));
+}
+
+/** `bind`, on the calling thread. */
+export function bindSync(source: PathLike, target: PathLike, options?: BindOptions): Mount {
+  const checked = check(source, target, options);
+  const planned = bindPlan(checked);
+  const outcome = performSync(planned.plan);
+  if (!(outcome instanceof StepFailure)) return finish(checked, planned, outcome);
+  const look = lookAtBoth(checked);
+  throw explainJoin(outcome) ?? explain(checked, outcome, look.differ(performSync(look.plan)));
+}

@@ -1,0 +1,170 @@
+/** Mount namespaces: which one a call is about, and private ones that a descriptor holds. */
+import { closeSync } from 'node:fs';
+import * as e from '../errnos.js';
+import { invalidArgumentType, invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
+import { type Call, calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
+import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
+import { isAbsolute, type Path, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
+
+/**
+ * A mount namespace: the path of one (`/proc/PID/ns/mnt`, or a file that one is bound to), a descriptor of one,
+ * or one from `createNamespace`.
+ */
+export type NamespaceLike = PathLike | number | MountNamespace;
+
+/** A namespace as a plan names it. */
+export type Namespace = Path | number;
+
+const abandoned = new FinalizationRegistry<number>((fd) => {
+  process.emitWarning(
+    `A MountNamespace (descriptor ${fd}) was garbage collected without being closed: it is closed now. Use close() or \`using\`.`,
+  );
+  closeSync(fd);
+});
+
+/**
+ * A mount namespace of its own, held by a descriptor and by nobody else: with it go its mounts. Close it, or
+ * have it disposed of with `using`.
+ */
+export class MountNamespace {
+  #fd: number;
+
+  /** @internal */
+  constructor(fd: number) {
+    this.#fd = fd;
+    abandoned.register(this, fd, this);
+  }
+
+  /** The descriptor; -1 when it is closed. For `spawn`'s `stdio`, or setns(2). */
+  get fd(): number {
+    return this.#fd;
+  }
+
+  /** Gives the namespace up: unless a process is in it or something else holds it, its mounts are gone. */
+  close(): void {
+    if (this.#fd < 0) return;
+    const fd = this.#fd;
+    this.#fd = -1;
+    abandoned.unregister(this);
+    closeSync(fd);
+  }
+
+  /** `close()`, at the end of a `using` block. */
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /** `close()`, at the end of an `await using` block. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+  }
+}
+
+/** The option as a plan names it; undefined where it is left out: the calling thread's own. */
+export function checkNamespace(value: unknown, name = 'namespace'): Namespace | undefined {
+  if (value === undefined) return undefined;
+  const found = value instanceof MountNamespace ? value.fd : value;
+  if (typeof found === 'number') {
+    if (Number.isInteger(found) && found >= 0) return found;
+    const expected = value instanceof MountNamespace ? 'a MountNamespace that is not closed' : 'a descriptor';
+    throw invalidArgumentType(name, `${expected}, or the path of a mount namespace`, value);
+  }
+  return toAbsolute(toPath(found, name));
+}
+
+/** A target as plans have it: in another namespace nothing is relative to the caller's working directory. */
+export function toTarget(value: unknown, namespace: Namespace | undefined): Path {
+  const path = toPath(value, 'target');
+  if (namespace === undefined) return toAbsolute(path);
+  if (isAbsolute(path)) return path;
+  throw invalidArgumentValue('target', value, 'must be an absolute path where "namespace" is given');
+}
+
+/**
+ * Has the steps that follow see another namespace: its root is theirs, its mounts are what they change. Threads
+ * share what they see, so the plan gets one of its own, which ends with it. Descriptors stay what they are.
+ */
+export function addJoin(plan: Plan, namespace: Namespace): void {
+  plan.isOnOwnThread = true;
+  const subject = { role: 'namespace', path: typeof namespace === 'number' ? `${namespace}` : namespace } as const;
+  const descriptor: Descriptor =
+    typeof namespace === 'number'
+      ? namespace
+      : plan.add(calls.openat2, [k.AT_FDCWD, namespace, k.O_CLOEXEC, 0], { subject });
+  plan.add(calls.unshare, [k.CLONE_FS]);
+  plan.add(calls.setns, [descriptor, k.CLONE_NEWNS], { undo: true, subject });
+}
+
+const joining: ReadonlySet<Call> = new Set([calls.openat2, calls.setns]);
+
+/** The error where joining a namespace is what failed. Pure. */
+export function explainJoin({ step, errno }: StepFailure): OverlayError | undefined {
+  const subject = step?.options.subject;
+  if (step === undefined || subject?.role !== 'namespace' || !joining.has(step.call)) return undefined;
+  const shown =
+    typeof step.args[0] === 'number' && step.call === calls.setns && /^\d+$/.test(pathString(subject.path))
+      ? `the namespace of descriptor ${pathString(subject.path)}`
+      : `the namespace ${quotePath(subject.path)}`;
+  const verdict: Pick<OverlayErrorFields, 'reason' | 'what'> =
+    errno === e.EPERM || errno === e.EACCES
+      ? { reason: 'namespace-denied', what: `this process may not join ${shown}` }
+      : errno === e.EINVAL || errno === e.EBADF
+        ? { reason: 'namespace-missing', what: `${shown} is not a mount namespace` }
+        : { reason: 'namespace-missing', what: `${shown} is not there` };
+  return new OverlayError({
+    errno,
+    syscall: step.call === calls.setns ? 'setns' : 'open',
+    path: pathString(subject.path),
+    ...verdict,
+  });
+}
+
+function creation(): { plan: Plan; made: Step } {
+  const plan = new Plan();
+  plan.isOnOwnThread = true;
+  plan.add(calls.unshare, [k.CLONE_NEWNS]);
+  plan.add(calls.mount, [null, '/', null, k.MS_REC | k.MS_PRIVATE, null]);
+  const args = [k.AT_FDCWD, '/proc/thread-self/ns/mnt', k.O_CLOEXEC, 0];
+  const made = plan.add(calls.openat2, args, { keep: true, output: 0 });
+  return { plan, made: plan.stepOf(made) };
+}
+
+function finish(made: Step, outcome: Outputs | StepFailure): MountNamespace {
+  if (!(outcome instanceof StepFailure)) return new MountNamespace(outcome.result(made));
+  const { errno, step } = outcome;
+  const causes: Readonly<Record<number, Pick<OverlayErrorFields, 'reason' | 'what'>>> = {
+    [e.EPERM]: {
+      reason: 'no-privilege',
+      what: 'this process may not make a mount namespace: it lacks CAP_SYS_ADMIN in its user namespace',
+    },
+    [e.ENOSPC]: {
+      reason: 'out-of-namespaces',
+      what: 'there are as many mount namespaces as /proc/sys/user/max_mnt_namespaces allows',
+    },
+  };
+  throw new OverlayError({
+    errno,
+    syscall: step?.call.name,
+    ...(causes[errno] ?? { reason: 'unexplained', what: 'no mount namespace could be made' }),
+  });
+}
+
+/**
+ * Makes a mount namespace that begins as a copy of the calling thread's: unshare(2) with CLONE_NEWNS, and all of
+ * it private, on a thread that ends with the call. Pass it as `namespace` to mount, bind, unmount and list in
+ * it. The time it takes grows with the number of mounts that are copied.
+ *
+ * @throws {OverlayError} `reason` is `'no-privilege'` or `'out-of-namespaces'`
+ */
+export async function createNamespace(): Promise<MountNamespace> {
+  const { plan, made } = creation();
+  return finish(made, await perform(plan));
+}
+
+/** `createNamespace`, on the calling thread. */
+export function createNamespaceSync(): MountNamespace {
+  const { plan, made } = creation();
+  return finish(made, performSync(plan));
+}

@@ -1,0 +1,223 @@
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { ExecutionContext } from 'ava';
+import test from 'ava';
+import {
+  bind,
+  bindSync,
+  createNamespace,
+  createNamespaceSync,
+  MountNamespace,
+  mountOverlay,
+  mountOverlaySync,
+  OverlayError,
+  unmount,
+  unmountSync,
+} from 'overlayfs';
+import {
+  countDescriptors,
+  countThreads,
+  evaluateIn,
+  eventually,
+  layers,
+  makeTree,
+  mountsBelow,
+  mountTest,
+  scaled,
+  scratch,
+  withoutCapabilities,
+} from '../support/index.js';
+
+/** A process in a mount namespace of its own. */
+async function other(t: ExecutionContext): Promise<{ child: ChildProcess; namespace: string; root: string }> {
+  const child = spawn('unshare', ['-m', '--propagation', 'private', 'sh', '-c', 'echo ready; exec sleep 1000'], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  t.teardown(() => child.kill('SIGKILL'));
+  await once(child.stdout as NodeJS.ReadableStream, 'data');
+  return { child, namespace: `/proc/${child.pid}/ns/mnt`, root: `/proc/${child.pid}/root` };
+}
+
+const tableOf = ({ pid }: ChildProcess): string => readFileSync(`/proc/${pid}/mountinfo`, 'utf8');
+
+const forms = {
+  promise: { mount: mountOverlay, bind, unmount },
+  twin: {
+    mount: async (options: Parameters<typeof mountOverlaySync>[0]) => mountOverlaySync(options),
+    bind: async (...args: Parameters<typeof bindSync>) => bindSync(...args),
+    unmount: async (...args: Parameters<typeof unmountSync>) => unmountSync(...args),
+  },
+} as const;
+
+for (const [form, calls] of Object.entries(forms)) {
+  mountTest(`an overlay in another process's namespace is seen there and not here (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    const { child, namespace, root } = await other(t);
+    const mounted = await calls.mount({ ...options, namespace });
+    t.is(mountsBelow(options.target).length, 0);
+    t.deepEqual(readdirSync(options.target), []);
+    t.true(tableOf(child).includes(` ${options.target} `));
+    t.deepEqual(readdirSync(join(root, options.target)), ['from-lower']);
+    writeFileSync(join(root, options.target, 'new'), 'there');
+    t.is(readFileSync(join(options.upperdir, 'new'), 'utf8'), 'there');
+
+    const again = await t.throwsAsync(() => calls.mount({ ...options, namespace }), { instanceOf: OverlayError });
+    t.like(again, { reason: 'target-mounted', path: options.target });
+    await mounted.unmount();
+    t.false(tableOf(child).includes(` ${options.target} `));
+    await mounted.unmount();
+  });
+
+  mountTest(`a bind in another namespace, and its unmount by path and by descriptor (${form})`, async (t) => {
+    const dir = scratch(t);
+    makeTree(dir, { 'source/file': 'bound', 'target/': '' });
+    const { child, namespace, root } = await other(t);
+    const target = join(dir, 'target');
+    await calls.bind(join(dir, 'source'), target, { namespace });
+    t.deepEqual(readdirSync(target), []);
+    t.deepEqual(readdirSync(join(root, target)), ['file']);
+    const notHere = await t.throwsAsync(() => calls.unmount(target), { instanceOf: OverlayError });
+    t.like(notHere, { reason: 'not-mounted' });
+    const fd = openSync(namespace, 'r');
+    await calls.unmount(target, { namespace: fd });
+    closeSync(fd);
+    t.false(tableOf(child).includes(` ${target} `));
+  });
+
+  mountTest(`what was made for a mount in another namespace goes when it fails (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    const { namespace, root } = await other(t);
+    const descriptors = countDescriptors();
+    const target = join(dir, 'merged/a/b');
+    await t.throwsAsync(
+      () => calls.mount({ ...options, target, create: true, lowerdir: join(dir, 'none'), namespace }),
+      {
+        instanceOf: OverlayError,
+      },
+    );
+    t.false(existsSync(join(root, dir, 'merged/a')));
+    await t.throwsAsync(() => calls.mount({ ...options, target: join(dir, 'none'), namespace }), {
+      instanceOf: OverlayError,
+    });
+    t.is(countDescriptors(), descriptors);
+    const mounted = await calls.mount({ ...options, target, create: true, namespace });
+    t.deepEqual(readdirSync(join(root, target)), ['from-lower']);
+    await mounted.unmount();
+  });
+}
+
+mountTest('an abort takes back what was done in another namespace', async (t) => {
+  const dir = scratch(t);
+  const { child, namespace } = await other(t);
+  const options = layers(dir);
+  for (let i = 0; i < scaled(200, 20); i++) {
+    const controller = new AbortController();
+    const promise = mountOverlay({ ...options, namespace, signal: controller.signal });
+    setTimeout(() => controller.abort(), i % 3);
+    const mounted = await promise.catch((error: Error) => {
+      t.is(error.name, 'AbortError');
+      t.is(error.message, 'The operation was aborted');
+    });
+    if (mounted) await mounted.unmount();
+    t.false(tableOf(child).includes(` ${options.target} `), `round ${i}`);
+  }
+});
+
+mountTest('a thousand mounts in another namespace leave no thread and no descriptor', async (t) => {
+  const dir = scratch(t);
+  const { child, namespace } = await other(t);
+  const options = layers(dir);
+  const before = tableOf(child);
+  const descriptors = countDescriptors();
+  for (let i = 0; i < scaled(500, 20); i++) {
+    await (await mountOverlay({ ...options, namespace })).unmount();
+    mountOverlaySync({ ...options, namespace }).unmountSync();
+  }
+  t.is(tableOf(child), before);
+  t.is(countDescriptors(), descriptors);
+  await eventually(t, () => countThreads() === 0);
+});
+
+mountTest('a private namespace holds its mounts, and they go with it', async (t) => {
+  for (const create of [createNamespace, async () => createNamespaceSync()]) {
+    const dir = scratch(t);
+    const options = layers(dir);
+    const descriptors = countDescriptors();
+    const namespace = await create();
+    t.true(namespace instanceof MountNamespace);
+    const mounted = await mountOverlay({ ...options, namespace });
+    t.is(mountsBelow(options.target).length, 0);
+    const link = spawnSync('nsenter', [`--mount=/proc/${process.pid}/fd/${namespace.fd}`, 'ls', options.target], {
+      encoding: 'utf8',
+    });
+    t.is(link.stdout, 'from-lower\n', link.stderr);
+    t.is(mounted.target, options.target);
+    namespace.close();
+    namespace.close();
+    t.is(namespace.fd, -1);
+    t.true(countDescriptors() <= descriptors);
+    // The upper is free again: with index the kernel would refuse a second use.
+    await eventually(t, () => {
+      try {
+        mountOverlaySync({ ...options, index: true }).unmountSync();
+        return true;
+      } catch {
+        return false;
+      }
+    });
+  }
+});
+
+mountTest('mounts made here do not get into a private namespace, nor the other way', async (t) => {
+  const dir = scratch(t);
+  const namespace = await createNamespace();
+  const mounted = await mountOverlay(layers(dir));
+  const shown = spawnSync(
+    'nsenter',
+    [`--mount=/proc/${process.pid}/fd/${namespace.fd}`, 'ls', mounted.path as string],
+    {
+      encoding: 'utf8',
+    },
+  );
+  t.is(shown.stdout, '');
+  await mounted.unmount();
+  namespace.close();
+});
+
+test('what is no namespace is an argument error', async (t) => {
+  const options = { lowerdir: ['/a', '/b'], target: '/m' };
+  await t.throwsAsync(mountOverlay({ ...options, namespace: -1 }), {
+    code: 'ERR_INVALID_ARG_TYPE',
+    message: /namespace/,
+  });
+  await t.throwsAsync(mountOverlay({ ...options, namespace: '' }), { code: 'ERR_INVALID_ARG_VALUE' });
+  await t.throwsAsync(mountOverlay({ ...options, target: 'm', namespace: '/proc/1/ns/mnt' }), {
+    code: 'ERR_INVALID_ARG_VALUE',
+    message: /"target" must be an absolute path where "namespace" is given/,
+  });
+  await t.throwsAsync(bind('/a', 'b', { namespace: '/proc/1/ns/mnt' }), { code: 'ERR_INVALID_ARG_VALUE' });
+  await t.throwsAsync(unmount('/m', { namespace: '/proc/1/ns/mnt', removeWork: true }), {
+    code: 'ERR_INVALID_ARG_VALUE',
+    message: /"removeWork" cannot go with "namespace"/,
+  });
+});
+
+mountTest('a namespace that is not there, is none, or may not be joined', async (t) => {
+  const dir = scratch(t);
+  const options = layers(dir);
+  const descriptors = countDescriptors();
+  const missing = { instanceOf: OverlayError };
+  for (const namespace of ['/proc/0/ns/mnt', '/dev/null', '/proc/self/ns/net']) {
+    t.like(await t.throwsAsync(mountOverlay({ ...options, namespace }), missing), { reason: 'namespace-missing' });
+    t.like(await t.throwsAsync(bind(dir, options.target, { namespace }), missing), { reason: 'namespace-missing' });
+    t.like(await t.throwsAsync(unmount(options.target, { namespace }), missing), { reason: 'namespace-missing' });
+  }
+  t.is(countDescriptors(), descriptors);
+  const denied = (call: string) => evaluateIn(withoutCapabilities, call);
+  t.like(denied(`overlayfs.unmount('/tmp', { namespace: '/proc/self/ns/mnt' })`), { reason: 'namespace-denied' });
+  t.like(denied('overlayfs.createNamespace()'), { reason: 'no-privilege', syscall: 'unshare' });
+});
