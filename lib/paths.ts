@@ -75,8 +75,13 @@ function workingDirectory(): Path {
       path: '.',
     });
   }
-  const text = link.toString();
-  return Buffer.from(text).equals(link) ? text : link;
+  return fromBytes(link);
+}
+
+/** A path as the library hands it out: a string where that holds it. */
+export function fromBytes(bytes: Buffer): Path {
+  const text = bytes.toString();
+  return Buffer.from(text).equals(bytes) ? text : bytes;
 }
 
 /** A directory's path and a name in it. */

@@ -1,7 +1,19 @@
 import { existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import test from 'ava';
 import { type OverlayOptions, unmountSync } from 'overlayfs';
-import { escapeLayer, findOption, splitLowerdir, unescapeLayer, unescapeOctal } from '#lib/mount-strings.js';
+import {
+  escapeLayer,
+  findOption,
+  parseLowerdir,
+  type RawOption,
+  shownLayers,
+  splitArray,
+  splitGiven,
+  splitLowerdir,
+  splitShown,
+  unescapeLayer,
+  unescapeOctal,
+} from '#lib/mount-strings.js';
 import { readMountinfo } from '#lib/mounts/mountinfo.js';
 import { featuresSync } from '#lib/overlay/features.js';
 import { mountOverlayWithSync } from '#lib/overlay/mount.js';
@@ -121,6 +133,71 @@ test('what only looks octal', (t) => {
   t.is(plain('\\0401'), ' 1');
   t.is(plain('\\377'), '\xff');
   t.is(plain('\\000'), '\0');
+});
+
+const show = (options: readonly RawOption[]) =>
+  options.map(({ name, value }) => (value === null ? name : `${name}=${value.toString('latin1')}`));
+
+test('lower layers and data-only ones', (t) => {
+  const parse = (text: string) => {
+    const parsed = parseLowerdir(Buffer.from(text));
+    return parsed && `${parsed.lowers.join(' ')} | ${parsed.data.join(' ')}`;
+  };
+  t.is(parse('/a:/b::/c::/d\\:'), '/a /b | /c /d:');
+  t.is(parse('/a\\::/b'), '/a: /b | ');
+  t.is(parse(''), ' | ');
+  for (const wrong of [':', ':/a', '::/a', '/a:', '/a::', '/a:::/b', '/a::/b:/c', '/a::::/b']) {
+    t.is(parse(wrong), undefined, wrong);
+  }
+});
+
+test('options as they are given: commas separate, a backslash protects, nothing else does', (t) => {
+  const split = (text: string) => show(splitGiven(Buffer.from(text, 'latin1')));
+  t.deepEqual(split('lowerdir=/a:/b,index=on,volatile'), ['lowerdir=/a:/b', 'index=on', 'volatile']);
+  t.deepEqual(split('upperdir=/a\\,b\\\\,workdir=/w\\'), ['upperdir=/a\\,b\\\\', 'workdir=/w\\']);
+  t.deepEqual(split(',,index=on,,=x,,'), ['index=on'], 'nothing to the kernel');
+  t.deepEqual(split('upperdir="/a,b"'), ['upperdir="/a', 'b"'], 'a quote is a character of a path');
+  t.deepEqual(split('upperdir==,x='), ['upperdir==', 'x=']);
+  t.deepEqual(split(''), []);
+  t.deepEqual(split('upperdir=\xff\x80'), ['upperdir=\xff\x80']);
+  for (const context of ['context', 'fscontext', 'rootcontext', 'defcontext']) {
+    t.deepEqual(split(`a,${context}="u:r:t:s0:c1,c2",b`), ['a', `${context}=u:r:t:s0:c1,c2`, 'b']);
+  }
+  t.deepEqual(split('context=u:r:t:s0'), ['context=u:r:t:s0']);
+  t.deepEqual(split('context="open,b'), ['context="open', 'b']);
+});
+
+test('options as they are shown', (t) => {
+  const split = (text: string) => show(splitShown(Buffer.from(text, 'latin1')));
+  t.deepEqual(split('rw,lowerdir=/a\\134:b:/c\\040d,upperdir=/e\\054f,index=on'), [
+    'rw',
+    'lowerdir=/a\\:b:/c d',
+    'upperdir=/e,f',
+    'index=on',
+  ]);
+  t.deepEqual(split('lowerdir+=/a:b,lowerdir+=/c\\134d,datadir+=/e'), [
+    'lowerdir+=/a:b',
+    'lowerdir+=/c\\d',
+    'datadir+=/e',
+  ]);
+  t.deepEqual(split('lowerdir+=/a\\072b'), ['lowerdir+=/a:b']);
+  t.deepEqual(split('lowerdir=/a\\072b:/c\\054d::/e'), ['lowerdir=/a\\:b:/c\\,d::/e'], 'Linux 6.5');
+  t.deepEqual(split('rw,rootcontext="u:r:t:s0:c1,c2",seclabel'), ['rw', 'rootcontext=u:r:t:s0:c1,c2', 'seclabel']);
+});
+
+test('options as an array', (t) => {
+  const split = (text: string) => show(splitArray(Buffer.from(text, 'latin1')));
+  t.deepEqual(split('lowerdir+=/we,i:r d\n\\\xe9\0volatile\0'), ['lowerdir+=/we,i:r d\n\\\xe9', 'volatile']);
+  t.deepEqual(split('a=b'), ['a=b']);
+  t.deepEqual(split(''), []);
+});
+
+test('what a shown upperdir can stand for', (t) => {
+  const readings = (text: string) => shownLayers(Buffer.from(text)).map(String);
+  t.deepEqual(readings('/a:b,c'), ['/a:b,c']);
+  t.deepEqual(readings('/a\\:b'), ['/a:b', '/a\\:b'], 'as escapeLayer writes it');
+  t.deepEqual(readings('/a\\b'), ['/a\\b', '/ab'], 'as it does not');
+  t.deepEqual(readings('/a\\\\'), ['/a\\', '/a\\\\']);
 });
 
 test('one option among the others', (t) => {

@@ -3,7 +3,7 @@
  * are kept as strings of one character a byte (latin1), which node:util can parse and nothing is lost in.
  */
 import { readFileSync } from 'node:fs';
-import type { Path } from '../paths.js';
+import { fromBytes, type Path } from '../paths.js';
 import { UsageError } from './usage-error.js';
 
 /** One character a byte. */
@@ -20,7 +20,7 @@ export function toText(bytes: Bytes): string | undefined {
 
 /** As a path: a string where that holds it. */
 export function toPath(bytes: Bytes): Path {
-  return toText(bytes) ?? Buffer.from(bytes, 'latin1');
+  return fromBytes(Buffer.from(bytes, 'latin1'));
 }
 
 function readCommandLine(): Bytes[] {

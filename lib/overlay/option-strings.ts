@@ -1,0 +1,148 @@
+/**
+ * Options of an overlay from text: as they are given to mount(2), and as the mount table shows them. The inverse
+ * of what a plan sends; driven by the table of options. Pure.
+ */
+import { parseLowerdir, type RawOption, shownLayers, unescapeLayer } from '../mount-strings.js';
+import { fromBytes, type Path } from '../paths.js';
+import { optionRows, overlayOptionNames } from './option-table.js';
+import type { OverlayOptionName, OverlayOptions } from './options.js';
+
+/** The options of an overlay that a text names, typed and by the library's names. */
+export interface NamedOptions extends Partial<Pick<OverlayOptions, OverlayOptionName>> {
+  readonly lowerdir: readonly Path[];
+  readonly datadir: readonly Path[];
+  readonly upperdir?: Path;
+  readonly workdir?: Path;
+  /** Whether it says `ro`. */
+  readonly readonlySuperblock?: true;
+}
+
+export interface Reading {
+  readonly options: NamedOptions;
+  /** What is none of overlayfs' options as far as known, or has a value that it does not take. */
+  readonly others: readonly RawOption[];
+}
+
+/** Chooses among the paths, the likeliest first, that a shown upperdir or workdir can stand for. */
+export type Choose = (readings: readonly [Path, ...Path[]]) => Path;
+
+/** By the kernel's names; with the value that a name of its own stands for. */
+const known = new Map<string, readonly [name: OverlayOptionName, off: boolean]>(
+  (overlayOptionNames as OverlayOptionName[]).flatMap((name) => {
+    const row = optionRows[name];
+    const names: [string, [OverlayOptionName, boolean]][] = [[row?.kernel ?? name, [name, false]]];
+    if (row?.form === 'flag' && row.off !== undefined) names.push([row.off, [name, true]]);
+    return names;
+  }),
+);
+
+/** The library's value; undefined where there is none such. */
+function toValue(name: OverlayOptionName, isOff: boolean, value: string | null): boolean | string | undefined {
+  const row = optionRows[name];
+  switch (row?.form) {
+    case 'flag':
+      return value === null ? !isOff : undefined;
+    case 'switch':
+      return value === 'on' ? true : value === 'off' ? false : undefined;
+    case 'word':
+      return value !== null && row.words.includes(value) ? value : undefined;
+    default:
+      return value || undefined;
+  }
+}
+
+class Reader {
+  readonly others: RawOption[] = [];
+  #options: Record<string, unknown> = {};
+  #lowers: Buffer[] = [];
+  #data: Buffer[] = [];
+  #isList = false;
+  readonly #readLayer: (value: Buffer, isList: boolean) => Path;
+
+  constructor(readLayer: (value: Buffer, isList: boolean) => Path) {
+    this.#readLayer = readLayer;
+  }
+
+  /** A layer or the layers of this option; false where it is none that the kernel would take. */
+  #readLayers({ name, value }: RawOption): boolean {
+    if (value === null) return false;
+    if (name === 'lowerdir') {
+      const layers = parseLowerdir(value);
+      if (layers === undefined) return false;
+      // Earlier ones are dropped, also those of lowerdir+.
+      [this.#lowers, this.#data, this.#isList] = [layers.lowers, layers.data, value.length > 0];
+      return true;
+    }
+    if (value.length === 0) return false;
+    if (name === 'upperdir' || name === 'workdir') {
+      this.#options[name] = value;
+      return true;
+    }
+    if (this.#isList || (name === 'lowerdir+' && this.#data.length > 0)) return false;
+    (name === 'lowerdir+' ? this.#lowers : this.#data).push(value);
+    return true;
+  }
+
+  #readOption({ name, value }: RawOption): boolean {
+    // volatile is a value of fsync to kernels that have it.
+    const isVolatile = name === 'fsync' && value?.toString() === 'volatile';
+    const [option, isOff] = known.get(isVolatile ? 'volatile' : name) ?? [];
+    if (option === undefined) return false;
+    const read = toValue(option, isOff ?? false, isVolatile || value === null ? null : value.toString());
+    if (read === undefined) return false;
+    if (option === 'volatile') delete this.#options['fsync'];
+    if (option === 'fsync') delete this.#options['volatile'];
+    this.#options[option] = read;
+    return true;
+  }
+
+  read(option: RawOption): void {
+    const { name } = option;
+    if (layerNames.has(name)) {
+      if (!this.#readLayers(option)) this.others.push(option);
+    } else if (name === 'ro' || name === 'rw') {
+      delete this.#options['readonlySuperblock'];
+      if (name === 'ro') this.#options['readonlySuperblock'] = true;
+    } else if (!this.#readOption(option)) this.others.push(option);
+  }
+
+  get options(): NamedOptions {
+    const options: Record<string, unknown> = {
+      ...this.#options,
+      lowerdir: this.#lowers.map(fromBytes),
+      datadir: this.#data.map(fromBytes),
+    };
+    for (const name of ['upperdir', 'workdir']) {
+      const value = options[name];
+      if (value !== undefined) options[name] = this.#readLayer(value as Buffer, this.#isList);
+    }
+    return options as unknown as NamedOptions;
+  }
+}
+
+const layerNames: ReadonlySet<string> = new Set(['lowerdir', 'lowerdir+', 'datadir+', 'upperdir', 'workdir']);
+
+function read(raw: readonly RawOption[], readLayer: (value: Buffer, isList: boolean) => Path): Reading {
+  const reader = new Reader(readLayer);
+  for (const option of raw) reader.read(option);
+  return { options: reader.options, others: reader.others };
+}
+
+/** What options say that are given to mount(2), from splitGiven: of an option that is there twice, the last. */
+export function readGiven(raw: readonly RawOption[]): Reading {
+  return read(raw, (value) => fromBytes(unescapeLayer(value)));
+}
+
+/**
+ * What options say that the kernel shows, from splitShown or splitArray. It shows what it was given, and
+ * nothing that is the module's default. An upperdir with backslashes beside `lowerdir+` can stand for two
+ * paths: `choose` has the choice, and without it the likelier one is taken.
+ */
+export function readShown(raw: readonly RawOption[], choose: Choose = ([likeliest]) => likeliest): Reading {
+  return read(raw, (value, isList) => {
+    // With a list of lower layers, all came as text.
+    if (isList) return fromBytes(unescapeLayer(value));
+    const [first, ...rest] = shownLayers(value);
+    return choose([fromBytes(first), ...rest.map(fromBytes)]);
+  });
+}
