@@ -137,6 +137,17 @@ export function splitGiven(text: Uint8Array): RawOption[] {
   return splitOptions(Buffer.from(text), true).map((option) => withoutQuotes(toRaw(option)));
 }
 
+/** The inverse of splitGiven. */
+export function joinGiven(options: readonly RawOption[]): Buffer {
+  const texts = options.map(({ name, value }) => {
+    if (value === null) return Buffer.from(name, 'latin1');
+    const isQuoted = name.endsWith('context') && value.includes(COMMA);
+    const [before, after] = isQuoted ? ['="', '"'] : ['=', ''];
+    return Buffer.concat([Buffer.from(name + before, 'latin1'), value, Buffer.from(after)]);
+  });
+  return Buffer.concat(texts.flatMap((text, i) => (i === 0 ? [text] : [Buffer.from(','), text])));
+}
+
 /** Superblock options of the mount table, and statmount(2)'s STATMOUNT_MNT_OPTS: octal escapes in values. */
 export function splitShown(text: Uint8Array): RawOption[] {
   return splitOptions(Buffer.from(text), false).map((option) => {

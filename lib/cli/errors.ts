@@ -28,14 +28,22 @@ export function exitCodeOf(error: unknown): number {
   return error instanceof UsageError || (error instanceof Error && isArgumentError(error)) ? WRONG_USAGE : FAILED;
 }
 
-/** What the library says about arguments, up to the value that was received. */
-function phraseArgument(message: string): string {
-  const at = message.indexOf(' Received ');
-  const said = phrase(at < 0 ? message : message.slice(0, at));
-  return (at < 0 ? said : said + message.slice(at)).replace(/^The argument (--\S+)/, '$1');
+/** Who speaks, and in which words. */
+export interface Voice {
+  readonly program: string;
+  readonly say: (text: string) => string;
 }
 
-export function toShown(thrown: unknown): ShownError {
+const ownVoice: Voice = { program: 'overlayfs', say: phrase };
+
+/** What the library says about arguments, up to the value that was received. */
+function phraseArgument(message: string, say: Voice['say']): string {
+  const at = message.indexOf(' Received ');
+  const said = say(at < 0 ? message : message.slice(0, at));
+  return (at < 0 ? said : said + message.slice(at)).replace(/^The argument ([^"\s]+)/, '$1');
+}
+
+export function toShown(thrown: unknown, { say }: Voice = ownVoice): ShownError {
   if (!(thrown instanceof Error)) return { message: String(thrown) };
   const error = thrown as AnyError;
   const { code, reason, hint, syscall, path, dest, kernel } = error;
@@ -45,8 +53,8 @@ export function toShown(thrown: unknown): ShownError {
   return {
     ...(code !== undefined && { code }),
     ...(reason !== undefined && { reason }),
-    message: isOwnWording ? message : phraseArgument(message),
-    ...(hint !== undefined && { hint: phrase(hint) }),
+    message: isOwnWording ? message : phraseArgument(message, say),
+    ...(hint !== undefined && { hint: say(hint) }),
     ...(syscall !== undefined && { syscall }),
     ...(path !== undefined && { path }),
     ...(dest !== undefined && { dest }),
@@ -55,9 +63,9 @@ export function toShown(thrown: unknown): ShownError {
 }
 
 /** For standard error. */
-export function errorText(thrown: unknown): string {
-  const { reason, message, hint, kernel = [] } = toShown(thrown);
-  const lines = [`overlayfs: ${message}`];
+export function errorText(thrown: unknown, voice: Voice = ownVoice): string {
+  const { reason, message, hint, kernel = [] } = toShown(thrown, voice);
+  const lines = [`${voice.program}: ${message}`];
   if (reason !== undefined) lines.push(`  reason: ${reason}`);
   if (hint !== undefined) lines.push(`  hint: ${hint}`);
   for (const line of kernel) lines.push(`  kernel: ${line}`);

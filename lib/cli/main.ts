@@ -1,6 +1,10 @@
 #!/usr/bin/env node
-/** The program `overlayfs`: finds the command, prints what it comes to, ends with an exit code. */
+/**
+ * The program `overlayfs`: finds the command, prints what it comes to, ends with an exit code. By the name of
+ * `mount.overlay` it is mount(8)'s helper.
+ */
 import { readFileSync } from 'node:fs';
+import { basename } from 'node:path';
 import { type Command, flagsOfCommand } from './command.js';
 import { argumentsOf, type Bytes } from './command-line.js';
 import { errorText, exitCodeOf, FAILED, toShown, WRONG_USAGE } from './errors.js';
@@ -8,6 +12,7 @@ import { features } from './features.js';
 import { commandHelp, programHelp } from './help.js';
 import { toJson } from './json.js';
 import { mount } from './mount.js';
+import { mountHelper } from './mount-helper/run.js';
 import { parse } from './parse.js';
 import { umount } from './umount.js';
 import { UsageError, unknownWord } from './usage-error.js';
@@ -40,7 +45,10 @@ async function runCommand(name: string, command: Command, args: readonly Bytes[]
       return 0;
     }
     const { text = '', json, errors = [] } = await command.run(parsed);
-    if (isJson) process.stdout.write(toJson(errors.length === 0 ? json : { ...json, errors: errors.map(toShown) }));
+    if (isJson)
+      process.stdout.write(
+        toJson(errors.length === 0 ? json : { ...json, errors: errors.map((error) => toShown(error)) }),
+      );
     else {
       process.stdout.write(text);
       report(errors, name);
@@ -84,4 +92,5 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   report([error]);
   process.exit(FAILED);
 });
-process.exitCode = await main(process.argv.slice(2));
+const [, program = '', ...words] = process.argv;
+process.exitCode = basename(program) === 'mount.overlay' ? mountHelper(words) : await main(words);

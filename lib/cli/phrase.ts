@@ -1,6 +1,6 @@
 /**
- * The library's texts in the command line's words: "pass `create: true`" as "pass --create". Only for texts of the
- * library's own: not for what holds a path.
+ * The library's texts in the command line's words: "pass `create: true`" as "pass --create". Or in others: only the
+ * names of options are looked for here. Only for texts of the library's own: not for what holds a path.
  */
 import { optionTable } from '../overlay/option-table.js';
 import { type Flag, flagsOf, kebab } from './flags.js';
@@ -24,9 +24,10 @@ const patterns = [
   /(?<![-\w/])(?<name>[a-z]+[A-Z]\w+)\b/g,
 ];
 
-type Found = Partial<Record<'name' | 'boolean' | 'word' | 'listed', string>>;
+/** An option as a text of the library names it, with what it says about the value. */
+export type FoundOption = Partial<Record<'name' | 'boolean' | 'word' | 'listed', string>>;
 
-function toFlag({ name: option = '', boolean, word, listed }: Found): string | undefined {
+function toFlag({ name: option = '', boolean, word, listed }: FoundOption): string | undefined {
   const flag = flags.get(option);
   if (flag === undefined) return undefined;
   const [spelling] = flag.spellings;
@@ -35,9 +36,12 @@ function toFlag({ name: option = '', boolean, word, listed }: Found): string | u
   return given === undefined ? `--${spelling}` : `--${spelling} ${given}`;
 }
 
-export function phrase(text: string): string {
+/** The text with each option as `spell` says it; undefined leaves it as it is. */
+export function rephrase(text: string, spell: (found: FoundOption) => string | undefined): string {
   return patterns.reduce(
-    (said, pattern) => said.replace(pattern, (whole, ...rest) => toFlag(rest.at(-1) as Found) ?? whole),
+    (said, pattern) => said.replace(pattern, (whole, ...rest) => spell(rest.at(-1) as FoundOption) ?? whole),
     text,
   );
 }
+
+export const phrase = (text: string): string => rephrase(text, toFlag);

@@ -1,0 +1,101 @@
+/** `mount -o remount` of an overlay: its flags change, its own options never do. */
+import { statSync } from 'node:fs';
+import * as e from '../../errnos.js';
+import { OverlayError, type OverlayErrorFields } from '../../errors.js';
+import { performSync, StepFailure } from '../../kernel/perform.js';
+import { type RawOption, splitShown } from '../../mount-strings.js';
+import { readMountinfo } from '../../mounts/mountinfo.js';
+import { type Choose, type NamedOptions, readGiven, readShown } from '../../overlay/option-strings.js';
+import { type Path, pathString, quotePath, toBytes } from '../../paths.js';
+import { remountPlan } from './raw.js';
+import type { Words } from './words.js';
+
+const look = (path: Path) => statSync(Buffer.from(toBytes(path)), { bigint: true, throwIfNoEntry: false });
+
+function isSame(a: Path, b: Path): boolean {
+  if (Buffer.from(toBytes(a)).equals(toBytes(b))) return true;
+  const [first, second] = [look(a), look(b)];
+  return first !== undefined && second !== undefined && first.dev === second.dev && first.ino === second.ino;
+}
+
+/** Values that the table may not show, since they are the kernel's own. */
+const quiet: ReadonlySet<unknown> = new Set([false, 'off', 'auto', 'nofollow', 'null']);
+
+/** Whether the option as given is what the mount has; of lists, mount(8) may hand on a part only. */
+function isUnchanged(given: unknown, shown: unknown): boolean {
+  if (shown === undefined) return quiet.has(given);
+  const [wanted, there] = [given, shown].map((value) => [value].flat() as (Path | boolean)[]) as [Path[], Path[]];
+  const isPath = (value: unknown): value is Path => typeof value === 'string' || value instanceof Uint8Array;
+  return wanted.every((one) =>
+    there.some((other) => one === other || (isPath(one) && isPath(other) && isSame(one, other))),
+  );
+}
+
+/** The last mount at the target, its options as shown. */
+function shownAt(target: Path): NamedOptions | undefined {
+  const entry = readMountinfo().findLast((candidate) => candidate.target.equals(toBytes(target)));
+  if (entry?.type !== 'overlay') return undefined;
+  const existing: Choose = (readings) => readings.find(look) ?? readings[0];
+  return readShown(splitShown(entry.superOptions), existing).options;
+}
+
+/** The options that a remount would have to change, by the kernel's names. */
+export function ignoredOptions(target: Path, rest: readonly RawOption[]): string[] {
+  const shown = shownAt(target);
+  if (shown === undefined) return [];
+  return rest
+    .filter((option) => {
+      const { options, others } = readGiven([option]);
+      if (others.length > 0) return true;
+      return !Object.entries(options).every(([name, value]) => isUnchanged(value, shown[name as keyof NamedOptions]));
+    })
+    .map(({ name }) => name);
+}
+
+type Why = Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'>;
+
+function explain({ errno }: StepFailure, target: Path): Why {
+  const name = quotePath(target);
+  switch (errno) {
+    case e.EPERM:
+      return { reason: 'no-privilege', what: `this process may not change the mount at ${name}` };
+    case e.ENOENT:
+      return { reason: 'target-missing', what: `${name} does not exist`, hint: 'check the path' };
+    case e.ESTALE:
+    case e.EINVAL:
+      return { reason: 'not-mounted', what: `${name} is not the mount point of an overlay` };
+    case e.EBUSY:
+      return {
+        reason: 'mount-busy',
+        what: `a file of ${name} is open for writing, so that it cannot become read-only`,
+        hint: 'end the program that has it open (fuser -vm)',
+      };
+    case e.EROFS:
+      return shownAt(target)?.upperdir === undefined
+        ? {
+            reason: 'read-only',
+            what: `the overlay at ${name} has no upperdir: it can only be read`,
+            hint: 'mount it anew with an upperdir and a workdir',
+          }
+        : {
+            reason: 'mounted-read-only',
+            what: `the overlay at ${name} came out read-only when it was mounted, since the kernel could not make its directory in the workdir`,
+            hint: 'unmount it, empty the workdir, make it writable for the mounting user, and mount again',
+          };
+    default:
+      return { reason: 'unexplained', what: `the kernel refused to change the mount at ${name}` };
+  }
+}
+
+export function remount(target: Path, words: Words): void {
+  const plan = remountPlan({ target }, words);
+  const outcome = performSync(plan);
+  if (!(outcome instanceof StepFailure)) return;
+  const { errno, step } = outcome;
+  throw new OverlayError({
+    errno: errno === e.ESTALE ? e.EINVAL : errno,
+    ...explain(outcome, target),
+    syscall: step?.call.name,
+    path: pathString(target),
+  });
+}

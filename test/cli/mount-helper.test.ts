@@ -1,0 +1,336 @@
+/** mount.overlay, through the real mount(8): with a link in /sbin, in the mount namespace of this test file. */
+import { spawnSync } from 'node:child_process';
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  realpathSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import { exitCodes } from '#lib/cli/mount-helper/run.js';
+import { splitShown } from '#lib/mount-strings.js';
+import { readMountinfo } from '#lib/mounts/mountinfo.js';
+import { readShown } from '#lib/overlay/option-strings.js';
+import { makeTree, mountTest, native, packageRoot, scratch, withoutCapabilities } from '../support/index.js';
+import { program, type Ran } from './run.js';
+
+const MS_BIND = 4096;
+const MNT_DETACH = 2;
+const sbin = realpathSync('/sbin');
+
+interface Place {
+  readonly dir: string;
+  /** mount(8), in the directory. */
+  readonly mount: (...args: string[]) => Ran;
+  readonly umount: () => void;
+  /** `mount -t overlay src -o OPTIONS m`. */
+  readonly overlay: (options: string, ...more: string[]) => Ran;
+  /** The mount at m. */
+  readonly mounted: () => { mount: string; super: string } | undefined;
+}
+
+function run(cwd: string, command: readonly string[]): Ran {
+  const [first = '', ...rest] = command;
+  const { status, stdout, stderr } = spawnSync(first, rest, {
+    cwd,
+    encoding: 'utf8',
+    env: { ...process.env, LC_ALL: 'C' },
+  });
+  return { code: status, stdout: stdout.replaceAll(cwd, '.'), stderr: stderr.replaceAll(cwd, '.') };
+}
+
+/** Layers a, b, u, w, and a target m; with mount.overlay in /sbin, which holds nothing else meanwhile. */
+function place(t: ExecutionContext): Place {
+  const dir = scratch(t);
+  makeTree(dir, { 'a/in-a': '', 'b/in-b': '', 'u/': '', 'w/': '', 'm/': '', 'bin/': '' });
+  symlinkSync(program, join(dir, 'bin/mount.overlay'));
+  t.is(native.mount(join(dir, 'bin'), sbin, '', MS_BIND, ''), 0);
+  t.teardown(() => native.umount(sbin, MNT_DETACH));
+  const mount = (...args: string[]) => run(dir, ['mount', ...args]);
+  return {
+    dir,
+    mount,
+    umount: () => t.is(native.umount(join(dir, 'm'), 0), 0),
+    overlay: (options, ...more) => mount('-t', 'overlay', 'src', '-o', options, ...more, 'm'),
+    mounted: () => {
+      const entry = readMountinfo().findLast(({ target }) => target.toString() === join(dir, 'm'));
+      return entry && { mount: entry.mountOptions, super: entry.superOptions.toString('latin1') };
+    },
+  };
+}
+
+const silent = { code: 0, stdout: '', stderr: '' };
+const merged = 'lowerdir=a,upperdir=u,workdir=w';
+
+mountTest('mount -t overlay goes through it: source, relative paths, a link as target', (t) => {
+  const { dir, mount, umount, overlay, mounted } = place(t);
+  t.deepEqual(overlay(`${merged},nosuid,noatime,defaults,_netdev,nofail,x-any,comment=any`), silent);
+  const entry = readMountinfo().findLast(({ target }) => target.toString() === join(dir, 'm'));
+  t.is(entry?.source.toString(), 'src');
+  t.is(mounted()?.mount, 'rw,nosuid,noatime');
+  t.true(existsSync(join(dir, 'm/in-a')));
+  umount();
+  symlinkSync('m', join(dir, 'link'));
+  t.deepEqual(mount('-t', 'overlay', 'src', '-o', merged, 'link'), silent);
+  t.true(existsSync(join(dir, 'm/in-a')));
+});
+
+mountTest('the words for any file system do what they do without a helper', (t) => {
+  const { overlay, umount, mounted } = place(t);
+  const look = () => {
+    const found = mounted();
+    const { options, others } = readShown(splitShown(Buffer.from(found?.super ?? '')));
+    umount();
+    return { mount: found?.mount, ro: options.readonlySuperblock, others };
+  };
+  for (const words of [
+    'ro',
+    'rw',
+    'ro,rw,nosuid,nodev,noexec',
+    'noexec,exec,nodiratime,noatime',
+    'strictatime',
+    'noatime,relatime',
+    'noatime,strictatime',
+    'nosymfollow',
+    'user',
+    'user,exec',
+    'sync',
+    'lazytime,silent',
+    'ro,sync,nosuid',
+  ]) {
+    t.deepEqual(overlay(`${merged},${words}`), silent, words);
+    const helped = look();
+    t.deepEqual(overlay(`${merged},${words}`, '-i'), silent, words);
+    t.deepEqual(helped, look(), words);
+  }
+});
+
+mountTest('escaped layers, as the kernel and the fstab have them', (t) => {
+  const { dir, mount, umount, overlay } = place(t);
+  const make = (...names: string[]) => {
+    for (const name of names) mkdirSync(Buffer.from(join(dir, name), 'latin1'));
+  };
+  make('x:y', 'p,q', 'back\\slash', 'u,u', 'w w');
+  writeFileSync(join(dir, 'x:y/in-x'), '');
+  writeFileSync(join(dir, 'p,q/in-p'), '');
+  writeFileSync(join(dir, 'back\\slash/in-s'), '');
+  t.deepEqual(overlay('lowerdir=x\\:y:p\\,q:back\\\\slash,upperdir=u\\,u,workdir=w w'), silent);
+  for (const name of ['in-x', 'in-p', 'in-s']) t.true(existsSync(join(dir, 'm', name)), name);
+  umount();
+  make('byte\xff');
+  writeFileSync(Buffer.from(join(dir, 'byte\xff/in-byte'), 'latin1'), '');
+  // The fstab's own escape takes a level of backslashes away.
+  const line = `ov ${dir}/m overlay lowerdir=${dir}/byte\xff:${dir}/x\\134:y,upperdir=${dir}/u,workdir=${dir}/w\\040w 0 0\n`;
+  writeFileSync(join(dir, 'fstab'), line, 'latin1');
+  t.deepEqual(mount('-T', 'fstab', join(dir, 'm')), silent);
+  for (const name of ['in-byte', 'in-x']) t.true(existsSync(join(dir, 'm', name)), name);
+});
+
+mountTest('more layers than mount(2) has room for', (t) => {
+  const { dir, overlay } = place(t);
+  const names = Array.from({ length: 40 }, (_, i) => `${'l'.repeat(100)}${i}`);
+  for (const name of names) makeTree(dir, { [`${name}/in-${name.slice(100)}`]: '' });
+  t.deepEqual(overlay(`lowerdir=${names.join(':')}`), silent);
+  for (const i of [0, 39]) t.true(existsSync(join(dir, `m/in-${i}`)));
+});
+
+mountTest('an fstab line: mount -T, mount -a, remount', (t) => {
+  const { dir, mount, mounted } = place(t);
+  const line = `ov ${dir}/m overlay lowerdir=${dir}/a:${dir}/b,upperdir=${dir}/u,workdir=${dir}/w,nodev 0 0\n`;
+  writeFileSync(join(dir, 'fstab'), line);
+  t.deepEqual(mount('-T', 'fstab', '-a'), silent);
+  t.regex(mounted()?.mount ?? '', /^rw,nodev/);
+  t.deepEqual(
+    mount('-T', 'fstab', '-o', 'remount,ro', join(dir, 'm')),
+    silent,
+    'the layers are the same: nothing to say',
+  );
+  t.regex(mounted()?.mount ?? '', /^ro,nodev/);
+});
+
+mountTest('remount: the flags change, options of overlayfs do not', (t) => {
+  const { dir, mount, overlay, mounted, umount } = place(t);
+  t.deepEqual(overlay(`${merged},volatile,nosuid`), silent);
+  t.deepEqual(mount('-o', 'remount,ro', 'm'), silent);
+  t.regex(mounted()?.mount ?? '', /^ro,nosuid/);
+  t.regex(mounted()?.super ?? '', /^ro,/);
+  t.deepEqual(mount('-o', 'remount,rw', 'm'), silent);
+  t.regex(mounted()?.super ?? '', /^rw,/);
+
+  const ignored = mount('-o', 'remount,ro,index=on,lowerdir=b', 'm');
+  t.is(ignored.code, 0);
+  t.regex(ignored.stderr, /^mount\.overlay: warning: a remount changes no option of overlayfs: .*'index'/);
+  t.regex(ignored.stderr, /'lowerdir'/);
+  t.regex(mounted()?.mount ?? '', /^ro/);
+  const strict = mount('-o', 'remount,rw,index=on,x-overlayfs.strict', 'm');
+  t.is(strict.code, 32);
+  t.regex(mounted()?.mount ?? '', /^ro/, 'nothing has changed');
+
+  t.deepEqual(mount('-o', 'remount,rw', 'm'), silent);
+  const open = openSync(join(dir, 'm/new'), 'w');
+  const busy = mount('-o', 'remount,ro', 'm');
+  closeSync(open);
+  t.is(busy.code, 32);
+  t.regex(busy.stderr, /^mount\.overlay: EBUSY: .*open for writing.*\n {2}reason: mount-busy\n/);
+  umount();
+
+  t.deepEqual(overlay('lowerdir=a:b'), silent);
+  const view = mount('-o', 'remount,rw', 'm');
+  t.is(view.code, 32);
+  t.regex(view.stderr, /^mount\.overlay: EROFS: .*no upperdir.*\n {2}reason: read-only\n/);
+  umount();
+  const nothing = run(dir, [join(dir, 'bin/mount.overlay'), 'src', 'm', '-o', 'remount,ro']);
+  t.is(nothing.code, 32);
+  t.regex(nothing.stderr, /reason: not-mounted/);
+});
+
+/** What the library refuses and the kernel takes. */
+const passing: readonly (readonly [title: string, options: string, says: RegExp, before?: (place: Place) => void])[] = [
+  ['index without upper', 'lowerdir=a:b,index=on', /index=on is of no use without upperdir/],
+  ['volatile without upper', 'lowerdir=a:b,volatile', /volatile is of no use without upperdir/],
+  ['a workdir alone', 'lowerdir=a:b,workdir=w', /workdir is of no use without an upperdir/],
+  [
+    'an upper that comes out read-only',
+    merged,
+    /reason: mounted-read-only/,
+    ({ dir }) => mkdirSync(join(dir, 'w/work/x/y/z'), { recursive: true }),
+  ],
+  [
+    'a target that is a mount point',
+    merged,
+    /reason: target-mounted\n {2}hint: Unmount it first\.\n/,
+    ({ dir }) => native.mount('below', join(dir, 'm'), 'tmpfs', 0, ''),
+  ],
+];
+
+for (const [title, options, says, before] of passing) {
+  mountTest(`what the kernel lets pass is a warning, or with x-overlayfs.strict an error: ${title}`, (t) => {
+    const found = place(t);
+    const { dir, mount, overlay, umount, mounted } = found;
+    before?.(found);
+    const without = mounted();
+
+    const strict = overlay(`${options},x-overlayfs.strict`);
+    t.is(strict.code, 32);
+    t.regex(strict.stderr, says);
+    t.notRegex(strict.stderr, /warning|--|`/);
+    t.deepEqual(mounted(), without);
+
+    writeFileSync(join(dir, 'fstab'), `ov ${dir}/m overlay x-overlayfs.strict,${options} 0 0\n`);
+    const line = mount('-T', 'fstab', join(dir, 'm'));
+    t.is(line.code, 32);
+    t.is(line.stderr, strict.stderr);
+
+    const lax = overlay(options);
+    t.is(lax.code, 0);
+    t.regex(lax.stderr, says);
+    t.regex(lax.stderr, /^mount\.overlay: warning, mounted all the same: /);
+    t.notDeepEqual(mounted(), without);
+    umount();
+  });
+}
+
+mountTest('what the kernel refuses is an error that says why, with exit code 32', (t) => {
+  const { overlay, mounted } = place(t);
+  for (const [options, says] of [
+    [
+      'lowerdir=none,upperdir=u,workdir=w',
+      /^mount\.overlay: ENOENT: the lowerdir '\.\/none' does not exist\.\n {2}reason: lower-missing\n {2}hint: /,
+    ],
+    ['lowerdir=a,upperdir=none,workdir=w', /reason: upper-missing\n {2}hint: Create it\.\n/],
+    ['lowerdir=a,upperdir=u,workdir=u', /reason: work-inside-upper\n/],
+    ['lowerdir=a,upperdir=u', /upperdir needs a workdir.*\n.*\n {2}hint: Add one\.\n/],
+    ['upperdir=u,workdir=w', /^mount\.overlay: lowerdir must be one path or a list/],
+    ['lowerdir=a', /needs|at least 2/],
+    [`${merged},metacopy=on,redirect_dir=off`, /metacopy=on cannot go with redirect_dir=off/],
+    [`${merged},indx=on`, /^mount\.overlay: unknown option 'indx=on'\n {2}hint: Did you mean index\?\n$/],
+    [`${merged},index=maybe`, /^mount\.overlay: the option 'index' cannot be 'maybe'\n {2}hint: One of: on, off\.\n$/],
+    [`${merged},volatile=on`, /^mount\.overlay: the option 'volatile=on' takes no value\n/],
+    ['lowerdir=a:,upperdir=u,workdir=w', /^mount\.overlay: the option 'lowerdir=a:' is wrong/],
+  ] as const) {
+    const { code, stderr } = overlay(options);
+    t.is(code, 32, options);
+    t.regex(stderr, says);
+    t.notRegex(stderr, /warning|--|`/, options);
+    t.is(mounted(), undefined, options);
+  }
+});
+
+mountTest('the other exit codes', (t) => {
+  const { dir, mounted } = place(t);
+  const helper = (...args: string[]) => run(dir, ['bin/mount.overlay', ...args]);
+  for (const args of [
+    [],
+    ['src'],
+    ['src', 'm', 'more'],
+    ['src', 'm', '-q'],
+    ['src', 'm', '--fake'],
+    ['src', 'm', '-o'],
+    ['src', 'm', '-t', 'ext4'],
+    ['src', ''],
+  ]) {
+    const { code, stderr } = helper(...args);
+    t.is(code, exitCodes.usage, args.join(' '));
+    t.regex(stderr, /^mount\.overlay: .*\n {2}hint: Usage: mount\.overlay SOURCE TARGET/);
+  }
+  const unable = run(dir, [...withoutCapabilities, 'bin/mount.overlay', 'src', 'm', '-o', 'lowerdir=a:b']);
+  t.is(unable.code, exitCodes.usage);
+  t.regex(unable.stderr, /reason: no-privilege/);
+  const names = Array.from({ length: 60 }, (_, i) => `l${i}`);
+  for (const name of names) mkdirSync(join(dir, name));
+  const limited = ['sh', '-c', 'ulimit -n 50; exec "$@"', 'sh', 'bin/mount.overlay', 'src', 'm', '-o'];
+  const empty = run(dir, [...limited, `lowerdir=${names.map((name) => join(dir, name)).join(':')},x-overlayfs.strict`]);
+  t.is(empty.code, exitCodes.system);
+  t.regex(empty.stderr, /reason: out-of-descriptors/);
+  t.is(mounted(), undefined);
+});
+
+mountTest(
+  '-f checks and mounts nothing, -v shows the system calls, -n is nothing, -s leaves out what is unknown',
+  (t) => {
+    const { overlay, mounted, umount } = place(t);
+    const fake = overlay(merged, '-f', '-v');
+    t.is(fake.code, 0);
+    t.regex(fake.stdout, /^fs?mount\(|^mount\(/m);
+    t.is(mounted(), undefined);
+    t.is(overlay('lowerdir=a:b,index=on', '-f').code, 32);
+    t.is(overlay(`${merged},bogus`, '-f').code, 32);
+    t.deepEqual(overlay(merged, '-n'), silent);
+    umount();
+    t.is(overlay(`${merged},bogus`).code, 32);
+    const sloppy = overlay(`${merged},bogus,bogus2=1`, '-s');
+    t.is(sloppy.code, 0);
+    t.is(
+      sloppy.stderr.match(/^mount\.overlay: warning: the unknown option 'bogus2?' is left out \(-s\)$/gm)?.length,
+      2,
+    );
+    umount();
+    const verbose = overlay('lowerdir=a:b,index=on', '-v');
+    t.regex(verbose.stdout, /^mount\("src", "\.\/m", "overlay", 0, "lowerdir=a:b,index=on"\)/m);
+    t.regex(overlay('remount,ro', '-v').stdout, /^mount\(NULL, "\.\/m", NULL, MS_RDONLY\|MS_REMOUNT.*, NULL\)/m);
+  },
+);
+
+mountTest('propagation', (t) => {
+  const { dir } = place(t);
+  for (const [word, tag] of [
+    ['shared', /shared:/],
+    ['rprivate', /^(?!.*shared:)/],
+  ] as const) {
+    const { code } = run(dir, ['bin/mount.overlay', 'src', 'm', '-o', `${merged},${word}`]);
+    t.is(code, 0);
+    const entry = readMountinfo().findLast(({ target }) => target.toString() === join(dir, 'm'));
+    t.regex(entry?.line.toString('latin1').split(' - ')[0] ?? '', tag);
+    native.umount(join(dir, 'm'), 0);
+  }
+});
+
+test('docs/mount-helper.md has the exit codes', (t) => {
+  const page = readFileSync(join(packageRoot, 'docs/mount-helper.md'), 'utf8');
+  for (const code of Object.values(exitCodes)) t.regex(page, new RegExp(`^\\| ${code} \\|`, 'm'));
+});
