@@ -67,7 +67,7 @@ function place(t: ExecutionContext): Place {
 const silent = { code: 0, stdout: '', stderr: '' };
 const merged = 'lowerdir=a,upperdir=u,workdir=w';
 
-mountTest('mount -t overlay goes through it: source, relative paths, a link as target', (t) => {
+mountTest('mount.overlay: mount -t overlay goes through it: source, relative paths, a link as target', (t) => {
   const { dir, mount, umount, overlay, mounted } = place(t);
   t.deepEqual(overlay(`${merged},nosuid,noatime,defaults,_netdev,nofail,x-any,comment=any`), silent);
   const entry = readMountinfo().findLast(({ target }) => target.toString() === join(dir, 'm'));
@@ -80,7 +80,7 @@ mountTest('mount -t overlay goes through it: source, relative paths, a link as t
   t.true(existsSync(join(dir, 'm/in-a')));
 });
 
-mountTest('the words for any file system do what they do without a helper', (t) => {
+mountTest('mount.overlay: the words for any file system do what they do without a helper', (t) => {
   const { overlay, umount, mounted } = place(t);
   const look = () => {
     const found = mounted();
@@ -110,7 +110,7 @@ mountTest('the words for any file system do what they do without a helper', (t) 
   }
 });
 
-mountTest('escaped layers, as the kernel and the fstab have them', (t) => {
+mountTest('mount.overlay: escaped layers, as the kernel and the fstab have them', (t) => {
   const { dir, mount, umount, overlay } = place(t);
   const make = (...names: string[]) => {
     for (const name of names) mkdirSync(Buffer.from(join(dir, name), 'latin1'));
@@ -131,7 +131,7 @@ mountTest('escaped layers, as the kernel and the fstab have them', (t) => {
   for (const name of ['in-byte', 'in-x']) t.true(existsSync(join(dir, 'm', name)), name);
 });
 
-mountTest('more layers than mount(2) has room for', (t) => {
+mountTest('mount.overlay: more layers than mount(2) has room for', (t) => {
   const { dir, overlay } = place(t);
   const names = Array.from({ length: 40 }, (_, i) => `${'l'.repeat(100)}${i}`);
   for (const name of names) makeTree(dir, { [`${name}/in-${name.slice(100)}`]: '' });
@@ -139,7 +139,7 @@ mountTest('more layers than mount(2) has room for', (t) => {
   for (const i of [0, 39]) t.true(existsSync(join(dir, `m/in-${i}`)));
 });
 
-mountTest('an fstab line: mount -T, mount -a, remount', (t) => {
+mountTest('mount.overlay: an fstab line: mount -T, mount -a, remount', (t) => {
   const { dir, mount, mounted } = place(t);
   const line = `ov ${dir}/m overlay lowerdir=${dir}/a:${dir}/b,upperdir=${dir}/u,workdir=${dir}/w,nodev 0 0\n`;
   writeFileSync(join(dir, 'fstab'), line);
@@ -153,7 +153,7 @@ mountTest('an fstab line: mount -T, mount -a, remount', (t) => {
   t.regex(mounted()?.mount ?? '', /^ro,nodev/);
 });
 
-mountTest('remount: the flags change, options of overlayfs do not', (t) => {
+mountTest('mount.overlay: remount: the flags change, options of overlayfs do not', (t) => {
   const { dir, mount, overlay, mounted, umount } = place(t);
   t.deepEqual(overlay(`${merged},volatile,nosuid`), silent);
   t.deepEqual(mount('-o', 'remount,ro', 'm'), silent);
@@ -209,33 +209,36 @@ const passing: readonly (readonly [title: string, options: string, says: RegExp,
 ];
 
 for (const [title, options, says, before] of passing) {
-  mountTest(`what the kernel lets pass is a warning, or with x-overlayfs.strict an error: ${title}`, (t) => {
-    const found = place(t);
-    const { dir, mount, overlay, umount, mounted } = found;
-    before?.(found);
-    const without = mounted();
+  mountTest(
+    `mount.overlay: what the kernel lets pass is a warning, or with x-overlayfs.strict an error: ${title}`,
+    (t) => {
+      const found = place(t);
+      const { dir, mount, overlay, umount, mounted } = found;
+      before?.(found);
+      const without = mounted();
 
-    const strict = overlay(`${options},x-overlayfs.strict`);
-    t.is(strict.code, 32);
-    t.regex(strict.stderr, says);
-    t.notRegex(strict.stderr, /warning|--|`/);
-    t.deepEqual(mounted(), without);
+      const strict = overlay(`${options},x-overlayfs.strict`);
+      t.is(strict.code, 32);
+      t.regex(strict.stderr, says);
+      t.notRegex(strict.stderr, /warning|--|`/);
+      t.deepEqual(mounted(), without);
 
-    writeFileSync(join(dir, 'fstab'), `ov ${dir}/m overlay x-overlayfs.strict,${options} 0 0\n`);
-    const line = mount('-T', 'fstab', join(dir, 'm'));
-    t.is(line.code, 32);
-    t.is(line.stderr, strict.stderr);
+      writeFileSync(join(dir, 'fstab'), `ov ${dir}/m overlay x-overlayfs.strict,${options} 0 0\n`);
+      const line = mount('-T', 'fstab', join(dir, 'm'));
+      t.is(line.code, 32);
+      t.is(line.stderr, strict.stderr);
 
-    const lax = overlay(options);
-    t.is(lax.code, 0);
-    t.regex(lax.stderr, says);
-    t.regex(lax.stderr, /^mount\.overlay: warning, mounted all the same: /);
-    t.notDeepEqual(mounted(), without);
-    umount();
-  });
+      const lax = overlay(options);
+      t.is(lax.code, 0);
+      t.regex(lax.stderr, says);
+      t.regex(lax.stderr, /^mount\.overlay: warning, mounted all the same: /);
+      t.notDeepEqual(mounted(), without);
+      umount();
+    },
+  );
 }
 
-mountTest('what the kernel refuses is an error that says why, with exit code 32', (t) => {
+mountTest('mount.overlay: what the kernel refuses is an error that says why, with exit code 32', (t) => {
   const { overlay, mounted } = place(t);
   for (const [options, says] of [
     [
@@ -245,10 +248,10 @@ mountTest('what the kernel refuses is an error that says why, with exit code 32'
     ['lowerdir=a,upperdir=none,workdir=w', /reason: upper-missing\n {2}hint: Create it\.\n/],
     ['lowerdir=a,upperdir=u,workdir=u', /reason: work-inside-upper\n/],
     ['lowerdir=a,upperdir=u', /upperdir needs a workdir.*\n.*\n {2}hint: Add one\.\n/],
-    ['upperdir=u,workdir=w', /^mount\.overlay: lowerdir must be one path or a list/],
+    ['upperdir=u,workdir=w', /^mount\.overlay: no lowerdir is given\n {2}hint: Name the lower layers/],
     ['lowerdir=a', /needs|at least 2/],
     [`${merged},metacopy=on,redirect_dir=off`, /metacopy=on cannot go with redirect_dir=off/],
-    [`${merged},indx=on`, /^mount\.overlay: unknown option 'indx=on'\n {2}hint: Did you mean index\?\n$/],
+    [`${merged},indx=on`, /^mount\.overlay: unknown option 'indx'\n {2}hint: Did you mean index\?\n$/],
     [`${merged},index=maybe`, /^mount\.overlay: the option 'index' cannot be 'maybe'\n {2}hint: One of: on, off\.\n$/],
     [`${merged},volatile=on`, /^mount\.overlay: the option 'volatile=on' takes no value\n/],
     ['lowerdir=a:,upperdir=u,workdir=w', /^mount\.overlay: the option 'lowerdir=a:' is wrong/],
@@ -261,7 +264,7 @@ mountTest('what the kernel refuses is an error that says why, with exit code 32'
   }
 });
 
-mountTest('the other exit codes', (t) => {
+mountTest('mount.overlay: the other exit codes', (t) => {
   const { dir, mounted } = place(t);
   const helper = (...args: string[]) => run(dir, ['bin/mount.overlay', ...args]);
   for (const args of [
@@ -278,6 +281,9 @@ mountTest('the other exit codes', (t) => {
     t.is(code, exitCodes.usage, args.join(' '));
     t.regex(stderr, /^mount\.overlay: .*\n {2}hint: Usage: mount\.overlay SOURCE TARGET/);
   }
+  const elsewhere = helper('src', 'm', '-N', '/proc/1/ns/mnt', '-o', merged);
+  t.is(elsewhere.code, exitCodes.usage);
+  t.regex(elsewhere.stderr, /mount -i -N/);
   const unable = run(dir, [...withoutCapabilities, 'bin/mount.overlay', 'src', 'm', '-o', 'lowerdir=a:b']);
   t.is(unable.code, exitCodes.usage);
   t.regex(unable.stderr, /reason: no-privilege/);
@@ -316,7 +322,7 @@ mountTest(
   },
 );
 
-mountTest('propagation', (t) => {
+mountTest('mount.overlay: propagation', (t) => {
   const { dir } = place(t);
   for (const [word, tag] of [
     ['shared', /shared:/],

@@ -2,7 +2,7 @@
 import { existsSync, mkdirSync } from 'node:fs';
 import test from 'ava';
 import { type OverlayOptions, unmountSync } from 'overlayfs';
-import { escapeLayer, splitArray, splitGiven, splitShown } from '#lib/mount-strings.js';
+import { escapeLayer, joinGiven, splitArray, splitGiven, splitShown } from '#lib/mount-strings.js';
 import { readMountinfo } from '#lib/mounts/mountinfo.js';
 import { type Choose, type NamedOptions, readGiven, readShown } from '#lib/overlay/option-strings.js';
 import { optionTable, overlayOptionNames } from '#lib/overlay/option-table.js';
@@ -124,6 +124,7 @@ test('any options, written as for mount(2) and as the kernel shows them, come ou
       readShown(splitArray(array(plain)), given(options)),
     ];
     for (const reading of readings) t.deepEqual(reading, { options, others: [] });
+    t.deepEqual(joinGiven(splitGiven(joined(escaped, ','))), joined(escaped, ','));
   }
 });
 

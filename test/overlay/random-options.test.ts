@@ -2,28 +2,24 @@
  * Random options: what the library's checks say of them, against what the kernel does with them when it is asked
  * without the library.
  */
-import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import type { ExecutionContext } from 'ava';
 import { OverlayError, type OverlayOptions } from 'overlayfs';
 import { checkConflicts, conflicts } from '#lib/overlay/conflicts.js';
 import { featuresSync } from '#lib/overlay/features.js';
 import { type CheckedOptions, checkOptions } from '#lib/overlay/options.js';
-import { generator, makeTree, mountTest, native, scaled, scratch } from '../support/index.js';
+import { generator, mountTest, native, scaled } from '../support/index.js';
 import { ways } from '../support/ways.js';
 import { attributesAmiss, fallen } from './random/differences.js';
-import { dataDirs, fresh, type Generated, generate, lowers } from './random/generator.js';
+import { freshen, makeDirectories } from './random/directories.js';
+import { type Generated, generate } from './random/generator.js';
 import { mountDirectly } from './random/kernel.js';
 import { type Line, overlayAt } from './rows/mount-table.js';
 import { givenOptions } from './rows/row.js';
-import { link } from './rows/setup.js';
 
 const seed = 20261124;
 /** All of them are 20,000. */
 const sets = scaled(Number(process.env['OVERLAYFS_TEST_SETS'] ?? 2000), 100);
 const MNT_DETACH = 2;
-const MS_BIND = 4096;
-const MS_REMOUNT_READONLY = 32 | MS_BIND | 1;
 
 /** What the library's checks say. */
 type Verdict =
@@ -107,31 +103,6 @@ function misstated({ generated, verdict, kernel, dropped }: Outcome): string | u
   }
   const isDrop = dropped.length > 0 && verdict.says.endsWith('refuses');
   return isDrop ? `the kernel drops, and the row says: ${verdict.says}` : undefined;
-}
-
-function makeDirectories(t: ExecutionContext): string {
-  const dir = scratch(t);
-  const disk = scratch(t, 'disk');
-  mkdirSync(join(dir, 'disk'));
-  t.is(native.mount(disk, join(dir, 'disk'), '', MS_BIND, ''), 0);
-  for (const path of [...lowers, ...dataDirs]) makeTree(join(dir, path), { [`of-${path.replace(/\//g, '-')}`]: '' });
-  makeTree(dir, { 'tmp/file': '', 'disk/file': '', 'tmp/a/inside/': '', 'm/': '', 'x/u/': '', 'x/w/': '', 'o/': '' });
-  link('tmp/link-to-a', 'a')((path) => join(dir, path));
-  // An overlay, and a read-only mount, neither of which can hold an upper.
-  makeTree(dir, { 'o1/u/': '', 'o2/w/': '', 'overlay/': '', 'readonly/': '' });
-  t.is(native.mount('o', join(dir, 'overlay'), 'overlay', 0, `lowerdir=${dir}/o1:${dir}/o2`), 0);
-  t.is(native.mount(join(dir, 'x'), join(dir, 'readonly'), '', MS_BIND, ''), 0);
-  t.is(native.mount('', join(dir, 'readonly'), '', MS_REMOUNT_READONLY, ''), 0);
-  return dir;
-}
-
-/** Uppers and works as if they had never been used. */
-function freshen(dir: string): void {
-  for (const path of [...fresh, 'tmp/a/inside/work', 'tmp/b/work', 'tmp/a/inside/index', 'tmp/b/index']) {
-    rmSync(join(dir, path), { recursive: true, force: true });
-  }
-  for (const path of fresh) mkdirSync(join(dir, path));
-  for (const path of ['tmp/u/inside', 'tmp/w/inside']) mkdirSync(join(dir, path));
 }
 
 /** What the library does with options that pass its checks, by one of the ways. */

@@ -2,7 +2,6 @@
  * mount(8)'s helper: mounts as the library does, and where the library would refuse what the kernel takes, as mount(8)
  * itself would, with a warning.
  */
-import { nearestName } from '../../arguments.js';
 import * as e from '../../errnos.js';
 import { OverlayError } from '../../errors.js';
 import * as k from '../../kernel/constants.js';
@@ -19,7 +18,7 @@ import type { Reason } from '../../reasons.js';
 import { argumentsOf } from '../command-line.js';
 import { dryRun } from '../dry-run.js';
 import { errorText, exitCodeOf, WRONG_USAGE } from '../errors.js';
-import { UsageError } from '../usage-error.js';
+import { UsageError, unknownWord } from '../usage-error.js';
 import { type Request, readArguments } from './arguments.js';
 import { mountPlan, remountPlan } from './raw.js';
 import { ignoredOptions, remount } from './remount.js';
@@ -69,8 +68,7 @@ function optionProblem({ name, value }: RawOption): UsageError {
       'lowerdir is paths with colons between them, and data-only layers after two colons; lowerdir+ and datadir+ are one path each, and follow no lowerdir.',
     );
   }
-  const nearest = nearestName(name, [...byKernelName.keys()]);
-  return new UsageError(`unknown option '${shown}'`, nearest === undefined ? undefined : `Did you mean ${nearest}?`);
+  return unknownWord('unknown option', name, [...byKernelName.keys()]);
 }
 
 function toLibrary({ source, target }: Request, words: Words): OverlayOptions {
@@ -161,6 +159,11 @@ class Helper {
     const { isFake } = this.#request;
     const problems = readGiven(this.#words.rest).others.map(optionProblem);
     const options = toLibrary(this.#request, this.#words);
+    if (problems.length === 0 && options.lowerdir === undefined) {
+      problems.push(
+        new UsageError('no lowerdir is given', 'Name the lower layers, the topmost first: lowerdir=PATH:PATH.'),
+      );
+    }
     const raw = () => formatPlan(mountPlan(this.#request, this.#words));
     if (problems.length > 0) {
       if (this.#isStrict || isFake) throw problems[0];

@@ -34,7 +34,8 @@ export function asked(options: Readonly<Record<string, unknown>>): [name: string
 const list = (value: unknown): string[] => (value === undefined ? [] : Array.isArray(value) ? value : [String(value)]);
 const escaped = (path: string): string => path.replace(/[,:\\]/g, (char) => `\\${char}`);
 
-function textOf(options: Readonly<Record<string, unknown>>, wrongText: string | undefined, dir: string): string {
+/** All of them as mount(2) takes them. */
+export function textOf(options: Readonly<Record<string, unknown>>, wrongText: string | undefined, dir: string): string {
   const at = (path: string) => escaped(`${dir}/${path}`);
   const parts: string[] = [];
   const lowers = list(options['lowerdir']).map(at).join(':');
