@@ -1,11 +1,12 @@
 /** mount.overlay, through the real mount(8): with a link in /sbin, in the mount namespace of this test file. */
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import {
   closeSync,
   existsSync,
   mkdirSync,
   openSync,
   readFileSync,
+  readlinkSync,
   realpathSync,
   symlinkSync,
   writeFileSync,
@@ -16,7 +17,15 @@ import { exitCodes } from '#lib/cli/mount-helper/run.js';
 import { splitShown } from '#lib/mount-strings.js';
 import { readMountinfo } from '#lib/mounts/mountinfo.js';
 import { readShown } from '#lib/overlay/option-strings.js';
-import { makeTree, mountTest, native, packageRoot, scratch, withoutCapabilities } from '../support/index.js';
+import {
+  eventually,
+  makeTree,
+  mountTest,
+  native,
+  packageRoot,
+  scratch,
+  withoutCapabilities,
+} from '../support/index.js';
 import { program, type Ran } from './run.js';
 
 const MS_BIND = 4096;
@@ -281,9 +290,6 @@ mountTest('mount.overlay: the other exit codes', (t) => {
     t.is(code, exitCodes.usage, args.join(' '));
     t.regex(stderr, /^mount\.overlay: .*\n {2}hint: Usage: mount\.overlay SOURCE TARGET/);
   }
-  const elsewhere = helper('src', 'm', '-N', '/proc/1/ns/mnt', '-o', merged);
-  t.is(elsewhere.code, exitCodes.usage);
-  t.regex(elsewhere.stderr, /mount -i -N/);
   const unable = run(dir, [...withoutCapabilities, 'bin/mount.overlay', 'src', 'm', '-o', 'lowerdir=a:b']);
   t.is(unable.code, exitCodes.usage);
   t.regex(unable.stderr, /reason: no-privilege/);
@@ -297,7 +303,7 @@ mountTest('mount.overlay: the other exit codes', (t) => {
 });
 
 mountTest(
-  '-f checks and mounts nothing, -v shows the system calls, -n is nothing, -s leaves out what is unknown',
+  'mount.overlay: -f checks and mounts nothing, -v shows the system calls, -n is nothing, -s leaves out what is unknown',
   (t) => {
     const { overlay, mounted, umount } = place(t);
     const fake = overlay(merged, '-f', '-v');
@@ -321,6 +327,47 @@ mountTest(
     t.regex(overlay('remount,ro', '-v').stdout, /^mount\(NULL, "\.\/m", NULL, MS_RDONLY\|MS_REMOUNT.*, NULL\)/m);
   },
 );
+
+mountTest('mount.overlay: in another mount namespace', async (t) => {
+  const { dir, mount, mounted } = place(t);
+  const other = spawn('unshare', ['-m', 'sleep', '600']);
+  t.teardown(() => other.kill());
+  const table = () => readFileSync(`/proc/${other.pid}/mountinfo`, 'latin1');
+  const own = readlinkSync('/proc/self/ns/mnt');
+  await eventually(t, () => readlinkSync(`/proc/${other.pid}/ns/mnt`) !== own);
+  const absolute = `lowerdir=${dir}/a,upperdir=${dir}/u,workdir=${dir}/w,nosuid`;
+  const args = ['-N', String(other.pid), '-t', 'overlay', 'src', '-o'];
+  t.deepEqual(mount(...args, absolute, join(dir, 'm')), silent);
+  t.regex(table(), /\/m rw,nosuid,relatime .*- overlay src/);
+  t.is(mounted(), undefined, 'nothing here');
+  const remount = run(dir, ['bin/mount.overlay', 'src', 'm', '-N', `/proc/${other.pid}/ns/mnt`, '-o', 'remount,ro']);
+  t.deepEqual(remount, silent);
+  t.regex(table(), /\/m ro,relatime .*- overlay src ro,/);
+
+  mkdirSync(join(dir, 'w2/work/x/y/z'), { recursive: true });
+  const leftovers = mount(
+    ...args,
+    `lowerdir=${dir}/a,upperdir=${dir}/u,workdir=${dir}/w2,x-overlayfs.strict`,
+    join(dir, 'm'),
+  );
+  t.is(leftovers.code, 32);
+  t.regex(leftovers.stderr, /reason: mounted-read-only/);
+  t.is(table().match(/ - overlay src /g)?.length, 1);
+  const conflict = mount(...args, 'lowerdir=/a:/b,index=on,x-overlayfs.strict', join(dir, 'm'));
+  t.is(conflict.code, 32);
+  t.regex(conflict.stderr, /index=on is of no use/);
+  const missing = mount(...args, 'lowerdir=/none1:/none2', join(dir, 'm'));
+  t.is(missing.code, 32);
+  t.regex(missing.stderr, /^mount\.overlay: ENOENT: .*\n {2}reason: path-missing\n/);
+  for (const [namespace, says] of [
+    ['/proc/self/ns/none', /the mount namespace '\/proc\/self\/ns\/none' does not exist/],
+    ['/proc/self/ns/uts', /cannot be joined as a mount namespace/],
+  ] as const) {
+    const { code, stderr } = run(dir, ['bin/mount.overlay', 'src', 'm', '-N', namespace, '-o', absolute]);
+    t.is(code, 32);
+    t.regex(stderr, says);
+  }
+});
 
 mountTest('mount.overlay: propagation', (t) => {
   const { dir } = place(t);

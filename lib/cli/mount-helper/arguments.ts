@@ -7,6 +7,8 @@ import { UsageError } from '../usage-error.js';
 export interface Request {
   readonly source: Path;
   readonly target: Path;
+  /** Of the mount namespace that all paths are meant in. */
+  readonly namespace?: Path;
   /** The options of all `-o`, joined by commas. */
   readonly options: Buffer;
   /** What the file system does not know is left out. */
@@ -16,7 +18,7 @@ export interface Request {
   readonly isVerbose: boolean;
 }
 
-const usage = 'Usage: mount.overlay SOURCE TARGET [-sfnv] [-o OPTIONS] [-t overlay]';
+const usage = 'Usage: mount.overlay SOURCE TARGET [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t overlay]';
 
 export function readArguments(args: readonly Bytes[]): Request {
   const { values, positionals, tokens } = parseArgs({
@@ -47,15 +49,10 @@ export function readArguments(args: readonly Bytes[]): Request {
   }
   const { types = 'overlay' } = values;
   if (types !== 'overlay') throw new UsageError(`mounts overlay, not the type '${types}'`, usage);
-  if (values.namespace !== undefined) {
-    throw new UsageError(
-      'cannot mount in another mount namespace (-N)',
-      'Have mount(8) make the system call itself: mount -i -N',
-    );
-  }
   return {
     source: toPath(source),
     target: toPath(target),
+    ...(typeof values.namespace === 'string' && { namespace: toPath(values.namespace) }),
     options: Buffer.from((values.options ?? []).join(','), 'latin1'),
     isSloppy: values.sloppy === true,
     isFake: values.fake === true,

@@ -1,23 +1,93 @@
 /** Plans of mount(2) as mount(8) itself would call it: what the kernel lets pass, passes. */
+import * as e from '../../errnos.js';
+import { OverlayError, type OverlayErrorFields } from '../../errors.js';
 import { calls } from '../../kernel/calls.js';
 import * as k from '../../kernel/constants.js';
-import { Plan } from '../../kernel/plan.js';
+import { performSync, StepFailure } from '../../kernel/perform.js';
+import { Plan, type Step } from '../../kernel/plan.js';
 import { joinGiven } from '../../mount-strings.js';
+import { type Path, pathString, quotePath } from '../../paths.js';
 import type { Request } from './arguments.js';
 import type { Words } from './words.js';
 
-export function mountPlan({ source, target }: Request, { flags, propagation, rest }: Words): Plan {
+/** All that follows means the paths of the namespace, from its root on. */
+function planIn(namespace: Path | undefined): Plan {
   const plan = new Plan();
+  if (namespace === undefined) return plan;
+  plan.isOnOwnThread = true;
+  const descriptor = plan.add(calls.openat2, [k.AT_FDCWD, namespace, k.O_CLOEXEC, 0]);
+  plan.add(calls.unshare, [k.CLONE_FS]);
+  plan.add(calls.setns, [descriptor, k.CLONE_NEWNS]);
+  return plan;
+}
+
+/** `isGuarded`: one that comes out read-only is taken down again. */
+export function mountPlan(
+  { source, target, namespace }: Request,
+  { flags, propagation, rest }: Words,
+  isGuarded = false,
+): Plan {
+  const plan = planIn(namespace);
   plan.add(calls.mount, [source, target, 'overlay', flags, joinGiven(rest)], { undo: true });
+  if (isGuarded) plan.add(calls.statfs, [target, k.ST_RDONLY]);
   if (propagation !== 0) plan.add(calls.mount, [null, target, null, propagation]);
   return plan;
 }
 
 /** Of an overlay only: this is a helper for no other. Overlayfs' own options are none that a remount changes. */
-export function remountPlan({ target }: Pick<Request, 'target'>, { flags, propagation }: Words): Plan {
-  const plan = new Plan();
+export function remountPlan({ target, namespace }: Request, { flags, propagation }: Words): Plan {
+  const plan = planIn(namespace);
   plan.add(calls.statfs, [target, 0, 0, k.OVERLAYFS_SUPER_MAGIC]);
   plan.add(calls.mount, [null, target, null, flags | k.MS_REMOUNT]);
   if (propagation !== 0) plan.add(calls.mount, [null, target, null, propagation]);
   return plan;
+}
+
+export type Why = Pick<OverlayErrorFields, 'reason' | 'what' | 'hint' | 'path'>;
+
+export const isAboutNamespace = (step: Step | undefined): boolean =>
+  step?.call === calls.openat2 || step?.call === calls.unshare || step?.call === calls.setns;
+
+export function explainNamespace(errno: number, namespace: Path): Why {
+  const [name, path] = [quotePath(namespace), pathString(namespace)];
+  if (errno === e.EPERM) return { reason: 'no-privilege', what: `this process may not join ${name}`, path };
+  if (errno === e.ENOENT) return { reason: 'path-missing', what: `the mount namespace ${name} does not exist`, path };
+  return {
+    reason: 'unexplained',
+    what: `${name} cannot be joined as a mount namespace`,
+    hint: 'name one as it stands in /proc: /proc/PID/ns/mnt',
+    path,
+  };
+}
+
+function explain({ errno, step }: StepFailure, { target, namespace }: Request): Why {
+  if (namespace !== undefined && isAboutNamespace(step)) return explainNamespace(errno, namespace);
+  const path = pathString(target);
+  const what = `the kernel refused the mount at ${quotePath(target)}`;
+  switch (errno) {
+    case e.EPERM:
+      return { reason: 'no-privilege', what, path };
+    case e.ENOENT:
+      return { reason: 'path-missing', what: `${what}: it, or a layer, does not exist`, path };
+    case e.EROFS:
+      return {
+        reason: 'mounted-read-only',
+        what: `the kernel could not make its directory in the workdir of ${quotePath(target)}, and would have mounted read-only`,
+        path,
+      };
+    case e.E2BIG:
+      return { reason: 'options-too-long', what: `${what}: the options pass the page that mount(2) takes`, path };
+    case e.EINVAL:
+      return { reason: 'option-refused', what: `${what} with these options`, path };
+    default:
+      return { reason: 'unexplained', what, path };
+  }
+}
+
+/** Where the library knows better, its error is the one to show. */
+export function mountRaw(request: Request, words: Words, isGuarded = false): void {
+  const outcome = performSync(mountPlan(request, words, isGuarded));
+  if (!(outcome instanceof StepFailure)) return;
+  const { errno, step } = outcome;
+  throw new OverlayError({ errno, ...explain(outcome, request), syscall: step?.call.name });
 }

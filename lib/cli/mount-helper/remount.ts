@@ -1,13 +1,14 @@
 /** `mount -o remount` of an overlay: its flags change, its own options never do. */
 import { statSync } from 'node:fs';
 import * as e from '../../errnos.js';
-import { OverlayError, type OverlayErrorFields } from '../../errors.js';
+import { OverlayError } from '../../errors.js';
 import { performSync, StepFailure } from '../../kernel/perform.js';
 import { type RawOption, splitShown } from '../../mount-strings.js';
 import { readMountinfo } from '../../mounts/mountinfo.js';
 import { type Choose, type NamedOptions, readGiven, readShown } from '../../overlay/option-strings.js';
 import { type Path, pathString, quotePath, toBytes } from '../../paths.js';
-import { remountPlan } from './raw.js';
+import type { Request } from './arguments.js';
+import { explainNamespace, isAboutNamespace, remountPlan, type Why } from './raw.js';
 import type { Words } from './words.js';
 
 const look = (path: Path) => statSync(Buffer.from(toBytes(path)), { bigint: true, throwIfNoEntry: false });
@@ -52,10 +53,9 @@ export function ignoredOptions(target: Path, rest: readonly RawOption[]): string
     .map(({ name }) => name);
 }
 
-type Why = Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'>;
-
-function explain({ errno }: StepFailure, target: Path): Why {
+function explain({ errno, step }: StepFailure, { target, namespace }: Request): Why {
   const name = quotePath(target);
+  if (namespace !== undefined && isAboutNamespace(step)) return explainNamespace(errno, namespace);
   switch (errno) {
     case e.EPERM:
       return { reason: 'no-privilege', what: `this process may not change the mount at ${name}` };
@@ -87,15 +87,14 @@ function explain({ errno }: StepFailure, target: Path): Why {
   }
 }
 
-export function remount(target: Path, words: Words): void {
-  const plan = remountPlan({ target }, words);
-  const outcome = performSync(plan);
+export function remount(request: Request, words: Words): void {
+  const outcome = performSync(remountPlan(request, words));
   if (!(outcome instanceof StepFailure)) return;
   const { errno, step } = outcome;
   throw new OverlayError({
     errno: errno === e.ESTALE ? e.EINVAL : errno,
-    ...explain(outcome, target),
+    path: pathString(request.target),
+    ...explain(outcome, request),
     syscall: step?.call.name,
-    path: pathString(target),
   });
 }

@@ -2,25 +2,23 @@
  * mount(8)'s helper: mounts as the library does, and where the library would refuse what the kernel takes, as mount(8)
  * itself would, with a warning.
  */
-import * as e from '../../errnos.js';
 import { OverlayError } from '../../errors.js';
 import * as k from '../../kernel/constants.js';
 import { formatPlan } from '../../kernel/format.js';
-import { performSync, StepFailure } from '../../kernel/perform.js';
 import { type RawOption, splitGiven } from '../../mount-strings.js';
 import { featuresSync } from '../../overlay/features.js';
 import { mountOverlaySync } from '../../overlay/mount.js';
 import { readGiven } from '../../overlay/option-strings.js';
 import { optionRows } from '../../overlay/option-table.js';
 import type { OverlayOptions } from '../../overlay/options.js';
-import { type Path, pathString, quotePath, toAbsolute, toBytes, withoutTrailingSlashes } from '../../paths.js';
+import { type Path, toAbsolute, toBytes, withoutTrailingSlashes } from '../../paths.js';
 import type { Reason } from '../../reasons.js';
 import { argumentsOf } from '../command-line.js';
 import { dryRun } from '../dry-run.js';
 import { errorText, exitCodeOf, WRONG_USAGE } from '../errors.js';
 import { UsageError, unknownWord } from '../usage-error.js';
 import { type Request, readArguments } from './arguments.js';
-import { mountPlan, remountPlan } from './raw.js';
+import { mountPlan, mountRaw, remountPlan } from './raw.js';
 import { ignoredOptions, remount } from './remount.js';
 import { wasGivenToMount } from './strict.js';
 import { voice } from './voice.js';
@@ -88,19 +86,6 @@ function toLibrary({ source, target }: Request, words: Words): OverlayOptions {
   } as OverlayOptions;
 }
 
-function mountRaw(request: Request, words: Words): void {
-  const outcome = performSync(mountPlan(request, words));
-  if (!(outcome instanceof StepFailure)) return;
-  const { errno, step } = outcome;
-  throw new OverlayError({
-    errno,
-    reason: errno === e.EINVAL ? 'option-refused' : 'unexplained',
-    what: `the kernel refused the mount at ${quotePath(request.target)} with these options`,
-    syscall: step?.call.name,
-    path: pathString(request.target),
-  });
-}
-
 class Helper {
   readonly #request: Request;
   readonly #words: Words;
@@ -140,8 +125,8 @@ class Helper {
   }
 
   #remount(): void {
-    const { target, isFake } = this.#request;
-    const ignored = ignoredOptions(target, this.#words.rest);
+    const { target, namespace, isFake } = this.#request;
+    const ignored = namespace === undefined ? ignoredOptions(target, this.#words.rest) : [];
     if (ignored.length > 0) {
       const names = ignored.map((name) => `'${name}'`).join(', ');
       this.#object(
@@ -151,12 +136,12 @@ class Helper {
         ),
       );
     }
-    this.#showPlan(() => formatPlan(remountPlan({ target }, this.#words)));
-    if (!isFake) remount(target, this.#words);
+    this.#showPlan(() => formatPlan(remountPlan(this.#request, this.#words)));
+    if (!isFake) remount(this.#request, this.#words);
   }
 
   #mount(): void {
-    const { isFake } = this.#request;
+    const { namespace, isFake } = this.#request;
     const problems = readGiven(this.#words.rest).others.map(optionProblem);
     const options = toLibrary(this.#request, this.#words);
     if (problems.length === 0 && options.lowerdir === undefined) {
@@ -181,8 +166,14 @@ class Helper {
       this.#mountRaw([problem]);
       return;
     }
-    this.#showPlan(() => `${lines.join('\n')}\n`);
+    this.#showPlan(namespace === undefined ? () => `${lines.join('\n')}\n` : raw);
     if (isFake) return;
+    // The library's layers and target are those of this namespace.
+    if (namespace !== undefined) {
+      const isWritable = options.upperdir !== undefined && (this.#words.flags & k.MS_RDONLY) === 0;
+      mountRaw(this.#request, this.#words, this.#isStrict && isWritable);
+      return;
+    }
     try {
       this.#mountByLibrary(options);
     } catch (problem) {
@@ -195,7 +186,7 @@ class Helper {
     const mounted = mountOverlaySync(options);
     if ((this.#words.flags & SUPERBLOCK_ONLY) === 0) return;
     try {
-      remount(options.target as Path, { ...this.#words, propagation: 0 });
+      remount(this.#request, { ...this.#words, propagation: 0 });
     } catch (error) {
       mounted.unmountSync();
       throw error;
