@@ -27,6 +27,7 @@
             "native/addon.cc",
             "native/operation.cc",
             "native/plan.cc",
+            "native/holders.cc",
             "native/whiteouts.cc"
           ],
           "cflags": ["-fvisibility=hidden"],

@@ -157,6 +157,7 @@ constexpr unsigned statx_type = 0x1;      // STATX_TYPE
 constexpr unsigned statx_ino = 0x100;     // STATX_INO
 constexpr unsigned statx_mnt_id = 0x1000; // STATX_MNT_ID, 5.8
 constexpr unsigned statx_mnt_id_unique = 0x4000;  // STATX_MNT_ID_UNIQUE, 6.8
+constexpr int at_statx_dont_sync = 0x4000;  // AT_STATX_DONT_SYNC
 constexpr uint64_t resolve_no_xdev = 0x1; // RESOLVE_NO_XDEV, openat2(2)
 
 }  // namespace overlayfs::abi

@@ -349,6 +349,8 @@ long Execution::run(Step& step) {
       return replace_with_whiteout(fd(0), Text(*this, a[1]), Text(*this, a[2]), a[3] != 0);
     case Call::sweep:
       return sweep_whiteouts(fd(0), Text(*this, a[1]));
+    case Call::scan:
+      return scan(step);
     case Call::unshare:
       return sys::call(abi::unshare, unsigned_at(0));
     case Call::setns:
@@ -446,6 +448,14 @@ long Execution::check_statx(const Step& step) {
   if (found.attributes & static_cast<uint32_t>(a[4])) return -EBUSY;
   uint64_t wanted = static_cast<uint64_t>(static_cast<uint32_t>(a[6])) << 32 | static_cast<uint32_t>(a[5]);
   return wanted != 0 && wanted != found.mnt_id ? -ESTALE : 0;
+}
+
+// scan(dirfd, path, mask, ids of 64 bits each, room for names); output: the names.
+long Execution::scan(const Step& step) {
+  Text ids(*this, step.a[3]);
+  return names_on_mounts(descriptor(step.a[0]), Text(*this, step.a[1]), static_cast<uint32_t>(step.a[2]), ids,
+                         ids.size(), reinterpret_cast<char*>(block_) + step.output + 8,
+                         static_cast<size_t>(step.a[4]));
 }
 
 // lgetxattr(path, name, room for the value); output: the value.

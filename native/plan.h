@@ -52,6 +52,7 @@ namespace overlayfs {
   X(whiteout, 0b1)         \
   X(replace, 0b1)          \
   X(sweep, 0b1)            \
+  X(scan, 0b1)             \
   X(unshare, 0)            \
   X(setns, 0b1)            \
   X(chdir, 0)              \
@@ -148,6 +149,7 @@ class Execution {
   long check_statfs(const Step& step, long result, const abi::Statfs& found);
   long check_statx(const Step& step);
   long get_xattr(const Step& step);
+  long scan(const Step& step);
   long make_whiteout(int dirfd, const char* name);
   void read_log(int context);
   void close_result(Step& step);
@@ -165,6 +167,12 @@ long replace_with_whiteout(int dirfd, const char* name, const char* aside, bool 
 
 // Removes the whiteouts in directory PATH, and nothing else.
 long sweep_whiteouts(int dirfd, const char* path);
+
+// The names in directory PATH of what is, links followed, on one of the mounts with these ids: each with a NUL at
+// its end, as many as there is room for. Returns their size; where there is none and some could not be looked at
+// for want of privilege, that errno. `mask` is that of statx(2) for ids of this sort.
+long names_on_mounts(int dirfd, const char* path, uint32_t mask, const char* ids, size_t ids_size, char* names,
+                     size_t room);
 
 // Removes what NAME in DIRFD is, a tree too; never what is mounted in it, and follows no link.
 long remove_tree(int dirfd, const char* name);

@@ -73,6 +73,7 @@ const described = {
   whiteout: [descriptor, text],
   replace: [descriptor, text, text, number],
   sweep: [descriptor, text],
+  scan: [descriptor, text, bits(named('STATX_MNT')), value, number],
   unshare: [bits(named('CLONE_'))],
   setns: [descriptor, bits(named('CLONE_'))],
   chdir: [text],

@@ -22,7 +22,6 @@ export const S_IFDIR = 0o040000;
 export const S_IFCHR = 0o020000;
 export const S_IFREG = 0o100000;
 export const S_IFLNK = 0o120000;
-export const S_IFSOCK = 0o140000;
 
 // fsopen(2) and its kin, 5.2
 export const FSOPEN_CLOEXEC = 1;

@@ -212,11 +212,10 @@ export function* searchHolders(mounted: Mounted, { scope, limit, flags }: Extent
   return Object.assign(choose(holders, scope), { hidden, complete: !patience.isOver });
 }
 
-/** What holds the mount itself; of its copies only where nothing else does, for those on a shared mount count. */
-function choose(holders: readonly Holder[], scope: Extent['scope']): Holder[] {
+/** What makes it busy is what holds the mount itself; its copies count where they are on shared mounts. */
+function choose(holders: Holder[], scope: Extent['scope']): Holder[] {
   const own = holders.filter(({ copy }) => copy === undefined);
-  const others = holders.filter(({ copy }) => copy !== undefined);
-  return scope === 'busy' && own.length > 0 ? own : [...own, ...others];
+  return scope === 'busy' && own.length > 0 ? own : holders;
 }
 
 /** As maps write a device. */

@@ -26,7 +26,7 @@ export function runSearchSync<T>(search: Search<T>): T {
 }
 
 /** A search goes on so long, in ms, before others have their turn. */
-const SLICE = 2;
+const SLICE = 4;
 
 /** How long a search may go on: in all, and at a stretch. */
 export class Patience {

@@ -175,7 +175,7 @@ interface Facts {
 }
 
 /** How long to search for those who hold a mount, in ms. */
-const SEARCH = 100;
+const SEARCH = 250;
 
 /** The reason for a failed unmount. Pure. */
 export function explainUnmount(mounted: Mounted, failure: StepFailure, { found, holders }: Facts): OverlayError {

@@ -1,8 +1,10 @@
 /** The processes that use mounts: proc_pid_fd(5), proc_pid_maps(5), proc_pid_root(5) and their like. */
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import * as e from '../errnos.js';
 import type { Holder, Holding } from '../holder.js';
-import { S_IFSOCK } from '../kernel/constants.js';
-import { addLook, readLook, readMountId } from '../kernel/look.js';
+import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import { addLook, readMountId } from '../kernel/look.js';
 import type { Outputs } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import { pathString } from '../paths.js';
@@ -23,20 +25,6 @@ export interface Wanted {
 /** Sockets that are bound in one of the mounts, by inode. */
 export type Sockets = ReadonlyMap<number, Via & { readonly path: string }>;
 
-/** So many looks to a crossing, about. */
-const MOST_LOOKS = 250;
-
-/** Something that may be in one of the mounts. */
-interface Candidate {
-  readonly pid: number;
-  readonly what: Holding;
-  readonly link: string;
-  readonly descriptor?: number;
-  /** As the process's maps show it. */
-  readonly text?: string;
-  readonly device?: string;
-}
-
 export interface Users {
   readonly holders: Holder[];
   /** Processes that could not be looked at. */
@@ -50,75 +38,122 @@ export function commandOf(pid: number): string {
   return command || (attempt(() => readFileSync(`/proc/${pid}/comm`, 'utf8'))?.trimEnd() ?? '');
 }
 
-//   7f1c2a000000-7f1c2a021000 r--p 00001000 08:01 1234   /path
-const mapping = /^(\S+) \S+ \S+ (?<device>\S+) (?!0 )(?<inode>\d+) +(?<path>.+)$/;
-
-/** Each file that a process has mapped, once. */
-function* mappings(pid: number, onDenied: () => void): Generator<Candidate> {
-  const text = attempt(() => readFileSync(`/proc/${pid}/maps`, 'latin1'), onDenied);
-  const seen = new Set<string>();
-  for (const line of text?.split('\n') ?? []) {
-    const [, range = '', device = '', inode = '', path = ''] = mapping.exec(line) ?? [];
-    const key = `${device} ${inode} ${path}`;
-    if (range === '' || seen.has(key)) continue;
-    seen.add(key);
-    yield { pid, what: 'mapping', link: `/proc/${pid}/map_files/${range}`, device, text: path };
-  }
+/** Something that may be in one of the mounts. */
+interface Candidate {
+  readonly pid: number;
+  readonly what: Holding;
+  readonly link: string;
+  readonly descriptor?: number;
 }
 
-/** All that a process may hold a mount by. */
-function* candidates(pid: number, onDenied: () => void): Generator<Candidate> {
-  const at = (name: string) => `/proc/${pid}/${name}`;
-  for (const name of attempt(() => readdirSync(at('fd')), onDenied) ?? []) {
-    yield { pid, what: 'file', link: at(`fd/${name}`), descriptor: Number(name) };
-  }
-  yield { pid, what: 'cwd', link: at('cwd') };
-  yield { pid, what: 'root', link: at('root') };
-  yield { pid, what: 'executable', link: at('exe') };
-  // A thread may have directories of its own.
-  const threads = attempt(() => readdirSync(at('task'))) ?? [];
-  for (const thread of threads.length > 1 ? threads : []) {
-    yield { pid, what: 'cwd', link: at(`task/${thread}/cwd`) };
-    yield { pid, what: 'root', link: at(`task/${thread}/root`) };
-  }
-  yield* mappings(pid, onDenied);
+/** A directory of such things. */
+interface Directory {
+  readonly pid: number;
+  readonly what: 'file' | 'mapping';
+  readonly path: string;
 }
+
+/** So many steps to a crossing, about. */
+const MOST_STEPS = 250;
+/** Bytes of names that a scan has room for. */
+const NAMES = 1024;
 
 class Batch {
   readonly plan = new Plan();
   readonly #looks: [candidate: Candidate, wanted: Wanted, step: Step][] = [];
-
-  add(candidate: Candidate, wanted: readonly Wanted[]): void {
-    for (const one of wanted)
-      this.#looks.push([candidate, one, addLook(this.plan, candidate.link, { mask: one.mask })]);
-  }
+  readonly #scans: [directory: Directory, wanted: Wanted, step: Step][] = [];
 
   get isFull(): boolean {
-    return this.#looks.length >= MOST_LOOKS;
+    return this.plan.steps.length >= MOST_STEPS;
   }
 
-  *hits(outputs: Outputs, sockets: Sockets, devices: ReadonlyMap<string, Via>): Generator<Holder> {
-    for (const [candidate, { ids }, step] of this.#looks) {
-      const result = outputs.result(step);
-      const { pid, what, link, descriptor, text, device } = candidate;
-      const base = { pid, command: '', ...(descriptor !== undefined && { descriptor }) };
-      if (result < 0) {
-        // Only root of the machine may follow these links.
-        const via = what === 'mapping' && device !== undefined ? devices.get(device) : undefined;
-        if (via !== undefined) yield { ...base, what, path: Buffer.from(text ?? '', 'latin1').toString(), ...via };
-        continue;
-      }
-      const via = ids.get(readMountId(step, outputs));
-      if (via !== undefined) {
-        const path = attempt(() => readlinkSync(link, { encoding: 'buffer' }));
-        yield { ...base, what, path: path === undefined ? '' : pathString(path), ...via };
-      } else if (sockets.size > 0 && descriptor !== undefined) {
-        const { type, inode } = readLook(step, outputs);
-        const socket = type === S_IFSOCK ? sockets.get(Number(inode)) : undefined;
-        if (socket !== undefined) yield { ...base, what: 'socket', ...socket };
-      }
+  look(candidate: Candidate, wanted: Wanted): void {
+    this.#looks.push([candidate, wanted, addLook(this.plan, candidate.link, { mask: wanted.mask })]);
+  }
+
+  scan(directory: Directory, wanted: Wanted): void {
+    const ids = new Uint8Array(BigUint64Array.from(wanted.ids.keys(), BigInt).buffer);
+    const args = [k.AT_FDCWD, directory.path, wanted.mask, ids, NAMES];
+    const step = this.plan.stepOf(this.plan.add(calls.scan, args, { output: NAMES, tolerate: 'any' }));
+    this.#scans.push([directory, wanted, step]);
+  }
+
+  /** What the looks have found to be in a mount. */
+  *hits(outputs: Outputs): Generator<Holder> {
+    for (const [{ link, ...rest }, { ids }, step] of this.#looks) {
+      const via = outputs.result(step) < 0 ? undefined : ids.get(readMountId(step, outputs));
+      if (via === undefined) continue;
+      const path = attempt(() => readlinkSync(link, { encoding: 'buffer' }));
+      if (path !== undefined) yield { ...rest, command: '', path: pathString(path), ...via };
     }
   }
+
+  /** What the scans have found: each is to be looked at for the mount that it is in. */
+  finds(outputs: Outputs, onDenied: (directory: Directory) => void): Batch {
+    const next = new Batch();
+    for (const [directory, wanted, step] of this.#scans) {
+      const size = outputs.result(step);
+      if (size === -e.EACCES || size === -e.EPERM) onDenied(directory);
+      if (size <= 0) continue;
+      const { pid, what, path } = directory;
+      for (const name of outputs.bytes(step, size).toString('latin1').split('\0').slice(0, -1)) {
+        next.look({ pid, what, link: `${path}/${name}`, ...(what === 'file' && { descriptor: Number(name) }) }, wanted);
+      }
+    }
+    return next;
+  }
+}
+
+type Fill = (batch: Batch, pid: number, wanted: Wanted) => void;
+
+/** What a process has open, runs, and is in. */
+const links: Fill = (batch, pid, wanted) => {
+  const at = (name: string) => `/proc/${pid}/${name}`;
+  batch.scan({ pid, what: 'file', path: at('fd') }, wanted);
+  batch.look({ pid, what: 'cwd', link: at('cwd') }, wanted);
+  batch.look({ pid, what: 'root', link: at('root') }, wanted);
+  batch.look({ pid, what: 'executable', link: at('exe') }, wanted);
+  // A thread may have directories of its own.
+  const threads = attempt(() => readdirSync(at('task'))) ?? [];
+  for (const thread of threads.length > 1 ? threads : []) {
+    batch.look({ pid, what: 'cwd', link: at(`task/${thread}/cwd`) }, wanted);
+    batch.look({ pid, what: 'root', link: at(`task/${thread}/root`) }, wanted);
+  }
+};
+
+const mappings: Fill = (batch, pid, wanted) =>
+  batch.scan({ pid, what: 'mapping', path: `/proc/${pid}/map_files` }, wanted);
+
+//   7f1c2a000000-7f1c2a021000 r--p 00001000 08:01 1234   /path
+const mapping = /^\S+ \S+ \S+ (\S+) \d+ +(\/.*)$/;
+
+/** For those who may not follow the links to what is mapped: by the file systems, as the maps write them. */
+function* mappingsByDevice(pid: number, devices: ReadonlyMap<string, Via>): Generator<Holder> {
+  const text = attempt(() => readFileSync(`/proc/${pid}/maps`, 'latin1'));
+  for (const line of text?.split('\n') ?? []) {
+    const [, device = '', path = ''] = mapping.exec(line) ?? [];
+    const via = devices.get(device);
+    if (via !== undefined) {
+      yield { pid, command: '', what: 'mapping', path: Buffer.from(path, 'latin1').toString(), ...via };
+    }
+  }
+}
+
+/** The processes that have one of the sockets. */
+function* findSocketUsers(pids: readonly number[], sockets: Sockets, patience: Patience): Search<Holder[]> {
+  const holders: Holder[] = [];
+  for (const pid of sockets.size === 0 ? [] : pids) {
+    if (patience.isLate()) break;
+    for (const name of attempt(() => readdirSync(`/proc/${pid}/fd`)) ?? []) {
+      const link = attempt(() => readlinkSync(`/proc/${pid}/fd/${name}`)) ?? '';
+      const socket = sockets.get(Number(/^socket:\[(\d+)\]$/.exec(link)?.[1]));
+      if (socket !== undefined) {
+        holders.push({ pid, command: '', what: 'socket', descriptor: Number(name), ...socket });
+      }
+    }
+    yield* patience.pause();
+  }
+  return holders;
 }
 
 /**
@@ -134,23 +169,35 @@ export function* findUsers(
 ): Search<Users> {
   const hidden = new Set<number>();
   const found = new Map<string, Holder>();
-  let batch = new Batch();
-  function* finish(): Search<void> {
-    const done = batch;
-    batch = new Batch();
-    for (const holder of done.hits(yield* patience.look(done.plan), sockets, devices)) {
+  const note = (holders: Iterable<Holder>): void => {
+    for (const holder of holders) {
       const { pid, what, path, descriptor } = holder;
       found.set(`${pid} ${what} ${descriptor} ${path}`, holder);
     }
+  };
+  function* finish(batch: Batch): Search<void> {
+    if (batch.plan.steps.length === 0) return;
+    const outputs = yield* patience.look(batch.plan);
+    note(batch.hits(outputs));
+    const next = batch.finds(outputs, ({ pid, what }) => {
+      if (what === 'file') hidden.add(pid);
+      else if (!hidden.has(pid)) note(mappingsByDevice(pid, devices));
+    });
+    yield* finish(next);
   }
-  for (const pid of pids) {
-    if (patience.isLate()) break;
-    for (const candidate of candidates(pid, () => hidden.add(pid))) {
-      batch.add(candidate, wanted);
-      if (batch.isFull || patience.isSliceOver()) yield* finish();
+  // What is mapped takes longest to look through, and is mostly held in other ways too.
+  for (const fill of [links, mappings]) {
+    let batch = new Batch();
+    for (const pid of pids) {
+      if (patience.isLate()) break;
+      for (const one of wanted) fill(batch, pid, one);
+      if (!batch.isFull && !patience.isSliceOver()) continue;
+      yield* finish(batch);
+      batch = new Batch();
     }
+    yield* finish(batch);
   }
-  yield* finish();
+  note(yield* findSocketUsers(pids, sockets, patience));
 
   const commands = new Map<number, string>();
   const holders: Holder[] = [];

@@ -1,6 +1,6 @@
 /** What the tests share: directories of their own, real mounts, and what to do where there are none. */
 
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
@@ -94,6 +94,7 @@ const probes = {
   override_creds: () => takesOption('override_creds'),
   'uuid=null': () => takesOption('uuid=null'),
   userxattr: () => takesOption('userxattr'),
+  'loop devices': () => spawnSync('losetup', ['--find'], { stdio: 'ignore' }).status === 0,
 } as const satisfies Readonly<Record<string, () => boolean>>;
 
 export type Feature = keyof typeof probes;

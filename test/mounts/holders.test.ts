@@ -1,0 +1,372 @@
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, copyFileSync, mkdirSync, openSync, readlinkSync, rmSync, truncateSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import {
+  findHolders,
+  findHoldersSync,
+  type Holder,
+  type Holders,
+  type Mount,
+  mountOverlaySync,
+  type OverlayError,
+  type PathLike,
+  unmount,
+  unmountSync,
+} from 'overlayfs';
+import {
+  countDescriptors,
+  evaluateIn,
+  eventually,
+  layers,
+  makeTree,
+  mountsBelow,
+  mountTest,
+  native,
+  scratch,
+} from '../support/index.js';
+
+interface Form {
+  find: (mount: Mount | PathLike) => Promise<Holders>;
+  unmount: (target: PathLike) => Promise<void>;
+}
+
+/** However long it takes on a machine that has much else to do. */
+const whole = { timeout: Number.POSITIVE_INFINITY };
+
+const forms: Readonly<Record<string, Form>> = {
+  promise: { find: (mount) => findHolders(mount, whole), unmount },
+  twin: { find: async (mount) => findHoldersSync(mount, whole), unmount: async (target) => unmountSync(target) },
+};
+
+/** The error of an unmount whose search has not been cut short by other programs. */
+async function busyError(t: ExecutionContext, unmount: () => Promise<void>): Promise<OverlayError> {
+  for (let tries = 0; tries < 100; tries++) {
+    const error = await t.throwsAsync<OverlayError>(unmount, { code: 'EBUSY' });
+    if (error.holders?.complete) return error;
+  }
+  throw new Error('no search has come to its end');
+}
+
+const sleep = execFileSync('sh', ['-c', 'command -v sleep'], { encoding: 'utf8' }).trim();
+
+/** Where a program's libraries are. */
+function librariesOf(program: string): string[] {
+  const text = execFileSync('ldd', [program], { encoding: 'utf8' });
+  return [...text.matchAll(/(\/\S+) \(0x/g)].map(([, path = '']) => path);
+}
+
+/** A program that runs until the test ends. */
+function running(t: ExecutionContext, command: readonly string[], options: Parameters<typeof spawn>[2] = {}) {
+  const [program = '', ...args] = command;
+  const child = spawn(program, args, { stdio: 'ignore', ...options });
+  t.teardown(() => end(child));
+  return child;
+}
+
+async function end(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const ended = once(child, 'exit');
+  child.kill('SIGKILL');
+  await ended;
+}
+
+/** Copies files to the same paths below a directory. */
+function copyBelow(dir: string, paths: readonly string[]): void {
+  for (const path of paths) {
+    mkdirSync(dirname(join(dir, path)), { recursive: true });
+    copyFileSync(path, join(dir, path));
+  }
+}
+
+/** What is to be found, and how it ends. */
+interface Held {
+  readonly expected: Partial<Holder>;
+  readonly release: () => unknown;
+}
+
+interface Site {
+  readonly t: ExecutionContext;
+  readonly dir: string;
+  readonly target: string;
+}
+
+/** A process that is in place when the file to which it is linked is the expected one. */
+async function settled({ t }: Site, command: readonly string[], link: string, path: string, options = {}) {
+  const child = running(t, command, options);
+  await eventually(t, () => {
+    try {
+      return readlinkSync(`/proc/${child.pid}/${link}`) === path;
+    } catch {
+      return false;
+    }
+  });
+  return child;
+}
+
+const by = (child: ChildProcess, expected: Partial<Holder>): Held => ({
+  expected: { pid: child.pid as number, ...expected },
+  release: () => end(child),
+});
+
+/** Each kind of holder, made by a real process. */
+const kinds: Readonly<Record<string, (site: Site) => Promise<Held>>> = {
+  'a working directory': async (site) => {
+    const cwd = join(site.target, 'sub');
+    const child = await settled(site, [sleep, '60'], 'cwd', cwd, { cwd });
+    return by(child, { what: 'cwd', path: cwd, command: `${sleep} 60` });
+  },
+  'a root directory': async (site) => {
+    const child = await settled(site, ['chroot', site.target, sleep, '60'], 'root', site.target);
+    return by(child, { what: 'root', path: site.target });
+  },
+  'a program that runs': async (site) => {
+    const path = join(site.target, sleep);
+    const child = await settled(site, [path, '60'], 'exe', path);
+    return by(child, { what: 'executable', path, command: `${path} 60` });
+  },
+  'a file mapped into memory, whose descriptor is closed': async (site) => {
+    const path = join(site.target, 'library.so');
+    const child = running(site.t, [sleep, '60'], { env: { LD_PRELOAD: path } });
+    await eventually(site.t, () =>
+      findHoldersSync(site.target).some(({ pid, what }) => pid === child.pid && what === 'mapping'),
+    );
+    return by(child, { what: 'mapping', path });
+  },
+  'an open file of this process': async ({ target }) => {
+    const path = join(target, 'from-lower');
+    const descriptor = openSync(path, 'r');
+    return {
+      expected: { what: 'file', pid: process.pid, path, descriptor },
+      release: () => closeSync(descriptor),
+    };
+  },
+  'an open file of another process': async (site) => {
+    const path = join(site.target, 'from-lower');
+    const descriptor = openSync(path, 'r');
+    const child = await settled(site, [sleep, '60'], 'fd/3', path, {
+      stdio: ['ignore', 'ignore', 'ignore', descriptor],
+    });
+    closeSync(descriptor);
+    return by(child, { what: 'file', path, descriptor: 3 });
+  },
+  'an open directory': async ({ target }) => {
+    const descriptor = openSync(target, 'r');
+    return {
+      expected: { what: 'file', pid: process.pid, path: target, descriptor },
+      release: () => closeSync(descriptor),
+    };
+  },
+  'a file that has been deleted': async ({ target }) => {
+    const path = join(target, 'from-lower');
+    const descriptor = openSync(path, 'r');
+    rmSync(path);
+    return {
+      expected: { what: 'file', pid: process.pid, path: `${path} (deleted)`, descriptor },
+      release: () => closeSync(descriptor),
+    };
+  },
+  'a socket that is bound': async (site) => {
+    const path = join(site.target, 'socket');
+    const script = `require('node:net').createServer().listen(${JSON.stringify(path)}, () => console.log('ready'))`;
+    const child = running(site.t, [process.execPath, '-e', script], { stdio: ['ignore', 'pipe', 'inherit'] });
+    if (child.stdout !== null) await once(child.stdout, 'data');
+    return by(child, { what: 'socket', path });
+  },
+  'a mount inside': async ({ t, target }) => {
+    const path = join(target, 'sub');
+    t.is(native.mount('inner', path, 'tmpfs', 0, ''), 0);
+    return { expected: { what: 'inside', path }, release: () => t.is(native.umount(path, 0), 0) };
+  },
+};
+
+for (const [form, { find, unmount }] of Object.entries(forms)) {
+  for (const [kind, hold] of Object.entries(kinds)) {
+    mountTest(`a busy mount's error names ${kind}, and so does findHolders (${form})`, async (t) => {
+      const dir = scratch(t);
+      const options = layers(dir);
+      const { target } = options;
+      makeTree(dir, { 'lower/sub/': '', 'lower/dev/': '' });
+      const libraries = librariesOf(sleep);
+      copyBelow(join(dir, 'lower'), [sleep, ...libraries]);
+      const library = libraries.find((path) => basename(path).startsWith('libc.')) ?? '';
+      copyFileSync(library, join(dir, 'lower/library.so'));
+      const mounted = mountOverlaySync(options);
+      const { expected, release } = await hold({ t, dir, target });
+
+      const descriptors = countDescriptors();
+      const error = await busyError(t, () => unmount(target));
+      const named = error.holders?.find(({ what, pid }) => what === expected.what && pid === expected.pid);
+      t.like(named, { ...expected });
+      t.true(error.holders?.every(({ what, copy }) => what !== 'mount' && what !== 'layer' && copy === undefined));
+      t.true(error.message.includes(`'${expected.path}'`), error.message);
+      for (const mount of [mounted, target]) {
+        t.like(
+          (await find(mount)).find(({ what, pid }) => what === expected.what && pid === expected.pid),
+          { ...expected },
+        );
+      }
+      t.is(countDescriptors(), descriptors);
+
+      await release();
+      t.deepEqual([...(await find(mounted))], []);
+      await unmount(target);
+      t.deepEqual([...(await find(mounted))], []);
+    });
+  }
+
+  mountTest(`a file that backs a loop device (${form})`, { needs: 'loop devices' }, async (t) => {
+    const options = layers(scratch(t));
+    const mounted = mountOverlaySync(options);
+    const image = join(options.target, 'image');
+    closeSync(openSync(image, 'w'));
+    truncateSync(image, 2 ** 20);
+    const device = execFileSync('losetup', ['--find', '--show', image], { encoding: 'utf8' }).trim();
+    const detach = () => execFileSync('losetup', ['--detach', device], { stdio: 'ignore' });
+    try {
+      const error = await busyError(t, () => unmount(options.target));
+      const expected = { what: 'loop', path: image, device };
+      t.deepEqual([...(error.holders ?? [])], [expected] as never);
+      t.deepEqual([...(await find(mounted))], [expected] as never);
+    } finally {
+      detach();
+    }
+    await eventually(t, () => findHoldersSync(mounted).length === 0);
+    await unmount(options.target);
+  });
+
+  mountTest(`a copied mount namespace, which no unmount tells of (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    const { target } = options;
+    const mounted = mountOverlaySync(options);
+    const child = running(t, ['unshare', '--mount', 'sh', '-c', `cd ${target} && exec ${sleep} 60`]);
+    const inChild = () => findHoldersSync(mounted).filter(({ pid }) => pid === child.pid);
+    await eventually(t, () => inChild().some(({ what, command }) => what === 'cwd' && command === `${sleep} 60`));
+    const namespace = Number(/\d+/.exec(readlinkSync(`/proc/${child.pid}/ns/mnt`))?.[0]);
+
+    const expected: Holder[] = [
+      { what: 'cwd', pid: child.pid as number, command: `${sleep} 60`, path: target, copy: target, namespace },
+      { what: 'mount', pid: child.pid as number, command: `${sleep} 60`, path: target, namespace },
+    ];
+    t.deepEqual([...(await find(mounted))], expected);
+    await unmount(target);
+    t.is(mountsBelow(target).length, 0);
+    t.deepEqual([...(await find(mounted))], expected, 'the upper is in use still');
+    await end(child);
+    t.deepEqual([...(await find(mounted))], []);
+  });
+
+  mountTest(`a copy on a shared mount keeps the mount busy, and is named (${form})`, async (t) => {
+    const dir = scratch(t);
+    execFileSync('mount', ['--make-shared', dir]);
+    const options = layers(dir);
+    const { target } = options;
+    const ready = `while ! [ -e ${target}/from-lower ]; do sleep 0.05; done; cd ${target} && exec ${sleep} 60`;
+    const child = running(t, ['unshare', '--mount', '--propagation', 'unchanged', 'sh', '-c', ready]);
+    await eventually(t, () => readlinkSync(`/proc/${child.pid}/ns/mnt`) !== readlinkSync('/proc/self/ns/mnt'));
+    const mounted = mountOverlaySync(options);
+    await eventually(t, () => findHoldersSync(mounted).some(({ pid, what }) => pid === child.pid && what === 'cwd'));
+    const error = await busyError(t, () => unmount(target));
+    t.like(error.holders?.[0], { what: 'cwd', pid: child.pid, copy: target });
+    await end(child);
+    await unmount(target);
+  });
+
+  mountTest(`a layer of another overlay (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    makeTree(dir, { 'lower/a,b:c\\/file': '', 'outer/lower/': '', 'outer/merged/': '' });
+    const inner = mountOverlaySync(options);
+    const target = join(dir, 'outer/merged');
+    const layer = join(options.target, 'a,b:c\\');
+    const outer = mountOverlaySync({ lowerdir: [layer, join(dir, 'outer/lower')], target });
+    const expected: Holder[] = [{ what: 'layer', path: target, layer }];
+    t.deepEqual([...(await find(inner))], expected);
+    await unmount(options.target);
+    t.deepEqual([...(await find(inner))], expected);
+    t.deepEqual([...(await find(outer))], []);
+    await outer.unmount();
+    t.deepEqual([...(await find(inner))], []);
+  });
+
+  mountTest(`another mount of the same overlay (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    makeTree(dir, { 'bound/': '' });
+    const mounted = mountOverlaySync(options);
+    const path = join(dir, 'bound');
+    const MS_BIND = 4096;
+    t.is(native.mount(options.target, path, '', MS_BIND, ''), 0);
+    t.deepEqual([...(await find(mounted))], [{ what: 'mount', path }]);
+    await unmount(options.target);
+    t.deepEqual([...(await find(mounted))], [{ what: 'mount', path }]);
+    t.deepEqual([...(await find(path))], []);
+    await unmount(path);
+  });
+
+  mountTest(`after a lazy unmount (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    const mounted = mountOverlaySync(options);
+    const descriptor = openSync(join(options.target, 'from-lower'), 'r');
+    const child = running(t, [sleep, '60'], { cwd: options.target });
+    await eventually(t, () => findHoldersSync(mounted).length === 2);
+    await mounted.unmount({ detach: true });
+    makeTree(dir, { 'other/': '' });
+    // Another one at the same place has nothing to do with it.
+    const another = mountOverlaySync({ lowerdir: [options.lowerdir, join(dir, 'other')], target: options.target });
+    const holders = await find(mounted);
+    t.like(
+      holders.find(({ pid }) => pid === process.pid),
+      { what: 'file', path: '/from-lower', descriptor },
+    );
+    t.like(
+      holders.find(({ pid }) => pid === child.pid),
+      { what: 'cwd', path: '/' },
+    );
+    t.is(holders.length, 2);
+    t.deepEqual([...(await find(another))], []);
+    closeSync(descriptor);
+    await end(child);
+    t.deepEqual([...(await find(mounted))], []);
+  });
+
+  mountTest(`of what is no mount point (${form})`, async (t) => {
+    const { lowerdir, target } = layers(scratch(t));
+    t.like(await t.throwsAsync(find(lowerdir)), { code: 'EINVAL', reason: 'not-mounted', path: lowerdir });
+    t.like(await t.throwsAsync(find(join(target, 'missing'))), { code: 'ENOENT', reason: 'target-missing' });
+    t.like(await t.throwsAsync(find(join(lowerdir, 'from-lower/x'))), {
+      code: 'ENOTDIR',
+      reason: 'path-inaccessible',
+    });
+    t.like(await t.throwsAsync(find('/proc/self')), { code: 'EINVAL', reason: 'target-symlink' });
+    await t.throwsAsync(find(5 as never), { code: 'ERR_INVALID_ARG_TYPE', message: /"mount"/ });
+  });
+}
+
+mountTest('processes of others are counted, and the search ends when it is told to', async (t) => {
+  const { target, ...options } = layers(scratch(t));
+  mountOverlaySync({ ...options, target });
+  running(t, [sleep, '60'], { cwd: target });
+  const counts =
+    'overlayfs.findHolders(args[0], { timeout: 60_000 }).then(({ hidden, complete, length }) => [hidden, complete, length])';
+  const nobody = ['setpriv', '--reuid', '65534', '--clear-groups', '--regid', '65534', '--bounding-set=-all'];
+  const [hidden, complete, length] = evaluateIn(nobody, counts, target) as [number, boolean, number];
+  t.true(hidden >= 2, String(hidden));
+  t.true(complete);
+  t.is(length, 0);
+  t.false((await findHolders(target, { timeout: 0 })).complete);
+  t.true((await findHolders(target, whole)).complete);
+});
+
+test.serial('the options of findHolders are checked', async (t) => {
+  const refused = (options: unknown, code: string, message: RegExp) =>
+    t.throwsAsync(findHolders('/', options as never), { code, message });
+  await refused({ timeout: '1' }, 'ERR_INVALID_ARG_TYPE', /"timeout".*milliseconds/);
+  await refused({ timeout: -1 }, 'ERR_OUT_OF_RANGE', /"timeout"/);
+  await refused({ timeout: Number.NaN }, 'ERR_OUT_OF_RANGE', /"timeout"/);
+  await refused({ timeuot: 1 }, 'ERR_INVALID_ARG_VALUE', /did you mean "timeout"/);
+  await refused(5, 'ERR_INVALID_ARG_TYPE', /"options"/);
+});
