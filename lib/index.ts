@@ -18,6 +18,7 @@ export { findHolders, findHoldersSync, type HoldersOptions } from './mounts/hold
 export { Mount } from './mounts/mount.js';
 export { createNamespace, createNamespaceSync, MountNamespace, type NamespaceLike } from './mounts/mount-namespace.js';
 export { type UnmountOptions, unmount, unmountSync } from './mounts/unmount.js';
+export { type UnmountTreeOptions, unmountTree, unmountTreeSync } from './mounts/unmount-tree.js';
 export { type Answer, features, featuresSync, type KernelFeatures } from './overlay/features.js';
 export { mountOverlay, mountOverlaySync, OverlayMount } from './overlay/mount.js';
 export type { OverlayOptionName, OverlayOptions } from './overlay/options.js';

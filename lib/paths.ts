@@ -92,6 +92,13 @@ export function joinPath(directory: Path, name: Path): Path {
   return Buffer.concat([toBytes(base), Buffer.from(slash), toBytes(name)]);
 }
 
+/** Whether a path is that of the directory or goes on from it, by their texts. */
+export function isAtOrBelow(path: Path, directory: Path): boolean {
+  const [bytes, start] = [toBytes(path), toBytes(withoutTrailingSlashes(directory))];
+  const hasStart = Buffer.compare(bytes.subarray(0, start.length), start) === 0;
+  return hasStart && (bytes.length === start.length || start.length === 1 || bytes[start.length] === SLASH);
+}
+
 export function toBytes(path: Path): Uint8Array {
   return typeof path === 'string' ? Buffer.from(path) : path;
 }

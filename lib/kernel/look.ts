@@ -3,8 +3,8 @@
 import type { Path } from '../paths.js';
 import { calls } from './calls.js';
 import * as k from './constants.js';
-import { type Outputs, StepFailure } from './perform.js';
-import type { Descriptor, Plan, Step, StepOptions } from './plan.js';
+import { type Outputs, performSync, StepFailure } from './perform.js';
+import { type Descriptor, Plan, type Step, type StepOptions } from './plan.js';
 
 /** What is at a path. */
 export interface Found {
@@ -89,4 +89,11 @@ export function readLook(step: Step | undefined, outputs: Outputs | StepFailure)
     isMountRoot: has(word.attributes, k.STATX_ATTR_MOUNT_ROOT),
     hasUniqueMountId: has(word.mask, k.STATX_MNT_ID_UNIQUE),
   };
+}
+
+/** One look, on the calling thread. */
+export function lookSync(path: Path, options?: LookOptions): Found {
+  const plan = new Plan();
+  const step = addLook(plan, path, options);
+  return readLook(step, performSync(plan));
 }

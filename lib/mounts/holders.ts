@@ -1,24 +1,15 @@
 /** findHolders: who holds a mount. */
 import { checkMilliseconds, checkNames, toOptions } from '../arguments.js';
-import * as e from '../errnos.js';
-import { OverlayError } from '../errors.js';
 import type { Holders } from '../holder.js';
 import * as k from '../kernel/constants.js';
-import { addLook, type Found, readLook } from '../kernel/look.js';
+import { addLook, readLook } from '../kernel/look.js';
 import { Plan } from '../kernel/plan.js';
-import {
-  type Path,
-  type PathLike,
-  pathString,
-  quotePath,
-  toAbsolute,
-  toPath,
-  withoutTrailingSlashes,
-} from '../paths.js';
+import { type PathLike, toAbsolute, toPath, withoutTrailingSlashes } from '../paths.js';
 import { Mount, mountedOf } from './mount.js';
 import type { Mounted } from './mounted.js';
 import { runSearch, runSearchSync, type Search } from './search.js';
 import { searchHolders } from './search-holders.js';
+import { explainTarget } from './target.js';
 
 export interface HoldersOptions {
   /** For how long to search, in milliseconds; what is found by then is returned. Default 1000. */
@@ -44,33 +35,12 @@ function prepare(mount: Mount | PathLike, options: HoldersOptions | undefined): 
   return { mounted: { path }, isPath: true, timeout };
 }
 
-function notMounted(path: Path, { errno, type }: Found): OverlayError {
-  const shown = quotePath(path);
-  const fields = { errno: errno || e.EINVAL, path: pathString(path), ...(errno !== 0 && { syscall: 'statx' }) };
-  if (errno === e.ENOENT) {
-    return new OverlayError({
-      ...fields,
-      reason: 'target-missing',
-      what: `the target ${shown} does not exist`,
-      hint: 'check the path',
-    });
-  }
-  if (errno !== 0) {
-    return new OverlayError({ ...fields, reason: 'path-inaccessible', what: `the target ${shown} cannot be reached` });
-  }
-  if (type === k.S_IFLNK) {
-    const what = `the target ${shown} is a symbolic link`;
-    return new OverlayError({ ...fields, reason: 'target-symlink', what });
-  }
-  return new OverlayError({ ...fields, reason: 'not-mounted', what: `the target ${shown} is not a mount point` });
-}
-
 function* find({ mounted, isPath, timeout }: Prepared): Search<Holders> {
   if (isPath) {
     const plan = new Plan();
     const step = addLook(plan, mounted.path, { flags: k.AT_SYMLINK_NOFOLLOW });
     const found = readLook(step, yield plan);
-    if (!found.isMountRoot) throw notMounted(mounted.path, found);
+    if (!found.isMountRoot) throw explainTarget(mounted.path, found);
   }
   return yield* searchHolders(mounted, { scope: 'all', limit: timeout, flags: k.AT_SYMLINK_NOFOLLOW });
 }

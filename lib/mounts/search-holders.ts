@@ -8,7 +8,7 @@ import * as k from '../kernel/constants.js';
 import { addLook, type Found, readLook, readMountId } from '../kernel/look.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import { findOptions, splitLowerdir, unescapeLayer } from '../mount-strings.js';
-import { isAbsolute, joinPath, type Path, pathString, toBytes } from '../paths.js';
+import { isAbsolute, isAtOrBelow, type Path, pathString } from '../paths.js';
 import { addJoin } from './mount-namespace.js';
 import { isUniqueId, type Mounted } from './mounted.js';
 import type { MountinfoEntry } from './mountinfo.js';
@@ -123,12 +123,6 @@ function layersOf({ superOptions }: MountinfoEntry): Buffer[] {
   const layers = [...values('lowerdir').flatMap(splitLowerdir), ...single, ...single.map(unescapeLayer)];
   const byText = new Map(layers.filter(isAbsolute).map((layer) => [layer.toString('latin1'), layer]));
   return [...byText.values()];
-}
-
-/** Whether a path is that of a directory, or goes on from it. */
-function isAtOrBelow(path: Path, directory: Path): boolean {
-  const [bytes, start] = [Buffer.from(toBytes(joinPath(path, ''))), Buffer.from(toBytes(joinPath(directory, '')))];
-  return bytes.subarray(0, start.length).equals(start);
 }
 
 /** Overlays that have a layer in one of the mounts. */

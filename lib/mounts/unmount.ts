@@ -6,8 +6,8 @@ import { conflictingOptions, OverlayError, type OverlayErrorFields } from '../er
 import type { Holders } from '../holder.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { addLook, type Found, type LookOptions, readLook } from '../kernel/look.js';
-import { performSync, StepFailure } from '../kernel/perform.js';
+import { addLook, type Found, lookSync, readLook } from '../kernel/look.js';
+import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { findOption, unescapeLayer } from '../mount-strings.js';
 import {
@@ -98,9 +98,8 @@ function lookFlags(options: UnmountOptions): number {
   return options.followSymlinks ? 0 : k.AT_SYMLINK_NOFOLLOW;
 }
 
-export function unmountPlan(mounted: Mounted, options: UnmountOptions): Plan {
-  const plan = new Plan();
-  if (mounted.namespace !== undefined) addJoin(plan, mounted.namespace);
+/** Adds the steps that unmount what is mounted at a path, if it is the one that is meant. */
+export function addUnmount(plan: Plan, mounted: Mounted, options: UnmountOptions): void {
   if (mounted.id !== undefined) {
     const { id, path } = mounted;
     plan.add(calls.statx, [k.AT_FDCWD, path, lookFlags(options), mountIdMask(id), 0, id | 0, (id / 2 ** 32) | 0]);
@@ -110,6 +109,12 @@ export function unmountPlan(mounted: Mounted, options: UnmountOptions): Plan {
     (options.detach ? k.MNT_DETACH : 0) |
     (options.followSymlinks ? 0 : k.UMOUNT_NOFOLLOW);
   plan.add(calls.umount2, [mounted.path, flags]);
+}
+
+export function unmountPlan(mounted: Mounted, options: UnmountOptions): Plan {
+  const plan = new Plan();
+  if (mounted.namespace !== undefined) addJoin(plan, mounted.namespace);
+  addUnmount(plan, mounted, options);
   if (options.removeWork && mounted.workdir !== undefined) {
     const inner = joinPath(mounted.workdir, 'work');
     // The kernel leaves the inode there that its whiteouts share.
@@ -146,12 +151,6 @@ function exists(path: Path): boolean {
   return lookSync(path, { flags: k.AT_SYMLINK_NOFOLLOW }).errno === 0;
 }
 
-function lookSync(path: Path, options: LookOptions): Found {
-  const plan = new Plan();
-  const step = addLook(plan, path, options);
-  return readLook(step, performSync(plan));
-}
-
 // ------------------------------------------------------------------------------------------ what went wrong
 
 const INSIDE = 'unmount what is mounted inside first, or all of it by `unmountTree`';
@@ -172,13 +171,16 @@ interface Facts {
   readonly found: Found;
   /** When the mount is busy. */
   readonly holders?: Holders;
+  /** What is done for all that. */
+  readonly leftover?: string | undefined;
 }
 
 /** How long to search for those who hold a mount, in ms. */
 const SEARCH = 250;
 
 /** The reason for a failed unmount. Pure. */
-export function explainUnmount(mounted: Mounted, failure: StepFailure, { found, holders }: Facts): OverlayError {
+export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Facts): OverlayError {
+  const { found, holders, leftover } = facts;
   const { errno, step } = failure;
   const shown = quotePath(mounted.path);
   const fields = (rest: Pick<OverlayErrorFields, 'reason' | 'what' | 'hint' | 'holders'>): OverlayError =>
@@ -186,6 +188,7 @@ export function explainUnmount(mounted: Mounted, failure: StepFailure, { found, 
       errno: errno === e.ESTALE ? e.EINVAL : errno,
       syscall: errno === e.ESTALE ? undefined : step?.call.name,
       path: pathString(mounted.path),
+      leftover,
       ...rest,
     });
 
@@ -244,7 +247,12 @@ export function isUnmountedAllTheSame(error: unknown): boolean {
 }
 
 /** Looks for the reason. */
-function* explain(mounted: Mounted, failure: StepFailure, options: UnmountOptions): Search<OverlayError> {
+export function* explain(
+  mounted: Mounted,
+  failure: StepFailure,
+  options: UnmountOptions,
+  leftover?: string,
+): Search<OverlayError> {
   const notJoined = explainJoin(failure);
   if (notJoined !== undefined) return notJoined;
   const flags = lookFlags(options);
@@ -253,10 +261,10 @@ function* explain(mounted: Mounted, failure: StepFailure, options: UnmountOption
   const step = addLook(plan, mounted.path, { flags });
   const found = readLook(step, yield plan);
   if (failure.errno !== e.EBUSY || failure.step?.call !== calls.umount2) {
-    return explainUnmount(mounted, failure, { found });
+    return explainUnmount(mounted, failure, { found, leftover });
   }
   const holders = yield* searchHolders(mounted, { scope: 'busy', limit: SEARCH, flags });
-  return explainUnmount(mounted, failure, { found, holders });
+  return explainUnmount(mounted, failure, { found, holders, leftover });
 }
 
 // ------------------------------------------------------------------------------------------ the two forms

@@ -1,0 +1,28 @@
+/** What can be wrong with the path of a mount point. */
+import * as e from '../errnos.js';
+import { OverlayError } from '../errors.js';
+import { S_IFLNK } from '../kernel/constants.js';
+import type { Found } from '../kernel/look.js';
+import { type Path, pathString, quotePath } from '../paths.js';
+
+/** Why what a look has found, links not followed, will not do as a mount point. Pure. */
+export function explainTarget(path: Path, { errno, type }: Found): OverlayError {
+  const shown = quotePath(path);
+  const fields = { errno: errno || e.EINVAL, path: pathString(path), ...(errno !== 0 && { syscall: 'statx' }) };
+  if (errno === e.ENOENT) {
+    return new OverlayError({
+      ...fields,
+      reason: 'target-missing',
+      what: `the target ${shown} does not exist`,
+      hint: 'check the path',
+    });
+  }
+  if (errno !== 0) {
+    return new OverlayError({ ...fields, reason: 'path-inaccessible', what: `the target ${shown} cannot be reached` });
+  }
+  if (type === S_IFLNK) {
+    const what = `the target ${shown} is a symbolic link`;
+    return new OverlayError({ ...fields, reason: 'target-symlink', what });
+  }
+  return new OverlayError({ ...fields, reason: 'not-mounted', what: `the target ${shown} is not a mount point` });
+}
