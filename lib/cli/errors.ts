@@ -1,5 +1,6 @@
 /** Errors as the command line shows them, and the exit codes that they come to. */
 import { OverlayError } from '../errors.js';
+import type { Holder } from '../holder.js';
 import { phrase } from './phrase.js';
 import { UsageError } from './usage-error.js';
 
@@ -15,6 +16,7 @@ export interface ShownError {
   readonly path?: string;
   readonly dest?: string;
   readonly kernel?: readonly string[];
+  readonly holders?: readonly Holder[];
 }
 
 type AnyError = Error & Partial<Omit<ShownError, 'message'>>;
@@ -46,7 +48,7 @@ function phraseArgument(message: string, say: Voice['say']): string {
 export function toShown(thrown: unknown, { say }: Voice = ownVoice): ShownError {
   if (!(thrown instanceof Error)) return { message: String(thrown) };
   const error = thrown as AnyError;
-  const { code, reason, hint, syscall, path, dest, kernel } = error;
+  const { code, reason, hint, syscall, path, dest, kernel, holders } = error;
   // The hint has a line of its own.
   const message = hint === undefined ? error.message : error.message.replace(` ${hint}`, '');
   const isOwnWording = error instanceof UsageError || (error instanceof OverlayError && path !== undefined);
@@ -59,6 +61,7 @@ export function toShown(thrown: unknown, { say }: Voice = ownVoice): ShownError 
     ...(path !== undefined && { path }),
     ...(dest !== undefined && { dest }),
     ...(kernel !== undefined && { kernel }),
+    ...(holders !== undefined && { holders: [...holders] }),
   };
 }
 

@@ -10,6 +10,7 @@ import { argumentsOf, type Bytes } from './command-line.js';
 import { errorText, exitCodeOf, FAILED, toShown, WRONG_USAGE } from './errors.js';
 import { features } from './features.js';
 import { commandHelp, programHelp } from './help.js';
+import { holders } from './holders.js';
 import { toJson } from './json.js';
 import { mount } from './mount.js';
 import { mountHelper } from './mount-helper/run.js';
@@ -18,7 +19,7 @@ import { umount } from './umount.js';
 import { UsageError, unknownWord } from './usage-error.js';
 import { whiteout } from './whiteout.js';
 
-const commands: Readonly<Record<string, Command>> = { mount, umount, whiteout, features };
+const commands: Readonly<Record<string, Command>> = { mount, umount, holders, whiteout, features };
 const commandNames = Object.keys(commands);
 
 function version(): string {

@@ -23,6 +23,9 @@ const things: Readonly<Record<Holding, string>> = {
   layer: 'overlay at',
 };
 
+/** How it is held, in a word or two. */
+export const whatText = ({ what }: Holder): string => things[what].replace(/(?: inside it)? at$/, '');
+
 /** A holder in a few words. */
 export function holderText({ what, pid, command, path, descriptor, device, layer, copy, namespace }: Holder): string {
   const who = pid === undefined ? device : `${shorten(command ?? '')} (pid ${pid})`;

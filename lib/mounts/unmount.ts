@@ -153,7 +153,7 @@ function exists(path: Path): boolean {
 
 // ------------------------------------------------------------------------------------------ what went wrong
 
-const INSIDE = 'unmount what is mounted inside first, or all of it by `unmountTree`';
+const INSIDE = 'unmount what is mounted inside first, or all at once with unmountTree';
 
 const by = (holders: string): string => (holders === '' ? '; by whom is not to be seen' : ` by ${holders}`);
 

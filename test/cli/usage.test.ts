@@ -12,7 +12,8 @@ const layers = ['--lower', '/l', '--upper', '/u', '--work', '/w'];
 test('--help, --version, and no command at all', (t) => {
   const help = overlayfs('--help');
   t.is(help.code, 0);
-  for (const name of ['mount', 'umount', 'whiteout', 'features']) t.regex(help.stdout, new RegExp(`^  ${name} `, 'm'));
+  for (const name of ['mount', 'umount', 'holders', 'whiteout', 'features'])
+    t.regex(help.stdout, new RegExp(`^  ${name} `, 'm'));
   t.deepEqual(overlayfs('-h'), help);
   t.deepEqual(overlayfs(), { code: 2, stdout: '', stderr: help.stdout });
   const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8'));

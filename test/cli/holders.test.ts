@@ -1,0 +1,62 @@
+/** `overlayfs holders`, and what `overlayfs umount` says of who keeps it from its work. */
+import { closeSync, openSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'ava';
+import { mountOverlaySync } from 'overlayfs';
+import { plain } from '#lib/cli/colour.js';
+import { holdersTable } from '#lib/cli/holders.js';
+import { layers, mountTest, scratch } from '../support/index.js';
+import { json, overlayfs } from './run.js';
+
+mountTest('holders are shown, and in JSON', (t) => {
+  const { target, ...options } = layers(scratch(t));
+  const mounted = mountOverlaySync({ ...options, target });
+  t.regex(overlayfs('holders', target).stdout, /^nobody holds it/);
+  const path = join(target, 'from-lower');
+  const fd = openSync(path, 'r');
+  const { code, stdout } = overlayfs('holders', target);
+  t.is(code, 0);
+  t.regex(stdout, /^PID +HELD BY +PATH +COMMAND\n/);
+  t.true(
+    stdout.split('\n').some((line) => line.startsWith(`${process.pid} `) && line.includes(`open file  '${path}'`)),
+  );
+  const { document } = json('holders', target);
+  const holder = { pid: process.pid, what: 'file', path, descriptor: fd };
+  t.like((document['holders'] as object[])[0], holder);
+  t.is(typeof document['hidden'], 'number');
+
+  const failed = json('umount', target);
+  t.is(failed.code, 1);
+  t.like(failed.document['errors'], [{ reason: 'mount-busy', holders: [holder] }]);
+  closeSync(fd);
+  mounted.unmountSync();
+  t.like(overlayfs('holders', target), { code: 1, stdout: '' });
+  t.regex(overlayfs('holders', target).stderr, /reason: not-mounted/);
+});
+
+test('the table says what it does not cover', (t) => {
+  const none = Object.assign([], { hidden: 2, complete: false });
+  t.is(
+    holdersTable(none, plain),
+    'nobody holds it that could be seen\n2 processes could not be looked at; the search was cut short\n',
+  );
+  const one = [{ what: 'loop', path: '/m/image', device: '/dev/loop0' }] as const;
+  const some = Object.assign([...one], { hidden: 1, complete: true });
+  t.is(
+    holdersTable(some, plain),
+    [
+      'PID  HELD BY       PATH        COMMAND',
+      "-    backing file  '/m/image'  /dev/loop0",
+      '1 process could not be looked at',
+      '',
+    ].join('\n'),
+  );
+});
+
+test('one mount point is named', (t) => {
+  for (const operands of [[], ['/a', '/b']]) {
+    const { code, stderr } = overlayfs('holders', ...operands);
+    t.is(code, 2);
+    t.regex(stderr, /name one mount point/);
+  }
+});
