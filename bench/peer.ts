@@ -12,7 +12,7 @@ export interface PairTimes {
   readonly total: number;
 }
 
-function packageRoot(): string {
+export function packageRoot(): string {
   let directory = import.meta.dirname;
   while (!existsSync(join(directory, 'package.json'))) {
     const parent = dirname(directory);

@@ -5,6 +5,7 @@ import { type Block, type Comparison, type Effort, interleave } from './interlea
 import { asyncPairs, makeWhiteoutDirectories, pairsAtOnce, programPairs, syncPairs, whiteoutBatch } from './ours.js';
 import type { Peer } from './peer.js';
 import { type FileSystem, SET_COUNT, type Site, type Stage } from './stage.js';
+import { statsDuring, statsIdle, unmountAll, unmountAllInPool } from './stats.js';
 
 export interface Bound {
   readonly of: 'ratio' | 'difference';
@@ -20,6 +21,8 @@ interface Kind {
   readonly ratio: 'ours / peer' | 'peer / ours';
   /** Whether the unmounts' waits, which depend on the other CPU, are in it. */
   readonly waits: boolean;
+  /** Where it is measured, when not on all. */
+  readonly on?: readonly FileSystem[];
   /** Whether both sides may use the other CPU too. */
   readonly spreads?: boolean;
   /** Uncounted blocks of ours, until everything is compiled. */
@@ -117,10 +120,30 @@ const kinds: readonly Kind[] = [
     blocks: (site) => [() => syncPairs(firstSet(site), PAIRS), () => programPairs(firstSet(site), PROGRAM_PAIRS)],
     bound: () => ({ of: 'ratio', is: 'at least', limit: 15 }),
   },
+  stats('idle', () => ({ of: 'ratio', is: 'at most', limit: 2 })),
+  stats('in the pool', () => undefined),
   whiteouts('mknod', (fileSystem) => (fileSystem === 'ext4' ? { of: 'ratio', is: 'at most', limit: 0.6 } : undefined)),
   // How far sharing an inode can go.
   whiteouts('link', () => undefined),
 ];
+
+/** The program's own file I/O while the unmounts of overlays with much to write back are under way. */
+function stats(beside: 'idle' | 'in the pool', bound: Kind['bound']): Kind {
+  return {
+    what: `stat, ${SET_COUNT} unmounts : ${beside}`,
+    unit: 'µs',
+    ratio: 'ours / peer',
+    waits: false,
+    on: ['ext4'],
+    spreads: true,
+    warmUpBlocks: 3,
+    blocks: (site) => [
+      () => statsDuring(site, unmountAll),
+      () => (beside === 'idle' ? statsIdle(site) : statsDuring(site, unmountAllInPool)),
+    ],
+    bound,
+  };
+}
 
 function whiteouts(by: 'mknod' | 'link', bound: Kind['bound']): Kind {
   const around = async (site: Site, make: () => number | Promise<number>) => {
@@ -144,7 +167,7 @@ function whiteouts(by: 'mknod' | 'link', bound: Kind['bound']): Kind {
 }
 
 export const rows: readonly Row[] = kinds.flatMap((kind) =>
-  (['tmpfs', 'ext4'] as const).flatMap((fileSystem) =>
+  (kind.on ?? (['tmpfs', 'ext4'] as const)).flatMap((fileSystem) =>
     (kind.waits ? [false, true] : [false]).map((spinner) => ({ kind, fileSystem, spinner })),
   ),
 );

@@ -35,10 +35,32 @@ Napi::Value umount_any(const Napi::CallbackInfo& info) {
   return outcome(info, umount2(text(info[0]).c_str(), info[1].As<Napi::Number>().Int32Value()) == 0);
 }
 
+class PooledUmount : public Napi::AsyncWorker {
+ public:
+  PooledUmount(Napi::Env env, std::string target)
+      : Napi::AsyncWorker(env), target_(std::move(target)), deferred_(Napi::Promise::Deferred::New(env)) {}
+  Napi::Promise promise() const { return deferred_.Promise(); }
+  void Execute() override { errno_ = umount2(target_.c_str(), 0) == 0 ? 0 : errno; }
+  void OnOK() override { deferred_.Resolve(Napi::Number::New(Env(), errno_)); }
+
+ private:
+  std::string target_;
+  Napi::Promise::Deferred deferred_;
+  int errno_ = 0;
+};
+
+// umountInPool(target): a promise of 0, or the errno. On a thread of libuv's pool, as most addons do it.
+Napi::Value umount_in_pool(const Napi::CallbackInfo& info) {
+  auto* worker = new PooledUmount(info.Env(), text(info[0]));
+  worker->Queue();
+  return worker->promise();
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("unshareMounts", Napi::Function::New(env, unshare_mounts));
   exports.Set("mount", Napi::Function::New(env, mount_any));
   exports.Set("umount", Napi::Function::New(env, umount_any));
+  exports.Set("umountInPool", Napi::Function::New(env, umount_in_pool));
   return exports;
 }
 
