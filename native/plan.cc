@@ -229,7 +229,10 @@ void Execution::take_back_here() {
 
 bool Execution::can_be_taken_back() const {
   for (int i = 0; i < header().count; i++) {
-    if (steps_[i].flags & (undo | later)) return true;
+    const Step& step = steps_[i];
+    // To join a namespace alone is nothing that could be taken back.
+    bool joins = step.call == Call::unshare || step.call == Call::setns;
+    if ((step.flags & (undo | later)) && !joins) return true;
   }
   return false;
 }

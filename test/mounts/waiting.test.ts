@@ -1,7 +1,15 @@
 import { closeSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
-import { mountOverlay, mountOverlaySync, type OverlayError, unmount, unmountSync, unmountTree } from 'overlayfs';
+import {
+  mountOverlay,
+  mountOverlaySync,
+  type OverlayError,
+  type UnmountOptions,
+  unmount,
+  unmountSync,
+  unmountTree,
+} from 'overlayfs';
 import {
   countDescriptors,
   countThreads,
@@ -91,7 +99,8 @@ mountTest('an unmount that is done counts, however late its signal aborts', asyn
   for (let i = 0; i < 50; i++) {
     mountOverlaySync(options);
     const controller = new AbortController();
-    const pending = unmount(options.target, { signal: controller.signal }).then(
+    const namespace = i % 2 === 0 ? undefined : '/proc/thread-self/ns/mnt';
+    const pending = unmount(options.target, { signal: controller.signal, namespace } as UnmountOptions).then(
       () => 'unmounted',
       ({ code }) => code,
     );
