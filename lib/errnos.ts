@@ -5,6 +5,7 @@ import { getSystemErrorMap } from 'node:util';
 export const {
   E2BIG,
   EACCES,
+  EAGAIN,
   EBUSY,
   EEXIST,
   EINVAL,
@@ -21,6 +22,7 @@ export const {
   ENOSYS,
   ENOTDIR,
   ENOTEMPTY,
+  ENOTTY,
   EOPNOTSUPP,
   EPERM,
   ERANGE,

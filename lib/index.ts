@@ -21,6 +21,16 @@ export { type UnmountOptions, unmount, unmountSync } from './mounts/unmount.js';
 export { type UnmountTreeOptions, unmountTree, unmountTreeSync } from './mounts/unmount-tree.js';
 export { type Answer, features, featuresSync, type KernelFeatures } from './overlay/features.js';
 export { mountOverlay, mountOverlaySync, OverlayMount } from './overlay/mount.js';
+export type { MountEntry, MountFlags, MountPropagation } from './overlay/mount-entry.js';
+export {
+  type FindMountOptions,
+  findMount,
+  findMountSync,
+  listMounts,
+  listMountsSync,
+  type MountFilter,
+} from './overlay/mount-table.js';
 export type { OverlayOptionName, OverlayOptions } from './overlay/options.js';
+export { type MountEvent, type WatchMountsOptions, watchMounts } from './overlay/watch-mounts.js';
 export type { PathLike } from './paths.js';
 export type { Reason } from './reasons.js';

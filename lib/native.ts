@@ -15,9 +15,13 @@ export interface NativeFailure {
 
 /** The addon's exports; native/addon.cc is the list. */
 export interface Addon {
-  perform(block: Uint8Array): undefined | NativeFailure;
+  /** What no output holds, or the failure. */
+  perform(block: Uint8Array): ArrayBuffer | undefined | NativeFailure;
   start(block: Uint8Array, size: number, token: number): Promise<ArrayBuffer | undefined | NativeFailure>;
   cancel(token: number): void;
+  /** An object by which a descriptor is held: it is closed with it, or by letGo. */
+  hold(descriptor: number): object;
+  letGo(held: object): void;
   readonly calls: Readonly<Record<string, number>>;
   readonly flags: Readonly<Record<'undo' | 'keep' | 'later', number>>;
   readonly ownThread: number;

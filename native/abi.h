@@ -34,7 +34,14 @@ enum Number : long {
   fchdir = 81,
   unshare = 272,
   setns = 308,           // 3.0
+  eventfd2 = 290,
+  epoll_create1 = 291,
+  epoll_ctl = 233,
+  epoll_pwait = 281,
   fanotify_init = 300,
+  fanotify_mark = 301,
+  write = 1,
+  ioctl = 16,
   setxattr = 188,
   lgetxattr = 192,
   futex = 202,
@@ -57,7 +64,14 @@ enum Number : long {
   fchdir = 50,
   unshare = 97,
   setns = 268,
+  eventfd2 = 19,
+  epoll_create1 = 20,
+  epoll_ctl = 21,
+  epoll_pwait = 22,
   fanotify_init = 262,
+  fanotify_mark = 263,
+  write = 64,
+  ioctl = 29,
   setxattr = 5,
   lgetxattr = 9,
   futex = 98,
@@ -133,12 +147,70 @@ static_assert(sizeof(Statfs) == 120);
 
 // listmount(2), statmount(2)
 struct MountIdRequest {
-  uint32_t size;
+  uint32_t size;  // up to where the namespace begins, where none is named: all that 6.8 knows
   uint32_t spare;
   uint64_t mount_id;
   uint64_t parameter;
+  uint64_t namespace_id;  // 6.11
 };
-static_assert(sizeof(MountIdRequest) == 24);
+static_assert(sizeof(MountIdRequest) == 32);
+constexpr uint32_t mount_id_request_6_8 = 24;  // MNT_ID_REQ_SIZE_VER0
+
+// statmount(2): followed by strings, which the fields of 32 bits that are named after them are offsets of
+struct Statmount {
+  uint32_t size;
+  uint32_t mnt_opts;
+  uint64_t mask;
+  uint32_t sb_dev_major;
+  uint32_t sb_dev_minor;
+  uint64_t sb_magic;
+  uint32_t sb_flags;
+  uint32_t fs_type;
+  uint64_t mnt_id;
+  uint64_t mnt_parent_id;
+  uint32_t mnt_id_old;
+  uint32_t mnt_parent_id_old;
+  uint64_t mnt_attr;
+  uint64_t mnt_propagation;
+  uint64_t mnt_peer_group;
+  uint64_t mnt_master;
+  uint64_t propagate_from;
+  uint32_t mnt_root;
+  uint32_t mnt_point;
+  uint64_t mnt_ns_id;
+  uint32_t fs_subtype;  // 6.13
+  uint32_t sb_source;   // 6.13
+  uint64_t more[48];
+};
+static_assert(sizeof(Statmount) == 512);
+constexpr uint32_t statmount_root = 0x8;        // STATMOUNT_*
+constexpr uint32_t statmount_point = 0x10;
+constexpr uint32_t statmount_type = 0x20;
+constexpr uint32_t statmount_options = 0x80;    // 6.11
+constexpr uint32_t statmount_subtype = 0x100;   // 6.13
+constexpr uint32_t statmount_source = 0x200;    // 6.13
+constexpr uint64_t listmount_root = UINT64_MAX; // LSMT_ROOT
+
+// ioctl_nsfs(2): the id of a mount namespace, 6.11
+constexpr unsigned long ns_get_mntns_id = 0x8008b705;
+
+// epoll_ctl(2)
+struct EpollEvent {
+  uint32_t events;
+  uint64_t data;
+#if defined(__x86_64__)
+} __attribute__((packed));
+static_assert(sizeof(EpollEvent) == 12);
+#else
+};
+static_assert(sizeof(EpollEvent) == 16);
+#endif
+constexpr int epoll_ctl_add = 1;
+constexpr int epoll_ctl_del = 2;
+constexpr uint32_t epoll_in = 0x1;
+constexpr uint32_t epoll_oneshot = 1U << 30;
+constexpr int epoll_cloexec = 02000000;  // O_CLOEXEC, the same on both architectures
+constexpr int eventfd_cloexec = 02000000;
 
 // getdents64(2): followed by the name, NUL-terminated
 struct Dirent {

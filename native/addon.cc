@@ -1,7 +1,8 @@
-// What the addon exports: the three ways to hand it a plan, and the numbers of which plans are made.
+// What the addon exports: the ways to hand it a plan, to hold a descriptor, and the numbers of which plans are made.
 // lib/native.ts is the typed view of this list.
 #include <napi.h>
 
+#include "held.h"
 #include "operation.h"
 
 namespace overlayfs {
@@ -15,6 +16,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
       {"perform", nullptr, Environment::perform, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"start", nullptr, Environment::start, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"cancel", nullptr, Environment::cancel, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"hold", nullptr, hold, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"letGo", nullptr, let_go, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
   };
   napi_define_properties(env, exports, sizeof functions / sizeof functions[0], functions);
 

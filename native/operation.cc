@@ -4,12 +4,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "poller.h"
+
 namespace overlayfs {
 
 namespace {
 
 // Never destroyed: its threads may outlive every environment (the addon is linked with -z nodelete).
 Threads threads;
+Poller poller;
+
+// True: it was still waiting, and will never run.
+bool withdraw(Task* task) { return threads.withdraw(task) || poller.withdraw(task); }
 
 napi_value string_value(napi_env env, const std::string& text) {
   // The kernel quotes paths, which are bytes: a Buffer, decoded by whoever shows it.
@@ -35,6 +41,17 @@ napi_value failure_value(napi_env env, const Failure& failure, bool cancelled) {
     napi_set_element(env, log, static_cast<uint32_t>(i), string_value(env, failure.log[i]));
   }
   napi_set_named_property(env, value, "log", log);
+  return value;
+}
+
+// An ArrayBuffer: outputs and data, to a multiple of 4 bytes, so that it can be read as numbers of 32 bits.
+napi_value buffer_value(napi_env env, const uint8_t* outputs, size_t outputs_size, const std::vector<uint8_t>& found) {
+  napi_value value = nullptr;
+  void* memory = nullptr;
+  napi_create_arraybuffer(env, (outputs_size + found.size() + 3) & ~size_t{3}, &memory, &value);
+  if (memory == nullptr) return value;
+  if (outputs_size != 0) memcpy(memory, outputs, outputs_size);
+  if (!found.empty()) memcpy(static_cast<uint8_t*>(memory) + outputs_size, found.data(), found.size());
   return value;
 }
 
@@ -126,7 +143,8 @@ napi_value Environment::perform(napi_env env, napi_callback_info info) {
   Execution execution(block_of(env, argument));
   if (!execution.perform()) return failure_value(env, execution.failure(), false);
   execution.commit();
-  return nullptr;
+  const std::vector<uint8_t>& found = execution.data();
+  return found.empty() ? nullptr : buffer_value(env, nullptr, 0, found);
 }
 
 napi_value Environment::start(napi_env env, napi_callback_info info) {
@@ -148,6 +166,15 @@ napi_value Environment::start(napi_env env, napi_callback_info info) {
   self->unsettled_++;
   __atomic_add_fetch(&self->references_, 1, __ATOMIC_RELAXED);
 
+  int fd;
+  uint32_t events;
+  if (operation->execution_.waits_for(&fd, &events)) {
+    int error = poller.submit(operation, fd, events);
+    if (error == 0) return promise;
+    operation->execution_.refuse(error);
+    self->settle(operation, 0);
+    return promise;
+  }
   int error = threads.submit(operation);
   if (error != 0) self->settle(operation, error);
   return promise;
@@ -165,7 +192,7 @@ napi_value Environment::cancel(napi_env env, napi_callback_info info) {
     // One that waits to be taken back goes on waiting.
     bool is_new = !operation->is_cancelled();
     operation->cancel();
-    if (is_new && threads.withdraw(operation)) self->settle(operation, 0);
+    if (is_new && withdraw(operation)) self->settle(operation, 0);
     break;
   }
   return nullptr;
@@ -235,10 +262,8 @@ void Environment::settle(Operation* operation, int submit_error) {
   napi_value value = nullptr;
   if (operation->succeeded_) {
     const Execution& execution = operation->execution_;
-    void* data = nullptr;
-    if (execution.outputs_size() != 0) {
-      napi_create_arraybuffer(env_, execution.outputs_size(), &data, &value);
-      if (data != nullptr) memcpy(data, execution.outputs(), execution.outputs_size());
+    if (execution.outputs_size() + execution.data().size() != 0) {
+      value = buffer_value(env_, execution.outputs(), execution.outputs_size(), execution.data());
     } else {
       napi_get_undefined(env_, &value);
     }
@@ -287,7 +312,7 @@ void Environment::on_end(void* data) {
 void Environment::give_up() {
   for (Operation* operation = operations_; operation != nullptr;) {
     Operation* next = operation->next_;
-    if (threads.withdraw(operation)) {
+    if (withdraw(operation)) {
       if (operation->succeeded_) operation->take_back();  // it waited for a thread to do so
       remove(operation);
     }

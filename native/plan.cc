@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "syscalls.h"
+#include "text.h"
 
 namespace overlayfs {
 
@@ -39,19 +40,6 @@ bool is_tolerated(const Step& step, long result) {
   return false;
 }
 
-size_t write_decimal(char* to, int number) {
-  char digits[12];
-  size_t count = 0;
-  unsigned rest = number < 0 ? 0U - static_cast<unsigned>(number) : static_cast<unsigned>(number);
-  do {
-    digits[count++] = static_cast<char>('0' + rest % 10);
-    rest /= 10;
-  } while (rest != 0);
-  if (number < 0) digits[count++] = '-';
-  for (size_t i = 0; i < count; i++) to[i] = digits[count - 1 - i];
-  return count;
-}
-
 // Before listmount(2): by the table, a line a mount: its id, its parent's id, and more.
 bool has_submounts_in_table(uint64_t id) {
   int table = static_cast<int>(sys::openat2(AT_FDCWD, "/proc/thread-self/mountinfo", O_RDONLY | O_CLOEXEC, 0, 0));
@@ -79,64 +67,25 @@ bool has_submounts(int mount) {
   abi::Statx found;
   if (sys::statx(mount, "", AT_EMPTY_PATH, abi::statx_mnt_id_unique | abi::statx_mnt_id, &found) < 0) return false;
   if (!(found.mask & abi::statx_mnt_id_unique)) return has_submounts_in_table(found.mnt_id);
-  abi::MountIdRequest request{sizeof request, 0, found.mnt_id, 0};
+  abi::MountIdRequest request{abi::mount_id_request_6_8, 0, found.mnt_id, 0, 0};
   uint64_t first;
-  return sys::call(abi::listmount, &request, &first, 1UL, 0U) > 0;
+  return sys::listmount(&request, &first, 1) > 0;
 }
 
 }  // namespace
 
-// A text argument as a C string: where it stands in the block, or put together in memory of its own.
-class Execution::Text {
- public:
-  Text(const Execution& execution, int32_t offset) {
-    if (offset == 0) return;
-    const uint8_t* at = execution.block_ + offset;
-    int32_t length;
-    memcpy(&length, at, sizeof length);
-    at += sizeof length;
-    if (length >= 0) {
-      text_ = reinterpret_cast<const char*>(at);
-      size_ = static_cast<size_t>(length);
-      return;
-    }
-    put_together(execution, at, at - length);
-  }
-  ~Text() { free(owned_); }
-  Text(const Text&) = delete;
-  Text& operator=(const Text&) = delete;
-
-  operator const char*() const { return text_; }
-  size_t size() const { return size_; }
-
- private:
-  void put_together(const Execution& execution, const uint8_t* at, const uint8_t* end) {
-    constexpr size_t decimal = 12;  // no descriptor takes more digits, where a piece takes 8 bytes
-    owned_ = static_cast<char*>(malloc(static_cast<size_t>(end - at) * 2 + decimal));
-    if (owned_ == nullptr) abort();
-    while (at < end) {
-      int32_t length;
-      memcpy(&length, at, sizeof length);
-      at += sizeof length;
-      if (length < 0) {
-        int32_t argument;
-        memcpy(&argument, at, sizeof argument);
-        at += sizeof argument;
-        size_ += write_decimal(owned_ + size_, execution.descriptor(argument));
-      } else {
-        memcpy(owned_ + size_, at, static_cast<size_t>(length));
-        size_ += static_cast<size_t>(length);
-        at += (length + 3) & ~3;
-      }
-    }
-    owned_[size_] = '\0';
-    text_ = owned_;
-  }
-
-  const char* text_ = nullptr;
-  char* owned_ = nullptr;
-  size_t size_ = 0;
-};
+size_t write_decimal(char* to, int number) {
+  char digits[12];
+  size_t count = 0;
+  unsigned rest = number < 0 ? 0U - static_cast<unsigned>(number) : static_cast<unsigned>(number);
+  do {
+    digits[count++] = static_cast<char>('0' + rest % 10);
+    rest /= 10;
+  } while (rest != 0);
+  if (number < 0) digits[count++] = '-';
+  for (size_t i = 0; i < count; i++) to[i] = digits[count - 1 - i];
+  return count;
+}
 
 Execution::Execution(uint8_t* block)
     : block_(block), steps_(reinterpret_cast<Step*>(block + sizeof(Header))) {}
@@ -225,6 +174,18 @@ void Execution::take_back_here() {
   }
   // Last, since a step may be taken back by a descriptor that a later one made.
   while (count > 0) close_result(steps_[--count]);
+}
+
+bool Execution::waits_for(int* fd, uint32_t* events) const {
+  if (header().count == 0 || steps_[0].call != Call::wait_for) return false;
+  *fd = steps_[0].a[0];
+  *events = static_cast<uint32_t>(steps_[0].a[1]);
+  return true;
+}
+
+void Execution::refuse(int error) {
+  failure_.step = 0;
+  failure_.error = error;
 }
 
 bool Execution::can_be_taken_back() const {
@@ -367,6 +328,19 @@ long Execution::run(Step& step) {
       return sys::call(abi::statmount, nullptr, nullptr, 0L, 0U);
     case Call::open_tree_attr:
       return sys::call(abi::open_tree_attr, -1, nullptr, 0U, nullptr, 0L);
+    case Call::fanotify_mark:
+      return sys::call(abi::fanotify_mark, fd(0), unsigned_at(1), static_cast<uint64_t>(unsigned_at(2)), fd(3), nullptr);
+    case Call::read_file:
+      return read_file(step);
+    case Call::mount_ids:
+      return read_mount_ids(step);
+    case Call::mount_table:
+      return read_mount_table(step);
+    case Call::mount_of:
+      return read_mount_of(step);
+    // Done before the plan is performed (native/poller.h).
+    case Call::wait_for:
+      return 0;
   }
   return -ENOSYS;
 }
@@ -459,6 +433,15 @@ long Execution::scan(const Step& step) {
   return names_on_mounts(descriptor(step.a[0]), Text(*this, step.a[1]), static_cast<uint32_t>(step.a[2]), ids,
                          ids.size(), reinterpret_cast<char*>(block_) + step.output + 8,
                          static_cast<size_t>(step.a[4]));
+}
+
+// Room among the data for what a step has found, and its place into the step's output.
+uint8_t* Execution::add_data(const Step& step, size_t size) {
+  size_t offset = (data_.size() + 7) & ~size_t{7};
+  data_.resize(offset + size);
+  uint32_t place[] = {static_cast<uint32_t>(offset), static_cast<uint32_t>(size)};
+  memcpy(block_ + step.output + 8, place, sizeof place);
+  return data_.data() + offset;
 }
 
 // lgetxattr(path, name, room for the value); output: the value.

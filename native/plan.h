@@ -9,6 +9,9 @@
 //   texts         paths and values, each aligned to 4 bytes: int32 length, bytes, NUL
 //   outputs       what steps report: int32 result, 4 bytes unused, then what the call returned
 //
+// What a step returns whose size nobody knows before (read_file, mount_ids, mount_table, mount_of) is in the
+// plan's data, and its output says where: uint32 offset, uint32 size.
+//
 // A descriptor argument is a number as the kernel takes it, or `made_by` | the index of the step that
 // made it. A text argument is its offset in the block, 0 for NULL. A text of negative length is put together
 // when its step is reached, since it names descriptors: -(bytes that follow) and then pieces, each an int32
@@ -58,7 +61,13 @@ namespace overlayfs {
   X(chdir, 0)              \
   X(fanotify_init, 0)      \
   X(statmount, 0)          \
-  X(open_tree_attr, 0)
+  X(open_tree_attr, 0)     \
+  X(fanotify_mark, 0b1001) \
+  X(read_file, 0b1)        \
+  X(mount_ids, 0b1)        \
+  X(mount_table, 0b1)      \
+  X(mount_of, 0b1)         \
+  X(wait_for, 0b1)
 
 enum class Call : int32_t {
 #define OVERLAYFS_CALL(name, descriptors) name,
@@ -127,6 +136,12 @@ class Execution {
   const Failure& failure() const { return failure_; }
   const uint8_t* outputs() const { return block_ + header().outputs; }
   size_t outputs_size() const { return static_cast<size_t>(header().outputs_size); }
+  const std::vector<uint8_t>& data() const { return data_; }
+
+  // Whether the plan begins with waiting for a descriptor, and for what (poll(2)).
+  bool waits_for(int* fd, uint32_t* events) const;
+  // The plan could not begin to wait.
+  void refuse(int error);
 
   // For the steps' own code.
   int descriptor(int32_t argument) const;
@@ -150,6 +165,11 @@ class Execution {
   long check_statx(const Step& step);
   long get_xattr(const Step& step);
   long scan(const Step& step);
+  long read_mount_ids(const Step& step);
+  long read_mount_table(const Step& step);
+  long read_mount_of(const Step& step);
+  long read_file(const Step& step);
+  uint8_t* add_data(const Step& step, size_t size);
   long make_whiteout(int dirfd, const char* name);
   void read_log(int context);
   void close_result(Step& step);
@@ -158,6 +178,7 @@ class Execution {
   Step* steps_;
   int done_ = 0;
   WhiteoutSource whiteout_source_;
+  std::vector<uint8_t> data_;
   Failure failure_;
 };
 

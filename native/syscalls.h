@@ -74,6 +74,14 @@ inline long statx(int dirfd, const char* path, int flags, unsigned mask, abi::St
   return call(abi::statx, dirfd, path, flags, mask, to);
 }
 
+inline long listmount(const abi::MountIdRequest* request, uint64_t* ids, size_t count) {
+  return call(abi::listmount, request, ids, count, 0U);
+}
+
+inline long statmount(const abi::MountIdRequest* request, abi::Statmount* to, size_t size) {
+  return call(abi::statmount, request, to, size, 0U);
+}
+
 inline long mkdirat(int dirfd, const char* path, unsigned mode) {
   return call(abi::mkdirat, dirfd, path, mode);
 }

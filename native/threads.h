@@ -58,6 +58,22 @@ class Lock {
   pthread_mutex_t& mutex_;
 };
 
+// A thread that nobody waits for; 0 or the errno. The program's signals are for the program's own threads.
+inline int start_thread(void* (*main)(void*), void* data) {
+  sigset_t everything, before;
+  sigfillset(&everything);
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  pthread_attr_setstacksize(&attributes, 512 * 1024);
+  pthread_sigmask(SIG_SETMASK, &everything, &before);
+  pthread_t id;
+  int error = pthread_create(&id, &attributes, main, data);
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  pthread_attr_destroy(&attributes);
+  return error;
+}
+
 // What a thread sees as "/". A mount belongs to one namespace, so that its id stands for the namespace too,
 // for as long as a thread is in there.
 struct Root {
@@ -158,20 +174,10 @@ class Threads {
     return false;
   }
 
-  // With the lock held. The program's signals are for the program's own threads.
+  // With the lock held.
   int start(Task* task) {
     auto* thread = new Thread{this, nullptr, all_, task->root_, task, {}};
-    sigset_t everything, before;
-    sigfillset(&everything);
-    pthread_attr_t attributes;
-    pthread_attr_init(&attributes);
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attributes, 512 * 1024);
-    pthread_sigmask(SIG_SETMASK, &everything, &before);
-    pthread_t id;
-    int error = pthread_create(&id, &attributes, &Threads::main, thread);
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    pthread_attr_destroy(&attributes);
+    int error = start_thread(&Threads::main, thread);
     if (error != 0) {
       delete thread;
       return error;

@@ -77,9 +77,15 @@ const described = {
   unshare: [bits(named('CLONE_'))],
   setns: [descriptor, bits(named('CLONE_'))],
   chdir: [text],
-  fanotify_init: [bits(named('FAN_')), number],
+  fanotify_init: [bits(named('FAN_CLOEXEC', 'FAN_NONBLOCK', 'FAN_UNLIMITED', 'FAN_REPORT')), number],
   statmount: [],
   open_tree_attr: [],
+  fanotify_mark: [descriptor, bits(named('FAN_MARK_')), bits(named('FAN_MNT_')), descriptor],
+  read_file: [descriptor, text],
+  mount_ids: [descriptor],
+  mount_table: [descriptor, bits(named('STATMOUNT_')), value],
+  mount_of: [descriptor, text, at, bits(named('STATMOUNT_')), hiddenNumber],
+  wait_for: [descriptor, bits(named('POLL'))],
 } as const satisfies Readonly<Record<string, readonly Argument[]>>;
 
 export interface Call {

@@ -40,6 +40,8 @@ export const MOUNT_ATTR_NOEXEC = 0x8;
 export const MOUNT_ATTR_NOATIME = 0x10;
 export const MOUNT_ATTR_STRICTATIME = 0x20;
 export const MOUNT_ATTR_NODIRATIME = 0x80;
+/** 5.12 */
+export const MOUNT_ATTR_IDMAP = 0x100000;
 /** 5.14 */
 export const MOUNT_ATTR_NOSYMFOLLOW = 0x200000;
 
@@ -85,8 +87,43 @@ export const OVERLAYFS_SUPER_MAGIC = 0x794c7630;
 
 /** 6.5 */
 export const MOVE_MOUNT_BENEATH = 0x200;
-/** fanotify_init(2), 6.15 */
+// fanotify(7)
+export const FAN_CLOEXEC = 0x1;
+export const FAN_NONBLOCK = 0x2;
+export const FAN_UNLIMITED_QUEUE = 0x10;
+/** 6.15, as the next three */
 export const FAN_REPORT_MNT = 0x4000;
+export const FAN_MARK_MNTNS = 0x110;
+export const FAN_MNT_ATTACH = 0x01000000;
+export const FAN_MNT_DETACH = 0x02000000;
+export const FAN_MARK_ADD = 0x1;
+export const FAN_Q_OVERFLOW = 0x4000;
+
+// poll(2)
+export const POLLIN = 0x1;
+export const POLLPRI = 0x2;
+
+// statmount(2): 6.8, and those with a number later
+export const STATMOUNT_SB_BASIC = 0x1;
+export const STATMOUNT_MNT_BASIC = 0x2;
+export const STATMOUNT_PROPAGATE_FROM = 0x4;
+export const STATMOUNT_MNT_ROOT = 0x8;
+export const STATMOUNT_MNT_POINT = 0x10;
+export const STATMOUNT_FS_TYPE = 0x20;
+/** 6.11 */
+export const STATMOUNT_MNT_OPTS = 0x80;
+/** 6.13 */
+export const STATMOUNT_FS_SUBTYPE = 0x100;
+/** 6.13 */
+export const STATMOUNT_SB_SOURCE = 0x200;
+/** 6.15 */
+export const STATMOUNT_SUPPORTED_MASK = 0x1000;
+
+// A superblock's flags, which are those of mount(2)
+export const SB_RDONLY = 1;
+export const SB_SYNCHRONOUS = 16;
+export const SB_DIRSYNC = 128;
+export const SB_LAZYTIME = 1 << 25;
 
 // open_tree(2), 5.2
 export const OPEN_TREE_CLONE = 1;

@@ -40,14 +40,21 @@ function toFailure(plan: Plan, failure: NativeFailure): StepFailure {
   return new StepFailure(plan, failure);
 }
 
+/** The size of an output that says where the step's data is. */
+export const DATA_OUTPUT = 8;
+
+const noData = Buffer.alloc(0);
+
 /** What a plan's steps reported. */
 export class Outputs {
   readonly #numbers: Int32Array;
   readonly #start: number;
+  readonly #data: Buffer;
 
-  constructor(numbers: Int32Array, start: number) {
+  constructor(numbers: Int32Array, start: number, data = noData) {
     this.#numbers = numbers;
     this.#start = start;
+    this.#data = data;
   }
 
   #half(step: Step, position: number): number {
@@ -74,6 +81,12 @@ export class Outputs {
     const { buffer, byteOffset } = this.#numbers;
     return Buffer.from(new Uint8Array(buffer, byteOffset + this.#start + step.outputAt + RESULT_SIZE, length));
   }
+
+  /** What a step has found whose size nobody knew before (DATA_OUTPUT). It begins at a multiple of 8 bytes. */
+  data(step: Step): Buffer {
+    const offset = this.#half(step, 0);
+    return this.#data.subarray(offset, offset + this.#half(step, 1));
+  }
 }
 
 const noOutputs = new Outputs(new Int32Array(0), 0);
@@ -81,9 +94,30 @@ const noOutputs = new Outputs(new Int32Array(0), 0);
 /** The outputs are valid until the next plan. */
 export function performSync(plan: Plan): Outputs | StepFailure {
   const { block, numbers, outputs } = encode(plan);
-  const failure = addon().perform(block);
-  if (failure !== undefined) return toFailure(plan, failure);
-  return new Outputs(numbers, outputs);
+  const outcome = addon().perform(block);
+  if (outcome === undefined) return new Outputs(numbers, outputs);
+  if (outcome instanceof ArrayBuffer) return new Outputs(numbers, outputs, Buffer.from(outcome));
+  return toFailure(plan, outcome);
+}
+
+/** What comes of a plan. */
+export type Outcome = Outputs | StepFailure;
+
+/** Plans of which each depends on what came of the one before: yields a plan, and is given its outcome. */
+export type Script<T> = Generator<Plan, T, Outcome>;
+
+/** Performs the plans of a script on this thread. */
+export function runSync<T>(script: Script<T>): T {
+  let step = script.next();
+  while (!step.done) step = script.next(performSync(step.value));
+  return step.value;
+}
+
+/** The same, with promises. */
+export async function run<T>(script: Script<T>): Promise<T> {
+  let step = script.next();
+  while (!step.done) step = script.next(await perform(step.value));
+  return step.value;
 }
 
 let lastToken = 0;
@@ -118,7 +152,9 @@ export function perform(plan: Plan, signal?: AbortSignal): Promise<Outputs | Ste
   return promise.then((outcome) => {
     forget?.();
     if (outcome === undefined) return noOutputs;
-    if (outcome instanceof ArrayBuffer) return new Outputs(new Int32Array(outcome), 0);
+    if (outcome instanceof ArrayBuffer) {
+      return new Outputs(new Int32Array(outcome), 0, Buffer.from(outcome, plan.outputsSize));
+    }
     return toFailure(plan, outcome);
   });
 }

@@ -2,7 +2,23 @@
 import { readFileSync } from 'node:fs';
 import { unescapeOctal } from '../mount-strings.js';
 
-/** A line of the table. Bytes are as the kernel has them, the table's octal escapes taken away. */
+/** A line of the table. Strings hold a character a byte, the table's octal escapes taken away but from the options. */
+export interface MountinfoLine {
+  readonly id: number;
+  readonly parent: number;
+  readonly device: string;
+  readonly root: string;
+  readonly target: string;
+  readonly mountOptions: string;
+  /** `shared:1 master:2`, `unbindable`; mostly none. */
+  readonly tags: string;
+  readonly type: string;
+  readonly source: string;
+  readonly superOptions: string;
+  readonly line: string;
+}
+
+/** The same with bytes. */
 export interface MountinfoEntry {
   /** Reused when a mount is gone: not the id that statx(2) calls unique. */
   readonly id: number;
@@ -19,45 +35,75 @@ export interface MountinfoEntry {
   readonly line: Buffer;
 }
 
-const SPACE = 0x20;
-const NEWLINE = 0x0a;
+const toBuffer = (bytes: string): Buffer => Buffer.from(bytes, 'latin1');
 
-function split(bytes: Buffer, separator: number): Buffer[] {
-  const parts: Buffer[] = [];
-  let start = 0;
-  for (let at = bytes.indexOf(separator); at >= 0; at = bytes.indexOf(separator, start)) {
-    parts.push(bytes.subarray(start, at));
-    start = at + 1;
-  }
-  parts.push(bytes.subarray(start));
-  return parts;
-}
+/** Without the table's octal escapes. A character a byte, in and out. */
+export const unescapeField = (field: string): string =>
+  field.includes('\\') ? unescapeOctal(toBuffer(field)).toString('latin1') : field;
 
 //   36 35 98:0 /root /target rw,noatime master:1 … - ext3 /dev/root rw,errors=continue
 //   id parent device root target options (any number of tags) - type source super
-function parseLine(line: Buffer): MountinfoEntry | undefined {
+function parseLine(line: string): MountinfoLine | undefined {
   // On single spaces: an empty source is an empty field.
-  const fields = split(line, SPACE);
-  const dash = fields.findIndex((field, i) => i >= 6 && field.length === 1 && field[0] === 0x2d);
-  if (dash < 0 || fields.length < dash + 4) return undefined;
-  const [id, parent, device, root, target, options] = fields as [Buffer, Buffer, Buffer, Buffer, Buffer, Buffer];
-  const [type, source, superOptions] = fields.slice(dash + 1) as [Buffer, Buffer, Buffer];
+  let at = 0;
+  const next = (): string => {
+    const end = line.indexOf(' ', at);
+    const field = end < 0 ? line.slice(at) : line.slice(at, end);
+    at = end < 0 ? line.length + 1 : end + 1;
+    return field;
+  };
+  const id = next();
+  const parent = next();
+  const device = next();
+  const root = next();
+  const target = next();
+  const mountOptions = next();
+  const tagsAt = at;
+  while (line.charCodeAt(at) !== 0x2d || line.charCodeAt(at + 1) !== 0x20) {
+    if (at > line.length) return undefined;
+    next();
+  }
+  const tags = line.slice(tagsAt, Math.max(at - 1, tagsAt));
+  at += 2;
+  const type = next();
+  const source = next();
+  if (at > line.length) return undefined;
   return {
     id: Number(id),
     parent: Number(parent),
-    device: device.toString(),
-    root: unescapeOctal(root),
-    target: unescapeOctal(target),
-    mountOptions: options.toString(),
-    type: type.toString(),
-    source: unescapeOctal(source),
-    superOptions,
+    device,
+    root: unescapeField(root),
+    target: unescapeField(target),
+    mountOptions,
+    tags,
+    type,
+    source: unescapeField(source),
+    superOptions: next(),
     line,
   };
 }
 
+/** The lines of a table. */
+export function* splitMountinfo(text: Buffer): Generator<MountinfoLine> {
+  const whole = text.toString('latin1');
+  for (let start = 0; start < whole.length; ) {
+    let end = whole.indexOf('\n', start);
+    if (end < 0) end = whole.length;
+    const line = parseLine(whole.slice(start, end));
+    if (line !== undefined) yield line;
+    start = end + 1;
+  }
+}
+
 export function parseMountinfo(text: Buffer): MountinfoEntry[] {
-  return split(text, NEWLINE).flatMap((line) => parseLine(line) ?? []);
+  return Array.from(splitMountinfo(text), ({ tags, ...line }) => ({
+    ...line,
+    root: toBuffer(line.root),
+    target: toBuffer(line.target),
+    source: toBuffer(line.source),
+    superOptions: toBuffer(line.superOptions),
+    line: toBuffer(line.line),
+  }));
 }
 
 /** The mounts that the calling thread sees. */

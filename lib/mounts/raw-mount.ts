@@ -1,0 +1,100 @@
+/** A mount as the kernel tells of it, whichever way it was asked. */
+import * as k from '../kernel/constants.js';
+import type { MountinfoLine } from './mountinfo.js';
+
+/** Where mounts and unmounts below this one go, and where they come from: mount_namespaces(7). */
+export interface MountPropagation {
+  /** The number of its peer group, when it is shared. */
+  readonly peerGroup?: number;
+  /** The number of the peer group that it gets mounts from, when it is a slave. */
+  readonly master?: number;
+  /** The nearest peer group above its master that is to be seen from here, when the master is not. */
+  readonly propagateFrom?: number;
+  readonly unbindable: boolean;
+}
+
+/** A mount as it comes from the kernel. Strings hold a character a byte. */
+export interface RawMount {
+  readonly id: number;
+  readonly uniqueId: number | undefined;
+  readonly parent: number;
+  readonly device: string;
+  readonly target: string;
+  readonly root: string;
+  readonly source: string;
+  readonly type: string;
+  /** MOUNT_ATTR_* */
+  readonly attributes: number;
+  readonly propagation: MountPropagation;
+  /** As the table has them, still escaped: `rw,size=1k` */
+  readonly options: string;
+}
+
+export const PRIVATE: MountPropagation = Object.freeze({ unbindable: false });
+export const UNBINDABLE: MountPropagation = Object.freeze({ unbindable: true });
+
+const attributeWords: Readonly<Record<string, number>> = {
+  ro: k.MOUNT_ATTR_RDONLY,
+  nosuid: k.MOUNT_ATTR_NOSUID,
+  nodev: k.MOUNT_ATTR_NODEV,
+  noexec: k.MOUNT_ATTR_NOEXEC,
+  noatime: k.MOUNT_ATTR_NOATIME,
+  nodiratime: k.MOUNT_ATTR_NODIRATIME,
+  nosymfollow: k.MOUNT_ATTR_NOSYMFOLLOW,
+  idmapped: k.MOUNT_ATTR_IDMAP,
+};
+
+function readAttributes(text: string): number {
+  const words = text.split(',');
+  let attributes = 0;
+  for (const word of words) attributes |= attributeWords[word] ?? 0;
+  // Without a word for it, the time of access is always kept.
+  const isStrict = !words.includes('noatime') && !words.includes('relatime');
+  return isStrict ? attributes | k.MOUNT_ATTR_STRICTATIME : attributes;
+}
+
+function readTags(text: string): MountPropagation {
+  if (text === '') return PRIVATE;
+  const names = { shared: 'peerGroup', master: 'master', propagate_from: 'propagateFrom' } as const;
+  const propagation: { -readonly [Name in keyof MountPropagation]: MountPropagation[Name] } = { unbindable: false };
+  for (const tag of text.split(' ')) {
+    const [word = '', number] = tag.split(':');
+    if (word === 'unbindable') propagation.unbindable = true;
+    else if (Object.hasOwn(names, word)) propagation[names[word as keyof typeof names]] = Number(number);
+  }
+  return propagation;
+}
+
+/** A function's results, remembered: for texts of which a table has few. */
+function remembering<T>(read: (text: string) => T): (text: string) => T {
+  const known = new Map<string, T>();
+  return (text) => {
+    let value = known.get(text);
+    if (value === undefined) {
+      value = read(text);
+      known.set(text, value);
+    }
+    return value;
+  };
+}
+
+/** Makes mounts of the lines of one table. */
+export function mountinfoReader(): (line: MountinfoLine, uniqueId?: number) => RawMount {
+  const toAttributes = remembering(readAttributes);
+  return ({ id, parent, device, root, target, mountOptions, tags, type, source, superOptions }, uniqueId) => ({
+    id,
+    uniqueId,
+    parent,
+    device,
+    target,
+    root,
+    source,
+    type,
+    attributes: toAttributes(mountOptions),
+    propagation: readTags(tags),
+    // Nothing comes of it since 5.15, and statmount(2) leaves it out.
+    options: superOptions.includes(',mand')
+      ? superOptions.replace(/^(r[ow](?:,sync)?(?:,dirsync)?),mand(?=,|$)/, '$1')
+      : superOptions,
+  });
+}

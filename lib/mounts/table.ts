@@ -1,0 +1,268 @@
+/** The mount table, or one mount of it: by /proc, or by statmount(2) where that tells all there is to know (6.13). */
+import * as e from '../errnos.js';
+import { OverlayError } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import { addLook, readLook } from '../kernel/look.js';
+import { DATA_OUTPUT, type Outputs, type Script, StepFailure } from '../kernel/perform.js';
+import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
+import { type Path, pathString, quotePath } from '../paths.js';
+import { splitMountinfo } from './mountinfo.js';
+import { mountinfoReader, type RawMount } from './raw-mount.js';
+import { MOUNT_BASICS, readMountRecords, tellsSources, WHOLE_MOUNT } from './statmount.js';
+
+/** How the kernel is asked. */
+export type TableWay = 'statmount' | 'mountinfo';
+
+/** A mount namespace, by the path of its file in /proc or by a descriptor. */
+export type Namespace = Path | number;
+
+export interface TableQuery {
+  /** Left out: the calling thread's. */
+  readonly namespace?: Namespace | undefined;
+  /** What is wanted: only the type and the target are to be looked at. Left out: all. */
+  readonly select?: ((mount: RawMount) => boolean) | undefined;
+  readonly way?: TableWay | undefined;
+}
+
+/** What this kernel has been found to lack. */
+let isStatmountWhole: boolean | undefined;
+
+const addText = (plan: Plan, directory: Descriptor): Step =>
+  plan.stepOf(plan.add(calls.read_file, [directory, 'mountinfo'], { output: DATA_OUTPUT }));
+
+const addIds = (plan: Plan): Step =>
+  plan.stepOf(plan.add(calls.mount_ids, [-1], { output: DATA_OUTPUT, tolerate: 'any' }));
+
+function addNamespace(plan: Plan, namespace: Namespace): Descriptor {
+  if (typeof namespace === 'number') return namespace;
+  return plan.add(calls.openat2, [k.AT_FDCWD, namespace, k.O_CLOEXEC, 0]);
+}
+
+/** Has the rest of the plan done in the namespace. What leads to the thread's own table is found before. */
+function addJoining(plan: Plan, namespace: Namespace | undefined): Descriptor {
+  const path = '/proc/thread-self';
+  const self = plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC, 0]);
+  if (namespace === undefined) return self;
+  plan.isOnOwnThread = true;
+  const descriptor = addNamespace(plan, namespace);
+  plan.add(calls.unshare, [k.CLONE_FS]);
+  plan.add(calls.setns, [descriptor, k.CLONE_NEWNS]);
+  return self;
+}
+
+const showNamespace = (namespace: Namespace): string =>
+  typeof namespace === 'number' ? `descriptor ${namespace}` : quotePath(namespace);
+
+/** The reason for a table that could not be read. Pure. */
+export function explainTable(
+  failure: StepFailure,
+  { namespace, path }: { namespace?: Namespace | undefined; path?: Path | undefined },
+): OverlayError {
+  const { errno, step } = failure;
+  const fail = (reason: OverlayError['reason'], what: string, about?: Path, hint?: string): OverlayError =>
+    new OverlayError({
+      errno,
+      reason,
+      what,
+      hint,
+      syscall: step?.call.name,
+      path: about === undefined ? undefined : pathString(about),
+    });
+  if (errno === e.EMFILE || errno === e.ENFILE) {
+    return fail('out-of-descriptors', 'no descriptor is left to read the mount table by');
+  }
+  const isLookup = step?.call === calls.mount_of || step?.call === calls.statx;
+  if (isLookup && path !== undefined) {
+    const shown = quotePath(path);
+    if (errno === e.ENOENT) return fail('path-missing', `${shown} does not exist`, path);
+    return fail('path-inaccessible', `${shown} cannot be reached`, path);
+  }
+  const about = step?.call === calls.openat2 ? (step.args[1] as Path) : undefined;
+  if (namespace !== undefined && (about === namespace || about === undefined)) {
+    const shown = showNamespace(namespace);
+    if (errno === e.ENOENT) return fail('path-missing', `there is no mount namespace at ${shown}`, about);
+    if (errno === e.EPERM || errno === e.EACCES) {
+      return fail('no-privilege', `this process may not look into the mount namespace ${shown}`, about);
+    }
+    if (errno === e.EINVAL || errno === e.EBADF || errno === e.ENOTTY) {
+      return fail('not-a-namespace', `${shown} is no mount namespace`, about);
+    }
+    return fail('unexplained', `the mounts of the namespace ${shown} could not be listed`, about);
+  }
+  const proc = '/proc/thread-self/mountinfo';
+  if (errno === e.ENOENT) return fail('path-missing', `there is no ${proc}`, proc, 'mount proc at /proc');
+  return fail('unexplained', 'the mount table could not be read', proc);
+}
+
+/** The ids as the kernel takes them. */
+function packIds(ids: readonly number[]): Buffer {
+  return Buffer.from(new BigUint64Array(ids.map(BigInt)).buffer);
+}
+
+/** By statmount(2). */
+function* askStatmount(
+  namespace: Namespace | undefined,
+  mask: number,
+  wanted?: readonly number[],
+): Script<Buffer | StepFailure> {
+  const plan = new Plan();
+  const descriptor = namespace === undefined ? -1 : addNamespace(plan, namespace);
+  const args = [descriptor, mask, wanted === undefined ? null : packIds(wanted)];
+  const table = plan.stepOf(plan.add(calls.mount_table, args, { output: DATA_OUTPUT }));
+  const outcome = yield plan;
+  return outcome instanceof StepFailure ? outcome : outcome.data(table);
+}
+
+/** Whether the kernel tells all that an entry is made of. */
+function isWhole(data: Buffer): boolean {
+  if (isStatmountWhole !== true) isStatmountWhole = tellsSources(data) ?? isStatmountWhole;
+  return isStatmountWhole ?? false;
+}
+
+/** Basics first: options, which cost most, only of what is wanted. Undefined where the kernel does not tell all. */
+function* listByStatmount({ namespace, select }: TableQuery): Script<RawMount[] | undefined> {
+  let ids: number[] | undefined;
+  if (select !== undefined) {
+    const basics = yield* askStatmount(namespace, MOUNT_BASICS);
+    if (basics instanceof StepFailure) return undefined;
+    ids = readMountRecords(basics)
+      .filter(select)
+      .map(({ uniqueId }) => uniqueId as number);
+    if (ids.length === 0) return [];
+  }
+  const whole = yield* askStatmount(namespace, WHOLE_MOUNT, ids);
+  return whole instanceof StepFailure || !isWhole(whole) ? undefined : readMountRecords(whole);
+}
+
+/** The mounts with these unique ids that are still there. */
+export function* statRaw(ids: readonly number[]): Script<readonly RawMount[]> {
+  const data = yield* askStatmount(undefined, WHOLE_MOUNT, ids);
+  if (data instanceof StepFailure) throw explainTable(data, {});
+  return readMountRecords(data);
+}
+
+/** By /proc: as the table of a thread that is in the namespace, with the unique ids beside it where there are any. */
+function* listByMountinfo({ namespace }: TableQuery): Script<RawMount[] | StepFailure> {
+  const plan = new Plan();
+  const self = addJoining(plan, namespace);
+  const before = addIds(plan);
+  const text = addText(plan, self);
+  const after = addIds(plan);
+  const outcome = yield plan;
+  if (!(outcome instanceof StepFailure)) {
+    return join(outcome.data(text), readIds(before, outcome), readIds(after, outcome));
+  }
+  const isDenied = outcome.errno === e.EPERM || outcome.errno === e.EACCES;
+  const process = namespace === undefined || typeof namespace === 'number' ? undefined : processOf(namespace);
+  if (!isDenied || process === undefined) return outcome;
+  // Who may not join a namespace may still read the tables of its processes.
+  const other = new Plan();
+  const path = `${process}/mountinfo`;
+  const otherText = other.stepOf(other.add(calls.read_file, [k.AT_FDCWD, path], { output: DATA_OUTPUT }));
+  const second = yield other;
+  return second instanceof StepFailure ? outcome : join(second.data(otherText));
+}
+
+function readIds(step: Step, outputs: Outputs): Buffer | undefined {
+  return outputs.result(step) < 0 ? undefined : outputs.data(step);
+}
+
+/**
+ * The kernel goes through the same list for the text and for the ids. So when the ids are the same before and
+ * after, and as many as the lines, each belongs to the line in its place.
+ */
+function join(text: Buffer, before?: Buffer, after?: Buffer): RawMount[] {
+  const lines = Array.from(splitMountinfo(text));
+  const isStill = before !== undefined && after?.equals(before) && before.length === lines.length * ID_SIZE;
+  const halves = isStill ? new Uint32Array(before.buffer, before.byteOffset, before.byteLength >> 2) : undefined;
+  const toMount = mountinfoReader();
+  return lines.map((line, i) =>
+    toMount(line, halves && (halves[2 * i] as number) + (halves[2 * i + 1] as number) * 2 ** 32),
+  );
+}
+
+const ID_SIZE = 8;
+
+/** `/proc/12` of `/proc/12/ns/mnt`. */
+function processOf(namespace: Path): string | undefined {
+  const text = typeof namespace === 'string' ? namespace : Buffer.from(namespace).toString('latin1');
+  return /^(\/proc\/(?:\d+|self|thread-self)(?:\/task\/\d+)?)\/ns\/mnt$/.exec(text)?.[1];
+}
+
+/** The same mount, as far as the table tells. */
+const sameness = ({ id, parent, device, root, target }: RawMount): string =>
+  [id, parent, device, root, target].join('\0');
+
+/** The unique ids of mounts that have none yet, since the table has changed under the eyes. */
+function* addMissingIds(mounts: readonly RawMount[], namespace: Namespace | undefined): Script<readonly RawMount[]> {
+  if (mounts.every(({ uniqueId }) => uniqueId !== undefined)) return mounts;
+  const basics = yield* askStatmount(namespace, MOUNT_BASICS);
+  if (basics instanceof StepFailure) return mounts;
+  const ids = new Map(readMountRecords(basics).map((mount) => [sameness(mount), mount.uniqueId]));
+  return mounts.map((mount) => ({ ...mount, uniqueId: ids.get(sameness(mount)) }));
+}
+
+/**
+ * The mounts of a namespace. Of the whole table the text is the quicker way, by half, and tells everything on each
+ * kernel; another namespace is asked for by its id, which no thread has to join it for.
+ */
+export function* listRaw(query: TableQuery): Script<readonly RawMount[]> {
+  const { namespace, select, way = namespace === undefined ? 'mountinfo' : 'statmount' } = query;
+  if (way === 'statmount' && isStatmountWhole !== false) {
+    const mounts = yield* listByStatmount(query);
+    if (mounts !== undefined) return mounts;
+  }
+  const mounts = yield* listByMountinfo(query);
+  if (mounts instanceof StepFailure) {
+    // Without /proc at its place.
+    const others = namespace === undefined && query.way === undefined ? yield* listByStatmount(query) : undefined;
+    if (others !== undefined) return others;
+    throw explainTable(mounts, query);
+  }
+  return yield* addMissingIds(select === undefined ? mounts : mounts.filter(select), namespace);
+}
+
+export interface FindQuery {
+  readonly path: Path;
+  readonly namespace?: Namespace | undefined;
+  /** Whether the path has to be the mount point itself. */
+  readonly isExact: boolean;
+  readonly way?: TableWay | undefined;
+}
+
+/** The mount that a path is on. */
+export function* findRaw(query: FindQuery): Script<RawMount | undefined> {
+  const { path, namespace, isExact, way } = query;
+  if (way !== 'mountinfo' && isStatmountWhole !== false) {
+    const plan = new Plan();
+    if (namespace !== undefined) addJoining(plan, namespace);
+    const required = isExact ? k.STATX_ATTR_MOUNT_ROOT : 0;
+    const args = [k.AT_FDCWD, path, k.AT_STATX_DONT_SYNC, WHOLE_MOUNT, required];
+    const table = plan.stepOf(plan.add(calls.mount_of, args, { output: DATA_OUTPUT }));
+    const outcome = yield plan;
+    if (!(outcome instanceof StepFailure)) {
+      const data = outcome.data(table);
+      if (isWhole(data)) return readMountRecords(data)[0];
+    } else if (outcome.errno === e.ENOSYS) isStatmountWhole = false;
+    else if (outcome.errno !== e.EPERM) throw explainTable(outcome, query);
+  }
+  return yield* findInMountinfo(query);
+}
+
+function* findInMountinfo(query: FindQuery): Script<RawMount | undefined> {
+  const { path, namespace, isExact } = query;
+  const plan = new Plan();
+  const self = addJoining(plan, namespace);
+  const look = addLook(plan, path, { mask: k.STATX_MNT_ID, tolerate: [] });
+  const unique = addLook(plan, path, { mask: k.STATX_MNT_ID_UNIQUE });
+  const text = addText(plan, self);
+  const outcome = yield plan;
+  if (outcome instanceof StepFailure) throw explainTable(outcome, query);
+  const [found, again] = [readLook(look, outcome), readLook(unique, outcome)];
+  if (isExact && !found.isMountRoot) return undefined;
+  for (const line of splitMountinfo(outcome.data(text))) {
+    if (line.id === found.mountId) return mountinfoReader()(line, again.hasUniqueMountId ? again.mountId : undefined);
+  }
+  return undefined;
+}

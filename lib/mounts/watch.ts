@@ -1,0 +1,283 @@
+/**
+ * Changes of the mount table, as they come: from fanotify(7) where that tells of mounts (6.15) and the process may
+ * ask, else by comparing tables whenever poll(2) on /proc/self/mountinfo says that there is something new.
+ */
+import * as e from '../errnos.js';
+import { OverlayError } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import { perform, performSync, run, runSync, StepFailure } from '../kernel/perform.js';
+import { Plan } from '../kernel/plan.js';
+import { addon } from '../native.js';
+import type { RawMount } from './raw-mount.js';
+import { explainTable, listRaw, statRaw } from './table.js';
+
+export type MountEventType = 'mounted' | 'unmounted' | 'moved';
+
+export interface RawMountEvent {
+  readonly type: MountEventType;
+  /** The unique one where the kernel has such. */
+  readonly id: number;
+  /** As it was last seen; undefined where it was gone before it could be looked at. */
+  readonly mount: RawMount | undefined;
+}
+
+export type WatchWay = 'events' | 'table';
+
+const keyOf = ({ id, uniqueId }: RawMount): number => uniqueId ?? id;
+
+type Known = ReadonlyMap<number, RawMount | undefined>;
+
+/** Where a mount is in the one that it is mounted on: a mount whose parent moves has not moved itself. */
+function placeOf(mount: RawMount, byTableId: ReadonlyMap<number, RawMount>): string {
+  const parent = byTableId.get(mount.parent);
+  return `${mount.parent} ${parent === undefined ? mount.target : mount.target.slice(parent.target.length)}`;
+}
+
+function byTableId(mounts: Iterable<RawMount | undefined>): Map<number, RawMount> {
+  const map = new Map<number, RawMount>();
+  for (const mount of mounts) if (mount !== undefined) map.set(mount.id, mount);
+  return map;
+}
+
+/** An id may stand for another mount by now, where ids are used again. */
+const isSame = (one: RawMount, other: RawMount): boolean =>
+  one.uniqueId !== undefined ||
+  (one.device === other.device && one.root === other.root && one.source === other.source && one.type === other.type);
+
+/** What has come and gone between two tables. Pure. */
+export function compareTables(before: Known, after: readonly RawMount[]): RawMountEvent[] {
+  const [placesBefore, placesAfter] = [byTableId(before.values()), byTableId(after)];
+  const left = new Map(before);
+  const arrived: RawMountEvent[] = [];
+  for (const mount of after) {
+    const id = keyOf(mount);
+    const old = before.get(id);
+    if (!before.has(id) || (old !== undefined && !isSame(old, mount))) {
+      arrived.push({ type: 'mounted', id, mount });
+      continue;
+    }
+    left.delete(id);
+    if (old === undefined || placeOf(old, placesBefore) === placeOf(mount, placesAfter)) continue;
+    arrived.push({ type: 'moved', id, mount });
+  }
+  // The youngest first, as mounts inside of others go before these.
+  const gone = Array.from(left, ([id, mount]): RawMountEvent => ({ type: 'unmounted', id, mount })).reverse();
+  return [...gone, ...arrived];
+}
+
+/** A mount's event as fanotify(7) gives it. */
+interface Told {
+  readonly mask: number;
+  readonly id: number;
+}
+
+const METADATA_SIZE = 24;
+const INFO_HEADER_SIZE = 4;
+const FAN_EVENT_INFO_TYPE_MNT = 7;
+
+/** The events in what was read from a fanotify descriptor. Pure. */
+export function readMountEvents(data: Buffer): Told[] {
+  const told: Told[] = [];
+  for (let at = 0; at + METADATA_SIZE <= data.length; ) {
+    const length = data.readUInt32LE(at);
+    const mask = data.readUInt32LE(at + 8);
+    let id = 0;
+    for (let info = at + METADATA_SIZE; info + INFO_HEADER_SIZE <= at + length; info += data.readUInt16LE(info + 2)) {
+      if (data[info] === FAN_EVENT_INFO_TYPE_MNT) {
+        id = data.readUInt32LE(info + 8) + data.readUInt32LE(info + 12) * 2 ** 32;
+      }
+    }
+    told.push({ mask, id });
+    at += length;
+  }
+  return told;
+}
+
+/** As many events as fit are read at once. */
+const READ_SIZE = 16384;
+
+/** One look at the changes; next() again for the ones after it. */
+export abstract class Watch {
+  readonly descriptor: number;
+  readonly #held: object;
+  readonly #ending = new AbortController();
+
+  constructor(descriptor: number) {
+    this.descriptor = descriptor;
+    this.#held = addon().hold(descriptor);
+  }
+
+  /** What has changed since the last call, waiting for it if need be; undefined when closed. */
+  abstract next(): Promise<RawMountEvent[] | undefined>;
+
+  get isClosed(): boolean {
+    return this.#ending.signal.aborted;
+  }
+
+  close(): void {
+    if (this.isClosed) return;
+    this.#ending.abort();
+    addon().letGo(this.#held);
+  }
+
+  /** Resolves when the descriptor is ready, or this is closed. */
+  protected async wait(events: number): Promise<void> {
+    const plan = new Plan();
+    plan.add(calls.wait_for, [this.descriptor, events]);
+    const outcome = await perform(plan, this.#ending.signal);
+    if (outcome instanceof StepFailure && !outcome.cancelled) throw explainWatch(outcome);
+  }
+}
+
+function explainWatch(failure: StepFailure): OverlayError {
+  if (failure.step?.call !== calls.wait_for || failure.errno === e.EMFILE || failure.errno === e.ENFILE) {
+    return explainTable(failure, {});
+  }
+  return new OverlayError({
+    errno: failure.errno,
+    reason: 'out-of-threads',
+    what: 'no thread could be started to wait for changes of the mount table',
+  });
+}
+
+/** By fanotify(7): each change on its own, also those that others undo at once. */
+class EventWatch extends Watch {
+  /** Undefined: gone before it could be looked at. */
+  readonly #known = new Map<number, RawMount | undefined>();
+  readonly #start: Promise<unknown>;
+  /** What a comparison has told that the queue will tell again. */
+  readonly #toldAlready = new Set<string>();
+
+  constructor(descriptor: number) {
+    super(descriptor);
+    // Events count from the mark on; this is only for what the mounts were that go.
+    this.#start = run(listRaw({})).then(
+      (mounts) => {
+        for (const mount of mounts) this.#known.set(keyOf(mount), mount);
+      },
+      (error: unknown) => error,
+    );
+  }
+
+  static open(): EventWatch | undefined {
+    const plan = new Plan();
+    const namespace = plan.add(calls.openat2, [k.AT_FDCWD, '/proc/thread-self/ns/mnt', k.O_CLOEXEC, 0]);
+    const flags = k.FAN_REPORT_MNT | k.FAN_CLOEXEC | k.FAN_NONBLOCK;
+    const events = plan.add(calls.fanotify_init, [flags, 0], { keep: true, output: 0 });
+    const args = [events, k.FAN_MARK_ADD | k.FAN_MARK_MNTNS, k.FAN_MNT_ATTACH | k.FAN_MNT_DETACH, namespace];
+    plan.add(calls.fanotify_mark, args);
+    const outcome = performSync(plan);
+    return outcome instanceof StepFailure ? undefined : new EventWatch(outcome.result(plan.stepOf(events)));
+  }
+
+  async next(): Promise<RawMountEvent[] | undefined> {
+    const failed = await this.#start;
+    if (failed !== undefined) throw failed;
+    while (!this.isClosed) {
+      const told = this.#read();
+      if (told.length === 0) {
+        this.#toldAlready.clear();
+        await this.wait(k.POLLIN);
+        continue;
+      }
+      const events = await this.#explain(told);
+      if (events.length > 0 && !this.isClosed) return events;
+    }
+    return undefined;
+  }
+
+  /** Without waiting. */
+  #read(): Told[] {
+    const plan = new Plan();
+    const options = { output: READ_SIZE, tolerate: [e.EAGAIN] };
+    const read = plan.stepOf(plan.add(calls.read, [this.descriptor, READ_SIZE], options));
+    const outcome = performSync(plan);
+    if (outcome instanceof StepFailure) throw explainWatch(outcome);
+    return readMountEvents(outcome.bytes(read, Math.max(outcome.result(read), 0)));
+  }
+
+  async #explain(told: readonly Told[]): Promise<RawMountEvent[]> {
+    const attached = told.filter(({ mask }) => mask & k.FAN_MNT_ATTACH).map(({ id }) => id);
+    const mounts = attached.length === 0 ? [] : await run(statRaw(attached));
+    const found = new Map(mounts.map((mount) => [keyOf(mount), mount]));
+    const events: RawMountEvent[] = [];
+    for (const { mask, id } of told) {
+      if (mask & k.FAN_Q_OVERFLOW) {
+        events.push(...(await this.#compare()));
+        continue;
+      }
+      const isAttached = (mask & k.FAN_MNT_ATTACH) !== 0;
+      const isDetached = (mask & k.FAN_MNT_DETACH) !== 0;
+      const type = isAttached ? (isDetached ? 'moved' : 'mounted') : 'unmounted';
+      if (this.#toldAlready.delete(`${type} ${id}`)) continue;
+      const mount = found.get(id) ?? this.#known.get(id);
+      if (isAttached) this.#known.set(id, mount);
+      else this.#known.delete(id);
+      events.push({ type, id, mount });
+    }
+    return events;
+  }
+
+  /** The queue has run over: what has got lost shows in the table. */
+  async #compare(): Promise<RawMountEvent[]> {
+    const after = await run(listRaw({}));
+    const events = compareTables(this.#known, after);
+    this.#known.clear();
+    for (const mount of after) this.#known.set(keyOf(mount), mount);
+    for (const { type, id } of events) this.#toldAlready.add(`${type} ${id}`);
+    return events;
+  }
+}
+
+/** By comparing tables: what comes and goes between two looks is not seen. */
+class TableWatch extends Watch {
+  #known: Known;
+  #waiting: Promise<void> | undefined;
+
+  constructor(descriptor: number) {
+    super(descriptor);
+    try {
+      this.#known = TableWatch.#toKnown(runSync(listRaw({})));
+    } catch (error) {
+      this.close();
+      throw error;
+    }
+  }
+
+  static #toKnown(mounts: readonly RawMount[]): Known {
+    return new Map(mounts.map((mount) => [keyOf(mount), mount]));
+  }
+
+  static open(): TableWatch {
+    const plan = new Plan();
+    const args = [k.AT_FDCWD, '/proc/thread-self/mountinfo', k.O_CLOEXEC, 0];
+    const file = plan.add(calls.openat2, args, { keep: true, output: 0 });
+    const outcome = performSync(plan);
+    if (outcome instanceof StepFailure) throw explainTable(outcome, {});
+    return new TableWatch(outcome.result(plan.stepOf(file)));
+  }
+
+  async next(): Promise<RawMountEvent[] | undefined> {
+    while (!this.isClosed) {
+      if (this.#waiting === undefined) {
+        // The table is read when the wait has begun: beginning it takes note of all that was before.
+        this.#waiting = this.wait(k.POLLPRI);
+        this.#waiting.catch(() => {});
+        const after = await run(listRaw({}));
+        const events = compareTables(this.#known, after);
+        this.#known = TableWatch.#toKnown(after);
+        if (events.length > 0 && !this.isClosed) return events;
+      }
+      await this.#waiting;
+      this.#waiting = undefined;
+    }
+    return undefined;
+  }
+}
+
+/** Watches from now on. */
+export function openWatch(way?: WatchWay): Watch {
+  const events = way === 'table' ? undefined : EventWatch.open();
+  return events ?? TableWatch.open();
+}

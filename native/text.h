@@ -1,0 +1,66 @@
+// A text argument as the executor's own code takes it.
+#pragma once
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "plan.h"
+
+namespace overlayfs {
+
+// Returns how many digits it has written, no NUL among them.
+size_t write_decimal(char* to, int number);
+
+// A text argument as a C string: where it stands in the block, or put together in memory of its own.
+class Execution::Text {
+ public:
+  Text(const Execution& execution, int32_t offset) {
+    if (offset == 0) return;
+    const uint8_t* at = execution.block_ + offset;
+    int32_t length;
+    memcpy(&length, at, sizeof length);
+    at += sizeof length;
+    if (length >= 0) {
+      text_ = reinterpret_cast<const char*>(at);
+      size_ = static_cast<size_t>(length);
+      return;
+    }
+    put_together(execution, at, at - length);
+  }
+  ~Text() { free(owned_); }
+  Text(const Text&) = delete;
+  Text& operator=(const Text&) = delete;
+
+  operator const char*() const { return text_; }
+  size_t size() const { return size_; }
+
+ private:
+  void put_together(const Execution& execution, const uint8_t* at, const uint8_t* end) {
+    constexpr size_t decimal = 12;  // no descriptor takes more digits, where a piece takes 8 bytes
+    owned_ = static_cast<char*>(malloc(static_cast<size_t>(end - at) * 2 + decimal));
+    if (owned_ == nullptr) abort();
+    while (at < end) {
+      int32_t length;
+      memcpy(&length, at, sizeof length);
+      at += sizeof length;
+      if (length < 0) {
+        int32_t argument;
+        memcpy(&argument, at, sizeof argument);
+        at += sizeof argument;
+        size_ += write_decimal(owned_ + size_, execution.descriptor(argument));
+      } else {
+        memcpy(owned_ + size_, at, static_cast<size_t>(length));
+        size_ += static_cast<size_t>(length);
+        at += (length + 3) & ~3;
+      }
+    }
+    owned_[size_] = '\0';
+    text_ = owned_;
+  }
+
+  const char* text_ = nullptr;
+  char* owned_ = nullptr;
+  size_t size_ = 0;
+};
+
+}  // namespace overlayfs
