@@ -75,10 +75,6 @@ export const reasons = {
     todo: 'use the layers that the upper was made with, or a fresh upperdir and workdir',
   },
   'too-deep': { when: 'overlays are stacked more than two deep', todo: 'use the layers of the overlay below instead' },
-  'not-a-namespace': {
-    when: 'what is named as `namespace` is no mount namespace',
-    todo: 'name /proc/PID/ns/mnt, or a descriptor of it',
-  },
   // The kernel and the process
   'no-privilege': {
     when: 'the process may not mount',

@@ -7,15 +7,13 @@ import { addLook, readLook } from '../kernel/look.js';
 import { DATA_OUTPUT, type Outputs, type Script, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
 import { type Path, pathString, quotePath } from '../paths.js';
+import { addJoin, explainJoin, type Namespace } from './mount-namespace.js';
 import { splitMountinfo } from './mountinfo.js';
 import { mountinfoReader, type RawMount } from './raw-mount.js';
 import { MOUNT_BASICS, readMountRecords, tellsSources, WHOLE_MOUNT } from './statmount.js';
 
 /** How the kernel is asked. */
 export type TableWay = 'statmount' | 'mountinfo';
-
-/** A mount namespace, by the path of its file in /proc or by a descriptor. */
-export type Namespace = Path | number;
 
 export interface TableQuery {
   /** Left out: the calling thread's. */
@@ -34,61 +32,51 @@ const addText = (plan: Plan, directory: Descriptor): Step =>
 const addIds = (plan: Plan): Step =>
   plan.stepOf(plan.add(calls.mount_ids, [-1], { output: DATA_OUTPUT, tolerate: 'any' }));
 
-function addNamespace(plan: Plan, namespace: Namespace): Descriptor {
-  if (typeof namespace === 'number') return namespace;
-  return plan.add(calls.openat2, [k.AT_FDCWD, namespace, k.O_CLOEXEC, 0]);
-}
-
 /** Has the rest of the plan done in the namespace. What leads to the thread's own table is found before. */
 function addJoining(plan: Plan, namespace: Namespace | undefined): Descriptor {
-  const path = '/proc/thread-self';
-  const self = plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC, 0]);
-  if (namespace === undefined) return self;
-  plan.isOnOwnThread = true;
-  const descriptor = addNamespace(plan, namespace);
-  plan.add(calls.unshare, [k.CLONE_FS]);
-  plan.add(calls.setns, [descriptor, k.CLONE_NEWNS]);
+  const flags = k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC;
+  const self = plan.add(calls.openat2, [k.AT_FDCWD, '/proc/thread-self', flags, 0]);
+  if (namespace !== undefined) addJoin(plan, namespace);
   return self;
 }
 
-const showNamespace = (namespace: Namespace): string =>
-  typeof namespace === 'number' ? `descriptor ${namespace}` : quotePath(namespace);
+/** The executor's own calls by the system call that fails in them. */
+const syscallOf = (step: Step | undefined): string | undefined => {
+  switch (step?.call) {
+    case calls.openat2:
+    case calls.read_file:
+      return 'open';
+    case calls.mount_of:
+      return 'statx';
+    case calls.mount_table:
+      return 'statmount';
+    default:
+      return step?.call.name;
+  }
+};
 
-/** The reason for a table that could not be read. Pure. */
-export function explainTable(
-  failure: StepFailure,
-  { namespace, path }: { namespace?: Namespace | undefined; path?: Path | undefined },
-): OverlayError {
+/** The reason for a table that could not be read, or a path that could not be looked at. Pure. */
+export function explainTable(failure: StepFailure, path?: Path): OverlayError {
   const { errno, step } = failure;
+  const outside = explainJoin(failure);
+  if (outside !== undefined) return outside;
   const fail = (reason: OverlayError['reason'], what: string, about?: Path, hint?: string): OverlayError =>
     new OverlayError({
       errno,
       reason,
       what,
       hint,
-      syscall: step?.call.name,
+      syscall: syscallOf(step),
       path: about === undefined ? undefined : pathString(about),
     });
   if (errno === e.EMFILE || errno === e.ENFILE) {
     return fail('out-of-descriptors', 'no descriptor is left to read the mount table by');
   }
-  const isLookup = step?.call === calls.mount_of || step?.call === calls.statx;
-  if (isLookup && path !== undefined) {
+  const isLook = step?.call === calls.mount_of || step?.call === calls.statx;
+  if (isLook && path !== undefined) {
     const shown = quotePath(path);
     if (errno === e.ENOENT) return fail('path-missing', `${shown} does not exist`, path);
     return fail('path-inaccessible', `${shown} cannot be reached`, path);
-  }
-  const about = step?.call === calls.openat2 ? (step.args[1] as Path) : undefined;
-  if (namespace !== undefined && (about === namespace || about === undefined)) {
-    const shown = showNamespace(namespace);
-    if (errno === e.ENOENT) return fail('path-missing', `there is no mount namespace at ${shown}`, about);
-    if (errno === e.EPERM || errno === e.EACCES) {
-      return fail('no-privilege', `this process may not look into the mount namespace ${shown}`, about);
-    }
-    if (errno === e.EINVAL || errno === e.EBADF || errno === e.ENOTTY) {
-      return fail('not-a-namespace', `${shown} is no mount namespace`, about);
-    }
-    return fail('unexplained', `the mounts of the namespace ${shown} could not be listed`, about);
   }
   const proc = '/proc/thread-self/mountinfo';
   if (errno === e.ENOENT) return fail('path-missing', `there is no ${proc}`, proc, 'mount proc at /proc');
@@ -107,7 +95,12 @@ function* askStatmount(
   wanted?: readonly number[],
 ): Script<Buffer | StepFailure> {
   const plan = new Plan();
-  const descriptor = namespace === undefined ? -1 : addNamespace(plan, namespace);
+  const descriptor =
+    typeof namespace === 'number'
+      ? namespace
+      : namespace === undefined
+        ? -1
+        : plan.add(calls.openat2, [k.AT_FDCWD, namespace, k.O_CLOEXEC, 0]);
   const args = [descriptor, mask, wanted === undefined ? null : packIds(wanted)];
   const table = plan.stepOf(plan.add(calls.mount_table, args, { output: DATA_OUTPUT }));
   const outcome = yield plan;
@@ -138,7 +131,7 @@ function* listByStatmount({ namespace, select }: TableQuery): Script<RawMount[] 
 /** The mounts with these unique ids that are still there. */
 export function* statRaw(ids: readonly number[]): Script<readonly RawMount[]> {
   const data = yield* askStatmount(undefined, WHOLE_MOUNT, ids);
-  if (data instanceof StepFailure) throw explainTable(data, {});
+  if (data instanceof StepFailure) throw explainTable(data);
   return readMountRecords(data);
 }
 
@@ -218,7 +211,7 @@ export function* listRaw(query: TableQuery): Script<readonly RawMount[]> {
     // Without /proc at its place.
     const others = namespace === undefined && query.way === undefined ? yield* listByStatmount(query) : undefined;
     if (others !== undefined) return others;
-    throw explainTable(mounts, query);
+    throw explainTable(mounts);
   }
   return yield* addMissingIds(select === undefined ? mounts : mounts.filter(select), namespace);
 }
@@ -236,7 +229,7 @@ export function* findRaw(query: FindQuery): Script<RawMount | undefined> {
   const { path, namespace, isExact, way } = query;
   if (way !== 'mountinfo' && isStatmountWhole !== false) {
     const plan = new Plan();
-    if (namespace !== undefined) addJoining(plan, namespace);
+    if (namespace !== undefined) addJoin(plan, namespace);
     const required = isExact ? k.STATX_ATTR_MOUNT_ROOT : 0;
     const args = [k.AT_FDCWD, path, k.AT_STATX_DONT_SYNC, WHOLE_MOUNT, required];
     const table = plan.stepOf(plan.add(calls.mount_of, args, { output: DATA_OUTPUT }));
@@ -245,7 +238,7 @@ export function* findRaw(query: FindQuery): Script<RawMount | undefined> {
       const data = outcome.data(table);
       if (isWhole(data)) return readMountRecords(data)[0];
     } else if (outcome.errno === e.ENOSYS) isStatmountWhole = false;
-    else if (outcome.errno !== e.EPERM) throw explainTable(outcome, query);
+    else if (outcome.step?.call !== calls.mount_of || outcome.errno !== e.EPERM) throw explainTable(outcome, path);
   }
   return yield* findInMountinfo(query);
 }
@@ -258,7 +251,7 @@ function* findInMountinfo(query: FindQuery): Script<RawMount | undefined> {
   const unique = addLook(plan, path, { mask: k.STATX_MNT_ID_UNIQUE });
   const text = addText(plan, self);
   const outcome = yield plan;
-  if (outcome instanceof StepFailure) throw explainTable(outcome, query);
+  if (outcome instanceof StepFailure) throw explainTable(outcome, path);
   const [found, again] = [readLook(look, outcome), readLook(unique, outcome)];
   if (isExact && !found.isMountRoot) return undefined;
   for (const line of splitMountinfo(outcome.data(text))) {

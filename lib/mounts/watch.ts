@@ -132,7 +132,7 @@ export abstract class Watch {
 
 function explainWatch(failure: StepFailure): OverlayError {
   if (failure.step?.call !== calls.wait_for || failure.errno === e.EMFILE || failure.errno === e.ENFILE) {
-    return explainTable(failure, {});
+    return explainTable(failure);
   }
   return new OverlayError({
     errno: failure.errno,
@@ -254,7 +254,7 @@ class TableWatch extends Watch {
     const args = [k.AT_FDCWD, '/proc/thread-self/mountinfo', k.O_CLOEXEC, 0];
     const file = plan.add(calls.openat2, args, { keep: true, output: 0 });
     const outcome = performSync(plan);
-    if (outcome instanceof StepFailure) throw explainTable(outcome, {});
+    if (outcome instanceof StepFailure) throw explainTable(outcome);
     return new TableWatch(outcome.result(plan.stepOf(file)));
   }
 

@@ -1,11 +1,12 @@
 /** The mount table for callers: what is mounted, what a path is on, and which overlays use a directory. */
 import { checkBoolean, checkNames, checkWord, toOptions } from '../arguments.js';
-import { invalidArgumentType, invalidArgumentValue, outOfRange } from '../errors.js';
+import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
 import { addLook, type Found, readLook } from '../kernel/look.js';
 import { run, runSync, type Script } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
+import { checkNamespace, type Namespace, type NamespaceLike } from '../mounts/mount-namespace.js';
 import type { RawMount } from '../mounts/raw-mount.js';
-import { findRaw, listRaw, type Namespace, type TableWay } from '../mounts/table.js';
+import { findRaw, listRaw, type TableWay } from '../mounts/table.js';
 import { isAbsolute, type Path, type PathLike, toAbsolute, toBytes, toPath, withoutTrailingSlashes } from '../paths.js';
 import { layersOf } from './layers-of.js';
 import { type Encoding, entryMaker, type MountEntry } from './mount-entry.js';
@@ -22,10 +23,10 @@ export interface MountFilter {
    */
   layer?: PathLike;
   /**
-   * The mount namespace, instead of the calling thread's: `/proc/PID/ns/mnt`, or a descriptor of it. Needs
-   * CAP_SYS_ADMIN over it; without, a path of a process will do, whose own view of it is then listed.
+   * The mount namespace, instead of the calling thread's. Needs CAP_SYS_ADMIN over it; without, `/proc/PID/ns/mnt`
+   * will do, where the view of that process is then listed.
    */
-  namespace?: PathLike | number;
+  namespace?: NamespaceLike;
   /** `'buffer'` for paths as Buffers, which lose no byte. Default `'utf8'`. */
   encoding?: Encoding;
 }
@@ -35,7 +36,7 @@ export interface FindMountOptions {
   /** Whether the path has to be the mount point itself. Default false. */
   exact?: boolean;
   /** As for `listMounts`; the path then has to be absolute. */
-  namespace?: PathLike | number;
+  namespace?: NamespaceLike;
   /** `'buffer'` for paths as Buffers, which lose no byte. Default `'utf8'`. */
   encoding?: Encoding;
 }
@@ -45,7 +46,7 @@ type Checked<T> = Omit<T, 'namespace' | 'encoding'> & { namespace: Namespace | u
 const filterNames: ReadonlySet<string> = new Set(['type', 'target', 'layer', 'namespace', 'encoding']);
 const findNames: ReadonlySet<string> = new Set(['exact', 'namespace', 'encoding']);
 
-function checkCommon<T extends { namespace?: PathLike | number; encoding?: Encoding }>(
+function checkCommon<T extends { namespace?: NamespaceLike; encoding?: Encoding }>(
   given: T | undefined,
   name: string,
   names: ReadonlySet<string>,
@@ -55,15 +56,9 @@ function checkCommon<T extends { namespace?: PathLike | number; encoding?: Encod
   const { namespace, encoding, ...rest } = options;
   return {
     ...rest,
-    namespace: namespace === undefined ? undefined : toNamespace(namespace),
+    namespace: checkNamespace(namespace),
     encoding: checkWord(encoding, 'encoding', ['utf8', 'buffer'] as const) ?? 'utf8',
   };
-}
-
-function toNamespace(value: PathLike | number): Namespace {
-  if (typeof value !== 'number') return toAbsolute(toPath(value, 'namespace'));
-  if (Number.isInteger(value) && value >= 0 && value < 2 ** 30) return value;
-  throw outOfRange('namespace', 'a descriptor or a path', String(value));
 }
 
 function toTypes(value: unknown): ReadonlySet<string> | undefined {
@@ -144,7 +139,7 @@ function find(
   const { namespace, encoding, exact } = checkCommon(options, 'options', findNames);
   const isExact = checkBoolean(exact, 'exact') ?? false;
   if (namespace !== undefined && !isAbsolute(given)) {
-    throw invalidArgumentValue('path', path, 'must be absolute in another mount namespace');
+    throw invalidArgumentValue('path', path, 'must be an absolute path where "namespace" is given');
   }
   // A thread of ours may have another working directory.
   const query = { path: toAbsolute(given), namespace, isExact, way };
@@ -172,7 +167,7 @@ export function findMountWith(
  * The mounts that the calling thread sees, or those of another mount namespace, in the order in which they were
  * made: listmount(2) and statmount(2) where these tell everything (6.13), proc_pid_mountinfo(5) below.
  *
- * @throws {OverlayError} `'no-privilege'`, `'not-a-namespace'` or `'path-missing'`, mostly about `namespace`.
+ * @throws {OverlayError} `'namespace-missing'`, `'namespace-denied'`, and `'path-missing'` where there is no /proc.
  */
 export async function listMounts(filter: MountFilter & { encoding: 'buffer' }): Promise<MountEntry<Buffer>[]>;
 export async function listMounts(filter?: MountFilter & { encoding?: 'utf8' }): Promise<MountEntry[]>;
