@@ -104,7 +104,9 @@ function* askStatmount(
   const args = [descriptor, mask, wanted === undefined ? null : packIds(wanted)];
   const table = plan.stepOf(plan.add(calls.mount_table, args, { output: DATA_OUTPUT }));
   const outcome = yield plan;
-  return outcome instanceof StepFailure ? outcome : outcome.data(table);
+  if (!(outcome instanceof StepFailure)) return outcome.data(table);
+  if (outcome.errno === e.ENOSYS) isStatmountWhole = false;
+  return outcome;
 }
 
 /** Whether the kernel tells all that an entry is made of. */
@@ -183,17 +185,18 @@ function processOf(namespace: Path): string | undefined {
   return /^(\/proc\/(?:\d+|self|thread-self)(?:\/task\/\d+)?)\/ns\/mnt$/.exec(text)?.[1];
 }
 
-/** The same mount, as far as the table tells. */
-const sameness = ({ id, parent, device, root, target }: RawMount): string =>
-  [id, parent, device, root, target].join('\0');
+/** What stays with a mount, wherever it is moved. */
+const sameness = ({ id, device, root }: RawMount): string => `${id} ${device} ${root}`;
 
-/** The unique ids of mounts that have none yet, since the table has changed under the eyes. */
-function* addMissingIds(mounts: readonly RawMount[], namespace: Namespace | undefined): Script<readonly RawMount[]> {
-  if (mounts.every(({ uniqueId }) => uniqueId !== undefined)) return mounts;
+/** With their unique ids, where the kernel has such: by another look, and without those that are gone by then. */
+function* addIdsLater(mounts: readonly RawMount[], namespace: Namespace | undefined): Script<readonly RawMount[]> {
   const basics = yield* askStatmount(namespace, MOUNT_BASICS);
   if (basics instanceof StepFailure) return mounts;
   const ids = new Map(readMountRecords(basics).map((mount) => [sameness(mount), mount.uniqueId]));
-  return mounts.map((mount) => ({ ...mount, uniqueId: ids.get(sameness(mount)) }));
+  return mounts.flatMap((mount) => {
+    const uniqueId = ids.get(sameness(mount));
+    return uniqueId === undefined ? [] : { ...mount, uniqueId };
+  });
 }
 
 /**
@@ -213,7 +216,11 @@ export function* listRaw(query: TableQuery): Script<readonly RawMount[]> {
     if (others !== undefined) return others;
     throw explainTable(mounts);
   }
-  return yield* addMissingIds(select === undefined ? mounts : mounts.filter(select), namespace);
+  const wanted = select === undefined ? mounts : mounts.filter(select);
+  if (wanted.every(({ uniqueId }) => uniqueId !== undefined)) return wanted;
+  // Mounts have come or gone meanwhile, or there are no such ids.
+  const others = query.way === undefined && isStatmountWhole !== false ? yield* listByStatmount(query) : undefined;
+  return others ?? (yield* addIdsLater(wanted, namespace));
 }
 
 export interface FindQuery {

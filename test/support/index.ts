@@ -87,6 +87,7 @@ const probes = {
   layerDescriptors: () => ['path', 'readable'].includes(String(featuresSync().layerDescriptors)),
   pathDescriptors: () => featuresSync().layerDescriptors === 'path',
   uniqueMountId: () => featuresSync().uniqueMountId === true,
+  mountEvents: () => featuresSync().mountEvents === true,
   mountSetattr: () => featuresSync().mountSetattr === true,
   'data-only layers without metacopy': () => featuresSync().lowerdirAppend === true && !needsMetacopy(featuresSync()),
   'verity without metacopy': () => takesOption('verity=on,metacopy=off'),
