@@ -30,6 +30,7 @@ export {
   listMountsSync,
   type MountFilter,
 } from './overlay/mount-table.js';
+export type { NamedOptions } from './overlay/option-strings.js';
 export type { OverlayOptionName, OverlayOptions } from './overlay/options.js';
 export { type MountEvent, type WatchMountsOptions, watchMounts } from './overlay/watch-mounts.js';
 export type { PathLike } from './paths.js';

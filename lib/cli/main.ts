@@ -12,6 +12,7 @@ import { features } from './features.js';
 import { commandHelp, programHelp } from './help.js';
 import { holders } from './holders.js';
 import { toJson } from './json.js';
+import { ls } from './ls.js';
 import { mount } from './mount.js';
 import { mountHelper } from './mount-helper/run.js';
 import { parse } from './parse.js';
@@ -19,7 +20,7 @@ import { umount } from './umount.js';
 import { UsageError, unknownWord } from './usage-error.js';
 import { whiteout } from './whiteout.js';
 
-const commands: Readonly<Record<string, Command>> = { mount, umount, holders, whiteout, features };
+const commands: Readonly<Record<string, Command>> = { mount, umount, ls, holders, whiteout, features };
 const commandNames = Object.keys(commands);
 
 function version(): string {

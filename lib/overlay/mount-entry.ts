@@ -1,7 +1,9 @@
 /** A mount of the mount table, as callers get it. */
 import * as k from '../kernel/constants.js';
+import { splitShown } from '../mount-strings.js';
 import { unescapeField } from '../mounts/mountinfo.js';
 import type { MountPropagation, RawMount } from '../mounts/raw-mount.js';
+import { type NamedOptions, readShown } from './option-strings.js';
 
 export type { MountPropagation } from '../mounts/raw-mount.js';
 
@@ -43,6 +45,8 @@ export interface MountEntry<P extends string | Buffer = string> {
    * system's own, without the table's escapes: `'lowerdir=/l'`.
    */
   readonly superblockOptions: readonly P[];
+  /** Of an overlay: what these options say, as it would be given to `mountOverlay`; undefined of all else. */
+  readonly overlay: NamedOptions | undefined;
 }
 
 const known = new Map<number, MountFlags>();
@@ -91,6 +95,7 @@ export function entryMaker(encoding: Encoding): (mount: RawMount) => MountEntry<
     }
     return options;
   };
+  const toOverlay = (text: string): NamedOptions => readShown(splitShown(toBuffer(text))).options;
   return ({ id, uniqueId, parent, device, target, root, source, type, attributes, propagation, options }) => ({
     id,
     uniqueId,
@@ -103,5 +108,6 @@ export function entryMaker(encoding: Encoding): (mount: RawMount) => MountEntry<
     flags: toFlags(attributes),
     propagation,
     superblockOptions: toOptions(options),
+    overlay: type === 'overlay' ? toOverlay(options) : undefined,
   });
 }

@@ -70,8 +70,12 @@ function toTypes(value: unknown): ReadonlySet<string> | undefined {
   return new Set(types);
 }
 
-/** As raw mounts have it: a character a byte. */
-const toRaw = (path: Path): string => Buffer.from(toBytes(withoutTrailingSlashes(path))).toString('latin1');
+/** As raw mounts have it: a character a byte; `/a/./b//` is `/a/b`. */
+function toRaw(path: Path): string {
+  const raw = Buffer.from(toBytes(path)).toString('latin1');
+  const names = raw.split('/').filter((name) => name !== '' && name !== '.');
+  return `/${names.join('/')}`;
+}
 
 const rawPath = (value: PathLike | undefined, name: string): string | undefined =>
   value === undefined ? undefined : toRaw(toAbsolute(toPath(value, name)));

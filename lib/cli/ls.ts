@@ -1,0 +1,122 @@
+/** `overlayfs ls` */
+import { realpathSync } from 'node:fs';
+import type { MountEntry } from '../overlay/mount-entry.js';
+import { listMounts, type MountFilter } from '../overlay/mount-table.js';
+import { formatBytes, fromBytes, type Path } from '../paths.js';
+import { type Paint, paintFor } from './colour.js';
+import { type Command, type Outcome, ownFlag } from './command.js';
+import type { Parsed } from './parse.js';
+import { UsageError } from './usage-error.js';
+
+type Entry = MountEntry<Buffer>;
+
+/** What stands behind the target. */
+function describe({ type, source, flags, root, propagation }: Entry): string {
+  const words = [
+    flags.readonly ? 'ro' : 'rw',
+    ...(['nosuid', 'nodev', 'noexec', 'nosymfollow', 'nodiratime', 'idmapped'] as const).filter((name) => flags[name]),
+    flags.atime,
+    ...(propagation.peerGroup === undefined ? [] : [`shared:${propagation.peerGroup}`]),
+    ...(propagation.master === undefined ? [] : [`master:${propagation.master}`]),
+    ...(propagation.unbindable ? ['unbindable'] : []),
+  ];
+  const part = root.length === 1 ? '' : `[${formatBytes(root)}]`;
+  return `${type} ${formatBytes(source)}${part} ${words.join(',')}`;
+}
+
+/** The layers of an overlay, topmost first, by their roles. */
+function layersOf({ overlay }: Entry): [role: string, path: Path][] {
+  if (overlay === undefined) return [];
+  const { upperdir, workdir, lowerdir, datadir } = overlay;
+  return [
+    ...(upperdir === undefined ? [] : [['upper', upperdir] as [string, Path]]),
+    ...(workdir === undefined ? [] : [['work', workdir] as [string, Path]]),
+    ...lowerdir.map((path): [string, Path] => ['lower', path]),
+    ...datadir.map((path): [string, Path] => ['data', path]),
+  ];
+}
+
+/** Mounts below those that they are mounted on, and layers below their overlays. */
+export function treeText(entries: readonly Entry[], paint: Paint): string {
+  const ids = new Set(entries.map(({ id }) => id));
+  const isTop = ({ id, parent }: Entry) => !ids.has(parent) || parent === id;
+  const children = new Map<number, Entry[]>(entries.map(({ id }) => [id, []]));
+  for (const entry of entries) if (!isTop(entry)) children.get(entry.parent)?.push(entry);
+  const lines: string[] = [];
+  const add = (entry: Entry, first: string, rest: string): void => {
+    lines.push(`${first}${paint('bold', formatBytes(entry.target))}  ${describe(entry)}`);
+    const layers = layersOf(entry).map(([role, path]) => `${role.padEnd(5)}  ${formatBytes(path)}`);
+    const inside = children.get(entry.id) ?? [];
+    const count = layers.length + inside.length;
+    layers.forEach((text, i) => {
+      lines.push(`${rest}${i + 1 === count ? '└─ ' : '├─ '}${text}`);
+    });
+    inside.forEach((child, i) => {
+      const isLast = layers.length + i + 1 === count;
+      add(child, `${rest}${isLast ? '└─ ' : '├─ '}`, `${rest}${isLast ? '   ' : '│  '}`);
+    });
+  };
+  for (const entry of entries.filter(isTop)) add(entry, '', '');
+  return lines.map((line) => `${line}\n`).join('');
+}
+
+/** A line a mount, for other programs. */
+export const linesText = (entries: readonly Entry[]): string =>
+  entries.map((entry) => `${formatBytes(entry.target)} ${describe(entry)}\n`).join('');
+
+function toPlain(value: unknown): unknown {
+  if (value instanceof Buffer) return fromBytes(value);
+  if (Array.isArray(value)) return value.map(toPlain);
+  if (typeof value !== 'object' || value === null) return value;
+  return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, toPlain(inner)]));
+}
+
+/** As the table has it; one that is not there, or is in another namespace, as it is written. */
+function resolved(path: Path): Path {
+  try {
+    return fromBytes(realpathSync(typeof path === 'string' ? path : Buffer.from(path), { encoding: 'buffer' }));
+  } catch {
+    return path;
+  }
+}
+
+async function run({ options, operands }: Parsed): Promise<Outcome> {
+  if (operands.length > 1) throw new UsageError('ls takes one path');
+  const [target] = operands;
+  const types = (options['type'] as string[] | undefined) ?? (options['all'] === true ? undefined : ['overlay']);
+  const filter: MountFilter & { encoding: 'buffer' } = {
+    encoding: 'buffer',
+    ...(types !== undefined && { type: types }),
+    ...(target !== undefined && { target: options['namespace'] === undefined ? resolved(target) : target }),
+    ...(options['layer'] !== undefined && { layer: options['layer'] as Path }),
+    ...(options['namespace'] !== undefined && { namespace: options['namespace'] as Path }),
+  };
+  if (options['all'] === true && options['type'] !== undefined) {
+    throw new UsageError('--type cannot go with --all', 'Leave one of the two out.');
+  }
+  const entries = await listMounts(filter);
+  const isTerminal = process.stdout.isTTY === true;
+  return {
+    text: isTerminal ? treeText(entries, paintFor(isTerminal, process.env)) : linesText(entries),
+    json: { mounts: toPlain(entries) },
+  };
+}
+
+export const ls: Command = {
+  about: 'Lists mounts, overlays unless told otherwise: on a terminal as a tree with their layers, else a line each.',
+  usage: ['[OPTION...] [PATH]'],
+  groups: [
+    {
+      title: 'options',
+      flags: [
+        ownFlag('all', 'mounts of every type'),
+        ownFlag('type', 'mounts of this type', { kind: 'names', isList: true }),
+        ownFlag('layer', 'overlays that have this directory among their layers', { kind: 'path' }),
+        ownFlag('namespace', 'of another mount namespace: /proc/PID/ns/mnt', { kind: 'path' }),
+      ],
+    },
+  ],
+  notes: 'With PATH, those at it and below it.',
+  examples: ['overlayfs ls', 'overlayfs ls --layer /srv/base', 'overlayfs ls --all --json /srv'],
+  run,
+};
