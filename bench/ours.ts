@@ -1,9 +1,17 @@
 /** The library's side, and that of the programs which it replaces. All times are in µs. */
 import { execFile } from 'node:child_process';
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { mountOverlay, mountOverlaySync, whiteoutSync } from 'overlayfs';
+import {
+  bindSync,
+  findMountSync,
+  listMountsSync,
+  mountOverlay,
+  mountOverlaySync,
+  unmountSync,
+  whiteoutSync,
+} from 'overlayfs';
 import { median } from './interleave.js';
 import type { LayerSet } from './stage.js';
 
@@ -72,4 +80,46 @@ export function whiteoutBatch(directory: string, count: number, each: number): n
   const start = now();
   whiteoutSync(paths);
   return now() - start;
+}
+
+/** Mounts, to be among many; returns what takes them away. */
+export function makeManyMounts(directory: string, count: number): () => void {
+  const source = join(directory, 'source');
+  mkdirSync(source, { recursive: true });
+  // In a mount of its own, with which all go at once.
+  bindSync(directory, directory);
+  for (let i = 0; i < count; i++) {
+    const target = join(directory, String(i));
+    mkdirSync(target);
+    bindSync(source, target);
+  }
+  return () => {
+    unmountSync(directory, { detach: true });
+    rmSync(directory, { recursive: true });
+  };
+}
+
+/** The whole mount table. */
+export function listing(): number {
+  const start = now();
+  listMountsSync();
+  return now() - start;
+}
+
+/** The whole mount table by findmnt(8), as it gives it to programs. */
+export async function programListing(): Promise<number> {
+  const start = now();
+  await promisify(execFile)('findmnt', ['-J'], { maxBuffer: 2 ** 28 });
+  return now() - start;
+}
+
+/** The median one. */
+export function finding(path: string, times: number): number {
+  const each = new Float64Array(times);
+  for (let i = 0; i < times; i++) {
+    const start = now();
+    findMountSync(path);
+    each[i] = now() - start;
+  }
+  return median(each);
 }

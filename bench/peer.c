@@ -8,11 +8,13 @@
 //   sync SETS PAIRS BASE      pairs of mount(2) and umount2(2)                       -> MEDIAN TOTAL
 //   handover SETS PAIRS BASE  the same, each call handed to a second thread and back -> MEDIAN TOTAL
 //   mknod COUNT DIRECTORY     whiteouts, one mknod(2) each                           -> TOTAL
+//   table                     the mount table, read and split into lines and fields    -> TOTAL
 //
 // BASE holds the directories 0 to SETS - 1, used in turn, each with lower, upper, work and target in it.
 #define _GNU_SOURCE
 #include <err.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
@@ -156,6 +158,31 @@ static void measure_whiteouts(const char *directory, int count, int each, int li
   printf("%lld\n", (long long)total);
 }
 
+static void measure_table(void) {
+  int64_t begin = now();
+  int table = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
+  if (table < 0) err(1, "mountinfo");
+  size_t room = 1 << 16, size = 0;
+  char *text = malloc(room);
+  ssize_t got;
+  while (text != NULL && (got = read(table, text + size, room - size - 1)) > 0) {
+    size += (size_t)got;
+    if (room - size < 2) text = realloc(text, room *= 2);
+  }
+  if (text == NULL) err(1, "malloc");
+  close(table);
+  text[size] = '\0';
+  volatile size_t fields = 0;
+  char *line_end, *field_end;
+  for (char *line = strtok_r(text, "\n", &line_end); line != NULL; line = strtok_r(NULL, "\n", &line_end)) {
+    for (char *field = strtok_r(line, " ", &field_end); field != NULL; field = strtok_r(NULL, " ", &field_end)) {
+      fields = fields + 1;
+    }
+  }
+  free(text);
+  printf("%lld\n", (long long)(now() - begin));
+}
+
 static void serve(void) {
   char line[PATH_MAX + 64], path[PATH_MAX];
   int sets, count, each;
@@ -169,6 +196,8 @@ static void serve(void) {
       measure_whiteouts(path, count, each, 0);
     } else if (sscanf(line, "link %d %d %4095[^\n]", &count, &each, path) == 3) {
       measure_whiteouts(path, count, each, 1);
+    } else if (strcmp(line, "table\n") == 0) {
+      measure_table();
     } else {
       errx(1, "not understood: %s", line);
     }

@@ -62,6 +62,12 @@ export class Peer {
     return total;
   }
 
+  /** In µs: the mount table read and split. */
+  async table(): Promise<number> {
+    const [total = Number.NaN] = await this.#ask('table');
+    return total;
+  }
+
   stop(): void {
     this.#child.kill('SIGKILL');
   }

@@ -1,14 +1,25 @@
 /** What is measured, one row each, and the bounds that hold for it. */
 import { closeSync, fsyncSync, openSync, rmSync } from 'node:fs';
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import { type Block, type Comparison, type Effort, interleave } from './interleave.js';
-import { asyncPairs, makeWhiteoutDirectories, pairsAtOnce, programPairs, syncPairs, whiteoutBatch } from './ours.js';
+import {
+  asyncPairs,
+  finding,
+  listing,
+  makeManyMounts,
+  makeWhiteoutDirectories,
+  pairsAtOnce,
+  programListing,
+  programPairs,
+  syncPairs,
+  whiteoutBatch,
+} from './ours.js';
 import type { Peer } from './peer.js';
 import { type FileSystem, SET_COUNT, type Site, type Stage } from './stage.js';
 import { statsDuring, statsIdle, unmountAll, unmountAllInPool } from './stats.js';
 
 export interface Bound {
-  readonly of: 'ratio' | 'difference';
+  readonly of: 'ratio' | 'difference' | 'ours';
   readonly is: 'at most' | 'at least';
   readonly limit: number;
 }
@@ -25,6 +36,8 @@ interface Kind {
   readonly on?: readonly FileSystem[];
   /** Whether both sides may use the other CPU too. */
   readonly spreads?: boolean;
+  /** Makes what has to be there meanwhile, and returns what takes it away. */
+  readonly setUp?: (site: Site) => () => void;
   /** Uncounted blocks of ours, until everything is compiled. */
   readonly warmUpBlocks: number;
   readonly blocks: (site: Site, peer: Peer) => [ours: Block, peer: Block];
@@ -46,6 +59,7 @@ const PAIRS = 150;
 const PROGRAM_PAIRS = 20;
 const TIMES_AT_ONCE = 4;
 const WARM_UP_PAIRS = 3000;
+const MOUNTS = 10_000;
 const WHITEOUTS = 10_000;
 /** So many in a directory. */
 const WHITEOUTS_EACH = 100;
@@ -125,6 +139,30 @@ const kinds: readonly Kind[] = [
   whiteouts('mknod', (fileSystem) => (fileSystem === 'ext4' ? { of: 'ratio', is: 'at most', limit: 0.6 } : undefined)),
   // How far sharing an inode can go.
   whiteouts('link', () => undefined),
+  amongMany({
+    what: `${MOUNTS} mounts listed : C`,
+    unit: 'ms',
+    ratio: 'ours / peer',
+    warmUpBlocks: 20,
+    blocks: (_, peer) => [() => listing() / 1000, async () => (await peer.table()) / 1000],
+    bound: () => ({ of: 'ratio', is: 'at most', limit: 2 }),
+  }),
+  amongMany({
+    what: `${MOUNTS} mounts listed : findmnt -J`,
+    unit: 'ms',
+    ratio: 'peer / ours',
+    warmUpBlocks: 20,
+    blocks: () => [() => listing() / 1000, async () => (await programListing()) / 1000],
+    bound: () => ({ of: 'ratio', is: 'at least', limit: 20 }),
+  }),
+  amongMany({
+    what: `one of ${MOUNTS} found : C, all`,
+    unit: 'µs',
+    ratio: 'ours / peer',
+    warmUpBlocks: 3,
+    blocks: (site, peer) => [() => finding(join(site.many, '500'), 1000), () => peer.table()],
+    bound: () => ({ of: 'ours', is: 'at most', limit: 15 }),
+  }),
 ];
 
 /** The program's own file I/O while the unmounts of overlays with much to write back are under way. */
@@ -143,6 +181,10 @@ function stats(beside: 'idle' | 'in the pool', bound: Kind['bound']): Kind {
     ],
     bound,
   };
+}
+
+function amongMany(kind: Omit<Kind, 'waits' | 'on' | 'setUp'>): Kind {
+  return { ...kind, waits: false, on: ['tmpfs'], setUp: ({ many }) => makeManyMounts(many, MOUNTS) };
 }
 
 function whiteouts(by: 'mknod' | 'link', bound: Kind['bound']): Kind {
@@ -176,7 +218,21 @@ const warm = new Set<Kind>();
 
 /** Measures a row, in the given processes besides this one. */
 export async function measure(row: Row, stage: Stage, peer: Peer, program: string, effort: Effort): Promise<Result> {
-  const { kind, fileSystem, spinner } = row;
+  const takeAway = row.kind.setUp?.(stage.site(row.fileSystem));
+  try {
+    return await measureHere(row, stage, peer, program, effort);
+  } finally {
+    takeAway?.();
+  }
+}
+
+async function measureHere(
+  { kind, fileSystem, spinner }: Row,
+  stage: Stage,
+  peer: Peer,
+  program: string,
+  effort: Effort,
+): Promise<Result> {
   if (!warm.has(kind)) {
     const [ours] = kind.blocks(stage.site('tmpfs'), peer);
     for (let i = 0; i < kind.warmUpBlocks; i++) await ours();

@@ -27,6 +27,8 @@ export interface Site {
   readonly sets: readonly LayerSet[];
   /** To be made, filled and removed. */
   readonly whiteouts: string;
+  /** For a great many mounts, while they are needed. */
+  readonly many: string;
 }
 
 function makeSite(base: string): Site {
@@ -37,7 +39,7 @@ function makeSite(base: string): Site {
   for (const set of sets) {
     for (const path of Object.values(set)) mkdirSync(path, { recursive: true });
   }
-  return { base, sets, whiteouts: join(base, 'whiteouts') };
+  return { base, sets, whiteouts: join(base, 'whiteouts'), many: join(base, 'many') };
 }
 
 async function mountTmpfs(at: string): Promise<void> {

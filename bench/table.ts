@@ -29,7 +29,8 @@ const valueText = (value: number, unit: string): string => `${value.toFixed(unit
 const signed = (value: number, unit: string): string => `${value < 0 ? '' : '+'}${valueText(value, unit)}`;
 
 function boundText({ of, is, limit }: Bound, unit: string): string {
-  return `${is === 'at most' ? '≤' : '≥'} ${of === 'ratio' ? limit.toFixed(2) : signed(limit, unit)}`;
+  const texts = { ratio: limit.toFixed(2), difference: signed(limit, unit), ours: `${limit} ${unit}` };
+  return `${is === 'at most' ? '≤' : '≥'} ${texts[of]}`;
 }
 
 export const headerText = (): string =>
