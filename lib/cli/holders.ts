@@ -8,6 +8,9 @@ import type { Command, Outcome } from './command.js';
 import type { Parsed } from './parse.js';
 import { UsageError } from './usage-error.js';
 
+/** Whoever asks at a terminal has the patience, in ms. */
+const TIMEOUT = 30_000;
+
 const headers = ['PID', 'HELD BY', 'PATH', 'COMMAND'] as const;
 
 function cells(holder: Holder): string[] {
@@ -33,7 +36,7 @@ export function holdersTable(holders: Holders, paint: Paint): string {
 async function run({ operands }: Parsed): Promise<Outcome> {
   const [target, ...more] = operands;
   if (target === undefined || more.length > 0) throw new UsageError('name one mount point');
-  const holders = await findHolders(target);
+  const holders = await findHolders(target, { timeout: TIMEOUT });
   const { hidden, complete } = holders;
   return {
     text: holdersTable(holders, paintFor(process.stdout.isTTY, process.env)),

@@ -25,7 +25,10 @@ mountTest('holders are shown, and in JSON', (t) => {
   t.like((document['holders'] as object[])[0], holder);
   t.is(typeof document['hidden'], 'number');
 
-  const failed = json('umount', target);
+  // On a busy machine the search of an error may be cut short.
+  let failed = json('umount', target);
+  for (let tries = 0; tries < 20 && JSON.stringify(failed).includes('cut short'); tries++)
+    failed = json('umount', target);
   t.is(failed.code, 1);
   t.like(failed.document['errors'], [{ reason: 'mount-busy', holders: [holder] }]);
   closeSync(fd);
