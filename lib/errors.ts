@@ -44,7 +44,7 @@ export class OverlayError extends Error {
   readonly hint: string;
   /** What the kernel said about it, a line each; mostly nothing. */
   readonly kernel: readonly string[];
-  /** Of an unmount that found the mount busy: who holds it, as far as a quarter of a second was enough to see. */
+  /** Of an unmount that found the mount busy: who holds it, as far as half a second was enough to see. */
   declare readonly holders?: Holders;
 
   constructor(fields: OverlayErrorFields, options?: ErrorOptions) {

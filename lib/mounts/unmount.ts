@@ -176,7 +176,7 @@ interface Facts {
 }
 
 /** How long to search for those who hold a mount, in ms. */
-const SEARCH = 250;
+const SEARCH = 500;
 
 /** The reason for a failed unmount. Pure. */
 export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Facts): OverlayError {

@@ -114,21 +114,21 @@ const by = (child: ChildProcess, expected: Partial<Holder>): Held => ({
 const kinds: Readonly<Record<string, (site: Site) => Promise<Held>>> = {
   'a working directory': async (site) => {
     const cwd = join(site.target, 'sub');
-    const child = await settled(site, [sleep, '60'], 'cwd', cwd, { cwd });
-    return by(child, { what: 'cwd', path: cwd, command: `${sleep} 60` });
+    const child = await settled(site, [sleep, '600'], 'cwd', cwd, { cwd });
+    return by(child, { what: 'cwd', path: cwd, command: `${sleep} 600` });
   },
   'a root directory': async (site) => {
-    const child = await settled(site, ['chroot', site.target, sleep, '60'], 'root', site.target);
+    const child = await settled(site, ['chroot', site.target, sleep, '600'], 'root', site.target);
     return by(child, { what: 'root', path: site.target });
   },
   'a program that runs': async (site) => {
     const path = join(site.target, sleep);
-    const child = await settled(site, [path, '60'], 'exe', path);
-    return by(child, { what: 'executable', path, command: `${path} 60` });
+    const child = await settled(site, [path, '600'], 'exe', path);
+    return by(child, { what: 'executable', path, command: `${path} 600` });
   },
   'a file mapped into memory, whose descriptor is closed': async (site) => {
     const path = join(site.target, 'library.so');
-    const child = running(site.t, [sleep, '60'], { env: { LD_PRELOAD: path } });
+    const child = running(site.t, [sleep, '600'], { env: { LD_PRELOAD: path } });
     await eventually(site.t, () =>
       findHoldersSync(site.target).some(({ pid, what }) => pid === child.pid && what === 'mapping'),
     );
@@ -145,7 +145,7 @@ const kinds: Readonly<Record<string, (site: Site) => Promise<Held>>> = {
   'an open file of another process': async (site) => {
     const path = join(site.target, 'from-lower');
     const descriptor = openSync(path, 'r');
-    const child = await settled(site, [sleep, '60'], 'fd/3', path, {
+    const child = await settled(site, [sleep, '600'], 'fd/3', path, {
       stdio: ['ignore', 'ignore', 'ignore', descriptor],
     });
     closeSync(descriptor);
@@ -241,14 +241,14 @@ for (const [form, { find, unmount }] of Object.entries(forms)) {
     const options = layers(dir);
     const { target } = options;
     const mounted = mountOverlaySync(options);
-    const child = running(t, ['unshare', '--mount', 'sh', '-c', `cd ${target} && exec ${sleep} 60`]);
+    const child = running(t, ['unshare', '--mount', 'sh', '-c', `cd ${target} && exec ${sleep} 600`]);
     const inChild = () => findHoldersSync(mounted).filter(({ pid }) => pid === child.pid);
-    await eventually(t, () => inChild().some(({ what, command }) => what === 'cwd' && command === `${sleep} 60`));
+    await eventually(t, () => inChild().some(({ what, command }) => what === 'cwd' && command === `${sleep} 600`));
     const namespace = Number(/\d+/.exec(readlinkSync(`/proc/${child.pid}/ns/mnt`))?.[0]);
 
     const expected: Holder[] = [
-      { what: 'cwd', pid: child.pid as number, command: `${sleep} 60`, path: target, copy: target, namespace },
-      { what: 'mount', pid: child.pid as number, command: `${sleep} 60`, path: target, namespace },
+      { what: 'cwd', pid: child.pid as number, command: `${sleep} 600`, path: target, copy: target, namespace },
+      { what: 'mount', pid: child.pid as number, command: `${sleep} 600`, path: target, namespace },
     ];
     t.deepEqual([...(await find(mounted))], expected);
     await unmount(target);
@@ -263,7 +263,7 @@ for (const [form, { find, unmount }] of Object.entries(forms)) {
     execFileSync('mount', ['--make-shared', dir]);
     const options = layers(dir);
     const { target } = options;
-    const ready = `while ! [ -e ${target}/from-lower ]; do sleep 0.05; done; cd ${target} && exec ${sleep} 60`;
+    const ready = `while ! [ -e ${target}/from-lower ]; do sleep 0.05; done; cd ${target} && exec ${sleep} 600`;
     const child = running(t, ['unshare', '--mount', '--propagation', 'unchanged', 'sh', '-c', ready]);
     await eventually(t, () => readlinkSync(`/proc/${child.pid}/ns/mnt`) !== readlinkSync('/proc/self/ns/mnt'));
     const mounted = mountOverlaySync(options);
@@ -311,7 +311,7 @@ for (const [form, { find, unmount }] of Object.entries(forms)) {
     const options = layers(dir);
     const mounted = mountOverlaySync(options);
     const descriptor = openSync(join(options.target, 'from-lower'), 'r');
-    const child = running(t, [sleep, '60'], { cwd: options.target });
+    const child = running(t, [sleep, '600'], { cwd: options.target });
     await eventually(t, () => findHoldersSync(mounted).length === 2);
     await mounted.unmount({ detach: true });
     makeTree(dir, { 'other/': '' });
@@ -349,7 +349,7 @@ for (const [form, { find, unmount }] of Object.entries(forms)) {
 mountTest('processes of others are counted, and the search ends when it is told to', async (t) => {
   const { target, ...options } = layers(scratch(t));
   mountOverlaySync({ ...options, target });
-  running(t, [sleep, '60'], { cwd: target });
+  running(t, [sleep, '600'], { cwd: target });
   const counts =
     'overlayfs.findHolders(args[0], { timeout: 60_000 }).then(({ hidden, complete, length }) => [hidden, complete, length])';
   const nobody = ['setpriv', '--reuid', '65534', '--clear-groups', '--regid', '65534', '--bounding-set=-all'];
