@@ -1,7 +1,12 @@
-/** Writes docs/options.md: `npm run docs`. */
+/** Writes the pages that are made from the code's tables: `npm run docs`. */
 import { writeFileSync } from 'node:fs';
 import { resolve } from 'node:path';
+import { errorsPage } from './errors-page.js';
 import { optionsPage } from './options-page.js';
 
 // From dist-test/docs.
-writeFileSync(resolve(import.meta.dirname, '../../docs/options.md'), optionsPage());
+const write = (name: string, page: string): void =>
+  writeFileSync(resolve(import.meta.dirname, '../../docs', name), page);
+
+write('options.md', optionsPage());
+write('errors.md', errorsPage());

@@ -9,6 +9,7 @@ export const {
   EBUSY,
   EEXIST,
   EINVAL,
+  EIO,
   EISDIR,
   ELOOP,
   EMFILE,
@@ -18,12 +19,14 @@ export const {
   ENODATA,
   ENODEV,
   ENOENT,
+  ENOMEM,
   ENOSPC,
   ENOSYS,
   ENOTDIR,
   ENOTEMPTY,
   ENOTTY,
   EOPNOTSUPP,
+  EOVERFLOW,
   EPERM,
   ERANGE,
   EROFS,
@@ -32,6 +35,7 @@ export const {
 } = constants.errno;
 /** Not in node:os. */
 export const EBADF = 9;
+export const EUCLEAN = 117;
 export const EDQUOT = 122;
 
 // Not in libuv's list, which Node's map is made from.

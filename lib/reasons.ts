@@ -28,6 +28,10 @@ export const reasons = {
     when: 'the target is a mount point already',
     todo: 'unmount it first, or pass `stack: true` to mount over it',
   },
+  'target-foreign': {
+    when: 'the target is on a mount of another mount namespace, or on one that is attached nowhere',
+    todo: 'name a directory that the mount namespace of the calling thread has',
+  },
   'path-inaccessible': {
     when: 'a path cannot be reached: search permission, too many links, a name too long',
     todo: 'mend the path that the error names',
@@ -47,8 +51,32 @@ export const reasons = {
     todo: 'put the workdir beside the upperdir',
   },
   'layers-overlap': {
-    when: 'a layer is used twice or lies inside another layer',
-    todo: 'name each layer once, and none inside another',
+    when: 'a lower layer lies inside another layer',
+    todo: 'name no layer that lies inside another',
+  },
+  'layer-twice': {
+    when: 'two layers are the same directory',
+    todo: 'name each layer once',
+  },
+  'layer-unbindable': {
+    when: 'a layer is on an unbindable mount (mount_namespaces(7)), of which an overlay cannot have a mount of its own',
+    todo: 'make that mount private: mount --make-private',
+  },
+  'layer-locked': {
+    when: 'in a user namespace, something is mounted inside a layer, which an overlay would uncover',
+    todo: 'name a directory with no mount inside, or a recursive bind mount made in this namespace',
+  },
+  'layer-foreign': {
+    when: 'a layer is on a mount of another mount namespace, or on one that is attached nowhere',
+    todo: 'name the layer by a path that leads through the mounts of the mount namespace of the calling thread',
+  },
+  'layer-unsupported': {
+    when: 'a layer is on a file system that overlayfs does not take: procfs, hugetlbfs, autofs, FAT and its like',
+    todo: 'copy the tree to ext4, xfs, btrfs or tmpfs',
+  },
+  'layer-casefolded': {
+    when: 'a layer is on a file system with case folding, which this kernel does not take (before 6.18, or beside layers without)',
+    todo: 'use a file system that was made without the casefold feature, or Linux 6.18 with all layers alike',
   },
   'upper-read-only': {
     when: 'the upperdir or workdir is on a read-only mount or file system',
@@ -58,27 +86,91 @@ export const reasons = {
     when: 'the file system of the upperdir cannot hold an upper layer (an overlay, for one)',
     todo: 'put upperdir and workdir on ext4, xfs, btrfs or tmpfs',
   },
+  'upper-without-xattrs': {
+    when: 'the file system of the upperdir has no extended attributes of the kind that overlayfs keeps its marks in (ramfs; user.* on tmpfs before 6.6)',
+    todo: 'put upperdir and workdir on ext4, xfs, btrfs or tmpfs',
+  },
+  'upper-remote': {
+    when: 'the upperdir is on a remote file system (NFS, SMB, 9p, FUSE) that lacks something an upper needs',
+    todo: 'put upperdir and workdir on a local file system',
+  },
+  'upper-not-writable': {
+    when: 'the mounting user may not write to the upperdir',
+    todo: 'make it writable for the mounting user, or leave upperdir and workdir out for a read-only view',
+  },
   'upper-in-use': {
-    when: 'the upperdir or workdir is in use by another overlay',
+    when: 'the upperdir is in use by another overlay',
     todo: 'unmount the other overlay, or use other directories',
   },
+  'work-in-use': {
+    when: 'the workdir is in use by another overlay',
+    todo: 'use a workdir of its own for each overlay',
+  },
+  'lower-in-use': {
+    when: 'with `index`, a lower layer is the upperdir or workdir of another overlay, or is inside one',
+    todo: 'unmount the other overlay, or leave `index` out',
+  },
   'mounted-read-only': {
-    when: 'the kernel would have mounted read-only, since it cannot make its directory in the workdir',
+    when: 'the kernel would have mounted read-only, since it cannot make its directory in the workdir, for none of the causes below',
     todo: 'empty the workdir and make it writable for the mounting user',
   },
+  'work-leftovers': {
+    when: 'the workdir holds directories in `work` that the kernel does not clear away',
+    todo: 'empty the workdir',
+  },
+  'work-not-writable': {
+    when: 'the mounting user may not write to the workdir',
+    todo: 'make it writable for the mounting user: chown, or chmod u+rwx',
+  },
+  'work-removed': {
+    when: 'the workdir has been removed, and is reached by a descriptor only',
+    todo: 'make it again, and name it by its path',
+  },
+  'work-idmapped': {
+    when: 'the workdir is on an idmapped mount that does not let the mounting user make a directory there',
+    todo: 'use a mapping that holds the mounting user, or the directory through a mount without one',
+  },
+  'work-immutable': {
+    when: 'the workdir is immutable, or can be appended to only',
+    todo: 'take the attribute away: chattr -ia',
+  },
   'volatile-leftover': {
-    when: 'the workdir holds the mark of a volatile mount, or of a feature that the kernel does not know',
+    when: 'the workdir holds the mark of a volatile mount',
     todo: 'remove work/incompat in the workdir if the data is known to be whole; else start with a fresh upper',
   },
+  'feature-unknown': {
+    when: 'the workdir holds the mark of a feature that this kernel does not know',
+    todo: 'mount it with the kernel that made it, or start with a fresh upperdir and workdir',
+  },
   stale: {
-    when: 'the index in the workdir, or the mark on the upperdir, belongs to other layers',
-    todo: 'use the layers that the upper was made with, or a fresh upperdir and workdir',
+    when: 'with `index`, the upperdir was made with other lower layers',
+    todo: 'use the layers that the upper was made with, a fresh upperdir and workdir, or leave `index` out',
+  },
+  'index-of-other-upper': {
+    when: 'with `index`, the index in the workdir was made with another upperdir',
+    todo: 'use the workdir that belongs to the upperdir, or remove its `index` directory',
   },
   'too-deep': { when: 'overlays are stacked more than two deep', todo: 'use the layers of the overlay below instead' },
   // The kernel and the process
   'no-privilege': {
     when: 'the process may not mount',
     todo: 'run it as root with CAP_SYS_ADMIN, or in a user namespace: unshare -Urm',
+  },
+  'capability-missing': {
+    when: 'the process may mount, and lacks another capability: CAP_DAC_OVERRIDE, where there is an upperdir',
+    todo: 'run it with that capability',
+  },
+  'namespace-foreign': {
+    when: 'the process is in a user namespace to which its mount namespace does not belong',
+    todo: 'start it with a mount namespace of its own: unshare -Urm',
+  },
+  'seccomp-denied': {
+    when: 'a seccomp filter refuses the system calls of mounting (a container runtime, a service manager)',
+    todo: 'allow mount(2), fsopen(2) and their like in the profile of the container or service',
+  },
+  'lsm-denied': {
+    when: 'a security module (AppArmor, SELinux) confines the process',
+    todo: 'allow mounts in its profile, or run the process unconfined',
   },
   'overlay-unavailable': {
     when: 'the kernel has no overlay file system',
@@ -92,6 +184,14 @@ export const reasons = {
     when: 'the kernel does not know an option or refuses its value',
     todo: 'leave the option out on this kernel',
   },
+  'feature-dropped': {
+    when: 'the kernel has mounted without a feature that was asked for, which it does without a word; the mount is taken down again',
+    todo: 'leave the option out, or name it in `allowDegraded` to have the mount all the same',
+  },
+  'feature-unverifiable': {
+    when: 'whether a feature that was asked for came into force cannot be read back',
+    todo: 'name it in `allowDegraded` to mount without knowing',
+  },
   'options-too-long': {
     when: 'the options pass the page that mount(2) takes, and the kernel is too old for another way',
     todo: 'use fewer layers or shorter paths',
@@ -103,6 +203,22 @@ export const reasons = {
   'out-of-threads': {
     when: 'the process can start no thread',
     todo: 'raise the limit (ulimit -u, the pids of the control group), or do less at once',
+  },
+  'out-of-memory': {
+    when: 'the kernel, or the control group of the process, has no memory for the mount',
+    todo: 'free memory, or raise the limit of the control group',
+  },
+  'too-many-mounts': {
+    when: 'the mount namespace has as many mounts as it may have (fs.mount-max)',
+    todo: 'unmount what is of no use, or raise the limit: sysctl fs.mount-max',
+  },
+  'out-of-inodes': {
+    when: 'the file system has no inode left',
+    todo: 'remove files, or make a file system with more inodes',
+  },
+  'io-error': {
+    when: 'the file system of a layer reports an I/O error, or is damaged',
+    todo: 'look into the kernel log (dmesg), and check the file system',
   },
   'out-of-space': { when: 'the file system is full, or a quota is used up', todo: 'make room' },
   // Binding, and other mount namespaces

@@ -18,6 +18,7 @@ enum Number : long {
   fsconfig = 431,        // 5.2
   fsmount = 432,         // 5.2
   openat2 = 437,         // 5.6
+  faccessat2 = 439,      // 5.8
   mount_setattr = 442,   // 5.12
   statmount = 457,       // 6.8
   listmount = 458,       // 6.8
@@ -43,6 +44,7 @@ enum Number : long {
   write = 1,
   ioctl = 16,
   setxattr = 188,
+  getxattr = 191,
   lgetxattr = 192,
   futex = 202,
   openat = 257,
@@ -50,6 +52,9 @@ enum Number : long {
   mknodat = 259,
   unlinkat = 263,
   linkat = 265,
+  readlinkat = 267,
+  name_to_handle_at = 303,
+  open_by_handle_at = 304,
   renameat2 = 316,       // 3.15
   statx = 332,           // 4.11
 #elif defined(__aarch64__)
@@ -73,6 +78,7 @@ enum Number : long {
   write = 64,
   ioctl = 29,
   setxattr = 5,
+  getxattr = 8,
   lgetxattr = 9,
   futex = 98,
   openat = 56,
@@ -80,6 +86,9 @@ enum Number : long {
   mknodat = 33,
   unlinkat = 35,
   linkat = 37,
+  readlinkat = 78,
+  name_to_handle_at = 264,
+  open_by_handle_at = 265,
   renameat2 = 276,
   statx = 291,
 #else
@@ -211,6 +220,14 @@ constexpr uint32_t epoll_in = 0x1;
 constexpr uint32_t epoll_oneshot = 1U << 30;
 constexpr int epoll_cloexec = 02000000;  // O_CLOEXEC, the same on both architectures
 constexpr int eventfd_cloexec = 02000000;
+
+// name_to_handle_at(2), open_by_handle_at(2): followed by the handle's bytes
+constexpr unsigned max_handle_size = 128;
+struct FileHandle {
+  uint32_t size;
+  int32_t type;
+  uint8_t bytes[max_handle_size];
+};
 
 // getdents64(2): followed by the name, NUL-terminated
 struct Dirent {

@@ -28,7 +28,7 @@ size_t page_size() {
 
 bool makes_descriptor(Call call) {
   return call == Call::openat2 || call == Call::fsopen || call == Call::fsmount || call == Call::open_tree ||
-         call == Call::fanotify_init;
+         call == Call::fanotify_init || call == Call::open_by_handle_at;
 }
 
 bool is_tolerated(const Step& step, long result) {
@@ -39,6 +39,30 @@ bool is_tolerated(const Step& step, long result) {
   }
   return false;
 }
+
+// The unique ids of the mounts that were attached here last, each with whose plan it was: what a plan of the same
+// owner has attached is not news to it, on whichever thread.
+class OwnMounts {
+ public:
+  void add(uint64_t id, uint32_t owner) {
+    uint32_t at = __atomic_fetch_add(&next_, 1, __ATOMIC_RELAXED) % size;
+    __atomic_store_n(&entries_[at], entry(id, owner), __ATOMIC_RELEASE);
+  }
+  bool has(uint64_t id, uint32_t owner) const {
+    for (const uint64_t& own : entries_) {
+      if (__atomic_load_n(&own, __ATOMIC_ACQUIRE) == entry(id, owner)) return true;
+    }
+    return false;
+  }
+
+ private:
+  static constexpr uint32_t size = 512;
+  static uint64_t entry(uint64_t id, uint32_t owner) { return id << 16 | owner; }
+  uint64_t entries_[size] = {};
+  uint32_t next_ = 0;
+};
+
+OwnMounts own_mounts;
 
 // Before listmount(2): by the table, a line a mount: its id, its parent's id, and more.
 bool has_submounts_in_table(uint64_t id) {
@@ -280,6 +304,7 @@ long Execution::run(Step& step) {
     case Call::open_tree:
       return sys::open_tree(fd(0), Text(*this, a[1]), unsigned_at(2));
     case Call::move_mount:
+      remember_mount(step);
       return sys::move_mount(fd(0), Text(*this, a[1]), fd(2), Text(*this, a[3]), unsigned_at(4));
     case Call::mount: {
       Text data(*this, a[4]);
@@ -305,8 +330,21 @@ long Execution::run(Step& step) {
       return sys::setxattr(Text(*this, a[0]), Text(*this, a[1]), static_cast<const char*>(value),
                            value.size(), a[3]);
     }
+    // Into the output, so far as there is room.
+    case Call::getxattr:
+      return sys::getxattr(Text(*this, a[0]), Text(*this, a[1]), block_ + step.output + 8, unsigned_at(2));
     case Call::lgetxattr:
-      return get_xattr(step);
+      return sys::lgetxattr(Text(*this, a[0]), Text(*this, a[1]), block_ + step.output + 8, unsigned_at(2));
+    case Call::readlinkat:
+      return sys::readlinkat(fd(0), Text(*this, a[1]), block_ + step.output + 8, unsigned_at(2));
+    case Call::faccessat2:
+      return sys::faccessat2(fd(0), Text(*this, a[1]), a[2], a[3]);
+    case Call::name_to_handle_at:
+      return get_handle(step);
+    case Call::open_by_handle_at:
+      return open_handle(step);
+    case Call::claim:
+      return check_claim(step);
     case Call::whiteout:
       return make_whiteout(fd(0), Text(*this, a[1]));
     case Call::replace:
@@ -323,9 +361,11 @@ long Execution::run(Step& step) {
       return sys::call(abi::chdir, static_cast<const char*>(Text(*this, a[0])));
     case Call::fanotify_init:
       return sys::call(abi::fanotify_init, unsigned_at(0), unsigned_at(1));
-    // Whether they are there at all: without arguments they fail.
+    case Call::listmount:
+      return list_mounts(step);
     case Call::statmount:
-      return sys::call(abi::statmount, nullptr, nullptr, 0L, 0U);
+      return get_mount(step);
+    // Whether it is there at all: without arguments it fails.
     case Call::open_tree_attr:
       return sys::call(abi::open_tree_attr, -1, nullptr, 0U, nullptr, 0L);
     case Call::fanotify_mark:
@@ -388,17 +428,26 @@ long Execution::revert(Step& step) {
 }
 
 // statfs(path, refused f_flags, refused f_type, wanted f_type or 0), fstatfs(descriptor, …); output: f_type,
-// f_flags. EROFS: it has a refused flag; EPERM: it is of the refused type; ESTALE: it is not of the wanted one.
+// f_flags, f_blocks, f_bavail, f_files, f_ffree. EROFS: it has a refused flag; EPERM: it is of the refused type;
+// ESTALE: it is not of the wanted one.
 long Execution::check_statfs(const Step& step, long result, const abi::Statfs& found) {
   if (result < 0) return result;
   if (step.output != 0) {
-    int64_t report[] = {found.type, found.flags};
+    int64_t report[] = {found.type,
+                        found.flags,
+                        static_cast<int64_t>(found.blocks),
+                        static_cast<int64_t>(found.bavail),
+                        static_cast<int64_t>(found.files),
+                        static_cast<int64_t>(found.ffree)};
     memcpy(block_ + step.output + 8, report, sizeof report);
   }
   if (step.a[3] != 0 && found.type != static_cast<int64_t>(static_cast<uint32_t>(step.a[3]))) return -ESTALE;
   if (found.flags & static_cast<uint32_t>(step.a[1])) return -EROFS;
   return step.a[2] != 0 && found.type == static_cast<int64_t>(static_cast<uint32_t>(step.a[2])) ? -EPERM : 0;
 }
+
+// Where in the output of statx the mount's id is.
+constexpr size_t mount_id_at = 48;
 
 // statx(dirfd, path, flags, mask, refused attributes, wanted mount id in two halves or 0, wanted S_IFMT or 0 or
 // minus a refused one); output: see below. ENOTDIR: it is of another type; ELOOP: of the refused one; EBUSY: it has a refused attribute; ESTALE: it is another
@@ -416,7 +465,8 @@ long Execution::check_statx(const Step& step) {
                          static_cast<uint64_t>(found.rdev_major) << 32 | found.rdev_minor,
                          found.size,
                          found.mnt_id,
-                         found.attributes};
+                         found.attributes,
+                         found.nlink};
     memcpy(block_ + step.output + 8, report, sizeof report);
   }
   int type = found.mode & S_IFMT;
@@ -444,10 +494,88 @@ uint8_t* Execution::add_data(const Step& step, size_t size) {
   return data_.data() + offset;
 }
 
-// lgetxattr(path, name, room for the value); output: the value.
-long Execution::get_xattr(const Step& step) {
-  return sys::lgetxattr(Text(*this, step.a[0]), Text(*this, step.a[1]), block_ + step.output + 8,
-                        static_cast<size_t>(step.a[2]));
+// name_to_handle_at(dirfd, path, flags); output: the handle's type, its size, its bytes.
+long Execution::get_handle(const Step& step) {
+  abi::FileHandle handle{abi::max_handle_size, 0, {}};
+  int mount_id;
+  long result = sys::name_to_handle_at(descriptor(step.a[0]), Text(*this, step.a[1]), &handle, &mount_id, step.a[2]);
+  if (result < 0) return result;
+  uint8_t* to = block_ + step.output + 8;
+  uint64_t head[] = {static_cast<uint32_t>(handle.type), handle.size};
+  memcpy(to, head, sizeof head);
+  memcpy(to + sizeof head, handle.bytes, handle.size);
+  return 0;
+}
+
+// open_by_handle_at(a descriptor on its file system, type, bytes, flags)
+long Execution::open_handle(const Step& step) {
+  Text bytes(*this, step.a[2]);
+  if (bytes.size() > abi::max_handle_size) return -EINVAL;
+  abi::FileHandle handle{static_cast<uint32_t>(bytes.size()), step.a[1], {}};
+  memcpy(handle.bytes, static_cast<const char*>(bytes), bytes.size());
+  return sys::open_by_handle_at(descriptor(step.a[0]), &handle, step.a[3]);
+}
+
+// statmount(id in two halves, mask, room); output: struct statmount. Without arguments it fails.
+long Execution::get_mount(const Step& step) {
+  uint64_t id = static_cast<uint64_t>(static_cast<uint32_t>(step.a[1])) << 32 | static_cast<uint32_t>(step.a[0]);
+  abi::MountIdRequest request{abi::mount_id_request_6_8, 0, id, static_cast<uint32_t>(step.a[2]), 0};
+  auto* to = step.output == 0 ? nullptr : reinterpret_cast<abi::Statmount*>(block_ + step.output + 8);
+  return sys::statmount(&request, to, static_cast<size_t>(step.a[3]));
+}
+
+// Before it is attached, or another thread could see it and not know it: the id that a look at it has found.
+void Execution::remember_mount(const Step& attaching) {
+  for (const Step* step = &attaching; step-- != steps_;) {
+    if (step->call != Call::statx || step->a[0] != attaching.a[0] || step->output == 0) continue;
+    uint64_t id;
+    memcpy(&id, block_ + step->output + 8 + mount_id_at, sizeof id);
+    own_mounts.add(id, owner());
+    return;
+  }
+}
+
+// listmount(last id seen in two halves, room, guard); output: the ids of the namespace's mounts that are newer, and
+// the result is their number. As a guard, ESTALE where one of them was made by no plan of the same owner; output:
+// the newest.
+long Execution::list_mounts(const Step& step) {
+  constexpr size_t guard_room = 256;
+  uint64_t last = static_cast<uint64_t>(static_cast<uint32_t>(step.a[1])) << 32 | static_cast<uint32_t>(step.a[0]);
+  abi::MountIdRequest request{abi::mount_id_request_6_8, 0, abi::listmount_root, last, 0};
+  uint8_t* to = block_ + step.output + 8;
+  if (step.a[3] == 0) {
+    return sys::listmount(&request, reinterpret_cast<uint64_t*>(to), static_cast<size_t>(step.a[2]));
+  }
+  uint64_t ids[guard_room];
+  long count = sys::listmount(&request, ids, guard_room);
+  if (count == static_cast<long>(guard_room)) return -ESTALE;
+  for (long i = 0; i < count; i++) {
+    if (!own_mounts.has(ids[i], owner())) return -ESTALE;
+    if (ids[i] > last) last = ids[i];
+  }
+  memcpy(to, &last, sizeof last);
+  return count;
+}
+
+// claim(directory, directory, those in use): EBUSY where one of the two is among those in use, each 16 bytes of
+// device and inode. Output: device and inode of both.
+long Execution::check_claim(const Step& step) {
+  Text used(*this, step.a[2]);
+  uint64_t found[4];
+  bool is_used = false;
+  for (int i = 0; i < 2; i++) {
+    abi::Statx it;
+    long result = sys::statx(descriptor(step.a[i]), "", AT_EMPTY_PATH, abi::statx_ino, &it);
+    if (result < 0) return result;
+    uint64_t* key = found + 2 * i;
+    key[0] = static_cast<uint64_t>(it.dev_major) << 32 | it.dev_minor;
+    key[1] = it.ino;
+    for (size_t at = 0; at < used.size() && !is_used; at += 2 * sizeof *key) {
+      is_used = memcmp(static_cast<const char*>(used) + at, key, 2 * sizeof *key) == 0;
+    }
+  }
+  memcpy(block_ + step.output + 8, found, sizeof found);
+  return is_used ? -EBUSY : 0;
 }
 
 }  // namespace overlayfs

@@ -51,7 +51,13 @@ namespace overlayfs {
   X(unlinkat, 0b1)         \
   X(renameat2, 0b101)      \
   X(setxattr, 0)           \
+  X(getxattr, 0)           \
   X(lgetxattr, 0)          \
+  X(faccessat2, 0b1)       \
+  X(readlinkat, 0b1)       \
+  X(name_to_handle_at, 0b1) \
+  X(open_by_handle_at, 0b1) \
+  X(claim, 0b11)           \
   X(whiteout, 0b1)         \
   X(replace, 0b1)          \
   X(sweep, 0b1)            \
@@ -60,6 +66,7 @@ namespace overlayfs {
   X(setns, 0b1)            \
   X(chdir, 0)              \
   X(fanotify_init, 0)      \
+  X(listmount, 0)          \
   X(statmount, 0)          \
   X(open_tree_attr, 0)     \
   X(fanotify_mark, 0b1001) \
@@ -90,6 +97,9 @@ enum PlanFlag : int32_t {
   // again; `undo` on the latter keeps its descriptor until then.
   own_thread = 1,
 };
+
+// Whose plan it is, in the flags above the others: a number for each JavaScript environment.
+constexpr int owner_shift = 16;
 
 constexpr int32_t made_by = 0x40000000;
 constexpr uint32_t any_errno = 0xffffffff;
@@ -154,6 +164,7 @@ class Execution {
   };
 
   const Header& header() const { return *reinterpret_cast<const Header*>(block_); }
+  uint32_t owner() const { return static_cast<uint32_t>(header().flags) >> owner_shift; }
   bool perform_here();
   void take_back_here();
   int run_on_own_thread(bool (Execution::*)(), bool* succeeded);
@@ -163,13 +174,18 @@ class Execution {
   long revert(Step& step);
   long check_statfs(const Step& step, long result, const abi::Statfs& found);
   long check_statx(const Step& step);
-  long get_xattr(const Step& step);
   long scan(const Step& step);
   long read_mount_ids(const Step& step);
   long read_mount_table(const Step& step);
   long read_mount_of(const Step& step);
   long read_file(const Step& step);
   uint8_t* add_data(const Step& step, size_t size);
+  long get_handle(const Step& step);
+  long open_handle(const Step& step);
+  long get_mount(const Step& step);
+  void remember_mount(const Step& attaching);
+  long list_mounts(const Step& step);
+  long check_claim(const Step& step);
   long make_whiteout(int dirfd, const char* name);
   void read_log(int context);
   void close_result(Step& step);

@@ -110,6 +110,26 @@ inline long lgetxattr(const char* path, const char* name, void* value, size_t si
   return call(abi::lgetxattr, path, name, value, size);
 }
 
+inline long getxattr(const char* path, const char* name, void* value, size_t size) {
+  return call(abi::getxattr, path, name, value, size);
+}
+
+inline long faccessat2(int dirfd, const char* path, int mode, int flags) {
+  return call(abi::faccessat2, dirfd, path, mode, flags);
+}
+
+inline long readlinkat(int dirfd, const char* path, void* target, size_t size) {
+  return call(abi::readlinkat, dirfd, path, target, size);
+}
+
+inline long name_to_handle_at(int dirfd, const char* path, abi::FileHandle* to, int* mount_id, int flags) {
+  return call(abi::name_to_handle_at, dirfd, path, to, mount_id, flags);
+}
+
+inline int open_by_handle_at(int mount, const abi::FileHandle* handle, int flags) {
+  return static_cast<int>(call(abi::open_by_handle_at, mount, handle, flags));
+}
+
 inline long getdents64(int fd, void* buffer, size_t size) {
   return call(abi::getdents64, fd, buffer, size);
 }

@@ -53,7 +53,10 @@ function toFlag(name: string, row: OptionRow): Flag[] {
       spellings: spellingsOf(name, row),
       kind,
       isList: row.form === 'paths' || row.form === 'names',
-      hasNegative: row.form === 'switch' || (row.form === 'flag' && (row.off !== undefined || row.default !== 'false')),
+      hasNegative:
+        row.form === 'switch' ||
+        (row.form === 'flag' && (row.off !== undefined || row.default !== 'false')) ||
+        (row.form === 'boolean' && row.default === 'true'),
       words: row.form === 'word' ? row.words : [],
       default: row.default,
       about: row.about,

@@ -8,6 +8,7 @@ import { basename } from 'node:path';
 import { type Command, flagsOfCommand } from './command.js';
 import { argumentsOf, type Bytes } from './command-line.js';
 import { errorText, exitCodeOf, FAILED, toShown, WRONG_USAGE } from './errors.js';
+import { explain } from './explain.js';
 import { features } from './features.js';
 import { commandHelp, programHelp } from './help.js';
 import { holders } from './holders.js';
@@ -20,7 +21,7 @@ import { umount } from './umount.js';
 import { UsageError, unknownWord } from './usage-error.js';
 import { whiteout } from './whiteout.js';
 
-const commands: Readonly<Record<string, Command>> = { mount, umount, ls, holders, whiteout, features };
+const commands: Readonly<Record<string, Command>> = { mount, umount, ls, holders, whiteout, explain, features };
 const commandNames = Object.keys(commands);
 
 function version(): string {

@@ -16,7 +16,8 @@ const mountFlags = flagsOf(optionTable).filter(({ name }) => name !== 'target');
 const overlayNames: ReadonlySet<string> = new Set(overlayOptionNames);
 
 const isLayer = ({ kind }: Flag): boolean => kind === 'path';
-const isLibrarys = ({ name }: Flag): boolean => ['create', 'stack', 'namespace', 'allowDegraded'].includes(name);
+const isLibrarys = ({ name }: Flag): boolean =>
+  ['create', 'stack', 'exclusive', 'namespace', 'allowDegraded'].includes(name);
 
 /** The groups, each with what no earlier one takes. */
 const groupRules: readonly (readonly [title: string, takes: (flag: Flag) => boolean])[] = [

@@ -26,6 +26,7 @@ const number: Argument = { kind: 'number' };
 const octal: Argument = { kind: 'octal' };
 const hiddenNumber: Argument = { kind: 'number', hidden: true };
 const hiddenDescriptor: Argument = { kind: 'descriptor', hidden: true };
+const hiddenValue: Argument = { kind: 'value', hidden: true };
 const bits = (names: Names): Argument => ({ kind: 'number', bits: names });
 const words = (names: Names): Argument => ({ kind: 'number', words: names });
 
@@ -52,7 +53,7 @@ const described = {
     descriptor,
     text,
     at,
-    bits(named('STATX_TYPE', 'STATX_INO', 'STATX_SIZE', 'STATX_MNT')),
+    bits(named('STATX_TYPE', 'STATX_NLINK', 'STATX_INO', 'STATX_SIZE', 'STATX_MNT')),
     hiddenNumber,
     hiddenNumber,
     hiddenNumber,
@@ -69,7 +70,13 @@ const described = {
   unlinkat: [descriptor, text, at],
   renameat2: [descriptor, text, descriptor, text, number],
   setxattr: [text, text, value, number],
+  getxattr: [text, text, number],
   lgetxattr: [text, text, number],
+  faccessat2: [descriptor, text, number, number],
+  readlinkat: [descriptor, text, hiddenNumber],
+  name_to_handle_at: [descriptor, text, at],
+  open_by_handle_at: [descriptor, number, hiddenValue, bits(named('O_'))],
+  claim: [descriptor, descriptor, hiddenValue],
   whiteout: [descriptor, text],
   replace: [descriptor, text, text, number],
   sweep: [descriptor, text],
@@ -78,7 +85,8 @@ const described = {
   setns: [descriptor, bits(named('CLONE_'))],
   chdir: [text],
   fanotify_init: [bits(named('FAN_CLOEXEC', 'FAN_NONBLOCK', 'FAN_UNLIMITED', 'FAN_REPORT')), number],
-  statmount: [],
+  listmount: [hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber],
+  statmount: [number, number, number, hiddenNumber],
   open_tree_attr: [],
   fanotify_mark: [descriptor, bits(named('FAN_MARK_')), bits(named('FAN_MNT_')), descriptor],
   read_file: [descriptor, text],

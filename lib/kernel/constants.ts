@@ -6,7 +6,11 @@ import { constants } from 'node:fs';
 
 export const AT_FDCWD = -100;
 export const AT_SYMLINK_NOFOLLOW = 0x100;
+/** name_to_handle_at(2) */
+export const AT_SYMLINK_FOLLOW = 0x400;
 export const AT_REMOVEDIR = 0x200;
+/** faccessat2(2); the same bit as AT_REMOVEDIR. */
+export const AT_EACCESS = 0x200;
 export const AT_EMPTY_PATH = 0x1000;
 /** Answer from what is known, so that a server which does not answer is not asked. */
 export const AT_STATX_DONT_SYNC = 0x4000;
@@ -72,6 +76,7 @@ export const UMOUNT_NOFOLLOW = 8;
 
 // statx(2)
 export const STATX_TYPE = 0x1;
+export const STATX_NLINK = 0x4;
 export const STATX_INO = 0x100;
 export const STATX_SIZE = 0x200;
 /** 5.8 */
@@ -80,10 +85,16 @@ export const STATX_MNT_ID = 0x1000;
 export const STATX_MNT_ID_UNIQUE = 0x4000;
 /** 5.8 */
 export const STATX_ATTR_MOUNT_ROOT = 0x2000;
+export const STATX_ATTR_IMMUTABLE = 0x10;
+export const STATX_ATTR_APPEND = 0x20;
 
 // statfs(2)
 export const ST_RDONLY = 1;
 export const OVERLAYFS_SUPER_MAGIC = 0x794c7630;
+
+// access(2)
+export const W_OK = 2;
+export const X_OK = 1;
 
 /** 6.5 */
 export const MOVE_MOUNT_BENEATH = 0x200;
@@ -140,3 +151,18 @@ export const MS_SHARED = 1 << 20;
 // unshare(2), setns(2)
 export const CLONE_FS = 0x200;
 export const CLONE_NEWNS = 0x20000;
+
+// statfs(2): file systems that say something about a layer
+export const PROC_SUPER_MAGIC = 0x9fa0;
+export const HUGETLBFS_MAGIC = 0x958458f6;
+export const AUTOFS_SUPER_MAGIC = 0x187;
+export const MSDOS_SUPER_MAGIC = 0x4d44;
+export const EXFAT_SUPER_MAGIC = 0x2011bab0;
+export const NTFS3_SUPER_MAGIC = 0x7366746e;
+export const NFS_SUPER_MAGIC = 0x6969;
+export const CIFS_SUPER_MAGIC = 0xff534d42;
+export const SMB2_SUPER_MAGIC = 0xfe534d42;
+export const V9FS_MAGIC = 0x01021997;
+export const CEPH_SUPER_MAGIC = 0x00c36400;
+export const AFS_SUPER_MAGIC = 0x5346414f;
+export const FUSE_SUPER_MAGIC = 0x65735546;

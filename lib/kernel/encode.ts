@@ -1,8 +1,12 @@
 /** A plan as the block of memory that native/plan.h describes. */
+import { threadId } from 'node:worker_threads';
 import { addon } from '../native.js';
 import type { Path } from '../paths.js';
 import { calls, learnNumbers } from './calls.js';
 import type { Plan, Step, Text } from './plan.js';
+
+/** This thread's JavaScript, among the plan's flags as native/plan.h says. */
+const owner = (threadId & 0xffff) << 16;
 
 const HEADER_SIZE = 16;
 const STEP_NUMBERS = 13;
@@ -139,6 +143,6 @@ export function encode(plan: Plan): Encoded {
   numbers[0] = steps.length;
   numbers[1] = outputs;
   numbers[2] = plan.outputsSize;
-  numbers[3] = plan.isOnOwnThread ? native.ownThread : 0;
+  numbers[3] = (plan.isOnOwnThread ? native.ownThread : 0) | owner;
   return { block, numbers, size: end, outputs };
 }

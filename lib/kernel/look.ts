@@ -19,6 +19,10 @@ export interface Found {
   readonly size: number;
   readonly mountId: number;
   readonly isMountRoot: boolean;
+  /** How many names it has: 0 when it has been removed. Only where STATX_NLINK is asked for. */
+  readonly links: number;
+  /** Nothing can be made in it, whoever asks: chattr(1). */
+  readonly isImmutable: boolean;
   /** Whether this kernel gives mount ids that are never used again. */
   readonly hasUniqueMountId: boolean;
 }
@@ -32,12 +36,27 @@ export const NOT_FOUND: Found = {
   size: 0,
   mountId: 0,
   isMountRoot: false,
+  links: 1,
+  isImmutable: false,
   hasUniqueMountId: false,
 };
 
 /** The 64-bit words of the output, as in native/plan.cc. */
-const word = { mask: 0, mode: 1, inode: 2, device: 3, represents: 4, size: 5, mountId: 6, attributes: 7 } as const;
-export const STATX_OUTPUT = 64;
+const word = {
+  mask: 0,
+  mode: 1,
+  inode: 2,
+  device: 3,
+  represents: 4,
+  size: 5,
+  mountId: 6,
+  attributes: 7,
+  links: 8,
+} as const;
+export const STATX_OUTPUT = 72;
+
+/** What statfs(2) reports, in 64-bit words: type, flags, blocks, free ones, inodes, free ones. */
+export const STATFS_OUTPUT = 48;
 
 /** The id of the mount that a look has found. */
 export function readMountId(step: Step, outputs: Outputs): number {
@@ -87,6 +106,8 @@ export function readLook(step: Step | undefined, outputs: Outputs | StepFailure)
     size: outputs.number(step, word.size),
     mountId: readMountId(step, outputs),
     isMountRoot: has(word.attributes, k.STATX_ATTR_MOUNT_ROOT),
+    links: outputs.number(step, word.links),
+    isImmutable: has(word.attributes, k.STATX_ATTR_IMMUTABLE | k.STATX_ATTR_APPEND),
     hasUniqueMountId: has(word.mask, k.STATX_MNT_ID_UNIQUE),
   };
 }

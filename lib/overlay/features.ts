@@ -180,7 +180,7 @@ function questions(): Questions {
 }
 
 /** The initial user namespace has a number of its own (PROC_USER_INIT_INO); a map can look like its. */
-function isOtherUserNamespace({ errno, inode }: Found): boolean {
+export function isOtherUserNamespace({ errno, inode }: Found): boolean {
   const INITIAL = 0xeffffffd;
   return errno === 0 && Number(inode) !== INITIAL;
 }

@@ -1,18 +1,34 @@
 /** Mounting: options are checked and planned here, performed in one crossing, and explained when they fail. */
-import { EINVAL, ENOSYS, EPERM } from '../errnos.js';
-import { abortError } from '../errors.js';
+import { EBUSY, EINVAL, ENOSYS, EPERM } from '../errnos.js';
+import { abortError, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
-import { FSCONFIG_CMD_CREATE } from '../kernel/constants.js';
+import { AT_FDCWD, AT_REMOVEDIR, FSCONFIG_CMD_CREATE } from '../kernel/constants.js';
+import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { type MountIds, readMountIds } from '../kernel/look.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
+import { Plan } from '../kernel/plan.js';
 import { Mount } from '../mounts/mount.js';
 import { explainJoin } from '../mounts/mount-namespace.js';
-import { isAbsolute, type Path, toAbsolute, withoutTrailingSlashes } from '../paths.js';
+import { type UnmountOptions, unmountPlan } from '../mounts/unmount.js';
+import {
+  isAbsolute,
+  joinPath,
+  type Path,
+  pathString,
+  quotePath,
+  toAbsolute,
+  withoutTrailingSlashes,
+} from '../paths.js';
 import { checkConflicts } from './conflicts.js';
-import { explainMount, lookAfter } from './diagnose.js';
+import { explainMount, wantedAfter } from './diagnosis/explain.js';
+import { emptyFacts } from './diagnosis/facts.js';
+import { askUse, gather } from './diagnosis/gather.js';
+import { look, lookSync } from './diagnosis/look.js';
 import { featuresSync, type KernelFeatures } from './features.js';
 import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from './options.js';
-import { type MountPlan, plan } from './plan.js';
+import { addXattrGuard, type MountPlan, plan, sentOptions } from './plan.js';
+import { toVerify, verify } from './readback.js';
+import { type Claim, catchUp, forgetGone, isBehind, lookAtUnseen, readClaim, uses } from './uses.js';
 
 /** An overlay that was mounted here. Unmount it, or have it disposed of with `using` or `await using`. */
 export class OverlayMount extends Mount {
@@ -23,6 +39,16 @@ export class OverlayMount extends Mount {
   constructor(given: OverlayOptions, { target, workdir, namespace }: CheckedOptions, found: MountIds) {
     super(given.target, { path: withoutTrailingSlashes(target), ...found, workdir, namespace });
     this.options = workdir === undefined || given.workdir !== undefined ? given : { ...given, workdir };
+  }
+
+  override async unmount(options?: UnmountOptions): Promise<void> {
+    await super.unmount(options);
+    uses.release(this.id, options?.detach === true);
+  }
+
+  override unmountSync(options?: UnmountOptions): void {
+    super.unmountSync(options);
+    uses.release(this.id, options?.detach === true);
   }
 }
 
@@ -53,15 +79,122 @@ interface Prepared {
   readonly features: KernelFeatures;
 }
 
-function prepare(options: OverlayOptions, features: KernelFeatures): Prepared {
+/** The checks that come before any plan. */
+export function prepare(options: OverlayOptions, features: KernelFeatures): Prepared {
   const given = takeOptions(options);
   const checked = checkOptions(given);
   if (checked.signal?.aborted) throw abortError(checked.signal);
   return { given, checked: checkConflicts(resolve(checked), features), features };
 }
 
-function finish({ given, checked }: Prepared, { id }: MountPlan, outputs: Outputs): OverlayMount {
-  return new OverlayMount(given, checked, readMountIds(id, outputs));
+/** A mount that is there, before it is known to be what was asked for. */
+interface Made {
+  readonly ids: MountIds;
+  readonly claim: Claim | undefined;
+  /** Whether its upper may be on a file system that keeps no marks: those that have no blocks are suspect. */
+  readonly isSuspect: boolean;
+  /** The directories that were made for it, from the top. */
+  readonly directories: readonly Path[];
+}
+
+function toMade({ checked }: Prepared, planned: MountPlan, outputs: Outputs): Made {
+  const { target, upperdir, workdir, exclusive } = checked;
+  const ids = readMountIds(planned.id, outputs);
+  const { id } = ids;
+  const keys = readClaim(planned.news, planned.claim, outputs);
+  const { superblock } = planned;
+  return {
+    ids,
+    claim: exclusive && upperdir && workdir ? { id, target, upperdir, workdir, keys } : undefined,
+    isSuspect: superblock !== undefined && outputs.number(superblock, BLOCKS) === 0,
+    directories: planned.made.filter((step) => outputs.result(step) >= 0).map(({ args }) => args[1] as Path),
+  };
+}
+
+/** In the output of statfs(2). */
+const BLOCKS = 2;
+
+/** Whether there is more to do than to hand it out. */
+function isInQuestion({ checked }: Prepared, { claim, isSuspect }: Made): boolean {
+  const isUnclear = claim !== undefined && (claim.keys === undefined ? !uses.isEmpty : uses.unseen.length > 0);
+  const isRefused = !isUnclear && claim !== undefined && !uses.take(claim);
+  return isUnclear || isRefused || isSuspect || toVerify(checked).length > 0;
+}
+
+/** A mount that is not what was asked for is taken down again, and its error is the answer. */
+function* question(prepared: Prepared, made: Made): Dialogue<OverlayError | undefined> {
+  const { checked, features } = prepared;
+  const error =
+    (yield* findOvertaken(checked, made)) ??
+    (made.isSuspect ? yield* findMarkless(checked, features) : undefined) ??
+    (toVerify(checked).length > 0 ? yield* verify(checked, features, made.ids.id) : undefined);
+  if (error === undefined) return undefined;
+  uses.forget(made.ids.id);
+  yield* ask(takeDownPlan(checked, made));
+  return error;
+}
+
+function* findOvertaken(checked: CheckedOptions, { claim }: Made): Dialogue<OverlayError | undefined> {
+  if (claim === undefined) return undefined;
+  // Those that came before have been looked at when this one is.
+  const refused = claim.keys === undefined ? yield* lookAtUnseen(claim) : yield* lookAtUnseen();
+  const isTaken = claim.keys === undefined ? !refused.includes(claim.id) : uses.take(claim);
+  return isTaken ? undefined : overtaken(checked);
+}
+
+/** The error for an upper without attributes, if it has none. */
+function* findMarkless(checked: CheckedOptions, features: KernelFeatures): Dialogue<OverlayError | undefined> {
+  const { upperdir } = checked;
+  if (upperdir === undefined || sentOptions(checked, features).some(([name]) => name === 'userxattr')) return undefined;
+  const guard = new Plan();
+  addXattrGuard(guard, upperdir, 'trusted');
+  const outcome = yield* ask(guard);
+  if (!(outcome instanceof StepFailure)) return undefined;
+  const draft = emptyFacts();
+  yield* gather(draft, checked, wantedAfter(outcome));
+  return explainMount(checked, outcome, draft);
+}
+
+/** The same upper by two names, at the same time: the second to come loses. */
+function overtaken({ upperdir = '', target }: CheckedOptions): OverlayError {
+  return new OverlayError({
+    errno: EBUSY,
+    reason: 'upper-in-use',
+    what: `the upperdir ${quotePath(upperdir)} or its workdir was taken by another overlay while the one at ${quotePath(target)} was mounted`,
+    path: pathString(upperdir),
+  });
+}
+
+function takeDownPlan({ target, workdir, create, namespace }: CheckedOptions, { ids, directories }: Made): Plan {
+  const { steps } = unmountPlan({ path: withoutTrailingSlashes(target), ...ids, namespace }, { detach: true });
+  const takeDown = new Plan();
+  for (const { call, args } of steps) takeDown.add(call, args);
+  if (create && workdir !== undefined) {
+    const inner = joinPath(workdir, 'work');
+    takeDown.add(calls.sweep, [AT_FDCWD, inner], { tolerate: 'any' });
+    for (const name of ['index', 'work']) {
+      takeDown.add(calls.unlinkat, [AT_FDCWD, joinPath(workdir, name), AT_REMOVEDIR], { tolerate: 'any' });
+    }
+  }
+  for (const path of [...directories].reverse()) {
+    takeDown.add(calls.unlinkat, [AT_FDCWD, path, AT_REMOVEDIR], { tolerate: 'any' });
+  }
+  return takeDown;
+}
+
+const toMount = ({ given, checked }: Prepared, { ids }: Made): OverlayMount => new OverlayMount(given, checked, ids);
+
+/** After the guard has refused an upper: whether it is worth another try. */
+function* tryClaimAgain({ checked }: Prepared, failure: StepFailure): Dialogue<boolean> {
+  if (isBehind(failure)) {
+    yield* catchUp();
+    return true;
+  }
+  if (failure.step?.call !== calls.claim || failure.errno !== EBUSY) return false;
+  return yield* forgetGone(function* () {
+    const { upper, work } = yield* askUse(checked);
+    return upper !== false || work !== false;
+  });
 }
 
 /** What is to be tried when the kernel has refused, if anything. */
@@ -86,21 +219,29 @@ function withMetacopy(checked: CheckedOptions, { step, errno }: StepFailure): Ch
   return { ...checked, overlay: [...overlay, { name: 'metacopy', kernel: 'metacopy', value: 'on' }] };
 }
 
-/** Mounts under way by target: of two at once for one target, the second has to see the first. */
+/** Mounts under way by target, upper and work: of two at once for one of these, the second has to see the first. */
 const underWay = new Map<string, Promise<unknown>>();
 
-async function inTurn<T>(target: Path, mount: () => Promise<T>): Promise<T> {
-  const key = typeof target === 'string' ? target : Buffer.from(target).toString('latin1');
-  for (let before = underWay.get(key); before !== undefined; before = underWay.get(key)) {
-    await before.catch(() => {});
-  }
+const keyOf = (path: Path): string => (typeof path === 'string' ? path : Buffer.from(path).toString('latin1'));
+
+async function inTurn<T>(paths: readonly Path[], mount: () => Promise<T>): Promise<T> {
+  const keys = paths.map(keyOf);
+  const findBefore = () => keys.map((key) => underWay.get(key)).find((before) => before !== undefined);
+  for (let before = findBefore(); before !== undefined; before = findBefore()) await before.catch(() => {});
   const own = mount();
-  underWay.set(key, own);
+  for (const key of keys) underWay.set(key, own);
   try {
     return await own;
   } finally {
-    underWay.delete(key);
+    for (const key of keys) underWay.delete(key);
   }
+}
+
+/** What no other mount may take meanwhile. */
+function* claimed({ stack, target, exclusive, upperdir, workdir }: CheckedOptions): Generator<Path> {
+  if (!stack) yield withoutTrailingSlashes(target);
+  if (exclusive && upperdir !== undefined) yield withoutTrailingSlashes(upperdir);
+  if (exclusive && workdir !== undefined) yield withoutTrailingSlashes(workdir);
 }
 
 /**
@@ -121,26 +262,29 @@ export async function mountOverlay(options: OverlayOptions): Promise<OverlayMoun
 /** `mountOverlay`, decided from a given record of what the kernel can do. */
 export async function mountOverlayWith(options: OverlayOptions, features: KernelFeatures): Promise<OverlayMount> {
   const prepared = prepare(options, features);
-  const { stack, namespace, target } = prepared.checked;
-  return stack || namespace !== undefined
-    ? mountPrepared(prepared)
-    : inTurn(withoutTrailingSlashes(target), () => mountPrepared(prepared));
+  return inTurn([...claimed(prepared.checked)], () => mountPrepared(prepared));
 }
 
 async function mountPrepared(prepared: Prepared): Promise<OverlayMount> {
   const { checked, features } = prepared;
   const { signal } = checked;
   if (signal?.aborted) throw abortError(signal);
+  if (checked.exclusive && uses.unseen.length > 0) await hold(lookAtUnseen());
   const planned = plan(checked, features);
   const outcome = await perform(planned.plan, signal);
-  if (!(outcome instanceof StepFailure)) return finish(prepared, planned, outcome);
+  if (!(outcome instanceof StepFailure)) {
+    const made = toMade(prepared, planned, outcome);
+    const error = isInQuestion(prepared, made) ? await hold(question(prepared, made)) : undefined;
+    if (error !== undefined) throw error;
+    return toMount(prepared, made);
+  }
   if (outcome.cancelled && signal) throw abortError(signal, outcome.undoErrno);
+  if (await hold(tryClaimAgain(prepared, outcome))) return mountPrepared(prepared);
   const again = retry(prepared, outcome);
   if (again !== undefined) return mountPrepared(again);
   const notJoined = explainJoin(outcome);
   if (notJoined !== undefined) throw notJoined;
-  const look = lookAfter(checked);
-  throw explainMount(checked, outcome, look.facts(await perform(look.plan)));
+  throw explainMount(checked, outcome, await look(checked, wantedAfter(outcome)));
 }
 
 /** `mountOverlay`, on the calling thread. */
@@ -155,13 +299,19 @@ export function mountOverlayWithSync(options: OverlayOptions, features: KernelFe
 
 function mountPreparedSync(prepared: Prepared): OverlayMount {
   const { checked, features } = prepared;
+  if (checked.exclusive && uses.unseen.length > 0) holdSync(lookAtUnseen());
   const planned = plan(checked, features);
   const outcome = performSync(planned.plan);
-  if (!(outcome instanceof StepFailure)) return finish(prepared, planned, outcome);
+  if (!(outcome instanceof StepFailure)) {
+    const made = toMade(prepared, planned, outcome);
+    const error = isInQuestion(prepared, made) ? holdSync(question(prepared, made)) : undefined;
+    if (error !== undefined) throw error;
+    return toMount(prepared, made);
+  }
+  if (holdSync(tryClaimAgain(prepared, outcome))) return mountPreparedSync(prepared);
   const again = retry(prepared, outcome);
   if (again !== undefined) return mountPreparedSync(again);
   const notJoined = explainJoin(outcome);
   if (notJoined !== undefined) throw notJoined;
-  const look = lookAfter(checked);
-  throw explainMount(checked, outcome, look.facts(performSync(look.plan)));
+  throw explainMount(checked, outcome, lookSync(checked, wantedAfter(outcome)));
 }

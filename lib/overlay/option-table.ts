@@ -214,6 +214,11 @@ export const optionTable = {
     about: 'makes what is missing of upperdir, workdir and target, mode 0755, with parents; removed again on failure',
   },
   stack: { form: 'boolean', default: 'false', about: 'allows a target that is a mount point already' },
+  exclusive: {
+    form: 'boolean',
+    default: 'true',
+    about: 'refuses an upperdir or workdir that is in use by another overlay, as far as this namespace shows it',
+  },
   namespace: {
     form: 'namespace',
     first: '5.2',
@@ -223,7 +228,7 @@ export const optionTable = {
   allowDegraded: {
     form: 'names',
     default: 'none',
-    about: 'the options that may fall away where the kernel has no such option, instead of an error',
+    about: 'the options that may fall away, where the kernel or a layer lacks something, instead of an error',
   },
   signal: {
     form: 'signal',

@@ -106,8 +106,15 @@ export interface OverlayOptions {
    */
   namespace?: NamespaceLike;
   /**
-   * The options that may fall away where the kernel has no such option, instead of an error. Names of
-   * overlayfs' own options, such as `'verity'`.
+   * Refuses an upperdir or workdir that is in use by another overlay, which the kernel lets through unless
+   * `index` is on. What is seen: the overlays of this process, and from Linux 6.8 on those that others have
+   * mounted in this mount namespace; not those of other namespaces. Default true.
+   */
+  exclusive?: boolean;
+  /**
+   * The options that may fall away instead of an error: where the kernel has no such option, and where it
+   * mounts without it, by itself or since a layer lacks something. Names of overlayfs' own options, such as
+   * `'verity'`.
    */
   allowDegraded?: readonly OverlayOptionName[];
   /** Gives the mount up: what has not begun never does, what has is undone. */
@@ -159,6 +166,7 @@ export interface CheckedOptions {
   readonly create: boolean;
   readonly stack: boolean;
   readonly namespace: Namespace | undefined;
+  readonly exclusive: boolean;
   readonly allowDegraded: readonly OverlayOptionName[];
   readonly signal: AbortSignal | undefined;
 }
@@ -243,6 +251,7 @@ const otherChecks: ReadonlyMap<string, Check> = new Map<string, Check>([
   ['create', (draft, value, name) => (draft.create = checkBoolean(value, name) ?? false)],
   ['stack', (draft, value, name) => (draft.stack = checkBoolean(value, name) ?? false)],
   ['namespace', (draft, value, name) => (draft.namespace = checkNamespace(value, name))],
+  ['exclusive', (draft, value, name) => (draft.exclusive = checkBoolean(value, name) ?? true)],
   ['allowDegraded', (draft, value, name) => (draft.allowDegraded = checkDegradable(value, name))],
   ['signal', (draft, value, name) => (draft.signal = checkSignal(value, name))],
 ]);
@@ -296,6 +305,7 @@ export function checkOptions(given: OverlayOptions): CheckedOptions {
     create: false,
     stack: false,
     namespace: undefined,
+    exclusive: true,
     allowDegraded: none,
     signal: undefined,
   };

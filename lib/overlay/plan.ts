@@ -5,9 +5,9 @@
 
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
-import { calls } from '../kernel/calls.js';
+import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { STATX_OUTPUT } from '../kernel/look.js';
+import { STATFS_OUTPUT, STATX_OUTPUT } from '../kernel/look.js';
 import { type Descriptor, Plan, type Step, type Subject, type Text } from '../kernel/plan.js';
 import { escapeLayer } from '../mount-strings.js';
 import { attributeBits, flagBits, propagationBits } from '../mounts/attributes.js';
@@ -15,6 +15,7 @@ import { addJoin } from '../mounts/mount-namespace.js';
 import { joinPath, type Path, pathString, toBytes, withoutTrailingSlashes } from '../paths.js';
 import { type KernelFeatures, needsMetacopy } from './features.js';
 import type { CheckedOptions } from './options.js';
+import { addClaim } from './uses.js';
 
 /** A longer value does not pass fsconfig(2), which has no text for it. */
 const FSCONFIG_MAX_BYTES = 255;
@@ -24,6 +25,13 @@ export interface MountPlan {
   readonly plan: Plan;
   /** The look that reports the new mount's id. */
   readonly id: Step;
+  /** The guards that look at who else uses upper and work, as far as there are any. */
+  readonly news: Step | undefined;
+  readonly claim: Step | undefined;
+  /** The guard that reports what the superblock is like, if there is one. */
+  readonly superblock: Step | undefined;
+  /** The directories that are made where they are missing, each with what has come of it. */
+  readonly made: readonly Step[];
 }
 
 interface Layers {
@@ -63,7 +71,7 @@ function addDirectories(plan: Plan, path: Path): void {
   for (let end = bytes.indexOf(0x2f, 1); ; end = bytes.indexOf(0x2f, end + 1)) {
     const prefix = end < 0 ? bytes : bytes.subarray(0, end);
     if (end < 0 || bytes[end - 1] !== 0x2f) {
-      plan.add(calls.mkdirat, [k.AT_FDCWD, prefix, 0o755], { undo: true, tolerate: [e.EEXIST] });
+      plan.add(calls.mkdirat, [k.AT_FDCWD, prefix, 0o755], { undo: true, tolerate: [e.EEXIST], output: 0 });
     }
     if (end < 0) return;
   }
@@ -108,7 +116,7 @@ function addTargetThere(plan: Plan, options: CheckedOptions): Descriptor {
 
 const targetSubject = (options: CheckedOptions): Subject => ({ role: 'target', path: options.target });
 
-function addLayers(plan: Plan, options: CheckedOptions, features: KernelFeatures): Layers {
+function addLayers(plan: Plan, options: CheckedOptions, features: Pick<KernelFeatures, 'layerDescriptors'>): Layers {
   const access = features.layerDescriptors === 'readable' ? 0 : k.O_PATH;
   const open = (path: Path, subject: Subject): Descriptor =>
     plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_DIRECTORY | k.O_CLOEXEC | access, 0], { subject });
@@ -121,6 +129,10 @@ function addLayers(plan: Plan, options: CheckedOptions, features: KernelFeatures
     work: openIfGiven('workdir', options.workdir),
   };
 }
+
+/** Upper and work alone, for the guards. */
+const addUpper = (plan: Plan, options: CheckedOptions): Layers =>
+  addLayers(plan, { ...options, lowerdir: [], datadir: [] }, { layerDescriptors: 'path' });
 
 const viaDescriptor = (descriptor: Descriptor): Text => ['/proc/self/fd/', descriptor];
 const fits = (path: Path): boolean =>
@@ -167,6 +179,33 @@ function addContext(
 }
 
 /**
+ * What the kernel lets pass and is wrong: an upper that another overlay uses, that cannot be written, or whose
+ * file system keeps no marks.
+ */
+function addUpperGuards(plan: Plan, options: CheckedOptions, features: KernelFeatures, layers: Layers): void {
+  const { upperdir } = options;
+  const { upper, work } = layers;
+  if (upperdir === undefined || upper === undefined || work === undefined) return;
+  if (options.exclusive) addClaim(plan, upper, work, features);
+  if (options.readonlySuperblock) return;
+  // Root of the whole machine may write everywhere, and of trusted.* it is seen afterwards whether it is there.
+  if (features.userNamespace) {
+    // Where a filter does not know the call, or where the kernel will say it itself, it is no refusal.
+    plan.add(calls.faccessat2, [upper, '', k.W_OK | k.X_OK, k.AT_EACCESS | k.AT_EMPTY_PATH], {
+      tolerate: [e.ENOSYS, e.EPERM, e.EROFS, e.EINVAL],
+    });
+  }
+  if (sentOptions(options, features).some(([name]) => name === 'userxattr')) addXattrGuard(plan, upperdir, 'user');
+}
+
+/** Whether the file system of the upper has attributes of the kind that the marks are kept in. */
+export function addXattrGuard(plan: Plan, upperdir: Path, kind: 'user' | 'trusted'): void {
+  plan.add(calls.getxattr, [upperdir, `${kind}.overlay.opaque`, 0], {
+    tolerate: [e.ENODATA, e.EPERM, e.EACCES, e.ENOENT],
+  });
+}
+
+/**
  * fsopen(2) to move_mount(2): nothing is to be seen before the last step. `lowerdir` is the value of the
  * option of that name, where lower layers cannot be set one by one.
  */
@@ -174,11 +213,12 @@ function addDetachedWay(plan: Plan, options: CheckedOptions, features: KernelFea
   // In a namespace other than the layers' it comes last.
   const targetHere = options.namespace === undefined ? addTarget(plan, options) : undefined;
   const layers = addLayers(plan, options, features);
+  addUpperGuards(plan, options, features, layers);
   const context = addContext(plan, options, features, layers, lowerdir);
   const set = attributeBits(options);
   const early = set & ~lateAttributes(options);
   const mount = plan.add(calls.fsmount, [context, k.FSMOUNT_CLOEXEC, early]);
-  if (isGuarded(options)) plan.add(calls.fstatfs, [mount, k.ST_RDONLY]);
+  if (isGuarded(options)) plan.add(calls.fstatfs, [mount, k.ST_RDONLY], { output: STATFS_OUTPUT });
   if (early !== set) plan.add(calls.mount_setattr, [mount, '', k.AT_EMPTY_PATH, set & ~early]);
   const id = addIdLook(plan, mount, features);
   const target = targetHere ?? addTargetThere(plan, options);
@@ -224,7 +264,15 @@ const numbersSize = ({ lowerdir, datadir }: CheckedOptions): number => 6 * lower
  * mount(2), with all layers in one string: the oldest way. It says nothing about what is wrong, and the guards
  * come after the mount is there.
  */
-function addMountWay(plan: Plan, options: CheckedOptions, features: KernelFeatures, data: Text, target: Descriptor) {
+function addMountWay(
+  plan: Plan,
+  options: CheckedOptions,
+  features: KernelFeatures,
+  data: Text,
+  target: Descriptor,
+  layers = addUpper(plan, options),
+): Step {
+  addUpperGuards(plan, options, features, layers);
   const set = flagBits(options);
   // MS_RDONLY is for mount and superblock at once; the mount gets its own bits in a second call.
   const early = options.readonlySuperblock ? set | k.MS_RDONLY : isGuarded(options) ? set & ~k.MS_RDONLY : set;
@@ -233,7 +281,9 @@ function addMountWay(plan: Plan, options: CheckedOptions, features: KernelFeatur
   const subject = targetSubject(options);
   plan.add(calls.openat2, [k.AT_FDCWD, withoutTrailingSlashes(options.target), targetFlags, 0], { subject });
   // Were the target's path another by now, this would be something else.
-  plan.add(calls.fstatfs, [root, isGuarded(options) ? k.ST_RDONLY : 0, 0, k.OVERLAYFS_SUPER_MAGIC]);
+  plan.add(calls.fstatfs, [root, isGuarded(options) ? k.ST_RDONLY : 0, 0, k.OVERLAYFS_SUPER_MAGIC], {
+    output: STATFS_OUTPUT,
+  });
   if (early !== set) plan.add(calls.mount, [null, viaDescriptor(root), null, k.MS_REMOUNT | k.MS_BIND | set]);
   if (options.propagation !== undefined) {
     plan.add(calls.mount, [null, viaDescriptor(root), null, propagationBits[options.propagation]]);
@@ -260,7 +310,7 @@ function addNumbersWay(plan: Plan, options: CheckedOptions, features: KernelFeat
   if (withUpper && layers.upper !== undefined) data.push(',upperdir=', layers.upper);
   if (withUpper && layers.work !== undefined) data.push(',workdir=', layers.work);
   data.push(...(withUpper ? optionData(options, features) : tailData(options, features)));
-  return addMountWay(plan, options, features, data, target);
+  return addMountWay(plan, options, features, data, target, layers);
 }
 
 function addIdLook(plan: Plan, root: Descriptor, features: KernelFeatures): Step {
@@ -310,7 +360,16 @@ const sizeOf = (pieces: readonly Path[]): number => pieces.reduce((sum, piece) =
 export function plan(options: CheckedOptions, features: KernelFeatures): MountPlan {
   const result = new Plan();
   addCreated(result, options);
-  return { plan: result, id: addWay(result, options, features) };
+  const id = addWay(result, options, features);
+  const find = (wanted: Call) => result.steps.find(({ call }) => call === wanted);
+  return {
+    plan: result,
+    id,
+    news: find(calls.listmount),
+    claim: find(calls.claim),
+    superblock: isGuarded(options) ? find(calls.fstatfs) : undefined,
+    made: options.create ? result.steps.filter(({ call }) => call === calls.mkdirat) : [],
+  };
 }
 
 /** mount(2) takes layers and target in one namespace. */

@@ -219,8 +219,8 @@ const wrongPaths: Readonly<Record<string, Row>> = {
   'one lowerdir twice': {
     change: (options) => ({ lowerdir: [options.lowerdir, options.lowerdir] }),
     code: 'ELOOP',
-    reason: 'layers-overlap',
-    path: 'merged',
+    reason: 'layer-twice',
+    path: 'lower',
   },
   'an upperdir in use, with index': {
     change: (options, dir) => {

@@ -13,6 +13,8 @@ const planned = (change: Partial<OverlayOptions>, features: Partial<KernelFeatur
   formatPlan(plan(checkOptions({ ...options, ...change }), { ...newest, ...features }).plan)
     .trimEnd()
     .split('\n');
+/** Whether there are newer mounts, which is asked before an upper is used. */
+const news = 'listmount()  # ENOSYS, EPERM will do';
 const calls = (lines: string[]): string[] => lines.map((line) => line.replace(/\(.*/, ''));
 
 test('by descriptors: 6.13 and later', (t) => {
@@ -23,6 +25,7 @@ test('by descriptors: 6.13 and later', (t) => {
     'openat2(AT_FDCWD, "/b:c", O_CLOEXEC|O_DIRECTORY|O_PATH, 0) = fd2',
     'openat2(AT_FDCWD, "/u,v", O_CLOEXEC|O_DIRECTORY|O_PATH, 0) = fd3',
     'openat2(AT_FDCWD, "/w\\\\x", O_CLOEXEC|O_DIRECTORY|O_PATH, 0) = fd4',
+    news,
     'fsopen("overlay", FSOPEN_CLOEXEC) = fd5',
     'fsconfig(fd5, FSCONFIG_SET_STRING, "source", "overlay", 0)',
     'fsconfig(fd5, FSCONFIG_SET_FD, "lowerdir+", NULL, fd1)',
@@ -68,10 +71,13 @@ test('by mount(2): older, with everything escaped', (t) => {
   t.deepEqual(planned({ index: false }, { mountApi: false }), [
     'openat2(AT_FDCWD, "/m", O_CLOEXEC|O_DIRECTORY|O_NOFOLLOW|O_PATH, 0) = fd0',
     'statx(fd0, "", AT_EMPTY_PATH, STATX_TYPE)',
+    'openat2(AT_FDCWD, "/u,v", O_CLOEXEC|O_DIRECTORY|O_PATH, 0) = fd1',
+    'openat2(AT_FDCWD, "/w\\\\x", O_CLOEXEC|O_DIRECTORY|O_PATH, 0) = fd2',
+    news,
     'mount("overlay", "/proc/self/fd/{fd0}", "overlay", 0, "lowerdir=/a:/b\\\\:c,upperdir=/u\\\\,v,workdir=/w\\\\\\\\x,index=off")  # undone on failure',
-    'openat2(AT_FDCWD, "/m", O_CLOEXEC|O_DIRECTORY|O_NOFOLLOW|O_PATH, 0) = fd1',
-    'fstatfs(fd1)',
-    'statx(fd1, "", AT_EMPTY_PATH, STATX_INO|STATX_MNT_ID_UNIQUE)',
+    'openat2(AT_FDCWD, "/m", O_CLOEXEC|O_DIRECTORY|O_NOFOLLOW|O_PATH, 0) = fd3',
+    'fstatfs(fd3)',
+    'statx(fd3, "", AT_EMPTY_PATH, STATX_INO|STATX_MNT_ID_UNIQUE)',
   ]);
 });
 
@@ -98,6 +104,7 @@ test('by mount(2) with numbers: on a thread that has a working directory of its 
     ...Array(43).fill('openat2'),
     'unshare',
     'chdir',
+    'listmount',
     'mount',
     'openat2',
     'fstatfs',
@@ -158,6 +165,9 @@ test('a read-only mount of a writable overlay is made so after its superblock is
   t.deepEqual(calls(planned({ readonly: true }, { mountApi: false })), [
     'openat2',
     'statx',
+    'openat2',
+    'openat2',
+    'listmount',
     'mount',
     'openat2',
     'fstatfs',

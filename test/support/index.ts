@@ -96,6 +96,14 @@ const probes = {
   'uuid=null': () => takesOption('uuid=null'),
   userxattr: () => takesOption('userxattr'),
   'loop devices': () => spawnSync('losetup', ['--find'], { stdio: 'ignore' }).status === 0,
+  'mkfs.ext4': () => hasImages('mkfs.ext4', '-q', '-F'),
+  'mkfs.xfs': () => hasImages('mkfs.xfs', '-q', '-f'),
+  'mkfs.btrfs': () => hasImages('mkfs.btrfs', '-q', '-f'),
+  'mkfs.vfat': () => hasImages('mkfs.vfat'),
+  mksquashfs: () => hasProgram('mksquashfs') && hasFileSystem('squashfs'),
+  hugetlbfs: () => hasFileSystem('hugetlbfs'),
+  'user namespaces': () => succeeds('unshare', '-Urm', 'true'),
+  'a kernel of its own': () => / \/ 9p /.test(readFileSync('/proc/mounts', 'latin1')),
 } as const satisfies Readonly<Record<string, () => boolean>>;
 
 export type Feature = keyof typeof probes;
@@ -110,6 +118,36 @@ export function hasFeature(feature: Feature): boolean {
     answers.set(feature, answer);
   }
   return answer;
+}
+
+function succeeds(command: string, ...args: string[]): boolean {
+  try {
+    execFileSync(command, args, { stdio: 'ignore' });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+const hasProgram = (name: string): boolean => succeeds('sh', '-c', `command -v ${name}`);
+
+/** Also as a module that comes when it is asked for. */
+const hasFileSystem = (name: string): boolean =>
+  readFileSync('/proc/filesystems', 'latin1').includes(`\t${name}\n`) || succeeds('modprobe', name);
+
+/** Whether images of a kind can be made and mounted. */
+function hasImages(command: string, ...args: string[]): boolean {
+  const dir = mkdtempSync(join(tmpdir(), 'overlayfs-probe-'));
+  const [image, target] = [join(dir, 'image'), join(dir, 'target')];
+  mkdirSync(target);
+  const can =
+    hasProgram(command) &&
+    succeeds('truncate', '-s', '320M', image) &&
+    succeeds(command, ...args, image) &&
+    succeeds('mount', '-o', 'loop', image, target);
+  if (can) native.umount(target, MNT_DETACH);
+  rmSync(dir, { recursive: true });
+  return can;
 }
 
 /** Whether the kernel mounts an overlay with the option. */

@@ -1,12 +1,17 @@
 // What tests do to their own process and a user of the package never needs.
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <napi.h>
 #include <sched.h>
+#include <stddef.h>
 #include <sys/mount.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <string>
+#include <vector>
 
 namespace {
 
@@ -56,9 +61,26 @@ Napi::Value umount_in_pool(const Napi::CallbackInfo& info) {
   return worker->promise();
 }
 
+// denyCalls(numbers, errno): 0, or the errno. From now on the process's threads are answered the errno when they
+// make one of these system calls.
+Napi::Value deny_calls(const Napi::CallbackInfo& info) {
+  auto numbers = info[0].As<Napi::Array>();
+  auto answer = static_cast<unsigned>(info[1].As<Napi::Number>().Int32Value());
+  std::vector<sock_filter> filter{BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr))};
+  for (uint32_t i = 0; i < numbers.Length(); i++) {
+    unsigned number = numbers.Get(i).As<Napi::Number>().Uint32Value();
+    filter.push_back(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1));
+    filter.push_back(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | answer));
+  }
+  filter.push_back(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
+  sock_fprog program{static_cast<unsigned short>(filter.size()), filter.data()};
+  return outcome(info, syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) == 0);
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("unshareMounts", Napi::Function::New(env, unshare_mounts));
   exports.Set("mount", Napi::Function::New(env, mount_any));
+  exports.Set("denyCalls", Napi::Function::New(env, deny_calls));
   exports.Set("umount", Napi::Function::New(env, umount_any));
   exports.Set("umountInPool", Napi::Function::New(env, umount_in_pool));
   return exports;

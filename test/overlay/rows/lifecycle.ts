@@ -15,8 +15,8 @@ const row = (title: string, options: Given, expect: Expected, ...setup: Setup[])
 const past = (...options: string[]): Setup[] => [overlay('l1,u,w', 'm', ...options), unmounted('m')];
 
 const incompatible = (text: RegExp): Expected => fails('EINVAL', 'explained', text);
-const readOnly = fails('EROFS', 'mounted-read-only', /would have mounted read-only/, 'w');
-const inUse = fails('EBUSY', 'upper-in-use', /in use/);
+const readOnly = fails('EROFS', 'work-leftovers', /'.*w\/work\/a\/b'.*would have mounted read-only/, 'w');
+const inUse = fails('EBUSY', 'upper-in-use', /in use.*overlay at '.*\/other'/, 'u');
 
 export const lifecycleRows: readonly Row[] = [
   {
@@ -43,26 +43,33 @@ export const lifecycleRows: readonly Row[] = [
   row(
     'the upper of other layers, with index',
     { lowerdir: 'l2', index: true },
-    fails('ESTALE', 'stale', /other layers/),
+    fails('ESTALE', 'stale', /made with other layers: with the lowerdir '.*\/l1'/, 'u'),
     ...past('index=on'),
   ),
   row('the upper of other layers, without index', { lowerdir: 'l2' }, { files: { one: 'l2' } }, ...past('index=on')),
   row(
     'the work of another upper, with index',
     { upperdir: 'x', index: true },
-    fails('ESTALE', 'stale', /other layers/),
+    fails('ESTALE', 'index-of-other-upper', /made with the upperdir '.*\/u'/, 'w'),
     dirs('x'),
     ...past('index=on'),
   ),
   row('the work of another upper, without index', { upperdir: 'x' }, {}, dirs('x'), ...past('index=on')),
-  row('an upper in use is let through, without index', {}, {}, overlay('l2,u,w', 'other')),
+  row('an upper in use', {}, inUse, overlay('l2,u,w', 'other')),
+  row('an upper in use is let through, where it may be', { exclusive: false }, {}, overlay('l2,u,w', 'other')),
   row('an upper in use, with index', { index: true }, inUse, overlay('l2,u,w', 'other')),
   row('an upper in use, with nfsExport', { nfsExport: true }, inUse, overlay('l2,u,w', 'other')),
-  row('a work in use, with index', { upperdir: 'x', index: true }, inUse, dirs('x'), overlay('l2,u,w', 'other')),
+  row(
+    'a work in use',
+    { upperdir: 'x' },
+    fails('EBUSY', 'work-in-use', /overlay at '.*\/other'/, 'w'),
+    dirs('x'),
+    overlay('l2,u,w', 'other'),
+  ),
   row(
     'a lower that is an upper in use, with index',
     { lowerdir: 'x/u', index: true },
-    inUse,
+    fails('EBUSY', 'lower-in-use', /overlay at '.*\/other'/, 'x/u'),
     dirs('x/u', 'x/w'),
     overlay('l2,x/u,x/w', 'other'),
   ),

@@ -102,12 +102,12 @@ export const limitRows: readonly Row[] = [
   row(
     'a lower on a mount that cannot be bound',
     { lowerdir: 'own/l' },
-    fails('EINVAL', 'unexplained', /FSCONFIG_CMD_CREATE|mount/),
+    fails('EINVAL', 'layer-unbindable', /unbindable.*own'/, 'own/l'),
     tmpfs('own', 'l'),
     unbindable('own'),
   ),
   row('a lower that is the root of a bind mount', { lowerdir: 'bound' }, {}, bind('l1', 'bound')),
-  row('procfs as lower', { lowerdir: ['/proc', 'l1'] }, fails('EINVAL', 'unexplained', /FSCONFIG_CMD_CREATE|mount/)),
+  row('procfs as lower', { lowerdir: ['/proc', 'l1'] }, fails('EINVAL', 'layer-unsupported', /is on proc/)),
   row('sysfs as lower', { lowerdir: ['l1', '/sys'] }, {}),
   ...['lowerdir', 'upperdir'].map(
     (name): Row => ({
@@ -143,7 +143,7 @@ export const limitRows: readonly Row[] = [
     ...row(
       "a work that is a removed directory, by a descriptor's path",
       { workdir: '/proc/self/fd/{fd}' },
-      fails('EROFS', 'mounted-read-only', /would have mounted read-only/),
+      fails('EROFS', 'work-removed', /would have mounted read-only/),
       dirs('gone'),
     ),
     descriptorOf: 'gone',

@@ -15,7 +15,8 @@ const viewRow = (title: string, options: Given, expect: Expected, ...setup: Setu
 });
 
 const numbered = (count: number, prefix = 'n/'): string[] => Array.from({ length: count }, (_, i) => `${prefix}${i}`);
-const overlap = fails('ELOOP', 'layers-overlap', /same directory|inside another/);
+const overlap = (path: string) => fails('ELOOP', 'layers-overlap', /is inside/, path);
+const twice = fails('ELOOP', 'layer-twice', /same directory/);
 const inside = (text: RegExp, path: string) => fails('EINVAL', 'work-inside-upper', text, path);
 
 export const structureRows: readonly Row[] = [
@@ -89,18 +90,18 @@ export const structureRows: readonly Row[] = [
     dirs(...numbered(499)),
   ),
 
-  row('one lower twice', { lowerdir: ['l1', 'l1'] }, overlap),
-  row('one lower twice, by a link', { lowerdir: ['l1', 'again'] }, overlap, link('again', 'l1')),
-  row('one lower twice, by a bind mount', { lowerdir: ['l1', 'again'] }, overlap, bind('l1', 'again')),
-  row('a lower inside another', { lowerdir: ['l1', 'l1/sub'] }, overlap, dirs('l1/sub')),
-  row('a lower around another', { lowerdir: ['l1/sub', 'l1'] }, overlap, dirs('l1/sub')),
-  row('a data-only layer that is a lower', { datadir: 'l1' }, overlap),
-  row('a data-only layer inside a lower', { datadir: 'l1/sub' }, overlap, dirs('l1/sub')),
-  row('one data-only layer twice', { datadir: ['d1', 'd1'] }, overlap),
-  row('the lower is the upper', { lowerdir: 'u' }, overlap),
-  row('the lower is the work', { lowerdir: 'w' }, overlap),
-  row('a lower inside the upper', { lowerdir: 'u/l' }, overlap, dirs('u/l')),
-  row('a lower inside the work', { lowerdir: 'w/l' }, overlap, dirs('w/l')),
+  row('one lower twice', { lowerdir: ['l1', 'l1'] }, twice),
+  row('one lower twice, by a link', { lowerdir: ['l1', 'again'] }, twice, link('again', 'l1')),
+  row('one lower twice, by a bind mount', { lowerdir: ['l1', 'again'] }, twice, bind('l1', 'again')),
+  row('a lower inside another', { lowerdir: ['l1', 'l1/sub'] }, overlap('l1/sub'), dirs('l1/sub')),
+  row('a lower around another', { lowerdir: ['l1/sub', 'l1'] }, overlap('l1/sub'), dirs('l1/sub')),
+  row('a data-only layer that is a lower', { datadir: 'l1' }, twice),
+  row('a data-only layer inside a lower', { datadir: 'l1/sub' }, overlap('l1/sub'), dirs('l1/sub')),
+  row('one data-only layer twice', { datadir: ['d1', 'd1'] }, twice),
+  row('the lower is the upper', { lowerdir: 'u' }, twice),
+  row('the lower is the work', { lowerdir: 'w' }, twice),
+  row('a lower inside the upper', { lowerdir: 'u/l' }, overlap('u/l'), dirs('u/l')),
+  row('a lower inside the work', { lowerdir: 'w/l' }, overlap('w/l'), dirs('w/l')),
   row('an upper inside the lower is allowed', { upperdir: 'l1/up' }, {}, dirs('l1/up')),
   row('a target that is the lower', { target: 'l1' }, { files: {} }),
   row('work is upper', { workdir: 'u' }, inside(/are one directory/, 'u')),

@@ -1,0 +1,52 @@
+/** docs/errors.md, made from the table of reasons. Pure. */
+import { type Reason, reasons } from '#lib/reasons.js';
+
+const cell = (text: string): string => text.replaceAll('|', '\\|').replaceAll('<', '&lt;');
+const sentence = (text: string): string => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
+
+/** The headings, each with the first reason below it, in the order of the table. */
+const sections: Readonly<Partial<Record<Reason, string>>> = {
+  'lower-missing': 'The paths of a mount',
+  'conflicting-options': 'The options together',
+  'work-inside-upper': 'The layers together, and what they are on',
+  'no-privilege': 'The kernel and the process',
+  'not-mounted': 'Unmounting',
+  'path-missing': 'Whiteouts and opaque directories',
+  unexplained: 'What nothing explains',
+};
+
+const intro = `# Errors
+
+What fails for a reason that lies outside the call itself fails with an \`OverlayError\`. It has the shape of Node's own
+system errors (\`code\`, \`errno\`, \`syscall\`, \`path\`, \`dest\`), and \`reason\`, a word from the tables below; \`hint\`, one
+sentence that says what to do; \`kernel\`, the lines that the kernel gave. \`syscall\` is absent where the library refuses
+before the kernel does. Where a mount has several layers, the message says which, by number and path.
+
+Types, values and conflicts of options are errors of the caller: a \`TypeError\` or \`RangeError\` with one of Node's codes.
+
+After a failure, and only then, the library looks at the layers, the mount table and the process to find the reason. A
+promise waits two seconds for that look when a file system does not answer, and then goes on with what is known; a
+synchronous call waits as long as it takes. \`overlayfs explain\` makes the same look without mounting.
+
+\`\`\`js
+try {
+  await mountOverlay(options);
+} catch (error) {
+  if (error.reason === 'volatile-leftover') console.error(error.path, error.hint);
+  else throw error;
+}
+\`\`\`
+
+What \`exclusive\` cannot see: overlays of other mount namespaces, those that another process has detached and still uses,
+and before Linux 6.8 all that are not of this process. With \`index: true\` the kernel itself refuses these.
+`;
+
+export function errorsPage(): string {
+  let page = intro;
+  for (const [reason, { when, todo }] of Object.entries(reasons)) {
+    const title = sections[reason as Reason];
+    if (title !== undefined) page += `\n## ${title}\n\n| reason | when | what to do |\n| --- | --- | --- |\n`;
+    page += `| \`${reason}\` | ${cell(sentence(when))} | ${cell(sentence(todo))} |\n`;
+  }
+  return page;
+}

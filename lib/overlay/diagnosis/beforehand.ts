@@ -1,0 +1,23 @@
+/** The look of a diagnosis without a mount: what would be in the way. */
+import { OverlayError } from '../../errors.js';
+import type { KernelFeatures } from '../features.js';
+import type { CheckedOptions } from '../options.js';
+import { foresee, WANTED_BEFOREHAND } from './explain.js';
+import type { Facts } from './facts.js';
+import { look } from './look.js';
+import { refusalOfProcess } from './process.js';
+
+export interface Beforehand {
+  readonly facts: Facts;
+  /** What would stop the mount, or make it a wrong one. */
+  readonly errors: readonly OverlayError[];
+}
+
+/** Looks at all that the mount would use; nothing is mounted, and nothing changed. */
+export async function lookBeforehand(options: CheckedOptions, features: KernelFeatures): Promise<Beforehand> {
+  const facts = await look(options, WANTED_BEFOREHAND);
+  const errors = foresee(options, facts);
+  const refusal = refusalOfProcess({ options, facts, failure: undefined }, features);
+  const isSaid = errors.some(({ reason }) => reason === refusal?.reason);
+  return { facts, errors: refusal === undefined || isSaid ? errors : [new OverlayError(refusal), ...errors] };
+}

@@ -1,0 +1,117 @@
+/** From a failure and the facts to the error: the first rule that has something to say. Pure. */
+import * as e from '../../errnos.js';
+import { OverlayError } from '../../errors.js';
+import { type Call, calls } from '../../kernel/calls.js';
+import { formatStep } from '../../kernel/format.js';
+import type { StepFailure } from '../../kernel/perform.js';
+import type { Step } from '../../kernel/plan.js';
+import { pathString, quotePath } from '../../paths.js';
+import type { CheckedOptions } from '../options.js';
+import type { Facts } from './facts.js';
+import { fileSystemRules, lastFileSystemRules, upperRules } from './file-systems.js';
+import type { Wanted } from './gather.js';
+import { layerRules } from './layers.js';
+import { isAboutPath, judgePaths, pathRules } from './paths.js';
+import { lastProcessRules, processRules } from './process.js';
+import { isCreation, type Rule, type Scene, type Verdict } from './rule.js';
+import { saidRules } from './said.js';
+import { leftoverRules, workRules } from './work.js';
+
+/** The first that applies decides; what is certain comes before what is likely. */
+export const rules: readonly Rule[] = [
+  ...processRules,
+  ...pathRules,
+  ...workRules,
+  ...saidRules,
+  ...upperRules,
+  ...layerRules,
+  ...fileSystemRules,
+  ...leftoverRules,
+  ...lastFileSystemRules,
+  ...lastProcessRules,
+];
+
+/** What the look after a failure has to take in: no more than the rules for such a failure ask for. */
+export function wantedAfter(failure: StepFailure): Wanted {
+  const { errno } = failure;
+  const isCreating = isCreation(failure);
+  const isOdd = isCreating && errno === e.EINVAL;
+  return {
+    parents: errno === e.ELOOP ? 'all' : isOdd ? 'upper' : 'none',
+    otherUses: errno === e.EBUSY && failure.step?.call !== calls.statx,
+    work: errno === e.EROFS || isOdd,
+    origin: errno === e.ESTALE && isCreating,
+    use: errno === e.EBUSY && isCreating,
+  };
+}
+
+function judge(scene: Scene, failure: StepFailure): Verdict | undefined {
+  for (const rule of rules) {
+    if (!rule.when(failure)) continue;
+    const verdict = rule.find(scene);
+    if (verdict !== undefined) return verdict;
+  }
+  return undefined;
+}
+
+/** What has been looked at, for the case that nothing was found. */
+function lookedAt({ paths, mountCount, isIncomplete }: Facts): string {
+  const whole = `${paths.length} paths with their file systems, ${mountCount} mounts, the capabilities and filters of the process`;
+  return isIncomplete ? `${whole}, as far as the file systems have answered` : whole;
+}
+
+function unexplained({ options, facts }: Scene, { plan, step }: StepFailure): Verdict {
+  const call = step === undefined ? 'the call' : formatStep(plan, step);
+  return {
+    reason: 'unexplained',
+    what: `the kernel refused the mount at ${quotePath(options.target)}: ${call} failed, and nothing known explains it; looked at were ${lookedAt(facts)}`,
+  };
+}
+
+/** The error for a failed mount. */
+export function explainMount(options: CheckedOptions, failure: StepFailure, facts: Facts): OverlayError {
+  const scene: Scene = { options, facts, failure };
+  const verdict = judge(scene, failure) ?? unexplained(scene, failure);
+  const { step, errno, undoErrno } = failure;
+  return new OverlayError({
+    errno,
+    path: pathString(options.target),
+    ...verdict,
+    // The errno of a guard is ours, not a call's.
+    syscall: step === undefined || guards.has(step.call) ? undefined : syscallOf(step),
+    kernel: failure.kernel,
+    leftover: undoErrno === 0 ? undefined : `what was made for it could not all be removed (errno ${undoErrno})`,
+  });
+}
+
+const guards: ReadonlySet<Call> = new Set([
+  calls.statx,
+  calls.statfs,
+  calls.fstatfs,
+  calls.claim,
+  calls.listmount,
+  calls.getxattr,
+  calls.faccessat2,
+]);
+
+function syscallOf(step: Step): string {
+  return step.call === calls.mkdirat ? 'mkdir' : step.call === calls.openat2 ? 'open' : step.call.name;
+}
+
+/** All that a look without a mount has to take in. */
+export const WANTED_BEFOREHAND: Wanted = { parents: 'all', otherUses: true, work: true, origin: false, use: false };
+
+/** What would stop a mount with these options, or make it a wrong one, as far as it shows beforehand. */
+export function foresee(options: CheckedOptions, facts: Facts): OverlayError[] {
+  const scene: Scene = { options, facts, failure: undefined };
+  const verdicts = rules.filter(({ foresees }) => foresees).flatMap((rule) => rule.find(scene) ?? []);
+  const all = [...judgePaths(scene), ...verdicts];
+  // A path that is not there explains what else was found about it.
+  const bad = new Set(all.filter(({ reason }) => isAboutPath(reason)).map(({ path }) => path));
+  const first = new Map(
+    all
+      .filter(({ reason, path }) => isAboutPath(reason) || !bad.has(path))
+      .map((verdict) => [`${verdict.reason} ${verdict.path}`, verdict]),
+  );
+  return [...first.values()].map((verdict) => new OverlayError({ errno: e.EINVAL, ...verdict }));
+}

@@ -1,0 +1,368 @@
+/**
+ * Gathers the facts, in a few plans of bounded size and a few reads: what does not wait for a file system
+ * comes first, so that a look that is given up has that at least.
+ */
+import { readFileSync } from 'node:fs';
+import { EBUSY, EINVAL } from '../../errnos.js';
+import { calls } from '../../kernel/calls.js';
+import * as k from '../../kernel/constants.js';
+import { ask, type Dialogue, list } from '../../kernel/dialogue.js';
+import { addLook, type Found, readLook, STATFS_OUTPUT } from '../../kernel/look.js';
+import { type Outputs, StepFailure } from '../../kernel/perform.js';
+import { type Descriptor, Plan, type Step, type Subject } from '../../kernel/plan.js';
+import { findOption, unescapeLayer } from '../../mount-strings.js';
+import { type MountinfoEntry, readMountinfo } from '../../mounts/mountinfo.js';
+import { isAbsolute, joinPath, type Path, toBytes, withoutTrailingSlashes } from '../../paths.js';
+import { isOtherUserNamespace } from '../features.js';
+import type { CheckedOptions } from '../options.js';
+import {
+  type Draft,
+  type FileSystemFacts,
+  identityOf,
+  type MountFacts,
+  type OriginFacts,
+  type OtherUse,
+  type PathFacts,
+  type ProcessFacts,
+  type UseFacts,
+} from './facts.js';
+
+/** What the look is to take in besides what it always does. */
+export interface Wanted {
+  /** The directories above: of all layers, of upper and work. */
+  readonly parents: 'all' | 'upper' | 'none';
+  /** The other overlays that use the layers. */
+  readonly otherUses: boolean;
+  /** What is in the workdir. */
+  readonly work: boolean;
+  readonly origin: boolean;
+  /** Asks the kernel whether upper and work are in use: it says so in its log as well. */
+  readonly use: boolean;
+}
+
+/** As far up as is looked; a look above the root answers the root. */
+const MAX_LEVELS = 64;
+/** As many other overlays, and entries of a directory, as are looked at. */
+const MAX_LOOKED_AT = 500;
+const HANDLE_OUTPUT = 16 + 128;
+const XATTR_ROOM = 256;
+const PATH_ROOM = 4096;
+
+/** The paths of a mount, in the order in which they are opened. */
+export function subjectsOf({ target, lowerdir, datadir, upperdir, workdir }: CheckedOptions): Subject[] {
+  const list: Subject[] = [{ role: 'target', path: target }];
+  lowerdir.forEach((path, index) => {
+    list.push({ role: 'lowerdir', index, path });
+  });
+  datadir.forEach((path, index) => {
+    list.push({ role: 'datadir', index, path });
+  });
+  if (upperdir !== undefined) list.push({ role: 'upperdir', path: upperdir });
+  if (workdir !== undefined) list.push({ role: 'workdir', path: workdir });
+  return list;
+}
+
+const resultOf = (step: Step, outputs: Outputs | StepFailure): number =>
+  outputs instanceof StepFailure ? -outputs.errno : outputs.result(step);
+
+function bytesOf(step: Step, outputs: Outputs | StepFailure): Buffer | undefined {
+  const size = resultOf(step, outputs);
+  return size < 0 || outputs instanceof StepFailure ? undefined : outputs.bytes(step, size);
+}
+
+const mask = k.STATX_INO | k.STATX_MNT_ID | k.STATX_NLINK;
+
+/** Fills the draft. */
+export function* gather(draft: Draft, options: CheckedOptions, wanted: Wanted): Dialogue<void> {
+  draft.mountMax = Number(readText('/proc/sys/fs/mount-max'));
+  const subjects = subjectsOf(options);
+
+  const cached = new Plan();
+  const looks = subjects.map(({ path }) => [
+    addLook(cached, path, { mask }),
+    addLook(cached, withoutTrailingSlashes(path), { flags: k.AT_SYMLINK_NOFOLLOW }),
+  ]) as [Step, Step][];
+  const userNamespace = addLook(cached, '/proc/self/ns/user');
+  const outputs = yield* ask(cached);
+  draft.process = readProcess(isOtherUserNamespace(readLook(userNamespace, outputs)));
+  const table = readTable();
+  draft.mountCount = table.length;
+  const found = looks.map(([followed, itself], i): PathFacts => {
+    const look = readLook(followed, outputs);
+    const subject = subjects[i] as Subject;
+    return {
+      subject,
+      found: look,
+      isSymlink: readLook(itself, outputs).type === k.S_IFLNK,
+      fileSystem: undefined,
+      mount: mountOf(subject.path, look, table),
+      writeErrno: 0,
+    };
+  });
+  draft.paths = found;
+
+  draft.paths = yield* gatherFileSystems(found);
+  if (wanted.parents !== 'none') {
+    const isWanted = ({ role }: Subject) => role !== 'target' && (wanted.parents === 'all' || isUpper(role));
+    draft.parents = yield* gatherParents(draft.paths.filter(({ subject }) => isWanted(subject)));
+  }
+  if (wanted.otherUses) draft.otherUses = yield* gatherOtherUses(draft.paths, table);
+  if (wanted.work && options.workdir !== undefined) {
+    const inner = joinPath(options.workdir, 'work');
+    const incompatible = yield* list(joinPath(inner, 'incompat'));
+    draft.work = { leftover: undefined, incompatible: incompatible.map(({ name }) => Buffer.from(name).toString()) };
+    draft.work = { ...draft.work, leftover: yield* findLeftover(inner) };
+  }
+  if (wanted.origin) draft.origin = yield* gatherOrigin(options);
+  if (wanted.use) draft.use = yield* askUse(options);
+}
+
+const isUpper = (role: Subject['role']): boolean => role === 'upperdir' || role === 'workdir';
+
+// ------------------------------------------------------------------------------------------------ the process
+
+function readText(path: string): string {
+  try {
+    return readFileSync(path, 'latin1').trim();
+  } catch {
+    return '';
+  }
+}
+
+function readProcess(isInUserNamespace: boolean): ProcessFacts {
+  const status = readText('/proc/thread-self/status');
+  const field = (name: string): string | undefined => new RegExp(`^${name}:\\s*(\\w+)$`, 'm').exec(status)?.[1];
+  const label = readText('/proc/thread-self/attr/current').replace(/\0.*$/s, '');
+  const capabilities = field('CapEff');
+  return {
+    capabilities: capabilities === undefined ? ~0n : BigInt(`0x${capabilities}`),
+    isInUserNamespace,
+    hasSeccompFilter: field('Seccomp') === '2',
+    label: label === '' || /^(unconfined|kernel)\b/.test(label) ? undefined : label,
+  };
+}
+
+// ------------------------------------------------------------------------------------------------ the mount table
+
+function readTable(): readonly MountinfoEntry[] {
+  try {
+    return readMountinfo();
+  } catch {
+    return [];
+  }
+}
+
+function isBelow(path: Uint8Array, directory: Uint8Array): boolean {
+  const { length } = directory;
+  if (length === 1) return path.length > 1;
+  return path.length > length && path[length] === 0x2f && Buffer.from(path.subarray(0, length)).equals(directory);
+}
+
+function mountOf(path: Path, { mountId }: Found, table: readonly MountinfoEntry[]): MountFacts | undefined {
+  const entry = table.find(({ id }) => id === mountId);
+  if (entry === undefined) return undefined;
+  const directory = toBytes(withoutTrailingSlashes(path));
+  const inside = table.find(({ id, target }) => id !== mountId && isBelow(target, directory));
+  return {
+    type: entry.type,
+    target: entry.target,
+    isUnbindable: entry.line.toString('latin1').split(' - ')[0]?.split(' ').includes('unbindable') ?? false,
+    isIdmapped: entry.mountOptions.split(',').includes('idmapped'),
+    inside: inside?.target,
+  };
+}
+
+/** The directories that other overlays use, against those of this mount. */
+function* gatherOtherUses(paths: readonly PathFacts[], table: readonly MountinfoEntry[]): Dialogue<OtherUse[]> {
+  const plan = new Plan();
+  const looks: { step: Step; target: Path; as: OtherUse['as'] }[] = [];
+  for (const { type, target, superOptions } of table) {
+    if (type !== 'overlay' || looks.length > MAX_LOOKED_AT) continue;
+    for (const as of ['upperdir', 'workdir'] as const) {
+      const text = findOption(superOptions, as);
+      if (text === undefined) continue;
+      // The table does not tell an escaped path from a plain one.
+      for (const path of new Set([text.toString('latin1'), unescapeLayer(text).toString('latin1')])) {
+        const bytes = Buffer.from(path, 'latin1');
+        if (isAbsolute(bytes)) looks.push({ step: addLook(plan, bytes), target, as });
+      }
+    }
+  }
+  if (looks.length === 0) return [];
+  const outputs = yield* ask(plan);
+  return looks.flatMap(({ step, target, as }): OtherUse[] => {
+    const identity = identityOf(readLook(step, outputs));
+    if (identity === undefined) return [];
+    return paths
+      .filter(({ subject, found }) => subject.role !== 'target' && identityOf(found) === identity)
+      .map(({ subject }) => ({ target, as, subject }));
+  });
+}
+
+// ------------------------------------------------------------------------------------------------ the layers
+
+function* gatherFileSystems(paths: readonly PathFacts[]): Dialogue<PathFacts[]> {
+  const plan = new Plan();
+  const asked = paths.map(({ subject: { path, role } }) => ({
+    system: plan.stepOf(plan.add(calls.statfs, [path, 0, 0], { output: STATFS_OUTPUT, tolerate: 'any' })),
+    write: isUpper(role)
+      ? plan.stepOf(
+          plan.add(calls.faccessat2, [k.AT_FDCWD, path, k.W_OK | k.X_OK, k.AT_EACCESS], { output: 0, tolerate: 'any' }),
+        )
+      : undefined,
+  }));
+  const outputs = yield* ask(plan);
+  return paths.map((path, i) => {
+    const { system, write } = asked[i] as (typeof asked)[number];
+    return {
+      ...path,
+      fileSystem: readFileSystem(system, outputs),
+      writeErrno: write === undefined ? 0 : Math.max(0, -resultOf(write, outputs)),
+    };
+  });
+}
+
+function readFileSystem(step: Step, outputs: Outputs | StepFailure): FileSystemFacts | undefined {
+  if (outputs instanceof StepFailure || outputs.result(step) < 0) return undefined;
+  const [magic = 0, flags = 0, blocks = 0, freeBlocks = 0, inodes = 0, freeInodes = 0] = Array.from(
+    { length: 6 },
+    (_, i) => outputs.number(step, i),
+  );
+  return { magic, isReadOnly: (flags & k.ST_RDONLY) !== 0, freeBlocks, blocks, freeInodes, inodes };
+}
+
+/** From each directory up to the root, all of them one level at a time; directories that were met go no further. */
+function* gatherParents(paths: readonly PathFacts[]): Dialogue<Map<string, string>> {
+  const parents = new Map<string, string>();
+  let frontier = new Map<string, Path>();
+  for (const { found, subject } of paths) {
+    const identity = identityOf(found);
+    if (identity !== undefined && found.type === k.S_IFDIR) frontier.set(identity, joinPath(subject.path, '.'));
+  }
+  for (let level = 0; level < MAX_LEVELS && frontier.size > 0; level++) {
+    const plan = new Plan();
+    const looks = [...frontier].map(([identity, path]) => {
+      const above = joinPath(path, '..');
+      return { identity, above, step: addLook(plan, above) };
+    });
+    const outputs = yield* ask(plan);
+    frontier = new Map();
+    for (const { identity, above, step } of looks) {
+      const parent = identityOf(readLook(step, outputs));
+      if (parent === undefined || parent === identity) continue;
+      parents.set(identity, parent);
+      if (!parents.has(parent)) frontier.set(parent, above);
+    }
+  }
+  return parents;
+}
+
+// ------------------------------------------------------------------------------------------------ upper and work
+
+/** The first directory of `work/work` that holds a directory that holds something. */
+function* findLeftover(inner: Path): Dialogue<Path | undefined> {
+  for (const { name, isDirectory } of yield* list(inner)) {
+    if (!isDirectory || Buffer.from(name).equals(Buffer.from('incompat'))) continue;
+    const outer = joinPath(inner, name);
+    for (const entry of yield* list(outer)) {
+      if (!entry.isDirectory) continue;
+      const path = joinPath(outer, entry.name);
+      if ((yield* list(path)).length > 0) return path;
+    }
+  }
+  return undefined;
+}
+
+/** The mark of overlayfs on a file handle in an attribute, and what is before the handle's own bytes. */
+const HANDLE_MAGIC = 0xfb;
+const HANDLE_HEADER = 21;
+const handleType = (stored: Buffer): number => stored[4] as number;
+
+const isHandle = (stored: Buffer | undefined): stored is Buffer =>
+  stored !== undefined && stored.length > HANDLE_HEADER && stored[1] === HANDLE_MAGIC;
+
+function* gatherOrigin({ upperdir, workdir, lowerdir, userxattr }: CheckedOptions): Dialogue<OriginFacts> {
+  const nothing = { isOfLower: undefined, lower: undefined, isIndexOfUpper: undefined, indexUpper: undefined };
+  const [lower] = lowerdir;
+  if (upperdir === undefined || workdir === undefined || lower === undefined) return nothing;
+  const prefix = userxattr === true ? 'user' : 'trusted';
+  const plan = new Plan();
+  const attribute = (path: Path, name: string) =>
+    plan.stepOf(plan.add(calls.getxattr, [path, name, XATTR_ROOM], { output: XATTR_ROOM, tolerate: 'any' }));
+  const handle = (path: Path) =>
+    plan.stepOf(
+      plan.add(calls.name_to_handle_at, [k.AT_FDCWD, path, k.AT_SYMLINK_FOLLOW], {
+        output: HANDLE_OUTPUT,
+        tolerate: 'any',
+      }),
+    );
+  const origin = attribute(upperdir, `${prefix}.overlay.origin`);
+  const indexUpper = attribute(joinPath(workdir, 'index'), `${prefix}.overlay.upper`);
+  const handles = { lower: handle(lower), upper: handle(upperdir) };
+  const outputs = yield* ask(plan);
+  const stored = { origin: bytesOf(origin, outputs), upper: bytesOf(indexUpper, outputs) };
+  const isSame = (bytes: Buffer | undefined, step: Step): boolean | undefined => {
+    if (!isHandle(bytes) || outputs instanceof StepFailure || outputs.result(step) < 0) return undefined;
+    const own = outputs.bytes(step, 16 + outputs.number(step, 1)).subarray(16);
+    return outputs.number(step, 0) === handleType(bytes) && bytes.subarray(HANDLE_HEADER).equals(own);
+  };
+  const isOfLower = isSame(stored.origin, handles.lower);
+  const isIndexOfUpper = isSame(stored.upper, handles.upper);
+  return {
+    isOfLower,
+    isIndexOfUpper,
+    lower: isOfLower === false && isHandle(stored.origin) ? yield* pathOfHandle(lower, stored.origin) : undefined,
+    indexUpper:
+      isIndexOfUpper === false && isHandle(stored.upper) ? yield* pathOfHandle(upperdir, stored.upper) : undefined,
+  };
+}
+
+/** Where a handle leads on the file system of `path`; it takes CAP_DAC_READ_SEARCH. */
+function* pathOfHandle(path: Path, stored: Buffer): Dialogue<Path | undefined> {
+  const plan = new Plan();
+  const tolerate = 'any';
+  const at = plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_DIRECTORY | k.O_CLOEXEC, 0], { tolerate });
+  const bytes = stored.subarray(HANDLE_HEADER);
+  const flags = k.O_PATH | k.O_CLOEXEC;
+  const opened = plan.add(calls.open_by_handle_at, [at, handleType(stored), bytes, flags], { tolerate, output: 0 });
+  const link = plan.stepOf(
+    plan.add(calls.readlinkat, [k.AT_FDCWD, ['/proc/self/fd/', opened as Descriptor], PATH_ROOM], {
+      output: PATH_ROOM,
+      tolerate,
+    }),
+  );
+  const outputs = yield* ask(plan);
+  if (resultOf(plan.stepOf(opened), outputs) < 0) return undefined;
+  const target = bytesOf(link, outputs);
+  return target === undefined || target.toString('latin1').endsWith(' (deleted)') ? undefined : target;
+}
+
+/**
+ * A context with index=on and one directory as both upper and work: EBUSY where it is in use, in whichever
+ * namespace; else EINVAL, since the two may not be one, and nothing is left.
+ */
+export function* askUse({ upperdir, workdir, lowerdir }: CheckedOptions): Dialogue<UseFacts> {
+  const plan = new Plan();
+  const probe = (directory: Path | undefined): Step | undefined => {
+    if (directory === undefined) return undefined;
+    const tolerate = 'any';
+    const open = (path: Path) =>
+      plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC, 0], { tolerate });
+    const context = plan.add(calls.fsopen, ['overlay', k.FSOPEN_CLOEXEC], { tolerate });
+    const set = (key: string, path: Path) =>
+      plan.add(calls.fsconfig, [context, k.FSCONFIG_SET_STRING, key, ['/proc/self/fd/', open(path)]], { tolerate });
+    set('lowerdir', lowerdir[0] as Path);
+    set('upperdir', directory);
+    set('workdir', directory);
+    plan.add(calls.fsconfig, [context, k.FSCONFIG_SET_STRING, 'index', 'on'], { tolerate });
+    return plan.stepOf(plan.add(calls.fsconfig, [context, k.FSCONFIG_CMD_CREATE, null, null], { tolerate, output: 0 }));
+  };
+  const steps = { upper: probe(upperdir), work: probe(workdir) };
+  const outputs = yield* ask(plan);
+  const isUsed = (step: Step | undefined): boolean | undefined => {
+    if (step === undefined) return undefined;
+    const result = resultOf(step, outputs);
+    return result === -EBUSY ? true : result === -EINVAL ? false : undefined;
+  };
+  return { upper: isUsed(steps.upper), work: isUsed(steps.work) };
+}

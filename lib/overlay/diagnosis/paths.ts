@@ -1,0 +1,166 @@
+/** Rules about single paths: what is there, and whether it can be reached. */
+import * as e from '../../errnos.js';
+import { calls } from '../../kernel/calls.js';
+import * as k from '../../kernel/constants.js';
+import type { StepFailure } from '../../kernel/perform.js';
+import { type Path, pathString, quotePath } from '../../paths.js';
+import type { Reason } from '../../reasons.js';
+import type { PathFacts } from './facts.js';
+import { findSubject, isLayer, nameOf, type Rule, type Scene, type Verdict } from './rule.js';
+
+const roleNames = {
+  lowerdir: 'lower',
+  datadir: 'lower',
+  upperdir: 'upper',
+  workdir: 'work',
+  target: 'target',
+  source: 'path',
+  path: 'path',
+  namespace: 'path',
+} as const;
+
+const causes: Readonly<Record<number, string>> = {
+  [e.ENOTDIR]: 'a component of it is not a directory',
+  [e.EACCES]: 'this process may not search a directory on the way',
+  [e.ELOOP]: 'its symbolic links lead in a circle, or are too many',
+  [e.ENAMETOOLONG]: 'it, or a name in it, is too long',
+};
+
+function judge({ options }: Scene, { subject, found, isSymlink }: PathFacts, errno: number): Verdict | undefined {
+  const role = roleNames[subject.role];
+  const name = nameOf(subject, options);
+  const path = pathString(subject.path);
+  if (subject.role === 'target' && isSymlink) {
+    return { reason: 'target-symlink', what: `${name} is a symbolic link`, path };
+  }
+  if (errno === e.ENOENT) {
+    const dangling = isSymlink ? ': it is a symbolic link that leads nowhere' : '';
+    return { errno, reason: `${role}-missing` as Reason, what: `${name} does not exist${dangling}`, path };
+  }
+  if (errno === e.ENOTDIR && found.errno === 0 && found.type !== k.S_IFDIR) {
+    return { errno, reason: `${role}-not-directory` as Reason, what: `${name} is not a directory`, path };
+  }
+  const cause = causes[errno];
+  if (cause === undefined) return undefined;
+  return { errno, reason: 'path-inaccessible', what: `${name} cannot be reached: ${cause}`, path };
+}
+
+const errnoOf = ({ found: { errno, type } }: PathFacts): number =>
+  errno !== 0 ? errno : type === k.S_IFDIR || type === 0 ? 0 : e.ENOTDIR;
+
+/** The step that failed was about one path. */
+const unreachable: Rule = {
+  when: ({ step }) => step?.call === calls.openat2 || step?.call === calls.statx,
+  find(scene) {
+    const culprit = findSubject(scene);
+    return culprit && scene.failure && judge(scene, culprit, scene.failure.errno);
+  },
+};
+
+/** Where one call takes all paths: the first that is not right. */
+const oneOfAll: Rule = {
+  when: ({ step }) => step?.call === calls.mount,
+  find(scene) {
+    const { paths } = scene.facts;
+    const culprit = paths.find((path) => errnoOf(path) !== 0 || (path.subject.role === 'target' && path.isSymlink));
+    return culprit && judge(scene, culprit, errnoOf(culprit));
+  },
+};
+
+/** Every path that is not right, where nothing was tried; what `create` makes may be missing. */
+export function judgePaths(scene: Scene): Verdict[] {
+  const { create, stack } = scene.options;
+  return scene.facts.paths.flatMap((path): Verdict[] => {
+    const { role } = path.subject;
+    const errno = errnoOf(path);
+    if (create && errno === e.ENOENT && role !== 'lowerdir' && role !== 'datadir') return [];
+    if (role === 'target' && errno === 0 && path.found.isMountRoot && !stack) {
+      return [{ errno: e.EBUSY, ...mountedAlready(scene) }];
+    }
+    const isWrong = errno !== 0 || (role === 'target' && path.isSymlink);
+    const verdict = isWrong ? judge(scene, path, errno) : undefined;
+    return verdict === undefined ? [] : [{ errno: errno === 0 ? e.ENOTDIR : errno, ...verdict }];
+  });
+}
+
+export const isAboutPath = (reason: Reason): boolean =>
+  reason === 'path-inaccessible' || reason === 'target-symlink' || /-(missing|not-directory)$/.test(reason);
+
+/** A missing directory could not be made. */
+const notCreated: Rule = {
+  when: ({ step }) => step?.call === calls.mkdirat,
+  find({ failure }) {
+    const path = failure?.step?.args[1] as Path;
+    const reasonsOf: Readonly<Record<number, Reason>> = {
+      [e.EROFS]: 'read-only',
+      [e.ENOSPC]: 'out-of-space',
+      [e.EDQUOT]: 'out-of-space',
+      [e.EACCES]: 'permission-denied',
+      [e.EPERM]: 'permission-denied',
+    };
+    return {
+      reason: reasonsOf[failure?.errno ?? 0] ?? 'path-inaccessible',
+      what: `the directory ${quotePath(path)} could not be made`,
+      path: pathString(path),
+    };
+  },
+};
+
+const targetMounted: Rule = {
+  when: ({ step, errno }) => step?.call === calls.statx && errno === e.EBUSY,
+  find: mountedAlready,
+};
+
+function mountedAlready({ options }: Scene): Verdict {
+  return {
+    reason: 'target-mounted',
+    what: `the target ${quotePath(options.target)} is a mount point already`,
+    path: pathString(options.target),
+  };
+}
+
+const attaches = ({ step, errno }: StepFailure): boolean =>
+  (step?.call === calls.move_mount || step?.call === calls.mount) && errno === e.EINVAL;
+
+/** A mount takes place in the namespace of the process only. */
+const targetForeign: Rule = {
+  when: attaches,
+  find({ options, facts }) {
+    const target = facts.paths.find(({ subject }) => subject.role === 'target');
+    if (target === undefined || target.found.errno !== 0 || facts.mountCount === 0 || target.mount !== undefined) {
+      return undefined;
+    }
+    return {
+      reason: 'target-foreign',
+      what: `the target ${quotePath(options.target)} is on a mount of another mount namespace, or on one that is attached nowhere`,
+      path: pathString(options.target),
+    };
+  },
+  foresees: true,
+};
+
+/** A layer has to be on a mount that this namespace has. */
+export const layerForeign: Rule = {
+  when: (failure) => failure.errno === e.EINVAL,
+  find({ options, facts }) {
+    if (facts.mountCount === 0) return undefined;
+    const foreign = facts.paths.find((path) => isLayer(path) && path.found.errno === 0 && path.mount === undefined);
+    if (foreign === undefined || foreign.found.type === 0) return undefined;
+    return {
+      reason: 'layer-foreign',
+      what: `${nameOf(foreign.subject, options)} is on a mount of another mount namespace, or on one that is attached nowhere`,
+      path: pathString(foreign.subject.path),
+    };
+  },
+};
+
+const targetGone: Rule = {
+  when: ({ step, errno }) => step?.call === calls.move_mount && errno === e.ENOENT,
+  find: ({ options }) => ({
+    reason: 'target-missing',
+    what: `the target ${quotePath(options.target)} was removed while the mount was made`,
+    path: pathString(options.target),
+  }),
+};
+
+export const pathRules: readonly Rule[] = [unreachable, oneOfAll, notCreated, targetMounted, targetGone, targetForeign];

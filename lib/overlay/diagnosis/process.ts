@@ -1,0 +1,162 @@
+/** Rules about the process: what it may do, and what it has left. */
+import * as e from '../../errnos.js';
+import { calls } from '../../kernel/calls.js';
+import type { StepFailure } from '../../kernel/perform.js';
+import { pathString, quotePath } from '../../paths.js';
+import type { KernelFeatures } from '../features.js';
+import {
+  CAP_DAC_OVERRIDE,
+  CAP_SYS_ADMIN,
+  hasCapability,
+  isCreation,
+  nameOf,
+  type Rule,
+  type Scene,
+  type Verdict,
+} from './rule.js';
+
+const outOfDescriptors: Rule = {
+  when: ({ errno }) => errno === e.EMFILE || errno === e.ENFILE,
+  find({ options, failure }) {
+    const step = failure?.step;
+    const subject = step?.options.subject;
+    const purpose = subject === undefined ? (step?.call.name ?? 'make the mount') : `open ${nameOf(subject, options)}`;
+    const whose = failure?.errno === e.ENFILE ? 'on the machine' : 'in the process';
+    return {
+      reason: 'out-of-descriptors',
+      what: `no descriptor is left ${whose} to ${purpose}`,
+      path: pathString(subject?.path ?? options.target),
+    };
+  },
+};
+
+const outOfMemory: Rule = {
+  when: ({ errno }) => errno === e.ENOMEM,
+  find: ({ options }) => ({
+    reason: 'out-of-memory',
+    what: `the kernel has no memory for the mount at ${quotePath(options.target)}, or its control group has not`,
+  }),
+};
+
+const asksForPrivilege = ({ step }: StepFailure): boolean =>
+  step?.call === calls.fsopen || step?.call === calls.mount || step?.call === calls.move_mount;
+const isRefusal = (failure: StepFailure): boolean => failure.errno === e.EPERM && asksForPrivilege(failure);
+
+const lacksCapability = ({ facts: { process } }: Scene): boolean => !hasCapability(process, CAP_SYS_ADMIN);
+
+const noPrivilege: Rule = {
+  when: (failure) => isRefusal(failure) || (failure.errno === e.EACCES && asksForPrivilege(failure)),
+  find(scene) {
+    if (!lacksCapability(scene)) return undefined;
+    const { options, facts } = scene;
+    const where = facts.process.isInUserNamespace ? 'its user namespace' : 'the initial user namespace';
+    return {
+      errno: e.EPERM,
+      reason: 'no-privilege',
+      what: `this process may not mount at ${quotePath(options.target)}: it lacks CAP_SYS_ADMIN in ${where}`,
+    };
+  },
+  foresees: true,
+};
+
+const confined: Rule = {
+  when: (failure) => (failure.errno === e.EACCES || failure.errno === e.EPERM) && asksForPrivilege(failure),
+  find({ options, facts: { process }, failure }) {
+    if (process.label === undefined || (failure?.errno === e.EPERM && process.hasSeccompFilter)) return undefined;
+    return {
+      reason: 'lsm-denied',
+      what: `a security module does not let this process mount at ${quotePath(options.target)}: it runs as '${process.label}'`,
+    };
+  },
+};
+
+const filtered: Rule = {
+  when: (failure) => isRefusal(failure) || (failure.errno === e.ENOSYS && asksForPrivilege(failure)),
+  find({ options, facts: { process }, failure }) {
+    if (!process.hasSeccompFilter) return undefined;
+    const call = failure?.step?.call.name ?? 'mount';
+    return {
+      reason: 'seccomp-denied',
+      what: `this process may not mount at ${quotePath(options.target)}: it has CAP_SYS_ADMIN, but runs under a seccomp filter, which refuses ${call}(2)`,
+    };
+  },
+};
+
+const namespaceForeign: Rule = {
+  when: isRefusal,
+  find({ options, facts: { process } }) {
+    if (!process.isInUserNamespace) return undefined;
+    return {
+      reason: 'namespace-foreign',
+      what: `this process may not mount at ${quotePath(options.target)}: its mount namespace does not belong to its user namespace`,
+    };
+  },
+};
+
+const refused: Rule = {
+  when: isRefusal,
+  find: ({ options }) => ({
+    reason: 'no-privilege',
+    what: `this process may not mount at ${quotePath(options.target)}`,
+  }),
+};
+
+const NO_OVERLAY = 'this kernel has no overlay file system';
+
+const noOverlay: Rule = {
+  when: ({ errno }) => errno === e.ENODEV,
+  find: () => ({ reason: 'overlay-unavailable', what: NO_OVERLAY }),
+};
+
+/** The kernel's own directory in the workdir is of mode 000, and what it makes in it, it makes as the mounter. */
+const cannotOverride: Rule = {
+  when: (failure) => isCreation(failure) && failure.errno === e.EACCES,
+  find({ options, facts: { process } }) {
+    if (options.workdir === undefined || hasCapability(process, CAP_DAC_OVERRIDE)) return undefined;
+    return {
+      reason: 'capability-missing',
+      what: `this process lacks CAP_DAC_OVERRIDE, without which the kernel's own directory in the workdir ${quotePath(options.workdir)}, of mode 000, is closed to it`,
+      path: pathString(options.workdir),
+    };
+  },
+};
+
+const notAllowed: Rule = {
+  when: (failure) => isCreation(failure) && (failure.errno === e.EPERM || failure.errno === e.EACCES),
+  find({ options, facts: { process } }) {
+    const user = process.isInUserNamespace ? ', in a user namespace' : '';
+    return {
+      reason: 'permission-denied',
+      what: `this process${user} may not make the mount at ${quotePath(options.target)} as it is: a layer, or an option, needs more privilege than it has`,
+      hint: 'run it with CAP_SYS_ADMIN and CAP_DAC_OVERRIDE in the initial user namespace, or leave out the options that need trusted.* attributes',
+    };
+  },
+};
+
+export const processRules: readonly Rule[] = [
+  outOfDescriptors,
+  outOfMemory,
+  noPrivilege,
+  confined,
+  filtered,
+  namespaceForeign,
+  refused,
+  noOverlay,
+];
+
+/** What is left of refusals when nothing better explains them. */
+export const lastProcessRules: readonly Rule[] = [cannotOverride, notAllowed];
+
+/** Why this process can mount nothing, as far as asking has shown that it cannot. */
+export function refusalOfProcess(
+  scene: Scene,
+  { mayMount, overlay }: KernelFeatures,
+): (Verdict & { readonly errno: number }) | undefined {
+  if (overlay === false) return { errno: e.ENODEV, reason: 'overlay-unavailable', what: NO_OVERLAY };
+  if (mayMount !== false) return undefined;
+  for (const rule of [noPrivilege, filtered, namespaceForeign, confined, refused]) {
+    const verdict = rule.find(scene);
+    if (verdict !== undefined) return { errno: e.EPERM, ...verdict };
+  }
+  return undefined;
+}

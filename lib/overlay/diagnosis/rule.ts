@@ -1,0 +1,81 @@
+/** What a rule is, and what rules share. */
+import * as e from '../../errnos.js';
+import type { OverlayErrorFields } from '../../errors.js';
+import { calls } from '../../kernel/calls.js';
+import * as k from '../../kernel/constants.js';
+import type { StepFailure } from '../../kernel/perform.js';
+import type { Subject } from '../../kernel/plan.js';
+import { type Path, quotePath } from '../../paths.js';
+import type { CheckedOptions } from '../options.js';
+import type { Facts, PathFacts, ProcessFacts } from './facts.js';
+
+/** A mount that failed, or is only thought of, and what is known about it. */
+export interface Scene {
+  readonly options: CheckedOptions;
+  readonly facts: Facts;
+  /** Undefined where nothing was tried. */
+  readonly failure: StepFailure | undefined;
+}
+
+export type Verdict = Pick<OverlayErrorFields, 'reason' | 'what' | 'hint' | 'path' | 'dest'> & {
+  /** Where it is not that of the failure. */
+  readonly errno?: number;
+};
+
+export interface Rule {
+  /** The failures that it can explain. */
+  readonly when: (failure: StepFailure) => boolean;
+  readonly find: (scene: Scene) => Verdict | undefined;
+  /** Whether it needs no failure: what it finds would stop a mount, or make it a wrong one. */
+  readonly foresees?: true;
+}
+
+/** `the lowerdir '/a'`, and of several which. */
+export function nameOf(subject: Subject, options: CheckedOptions): string {
+  const which =
+    (subject.role === 'lowerdir' && options.lowerdir.length > 1) ||
+    (subject.role === 'datadir' && options.datadir.length > 1)
+      ? `[${subject.index}]`
+      : '';
+  return `the ${subject.role}${which} ${quotePath(subject.path)}`;
+}
+
+export const isLower = ({ subject: { role } }: PathFacts): boolean => role === 'lowerdir' || role === 'datadir';
+export const isUpper = ({ subject: { role } }: PathFacts): boolean => role === 'upperdir' || role === 'workdir';
+export const isLayer = ({ subject: { role } }: PathFacts): boolean => role !== 'target';
+
+export const findRole = ({ paths }: Facts, role: Subject['role']): PathFacts | undefined =>
+  paths.find(({ subject }) => subject.role === role);
+
+/** The path that the failed step is about. */
+export function findSubject({ failure, facts }: Scene): PathFacts | undefined {
+  const subject = failure?.step?.options.subject;
+  if (subject === undefined) return undefined;
+  return facts.paths.find(({ subject: { role, index } }) => role === subject.role && index === subject.index);
+}
+
+/** The making of the superblock, where the kernel looks at all layers at once. */
+export function isCreation({ step }: StepFailure): boolean {
+  return step?.call === calls.mount || (step?.call === calls.fsconfig && step.args[1] === k.FSCONFIG_CMD_CREATE);
+}
+
+/** A layer handed to the kernel. */
+export const isSetting = ({ step }: StepFailure): boolean =>
+  step?.call === calls.fsconfig && step.args[1] !== k.FSCONFIG_CMD_CREATE;
+
+/** 5.10 says EROFS of a read-only upper where others say EINVAL. */
+export const refusesLayers = (failure: StepFailure): boolean =>
+  (failure.errno === e.EINVAL && (isCreation(failure) || isSetting(failure))) ||
+  (failure.errno === e.EROFS && isCreation(failure));
+
+/** A file system in words: `ramfs`. */
+export function fileSystemName({ mount, fileSystem }: PathFacts): string {
+  return mount?.type ?? (fileSystem === undefined ? 'unknown' : `of magic 0x${fileSystem.magic.toString(16)}`);
+}
+
+export const show = (path: Path | undefined): string => (path === undefined ? 'it' : quotePath(path));
+
+export const CAP_DAC_OVERRIDE = 1n << 1n;
+export const CAP_SYS_ADMIN = 1n << 21n;
+export const hasCapability = ({ capabilities }: ProcessFacts, capability: bigint): boolean =>
+  (capabilities & capability) !== 0n;

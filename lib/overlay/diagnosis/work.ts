@@ -1,0 +1,266 @@
+/** Rules about the workdir and room: why the kernel could not make its directory there, and what it found. */
+import * as e from '../../errnos.js';
+import { calls } from '../../kernel/calls.js';
+import type { StepFailure } from '../../kernel/perform.js';
+import { joinPath, pathString, quotePath } from '../../paths.js';
+import type { FileSystemFacts, PathFacts } from './facts.js';
+import {
+  CAP_DAC_OVERRIDE,
+  findRole,
+  hasCapability,
+  isCreation,
+  isUpper,
+  nameOf,
+  type Rule,
+  type Scene,
+  type Verdict,
+} from './rule.js';
+
+/** A guard has found the new superblock read-only. */
+const cameOutReadOnly = ({ step, errno }: StepFailure): boolean =>
+  (step?.call === calls.fstatfs || step?.call === calls.statfs) && errno === e.EROFS;
+
+const consequence = 'so that the kernel would have mounted read-only';
+
+const isFull = ({ blocks, freeBlocks }: FileSystemFacts): boolean => blocks > 0 && freeBlocks === 0;
+const hasNoInodes = ({ inodes, freeInodes }: FileSystemFacts): boolean => inodes > 0 && freeInodes === 0;
+
+function outOfRoom({ subject, fileSystem }: PathFacts, { options }: Scene): Verdict | undefined {
+  if (fileSystem === undefined) return undefined;
+  const name = nameOf(subject, options);
+  const path = pathString(subject.path);
+  if (isFull(fileSystem)) return { reason: 'out-of-space', what: `the file system of ${name} is full`, path };
+  if (hasNoInodes(fileSystem)) {
+    return { reason: 'out-of-inodes', what: `the file system of ${name} has no inode left`, path };
+  }
+  return undefined;
+}
+
+/** A rule about the workdir of a mount that came out read-only. */
+const ofWork = (judge: (work: PathFacts, name: string, scene: Scene) => Verdict | undefined): Rule => ({
+  when: cameOutReadOnly,
+  find(scene) {
+    const work = findRole(scene.facts, 'workdir');
+    if (work === undefined) return undefined;
+    const verdict = judge(work, nameOf(work.subject, scene.options), scene);
+    return verdict && { errno: e.EROFS, path: pathString(work.subject.path), ...verdict };
+  },
+  foresees: true,
+});
+
+/** Certain only after the failure. */
+const withoutForesight = ({ when, find }: Rule): Rule => ({ when, find });
+
+const removed = ofWork(({ found }, name) =>
+  found.errno === 0 && found.links === 0
+    ? { reason: 'work-removed', what: `${name} has been removed, and nothing can be made in it, ${consequence}` }
+    : undefined,
+);
+
+const leftover = ofWork((_, name, { facts: { work } }) =>
+  work.leftover === undefined
+    ? undefined
+    : {
+        reason: 'work-leftovers',
+        what: `${name} holds what the kernel does not clear away, ${quotePath(work.leftover)}, ${consequence}`,
+        hint: `remove ${quotePath(work.leftover)} and what is in it, or use an empty workdir`,
+        dest: pathString(work.leftover),
+      },
+);
+
+const mountedInside: Rule = withoutForesight(
+  ofWork(({ mount }, name) =>
+    mount?.inside === undefined
+      ? undefined
+      : {
+          reason: 'mount-inside',
+          what: `something is mounted in ${name}, at ${quotePath(mount.inside)}, ${consequence}`,
+          dest: pathString(mount.inside),
+        },
+  ),
+);
+
+const idmapped = ofWork(({ mount, found, writeErrno }, name) =>
+  mount?.isIdmapped && found.errno === 0 && (writeErrno === e.EOVERFLOW || writeErrno === e.EACCES)
+    ? {
+        reason: 'work-idmapped',
+        what: `${name} is on an idmapped mount that has no id for the mounting user, ${consequence}`,
+      }
+    : undefined,
+);
+
+const immutable = ofWork(({ found }, name) =>
+  found.isImmutable
+    ? {
+        reason: 'work-immutable',
+        what: `${name} is immutable, or can be appended to only, ${consequence}`,
+        hint: 'take the attribute away: chattr -ia',
+      }
+    : undefined,
+);
+
+/** Where the capability is lacking, a mode would not be enough. */
+const writableHint = ({ facts: { process } }: Scene): string | undefined =>
+  hasCapability(process, CAP_DAC_OVERRIDE)
+    ? undefined
+    : 'give the process CAP_DAC_OVERRIDE, without which it can use no workdir';
+
+const notWritable = ofWork(({ writeErrno }, name, scene) =>
+  writeErrno === e.EACCES || writeErrno === e.EPERM
+    ? {
+        reason: 'work-not-writable',
+        what: `the mounting user may not write to ${name}, ${consequence}`,
+        hint: writableHint(scene),
+      }
+    : undefined,
+);
+
+const room = ofWork((work, _, scene) => outOfRoom(work, scene));
+
+/** Idmapped, and the attempt alone shows what is wrong. */
+const perhapsIdmapped: Rule = {
+  when: cameOutReadOnly,
+  find({ options, facts }) {
+    const work = findRole(facts, 'workdir');
+    if (!work?.mount?.isIdmapped) return undefined;
+    return {
+      reason: 'work-idmapped',
+      what: `${nameOf(work.subject, options)} is on an idmapped mount, which does not let the mounting user make a directory there, ${consequence}`,
+      path: pathString(work.subject.path),
+    };
+  },
+};
+
+const readOnlySuperblock: Rule = {
+  when: cameOutReadOnly,
+  find({ options }) {
+    const { workdir } = options;
+    if (workdir === undefined) return undefined;
+    const work = quotePath(workdir);
+    return {
+      reason: 'mounted-read-only',
+      what: `the kernel could not make its directory in the workdir ${work}, ${consequence}`,
+      hint: `remove what is in ${work}, and make it writable for the mounting user`,
+      path: pathString(workdir),
+    };
+  },
+};
+
+const upperNotWritable: Rule = {
+  when: (failure) => failure.step?.call === calls.faccessat2 || (isCreation(failure) && failure.errno === e.EACCES),
+  find(scene) {
+    const { options, facts, failure } = scene;
+    const upper = findRole(facts, 'upperdir');
+    if (upper === undefined) return undefined;
+    const errno = failure?.step?.call === calls.faccessat2 ? failure.errno : upper.writeErrno;
+    if (![e.EACCES, e.EPERM, e.EROFS].includes(errno)) return undefined;
+    const name = nameOf(upper.subject, options);
+    const path = pathString(upper.subject.path);
+    if (errno === e.EROFS) {
+      const where = upper.mount === undefined ? '' : `: the one at ${quotePath(upper.mount.target)}`;
+      const what = `${name} is on a read-only file system, or on a mount that is read-only${where}`;
+      return { errno: e.EINVAL, reason: 'upper-read-only', what, path };
+    }
+    const immutableToo = upper.found.isImmutable ? ': it is immutable, chattr(1)' : '';
+    return {
+      errno,
+      reason: 'upper-not-writable',
+      what: `the mounting user may not write to ${name}${immutableToo}: the kernel would mount, and refuse each change`,
+      hint: writableHint(scene),
+      path,
+    };
+  },
+  foresees: true,
+};
+
+/** What an earlier mount has left in the workdir. */
+const incompatible: Rule = {
+  when: (failure) => isCreation(failure) && failure.errno === e.EINVAL,
+  find({ options, facts: { work } }) {
+    const { workdir } = options;
+    const [name] = work.incompatible;
+    if (workdir === undefined || name === undefined) return undefined;
+    const mark = quotePath(joinPath(workdir, 'work/incompat'));
+    const path = pathString(workdir);
+    const unknown = work.incompatible.find((feature) => feature !== 'volatile');
+    if (unknown !== undefined) {
+      return {
+        reason: 'feature-unknown',
+        what: `the upper was mounted by a kernel with a feature that this one does not know, ${quotePath(unknown)}: ${mark} says so`,
+        path,
+      };
+    }
+    return {
+      reason: 'volatile-leftover',
+      what: `the upper was mounted volatile, so that what was written then may not all be on the disk: ${mark} says so`,
+      hint: `if the upper's data is known to be whole (synced since, and no crash between), remove ${mark}; else start with a fresh upperdir and workdir`,
+      path,
+    };
+  },
+  foresees: true,
+};
+
+const noRoom: Rule = {
+  when: (failure) => isCreation(failure) && (failure.errno === e.ENOSPC || failure.errno === e.EDQUOT),
+  find(scene) {
+    const { facts, failure, options } = scene;
+    for (const path of facts.paths.filter(isUpper)) {
+      const verdict = outOfRoom(path, scene);
+      if (verdict !== undefined) return verdict;
+    }
+    const upper = options.upperdir === undefined ? '' : ` in ${quotePath(options.upperdir)} or its workdir`;
+    return {
+      reason: 'out-of-space',
+      what: `no room is left for the mount${upper}${failure?.errno === e.EDQUOT ? ': a quota is used up' : ''}`,
+    };
+  },
+};
+
+const tooManyMounts: Rule = {
+  when: ({ step, errno }) => errno === e.ENOSPC && (step?.call === calls.move_mount || step?.call === calls.mount),
+  find({ options, facts: { mountCount, mountMax }, failure }) {
+    const isAttaching = failure?.step?.call === calls.move_mount;
+    if (!isAttaching && (mountMax === 0 || mountCount < mountMax)) return undefined;
+    return {
+      reason: 'too-many-mounts',
+      what: `the mount namespace takes no further mount at ${quotePath(options.target)}: it has ${mountCount}, and fs.mount-max is ${mountMax}`,
+      path: pathString(options.target),
+    };
+  },
+  foresees: true,
+};
+
+const ioError: Rule = {
+  when: ({ errno }) => errno === e.EIO || errno === e.EUCLEAN,
+  find({ options, failure }) {
+    const isVolatile = options.overlay.some(({ name }) => name === 'volatile');
+    const subject = failure?.step?.options.subject;
+    const where = subject === undefined ? 'of a layer' : `of ${nameOf(subject, options)}`;
+    return {
+      reason: 'io-error',
+      what: `the file system ${where} reports ${failure?.errno === e.EUCLEAN ? 'that it is damaged' : 'an I/O error'}${isVolatile ? ', or the upperdir has one that nobody has seen yet' : ''}`,
+      ...(isVolatile && {
+        hint: 'sync the file system of the upperdir, look into the kernel log (dmesg), and try again',
+      }),
+    };
+  },
+};
+
+/** In the order in which the kernel would come upon them: a removed directory cannot be written either. */
+export const workRules: readonly Rule[] = [
+  upperNotWritable,
+  removed,
+  immutable,
+  idmapped,
+  notWritable,
+  room,
+  leftover,
+  mountedInside,
+  perhapsIdmapped,
+  readOnlySuperblock,
+  tooManyMounts,
+  noRoom,
+  ioError,
+];
+
+export const leftoverRules: readonly Rule[] = [incompatible];

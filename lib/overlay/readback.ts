@@ -1,0 +1,143 @@
+/**
+ * What has fallen away: the kernel mounts without some features that were asked for, without a word. Read back
+ * only where the caller has named one that can.
+ */
+import { EOPNOTSUPP } from '../errnos.js';
+import { OverlayError } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import { ask, type Dialogue } from '../kernel/dialogue.js';
+import { addLook, readLook } from '../kernel/look.js';
+import { StepFailure } from '../kernel/perform.js';
+import { Plan } from '../kernel/plan.js';
+import { unescapeOctal } from '../mount-strings.js';
+import { readMountinfo } from '../mounts/mountinfo.js';
+import { type Path, pathString, quotePath } from '../paths.js';
+import { subjectsOf } from './diagnosis/gather.js';
+import { nameOf } from './diagnosis/rule.js';
+import type { KernelFeatures } from './features.js';
+import { optionTable } from './option-table.js';
+import type { CheckedOptions, NamedOption } from './options.js';
+import { readShown } from './uses.js';
+
+/** Options as the kernel shows them: null for a bare word. */
+type Shown = ReadonlyMap<string, string | null>;
+
+/** What must stand there for each option that can fall away, the module's defaults being what is not shown. */
+const inForce: Readonly<Record<string, (value: string, shown: Shown, features: KernelFeatures) => boolean>> = {
+  index: (value, shown, { defaults }) => (shown.get('index') ?? word(defaults.index)) === value,
+  nfs_export: (value, shown, { defaults }) => (shown.get('nfs_export') ?? word(defaults.nfs_export)) === value,
+  metacopy: (value, shown, { defaults }) => (shown.get('metacopy') ?? word(defaults.metacopy)) === value,
+  redirect_dir(value, shown, { defaults }) {
+    const standard = defaults.redirect_dir ? 'on' : defaults.redirect_always_follow === false ? 'nofollow' : 'follow';
+    const found = shown.get('redirect_dir') ?? standard;
+    // Nothing is renamed in a view: there, both follow.
+    return found === value || (value === 'follow' && found === 'on');
+  },
+  verity: (value, shown) => shown.get('verity') === value,
+  // Before there were other words than on and off, on was the default, and not shown.
+  uuid: (value, shown, { options }) =>
+    shown.get('uuid') === value || (value === 'on' && options['uuid=null'] === false && !shown.has('uuid')),
+  xino: (value, shown) => shown.get('xino') === value,
+};
+
+const word = (value: boolean | undefined): string => (value ? 'on' : 'off');
+
+const canFall = ({ kernel, value }: NamedOption): boolean =>
+  kernel in inForce &&
+  (value === 'on' || value === 'require' || value === 'follow' || (kernel === 'uuid' && value === 'off'));
+
+/** The options that have to be read back. */
+export function toVerify({ overlay, allowDegraded }: CheckedOptions): readonly NamedOption[] {
+  return overlay.length === 0
+    ? overlay
+    : overlay.filter((option) => canFall(option) && !allowDegraded.includes(option.name));
+}
+
+function parseShown(text: Buffer): Shown {
+  const shown = new Map<string, string | null>();
+  for (const option of text.toString('latin1').split(',')) {
+    const at = option.indexOf('=');
+    if (at < 0) shown.set(option, null);
+    else shown.set(option.slice(0, at), unescapeOctal(Buffer.from(option.slice(at + 1), 'latin1')).toString('latin1'));
+  }
+  return shown;
+}
+
+/** The error for a mount without what was asked for, if it is one; `id` is the mount's. */
+export function* verify(
+  options: CheckedOptions,
+  features: KernelFeatures,
+  id: number,
+): Dialogue<OverlayError | undefined> {
+  const wanted = toVerify(options);
+  const text = (yield* readShown(id))?.options ?? (yield* readFromTable(options.target));
+  if (text === undefined) return unverifiable(options, wanted);
+  const shown = parseShown(text);
+  const fallen = wanted.filter(({ kernel, value }) => !inForce[kernel]?.(value ?? '', shown, features));
+  for (const option of fallen) {
+    // With all layers on one file system it does nothing, and is not shown.
+    if (option.kernel === 'xino' && (yield* isOnOneFileSystem(options))) continue;
+    return yield* dropped(options, option);
+  }
+  return undefined;
+}
+
+/** Before 6.11, from the mount table, in which a mount goes by another number. */
+function* readFromTable(target: Path): Dialogue<Buffer | undefined> {
+  const plan = new Plan();
+  const step = addLook(plan, target, { flags: k.AT_SYMLINK_NOFOLLOW, mask: k.STATX_MNT_ID });
+  const { mountId } = readLook(step, yield* ask(plan));
+  return readMountinfo().find(({ id, type }) => id === mountId && type === 'overlay')?.superOptions;
+}
+
+const call = ({ name, value }: NamedOption): string =>
+  `"${name}: ${optionTable[name].form === 'switch' ? 'true' : `'${value}'`}"`;
+
+function unverifiable({ target }: CheckedOptions, wanted: readonly NamedOption[]): OverlayError {
+  const names = wanted.map(call).join(', ');
+  return new OverlayError({
+    errno: EOPNOTSUPP,
+    reason: 'feature-unverifiable',
+    what: `whether ${names} came into force at ${quotePath(target)} cannot be verified: the mount table of this process does not show the mount`,
+    hint: `pass \`allowDegraded: ['${wanted[0]?.name}']\` to mount without knowing`,
+    path: pathString(target),
+  });
+}
+
+function* isOnOneFileSystem(options: CheckedOptions): Dialogue<boolean> {
+  const plan = new Plan();
+  const layers: Path[] = [...options.lowerdir, ...(options.upperdir === undefined ? [] : [options.upperdir])];
+  const steps = layers.map((path) => addLook(plan, path, { mask: k.STATX_INO | k.STATX_MNT_ID }));
+  const outputs = yield* ask(plan);
+  const found = steps.map((step) => readLook(step, outputs));
+  if (new Set(found.map(({ device }) => device)).size === 1) return true;
+  // Subvolumes have devices of their own, and one file system.
+  const devices = new Map(readMountinfo().map(({ id, device }) => [id, device]));
+  return new Set(found.map(({ mountId }) => devices.get(mountId))).size === 1;
+}
+
+/** Why a layer makes a feature fall away, where one does: what all of these need is file handles. */
+function* dropped(options: CheckedOptions, option: NamedOption): Dialogue<OverlayError> {
+  const plan = new Plan();
+  const subjects = subjectsOf(options).filter(({ role }) => role === 'lowerdir' || role === 'upperdir');
+  const steps = subjects.map(({ path }) =>
+    plan.stepOf(
+      plan.add(calls.name_to_handle_at, [k.AT_FDCWD, path, k.AT_SYMLINK_FOLLOW], { output: 144, tolerate: 'any' }),
+    ),
+  );
+  const outputs = yield* ask(plan);
+  const culprit =
+    outputs instanceof StepFailure || !['index', 'nfs_export', 'xino'].includes(option.kernel)
+      ? undefined
+      : subjects.find((_, i) => outputs.result(steps[i] as (typeof steps)[number]) === -EOPNOTSUPP);
+  const why =
+    culprit === undefined ? '' : `, since the file system of ${nameOf(culprit, options)} gives out no file handles`;
+  return new OverlayError({
+    errno: EOPNOTSUPP,
+    reason: 'feature-dropped',
+    what: `the kernel has mounted without ${call(option)}, without a word${why}`,
+    hint: `leave it out, or pass \`allowDegraded: ['${option.name}']\` to have the mount all the same`,
+    path: pathString(culprit?.path ?? options.target),
+  });
+}

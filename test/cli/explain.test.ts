@@ -1,0 +1,77 @@
+/** `overlayfs explain`: what is in the way, without mounting. */
+import { chmodSync, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'ava';
+import { overlay } from '../overlay/rows/setup.js';
+import { layers, makeTree, mountsBelow, mountTest, scratch, withoutCapabilities } from '../support/index.js';
+import { json, overlayfs, run } from './run.js';
+
+const flags = ({ lowerdir, upperdir, workdir, target }: ReturnType<typeof layers>): string[] => [
+  ...['--lower', lowerdir, '--upper', upperdir, '--work', workdir],
+  target,
+];
+
+mountTest('nothing in the way, and nothing done', (t) => {
+  const dir = scratch(t);
+  const set = layers(dir);
+  const { code, stdout, stderr } = overlayfs('explain', ...flags(set));
+  t.is(code, 0, stderr);
+  t.is(
+    stdout,
+    `target '${set.target}': tmpfs\nlowerdir '${set.lowerdir}': tmpfs\nupperdir '${set.upperdir}': tmpfs\n` +
+      `workdir '${set.workdir}': tmpfs\nNothing that can be seen beforehand is in the way of this mount.\n`,
+  );
+  t.is(mountsBelow(dir).length, 1);
+});
+
+mountTest('all that is in the way, not the first only', (t) => {
+  const dir = scratch(t);
+  const set = layers(dir);
+  makeTree(set.workdir, { 'work/a/b/leftover': '' });
+  const { code, document } = json('explain', '--lower', join(dir, 'none'), ...flags(set).slice(0, -1), set.lowerdir);
+  t.is(code, 1);
+  const errors = document['errors'] as { reason: string; path: string }[];
+  t.deepEqual(
+    errors.map(({ reason, path }) => [reason, path]),
+    [
+      ['lower-missing', join(dir, 'none')],
+      ['work-leftovers', set.workdir],
+    ],
+  );
+  t.is((document['paths'] as unknown[]).length, 5);
+});
+
+mountTest('an upper in use, and by whom', (t) => {
+  const dir = scratch(t);
+  const set = layers(dir);
+  overlay('lower,upper,work', 'other')((path) => join(dir, path));
+  const { code, stderr } = overlayfs('explain', ...flags(set));
+  t.is(code, 1);
+  t.regex(stderr, /in use: it is the upperdir of the overlay at '.*other'/);
+  t.regex(stderr, /reason: upper-in-use/);
+  t.is(overlayfs('explain', '--no-exclusive', ...flags(set)).code, 0);
+});
+
+mountTest('overlaps, by number', (t) => {
+  const dir = scratch(t);
+  const set = layers(dir);
+  mkdirSync(join(set.lowerdir, 'inside'));
+  const { code, stderr } = overlayfs('explain', '--lower', join(set.lowerdir, 'inside'), ...flags(set));
+  t.is(code, 1);
+  t.regex(stderr, /lowerdir\[0\] '.*inside' is inside the lowerdir\[1\]/);
+});
+
+mountTest('a process that may not mount', (t) => {
+  const dir = scratch(t);
+  chmodSync(dir, 0o755);
+  const set = layers(dir);
+  const { code, stderr } = run(['explain', ...flags(set)], { command: withoutCapabilities });
+  t.is(code, 1);
+  t.regex(stderr, /lacks CAP_SYS_ADMIN/);
+  t.is(stderr.match(/reason: no-privilege/g)?.length, 1);
+});
+
+test('what is no mount at all is wrong usage', (t) => {
+  t.is(overlayfs('explain').code, 2);
+  t.is(overlayfs('explain', '--lower', '/a', '/m').code, 2);
+});

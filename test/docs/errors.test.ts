@@ -1,0 +1,31 @@
+/** docs/errors.md is what the code's table says, and the code says no other reason. */
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'ava';
+import { reasons } from '#lib/reasons.js';
+import { errorsPage } from '../../docs/errors-page.js';
+import { packageRoot } from '../support/index.js';
+
+test('docs/errors.md is up to date (npm run docs)', (t) => {
+  t.is(readFileSync(join(packageRoot, 'docs/errors.md'), 'utf8'), errorsPage());
+});
+
+test('every reason has one row, in a section', (t) => {
+  const page = errorsPage();
+  for (const reason of Object.keys(reasons)) {
+    t.is(page.match(new RegExp(`^\\| \`${reason}\` \\|`, 'gm'))?.length, 1, reason);
+  }
+  t.true(page.indexOf('| `lower-missing`') > page.indexOf('\n## '));
+});
+
+test('every reason is given by some code', (t) => {
+  const lib = join(packageRoot, 'lib');
+  const code = readdirSync(lib, { recursive: true, encoding: 'utf8' })
+    .filter((file) => file.endsWith('.ts') && file !== 'reasons.ts')
+    .map((file) => readFileSync(join(lib, file), 'utf8'))
+    .join('\n');
+  // Made of a role and what is wrong with it.
+  const composed = /^(lower|upper|work|target|path)-(missing|not-directory)$/;
+  const unused = Object.keys(reasons).filter((reason) => !composed.test(reason) && !code.includes(`'${reason}'`));
+  t.deepEqual(unused, []);
+});
