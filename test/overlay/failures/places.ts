@@ -1,0 +1,180 @@
+/** Layers and targets at places where they cannot be: other namespaces, links, files, directories without permission. */
+import { fails } from '../rows/errors.js';
+import { dirs, file, link, mode, overlay, removed, tmpfs, unmounted } from '../rows/setup.js';
+import { type FailureRow, refused } from './row.js';
+import { elsewhere, runs, without } from './steps.js';
+
+/** A tmpfs that only a process elsewhere has. */
+const hidden = elsewhere('mkdir hidden && mount -t tmpfs hidden hidden && mkdir hidden/l hidden/u hidden/w hidden/m');
+const there = (name: string): string => `/proc/{pid}/root/{dir}/hidden/${name}`;
+const dirWord = (at: (path: string) => string) => ({ dir: at('').replace(/^\/|\/$/g, '') });
+const foreign = (text: RegExp) => fails('EINVAL', 'layer-foreign', text);
+
+export const placeRows: readonly FailureRow[] = [
+  refused(
+    'a lower of another mount namespace',
+    { lowerdir: there('l') },
+    foreign(/lowerdir '.*' is on a mount of another/),
+    [dirWord, hidden],
+    {
+      instead: { lowerdir: 'l1' },
+    },
+  ),
+  refused(
+    'one lower of several of another mount namespace',
+    { lowerdir: ['l1', there('l')] },
+    foreign(/lowerdir\[1\] '.*' is on a mount of another/),
+    [dirWord, hidden],
+    { instead: { lowerdir: ['l1', 'l2'] } },
+  ),
+  refused(
+    'a data-only layer of another mount namespace',
+    { datadir: there('l') },
+    foreign(/datadir '.*' is on a mount/),
+    [dirWord, hidden],
+    {
+      instead: { datadir: 'd1' },
+      needs: ['data-only layers without metacopy'],
+    },
+  ),
+  refused(
+    'upper and work of another mount namespace',
+    { upperdir: there('u'), workdir: there('w') },
+    foreign(/upperdir '.*' is on a mount of another/),
+    [dirWord, hidden],
+    { instead: { upperdir: 'u', workdir: 'w' } },
+  ),
+  refused(
+    'a target of another mount namespace',
+    { target: there('m') },
+    fails('EINVAL', 'target-foreign', /target '.*' is on a mount of another mount namespace/),
+    [dirWord, hidden],
+    { instead: { target: 'm' } },
+  ),
+  refused(
+    'a lower that is missing',
+    { lowerdir: ['l1', 'none'] },
+    fails('ENOENT', 'lower-missing', /lowerdir\[1\]/, 'none'),
+    [],
+    {
+      remedy: [dirs('none')],
+    },
+  ),
+  refused(
+    'an upper that is missing',
+    { upperdir: 'none' },
+    fails('ENOENT', 'upper-missing', /does not exist/, 'none'),
+    [],
+    {
+      instead: { create: true },
+    },
+  ),
+  refused(
+    'a work that is missing',
+    { workdir: 'none' },
+    fails('ENOENT', 'work-missing', /does not exist/, 'none'),
+    [],
+    {
+      instead: { create: true },
+    },
+  ),
+  refused(
+    'a target that is missing',
+    { target: 'none' },
+    fails('ENOENT', 'target-missing', /does not exist/, 'none'),
+    [],
+    {
+      instead: { create: true },
+    },
+  ),
+  refused(
+    'a lower that is a link to nowhere',
+    { lowerdir: 'link' },
+    fails('ENOENT', 'lower-missing', /leads nowhere/, 'link'),
+    [link('link', 'none')],
+    {
+      remedy: [dirs('none')],
+    },
+  ),
+  refused(
+    'an upper that is a file',
+    { upperdir: 'file' },
+    fails('ENOTDIR', 'upper-not-directory', /not a directory/, 'file'),
+    [file('file')],
+    {
+      remedy: [removed('file'), dirs('file')],
+    },
+  ),
+  refused(
+    'a work that is a file',
+    { workdir: 'file' },
+    fails('ENOTDIR', 'work-not-directory', /not a directory/, 'file'),
+    [file('file')],
+    {
+      remedy: [removed('file'), dirs('file')],
+    },
+  ),
+  refused(
+    'a target that is a file',
+    { target: 'file' },
+    fails('ENOTDIR', 'target-not-directory', /not a directory/, 'file'),
+    [file('file')],
+    {
+      remedy: [removed('file'), dirs('file')],
+    },
+  ),
+  refused(
+    'a lower below a file',
+    { lowerdir: 'file/l' },
+    fails('ENOTDIR', 'path-inaccessible', /component of it/, 'file/l'),
+    [file('file')],
+    {
+      remedy: [removed('file'), dirs('file/l')],
+    },
+  ),
+  refused(
+    'links in a circle',
+    { upperdir: 'a' },
+    fails('ELOOP', 'path-inaccessible', /circle/, 'a'),
+    [link('a', 'b'), link('b', 'a')],
+    {
+      remedy: [removed('b'), dirs('b')],
+    },
+  ),
+  refused(
+    'a target that is a link',
+    { target: 'link' },
+    fails('ENOTDIR', 'target-symlink', /symbolic link/, 'link'),
+    [link('link', 'm')],
+    {
+      instead: { target: 'm' },
+    },
+  ),
+  refused(
+    'a target that is a mount point',
+    {},
+    fails('EBUSY', 'target-mounted', /mount point already/, 'm'),
+    [tmpfs('m')],
+    {
+      remedy: [unmounted('m')],
+    },
+  ),
+  refused(
+    'a target that is an overlay',
+    { upperdir: 'u2', workdir: 'w2' },
+    fails('EBUSY', 'target-mounted', /mount point already/, 'm'),
+    [dirs('u2', 'w2'), overlay('l1:l2', 'm')],
+    {
+      instead: { stack: true },
+    },
+  ),
+  refused(
+    'a FIFO as lower',
+    { lowerdir: 'pipe' },
+    fails('ENOTDIR', 'lower-not-directory', /not a directory/, 'pipe'),
+    [runs('mkfifo', 'pipe')],
+    {
+      remedy: [without('pipe'), dirs('pipe'), mode('pipe', 0o755)],
+    },
+  ),
+];

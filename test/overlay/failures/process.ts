@@ -1,0 +1,228 @@
+/** Mounts by processes that may not do everything: without capabilities, under a filter, in user namespaces. */
+import { fails } from '../rows/errors.js';
+import type { Given, Refusal } from '../rows/row.js';
+import { dirs, mode, overlay, removed, type Setup, tmpfs } from '../rows/setup.js';
+
+export interface ProcessRow {
+  readonly title: string;
+  /** A command that runs the program. */
+  readonly command: readonly string[];
+  /** System calls that a filter refuses, and how. */
+  readonly filter?: { readonly calls: readonly (keyof typeof numbers)[]; readonly errno: number };
+  readonly view?: boolean;
+  readonly setup?: readonly Setup[];
+  readonly options: Given;
+  readonly expect: { readonly error: Refusal };
+  /** What mends it: another command, or steps, or options. */
+  readonly mend?: {
+    readonly command?: readonly string[];
+    readonly filter?: undefined;
+    readonly steps?: readonly Setup[];
+    readonly options?: Given;
+  };
+}
+
+const isArm = process.arch === 'arm64';
+export const numbers = {
+  mount: isArm ? 40 : 165,
+  fsopen: 430,
+  move_mount: 429,
+  openat2: 437,
+  faccessat2: 439,
+} as const;
+
+const EPERM = 1;
+const ENOSYS = 38;
+
+const dropping = (...names: string[]) => [
+  'setpriv',
+  `--bounding-set=${names.map((name) => `-${name}`).join(',')}`,
+  `--inh-caps=${names.map((name) => `-${name}`).join(',')}`,
+];
+const withoutAdmin = dropping('sys_admin');
+/** Root, whom modes bind like anyone else, that may mount. */
+const mountOnly = ['setpriv', '--bounding-set=-all,+sys_admin', '--inh-caps=-all,+sys_admin'];
+const inUser = ['unshare', '-Urm'];
+const asNobody = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'];
+
+const noPrivilege = (text: RegExp) => fails('EPERM', 'no-privilege', text);
+const seccomp = (text: RegExp) => fails('explained', 'seccomp-denied', text);
+
+const row = (
+  title: string,
+  command: readonly string[],
+  options: Given,
+  expect: ProcessRow['expect'],
+  more: Partial<ProcessRow> = {},
+): ProcessRow => ({ title, command, options, expect, ...more });
+
+const filtered = (
+  title: string,
+  calls: readonly (keyof typeof numbers)[],
+  errno: number,
+  expect: ProcessRow['expect'],
+): ProcessRow => row(title, [], {}, expect, { filter: { calls, errno }, mend: { filter: undefined } });
+
+/** Directories that belong to someone else, the mount's own parent included. */
+const owned = (path: string, bits: number): Setup => mode(path, bits);
+
+export const processRows: readonly ProcessRow[] = [
+  row('without CAP_SYS_ADMIN', withoutAdmin, {}, noPrivilege(/lacks CAP_SYS_ADMIN in the initial user namespace/), {
+    mend: { command: [] },
+  }),
+  row('without CAP_SYS_ADMIN, a view', withoutAdmin, {}, noPrivilege(/lacks CAP_SYS_ADMIN/), {
+    view: true,
+    mend: { command: [] },
+  }),
+  row('without any capability', dropping('all'), {}, noPrivilege(/lacks CAP_SYS_ADMIN/), { mend: { command: [] } }),
+  row(
+    'without any capability, a lower that is missing too',
+    dropping('all'),
+    { lowerdir: 'none' },
+    fails('explained', 'explained', /./),
+  ),
+  row(
+    'in a user namespace without a mount namespace of its own',
+    ['unshare', '-Ur'],
+    {},
+    fails('EPERM', 'namespace-foreign', /does not belong to its user namespace/),
+    { mend: { command: inUser } },
+  ),
+  row(
+    'in a user namespace as nobody there',
+    ['unshare', '-Um'],
+    {},
+    noPrivilege(/lacks CAP_SYS_ADMIN in its user namespace/),
+    { mend: { command: inUser } },
+  ),
+  filtered(
+    'a filter that refuses fsopen and mount',
+    ['fsopen', 'mount'],
+    EPERM,
+    seccomp(/has CAP_SYS_ADMIN, but runs under a seccomp filter, which refuses mount\(2\)/),
+  ),
+  filtered(
+    'a filter that does not know fsopen and refuses mount',
+    ['fsopen', 'mount'],
+    ENOSYS,
+    seccomp(/seccomp filter/),
+  ),
+  filtered('a filter that refuses move_mount', ['move_mount'], EPERM, seccomp(/which refuses move_mount\(2\)/)),
+  row('with CAP_SYS_ADMIN alone', mountOnly, {}, fails('EACCES', 'capability-missing', /lacks CAP_DAC_OVERRIDE/, 'w'), {
+    mend: { command: [] },
+  }),
+  row(
+    'an upper that may not be written',
+    mountOnly,
+    {},
+    fails('EACCES', 'upper-not-writable', /may not write to the upperdir '.*\/u'/, 'u'),
+    { setup: [owned('u', 0o555)], mend: { command: [] } },
+  ),
+  row(
+    'an upper of mode 000',
+    mountOnly,
+    {},
+    fails('EACCES', 'upper-not-writable', /may not write to the upperdir/, 'u'),
+    { setup: [owned('u', 0)], mend: { command: [] } },
+  ),
+  row(
+    'a work that may not be written',
+    mountOnly,
+    {},
+    fails('EROFS', 'work-not-writable', /may not write to the workdir '.*\/w'/, 'w'),
+    { setup: [owned('w', 0o555)], mend: { command: [] } },
+  ),
+  row('a work of mode 000', mountOnly, {}, fails('EROFS', 'work-not-writable', /may not write to the workdir/, 'w'), {
+    setup: [owned('w', 0)],
+    mend: { command: [] },
+  }),
+  row(
+    'a lower in a directory that may not be searched',
+    mountOnly,
+    { lowerdir: 'x/l' },
+    fails('EACCES', 'path-inaccessible', /may not search/, 'x/l'),
+    { setup: [dirs('x/l'), mode('x', 0o600)], mend: { command: [] } },
+  ),
+  row(
+    'what is to be made in a directory that may not be written',
+    mountOnly,
+    { upperdir: 'x/u', create: true },
+    fails('EACCES', 'permission-denied', /x\/u' could not be made/, 'x/u'),
+    { setup: [dirs('x'), mode('x', 0o555)], mend: { command: [] } },
+  ),
+  row(
+    "in a user namespace, an upper that is someone else's",
+    [...inUserOf()],
+    {},
+    fails('EACCES', 'upper-not-writable', /upperdir '.*\/u'/, 'u'),
+    { setup: [mode('u', 0o755), mode('w', 0o777)], mend: { steps: [mode('u', 0o777)] } },
+  ),
+  row(
+    "in a user namespace, a work that is someone else's",
+    [...inUserOf()],
+    {},
+    fails('EROFS', 'work-not-writable', /workdir '.*\/w'/, 'w'),
+    { setup: [mode('u', 0o777)], mend: { steps: [mode('w', 0o777)] } },
+  ),
+  row(
+    'in a user namespace, a lower that holds a mount',
+    inUser,
+    { lowerdir: 'x' },
+    fails('EINVAL', 'layer-locked', /mounted inside the lowerdir '.*\/x', at '.*\/x\/in'/, 'x'),
+    { setup: [dirs('x/in'), tmpfs('x/in')], mend: { options: { lowerdir: 'l1' } } },
+  ),
+  row(
+    'in a user namespace, the root as one lower of several',
+    inUser,
+    { lowerdir: ['l1', '/'] },
+    fails('EINVAL', 'layer-locked', /mounted inside the lowerdir\[1\] '\/'/, '/'),
+    { view: true, mend: { options: { lowerdir: ['l1', 'l2'] } } },
+  ),
+  row(
+    'in a user namespace, an upper in use outside',
+    inUser,
+    {},
+    fails('EBUSY', 'upper-in-use', /overlay at '.*other'/, 'u'),
+    { setup: [overlay('l2,u,w', 'other')], mend: { options: { exclusive: false } } },
+  ),
+  row(
+    'in a user namespace, a lower twice',
+    inUser,
+    { lowerdir: ['l1', 'l2', 'l1'] },
+    fails('ELOOP', 'layer-twice', /lowerdir\[2\]/, 'l1'),
+    { mend: { options: { lowerdir: ['l1', 'l2'] } } },
+  ),
+  row(
+    'in a user namespace, a lower that is missing',
+    inUser,
+    { lowerdir: 'none' },
+    fails('ENOENT', 'lower-missing', /does not exist/, 'none'),
+    { mend: { steps: [dirs('none')] } },
+  ),
+  row(
+    'in a user namespace, a work inside the upper',
+    inUser,
+    { workdir: 'u/w' },
+    fails('EINVAL', 'work-inside-upper', /inside/, 'u/w'),
+    { setup: [dirs('u/w')], mend: { options: { workdir: 'w' } } },
+  ),
+  row(
+    'in a user namespace, what lies in the work two deep',
+    inUser,
+    {},
+    fails('EROFS', 'work-leftovers', /w\/work\/a\/b'/, 'w'),
+    { setup: [dirs('w/work/a/b/c')], mend: { steps: [removed('w/work')] } },
+  ),
+  row(
+    'in a user namespace, after a volatile mount',
+    inUser,
+    {},
+    fails('EINVAL', 'volatile-leftover', /volatile/, 'w'),
+    { setup: [dirs('w/work/incompat/volatile')], mend: { steps: [removed('w/work')] } },
+  ),
+];
+
+/** Root of a user namespace, nobody outside. */
+function inUserOf(): readonly string[] {
+  return [...asNobody, ...inUser];
+}

@@ -1,0 +1,64 @@
+/** A row of the failures against the kernel: refused for its reason, nothing left, and mended as the hint says. */
+import type { ExecutionContext } from 'ava';
+import type { OverlayOptions } from 'overlayfs';
+import { countDescriptors, eventually, mountsBelow, native, scratch } from '../../support/index.js';
+import { ways } from '../../support/ways.js';
+import { givenOptions } from '../rows/row.js';
+import { assertRefused } from '../rows/run.js';
+import { type At, base } from '../rows/setup.js';
+import type { FailureRow, Step } from './row.js';
+
+const MNT_DETACH = 2;
+
+function fill(value: unknown, words: ReadonlyMap<string, string>): unknown {
+  if (Array.isArray(value)) return value.map((one) => fill(one, words));
+  if (typeof value !== 'string') return value;
+  return value.replace(/\{(\w+)\}/g, (whole, name) => words.get(name) ?? whole);
+}
+
+export async function runFailure(t: ExecutionContext, row: FailureRow, way: string): Promise<void> {
+  const dir = scratch(t, row.on);
+  const at: At = (path) => `${dir}/${path}`;
+  const words = new Map<string, string>();
+  const perform = (steps: readonly Step[]) => {
+    for (const step of steps) for (const [name, word] of Object.entries(step(at, t) ?? {})) words.set(name, word);
+  };
+  const given = (change: FailureRow['options'] = {}) => {
+    const options = givenOptions({ ...row, options: { ...row.options, ...change } }, dir);
+    return Object.fromEntries(
+      Object.entries(options).map(([name, value]) => [name, fill(value, words)]),
+    ) as unknown as OverlayOptions;
+  };
+  perform([base, ...row.setup]);
+  const { mount, mountSync } = ways[way] as (typeof ways)[string];
+  const before = mountsBelow(dir).length;
+
+  for (const form of [mount, mountSync]) {
+    const descriptors = countDescriptors();
+    let error: unknown;
+    try {
+      await form(given());
+    } catch (thrown) {
+      error = thrown;
+    }
+    if (error === undefined) {
+      t.fail(`${way}: mounted, though it should be refused`);
+      return;
+    }
+    assertRefused(t, error, row.expect.error, way, dir);
+    t.is(mountsBelow(dir).length, before, `${way}: nothing is mounted`);
+    // What earlier steps have left to close is closed meanwhile.
+    await eventually(t, () => countDescriptors() <= descriptors);
+  }
+
+  if (row.remedy === undefined && row.instead === undefined) return;
+  perform(row.remedy ?? []);
+  const options = given(row.instead);
+  try {
+    await mount(options);
+  } catch (error) {
+    t.fail(`${way}: what the hint says does not mend it: ${error}`);
+    return;
+  }
+  t.is(native.umount(String(options.target), MNT_DETACH), 0, way);
+}

@@ -1,0 +1,212 @@
+/** File systems that can be no layer, or no upper, and those that are full. */
+import { fails } from '../rows/errors.js';
+import { bind, dirs, overlay, ramfs, tmpfs, unmounted } from '../rows/setup.js';
+import { type FailureRow, refused } from './row.js';
+import { attributed, filled, made, ofType, remounted, squashed, without, withoutInodes } from './steps.js';
+
+const someFiles = Array.from({ length: 9 }, (_, i) => `fs/file-${i}`);
+const plain = { upperdir: 'u', workdir: 'w' };
+const noXattrs = (path: string) =>
+  fails('ENOTSUP', 'upper-without-xattrs', /ramfs.*has no trusted\.\* attributes/, path);
+const noLayer = (type: string, path: string) =>
+  fails('EINVAL', 'layer-unsupported', new RegExp(`is on ${type}, which can be no layer`), path);
+
+export const specialRows: readonly FailureRow[] = [
+  refused(
+    'ramfs: upper and work',
+    { upperdir: 'ram/u', workdir: 'ram/w' },
+    noXattrs('ram/u'),
+    [ramfs('ram', 'u', 'w')],
+    {
+      instead: plain,
+    },
+  ),
+  refused(
+    'ramfs: upper and work, readonly',
+    { upperdir: 'ram/u', workdir: 'ram/w', readonly: true },
+    noXattrs('ram/u'),
+    [ramfs('ram', 'u', 'w')],
+    { instead: plain },
+  ),
+  refused(
+    'ramfs: upper and work, with userxattr',
+    { upperdir: 'ram/u', workdir: 'ram/w', userxattr: true },
+    fails('ENOTSUP', 'upper-without-xattrs', /ramfs.*has no user\.\* attributes/, 'ram/u'),
+    [ramfs('ram', 'u', 'w')],
+    { instead: plain, needs: ['userxattr'] },
+  ),
+  refused(
+    'ramfs: upper on it, work elsewhere',
+    { upperdir: 'ram/u' },
+    fails('EINVAL', 'work-on-other-mount', /on another file system/, 'w'),
+    [ramfs('ram', 'u')],
+    {
+      instead: plain,
+    },
+  ),
+  refused(
+    'ramfs: work on it, upper elsewhere',
+    { workdir: 'ram/w' },
+    fails('EINVAL', 'work-on-other-mount', /on another file system/, 'ram/w'),
+    [ramfs('ram', 'w')],
+    { instead: plain },
+  ),
+  ...['/proc', '/proc/self', '/proc/sys'].map((path) =>
+    refused(`procfs: ${path} as lower`, { lowerdir: ['l1', path] }, noLayer('proc', path), [], {
+      instead: { lowerdir: 'l1' },
+    }),
+  ),
+  refused('procfs: as data-only layer', { datadir: '/proc' }, noLayer('proc', '/proc'), [], {
+    instead: { datadir: 'd1' },
+    needs: ['data-only layers without metacopy'],
+  }),
+  refused(
+    'procfs: as upper and work',
+    { upperdir: '/proc/sys/kernel', workdir: '/proc/sys/vm' },
+    fails('explained', 'explained', /\/proc\/sys\/kernel/, '/proc/sys/kernel'),
+    [],
+    { instead: plain },
+  ),
+  refused(
+    'hugetlbfs: as lower',
+    { lowerdir: ['l1', 'huge'] },
+    noLayer('hugetlbfs', 'huge'),
+    [ofType('hugetlbfs', 'huge')],
+    { instead: { lowerdir: 'l1' }, needs: ['hugetlbfs'] },
+  ),
+  refused(
+    'hugetlbfs: as upper and work',
+    { upperdir: 'huge/u', workdir: 'huge/w' },
+    fails('explained', 'explained', /huge\/u/, 'huge/u'),
+    [ofType('hugetlbfs', 'huge'), dirs('huge/u', 'huge/w')],
+    { instead: plain, needs: ['hugetlbfs'] },
+  ),
+  ...['sysfs', 'mqueue', 'devpts', 'cgroup2', 'debugfs', 'bpf'].map((type) =>
+    refused(
+      `${type}: as upper and work`,
+      { upperdir: 'own', workdir: 'own' },
+      fails('explained', 'explained', /own/, 'own'),
+      [ofType(type, 'own')],
+      { instead: plain },
+    ),
+  ),
+  refused(
+    'squashfs: as upper and work',
+    { upperdir: 'sq/u', workdir: 'sq/w' },
+    fails('EINVAL', 'upper-read-only', /sq\/u' is on a read-only file system/, 'sq/u'),
+    [dirs('from/u', 'from/w'), squashed('from', 'sq')],
+    { instead: plain, needs: ['mksquashfs'] },
+  ),
+  refused(
+    'squashfs: as upper, work elsewhere',
+    { upperdir: 'sq/u' },
+    fails('EINVAL', 'explained', /sq\/u'/, 'sq/u'),
+    [dirs('from/u'), squashed('from', 'sq')],
+    { instead: plain, needs: ['mksquashfs'] },
+  ),
+  refused(
+    'squashfs: twice the same directory',
+    { lowerdir: ['sq', 'again', 'l1'] },
+    fails('ELOOP', 'layer-twice', /lowerdir\[1\] '.*again' and the lowerdir\[0\] '.*sq'/, 'again'),
+    [dirs('from/u'), squashed('from', 'sq'), bind('sq', 'again')],
+    { instead: { lowerdir: ['sq', 'l1'] }, needs: ['mksquashfs'] },
+  ),
+  refused(
+    'vfat: as upper and work',
+    { upperdir: 'fat/u', workdir: 'fat/w' },
+    fails('explained', 'explained', /fat\/u'/, 'fat/u'),
+    [made('vfat', 'fat', 'u', 'w')],
+    { instead: plain, where: 'mkfs.vfat' },
+  ),
+  refused(
+    'vfat: as lower',
+    { lowerdir: ['l1', 'fat/l'] },
+    fails('EINVAL', 'layer-unsupported', /vfat/, 'fat/l'),
+    [made('vfat', 'fat', 'l')],
+    { instead: { lowerdir: 'l1' }, where: 'mkfs.vfat' },
+  ),
+  refused(
+    'overlay: as upper and work',
+    { upperdir: 'o/u', workdir: 'o/w' },
+    fails('EINVAL', 'upper-unsupported', /it is (an )?overlay/, 'o/u'),
+    [dirs('x/u', 'x/w'), overlay('l1,x/u,x/w', 'o'), dirs('o/u', 'o/w')],
+    { instead: plain },
+  ),
+  refused(
+    'overlay: a view as upper',
+    { upperdir: 'o' },
+    fails('EINVAL', 'explained', /'.*\/o'/, 'o'),
+    [overlay('l1:l2', 'o')],
+    { instead: plain },
+  ),
+  refused(
+    'overlay: two deep, as lower',
+    { lowerdir: 'o2' },
+    fails('EINVAL', 'too-deep', /no more than two deep/, 'o2'),
+    [overlay('l1:l2', 'o1'), overlay('o1:d1', 'o2')],
+    { instead: { lowerdir: ['o1', 'd1'] } },
+  ),
+  refused(
+    'overlay: two deep, as the last of several lowers',
+    { lowerdir: ['d1', 'd2', 'o2'] },
+    fails('EINVAL', 'too-deep', /lowerdir\[2\].*no more than two deep/, 'o2'),
+    [dirs('a', 'b', 'c'), overlay('a:b', 'o1'), overlay('o1:c', 'o2')],
+    { instead: { lowerdir: ['d1', 'd2', 'o1', 'c'] } },
+  ),
+  refused(
+    'overlay: its own mount as its lower once more',
+    { lowerdir: ['o1', 'o1'] },
+    fails('ELOOP', 'layer-twice', /same directory/, 'o1'),
+    [overlay('l1:l2', 'o1')],
+    { instead: { lowerdir: 'o1' } },
+  ),
+  refused(
+    'ext4: full',
+    { upperdir: 'fs/u', workdir: 'fs/w' },
+    fails('EROFS', 'out-of-space', /fs\/w' is full/, 'fs/w'),
+    [made('ext4', 'fs', 'u', 'w'), filled('fs')],
+    { remedy: [without('fs/1048576-0', 'fs/1048576-1')], needs: ['mkfs.ext4'] },
+  ),
+  refused(
+    'ext4: no inode left',
+    { upperdir: 'fs/u', workdir: 'fs/w' },
+    fails('EROFS', 'out-of-inodes', /fs\/w' has no inode left/, 'fs/w'),
+    [made('ext4 of few inodes', 'fs', 'u', 'w'), withoutInodes('fs')],
+    { remedy: [without(...someFiles)], needs: ['mkfs.ext4'] },
+  ),
+  refused(
+    'tmpfs: no inode left',
+    { upperdir: 'fs/u', workdir: 'fs/w' },
+    fails('EROFS', 'out-of-inodes', /fs\/w' has no inode left/, 'fs/w'),
+    [ofType('tmpfs', 'fs', 'nr_inodes=40'), dirs('fs/u', 'fs/w'), withoutInodes('fs')],
+    { remedy: [without(...someFiles)] },
+  ),
+  refused(
+    'tmpfs: no inode left for what is to be made',
+    { upperdir: 'fs/u', workdir: 'fs/w', create: true },
+    fails('ENOSPC', 'out-of-space', /fs\/u' could not be made/, 'fs/u'),
+    [ofType('tmpfs', 'fs', 'nr_inodes=40'), withoutInodes('fs')],
+    { remedy: [without(...someFiles)] },
+  ),
+  refused(
+    'ext4: what is to be made on a read-only mount',
+    { upperdir: 'fs/u', workdir: 'fs/w', create: true },
+    fails('EROFS', 'read-only', /fs\/u' could not be made/, 'fs/u'),
+    [made('ext4', 'fs'), remounted('fs', 'ro')],
+    { remedy: [remounted('fs', 'rw')], needs: ['mkfs.ext4'] },
+  ),
+  refused(
+    'ext4: a work that may be appended to only',
+    { upperdir: 'fs/u', workdir: 'fs/w' },
+    fails('EROFS', 'work-immutable', /fs\/w' is immutable, or can be appended to only/, 'fs/w'),
+    [made('ext4', 'fs', 'u', 'w', 'w/work/x'), attributed('+a', 'fs/w')],
+    { remedy: [attributed('-a', 'fs/w')], needs: ['mkfs.ext4'] },
+  ),
+  refused(
+    "something is mounted in the kernel's own directory",
+    {},
+    fails('EROFS', 'mount-inside', /something is mounted in the workdir '.*\/w', at '.*w\/work\/in'/, 'w'),
+    [dirs('w/work/in'), tmpfs('w/work/in')],
+    { remedy: [unmounted('w/work/in')] },
+  ),
+];
