@@ -26,7 +26,7 @@ import { askUse, gather } from './diagnosis/gather.js';
 import { look, lookSync } from './diagnosis/look.js';
 import { featuresSync, type KernelFeatures } from './features.js';
 import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from './options.js';
-import { addXattrGuard, type MountPlan, plan, sentOptions } from './plan.js';
+import { addVolatileRemoval, addXattrGuard, type MountPlan, plan, sentOptions } from './plan.js';
 import { toVerify, verify } from './readback.js';
 import { type Claim, catchUp, forgetGone, isBehind, lookAtUnseen, readClaim, uses } from './uses.js';
 
@@ -121,25 +121,43 @@ function isInQuestion({ checked }: Prepared, { claim, isSuspect }: Made): boolea
   return isUnclear || isRefused || isSuspect || toVerify(checked).length > 0;
 }
 
-/** A mount that is not what was asked for is taken down again, and its error is the answer. */
-function* question(prepared: Prepared, made: Made): Dialogue<OverlayError | undefined> {
-  const { checked, features } = prepared;
-  const error =
+/**
+ * The error for a mount that is not what was asked for. On the calling thread in both forms: the mount is there, and
+ * a program that exits now would leave it.
+ */
+function question(prepared: Prepared, made: Made): OverlayError | undefined {
+  return isInQuestion(prepared, made) ? holdSync(findFault(prepared, made)) : undefined;
+}
+
+function* findFault({ checked, features }: Prepared, made: Made): Dialogue<OverlayError | undefined> {
+  return (
     (yield* findOvertaken(checked, made)) ??
     (made.isSuspect ? yield* findMarkless(checked, features) : undefined) ??
-    (toVerify(checked).length > 0 ? yield* verify(checked, features, made.ids.id) : undefined);
-  if (error === undefined) return undefined;
+    (toVerify(checked).length > 0 ? yield* verify(checked, features, made.ids.id) : undefined)
+  );
+}
+
+/** A mount that is not what was asked for is taken down again. */
+function* takeDown({ checked }: Prepared, made: Made): Dialogue<void> {
   uses.forget(made.ids.id);
   yield* ask(takeDownPlan(checked, made));
-  return error;
 }
 
 function* findOvertaken(checked: CheckedOptions, { claim }: Made): Dialogue<OverlayError | undefined> {
   if (claim === undefined) return undefined;
   // Those that came before have been looked at when this one is.
-  const refused = claim.keys === undefined ? yield* lookAtUnseen(claim) : yield* lookAtUnseen();
-  const isTaken = claim.keys === undefined ? !refused.includes(claim.id) : uses.take(claim);
-  return isTaken ? undefined : overtaken(checked);
+  function* take(of: Claim): Dialogue<boolean> {
+    if (of.keys === undefined) return !(yield* lookAtUnseen(of)).includes(of.id);
+    yield* lookAtUnseen();
+    return uses.take(of);
+  }
+  if (yield* take(claim)) return undefined;
+  // A mount may have been seen at the moment at which it went, and been put down all the same.
+  // biome-ignore lint/correctness/useYield: it has nothing to ask: this very mount uses the directories
+  const hasGone = yield* forgetGone(function* () {
+    return true;
+  });
+  return hasGone && (yield* take(claim)) ? undefined : overtaken(checked);
 }
 
 /** The error for an upper without attributes, if it has none. */
@@ -165,10 +183,12 @@ function overtaken({ upperdir = '', target }: CheckedOptions): OverlayError {
   });
 }
 
-function takeDownPlan({ target, workdir, create, namespace }: CheckedOptions, { ids, directories }: Made): Plan {
+function takeDownPlan(checked: CheckedOptions, { ids, directories }: Made): Plan {
+  const { target, workdir, create, namespace } = checked;
   const { steps } = unmountPlan({ path: withoutTrailingSlashes(target), ...ids, namespace }, { detach: true });
   const takeDown = new Plan();
   for (const { call, args } of steps) takeDown.add(call, args);
+  addVolatileRemoval(takeDown, checked, false);
   if (create && workdir !== undefined) {
     const inner = joinPath(workdir, 'work');
     takeDown.add(calls.sweep, [AT_FDCWD, inner], { tolerate: 'any' });
@@ -274,9 +294,10 @@ async function mountPrepared(prepared: Prepared): Promise<OverlayMount> {
   const outcome = await perform(planned.plan, signal);
   if (!(outcome instanceof StepFailure)) {
     const made = toMade(prepared, planned, outcome);
-    const error = isInQuestion(prepared, made) ? await hold(question(prepared, made)) : undefined;
-    if (error !== undefined) throw error;
-    return toMount(prepared, made);
+    const error = question(prepared, made);
+    if (error === undefined) return toMount(prepared, made);
+    await hold(takeDown(prepared, made));
+    throw error;
   }
   if (outcome.cancelled && signal) throw abortError(signal, outcome.undoErrno);
   if (await hold(tryClaimAgain(prepared, outcome))) return mountPrepared(prepared);
@@ -304,9 +325,10 @@ function mountPreparedSync(prepared: Prepared): OverlayMount {
   const outcome = performSync(planned.plan);
   if (!(outcome instanceof StepFailure)) {
     const made = toMade(prepared, planned, outcome);
-    const error = isInQuestion(prepared, made) ? holdSync(question(prepared, made)) : undefined;
-    if (error !== undefined) throw error;
-    return toMount(prepared, made);
+    const error = question(prepared, made);
+    if (error === undefined) return toMount(prepared, made);
+    holdSync(takeDown(prepared, made));
+    throw error;
   }
   if (holdSync(tryClaimAgain(prepared, outcome))) return mountPreparedSync(prepared);
   const again = retry(prepared, outcome);

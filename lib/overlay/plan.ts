@@ -175,7 +175,24 @@ function addContext(
   for (const [name, value] of sentOptions(options, features)) set(name, value);
   if (options.readonlySuperblock) set('ro', null);
   plan.add(calls.fsconfig, [context, k.FSCONFIG_CMD_CREATE, null, null]);
+  addVolatileRemoval(plan, options, true);
   return context;
+}
+
+/**
+ * The mark of a volatile mount, by which the kernel refuses the next one, goes with a mount that is taken back.
+ * To be added when the mount is made: before, it is another one's. In a `later` step the last one is first.
+ */
+export function addVolatileRemoval(plan: Plan, { overlay, workdir }: CheckedOptions, later: boolean): void {
+  if (workdir === undefined || !overlay.some(({ kernel }) => kernel === 'volatile')) return;
+  const marks = [
+    ['work/incompat/volatile/dirty', 0],
+    ['work/incompat/volatile', k.AT_REMOVEDIR],
+    ['work/incompat', k.AT_REMOVEDIR],
+  ] as const;
+  for (const [mark, flags] of later ? marks.toReversed() : marks) {
+    plan.add(calls.unlinkat, [k.AT_FDCWD, joinPath(workdir, mark), flags], { later, tolerate: 'any' });
+  }
 }
 
 /**
@@ -280,6 +297,7 @@ function addMountWay(
   plan.add(calls.mount, [options.source, viaDescriptor(target), 'overlay', early, data, root], { undo: true });
   const subject = targetSubject(options);
   plan.add(calls.openat2, [k.AT_FDCWD, withoutTrailingSlashes(options.target), targetFlags, 0], { subject });
+  addVolatileRemoval(plan, options, true);
   // Were the target's path another by now, this would be something else.
   plan.add(calls.fstatfs, [root, isGuarded(options) ? k.ST_RDONLY : 0, 0, k.OVERLAYFS_SUPER_MAGIC], {
     output: STATFS_OUTPUT,

@@ -89,6 +89,11 @@ class Uses {
     if (isUnique(id) && id > this.#last) this.#last = id;
   }
 
+  /** Puts down what the mount table shows, unless a newer mount is known to have the directory. */
+  learn(key: Key, id: number, target: Path): void {
+    if ((this.#byKey.get(key)?.id ?? 0) < id) this.add(key, id, target);
+  }
+
   add(key: Key, id: number, target: Path, isDetached = false): void {
     this.#byKey.set(key, { id, target, isDetached });
     this.#list = undefined;
@@ -232,7 +237,7 @@ function* learnOne(id: number): Dialogue<void> {
   const answers = yield* ask(looks);
   for (const step of found) {
     const key = toKey(readLook(step, answers));
-    if (key !== undefined) uses.add(key, id, shown.target);
+    if (key !== undefined) uses.learn(key, id, shown.target);
   }
 }
 

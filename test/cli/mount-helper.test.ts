@@ -206,7 +206,7 @@ const passing: readonly (readonly [title: string, options: string, says: RegExp,
   [
     'an upper that comes out read-only',
     merged,
-    /reason: mounted-read-only/,
+    /reason: work-leftovers/,
     ({ dir }) => mkdirSync(join(dir, 'w/work/x/y/z'), { recursive: true }),
   ],
   [

@@ -126,15 +126,19 @@ const explainedMounts: Readonly<
     userxattr === true && redirectDir === 'off' && errno !== 0,
   // An upper that nothing could be written to.
   'an upper that came out read-only': (_, { line }, outcome) =>
-    line?.superblock === 'ro' && outcome instanceof OverlayError && outcome.reason === 'mounted-read-only',
+    line?.superblock === 'ro' && outcome instanceof OverlayError && outcome.code === 'EROFS',
+  // The kernel makes it null where the layers are on several file systems, and says nothing.
+  'uuid off that came null': ({ uuid }, { line }, outcome) =>
+    uuid === 'off' &&
+    line?.options.get('uuid') === 'null' &&
+    outcome instanceof OverlayError &&
+    outcome.reason === 'feature-dropped',
 };
 
 /** What falls away though the checks let it through, and why they do. */
 const explainedFalls: Readonly<Record<string, (options: Generated['options'], fall: string) => boolean>> = {
   // The kernel's own choice: on where every layer's file system allows it.
   'xino auto': (_, fall) => fall === 'xino=auto, came off',
-  // Which file systems there are is known to the kernel alone, and it says nothing: null is like off, but for that.
-  'uuid off, layers on several file systems': (_, fall) => fall === 'uuid=off, came null',
 };
 
 // Before 6.15 other rules hold, for which the rows by records stand.
