@@ -63,6 +63,21 @@
       ]
     },
     {
+      # Ships beside the addon. A static program of a few kB, without any library.
+      "target_name": "overlayfs-launch",
+      "conditions": [
+        ["OS!='linux'", {"type": "none"}, {
+          "type": "executable",
+          "product_dir": "<(PRODUCT_DIR)/launch",
+          "sources": ["native/launch.cc"],
+          "cflags!": ["-O3", "-pthread", "-fno-omit-frame-pointer"],
+          "cflags": ["-Os", "-ffreestanding", "-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-fno-pic"],
+          "ldflags!": ["-pthread", "-rdynamic"],
+          "ldflags": ["-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none,-z,noseparate-code,-z,norelro,-s"]
+        }]
+      ]
+    },
+    {
       # Not packed: puts a test process into a mount namespace of its own.
       "target_name": "test_support",
       "conditions": [

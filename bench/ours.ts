@@ -1,5 +1,6 @@
 /** The library's side, and that of the programs which it replaces. All times are in µs. */
-import { execFile } from 'node:child_process';
+import { type ChildProcess, execFile, spawn as spawnPlain } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -9,6 +10,8 @@ import {
   listMountsSync,
   mountOverlay,
   mountOverlaySync,
+  type OverlayMount,
+  spawn,
   unmountSync,
   whiteoutSync,
 } from 'overlayfs';
@@ -39,6 +42,33 @@ export async function asyncPairs(set: LayerSet, pairs: number): Promise<number> 
   }
   return median(times);
 }
+
+/** The median pair of a mount without privilege and its end. */
+export function rootlessPairs({ target: _, ...layers }: LayerSet, rootless: true | 'keep', pairs: number): number {
+  const times = new Float64Array(pairs);
+  for (let i = 0; i < pairs; i++) {
+    const start = now();
+    mountOverlaySync({ ...layers, rootless }).unmountSync();
+    times[i] = now() - start;
+  }
+  return median(times);
+}
+
+/** The median program, from its start to its end; one that does nothing. */
+export async function programStarts(start: () => ChildProcess, programs: number): Promise<number> {
+  const times = new Float64Array(programs);
+  for (let i = 0; i < programs; i++) {
+    const begin = now();
+    await once(start(), 'close');
+    times[i] = now() - begin;
+  }
+  return median(times);
+}
+
+/** The program where it sees a mount at a place, and the same program as it is. */
+export const startInside = (mount: OverlayMount, at: string): ChildProcess =>
+  spawn('/bin/true', [], { mount, at, cwd: at, stdio: 'ignore' });
+export const startOutside = (at: string): ChildProcess => spawnPlain('/bin/true', [], { cwd: at, stdio: 'ignore' });
 
 /** All sets at once, each so many times; the time of the whole. */
 export async function pairsAtOnce(sets: readonly LayerSet[], times: number): Promise<number> {

@@ -56,6 +56,10 @@ export class Peer {
     return toPairTimes(await this.#ask(`handover ${sets} ${pairs} ${base}`));
   }
 
+  async rootless(base: string, sets: number, pairs: number): Promise<PairTimes> {
+    return toPairTimes(await this.#ask(`rootless ${sets} ${pairs} ${base}`));
+  }
+
   /** In µs, for all of them. */
   async whiteouts(by: 'mknod' | 'link', directory: string, count: number, each: number): Promise<number> {
     const [total = Number.NaN] = await this.#ask(`${by} ${count} ${each} ${directory}`);

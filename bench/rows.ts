@@ -1,6 +1,7 @@
 /** What is measured, one row each, and the bounds that hold for it. */
 import { closeSync, fsyncSync, openSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { mountOverlaySync } from 'overlayfs';
 import { type Block, type Comparison, type Effort, interleave } from './interleave.js';
 import {
   asyncPairs,
@@ -11,6 +12,10 @@ import {
   pairsAtOnce,
   programListing,
   programPairs,
+  programStarts,
+  rootlessPairs,
+  startInside,
+  startOutside,
   syncPairs,
   whiteoutBatch,
 } from './ours.js';
@@ -136,6 +141,28 @@ const kinds: readonly Kind[] = [
   },
   stats('idle', () => ({ of: 'ratio', is: 'at most', limit: 2 })),
   stats('in the pool', () => undefined),
+  rootless(true, 1.3),
+  rootless('keep', undefined),
+  {
+    what: 'spawn : child_process.spawn',
+    unit: 'µs',
+    ratio: 'ours / peer',
+    waits: false,
+    warmUpBlocks: 2,
+    blocks: (site) => {
+      const { target, ...layers } = firstSet(site);
+      return [
+        async () => {
+          const mount = mountOverlaySync({ ...layers, rootless: true });
+          const time = await programStarts(() => startInside(mount, target), PROGRAM_PAIRS);
+          mount.unmountSync();
+          return time;
+        },
+        () => programStarts(() => startOutside(target), PROGRAM_PAIRS),
+      ];
+    },
+    bound: () => undefined,
+  },
   whiteouts('mknod', (fileSystem) => (fileSystem === 'ext4' ? { of: 'ratio', is: 'at most', limit: 0.6 } : undefined)),
   // How far sharing an inode can go.
   whiteouts('link', () => undefined),
@@ -185,6 +212,21 @@ function stats(beside: 'idle' | 'in the pool', bound: Kind['bound']): Kind {
 
 function amongMany(kind: Omit<Kind, 'waits' | 'on' | 'setUp'>): Kind {
   return { ...kind, waits: false, on: ['tmpfs'], setUp: ({ many }) => makeManyMounts(many, MOUNTS) };
+}
+
+function rootless(mode: true | 'keep', limit: number | undefined): Kind {
+  return {
+    what: mode === true ? 'rootless : C clone(2)' : "rootless: 'keep' : C clone(2)",
+    unit: 'µs',
+    ratio: 'ours / peer',
+    waits: true,
+    warmUpBlocks: WARM_UP_PAIRS / PAIRS,
+    blocks: (site, peer) => [
+      () => rootlessPairs(firstSet(site), mode, PAIRS),
+      async () => (await peer.rootless(site.base, 1, PAIRS)).median,
+    ],
+    bound: () => (limit === undefined ? undefined : { of: 'ratio', is: 'at most', limit }),
+  };
 }
 
 function whiteouts(by: 'mknod' | 'link', bound: Kind['bound']): Kind {

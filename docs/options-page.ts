@@ -47,7 +47,7 @@ function optionTables(): string {
   const groups = mountGroups.map(({ title, flags }) => {
     const rows = flags.map((flag) => optionCells(flag.name, flag));
     if (title === 'layers') rows.push(optionCells('target'));
-    if (title === 'how it is mounted') rows.push(optionCells('signal'));
+    if (title === 'how it is mounted') rows.push(optionCells('idmap'), optionCells('rootless'), optionCells('signal'));
     return `### ${title.charAt(0).toUpperCase()}${title.slice(1)}\n\n${table(titles, rows)}`;
   });
   return groups.join('\n');

@@ -19,7 +19,8 @@ export { Mount } from './mounts/mount.js';
 export { createNamespace, createNamespaceSync, MountNamespace, type NamespaceLike } from './mounts/mount-namespace.js';
 export { type UnmountOptions, unmount, unmountSync } from './mounts/unmount.js';
 export { type UnmountTreeOptions, unmountTree, unmountTreeSync } from './mounts/unmount-tree.js';
-export { type Answer, features, featuresSync, type KernelFeatures } from './overlay/features.js';
+export type { Answer, KernelFeatures } from './overlay/features.js';
+export type { IdMap, IdMapOption, IdMapping } from './overlay/idmap.js';
 export { mountOverlay, mountOverlaySync, OverlayMount } from './overlay/mount.js';
 export type { MountEntry, MountFlags, MountPropagation } from './overlay/mount-entry.js';
 export {
@@ -32,6 +33,8 @@ export {
 } from './overlay/mount-table.js';
 export type { NamedOptions } from './overlay/option-strings.js';
 export type { OverlayOptionName, OverlayOptions } from './overlay/options.js';
+export { type Features, features, featuresSync } from './overlay/rootless.js';
 export { type MountEvent, type WatchMountsOptions, watchMounts } from './overlay/watch-mounts.js';
 export type { PathLike } from './paths.js';
+export { type PlacedMount, type SpawnOptions, spawn } from './programs/spawn.js';
 export type { Reason } from './reasons.js';

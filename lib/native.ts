@@ -22,9 +22,12 @@ export interface Addon {
   /** An object by which a descriptor is held: it is closed with it, or by letGo. */
   hold(descriptor: number): object;
   letGo(held: object): void;
+  /** A descriptor that a plan kept for the caller is not closed with this environment any more. */
+  disown(descriptor: number): void;
   readonly calls: Readonly<Record<string, number>>;
   readonly flags: Readonly<Record<'undo' | 'keep' | 'later', number>>;
   readonly ownThread: number;
+  readonly inChild: number;
   readonly anyErrno: number;
   readonly pageSize: number;
 }

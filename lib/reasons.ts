@@ -150,6 +150,14 @@ export const reasons = {
     when: 'with `index`, the index in the workdir was made with another upperdir',
     todo: 'use the workdir that belongs to the upperdir, or remove its `index` directory',
   },
+  'idmap-unsupported': {
+    when: 'the file system of a layer, or the kernel, cannot show its files with other owners',
+    todo: 'put the layer on ext4, xfs or btrfs (tmpfs: Linux 6.3), or leave `idmap` out',
+  },
+  'idmap-refused': {
+    when: 'the ranges of `idmap` overlap, or the user namespace cannot serve as a map',
+    todo: 'mend the ranges; a user namespace must not be the initial one',
+  },
   'too-deep': { when: 'overlays are stacked more than two deep', todo: 'use the layers of the overlay below instead' },
   // The kernel and the process
   'no-privilege': {
@@ -171,6 +179,14 @@ export const reasons = {
   'lsm-denied': {
     when: 'a security module (AppArmor, SELinux) confines the process',
     todo: 'allow mounts in its profile, or run the process unconfined',
+  },
+  'rootless-forbidden': {
+    when: 'the machine lets no plain user make the namespaces that a rootless mount is made in',
+    todo: 'have root allow user namespaces, or mount as root',
+  },
+  'shown-before': {
+    when: 'a detached mount was shown to a program before, which a kernel before 6.15 can do once',
+    todo: 'mount it anew for each program, or use Linux 6.15',
   },
   'overlay-unavailable': {
     when: 'the kernel has no overlay file system',

@@ -25,7 +25,12 @@ enum Number : long {
   open_tree_attr = 467,  // 6.15
 #if defined(__x86_64__)
   read = 0,
+  write = 1,
   close = 3,
+  mmap = 9,
+  munmap = 11,
+  rt_sigprocmask = 14,
+  waitid = 247,
   getdents64 = 217,
   statfs = 137,
   fstatfs = 138,
@@ -41,7 +46,6 @@ enum Number : long {
   epoll_pwait = 281,
   fanotify_init = 300,
   fanotify_mark = 301,
-  write = 1,
   ioctl = 16,
   setxattr = 188,
   getxattr = 191,
@@ -59,7 +63,12 @@ enum Number : long {
   statx = 332,           // 4.11
 #elif defined(__aarch64__)
   read = 63,
+  write = 64,
   close = 57,
+  mmap = 222,
+  munmap = 215,
+  rt_sigprocmask = 135,
+  waitid = 95,
   getdents64 = 61,
   statfs = 43,
   fstatfs = 44,
@@ -75,7 +84,6 @@ enum Number : long {
   epoll_pwait = 22,
   fanotify_init = 262,
   fanotify_mark = 263,
-  write = 64,
   ioctl = 29,
   setxattr = 5,
   getxattr = 8,
@@ -240,6 +248,8 @@ struct Dirent {
 
 // What undoing and removing need, and libc's headers may lack.
 constexpr int mnt_detach = 2;             // MNT_DETACH, umount2(2)
+constexpr int clone_pidfd = 0x1000;       // CLONE_PIDFD, clone(2), 5.2
+constexpr int p_pidfd = 3;                // P_PIDFD, waitid(2), 5.4
 constexpr unsigned rename_noreplace = 1;  // RENAME_NOREPLACE, renameat2(2)
 constexpr unsigned rename_exchange = 2;   // RENAME_EXCHANGE
 constexpr unsigned statx_type = 0x1;      // STATX_TYPE

@@ -18,6 +18,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
       {"cancel", nullptr, Environment::cancel, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"hold", nullptr, hold, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"letGo", nullptr, let_go, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"disown", nullptr, Environment::disown, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
   };
   napi_define_properties(env, exports, sizeof functions / sizeof functions[0], functions);
 
@@ -35,6 +36,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("flags", flags);
 
   exports.Set("ownThread", Napi::Number::New(env, own_thread));
+  exports.Set("inChild", Napi::Number::New(env, in_child));
   exports.Set("anyErrno", Napi::Number::New(env, static_cast<int32_t>(any_errno)));
   exports.Set("pageSize", Napi::Number::New(env, static_cast<double>(sysconf(_SC_PAGESIZE))));
   return exports;

@@ -142,6 +142,7 @@ napi_value Environment::perform(napi_env env, napi_callback_info info) {
   napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr);
   Execution execution(block_of(env, argument));
   if (!execution.perform()) return failure_value(env, execution.failure(), false);
+  execution.add_kept(of(env)->kept_);
   execution.commit();
   const std::vector<uint8_t>& found = execution.data();
   return found.empty() ? nullptr : buffer_value(env, nullptr, 0, found);
@@ -193,6 +194,22 @@ napi_value Environment::cancel(napi_env env, napi_callback_info info) {
     bool is_new = !operation->is_cancelled();
     operation->cancel();
     if (is_new && withdraw(operation)) self->settle(operation, 0);
+    break;
+  }
+  return nullptr;
+}
+
+napi_value Environment::disown(napi_env env, napi_callback_info info) {
+  napi_value argument;
+  size_t count = 1;
+  napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr);
+  int32_t descriptor = -1;
+  napi_get_value_int32(env, argument, &descriptor);
+  std::vector<int>& kept = of(env)->kept_;
+  for (size_t i = 0; i < kept.size(); i++) {
+    if (kept[i] != descriptor) continue;
+    kept[i] = kept.back();
+    kept.pop_back();
     break;
   }
   return nullptr;
@@ -268,6 +285,7 @@ void Environment::settle(Operation* operation, int submit_error) {
       napi_get_undefined(env_, &value);
     }
   } else {
+    if (!operation->performed_) operation->execution_.abandon();
     Failure failure = operation->execution_.failure();
     if (submit_error != 0) failure.error = submit_error;
     value = failure_value(env_, failure, operation->is_cancelled());
@@ -276,6 +294,7 @@ void Environment::settle(Operation* operation, int submit_error) {
   if (operation->succeeded_) {
     // An environment that is being torn down takes no more results.
     if (is_kept) {
+      operation->execution_.add_kept(kept_);
       operation->execution_.commit();
     } else {
       operation->take_back();
@@ -302,6 +321,8 @@ void Environment::on_end(void* data) {
   auto* self = static_cast<Environment*>(data);
   forget(self);
   self->give_up();
+  for (int descriptor : self->kept_) sys::close(descriptor);
+  self->kept_.clear();
   napi_release_threadsafe_function(self->function_, napi_tsfn_abort);
   self->unref();
 }
@@ -314,6 +335,7 @@ void Environment::give_up() {
     Operation* next = operation->next_;
     if (withdraw(operation)) {
       if (operation->succeeded_) operation->take_back();  // it waited for a thread to do so
+      if (!operation->performed_) operation->execution_.abandon();
       remove(operation);
     }
     operation = next;

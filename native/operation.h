@@ -27,6 +27,9 @@ class Environment {
   // cancel(token): gives up what was started with this token
   static napi_value cancel(napi_env env, napi_callback_info info);
 
+  // disown(descriptor): a kept one that the caller is about to close
+  static napi_value disown(napi_env env, napi_callback_info info);
+
   // At the end of the process: gives up what runs in environments that have not ended.
   static void give_up_all();
 
@@ -54,6 +57,7 @@ class Environment {
   napi_threadsafe_function function_ = nullptr;  // wakes the environment when operations have finished
   Operation* operations_ = nullptr;              // all that are not settled
   uint32_t unsettled_ = 0;
+  std::vector<int> kept_;                        // descriptors of the caller's, closed with the environment
 
   // Shared with our threads, by atomic operations only. A lock would often be run into: ringing wakes the
   // environment, which may have the next operation finished on another thread before this one goes on.

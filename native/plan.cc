@@ -2,9 +2,13 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include "syscalls.h"
 #include "text.h"
@@ -28,7 +32,7 @@ size_t page_size() {
 
 bool makes_descriptor(Call call) {
   return call == Call::openat2 || call == Call::fsopen || call == Call::fsmount || call == Call::open_tree ||
-         call == Call::fanotify_init || call == Call::open_by_handle_at;
+         call == Call::fanotify_init || call == Call::open_by_handle_at || call == Call::userns;
 }
 
 bool is_tolerated(const Step& step, long result) {
@@ -119,6 +123,7 @@ int Execution::descriptor(int32_t argument) const {
 }
 
 bool Execution::perform() {
+  if (header().flags & in_child) return perform_in_child();
   if (!(header().flags & own_thread)) return perform_here();
   bool succeeded = false;
   int error = run_on_own_thread(&Execution::perform_here, &succeeded);
@@ -127,7 +132,8 @@ bool Execution::perform() {
 }
 
 void Execution::take_back() {
-  if (!(header().flags & own_thread)) return take_back_here();
+  // What a child did elsewhere than here is gone with its namespaces.
+  if (!(header().flags & own_thread) || (header().flags & in_child)) return take_back_here();
   bool succeeded = false;
   int error = run_on_own_thread(&Execution::rejoin_and_take_back, &succeeded);
   if (error != 0) failure_.undo_error = error;
@@ -166,7 +172,112 @@ bool Execution::rejoin_and_take_back() {
   return true;
 }
 
-bool Execution::perform_here() {
+namespace {
+
+// The stack for a child, of which one is kept: whoever comes second makes another.
+class Stack {
+ public:
+  static constexpr size_t size = 64 * 1024;
+
+  Stack() : memory_(__atomic_exchange_n(&kept_, nullptr, __ATOMIC_ACQUIRE)) {
+    if (memory_ != nullptr) return;
+    long made = sys::call(abi::mmap, nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK,
+                          -1, 0L);
+    if (made < 0 && made > -4096) {
+      error_ = static_cast<int>(-made);
+    } else {
+      memory_ = reinterpret_cast<char*>(made);
+    }
+  }
+  ~Stack() {
+    char* other = __atomic_exchange_n(&kept_, memory_, __ATOMIC_RELEASE);
+    if (other != nullptr) sys::call(abi::munmap, other, size);
+  }
+  Stack(const Stack&) = delete;
+  Stack& operator=(const Stack&) = delete;
+
+  // 0, or the errno with which there is none.
+  int error() const { return error_; }
+  char* top() const { return memory_ + size; }
+
+ private:
+  static char* kept_;
+  char* memory_;
+  int error_ = 0;
+};
+
+char* Stack::kept_ = nullptr;
+
+// Between clone and the child's end the calling thread waits in the kernel, and both use its memory. Signals are
+// held back, so that the child runs none of the program's handlers. With no exit signal no SIGCHLD is sent, and
+// nobody but us reaps it.
+namespace child {
+
+int make(int (*main)(void*), void* data, const Stack& stack, int flags, long* pid, int* pidfd) {
+  const uint64_t everything = ~UINT64_C(0);
+  uint64_t before;
+  sys::call(abi::rt_sigprocmask, SIG_SETMASK, &everything, &before, sizeof before);
+  *pid = ::clone(main, stack.top(), CLONE_VM | CLONE_VFORK | abi::clone_pidfd | flags, data, pidfd);
+  int error = *pid < 0 ? errno : 0;
+  sys::call(abi::rt_sigprocmask, SIG_SETMASK, &before, nullptr, sizeof before);
+  return error;
+}
+
+void reap(int pidfd) {
+  sys::call(abi::waitid, abi::p_pidfd, pidfd, nullptr, WEXITED | __WALL, nullptr);
+  sys::close(pidfd);
+}
+
+}  // namespace child
+
+long write_whole(const char* path, const char* text, size_t size) {
+  int file = sys::openat2(AT_FDCWD, path, O_WRONLY | O_CLOEXEC, 0, 0);
+  if (file < 0) return file;
+  long result = sys::call(abi::write, file, text, size);
+  sys::close(file);
+  return result;
+}
+
+}  // namespace
+
+bool Execution::perform_in_child() {
+  Stack stack;
+  if (stack.error() != 0) {
+    failure_.error = stack.error();
+    return false;
+  }
+  page_size();  // asked for here, not in the child
+  auto main = [](void* data) -> int {
+    static_cast<Execution*>(data)->run_steps();
+    return 0;
+  };
+  // The namespaces that it would unshare first, it is made with.
+  constexpr int namespaces = CLONE_NEWUSER | CLONE_NEWNS;
+  const bool has_own = header().count > 0 && steps_[0].call == Call::unshare && (steps_[0].a[0] & ~namespaces) == 0;
+  const int flags = CLONE_FILES | (has_own ? steps_[0].a[0] : 0);
+  if (has_own) done_ = 1;
+  long pid;
+  int pidfd;
+  int error = child::make(main, this, stack, flags, &pid, &pidfd);
+  if (error != 0) {
+    // Without memory, or within no limit for one process more, it is no matter of the step.
+    if (has_own && error != EAGAIN && error != ENOMEM) failure_.step = 0;
+    failure_.error = error;
+    done_ = 0;
+    return false;
+  }
+  child::reap(pidfd);
+  if (!ran_) {  // killed
+    failure_.step = done_;
+    failure_.error = EINTR;
+  }
+  return failure_.step < 0 || fail();
+}
+
+bool Execution::perform_here() { return run_steps() || fail(); }
+
+// Takes no memory and no lock: a child that shares both with a waiting thread runs it too.
+bool Execution::run_steps() {
   for (; done_ < header().count; done_++) {
     Step& step = steps_[done_];
     if (step.flags & later) continue;
@@ -176,11 +287,17 @@ bool Execution::perform_here() {
     if (result >= 0 || is_tolerated(step, result)) continue;
     failure_.step = done_;
     failure_.error = static_cast<int>(-result);
-    if (step.call == Call::fsconfig || step.call == Call::fsmount) read_log(descriptor(step.a[0]));
-    take_back_here();
-    return false;
+    break;
   }
-  return true;
+  ran_ = true;
+  return failure_.step < 0;
+}
+
+bool Execution::fail() {
+  const Step& step = steps_[failure_.step];
+  if (step.call == Call::fsconfig || step.call == Call::fsmount) read_log(descriptor(step.a[0]));
+  take_back_here();
+  return false;
 }
 
 void Execution::take_back_here() {
@@ -241,6 +358,20 @@ void Execution::release() {
 void Execution::commit() {
   for (int i = 0; i < done_; i++) {
     if (!(steps_[i].flags & keep)) close_result(steps_[i]);
+  }
+}
+
+void Execution::add_kept(std::vector<int>& to) const {
+  for (int i = 0; i < done_; i++) {
+    if (makes_descriptor(steps_[i].call) && (steps_[i].flags & keep) && steps_[i].result >= 0) {
+      to.push_back(steps_[i].result);
+    }
+  }
+}
+
+void Execution::abandon() {
+  for (int i = 0; i < header().count; i++) {
+    if (steps_[i].call == Call::close && steps_[i].a[0] < made_by) sys::close(steps_[i].a[0]);
   }
 }
 
@@ -357,6 +488,10 @@ long Execution::run(Step& step) {
       return sys::call(abi::unshare, unsigned_at(0));
     case Call::setns:
       return sys::call(abi::setns, fd(0), a[1]);
+    case Call::write:
+      return write_file(step);
+    case Call::userns:
+      return make_user_namespace(step);
     case Call::chdir:
       return sys::call(abi::chdir, static_cast<const char*>(Text(*this, a[0])));
     case Call::fanotify_init:
@@ -576,6 +711,40 @@ long Execution::check_claim(const Step& step) {
   }
   memcpy(block_ + step.output + 8, found, sizeof found);
   return is_used ? -EBUSY : 0;
+}
+
+// write(path, value): opens what is there, writes all of it at once, closes it.
+long Execution::write_file(const Step& step) {
+  Text value(*this, step.a[1]);
+  return write_whole(Text(*this, step.a[0]), value, value.size());
+}
+
+// userns(uid map, gid map): a user namespace, by descriptor. It needs no process once it is there, but its maps
+// are written by way of one: the child has ended by then, and is reaped last.
+long Execution::make_user_namespace(const Step& step) {
+  Stack stack;
+  if (stack.error() != 0) return -stack.error();
+  auto main = [](void*) -> int { return 0; };
+  long pid;
+  int pidfd;
+  int error = child::make(main, nullptr, stack, CLONE_NEWUSER, &pid, &pidfd);
+  if (error != 0) return -error;
+  char path[48] = "/proc/";
+  size_t length = strlen(path);
+  length += write_decimal(path + length, static_cast<int>(pid));
+  long result = 0;
+  constexpr const char* maps[] = {"/uid_map", "/gid_map"};
+  for (int i = 0; i < 2 && result >= 0; i++) {
+    memcpy(path + length, maps[i], sizeof "/uid_map");
+    Text map(*this, step.a[i]);
+    result = write_whole(path, map, map.size());
+  }
+  if (result >= 0) {
+    memcpy(path + length, "/ns/user", sizeof "/ns/user");
+    result = sys::openat2(AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0, 0);
+  }
+  child::reap(pidfd);
+  return result;
 }
 
 }  // namespace overlayfs

@@ -15,7 +15,8 @@
 // A descriptor argument is a number as the kernel takes it, or `made_by` | the index of the step that
 // made it. A text argument is its offset in the block, 0 for NULL. A text of negative length is put together
 // when its step is reached, since it names descriptors: -(bytes that follow) and then pieces, each an int32
-// length and its bytes padded to 4, or -1 and a descriptor argument that is written in decimal.
+// length and its bytes padded to 4, or -1 and a descriptor argument that is written in decimal. Behind the
+// pieces there is room for what they come to.
 #pragma once
 
 #include <stddef.h>
@@ -64,6 +65,8 @@ namespace overlayfs {
   X(scan, 0b1)             \
   X(unshare, 0)            \
   X(setns, 0b1)            \
+  X(write, 0)              \
+  X(userns, 0)             \
   X(chdir, 0)              \
   X(fanotify_init, 0)      \
   X(listmount, 0)          \
@@ -96,6 +99,9 @@ enum PlanFlag : int32_t {
   // are taken back later, that is on another such thread, for which the steps `unshare` and `setns` are made
   // again; `undo` on the latter keeps its descriptor until then.
   own_thread = 1,
+  // The steps change namespaces that a thread of a process with several cannot change: they are performed in a
+  // child process made for them, which shares memory and descriptors with this one and ends with the steps.
+  in_child = 2,
 };
 
 // Whose plan it is, in the flags above the others: a number for each JavaScript environment.
@@ -142,6 +148,11 @@ class Execution {
   // After success: there is no way back; closes all but what the caller keeps.
   void commit();
 
+  // Instead of all that: closes what it was to close, which nobody else will.
+  void abandon();
+  // After success: the caller's descriptors.
+  void add_kept(std::vector<int>& to) const;
+
   bool can_be_taken_back() const;
   const Failure& failure() const { return failure_; }
   const uint8_t* outputs() const { return block_ + header().outputs; }
@@ -165,11 +176,14 @@ class Execution {
 
   const Header& header() const { return *reinterpret_cast<const Header*>(block_); }
   uint32_t owner() const { return static_cast<uint32_t>(header().flags) >> owner_shift; }
+  bool run_steps();
   bool perform_here();
   void take_back_here();
   int run_on_own_thread(bool (Execution::*)(), bool* succeeded);
   bool rejoin_and_take_back();
   long unmount_by_root(int root) const;
+  bool perform_in_child();
+  bool fail();
   long run(Step& step);
   long revert(Step& step);
   long check_statfs(const Step& step, long result, const abi::Statfs& found);
@@ -186,6 +200,8 @@ class Execution {
   void remember_mount(const Step& attaching);
   long list_mounts(const Step& step);
   long check_claim(const Step& step);
+  long write_file(const Step& step);
+  long make_user_namespace(const Step& step);
   long make_whiteout(int dirfd, const char* name);
   void read_log(int context);
   void close_result(Step& step);
@@ -193,6 +209,7 @@ class Execution {
   uint8_t* block_;
   Step* steps_;
   int done_ = 0;
+  bool ran_ = false;  // run_steps() has come to its end, of whichever kind
   WhiteoutSource whiteout_source_;
   std::vector<uint8_t> data_;
   Failure failure_;

@@ -1,7 +1,6 @@
 // A text argument as the executor's own code takes it.
 #pragma once
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "plan.h"
@@ -11,7 +10,7 @@ namespace overlayfs {
 // Returns how many digits it has written, no NUL among them.
 size_t write_decimal(char* to, int number);
 
-// A text argument as a C string: where it stands in the block, or put together in memory of its own.
+// A text argument as a C string: where it stands in the block, or put together in the room that is there for it.
 class Execution::Text {
  public:
   Text(const Execution& execution, int32_t offset) {
@@ -27,7 +26,6 @@ class Execution::Text {
     }
     put_together(execution, at, at - length);
   }
-  ~Text() { free(owned_); }
   Text(const Text&) = delete;
   Text& operator=(const Text&) = delete;
 
@@ -36,9 +34,7 @@ class Execution::Text {
 
  private:
   void put_together(const Execution& execution, const uint8_t* at, const uint8_t* end) {
-    constexpr size_t decimal = 12;  // no descriptor takes more digits, where a piece takes 8 bytes
-    owned_ = static_cast<char*>(malloc(static_cast<size_t>(end - at) * 2 + decimal));
-    if (owned_ == nullptr) abort();
+    char* to = reinterpret_cast<char*>(execution.block_ + (end - execution.block_));
     while (at < end) {
       int32_t length;
       memcpy(&length, at, sizeof length);
@@ -47,19 +43,18 @@ class Execution::Text {
         int32_t argument;
         memcpy(&argument, at, sizeof argument);
         at += sizeof argument;
-        size_ += write_decimal(owned_ + size_, execution.descriptor(argument));
+        size_ += write_decimal(to + size_, execution.descriptor(argument));
       } else {
-        memcpy(owned_ + size_, at, static_cast<size_t>(length));
+        memcpy(to + size_, at, static_cast<size_t>(length));
         size_ += static_cast<size_t>(length);
         at += (length + 3) & ~3;
       }
     }
-    owned_[size_] = '\0';
-    text_ = owned_;
+    to[size_] = '\0';
+    text_ = to;
   }
 
   const char* text_ = nullptr;
-  char* owned_ = nullptr;
   size_t size_ = 0;
 };
 

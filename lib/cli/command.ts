@@ -10,6 +10,8 @@ export interface Outcome {
   readonly json: Readonly<Record<string, unknown>>;
   /** What failed of several things, the others being done. */
   readonly errors?: readonly unknown[];
+  /** Of a program that was run. */
+  readonly exitCode?: number;
 }
 
 export interface Command {
@@ -19,6 +21,8 @@ export interface Command {
   readonly groups: readonly FlagGroup[];
   readonly notes?: string;
   readonly examples: readonly string[];
+  /** Whether what is left on the line are no paths but the arguments of a program, which may be empty. */
+  readonly hasArguments?: boolean;
   run(parsed: Parsed): Promise<Outcome>;
 }
 

@@ -1,5 +1,6 @@
 /** `overlayfs features` */
-import { features as askFeatures, type KernelFeatures } from '../overlay/features.js';
+import type { KernelFeatures } from '../overlay/features.js';
+import { features as askFeatures, type Features } from '../overlay/rootless.js';
 import { reasons } from '../reasons.js';
 import { type Paint, paintFor } from './colour.js';
 import type { Command, Outcome } from './command.js';
@@ -32,18 +33,27 @@ const labels: Readonly<Partial<Record<string, string>>> = {
   openTreeAttr: 'open_tree_attr(2)',
   mountEvents: 'fanotify(7) tells of mounts',
   uniqueMountId: 'mount ids that are never used again',
+  rootless: 'detached mounts without privilege',
 };
 
 const sentence = (text: string): string => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 
-function verdict(found: KernelFeatures, paint: Paint): string {
+function verdict(found: Features, paint: Paint): string {
   const why = forbids(found).map((reason) => {
     const { when, todo } = reasons[reason];
     return `${paint('red', sentence(`nothing can be mounted: ${when}`))} ${sentence(todo)}\n`;
   });
-  if (why.length > 0) return why.join('');
+  if (why.length > 0) return why.join('') + rootlessVerdict(found, paint);
   if (found.mayMount === true) return `${paint('green', 'This process can mount overlays.')}\n`;
   return `${paint('yellow', 'Whether this process can mount overlays shows only when it tries.')}\n`;
+}
+
+/** For those who may not mount otherwise. */
+function rootlessVerdict({ rootless, rootlessForbidden, overlay }: Features, paint: Paint): string {
+  if (overlay === false) return '';
+  return rootless
+    ? `${paint('green', 'Without a target it can mount all the same: `rootless` in a program, and overlayfs run.')}\n`
+    : `${paint('red', 'Nor can it mount without a target:')} ${rootlessForbidden}.\n`;
 }
 
 function show(answer: unknown, paint: Paint): string {
@@ -57,8 +67,8 @@ function table(rows: readonly (readonly [label: string, answer: unknown])[], pai
   return rows.map(([label, answer]) => `  ${label.padEnd(width)}${show(answer, paint)}\n`).join('');
 }
 
-export function featuresText(found: KernelFeatures, paint: Paint): string {
-  const { release, pageSize, options, defaults, ...answers } = found;
+export function featuresText(found: Features, paint: Paint): string {
+  const { release, pageSize, options, defaults, rootlessForbidden: _, ...answers } = found;
   const parts = [
     `Linux ${release}, pages of ${pageSize} bytes\n`,
     verdict(found, paint),

@@ -33,9 +33,8 @@ const kinds: Readonly<Record<OptionRow['form'], FlagKind | undefined>> = {
   attribute: 'boolean',
   boolean: 'boolean',
   names: 'names',
+  object: undefined,
   namespace: 'text',
-  // An object of the program's: nothing that a command line holds.
-  signal: undefined,
 };
 
 /** `--lower` is short for `--lowerdir`. */

@@ -17,11 +17,12 @@ import { ls } from './ls.js';
 import { mount } from './mount.js';
 import { mountHelper } from './mount-helper/run.js';
 import { parse } from './parse.js';
+import { run } from './run.js';
 import { umount } from './umount.js';
 import { UsageError, unknownWord } from './usage-error.js';
 import { whiteout } from './whiteout.js';
 
-const commands: Readonly<Record<string, Command>> = { mount, umount, ls, holders, whiteout, explain, features };
+const commands: Readonly<Record<string, Command>> = { mount, umount, run, ls, holders, whiteout, explain, features };
 const commandNames = Object.keys(commands);
 
 function version(): string {
@@ -42,12 +43,12 @@ async function runCommand(name: string, command: Command, args: readonly Bytes[]
   // Also where the rest of the line cannot be read.
   const isJson = args.slice(0, end < 0 ? args.length : end).includes('--json');
   try {
-    const parsed = parse(args, flagsOfCommand(command));
+    const parsed = parse(args, flagsOfCommand(command), command.hasArguments);
     if (parsed.options['help']) {
       process.stdout.write(commandHelp(name, command));
       return 0;
     }
-    const { text = '', json, errors = [] } = await command.run(parsed);
+    const { text = '', json, errors = [], exitCode = 0 } = await command.run(parsed);
     if (isJson)
       process.stdout.write(
         toJson(errors.length === 0 ? json : { ...json, errors: errors.map((error) => toShown(error)) }),
@@ -56,7 +57,7 @@ async function runCommand(name: string, command: Command, args: readonly Bytes[]
       process.stdout.write(text);
       report(errors, name);
     }
-    return errors.length === 0 ? 0 : Math.max(...errors.map(exitCodeOf));
+    return errors.length === 0 ? exitCode : Math.max(...errors.map(exitCodeOf));
   } catch (error) {
     if (isJson) process.stdout.write(toJson({ errors: [toShown(error)] }));
     else report([error], name);

@@ -53,15 +53,20 @@ export function toMountOptions({ options, operands }: Parsed): OverlayOptions {
       'Each lower layer has a --lower of its own.',
     );
   }
+  return { ...toDetachedOptions(options, ['dryRun', 'way']), target: toAbsolute(target) };
+}
+
+/** The same without a target; `own` are the flags that are no options of a mount. */
+export function toDetachedOptions(options: Parsed['options'], own: readonly string[]): OverlayOptions {
   if (options['lowerdir'] === undefined) throw new UsageError('name the lower layers: --lower DIR, the topmost first');
-  const chosen: Record<string, unknown> = libraryOptions(options, ['dryRun', 'way']);
+  const chosen: Record<string, unknown> = libraryOptions(options, own);
   for (const { name } of mountFlags.filter(isLayer)) {
     const given = chosen[name] as Path | Path[] | undefined;
     if (given !== undefined) chosen[name] = Array.isArray(given) ? given.map(toAbsolute) : toAbsolute(given);
   }
   const names = chosen['allowDegraded'] as string[] | undefined;
   if (names !== undefined) chosen['allowDegraded'] = toOptionNames(names);
-  return { ...chosen, target: toAbsolute(target) } as OverlayOptions;
+  return chosen as unknown as OverlayOptions;
 }
 
 async function run(parsed: Parsed): Promise<Outcome> {

@@ -42,7 +42,7 @@ function toValue(flag: Flag, written: string, bytes: Bytes): string | Path {
   return text;
 }
 
-export function parse(args: readonly Bytes[], flags: readonly Flag[]): Parsed {
+export function parse(args: readonly Bytes[], flags: readonly Flag[], hasArguments = false): Parsed {
   const spellings = spellingsOf(flags);
   const config = Object.fromEntries(
     [...spellings].map(([spelling, { flag }]) => {
@@ -57,7 +57,7 @@ export function parse(args: readonly Bytes[], flags: readonly Flag[]): Parsed {
   for (const token of tokens) {
     if (token.kind === 'option-terminator') continue;
     if (token.kind === 'positional') {
-      if (token.value === '') throw new UsageError('a path must not be empty');
+      if (token.value === '' && !hasArguments) throw new UsageError('a path must not be empty');
       operands.push(toPath(token.value));
       continue;
     }

@@ -49,6 +49,10 @@ export const MOUNT_ATTR_IDMAP = 0x100000;
 /** 5.14 */
 export const MOUNT_ATTR_NOSYMFOLLOW = 0x200000;
 
+// openat2(2)
+export const RESOLVE_NO_XDEV = 0x1;
+export const RESOLVE_BENEATH = 0x8;
+
 // mount(2)
 export const MS_RDONLY = 1;
 export const MS_NOSUID = 2;
@@ -151,6 +155,7 @@ export const MS_SHARED = 1 << 20;
 // unshare(2), setns(2)
 export const CLONE_FS = 0x200;
 export const CLONE_NEWNS = 0x20000;
+export const CLONE_NEWUSER = 0x10000000;
 
 // statfs(2): file systems that say something about a layer
 export const PROC_SUPER_MAGIC = 0x9fa0;

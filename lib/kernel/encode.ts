@@ -11,6 +11,8 @@ const owner = (threadId & 0xffff) << 16;
 const HEADER_SIZE = 16;
 const STEP_NUMBERS = 13;
 const STEP_HEADER_NUMBERS = 5;
+/** Of a descriptor's number. */
+const MAX_DIGITS = 11;
 /** Of a step that is not reached: no descriptor. */
 const NO_RESULT = -1;
 
@@ -76,6 +78,7 @@ function writeText(text: Text): number {
     block[end++] = 0;
     return offset;
   }
+  let room = 1;
   for (const piece of text) {
     reserve(8);
     const at = end;
@@ -84,14 +87,18 @@ function writeText(text: Text): number {
       numbers[at >> 2] = -1;
       numbers[end >> 2] = piece;
       end += 4;
+      room += MAX_DIGITS;
     } else {
       const length = writeBytes(piece);
       numbers[at >> 2] = length;
       reserve(4);
       end = (end + 3) & ~3;
+      room += length;
     }
   }
   numbers[offset >> 2] = -(end - offset - 4);
+  reserve(room);
+  end += room;
   return offset;
 }
 
@@ -143,6 +150,6 @@ export function encode(plan: Plan): Encoded {
   numbers[0] = steps.length;
   numbers[1] = outputs;
   numbers[2] = plan.outputsSize;
-  numbers[3] = (plan.isOnOwnThread ? native.ownThread : 0) | owner;
+  numbers[3] = (plan.isOnOwnThread ? native.ownThread : 0) | (plan.isInChild ? native.inChild : 0) | owner;
   return { block, numbers, size: end, outputs };
 }

@@ -54,6 +54,11 @@ export class Plan {
   outputsSize = 0;
   /** Performed on a thread made for it, since its steps change the working directory. */
   isOnOwnThread = false;
+  /**
+   * Performed in a child process made for it, which shares memory and descriptors with this one: its steps
+   * change namespaces. What such a step has mounted elsewhere than on a kept descriptor goes with the child.
+   */
+  isInChild = false;
 
   /** Adds a step; the number returned stands for the descriptor that it makes. */
   add(call: Call, args: readonly (Text | number)[], options: StepOptions = noOptions): Descriptor {

@@ -1,6 +1,7 @@
 /** A mount that was made here. */
 import type { Path, PathLike } from '../paths.js';
 import { Attempts } from './attempts.js';
+import { closeWith } from './held.js';
 import type { Mounted } from './mounted.js';
 import { checkUnmountOptions, type UnmountOptions, unmountMounted, unmountMountedSync } from './unmount.js';
 
@@ -8,12 +9,13 @@ import { checkUnmountOptions, type UnmountOptions, unmountMounted, unmountMounte
 export let mountedOf: (mount: Mount) => Mounted;
 
 /**
- * A mount in the namespace of the thread that made it. It stays when this object goes: unmount it, or have it
- * disposed of with `using` or `await using` (Node 24, or compiled).
+ * A mount in the namespace of the thread that made it, or a detached one, which is in none. The former stays
+ * when this object goes, and the latter ends with it: unmount it, or have it disposed of with `using` or
+ * `await using` (Node 24, or compiled).
  */
 export class Mount {
-  /** Where it is mounted, as it was passed. */
-  readonly target: PathLike;
+  /** Where it is mounted, as it was passed; undefined for a detached mount. */
+  readonly target: PathLike | undefined;
   /**
    * The kernel's id for this mount: from Linux 6.8 on one that is never used again (statx(2),
    * STATX_MNT_ID_UNIQUE), before that the one in /proc/self/mountinfo.
@@ -28,20 +30,35 @@ export class Mount {
   }
 
   /** @internal */
-  constructor(target: PathLike, mounted: Mounted & { readonly id: number }) {
+  constructor(target: PathLike | undefined, mounted: Mounted & { readonly id: number }) {
     this.target = target;
     this.id = mounted.id;
     this.#mounted = mounted;
+    if (mounted.held !== undefined) closeWith(this, mounted.held);
   }
 
-  /** Where the mount's files are. */
+  /** Where the mount's files are: the target from the root on, or `/proc/self/fd/N` for a detached mount. */
   get path(): Path {
     return this.#mounted.path;
   }
 
   /**
+   * The descriptor of a detached mount, which a program that is started can inherit; -1 once it is unmounted.
+   * Undefined for a mount that has a target.
+   */
+  get fd(): number | undefined {
+    return this.#mounted.held?.descriptor;
+  }
+
+  /** Whether it was made in a user namespace of its own: with `rootless`. */
+  get isRootless(): boolean {
+    return this.#mounted.isRootless === true;
+  }
+
+  /**
    * Unmounts it. Done twice, it does nothing the second time. Fails, and the mount stays usable, while it is
-   * busy; and when what is mounted at the target is not this mount any more.
+   * busy; and when what is mounted at the target is not this mount any more. A detached mount is never busy: its
+   * descriptor is closed, and it ends with the last file of it that is still open.
    *
    * @throws {OverlayError} as `unmount`
    */

@@ -1,6 +1,7 @@
 /** A mount as the library's own functions hand it around. */
 import { STATX_MNT_ID, STATX_MNT_ID_UNIQUE } from '../kernel/constants.js';
 import type { Path } from '../paths.js';
+import type { Held } from './held.js';
 import type { Namespace } from './mount-namespace.js';
 
 /** What is mounted somewhere. */
@@ -13,6 +14,10 @@ export interface Mounted {
   readonly device?: number;
   /** Its workdir, when known. */
   readonly workdir?: Path | undefined;
+  /** Of a detached mount, which ends with it. */
+  readonly held?: Held;
+  /** Whether it was made in a user namespace of its own. */
+  readonly isRootless?: boolean;
   /** The mount namespace in which it is, when not the caller's. */
   readonly namespace?: Namespace | undefined;
 }

@@ -21,6 +21,7 @@ import {
 } from '../paths.js';
 import type { Reason } from '../reasons.js';
 import { Attempts } from './attempts.js';
+import { type Held, take } from './held.js';
 import { holdersText } from './holder-text.js';
 import { addJoin, checkNamespace, explainJoin, type NamespaceLike, toTarget } from './mount-namespace.js';
 import { type Mounted, mountIdMask } from './mounted.js';
@@ -114,7 +115,8 @@ export function addUnmount(plan: Plan, mounted: Mounted, options: UnmountOptions
 export function unmountPlan(mounted: Mounted, options: UnmountOptions): Plan {
   const plan = new Plan();
   if (mounted.namespace !== undefined) addJoin(plan, mounted.namespace);
-  addUnmount(plan, mounted, options);
+  if (mounted.held === undefined) addUnmount(plan, mounted, options);
+  else addClose(plan, mounted.held);
   if (options.removeWork && mounted.workdir !== undefined) {
     const inner = joinPath(mounted.workdir, 'work');
     // The kernel leaves the inode there that its whiteouts share.
@@ -124,6 +126,11 @@ export function unmountPlan(mounted: Mounted, options: UnmountOptions): Plan {
     }
   }
   return plan;
+}
+
+function addClose(plan: Plan, held: Held): void {
+  const descriptor = take(held);
+  if (descriptor !== undefined) plan.add(calls.close, [descriptor]);
 }
 
 /** The workdir of the overlay that is mounted at a path, from the mount table. */

@@ -90,14 +90,13 @@ export function needsMetacopy({ options }: KernelFeatures): boolean {
   return options.override_creds === false;
 }
 
-interface Questions {
+export interface Questions {
   readonly plan: Plan;
   readonly read: (outputs: Outputs | StepFailure) => KernelFeatures;
 }
 
-/** One plan in which every step may fail, and none leaves anything behind. */
-function questions(): Questions {
-  const plan = new Plan();
+/** One plan in which every step may fail, and none leaves anything behind; after steps that it is given. */
+export function questions(plan = new Plan()): Questions {
   const ask = (call: Call, args: readonly (Text | number)[], options?: StepOptions): number =>
     plan.add(call, args, { tolerate: 'any', output: 0, ...options });
   const flags = k.O_DIRECTORY | k.O_CLOEXEC;
@@ -194,12 +193,7 @@ function remember(features: KernelFeatures): KernelFeatures {
   return features;
 }
 
-/**
- * What this kernel can do for overlays, and what this process may. Nothing is mounted: each feature is asked
- * for in a way that leaves nothing behind, once for the process (fsopen(2), fsconfig(2) and calls with
- * arguments that cannot be right). An answer is true, false, or `'unknown'` where the process lacks the
- * privilege to ask; then the next call asks again.
- */
+/** The record for the process as it is: what a mount with privilege is planned from. */
 export async function features(): Promise<KernelFeatures> {
   if (remembered !== undefined) return remembered;
   const { plan, read } = questions();

@@ -9,6 +9,7 @@ import { type Outputs, perform, performSync, StepFailure } from '../kernel/perfo
 import { Plan } from '../kernel/plan.js';
 import { Mount } from '../mounts/mount.js';
 import { explainJoin } from '../mounts/mount-namespace.js';
+import type { Mounted } from '../mounts/mounted.js';
 import { type UnmountOptions, unmountPlan } from '../mounts/unmount.js';
 import {
   isAbsolute,
@@ -28,6 +29,7 @@ import { featuresSync, type KernelFeatures } from './features.js';
 import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from './options.js';
 import { addVolatileRemoval, addXattrGuard, type MountPlan, plan, sentOptions } from './plan.js';
 import { toVerify, verify } from './readback.js';
+import { lease, rootlessRecord } from './rootless.js';
 import { type Claim, catchUp, forgetGone, isBehind, lookAtUnseen, readClaim, uses } from './uses.js';
 
 /** An overlay that was mounted here. Unmount it, or have it disposed of with `using` or `await using`. */
@@ -36,8 +38,8 @@ export class OverlayMount extends Mount {
   readonly options: Readonly<OverlayOptions>;
 
   /** @internal */
-  constructor(given: OverlayOptions, { target, workdir, namespace }: CheckedOptions, found: MountIds) {
-    super(given.target, { path: withoutTrailingSlashes(target), ...found, workdir, namespace });
+  constructor(given: OverlayOptions, { workdir, namespace, rootless }: CheckedOptions, mounted: Mounted & MountIds) {
+    super(given.target, { ...mounted, workdir, namespace, isRootless: rootless !== false });
     this.options = workdir === undefined || given.workdir !== undefined ? given : { ...given, workdir };
   }
 
@@ -57,7 +59,7 @@ function resolve(options: CheckedOptions): CheckedOptions {
   const { lowerdir, upperdir, workdir, target } = options;
   const areAbsolute =
     options.datadir.length === 0 &&
-    isAbsolute(target) &&
+    (target === undefined || isAbsolute(target)) &&
     (upperdir === undefined || isAbsolute(upperdir)) &&
     (workdir === undefined || isAbsolute(workdir)) &&
     lowerdir.every(isAbsolute);
@@ -69,7 +71,7 @@ function resolve(options: CheckedOptions): CheckedOptions {
     datadir: options.datadir.map(toAbsolute),
     upperdir: absolute(upperdir),
     workdir: absolute(workdir),
-    target: toAbsolute(target),
+    target: absolute(target),
   };
 }
 
@@ -80,16 +82,19 @@ interface Prepared {
 }
 
 /** The checks that come before any plan. */
-export function prepare(options: OverlayOptions, features: KernelFeatures): Prepared {
+export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepared {
   const given = takeOptions(options);
-  const checked = checkOptions(given);
-  if (checked.signal?.aborted) throw abortError(checked.signal);
-  return { given, checked: checkConflicts(resolve(checked), features), features };
+  const asked = resolve(checkOptions(given));
+  if (asked.signal?.aborted) throw abortError(asked.signal);
+  const rootless = asked.rootless === 'auto' ? (record ?? featuresSync()).mayMount !== true : asked.rootless;
+  const checked = asked.rootless === rootless ? asked : { ...asked, rootless };
+  const features = rootless ? rootlessRecord(record) : (record ?? featuresSync());
+  return { given, checked: checkConflicts(checked, features), features };
 }
 
 /** A mount that is there, before it is known to be what was asked for. */
 interface Made {
-  readonly ids: MountIds;
+  readonly mounted: Mounted & MountIds;
   readonly claim: Claim | undefined;
   /** Whether its upper may be on a file system that keeps no marks: those that have no blocks are suspect. */
   readonly isSuspect: boolean;
@@ -104,11 +109,20 @@ function toMade({ checked }: Prepared, planned: MountPlan, outputs: Outputs): Ma
   const keys = readClaim(planned.news, planned.claim, outputs);
   const { superblock } = planned;
   return {
-    ids,
-    claim: exclusive && upperdir && workdir ? { id, target, upperdir, workdir, keys } : undefined,
+    mounted: { ...ids, ...toPlace(checked, planned, outputs) },
+    // What is detached is in no namespace, which the record goes by.
+    claim:
+      exclusive && target !== undefined && upperdir && workdir ? { id, target, upperdir, workdir, keys } : undefined,
     isSuspect: superblock !== undefined && outputs.number(superblock, BLOCKS) === 0,
     directories: planned.made.filter((step) => outputs.result(step) >= 0).map(({ args }) => args[1] as Path),
   };
+}
+
+/** Where the mount is, and what holds one that has no place. */
+function toPlace({ target, namespace }: CheckedOptions, { descriptor }: MountPlan, outputs: Outputs): Mounted {
+  if (descriptor === undefined) return { path: withoutTrailingSlashes(target as Path), namespace };
+  const held = { descriptor: outputs.result(descriptor) };
+  return { path: `/proc/self/fd/${held.descriptor}`, held };
 }
 
 /** In the output of statfs(2). */
@@ -133,13 +147,13 @@ function* findFault({ checked, features }: Prepared, made: Made): Dialogue<Overl
   return (
     (yield* findOvertaken(checked, made)) ??
     (made.isSuspect ? yield* findMarkless(checked, features) : undefined) ??
-    (toVerify(checked).length > 0 ? yield* verify(checked, features, made.ids.id) : undefined)
+    (toVerify(checked).length > 0 ? yield* verify(checked, features, made.mounted.id) : undefined)
   );
 }
 
 /** A mount that is not what was asked for is taken down again. */
 function* takeDown({ checked }: Prepared, made: Made): Dialogue<void> {
-  uses.forget(made.ids.id);
+  uses.forget(made.mounted.id);
   yield* ask(takeDownPlan(checked, made));
 }
 
@@ -178,14 +192,14 @@ function overtaken({ upperdir = '', target }: CheckedOptions): OverlayError {
   return new OverlayError({
     errno: EBUSY,
     reason: 'upper-in-use',
-    what: `the upperdir ${quotePath(upperdir)} or its workdir was taken by another overlay while the one at ${quotePath(target)} was mounted`,
+    what: `the upperdir ${quotePath(upperdir)} or its workdir was taken by another overlay while the one at ${quotePath(target ?? '')} was mounted`,
     path: pathString(upperdir),
   });
 }
 
-function takeDownPlan(checked: CheckedOptions, { ids, directories }: Made): Plan {
-  const { target, workdir, create, namespace } = checked;
-  const { steps } = unmountPlan({ path: withoutTrailingSlashes(target), ...ids, namespace }, { detach: true });
+function takeDownPlan(checked: CheckedOptions, { mounted, directories }: Made): Plan {
+  const { workdir, create } = checked;
+  const { steps } = unmountPlan(mounted, { detach: true });
   const takeDown = new Plan();
   for (const { call, args } of steps) takeDown.add(call, args);
   addVolatileRemoval(takeDown, checked, false);
@@ -202,7 +216,8 @@ function takeDownPlan(checked: CheckedOptions, { ids, directories }: Made): Plan
   return takeDown;
 }
 
-const toMount = ({ given, checked }: Prepared, { ids }: Made): OverlayMount => new OverlayMount(given, checked, ids);
+const toMount = ({ given, checked }: Prepared, { mounted }: Made): OverlayMount =>
+  new OverlayMount(given, checked, mounted);
 
 /** After the guard has refused an upper: whether it is worth another try. */
 function* tryClaimAgain({ checked }: Prepared, failure: StepFailure): Dialogue<boolean> {
@@ -217,12 +232,19 @@ function* tryClaimAgain({ checked }: Prepared, failure: StepFailure): Dialogue<b
   });
 }
 
+/** The plan, and what is to be done when it has been performed. */
+function planFor({ checked, features }: Prepared): [planned: MountPlan, end: () => void] {
+  if (checked.rootless === false) return [plan(checked, features), () => {}];
+  const { namespaces, end } = lease(checked.rootless);
+  return [plan(checked, features, namespaces), end];
+}
+
 /** What is to be tried when the kernel has refused, if anything. */
 function retry(prepared: Prepared, failure: StepFailure): Prepared | undefined {
   const { checked, features } = prepared;
   const { step, errno } = failure;
   // A seccomp filter may know mount(2) only. If it is the privilege that is lacking, that says so too.
-  if (step?.call === calls.fsopen && (errno === EPERM || errno === ENOSYS)) {
+  if (checked.target !== undefined && step?.call === calls.fsopen && (errno === EPERM || errno === ENOSYS)) {
     return { ...prepared, features: { ...features, mountApi: false } };
   }
   const again = withMetacopy(checked, failure);
@@ -259,7 +281,7 @@ async function inTurn<T>(paths: readonly Path[], mount: () => Promise<T>): Promi
 
 /** What no other mount may take meanwhile. */
 function* claimed({ stack, target, exclusive, upperdir, workdir }: CheckedOptions): Generator<Path> {
-  if (!stack) yield withoutTrailingSlashes(target);
+  if (!stack && target !== undefined) yield withoutTrailingSlashes(target);
   if (exclusive && upperdir !== undefined) yield withoutTrailingSlashes(upperdir);
   if (exclusive && workdir !== undefined) yield withoutTrailingSlashes(workdir);
 }
@@ -270,28 +292,31 @@ function* claimed({ stack, target, exclusive, upperdir, workdir }: CheckedOption
  * or left behind. The calls are made in the mount namespace of the calling thread, on a thread of the
  * library's own.
  *
+ * Without a `target` the mount is detached: no path leads to it but `/proc/self/fd/N`. With `rootless` no
+ * privilege is needed for that, see docs/rootless.md.
+ *
  * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`: an option is wrong, or two conflict
  * @throws {RangeError} `ERR_OUT_OF_RANGE`: too many layers
  * @throws {OverlayError} the mount failed; `reason` says why
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
 export async function mountOverlay(options: OverlayOptions): Promise<OverlayMount> {
-  return mountOverlayWith(options, featuresSync());
+  return mountOverlayWith(options);
 }
 
 /** `mountOverlay`, decided from a given record of what the kernel can do. */
-export async function mountOverlayWith(options: OverlayOptions, features: KernelFeatures): Promise<OverlayMount> {
+export async function mountOverlayWith(options: OverlayOptions, features?: KernelFeatures): Promise<OverlayMount> {
   const prepared = prepare(options, features);
   return inTurn([...claimed(prepared.checked)], () => mountPrepared(prepared));
 }
 
 async function mountPrepared(prepared: Prepared): Promise<OverlayMount> {
-  const { checked, features } = prepared;
+  const { checked } = prepared;
   const { signal } = checked;
   if (signal?.aborted) throw abortError(signal);
   if (checked.exclusive && uses.unseen.length > 0) await hold(lookAtUnseen());
-  const planned = plan(checked, features);
-  const outcome = await perform(planned.plan, signal);
+  const [planned, end] = planFor(prepared);
+  const outcome = await perform(planned.plan, signal).finally(end);
   if (!(outcome instanceof StepFailure)) {
     const made = toMade(prepared, planned, outcome);
     const error = question(prepared, made);
@@ -310,19 +335,20 @@ async function mountPrepared(prepared: Prepared): Promise<OverlayMount> {
 
 /** `mountOverlay`, on the calling thread. */
 export function mountOverlaySync(options: OverlayOptions): OverlayMount {
-  return mountOverlayWithSync(options, featuresSync());
+  return mountOverlayWithSync(options);
 }
 
 /** `mountOverlayWith`, on the calling thread. */
-export function mountOverlayWithSync(options: OverlayOptions, features: KernelFeatures): OverlayMount {
+export function mountOverlayWithSync(options: OverlayOptions, features?: KernelFeatures): OverlayMount {
   return mountPreparedSync(prepare(options, features));
 }
 
 function mountPreparedSync(prepared: Prepared): OverlayMount {
-  const { checked, features } = prepared;
+  const { checked } = prepared;
   if (checked.exclusive && uses.unseen.length > 0) holdSync(lookAtUnseen());
-  const planned = plan(checked, features);
+  const [planned, end] = planFor(prepared);
   const outcome = performSync(planned.plan);
+  end();
   if (!(outcome instanceof StepFailure)) {
     const made = toMade(prepared, planned, outcome);
     const error = question(prepared, made);

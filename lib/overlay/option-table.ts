@@ -20,7 +20,8 @@ export type OptionForm =
   /** Not the kernel's. */
   | { readonly form: 'boolean' }
   | { readonly form: 'names' }
-  | { readonly form: 'signal' };
+  /** What only a program can hold. */
+  | { readonly form: 'object' };
 
 export type OptionRow = OptionForm & {
   /** The kernel's name, where it is an option in text. */
@@ -60,7 +61,11 @@ export const optionTable = {
     default: 'with `create`: `<upperdir>.work`',
     about: "an empty directory for the kernel's own use, on the same mount as the upperdir and not inside it",
   },
-  target: { form: 'path', default: 'required', about: 'the directory where the merged tree appears' },
+  target: {
+    form: 'path',
+    default: 'none: a detached mount (5.2)',
+    about: 'the directory where the merged tree appears',
+  },
 
   redirectDir: {
     form: 'word',
@@ -219,6 +224,20 @@ export const optionTable = {
     default: 'true',
     about: 'refuses an upperdir or workdir that is in use by another overlay, as far as this namespace shows it',
   },
+  idmap: {
+    form: 'object',
+    first: '5.19',
+    default: 'none',
+    about:
+      "the layers' files show with other owners: `[{ inside, outside, size }]` or the descriptor of a user namespace; `{ lowerdir, upperdir }` for one of the two",
+  },
+  rootless: {
+    form: 'object',
+    first: '5.11',
+    default: 'false',
+    about:
+      'true: mounts without privilege and without a target; `keep`: the same, in namespaces that are kept for the next; `auto`: where the process may not mount',
+  },
   namespace: {
     form: 'namespace',
     first: '5.2',
@@ -231,7 +250,7 @@ export const optionTable = {
     about: 'the options that may fall away, where the kernel or a layer lacks something, instead of an error',
   },
   signal: {
-    form: 'signal',
+    form: 'object',
     default: 'none',
     about: 'an AbortSignal: what has not begun never does, what has is undone',
   },

@@ -4,6 +4,7 @@ import { conflictingOptions, invalidArgumentType, invalidArgumentValue, outOfRan
 import type { AccessTimes, MountAttribute, Propagation } from '../mounts/attributes.js';
 import { checkNamespace, type Namespace, type NamespaceLike, toTarget } from '../mounts/mount-namespace.js';
 import { joinPath, type Path, type PathLike, splitPath, toPath } from '../paths.js';
+import { type CheckedIdMap, checkIdMap, type IdMapOption } from './idmap.js';
 import { type OptionRow, optionRows, optionTable, overlayOptionNames } from './option-table.js';
 
 /** The kernel takes no more lower layers (OVL_MAX_STACK). */
@@ -26,8 +27,11 @@ export interface OverlayOptions {
    * `create` and an upperdir, it defaults to `<upperdir>.work`.
    */
   workdir?: PathLike;
-  /** The directory where the merged tree appears. */
-  target: PathLike;
+  /**
+   * The directory where the merged tree appears. Left out: a detached mount, which is in no mount table, is
+   * reached by its `path`, `/proc/self/fd/N`, and ends with the object (Linux 5.2).
+   */
+  target?: PathLike;
 
   /** Metadata changes copy up no data (Linux 4.19). Sent with redirect_dir=on. Default: the kernel's. */
   metacopy?: boolean;
@@ -100,6 +104,21 @@ export interface OverlayOptions {
   /** Mounts over what is mounted at the target already, which is refused otherwise. Default false. */
   stack?: boolean;
   /**
+   * Shows the layers' files with other owners than they have on disk, and stores new ones likewise (Linux 5.19,
+   * which needs CAP_SYS_ADMIN in the initial user namespace): a list of ranges of ids, or the descriptor of a user
+   * namespace; for all layers, or `{ lowerdir, upperdir }`. Upper and work get one clone of the directory that
+   * holds both. The ids of the mounting user have to be among those that the upper's show as.
+   */
+  idmap?: IdMapOption;
+  /**
+   * Mounts without privilege (Linux 5.11): a child process that lives for the call makes a user and a mount
+   * namespace, and the mount in them; the descriptor is this process's. It has no `target`. `'keep'` makes the
+   * namespaces once and enters them again for later mounts, which is quicker; they hold copies of the mounts
+   * that there were, and are let go after ten seconds without use. `'auto'`: only where the process may not
+   * mount. Default false.
+   */
+  rootless?: boolean | 'keep' | 'auto';
+  /**
    * The mount namespace in which the target is, an absolute path there: `/proc/PID/ns/mnt`, a descriptor, or one
    * from `createNamespace`. The layers are the caller's: the overlay is made here and attached there (setns(2)),
    * by a thread that ends with the call. Joining needs CAP_SYS_ADMIN and CAP_SYS_CHROOT. Default: the caller's.
@@ -153,7 +172,10 @@ export interface CheckedOptions {
   readonly datadir: readonly Path[];
   readonly upperdir: Path | undefined;
   readonly workdir: Path | undefined;
-  readonly target: Path;
+  /** Undefined: detached. */
+  readonly target: Path | undefined;
+  readonly rootless: boolean | 'keep' | 'auto';
+  readonly idmap: CheckedIdMap | undefined;
   /** Overlayfs' own options, those that the caller named. */
   readonly overlay: readonly NamedOption[];
   /** Undefined where the caller leaves it to the library. */
@@ -195,6 +217,12 @@ function checkDegradable(value: unknown, name: string): OverlayOptionName[] {
   if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list of option names', value);
   const words = overlayOptionNames as OverlayOptionName[];
   return Array.from(value, (word, i) => checkWord(word ?? null, `${name}[${i}]`, words) as OverlayOptionName);
+}
+
+function checkRootless(value: unknown, name: string): CheckedOptions['rootless'] {
+  if (typeof value === 'boolean') return value;
+  if (typeof value !== 'string') throw invalidArgumentType(name, "true, false, 'keep' or 'auto'", value);
+  return checkWord(value, name, ['keep', 'auto']) as 'keep' | 'auto';
 }
 
 /** Checks of single options, by name; only what the caller names is looked at. */
@@ -253,6 +281,8 @@ const otherChecks: ReadonlyMap<string, Check> = new Map<string, Check>([
   ['namespace', (draft, value, name) => (draft.namespace = checkNamespace(value, name))],
   ['exclusive', (draft, value, name) => (draft.exclusive = checkBoolean(value, name) ?? true)],
   ['allowDegraded', (draft, value, name) => (draft.allowDegraded = checkDegradable(value, name))],
+  ['idmap', (draft, value, name) => (draft.idmap = checkIdMap(value, name))],
+  ['rootless', (draft, value, name) => (draft.rootless = checkRootless(value, name))],
   ['signal', (draft, value, name) => (draft.signal = checkSignal(value, name))],
 ]);
 
@@ -271,7 +301,7 @@ function defaultWorkdir(upperdir: Path): Path {
  */
 export function takeOptions(options: OverlayOptions): OverlayOptions {
   if (typeof options !== 'object' || options === null || Array.isArray(options)) {
-    throw invalidArgumentType('options', 'an object with at least lowerdir and target', options);
+    throw invalidArgumentType('options', 'an object with at least a lowerdir', options);
   }
   const prototype = Object.getPrototypeOf(options);
   if (prototype === Object.prototype || prototype === null) return { ...options };
@@ -294,7 +324,9 @@ export function checkOptions(given: OverlayOptions): CheckedOptions {
     datadir: none,
     upperdir: undefined,
     workdir: undefined,
-    target: '',
+    target: undefined,
+    rootless: false,
+    idmap: undefined,
     overlay: none,
     userxattr: undefined,
     attributes: none,
@@ -344,8 +376,27 @@ function checkTogether(draft: Draft, { lowerdir, target, upperdir, workdir }: Ov
   if (lowerdir === undefined) {
     throw invalidArgumentType('lowerdir', 'one path or a list of paths, the topmost layer first', lowerdir);
   }
-  if (target === undefined) throw invalidArgumentType('target', 'the directory to mount on', target);
-  if (draft.namespace !== undefined) draft.target = toTarget(target, draft.namespace);
+  if (draft.rootless !== false && draft.idmap !== undefined) {
+    throw conflictingOptions(
+      '"idmap" cannot go with "rootless": the file system of a layer belongs to the initial user namespace, and only with privilege there can its owners be mapped',
+      'leave one of the two out',
+    );
+  }
+  if (draft.rootless !== false && target !== undefined) {
+    throw conflictingOptions(
+      `"target" cannot go with "rootless": without privilege a mount cannot be attached. Received the target ${showValue(target)}`,
+      'leave `target` out and use the `path` of the mount; programs see it at a place of their own by `spawn`',
+    );
+  }
+  if (draft.namespace !== undefined) {
+    if (target === undefined) {
+      throw conflictingOptions(
+        '"namespace" is of no use without a "target": a detached mount is in no namespace',
+        'leave it out, or add the target',
+      );
+    }
+    draft.target = toTarget(target, draft.namespace);
+  }
   const layers = draft.lowerdir.length + draft.datadir.length;
   if (layers > MAX_LOWER_LAYERS) {
     throw outOfRange('datadir', `at most ${MAX_LOWER_LAYERS} layers with those of "lowerdir"`, `${layers} layers`);

@@ -8,12 +8,14 @@ import { OverlayError } from '../errors.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { STATFS_OUTPUT, STATX_OUTPUT } from '../kernel/look.js';
+import { addNamespaces, type Namespaces } from '../kernel/namespaces.js';
 import { type Descriptor, Plan, type Step, type Subject, type Text } from '../kernel/plan.js';
 import { escapeLayer } from '../mount-strings.js';
 import { attributeBits, flagBits, propagationBits } from '../mounts/attributes.js';
 import { addJoin } from '../mounts/mount-namespace.js';
 import { joinPath, type Path, pathString, toBytes, withoutTrailingSlashes } from '../paths.js';
 import { type KernelFeatures, needsMetacopy } from './features.js';
+import { commonDirectory, Mapper } from './idmap.js';
 import type { CheckedOptions } from './options.js';
 import { addClaim } from './uses.js';
 
@@ -32,7 +34,16 @@ export interface MountPlan {
   readonly superblock: Step | undefined;
   /** The directories that are made where they are missing, each with what has come of it. */
   readonly made: readonly Step[];
+  /** What makes the descriptor of a detached mount, and reports it. */
+  readonly descriptor?: Step;
 }
+
+type Made = Pick<MountPlan, 'id' | 'descriptor'>;
+
+/** With a target. */
+type Attached = CheckedOptions & { readonly target: Path };
+
+const isAttached = (options: CheckedOptions): options is Attached => options.target !== undefined;
 
 interface Layers {
   readonly lowers: readonly Descriptor[];
@@ -79,7 +90,7 @@ function addDirectories(plan: Plan, path: Path): void {
 
 function addCreated(plan: Plan, options: CheckedOptions): void {
   if (!options.create) return;
-  if (options.namespace === undefined) addDirectories(plan, options.target);
+  if (isAttached(options) && options.namespace === undefined) addDirectories(plan, options.target);
   if (options.upperdir === undefined || options.workdir === undefined) return;
   addDirectories(plan, options.upperdir);
   addDirectories(plan, options.workdir);
@@ -96,7 +107,7 @@ const targetFlags = k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC | k.O_PATH;
  * The target, whatever becomes of its path. Fails with EBUSY where something is mounted, unless that is
  * wanted; with ENOTDIR on a link or a file.
  */
-function addTarget(plan: Plan, options: CheckedOptions): Descriptor {
+function addTarget(plan: Plan, options: Attached): Descriptor {
   const subject = targetSubject(options);
   const path = withoutTrailingSlashes(options.target);
   const target = plan.add(calls.openat2, [k.AT_FDCWD, path, targetFlags, 0], { subject });
@@ -108,31 +119,59 @@ function addTarget(plan: Plan, options: CheckedOptions): Descriptor {
 }
 
 /** The target in another namespace, which the steps that follow see. */
-function addTargetThere(plan: Plan, options: CheckedOptions): Descriptor {
+function addTargetThere(plan: Plan, options: Attached): Descriptor {
   if (options.namespace !== undefined) addJoin(plan, options.namespace);
   if (options.create) addDirectories(plan, options.target);
   return addTarget(plan, options);
 }
 
-const targetSubject = (options: CheckedOptions): Subject => ({ role: 'target', path: options.target });
+const targetSubject = ({ target }: Attached): Subject => ({ role: 'target', path: target });
 
-function addLayers(plan: Plan, options: CheckedOptions, features: Pick<KernelFeatures, 'layerDescriptors'>): Layers {
+function addLayers(
+  plan: Plan,
+  options: CheckedOptions,
+  features: Pick<KernelFeatures, 'layerDescriptors' | 'openTreeAttr'>,
+): Layers {
+  const { idmap } = options;
   const access = features.layerDescriptors === 'readable' ? 0 : k.O_PATH;
   const open = (path: Path, subject: Subject): Descriptor =>
     plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_DIRECTORY | k.O_CLOEXEC | access, 0], { subject });
   const openIfGiven = (role: 'upperdir' | 'workdir', path: Path | undefined) =>
     path === undefined ? undefined : open(path, { role, path });
+  const mapper = new Mapper(plan, !features.openTreeAttr);
+  const openLower = (path: Path, subject: Subject) =>
+    idmap?.lower === undefined ? open(path, subject) : mapper.add(path, idmap.lower, subject);
+  const { upperdir, workdir } = options;
+  const upperAndWork = (): Pick<Layers, 'upper' | 'work'> => {
+    if (idmap?.upper === undefined || upperdir === undefined || workdir === undefined) {
+      return { upper: openIfGiven('upperdir', upperdir), work: openIfGiven('workdir', workdir) };
+    }
+    const common = commonDirectory(upperdir, workdir);
+    const subjects: readonly Subject[] = [
+      { role: 'upperdir', path: upperdir },
+      { role: 'workdir', path: workdir },
+    ];
+    const opened: Descriptor[] = [];
+    mapper.add(common.parent, idmap.upper, subjects[0] as Subject, (tree) => {
+      // What a link leads out of, or another mount is on, would not be mapped.
+      const resolve = k.RESOLVE_BENEATH | k.RESOLVE_NO_XDEV;
+      [common.upper, common.work].forEach((path, i) => {
+        const args = [tree, path, k.O_DIRECTORY | k.O_CLOEXEC | access, resolve];
+        opened.push(plan.add(calls.openat2, args, { subject: subjects[i] as Subject }));
+      });
+    });
+    return { upper: opened[0], work: opened[1] };
+  };
   return {
-    lowers: options.lowerdir.map((path, index) => open(path, { role: 'lowerdir', index, path })),
-    data: options.datadir.map((path, index) => open(path, { role: 'datadir', index, path })),
-    upper: openIfGiven('upperdir', options.upperdir),
-    work: openIfGiven('workdir', options.workdir),
+    lowers: options.lowerdir.map((path, index) => openLower(path, { role: 'lowerdir', index, path })),
+    data: options.datadir.map((path, index) => openLower(path, { role: 'datadir', index, path })),
+    ...upperAndWork(),
   };
 }
 
 /** Upper and work alone, for the guards. */
 const addUpper = (plan: Plan, options: CheckedOptions): Layers =>
-  addLayers(plan, { ...options, lowerdir: [], datadir: [] }, { layerDescriptors: 'path' });
+  addLayers(plan, { ...options, lowerdir: [], datadir: [] }, { layerDescriptors: 'path', openTreeAttr: true });
 
 const viaDescriptor = (descriptor: Descriptor): Text => ['/proc/self/fd/', descriptor];
 const fits = (path: Path): boolean =>
@@ -144,7 +183,7 @@ function addContext(
   options: CheckedOptions,
   features: KernelFeatures,
   layers: Layers,
-  lowerdir: Path | undefined,
+  lowerdir: Text | undefined,
 ): Descriptor {
   const context = plan.add(calls.fsopen, ['overlay', k.FSOPEN_CLOEXEC]);
   const byDescriptor = lowerdir === undefined && features.layerDescriptors !== false;
@@ -159,7 +198,9 @@ function addContext(
       plan.add(calls.fsconfig, [context, k.FSCONFIG_SET_FD, key, null, descriptor], { subject });
     } else {
       const text = written(subject.path);
-      set(key, fits(text) ? text : viaDescriptor(descriptor), subject);
+      const isByPath = options.idmap === undefined;
+      const isSent = isByPath && fits(text) && !(features.fsContext === false && hasComma(text));
+      set(key, isSent ? text : viaDescriptor(descriptor), subject);
     }
   };
   set('source', options.source);
@@ -203,7 +244,10 @@ function addUpperGuards(plan: Plan, options: CheckedOptions, features: KernelFea
   const { upperdir } = options;
   const { upper, work } = layers;
   if (upperdir === undefined || upper === undefined || work === undefined) return;
-  if (options.exclusive) addClaim(plan, upper, work, features);
+  // The record goes by the namespace of the caller: a detached mount is in none, and where the plan has made itself
+  // one, that is another.
+  if (options.exclusive && isAttached(options) && !hasOwnMounts(options, features))
+    addClaim(plan, upper, work, features);
   if (options.readonlySuperblock) return;
   // Root of the whole machine may write everywhere, and of trusted.* it is seen afterwards whether it is there.
   if (features.userNamespace) {
@@ -226,28 +270,56 @@ export function addXattrGuard(plan: Plan, upperdir: Path, kind: 'user' | 'truste
  * fsopen(2) to move_mount(2): nothing is to be seen before the last step. `lowerdir` is the value of the
  * option of that name, where lower layers cannot be set one by one.
  */
-function addDetachedWay(plan: Plan, options: CheckedOptions, features: KernelFeatures, lowerdir?: Path): Step {
+function addDetachedWay(
+  plan: Plan,
+  options: CheckedOptions,
+  features: KernelFeatures,
+  lowerdir?: Path | 'numbers',
+): Made {
   // In a namespace other than the layers' it comes last.
-  const targetHere = options.namespace === undefined ? addTarget(plan, options) : undefined;
+  const targetHere = isAttached(options) && options.namespace === undefined ? addTarget(plan, options) : undefined;
+  const home = hasOwnMounts(options, features) ? addOwnMounts(plan) : undefined;
   const layers = addLayers(plan, options, features);
   addUpperGuards(plan, options, features, layers);
-  const context = addContext(plan, options, features, layers, lowerdir);
+  if (lowerdir === 'numbers') addWorkingDirectory(plan);
+  const value = lowerdir === 'numbers' ? numbersValue(layers) : lowerdir;
+  const context = addContext(plan, options, features, layers, value);
   const set = attributeBits(options);
   const early = set & ~lateAttributes(options);
-  const mount = plan.add(calls.fsmount, [context, k.FSMOUNT_CLOEXEC, early]);
+  const mount = plan.add(
+    calls.fsmount,
+    [context, k.FSMOUNT_CLOEXEC, early],
+    isAttached(options) ? {} : { keep: true, output: 0 },
+  );
   if (isGuarded(options)) plan.add(calls.fstatfs, [mount, k.ST_RDONLY], { output: STATFS_OUTPUT });
   if (early !== set) plan.add(calls.mount_setattr, [mount, '', k.AT_EMPTY_PATH, set & ~early]);
   const id = addIdLook(plan, mount, features);
-  const target = targetHere ?? addTargetThere(plan, options);
-  plan.add(calls.move_mount, [mount, '', target, '', k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH], {
-    undo: true,
-    subject: targetSubject(options),
-  });
+  if (home !== undefined) plan.add(calls.setns, [home, k.CLONE_NEWNS], { undo: true });
+  if (isAttached(options)) {
+    const target = targetHere ?? addTargetThere(plan, options);
+    plan.add(calls.move_mount, [mount, '', target, '', k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH], {
+      undo: true,
+      subject: targetSubject(options),
+    });
+  }
   // Below a shared mount an attached one becomes shared, and an unbindable one cannot be attached.
   if (options.propagation !== undefined) {
     plan.add(calls.mount_setattr, [mount, '', k.AT_EMPTY_PATH, 0, 0, propagationBits[options.propagation]]);
   }
-  return id;
+  return isAttached(options) ? { id } : { id, descriptor: plan.stepOf(mount) };
+}
+
+/** Before Linux 6.15 a mapped clone has to be attached in the namespace that the overlay is made in. */
+const hasOwnMounts = ({ idmap }: CheckedOptions, { openTreeAttr }: Pick<KernelFeatures, 'openTreeAttr'>): boolean =>
+  idmap !== undefined && !openTreeAttr;
+
+/** A mount namespace for the plan, in which it can attach what nobody sees; and the way back. */
+function addOwnMounts(plan: Plan): Descriptor {
+  plan.isOnOwnThread = true;
+  const home = plan.add(calls.openat2, [k.AT_FDCWD, '/proc/thread-self/ns/mnt', k.O_CLOEXEC, 0]);
+  plan.add(calls.unshare, [k.CLONE_NEWNS]);
+  plan.add(calls.mount, [null, '/', null, k.MS_REC | k.MS_PRIVATE, null]);
+  return home;
 }
 
 /** Whether the superblock is known to be writable, or nothing is mounted. */
@@ -283,12 +355,12 @@ const numbersSize = ({ lowerdir, datadir }: CheckedOptions): number => 6 * lower
  */
 function addMountWay(
   plan: Plan,
-  options: CheckedOptions,
+  options: Attached,
   features: KernelFeatures,
   data: Text,
   target: Descriptor,
   layers = addUpper(plan, options),
-): Step {
+): Made {
   addUpperGuards(plan, options, features, layers);
   const set = flagBits(options);
   // MS_RDONLY is for mount and superblock at once; the mount gets its own bits in a second call.
@@ -306,25 +378,34 @@ function addMountWay(
   if (options.propagation !== undefined) {
     plan.add(calls.mount, [null, viaDescriptor(root), null, propagationBits[options.propagation]]);
   }
-  return addIdLook(plan, root, features);
+  return { id: addIdLook(plan, root, features) };
+}
+
+/**
+ * The directory in which descriptors have their numbers as names. The working directory belongs to all threads of
+ * the process: the plan gets one that has its own.
+ */
+function addWorkingDirectory(plan: Plan): void {
+  plan.isOnOwnThread = true;
+  plan.add(calls.unshare, [k.CLONE_FS]);
+  plan.add(calls.chdir, ['/proc/self/fd']);
+}
+
+/** The layers as the value of `lowerdir`, relative to that directory. */
+function numbersValue({ lowers, data }: Layers): (Path | Descriptor)[] {
+  const pieces = lowers.flatMap((lower, i) => (i === 0 ? [lower] : [':', lower]));
+  return [...pieces, ...data.flatMap((layer) => ['::', layer])];
 }
 
 /**
  * mount(2) where the options pass a page: the layers as the numbers of their descriptors, relative to
- * /proc/self/fd. Upper and work by path if that will do, so that others see who uses them. The working
- * directory belongs to all threads of the process: the plan gets one that has its own.
+ * /proc/self/fd. Upper and work by path if that will do, so that others see who uses them.
  */
-function addNumbersWay(plan: Plan, options: CheckedOptions, features: KernelFeatures, withUpper: boolean): Step {
-  plan.isOnOwnThread = true;
+function addNumbersWay(plan: Plan, options: Attached, features: KernelFeatures, withUpper: boolean): Made {
   const target = addTarget(plan, options);
   const layers = addLayers(plan, options, features);
-  plan.add(calls.unshare, [k.CLONE_FS]);
-  plan.add(calls.chdir, ['/proc/self/fd']);
-  const data: (Path | Descriptor)[] = ['lowerdir='];
-  layers.lowers.forEach((lower, i) => {
-    data.push(...(i === 0 ? [] : [':']), lower);
-  });
-  for (const layer of layers.data) data.push('::', layer);
+  addWorkingDirectory(plan);
+  const data: (Path | Descriptor)[] = ['lowerdir=', ...numbersValue(layers)];
   if (withUpper && layers.upper !== undefined) data.push(',upperdir=', layers.upper);
   if (withUpper && layers.work !== undefined) data.push(',workdir=', layers.work);
   data.push(...(withUpper ? optionData(options, features) : tailData(options, features)));
@@ -374,15 +455,20 @@ function mountData(options: CheckedOptions, features: KernelFeatures): readonly 
 
 const sizeOf = (pieces: readonly Path[]): number => pieces.reduce((sum, piece) => sum + toBytes(piece).length, 0);
 
-/** What has to be done to mount this, the paths being absolute. */
-export function plan(options: CheckedOptions, features: KernelFeatures): MountPlan {
+/**
+ * What has to be done to mount this, the paths being absolute: in namespaces of a child's, or in those of the
+ * calling thread.
+ */
+export function plan(options: CheckedOptions, features: KernelFeatures, namespaces?: Namespaces): MountPlan {
   const result = new Plan();
+  if (namespaces !== undefined) addNamespaces(result, namespaces);
   addCreated(result, options);
-  const id = addWay(result, options, features);
+  const { id, descriptor } = addWay(result, options, features);
   const find = (wanted: Call) => result.steps.find(({ call }) => call === wanted);
   return {
     plan: result,
     id,
+    ...(descriptor === undefined ? {} : { descriptor }),
     news: find(calls.listmount),
     claim: find(calls.claim),
     superblock: isGuarded(options) ? find(calls.fstatfs) : undefined,
@@ -391,7 +477,7 @@ export function plan(options: CheckedOptions, features: KernelFeatures): MountPl
 }
 
 /** mount(2) takes layers and target in one namespace. */
-function notByMount({ target }: CheckedOptions, { release }: KernelFeatures): OverlayError {
+function notByMount({ target }: Attached, { release }: KernelFeatures): OverlayError {
   return new OverlayError({
     errno: e.EOPNOTSUPP,
     reason: 'option-unsupported',
@@ -401,17 +487,26 @@ function notByMount({ target }: CheckedOptions, { release }: KernelFeatures): Ov
   });
 }
 
-function addWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): Step {
-  if (features.mountApi) {
+function addWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): Made {
+  if (features.mountApi || !isAttached(options) || options.idmap !== undefined) {
     const { fsContext, lowerdirAppend, layerDescriptors } = features;
     if (fsContext && (lowerdirAppend || layerDescriptors)) return addDetachedWay(plan, options, features);
+    // A path would lead to the layer as it is on disk.
+    if (options.idmap !== undefined) return addDetachedWay(plan, options, features, 'numbers');
     if (fitsOneValue(options, features)) return addDetachedWay(plan, options, features, lowerdirValue(options));
   }
-  if (options.namespace !== undefined) throw notByMount(options, features);
   const data = mountData(options, features);
-  if (sizeOf(data) < features.pageSize) {
-    return addMountWay(plan, options, features, data, addTarget(plan, options));
+  if (!isAttached(options)) {
+    if (numbersSize(options) <= FSCONFIG_MAX_BYTES) return addDetachedWay(plan, options, features, 'numbers');
+    throw new OverlayError({
+      errno: e.E2BIG,
+      reason: 'options-too-long',
+      what: `this kernel takes the layers of a detached mount in ${FSCONFIG_MAX_BYTES} bytes, which these pass`,
+      hint: 'use fewer layers, or a target',
+    });
   }
+  if (options.namespace !== undefined) throw notByMount(options, features);
+  if (sizeOf(data) < features.pageSize) return addMountWay(plan, options, features, data, addTarget(plan, options));
   const size = numbersSize(options) + sizeOf(['lowerdir=', ...tailData(options, features)]);
   if (size < features.pageSize) return addNumbersWay(plan, options, features, false);
   const least =

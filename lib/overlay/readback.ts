@@ -14,7 +14,7 @@ import { unescapeOctal } from '../mount-strings.js';
 import { readMountinfo } from '../mounts/mountinfo.js';
 import { type Path, pathString, quotePath } from '../paths.js';
 import { subjectsOf } from './diagnosis/gather.js';
-import { nameOf } from './diagnosis/rule.js';
+import { nameOf, pathField } from './diagnosis/rule.js';
 import type { KernelFeatures } from './features.js';
 import { optionTable } from './option-table.js';
 import type { CheckedOptions, NamedOption } from './options.js';
@@ -71,7 +71,9 @@ export function* verify(
   id: number,
 ): Dialogue<OverlayError | undefined> {
   const wanted = toVerify(options);
-  const text = (yield* readShown(id))?.options ?? (yield* readFromTable(options.target));
+  const text =
+    (yield* readShown(id))?.options ??
+    (options.target === undefined ? undefined : yield* readFromTable(options.target));
   if (text === undefined) return unverifiable(options, wanted);
   const shown = parseShown(text);
   const fallen = wanted.filter(({ kernel, value }) => !inForce[kernel]?.(value ?? '', shown, features));
@@ -99,9 +101,9 @@ function unverifiable({ target }: CheckedOptions, wanted: readonly NamedOption[]
   return new OverlayError({
     errno: EOPNOTSUPP,
     reason: 'feature-unverifiable',
-    what: `whether ${names} came into force at ${quotePath(target)} cannot be verified: the mount table of this process does not show the mount`,
+    what: `whether ${names} came into force${target === undefined ? '' : ` at ${quotePath(target)}`} cannot be verified: the mount table of this process does not show the mount`,
     hint: `pass \`allowDegraded: ['${wanted[0]?.name}']\` to mount without knowing`,
-    path: pathString(target),
+    path: target && pathString(target),
   });
 }
 
@@ -138,6 +140,6 @@ function* dropped(options: CheckedOptions, option: NamedOption): Dialogue<Overla
     reason: 'feature-dropped',
     what: `the kernel has mounted without ${call(option)}, without a word${why}`,
     hint: `leave it out, or pass \`allowDegraded: ['${option.name}']\` to have the mount all the same`,
-    path: pathString(culprit?.path ?? options.target),
+    ...pathField(culprit?.path ?? options.target),
   });
 }

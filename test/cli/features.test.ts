@@ -1,11 +1,14 @@
 /** `overlayfs features`: the table, the verdict, and colour. */
 import test from 'ava';
+import { featuresSync } from 'overlayfs';
 import { paintFor, plain } from '#lib/cli/colour.js';
 import { featuresText, forbids } from '#lib/cli/features.js';
-import { featuresSync } from '#lib/overlay/features.js';
-import { linux61, newest } from '../support/features.js';
+import * as records from '../support/features.js';
 import { mountTest, withoutCapabilities } from '../support/index.js';
 import { json, overlayfs, run } from './run.js';
+
+const newest = { ...records.newest, rootless: true, rootlessForbidden: undefined };
+const linux61 = { ...records.linux61, rootless: true, rootlessForbidden: undefined };
 
 test('a kernel that has everything', (t) => {
   const text = featuresText(newest, plain);
@@ -19,6 +22,10 @@ test('what forbids mounting is said in words', (t) => {
   t.regex(featuresText(linux61, plain), /^ {2}verity +no$/m);
   const may = featuresText({ ...newest, mayMount: false }, plain);
   t.regex(may, /^Nothing can be mounted: the process may not mount\. Run it as root .*unshare -Urm\.$/m);
+  t.regex(may, /^Without a target it can mount all the same: `rootless` in a program, and overlayfs run\.$/m);
+  const forbidden = { ...newest, mayMount: false, rootless: false, rootlessForbidden: 'user.x is 0: set it' } as const;
+  t.regex(featuresText(forbidden, plain), /^Nor can it mount without a target: user\.x is 0: set it\.$/m);
+  t.regex(featuresText(forbidden, plain), /^ {2}detached mounts without privilege +no$/m);
   const none = { ...newest, mayMount: 'unknown', overlay: false } as const;
   t.regex(featuresText(none, plain), /^Nothing can be mounted: the kernel has no overlay file system\. Load /m);
   t.deepEqual(forbids(none), ['overlay-unavailable']);

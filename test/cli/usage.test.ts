@@ -12,7 +12,7 @@ const layers = ['--lower', '/l', '--upper', '/u', '--work', '/w'];
 test('--help, --version, and no command at all', (t) => {
   const help = overlayfs('--help');
   t.is(help.code, 0);
-  for (const name of ['mount', 'umount', 'holders', 'whiteout', 'features'])
+  for (const name of ['mount', 'umount', 'run', 'holders', 'whiteout', 'features'])
     t.regex(help.stdout, new RegExp(`^  ${name} `, 'm'));
   t.deepEqual(overlayfs('-h'), help);
   t.deepEqual(overlayfs(), { code: 2, stdout: '', stderr: help.stdout });
@@ -26,6 +26,7 @@ test('--help of each command has usage, flags, exit codes and examples', (t) => 
     ['umount', '--remove-work'],
     ['whiteout', '-0, --null'],
     ['features', '--json'],
+    ['run', '--at DIR'],
   ] as const) {
     const { code, stdout, stderr } = overlayfs(name, '--help');
     t.is(code, 0);
@@ -66,6 +67,8 @@ const wrong: Readonly<Record<string, readonly [args: string[], says: RegExp]>> =
   'a flag and its opposite': [['mount', ...layers, '--index', '--no-index', '/m'], /--no-index is given twice/],
   'no opposite where it would say nothing': [['mount', ...layers, '--no-volatile', '/m'], /unknown option/],
   'an empty path': [['mount', '--lower', '', '/m'], /--lower must not be empty/],
+  'a program without a place': [['run', ...layers, 'true'], /name where the program sees the overlay: --at DIR/],
+  'no program': [['run', ...layers, '--at', '/m'], /name the program to run\n {2}hint: It comes after --/],
   'an empty target': [['umount', ''], /a path must not be empty/],
   'no target': [['mount', ...layers], /name the directory to mount on/],
   'two targets': [['mount', ...layers, '/m', '/n'], /one directory to mount on, not 2/],

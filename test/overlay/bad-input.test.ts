@@ -32,7 +32,6 @@ const wrongArguments: Readonly<Record<string, [options: unknown, code: string, .
       'an upperdir Buffer with NUL': [{ ...good, upperdir: Buffer.from('/u\0') }, value, 'upperdir', 'NUL'],
       'an upperdir true': [{ ...good, upperdir: true }, type, 'upperdir', 'true'],
       'a http URL': [{ ...good, upperdir: new URL('http://host/u') }, 'ERR_INVALID_URL_SCHEME', 'file'],
-      'no target': [{ ...good, target: undefined }, type, 'target', 'undefined'],
       'an empty target': [{ ...good, target: '' }, value, 'target', "''"],
       'one lowerdir and no upper': [{ lowerdir: '/l', target: '/m' }, value, 'lowerdir', 'upperdir', "'/l'"],
       'upper without work': [{ ...good, workdir: undefined }, value, 'upperdir', 'workdir', "'/u'", 'create'],

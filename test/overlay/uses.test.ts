@@ -48,9 +48,9 @@ for (const [form, mount] of [
   mountTest(`a mount that went by another way is forgotten (${form})`, async (t) => {
     const { one, sameUpper } = two(scratch(t));
     await mount(one);
-    await unmount(one.target);
+    await unmount(one.target as string);
     await mount(one);
-    unmountSync(one.target);
+    unmountSync(one.target as string);
     await mount(one);
     native.umount(String(one.target), 0);
     await (await mount(sameUpper)).unmount();

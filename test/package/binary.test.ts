@@ -13,6 +13,7 @@ const allowed: readonly (string | RegExp)[] = [
   '__errno_location',
   'abort',
   'calloc',
+  'clone',
   'free',
   'malloc',
   'memchr',
@@ -64,4 +65,11 @@ test('what is exported is what Node asks for', (t) => {
     .map((line) => line.trim().split(/\s+/).at(-1));
   t.deepEqual(exported.sort(), ['napi_register_module_v1', 'node_api_module_get_api_version_v1']);
   t.true(readFileSync(binary).length < 128 * 1024);
+});
+
+test('the launcher is a static program of a few kB, without any library', (t) => {
+  const launcher = join(packageRoot, 'build/Release/launch/overlayfs-launch');
+  t.true(readFileSync(launcher).length < 16 * 1024);
+  const headers = execFileSync('readelf', ['-l', launcher], { encoding: 'utf8' });
+  t.false(/INTERP|DYNAMIC/.test(headers));
 });

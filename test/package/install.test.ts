@@ -6,7 +6,7 @@ import { mountTest, packageRoot, scratch } from '../support/index.js';
 
 const program = `
 import { mkdirSync, readdirSync } from 'node:fs';
-import { mountOverlay, type OverlayOptions } from 'overlayfs';
+import { mountOverlay, type OverlayOptions, spawn } from 'overlayfs';
 
 const dir: string = process.argv[2] ?? '';
 for (const name of ['lower/file', 'upper', 'work', 'merged']) mkdirSync(\`\${dir}/\${name}\`, { recursive: true });
@@ -18,6 +18,8 @@ const options: OverlayOptions = {
 };
 const mounted = await mountOverlay(options);
 console.log(readdirSync(\`\${dir}/merged\`).join());
+const child = spawn('ls', [\`\${dir}/lower/file/..\`], { mount: mounted, at: \`\${dir}/upper\`, stdio: 'inherit' });
+await new Promise((ended) => child.on('close', ended));
 await mounted.unmount();
 `;
 
@@ -35,6 +37,7 @@ mountTest('npm pack, npm install --ignore-scripts, and a mount from JavaScript a
   const prebuilds = join(source, `prebuilds/linux-${process.arch}`);
   mkdirSync(prebuilds, { recursive: true });
   cpSync(join(packageRoot, 'build/Release/overlayfs.node'), join(prebuilds, 'overlayfs.node'));
+  cpSync(join(packageRoot, 'build/Release/launch'), prebuilds, { recursive: true });
   const packed = run('npm', 'pack', '--ignore-scripts', '--silent', './source').trim();
 
   writeFileSync(join(dir, 'package.json'), '{ "private": true, "type": "module" }');
@@ -44,7 +47,7 @@ mountTest('npm pack, npm install --ignore-scripts, and a mount from JavaScript a
     join(dir, 'program.js'),
     program.replace(', type OverlayOptions', '').replaceAll(/: (string|OverlayOptions) =/g, ' ='),
   );
-  t.is(run(process.execPath, 'program.js', join(dir, 'js')), 'file\n');
+  t.is(run(process.execPath, 'program.js', join(dir, 'js')), 'file\nfile\n');
 
   writeFileSync(join(dir, 'program.ts'), program);
   const types = join(packageRoot, 'node_modules/@types');
@@ -58,7 +61,7 @@ mountTest('npm pack, npm install --ignore-scripts, and a mount from JavaScript a
     'program.ts',
   );
   writeFileSync(join(dir, 'out/package.json'), '{ "type": "module" }');
-  t.is(run(process.execPath, 'out/program.js', join(dir, 'ts')), 'file\n');
+  t.is(run(process.execPath, 'out/program.js', join(dir, 'ts')), 'file\nfile\n');
 
   // From CommonJS without a flag.
   t.is(run(process.execPath, '-e', "console.log(typeof require('overlayfs').mountOverlay)"), 'function\n');

@@ -10,7 +10,7 @@ test('elsewhere than on Linux, importing works and each call says why not', (t) 
     const calls = {
       mountOverlay: [overlay], mountOverlaySync: [overlay], unmount: ['/m'], unmountSync: ['/m'],
       whiteout: ['/w/x'], whiteoutSync: ['/w/x'], isWhiteout: ['/w'], isWhiteoutSync: ['/w'],
-      features: [], featuresSync: [],
+      features: [], featuresSync: [], spawn: ['true'],
       makeOpaque: ['/w'], makeOpaqueSync: ['/w'], isOpaque: ['/w'], isOpaqueSync: ['/w'],
       bind: ['/a', '/b'], bindSync: ['/a', '/b'], createNamespace: [], createNamespaceSync: [],
       findHolders: ['/m'], findHoldersSync: ['/m'],

@@ -124,7 +124,9 @@ class Plan {
       Argument whole(0);
       whole.is_text_ = true;
       std::string following;
+      size_t room = 1;
       for (const Argument& piece : pieces) {
+        room += piece.is_text_ ? piece.bytes_.size() : sizeof "-2147483648";
         if (piece.is_text_) {
           int32_t length;
           memcpy(&length, piece.bytes_.data(), sizeof length);
@@ -140,6 +142,8 @@ class Plan {
       }
       whole.append(-static_cast<int32_t>(following.size()));
       whole.bytes_ += following;
+      whole.bytes_.resize(whole.bytes_.size() + room);
+      whole.pad();
       return whole;
     }
 

@@ -6,11 +6,12 @@ import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import { OverlayError, type OverlayOptions } from 'overlayfs';
+import { mountOverlaySync, OverlayError, type OverlayOptions } from 'overlayfs';
 import { calls } from '#lib/kernel/calls.js';
 import { performSync, StepFailure } from '#lib/kernel/perform.js';
 import { Plan } from '#lib/kernel/plan.js';
 import { featuresSync, needsMetacopy } from '#lib/overlay/features.js';
+import { featuresSync as askFeaturesSync } from '#lib/overlay/rootless.js';
 
 /** The directory of package.json, from dist-test/test/support. */
 export const packageRoot = resolve(import.meta.dirname, '../../..');
@@ -104,6 +105,10 @@ const probes = {
   hugetlbfs: () => hasFileSystem('hugetlbfs'),
   'user namespaces': () => succeeds('unshare', '-Urm', 'true'),
   'a kernel of its own': () => / \/ 9p /.test(readFileSync('/proc/mounts', 'latin1')),
+  'user xattrs on tmpfs': () => takesUserAttributes(),
+  rootless: () => askFeaturesSync().rootless,
+  'idmapped layers': () => takesIdMaps(),
+  'detached mounts that can be cloned': () => featuresSync().openTreeAttr === true,
 } as const satisfies Readonly<Record<string, () => boolean>>;
 
 export type Feature = keyof typeof probes;
@@ -160,6 +165,33 @@ function takesOption(option: string): boolean {
   native.umount(dir, MNT_DETACH);
   rmSync(dir, { recursive: true });
   return errno === 0;
+}
+
+/** Whether files on tmpfs take attributes of users (6.6). */
+function takesUserAttributes(): boolean {
+  const dir = mkdtempSync(join(tmpdir(), 'overlayfs-probe-'));
+  native.mount('probe', dir, 'tmpfs', 0, '');
+  const plan = new Plan();
+  plan.add(calls.setxattr, [dir, 'user.probe', '1', 0]);
+  const takes = !(performSync(plan) instanceof StepFailure);
+  native.umount(dir, MNT_DETACH);
+  rmSync(dir, { recursive: true });
+  return takes;
+}
+
+/** Whether an overlay takes a mapped layer (5.19). */
+function takesIdMaps(): boolean {
+  const dir = mkdtempSync(join(tmpdir(), 'overlayfs-probe-'));
+  for (const name of ['a', 'b']) mkdirSync(join(dir, name));
+  try {
+    const idmap = [{ inside: 0, outside: 1, size: 1 }];
+    mountOverlaySync({ lowerdir: [join(dir, 'a'), join(dir, 'b')], idmap }).unmountSync();
+    return true;
+  } catch {
+    return false;
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
 }
 
 /** A directory of the test's own, on tmpfs or on the disk, gone with what is in it when the test ends. */

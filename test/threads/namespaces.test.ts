@@ -16,7 +16,7 @@ mountTest('when the main thread has left its mount namespace, promise and twin m
   t.is(mountsBelow(join(dir, 'promised')).length, 1);
   t.is(mountsBelow(join(dir, 'twin')).length, 1);
   t.deepEqual(readdirSync(promised.path as string), ['from-lower']);
-  await unmount(twin.target);
+  await unmount(twin.path);
   promised.unmountSync();
   t.is(mountsBelow(join(dir, 'promised')).length + mountsBelow(join(dir, 'twin')).length, 0);
 

@@ -5,21 +5,22 @@ import { type Call, calls } from '../../kernel/calls.js';
 import { formatStep } from '../../kernel/format.js';
 import type { StepFailure } from '../../kernel/perform.js';
 import type { Step } from '../../kernel/plan.js';
-import { pathString, quotePath } from '../../paths.js';
 import type { CheckedOptions } from '../options.js';
 import type { Facts } from './facts.js';
 import { fileSystemRules, lastFileSystemRules, upperRules } from './file-systems.js';
 import type { Wanted } from './gather.js';
 import { layerRules } from './layers.js';
+import { mappingRules } from './mapping.js';
 import { isAboutPath, judgePaths, pathRules } from './paths.js';
 import { lastProcessRules, processRules } from './process.js';
-import { isCreation, type Rule, type Scene, type Verdict } from './rule.js';
+import { isCreation, pathField, place, type Rule, type Scene, type Verdict } from './rule.js';
 import { saidRules } from './said.js';
 import { leftoverRules, workRules } from './work.js';
 
 /** The first that applies decides; what is certain comes before what is likely. */
 export const rules: readonly Rule[] = [
   ...processRules,
+  ...mappingRules,
   ...pathRules,
   ...workRules,
   ...saidRules,
@@ -64,7 +65,7 @@ function unexplained({ options, facts }: Scene, { plan, step }: StepFailure): Ve
   const call = step === undefined ? 'the call' : formatStep(plan, step);
   return {
     reason: 'unexplained',
-    what: `the kernel refused the mount at ${quotePath(options.target)}: ${call} failed, and nothing known explains it; looked at were ${lookedAt(facts)}`,
+    what: `the kernel refused the mount${place(options)}: ${call} failed, and nothing known explains it; looked at were ${lookedAt(facts)}`,
   };
 }
 
@@ -75,7 +76,7 @@ export function explainMount(options: CheckedOptions, failure: StepFailure, fact
   const { step, errno, undoErrno } = failure;
   return new OverlayError({
     errno,
-    path: pathString(options.target),
+    ...pathField(options.target),
     ...verdict,
     // The errno of a guard is ours, not a call's.
     syscall: step === undefined || guards.has(step.call) ? undefined : syscallOf(step),

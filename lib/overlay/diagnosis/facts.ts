@@ -2,6 +2,7 @@
 import type { Found } from '../../kernel/look.js';
 import type { Subject } from '../../kernel/plan.js';
 import type { Path } from '../../paths.js';
+import type { NamespaceSettings } from '../refusal.js';
 
 /** statfs(2) of a path's file system. */
 export interface FileSystemFacts {
@@ -96,6 +97,8 @@ export interface Facts {
   readonly origin: OriginFacts;
   readonly work: WorkFacts;
   readonly use: UseFacts;
+  /** Of a mount that was to be made in namespaces of its own. */
+  readonly namespaces: NamespaceSettings | undefined;
   /** Whether the look was given up, since a file system did not answer. */
   readonly isIncomplete: boolean;
 }
@@ -113,6 +116,7 @@ export const emptyFacts = (): Draft => ({
   origin: { isOfLower: undefined, lower: undefined, isIndexOfUpper: undefined, indexUpper: undefined },
   work: { leftover: undefined, incompatible: [] },
   use: { upper: undefined, work: undefined },
+  namespaces: undefined,
   isIncomplete: false,
 });
 

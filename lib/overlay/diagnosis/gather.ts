@@ -15,6 +15,7 @@ import { type MountinfoEntry, readMountinfo } from '../../mounts/mountinfo.js';
 import { isAbsolute, joinPath, type Path, toBytes, withoutTrailingSlashes } from '../../paths.js';
 import { isOtherUserNamespace } from '../features.js';
 import type { CheckedOptions } from '../options.js';
+import { readNamespaceSettings } from '../refusal.js';
 import {
   type Draft,
   type FileSystemFacts,
@@ -50,7 +51,7 @@ const PATH_ROOM = 4096;
 
 /** The paths of a mount, in the order in which they are opened. */
 export function subjectsOf({ target, lowerdir, datadir, upperdir, workdir }: CheckedOptions): Subject[] {
-  const list: Subject[] = [{ role: 'target', path: target }];
+  const list: Subject[] = target === undefined ? [] : [{ role: 'target', path: target }];
   lowerdir.forEach((path, index) => {
     list.push({ role: 'lowerdir', index, path });
   });
@@ -84,6 +85,7 @@ export function* gather(draft: Draft, options: CheckedOptions, wanted: Wanted): 
   ]) as [Step, Step][];
   const userNamespace = addLook(cached, '/proc/self/ns/user');
   const outputs = yield* ask(cached);
+  if (options.rootless !== false) draft.namespaces = readNamespaceSettings();
   draft.process = readProcess(isOtherUserNamespace(readLook(userNamespace, outputs)));
   const table = readTable();
   draft.mountCount = table.length;

@@ -6,7 +6,7 @@ import type { StepFailure } from '../../kernel/perform.js';
 import { type Path, pathString, quotePath } from '../../paths.js';
 import type { Reason } from '../../reasons.js';
 import type { PathFacts } from './facts.js';
-import { findSubject, isLayer, nameOf, type Rule, type Scene, type Verdict } from './rule.js';
+import { findSubject, isLayer, nameOf, pathField, type Rule, type Scene, show, type Verdict } from './rule.js';
 
 const roleNames = {
   lowerdir: 'lower',
@@ -50,7 +50,7 @@ const errnoOf = ({ found: { errno, type } }: PathFacts): number =>
 
 /** The step that failed was about one path. */
 const unreachable: Rule = {
-  when: ({ step }) => step?.call === calls.openat2 || step?.call === calls.statx,
+  when: ({ step }) => step?.call === calls.openat2 || step?.call === calls.open_tree || step?.call === calls.statx,
   find(scene) {
     const culprit = findSubject(scene);
     return culprit && scene.failure && judge(scene, culprit, scene.failure.errno);
@@ -114,8 +114,8 @@ const targetMounted: Rule = {
 function mountedAlready({ options }: Scene): Verdict {
   return {
     reason: 'target-mounted',
-    what: `the target ${quotePath(options.target)} is a mount point already`,
-    path: pathString(options.target),
+    what: `the target ${show(options.target)} is a mount point already`,
+    ...pathField(options.target),
   };
 }
 
@@ -132,8 +132,8 @@ const targetForeign: Rule = {
     }
     return {
       reason: 'target-foreign',
-      what: `the target ${quotePath(options.target)} is on a mount of another mount namespace, or on one that is attached nowhere`,
-      path: pathString(options.target),
+      what: `the target ${show(options.target)} is on a mount of another mount namespace, or on one that is attached nowhere`,
+      ...pathField(options.target),
     };
   },
   foresees: true,
@@ -158,8 +158,8 @@ const targetGone: Rule = {
   when: ({ step, errno }) => step?.call === calls.move_mount && errno === e.ENOENT,
   find: ({ options }) => ({
     reason: 'target-missing',
-    what: `the target ${quotePath(options.target)} was removed while the mount was made`,
-    path: pathString(options.target),
+    what: `the target ${show(options.target)} was removed while the mount was made`,
+    ...pathField(options.target),
   }),
 };
 

@@ -3,13 +3,17 @@ import * as e from '../../errnos.js';
 import { calls } from '../../kernel/calls.js';
 import type { StepFailure } from '../../kernel/perform.js';
 import { pathString, quotePath } from '../../paths.js';
+import { reasons } from '../../reasons.js';
 import type { KernelFeatures } from '../features.js';
+import { explainRefusal } from '../refusal.js';
 import {
   CAP_DAC_OVERRIDE,
   CAP_SYS_ADMIN,
   hasCapability,
   isCreation,
   nameOf,
+  pathField,
+  place,
   type Rule,
   type Scene,
   type Verdict,
@@ -25,7 +29,7 @@ const outOfDescriptors: Rule = {
     return {
       reason: 'out-of-descriptors',
       what: `no descriptor is left ${whose} to ${purpose}`,
-      path: pathString(subject?.path ?? options.target),
+      ...pathField(subject?.path ?? options.target),
     };
   },
 };
@@ -34,7 +38,7 @@ const outOfMemory: Rule = {
   when: ({ errno }) => errno === e.ENOMEM,
   find: ({ options }) => ({
     reason: 'out-of-memory',
-    what: `the kernel has no memory for the mount at ${quotePath(options.target)}, or its control group has not`,
+    what: `the kernel has no memory for the mount${place(options)}, or its control group has not`,
   }),
 };
 
@@ -53,10 +57,26 @@ const noPrivilege: Rule = {
     return {
       errno: e.EPERM,
       reason: 'no-privilege',
-      what: `this process may not mount at ${quotePath(options.target)}: it lacks CAP_SYS_ADMIN in ${where}`,
+      what: `this process may not mount${place(options)}: it lacks CAP_SYS_ADMIN in ${where}`,
+      hint: `${reasons['no-privilege'].todo}; a mount without a target needs neither, by \`rootless: true\``,
     };
   },
   foresees: true,
+};
+
+/** The namespaces of a rootless mount cannot be had. */
+const rootlessForbidden: Rule = {
+  when: ({ plan }) => plan.isInChild,
+  find({ facts: { namespaces }, failure }) {
+    const refusal = namespaces && failure && explainRefusal(failure, namespaces);
+    return (
+      refusal && {
+        reason: 'rootless-forbidden',
+        what: `this machine lets no plain user mount: ${refusal.what}`,
+        hint: refusal.hint,
+      }
+    );
+  },
 };
 
 const confined: Rule = {
@@ -65,7 +85,7 @@ const confined: Rule = {
     if (process.label === undefined || (failure?.errno === e.EPERM && process.hasSeccompFilter)) return undefined;
     return {
       reason: 'lsm-denied',
-      what: `a security module does not let this process mount at ${quotePath(options.target)}: it runs as '${process.label}'`,
+      what: `a security module does not let this process mount${place(options)}: it runs as '${process.label}'`,
     };
   },
 };
@@ -77,7 +97,7 @@ const filtered: Rule = {
     const call = failure?.step?.call.name ?? 'mount';
     return {
       reason: 'seccomp-denied',
-      what: `this process may not mount at ${quotePath(options.target)}: it has CAP_SYS_ADMIN, but runs under a seccomp filter, which refuses ${call}(2)`,
+      what: `this process may not mount${place(options)}: it has CAP_SYS_ADMIN, but runs under a seccomp filter, which refuses ${call}(2)`,
     };
   },
 };
@@ -88,7 +108,7 @@ const namespaceForeign: Rule = {
     if (!process.isInUserNamespace) return undefined;
     return {
       reason: 'namespace-foreign',
-      what: `this process may not mount at ${quotePath(options.target)}: its mount namespace does not belong to its user namespace`,
+      what: `this process may not mount${place(options)}: its mount namespace does not belong to its user namespace`,
     };
   },
 };
@@ -97,7 +117,7 @@ const refused: Rule = {
   when: isRefusal,
   find: ({ options }) => ({
     reason: 'no-privilege',
-    what: `this process may not mount at ${quotePath(options.target)}`,
+    what: `this process may not mount${place(options)}`,
   }),
 };
 
@@ -127,7 +147,7 @@ const notAllowed: Rule = {
     const user = process.isInUserNamespace ? ', in a user namespace' : '';
     return {
       reason: 'permission-denied',
-      what: `this process${user} may not make the mount at ${quotePath(options.target)} as it is: a layer, or an option, needs more privilege than it has`,
+      what: `this process${user} may not make the mount${place(options)} as it is: a layer, or an option, needs more privilege than it has`,
       hint: 'run it with CAP_SYS_ADMIN and CAP_DAC_OVERRIDE in the initial user namespace, or leave out the options that need trusted.* attributes',
     };
   },
@@ -136,6 +156,7 @@ const notAllowed: Rule = {
 export const processRules: readonly Rule[] = [
   outOfDescriptors,
   outOfMemory,
+  rootlessForbidden,
   noPrivilege,
   confined,
   filtered,

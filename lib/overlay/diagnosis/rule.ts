@@ -5,7 +5,7 @@ import { calls } from '../../kernel/calls.js';
 import * as k from '../../kernel/constants.js';
 import type { StepFailure } from '../../kernel/perform.js';
 import type { Subject } from '../../kernel/plan.js';
-import { type Path, quotePath } from '../../paths.js';
+import { type Path, pathString, quotePath } from '../../paths.js';
 import type { CheckedOptions } from '../options.js';
 import type { Facts, PathFacts, ProcessFacts } from './facts.js';
 
@@ -72,6 +72,13 @@ export const refusesLayers = (failure: StepFailure): boolean =>
 export function fileSystemName({ mount, fileSystem }: PathFacts): string {
   return mount?.type ?? (fileSystem === undefined ? 'unknown' : `of magic 0x${fileSystem.magic.toString(16)}`);
 }
+
+/** ` at '/m'`, for a mount that has a place. */
+export const place = ({ target }: CheckedOptions): string => (target === undefined ? '' : ` at ${quotePath(target)}`);
+
+/** What an error says of a path, where there is one. */
+export const pathField = (path: Path | undefined): { readonly path?: string } =>
+  path === undefined ? {} : { path: pathString(path) };
 
 export const show = (path: Path | undefined): string => (path === undefined ? 'it' : quotePath(path));
 

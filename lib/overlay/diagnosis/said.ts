@@ -3,8 +3,8 @@
 import * as e from '../../errnos.js';
 import { calls } from '../../kernel/calls.js';
 import type { StepFailure } from '../../kernel/perform.js';
-import { pathString, quotePath } from '../../paths.js';
-import { fileSystemName, findSubject, isSetting, nameOf, type Rule } from './rule.js';
+import { pathString } from '../../paths.js';
+import { fileSystemName, findSubject, isSetting, nameOf, place, type Rule } from './rule.js';
 
 const says =
   (text: RegExp) =>
@@ -65,7 +65,7 @@ const attributeRefused: Rule = {
     (step?.call === calls.mount_setattr || step?.call === calls.fsmount) && (errno === e.ENOSYS || errno === e.EINVAL),
   find: ({ options, failure }) => ({
     reason: 'option-unsupported',
-    what: `this kernel does not know an attribute that the mount at ${quotePath(options.target)} is to have: ${failure?.step?.call.name}(2) refuses it`,
+    what: `this kernel does not know an attribute that the mount${place(options)} is to have: ${failure?.step?.call.name}(2) refuses it`,
     hint: 'leave out `readonly`, `propagation` or `nosymfollow` on this kernel',
   }),
 };

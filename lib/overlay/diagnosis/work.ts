@@ -11,6 +11,8 @@ import {
   isCreation,
   isUpper,
   nameOf,
+  pathField,
+  place,
   type Rule,
   type Scene,
   type Verdict,
@@ -223,8 +225,8 @@ const tooManyMounts: Rule = {
     if (!isAttaching && (mountMax === 0 || mountCount < mountMax)) return undefined;
     return {
       reason: 'too-many-mounts',
-      what: `the mount namespace takes no further mount at ${quotePath(options.target)}: it has ${mountCount}, and fs.mount-max is ${mountMax}`,
-      path: pathString(options.target),
+      what: `the mount namespace takes no further mount${place(options)}: it has ${mountCount}, and fs.mount-max is ${mountMax}`,
+      ...pathField(options.target),
     };
   },
   foresees: true,

@@ -1,0 +1,91 @@
+/** `overlayfs run` */
+import { constants } from 'node:os';
+import { mountOverlay } from '../overlay/mount.js';
+import { type Path, toAbsolute } from '../paths.js';
+import { spawn } from '../programs/spawn.js';
+import { type Command, type FlagGroup, type Outcome, ownFlag } from './command.js';
+import { mountGroups, toDetachedOptions } from './mount.js';
+import type { Parsed } from './parse.js';
+import { UsageError } from './usage-error.js';
+
+const ownFlags = [
+  ownFlag('at', 'where the program sees the overlay: a directory that is there', { kind: 'path', default: 'required' }),
+  ownFlag('readonlyPath', 'a directory that the program can only read', {
+    kind: 'path',
+    isList: true,
+    default: 'none',
+  }),
+  ownFlag('hidden', 'a directory or file that the program finds empty', {
+    kind: 'path',
+    isList: true,
+    default: 'none',
+  }),
+  ownFlag('cwd', 'where the program starts', { kind: 'path', default: 'the working directory' }),
+];
+
+/** Those of a mount without a place, where nothing can be stacked. */
+const groups: readonly FlagGroup[] = [
+  ...mountGroups.map(({ title, flags }) => ({ title, flags: flags.filter(({ name }) => name !== 'stack') })),
+  { title: 'the program', flags: ownFlags },
+];
+
+/** Passed on; what a terminal sends reaches the program by itself. */
+const passedOn = ['SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2'] as const;
+const left = ['SIGINT', 'SIGQUIT'] as const;
+
+async function runProgram({ options, operands }: Parsed): Promise<Outcome> {
+  const [command, ...args] = operands.map((operand) => {
+    if (typeof operand === 'string') return operand;
+    throw new UsageError(`an argument of the program is no UTF-8: '${Buffer.from(operand)}'`);
+  });
+  const { at, readonlyPath, hidden, cwd } = options as {
+    readonly at?: Path;
+    readonly readonlyPath?: Path[];
+    readonly hidden?: Path[];
+    readonly cwd?: Path;
+  };
+  if (at === undefined) throw new UsageError('name where the program sees the overlay: --at DIR');
+  if (command === undefined) throw new UsageError('name the program to run', 'It comes after --, with its arguments.');
+  const overlay = toDetachedOptions(options, [...ownFlags.map(({ name }) => name)]);
+  const mount = await mountOverlay({ ...overlay, rootless: 'auto' });
+  const stdio = options['json'] ? (['inherit', 2, 2] as const) : 'inherit';
+  try {
+    const child = spawn(command, args, {
+      mount,
+      at: toAbsolute(at),
+      readonly: readonlyPath ?? [],
+      hidden: hidden ?? [],
+      ...(cwd === undefined ? {} : { cwd }),
+      stdio: typeof stdio === 'string' ? stdio : [...stdio],
+    });
+    const ended = new Promise<readonly [code: number | null, signal: NodeJS.Signals | null]>((resolve, reject) => {
+      child.on('error', reject);
+      child.on('close', (...outcome) => resolve(outcome));
+    });
+    for (const signal of passedOn) process.on(signal, () => child.kill(signal));
+    for (const signal of left) process.on(signal, () => {});
+    const [code, signal] = await ended;
+    // As shells have it.
+    return { json: { code, signal }, exitCode: signal === null ? (code ?? 0) : 128 + constants.signals[signal] };
+  } finally {
+    await mount.unmount();
+  }
+}
+
+export const run: Command = {
+  about:
+    'Runs a program that sees an overlay of the layers at the directory --at, as the same user. Nobody else sees it, ' +
+    'and it ends with the program; what was changed is in the upper. Needs no privilege where the machine has user ' +
+    'namespaces for plain users.',
+  usage: ['--lower DIR... --upper DIR --work DIR --at DIR [OPTION...] -- COMMAND [ARG...]'],
+  groups,
+  notes:
+    "The exit code is the program's: 128 and the signal's number where a signal ended it. With --json the program " +
+    'writes to standard error.',
+  examples: [
+    'overlayfs run --lower /srv/app --upper /tmp/changes --create --at /srv/app -- npm install',
+    'overlayfs run --lower "$PWD" --upper /tmp/changes --create --at "$PWD" -- sh -c \'rm -rf .git; ls -a\'',
+  ],
+  hasArguments: true,
+  run: runProgram,
+};

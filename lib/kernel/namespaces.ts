@@ -1,0 +1,43 @@
+/** Namespaces for the child that performs a plan. */
+import { calls } from './calls.js';
+import * as k from './constants.js';
+import type { Descriptor, Plan } from './plan.js';
+
+/** A user and a group: one of each needs no privilege to be mapped. */
+export interface Ids {
+  readonly uid: number;
+  readonly gid: number;
+}
+
+/** Where a plan's child goes: into namespaces of its own, or into those that are kept by descriptor. */
+export type Namespaces = Ids | { readonly user: Descriptor; readonly mounts: Descriptor };
+
+/** Those that this process runs as. */
+export function ownIds(): Ids {
+  return { uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0 };
+}
+
+/** The files that a process in a new user namespace writes, and with what: the ids are the same inside. */
+export function idMaps({ uid, gid }: Ids): [path: string, text: string][] {
+  return [
+    // Or the group map may not be written: a group can be there to keep its members out.
+    ['/proc/self/setgroups', 'deny'],
+    ['/proc/self/uid_map', `${uid} ${uid} 1`],
+    ['/proc/self/gid_map', `${gid} ${gid} 1`],
+  ];
+}
+
+/**
+ * Has the plan performed in a child that enters a user and a mount namespace first, in which it has every
+ * capability: user_namespaces(7).
+ */
+export function addNamespaces(plan: Plan, namespaces: Namespaces): void {
+  plan.isInChild = true;
+  if ('user' in namespaces) {
+    plan.add(calls.setns, [namespaces.user, k.CLONE_NEWUSER]);
+    plan.add(calls.setns, [namespaces.mounts, k.CLONE_NEWNS]);
+    return;
+  }
+  plan.add(calls.unshare, [k.CLONE_NEWUSER | k.CLONE_NEWNS]);
+  for (const map of idMaps(namespaces)) plan.add(calls.write, map);
+}

@@ -1,0 +1,69 @@
+/** Rules about layers that are to show with other owners. */
+import * as e from '../../errnos.js';
+import { calls } from '../../kernel/calls.js';
+import { pathString } from '../../paths.js';
+import { isMapping } from '../idmap.js';
+import { fileSystemName, findSubject, nameOf, type Rule, show } from './rule.js';
+
+const mapRefused: Rule = {
+  when: ({ step }) => step?.call === calls.userns,
+  find: ({ failure }) =>
+    failure?.errno === e.EPERM
+      ? {
+          reason: 'no-privilege',
+          what: 'this process may not make the map of `idmap`: it lacks CAP_SETUID or CAP_SETGID',
+        }
+      : { reason: 'idmap-refused', what: 'the kernel refuses the ranges of `idmap`' },
+};
+
+const reachedOtherwise: Rule = {
+  when: ({ step, errno }) => step?.call === calls.openat2 && errno === e.EXDEV,
+  find({ options, failure }) {
+    const subject = failure?.step?.options.subject;
+    if (subject === undefined) return undefined;
+    return {
+      reason: 'idmap-unsupported',
+      what: `${nameOf(subject, options)} is reached through a link or another mount, and cannot be mapped together with the other of upperdir and workdir`,
+      hint: 'name both by their real paths, in one directory',
+      path: pathString(subject.path),
+    };
+  },
+};
+
+const notMapped: Rule = {
+  when: ({ step }) => step?.call === calls.mount_setattr && isMapping(step.args),
+  find(scene) {
+    const { options, failure } = scene;
+    const culprit = findSubject(scene);
+    if (culprit === undefined || failure === undefined) return undefined;
+    const { subject } = culprit;
+    const [name, path] = [nameOf(subject, options), pathString(subject.path)];
+    const source = subject.role === 'upperdir' ? options.idmap?.upper : options.idmap?.lower;
+    if (failure.errno === e.EINVAL && source !== undefined && 'descriptor' in source) {
+      const what = `${name} cannot be mapped: the descriptor is not that of a user namespace, or its file system, ${fileSystemName(culprit)}, has no maps`;
+      return { reason: 'idmap-refused', what, path };
+    }
+    if (failure.errno === e.EPERM || failure.errno === e.EBADF) {
+      const what = `${name} cannot be mapped: its mount is mapped already, or the descriptor is not that of a user namespace of its own`;
+      return { reason: 'idmap-refused', what, path };
+    }
+    const what = `the file system of ${name}, ${fileSystemName(culprit)}, cannot be mapped by this kernel`;
+    return { reason: 'idmap-unsupported', what, path };
+  },
+};
+
+/** Of an upper that came out read-only: the guard says so, and its own workdir may be as writable as can be. */
+const mounterUnmapped: Rule = {
+  when: ({ step, errno }) => step?.call === calls.fstatfs && errno === e.EROFS,
+  find({ options }) {
+    if (options.idmap?.upper === undefined || options.workdir === undefined) return undefined;
+    return {
+      reason: 'work-idmapped',
+      what: `\`idmap\` shows no id on disk as that of the mounting user, or the workdir ${show(options.workdir)} is closed to it: the kernel would have mounted read-only`,
+      hint: 'add a range whose `outside` is the id of the mounting user, and give it the workdir',
+      path: pathString(options.workdir),
+    };
+  },
+};
+
+export const mappingRules: readonly Rule[] = [mapRefused, reachedOtherwise, notMapped, mounterUnmapped];

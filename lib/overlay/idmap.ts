@@ -1,0 +1,166 @@
+/** Layers whose files show with other owners than they have on disk: idmapped mounts, mount_setattr(2). */
+
+import { checkNames } from '../arguments.js';
+import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import type { Descriptor, Plan, Subject } from '../kernel/plan.js';
+import { type Path, splitPath } from '../paths.js';
+
+/** A range of ids: those of the files on disk, and those that they show as. */
+export interface IdMapping {
+  /** The first id on disk. */
+  inside: number;
+  /** The first id that it shows as. */
+  outside: number;
+  /** How many. */
+  size: number;
+  /** Whether it is about users or groups. Default: both. */
+  ids?: 'uid' | 'gid';
+}
+
+/** The ranges, or the descriptor of a user namespace that has them as its maps. */
+export type IdMap = readonly IdMapping[] | number;
+
+/** One map for all layers, or one for the lower layers, the data-only ones among them, and one for the upper. */
+export type IdMapOption = IdMap | { lowerdir?: IdMap; upperdir?: IdMap };
+
+/** A map as the plan takes it. */
+export type MapSource = { readonly descriptor: number } | { readonly uids: string; readonly gids: string };
+
+export interface CheckedIdMap {
+  readonly lower: MapSource | undefined;
+  readonly upper: MapSource | undefined;
+}
+
+/** The kernel's limits: UID_GID_MAP_MAX_EXTENTS, and no id is -1. */
+const MAX_RANGES = 340;
+const MAX_ID = 0xffff_fffe;
+
+const mappingNames: ReadonlySet<string> = new Set(['inside', 'outside', 'size', 'ids']);
+const partNames: ReadonlySet<string> = new Set(['lowerdir', 'upperdir']);
+
+function checkId(value: unknown, name: string, least: number): number {
+  if (typeof value !== 'number') throw invalidArgumentType(name, 'a number', value);
+  if (!Number.isInteger(value) || value < least || value > MAX_ID) {
+    throw invalidArgumentValue(name, value, `must be a whole number from ${least} to ${MAX_ID}`);
+  }
+  return value;
+}
+
+function checkMapping(value: unknown, name: string): IdMapping {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw invalidArgumentType(name, 'an object with inside, outside and size', value);
+  }
+  checkNames(value, mappingNames);
+  const { inside, outside, size, ids } = value as IdMapping;
+  if (ids !== undefined && ids !== 'uid' && ids !== 'gid') {
+    throw invalidArgumentValue(`${name}.ids`, ids, "must be one of 'uid', 'gid'");
+  }
+  return {
+    inside: checkId(inside, `${name}.inside`, 0),
+    outside: checkId(outside, `${name}.outside`, 0),
+    size: checkId(size, `${name}.size`, 1),
+    ...(ids === undefined ? {} : { ids }),
+  };
+}
+
+function toText(mappings: readonly IdMapping[], ids: 'uid' | 'gid'): string {
+  return mappings
+    .filter((mapping) => mapping.ids === undefined || mapping.ids === ids)
+    .map(({ inside, outside, size }) => `${inside} ${outside} ${size}\n`)
+    .join('');
+}
+
+function checkMap(value: unknown, name: string): MapSource {
+  if (typeof value === 'number') {
+    if (Number.isInteger(value) && value >= 0 && value < 2 ** 30) return { descriptor: value };
+    throw invalidArgumentValue(name, value, 'must be a descriptor');
+  }
+  if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list of ranges, or a descriptor', value);
+  if (value.length === 0 || value.length > MAX_RANGES) {
+    throw invalidArgumentValue(name, value, `must be a list of 1 to ${MAX_RANGES} ranges`);
+  }
+  const mappings = Array.from(value, (mapping, i) => checkMapping(mapping, `${name}[${i}]`));
+  const source = { uids: toText(mappings, 'uid'), gids: toText(mappings, 'gid') };
+  if (source.uids === '' || source.gids === '') {
+    throw invalidArgumentValue(name, value, 'must have ranges for users and for groups');
+  }
+  return source;
+}
+
+export function checkIdMap(value: unknown, name: string): CheckedIdMap {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    const all = checkMap(value, name);
+    return { lower: all, upper: all };
+  }
+  checkNames(value, partNames);
+  const { lowerdir, upperdir } = value as { lowerdir?: unknown; upperdir?: unknown };
+  return {
+    lower: lowerdir === undefined ? undefined : checkMap(lowerdir, `${name}.lowerdir`),
+    upper: upperdir === undefined ? undefined : checkMap(upperdir, `${name}.upperdir`),
+  };
+}
+
+/** Whether a step gives a layer its map. */
+export const isMapping = (args: readonly unknown[]): boolean => ((args[3] as number) & k.MOUNT_ATTR_IDMAP) !== 0;
+
+/** Makes mapped clones of directories for a plan, and namespaces for them. */
+export class Mapper {
+  readonly #plan: Plan;
+  readonly #attaches: boolean;
+  readonly #namespaces = new Map<MapSource, Descriptor>();
+
+  /**
+   * Before Linux 6.15 a layer has to be attached in the mount namespace that the overlay is made in: with
+   * `attaches`, over the root of one of the plan's own, where it is in nobody's way.
+   */
+  constructor(plan: Plan, attaches: boolean) {
+    this.#plan = plan;
+    this.#attaches = attaches;
+  }
+
+  #namespaceOf(source: MapSource): Descriptor {
+    if ('descriptor' in source) return source.descriptor;
+    const known = this.#namespaces.get(source);
+    if (known !== undefined) return known;
+    const made = this.#plan.add(calls.userns, [source.uids, source.gids]);
+    this.#namespaces.set(source, made);
+    return made;
+  }
+
+  /**
+   * A clone of the directory, mapped. What is to be opened in it is opened before, since the mounting user may be
+   * nobody there, to whom a directory on the way is closed.
+   */
+  add(path: Path, source: MapSource, subject: Subject, open?: (tree: Descriptor) => void): Descriptor {
+    const plan = this.#plan;
+    const namespace = this.#namespaceOf(source);
+    const tree = plan.add(calls.open_tree, [k.AT_FDCWD, path, k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC], { subject });
+    open?.(tree);
+    const args = [tree, '', k.AT_EMPTY_PATH, k.MOUNT_ATTR_IDMAP, 0, 0, namespace];
+    plan.add(calls.mount_setattr, args, { subject });
+    if (this.#attaches) plan.add(calls.move_mount, [tree, '', k.AT_FDCWD, '/', k.MOVE_MOUNT_F_EMPTY_PATH], { subject });
+    return tree;
+  }
+}
+
+const isSame = (a: Path, b: Path): boolean => Buffer.from(a).equals(Buffer.from(b));
+
+/**
+ * The directory nearest to both upper and work, and their paths in it: the two have to be on one mount, and so
+ * in one clone.
+ */
+export function commonDirectory(upper: Path, work: Path): { parent: Path; upper: Path; work: Path } {
+  const ancestors = (path: Path): Path[] => {
+    const list: Path[] = [];
+    for (let [parent] = splitPath(path); ; [parent] = splitPath(parent)) {
+      list.push(parent);
+      if (parent.length === 1) return list;
+    }
+  };
+  const ofWork = ancestors(work);
+  const parent = ancestors(upper).find((path) => ofWork.some((other) => isSame(path, other))) ?? '/';
+  const inside = (path: Path): Path => Buffer.from(path).subarray(parent.length === 1 ? 1 : parent.length + 1);
+  return { parent, upper: inside(upper), work: inside(work) };
+}

@@ -1,0 +1,142 @@
+/**
+ * What forbids a plain user the namespaces of a rootless mount: the step that failed and its errno, and what
+ * the machine's settings say. Asked only after a failure; the judgement is pure.
+ */
+import { readFileSync } from 'node:fs';
+import * as e from '../errnos.js';
+import { calls } from '../kernel/calls.js';
+import { FSCONFIG_CMD_CREATE } from '../kernel/constants.js';
+import type { StepFailure } from '../kernel/perform.js';
+import type { Step } from '../kernel/plan.js';
+
+/** The settings that bear on user namespaces; undefined where the kernel has no such setting. */
+export interface NamespaceSettings {
+  /** user.max_user_namespaces, user.max_mnt_namespaces */
+  readonly maxUserNamespaces: number | undefined;
+  readonly maxMountNamespaces: number | undefined;
+  /** kernel.unprivileged_userns_clone: Debian's, and others'. */
+  readonly unprivilegedClone: number | undefined;
+  /** kernel.apparmor_restrict_unprivileged_userns: Ubuntu's, since 23.10. */
+  readonly appArmorRestricts: number | undefined;
+  /** Whether the process has a seccomp filter. */
+  readonly hasSeccompFilter: boolean;
+  /** Whether no mount is at the root that the process sees. */
+  readonly isChrooted: boolean;
+}
+
+function readText(path: string): string {
+  try {
+    return readFileSync(path, 'latin1');
+  } catch {
+    return '';
+  }
+}
+
+function readSetting(path: string): number | undefined {
+  const text = readText(path).trim();
+  return text === '' ? undefined : Number(text);
+}
+
+export function readNamespaceSettings(): NamespaceSettings {
+  const table = readText('/proc/thread-self/mountinfo');
+  return {
+    maxUserNamespaces: readSetting('/proc/sys/user/max_user_namespaces'),
+    maxMountNamespaces: readSetting('/proc/sys/user/max_mnt_namespaces'),
+    unprivilegedClone: readSetting('/proc/sys/kernel/unprivileged_userns_clone'),
+    appArmorRestricts: readSetting('/proc/sys/kernel/apparmor_restrict_unprivileged_userns'),
+    hasSeccompFilter: /^Seccomp:\s*2$/m.test(readText('/proc/thread-self/status')),
+    isChrooted: table !== '' && !table.split('\n').some((line) => line.split(' ')[4] === '/'),
+  };
+}
+
+export interface Refusal {
+  /** What forbids it, to follow a colon. */
+  readonly what: string;
+  readonly hint: string;
+}
+
+/** Whether the step is one of those by which a child enters namespaces. */
+export function isEntry(step: Step | undefined): boolean {
+  return step?.call === calls.unshare || step?.call === calls.setns || step?.call === calls.write;
+}
+
+const appArmor: Refusal = {
+  what: 'AppArmor takes the capabilities away from user namespaces (kernel.apparmor_restrict_unprivileged_userns=1)',
+  hint: 'give this program an AppArmor profile that has `userns,`, or have root set that sysctl to 0',
+};
+
+/** How many are allowed, or how deep they may be nested. */
+function usedUp({ maxUserNamespaces, maxMountNamespaces }: NamespaceSettings): Refusal {
+  for (const [name, value] of [
+    ['user.max_user_namespaces', maxUserNamespaces],
+    ['user.max_mnt_namespaces', maxMountNamespaces],
+  ] as const) {
+    if (value === 0) return { what: `${name} is 0`, hint: `have root set it to more: sysctl -w ${name}=15000` };
+  }
+  return {
+    what: `no namespace is left (user.max_user_namespaces=${maxUserNamespaces}, user.max_mnt_namespaces=${maxMountNamespaces}), or this one is 32 levels deep`,
+    hint: 'unmount what is not used any more, or have root raise the two',
+  };
+}
+
+function forbidden({ unprivilegedClone, isChrooted, hasSeccompFilter }: NamespaceSettings): Refusal {
+  if (unprivilegedClone === 0) {
+    return {
+      what: 'kernel.unprivileged_userns_clone is 0',
+      hint: 'have root allow it: sysctl -w kernel.unprivileged_userns_clone=1',
+    };
+  }
+  if (isChrooted) {
+    return {
+      what: 'this process is chrooted, and from a chroot no user namespace can be made',
+      hint: 'have its root changed by pivot_root(2) in a mount namespace of its own, or mount outside',
+    };
+  }
+  if (hasSeccompFilter) {
+    return {
+      what: 'a seccomp filter refuses it, as that of a container does',
+      hint: 'run the container with a profile that allows unshare(2) with CLONE_NEWUSER',
+    };
+  }
+  return {
+    what: 'the kernel refuses it: a chroot, a seccomp filter or a security module',
+    hint: 'look at how this process was started, and at the kernel log (dmesg)',
+  };
+}
+
+/** Why a step of a plan that is performed in namespaces of its own failed, if the namespaces are why. Pure. */
+export function explainRefusal(
+  { step, errno, plan }: Pick<StepFailure, 'step' | 'errno' | 'plan'>,
+  settings: NamespaceSettings,
+): Refusal | undefined {
+  if (!plan.isInChild || step === undefined) return undefined;
+  const isDenied = errno === e.EPERM || errno === e.EACCES;
+  if (step.call === calls.unshare || step.call === calls.setns) {
+    if (errno === e.ENOSPC || errno === EUSERS) return usedUp(settings);
+    if (errno === e.EINVAL) {
+      return { what: 'this kernel is built without user namespaces', hint: 'use a kernel with CONFIG_USER_NS' };
+    }
+    if (errno === e.EACCES && settings.appArmorRestricts === 1) return appArmor;
+    return forbidden(settings);
+  }
+  if (step.call === calls.write) {
+    if (errno === e.ENOENT) return { what: '/proc is not mounted', hint: 'mount it' };
+    return settings.appArmorRestricts === 1 ? appArmor : forbidden(settings);
+  }
+  if (!isDenied || (step.call !== calls.fsopen && step.call !== calls.fsconfig && step.call !== calls.fsmount)) {
+    return undefined;
+  }
+  if (settings.appArmorRestricts === 1) return appArmor;
+  // An option can be refused too.
+  if (step.call === calls.fsconfig && step.args[1] !== FSCONFIG_CMD_CREATE) return undefined;
+  if (step.call === calls.fsconfig && errno === e.EPERM) {
+    return {
+      what: 'this kernel makes no overlay in a user namespace',
+      hint: 'use Linux 5.11 or later',
+    };
+  }
+  return step.call === calls.fsopen ? forbidden(settings) : undefined;
+}
+
+/** Not in node:os. */
+const EUSERS = 87;

@@ -1,0 +1,92 @@
+/** What the launcher is told, so that a program sees mounts at places: native/launch.cc says how. Pure. */
+import * as k from '../kernel/constants.js';
+import { type Ids, idMaps } from '../kernel/namespaces.js';
+import { type Path, toBytes } from '../paths.js';
+
+/** A mount and where it is to be seen. */
+export interface Placed {
+  /** The descriptor in the launcher, or the path of a mount that has a place already. */
+  readonly mount: number | Path;
+  readonly at: Path;
+}
+
+export interface Launch {
+  /** Where the launcher writes what failed. */
+  readonly report: number;
+  readonly mounts: readonly Placed[];
+  /** Trees that the program can only read, and what it finds empty. */
+  readonly readonly: readonly Path[];
+  readonly hidden: readonly Path[];
+  /** For a program without privilege: the ids of its user namespace. Undefined: the capabilities are there. */
+  readonly user: Ids | undefined;
+  readonly cwd: Path;
+  readonly argv0: string | undefined;
+  readonly command: readonly string[];
+}
+
+/** One thing that the launcher does: a word and what it is about. */
+export interface Order {
+  readonly word: string;
+  readonly args: readonly string[];
+  /** As it was passed, for an error. */
+  readonly path?: Path;
+}
+
+/** A path as an argument, which is text. */
+function encodePath(path: Path): string {
+  const isPlain = (byte: number) => byte > 0x20 && byte < 0x7f && byte !== 0x25;
+  return Array.from(toBytes(path), (byte) =>
+    isPlain(byte) ? String.fromCharCode(byte) : `%${byte.toString(16).padStart(2, '0')}`,
+  ).join('');
+}
+
+const about = (word: string, path: Path): Order => ({ word, args: [encodePath(path)], path });
+
+function toNamespaces({ user }: Launch): Order[] {
+  if (user === undefined) return [{ word: 'unshare', args: [String(k.CLONE_NEWNS)] }];
+  return [
+    { word: 'unshare', args: [String(k.CLONE_NEWUSER | k.CLONE_NEWNS)] },
+    ...idMaps(user).map((args) => ({ word: 'write', args })),
+  ];
+}
+
+/** All mounts are taken hold of before one is attached, which may hide another. */
+export function orders(launch: Launch): Order[] {
+  const { report, mounts, cwd, argv0, command, user } = launch;
+  const descriptors = mounts.flatMap(({ mount }) => (typeof mount === 'number' ? [mount] : []));
+  return [
+    { word: 'report', args: [String(report)] },
+    ...descriptors.map((descriptor) => ({ word: 'cloexec', args: [String(descriptor)] })),
+    ...toNamespaces(launch),
+    { word: 'private', args: [] },
+    ...mounts.map(({ mount, at }) =>
+      typeof mount === 'number' ? { word: 'clone', args: [String(mount)], path: at } : about('tree', mount),
+    ),
+    ...launch.readonly.map((path) => about('readonly', path)),
+    ...launch.hidden.map((path) => about('hide', path)),
+    ...mounts.map(({ at }) => about('attach', at)),
+    ...(user === undefined ? [] : [{ word: 'drop', args: [] }]),
+    about('chdir', cwd),
+    ...(argv0 === undefined ? [] : [{ word: 'argv0', args: [argv0] }]),
+    { word: 'exec', args: command },
+  ];
+}
+
+export const toArguments = (given: readonly Order[]): string[] => given.flatMap(({ word, args }) => [word, ...args]);
+
+export interface LaunchFailure {
+  readonly order: Order;
+  /** A positive number. */
+  readonly errno: number;
+}
+
+/** What the launcher has reported: the position of the word that failed, counted from its own name, and an errno. */
+export function readReport(given: readonly Order[], text: string): LaunchFailure | undefined {
+  const [position = Number.NaN, errno = Number.NaN] = text.split(' ').map(Number);
+  let at = 1;
+  for (const order of given) {
+    if (at === position) return { order, errno };
+    at += 1 + order.args.length;
+  }
+  return undefined;
+}

@@ -1,0 +1,237 @@
+/** Programs that see mounts at places of their choice, in namespaces of their own. */
+import { type ChildProcess, type SpawnOptions as NodeSpawnOptions, spawn as nodeSpawn } from 'node:child_process';
+import { statSync } from 'node:fs';
+import type { Readable } from 'node:stream';
+import { checkNames, toOptions } from '../arguments.js';
+import { launcher } from '../binding.cjs';
+import * as e from '../errnos.js';
+import { conflictingOptions, invalidArgumentType, OverlayError, platformError } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import { ownIds } from '../kernel/namespaces.js';
+import { Plan } from '../kernel/plan.js';
+import { Mount, mountedOf } from '../mounts/mount.js';
+import { featuresSync } from '../overlay/features.js';
+import { explainRefusal, readNamespaceSettings } from '../overlay/refusal.js';
+import { type Path, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
+import type { Reason } from '../reasons.js';
+import { type LaunchFailure, orders, type Placed, readReport, toArguments } from './launch.js';
+
+/** A mount and the directory where the program sees it. */
+export interface PlacedMount {
+  mount: Mount;
+  at: PathLike;
+}
+
+/** Options of child_process.spawn that go on to it. */
+const passedNames = ['env', 'stdio', 'detached', 'signal', 'timeout', 'killSignal', 'serialization'] as const;
+
+export interface SpawnOptions
+  extends Partial<PlacedMount>,
+    Pick<NodeSpawnOptions, (typeof passedNames)[number] | 'argv0' | 'shell'> {
+  /** More mounts, each at its place. */
+  mounts?: readonly PlacedMount[];
+  /** Directories that the program can only read, with all that is mounted in them (Linux 5.12). */
+  readonly?: readonly PathLike[];
+  /** Directories and files that the program finds empty. */
+  hidden?: readonly PathLike[];
+  /** Where the program starts. Default: the working directory of this process, as the program sees it. */
+  cwd?: PathLike;
+}
+
+const names: ReadonlySet<string> = new Set([
+  ...passedNames,
+  'mount',
+  'at',
+  'mounts',
+  'readonly',
+  'hidden',
+  'cwd',
+  'argv0',
+  'shell',
+]);
+
+interface Checked {
+  readonly mounts: readonly { readonly mount: Mount; readonly at: Path }[];
+  readonly readonly: readonly Path[];
+  readonly hidden: readonly Path[];
+  readonly cwd: Path;
+}
+
+function checkPlaced(value: unknown, name: string): Checked['mounts'][number] {
+  const { mount, at } = toOptions(value as Partial<PlacedMount>, name);
+  const prefix = name === 'options' ? '' : `${name}.`;
+  if (!(mount instanceof Mount)) throw invalidArgumentType(`${prefix}mount`, 'a mount', mount);
+  if (mount.fd === -1) throw conflictingOptions(`"${prefix}mount" is unmounted`, 'pass a mount that is not');
+  if (mountedOf(mount).namespace !== undefined) {
+    throw conflictingOptions(
+      `"${prefix}mount" is in another mount namespace, where the program cannot take hold of it`,
+      'start the program from there, or mount in the namespace of this process',
+    );
+  }
+  return { mount, at: toAbsolute(toPath(at, `${prefix}at`)) };
+}
+
+function checkList(value: unknown, name: string): readonly unknown[] {
+  if (value === undefined) return [];
+  if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list', value);
+  return value;
+}
+
+function check(command: unknown, args: unknown, options: SpawnOptions): Checked {
+  if (typeof command !== 'string' || command === '') throw invalidArgumentType('command', 'a name or a path', command);
+  checkList(args, 'args').forEach((arg, i) => {
+    if (typeof arg !== 'string') throw invalidArgumentType(`args[${i}]`, 'a string', arg);
+  });
+  checkNames(toOptions(options), names);
+  const paths = (name: 'readonly' | 'hidden') =>
+    checkList(options[name], name).map((path, i) => toAbsolute(toPath(path, `${name}[${i}]`)));
+  const single = options.mount === undefined && options.at === undefined ? [] : [checkPlaced(options, 'options')];
+  return {
+    mounts: [...single, ...checkList(options.mounts, 'mounts').map((placed, i) => checkPlaced(placed, `mounts[${i}]`))],
+    readonly: paths('readonly'),
+    hidden: paths('hidden'),
+    cwd: toAbsolute(options.cwd === undefined ? '.' : toPath(options.cwd, 'cwd')),
+  };
+}
+
+/** What the program and its arguments are; a shell gets one line, as in node:child_process. */
+function toCommand(command: string, args: readonly string[], shell: SpawnOptions['shell']): string[] {
+  if (shell === undefined || shell === false) return [command, ...args];
+  return [shell === true ? '/bin/sh' : shell, '-c', [command, ...args].join(' ')];
+}
+
+function toStdio(stdio: NodeSpawnOptions['stdio']): Exclude<NodeSpawnOptions['stdio'], string | undefined> {
+  if (typeof stdio === 'string') return [stdio, stdio, stdio];
+  const given = [...(stdio ?? [])];
+  while (given.length < 3) given.push('pipe');
+  return given;
+}
+
+// ------------------------------------------------------------------------------------------ what went wrong
+
+const pathReasons: Readonly<Record<number, Reason>> = {
+  [e.ENOENT]: 'path-missing',
+  [e.ENOTDIR]: 'path-not-directory',
+  [e.EACCES]: 'path-inaccessible',
+  [e.ELOOP]: 'path-inaccessible',
+};
+
+const isDirectory = (path: Path): boolean =>
+  statSync(path as Buffer, { throwIfNoEntry: false })?.isDirectory() === true;
+
+/** As node:child_process has it. */
+function commandError(command: string, args: readonly string[], errno: number): Error {
+  const { code } = new OverlayError({ errno, reason: 'unexplained', what: '' });
+  return Object.assign(new Error(`spawn ${command} ${code}`), {
+    errno: -errno,
+    code,
+    syscall: `spawn ${command}`,
+    path: command,
+    spawnargs: args,
+  });
+}
+
+/** The reason why the program did not start. */
+export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boolean): OverlayError {
+  const { word, path } = order;
+  const shown = path === undefined ? '' : ` ${quotePath(path)}`;
+  const fields = (reason: Reason, what: string, hint?: string): OverlayError =>
+    new OverlayError({ errno, reason, what, hint, path: path === undefined ? undefined : pathString(path) });
+  if (word === 'unshare' || word === 'write') {
+    const plan = new Plan();
+    plan.isInChild = isRootless;
+    plan.add(calls[word], []);
+    const refusal = explainRefusal({ plan, step: plan.steps[0], errno }, readNamespaceSettings());
+    if (refusal !== undefined) {
+      return fields(
+        'rootless-forbidden',
+        `this machine lets no plain user have a mount: ${refusal.what}`,
+        refusal.hint,
+      );
+    }
+    return fields('no-privilege', 'this process may not make a mount namespace');
+  }
+  if ((word === 'attach' || word === 'clone') && errno === e.EINVAL && path !== undefined && isDirectory(path)) {
+    return fields('shown-before', `the detached mount cannot be shown at${shown}`);
+  }
+  if (word === 'attach') {
+    const reasons: Partial<Record<number, Reason>> = {
+      [e.ENOENT]: 'target-missing',
+      [e.ENOTDIR]: 'target-not-directory',
+      [e.EINVAL]: 'target-not-directory',
+    };
+    return fields(
+      reasons[errno] ?? 'unexplained',
+      `the mount cannot be shown at${shown}`,
+      'name a directory that is there',
+    );
+  }
+  const whats: Readonly<Record<string, string>> = {
+    tree: `the mount at${shown} cannot be taken hold of`,
+    readonly: `${shown.trim()} cannot be made read-only`,
+    hide: `${shown.trim()} cannot be hidden`,
+    chdir: `the program cannot start in${shown}`,
+  };
+  return fields(pathReasons[errno] ?? 'unexplained', whats[word] ?? `the launcher failed at "${word}"`);
+}
+
+// ------------------------------------------------------------------------------------------ the call
+
+/**
+ * Starts a program that sees a mount at a place: `mount` at the directory `at`, and `mounts` likewise. Nobody else
+ * sees it there. Paths, working directory and all, are as if it were mounted, so that git, node and npm work. The
+ * program is of the same user; where a mount is `rootless`, or the process may not mount, it has no capability,
+ * and files of other users show as those of nobody.
+ *
+ * The result is Node's own ChildProcess, started through a launcher that becomes the program (unshare(2),
+ * open_tree(2), move_mount(2), execve(2)). What the launcher cannot do comes as the event `error`, and then the exit
+ * code is 127. The mount is in use until the program and its children have ended. Before Linux 6.15 a detached mount
+ * can be shown to one program only.
+ *
+ * `options` are those of `child_process.spawn` but `uid` and `gid`, and `readonly` and `hidden`: directories that the
+ * program can only read, or finds empty.
+ *
+ * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`
+ * @throws {OverlayError} by the event: `reason` is `'rootless-forbidden'`, `'no-privilege'`, `'target-missing'`,
+ * `'target-not-directory'`, `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'` or `'shown-before'`;
+ * where the program is not found, Node's own error
+ */
+export function spawn(command: string, args: readonly string[] = [], options: SpawnOptions = {}): ChildProcess {
+  if (process.platform !== 'linux') throw platformError();
+  const checked = check(command, args, options);
+  const isRootless = checked.mounts.some(({ mount }) => mount.isRootless) || featuresSync().mayMount !== true;
+  const stdio = toStdio(options.stdio);
+  const own = stdio.length;
+  const mounts = checked.mounts.map(({ mount, at }): Placed => {
+    if (mount.fd === undefined) return { mount: mount.path, at };
+    stdio.push(mount.fd);
+    return { mount: stdio.length - 1, at };
+  });
+  const report = stdio.push('pipe') - 1;
+  const given = orders({
+    report,
+    mounts,
+    readonly: checked.readonly,
+    hidden: checked.hidden,
+    user: isRootless ? ownIds() : undefined,
+    cwd: checked.cwd,
+    argv0: options.argv0,
+    command: toCommand(command, args, options.shell),
+  });
+  const passed = Object.fromEntries(passedNames.flatMap((name) => (name in options ? [[name, options[name]]] : [])));
+  const child = nodeSpawn(launcher(), toArguments(given), { ...passed, stdio });
+  const reported = child.stdio[report] as Readable | undefined;
+  // The launcher's are no business of the caller's.
+  (child.stdio as unknown[]).length = own;
+  let text = '';
+  reported?.setEncoding('latin1').on('data', (piece: string) => {
+    text += piece;
+  });
+  reported?.on('end', () => {
+    const failure = readReport(given, text);
+    if (failure === undefined) return;
+    const isCommand = failure.order.word === 'exec';
+    child.emit('error', isCommand ? commandError(command, args, failure.errno) : explainLaunch(failure, isRootless));
+  });
+  return child;
+}

@@ -1,0 +1,301 @@
+// Starts a program in namespaces of its own, where mounts are at places that nobody else sees. It obeys its
+// arguments, which lib/programs/launch.ts has decided on, and then becomes the program:
+//
+//   report FD            where a failure goes, as "INDEX ERRNO": which argument's word failed; closed by exec
+//   cloexec FD           has exec close a descriptor
+//   unshare FLAGS        unshare(2)
+//   write PATH TEXT      writes a file that is there
+//   private              no mount is seen elsewhere any more
+//   clone FD             a mount by its descriptor, to be attached
+//   tree PATH            the same by its path
+//   readonly PATH        a tree of mounts, for this program
+//   hide PATH            empty, for this program
+//   attach PATH          the first of the mounts that are not attached yet
+//   drop                 no program gains capabilities
+//   chdir PATH
+//   argv0 NAME           the program's own name for itself
+//   exec COMMAND ARG...  looked for in PATH when it has no slash
+//
+// In a PATH, `%` and two hexadecimal digits stand for a byte, since Node's arguments are text.
+//
+// A static program without any library: it is there in a few milliseconds, on glibc and musl alike.
+#include <stddef.h>
+#include <stdint.h>
+
+namespace {
+
+#if defined(__x86_64__)
+enum Number : long {
+  write_ = 1, open_ = 257, close_ = 3, fcntl_ = 72, execve_ = 59, exit_ = 60, chdir_ = 80, prctl_ = 157,
+  mount_ = 165, unshare_ = 272, open_tree = 428, move_mount = 429, mount_setattr = 442,
+};
+#elif defined(__aarch64__)
+enum Number : long {
+  write_ = 64, open_ = 56, close_ = 57, fcntl_ = 25, execve_ = 221, exit_ = 93, chdir_ = 49, prctl_ = 167,
+  mount_ = 40, unshare_ = 97, open_tree = 428, move_mount = 429, mount_setattr = 442,
+};
+#endif
+
+constexpr long enoent = 2, e2big = 7, enoexec = 8, eacces = 13, enotdir = 20, einval = 22;
+constexpr long at_fdcwd = -100, at_empty_path = 0x1000, at_recursive = 0x8000;
+constexpr long open_tree_clone = 1, o_cloexec = 02000000, o_wronly = 1;
+constexpr long move_mount_f_empty_path = 4;
+constexpr long f_setfd = 2, fd_cloexec = 1, pr_capbset_drop = 24;
+constexpr unsigned long ms_rdonly = 1, ms_nosuid = 2, ms_nodev = 4, ms_noexec = 8, ms_rec = 16384, ms_private = 1 << 18;
+
+long call(Number number, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0) {
+#if defined(__x86_64__)
+  long result;
+  register long r10 __asm__("r10") = d;
+  register long r8 __asm__("r8") = e;
+  __asm__ volatile("syscall"
+                   : "=a"(result)
+                   : "a"(static_cast<long>(number)), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
+                   : "rcx", "r11", "memory");
+  return result;
+#elif defined(__aarch64__)
+  register long x8 __asm__("x8") = number;
+  register long x0 __asm__("x0") = a;
+  register long x1 __asm__("x1") = b;
+  register long x2 __asm__("x2") = c;
+  register long x3 __asm__("x3") = d;
+  register long x4 __asm__("x4") = e;
+  __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4) : "memory");
+  return x0;
+#endif
+}
+
+long at(const void* memory) { return reinterpret_cast<long>(memory); }
+
+bool same(const char* a, const char* b) {
+  while (*a != '\0' && *a == *b) a++, b++;
+  return *a == *b;
+}
+
+long length(const char* text) {
+  long n = 0;
+  while (text[n] != '\0') n++;
+  return n;
+}
+
+long number(const char* text) {
+  long value = 0;
+  while (*text != '\0') value = value * 10 + (*text++ - '0');
+  return value;
+}
+
+int digit(char c) { return c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10; }
+
+// In place.
+const char* decode(char* path) {
+  char* to = path;
+  for (const char* from = path; *from != '\0'; to++) {
+    if (from[0] == '%' && from[1] != '\0' && from[2] != '\0') {
+      *to = static_cast<char>(digit(from[1]) << 4 | digit(from[2]));
+      from += 3;
+    } else {
+      *to = *from++;
+    }
+  }
+  *to = '\0';
+  return path;
+}
+
+struct MountAttr {
+  uint64_t set, clear, propagation, userns;
+};
+
+constexpr int most_mounts = 64;
+long mounts[most_mounts];
+int mounts_opened = 0, mounts_attached = 0;
+long report = -1;
+
+long push(long mount) {
+  if (mount < 0) return mount;
+  if (mounts_opened == most_mounts) return -e2big;
+  mounts[mounts_opened++] = mount;
+  return 0;
+}
+
+long attach(long mount, const char* path) {
+  return call(move_mount, mount, at(""), at_fdcwd, at(path), move_mount_f_empty_path);
+}
+
+long clone(long fd) {
+  long tree = call(open_tree, fd, at(""), open_tree_clone | o_cloexec | at_empty_path);
+  // Before 6.15 a detached mount cannot be cloned: it goes itself, which it can do once.
+  return push(tree == -einval ? fd : tree);
+}
+
+long write_file(const char* path, const char* text) {
+  long file = call(open_, at_fdcwd, at(path), o_wronly | o_cloexec);
+  if (file < 0) return file;
+  long result = call(write_, file, at(text), length(text));
+  call(close_, file);
+  return result;
+}
+
+long make_readonly(const char* path) {
+  MountAttr attributes{1, 0, 0, 0};  // MOUNT_ATTR_RDONLY
+  long result = call(mount_setattr, at_fdcwd, at(path), at_recursive, at(&attributes), sizeof attributes);
+  if (result != -einval) return result;
+  // A directory inside a mount gets one of its own.
+  long tree = call(open_tree, at_fdcwd, at(path), open_tree_clone | o_cloexec | at_recursive);
+  if (tree < 0) return tree;
+  result = call(mount_setattr, tree, at(""), at_empty_path | at_recursive, at(&attributes), sizeof attributes);
+  if (result == 0) result = attach(tree, path);
+  call(close_, tree);
+  return result;
+}
+
+long hide(const char* path) {
+  constexpr unsigned long flags = ms_rdonly | ms_nosuid | ms_nodev | ms_noexec;
+  long result = call(mount_, at("hidden"), at(path), at("tmpfs"), static_cast<long>(flags), at("mode=555"));
+  if (result != -enotdir) return result;
+  long null = call(open_tree, at_fdcwd, at("/dev/null"), open_tree_clone | o_cloexec);
+  if (null < 0) return null;
+  result = attach(null, path);
+  call(close_, null);
+  return result;
+}
+
+long drop() {
+  for (long capability = 0; call(prctl_, pr_capbset_drop, capability) == 0;) capability++;
+  return 0;
+}
+
+const char* variable(char** environment, const char* name) {
+  long size = length(name);
+  for (; *environment != nullptr; environment++) {
+    long i = 0;
+    while (i < size && (*environment)[i] == name[i]) i++;
+    if (i == size && (*environment)[i] == '=') return *environment + size + 1;
+  }
+  return nullptr;
+}
+
+constexpr long most_arguments = 32768;
+char* shell_arguments[most_arguments];
+
+long execute(const char* path, char** arguments, char** environment) {
+  long result = call(execve_, at(path), at(arguments), at(environment));
+  if (result != -enoexec) return result;
+  // As execvp(3) has it: a script without a first line that says what it is for.
+  long count = 0;
+  while (arguments[count] != nullptr) count++;
+  if (count + 2 > most_arguments) return -e2big;
+  shell_arguments[0] = const_cast<char*>("/bin/sh");
+  shell_arguments[1] = const_cast<char*>(path);
+  for (long i = 1; i <= count; i++) shell_arguments[i + 1] = arguments[i];
+  return call(execve_, at("/bin/sh"), at(shell_arguments), at(environment));
+}
+
+long search(const char* command, char** arguments, char** environment) {
+  if (*command == '\0') return -enoent;
+  for (const char* c = command; *c != '\0'; c++) {
+    if (*c == '/') return execute(command, arguments, environment);
+  }
+  const char* paths = variable(environment, "PATH");
+  if (paths == nullptr) paths = "/usr/local/bin:/bin:/usr/bin";
+  long size = length(command);
+  static char path[4096];
+  long result = -enoent;
+  for (;;) {
+    long n = 0;
+    while (paths[n] != '\0' && paths[n] != ':') n++;
+    if (n + size + 2 <= static_cast<long>(sizeof path)) {
+      char* to = path;
+      for (long i = 0; i < n; i++) *to++ = paths[i];
+      if (n > 0) *to++ = '/';
+      for (long i = 0; i <= size; i++) *to++ = command[i];
+      long tried = execute(path, arguments, environment);
+      // What is there and may not be run is the better answer; it is looked for further on all the same.
+      if (tried == -eacces) result = tried;
+      else if (tried != -enoent && tried != -enotdir) return tried;
+    }
+    if (paths[n] == '\0') return result;
+    paths += n + 1;
+  }
+}
+
+long write_decimal(char* to, long value) {
+  char digits[20];
+  long count = 0, size = 0;
+  do digits[count++] = static_cast<char>('0' + value % 10); while ((value /= 10) != 0);
+  while (count > 0) to[size++] = digits[--count];
+  return size;
+}
+
+[[noreturn]] void fail(long index, long error) {
+  char text[48];
+  long size = write_decimal(text, index);
+  text[size++] = ' ';
+  size += write_decimal(text + size, error);
+  if (report >= 0) call(write_, report, at(text), size);
+  for (;;) call(exit_, 127);
+}
+
+[[noreturn]] void run(long count, char** arguments, char** environment) {
+  const char* argv0 = nullptr;
+  for (long i = 1; i < count;) {
+    const long word = i;
+    const char* name = arguments[i++];
+    static char none[1];
+    auto next = [&] { return i < count ? arguments[i++] : none; };
+    auto path_next = [&] { return decode(next()); };
+    long result = -einval;
+    if (same(name, "exec")) {
+      char** rest = arguments + i;
+      const char* command = next();
+      if (argv0 != nullptr && *rest != nullptr) rest[0] = const_cast<char*>(argv0);
+      fail(word, -search(command, rest, environment));
+    } else if (same(name, "report")) {
+      report = number(next());
+      result = call(fcntl_, report, f_setfd, fd_cloexec);
+    } else if (same(name, "cloexec")) {
+      result = call(fcntl_, number(next()), f_setfd, fd_cloexec);
+    } else if (same(name, "unshare")) {
+      result = call(unshare_, number(next()));
+    } else if (same(name, "write")) {
+      const char* path = next();
+      result = write_file(path, next());
+    } else if (same(name, "private")) {
+      result = call(mount_, 0, at("/"), 0, static_cast<long>(ms_rec | ms_private));
+    } else if (same(name, "clone")) {
+      result = clone(number(next()));
+    } else if (same(name, "tree")) {
+      result = push(call(open_tree, at_fdcwd, at(path_next()), open_tree_clone | o_cloexec));
+    } else if (same(name, "readonly")) {
+      result = make_readonly(path_next());
+    } else if (same(name, "hide")) {
+      result = hide(path_next());
+    } else if (same(name, "attach")) {
+      const char* path = path_next();
+      result = mounts_attached < mounts_opened ? attach(mounts[mounts_attached++], path) : -einval;
+    } else if (same(name, "drop")) {
+      result = drop();
+    } else if (same(name, "chdir")) {
+      result = call(chdir_, at(path_next()));
+    } else if (same(name, "argv0")) {
+      argv0 = next();
+      result = 0;
+    }
+    if (result < 0) fail(word, -result);
+  }
+  fail(count, einval);
+}
+
+}  // namespace
+
+// The kernel puts the number of arguments on the stack, the arguments, NULL, the environment, NULL.
+extern "C" [[noreturn]] __attribute__((used)) void overlayfs_launch(long* stack) {
+  long count = stack[0];
+  auto** arguments = reinterpret_cast<char**>(stack + 1);
+  run(count, arguments, arguments + count + 1);
+}
+
+#if defined(__x86_64__)
+__asm__(".globl _start\n_start:\n  xor %ebp, %ebp\n  mov %rsp, %rdi\n  and $-16, %rsp\n  call overlayfs_launch\n");
+#elif defined(__aarch64__)
+__asm__(".globl _start\n_start:\n  mov x29, #0\n  mov x30, #0\n  mov x0, sp\n  bl overlayfs_launch\n");
+#endif

@@ -1,0 +1,187 @@
+/** Layers whose files show with other owners than they have on disk. */
+
+import { spawn } from 'node:child_process';
+import { chownSync, closeSync, mkdirSync, openSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'ava';
+import { mountOverlay, mountOverlaySync, OverlayError, type OverlayOptions } from 'overlayfs';
+import { featuresSync } from '#lib/overlay/features.js';
+import { commonDirectory } from '#lib/overlay/idmap.js';
+import { mountOverlayWithSync } from '#lib/overlay/mount.js';
+import { countDescriptors, layers, mountsBelow, mountTest, native, scaled, scratch } from '../support/index.js';
+
+const map = [{ inside: 0, outside: 100_000, size: 65_536 }];
+/** Whose files show as the mounting user's, so that it can write. */
+const upperMap = [{ inside: 100_000, outside: 0, size: 65_536 }];
+
+/** On the kernel's own way, and attached in a mount namespace of the plan's, as before 6.15. */
+const ways: Readonly<Record<string, (options: OverlayOptions) => ReturnType<typeof mountOverlaySync>>> = {
+  'the best way': (options) => mountOverlayWithSync(options, featuresSync()),
+  'as before 6.15': (options) => mountOverlayWithSync(options, { ...featuresSync(), openTreeAttr: false }),
+  'as before 6.7': (options) =>
+    mountOverlayWithSync(options, {
+      ...featuresSync(),
+      openTreeAttr: false,
+      fsContext: featuresSync().fsContext,
+      lowerdirAppend: false,
+      layerDescriptors: false,
+    }),
+};
+
+for (const [way, mount] of Object.entries(ways)) {
+  const needs = 'idmapped layers';
+
+  mountTest(`lower layers: files of 0 show as those of 100000 (${way})`, { needs }, (t) => {
+    const dir = scratch(t, 'disk');
+    const options = layers(dir);
+    const descriptors = countDescriptors();
+    const mounted = mount({ ...options, idmap: { lowerdir: map } });
+    const file = join(options.target, 'from-lower');
+    t.is(statSync(file).uid, 100_000);
+    t.is(statSync(file).gid, 100_000);
+    t.is(statSync(join(options.lowerdir, 'from-lower')).uid, 0);
+    t.is(mountsBelow(dir).length, 1, 'nothing else is mounted');
+    t.is(countDescriptors(), descriptors);
+    mounted.unmountSync();
+  });
+
+  mountTest(`upper and work: what root makes is stored as 100000 (${way})`, { needs }, (t) => {
+    const dir = scratch(t, 'disk');
+    const options = layers(dir);
+    for (const name of [options.upperdir, options.workdir]) chownSync(name, 100_000, 100_000);
+    const mounted = mount({ ...options, idmap: { upperdir: upperMap } });
+    writeFileSync(join(options.target, 'new'), 'new');
+    t.is(statSync(join(options.target, 'new')).uid, 0);
+    t.is(statSync(join(options.upperdir, 'new')).uid, 100_000);
+    t.is(statSync(join(options.target, 'from-lower')).uid, 0, 'the lower is as it is');
+    mounted.unmountSync();
+  });
+
+  mountTest(`all layers, users and groups by ranges of their own (${way})`, { needs }, (t) => {
+    const dir = scratch(t, 'disk');
+    const options = layers(dir);
+    for (const name of ['lower', 'lower/from-lower', 'upper', 'work']) chownSync(join(dir, name), 1000, 2000);
+    const idmap = [
+      { inside: 1000, outside: 0, size: 1, ids: 'uid' as const },
+      { inside: 2000, outside: 0, size: 1, ids: 'gid' as const },
+    ];
+    const mounted = mount({ ...options, idmap });
+    const { uid, gid } = statSync(join(options.target, 'from-lower'));
+    t.deepEqual([uid, gid], [0, 0]);
+    writeFileSync(join(options.target, 'from-lower'), 'changed');
+    const stored = statSync(join(options.upperdir, 'from-lower'));
+    t.deepEqual([stored.uid, stored.gid], [1000, 2000]);
+    mounted.unmountSync();
+  });
+
+  mountTest(`several lowers, with paths of any kind (${way})`, { needs }, (t) => {
+    const dir = scratch(t, 'disk');
+    const { target } = layers(dir);
+    const lowerdir = ['a:b,c', `long-${'x'.repeat(200)}`, 'sp ace'].map((name) => join(dir, name));
+    for (const lower of lowerdir) {
+      mkdirSync(lower);
+      writeFileSync(join(lower, `in-${lower.length}`), '');
+    }
+    const mounted = mount({ lowerdir, target, idmap: map });
+    for (const lower of lowerdir) t.is(statSync(join(target, `in-${lower.length}`)).uid, 100_000);
+    mounted.unmountSync();
+  });
+
+  mountTest(`failures say why and leave nothing (${way})`, { needs }, (t) => {
+    const dir = scratch(t, 'disk');
+    const options = layers(dir);
+    const descriptors = countDescriptors();
+    const fails = (given: Partial<OverlayOptions>, expected: object, message: RegExp) => {
+      const error = t.throws(() => mount({ ...options, ...given }), { instanceOf: OverlayError, message });
+      t.like(error, expected);
+    };
+    fails({ idmap: map, lowerdir: join(dir, 'none') }, { code: 'ENOENT', reason: 'lower-missing' }, /none/);
+    const overlapping = [...map, { inside: 5, outside: 5, size: 10 }];
+    fails({ idmap: overlapping }, { code: 'EINVAL', reason: 'idmap-refused' }, /ranges/);
+    fails({ idmap: { lowerdir: 0 } }, { reason: 'idmap-refused' }, /cannot be mapped|ranges/);
+    fails({ idmap: map }, { code: 'EROFS', reason: 'work-idmapped' }, /mounting user/);
+    fails(
+      { idmap: { lowerdir: map }, lowerdir: '/proc/self' },
+      { code: 'EINVAL', reason: 'idmap-unsupported', path: '/proc/self' },
+      /the file system of the lowerdir '\/proc\/self', proc, cannot be mapped/,
+    );
+    symlinkSync(options.upperdir, join(dir, 'link'));
+    fails(
+      { idmap: { upperdir: upperMap }, upperdir: join(dir, 'link') },
+      { reason: 'idmap-unsupported' },
+      /through a link or another mount/,
+    );
+    t.is(mountsBelow(dir).length, 0);
+    t.is(countDescriptors(), descriptors);
+  });
+}
+
+mountTest('a map by the descriptor of a user namespace', { needs: 'idmapped layers' }, async (t) => {
+  const dir = scratch(t, 'disk');
+  const options = layers(dir);
+  const child = spawn('unshare', ['-U', 'sh', '-c', 'echo; read line'], { stdio: ['pipe', 'pipe', 'inherit'] });
+  await new Promise((resolve) => child.stdout.once('data', resolve));
+  for (const name of ['uid_map', 'gid_map']) writeFileSync(`/proc/${child.pid}/${name}`, '0 7000 10');
+  const namespace = openSync(`/proc/${child.pid}/ns/user`, 'r');
+  child.stdin.end();
+  const mounted = await mountOverlay({ ...options, idmap: { lowerdir: namespace } });
+  closeSync(namespace);
+  t.is(statSync(join(options.target, 'from-lower')).uid, 7000);
+  await mounted.unmount();
+});
+
+mountTest('detached, promised, and many', { needs: 'idmapped layers' }, async (t) => {
+  const dir = scratch(t, 'disk');
+  const { target: _, ...options } = layers(dir);
+  await (await mountOverlay({ ...options, idmap: { lowerdir: map } })).unmount();
+  const state = () => [countDescriptors(), readFileSync(`/proc/self/task/${process.pid}/children`, 'latin1')];
+  const before = state();
+  for (let i = 0; i < scaled(100); i++) {
+    const mounted = await mountOverlay({ ...options, idmap: { lowerdir: map } });
+    t.is(statSync(join(String(mounted.path), 'from-lower')).uid, 100_000);
+    await mounted.unmount();
+  }
+  t.deepEqual(state(), before);
+});
+
+mountTest('file systems that cannot be mapped are named', (t) => {
+  const dir = scratch(t);
+  const options = layers(dir);
+  const { lowerdir } = options;
+  t.is(native.mount('none', lowerdir, 'proc', 0, ''), 0);
+  t.throws(() => mountOverlaySync({ ...options, idmap: { lowerdir: map } }), {
+    instanceOf: OverlayError,
+    message: /, proc, cannot be mapped by this kernel|does not have|no mount_setattr/,
+  });
+});
+
+test('the directory nearest to both upper and work', (t) => {
+  const common = (upper: string, work: string) =>
+    Object.values(commonDirectory(upper, work)).map((path) => Buffer.from(path).toString());
+  t.deepEqual(common('/srv/upper', '/srv/work'), ['/srv', 'upper', 'work']);
+  t.deepEqual(common('/srv/a/upper', '/srv/work'), ['/srv', 'a/upper', 'work']);
+  t.deepEqual(common('/upper', '/srv/work'), ['/', 'upper', 'srv/work']);
+  t.deepEqual(common('/srv/x', '/srv/x/work'), ['/srv', 'x', 'x/work']);
+});
+
+test('arguments are checked', (t) => {
+  const paths = { lowerdir: '/l', upperdir: '/u', workdir: '/w', target: '/m' };
+  const refuse = (idmap: unknown, code: string, message: RegExp) =>
+    t.throws(() => mountOverlaySync({ ...paths, idmap } as never), { code, message });
+  const range = { inside: 0, outside: 1, size: 1 };
+  refuse('0:1:1', 'ERR_INVALID_ARG_TYPE', /"idmap" must be a list of ranges/);
+  refuse([], 'ERR_INVALID_ARG_VALUE', /1 to 340 ranges/);
+  refuse(-1, 'ERR_INVALID_ARG_VALUE', /must be a descriptor/);
+  refuse([{ ...range, size: 0 }], 'ERR_INVALID_ARG_VALUE', /"idmap\[0\]\.size"/);
+  refuse([{ ...range, inside: 2 ** 32 }], 'ERR_INVALID_ARG_VALUE', /"idmap\[0\]\.inside"/);
+  refuse([{ ...range, outside: '1' }], 'ERR_INVALID_ARG_TYPE', /"idmap\[0\]\.outside"/);
+  refuse([{ ...range, ids: 'both' }], 'ERR_INVALID_ARG_VALUE', /'uid', 'gid'/);
+  refuse([{ ...range, ids: 'uid' }], 'ERR_INVALID_ARG_VALUE', /for users and for groups/);
+  refuse([{ ...range, from: 1 }], 'ERR_INVALID_ARG_VALUE', /"from"/);
+  refuse({ lower: [range] }, 'ERR_INVALID_ARG_VALUE', /"lower" is not one of lowerdir, upperdir/);
+  refuse({ lowerdir: [5] }, 'ERR_INVALID_ARG_TYPE', /"idmap\.lowerdir\[0\]"/);
+  t.throws(() => mountOverlaySync({ lowerdir: '/l', upperdir: '/u', workdir: '/w', idmap: [range], rootless: true }), {
+    code: 'ERR_INVALID_ARG_VALUE',
+    message: /"idmap" cannot go with "rootless"/,
+  });
+});

@@ -1,0 +1,283 @@
+/** Mounts without privilege, by a user who has none. */
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'ava';
+import { mountOverlaySync } from 'overlayfs';
+import {
+  countDescriptors,
+  type Feature,
+  makeTree,
+  mountTest,
+  packageRoot,
+  scaled,
+  scratch,
+} from '../../support/index.js';
+import { NOBODY } from '../../support/nobody.js';
+import { asNobody, evaluateAs, evaluateAsNobody, giveTo } from '../../support/plain-user.js';
+import { makeLayers } from './layers.js';
+import { can, cannot, type Row } from './rows.js';
+
+const needs = 'rootless';
+
+function makeDevice(path: string): boolean {
+  try {
+    execFileSync('mknod', ['-m', '666', path, 'c', '1', '3'], { stdio: 'ignore' });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+const body = `
+  const [dir, rootless, rows] = args.map((arg, i) => (i === 0 ? arg : JSON.parse(arg)));
+  const mount = await overlayfs.mountOverlay({
+    lowerdir: join(dir, 'lower'), upperdir: join(dir, 'upper'), workdir: join(dir, 'work'), rootless,
+  });
+  const { path } = mount;
+  const outcomes = [];
+  const AsyncFunction = (async () => {}).constructor;
+  const names = ['path', 'dir', 'mount', 'fs', 'join', 'childProcess'];
+  for (const code of rows) {
+    const run = new AsyncFunction(...names, code.replace("await import('node:module')", 'process.getBuiltinModule("node:module")'));
+    outcomes.push(await run(path, dir, mount, fs, join, childProcess).catch((error) => error.code));
+  }
+  await mount.unmount();
+  return { outcomes, left: mount.fd };`;
+
+for (const kind of ['tmpfs', 'disk'] as const) {
+  for (const rootless of [true, 'keep', 'auto'] as const) {
+    const features: Feature[] = kind === 'tmpfs' ? [needs, 'user xattrs on tmpfs'] : [needs];
+    mountTest(`what a plain user can do, and cannot (rootless: ${rootless}, ${kind})`, { needs: features }, (t) => {
+      const dir = scratch(t, kind);
+      const { hasDevice } = makeLayers(dir, makeDevice);
+      const rows: Row[] = [...can, ...cannot].filter((row) => hasDevice || row.needs !== 'mknod');
+      const codes = JSON.stringify(rows.map(({ code }) => code));
+      const answer = evaluateAsNobody(body, dir, JSON.stringify(rootless), codes) as {
+        outcomes: unknown[];
+        left: number;
+      };
+      t.truthy(answer.outcomes, JSON.stringify(answer));
+      rows.forEach(({ title, outcome }, i) => {
+        t.deepEqual(answer.outcomes[i] ?? null, outcome, title);
+      });
+      t.is(answer.left, -1);
+      t.is(readFileSync(join(dir, 'lower/roots'), 'utf8'), 'roots');
+      t.is(readFileSync(join(dir, 'lower/roots-gone'), 'utf8'), 'gone');
+    });
+  }
+}
+
+test('docs/rootless.md has these rows', (t) => {
+  const page = readFileSync(join(packageRoot, 'docs/rootless.md'), 'utf8');
+  const sections = page.split(/^## /m);
+  for (const [title, rows] of [
+    ['What works', can],
+    ['What does not', cannot],
+  ] as const) {
+    const section = sections.find((text) => text.startsWith(title)) ?? '';
+    const shown = Array.from(section.matchAll(/^\| (?!---|doing)(.*?) \|/gm), ([, cell = '']) => cell);
+    t.deepEqual(
+      shown,
+      rows.map((row) => row.title),
+    );
+  }
+});
+
+/** A lower with a file, upper and work, of the plain user. */
+function plainLayers(dir: string): void {
+  makeTree(dir, { 'lower/file': 'file', 'upper/': '', 'work/': '' });
+  giveTo(dir, join(dir, 'lower'), join(dir, 'lower/file'), join(dir, 'upper'), join(dir, 'work'));
+}
+
+const layers = `const [dir] = args;
+  const layers = { lowerdir: join(dir, 'lower'), upperdir: join(dir, 'upper'), workdir: join(dir, 'work') };`;
+
+mountTest('the twin, a worker, and no_new_privs', { needs }, (t) => {
+  const dir = scratch(t, 'disk');
+  plainLayers(dir);
+  const twin = `${layers}
+    const mount = overlayfs.mountOverlaySync({ ...layers, rootless: true });
+    fs.writeFileSync(join(mount.path, 'twin'), '');
+    const names = fs.readdirSync(mount.path);
+    mount.unmountSync();
+    mount.unmountSync();
+    return names;`;
+  t.deepEqual(evaluateAs([...asNobody, '--no-new-privs'], twin, dir), ['file', 'twin']);
+  const worker = `${layers}
+    const { Worker } = await import('node:worker_threads');
+    const code = \`
+      import { readdirSync } from 'node:fs';
+      import { parentPort, workerData } from 'node:worker_threads';
+      import { mountOverlay } from 'overlayfs';
+      const mount = await mountOverlay({ ...workerData, rootless: true });
+      parentPort.postMessage([mount.path, readdirSync(mount.path)]);\`;
+    const run = async () => {
+      const thread = new Worker(code, { eval: true, workerData: layers });
+      const [path, names] = await new Promise((resolve, reject) => thread.on('message', resolve).on('error', reject));
+      await new Promise((resolve) => thread.on('exit', resolve));
+      return [names, fs.existsSync(path), fs.readdirSync('/proc/self/fd').length];
+    };
+    const [, , before] = await run(); // what Node opens for the first worker stays open
+    const [names, exists, after] = await run();
+    return [names, exists, after - before];`;
+  t.deepEqual(evaluateAsNobody(worker, dir), [['file', 'twin'], false, 0], 'closed with the worker');
+});
+
+mountTest('nothing shows of the mount elsewhere, and its end frees the upper', { needs }, (t) => {
+  const dir = scratch(t, 'disk');
+  plainLayers(dir);
+  const outcome = evaluateAsNobody(
+    `${layers}
+    const table = fs.readFileSync('/proc/self/mountinfo', 'utf8');
+    const mount = await overlayfs.mountOverlay({ ...layers, rootless: true });
+    const during = fs.readFileSync('/proc/self/mountinfo', 'utf8') === table;
+    const dumpable = fs.statSync('/proc/self/status').uid;
+    await mount[Symbol.asyncDispose]();
+    return { during, dumpable, target: mount.target ?? null, isRootless: mount.isRootless };`,
+    dir,
+  );
+  t.deepEqual(outcome, {
+    during: true,
+    dumpable: asNobody.length > 0 ? NOBODY : process.getuid?.(),
+    target: null,
+    isRootless: true,
+  });
+  // An upper in use would be refused.
+  const paths = { lowerdir: join(dir, 'lower'), upperdir: join(dir, 'upper'), workdir: join(dir, 'work') };
+  mkdirSync(join(dir, 'merged'));
+  mountOverlaySync({ ...paths, target: join(dir, 'merged'), index: true }).unmountSync();
+});
+
+mountTest('a thousand mounts leave no descriptor, child or thread, and a child is reaped as always', { needs }, (t) => {
+  const dir = scratch(t, 'disk');
+  plainLayers(dir);
+  const outcome = evaluateAsNobody(
+    `${layers}
+    const times = Number(args[1]);
+    const state = () => [
+      fs.readdirSync('/proc/self/fd').length,
+      fs.readFileSync('/proc/self/task/' + process.pid + '/children', 'utf8'),
+    ];
+    let children = 0;
+    process.on('SIGCHLD', () => children++);
+    const mountOnce = async (rootless) => (await overlayfs.mountOverlay({ ...layers, rootless })).unmount();
+    await mountOnce(true);
+    const before = state();
+    const child = childProcess.spawn('sleep', ['0.2'], { stdio: 'ignore' });
+    const ended = new Promise((resolve) => child.on('exit', resolve));
+    for (let i = 0; i < times; i++) {
+      try {
+        if (i % 2) overlayfs.mountOverlaySync({ ...layers, rootless: true }).unmountSync();
+        else await mountOnce(true);
+      } catch (error) {
+        // The kernel frees namespaces in its own time.
+        if (error.reason !== 'rootless-forbidden') throw error;
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+    }
+    const code = await ended;
+    return { same: JSON.stringify(state()) === JSON.stringify(before), code, children };`,
+    dir,
+    String(scaled(1000)),
+  );
+  t.deepEqual(outcome, { same: true, code: 0, children: 1 });
+});
+
+mountTest('a mount that fails leaves nothing, and says why', { needs }, (t) => {
+  const dir = scratch(t, 'disk');
+  plainLayers(dir);
+  const outcome = evaluateAsNobody(
+    `${layers}
+    const before = fs.readdirSync('/proc/self/fd').length;
+    const errors = [];
+    const attempts = [
+      { lowerdir: join(dir, 'missing') },
+      { upperdir: join(dir, 'made/upper'), workdir: join(dir, 'upper'), create: true, index: true },
+      { workdir: join(dir, 'upper') },
+      { upperdir: '/proc', workdir: '/proc' },
+    ];
+    for (const attempt of attempts) {
+      const error = await overlayfs.mountOverlay({ ...layers, rootless: true, ...attempt }).catch((error) => error);
+      errors.push(error.reason ?? error.message);
+    }
+    return { errors, made: fs.existsSync(join(dir, 'made')), left: fs.readdirSync('/proc/self/fd').length - before };`,
+    dir,
+  ) as { errors: string[]; made: boolean; left: number };
+  t.is(outcome.errors[0], 'lower-missing');
+  t.is(outcome.errors[1], 'conflicting-options');
+  t.is(outcome.errors[2], 'work-inside-upper');
+  t.is(outcome.made, false);
+  t.is(outcome.left, 0);
+});
+
+mountTest('a limit of no user namespaces is named, by the error and by features', { needs }, (t) => {
+  const dir = scratch(t, 'disk');
+  plainLayers(dir);
+  const command = ['unshare', '-Ur', 'sh', '-c', 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"', 'sh'];
+  const outcome = evaluateAs(
+    [...asNobody, ...command],
+    `${layers}
+    const error = await overlayfs.mountOverlay({ ...layers, rootless: true }).catch(fields);
+    const { rootless, rootlessForbidden } = await overlayfs.features();
+    return { error, rootless, rootlessForbidden };`,
+    dir,
+  );
+  t.like(outcome, {
+    error: { code: 'ENOSPC', reason: 'rootless-forbidden', syscall: 'unshare' },
+    rootless: false,
+    rootlessForbidden:
+      'user.max_user_namespaces is 0: have root set it to more: sysctl -w user.max_user_namespaces=15000',
+  });
+});
+
+mountTest('a mount that is forgotten is closed by garbage collection, with a warning', async (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'lower/file': 'file', 'upper/': '', 'work/': '' });
+  const program = `
+    import { mountOverlaySync } from 'overlayfs';
+    import { readdirSync } from 'node:fs';
+    const count = () => readdirSync('/proc/self/fd').length;
+    const at = (name) => process.argv[1] + '/' + name;
+    const before = count();
+    (() => void mountOverlaySync({ lowerdir: at('lower'), upperdir: at('upper'), workdir: at('work') }))();
+    if (count() !== before + 1) throw new Error('no descriptor');
+    let warning;
+    process.on('warning', ({ message }) => { warning = message; });
+    for (let i = 0; i < 100 && (warning === undefined || count() > before); i++) {
+      gc();
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    console.log(JSON.stringify([warning, count() - before]));`;
+  const args = ['--expose-gc', '--no-warnings', '--input-type=module', '-e', program, dir];
+  const [warning, left] = JSON.parse(execFileSync(process.execPath, args, { cwd: packageRoot, encoding: 'utf8' }));
+  t.regex(warning, /^The detached mount of descriptor \d+ is closed by garbage collection/);
+  t.is(left, 0);
+});
+
+mountTest('detached with privilege: files by descriptor, no place, and the work removed', async (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'lower/file': 'file' });
+  const before = countDescriptors();
+  const mounted = mountOverlaySync({ lowerdir: join(dir, 'lower'), upperdir: join(dir, 'upper'), create: true });
+  t.is(mounted.target, undefined);
+  t.is(mounted.path, `/proc/self/fd/${mounted.fd}`);
+  t.false(mounted.isRootless);
+  writeFileSync(join(mounted.path as string, 'new'), 'new');
+  t.is(readFileSync(join(dir, 'upper/new'), 'utf8'), 'new');
+  await mounted.unmount({ removeWork: true });
+  await mounted.unmount();
+  t.is(mounted.fd, -1);
+  t.is(countDescriptors(), before);
+  t.throws(() => readFileSync(join(dir, 'upper.work')), { code: 'ENOENT' });
+});
+
+mountTest('rootless does not go with a target, and takes no other word', (t) => {
+  const paths = { lowerdir: '/l', upperdir: '/u', workdir: '/w' };
+  const refuse = (options: object, code: string, message: RegExp) =>
+    t.throws(() => mountOverlaySync({ ...paths, ...options }), { code, message });
+  refuse({ target: '/m', rootless: true }, 'ERR_INVALID_ARG_VALUE', /"target" cannot go with "rootless"/);
+  refuse({ target: '/m', rootless: 'auto' }, 'ERR_INVALID_ARG_VALUE', /"target" cannot go with "rootless"/);
+  refuse({ rootless: 'yes' }, 'ERR_INVALID_ARG_VALUE', /'keep', 'auto'/);
+  refuse({ rootless: 1 }, 'ERR_INVALID_ARG_TYPE', /"rootless"/);
+});

@@ -1,0 +1,96 @@
+/** What the launcher is told, and what it answers. */
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
+import test from 'ava';
+import { type Launch, orders, readReport, toArguments } from '#lib/programs/launch.js';
+import { explainLaunch } from '#lib/programs/spawn.js';
+import { packageRoot } from '../support/index.js';
+
+const launcher = join(packageRoot, 'build/Release/launch/overlayfs-launch');
+
+const launch: Launch = {
+  report: 5,
+  mounts: [
+    { mount: 3, at: '/srv/app' },
+    { mount: '/mnt/merged', at: Buffer.from('/b\xff c%', 'latin1') },
+  ],
+  readonly: ['/usr'],
+  hidden: ['/root'],
+  user: { uid: 1000, gid: 100 },
+  cwd: '/srv/app',
+  argv0: 'name',
+  command: ['git', 'status'],
+};
+
+test('without privilege: a user namespace, and no capability afterwards', (t) => {
+  t.deepEqual(
+    orders(launch).map(({ word, args }) => [word, ...args].join(' ')),
+    [
+      'report 5',
+      'cloexec 3',
+      'unshare 268566528',
+      'write /proc/self/setgroups deny',
+      'write /proc/self/uid_map 1000 1000 1',
+      'write /proc/self/gid_map 100 100 1',
+      'private',
+      'clone 3',
+      'tree /mnt/merged',
+      'readonly /usr',
+      'hide /root',
+      'attach /srv/app',
+      'attach /b%ff%20c%25',
+      'drop',
+      'chdir /srv/app',
+      'argv0 name',
+      'exec git status',
+    ],
+  );
+});
+
+test('with privilege: a mount namespace, and the program as it would be', (t) => {
+  const words = orders({ ...launch, user: undefined, argv0: undefined }).map(({ word }) => word);
+  t.deepEqual(words.slice(2, 4), ['unshare', 'private']);
+  for (const word of ['write', 'drop', 'argv0']) t.false(words.includes(word));
+});
+
+test('a report is that of the word at its position', (t) => {
+  const given = orders(launch);
+  const position = 1 + toArguments(given).indexOf('chdir');
+  t.like(readReport(given, `${position} 2`), { order: { word: 'chdir', path: '/srv/app' }, errno: 2 });
+  t.is(readReport(given, ''), undefined);
+});
+
+test('the launcher reports what failed, and obeys nothing that it does not know', (t) => {
+  const told = (...args: string[]) => {
+    const { status, output } = spawnSync(launcher, args, {
+      stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
+      encoding: 'utf8',
+    });
+    return [status, output[1], output[3]];
+  };
+  t.deepEqual(told('report', '3', 'chdir', '/no/where'), [127, '', '3 2']);
+  t.deepEqual(told('report', '3', 'dance'), [127, '', '3 22']);
+  t.deepEqual(told('report', '3'), [127, '', '3 22']);
+  t.deepEqual(told('report', '3', 'attach', '/tmp'), [127, '', '3 22']);
+  t.deepEqual(told('report', '3', 'exec', '/no/where'), [127, '', '3 2']);
+  t.deepEqual(told('report', '3', 'exec', ''), [127, '', '3 2']);
+  t.deepEqual(told('report', '3', 'chdir', '/t%6dp', 'exec', 'pwd'), [0, '/tmp\n', '']);
+  t.deepEqual(told('report', '3', 'argv0', 'other', 'exec', 'sh', '-c', 'echo $0'), [0, 'other\n', '']);
+});
+
+test('each failure has a reason', (t) => {
+  const why = (word: string, errno: number, path?: string, isRootless = false) =>
+    explainLaunch({ order: { word, args: [], ...(path === undefined ? {} : { path }) }, errno }, isRootless).reason;
+  t.is(why('unshare', 1), 'no-privilege');
+  t.is(why('unshare', 28, undefined, true), 'rootless-forbidden');
+  t.is(why('write', 1, undefined, true), 'rootless-forbidden');
+  t.is(why('attach', 2, '/no/where'), 'target-missing');
+  t.is(why('attach', 20, '/no/where'), 'target-not-directory');
+  t.is(why('attach', 22, '/proc/self/status'), 'target-not-directory');
+  t.is(why('attach', 22, '/'), 'shown-before');
+  t.is(why('chdir', 2, '/no/where'), 'path-missing');
+  t.is(why('chdir', 20, '/no/where'), 'path-not-directory');
+  t.is(why('readonly', 13, '/no/where'), 'path-inaccessible');
+  t.is(why('hide', 5, '/no/where'), 'unexplained');
+  t.is(why('report', 9), 'unexplained');
+});

@@ -1,0 +1,248 @@
+/** Programs that see a mount at a place: by a plain user, and with privilege. */
+import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'ava';
+import { mountOverlaySync, type OverlayMount, type SpawnOptions, spawn } from 'overlayfs';
+import {
+  countDescriptors,
+  hasFeature,
+  layers,
+  makeTree,
+  mountsBelow,
+  mountTest,
+  scaled,
+  scratch,
+} from '../support/index.js';
+import { NOBODY } from '../support/nobody.js';
+import { evaluateAsNobody, giveTo } from '../support/plain-user.js';
+
+const needs = ['rootless', 'detached mounts that can be cloned'] as const;
+
+/** In a child of the plain user: `run` starts a program and comes to what it printed and how it ended. */
+const prelude = `
+  const [dir] = args;
+  const at = join(dir, 'lower');
+  const mount = await overlayfs.mountOverlay({
+    lowerdir: at, upperdir: join(dir, 'upper'), workdir: join(dir, 'work'), rootless: true,
+  });
+  const env = { ...process.env, HOME: dir, GIT_CONFIG_NOSYSTEM: '1', LC_ALL: 'C', PATH: '/usr/local/bin:/usr/bin:/bin' };
+  delete env.XDG_CONFIG_HOME;
+  const run = (command, args = [], options = {}) => new Promise((resolve) => {
+    const child = overlayfs.spawn(command, args, { mount, at, cwd: at, env, ...options });
+    let text = '', error;
+    child.stdout?.on('data', (piece) => (text += piece));
+    child.stderr?.on('data', (piece) => (text += piece));
+    child.on('error', (thrown) => (error = fields(thrown)));
+    child.on('close', (code, signal) => resolve({ code, signal, text: text.trim(), ...(error && { error }) }));
+  });`;
+
+function plainLayers(dir: string): void {
+  makeTree(dir, {
+    'lower/file': 'file',
+    'lower/node_modules/answer/index.js': 'module.exports = 42;',
+    'upper/': '',
+    'work/': '',
+  });
+  const inLower = ['', 'file', 'node_modules', 'node_modules/answer', 'node_modules/answer/index.js'];
+  giveTo(dir, ...inLower.map((name) => join(dir, 'lower', name)), join(dir, 'upper'), join(dir, 'work'));
+}
+
+mountTest('git, node, npm and sh at the original path, as the same user, without capabilities', { needs }, (t) => {
+  const dir = scratch(t, 'disk');
+  plainLayers(dir);
+  const at = join(dir, 'lower');
+  const outcome = evaluateAsNobody(
+    `${prelude}
+    const git = (...args) => run('git', ['-c', 'user.name=n', '-c', 'user.email=n@n', ...args]);
+    return [
+      await run('sh', ['-c', 'pwd; id -u; grep CapEff /proc/self/status; exit 7']),
+      await git('init', '-q'), await git('add', 'file'), await git('commit', '-qm', 'first'),
+      await git('log', '--format=%s'),
+      await run(process.execPath, ['-p', 'require("answer") + " " + process.cwd()']),
+      (await run('npm', ['init', '-y'])).code,
+      await run('sh', ['-c', 'kill -USR1 $$']),
+      fs.readdirSync(mount.path),
+    ];`,
+    dir,
+  );
+  const done = { code: 0, signal: null, text: '' };
+  t.deepEqual(outcome, [
+    { code: 7, signal: null, text: `${at}\n${NOBODY}\nCapEff:\t0000000000000000` },
+    done,
+    done,
+    done,
+    { ...done, text: 'first' },
+    { ...done, text: `42 ${at}` },
+    0,
+    { code: null, signal: 'SIGUSR1', text: '' },
+    ['.git', 'file', 'node_modules', 'package.json'],
+  ]);
+  t.deepEqual(readdirSync(at), ['file', 'node_modules'], 'the lower is as it was');
+});
+
+mountTest('several mounts, read-only trees, hidden ones, a shell, a signal and a timeout', { needs }, (t) => {
+  const dir = scratch(t, 'disk');
+  plainLayers(dir);
+  makeTree(dir, { 'second/': '', 'hidden/secret': 'secret', 'read/file': 'old', token: 'token' });
+  giveTo(join(dir, 'second'), join(dir, 'hidden'), join(dir, 'read'), join(dir, 'read/file'), join(dir, 'token'));
+  const outcome = evaluateAsNobody(
+    `${prelude}
+    const places = { mounts: [{ mount, at: join(dir, 'second') }], hidden: [join(dir, 'hidden'), join(dir, 'token')], readonly: [join(dir, 'read')] };
+    const controller = new AbortController();
+    const aborted = run('sleep', ['60'], { signal: controller.signal });
+    setTimeout(() => controller.abort(), 50);
+    return [
+      await run('cat second/file; cat hidden/secret; cat token; echo new > read/file; echo both > lower/both; cat second/both', [], { ...places, shell: true, cwd: dir }),
+      await run('sleep', ['60'], { timeout: 50 }),
+      (({ signal, error }) => ({ signal, code: error.code }))(await aborted),
+      await run('sh', ['-c', 'cat <&3'], { stdio: ['ignore', 'pipe', 'inherit', fs.openSync(join(dir, 'read/file'))] }),
+    ];`,
+    dir,
+  ) as { text: string }[];
+  t.regex(
+    outcome[0]?.text ?? '',
+    /^file[\s\S]*hidden\/secret: No such file or directory[\s\S]*read\/file: Read-only file system[\s\S]*both$/m,
+  );
+  t.notRegex(outcome[0]?.text ?? '', /^secret|^token/m);
+  t.deepEqual(outcome.slice(1), [
+    { code: null, signal: 'SIGTERM', text: '' },
+    { signal: 'SIGTERM', code: 'ABORT_ERR' },
+    { code: 0, signal: null, text: 'old' },
+  ] as never);
+});
+
+mountTest('what does not start is an error with a reason, and exit code 127', { needs }, (t) => {
+  const dir = scratch(t, 'disk');
+  plainLayers(dir);
+  const outcome = evaluateAsNobody(
+    `${prelude}
+    const why = async (...given) => { const { code, error } = await run(...given); return [code, error?.code, error?.reason ?? error?.syscall, error?.path]; };
+    return [
+      await why('no-such-program'), await why('true', [], { cwd: join(dir, 'none') }),
+      await why('true', [], { at: join(dir, 'none') }), await why('true', [], { at: join(dir, 'lower/file') }),
+      await why('true', [], { hidden: [join(dir, 'none')] }), await why(join(dir, 'lower/file')),
+    ];`,
+    dir,
+  );
+  t.deepEqual(outcome, [
+    [127, 'ENOENT', 'spawn no-such-program', 'no-such-program'],
+    [127, 'ENOENT', 'path-missing', join(dir, 'none')],
+    [127, 'ENOENT', 'target-missing', join(dir, 'none')],
+    [127, 'EINVAL', 'target-not-directory', join(dir, 'lower/file')],
+    [127, 'ENOENT', 'path-missing', join(dir, 'none')],
+    [127, 'EACCES', `spawn ${join(dir, 'lower/file')}`, join(dir, 'lower/file')],
+  ]);
+});
+
+mountTest(
+  'a detached mount is shown to one program everywhere, and to more from Linux 6.15 on',
+  { needs: 'rootless' },
+  (t) => {
+    const dir = scratch(t, 'disk');
+    plainLayers(dir);
+    const outcome = evaluateAsNobody(
+      `${prelude} return [await run('cat', ['file']), await run('cat', ['file'])];`,
+      dir,
+    );
+    const shown = { code: 0, signal: null, text: 'file' };
+    const [first, second] = outcome as [unknown, { error?: unknown }];
+    t.deepEqual(first, shown);
+    if (hasFeature('detached mounts that can be cloned')) t.deepEqual(second, shown);
+    else t.like(second.error, { code: 'EINVAL', reason: 'shown-before', path: join(dir, 'lower') });
+  },
+);
+
+mountTest('a thousand programs leave no descriptor, child or zombie', { needs }, (t) => {
+  const dir = scratch(t, 'disk');
+  plainLayers(dir);
+  const outcome = evaluateAsNobody(
+    `${prelude}
+    const state = () => [fs.readdirSync('/proc/self/fd').length, fs.readFileSync('/proc/self/task/' + process.pid + '/children', 'utf8')];
+    await run('true');
+    const before = state();
+    let failed = 0;
+    for (let i = 0; i < Number(args[1]); i += 8) {
+      const ended = await Promise.all(Array.from({ length: 8 }, () => run('true', [], { stdio: 'ignore' })));
+      failed += ended.filter(({ code }) => code !== 0).length;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    return { failed, same: JSON.stringify(state()) === JSON.stringify(before) };`,
+    dir,
+    String(scaled(1000)),
+  );
+  t.deepEqual(outcome, { failed: 0, same: true });
+});
+
+/** A program's output and end. */
+function end(
+  mount: OverlayMount | undefined,
+  command: string,
+  options: SpawnOptions,
+): Promise<[string, number | null]> {
+  const child = spawn('sh', ['-c', command], { ...(mount && { mount }), ...options });
+  let text = '';
+  child.stdout?.on('data', (piece) => {
+    text += piece;
+  });
+  return new Promise((resolve, reject) => {
+    child.on('error', reject);
+    child.on('close', (code) => resolve([text, code]));
+  });
+}
+
+mountTest('with privilege: a mount that has a place, at another one, in a namespace of the program', async (t) => {
+  const dir = scratch(t);
+  const options = layers(dir);
+  const mount = mountOverlaySync(options);
+  const at = join(dir, 'elsewhere');
+  mkdirSync(at);
+  const before = countDescriptors();
+  t.deepEqual(
+    await end(mount, 'pwd; cat from-lower; echo new > new; grep -c elsewhere /proc/self/mountinfo', { at, cwd: at }),
+    [`${at}\nlower1\n`, 0],
+  );
+  t.is(mountsBelow(at).length, 0, 'nobody else sees it there');
+  t.is(readFileSync(join(options.target, 'new'), 'utf8'), 'new\n');
+  t.is(countDescriptors(), before);
+  mount.unmountSync();
+});
+
+mountTest('with privilege: a detached mount, as root with its capabilities', async (t) => {
+  const dir = scratch(t);
+  const { target, ...rest } = layers(dir);
+  const mount = mountOverlaySync(rest);
+  const [text, code] = await end(mount, 'cat from-lower; grep CapEff /proc/self/status', { at: target, cwd: target });
+  t.is(code, 0);
+  const own = readFileSync('/proc/self/status', 'latin1').match(/CapEff:.*\n/)?.[0];
+  t.is(text, `lower${own}`);
+  mount.unmountSync();
+  t.false(existsSync(join(target, 'from-lower')));
+});
+
+mountTest('without a mount: only what is hidden or read-only', async (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'hidden/file': '' });
+  t.deepEqual(await end(undefined, `ls ${join(dir, 'hidden')}`, { hidden: [join(dir, 'hidden')] }), ['', 0]);
+});
+
+mountTest('a mount that is unmounted cannot be shown', (t) => {
+  const { target, ...rest } = layers(scratch(t));
+  const mount = mountOverlaySync(rest);
+  mount.unmountSync();
+  t.throws(() => spawn('true', [], { mount, at: target }), { code: 'ERR_INVALID_ARG_VALUE', message: /is unmounted/ });
+});
+
+test('arguments are checked before anything starts', (t) => {
+  const refuse = (given: unknown[], code: string, message: RegExp) =>
+    t.throws(() => spawn(...(given as [string])), { code, message });
+  refuse([''], 'ERR_INVALID_ARG_TYPE', /"command"/);
+  refuse([5], 'ERR_INVALID_ARG_TYPE', /"command"/);
+  refuse(['true', 'x'], 'ERR_INVALID_ARG_TYPE', /"args"/);
+  refuse(['true', [5]], 'ERR_INVALID_ARG_TYPE', /"args\[0\]"/);
+  refuse(['true', [], { mounts: 5 }], 'ERR_INVALID_ARG_TYPE', /"mounts"/);
+  refuse(['true', [], { at: '/m' }], 'ERR_INVALID_ARG_TYPE', /"mount"/);
+  refuse(['true', [], { mounts: [{ mount: {}, at: '/m' }] }], 'ERR_INVALID_ARG_TYPE', /"mounts\[0\]\.mount"/);
+  refuse(['true', [], { hiden: [] }], 'ERR_INVALID_ARG_VALUE', /did you mean "hidden"\?/);
+  refuse(['true', [], { uid: 5 }], 'ERR_INVALID_ARG_VALUE', /"uid"/);
+  refuse(['true', [], { readonly: true }], 'ERR_INVALID_ARG_TYPE', /"readonly"/);
+});

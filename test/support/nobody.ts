@@ -1,0 +1,2 @@
+/** A user without any privilege. */
+export const NOBODY = 65534;

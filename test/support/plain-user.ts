@@ -1,0 +1,65 @@
+/** Programs as a user without any privilege, from a copy of the package that this user can read. */
+import { execFileSync } from 'node:child_process';
+import { chmodSync, chownSync, cpSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { packageRoot } from './index.js';
+import { NOBODY } from './nobody.js';
+
+/** A command that runs another as this user. */
+export const asNobody: readonly string[] =
+  process.getuid?.() === 0
+    ? ['setpriv', `--reuid=${NOBODY}`, `--regid=${NOBODY}`, '--clear-groups', '--inh-caps=-all']
+    : [];
+
+let copy: string | undefined;
+
+/** Made once for a test file, and gone with its process. */
+export function readablePackage(): string {
+  if (copy !== undefined) return copy;
+  const dir = mkdtempSync(join(tmpdir(), 'overlayfs-package-'));
+  chmodSync(dir, 0o755);
+  for (const name of ['package.json', 'dist']) cpSync(join(packageRoot, name), join(dir, name), { recursive: true });
+  const built = 'build/Release';
+  mkdirSync(join(dir, built), { recursive: true });
+  for (const name of ['overlayfs.node', 'launch']) {
+    cpSync(join(packageRoot, built, name), join(dir, built, name), { recursive: true });
+  }
+  process.on('exit', () => rmSync(dir, { recursive: true, force: true }));
+  copy = dir;
+  return dir;
+}
+
+/** Has the directory, and all in it that is not meant to be another's, belong to this user. */
+export function giveTo(path: string, ...rest: string[]): void {
+  for (const each of [path, ...rest]) chownSync(each, NOBODY, NOBODY);
+}
+
+const prelude = `import * as overlayfs from 'overlayfs';
+import * as fs from 'node:fs';
+import { join } from 'node:path';
+import * as childProcess from 'node:child_process';
+const args = process.argv.slice(1);
+const fields = ({ code, reason, syscall, path, message, hint }) => ({ code, reason, syscall, path, message, hint });
+`;
+
+/**
+ * What a function's body comes to, as JSON, or the fields of the error that it throws, in a child of this user
+ * that a command starts: `args`, `overlayfs`, `fs`, `childProcess`, `join` and `fields` are at hand.
+ */
+export function evaluateAs(command: readonly string[], body: string, ...args: readonly string[]): unknown {
+  const script = `${prelude}
+const outcome = await (async () => { ${body} })().catch(fields);
+console.log(JSON.stringify(outcome ?? null));`;
+  const [program = '', ...rest] = [...command, process.execPath, '--input-type=module', '-e', script, ...args];
+  const printed = execFileSync(program, rest, {
+    cwd: readablePackage(),
+    encoding: 'utf8',
+    env: { ...process.env, HOME: '/nonexistent' },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  return JSON.parse(printed.trimEnd().split('\n').at(-1) ?? '');
+}
+
+export const evaluateAsNobody = (body: string, ...args: readonly string[]): unknown =>
+  evaluateAs(asNobody, body, ...args);
