@@ -92,7 +92,7 @@ mountTest('several mounts, read-only trees, hidden ones, a shell, a signal and a
     const aborted = run('sleep', ['60'], { signal: controller.signal });
     setTimeout(() => controller.abort(), 50);
     return [
-      await run('cat second/file; cat hidden/secret; cat token; echo new > read/file; echo both > lower/both; cat second/both', [], { ...places, shell: true, cwd: dir }),
+      await run('exec 2>&1; cat second/file; cat hidden/secret; cat token; echo new > read/file; echo both > lower/both; cat second/both', [], { ...places, shell: true, cwd: dir }),
       await run('sleep', ['60'], { timeout: 50 }),
       (({ signal, error }) => ({ signal, code: error.code }))(await aborted),
       await run('sh', ['-c', 'cat <&3'], { stdio: ['ignore', 'pipe', 'inherit', fs.openSync(join(dir, 'read/file'))] }),
