@@ -8,7 +8,7 @@ import * as k from '../kernel/constants.js';
 import { addLook, type Found, readLook, readMountId } from '../kernel/look.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import { findOptions, splitLowerdir, unescapeLayer } from '../mount-strings.js';
-import { isAbsolute, isAtOrBelow, type Path, pathString } from '../paths.js';
+import { isAbsolute, isAtOrBelow, type Path, pathString, toBytes } from '../paths.js';
 import { addJoin } from './mount-namespace.js';
 import { isUniqueId, type Mounted } from './mounted.js';
 import type { MountinfoEntry } from './mountinfo.js';
@@ -35,6 +35,7 @@ function* placesIn<T>(places: Places<T>, ids: Wanted['ids'], patience: Patience)
 
 /** The mount that is asked about. */
 interface Held {
+  readonly path: Uint8Array;
   /** Its id in the mount tables; undefined when it is in none any more. */
   readonly tableId: number | undefined;
   /** As the mount tables write it; undefined when it is not known. */
@@ -52,6 +53,7 @@ function* lookAt({ path, id, device, namespace }: Mounted, flags: number, patien
   const isThere = found.errno === 0 && (id === undefined || id === idThere);
   const number = isThere ? found.device : device;
   return {
+    path: toBytes(path),
     tableId: isThere ? found.mountId : undefined,
     device: number === undefined ? undefined : `${Math.floor(number / 2 ** 32)}:${number % 2 ** 32}`,
   };
@@ -64,9 +66,15 @@ const rowsOf = (namespaces: readonly Namespace[]): Row[] =>
 
 const inNamespace = ({ inode }: Namespace): Via => (inode === undefined ? {} : { namespace: inode });
 
-/** Each overlay is a file system of its own: what has its device number is the same one. */
-const isCopy = ({ tableId, device }: Held, { id, type, device: itsDevice }: MountinfoEntry): boolean =>
-  type === 'overlay' && itsDevice === device && id !== tableId;
+/**
+ * Each overlay is a file system of its own: what has its device number is the same one. When it is gone, another may
+ * have the number.
+ */
+const isCopy = ({ tableId, device, path }: Held, row: MountinfoEntry): boolean =>
+  row.type === 'overlay' &&
+  row.device === device &&
+  row.id !== tableId &&
+  (tableId !== undefined || row.target.equals(path));
 
 /** Mounts inside the mounts, at any depth. */
 function mountsInside(rows: readonly Row[], ids: Wanted['ids']): Holder[] {

@@ -293,10 +293,10 @@ mountTest('mount.overlay: the other exit codes', (t) => {
   const unable = run(dir, [...withoutCapabilities, 'bin/mount.overlay', 'src', 'm', '-o', 'lowerdir=a:b']);
   t.is(unable.code, exitCodes.usage);
   t.regex(unable.stderr, /reason: no-privilege/);
-  // Longer than what goes without descriptors.
-  const names = Array.from({ length: 60 }, (_, i) => `${'l'.repeat(100)}${i}`);
+  // Longer than what goes without descriptors, and more than Node itself needs to begin.
+  const names = Array.from({ length: 400 }, (_, i) => `${'l'.repeat(100)}${i}`);
   for (const name of names) mkdirSync(join(dir, name));
-  const limited = ['sh', '-c', 'ulimit -n 50; exec "$@"', 'sh', 'bin/mount.overlay', 'src', 'm', '-o'];
+  const limited = ['sh', '-c', 'ulimit -n 300; exec "$@"', 'sh', 'bin/mount.overlay', 'src', 'm', '-o'];
   const empty = run(dir, [...limited, `lowerdir=${names.map((name) => join(dir, name)).join(':')},x-overlayfs.strict`]);
   t.is(empty.code, exitCodes.system);
   t.regex(empty.stderr, /reason: out-of-descriptors/);
