@@ -7,7 +7,7 @@ import type { Holder, Holders } from '../holder.js';
 import * as k from '../kernel/constants.js';
 import { addLook, type Found, readLook, readMountId } from '../kernel/look.js';
 import { Plan, type Step } from '../kernel/plan.js';
-import { findOptions, splitLowerdir, unescapeLayer } from '../mount-strings.js';
+import { findOption, findOptions, splitLowerdir, unescapeLayer } from '../mount-strings.js';
 import { isAbsolute, isAtOrBelow, type Path, pathString, toBytes } from '../paths.js';
 import { addJoin } from './mount-namespace.js';
 import { isUniqueId, type Mounted } from './mounted.js';
@@ -35,14 +35,14 @@ function* placesIn<T>(places: Places<T>, ids: Wanted['ids'], patience: Patience)
 
 /** The mount that is asked about. */
 interface Held {
-  readonly path: Uint8Array;
+  readonly workdir: Path | undefined;
   /** Its id in the mount tables; undefined when it is in none any more. */
   readonly tableId: number | undefined;
   /** As the mount tables write it; undefined when it is not known. */
   readonly device: string | undefined;
 }
 
-function* lookAt({ path, id, device, namespace }: Mounted, flags: number, patience: Patience): Search<Held> {
+function* lookAt({ path, id, device, namespace, workdir }: Mounted, flags: number, patience: Patience): Search<Held> {
   const plan = new Plan();
   if (namespace !== undefined) addJoin(plan, namespace);
   const look = (mask: number) => addLook(plan, path, { flags, mask });
@@ -53,7 +53,7 @@ function* lookAt({ path, id, device, namespace }: Mounted, flags: number, patien
   const isThere = found.errno === 0 && (id === undefined || id === idThere);
   const number = isThere ? found.device : device;
   return {
-    path: toBytes(path),
+    workdir,
     tableId: isThere ? found.mountId : undefined,
     device: number === undefined ? undefined : `${Math.floor(number / 2 ** 32)}:${number % 2 ** 32}`,
   };
@@ -70,11 +70,16 @@ const inNamespace = ({ inode }: Namespace): Via => (inode === undefined ? {} : {
  * Each overlay is a file system of its own: what has its device number is the same one. When it is gone, another may
  * have the number.
  */
-const isCopy = ({ tableId, device, path }: Held, row: MountinfoEntry): boolean =>
+const isCopy = ({ tableId, device, workdir }: Held, row: MountinfoEntry): boolean =>
   row.type === 'overlay' &&
   row.device === device &&
   row.id !== tableId &&
-  (tableId !== undefined || row.target.equals(path));
+  (tableId !== undefined || workdir === undefined || showsWorkdir(row, workdir));
+
+function showsWorkdir({ superOptions }: MountinfoEntry, workdir: Path): boolean {
+  const shown = findOption(superOptions, 'workdir');
+  return shown !== undefined && [shown, unescapeLayer(shown)].some((path) => path.equals(toBytes(workdir)));
+}
 
 /** Mounts inside the mounts, at any depth. */
 function mountsInside(rows: readonly Row[], ids: Wanted['ids']): Holder[] {
