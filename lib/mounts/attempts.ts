@@ -63,30 +63,29 @@ export class Attempts {
     return this.#isDone;
   }
 
-  async #attempt(plan: Plan, signal: AbortSignal | undefined): Promise<Outcome> {
-    const outcome = await perform(plan, signal);
-    // The other form of the call was quicker.
-    if (this.#isDone && isGoneAlready(outcome)) return undefined;
-    this.#isDone ||= isGone(outcome);
-    return outcome;
-  }
-
   /** Performs a plan made anew for each attempt. */
   async perform(
     plan: () => Plan,
     { signal, timeout = signal === undefined ? 0 : Infinity }: Waiting,
   ): Promise<Outcome> {
-    const pauses = new Pauses(timeout);
+    const pauses = timeout > 0 ? new Pauses(timeout) : undefined;
     for (;;) {
       while (this.#underWay !== undefined) await this.#underWay.catch(() => {});
       if (signal?.aborted) throw abortError(signal);
       if (this.#isDone) return undefined;
-      this.#underWay = this.#attempt(plan(), signal);
-      const outcome = await this.#underWay.finally(() => {
+      const attempt = perform(plan(), signal);
+      this.#underWay = attempt;
+      let outcome: Outcome;
+      try {
+        outcome = await attempt;
+      } finally {
         this.#underWay = undefined;
-      });
+      }
+      // The other form of the call was quicker.
+      if (this.#isDone && isGoneAlready(outcome)) return undefined;
+      this.#isDone ||= isGone(outcome);
       if (signal && outcome instanceof StepFailure && outcome.cancelled) throw abortError(signal);
-      const pause = isBusy(outcome) ? pauses.next() : undefined;
+      const pause = isBusy(outcome) ? pauses?.next() : undefined;
       if (pause === undefined) return outcome;
       await setTimeout(pause, undefined, { ...(signal && { signal }) }).catch((error: unknown) => {
         throw signal?.aborted ? abortError(signal) : error;
@@ -97,15 +96,15 @@ export class Attempts {
   /** The same on the calling thread, which waits; a signal cannot end that. */
   performSync(plan: () => Plan, { signal, timeout = 0 }: Waiting): Outcome {
     if (signal?.aborted) throw abortError(signal);
-    const pauses = new Pauses(timeout);
-    const others = new Pauses(UNDER_WAY);
+    const pauses = timeout > 0 ? new Pauses(timeout) : undefined;
+    const others = this.#underWay && new Pauses(UNDER_WAY);
     for (;;) {
       if (this.#isDone) return undefined;
       const outcome = performSync(plan());
       if (this.#underWay !== undefined && isGoneAlready(outcome)) return undefined;
       this.#isDone ||= isGone(outcome);
       const isWaitedFor = isBusy(outcome);
-      const pause = isWaitedFor ? (pauses.next() ?? (this.#underWay && others.next())) : undefined;
+      const pause = isWaitedFor ? (pauses?.next() ?? others?.next()) : undefined;
       if (pause === undefined) return outcome;
       Atomics.wait(sleepWord, 0, 0, pause);
     }

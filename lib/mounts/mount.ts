@@ -63,12 +63,16 @@ export class Mount {
    * @throws {OverlayError} as `unmount`
    */
   async unmount(options?: UnmountOptions): Promise<void> {
-    await unmountMounted(this.#mounted, checkUnmountOptions(options), this.#attempts);
+    const checked = checkUnmountOptions(options);
+    await unmountMounted(this.#mounted, checked, this.#attempts);
+    this.#mounted.onGone?.(checked.detach === true);
   }
 
   /** `unmount`, on the calling thread. */
   unmountSync(options?: UnmountOptions): void {
-    unmountMountedSync(this.#mounted, checkUnmountOptions(options), this.#attempts);
+    const checked = checkUnmountOptions(options);
+    unmountMountedSync(this.#mounted, checked, this.#attempts);
+    this.#mounted.onGone?.(checked.detach === true);
   }
 
   /** `unmount()`, at the end of an `await using` block. */

@@ -15,11 +15,13 @@ export interface Mounted {
   /** Its workdir, when known. */
   readonly workdir?: Path | undefined;
   /** Of a detached mount, which ends with it. */
-  readonly held?: Held;
+  readonly held?: Held | undefined;
   /** Whether it was made in a user namespace of its own. */
   readonly isRootless?: boolean;
   /** The mount namespace in which it is, when not the caller's. */
   readonly namespace?: Namespace | undefined;
+  /** Called when it has been unmounted, or detached. */
+  readonly onGone?: (isDetached: boolean) => void;
 }
 
 /** Unique ids begin above 2^31, reused ones stay below. */

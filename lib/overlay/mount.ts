@@ -10,7 +10,7 @@ import { Plan } from '../kernel/plan.js';
 import { Mount } from '../mounts/mount.js';
 import { explainJoin } from '../mounts/mount-namespace.js';
 import type { Mounted } from '../mounts/mounted.js';
-import { type UnmountOptions, unmountPlan } from '../mounts/unmount.js';
+import { unmountPlan } from '../mounts/unmount.js';
 import {
   isAbsolute,
   joinPath,
@@ -39,18 +39,11 @@ export class OverlayMount extends Mount {
 
   /** @internal */
   constructor(given: OverlayOptions, { workdir, namespace, rootless }: CheckedOptions, mounted: Mounted & MountIds) {
-    super(given.target, { ...mounted, workdir, namespace, isRootless: rootless !== false });
+    // Each by its name: a spread would take longer than all the rest.
+    const { path, id, device, held } = mounted;
+    const onGone = (isDetached: boolean) => uses.release(id, isDetached);
+    super(given.target, { path, id, device, held, workdir, namespace, isRootless: rootless !== false, onGone });
     this.options = workdir === undefined || given.workdir !== undefined ? given : { ...given, workdir };
-  }
-
-  override async unmount(options?: UnmountOptions): Promise<void> {
-    await super.unmount(options);
-    uses.release(this.id, options?.detach === true);
-  }
-
-  override unmountSync(options?: UnmountOptions): void {
-    super.unmountSync(options);
-    uses.release(this.id, options?.detach === true);
   }
 }
 
@@ -109,21 +102,31 @@ function toMade({ checked }: Prepared, planned: MountPlan, outputs: Outputs): Ma
   const keys = readClaim(planned.news, planned.claim, outputs);
   const { superblock } = planned;
   return {
-    mounted: { ...ids, ...toPlace(checked, planned, outputs) },
+    mounted: toMounted(ids, checked, planned, outputs),
     // What is detached is in no namespace, which the record goes by.
     claim:
       exclusive && target !== undefined && upperdir && workdir ? { id, target, upperdir, workdir, keys } : undefined,
     isSuspect: superblock !== undefined && outputs.number(superblock, BLOCKS) === 0,
-    directories: planned.made.filter((step) => outputs.result(step) >= 0).map(({ args }) => args[1] as Path),
+    directories:
+      planned.made.length === 0
+        ? noPaths
+        : planned.made.filter((step) => outputs.result(step) >= 0).map(({ args }) => args[1] as Path),
   };
 }
 
 /** Where the mount is, and what holds one that has no place. */
-function toPlace({ target, namespace }: CheckedOptions, { descriptor }: MountPlan, outputs: Outputs): Mounted {
-  if (descriptor === undefined) return { path: withoutTrailingSlashes(target as Path), namespace };
+function toMounted(
+  { id, device }: MountIds,
+  { target, namespace }: CheckedOptions,
+  { descriptor }: MountPlan,
+  outputs: Outputs,
+): Mounted & MountIds {
+  if (descriptor === undefined) return { id, device, path: withoutTrailingSlashes(target as Path), namespace };
   const held = { descriptor: outputs.result(descriptor) };
-  return { path: `/proc/self/fd/${held.descriptor}`, held };
+  return { id, device, path: `/proc/self/fd/${held.descriptor}`, held };
 }
+
+const noPaths: readonly Path[] = [];
 
 /** In the output of statfs(2). */
 const BLOCKS = 2;
