@@ -133,7 +133,7 @@ bool Execution::perform() {
 
 void Execution::take_back() {
   // What a child did elsewhere than here is gone with its namespaces.
-  if (!(header().flags & own_thread) || (header().flags & in_child)) return take_back_here();
+  if (!has_joined_) return take_back_here();
   bool succeeded = false;
   int error = run_on_own_thread(&Execution::rejoin_and_take_back, &succeeded);
   if (error != 0) failure_.undo_error = error;
@@ -486,8 +486,11 @@ long Execution::run(Step& step) {
       return scan(step);
     case Call::unshare:
       return sys::call(abi::unshare, unsigned_at(0));
-    case Call::setns:
-      return sys::call(abi::setns, fd(0), a[1]);
+    case Call::setns: {
+      long result = sys::call(abi::setns, fd(0), a[1]);
+      if (result >= 0 && (header().flags & own_thread) && !(header().flags & in_child)) has_joined_ = true;
+      return result;
+    }
     case Call::write:
       return write_file(step);
     case Call::userns:
@@ -524,7 +527,7 @@ long Execution::run(Step& step) {
 // others have stacked over it, or mounted inside, would go with it, or in its stead.
 long Execution::unmount_by_root(int root) const {
   if (has_submounts(root)) return -EBUSY;
-  if (header().flags & own_thread) {  // another namespace may have no /proc, or another's
+  if (has_joined_) {  // another namespace may have no /proc, or another's
     long result = sys::call(abi::fchdir, root);
     return result < 0 ? result : sys::umount2(".", abi::mnt_detach);
   }

@@ -209,6 +209,7 @@ class Execution {
   uint8_t* block_;
   Step* steps_;
   int done_ = 0;
+  bool has_joined_ = false;  // another namespace, on a thread of its own
   bool ran_ = false;  // run_steps() has come to its end, of whichever kind
   WhiteoutSource whiteout_source_;
   std::vector<uint8_t> data_;

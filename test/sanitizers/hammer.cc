@@ -535,6 +535,11 @@ napi_status napi_get_value_uint32(napi_env, napi_value value, uint32_t* result) 
   return napi_ok;
 }
 
+napi_status napi_get_value_int32(napi_env, napi_value value, int32_t* result) {
+  *result = value->number;
+  return napi_ok;
+}
+
 napi_status napi_create_string_utf8(napi_env env, const char*, size_t, napi_value* result) {
   *result = env->make();
   return napi_ok;
@@ -837,6 +842,8 @@ class Program {
       counts.kept++;
       slot->check_done();
       if (slot->kind == Slot::keep_open) {
+        napi_callback_info__ info{{value(each.descriptor)}};
+        Environment::disown(&env_, &info);
         CHECK(each.descriptor >= 0 && close(each.descriptor) == 0, "descriptor %d", each.descriptor);
       } else if (slot->is_mount() && may_leave_mounts_ && random_.one_in(3)) {
         start(*slot, Slot::unmount, false);
