@@ -25,7 +25,6 @@
         ["OS!='linux'", {"type": "none"}, {
           "sources": [
             "native/addon.cc",
-            "native/held.cc",
             "native/mount_table.cc",
             "native/operation.cc",
             "native/plan.cc",

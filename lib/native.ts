@@ -19,9 +19,6 @@ export interface Addon {
   perform(block: Uint8Array): ArrayBuffer | undefined | NativeFailure;
   start(block: Uint8Array, size: number, token: number): Promise<ArrayBuffer | undefined | NativeFailure>;
   cancel(token: number): void;
-  /** An object by which a descriptor is held: it is closed with it, or by letGo. */
-  hold(descriptor: number): object;
-  letGo(held: object): void;
   /** A descriptor that a plan kept for the caller is not closed with this environment any more. */
   disown(descriptor: number): void;
   readonly calls: Readonly<Record<string, number>>;

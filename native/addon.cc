@@ -2,7 +2,6 @@
 // lib/native.ts is the typed view of this list.
 #include <napi.h>
 
-#include "held.h"
 #include "operation.h"
 
 namespace overlayfs {
@@ -16,8 +15,6 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
       {"perform", nullptr, Environment::perform, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"start", nullptr, Environment::start, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"cancel", nullptr, Environment::cancel, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
-      {"hold", nullptr, hold, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
-      {"letGo", nullptr, let_go, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"disown", nullptr, Environment::disown, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
   };
   napi_define_properties(env, exports, sizeof functions / sizeof functions[0], functions);

@@ -1,9 +1,9 @@
 /** Mount namespaces: which one a call is about, and private ones that a descriptor holds. */
-import { closeSync } from 'node:fs';
 import * as e from '../errnos.js';
 import { invalidArgumentType, invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { close, closeWith, type Held } from '../kernel/held.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
 import { isAbsolute, type Path, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
@@ -17,38 +17,30 @@ export type NamespaceLike = PathLike | number | MountNamespace;
 /** A namespace as a plan names it. */
 export type Namespace = Path | number;
 
-const abandoned = new FinalizationRegistry<number>((fd) => {
-  process.emitWarning(
-    `A MountNamespace (descriptor ${fd}) was garbage collected without being closed: it is closed now. Use close() or \`using\`.`,
-  );
-  closeSync(fd);
-});
+const forgottenText = (descriptor: number): string =>
+  `The MountNamespace of descriptor ${descriptor} is closed by garbage collection: close it, or have it disposed of with \`using\``;
 
 /**
  * A mount namespace of its own, held by a descriptor and by nobody else: with it go its mounts. Close it, or
  * have it disposed of with `using`.
  */
 export class MountNamespace {
-  #fd: number;
+  readonly #held: Held;
 
   /** @internal */
-  constructor(fd: number) {
-    this.#fd = fd;
-    abandoned.register(this, fd, this);
+  constructor(descriptor: number) {
+    this.#held = { descriptor };
+    closeWith(this, this.#held, forgottenText);
   }
 
   /** The descriptor; -1 when it is closed. For `spawn`'s `stdio`, or setns(2). */
   get fd(): number {
-    return this.#fd;
+    return this.#held.descriptor;
   }
 
   /** Gives the namespace up: unless a process is in it or something else holds it, its mounts are gone. */
   close(): void {
-    if (this.#fd < 0) return;
-    const fd = this.#fd;
-    this.#fd = -1;
-    abandoned.unregister(this);
-    closeSync(fd);
+    close(this.#held);
   }
 
   /** `close()`, at the end of a `using` block. */

@@ -1,9 +1,13 @@
 /** A mount that was made here. */
+
+import { closeWith } from '../kernel/held.js';
 import type { Path, PathLike } from '../paths.js';
 import { Attempts } from './attempts.js';
-import { closeWith } from './held.js';
 import type { Mounted } from './mounted.js';
 import { checkUnmountOptions, type UnmountOptions, unmountMounted, unmountMountedSync } from './unmount.js';
+
+const forgottenText = (descriptor: number): string =>
+  `The detached mount of descriptor ${descriptor} is closed by garbage collection: unmount it, or have it disposed of with \`using\``;
 
 /** What a mount's other functions need of it. */
 export let mountedOf: (mount: Mount) => Mounted;
@@ -34,7 +38,7 @@ export class Mount {
     this.target = target;
     this.id = mounted.id;
     this.#mounted = mounted;
-    if (mounted.held !== undefined) closeWith(this, mounted.held);
+    if (mounted.held !== undefined) closeWith(this, mounted.held, forgottenText);
   }
 
   /** Where the mount's files are: the target from the root on, or `/proc/self/fd/N` for a detached mount. */

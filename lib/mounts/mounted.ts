@@ -1,7 +1,7 @@
 /** A mount as the library's own functions hand it around. */
 import { STATX_MNT_ID, STATX_MNT_ID_UNIQUE } from '../kernel/constants.js';
+import type { Held } from '../kernel/held.js';
 import type { Path } from '../paths.js';
-import type { Held } from './held.js';
 import type { Namespace } from './mount-namespace.js';
 
 /** What is mounted somewhere. */

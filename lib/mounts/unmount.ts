@@ -6,6 +6,7 @@ import { conflictingOptions, OverlayError, type OverlayErrorFields } from '../er
 import type { Holders } from '../holder.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { type Held, take } from '../kernel/held.js';
 import { addLook, type Found, lookSync, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
@@ -21,7 +22,6 @@ import {
 } from '../paths.js';
 import type { Reason } from '../reasons.js';
 import { Attempts } from './attempts.js';
-import { type Held, take } from './held.js';
 import { holdersText } from './holder-text.js';
 import { addJoin, checkNamespace, explainJoin, type NamespaceLike, toTarget } from './mount-namespace.js';
 import { type Mounted, mountIdMask } from './mounted.js';

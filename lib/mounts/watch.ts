@@ -6,9 +6,9 @@ import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { close, closeWith, type Held } from '../kernel/held.js';
 import { perform, performSync, run, runSync, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
-import { addon } from '../native.js';
 import type { RawMount } from './raw-mount.js';
 import { explainTable, listRaw, statRaw } from './table.js';
 
@@ -97,15 +97,21 @@ export function readMountEvents(data: Buffer): Told[] {
 /** As many events as fit are read at once. */
 const READ_SIZE = 16384;
 
+const forgottenText = (descriptor: number): string =>
+  `The watch of descriptor ${descriptor} is closed by garbage collection: leave its loop, or abort its signal`;
+
 /** One look at the changes; next() again for the ones after it. */
 export abstract class Watch {
-  readonly descriptor: number;
-  readonly #held: object;
+  readonly #held: Held;
   readonly #ending = new AbortController();
 
   constructor(descriptor: number) {
-    this.descriptor = descriptor;
-    this.#held = addon().hold(descriptor);
+    this.#held = { descriptor };
+    closeWith(this, this.#held, forgottenText);
+  }
+
+  get descriptor(): number {
+    return this.#held.descriptor;
   }
 
   /** What has changed since the last call, waiting for it if need be; undefined when closed. */
@@ -118,7 +124,7 @@ export abstract class Watch {
   close(): void {
     if (this.isClosed) return;
     this.#ending.abort();
-    addon().letGo(this.#held);
+    close(this.#held);
   }
 
   /** Resolves when the descriptor is ready, or this is closed. */
@@ -145,19 +151,18 @@ function explainWatch(failure: StepFailure): OverlayError {
 class EventWatch extends Watch {
   /** Undefined: gone before it could be looked at. */
   readonly #known = new Map<number, RawMount | undefined>();
-  readonly #start: Promise<unknown>;
   /** What a comparison has told that the queue will tell again. */
   readonly #toldAlready = new Set<string>();
 
   constructor(descriptor: number) {
     super(descriptor);
-    // Events count from the mark on; this is only for what the mounts were that go.
-    this.#start = run(listRaw({})).then(
-      (mounts) => {
-        for (const mount of mounts) this.#known.set(keyOf(mount), mount);
-      },
-      (error: unknown) => error,
-    );
+    // At once: what changes before it, and is then lost by a queue that runs over, could not be told.
+    try {
+      for (const mount of runSync(listRaw({}))) this.#known.set(keyOf(mount), mount);
+    } catch (error) {
+      this.close();
+      throw error;
+    }
   }
 
   static open(): EventWatch | undefined {
@@ -172,8 +177,6 @@ class EventWatch extends Watch {
   }
 
   async next(): Promise<RawMountEvent[] | undefined> {
-    const failed = await this.#start;
-    if (failed !== undefined) throw failed;
     while (!this.isClosed) {
       const told = this.#read();
       if (told.length === 0) {

@@ -2,10 +2,10 @@
 import { describeErrno, EPERM } from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { close } from '../kernel/held.js';
 import { addNamespaces, type Namespaces, ownIds } from '../kernel/namespaces.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
-import { addon } from '../native.js';
 import {
   type KernelFeatures,
   features as kernelFeatures,
@@ -47,12 +47,7 @@ function keep(): Kept | undefined {
 function letGoLater(of: Kept): void {
   of.timer = setTimeout(() => {
     if (kept === of) kept = undefined;
-    const plan = new Plan();
-    for (const descriptor of [of.user, of.mounts]) {
-      addon().disown(descriptor);
-      plan.add(calls.close, [descriptor]);
-    }
-    void perform(plan);
+    for (const descriptor of [of.user, of.mounts]) close({ descriptor });
   }, IDLE_MILLISECONDS);
   of.timer.unref();
 }

@@ -1,0 +1,51 @@
+/**
+ * Descriptors that outlive the plan which made them: each is closed once, by whoever holds it, with its object if
+ * nobody does, or with the environment (a worker that ends).
+ */
+import { closeSync } from 'node:fs';
+import { addon } from '../native.js';
+import { calls } from './calls.js';
+import { perform } from './perform.js';
+import { Plan } from './plan.js';
+
+/** A descriptor that is open until it is taken. */
+export interface Held {
+  /** -1 once it is closed. */
+  descriptor: number;
+}
+
+/** Takes the descriptor, to be closed; undefined when that has been done. */
+export function take(held: Held): number | undefined {
+  const { descriptor } = held;
+  if (descriptor < 0) return undefined;
+  held.descriptor = -1;
+  addon().disown(descriptor);
+  return descriptor;
+}
+
+/** Closes the descriptor now; a second time does nothing. */
+export function close(held: Held): void {
+  const descriptor = take(held);
+  if (descriptor !== undefined) closeSync(descriptor);
+}
+
+interface Forgotten {
+  readonly held: Held;
+  readonly warning: (descriptor: number) => string;
+}
+
+// Like FileHandle: what is forgotten is closed, with a warning, since that comes when it comes.
+const forgotten = new FinalizationRegistry<Forgotten>(({ held, warning }) => {
+  const descriptor = take(held);
+  if (descriptor === undefined) return;
+  process.emitWarning(warning(descriptor));
+  // What it holds may have to be written back first.
+  const plan = new Plan();
+  plan.add(calls.close, [descriptor]);
+  void perform(plan);
+});
+
+/** Has the descriptor closed when the object is gone. */
+export function closeWith(owner: object, held: Held, warning: Forgotten['warning']): void {
+  forgotten.register(owner, { held, warning });
+}
