@@ -14,14 +14,16 @@ export {
   whiteoutSync,
 } from './layers/whiteout.js';
 export { type BindOptions, bind, bindSync } from './mounts/bind.js';
+export type { AttachOptions, RemountOptions } from './mounts/change.js';
 export { findHolders, findHoldersSync, type HoldersOptions } from './mounts/holders.js';
 export { Mount } from './mounts/mount.js';
 export { createNamespace, createNamespaceSync, MountNamespace, type NamespaceLike } from './mounts/mount-namespace.js';
 export { type UnmountOptions, unmount, unmountSync } from './mounts/unmount.js';
 export { type UnmountTreeOptions, unmountTree, unmountTreeSync } from './mounts/unmount-tree.js';
+export type { EffectiveOptions } from './overlay/effective.js';
 export type { Answer, KernelFeatures } from './overlay/features.js';
 export type { IdMap, IdMapOption, IdMapping } from './overlay/idmap.js';
-export { mountOverlay, mountOverlaySync, OverlayMount } from './overlay/mount.js';
+export { mountOverlay, mountOverlaySync, OverlayMount, type ReplaceOptions } from './overlay/mount.js';
 export type { MountEntry, MountFlags, MountPropagation } from './overlay/mount-entry.js';
 export {
   type FindMountOptions,

@@ -17,6 +17,7 @@ enum Number : long {
   fsopen = 430,          // 5.2
   fsconfig = 431,        // 5.2
   fsmount = 432,         // 5.2
+  fspick = 433,          // 5.2
   openat2 = 437,         // 5.6
   faccessat2 = 439,      // 5.8
   mount_setattr = 442,   // 5.12

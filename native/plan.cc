@@ -32,7 +32,7 @@ size_t page_size() {
 
 bool makes_descriptor(Call call) {
   return call == Call::openat2 || call == Call::fsopen || call == Call::fsmount || call == Call::open_tree ||
-         call == Call::fanotify_init || call == Call::open_by_handle_at || call == Call::userns;
+         call == Call::fspick || call == Call::fanotify_init || call == Call::open_by_handle_at || call == Call::userns;
 }
 
 bool is_tolerated(const Step& step, long result) {
@@ -416,6 +416,8 @@ long Execution::run(Step& step) {
       return sys::fsconfig(fd(0), unsigned_at(1), Text(*this, a[2]), Text(*this, a[3]), fd(4));
     case Call::fsmount:
       return sys::fsmount(fd(0), unsigned_at(1), unsigned_at(2));
+    case Call::fspick:
+      return sys::call(abi::fspick, fd(0), static_cast<const char*>(Text(*this, a[1])), unsigned_at(2));
     case Call::fstatfs: {
       abi::Statfs found;
       long result = sys::fstatfs(fd(0), &found);

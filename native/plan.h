@@ -38,6 +38,7 @@ namespace overlayfs {
   X(fsopen, 0)             \
   X(fsconfig, 0b10001)     \
   X(fsmount, 0b1)          \
+  X(fspick, 0b1)           \
   X(fstatfs, 0b1)          \
   X(statfs, 0)             \
   X(statx, 0b1)            \

@@ -47,6 +47,7 @@ const described = {
   fsopen: [text, bits(named('FSOPEN_'))],
   fsconfig: [descriptor, words(named('FSCONFIG_')), text, text, descriptor],
   fsmount: [descriptor, bits(named('FSMOUNT_')), attributes],
+  fspick: [descriptor, text, bits(named('FSPICK_'))],
   fstatfs: [descriptor, hiddenNumber, hiddenNumber, hiddenNumber],
   statfs: [text, hiddenNumber, hiddenNumber, hiddenNumber],
   statx: [

@@ -6,7 +6,14 @@ import { type Argument, type Call, calls } from './calls.js';
 import { AT_FDCWD } from './constants.js';
 import { MADE_BY, type Plan, type Step, type Text } from './plan.js';
 
-const makers: ReadonlySet<Call> = new Set([calls.openat2, calls.fsopen, calls.fsmount, calls.open_tree, calls.userns]);
+const makers: ReadonlySet<Call> = new Set([
+  calls.openat2,
+  calls.fsopen,
+  calls.fsmount,
+  calls.fspick,
+  calls.open_tree,
+  calls.userns,
+]);
 
 function formatDescriptor(descriptor: number, names: ReadonlyMap<number, string>): string {
   if (descriptor === AT_FDCWD) return 'AT_FDCWD';

@@ -1,8 +1,10 @@
 /** A mount that was made here. */
 
-import { closeWith } from '../kernel/held.js';
+import { close, closeWith } from '../kernel/held.js';
+import { run, runSync } from '../kernel/perform.js';
 import type { Path, PathLike } from '../paths.js';
 import { Attempts } from './attempts.js';
+import { type AttachOptions, attach, clone, type RemountOptions, remount } from './change.js';
 import type { Mounted } from './mounted.js';
 import { checkUnmountOptions, type UnmountOptions, unmountMounted, unmountMountedSync } from './unmount.js';
 
@@ -10,7 +12,12 @@ const forgottenText = (descriptor: number): string =>
   `The detached mount of descriptor ${descriptor} is closed by garbage collection: unmount it, or have it disposed of with \`using\``;
 
 /** What a mount's other functions need of it. */
-export let mountedOf: (mount: Mount) => Mounted;
+export let mountedOf: (mount: Mount) => Identified;
+
+type Identified = Mounted & { readonly id: number };
+
+/** Has the object stand for a mount that is at another place now, or for another mount. */
+export let become: (mount: Mount, target: PathLike | undefined, mounted: Identified) => void;
 
 /**
  * A mount in the namespace of the thread that made it, or a detached one, which is in none. The former stays
@@ -19,24 +26,35 @@ export let mountedOf: (mount: Mount) => Mounted;
  */
 export class Mount {
   /** Where it is mounted, as it was passed; undefined for a detached mount. */
-  readonly target: PathLike | undefined;
+  get target(): PathLike | undefined {
+    return this.#target;
+  }
+
   /**
    * The kernel's id for this mount: from Linux 6.8 on one that is never used again (statx(2),
    * STATX_MNT_ID_UNIQUE), before that the one in /proc/self/mountinfo.
    */
-  readonly id: number;
+  get id(): number {
+    return this.#mounted.id;
+  }
 
-  readonly #mounted: Mounted;
+  #target: PathLike | undefined;
+  #mounted: Identified;
   readonly #attempts = new Attempts();
 
   static {
     mountedOf = (mount) => mount.#mounted;
+    become = (mount, target, mounted) => {
+      const { held } = mount.#mounted;
+      mount.#target = target;
+      mount.#mounted = mounted;
+      if (held !== undefined) close(held);
+    };
   }
 
   /** @internal */
-  constructor(target: PathLike | undefined, mounted: Mounted & { readonly id: number }) {
-    this.target = target;
-    this.id = mounted.id;
+  constructor(target: PathLike | undefined, mounted: Identified) {
+    this.#target = target;
     this.#mounted = mounted;
     if (mounted.held !== undefined) closeWith(this, mounted.held, forgottenText);
   }
@@ -77,6 +95,52 @@ export class Mount {
     const checked = checkUnmountOptions(options);
     unmountMountedSync(this.#mounted, checked, this.#attempts);
     this.#mounted.onGone?.(checked.detach === true);
+  }
+
+  /**
+   * Attaches a detached mount at `target`: move_mount(2), 5.2. Its descriptor is closed then; `target` and `path`
+   * are the place. One made with `rootless` cannot be attached.
+   *
+   * @throws {OverlayError} `reason` is `'target-missing'`, `'target-mounted'`, `'target-not-directory'`,
+   * `'no-privilege'`, `'not-mounted'`, `'namespace-missing'` or `'namespace-denied'`
+   */
+  async attach(target: PathLike, options?: AttachOptions): Promise<void> {
+    become(this, target, await run(attach(this.#mounted, target, options)));
+  }
+
+  /** `attach`, on the calling thread. */
+  attachSync(target: PathLike, options?: AttachOptions): void {
+    become(this, target, runSync(attach(this.#mounted, target, options)));
+  }
+
+  /**
+   * A second mount of the same files, detached: open_tree(2) with OPEN_TREE_CLONE, 5.2; of a detached one from
+   * Linux 6.15 on. What is mounted inside does not come with it.
+   *
+   * @throws {OverlayError} `reason` is `'source-unbindable'`, `'not-mounted'` or `'no-privilege'`
+   */
+  async clone(): Promise<Mount> {
+    return new Mount(undefined, await run(clone(this.#mounted)));
+  }
+
+  /** `clone`, on the calling thread. */
+  cloneSync(): Mount {
+    return new Mount(undefined, runSync(clone(this.#mounted)));
+  }
+
+  /**
+   * Makes the mount, or its superblock, read-only or writable: mount_setattr(2), 5.12; fspick(2), 5.2.
+   *
+   * @throws {OverlayError} `reason` is `'mount-busy'` while a file is open for writing, `'read-only'` where there
+   * is no upper that could be written, `'not-mounted'` or `'no-privilege'`
+   */
+  async remount(options: RemountOptions): Promise<void> {
+    await run(remount(this.#mounted, options));
+  }
+
+  /** `remount`, on the calling thread. */
+  remountSync(options: RemountOptions): void {
+    runSync(remount(this.#mounted, options));
   }
 
   /** `unmount()`, at the end of an `await using` block. */

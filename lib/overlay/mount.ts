@@ -1,13 +1,14 @@
 /** Mounting: options are checked and planned here, performed in one crossing, and explained when they fail. */
 import { EBUSY, EINVAL, ENOSYS, EPERM } from '../errnos.js';
-import { abortError, OverlayError } from '../errors.js';
+import { abortError, invalidArgumentValue, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import { AT_FDCWD, AT_REMOVEDIR, FSCONFIG_CMD_CREATE } from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { type MountIds, readMountIds } from '../kernel/look.js';
-import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
+import { type Outputs, perform, performSync, run, runSync, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
-import { Mount } from '../mounts/mount.js';
+import { takePlace } from '../mounts/change.js';
+import { become, Mount, mountedOf } from '../mounts/mount.js';
 import { explainJoin } from '../mounts/mount-namespace.js';
 import type { Mounted } from '../mounts/mounted.js';
 import { unmountPlan } from '../mounts/unmount.js';
@@ -15,6 +16,7 @@ import {
   isAbsolute,
   joinPath,
   type Path,
+  type PathLike,
   pathString,
   quotePath,
   toAbsolute,
@@ -25,6 +27,7 @@ import { explainMount, wantedAfter } from './diagnosis/explain.js';
 import { emptyFacts } from './diagnosis/facts.js';
 import { askUse, gather } from './diagnosis/gather.js';
 import { look, lookSync } from './diagnosis/look.js';
+import { type EffectiveOptions, effectiveOptions } from './effective.js';
 import { featuresSync, type KernelFeatures } from './features.js';
 import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from './options.js';
 import { addVolatileRemoval, addXattrGuard, type MountPlan, plan, sentOptions } from './plan.js';
@@ -32,10 +35,31 @@ import { toVerify, verify } from './readback.js';
 import { lease, rootlessRecord } from './rootless.js';
 import { type Claim, catchUp, forgetGone, isBehind, lookAtUnseen, readClaim, uses } from './uses.js';
 
+/** The options of a mount that takes the place of another: all but those that say where. */
+export type ReplaceOptions = Omit<OverlayOptions, 'target' | 'stack' | 'namespace' | 'rootless' | 'propagation'>;
+
+let takeOver: (mount: OverlayMount, next: OverlayMount, mounted: Mounted & { readonly id: number }) => void;
+
+function detachedOptions(mount: OverlayMount, options: ReplaceOptions): OverlayOptions {
+  if (mount.target === undefined) {
+    throw invalidArgumentValue('options', options, 'replace a mount that has a target: this one is detached');
+  }
+  const given = takeOptions(options);
+  for (const name of ['target', 'stack', 'namespace', 'rootless', 'propagation'] as const) {
+    if (given[name] === undefined) continue;
+    throw invalidArgumentValue(name, given[name], 'cannot be given here: the place is that of the mount');
+  }
+  return given;
+}
+
 /** An overlay that was mounted here. Unmount it, or have it disposed of with `using` or `await using`. */
 export class OverlayMount extends Mount {
+  #options: Readonly<OverlayOptions>;
+
   /** The options with which it was mounted, the workdir that `create` chose among them. */
-  readonly options: Readonly<OverlayOptions>;
+  get options(): Readonly<OverlayOptions> {
+    return this.#options;
+  }
 
   /** @internal */
   constructor(given: OverlayOptions, { workdir, namespace, rootless }: CheckedOptions, mounted: Mounted & MountIds) {
@@ -43,7 +67,61 @@ export class OverlayMount extends Mount {
     const { path, id, device, held } = mounted;
     const onGone = (isDetached: boolean) => uses.release(id, isDetached);
     super(given.target, { path, id, device, held, workdir, namespace, isRootless: rootless !== false, onGone });
-    this.options = workdir === undefined || given.workdir !== undefined ? given : { ...given, workdir };
+    this.#options = workdir === undefined || given.workdir !== undefined ? given : { ...given, workdir };
+  }
+
+  /**
+   * The options in force, as the kernel shows them: statmount(2), 6.8, or the mount table. What has a default of the
+   * module's and is at it is not shown, and not here.
+   *
+   * @throws {OverlayError} `reason` is `'not-mounted'`, or `'feature-unverifiable'` for a detached mount that cannot
+   * be looked at
+   */
+  async effective(): Promise<EffectiveOptions> {
+    return run(effectiveOptions(mountedOf(this)));
+  }
+
+  /** `effective`, on the calling thread. */
+  effectiveSync(): EffectiveOptions {
+    return runSync(effectiveOptions(mountedOf(this)));
+  }
+
+  /**
+   * Puts an overlay of other layers in the place of this one, in one step: MOVE_MOUNT_BENEATH, 6.5. At no time is
+   * the place empty; files that are open stay those of the old one, which ends with the last of them. This object
+   * then is the new mount. An upper that both have is refused as in use; with `exclusive: false` it is not, and what
+   * is then written through the old one's open files is lost or not, as the kernel has it.
+   *
+   * @throws as `mountOverlay`; `reason` is `'option-unsupported'` where the kernel has no such step
+   */
+  async replace(options: ReplaceOptions): Promise<void> {
+    const next = await mountOverlay(detachedOptions(this, options));
+    try {
+      takeOver(this, next, await run(takePlace(mountedOf(this), mountedOf(next))));
+    } finally {
+      await next.unmount();
+    }
+  }
+
+  /** `replace`, on the calling thread. */
+  replaceSync(options: ReplaceOptions): void {
+    const next = mountOverlaySync(detachedOptions(this, options));
+    try {
+      takeOver(this, next, runSync(takePlace(mountedOf(this), mountedOf(next))));
+    } finally {
+      next.unmountSync();
+    }
+  }
+
+  static {
+    takeOver = (mount, next, mounted) => {
+      const { id } = mount;
+      const { target } = mount;
+      // What holds the descriptor goes with `next`; the mount has its place.
+      become(mount, target, { ...mounted, onGone: (isDetached) => uses.release(mounted.id, isDetached) });
+      uses.release(id, true);
+      mount.#options = { ...next.options, target: target as PathLike };
+    };
   }
 }
 
@@ -150,7 +228,7 @@ function* findFault({ checked, features }: Prepared, made: Made): Dialogue<Overl
   return (
     (yield* findOvertaken(checked, made)) ??
     (made.isSuspect ? yield* findMarkless(checked, features) : undefined) ??
-    (toVerify(checked).length > 0 ? yield* verify(checked, features, made.mounted.id) : undefined)
+    (toVerify(checked).length > 0 ? yield* verify(checked, features, made.mounted) : undefined)
   );
 }
 

@@ -11,10 +11,12 @@ import { addLook, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { unescapeOctal } from '../mount-strings.js';
+import type { Mounted } from '../mounts/mounted.js';
 import { readMountinfo } from '../mounts/mountinfo.js';
 import { type Path, pathString, quotePath } from '../paths.js';
 import { subjectsOf } from './diagnosis/gather.js';
 import { nameOf, pathField } from './diagnosis/rule.js';
+import { lookAtDetached } from './effective.js';
 import type { KernelFeatures } from './features.js';
 import { optionTable } from './option-table.js';
 import type { CheckedOptions, NamedOption } from './options.js';
@@ -68,12 +70,13 @@ function parseShown(text: Buffer): Shown {
 export function* verify(
   options: CheckedOptions,
   features: KernelFeatures,
-  id: number,
+  mounted: Mounted & { readonly id: number },
 ): Dialogue<OverlayError | undefined> {
   const wanted = toVerify(options);
   const text =
-    (yield* readShown(id))?.options ??
-    (options.target === undefined ? undefined : yield* readFromTable(options.target));
+    mounted.held !== undefined
+      ? yield* readDetached(mounted)
+      : ((yield* readShown(mounted.id))?.options ?? (yield* readFromTable(mounted.path)));
   if (text === undefined) return unverifiable(options, wanted);
   const shown = parseShown(text);
   const fallen = wanted.filter(({ kernel, value }) => !inForce[kernel]?.(value ?? '', shown, features));
@@ -83,6 +86,12 @@ export function* verify(
     return yield* dropped(options, option);
   }
   return undefined;
+}
+
+function* readDetached(mounted: Mounted): Dialogue<Buffer | undefined> {
+  const look = lookAtDetached(mounted);
+  const raw = look.read(yield* ask(look.plan));
+  return raw && Buffer.from(raw.options, 'latin1');
 }
 
 /** Before 6.11, from the mount table, in which a mount goes by another number. */

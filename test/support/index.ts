@@ -90,6 +90,7 @@ const probes = {
   uniqueMountId: () => featuresSync().uniqueMountId === true,
   mountEvents: () => featuresSync().mountEvents === true,
   mountSetattr: () => featuresSync().mountSetattr === true,
+  mountBeneath: () => featuresSync().mountBeneath === true,
   'data-only layers without metacopy': () => featuresSync().lowerdirAppend === true && !needsMetacopy(featuresSync()),
   'verity without metacopy': () => takesOption('verity=on,metacopy=off'),
   fsync: () => takesOption('fsync=auto'),

@@ -6,10 +6,13 @@ import { join } from 'node:path';
 import { packageRoot } from './index.js';
 import { NOBODY } from './nobody.js';
 
-/** A command that runs another as this user. */
+/** A command that runs another as this user, who may not write where coverage is collected. */
 export const asNobody: readonly string[] =
   process.getuid?.() === 0
-    ? ['setpriv', `--reuid=${NOBODY}`, `--regid=${NOBODY}`, '--clear-groups', '--inh-caps=-all']
+    ? [
+        ...['env', '-u', 'NODE_V8_COVERAGE'],
+        ...['setpriv', `--reuid=${NOBODY}`, `--regid=${NOBODY}`, '--clear-groups', '--inh-caps=-all'],
+      ]
     : [];
 
 let copy: string | undefined;

@@ -1,0 +1,250 @@
+/** What can be done to a mount that is there: attached, cloned, made read-only, put in the place of another. */
+import { checkBoolean, checkNames, toOptions } from '../arguments.js';
+import * as e from '../errnos.js';
+import { invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import { formatStep } from '../kernel/format.js';
+import { readMountIds, STATX_OUTPUT } from '../kernel/look.js';
+import { type Script, StepFailure } from '../kernel/perform.js';
+import { type Descriptor, Plan, type Text } from '../kernel/plan.js';
+import { type PathLike, pathString, quotePath, withoutTrailingSlashes } from '../paths.js';
+import { addJoin, checkNamespace, explainJoin, type NamespaceLike, toTarget } from './mount-namespace.js';
+import { type Mounted, mountIdMask } from './mounted.js';
+
+/** Where and how to attach a detached mount. */
+export interface AttachOptions {
+  /** Attaches over what is mounted at the target already, which is refused otherwise. Default false. */
+  stack?: boolean;
+  /** The mount namespace in which the target is, an absolute path there. Default: the caller's. */
+  namespace?: NamespaceLike;
+}
+
+/** What to change; what is left out stays as it is. */
+export interface RemountOptions {
+  /** Whether nothing can be written through this mount (mount_setattr(2), 5.12). */
+  readonly?: boolean;
+  /** Whether the superblock, and with it each mount of it, is read-only (fspick(2), 5.2). */
+  readonlySuperblock?: boolean;
+}
+
+type Id = { readonly id: number };
+type Ids = Id & { readonly device: number };
+
+const half = (id: number): [low: number, high: number] => [id | 0, (id / 2 ** 32) | 0];
+
+/** The mount's root: its own descriptor, or one of what is at its path if that is still this very mount. */
+function addRoot(plan: Plan, { held, path, id, namespace }: Mounted & Id): Descriptor {
+  if (held !== undefined) return held.descriptor;
+  if (namespace !== undefined) addJoin(plan, namespace);
+  const subject = { role: 'target', path } as const;
+  const root = plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_PATH | k.O_NOFOLLOW | k.O_CLOEXEC, 0], { subject });
+  plan.add(calls.statx, [root, '', k.AT_EMPTY_PATH, mountIdMask(id), 0, ...half(id)], { subject });
+  return root;
+}
+
+const shownAs = ({ held, path }: Mounted): string =>
+  held === undefined ? `the mount at ${quotePath(path)}` : `the detached mount of descriptor ${held.descriptor}`;
+
+type Verdict = Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'>;
+
+/** What any of these can fail by. */
+function commonVerdict(mounted: Mounted, { errno, step }: StepFailure): Verdict | undefined {
+  const shown = shownAs(mounted);
+  if (step?.call === calls.statx && errno === e.ESTALE) {
+    return {
+      reason: 'not-mounted',
+      what: `what is at ${quotePath(mounted.path)} is not the mount that was made here any more`,
+    };
+  }
+  if (errno === e.ENOENT && step?.call === calls.openat2) {
+    const path = step.options.subject?.path ?? mounted.path;
+    return { reason: 'target-missing', what: `the target ${quotePath(path)} does not exist` };
+  }
+  if (errno === e.EBADF) return { reason: 'not-mounted', what: `${shown} has been unmounted` };
+  if (errno === e.EPERM) {
+    return mounted.isRootless
+      ? {
+          reason: 'no-privilege',
+          what: `${shown} belongs to a user namespace of its own, in which this process is not`,
+          hint: 'use it by its `path`; programs see it at a place of their own by `spawn`',
+        }
+      : { reason: 'no-privilege', what: 'this process lacks CAP_SYS_ADMIN in its user namespace' };
+  }
+  if (errno === e.ENOSYS) {
+    return {
+      reason: 'option-unsupported',
+      what: `this kernel has no ${step?.call.name}(2)`,
+      hint: 'use a newer kernel',
+    };
+  }
+  return undefined;
+}
+
+function toError(
+  mounted: Mounted,
+  failure: StepFailure,
+  own: (failure: StepFailure) => Verdict | undefined,
+): OverlayError {
+  const { errno, step, undoErrno } = failure;
+  const outside = explainJoin(failure);
+  if (outside !== undefined) return outside;
+  const call = step === undefined ? 'the call' : formatStep(failure.plan, step);
+  const verdict = own(failure) ??
+    commonVerdict(mounted, failure) ?? {
+      reason: 'unexplained',
+      what: `the kernel refused to change ${shownAs(mounted)}: ${call} failed, and nothing known explains it`,
+    };
+  const isGuard = step === undefined || step.call === calls.statx;
+  return new OverlayError({
+    errno: errno === e.ESTALE ? e.EINVAL : errno,
+    syscall: isGuard ? undefined : step.call === calls.openat2 ? 'open' : step.call.name,
+    path: pathString(step?.options.subject?.path ?? mounted.path),
+    ...verdict,
+    leftover: undoErrno === 0 ? undefined : `what was done could not be undone (errno ${undoErrno})`,
+  });
+}
+
+const attachNames: ReadonlySet<string> = new Set(['stack', 'namespace']);
+
+/** Attaches a detached mount: move_mount(2). What it is then. */
+export function* attach(
+  mounted: Mounted & Id,
+  target: PathLike,
+  options: AttachOptions | undefined,
+): Script<Mounted & Id> {
+  const given = toOptions(options);
+  checkNames(given, attachNames);
+  const stack = checkBoolean(given.stack, 'stack') ?? false;
+  const namespace = checkNamespace(given.namespace);
+  const path = withoutTrailingSlashes(toTarget(target, namespace));
+  if (mounted.held === undefined) {
+    throw invalidArgumentValue('target', target, `cannot be attached to: ${shownAs(mounted)} has a place already`);
+  }
+  const plan = new Plan();
+  if (namespace !== undefined) addJoin(plan, namespace);
+  const subject = { role: 'target', path } as const;
+  const flags = k.O_PATH | k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC;
+  const at = plan.add(calls.openat2, [k.AT_FDCWD, path, flags, 0], { subject });
+  const refused = stack ? 0 : k.STATX_ATTR_MOUNT_ROOT;
+  plan.add(calls.statx, [at, '', k.AT_EMPTY_PATH, k.STATX_TYPE, refused], { subject });
+  addMove(plan, mounted.held.descriptor, at, 0, { undo: true, subject });
+  const outcome = yield plan;
+  if (!(outcome instanceof StepFailure)) return { ...mounted, held: undefined, path, namespace };
+  throw toError(mounted, outcome, ({ step, errno }) => {
+    if (step?.call === calls.statx && errno === e.EBUSY) {
+      return { reason: 'target-mounted', what: `the target ${quotePath(path)} is a mount point already` };
+    }
+    if (step?.call === calls.openat2 && (errno === e.ENOTDIR || errno === e.ELOOP)) {
+      return { reason: 'target-not-directory', what: `the target ${quotePath(path)} is not a directory` };
+    }
+    return undefined;
+  });
+}
+
+function addMove(
+  plan: Plan,
+  from: Descriptor,
+  to: Descriptor,
+  more: number,
+  options: Parameters<Plan['add']>[2] & object,
+): void {
+  const flags = k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH | more;
+  plan.add(calls.move_mount, [from, '', to, '', flags], options);
+}
+
+/** A second mount of the same, detached: open_tree(2). */
+export function* clone(mounted: Mounted & Id): Script<Mounted & Ids> {
+  const plan = new Plan();
+  const root = addRoot(plan, mounted);
+  const flags = k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC | k.AT_EMPTY_PATH;
+  const tree = plan.add(calls.open_tree, [root, '', flags], { keep: true, output: 0 });
+  const mask = k.STATX_MNT_ID_UNIQUE | k.STATX_MNT_ID | k.STATX_INO;
+  const look = plan.add(calls.statx, [tree, '', k.AT_EMPTY_PATH, mask], { output: STATX_OUTPUT });
+  const outcome = yield plan;
+  if (outcome instanceof StepFailure) {
+    throw toError(mounted, outcome, ({ step, errno }) =>
+      step?.call === calls.open_tree && errno === e.EINVAL
+        ? {
+            reason: 'source-unbindable',
+            what: `${shownAs(mounted)} cannot be cloned: it is unbindable, or detached on a kernel before 6.15`,
+          }
+        : undefined,
+    );
+  }
+  const held = { descriptor: outcome.result(plan.stepOf(tree)) };
+  const ids = readMountIds(plan.stepOf(look), outcome);
+  const { workdir, isRootless = false } = mounted;
+  return { ...ids, held, path: `/proc/self/fd/${held.descriptor}`, workdir, isRootless };
+}
+
+const remountNames: ReadonlySet<string> = new Set(['readonly', 'readonlySuperblock']);
+
+/** Makes mount and superblock read-only, or writable. */
+export function* remount(mounted: Mounted & Id, options: RemountOptions | undefined): Script<void> {
+  const given = toOptions(options);
+  checkNames(given, remountNames);
+  const readonly = checkBoolean(given.readonly, 'readonly');
+  const superblock = checkBoolean(given.readonlySuperblock, 'readonlySuperblock');
+  const plan = new Plan();
+  const root = addRoot(plan, mounted);
+  if (superblock !== undefined) {
+    const context = plan.add(calls.fspick, [root, '', k.FSPICK_CLOEXEC | k.FSPICK_EMPTY_PATH]);
+    plan.add(calls.fsconfig, [context, k.FSCONFIG_SET_FLAG, superblock ? 'ro' : 'rw', null]);
+    plan.add(calls.fsconfig, [context, k.FSCONFIG_CMD_RECONFIGURE, null, null]);
+  }
+  if (readonly !== undefined) {
+    const bits = readonly ? [k.MOUNT_ATTR_RDONLY, 0] : [0, k.MOUNT_ATTR_RDONLY];
+    plan.add(calls.mount_setattr, [root, '', k.AT_EMPTY_PATH, ...bits, 0]);
+  }
+  const outcome = yield plan;
+  if (!(outcome instanceof StepFailure)) return;
+  throw toError(mounted, outcome, ({ errno }) => {
+    if (errno === e.EBUSY) {
+      return {
+        reason: 'mount-busy',
+        what: `${shownAs(mounted)} cannot become read-only: a file of it is open for writing`,
+        hint: 'close the files that are open for writing; `findHolders` tells whose they are',
+      };
+    }
+    if (errno === e.EROFS) {
+      return {
+        reason: 'read-only',
+        what: `the superblock of ${shownAs(mounted)} cannot become writable: it has no upper that can be written`,
+        hint: 'mount again with an upperdir and a workdir that can be written',
+      };
+    }
+    return undefined;
+  });
+}
+
+/**
+ * Puts a detached mount in the place of another, in one step: beneath it (MOVE_MOUNT_BENEATH, 6.5), and then the
+ * one above is detached. Nobody sees the place empty.
+ */
+export function* takePlace(above: Mounted & Id, next: Mounted & Id): Script<Mounted & Id> {
+  if (above.held !== undefined || next.held === undefined) {
+    throw new TypeError('only a mount that has a target can be replaced');
+  }
+  const plan = new Plan();
+  const root = addRoot(plan, above);
+  const subject = { role: 'target', path: above.path } as const;
+  addMove(plan, next.held.descriptor, root, k.MOVE_MOUNT_BENEATH, { undo: true, subject });
+  // By its root, unless /proc is another namespace's.
+  const place: Text = above.namespace === undefined ? ['/proc/self/fd/', root] : above.path;
+  const flags = above.namespace === undefined ? k.MNT_DETACH : k.MNT_DETACH | k.UMOUNT_NOFOLLOW;
+  plan.add(calls.umount2, [place, flags], { subject });
+  const outcome = yield plan;
+  if (!(outcome instanceof StepFailure)) {
+    return { ...next, held: undefined, path: above.path, namespace: above.namespace };
+  }
+  throw toError(above, outcome, ({ step, errno }) =>
+    step?.call === calls.move_mount && errno === e.EINVAL
+      ? {
+          reason: 'option-unsupported',
+          what: `${shownAs(above)} cannot be replaced in one step: this kernel is older than 6.5, or the place is on a shared mount`,
+          hint: 'unmount it and mount the other; between the two, the place is empty',
+        }
+      : undefined,
+  );
+}

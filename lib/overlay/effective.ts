@@ -1,0 +1,75 @@
+/** What a mount is, read back from the kernel. */
+import { EINVAL, EOPNOTSUPP } from '../errnos.js';
+import { OverlayError } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import { DATA_OUTPUT, type Outcome, type Script, StepFailure } from '../kernel/perform.js';
+import { Plan } from '../kernel/plan.js';
+import { type Mounted, mountIdMask } from '../mounts/mounted.js';
+import type { RawMount } from '../mounts/raw-mount.js';
+import { readMountRecords, WHOLE_MOUNT } from '../mounts/statmount.js';
+import { findRaw } from '../mounts/table.js';
+import { pathString, quotePath } from '../paths.js';
+import { entryMaker, type MountFlags } from './mount-entry.js';
+import type { NamedOptions } from './option-strings.js';
+
+/** Options in force, by the names of `OverlayOptions`: what the kernel shows, and what the mount allows. */
+export interface EffectiveOptions extends Omit<NamedOptions, 'readonlySuperblock'>, MountFlags {
+  readonly readonlySuperblock: boolean;
+  readonly source: string;
+}
+
+/** The options in force. */
+export function* effectiveOptions(mounted: Mounted & { readonly id: number }): Script<EffectiveOptions> {
+  const raw = mounted.held === undefined ? yield* findAttached(mounted) : yield* findDetached(mounted);
+  const { overlay, flags, superblockOptions, source } = entryMaker('utf8')(raw);
+  const readonlySuperblock = superblockOptions[0] === 'ro';
+  return { ...(overlay as NamedOptions), ...flags, readonlySuperblock, source: String(source) };
+}
+
+function* findAttached({ path, id, namespace }: Mounted & { readonly id: number }): Script<RawMount> {
+  const raw = yield* findRaw({ path, namespace, isExact: true });
+  const found = mountIdMask(id) === k.STATX_MNT_ID_UNIQUE ? raw?.uniqueId : raw?.id;
+  if (raw !== undefined && found === id) return raw;
+  throw new OverlayError({
+    errno: EINVAL,
+    reason: 'not-mounted',
+    what: `what is at ${quotePath(path)} is not the mount that was made here any more`,
+    path: pathString(path),
+  });
+}
+
+/**
+ * statmount(2) knows nothing of a mount without a place: a clone of it gets one, in a mount namespace that ends with
+ * the call. The superblock, whose options these are, is the same.
+ */
+export function lookAtDetached({ held }: Mounted): { plan: Plan; read: (outcome: Outcome) => RawMount | undefined } {
+  const plan = new Plan();
+  plan.isOnOwnThread = true;
+  const flags = k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC | k.AT_EMPTY_PATH;
+  const tree = plan.add(calls.open_tree, [held?.descriptor ?? -1, '', flags]);
+  plan.add(calls.unshare, [k.CLONE_NEWNS]);
+  plan.add(calls.mount, [null, '/', null, k.MS_REC | k.MS_PRIVATE, null]);
+  const root = plan.add(calls.openat2, [k.AT_FDCWD, '/', k.O_PATH | k.O_CLOEXEC, 0]);
+  const move = k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH;
+  plan.add(calls.move_mount, [tree, '', root, '', move]);
+  const args = [tree, '', k.AT_EMPTY_PATH, WHOLE_MOUNT, 0];
+  const look = plan.stepOf(plan.add(calls.mount_of, args, { output: DATA_OUTPUT }));
+  return {
+    plan,
+    read: (outcome) => (outcome instanceof StepFailure ? undefined : readMountRecords(outcome.data(look))[0]),
+  };
+}
+
+function* findDetached(mounted: Mounted): Script<RawMount> {
+  const { plan, read } = lookAtDetached(mounted);
+  const raw = read(yield plan);
+  if (raw !== undefined) return raw;
+  throw new OverlayError({
+    errno: EOPNOTSUPP,
+    reason: 'feature-unverifiable',
+    what: `the options in force of the detached mount ${quotePath(mounted.path)} cannot be read: that takes CAP_SYS_ADMIN and Linux 6.15`,
+    hint: 'attach it first, or do without',
+    path: pathString(mounted.path),
+  });
+}

@@ -1,0 +1,298 @@
+import { once } from 'node:events';
+import { closeSync, openSync, readdirSync, readFileSync, readSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
+import type { ExecutionContext } from 'ava';
+import {
+  bindSync,
+  createNamespace,
+  type Mount,
+  mountOverlay,
+  mountOverlaySync,
+  OverlayError,
+  type OverlayMount,
+} from 'overlayfs';
+import {
+  countDescriptors,
+  eventually,
+  layers,
+  makeTree,
+  mountsBelow,
+  mountTest,
+  native,
+  scaled,
+  scratch,
+} from '../support/index.js';
+
+const forms = {
+  promise: {
+    attach: (mount: Mount, ...args: Parameters<Mount['attach']>) => mount.attach(...args),
+    clone: (mount: Mount) => mount.clone(),
+    remount: (mount: Mount, ...args: Parameters<Mount['remount']>) => mount.remount(...args),
+    effective: (mount: OverlayMount) => mount.effective(),
+    replace: (mount: OverlayMount, ...args: Parameters<OverlayMount['replace']>) => mount.replace(...args),
+  },
+  twin: {
+    attach: async (mount: Mount, ...args: Parameters<Mount['attach']>) => mount.attachSync(...args),
+    clone: async (mount: Mount) => mount.cloneSync(),
+    remount: async (mount: Mount, ...args: Parameters<Mount['remount']>) => mount.remountSync(...args),
+    effective: async (mount: OverlayMount) => mount.effectiveSync(),
+    replace: async (mount: OverlayMount, ...args: Parameters<OverlayMount['replace']>) => mount.replaceSync(...args),
+  },
+} as const;
+
+const failing = { instanceOf: OverlayError };
+
+function withoutTarget(dir: string) {
+  const { target: _, ...rest } = layers(dir);
+  return rest;
+}
+
+for (const [form, calls] of Object.entries(forms)) {
+  mountTest(`a detached mount gets a place, and is one like others then (${form})`, async (t) => {
+    const dir = scratch(t);
+    const descriptors = countDescriptors();
+    const mounted = mountOverlaySync(withoutTarget(dir));
+    t.is(mounted.target, undefined);
+    writeFileSync(join(mounted.path as string, 'new'), 'x');
+    const target = join(dir, 'merged');
+    const { id } = mounted;
+    await calls.attach(mounted, target);
+    t.deepEqual([mounted.target, mounted.path, mounted.fd, mounted.id], [target, target, undefined, id]);
+    t.deepEqual(readdirSync(target).sort(), ['from-lower', 'new']);
+    t.is(countDescriptors(), descriptors);
+    await t.throwsAsync(calls.attach(mounted, target), {
+      code: 'ERR_INVALID_ARG_VALUE',
+      message: /has a place already/,
+    });
+    await mounted.unmount();
+    t.is(mountsBelow(target).length, 0);
+    await mounted.unmount();
+  });
+
+  mountTest(`where a detached mount cannot be attached, it stays what it was (${form})`, async (t) => {
+    const dir = scratch(t);
+    makeTree(dir, { 'mounted/': '', file: '' });
+    native.mount('x', join(dir, 'mounted'), 'tmpfs', 0, '');
+    const mounted = mountOverlaySync(withoutTarget(dir));
+    const cases = [
+      ['none', 'target-missing'],
+      ['mounted', 'target-mounted'],
+      ['file', 'target-not-directory'],
+    ] as const;
+    for (const [name, reason] of cases) {
+      t.like(await t.throwsAsync(calls.attach(mounted, join(dir, name)), failing), { reason, path: join(dir, name) });
+    }
+    t.deepEqual(readdirSync(mounted.path as string), ['from-lower']);
+    await calls.attach(mounted, join(dir, 'mounted'), { stack: true });
+    await mounted.unmount();
+    await t.throwsAsync(calls.attach(mounted, 'x', { stac: true } as never), { message: /did you mean "stack"/ });
+    const closed = mountOverlaySync(withoutTarget(dir));
+    await closed.unmount();
+    t.like(await t.throwsAsync(calls.attach(closed, join(dir, 'merged')), failing), { reason: 'not-mounted' });
+  });
+
+  mountTest(`attached in another namespace (${form})`, async (t) => {
+    const dir = scratch(t);
+    const namespace = await createNamespace();
+    const mounted = mountOverlaySync(withoutTarget(dir));
+    await calls.attach(mounted, join(dir, 'merged'), { namespace });
+    t.is(mountsBelow(join(dir, 'merged')).length, 0);
+    await mounted.unmount();
+    namespace.close();
+  });
+
+  mountTest(`a clone shows the same files, and lives on by itself (${form})`, async (t) => {
+    const dir = scratch(t);
+    const mounted = mountOverlaySync(layers(dir));
+    const clone = await calls.clone(mounted);
+    t.not(clone.id, mounted.id);
+    await mounted.unmount();
+    writeFileSync(join(clone.path as string, 'new'), 'x');
+    t.is(readFileSync(join(dir, 'upper/new'), 'utf8'), 'x');
+    await calls.attach(clone, join(dir, 'merged'));
+    await clone.unmount();
+    t.like(await t.throwsAsync(calls.clone(mounted), failing), { reason: 'not-mounted' });
+  });
+
+  mountTest(
+    `read-only and writable again, the mount and the superblock (${form})`,
+    { needs: 'mountSetattr' },
+    async (t) => {
+      const dir = scratch(t);
+      makeTree(dir, { 'bound/': '' });
+      const mounted = mountOverlaySync({ ...layers(dir), nosuid: true });
+      const bound = bindSync(mounted.path as string, join(dir, 'bound'));
+      const write = (at: Mount) => () => writeFileSync(join(at.path as string, 'new'), 'x');
+      await calls.remount(mounted, { readonly: true });
+      t.throws(write(mounted), { code: 'EROFS' });
+      t.notThrows(write(bound));
+      t.regex(mountsBelow(mounted.path as string)[0]?.line ?? '', / ro,nosuid,relatime /);
+      await calls.remount(mounted, { readonly: false });
+      t.notThrows(write(mounted));
+
+      const fd = openSync(join(mounted.path as string, 'new'), 'w');
+      t.like(await t.throwsAsync(calls.remount(mounted, { readonly: true }), failing), {
+        reason: 'mount-busy',
+        code: 'EBUSY',
+      });
+      closeSync(fd);
+      await calls.remount(mounted, { readonlySuperblock: true });
+      t.throws(write(bound), { code: 'EROFS' });
+      await calls.remount(mounted, { readonlySuperblock: false });
+      t.notThrows(write(bound));
+      await t.throwsAsync(calls.remount(mounted, { readonly: 1 } as never), { code: 'ERR_INVALID_ARG_TYPE' });
+      await bound.unmount();
+      await mounted.unmount();
+      t.like(await t.throwsAsync(calls.remount(mounted, { readonly: true }), failing), { reason: 'not-mounted' });
+    },
+  );
+
+  mountTest(`the options in force, attached and detached (${form})`, { needs: 'pathDescriptors' }, async (t) => {
+    const dir = scratch(t, 'disk');
+    const options = { ...layers(dir), index: true, noexec: true, source: 'it' };
+    const mounted = mountOverlaySync(options);
+    const { lowerdir, upperdir, workdir } = options;
+    const expected = {
+      index: true,
+      lowerdir: [lowerdir],
+      upperdir,
+      workdir,
+      noexec: true,
+      readonly: false,
+      readonlySuperblock: false,
+      source: 'it',
+    };
+    t.like(await calls.effective(mounted), expected);
+    await mounted.unmount();
+    t.like(await t.throwsAsync(calls.effective(mounted), failing), { reason: 'not-mounted' });
+    const { target: _, ...rest } = options;
+    const detached = mountOverlaySync(rest);
+    t.like(await calls.effective(detached), expected);
+    await detached.unmount();
+  });
+
+  mountTest(
+    `other layers in the place of a mount; open files stay those of the old one (${form})`,
+    { needs: 'mountBeneath' },
+    async (t) => {
+      const dir = scratch(t);
+      const mounted = mountOverlaySync(layers(dir));
+      makeTree(dir, { 'second/lower/other': 'other', 'second/upper/': '', 'second/work/': '' });
+      const second = {
+        lowerdir: join(dir, 'second/lower'),
+        upperdir: join(dir, 'second/upper'),
+        workdir: join(dir, 'second/work'),
+      };
+      const target = mounted.path as string;
+      const fd = openSync(join(target, 'from-lower'), 'r');
+      const { id } = mounted;
+      const descriptors = countDescriptors();
+      await calls.replace(mounted, second);
+      t.is(countDescriptors(), descriptors);
+      t.deepEqual(readdirSync(target), ['other']);
+      t.not(mounted.id, id);
+      t.is(mounted.target, target);
+      t.like(mounted.options, { ...second, target });
+      const buffer = Buffer.alloc(5);
+      t.is(readSync(fd, buffer), 5);
+      t.is(buffer.toString(), 'lower');
+      closeSync(fd);
+      t.is(mountsBelow(target).length, 1);
+
+      const wrong = { ...second, lowerdir: join(dir, 'none') };
+      t.like(await t.throwsAsync(calls.replace(mounted, wrong), failing), { reason: 'lower-missing' });
+      t.deepEqual(readdirSync(target), ['other'], 'the old one is still there');
+      await t.throwsAsync(calls.replace(mounted, { ...second, target: '/x' } as never), {
+        code: 'ERR_INVALID_ARG_VALUE',
+      });
+      t.is(countDescriptors(), descriptors - 1);
+      await mounted.unmount();
+      t.is(mountsBelow(target).length, 0);
+      t.like(
+        await t.throwsAsync(
+          calls.replace(mounted, { lowerdir: [join(dir, 'lower'), join(dir, 'second/lower')] }),
+          failing,
+        ),
+        { reason: 'not-mounted' },
+      );
+      t.is(mountsBelow(target).length, 0);
+    },
+  );
+}
+
+mountTest('a replacement in another namespace', { needs: 'mountBeneath' }, async (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'other/other': 'x' });
+  const namespace = await createNamespace();
+  const mounted = await mountOverlay({ ...layers(dir), namespace });
+  await mounted.replace({ lowerdir: [join(dir, 'other'), join(dir, 'lower')] });
+  await mounted.unmount();
+  namespace.close();
+});
+
+/** Something that looks at the place all the time, and what it has seen. */
+async function observer(t: ExecutionContext, target: string) {
+  const seen = new Int32Array(new SharedArrayBuffer(16)); // old, new, neither, stop
+  const script = `
+    const { workerData: { target, seen } } = require('node:worker_threads');
+    const { readdirSync, writeFileSync } = require('node:fs');
+    while (Atomics.load(seen, 3) === 0) {
+      let names = '';
+      try { names = readdirSync(target).join(); writeFileSync(target + '/written', 'x'); } catch (error) { names = error.code; }
+      Atomics.add(seen, names.includes('one') ? 0 : names.includes('two') ? 1 : 2, 1);
+    }`;
+  const worker = new Worker(script, { eval: true, workerData: { target, seen } });
+  const ended = once(worker, 'exit');
+  await eventually(t, () => (seen[0] ?? 0) > 0);
+  return {
+    seen,
+    async end() {
+      Atomics.store(seen, 3, 1);
+      await ended;
+    },
+  };
+}
+
+mountTest(
+  'under load, the place shows the old or the new, and nothing is left of a thousand replacements',
+  { needs: 'mountBeneath' },
+  async (t) => {
+    const dir = scratch(t);
+    const make = (name: string) => {
+      makeTree(dir, { [`${name}/lower/${name}`]: name, [`${name}/upper/`]: '', [`${name}/work/`]: '' });
+      return {
+        lowerdir: join(dir, name, 'lower'),
+        upperdir: join(dir, name, 'upper'),
+        workdir: join(dir, name, 'work'),
+      };
+    };
+    const [one, two] = [make('one'), make('two')];
+    makeTree(dir, { 'merged/': '' });
+    const target = join(dir, 'merged');
+    const mounted = await mountOverlay({ ...one, target });
+    const descriptors = countDescriptors();
+    const { seen, end } = await observer(t, target);
+    for (let i = 0; i < scaled(500, 10); i++) {
+      await mounted.replace(two);
+      mounted.replaceSync(one);
+    }
+    await end();
+    t.is(seen[2], 0, 'neither');
+    t.is(countDescriptors(), descriptors);
+    t.is(mountsBelow(target).length, 1);
+    await mounted.unmount();
+  },
+);
+
+mountTest('a mount made by another program is replaced by none of ours', { needs: 'mountBeneath' }, async (t) => {
+  const dir = scratch(t);
+  const mounted = mountOverlaySync(layers(dir));
+  const target = mounted.path as string;
+  native.mount('above', target, 'tmpfs', 0, '');
+  const error = await t.throwsAsync(mounted.replace({ lowerdir: [join(dir, 'lower'), dir] }), failing);
+  t.true(['not-mounted', 'layers-overlap'].includes(error?.reason ?? ''), error?.message);
+  t.is(mountsBelow(target).length, 2);
+  native.umount(target, 0);
+  await mounted.unmount();
+});
