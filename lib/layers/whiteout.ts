@@ -6,7 +6,7 @@ import * as e from '../errnos.js';
 import { conflictingOptions, invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { addLook, type Found, readLook } from '../kernel/look.js';
+import { addLook, type Found, readLook, STATFS_OUTPUT } from '../kernel/look.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step, type StepOptions, type Subject } from '../kernel/plan.js';
 import {
@@ -122,7 +122,10 @@ function lookAt(path: Path, parent: Path): Look {
   const plan = new Plan();
   const itself = addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW });
   const above = addLook(plan, parent);
-  const guard = plan.add(calls.statfs, [parent, 0, k.OVERLAYFS_SUPER_MAGIC], { output: 0, tolerate: 'any' });
+  const guard = plan.add(calls.statfs, [parent, 0, k.OVERLAYFS_SUPER_MAGIC], {
+    output: STATFS_OUTPUT,
+    tolerate: 'any',
+  });
   return {
     plan,
     facts: (outputs) => ({

@@ -256,14 +256,14 @@ class Slot {
   std::vector<uint8_t> plan(Kind wanted, bool fails, Random& random) {
     kind = wanted;
     Plan plan;
-    int32_t own_output = 64;
+    int32_t own_output = 72;  // what statx reports
     std::string d = dir_ + "/d", target = this->target();
     // Takes as long as nobody has opened the other end.
     if (random.one_in(gate_odds)) plan.add(Call::openat2, {at_cwd, scratch + "/gate", O_WRONLY | O_CLOEXEC, 0});
     switch (wanted) {
       case look:
         plan.add(Call::statx, {at_cwd, d, 0, 0x7ff}, {0, 0, own_output});
-        plan.add(Call::statfs, {d}, {0, 0, 16});
+        plan.add(Call::statfs, {d}, {0, 0, 48});
         plan.add(Call::close, {plan.add(Call::open_tree, {at_cwd, d, 0x80000 /* OPEN_TREE_CLOEXEC */})});
         break;
       case whiteouts: {
