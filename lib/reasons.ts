@@ -88,7 +88,7 @@ export const reasons = {
   },
   'upper-without-xattrs': {
     when: 'the file system of the upperdir has no extended attributes of the kind that overlayfs keeps its marks in (ramfs; user.* on tmpfs before 6.6)',
-    todo: 'put upperdir and workdir on ext4, xfs, btrfs or tmpfs',
+    todo: 'put upperdir and workdir on ext4, xfs or btrfs, or on tmpfs from Linux 6.6 on',
   },
   'upper-remote': {
     when: 'the upperdir is on a remote file system (NFS, SMB, 9p, FUSE) that lacks something an upper needs',

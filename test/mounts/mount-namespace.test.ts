@@ -216,7 +216,7 @@ mountTest('a namespace that is not there, is none, or may not be joined', async 
     t.like(await t.throwsAsync(bind(dir, options.target, { namespace }), missing), { reason: 'namespace-missing' });
     t.like(await t.throwsAsync(unmount(options.target, { namespace }), missing), { reason: 'namespace-missing' });
   }
-  t.is(countDescriptors(), descriptors);
+  t.true(countDescriptors() <= descriptors);
   const denied = (call: string) => evaluateIn(withoutCapabilities, call);
   t.like(denied(`overlayfs.unmount('/tmp', { namespace: '/proc/self/ns/mnt' })`), { reason: 'namespace-denied' });
   t.like(denied('overlayfs.createNamespace()'), { reason: 'no-privilege', syscall: 'unshare' });

@@ -31,5 +31,7 @@ for (const [table, rows] of Object.entries(tables)) {
 }
 
 for (const row of processRows) {
-  mountTest(`failures, processes: ${row.title}`, { needs: ['user namespaces'] }, (t) => runProcess(t, row));
+  mountTest(`failures, processes: ${row.title}`, { needs: ['user namespaces', ...(row.needs ?? [])] }, (t) =>
+    runProcess(t, row),
+  );
 }

@@ -1,7 +1,7 @@
 /** What the tests share: directories of their own, real mounts, and what to do where there are none. */
 
 import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
@@ -106,6 +106,7 @@ const probes = {
   hugetlbfs: () => hasFileSystem('hugetlbfs'),
   'user namespaces': () => succeeds('unshare', '-Urm', 'true'),
   'a kernel of its own': () => / \/ 9p /.test(readFileSync('/proc/mounts', 'latin1')),
+  FUSE: () => existsSync('/dev/fuse'),
   'user xattrs on tmpfs': () => takesUserAttributes(),
   rootless: () => askFeaturesSync().rootless,
   'idmapped layers': () => takesIdMaps(),

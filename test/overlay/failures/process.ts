@@ -1,4 +1,5 @@
 /** Mounts by processes that may not do everything: without capabilities, under a filter, in user namespaces. */
+import type { Feature } from '../../support/index.js';
 import { fails } from '../rows/errors.js';
 import type { Given, Refusal } from '../rows/row.js';
 import { dirs, mode, overlay, removed, type Setup, tmpfs } from '../rows/setup.js';
@@ -9,6 +10,7 @@ export interface ProcessRow {
   readonly command: readonly string[];
   /** System calls that a filter refuses, and how. */
   readonly filter?: { readonly calls: readonly (keyof typeof numbers)[]; readonly errno: number };
+  readonly needs?: readonly Feature[];
   readonly view?: boolean;
   readonly setup?: readonly Setup[];
   readonly options: Given;
@@ -190,7 +192,8 @@ export const processRows: readonly ProcessRow[] = [
     inUser,
     { lowerdir: ['l1', 'l2', 'l1'] },
     fails('ELOOP', 'layer-twice', /lowerdir\[2\]/, 'l1'),
-    { mend: { options: { lowerdir: ['l1', 'l2'] } } },
+    // Else the upper is what is wrong first.
+    { mend: { options: { lowerdir: ['l1', 'l2'] } }, needs: ['user xattrs on tmpfs'] },
   ),
   row(
     'in a user namespace, a lower that is missing',
