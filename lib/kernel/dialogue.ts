@@ -5,7 +5,7 @@
 import { type Dirent, readdirSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { type Path, toBytes } from '../paths.js';
-import { type Outputs, perform, performSync, type StepFailure } from './perform.js';
+import { type Outputs, perform, performSync, StepFailure } from './perform.js';
 import { Plan } from './plan.js';
 
 /** The names in a directory; none where it cannot be read. */
@@ -24,6 +24,13 @@ export type Dialogue<T> = Generator<Plan | Listing, T, Answer>;
 /** The outputs are valid until the next question. */
 export function* ask(plan: Plan): Dialogue<Outputs | StepFailure> {
   return (yield plan) as Outputs | StepFailure;
+}
+
+/** The same, for a plan that tolerates all that may go wrong with its steps. */
+export function* askTolerant(plan: Plan): Dialogue<Outputs> {
+  const outcome = yield* ask(plan);
+  if (outcome instanceof StepFailure) throw new Error(`a plan that tolerates all errors has failed: ${outcome.errno}`);
+  return outcome;
 }
 
 export function* list(path: Path): Dialogue<readonly ListedEntry[]> {

@@ -103,23 +103,6 @@ export function performSync(plan: Plan): Outputs | StepFailure {
 /** What comes of a plan. */
 export type Outcome = Outputs | StepFailure;
 
-/** Plans of which each depends on what came of the one before: yields a plan, and is given its outcome. */
-export type Script<T> = Generator<Plan, T, Outcome>;
-
-/** Performs the plans of a script on this thread. */
-export function runSync<T>(script: Script<T>): T {
-  let step = script.next();
-  while (!step.done) step = script.next(performSync(step.value));
-  return step.value;
-}
-
-/** The same, with promises. */
-export async function run<T>(script: Script<T>): Promise<T> {
-  let step = script.next();
-  while (!step.done) step = script.next(await perform(step.value));
-  return step.value;
-}
-
 let lastToken = 0;
 
 /** What a signal's abort cancels: the tokens of the plans started with it. */

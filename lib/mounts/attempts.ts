@@ -81,8 +81,8 @@ export class Attempts {
       } finally {
         this.#underWay = undefined;
       }
-      // The other form of the call was quicker.
-      if (this.#isDone && isGoneAlready(outcome)) return undefined;
+      // The other form of the call was quicker, or held the mount at that moment.
+      if (this.#isDone && (isGoneAlready(outcome) || isBusy(outcome))) return undefined;
       this.#isDone ||= isGone(outcome);
       if (signal && outcome instanceof StepFailure && outcome.cancelled) throw abortError(signal);
       const pause = isBusy(outcome) ? pauses?.next() : undefined;

@@ -1,12 +1,14 @@
 /** What can be done to a mount that is there: attached, cloned, made read-only, put in the place of another. */
+
 import { checkBoolean, checkNames, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { formatStep } from '../kernel/format.js';
 import { readMountIds, STATX_OUTPUT } from '../kernel/look.js';
-import { type Script, StepFailure } from '../kernel/perform.js';
+import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Text } from '../kernel/plan.js';
 import { type PathLike, pathString, quotePath, withoutTrailingSlashes } from '../paths.js';
 import { addJoin, checkNamespace, explainJoin, type NamespaceLike, toTarget } from './mount-namespace.js';
@@ -112,7 +114,7 @@ export function* attach(
   mounted: Mounted & Id,
   target: PathLike,
   options: AttachOptions | undefined,
-): Script<Mounted & Id> {
+): Dialogue<Mounted & Id> {
   const given = toOptions(options);
   checkNames(given, attachNames);
   const stack = checkBoolean(given.stack, 'stack') ?? false;
@@ -129,7 +131,7 @@ export function* attach(
   const refused = stack ? 0 : k.STATX_ATTR_MOUNT_ROOT;
   plan.add(calls.statx, [at, '', k.AT_EMPTY_PATH, k.STATX_TYPE, refused], { subject });
   addMove(plan, mounted.held.descriptor, at, 0, { undo: true, subject });
-  const outcome = yield plan;
+  const outcome = yield* ask(plan);
   if (!(outcome instanceof StepFailure)) return { ...mounted, held: undefined, path, namespace };
   throw toError(mounted, outcome, ({ step, errno }) => {
     if (step?.call === calls.statx && errno === e.EBUSY) {
@@ -154,14 +156,14 @@ function addMove(
 }
 
 /** A second mount of the same, detached: open_tree(2). */
-export function* clone(mounted: Mounted & Id): Script<Mounted & Ids> {
+export function* clone(mounted: Mounted & Id): Dialogue<Mounted & Ids> {
   const plan = new Plan();
   const root = addRoot(plan, mounted);
   const flags = k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC | k.AT_EMPTY_PATH;
   const tree = plan.add(calls.open_tree, [root, '', flags], { keep: true, output: 0 });
   const mask = k.STATX_MNT_ID_UNIQUE | k.STATX_MNT_ID | k.STATX_INO;
   const look = plan.add(calls.statx, [tree, '', k.AT_EMPTY_PATH, mask], { output: STATX_OUTPUT });
-  const outcome = yield plan;
+  const outcome = yield* ask(plan);
   if (outcome instanceof StepFailure) {
     throw toError(mounted, outcome, ({ step, errno }) =>
       step?.call === calls.open_tree && errno === e.EINVAL
@@ -181,7 +183,7 @@ export function* clone(mounted: Mounted & Id): Script<Mounted & Ids> {
 const remountNames: ReadonlySet<string> = new Set(['readonly', 'readonlySuperblock']);
 
 /** Makes mount and superblock read-only, or writable. */
-export function* remount(mounted: Mounted & Id, options: RemountOptions | undefined): Script<void> {
+export function* remount(mounted: Mounted & Id, options: RemountOptions | undefined): Dialogue<void> {
   const given = toOptions(options);
   checkNames(given, remountNames);
   const readonly = checkBoolean(given.readonly, 'readonly');
@@ -197,7 +199,7 @@ export function* remount(mounted: Mounted & Id, options: RemountOptions | undefi
     const bits = readonly ? [k.MOUNT_ATTR_RDONLY, 0] : [0, k.MOUNT_ATTR_RDONLY];
     plan.add(calls.mount_setattr, [root, '', k.AT_EMPTY_PATH, ...bits, 0]);
   }
-  const outcome = yield plan;
+  const outcome = yield* ask(plan);
   if (!(outcome instanceof StepFailure)) return;
   throw toError(mounted, outcome, ({ errno }) => {
     if (errno === e.EBUSY) {
@@ -222,7 +224,7 @@ export function* remount(mounted: Mounted & Id, options: RemountOptions | undefi
  * Puts a detached mount in the place of another, in one step: beneath it (MOVE_MOUNT_BENEATH, 6.5), and then the
  * one above is detached. Nobody sees the place empty.
  */
-export function* takePlace(above: Mounted & Id, next: Mounted & Id): Script<Mounted & Id> {
+export function* takePlace(above: Mounted & Id, next: Mounted & Id): Dialogue<Mounted & Id> {
   if (above.held !== undefined || next.held === undefined) {
     throw new TypeError('only a mount that has a target can be replaced');
   }
@@ -234,7 +236,7 @@ export function* takePlace(above: Mounted & Id, next: Mounted & Id): Script<Moun
   const place: Text = above.namespace === undefined ? ['/proc/self/fd/', root] : above.path;
   const flags = above.namespace === undefined ? k.MNT_DETACH : k.MNT_DETACH | k.UMOUNT_NOFOLLOW;
   plan.add(calls.umount2, [place, flags], { subject });
-  const outcome = yield plan;
+  const outcome = yield* ask(plan);
   if (!(outcome instanceof StepFailure)) {
     return { ...next, held: undefined, path: above.path, namespace: above.namespace };
   }

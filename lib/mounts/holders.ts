@@ -1,13 +1,14 @@
 /** findHolders: who holds a mount. */
+
 import { checkMilliseconds, checkNames, toOptions } from '../arguments.js';
 import type { Holders } from '../holder.js';
 import * as k from '../kernel/constants.js';
+import { askTolerant, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { addLook, readLook } from '../kernel/look.js';
 import { Plan } from '../kernel/plan.js';
 import { type PathLike, toAbsolute, toPath, withoutTrailingSlashes } from '../paths.js';
 import { Mount, mountedOf } from './mount.js';
 import type { Mounted } from './mounted.js';
-import { runSearch, runSearchSync, type Search } from './search.js';
 import { searchHolders } from './search-holders.js';
 import { explainTarget } from './target.js';
 
@@ -35,11 +36,11 @@ function prepare(mount: Mount | PathLike, options: HoldersOptions | undefined): 
   return { mounted: { path }, isPath: true, timeout };
 }
 
-function* find({ mounted, isPath, timeout }: Prepared): Search<Holders> {
+function* find({ mounted, isPath, timeout }: Prepared): Dialogue<Holders> {
   if (isPath) {
     const plan = new Plan();
     const step = addLook(plan, mounted.path, { flags: k.AT_SYMLINK_NOFOLLOW });
-    const found = readLook(step, yield plan);
+    const found = readLook(step, yield* askTolerant(plan));
     if (!found.isMountRoot) throw explainTarget(mounted.path, found);
   }
   return yield* searchHolders(mounted, { scope: 'all', limit: timeout, flags: k.AT_SYMLINK_NOFOLLOW });
@@ -57,10 +58,10 @@ function* find({ mounted, isPath, timeout }: Prepared): Search<Holders> {
  * `'path-inaccessible'`
  */
 export async function findHolders(mount: Mount | PathLike, options?: HoldersOptions): Promise<Holders> {
-  return runSearch(find(prepare(mount, options)));
+  return hold(find(prepare(mount, options)));
 }
 
 /** `findHolders`, on the calling thread. */
 export function findHoldersSync(mount: Mount | PathLike, options?: HoldersOptions): Holders {
-  return runSearchSync(find(prepare(mount, options)));
+  return holdSync(find(prepare(mount, options)));
 }

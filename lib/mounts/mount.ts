@@ -1,7 +1,7 @@
 /** A mount that was made here. */
 
+import { hold, holdSync } from '../kernel/dialogue.js';
 import { close, closeWith } from '../kernel/held.js';
-import { run, runSync } from '../kernel/perform.js';
 import type { Path, PathLike } from '../paths.js';
 import { Attempts } from './attempts.js';
 import { type AttachOptions, attach, clone, type RemountOptions, remount } from './change.js';
@@ -105,12 +105,12 @@ export class Mount {
    * `'no-privilege'`, `'not-mounted'`, `'namespace-missing'` or `'namespace-denied'`
    */
   async attach(target: PathLike, options?: AttachOptions): Promise<void> {
-    become(this, target, await run(attach(this.#mounted, target, options)));
+    become(this, target, await hold(attach(this.#mounted, target, options)));
   }
 
   /** `attach`, on the calling thread. */
   attachSync(target: PathLike, options?: AttachOptions): void {
-    become(this, target, runSync(attach(this.#mounted, target, options)));
+    become(this, target, holdSync(attach(this.#mounted, target, options)));
   }
 
   /**
@@ -120,12 +120,12 @@ export class Mount {
    * @throws {OverlayError} `reason` is `'source-unbindable'`, `'not-mounted'` or `'no-privilege'`
    */
   async clone(): Promise<Mount> {
-    return new Mount(undefined, await run(clone(this.#mounted)));
+    return new Mount(undefined, await hold(clone(this.#mounted)));
   }
 
   /** `clone`, on the calling thread. */
   cloneSync(): Mount {
-    return new Mount(undefined, runSync(clone(this.#mounted)));
+    return new Mount(undefined, holdSync(clone(this.#mounted)));
   }
 
   /**
@@ -135,12 +135,12 @@ export class Mount {
    * is no upper that could be written, `'not-mounted'` or `'no-privilege'`
    */
   async remount(options: RemountOptions): Promise<void> {
-    await run(remount(this.#mounted, options));
+    await hold(remount(this.#mounted, options));
   }
 
   /** `remount`, on the calling thread. */
   remountSync(options: RemountOptions): void {
-    runSync(remount(this.#mounted, options));
+    holdSync(remount(this.#mounted, options));
   }
 
   /** `unmount()`, at the end of an `await using` block. */

@@ -1,8 +1,10 @@
 /** The mount namespaces that processes are in, and their mount tables. */
+
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import type { Dialogue } from '../kernel/dialogue.js';
 import { joinPath, type Path } from '../paths.js';
 import { type MountinfoEntry, parseMountinfo, readMountinfo } from './mountinfo.js';
-import { attempt, type Patience, type Search } from './search.js';
+import { attempt, type Patience } from './search.js';
 
 export interface Namespace {
   /** The inode number of /proc/PID/ns/mnt; undefined for the caller's own. */
@@ -24,7 +26,7 @@ export function* findNamespaces(
   kind: 'mnt' | 'net',
   pids: readonly number[],
   patience: Patience,
-): Search<{ inode: number | undefined; pid: number }[]> {
+): Dialogue<{ inode: number | undefined; pid: number }[]> {
   const inodeOf = (process: number | string): number | undefined => {
     const link = attempt(() => readlinkSync(`/proc/${process}/ns/${kind}`));
     return link === undefined ? undefined : Number(/\d+/.exec(link)?.[0]);
@@ -45,7 +47,7 @@ export function* findNamespaces(
   return found;
 }
 
-export function* readNamespaces(pids: readonly number[], patience: Patience): Search<Namespace[]> {
+export function* readNamespaces(pids: readonly number[], patience: Patience): Dialogue<Namespace[]> {
   const namespaces: Namespace[] = [];
   for (const { inode, pid } of yield* findNamespaces('mnt', pids, patience)) {
     const table =

@@ -2,9 +2,11 @@
  * Who holds a mount: a search through /proc, for after an unmount has failed, or when asked. What is in the mount
  * shows by the mount's id, statx(2), not by the text of paths.
  */
+
 import { readdirSync, readFileSync } from 'node:fs';
 import type { Holder, Holders } from '../holder.js';
 import * as k from '../kernel/constants.js';
+import type { Dialogue } from '../kernel/dialogue.js';
 import { addLook, type Found, readLook, readMountId } from '../kernel/look.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import { findOption, findOptions, splitLowerdir, unescapeLayer } from '../mount-strings.js';
@@ -13,14 +15,14 @@ import { addJoin } from './mount-namespace.js';
 import { isUniqueId, type Mounted } from './mounted.js';
 import type { MountinfoEntry } from './mountinfo.js';
 import { findNamespaces, listProcesses, type Namespace, pathIn, readNamespaces } from './namespaces.js';
-import { attempt, Patience, type Search } from './search.js';
+import { attempt, Patience } from './search.js';
 import { commandOf, findUsers, type Sockets, type Via, type Wanted } from './users.js';
 
 /** Paths to look at, and what is to be said when one is in one of the mounts. */
 type Places<T> = readonly (readonly [path: Path, say: T])[];
 
 /** Those places that are in one of the mounts. */
-function* placesIn<T>(places: Places<T>, ids: Wanted['ids'], patience: Patience): Search<[say: T, via: Via][]> {
+function* placesIn<T>(places: Places<T>, ids: Wanted['ids'], patience: Patience): Dialogue<[say: T, via: Via][]> {
   const plan = new Plan();
   const steps = places.map(
     ([path]): Step => addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW, mask: k.STATX_MNT_ID }),
@@ -42,7 +44,7 @@ interface Held {
   readonly device: string | undefined;
 }
 
-function* lookAt({ path, id, device, namespace, workdir }: Mounted, flags: number, patience: Patience): Search<Held> {
+function* lookAt({ path, id, device, namespace, workdir }: Mounted, flags: number, patience: Patience): Dialogue<Held> {
   const plan = new Plan();
   if (namespace !== undefined) addJoin(plan, namespace);
   const look = (mask: number) => addLook(plan, path, { flags, mask });
@@ -100,7 +102,7 @@ function mountsInside(rows: readonly Row[], ids: Wanted['ids']): Holder[] {
 const boundSocket = /^\S+ \S+ \S+ \S+ \S+ \S+ +(\d+) (\/.*)$/;
 
 /** Sockets that are bound in one of the mounts: unix(7), by the path with which they were bound. */
-function* findSockets(pids: readonly number[], ids: Wanted['ids'], patience: Patience): Search<Sockets> {
+function* findSockets(pids: readonly number[], ids: Wanted['ids'], patience: Patience): Dialogue<Sockets> {
   const places: [Path, { inode: number; path: string }][] = [];
   for (const namespace of yield* findNamespaces('net', pids, patience)) {
     const text = attempt(() => readFileSync(`/proc/${namespace.pid}/net/unix`, 'latin1'));
@@ -117,7 +119,7 @@ function* findSockets(pids: readonly number[], ids: Wanted['ids'], patience: Pat
 }
 
 /** Files in one of the mounts that back loop devices, by what loop(4) says in /sys. */
-function* findLoops(ids: Wanted['ids'], patience: Patience): Search<Holder[]> {
+function* findLoops(ids: Wanted['ids'], patience: Patience): Dialogue<Holder[]> {
   const names = attempt(() => readdirSync('/sys/block')) ?? [];
   const places = names.flatMap((name): [Path, { device: string; path: string }][] => {
     if (!name.startsWith('loop')) return [];
@@ -145,7 +147,7 @@ function* findLayers(
   held: Held,
   ids: Wanted['ids'],
   patience: Patience,
-): Search<Holder[]> {
+): Dialogue<Holder[]> {
   const overlays = rows.filter(([row]) => row.type === 'overlay' && row.device !== held.device);
   const holders: Holder[] = [];
   for (const [row, namespace] of overlays) {
@@ -179,7 +181,7 @@ interface Extent {
   readonly flags: number;
 }
 
-export function* searchHolders(mounted: Mounted, { scope, limit, flags }: Extent): Search<Holders> {
+export function* searchHolders(mounted: Mounted, { scope, limit, flags }: Extent): Dialogue<Holders> {
   const patience = new Patience(limit);
   const pids = listProcesses();
   const held = yield* lookAt(mounted, flags, patience);

@@ -1,29 +1,8 @@
-/** Searches through /proc that look at much: written once, run with a promise or on the calling thread. */
+/** What searches through /proc have in common, which look at much. */
 
+import { askTolerant, type Dialogue } from '../kernel/dialogue.js';
 import type { Outputs } from '../kernel/perform.js';
-import { perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
-
-/** A search yields plans of looks, all errors of which it tolerates, and is given what they have found. */
-export type Search<T> = Generator<Plan, T, Outputs>;
-
-function toOutputs(outcome: Outputs | StepFailure): Outputs {
-  if (outcome instanceof StepFailure) throw new Error(`a look that tolerates all errors has failed: ${outcome.errno}`);
-  return outcome;
-}
-
-/** The looks are performed on a thread of the library's; between them others have their turn. */
-export async function runSearch<T>(search: Search<T>): Promise<T> {
-  let next = search.next();
-  while (!next.done) next = search.next(toOutputs(await perform(next.value)));
-  return next.value;
-}
-
-export function runSearchSync<T>(search: Search<T>): T {
-  let next = search.next();
-  while (!next.done) next = search.next(toOutputs(performSync(next.value)));
-  return next.value;
-}
 
 /** A search goes on so long, in ms, before others have their turn. */
 const SLICE = 4;
@@ -51,14 +30,14 @@ export class Patience {
   }
 
   /** Has a plan performed, whereupon a new slice begins. */
-  *look(plan: Plan): Search<Outputs> {
-    const outputs = yield plan;
+  *look(plan: Plan): Dialogue<Outputs> {
+    const outputs = yield* askTolerant(plan);
     this.#sliceEnd = performance.now() + SLICE;
     return outputs;
   }
 
   /** Lets others have their turn when it is time. */
-  *pause(): Search<void> {
+  *pause(): Dialogue<void> {
     if (this.isSliceOver()) yield* this.look(new Plan());
   }
 }

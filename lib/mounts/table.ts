@@ -1,10 +1,12 @@
 /** The mount table, or one mount of it: by /proc, or by statmount(2) where that tells all there is to know (6.13). */
+
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { addLook, readLook } from '../kernel/look.js';
-import { DATA_OUTPUT, type Outputs, type Script, StepFailure } from '../kernel/perform.js';
+import { DATA_OUTPUT, type Outputs, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
 import { type Path, pathString, quotePath } from '../paths.js';
 import { addJoin, explainJoin, type Namespace } from './mount-namespace.js';
@@ -93,7 +95,7 @@ function* askStatmount(
   namespace: Namespace | undefined,
   mask: number,
   wanted?: readonly number[],
-): Script<Buffer | StepFailure> {
+): Dialogue<Buffer | StepFailure> {
   const plan = new Plan();
   const descriptor =
     typeof namespace === 'number'
@@ -103,7 +105,7 @@ function* askStatmount(
         : plan.add(calls.openat2, [k.AT_FDCWD, namespace, k.O_CLOEXEC, 0]);
   const args = [descriptor, mask, wanted === undefined ? null : packIds(wanted)];
   const table = plan.stepOf(plan.add(calls.mount_table, args, { output: DATA_OUTPUT }));
-  const outcome = yield plan;
+  const outcome = yield* ask(plan);
   if (!(outcome instanceof StepFailure)) return outcome.data(table);
   if (outcome.errno === e.ENOSYS) isStatmountWhole = false;
   return outcome;
@@ -116,7 +118,7 @@ function isWhole(data: Buffer): boolean {
 }
 
 /** Basics first: options, which cost most, only of what is wanted. Undefined where the kernel does not tell all. */
-function* listByStatmount({ namespace, select }: TableQuery): Script<RawMount[] | undefined> {
+function* listByStatmount({ namespace, select }: TableQuery): Dialogue<RawMount[] | undefined> {
   let ids: number[] | undefined;
   if (select !== undefined) {
     const basics = yield* askStatmount(namespace, MOUNT_BASICS);
@@ -131,20 +133,20 @@ function* listByStatmount({ namespace, select }: TableQuery): Script<RawMount[] 
 }
 
 /** The mounts with these unique ids that are still there. */
-export function* statRaw(ids: readonly number[]): Script<readonly RawMount[]> {
+export function* statRaw(ids: readonly number[]): Dialogue<readonly RawMount[]> {
   const data = yield* askStatmount(undefined, WHOLE_MOUNT, ids);
   if (data instanceof StepFailure) throw explainTable(data);
   return readMountRecords(data);
 }
 
 /** By /proc: as the table of a thread that is in the namespace, with the unique ids beside it where there are any. */
-function* listByMountinfo({ namespace }: TableQuery): Script<RawMount[] | StepFailure> {
+function* listByMountinfo({ namespace }: TableQuery): Dialogue<RawMount[] | StepFailure> {
   const plan = new Plan();
   const self = addJoining(plan, namespace);
   const before = addIds(plan);
   const text = addText(plan, self);
   const after = addIds(plan);
-  const outcome = yield plan;
+  const outcome = yield* ask(plan);
   if (!(outcome instanceof StepFailure)) {
     return join(outcome.data(text), readIds(before, outcome), readIds(after, outcome));
   }
@@ -155,7 +157,7 @@ function* listByMountinfo({ namespace }: TableQuery): Script<RawMount[] | StepFa
   const other = new Plan();
   const path = `${process}/mountinfo`;
   const otherText = other.stepOf(other.add(calls.read_file, [k.AT_FDCWD, path], { output: DATA_OUTPUT }));
-  const second = yield other;
+  const second = yield* ask(other);
   return second instanceof StepFailure ? outcome : join(second.data(otherText));
 }
 
@@ -189,7 +191,7 @@ function processOf(namespace: Path): string | undefined {
 const sameness = ({ id, device, root }: RawMount): string => `${id} ${device} ${root}`;
 
 /** With their unique ids, where the kernel has such: by another look, and without those that are gone by then. */
-function* addIdsLater(mounts: readonly RawMount[], namespace: Namespace | undefined): Script<readonly RawMount[]> {
+function* addIdsLater(mounts: readonly RawMount[], namespace: Namespace | undefined): Dialogue<readonly RawMount[]> {
   const basics = yield* askStatmount(namespace, MOUNT_BASICS);
   if (basics instanceof StepFailure) return mounts;
   const ids = new Map(readMountRecords(basics).map((mount) => [sameness(mount), mount.uniqueId]));
@@ -203,7 +205,7 @@ function* addIdsLater(mounts: readonly RawMount[], namespace: Namespace | undefi
  * The mounts of a namespace. Of the whole table the text is the quicker way, by half, and tells everything on each
  * kernel; another namespace is asked for by its id, which no thread has to join it for.
  */
-export function* listRaw(query: TableQuery): Script<readonly RawMount[]> {
+export function* listRaw(query: TableQuery): Dialogue<readonly RawMount[]> {
   const { namespace, select, way = namespace === undefined ? 'mountinfo' : 'statmount' } = query;
   if (way === 'statmount' && isStatmountWhole !== false) {
     const mounts = yield* listByStatmount(query);
@@ -232,7 +234,7 @@ export interface FindQuery {
 }
 
 /** The mount that a path is on. */
-export function* findRaw(query: FindQuery): Script<RawMount | undefined> {
+export function* findRaw(query: FindQuery): Dialogue<RawMount | undefined> {
   const { path, namespace, isExact, way } = query;
   if (way !== 'mountinfo' && isStatmountWhole !== false) {
     const plan = new Plan();
@@ -240,7 +242,7 @@ export function* findRaw(query: FindQuery): Script<RawMount | undefined> {
     const required = isExact ? k.STATX_ATTR_MOUNT_ROOT : 0;
     const args = [k.AT_FDCWD, path, k.AT_STATX_DONT_SYNC, WHOLE_MOUNT, required];
     const table = plan.stepOf(plan.add(calls.mount_of, args, { output: DATA_OUTPUT }));
-    const outcome = yield plan;
+    const outcome = yield* ask(plan);
     if (!(outcome instanceof StepFailure)) {
       const data = outcome.data(table);
       if (isWhole(data)) return readMountRecords(data)[0];
@@ -250,14 +252,14 @@ export function* findRaw(query: FindQuery): Script<RawMount | undefined> {
   return yield* findInMountinfo(query);
 }
 
-function* findInMountinfo(query: FindQuery): Script<RawMount | undefined> {
+function* findInMountinfo(query: FindQuery): Dialogue<RawMount | undefined> {
   const { path, namespace, isExact } = query;
   const plan = new Plan();
   const self = addJoining(plan, namespace);
   const look = addLook(plan, path, { mask: k.STATX_MNT_ID, tolerate: [] });
   const unique = addLook(plan, path, { mask: k.STATX_MNT_ID_UNIQUE });
   const text = addText(plan, self);
-  const outcome = yield plan;
+  const outcome = yield* ask(plan);
   if (outcome instanceof StepFailure) throw explainTable(outcome, path);
   const [found, again] = [readLook(look, outcome), readLook(unique, outcome)];
   if (isExact && !found.isMountRoot) return undefined;

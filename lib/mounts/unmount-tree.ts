@@ -1,9 +1,11 @@
 /** unmountTree: all mounts below a directory, deepest first. */
+
 import { realpathSync } from 'node:fs';
 import { checkMilliseconds, checkSignal, toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { invalidArgumentValue, type OverlayError } from '../errors.js';
 import * as k from '../kernel/constants.js';
+import { type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { lookSync } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
@@ -18,7 +20,6 @@ import {
 } from '../paths.js';
 import { Attempts } from './attempts.js';
 import { type MountinfoEntry, readMountinfo } from './mountinfo.js';
-import { runSearch, runSearchSync, type Search } from './search.js';
 import { explainTarget } from './target.js';
 import { addUnmount, explain, type UnmountOptions } from './unmount.js';
 
@@ -102,7 +103,7 @@ class Tree {
   }
 
   /** Why it has failed; undefined when the mount has gone by itself, and it is to be gone on with the others. */
-  *explain(failure: StepFailure): Search<OverlayError | undefined> {
+  *explain(failure: StepFailure): Dialogue<OverlayError | undefined> {
     const index = failure.plan.steps.indexOf(failure.step as Step); // two for each mount
     const entry = this.#ordered[index >> 1] as MountinfoEntry;
     const left = readMountinfo().filter(({ target }) => isAtOrBelow(target, this.#directory));
@@ -135,7 +136,7 @@ export async function unmountTree(target: PathLike, options?: UnmountTreeOptions
   for (;;) {
     const outcome = await tree.attempts.perform(() => tree.plan(), tree.options);
     if (!(outcome instanceof StepFailure)) return tree.count;
-    const error = await runSearch(tree.explain(outcome));
+    const error = await hold(tree.explain(outcome));
     if (error !== undefined) throw error;
   }
 }
@@ -146,7 +147,7 @@ export function unmountTreeSync(target: PathLike, options?: UnmountTreeOptions):
   for (;;) {
     const outcome = tree.attempts.performSync(() => tree.plan(), tree.options);
     if (!(outcome instanceof StepFailure)) return tree.count;
-    const error = runSearchSync(tree.explain(outcome));
+    const error = holdSync(tree.explain(outcome));
     if (error !== undefined) throw error;
   }
 }

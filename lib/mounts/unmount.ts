@@ -6,6 +6,7 @@ import { conflictingOptions, OverlayError, type OverlayErrorFields } from '../er
 import type { Holders } from '../holder.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { askTolerant, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { type Held, take } from '../kernel/held.js';
 import { addLook, type Found, lookSync, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
@@ -26,7 +27,6 @@ import { holdersText } from './holder-text.js';
 import { addJoin, checkNamespace, explainJoin, type NamespaceLike, toTarget } from './mount-namespace.js';
 import { type Mounted, mountIdMask } from './mounted.js';
 import { readMountinfo } from './mountinfo.js';
-import { runSearch, runSearchSync, type Search } from './search.js';
 import { searchHolders } from './search-holders.js';
 
 /** How to unmount: the flags of umount2(2), and what to do with what an overlay leaves. */
@@ -259,14 +259,14 @@ export function* explain(
   failure: StepFailure,
   options: UnmountOptions,
   leftover?: string,
-): Search<OverlayError> {
+): Dialogue<OverlayError> {
   const notJoined = explainJoin(failure);
   if (notJoined !== undefined) return notJoined;
   const flags = lookFlags(options);
   const plan = new Plan();
   if (mounted.namespace !== undefined) addJoin(plan, mounted.namespace);
   const step = addLook(plan, mounted.path, { flags });
-  const found = readLook(step, yield plan);
+  const found = readLook(step, yield* askTolerant(plan));
   if (failure.errno !== e.EBUSY || failure.step?.call !== calls.umount2) {
     return explainUnmount(mounted, failure, { found, leftover });
   }
@@ -282,12 +282,12 @@ export async function unmountMounted(
   attempts = new Attempts(),
 ): Promise<void> {
   const outcome = await attempts.perform(() => unmountPlan(mounted, options), options);
-  if (outcome instanceof StepFailure) throw await runSearch(explain(mounted, outcome, options));
+  if (outcome instanceof StepFailure) throw await hold(explain(mounted, outcome, options));
 }
 
 export function unmountMountedSync(mounted: Mounted, options: UnmountOptions, attempts = new Attempts()): void {
   const outcome = attempts.performSync(() => unmountPlan(mounted, options), options);
-  if (outcome instanceof StepFailure) throw runSearchSync(explain(mounted, outcome, options));
+  if (outcome instanceof StepFailure) throw holdSync(explain(mounted, outcome, options));
 }
 
 function prepare(target: PathLike, options: UnmountOptions | undefined): [Mounted, UnmountOptions] {

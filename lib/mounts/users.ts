@@ -1,14 +1,16 @@
 /** The processes that use mounts: proc_pid_fd(5), proc_pid_maps(5), proc_pid_root(5) and their like. */
+
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import * as e from '../errnos.js';
 import type { Holder, Holding } from '../holder.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import type { Dialogue } from '../kernel/dialogue.js';
 import { addLook, readMountId } from '../kernel/look.js';
 import type { Outputs } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import { pathString } from '../paths.js';
-import { attempt, type Patience, type Search } from './search.js';
+import { attempt, type Patience } from './search.js';
 
 /** Through which mount: nothing for the one that is asked about, else another one of the same file system. */
 export interface Via {
@@ -140,7 +142,7 @@ function* mappingsByDevice(pid: number, devices: ReadonlyMap<string, Via>): Gene
 }
 
 /** The processes that have one of the sockets. */
-function* findSocketUsers(pids: readonly number[], sockets: Sockets, patience: Patience): Search<Holder[]> {
+function* findSocketUsers(pids: readonly number[], sockets: Sockets, patience: Patience): Dialogue<Holder[]> {
   const holders: Holder[] = [];
   for (const pid of sockets.size === 0 ? [] : pids) {
     if (patience.isLate()) break;
@@ -166,7 +168,7 @@ export function* findUsers(
   sockets: Sockets,
   devices: ReadonlyMap<string, Via>,
   patience: Patience,
-): Search<Users> {
+): Dialogue<Users> {
   const hidden = new Set<number>();
   const found = new Map<string, Holder>();
   const note = (holders: Iterable<Holder>): void => {
@@ -175,7 +177,7 @@ export function* findUsers(
       found.set(`${pid} ${what} ${descriptor} ${path}`, holder);
     }
   };
-  function* finish(batch: Batch): Search<void> {
+  function* finish(batch: Batch): Dialogue<void> {
     if (batch.plan.steps.length === 0) return;
     const outputs = yield* patience.look(batch.plan);
     note(batch.hits(outputs));

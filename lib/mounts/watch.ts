@@ -2,12 +2,14 @@
  * Changes of the mount table, as they come: from fanotify(7) where that tells of mounts (6.15) and the process may
  * ask, else by comparing tables whenever poll(2) on /proc/self/mountinfo says that there is something new.
  */
+
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { hold, holdSync } from '../kernel/dialogue.js';
 import { close, closeWith, type Held } from '../kernel/held.js';
-import { perform, performSync, run, runSync, StepFailure } from '../kernel/perform.js';
+import { perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import type { RawMount } from './raw-mount.js';
 import { explainTable, listRaw, statRaw } from './table.js';
@@ -158,7 +160,7 @@ class EventWatch extends Watch {
     super(descriptor);
     // At once: what changes before it, and is then lost by a queue that runs over, could not be told.
     try {
-      for (const mount of runSync(listRaw({}))) this.#known.set(keyOf(mount), mount);
+      for (const mount of holdSync(listRaw({}))) this.#known.set(keyOf(mount), mount);
     } catch (error) {
       this.close();
       throw error;
@@ -202,7 +204,7 @@ class EventWatch extends Watch {
 
   async #explain(told: readonly Told[]): Promise<RawMountEvent[]> {
     const attached = told.filter(({ mask }) => mask & k.FAN_MNT_ATTACH).map(({ id }) => id);
-    const mounts = attached.length === 0 ? [] : await run(statRaw(attached));
+    const mounts = attached.length === 0 ? [] : await hold(statRaw(attached));
     const found = new Map(mounts.map((mount) => [keyOf(mount), mount]));
     const events: RawMountEvent[] = [];
     for (const { mask, id } of told) {
@@ -224,7 +226,7 @@ class EventWatch extends Watch {
 
   /** The queue has run over: what has got lost shows in the table. */
   async #compare(): Promise<RawMountEvent[]> {
-    const after = await run(listRaw({}));
+    const after = await hold(listRaw({}));
     const events = compareTables(this.#known, after);
     this.#known.clear();
     for (const mount of after) this.#known.set(keyOf(mount), mount);
@@ -241,7 +243,7 @@ class TableWatch extends Watch {
   constructor(descriptor: number) {
     super(descriptor);
     try {
-      this.#known = TableWatch.#toKnown(runSync(listRaw({})));
+      this.#known = TableWatch.#toKnown(holdSync(listRaw({})));
     } catch (error) {
       this.close();
       throw error;
@@ -267,7 +269,7 @@ class TableWatch extends Watch {
         // The table is read when the wait has begun: beginning it takes note of all that was before.
         this.#waiting = this.wait(k.POLLPRI);
         this.#waiting.catch(() => {});
-        const after = await run(listRaw({}));
+        const after = await hold(listRaw({}));
         const events = compareTables(this.#known, after);
         this.#known = TableWatch.#toKnown(after);
         if (events.length > 0 && !this.isClosed) return events;

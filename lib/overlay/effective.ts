@@ -1,9 +1,11 @@
 /** What a mount is, read back from the kernel. */
+
 import { EINVAL, EOPNOTSUPP } from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { DATA_OUTPUT, type Outcome, type Script, StepFailure } from '../kernel/perform.js';
+import { ask, type Dialogue } from '../kernel/dialogue.js';
+import { DATA_OUTPUT, type Outcome, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { type Mounted, mountIdMask } from '../mounts/mounted.js';
 import type { RawMount } from '../mounts/raw-mount.js';
@@ -20,14 +22,14 @@ export interface EffectiveOptions extends Omit<NamedOptions, 'readonlySuperblock
 }
 
 /** The options in force. */
-export function* effectiveOptions(mounted: Mounted & { readonly id: number }): Script<EffectiveOptions> {
+export function* effectiveOptions(mounted: Mounted & { readonly id: number }): Dialogue<EffectiveOptions> {
   const raw = mounted.held === undefined ? yield* findAttached(mounted) : yield* findDetached(mounted);
   const { overlay, flags, superblockOptions, source } = entryMaker('utf8')(raw);
   const readonlySuperblock = superblockOptions[0] === 'ro';
   return { ...(overlay as NamedOptions), ...flags, readonlySuperblock, source: String(source) };
 }
 
-function* findAttached({ path, id, namespace }: Mounted & { readonly id: number }): Script<RawMount> {
+function* findAttached({ path, id, namespace }: Mounted & { readonly id: number }): Dialogue<RawMount> {
   const raw = yield* findRaw({ path, namespace, isExact: true });
   const found = mountIdMask(id) === k.STATX_MNT_ID_UNIQUE ? raw?.uniqueId : raw?.id;
   if (raw !== undefined && found === id) return raw;
@@ -61,9 +63,9 @@ export function lookAtDetached({ held }: Mounted): { plan: Plan; read: (outcome:
   };
 }
 
-function* findDetached(mounted: Mounted): Script<RawMount> {
+function* findDetached(mounted: Mounted): Dialogue<RawMount> {
   const { plan, read } = lookAtDetached(mounted);
-  const raw = read(yield plan);
+  const raw = read(yield* ask(plan));
   if (raw !== undefined) return raw;
   throw new OverlayError({
     errno: EOPNOTSUPP,

@@ -1,8 +1,9 @@
 /** The mount table for callers: what is mounted, what a path is on, and which overlays use a directory. */
+
 import { checkBoolean, checkNames, checkWord, toOptions } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
+import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { addLook, type Found, readLook } from '../kernel/look.js';
-import { run, runSync, type Script } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { checkNamespace, type Namespace, type NamespaceLike } from '../mounts/mount-namespace.js';
 import type { RawMount } from '../mounts/raw-mount.js';
@@ -95,14 +96,14 @@ function* withLayer(
   mounts: readonly RawMount[],
   layer: string,
   namespace: Namespace | undefined,
-): Script<readonly RawMount[]> {
+): Dialogue<readonly RawMount[]> {
   const layers = mounts.map(({ options }) => layersOf(options));
   const isSame = new Set([layer]);
   if (namespace === undefined) {
     const paths = [...new Set([layer, ...layers.flat()])].filter(isComparable);
     const plan = new Plan();
     const looks = paths.map((path) => addLook(plan, Buffer.from(path, 'latin1')));
-    const outcome = yield plan;
+    const outcome = yield* ask(plan);
     const identities = looks.map((look) => identityOf(readLook(look, outcome)));
     const [own] = identities;
     if (own !== undefined) {
@@ -114,7 +115,7 @@ function* withLayer(
   return mounts.filter((_, i) => layers[i]?.some((path) => isSame.has(withoutTrailingSlashes(path) as string)));
 }
 
-function list(filter: MountFilter | undefined, way?: TableWay): Script<MountEntry<string | Buffer>[]> {
+function list(filter: MountFilter | undefined, way?: TableWay): Dialogue<MountEntry<string | Buffer>[]> {
   const { namespace, encoding, ...wanted } = checkCommon(filter, 'filter', filterNames);
   const types = toTypes(wanted.type);
   const target = rawPath(wanted.target, 'target');
@@ -138,7 +139,7 @@ function find(
   path: PathLike,
   options: FindMountOptions | undefined,
   way?: TableWay,
-): Script<MountEntry<string | Buffer> | undefined> {
+): Dialogue<MountEntry<string | Buffer> | undefined> {
   const given = toPath(path, 'path');
   const { namespace, encoding, exact } = checkCommon(options, 'options', findNames);
   const isExact = checkBoolean(exact, 'exact') ?? false;
@@ -155,7 +156,7 @@ function find(
 
 /** @internal */
 export function listMountsWith(way: TableWay, filter?: MountFilter): MountEntry<string | Buffer>[] {
-  return runSync(list(filter, way));
+  return holdSync(list(filter, way));
 }
 
 /** @internal */
@@ -164,7 +165,7 @@ export function findMountWith(
   path: PathLike,
   options?: FindMountOptions,
 ): MountEntry<string | Buffer> | undefined {
-  return runSync(find(path, options, way));
+  return holdSync(find(path, options, way));
 }
 
 /**
@@ -177,7 +178,7 @@ export async function listMounts(filter: MountFilter & { encoding: 'buffer' }): 
 export async function listMounts(filter?: MountFilter & { encoding?: 'utf8' }): Promise<MountEntry[]>;
 export async function listMounts(filter?: MountFilter): Promise<MountEntry<string | Buffer>[]>;
 export async function listMounts(filter?: MountFilter): Promise<MountEntry<string | Buffer>[]> {
-  return await run(list(filter));
+  return await hold(list(filter));
 }
 
 /** `listMounts`, on the calling thread. */
@@ -185,7 +186,7 @@ export function listMountsSync(filter: MountFilter & { encoding: 'buffer' }): Mo
 export function listMountsSync(filter?: MountFilter & { encoding?: 'utf8' }): MountEntry[];
 export function listMountsSync(filter?: MountFilter): MountEntry<string | Buffer>[];
 export function listMountsSync(filter?: MountFilter): MountEntry<string | Buffer>[] {
-  return runSync(list(filter));
+  return holdSync(list(filter));
 }
 
 /**
@@ -212,7 +213,7 @@ export async function findMount(
   path: PathLike,
   options?: FindMountOptions,
 ): Promise<MountEntry<string | Buffer> | undefined> {
-  return await run(find(path, options));
+  return await hold(find(path, options));
 }
 
 /** `findMount`, on the calling thread. */
@@ -226,5 +227,5 @@ export function findMountSync(
 ): MountEntry | undefined;
 export function findMountSync(path: PathLike, options?: FindMountOptions): MountEntry<string | Buffer> | undefined;
 export function findMountSync(path: PathLike, options?: FindMountOptions): MountEntry<string | Buffer> | undefined {
-  return runSync(find(path, options));
+  return holdSync(find(path, options));
 }

@@ -5,7 +5,7 @@ import { calls } from '../kernel/calls.js';
 import { AT_FDCWD, AT_REMOVEDIR, FSCONFIG_CMD_CREATE } from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { type MountIds, readMountIds } from '../kernel/look.js';
-import { type Outputs, perform, performSync, run, runSync, StepFailure } from '../kernel/perform.js';
+import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { takePlace } from '../mounts/change.js';
 import { become, Mount, mountedOf } from '../mounts/mount.js';
@@ -78,12 +78,12 @@ export class OverlayMount extends Mount {
    * be looked at
    */
   async effective(): Promise<EffectiveOptions> {
-    return run(effectiveOptions(mountedOf(this)));
+    return hold(effectiveOptions(mountedOf(this)));
   }
 
   /** `effective`, on the calling thread. */
   effectiveSync(): EffectiveOptions {
-    return runSync(effectiveOptions(mountedOf(this)));
+    return holdSync(effectiveOptions(mountedOf(this)));
   }
 
   /**
@@ -97,7 +97,7 @@ export class OverlayMount extends Mount {
   async replace(options: ReplaceOptions): Promise<void> {
     const next = await mountOverlay(detachedOptions(this, options));
     try {
-      takeOver(this, next, await run(takePlace(mountedOf(this), mountedOf(next))));
+      takeOver(this, next, await hold(takePlace(mountedOf(this), mountedOf(next))));
     } finally {
       await next.unmount();
     }
@@ -107,7 +107,7 @@ export class OverlayMount extends Mount {
   replaceSync(options: ReplaceOptions): void {
     const next = mountOverlaySync(detachedOptions(this, options));
     try {
-      takeOver(this, next, runSync(takePlace(mountedOf(this), mountedOf(next))));
+      takeOver(this, next, holdSync(takePlace(mountedOf(this), mountedOf(next))));
     } finally {
       next.unmountSync();
     }
