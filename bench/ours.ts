@@ -112,6 +112,44 @@ export function whiteoutBatch(directory: string, count: number, each: number): n
   return now() - start;
 }
 
+/** Directories for one overlay of many layers; returns what takes them away. */
+export function makeLayers(directory: string, count: number): () => void {
+  for (const path of [
+    ...layersIn(directory, count).lowerdir,
+    join(directory, 'upper/work'),
+    join(directory, 'target'),
+  ]) {
+    mkdirSync(path, { recursive: true });
+  }
+  return () => rmSync(directory, { recursive: true });
+}
+
+function layersIn(directory: string, count: number): { lowerdir: string[]; target: string } {
+  const lowerdir = Array.from({ length: count }, (_, i) => join(directory, `lower-${i}`));
+  return { lowerdir, target: join(directory, 'target') };
+}
+
+/** A mount that the kernel refuses, with the look for the reason; the time of the call. */
+export function refusal(directory: string, count: number): number {
+  const upperdir = join(directory, 'upper');
+  const options = { ...layersIn(directory, count), upperdir, workdir: join(upperdir, 'work') };
+  const start = now();
+  try {
+    mountOverlaySync(options);
+  } catch {
+    return now() - start;
+  }
+  throw new Error('a workdir inside the upperdir was taken');
+}
+
+/** The same layers mounted, and unmounted. */
+export function layeredPair(directory: string, count: number): number {
+  const options = layersIn(directory, count);
+  const start = now();
+  mountOverlaySync(options).unmountSync();
+  return now() - start;
+}
+
 /** Mounts, to be among many; returns what takes them away. */
 export function makeManyMounts(directory: string, count: number): () => void {
   const source = join(directory, 'source');

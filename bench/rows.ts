@@ -6,13 +6,16 @@ import { type Block, type Comparison, type Effort, interleave } from './interlea
 import {
   asyncPairs,
   finding,
+  layeredPair,
   listing,
+  makeLayers,
   makeManyMounts,
   makeWhiteoutDirectories,
   pairsAtOnce,
   programListing,
   programPairs,
   programStarts,
+  refusal,
   rootlessPairs,
   startInside,
   startOutside,
@@ -65,6 +68,7 @@ const PROGRAM_PAIRS = 20;
 const TIMES_AT_ONCE = 4;
 const WARM_UP_PAIRS = 3000;
 const MOUNTS = 10_000;
+const LAYERS = 500;
 const WHITEOUTS = 10_000;
 /** So many in a directory. */
 const WHITEOUTS_EACH = 100;
@@ -162,6 +166,17 @@ const kinds: readonly Kind[] = [
       ];
     },
     bound: () => undefined,
+  },
+  {
+    what: `refused, ${LAYERS} layers : mounted`,
+    unit: 'ms',
+    ratio: 'ours / peer',
+    waits: false,
+    on: ['tmpfs'],
+    setUp: (site) => makeLayers(site.many, LAYERS),
+    warmUpBlocks: 5,
+    blocks: (site) => [() => refusal(site.many, LAYERS) / 1000, () => layeredPair(site.many, LAYERS) / 1000],
+    bound: () => ({ of: 'ours', is: 'at most', limit: 20 }),
   },
   whiteouts('mknod', (fileSystem) => (fileSystem === 'ext4' ? { of: 'ratio', is: 'at most', limit: 0.6 } : undefined)),
   // How far sharing an inode can go.
