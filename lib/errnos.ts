@@ -46,6 +46,14 @@ const more: Readonly<Record<number, readonly [code: string, text: string]>> = {
   122: ['EDQUOT', 'disk quota exceeded'],
 };
 
+/** Why a path cannot be reached, by the errno of a look at it. */
+export const unreachable: Readonly<Record<number, string>> = {
+  [ENOTDIR]: 'a component of it is not a directory',
+  [EACCES]: 'this process may not search a directory on the way',
+  [ELOOP]: 'its symbolic links lead in a circle, or are too many',
+  [ENAMETOOLONG]: 'it, or a name in it, is too long',
+};
+
 /** The name and the text of an errno, a positive number. */
 export function describeErrno(errno: number): readonly [code: string, text: string] {
   return getSystemErrorMap().get(-errno) ?? more[errno] ?? [`E${errno}`, `errno ${errno}`];

@@ -55,6 +55,11 @@ function nameDescriptors(plan: Plan): ReadonlyMap<number, string> {
   return names;
 }
 
+/** What node:fs calls the system call of a step. */
+export function systemCallOf({ call }: Step): string {
+  return call === calls.mkdirat ? 'mkdir' : call === calls.openat2 ? 'open' : call.name;
+}
+
 /** One step of a plan. */
 export function formatStep(plan: Plan, step: Step, names = nameDescriptors(plan)): string {
   const args: string[] = [];

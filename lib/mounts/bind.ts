@@ -4,7 +4,7 @@ import * as e from '../errnos.js';
 import { abortError, OverlayError, type OverlayErrorFields } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { formatStep } from '../kernel/format.js';
+import { formatStep, systemCallOf } from '../kernel/format.js';
 import { addLook, readLook, readMountId, STATX_OUTPUT } from '../kernel/look.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
@@ -149,13 +149,6 @@ function bindPlan(bind: Bind): BindPlan {
   return { plan, id: plan.stepOf(look) };
 }
 
-const inaccessible: Readonly<Record<number, string>> = {
-  [e.EACCES]: 'this process may not search a directory on the way',
-  [e.ELOOP]: 'its symbolic links lead in a circle, or are too many',
-  [e.ENAMETOOLONG]: 'it, or a name in it, is too long',
-  [e.ENOTDIR]: 'a component of it is not a directory',
-};
-
 /** Whether one of source and target is a directory and the other is not. */
 function lookAtBoth(bind: Bind): { plan: Plan; differ: (outputs: Outputs | StepFailure) => boolean } {
   const plan = new Plan();
@@ -212,7 +205,7 @@ function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayErro
         hint: 'use a newer kernel',
       };
     }
-    const cause = inaccessible[errno];
+    const cause = e.unreachable[errno];
     if (cause !== undefined) return { reason: 'path-inaccessible', what: `${name} cannot be reached: ${cause}` };
     return {
       reason: 'unexplained',
@@ -222,13 +215,11 @@ function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayErro
   return new OverlayError({
     errno,
     path: pathString(subject?.path ?? bind.target),
-    syscall: step === undefined || step.call === calls.statx ? undefined : syscallOf(step),
+    syscall: step === undefined || step.call === calls.statx ? undefined : systemCallOf(step),
     ...verdict(),
     leftover: undoErrno === 0 ? undefined : `what was bound could not be unmounted again (errno ${undoErrno})`,
   });
 }
-
-const syscallOf = ({ call }: Step): string => (call === calls.openat2 ? 'open' : call.name);
 
 function finish(bind: Bind, { id }: BindPlan, outcome: Outputs): Mount {
   return new Mount(bind.given, { path: bind.target, id: readMountId(id, outcome), namespace: bind.namespace });

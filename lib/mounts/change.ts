@@ -6,13 +6,13 @@ import { invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue } from '../kernel/dialogue.js';
-import { formatStep } from '../kernel/format.js';
+import { formatStep, systemCallOf } from '../kernel/format.js';
 import { readMountIds, STATX_OUTPUT } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Text } from '../kernel/plan.js';
 import { type PathLike, pathString, quotePath, withoutTrailingSlashes } from '../paths.js';
 import { addJoin, checkNamespace, explainJoin, type NamespaceLike, toTarget } from './mount-namespace.js';
-import { type Mounted, mountIdMask } from './mounted.js';
+import { idHalves, type Mounted, mountIdMask } from './mounted.js';
 
 /** Where and how to attach a detached mount. */
 export interface AttachOptions {
@@ -33,15 +33,13 @@ export interface RemountOptions {
 type Id = { readonly id: number };
 type Ids = Id & { readonly device: number };
 
-const half = (id: number): [low: number, high: number] => [id | 0, (id / 2 ** 32) | 0];
-
 /** The mount's root: its own descriptor, or one of what is at its path if that is still this very mount. */
 function addRoot(plan: Plan, { held, path, id, namespace }: Mounted & Id): Descriptor {
   if (held !== undefined) return held.descriptor;
   if (namespace !== undefined) addJoin(plan, namespace);
   const subject = { role: 'target', path } as const;
   const root = plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_PATH | k.O_NOFOLLOW | k.O_CLOEXEC, 0], { subject });
-  plan.add(calls.statx, [root, '', k.AT_EMPTY_PATH, mountIdMask(id), 0, ...half(id)], { subject });
+  plan.add(calls.statx, [root, '', k.AT_EMPTY_PATH, mountIdMask(id), 0, ...idHalves(id)], { subject });
   return root;
 }
 
@@ -100,7 +98,7 @@ function toError(
   const isGuard = step === undefined || step.call === calls.statx;
   return new OverlayError({
     errno: errno === e.ESTALE ? e.EINVAL : errno,
-    syscall: isGuard ? undefined : step.call === calls.openat2 ? 'open' : step.call.name,
+    syscall: isGuard ? undefined : systemCallOf(step),
     path: pathString(step?.options.subject?.path ?? mounted.path),
     ...verdict,
     leftover: undoErrno === 0 ? undefined : `what was done could not be undone (errno ${undoErrno})`,

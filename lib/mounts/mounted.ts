@@ -27,6 +27,9 @@ export interface Mounted {
 /** Unique ids begin above 2^31, reused ones stay below. */
 export const isUniqueId = (id: number): boolean => id > 0x7fffffff;
 
+/** An id as plans hold 64 bits. */
+export const idHalves = (id: number): [low: number, high: number] => [id | 0, (id / 2 ** 32) | 0];
+
 /** What a look has to ask for to be told an id of this sort. */
 export function mountIdMask(id: number): number {
   return isUniqueId(id) ? STATX_MNT_ID_UNIQUE : STATX_MNT_ID;

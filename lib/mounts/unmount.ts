@@ -25,7 +25,7 @@ import type { Reason } from '../reasons.js';
 import { Attempts } from './attempts.js';
 import { holdersText } from './holder-text.js';
 import { addJoin, checkNamespace, explainJoin, type NamespaceLike, toTarget } from './mount-namespace.js';
-import { type Mounted, mountIdMask } from './mounted.js';
+import { idHalves, type Mounted, mountIdMask } from './mounted.js';
 import { readMountinfo } from './mountinfo.js';
 import { searchHolders } from './search-holders.js';
 
@@ -103,7 +103,7 @@ function lookFlags(options: UnmountOptions): number {
 export function addUnmount(plan: Plan, mounted: Mounted, options: UnmountOptions): void {
   if (mounted.id !== undefined) {
     const { id, path } = mounted;
-    plan.add(calls.statx, [k.AT_FDCWD, path, lookFlags(options), mountIdMask(id), 0, id | 0, (id / 2 ** 32) | 0]);
+    plan.add(calls.statx, [k.AT_FDCWD, path, lookFlags(options), mountIdMask(id), 0, ...idHalves(id)]);
   }
   const flags =
     (options.force ? k.MNT_FORCE : 0) |

@@ -10,7 +10,7 @@ import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { addLook, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
-import { unescapeOctal } from '../mount-strings.js';
+import { splitShown } from '../mount-strings.js';
 import type { Mounted } from '../mounts/mounted.js';
 import { readMountinfo } from '../mounts/mountinfo.js';
 import { type Path, pathString, quotePath } from '../paths.js';
@@ -56,15 +56,8 @@ export function toVerify({ overlay, allowDegraded }: CheckedOptions): readonly N
     : overlay.filter((option) => canFall(option) && !allowDegraded.includes(option.name));
 }
 
-function parseShown(text: Buffer): Shown {
-  const shown = new Map<string, string | null>();
-  for (const option of text.toString('latin1').split(',')) {
-    const at = option.indexOf('=');
-    if (at < 0) shown.set(option, null);
-    else shown.set(option.slice(0, at), unescapeOctal(Buffer.from(option.slice(at + 1), 'latin1')).toString('latin1'));
-  }
-  return shown;
-}
+const toShown = (text: Buffer): Shown =>
+  new Map(splitShown(text).map(({ name, value }) => [name, value?.toString('latin1') ?? null]));
 
 /** The error for a mount without what was asked for, if it is one; `id` is the mount's. */
 export function* verify(
@@ -78,7 +71,7 @@ export function* verify(
       ? yield* readDetached(mounted)
       : ((yield* readShown(mounted.id))?.options ?? (yield* readFromTable(mounted.path)));
   if (text === undefined) return unverifiable(options, wanted);
-  const shown = parseShown(text);
+  const shown = toShown(text);
   const fallen = wanted.filter(({ kernel, value }) => !inForce[kernel]?.(value ?? '', shown, features));
   for (const option of fallen) {
     // With all layers on one file system it does nothing, and is not shown.

@@ -11,6 +11,7 @@ import { addLook, type Found, readLook } from '../kernel/look.js';
 import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
 import { findOption, unescapeLayer } from '../mount-strings.js';
+import { idHalves, isUniqueId } from '../mounts/mounted.js';
 import { readMountinfo } from '../mounts/mountinfo.js';
 import { isAbsolute, type Path, toBytes, withoutTrailingSlashes } from '../paths.js';
 import type { KernelFeatures } from './features.js';
@@ -38,9 +39,6 @@ export interface Claim {
   readonly keys: readonly Key[] | undefined;
   readonly isDetached?: boolean;
 }
-
-/** Above it reused ids of the mount table cannot be: those of statmount(2) begin there. */
-const isUnique = (id: number): boolean => id > 0x7fffffff;
 
 class Uses {
   readonly #byKey = new Map<Key, Use>();
@@ -86,7 +84,7 @@ class Uses {
   }
 
   seen(id: number): void {
-    if (isUnique(id) && id > this.#last) this.#last = id;
+    if (isUniqueId(id) && id > this.#last) this.#last = id;
   }
 
   /** Puts down what the mount table shows, unless a newer mount is known to have the directory. */
@@ -133,7 +131,7 @@ export const uses = new Uses();
 /** The guards of a plan: whether there are newer mounts, and whether one of the two directories is in use. */
 export function addClaim(plan: Plan, upper: Descriptor, work: Descriptor, { statmount }: KernelFeatures): void {
   if (statmount !== false)
-    plan.add(calls.listmount, [...half(uses.last), 0, 1], { output: 8, tolerate: [ENOSYS, EPERM] });
+    plan.add(calls.listmount, [...idHalves(uses.last), 0, 1], { output: 8, tolerate: [ENOSYS, EPERM] });
   if (!uses.isEmpty) plan.add(calls.claim, [upper, work, uses.list], { output: CLAIM_OUTPUT });
 }
 
@@ -179,10 +177,8 @@ const LISTED_AT_ONCE = 512;
 const SMALL_ROOM = 8192;
 const LARGE_ROOM = 65536;
 
-const half = (id: number): [number, number] => [id | 0, (id / 2 ** 32) | 0];
-
 const addStatmount = (plan: Plan, id: number, mask: number, room: number): Step =>
-  plan.stepOf(plan.add(calls.statmount, [...half(id), mask, room], { output: room, tolerate: 'any' }));
+  plan.stepOf(plan.add(calls.statmount, [...idHalves(id), mask, room], { output: room, tolerate: 'any' }));
 
 /** A text of struct statmount; the mask says whether it is there. */
 function readText(bytes: Buffer, mask: number, at: number): Buffer | undefined {
@@ -198,7 +194,7 @@ export function* catchUp(): Dialogue<void> {
     const plan = new Plan();
     const room = 8 * LISTED_AT_ONCE;
     const step = plan.stepOf(
-      plan.add(calls.listmount, [...half(uses.last), LISTED_AT_ONCE, 0], { output: room, tolerate: 'any' }),
+      plan.add(calls.listmount, [...idHalves(uses.last), LISTED_AT_ONCE, 0], { output: room, tolerate: 'any' }),
     );
     const outputs = yield* ask(plan);
     const count = outputs instanceof StepFailure ? 0 : Math.max(0, outputs.result(step));
@@ -243,7 +239,7 @@ function* learnOne(id: number): Dialogue<void> {
 
 /** What statmount(2) shows of a mount with a unique id; the options from Linux 6.11 on. */
 export function* readShown(id: number): Dialogue<{ options: Buffer; target: Buffer } | undefined> {
-  if (!isUnique(id)) return undefined;
+  if (!isUniqueId(id)) return undefined;
   for (const room of [SMALL_ROOM, LARGE_ROOM]) {
     const plan = new Plan();
     const step = addStatmount(plan, id, k.STATMOUNT_MNT_POINT | k.STATMOUNT_MNT_OPTS, room);
@@ -277,10 +273,10 @@ export function* forgetGone(isStillUsed: () => Dialogue<boolean>): Dialogue<bool
   const results = steps.map(([use, step]) => [use, outputs.result(step)] as const);
   let hasGone = false;
   let detached: Use[] = [];
-  const shown = results.some(([{ id }]) => !isUnique(id)) ? overlaysShown() : undefined;
+  const shown = results.some(([{ id }]) => !isUniqueId(id)) ? overlaysShown() : undefined;
   for (const [use, result] of results) {
     if (use.isDetached) detached.push(use);
-    else if (isUnique(use.id) ? result < 0 : shown?.has(nameOf(use.id, use.target)) === false) {
+    else if (isUniqueId(use.id) ? result < 0 : shown?.has(nameOf(use.id, use.target)) === false) {
       uses.forget(use.id);
       hasGone = true;
     }

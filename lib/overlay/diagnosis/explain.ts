@@ -2,9 +2,8 @@
 import * as e from '../../errnos.js';
 import { OverlayError } from '../../errors.js';
 import { type Call, calls } from '../../kernel/calls.js';
-import { formatStep } from '../../kernel/format.js';
+import { formatStep, systemCallOf } from '../../kernel/format.js';
 import type { StepFailure } from '../../kernel/perform.js';
-import type { Step } from '../../kernel/plan.js';
 import type { CheckedOptions } from '../options.js';
 import type { Facts } from './facts.js';
 import { fileSystemRules, lastFileSystemRules, upperRules } from './file-systems.js';
@@ -79,7 +78,7 @@ export function explainMount(options: CheckedOptions, failure: StepFailure, fact
     ...pathField(options.target),
     ...verdict,
     // The errno of a guard is ours, not a call's.
-    syscall: step === undefined || guards.has(step.call) ? undefined : syscallOf(step),
+    syscall: step === undefined || guards.has(step.call) ? undefined : systemCallOf(step),
     kernel: failure.kernel,
     leftover: undoErrno === 0 ? undefined : `what was made for it could not all be removed (errno ${undoErrno})`,
   });
@@ -94,10 +93,6 @@ const guards: ReadonlySet<Call> = new Set([
   calls.getxattr,
   calls.faccessat2,
 ]);
-
-function syscallOf(step: Step): string {
-  return step.call === calls.mkdirat ? 'mkdir' : step.call === calls.openat2 ? 'open' : step.call.name;
-}
 
 /** All that a look without a mount has to take in. */
 export const WANTED_BEFOREHAND: Wanted = { parents: 'all', otherUses: true, work: true, origin: false, use: false };

@@ -19,13 +19,6 @@ const roleNames = {
   namespace: 'path',
 } as const;
 
-const causes: Readonly<Record<number, string>> = {
-  [e.ENOTDIR]: 'a component of it is not a directory',
-  [e.EACCES]: 'this process may not search a directory on the way',
-  [e.ELOOP]: 'its symbolic links lead in a circle, or are too many',
-  [e.ENAMETOOLONG]: 'it, or a name in it, is too long',
-};
-
 function judge({ options }: Scene, { subject, found, isSymlink }: PathFacts, errno: number): Verdict | undefined {
   const role = roleNames[subject.role];
   const name = nameOf(subject, options);
@@ -40,7 +33,7 @@ function judge({ options }: Scene, { subject, found, isSymlink }: PathFacts, err
   if (errno === e.ENOTDIR && found.errno === 0 && found.type !== k.S_IFDIR) {
     return { errno, reason: `${role}-not-directory` as Reason, what: `${name} is not a directory`, path };
   }
-  const cause = causes[errno];
+  const cause = e.unreachable[errno];
   if (cause === undefined) return undefined;
   return { errno, reason: 'path-inaccessible', what: `${name} cannot be reached: ${cause}`, path };
 }
