@@ -7,20 +7,22 @@ export interface Way {
 }
 
 const context = { fsContext: true, lowerdirAppend: true } as const;
+// Without the strings, or a short plain path would go as one.
+const descriptors = { ...context, lowerdirAppend: false } as const;
 const wrapper = { fsContext: false, lowerdirAppend: false, layerDescriptors: false } as const;
 const mount2 = { ...wrapper, mountApi: false } as const;
 
 export const ways = {
   descriptors: {
-    about: 'each layer by its descriptor: Linux 6.15, and late 6.13 and 6.14',
-    features: { ...context, layerDescriptors: 'path' },
+    about: 'each layer by its descriptor: Linux 6.15, and late 6.13 and 6.14, for what is no short plain path',
+    features: { ...descriptors, layerDescriptors: 'path' },
   },
   readable: {
-    about: 'each layer by a descriptor that is open for reading: early 6.13 and 6.14',
-    features: { ...context, layerDescriptors: 'readable' },
+    about: 'each layer by a descriptor that is open for reading: early 6.13 and 6.14, likewise',
+    features: { ...descriptors, layerDescriptors: 'readable' },
   },
   strings: {
-    about: 'each layer as a string of its own: Linux 6.7 to 6.12, and late 6.6',
+    about: 'each layer as a string of its own: Linux 6.7, and late 6.6; a long path through /proc/self/fd',
     features: { ...context, layerDescriptors: false },
   },
   string: {

@@ -136,7 +136,8 @@ export function perform(plan: Plan, signal?: AbortSignal): Promise<Outputs | Ste
     forget?.();
     if (outcome === undefined) return noOutputs;
     if (outcome instanceof ArrayBuffer) {
-      return new Outputs(new Int32Array(outcome), 0, Buffer.from(outcome, plan.outputsSize));
+      const hasData = outcome.byteLength > plan.outputsSize;
+      return new Outputs(new Int32Array(outcome), 0, hasData ? Buffer.from(outcome, plan.outputsSize) : noData);
     }
     return toFailure(plan, outcome);
   });

@@ -5,7 +5,7 @@ import { calls } from '../kernel/calls.js';
 import { AT_FDCWD, AT_REMOVEDIR, FSCONFIG_CMD_CREATE } from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { type MountIds, readMountIds } from '../kernel/look.js';
-import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
+import { type Outcome, type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { takePlace } from '../mounts/change.js';
 import { become, Mount, mountedOf } from '../mounts/mount.js';
@@ -347,24 +347,18 @@ const underWay = new Map<string, Promise<unknown>>();
 
 const keyOf = (path: Path): string => (typeof path === 'string' ? path : Buffer.from(path).toString('latin1'));
 
-async function inTurn<T>(paths: readonly Path[], mount: () => Promise<T>): Promise<T> {
-  const keys = paths.map(keyOf);
-  const findBefore = () => keys.map((key) => underWay.get(key)).find((before) => before !== undefined);
-  for (let before = findBefore(); before !== undefined; before = findBefore()) await before.catch(() => {});
-  const own = mount();
-  for (const key of keys) underWay.set(key, own);
-  try {
-    return await own;
-  } finally {
-    for (const key of keys) underWay.delete(key);
-  }
+/** What no other mount may take meanwhile. */
+function claimedPaths({ stack, target, exclusive, upperdir, workdir }: CheckedOptions): string[] {
+  const claimed: string[] = [];
+  if (!stack && target !== undefined) claimed.push(keyOf(withoutTrailingSlashes(target)));
+  if (exclusive && upperdir !== undefined) claimed.push(keyOf(withoutTrailingSlashes(upperdir)));
+  if (exclusive && workdir !== undefined) claimed.push(keyOf(withoutTrailingSlashes(workdir)));
+  return claimed;
 }
 
-/** What no other mount may take meanwhile. */
-function* claimed({ stack, target, exclusive, upperdir, workdir }: CheckedOptions): Generator<Path> {
-  if (!stack && target !== undefined) yield withoutTrailingSlashes(target);
-  if (exclusive && upperdir !== undefined) yield withoutTrailingSlashes(upperdir);
-  if (exclusive && workdir !== undefined) yield withoutTrailingSlashes(workdir);
+function findUnderWay(claimed: readonly string[]): Promise<unknown> | undefined {
+  if (underWay.size === 0) return undefined;
+  return claimed.map((key) => underWay.get(key)).find((before) => before !== undefined);
 }
 
 /**
@@ -381,14 +375,24 @@ function* claimed({ stack, target, exclusive, upperdir, workdir }: CheckedOption
  * @throws {OverlayError} the mount failed; `reason` says why
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
-export async function mountOverlay(options: OverlayOptions): Promise<OverlayMount> {
+export function mountOverlay(options: OverlayOptions): Promise<OverlayMount> {
   return mountOverlayWith(options);
 }
 
 /** `mountOverlay`, decided from a given record of what the kernel can do. */
 export async function mountOverlayWith(options: OverlayOptions, features?: KernelFeatures): Promise<OverlayMount> {
   const prepared = prepare(options, features);
-  return inTurn([...claimed(prepared.checked)], () => mountPrepared(prepared));
+  const claimed = claimedPaths(prepared.checked);
+  for (let before = findUnderWay(claimed); before !== undefined; before = findUnderWay(claimed)) {
+    await before.catch(() => {});
+  }
+  const own = mountPrepared(prepared);
+  for (const key of claimed) underWay.set(key, own);
+  try {
+    return await own;
+  } finally {
+    for (const key of claimed) underWay.delete(key);
+  }
 }
 
 async function mountPrepared(prepared: Prepared): Promise<OverlayMount> {
@@ -397,7 +401,12 @@ async function mountPrepared(prepared: Prepared): Promise<OverlayMount> {
   if (signal?.aborted) throw abortError(signal);
   if (checked.exclusive && uses.unseen.length > 0) await hold(lookAtUnseen());
   const [planned, end] = planFor(prepared);
-  const outcome = await perform(planned.plan, signal).finally(end);
+  let outcome: Outcome;
+  try {
+    outcome = await perform(planned.plan, signal);
+  } finally {
+    end();
+  }
   if (!(outcome instanceof StepFailure)) {
     const made = toMade(prepared, planned, outcome);
     const error = question(prepared, made);

@@ -17,7 +17,7 @@ import { joinPath, type Path, pathString, toBytes, withoutTrailingSlashes } from
 import { type KernelFeatures, needsMetacopy } from './features.js';
 import { commonDirectory, Mapper } from './idmap.js';
 import type { CheckedOptions } from './options.js';
-import { addClaim } from './uses.js';
+import { addClaim, uses } from './uses.js';
 
 /** A longer value does not pass fsconfig(2), which has no text for it. */
 const FSCONFIG_MAX_BYTES = 255;
@@ -45,11 +45,17 @@ type Attached = CheckedOptions & { readonly target: Path };
 
 const isAttached = (options: CheckedOptions): options is Attached => options.target !== undefined;
 
+interface Layer {
+  readonly subject: Subject;
+  /** Undefined for one that goes by its path. */
+  readonly descriptor: Descriptor | undefined;
+}
+
 interface Layers {
-  readonly lowers: readonly Descriptor[];
-  readonly data: readonly Descriptor[];
-  readonly upper: Descriptor | undefined;
-  readonly work: Descriptor | undefined;
+  readonly lowers: readonly Layer[];
+  readonly data: readonly Layer[];
+  readonly upper: Layer | undefined;
+  readonly work: Layer | undefined;
 }
 
 /** An option as it is sent: the kernel's name, and a value where it takes one. */
@@ -127,20 +133,34 @@ function addTargetThere(plan: Plan, options: Attached): Descriptor {
 
 const targetSubject = ({ target }: Attached): Subject => ({ role: 'target', path: target });
 
+/** Which layers may go by their paths, where these are plain: to open each and close it takes longer. */
+interface ByPath {
+  readonly lowers: boolean;
+  readonly upper: boolean;
+}
+
+const byDescriptor: ByPath = { lowers: false, upper: false };
+
 function addLayers(
   plan: Plan,
   options: CheckedOptions,
   features: Pick<KernelFeatures, 'layerDescriptors' | 'openTreeAttr'>,
+  byPath = byDescriptor,
 ): Layers {
   const { idmap } = options;
   const access = features.layerDescriptors === 'readable' ? 0 : k.O_PATH;
-  const open = (path: Path, subject: Subject): Descriptor =>
-    plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_DIRECTORY | k.O_CLOEXEC | access, 0], { subject });
+  const open = (path: Path, subject: Subject, mayGoByPath: boolean): Layer => {
+    if (mayGoByPath && isPlain(path)) return { subject, descriptor: undefined };
+    const args = [k.AT_FDCWD, path, k.O_DIRECTORY | k.O_CLOEXEC | access, 0];
+    return { subject, descriptor: plan.add(calls.openat2, args, { subject }) };
+  };
   const openIfGiven = (role: 'upperdir' | 'workdir', path: Path | undefined) =>
-    path === undefined ? undefined : open(path, { role, path });
+    path === undefined ? undefined : open(path, { role, path }, byPath.upper);
   const mapper = new Mapper(plan, !features.openTreeAttr);
-  const openLower = (path: Path, subject: Subject) =>
-    idmap?.lower === undefined ? open(path, subject) : mapper.add(path, idmap.lower, subject);
+  const openLower = (path: Path, subject: Subject): Layer =>
+    idmap?.lower === undefined
+      ? open(path, subject, byPath.lowers)
+      : { subject, descriptor: mapper.add(path, idmap.lower, subject) };
   const { upperdir, workdir } = options;
   const upperAndWork = (): Pick<Layers, 'upper' | 'work'> => {
     if (idmap?.upper === undefined || upperdir === undefined || workdir === undefined) {
@@ -151,13 +171,14 @@ function addLayers(
       { role: 'upperdir', path: upperdir },
       { role: 'workdir', path: workdir },
     ];
-    const opened: Descriptor[] = [];
+    const opened: Layer[] = [];
     mapper.add(common.parent, idmap.upper, subjects[0] as Subject, (tree) => {
       // What a link leads out of, or another mount is on, would not be mapped.
       const resolve = k.RESOLVE_BENEATH | k.RESOLVE_NO_XDEV;
       [common.upper, common.work].forEach((path, i) => {
         const args = [tree, path, k.O_DIRECTORY | k.O_CLOEXEC | access, resolve];
-        opened.push(plan.add(calls.openat2, args, { subject: subjects[i] as Subject }));
+        const subject = subjects[i] as Subject;
+        opened.push({ subject, descriptor: plan.add(calls.openat2, args, { subject }) });
       });
     });
     return { upper: opened[0], work: opened[1] };
@@ -176,6 +197,8 @@ const addUpper = (plan: Plan, options: CheckedOptions): Layers =>
 const viaDescriptor = (descriptor: Descriptor): Text => ['/proc/self/fd/', descriptor];
 const fits = (path: Path): boolean =>
   (typeof path === 'string' && path.length * 3 <= FSCONFIG_MAX_BYTES) || toBytes(path).length <= FSCONFIG_MAX_BYTES;
+/** The same to fsconfig(2) whichever option it is the value of. */
+const isPlain = (path: Path): boolean => typeof path === 'string' && !path.includes('\\') && fits(path);
 const hasComma = (path: Path): boolean => (typeof path === 'string' ? path.includes(',') : path.includes(0x2c));
 
 function addContext(
@@ -186,15 +209,15 @@ function addContext(
   lowerdir: Text | undefined,
 ): Descriptor {
   const context = plan.add(calls.fsopen, ['overlay', k.FSOPEN_CLOEXEC]);
-  const byDescriptor = lowerdir === undefined && features.layerDescriptors !== false;
+  const takesDescriptors = lowerdir === undefined && features.layerDescriptors !== false;
   const set = (key: string, value: Text, subject?: Subject): void => {
     const command = value === null ? k.FSCONFIG_SET_FLAG : k.FSCONFIG_SET_STRING;
     plan.add(calls.fsconfig, [context, command, key, value], subject && { subject });
   };
-  const setLayer = (key: string, descriptor: Descriptor, written: (path: Path) => Path): void => {
-    const { options: stepOptions } = plan.stepOf(descriptor);
-    const subject = stepOptions.subject as Subject;
-    if (byDescriptor) {
+  const setLayer = (key: string, { subject, descriptor }: Layer, written: (path: Path) => Path): void => {
+    if (descriptor === undefined) {
+      set(key, subject.path, subject);
+    } else if (takesDescriptors) {
       plan.add(calls.fsconfig, [context, k.FSCONFIG_SET_FD, key, null, descriptor], { subject });
     } else {
       const text = written(subject.path);
@@ -241,22 +264,35 @@ export function addVolatileRemoval(plan: Plan, { overlay, workdir }: CheckedOpti
  * file system keeps no marks.
  */
 function addUpperGuards(plan: Plan, options: CheckedOptions, features: KernelFeatures, layers: Layers): void {
-  const { upperdir } = options;
-  const { upper, work } = layers;
-  if (upperdir === undefined || upper === undefined || work === undefined) return;
-  // The record goes by the namespace of the caller: a detached mount is in none, and where the plan has made itself
-  // one, that is another.
-  if (options.exclusive && isAttached(options) && !hasOwnMounts(options, features))
-    addClaim(plan, upper, work, features);
-  if (options.readonlySuperblock) return;
-  // Root of the whole machine may write everywhere, and of trusted.* it is seen afterwards whether it is there.
-  if (features.userNamespace) {
+  const { upperdir, readonlySuperblock } = options;
+  if (upperdir === undefined) return;
+  const upper = layers.upper?.descriptor;
+  if (isClaimed(options, features)) addClaim(plan, upper, layers.work?.descriptor, features);
+  if (readonlySuperblock) return;
+  if (isAccessChecked(options, features) && upper !== undefined) {
     // Where a filter does not know the call, or where the kernel will say it itself, it is no refusal.
     plan.add(calls.faccessat2, [upper, '', k.W_OK | k.X_OK, k.AT_EACCESS | k.AT_EMPTY_PATH], {
       tolerate: [e.ENOSYS, e.EPERM, e.EROFS, e.EINVAL],
     });
   }
   if (sentOptions(options, features).some(([name]) => name === 'userxattr')) addXattrGuard(plan, upperdir, 'user');
+}
+
+/**
+ * The record goes by the namespace of the caller: a detached mount is in none, and where the plan has made itself
+ * one, that is another.
+ */
+const isClaimed = (options: CheckedOptions, features: KernelFeatures): boolean =>
+  options.exclusive && isAttached(options) && !hasOwnMounts(options, features);
+
+/** Root of the whole machine may write everywhere, and of trusted.* it is seen afterwards whether it is there. */
+const isAccessChecked = ({ readonlySuperblock }: CheckedOptions, { userNamespace }: KernelFeatures): boolean =>
+  userNamespace && !readonlySuperblock;
+
+/** Which layers no guard has to look at. */
+function unguarded(options: CheckedOptions, features: KernelFeatures): ByPath {
+  const isLookedAt = (isClaimed(options, features) && !uses.isEmpty) || isAccessChecked(options, features);
+  return { lowers: true, upper: !isLookedAt };
 }
 
 /** Whether the file system of the upper has attributes of the kind that the marks are kept in. */
@@ -279,7 +315,9 @@ function addDetachedWay(
   // In a namespace other than the layers' it comes last.
   const targetHere = isAttached(options) && options.namespace === undefined ? addTarget(plan, options) : undefined;
   const home = hasOwnMounts(options, features) ? addOwnMounts(plan) : undefined;
-  const layers = addLayers(plan, options, features);
+  const byPath =
+    lowerdir === undefined && features.lowerdirAppend === true ? unguarded(options, features) : byDescriptor;
+  const layers = addLayers(plan, options, features, byPath);
   addUpperGuards(plan, options, features, layers);
   if (lowerdir === 'numbers') addWorkingDirectory(plan);
   const value = lowerdir === 'numbers' ? numbersValue(layers) : lowerdir;
@@ -393,9 +431,11 @@ function addWorkingDirectory(plan: Plan): void {
 
 /** The layers as the value of `lowerdir`, relative to that directory. */
 function numbersValue({ lowers, data }: Layers): (Path | Descriptor)[] {
-  const pieces = lowers.flatMap((lower, i) => (i === 0 ? [lower] : [':', lower]));
-  return [...pieces, ...data.flatMap((layer) => ['::', layer])];
+  const pieces = lowers.flatMap((lower, i) => (i === 0 ? [numberOf(lower)] : [':', numberOf(lower)]));
+  return [...pieces, ...data.flatMap((layer) => ['::', numberOf(layer)])];
 }
+
+const numberOf = ({ descriptor }: Layer): Descriptor => descriptor as Descriptor;
 
 /**
  * mount(2) where the options pass a page: the layers as the numbers of their descriptors, relative to
@@ -406,8 +446,8 @@ function addNumbersWay(plan: Plan, options: Attached, features: KernelFeatures, 
   const layers = addLayers(plan, options, features);
   addWorkingDirectory(plan);
   const data: (Path | Descriptor)[] = ['lowerdir=', ...numbersValue(layers)];
-  if (withUpper && layers.upper !== undefined) data.push(',upperdir=', layers.upper);
-  if (withUpper && layers.work !== undefined) data.push(',workdir=', layers.work);
+  if (withUpper && layers.upper !== undefined) data.push(',upperdir=', numberOf(layers.upper));
+  if (withUpper && layers.work !== undefined) data.push(',workdir=', numberOf(layers.work));
   data.push(...(withUpper ? optionData(options, features) : tailData(options, features)));
   return addMountWay(plan, options, features, data, target, layers);
 }

@@ -128,11 +128,20 @@ class Uses {
 /** The record of this thread's JavaScript: what other workers mount is to it what others mount. */
 export const uses = new Uses();
 
-/** The guards of a plan: whether there are newer mounts, and whether one of the two directories is in use. */
-export function addClaim(plan: Plan, upper: Descriptor, work: Descriptor, { statmount }: KernelFeatures): void {
+/**
+ * The guards of a plan: whether there are newer mounts, and whether one of the two directories is in use. These have
+ * to be open unless nothing is.
+ */
+export function addClaim(
+  plan: Plan,
+  upper: Descriptor | undefined,
+  work: Descriptor | undefined,
+  { statmount }: KernelFeatures,
+): void {
   if (statmount !== false)
     plan.add(calls.listmount, [...idHalves(uses.last), 0, 1], { output: 8, tolerate: [ENOSYS, EPERM] });
-  if (!uses.isEmpty) plan.add(calls.claim, [upper, work, uses.list], { output: CLAIM_OUTPUT });
+  if (uses.isEmpty || upper === undefined || work === undefined) return;
+  plan.add(calls.claim, [upper, work, uses.list], { output: CLAIM_OUTPUT });
 }
 
 /** What the guards have reported. */

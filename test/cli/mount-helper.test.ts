@@ -142,7 +142,7 @@ mountTest('mount.overlay: escaped layers, as the kernel and the fstab have them'
 
 mountTest('mount.overlay: more layers than mount(2) has room for', (t) => {
   const { dir, overlay } = place(t);
-  const names = Array.from({ length: 40 }, (_, i) => `${'l'.repeat(100)}${i}`);
+  const names = Array.from({ length: 40 }, (_, i) => `${'l'.repeat(240)}${i}`);
   for (const name of names) makeTree(dir, { [`${name}/in-${name.slice(100)}`]: '' });
   t.deepEqual(overlay(`lowerdir=${names.join(':')}`), silent);
   for (const i of [0, 39]) t.true(existsSync(join(dir, `m/in-${i}`)));
@@ -293,8 +293,8 @@ mountTest('mount.overlay: the other exit codes', (t) => {
   const unable = run(dir, [...withoutCapabilities, 'bin/mount.overlay', 'src', 'm', '-o', 'lowerdir=a:b']);
   t.is(unable.code, exitCodes.usage);
   t.regex(unable.stderr, /reason: no-privilege/);
-  // Longer than what goes without descriptors, and more than Node itself needs to begin.
-  const names = Array.from({ length: 400 }, (_, i) => `${'l'.repeat(100)}${i}`);
+  // Too long to go without descriptors, of which there are more than Node itself needs to begin.
+  const names = Array.from({ length: 400 }, (_, i) => `${'l'.repeat(240)}${i}`);
   for (const name of names) mkdirSync(join(dir, name));
   const limited = ['sh', '-c', 'ulimit -n 300; exec "$@"', 'sh', 'bin/mount.overlay', 'src', 'm', '-o'];
   const empty = run(dir, [...limited, `lowerdir=${names.map((name) => join(dir, name)).join(':')},x-overlayfs.strict`]);

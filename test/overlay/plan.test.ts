@@ -18,7 +18,7 @@ const news = 'listmount()  # ENOSYS, EPERM will do';
 const calls = (lines: string[]): string[] => lines.map((line) => line.replace(/\(.*/, ''));
 
 test('by descriptors: 6.13 and later', (t) => {
-  t.deepEqual(planned({ redirectDir: 'on', volatile: true }), [
+  t.deepEqual(planned({ redirectDir: 'on', volatile: true }, { lowerdirAppend: false }), [
     'openat2(AT_FDCWD, "/m", O_CLOEXEC|O_DIRECTORY|O_NOFOLLOW|O_PATH, 0) = fd0',
     'statx(fd0, "", AT_EMPTY_PATH, STATX_TYPE)',
     'openat2(AT_FDCWD, "/a", O_CLOEXEC|O_DIRECTORY|O_PATH, 0) = fd1',
@@ -46,16 +46,34 @@ test('by descriptors: 6.13 and later', (t) => {
 });
 
 test('by readable descriptors: early 6.13 and 6.14', (t) => {
-  const lines = planned({}, { layerDescriptors: 'readable' });
+  const lines = planned({}, { lowerdirAppend: false, layerDescriptors: 'readable' });
   t.true(lines.includes('openat2(AT_FDCWD, "/a", O_CLOEXEC|O_DIRECTORY, 0) = fd1'));
+});
+
+test('short plain paths as strings, without being opened, and others by descriptor: 6.13 and later', (t) => {
+  const lines = planned({ lowerdir: ['/b:c', `/${'x'.repeat(255)}`, '/é'] });
+  t.is(lines.filter((line) => line.startsWith('openat2')).length, 3, 'target, a lower, work');
+  t.true(lines.includes('fsconfig(fd3, FSCONFIG_SET_STRING, "lowerdir+", "/b:c", 0)'), 'not escaped');
+  t.true(lines.includes('fsconfig(fd3, FSCONFIG_SET_FD, "lowerdir+", NULL, fd1)'), 'too long');
+  t.true(lines.includes('fsconfig(fd3, FSCONFIG_SET_STRING, "lowerdir+", "/é", 0)'));
+  t.true(lines.includes('fsconfig(fd3, FSCONFIG_SET_STRING, "upperdir", "/u,v", 0)'), 'as it is');
+  t.true(lines.includes('fsconfig(fd3, FSCONFIG_SET_FD, "workdir", NULL, fd2)'), 'a backslash');
+});
+
+test('upper and work are opened where a guard looks at them', (t) => {
+  const paths = { upperdir: '/u', workdir: '/w' };
+  t.false(planned(paths).some((line) => line.startsWith('openat2(AT_FDCWD, "/u"')));
+  const lines = planned(paths, { userNamespace: true });
+  t.true(lines.includes('openat2(AT_FDCWD, "/u", O_CLOEXEC|O_DIRECTORY|O_PATH, 0) = fd1'));
+  t.true(lines.includes('fsconfig(fd3, FSCONFIG_SET_FD, "upperdir", NULL, fd1)'), 'and go as what was looked at');
 });
 
 test('by strings: 6.7 to 6.12', (t) => {
   const lines = planned({}, { layerDescriptors: false, uniqueMountId: false });
-  t.true(lines.includes('fsconfig(fd5, FSCONFIG_SET_STRING, "lowerdir+", "/b:c", 0)'), 'not escaped');
-  t.true(lines.includes('fsconfig(fd5, FSCONFIG_SET_STRING, "upperdir", "/u\\\\,v", 0)'), 'escaped once');
-  t.true(lines.includes('fsconfig(fd5, FSCONFIG_SET_STRING, "workdir", "/w\\\\\\\\x", 0)'), 'escaped once');
-  t.true(lines.includes('statx(fd6, "", AT_EMPTY_PATH, STATX_INO|STATX_MNT_ID)'));
+  t.true(lines.includes('fsconfig(fd2, FSCONFIG_SET_STRING, "lowerdir+", "/b:c", 0)'), 'not escaped');
+  t.true(lines.includes('fsconfig(fd2, FSCONFIG_SET_STRING, "upperdir", "/u,v", 0)'), 'as it is');
+  t.true(lines.includes('fsconfig(fd2, FSCONFIG_SET_STRING, "workdir", "/w\\\\\\\\x", 0)'), 'escaped once');
+  t.true(lines.includes('statx(fd3, "", AT_EMPTY_PATH, STATX_INO|STATX_MNT_ID)'));
 });
 
 test('by strings: 255 bytes fit, 256 go by descriptor', (t) => {
@@ -64,10 +82,10 @@ test('by strings: 255 bytes fit, 256 go by descriptor', (t) => {
   t.true(shown({ lowerdir: [path(255), '/b'] }).includes(`"lowerdir+", "${path(255)}"`));
   t.true(shown({ lowerdir: [path(256), '/b'] }).includes('"lowerdir+", "/proc/self/fd/{fd1}"'));
   t.true(
-    shown({ upperdir: `${path(254)},` }).includes('"upperdir", "/proc/self/fd/{fd3}"'),
+    shown({ upperdir: `${path(254)}\\` }).includes('"upperdir", "/proc/self/fd/{fd1}"'),
     'the escaped length counts',
   );
-  t.true(shown({ workdir: path(256) }).includes('"workdir", "/proc/self/fd/{fd4}"'));
+  t.true(shown({ workdir: path(256) }).includes('"workdir", "/proc/self/fd/{fd1}"'));
 });
 
 test('by mount(2): older, with everything escaped', (t) => {
@@ -195,7 +213,7 @@ test('attributes have two names', (t) => {
   t.true(
     planned(all).some((line) =>
       line.startsWith(
-        'fsmount(fd5, FSMOUNT_CLOEXEC, MOUNT_ATTR_NODEV|MOUNT_ATTR_NODIRATIME|MOUNT_ATTR_NOEXEC|MOUNT_ATTR_NOSUID|MOUNT_ATTR_STRICTATIME)',
+        'fsmount(fd2, FSMOUNT_CLOEXEC, MOUNT_ATTR_NODEV|MOUNT_ATTR_NODIRATIME|MOUNT_ATTR_NOEXEC|MOUNT_ATTR_NOSUID|MOUNT_ATTR_STRICTATIME)',
       ),
     ),
   );

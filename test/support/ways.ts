@@ -22,8 +22,8 @@ function lacking(what: Partial<KernelFeatures>, needs?: Feature): Way {
 
 export const ways: Readonly<Record<string, Way>> = {
   'as it comes': { mount: mountOverlay, mountSync: mountOverlaySync },
-  'by descriptors': lacking({}, 'pathDescriptors'),
-  'by readable descriptors': lacking({ layerDescriptors: 'readable' }, 'layerDescriptors'),
+  'by descriptors': lacking({ lowerdirAppend: false }, 'pathDescriptors'),
+  'by readable descriptors': lacking({ lowerdirAppend: false, layerDescriptors: 'readable' }, 'layerDescriptors'),
   'by strings': lacking({ layerDescriptors: false }, 'lowerdirAppend'),
   'by one string': lacking({ fsContext: false, layerDescriptors: false }),
   'by mount(2)': lacking({ mountApi: false }),

@@ -1,6 +1,6 @@
 /** Rules about single paths: what is there, and whether it can be reached. */
 import * as e from '../../errnos.js';
-import { calls } from '../../kernel/calls.js';
+import { type Call, calls } from '../../kernel/calls.js';
 import * as k from '../../kernel/constants.js';
 import type { StepFailure } from '../../kernel/perform.js';
 import { type Path, pathString, quotePath } from '../../paths.js';
@@ -41,12 +41,17 @@ function judge({ options }: Scene, { subject, found, isSymlink }: PathFacts, err
 const errnoOf = ({ found: { errno, type } }: PathFacts): number =>
   errno !== 0 ? errno : type === k.S_IFDIR || type === 0 ? 0 : e.ENOTDIR;
 
+const looking: readonly (Call | undefined)[] = [calls.openat2, calls.open_tree, calls.statx, calls.fsconfig];
+
 /** The step that failed was about one path. */
 const unreachable: Rule = {
-  when: ({ step }) => step?.call === calls.openat2 || step?.call === calls.open_tree || step?.call === calls.statx,
+  when: ({ step }) => looking.includes(step?.call),
   find(scene) {
     const culprit = findSubject(scene);
-    return culprit && scene.failure && judge(scene, culprit, scene.failure.errno);
+    if (culprit === undefined || scene.failure === undefined) return undefined;
+    const { errno } = scene.failure;
+    // Of a layer that goes by its path fsconfig(2) says no more than this, whatever is wrong with it.
+    return judge(scene, culprit, errno === e.EINVAL ? errnoOf(culprit) : errno);
   },
 };
 
