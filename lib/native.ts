@@ -17,10 +17,13 @@ export interface NativeFailure {
 export interface Addon {
   /** What no output holds, or the failure. */
   perform(block: Uint8Array): ArrayBuffer | undefined | NativeFailure;
-  start(block: Uint8Array, size: number, token: number): Promise<ArrayBuffer | undefined | NativeFailure>;
+  /** The outputs, where there are any: their place among the results, or a buffer of their own. */
+  start(block: Uint8Array, size: number, token: number): Promise<number | ArrayBuffer | undefined | NativeFailure>;
   cancel(token: number): void;
   /** A descriptor that a plan kept for the caller is not closed with this environment any more. */
   disown(descriptor: number): void;
+  /** What operations have put out that were settled together; valid until the event loop goes on. */
+  readonly results: ArrayBuffer;
   readonly calls: Readonly<Record<string, number>>;
   readonly flags: Readonly<Record<'undo' | 'keep' | 'later', number>>;
   readonly ownThread: number;

@@ -35,6 +35,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("ownThread", Napi::Number::New(env, own_thread));
   exports.Set("inChild", Napi::Number::New(env, in_child));
   exports.Set("anyErrno", Napi::Number::New(env, static_cast<int32_t>(any_errno)));
+  exports.Set("results", Napi::Value(env, Environment::of(env)->results()));
   exports.Set("pageSize", Napi::Number::New(env, static_cast<double>(sysconf(_SC_PAGESIZE))));
   return exports;
 }

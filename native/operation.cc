@@ -121,19 +121,35 @@ Environment* Environment::of(napi_env env) {
   return static_cast<Environment*>(data);
 }
 
+namespace {
+
+constexpr size_t results_room = 64 * 1024;
+
+}  // namespace
+
 napi_status Environment::attach(napi_env env) {
   auto* self = new Environment(env);
-  napi_value name;
+  napi_value name, results;
+  void* memory = nullptr;
   napi_create_string_utf8(env, "overlayfs", NAPI_AUTO_LENGTH, &name);
   napi_status status = napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr,
                                                        self, on_finished, &self->function_);
   // Referenced only while there is something to wait for, or no program would ever end.
   if (status == napi_ok) status = napi_unref_threadsafe_function(env, self->function_);
+  if (status == napi_ok) status = napi_create_arraybuffer(env, results_room, &memory, &results);
+  if (status == napi_ok) status = napi_create_reference(env, results, 1, &self->results_ref_);
+  self->results_ = static_cast<uint8_t*>(memory);
   if (status == napi_ok) status = napi_set_instance_data(env, self, nullptr, nullptr);
   // Cleanup hooks run last in, first out: ours, which still needs the function, before the function's own.
   if (status == napi_ok) status = napi_add_env_cleanup_hook(env, on_end, self);
   if (status == napi_ok) remember(self);
   return status;
+}
+
+napi_value Environment::results() const {
+  napi_value value = nullptr;
+  napi_get_reference_value(env_, results_ref_, &value);
+  return value;
 }
 
 napi_value Environment::perform(napi_env env, napi_callback_info info) {
@@ -259,6 +275,8 @@ Operation* Environment::take_finished() {
 }
 
 void Environment::settle_finished() {
+  // Whoever was told of the last ones has run since.
+  results_size_ = 0;
   Operation* list = take_finished();
   while (list != nullptr) {
     Operation* operation = list;
@@ -273,17 +291,27 @@ void Environment::settle_finished() {
   }
 }
 
+napi_value Environment::outputs_value(const Execution& execution) {
+  napi_value value = nullptr;
+  size_t size = (execution.outputs_size() + 7) & ~size_t{7};
+  if (size + execution.data().size() == 0) {
+    napi_get_undefined(env_, &value);
+  } else if (execution.data().empty() && results_size_ + size <= results_room) {
+    memcpy(results_ + results_size_, execution.outputs(), execution.outputs_size());
+    napi_create_uint32(env_, static_cast<uint32_t>(results_size_), &value);
+    results_size_ += size;
+  } else {
+    value = buffer_value(env_, execution.outputs(), execution.outputs_size(), execution.data());
+  }
+  return value;
+}
+
 void Environment::settle(Operation* operation, int submit_error) {
   napi_handle_scope scope;
   napi_open_handle_scope(env_, &scope);
   napi_value value = nullptr;
   if (operation->succeeded_) {
-    const Execution& execution = operation->execution_;
-    if (execution.outputs_size() + execution.data().size() != 0) {
-      value = buffer_value(env_, execution.outputs(), execution.outputs_size(), execution.data());
-    } else {
-      napi_get_undefined(env_, &value);
-    }
+    value = outputs_value(operation->execution_);
   } else {
     if (!operation->performed_) operation->execution_.abandon();
     Failure failure = operation->execution_.failure();

@@ -22,13 +22,17 @@ class Environment {
 
   // perform(block): undefined, or the failure
   static napi_value perform(napi_env env, napi_callback_info info);
-  // start(block, size, token): a promise of the outputs (an ArrayBuffer), undefined where there are none, or the failure
+  // start(block, size, token): a promise of the outputs: undefined where there are none, their place in `results`,
+  // valid until the event loop goes on, an ArrayBuffer where they are large; or of the failure
   static napi_value start(napi_env env, napi_callback_info info);
   // cancel(token): gives up what was started with this token
   static napi_value cancel(napi_env env, napi_callback_info info);
 
   // disown(descriptor): a kept one that the caller is about to close
   static napi_value disown(napi_env env, napi_callback_info info);
+
+  // Where small outputs are found.
+  napi_value results() const;
 
   // At the end of the process: gives up what runs in environments that have not ended.
   static void give_up_all();
@@ -41,6 +45,7 @@ class Environment {
   void no_longer_awaited();
   Operation* take_finished();
   void settle_finished();
+  napi_value outputs_value(const Execution& execution);
   void settle(Operation* operation, int submit_error);
   void remove(Operation* operation);
   void give_up();
@@ -57,6 +62,9 @@ class Environment {
   napi_threadsafe_function function_ = nullptr;  // wakes the environment when operations have finished
   Operation* operations_ = nullptr;              // all that are not settled
   uint32_t unsettled_ = 0;
+  napi_ref results_ref_ = nullptr;
+  uint8_t* results_ = nullptr;
+  size_t results_size_ = 0;                      // of those that were settled together
   std::vector<int> kept_;                        // descriptors of the caller's, closed with the environment
 
   // Shared with our threads, by atomic operations only. A lock would often be run into: ringing wakes the

@@ -123,7 +123,12 @@ function cancelOnAbort(signal: AbortSignal, token: number): () => void {
   return () => own.delete(token);
 }
 
+let resultNumbers: Int32Array | undefined;
+const results = (): Int32Array => (resultNumbers ??= new Int32Array(addon().results));
+
 /**
+ * The outputs are valid until the event loop goes on: whoever awaits them reads them at once.
+ *
  * When the signal aborts, what has not begun does not, and what has is taken back when it is done; the
  * failure then says `cancelled`.
  */
@@ -135,6 +140,7 @@ export function perform(plan: Plan, signal?: AbortSignal): Promise<Outputs | Ste
   return promise.then((outcome) => {
     forget?.();
     if (outcome === undefined) return noOutputs;
+    if (typeof outcome === 'number') return new Outputs(results(), outcome);
     if (outcome instanceof ArrayBuffer) {
       const hasData = outcome.byteLength > plan.outputsSize;
       return new Outputs(new Int32Array(outcome), 0, hasData ? Buffer.from(outcome, plan.outputsSize) : noData);

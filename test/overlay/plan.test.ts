@@ -197,7 +197,7 @@ test('a read-only mount of a writable overlay is made so after its superblock is
   ]);
   const lowerOnly = { upperdir: undefined, workdir: undefined } as unknown as Partial<OverlayOptions>;
   const view = planned({ ...lowerOnly, readonly: true }).join('\n');
-  t.true(view.includes('fsmount(fd3, FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY)'));
+  t.true(view.includes('fsmount(fd1, FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY)'));
   t.false(view.includes('fstatfs'));
 });
 
