@@ -54,6 +54,17 @@ export function isAbsolute(path: Path): boolean {
 }
 
 /**
+ * Whether the path goes by descriptors (`/proc/self/fd/9`), which lead to what has been removed, too. No name does;
+ * a symbolic link to such a path is not known for one.
+ */
+export function goesByDescriptors(path: Path): boolean {
+  const start = (typeof path === 'string' ? Buffer.from(path.slice(0, 8)) : Buffer.from(path.subarray(0, 8))).toString(
+    'latin1',
+  );
+  return start.startsWith('/proc/') || start === '/dev/fd/';
+}
+
+/**
  * The path from the root on, so that it means the same when the working directory has changed or another
  * thread uses it. Nothing in it is resolved: the kernel walks `..` and links itself.
  */

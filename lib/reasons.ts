@@ -10,11 +10,14 @@ interface ReasonText {
 export const reasons = {
   // The paths of a mount
   'lower-missing': {
-    when: 'a lowerdir does not exist',
+    when: 'a lowerdir does not exist, or has been removed and is reached by a descriptor only',
     todo: 'check the path; lower layers are never created',
   },
   'lower-not-directory': { when: 'a lowerdir is not a directory', todo: 'name the directory that is the layer' },
-  'upper-missing': { when: 'the upperdir does not exist', todo: 'create it, or pass `create: true`' },
+  'upper-missing': {
+    when: 'the upperdir does not exist, or has been removed and is reached by a descriptor only',
+    todo: 'create it, or pass `create: true`',
+  },
   'upper-not-directory': { when: 'the upperdir is not a directory', todo: 'name a directory' },
   'work-missing': { when: 'the workdir does not exist', todo: 'create it, or pass `create: true`' },
   'work-not-directory': { when: 'the workdir is not a directory', todo: 'name a directory' },
@@ -95,8 +98,8 @@ export const reasons = {
     todo: 'put upperdir and workdir on a local file system',
   },
   'upper-not-writable': {
-    when: 'the mounting user may not write to the upperdir',
-    todo: 'make it writable for the mounting user, or leave upperdir and workdir out for a read-only view',
+    when: 'the mounting user may not write to the upperdir, or nobody may: it is immutable, or can be appended to only',
+    todo: 'make it writable for the mounting user (chown, chmod u+rwx, chattr -ia), or leave upperdir and workdir out for a read-only view',
   },
   'upper-in-use': {
     when: 'the upperdir is in use by another overlay',
@@ -177,8 +180,8 @@ export const reasons = {
     todo: 'allow mount(2), fsopen(2) and their like in the profile of the container or service',
   },
   'lsm-denied': {
-    when: 'a security module (AppArmor, SELinux) confines the process',
-    todo: 'allow mounts in its profile, or run the process unconfined',
+    when: 'a security module (AppArmor, SELinux, Landlock) confines the process',
+    todo: 'allow mounts in its profile, or run the process unconfined; a Landlock sandbox allows none',
   },
   'rootless-forbidden': {
     when: 'the machine lets no plain user make the namespaces that a rootless mount is made in',

@@ -254,6 +254,7 @@ constexpr int p_pidfd = 3;                // P_PIDFD, waitid(2), 5.4
 constexpr unsigned rename_noreplace = 1;  // RENAME_NOREPLACE, renameat2(2)
 constexpr unsigned rename_exchange = 2;   // RENAME_EXCHANGE
 constexpr unsigned statx_type = 0x1;      // STATX_TYPE
+constexpr unsigned statx_nlink = 0x4;     // STATX_NLINK
 constexpr unsigned statx_ino = 0x100;     // STATX_INO
 constexpr unsigned statx_mnt_id = 0x1000; // STATX_MNT_ID, 5.8
 constexpr unsigned statx_mnt_id_unique = 0x4000;  // STATX_MNT_ID_UNIQUE, 6.8

@@ -590,8 +590,9 @@ long Execution::check_statfs(const Step& step, long result, const abi::Statfs& f
 constexpr size_t mount_id_at = 48;
 
 // statx(dirfd, path, flags, mask, refused attributes, wanted mount id in two halves or 0, wanted S_IFMT or 0 or
-// minus a refused one); output: see below. ENOTDIR: it is of another type; ELOOP: of the refused one; EBUSY: it has a refused attribute; ESTALE: it is another
-// mount.
+// minus a refused one); output: see below. ENOTDIR: it is of another type; ELOOP: of the refused one; EBUSY: it has a
+// refused attribute; ESTALE: it is another mount; ENOENT: without an output, it was asked for its links and has none:
+// it has been removed.
 long Execution::check_statx(const Step& step) {
   const int32_t* a = step.a;
   abi::Statx found;
@@ -613,6 +614,7 @@ long Execution::check_statx(const Step& step) {
   if (a[7] > 0 && type != a[7]) return -ENOTDIR;
   if (a[7] < 0 && type == -a[7]) return -ELOOP;
   if (found.attributes & static_cast<uint32_t>(a[4])) return -EBUSY;
+  if (step.output == 0 && (a[3] & found.mask & abi::statx_nlink) && found.nlink == 0) return -ENOENT;
   uint64_t wanted = static_cast<uint64_t>(static_cast<uint32_t>(a[6])) << 32 | static_cast<uint32_t>(a[5]);
   return wanted != 0 && wanted != found.mnt_id ? -ESTALE : 0;
 }

@@ -13,7 +13,7 @@ import { type Descriptor, Plan, type Step, type Subject, type Text } from '../ke
 import { escapeLayer } from '../mount-strings.js';
 import { attributeBits, flagBits, propagationBits } from '../mounts/attributes.js';
 import { addJoin } from '../mounts/mount-namespace.js';
-import { joinPath, type Path, pathString, toBytes, withoutTrailingSlashes } from '../paths.js';
+import { goesByDescriptors, joinPath, type Path, pathString, toBytes, withoutTrailingSlashes } from '../paths.js';
 import { type KernelFeatures, needsMetacopy } from './features.js';
 import { commonDirectory, Mapper } from './idmap.js';
 import type { CheckedOptions } from './options.js';
@@ -105,6 +105,26 @@ function addCreated(plan: Plan, options: CheckedOptions): void {
     later: true,
     tolerate: 'any',
   });
+}
+
+/**
+ * A directory that has been removed can still be opened by a path that goes by descriptors, and the kernel takes it as
+ * a layer: as an empty lower, or as an upper in which nothing can be made.
+ */
+function addRemovedGuards(plan: Plan, { lowerdir, datadir, upperdir, workdir }: CheckedOptions): void {
+  const add = (subject: Subject): void => {
+    if (!goesByDescriptors(subject.path)) return;
+    const args = [k.AT_FDCWD, subject.path, k.AT_STATX_DONT_SYNC, k.STATX_TYPE | k.STATX_NLINK];
+    plan.add(calls.statx, args, { subject });
+  };
+  lowerdir.forEach((path, index) => {
+    add({ role: 'lowerdir', index, path });
+  });
+  datadir.forEach((path, index) => {
+    add({ role: 'datadir', index, path });
+  });
+  if (upperdir !== undefined) add({ role: 'upperdir', path: upperdir });
+  if (workdir !== undefined) add({ role: 'workdir', path: workdir });
 }
 
 const targetFlags = k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC | k.O_PATH;
@@ -331,7 +351,7 @@ function addDetachedWay(
   );
   if (isGuarded(options)) plan.add(calls.fstatfs, [mount, k.ST_RDONLY], { output: STATFS_OUTPUT });
   if (early !== set) plan.add(calls.mount_setattr, [mount, '', k.AT_EMPTY_PATH, set & ~early]);
-  const id = addIdLook(plan, mount, features);
+  const id = addIdLook(plan, mount, options, features);
   if (home !== undefined) plan.add(calls.setns, [home, k.CLONE_NEWNS], { undo: true });
   if (isAttached(options)) {
     const target = targetHere ?? addTargetThere(plan, options);
@@ -416,7 +436,7 @@ function addMountWay(
   if (options.propagation !== undefined) {
     plan.add(calls.mount, [null, viaDescriptor(root), null, propagationBits[options.propagation]]);
   }
-  return { id: addIdLook(plan, root, features) };
+  return { id: addIdLook(plan, root, options, features) };
 }
 
 /**
@@ -452,10 +472,17 @@ function addNumbersWay(plan: Plan, options: Attached, features: KernelFeatures, 
   return addMountWay(plan, options, features, data, target, layers);
 }
 
-function addIdLook(plan: Plan, root: Descriptor, features: KernelFeatures): Step {
+/** The look at the new mount: its id, and whether its root can be changed, which shows an upper's attributes. */
+function addIdLook(plan: Plan, root: Descriptor, options: CheckedOptions, features: KernelFeatures): Step {
+  const { upperdir } = options;
   const mask = features.uniqueMountId ? k.STATX_MNT_ID_UNIQUE : k.STATX_MNT_ID;
-  const look = plan.add(calls.statx, [root, '', k.AT_EMPTY_PATH, mask | k.STATX_INO], { output: STATX_OUTPUT });
-  return plan.stepOf(look);
+  const args = [root, '', k.AT_EMPTY_PATH, mask | k.STATX_INO];
+  if (upperdir === undefined || !isGuarded(options)) {
+    return plan.stepOf(plan.add(calls.statx, args, { output: STATX_OUTPUT }));
+  }
+  const refused = k.STATX_ATTR_IMMUTABLE | k.STATX_ATTR_APPEND;
+  const subject: Subject = { role: 'upperdir', path: upperdir };
+  return plan.stepOf(plan.add(calls.statx, [...args, refused], { output: STATX_OUTPUT, subject }));
 }
 
 /** The layers as the value of `lowerdir`, in pieces. */
@@ -503,6 +530,7 @@ export function plan(options: CheckedOptions, features: KernelFeatures, namespac
   const result = new Plan();
   if (namespaces !== undefined) addNamespaces(result, namespaces);
   addCreated(result, options);
+  addRemovedGuards(result, options);
   const { id, descriptor } = addWay(result, options, features);
   const find = (wanted: Call) => result.steps.find(({ call }) => call === wanted);
   return {

@@ -118,7 +118,11 @@ function randomFacts(options: ReturnType<typeof checkOptions>): Facts {
       isIndexOfUpper: maybe(flip()),
       indexUpper: maybe(pick(paths)),
     },
-    work: { leftover: maybe(pick(paths)), incompatible: pick([[], [], ['volatile'], ['volatile', 'new'], ['new']]) },
+    work: {
+      leftover: maybe(pick(paths)),
+      incompatible: pick([[], [], ['volatile'], ['volatile', 'new'], ['new']]),
+      attempt: maybe(pick(codes)),
+    },
     use: { upper: maybe(flip()), work: maybe(flip()) },
     isIncomplete: rarely(),
   };

@@ -20,6 +20,7 @@ interface TestSupport {
   unshareMounts(): number;
   mount(source: string, target: string, type: string, flags: number, data: string): number;
   umount(target: string, flags: number): number;
+  landlockVersion(): number;
 }
 
 const MNT_DETACH = 2;
@@ -102,6 +103,10 @@ const probes = {
   'mkfs.xfs': () => hasImages('mkfs.xfs', '-q', '-f'),
   'mkfs.btrfs': () => hasImages('mkfs.btrfs', '-q', '-f'),
   'mkfs.vfat': () => hasImages('mkfs.vfat'),
+  'mkfs.btrfs with quotas': () => hasImages('mkfs.btrfs', '-q', '-f') && hasProgram('btrfs'),
+  'mkfs.ext4 with casefold': () => hasImages('mkfs.ext4', '-q', '-F', '-O', 'casefold'),
+  'a FUSE file system': () => existsSync('/dev/fuse') && hasProgram('fuse2fs'),
+  Landlock: () => native.landlockVersion() > 0,
   mksquashfs: () => hasProgram('mksquashfs') && hasFileSystem('squashfs'),
   hugetlbfs: () => hasFileSystem('hugetlbfs'),
   'user namespaces': () => succeeds('unshare', '-Urm', 'true'),

@@ -12,7 +12,7 @@ import { layerRules } from './layers.js';
 import { mappingRules } from './mapping.js';
 import { isAboutPath, judgePaths, pathRules } from './paths.js';
 import { lastProcessRules, processRules } from './process.js';
-import { isCreation, pathField, place, type Rule, type Scene, type Verdict } from './rule.js';
+import { cameOutReadOnly, isCreation, pathField, place, type Rule, type Scene, type Verdict } from './rule.js';
 import { saidRules } from './said.js';
 import { leftoverRules, workRules } from './work.js';
 
@@ -40,8 +40,9 @@ export function wantedAfter(failure: StepFailure): Wanted {
     parents: errno === e.ELOOP ? 'all' : isOdd ? 'upper' : 'none',
     otherUses: errno === e.EBUSY && failure.step?.call !== calls.statx,
     work: errno === e.EROFS || isOdd,
+    attempt: cameOutReadOnly(failure),
     origin: errno === e.ESTALE && isCreating,
-    use: errno === e.EBUSY && isCreating,
+    use: errno === e.EBUSY && (isCreating || failure.step?.call === calls.claim),
   };
 }
 
@@ -95,7 +96,14 @@ const guards: ReadonlySet<Call> = new Set([
 ]);
 
 /** All that a look without a mount has to take in. */
-export const WANTED_BEFOREHAND: Wanted = { parents: 'all', otherUses: true, work: true, origin: false, use: false };
+export const WANTED_BEFOREHAND: Wanted = {
+  parents: 'all',
+  otherUses: true,
+  work: true,
+  attempt: false,
+  origin: false,
+  use: false,
+};
 
 /** What would stop a mount with these options, or make it a wrong one, as far as it shows beforehand. */
 export function foresee(options: CheckedOptions, facts: Facts): OverlayError[] {

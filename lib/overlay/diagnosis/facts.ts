@@ -75,6 +75,8 @@ export interface WorkFacts {
   readonly leftover: Path | undefined;
   /** Names in `work/work/incompat`: features that have to be known to whoever mounts this. */
   readonly incompatible: readonly string[];
+  /** The errno of making a directory in the workdir, as the kernel has to; undefined where that works, or was not tried. */
+  readonly attempt: number | undefined;
 }
 
 /** Whether the kernel says that a directory is in use; undefined where it was not asked. */
@@ -114,7 +116,7 @@ export const emptyFacts = (): Draft => ({
   mountMax: 0,
   otherUses: [],
   origin: { isOfLower: undefined, lower: undefined, isIndexOfUpper: undefined, indexUpper: undefined },
-  work: { leftover: undefined, incompatible: [] },
+  work: { leftover: undefined, incompatible: [], attempt: undefined },
   use: { upper: undefined, work: undefined },
   namespaces: undefined,
   isIncomplete: false,

@@ -3,7 +3,7 @@
  * comes first, so that a look that is given up has that at least.
  */
 import { readFileSync } from 'node:fs';
-import { EBUSY, EINVAL } from '../../errnos.js';
+import { EBUSY, EEXIST, EINVAL } from '../../errnos.js';
 import { calls } from '../../kernel/calls.js';
 import * as k from '../../kernel/constants.js';
 import { ask, type Dialogue, list } from '../../kernel/dialogue.js';
@@ -36,6 +36,8 @@ export interface Wanted {
   readonly otherUses: boolean;
   /** What is in the workdir. */
   readonly work: boolean;
+  /** Tries to make a directory in the workdir, and removes it: for a mount that came out read-only. */
+  readonly attempt: boolean;
   readonly origin: boolean;
   /** Asks the kernel whether upper and work are in use: it says so in its log as well. */
   readonly use: boolean;
@@ -112,8 +114,9 @@ export function* gather(draft: Draft, options: CheckedOptions, wanted: Wanted): 
   if (wanted.work && options.workdir !== undefined) {
     const inner = joinPath(options.workdir, 'work');
     const incompatible = yield* list(joinPath(inner, 'incompat'));
-    draft.work = { leftover: undefined, incompatible: incompatible.map(({ name }) => Buffer.from(name).toString()) };
+    draft.work = { ...draft.work, incompatible: incompatible.map(({ name }) => Buffer.from(name).toString()) };
     draft.work = { ...draft.work, leftover: yield* findLeftover(inner) };
+    if (wanted.attempt) draft.work = { ...draft.work, attempt: yield* attemptIn(options.workdir) };
   }
   if (wanted.origin) draft.origin = yield* gatherOrigin(options);
   if (wanted.use) draft.use = yield* askUse(options);
@@ -273,6 +276,16 @@ function* findLeftover(inner: Path): Dialogue<Path | undefined> {
     }
   }
   return undefined;
+}
+
+/** The errno of making a directory, as the kernel has tried and does not tell about. */
+function* attemptIn(workdir: Path): Dialogue<number | undefined> {
+  const plan = new Plan();
+  const path = joinPath(workdir, '.overlayfs-attempt');
+  const made = plan.stepOf(plan.add(calls.mkdirat, [k.AT_FDCWD, path, 0o700], { tolerate: 'any', output: 0 }));
+  plan.add(calls.unlinkat, [k.AT_FDCWD, path, k.AT_REMOVEDIR], { tolerate: 'any' });
+  const result = resultOf(made, yield* ask(plan));
+  return result < 0 && result !== -EEXIST ? -result : undefined;
 }
 
 /** The mark of overlayfs on a file handle in an attribute, and what is before the handle's own bytes. */

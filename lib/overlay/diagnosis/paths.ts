@@ -3,7 +3,7 @@ import * as e from '../../errnos.js';
 import { type Call, calls } from '../../kernel/calls.js';
 import * as k from '../../kernel/constants.js';
 import type { StepFailure } from '../../kernel/perform.js';
-import { type Path, pathString, quotePath } from '../../paths.js';
+import { goesByDescriptors, type Path, pathString, quotePath } from '../../paths.js';
 import type { Reason } from '../../reasons.js';
 import type { PathFacts } from './facts.js';
 import { findSubject, isLayer, nameOf, pathField, type Rule, type Scene, show, type Verdict } from './rule.js';
@@ -26,6 +26,15 @@ function judge({ options }: Scene, { subject, found, isSymlink }: PathFacts, err
   if (subject.role === 'target' && isSymlink) {
     return { reason: 'target-symlink', what: `${name} is a symbolic link`, path };
   }
+  if (errno === e.ENOENT && isRemoved(found)) {
+    return {
+      errno,
+      reason: role === 'work' ? 'work-removed' : (`${role}-missing` as Reason),
+      what: `${name} has been removed, and is reached by a descriptor only`,
+      hint: 'make the directory again, and name it by its path',
+      path,
+    };
+  }
   if (errno === e.ENOENT) {
     const dangling = isSymlink ? ': it is a symbolic link that leads nowhere' : '';
     return { errno, reason: `${role}-missing` as Reason, what: `${name} does not exist${dangling}`, path };
@@ -38,8 +47,15 @@ function judge({ options }: Scene, { subject, found, isSymlink }: PathFacts, err
   return { errno, reason: 'path-inaccessible', what: `${name} cannot be reached: ${cause}`, path };
 }
 
-const errnoOf = ({ found: { errno, type } }: PathFacts): number =>
-  errno !== 0 ? errno : type === k.S_IFDIR || type === 0 ? 0 : e.ENOTDIR;
+const isRemoved = ({ errno, links }: PathFacts['found']): boolean => errno === 0 && links === 0;
+
+function errnoOf({ found, subject }: PathFacts): number {
+  const { errno, type } = found;
+  if (errno !== 0) return errno;
+  // Elsewhere a count of none says nothing: some file systems keep none.
+  if (isRemoved(found) && goesByDescriptors(subject.path)) return e.ENOENT;
+  return type === k.S_IFDIR || type === 0 ? 0 : e.ENOTDIR;
+}
 
 const looking: readonly (Call | undefined)[] = [calls.openat2, calls.open_tree, calls.statx, calls.fsconfig];
 
@@ -105,7 +121,7 @@ const notCreated: Rule = {
 };
 
 const targetMounted: Rule = {
-  when: ({ step, errno }) => step?.call === calls.statx && errno === e.EBUSY,
+  when: ({ step, errno }) => step?.call === calls.statx && errno === e.EBUSY && step.options.subject?.role === 'target',
   find: mountedAlready,
 };
 

@@ -102,6 +102,23 @@ const filtered: Rule = {
   },
 };
 
+/**
+ * Refused though everything that the kernel itself asks for is there: by what shows no label. What makes a context
+ * may attach it, as far as namespaces go.
+ */
+const sandboxed: Rule = {
+  when: isRefusal,
+  find({ options, facts: { process }, failure }) {
+    const call = failure?.step?.call;
+    if (call !== calls.move_mount && process.isInUserNamespace) return undefined;
+    return {
+      reason: 'lsm-denied',
+      what: `a security module does not let this process mount${place(options)}: it has CAP_SYS_ADMIN, no seccomp filter and no label, and ${call?.name ?? 'mount'}(2) is refused, as in a Landlock sandbox`,
+      hint: 'mount before the process is confined: in a Landlock sandbox (landlock(7)) nothing can be mounted, whatever its rules',
+    };
+  },
+};
+
 const namespaceForeign: Rule = {
   when: isRefusal,
   find({ options, facts: { process } }) {
@@ -160,6 +177,7 @@ export const processRules: readonly Rule[] = [
   noPrivilege,
   confined,
   filtered,
+  sandboxed,
   namespaceForeign,
   refused,
   noOverlay,

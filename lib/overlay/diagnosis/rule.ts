@@ -54,6 +54,14 @@ export function findSubject({ failure, facts }: Scene): PathFacts | undefined {
   return facts.paths.find(({ subject: { role, index } }) => role === subject.role && index === subject.index);
 }
 
+/** A guard has found the new superblock read-only. */
+export const cameOutReadOnly = ({ step, errno }: StepFailure): boolean =>
+  (step?.call === calls.fstatfs || step?.call === calls.statfs) && errno === e.EROFS;
+
+/** The look at the new mount has found that its root, which is the upper's, cannot be changed. */
+export const cameOutUnchangeable = ({ step, errno }: StepFailure): boolean =>
+  step?.call === calls.statx && errno === e.EBUSY && step.options.subject?.role === 'upperdir';
+
 /** The making of the superblock, where the kernel looks at all layers at once. */
 export function isCreation({ step }: StepFailure): boolean {
   return step?.call === calls.mount || (step?.call === calls.fsconfig && step.args[1] === k.FSCONFIG_CMD_CREATE);

@@ -1,11 +1,12 @@
 /** Rules about the workdir and room: why the kernel could not make its directory there, and what it found. */
 import * as e from '../../errnos.js';
 import { calls } from '../../kernel/calls.js';
-import type { StepFailure } from '../../kernel/perform.js';
 import { joinPath, pathString, quotePath } from '../../paths.js';
 import type { FileSystemFacts, PathFacts } from './facts.js';
 import {
   CAP_DAC_OVERRIDE,
+  cameOutReadOnly,
+  cameOutUnchangeable,
   findRole,
   hasCapability,
   isCreation,
@@ -17,10 +18,6 @@ import {
   type Scene,
   type Verdict,
 } from './rule.js';
-
-/** A guard has found the new superblock read-only. */
-const cameOutReadOnly = ({ step, errno }: StepFailure): boolean =>
-  (step?.call === calls.fstatfs || step?.call === calls.statfs) && errno === e.EROFS;
 
 const consequence = 'so that the kernel would have mounted read-only';
 
@@ -119,6 +116,21 @@ const notWritable = ofWork(({ writeErrno }, name, scene) =>
 
 const room = ofWork((work, _, scene) => outOfRoom(work, scene));
 
+/** What the kernel has tried, tried once more. */
+const attempted: Rule = withoutForesight(
+  ofWork((_, name, { facts: { work } }) => {
+    const tried = `no directory can be made in ${name}`;
+    if (work.attempt === e.EDQUOT) {
+      return { reason: 'out-of-space', what: `${tried}: a quota is used up, ${consequence}`, hint: QUOTA_HINT };
+    }
+    return work.attempt === e.ENOSPC
+      ? { reason: 'out-of-space', what: `${tried}: its file system has no room for it, ${consequence}` }
+      : undefined;
+  }),
+);
+
+const QUOTA_HINT = 'remove what counts towards the quota, or have it raised';
+
 /** Idmapped, and the attempt alone shows what is wrong. */
 const perhapsIdmapped: Rule = {
   when: cameOutReadOnly,
@@ -135,17 +147,43 @@ const perhapsIdmapped: Rule = {
 
 const readOnlySuperblock: Rule = {
   when: cameOutReadOnly,
-  find({ options }) {
+  find({ options, facts }) {
     const { workdir } = options;
     if (workdir === undefined) return undefined;
     const work = quotePath(workdir);
+    const { attempt } = facts.work;
+    const tried = attempt === undefined ? '' : `, nor can this process: ${e.describeErrno(attempt)[1]}`;
     return {
       reason: 'mounted-read-only',
-      what: `the kernel could not make its directory in the workdir ${work}, ${consequence}`,
+      what: `the kernel could not make its directory in the workdir ${work}${tried}, ${consequence}`,
       hint: `remove what is in ${work}, and make it writable for the mounting user`,
       path: pathString(workdir),
     };
   },
+};
+
+const upperUnchangeable: Rule = {
+  when: cameOutUnchangeable,
+  find({ options: { upperdir } }) {
+    if (upperdir === undefined) return undefined;
+    return {
+      errno: e.EPERM,
+      reason: 'upper-not-writable',
+      what: `the upperdir ${quotePath(upperdir)} is immutable, or can be appended to only: the kernel would mount, and refuse changes`,
+      hint: 'take the attribute away: chattr -ia',
+      path: pathString(upperdir),
+    };
+  },
+};
+
+/** The same beforehand. */
+const upperFrozen: Rule = {
+  when: () => false,
+  find(scene) {
+    const isFrozen = findRole(scene.facts, 'upperdir')?.found.isImmutable === true;
+    return isFrozen && !scene.options.readonlySuperblock ? upperUnchangeable.find(scene) : undefined;
+  },
+  foresees: true,
 };
 
 const upperNotWritable: Rule = {
@@ -163,11 +201,10 @@ const upperNotWritable: Rule = {
       const what = `${name} is on a read-only file system, or on a mount that is read-only${where}`;
       return { errno: e.EINVAL, reason: 'upper-read-only', what, path };
     }
-    const immutableToo = upper.found.isImmutable ? ': it is immutable, chattr(1)' : '';
     return {
       errno,
       reason: 'upper-not-writable',
-      what: `the mounting user may not write to ${name}${immutableToo}: the kernel would mount, and refuse each change`,
+      what: `the mounting user may not write to ${name}: the kernel would mount, and refuse each change`,
       hint: writableHint(scene),
       path,
     };
@@ -218,11 +255,14 @@ const noRoom: Rule = {
   },
 };
 
+/** A table shows fewer mounts than there are: the first one of a namespace, and what is outside of a changed root. */
+const UNSHOWN = 64;
+
 const tooManyMounts: Rule = {
   when: ({ step, errno }) => errno === e.ENOSPC && (step?.call === calls.move_mount || step?.call === calls.mount),
   find({ options, facts: { mountCount, mountMax }, failure }) {
     const isAttaching = failure?.step?.call === calls.move_mount;
-    if (!isAttaching && (mountMax === 0 || mountCount < mountMax)) return undefined;
+    if (!isAttaching && (mountMax === 0 || mountCount < mountMax - UNSHOWN)) return undefined;
     return {
       reason: 'too-many-mounts',
       what: `the mount namespace takes no further mount${place(options)}: it has ${mountCount}, and fs.mount-max is ${mountMax}`,
@@ -250,6 +290,8 @@ const ioError: Rule = {
 
 /** In the order in which the kernel would come upon them: a removed directory cannot be written either. */
 export const workRules: readonly Rule[] = [
+  upperUnchangeable,
+  upperFrozen,
   upperNotWritable,
   removed,
   immutable,
@@ -258,6 +300,7 @@ export const workRules: readonly Rule[] = [
   room,
   leftover,
   mountedInside,
+  attempted,
   perhapsIdmapped,
   readOnlySuperblock,
   tooManyMounts,

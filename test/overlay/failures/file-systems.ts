@@ -205,7 +205,21 @@ const immutableOn = (kind: string): FailureRow => {
   );
 };
 
+/** An upper in which nothing, or not everything, can be changed: the mount would be there, and refuse changes. */
+const frozenOn = (kind: string, change: 'i' | 'a', more: FailureRow['options'] = {}): FailureRow => {
+  const { made: make, needs } = kinds[kind] as (typeof kinds)[string];
+  const title = `an upper that ${change === 'i' ? 'is immutable' : 'may be appended to only'}`;
+  return refused(
+    `${kind}: ${title}${Object.keys(more).map((name) => `, ${name}`)}`,
+    { ...onIt, ...more },
+    fails('EPERM', 'upper-not-writable', /fs\/u' is immutable, or can be appended to only/, 'fs/u'),
+    [make, attributed(`+${change}`, 'fs/u')],
+    { remedy: [attributed(`-${change}`, 'fs/u')], needs },
+  );
+};
+
 export const fileSystemRows: readonly FailureRow[] = [
   ...Object.keys(kinds).flatMap(rowsOn),
-  ...['ext4', 'xfs', 'btrfs'].map(immutableOn),
+  ...['ext4', 'xfs', 'btrfs'].flatMap((kind) => [immutableOn(kind), frozenOn(kind, 'i'), frozenOn(kind, 'a')]),
+  frozenOn('ext4', 'i', { readonly: true }),
 ];

@@ -2,7 +2,7 @@
 import { fails } from '../rows/errors.js';
 import { dirs, file, link, mode, overlay, removed, tmpfs, unmounted } from '../rows/setup.js';
 import { type FailureRow, refused } from './row.js';
-import { elsewhere, runs, without } from './steps.js';
+import { elsewhere, removedOpen, runs, without } from './steps.js';
 
 /** A tmpfs that only a process elsewhere has. */
 const hidden = elsewhere('mkdir hidden && mount -t tmpfs hidden hidden && mkdir hidden/l hidden/u hidden/w hidden/m');
@@ -140,6 +140,41 @@ export const placeRows: readonly FailureRow[] = [
     {
       remedy: [removed('b'), dirs('b')],
     },
+  ),
+  refused(
+    'a lower that has been removed, by a descriptor',
+    { lowerdir: '/proc/self/fd/{fd}' },
+    fails('ENOENT', 'lower-missing', /has been removed, and is reached by a descriptor only/),
+    [removedOpen('gone')],
+    { instead: { lowerdir: 'l1' } },
+  ),
+  refused(
+    'one lower of several that has been removed, by a descriptor',
+    { lowerdir: ['l1', '/dev/fd/{fd}'] },
+    fails('ENOENT', 'lower-missing', /lowerdir\[1\] '\/dev\/fd\/.*has been removed/),
+    [removedOpen('gone')],
+    { instead: { lowerdir: 'l1' } },
+  ),
+  refused(
+    'a data-only layer that has been removed, by a descriptor',
+    { datadir: '/proc/self/fd/{fd}' },
+    fails('ENOENT', 'lower-missing', /datadir '.*has been removed/),
+    [removedOpen('gone')],
+    { instead: { datadir: 'd1' }, needs: ['data-only layers without metacopy'] },
+  ),
+  refused(
+    'an upper that has been removed, by a descriptor',
+    { upperdir: '/proc/self/fd/{fd}' },
+    fails('ENOENT', 'upper-missing', /has been removed, and is reached by a descriptor only/),
+    [removedOpen('gone')],
+    { instead: { upperdir: 'u' } },
+  ),
+  refused(
+    'a work that has been removed, by a descriptor',
+    { workdir: '/proc/self/fd/{fd}' },
+    fails('ENOENT', 'work-removed', /has been removed, and is reached by a descriptor only/),
+    [removedOpen('gone')],
+    { instead: { workdir: 'w' } },
   ),
   refused(
     'a target that is a link',

@@ -10,6 +10,8 @@ export interface ProcessRow {
   readonly command: readonly string[];
   /** System calls that a filter refuses, and how. */
   readonly filter?: { readonly calls: readonly (keyof typeof numbers)[]; readonly errno: number };
+  /** Whether it is in a Landlock sandbox. */
+  readonly sandbox?: boolean;
   readonly needs?: readonly Feature[];
   readonly view?: boolean;
   readonly setup?: readonly Setup[];
@@ -19,6 +21,7 @@ export interface ProcessRow {
   readonly mend?: {
     readonly command?: readonly string[];
     readonly filter?: undefined;
+    readonly sandbox?: false;
     readonly steps?: readonly Setup[];
     readonly options?: Given;
   };
@@ -46,6 +49,29 @@ const withoutAdmin = dropping('sys_admin');
 const mountOnly = ['setpriv', '--bounding-set=-all,+sys_admin', '--inh-caps=-all,+sys_admin'];
 const inUser = ['unshare', '-Urm'];
 const asNobody = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'];
+
+/**
+ * A mount namespace that has as many mounts as it may have, or but for one: a directory is bound into itself, and
+ * with it what it holds, which doubles them each time.
+ */
+const fullNamespace = (spared: 0 | 1) => [
+  'unshare',
+  '-m',
+  'sh',
+  '-ec',
+  `fill=$(mktemp -d)
+  trap 'umount -l "$fill" && rmdir "$fill"' EXIT
+  mount -t tmpfs fill "$fill"
+  mkdir "$fill/all"
+  ${spared ? 'mkdir "$fill/spared"; mount -t tmpfs spared "$fill/spared"' : ''}
+  for i in $(seq 0 29); do mkdir "$fill/all/$i" "$fill/$i"; done
+  mount --bind "$fill/all" "$fill/all"
+  for i in $(seq 0 29); do mount --rbind "$fill/all" "$fill/all/$i" 2>/dev/null || break; done
+  for i in $(seq 29 -1 0); do mount --rbind "$fill/all/$i" "$fill/$i" 2>/dev/null || :; done
+  ${spared ? 'umount "$fill/spared"' : ''}
+  "$@"`,
+  'sh',
+];
 
 const noPrivilege = (text: RegExp) => fails('EPERM', 'no-privilege', text);
 const seccomp = (text: RegExp) => fails('explained', 'seccomp-denied', text);
@@ -110,6 +136,31 @@ export const processRows: readonly ProcessRow[] = [
     seccomp(/seccomp filter/),
   ),
   filtered('a filter that refuses move_mount', ['move_mount'], EPERM, seccomp(/which refuses move_mount\(2\)/)),
+  ...([[], inUser] as const).map((command) =>
+    row(
+      `in a Landlock sandbox${command.length > 0 ? ', in a user namespace' : ''}`,
+      command,
+      {},
+      fails('EPERM', 'lsm-denied', /move_mount\(2\) is refused, as in a Landlock sandbox/),
+      { sandbox: true, needs: ['Landlock', 'fsContext'], mend: { sandbox: false } },
+    ),
+  ),
+  row(
+    'in a mount namespace that is full',
+    fullNamespace(0),
+    {},
+    fails('ENOSPC', 'too-many-mounts', /it has \d+, and fs\.mount-max is \d+/, 'm'),
+    {
+      mend: { command: fullNamespace(1) },
+    },
+  ),
+  row(
+    'in a mount namespace that is full, by mount(2)',
+    fullNamespace(0),
+    {},
+    fails('ENOSPC', 'too-many-mounts', /it has \d+, and fs\.mount-max is \d+/, 'm'),
+    { filter: { calls: ['fsopen'], errno: ENOSYS }, mend: { command: fullNamespace(1) } },
+  ),
   row('with CAP_SYS_ADMIN alone', mountOnly, {}, fails('EACCES', 'capability-missing', /lacks CAP_DAC_OVERRIDE/, 'w'), {
     mend: { command: [] },
   }),

@@ -1,8 +1,20 @@
 /** File systems that can be no layer, or no upper, and those that are full. */
 import { fails } from '../rows/errors.js';
-import { bind, dirs, overlay, ramfs, tmpfs, unmounted } from '../rows/setup.js';
+import { bind, dirs, overlay, ramfs, runs, tmpfs, unmounted } from '../rows/setup.js';
 import { type FailureRow, refused } from './row.js';
-import { attributed, filled, made, ofType, remounted, squashed, without, withoutInodes } from './steps.js';
+import {
+  attributed,
+  filled,
+  fused,
+  idmapped,
+  limited,
+  made,
+  ofType,
+  remounted,
+  squashed,
+  without,
+  withoutInodes,
+} from './steps.js';
 
 const someFiles = Array.from({ length: 9 }, (_, i) => `fs/file-${i}`);
 const plain = { upperdir: 'u', workdir: 'w' };
@@ -201,6 +213,53 @@ export const specialRows: readonly FailureRow[] = [
     fails('EROFS', 'work-immutable', /fs\/w' is immutable, or can be appended to only/, 'fs/w'),
     [made('ext4', 'fs', 'u', 'w', 'w/work/x'), attributed('+a', 'fs/w')],
     { remedy: [attributed('-a', 'fs/w')], needs: ['mkfs.ext4'] },
+  ),
+  refused(
+    'btrfs: a quota that is used up',
+    { upperdir: 'fs/sub/u', workdir: 'fs/sub/w' },
+    fails(
+      'EROFS',
+      'out-of-space',
+      /no directory can be made in the workdir '.*fs\/sub\/w': a quota is used up/,
+      'fs/sub/w',
+    ),
+    [made('btrfs', 'fs'), limited('fs/sub')],
+    { remedy: [runs('btrfs', 'qgroup', 'limit', 'none', 'fs/sub')], needs: ['mkfs.btrfs with quotas'] },
+  ),
+  refused(
+    'btrfs: a quota that is used up, for what is to be made',
+    { upperdir: 'fs/sub/new', workdir: 'fs/sub/w', create: true },
+    fails('EDQUOT', 'out-of-space', /fs\/sub\/new' could not be made/, 'fs/sub/new'),
+    [made('btrfs', 'fs'), limited('fs/sub')],
+    { remedy: [runs('btrfs', 'qgroup', 'limit', 'none', 'fs/sub')], needs: ['mkfs.btrfs with quotas'] },
+  ),
+  refused(
+    'FUSE: upper and work, without RENAME_WHITEOUT',
+    { upperdir: 'fuse/u', workdir: 'fuse/w' },
+    fails('EINVAL', 'upper-remote', /fuse\/u' is on fuse.*, which lacks something that an upper needs/, 'fuse/u'),
+    [fused('fuse', 'u', 'w')],
+    { instead: plain, needs: ['a FUSE file system'] },
+  ),
+  refused(
+    'FUSE: as upper, work elsewhere',
+    { upperdir: 'fuse/u' },
+    fails('EINVAL', 'work-on-other-mount', /on another file system/, 'w'),
+    [fused('fuse', 'u')],
+    { instead: plain, needs: ['a FUSE file system'] },
+  ),
+  refused(
+    'ext4: a lower with case folding',
+    { lowerdir: ['l1', 'fs/l'] },
+    fails('explained', 'explained', /fs\/l'/, 'fs/l'),
+    [made('ext4 with casefold', 'fs', 'l'), attributed('+F', 'fs/l')],
+    { instead: { lowerdir: 'l1' }, where: 'mkfs.ext4 with casefold', needs: ['fsContext'] },
+  ),
+  refused(
+    'upper and work on a bind mount that has no id for the mounting user',
+    { upperdir: 'mapped/u', workdir: 'mapped/w' },
+    fails('EROFS', 'work-idmapped', /mapped\/w' is on an idmapped mount/, 'mapped/w'),
+    [dirs('own/u', 'own/w'), idmapped('own', 'mapped')],
+    { instead: { upperdir: 'own/u', workdir: 'own/w' }, needs: ['idmapped layers'], on: 'disk' },
   ),
   refused(
     "something is mounted in the kernel's own directory",

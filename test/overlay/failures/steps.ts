@@ -1,6 +1,10 @@
 /** The steps of failure rows: file systems in images, full ones, other namespaces. */
 import { execFileSync, spawn } from 'node:child_process';
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, constants, mkdirSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { calls } from '#lib/kernel/calls.js';
+import * as k from '#lib/kernel/constants.js';
+import { performSync, StepFailure } from '#lib/kernel/perform.js';
+import { Plan } from '#lib/kernel/plan.js';
 import { native } from '../../support/index.js';
 import type { Step } from './row.js';
 
@@ -14,6 +18,7 @@ const makers = {
   xfs: { size: '320M', command: ['mkfs.xfs', '-q', '-f'] },
   btrfs: { size: '128M', command: ['mkfs.btrfs', '-q', '-f'] },
   vfat: { size: '4M', command: ['mkfs.vfat'] },
+  'ext4 with casefold': { size: '16M', command: ['mkfs.ext4', '-q', '-F', '-O', 'casefold'] },
 } as const;
 
 export type Made = keyof typeof makers;
@@ -34,6 +39,58 @@ export const made =
     execFileSync(program, [...args, image], { stdio: 'ignore' });
     mountLoop(image, at(path));
     for (const name of inside) mkdirSync(at(`${path}/${name}`), { recursive: true });
+  };
+
+/** An ext4 by FUSE, which has no RENAME_WHITEOUT. */
+export const fused =
+  (path: string, ...inside: string[]): Step =>
+  (at, t) => {
+    const image = at(`${path}.img`);
+    execFileSync('truncate', ['-s', '16M', image]);
+    execFileSync('mkfs.ext4', ['-q', '-F', image]);
+    mkdirSync(at(path));
+    execFileSync('fuse2fs', ['-o', 'rw', image, at(path)], { stdio: ['ignore', 'ignore', 'pipe'] });
+    // Its process ends with its last mount.
+    t.teardown(() => native.umount(at(path), MNT_DETACH));
+    for (const name of inside) mkdirSync(at(`${path}/${name}`), { recursive: true });
+  };
+
+/** A subvolume of a btrfs in which nothing more can be made: a limit of its quota group is reached. */
+export const limited =
+  (path: string): Step =>
+  (at) => {
+    const [whole = '', part = ''] = path.split('/');
+    execFileSync('btrfs', ['quota', 'enable', at(whole)]);
+    execFileSync('btrfs', ['subvolume', 'create', at(`${whole}/${part}`)], { stdio: 'ignore' });
+    for (const name of ['u', 'w']) mkdirSync(at(`${path}/${name}`));
+    execFileSync('btrfs', ['quota', 'rescan', '-w', at(whole)], { stdio: 'ignore' });
+    execFileSync('btrfs', ['qgroup', 'limit', '32K', at(path)]);
+  };
+
+/** A bind mount that shows files of 100000 on as those of 0 on, and those of others as nobody's. */
+export const idmapped =
+  (from: string, to: string): Step =>
+  (at) => {
+    mkdirSync(at(to), { recursive: true });
+    const plan = new Plan();
+    const map = Buffer.from('100000 0 1000\n');
+    const namespace = plan.add(calls.userns, [map, map]);
+    const tree = plan.add(calls.open_tree, [k.AT_FDCWD, at(from), k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC]);
+    plan.add(calls.mount_setattr, [tree, '', k.AT_EMPTY_PATH, k.MOUNT_ATTR_IDMAP, 0, 0, namespace]);
+    plan.add(calls.move_mount, [tree, '', k.AT_FDCWD, at(to), k.MOVE_MOUNT_F_EMPTY_PATH]);
+    const outcome = performSync(plan);
+    if (outcome instanceof StepFailure) throw new Error(`the setup's own mapped bind failed: errno ${outcome.errno}`);
+  };
+
+/** A descriptor of a directory that is removed then; `{fd}` is its number. */
+export const removedOpen =
+  (path: string): Step =>
+  (at, t) => {
+    mkdirSync(at(path));
+    const descriptor = openSync(at(path), constants.O_DIRECTORY);
+    t.teardown(() => closeSync(descriptor));
+    rmSync(at(path), { recursive: true });
+    return { fd: String(descriptor) };
   };
 
 /** Directories as a squashfs, read-only. */

@@ -119,9 +119,7 @@ export const limitRows: readonly Row[] = [
     ...row(
       "a lower that is a removed directory, by a descriptor's path",
       { lowerdir: '/proc/self/fd/{fd}' },
-      {
-        files: {},
-      },
+      fails('ENOENT', 'lower-missing', /has been removed/),
       dirs('gone'),
     ),
     descriptorOf: 'gone',
@@ -131,9 +129,7 @@ export const limitRows: readonly Row[] = [
     ...row(
       "an upper that is a removed directory, by a descriptor's path",
       { upperdir: '/proc/self/fd/{fd}' },
-      {
-        files: { one: 'l1' },
-      },
+      fails('ENOENT', 'upper-missing', /has been removed/),
       dirs('gone'),
     ),
     descriptorOf: 'gone',
@@ -143,7 +139,7 @@ export const limitRows: readonly Row[] = [
     ...row(
       "a work that is a removed directory, by a descriptor's path",
       { workdir: '/proc/self/fd/{fd}' },
-      fails('EROFS', 'work-removed', /would have mounted read-only/),
+      fails('ENOENT', 'work-removed', /has been removed/),
       dirs('gone'),
     ),
     descriptorOf: 'gone',

@@ -1,0 +1,242 @@
+/** Facts to reason for what few machines have: each a failure, what the look has found, and the reason for it. */
+import test from 'ava';
+import type { OverlayOptions } from 'overlayfs';
+import * as e from '#lib/errnos.js';
+import { type Call, calls } from '#lib/kernel/calls.js';
+import * as k from '#lib/kernel/constants.js';
+import { NOT_FOUND } from '#lib/kernel/look.js';
+import { StepFailure } from '#lib/kernel/perform.js';
+import type { Subject } from '#lib/kernel/plan.js';
+import { explainMount } from '#lib/overlay/diagnosis/explain.js';
+import { emptyFacts, type Facts, type PathFacts, type ProcessFacts } from '#lib/overlay/diagnosis/facts.js';
+import { subjectsOf } from '#lib/overlay/diagnosis/gather.js';
+import type { KernelFeatures } from '#lib/overlay/features.js';
+import { checkOptions } from '#lib/overlay/options.js';
+import { plan } from '#lib/overlay/plan.js';
+import type { Reason } from '#lib/reasons.js';
+import { linux61, newest } from '../support/features.js';
+
+interface FactsRow {
+  readonly title: string;
+  readonly record?: KernelFeatures;
+  readonly options?: Partial<OverlayOptions>;
+  /** The call that failed, the last one of its kind; of fsconfig(2) with a key that of the key. */
+  readonly call: Call;
+  readonly key?: string;
+  readonly errno: number;
+  readonly says?: string;
+  /** What was found about paths, by role. */
+  readonly found?: Partial<Record<Subject['role'], Partial<PathFacts>>>;
+  readonly process?: Partial<ProcessFacts>;
+  readonly facts?: Partial<Facts>;
+  readonly reason: Reason;
+  readonly path?: string;
+  readonly text: RegExp;
+}
+
+const given = { lowerdir: '/l', upperdir: '/u', workdir: '/w', target: '/m' } as const;
+
+const on = (magic: number, type: string): Partial<PathFacts> => ({
+  fileSystem: { magic, isReadOnly: false, freeBlocks: 9, blocks: 9, freeInodes: 9, inodes: 9 },
+  mount: { type, target: '/', isUnbindable: false, isIdmapped: false, inside: undefined },
+});
+
+const remote = (
+  [
+    [k.NFS_SUPER_MAGIC, 'nfs4'],
+    [k.SMB2_SUPER_MAGIC, 'cifs'],
+    [k.CIFS_SUPER_MAGIC, 'cifs'],
+    [k.V9FS_MAGIC, '9p'],
+    [k.CEPH_SUPER_MAGIC, 'ceph'],
+    [k.AFS_SUPER_MAGIC, 'afs'],
+    [k.FUSE_SUPER_MAGIC, 'fuse.sshfs'],
+  ] as const
+).map(
+  ([magic, type]): FactsRow => ({
+    title: `an upper on ${type} (0x${magic.toString(16)})`,
+    call: calls.fsconfig,
+    errno: e.EINVAL,
+    found: { upperdir: on(magic, type), workdir: on(magic, type) },
+    reason: 'upper-remote',
+    path: '/u',
+    text: new RegExp(`is on ${type}, which lacks something`),
+  }),
+);
+
+const folding = (
+  [
+    [k.MSDOS_SUPER_MAGIC, 'vfat'],
+    [k.EXFAT_SUPER_MAGIC, 'exfat'],
+    [k.NTFS3_SUPER_MAGIC, 'ntfs3'],
+  ] as const
+).map(
+  ([magic, type]): FactsRow => ({
+    title: `a lower on ${type}`,
+    call: calls.fsconfig,
+    errno: e.EINVAL,
+    found: { lowerdir: on(magic, type) },
+    reason: 'layer-unsupported',
+    path: '/l',
+    text: new RegExp(`is on ${type}, whose names have no case`),
+  }),
+);
+
+const confined = ['docker-default (enforce)', 'system_u:system_r:container_t:s0:c1,c2'].flatMap((label): FactsRow[] => [
+  {
+    title: `a process with the label ${label}`,
+    call: calls.move_mount,
+    errno: e.EACCES,
+    process: { label },
+    reason: 'lsm-denied',
+    path: '/m',
+    text: /runs as '/,
+  },
+  {
+    title: `a process with the label ${label}, by mount(2)`,
+    record: { ...linux61, mountApi: false },
+    call: calls.mount,
+    errno: e.EACCES,
+    process: { label },
+    reason: 'lsm-denied',
+    path: '/m',
+    text: /runs as '/,
+  },
+]);
+
+const rows: readonly FactsRow[] = [
+  ...remote,
+  ...folding,
+  ...confined,
+  {
+    title: 'a lower with case folding, before 6.18',
+    call: calls.fsconfig,
+    key: 'lowerdir+',
+    errno: e.EINVAL,
+    says: 'case-insensitive capable filesystem on /l not supported',
+    reason: 'layer-casefolded',
+    path: '/l',
+    text: /the lowerdir '\/l' is on a file system that can tell names apart without their case/,
+  },
+  {
+    title: 'an upper with case folding, before 6.18',
+    call: calls.fsconfig,
+    key: 'upperdir',
+    errno: e.EINVAL,
+    says: 'case-insensitive capable filesystem on /u not supported',
+    reason: 'layer-casefolded',
+    path: '/u',
+    text: /the upperdir '\/u' is on a file system that can tell names apart/,
+  },
+  {
+    title: 'a lower by autofs',
+    call: calls.fsconfig,
+    key: 'lowerdir+',
+    errno: e.EINVAL,
+    says: 'filesystem on /l not supported',
+    found: { lowerdir: on(k.AUTOFS_SUPER_MAGIC, 'autofs') },
+    reason: 'layer-unsupported',
+    path: '/l',
+    text: /autofs/,
+  },
+  {
+    title: 'a quota that is used up, of a user',
+    call: calls.fstatfs,
+    errno: e.EROFS,
+    facts: { work: { leftover: undefined, incompatible: [], attempt: e.EDQUOT } },
+    reason: 'out-of-space',
+    path: '/w',
+    text: /no directory can be made in the workdir '\/w': a quota is used up/,
+  },
+  {
+    title: 'room that is reserved for others',
+    call: calls.fstatfs,
+    errno: e.EROFS,
+    facts: { work: { leftover: undefined, incompatible: [], attempt: e.ENOSPC } },
+    reason: 'out-of-space',
+    path: '/w',
+    text: /has no room for it/,
+  },
+  {
+    title: 'a workdir in which a security module lets nothing be made',
+    call: calls.fstatfs,
+    errno: e.EROFS,
+    facts: { work: { leftover: undefined, incompatible: [], attempt: e.EACCES } },
+    reason: 'mounted-read-only',
+    path: '/w',
+    text: /nor can this process: permission denied/,
+  },
+  {
+    title: 'an upper with an error that nobody has seen yet, volatile',
+    options: { volatile: true },
+    call: calls.fsconfig,
+    errno: e.EIO,
+    reason: 'io-error',
+    text: /or the upperdir has one that nobody has seen yet/,
+  },
+  {
+    title: 'a file system that is damaged',
+    call: calls.fsconfig,
+    errno: e.EUCLEAN,
+    reason: 'io-error',
+    text: /reports that it is damaged/,
+  },
+  {
+    title: 'a kernel without overlayfs',
+    call: calls.fsopen,
+    errno: e.ENODEV,
+    reason: 'overlay-unavailable',
+    text: /has no overlay file system/,
+  },
+  {
+    title: 'no memory',
+    call: calls.fsconfig,
+    errno: e.ENOMEM,
+    reason: 'out-of-memory',
+    text: /no memory/,
+  },
+  {
+    title: 'no descriptor left on the machine',
+    call: calls.openat2,
+    errno: e.ENFILE,
+    reason: 'out-of-descriptors',
+    text: /no descriptor is left on the machine/,
+  },
+  {
+    title: 'a target that is removed meanwhile',
+    call: calls.move_mount,
+    errno: e.ENOENT,
+    reason: 'target-missing',
+    path: '/m',
+    text: /removed while the mount was made/,
+  },
+];
+
+for (const row of rows) {
+  test(`facts: ${row.title}`, (t) => {
+    const options = checkOptions({ ...given, ...row.options });
+    const { plan: planned } = plan(options, row.record ?? newest);
+    const step = planned.steps.findLastIndex(
+      ({ call, args }) => call === row.call && (row.key === undefined || args[2] === row.key),
+    );
+    t.true(step >= 0);
+    const log = row.says === undefined ? [] : [Buffer.from(`e overlay: ${row.says}`)];
+    const failure = new StepFailure(planned, { step, errno: row.errno, undoErrno: 0, cancelled: false, log });
+    const plain = emptyFacts();
+    const paths = subjectsOf(options).map(
+      (subject, i): PathFacts => ({
+        subject,
+        found: { ...NOT_FOUND, type: k.S_IFDIR, device: 1, inode: BigInt(i + 1), mountId: 1 },
+        isSymlink: false,
+        fileSystem: undefined,
+        mount: undefined,
+        writeErrno: 0,
+        ...row.found?.[subject.role],
+      }),
+    );
+    const process = { ...plain.process, ...row.process };
+    const error = explainMount(options, failure, { ...plain, paths, process, ...row.facts });
+    t.is(error.reason, row.reason, error.message);
+    t.regex(error.message, row.text);
+    if (row.path !== undefined) t.is(error.path, row.path);
+  });
+}
