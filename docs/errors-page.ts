@@ -37,8 +37,10 @@ try {
 }
 \`\`\`
 
-What \`exclusive\` cannot see: overlays of other mount namespaces, those that another process has detached and still uses,
-and before Linux 6.8 all that are not of this process. With \`index: true\` the kernel itself refuses these.
+\`exclusive\` sees what this process has mounted, detached mounts until they are closed and their clones too, and what
+others have mounted in this namespace. What it cannot see: overlays that others have in other mount namespaces or have
+detached and still use, what programs that were started with a mount keep of one that was closed here, and before Linux
+6.8 all that are not of this process. With \`index: true\` the kernel itself refuses these.
 `;
 
 export function errorsPage(): string {

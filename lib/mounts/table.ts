@@ -132,6 +132,16 @@ function* listByStatmount({ namespace, select }: TableQuery): Dialogue<RawMount[
   return whole instanceof StepFailure || !isWhole(whole) ? undefined : readMountRecords(whole);
 }
 
+/**
+ * What the kernel tells of those of the mounts with these unique ids that are still there: STATMOUNT_*. Nothing where
+ * it is not to be asked.
+ */
+export function* lookAtMounts(ids: readonly number[], mask: number): Dialogue<readonly RawMount[]> {
+  if (ids.length === 0) return [];
+  const data = yield* askStatmount(undefined, mask, ids);
+  return data instanceof StepFailure ? [] : readMountRecords(data);
+}
+
 /** The mounts with these unique ids that are still there. */
 export function* statRaw(ids: readonly number[]): Dialogue<readonly RawMount[]> {
   const data = yield* askStatmount(undefined, WHOLE_MOUNT, ids);

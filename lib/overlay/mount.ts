@@ -7,7 +7,7 @@ import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { type MountIds, readMountIds } from '../kernel/look.js';
 import { type Outcome, type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
-import { takePlace } from '../mounts/change.js';
+import { type AttachOptions, takePlace } from '../mounts/change.js';
 import { become, Mount, mountedOf } from '../mounts/mount.js';
 import { explainJoin } from '../mounts/mount-namespace.js';
 import type { Mounted } from '../mounts/mounted.js';
@@ -33,7 +33,7 @@ import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } f
 import { addVolatileRemoval, addXattrGuard, type MountPlan, plan, sentOptions } from './plan.js';
 import { toVerify, verify } from './readback.js';
 import { lease, rootlessRecord } from './rootless.js';
-import { type Claim, catchUp, forgetGone, isBehind, lookAtUnseen, readClaim, uses } from './uses.js';
+import { type Claim, catchUp, forgetGone, isBehind, lookAtUnseen, readClaim, uses, type Whereabouts } from './uses.js';
 
 /** The options of a mount that takes the place of another: all but those that say where. */
 export type ReplaceOptions = Omit<OverlayOptions, 'target' | 'stack' | 'namespace' | 'rootless' | 'propagation'>;
@@ -86,6 +86,34 @@ export class OverlayMount extends Mount {
     return holdSync(effectiveOptions(mountedOf(this)));
   }
 
+  override async attach(target: PathLike, options?: AttachOptions): Promise<void> {
+    await super.attach(target, options);
+    this.#settle();
+  }
+
+  override attachSync(target: PathLike, options?: AttachOptions): void {
+    super.attachSync(target, options);
+    this.#settle();
+  }
+
+  override async clone(): Promise<Mount> {
+    const clone = await super.clone();
+    uses.addClone(this.id);
+    return clone;
+  }
+
+  override cloneSync(): Mount {
+    const clone = super.cloneSync();
+    uses.addClone(this.id);
+    return clone;
+  }
+
+  /** What it uses is in use by a mount that has a place now. */
+  #settle(): void {
+    const mounted = mountedOf(this);
+    uses.settle(mounted.id, mounted.path, whereaboutsOf(mounted));
+  }
+
   /**
    * Puts an overlay of other layers in the place of this one, in one step: MOVE_MOUNT_BENEATH, 6.5. At no time is
    * the place empty; files that are open stay those of the old one, which ends with the last of them. This object
@@ -117,8 +145,10 @@ export class OverlayMount extends Mount {
     takeOver = (mount, next, mounted) => {
       const { id } = mount;
       const { target } = mount;
-      // What holds the descriptor goes with `next`; the mount has its place.
+      // The mount of `next` is this one's now: `next` has nothing any more that would end, or that it could let go of.
+      become(next, undefined, { ...mountedOf(next), onGone: () => {} });
       become(mount, target, { ...mounted, onGone: (isDetached) => uses.release(mounted.id, isDetached) });
+      uses.settle(mounted.id, mounted.path, whereaboutsOf(mounted));
       uses.release(id, true);
       mount.#options = { ...next.options, target: target as PathLike };
     };
@@ -145,6 +175,9 @@ function resolve(options: CheckedOptions): CheckedOptions {
     target: absolute(target),
   };
 }
+
+/** Of a mount that has a place. */
+const whereaboutsOf = ({ namespace }: Mounted): Whereabouts => (namespace === undefined ? 'here' : 'elsewhere');
 
 interface Prepared {
   readonly given: OverlayOptions;
@@ -174,16 +207,17 @@ interface Made {
 }
 
 function toMade({ checked }: Prepared, planned: MountPlan, outputs: Outputs): Made {
-  const { target, upperdir, workdir, exclusive } = checked;
+  const { upperdir, workdir, exclusive } = checked;
   const ids = readMountIds(planned.id, outputs);
   const { id } = ids;
   const keys = readClaim(planned.news, planned.claim, outputs);
   const { superblock } = planned;
+  const mounted = toMounted(ids, checked, planned, outputs);
+  const { path, held } = mounted;
+  const where = held ?? whereaboutsOf(mounted);
   return {
-    mounted: toMounted(ids, checked, planned, outputs),
-    // What is detached is in no namespace, which the record goes by.
-    claim:
-      exclusive && target !== undefined && upperdir && workdir ? { id, target, upperdir, workdir, keys } : undefined,
+    mounted,
+    claim: exclusive && upperdir && workdir ? { id, path, where, upperdir, workdir, keys } : undefined,
     isSuspect: superblock !== undefined && outputs.number(superblock, BLOCKS) === 0,
     directories:
       planned.made.length === 0
@@ -249,7 +283,7 @@ function* findOvertaken(checked: CheckedOptions, { claim }: Made): Dialogue<Over
   if (yield* take(claim)) return undefined;
   // A mount may have been seen at the moment at which it went, and been put down all the same.
   // biome-ignore lint/correctness/useYield: it has nothing to ask: this very mount uses the directories
-  const hasGone = yield* forgetGone(function* () {
+  const hasGone = yield* forgetGone([], function* () {
     return true;
   });
   return hasGone && (yield* take(claim)) ? undefined : overtaken(checked);
@@ -273,7 +307,7 @@ function overtaken({ upperdir = '', target }: CheckedOptions): OverlayError {
   return new OverlayError({
     errno: EBUSY,
     reason: 'upper-in-use',
-    what: `the upperdir ${quotePath(upperdir)} or its workdir was taken by another overlay while the one at ${quotePath(target ?? '')} was mounted`,
+    what: `the upperdir ${quotePath(upperdir)} or its workdir was taken by another overlay while ${target === undefined ? 'a detached one' : `the one at ${quotePath(target)}`} was mounted`,
     path: pathString(upperdir),
   });
 }
@@ -307,7 +341,7 @@ function* tryClaimAgain({ checked }: Prepared, failure: StepFailure): Dialogue<b
     return true;
   }
   if (failure.step?.call !== calls.claim || failure.errno !== EBUSY) return false;
-  return yield* forgetGone(function* () {
+  return yield* forgetGone([checked.upperdir, checked.workdir], function* () {
     const { upper, work } = yield* askUse(checked);
     return upper !== false || work !== false;
   });

@@ -284,10 +284,13 @@ export function addVolatileRemoval(plan: Plan, { overlay, workdir }: CheckedOpti
  * file system keeps no marks.
  */
 function addUpperGuards(plan: Plan, options: CheckedOptions, features: KernelFeatures, layers: Layers): void {
-  const { upperdir, readonlySuperblock } = options;
+  const { upperdir, exclusive, readonlySuperblock } = options;
   if (upperdir === undefined) return;
   const upper = layers.upper?.descriptor;
-  if (isClaimed(options, features)) addClaim(plan, upper, layers.work?.descriptor, features);
+  if (exclusive) {
+    const isHere = options.rootless === false && !hasOwnMounts(options, features);
+    addClaim(plan, upper, layers.work?.descriptor, { isHere, statmount: features.statmount });
+  }
   if (readonlySuperblock) return;
   if (isAccessChecked(options, features) && upper !== undefined) {
     // Where a filter does not know the call, or where the kernel will say it itself, it is no refusal.
@@ -298,20 +301,13 @@ function addUpperGuards(plan: Plan, options: CheckedOptions, features: KernelFea
   if (sentOptions(options, features).some(([name]) => name === 'userxattr')) addXattrGuard(plan, upperdir, 'user');
 }
 
-/**
- * The record goes by the namespace of the caller: a detached mount is in none, and where the plan has made itself
- * one, that is another.
- */
-const isClaimed = (options: CheckedOptions, features: KernelFeatures): boolean =>
-  options.exclusive && isAttached(options) && !hasOwnMounts(options, features);
-
 /** Root of the whole machine may write everywhere, and of trusted.* it is seen afterwards whether it is there. */
 const isAccessChecked = ({ readonlySuperblock }: CheckedOptions, { userNamespace }: KernelFeatures): boolean =>
   userNamespace && !readonlySuperblock;
 
 /** Which layers no guard has to look at. */
 function unguarded(options: CheckedOptions, features: KernelFeatures): ByPath {
-  const isLookedAt = (isClaimed(options, features) && !uses.isEmpty) || isAccessChecked(options, features);
+  const isLookedAt = (options.exclusive && !uses.isEmpty) || isAccessChecked(options, features);
   return { lowers: true, upper: !isLookedAt };
 }
 

@@ -11,8 +11,10 @@ import { addLook, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { splitShown } from '../mount-strings.js';
-import type { Mounted } from '../mounts/mounted.js';
+import { isUniqueId, type Mounted } from '../mounts/mounted.js';
 import { readMountinfo } from '../mounts/mountinfo.js';
+import { WHOLE_MOUNT } from '../mounts/statmount.js';
+import { lookAtMounts } from '../mounts/table.js';
 import { type Path, pathString, quotePath } from '../paths.js';
 import { subjectsOf } from './diagnosis/gather.js';
 import { nameOf, pathField } from './diagnosis/rule.js';
@@ -20,7 +22,6 @@ import { lookAtDetached } from './effective.js';
 import type { KernelFeatures } from './features.js';
 import { optionTable } from './option-table.js';
 import type { CheckedOptions, NamedOption } from './options.js';
-import { readShown } from './uses.js';
 
 /** Options as the kernel shows them: null for a bare word. */
 type Shown = ReadonlyMap<string, string | null>;
@@ -69,7 +70,7 @@ export function* verify(
   const text =
     mounted.held !== undefined
       ? yield* readDetached(mounted)
-      : ((yield* readShown(mounted.id))?.options ?? (yield* readFromTable(mounted.path)));
+      : ((yield* readById(mounted.id)) ?? (yield* readFromTable(mounted.path)));
   if (text === undefined) return unverifiable(options, wanted);
   const shown = toShown(text);
   const fallen = wanted.filter(({ kernel, value }) => !inForce[kernel]?.(value ?? '', shown, features));
@@ -85,6 +86,13 @@ function* readDetached(mounted: Mounted): Dialogue<Buffer | undefined> {
   const look = lookAtDetached(mounted);
   const raw = look.read(yield* ask(look.plan));
   return raw && Buffer.from(raw.options, 'latin1');
+}
+
+/** From Linux 6.11 on, by its unique id. */
+function* readById(id: number): Dialogue<Buffer | undefined> {
+  const [mount] = isUniqueId(id) ? yield* lookAtMounts([id], WHOLE_MOUNT) : [];
+  // Each overlay has lower layers: where none show, the options are not told.
+  return mount?.options.includes('lowerdir') ? Buffer.from(mount.options, 'latin1') : undefined;
 }
 
 /** Before 6.11, from the mount table, in which a mount goes by another number. */

@@ -7,12 +7,16 @@ import { ENOSYS, EPERM, ESTALE } from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue } from '../kernel/dialogue.js';
+import type { Held } from '../kernel/held.js';
 import { addLook, type Found, readLook } from '../kernel/look.js';
 import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
 import { findOption, unescapeLayer } from '../mount-strings.js';
 import { idHalves, isUniqueId } from '../mounts/mounted.js';
 import { readMountinfo } from '../mounts/mountinfo.js';
+import type { RawMount } from '../mounts/raw-mount.js';
+import { MOUNT_BASICS, WHOLE_MOUNT } from '../mounts/statmount.js';
+import { lookAtMounts } from '../mounts/table.js';
 import { isAbsolute, type Path, toBytes, withoutTrailingSlashes } from '../paths.js';
 import type { KernelFeatures } from './features.js';
 
@@ -23,22 +27,32 @@ const KEY_SIZE = 16;
 /** A directory as native code compares it: device and inode, 8 bytes each. */
 type Key = string;
 
+/**
+ * Where a mount is, and so how it is told whether it still is: in this namespace; attached in another one; out of
+ * sight by `detach`, and perhaps still used; or what holds one that has no place, which ends with its descriptor.
+ */
+export type Whereabouts = 'here' | 'elsewhere' | 'lost' | Held;
+
 interface Use {
   readonly id: number;
-  readonly target: Path;
-  /** Out of sight, by `detach`, and perhaps still used. */
-  readonly isDetached: boolean;
+  /** Where its files are. */
+  readonly path: Path;
+  readonly as: 'upperdir' | 'workdir';
+  readonly where: Whereabouts;
 }
 
 /** A mount that was made here: what it uses, by name and, where that was looked at, by identity. */
 export interface Claim {
   readonly id: number;
-  readonly target: Path;
+  readonly path: Path;
+  readonly where: Whereabouts;
   readonly upperdir: Path;
   readonly workdir: Path;
+  /** Of both, in this order; that of a directory which could not be looked at is empty. */
   readonly keys: readonly Key[] | undefined;
-  readonly isDetached?: boolean;
 }
+
+const roles = ['upperdir', 'workdir'] as const;
 
 class Uses {
   readonly #byKey = new Map<Key, Use>();
@@ -47,6 +61,8 @@ class Uses {
    * unmounts one needs no look.
    */
   readonly #unseen = new Map<number, Claim>();
+  /** Mounts of which there are, or were, copies. */
+  readonly #cloned = new Set<number>();
   #last = 0;
   #list: Buffer | undefined;
 
@@ -72,14 +88,16 @@ class Uses {
 
   /** Records a mount; false where another one uses a directory of it, of which the guard has not known yet. */
   take(claim: Claim): boolean {
-    const { id, target, keys, isDetached } = claim;
+    const { id, path, where, keys } = claim;
     if (keys === undefined) {
       this.#unseen.set(id, claim);
       return true;
     }
     this.#unseen.delete(id);
     if (keys.some((key) => (this.#byKey.get(key)?.id ?? id) !== id)) return false;
-    for (const key of keys) this.add(key, id, target, isDetached);
+    keys.forEach((key, i) => {
+      if (key !== '') this.#add(key, { id, path, as: roles[i] ?? 'workdir', where });
+    });
     return true;
   }
 
@@ -88,38 +106,61 @@ class Uses {
   }
 
   /** Puts down what the mount table shows, unless a newer mount is known to have the directory. */
-  learn(key: Key, id: number, target: Path): void {
-    if ((this.#byKey.get(key)?.id ?? 0) < id) this.add(key, id, target);
+  learn(key: Key, use: Use): void {
+    if ((this.#byKey.get(key)?.id ?? 0) < use.id) this.#add(key, use);
   }
 
-  add(key: Key, id: number, target: Path, isDetached = false): void {
-    this.#byKey.set(key, { id, target, isDetached });
+  #add(key: Key, use: Use): void {
+    this.#byKey.set(key, use);
     this.#list = undefined;
   }
 
   /** The mount was unmounted here: it is gone, or out of sight only. */
   release(id: number, isDetached: boolean): void {
+    const isCloned = this.#cloned.delete(id);
+    // What is held ends with its descriptor, `detach` or not.
+    const isLost = (where: Whereabouts) => isCloned || (isDetached && typeof where === 'string');
+    this.#change(id, ({ where }) => (where === 'lost' ? where : isLost(where) ? 'lost' : undefined));
+  }
+
+  /** There is a copy of the mount: when the mount itself is gone, only the kernel knows about that one. */
+  addClone(id: number): void {
+    if (this.#unseen.has(id) || this.all().some((use) => use.id === id)) this.#cloned.add(id);
+  }
+
+  /** A mount without a place has got one. */
+  settle(id: number, path: Path, where: Whereabouts): void {
+    this.#change(id, () => where, path);
+  }
+
+  #change(id: number, change: (of: Use | Claim) => Whereabouts | undefined, path?: Path): void {
+    const changed = <T extends Use | Claim>(of: T, where: Whereabouts): T => ({ ...of, where, path: path ?? of.path });
     const unseen = this.#unseen.get(id);
-    if (unseen !== undefined && !unseen.isDetached) {
-      if (isDetached) this.#unseen.set(id, { ...unseen, isDetached });
-      else this.#unseen.delete(id);
+    if (unseen !== undefined) {
+      const where = change(unseen);
+      if (where === undefined) this.#unseen.delete(id);
+      else this.#unseen.set(id, changed(unseen, where));
     }
     for (const [key, use] of this.#byKey) {
-      if (use.id !== id || use.isDetached) continue;
-      if (isDetached) this.#byKey.set(key, { ...use, isDetached });
-      else this.#byKey.delete(key);
+      if (use.id !== id) continue;
+      const where = change(use);
+      if (where === undefined) this.#byKey.delete(key);
+      else this.#byKey.set(key, changed(use, where));
       this.#list = undefined;
     }
   }
 
   forget(id: number): void {
-    this.#unseen.delete(id);
-    for (const [key, use] of this.#byKey) {
-      if (use.id === id) this.#byKey.delete(key);
-    }
-    this.#list = undefined;
+    this.#cloned.delete(id);
+    this.#change(id, () => undefined);
   }
 
+  /** The mount that uses a directory. */
+  find(key: Key): Use | undefined {
+    return this.#byKey.get(key);
+  }
+
+  /** The mounts, each once. */
   all(): readonly Use[] {
     return [...new Map([...this.#byKey.values()].map((use) => [use.id, use])).values()];
   }
@@ -129,16 +170,16 @@ class Uses {
 export const uses = new Uses();
 
 /**
- * The guards of a plan: whether there are newer mounts, and whether one of the two directories is in use. These have
- * to be open unless nothing is.
+ * The guards of a plan: whether there are newer mounts in this namespace, where the plan is in it, and whether one of
+ * the two directories is in use. These have to be open unless nothing is.
  */
 export function addClaim(
   plan: Plan,
   upper: Descriptor | undefined,
   work: Descriptor | undefined,
-  { statmount }: KernelFeatures,
+  { isHere, statmount }: { readonly isHere: boolean; readonly statmount: KernelFeatures['statmount'] },
 ): void {
-  if (statmount !== false)
+  if (isHere && statmount !== false)
     plan.add(calls.listmount, [...idHalves(uses.last), 0, 1], { output: 8, tolerate: [ENOSYS, EPERM] });
   if (uses.isEmpty || upper === undefined || work === undefined) return;
   plan.add(calls.claim, [upper, work, uses.list], { output: CLAIM_OUTPUT });
@@ -161,41 +202,37 @@ export function readClaim(
  * the claims that come too late.
  */
 export function* lookAtUnseen(...last: readonly Claim[]): Dialogue<readonly number[]> {
-  const plan = new Plan();
-  const looks = [...uses.unseen, ...last].map((claim) => ({
-    claim,
-    steps: [claim.upperdir, claim.workdir].map((path) => addLook(plan, path)),
-  }));
-  if (looks.length === 0) return [];
-  const outputs = yield* ask(plan);
-  return looks.flatMap(({ claim, steps }) => {
-    const keys = steps.flatMap((step) => toKey(readLook(step, outputs)) ?? []);
-    return uses.take({ ...claim, keys }) ? [] : [claim.id];
+  const claims = [...uses.unseen, ...last];
+  if (claims.length === 0) return [];
+  const keys = yield* findKeys(claims.flatMap(({ upperdir, workdir }) => [upperdir, workdir]));
+  return claims.flatMap((claim, i) => {
+    return uses.take({ ...claim, keys: keys.slice(2 * i, 2 * i + 2) }) ? [] : [claim.id];
   });
 }
 
-function toKey({ errno, device, inode }: Found): Key | undefined {
-  if (errno !== 0) return undefined;
+/** What is at the paths; empty where nothing could be looked at. */
+function* findKeys(paths: readonly Path[]): Dialogue<Key[]> {
+  const plan = new Plan();
+  const looks = paths.map((path) => addLook(plan, path));
+  const outputs = yield* ask(plan);
+  return looks.map((step) => toKey(readLook(step, outputs)));
+}
+
+function toKey({ errno, device, inode }: Pick<Found, 'errno' | 'device' | 'inode'>): Key {
+  if (errno !== 0) return '';
   const key = Buffer.alloc(KEY_SIZE);
   key.writeBigUInt64LE(BigInt(device), 0);
   key.writeBigUInt64LE(inode, 8);
   return key.toString('latin1');
 }
 
-const LISTED_AT_ONCE = 512;
-const SMALL_ROOM = 8192;
-const LARGE_ROOM = 65536;
-
-const addStatmount = (plan: Plan, id: number, mask: number, room: number): Step =>
-  plan.stepOf(plan.add(calls.statmount, [...idHalves(id), mask, room], { output: room, tolerate: 'any' }));
-
-/** A text of struct statmount; the mask says whether it is there. */
-function readText(bytes: Buffer, mask: number, at: number): Buffer | undefined {
-  const STRINGS = 512;
-  if ((bytes.readUInt32LE(8) & mask) === 0) return undefined;
-  const start = STRINGS + bytes.readUInt32LE(at);
-  return bytes.subarray(start, bytes.indexOf(0, start));
+/** The mount that uses what a look has found, of those that no mount table of this namespace shows. */
+export function findHidden(found: Found): Pick<Use, 'path' | 'as'> | undefined {
+  const use = uses.find(toKey(found));
+  return use === undefined || use.where === 'here' || use.where === 'lost' ? undefined : use;
 }
+
+const LISTED_AT_ONCE = 512;
 
 /** Looks at what has been mounted since the last mount seen. */
 export function* catchUp(): Dialogue<void> {
@@ -217,49 +254,24 @@ export function* catchUp(): Dialogue<void> {
 }
 
 function* learn(ids: readonly number[]): Dialogue<void> {
-  const kinds = new Plan();
-  const steps = ids.map((id) => [id, addStatmount(kinds, id, k.STATMOUNT_FS_TYPE, 1024)] as const);
-  const types = yield* ask(kinds);
-  if (types instanceof StepFailure) return;
-  const overlays = steps.filter(
-    ([, step]) =>
-      types.result(step) >= 0 &&
-      readText(types.bytes(step, 1024), k.STATMOUNT_FS_TYPE, 36)?.toString('latin1') === 'overlay',
-  );
-  for (const [id] of overlays) yield* learnOne(id);
+  const basics = yield* lookAtMounts(ids, MOUNT_BASICS);
+  const overlays = basics.flatMap(({ type, uniqueId }) => (type === 'overlay' ? [uniqueId as number] : []));
+  for (const mount of yield* lookAtMounts(overlays, WHOLE_MOUNT)) yield* learnOne(mount);
 }
 
-function* learnOne(id: number): Dialogue<void> {
-  const shown = yield* readShown(id);
-  if (shown === undefined) return;
-  const looks = new Plan();
-  const found = (['upperdir', 'workdir'] as const).flatMap((name) => {
-    const text = findOption(shown.options, name);
+function* learnOne({ uniqueId, target, options }: RawMount): Dialogue<void> {
+  const shown = Buffer.from(options, 'latin1');
+  const found = roles.flatMap((as) => {
+    const text = findOption(shown, as);
     // It does not tell an escaped path from a plain one.
     const paths = text === undefined ? [] : [text, unescapeLayer(text)];
-    return paths.filter(isAbsolute).map((path) => addLook(looks, path));
+    return paths.filter(isAbsolute).map((path) => ({ as, path }));
   });
-  const answers = yield* ask(looks);
-  for (const step of found) {
-    const key = toKey(readLook(step, answers));
-    if (key !== undefined) uses.learn(key, id, shown.target);
-  }
-}
-
-/** What statmount(2) shows of a mount with a unique id; the options from Linux 6.11 on. */
-export function* readShown(id: number): Dialogue<{ options: Buffer; target: Buffer } | undefined> {
-  if (!isUniqueId(id)) return undefined;
-  for (const room of [SMALL_ROOM, LARGE_ROOM]) {
-    const plan = new Plan();
-    const step = addStatmount(plan, id, k.STATMOUNT_MNT_POINT | k.STATMOUNT_MNT_OPTS, room);
-    const outputs = yield* ask(plan);
-    if (outputs instanceof StepFailure || outputs.result(step) < 0) continue;
-    const bytes = outputs.bytes(step, room);
-    const options = readText(bytes, k.STATMOUNT_MNT_OPTS, 4);
-    const target = readText(bytes, k.STATMOUNT_MNT_POINT, 108);
-    return options === undefined || target === undefined ? undefined : { options, target };
-  }
-  return undefined;
+  const keys = yield* findKeys(found.map(({ path }) => path));
+  found.forEach(({ as }, i) => {
+    const use: Use = { id: uniqueId as number, path: Buffer.from(target, 'latin1'), as, where: 'here' };
+    if (keys[i]) uses.learn(keys[i], use);
+  });
 }
 
 /** Before unique ids a mount that is gone leaves its number to another one. */
@@ -270,32 +282,38 @@ const overlaysShown = (): ReadonlySet<string> =>
   new Set(readMountinfo().flatMap(({ id, type, target }) => (type === 'overlay' ? [nameOf(id, target)] : [])));
 
 /**
- * After the guard has found a directory in use: forgets the mounts that are gone. Whether there were any, so
- * that it is worth another try. `isStillUsed` is asked where one was taken out of sight.
+ * After the guard has found one of the directories in use: forgets the mounts that are gone. Whether there were any,
+ * so that it is worth another try. `isStillUsed` is asked where the mount that uses them is out of sight.
  */
-export function* forgetGone(isStillUsed: () => Dialogue<boolean>): Dialogue<boolean> {
-  const all = uses.all();
-  const plan = new Plan();
-  const steps = all.map((use) => [use, addStatmount(plan, use.id, 0, 512)] as const);
-  const outputs = yield* ask(plan);
-  if (outputs instanceof StepFailure) return false;
-  const results = steps.map(([use, step]) => [use, outputs.result(step)] as const);
-  let hasGone = false;
-  let detached: Use[] = [];
-  const shown = results.some(([{ id }]) => !isUniqueId(id)) ? overlaysShown() : undefined;
-  for (const [use, result] of results) {
-    if (use.isDetached) detached.push(use);
-    else if (isUniqueId(use.id) ? result < 0 : shown?.has(nameOf(use.id, use.target)) === false) {
-      uses.forget(use.id);
-      hasGone = true;
-    }
+export function* forgetGone(
+  directories: readonly (Path | undefined)[],
+  isStillUsed: () => Dialogue<boolean>,
+): Dialogue<boolean> {
+  const gone = yield* findGone();
+  for (const { id } of gone) uses.release(id, false);
+  const keys = yield* findKeys(directories.filter((path) => path !== undefined));
+  const hidden = keys.flatMap((key) => uses.find(key) ?? []).filter(({ where }) => isOutOfSight(where));
+  if (hidden.length === 0 || (yield* isStillUsed())) return gone.length > 0;
+  for (const { id } of hidden) uses.forget(id);
+  return true;
+}
+
+const isOutOfSight = (where: Whereabouts): boolean => where === 'lost' || where === 'elsewhere';
+
+function* findGone(): Dialogue<Use[]> {
+  const gone: Use[] = [];
+  const here: Use[] = [];
+  for (const use of uses.all()) {
+    if (use.where === 'here') here.push(use);
+    // By garbage collection.
+    else if (typeof use.where === 'object' && use.where.descriptor < 0) gone.push(use);
   }
-  if (detached.length > 0 && !(yield* isStillUsed())) {
-    for (const { id } of detached) uses.forget(id);
-    detached = [];
-    hasGone = true;
-  }
-  return hasGone;
+  const unique = here.map(({ id }) => id).filter(isUniqueId);
+  const there = new Set((yield* lookAtMounts(unique, k.STATMOUNT_MNT_BASIC)).map(({ uniqueId }) => uniqueId));
+  const shown = unique.length < here.length ? overlaysShown() : undefined;
+  const isGone = ({ id, path }: Use): boolean =>
+    isUniqueId(id) ? !there.has(id) : shown?.has(nameOf(id, path)) === false;
+  return [...gone, ...here.filter(isGone)];
 }
 
 /** Whether the guard asks to look at newer mounts first. */

@@ -313,7 +313,12 @@ mountTest(
     t.is(mounted(), undefined);
     t.is(overlay('lowerdir=a:b,index=on', '-f').code, 32);
     t.is(overlay(`${merged},bogus`, '-f').code, 32);
+    const missing = overlay('lowerdir=a:none,upperdir=gone,workdir=w', '-f');
+    t.is(missing.code, 32);
+    t.regex(missing.stderr, /the lowerdir\[1\] '.*none' does not exist[\s\S]*the upperdir '.*gone' does not exist/);
+    t.is(missing.stdout, '');
     t.deepEqual(overlay(merged, '-n'), silent);
+    t.is(overlay(merged, '-f').code, 0, 'what is mounted already may be this very mount');
     umount();
     t.is(overlay(`${merged},bogus`).code, 32);
     const sloppy = overlay(`${merged},bogus,bogus2=1`, '-s');

@@ -265,8 +265,10 @@ mountTest(
         lowerdir: join(dir, name, 'lower'),
         upperdir: join(dir, name, 'upper'),
         workdir: join(dir, name, 'work'),
+        exclusive: false,
       };
     };
+    // What the observer still reads is in use: `exclusive` would refuse to come back to it.
     const [one, two] = [make('one'), make('two')];
     makeTree(dir, { 'merged/': '' });
     const target = join(dir, 'merged');

@@ -2,9 +2,31 @@
 import { execFileSync } from 'node:child_process';
 import { closeSync, mkdirSync, openSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { Worker } from 'node:worker_threads';
-import { mountOverlay, mountOverlaySync, OverlayError, type OverlayOptions, unmount, unmountSync } from 'overlayfs';
-import { eventually, layers, mountsBelow, mountTest, native, packageRoot, scratch } from '../support/index.js';
+import {
+  createNamespace,
+  mountOverlay,
+  mountOverlaySync,
+  OverlayError,
+  type OverlayOptions,
+  unmount,
+  unmountSync,
+} from 'overlayfs';
+import { featuresSync } from '#lib/overlay/features.js';
+import { mountOverlayWith } from '#lib/overlay/mount.js';
+import {
+  countDescriptors,
+  eventually,
+  hasFeature,
+  layers,
+  mountsBelow,
+  mountTest,
+  native,
+  packageRoot,
+  scratch,
+} from '../support/index.js';
 
 const MNT_DETACH = 2;
 
@@ -66,6 +88,157 @@ for (const [form, mount] of [
     await (await mount(sameUpper)).unmount();
   });
 }
+
+for (const [form, mount] of [
+  ['promise', mountOverlay],
+  ['twin', async (options: OverlayOptions) => mountOverlaySync(options)],
+] as const) {
+  const detached = ({ target: _, ...rest }: OverlayOptions): OverlayOptions => rest;
+
+  mountTest(`what a detached mount uses is in use until it is closed (${form})`, async (t) => {
+    const { one, sameUpper, sameWork } = two(scratch(t));
+    const mounted = await mount(detached(one));
+    for (const [options, reason, path] of [
+      [detached(sameUpper), 'upper-in-use', one.upperdir],
+      [detached(sameWork), 'work-in-use', one.workdir],
+      [sameUpper, 'upper-in-use', one.upperdir],
+      [sameWork, 'work-in-use', one.workdir],
+    ] as const) {
+      const error = await t.throwsAsync(mount(options), upperInUse);
+      t.like(error, { reason, path, dest: mounted.path, syscall: undefined });
+    }
+    await (await mount(detached({ ...sameUpper, exclusive: false }))).unmount();
+    await t.throwsAsync(mount(detached(sameUpper)), upperInUse, 'one that took no claim gives none up');
+    await mounted.unmount();
+    for (const options of [detached(sameUpper), detached(one), sameWork]) await (await mount(options)).unmount();
+  });
+
+  mountTest(`an upper that an attached mount uses is refused to a detached one (${form})`, async (t) => {
+    const { one, sameUpper } = two(scratch(t));
+    const mounted = await mount(one);
+    t.like(await t.throwsAsync(mount(detached(sameUpper)), upperInUse), { dest: one.target });
+    await mounted.unmount();
+    const next = await mount(detached(sameUpper));
+    next[Symbol.dispose]();
+    await (await mount(one)).unmount();
+  });
+
+  mountTest(`a detached mount that gets a place keeps what it uses (${form})`, async (t) => {
+    const { dir, one, sameUpper } = two(scratch(t));
+    const mounted = await mount(detached(one));
+    if (form === 'twin') mounted.attachSync(String(one.target));
+    else await mounted.attach(String(one.target));
+    const error = await t.throwsAsync(mount(detached(sameUpper)), upperInUse);
+    t.like(error, { reason: 'upper-in-use', dest: join(dir, 'merged') });
+    // By another hand: only the kernel tells that it is gone.
+    t.is(native.umount(join(dir, 'merged'), 0), 0);
+    await (await mount(detached(sameUpper))).unmount();
+  });
+
+  mountTest(`what a copy of a mount uses is in use after the mount itself (${form})`, async (t) => {
+    const { one, sameUpper } = two(scratch(t));
+    for (const options of [one, ...(hasFeature('detached mounts that can be cloned') ? [detached(one)] : [])]) {
+      const mounted = await mount(options);
+      const clone = form === 'twin' ? mounted.cloneSync() : await mounted.clone();
+      await mounted.unmount();
+      await t.throwsAsync(mount(sameUpper), upperInUse);
+      await clone.unmount();
+      await (await mount(sameUpper)).unmount();
+    }
+  });
+
+  mountTest(`what a mount in another namespace uses is in use (${form})`, async (t) => {
+    const { one, sameUpper } = two(scratch(t));
+    const namespace = await createNamespace();
+    t.teardown(() => namespace.close());
+    const mounted = await mount({ ...one, namespace });
+    t.like(await t.throwsAsync(mount(sameUpper), upperInUse), { dest: one.target });
+    await mounted.unmount();
+    await (await mount(sameUpper)).unmount();
+  });
+
+  mountTest(
+    `a replacement uses what it has, and the one before it nothing (${form})`,
+    { needs: 'mountBeneath' },
+    async (t) => {
+      const { dir, one, sameUpper } = two(scratch(t));
+      const mounted = await mount(one);
+      const next = { lowerdir: String(one.lowerdir), upperdir: join(dir, 'upper2'), workdir: join(dir, 'work2') };
+      const replace = (options: typeof next) =>
+        form === 'twin' ? mounted.replaceSync(options) : mounted.replace(options);
+      await t.throwsAsync(
+        async () => replace({ ...next, upperdir: String(one.upperdir) }),
+        upperInUse,
+        'the same upper',
+      );
+      await replace(next);
+      await t.throwsAsync(mount({ ...sameUpper, upperdir: next.upperdir, workdir: String(one.workdir) }), upperInUse);
+      await (await mount({ ...one, target: sameUpper.target as string })).unmount();
+      await mounted.unmount();
+      await (await mount(sameUpper)).unmount();
+    },
+  );
+}
+
+mountTest('a mount without privilege has its upper for itself', { needs: 'rootless' }, async (t) => {
+  const { one, sameUpper } = two(scratch(t));
+  const rootless = ({ target: _, ...rest }: OverlayOptions): OverlayOptions => ({ ...rest, rootless: true });
+  const mounted = mountOverlaySync(rootless(one));
+  for (const options of [rootless(sameUpper), { ...rootless(sameUpper), rootless: 'keep' as const }, sameUpper]) {
+    t.like(await t.throwsAsync(mountOverlay(options), upperInUse), { reason: 'upper-in-use', dest: mounted.path });
+  }
+  await mounted.unmount();
+  for (const options of [rootless(sameUpper), sameUpper]) await (await mountOverlay(options)).unmount();
+});
+
+mountTest(
+  'mapped layers by way of a namespace of their own are in use too',
+  { needs: 'idmapped layers' },
+  async (t) => {
+    const { one, sameUpper } = two(scratch(t, 'disk'));
+    const before615 = { ...featuresSync(), openTreeAttr: false as const };
+    const mapped = (options: OverlayOptions): OverlayOptions => ({
+      ...options,
+      idmap: { lowerdir: [{ inside: 0, outside: 0, size: 10 }] },
+    });
+    const mounted = await mountOverlayWith(mapped(one), before615);
+    t.like(await t.throwsAsync(mountOverlayWith(mapped(sameUpper), before615), upperInUse), { dest: one.target });
+    t.like(await t.throwsAsync(mountOverlay(sameUpper), upperInUse), { dest: one.target });
+    await mounted.unmount();
+    await (await mountOverlayWith(mapped(sameUpper), before615)).unmount();
+  },
+);
+
+mountTest('a detached mount that is forgotten uses nothing when it has been closed', async (t) => {
+  const { one, sameUpper } = two(scratch(t));
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  const { target: _, ...rest } = one;
+  const descriptors = countDescriptors();
+  const warned = new Promise((resolve) => process.once('warning', resolve));
+  await (async () => void (await mountOverlay(rest)))();
+  await eventually(t, () => {
+    collect();
+    return countDescriptors() === descriptors;
+  });
+  await warned;
+  await (await mountOverlay(sameUpper)).unmount();
+});
+
+mountTest('two detached mounts at once for one upper: one of them is mounted', async (t) => {
+  const { dir, one } = two(scratch(t));
+  symlinkSync(join(dir, 'upper'), join(dir, 'link'));
+  const { target: _, ...rest } = one;
+  const all = Array.from({ length: 8 }, (_, i): OverlayOptions => {
+    mkdirSync(join(dir, `w${i}`));
+    return { ...rest, upperdir: join(dir, i % 2 ? 'link' : 'upper'), workdir: join(dir, `w${i}`) };
+  });
+  const outcomes = await Promise.allSettled(all.map((options) => mountOverlay(options)));
+  const mounted = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []));
+  t.true(mounted.length <= 1, `${mounted.length} mounts`);
+  for (const each of mounted) await each.unmount();
+  await (await mountOverlay(rest)).unmount();
+});
 
 mountTest('other names of an upper are the same upper', async (t) => {
   const { dir, one, sameUpper } = two(scratch(t));

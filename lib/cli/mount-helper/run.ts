@@ -6,8 +6,9 @@ import { OverlayError } from '../../errors.js';
 import * as k from '../../kernel/constants.js';
 import { formatPlan } from '../../kernel/format.js';
 import { type RawOption, splitGiven } from '../../mount-strings.js';
+import { findBadPathsSync } from '../../overlay/diagnosis/beforehand.js';
 import { featuresSync } from '../../overlay/features.js';
-import { mountOverlaySync } from '../../overlay/mount.js';
+import { mountOverlaySync, prepare } from '../../overlay/mount.js';
 import { readGiven } from '../../overlay/option-strings.js';
 import { optionRows } from '../../overlay/option-table.js';
 import type { OverlayOptions } from '../../overlay/options.js';
@@ -167,7 +168,10 @@ class Helper {
       return;
     }
     this.#showPlan(namespace === undefined ? () => `${lines.join('\n')}\n` : raw);
-    if (isFake) return;
+    if (isFake) {
+      if (namespace === undefined) this.#lookAtPaths(options);
+      return;
+    }
     // The library's layers and target are those of this namespace.
     if (namespace !== undefined) {
       const isWritable = options.upperdir !== undefined && (this.#words.flags & k.MS_RDONLY) === 0;
@@ -180,6 +184,13 @@ class Helper {
       if (this.#isStrict || isFinal(problem)) throw problem;
       this.#mountRaw([problem]);
     }
+  }
+
+  /** For -f, which is to fail where the mount would: paths, as they are now. */
+  #lookAtPaths(options: OverlayOptions): void {
+    const errors = findBadPathsSync(prepare(options).checked);
+    for (const error of errors.slice(0, -1)) process.stderr.write(errorText(error, voice));
+    if (errors.length > 0) throw errors.at(-1);
   }
 
   #mountByLibrary(options: OverlayOptions): void {

@@ -1,10 +1,13 @@
 /** The look of a diagnosis without a mount: what would be in the way. */
+import { EINVAL } from '../../errnos.js';
 import { OverlayError } from '../../errors.js';
 import type { KernelFeatures } from '../features.js';
 import type { CheckedOptions } from '../options.js';
 import { foresee, WANTED_BEFOREHAND } from './explain.js';
 import type { Facts } from './facts.js';
-import { look } from './look.js';
+import type { Wanted } from './gather.js';
+import { look, lookSync } from './look.js';
+import { isAboutPath, judgePaths } from './paths.js';
 import { refusalOfProcess } from './process.js';
 
 export interface Beforehand {
@@ -20,4 +23,21 @@ export async function lookBeforehand(options: CheckedOptions, features: KernelFe
   const refusal = refusalOfProcess({ options, facts, failure: undefined }, features);
   const isSaid = errors.some(({ reason }) => reason === refusal?.reason);
   return { facts, errors: refusal === undefined || isSaid ? errors : [new OverlayError(refusal), ...errors] };
+}
+
+const NOTHING_MORE: Wanted = {
+  parents: 'none',
+  otherUses: false,
+  work: false,
+  attempt: false,
+  origin: false,
+  use: false,
+};
+
+/** What is wrong with the paths themselves: what is not there, is no directory, or cannot be reached. */
+export function findBadPathsSync(options: CheckedOptions): readonly OverlayError[] {
+  const scene = { options, facts: lookSync(options, NOTHING_MORE), failure: undefined };
+  return judgePaths(scene)
+    .filter(({ reason }) => isAboutPath(reason))
+    .map((verdict) => new OverlayError({ errno: EINVAL, ...verdict }));
 }

@@ -16,6 +16,7 @@ import { isAbsolute, joinPath, type Path, toBytes, withoutTrailingSlashes } from
 import { isOtherUserNamespace } from '../features.js';
 import type { CheckedOptions } from '../options.js';
 import { readNamespaceSettings } from '../refusal.js';
+import { findHidden } from '../uses.js';
 import {
   type Draft,
   type FileSystemFacts,
@@ -177,8 +178,17 @@ function mountOf(path: Path, { mountId }: Found, table: readonly MountinfoEntry[
   };
 }
 
-/** The directories that other overlays use, against those of this mount. */
+/** The directories that other overlays use, against those of this mount: as the table shows, and as is known here. */
 function* gatherOtherUses(paths: readonly PathFacts[], table: readonly MountinfoEntry[]): Dialogue<OtherUse[]> {
+  const shown = yield* gatherShownUses(paths, table);
+  const hidden = paths.flatMap(({ subject, found }): OtherUse[] => {
+    const use = subject.role === 'target' ? undefined : findHidden(found);
+    return use === undefined ? [] : [{ target: use.path, as: use.as, subject }];
+  });
+  return [...shown, ...hidden];
+}
+
+function* gatherShownUses(paths: readonly PathFacts[], table: readonly MountinfoEntry[]): Dialogue<OtherUse[]> {
   const plan = new Plan();
   const looks: { step: Step; target: Path; as: OtherUse['as'] }[] = [];
   for (const { type, target, superOptions } of table) {
