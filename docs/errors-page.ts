@@ -43,6 +43,27 @@ detached and still use, what programs that were started with a mount keep of one
 6.8 all that are not of this process. With \`index: true\` the kernel itself refuses these.
 `;
 
+const firstUse = `
+## What files answer later
+
+An overlay that is mounted rightly can still refuse what a program does in it. These errors are the kernel's, and come
+from the program's own calls:
+
+| call | answer | why, and what helps |
+| --- | --- | --- |
+| rename(2) of a directory of a lower layer | \`EXDEV\` | Without \`redirectDir: 'on'\` such a directory cannot be moved: copy it, as mv(1) does, or mount with that option. |
+| any, on the name of an upperdir or workdir that lies inside a lower layer | \`ELOOP\` | The kernel shows no layer in itself: use another path to it. |
+| open(2) for writing, chmod(2), … of a file of a lower layer | \`ENOSPC\`, \`EDQUOT\` | The whole file is copied to the upper first: make room there, or raise the quota. |
+| the same in a user namespace (\`EOVERFLOW\`), or with \`idmap\` (\`EACCES\`) | \`EOVERFLOW\`, \`EACCES\` | The file belongs to someone who has no id there, so a copy could not, whatever its mode: add a range that holds the owner. |
+| any that writes | \`EROFS\` | It is a view, without an upper, or was mounted with \`readonly\`. |
+| open(2) of a file that was copied up with \`metacopy\`, in a mount without it | \`EPERM\` | Its content is still in the lower layer: mount with \`metacopy: true\`. |
+| mknod(2) of a device 0:0 | \`EPERM\` | Whiteouts are made in a layer's own directory: \`whiteout\`. |
+| rmdir(2) of a directory that looks empty | \`ENOTEMPTY\` | It holds whiteouts that somebody has put there: remove it in the upperdir. |
+| open(2) with \`verity: 'require'\` | \`EIO\` | The file has no digest, or a wrong one. |
+
+\`effective()\` tells which options are in force.
+`;
+
 export function errorsPage(): string {
   let page = intro;
   for (const [reason, { when, todo }] of Object.entries(reasons)) {
@@ -50,5 +71,5 @@ export function errorsPage(): string {
     if (title !== undefined) page += `\n## ${title}\n\n| reason | when | what to do |\n| --- | --- | --- |\n`;
     page += `| \`${reason}\` | ${cell(sentence(when))} | ${cell(sentence(todo))} |\n`;
   }
-  return page;
+  return page + firstUse;
 }

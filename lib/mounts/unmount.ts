@@ -21,7 +21,7 @@ import {
   quotePath,
   withoutTrailingSlashes,
 } from '../paths.js';
-import type { Reason } from '../reasons.js';
+import { type Reason, reasons } from '../reasons.js';
 import { Attempts } from './attempts.js';
 import { holdersText } from './holder-text.js';
 import { addJoin, checkNamespace, explainJoin, type NamespaceLike, toTarget } from './mount-namespace.js';
@@ -220,7 +220,11 @@ export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Fa
         holders,
       });
     case e.EPERM:
-      return fields({ reason: 'no-privilege', what: `this process may not unmount ${shown}` });
+      return fields({
+        reason: 'no-privilege',
+        what: `this process may not unmount ${shown}`,
+        hint: `${reasons['no-privilege'].todo}; a seccomp filter, or a sandbox such as Landlock, refuses it to root too`,
+      });
     case e.ESTALE:
       return fields({
         reason: 'not-mounted',

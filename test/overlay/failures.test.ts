@@ -1,4 +1,5 @@
 /** Tables of mounts that are refused: on many file systems, each with its reason, its path, and what mends it. */
+import test from 'ava';
 import { hasFeature, mountTest } from '../support/index.js';
 import { ways } from '../support/ways.js';
 import { featureRows } from './failures/features.js';
@@ -35,3 +36,21 @@ for (const row of processRows) {
     runProcess(t, row),
   );
 }
+
+test('each refused mount has what mends it, and a reason of its own', (t) => {
+  const rows = [
+    ...Object.values(tables)
+      .flat()
+      .map(({ title, expect, remedy, instead }) => ({ title, expect, mend: remedy ?? instead })),
+    ...processRows,
+  ];
+  const without = rows.filter(({ mend }) => mend === undefined).map(({ title }) => title);
+  t.deepEqual(without, []);
+  t.deepEqual(
+    rows.filter(({ expect }) => expect.error.reason === 'unexplained').map(({ title }) => title),
+    [],
+  );
+  const named = rows.filter(({ expect }) => expect.error.reason !== 'explained');
+  const reasons = new Set(named.map(({ expect }) => expect.error.reason));
+  t.log(`${rows.length} rows, ${named.length} with one reason (${reasons.size} different ones), the others with any`);
+});

@@ -2,7 +2,9 @@
 import { fails } from '../rows/errors.js';
 import { dirs, file, link, mode, overlay, removed, tmpfs, unmounted } from '../rows/setup.js';
 import { type FailureRow, refused } from './row.js';
-import { elsewhere, removedOpen, runs, without } from './steps.js';
+import { elsewhere, openedFile, removedOpen, runs, without } from './steps.js';
+
+const MNT_DETACH = 2;
 
 /** A tmpfs that only a process elsewhere has. */
 const hidden = elsewhere('mkdir hidden && mount -t tmpfs hidden hidden && mkdir hidden/l hidden/u hidden/w hidden/m');
@@ -43,6 +45,53 @@ export const placeRows: readonly FailureRow[] = [
     foreign(/upperdir '.*' is on a mount of another/),
     [dirWord, hidden],
     { instead: { upperdir: 'u', workdir: 'w' } },
+  ),
+  ...(
+    [
+      [
+        'an upper in use in another mount namespace, with index',
+        { workdir: 'w2', index: true },
+        fails(
+          'EBUSY',
+          'upper-in-use',
+          /upperdir '.*\/u' is in use by an overlay that this mount namespace does not/,
+          'u',
+        ),
+        { instead: { index: undefined } },
+      ],
+      [
+        'a work in use in another mount namespace, with index',
+        { upperdir: 'u2', index: true },
+        fails(
+          'EBUSY',
+          'work-in-use',
+          /workdir '.*\/w' is in use by an overlay that this mount namespace does not/,
+          'w',
+        ),
+        { instead: { workdir: 'w2' } },
+      ],
+      [
+        'a lower that is an upper in use in another mount namespace, with index',
+        { lowerdir: ['l1', 'u'], upperdir: 'u2', workdir: 'w2', index: true },
+        fails('EBUSY', 'lower-in-use', /a lower layer is the upperdir or workdir.*of 2 the kernel does not say which/),
+        { instead: { lowerdir: 'l1' } },
+      ],
+    ] as const
+  ).map(([title, options, expect, mend]) =>
+    refused(
+      title,
+      options,
+      expect,
+      [dirs('u2', 'w2'), elsewhere('mkdir other && mount -t overlay other -o lowerdir=l2,upperdir=u,workdir=w other')],
+      mend,
+    ),
+  ),
+  refused(
+    'an upper of an overlay that was detached and is still used, with index',
+    { workdir: 'w2', index: true },
+    fails('EBUSY', 'upper-in-use', /one that was detached and is still used/, 'u'),
+    [dirs('w2'), overlay('l2,u,w', 'other'), openedFile('other/one'), unmounted('other', MNT_DETACH)],
+    { instead: { index: undefined } },
   ),
   refused(
     'a target of another mount namespace',

@@ -108,6 +108,7 @@ export const processRows: readonly ProcessRow[] = [
     dropping('all'),
     { lowerdir: 'none' },
     fails('explained', 'explained', /./),
+    { mend: { command: [], steps: [dirs('none')] } },
   ),
   row(
     'in a user namespace without a mount namespace of its own',

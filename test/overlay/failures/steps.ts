@@ -82,6 +82,14 @@ export const idmapped =
     if (outcome instanceof StepFailure) throw new Error(`the setup's own mapped bind failed: errno ${outcome.errno}`);
   };
 
+/** A file that is kept open. */
+export const openedFile =
+  (path: string): Step =>
+  (at, t) => {
+    const descriptor = openSync(at(path), constants.O_RDONLY);
+    t.teardown(() => closeSync(descriptor));
+  };
+
 /** A descriptor of a directory that is removed then; `{fd}` is its number. */
 export const removedOpen =
   (path: string): Step =>
