@@ -222,7 +222,8 @@ export const optionTable = {
   exclusive: {
     form: 'boolean',
     default: 'true',
-    about: 'refuses an upperdir or workdir that is in use by another overlay, as far as this namespace shows it',
+    about:
+      'refuses an upperdir or workdir that is in use by another overlay, as far as this process has made it or this namespace shows it',
   },
   idmap: {
     form: 'object',

@@ -126,8 +126,9 @@ export interface OverlayOptions {
   namespace?: NamespaceLike;
   /**
    * Refuses an upperdir or workdir that is in use by another overlay, which the kernel lets through unless
-   * `index` is on. What is seen: the overlays of this process, and from Linux 6.8 on those that others have
-   * mounted in this mount namespace; not those of other namespaces. Default true.
+   * `index` is on. What is seen: the overlays of this process, detached ones until they are closed and those in other
+   * namespaces among them, and from Linux 6.8 on those that others have mounted in this mount namespace; not those
+   * that others have elsewhere. Default true.
    */
   exclusive?: boolean;
   /**

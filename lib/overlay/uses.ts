@@ -226,10 +226,10 @@ function toKey({ errno, device, inode }: Pick<Found, 'errno' | 'device' | 'inode
   return key.toString('latin1');
 }
 
-/** The mount that uses what a look has found, of those that no mount table of this namespace shows. */
-export function findHidden(found: Found): Pick<Use, 'path' | 'as'> | undefined {
+/** The mount that uses what a look has found, if it is known where that is. */
+export function findUse(found: Found): Pick<Use, 'path' | 'as'> | undefined {
   const use = uses.find(toKey(found));
-  return use === undefined || use.where === 'here' || use.where === 'lost' ? undefined : use;
+  return use?.where === 'lost' ? undefined : use;
 }
 
 const LISTED_AT_ONCE = 512;

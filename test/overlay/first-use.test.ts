@@ -33,9 +33,10 @@ function answers(
   options: (at: Place) => Changes,
   prepare: (at: Place) => void,
   act: (merged: string, at: Place) => unknown,
+  on: 'tmpfs' | 'disk' = 'tmpfs',
 ) {
   return (t: ExecutionContext) => {
-    const dir = scratch(t);
+    const dir = scratch(t, on);
     const set = layers(dir);
     const place = { dir, lower: set.lowerdir, upper: set.upperdir };
     makeTree(set.lowerdir, { 'tree/file': 'content', 'empty/': '' });
@@ -159,6 +160,7 @@ for (const [title, first, mode, code] of [
       () => ({ idmap: { lowerdir: [{ inside: first, outside: first, size: 10 }] } }),
       ({ lower }) => chmodSync(join(lower, 'tree/file'), mode),
       (merged) => writeFileSync(join(merged, 'tree/file'), 'new'),
+      'disk',
     ),
   );
 }

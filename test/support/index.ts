@@ -212,6 +212,9 @@ export function scratch(t: ExecutionContext, kind: 'tmpfs' | 'disk' = 'tmpfs'): 
   return dir;
 }
 
+/** Where files take attributes of users, which those on tmpfs do from 6.6 on. */
+export const withUserAttributes = (): 'tmpfs' | 'disk' => (hasFeature('user xattrs on tmpfs') ? 'tmpfs' : 'disk');
+
 /** The mounts at and below a directory of plain name, the last one last. */
 export function mountsBelow(dir: string): { target: string; line: string }[] {
   return readFileSync('/proc/thread-self/mountinfo', 'latin1')

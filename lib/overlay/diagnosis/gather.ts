@@ -16,7 +16,7 @@ import { isAbsolute, joinPath, type Path, toBytes, withoutTrailingSlashes } from
 import { isOtherUserNamespace } from '../features.js';
 import type { CheckedOptions } from '../options.js';
 import { readNamespaceSettings } from '../refusal.js';
-import { findHidden } from '../uses.js';
+import { findUse } from '../uses.js';
 import {
   type Draft,
   type FileSystemFacts,
@@ -181,11 +181,12 @@ function mountOf(path: Path, { mountId }: Found, table: readonly MountinfoEntry[
 /** The directories that other overlays use, against those of this mount: as the table shows, and as is known here. */
 function* gatherOtherUses(paths: readonly PathFacts[], table: readonly MountinfoEntry[]): Dialogue<OtherUse[]> {
   const shown = yield* gatherShownUses(paths, table);
-  const hidden = paths.flatMap(({ subject, found }): OtherUse[] => {
-    const use = subject.role === 'target' ? undefined : findHidden(found);
+  const known = paths.flatMap(({ subject, found }): OtherUse[] => {
+    const isTold = subject.role === 'target' || shown.some((use) => use.subject === subject);
+    const use = isTold ? undefined : findUse(found);
     return use === undefined ? [] : [{ target: use.path, as: use.as, subject }];
   });
-  return [...shown, ...hidden];
+  return [...shown, ...known];
 }
 
 function* gatherShownUses(paths: readonly PathFacts[], table: readonly MountinfoEntry[]): Dialogue<OtherUse[]> {

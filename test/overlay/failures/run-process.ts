@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { chmodSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
-import { packageRoot, scratch } from '../../support/index.js';
+import { packageRoot, scratch, withUserAttributes } from '../../support/index.js';
 import { type Given, givenOptions } from '../rows/row.js';
 import { assertRefused } from '../rows/run.js';
 import { base } from '../rows/setup.js';
@@ -42,7 +42,7 @@ function run({ command, filter, sandbox, options }: Run): unknown[] {
 }
 
 export function runProcess(t: ExecutionContext, row: ProcessRow): void {
-  const dir = scratch(t);
+  const dir = scratch(t, withUserAttributes());
   chmodSync(dir, 0o755);
   const at = (path: string) => join(dir, path);
   for (const step of [base, ...(row.setup ?? [])]) step(at);

@@ -1,7 +1,7 @@
 /** A row of the failures against the kernel: refused for its reason, nothing left, and mended as the hint says. */
 import type { ExecutionContext } from 'ava';
 import type { OverlayOptions } from 'overlayfs';
-import { countDescriptors, eventually, mountsBelow, native, scratch } from '../../support/index.js';
+import { countDescriptors, eventually, mountsBelow, native, scratch, withUserAttributes } from '../../support/index.js';
 import { ways } from '../../support/ways.js';
 import { givenOptions } from '../rows/row.js';
 import { assertRefused } from '../rows/run.js';
@@ -17,7 +17,7 @@ function fill(value: unknown, words: ReadonlyMap<string, string>): unknown {
 }
 
 export async function runFailure(t: ExecutionContext, row: FailureRow, way: string): Promise<void> {
-  const dir = scratch(t, row.on);
+  const dir = scratch(t, row.options['userxattr'] === true ? withUserAttributes() : row.on);
   const at: At = (path) => `${dir}/${path}`;
   const words = new Map<string, string>();
   const perform = (steps: readonly Step[]) => {

@@ -1,6 +1,6 @@
 /** The steps of failure rows: file systems in images, full ones, other namespaces. */
 import { execFileSync, spawn } from 'node:child_process';
-import { closeSync, constants, mkdirSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, constants, copyFileSync, mkdirSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { calls } from '#lib/kernel/calls.js';
 import * as k from '#lib/kernel/constants.js';
 import { performSync, StepFailure } from '#lib/kernel/perform.js';
@@ -109,11 +109,13 @@ export const squashed =
     mountLoop(at(`${path}.img`), at(path));
   };
 
-/** The image of a squashfs another time. */
+/** A copy of the image of a squashfs: the image itself would give the file system that there is. */
 export const squashedAgain =
   (image: string, path: string): Step =>
-  (at) =>
-    mountLoop(at(`${image}.img`), at(path));
+  (at) => {
+    copyFileSync(at(`${image}.img`), at(`${path}.img`));
+    mountLoop(at(`${path}.img`), at(path));
+  };
 
 export const ofType =
   (type: string, path: string, data = ''): Step =>

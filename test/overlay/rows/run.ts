@@ -3,7 +3,7 @@ import { closeSync, constants, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
 import type { OverlayOptions } from 'overlayfs';
-import { mountsBelow, native, scratch } from '../../support/index.js';
+import { mountsBelow, native, scratch, withUserAttributes } from '../../support/index.js';
 import { ways } from '../../support/ways.js';
 import { effective, toMap } from './effective.js';
 import { overlayAt } from './mount-table.js';
@@ -71,7 +71,7 @@ function assertShown(t: ExecutionContext, row: Row, shows: Shows, way: string, d
 
 /** Runs a row by one of its ways. */
 export async function runRow(t: ExecutionContext, row: Row, way: string): Promise<void> {
-  const dir = scratch(t, row.on);
+  const dir = scratch(t, row.options['userxattr'] === true ? withUserAttributes() : row.on);
   const at = (path: string) => join(dir, path);
   for (const step of [base, ...(row.setup ?? [])]) step(at);
   const before = mountsBelow(dir).length;

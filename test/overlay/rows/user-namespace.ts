@@ -1,7 +1,8 @@
 /** A row in a child that is root of a user namespace of its own: unshare(1). */
 import { execFileSync } from 'node:child_process';
+import { chmodSync } from 'node:fs';
 import type { ExecutionContext } from 'ava';
-import { evaluateIn, scratch } from '../../support/index.js';
+import { evaluateIn, scratch, withUserAttributes } from '../../support/index.js';
 import { effective, toMap } from './effective.js';
 import { parseLine } from './mount-table.js';
 import { givenOptions, type UserRow } from './row.js';
@@ -41,7 +42,9 @@ export function runInUserNamespace(t: ExecutionContext, row: UserRow): void {
     t.pass();
     return;
   }
-  const dir = scratch(t);
+  const dir = scratch(t, withUserAttributes());
+  // The parent of what is another's, which root there is not.
+  chmodSync(dir, 0o755);
   base((path) => `${dir}/${path}`);
   const options = givenOptions(row, dir);
   const outcome = evaluateIn(['unshare', '-Ur', '-m'], expression, JSON.stringify(options)) as Outcome;
