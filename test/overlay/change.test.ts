@@ -200,7 +200,7 @@ for (const [form, calls] of Object.entries(forms)) {
       closeSync(fd);
       t.is(mountsBelow(target).length, 1);
 
-      const wrong = { ...second, lowerdir: join(dir, 'none') };
+      const wrong = { ...second, lowerdir: join(dir, 'none'), exclusive: false };
       t.like(await t.throwsAsync(calls.replace(mounted, wrong), failing), { reason: 'lower-missing' });
       t.deepEqual(readdirSync(target), ['other'], 'the old one is still there');
       await t.throwsAsync(calls.replace(mounted, { ...second, target: '/x' } as never), {
