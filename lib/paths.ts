@@ -58,10 +58,8 @@ export function isAbsolute(path: Path): boolean {
  * a symbolic link to such a path is not known for one.
  */
 export function goesByDescriptors(path: Path): boolean {
-  const start = (typeof path === 'string' ? Buffer.from(path.slice(0, 8)) : Buffer.from(path.subarray(0, 8))).toString(
-    'latin1',
-  );
-  return start.startsWith('/proc/') || start === '/dev/fd/';
+  const start = typeof path === 'string' ? path : Buffer.from(path.subarray(0, 8)).toString('latin1');
+  return start.startsWith('/proc/') || start.startsWith('/dev/fd/');
 }
 
 /**
