@@ -47,7 +47,9 @@ function optionTables(): string {
   const groups = mountGroups.map(({ title, flags }) => {
     const rows = flags.map((flag) => optionCells(flag.name, flag));
     if (title === 'layers') rows.push(optionCells('target'));
-    if (title === 'how it is mounted') rows.push(optionCells('idmap'), optionCells('rootless'), optionCells('signal'));
+    if (title === 'how it is mounted') {
+      for (const name of ['idmap', 'rootless', 'subIds', 'signal'] as const) rows.push(optionCells(name));
+    }
     return `### ${title.charAt(0).toUpperCase()}${title.slice(1)}\n\n${table(titles, rows)}`;
   });
   return groups.join('\n');

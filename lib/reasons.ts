@@ -187,6 +187,14 @@ export const reasons = {
     when: 'the machine lets no plain user make the namespaces that a rootless mount is made in',
     todo: 'have root allow user namespaces, or mount as root',
   },
+  'sub-ids-missing': {
+    when: '`subIds` is asked for, and the user has no subordinate ids, or newuidmap(1) and newgidmap(1) are not there',
+    todo: 'have root give the user ids in /etc/subuid and /etc/subgid, and install both programs',
+  },
+  'sub-ids-refused': {
+    when: 'newuidmap(1) or newgidmap(1) does not map the subordinate ids',
+    todo: 'see that both are set-user-ID root or have their capabilities, that the process is not under no_new_privs, and what /etc/subuid and /etc/subgid say',
+  },
   'shown-before': {
     when: 'a detached mount was shown to a program before, which a kernel before 6.15 can do once',
     todo: 'mount it anew for each program, or use Linux 6.15',

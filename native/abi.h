@@ -19,6 +19,7 @@ enum Number : long {
   fsmount = 432,         // 5.2
   fspick = 433,          // 5.2
   openat2 = 437,         // 5.6
+  pidfd_send_signal = 424,  // 5.1
   faccessat2 = 439,      // 5.8
   mount_setattr = 442,   // 5.12
   statmount = 457,       // 6.8
@@ -32,6 +33,13 @@ enum Number : long {
   munmap = 11,
   rt_sigprocmask = 14,
   waitid = 247,
+  execve = 59,
+  getpid = 39,
+  getppid = 110,
+  prctl = 157,
+  ppoll = 271,
+  dup3 = 292,
+  pipe2 = 293,
   getdents64 = 217,
   statfs = 137,
   fstatfs = 138,
@@ -70,6 +78,13 @@ enum Number : long {
   munmap = 215,
   rt_sigprocmask = 135,
   waitid = 95,
+  execve = 221,
+  getpid = 172,
+  getppid = 173,
+  prctl = 167,
+  ppoll = 73,
+  dup3 = 24,
+  pipe2 = 59,
   getdents64 = 61,
   statfs = 43,
   fstatfs = 44,

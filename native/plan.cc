@@ -32,7 +32,8 @@ size_t page_size() {
 
 bool makes_descriptor(Call call) {
   return call == Call::openat2 || call == Call::fsopen || call == Call::fsmount || call == Call::open_tree ||
-         call == Call::fspick || call == Call::fanotify_init || call == Call::open_by_handle_at || call == Call::userns;
+         call == Call::fspick || call == Call::fanotify_init || call == Call::open_by_handle_at || call == Call::userns ||
+         call == Call::userns_by;
 }
 
 bool is_tolerated(const Step& step, long result) {
@@ -208,16 +209,18 @@ class Stack {
 
 char* Stack::kept_ = nullptr;
 
-// Between clone and the child's end the calling thread waits in the kernel, and both use its memory. Signals are
-// held back, so that the child runs none of the program's handlers. With no exit signal no SIGCHLD is sent, and
-// nobody but us reaps it.
+// A child shares the memory of this process. Signals are held back, so that it runs none of the program's handlers.
+// With no exit signal no SIGCHLD is sent, and nobody but us reaps it.
 namespace child {
+
+// The calling thread waits in the kernel until the child has ended, or is another program.
+constexpr int waited_for = CLONE_VM | CLONE_VFORK;
 
 int make(int (*main)(void*), void* data, const Stack& stack, int flags, long* pid, int* pidfd) {
   const uint64_t everything = ~UINT64_C(0);
   uint64_t before;
   sys::call(abi::rt_sigprocmask, SIG_SETMASK, &everything, &before, sizeof before);
-  *pid = ::clone(main, stack.top(), CLONE_VM | CLONE_VFORK | abi::clone_pidfd | flags, data, pidfd);
+  *pid = ::clone(main, stack.top(), abi::clone_pidfd | flags, data, pidfd);
   int error = *pid < 0 ? errno : 0;
   sys::call(abi::rt_sigprocmask, SIG_SETMASK, &before, nullptr, sizeof before);
   return error;
@@ -254,7 +257,7 @@ bool Execution::perform_in_child() {
   // The namespaces that it would unshare first, it is made with.
   constexpr int namespaces = CLONE_NEWUSER | CLONE_NEWNS;
   const bool has_own = header().count > 0 && steps_[0].call == Call::unshare && (steps_[0].a[0] & ~namespaces) == 0;
-  const int flags = CLONE_FILES | (has_own ? steps_[0].a[0] : 0);
+  const int flags = child::waited_for | CLONE_FILES | (has_own ? steps_[0].a[0] : 0);
   if (has_own) done_ = 1;
   long pid;
   int pidfd;
@@ -497,6 +500,8 @@ long Execution::run(Step& step) {
       return write_file(step);
     case Call::userns:
       return make_user_namespace(step);
+    case Call::userns_by:
+      return make_user_namespace_by_programs(step);
     case Call::chdir:
       return sys::call(abi::chdir, static_cast<const char*>(Text(*this, a[0])));
     case Call::fanotify_init:
@@ -734,7 +739,7 @@ long Execution::make_user_namespace(const Step& step) {
   auto main = [](void*) -> int { return 0; };
   long pid;
   int pidfd;
-  int error = child::make(main, nullptr, stack, CLONE_NEWUSER, &pid, &pidfd);
+  int error = child::make(main, nullptr, stack, child::waited_for | CLONE_NEWUSER, &pid, &pidfd);
   if (error != 0) return -error;
   char path[48] = "/proc/";
   size_t length = strlen(path);
@@ -752,6 +757,153 @@ long Execution::make_user_namespace(const Step& step) {
   }
   child::reap(pidfd);
   return result;
+}
+
+namespace {
+
+// A child that does nothing, in a user namespace of its own, until it is to end. It shares the caller's thread
+// control block: its calls may not fail, or they would write an errno there.
+class Holder {
+ public:
+  Holder() {
+    if ((error_ = stack_.error()) != 0) return;
+    parent_ = sys::call(abi::getpid);
+    auto main = [](void* data) -> int {
+      sys::call(abi::prctl, pr_set_pdeathsig, SIGKILL, 0, 0, 0);
+      // The process may have ended before that.
+      while (sys::call(abi::getppid) == static_cast<Holder*>(data)->parent_) {
+        sys::call(abi::ppoll, nullptr, 0, nullptr, nullptr, 0);
+      }
+      return 0;
+    };
+    error_ = child::make(main, this, stack_, CLONE_VM | CLONE_FILES | CLONE_NEWUSER, &pid_, &pidfd_);
+  }
+  ~Holder() {
+    if (error_ != 0) return;
+    sys::call(abi::pidfd_send_signal, pidfd_, SIGKILL, nullptr, 0);
+    child::reap(pidfd_);
+  }
+  Holder(const Holder&) = delete;
+  Holder& operator=(const Holder&) = delete;
+
+  // 0, or the errno with which there is none.
+  int error() const { return error_; }
+  int pid() const { return static_cast<int>(pid_); }
+
+ private:
+  static constexpr int pr_set_pdeathsig = 1;
+  Stack stack_;
+  int error_;
+  int pidfd_ = -1;
+  long pid_ = -1;
+  long parent_ = -1;
+};
+
+// A program and its arguments, run to its end, and the beginning of what it prints.
+class Program {
+ public:
+  // WORDS: a NUL after each but the last. PID is put behind the first.
+  Program(const char* words, size_t size, const char* pid) {
+    const char* end = words + size;
+    for (const char* word = words; word < end && count_ < most_words - 2; word += strlen(word) + 1) {
+      words_[count_++] = word;
+      if (count_ == 1) words_[count_++] = pid;
+    }
+    words_[count_] = nullptr;
+  }
+
+  // 0, or the errno with which it could not be started.
+  int run() {
+    int ends[2];
+    long made = sys::call(abi::pipe2, ends, O_CLOEXEC);
+    if (made < 0) return static_cast<int>(-made);
+    output_ = ends[1];
+    null_ = sys::openat2(AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC, 0, 0);
+    int error = null_ < 0 ? -null_ : start(ends[0]);
+    if (null_ >= 0) sys::close(null_);
+    sys::close(ends[0]);
+    return error;
+  }
+
+  const char* text() const { return text_; }
+  size_t text_size() const { return text_size_; }
+
+ private:
+  int start(int input) {
+    Stack stack;
+    if (stack.error() != 0) {
+      sys::close(output_);
+      return stack.error();
+    }
+    auto main = [](void* data) -> int {
+      auto* self = static_cast<Program*>(data);
+      constexpr char* no_environment[] = {nullptr};
+      const int standard[] = {self->null_, self->output_, self->output_};
+      for (int fd = 0; fd < 3; fd++) sys::call(abi::dup3, standard[fd], fd, 0);
+      self->start_error_ = static_cast<int>(-sys::call(abi::execve, self->words_[0], self->words_, no_environment));
+      return 127;
+    };
+    long pid;
+    int pidfd;
+    // Whether it succeeds shows by what it does: a process that ignores SIGCHLD is told of no program's end.
+    int error = child::make(main, this, stack, child::waited_for, &pid, &pidfd);
+    sys::close(output_);
+    if (error != 0) return error;
+    read_text(input);
+    child::reap(pidfd);
+    return start_error_;
+  }
+
+  void read_text(int input) {
+    char rest[256];
+    for (;;) {
+      const bool has_room = text_size_ < sizeof text_;
+      long size = sys::read(input, has_room ? text_ + text_size_ : rest, has_room ? sizeof text_ - text_size_ : sizeof rest);
+      if (size <= 0) return;
+      if (has_room) text_size_ += static_cast<size_t>(size);
+    }
+  }
+
+  // The kernel takes 340 ranges, of three numbers each.
+  static constexpr size_t most_words = 1024;
+  const char* words_[most_words];
+  size_t count_ = 0;
+  int output_ = -1;
+  int null_ = -1;
+  int start_error_ = 0;
+  char text_[1024];
+  size_t text_size_ = 0;
+};
+
+}  // namespace
+
+// userns_by(program for the uid map, program for the gid map), each with its arguments: a user namespace, by
+// descriptor, whose maps these programs write, which may do what the process may not. Its id is their first
+// argument. EPERM: a program has left no map; then the failure has what it printed, if only an empty line.
+long Execution::make_user_namespace_by_programs(const Step& step) {
+  Holder holder;
+  if (holder.error() != 0) return -holder.error();
+  char path[48] = "/proc/";
+  size_t length = strlen(path);
+  size_t end = length + write_decimal(path + length, holder.pid());
+  char pid[16] = "";
+  memcpy(pid, path + length, end - length);
+  constexpr const char* maps[] = {"/uid_map", "/gid_map"};
+  for (int i = 0; i < 2; i++) {
+    Text words(*this, step.a[i]);
+    Program program(words, words.size(), pid);
+    int error = program.run();
+    memcpy(path + end, maps[i], sizeof "/uid_map");
+    int map = sys::openat2(AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0, 0);
+    char first;
+    const bool is_written = map >= 0 && sys::read(map, &first, 1) == 1;
+    if (map >= 0) sys::close(map);
+    if (is_written) continue;
+    failure_.log.emplace_back(program.text(), program.text_size());
+    return error != 0 ? -error : -EPERM;
+  }
+  memcpy(path + end, "/ns/user", sizeof "/ns/user");
+  return sys::openat2(AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0, 0);
 }
 
 }  // namespace overlayfs

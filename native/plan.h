@@ -68,6 +68,7 @@ namespace overlayfs {
   X(setns, 0b1)            \
   X(write, 0)              \
   X(userns, 0)             \
+  X(userns_by, 0)          \
   X(chdir, 0)              \
   X(fanotify_init, 0)      \
   X(listmount, 0)          \
@@ -203,6 +204,7 @@ class Execution {
   long check_claim(const Step& step);
   long write_file(const Step& step);
   long make_user_namespace(const Step& step);
+  long make_user_namespace_by_programs(const Step& step);
   long make_whiteout(int dirfd, const char* name);
   void read_log(int context);
   void close_result(Step& step);

@@ -20,6 +20,7 @@ const ownFlags = [
     isList: true,
     default: 'none',
   }),
+  ownFlag('subIds', "maps the user's subordinate ids too, by newuidmap(1) and newgidmap(1)"),
   ownFlag('cwd', 'where the program starts', { kind: 'path', default: 'the working directory' }),
 ];
 
@@ -38,16 +39,17 @@ async function runProgram({ options, operands }: Parsed): Promise<Outcome> {
     if (typeof operand === 'string') return operand;
     throw new UsageError(`an argument of the program is no UTF-8: '${Buffer.from(operand)}'`);
   });
-  const { at, readonlyPath, hidden, cwd } = options as {
+  const { at, readonlyPath, hidden, subIds, cwd } = options as {
     readonly at?: Path;
     readonly readonlyPath?: Path[];
     readonly hidden?: Path[];
+    readonly subIds?: boolean;
     readonly cwd?: Path;
   };
   if (at === undefined) throw new UsageError('name where the program sees the overlay: --at DIR');
   if (command === undefined) throw new UsageError('name the program to run', 'It comes after --, with its arguments.');
   const overlay = toDetachedOptions(options, [...ownFlags.map(({ name }) => name)]);
-  const mount = await mountOverlay({ ...overlay, rootless: 'auto' });
+  const mount = await mountOverlay({ ...overlay, rootless: 'auto', subIds: subIds ?? false });
   const stdio = options['json'] ? (['inherit', 2, 2] as const) : 'inherit';
   try {
     const child = spawn(command, args, {

@@ -86,6 +86,7 @@ const described = {
   setns: [descriptor, bits(named('CLONE_'))],
   write: [text, value],
   userns: [value, value],
+  userns_by: [value, value],
   chdir: [text],
   fanotify_init: [bits(named('FAN_CLOEXEC', 'FAN_NONBLOCK', 'FAN_UNLIMITED', 'FAN_REPORT')), number],
   listmount: [hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber],

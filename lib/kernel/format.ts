@@ -13,6 +13,7 @@ const makers: ReadonlySet<Call> = new Set([
   calls.fspick,
   calls.open_tree,
   calls.userns,
+  calls.userns_by,
 ]);
 
 function formatDescriptor(descriptor: number, names: ReadonlyMap<number, string>): string {

@@ -9,8 +9,11 @@ export interface Ids {
   readonly gid: number;
 }
 
-/** Where a plan's child goes: into namespaces of its own, or into those that are kept by descriptor. */
-export type Namespaces = Ids | { readonly user: Descriptor; readonly mounts: Descriptor };
+/**
+ * Where a plan's child goes: into namespaces of its own, or into those that are kept by descriptor; without
+ * `mounts`, into a new mount namespace there.
+ */
+export type Namespaces = Ids | { readonly user: Descriptor; readonly mounts?: Descriptor };
 
 /** Those that this process runs as. */
 export function ownIds(): Ids {
@@ -35,7 +38,8 @@ export function addNamespaces(plan: Plan, namespaces: Namespaces): void {
   plan.isInChild = true;
   if ('user' in namespaces) {
     plan.add(calls.setns, [namespaces.user, k.CLONE_NEWUSER]);
-    plan.add(calls.setns, [namespaces.mounts, k.CLONE_NEWNS]);
+    if (namespaces.mounts === undefined) plan.add(calls.unshare, [k.CLONE_NEWNS]);
+    else plan.add(calls.setns, [namespaces.mounts, k.CLONE_NEWNS]);
     return;
   }
   plan.add(calls.unshare, [k.CLONE_NEWUSER | k.CLONE_NEWNS]);

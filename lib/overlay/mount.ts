@@ -36,7 +36,10 @@ import { lease, rootlessRecord } from './rootless.js';
 import { type Claim, catchUp, forgetGone, isBehind, lookAtUnseen, readClaim, uses, type Whereabouts } from './uses.js';
 
 /** The options of a mount that takes the place of another: all but those that say where. */
-export type ReplaceOptions = Omit<OverlayOptions, 'target' | 'stack' | 'namespace' | 'rootless' | 'propagation'>;
+export type ReplaceOptions = Omit<
+  OverlayOptions,
+  'target' | 'stack' | 'namespace' | 'rootless' | 'subIds' | 'propagation'
+>;
 
 let takeOver: (mount: OverlayMount, next: OverlayMount, mounted: Mounted & { readonly id: number }) => void;
 
@@ -45,7 +48,7 @@ function detachedOptions(mount: OverlayMount, options: ReplaceOptions): OverlayO
     throw invalidArgumentValue('options', options, 'replace a mount that has a target: this one is detached');
   }
   const given = takeOptions(options);
-  for (const name of ['target', 'stack', 'namespace', 'rootless', 'propagation'] as const) {
+  for (const name of ['target', 'stack', 'namespace', 'rootless', 'subIds', 'propagation'] as const) {
     if (given[name] === undefined) continue;
     throw invalidArgumentValue(name, given[name], 'cannot be given here: the place is that of the mount');
   }
@@ -347,11 +350,21 @@ function* tryClaimAgain({ checked }: Prepared, failure: StepFailure): Dialogue<b
   });
 }
 
-/** The plan, and what is to be done when it has been performed. */
-function planFor({ checked, features }: Prepared): [planned: MountPlan, end: () => void] {
-  if (checked.rootless === false) return [plan(checked, features), () => {}];
-  const { namespaces, end } = lease(checked.rootless);
-  return [plan(checked, features, namespaces), end];
+/** A plan, and what is to be done when it has been performed. */
+type Planned = [planned: MountPlan, end: () => void];
+
+/** The plan of a mount with the privilege of this process. */
+const planHere = ({ checked, features }: Prepared): Planned => [plan(checked, features), () => {}];
+
+/** The plan of a mount in namespaces, which it may first have to be given. */
+function* planRootless({ checked, features }: Prepared): Dialogue<Planned> {
+  const { namespaces, end } = yield* lease(checked.rootless, checked.subIds);
+  try {
+    return [plan(checked, features, namespaces), end];
+  } catch (error) {
+    end();
+    throw error;
+  }
 }
 
 /** What is to be tried when the kernel has refused, if anything. */
@@ -434,7 +447,7 @@ async function mountPrepared(prepared: Prepared): Promise<OverlayMount> {
   const { signal } = checked;
   if (signal?.aborted) throw abortError(signal);
   if (checked.exclusive && uses.unseen.length > 0) await hold(lookAtUnseen());
-  const [planned, end] = planFor(prepared);
+  const [planned, end] = checked.rootless === false ? planHere(prepared) : await hold(planRootless(prepared));
   let outcome: Outcome;
   try {
     outcome = await perform(planned.plan, signal);
@@ -470,7 +483,7 @@ export function mountOverlayWithSync(options: OverlayOptions, features?: KernelF
 function mountPreparedSync(prepared: Prepared): OverlayMount {
   const { checked } = prepared;
   if (checked.exclusive && uses.unseen.length > 0) holdSync(lookAtUnseen());
-  const [planned, end] = planFor(prepared);
+  const [planned, end] = checked.rootless === false ? planHere(prepared) : holdSync(planRootless(prepared));
   const outcome = performSync(planned.plan);
   end();
   if (!(outcome instanceof StepFailure)) {

@@ -239,6 +239,12 @@ export const optionTable = {
     about:
       'true: mounts without privilege and without a target; `keep`: the same, in namespaces that are kept for the next; `auto`: where the process may not mount',
   },
+  subIds: {
+    form: 'object',
+    default: 'false',
+    about:
+      "with `rootless`: the user's subordinate ids are mapped too, by newuidmap(1) and newgidmap(1), which are run for it",
+  },
   namespace: {
     form: 'namespace',
     first: '5.2',

@@ -119,6 +119,13 @@ export interface OverlayOptions {
    */
   rootless?: boolean | 'keep' | 'auto';
   /**
+   * With `rootless`: the user's subordinate ids, subuid(5), are ids of the mount too, so that files of theirs can be
+   * changed, which are copied up with their owner. A process may not map them itself: newuidmap(1) and newgidmap(1)
+   * are run, for each mount, or with `'keep'` once. Nothing else in the library starts a program, but `spawn`.
+   * Default false.
+   */
+  subIds?: boolean;
+  /**
    * The mount namespace in which the target is, an absolute path there: `/proc/PID/ns/mnt`, a descriptor, or one
    * from `createNamespace`. The layers are the caller's: the overlay is made here and attached there (setns(2)),
    * by a thread that ends with the call. Joining needs CAP_SYS_ADMIN and CAP_SYS_CHROOT. Default: the caller's.
@@ -176,6 +183,7 @@ export interface CheckedOptions {
   /** Undefined: detached. */
   readonly target: Path | undefined;
   readonly rootless: boolean | 'keep' | 'auto';
+  readonly subIds: boolean;
   readonly idmap: CheckedIdMap | undefined;
   /** Overlayfs' own options, those that the caller named. */
   readonly overlay: readonly NamedOption[];
@@ -284,6 +292,7 @@ const otherChecks: ReadonlyMap<string, Check> = new Map<string, Check>([
   ['allowDegraded', (draft, value, name) => (draft.allowDegraded = checkDegradable(value, name))],
   ['idmap', (draft, value, name) => (draft.idmap = checkIdMap(value, name))],
   ['rootless', (draft, value, name) => (draft.rootless = checkRootless(value, name))],
+  ['subIds', (draft, value, name) => (draft.subIds = checkBoolean(value, name) ?? false)],
   ['signal', (draft, value, name) => (draft.signal = checkSignal(value, name))],
 ]);
 
@@ -327,6 +336,7 @@ export function checkOptions(given: OverlayOptions): CheckedOptions {
     workdir: undefined,
     target: undefined,
     rootless: false,
+    subIds: false,
     idmap: undefined,
     overlay: none,
     userxattr: undefined,
@@ -387,6 +397,12 @@ function checkTogether(draft: Draft, { lowerdir, target, upperdir, workdir }: Ov
     throw conflictingOptions(
       `"target" cannot go with "rootless": without privilege a mount cannot be attached. Received the target ${showValue(target)}`,
       'leave `target` out and use the `path` of the mount; programs see it at a place of their own by `spawn`',
+    );
+  }
+  if (draft.rootless === false && draft.subIds) {
+    throw conflictingOptions(
+      '"subIds" is of no use without "rootless": a mount with privilege knows all ids',
+      'leave it out, or add `rootless`',
     );
   }
   if (draft.namespace !== undefined) {

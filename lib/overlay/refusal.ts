@@ -8,6 +8,7 @@ import { calls } from '../kernel/calls.js';
 import { FSCONFIG_CMD_CREATE } from '../kernel/constants.js';
 import type { StepFailure } from '../kernel/perform.js';
 import type { Step } from '../kernel/plan.js';
+import type { Reason } from '../reasons.js';
 
 /** The settings that bear on user namespaces; undefined where the kernel has no such setting. */
 export interface NamespaceSettings {
@@ -54,6 +55,13 @@ export interface Refusal {
   readonly what: string;
   readonly hint: string;
 }
+
+/** What the error of a mount says. */
+export const forbiddenBy = ({ what, hint }: Refusal): Refusal & { readonly reason: Reason } => ({
+  reason: 'rootless-forbidden',
+  what: `this machine lets no plain user mount: ${what}`,
+  hint,
+});
 
 /** Whether the step is one of those by which a child enters namespaces. */
 export function isEntry(step: Step | undefined): boolean {
@@ -109,9 +117,9 @@ export function explainRefusal(
   { step, errno, plan }: Pick<StepFailure, 'step' | 'errno' | 'plan'>,
   settings: NamespaceSettings,
 ): Refusal | undefined {
-  if (!plan.isInChild || step === undefined) return undefined;
+  if (step === undefined || !(plan.isInChild || step.call === calls.userns_by)) return undefined;
   const isDenied = errno === e.EPERM || errno === e.EACCES;
-  if (step.call === calls.unshare || step.call === calls.setns) {
+  if (step.call === calls.unshare || step.call === calls.setns || step.call === calls.userns_by) {
     if (errno === e.ENOSPC || errno === EUSERS) return usedUp(settings);
     if (errno === e.EINVAL) {
       return { what: 'this kernel is built without user namespaces', hint: 'use a kernel with CONFIG_USER_NS' };

@@ -2,10 +2,11 @@
 import { describeErrno, EPERM } from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { ask as askKernel, type Dialogue } from '../kernel/dialogue.js';
 import { close } from '../kernel/held.js';
-import { addNamespaces, type Namespaces, ownIds } from '../kernel/namespaces.js';
+import { addNamespaces, type Ids, type Namespaces, ownIds } from '../kernel/namespaces.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
-import { Plan } from '../kernel/plan.js';
+import { Plan, type Step } from '../kernel/plan.js';
 import {
   type KernelFeatures,
   features as kernelFeatures,
@@ -13,6 +14,7 @@ import {
   questions,
 } from './features.js';
 import { explainRefusal, type Refusal, readNamespaceSettings } from './refusal.js';
+import { makeSubIdNamespace } from './sub-ids.js';
 
 /** Namespaces for one plan. */
 export interface Lease {
@@ -29,46 +31,76 @@ interface Kept {
 }
 
 const IDLE_MILLISECONDS = 10_000;
-let kept: Kept | undefined;
+
+/** By whether the subordinate ids of the user are in them. */
+const kept = new Map<boolean, Kept>();
+
+/** The user namespace that a lease is about: one to be made with the plan, or one that is there already. */
+function* userNamespace(hasSubIds: boolean): Dialogue<Ids | { readonly user: number }> {
+  return hasSubIds ? { user: yield* makeSubIdNamespace() } : ownIds();
+}
+
+const isMade = (namespaces: Namespaces): namespaces is { user: number } => 'user' in namespaces;
 
 /** Namespaces that outlive the child which makes them, by descriptor; undefined where they cannot be had. */
-function keep(): Kept | undefined {
+function* keep(namespaces: Ids | { readonly user: number }): Dialogue<Kept | undefined> {
   const plan = new Plan();
-  addNamespaces(plan, ownIds());
+  addNamespaces(plan, namespaces);
   const open = (name: string) =>
     plan.stepOf(plan.add(calls.openat2, [k.AT_FDCWD, `/proc/self/ns/${name}`, k.O_CLOEXEC], { keep: true, output: 0 }));
-  const [user, mounts] = [open('user'), open('mnt')];
-  const outputs = performSync(plan);
+  const user = isMade(namespaces) ? undefined : open('user');
+  const mounts = open('mnt');
+  const outputs = yield* askKernel(plan);
   if (outputs instanceof StepFailure) return undefined;
-  return { user: outputs.result(user), mounts: outputs.result(mounts), leases: 0, timer: undefined };
+  const descriptor = isMade(namespaces) ? namespaces.user : outputs.result(user as Step);
+  return { user: descriptor, mounts: outputs.result(mounts), leases: 0, timer: undefined };
+}
+
+function letGo({ user, mounts }: { readonly user: number; readonly mounts?: number }): void {
+  close({ descriptor: user });
+  if (mounts !== undefined) close({ descriptor: mounts });
 }
 
 /** They hold copies of all mounts that there were: not for longer than they are used. */
-function letGoLater(of: Kept): void {
+function letGoLater(of: Kept, hasSubIds: boolean): void {
   of.timer = setTimeout(() => {
-    if (kept === of) kept = undefined;
-    for (const descriptor of [of.user, of.mounts]) close({ descriptor });
+    kept.delete(hasSubIds);
+    letGo(of);
   }, IDLE_MILLISECONDS);
   of.timer.unref();
 }
 
-/** The namespaces for a plan: its own, or those that are kept. */
-export function lease(mode: boolean | 'keep' | 'auto'): Lease {
-  const own = { namespaces: ownIds(), end: () => {} };
-  if (mode !== 'keep') return own;
-  kept ??= keep();
-  const current = kept;
-  // What forbids them shows, and is explained, when the plan tries to make its own.
-  if (current === undefined) return own;
+function leaseKept(current: Kept, hasSubIds: boolean): Lease {
   clearTimeout(current.timer);
   current.leases++;
   return {
     namespaces: current,
     end() {
       current.leases--;
-      if (current.leases === 0) letGoLater(current);
+      if (current.leases === 0) letGoLater(current, hasSubIds);
     },
   };
+}
+
+/**
+ * The namespaces for a plan: its own, or those that are kept.
+ *
+ * @throws {OverlayError} `reason` is `'sub-ids-missing'`, `'sub-ids-refused'` or `'rootless-forbidden'`
+ */
+export function* lease(mode: boolean | 'keep' | 'auto', hasSubIds: boolean): Dialogue<Lease> {
+  const known = mode === 'keep' ? kept.get(hasSubIds) : undefined;
+  if (known !== undefined) return leaseKept(known, hasSubIds);
+  const namespaces = yield* userNamespace(hasSubIds);
+  const own = { namespaces, end: isMade(namespaces) ? () => letGo(namespaces) : () => {} };
+  if (mode !== 'keep') return own;
+  const made = yield* keep(namespaces);
+  // What forbids them shows, and is explained, when the plan tries to make its own.
+  if (made === undefined) return own;
+  const other = kept.get(hasSubIds);
+  if (other === undefined) kept.set(hasSubIds, made);
+  // Another call was quicker.
+  else letGo(made);
+  return leaseKept(other ?? made, hasSubIds);
 }
 
 interface RootlessAnswers {

@@ -114,6 +114,8 @@ const probes = {
   FUSE: () => existsSync('/dev/fuse'),
   'user xattrs on tmpfs': () => takesUserAttributes(),
   rootless: () => askFeaturesSync().rootless,
+  'subordinate ids': () =>
+    askFeaturesSync().rootless && hasProgram('newuidmap') && hasProgram('newgidmap') && existsSync('/etc/subuid'),
   'idmapped layers': () => takesIdMaps(),
   'detached mounts that can be cloned': () => featuresSync().openTreeAttr === true,
 } as const satisfies Readonly<Record<string, () => boolean>>;

@@ -5,7 +5,7 @@ import type { StepFailure } from '../../kernel/perform.js';
 import { pathString, quotePath } from '../../paths.js';
 import { reasons } from '../../reasons.js';
 import type { KernelFeatures } from '../features.js';
-import { explainRefusal } from '../refusal.js';
+import { explainRefusal, forbiddenBy } from '../refusal.js';
 import {
   CAP_DAC_OVERRIDE,
   CAP_SYS_ADMIN,
@@ -69,13 +69,7 @@ const rootlessForbidden: Rule = {
   when: ({ plan }) => plan.isInChild,
   find({ facts: { namespaces }, failure }) {
     const refusal = namespaces && failure && explainRefusal(failure, namespaces);
-    return (
-      refusal && {
-        reason: 'rootless-forbidden',
-        what: `this machine lets no plain user mount: ${refusal.what}`,
-        hint: refusal.hint,
-      }
-    );
+    return refusal && forbiddenBy(refusal);
   },
 };
 

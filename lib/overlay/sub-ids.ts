@@ -1,0 +1,134 @@
+/**
+ * User namespaces with the subordinate ids of the user, subuid(5): a plain user may map its own ids only, and has
+ * these mapped by newuidmap(1) and newgidmap(1). The one place where the library starts a program.
+ */
+import { accessSync, constants, readFileSync } from 'node:fs';
+import { userInfo } from 'node:os';
+import { join } from 'node:path';
+import { ENOENT, EPERM } from '../errnos.js';
+import { OverlayError } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import { ask, type Dialogue } from '../kernel/dialogue.js';
+import { type Ids, ownIds } from '../kernel/namespaces.js';
+import { StepFailure } from '../kernel/perform.js';
+import { type Descriptor, Plan } from '../kernel/plan.js';
+import { quotePath } from '../paths.js';
+import { explainRefusal, forbiddenBy, readNamespaceSettings } from './refusal.js';
+
+/** A range of ids that are the user's. */
+export interface IdRange {
+  readonly first: number;
+  readonly count: number;
+}
+
+/** The ranges of a user in such a file: lines of `name or id:first:count`. Pure. */
+export function readRanges(text: string, users: ReadonlySet<string>): IdRange[] {
+  return text.split('\n').flatMap((line) => {
+    const [user = '', ...numbers] = line.trim().split(':');
+    const [first = Number.NaN, count = Number.NaN] = numbers.map(Number);
+    return users.has(user) && Number.isSafeInteger(first) && count > 0 ? [{ first, count }] : [];
+  });
+}
+
+/** The arguments that follow the process: the own id, and the ranges, each as it is outside. Pure. */
+export function toMapArguments(own: number, ranges: readonly IdRange[]): string[] {
+  return [{ first: own, count: 1 }, ...ranges].flatMap(({ first, count }) => [first, first, count].map(String));
+}
+
+/** What the maps need of the machine. */
+interface Source {
+  readonly file: string;
+  readonly program: string;
+  readonly id: (ids: Ids) => number;
+}
+
+const sources: readonly Source[] = [
+  { file: '/etc/subuid', program: 'newuidmap', id: ({ uid }) => uid },
+  { file: '/etc/subgid', program: 'newgidmap', id: ({ gid }) => gid },
+];
+
+function findProgram(name: string): string {
+  const places = [...(process.env['PATH'] ?? '').split(':').filter((place) => place.startsWith('/')), '/usr/bin'];
+  for (const path of places.map((place) => join(place, name))) {
+    try {
+      accessSync(path, constants.X_OK);
+      return path;
+    } catch {
+      // the next
+    }
+  }
+  throw new OverlayError({
+    errno: ENOENT,
+    reason: 'sub-ids-missing',
+    what: `\`subIds\` needs the program ${name}, which is not in PATH`,
+    hint: 'install it (uidmap on Debian, shadow-utils on Fedora), or leave `subIds` out',
+  });
+}
+
+/** The names by which the user can be in such a file. */
+function namesOfUser({ uid }: Ids): Set<string> {
+  const names = new Set([String(uid)]);
+  try {
+    names.add(userInfo().username);
+  } catch {
+    // it has none
+  }
+  return names;
+}
+
+function findRanges(file: string, users: ReadonlySet<string>): IdRange[] {
+  let text = '';
+  try {
+    text = readFileSync(file, 'utf8');
+  } catch {
+    // as good as empty
+  }
+  const ranges = readRanges(text, users);
+  if (ranges.length > 0) return ranges;
+  const name = [...users].at(-1);
+  throw new OverlayError({
+    errno: ENOENT,
+    reason: 'sub-ids-missing',
+    what: `the user ${name} has no subordinate ids: there is no line for it in ${file}`,
+    hint: `have root add one: usermod --add-sub${file.slice(-3)}s 100000-165535 ${name}`,
+    path: file,
+  });
+}
+
+/** The reason why there is no such namespace. Pure, but for the settings of the machine. */
+export function explainSubIds({ errno, kernel, plan, step }: StepFailure): OverlayError {
+  const [said] = kernel;
+  if (said === undefined) {
+    const refusal = explainRefusal({ errno, plan, step }, readNamespaceSettings());
+    const verdict = refusal && forbiddenBy(refusal);
+    return new OverlayError({
+      errno,
+      syscall: 'clone',
+      ...(verdict ?? { reason: 'unexplained', what: 'the kernel has made no user namespace' }),
+    });
+  }
+  const words = said.trim().replace(/\s*\n\s*/g, '; ');
+  return new OverlayError({
+    errno,
+    reason: 'sub-ids-refused',
+    what:
+      errno === EPERM
+        ? `newuidmap or newgidmap has not mapped the subordinate ids${words === '' ? '' : `: ${quotePath(words)}`}`
+        : 'newuidmap or newgidmap cannot be executed',
+  });
+}
+
+/** A user namespace with the user's own ids and the subordinate ones; the descriptor is the caller's. */
+export function* makeSubIdNamespace(): Dialogue<Descriptor> {
+  const ids = ownIds();
+  const users = namesOfUser(ids);
+  const commands = sources.map(({ file, program, id }) => {
+    const words = [findProgram(program), ...toMapArguments(id(ids), findRanges(file, users))];
+    return words.join('\0');
+  });
+  const plan = new Plan();
+  const made = plan.stepOf(plan.add(calls.userns_by, commands, { keep: true, output: 0 }));
+  const outcome = yield* ask(plan);
+  if (outcome instanceof StepFailure) throw explainSubIds(outcome);
+  return outcome.result(made);
+}

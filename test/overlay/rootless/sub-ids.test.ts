@@ -1,0 +1,191 @@
+/** Mounts without privilege that know the subordinate ids of their user. */
+import { spawn } from 'node:child_process';
+import { chmodSync, chownSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import { mountOverlaySync } from 'overlayfs';
+import { readRanges, toMapArguments } from '#lib/overlay/sub-ids.js';
+import { eventually, makeTree, mountTest, native, scratch } from '../../support/index.js';
+import { NOBODY } from '../../support/nobody.js';
+import { asNobody, evaluateAs, evaluateAsNobody, giveTo, readablePackage } from '../../support/plain-user.js';
+
+const needs = 'subordinate ids';
+const FIRST = 100_000;
+const MS_BIND = 4096;
+
+/** Has a file show at the place of another, in the mount namespace of the test. */
+function cover(t: ExecutionContext, path: string, file: string): void {
+  t.is(native.mount(file, path, '', MS_BIND, ''), 0);
+  t.teardown(() => native.umount(path, 0));
+}
+
+interface Ranges {
+  readonly uids?: string;
+  readonly gids?: string;
+}
+
+const ofNobody = `${NOBODY}:${FIRST}:1000\n`;
+
+/** The plain user's layers, in the lower a file of a subordinate id and one of root's, all may write to. */
+function prepare(t: ExecutionContext, { uids = ofNobody, gids = ofNobody }: Ranges = {}): string {
+  const dir = scratch(t, 'disk');
+  makeTree(dir, { 'lower/sub': 'sub', 'lower/roots': 'roots', 'upper/': '', 'work/': '', subuid: uids, subgid: gids });
+  giveTo(dir, join(dir, 'lower'), join(dir, 'upper'), join(dir, 'work'));
+  chownSync(join(dir, 'lower/sub'), FIRST + 5, FIRST + 6);
+  for (const name of ['sub', 'roots']) chmodSync(join(dir, 'lower', name), 0o666);
+  for (const name of ['subuid', 'subgid']) cover(t, `/etc/${name}`, join(dir, name));
+  return dir;
+}
+
+/** A program of the test's own where one of these is. */
+function coverProgram(t: ExecutionContext, dir: string, name: string, script: string): void {
+  const file = join(dir, name);
+  writeFileSync(file, script, { mode: 0o755 });
+  cover(t, `/usr/bin/${name}`, file);
+}
+
+const prelude = `const [dir] = args;
+  const layers = { lowerdir: join(dir, 'lower'), upperdir: join(dir, 'upper'), workdir: join(dir, 'work') };
+  const append = (mount, name) => {
+    try { fs.appendFileSync(join(mount.path, name), '+'); return 'appended'; } catch ({ code }) { return code; }
+  };
+  const mountOnce = (rootless, subIds) => overlayfs.mountOverlay({ ...layers, rootless, subIds });`;
+
+mountTest("files of subordinate ids are copied up with their owner, by 'keep' too, and by the twin", { needs }, (t) => {
+  const dir = prepare(t);
+  const outcome = evaluateAsNobody(
+    `${prelude}
+    const state = () => [
+      fs.readdirSync('/proc/self/fd').length,
+      fs.readFileSync('/proc/self/task/' + process.pid + '/children', 'utf8'),
+    ];
+    const outcomes = [];
+    const look = (mount) => {
+      const of = append(mount, 'sub');
+      const { uid, gid } = fs.existsSync(join(dir, 'upper/sub')) ? fs.statSync(join(dir, 'upper/sub')) : {};
+      outcomes.push([of, uid ?? 0, gid ?? 0, append(mount, 'roots')]);
+      mount.unmountSync();
+      fs.rmSync(join(dir, 'upper/sub'), { force: true });
+    };
+    for (const rootless of ['keep', true]) for (const subIds of [true, false]) look(await mountOnce(rootless, subIds));
+    const before = state();
+    for (const rootless of ['keep', true]) {
+      look(await mountOnce(rootless, true));
+      look(overlayfs.mountOverlaySync({ ...layers, rootless, subIds: true }));
+    }
+    return { outcomes, same: JSON.stringify(state()) === JSON.stringify(before) };`,
+    dir,
+  );
+  const mapped = ['appended', FIRST + 5, FIRST + 6, 'EOVERFLOW'];
+  const unmapped = ['EOVERFLOW', 0, 0, 'EOVERFLOW'];
+  t.deepEqual(outcome, { outcomes: [mapped, unmapped, mapped, unmapped, mapped, mapped, mapped, mapped], same: true });
+  t.is(readFileSync(join(dir, 'lower/sub'), 'utf8'), 'sub');
+});
+
+mountTest('several at once, by a process that ignores the end of its children', { needs }, (t) => {
+  const dir = prepare(t);
+  const outcome = evaluateAs(
+    [...asNobody, 'sh', '-c', 'trap "" CHLD; exec "$@"', 'sh'],
+    `${prelude}
+    const lowers = { lowerdir: [join(dir, 'lower'), join(dir, 'upper')], subIds: true };
+    const mounts = await Promise.all([true, 'keep', true, 'keep'].map((rootless) => overlayfs.mountOverlay({ ...lowers, rootless })));
+    const names = mounts.map(({ path }) => fs.readdirSync(path).length);
+    for (const mount of mounts) mount.unmountSync();
+    // The kept namespaces, each once.
+    return [names, fs.readdirSync('/proc/self/fd').map((fd) => { try { return fs.readlinkSync('/proc/self/fd/' + fd); } catch { return ''; } }).filter((name) => /^(user|mnt):/.test(name)).length];`,
+    dir,
+  );
+  t.deepEqual(outcome, [[2, 2, 2, 2], 2]);
+});
+
+const why = `${prelude}
+  const before = fs.readdirSync('/proc/self/fd').length;
+  const errors = [];
+  for (const mode of [true, 'keep']) errors.push(await mountOnce(mode, true).catch(fields));
+  try { overlayfs.mountOverlaySync({ ...layers, rootless: true, subIds: true }); } catch (error) { errors.push(fields(error)); }
+  return { errors, left: fs.readdirSync('/proc/self/fd').length - before };`;
+
+interface Outcome {
+  readonly errors: readonly { readonly code: string; readonly reason: string; readonly message: string }[];
+  readonly left: number;
+}
+
+/** All forms fail alike, and leave nothing. */
+function failsWith(t: ExecutionContext, outcome: unknown, code: string, reason: string, message: RegExp): void {
+  const { errors, left } = outcome as Outcome;
+  t.is(errors.length, 3);
+  for (const error of errors) {
+    t.like(error, { code, reason });
+    t.regex(error.message, message);
+  }
+  t.is(left, 0);
+}
+
+mountTest('a user without subordinate ids is told which file has none', { needs }, (t) => {
+  const dir = prepare(t, { gids: 'someone:100000:65536\n' });
+  const outcome = evaluateAsNobody(why, dir);
+  failsWith(t, outcome, 'ENOENT', 'sub-ids-missing', /no line for it in \/etc\/subgid.*--add-subgids/);
+});
+
+mountTest('a program that is not there is named', { needs }, (t) => {
+  const dir = prepare(t);
+  cover(t, '/usr/bin/newgidmap', '/dev/null');
+  failsWith(t, evaluateAsNobody(why, dir), 'ENOENT', 'sub-ids-missing', /needs the program newgidmap/);
+});
+
+mountTest('what the program says is in the error', { needs }, (t) => {
+  const dir = prepare(t);
+  const outcome = evaluateAs([...asNobody, '--no-new-privs'], why, dir);
+  failsWith(t, outcome, 'EPERM', 'sub-ids-refused', /subordinate ids: '?newuidmap: .+no_new_privs/);
+});
+
+mountTest('a program that fails without a word, with many, or cannot be executed', { needs }, (t) => {
+  const dir = prepare(t);
+  coverProgram(t, dir, 'newuidmap', '#!/bin/sh\nexit 1\n');
+  failsWith(t, evaluateAsNobody(why, dir), 'EPERM', 'sub-ids-refused', /has not mapped the subordinate ids\. /);
+  writeFileSync(join(dir, 'newuidmap'), '#!/bin/sh\necho first >&2; seq 100000\n');
+  failsWith(t, evaluateAsNobody(why, dir), 'EPERM', 'sub-ids-refused', /subordinate ids: '?first; 1; 2; 3/);
+  writeFileSync(join(dir, 'newuidmap'), '#!/no/such/shell\n');
+  failsWith(t, evaluateAsNobody(why, dir), 'ENOENT', 'sub-ids-refused', /cannot be executed/);
+});
+
+mountTest('a limit of no user namespaces is told', { needs }, (t) => {
+  const dir = prepare(t, { uids: `root:${FIRST}:1\n`, gids: `root:${FIRST}:1\n` });
+  const limited = ['unshare', '-Ur', 'sh', '-c', 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"', 'sh'];
+  const outcome = evaluateAs([...asNobody, ...limited], why, dir);
+  failsWith(t, outcome, 'ENOSPC', 'rootless-forbidden', /user\.max_user_namespaces is 0/);
+});
+
+mountTest('a process that is killed meanwhile leaves no child that holds the namespace', { needs }, async (t) => {
+  const dir = prepare(t);
+  chmodSync(dir, 0o777);
+  coverProgram(t, dir, 'newuidmap', `#!/bin/sh\necho "$1 $$" > ${dir}/pids; exec sleep 60\n`);
+  const code = `import { mountOverlay } from 'overlayfs';
+    await mountOverlay({ lowerdir: ['/usr', '/etc'], rootless: true, subIds: true });`;
+  const [program = '', ...rest] = [...asNobody, process.execPath, '--input-type=module', '-e', code];
+  const child = spawn(program, rest, { cwd: readablePackage(), stdio: 'ignore' });
+  await eventually(t, () => existsSync(join(dir, 'pids')) && readFileSync(join(dir, 'pids'), 'utf8').endsWith('\n'));
+  const [holder = 0, sleeper = 0] = readFileSync(join(dir, 'pids'), 'utf8').split(' ').map(Number);
+  t.true(existsSync(`/proc/${holder}`));
+  const ended = new Promise((resolve) => child.on('exit', resolve));
+  child.kill('SIGKILL');
+  await ended;
+  await eventually(t, () => !existsSync(`/proc/${holder}`));
+  process.kill(sleeper);
+});
+
+test('subIds is a boolean, and goes with rootless', (t) => {
+  const refuse = (options: object, code: string, message: RegExp) =>
+    t.throws(() => mountOverlaySync({ lowerdir: ['/a', '/b'], ...options }), { code, message });
+  refuse({ subIds: true }, 'ERR_INVALID_ARG_VALUE', /"subIds" is of no use without "rootless"/);
+  refuse({ subIds: 'yes', rootless: true }, 'ERR_INVALID_ARG_TYPE', /"subIds"/);
+});
+
+test('the ranges of a user, by name or by number', (t) => {
+  const text = '# comment\nroot:1:2\nme:100000:65536\n\n1000:300000:5\nme:x:5\nme:7\nme:8:0\n';
+  t.deepEqual(readRanges(text, new Set(['me', '1000'])), [
+    { first: 100_000, count: 65_536 },
+    { first: 300_000, count: 5 },
+  ]);
+  t.deepEqual(toMapArguments(1000, [{ first: 5, count: 2 }]), ['1000', '1000', '1', '5', '5', '2']);
+});
