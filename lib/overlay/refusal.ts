@@ -120,7 +120,7 @@ export function explainRefusal(
   if (step === undefined || !(plan.isInChild || step.call === calls.userns_by)) return undefined;
   const isDenied = errno === e.EPERM || errno === e.EACCES;
   if (step.call === calls.unshare || step.call === calls.setns || step.call === calls.userns_by) {
-    if (errno === e.ENOSPC || errno === EUSERS) return usedUp(settings);
+    if (errno === e.ENOSPC) return usedUp(settings);
     if (errno === e.EINVAL) {
       return { what: 'this kernel is built without user namespaces', hint: 'use a kernel with CONFIG_USER_NS' };
     }
@@ -145,6 +145,3 @@ export function explainRefusal(
   }
   return step.call === calls.fsopen ? forbidden(settings) : undefined;
 }
-
-/** Not in node:os. */
-const EUSERS = 87;

@@ -25,7 +25,7 @@ export function readablePackage(): string {
   for (const name of ['package.json', 'dist']) cpSync(join(packageRoot, name), join(dir, name), { recursive: true });
   const built = 'build/Release';
   mkdirSync(join(dir, built), { recursive: true });
-  for (const name of ['overlayfs.node', 'launch']) {
+  for (const name of ['overlayfs.node', 'launch', 'test_support.node']) {
     cpSync(join(packageRoot, built, name), join(dir, built, name), { recursive: true });
   }
   process.on('exit', () => rmSync(dir, { recursive: true, force: true }));

@@ -14,8 +14,9 @@ export function makeLayers(dir: string, mknod: (path: string) => boolean): { has
     'tree/b': 'b',
     'again/x': 'x',
     'module.cjs': '',
+    'merged/below': '',
   });
-  for (const name of ['upper', 'work']) mkdirSync(join(dir, name));
+  for (const name of ['upper', 'work', 'upper/merged']) mkdirSync(join(dir, name));
   copyFileSync('/bin/true', join(lower, 'true'));
   writeFileSync(join(lower, 'script'), '#!/bin/sh\nexit 0\n', { mode: 0o755 });
   for (const name of [
@@ -28,13 +29,15 @@ export function makeLayers(dir: string, mknod: (path: string) => boolean): { has
     'tree/b',
     'again',
     'again/x',
+    'merged',
+    'merged/below',
     'module.cjs',
     'true',
     'script',
   ]) {
     giveTo(join(lower, name));
   }
-  giveTo(dir, join(dir, 'upper'), join(dir, 'work'));
+  giveTo(dir, join(dir, 'upper'), join(dir, 'upper/merged'), join(dir, 'work'));
   writeFileSync(join(lower, 'roots'), 'roots');
   chmodSync(join(lower, 'roots'), 0o666);
   writeFileSync(join(lower, 'roots-own'), 'own', { mode: 0o600 });

@@ -1,6 +1,6 @@
 /** Mounts without privilege, by a user who has none. */
-import { execFileSync } from 'node:child_process';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { execFileSync, spawn } from 'node:child_process';
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { mountOverlaySync } from 'overlayfs';
@@ -14,7 +14,7 @@ import {
   scratch,
 } from '../../support/index.js';
 import { NOBODY } from '../../support/nobody.js';
-import { asNobody, evaluateAs, evaluateAsNobody, giveTo } from '../../support/plain-user.js';
+import { asNobody, evaluateAs, evaluateAsNobody, giveTo, readablePackage } from '../../support/plain-user.js';
 import { makeLayers } from './layers.js';
 import { can, cannot, type Row } from './rows.js';
 
@@ -149,6 +149,49 @@ mountTest('nothing shows of the mount elsewhere, and its end frees the upper', {
   mountOverlaySync({ ...paths, target: join(dir, 'merged'), index: true }).unmountSync();
 });
 
+mountTest('SIGKILL frees the upper, and all else', { needs }, async (t) => {
+  const dir = scratch(t, 'disk');
+  plainLayers(dir);
+  const program = `import { mountOverlaySync } from 'overlayfs';
+    const dir = process.argv[1];
+    const mount = mountOverlaySync({ lowerdir: dir + '/lower', upperdir: dir + '/upper', workdir: dir + '/work', rootless: true });
+    console.log(mount.path.replace('self', process.pid));
+    setInterval(() => {}, 1000);`;
+  const [command = '', ...rest] = [...asNobody, process.execPath, '--input-type=module', '-e', program, dir];
+  const child = spawn(command, rest, { cwd: readablePackage(), stdio: ['ignore', 'pipe', 'inherit'] });
+  const path = await new Promise<string>((resolve) =>
+    child.stdout.once('data', (text) => resolve(String(text).trim())),
+  );
+  t.deepEqual(readdirSync(path), ['file'], 'root sees it by the descriptor of the process');
+  const mount = () => {
+    const paths = { lowerdir: join(dir, 'lower'), upperdir: join(dir, 'upper'), workdir: join(dir, 'work') };
+    mountOverlaySync({ ...paths, index: true }).unmountSync();
+  };
+  t.throws(mount, { code: 'EBUSY' });
+  const ended = new Promise((resolve) => child.on('exit', resolve));
+  child.kill('SIGKILL');
+  await ended;
+  t.notThrows(mount);
+});
+
+mountTest('without userxattr, a directory that was removed cannot be made again', { needs }, (t) => {
+  const dir = scratch(t, 'disk');
+  plainLayers(dir);
+  makeTree(dir, { 'lower/tree/file': 'file' });
+  giveTo(join(dir, 'lower/tree'), join(dir, 'lower/tree/file'));
+  const again = (userxattr: string) =>
+    evaluateAsNobody(
+      `${layers}
+      const mount = await overlayfs.mountOverlay({ ...layers, rootless: true, userxattr: ${userxattr} });
+      fs.rmSync(join(mount.path, 'tree'), { recursive: true });
+      fs.mkdirSync(join(mount.path, 'tree'));
+      return fs.readdirSync(join(mount.path, 'tree'));`,
+      dir,
+    );
+  t.like(again('false'), { code: 'EIO' });
+  t.deepEqual(again('undefined'), []);
+});
+
 mountTest('a thousand mounts leave no descriptor, child or thread, and a child is reaped as always', { needs }, (t) => {
   const dir = scratch(t, 'disk');
   plainLayers(dir);
@@ -209,26 +252,6 @@ mountTest('a mount that fails leaves nothing, and says why', { needs }, (t) => {
   t.is(outcome.errors[2], 'work-inside-upper');
   t.is(outcome.made, false);
   t.is(outcome.left, 0);
-});
-
-mountTest('a limit of no user namespaces is named, by the error and by features', { needs }, (t) => {
-  const dir = scratch(t, 'disk');
-  plainLayers(dir);
-  const command = ['unshare', '-Ur', 'sh', '-c', 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"', 'sh'];
-  const outcome = evaluateAs(
-    [...asNobody, ...command],
-    `${layers}
-    const error = await overlayfs.mountOverlay({ ...layers, rootless: true }).catch(fields);
-    const { rootless, rootlessForbidden } = await overlayfs.features();
-    return { error, rootless, rootlessForbidden };`,
-    dir,
-  );
-  t.like(outcome, {
-    error: { code: 'ENOSPC', reason: 'rootless-forbidden', syscall: 'unshare' },
-    rootless: false,
-    rootlessForbidden:
-      'user.max_user_namespaces is 0: have root set it to more: sysctl -w user.max_user_namespaces=15000',
-  });
 });
 
 mountTest('a mount that is forgotten is closed by garbage collection, with a warning', async (t) => {

@@ -59,6 +59,36 @@ export const can: readonly Row[] = [
     outcome: [0o600, 1000],
   },
   {
+    title: 'have a file synced',
+    code: `const fd = fs.openSync(join(path, 'synced'), 'w'); fs.writeSync(fd, 'synced'); fs.fsyncSync(fd); fs.fdatasyncSync(fd); fs.closeSync(fd); return fs.readFileSync(join(dir, 'upper/synced'), 'utf8')`,
+    outcome: 'synced',
+  },
+  {
+    title: 'make a file without a name (`O_TMPFILE`, Linux 6.1)',
+    code: `const fd = fs.openSync(path, 0o20000000 | fs.constants.O_DIRECTORY | fs.constants.O_RDWR, 0o600); fs.writeSync(fd, 'x'); const { size, nlink } = fs.fstatSync(fd); fs.closeSync(fd); return [size, nlink]`,
+    outcome: [1, 0],
+  },
+  {
+    title: 'watch a directory (`fs.watch`)',
+    code: `const seen = new Promise((resolve) => { const watcher = fs.watch(join(path, 'tree'), (event, name) => { watcher.close(); resolve(name); }); }); fs.writeFileSync(join(path, 'tree/a'), 'a'); return await seen`,
+    outcome: 'a',
+  },
+  {
+    title: 'make a FIFO',
+    code: `childProcess.spawnSync('mkfifo', [join(path.replace('self', process.pid), 'fifo')]); return fs.lstatSync(join(path, 'fifo')).isFIFO()`,
+    outcome: true,
+  },
+  {
+    title: 'give a file attributes of `user.*`',
+    code: `const of = join(path.replace('self', process.pid), 'file'); childProcess.spawnSync('setfattr', ['-n', 'user.mark', '-v', 'set', of]); const { stdout } = childProcess.spawnSync('getfattr', ['--only-values', '-n', 'user.mark', of], { encoding: 'utf8' }); return stdout`,
+    outcome: 'set',
+  },
+  {
+    title: 'see who owns a file on disk',
+    code: `return [fs.statSync(join(path, 'file')).uid, fs.statSync(join(path, 'roots')).uid]`,
+    outcome: [NOBODY, 0],
+  },
+  {
     title: 'copy a tree, and remove it',
     code: `fs.cpSync(join(path, 'tree'), join(path, 'copy'), { recursive: true }); const names = fs.readdirSync(join(path, 'copy')); fs.rmSync(join(path, 'copy'), { recursive: true }); return names`,
     outcome: ['a', 'b'],
@@ -76,6 +106,11 @@ export const can: readonly Row[] = [
   {
     title: 'have another process of the user reach it by `/proc/PID/fd/N`',
     code: `const other = path.replace('self', process.pid); const { status, stdout, error } = childProcess.spawnSync('cat', [join(other, 'tree/b')], { encoding: 'utf8' }); return ${ran}`,
+    outcome: 'b',
+  },
+  {
+    title: 'and by a symbolic link to that',
+    code: `const link = join(dir, 'link'); fs.symlinkSync(path.replace('self', process.pid), link); const { status, stdout, error } = childProcess.spawnSync('cat', [join(link, 'tree/b')], { encoding: 'utf8' }); fs.unlinkSync(link); return ${ran}`,
     outcome: 'b',
   },
   {
@@ -108,15 +143,20 @@ export const cannot: readonly Row[] = [
     outcome: true,
   },
   {
+    title: 'make a whiteout by hand (`mknod c 0 0`)',
+    code: `return childProcess.spawnSync('mknod', [join(path.replace('self', process.pid), 'whiteout'), 'c', '0', '0'], { encoding: 'utf8', env: { ...process.env, LC_ALL: 'C' } }).stderr.includes('Operation not permitted')`,
+    outcome: true,
+  },
+  {
     title: 'open a device node of a lower layer',
     code: `fs.openSync(join(path, 'null'), 'r')`,
     outcome: 'EACCES',
     needs: 'mknod',
   },
   {
-    title: 'rename a directory of a lower layer',
-    code: `fs.renameSync(join(path, 'tree'), join(path, 'tree2'))`,
-    outcome: 'EXDEV',
+    title: 'rename a directory of a lower layer, or one that is in several',
+    code: `const codes = ['tree', 'merged'].map((name) => { try { fs.renameSync(join(path, name), join(path, 'other')); } catch ({ code }) { return code; } }); return codes`,
+    outcome: ['EXDEV', 'EXDEV'],
   },
   { title: '`fs.realpath`', code: `fs.realpathSync(join(path, 'file'))`, outcome: 'ENOENT' },
   {
@@ -125,19 +165,27 @@ export const cannot: readonly Row[] = [
     outcome: 'ENOENT',
   },
   {
+    title: 'attach it somewhere, or clone it',
+    code: `fs.mkdirSync(join(dir, 'place'), { recursive: true }); return Promise.all([mount.attach(join(dir, 'place')), mount.clone()].map((done) => done.catch(({ code, reason }) => [code, reason])))`,
+    outcome: [
+      ['EPERM', 'no-privilege'],
+      ['EPERM', 'no-privilege'],
+    ],
+  },
+  {
     title: '`process.cwd()` in it',
     code: `const before = process.cwd(); process.chdir(path); try { return process.cwd() } finally { process.chdir(before) }`,
     outcome: 'ENOENT',
   },
   {
     title: 'run git or node in it',
-    code: `const { status } = childProcess.spawnSync(process.execPath, ['module.cjs'], { cwd: path, stdio: 'ignore' }); return status !== 0`,
-    outcome: true,
+    code: `return [[process.execPath, 'module.cjs'], ['git', 'init']].map(([program, ...args]) => childProcess.spawnSync(program, args, { cwd: path, stdio: 'ignore' }).status !== 0)`,
+    outcome: [true, true],
   },
   {
     title: 'execute a script by its path: the interpreter has no such descriptor',
-    code: `return childProcess.spawnSync(join(path, 'script')).status !== 0`,
-    outcome: true,
+    code: `const run = (base) => childProcess.spawnSync(join(base, 'script')).status; return [run(path) !== 0, run(path.replace('self', process.pid))]`,
+    outcome: [true, 0],
   },
   {
     title: 'have a set-user-ID bit honoured',
