@@ -6,6 +6,7 @@ import type { Path, PathLike } from '../paths.js';
 import { Attempts } from './attempts.js';
 import { type AttachOptions, attach, clone, type RemountOptions, remount } from './change.js';
 import type { Mounted } from './mounted.js';
+import { Turns } from './turns.js';
 import { checkUnmountOptions, type UnmountOptions, unmountMounted, unmountMountedSync } from './unmount.js';
 
 const forgottenText = (descriptor: number): string =>
@@ -15,6 +16,10 @@ const forgottenText = (descriptor: number): string =>
 export let mountedOf: (mount: Mount) => Identified;
 
 type Identified = Mounted & { readonly id: number };
+
+/** Performs what uses the descriptor of a detached mount while nobody closes it, in both forms. */
+export let use: <T>(mount: Mount, perform: (mounted: Identified) => Promise<T>) => Promise<T>;
+export let useSync: <T>(mount: Mount, perform: (mounted: Identified) => T) => T;
 
 /** Has the object stand for a mount that is at another place now, or for another mount. */
 export let become: (mount: Mount, target: PathLike | undefined, mounted: Identified) => void;
@@ -41,9 +46,14 @@ export class Mount {
   #target: PathLike | undefined;
   #mounted: Identified;
   readonly #attempts = new Attempts();
+  readonly #turns = new Turns();
 
   static {
     mountedOf = (mount) => mount.#mounted;
+    use = (mount, perform) =>
+      mount.#isDetached ? mount.#turns.use(() => perform(mount.#mounted)) : perform(mount.#mounted);
+    useSync = (mount, perform) =>
+      mount.#isDetached ? mount.#turns.useSync(() => perform(mount.#mounted)) : perform(mount.#mounted);
     become = (mount, target, mounted) => {
       const { held } = mount.#mounted;
       mount.#target = target;
@@ -72,6 +82,10 @@ export class Mount {
     return this.#mounted.held?.descriptor;
   }
 
+  get #isDetached(): boolean {
+    return this.#mounted.held !== undefined;
+  }
+
   /** Whether it was made in a user namespace of its own: with `rootless`. */
   get isRootless(): boolean {
     return this.#mounted.isRootless === true;
@@ -86,14 +100,22 @@ export class Mount {
    */
   async unmount(options?: UnmountOptions): Promise<void> {
     const checked = checkUnmountOptions(options);
-    await unmountMounted(this.#mounted, checked, this.#attempts);
+    const perform = () => unmountMounted(this.#mounted, checked, this.#attempts);
+    await (this.#isDetached ? this.#turns.end(perform) : perform());
     this.#mounted.onGone?.(checked.detach === true);
   }
 
-  /** `unmount`, on the calling thread. */
+  /**
+   * `unmount`, on the calling thread.
+   *
+   * @throws {OverlayError} as `unmount`; `reason` is `'mount-busy'` too while a promise of a detached mount is not
+   * kept yet
+   */
   unmountSync(options?: UnmountOptions): void {
     const checked = checkUnmountOptions(options);
-    unmountMountedSync(this.#mounted, checked, this.#attempts);
+    const perform = () => unmountMountedSync(this.#mounted, checked, this.#attempts);
+    if (this.#isDetached) this.#turns.endSync(perform);
+    else perform();
     this.#mounted.onGone?.(checked.detach === true);
   }
 
@@ -105,12 +127,12 @@ export class Mount {
    * `'no-privilege'`, `'not-mounted'`, `'namespace-missing'` or `'namespace-denied'`
    */
   async attach(target: PathLike, options?: AttachOptions): Promise<void> {
-    become(this, target, await hold(attach(this.#mounted, target, options)));
+    await this.#turns.end(async () => become(this, target, await hold(attach(this.#mounted, target, options))));
   }
 
   /** `attach`, on the calling thread. */
   attachSync(target: PathLike, options?: AttachOptions): void {
-    become(this, target, holdSync(attach(this.#mounted, target, options)));
+    this.#turns.endSync(() => become(this, target, holdSync(attach(this.#mounted, target, options))));
   }
 
   /**
@@ -120,12 +142,15 @@ export class Mount {
    * @throws {OverlayError} `reason` is `'source-unbindable'`, `'not-mounted'` or `'no-privilege'`
    */
   async clone(): Promise<Mount> {
-    return new Mount(undefined, await hold(clone(this.#mounted)));
+    return new Mount(undefined, await use(this, (mounted) => hold(clone(mounted))));
   }
 
   /** `clone`, on the calling thread. */
   cloneSync(): Mount {
-    return new Mount(undefined, holdSync(clone(this.#mounted)));
+    return new Mount(
+      undefined,
+      useSync(this, (mounted) => holdSync(clone(mounted))),
+    );
   }
 
   /**
@@ -135,12 +160,12 @@ export class Mount {
    * is no upper that could be written, `'not-mounted'` or `'no-privilege'`
    */
   async remount(options: RemountOptions): Promise<void> {
-    await hold(remount(this.#mounted, options));
+    await use(this, (mounted) => hold(remount(mounted, options)));
   }
 
   /** `remount`, on the calling thread. */
   remountSync(options: RemountOptions): void {
-    holdSync(remount(this.#mounted, options));
+    useSync(this, (mounted) => holdSync(remount(mounted, options)));
   }
 
   /** `unmount()`, at the end of an `await using` block. */

@@ -8,7 +8,7 @@ import { type MountIds, readMountIds } from '../kernel/look.js';
 import { type Outcome, type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { type AttachOptions, takePlace } from '../mounts/change.js';
-import { become, Mount, mountedOf } from '../mounts/mount.js';
+import { become, Mount, mountedOf, use, useSync } from '../mounts/mount.js';
 import { explainJoin } from '../mounts/mount-namespace.js';
 import type { Mounted } from '../mounts/mounted.js';
 import { unmountPlan } from '../mounts/unmount.js';
@@ -81,12 +81,12 @@ export class OverlayMount extends Mount {
    * be looked at
    */
   async effective(): Promise<EffectiveOptions> {
-    return hold(effectiveOptions(mountedOf(this)));
+    return use(this, (mounted) => hold(effectiveOptions(mounted)));
   }
 
   /** `effective`, on the calling thread. */
   effectiveSync(): EffectiveOptions {
-    return holdSync(effectiveOptions(mountedOf(this)));
+    return useSync(this, (mounted) => holdSync(effectiveOptions(mounted)));
   }
 
   override async attach(target: PathLike, options?: AttachOptions): Promise<void> {

@@ -298,3 +298,61 @@ mountTest('a mount made by another program is replaced by none of ours', { needs
   native.umount(target, 0);
   await mounted.unmount();
 });
+
+const underWay = {
+  instanceOf: OverlayError,
+  code: 'EBUSY',
+  message: /a promise of this detached mount is not kept yet/,
+};
+
+mountTest(
+  'what is done at once to a detached mount comes one after the other, and nothing closes it meanwhile',
+  { needs: 'detached mounts that can be cloned' },
+  async (t) => {
+    const dir = scratch(t);
+    const options = withoutTarget(dir);
+    const target = join(dir, 'merged');
+    mountOverlaySync(options).unmountSync();
+    await mountOverlaySync(options).unmount();
+    const descriptors = countDescriptors();
+    for (let i = 0; i < scaled(100); i++) {
+      const mounted = mountOverlaySync(options);
+      const { fd } = mounted;
+      const [cloning, attaching, closing] = [mounted.clone(), mounted.attach(target), mounted.unmount()];
+      t.throws(() => mounted.unmountSync(), underWay);
+      t.throws(() => mounted[Symbol.dispose](), underWay);
+      t.throws(() => mounted.attachSync(target), underWay);
+      t.throws(() => mounted.cloneSync(), underWay);
+      t.throws(() => mounted.effectiveSync(), underWay);
+      t.is(mounted.fd, fd);
+      const [clone] = await Promise.all([cloning, attaching, closing]);
+      t.is(readFileSync(join(clone.path as string, 'from-lower'), 'utf8'), 'lower');
+      t.is(mountsBelow(target).length, 0, 'attached, and then unmounted');
+      mounted.unmountSync();
+
+      const ending = clone.unmount();
+      t.throws(() => clone.unmountSync(), underWay);
+      t.throws(() => clone.remountSync({ readonly: true }), underWay);
+      const late = clone.clone();
+      // It may have the number of the clone.
+      const other = openSync(join(dir, 'lower/from-lower'), 'r');
+      await Promise.all([ending, clone.unmount()]);
+      t.like(await t.throwsAsync(late, failing), { reason: 'not-mounted' });
+      clone.unmountSync();
+      closeSync(other);
+    }
+    t.is(countDescriptors(), descriptors);
+    // The upper is free when the promise is kept.
+    mountOverlaySync({ ...options, index: true }).unmountSync();
+  },
+);
+
+mountTest('an unmount waits for what uses the detached mount, however many there are', async (t) => {
+  const dir = scratch(t);
+  const mounted = mountOverlaySync(withoutTarget(dir));
+  const descriptors = countDescriptors();
+  const uses = Array.from({ length: 64 }, (_, i) => mounted.remount({ readonly: i % 2 === 0 }));
+  await mounted.unmount();
+  t.is((await Promise.allSettled(uses)).filter(({ status }) => status === 'fulfilled').length, 64);
+  t.is(countDescriptors(), descriptors - 1);
+});
