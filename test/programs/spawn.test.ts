@@ -3,16 +3,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { mountOverlaySync, type OverlayMount, type SpawnOptions, spawn } from 'overlayfs';
-import {
-  countDescriptors,
-  hasFeature,
-  layers,
-  makeTree,
-  mountsBelow,
-  mountTest,
-  scaled,
-  scratch,
-} from '../support/index.js';
+import { countDescriptors, hasFeature, layers, makeTree, mountsBelow, mountTest, scratch } from '../support/index.js';
 import { NOBODY } from '../support/nobody.js';
 import { evaluateAsNobody, giveTo } from '../support/plain-user.js';
 
@@ -151,27 +142,6 @@ mountTest(
     else t.like(second.error, { code: 'EINVAL', reason: 'shown-before', path: join(dir, 'lower') });
   },
 );
-
-mountTest('a thousand programs leave no descriptor, child or zombie', { needs }, (t) => {
-  const dir = scratch(t, 'disk');
-  plainLayers(dir);
-  const outcome = evaluateAsNobody(
-    `${prelude}
-    const state = () => [fs.readdirSync('/proc/self/fd').length, fs.readFileSync('/proc/self/task/' + process.pid + '/children', 'utf8')];
-    await run('true');
-    const before = state();
-    let failed = 0;
-    for (let i = 0; i < Number(args[1]); i += 8) {
-      const ended = await Promise.all(Array.from({ length: 8 }, () => run('true', [], { stdio: 'ignore' })));
-      failed += ended.filter(({ code }) => code !== 0).length;
-    }
-    await new Promise((resolve) => setTimeout(resolve, 20));
-    return { failed, same: JSON.stringify(state()) === JSON.stringify(before) };`,
-    dir,
-    String(scaled(1000)),
-  );
-  t.deepEqual(outcome, { failed: 0, same: true });
-});
 
 /** A program's output and end. */
 function end(

@@ -162,10 +162,11 @@ mountTest('SIGKILL frees the upper, and all else', { needs }, async (t) => {
   const path = await new Promise<string>((resolve) =>
     child.stdout.once('data', (text) => resolve(String(text).trim())),
   );
+  mkdirSync(join(dir, 'merged'));
   t.deepEqual(readdirSync(path), ['file'], 'root sees it by the descriptor of the process');
   const mount = () => {
     const paths = { lowerdir: join(dir, 'lower'), upperdir: join(dir, 'upper'), workdir: join(dir, 'work') };
-    mountOverlaySync({ ...paths, index: true }).unmountSync();
+    mountOverlaySync({ ...paths, target: join(dir, 'merged'), index: true }).unmountSync();
   };
   t.throws(mount, { code: 'EBUSY' });
   const ended = new Promise((resolve) => child.on('exit', resolve));
