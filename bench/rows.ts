@@ -11,6 +11,7 @@ import {
   makeLayers,
   makeManyMounts,
   makeWhiteoutDirectories,
+  mappedPairs,
   pairsAtOnce,
   programListing,
   programPairs,
@@ -147,6 +148,15 @@ const kinds: readonly Kind[] = [
   stats('in the pool', () => undefined),
   rootless(true, 1.3),
   rootless('keep', undefined),
+  {
+    what: 'idmap : without',
+    unit: 'µs',
+    ratio: 'ours / peer',
+    waits: true,
+    warmUpBlocks: WARM_UP_PAIRS / PAIRS,
+    blocks: (site) => [() => mappedPairs(firstSet(site), PAIRS), () => syncPairs(firstSet(site), PAIRS)],
+    bound: () => undefined,
+  },
   {
     what: 'spawn : child_process.spawn',
     unit: 'µs',
