@@ -1,7 +1,18 @@
 /** What the tests share: directories of their own, real mounts, and what to do where there are none. */
 
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
@@ -24,6 +35,8 @@ interface TestSupport {
 }
 
 const MNT_DETACH = 2;
+/** Not in node:fs. */
+const O_TMPFILE = 0o20000000 | constants.O_DIRECTORY;
 
 export const native: TestSupport = createRequire(import.meta.url)(join(packageRoot, 'build/Release/test_support.node'));
 
@@ -114,6 +127,7 @@ const probes = {
   FUSE: () => existsSync('/dev/fuse'),
   'user xattrs on tmpfs': () => takesUserAttributes(),
   rootless: () => askFeaturesSync().rootless,
+  O_TMPFILE: () => makesNamelessFiles(),
   'subordinate ids': () =>
     askFeaturesSync().rootless && hasProgram('newuidmap') && hasProgram('newgidmap') && existsSync('/etc/subuid'),
   'idmapped layers': () => takesIdMaps(),
@@ -174,6 +188,24 @@ function takesOption(option: string): boolean {
   native.umount(dir, MNT_DETACH);
   rmSync(dir, { recursive: true });
   return errno === 0;
+}
+
+/** Whether an overlay makes files without a name (6.10). */
+function makesNamelessFiles(): boolean {
+  const dir = mkdtempSync(join(tmpdir(), 'overlayfs-probe-'));
+  native.mount('probe', dir, 'tmpfs', 0, '');
+  for (const name of ['lower', 'upper', 'work', 'merged']) mkdirSync(join(dir, name));
+  const data = `lowerdir=${dir}/lower,upperdir=${dir}/upper,workdir=${dir}/work`;
+  native.mount('probe', join(dir, 'merged'), 'overlay', 0, data);
+  let can = true;
+  try {
+    closeSync(openSync(join(dir, 'merged'), O_TMPFILE | constants.O_RDWR, 0o600));
+  } catch {
+    can = false;
+  }
+  native.umount(dir, MNT_DETACH);
+  rmSync(dir, { recursive: true });
+  return can;
 }
 
 /** Whether files on tmpfs take attributes of users (6.6). */

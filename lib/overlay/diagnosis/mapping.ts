@@ -3,17 +3,26 @@ import * as e from '../../errnos.js';
 import { calls } from '../../kernel/calls.js';
 import { pathString } from '../../paths.js';
 import { isMapping } from '../idmap.js';
-import { fileSystemName, findSubject, nameOf, type Rule, show } from './rule.js';
+import { fileSystemName, findSubject, nameOf, type Rule, show, type Verdict } from './rule.js';
+
+const foreign: Verdict = {
+  reason: 'no-privilege',
+  what: 'this process may not map the layers of `idmap`: it is in a user namespace, and their file systems belong to another',
+  hint: 'leave `idmap` out, or mount with CAP_SYS_ADMIN in the initial user namespace',
+};
 
 const mapRefused: Rule = {
   when: ({ step }) => step?.call === calls.userns,
-  find: ({ failure }) =>
-    failure?.errno === e.EPERM
+  find({ facts, failure }) {
+    // The maps are written by way of a child that has ended, which is the initial root's: EACCES.
+    if (facts.process.isInUserNamespace && (failure?.errno === e.EPERM || failure?.errno === e.EACCES)) return foreign;
+    return failure?.errno === e.EPERM
       ? {
           reason: 'no-privilege',
           what: 'this process may not make the map of `idmap`: it lacks CAP_SETUID or CAP_SETGID',
         }
-      : { reason: 'idmap-refused', what: 'the kernel refuses the ranges of `idmap`' },
+      : { reason: 'idmap-refused', what: 'the kernel refuses the ranges of `idmap`' };
+  },
 };
 
 const reachedOtherwise: Rule = {
@@ -38,6 +47,7 @@ const notMapped: Rule = {
     if (culprit === undefined || failure === undefined) return undefined;
     const { subject } = culprit;
     const [name, path] = [nameOf(subject, options), pathString(subject.path)];
+    if (failure.errno === e.EPERM && scene.facts.process.isInUserNamespace) return { ...foreign, path };
     const source = subject.role === 'upperdir' ? options.idmap?.upper : options.idmap?.lower;
     if (failure.errno === e.EINVAL && source !== undefined && 'descriptor' in source) {
       const what = `${name} cannot be mapped: the descriptor is not that of a user namespace, or its file system, ${fileSystemName(culprit)}, has no maps`;

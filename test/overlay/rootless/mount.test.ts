@@ -7,6 +7,7 @@ import { mountOverlaySync } from 'overlayfs';
 import {
   countDescriptors,
   type Feature,
+  hasFeature,
   makeTree,
   mountTest,
   packageRoot,
@@ -51,7 +52,8 @@ for (const kind of ['tmpfs', 'disk'] as const) {
     mountTest(`what a plain user can do, and cannot (rootless: ${rootless}, ${kind})`, { needs: features }, (t) => {
       const dir = scratch(t, kind);
       const { hasDevice } = makeLayers(dir, makeDevice);
-      const rows: Row[] = [...can, ...cannot].filter((row) => hasDevice || row.needs !== 'mknod');
+      const has = { mknod: hasDevice, O_TMPFILE: hasFeature('O_TMPFILE') };
+      const rows: Row[] = [...can, ...cannot].filter(({ needs }) => needs === undefined || has[needs]);
       const codes = JSON.stringify(rows.map(({ code }) => code));
       const answer = evaluateAsNobody(body, dir, JSON.stringify(rootless), codes) as {
         outcomes: unknown[];

@@ -12,7 +12,7 @@ export interface Row {
   /** What the code comes to, or the code of the error that it throws. */
   readonly outcome: unknown;
   /** The device node of a lower needs mknod(2). */
-  readonly needs?: 'mknod';
+  readonly needs?: 'mknod' | 'O_TMPFILE';
 }
 
 const ran = 'status === 0 ? stdout.trim() : (error?.code ?? status)';
@@ -64,7 +64,8 @@ export const can: readonly Row[] = [
     outcome: 'synced',
   },
   {
-    title: 'make a file without a name (`O_TMPFILE`, Linux 6.1)',
+    title: 'make a file without a name (`O_TMPFILE`, Linux 6.10)',
+    needs: 'O_TMPFILE',
     code: `const fd = fs.openSync(path, 0o20000000 | fs.constants.O_DIRECTORY | fs.constants.O_RDWR, 0o600); fs.writeSync(fd, 'x'); const { size, nlink } = fs.fstatSync(fd); fs.closeSync(fd); return [size, nlink]`,
     outcome: [1, 0],
   },

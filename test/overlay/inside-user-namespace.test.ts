@@ -1,0 +1,256 @@
+/** Each public function as root of a user namespace, `unshare -Urm node …`: it works, or says what cannot be had. */
+import { chownSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'ava';
+import * as overlayfs from 'overlayfs';
+import { type Feature, makeTree, mountTest, scratch } from '../support/index.js';
+import { NOBODY } from '../support/nobody.js';
+import { asNobody, evaluateAs } from '../support/plain-user.js';
+
+interface Row {
+  /** The functions, and methods, that it is about. */
+  readonly of: readonly string[];
+  readonly title: string;
+  /** Runs with `layers`, an overlay's without a target, and `target`, a fresh directory. */
+  readonly code: string;
+  /** What it comes to, or the reason of the error. */
+  readonly outcome: unknown;
+  readonly needs?: Feature;
+}
+
+const rows: readonly Row[] = [
+  {
+    of: ['mountOverlay', 'unmount'],
+    title: 'an overlay with a target',
+    code: `const mount = await overlayfs.mountOverlay({ ...layers, target });
+      fs.writeFileSync(join(target, 'new'), 'new');
+      fs.rmSync(join(target, 'tree'), { recursive: true });
+      fs.mkdirSync(join(target, 'tree'));
+      const seen = [fs.readdirSync(target), fs.readdirSync(join(target, 'tree'))];
+      await overlayfs.unmount(target, { removeWork: true });
+      return [...seen, fs.readdirSync(target), fs.existsSync(layers.workdir)];`,
+    outcome: [['file', 'new', 'tree'], [], [], false],
+  },
+  {
+    of: ['mountOverlaySync', 'unmountSync'],
+    title: 'the twins',
+    code: `overlayfs.mountOverlaySync({ ...layers, target });
+      const names = fs.readdirSync(target);
+      overlayfs.unmountSync(target);
+      return [names, fs.readdirSync(target)];`,
+    outcome: [['file', 'tree'], []],
+  },
+  ...(['true', "'keep'", "'auto'"] as const).map((rootless) => ({
+    of: ['mountOverlay'],
+    title: `rootless: ${rootless}, in namespaces inside`,
+    code: `const mount = await overlayfs.mountOverlay({ ...layers, rootless: ${rootless} });
+      fs.writeFileSync(join(mount.path, 'file'), 'changed');
+      const seen = [fs.readFileSync(join(layers.upperdir, 'file'), 'utf8'), mount.isRootless];
+      await mount.unmount();
+      return seen;`,
+    outcome: ['changed', rootless !== "'auto'"],
+  })),
+  {
+    of: ['mountOverlay'],
+    title: 'options that need trusted.* attributes',
+    code: `return overlayfs.mountOverlay({ ...layers, target, metacopy: true });`,
+    outcome: 'conflicting-options',
+  },
+  {
+    of: ['mountOverlay'],
+    title: 'idmap: the file system belongs to the initial user namespace',
+    code: `return overlayfs.mountOverlay({ ...layers, target, idmap: [{ inside: 0, outside: 0, size: 1 }] });`,
+    outcome: 'no-privilege',
+  },
+  {
+    of: ['bind', 'bindSync'],
+    title: 'a bind mount, recursive where there are mounts inside',
+    code: `const mount = await overlayfs.bind(layers.lowerdir, target, { readonly: true });
+      const names = fs.readdirSync(target);
+      await mount.unmount();
+      overlayfs.bindSync(layers.lowerdir, target).unmountSync();
+      return names;`,
+    outcome: ['file', 'tree'],
+  },
+  {
+    of: ['createNamespace', 'createNamespaceSync', 'MountNamespace'],
+    title: 'a mount namespace, and an overlay in it',
+    code: `const namespaces = [await overlayfs.createNamespace(), overlayfs.createNamespaceSync()];
+      const seen = [];
+      for (const namespace of namespaces) {
+        const mount = await overlayfs.mountOverlay({ ...layers, target, namespace });
+        seen.push(fs.readdirSync(target).length, (await overlayfs.listMounts({ target, namespace })).length);
+        await mount.unmount();
+        await namespace[Symbol.asyncDispose]?.();
+      }
+      return seen;`,
+    outcome: [0, 1, 0, 1],
+  },
+  {
+    of: ['unmountTree', 'unmountTreeSync'],
+    title: 'all below a directory',
+    code: `const all = [];
+      for (const take of [overlayfs.unmountTree, async (...args) => overlayfs.unmountTreeSync(...args)]) {
+        overlayfs.mountOverlaySync({ ...layers, target });
+        overlayfs.bindSync(layers.lowerdir, join(target, 'tree'));
+        await take(target);
+        all.push(fs.readdirSync(target).length);
+      }
+      return all;`,
+    outcome: [0, 0],
+  },
+  {
+    of: ['unmount'],
+    title: 'what was mounted outside stays',
+    code: `return overlayfs.unmount('/proc');`,
+    outcome: 'mount-locked',
+  },
+  {
+    of: ['findHolders', 'findHoldersSync'],
+    title: 'who holds a mount',
+    code: `const mount = await overlayfs.mountOverlay({ ...layers, target });
+      const fd = fs.openSync(join(target, 'file'));
+      const holders = [...await overlayfs.findHolders(mount), ...overlayfs.findHoldersSync(mount)];
+      const busy = await mount.unmount().catch(({ reason }) => reason);
+      fs.closeSync(fd);
+      await mount.unmount();
+      return [holders.map(({ pid }) => pid === process.pid), busy];`,
+    outcome: [[true, true], 'mount-busy'],
+  },
+  {
+    of: ['listMounts', 'listMountsSync', 'findMount', 'findMountSync'],
+    title: 'the mount table',
+    code: `const mount = await overlayfs.mountOverlay({ ...layers, target });
+      const found = [
+        ...await overlayfs.listMounts({ target }), ...overlayfs.listMountsSync({ target }),
+        await overlayfs.findMount(target), overlayfs.findMountSync(target),
+      ];
+      await mount.unmount();
+      return found.map((entry) => [entry.type, entry.target === target]);`,
+    outcome: Array(4).fill(['overlay', true]),
+  },
+  {
+    of: ['watchMounts'],
+    title: 'what is mounted and unmounted',
+    code: `const events = overlayfs.watchMounts()[Symbol.asyncIterator]();
+      const first = events.next();
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      const mount = await overlayfs.mountOverlay({ ...layers, target });
+      const { value } = await first;
+      await events.return();
+      await mount.unmount();
+      return [value.type, value.mount.target === target];`,
+    outcome: ['mounted', true],
+  },
+  {
+    of: ['whiteout', 'whiteoutSync', 'isWhiteout', 'isWhiteoutSync'],
+    title: 'whiteouts in a layer',
+    code: `const [a, b] = ['a', 'b'].map((name) => join(layers.upperdir, name));
+      await overlayfs.whiteout(a);
+      overlayfs.whiteoutSync(b);
+      return [await overlayfs.isWhiteout(a), overlayfs.isWhiteoutSync(b), await overlayfs.isWhiteout(layers.upperdir)];`,
+    outcome: [true, true, false],
+  },
+  {
+    of: ['makeOpaque', 'makeOpaqueSync', 'isOpaque', 'isOpaqueSync'],
+    title: 'opaque directories, by user.* attributes',
+    code: `const [a, b] = ['a', 'b'].map((name) => join(layers.upperdir, name));
+      for (const each of [a, b]) fs.mkdirSync(each);
+      await overlayfs.makeOpaque(a, { userxattr: true });
+      overlayfs.makeOpaqueSync(b, { userxattr: true });
+      return [await overlayfs.isOpaque(a, { userxattr: true }), overlayfs.isOpaqueSync(b, { userxattr: true })];`,
+    outcome: [true, true],
+  },
+  {
+    of: ['makeOpaque'],
+    title: 'opaque directories, by trusted.* attributes',
+    code: `return overlayfs.makeOpaque(layers.upperdir, { userxattr: false });`,
+    outcome: 'xattr-denied',
+  },
+  {
+    of: ['features', 'featuresSync'],
+    title: 'what can be had here',
+    code: `return [await overlayfs.features(), overlayfs.featuresSync()].map(({ mayMount, userNamespace, rootless, rootlessForbidden }) => [mayMount, userNamespace, rootless, rootlessForbidden ?? '']);`,
+    outcome: Array(2).fill([true, true, true, '']),
+  },
+  {
+    of: ['spawn'],
+    title: 'a program that sees a mount at a place',
+    code: `const seen = [];
+      for (const rootless of [false, true]) {
+        const mount = await overlayfs.mountOverlay({ ...layers, rootless });
+        const child = overlayfs.spawn('sh', ['-c', 'cat file; pwd; id -u'], { mount, at: target, cwd: target });
+        let text = '';
+        child.stdout.on('data', (piece) => (text += piece));
+        seen.push(await new Promise((resolve, reject) => child.on('error', reject).on('close', (code) => resolve([code, text.replace(target, 'AT')]))));
+        await mount.unmount();
+      }
+      return seen;`,
+    outcome: Array(2).fill([0, 'fileAT\n0\n']),
+  },
+  {
+    of: ['Mount', 'OverlayMount'],
+    title: 'a detached mount that is cloned',
+    code: `const mount = await overlayfs.mountOverlay(layers);
+      const clone = await mount.clone();
+      const names = fs.readdirSync(clone.path);
+      clone.unmountSync();
+      mount.unmountSync();
+      return names;`,
+    outcome: ['file', 'tree'],
+    needs: 'detached mounts that can be cloned',
+  },
+  {
+    of: ['Mount', 'OverlayMount'],
+    title: 'a detached mount that is attached, looked at, and made read-only',
+    code: `const mount = await overlayfs.mountOverlay(layers);
+      await mount.attach(target);
+      const { upperdir } = await mount.effective();
+      await mount.remount({ readonly: true });
+      const error = (() => { try { fs.writeFileSync(join(target, 'new'), ''); } catch ({ code }) { return code; } })();
+      await mount.unmount();
+      return [upperdir === layers.upperdir, error];`,
+    outcome: [true, 'EROFS'],
+    needs: 'mountSetattr',
+  },
+  {
+    of: ['Mount', 'OverlayMount'],
+    title: 'a mount that is replaced',
+    code: `const mount = await overlayfs.mountOverlay({ ...layers, target });
+      await mount.replace({ lowerdir: [layers.lowerdir, layers.upperdir] });
+      const { upperdir } = mount.options;
+      await mount.unmount();
+      return [upperdir ?? ''];`,
+    outcome: [''],
+    needs: 'mountBeneath',
+  },
+];
+
+const inside: Readonly<Record<string, readonly string[]>> = {
+  'a plain user': [...asNobody, 'unshare', '-Urm'],
+  root: ['env', '-u', 'NODE_V8_COVERAGE', 'unshare', '-Urm'],
+};
+
+for (const [who, command] of Object.entries(inside)) {
+  for (const { title, code, outcome, needs = 'rootless' } of rows) {
+    mountTest(`in a user namespace of ${who}: ${title}`, { needs: ['rootless', needs] }, (t) => {
+      const dir = scratch(t, 'disk');
+      makeTree(dir, { 'lower/file': 'file', 'lower/tree/x': 'x', 'upper/': '', 'work/': '', 'merged/': '' });
+      const all = ['', 'lower', 'lower/file', 'lower/tree', 'lower/tree/x', 'upper', 'work', 'merged'];
+      if (who !== 'root') for (const name of all) chownSync(join(dir, name), NOBODY, NOBODY);
+      const body = `const [dir] = args;
+        const layers = { lowerdir: join(dir, 'lower'), upperdir: join(dir, 'upper'), workdir: join(dir, 'work') };
+        const target = join(dir, 'merged');
+        try { return await (async () => { ${code} })(); } catch (error) { return error.reason ?? String(error); }`;
+      t.deepEqual(evaluateAs(command, body, dir), outcome);
+    });
+  }
+}
+
+test('each public function is in a row', (t) => {
+  const named = new Set(rows.flatMap(({ of }) => of));
+  t.deepEqual(
+    Object.keys(overlayfs).filter((name) => !named.has(name)),
+    ['OverlayError'],
+  );
+});
