@@ -5,10 +5,19 @@ import { chownSync, closeSync, mkdirSync, openSync, readFileSync, statSync, syml
 import { join } from 'node:path';
 import test from 'ava';
 import { mountOverlay, mountOverlaySync, OverlayError, type OverlayOptions } from 'overlayfs';
+import { ENOSYS } from '#lib/errnos.js';
+import { calls } from '#lib/kernel/calls.js';
+import { MOUNT_ATTR_IDMAP } from '#lib/kernel/constants.js';
+import { StepFailure } from '#lib/kernel/perform.js';
+import { Plan } from '#lib/kernel/plan.js';
+import { explainMount } from '#lib/overlay/diagnosis/explain.js';
+import { emptyFacts } from '#lib/overlay/diagnosis/facts.js';
 import { featuresSync } from '#lib/overlay/features.js';
 import { commonDirectory } from '#lib/overlay/idmap.js';
 import { mountOverlayWithSync } from '#lib/overlay/mount.js';
+import { checkOptions } from '#lib/overlay/options.js';
 import { countDescriptors, layers, mountsBelow, mountTest, native, scaled, scratch } from '../support/index.js';
+import { evaluateAsNobody } from '../support/plain-user.js';
 
 const map = [{ inside: 0, outside: 100_000, size: 65_536 }];
 /** Whose files show as the mounting user's, so that it can write. */
@@ -142,6 +151,24 @@ mountTest('detached, promised, and many', { needs: 'idmapped layers' }, async (t
     await mounted.unmount();
   }
   t.deepEqual(state(), before);
+});
+
+mountTest('a process without the capabilities is told that they are lacking', (t) => {
+  const dir = scratch(t, 'disk');
+  const { lowerdir, upperdir } = layers(dir);
+  const code = `return overlayfs.mountOverlay({ lowerdir: args, idmap: [{ inside: 0, outside: 1, size: 1 }] });`;
+  t.like(evaluateAsNobody(code, lowerdir, upperdir), { reason: 'no-privilege' });
+});
+
+test('a kernel without mapped mounts says so', (t) => {
+  const plan = new Plan();
+  const subject = { role: 'lowerdir', index: 0, path: '/l' } as const;
+  plan.add(calls.mount_setattr, [0, '', 0, MOUNT_ATTR_IDMAP, 0, 0, 0], { subject });
+  const failure = new StepFailure(plan, { step: 0, errno: ENOSYS, undoErrno: 0, cancelled: false, log: [] });
+  const options = checkOptions({ lowerdir: ['/l', '/m'], idmap: map });
+  const error = explainMount(options, failure, emptyFacts());
+  t.like(error, { code: 'ENOSYS', reason: 'idmap-unsupported' });
+  t.regex(error.message, /this kernel has no mounts that show files with other owners.*5\.19/);
 });
 
 mountTest('file systems that cannot be mapped are named', (t) => {

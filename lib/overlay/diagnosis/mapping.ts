@@ -5,6 +5,8 @@ import { pathString } from '../../paths.js';
 import { isMapping } from '../idmap.js';
 import { fileSystemName, findSubject, nameOf, type Rule, show, type Verdict } from './rule.js';
 
+const isDenied = (errno: number | undefined): boolean => errno === e.EPERM || errno === e.EACCES;
+
 const foreign: Verdict = {
   reason: 'no-privilege',
   what: 'this process may not map the layers of `idmap`: it is in a user namespace, and their file systems belong to another',
@@ -12,16 +14,17 @@ const foreign: Verdict = {
 };
 
 const mapRefused: Rule = {
-  when: ({ step }) => step?.call === calls.userns,
+  when: ({ step, plan, errno }) =>
+    step?.call === calls.userns || (step?.call === calls.unshare && !plan.isInChild && isDenied(errno)),
   find({ facts, failure }) {
     // The maps are written by way of a child that has ended, which is the initial root's: EACCES.
-    if (facts.process.isInUserNamespace && (failure?.errno === e.EPERM || failure?.errno === e.EACCES)) return foreign;
-    return failure?.errno === e.EPERM
-      ? {
-          reason: 'no-privilege',
-          what: 'this process may not make the map of `idmap`: it lacks CAP_SETUID or CAP_SETGID',
-        }
-      : { reason: 'idmap-refused', what: 'the kernel refuses the ranges of `idmap`' };
+    if (!isDenied(failure?.errno)) return { reason: 'idmap-refused', what: 'the kernel refuses the ranges of `idmap`' };
+    if (facts.process.isInUserNamespace) return foreign;
+    return {
+      reason: 'no-privilege',
+      what: 'this process may not map the layers of `idmap`: it lacks CAP_SYS_ADMIN, CAP_SETUID or CAP_SETGID',
+      hint: 'run it as root with these capabilities, or leave `idmap` out',
+    };
   },
 };
 
@@ -43,6 +46,10 @@ const notMapped: Rule = {
   when: ({ step }) => step?.call === calls.mount_setattr && isMapping(step.args),
   find(scene) {
     const { options, failure } = scene;
+    if (failure?.errno === e.ENOSYS) {
+      const what = 'this kernel has no mounts that show files with other owners';
+      return { reason: 'idmap-unsupported', what, hint: 'use Linux 5.19 or later, or leave `idmap` out' };
+    }
     const culprit = findSubject(scene);
     if (culprit === undefined || failure === undefined) return undefined;
     const { subject } = culprit;
