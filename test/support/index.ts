@@ -77,7 +77,7 @@ interface Conditions {
 
 /**
  * A test that mounts: skipped, with the reason, where that cannot be (with REQUIRE_MOUNT=1 a failure), and
- * where the kernel lacks what the test needs.
+ * where the kernel or the machine lacks what the test needs.
  */
 export function mountTest(title: string, body: Body): void;
 export function mountTest(title: string, conditions: Conditions, body: Body): void;
@@ -89,7 +89,7 @@ export function mountTest(title: string, ...rest: [Body] | [Conditions, Body]): 
     if (process.env['REQUIRE_MOUNT'] === '1') test(title, (t) => t.fail(cannotMount));
     else test.skip(`${title} (${cannotMount})`, body);
   } else if (lacking.length > 0) {
-    test.skip(`${title} (needs ${lacking.join(', ')}, which this kernel lacks)`, body);
+    test.skip(`${title} (needs ${lacking.join(', ')}, which this machine lacks)`, body);
   } else {
     test.serial(title, body);
   }
@@ -111,6 +111,7 @@ const probes = {
   override_creds: () => takesOption('override_creds'),
   'uuid=null': () => takesOption('uuid=null'),
   userxattr: () => takesOption('userxattr'),
+  crun: () => hasProgram('crun'),
   'loop devices': () => spawnSync('losetup', ['--find'], { stdio: 'ignore' }).status === 0,
   'mkfs.ext4': () => hasImages('mkfs.ext4', '-q', '-F'),
   'mkfs.xfs': () => hasImages('mkfs.xfs', '-q', '-f'),

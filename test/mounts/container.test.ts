@@ -1,0 +1,73 @@
+/** Mounts in the mount namespace of a container that a runtime has made. */
+import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { findMount, listMounts, mountOverlay, mountOverlaySync, OverlayError, unmount, unmountSync } from 'overlayfs';
+import { startContainer } from '../support/container.js';
+import { countDescriptors, layers, mountsBelow, mountTest, scratch } from '../support/index.js';
+
+const forms = {
+  promise: { mount: mountOverlay, unmount },
+  twin: {
+    mount: async (options: Parameters<typeof mountOverlaySync>[0]) => mountOverlaySync(options),
+    unmount: async (...args: Parameters<typeof unmountSync>) => unmountSync(...args),
+  },
+} as const;
+
+for (const [form, calls] of Object.entries(forms)) {
+  mountTest(`an overlay in a container of crun's (${form})`, { needs: 'crun' }, async (t) => {
+    const dir = scratch(t);
+    const { target: _, ...options } = layers(dir);
+    const descriptors = countDescriptors();
+    const { pid, exec } = startContainer(t, scratch(t), { withUser: false });
+    const namespace = `/proc/${pid}/ns/mnt`;
+    const before = readFileSync(`/proc/${pid}/mountinfo`, 'utf8');
+    t.is(exec('ls', '/x'), '');
+
+    const mounted = await calls.mount({ ...options, namespace, target: '/x' });
+    t.is(exec('cat', '/x/from-lower'), 'lower');
+    exec('sh', '-c', 'echo inside > /x/new && rm /x/from-lower');
+    t.is(readFileSync(join(options.upperdir, 'new'), 'utf8'), 'inside\n');
+    t.deepEqual(readdirSync(`/proc/${pid}/root/x`), ['new']);
+    const found = await findMount('/x', { namespace });
+    t.is(found?.uniqueId ?? found?.id, mounted.id);
+    t.deepEqual(
+      (await listMounts({ namespace, type: 'overlay' })).map(({ target }) => target),
+      ['/x'],
+    );
+    t.deepEqual(mountsBelow('/x'), [], 'not here');
+    t.deepEqual(await listMounts({ target: '/x' }), []);
+
+    const again = await t.throwsAsync(() => calls.mount({ ...options, namespace, target: '/x' }), {
+      instanceOf: OverlayError,
+    });
+    t.like(again, { reason: 'target-mounted', path: '/x' });
+    await calls.unmount('/x', { namespace });
+    t.is(exec('ls', '/x'), '');
+
+    // By a descriptor, and in a directory that is made there.
+    const fd = openSync(namespace, 'r');
+    await calls.mount({ ...options, namespace: fd, target: '/x/made', create: true });
+    t.is(exec('cat', '/x/made/new'), 'inside\n');
+    await calls.unmount('/x/made', { namespace: fd });
+    closeSync(fd);
+    t.is(readFileSync(`/proc/${pid}/mountinfo`, 'utf8'), before);
+    t.is(countDescriptors(), descriptors + 1, "the container's log");
+  });
+
+  mountTest(
+    `an overlay in a container whose root is no root here (${form})`,
+    { needs: ['crun', 'user namespaces'] },
+    async (t) => {
+      const dir = scratch(t);
+      const { target: _, ...options } = layers(dir);
+      const { pid, exec } = startContainer(t, scratch(t), { withUser: true });
+      const namespace = `/proc/${pid}/ns/mnt`;
+      await calls.mount({ ...options, namespace, target: '/x' });
+      t.is(exec('cat', '/x/from-lower'), 'lower');
+      t.is(exec('stat', '--format=%u', '/x/from-lower'), '65534\n', 'an owner that it does not know');
+      t.deepEqual(mountsBelow('/x'), []);
+      await calls.unmount('/x', { namespace });
+      t.is(exec('ls', '/x'), '');
+    },
+  );
+}
