@@ -2,7 +2,7 @@
 import type { OptionRow } from '../overlay/option-table.js';
 
 /** What follows a flag: nothing, or one value; lists are made by repeating it. */
-export type FlagKind = 'boolean' | 'path' | 'word' | 'text' | 'names';
+export type FlagKind = 'boolean' | 'path' | 'word' | 'text' | 'names' | 'time';
 
 export interface Flag {
   /** The library's name for the option. */
@@ -77,6 +77,6 @@ export function signature({ spellings: [spelling], short, kind, words, hasNegati
     case 'word':
       return `${start}--${spelling} ${words.join('|')}`;
     default:
-      return `${start}--${spelling} ${{ path: 'DIR', text: 'TEXT', names: 'NAME' }[kind]}${list}`;
+      return `${start}--${spelling} ${{ path: 'DIR', text: 'TEXT', names: 'NAME', time: 'TIME' }[kind]}${list}`;
   }
 }

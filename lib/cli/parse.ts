@@ -5,7 +5,8 @@ import { type Bytes, toPath, toText } from './command-line.js';
 import type { Flag } from './flags.js';
 import { UsageError, unknownWord } from './usage-error.js';
 
-export type Value = boolean | string | Path | (string | Path)[];
+/** A time is its milliseconds. */
+export type Value = boolean | number | string | Path | (string | Path)[];
 
 export interface Parsed {
   /** By the library's names. */
@@ -31,7 +32,16 @@ function spellingsOf(flags: readonly Flag[]): Map<string, Spelling> {
 
 const show = (bytes: Bytes): string => Buffer.from(bytes, 'latin1').toString();
 
-function toValue(flag: Flag, written: string, bytes: Bytes): string | Path {
+const units = { ms: 1, s: 1000, m: 60_000 } as const;
+
+/** `500ms`, `5s`, `1.5m`, in milliseconds. A number alone would be seconds to some and milliseconds to others. */
+function toMilliseconds(written: string, text: string): number {
+  const [, number, unit] = /^(\d+(?:\.\d+)?)(ms|s|m)$/.exec(text) ?? [];
+  if (number !== undefined) return Number(number) * units[unit as keyof typeof units];
+  throw new UsageError(`${written} cannot be '${text}'`, 'A time has its unit: 500ms, 5s or 2m.');
+}
+
+function toValue(flag: Flag, written: string, bytes: Bytes): number | string | Path {
   if (bytes === '') throw new UsageError(`${written} must not be empty`);
   if (flag.kind === 'path') return toPath(bytes);
   const text = toText(bytes);
@@ -39,6 +49,7 @@ function toValue(flag: Flag, written: string, bytes: Bytes): string | Path {
   if (flag.kind === 'word' && !flag.words.includes(text)) {
     throw unknownWord(`${written} cannot be`, text, flag.words);
   }
+  if (flag.kind === 'time') return toMilliseconds(written, text);
   return text;
 }
 
@@ -87,7 +98,7 @@ export function parse(args: readonly Bytes[], flags: readonly Flag[], hasArgumen
     }
     const given = toValue(flag, written, value);
     const list = options[flag.name] as (string | Path)[] | undefined;
-    options[flag.name] = flag.isList ? [...(list ?? []), given] : given;
+    options[flag.name] = flag.isList ? [...(list ?? []), given as string | Path] : given;
   }
   return { options, operands };
 }

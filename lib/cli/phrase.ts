@@ -9,7 +9,7 @@ type Named = Pick<Flag, 'spellings' | 'hasNegative'>;
 
 const flags = new Map<string, Named>(flagsOf(optionTable).map((flag) => [flag.name, flag]));
 // Those of the other commands, which have no table.
-for (const name of ['detach', 'force', 'followSymlinks', 'removeWork', 'replace', 'recursive']) {
+for (const name of ['detach', 'force', 'followSymlinks', 'removeWork', 'timeout', 'replace', 'recursive']) {
   flags.set(name, { spellings: [kebab(name)], hasNegative: false });
 }
 

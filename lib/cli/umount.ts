@@ -1,20 +1,46 @@
 /** `overlayfs umount` */
 import { isUnmountedAllTheSame, type UnmountOptions, unmount } from '../mounts/unmount.js';
+import { type UnmountTreeOptions, unmountTree } from '../mounts/unmount-tree.js';
 import type { Path } from '../paths.js';
 import { type Command, libraryOptions, type Outcome, ownFlag } from './command.js';
 import { exitCodeOf, FAILED } from './errors.js';
+import { kebab } from './flags.js';
 import type { Parsed } from './parse.js';
 import { UsageError } from './usage-error.js';
+
+type Options = Parsed['options'];
+
+/** What is about one mount, and not about all below a directory. */
+const ofOneMount = ['detach', 'force', 'followSymlinks', 'removeWork', 'namespace'] as const;
+
+/** Unmounts what is at a target, and returns how many mounts that were. */
+function unmounter(options: Options): (target: Path) => Promise<number> {
+  if (options['tree'] === true) {
+    const other = ofOneMount.find((name) => options[name] !== undefined);
+    if (other !== undefined) {
+      throw new UsageError(`--${kebab(other)} cannot go with --tree`, 'Leave one of the two out.');
+    }
+    const chosen = libraryOptions<UnmountTreeOptions>(options, ['tree']);
+    return (target) => unmountTree(target, chosen);
+  }
+  if (options['bulk'] === true) throw new UsageError('--bulk needs --tree');
+  const chosen = libraryOptions<UnmountOptions>(options);
+  return async (target) => {
+    await unmount(target, chosen);
+    return 1;
+  };
+}
 
 /** One after the other; a target that fails does not keep the others mounted. */
 async function run({ options, operands }: Parsed): Promise<Outcome> {
   if (operands.length === 0) throw new UsageError('name what is to be unmounted');
-  const chosen = libraryOptions<UnmountOptions>(options);
+  const unmountAt = unmounter(options);
   const unmounted: Path[] = [];
   const errors: unknown[] = [];
+  let mounts = 0;
   for (const target of operands) {
     try {
-      await unmount(target, chosen);
+      mounts += await unmountAt(target);
       unmounted.push(target);
     } catch (error) {
       // Wrong options are wrong for all.
@@ -23,7 +49,7 @@ async function run({ options, operands }: Parsed): Promise<Outcome> {
       if (isUnmountedAllTheSame(error)) unmounted.push(target);
     }
   }
-  return { json: { unmounted }, errors };
+  return { json: { unmounted, ...(options['tree'] === true && { mounts }) }, errors };
 }
 
 export const umount: Command = {
@@ -37,10 +63,18 @@ export const umount: Command = {
         ownFlag('force', 'MNT_FORCE, for which OverlayFS itself has no use'),
         ownFlag('followSymlinks', 'a TARGET that is a symbolic link is followed, not refused'),
         ownFlag('removeWork', "removes the overlay's workdir afterwards, if nothing but the kernel's own is in it"),
+        ownFlag('timeout', 'how long to wait while a mount is busy: 500ms, 5s or 2m', { kind: 'time' }),
+        ownFlag('namespace', 'of another mount namespace: /proc/PID/ns/mnt', { kind: 'path' }),
+        ownFlag('tree', 'all that is mounted at a TARGET and below it, what is inside another first'),
+        ownFlag('bulk', 'with --tree: one lazy detaching of it all, quicker; what is busy is freed with its last user'),
       ],
     },
   ],
   notes: 'When a TARGET fails, the others are unmounted all the same.',
-  examples: ['overlayfs umount /srv/merged', 'overlayfs umount --remove-work /srv/a /srv/b'],
+  examples: [
+    'overlayfs umount /srv/merged',
+    'overlayfs umount --remove-work /srv/a /srv/b',
+    'overlayfs umount --tree --timeout 5s /srv',
+  ],
   run,
 };

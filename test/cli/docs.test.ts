@@ -36,7 +36,7 @@ mountTest('docs/cli.md: the examples print what the page says', (t) => {
 test('docs/cli.md has the flags and exit codes of the help', (t) => {
   for (const command of [umount, whiteout]) {
     for (const { spellings, about } of command.groups.flatMap(({ flags }) => flags)) {
-      const row = page.split('\n').find((line) => line.startsWith(`| \`--${spellings[0]}\``));
+      const row = page.split('\n').find((line) => /^\| `--(\S+?)[` ]/.exec(line)?.[1] === spellings[0]);
       t.is(row?.split(' | ')[1]?.replace(' |', '').replaceAll('`', '').toLowerCase(), about.toLowerCase());
     }
   }

@@ -1,7 +1,8 @@
 /** `overlayfs mount` and `overlayfs umount`, for real. */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
+import { createNamespaceSync, listMountsSync, mountOverlaySync } from 'overlayfs';
 import { layers, makeTree, mountsBelow, mountTest, scratch, withoutCapabilities } from '../support/index.js';
 import { json, overlayfs, program, run, runBytes } from './run.js';
 
@@ -106,6 +107,54 @@ mountTest('umount: --detach, --follow-symlinks', (t) => {
   t.is(overlayfs(...view).code, 0);
   t.regex(overlayfs('umount', join(dir, 'link')).stderr, /reason: target-symlink\n.*pass --follow-symlinks/);
   t.deepEqual(overlayfs('umount', '--follow-symlinks', join(dir, 'link')), silent);
+});
+
+mountTest('umount --timeout waits while the mount is busy, and not longer', async (t) => {
+  const dir = scratch(t);
+  const options = layers(dir);
+  mountOverlaySync(options);
+  const busy = spawn('sleep', ['0.7'], { cwd: options.target, stdio: 'ignore' });
+  t.teardown(() => busy.kill('SIGKILL'));
+  const start = performance.now();
+  t.regex(overlayfs('umount', '--timeout', '100ms', options.target).stderr, /reason: mount-busy/);
+  t.true(performance.now() - start >= 100);
+  t.deepEqual(overlayfs('umount', '--timeout=1.5m', options.target), silent);
+  t.is(mountsBelow(options.target).length, 0);
+});
+
+mountTest('umount --tree, --bulk', (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'a/in/': '', 'b/': '', 'all/one/': '', 'all/two/': '', 'all/plain': '' });
+  const [all, one, two] = ['all', 'all/one', 'all/two'].map((name) => join(dir, name)) as [string, string, string];
+  const lowerdir = [join(dir, 'a'), join(dir, 'b')];
+  const mountAll = () => {
+    for (const target of [one, two, join(one, 'in')]) mountOverlaySync({ lowerdir, target });
+  };
+  mountAll();
+  t.deepEqual(json('umount', '--tree', all), { code: 0, document: { unmounted: [all], mounts: 3 } });
+  t.is(mountsBelow(all).length, 0);
+  t.deepEqual(overlayfs('umount', '--tree', all), silent, 'nothing there is no error');
+  mountAll();
+  const busy = openSync(join(two, 'in'), 'r');
+  const failed = json('umount', '--tree', '--timeout', '20ms', all);
+  t.is(failed.code, 1);
+  t.like((failed.document['errors'] as object[])[0], { reason: 'mount-busy', path: two });
+  t.deepEqual(json('umount', '--tree', '--bulk', all).document['unmounted'], [all]);
+  t.is(mountsBelow(all).length, 0);
+  closeSync(busy);
+  t.deepEqual(readdirSync(all), ['one', 'plain', 'two']);
+});
+
+mountTest('umount --namespace', async (t) => {
+  const { target, ...options } = layers(scratch(t));
+  const namespace = createNamespaceSync();
+  t.teardown(() => namespace.close());
+  mountOverlaySync({ ...options, target, namespace });
+  const path = `/proc/${process.pid}/fd/${namespace.fd}`;
+  t.is(listMountsSync({ namespace, target }).length, 1);
+  t.regex(overlayfs('umount', target).stderr, /reason: not-mounted/);
+  t.deepEqual(overlayfs('umount', '--namespace', path, target), silent);
+  t.is(listMountsSync({ namespace, target }).length, 0);
 });
 
 mountTest('paths of any bytes, beside flags of Node', (t) => {
