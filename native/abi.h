@@ -226,6 +226,14 @@ constexpr uint64_t listmount_root = UINT64_MAX; // LSMT_ROOT
 
 // ioctl_nsfs(2): the id of a mount namespace, 6.11
 constexpr unsigned long ns_get_mntns_id = 0x8008b705;
+// A descriptor of the mount namespace after this one, or before it: NS_MNT_GET_NEXT, NS_MNT_GET_PREV, 6.12
+constexpr unsigned long ns_mnt_get_next = 0x8010b70b;
+constexpr unsigned long ns_mnt_get_previous = 0x8010b70c;
+struct MountNamespaceInfo {
+  uint32_t size;
+  uint32_t mount_count;
+  uint64_t id;
+};
 
 // epoll_ctl(2)
 struct EpollEvent {

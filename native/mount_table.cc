@@ -76,6 +76,14 @@ class Table {
     return 1;
   }
 
+  long add_all(const std::vector<uint64_t>& ids) {
+    for (uint64_t id : ids) {
+      long result = add(id);
+      if (result < 0) return result;
+    }
+    return 0;
+  }
+
   size_t size() const { return sizeof(Head) + records_.size() * sizeof(Record) + texts_.size(); }
 
   void write(uint8_t* to) const {
@@ -181,12 +189,83 @@ long Execution::read_mount_table(const Step& step) {
     result = table.list(&ids);
     if (result < 0) return result;
   }
-  for (uint64_t id : ids) {
-    result = table.add(id);
-    if (result < 0) return result;
-  }
+  result = table.add_all(ids);
+  if (result < 0) return result;
   table.write(add_data(step, table.size()));
   return static_cast<long>(table.count());
+}
+
+namespace {
+
+// Tables of namespaces, one after the other: uint32 inode number, uint32 size, the table, filled up to 8 bytes.
+class Tables {
+ public:
+  Tables(uint64_t mask, const std::vector<uint64_t>& known) : mask_(mask), known_(known) {}
+
+  // Adds those of the namespaces on one side of the one that a descriptor is of.
+  long walk(int fd, unsigned long direction) {
+    int at = fd;
+    for (;;) {
+      abi::MountNamespaceInfo info{sizeof info, 0, 0};
+      long next = sys::call(abi::ioctl, at, direction, &info);
+      if (at != fd) sys::close(at);
+      if (next < 0) return next == -ENOENT ? 0 : next;
+      at = static_cast<int>(next);
+      abi::Statx found;
+      long result = sys::statx(at, "", AT_EMPTY_PATH, abi::statx_ino, &found);
+      if (result >= 0 && !is_known(found.ino)) result = add(found.ino, info.id);
+      if (result >= 0) continue;
+      sys::close(at);
+      return result;
+    }
+  }
+
+  const std::vector<uint8_t>& bytes() const { return bytes_; }
+
+ private:
+  bool is_known(uint64_t inode) const {
+    for (uint64_t one : known_) {
+      if (one == inode) return true;
+    }
+    return false;
+  }
+
+  long add(uint64_t inode, uint64_t id) {
+    Table table(id, mask_);
+    std::vector<uint64_t> ids;
+    long result = table.list(&ids);
+    if (result >= 0) result = table.add_all(ids);
+    if (result < 0) return result;
+    uint32_t head[2] = {static_cast<uint32_t>(inode), static_cast<uint32_t>(table.size())};
+    size_t at = bytes_.size();
+    bytes_.resize(at + sizeof head + (table.size() + 7) / 8 * 8);
+    memcpy(bytes_.data() + at, head, sizeof head);
+    table.write(bytes_.data() + at + sizeof head);
+    return 0;
+  }
+
+  uint64_t mask_;
+  const std::vector<uint64_t>& known_;
+  std::vector<uint8_t> bytes_;
+};
+
+}  // namespace
+
+// namespace_tables(descriptor of a mount namespace, STATMOUNT_*, inode numbers); data: the tables of all others
+// but those with these numbers, those too that no process is in.
+long Execution::read_namespace_tables(const Step& step) {
+  Text text(*this, step.a[2]);
+  std::vector<uint64_t> known(text.size() / sizeof(uint64_t));
+  if (!known.empty()) memcpy(known.data(), text, known.size() * sizeof(uint64_t));
+  Tables tables(static_cast<uint32_t>(step.a[1]), known);
+  for (unsigned long direction : {abi::ns_mnt_get_next, abi::ns_mnt_get_previous}) {
+    long result = tables.walk(descriptor(step.a[0]), direction);
+    if (result < 0) return result;
+  }
+  size_t size = tables.bytes().size();
+  uint8_t* to = add_data(step, size);
+  if (size != 0) memcpy(to, tables.bytes().data(), size);
+  return 0;
 }
 
 // mount_of(dirfd, path, AT_*, STATMOUNT_*, STATX_ATTR_* that the path must have); data: a table of one mount or

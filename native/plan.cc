@@ -523,6 +523,8 @@ long Execution::run(Step& step) {
       return read_mount_table(step);
     case Call::mount_of:
       return read_mount_of(step);
+    case Call::namespace_tables:
+      return read_namespace_tables(step);
     // Done before the plan is performed (native/poller.h).
     case Call::wait_for:
       return 0;

@@ -9,8 +9,8 @@
 //   texts         paths and values, each aligned to 4 bytes: int32 length, bytes, NUL
 //   outputs       what steps report: int32 result, 4 bytes unused, then what the call returned
 //
-// What a step returns whose size nobody knows before (read_file, mount_ids, mount_table, mount_of) is in the
-// plan's data, and its output says where: uint32 offset, uint32 size.
+// What a step returns whose size nobody knows before (read_file, mount_ids, mount_table, mount_of, namespace_tables)
+// is in the plan's data, and its output says where: uint32 offset, uint32 size.
 //
 // A descriptor argument is a number as the kernel takes it, or `made_by` | the index of the step that
 // made it. A text argument is its offset in the block, 0 for NULL. A text of negative length is put together
@@ -79,6 +79,7 @@ namespace overlayfs {
   X(mount_ids, 0b1)        \
   X(mount_table, 0b1)      \
   X(mount_of, 0b1)         \
+  X(namespace_tables, 0b1) \
   X(wait_for, 0b1)
 
 enum class Call : int32_t {
@@ -194,6 +195,7 @@ class Execution {
   long read_mount_ids(const Step& step);
   long read_mount_table(const Step& step);
   long read_mount_of(const Step& step);
+  long read_namespace_tables(const Step& step);
   long read_file(const Step& step);
   uint8_t* add_data(const Step& step, size_t size);
   long get_handle(const Step& step);

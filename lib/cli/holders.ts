@@ -14,8 +14,8 @@ const TIMEOUT = 30_000;
 const headers = ['PID', 'HELD BY', 'PATH', 'COMMAND'] as const;
 
 function cells(holder: Holder): string[] {
-  const { pid, path, command, device } = holder;
-  return [String(pid ?? '-'), whatText(holder), quotePath(path), command ?? device ?? '-'];
+  const { pid, path, command, device, boundAt } = holder;
+  return [String(pid ?? '-'), whatText(holder), quotePath(path), command ?? device ?? boundAt ?? '-'];
 }
 
 /** A table, and what it does not cover. */

@@ -97,6 +97,7 @@ const described = {
   mount_ids: [descriptor],
   mount_table: [descriptor, bits(named('STATMOUNT_')), value],
   mount_of: [descriptor, text, at, bits(named('STATMOUNT_')), hiddenNumber],
+  namespace_tables: [descriptor, bits(named('STATMOUNT_')), value],
   wait_for: [descriptor, bits(named('POLL'))],
 } as const satisfies Readonly<Record<string, readonly Argument[]>>;
 

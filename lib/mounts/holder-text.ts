@@ -20,6 +20,7 @@ const things: Readonly<Record<Holding, string>> = {
   inside: 'mount inside it at',
   loop: 'backing file',
   mount: 'mount at',
+  namespace: "kept namespace's mount at",
   layer: 'overlay at',
 };
 
@@ -27,11 +28,23 @@ const things: Readonly<Record<Holding, string>> = {
 export const whatText = ({ what }: Holder): string => things[what].replace(/(?: inside it)? at$/, '');
 
 /** A holder in a few words. */
-export function holderText({ what, pid, command, path, descriptor, device, layer, copy, namespace }: Holder): string {
+export function holderText({
+  what,
+  pid,
+  command,
+  path,
+  descriptor,
+  device,
+  boundAt,
+  layer,
+  copy,
+  namespace,
+}: Holder): string {
   const who = pid === undefined ? device : `${shorten(command ?? '')} (pid ${pid})`;
   const thing = `${things[what]} ${quotePath(path)}`;
   const more = [
     ...(descriptor === undefined ? [] : [`descriptor ${descriptor}`]),
+    ...(boundAt === undefined ? [] : [`bound to ${quotePath(boundAt)}`]),
     ...(layer === undefined ? [] : [`layer ${quotePath(layer)}`]),
     ...(copy === undefined ? [] : [`through the mount at ${quotePath(copy)}`]),
     ...(namespace === undefined ? [] : [`mount namespace ${namespace}`]),

@@ -49,8 +49,9 @@ function* find({ mounted, isPath, timeout }: Prepared): Dialogue<Holders> {
 /**
  * Finds who holds a mount, or its file system: of a `Mount` also after a lazy unmount, when its upperdir may
  * still be in use; of a path, what is mounted there now. Reads /proc (proc(5)) and the mount tables of all
- * namespaces that a process is in, and asks statx(2) for mount ids (Linux 5.8). Not to be seen are descriptors
- * under way in a socket, and mount namespaces without a process.
+ * namespaces, and asks statx(2) for mount ids (Linux 5.8). Namespaces that no process is in are found by
+ * ioctl_nsfs(2) (6.12, in the first pid and user namespace); elsewhere by the descriptors and files that keep them,
+ * as far as these can be seen. Not to be seen are descriptors under way in a socket.
  *
  * @returns the holders, in no order that means anything; `hidden` says how many processes this one may not
  * look at, `complete` whether time sufficed for all others

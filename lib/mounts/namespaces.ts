@@ -21,23 +21,25 @@ export function listProcesses(): number[] {
   return [process.pid, ...others.sort((a, b) => b - a)];
 }
 
+/** The number of the namespace of a kind that a process is in: `12`, `12/task/13`, `thread-self`. */
+export function inodeOf(process: number | string, kind: 'mnt' | 'net'): number | undefined {
+  const link = attempt(() => readlinkSync(`/proc/${process}/ns/${kind}`));
+  return link === undefined ? undefined : Number(/\d+/.exec(link)?.[0]);
+}
+
 /** One process of each namespace of a kind, the caller's own first. */
 export function* findNamespaces(
   kind: 'mnt' | 'net',
   pids: readonly number[],
   patience: Patience,
 ): Dialogue<{ inode: number | undefined; pid: number }[]> {
-  const inodeOf = (process: number | string): number | undefined => {
-    const link = attempt(() => readlinkSync(`/proc/${process}/ns/${kind}`));
-    return link === undefined ? undefined : Number(/\d+/.exec(link)?.[0]);
-  };
   // A thread may be in other namespaces than its process.
-  const own = inodeOf('thread-self');
+  const own = inodeOf('thread-self', kind);
   const found = [{ inode: undefined as number | undefined, pid: process.pid }];
   const seen = new Set([own]);
   for (const pid of pids) {
     if (patience.isLate()) break;
-    const inode = inodeOf(pid);
+    const inode = inodeOf(pid, kind);
     if (inode !== undefined && !seen.has(inode)) {
       seen.add(inode);
       found.push({ inode, pid });

@@ -11,10 +11,12 @@ import { addLook, type Found, readLook, readMountId } from '../kernel/look.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import { findOption, findOptions, splitLowerdir, unescapeLayer } from '../mount-strings.js';
 import { isAbsolute, isAtOrBelow, type Path, pathString, toBytes } from '../paths.js';
+import { findKept, type KeptMount } from './kept-namespaces.js';
 import { addJoin } from './mount-namespace.js';
 import { isUniqueId, type Mounted } from './mounted.js';
 import type { MountinfoEntry } from './mountinfo.js';
 import { findNamespaces, listProcesses, type Namespace, pathIn, readNamespaces } from './namespaces.js';
+import type { RawMount } from './raw-mount.js';
 import { attempt, Patience } from './search.js';
 import { commandOf, findUsers, type Sockets, type Via, type Wanted } from './users.js';
 
@@ -72,13 +74,16 @@ const inNamespace = ({ inode }: Namespace): Via => (inode === undefined ? {} : {
  * Each overlay is a file system of its own: what has its device number is the same one. When it is gone, another may
  * have the number.
  */
-const isCopy = ({ tableId, device, workdir }: Held, row: MountinfoEntry): boolean =>
+const isCopy = (
+  { tableId, device, workdir }: Held,
+  row: Pick<MountinfoEntry, 'type' | 'device' | 'id' | 'superOptions'>,
+): boolean =>
   row.type === 'overlay' &&
   row.device === device &&
   row.id !== tableId &&
   (tableId !== undefined || workdir === undefined || showsWorkdir(row, workdir));
 
-function showsWorkdir({ superOptions }: MountinfoEntry, workdir: Path): boolean {
+function showsWorkdir({ superOptions }: Pick<MountinfoEntry, 'superOptions'>, workdir: Path): boolean {
   const shown = findOption(superOptions, 'workdir');
   return shown !== undefined && [shown, unescapeLayer(shown)].some((path) => path.equals(toBytes(workdir)));
 }
@@ -172,6 +177,20 @@ function* findLayers(
   return holders;
 }
 
+const keptTarget = ({ target }: RawMount): string => pathString(Buffer.from(target, 'latin1'));
+
+/** One for each of those that keep its namespace. */
+function keptHolders({ mount, inode, keepers }: KeptMount): Holder[] {
+  const holder: Holder = { what: 'namespace', path: keptTarget(mount), namespace: inode };
+  if (keepers.length === 0) return [holder];
+  return keepers.map(({ pid, descriptor, boundAt }) => ({
+    ...holder,
+    ...(pid !== undefined && { pid, command: commandOf(pid) }),
+    ...(descriptor !== undefined && { descriptor }),
+    ...(boundAt !== undefined && { boundAt }),
+  }));
+}
+
 interface Extent {
   /** What makes it busy; or all that keeps its file system alive. */
   readonly scope: 'busy' | 'all';
@@ -185,14 +204,19 @@ export function* searchHolders(mounted: Mounted, { scope, limit, flags }: Extent
   const patience = new Patience(limit);
   const pids = listProcesses();
   const held = yield* lookAt(mounted, flags, patience);
-  const rows = rowsOf(yield* readNamespaces(pids, patience));
+  const namespaces = yield* readNamespaces(pids, patience);
+  const rows = rowsOf(namespaces);
   const copies = rows.filter(([row]) => isCopy(held, row));
+  const isKeptCopy = (mount: RawMount) =>
+    isCopy(held, { ...mount, superOptions: Buffer.from(mount.options, 'latin1') });
+  const kept = scope === 'all' ? yield* findKept(pids, namespaces, isKeptCopy, patience) : [];
 
   // The ids in the tables are used again, but not while somebody holds the mount.
   const ids = new Map<number, Via>();
   if (held.tableId !== undefined) ids.set(held.tableId, {});
   for (const [{ id, target }, namespace] of copies)
     ids.set(id, { copy: pathString(target), ...inNamespace(namespace) });
+  for (const { mount, inode } of kept) ids.set(mount.id, { copy: keptTarget(mount), namespace: inode });
   const wanted: Wanted[] = ids.size > 0 ? [{ mask: k.STATX_MNT_ID, ids }] : [];
   const { id } = mounted;
   if (held.tableId === undefined && id !== undefined) {
@@ -215,6 +239,7 @@ export function* searchHolders(mounted: Mounted, { scope, limit, flags }: Extent
         ...(inode !== undefined && { pid, command: commandOf(pid), namespace: inode }),
       });
     }
+    holders.push(...kept.flatMap(keptHolders));
     holders.push(...(yield* findLayers(rows, mounted, held, ids, patience)));
   }
   const hidden = users.hidden.size;

@@ -1,9 +1,21 @@
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, copyFileSync, mkdirSync, openSync, readlinkSync, rmSync, truncateSync } from 'node:fs';
+import {
+  closeSync,
+  copyFileSync,
+  mkdirSync,
+  openSync,
+  readlinkSync,
+  realpathSync,
+  rmSync,
+  truncateSync,
+} from 'node:fs';
+import { cpus } from 'node:os';
 import { basename, dirname, join } from 'node:path';
+import { Worker } from 'node:worker_threads';
 import test, { type ExecutionContext } from 'ava';
 import {
+  createNamespaceSync,
   findHolders,
   findHoldersSync,
   type Holder,
@@ -24,6 +36,7 @@ import {
   mountsBelow,
   mountTest,
   native,
+  packageRoot,
   scratch,
 } from '../support/index.js';
 
@@ -49,7 +62,7 @@ async function busyError(t: ExecutionContext, unmount: () => Promise<void>): Pro
   throw new Error('no search has come to its end');
 }
 
-const sleep = execFileSync('sh', ['-c', 'command -v sleep'], { encoding: 'utf8' }).trim();
+const sleep = realpathSync(execFileSync('sh', ['-c', 'command -v sleep'], { encoding: 'utf8' }).trim());
 
 /** Where a program's libraries are. */
 function librariesOf(program: string): string[] {
@@ -70,6 +83,26 @@ async function end(child: ChildProcess): Promise<void> {
   const ended = once(child, 'exit');
   child.kill('SIGKILL');
   await ended;
+}
+
+/**
+ * A copy of this mount namespace that is bound to a file, and its number. The kernel has it bound only in one with a
+ * lower id, and since 6.18 each CPU gives ids from a stock of its own: on one of them it works.
+ */
+async function bindNamespace(t: ExecutionContext, file: string): Promise<number> {
+  const MS_BIND = 4096;
+  for (let cpu = 0; cpu < cpus().length; cpu++) {
+    const onCpu = ['taskset', '--cpu-list', String(cpu)];
+    if (spawnSync('taskset', [...onCpu.slice(1), 'true']).status !== 0) continue;
+    const child = running(t, [...onCpu, 'unshare', '--mount', sleep, '600']);
+    const link = `/proc/${child.pid}/ns/mnt`;
+    await eventually(t, () => readlinkSync(`/proc/${child.pid}/exe`) === sleep);
+    const namespace = Number(/\d+/.exec(readlinkSync(link))?.[0]);
+    const isBound = native.mount(link, file, '', MS_BIND, '') === 0;
+    await end(child);
+    if (isBound) return namespace;
+  }
+  throw new Error('no namespace could be bound to a file');
 }
 
 /** Copies files to the same paths below a directory. */
@@ -274,6 +307,66 @@ for (const [form, { find, unmount }] of Object.entries(forms)) {
     await unmount(target);
   });
 
+  mountTest(`a mount namespace that only a descriptor keeps (${form})`, async (t) => {
+    const options = layers(scratch(t));
+    const mounted = mountOverlaySync(options);
+    const namespace = createNamespaceSync();
+    t.teardown(() => namespace.close());
+    const link = readlinkSync(`/proc/self/fd/${namespace.fd}`);
+    const expected = {
+      what: 'namespace',
+      path: options.target,
+      pid: process.pid,
+      descriptor: namespace.fd,
+      namespace: Number(/\d+/.exec(link)?.[0]),
+    };
+    const holders = await find(mounted);
+    t.is(holders.length, 1);
+    t.like(holders[0], expected);
+    t.regex(holders[0]?.command ?? '', /node/);
+    // It does not make the mount busy, and keeps its file system for all that.
+    await unmount(options.target);
+    const after = await find(mounted);
+    t.is(after.length, 1);
+    t.like(after[0], expected);
+    namespace.close();
+    t.deepEqual([...(await find(mounted))], []);
+  });
+
+  mountTest(`a mount namespace that only a file keeps (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    const mounted = mountOverlaySync(options);
+    makeTree(dir, { bound: '' });
+    const boundAt = join(dir, 'bound');
+    const namespace = await bindNamespace(t, boundAt);
+    const holders = await find(mounted);
+    t.is(holders.length, 1);
+    t.like(holders[0], { what: 'namespace', path: options.target, boundAt, namespace, pid: undefined });
+    native.umount(boundAt, 0);
+    t.deepEqual([...(await find(mounted))], []);
+    await unmount(options.target);
+  });
+
+  mountTest(`a mount namespace that one thread of a process is in (${form})`, async (t) => {
+    const options = layers(scratch(t));
+    const mounted = mountOverlaySync(options);
+    const script = `
+      const { parentPort } = require('node:worker_threads');
+      parentPort.postMessage(require('${packageRoot}/build/Release/test_support.node').unshareMounts());
+      parentPort.on('message', () => process.exit());`;
+    const worker = new Worker(script, { eval: true });
+    t.deepEqual(await once(worker, 'message'), [0]);
+    const holders = await find(mounted);
+    t.is(holders.length, 1);
+    t.like(holders[0], { what: 'namespace', path: options.target, pid: process.pid, descriptor: undefined });
+    const ended = once(worker, 'exit');
+    worker.postMessage('end');
+    await ended;
+    t.deepEqual([...(await find(mounted))], []);
+    await unmount(options.target);
+  });
+
   mountTest(`a layer of another overlay (${form})`, async (t) => {
     const dir = scratch(t);
     const options = layers(dir);
@@ -345,6 +438,24 @@ for (const [form, { find, unmount }] of Object.entries(forms)) {
     await t.throwsAsync(find(5 as never), { code: 'ERR_INVALID_ARG_TYPE', message: /"mount"/ });
   });
 }
+
+mountTest('kept mount namespaces, where the kernel may not list them', (t) => {
+  const options = layers(scratch(t));
+  const mounted = mountOverlaySync(options);
+  const namespace = createNamespaceSync();
+  t.teardown(() => namespace.close());
+  // Later kernels list them in the first pid namespace only.
+  const elsewhere = ['unshare', '--pid', '--fork'];
+  const holders = evaluateIn(elsewhere, 'overlayfs.findHolders(args[0], { timeout: 60_000 })', options.target);
+  t.like((holders as Holder[])[0], {
+    what: 'namespace',
+    path: options.target,
+    pid: process.pid,
+    descriptor: namespace.fd,
+  });
+  t.is((holders as Holder[]).length, 1);
+  mounted.unmountSync();
+});
 
 mountTest('processes of others are counted, and the search ends when it is told to', async (t) => {
   const { target, ...options } = layers(scratch(t));
