@@ -31,21 +31,22 @@ export function close(held: Held): void {
 
 interface Forgotten {
   readonly held: Held;
-  readonly warning: (descriptor: number) => string;
+  readonly warning: (descriptor: number) => string | undefined;
 }
 
 // Like FileHandle: what is forgotten is closed, with a warning, since that comes when it comes.
 const forgotten = new FinalizationRegistry<Forgotten>(({ held, warning }) => {
   const descriptor = take(held);
   if (descriptor === undefined) return;
-  process.emitWarning(warning(descriptor));
+  const text = warning(descriptor);
+  if (text !== undefined) process.emitWarning(text);
   // What it holds may have to be written back first.
   const plan = new Plan();
   plan.add(calls.close, [descriptor]);
   void perform(plan);
 });
 
-/** Has the descriptor closed when the object is gone. */
+/** Has the descriptor closed when the object is gone, with a warning if there is a text for it. */
 export function closeWith(owner: object, held: Held, warning: Forgotten['warning']): void {
   forgotten.register(owner, { held, warning });
 }

@@ -74,19 +74,29 @@ export function toTarget(value: unknown, namespace: Namespace | undefined): Path
   throw invalidArgumentValue('target', value, 'must be an absolute path where "namespace" is given');
 }
 
+const subjectOf = (namespace: Namespace) =>
+  ({ role: 'namespace', path: typeof namespace === 'number' ? `${namespace}` : namespace }) as const;
+
+/** A descriptor of the namespace for the plan alone, or one for whoever has it performed. */
+export function addOpen(plan: Plan, namespace: Namespace, isKept: boolean): Descriptor {
+  const path = typeof namespace === 'number' ? `/proc/thread-self/fd/${namespace}` : namespace;
+  const options = { subject: subjectOf(namespace), ...(isKept && { keep: true, output: 0 }) };
+  return plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_CLOEXEC, 0], options);
+}
+
 /**
  * Has the steps that follow see another namespace: its root is theirs, its mounts are what they change. Threads
  * share what they see, so the plan gets one of its own, which ends with it. Descriptors stay what they are.
+ *
+ * @returns the descriptor by which it is joined, for whoever has the plan performed if it is to be kept
  */
-export function addJoin(plan: Plan, namespace: Namespace): void {
+export function addJoin(plan: Plan, namespace: Namespace, isKept = false): Descriptor {
   plan.isOnOwnThread = true;
-  const subject = { role: 'namespace', path: typeof namespace === 'number' ? `${namespace}` : namespace } as const;
-  const descriptor: Descriptor =
-    typeof namespace === 'number'
-      ? namespace
-      : plan.add(calls.openat2, [k.AT_FDCWD, namespace, k.O_CLOEXEC, 0], { subject });
+  const isOpen = typeof namespace === 'number' && !isKept;
+  const descriptor: Descriptor = isOpen ? namespace : addOpen(plan, namespace, isKept);
   plan.add(calls.unshare, [k.CLONE_FS]);
-  plan.add(calls.setns, [descriptor, k.CLONE_NEWNS], { undo: true, subject });
+  plan.add(calls.setns, [descriptor, k.CLONE_NEWNS], { undo: true, subject: subjectOf(namespace) });
+  return descriptor;
 }
 
 const joining: ReadonlySet<Call> = new Set([calls.openat2, calls.setns]);
@@ -95,10 +105,9 @@ const joining: ReadonlySet<Call> = new Set([calls.openat2, calls.setns]);
 export function explainJoin({ step, errno }: StepFailure): OverlayError | undefined {
   const subject = step?.options.subject;
   if (step === undefined || subject?.role !== 'namespace' || !joining.has(step.call)) return undefined;
-  const shown =
-    typeof step.args[0] === 'number' && step.call === calls.setns && /^\d+$/.test(pathString(subject.path))
-      ? `the namespace of descriptor ${pathString(subject.path)}`
-      : `the namespace ${quotePath(subject.path)}`;
+  const shown = /^\d+$/.test(pathString(subject.path))
+    ? `the namespace of descriptor ${pathString(subject.path)}`
+    : `the namespace ${quotePath(subject.path)}`;
   const verdict: Pick<OverlayErrorFields, 'reason' | 'what'> =
     errno === e.EPERM || errno === e.EACCES
       ? { reason: 'namespace-denied', what: `this process may not join ${shown}` }

@@ -34,10 +34,15 @@ const addText = (plan: Plan, directory: Descriptor): Step =>
 const addIds = (plan: Plan): Step =>
   plan.stepOf(plan.add(calls.mount_ids, [-1], { output: DATA_OUTPUT, tolerate: 'any' }));
 
+/** What leads to the table of the thread, in whichever namespace it is by then. */
+export function addThreadSelf(plan: Plan): Descriptor {
+  const flags = k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC;
+  return plan.add(calls.openat2, [k.AT_FDCWD, '/proc/thread-self', flags, 0]);
+}
+
 /** Has the rest of the plan done in the namespace. What leads to the thread's own table is found before. */
 function addJoining(plan: Plan, namespace: Namespace | undefined): Descriptor {
-  const flags = k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC;
-  const self = plan.add(calls.openat2, [k.AT_FDCWD, '/proc/thread-self', flags, 0]);
+  const self = addThreadSelf(plan);
   if (namespace !== undefined) addJoin(plan, namespace);
   return self;
 }
@@ -142,9 +147,9 @@ export function* lookAtMounts(ids: readonly number[], mask: number): Dialogue<re
   return data instanceof StepFailure ? [] : readMountRecords(data);
 }
 
-/** The mounts with these unique ids that are still there. */
-export function* statRaw(ids: readonly number[]): Dialogue<readonly RawMount[]> {
-  const data = yield* askStatmount(undefined, WHOLE_MOUNT, ids);
+/** The mounts of a namespace with these unique ids that are still there. */
+export function* statRaw(ids: readonly number[], namespace: Namespace | undefined): Dialogue<readonly RawMount[]> {
+  const data = yield* askStatmount(namespace, WHOLE_MOUNT, ids);
   if (data instanceof StepFailure) throw explainTable(data);
   return readMountRecords(data);
 }
@@ -192,7 +197,7 @@ function join(text: Buffer, before?: Buffer, after?: Buffer): RawMount[] {
 const ID_SIZE = 8;
 
 /** `/proc/12` of `/proc/12/ns/mnt`. */
-function processOf(namespace: Path): string | undefined {
+export function processOf(namespace: Path): string | undefined {
   const text = typeof namespace === 'string' ? namespace : Buffer.from(namespace).toString('latin1');
   return /^(\/proc\/(?:\d+|self|thread-self)(?:\/task\/\d+)?)\/ns\/mnt$/.exec(text)?.[1];
 }

@@ -10,9 +10,10 @@ import * as k from '../kernel/constants.js';
 import { hold, holdSync } from '../kernel/dialogue.js';
 import { close, closeWith, type Held } from '../kernel/held.js';
 import { perform, performSync, StepFailure } from '../kernel/perform.js';
-import { Plan } from '../kernel/plan.js';
+import { type Descriptor, Plan } from '../kernel/plan.js';
+import { addJoin, addOpen, type Namespace } from './mount-namespace.js';
 import type { RawMount } from './raw-mount.js';
-import { explainTable, listRaw, statRaw } from './table.js';
+import { addThreadSelf, explainTable, listRaw, processOf, statRaw } from './table.js';
 
 export type MountEventType = 'mounted' | 'unmounted' | 'moved';
 
@@ -102,14 +103,32 @@ const READ_SIZE = 16384;
 const forgottenText = (descriptor: number): string =>
   `The watch of descriptor ${descriptor} is closed by garbage collection: leave its loop, or abort its signal`;
 
+/** What is opened for a watch. */
+interface Opened {
+  /** What tells of changes. */
+  readonly descriptor: number;
+  /** Of the namespace that is watched, when it is not the calling thread's. */
+  readonly namespace?: number;
+  /** The name of that one where no descriptor of it is of use: one that this process may not join. */
+  readonly named?: Namespace;
+}
+
 /** One look at the changes; next() again for the ones after it. */
 export abstract class Watch {
   readonly #held: Held;
+  readonly #namespace: Held | undefined;
   readonly #ending = new AbortController();
+  /** What is to be listed. */
+  protected readonly namespace: Namespace | undefined;
 
-  constructor(descriptor: number) {
+  constructor({ descriptor, namespace, named }: Opened) {
     this.#held = { descriptor };
     closeWith(this, this.#held, forgottenText);
+    if (namespace !== undefined) {
+      this.#namespace = { descriptor: namespace };
+      closeWith(this, this.#namespace, () => undefined);
+    }
+    this.namespace = namespace ?? named;
   }
 
   get descriptor(): number {
@@ -127,6 +146,7 @@ export abstract class Watch {
     if (this.isClosed) return;
     this.#ending.abort();
     close(this.#held);
+    if (this.#namespace !== undefined) close(this.#namespace);
   }
 
   /** Resolves when the descriptor is ready, or this is closed. */
@@ -156,26 +176,30 @@ class EventWatch extends Watch {
   /** What a comparison has told that the queue will tell again. */
   readonly #toldAlready = new Set<string>();
 
-  constructor(descriptor: number) {
-    super(descriptor);
+  constructor(opened: Opened) {
+    super(opened);
     // At once: what changes before it, and is then lost by a queue that runs over, could not be told.
     try {
-      for (const mount of holdSync(listRaw({}))) this.#known.set(keyOf(mount), mount);
+      for (const mount of holdSync(listRaw({ namespace: this.namespace }))) this.#known.set(keyOf(mount), mount);
     } catch (error) {
       this.close();
       throw error;
     }
   }
 
-  static open(): EventWatch | undefined {
+  static open(watched: Namespace | undefined): EventWatch | undefined {
     const plan = new Plan();
-    const namespace = plan.add(calls.openat2, [k.AT_FDCWD, '/proc/thread-self/ns/mnt', k.O_CLOEXEC, 0]);
+    const namespace = addOpen(plan, watched ?? '/proc/thread-self/ns/mnt', watched !== undefined);
     const flags = k.FAN_REPORT_MNT | k.FAN_CLOEXEC | k.FAN_NONBLOCK;
     const events = plan.add(calls.fanotify_init, [flags, 0], { keep: true, output: 0 });
     const args = [events, k.FAN_MARK_ADD | k.FAN_MARK_MNTNS, k.FAN_MNT_ATTACH | k.FAN_MNT_DETACH, namespace];
     plan.add(calls.fanotify_mark, args);
     const outcome = performSync(plan);
-    return outcome instanceof StepFailure ? undefined : new EventWatch(outcome.result(plan.stepOf(events)));
+    if (outcome instanceof StepFailure) return undefined;
+    return new EventWatch({
+      descriptor: outcome.result(plan.stepOf(events)),
+      ...(watched !== undefined && { namespace: outcome.result(plan.stepOf(namespace)) }),
+    });
   }
 
   async next(): Promise<RawMountEvent[] | undefined> {
@@ -204,7 +228,7 @@ class EventWatch extends Watch {
 
   async #explain(told: readonly Told[]): Promise<RawMountEvent[]> {
     const attached = told.filter(({ mask }) => mask & k.FAN_MNT_ATTACH).map(({ id }) => id);
-    const mounts = attached.length === 0 ? [] : await hold(statRaw(attached));
+    const mounts = attached.length === 0 ? [] : await hold(statRaw(attached, this.namespace));
     const found = new Map(mounts.map((mount) => [keyOf(mount), mount]));
     const events: RawMountEvent[] = [];
     for (const { mask, id } of told) {
@@ -226,7 +250,7 @@ class EventWatch extends Watch {
 
   /** The queue has run over: what has got lost shows in the table. */
   async #compare(): Promise<RawMountEvent[]> {
-    const after = await hold(listRaw({}));
+    const after = await hold(listRaw({ namespace: this.namespace }));
     const events = compareTables(this.#known, after);
     this.#known.clear();
     for (const mount of after) this.#known.set(keyOf(mount), mount);
@@ -240,10 +264,10 @@ class TableWatch extends Watch {
   #known: Known;
   #waiting: Promise<void> | undefined;
 
-  constructor(descriptor: number) {
-    super(descriptor);
+  constructor(opened: Opened) {
+    super(opened);
     try {
-      this.#known = TableWatch.#toKnown(holdSync(listRaw({})));
+      this.#known = TableWatch.#toKnown(holdSync(listRaw({ namespace: this.namespace })));
     } catch (error) {
       this.close();
       throw error;
@@ -254,13 +278,30 @@ class TableWatch extends Watch {
     return new Map(mounts.map((mount) => [keyOf(mount), mount]));
   }
 
-  static open(): TableWatch {
+  static open(watched: Namespace | undefined): TableWatch {
     const plan = new Plan();
-    const args = [k.AT_FDCWD, '/proc/thread-self/mountinfo', k.O_CLOEXEC, 0];
-    const file = plan.add(calls.openat2, args, { keep: true, output: 0 });
+    const self = addThreadSelf(plan);
+    // The table is that of the namespace in which it is opened, wherever it is read.
+    const namespace = watched === undefined ? undefined : addJoin(plan, watched, true);
+    const file = addTable(plan, self, 'mountinfo');
     const outcome = performSync(plan);
-    if (outcome instanceof StepFailure) throw explainTable(outcome);
-    return new TableWatch(outcome.result(plan.stepOf(file)));
+    if (outcome instanceof StepFailure) return TableWatch.#openDenied(outcome, watched);
+    return new TableWatch({
+      descriptor: outcome.result(plan.stepOf(file)),
+      ...(namespace !== undefined && { namespace: outcome.result(plan.stepOf(namespace)) }),
+    });
+  }
+
+  /** Who may not join a namespace may still read the tables of its processes. */
+  static #openDenied(failure: StepFailure, named: Namespace | undefined): TableWatch {
+    const error = explainTable(failure);
+    const process = typeof named === 'string' || named instanceof Uint8Array ? processOf(named) : undefined;
+    if (error.reason !== 'namespace-denied' || named === undefined || process === undefined) throw error;
+    const plan = new Plan();
+    const file = addTable(plan, k.AT_FDCWD, `${process}/mountinfo`);
+    const outcome = performSync(plan);
+    if (outcome instanceof StepFailure) throw error;
+    return new TableWatch({ descriptor: outcome.result(plan.stepOf(file)), named });
   }
 
   async next(): Promise<RawMountEvent[] | undefined> {
@@ -269,7 +310,7 @@ class TableWatch extends Watch {
         // The table is read when the wait has begun: beginning it takes note of all that was before.
         this.#waiting = this.wait(k.POLLPRI);
         this.#waiting.catch(() => {});
-        const after = await hold(listRaw({}));
+        const after = await hold(listRaw({ namespace: this.namespace }));
         const events = compareTables(this.#known, after);
         this.#known = TableWatch.#toKnown(after);
         if (events.length > 0 && !this.isClosed) return events;
@@ -281,8 +322,12 @@ class TableWatch extends Watch {
   }
 }
 
+/** A table whose changes can be waited for. */
+const addTable = (plan: Plan, directory: Descriptor, path: string): Descriptor =>
+  plan.add(calls.openat2, [directory, path, k.O_CLOEXEC, 0], { keep: true, output: 0 });
+
 /** Watches from now on. */
-export function openWatch(way?: WatchWay): Watch {
-  const events = way === 'table' ? undefined : EventWatch.open();
-  return events ?? TableWatch.open();
+export function openWatch(way?: WatchWay, namespace?: Namespace): Watch {
+  const events = way === 'table' ? undefined : EventWatch.open(namespace);
+  return events ?? TableWatch.open(namespace);
 }

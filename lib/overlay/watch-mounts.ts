@@ -1,6 +1,7 @@
 /** Changes of the mount table, for callers: an async iterator. */
 import { checkNames, checkSignal, checkWord, toOptions } from '../arguments.js';
 import { abortError } from '../errors.js';
+import { checkNamespace, type NamespaceLike } from '../mounts/mount-namespace.js';
 import { type MountEventType, openWatch, type RawMountEvent, type Watch, type WatchWay } from '../mounts/watch.js';
 import { type Encoding, entryMaker, type MountEntry } from './mount-entry.js';
 
@@ -14,13 +15,18 @@ export interface MountEvent<P extends string | Buffer = string> {
 }
 
 export interface WatchMountsOptions {
+  /**
+   * The mount namespace, instead of the calling thread's. The watch keeps it until it ends. Needs CAP_SYS_ADMIN over
+   * it; without, `/proc/PID/ns/mnt` is watched by what that process sees, for as long as it is there.
+   */
+  namespace?: NamespaceLike;
   /** Ends the watch: the iterator then throws an AbortError, as that of node:fs. */
   signal?: AbortSignal;
   /** `'buffer'` for paths as Buffers, which lose no byte. Default `'utf8'`. */
   encoding?: Encoding;
 }
 
-const names: ReadonlySet<string> = new Set(['signal', 'encoding']);
+const names: ReadonlySet<string> = new Set(['namespace', 'signal', 'encoding']);
 
 class MountWatch implements AsyncIterableIterator<MountEvent<string | Buffer>> {
   readonly #watch: Watch;
@@ -98,18 +104,20 @@ export function watchMountsWith(
   checkNames(checked, names);
   const signal = checkSignal(checked.signal);
   const encoding = checkWord(checked.encoding, 'encoding', ['utf8', 'buffer'] as const) ?? 'utf8';
-  return new MountWatch(openWatch(way), encoding, signal);
+  const namespace = checkNamespace(checked.namespace);
+  return new MountWatch(openWatch(way, namespace), encoding, signal);
 }
 
 /**
- * What is mounted, unmounted and moved in the calling thread's mount namespace from this call on, by whomever, until
- * the loop is left or the signal aborts. No change gets lost, however late it is asked for. Where fanotify(7) tells
+ * What is mounted, unmounted and moved in a mount namespace, the calling thread's or another, from this call on, by
+ * whomever, until the loop is left or the signal aborts. No change gets lost, however late it is asked for. Where fanotify(7) tells
  * of mounts (6.15) and the process may ask (CAP_SYS_ADMIN), each is told one by one; elsewhere the table is read
  * again whenever proc_pid_mountinfo(5) shows that it has changed, and what comes and goes between two looks is not
  * seen. Changes of flags and options are not told. Meanwhile one thread for all watches of the process sleeps in
  * epoll(7).
  *
- * @throws {OverlayError} `'out-of-descriptors'`, `'path-missing'` where there is no /proc
+ * @throws {OverlayError} `'out-of-descriptors'`, `'path-missing'` where there is no /proc; about `namespace` as
+ * `listMounts`
  */
 export function watchMounts(
   options: WatchMountsOptions & { encoding: 'buffer' },

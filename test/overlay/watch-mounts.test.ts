@@ -1,11 +1,20 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import test, { type ExecutionContext } from 'ava';
-import { type MountEvent, mountOverlaySync, type WatchMountsOptions, watchMounts } from 'overlayfs';
+import {
+  bindSync,
+  createNamespaceSync,
+  type MountEvent,
+  mountOverlaySync,
+  OverlayError,
+  unmountSync,
+  type WatchMountsOptions,
+  watchMounts,
+} from 'overlayfs';
 import { compareTables, readMountEvents, type WatchWay } from '#lib/mounts/watch.js';
 import { watchMountsWith } from '#lib/overlay/watch-mounts.js';
 import {
@@ -29,7 +38,13 @@ const MNT_DETACH = 2;
 type AnyEvent = MountEvent<string | Buffer>;
 
 /** A watch, and what it has seen below a directory. */
-function follow(t: ExecutionContext, dir: string, way: WatchWay | undefined, options?: WatchMountsOptions) {
+interface Followed {
+  readonly watch: AsyncIterableIterator<AnyEvent>;
+  readonly seen: AnyEvent[];
+  readonly ended: Promise<void>;
+}
+
+function follow(t: ExecutionContext, dir: string, way: WatchWay | undefined, options?: WatchMountsOptions): Followed {
   const watch = watchMountsWith(way, options);
   t.teardown(() => watch.return?.());
   const seen: AnyEvent[] = [];
@@ -193,6 +208,95 @@ for (const way of ways) {
     await nothingIsLeft(t, descriptors);
   });
 
+  mountTest(`another namespace: what changes there, and not here (${way})`, { needs }, async (t) => {
+    const dir = scratch(t);
+    makeTree(dir, { 'a/': '', 'b/': '', 'here/': '', 'early/': '' });
+    const [a, b] = [join(dir, 'a'), join(dir, 'b')];
+    const child = spawn('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', 'echo ready; exec sleep 1000'], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    t.teardown(() => child.kill('SIGKILL'));
+    await once(child.stdout, 'data');
+    child.stdout.destroy();
+    const path = `/proc/${child.pid}/ns/mnt`;
+    await eventually(t, () => countThreads() === 0);
+    const descriptors = countDescriptors();
+    const fd = openSync(path, 'r');
+    const other = createNamespaceSync();
+    bindSync(dir, join(dir, 'early'), { namespace: fd });
+    const watches = [path, fd, other].map((namespace) => follow(t, dir, way, { namespace }));
+    const [byPath, byDescriptor, unrelated] = watches as [Followed, Followed, Followed];
+    // Each has one of its own.
+    closeSync(fd);
+    other.close();
+    native.mount('here', join(dir, 'here'), 'tmpfs', 0, '');
+    const { id } = mountOverlaySync({ lowerdir: [a, b], target: a, source: 'one', namespace: path });
+    for (const { seen } of [byPath, byDescriptor]) {
+      await eventually(t, () => seen.length === 1);
+      t.deepEqual(seen.map(show), ['mounted one']);
+      t.is(seen[0]?.id, seen[0]?.mount?.uniqueId ?? id);
+      t.is(seen[0]?.mount?.target, a);
+      t.deepEqual(seen[0]?.mount?.overlay?.lowerdir, [a, b]);
+    }
+    unmountSync(a, { namespace: path });
+    unmountSync(join(dir, 'early'), { namespace: path });
+    for (const { seen } of [byPath, byDescriptor]) {
+      await eventually(t, () => seen.length === 3);
+      t.deepEqual(
+        seen
+          .slice(1)
+          .map(({ type, mount }) => [type, mount?.target])
+          .sort(),
+        [
+          ['unmounted', a],
+          ['unmounted', join(dir, 'early')],
+        ],
+      );
+    }
+    t.deepEqual(unrelated.seen, []);
+    // The namespace stays as long as the watches, of whatever process it was.
+    const ended = once(child, 'exit');
+    child.kill('SIGKILL');
+    await ended;
+    await setTimeout(20);
+    t.is(byPath.seen.length, 3);
+    for (const { watch, ended } of watches) {
+      await watch.return?.();
+      await ended;
+    }
+    await nothingIsLeft(t, descriptors);
+  });
+
+  mountTest(`sees each of many mounts and unmounts in another namespace (${way})`, { needs }, async (t) => {
+    const dir = scratch(t);
+    const count = scaled(500, 50);
+    makeTree(dir, Object.fromEntries(Array.from({ length: count }, (_, i) => [`${i}/`, ''])));
+    const namespace = createNamespaceSync();
+    t.teardown(() => namespace.close());
+    const { watch, seen, ended } = follow(t, dir, way, { namespace });
+    for (let i = 0; i < count; i++) bindSync(dir, join(dir, String(i)), { namespace });
+    await eventually(t, () => seen.length >= count, 30);
+    t.is(new Set(seen.map(({ mount }) => mount?.target)).size, count);
+    for (let i = 0; i < count; i++) unmountSync(join(dir, String(i)), { namespace });
+    await eventually(t, () => seen.length >= 2 * count, 30);
+    const ids = (type: string) => seen.filter((event) => event.type === type).map(({ id }) => id);
+    t.deepEqual(ids('unmounted').sort(), ids('mounted').sort());
+    t.is(seen.length, 2 * count);
+    await watch.return?.();
+    await ended;
+  });
+
+  mountTest(`a namespace that is not there, or is none (${way})`, { needs }, (t) => {
+    const descriptors = countDescriptors();
+    for (const namespace of ['/proc/0/ns/mnt', '/dev/null', '/proc/self/ns/net', 12_345]) {
+      t.throws(() => watchMountsWith(way, { namespace }), {
+        instanceOf: OverlayError,
+        message: /namespace.*is not (there|a mount namespace)/,
+      });
+    }
+    t.is(countDescriptors(), descriptors);
+  });
+
   mountTest(`a worker that ends while it watches leaves nothing (${way})`, { needs }, async (t) => {
     await eventually(t, () => countThreads() === 0);
     const descriptors = countDescriptors();
@@ -264,6 +368,24 @@ mountTest('without a capability', (t) => {
   t.is(evaluateIn(withoutCapabilities, `(async () => ${expression})()`, target), 'AbortError');
 });
 
+mountTest('a namespace that may not be joined, by the table of a process in it', (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'a/': '' });
+  const stop = join(dir, 'stop');
+  const churn = `(until [ -e ${stop} ]; do mount -t tmpfs late ${dir}/a; sleep 0.1; umount ${dir}/a; sleep 0.1; done)`;
+  const command = ['sh', '-c', `${churn} >/dev/null 2>&1 & exec "$@"`, 'sh', ...withoutCapabilities];
+  const expression = `{
+    for await (const { type, mount } of overlayfs.watchMounts({ namespace: '/proc/self/ns/mnt' })) {
+      if (type === 'mounted' && mount?.source === 'late') return mount.target;
+    }
+  }`;
+  try {
+    t.is(evaluateIn(command, `(async () => ${expression})()`), join(dir, 'a'));
+  } finally {
+    writeFileSync(stop, '');
+  }
+});
+
 test('what comes of the kernel, taken apart', (t) => {
   const event = (mask: number, id: bigint): Buffer => {
     const bytes = Buffer.alloc(40);
@@ -318,6 +440,8 @@ test('arguments are checked before anything is opened', (t) => {
   const descriptors = countDescriptors();
   t.throws(() => watch(null), { code: 'ERR_INVALID_ARG_TYPE', message: /"options"/ });
   t.throws(() => watch({ singal: undefined }), { code: 'ERR_INVALID_ARG_VALUE', message: /did you mean "signal"\?/ });
+  t.throws(() => watch({ namespace: -1 }), { code: 'ERR_INVALID_ARG_TYPE', message: /"namespace"/ });
+  t.throws(() => watch({ namespace: '' }), { code: 'ERR_INVALID_ARG_VALUE', message: /"namespace"/ });
   t.throws(() => watch({ signal: {} }), { code: 'ERR_INVALID_ARG_TYPE', message: /"signal"/ });
   t.throws(() => watch({ encoding: 'hex' }), { code: 'ERR_INVALID_ARG_VALUE', message: /"encoding"/ });
   t.is(countDescriptors(), descriptors);
