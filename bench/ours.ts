@@ -1,8 +1,9 @@
 /** The library's side, and that of the programs which it replaces. All times are in µs. */
 import { type ChildProcess, execFile, spawn as spawnPlain } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import {
   bindSync,
@@ -12,7 +13,7 @@ import {
   mountOverlaySync,
   type OverlayMount,
   spawn,
-  unmountSync,
+  unmountTreeSync,
   whiteoutSync,
 } from 'overlayfs';
 import { median } from './interleave.js';
@@ -162,21 +163,48 @@ export function layeredPair(directory: string, count: number): number {
   return now() - start;
 }
 
-/** Mounts, to be among many; returns what takes them away. */
-export function makeManyMounts(directory: string, count: number): () => void {
-  const source = join(directory, 'source');
-  mkdirSync(source, { recursive: true });
-  // In a mount of its own, with which all go at once.
-  bindSync(directory, directory);
-  for (let i = 0; i < count; i++) {
-    const target = join(directory, String(i));
-    mkdirSync(target);
-    bindSync(source, target);
+/** Mounts below a directory, to be among many. */
+export class ManyMounts {
+  readonly #directory: string;
+  #count = 0;
+
+  constructor(directory: string) {
+    this.#directory = directory;
   }
-  return () => {
-    unmountSync(directory, { detach: true });
-    rmSync(directory, { recursive: true });
-  };
+
+  /** So many at least. */
+  grow(count: number): void {
+    const source = join(this.#directory, 'source');
+    if (this.#count === 0) {
+      mkdirSync(source, { recursive: true });
+      // In a mount of its own, with which all go at once.
+      bindSync(this.#directory, this.#directory);
+    }
+    for (; this.#count < count; this.#count++) {
+      const target = join(this.#directory, String(this.#count));
+      mkdirSync(target, { recursive: true });
+      bindSync(source, target);
+    }
+  }
+
+  /** So many, and the kernel done with those that are gone. */
+  async become(count: number): Promise<void> {
+    if (this.#count > count) this.#unmount();
+    this.grow(count);
+    await setTimeout(50);
+  }
+
+  #unmount(): void {
+    unmountTreeSync(this.#directory, { bulk: true });
+    this.#count = 0;
+  }
+
+  /** All of them, also those that another object has made. */
+  remove(): void {
+    if (!existsSync(this.#directory)) return;
+    this.#unmount();
+    rmSync(this.#directory, { recursive: true });
+  }
 }
 
 /** The whole mount table. */

@@ -9,6 +9,7 @@
 //   handover SETS PAIRS BASE  the same, each call handed to a second thread and back -> MEDIAN TOTAL
 //   rootless SETS PAIRS BASE  a clone(2) whose child mounts in namespaces of its own, and close(2)  -> MEDIAN TOTAL
 //   mknod COUNT DIRECTORY     whiteouts, one mknod(2) each                           -> TOTAL
+//   unmount SETS BASE         what is mounted at their targets, one umount2(2) each  -> TOTAL
 //   table                     the mount table, read and split into lines and fields    -> TOTAL
 //
 // BASE holds the directories 0 to SETS - 1, used in turn, each with lower, upper, work and target in it.
@@ -243,6 +244,16 @@ static void measure_whiteouts(const char *directory, int count, int each, int li
   printf("%lld\n", (long long)total);
 }
 
+static void measure_unmounts(const char *base, int set_count) {
+  int64_t begin = now();
+  for (int i = 0; i < set_count; i++) {
+    char target[PATH_MAX];
+    snprintf(target, sizeof target, "%s/%d/target", base, i);
+    if (umount2(target, 0) != 0) err(1, "%s", target);
+  }
+  printf("%lld\n", (long long)(now() - begin));
+}
+
 static void measure_table(void) {
   int64_t begin = now();
   int table = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
@@ -283,6 +294,8 @@ static void serve(void) {
       measure_whiteouts(path, count, each, 0);
     } else if (sscanf(line, "link %d %d %4095[^\n]", &count, &each, path) == 3) {
       measure_whiteouts(path, count, each, 1);
+    } else if (sscanf(line, "unmount %d %4095[^\n]", &sets, path) == 2) {
+      measure_unmounts(path, sets);
     } else if (strcmp(line, "table\n") == 0) {
       measure_table();
     } else {

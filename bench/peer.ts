@@ -66,6 +66,12 @@ export class Peer {
     return total;
   }
 
+  /** Unmounts all sets, one after the other; in µs, for all of them. */
+  async unmount(base: string, sets: number): Promise<number> {
+    const [total = Number.NaN] = await this.#ask(`unmount ${sets} ${base}`);
+    return total;
+  }
+
   /** In µs: the mount table read and split. */
   async table(): Promise<number> {
     const [total = Number.NaN] = await this.#ask('table');

@@ -8,8 +8,8 @@ import {
   finding,
   layeredPair,
   listing,
+  ManyMounts,
   makeLayers,
-  makeManyMounts,
   makeWhiteoutDirectories,
   mappedPairs,
   pairsAtOnce,
@@ -25,7 +25,7 @@ import {
 } from './ours.js';
 import type { Peer } from './peer.js';
 import { type FileSystem, SET_COUNT, type Site, type Stage } from './stage.js';
-import { statsDuring, statsIdle, unmountAll, unmountAllInPool } from './stats.js';
+import { statsDuring, statsIdle, unmountAll, unmountAllByPeer, unmountAllInPool } from './stats.js';
 
 export interface Bound {
   readonly of: 'ratio' | 'difference' | 'ours';
@@ -69,6 +69,7 @@ const PROGRAM_PAIRS = 20;
 const TIMES_AT_ONCE = 4;
 const WARM_UP_PAIRS = 3000;
 const MOUNTS = 10_000;
+const FEW_MOUNTS = 100;
 const LAYERS = 500;
 const WHITEOUTS = 10_000;
 /** So many in a directory. */
@@ -146,6 +147,7 @@ const kinds: readonly Kind[] = [
   },
   stats('idle', () => ({ of: 'ratio', is: 'at most', limit: 2 })),
   stats('in the pool', () => undefined),
+  stats('C, in turn', () => undefined),
   rootless(true, 1.3),
   rootless('keep', undefined),
   {
@@ -215,10 +217,42 @@ const kinds: readonly Kind[] = [
     blocks: (site, peer) => [() => finding(join(site.many, '500'), 1000), () => peer.table()],
     bound: () => ({ of: 'ours', is: 'at most', limit: 15 }),
   }),
+  found(1000),
+  found(MOUNTS),
 ];
 
+/** Whether one mount takes longer to find among many than among few. */
+function found(count: number): Kind {
+  return {
+    what: `found among ${count} : ${FEW_MOUNTS}`,
+    unit: 'µs',
+    ratio: 'ours / peer',
+    waits: false,
+    on: ['tmpfs'],
+    setUp:
+      ({ many }) =>
+      () =>
+        new ManyMounts(many).remove(),
+    warmUpBlocks: 0, // what is compiled is the same for both sides
+    blocks: ({ many }) => {
+      const mounts = new ManyMounts(many);
+      const among = async (present: number) => {
+        await mounts.become(present);
+        return finding(join(many, String(FEW_MOUNTS - 1)), 1000);
+      };
+      return [() => among(count), () => among(FEW_MOUNTS)];
+    },
+    bound: () => ({ of: 'ratio', is: 'at most', limit: 1.25 }),
+  };
+}
+
 /** The program's own file I/O while the unmounts of overlays with much to write back are under way. */
-function stats(beside: 'idle' | 'in the pool', bound: Kind['bound']): Kind {
+function stats(beside: 'idle' | 'in the pool' | 'C, in turn', bound: Kind['bound']): Kind {
+  const besides = {
+    idle: statsIdle,
+    'in the pool': (site: Site) => statsDuring(site, unmountAllInPool),
+    'C, in turn': (site: Site, peer: Peer) => statsDuring(site, unmountAllByPeer(site, peer)),
+  };
   return {
     what: `stat, ${SET_COUNT} unmounts : ${beside}`,
     unit: 'µs',
@@ -227,16 +261,19 @@ function stats(beside: 'idle' | 'in the pool', bound: Kind['bound']): Kind {
     on: ['ext4'],
     spreads: true,
     warmUpBlocks: 3,
-    blocks: (site) => [
-      () => statsDuring(site, unmountAll),
-      () => (beside === 'idle' ? statsIdle(site) : statsDuring(site, unmountAllInPool)),
-    ],
+    blocks: (site, peer) => [() => statsDuring(site, unmountAll), () => besides[beside](site, peer)],
     bound,
   };
 }
 
 function amongMany(kind: Omit<Kind, 'waits' | 'on' | 'setUp'>): Kind {
-  return { ...kind, waits: false, on: ['tmpfs'], setUp: ({ many }) => makeManyMounts(many, MOUNTS) };
+  return { ...kind, waits: false, on: ['tmpfs'], setUp: ({ many }) => manyMounts(many, MOUNTS) };
+}
+
+function manyMounts(directory: string, count: number): () => void {
+  const mounts = new ManyMounts(directory);
+  mounts.grow(count);
+  return () => mounts.remove();
 }
 
 function rootless(mode: true | 'keep', limit: number | undefined): Kind {

@@ -1,4 +1,7 @@
-/** How long the program's own file I/O takes meanwhile: the 99th percentile of fs.promises.stat, in µs. */
+/**
+ * How long the program's own file I/O takes meanwhile: the 99th percentile of fs.promises.stat, in µs. A process of its
+ * own that makes the same unmounts one after the other shows what of it is the machine's: CPUs that do the kernel's work.
+ */
 import { writeFileSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { createRequire } from 'node:module';
@@ -6,7 +9,7 @@ import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { mountOverlaySync, type OverlayMount } from 'overlayfs';
 import { quantile } from './interleave.js';
-import { packageRoot } from './peer.js';
+import { type Peer, packageRoot } from './peer.js';
 import type { Site } from './stage.js';
 
 interface Pooled {
@@ -17,13 +20,14 @@ const { umountInPool }: Pooled = createRequire(import.meta.url)(join(packageRoot
 
 /** To be written back by each unmount. */
 const DIRTY = Buffer.alloc(512 * 1024, 'x');
-const IDLE_MS = 500;
+/** For each figure at least: the unmounts of one round are done in a few milliseconds. */
+const SAMPLES = 100;
 
 /**
  * One a millisecond, whether or not those before it are done: one after the other, the few that wait long would be
  * lost among the many that come after them.
  */
-async function measureStats(path: string, end: Promise<unknown>): Promise<number> {
+async function measureStats(path: string, end: Promise<unknown>): Promise<number[]> {
   const times: Promise<number>[] = [];
   const begin = (): void => {
     const start = performance.now();
@@ -32,12 +36,24 @@ async function measureStats(path: string, end: Promise<unknown>): Promise<number
   begin();
   const timer = setInterval(begin, 1);
   await end.finally(() => clearInterval(timer));
-  return quantile(await Promise.all(times), 0.99);
+  return Promise.all(times);
+}
+
+/** Rounds, until there are samples enough. */
+async function percentile(round: () => Promise<number[]>): Promise<number> {
+  const times: number[] = [];
+  while (times.length < SAMPLES) times.push(...(await round()));
+  return quantile(times, 0.99);
 }
 
 type UnmountAll = (mounts: readonly OverlayMount[]) => Promise<unknown>;
 
 export const unmountAll: UnmountAll = (mounts) => Promise.all(mounts.map((mount) => mount.unmount()));
+
+export const unmountAllByPeer =
+  (site: Site, peer: Peer): UnmountAll =>
+  () =>
+    peer.unmount(site.base, site.sets.length);
 
 export const unmountAllInPool: UnmountAll = (mounts) =>
   Promise.all(
@@ -47,13 +63,16 @@ export const unmountAllInPool: UnmountAll = (mounts) =>
     }),
   );
 
-export async function statsDuring(site: Site, unmount: UnmountAll): Promise<number> {
-  const mounts = site.sets.map((set) => {
-    const mount = mountOverlaySync(set);
-    writeFileSync(join(set.target, 'dirty'), DIRTY);
-    return mount;
+export function statsDuring(site: Site, unmount: UnmountAll): Promise<number> {
+  return percentile(() => {
+    const mounts = site.sets.map((set) => {
+      const mount = mountOverlaySync(set);
+      writeFileSync(join(set.target, 'dirty'), DIRTY);
+      return mount;
+    });
+    return measureStats(site.base, unmount(mounts));
   });
-  return measureStats(site.base, unmount(mounts));
 }
 
-export const statsIdle = (site: Site): Promise<number> => measureStats(site.base, setTimeout(IDLE_MS));
+export const statsIdle = (site: Site): Promise<number> =>
+  percentile(() => measureStats(site.base, setTimeout(SAMPLES)));

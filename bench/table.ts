@@ -67,7 +67,9 @@ export const footerText = `
 Medians of blocks that alternate between the two sides; ratios and differences of neighbouring blocks only.
 A pair is a mount and its unmount. An unmount waits for all CPUs, for an idle one in another way than for a
 busy one: both are measured, "busy" by a process that does nothing else. One CPU is for both sides, the other
-one for that process, or for nobody. Only "at once" has both sides on both CPUs.
+one for that process, or for nobody. Only "at once" and "stat" have both sides on both CPUs.
+A stat that is slower during unmounts than on an idle machine waits for a CPU: "C, in turn" is what a process of its
+own costs it that makes the same unmounts one after the other.
 The ratio is ours / peer: of times (less is better); of pairs/s, and for programs the times that ours is
 faster (more is better).`;
 
