@@ -37,10 +37,15 @@ for (const [form, calls] of Object.entries(forms)) {
     t.deepEqual(mountsBelow('/x'), [], 'not here');
     t.deepEqual(await listMounts({ target: '/x' }), []);
 
-    const again = await t.throwsAsync(() => calls.mount({ ...options, namespace, target: '/x' }), {
-      instanceOf: OverlayError,
-    });
-    t.like(again, { reason: 'target-mounted', path: '/x' });
+    for (const [exclusive, reason, path] of [
+      [true, 'upper-in-use', options.upperdir],
+      [false, 'target-mounted', '/x'],
+    ] as const) {
+      const again = await t.throwsAsync(() => calls.mount({ ...options, namespace, target: '/x', exclusive }), {
+        instanceOf: OverlayError,
+      });
+      t.like(again, { reason, path });
+    }
     await calls.unmount('/x', { namespace });
     t.is(exec('ls', '/x'), '');
 
