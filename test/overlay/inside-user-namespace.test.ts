@@ -95,8 +95,6 @@ const rows: readonly Row[] = [
       await mount.unmount();
       return length;`,
     outcome: 1,
-    // By the namespace's id: 6.12 answers with no mounts.
-    needs: 'pathDescriptors',
   },
   {
     of: ['unmountTree', 'unmountTreeSync'],

@@ -402,6 +402,7 @@ class Program;
 
 struct napi_value__ {
   int32_t number = 0;
+  bool is_place = false;  // in what is referenced
   bool is_object = false;
   std::map<std::string, napi_value> properties;
   std::vector<uint8_t> bytes;
@@ -435,6 +436,7 @@ struct napi_env__ {
     int32_t step, error, undo_error;
     bool cancelled;
     int descriptor;
+    int place;
   };
 
   pthread_t thread = pthread_self();
@@ -443,6 +445,7 @@ struct napi_env__ {
   napi_threadsafe_function function = nullptr;
   std::vector<std::pair<void (*)(void*), void*>> hooks;
   std::deque<napi_value__> handles;
+  std::vector<uint8_t> referenced;
   int scopes = 0;
   std::deque<napi_deferred__> deferreds;
   std::vector<Settled> settled;
@@ -586,6 +589,24 @@ napi_status napi_create_arraybuffer(napi_env env, size_t size, void** data, napi
   return napi_ok;
 }
 
+napi_status napi_create_reference(napi_env env, napi_value value, uint32_t, napi_ref* result) {
+  if (env->takes_no_more()) return napi_pending_exception;
+  env->referenced = std::move(value->bytes);
+  *result = nullptr;
+  return napi_ok;
+}
+
+napi_status napi_get_reference_value(napi_env env, napi_ref, napi_value* result) {
+  return napi_get_undefined(env, result);
+}
+
+napi_status napi_create_uint32(napi_env env, uint32_t number, napi_value* result) {
+  *result = env->make();
+  (*result)->number = static_cast<int32_t>(number);
+  (*result)->is_place = true;
+  return napi_ok;
+}
+
 napi_status napi_set_named_property(napi_env env, napi_value object, const char* name, napi_value value) {
   if (env->takes_no_more()) return napi_pending_exception;
   object->properties[name] = value;
@@ -609,7 +630,7 @@ napi_status napi_resolve_deferred(napi_env env, napi_deferred deferred, napi_val
   CHECK(deferred != nullptr && value != nullptr, "a promise or its value is missing");
   CHECK(!deferred->is_settled, "a promise was settled twice");
   deferred->is_settled = true;
-  napi_env__::Settled settled{deferred, !value->is_object, 0, 0, 0, false, -1};
+  napi_env__::Settled settled{deferred, !value->is_object, 0, 0, 0, false, -1, value->is_place ? value->number : -1};
   if (value->is_object) {
     settled.step = value->properties.at("step")->number;
     settled.error = value->properties.at("errno")->number;
@@ -842,9 +863,11 @@ class Program {
       counts.kept++;
       slot->check_done();
       if (slot->kind == Slot::keep_open) {
-        napi_callback_info__ info{{value(each.descriptor)}};
+        int32_t descriptor = each.descriptor;
+        if (each.place >= 0) memcpy(&descriptor, env_.referenced.data() + each.place, sizeof descriptor);
+        napi_callback_info__ info{{value(descriptor)}};
         Environment::disown(&env_, &info);
-        CHECK(each.descriptor >= 0 && close(each.descriptor) == 0, "descriptor %d", each.descriptor);
+        CHECK(descriptor >= 0 && close(descriptor) == 0, "descriptor %d", descriptor);
       } else if (slot->is_mount() && may_leave_mounts_ && random_.one_in(3)) {
         start(*slot, Slot::unmount, false);
       } else {
