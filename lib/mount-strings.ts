@@ -86,6 +86,7 @@ export function parseLowerdir(text: Uint8Array): { lowers: Buffer[]; data: Buffe
 export function shownLayers(text: Buffer): readonly [Buffer, ...Buffer[]] {
   if (!text.includes(BACKSLASH)) return [text];
   const unescaped = unescapeLayer(text);
+  if (text.equals(unescaped)) return [text];
   return text.equals(escapeLayer(unescaped) as Uint8Array) ? [unescaped, text] : [text, unescaped];
 }
 

@@ -198,6 +198,7 @@ test('what a shown upperdir can stand for', (t) => {
   t.deepEqual(readings('/a\\:b'), ['/a:b', '/a\\:b'], 'as escapeLayer writes it');
   t.deepEqual(readings('/a\\b'), ['/a\\b', '/ab'], 'as it does not');
   t.deepEqual(readings('/a\\\\'), ['/a\\', '/a\\\\']);
+  t.deepEqual(readings('/a\\'), ['/a\\'], 'a backslash at the end escapes nothing');
 });
 
 test('one option among the others', (t) => {

@@ -9,7 +9,7 @@ import * as k from '../kernel/constants.js';
 import type { Dialogue } from '../kernel/dialogue.js';
 import { addLook, type Found, readLook, readMountId } from '../kernel/look.js';
 import { Plan, type Step } from '../kernel/plan.js';
-import { findOption, findOptions, splitLowerdir, unescapeLayer } from '../mount-strings.js';
+import { findOption, findOptions, shownLayers, splitLowerdir } from '../mount-strings.js';
 import { isAbsolute, isAtOrBelow, type Path, pathString, toBytes } from '../paths.js';
 import { findKept, type KeptMount } from './kept-namespaces.js';
 import { addJoin } from './mount-namespace.js';
@@ -85,7 +85,7 @@ const isCopy = (
 
 function showsWorkdir({ superOptions }: Pick<MountinfoEntry, 'superOptions'>, workdir: Path): boolean {
   const shown = findOption(superOptions, 'workdir');
-  return shown !== undefined && [shown, unescapeLayer(shown)].some((path) => path.equals(toBytes(workdir)));
+  return shown !== undefined && shownLayers(shown).some((path) => path.equals(toBytes(workdir)));
 }
 
 /** Mounts inside the mounts, at any depth. */
@@ -136,11 +136,11 @@ function* findLoops(ids: Wanted['ids'], patience: Patience): Dialogue<Holder[]> 
   return found.map(([loop, via]) => ({ what: 'loop', ...loop, ...via }));
 }
 
-/** The layers that a line of the mount table may mean: it does not tell an escaped path from a plain one. */
+/** The layers that a line of the mount table may mean. */
 function layersOf({ superOptions }: MountinfoEntry): Buffer[] {
   const values = (name: string) => findOptions(superOptions, name);
   const single = ['upperdir', 'lowerdir+', 'datadir+'].flatMap(values);
-  const layers = [...values('lowerdir').flatMap(splitLowerdir), ...single, ...single.map(unescapeLayer)];
+  const layers = [...values('lowerdir').flatMap(splitLowerdir), ...single.flatMap(shownLayers)];
   const byText = new Map(layers.filter(isAbsolute).map((layer) => [layer.toString('latin1'), layer]));
   return [...byText.values()];
 }

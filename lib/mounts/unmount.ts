@@ -11,7 +11,7 @@ import { type Held, take } from '../kernel/held.js';
 import { addLook, type Found, lookSync, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
-import { findOption, unescapeLayer } from '../mount-strings.js';
+import { findOption, shownLayers } from '../mount-strings.js';
 import {
   isAbsolute,
   joinPath,
@@ -140,8 +140,8 @@ function findWorkdir(mounted: Mounted, options: UnmountOptions): Path | undefine
   const entry = readMountinfo().find((candidate) => candidate.id === found.mountId && candidate.type === 'overlay');
   const text = entry && findOption(entry.superOptions, 'workdir');
   if (text === undefined) return undefined;
-  // The table does not tell an escaped path from a plain one (a descriptor's): the one that exists is meant.
-  const candidates = [text, unescapeLayer(text)].filter((path, i, [first]) => i === 0 || !path.equals(first as Buffer));
+  // The one that exists is meant.
+  const candidates = shownLayers(text);
   const [workdir, another] = candidates.length === 1 ? candidates : candidates.filter(exists);
   // Where mount(2) or fsconfig(2) could not take the path, it was a descriptor's, of the process that mounted.
   const isDescriptor = text.toString('latin1').startsWith('/proc/self/fd/');

@@ -11,7 +11,7 @@ import type { Held } from '../kernel/held.js';
 import { addLook, type Found, readLook } from '../kernel/look.js';
 import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
-import { findOption, unescapeLayer } from '../mount-strings.js';
+import { findOption, shownLayers } from '../mount-strings.js';
 import { idHalves, isUniqueId } from '../mounts/mounted.js';
 import { readMountinfo } from '../mounts/mountinfo.js';
 import type { RawMount } from '../mounts/raw-mount.js';
@@ -263,8 +263,7 @@ function* learnOne({ uniqueId, target, options }: RawMount): Dialogue<void> {
   const shown = Buffer.from(options, 'latin1');
   const found = roles.flatMap((as) => {
     const text = findOption(shown, as);
-    // It does not tell an escaped path from a plain one.
-    const paths = text === undefined ? [] : [text, unescapeLayer(text)];
+    const paths = text === undefined ? [] : shownLayers(text);
     return paths.filter(isAbsolute).map((path) => ({ as, path }));
   });
   const keys = yield* findKeys(found.map(({ path }) => path));

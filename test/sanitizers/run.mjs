@@ -167,7 +167,7 @@ async function suite() {
   const library = execFileSync(cxx, ['-print-file-name=libasan.so'], { encoding: 'utf8' }).trim();
   const { status, output } = await run([...prefix, process.execPath, bin('ava')], {
     cwd: copy,
-    seconds: 280,
+    seconds: 600,
     env: {
       TMPDIR: tmp,
       LD_PRELOAD: library,

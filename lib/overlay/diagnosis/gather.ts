@@ -10,7 +10,7 @@ import { ask, type Dialogue, list } from '../../kernel/dialogue.js';
 import { addLook, type Found, readLook, STATFS_OUTPUT } from '../../kernel/look.js';
 import { type Outputs, StepFailure } from '../../kernel/perform.js';
 import { type Descriptor, Plan, type Step, type Subject } from '../../kernel/plan.js';
-import { findOption, unescapeLayer } from '../../mount-strings.js';
+import { findOption, shownLayers } from '../../mount-strings.js';
 import { type MountinfoEntry, readMountinfo } from '../../mounts/mountinfo.js';
 import { isAbsolute, joinPath, type Path, toBytes, withoutTrailingSlashes } from '../../paths.js';
 import { isOtherUserNamespace } from '../features.js';
@@ -197,10 +197,8 @@ function* gatherShownUses(paths: readonly PathFacts[], table: readonly Mountinfo
     for (const as of ['upperdir', 'workdir'] as const) {
       const text = findOption(superOptions, as);
       if (text === undefined) continue;
-      // The table does not tell an escaped path from a plain one.
-      for (const path of new Set([text.toString('latin1'), unescapeLayer(text).toString('latin1')])) {
-        const bytes = Buffer.from(path, 'latin1');
-        if (isAbsolute(bytes)) looks.push({ step: addLook(plan, bytes), target, as });
+      for (const path of shownLayers(text)) {
+        if (isAbsolute(path)) looks.push({ step: addLook(plan, path), target, as });
       }
     }
   }
