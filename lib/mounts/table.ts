@@ -129,22 +129,21 @@ function* listByStatmount({ namespace, select }: TableQuery): Dialogue<RawMount[
     const basics = yield* askStatmount(namespace, MOUNT_BASICS);
     if (basics instanceof StepFailure) return undefined;
     const all = readMountRecords(basics);
-    if (isMisplaced(all, namespace)) return undefined;
+    if (namespace !== undefined && isMisplaced(all)) return undefined;
     ids = all.filter(select).map(({ uniqueId }) => uniqueId as number);
     if (ids.length === 0) return [];
   }
   const whole = yield* askStatmount(namespace, WHOLE_MOUNT, ids);
   if (whole instanceof StepFailure || !isWhole(whole)) return undefined;
   const mounts = readMountRecords(whole);
-  return ids === undefined && isMisplaced(mounts, namespace) ? undefined : mounts;
+  return namespace !== undefined && ids === undefined && isMisplaced(mounts) ? undefined : mounts;
 }
 
 /**
- * Linux 6.11 and 6.12 tell the targets in another namespace from the first mount on its root, as if that covered it,
- * and where it does not, that of no mount: its root is missing then.
+ * Linux 6.11 and 6.12 tell of another namespace what is below the first mount on its root, as if that covered it. Where
+ * it does not, the table is not whole: it has no root.
  */
-const isMisplaced = (all: readonly RawMount[], namespace: Namespace | undefined): boolean =>
-  namespace !== undefined && !all.some(({ target }) => target === '/');
+export const isMisplaced = (all: readonly RawMount[]): boolean => !all.some(({ target }) => target === '/');
 
 /**
  * What the kernel tells of those of the mounts with these unique ids that are still there: STATMOUNT_*. Nothing where
