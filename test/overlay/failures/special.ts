@@ -252,7 +252,8 @@ export const specialRows: readonly FailureRow[] = [
     { lowerdir: ['l1', 'fs/l'] },
     fails('explained', 'explained', /fs\/l'/, 'fs/l'),
     [made('ext4 with casefold', 'fs', 'l'), attributed('+F', 'fs/l')],
-    { instead: { lowerdir: 'l1' }, where: 'mkfs.ext4 with casefold', needs: ['fsContext'] },
+    // Asked by mount(2), the kernel tells its log only.
+    { instead: { lowerdir: 'l1' }, where: 'mkfs.ext4 with casefold', needs: ['fsContext'], ways: ['as it comes'] },
   ),
   refused(
     'upper and work on a bind mount that has no id for the mounting user',
