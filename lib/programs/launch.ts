@@ -1,7 +1,7 @@
 /** What the launcher is told, so that a program sees mounts at places: native/launch.cc says how. Pure. */
 import * as k from '../kernel/constants.js';
 import { type Ids, idMaps } from '../kernel/namespaces.js';
-import { type Path, toBytes } from '../paths.js';
+import { isAtOrBelow, type Path, toBytes } from '../paths.js';
 
 /** A mount and where it is to be seen. */
 export interface Placed {
@@ -50,9 +50,15 @@ function toNamespaces({ user }: Launch): Order[] {
   ];
 }
 
-/** All mounts are taken hold of before one is attached, which may hide another. */
+/**
+ * All mounts are taken hold of before one is attached, which may hide another. What is to be read-only or hidden may
+ * be inside of one, and so comes after that; but a tree in which a mount is shown becomes read-only without it.
+ */
 export function orders(launch: Launch): Order[] {
   const { report, mounts, cwd, argv0, command, user } = launch;
+  const isAround = (path: Path) => mounts.some(({ at }) => isAtOrBelow(at, path) && !isAtOrBelow(path, at));
+  const around = launch.readonly.filter(isAround);
+  const others = launch.readonly.filter((path) => !isAround(path));
   const descriptors = mounts.flatMap(({ mount }) => (typeof mount === 'number' ? [mount] : []));
   return [
     { word: 'report', args: [String(report)] },
@@ -62,9 +68,10 @@ export function orders(launch: Launch): Order[] {
     ...mounts.map(({ mount, at }) =>
       typeof mount === 'number' ? { word: 'clone', args: [String(mount)], path: at } : about('tree', mount),
     ),
-    ...launch.readonly.map((path) => about('readonly', path)),
-    ...launch.hidden.map((path) => about('hide', path)),
+    ...around.map((path) => about('readonly', path)),
     ...mounts.map(({ at }) => about('attach', at)),
+    ...others.map((path) => about('readonly', path)),
+    ...launch.hidden.map((path) => about('hide', path)),
     ...(user === undefined ? [] : [{ word: 'drop', args: [] }]),
     about('chdir', cwd),
     ...(argv0 === undefined ? [] : [{ word: 'argv0', args: [argv0] }]),

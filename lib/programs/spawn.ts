@@ -1,12 +1,20 @@
 /** Programs that see mounts at places of their choice, in namespaces of their own. */
 import { type ChildProcess, type SpawnOptions as NodeSpawnOptions, spawn as nodeSpawn } from 'node:child_process';
-import { statSync } from 'node:fs';
 import type { Readable } from 'node:stream';
-import { checkNames, toOptions } from '../arguments.js';
+import { checkNames, checkWord, toOptions } from '../arguments.js';
 import { launcher } from '../binding.cjs';
 import * as e from '../errnos.js';
-import { conflictingOptions, invalidArgumentType, OverlayError, platformError } from '../errors.js';
+import {
+  conflictingOptions,
+  invalidArgumentType,
+  invalidArgumentValue,
+  OverlayError,
+  outOfRange,
+  platformError,
+} from '../errors.js';
 import { calls } from '../kernel/calls.js';
+import { AT_SYMLINK_NOFOLLOW, S_IFDIR, S_IFLNK } from '../kernel/constants.js';
+import { lookSync } from '../kernel/look.js';
 import { ownIds } from '../kernel/namespaces.js';
 import { Plan } from '../kernel/plan.js';
 import { Mount, mountedOf } from '../mounts/mount.js';
@@ -30,9 +38,12 @@ export interface SpawnOptions
     Pick<NodeSpawnOptions, (typeof passedNames)[number] | 'argv0' | 'shell'> {
   /** More mounts, each at its place. */
   mounts?: readonly PlacedMount[];
-  /** Directories that the program can only read, with all that is mounted in them (Linux 5.12). */
+  /**
+   * Directories that the program can only read, with all that is mounted in them (Linux 5.12), but for the mounts that
+   * are shown in them.
+   */
   readonly?: readonly PathLike[];
-  /** Directories and files that the program finds empty. */
+  /** Directories and files that the program finds empty: those of a mount that is shown, where they are in one. */
   hidden?: readonly PathLike[];
   /** Where the program starts. Default: the working directory of this process, as the program sees it. */
   cwd?: PathLike;
@@ -57,6 +68,9 @@ interface Checked {
   readonly cwd: Path;
 }
 
+/** As many as the launcher has room for. */
+const MOST_MOUNTS = 64;
+
 function checkPlaced(value: unknown, name: string): Checked['mounts'][number] {
   const { mount, at } = toOptions(value as Partial<PlacedMount>, name);
   const prefix = name === 'options' ? '' : `${name}.`;
@@ -77,17 +91,36 @@ function checkList(value: unknown, name: string): readonly unknown[] {
   return value;
 }
 
+function checkText(value: unknown, name: string): void {
+  if (typeof value !== 'string') throw invalidArgumentType(name, 'a string', value);
+  if (value.includes('\0')) throw invalidArgumentValue(name, value, 'must not have a NUL in it');
+}
+
+/** What would reach node:child_process as something else, whose error would then be about that. */
+function checkPassed({ argv0, shell, stdio }: SpawnOptions): void {
+  if (argv0 !== undefined) checkText(argv0, 'argv0');
+  if (shell !== undefined && typeof shell !== 'boolean') checkText(shell, 'shell');
+  if (typeof stdio === 'string') checkWord(stdio, 'stdio', ['pipe', 'overlapped', 'ignore', 'inherit']);
+  else checkList(stdio, 'stdio');
+}
+
 function check(command: unknown, args: unknown, options: SpawnOptions): Checked {
   if (typeof command !== 'string' || command === '') throw invalidArgumentType('command', 'a name or a path', command);
+  checkText(command, 'command');
   checkList(args, 'args').forEach((arg, i) => {
-    if (typeof arg !== 'string') throw invalidArgumentType(`args[${i}]`, 'a string', arg);
+    checkText(arg, `args[${i}]`);
   });
   checkNames(toOptions(options), names);
+  checkPassed(options);
   const paths = (name: 'readonly' | 'hidden') =>
     checkList(options[name], name).map((path, i) => toAbsolute(toPath(path, `${name}[${i}]`)));
   const single = options.mount === undefined && options.at === undefined ? [] : [checkPlaced(options, 'options')];
+  const listed = checkList(options.mounts, 'mounts');
+  if (single.length + listed.length > MOST_MOUNTS) {
+    throw outOfRange('mounts', `a list of at most ${MOST_MOUNTS - single.length} mounts`, String(listed.length));
+  }
   return {
-    mounts: [...single, ...checkList(options.mounts, 'mounts').map((placed, i) => checkPlaced(placed, `mounts[${i}]`))],
+    mounts: [...single, ...listed.map((placed, i) => checkPlaced(placed, `mounts[${i}]`))],
     readonly: paths('readonly'),
     hidden: paths('hidden'),
     cwd: toAbsolute(options.cwd === undefined ? '.' : toPath(options.cwd, 'cwd')),
@@ -115,9 +148,6 @@ const pathReasons: Readonly<Record<number, Reason>> = {
   [e.EACCES]: 'path-inaccessible',
   [e.ELOOP]: 'path-inaccessible',
 };
-
-const isDirectory = (path: Path): boolean =>
-  statSync(path as Buffer, { throwIfNoEntry: false })?.isDirectory() === true;
 
 /** As node:child_process has it. */
 function commandError(command: string, args: readonly string[], errno: number): Error {
@@ -151,17 +181,19 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
     }
     return fields('no-privilege', 'this process may not make a mount namespace');
   }
-  if ((word === 'attach' || word === 'clone') && errno === e.EINVAL && path !== undefined && isDirectory(path)) {
+  const type = path === undefined ? undefined : lookSync(path, { flags: AT_SYMLINK_NOFOLLOW }).type;
+  if ((word === 'attach' || word === 'clone') && errno === e.EINVAL && type === S_IFDIR) {
     return fields('shown-before', `the detached mount cannot be shown at${shown}`);
   }
   if (word === 'attach') {
+    if (type === S_IFLNK) return fields('target-symlink', `the mount cannot be shown at${shown}, a symbolic link`);
     const reasons: Partial<Record<number, Reason>> = {
       [e.ENOENT]: 'target-missing',
       [e.ENOTDIR]: 'target-not-directory',
       [e.EINVAL]: 'target-not-directory',
     };
     return fields(
-      reasons[errno] ?? 'unexplained',
+      reasons[errno] ?? pathReasons[errno] ?? 'unexplained',
       `the mount cannot be shown at${shown}`,
       'name a directory that is there',
     );
@@ -192,8 +224,9 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
  * program can only read, or finds empty.
  *
  * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`
+ * @throws {RangeError} `ERR_OUT_OF_RANGE`: more than 64 mounts
  * @throws {OverlayError} by the event: `reason` is `'rootless-forbidden'`, `'no-privilege'`, `'target-missing'`,
- * `'target-not-directory'`, `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'` or `'shown-before'`;
+ * `'target-not-directory'`, `'target-symlink'`, `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'` or `'shown-before'`;
  * where the program is not found, Node's own error
  */
 export function spawn(command: string, args: readonly string[] = [], options: SpawnOptions = {}): ChildProcess {
@@ -220,6 +253,8 @@ export function spawn(command: string, args: readonly string[] = [], options: Sp
   });
   const passed = Object.fromEntries(passedNames.flatMap((name) => (name in options ? [[name, options[name]]] : [])));
   const child = nodeSpawn(launcher(), toArguments(given), { ...passed, stdio });
+  // Where no descriptor is left, Node has made no streams, and emits the error.
+  if (child.stdio === undefined) return child;
   const reported = child.stdio[report] as Readable | undefined;
   // The launcher's are no business of the caller's.
   (child.stdio as unknown[]).length = own;

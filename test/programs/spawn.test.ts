@@ -112,6 +112,9 @@ mountTest('what does not start is an error with a reason, and exit code 127', { 
       await why('no-such-program'), await why('true', [], { cwd: join(dir, 'none') }),
       await why('true', [], { at: join(dir, 'none') }), await why('true', [], { at: join(dir, 'lower/file') }),
       await why('true', [], { hidden: [join(dir, 'none')] }), await why(join(dir, 'lower/file')),
+      await why('true', [], { at: (fs.symlinkSync('lower', join(dir, 'upper/link')), join(dir, 'upper/link')) }),
+      await why('true', [], { at: (fs.symlinkSync('loop', join(dir, 'upper/loop')), join(dir, 'upper/loop')) }),
+      await why('true', [], { at: join(dir, 'upper/loop/in') }),
     ];`,
     dir,
   );
@@ -122,7 +125,51 @@ mountTest('what does not start is an error with a reason, and exit code 127', { 
     [127, 'EINVAL', 'target-not-directory', join(dir, 'lower/file')],
     [127, 'ENOENT', 'path-missing', join(dir, 'none')],
     [127, 'EACCES', `spawn ${join(dir, 'lower/file')}`, join(dir, 'lower/file')],
+    [127, 'EINVAL', 'target-symlink', join(dir, 'upper/link')],
+    [127, 'EINVAL', 'target-symlink', join(dir, 'upper/loop')],
+    [127, 'ELOOP', 'path-inaccessible', join(dir, 'upper/loop/in')],
   ]);
+});
+
+mountTest(
+  'what is hidden or read-only in a mount is so in that mount, and a mount in what is read-only is not',
+  { needs },
+  (t) => {
+    const dir = scratch(t, 'disk');
+    plainLayers(dir);
+    makeTree(dir, { 'lower/secret': 'secret', 'lower/etc/conf': 'old' });
+    giveTo(join(dir, 'lower/etc'), join(dir, 'lower/etc/conf'));
+    const outcome = evaluateAsNobody(
+      `${prelude}
+    const tried = 'exec 2>/dev/null; cat secret; echo new > etc/conf || echo no; echo new > file && echo yes';
+    return [
+      await run('sh', ['-c', tried], { hidden: [join(at, 'secret')], readonly: [join(at, 'etc'), dir] }),
+      await run('sh', ['-c', tried], { readonly: [at] }),
+    ];`,
+      dir,
+    );
+    t.deepEqual(outcome, [
+      { code: 0, signal: null, text: 'no\nyes' },
+      { code: 2, signal: null, text: 'secretno' },
+    ]);
+  },
+);
+
+mountTest('where no descriptor is left, the error comes as an event', { needs }, (t) => {
+  const dir = scratch(t, 'disk');
+  plainLayers(dir);
+  const outcome = evaluateAsNobody(
+    `${prelude}
+    await run('true');
+    const all = [];
+    try { for (;;) all.push(fs.openSync('/dev/null')); } catch {}
+    const child = overlayfs.spawn('true', [], { mount, at });
+    const { code } = await new Promise((resolve) => child.on('error', resolve));
+    for (const one of all) fs.closeSync(one);
+    return code;`,
+    dir,
+  );
+  t.is(outcome, 'EMFILE');
 });
 
 mountTest(
@@ -215,4 +262,10 @@ test('arguments are checked before anything starts', (t) => {
   refuse(['true', [], { hiden: [] }], 'ERR_INVALID_ARG_VALUE', /did you mean "hidden"\?/);
   refuse(['true', [], { uid: 5 }], 'ERR_INVALID_ARG_VALUE', /"uid"/);
   refuse(['true', [], { readonly: true }], 'ERR_INVALID_ARG_TYPE', /"readonly"/);
+  refuse(['tr\0ue'], 'ERR_INVALID_ARG_VALUE', /"command"/);
+  refuse(['true', ['', 'a\0b']], 'ERR_INVALID_ARG_VALUE', /"args\[1\]"/);
+  refuse(['true', [], { argv0: 5 }], 'ERR_INVALID_ARG_TYPE', /"argv0"/);
+  refuse(['true', [], { shell: 5 }], 'ERR_INVALID_ARG_TYPE', /"shell"/);
+  refuse(['true', [], { stdio: 'pip' }], 'ERR_INVALID_ARG_VALUE', /"stdio"/);
+  refuse(['true', [], { mounts: new Array(65).fill({}) }], 'ERR_OUT_OF_RANGE', /"mounts"/);
 });
