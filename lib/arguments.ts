@@ -75,6 +75,9 @@ export function checkWord<W extends string>(value: unknown, name: string, words:
     : invalidArgumentType(name, expected.slice(8), value);
 }
 
+/** Whether the number can be a descriptor's: plans have others of their own, from 2^30 on. */
+export const isDescriptor = (value: number): boolean => Number.isInteger(value) && value >= 0 && value < 2 ** 30;
+
 /** The option as a number of milliseconds, Infinity among them, or undefined where it is left out. */
 export function checkMilliseconds(value: unknown, name: string): number | undefined {
   if (value === undefined) return undefined;

@@ -1,4 +1,5 @@
 /** Mount namespaces: which one a call is about, and private ones that a descriptor holds. */
+import { isDescriptor } from '../arguments.js';
 import * as e from '../errnos.js';
 import { invalidArgumentType, invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
 import { type Call, calls } from '../kernel/calls.js';
@@ -59,7 +60,7 @@ export function checkNamespace(value: unknown, name = 'namespace'): Namespace | 
   if (value === undefined) return undefined;
   const found = value instanceof MountNamespace ? value.fd : value;
   if (typeof found === 'number') {
-    if (Number.isInteger(found) && found >= 0) return found;
+    if (isDescriptor(found)) return found;
     const expected = value instanceof MountNamespace ? 'a MountNamespace that is not closed' : 'a descriptor';
     throw invalidArgumentType(name, `${expected}, or the path of a mount namespace`, value);
   }
@@ -81,7 +82,8 @@ const subjectOf = (namespace: Namespace) =>
 export function addOpen(plan: Plan, namespace: Namespace, isKept: boolean): Descriptor {
   const path = typeof namespace === 'number' ? `/proc/thread-self/fd/${namespace}` : namespace;
   const options = { subject: subjectOf(namespace), ...(isKept && { keep: true, output: 0 }) };
-  return plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_CLOEXEC, 0], options);
+  // What is no namespace may be a FIFO, which would be waited for.
+  return plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_CLOEXEC | k.O_NONBLOCK, 0], options);
 }
 
 /**

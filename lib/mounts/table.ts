@@ -9,7 +9,7 @@ import { addLook, readLook } from '../kernel/look.js';
 import { DATA_OUTPUT, type Outputs, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
 import { type Path, pathString, quotePath } from '../paths.js';
-import { addJoin, explainJoin, type Namespace } from './mount-namespace.js';
+import { addJoin, addOpen, explainJoin, type Namespace } from './mount-namespace.js';
 import { splitMountinfo } from './mountinfo.js';
 import { mountinfoReader, type RawMount } from './raw-mount.js';
 import { MOUNT_BASICS, readMountRecords, tellsSources, WHOLE_MOUNT } from './statmount.js';
@@ -103,11 +103,7 @@ function* askStatmount(
 ): Dialogue<Buffer | StepFailure> {
   const plan = new Plan();
   const descriptor =
-    typeof namespace === 'number'
-      ? namespace
-      : namespace === undefined
-        ? -1
-        : plan.add(calls.openat2, [k.AT_FDCWD, namespace, k.O_CLOEXEC, 0]);
+    typeof namespace === 'number' ? namespace : namespace === undefined ? -1 : addOpen(plan, namespace, false);
   const args = [descriptor, mask, wanted === undefined ? null : packIds(wanted)];
   const table = plan.stepOf(plan.add(calls.mount_table, args, { output: DATA_OUTPUT }));
   const outcome = yield* ask(plan);

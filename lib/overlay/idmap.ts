@@ -1,6 +1,6 @@
 /** Layers whose files show with other owners than they have on disk: idmapped mounts, mount_setattr(2). */
 
-import { checkNames } from '../arguments.js';
+import { checkNames, isDescriptor } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
@@ -74,7 +74,7 @@ function toText(mappings: readonly IdMapping[], ids: 'uid' | 'gid'): string {
 
 function checkMap(value: unknown, name: string): MapSource {
   if (typeof value === 'number') {
-    if (Number.isInteger(value) && value >= 0 && value < 2 ** 30) return { descriptor: value };
+    if (isDescriptor(value)) return { descriptor: value };
     throw invalidArgumentValue(name, value, 'must be a descriptor');
   }
   if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list of ranges, or a descriptor', value);

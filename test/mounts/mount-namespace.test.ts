@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -9,6 +9,7 @@ import {
   bindSync,
   createNamespace,
   createNamespaceSync,
+  listMounts,
   MountNamespace,
   mountOverlay,
   mountOverlaySync,
@@ -201,6 +202,10 @@ test('what is no namespace is an argument error', async (t) => {
     code: 'ERR_INVALID_ARG_TYPE',
     message: /namespace/,
   });
+  // Larger numbers are those of the steps of a plan, or others when they are cut.
+  for (const namespace of [2 ** 30, 2 ** 31, 2 ** 40]) {
+    await t.throwsAsync(listMounts({ namespace }), { code: 'ERR_INVALID_ARG_TYPE', message: /namespace/ });
+  }
   await t.throwsAsync(mountOverlay({ ...options, namespace: '' }), { code: 'ERR_INVALID_ARG_VALUE' });
   await t.throwsAsync(mountOverlay({ ...options, target: 'm', namespace: '/proc/1/ns/mnt' }), {
     code: 'ERR_INVALID_ARG_VALUE',
@@ -218,7 +223,9 @@ mountTest('a namespace that is not there, is none, or may not be joined', async 
   const options = layers(dir);
   const descriptors = countDescriptors();
   const missing = { instanceOf: OverlayError };
-  for (const namespace of ['/proc/0/ns/mnt', '/dev/null', '/proc/self/ns/net']) {
+  execFileSync('mkfifo', [join(dir, 'fifo')]);
+  for (const namespace of ['/proc/0/ns/mnt', '/dev/null', '/proc/self/ns/net', join(dir, 'fifo')]) {
+    t.like(await t.throwsAsync(listMounts({ namespace }), missing), { reason: 'namespace-missing' });
     t.like(await t.throwsAsync(mountOverlay({ ...options, namespace }), missing), { reason: 'namespace-missing' });
     t.like(await t.throwsAsync(bind(dir, options.target, { namespace }), missing), { reason: 'namespace-missing' });
     t.like(await t.throwsAsync(unmount(options.target, { namespace }), missing), { reason: 'namespace-missing' });
