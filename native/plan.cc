@@ -335,9 +335,9 @@ void Execution::refuse(int error) {
 bool Execution::can_be_taken_back() const {
   for (int i = 0; i < header().count; i++) {
     const Step& step = steps_[i];
-    // To join a namespace alone is nothing that could be taken back.
+    // To join a namespace alone is nothing that could be taken back. A detached mount is, by its descriptor.
     bool joins = step.call == Call::unshare || step.call == Call::setns;
-    if ((step.flags & (undo | later)) && !joins) return true;
+    if ((step.flags & (undo | later | keep)) && !joins) return true;
   }
   return false;
 }

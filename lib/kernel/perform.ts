@@ -137,6 +137,8 @@ export function perform(plan: Plan, signal?: AbortSignal): Promise<Outputs | Ste
   const { block, size } = encode(plan);
   const promise = addon().start(block, size, token);
   const forget = signal && cancelOnAbort(signal, token);
+  // Since the caller looked, for whom something else came first: its event will not come any more.
+  if (signal?.aborted) addon().cancel(token);
   return promise.then((outcome) => {
     forget?.();
     if (outcome === undefined) return noOutputs;

@@ -22,7 +22,16 @@ import {
   type OverlayOptions,
   unmountSync,
 } from 'overlayfs';
-import { hasFeature, layers, makeTree, mountsBelow, mountTest, scaled, scratch } from '../support/index.js';
+import {
+  countDescriptors,
+  hasFeature,
+  layers,
+  makeTree,
+  mountsBelow,
+  mountTest,
+  scaled,
+  scratch,
+} from '../support/index.js';
 
 /** Both forms of mounting, for what must hold for each. */
 const forms = {
@@ -251,6 +260,18 @@ mountTest('a signal that aborts gives the mount up', async (t) => {
     else unmountSync(options.target);
     t.is(mountsBelow(options.target).length, 0);
   }
+});
+
+mountTest('nor is an abort lost that comes while something else is waited for', { needs: 'rootless' }, async (t) => {
+  const { target: _, ...options } = layers(scratch(t));
+  const descriptors = countDescriptors();
+  for (const rootless of [true, 'keep'] as const) {
+    const controller = new AbortController();
+    const pending = mountOverlay({ ...options, rootless, signal: controller.signal });
+    controller.abort();
+    await t.throwsAsync(pending, { code: 'ABORT_ERR' });
+  }
+  t.true(countDescriptors() <= descriptors + 2, 'namespaces may be kept');
 });
 
 mountTest('many aborted while they wait for a thread never begin', async (t) => {
