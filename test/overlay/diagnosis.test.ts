@@ -2,9 +2,11 @@
 import test from 'ava';
 import type { OverlayOptions } from 'overlayfs';
 import * as errnos from '#lib/errnos.js';
+import { calls } from '#lib/kernel/calls.js';
 import * as k from '#lib/kernel/constants.js';
 import { NOT_FOUND } from '#lib/kernel/look.js';
 import { StepFailure } from '#lib/kernel/perform.js';
+import { Plan } from '#lib/kernel/plan.js';
 import { explainMount, foresee } from '#lib/overlay/diagnosis/explain.js';
 import { emptyFacts, type Facts, type PathFacts } from '#lib/overlay/diagnosis/facts.js';
 import { subjectsOf } from '#lib/overlay/diagnosis/gather.js';
@@ -166,4 +168,13 @@ test('what is foreseen from random facts has no hole either', (t) => {
     }
   }
   t.true(found > RECORDS / 100);
+});
+
+test('an upper that the guard has refused is named, though it is free by then', (t) => {
+  const options = checkOptions({ lowerdir: '/l', upperdir: '/u', workdir: '/w', target: '/m' });
+  const guard = new Plan();
+  guard.add(calls.claim, [0, 0, 0]);
+  const failure = new StepFailure(guard, { step: 0, errno: errnos.EBUSY, undoErrno: 0, cancelled: false, log: [] });
+  const facts = { ...emptyFacts(), use: { upper: false, work: false } };
+  t.like(explainMount(options, failure, facts), { reason: 'upper-in-use', path: '/u' });
 });

@@ -121,15 +121,17 @@ const used: Rule = {
 /** The kernel says that it is in use, and the mount table does not say by whom. */
 const usedElsewhere: Rule = {
   when: (failure) => failure.errno === e.EBUSY && (isCreation(failure) || failure.step?.call === calls.claim),
-  find({ options, facts: { use } }) {
+  find({ options, facts: { use }, failure }) {
     const { upperdir, workdir, lowerdir } = options;
+    // Lower layers are none of the guard's business; what it has found may have ended since.
+    const isGuard = failure?.step?.call === calls.claim;
     const elsewhere =
       'by an overlay that this mount namespace does not show: one of another namespace, or one that was detached and is still used';
     if (use.work === true && use.upper === false && workdir !== undefined) {
       const what = `the workdir ${quotePath(workdir)} is in use ${elsewhere}`;
       return { reason: 'work-in-use', what, path: pathString(workdir) };
     }
-    if (upperdir !== undefined && use.upper !== false) {
+    if (upperdir !== undefined && (isGuard || use.upper !== false)) {
       const what = `the upperdir ${quotePath(upperdir)}${use.upper === true ? '' : ' or its workdir'} is in use ${elsewhere}`;
       return { reason: 'upper-in-use', what, path: pathString(upperdir) };
     }

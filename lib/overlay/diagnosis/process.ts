@@ -152,6 +152,23 @@ const cannotOverride: Rule = {
   },
 };
 
+/** A layer of a mount that is in no table, as that of another rootless mount is. */
+const layerForeign: Rule = {
+  when: (failure) => failure.plan.isInChild && isCreation(failure) && failure.errno === e.EPERM,
+  find({ options, facts: { paths, mountCount } }) {
+    const layer = paths.find(
+      ({ subject, found, mount }) => subject.role !== 'target' && found.errno === 0 && mount === undefined,
+    );
+    if (layer === undefined || mountCount === 0) return undefined;
+    return {
+      reason: 'permission-denied',
+      what: `${nameOf(layer.subject, options)} is in a detached mount, which may belong to another user namespace, as that of a rootless mount does`,
+      hint: 'name the layers of that mount instead',
+      path: pathString(layer.subject.path),
+    };
+  },
+};
+
 const notAllowed: Rule = {
   when: (failure) => isCreation(failure) && (failure.errno === e.EPERM || failure.errno === e.EACCES),
   find({ options, facts: { process } }) {
@@ -178,7 +195,7 @@ export const processRules: readonly Rule[] = [
 ];
 
 /** What is left of refusals when nothing better explains them. */
-export const lastProcessRules: readonly Rule[] = [cannotOverride, notAllowed];
+export const lastProcessRules: readonly Rule[] = [cannotOverride, layerForeign, notAllowed];
 
 /** Why this process can mount nothing, as far as asking has shown that it cannot. */
 export function refusalOfProcess(

@@ -307,3 +307,23 @@ mountTest('rootless does not go with a target, and takes no other word', (t) => 
   refuse({ rootless: 'yes' }, 'ERR_INVALID_ARG_VALUE', /'keep', 'auto'/);
   refuse({ rootless: 1 }, 'ERR_INVALID_ARG_TYPE', /"rootless"/);
 });
+
+mountTest(
+  'a rootless mount is no layer of another, and the error says so',
+  { needs: [needs, 'detached mounts that can be cloned'] },
+  (t) => {
+    const dir = scratch(t, 'disk');
+    makeLayers(dir, makeDevice);
+    const outcome = evaluateAsNobody(
+      `const [dir] = args;
+      const lower = join(dir, 'lower');
+      const mount = await overlayfs.mountOverlay({
+        lowerdir: lower, upperdir: join(dir, 'upper'), workdir: join(dir, 'work'), rootless: true,
+      });
+      return overlayfs.mountOverlay({ lowerdir: [mount.path, lower], rootless: true });`,
+      dir,
+    ) as { reason: string; message: string };
+    t.like(outcome, { code: 'EPERM', reason: 'permission-denied' });
+    t.regex(outcome.message, /^EPERM: the lowerdir\[0\] '\/proc\/self\/fd\/\d+' is in a detached mount/);
+  },
+);

@@ -132,6 +132,11 @@ test('what is no matter of namespaces is left to the other rules', (t) => {
   option.isInChild = true;
   option.add(calls.fsconfig, [0, FSCONFIG_SET_STRING, 'metacopy', 'on']);
   t.is(explainRefusal({ plan: option, step: option.steps[0], errno: e.EPERM }, open), undefined);
+  const newer = new Plan();
+  newer.isInChild = true;
+  newer.add(calls.fsconfig, [0, FSCONFIG_SET_STRING, 'lowerdir+', '/l']);
+  newer.add(calls.fsconfig, [0, FSCONFIG_CMD_CREATE, null, null]);
+  t.is(explainRefusal({ plan: newer, step: newer.steps[1], errno: e.EPERM }, open), undefined);
   const privileged = planWith(calls.fsopen);
   privileged.isInChild = false;
   t.is(explainRefusal({ plan: privileged, step: privileged.steps[0], errno: e.EPERM }, open), undefined);
