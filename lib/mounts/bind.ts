@@ -187,7 +187,9 @@ function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayErro
       };
     }
     if (errno === e.ENOENT) {
-      return { reason: subject?.role === 'source' ? 'path-missing' : 'target-missing', what: `${name} does not exist` };
+      return subject?.role === 'source'
+        ? { reason: 'path-missing', what: `${name} does not exist` }
+        : { reason: 'target-missing', what: `${name} does not exist`, hint: 'create it' };
     }
     if (errno === e.EPERM) {
       return {

@@ -5,13 +5,20 @@ import * as e from '../errnos.js';
 import { invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue } from '../kernel/dialogue.js';
+import { ask, askTolerant, type Dialogue } from '../kernel/dialogue.js';
 import { formatStep, systemCallOf } from '../kernel/format.js';
-import { readMountIds, STATX_OUTPUT } from '../kernel/look.js';
+import { addLook, readLook, readMountIds, STATX_OUTPUT } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Text } from '../kernel/plan.js';
-import { type PathLike, pathString, quotePath, withoutTrailingSlashes } from '../paths.js';
-import { addJoin, checkNamespace, explainJoin, type NamespaceLike, toTarget } from './mount-namespace.js';
+import { type Path, type PathLike, pathString, quotePath, withoutTrailingSlashes } from '../paths.js';
+import {
+  addJoin,
+  checkNamespace,
+  explainJoin,
+  type Namespace,
+  type NamespaceLike,
+  toTarget,
+} from './mount-namespace.js';
 import { idHalves, type Mounted, mountIdMask } from './mounted.js';
 
 /** Where and how to attach a detached mount. */
@@ -59,7 +66,7 @@ function commonVerdict(mounted: Mounted, { errno, step }: StepFailure): Verdict 
   }
   if (errno === e.ENOENT && step?.call === calls.openat2) {
     const path = step.options.subject?.path ?? mounted.path;
-    return { reason: 'target-missing', what: `the target ${quotePath(path)} does not exist` };
+    return { reason: 'target-missing', what: `the target ${quotePath(path)} does not exist`, hint: 'create it' };
   }
   if (errno === e.EBADF) return { reason: 'not-mounted', what: `${shown} has been unmounted` };
   if (errno === e.EPERM) {
@@ -131,7 +138,11 @@ export function* attach(
   addMove(plan, mounted.held.descriptor, at, 0, { undo: true, subject });
   const outcome = yield* ask(plan);
   if (!(outcome instanceof StepFailure)) return { ...mounted, held: undefined, path, namespace };
+  const isLink = outcome.errno === e.ENOTDIR && (yield* isSymbolicLink(path, namespace));
   throw toError(mounted, outcome, ({ step, errno }) => {
+    if (step?.call === calls.openat2 && isLink) {
+      return { reason: 'target-symlink', what: `the target ${quotePath(path)} is a symbolic link` };
+    }
     if (step?.call === calls.statx && errno === e.EBUSY) {
       return { reason: 'target-mounted', what: `the target ${quotePath(path)} is a mount point already` };
     }
@@ -140,6 +151,13 @@ export function* attach(
     }
     return undefined;
   });
+}
+
+function* isSymbolicLink(path: Path, namespace: Namespace | undefined): Dialogue<boolean> {
+  const plan = new Plan();
+  if (namespace !== undefined) addJoin(plan, namespace);
+  const look = addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW });
+  return readLook(look, yield* askTolerant(plan)).type === k.S_IFLNK;
 }
 
 function addMove(

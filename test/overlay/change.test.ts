@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { closeSync, openSync, readdirSync, readFileSync, readSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readFileSync, readSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import type { ExecutionContext } from 'ava';
@@ -79,7 +79,9 @@ for (const [form, calls] of Object.entries(forms)) {
       ['none', 'target-missing'],
       ['mounted', 'target-mounted'],
       ['file', 'target-not-directory'],
+      ['link', 'target-symlink'],
     ] as const;
+    symlinkSync('merged', join(dir, 'link'));
     for (const [name, reason] of cases) {
       t.like(await t.throwsAsync(calls.attach(mounted, join(dir, name)), failing), { reason, path: join(dir, name) });
     }
