@@ -89,9 +89,15 @@ function showsWorkdir({ superOptions }: Pick<MountinfoEntry, 'superOptions'>, wo
 }
 
 /** Mounts inside the mounts, at any depth. */
-function mountsInside(rows: readonly Row[], ids: Wanted['ids']): Holder[] {
+export function mountsInside(rows: readonly Row[], ids: Wanted['ids']): Holder[] {
   const children = new Map<number, MountinfoEntry[]>();
-  for (const [row] of rows) children.set(row.parent, [...(children.get(row.parent) ?? []), row]);
+  for (const [row] of rows) {
+    // In the root of the mount table, a mount may be its own parent.
+    if (row.parent === row.id) continue;
+    const siblings = children.get(row.parent);
+    if (siblings === undefined) children.set(row.parent, [row]);
+    else siblings.push(row);
+  }
   const holders: Holder[] = [];
   for (const [id, via] of ids) {
     const left = [...(children.get(id) ?? [])];

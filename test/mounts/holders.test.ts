@@ -27,6 +27,8 @@ import {
   unmount,
   unmountSync,
 } from 'overlayfs';
+import { parseMountinfo } from '#lib/mounts/mountinfo.js';
+import { mountsInside } from '#lib/mounts/search-holders.js';
 import {
   countDescriptors,
   evaluateIn,
@@ -480,4 +482,14 @@ test.serial('the options of findHolders are checked', async (t) => {
   await refused({ timeout: Number.NaN }, 'ERR_OUT_OF_RANGE', /"timeout"/);
   await refused({ timeuot: 1 }, 'ERR_INVALID_ARG_VALUE', /did you mean "timeout"/);
   await refused(5, 'ERR_INVALID_ARG_TYPE', /"options"/);
+});
+
+test.serial('a mount that is its own parent, as the root of a mount table can be, is not inside itself', (t) => {
+  const text = '1 1 0:2 / / rw - rootfs rootfs rw\n2 1 0:3 / /m rw - tmpfs x rw\n3 2 0:4 / /m/n rw - tmpfs x rw\n';
+  const namespace = { inode: undefined, pid: 1, table: parseMountinfo(Buffer.from(text)) };
+  const rows = namespace.table.map((row) => [row, namespace] as const);
+  t.deepEqual(mountsInside(rows, new Map([[1, {}]])), [
+    { what: 'inside', path: '/m' },
+    { what: 'inside', path: '/m/n' },
+  ]);
 });

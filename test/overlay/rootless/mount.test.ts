@@ -116,8 +116,9 @@ mountTest('the twin, a worker, and no_new_privs', { needs }, (t) => {
       parentPort.postMessage([mount.path, readdirSync(mount.path)]);\`;
     const run = async () => {
       const thread = new Worker(code, { eval: true, workerData: layers });
+      const exit = new Promise((resolve) => thread.on('exit', resolve));
       const [path, names] = await new Promise((resolve, reject) => thread.on('message', resolve).on('error', reject));
-      await new Promise((resolve) => thread.on('exit', resolve));
+      await exit;
       return [names, fs.existsSync(path), fs.readdirSync('/proc/self/fd').length];
     };
     const [, , before] = await run(); // what Node opens for the first worker stays open
