@@ -134,7 +134,7 @@ export const reasons = {
     todo: 'use a mapping that holds the mounting user, or the directory through a mount without one',
   },
   'work-immutable': {
-    when: 'the workdir is immutable, or can be appended to only',
+    when: 'the workdir, or what an earlier mount has left in it, is immutable, or can be appended to only',
     todo: 'take the attribute away: chattr -ia',
   },
   'volatile-leftover': {
@@ -152,6 +152,10 @@ export const reasons = {
   'index-of-other-upper': {
     when: 'with `index`, the index in the workdir was made with another upperdir',
     todo: 'use the workdir that belongs to the upperdir, or remove its `index` directory',
+  },
+  'index-stray': {
+    when: 'with `index` or `nfsExport`, `index` in the workdir is no directory, or holds what is no entry of an index',
+    todo: 'remove what the error names, use an empty workdir, or leave both options out',
   },
   'idmap-unsupported': {
     when: 'the file system of a layer, or the kernel, cannot show its files with other owners',

@@ -122,6 +122,8 @@ function randomFacts(options: ReturnType<typeof checkOptions>): Facts {
     },
     work: {
       leftover: maybe(pick(paths)),
+      immutable: maybe(pick(paths)),
+      strayIndex: maybe(pick(paths)),
       incompatible: pick([[], [], ['volatile'], ['volatile', 'new'], ['new']]),
       attempt: maybe(pick(codes)),
     },

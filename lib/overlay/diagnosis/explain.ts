@@ -35,7 +35,7 @@ export const rules: readonly Rule[] = [
 export function wantedAfter(failure: StepFailure): Wanted {
   const { errno } = failure;
   const isCreating = isCreation(failure);
-  const isOdd = isCreating && errno === e.EINVAL;
+  const isOdd = isCreating && (errno === e.EINVAL || errno === e.ENOTDIR);
   return {
     parents: errno === e.ELOOP ? 'all' : isOdd ? 'upper' : 'none',
     otherUses: errno === e.EBUSY && failure.step?.call !== calls.statx,

@@ -73,6 +73,10 @@ export interface OriginFacts {
 export interface WorkFacts {
   /** A directory in `work/work` that the kernel does not clear away, since it holds something two deep. */
   readonly leftover: Path | undefined;
+  /** The kernel's own directory in the workdir, or what is in it, that is immutable or can be appended to only. */
+  readonly immutable: Path | undefined;
+  /** `index` in the workdir where it is no directory, or what in it is no entry of an index. */
+  readonly strayIndex: Path | undefined;
   /** Names in `work/work/incompat`: features that have to be known to whoever mounts this. */
   readonly incompatible: readonly string[];
   /** The errno of making a directory in the workdir, as the kernel has to; undefined where that works, or was not tried. */
@@ -116,7 +120,7 @@ export const emptyFacts = (): Draft => ({
   mountMax: 0,
   otherUses: [],
   origin: { isOfLower: undefined, lower: undefined, isIndexOfUpper: undefined, indexUpper: undefined },
-  work: { leftover: undefined, incompatible: [], attempt: undefined },
+  work: { leftover: undefined, immutable: undefined, strayIndex: undefined, incompatible: [], attempt: undefined },
   use: { upper: undefined, work: undefined },
   namespaces: undefined,
   isIncomplete: false,

@@ -117,7 +117,11 @@ export function* gather(draft: Draft, options: CheckedOptions, wanted: Wanted): 
     const incompatible = yield* list(joinPath(inner, 'incompat'));
     draft.work = { ...draft.work, incompatible: incompatible.map(({ name }) => Buffer.from(name).toString()) };
     draft.work = { ...draft.work, leftover: yield* findLeftover(inner) };
-    if (wanted.attempt) draft.work = { ...draft.work, attempt: yield* attemptIn(options.workdir) };
+    draft.work = { ...draft.work, strayIndex: yield* findStrayIndex(joinPath(options.workdir, 'index')) };
+    if (wanted.attempt) {
+      draft.work = { ...draft.work, immutable: yield* findImmutable(inner) };
+      draft.work = { ...draft.work, attempt: yield* attemptIn(options.workdir) };
+    }
   }
   if (wanted.origin) draft.origin = yield* gatherOrigin(options);
   if (wanted.use) draft.use = yield* askUse(options);
@@ -285,6 +289,34 @@ function* findLeftover(inner: Path): Dialogue<Path | undefined> {
     }
   }
   return undefined;
+}
+
+/** The kernel clears its directory away two deep: what of that cannot be removed. */
+function* findImmutable(inner: Path): Dialogue<Path | undefined> {
+  const paths = [inner];
+  for (const { name, isDirectory } of yield* list(inner)) {
+    const outer = joinPath(inner, name);
+    paths.push(outer);
+    if (isDirectory) for (const entry of yield* list(outer)) paths.push(joinPath(outer, entry.name));
+    if (paths.length > MAX_LOOKED_AT) break;
+  }
+  const plan = new Plan();
+  const looks = paths.map((path) => addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW }));
+  const outputs = yield* ask(plan);
+  return paths.find((_, i) => readLook(looks[i], outputs).isImmutable);
+}
+
+/** A file handle in hexadecimal digits, or what the kernel was about to remove. */
+const INDEX_ENTRY = /^(?:#.*|(?:[0-9a-f]{2}){21,})$/;
+
+function* findStrayIndex(index: Path): Dialogue<Path | undefined> {
+  const plan = new Plan();
+  const step = addLook(plan, index, { flags: k.AT_SYMLINK_NOFOLLOW });
+  const { errno, type } = readLook(step, yield* ask(plan));
+  if (errno !== 0) return undefined;
+  if (type !== k.S_IFDIR) return index;
+  const stray = (yield* list(index)).find(({ name }) => !INDEX_ENTRY.test(Buffer.from(name).toString('latin1')));
+  return stray && joinPath(index, stray.name);
 }
 
 /** The errno of making a directory, as the kernel has tried and does not tell about. */

@@ -98,6 +98,20 @@ const immutable = ofWork(({ found }, name) =>
     : undefined,
 );
 
+/** What an earlier mount has left there cannot be cleared away. */
+const immutableInside: Rule = withoutForesight(
+  ofWork((_, name, { facts: { work } }) =>
+    work.immutable === undefined
+      ? undefined
+      : {
+          reason: 'work-immutable',
+          what: `${name} holds what is immutable, or can be appended to only, ${quotePath(work.immutable)}, ${consequence}`,
+          hint: `take the attribute away: chattr -ia ${quotePath(work.immutable)}`,
+          dest: pathString(work.immutable),
+        },
+  ),
+);
+
 /** Where the capability is lacking, a mode would not be enough. */
 const writableHint = ({ facts: { process } }: Scene): string | undefined =>
   hasCapability(process, CAP_DAC_OVERRIDE)
@@ -239,6 +253,28 @@ const incompatible: Rule = {
   foresees: true,
 };
 
+/** With an index, the kernel reads the one that there is. */
+const strayIndex: Rule = {
+  when: (failure) => isCreation(failure) && (failure.errno === e.EINVAL || failure.errno === e.ENOTDIR),
+  find({ options, facts: { work } }) {
+    const { workdir, overlay } = options;
+    const stray = work.strayIndex;
+    if (workdir === undefined || stray === undefined) return undefined;
+    if (!overlay.some(({ kernel, value }) => (kernel === 'index' || kernel === 'nfs_export') && value === 'on')) {
+      return undefined;
+    }
+    const path = quotePath(stray);
+    return {
+      reason: 'index-stray',
+      what: `the workdir ${quotePath(workdir)} holds what is no index of overlayfs, ${path}, and is to be used with one`,
+      hint: `remove ${path}, or leave \`index\` and \`nfsExport\` out`,
+      path: pathString(workdir),
+      dest: pathString(stray),
+    };
+  },
+  foresees: true,
+};
+
 const noRoom: Rule = {
   when: (failure) => isCreation(failure) && (failure.errno === e.ENOSPC || failure.errno === e.EDQUOT),
   find(scene) {
@@ -300,6 +336,7 @@ export const workRules: readonly Rule[] = [
   room,
   leftover,
   mountedInside,
+  immutableInside,
   attempted,
   perhapsIdmapped,
   readOnlySuperblock,
@@ -308,4 +345,4 @@ export const workRules: readonly Rule[] = [
   ioError,
 ];
 
-export const leftoverRules: readonly Rule[] = [incompatible];
+export const leftoverRules: readonly Rule[] = [incompatible, strayIndex];

@@ -83,6 +83,20 @@ function rowsOn(kind: string): FailureRow[] {
       { remedy: [without('fs/w/index')] },
     ),
     row(
+      'an index that is a file',
+      { index: true },
+      fails('explained', 'index-stray', /no index of overlayfs, '.*fs\/w\/index', and is/, 'fs/w'),
+      [file('fs/w/index')],
+      { remedy: [without('fs/w/index')] },
+    ),
+    row(
+      'an index that holds something else',
+      { nfsExport: true },
+      fails('explained', 'index-stray', /no index of overlayfs, '.*fs\/w\/index\/notes'/, 'fs/w'),
+      [...past('fs/l,fs/u,fs/w', 'index=on'), file('fs/w/index/notes')],
+      { instead: { nfsExport: undefined } },
+    ),
+    row(
       'an upper in use',
       { workdir: 'fs/w2' },
       fails(

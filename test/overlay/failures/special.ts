@@ -1,6 +1,6 @@
 /** File systems that can be no layer, or no upper, and those that are full. */
 import { fails } from '../rows/errors.js';
-import { bind, dirs, overlay, ramfs, runs, tmpfs, unmounted } from '../rows/setup.js';
+import { bind, dirs, file, overlay, ramfs, runs, tmpfs, unmounted } from '../rows/setup.js';
 import { type FailureRow, refused } from './row.js';
 import {
   attributed,
@@ -213,6 +213,20 @@ export const specialRows: readonly FailureRow[] = [
     fails('EROFS', 'work-immutable', /fs\/w' is immutable, or can be appended to only/, 'fs/w'),
     [made('ext4', 'fs', 'u', 'w', 'w/work/x'), attributed('+a', 'fs/w')],
     { remedy: [attributed('-a', 'fs/w')], needs: ['mkfs.ext4'] },
+  ),
+  refused(
+    "ext4: the kernel's own directory in the work is immutable",
+    { upperdir: 'fs/u', workdir: 'fs/w' },
+    fails('EROFS', 'work-immutable', /holds what is immutable.*, '.*fs\/w\/work'/, 'fs/w'),
+    [made('ext4', 'fs', 'u', 'w', 'w/work'), attributed('+i', 'fs/w/work')],
+    { remedy: [attributed('-i', 'fs/w/work')], needs: ['mkfs.ext4'] },
+  ),
+  refused(
+    'ext4: the work holds a file that is immutable',
+    { upperdir: 'fs/u', workdir: 'fs/w' },
+    fails('EROFS', 'work-immutable', /holds what is immutable.*, '.*fs\/w\/work\/x\/y'/, 'fs/w'),
+    [made('ext4', 'fs', 'u', 'w'), file('fs/w/work/x/y'), attributed('+i', 'fs/w/work/x/y')],
+    { remedy: [attributed('-i', 'fs/w/work/x/y')], needs: ['mkfs.ext4'] },
   ),
   refused(
     'btrfs: a quota that is used up',
