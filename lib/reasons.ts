@@ -203,6 +203,10 @@ export const reasons = {
     when: 'a detached mount was shown to a program before, which a kernel before 6.15 can do once',
     todo: 'mount it anew for each program, or use Linux 6.15',
   },
+  'proc-missing': {
+    when: '/proc is not mounted, and the only way that is left to mount needs it',
+    todo: 'mount it (mount -t proc proc /proc); where that is refused too, the process lacks CAP_SYS_ADMIN',
+  },
   'overlay-unavailable': {
     when: 'the kernel has no overlay file system',
     todo: 'load the module (modprobe overlay) or use a kernel that has it',

@@ -10,9 +10,13 @@ import { mountGroups, toMountOptions } from './mount.js';
 import type { Parsed } from './parse.js';
 
 /** What each path is on, a line each. */
-function describe({ facts: { paths, isIncomplete } }: Beforehand, options: CheckedOptions): string {
+function describe({ facts: { paths, mountCount, isIncomplete } }: Beforehand, options: CheckedOptions): string {
+  const unknown =
+    mountCount === 0
+      ? 'on a file system that /proc, which is not mounted, would tell'
+      : 'on a mount that this namespace does not show';
   const lines = paths.map(({ subject, found, mount }) => {
-    const type = found.errno !== 0 ? 'not there' : (mount?.type ?? 'on a mount that this namespace does not show');
+    const type = found.errno !== 0 ? 'not there' : (mount?.type ?? unknown);
     return `${nameOf(subject, options).replace(/^the /, '')}: ${type}\n`;
   });
   return lines.join('') + (isIncomplete ? 'A file system does not answer: there may be more to say.\n' : '');

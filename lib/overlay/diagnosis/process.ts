@@ -96,14 +96,28 @@ const filtered: Rule = {
   },
 };
 
+/** mount(2) gets the target by way of its descriptor, and what the process may do shows in /proc alone. */
+const procMissing: Rule = {
+  when: ({ step, errno }) => step?.call === calls.mount && errno === e.ENOENT,
+  find({ options, facts: { mountCount, paths } }) {
+    if (mountCount > 0 || paths.length === 0 || paths.some(({ found }) => found.errno !== 0)) return undefined;
+    return {
+      reason: 'proc-missing',
+      what: `the mount${place(options)} has to be made by mount(2), since fsopen(2) is refused or not known, and that needs /proc, which is not mounted`,
+    };
+  },
+};
+
 /**
  * Refused though everything that the kernel itself asks for is there: by what shows no label. What makes a context
  * may attach it, as far as namespaces go.
  */
 const sandboxed: Rule = {
   when: isRefusal,
-  find({ options, facts: { process }, failure }) {
+  find({ options, facts: { process, mountCount }, failure }) {
     const call = failure?.step?.call;
+    // Without /proc nothing is known about the process.
+    if (mountCount === 0) return undefined;
     if (call !== calls.move_mount && process.isInUserNamespace) return undefined;
     return {
       reason: 'lsm-denied',
@@ -192,6 +206,7 @@ export const processRules: readonly Rule[] = [
   namespaceForeign,
   refused,
   noOverlay,
+  procMissing,
 ];
 
 /** What is left of refusals when nothing better explains them. */

@@ -47,6 +47,10 @@ const dropping = (...names: string[]) => [
 const withoutAdmin = dropping('sys_admin');
 /** Root, whom modes bind like anyone else, that may mount. */
 const mountOnly = ['setpriv', '--bounding-set=-all,+sys_admin', '--inh-caps=-all,+sys_admin'];
+const withoutProc = (...command: string[]) => [
+  ...['unshare', '-m', 'sh', '-ec', 'mount -t tmpfs none /proc; exec "$@"', 'sh'],
+  ...command,
+];
 const inUser = ['unshare', '-Urm'];
 const asNobody = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'];
 
@@ -102,6 +106,20 @@ export const processRows: readonly ProcessRow[] = [
     view: true,
     mend: { command: [] },
   }),
+  row(
+    'without /proc and CAP_SYS_ADMIN',
+    withoutProc(...withoutAdmin),
+    {},
+    fails('ENOENT', 'proc-missing', /needs \/proc, which is not mounted/),
+    { mend: { command: [] } },
+  ),
+  row(
+    'without /proc and CAP_SYS_ADMIN, detached',
+    withoutProc(...withoutAdmin),
+    { target: undefined },
+    fails('EPERM', 'no-privilege', /this process may not mount\./),
+    { mend: { command: withoutProc() } },
+  ),
   row('without any capability', dropping('all'), {}, noPrivilege(/lacks CAP_SYS_ADMIN/), { mend: { command: [] } }),
   row(
     'without any capability, a lower that is missing too',
