@@ -285,9 +285,9 @@ function* findOvertaken(checked: CheckedOptions, { claim }: Made): Dialogue<Over
   }
   if (yield* take(claim)) return undefined;
   // A mount may have been seen at the moment at which it went, and been put down all the same.
-  // biome-ignore lint/correctness/useYield: it has nothing to ask: this very mount uses the directories
+  // biome-ignore lint/correctness/useYield: no directory is asked for: this very mount uses them
   const hasGone = yield* forgetGone([], function* () {
-    return true;
+    return [];
   });
   return hasGone && (yield* take(claim)) ? undefined : overtaken(checked);
 }
@@ -346,7 +346,7 @@ function* tryClaimAgain({ checked }: Prepared, failure: StepFailure): Dialogue<b
   if (failure.step?.call !== calls.claim || failure.errno !== EBUSY) return false;
   return yield* forgetGone([checked.upperdir, checked.workdir], function* () {
     const { upper, work } = yield* askUse(checked);
-    return upper !== false || work !== false;
+    return [upper, work];
   });
 }
 

@@ -29,9 +29,10 @@ type Key = string;
 
 /**
  * Where a mount is, and so how it is told whether it still is: in this namespace; attached in another one; out of
- * sight by `detach`, and perhaps still used; or what holds one that has no place, which ends with its descriptor.
+ * sight by `detach`, and perhaps still used; gone by another hand, and most likely used no more; or what holds one that
+ * has no place, which ends with its descriptor.
  */
-export type Whereabouts = 'here' | 'elsewhere' | 'lost' | Held;
+export type Whereabouts = 'here' | 'elsewhere' | 'lost' | 'gone' | Held;
 
 interface Use {
   readonly id: number;
@@ -121,6 +122,12 @@ class Uses {
     // What is held ends with its descriptor, `detach` or not.
     const isLost = (where: Whereabouts) => isCloned || (isDetached && typeof where === 'string');
     this.#change(id, ({ where }) => (where === 'lost' ? where : isLost(where) ? 'lost' : undefined));
+  }
+
+  /** The mount is not where it was. */
+  miss(id: number): void {
+    const where = this.#cloned.has(id) ? 'lost' : 'gone';
+    this.#change(id, () => where);
   }
 
   /** There is a copy of the mount: when the mount itself is gone, only the kernel knows about that one. */
@@ -227,9 +234,9 @@ function toKey({ errno, device, inode }: Pick<Found, 'errno' | 'device' | 'inode
 }
 
 /** The mount that uses what a look has found, if it is known where that is. */
-export function findUse(found: Found): Pick<Use, 'path' | 'as'> | undefined {
+export function findUse(found: Found): Pick<Use, 'path' | 'as' | 'where'> | undefined {
   const use = uses.find(toKey(found));
-  return use?.where === 'lost' ? undefined : use;
+  return use?.where === 'lost' || use?.where === 'gone' ? undefined : use;
 }
 
 const LISTED_AT_ONCE = 512;
@@ -281,23 +288,33 @@ const overlaysShown = (): ReadonlySet<string> =>
   new Set(readMountinfo().flatMap(({ id, type, target }) => (type === 'overlay' ? [nameOf(id, target)] : [])));
 
 /**
- * After the guard has found one of the directories in use: forgets the mounts that are gone. Whether there were any,
- * so that it is worth another try. `isStillUsed` is asked where the mount that uses them is out of sight.
+ * After the guard has found one of the directories in use: forgets what is gone. Whether there was any of that, so that
+ * it is worth another try. A mount that is not where it was may have been detached, by whichever program, and still be
+ * used: `areUsed` has the kernel say of each directory whether it is, undefined where it does not. Without directories,
+ * what is gone counts as used no more.
  */
 export function* forgetGone(
   directories: readonly (Path | undefined)[],
-  isStillUsed: () => Dialogue<boolean>,
+  areUsed: () => Dialogue<readonly (boolean | undefined)[]>,
 ): Dialogue<boolean> {
   const gone = yield* findGone();
-  for (const { id } of gone) uses.release(id, false);
-  const keys = yield* findKeys(directories.filter((path) => path !== undefined));
-  const hidden = keys.flatMap((key) => uses.find(key) ?? []).filter(({ where }) => isOutOfSight(where));
-  if (hidden.length === 0 || (yield* isStillUsed())) return gone.length > 0;
-  for (const { id } of hidden) uses.forget(id);
-  return true;
+  const keys = yield* findKeys(directories.map((path) => path ?? ''));
+  const found = keys.map((key) => uses.find(key));
+  for (const use of gone) {
+    if (found.some((one) => one?.id === use.id)) uses.miss(use.id);
+    else uses.release(use.id, false);
+  }
+  const hidden = keys.map((key) => uses.find(key)).map((use) => (isOutOfSight(use?.where) ? use : undefined));
+  // A directory that the plan had made, and that is no more, was no other mount's.
+  if (hidden.every((use) => use === undefined)) return gone.length > 0;
+  const answers = yield* areUsed();
+  const free = hidden.flatMap((use, i) => (use && !(answers[i] ?? use.where !== 'gone') ? [use.id] : []));
+  for (const id of free) uses.forget(id);
+  return free.length > 0;
 }
 
-const isOutOfSight = (where: Whereabouts): boolean => where === 'lost' || where === 'elsewhere';
+const isOutOfSight = (where: Whereabouts | undefined): boolean =>
+  where === 'lost' || where === 'elsewhere' || where === 'gone';
 
 function* findGone(): Dialogue<Use[]> {
   const gone: Use[] = [];

@@ -78,6 +78,20 @@ for (const [form, mount] of [
     await (await mount(sameUpper)).unmount();
   });
 
+  mountTest(`what another program has detached and is still used stays in use (${form})`, async (t) => {
+    const { one, sameUpper, sameWork } = two(scratch(t));
+    await mount(one);
+    const file = openSync(join(String(one.target), 'from-lower'), 'r');
+    native.umount(String(one.target), MNT_DETACH);
+    for (let i = 0; i < 2; i++) {
+      t.like(await t.throwsAsync(mount(sameUpper), upperInUse), { reason: 'upper-in-use', path: one.upperdir });
+      t.like(await t.throwsAsync(mount(sameWork), upperInUse), { reason: 'work-in-use', path: one.workdir });
+    }
+    closeSync(file);
+    await (await mount(sameUpper)).unmount();
+    await (await mount(sameWork)).unmount();
+  });
+
   mountTest(`what is detached and still used stays in use (${form})`, async (t) => {
     const { one, sameUpper } = two(scratch(t));
     const mounted = await mount(one);
@@ -106,6 +120,10 @@ for (const [form, mount] of [
     ] as const) {
       const error = await t.throwsAsync(mount(options), upperInUse);
       t.like(error, { reason, path, dest: mounted.path, syscall: undefined });
+      t.regex(
+        String(error),
+        /of the detached overlay '\/proc\/self\/fd\/\d+'\. Unmount that one by its `unmount`, or use other/,
+      );
     }
     await (await mount(detached({ ...sameUpper, exclusive: false }))).unmount();
     await t.throwsAsync(mount(detached(sameUpper)), upperInUse, 'one that took no claim gives none up');

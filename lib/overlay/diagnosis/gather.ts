@@ -188,7 +188,10 @@ function* gatherOtherUses(paths: readonly PathFacts[], table: readonly Mountinfo
   const known = paths.flatMap(({ subject, found }): OtherUse[] => {
     const isTold = subject.role === 'target' || shown.some((use) => use.subject === subject);
     const use = isTold ? undefined : findUse(found);
-    return use === undefined ? [] : [{ target: use.path, as: use.as, subject }];
+    if (use === undefined) return [];
+    const at = Buffer.from(toBytes(withoutTrailingSlashes(use.path)));
+    const isThere = use.where !== 'here' || table.some(({ type, target }) => type === 'overlay' && at.equals(target));
+    return isThere ? [{ target: use.path, as: use.as, subject }] : [];
   });
   return [...shown, ...known];
 }

@@ -1,7 +1,7 @@
 /** Rules about layers beside each other: overlaps, uses by others, what an upper was made with. */
 import * as e from '../../errnos.js';
 import { calls } from '../../kernel/calls.js';
-import { pathString, quotePath } from '../../paths.js';
+import { goesByDescriptors, pathString, quotePath } from '../../paths.js';
 import { identityOf, isInside, type PathFacts } from './facts.js';
 import { findRole, isCreation, isLayer, isLower, nameOf, type Rule, type Scene, show, type Verdict } from './rule.js';
 
@@ -107,10 +107,17 @@ const used: Rule = {
       .sort((a, b) => order.indexOf(a.subject.role) - order.indexOf(b.subject.role));
     if (use === undefined) return undefined;
     const { role } = use.subject;
+    // What has no place is known to this process only.
+    const which = goesByDescriptors(use.target)
+      ? `the detached overlay ${quotePath(use.target)}`
+      : `the overlay at ${quotePath(use.target)}`;
+    const end = goesByDescriptors(use.target)
+      ? 'unmount that one by its `unmount`'
+      : `unmount ${quotePath(use.target)}`;
     return {
       reason: useReasons[role as keyof typeof useReasons],
-      what: `${nameOf(use.subject, options)} is in use: it is the ${use.as} of the overlay at ${quotePath(use.target)}`,
-      hint: `unmount ${quotePath(use.target)}, or use ${role === 'lowerdir' || role === 'datadir' ? 'another lower layer' : 'other directories'}`,
+      what: `${nameOf(use.subject, options)} is in use: it is the ${use.as} of ${which}`,
+      hint: `${end}, or use ${role === 'lowerdir' || role === 'datadir' ? 'another lower layer' : 'other directories'}`,
       path: pathString(use.subject.path),
       dest: pathString(use.target),
     };

@@ -57,7 +57,7 @@ export const placeRows: readonly FailureRow[] = [
           /upperdir '.*\/u' is in use by an overlay that this mount namespace does not/,
           'u',
         ),
-        { instead: { index: undefined } },
+        { instead: { index: undefined, exclusive: false } },
       ],
       [
         'a work in use in another mount namespace, with index',
@@ -91,7 +91,7 @@ export const placeRows: readonly FailureRow[] = [
     { workdir: 'w2', index: true },
     fails('EBUSY', 'upper-in-use', /one that was detached and is still used/, 'u'),
     [dirs('w2'), overlay('l2,u,w', 'other'), openedFile('other/one'), unmounted('other', MNT_DETACH)],
-    { instead: { index: undefined } },
+    { instead: { index: undefined, exclusive: false } },
   ),
   refused(
     'a target of another mount namespace',
