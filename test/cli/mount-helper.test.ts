@@ -247,6 +247,16 @@ for (const [title, options, says, before] of passing) {
   );
 }
 
+mountTest('mount.overlay: a comment in the fstab makes nothing strict', (t) => {
+  const { dir, mount, umount } = place(t);
+  const line = (options: string) => `ov ${dir}/m overlay ${options}lowerdir=a:b,index=on 0 0\n`;
+  writeFileSync(join(dir, 'fstab'), ` #${line('x-overlayfs.strict,')}${line('')}`);
+  const { code, stderr } = mount('-T', 'fstab', join(dir, 'm'));
+  t.is(code, 0);
+  t.regex(stderr, /^mount\.overlay: warning, mounted all the same: /);
+  umount();
+});
+
 mountTest('mount.overlay: what the kernel refuses is an error that says why, with exit code 32', (t) => {
   const { overlay, mounted } = place(t);
   for (const [options, says] of [
@@ -260,6 +270,12 @@ mountTest('mount.overlay: what the kernel refuses is an error that says why, wit
     ['upperdir=u,workdir=w', /^mount\.overlay: no lowerdir is given\n {2}hint: Name the lower layers/],
     ['lowerdir=a', /needs|at least 2/],
     [`${merged},metacopy=on,redirect_dir=off`, /metacopy=on cannot go with redirect_dir=off/],
+    [
+      'upperdir=u,workdir=w,lowerdir=a,b',
+      /^mount\.overlay: unknown option 'b'\n {2}hint: If that is a part of the path before it: write a comma in a path as '\\,'\.\n$/,
+    ],
+    ['upperdir=u,lowerdir=a,workdir=w,userxatr', /'userxatr'\n {2}hint: Did you mean userxattr\?\n$/],
+    [`${merged},nfs_export=on,index=off`, /hint: Leave index out, which is then on, or/],
     [`${merged},indx=on`, /^mount\.overlay: unknown option 'indx'\n {2}hint: Did you mean index\?\n$/],
     [`${merged},index=maybe`, /^mount\.overlay: the option 'index' cannot be 'maybe'\n {2}hint: One of: on, off\.\n$/],
     [`${merged},volatile=on`, /^mount\.overlay: the option 'volatile=on' takes no value\n/],

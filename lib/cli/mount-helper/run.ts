@@ -2,6 +2,7 @@
  * mount(8)'s helper: mounts as the library does, and where the library would refuse what the kernel takes, as mount(8)
  * itself would, with a warning.
  */
+import { nearestName } from '../../arguments.js';
 import { OverlayError } from '../../errors.js';
 import * as k from '../../kernel/constants.js';
 import { formatPlan } from '../../kernel/format.js';
@@ -52,7 +53,8 @@ const byKernelName = new Map(
 );
 
 /** What is not right about an option that the table does not take. */
-function optionProblem({ name, value }: RawOption): UsageError {
+function optionProblem(option: RawOption, rest: readonly RawOption[]): UsageError {
+  const { name, value } = option;
   const row = byKernelName.get(name);
   const shown = value === null ? name : `${name}=${value}`;
   const words = row?.form === 'switch' ? ['on', 'off'] : row?.form === 'word' ? row.words : undefined;
@@ -67,8 +69,23 @@ function optionProblem({ name, value }: RawOption): UsageError {
       'lowerdir is paths with colons between them, and data-only layers after two colons; lowerdir+ and datadir+ are one path each, and follow no lowerdir.',
     );
   }
-  return unknownWord('unknown option', name, [...byKernelName.keys()]);
+  const known = [...byKernelName.keys()];
+  if (value === null && isAfterPath(option, rest) && nearestName(name, known) === undefined) {
+    return new UsageError(
+      `unknown option '${name}'`,
+      `If that is a part of the path before it: write a comma in a path as '\\,'.`,
+    );
+  }
+  return unknownWord('unknown option', name, known);
 }
+
+/** Whether it comes after a path, which ends at a comma. */
+function isAfterPath(option: RawOption, rest: readonly RawOption[]): boolean {
+  const before = rest[rest.indexOf(option) - 1];
+  return before !== undefined && layerNames.has(before.name);
+}
+
+const layerNames: ReadonlySet<string> = new Set(['lowerdir', 'lowerdir+', 'datadir+', 'upperdir', 'workdir']);
 
 function toLibrary({ source, target }: Request, words: Words): OverlayOptions {
   const { lowerdir, datadir, upperdir, workdir, ...own } = readGiven(words.rest).options;
@@ -143,7 +160,8 @@ class Helper {
 
   #mount(): void {
     const { namespace, isFake } = this.#request;
-    const problems = readGiven(this.#words.rest).others.map(optionProblem);
+    const { rest } = this.#words;
+    const problems = readGiven(rest).others.map((option) => optionProblem(option, rest));
     const options = toLibrary(this.#request, this.#words);
     if (problems.length === 0 && options.lowerdir === undefined) {
       problems.push(

@@ -44,6 +44,7 @@ function resolve(path: Path): string {
 function isInTable(text: string, target: string, word: string): boolean {
   return text.split('\n').some((line) => {
     const fields = line.trim().split(/[ \t]+/);
+    if (fields[0]?.startsWith('#')) return false;
     const [, place = '', type, options = ''] = fields.map((field) => unescapeOctal(Buffer.from(field, 'latin1')));
     if (type?.toString() !== 'overlay' || !holds(options.toString('latin1'), word)) return false;
     return resolve(place) === target;

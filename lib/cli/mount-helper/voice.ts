@@ -21,5 +21,5 @@ const librarys = /,? or (?:pass|name it in) `(?:create|stack|allowDegraded|detac
 
 export const voice: Voice = {
   program: 'mount.overlay',
-  say: (text) => rephrase(text.replace(librarys, ''), spell),
+  say: (text) => rephrase(text.replace(librarys, '').replace('which is then true', 'which is then on'), spell),
 };
