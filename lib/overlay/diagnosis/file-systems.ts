@@ -11,6 +11,7 @@ import {
   findRole,
   isCreation,
   isLayer,
+  isReadOnly,
   isUpper,
   nameOf,
   type Rule,
@@ -42,10 +43,7 @@ const isOn = ({ fileSystem }: PathFacts, ...magics: number[]): boolean =>
 
 const readOnly = where(
   (path, { options }) => isUpper(path) && path.fileSystem?.isReadOnly === true && !options.readonlySuperblock,
-  (name, path) => ({
-    reason: 'upper-read-only',
-    what: `${name} is on a read-only file system, or on a mount that is read-only${path.mount === undefined ? '' : `: the one at ${quotePath(path.mount.target)}`}`,
-  }),
+  isReadOnly,
 );
 
 const upperOnOverlay = where(

@@ -81,6 +81,13 @@ export function fileSystemName({ mount, fileSystem }: PathFacts): string {
   return mount?.type ?? (fileSystem === undefined ? 'unknown' : `of magic 0x${fileSystem.magic.toString(16)}`);
 }
 
+/** Of upper or work. */
+export const isReadOnly = (name: string, { subject, mount }: PathFacts): Verdict => ({
+  reason: 'upper-read-only',
+  what: `${name} is on a read-only file system, or on a mount that is read-only${mount === undefined ? '' : `: the one at ${quotePath(mount.target)}`}`,
+  path: pathString(subject.path),
+});
+
 /** ` at '/m'`, for a mount that has a place. */
 export const place = ({ target }: CheckedOptions): string => (target === undefined ? '' : ` at ${quotePath(target)}`);
 

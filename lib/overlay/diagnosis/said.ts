@@ -4,7 +4,7 @@ import * as e from '../../errnos.js';
 import { calls } from '../../kernel/calls.js';
 import type { StepFailure } from '../../kernel/perform.js';
 import { pathString } from '../../paths.js';
-import { fileSystemName, findSubject, isSetting, nameOf, place, type Rule } from './rule.js';
+import { fileSystemName, findSubject, isReadOnly, isSetting, nameOf, place, type Rule } from './rule.js';
 
 const says =
   (text: RegExp) =>
@@ -28,9 +28,7 @@ const readOnly: Rule = {
   when: says(/is read-only/),
   find(scene) {
     const culprit = findSubject(scene);
-    if (culprit === undefined) return undefined;
-    const what = `${nameOf(culprit.subject, scene.options)} is on a read-only file system`;
-    return { reason: 'upper-read-only', what, path: pathString(culprit.subject.path) };
+    return culprit && isReadOnly(nameOf(culprit.subject, scene.options), culprit);
   },
 };
 

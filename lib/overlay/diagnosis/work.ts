@@ -10,6 +10,7 @@ import {
   findRole,
   hasCapability,
   isCreation,
+  isReadOnly,
   isUpper,
   nameOf,
   pathField,
@@ -210,11 +211,7 @@ const upperNotWritable: Rule = {
     if (![e.EACCES, e.EPERM, e.EROFS].includes(errno)) return undefined;
     const name = nameOf(upper.subject, options);
     const path = pathString(upper.subject.path);
-    if (errno === e.EROFS) {
-      const where = upper.mount === undefined ? '' : `: the one at ${quotePath(upper.mount.target)}`;
-      const what = `${name} is on a read-only file system, or on a mount that is read-only${where}`;
-      return { errno: e.EINVAL, reason: 'upper-read-only', what, path };
-    }
+    if (errno === e.EROFS) return { errno: e.EINVAL, ...isReadOnly(name, upper) };
     return {
       errno,
       reason: 'upper-not-writable',
