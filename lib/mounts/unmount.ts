@@ -13,6 +13,7 @@ import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { findOption, shownLayers } from '../mount-strings.js';
 import {
+  goesByDescriptors,
   isAbsolute,
   joinPath,
   type Path,
@@ -236,6 +237,13 @@ export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Fa
           reason: 'target-symlink',
           what: `the target ${shown} is a symbolic link`,
           hint: 'name the mount point itself, or pass `followSymlinks: true`',
+        });
+      }
+      if (found.isMountRoot && goesByDescriptors(mounted.path)) {
+        return fields({
+          reason: 'not-mounted',
+          what: `the mount at ${shown} is attached nowhere in this namespace, or belongs to another user namespace`,
+          hint: 'a detached mount ends by its own `unmount`, or when its descriptor is closed',
         });
       }
       if (found.isMountRoot) {

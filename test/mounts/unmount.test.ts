@@ -23,6 +23,7 @@ import {
   unmount,
   unmountSync,
 } from 'overlayfs';
+import * as k from '#lib/kernel/constants.js';
 import { featuresSync } from '#lib/overlay/features.js';
 import { mountOverlayWithSync } from '#lib/overlay/mount.js';
 import {
@@ -170,6 +171,7 @@ for (const [form, { unmount, end, suffix }] of Object.entries(forms)) {
     const expected = { code: 'EBUSY', reason: 'mount-busy', path: target, syscall: 'umount2' };
     const users: [take: () => unknown, release: (taken: unknown) => void][] = [
       [() => openSync(join(target, 'from-lower'), 'r'), (fd) => closeSync(fd as number)],
+      [() => openSync(target, k.O_PATH), (fd) => closeSync(fd as number)],
       [() => process.chdir(join(target, 'sub')), () => process.chdir('/')],
       [
         () => t.is(native.mount('inner', join(target, 'sub'), 'tmpfs', 0, ''), 0),
@@ -610,6 +612,15 @@ for (const [form, { unmount, end, suffix }] of Object.entries(forms)) {
       target,
     );
     t.like(error, { code: 'EINVAL', reason: 'mount-locked', path: target, syscall: 'umount2' });
+  });
+
+  mountTest(`a detached mount is none that a path unmounts (${form})`, { needs: 'fsContext' }, async (t) => {
+    const dir = scratch(t);
+    const { target: _, ...options } = layers(dir);
+    const detached = mountOverlaySync(options);
+    const error = { code: 'EINVAL', reason: 'not-mounted', path: String(detached.path), syscall: 'umount2' };
+    await fails(t, dir, () => unmount(detached.path, { followSymlinks: true }), error);
+    detached.unmountSync();
   });
 
   mountTest(`a thousand failures leave nothing (${form})`, async (t) => {
