@@ -22,7 +22,10 @@ export interface Addon {
   cancel(token: number): void;
   /** A descriptor that a plan kept for the caller is not closed with this environment any more. */
   disown(descriptor: number): void;
-  /** What operations have put out that were settled together; valid until the event loop goes on. */
+  /**
+   * What operations have put out; valid until the event loop goes on. The first 32 bits are the caller's, who counts
+   * there how many places have been taken.
+   */
   readonly results: ArrayBuffer;
   readonly calls: Readonly<Record<string, number>>;
   readonly flags: Readonly<Record<'undo' | 'keep' | 'later', number>>;

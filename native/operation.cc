@@ -124,6 +124,8 @@ Environment* Environment::of(napi_env env) {
 namespace {
 
 constexpr size_t results_room = 64 * 1024;
+// The count of what has been taken, to a multiple of 8 bytes.
+constexpr size_t results_start = 8;
 
 }  // namespace
 
@@ -139,6 +141,7 @@ napi_status Environment::attach(napi_env env) {
   if (status == napi_ok) status = napi_create_arraybuffer(env, results_room, &memory, &results);
   if (status == napi_ok) status = napi_create_reference(env, results, 1, &self->results_ref_);
   self->results_ = static_cast<uint8_t*>(memory);
+  self->results_size_ = results_start;
   if (status == napi_ok) status = napi_set_instance_data(env, self, nullptr, nullptr);
   // Cleanup hooks run last in, first out: ours, which still needs the function, before the function's own.
   if (status == napi_ok) status = napi_add_env_cleanup_hook(env, on_end, self);
@@ -275,8 +278,10 @@ Operation* Environment::take_finished() {
 }
 
 void Environment::settle_finished() {
-  // Whoever was told of the last ones has run since.
-  results_size_ = 0;
+  // Whoever was told of the last ones has run since, unless other callbacks of the event loop threw.
+  uint32_t taken = 0;
+  memcpy(&taken, results_, sizeof taken);
+  if (taken == results_told_) results_size_ = results_start;
   Operation* list = take_finished();
   while (list != nullptr) {
     Operation* operation = list;
@@ -300,6 +305,7 @@ napi_value Environment::outputs_value(const Execution& execution) {
     memcpy(results_ + results_size_, execution.outputs(), execution.outputs_size());
     napi_create_uint32(env_, static_cast<uint32_t>(results_size_), &value);
     results_size_ += size;
+    results_told_++;
   } else {
     value = buffer_value(env_, execution.outputs(), execution.outputs_size(), execution.data());
   }

@@ -23,7 +23,8 @@ class Environment {
   // perform(block): undefined, or the failure
   static napi_value perform(napi_env env, napi_callback_info info);
   // start(block, size, token): a promise of the outputs: undefined where there are none, their place in `results`,
-  // valid until the event loop goes on, an ArrayBuffer where they are large; or of the failure
+  // valid until the event loop goes on, an ArrayBuffer where they are large; or of the failure. Whoever is told a
+  // place counts it in the first 32 bits of `results`
   static napi_value start(napi_env env, napi_callback_info info);
   // cancel(token): gives up what was started with this token
   static napi_value cancel(napi_env env, napi_callback_info info);
@@ -64,7 +65,8 @@ class Environment {
   uint32_t unsettled_ = 0;
   napi_ref results_ref_ = nullptr;
   uint8_t* results_ = nullptr;
-  size_t results_size_ = 0;                      // of those that were settled together
+  size_t results_size_ = 0;                      // of those that may not have been read yet
+  uint32_t results_told_ = 0;                    // how often a place has been told
   std::vector<int> kept_;                        // descriptors of the caller's, closed with the environment
 
   // Shared with our threads, by atomic operations only. A lock would often be run into: ringing wakes the

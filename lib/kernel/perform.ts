@@ -123,8 +123,14 @@ function cancelOnAbort(signal: AbortSignal, token: number): () => void {
   return () => own.delete(token);
 }
 
-let resultNumbers: Int32Array | undefined;
-const results = (): Int32Array => (resultNumbers ??= new Int32Array(addon().results));
+let results: Int32Array | undefined;
+
+/** The outputs at a place among the results, which is counted: what nobody has come for yet, stays. */
+function takeResults(place: number): Outputs {
+  results ??= new Int32Array(addon().results);
+  results[0] = (results[0] as number) + 1;
+  return new Outputs(results, place);
+}
 
 /**
  * The outputs are valid until the event loop goes on: whoever awaits them reads them at once.
@@ -142,7 +148,7 @@ export function perform(plan: Plan, signal?: AbortSignal): Promise<Outputs | Ste
   return promise.then((outcome) => {
     forget?.();
     if (outcome === undefined) return noOutputs;
-    if (typeof outcome === 'number') return new Outputs(results(), outcome);
+    if (typeof outcome === 'number') return takeResults(outcome);
     if (outcome instanceof ArrayBuffer) {
       const hasData = outcome.byteLength > plan.outputsSize;
       return new Outputs(new Int32Array(outcome), 0, hasData ? Buffer.from(outcome, plan.outputsSize) : noData);

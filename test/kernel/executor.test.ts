@@ -5,6 +5,7 @@ import type { ExecutionContext } from 'ava';
 import * as e from '#lib/errnos.js';
 import { type Call, calls } from '#lib/kernel/calls.js';
 import * as k from '#lib/kernel/constants.js';
+import { addLook, readLook } from '#lib/kernel/look.js';
 import { Outputs, perform, performSync, StepFailure } from '#lib/kernel/perform.js';
 import { Plan, type StepOptions, type Text } from '#lib/kernel/plan.js';
 import { countDescriptors, makeTree, mountsBelow, mountTest, scratch } from '../support/index.js';
@@ -221,4 +222,44 @@ mountTest('a block of steps that is larger than the room for it', async (t) => {
     },
     (_, dir) => t.is(readdirSync(dir).length, 3000),
   );
+});
+
+mountTest('outputs that wait to be read, since other callbacks throw, are not overwritten', async (t) => {
+  const dir = scratch(t);
+  const count = 40;
+  makeTree(dir, Object.fromEntries(Array.from({ length: count }, (_, i) => [`${i}/`, ''])));
+  let thrown = 0;
+  let isOver = false;
+  // ava's own would fail the test; the ticks that are left wait for the next turn, and promises with them.
+  const others = process.listeners('uncaughtException');
+  process.removeAllListeners('uncaughtException');
+  process.on('uncaughtException', () => thrown++);
+  const disturb = () => {
+    if (isOver) return;
+    for (let i = 0; i < 50; i++) {
+      process.nextTick(() => {
+        throw new Error('on purpose');
+      });
+    }
+    setImmediate(disturb);
+  };
+  disturb();
+  const wrong: number[] = [];
+  const look = async (i: number) => {
+    const expected = lstatSync(join(dir, String(i)), { bigint: true }).ino;
+    for (let round = 0; round < 200; round++) {
+      const plan = new Plan();
+      // So that they end one by one.
+      for (let others = 0; others < 30 + i; others++) plan.add(calls.statx, [k.AT_FDCWD, dir, 0, k.STATX_TYPE]);
+      const step = addLook(plan, join(dir, String(i)));
+      if (readLook(step, await perform(plan)).inode !== expected) wrong.push(i);
+    }
+  };
+  await Promise.all(Array.from({ length: count }, (_, i) => look(i)));
+  isOver = true;
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  process.removeAllListeners('uncaughtException');
+  for (const listener of others) process.on('uncaughtException', listener);
+  t.true(thrown > 0);
+  t.deepEqual(wrong, []);
 });
