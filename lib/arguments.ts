@@ -27,13 +27,35 @@ export function nearestName(given: string, names: readonly string[]): string | u
   return nearest;
 }
 
-/** Throws unless the value is an object, or undefined, in which case it is an empty one. */
-export function toOptions<T extends object>(value: T | undefined, name = 'options'): T {
+/**
+ * The options as they are now, each read once: getters may answer otherwise the next time, and the caller may go
+ * on with the object.
+ */
+export function takeOnce<T extends object>(options: T, known: ReadonlySet<string>): T {
+  const prototype = Object.getPrototypeOf(options);
+  if (prototype === Object.prototype || prototype === null) return { ...options };
+  // Accessors of a class are found by name only.
+  const taken = { ...options };
+  const take = (name: string): void => {
+    if (!Object.hasOwn(taken, name)) taken[name as keyof T] = options[name as keyof T];
+  };
+  for (const name in options) take(name);
+  for (const name of known) if (name in options) take(name);
+  return taken;
+}
+
+/**
+ * The options of a call, taken once; none where they are left out. Throws unless they are an object whose names are
+ * among the known ones.
+ */
+export function toOptions<T extends object>(value: T | undefined, known: ReadonlySet<string>, name = 'options'): T {
   if (value === undefined) return {} as T;
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw invalidArgumentType(name, 'an object', value);
   }
-  return value;
+  const options = takeOnce(value, known);
+  checkNames(options, known);
+  return options;
 }
 
 /** Throws when the object has a name that is not among the known ones. */
@@ -59,8 +81,7 @@ export function toBooleanOptions<T extends object>(
   known: ReadonlySet<string>,
   booleans: ReadonlySet<string> = known,
 ): T {
-  const options = toOptions(value);
-  checkNames(options, known);
+  const options = toOptions(value, known);
   for (const name of booleans) checkBoolean((options as Record<string, unknown>)[name], name);
   return options;
 }

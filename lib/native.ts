@@ -22,6 +22,8 @@ export interface Addon {
   cancel(token: number): void;
   /** A descriptor that a plan kept for the caller is not closed with this environment any more. */
   disown(descriptor: number): void;
+  /** The same, and closes it. */
+  close(descriptor: number): void;
   /**
    * What operations have put out; valid until the event loop goes on. The first 32 bits are the caller's, who counts
    * there how many places have been taken.

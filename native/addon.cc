@@ -16,6 +16,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
       {"start", nullptr, Environment::start, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"cancel", nullptr, Environment::cancel, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"disown", nullptr, Environment::disown, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"close", nullptr, Environment::close, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
   };
   napi_define_properties(env, exports, sizeof functions / sizeof functions[0], functions);
 

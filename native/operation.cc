@@ -218,7 +218,8 @@ napi_value Environment::cancel(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-napi_value Environment::disown(napi_env env, napi_callback_info info) {
+// The descriptor that is the argument, which is not closed with the environment any more.
+int Environment::take_kept(napi_env env, napi_callback_info info) {
   napi_value argument;
   size_t count = 1;
   napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr);
@@ -231,6 +232,16 @@ napi_value Environment::disown(napi_env env, napi_callback_info info) {
     kept.pop_back();
     break;
   }
+  return descriptor;
+}
+
+napi_value Environment::disown(napi_env env, napi_callback_info info) {
+  take_kept(env, info);
+  return nullptr;
+}
+
+napi_value Environment::close(napi_env env, napi_callback_info info) {
+  sys::close(take_kept(env, info));
   return nullptr;
 }
 

@@ -32,6 +32,9 @@ class Environment {
   // disown(descriptor): a kept one that the caller is about to close
   static napi_value disown(napi_env env, napi_callback_info info);
 
+  // close(descriptor): closes a kept one, or any
+  static napi_value close(napi_env env, napi_callback_info info);
+
   // Where small outputs are found.
   napi_value results() const;
 
@@ -47,6 +50,7 @@ class Environment {
   Operation* take_finished();
   void settle_finished();
   napi_value outputs_value(const Execution& execution);
+  static int take_kept(napi_env env, napi_callback_info info);
   void settle(Operation* operation, int submit_error);
   void remove(Operation* operation);
   void give_up();

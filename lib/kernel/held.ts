@@ -2,7 +2,6 @@
  * Descriptors that outlive the plan which made them: each is closed once, by whoever holds it, with its object if
  * nobody does, or with the environment (a worker that ends).
  */
-import { closeSync } from 'node:fs';
 import { addon } from '../native.js';
 import { calls } from './calls.js';
 import { perform } from './perform.js';
@@ -25,8 +24,12 @@ export function take(held: Held): number | undefined {
 
 /** Closes the descriptor now; a second time does nothing. */
 export function close(held: Held): void {
-  const descriptor = take(held);
-  if (descriptor !== undefined) closeSync(descriptor);
+  const { descriptor } = held;
+  if (descriptor < 0) return;
+  held.descriptor = -1;
+  // Not by node:fs, which warns in a worker of what it has not opened; not by a plan, whose outputs would take the
+  // place of another's.
+  addon().close(descriptor);
 }
 
 interface Forgotten {

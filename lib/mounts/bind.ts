@@ -1,5 +1,5 @@
 /** Bind mounts: a file or a tree in a second place, open_tree(2) to move_mount(2). */
-import { checkBoolean, checkNames, checkSignal, checkWord, toOptions } from '../arguments.js';
+import { checkBoolean, checkSignal, checkWord, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { abortError, OverlayError, type OverlayErrorFields } from '../errors.js';
 import { calls } from '../kernel/calls.js';
@@ -87,8 +87,7 @@ interface Bind extends AttributeSet {
 }
 
 function check(source: PathLike, target: PathLike, options: BindOptions | undefined): Bind {
-  const given = toOptions(options);
-  checkNames(given, names);
+  const given = toOptions(options, names);
   const namespace = checkNamespace(given.namespace);
   const checked = {
     given: target,

@@ -1,6 +1,6 @@
 /** What can be done to a mount that is there: attached, cloned, made read-only, put in the place of another. */
 
-import { checkBoolean, checkNames, toOptions } from '../arguments.js';
+import { checkBoolean, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
 import { calls } from '../kernel/calls.js';
@@ -120,8 +120,7 @@ export function* attach(
   target: PathLike,
   options: AttachOptions | undefined,
 ): Dialogue<Mounted & Id> {
-  const given = toOptions(options);
-  checkNames(given, attachNames);
+  const given = toOptions(options, attachNames);
   const stack = checkBoolean(given.stack, 'stack') ?? false;
   const namespace = checkNamespace(given.namespace);
   const path = withoutTrailingSlashes(toTarget(target, namespace));
@@ -200,8 +199,7 @@ const remountNames: ReadonlySet<string> = new Set(['readonly', 'readonlySuperblo
 
 /** Makes mount and superblock read-only, or writable. */
 export function* remount(mounted: Mounted & Id, options: RemountOptions | undefined): Dialogue<void> {
-  const given = toOptions(options);
-  checkNames(given, remountNames);
+  const given = toOptions(options, remountNames);
   const readonly = checkBoolean(given.readonly, 'readonly');
   const superblock = checkBoolean(given.readonlySuperblock, 'readonlySuperblock');
   const plan = new Plan();

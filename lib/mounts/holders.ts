@@ -1,6 +1,6 @@
 /** findHolders: who holds a mount. */
 
-import { checkMilliseconds, checkNames, toOptions } from '../arguments.js';
+import { checkMilliseconds, toOptions } from '../arguments.js';
 import type { Holders } from '../holder.js';
 import * as k from '../kernel/constants.js';
 import { askTolerant, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
@@ -28,8 +28,7 @@ interface Prepared {
 }
 
 function prepare(mount: Mount | PathLike, options: HoldersOptions | undefined): Prepared {
-  const checked = toOptions(options);
-  checkNames(checked, names);
+  const checked = toOptions(options, names);
   const timeout = checkMilliseconds(checked.timeout, 'timeout') ?? TIMEOUT;
   if (mount instanceof Mount) return { mounted: mountedOf(mount), isPath: false, timeout };
   const path = withoutTrailingSlashes(toAbsolute(toPath(mount, 'mount')));

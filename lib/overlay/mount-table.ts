@@ -1,6 +1,6 @@
 /** The mount table for callers: what is mounted, what a path is on, and which overlays use a directory. */
 
-import { checkBoolean, checkNames, checkWord, toOptions } from '../arguments.js';
+import { checkBoolean, checkWord, toOptions } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
 import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { addLook, type Found, readLook } from '../kernel/look.js';
@@ -52,9 +52,7 @@ function checkCommon<T extends { namespace?: NamespaceLike; encoding?: Encoding 
   name: string,
   names: ReadonlySet<string>,
 ): Checked<T> {
-  const options = toOptions(given, name);
-  checkNames(options, names);
-  const { namespace, encoding, ...rest } = options;
+  const { namespace, encoding, ...rest } = toOptions(given, names, name);
   return {
     ...rest,
     namespace: checkNamespace(namespace),

@@ -192,6 +192,11 @@ interface Prepared {
 export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepared {
   const given = takeOptions(options);
   const asked = resolve(checkOptions(given));
+  // Its lists are the caller's to change.
+  for (const name of ['lowerdir', 'datadir', 'allowDegraded'] as const) {
+    const list = given[name];
+    if (Array.isArray(list)) Object.assign(given, { [name]: [...list] });
+  }
   if (asked.signal?.aborted) throw abortError(asked.signal);
   const rootless = asked.rootless === 'auto' ? (record ?? featuresSync()).mayMount !== true : asked.rootless;
   const checked = asked.rootless === rootless ? asked : { ...asked, rootless };

@@ -1,5 +1,5 @@
 /** The options of an overlay mount: their types, their checks, and what the kernel calls them. Pure. */
-import { checkBoolean, checkNames, checkSignal, checkWord } from '../arguments.js';
+import { checkBoolean, checkNames, checkSignal, checkWord, takeOnce } from '../arguments.js';
 import { conflictingOptions, invalidArgumentType, invalidArgumentValue, outOfRange, showValue } from '../errors.js';
 import type { AccessTimes, MountAttribute, Propagation } from '../mounts/attributes.js';
 import { checkNamespace, type Namespace, type NamespaceLike, toTarget } from '../mounts/mount-namespace.js';
@@ -305,23 +305,12 @@ function defaultWorkdir(upperdir: Path): Path {
   return parent === '.' ? work : joinPath(parent, work);
 }
 
-/**
- * The caller's options as they are now, each read once: getters may answer otherwise the next time, and the
- * caller may go on with the object.
- */
+/** The caller's options as they are now. */
 export function takeOptions(options: OverlayOptions): OverlayOptions {
   if (typeof options !== 'object' || options === null || Array.isArray(options)) {
     throw invalidArgumentType('options', 'an object with at least a lowerdir', options);
   }
-  const prototype = Object.getPrototypeOf(options);
-  if (prototype === Object.prototype || prototype === null) return { ...options };
-  // Accessors of a class are found by name only.
-  const taken: Record<string, unknown> = { ...options };
-  for (const name in options) taken[name] = options[name as keyof OverlayOptions];
-  for (const name of optionNames) {
-    if (name in options) taken[name] = options[name as keyof OverlayOptions];
-  }
-  return taken as unknown as OverlayOptions;
+  return takeOnce(options, optionNames);
 }
 
 /**

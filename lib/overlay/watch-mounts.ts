@@ -1,5 +1,5 @@
 /** Changes of the mount table, for callers: an async iterator. */
-import { checkNames, checkSignal, checkWord, toOptions } from '../arguments.js';
+import { checkSignal, checkWord, toOptions } from '../arguments.js';
 import { abortError } from '../errors.js';
 import { checkNamespace, type NamespaceLike } from '../mounts/mount-namespace.js';
 import { type MountEventType, openWatch, type RawMountEvent, type Watch, type WatchWay } from '../mounts/watch.js';
@@ -100,8 +100,7 @@ export function watchMountsWith(
   way: WatchWay | undefined,
   options?: WatchMountsOptions,
 ): AsyncIterableIterator<MountEvent<string | Buffer>> {
-  const checked = toOptions(options);
-  checkNames(checked, names);
+  const checked = toOptions(options, names);
   const signal = checkSignal(checked.signal);
   const encoding = checkWord(checked.encoding, 'encoding', ['utf8', 'buffer'] as const) ?? 'utf8';
   const namespace = checkNamespace(checked.namespace);

@@ -1,7 +1,7 @@
 /** Programs that see mounts at places of their choice, in namespaces of their own. */
 import { type ChildProcess, type SpawnOptions as NodeSpawnOptions, spawn as nodeSpawn } from 'node:child_process';
 import type { Readable } from 'node:stream';
-import { checkNames, checkWord, toOptions } from '../arguments.js';
+import { checkWord, toOptions } from '../arguments.js';
 import { launcher } from '../binding.cjs';
 import * as e from '../errnos.js';
 import {
@@ -71,9 +71,9 @@ interface Checked {
 /** As many as the launcher has room for. */
 const MOST_MOUNTS = 64;
 
-function checkPlaced(value: unknown, name: string): Checked['mounts'][number] {
-  const { mount, at } = toOptions(value as Partial<PlacedMount>, name);
-  const prefix = name === 'options' ? '' : `${name}.`;
+const placedNames: ReadonlySet<string> = new Set(['mount', 'at']);
+
+function checkPlaced({ mount, at }: Partial<PlacedMount>, prefix = ''): Checked['mounts'][number] {
   if (!(mount instanceof Mount)) throw invalidArgumentType(`${prefix}mount`, 'a mount', mount);
   if (mount.fd === -1) throw conflictingOptions(`"${prefix}mount" is unmounted`, 'pass a mount that is not');
   if (mountedOf(mount).namespace !== undefined) {
@@ -110,17 +110,21 @@ function check(command: unknown, args: unknown, options: SpawnOptions): Checked 
   checkList(args, 'args').forEach((arg, i) => {
     checkText(arg, `args[${i}]`);
   });
-  checkNames(toOptions(options), names);
   checkPassed(options);
   const paths = (name: 'readonly' | 'hidden') =>
     checkList(options[name], name).map((path, i) => toAbsolute(toPath(path, `${name}[${i}]`)));
-  const single = options.mount === undefined && options.at === undefined ? [] : [checkPlaced(options, 'options')];
+  const single = options.mount === undefined && options.at === undefined ? [] : [checkPlaced(options)];
   const listed = checkList(options.mounts, 'mounts');
   if (single.length + listed.length > MOST_MOUNTS) {
     throw outOfRange('mounts', `a list of at most ${MOST_MOUNTS - single.length} mounts`, String(listed.length));
   }
+  const others = listed.map((placed, i) => {
+    const name = `mounts[${i}]`;
+    if (placed === undefined) throw invalidArgumentType(name, 'an object', placed);
+    return checkPlaced(toOptions(placed as Partial<PlacedMount>, placedNames, name), `${name}.`);
+  });
   return {
-    mounts: [...single, ...listed.map((placed, i) => checkPlaced(placed, `mounts[${i}]`))],
+    mounts: [...single, ...others],
     readonly: paths('readonly'),
     hidden: paths('hidden'),
     cwd: toAbsolute(options.cwd === undefined ? '.' : toPath(options.cwd, 'cwd')),
@@ -229,8 +233,9 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
  * `'target-not-directory'`, `'target-symlink'`, `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'` or `'shown-before'`;
  * where the program is not found, Node's own error
  */
-export function spawn(command: string, args: readonly string[] = [], options: SpawnOptions = {}): ChildProcess {
+export function spawn(command: string, args: readonly string[] = [], given: SpawnOptions = {}): ChildProcess {
   if (process.platform !== 'linux') throw platformError();
+  const options = toOptions(given, names);
   const checked = check(command, args, options);
   const isRootless = checked.mounts.some(({ mount }) => mount.isRootless) || featuresSync().mayMount !== true;
   const stdio = toStdio(options.stdio);
@@ -241,7 +246,7 @@ export function spawn(command: string, args: readonly string[] = [], options: Sp
     return { mount: stdio.length - 1, at };
   });
   const report = stdio.push('pipe') - 1;
-  const given = orders({
+  const ordered = orders({
     report,
     mounts,
     readonly: checked.readonly,
@@ -252,7 +257,7 @@ export function spawn(command: string, args: readonly string[] = [], options: Sp
     command: toCommand(command, args, options.shell),
   });
   const passed = Object.fromEntries(passedNames.flatMap((name) => (name in options ? [[name, options[name]]] : [])));
-  const child = nodeSpawn(launcher(), toArguments(given), { ...passed, stdio });
+  const child = nodeSpawn(launcher(), toArguments(ordered), { ...passed, stdio });
   // Where no descriptor is left, Node has made no streams, and emits the error.
   if (child.stdio === undefined) return child;
   const reported = child.stdio[report] as Readable | undefined;
@@ -263,7 +268,7 @@ export function spawn(command: string, args: readonly string[] = [], options: Sp
     text += piece;
   });
   reported?.on('end', () => {
-    const failure = readReport(given, text);
+    const failure = readReport(ordered, text);
     if (failure === undefined) return;
     const isCommand = failure.order.word === 'exec';
     child.emit('error', isCommand ? commandError(command, args, failure.errno) : explainLaunch(failure, isRootless));

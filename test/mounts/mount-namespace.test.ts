@@ -2,6 +2,7 @@ import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_pr
 import { once } from 'node:events';
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
 import type { ExecutionContext } from 'ava';
 import test from 'ava';
 import {
@@ -234,4 +235,19 @@ mountTest('a namespace that is not there, is none, or may not be joined', async 
   const denied = (call: string) => evaluateIn(withoutCapabilities, call);
   t.like(denied(`overlayfs.unmount('/tmp', { namespace: '/proc/self/ns/mnt' })`), { reason: 'namespace-denied' });
   t.like(denied('overlayfs.createNamespace()'), { reason: 'no-privilege', syscall: 'unshare' });
+});
+
+mountTest('closed in a worker, where Node watches over descriptors, it brings no warning', async (t) => {
+  const program = `
+    const warnings = [];
+    process.on('warning', (warning) => warnings.push(String(warning)));
+    import('overlayfs').then(async ({ createNamespace, watchMounts }) => {
+      (await createNamespace()).close();
+      await watchMounts().return();
+      setTimeout(() => require('node:worker_threads').parentPort.postMessage(warnings), 20);
+    });`;
+  const worker = new Worker(program, { eval: true });
+  const [warnings] = await once(worker, 'message');
+  t.deepEqual(warnings, []);
+  await worker.terminate();
 });

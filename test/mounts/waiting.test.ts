@@ -64,6 +64,25 @@ mountTest('until its time is over, and then tells who uses it', async (t) => {
   await mounted.unmount();
 });
 
+mountTest('with the options that there were when it was called', async (t) => {
+  const options = layers(scratch(t));
+  const mounted = mountOverlaySync(options);
+  const fd = openSync(join(options.target, 'from-lower'), 'r');
+  for (const call of [
+    (given: UnmountOptions) => unmount(options.target, given),
+    (given: UnmountOptions) => mounted.unmount(given),
+    (given: UnmountOptions) => unmountTree(options.target, given),
+  ]) {
+    const given: UnmountOptions & { bulk?: boolean } = { timeout: 30 };
+    const pending = call(given);
+    Object.assign(given, { detach: true, bulk: true, timeout: 60_000 });
+    await t.throwsAsync(pending, { code: 'EBUSY' });
+    t.is(mountsBelow(options.target).length, 1);
+  }
+  closeSync(fd);
+  await mounted.unmount();
+});
+
 mountTest('until its signal aborts', async (t) => {
   const options = layers(scratch(t));
   const mounted = mountOverlaySync(options);

@@ -295,6 +295,17 @@ mountTest('the options of the caller are not changed, and later changes do not r
   const mounted = await mountOverlay(options);
   t.not(mounted.options, options);
   await mounted.unmount();
+
+  makeTree(dir, { 'second/': '' });
+  const lowerdir = [options.lowerdir as string, join(dir, 'second')];
+  const changed = { ...options, lowerdir };
+  const pending = mountOverlay(changed);
+  changed.target = join(dir, 'none');
+  lowerdir.length = 1;
+  const other = await pending;
+  t.is(other.path, options.target as string);
+  t.deepEqual(other.options.lowerdir, [options.lowerdir as string, join(dir, 'second')]);
+  await other.unmount();
 });
 
 mountTest('options are read once: from accessors, classes, prototypes', async (t) => {

@@ -851,6 +851,7 @@ class Program {
       Slot* slot = each.deferred->slot;
       if (slot == nullptr) broken("a promise that nobody has was kept");
       slot->is_busy = false;
+      if (each.place >= 0) count_taken();
       if (!each.succeeded) {
         (each.cancelled ? counts.cancelled : each.error == EAGAIN ? counts.refused : counts.failed)++;
         CHECK(each.undo_error == 0, "undoing: errno %d", each.undo_error);
@@ -866,14 +867,26 @@ class Program {
         int32_t descriptor = each.descriptor;
         if (each.place >= 0) memcpy(&descriptor, env_.referenced.data() + each.place, sizeof descriptor);
         napi_callback_info__ info{{value(descriptor)}};
-        Environment::disown(&env_, &info);
-        CHECK(descriptor >= 0 && close(descriptor) == 0, "descriptor %d", descriptor);
+        CHECK(fcntl(descriptor, F_GETFD) >= 0, "descriptor %d", descriptor);
+        if (random_.one_in(2)) {
+          Environment::close(&env_, &info);
+        } else {
+          Environment::disown(&env_, &info);
+          close(descriptor);
+        }
       } else if (slot->is_mount() && may_leave_mounts_ && random_.one_in(3)) {
         start(*slot, Slot::unmount, false);
       } else {
         remove(*slot);
       }
     }
+  }
+
+  void count_taken() {
+    uint32_t taken;
+    memcpy(&taken, env_.referenced.data(), sizeof taken);
+    taken++;
+    memcpy(env_.referenced.data(), &taken, sizeof taken);
   }
 
   // An unmount that was cancelled may have been done: there is no taking it back.
