@@ -15,8 +15,8 @@ function describe({ facts: { paths, mountCount, isIncomplete } }: Beforehand, op
     mountCount === 0
       ? 'on a file system that /proc, which is not mounted, would tell'
       : 'on a mount that this namespace does not show';
-  const lines = paths.map(({ subject, found, mount }) => {
-    const type = found.errno !== 0 ? 'not there' : (mount?.type ?? unknown);
+  const lines = paths.map(({ subject, found, isUnmade, mount }) => {
+    const type = found.errno !== 0 || isUnmade ? 'not there' : (mount?.type ?? unknown);
     return `${nameOf(subject, options).replace(/^the /, '')}: ${type}\n`;
   });
   return lines.join('') + (isIncomplete ? 'A file system does not answer: there may be more to say.\n' : '');
@@ -32,11 +32,11 @@ async function run(parsed: Parsed): Promise<Outcome> {
     text: describe(beforehand, checked) + verdict,
     json: {
       complete: !facts.isIncomplete,
-      paths: facts.paths.map(({ subject: { role, index, path }, found, mount }) => ({
+      paths: facts.paths.map(({ subject: { role, index, path }, found, isUnmade, mount }) => ({
         role,
         ...(index !== undefined && { index }),
         path,
-        found: found.errno === 0,
+        found: found.errno === 0 && !isUnmade,
         ...(mount && { fileSystem: mount.type, mount: mount.target }),
       })),
     },

@@ -165,6 +165,59 @@ const wrongPaths: Readonly<Record<string, Row>> = {
     reason: 'work-inside-upper',
     path: 'upper/.',
   },
+  'a workdir inside the upperdir, where both were to be created': {
+    change: (_, dir) => ({
+      upperdir: join(dir, 'new/upper'),
+      workdir: join(dir, 'new/upper/deep/../work'),
+      create: true,
+    }),
+    code: 'EINVAL',
+    reason: 'work-inside-upper',
+    path: 'new/upper/deep/../work',
+  },
+  'a workdir to be created inside an upperdir that is there': {
+    change: (options) => ({ workdir: join(options.upperdir, 'deep/work'), create: true }),
+    code: 'EINVAL',
+    reason: 'work-inside-upper',
+    path: 'upper/deep/work',
+  },
+  'an upperdir to be created inside the workdir': {
+    change: (options) => ({ upperdir: join(options.workdir, 'upper'), create: true }),
+    code: 'EINVAL',
+    reason: 'work-inside-upper',
+    path: 'work',
+  },
+  'one directory to be created as upperdir and workdir': {
+    change: (_, dir) => ({ upperdir: join(dir, 'new'), workdir: `${join(dir, 'new')}/.`, create: true }),
+    code: 'EINVAL',
+    reason: 'work-inside-upper',
+    path: 'new/.',
+  },
+  'upperdir and workdir to be created on two file systems': {
+    change: (_, dir) => {
+      mkdirSync(join(dir, 'other'));
+      native.mount('other', join(dir, 'other'), 'tmpfs', 0, '');
+      return { upperdir: join(dir, 'new/upper'), workdir: join(dir, 'other/new/work'), create: true };
+    },
+    code: 'EINVAL',
+    reason: 'work-on-other-mount',
+    path: 'other/new/work',
+  },
+  'an upperdir to be created in a file system that can hold none': {
+    change: (options, dir) => {
+      mountOverlaySync(options);
+      mkdirSync(join(dir, 'other'));
+      return {
+        upperdir: join(options.target, 'new/upper'),
+        workdir: join(options.target, 'new/work'),
+        target: join(dir, 'other'),
+        create: true,
+      };
+    },
+    code: 'EINVAL',
+    reason: 'upper-unsupported',
+    path: 'merged/new/upper',
+  },
   'a workdir inside the upperdir by way of a link': {
     change: (options, dir) => {
       mkdirSync(join(options.upperdir, 'w'));

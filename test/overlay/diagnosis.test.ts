@@ -72,6 +72,7 @@ function randomPath(subject: PathFacts['subject']): PathFacts {
   return {
     subject,
     found,
+    isUnmade: rarely(),
     isSymlink: rarely(),
     fileSystem: maybe({
       magic: pick(magics),

@@ -226,6 +226,7 @@ for (const row of rows) {
       (subject, i): PathFacts => ({
         subject,
         found: { ...NOT_FOUND, type: k.S_IFDIR, device: 1, inode: BigInt(i + 1), mountId: 1 },
+        isUnmade: false,
         isSymlink: false,
         fileSystem: undefined,
         mount: undefined,

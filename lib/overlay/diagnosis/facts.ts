@@ -30,6 +30,8 @@ export interface MountFacts {
 export interface PathFacts {
   readonly subject: Subject;
   readonly found: Found;
+  /** It is not there, and `create` makes it: all this is as it would be then. */
+  readonly isUnmade: boolean;
   /** Whether the path's last component is a symbolic link. */
   readonly isSymlink: boolean;
   /** Undefined where nothing could be asked. */

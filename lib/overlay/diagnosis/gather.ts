@@ -3,7 +3,7 @@
  * comes first, so that a look that is given up has that at least.
  */
 import { readFileSync } from 'node:fs';
-import { EBUSY, EEXIST, EINVAL } from '../../errnos.js';
+import { EBUSY, EEXIST, EINVAL, ENOENT } from '../../errnos.js';
 import { calls } from '../../kernel/calls.js';
 import * as k from '../../kernel/constants.js';
 import { ask, type Dialogue, list } from '../../kernel/dialogue.js';
@@ -28,6 +28,7 @@ import {
   type ProcessFacts,
   type UseFacts,
 } from './facts.js';
+import { findUnmade, type Unmade } from './unmade.js';
 
 /** What the look is to take in besides what it always does. */
 export interface Wanted {
@@ -98,6 +99,7 @@ export function* gather(draft: Draft, options: CheckedOptions, wanted: Wanted): 
     return {
       subject,
       found: look,
+      isUnmade: false,
       isSymlink: readLook(itself, outputs).type === k.S_IFLNK,
       fileSystem: undefined,
       mount: mountOf(subject.path, look, table),
@@ -106,10 +108,18 @@ export function* gather(draft: Draft, options: CheckedOptions, wanted: Wanted): 
   });
   draft.paths = found;
 
-  draft.paths = yield* gatherFileSystems(found);
+  const parents = new Map<string, string>();
+  const made = options.create ? found.filter(isToBeMade).map(({ subject }) => subject.path) : [];
+  const unmade = yield* findUnmade(made, parents);
+  const whole = found.map((path) => asIfMade(path, unmade.get(path.subject.path), table));
+  draft.paths = yield* gatherFileSystems(whole, unmade);
   if (wanted.parents !== 'none') {
     const isWanted = ({ role }: Subject) => role !== 'target' && (wanted.parents === 'all' || isUpper(role));
-    draft.parents = yield* gatherParents(draft.paths.filter(({ subject }) => isWanted(subject)));
+    draft.parents = yield* gatherParents(
+      draft.paths.filter(({ subject }) => isWanted(subject)),
+      unmade,
+      parents,
+    );
   }
   if (wanted.otherUses) draft.otherUses = yield* gatherOtherUses(draft.paths, table);
   if (wanted.work && options.workdir !== undefined) {
@@ -128,6 +138,14 @@ export function* gather(draft: Draft, options: CheckedOptions, wanted: Wanted): 
 }
 
 const isUpper = (role: Subject['role']): boolean => role === 'upperdir' || role === 'workdir';
+
+const isToBeMade = ({ subject, found, isSymlink }: PathFacts): boolean =>
+  isUpper(subject.role) && found.errno === ENOENT && !isSymlink;
+
+const asIfMade = (path: PathFacts, unmade: Unmade | undefined, table: readonly MountinfoEntry[]): PathFacts =>
+  unmade === undefined || !isToBeMade(path)
+    ? path
+    : { ...path, found: unmade.found, isUnmade: true, mount: mountOf(path.subject.path, unmade.found, table) };
 
 // ------------------------------------------------------------------------------------------------ the process
 
@@ -222,10 +240,12 @@ function* gatherShownUses(paths: readonly PathFacts[], table: readonly Mountinfo
 
 // ------------------------------------------------------------------------------------------------ the layers
 
-function* gatherFileSystems(paths: readonly PathFacts[]): Dialogue<PathFacts[]> {
+function* gatherFileSystems(paths: readonly PathFacts[], unmade: ReadonlyMap<Path, Unmade>): Dialogue<PathFacts[]> {
   const plan = new Plan();
   const asked = paths.map(({ subject: { path, role } }) => ({
-    system: plan.stepOf(plan.add(calls.statfs, [path, 0, 0], { output: STATFS_OUTPUT, tolerate: 'any' })),
+    system: plan.stepOf(
+      plan.add(calls.statfs, [unmade.get(path)?.nearest ?? path, 0, 0], { output: STATFS_OUTPUT, tolerate: 'any' }),
+    ),
     write: isUpper(role)
       ? plan.stepOf(
           plan.add(calls.faccessat2, [k.AT_FDCWD, path, k.W_OK | k.X_OK, k.AT_EACCESS], { output: 0, tolerate: 'any' }),
@@ -253,12 +273,16 @@ function readFileSystem(step: Step, outputs: Outputs | StepFailure): FileSystemF
 }
 
 /** From each directory up to the root, all of them one level at a time; directories that were met go no further. */
-function* gatherParents(paths: readonly PathFacts[]): Dialogue<Map<string, string>> {
-  const parents = new Map<string, string>();
+function* gatherParents(
+  paths: readonly PathFacts[],
+  unmade: ReadonlyMap<Path, Unmade>,
+  parents: Map<string, string>,
+): Dialogue<Map<string, string>> {
   let frontier = new Map<string, Path>();
   for (const { found, subject } of paths) {
-    const identity = identityOf(found);
-    if (identity !== undefined && found.type === k.S_IFDIR) frontier.set(identity, joinPath(subject.path, '.'));
+    const { nearest, nearestFound } = unmade.get(subject.path) ?? { nearest: subject.path, nearestFound: found };
+    const identity = identityOf(nearestFound);
+    if (identity !== undefined && nearestFound.type === k.S_IFDIR) frontier.set(identity, joinPath(nearest, '.'));
   }
   for (let level = 0; level < MAX_LEVELS && frontier.size > 0; level++) {
     const plan = new Plan();
