@@ -2,7 +2,7 @@
 import { EBUSY, EINVAL, ENOSYS, EPERM } from '../errnos.js';
 import { abortError, invalidArgumentValue, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
-import { AT_FDCWD, AT_REMOVEDIR, FSCONFIG_CMD_CREATE } from '../kernel/constants.js';
+import { AT_FDCWD, AT_REMOVEDIR, FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING } from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { type MountIds, readMountIds } from '../kernel/look.js';
 import { type Outcome, type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
@@ -379,6 +379,11 @@ function retry(prepared: Prepared, failure: StepFailure): Prepared | undefined {
   // A seccomp filter may know mount(2) only. If it is the privilege that is lacking, that says so too.
   if (checked.target !== undefined && step?.call === calls.fsopen && (errno === EPERM || errno === ENOSYS)) {
     return { ...prepared, features: { ...features, mountApi: false } };
+  }
+  // As a string a path is no reason for the kernel to mount what comes at its end by itself, such as by autofs(5).
+  const isByPath = step?.call === calls.fsconfig && step.args[1] === FSCONFIG_SET_STRING && step.options.subject;
+  if (isByPath && errno === EINVAL && features.lowerdirAppend && features.layerDescriptors !== false) {
+    return { ...prepared, features: { ...features, lowerdirAppend: false } };
   }
   const again = withMetacopy(checked, failure);
   return again && { ...prepared, checked: again };

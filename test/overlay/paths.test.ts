@@ -1,7 +1,7 @@
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import test from 'ava';
-import { unmountSync } from 'overlayfs';
-import { hasFeature, mountTest, scratch } from '../support/index.js';
+import { mountOverlay, mountOverlaySync, unmountSync } from 'overlayfs';
+import { hasFeature, mountsBelow, mountTest, native, scratch } from '../support/index.js';
 import { ways } from '../support/ways.js';
 
 /** Directory names that have broken something somewhere. */
@@ -137,3 +137,19 @@ for (const [way, { mountSync, needs }] of Object.entries(ways)) {
     mounted.unmountSync();
   });
 }
+
+const automount = { needs: ['pathDescriptors', 'debugfs with tracefs in it'] } as const;
+
+mountTest('a layer that the kernel mounts when it is come upon', automount, async (t) => {
+  for (const mount of [mountOverlay, mountOverlaySync]) {
+    const dir = scratch(t);
+    for (const name of ['debug', 'l', 'm']) mkdirSync(`${dir}/${name}`);
+    t.is(native.mount('debug', `${dir}/debug`, 'debugfs', 0, ''), 0);
+    t.is(mountsBelow(`${dir}/debug`).length, 1);
+    const mounted = await mount({ lowerdir: [`${dir}/l`, `${dir}/debug/tracing`], target: `${dir}/m` });
+    t.true(existsSync(`${dir}/m/events`));
+    await mounted.unmount();
+    t.is(native.umount(`${dir}/debug/tracing`, 0), 0);
+    t.is(native.umount(`${dir}/debug`, 0), 0);
+  }
+});

@@ -123,6 +123,7 @@ const probes = {
   Landlock: () => native.landlockVersion() > 0,
   mksquashfs: () => hasProgram('mksquashfs') && hasFileSystem('squashfs'),
   hugetlbfs: () => hasFileSystem('hugetlbfs'),
+  'debugfs with tracefs in it': () => hasFileSystem('debugfs') && hasFileSystem('tracefs'),
   'user namespaces': () => succeeds('unshare', '-Urm', 'true'),
   'a kernel of its own': () => / \/ 9p /.test(readFileSync('/proc/mounts', 'latin1')),
   FUSE: () => existsSync('/dev/fuse'),
