@@ -54,6 +54,9 @@ export const unreachable: Readonly<Record<number, string>> = {
   [ENAMETOOLONG]: 'it, or a name in it, is too long',
 };
 
+/** Whether the process or the machine has no descriptor left. */
+export const isOutOfDescriptors = (errno: number): boolean => errno === EMFILE || errno === ENFILE;
+
 /** The name and the text of an errno, a positive number. */
 export function describeErrno(errno: number): readonly [code: string, text: string] {
   return getSystemErrorMap().get(-errno) ?? more[errno] ?? [`E${errno}`, `errno ${errno}`];

@@ -73,7 +73,7 @@ export function explainOpaque(path: Path, attribute: string, failure: StepFailur
   if (step?.call === calls.fstatfs && errno === e.EPERM) {
     return fields({ reason: 'merged-mount', what: `${shown} is in a mounted overlay, where the mark does not count` });
   }
-  if (errno === e.EMFILE || errno === e.ENFILE) {
+  if (e.isOutOfDescriptors(errno)) {
     return fields({ reason: 'out-of-descriptors', what: `no descriptor is left to open ${shown}` });
   }
   if (step?.call === calls.openat2) {

@@ -152,7 +152,7 @@ export function explainWhiteout(path: Path, failure: StepFailure, facts: Whiteou
   const fields = (reason: Reason, what: string, hint?: string): OverlayErrorFields => {
     return { errno, syscall: syscallOf(failure), path: pathString(path), reason, what, hint };
   };
-  if (errno === e.EMFILE || errno === e.ENFILE) {
+  if (e.isOutOfDescriptors(errno)) {
     const hint = 'raise the limit (ulimit -n), or name whiteouts of fewer directories in one call';
     return fields('out-of-descriptors', `no descriptor is left to open ${shown}`, hint);
   }

@@ -206,6 +206,8 @@ function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayErro
         hint: 'use a newer kernel',
       };
     }
+    if (e.isOutOfDescriptors(errno))
+      return { reason: 'out-of-descriptors', what: `no descriptor is left to bind ${name}` };
     const cause = e.unreachable[errno];
     if (cause !== undefined) return { reason: 'path-inaccessible', what: `${name} cannot be reached: ${cause}` };
     return {
@@ -233,7 +235,7 @@ function finish(bind: Bind, { id }: BindPlan, outcome: Outputs): Mount {
  * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`: an argument is wrong
  * @throws {OverlayError} `reason` is `'path-missing'`, `'target-missing'`, `'target-mounted'`,
  * `'target-mismatch'`, `'target-symlink'`, `'source-unbindable'`, `'no-privilege'`, `'namespace-missing'`,
- * `'namespace-denied'`, `'path-inaccessible'` or `'option-unsupported'`
+ * `'namespace-denied'`, `'path-inaccessible'`, `'out-of-descriptors'` or `'option-unsupported'`
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
 export async function bind(source: PathLike, target: PathLike, options?: BindOptions): Promise<Mount> {

@@ -78,6 +78,9 @@ function commonVerdict(mounted: Mounted, { errno, step }: StepFailure): Verdict 
         }
       : { reason: 'no-privilege', what: 'this process lacks CAP_SYS_ADMIN in its user namespace' };
   }
+  if (e.isOutOfDescriptors(errno)) {
+    return { reason: 'out-of-descriptors', what: `no descriptor is left to take hold of ${shown}` };
+  }
   if (errno === e.ENOSYS) {
     return {
       reason: 'option-unsupported',

@@ -4,6 +4,7 @@ import * as e from '../errnos.js';
 import { invalidArgumentType, invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { systemCallOf } from '../kernel/format.js';
 import { close, closeWith, type Held } from '../kernel/held.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
@@ -113,9 +114,11 @@ export function explainJoin({ step, errno }: StepFailure): OverlayError | undefi
   const verdict: Pick<OverlayErrorFields, 'reason' | 'what'> =
     errno === e.EPERM || errno === e.EACCES
       ? { reason: 'namespace-denied', what: `this process may not join ${shown}` }
-      : errno === e.EINVAL || errno === e.EBADF
-        ? { reason: 'namespace-missing', what: `${shown} is not a mount namespace` }
-        : { reason: 'namespace-missing', what: `${shown} is not there` };
+      : e.isOutOfDescriptors(errno)
+        ? { reason: 'out-of-descriptors', what: `no descriptor is left to open ${shown}` }
+        : errno === e.EINVAL || errno === e.EBADF
+          ? { reason: 'namespace-missing', what: `${shown} is not a mount namespace` }
+          : { reason: 'namespace-missing', what: `${shown} is not there` };
   return new OverlayError({
     errno,
     syscall: step.call === calls.setns ? 'setns' : 'open',
@@ -137,7 +140,13 @@ function creation(): { plan: Plan; made: Step } {
 function finish(made: Step, outcome: Outputs | StepFailure): MountNamespace {
   if (!(outcome instanceof StepFailure)) return new MountNamespace(outcome.result(made));
   const { errno, step } = outcome;
+  const noDescriptor = {
+    reason: 'out-of-descriptors',
+    what: 'no descriptor is left to hold a mount namespace by',
+  } as const;
   const causes: Readonly<Record<number, Pick<OverlayErrorFields, 'reason' | 'what'>>> = {
+    [e.EMFILE]: noDescriptor,
+    [e.ENFILE]: noDescriptor,
     [e.EPERM]: {
       reason: 'no-privilege',
       what: 'this process may not make a mount namespace: it lacks CAP_SYS_ADMIN in its user namespace',
@@ -149,7 +158,7 @@ function finish(made: Step, outcome: Outputs | StepFailure): MountNamespace {
   };
   throw new OverlayError({
     errno,
-    syscall: step?.call.name,
+    syscall: step && systemCallOf(step),
     ...(causes[errno] ?? { reason: 'unexplained', what: 'no mount namespace could be made' }),
   });
 }
@@ -159,7 +168,7 @@ function finish(made: Step, outcome: Outputs | StepFailure): MountNamespace {
  * it private, on a thread that ends with the call. Pass it as `namespace` to mount, bind, unmount and list in
  * it. The time it takes grows with the number of mounts that are copied.
  *
- * @throws {OverlayError} `reason` is `'no-privilege'` or `'out-of-namespaces'`
+ * @throws {OverlayError} `reason` is `'no-privilege'`, `'out-of-namespaces'` or `'out-of-descriptors'`
  */
 export async function createNamespace(): Promise<MountNamespace> {
   const { plan, made } = creation();

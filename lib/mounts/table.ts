@@ -76,7 +76,7 @@ export function explainTable(failure: StepFailure, path?: Path): OverlayError {
       syscall: syscallOf(step),
       path: about === undefined ? undefined : pathString(about),
     });
-  if (errno === e.EMFILE || errno === e.ENFILE) {
+  if (e.isOutOfDescriptors(errno)) {
     return fail('out-of-descriptors', 'no descriptor is left to read the mount table by');
   }
   const isLook = step?.call === calls.mount_of || step?.call === calls.statx;

@@ -159,7 +159,7 @@ export abstract class Watch {
 }
 
 function explainWatch(failure: StepFailure): OverlayError {
-  if (failure.step?.call !== calls.wait_for || failure.errno === e.EMFILE || failure.errno === e.ENFILE) {
+  if (failure.step?.call !== calls.wait_for || e.isOutOfDescriptors(failure.errno)) {
     return explainTable(failure);
   }
   return new OverlayError({

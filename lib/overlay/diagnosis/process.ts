@@ -20,7 +20,7 @@ import {
 } from './rule.js';
 
 const outOfDescriptors: Rule = {
-  when: ({ errno }) => errno === e.EMFILE || errno === e.ENFILE,
+  when: ({ errno }) => e.isOutOfDescriptors(errno),
   find({ options, failure }) {
     const step = failure?.step;
     const subject = step?.options.subject;

@@ -1,0 +1,49 @@
+/** Calls for which no descriptor is left say so. */
+import { join } from 'node:path';
+import { evaluateIn, makeTree, mountTest, scratch } from '../support/index.js';
+
+/** What comes of each, when a process that has opened all it may calls them; `dir` has two layers and a place. */
+const calls: Readonly<Record<string, string>> = {
+  bind: 'overlayfs.bind(l, m)',
+  bindSync: 'overlayfs.bindSync(l, m)',
+  createNamespace: 'overlayfs.createNamespace()',
+  createNamespaceSync: 'overlayfs.createNamespaceSync()',
+  namespace: "overlayfs.unmount(m, { namespace: '/proc/self/ns/mnt' })",
+  attach: 'detached.attach(m)',
+  clone: 'detached.clone()',
+  listMounts: 'overlayfs.listMounts({ namespace: "/proc/self/ns/mnt" })',
+  mountOverlay: 'overlayfs.mountOverlay({ lowerdir: [l, m], target: m })',
+  makeOpaque: 'overlayfs.makeOpaque(m)',
+  spawn: `(async () => {
+      const child = overlayfs.spawn('true', [], {});
+      throw await new Promise((resolve) => child.on('error', resolve));
+    })()`,
+};
+
+mountTest('without descriptors', { needs: 'pathDescriptors' }, (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'l/f': '', 'm/': '' });
+  const outcomes = evaluateIn(
+    ['prlimit', '--nofile=64'],
+    `{
+      const [l, m] = args;
+      const { openSync, closeSync } = await import('node:fs');
+      const detached = await overlayfs.mountOverlay({ lowerdir: [l, m] });
+      await overlayfs.bind(l, m).then((mount) => mount.unmount());
+      const held = [];
+      try { for (;;) held.push(openSync('/dev/null')); } catch {}
+      const outcomes = {};
+      const calls = {${Object.entries(calls).map(([name, call]) => `${name}: async () => ${call}`)}};
+      for (const [name, call] of Object.entries(calls)) {
+        outcomes[name] = await call().then(() => 'done', (error) => error.reason ?? error.code);
+      }
+      for (const descriptor of held) closeSync(descriptor);
+      await detached.unmount();
+      return outcomes;
+    }`,
+    join(dir, 'l'),
+    join(dir, 'm'),
+  );
+  const expected = Object.keys(calls).map((name) => [name, name === 'spawn' ? 'EMFILE' : 'out-of-descriptors']);
+  t.deepEqual(outcomes, Object.fromEntries(expected));
+});
