@@ -305,10 +305,14 @@ function addUpperGuards(plan: Plan, options: CheckedOptions, features: KernelFea
 const isAccessChecked = ({ readonlySuperblock }: CheckedOptions, { userNamespace }: KernelFeatures): boolean =>
   userNamespace && !readonlySuperblock;
 
-/** Which layers no guard has to look at. */
+/**
+ * Which layers may go by their paths: no guard has to look at them. Of a string the mount table shows the links, which
+ * may lead elsewhere later; upper and work go by what others find there, and so by descriptor where the kernel takes
+ * one.
+ */
 function unguarded(options: CheckedOptions, features: KernelFeatures): ByPath {
   const isLookedAt = (options.exclusive && !uses.isEmpty) || isAccessChecked(options, features);
-  return { lowers: true, upper: !isLookedAt };
+  return { lowers: true, upper: features.layerDescriptors === false && !isLookedAt };
 }
 
 /** Whether the file system of the upper has attributes of the kind that the marks are kept in. */

@@ -1,6 +1,6 @@
 /** `exclusive`: what is known to be in use, by whichever hand, and what is not any more. */
 import { execFileSync } from 'node:child_process';
-import { closeSync, mkdirSync, openSync, symlinkSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, symlinkSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
@@ -18,9 +18,11 @@ import { featuresSync } from '#lib/overlay/features.js';
 import { mountOverlayWith } from '#lib/overlay/mount.js';
 import {
   countDescriptors,
+  evaluateIn,
   eventually,
   hasFeature,
   layers,
+  makeTree,
   mountsBelow,
   mountTest,
   native,
@@ -345,3 +347,34 @@ mountTest('many mounts of others, and of this process, are no hindrance', async 
   for (let i = 0; i < 600; i++) native.umount(join(dir, `t${i}`), MNT_DETACH);
   t.is(mountsBelow(dir).length, 1);
 });
+
+mountTest(
+  'an upper by way of a link is in use when the link leads elsewhere',
+  { needs: ['layerDescriptors', 'uniqueMountId'] },
+  async (t) => {
+    for (const mount of [mountOverlay, mountOverlaySync]) {
+      const dir = scratch(t);
+      makeTree(dir, { 'l/': '', 'm/': '', 'other/': '', '1/u/': '', '1/w/': '', '2/u/': '', '2/w/work/': '' });
+      symlinkSync('1', join(dir, 'link'));
+      const options = (name: string, target: string) => ({
+        lowerdir: join(dir, 'l'),
+        upperdir: join(dir, name, 'u'),
+        workdir: join(dir, name, 'w'),
+        target: join(dir, target),
+      });
+      await mount(options('link', 'm'));
+      unlinkSync(join(dir, 'link'));
+      symlinkSync('2', join(dir, 'link'));
+      const mountElsewhere = (name: string) =>
+        evaluateIn(
+          ['env'],
+          `overlayfs.mountOverlay(JSON.parse(args[0])).then((mount) => mount.unmount())`,
+          JSON.stringify(options(name, 'other')),
+        );
+      t.like(mountElsewhere('1'), { code: 'EBUSY', reason: 'upper-in-use' });
+      t.is(mountElsewhere('2'), null);
+      await unmount(join(dir, 'm'), { removeWork: true });
+      t.deepEqual([existsSync(join(dir, '1/w')), existsSync(join(dir, '2/w'))], [false, true]);
+    }
+  },
+);
