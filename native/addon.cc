@@ -8,7 +8,7 @@ namespace overlayfs {
 
 namespace {
 
-Napi::Object init(Napi::Env env, Napi::Object exports) {
+napi_value init(napi_env env, napi_value exports) {
   if (Environment::attach(env) != napi_ok) return exports;
 
   napi_property_descriptor functions[] = {
@@ -20,29 +20,37 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   };
   napi_define_properties(env, exports, sizeof functions / sizeof functions[0], functions);
 
-  Napi::Object calls = Napi::Object::New(env);
-#define OVERLAYFS_CALL(name, descriptors) \
-  calls.Set(#name, Napi::Number::New(env, static_cast<int32_t>(Call::name)));
+  // Failures are left alone: a worker that is terminated meanwhile takes nothing more, and will not miss it.
+  auto set_number = [env](napi_value object, const char* name, int32_t number) {
+    napi_value value = nullptr;
+    if (napi_create_int32(env, number, &value) == napi_ok) napi_set_named_property(env, object, name, value);
+  };
+  auto set_object = [env, exports](const char* name) {
+    napi_value object = nullptr;
+    if (napi_create_object(env, &object) == napi_ok) napi_set_named_property(env, exports, name, object);
+    return object;
+  };
+
+  napi_value calls = set_object("calls");
+#define OVERLAYFS_CALL(name, descriptors) set_number(calls, #name, static_cast<int32_t>(Call::name));
   OVERLAYFS_CALLS(OVERLAYFS_CALL)
 #undef OVERLAYFS_CALL
-  exports.Set("calls", calls);
 
-  Napi::Object flags = Napi::Object::New(env);
-  flags.Set("undo", Napi::Number::New(env, undo));
-  flags.Set("keep", Napi::Number::New(env, keep));
-  flags.Set("later", Napi::Number::New(env, later));
-  exports.Set("flags", flags);
+  napi_value flags = set_object("flags");
+  set_number(flags, "undo", undo);
+  set_number(flags, "keep", keep);
+  set_number(flags, "later", later);
 
-  exports.Set("ownThread", Napi::Number::New(env, own_thread));
-  exports.Set("inChild", Napi::Number::New(env, in_child));
-  exports.Set("anyErrno", Napi::Number::New(env, static_cast<int32_t>(any_errno)));
-  exports.Set("results", Napi::Value(env, Environment::of(env)->results()));
-  exports.Set("pageSize", Napi::Number::New(env, static_cast<double>(sysconf(_SC_PAGESIZE))));
+  set_number(exports, "ownThread", own_thread);
+  set_number(exports, "inChild", in_child);
+  set_number(exports, "anyErrno", static_cast<int32_t>(any_errno));
+  set_number(exports, "pageSize", static_cast<int32_t>(sysconf(_SC_PAGESIZE)));
+  napi_set_named_property(env, exports, "results", Environment::of(env)->results());
   return exports;
 }
 
 }  // namespace
 
-NODE_API_MODULE(overlayfs, init)
+NAPI_MODULE(overlayfs, init)
 
 }  // namespace overlayfs

@@ -92,3 +92,31 @@ mountTest('many mounts from four workers at once leave no thread, descriptor or 
   t.is(countDescriptors(), descriptors);
   await eventually(t, () => readFileSync('/proc/self/status', 'latin1').match(/Threads:\s+(\d+)/)?.[1] === tasks);
 });
+
+mountTest('workers that are terminated while they load the addon do no harm', async (t) => {
+  const worker = `
+    const { workerData } = require('node:worker_threads');
+    import('overlayfs').then(({ featuresSync }) => {
+      Atomics.store(workerData, 0, 1);
+      featuresSync();
+    });`;
+  // In a process of its own, which would be aborted.
+  const main = `
+    import { Worker } from 'node:worker_threads';
+    await import('overlayfs');
+    for (let round = 0; round < ${scaled(60, 10)}; round++) {
+      const workerData = new Int32Array(new SharedArrayBuffer(4));
+      const worker = new Worker(${JSON.stringify(worker)}, { eval: true, execArgv: [], workerData });
+      await new Promise((resolve) => worker.once('online', resolve));
+      while (Atomics.load(workerData, 0) === 0) await new Promise((resolve) => setImmediate(resolve));
+      const end = performance.now() + (round % 20) / 30;
+      while (performance.now() < end);
+      await worker.terminate();
+    }`;
+  const child = spawn(process.execPath, ['--input-type=module', '-e', main], {
+    cwd: packageRoot,
+    stdio: ['ignore', 'inherit', 'inherit'],
+    env: { ...process.env, NODE_V8_COVERAGE: undefined },
+  });
+  t.deepEqual(await once(child, 'exit'), [0, null]);
+});
