@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, mkdirSync, openSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
@@ -370,9 +370,10 @@ mountTest('without a capability', (t) => {
 
 mountTest('a namespace that may not be joined, by the table of a process in it', (t) => {
   const dir = scratch(t);
-  makeTree(dir, { 'a/': '' });
-  const stop = join(dir, 'stop');
-  const churn = `(until [ -e ${stop} ]; do mount -t tmpfs late ${dir}/a; sleep 0.1; umount ${dir}/a; sleep 0.1; done)`;
+  makeTree(dir, { 'a/': '', goes: '' });
+  // What is gone with the directory ends it, however the test ends.
+  const goes = join(dir, 'goes');
+  const churn = `(while [ -e ${goes} ]; do mount -t tmpfs late ${dir}/a; sleep 0.1; umount ${dir}/a; sleep 0.1; done)`;
   const command = ['sh', '-c', `${churn} >/dev/null 2>&1 & exec "$@"`, 'sh', ...withoutCapabilities];
   const expression = `{
     for await (const { type, mount } of overlayfs.watchMounts({ namespace: '/proc/self/ns/mnt' })) {
@@ -382,7 +383,7 @@ mountTest('a namespace that may not be joined, by the table of a process in it',
   try {
     t.is(evaluateIn(command, `(async () => ${expression})()`), join(dir, 'a'));
   } finally {
-    writeFileSync(stop, '');
+    rmSync(goes);
   }
 });
 
