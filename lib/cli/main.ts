@@ -48,7 +48,7 @@ async function runCommand(name: string, command: Command, args: readonly Bytes[]
       process.stdout.write(commandHelp(name, command));
       return 0;
     }
-    const { text = '', json, errors = [], exitCode = 0 } = await command.run(parsed);
+    const { text = '', json, errors = [], exitCode } = await command.run(parsed);
     if (isJson)
       process.stdout.write(
         toJson(errors.length === 0 ? json : { ...json, errors: errors.map((error) => toShown(error)) }),
@@ -57,7 +57,7 @@ async function runCommand(name: string, command: Command, args: readonly Bytes[]
       process.stdout.write(text);
       report(errors, name);
     }
-    return errors.length === 0 ? exitCode : Math.max(...errors.map(exitCodeOf));
+    return exitCode ?? Math.max(0, ...errors.map(exitCodeOf));
   } catch (error) {
     if (isJson) process.stdout.write(toJson({ errors: [toShown(error)] }));
     else report([error], name);

@@ -1,5 +1,6 @@
 /** `overlayfs run` */
 import { constants } from 'node:os';
+import { OverlayError } from '../errors.js';
 import { mountOverlay } from '../overlay/mount.js';
 import { type Path, toAbsolute } from '../paths.js';
 import { spawn } from '../programs/spawn.js';
@@ -67,11 +68,22 @@ async function runProgram({ options, operands }: Parsed): Promise<Outcome> {
     for (const signal of passedOn) process.on(signal, () => child.kill(signal));
     for (const signal of left) process.on(signal, () => {});
     const [code, signal] = await ended;
-    // As shells have it.
     return { json: { code, signal }, exitCode: signal === null ? (code ?? 0) : 128 + constants.signals[signal] };
+  } catch (error) {
+    const exitCode = notStarted(error);
+    if (exitCode === undefined) throw error;
+    return { json: {}, errors: [error], exitCode };
   } finally {
     await mount.unmount();
   }
+}
+
+/** The exit code of a program that is not there, or is none, as shells have it. */
+function notStarted(error: unknown): number | undefined {
+  if (!(error instanceof Error) || error instanceof OverlayError) return undefined;
+  const { code, syscall } = error as NodeJS.ErrnoException;
+  if (syscall?.startsWith('spawn') !== true) return undefined;
+  return code === 'ENOENT' ? 127 : 126;
 }
 
 export const run: Command = {
@@ -82,7 +94,8 @@ export const run: Command = {
   usage: ['--lower DIR... --upper DIR --work DIR --at DIR [OPTION...] -- COMMAND [ARG...]'],
   groups,
   notes:
-    "The exit code is the program's: 128 and the signal's number where a signal ended it. With --json the program " +
+    "The exit code is the program's: 128 and the signal's number where a signal ended it, 127 where it is not " +
+    'found, 126 where it cannot be executed. With --json the program ' +
     'writes to standard error.',
   examples: [
     'overlayfs run --lower /srv/app --upper /tmp/changes --create --at /srv/app -- npm install',

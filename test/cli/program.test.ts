@@ -39,7 +39,8 @@ for (const [who, command] of [
       { code: 3, stdout: { code: 3, signal: null }, stderr: 'text\n' },
     );
     const missing = run([...base, '--', 'no-such-program'], { command, env: { PATH: '/usr/bin:/bin' } });
-    t.is(missing.code, 1);
+    t.is(missing.code, 127);
     t.regex(missing.stderr, /spawn no-such-program ENOENT/);
+    t.is(run([...base, '--', '/etc/passwd'], { command }).code, 126, 'it may not be executed');
   });
 }
