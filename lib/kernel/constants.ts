@@ -6,6 +6,8 @@ import { constants } from 'node:fs';
 
 export const AT_FDCWD = -100;
 export const AT_SYMLINK_NOFOLLOW = 0x100;
+/** setxattr(2) */
+export const XATTR_REPLACE = 2;
 /** name_to_handle_at(2) */
 export const AT_SYMLINK_FOLLOW = 0x400;
 export const AT_REMOVEDIR = 0x200;

@@ -119,6 +119,8 @@ export function questions(plan = new Plan()): Questions {
   const events = ask(calls.fanotify_init, [k.FAN_REPORT_MNT]);
   const look = addLook(plan, '/', { mask: k.STATX_MNT_ID_UNIQUE });
   const userNamespace = addLook(plan, '/proc/self/ns/user', { mask: k.STATX_INO });
+  // Replaces what is not there, and so nothing; it takes CAP_SYS_ADMIN in the initial user namespace.
+  const trusted = ask(calls.setxattr, ['/', 'trusted.overlay.probe', '', k.XATTR_REPLACE]);
   const selinux = addLook(plan, '/sys/fs/selinux');
   const parameters = defaultNames.map((name) => {
     const file = ask(calls.openat2, [k.AT_FDCWD, `/sys/module/overlay/parameters/${name}`, k.O_CLOEXEC]);
@@ -145,7 +147,11 @@ export function questions(plan = new Plan()): Questions {
       return {
         release: release(),
         pageSize: addon().pageSize,
-        userNamespace: isOtherUserNamespace(readLook(userNamespace, outputs)),
+        // Without /proc: who may mount, and may not that.
+        userNamespace:
+          readLook(userNamespace, outputs).errno === 0
+            ? isOtherUserNamespace(readLook(userNamespace, outputs))
+            : opened >= 0 && result(trusted) === -e.EPERM,
         mayMount: opened >= 0 ? true : isUnknown ? false : 'unknown',
         overlay: answer(() => opened !== -e.ENODEV),
         mountApi: answer(() => opened !== -e.ENOSYS),

@@ -241,13 +241,39 @@ const inside: Readonly<Record<string, readonly string[]>> = {
   root: ['env', '-u', 'NODE_V8_COVERAGE', 'unshare', '-Urm'],
 };
 
+/** Where /proc does not tell of the namespace. */
+const withoutProc = ['sh', '-ec', 'mount -t tmpfs none /proc; exec "$@"', 'sh'];
+
+function makeLayers(dir: string, who: string): void {
+  makeTree(dir, { 'lower/file': 'file', 'lower/tree/x': 'x', 'upper/': '', 'work/': '', 'merged/': '' });
+  if (who === 'root') return;
+  const all = ['', 'lower', 'lower/file', 'lower/tree', 'lower/tree/x', 'upper', 'work', 'merged'];
+  for (const name of all) chownSync(join(dir, name), NOBODY, NOBODY);
+}
+
+for (const [who, command] of Object.entries(inside)) {
+  mountTest(
+    `in a user namespace of ${who}, without /proc: a removed directory can be made again`,
+    { needs: 'rootless' },
+    (t) => {
+      const dir = scratch(t, 'disk');
+      makeLayers(dir, who);
+      const body = `const [lowerdir, upperdir, workdir, target] = args;
+      overlayfs.mountOverlaySync({ lowerdir, upperdir, workdir, target });
+      fs.rmSync(join(target, 'tree'), { recursive: true });
+      fs.mkdirSync(join(target, 'tree'));
+      return fs.readdirSync(join(target, 'tree'));`;
+      const paths = ['lower', 'upper', 'work', 'merged'].map((name) => join(dir, name));
+      t.deepEqual(evaluateAs([...command, ...withoutProc], body, ...paths), []);
+    },
+  );
+}
+
 for (const [who, command] of Object.entries(inside)) {
   for (const { title, code, outcome, needs = 'rootless' } of rows) {
     mountTest(`in a user namespace of ${who}: ${title}`, { needs: ['rootless', needs] }, (t) => {
       const dir = scratch(t, 'disk');
-      makeTree(dir, { 'lower/file': 'file', 'lower/tree/x': 'x', 'upper/': '', 'work/': '', 'merged/': '' });
-      const all = ['', 'lower', 'lower/file', 'lower/tree', 'lower/tree/x', 'upper', 'work', 'merged'];
-      if (who !== 'root') for (const name of all) chownSync(join(dir, name), NOBODY, NOBODY);
+      makeLayers(dir, who);
       const body = `const [dir] = args;
         const layers = { lowerdir: join(dir, 'lower'), upperdir: join(dir, 'upper'), workdir: join(dir, 'work') };
         const target = join(dir, 'merged');
