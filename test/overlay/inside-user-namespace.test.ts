@@ -6,6 +6,7 @@ import * as overlayfs from 'overlayfs';
 import { type Feature, makeTree, mountTest, scratch } from '../support/index.js';
 import { NOBODY } from '../support/nobody.js';
 import { asNobody, evaluateAs } from '../support/plain-user.js';
+import { withoutProc } from '../support/without-proc.js';
 
 interface Row {
   /** The functions, and methods, that it is about. */
@@ -240,9 +241,6 @@ const inside: Readonly<Record<string, readonly string[]>> = {
   'a plain user': [...asNobody, 'unshare', '-Urm'],
   root: ['env', '-u', 'NODE_V8_COVERAGE', 'unshare', '-Urm'],
 };
-
-/** Where /proc does not tell of the namespace. */
-const withoutProc = ['sh', '-ec', 'mount -t tmpfs none /proc; exec "$@"', 'sh'];
 
 function makeLayers(dir: string, who: string): void {
   makeTree(dir, { 'lower/file': 'file', 'lower/tree/x': 'x', 'upper/': '', 'work/': '', 'merged/': '' });

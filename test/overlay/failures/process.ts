@@ -1,5 +1,6 @@
 /** Mounts by processes that may not do everything: without capabilities, under a filter, in user namespaces. */
 import type { Feature } from '../../support/index.js';
+import { withoutProc } from '../../support/without-proc.js';
 import { fails } from '../rows/errors.js';
 import type { Given, Refusal } from '../rows/row.js';
 import { dirs, mode, overlay, removed, type Setup, tmpfs } from '../rows/setup.js';
@@ -47,10 +48,6 @@ const dropping = (...names: string[]) => [
 const withoutAdmin = dropping('sys_admin');
 /** Root, whom modes bind like anyone else, that may mount. */
 const mountOnly = ['setpriv', '--bounding-set=-all,+sys_admin', '--inh-caps=-all,+sys_admin'];
-const withoutProc = (...command: string[]) => [
-  ...['unshare', '-m', 'sh', '-ec', 'mount -t tmpfs none /proc; exec "$@"', 'sh'],
-  ...command,
-];
 const inUser = ['unshare', '-Urm'];
 const asNobody = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'];
 
@@ -108,17 +105,17 @@ export const processRows: readonly ProcessRow[] = [
   }),
   row(
     'without /proc and CAP_SYS_ADMIN',
-    withoutProc(...withoutAdmin),
+    [...withoutProc, ...withoutAdmin],
     {},
     fails('ENOENT', 'proc-missing', /needs \/proc, which is not mounted/),
     { mend: { command: [] } },
   ),
   row(
     'without /proc and CAP_SYS_ADMIN, detached',
-    withoutProc(...withoutAdmin),
+    [...withoutProc, ...withoutAdmin],
     { target: undefined },
     fails('EPERM', 'no-privilege', /this process may not mount\./),
-    { mend: { command: withoutProc() } },
+    { mend: { command: withoutProc } },
   ),
   row('without any capability', dropping('all'), {}, noPrivilege(/lacks CAP_SYS_ADMIN/), { mend: { command: [] } }),
   row(
