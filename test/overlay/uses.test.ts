@@ -28,6 +28,7 @@ import {
   native,
   packageRoot,
   scratch,
+  withUserAttributes,
 } from '../support/index.js';
 
 const MNT_DETACH = 2;
@@ -201,7 +202,7 @@ for (const [form, mount] of [
 }
 
 mountTest('a mount without privilege has its upper for itself', { needs: 'rootless' }, async (t) => {
-  const { one, sameUpper } = two(scratch(t));
+  const { one, sameUpper } = two(scratch(t, withUserAttributes()));
   const rootless = ({ target: _, ...rest }: OverlayOptions): OverlayOptions => ({ ...rest, rootless: true });
   const mounted = mountOverlaySync(rootless(one));
   for (const options of [rootless(sameUpper), { ...rootless(sameUpper), rootless: 'keep' as const }, sameUpper]) {
