@@ -126,8 +126,13 @@ function* listByStatmount({ namespace, select }: TableQuery): Dialogue<RawMount[
     if (basics instanceof StepFailure) return undefined;
     const all = readMountRecords(basics);
     if (namespace !== undefined && isMisplaced(all)) return undefined;
-    ids = all.filter(select).map(({ uniqueId }) => uniqueId as number);
-    if (ids.length === 0) return [];
+    const idsOf = (mounts: readonly RawMount[]) => mounts.map(({ uniqueId }) => uniqueId as number);
+    ids = idsOf(all.filter(select));
+    if (ids.length === 0) {
+      // None of those that the kernel tells: whether it tells of all is known from others.
+      const others = yield* askStatmount(namespace, WHOLE_MOUNT, idsOf(all.slice(0, 8)));
+      return others instanceof StepFailure || !isWhole(others) ? undefined : [];
+    }
   }
   const whole = yield* askStatmount(namespace, WHOLE_MOUNT, ids);
   if (whole instanceof StepFailure || !isWhole(whole)) return undefined;
