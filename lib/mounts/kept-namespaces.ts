@@ -11,7 +11,7 @@ import { inodeOf, type Namespace, pathIn } from './namespaces.js';
 import type { RawMount } from './raw-mount.js';
 import { attempt, type Patience } from './search.js';
 import { readMountRecords, WHOLE_MOUNT } from './statmount.js';
-import { isMisplaced, listRaw } from './table.js';
+import { listRaw } from './table.js';
 
 /** What keeps a namespace: a thread of a process, a descriptor of a process, or a file that it is bound to. */
 export interface Keeper {
@@ -57,7 +57,7 @@ function* askKernel(known: ReadonlySet<number>): Dialogue<Kept[] | undefined> {
     found.push({ inode, mounts: readMountRecords(data.subarray(at, at + size)) });
     at += Math.ceil(size / 8) * 8;
   }
-  return found.some(({ mounts }) => isMisplaced(mounts)) ? undefined : found;
+  return found;
 }
 
 const toInode = (name: string | undefined): number => Number(/^mnt:\[(\d+)\]$/.exec(name ?? '')?.[1]);

@@ -125,7 +125,6 @@ function* listByStatmount({ namespace, select }: TableQuery): Dialogue<RawMount[
     const basics = yield* askStatmount(namespace, MOUNT_BASICS);
     if (basics instanceof StepFailure) return undefined;
     const all = readMountRecords(basics);
-    if (namespace !== undefined && isMisplaced(all)) return undefined;
     const idsOf = (mounts: readonly RawMount[]) => mounts.map(({ uniqueId }) => uniqueId as number);
     ids = idsOf(all.filter(select));
     if (ids.length === 0) {
@@ -135,16 +134,8 @@ function* listByStatmount({ namespace, select }: TableQuery): Dialogue<RawMount[
     }
   }
   const whole = yield* askStatmount(namespace, WHOLE_MOUNT, ids);
-  if (whole instanceof StepFailure || !isWhole(whole)) return undefined;
-  const mounts = readMountRecords(whole);
-  return namespace !== undefined && ids === undefined && isMisplaced(mounts) ? undefined : mounts;
+  return whole instanceof StepFailure || !isWhole(whole) ? undefined : readMountRecords(whole);
 }
-
-/**
- * Linux 6.11 and 6.12 tell of another namespace what is below the first mount on its root, as if that covered it. Where
- * it does not, the table is not whole: it has no root.
- */
-export const isMisplaced = (all: readonly RawMount[]): boolean => !all.some(({ target }) => target === '/');
 
 /**
  * What the kernel tells of those of the mounts with these unique ids that are still there: STATMOUNT_*. Nothing where
@@ -227,7 +218,8 @@ function* addIdsLater(mounts: readonly RawMount[], namespace: Namespace | undefi
 
 /**
  * The mounts of a namespace. Of the whole table the text is the quicker way, by half, and tells everything on each
- * kernel; another namespace is asked for by its id, which no thread has to join it for.
+ * kernel; another namespace is asked for by its id, which no thread has to join it for. The kernel takes the first mount on such
+ * a namespace's lowest root for what covers it: as it does on a machine that has started from a disk.
  */
 export function* listRaw(query: TableQuery): Dialogue<readonly RawMount[]> {
   const { namespace, select, way = namespace === undefined ? 'mountinfo' : 'statmount' } = query;
