@@ -145,7 +145,13 @@ napi_status Environment::attach(napi_env env) {
   if (status == napi_ok) status = napi_set_instance_data(env, self, nullptr, nullptr);
   // Cleanup hooks run last in, first out: ours, which still needs the function, before the function's own.
   if (status == napi_ok) status = napi_add_env_cleanup_hook(env, on_end, self);
-  if (status == napi_ok) remember(self);
+  if (status == napi_ok) {
+    remember(self);
+  } else {
+    // A worker that is terminated meanwhile: nobody has seen it yet.
+    if (self->function_ != nullptr) napi_release_threadsafe_function(self->function_, napi_tsfn_abort);
+    self->unref();
+  }
   return status;
 }
 

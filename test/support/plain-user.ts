@@ -6,11 +6,14 @@ import { join } from 'node:path';
 import { packageRoot } from './index.js';
 import { NOBODY } from './nobody.js';
 
+/** Reports have the process's number in their names: one that had it before may have been another user's. */
+const sanitizerOptions = process.env['ASAN_OPTIONS']?.replace(/log_path=[^:]*/, '$&-nobody');
+
 /** A command that runs another as this user, who may not write where coverage is collected. */
 export const asNobody: readonly string[] =
   process.getuid?.() === 0
     ? [
-        ...['env', '-u', 'NODE_V8_COVERAGE'],
+        ...['env', '-u', 'NODE_V8_COVERAGE', ...(sanitizerOptions ? [`ASAN_OPTIONS=${sanitizerOptions}`] : [])],
         ...['setpriv', `--reuid=${NOBODY}`, `--regid=${NOBODY}`, '--clear-groups', '--inh-caps=-all'],
       ]
     : [];

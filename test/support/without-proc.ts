@@ -6,6 +6,6 @@
  */
 export const withoutProc: readonly string[] = [
   ...['unshare', '-m', 'sh', '-ec'],
-  'mount -t tmpfs none /proc; export ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0"; exec "$@"',
+  'export ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0"; mount -t tmpfs none /proc; exec "$@"',
   'sh',
 ];
