@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import test from 'ava';
 import { featuresSync } from '#lib/overlay/features.js';
 import { mountTest, packageRoot } from '../support/index.js';
+import { asNobody } from '../support/plain-user.js';
 
 const release = () =>
   readFileSync('/proc/sys/kernel/osrelease', 'latin1').split('.').slice(0, 2).map(Number) as [number, number];
@@ -26,7 +27,6 @@ test('a process that may not ask gets no for an answer only where it is one, and
     import { featuresSync } from '${join(packageRoot, 'dist/overlay/features.js')}';
     const first = featuresSync();
     console.log(JSON.stringify({ ...first, isRemembered: featuresSync() === first }));`;
-  const asNobody = process.getuid?.() === 0 ? ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'] : ['env'];
   const [command = '', ...args] = [...asNobody, process.execPath, '--input-type=module', '-e', script];
   const { stdout, stderr } = spawnSync(command, args, { encoding: 'utf8' });
   if (stdout === '') return t.fail(stderr);

@@ -1,5 +1,6 @@
 /** Mounts by processes that may not do everything: without capabilities, under a filter, in user namespaces. */
 import type { Feature } from '../../support/index.js';
+import { asNobody } from '../../support/plain-user.js';
 import { withoutProc } from '../../support/without-proc.js';
 import { fails } from '../rows/errors.js';
 import type { Given, Refusal } from '../rows/row.js';
@@ -49,7 +50,6 @@ const withoutAdmin = dropping('sys_admin');
 /** Root, whom modes bind like anyone else, that may mount. */
 const mountOnly = ['setpriv', '--bounding-set=-all,+sys_admin', '--inh-caps=-all,+sys_admin'];
 const inUser = ['unshare', '-Urm'];
-const asNobody = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'];
 
 /**
  * A mount namespace that has as many mounts as it may have, or but for one: a directory is bound into itself, and
