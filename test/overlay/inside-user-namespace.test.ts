@@ -252,7 +252,7 @@ function makeLayers(dir: string, who: string): void {
 for (const [who, command] of Object.entries(inside)) {
   mountTest(
     `in a user namespace of ${who}, without /proc: a removed directory can be made again`,
-    { needs: 'rootless' },
+    { needs: ['rootless', 'programs without /proc'] },
     (t) => {
       const dir = scratch(t, 'disk');
       makeLayers(dir, who);

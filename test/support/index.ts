@@ -128,6 +128,8 @@ const probes = {
   'a kernel of its own': () => / \/ 9p /.test(readFileSync('/proc/mounts', 'latin1')),
   FUSE: () => existsSync('/dev/fuse'),
   'user xattrs on tmpfs': () => takesUserAttributes(),
+  // AddressSanitizer finds its options and a program's leaks there.
+  'programs without /proc': () => process.env['ASAN_OPTIONS'] === undefined,
   rootless: () => askFeaturesSync().rootless,
   O_TMPFILE: () => makesNamelessFiles(),
   'subordinate ids': () =>

@@ -108,14 +108,14 @@ export const processRows: readonly ProcessRow[] = [
     [...withoutProc, ...withoutAdmin],
     {},
     fails('ENOENT', 'proc-missing', /needs \/proc, which is not mounted/),
-    { mend: { command: [] } },
+    { mend: { command: [] }, needs: ['programs without /proc'] },
   ),
   row(
     'without /proc and CAP_SYS_ADMIN, detached',
     [...withoutProc, ...withoutAdmin],
     { target: undefined },
     fails('EPERM', 'no-privilege', /this process may not mount\./),
-    { mend: { command: withoutProc } },
+    { mend: { command: withoutProc }, needs: ['programs without /proc'] },
   ),
   row('without any capability', dropping('all'), {}, noPrivilege(/lacks CAP_SYS_ADMIN/), { mend: { command: [] } }),
   row(
