@@ -128,7 +128,8 @@ function* listByStatmount({ namespace, select }: TableQuery): Dialogue<RawMount[
     const idsOf = (mounts: readonly RawMount[]) => mounts.map(({ uniqueId }) => uniqueId as number);
     ids = idsOf(all.filter(select));
     if (ids.length === 0) {
-      // None of those that the kernel tells: whether it tells of all is known from others.
+      if (isStatmountWhole !== undefined) return isStatmountWhole ? [] : undefined;
+      // What the kernel tells of a mount shows by some of those that are not wanted.
       const others = yield* askStatmount(namespace, WHOLE_MOUNT, idsOf(all.slice(0, 8)));
       return others instanceof StepFailure || !isWhole(others) ? undefined : [];
     }
@@ -218,8 +219,8 @@ function* addIdsLater(mounts: readonly RawMount[], namespace: Namespace | undefi
 
 /**
  * The mounts of a namespace. Of the whole table the text is the quicker way, by half, and tells everything on each
- * kernel; another namespace is asked for by its id, which no thread has to join it for. The kernel takes the first mount on such
- * a namespace's lowest root for what covers it: as it does on a machine that has started from a disk.
+ * kernel; another namespace is asked for by its id, which no thread has to join it for. The kernel takes the first
+ * mount on such a namespace's lowest root for what covers it, as one does on a machine that has started from a disk.
  */
 export function* listRaw(query: TableQuery): Dialogue<readonly RawMount[]> {
   const { namespace, select, way = namespace === undefined ? 'mountinfo' : 'statmount' } = query;
