@@ -95,6 +95,18 @@ export interface Questions {
   readonly read: (outputs: Outputs | StepFailure) => KernelFeatures;
 }
 
+/** Directories of which one can be written on most machines, be the root read-only or immutable. */
+const mostlyWritable = ['/', '/dev', '/tmp', '.'];
+
+/**
+ * From what came of replacing a trusted attribute that is not there, and so nothing: it takes CAP_SYS_ADMIN in
+ * the initial user namespace. A read-only file system and an immutable directory answer before that is asked.
+ */
+function isTrustedDenied(results: readonly number[]): boolean {
+  const asked = results.filter((result) => result !== -e.EROFS && result !== -e.ENOENT);
+  return asked.length > 0 && asked.every((result) => result === -e.EPERM);
+}
+
 /** One plan in which every step may fail, and none leaves anything behind; after steps that it is given. */
 export function questions(plan = new Plan()): Questions {
   const ask = (call: Call, args: readonly (Text | number)[], options?: StepOptions): number =>
@@ -119,8 +131,9 @@ export function questions(plan = new Plan()): Questions {
   const events = ask(calls.fanotify_init, [k.FAN_REPORT_MNT]);
   const look = addLook(plan, '/', { mask: k.STATX_MNT_ID_UNIQUE });
   const userNamespace = addLook(plan, '/proc/self/ns/user', { mask: k.STATX_INO });
-  // Replaces what is not there, and so nothing; it takes CAP_SYS_ADMIN in the initial user namespace.
-  const trusted = ask(calls.setxattr, ['/', 'trusted.overlay.probe', '', k.XATTR_REPLACE]);
+  const trusted = mostlyWritable.map((place) =>
+    ask(calls.setxattr, [place, 'trusted.overlay.probe', '', k.XATTR_REPLACE]),
+  );
   const selinux = addLook(plan, '/sys/fs/selinux');
   const parameters = defaultNames.map((name) => {
     const file = ask(calls.openat2, [k.AT_FDCWD, `/sys/module/overlay/parameters/${name}`, k.O_CLOEXEC]);
@@ -151,7 +164,7 @@ export function questions(plan = new Plan()): Questions {
         userNamespace:
           readLook(userNamespace, outputs).errno === 0
             ? isOtherUserNamespace(readLook(userNamespace, outputs))
-            : opened >= 0 && result(trusted) === -e.EPERM,
+            : opened >= 0 && isTrustedDenied(trusted.map(result)),
         mayMount: opened >= 0 ? true : isUnknown ? false : 'unknown',
         overlay: answer(() => opened !== -e.ENODEV),
         mountApi: answer(() => opened !== -e.ENOSYS),

@@ -250,21 +250,25 @@ function makeLayers(dir: string, who: string): void {
 }
 
 for (const [who, command] of Object.entries(inside)) {
-  mountTest(
-    `in a user namespace of ${who}, without /proc: a removed directory can be made again`,
-    { needs: ['rootless', 'programs without /proc'] },
-    (t) => {
-      const dir = scratch(t, 'disk');
-      makeLayers(dir, who);
-      const body = `const [lowerdir, upperdir, workdir, target] = args;
-      overlayfs.mountOverlaySync({ lowerdir, upperdir, workdir, target });
-      fs.rmSync(join(target, 'tree'), { recursive: true });
-      fs.mkdirSync(join(target, 'tree'));
-      return fs.readdirSync(join(target, 'tree'));`;
-      const paths = ['lower', 'upper', 'work', 'merged'].map((name) => join(dir, name));
-      t.deepEqual(evaluateAs([...command, ...withoutProc], body, ...paths), []);
-    },
-  );
+  for (const root of ['', ', with a read-only root']) {
+    mountTest(
+      `in a user namespace of ${who}, without /proc${root}: a removed directory can be made again`,
+      { needs: ['rootless', 'programs without /proc'] },
+      (t) => {
+        const dir = scratch(t, 'disk');
+        makeLayers(dir, who);
+        const readOnlyRoot = ['sh', '-ec', `mount --bind ${dir} ${dir}; mount -o remount,bind,ro /; exec "$@"`, 'sh'];
+        const places = [...withoutProc, ...(root === '' ? [] : readOnlyRoot)];
+        const body = `const [lowerdir, upperdir, workdir, target] = args;
+          overlayfs.mountOverlaySync({ lowerdir, upperdir, workdir, target });
+          fs.rmSync(join(target, 'tree'), { recursive: true });
+          fs.mkdirSync(join(target, 'tree'));
+          return fs.readdirSync(join(target, 'tree'));`;
+        const paths = ['lower', 'upper', 'work', 'merged'].map((name) => join(dir, name));
+        t.deepEqual(evaluateAs([...command, ...places], body, ...paths), []);
+      },
+    );
+  }
 }
 
 for (const [who, command] of Object.entries(inside)) {
