@@ -3,6 +3,7 @@
 //
 //   report FD            where a failure goes, as "INDEX ERRNO": which argument's word failed; closed by exec
 //   cloexec FD           has exec close a descriptor
+//   join FD              enters a user namespace: setns(2)
 //   unshare FLAGS        unshare(2)
 //   write PATH TEXT      writes a file that is there
 //   private              no mount is seen elsewhere any more
@@ -27,12 +28,12 @@ namespace {
 #if defined(__x86_64__)
 enum Number : long {
   write_ = 1, open_ = 257, close_ = 3, fcntl_ = 72, execve_ = 59, exit_ = 60, chdir_ = 80, prctl_ = 157,
-  mount_ = 165, unshare_ = 272, open_tree = 428, move_mount = 429, mount_setattr = 442,
+  mount_ = 165, unshare_ = 272, setns_ = 308, open_tree = 428, move_mount = 429, mount_setattr = 442,
 };
 #elif defined(__aarch64__)
 enum Number : long {
   write_ = 64, open_ = 56, close_ = 57, fcntl_ = 25, execve_ = 221, exit_ = 93, chdir_ = 49, prctl_ = 167,
-  mount_ = 40, unshare_ = 97, open_tree = 428, move_mount = 429, mount_setattr = 442,
+  mount_ = 40, unshare_ = 97, setns_ = 268, open_tree = 428, move_mount = 429, mount_setattr = 442,
 };
 #endif
 
@@ -40,6 +41,7 @@ constexpr long enoent = 2, e2big = 7, enoexec = 8, eacces = 13, enotdir = 20, ei
 constexpr long at_fdcwd = -100, at_empty_path = 0x1000, at_recursive = 0x8000;
 constexpr long open_tree_clone = 1, o_cloexec = 02000000, o_wronly = 1;
 constexpr long move_mount_f_empty_path = 4;
+constexpr long clone_newuser = 0x10000000;
 constexpr long f_setfd = 2, fd_cloexec = 1, pr_capbset_drop = 24;
 constexpr unsigned long ms_rdonly = 1, ms_nosuid = 2, ms_nodev = 4, ms_noexec = 8, ms_rec = 16384, ms_private = 1 << 18;
 
@@ -254,6 +256,8 @@ long write_decimal(char* to, long value) {
       result = call(fcntl_, report, f_setfd, fd_cloexec);
     } else if (same(name, "cloexec")) {
       result = call(fcntl_, number(next()), f_setfd, fd_cloexec);
+    } else if (same(name, "join")) {
+      result = call(setns_, number(next()), clone_newuser);
     } else if (same(name, "unshare")) {
       result = call(unshare_, number(next()));
     } else if (same(name, "write")) {

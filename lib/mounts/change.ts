@@ -194,8 +194,8 @@ export function* clone(mounted: Mounted & Id): Dialogue<Mounted & Ids> {
   }
   const held = { descriptor: outcome.result(plan.stepOf(tree)) };
   const ids = readMountIds(plan.stepOf(look), outcome);
-  const { workdir, isRootless = false } = mounted;
-  return { ...ids, held, path: `/proc/self/fd/${held.descriptor}`, workdir, isRootless };
+  const { workdir, isRootless = false, hasSubIds = false } = mounted;
+  return { ...ids, held, path: `/proc/self/fd/${held.descriptor}`, workdir, isRootless, hasSubIds };
 }
 
 const remountNames: ReadonlySet<string> = new Set(['readonly', 'readonlySuperblock']);

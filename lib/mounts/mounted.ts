@@ -18,6 +18,8 @@ export interface Mounted {
   readonly held?: Held | undefined;
   /** Whether it was made in a user namespace of its own. */
   readonly isRootless?: boolean;
+  /** Whether the subordinate ids of the user are ids of that namespace. */
+  readonly hasSubIds?: boolean;
   /** The mount namespace in which it is, when not the caller's. */
   readonly namespace?: Namespace | undefined;
   /** Called when it has been unmounted, or detached. */

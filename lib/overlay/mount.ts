@@ -65,11 +65,13 @@ export class OverlayMount extends Mount {
   }
 
   /** @internal */
-  constructor(given: OverlayOptions, { workdir, namespace, rootless }: CheckedOptions, mounted: Mounted & MountIds) {
+  constructor(given: OverlayOptions, checked: CheckedOptions, mounted: Mounted & MountIds) {
+    const { workdir, namespace, rootless, subIds } = checked;
     // Each by its name: a spread would take longer than all the rest.
     const { path, id, device, held } = mounted;
     const onGone = (isDetached: boolean) => uses.release(id, isDetached);
-    super(given.target, { path, id, device, held, workdir, namespace, isRootless: rootless !== false, onGone });
+    const isRootless = rootless !== false;
+    super(given.target, { path, id, device, held, workdir, namespace, isRootless, hasSubIds: subIds, onGone });
     this.#options = workdir === undefined || given.workdir !== undefined ? given : { ...given, workdir };
   }
 

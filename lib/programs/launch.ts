@@ -17,8 +17,11 @@ export interface Launch {
   /** Trees that the program can only read, and what it finds empty. */
   readonly readonly: readonly Path[];
   readonly hidden: readonly Path[];
-  /** For a program without privilege: the ids of its user namespace. Undefined: the capabilities are there. */
-  readonly user: Ids | undefined;
+  /**
+   * For a program without privilege: the ids of its user namespace, or the descriptor in the launcher of one that is
+   * there. Undefined: the capabilities are there.
+   */
+  readonly user: Ids | { readonly joined: number } | undefined;
   readonly cwd: Path;
   readonly argv0: string | undefined;
   readonly command: readonly string[];
@@ -43,7 +46,12 @@ function encodePath(path: Path): string {
 const about = (word: string, path: Path): Order => ({ word, args: [encodePath(path)], path });
 
 function toNamespaces({ user }: Launch): Order[] {
-  if (user === undefined) return [{ word: 'unshare', args: [String(k.CLONE_NEWNS)] }];
+  const newMounts = { word: 'unshare', args: [String(k.CLONE_NEWNS)] };
+  if (user === undefined) return [newMounts];
+  if ('joined' in user) {
+    const args = [String(user.joined)];
+    return [{ word: 'cloexec', args }, { word: 'join', args }, newMounts];
+  }
   return [
     { word: 'unshare', args: [String(k.CLONE_NEWUSER | k.CLONE_NEWNS)] },
     ...idMaps(user).map((args) => ({ word: 'write', args })),

@@ -14,12 +14,15 @@ import {
 } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import { AT_SYMLINK_NOFOLLOW, S_IFDIR, S_IFLNK } from '../kernel/constants.js';
+import { holdSync } from '../kernel/dialogue.js';
+import { close, type Held } from '../kernel/held.js';
 import { lookSync } from '../kernel/look.js';
-import { ownIds } from '../kernel/namespaces.js';
+import { type Ids, ownIds } from '../kernel/namespaces.js';
 import { Plan } from '../kernel/plan.js';
 import { Mount, mountedOf } from '../mounts/mount.js';
 import { featuresSync } from '../overlay/features.js';
 import { explainRefusal, readNamespaceSettings } from '../overlay/refusal.js';
+import { makeSubIdNamespace } from '../overlay/sub-ids.js';
 import { type Path, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
 import type { Reason } from '../reasons.js';
 import { type LaunchFailure, orders, type Placed, readReport, toArguments } from './launch.js';
@@ -217,7 +220,7 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
  * Starts a program that sees a mount at a place: `mount` at the directory `at`, and `mounts` likewise. Nobody else
  * sees it there. Paths, working directory and all, are as if it were mounted, so that git, node and npm work. The
  * program is of the same user; where a mount is `rootless`, or the process may not mount, it has no capability,
- * and files of other users show as those of nobody.
+ * and files of other users, subordinate ids of a mount with `subIds` aside, show as those of nobody.
  *
  * The result is Node's own ChildProcess, started through a launcher that becomes the program (unshare(2),
  * open_tree(2), move_mount(2), execve(2)). What the launcher cannot do comes as the event `error`, and then the exit
@@ -229,7 +232,8 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
  *
  * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`
  * @throws {RangeError} `ERR_OUT_OF_RANGE`: more than 64 mounts
- * @throws {OverlayError} by the event: `reason` is `'rootless-forbidden'`, `'no-privilege'`, `'target-missing'`,
+ * @throws {OverlayError} `reason` is `'sub-ids-missing'` or `'sub-ids-refused'`, of a mount with `subIds`;
+ * by the event: `reason` is `'rootless-forbidden'`, `'no-privilege'`, `'target-missing'`,
  * `'target-not-directory'`, `'target-symlink'`, `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'` or `'shown-before'`;
  * where the program is not found, Node's own error
  */
@@ -238,12 +242,29 @@ export function spawn(command: string, args: readonly string[] = [], given: Spaw
   const options = toOptions(given, names);
   const checked = check(command, args, options);
   const isRootless = checked.mounts.some(({ mount }) => mount.isRootless) || featuresSync().mayMount !== true;
+  const hasSubIds = checked.mounts.some(({ mount }) => mountedOf(mount).hasSubIds);
+  if (!hasSubIds) return launch([command, args], options, checked, isRootless ? ownIds() : undefined);
+  // With the same maps as the mount's own.
+  const namespace = { descriptor: holdSync(makeSubIdNamespace()) };
+  try {
+    return launch([command, args], options, checked, namespace);
+  } finally {
+    close(namespace);
+  }
+}
+
+function launch(
+  [command, args]: readonly [command: string, args: readonly string[]],
+  options: SpawnOptions,
+  checked: Checked,
+  user: Ids | Held | undefined,
+): ChildProcess {
+  const isRootless = user !== undefined;
   const stdio = toStdio(options.stdio);
   const own = stdio.length;
   const mounts = checked.mounts.map(({ mount, at }): Placed => {
     if (mount.fd === undefined) return { mount: mount.path, at };
-    stdio.push(mount.fd);
-    return { mount: stdio.length - 1, at };
+    return { mount: stdio.push(mount.fd) - 1, at };
   });
   const report = stdio.push('pipe') - 1;
   const ordered = orders({
@@ -251,7 +272,7 @@ export function spawn(command: string, args: readonly string[] = [], given: Spaw
     mounts,
     readonly: checked.readonly,
     hidden: checked.hidden,
-    user: isRootless ? ownIds() : undefined,
+    user: user !== undefined && 'descriptor' in user ? { joined: stdio.push(user.descriptor) - 1 } : user,
     cwd: checked.cwd,
     argv0: options.argv0,
     command: toCommand(command, args, options.shell),

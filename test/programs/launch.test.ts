@@ -55,6 +55,12 @@ test('with privilege: a mount namespace, and the program as it would be', (t) =>
   for (const word of ['write', 'drop', 'argv0']) t.false(words.includes(word));
 });
 
+test('in a user namespace that is there: by descriptor, which the program does not inherit', (t) => {
+  const given = orders({ ...launch, user: { joined: 7 } }).map(({ word, args }) => [word, ...args].join(' '));
+  t.deepEqual(given.slice(2, 6), ['cloexec 7', 'join 7', 'unshare 131072', 'private']);
+  t.true(given.includes('drop'));
+});
+
 test('a report is that of the word at its position', (t) => {
   const given = orders(launch);
   const position = 1 + toArguments(given).indexOf('chdir');

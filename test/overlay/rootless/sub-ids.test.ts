@@ -82,6 +82,36 @@ mountTest("files of subordinate ids are copied up with their owner, by 'keep' to
   t.is(readFileSync(join(dir, 'lower/sub'), 'utf8'), 'sub');
 });
 
+mountTest('a program sees files of subordinate ids as theirs', { needs }, (t) => {
+  const dir = prepare(t);
+  const outcome = evaluateAsNobody(
+    `${prelude}
+    const at = join(dir, 'lower');
+    const see = async (mount) => {
+      const script = 'stat -c %u:%g sub roots; id -u; grep CapEff /proc/self/status; echo + >> sub && echo appended';
+      const child = overlayfs.spawn('sh', ['-c', script], { mount, at, cwd: at, stdio: ['ignore', 'pipe', 'ignore'] });
+      const lines = (await child.stdout.toArray()).join('').trim().split(/\\s+/);
+      mount.unmountSync();
+      fs.rmSync(join(dir, 'upper/sub'), { force: true });
+      return lines.filter((line) => line !== 'CapEff:');
+    };
+    await see(await mountOnce(true, true));
+    const before = fs.readdirSync('/proc/self/fd').length;
+    const seen = [await see(await mountOnce(true, true)), await see(await mountOnce('keep', false))];
+    return { seen, left: fs.readdirSync('/proc/self/fd').length - before };`,
+    dir,
+  );
+  const nobodys = `${NOBODY}:${NOBODY}`;
+  const plain = [String(NOBODY), '0000000000000000'];
+  t.deepEqual(outcome, {
+    seen: [
+      [`${FIRST + 5}:${FIRST + 6}`, nobodys, ...plain, 'appended'],
+      [nobodys, nobodys, ...plain],
+    ],
+    left: 2, // the kept namespaces
+  });
+});
+
 mountTest('several at once, by a process that ignores the end of its children', { needs }, (t) => {
   const dir = prepare(t);
   const outcome = evaluateAs(
