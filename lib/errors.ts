@@ -1,6 +1,6 @@
 /** What the library throws: OverlayError, and Node's own argument errors. */
 import { inspect } from 'node:util';
-import { describeErrno } from './errnos.js';
+import { describeErrno, ENOENT } from './errnos.js';
 import type { Holders } from './holder.js';
 import { type Reason, reasons } from './reasons.js';
 
@@ -66,6 +66,12 @@ export class OverlayError extends Error {
   override get name(): string {
     return 'OverlayError';
   }
+}
+
+/** The error for a file of /proc that is not there. */
+export function missingProc(file: string): OverlayError {
+  const what = `there is no ${file}: /proc is not mounted`;
+  return new OverlayError({ errno: ENOENT, reason: 'proc-missing', what, path: file });
 }
 
 /** A caller's value in a message, in one line. */

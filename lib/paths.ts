@@ -70,9 +70,18 @@ export function toAbsolute(path: Path): Path {
   return isAbsolute(path) ? path : joinPath(workingDirectory(), path);
 }
 
+function readWorkingDirectory(): Buffer {
+  try {
+    return readlinkSync('/proc/thread-self/cwd', { encoding: 'buffer' });
+  } catch {
+    // Without /proc the name is what there is.
+    return Buffer.from(process.cwd());
+  }
+}
+
 // process.cwd() is a string, which cannot hold every directory's name, and the same for all threads.
 function workingDirectory(): Path {
-  const link = readlinkSync('/proc/thread-self/cwd', { encoding: 'buffer' });
+  const link = readWorkingDirectory();
   // What the link says may lead elsewhere: the directory has been removed, or is on a mount without a path.
   const [here, there] = ['.', link].map((path) => statSync(path, { bigint: true, throwIfNoEntry: false }));
   if (here === undefined || there === undefined || here.dev !== there.dev || here.ino !== there.ino) {

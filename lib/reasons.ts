@@ -204,7 +204,7 @@ export const reasons = {
     todo: 'mount it anew for each program, or use Linux 6.15',
   },
   'proc-missing': {
-    when: '/proc is not mounted, and the only way that is left to mount needs it',
+    when: '/proc is not mounted, and the call needs it, or the only way that is left to mount does',
     todo: 'mount it (mount -t proc proc /proc); where that is refused too, the process lacks CAP_SYS_ADMIN',
   },
   'overlay-unavailable': {

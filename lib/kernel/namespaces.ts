@@ -15,6 +15,9 @@ export interface Ids {
  */
 export type Namespaces = Ids | { readonly user: Descriptor; readonly mounts?: Descriptor };
 
+/** The mount namespace of the calling thread. */
+export const OWN_MOUNT_NAMESPACE = '/proc/thread-self/ns/mnt';
+
 /** Those that this process runs as. */
 export function ownIds(): Ids {
   return { uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0 };

@@ -2,7 +2,7 @@
 
 import { toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
-import { OverlayError, type OverlayErrorFields } from '../errors.js';
+import { missingProc, OverlayError, type OverlayErrorFields } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
@@ -83,6 +83,7 @@ export function explainOpaque(path: Path, attribute: string, failure: StepFailur
     }
     return fields({ reason: 'path-inaccessible', what: `the directory ${shown} cannot be reached` });
   }
+  if (errno === e.ENOENT) return missingProc('/proc/self/fd');
   if (errno === e.EPERM || errno === e.EOPNOTSUPP) {
     return fields({ reason: 'xattr-denied', what: `the attribute ${attribute} is refused on ${shown}` });
   }

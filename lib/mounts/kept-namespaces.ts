@@ -4,6 +4,7 @@ import { readdirSync, readlinkSync } from 'node:fs';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue } from '../kernel/dialogue.js';
+import { OWN_MOUNT_NAMESPACE } from '../kernel/namespaces.js';
 import { DATA_OUTPUT, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { type Path, pathString } from '../paths.js';
@@ -43,7 +44,7 @@ export interface KeptMount {
  */
 function* askKernel(known: ReadonlySet<number>): Dialogue<Kept[] | undefined> {
   const plan = new Plan();
-  const own = plan.add(calls.openat2, [k.AT_FDCWD, '/proc/thread-self/ns/mnt', k.O_CLOEXEC, 0]);
+  const own = plan.add(calls.openat2, [k.AT_FDCWD, OWN_MOUNT_NAMESPACE, k.O_CLOEXEC, 0]);
   const inodes = new Uint8Array(BigUint64Array.from(known, BigInt).buffer);
   const args = [own, WHOLE_MOUNT, inodes];
   const step = plan.stepOf(plan.add(calls.namespace_tables, args, { output: DATA_OUTPUT }));

@@ -1,11 +1,18 @@
 /** Mount namespaces: which one a call is about, and private ones that a descriptor holds. */
 import { isDescriptor } from '../arguments.js';
 import * as e from '../errnos.js';
-import { invalidArgumentType, invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
+import {
+  invalidArgumentType,
+  invalidArgumentValue,
+  missingProc,
+  OverlayError,
+  type OverlayErrorFields,
+} from '../errors.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { systemCallOf } from '../kernel/format.js';
 import { close, closeWith, type Held } from '../kernel/held.js';
+import { OWN_MOUNT_NAMESPACE } from '../kernel/namespaces.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
 import { isAbsolute, type Path, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
@@ -132,7 +139,7 @@ function creation(): { plan: Plan; made: Step } {
   plan.isOnOwnThread = true;
   plan.add(calls.unshare, [k.CLONE_NEWNS]);
   plan.add(calls.mount, [null, '/', null, k.MS_REC | k.MS_PRIVATE, null]);
-  const args = [k.AT_FDCWD, '/proc/thread-self/ns/mnt', k.O_CLOEXEC, 0];
+  const args = [k.AT_FDCWD, OWN_MOUNT_NAMESPACE, k.O_CLOEXEC, 0];
   const made = plan.add(calls.openat2, args, { keep: true, output: 0 });
   return { plan, made: plan.stepOf(made) };
 }
@@ -140,6 +147,7 @@ function creation(): { plan: Plan; made: Step } {
 function finish(made: Step, outcome: Outputs | StepFailure): MountNamespace {
   if (!(outcome instanceof StepFailure)) return new MountNamespace(outcome.result(made));
   const { errno, step } = outcome;
+  if (errno === e.ENOENT) throw missingProc(OWN_MOUNT_NAMESPACE);
   const noDescriptor = {
     reason: 'out-of-descriptors',
     what: 'no descriptor is left to hold a mount namespace by',
@@ -168,7 +176,7 @@ function finish(made: Step, outcome: Outputs | StepFailure): MountNamespace {
  * it private, on a thread that ends with the call. Pass it as `namespace` to mount, bind, unmount and list in
  * it. The time it takes grows with the number of mounts that are copied.
  *
- * @throws {OverlayError} `reason` is `'no-privilege'`, `'out-of-namespaces'` or `'out-of-descriptors'`
+ * @throws {OverlayError} `reason` is `'no-privilege'`, `'out-of-namespaces'`, `'out-of-descriptors'` or `'proc-missing'`
  */
 export async function createNamespace(): Promise<MountNamespace> {
   const { plan, made } = creation();

@@ -1,5 +1,6 @@
 /** The mount table as /proc shows it: proc_pid_mountinfo(5). Text in, entries out; see readMountinfo for I/O. */
 import { readFileSync } from 'node:fs';
+import { missingProc } from '../errors.js';
 import { unescapeOctal } from '../mount-strings.js';
 
 /** A line of the table. Strings hold a character a byte, the table's octal escapes taken away but from the options. */
@@ -106,7 +107,18 @@ export function parseMountinfo(text: Buffer): MountinfoEntry[] {
   }));
 }
 
-/** The mounts that the calling thread sees. */
+/** The table of the calling thread. */
+export const MOUNTINFO = '/proc/thread-self/mountinfo';
+
+/**
+ * The mounts that the calling thread sees.
+ *
+ * @throws {OverlayError} `reason` is `'proc-missing'`
+ */
 export function readMountinfo(): MountinfoEntry[] {
-  return parseMountinfo(readFileSync('/proc/thread-self/mountinfo'));
+  try {
+    return parseMountinfo(readFileSync(MOUNTINFO));
+  } catch (error) {
+    throw (error as NodeJS.ErrnoException).code === 'ENOENT' ? missingProc(MOUNTINFO) : error;
+  }
 }

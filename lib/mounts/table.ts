@@ -1,7 +1,7 @@
 /** The mount table, or one mount of it: by /proc, or by statmount(2) where that tells all there is to know (6.13). */
 
 import * as e from '../errnos.js';
-import { OverlayError } from '../errors.js';
+import { missingProc, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue } from '../kernel/dialogue.js';
@@ -10,7 +10,7 @@ import { DATA_OUTPUT, type Outputs, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
 import { type Path, pathString, quotePath } from '../paths.js';
 import { addJoin, addOpen, explainJoin, type Namespace } from './mount-namespace.js';
-import { splitMountinfo } from './mountinfo.js';
+import { MOUNTINFO, splitMountinfo } from './mountinfo.js';
 import { mountinfoReader, type RawMount } from './raw-mount.js';
 import { MOUNT_BASICS, readMountRecords, tellsSources, WHOLE_MOUNT } from './statmount.js';
 
@@ -67,12 +67,11 @@ export function explainTable(failure: StepFailure, path?: Path): OverlayError {
   const { errno, step } = failure;
   const outside = explainJoin(failure);
   if (outside !== undefined) return outside;
-  const fail = (reason: OverlayError['reason'], what: string, about?: Path, hint?: string): OverlayError =>
+  const fail = (reason: OverlayError['reason'], what: string, about?: Path): OverlayError =>
     new OverlayError({
       errno,
       reason,
       what,
-      hint,
       syscall: syscallOf(step),
       path: about === undefined ? undefined : pathString(about),
     });
@@ -85,9 +84,8 @@ export function explainTable(failure: StepFailure, path?: Path): OverlayError {
     if (errno === e.ENOENT) return fail('path-missing', `${shown} does not exist`, path);
     return fail('path-inaccessible', `${shown} cannot be reached`, path);
   }
-  const proc = '/proc/thread-self/mountinfo';
-  if (errno === e.ENOENT) return fail('path-missing', `there is no ${proc}`, proc, 'mount proc at /proc');
-  return fail('unexplained', 'the mount table could not be read', proc);
+  if (errno === e.ENOENT) return missingProc(MOUNTINFO);
+  return fail('unexplained', 'the mount table could not be read', MOUNTINFO);
 }
 
 /** The ids as the kernel takes them. */

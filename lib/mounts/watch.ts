@@ -9,6 +9,7 @@ import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { hold, holdSync } from '../kernel/dialogue.js';
 import { close, closeWith, type Held } from '../kernel/held.js';
+import { OWN_MOUNT_NAMESPACE } from '../kernel/namespaces.js';
 import { perform, performSync, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
 import { addJoin, addOpen, type Namespace } from './mount-namespace.js';
@@ -189,7 +190,7 @@ class EventWatch extends Watch {
 
   static open(watched: Namespace | undefined): EventWatch | undefined {
     const plan = new Plan();
-    const namespace = addOpen(plan, watched ?? '/proc/thread-self/ns/mnt', watched !== undefined);
+    const namespace = addOpen(plan, watched ?? OWN_MOUNT_NAMESPACE, watched !== undefined);
     const flags = k.FAN_REPORT_MNT | k.FAN_CLOEXEC | k.FAN_NONBLOCK;
     const events = plan.add(calls.fanotify_init, [flags, 0], { keep: true, output: 0 });
     const args = [events, k.FAN_MARK_ADD | k.FAN_MARK_MNTNS, k.FAN_MNT_ATTACH | k.FAN_MNT_DETACH, namespace];

@@ -170,7 +170,7 @@ export function findMountWith(
  * The mounts that the calling thread sees, or those of another mount namespace, in the order in which they were
  * made: listmount(2) and statmount(2) where these tell everything (6.13), proc_pid_mountinfo(5) below.
  *
- * @throws {OverlayError} `'namespace-missing'`, `'namespace-denied'`, and `'path-missing'` where there is no /proc.
+ * @throws {OverlayError} `'namespace-missing'`, `'namespace-denied'`, and `'proc-missing'` where there is no /proc.
  */
 export async function listMounts(filter: MountFilter & { encoding: 'buffer' }): Promise<MountEntry<Buffer>[]>;
 export async function listMounts(filter?: MountFilter & { encoding?: 'utf8' }): Promise<MountEntry[]>;

@@ -8,7 +8,7 @@ import { OverlayError } from '../errors.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { STATFS_OUTPUT, STATX_OUTPUT } from '../kernel/look.js';
-import { addNamespaces, type Namespaces } from '../kernel/namespaces.js';
+import { addNamespaces, type Namespaces, OWN_MOUNT_NAMESPACE } from '../kernel/namespaces.js';
 import { type Descriptor, Plan, type Step, type Subject, type Text } from '../kernel/plan.js';
 import { escapeLayer } from '../mount-strings.js';
 import { attributeBits, flagBits, propagationBits } from '../mounts/attributes.js';
@@ -374,7 +374,7 @@ const hasOwnMounts = ({ idmap }: CheckedOptions, { openTreeAttr }: Pick<KernelFe
 /** A mount namespace for the plan, in which it can attach what nobody sees; and the way back. */
 function addOwnMounts(plan: Plan): Descriptor {
   plan.isOnOwnThread = true;
-  const home = plan.add(calls.openat2, [k.AT_FDCWD, '/proc/thread-self/ns/mnt', k.O_CLOEXEC, 0]);
+  const home = plan.add(calls.openat2, [k.AT_FDCWD, OWN_MOUNT_NAMESPACE, k.O_CLOEXEC, 0]);
   plan.add(calls.unshare, [k.CLONE_NEWNS]);
   plan.add(calls.mount, [null, '/', null, k.MS_REC | k.MS_PRIVATE, null]);
   return home;

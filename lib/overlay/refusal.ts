@@ -8,6 +8,7 @@ import { calls } from '../kernel/calls.js';
 import { FSCONFIG_CMD_CREATE } from '../kernel/constants.js';
 import type { StepFailure } from '../kernel/perform.js';
 import type { Step } from '../kernel/plan.js';
+import { MOUNTINFO } from '../mounts/mountinfo.js';
 import type { Reason } from '../reasons.js';
 
 /** The settings that bear on user namespaces; undefined where the kernel has no such setting. */
@@ -39,7 +40,7 @@ function readSetting(path: string): number | undefined {
 }
 
 export function readNamespaceSettings(): NamespaceSettings {
-  const table = readText('/proc/thread-self/mountinfo');
+  const table = readText(MOUNTINFO);
   return {
     maxUserNamespaces: readSetting('/proc/sys/user/max_user_namespaces'),
     maxMountNamespaces: readSetting('/proc/sys/user/max_mnt_namespaces'),

@@ -115,7 +115,7 @@ export function watchMountsWith(
  * seen. Changes of flags and options are not told. Meanwhile one thread for all watches of the process sleeps in
  * epoll(7).
  *
- * @throws {OverlayError} `'out-of-descriptors'`, `'path-missing'` where there is no /proc; about `namespace` as
+ * @throws {OverlayError} `'out-of-descriptors'`, `'proc-missing'` where there is no /proc; about `namespace` as
  * `listMounts`
  */
 export function watchMounts(

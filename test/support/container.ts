@@ -40,6 +40,14 @@ function config(withUser: boolean): unknown {
   };
 }
 
+/** Until a container's first process is its program, crun lets nobody in: setns(2) fails. */
+function awaitProgram(pid: number): void {
+  const pause = new Int32Array(new SharedArrayBuffer(4));
+  for (let i = 0; i < 1000 && readFileSync(`/proc/${pid}/comm`, 'utf8') !== 'sleep\n'; i++) {
+    Atomics.wait(pause, 0, 0, 10);
+  }
+}
+
 /** Starts one, with an empty directory `/x` in it; it ends with the test. */
 export function startContainer(t: ExecutionContext, dir: string, { withUser }: { withUser: boolean }): Container {
   // crun refuses a machine with both versions of cgroups, also when it is to leave them alone.
@@ -67,8 +75,10 @@ export function startContainer(t: ExecutionContext, dir: string, { withUser }: {
   } catch {
     throw new Error(`crun: ${readFileSync(log, 'utf8')}`);
   }
+  const pid = Number(readFileSync(pidFile, 'utf8'));
+  awaitProgram(pid);
   return {
-    pid: Number(readFileSync(pidFile, 'utf8')),
+    pid,
     exec: (...args) => execFileSync('crun', [...crun, 'exec', id, ...args], { encoding: 'utf8' }),
   };
 }
