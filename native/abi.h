@@ -12,6 +12,7 @@ namespace overlayfs::abi {
 
 // Numbers of the calls added since the unified table (Linux 5.1) are the same on every architecture.
 enum Number : long {
+  pidfd_send_signal = 424,  // 5.1
   open_tree = 428,       // 5.2
   move_mount = 429,      // 5.2
   fsopen = 430,          // 5.2
@@ -19,7 +20,6 @@ enum Number : long {
   fsmount = 432,         // 5.2
   fspick = 433,          // 5.2
   openat2 = 437,         // 5.6
-  pidfd_send_signal = 424,  // 5.1
   faccessat2 = 439,      // 5.8
   mount_setattr = 442,   // 5.12
   statmount = 457,       // 6.8

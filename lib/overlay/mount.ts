@@ -194,7 +194,7 @@ interface Prepared {
 export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepared {
   const given = takeOptions(options);
   const asked = resolve(checkOptions(given));
-  // Its lists are the caller's to change.
+  // Its lists are the caller's to change; of a length that has been checked.
   for (const name of ['lowerdir', 'datadir', 'allowDegraded'] as const) {
     const list = given[name];
     if (Array.isArray(list)) Object.assign(given, { [name]: [...list] });

@@ -17,7 +17,7 @@ import { goesByDescriptors, joinPath, type Path, pathString, toBytes, withoutTra
 import { type KernelFeatures, needsMetacopy } from './features.js';
 import { commonDirectory, Mapper } from './idmap.js';
 import type { CheckedOptions } from './options.js';
-import { addClaim, uses } from './uses.js';
+import { addClaim, addNews, uses } from './uses.js';
 
 /** A longer value does not pass fsconfig(2), which has no text for it. */
 const FSCONFIG_MAX_BYTES = 255;
@@ -289,7 +289,8 @@ function addUpperGuards(plan: Plan, options: CheckedOptions, features: KernelFea
   const upper = layers.upper?.descriptor;
   if (exclusive) {
     const isHere = options.rootless === false && !hasOwnMounts(options, features);
-    addClaim(plan, upper, layers.work?.descriptor, { isHere, statmount: features.statmount });
+    if (isHere && features.statmount !== false) addNews(plan);
+    addClaim(plan, upper, layers.work?.descriptor);
   }
   if (readonlySuperblock) return;
   if (isAccessChecked(options, features) && upper !== undefined) {

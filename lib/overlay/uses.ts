@@ -18,7 +18,6 @@ import type { RawMount } from '../mounts/raw-mount.js';
 import { MOUNT_BASICS, WHOLE_MOUNT } from '../mounts/statmount.js';
 import { lookAtMounts } from '../mounts/table.js';
 import { isAbsolute, type Path, toBytes, withoutTrailingSlashes } from '../paths.js';
-import type { KernelFeatures } from './features.js';
 
 /** What the guard reports, as native/plan.cc says: device and inode of both. */
 const CLAIM_OUTPUT = 32;
@@ -176,18 +175,13 @@ class Uses {
 /** The record of this thread's JavaScript: what other workers mount is to it what others mount. */
 export const uses = new Uses();
 
-/**
- * The guards of a plan: whether there are newer mounts in this namespace, where the plan is in it, and whether one of
- * the two directories is in use. These have to be open unless nothing is.
- */
-export function addClaim(
-  plan: Plan,
-  upper: Descriptor | undefined,
-  work: Descriptor | undefined,
-  { isHere, statmount }: { readonly isHere: boolean; readonly statmount: KernelFeatures['statmount'] },
-): void {
-  if (isHere && statmount !== false)
-    plan.add(calls.listmount, [...idHalves(uses.last), 0, 1], { output: 8, tolerate: [ENOSYS, EPERM] });
+/** Asks whether there are mounts in this namespace that are newer than what is known. */
+export function addNews(plan: Plan): void {
+  plan.add(calls.listmount, [...idHalves(uses.last), 0, 1], { output: 8, tolerate: [ENOSYS, EPERM] });
+}
+
+/** The guard of a plan against directories that are in use. They have to be open unless nothing is. */
+export function addClaim(plan: Plan, upper: Descriptor | undefined, work: Descriptor | undefined): void {
   if (uses.isEmpty || upper === undefined || work === undefined) return;
   plan.add(calls.claim, [upper, work, uses.list], { output: CLAIM_OUTPUT });
 }
