@@ -57,6 +57,9 @@ export const unreachable: Readonly<Record<number, string>> = {
 /** Whether the process or the machine has no descriptor left. */
 export const isOutOfDescriptors = (errno: number): boolean => errno === EMFILE || errno === ENFILE;
 
+/** Whether it says that something is lacking for the moment, and nothing about what was asked. */
+export const isShortage = (errno: number): boolean => isOutOfDescriptors(errno) || errno === ENOMEM;
+
 /** The name and the text of an errno, a positive number. */
 export function describeErrno(errno: number): readonly [code: string, text: string] {
   return getSystemErrorMap().get(-errno) ?? more[errno] ?? [`E${errno}`, `errno ${errno}`];

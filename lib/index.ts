@@ -18,7 +18,7 @@ export type { AttachOptions, RemountOptions } from './mounts/change.js';
 export { findHolders, findHoldersSync, type HoldersOptions } from './mounts/holders.js';
 export { Mount } from './mounts/mount.js';
 export { createNamespace, createNamespaceSync, MountNamespace, type NamespaceLike } from './mounts/mount-namespace.js';
-export { type UnmountOptions, unmount, unmountSync } from './mounts/unmount.js';
+export { type MountUnmountOptions, type UnmountOptions, unmount, unmountSync } from './mounts/unmount.js';
 export { type UnmountTreeOptions, unmountTree, unmountTreeSync } from './mounts/unmount-tree.js';
 export type { EffectiveOptions } from './overlay/effective.js';
 export type { Answer, KernelFeatures } from './overlay/features.js';

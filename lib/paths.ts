@@ -117,6 +117,11 @@ export function isAtOrBelow(path: Path, directory: Path): boolean {
   return hasStart && (bytes.length === start.length || start.length === 1 || bytes[start.length] === SLASH);
 }
 
+/** Whether both are written the same, but for slashes at the end. */
+export function isSamePath(a: Path, b: Path): boolean {
+  return Buffer.from(toBytes(withoutTrailingSlashes(a))).equals(toBytes(withoutTrailingSlashes(b)));
+}
+
 export function toBytes(path: Path): Uint8Array {
   return typeof path === 'string' ? Buffer.from(path) : path;
 }

@@ -458,6 +458,8 @@ long Execution::run(Step& step) {
     case Call::linkat:
       return sys::linkat(fd(0), Text(*this, a[1]), fd(2), Text(*this, a[3]), a[4]);
     case Call::unlinkat:
+      // unlinkat(dirfd, path, flags, the step that has to have made something)
+      if (a[3] >= made_by && steps_[a[3] - made_by].result < 0) return 0;
       return sys::unlinkat(fd(0), Text(*this, a[1]), a[2]);
     case Call::renameat2:
       return sys::renameat2(fd(0), Text(*this, a[1]), fd(2), Text(*this, a[3]), unsigned_at(4));
@@ -532,19 +534,48 @@ long Execution::run(Step& step) {
   return -ENOSYS;
 }
 
+namespace {
+
+// By the working directory, which has to be the caller's own.
+long unmount_from_inside(int root) {
+  long result = sys::call(abi::fchdir, root);
+  return result < 0 ? result : sys::call(abi::umount2, ".", abi::mnt_detach);
+}
+
+// The same in a child, whose working directory is its own.
+long unmount_in_child(int root) {
+  struct Errand {
+    int root;
+    long result;
+  } errand{root, -EINTR};
+  Stack stack;
+  if (stack.error() != 0) return -stack.error();
+  auto main = [](void* data) -> int {
+    auto* of = static_cast<Errand*>(data);
+    of->result = unmount_from_inside(of->root);
+    return 0;
+  };
+  long pid;
+  int pidfd;
+  int error = child::make(main, &errand, stack, child::waited_for | CLONE_FILES, &pid, &pidfd);
+  if (error != 0) return -error;
+  child::reap(pidfd);
+  return errand.result;
+}
+
+}  // namespace
+
 // By a descriptor of its root: that leads to where it is now attached, whatever has become of the path. What
 // others have stacked over it, or mounted inside, would go with it, or in its stead.
 long Execution::unmount_by_root(int root) const {
   if (has_submounts(root)) return -EBUSY;
-  if (has_joined_) {  // another namespace may have no /proc, or another's
-    long result = sys::call(abi::fchdir, root);
-    return result < 0 ? result : sys::umount2(".", abi::mnt_detach);
-  }
+  if (has_joined_) return unmount_from_inside(root);  // another namespace may have no /proc, or another's
   char path[32] = "/proc/self/fd/";
   size_t length = strlen(path);
   length += write_decimal(path + length, root);
   path[length] = '\0';
-  return sys::umount2(path, abi::mnt_detach);
+  long result = sys::umount2(path, abi::mnt_detach);
+  return result == -ENOENT ? unmount_in_child(root) : result;  // there is no /proc
 }
 
 long Execution::revert(Step& step) {

@@ -68,7 +68,7 @@ const described = {
   mkdirat: [descriptor, text, octal],
   mknodat: [descriptor, text, octal, number],
   linkat: [descriptor, text, descriptor, text, at],
-  unlinkat: [descriptor, text, at],
+  unlinkat: [descriptor, text, at, hiddenDescriptor],
   renameat2: [descriptor, text, descriptor, text, number],
   setxattr: [text, text, value, number],
   getxattr: [text, text, number],

@@ -7,7 +7,7 @@ import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, askTolerant, type Dialogue } from '../kernel/dialogue.js';
 import { formatStep, systemCallOf } from '../kernel/format.js';
-import { addLook, readLook, readMountIds, STATX_OUTPUT } from '../kernel/look.js';
+import { addLook, lookSync, readLook, readMountIds, STATX_OUTPUT } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Text } from '../kernel/plan.js';
 import { type Path, type PathLike, pathString, quotePath, withoutTrailingSlashes } from '../paths.js';
@@ -249,9 +249,10 @@ export function* takePlace(above: Mounted & Id, next: Mounted & Id): Dialogue<Mo
   const root = addRoot(plan, above);
   const subject = { role: 'target', path: above.path } as const;
   addMove(plan, next.held.descriptor, root, k.MOVE_MOUNT_BENEATH, { undo: true, subject });
-  // By its root, unless /proc is another namespace's.
-  const place: Text = above.namespace === undefined ? ['/proc/self/fd/', root] : above.path;
-  const flags = above.namespace === undefined ? k.MNT_DETACH : k.MNT_DETACH | k.UMOUNT_NOFOLLOW;
+  // By its root, unless /proc is another namespace's, or there is none.
+  const isByRoot = above.namespace === undefined && lookSync('/proc/self/fd').errno === 0;
+  const place: Text = isByRoot ? ['/proc/self/fd/', root] : above.path;
+  const flags = isByRoot ? k.MNT_DETACH : k.MNT_DETACH | k.UMOUNT_NOFOLLOW;
   plan.add(calls.umount2, [place, flags], { subject });
   const outcome = yield* ask(plan);
   if (!(outcome instanceof StepFailure)) {

@@ -7,7 +7,13 @@ import { Attempts } from './attempts.js';
 import { type AttachOptions, attach, clone, type RemountOptions, remount } from './change.js';
 import type { Mounted } from './mounted.js';
 import { Turns } from './turns.js';
-import { checkUnmountOptions, type UnmountOptions, unmountMounted, unmountMountedSync } from './unmount.js';
+import {
+  checkMountUnmountOptions,
+  isUnmountedAllTheSame,
+  type MountUnmountOptions,
+  unmountMounted,
+  unmountMountedSync,
+} from './unmount.js';
 
 const forgottenText = (descriptor: number): string =>
   `The detached mount of descriptor ${descriptor} is closed by garbage collection: unmount it, or have it disposed of with \`using\``;
@@ -98,10 +104,15 @@ export class Mount {
    *
    * @throws {OverlayError} as `unmount`
    */
-  async unmount(options?: UnmountOptions): Promise<void> {
-    const checked = checkUnmountOptions(options);
+  async unmount(options?: MountUnmountOptions): Promise<void> {
+    const checked = checkMountUnmountOptions(options);
     const perform = () => unmountMounted(this.#mounted, checked, this.#attempts);
-    await (this.#isDetached ? this.#turns.end(perform) : perform());
+    try {
+      await (this.#isDetached ? this.#turns.end(perform) : perform());
+    } catch (error) {
+      if (isUnmountedAllTheSame(error)) this.#mounted.onGone?.(true);
+      throw error;
+    }
     this.#mounted.onGone?.(checked.detach === true);
   }
 
@@ -111,11 +122,16 @@ export class Mount {
    * @throws {OverlayError} as `unmount`; `reason` is `'mount-busy'` too while a promise of a detached mount is not
    * kept yet
    */
-  unmountSync(options?: UnmountOptions): void {
-    const checked = checkUnmountOptions(options);
+  unmountSync(options?: MountUnmountOptions): void {
+    const checked = checkMountUnmountOptions(options);
     const perform = () => unmountMountedSync(this.#mounted, checked, this.#attempts);
-    if (this.#isDetached) this.#turns.endSync(perform);
-    else perform();
+    try {
+      if (this.#isDetached) this.#turns.endSync(perform);
+      else perform();
+    } catch (error) {
+      if (isUnmountedAllTheSame(error)) this.#mounted.onGone?.(true);
+      throw error;
+    }
     this.#mounted.onGone?.(checked.detach === true);
   }
 

@@ -6,7 +6,7 @@ import { conflictingOptions, OverlayError, type OverlayErrorFields } from '../er
 import type { Holders } from '../holder.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { askTolerant, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
+import { ask, askTolerant, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { type Held, take } from '../kernel/held.js';
 import { addLook, type Found, lookSync, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
@@ -29,6 +29,7 @@ import { addJoin, checkNamespace, explainJoin, type NamespaceLike, toTarget } fr
 import { idHalves, type Mounted, mountIdMask } from './mounted.js';
 import { readMountinfo } from './mountinfo.js';
 import { searchHolders } from './search-holders.js';
+import { addUseGuard } from './use-probe.js';
 
 /** How to unmount: the flags of umount2(2), and what to do with what an overlay leaves. */
 export interface UnmountOptions {
@@ -44,7 +45,7 @@ export interface UnmountOptions {
   /**
    * Removes the overlay's workdir afterwards: `work/work` with the whiteout that the kernel keeps in it, and
    * the directory itself, by rmdir(2), nothing recursive. What `index` and `volatile` leave there is not
-   * removed: `'work-not-empty'`. Default false.
+   * removed: `'work-not-empty'`. Where an overlay still uses it, it is left: `'work-in-use'`. Default false.
    */
   removeWork?: boolean;
   /**
@@ -64,11 +65,20 @@ export interface UnmountOptions {
 const booleans: ReadonlySet<string> = new Set(['detach', 'force', 'followSymlinks', 'removeWork']);
 const names: ReadonlySet<string> = new Set([...booleans, 'timeout', 'signal', 'namespace']);
 
+/** How to unmount a mount that knows which namespace it is in. */
+export type MountUnmountOptions = Omit<UnmountOptions, 'namespace'>;
+
+const mountNames: ReadonlySet<string> = new Set([...names].filter((name) => name !== 'namespace'));
+
 const noOptions: UnmountOptions = Object.freeze({});
 
-export function checkUnmountOptions(options: UnmountOptions | undefined): UnmountOptions {
+export function checkMountUnmountOptions(options: MountUnmountOptions | undefined): UnmountOptions {
+  return checkUnmountOptions(options, mountNames);
+}
+
+function checkUnmountOptions(options: UnmountOptions | undefined, known: ReadonlySet<string>): UnmountOptions {
   if (options === undefined) return noOptions;
-  const checked = toBooleanOptions(options, names, booleans);
+  const checked = toBooleanOptions(options, known, booleans);
   checkMilliseconds(checked.timeout, 'timeout');
   checkSignal(checked.signal);
   if (checkNamespace(checked.namespace) !== undefined && checked.removeWork) {
@@ -118,15 +128,21 @@ export function unmountPlan(mounted: Mounted, options: UnmountOptions): Plan {
   if (mounted.namespace !== undefined) addJoin(plan, mounted.namespace);
   if (mounted.held === undefined) addUnmount(plan, mounted, options);
   else addClose(plan, mounted.held);
-  if (options.removeWork && mounted.workdir !== undefined) {
-    const inner = joinPath(mounted.workdir, 'work');
-    // The kernel leaves the inode there that its whiteouts share.
-    plan.add(calls.sweep, [k.AT_FDCWD, inner], { tolerate: 'any' });
-    for (const path of [inner, mounted.workdir]) {
-      plan.add(calls.unlinkat, [k.AT_FDCWD, path, k.AT_REMOVEDIR], { tolerate: [e.ENOENT] });
-    }
-  }
+  // Where another namespace has been joined, the workdir's path is not of that one.
+  if (options.removeWork && mounted.namespace === undefined) addWorkRemoval(plan, mounted);
   return plan;
+}
+
+/** The overlay may live on: in a clone, a bind, or files that are open. */
+function addWorkRemoval(plan: Plan, { workdir }: Mounted): void {
+  if (workdir === undefined) return;
+  const inner = joinPath(workdir, 'work');
+  addUseGuard(plan, workdir);
+  // The kernel leaves the inode there that its whiteouts share.
+  plan.add(calls.sweep, [k.AT_FDCWD, inner], { tolerate: 'any' });
+  for (const path of [inner, workdir]) {
+    plan.add(calls.unlinkat, [k.AT_FDCWD, path, k.AT_REMOVEDIR], { tolerate: [e.ENOENT] });
+  }
 }
 
 function addClose(plan: Plan, held: Held): void {
@@ -176,7 +192,7 @@ const workReasons: Readonly<Record<number, Reason>> = {
 
 /** What a look after a failure has found. */
 interface Facts {
-  readonly found: Found;
+  readonly found?: Found;
   /** When the mount is busy. */
   readonly holders?: Holders;
   /** What is done for all that. */
@@ -187,7 +203,7 @@ interface Facts {
 const SEARCH = 500;
 
 /** The reason for a failed unmount. Pure. */
-export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Facts): OverlayError {
+export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Facts = {}): OverlayError {
   const { found, holders, leftover } = facts;
   const { errno, step } = failure;
   const shown = quotePath(mounted.path);
@@ -200,6 +216,16 @@ export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Fa
       ...rest,
     });
 
+  if (step?.call === calls.fsconfig) {
+    const path = mounted.workdir as Path;
+    return new OverlayError({
+      errno,
+      path: pathString(path),
+      reason: errno === e.EBUSY ? 'work-in-use' : 'unexplained',
+      what: `${shown} is unmounted, but its workdir ${quotePath(path)} is left: an overlay still uses it`,
+      hint: 'unmount what else is of the same overlay (a clone, a bind), close its files, and then remove the workdir',
+    });
+  }
   if (step?.call === calls.unlinkat) {
     const path = step.args[1] as Path;
     return new OverlayError({
@@ -232,21 +258,21 @@ export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Fa
         what: `what is at ${shown} is not the mount that was made here any more`,
       });
     case e.EINVAL:
-      if (found.type === k.S_IFLNK) {
+      if (found?.type === k.S_IFLNK) {
         return fields({
           reason: 'target-symlink',
           what: `the target ${shown} is a symbolic link`,
           hint: 'name the mount point itself, or pass `followSymlinks: true`',
         });
       }
-      if (found.isMountRoot && goesByDescriptors(mounted.path)) {
+      if (found?.isMountRoot && goesByDescriptors(mounted.path)) {
         return fields({
           reason: 'not-mounted',
           what: `the mount at ${shown} is attached nowhere in this namespace, or belongs to another user namespace`,
           hint: 'a detached mount ends by its own `unmount`, or when its descriptor is closed',
         });
       }
-      if (found.isMountRoot) {
+      if (found?.isMountRoot) {
         return fields({ reason: 'mount-locked', what: `the mount at ${shown} belongs to another user namespace` });
       }
       return fields({ reason: 'not-mounted', what: `the target ${shown} is not a mount point` });
@@ -262,7 +288,7 @@ export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Fa
 
 /** Whether the mount itself is gone, for all that the unmount failed. */
 export function isUnmountedAllTheSame(error: unknown): boolean {
-  return error instanceof OverlayError && error.syscall === 'rmdir';
+  return error instanceof OverlayError && (error.syscall === 'rmdir' || error.reason === 'work-in-use');
 }
 
 /** Looks for the reason. */
@@ -295,15 +321,25 @@ export async function unmountMounted(
 ): Promise<void> {
   const outcome = await attempts.perform(() => unmountPlan(mounted, options), options);
   if (outcome instanceof StepFailure) throw await hold(explain(mounted, outcome, options));
+  if (options.removeWork && mounted.namespace !== undefined) await hold(removeWorkHere(mounted));
 }
 
 export function unmountMountedSync(mounted: Mounted, options: UnmountOptions, attempts = new Attempts()): void {
   const outcome = attempts.performSync(() => unmountPlan(mounted, options), options);
   if (outcome instanceof StepFailure) throw holdSync(explain(mounted, outcome, options));
+  if (options.removeWork && mounted.namespace !== undefined) holdSync(removeWorkHere(mounted));
+}
+
+/** After an unmount in another namespace. */
+function* removeWorkHere(mounted: Mounted): Dialogue<void> {
+  const plan = new Plan();
+  addWorkRemoval(plan, mounted);
+  const outcome = yield* ask(plan);
+  if (outcome instanceof StepFailure) throw explainUnmount(mounted, outcome);
 }
 
 function prepare(target: PathLike, options: UnmountOptions | undefined): [Mounted, UnmountOptions] {
-  const checked = checkUnmountOptions(options);
+  const checked = checkUnmountOptions(options, names);
   const mounted = toMounted(target, checked);
   return [checked.removeWork ? { ...mounted, workdir: findWorkdir(mounted, checked) } : mounted, checked];
 }
@@ -315,7 +351,7 @@ function prepare(target: PathLike, options: UnmountOptions | undefined): [Mounte
  *
  * @throws {OverlayError} `reason` is `'not-mounted'`, `'mount-busy'`, `'target-missing'`,
  * `'target-symlink'`, `'mount-locked'`, `'no-privilege'`, `'path-inaccessible'` or, when the mount is gone
- * and its workdir is not, `'work-not-empty'`. Of a busy one, `holders` tells who uses it.
+ * and its workdir is not, `'work-not-empty'` or `'work-in-use'`. Of a busy one, `holders` tells who uses it.
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
 export async function unmount(target: PathLike, options?: UnmountOptions): Promise<void> {

@@ -30,7 +30,7 @@ export function askByMounting(options: readonly Option[]): {
 } {
   const plan = new Plan();
   const tries = options.map(([name, [key, value]]): [name: string, step: Step] => {
-    const context = plan.add(calls.fsopen, ['overlay', k.FSOPEN_CLOEXEC], { tolerate: 'any' });
+    const context = plan.add(calls.fsopen, ['overlay', k.FSOPEN_CLOEXEC], { tolerate: 'any', output: 0 });
     const set = (option: string, text: string | null) => {
       const command = text === null ? k.FSCONFIG_SET_FLAG : k.FSCONFIG_SET_STRING;
       plan.add(calls.fsconfig, [context, command, option, text], { tolerate: 'any' });

@@ -3,8 +3,9 @@ import { release } from 'node:os';
 import * as e from '../errnos.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { ask as askKernel, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { addLook, type Found, readLook } from '../kernel/look.js';
-import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
+import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step, type StepOptions, type Text } from '../kernel/plan.js';
 import { addon } from '../native.js';
 import { askByMounting, knownBefore65 } from './features-before-6.5.js';
@@ -147,7 +148,8 @@ export function questions(plan = new Plan()): Questions {
         outputs instanceof StepFailure ? -outputs.errno : outputs.result(plan.stepOf(made) as Step);
       const opened = result(context);
       // EPERM also where a seccomp filter is in the way: then mount(2) says what is true.
-      const isUnknown = opened === -e.EPERM || opened === -e.EACCES;
+      const isDenied = opened === -e.EPERM || opened === -e.EACCES;
+      const isUnknown = isDenied || e.isShortage(-opened);
       const answer = (value: () => boolean): Answer => (isUnknown ? 'unknown' : value());
       const fsContext = answer(() => opened >= 0 && result(madeUp) < 0);
       const accepts = (made: number): Answer => (fsContext === false ? false : answer(() => result(made) >= 0));
@@ -165,7 +167,7 @@ export function questions(plan = new Plan()): Questions {
           readLook(userNamespace, outputs).errno === 0
             ? isOtherUserNamespace(readLook(userNamespace, outputs))
             : opened >= 0 && isTrustedDenied(trusted.map(result)),
-        mayMount: opened >= 0 ? true : isUnknown ? false : 'unknown',
+        mayMount: opened >= 0 ? true : isDenied ? false : 'unknown',
         overlay: answer(() => opened !== -e.ENODEV),
         mountApi: answer(() => opened !== -e.ENOSYS),
         fsContext,
@@ -189,7 +191,7 @@ export function questions(plan = new Plan()): Questions {
         mountBeneath: result(beneath) === -e.EPERM ? 'unknown' : ![-e.ENOSYS, -e.EINVAL].includes(result(beneath)),
         statmount: result(statmount) !== -e.ENOSYS,
         openTreeAttr: result(openTreeAttr) !== -e.ENOSYS,
-        mountEvents: result(events) >= 0,
+        mountEvents: e.isShortage(-result(events)) ? 'unknown' : result(events) >= 0,
         uniqueMountId: readLook(look, outputs).hasUniqueMountId,
         defaults,
       };
@@ -205,29 +207,40 @@ export function isOtherUserNamespace({ errno, inode }: Found): boolean {
 
 let remembered: KernelFeatures | undefined;
 
-/** Remembered, unless the process may not ask: privileges can come later. */
-function remember(features: KernelFeatures): KernelFeatures {
-  // Nor that there is no overlay: a module can be loaded.
-  if (features.fsContext !== 'unknown' && features.overlay === true) remembered = features;
+/** Whether nothing was lacking, for the moment, to ask all questions. */
+export function wereAllAsked(plan: Plan, outputs: Outputs | StepFailure): boolean {
+  if (outputs instanceof StepFailure) return false;
+  return !plan.steps.some((step) => step.outputAt >= 0 && e.isShortage(-outputs.result(step)));
+}
+
+/** Whether it can be remembered: privileges can come later, and a module can be loaded. */
+const isFinal = ({ fsContext, overlay }: KernelFeatures): boolean => fsContext !== 'unknown' && overlay === true;
+
+/** The record, and whether it is the last word. */
+function* findOut(): Dialogue<readonly [record: KernelFeatures, isLast: boolean]> {
+  const { plan, read } = questions();
+  const outputs = yield* askKernel(plan);
+  const record = read(outputs);
+  const isLast = isFinal(record) && wereAllAsked(plan, outputs);
+  const more = questionsBefore65(record);
+  if (more === undefined) return [record, isLast];
+  const others = yield* askKernel(more.plan);
+  return [more.read(others), isLast && wereAllAsked(more.plan, others)];
+}
+
+function remember([features, isLast]: readonly [record: KernelFeatures, isLast: boolean]): KernelFeatures {
+  if (isLast) remembered = features;
   return features;
 }
 
 /** The record for the process as it is: what a mount with privilege is planned from. */
 export async function features(): Promise<KernelFeatures> {
-  if (remembered !== undefined) return remembered;
-  const { plan, read } = questions();
-  const record = read(await perform(plan));
-  const more = questionsBefore65(record);
-  return remember(more === undefined ? record : more.read(await perform(more.plan)));
+  return remembered ?? remember(await hold(findOut()));
 }
 
 /** `features`, on the calling thread. */
 export function featuresSync(): KernelFeatures {
-  if (remembered !== undefined) return remembered;
-  const { plan, read } = questions();
-  const record = read(performSync(plan));
-  const more = questionsBefore65(record);
-  return remember(more === undefined ? record : more.read(performSync(more.plan)));
+  return remembered ?? remember(holdSync(findOut()));
 }
 
 /** What a record leaves open where options cannot be asked for one by one, if anything. */

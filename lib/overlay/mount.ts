@@ -1,5 +1,5 @@
 /** Mounting: options are checked and planned here, performed in one crossing, and explained when they fail. */
-import { EBUSY, EINVAL, ENOSYS, EPERM } from '../errnos.js';
+import { describeErrno, EBUSY, EINVAL, ENOSYS, EPERM } from '../errnos.js';
 import { abortError, invalidArgumentValue, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import { AT_FDCWD, AT_REMOVEDIR, FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING } from '../kernel/constants.js';
@@ -14,6 +14,7 @@ import type { Mounted } from '../mounts/mounted.js';
 import { unmountPlan } from '../mounts/unmount.js';
 import {
   isAbsolute,
+  isSamePath,
   joinPath,
   type Path,
   type PathLike,
@@ -30,7 +31,7 @@ import { look, lookSync } from './diagnosis/look.js';
 import { type EffectiveOptions, effectiveOptions } from './effective.js';
 import { featuresSync, type KernelFeatures } from './features.js';
 import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from './options.js';
-import { addVolatileRemoval, addXattrGuard, type MountPlan, plan, sentOptions } from './plan.js';
+import { addVolatileRemoval, addXattrGuard, type MountPlan, madeInWork, plan, sentOptions } from './plan.js';
 import { toVerify, verify } from './readback.js';
 import { lease, rootlessRecord } from './rootless.js';
 import { type Claim, catchUp, forgetGone, isBehind, lookAtUnseen, readClaim, uses, type Whereabouts } from './uses.js';
@@ -71,7 +72,8 @@ export class OverlayMount extends Mount {
     const { path, id, device, held } = mounted;
     const onGone = (isDetached: boolean) => uses.release(id, isDetached);
     const isRootless = rootless !== false;
-    super(given.target, { path, id, device, held, workdir, namespace, isRootless, hasSubIds: subIds, onGone });
+    const hasSubIds = isRootless && subIds;
+    super(given.target, { path, id, device, held, workdir, namespace, isRootless, hasSubIds, onGone });
     this.#options = workdir === undefined || given.workdir !== undefined ? given : { ...given, workdir };
   }
 
@@ -264,8 +266,13 @@ function isInQuestion({ checked }: Prepared, { claim, isSuspect }: Made): boolea
  * The error for a mount that is not what was asked for. On the calling thread in both forms: the mount is there, and
  * a program that exits now would leave it.
  */
-function question(prepared: Prepared, made: Made): OverlayError | undefined {
-  return isInQuestion(prepared, made) ? holdSync(findFault(prepared, made)) : undefined;
+function question(prepared: Prepared, made: Made): Error | undefined {
+  if (!isInQuestion(prepared, made)) return undefined;
+  try {
+    return holdSync(findFault(prepared, made));
+  } catch (error) {
+    return error as Error; // what cannot be looked at is not known to be right
+  }
 }
 
 function* findFault({ checked, features }: Prepared, made: Made): Dialogue<OverlayError | undefined> {
@@ -277,9 +284,14 @@ function* findFault({ checked, features }: Prepared, made: Made): Dialogue<Overl
 }
 
 /** A mount that is not what was asked for is taken down again. */
-function* takeDown({ checked }: Prepared, made: Made): Dialogue<void> {
+function* takeDown({ checked }: Prepared, made: Made, fault: Error): Dialogue<Error> {
   uses.forget(made.mounted.id);
-  yield* ask(takeDownPlan(checked, made));
+  const isTaken = fault instanceof OverlayError && fault.reason === 'upper-in-use';
+  const outcome = yield* ask(takeDownPlan(checked, made, isTaken));
+  if (outcome instanceof StepFailure) {
+    fault.message += ` The mount is still there: it could not be unmounted (${describeErrno(outcome.errno)[0]}).`;
+  }
+  return fault;
 }
 
 function* findOvertaken(checked: CheckedOptions, { claim }: Made): Dialogue<OverlayError | undefined> {
@@ -322,16 +334,16 @@ function overtaken({ upperdir = '', target }: CheckedOptions): OverlayError {
   });
 }
 
-function takeDownPlan(checked: CheckedOptions, { mounted, directories }: Made): Plan {
-  const { workdir, create } = checked;
+function takeDownPlan(checked: CheckedOptions, { mounted, directories }: Made, isTaken: boolean): Plan {
+  const { workdir } = checked;
   const { steps } = unmountPlan(mounted, { detach: true });
   const takeDown = new Plan();
   for (const { call, args } of steps) takeDown.add(call, args);
   addVolatileRemoval(takeDown, checked, false);
-  if (create && workdir !== undefined) {
-    const inner = joinPath(workdir, 'work');
-    takeDown.add(calls.sweep, [AT_FDCWD, inner], { tolerate: 'any' });
-    for (const name of ['index', 'work']) {
+  // In a workdir that was there before, or that has been taken, it may be another overlay's.
+  if (workdir !== undefined && !isTaken && directories.some((path) => isSamePath(path, workdir))) {
+    takeDown.add(calls.sweep, [AT_FDCWD, joinPath(workdir, 'work')], { tolerate: 'any' });
+    for (const name of madeInWork) {
       takeDown.add(calls.unlinkat, [AT_FDCWD, joinPath(workdir, name), AT_REMOVEDIR], { tolerate: 'any' });
     }
   }
@@ -470,8 +482,7 @@ async function mountPrepared(prepared: Prepared): Promise<OverlayMount> {
     const made = toMade(prepared, planned, outcome);
     const error = question(prepared, made);
     if (error === undefined) return toMount(prepared, made);
-    await hold(takeDown(prepared, made));
-    throw error;
+    throw await hold(takeDown(prepared, made, error));
   }
   if (outcome.cancelled && signal) throw abortError(signal, outcome.undoErrno);
   if (await hold(tryClaimAgain(prepared, outcome))) return mountPrepared(prepared);
@@ -502,8 +513,7 @@ function mountPreparedSync(prepared: Prepared): OverlayMount {
     const made = toMade(prepared, planned, outcome);
     const error = question(prepared, made);
     if (error === undefined) return toMount(prepared, made);
-    holdSync(takeDown(prepared, made));
-    throw error;
+    throw holdSync(takeDown(prepared, made, error));
   }
   if (holdSync(tryClaimAgain(prepared, outcome))) return mountPreparedSync(prepared);
   const again = retry(prepared, outcome);

@@ -9,7 +9,7 @@ import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { STATFS_OUTPUT, STATX_OUTPUT } from '../kernel/look.js';
 import { addNamespaces, type Namespaces, OWN_MOUNT_NAMESPACE } from '../kernel/namespaces.js';
-import { type Descriptor, Plan, type Step, type Subject, type Text } from '../kernel/plan.js';
+import { type Descriptor, MADE_BY, Plan, type Step, type Subject, type Text } from '../kernel/plan.js';
 import { escapeLayer } from '../mount-strings.js';
 import { attributeBits, flagBits, propagationBits } from '../mounts/attributes.js';
 import { addJoin } from '../mounts/mount-namespace.js';
@@ -100,12 +100,24 @@ function addCreated(plan: Plan, options: CheckedOptions): void {
   if (options.upperdir === undefined || options.workdir === undefined) return;
   addDirectories(plan, options.upperdir);
   addDirectories(plan, options.workdir);
-  // What the kernel makes in there; a workdir that was there before is left as a mount leaves it.
-  plan.add(calls.unlinkat, [k.AT_FDCWD, joinPath(options.workdir, 'work'), k.AT_REMOVEDIR], {
-    later: true,
-    tolerate: 'any',
-  });
 }
+
+/**
+ * What the kernel makes in a workdir goes with the workdir, where the plan has made that: in one that was there
+ * before, it may be another overlay's. To be added right before the mount is made, which is what makes it.
+ */
+function addWorkRemoval(plan: Plan, { create, workdir }: CheckedOptions): void {
+  if (!create || workdir === undefined) return;
+  // The last directory of those that are made first.
+  const made = MADE_BY | plan.steps.findLastIndex(({ call }) => call === calls.mkdirat);
+  for (const name of madeInWork) {
+    const args = [k.AT_FDCWD, joinPath(workdir, name), k.AT_REMOVEDIR, made];
+    plan.add(calls.unlinkat, args, { later: true, tolerate: 'any' });
+  }
+}
+
+/** The directories that the kernel makes in a workdir. */
+export const madeInWork = ['index', 'work'] as const;
 
 /**
  * A directory that has been removed can still be opened by a path that goes by descriptors, and the kernel takes it as
@@ -258,6 +270,7 @@ function addContext(
   if (layers.work !== undefined) setLayer('workdir', layers.work, escapeLayer);
   for (const [name, value] of sentOptions(options, features)) set(name, value);
   if (options.readonlySuperblock) set('ro', null);
+  addWorkRemoval(plan, options);
   plan.add(calls.fsconfig, [context, k.FSCONFIG_CMD_CREATE, null, null]);
   addVolatileRemoval(plan, options, true);
   return context;
@@ -424,6 +437,7 @@ function addMountWay(
   const set = flagBits(options);
   // MS_RDONLY is for mount and superblock at once; the mount gets its own bits in a second call.
   const early = options.readonlySuperblock ? set | k.MS_RDONLY : isGuarded(options) ? set & ~k.MS_RDONLY : set;
+  addWorkRemoval(plan, options);
   const root = plan.following(1);
   plan.add(calls.mount, [options.source, viaDescriptor(target), 'overlay', early, data, root], { undo: true });
   const subject = targetSubject(options);

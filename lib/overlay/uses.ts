@@ -220,7 +220,8 @@ function* findKeys(paths: readonly Path[]): Dialogue<Key[]> {
 }
 
 function toKey({ errno, device, inode }: Pick<Found, 'errno' | 'device' | 'inode'>): Key {
-  if (errno !== 0) return '';
+  // What is yet to be made has a number below zero, and nobody uses it.
+  if (errno !== 0 || inode < 0n) return '';
   const key = Buffer.alloc(KEY_SIZE);
   key.writeBigUInt64LE(BigInt(device), 0);
   key.writeBigUInt64LE(inode, 8);

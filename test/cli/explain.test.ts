@@ -2,6 +2,7 @@
 import { chmodSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
+import { mountOverlaySync } from 'overlayfs';
 import { overlay } from '../overlay/rows/setup.js';
 import { layers, makeTree, mountsBelow, mountTest, scratch, withoutCapabilities } from '../support/index.js';
 import { json, overlayfs, run } from './run.js';
@@ -50,6 +51,27 @@ mountTest('an upper in use, and by whom', (t) => {
   t.regex(stderr, /in use: it is the upperdir of the overlay at '.*other'/);
   t.regex(stderr, /reason: upper-in-use/);
   t.is(overlayfs('explain', '--no-exclusive', ...flags(set)).code, 0);
+});
+
+mountTest('an upper and a workdir that --create would make', (t) => {
+  const dir = scratch(t);
+  const { lowerdir, target } = layers(dir);
+  const { code, stderr } = overlayfs('explain', '--lower', lowerdir, '--upper', join(dir, 'new'), '--create', target);
+  t.is(code, 0, stderr);
+  const other = layers(join(dir, 'other'));
+  mountOverlaySync(other);
+  const used = json(
+    'explain',
+    '--lower',
+    lowerdir,
+    '--upper',
+    other.upperdir,
+    '--work',
+    join(dir, 'new'),
+    '--create',
+    target,
+  );
+  t.like(used.document['errors'], [{ reason: 'upper-in-use' }]);
 });
 
 mountTest('overlaps, by number', (t) => {

@@ -113,11 +113,12 @@ mountTest('umount --timeout waits while the mount is busy, and not longer', asyn
   const dir = scratch(t);
   const options = layers(dir);
   mountOverlaySync(options);
-  const busy = spawn('sleep', ['0.7'], { cwd: options.target, stdio: 'ignore' });
+  const busy = spawn('sleep', ['60'], { cwd: options.target, stdio: 'ignore' });
   t.teardown(() => busy.kill('SIGKILL'));
   const start = performance.now();
   t.regex(overlayfs('umount', '--timeout', '100ms', options.target).stderr, /reason: mount-busy/);
   t.true(performance.now() - start >= 100);
+  spawn('sh', ['-c', `sleep 0.3; kill ${busy.pid}`], { stdio: 'ignore' });
   t.deepEqual(overlayfs('umount', '--timeout=1.5m', options.target), silent);
   t.is(mountsBelow(options.target).length, 0);
 });

@@ -14,6 +14,8 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import test, { type ExecutionContext } from 'ava';
 import {
+  bind,
+  createNamespaceSync,
   type Mount,
   mountOverlaySync,
   OverlayError,
@@ -542,6 +544,63 @@ for (const [form, { unmount, end, suffix }] of Object.entries(forms)) {
       t.true(error instanceof OverlayError, String(error));
     });
     t.true(existsSync(join(dir, 'here/work/work')), 'another directory, which only the name relates to it');
+  });
+
+  mountTest(`removeWork leaves the workdir of an overlay that lives on (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    makeTree(dir, { 'lower/1': '', 'lower/2': '', 'lower/3': '', 'second/': '' });
+    const expected = { code: 'EBUSY', reason: 'work-in-use', path: options.workdir };
+    const second = join(dir, 'second');
+    const mounted = mountOverlaySync(options);
+    await bind(options.target, second);
+    await failsAndLeaves(
+      t,
+      () => existsSync(join(options.workdir, 'work')),
+      () => unmount(second, { removeWork: true }),
+      expected,
+    );
+    rmSync(join(options.target, '1'));
+    await bind(options.target, second);
+    const error = await failsAndLeaves(
+      t,
+      () => existsSync(join(options.workdir, 'work')),
+      () => end(mounted, { removeWork: true }),
+      expected,
+    );
+    t.regex(error.message, /is unmounted, but its workdir .* is left: an overlay still uses it/);
+    rmSync(join(second, '2'));
+    await t.throwsAsync(async () => mountOverlaySync(options), { code: 'EBUSY' }, 'and its upper is in use');
+    await unmount(second, { removeWork: true });
+    t.false(existsSync(options.workdir));
+
+    mkdirSync(options.workdir);
+    const { target: _, ...detached } = options;
+    const open = mountOverlaySync(detached);
+    const file = openSync(join(open.path as string, 'from-lower'), 'r');
+    await t.throwsAsync(() => end(open, { removeWork: true }), { code: 'EBUSY' });
+    closeSync(file);
+    t.deepEqual(readdirSync(options.workdir), ['work']);
+  });
+
+  mountTest(`removeWork of a mount in another namespace is of the path here (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    makeTree(dir, { 'cover/work/': '' });
+    const namespace = createNamespaceSync();
+    const mounted = mountOverlaySync({ ...options, namespace });
+    await bind(join(dir, 'cover/work'), options.workdir, { namespace });
+    await end(mounted, { removeWork: true });
+    namespace.close();
+    t.false(existsSync(options.workdir));
+    t.true(existsSync(join(dir, 'cover/work')));
+  });
+
+  mountTest(`a mount is not told in which namespace it is (${form})`, async (t) => {
+    const mounted = mountOverlaySync(layers(scratch(t)));
+    const elsewhere = { namespace: '/proc/1/ns/mnt' };
+    await t.throwsAsync(() => end(mounted, elsewhere), { code: 'ERR_INVALID_ARG_VALUE', message: /"namespace"/ });
+    await end(mounted);
   });
 
   mountTest(`removeWork does not go with detach (${form})`, async (t) => {

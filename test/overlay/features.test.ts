@@ -22,6 +22,29 @@ mountTest('the record is what this kernel is known to have', (t) => {
   t.is(featuresSync(), features, 'asked once');
 });
 
+mountTest('what could not be asked for want of descriptors is asked again', (t) => {
+  const script = `
+    import { closeSync, openSync } from 'node:fs';
+    import { whiteoutSync } from '${join(packageRoot, 'dist/index.js')}';
+    import { featuresSync } from '${join(packageRoot, 'dist/overlay/features.js')}';
+    whiteoutSync([]);
+    const open = [];
+    try { for (;;) open.push(openSync('/dev/null', 'r')); } catch {}
+    const records = [0, 1, 1, 1, 1].map((more) => {
+      if (more) closeSync(open.pop());
+      return featuresSync();
+    });
+    for (const fd of open) closeSync(fd);
+    const whole = featuresSync();
+    const wrong = records.flatMap((record) => Object.entries(record).filter(
+      ([name, value]) => value !== 'unknown' && typeof value !== 'object' && value !== whole[name]));
+    console.log(JSON.stringify({ wrong, first: records[0].mayMount, whole: whole.mayMount }));`;
+  const limited = ['--nofile=100', process.execPath, '--input-type=module', '-e', script];
+  const { stdout, stderr } = spawnSync('prlimit', limited, { encoding: 'utf8' });
+  if (stdout === '') return t.fail(stderr);
+  t.deepEqual(JSON.parse(stdout), { wrong: [], first: 'unknown', whole: true });
+});
+
 test('a process that may not ask gets no for an answer only where it is one, and does not remember', (t) => {
   const script = `
     import { featuresSync } from '${join(packageRoot, 'dist/overlay/features.js')}';

@@ -107,6 +107,30 @@ for (const [form, mount] of Object.entries(forms)) {
     t.deepEqual(readdirSync(dir), ['lower']);
   });
 
+  mountTest(`a refused mount with create takes nothing from the workdir of a live one (${form})`, async (t) => {
+    const dir = scratch(t);
+    makeTree(dir, { 'lower2/': '', 'other/': '', 'lower/1': '', 'lower/2': '', 'lower/3': '', 'lower/4': '' });
+    const options = { ...layers(dir), create: true };
+    const live = await mount(options);
+    const refusals: [name: string, more: OverlayOptions][] = [
+      ['the same again', options],
+      ['another target', { ...options, target: join(dir, 'other') }],
+      [
+        'not exclusive, and a lower that is not there',
+        { ...options, exclusive: false, stack: true, lowerdir: join(dir, 'none') },
+      ],
+      ['another workdir, to be made', { ...options, target: join(dir, 'other'), workdir: join(dir, 'work2') }],
+    ];
+    for (const [i, [name, more]] of refusals.entries()) {
+      const error = await t.throwsAsync(async () => mount(more), { instanceOf: OverlayError }, name);
+      t.not(error?.reason, 'unexplained', name);
+      t.deepEqual(readdirSync(options.workdir), ['work'], name);
+      rmSync(join(options.target, String(i + 1)));
+    }
+    t.false(existsSync(join(dir, 'work2')));
+    await live.unmount();
+  });
+
   mountTest(`a mount point is refused as target unless stack is set (${form})`, async (t) => {
     const dir = scratch(t);
     const options = layers(dir);

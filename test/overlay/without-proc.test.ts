@@ -15,6 +15,35 @@ const rows = {
     'namespace-missing',
   ],
   'mountOverlay, rootless': [`await overlayfs.mountOverlay({ ...layers, rootless: true })`, 'rootless-forbidden'],
+  'mountOverlay, with an option to be looked at': [
+    `const error = await overlayfs.mountOverlay({ ...layers, target, index: true }).catch((error) => error);
+      if (error.unmount) await error.unmount();
+      else if (error.reason !== 'proc-missing') throw error;
+      if (fs.readdirSync(target).length > 0) throw new Error('it is still mounted')`,
+    'done',
+  ],
+  'mountOverlay, aborted': [
+    `for (let i = 0; i < 40; i++) {
+        const controller = new AbortController();
+        const pending = overlayfs.mountOverlay({ ...layers, target, signal: controller.signal });
+        const timer = setTimeout(() => controller.abort(), i % 4 / 2);
+        if (i % 2) controller.abort();
+        const mount = await pending.catch(() => undefined);
+        clearTimeout(timer);
+        if (mount) await mount.unmount();
+        if (fs.readdirSync(target).length > 0) throw new Error('it is still mounted');
+      }`,
+    'done',
+  ],
+  replace: [
+    `const mount = await overlayfs.mountOverlay({ ...layers, target });
+      const error = await mount.replace({ lowerdir: [layers.lowerdir, join(dir, 'other')] }).catch((error) => error);
+      if (error && error.reason !== 'option-unsupported') throw error;
+      if (!error && !fs.existsSync(join(target, 'second'))) throw new Error('it is not the other one');
+      await mount.unmount();
+      if (fs.readdirSync(target).length > 0) throw new Error('one is left')`,
+    'done',
+  ],
   bind: ['await (await overlayfs.bind(dir, target)).unmount()', 'done'],
   unmountTree: ['await overlayfs.unmountTree(target)', 'proc-missing'],
   unmountTreeSync: ['overlayfs.unmountTreeSync(target)', 'proc-missing'],
@@ -38,7 +67,7 @@ const rows = {
 for (const [title, [code, outcome]] of Object.entries(rows)) {
   mountTest(`without /proc: ${title}`, { needs: ['programs without /proc'] }, (t) => {
     const dir = scratch(t, 'disk');
-    makeTree(dir, { 'lower/file': 'file', 'upper/': '', 'work/': '', 'merged/': '' });
+    makeTree(dir, { 'lower/file': 'file', 'other/second': '', 'upper/': '', 'work/': '', 'merged/': '' });
     const command = ['env', '-u', 'NODE_V8_COVERAGE', ...withoutProc];
     const body = `const [dir] = args;
       const layers = { lowerdir: join(dir, 'lower'), upperdir: join(dir, 'upper'), workdir: join(dir, 'work') };

@@ -12,6 +12,7 @@ import { type Outputs, StepFailure } from '../../kernel/perform.js';
 import { type Descriptor, Plan, type Step, type Subject } from '../../kernel/plan.js';
 import { findOption, shownLayers } from '../../mount-strings.js';
 import { type MountinfoEntry, readMountinfo } from '../../mounts/mountinfo.js';
+import { addUseProbe } from '../../mounts/use-probe.js';
 import { isAbsolute, joinPath, type Path, toBytes, withoutTrailingSlashes } from '../../paths.js';
 import { isOtherUserNamespace } from '../features.js';
 import type { CheckedOptions } from '../options.js';
@@ -420,26 +421,11 @@ function* pathOfHandle(path: Path, stored: Buffer): Dialogue<Path | undefined> {
   return target === undefined || target.toString('latin1').endsWith(' (deleted)') ? undefined : target;
 }
 
-/**
- * A context with index=on and one directory as both upper and work: EBUSY where it is in use, in whichever
- * namespace; else EINVAL, since the two may not be one, and nothing is left.
- */
+/** Whether upper and work are in use, in whichever namespace. */
 export function* askUse({ upperdir, workdir, lowerdir }: CheckedOptions): Dialogue<UseFacts> {
   const plan = new Plan();
-  const probe = (directory: Path | undefined): Step | undefined => {
-    if (directory === undefined) return undefined;
-    const tolerate = 'any';
-    const open = (path: Path) =>
-      plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC, 0], { tolerate });
-    const context = plan.add(calls.fsopen, ['overlay', k.FSOPEN_CLOEXEC], { tolerate });
-    const set = (key: string, path: Path) =>
-      plan.add(calls.fsconfig, [context, k.FSCONFIG_SET_STRING, key, ['/proc/self/fd/', open(path)]], { tolerate });
-    set('lowerdir', lowerdir[0] as Path);
-    set('upperdir', directory);
-    set('workdir', directory);
-    plan.add(calls.fsconfig, [context, k.FSCONFIG_SET_STRING, 'index', 'on'], { tolerate });
-    return plan.stepOf(plan.add(calls.fsconfig, [context, k.FSCONFIG_CMD_CREATE, null, null], { tolerate, output: 0 }));
-  };
+  const probe = (directory: Path | undefined): Step | undefined =>
+    directory === undefined ? undefined : addUseProbe(plan, directory, lowerdir[0] as Path);
   const steps = { upper: probe(upperdir), work: probe(workdir) };
   const outputs = yield* ask(plan);
   const isUsed = (step: Step | undefined): boolean | undefined => {
