@@ -1,6 +1,6 @@
 /** What the library throws: OverlayError, and Node's own argument errors. */
 import { inspect } from 'node:util';
-import { describeErrno, ENOENT } from './errnos.js';
+import { describeErrno, EAGAIN, ENFILE, ENOENT, ENOMEM, isOutOfDescriptors } from './errnos.js';
 import type { Holders } from './holder.js';
 import { type Reason, reasons } from './reasons.js';
 
@@ -72,6 +72,22 @@ export class OverlayError extends Error {
 export function missingProc(file: string): OverlayError {
   const what = `there is no ${file}: /proc is not mounted`;
   return new OverlayError({ errno: ENOENT, reason: 'proc-missing', what, path: file });
+}
+
+/** The error where it is but a limit that stands in the way; `purpose` is what could not be done: "open it". */
+export function explainShortage(errno: number, purpose: string): OverlayError | undefined {
+  if (isOutOfDescriptors(errno)) {
+    const whose = errno === ENFILE ? 'on the machine' : 'in the process';
+    const what = `no descriptor is left ${whose} to ${purpose}`;
+    return new OverlayError({ errno, reason: 'out-of-descriptors', what });
+  }
+  if (errno === EAGAIN) {
+    return new OverlayError({ errno, reason: 'out-of-threads', what: `no process could be started to ${purpose}` });
+  }
+  if (errno === ENOMEM) {
+    return new OverlayError({ errno, reason: 'out-of-memory', what: `the kernel has no memory to ${purpose}` });
+  }
+  return undefined;
 }
 
 /** A caller's value in a message, in one line. */

@@ -236,7 +236,7 @@ export const reasons = {
     todo: 'raise the limit (ulimit -n) or do less at once',
   },
   'out-of-threads': {
-    when: 'the process can start no thread',
+    when: 'the process can start no thread, or no process',
     todo: 'raise the limit (ulimit -u, the pids of the control group), or do less at once',
   },
   'out-of-memory': {

@@ -16,6 +16,7 @@
 //   chdir PATH
 //   argv0 NAME           the program's own name for itself
 //   exec COMMAND ARG...  looked for in PATH when it has no slash
+//   hold PARENT          writes a byte, and then does nothing until it is killed or its parent, process PARENT, has ended
 //
 // In a PATH, `%` and two hexadecimal digits stand for a byte, since Node's arguments are text.
 //
@@ -27,12 +28,12 @@ namespace {
 
 #if defined(__x86_64__)
 enum Number : long {
-  write_ = 1, open_ = 257, close_ = 3, fcntl_ = 72, execve_ = 59, exit_ = 60, chdir_ = 80, prctl_ = 157,
+  getppid_ = 110, ppoll_ = 271, write_ = 1, open_ = 257, close_ = 3, fcntl_ = 72, execve_ = 59, exit_ = 60, chdir_ = 80, prctl_ = 157,
   mount_ = 165, unshare_ = 272, setns_ = 308, open_tree = 428, move_mount = 429, mount_setattr = 442,
 };
 #elif defined(__aarch64__)
 enum Number : long {
-  write_ = 64, open_ = 56, close_ = 57, fcntl_ = 25, execve_ = 221, exit_ = 93, chdir_ = 49, prctl_ = 167,
+  getppid_ = 173, ppoll_ = 73, write_ = 64, open_ = 56, close_ = 57, fcntl_ = 25, execve_ = 221, exit_ = 93, chdir_ = 49, prctl_ = 167,
   mount_ = 40, unshare_ = 97, setns_ = 268, open_tree = 428, move_mount = 429, mount_setattr = 442,
 };
 #endif
@@ -42,7 +43,7 @@ constexpr long at_fdcwd = -100, at_empty_path = 0x1000, at_recursive = 0x8000;
 constexpr long open_tree_clone = 1, o_cloexec = 02000000, o_wronly = 1;
 constexpr long move_mount_f_empty_path = 4;
 constexpr long clone_newuser = 0x10000000;
-constexpr long f_setfd = 2, fd_cloexec = 1, pr_capbset_drop = 24;
+constexpr long f_setfd = 2, fd_cloexec = 1, pr_capbset_drop = 24, pr_set_pdeathsig = 1, sigkill = 9;
 constexpr unsigned long ms_rdonly = 1, ms_nosuid = 2, ms_nodev = 4, ms_noexec = 8, ms_rec = 16384, ms_private = 1 << 18;
 
 long call(Number number, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0) {
@@ -161,6 +162,14 @@ long hide(const char* path) {
   return result;
 }
 
+[[noreturn]] void hold(long parent) {
+  call(prctl_, pr_set_pdeathsig, sigkill);
+  call(write_, 1, at(""), 1);
+  // The parent may have ended before that.
+  while (call(getppid_) == parent) call(ppoll_);
+  for (;;) call(exit_, 0);
+}
+
 long drop() {
   for (long capability = 0; call(prctl_, pr_capbset_drop, capability) == 0;) capability++;
   return 0;
@@ -276,6 +285,8 @@ long write_decimal(char* to, long value) {
     } else if (same(name, "attach")) {
       const char* path = path_next();
       result = mounts_attached < mounts_opened ? attach(mounts[mounts_attached++], path) : -einval;
+    } else if (same(name, "hold")) {
+      hold(number(next()));
     } else if (same(name, "drop")) {
       result = drop();
     } else if (same(name, "chdir")) {

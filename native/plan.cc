@@ -33,7 +33,7 @@ size_t page_size() {
 bool makes_descriptor(Call call) {
   return call == Call::openat2 || call == Call::fsopen || call == Call::fsmount || call == Call::open_tree ||
          call == Call::fspick || call == Call::fanotify_init || call == Call::open_by_handle_at || call == Call::userns ||
-         call == Call::userns_by;
+         call == Call::userns_by || call == Call::userns_own;
 }
 
 bool is_tolerated(const Step& step, long result) {
@@ -504,6 +504,8 @@ long Execution::run(Step& step) {
       return make_user_namespace(step);
     case Call::userns_by:
       return make_user_namespace_by_programs(step);
+    case Call::userns_own:
+      return make_own_user_namespace(step);
     case Call::chdir:
       return sys::call(abi::chdir, static_cast<const char*>(Text(*this, a[0])));
     case Call::fanotify_init:
@@ -794,22 +796,57 @@ long Execution::make_user_namespace(const Step& step) {
 
 namespace {
 
-// A child that does nothing, in a user namespace of its own, until it is to end. It shares the caller's thread
-// control block: its calls may not fail, or they would write an errno there.
+class Pipe {
+ public:
+  Pipe() : error_(static_cast<int>(-sys::call(abi::pipe2, ends_, O_CLOEXEC))) {}
+  ~Pipe() {
+    if (error_ != 0) return;
+    sys::close(ends_[0]);
+    end_input();
+  }
+  Pipe(const Pipe&) = delete;
+  Pipe& operator=(const Pipe&) = delete;
+
+  // 0, or the errno with which there is none.
+  int error() const { return error_; }
+  int input() const { return ends_[1]; }
+  // Whoever has a copy of it may still write.
+  void end_input() {
+    if (ends_[1] >= 0) sys::close(ends_[1]);
+    ends_[1] = -1;
+  }
+  long read(void* to, size_t size) { return sys::read(ends_[0], to, size); }
+
+ private:
+  int ends_[2] = {-1, -1};
+  int error_;
+};
+
+// A process that does nothing, in a user namespace of its own, until it is to end. It is a program with memory of its
+// own: one that shared this process's would have its maps belong to root where this process has changed its user.
 class Holder {
  public:
-  Holder() {
-    if ((error_ = stack_.error()) != 0) return;
-    parent_ = sys::call(abi::getpid);
+  explicit Holder(const char* program) {
+    if ((error_ = stack_.error()) != 0 || (error_ = ready_.error()) != 0) return;
+    char parent[16] = "";
+    write_decimal(parent, static_cast<int>(sys::call(abi::getpid)));
+    const char* words[] = {program, "hold", parent, nullptr};
+    words_ = words;
     auto main = [](void* data) -> int {
-      sys::call(abi::prctl, pr_set_pdeathsig, SIGKILL, 0, 0, 0);
-      // The process may have ended before that.
-      while (sys::call(abi::getppid) == static_cast<Holder*>(data)->parent_) {
-        sys::call(abi::ppoll, nullptr, 0, nullptr, nullptr, 0);
-      }
-      return 0;
+      auto* self = static_cast<Holder*>(data);
+      constexpr char* no_environment[] = {nullptr};
+      sys::call(abi::dup3, self->ready_.input(), 1, 0);
+      self->error_ = static_cast<int>(-sys::call(abi::execve, self->words_[0], self->words_, no_environment));
+      return 127;
     };
-    error_ = child::make(main, this, stack_, CLONE_VM | CLONE_FILES | CLONE_NEWUSER, &pid_, &pidfd_);
+    int error = child::make(main, this, stack_, child::waited_for | CLONE_NEWUSER, &pid_, &pidfd_);
+    words_ = nullptr;
+    if (error != 0) {
+      error_ = error;
+      return;
+    }
+    if (error_ == 0 && !waits_until_ready()) error_ = ECHILD;
+    if (error_ != 0) child::reap(pidfd_);
   }
   ~Holder() {
     if (error_ != 0) return;
@@ -824,12 +861,44 @@ class Holder {
   int pid() const { return static_cast<int>(pid_); }
 
  private:
-  static constexpr int pr_set_pdeathsig = 1;
+  // The caller goes on once it has its memory, which is before its files in /proc have their owner.
+  bool waits_until_ready() {
+    ready_.end_input();
+    char byte;
+    long size;
+    while ((size = ready_.read(&byte, 1)) == -EINTR) {
+    }
+    return size == 1;
+  }
+
   Stack stack_;
+  Pipe ready_;
+  const char** words_ = nullptr;
   int error_;
   int pidfd_ = -1;
   long pid_ = -1;
-  long parent_ = -1;
+};
+
+// The files of a process in /proc.
+class ProcessFiles {
+ public:
+  explicit ProcessFiles(int pid) { end_ = start + write_decimal(path_ + start, pid); }
+
+  // NAME with a slash in front; the path is valid until the next.
+  const char* path(const char* name) {
+    memcpy(path_ + end_, name, strlen(name) + 1);
+    return path_;
+  }
+  long open(const char* name) { return sys::openat2(AT_FDCWD, path(name), O_RDONLY | O_CLOEXEC, 0, 0); }
+  const char* pid() {
+    path_[end_] = '\0';
+    return path_ + start;
+  }
+
+ private:
+  static constexpr size_t start = sizeof "/proc/" - 1;
+  char path_[48] = "/proc/";
+  size_t end_;
 };
 
 // A program and its arguments, run to its end, and the beginning of what it prints.
@@ -847,14 +916,11 @@ class Program {
 
   // 0, or the errno with which it could not be started.
   int run() {
-    int ends[2];
-    long made = sys::call(abi::pipe2, ends, O_CLOEXEC);
-    if (made < 0) return static_cast<int>(-made);
-    output_ = ends[1];
+    if (output_.error() != 0) return output_.error();
     null_ = sys::openat2(AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC, 0, 0);
-    int error = null_ < 0 ? -null_ : start(ends[0]);
-    if (null_ >= 0) sys::close(null_);
-    sys::close(ends[0]);
+    if (null_ < 0) return -null_;
+    int error = start();
+    sys::close(null_);
     return error;
   }
 
@@ -862,16 +928,13 @@ class Program {
   size_t text_size() const { return text_size_; }
 
  private:
-  int start(int input) {
+  int start() {
     Stack stack;
-    if (stack.error() != 0) {
-      sys::close(output_);
-      return stack.error();
-    }
+    if (stack.error() != 0) return stack.error();
     auto main = [](void* data) -> int {
       auto* self = static_cast<Program*>(data);
       constexpr char* no_environment[] = {nullptr};
-      const int standard[] = {self->null_, self->output_, self->output_};
+      const int standard[] = {self->null_, self->output_.input(), self->output_.input()};
       for (int fd = 0; fd < 3; fd++) sys::call(abi::dup3, standard[fd], fd, 0);
       self->start_error_ = static_cast<int>(-sys::call(abi::execve, self->words_[0], self->words_, no_environment));
       return 127;
@@ -880,18 +943,19 @@ class Program {
     int pidfd;
     // Whether it succeeds shows by what it does: a process that ignores SIGCHLD is told of no program's end.
     int error = child::make(main, this, stack, child::waited_for, &pid, &pidfd);
-    sys::close(output_);
     if (error != 0) return error;
-    read_text(input);
+    // Or what the program prints would have no end.
+    output_.end_input();
+    read_text();
     child::reap(pidfd);
     return start_error_;
   }
 
-  void read_text(int input) {
+  void read_text() {
     char rest[256];
     for (;;) {
       const bool has_room = text_size_ < sizeof text_;
-      long size = sys::read(input, has_room ? text_ + text_size_ : rest, has_room ? sizeof text_ - text_size_ : sizeof rest);
+      long size = output_.read(has_room ? text_ + text_size_ : rest, has_room ? sizeof text_ - text_size_ : sizeof rest);
       if (size <= 0) return;
       if (has_room) text_size_ += static_cast<size_t>(size);
     }
@@ -901,7 +965,7 @@ class Program {
   static constexpr size_t most_words = 1024;
   const char* words_[most_words];
   size_t count_ = 0;
-  int output_ = -1;
+  Pipe output_;
   int null_ = -1;
   int start_error_ = 0;
   char text_[1024];
@@ -910,33 +974,44 @@ class Program {
 
 }  // namespace
 
-// userns_by(program for the uid map, program for the gid map), each with its arguments: a user namespace, by
-// descriptor, whose maps these programs write, which may do what the process may not. Its id is their first
-// argument. EPERM: a program has left no map; then the failure has what it printed, if only an empty line.
+// userns_by(holder, program for the uid map, program for the gid map), the latter with their arguments: a user
+// namespace, by descriptor, whose maps these programs write, which may do what the process may not. Its id is their
+// first argument. EPERM: a program has left no map; then the failure has what it printed, if only an empty line.
 long Execution::make_user_namespace_by_programs(const Step& step) {
-  Holder holder;
+  Holder holder(Text(*this, step.a[0]));
   if (holder.error() != 0) return -holder.error();
-  char path[48] = "/proc/";
-  size_t length = strlen(path);
-  size_t end = length + write_decimal(path + length, holder.pid());
-  char pid[16] = "";
-  memcpy(pid, path + length, end - length);
+  ProcessFiles files(holder.pid());
   constexpr const char* maps[] = {"/uid_map", "/gid_map"};
   for (int i = 0; i < 2; i++) {
-    Text words(*this, step.a[i]);
-    Program program(words, words.size(), pid);
+    Text words(*this, step.a[i + 1]);
+    Program program(words, words.size(), files.pid());
     int error = program.run();
-    memcpy(path + end, maps[i], sizeof "/uid_map");
-    int map = sys::openat2(AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0, 0);
+    long map = files.open(maps[i]);
+    if (map < 0) return map;
     char first;
-    const bool is_written = map >= 0 && sys::read(map, &first, 1) == 1;
-    if (map >= 0) sys::close(map);
+    const bool is_written = sys::read(static_cast<int>(map), &first, 1) == 1;
+    sys::close(static_cast<int>(map));
     if (is_written) continue;
     failure_.log.emplace_back(program.text(), program.text_size());
     return error != 0 ? -error : -EPERM;
   }
-  memcpy(path + end, "/ns/user", sizeof "/ns/user");
-  return sys::openat2(AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0, 0);
+  return files.open("/ns/user");
+}
+
+// userns_own(holder, uid map, gid map): a user namespace, by descriptor, with one id of each, which are the process's.
+long Execution::make_own_user_namespace(const Step& step) {
+  Holder holder(Text(*this, step.a[0]));
+  if (holder.error() != 0) return -holder.error();
+  ProcessFiles files(holder.pid());
+  // Or the group map may not be written.
+  constexpr char deny[] = "deny";
+  long result = write_whole(files.path("/setgroups"), deny, strlen(deny));
+  constexpr const char* maps[] = {"/uid_map", "/gid_map"};
+  for (int i = 0; i < 2 && result >= 0; i++) {
+    Text map(*this, step.a[i + 1]);
+    result = write_whole(files.path(maps[i]), map, map.size());
+  }
+  return result < 0 ? result : files.open("/ns/user");
 }
 
 }  // namespace overlayfs

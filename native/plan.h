@@ -69,6 +69,7 @@ namespace overlayfs {
   X(write, 0)              \
   X(userns, 0)             \
   X(userns_by, 0)          \
+  X(userns_own, 0)         \
   X(chdir, 0)              \
   X(fanotify_init, 0)      \
   X(listmount, 0)          \
@@ -207,6 +208,7 @@ class Execution {
   long write_file(const Step& step);
   long make_user_namespace(const Step& step);
   long make_user_namespace_by_programs(const Step& step);
+  long make_own_user_namespace(const Step& step);
   long make_whiteout(int dirfd, const char* name);
   void read_log(int context);
   void close_result(Step& step);

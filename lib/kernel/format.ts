@@ -14,6 +14,7 @@ const makers: ReadonlySet<Call> = new Set([
   calls.open_tree,
   calls.userns,
   calls.userns_by,
+  calls.userns_own,
 ]);
 
 function formatDescriptor(descriptor: number, names: ReadonlyMap<number, string>): string {

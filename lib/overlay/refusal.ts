@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import * as e from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import { FSCONFIG_CMD_CREATE } from '../kernel/constants.js';
+import { ownsProcFiles } from '../kernel/namespaces.js';
 import type { StepFailure } from '../kernel/perform.js';
 import type { Step } from '../kernel/plan.js';
 import { MOUNTINFO } from '../mounts/mountinfo.js';
@@ -24,6 +25,8 @@ export interface NamespaceSettings {
   readonly hasSeccompFilter: boolean;
   /** Whether no mount is at the root that the process sees. */
   readonly isChrooted: boolean;
+  /** Whether the files of this process in /proc are its user's. */
+  readonly ownsProcFiles: boolean;
 }
 
 function readText(path: string): string {
@@ -48,6 +51,7 @@ export function readNamespaceSettings(): NamespaceSettings {
     appArmorRestricts: readSetting('/proc/sys/kernel/apparmor_restrict_unprivileged_userns'),
     hasSeccompFilter: /^Seccomp:\s*2$/m.test(readText('/proc/thread-self/status')),
     isChrooted: table !== '' && !table.split('\n').some((line) => line.split(' ')[4] === '/'),
+    ownsProcFiles: ownsProcFiles(),
   };
 }
 
@@ -72,6 +76,12 @@ export function isEntry(step: Step | undefined): boolean {
 const appArmor: Refusal = {
   what: 'AppArmor takes the capabilities away from user namespaces (kernel.apparmor_restrict_unprivileged_userns=1)',
   hint: 'give this program an AppArmor profile that has `userns,`, or have root set that sysctl to 0',
+};
+
+/** Then another program makes the namespace: lib/overlay/held-namespace.ts. */
+const changedUser: Refusal = {
+  what: "this process has changed its user since it started, so that its files in /proc are root's, and the launcher of this package, which makes namespaces in its stead, cannot be started by it",
+  hint: 'let the user read and execute what is in the package, or start the process as that user: setpriv(1), or `User=` of systemd',
 };
 
 /** How many are allowed, or how deep they may be nested. */
@@ -119,6 +129,8 @@ export function explainRefusal(
   settings: NamespaceSettings,
 ): Refusal | undefined {
   if (step === undefined || !(plan.isInChild || step.call === calls.userns_by)) return undefined;
+  // A limit is none of these.
+  if (e.isOutOfDescriptors(errno) || errno === e.EAGAIN || errno === e.ENOMEM) return undefined;
   const isDenied = errno === e.EPERM || errno === e.EACCES;
   if (step.call === calls.unshare || step.call === calls.setns || step.call === calls.userns_by) {
     if (errno === e.ENOSPC) return usedUp(settings);
@@ -130,6 +142,7 @@ export function explainRefusal(
   }
   if (step.call === calls.write) {
     if (errno === e.ENOENT) return { what: '/proc is not mounted', hint: 'mount it' };
+    if (errno === e.EACCES && !settings.ownsProcFiles) return changedUser;
     return settings.appArmorRestricts === 1 ? appArmor : forbidden(settings);
   }
   if (!isDenied || (step.call !== calls.fsopen && step.call !== calls.fsconfig && step.call !== calls.fsmount)) {

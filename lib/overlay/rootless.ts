@@ -2,10 +2,10 @@
 import { describeErrno, EPERM } from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask as askKernel, type Dialogue } from '../kernel/dialogue.js';
+import { ask as askKernel, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { close } from '../kernel/held.js';
-import { addNamespaces, type Ids, type Namespaces, ownIds } from '../kernel/namespaces.js';
-import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
+import { addNamespaces, type Ids, type Namespaces, ownIds, ownsProcFiles } from '../kernel/namespaces.js';
+import { StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import {
   type KernelFeatures,
@@ -13,6 +13,7 @@ import {
   featuresSync as kernelFeaturesSync,
   questions,
 } from './features.js';
+import { makeHeldNamespace } from './held-namespace.js';
 import { explainRefusal, type Refusal, readNamespaceSettings } from './refusal.js';
 import { makeSubIdNamespace } from './sub-ids.js';
 
@@ -37,7 +38,11 @@ const kept = new Map<boolean, Kept>();
 
 /** The user namespace that a lease is about: one to be made with the plan, or one that is there already. */
 function* userNamespace(hasSubIds: boolean): Dialogue<Ids | { readonly user: number }> {
-  return hasSubIds ? { user: yield* makeSubIdNamespace() } : ownIds();
+  if (hasSubIds) return { user: yield* makeSubIdNamespace() };
+  const ids = ownIds();
+  const held = ownsProcFiles() ? undefined : yield* makeHeldNamespace(ids);
+  // What forbids one shows, and is explained, when the plan tries to make its own.
+  return held === undefined ? ids : { user: held };
 }
 
 const isMade = (namespaces: Namespaces): namespaces is { user: number } => 'user' in namespaces;
@@ -110,31 +115,37 @@ interface RootlessAnswers {
 }
 
 /** The questions as they are asked in a user namespace, and whether there an overlay may be made. */
-function rootlessQuestions(): { plan: Plan; read: (outcome: Outputs | StepFailure) => RootlessAnswers } {
+function* askRootless(): Dialogue<RootlessAnswers> {
+  if (remembered !== undefined) return remembered;
+  const namespaces = yield* userNamespace(false);
+  try {
+    return remember(yield* askIn(namespaces));
+  } finally {
+    if (isMade(namespaces)) letGo(namespaces);
+  }
+}
+
+function* askIn(namespaces: Namespaces): Dialogue<RootlessAnswers> {
   const plan = new Plan();
-  addNamespaces(plan, ownIds());
+  addNamespaces(plan, namespaces);
   const { read } = questions(plan);
   const context = plan.add(calls.fsopen, ['overlay', k.FSOPEN_CLOEXEC], { tolerate: 'any', output: 0 });
   // Without layers: whoever may make overlays is told what is missing.
   const create = [context, k.FSCONFIG_CMD_CREATE, null, null];
   const made = plan.stepOf(plan.add(calls.fsconfig, create, { tolerate: 'any', output: 0 }));
   const opened = plan.stepOf(context);
-  return {
-    plan,
-    read(outcome) {
-      if (!(outcome instanceof StepFailure)) {
-        const record = { ...read(outcome), userNamespace: true };
-        const step = outcome.result(opened) < 0 ? opened : made;
-        const failure = { step, errno: -outcome.result(step), plan };
-        return { record, refusal: explainRefusal(failure, readNamespaceSettings()) };
-      }
-      // Nothing is known then. A mount fails in its turn, and is explained.
-      const nothing = { step: -1, errno: EPERM, undoErrno: 0, cancelled: false, log: [] };
-      const record = { ...read(new StepFailure(plan, nothing)), userNamespace: true };
-      const unknown = { what: `the kernel refuses it (${describeErrno(outcome.errno)[0]})`, hint: 'look at dmesg' };
-      return { record, refusal: explainRefusal(outcome, readNamespaceSettings()) ?? unknown };
-    },
-  };
+  const outcome = yield* askKernel(plan);
+  if (!(outcome instanceof StepFailure)) {
+    const record = { ...read(outcome), userNamespace: true };
+    const step = outcome.result(opened) < 0 ? opened : made;
+    const failure = { step, errno: -outcome.result(step), plan };
+    return { record, refusal: explainRefusal(failure, readNamespaceSettings()) };
+  }
+  // Nothing is known then. A mount fails in its turn, and is explained.
+  const nothing = { step: -1, errno: EPERM, undoErrno: 0, cancelled: false, log: [] };
+  const record = { ...read(new StepFailure(plan, nothing)), userNamespace: true };
+  const unknown = { what: `the kernel refuses it (${describeErrno(outcome.errno)[0]})`, hint: 'look at dmesg' };
+  return { record, refusal: explainRefusal(outcome, readNamespaceSettings()) ?? unknown };
 }
 
 let remembered: RootlessAnswers | undefined;
@@ -145,21 +156,9 @@ function remember(answers: RootlessAnswers): RootlessAnswers {
   return answers;
 }
 
-async function ask(): Promise<RootlessAnswers> {
-  if (remembered !== undefined) return remembered;
-  const { plan, read } = rootlessQuestions();
-  return remember(read(await perform(plan)));
-}
-
-function askSync(): RootlessAnswers {
-  if (remembered !== undefined) return remembered;
-  const { plan, read } = rootlessQuestions();
-  return remember(read(performSync(plan)));
-}
-
 /** What the kernel can do in a user namespace: a given record as it is there, or the kernel's own answers. */
 export function rootlessRecord(record?: KernelFeatures): KernelFeatures {
-  return record === undefined ? askSync().record : { ...record, userNamespace: true };
+  return record === undefined ? holdSync(askRootless()).record : { ...record, userNamespace: true };
 }
 
 /** What `features` says about mounts without privilege. */
@@ -182,10 +181,10 @@ function withRootless(kernel: KernelFeatures, { refusal }: RootlessAnswers): Fea
  * true, false, or `'unknown'` where the process lacks the privilege to ask; then the next call asks again.
  */
 export async function features(): Promise<Features> {
-  return withRootless(await kernelFeatures(), await ask());
+  return withRootless(await kernelFeatures(), await hold(askRootless()));
 }
 
 /** `features`, on the calling thread. */
 export function featuresSync(): Features {
-  return withRootless(kernelFeaturesSync(), askSync());
+  return withRootless(kernelFeaturesSync(), holdSync(askRootless()));
 }

@@ -1,11 +1,11 @@
 /**
  * User namespaces with the subordinate ids of the user, subuid(5): a plain user may map its own ids only, and has
- * these mapped by newuidmap(1) and newgidmap(1). The one place where the library starts a program.
+ * these mapped by newuidmap(1) and newgidmap(1).
  */
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
-import { ENOENT, EPERM } from '../errnos.js';
+import { EACCES, ENOENT, EPERM } from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import { ask, type Dialogue } from '../kernel/dialogue.js';
@@ -13,6 +13,7 @@ import { type Ids, ownIds } from '../kernel/namespaces.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
 import { quotePath } from '../paths.js';
+import { findHolder } from './held-namespace.js';
 import { explainRefusal, forbiddenBy, readNamespaceSettings } from './refusal.js';
 
 /** A range of ids that are the user's. */
@@ -126,8 +127,17 @@ export function* makeSubIdNamespace(): Dialogue<Descriptor> {
     const words = [findProgram(program), ...toMapArguments(id(ids), findRanges(file, users))];
     return words.join('\0');
   });
+  const holder = findHolder();
+  if (holder === undefined) {
+    throw new OverlayError({
+      errno: EACCES,
+      reason: 'rootless-forbidden',
+      what: 'the launcher of this package, by which namespaces with `subIds` are made, cannot be executed by this process',
+      hint: 'let its user read and execute what is in the package',
+    });
+  }
   const plan = new Plan();
-  const made = plan.stepOf(plan.add(calls.userns_by, commands, { keep: true, output: 0 }));
+  const made = plan.stepOf(plan.add(calls.userns_by, [holder, ...commands], { keep: true, output: 0 }));
   const outcome = yield* ask(plan);
   if (outcome instanceof StepFailure) throw explainSubIds(outcome);
   return outcome.result(made);

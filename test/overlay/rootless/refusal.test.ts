@@ -16,6 +16,7 @@ const open: NamespaceSettings = {
   appArmorRestricts: undefined,
   hasSeccompFilter: false,
   isChrooted: false,
+  ownsProcFiles: true,
 };
 
 interface Row {
@@ -85,6 +86,14 @@ const rows: readonly Row[] = [
     errno: e.EPERM,
     settings: { appArmorRestricts },
     what: /AppArmor/,
+  },
+  {
+    cause:
+      'the process has changed its user since it started, and this user may not execute the launcher of the package',
+    call: calls.write,
+    errno: e.EACCES,
+    settings: { ownsProcFiles: false },
+    what: /changed its user/,
   },
   { cause: 'the kernel is built without user namespaces', call: calls.unshare, errno: e.EINVAL, what: /built without/ },
   {

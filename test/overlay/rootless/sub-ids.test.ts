@@ -82,6 +82,22 @@ mountTest("files of subordinate ids are copied up with their owner, by 'keep' to
   t.is(readFileSync(join(dir, 'lower/sub'), 'utf8'), 'sub');
 });
 
+mountTest('a process that has changed its user maps them too', { needs }, (t) => {
+  const dir = prepare(t);
+  const drop = `process.setgroups([]); process.setgid(${NOBODY}); process.setuid(${NOBODY});`;
+  const outcome = evaluateAs(
+    ['env', '-u', 'NODE_V8_COVERAGE'],
+    `${prelude}
+    if (process.getuid() === 0) { ${drop} }
+    const mount = await mountOnce(true, true);
+    const outcome = [append(mount, 'sub'), fs.statSync(join(mount.path, 'sub')).uid];
+    mount.unmountSync();
+    return outcome;`,
+    dir,
+  );
+  t.deepEqual(outcome, ['appended', FIRST + 5]);
+});
+
 mountTest('a program sees files of subordinate ids as theirs', { needs }, (t) => {
   const dir = prepare(t);
   const outcome = evaluateAsNobody(
