@@ -90,7 +90,7 @@ function leaseKept(current: Kept, hasSubIds: boolean): Lease {
 /**
  * The namespaces for a plan: its own, or those that are kept.
  *
- * @throws {OverlayError} `reason` is `'sub-ids-missing'`, `'sub-ids-refused'` or `'rootless-forbidden'`
+ * @throws {OverlayError} `reason` is `'sub-ids-missing'`, `'sub-ids-refused'`, `'rootless-forbidden'`, or that of what is short
  */
 export function* lease(mode: boolean | 'keep' | 'auto', hasSubIds: boolean): Dialogue<Lease> {
   const known = mode === 'keep' ? kept.get(hasSubIds) : undefined;

@@ -2,16 +2,17 @@
  * User namespaces with the subordinate ids of the user, subuid(5): a plain user may map its own ids only, and has
  * these mapped by newuidmap(1) and newgidmap(1).
  */
-import { accessSync, constants, readFileSync } from 'node:fs';
+import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
-import { EACCES, ENOENT, EPERM } from '../errnos.js';
-import { OverlayError } from '../errors.js';
+import { EACCES, EINVAL, ENOENT, EPERM } from '../errnos.js';
+import { explainShortage, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { type Ids, ownIds } from '../kernel/namespaces.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
+import { addon } from '../native.js';
 import { quotePath } from '../paths.js';
 import { findHolder } from './held-namespace.js';
 import { explainRefusal, forbiddenBy, readNamespaceSettings } from './refusal.js';
@@ -29,6 +30,26 @@ export function readRanges(text: string, users: ReadonlySet<string>): IdRange[] 
     const [first = Number.NaN, count = Number.NaN] = numbers.map(Number);
     return users.has(user) && Number.isSafeInteger(first) && count > 0 ? [{ first, count }] : [];
   });
+}
+
+/** The ranges without what a map refuses: ids that two of them have, or that are the own. Pure. */
+export function toDisjoint(own: number, ranges: readonly IdRange[]): IdRange[] {
+  const disjoint: IdRange[] = [];
+  const add = (first: number, end: number) => {
+    if (first < end) disjoint.push({ first, count: end - first });
+  };
+  let free = 0; // no range has it, or one above it, yet
+  for (const { first, count } of ranges.toSorted((a, b) => a.first - b.first)) {
+    const [from, end] = [Math.max(first, free), first + count];
+    free = Math.max(free, end);
+    if (own < from || own >= end) {
+      add(from, end);
+    } else {
+      add(from, own);
+      add(own + 1, end);
+    }
+  }
+  return disjoint;
 }
 
 /** The arguments that follow the process: the own id, and the ranges, each as it is outside. Pure. */
@@ -53,7 +74,7 @@ function findProgram(name: string): string {
   for (const path of places.map((place) => join(place, name))) {
     try {
       accessSync(path, constants.X_OK);
-      return path;
+      if (statSync(path).isFile()) return path;
     } catch {
       // the next
     }
@@ -71,20 +92,38 @@ function namesOfUser({ uid }: Ids): Set<string> {
   const names = new Set([String(uid)]);
   try {
     names.add(userInfo().username);
-  } catch {
+  } catch (error) {
+    const shortage = explainShortage(errnoOf(error), 'find out the name of the user');
+    if (shortage !== undefined) throw shortage;
     // it has none
   }
   return names;
 }
 
-function findRanges(file: string, users: ReadonlySet<string>): IdRange[] {
-  let text = '';
+const errnoOf = (error: unknown): number => -((error as NodeJS.ErrnoException).errno ?? 0);
+
+/** A file that is not there is as good as empty. */
+function readTable(file: string): string {
   try {
-    text = readFileSync(file, 'utf8');
-  } catch {
-    // as good as empty
+    return readFileSync(file, 'utf8');
+  } catch (error) {
+    const errno = errnoOf(error);
+    if (errno === ENOENT) return '';
+    throw (
+      explainShortage(errno, `read ${file}`) ??
+      new OverlayError({
+        errno,
+        reason: 'sub-ids-missing',
+        what: `the subordinate ids of the user cannot be known: ${file} cannot be read`,
+        hint: `have root let every user read it: chmod a+r ${file}`,
+        path: file,
+      })
+    );
   }
-  const ranges = readRanges(text, users);
+}
+
+function findRanges(file: string, users: ReadonlySet<string>): IdRange[] {
+  const ranges = readRanges(readTable(file), users);
   if (ranges.length > 0) return ranges;
   const name = [...users].at(-1);
   throw new OverlayError({
@@ -96,8 +135,27 @@ function findRanges(file: string, users: ReadonlySet<string>): IdRange[] {
   });
 }
 
+/** As many as the kernel takes: user_namespaces(7). */
+const MOST_LINES = 340;
+
+/** The words for the program, of which it makes as many lines, less than a page of text in all. */
+function toMap(file: string, own: number, ranges: readonly IdRange[]): string[] {
+  const disjoint = toDisjoint(own, ranges);
+  const words = toMapArguments(own, disjoint);
+  if (disjoint.length < MOST_LINES && words.join(' ').length + 1 < addon().pageSize) return words;
+  throw new OverlayError({
+    errno: EINVAL,
+    reason: 'sub-ids-refused',
+    what: `the user has ${disjoint.length} ranges of subordinate ids in ${file}: a map takes ${MOST_LINES - 1} besides the own id, in less than ${addon().pageSize} characters`,
+    hint: `have root give it fewer and larger ranges in ${file}`,
+    path: file,
+  });
+}
+
 /** The reason why there is no such namespace. Pure, but for the settings of the machine. */
 export function explainSubIds({ errno, kernel, plan, step }: StepFailure): OverlayError {
+  const shortage = explainShortage(errno, 'make a user namespace with subordinate ids');
+  if (shortage !== undefined) return shortage;
   const [said] = kernel;
   if (said === undefined) {
     const refusal = explainRefusal({ errno, plan, step }, readNamespaceSettings());
@@ -124,7 +182,7 @@ export function* makeSubIdNamespace(): Dialogue<Descriptor> {
   const ids = ownIds();
   const users = namesOfUser(ids);
   const commands = sources.map(({ file, program, id }) => {
-    const words = [findProgram(program), ...toMapArguments(id(ids), findRanges(file, users))];
+    const words = [findProgram(program), ...toMap(file, id(ids), findRanges(file, users))];
     return words.join('\0');
   });
   const holder = findHolder();

@@ -6,6 +6,7 @@ import { launcher } from '../binding.cjs';
 import * as e from '../errnos.js';
 import {
   conflictingOptions,
+  explainShortage,
   invalidArgumentType,
   invalidArgumentValue,
   OverlayError,
@@ -175,6 +176,8 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
   const fields = (reason: Reason, what: string, hint?: string): OverlayError =>
     new OverlayError({ errno, reason, what, hint, path: path === undefined ? undefined : pathString(path) });
   if (word === 'unshare' || word === 'write') {
+    const shortage = explainShortage(errno, 'make the namespaces of the program');
+    if (shortage !== undefined) return shortage;
     const plan = new Plan();
     plan.isInChild = isRootless;
     plan.add(calls[word], []);
@@ -232,7 +235,7 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
  *
  * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`
  * @throws {RangeError} `ERR_OUT_OF_RANGE`: more than 64 mounts
- * @throws {OverlayError} `reason` is `'sub-ids-missing'` or `'sub-ids-refused'`, of a mount with `subIds`;
+ * @throws {OverlayError} `reason` is `'sub-ids-missing'`, `'sub-ids-refused'`, `'out-of-descriptors'` or `'out-of-threads'`, of a mount with `subIds`;
  * by the event: `reason` is `'rootless-forbidden'`, `'no-privilege'`, `'target-missing'`,
  * `'target-not-directory'`, `'target-symlink'`, `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'` or `'shown-before'`;
  * where the program is not found, Node's own error

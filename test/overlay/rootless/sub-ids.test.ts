@@ -4,7 +4,7 @@ import { chmodSync, chownSync, existsSync, readFileSync, writeFileSync } from 'n
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { mountOverlaySync } from 'overlayfs';
-import { readRanges, toMapArguments } from '#lib/overlay/sub-ids.js';
+import { readRanges, toDisjoint, toMapArguments } from '#lib/overlay/sub-ids.js';
 import { eventually, makeTree, mountTest, native, scratch } from '../../support/index.js';
 import { NOBODY } from '../../support/nobody.js';
 import { asNobody, evaluateAs, evaluateAsNobody, giveTo, readablePackage } from '../../support/plain-user.js';
@@ -179,6 +179,110 @@ mountTest('a program that is not there is named', { needs }, (t) => {
   failsWith(t, evaluateAsNobody(why, dir), 'ENOENT', 'sub-ids-missing', /needs the program newgidmap/);
 });
 
+mountTest('what has the name of the program and is none is passed over', { needs }, (t) => {
+  const dir = prepare(t);
+  makeTree(dir, { 'bin/newuidmap/': '', 'bin/newgidmap/': '' });
+  chmodSync(dir, 0o755);
+  const outcome = evaluateAsNobody(
+    `${prelude}
+    process.env.PATH = join(dir, 'bin') + ':' + process.env.PATH;
+    const mount = await mountOnce(true, true);
+    const outcome = append(mount, 'sub');
+    mount.unmountSync();
+    return outcome;`,
+    dir,
+  );
+  t.is(outcome, 'appended');
+});
+
+mountTest('ranges may overlap, be there twice, and hold the own id', { needs }, (t) => {
+  const uids = `nobody:${FIRST}:1000\n${NOBODY}:${FIRST}:1000\nnobody:${FIRST + 500}:1000\nnobody:${NOBODY - 2}:5\n`;
+  const dir = prepare(t, { uids, gids: uids });
+  chownSync(join(dir, 'lower/roots'), FIRST + 1499, FIRST + 1499);
+  const outcome = evaluateAsNobody(
+    `${prelude}
+    const mount = await mountOnce(true, true);
+    const outcome = [append(mount, 'sub'), append(mount, 'roots')];
+    mount.unmountSync();
+    return outcome;`,
+    dir,
+  );
+  t.deepEqual(outcome, ['appended', 'appended']);
+});
+
+mountTest('more ranges than a map takes are counted', { needs }, (t) => {
+  const lines = (count: number) => Array.from({ length: count }, (_, i) => `${NOBODY}:${FIRST + 10 * i}:5\n`).join('');
+  const dir = prepare(t, { gids: lines(400) });
+  const message = (count: number) =>
+    new RegExp(`has ${count} ranges of subordinate ids in /etc/subgid: a map takes 339`);
+  failsWith(t, evaluateAsNobody(why, dir), 'EINVAL', 'sub-ids-refused', message(400));
+  // So many are fewer, and too long all the same.
+  writeFileSync(join(dir, 'subgid'), lines(339));
+  failsWith(t, evaluateAsNobody(why, dir), 'EINVAL', 'sub-ids-refused', message(339));
+});
+
+mountTest('a file of ranges that may not be read is named', { needs }, (t) => {
+  const dir = prepare(t);
+  chmodSync(join(dir, 'subuid'), 0o600);
+  failsWith(t, evaluateAsNobody(why, dir), 'EACCES', 'sub-ids-missing', /\/etc\/subuid cannot be read/);
+});
+
+mountTest('where descriptors are short, that is the reason, and none is lost', { needs }, (t) => {
+  const dir = prepare(t);
+  const outcome = evaluateAs(
+    [...asNobody, 'prlimit', '--nofile=64'],
+    `${prelude}
+    const lowerdir = [join(dir, 'lower'), join(dir, 'upper')];
+    const mount = () => overlayfs.mountOverlaySync({ lowerdir, rootless: true, subIds: true });
+    mount().unmountSync();
+    const first = mount();
+    const attempts = {
+      mount: () => mount().unmountSync(),
+      spawn: () => overlayfs.spawn('true', [], { mount: first, at: join(dir, 'lower') }).on('error', () => {}),
+    };
+    const outcomes = {};
+    for (const [name, attempt] of Object.entries(attempts)) {
+      const reasons = [];
+      const before = fs.readdirSync('/proc/self/fd').length;
+      for (let free = 0; free < 8; free++) {
+        const filled = [];
+        try { for (;;) filled.push(fs.openSync('/dev/null')); } catch {}
+        for (let i = 0; i < free; i++) fs.closeSync(filled.pop());
+        try { attempt(); reasons.push('done'); } catch (error) { reasons.push(error.reason ?? String(error)); }
+        for (const fd of filled) fs.closeSync(fd);
+        if (reasons.at(-1) === 'done') break;
+      }
+      outcomes[name] = { reasons: reasons.filter((reason) => reason !== 'done'), left: fs.readdirSync('/proc/self/fd').length - before };
+    }
+    first.unmountSync();
+    return outcomes;`,
+    dir,
+  ) as Record<'mount' | 'spawn', { readonly reasons: readonly string[]; readonly left: number }>;
+  for (const { reasons } of Object.values(outcome)) {
+    t.true(reasons.length > 3, JSON.stringify(outcome));
+    t.deepEqual([...new Set(reasons)], ['out-of-descriptors']);
+  }
+  t.is(outcome.mount.left, 0);
+});
+
+mountTest('where no process can be started, that is the reason', { needs }, (t) => {
+  const dir = prepare(t);
+  const outcome = evaluateAsNobody(
+    `${prelude}
+    const lowerdir = [join(dir, 'lower'), join(dir, 'upper')];
+    const mount = () => overlayfs.mountOverlaySync({ lowerdir, rootless: true, subIds: true });
+    const first = mount();
+    childProcess.execFileSync('prlimit', ['--nproc=1', '--pid', String(process.pid)]);
+    const reasons = [];
+    const attempts = [mount, () => overlayfs.spawn('true', [], { mount: first, at: join(dir, 'lower') })];
+    for (const attempt of attempts) try { attempt(); } catch ({ code, reason }) { reasons.push([code, reason]); }
+    first.unmountSync();
+    return reasons;`,
+    dir,
+  );
+  t.deepEqual(outcome, Array(2).fill(['EAGAIN', 'out-of-threads']));
+});
+
 mountTest('what the program says is in the error', { needs }, (t) => {
   const dir = prepare(t);
   const outcome = evaluateAs([...asNobody, '--no-new-privs'], why, dir);
@@ -233,5 +337,19 @@ test('the ranges of a user, by name or by number', (t) => {
     { first: 100_000, count: 65_536 },
     { first: 300_000, count: 5 },
   ]);
+  t.deepEqual(
+    toDisjoint(7, [
+      { first: 20, count: 5 },
+      { first: 0, count: 10 },
+      { first: 5, count: 10 },
+      { first: 2, count: 1 },
+    ]),
+    [
+      { first: 0, count: 7 },
+      { first: 8, count: 2 },
+      { first: 10, count: 5 },
+      { first: 20, count: 5 },
+    ],
+  );
   t.deepEqual(toMapArguments(1000, [{ first: 5, count: 2 }]), ['1000', '1000', '1', '5', '5', '2']);
 });
