@@ -274,8 +274,8 @@ export const reasons = {
     todo: 'joining needs CAP_SYS_ADMIN in the user namespace that owns it, and CAP_SYS_ADMIN and CAP_SYS_CHROOT in its own',
   },
   'out-of-namespaces': {
-    when: 'the limit on mount namespaces is reached',
-    todo: 'raise /proc/sys/user/max_mnt_namespaces, or close what is not needed',
+    when: 'the limit on mount namespaces, of which each detached mount has one, or on user namespaces is reached',
+    todo: 'raise /proc/sys/user/max_mnt_namespaces or max_user_namespaces, or close what is not needed',
   },
   // Unmounting
   'not-mounted': {

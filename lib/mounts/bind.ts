@@ -34,6 +34,7 @@ import {
   explainJoin,
   type Namespace,
   type NamespaceLike,
+  outOfNamespaces,
   toTarget,
 } from './mount-namespace.js';
 
@@ -206,6 +207,7 @@ function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayErro
         hint: 'use a newer kernel',
       };
     }
+    if (step?.call === calls.open_tree && errno === e.ENOSPC) return outOfNamespaces;
     if (e.isOutOfDescriptors(errno))
       return { reason: 'out-of-descriptors', what: `no descriptor is left to bind ${name}` };
     const cause = e.unreachable[errno];

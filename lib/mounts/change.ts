@@ -17,6 +17,7 @@ import {
   explainJoin,
   type Namespace,
   type NamespaceLike,
+  outOfNamespaces,
   toTarget,
 } from './mount-namespace.js';
 import { idHalves, type Mounted, mountIdMask } from './mounted.js';
@@ -78,6 +79,7 @@ function commonVerdict(mounted: Mounted, { errno, step }: StepFailure): Verdict 
         }
       : { reason: 'no-privilege', what: 'this process lacks CAP_SYS_ADMIN in its user namespace' };
   }
+  if (step?.call === calls.open_tree && errno === e.ENOSPC) return outOfNamespaces;
   if (e.isOutOfDescriptors(errno)) {
     return { reason: 'out-of-descriptors', what: `no descriptor is left to take hold of ${shown}` };
   }

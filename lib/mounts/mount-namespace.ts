@@ -1,4 +1,5 @@
 /** Mount namespaces: which one a call is about, and private ones that a descriptor holds. */
+import { existsSync } from 'node:fs';
 import { isDescriptor } from '../arguments.js';
 import * as e from '../errnos.js';
 import {
@@ -109,15 +110,26 @@ export function addJoin(plan: Plan, namespace: Namespace, isKept = false): Descr
   return descriptor;
 }
 
+/** What a limit on namespaces stands in the way of: a detached mount is in one of its own. */
+export const outOfNamespaces = {
+  reason: 'out-of-namespaces',
+  what: 'there are as many mount namespaces, of which each detached mount has one, as /proc/sys/user/max_mnt_namespaces allows',
+} as const;
+
 const joining: ReadonlySet<Call> = new Set([calls.openat2, calls.setns]);
 
-/** The error where joining a namespace is what failed. Pure. */
+/** Whether there is no such file for want of /proc. */
+const isInMissingProc = (path: string): boolean =>
+  (path.startsWith('/proc/') || /^\d+$/.test(path)) && !existsSync(OWN_MOUNT_NAMESPACE);
+
+/** The error where joining a namespace is what failed. */
 export function explainJoin({ step, errno }: StepFailure): OverlayError | undefined {
   const subject = step?.options.subject;
   if (step === undefined || subject?.role !== 'namespace' || !joining.has(step.call)) return undefined;
-  const shown = /^\d+$/.test(pathString(subject.path))
-    ? `the namespace of descriptor ${pathString(subject.path)}`
-    : `the namespace ${quotePath(subject.path)}`;
+  const path = pathString(subject.path);
+  if (errno === e.ENOENT && isInMissingProc(path))
+    return missingProc(path.startsWith('/') ? path : '/proc/thread-self/fd');
+  const shown = /^\d+$/.test(path) ? `the namespace of descriptor ${path}` : `the namespace ${quotePath(subject.path)}`;
   const verdict: Pick<OverlayErrorFields, 'reason' | 'what'> =
     errno === e.EPERM || errno === e.EACCES
       ? { reason: 'namespace-denied', what: `this process may not join ${shown}` }
@@ -129,7 +141,7 @@ export function explainJoin({ step, errno }: StepFailure): OverlayError | undefi
   return new OverlayError({
     errno,
     syscall: step.call === calls.setns ? 'setns' : 'open',
-    path: pathString(subject.path),
+    path,
     ...verdict,
   });
 }
@@ -159,10 +171,7 @@ function finish(made: Step, outcome: Outputs | StepFailure): MountNamespace {
       reason: 'no-privilege',
       what: 'this process may not make a mount namespace: it lacks CAP_SYS_ADMIN in its user namespace',
     },
-    [e.ENOSPC]: {
-      reason: 'out-of-namespaces',
-      what: 'there are as many mount namespaces as /proc/sys/user/max_mnt_namespaces allows',
-    },
+    [e.ENOSPC]: outOfNamespaces,
   };
   throw new OverlayError({
     errno,

@@ -1,5 +1,5 @@
 /** Each public function where /proc is not mounted: it works, or says that /proc is missing. */
-import { makeTree, mountTest, scratch } from '../support/index.js';
+import { type Feature, makeTree, mountTest, scratch } from '../support/index.js';
 import { evaluateAs } from '../support/plain-user.js';
 import { withoutProc } from '../support/without-proc.js';
 
@@ -12,6 +12,16 @@ const rows = {
   'mountOverlay, detached': ['await (await overlayfs.mountOverlay(layers)).unmount()', 'done'],
   'mountOverlay, namespace': [
     `await overlayfs.mountOverlay({ ...layers, target, namespace: '/proc/1/ns/mnt' })`,
+    'proc-missing',
+  ],
+  'mountOverlay, idmap': [
+    `const map = [{ inside: 0, outside: 1000, size: 1 }];
+      await overlayfs.mountOverlay({ ...layers, target, idmap: { lowerdir: map } })`,
+    'proc-missing',
+  ],
+  'bind, namespace': [`await overlayfs.bind(dir, target, { namespace: '/proc/self/ns/mnt' })`, 'proc-missing'],
+  'mountOverlay, namespace elsewhere': [
+    `await overlayfs.mountOverlay({ ...layers, target, namespace: join(dir, 'none') })`,
     'namespace-missing',
   ],
   'mountOverlay, rootless': [`await overlayfs.mountOverlay({ ...layers, rootless: true })`, 'rootless-forbidden'],
@@ -64,8 +74,13 @@ const rows = {
   ],
 } as const;
 
+/** What some need besides. */
+const features: Readonly<Record<string, Feature>> = { 'mountOverlay, idmap': 'idmapped layers' };
+
 for (const [title, [code, outcome]] of Object.entries(rows)) {
-  mountTest(`without /proc: ${title}`, { needs: ['programs without /proc'] }, (t) => {
+  const feature = features[title];
+  const needs: Feature[] = ['programs without /proc', ...(feature === undefined ? [] : [feature])];
+  mountTest(`without /proc: ${title}`, { needs }, (t) => {
     const dir = scratch(t, 'disk');
     makeTree(dir, { 'lower/file': 'file', 'other/second': '', 'upper/': '', 'work/': '', 'merged/': '' });
     const command = ['env', '-u', 'NODE_V8_COVERAGE', ...withoutProc];

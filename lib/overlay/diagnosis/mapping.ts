@@ -17,8 +17,21 @@ const mapRefused: Rule = {
   when: ({ step, plan, errno }) =>
     step?.call === calls.userns || (step?.call === calls.unshare && !plan.isInChild && isDenied(errno)),
   find({ facts, failure }) {
+    const errno = failure?.errno;
+    if (errno === e.ENOENT) {
+      return { reason: 'proc-missing', what: 'the ranges of `idmap` are set by way of /proc, which is not mounted' };
+    }
+    if (errno === e.ENOSPC) {
+      return {
+        reason: 'out-of-namespaces',
+        what: 'no user namespace is left for `idmap`: there are as many as /proc/sys/user/max_user_namespaces allows, or this one is 32 levels deep',
+      };
+    }
+    if (errno === e.EAGAIN) {
+      return { reason: 'out-of-threads', what: 'no process could be started to make a user namespace for `idmap`' };
+    }
     // The maps are written by way of a child that has ended, which is the initial root's: EACCES.
-    if (!isDenied(failure?.errno)) return { reason: 'idmap-refused', what: 'the kernel refuses the ranges of `idmap`' };
+    if (!isDenied(errno)) return { reason: 'idmap-refused', what: 'the kernel refuses the ranges of `idmap`' };
     if (facts.process.isInUserNamespace) return foreign;
     return {
       reason: 'no-privilege',

@@ -2,6 +2,7 @@
 import * as e from '../../errnos.js';
 import { calls } from '../../kernel/calls.js';
 import type { StepFailure } from '../../kernel/perform.js';
+import { outOfNamespaces } from '../../mounts/mount-namespace.js';
 import { pathString, quotePath } from '../../paths.js';
 import { reasons } from '../../reasons.js';
 import type { KernelFeatures } from '../features.js';
@@ -40,6 +41,16 @@ const outOfMemory: Rule = {
     reason: 'out-of-memory',
     what: `the kernel has no memory for the mount${place(options)}, or its control group has not`,
   }),
+};
+
+/** The mount is made detached, and an anonymous mount namespace with it. */
+const noNamespaceLeft: Rule = {
+  when: ({ step, errno, plan }) =>
+    errno === e.ENOSPC &&
+    (step?.call === calls.fsmount ||
+      step?.call === calls.open_tree ||
+      (step?.call === calls.unshare && !plan.isInChild)),
+  find: () => outOfNamespaces,
 };
 
 const asksForPrivilege = ({ step }: StepFailure): boolean =>
@@ -198,6 +209,7 @@ const notAllowed: Rule = {
 export const processRules: readonly Rule[] = [
   outOfDescriptors,
   outOfMemory,
+  noNamespaceLeft,
   rootlessForbidden,
   noPrivilege,
   confined,
