@@ -58,7 +58,7 @@ export const unreachable: Readonly<Record<number, string>> = {
 export const isOutOfDescriptors = (errno: number): boolean => errno === EMFILE || errno === ENFILE;
 
 /** Whether it says that something is lacking for the moment, and nothing about what was asked. */
-export const isShortage = (errno: number): boolean => isOutOfDescriptors(errno) || errno === ENOMEM;
+export const isShortage = (errno: number): boolean => isOutOfDescriptors(errno) || errno === EAGAIN || errno === ENOMEM;
 
 /** The name and the text of an errno, a positive number. */
 export function describeErrno(errno: number): readonly [code: string, text: string] {

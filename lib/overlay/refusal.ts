@@ -130,7 +130,7 @@ export function explainRefusal(
 ): Refusal | undefined {
   if (step === undefined || !(plan.isInChild || step.call === calls.userns_by)) return undefined;
   // A limit is none of these.
-  if (e.isOutOfDescriptors(errno) || errno === e.EAGAIN || errno === e.ENOMEM) return undefined;
+  if (e.isShortage(errno)) return undefined;
   const isDenied = errno === e.EPERM || errno === e.EACCES;
   if (step.call === calls.unshare || step.call === calls.setns || step.call === calls.userns_by) {
     if (errno === e.ENOSPC) return usedUp(settings);

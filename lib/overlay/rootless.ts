@@ -12,6 +12,7 @@ import {
   features as kernelFeatures,
   featuresSync as kernelFeaturesSync,
   questions,
+  wereAllAsked,
 } from './features.js';
 import { makeHeldNamespace } from './held-namespace.js';
 import { explainRefusal, type Refusal, readNamespaceSettings } from './refusal.js';
@@ -112,6 +113,8 @@ interface RootlessAnswers {
   /** What the kernel can do in a user namespace. */
   readonly record: KernelFeatures;
   readonly refusal: Refusal | undefined;
+  /** That it is forbidden, or could not be asked for the moment, can change. */
+  readonly isLast: boolean;
 }
 
 /** The questions as they are asked in a user namespace, and whether there an overlay may be made. */
@@ -139,20 +142,20 @@ function* askIn(namespaces: Namespaces): Dialogue<RootlessAnswers> {
     const record = { ...read(outcome), userNamespace: true };
     const step = outcome.result(opened) < 0 ? opened : made;
     const failure = { step, errno: -outcome.result(step), plan };
-    return { record, refusal: explainRefusal(failure, readNamespaceSettings()) };
+    const refusal = explainRefusal(failure, readNamespaceSettings());
+    return { record, refusal, isLast: refusal === undefined && wereAllAsked(plan, outcome) };
   }
   // Nothing is known then. A mount fails in its turn, and is explained.
   const nothing = { step: -1, errno: EPERM, undoErrno: 0, cancelled: false, log: [] };
   const record = { ...read(new StepFailure(plan, nothing)), userNamespace: true };
   const unknown = { what: `the kernel refuses it (${describeErrno(outcome.errno)[0]})`, hint: 'look at dmesg' };
-  return { record, refusal: explainRefusal(outcome, readNamespaceSettings()) ?? unknown };
+  return { record, refusal: explainRefusal(outcome, readNamespaceSettings()) ?? unknown, isLast: false };
 }
 
 let remembered: RootlessAnswers | undefined;
 
-/** Unless it is forbidden, which can change. */
 function remember(answers: RootlessAnswers): RootlessAnswers {
-  if (answers.refusal === undefined) remembered = answers;
+  if (answers.isLast) remembered = answers;
   return answers;
 }
 

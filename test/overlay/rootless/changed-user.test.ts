@@ -44,7 +44,9 @@ for (const rootless of [true, 'keep', 'auto'] as const) {
       const mount = await overlayfs.mountOverlay({ ...options, rootless });
       const at = join(dir, 'lower');
       const child = overlayfs.spawn('cat', ['file'], { mount, at, cwd: at, stdio: ['ignore', 'pipe', 'inherit'] });
+      const ended = new Promise((resolve) => child.on('close', resolve));
       const seen = (await child.stdout.toArray()).join('');
+      await ended;
       mount.unmountSync();
       const { rootless: isAllowed, rootlessForbidden } = await overlayfs.features();
       return { texts, left, seen, isAllowed, rootlessForbidden, children: children() };`,
