@@ -9,8 +9,8 @@
 //   private              no mount is seen elsewhere any more
 //   clone FD             a mount by its descriptor, to be attached
 //   tree PATH            the same by its path
-//   readonly PATH        a tree of mounts, for this program
-//   hide PATH            empty, for this program
+//   readonly PATH        a tree of mounts, for this program; what a symbolic link leads to is meant
+//   hide PATH            empty, for this program; likewise
 //   attach PATH          the first of the mounts that are not attached yet
 //   drop                 no program gains capabilities
 //   chdir PATH
@@ -40,7 +40,7 @@ enum Number : long {
 constexpr long enoent = 2, e2big = 7, enoexec = 8, eacces = 13, enotdir = 20, einval = 22;
 constexpr long at_fdcwd = -100, at_empty_path = 0x1000, at_recursive = 0x8000;
 constexpr long open_tree_clone = 1, o_cloexec = 02000000, o_wronly = 1;
-constexpr long move_mount_f_empty_path = 4;
+constexpr long move_mount_f_empty_path = 4, move_mount_t_symlinks = 0x10;
 constexpr long clone_newuser = 0x10000000;
 constexpr long f_setfd = 2, fd_cloexec = 1, pr_capbset_drop = 24;
 constexpr unsigned long ms_rdonly = 1, ms_nosuid = 2, ms_nodev = 4, ms_noexec = 8, ms_rec = 16384, ms_private = 1 << 18;
@@ -119,9 +119,12 @@ long push(long mount) {
   return 0;
 }
 
-long attach(long mount, const char* path) {
-  return call(move_mount, mount, at(""), at_fdcwd, at(path), move_mount_f_empty_path);
+long attach(long mount, const char* path, long more = 0) {
+  return call(move_mount, mount, at(""), at_fdcwd, at(path), move_mount_f_empty_path | more);
 }
+
+// As mount(2), mount_setattr(2) and open_tree(2) do by themselves.
+long attach_following(long mount, const char* path) { return attach(mount, path, move_mount_t_symlinks); }
 
 long clone(long fd) {
   long tree = call(open_tree, fd, at(""), open_tree_clone | o_cloexec | at_empty_path);
@@ -145,7 +148,7 @@ long make_readonly(const char* path) {
   long tree = call(open_tree, at_fdcwd, at(path), open_tree_clone | o_cloexec | at_recursive);
   if (tree < 0) return tree;
   result = call(mount_setattr, tree, at(""), at_empty_path | at_recursive, at(&attributes), sizeof attributes);
-  if (result == 0) result = attach(tree, path);
+  if (result == 0) result = attach_following(tree, path);
   call(close_, tree);
   return result;
 }
@@ -156,7 +159,7 @@ long hide(const char* path) {
   if (result != -enotdir) return result;
   long null = call(open_tree, at_fdcwd, at("/dev/null"), open_tree_clone | o_cloexec);
   if (null < 0) return null;
-  result = attach(null, path);
+  result = attach_following(null, path);
   call(close_, null);
   return result;
 }

@@ -1,5 +1,5 @@
 /** Programs that see a mount at a place: by a plain user, and with privilege. */
-import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { mountOverlaySync, type OverlayMount, type SpawnOptions, spawn } from 'overlayfs';
@@ -240,6 +240,25 @@ mountTest('without a mount: only what is hidden or read-only', async (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'hidden/file': '' });
   t.deepEqual(await end(undefined, `ls ${join(dir, 'hidden')}`, { hidden: [join(dir, 'hidden')] }), ['', 0]);
+});
+
+mountTest('what is read-only or hidden may be named by a symbolic link', { needs: 'mountSetattr' }, async (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'read/file': 'old', 'read/token': 'token', 'read/secrets/key': 'key', 'open/file': 'old' });
+  const link = (name: string, to: string) => (symlinkSync(to, join(dir, name)), join(dir, name));
+  const options = {
+    readonly: [link('to-directory', 'read'), link('to-file', 'open/file')],
+    hidden: [link('to-token', 'read/token'), link('to-secrets', 'read/secrets')],
+  };
+  const script = `cd ${dir}; exec 2>/dev/null
+    for name in read/new read/file to-directory/new open/file to-file; do
+      sh -c "echo new > $name" || echo "$name stays"
+    done
+    cat read/token to-token read/secrets/key to-secrets/key; echo new > open/new`;
+  t.deepEqual(await end(undefined, script, options), [
+    'read/new stays\nread/file stays\nto-directory/new stays\nopen/file stays\nto-file stays\n',
+    0,
+  ]);
 });
 
 mountTest('a mount that is unmounted cannot be shown', (t) => {
