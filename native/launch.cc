@@ -8,7 +8,8 @@
 //   write PATH TEXT      writes a file that is there
 //   private              no mount is seen elsewhere any more
 //   clone FD             a mount by its descriptor, to be attached
-//   tree PATH            the same by its path
+//   mounted PATH ID      has the mount with this id at the path, said before there are other namespaces
+//   tree PATH            a mount by its path, the first of those that are not taken yet
 //   readonly PATH        a tree of mounts, for this program; what a symbolic link leads to is meant
 //   hide PATH            empty, for this program; likewise
 //   attach PATH          the first of the mounts that are not attached yet
@@ -28,17 +29,18 @@ namespace {
 #if defined(__x86_64__)
 enum Number : long {
   write_ = 1, open_ = 257, close_ = 3, fcntl_ = 72, execve_ = 59, exit_ = 60, chdir_ = 80, prctl_ = 157,
-  mount_ = 165, unshare_ = 272, setns_ = 308, open_tree = 428, move_mount = 429, mount_setattr = 442,
+  mount_ = 165, unshare_ = 272, setns_ = 308, statx_ = 332, open_tree = 428, move_mount = 429, mount_setattr = 442,
 };
 #elif defined(__aarch64__)
 enum Number : long {
   write_ = 64, open_ = 56, close_ = 57, fcntl_ = 25, execve_ = 221, exit_ = 93, chdir_ = 49, prctl_ = 167,
-  mount_ = 40, unshare_ = 97, setns_ = 268, open_tree = 428, move_mount = 429, mount_setattr = 442,
+  mount_ = 40, unshare_ = 97, setns_ = 268, statx_ = 291, open_tree = 428, move_mount = 429, mount_setattr = 442,
 };
 #endif
 
-constexpr long enoent = 2, e2big = 7, enoexec = 8, eacces = 13, enotdir = 20, einval = 22;
-constexpr long at_fdcwd = -100, at_empty_path = 0x1000, at_recursive = 0x8000;
+constexpr long enoent = 2, e2big = 7, enoexec = 8, eacces = 13, enotdir = 20, einval = 22, estale = 116;
+constexpr long at_fdcwd = -100, at_symlink_nofollow = 0x100, at_empty_path = 0x1000, at_recursive = 0x8000;
+constexpr long statx_ino = 0x100, statx_mnt_id = 0x1000, statx_mnt_id_unique = 0x4000;
 constexpr long open_tree_clone = 1, o_cloexec = 02000000, o_wronly = 1;
 constexpr long move_mount_f_empty_path = 4, move_mount_t_symlinks = 0x10;
 constexpr long clone_newuser = 0x10000000;
@@ -117,6 +119,55 @@ long push(long mount) {
   if (mounts_opened == most_mounts) return -e2big;
   mounts[mounts_opened++] = mount;
   return 0;
+}
+
+// As statx(2) writes it.
+struct Found {
+  uint32_t mask, block_size;
+  uint64_t attributes;
+  uint32_t links, uid, gid;
+  uint16_t mode, spare;
+  uint64_t inode;
+  uint64_t sizes[3];
+  uint64_t times[8];
+  uint32_t represents[2];
+  uint32_t device[2];
+  uint64_t mount;
+  uint64_t rest[13];
+};
+static_assert(offsetof(Found, mount) == 144 && sizeof(Found) == 256, "as in linux/stat.h");
+
+long look(long at_descriptor, const char* path, long flags, Found& found, long mask = statx_mnt_id) {
+  return call(statx_, at_descriptor, at(path), flags, statx_ino | mask, at(&found));
+}
+
+bool same_file(const Found& a, const Found& b) {
+  return a.inode == b.inode && a.device[0] == b.device[0] && a.device[1] == b.device[1];
+}
+
+Found expected[most_mounts];
+int mounts_expected = 0, mounts_taken = 0;
+
+long expect(const char* path, long id) {
+  if (mounts_expected == most_mounts) return -e2big;
+  // Ids that are never used again begin above all others.
+  const long mask = id > 0x7fffffff ? statx_mnt_id_unique : statx_mnt_id;
+  Found& found = expected[mounts_expected++];
+  long result = look(at_fdcwd, path, at_symlink_nofollow, found, mask);
+  if (result < 0) return result;
+  return found.mount == static_cast<uint64_t>(id) ? 0 : -estale;
+}
+
+// In a namespace of its own a mount has another id, and the same root.
+long take(const char* path) {
+  if (mounts_taken == mounts_expected) return -einval;
+  const Found& known = expected[mounts_taken++];
+  long tree = call(open_tree, at_fdcwd, at(path), open_tree_clone | o_cloexec | at_symlink_nofollow);
+  if (tree < 0) return tree;
+  Found found;
+  long result = look(tree, "", at_empty_path, found);
+  if (result < 0) return result;
+  return same_file(found, known) ? push(tree) : -estale;
 }
 
 long attach(long mount, const char* path, long more = 0) {
@@ -270,8 +321,11 @@ long write_decimal(char* to, long value) {
       result = call(mount_, 0, at("/"), 0, static_cast<long>(ms_rec | ms_private));
     } else if (same(name, "clone")) {
       result = clone(number(next()));
+    } else if (same(name, "mounted")) {
+      const char* path = path_next();
+      result = expect(path, number(next()));
     } else if (same(name, "tree")) {
-      result = push(call(open_tree, at_fdcwd, at(path_next()), open_tree_clone | o_cloexec));
+      result = take(path_next());
     } else if (same(name, "readonly")) {
       result = make_readonly(path_next());
     } else if (same(name, "hide")) {

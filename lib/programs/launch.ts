@@ -5,8 +5,8 @@ import { isAtOrBelow, type Path, toBytes } from '../paths.js';
 
 /** A mount and where it is to be seen. */
 export interface Placed {
-  /** The descriptor in the launcher, or the path of a mount that has a place already. */
-  readonly mount: number | Path;
+  /** The descriptor in the launcher, or where a mount is that has a place already. */
+  readonly mount: number | { readonly path: Path; readonly id: number };
   readonly at: Path;
 }
 
@@ -67,14 +67,16 @@ export function orders(launch: Launch): Order[] {
   const isAround = (path: Path) => mounts.some(({ at }) => isAtOrBelow(at, path) && !isAtOrBelow(path, at));
   const around = launch.readonly.filter(isAround);
   const others = launch.readonly.filter((path) => !isAround(path));
+  const places = mounts.flatMap(({ mount }) => (typeof mount === 'number' ? [] : [mount]));
   const descriptors = mounts.flatMap(({ mount }) => (typeof mount === 'number' ? [mount] : []));
   return [
     { word: 'report', args: [String(report)] },
     ...descriptors.map((descriptor) => ({ word: 'cloexec', args: [String(descriptor)] })),
+    ...places.map(({ path, id }) => ({ word: 'mounted', args: [encodePath(path), String(id)], path })),
     ...toNamespaces(launch),
     { word: 'private', args: [] },
     ...mounts.map(({ mount, at }) =>
-      typeof mount === 'number' ? { word: 'clone', args: [String(mount)], path: at } : about('tree', mount),
+      typeof mount === 'number' ? { word: 'clone', args: [String(mount)], path: at } : about('tree', mount.path),
     ),
     ...around.map((path) => about('readonly', path)),
     ...mounts.map(({ at }) => about('attach', at)),

@@ -188,6 +188,9 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
     }
     return fields('no-privilege', 'this process may not make a mount namespace');
   }
+  if (errno === e.ESTALE && (word === 'mounted' || word === 'tree')) {
+    return fields('not-mounted', `what is at${shown} is not the mount that was made here any more`);
+  }
   const type = path === undefined ? undefined : lookSync(path, { flags: AT_SYMLINK_NOFOLLOW }).type;
   if ((word === 'attach' || word === 'clone') && errno === e.EINVAL && type === S_IFDIR) {
     return fields('shown-before', `the detached mount cannot be shown at${shown}`);
@@ -206,6 +209,7 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
     );
   }
   const whats: Readonly<Record<string, string>> = {
+    mounted: `the mount at${shown} cannot be taken hold of`,
     tree: `the mount at${shown} cannot be taken hold of`,
     readonly: `${shown.trim()} cannot be made read-only`,
     hide: `${shown.trim()} cannot be hidden`,
@@ -233,7 +237,7 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
  * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`
  * @throws {RangeError} `ERR_OUT_OF_RANGE`: more than 64 mounts
  * @throws {OverlayError} `reason` is `'sub-ids-missing'` or `'sub-ids-refused'`, of a mount with `subIds`;
- * by the event: `reason` is `'rootless-forbidden'`, `'no-privilege'`, `'target-missing'`,
+ * by the event: `reason` is `'rootless-forbidden'`, `'no-privilege'`, `'not-mounted'`, `'target-missing'`,
  * `'target-not-directory'`, `'target-symlink'`, `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'` or `'shown-before'`;
  * where the program is not found, Node's own error
  */
@@ -263,8 +267,8 @@ function launch(
   const stdio = toStdio(options.stdio);
   const own = stdio.length;
   const mounts = checked.mounts.map(({ mount, at }): Placed => {
-    if (mount.fd === undefined) return { mount: mount.path, at };
-    return { mount: stdio.push(mount.fd) - 1, at };
+    const { held, path, id } = mountedOf(mount);
+    return { mount: held === undefined ? { path, id } : stdio.push(held.descriptor) - 1, at };
   });
   const report = stdio.push('pipe') - 1;
   const ordered = orders({

@@ -2,7 +2,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import { mountOverlaySync, type OverlayMount, type SpawnOptions, spawn } from 'overlayfs';
+import { mountOverlaySync, OverlayError, type OverlayMount, type SpawnOptions, spawn } from 'overlayfs';
 import { countDescriptors, hasFeature, layers, makeTree, mountsBelow, mountTest, scratch } from '../support/index.js';
 import { NOBODY } from '../support/nobody.js';
 import { evaluateAsNobody, giveTo } from '../support/plain-user.js';
@@ -222,6 +222,24 @@ mountTest('with privilege: a mount that has a place, at another one, in a namesp
   t.is(readFileSync(join(options.target, 'new'), 'utf8'), 'new\n');
   t.is(countDescriptors(), before);
   mount.unmountSync();
+});
+
+mountTest('a mount that is not at its place any more is not shown, nor what is there instead', async (t) => {
+  const dir = scratch(t);
+  const { target, ...options } = layers(dir);
+  makeTree(dir, { 'second/other': '', 'at/': '' });
+  const other = mountOverlaySync({ lowerdir: [options.lowerdir, join(dir, 'second')] });
+  const mount = mountOverlaySync({ ...options, target });
+  const shown = () => end(mount, 'ls', { at: join(dir, 'at'), cwd: join(dir, 'at') });
+  const refused = async () =>
+    t.like(await t.throwsAsync(shown, { instanceOf: OverlayError }), { reason: 'not-mounted', path: target });
+  t.deepEqual(await shown(), ['from-lower\n', 0]);
+  other.attachSync(target, { stack: true });
+  await refused();
+  other.unmountSync();
+  t.deepEqual(await shown(), ['from-lower\n', 0]);
+  mount.unmountSync();
+  await refused();
 });
 
 mountTest('with privilege: a detached mount, as root with its capabilities', async (t) => {
