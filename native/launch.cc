@@ -12,7 +12,8 @@
 //   tree PATH            a mount by its path, the first of those that are not taken yet
 //   readonly PATH        a tree of mounts, for this program; what a symbolic link leads to is meant
 //   hide PATH            empty, for this program; likewise
-//   attach PATH          the first of the mounts that are not attached yet
+//   attach PATH          the first of the mounts that are not attached yet; at the root it becomes the root, and what
+//                        is mounted in /proc, /dev and /sys is taken along
 //   drop                 no program gains capabilities
 //   chdir PATH
 //   argv0 NAME           the program's own name for itself
@@ -28,17 +29,19 @@ namespace {
 
 #if defined(__x86_64__)
 enum Number : long {
-  write_ = 1, open_ = 257, close_ = 3, fcntl_ = 72, execve_ = 59, exit_ = 60, chdir_ = 80, prctl_ = 157,
+  write_ = 1, open_ = 257, close_ = 3, fcntl_ = 72, execve_ = 59, exit_ = 60, chdir_ = 80, fchdir_ = 81, prctl_ = 157,
+  chroot_ = 161,
   mount_ = 165, unshare_ = 272, setns_ = 308, statx_ = 332, open_tree = 428, move_mount = 429, mount_setattr = 442,
 };
 #elif defined(__aarch64__)
 enum Number : long {
-  write_ = 64, open_ = 56, close_ = 57, fcntl_ = 25, execve_ = 221, exit_ = 93, chdir_ = 49, prctl_ = 167,
+  write_ = 64, open_ = 56, close_ = 57, fcntl_ = 25, execve_ = 221, exit_ = 93, chdir_ = 49, fchdir_ = 50, prctl_ = 167,
+  chroot_ = 51,
   mount_ = 40, unshare_ = 97, setns_ = 268, statx_ = 291, open_tree = 428, move_mount = 429, mount_setattr = 442,
 };
 #endif
 
-constexpr long enoent = 2, e2big = 7, enoexec = 8, eacces = 13, enotdir = 20, einval = 22, estale = 116;
+constexpr long enoent = 2, e2big = 7, enoexec = 8, eacces = 13, ebusy = 16, enotdir = 20, einval = 22, estale = 116;
 constexpr long at_fdcwd = -100, at_symlink_nofollow = 0x100, at_empty_path = 0x1000, at_recursive = 0x8000;
 constexpr long statx_ino = 0x100, statx_mnt_id = 0x1000, statx_mnt_id_unique = 0x4000;
 constexpr long open_tree_clone = 1, o_cloexec = 02000000, o_wronly = 1;
@@ -170,12 +173,56 @@ long take(const char* path) {
   return same_file(found, known) ? push(tree) : -estale;
 }
 
-long attach(long mount, const char* path, long more = 0) {
-  return call(move_mount, mount, at(""), at_fdcwd, at(path), move_mount_f_empty_path | more);
+bool is_root(const char* path, long flags = 0) {
+  Found found, root;
+  return look(at_fdcwd, path, flags, found) == 0 && look(at_fdcwd, "/", 0, root) == 0 && same_file(found, root) &&
+         found.mount == root.mount;
 }
 
-// As mount(2), mount_setattr(2) and open_tree(2) do by themselves.
-long attach_following(long mount, const char* path) { return attach(mount, path, move_mount_t_symlinks); }
+long enter(long directory) {
+  long result = call(fchdir_, directory);
+  return result < 0 ? result : call(chroot_, at("."));
+}
+
+long attach(long mount, const char* path, bool follows = false) {
+  const bool becomes_root = is_root(path, follows ? 0 : at_symlink_nofollow);
+  const long flags = move_mount_f_empty_path | (follows ? move_mount_t_symlinks : 0);
+  long result = call(move_mount, mount, at(""), at_fdcwd, at(path), flags);
+  // A process stays at what is now below it.
+  return result < 0 || !becomes_root ? result : enter(mount);
+}
+
+// What no program does without, and a directory of files has not: these trees of the root that was.
+struct Kept {
+  const char* path;
+  long tree;
+};
+
+long take_along(Kept& kept) {
+  kept.tree = call(open_tree, at_fdcwd, at(kept.path), open_tree_clone | o_cloexec | at_recursive);
+  return kept.tree == -enoent ? 0 : kept.tree;
+}
+
+// Where the root that is has no such directory, nothing is put.
+long put_back(const Kept& kept) {
+  if (kept.tree < 0) return 0;
+  long result = attach(kept.tree, kept.path);
+  call(close_, kept.tree);
+  return result == -enoent || result == -enotdir || result == -einval ? 0 : result;
+}
+
+long show(long mount, const char* path) {
+  if (!is_root(path, at_symlink_nofollow)) return attach(mount, path);
+  Kept all[] = {{"/proc", -1}, {"/dev", -1}, {"/sys", -1}};
+  for (Kept& kept : all) {
+    if (long result = take_along(kept); result < 0) return result;
+  }
+  if (long result = attach(mount, path); result < 0) return result;
+  for (const Kept& kept : all) {
+    if (long result = put_back(kept); result < 0) return result;
+  }
+  return 0;
+}
 
 long clone(long fd) {
   long tree = call(open_tree, fd, at(""), open_tree_clone | o_cloexec | at_empty_path);
@@ -199,18 +246,20 @@ long make_readonly(const char* path) {
   long tree = call(open_tree, at_fdcwd, at(path), open_tree_clone | o_cloexec | at_recursive);
   if (tree < 0) return tree;
   result = call(mount_setattr, tree, at(""), at_empty_path | at_recursive, at(&attributes), sizeof attributes);
-  if (result == 0) result = attach_following(tree, path);
+  if (result == 0) result = attach(tree, path, true);
   call(close_, tree);
   return result;
 }
 
 long hide(const char* path) {
+  // There would be no program.
+  if (is_root(path)) return -ebusy;
   constexpr unsigned long flags = ms_rdonly | ms_nosuid | ms_nodev | ms_noexec;
   long result = call(mount_, at("hidden"), at(path), at("tmpfs"), static_cast<long>(flags), at("mode=555"));
   if (result != -enotdir) return result;
   long null = call(open_tree, at_fdcwd, at("/dev/null"), open_tree_clone | o_cloexec);
   if (null < 0) return null;
-  result = attach_following(null, path);
+  result = attach(null, path, true);
   call(close_, null);
   return result;
 }
@@ -332,7 +381,7 @@ long write_decimal(char* to, long value) {
       result = hide(path_next());
     } else if (same(name, "attach")) {
       const char* path = path_next();
-      result = mounts_attached < mounts_opened ? attach(mounts[mounts_attached++], path) : -einval;
+      result = mounts_attached < mounts_opened ? show(mounts[mounts_attached++], path) : -einval;
     } else if (same(name, "drop")) {
       result = drop();
     } else if (same(name, "chdir")) {

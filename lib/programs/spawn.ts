@@ -30,6 +30,10 @@ import { type LaunchFailure, orders, type Placed, readReport, toArguments } from
 /** A mount and the directory where the program sees it. */
 export interface PlacedMount {
   mount: Mount;
+  /**
+   * At the root directory, however it is spelled, the mount becomes the root of the program: of all else the program
+   * has what is at /proc, /dev and /sys, where the mount has these directories, and the mounts that come after this.
+   */
   at: PathLike;
 }
 
@@ -46,7 +50,10 @@ export interface SpawnOptions
    * are shown in them.
    */
   readonly?: readonly PathLike[];
-  /** Directories and files that the program finds empty: those of a mount that is shown, where they are in one. */
+  /**
+   * Directories and files that the program finds empty: those of a mount that is shown, where they are in one. The
+   * root directory cannot be.
+   */
   hidden?: readonly PathLike[];
   /** Where the program starts. Default: the working directory of this process, as the program sees it. */
   cwd?: PathLike;
@@ -169,8 +176,11 @@ function commandError(command: string, args: readonly string[], errno: number): 
 }
 
 /** The reason why the program did not start. */
-export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boolean): OverlayError {
+export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boolean): Error {
   const { word, path } = order;
+  if (word === 'hide' && errno === e.EBUSY) {
+    return invalidArgumentValue('hidden', path, 'must not hold the root directory, in which the program itself is');
+  }
   const shown = path === undefined ? '' : ` ${quotePath(path)}`;
   const fields = (reason: Reason, what: string, hint?: string): OverlayError =>
     new OverlayError({ errno, reason, what, hint, path: path === undefined ? undefined : pathString(path) });

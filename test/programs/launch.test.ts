@@ -2,6 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import test from 'ava';
+import type { OverlayError } from 'overlayfs';
 import { type Launch, orders, readReport, toArguments } from '#lib/programs/launch.js';
 import { explainLaunch } from '#lib/programs/spawn.js';
 import { packageRoot } from '../support/index.js';
@@ -91,7 +92,12 @@ test('the launcher reports what failed, and obeys nothing that it does not know'
 
 test('each failure has a reason', (t) => {
   const why = (word: string, errno: number, path?: string, isRootless = false) =>
-    explainLaunch({ order: { word, args: [], ...(path === undefined ? {} : { path }) }, errno }, isRootless).reason;
+    (
+      explainLaunch(
+        { order: { word, args: [], ...(path === undefined ? {} : { path }) }, errno },
+        isRootless,
+      ) as OverlayError
+    ).reason;
   t.is(why('unshare', 1), 'no-privilege');
   t.is(why('unshare', 28, undefined, true), 'rootless-forbidden');
   t.is(why('write', 1, undefined, true), 'rootless-forbidden');

@@ -1,6 +1,7 @@
 /** Programs that see a mount at a place: by a plain user, and with privilege. */
-import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from 'node:fs';
-import { join } from 'node:path';
+import { execFileSync } from 'node:child_process';
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import test from 'ava';
 import { mountOverlaySync, OverlayError, type OverlayMount, type SpawnOptions, spawn } from 'overlayfs';
 import { countDescriptors, hasFeature, layers, makeTree, mountsBelow, mountTest, scratch } from '../support/index.js';
@@ -263,7 +264,10 @@ mountTest('without a mount: only what is hidden or read-only', async (t) => {
 mountTest('what is read-only or hidden may be named by a symbolic link', { needs: 'mountSetattr' }, async (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'read/file': 'old', 'read/token': 'token', 'read/secrets/key': 'key', 'open/file': 'old' });
-  const link = (name: string, to: string) => (symlinkSync(to, join(dir, name)), join(dir, name));
+  const link = (name: string, to: string) => {
+    symlinkSync(to, join(dir, name));
+    return join(dir, name);
+  };
   const options = {
     readonly: [link('to-directory', 'read'), link('to-file', 'open/file')],
     hidden: [link('to-token', 'read/token'), link('to-secrets', 'read/secrets')],
@@ -305,4 +309,71 @@ test('arguments are checked before anything starts', (t) => {
   refuse(['true', [], { shell: 5 }], 'ERR_INVALID_ARG_TYPE', /"shell"/);
   refuse(['true', [], { stdio: 'pip' }], 'ERR_INVALID_ARG_VALUE', /"stdio"/);
   refuse(['true', [], { mounts: new Array(65).fill({}) }], 'ERR_OUT_OF_RANGE', /"mounts"/);
+});
+
+/** As in the image of a container: programs with all that they load. */
+function makeRoot(dir: string): void {
+  const names = ['sh', 'unshare'];
+  const programs = names.map((name) => execFileSync('which', [name], { encoding: 'utf8' }).trim());
+  const files = execFileSync('ldd', programs, { encoding: 'utf8' }).match(/(?<=\s)\/[^\s:]+/g) ?? [];
+  makeTree(dir, { 'bin/': '', 'proc/': '', 'dev/': '', 'mnt/': '', 'etc/name': 'image' });
+  for (const file of files) {
+    mkdirSync(join(dir, dirname(file)), { recursive: true });
+    copyFileSync(file, join(dir, file));
+  }
+  for (const [i, program] of programs.entries()) copyFileSync(program, join(dir, 'bin', names[i] as string));
+}
+
+const rootScript = `read name < /etc/name; echo "$name"; echo new > /test-new; read only < /mnt/from-lower; echo "$only"
+  test -c /dev/null && echo dev; test -e /proc/self/mountinfo && echo proc; test -e /sys || echo "no sys"
+  (echo no > /etc/name) 2>/dev/null || echo read-only; echo /tmp*; unshare -Ur sh -c 'cd /; pwd'`;
+const rootSaid = ['image', 'lower', 'dev', 'proc', 'no sys', 'read-only', '/tmp*', '/'].join('\n');
+const rootNeeds = ['rootless', 'mountSetattr', 'user namespaces'] as const;
+
+mountTest('with privilege: a mount at the root, however that is spelled', { needs: rootNeeds }, async (t) => {
+  const dir = scratch(t);
+  const { lowerdir, upperdir, workdir, target } = layers(dir);
+  makeRoot(join(dir, 'root'));
+  symlinkSync('/', join(dir, 'link'));
+  const inside = mountOverlaySync({ lowerdir: [lowerdir, join(dir, 'root/etc')], target });
+  for (const at of ['/', '/tmp/..', `${dir}/link/`]) {
+    const root = mountOverlaySync({ lowerdir: join(dir, 'root'), upperdir, workdir });
+    const shown = { at, mounts: [{ mount: inside, at: '/mnt' }], readonly: ['/etc'], cwd: '/mnt' };
+    t.deepEqual(await end(root, rootScript, { ...shown, env: { PATH: '/bin' } }), [`${rootSaid}\n`, 0], at);
+    root.unmountSync();
+    t.deepEqual(readdirSync(upperdir), ['test-new']);
+    rmSync(join(upperdir, 'test-new'));
+  }
+  inside.unmountSync();
+  t.false(existsSync('/test-new'));
+});
+
+mountTest('without privilege: a mount at the root', { needs: rootNeeds }, (t) => {
+  const dir = scratch(t, 'disk');
+  plainLayers(dir);
+  makeRoot(join(dir, 'root'));
+  makeTree(dir, { 'lower/from-lower': 'lower', 'changes/': '', 'other-work/': '' });
+  giveTo(join(dir, 'root'), join(dir, 'changes'), join(dir, 'other-work'));
+  const outcome = evaluateAsNobody(
+    `${prelude}
+    const root = await overlayfs.mountOverlay({
+      lowerdir: join(dir, 'root'), upperdir: join(dir, 'changes'), workdir: join(dir, 'other-work'), rootless: true,
+    });
+    const places = { mount: root, at: '/', mounts: [{ mount, at: '/mnt' }], readonly: ['/etc'], cwd: '/mnt' };
+    return [await run('sh', ['-c', args[1]], places), fs.readdirSync(join(dir, 'changes'))];`,
+    dir,
+    rootScript,
+  );
+  t.deepEqual(outcome, [{ code: 0, signal: null, text: rootSaid }, ['test-new']]);
+});
+
+mountTest('the root cannot be hidden, however it is spelled', async (t) => {
+  const dir = scratch(t);
+  symlinkSync('/', join(dir, 'link'));
+  for (const path of ['/', '/tmp/..', join(dir, 'link')]) {
+    await t.throwsAsync(() => end(undefined, 'true', { hidden: [path] }), {
+      code: 'ERR_INVALID_ARG_VALUE',
+      message: /"hidden" must not hold the root directory/,
+    });
+  }
 });
