@@ -23,7 +23,7 @@ import { Mount, mountedOf } from '../mounts/mount.js';
 import { featuresSync } from '../overlay/features.js';
 import { explainRefusal, readNamespaceSettings } from '../overlay/refusal.js';
 import { makeSubIdNamespace } from '../overlay/sub-ids.js';
-import { type Path, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
+import { type Path, type PathLike, pathString, quotePath, toAbsolute, toPath, toReal } from '../paths.js';
 import type { Reason } from '../reasons.js';
 import { type LaunchFailure, orders, type Placed, readReport, toArguments } from './launch.js';
 
@@ -276,15 +276,18 @@ function launch(
   const isRootless = user !== undefined;
   const stdio = toStdio(options.stdio);
   const own = stdio.length;
-  const mounts = checked.mounts.map(({ mount, at }): Placed => {
-    const { held, path, id } = mountedOf(mount);
-    return { mount: held === undefined ? { path, id } : stdio.push(held.descriptor) - 1, at };
+  // Only what is to be read-only is compared with the places of mounts.
+  const toPlace = (path: Path) => ({ path, real: checked.readonly.length === 0 ? path : toReal(path) });
+  const mounts = checked.mounts.map(({ mount, at: path }): Placed => {
+    const at = toPlace(path);
+    const mounted = mountedOf(mount);
+    return { mount: mounted.held === undefined ? mounted : stdio.push(mounted.held.descriptor) - 1, at };
   });
   const report = stdio.push('pipe') - 1;
   const ordered = orders({
     report,
     mounts,
-    readonly: checked.readonly,
+    readonly: checked.readonly.map(toPlace),
     hidden: checked.hidden,
     user: user !== undefined && 'descriptor' in user ? { joined: stdio.push(user.descriptor) - 1 } : user,
     cwd: checked.cwd,

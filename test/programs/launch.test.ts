@@ -3,19 +3,22 @@ import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import test from 'ava';
 import type { OverlayError } from 'overlayfs';
+import type { Path } from '#lib/paths.js';
 import { type Launch, orders, readReport, toArguments } from '#lib/programs/launch.js';
 import { explainLaunch } from '#lib/programs/spawn.js';
 import { packageRoot } from '../support/index.js';
 
 const launcher = join(packageRoot, 'build/Release/launch/overlayfs-launch');
 
+const place = (path: Path, real = path) => ({ path, real });
+
 const launch: Launch = {
   report: 5,
   mounts: [
-    { mount: 3, at: '/srv/app' },
-    { mount: { path: '/mnt/merged', id: 2 ** 31 + 7 }, at: Buffer.from('/b\xff c%', 'latin1') },
+    { mount: 3, at: place('/srv/app') },
+    { mount: { path: '/mnt/merged', id: 2 ** 31 + 7 }, at: place(Buffer.from('/b\xff c%', 'latin1')) },
   ],
-  readonly: ['/usr', '/srv', '/srv/app/etc'],
+  readonly: [place('/usr'), place('/link', '/srv'), place('/srv/app/etc')],
   hidden: ['/root'],
   user: { uid: 1000, gid: 100 },
   cwd: '/srv/app',
@@ -37,7 +40,7 @@ test('without privilege: a user namespace, and no capability afterwards', (t) =>
       'private',
       'clone 3',
       'tree /mnt/merged',
-      'readonly /srv',
+      'readonly /link',
       'attach /srv/app',
       'attach /b%ff%20c%25',
       'readonly /usr',

@@ -283,6 +283,27 @@ mountTest('what is read-only or hidden may be named by a symbolic link', { needs
   ]);
 });
 
+mountTest(
+  'a mount in what is read-only stays writable, however both are spelled',
+  { needs: 'mountSetattr' },
+  async (t) => {
+    const dir = scratch(t);
+    const mount = mountOverlaySync(layers(dir));
+    makeTree(dir, { 'srv/app/': '', 'srv/sub/': '' });
+    symlinkSync('srv', join(dir, 'link'));
+    const script = 'echo yes > app/new && cat app/new; (echo no > new) 2>/dev/null || echo stays';
+    for (const [at, readonly] of [
+      ['link/app', 'srv'],
+      ['srv/app', 'link'],
+      ['srv/app', './srv'],
+      ['srv/../srv/app', 'srv/sub/..'],
+    ] as const) {
+      const options = { at: `${dir}/${at}`, readonly: [`${dir}/${readonly}`], cwd: join(dir, 'srv') };
+      t.deepEqual(await end(mount, script, options), ['yes\nstays\n', 0], `${at} in ${readonly}`);
+    }
+  },
+);
+
 mountTest('a mount that is unmounted cannot be shown', (t) => {
   const { target, ...rest } = layers(scratch(t));
   const mount = mountOverlaySync(rest);
