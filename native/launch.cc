@@ -44,9 +44,9 @@ enum Number : long {
 constexpr long enoent = 2, e2big = 7, enoexec = 8, eacces = 13, ebusy = 16, enotdir = 20, einval = 22, estale = 116;
 constexpr long at_fdcwd = -100, at_symlink_nofollow = 0x100, at_empty_path = 0x1000, at_recursive = 0x8000;
 constexpr long statx_ino = 0x100, statx_mnt_id = 0x1000, statx_mnt_id_unique = 0x4000;
-constexpr long open_tree_clone = 1, o_cloexec = 02000000, o_wronly = 1;
+constexpr long open_tree_clone = 1, o_cloexec = 02000000, o_path = 010000000, o_wronly = 1;
 constexpr long move_mount_f_empty_path = 4, move_mount_t_symlinks = 0x10;
-constexpr long clone_newuser = 0x10000000;
+constexpr long clone_newns = 0x20000, clone_newuser = 0x10000000;
 constexpr long f_setfd = 2, fd_cloexec = 1, pr_capbset_drop = 24;
 constexpr unsigned long ms_rdonly = 1, ms_nosuid = 2, ms_nodev = 4, ms_noexec = 8, ms_rec = 16384, ms_private = 1 << 18;
 
@@ -173,15 +173,32 @@ long take(const char* path) {
   return same_file(found, known) ? push(tree) : -estale;
 }
 
+long enter(long directory) {
+  long result = call(fchdir_, directory);
+  return result < 0 ? result : call(chroot_, at("."));
+}
+
+long make_private() {
+  auto set = [] { return call(mount_, 0, at("/"), 0, static_cast<long>(ms_rec | ms_private)); };
+  long result = set();
+  if (result != -einval) return result;
+  // In a chroot where the root is no mount point: joining a namespace leads to its root, and then back.
+  long root = call(open_, at_fdcwd, at("/"), o_path | o_cloexec);
+  if (root < 0) return root;
+  long own = call(open_, at_fdcwd, at("/proc/self/ns/mnt"), o_cloexec);
+  if (own < 0) return own;
+  result = call(setns_, own, clone_newns);
+  if (result == 0) result = set();
+  if (result == 0) result = enter(root);
+  call(close_, own);
+  call(close_, root);
+  return result;
+}
+
 bool is_root(const char* path, long flags = 0) {
   Found found, root;
   return look(at_fdcwd, path, flags, found) == 0 && look(at_fdcwd, "/", 0, root) == 0 && same_file(found, root) &&
          found.mount == root.mount;
-}
-
-long enter(long directory) {
-  long result = call(fchdir_, directory);
-  return result < 0 ? result : call(chroot_, at("."));
 }
 
 long attach(long mount, const char* path, bool follows = false) {
@@ -367,7 +384,7 @@ long write_decimal(char* to, long value) {
       const char* path = next();
       result = write_file(path, next());
     } else if (same(name, "private")) {
-      result = call(mount_, 0, at("/"), 0, static_cast<long>(ms_rec | ms_private));
+      result = make_private();
     } else if (same(name, "clone")) {
       result = clone(number(next()));
     } else if (same(name, "mounted")) {

@@ -8,6 +8,7 @@ import {
   conflictingOptions,
   invalidArgumentType,
   invalidArgumentValue,
+  missingProc,
   OverlayError,
   outOfRange,
   platformError,
@@ -198,6 +199,11 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
     }
     return fields('no-privilege', 'this process may not make a mount namespace');
   }
+  if (word === 'private') {
+    return errno === e.ENOENT
+      ? missingProc('/proc/self/ns/mnt')
+      : fields('no-privilege', 'this process may not leave its chroot, whose root is no mount point, for a moment');
+  }
   if (errno === e.ESTALE && (word === 'mounted' || word === 'tree')) {
     return fields('not-mounted', `what is at${shown} is not the mount that was made here any more`);
   }
@@ -248,7 +254,7 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
  * @throws {RangeError} `ERR_OUT_OF_RANGE`: more than 64 mounts
  * @throws {OverlayError} `reason` is `'sub-ids-missing'` or `'sub-ids-refused'`, of a mount with `subIds`;
  * by the event: `reason` is `'rootless-forbidden'`, `'no-privilege'`, `'not-mounted'`, `'target-missing'`,
- * `'target-not-directory'`, `'target-symlink'`, `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'` or `'shown-before'`;
+ * `'target-not-directory'`, `'target-symlink'`, `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'`, `'shown-before'` or, in a chroot, `'proc-missing'`;
  * where the program is not found, Node's own error
  */
 export function spawn(command: string, args: readonly string[] = [], given: SpawnOptions = {}): ChildProcess {

@@ -104,6 +104,8 @@ test('each failure has a reason', (t) => {
   t.is(why('unshare', 1), 'no-privilege');
   t.is(why('unshare', 28, undefined, true), 'rootless-forbidden');
   t.is(why('write', 1, undefined, true), 'rootless-forbidden');
+  t.is(why('private', 1), 'no-privilege');
+  t.is(why('private', 2), 'proc-missing');
   t.is(why('mounted', 116, '/no/where'), 'not-mounted');
   t.is(why('attach', 2, '/no/where'), 'target-missing');
   t.is(why('attach', 20, '/no/where'), 'target-not-directory');

@@ -4,9 +4,10 @@ import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync,
 import { dirname, join } from 'node:path';
 import test from 'ava';
 import { mountOverlaySync, OverlayError, type OverlayMount, type SpawnOptions, spawn } from 'overlayfs';
+import { chrooted } from '../support/chroot.js';
 import { countDescriptors, hasFeature, layers, makeTree, mountsBelow, mountTest, scratch } from '../support/index.js';
 import { NOBODY } from '../support/nobody.js';
-import { evaluateAsNobody, giveTo } from '../support/plain-user.js';
+import { evaluateAs, evaluateAsNobody, giveTo } from '../support/plain-user.js';
 
 const needs = ['rootless', 'detached mounts that can be cloned'] as const;
 
@@ -386,6 +387,30 @@ mountTest('without privilege: a mount at the root', { needs: rootNeeds }, (t) =>
     rootScript,
   );
   t.deepEqual(outcome, [{ code: 0, signal: null, text: rootSaid }, ['test-new']]);
+});
+
+mountTest('in a chroot whose root is no mount point', { needs: 'mountSetattr' }, (t) => {
+  const dir = scratch(t);
+  layers(dir);
+  const outcome = evaluateAs(
+    // A mount that is shared would show it if the program's were not its own.
+    ['unshare', '-m', '--propagation', 'shared', ...chrooted(t, dir)],
+    `const [dir] = args;
+    const [lowerdir, upperdir, workdir, target] = ['lower', 'upper', 'work', 'merged'].map((name) => join(dir, name));
+    const mount = overlayfs.mountOverlaySync({ lowerdir, upperdir, workdir });
+    const script = 'ls; ls ' + dir + '; grep -c shared: /proc/self/mountinfo; (echo new > /test-new) 2>/dev/null; read x';
+    const child = overlayfs.spawn('sh', ['-c', script], { mount, at: target, cwd: target, readonly: ['/'] });
+    let text = '';
+    child.stdout.on('data', (piece) => { text += piece; });
+    const ended = new Promise((resolve, reject) => child.on('error', reject).on('close', resolve));
+    await new Promise((resolve) => child.stdout.once('data', resolve).once('close', resolve));
+    const elsewhere = fs.readdirSync(target);
+    child.stdin.end();
+    await ended;
+    return [text, elsewhere, fs.existsSync('/test-new'), await overlayfs.createNamespace().catch((error) => error.reason)];`,
+    dir,
+  );
+  t.deepEqual(outcome, ['from-lower\nlower\nmerged\nroot\nupper\nwork\n0\n', [], false, 'chrooted']);
 });
 
 mountTest('the root cannot be hidden, however it is spelled', async (t) => {
