@@ -197,7 +197,17 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
         refusal.hint,
       );
     }
-    return fields('no-privilege', 'this process may not make a mount namespace');
+    if (errno !== e.ENOSPC) return fields('no-privilege', 'this process may not make a mount namespace');
+  }
+  if (errno === e.ENOSPC) {
+    // A mount without a place is in a namespace of its own.
+    return word === 'attach' || word === 'hide'
+      ? fields('too-many-mounts', 'the program would see more mounts than a mount namespace may have')
+      : fields('out-of-namespaces', 'there are as many mount namespaces as /proc/sys/user/max_mnt_namespaces allows');
+  }
+  if (errno === e.ENOSYS) {
+    const calls = word === 'readonly' ? 'mount_setattr(2), which `readonly` needs' : 'open_tree(2) or move_mount(2)';
+    return fields('option-unsupported', `this kernel has no ${calls}`, 'use a newer kernel');
   }
   if (word === 'private') {
     return errno === e.ENOENT
@@ -253,7 +263,7 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
  * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`
  * @throws {RangeError} `ERR_OUT_OF_RANGE`: more than 64 mounts
  * @throws {OverlayError} `reason` is `'sub-ids-missing'` or `'sub-ids-refused'`, of a mount with `subIds`;
- * by the event: `reason` is `'rootless-forbidden'`, `'no-privilege'`, `'not-mounted'`, `'target-missing'`,
+ * by the event: `reason` is `'rootless-forbidden'`, `'no-privilege'`, `'out-of-namespaces'`, `'too-many-mounts'`, `'option-unsupported'`, `'not-mounted'`, `'target-missing'`,
  * `'target-not-directory'`, `'target-symlink'`, `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'`, `'shown-before'` or, in a chroot, `'proc-missing'`;
  * where the program is not found, Node's own error
  */

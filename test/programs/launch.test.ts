@@ -104,6 +104,9 @@ test('each failure has a reason', (t) => {
   t.is(why('unshare', 1), 'no-privilege');
   t.is(why('unshare', 28, undefined, true), 'rootless-forbidden');
   t.is(why('write', 1, undefined, true), 'rootless-forbidden');
+  t.is(why('clone', 28, '/no/where', true), 'out-of-namespaces');
+  t.is(why('attach', 28, '/no/where'), 'too-many-mounts');
+  t.is(why('readonly', 38, '/no/where'), 'option-unsupported');
   t.is(why('private', 1), 'no-privilege');
   t.is(why('private', 2), 'proc-missing');
   t.is(why('mounted', 116, '/no/where'), 'not-mounted');

@@ -389,6 +389,30 @@ mountTest('without privilege: a mount at the root', { needs: rootNeeds }, (t) =>
   t.deepEqual(outcome, [{ code: 0, signal: null, text: rootSaid }, ['test-new']]);
 });
 
+mountTest('where no mount namespace is left, the error says so', { needs: 'user namespaces' }, (t) => {
+  const dir = scratch(t);
+  layers(dir);
+  const reasons = evaluateAs(
+    ['env', '-u', 'NODE_V8_COVERAGE', 'unshare', '-Urm'],
+    `const [dir] = args;
+    const [one, two, target] = ['lower', 'upper', 'merged'].map((name) => join(dir, name));
+    const mount = overlayfs.mountOverlaySync({ lowerdir: [one, two], target });
+    const run = () => new Promise((resolve) => {
+      const child = overlayfs.spawn('true', [], { mount, at: one });
+      child.on('error', (error) => resolve(error.reason)).on('close', resolve);
+    });
+    const reasons = [];
+    // One is this process's own; with two, the program has one, and the mount that it is to be shown none.
+    for (const count of [1, 2, 50]) {
+      fs.writeFileSync('/proc/sys/user/max_mnt_namespaces', String(count));
+      reasons.push(await run());
+    }
+    return reasons;`,
+    dir,
+  );
+  t.deepEqual(reasons, ['out-of-namespaces', 'out-of-namespaces', 0]);
+});
+
 mountTest('in a chroot whose root is no mount point', { needs: 'mountSetattr' }, (t) => {
   const dir = scratch(t);
   layers(dir);
