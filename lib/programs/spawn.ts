@@ -99,7 +99,8 @@ function checkPlaced({ mount, at }: Partial<PlacedMount>, prefix = ''): Checked[
 function checkList(value: unknown, name: string): readonly unknown[] {
   if (value === undefined) return [];
   if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list', value);
-  return value;
+  // With what is missing in it as undefined.
+  return Array.from(value);
 }
 
 function checkText(value: unknown, name: string): void {
@@ -144,7 +145,7 @@ function check(command: unknown, args: unknown, options: SpawnOptions): Checked 
 
 /** What the program and its arguments are; a shell gets one line, as in node:child_process. */
 function toCommand(command: string, args: readonly string[], shell: SpawnOptions['shell']): string[] {
-  if (shell === undefined || shell === false) return [command, ...args];
+  if (shell === undefined || shell === false || shell === '') return [command, ...args];
   return [shell === true ? '/bin/sh' : shell, '-c', [command, ...args].join(' ')];
 }
 

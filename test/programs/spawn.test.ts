@@ -262,6 +262,10 @@ mountTest('without a mount: only what is hidden or read-only', async (t) => {
   t.deepEqual(await end(undefined, `ls ${join(dir, 'hidden')}`, { hidden: [join(dir, 'hidden')] }), ['', 0]);
 });
 
+mountTest('no shell is asked for by an empty string', async (t) => {
+  t.deepEqual(await end(undefined, 'echo "$0"', { shell: '', argv0: 'name' }), ['name\n', 0]);
+});
+
 mountTest('what is read-only or hidden may be named by a symbolic link', { needs: 'mountSetattr' }, async (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'read/file': 'old', 'read/token': 'token', 'read/secrets/key': 'key', 'open/file': 'old' });
@@ -330,6 +334,10 @@ test('arguments are checked before anything starts', (t) => {
   refuse(['true', [], { argv0: 5 }], 'ERR_INVALID_ARG_TYPE', /"argv0"/);
   refuse(['true', [], { shell: 5 }], 'ERR_INVALID_ARG_TYPE', /"shell"/);
   refuse(['true', [], { stdio: 'pip' }], 'ERR_INVALID_ARG_VALUE', /"stdio"/);
+  const withHole = (value: unknown) => Object.assign(new Array(2), { 1: value });
+  refuse(['true', [], { mounts: withHole({}) }], 'ERR_INVALID_ARG_TYPE', /"mounts\[0\]"/);
+  refuse(['true', [], { hidden: withHole('/m') }], 'ERR_INVALID_ARG_TYPE', /"hidden\[0\]"/);
+  refuse(['true', withHole('')], 'ERR_INVALID_ARG_TYPE', /"args\[0\]"/);
   refuse(['true', [], { mounts: new Array(65).fill({}) }], 'ERR_OUT_OF_RANGE', /"mounts"/);
 });
 
