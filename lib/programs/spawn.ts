@@ -166,14 +166,14 @@ const pathReasons: Readonly<Record<number, Reason>> = {
 };
 
 /** As node:child_process has it. */
-function commandError(command: string, args: readonly string[], errno: number): Error {
+function commandError({ spawnfile, spawnargs }: ChildProcess, errno: number): Error {
   const { code } = new OverlayError({ errno, reason: 'unexplained', what: '' });
-  return Object.assign(new Error(`spawn ${command} ${code}`), {
+  return Object.assign(new Error(`spawn ${spawnfile} ${code}`), {
     errno: -errno,
     code,
-    syscall: `spawn ${command}`,
-    path: command,
-    spawnargs: args,
+    syscall: `spawn ${spawnfile}`,
+    path: spawnfile,
+    spawnargs: spawnargs.slice(1),
   });
 }
 
@@ -291,6 +291,7 @@ function launch(
   user: Ids | Held | undefined,
 ): ChildProcess {
   const isRootless = user !== undefined;
+  const words = toCommand(command, args, options.shell);
   const stdio = toStdio(options.stdio);
   const own = stdio.length;
   // Only what is to be read-only is compared with the places of mounts.
@@ -309,10 +310,13 @@ function launch(
     user: user !== undefined && 'descriptor' in user ? { joined: stdio.push(user.descriptor) - 1 } : user,
     cwd: checked.cwd,
     argv0: options.argv0,
-    command: toCommand(command, args, options.shell),
+    command: words,
   });
   const passed = Object.fromEntries(passedNames.flatMap((name) => (name in options ? [[name, options[name]]] : [])));
   const child = nodeSpawn(launcher(), toArguments(ordered), { ...passed, stdio });
+  // Of the program, not of its launcher.
+  const [file = '', ...rest] = words;
+  Object.assign(child, { spawnfile: file, spawnargs: [options.argv0 ?? file, ...rest] });
   // Where no descriptor is left, Node has made no streams, and emits the error.
   if (child.stdio === undefined) return child;
   const reported = child.stdio[report] as Readable | undefined;
@@ -326,7 +330,7 @@ function launch(
     const failure = readReport(ordered, text);
     if (failure === undefined) return;
     const isCommand = failure.order.word === 'exec';
-    child.emit('error', isCommand ? commandError(command, args, failure.errno) : explainLaunch(failure, isRootless));
+    child.emit('error', isCommand ? commandError(child, failure.errno) : explainLaunch(failure, isRootless));
   });
   return child;
 }

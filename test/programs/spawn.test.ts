@@ -1,5 +1,5 @@
 /** Programs that see a mount at a place: by a plain user, and with privilege. */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn as nodeSpawn } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import test from 'ava';
@@ -264,6 +264,26 @@ mountTest('without a mount: only what is hidden or read-only', async (t) => {
 
 mountTest('no shell is asked for by an empty string', async (t) => {
   t.deepEqual(await end(undefined, 'echo "$0"', { shell: '', argv0: 'name' }), ['name\n', 0]);
+});
+
+mountTest('the child has the words of the program, as from child_process.spawn', async (t) => {
+  for (const [command, args, options] of [
+    ['true', ['a', 'b'], {}],
+    ['true', ['a'], { argv0: 'name' }],
+    ['true', ['a'], { shell: true }],
+    ['no-such-program', ['a'], {}],
+    ['true', ['a'], { shell: '/no/such/shell' }],
+  ] as const) {
+    const [ours, theirs] = await Promise.all(
+      [spawn, nodeSpawn].map(async (start) => {
+        const child = start(command, args, options);
+        const { spawnfile, spawnargs } = child;
+        const error = await new Promise((resolve) => child.on('error', resolve).on('close', () => resolve(undefined)));
+        return { spawnfile, spawnargs, error: { ...(error as Error | undefined) } };
+      }),
+    );
+    t.deepEqual(ours, theirs);
+  }
 });
 
 mountTest('what is read-only or hidden may be named by a symbolic link', { needs: 'mountSetattr' }, async (t) => {
