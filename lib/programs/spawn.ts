@@ -258,14 +258,18 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
  * code is 127. The mount is in use until the program and its children have ended. Before Linux 6.15 a detached mount
  * can be shown to one program only.
  *
+ * For a mount with `subIds` the call waits until newuidmap(1) and newgidmap(1) have ended, mostly some milliseconds:
+ * nothing else runs meanwhile, and `timeout` and `signal` count from then on.
+ *
  * `options` are those of `child_process.spawn` but `uid` and `gid`, and `readonly` and `hidden`: directories that the
  * program can only read, or finds empty.
  *
  * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`
  * @throws {RangeError} `ERR_OUT_OF_RANGE`: more than 64 mounts
  * @throws {OverlayError} `reason` is `'sub-ids-missing'` or `'sub-ids-refused'`, of a mount with `subIds`;
- * by the event: `reason` is `'rootless-forbidden'`, `'no-privilege'`, `'out-of-namespaces'`, `'too-many-mounts'`, `'option-unsupported'`, `'not-mounted'`, `'target-missing'`,
- * `'target-not-directory'`, `'target-symlink'`, `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'`, `'shown-before'` or, in a chroot, `'proc-missing'`;
+ * by the event: `reason` is `'rootless-forbidden'`, `'no-privilege'`, `'out-of-namespaces'`, `'too-many-mounts'`,
+ * `'option-unsupported'`, `'not-mounted'`, `'target-missing'`, `'target-not-directory'`, `'target-symlink'`,
+ * `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'`, `'shown-before'` or, in a chroot, `'proc-missing'`;
  * where the program is not found, Node's own error
  */
 export function spawn(command: string, args: readonly string[] = [], given: SpawnOptions = {}): ChildProcess {
