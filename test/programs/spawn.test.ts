@@ -365,7 +365,9 @@ test('arguments are checked before anything starts', (t) => {
 function makeRoot(dir: string): void {
   const names = ['sh', 'unshare'];
   const programs = names.map((name) => execFileSync('which', [name], { encoding: 'utf8' }).trim());
-  const files = execFileSync('ldd', programs, { encoding: 'utf8' }).match(/(?<=\s)\/[^\s:]+/g) ?? [];
+  const files = programs.flatMap(
+    (program) => execFileSync('ldd', [program], { encoding: 'utf8' }).match(/(?<=\s)\/\S+/g) ?? [],
+  );
   makeTree(dir, { 'bin/': '', 'proc/': '', 'dev/': '', 'mnt/': '', 'etc/name': 'image' });
   for (const file of files) {
     mkdirSync(join(dir, dirname(file)), { recursive: true });
