@@ -1,5 +1,5 @@
 /** Paths are bytes: whatever a program may hold one in, and any byte but NUL in it. */
-import { readlinkSync, statSync } from 'node:fs';
+import { readlinkSync, realpathSync, statSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { isUint8Array } from 'node:util/types';
 import { ENOENT } from './errnos.js';
@@ -143,6 +143,16 @@ export function splitPath(path: Path): [parent: Path, name: Path] {
   const at = typeof whole === 'string' ? whole.lastIndexOf('/') : whole.lastIndexOf(SLASH);
   if (at < 0) return ['.', whole];
   return [at === 0 ? '/' : whole.slice(0, at), whole.slice(at + 1)];
+}
+
+/** Where an absolute path leads, by all links in it that this process can follow. */
+export function toReal(path: Path): Path {
+  try {
+    return fromBytes(realpathSync.native(Buffer.from(toBytes(path)), 'buffer'));
+  } catch {
+    const [parent, name] = splitPath(path);
+    return name.length === 0 ? parent : joinPath(toReal(parent), name);
+  }
 }
 
 /** For people: bytes that are no UTF-8, control characters, quotes and backslashes come out escaped. */

@@ -273,6 +273,10 @@ export const reasons = {
     when: 'the process may not join the mount namespace',
     todo: 'joining needs CAP_SYS_ADMIN in the user namespace that owns it, and CAP_SYS_ADMIN and CAP_SYS_CHROOT in its own',
   },
+  chrooted: {
+    when: 'the process is chrooted to a directory that is no mount point, where no mount namespace begins',
+    todo: 'have its root changed by pivot_root(2) in a mount namespace of its own, or make the namespace outside',
+  },
   'out-of-namespaces': {
     when: 'the limit on mount namespaces, of which each detached mount has one, or on user namespaces is reached',
     todo: 'raise /proc/sys/user/max_mnt_namespaces or max_user_namespaces, or close what is not needed',

@@ -8,10 +8,12 @@
 //   write PATH TEXT      writes a file that is there
 //   private              no mount is seen elsewhere any more
 //   clone FD             a mount by its descriptor, to be attached
-//   tree PATH            the same by its path
-//   readonly PATH        a tree of mounts, for this program
-//   hide PATH            empty, for this program
-//   attach PATH          the first of the mounts that are not attached yet
+//   mounted PATH ID      has the mount with this id at the path, said before there are other namespaces
+//   tree PATH            a mount by its path, the first of those that are not taken yet
+//   readonly PATH        a tree of mounts, for this program; what a symbolic link leads to is meant
+//   hide PATH            empty, for this program; likewise
+//   attach PATH          the first of the mounts that are not attached yet; at the root it becomes the root, and what
+//                        is mounted in /proc, /dev and /sys is taken along
 //   drop                 no program gains capabilities
 //   chdir PATH
 //   argv0 NAME           the program's own name for itself
@@ -28,21 +30,24 @@ namespace {
 
 #if defined(__x86_64__)
 enum Number : long {
-  getppid_ = 110, ppoll_ = 271, write_ = 1, open_ = 257, close_ = 3, fcntl_ = 72, execve_ = 59, exit_ = 60, chdir_ = 80, prctl_ = 157,
-  mount_ = 165, unshare_ = 272, setns_ = 308, open_tree = 428, move_mount = 429, mount_setattr = 442,
+  write_ = 1, open_ = 257, close_ = 3, fcntl_ = 72, execve_ = 59, exit_ = 60, chdir_ = 80, fchdir_ = 81, getppid_ = 110,
+  prctl_ = 157, chroot_ = 161, ppoll_ = 271,
+  mount_ = 165, unshare_ = 272, setns_ = 308, statx_ = 332, open_tree = 428, move_mount = 429, mount_setattr = 442,
 };
 #elif defined(__aarch64__)
 enum Number : long {
-  getppid_ = 173, ppoll_ = 73, write_ = 64, open_ = 56, close_ = 57, fcntl_ = 25, execve_ = 221, exit_ = 93, chdir_ = 49, prctl_ = 167,
-  mount_ = 40, unshare_ = 97, setns_ = 268, open_tree = 428, move_mount = 429, mount_setattr = 442,
+  write_ = 64, open_ = 56, close_ = 57, fcntl_ = 25, execve_ = 221, exit_ = 93, chdir_ = 49, fchdir_ = 50, getppid_ = 173,
+  prctl_ = 167, chroot_ = 51, ppoll_ = 73,
+  mount_ = 40, unshare_ = 97, setns_ = 268, statx_ = 291, open_tree = 428, move_mount = 429, mount_setattr = 442,
 };
 #endif
 
-constexpr long enoent = 2, e2big = 7, enoexec = 8, eacces = 13, enotdir = 20, einval = 22;
-constexpr long at_fdcwd = -100, at_empty_path = 0x1000, at_recursive = 0x8000;
-constexpr long open_tree_clone = 1, o_cloexec = 02000000, o_wronly = 1;
-constexpr long move_mount_f_empty_path = 4;
-constexpr long clone_newuser = 0x10000000;
+constexpr long enoent = 2, e2big = 7, enoexec = 8, eacces = 13, ebusy = 16, enotdir = 20, einval = 22, estale = 116;
+constexpr long at_fdcwd = -100, at_symlink_nofollow = 0x100, at_empty_path = 0x1000, at_recursive = 0x8000;
+constexpr long statx_ino = 0x100, statx_mnt_id = 0x1000, statx_mnt_id_unique = 0x4000;
+constexpr long open_tree_clone = 1, o_cloexec = 02000000, o_path = 010000000, o_wronly = 1;
+constexpr long move_mount_f_empty_path = 4, move_mount_t_symlinks = 0x10;
+constexpr long clone_newns = 0x20000, clone_newuser = 0x10000000;
 constexpr long f_setfd = 2, fd_cloexec = 1, pr_capbset_drop = 24, pr_set_pdeathsig = 1, sigkill = 9;
 constexpr unsigned long ms_rdonly = 1, ms_nosuid = 2, ms_nodev = 4, ms_noexec = 8, ms_rec = 16384, ms_private = 1 << 18;
 
@@ -120,8 +125,121 @@ long push(long mount) {
   return 0;
 }
 
-long attach(long mount, const char* path) {
-  return call(move_mount, mount, at(""), at_fdcwd, at(path), move_mount_f_empty_path);
+// As statx(2) writes it.
+struct Found {
+  uint32_t mask, block_size;
+  uint64_t attributes;
+  uint32_t links, uid, gid;
+  uint16_t mode, spare;
+  uint64_t inode;
+  uint64_t sizes[3];
+  uint64_t times[8];
+  uint32_t represents[2];
+  uint32_t device[2];
+  uint64_t mount;
+  uint64_t rest[13];
+};
+static_assert(offsetof(Found, mount) == 144 && sizeof(Found) == 256, "as in linux/stat.h");
+
+long look(long at_descriptor, const char* path, long flags, Found& found, long mask = statx_mnt_id) {
+  return call(statx_, at_descriptor, at(path), flags, statx_ino | mask, at(&found));
+}
+
+bool same_file(const Found& a, const Found& b) {
+  return a.inode == b.inode && a.device[0] == b.device[0] && a.device[1] == b.device[1];
+}
+
+Found expected[most_mounts];
+int mounts_expected = 0, mounts_taken = 0;
+
+long expect(const char* path, long id) {
+  if (mounts_expected == most_mounts) return -e2big;
+  // Ids that are never used again begin above all others.
+  const long mask = id > 0x7fffffff ? statx_mnt_id_unique : statx_mnt_id;
+  Found& found = expected[mounts_expected++];
+  long result = look(at_fdcwd, path, at_symlink_nofollow, found, mask);
+  if (result < 0) return result;
+  return found.mount == static_cast<uint64_t>(id) ? 0 : -estale;
+}
+
+// In a namespace of its own a mount has another id, and the same root.
+long take(const char* path) {
+  if (mounts_taken == mounts_expected) return -einval;
+  const Found& known = expected[mounts_taken++];
+  long tree = call(open_tree, at_fdcwd, at(path), open_tree_clone | o_cloexec | at_symlink_nofollow);
+  if (tree < 0) return tree;
+  Found found;
+  long result = look(tree, "", at_empty_path, found);
+  if (result < 0) return result;
+  return same_file(found, known) ? push(tree) : -estale;
+}
+
+long enter(long directory) {
+  long result = call(fchdir_, directory);
+  return result < 0 ? result : call(chroot_, at("."));
+}
+
+long make_private() {
+  auto set = [] { return call(mount_, 0, at("/"), 0, static_cast<long>(ms_rec | ms_private)); };
+  long result = set();
+  if (result != -einval) return result;
+  // In a chroot where the root is no mount point: joining a namespace leads to its root, and then back.
+  long root = call(open_, at_fdcwd, at("/"), o_path | o_cloexec);
+  if (root < 0) return root;
+  long own = call(open_, at_fdcwd, at("/proc/self/ns/mnt"), o_cloexec);
+  if (own < 0) return own;
+  result = call(setns_, own, clone_newns);
+  if (result == 0) result = set();
+  if (result == 0) result = enter(root);
+  call(close_, own);
+  call(close_, root);
+  return result;
+}
+
+bool is_root(const char* path, long flags = 0) {
+  Found found, root;
+  return look(at_fdcwd, path, flags, found) == 0 && look(at_fdcwd, "/", 0, root) == 0 && same_file(found, root) &&
+         found.mount == root.mount;
+}
+
+long attach(long mount, const char* path, bool follows = false) {
+  const bool becomes_root = is_root(path, follows ? 0 : at_symlink_nofollow);
+  const long flags = move_mount_f_empty_path | (follows ? move_mount_t_symlinks : 0);
+  long result = call(move_mount, mount, at(""), at_fdcwd, at(path), flags);
+  // A process stays at what is now below it.
+  return result < 0 || !becomes_root ? result : enter(mount);
+}
+
+// What no program does without, and a directory of files has not: these trees of the root that was.
+struct Kept {
+  const char* path;
+  long tree;
+};
+
+long take_along(Kept& kept) {
+  kept.tree = call(open_tree, at_fdcwd, at(kept.path), open_tree_clone | o_cloexec | at_recursive);
+  return kept.tree == -enoent ? 0 : kept.tree;
+}
+
+// Where the root that is has no such directory, nothing is put.
+long put_back(const Kept& kept) {
+  if (kept.tree < 0) return 0;
+  long result = attach(kept.tree, kept.path);
+  call(close_, kept.tree);
+  return result == -enoent || result == -enotdir || result == -einval ? 0 : result;
+}
+
+long show(long mount, const char* path) {
+  if (!is_root(path, at_symlink_nofollow)) return attach(mount, path);
+  Kept all[] = {{"/proc", -1}, {"/dev", -1}, {"/sys", -1}};
+  for (Kept& kept : all) {
+    if (long result = take_along(kept); result < 0) return result;
+  }
+  if (long result = attach(mount, path); result < 0) return result;
+  for (const Kept& kept : all) {
+    if (long result = put_back(kept); result < 0) return result;
+  }
+  return 0;
 }
 
 long clone(long fd) {
@@ -146,18 +264,20 @@ long make_readonly(const char* path) {
   long tree = call(open_tree, at_fdcwd, at(path), open_tree_clone | o_cloexec | at_recursive);
   if (tree < 0) return tree;
   result = call(mount_setattr, tree, at(""), at_empty_path | at_recursive, at(&attributes), sizeof attributes);
-  if (result == 0) result = attach(tree, path);
+  if (result == 0) result = attach(tree, path, true);
   call(close_, tree);
   return result;
 }
 
 long hide(const char* path) {
+  // There would be no program.
+  if (is_root(path)) return -ebusy;
   constexpr unsigned long flags = ms_rdonly | ms_nosuid | ms_nodev | ms_noexec;
   long result = call(mount_, at("hidden"), at(path), at("tmpfs"), static_cast<long>(flags), at("mode=555"));
   if (result != -enotdir) return result;
   long null = call(open_tree, at_fdcwd, at("/dev/null"), open_tree_clone | o_cloexec);
   if (null < 0) return null;
-  result = attach(null, path);
+  result = attach(null, path, true);
   call(close_, null);
   return result;
 }
@@ -273,18 +393,21 @@ long write_decimal(char* to, long value) {
       const char* path = next();
       result = write_file(path, next());
     } else if (same(name, "private")) {
-      result = call(mount_, 0, at("/"), 0, static_cast<long>(ms_rec | ms_private));
+      result = make_private();
     } else if (same(name, "clone")) {
       result = clone(number(next()));
+    } else if (same(name, "mounted")) {
+      const char* path = path_next();
+      result = expect(path, number(next()));
     } else if (same(name, "tree")) {
-      result = push(call(open_tree, at_fdcwd, at(path_next()), open_tree_clone | o_cloexec));
+      result = take(path_next());
     } else if (same(name, "readonly")) {
       result = make_readonly(path_next());
     } else if (same(name, "hide")) {
       result = hide(path_next());
     } else if (same(name, "attach")) {
       const char* path = path_next();
-      result = mounts_attached < mounts_opened ? attach(mounts[mounts_attached++], path) : -einval;
+      result = mounts_attached < mounts_opened ? show(mounts[mounts_attached++], path) : -einval;
     } else if (same(name, "hold")) {
       hold(number(next()));
     } else if (same(name, "drop")) {

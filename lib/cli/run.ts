@@ -1,5 +1,8 @@
 /** `overlayfs run` */
+import type { ChildProcess } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { constants } from 'node:os';
+import { isatty } from 'node:tty';
 import { OverlayError } from '../errors.js';
 import { mountOverlay } from '../overlay/mount.js';
 import { type Path, toAbsolute } from '../paths.js';
@@ -31,9 +34,21 @@ const groups: readonly FlagGroup[] = [
   { title: 'the program', flags: ownFlags },
 ];
 
-/** Passed on; what a terminal sends reaches the program by itself. */
 const passedOn = ['SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2'] as const;
-const left = ['SIGINT', 'SIGQUIT'] as const;
+/** What a terminal sends reaches the program by itself. */
+const ofTerminal = ['SIGINT', 'SIGQUIT'] as const;
+
+/** Whether there is a terminal that sends its signals to this process, and so to the program, of the same group. */
+function isInForeground(): boolean {
+  try {
+    const stat = readFileSync('/proc/self/stat', 'latin1');
+    // After the name, which may hold anything: state, parent, group, session, terminal, its foreground group.
+    const [, , group, , terminal, foreground] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    return terminal !== '0' && group === foreground;
+  } catch {
+    return isatty(0);
+  }
+}
 
 async function runProgram({ options, operands }: Parsed): Promise<Outcome> {
   const [command, ...args] = operands.map((operand) => {
@@ -52,8 +67,12 @@ async function runProgram({ options, operands }: Parsed): Promise<Outcome> {
   const overlay = toDetachedOptions(options, [...ownFlags.map(({ name }) => name)]);
   const mount = await mountOverlay({ ...overlay, rootless: 'auto', subIds: subIds ?? false });
   const stdio = options['json'] ? (['inherit', 2, 2] as const) : 'inherit';
+  let child: ChildProcess | undefined;
+  // Before the program is there: a signal that comes meanwhile is passed on after that.
+  for (const signal of passedOn) process.on(signal, () => child?.kill(signal));
+  for (const signal of ofTerminal) process.on(signal, () => isInForeground() || child?.kill(signal));
   try {
-    const child = spawn(command, args, {
+    const started = spawn(command, args, {
       mount,
       at: toAbsolute(at),
       readonly: readonlyPath ?? [],
@@ -61,12 +80,11 @@ async function runProgram({ options, operands }: Parsed): Promise<Outcome> {
       ...(cwd === undefined ? {} : { cwd }),
       stdio: typeof stdio === 'string' ? stdio : [...stdio],
     });
+    child = started;
     const ended = new Promise<readonly [code: number | null, signal: NodeJS.Signals | null]>((resolve, reject) => {
-      child.on('error', reject);
-      child.on('close', (...outcome) => resolve(outcome));
+      started.on('error', reject);
+      started.on('close', (...outcome) => resolve(outcome));
     });
-    for (const signal of passedOn) process.on(signal, () => child.kill(signal));
-    for (const signal of left) process.on(signal, () => {});
     const [code, signal] = await ended;
     return { json: { code, signal }, exitCode: signal === null ? (code ?? 0) : 128 + constants.signals[signal] };
   } catch (error) {

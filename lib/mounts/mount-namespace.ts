@@ -160,6 +160,11 @@ function finish(made: Step, outcome: Outputs | StepFailure): MountNamespace {
   if (!(outcome instanceof StepFailure)) return new MountNamespace(outcome.result(made));
   const { errno, step } = outcome;
   if (errno === e.ENOENT) throw missingProc(OWN_MOUNT_NAMESPACE);
+  if (errno === e.EINVAL && step?.call === calls.mount) {
+    // It could be made, and paths in it would begin at a root that the process does not see.
+    const what = 'this process is chrooted, and its root is not the root of a mount';
+    throw new OverlayError({ errno, syscall: 'mount', reason: 'chrooted', what });
+  }
   const noDescriptor = {
     reason: 'out-of-descriptors',
     what: 'no descriptor is left to hold a mount namespace by',
@@ -185,7 +190,8 @@ function finish(made: Step, outcome: Outputs | StepFailure): MountNamespace {
  * it private, on a thread that ends with the call. Pass it as `namespace` to mount, bind, unmount and list in
  * it. The time it takes grows with the number of mounts that are copied.
  *
- * @throws {OverlayError} `reason` is `'no-privilege'`, `'out-of-namespaces'`, `'out-of-descriptors'` or `'proc-missing'`
+ * @throws {OverlayError} `reason` is `'no-privilege'`, `'out-of-namespaces'`, `'out-of-descriptors'`, `'proc-missing'` or
+ * `'chrooted'`
  */
 export async function createNamespace(): Promise<MountNamespace> {
   const { plan, made } = creation();

@@ -3,11 +3,17 @@ import * as k from '../kernel/constants.js';
 import { type Ids, idMaps } from '../kernel/namespaces.js';
 import { isAtOrBelow, type Path, toBytes } from '../paths.js';
 
+/** A path, and where it leads, by which it is compared with others. */
+export interface Place {
+  readonly path: Path;
+  readonly real: Path;
+}
+
 /** A mount and where it is to be seen. */
 export interface Placed {
-  /** The descriptor in the launcher, or the path of a mount that has a place already. */
-  readonly mount: number | Path;
-  readonly at: Path;
+  /** The descriptor in the launcher, or where a mount is that has a place already. */
+  readonly mount: number | { readonly path: Path; readonly id: number };
+  readonly at: Place;
 }
 
 export interface Launch {
@@ -15,7 +21,7 @@ export interface Launch {
   readonly report: number;
   readonly mounts: readonly Placed[];
   /** Trees that the program can only read, and what it finds empty. */
-  readonly readonly: readonly Path[];
+  readonly readonly: readonly Place[];
   readonly hidden: readonly Path[];
   /**
    * For a program without privilege: the ids of its user namespace, or the descriptor in the launcher of one that is
@@ -64,21 +70,24 @@ function toNamespaces({ user }: Launch): Order[] {
  */
 export function orders(launch: Launch): Order[] {
   const { report, mounts, cwd, argv0, command, user } = launch;
-  const isAround = (path: Path) => mounts.some(({ at }) => isAtOrBelow(at, path) && !isAtOrBelow(path, at));
+  const isAround = ({ real }: Place) =>
+    mounts.some(({ at }) => isAtOrBelow(at.real, real) && !isAtOrBelow(real, at.real));
   const around = launch.readonly.filter(isAround);
-  const others = launch.readonly.filter((path) => !isAround(path));
+  const others = launch.readonly.filter((place) => !isAround(place));
+  const places = mounts.flatMap(({ mount }) => (typeof mount === 'number' ? [] : [mount]));
   const descriptors = mounts.flatMap(({ mount }) => (typeof mount === 'number' ? [mount] : []));
   return [
     { word: 'report', args: [String(report)] },
     ...descriptors.map((descriptor) => ({ word: 'cloexec', args: [String(descriptor)] })),
+    ...places.map(({ path, id }) => ({ word: 'mounted', args: [encodePath(path), String(id)], path })),
     ...toNamespaces(launch),
     { word: 'private', args: [] },
     ...mounts.map(({ mount, at }) =>
-      typeof mount === 'number' ? { word: 'clone', args: [String(mount)], path: at } : about('tree', mount),
+      typeof mount === 'number' ? { word: 'clone', args: [String(mount)], path: at.path } : about('tree', mount.path),
     ),
-    ...around.map((path) => about('readonly', path)),
-    ...mounts.map(({ at }) => about('attach', at)),
-    ...others.map((path) => about('readonly', path)),
+    ...around.map(({ path }) => about('readonly', path)),
+    ...mounts.map(({ at }) => about('attach', at.path)),
+    ...others.map(({ path }) => about('readonly', path)),
     ...launch.hidden.map((path) => about('hide', path)),
     ...(user === undefined ? [] : [{ word: 'drop', args: [] }]),
     about('chdir', cwd),

@@ -9,6 +9,7 @@ import {
   explainShortage,
   invalidArgumentType,
   invalidArgumentValue,
+  missingProc,
   OverlayError,
   outOfRange,
   platformError,
@@ -24,13 +25,17 @@ import { Mount, mountedOf } from '../mounts/mount.js';
 import { featuresSync } from '../overlay/features.js';
 import { explainRefusal, readNamespaceSettings } from '../overlay/refusal.js';
 import { makeSubIdNamespace } from '../overlay/sub-ids.js';
-import { type Path, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
+import { type Path, type PathLike, pathString, quotePath, toAbsolute, toPath, toReal } from '../paths.js';
 import type { Reason } from '../reasons.js';
 import { type LaunchFailure, orders, type Placed, readReport, toArguments } from './launch.js';
 
 /** A mount and the directory where the program sees it. */
 export interface PlacedMount {
   mount: Mount;
+  /**
+   * At the root directory, however it is spelled, the mount becomes the root of the program: of all else the program
+   * has what is at /proc, /dev and /sys, where the mount has these directories, and the mounts that come after this.
+   */
   at: PathLike;
 }
 
@@ -47,7 +52,10 @@ export interface SpawnOptions
    * are shown in them.
    */
   readonly?: readonly PathLike[];
-  /** Directories and files that the program finds empty: those of a mount that is shown, where they are in one. */
+  /**
+   * Directories and files that the program finds empty: those of a mount that is shown, where they are in one. The
+   * root directory cannot be.
+   */
   hidden?: readonly PathLike[];
   /** Where the program starts. Default: the working directory of this process, as the program sees it. */
   cwd?: PathLike;
@@ -92,7 +100,8 @@ function checkPlaced({ mount, at }: Partial<PlacedMount>, prefix = ''): Checked[
 function checkList(value: unknown, name: string): readonly unknown[] {
   if (value === undefined) return [];
   if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list', value);
-  return value;
+  // With what is missing in it as undefined.
+  return Array.from(value);
 }
 
 function checkText(value: unknown, name: string): void {
@@ -137,7 +146,7 @@ function check(command: unknown, args: unknown, options: SpawnOptions): Checked 
 
 /** What the program and its arguments are; a shell gets one line, as in node:child_process. */
 function toCommand(command: string, args: readonly string[], shell: SpawnOptions['shell']): string[] {
-  if (shell === undefined || shell === false) return [command, ...args];
+  if (shell === undefined || shell === false || shell === '') return [command, ...args];
   return [shell === true ? '/bin/sh' : shell, '-c', [command, ...args].join(' ')];
 }
 
@@ -158,20 +167,23 @@ const pathReasons: Readonly<Record<number, Reason>> = {
 };
 
 /** As node:child_process has it. */
-function commandError(command: string, args: readonly string[], errno: number): Error {
+function commandError({ spawnfile, spawnargs }: ChildProcess, errno: number): Error {
   const { code } = new OverlayError({ errno, reason: 'unexplained', what: '' });
-  return Object.assign(new Error(`spawn ${command} ${code}`), {
+  return Object.assign(new Error(`spawn ${spawnfile} ${code}`), {
     errno: -errno,
     code,
-    syscall: `spawn ${command}`,
-    path: command,
-    spawnargs: args,
+    syscall: `spawn ${spawnfile}`,
+    path: spawnfile,
+    spawnargs: spawnargs.slice(1),
   });
 }
 
 /** The reason why the program did not start. */
-export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boolean): OverlayError {
+export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boolean): Error {
   const { word, path } = order;
+  if (word === 'hide' && errno === e.EBUSY) {
+    return invalidArgumentValue('hidden', path, 'must not hold the root directory, in which the program itself is');
+  }
   const shown = path === undefined ? '' : ` ${quotePath(path)}`;
   const fields = (reason: Reason, what: string, hint?: string): OverlayError =>
     new OverlayError({ errno, reason, what, hint, path: path === undefined ? undefined : pathString(path) });
@@ -189,7 +201,25 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
         refusal.hint,
       );
     }
-    return fields('no-privilege', 'this process may not make a mount namespace');
+    if (errno !== e.ENOSPC) return fields('no-privilege', 'this process may not make a mount namespace');
+  }
+  if (errno === e.ENOSPC) {
+    // A mount without a place is in a namespace of its own.
+    return word === 'attach' || word === 'hide'
+      ? fields('too-many-mounts', 'the program would see more mounts than a mount namespace may have')
+      : fields('out-of-namespaces', 'there are as many mount namespaces as /proc/sys/user/max_mnt_namespaces allows');
+  }
+  if (errno === e.ENOSYS) {
+    const calls = word === 'readonly' ? 'mount_setattr(2), which `readonly` needs' : 'open_tree(2) or move_mount(2)';
+    return fields('option-unsupported', `this kernel has no ${calls}`, 'use a newer kernel');
+  }
+  if (word === 'private') {
+    return errno === e.ENOENT
+      ? missingProc('/proc/self/ns/mnt')
+      : fields('no-privilege', 'this process may not leave its chroot, whose root is no mount point, for a moment');
+  }
+  if (errno === e.ESTALE && (word === 'mounted' || word === 'tree')) {
+    return fields('not-mounted', `what is at${shown} is not the mount that was made here any more`);
   }
   const type = path === undefined ? undefined : lookSync(path, { flags: AT_SYMLINK_NOFOLLOW }).type;
   if ((word === 'attach' || word === 'clone') && errno === e.EINVAL && type === S_IFDIR) {
@@ -209,6 +239,7 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
     );
   }
   const whats: Readonly<Record<string, string>> = {
+    mounted: `the mount at${shown} cannot be taken hold of`,
     tree: `the mount at${shown} cannot be taken hold of`,
     readonly: `${shown.trim()} cannot be made read-only`,
     hide: `${shown.trim()} cannot be hidden`,
@@ -230,14 +261,19 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
  * code is 127. The mount is in use until the program and its children have ended. Before Linux 6.15 a detached mount
  * can be shown to one program only.
  *
+ * For a mount with `subIds` the call waits until newuidmap(1) and newgidmap(1) have ended, mostly some milliseconds:
+ * nothing else runs meanwhile, and `timeout` and `signal` count from then on.
+ *
  * `options` are those of `child_process.spawn` but `uid` and `gid`, and `readonly` and `hidden`: directories that the
  * program can only read, or finds empty.
  *
  * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`
  * @throws {RangeError} `ERR_OUT_OF_RANGE`: more than 64 mounts
- * @throws {OverlayError} `reason` is `'sub-ids-missing'`, `'sub-ids-refused'`, `'out-of-descriptors'` or `'out-of-threads'`, of a mount with `subIds`;
- * by the event: `reason` is `'rootless-forbidden'`, `'no-privilege'`, `'target-missing'`,
- * `'target-not-directory'`, `'target-symlink'`, `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'` or `'shown-before'`;
+ * @throws {OverlayError} `reason` is `'sub-ids-missing'`, `'sub-ids-refused'`, `'out-of-descriptors'` or
+ * `'out-of-threads'`, of a mount with `subIds`;
+ * by the event: `reason` is `'rootless-forbidden'`, `'no-privilege'`, `'out-of-namespaces'`, `'too-many-mounts'`,
+ * `'option-unsupported'`, `'not-mounted'`, `'target-missing'`, `'target-not-directory'`, `'target-symlink'`,
+ * `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'`, `'shown-before'` or, in a chroot, `'proc-missing'`;
  * where the program is not found, Node's own error
  */
 export function spawn(command: string, args: readonly string[] = [], given: SpawnOptions = {}): ChildProcess {
@@ -263,25 +299,32 @@ function launch(
   user: Ids | Held | undefined,
 ): ChildProcess {
   const isRootless = user !== undefined;
+  const words = toCommand(command, args, options.shell);
   const stdio = toStdio(options.stdio);
   const own = stdio.length;
-  const mounts = checked.mounts.map(({ mount, at }): Placed => {
-    if (mount.fd === undefined) return { mount: mount.path, at };
-    return { mount: stdio.push(mount.fd) - 1, at };
+  // Only what is to be read-only is compared with the places of mounts.
+  const toPlace = (path: Path) => ({ path, real: checked.readonly.length === 0 ? path : toReal(path) });
+  const mounts = checked.mounts.map(({ mount, at: path }): Placed => {
+    const at = toPlace(path);
+    const mounted = mountedOf(mount);
+    return { mount: mounted.held === undefined ? mounted : stdio.push(mounted.held.descriptor) - 1, at };
   });
   const report = stdio.push('pipe') - 1;
   const ordered = orders({
     report,
     mounts,
-    readonly: checked.readonly,
+    readonly: checked.readonly.map(toPlace),
     hidden: checked.hidden,
     user: user !== undefined && 'descriptor' in user ? { joined: stdio.push(user.descriptor) - 1 } : user,
     cwd: checked.cwd,
     argv0: options.argv0,
-    command: toCommand(command, args, options.shell),
+    command: words,
   });
   const passed = Object.fromEntries(passedNames.flatMap((name) => (name in options ? [[name, options[name]]] : [])));
   const child = nodeSpawn(launcher(), toArguments(ordered), { ...passed, stdio });
+  // Of the program, not of its launcher.
+  const [file = '', ...rest] = words;
+  Object.assign(child, { spawnfile: file, spawnargs: [options.argv0 ?? file, ...rest] });
   // Where no descriptor is left, Node has made no streams, and emits the error.
   if (child.stdio === undefined) return child;
   const reported = child.stdio[report] as Readable | undefined;
@@ -295,7 +338,7 @@ function launch(
     const failure = readReport(ordered, text);
     if (failure === undefined) return;
     const isCommand = failure.order.word === 'exec';
-    child.emit('error', isCommand ? commandError(command, args, failure.errno) : explainLaunch(failure, isRootless));
+    child.emit('error', isCommand ? commandError(child, failure.errno) : explainLaunch(failure, isRootless));
   });
   return child;
 }

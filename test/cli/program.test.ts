@@ -1,9 +1,11 @@
 /** `overlayfs run`: as a plain user and as root. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { makeTree, mountTest, scratch } from '../support/index.js';
 import { asNobody, giveTo } from '../support/plain-user.js';
-import { run } from './run.js';
+import { program, run } from './run.js';
 
 for (const [who, command] of [
   ['a plain user', asNobody],
@@ -44,3 +46,23 @@ for (const [who, command] of [
     t.is(run([...base, '--', '/etc/passwd'], { command }).code, 126, 'it may not be executed');
   });
 }
+
+mountTest('run passes on the signals that no terminal has sent', async (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'app/': '' });
+  const [at, upper] = [join(dir, 'app'), join(dir, 'upper')];
+  const script = 'trap "exit 5" INT; trap "exit 6" QUIT; echo ready; while sleep 0.05; do :; done';
+  const args = ['run', '--lower', at, '--upper', upper, '--create', '--at', at, '--', 'sh', '-c', script];
+  for (const [signal, code] of [
+    ['SIGINT', 5],
+    ['SIGQUIT', 6],
+  ] as const) {
+    // In a session of its own, as a supervisor has it.
+    const child = spawn(process.execPath, [program, ...args], { detached: true, stdio: ['ignore', 'pipe', 'inherit'] });
+    const timer = setTimeout(() => process.kill(-(child.pid as number), 'SIGKILL'), 10_000);
+    await once(child.stdout, 'data');
+    child.kill(signal);
+    t.deepEqual(await once(child, 'close'), [code, null]);
+    clearTimeout(timer);
+  }
+});

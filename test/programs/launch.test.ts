@@ -2,19 +2,23 @@
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import test from 'ava';
+import type { OverlayError } from 'overlayfs';
+import type { Path } from '#lib/paths.js';
 import { type Launch, orders, readReport, toArguments } from '#lib/programs/launch.js';
 import { explainLaunch } from '#lib/programs/spawn.js';
 import { packageRoot } from '../support/index.js';
 
 const launcher = join(packageRoot, 'build/Release/launch/overlayfs-launch');
 
+const place = (path: Path, real = path) => ({ path, real });
+
 const launch: Launch = {
   report: 5,
   mounts: [
-    { mount: 3, at: '/srv/app' },
-    { mount: '/mnt/merged', at: Buffer.from('/b\xff c%', 'latin1') },
+    { mount: 3, at: place('/srv/app') },
+    { mount: { path: '/mnt/merged', id: 2 ** 31 + 7 }, at: place(Buffer.from('/b\xff c%', 'latin1')) },
   ],
-  readonly: ['/usr', '/srv', '/srv/app/etc'],
+  readonly: [place('/usr'), place('/link', '/srv'), place('/srv/app/etc')],
   hidden: ['/root'],
   user: { uid: 1000, gid: 100 },
   cwd: '/srv/app',
@@ -28,6 +32,7 @@ test('without privilege: a user namespace, and no capability afterwards', (t) =>
     [
       'report 5',
       'cloexec 3',
+      'mounted /mnt/merged 2147483655',
       'unshare 268566528',
       'write /proc/self/setgroups deny',
       'write /proc/self/uid_map 1000 1000 1',
@@ -35,7 +40,7 @@ test('without privilege: a user namespace, and no capability afterwards', (t) =>
       'private',
       'clone 3',
       'tree /mnt/merged',
-      'readonly /srv',
+      'readonly /link',
       'attach /srv/app',
       'attach /b%ff%20c%25',
       'readonly /usr',
@@ -51,13 +56,13 @@ test('without privilege: a user namespace, and no capability afterwards', (t) =>
 
 test('with privilege: a mount namespace, and the program as it would be', (t) => {
   const words = orders({ ...launch, user: undefined, argv0: undefined }).map(({ word }) => word);
-  t.deepEqual(words.slice(2, 4), ['unshare', 'private']);
+  t.deepEqual(words.slice(3, 5), ['unshare', 'private']);
   for (const word of ['write', 'drop', 'argv0']) t.false(words.includes(word));
 });
 
 test('in a user namespace that is there: by descriptor, which the program does not inherit', (t) => {
   const given = orders({ ...launch, user: { joined: 7 } }).map(({ word, args }) => [word, ...args].join(' '));
-  t.deepEqual(given.slice(2, 6), ['cloexec 7', 'join 7', 'unshare 131072', 'private']);
+  t.deepEqual(given.slice(3, 7), ['cloexec 7', 'join 7', 'unshare 131072', 'private']);
   t.true(given.includes('drop'));
 });
 
@@ -80,6 +85,8 @@ test('the launcher reports what failed, and obeys nothing that it does not know'
   t.deepEqual(told('report', '3', 'dance'), [127, '', '3 22']);
   t.deepEqual(told('report', '3'), [127, '', '3 22']);
   t.deepEqual(told('report', '3', 'attach', '/tmp'), [127, '', '3 22']);
+  t.deepEqual(told('report', '3', 'mounted', '/', String(2 ** 31 - 1)), [127, '', '3 116']);
+  t.deepEqual(told('report', '3', 'tree', '/'), [127, '', '3 22']);
   t.deepEqual(told('report', '3', 'exec', '/no/where'), [127, '', '3 2']);
   t.deepEqual(told('report', '3', 'exec', ''), [127, '', '3 2']);
   t.deepEqual(told('report', '3', 'chdir', '/t%6dp', 'exec', 'pwd'), [0, '/tmp\n', '']);
@@ -88,10 +95,21 @@ test('the launcher reports what failed, and obeys nothing that it does not know'
 
 test('each failure has a reason', (t) => {
   const why = (word: string, errno: number, path?: string, isRootless = false) =>
-    explainLaunch({ order: { word, args: [], ...(path === undefined ? {} : { path }) }, errno }, isRootless).reason;
+    (
+      explainLaunch(
+        { order: { word, args: [], ...(path === undefined ? {} : { path }) }, errno },
+        isRootless,
+      ) as OverlayError
+    ).reason;
   t.is(why('unshare', 1), 'no-privilege');
   t.is(why('unshare', 28, undefined, true), 'rootless-forbidden');
   t.is(why('write', 1, undefined, true), 'rootless-forbidden');
+  t.is(why('clone', 28, '/no/where', true), 'out-of-namespaces');
+  t.is(why('attach', 28, '/no/where'), 'too-many-mounts');
+  t.is(why('readonly', 38, '/no/where'), 'option-unsupported');
+  t.is(why('private', 1), 'no-privilege');
+  t.is(why('private', 2), 'proc-missing');
+  t.is(why('mounted', 116, '/no/where'), 'not-mounted');
   t.is(why('attach', 2, '/no/where'), 'target-missing');
   t.is(why('attach', 20, '/no/where'), 'target-not-directory');
   t.is(why('attach', 22, '/proc/self/status'), 'target-not-directory');

@@ -1,11 +1,13 @@
 /** Programs that see a mount at a place: by a plain user, and with privilege. */
-import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { execFileSync, spawn as nodeSpawn } from 'node:child_process';
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import test from 'ava';
-import { mountOverlaySync, type OverlayMount, type SpawnOptions, spawn } from 'overlayfs';
+import { mountOverlaySync, OverlayError, type OverlayMount, type SpawnOptions, spawn } from 'overlayfs';
+import { chrooted } from '../support/chroot.js';
 import { countDescriptors, hasFeature, layers, makeTree, mountsBelow, mountTest, scratch } from '../support/index.js';
 import { NOBODY } from '../support/nobody.js';
-import { evaluateAsNobody, giveTo } from '../support/plain-user.js';
+import { evaluateAs, evaluateAsNobody, giveTo } from '../support/plain-user.js';
 
 const needs = ['rootless', 'detached mounts that can be cloned'] as const;
 
@@ -224,6 +226,24 @@ mountTest('with privilege: a mount that has a place, at another one, in a namesp
   mount.unmountSync();
 });
 
+mountTest('a mount that is not at its place any more is not shown, nor what is there instead', async (t) => {
+  const dir = scratch(t);
+  const { target, ...options } = layers(dir);
+  makeTree(dir, { 'second/other': '', 'at/': '' });
+  const other = mountOverlaySync({ lowerdir: [options.lowerdir, join(dir, 'second')] });
+  const mount = mountOverlaySync({ ...options, target });
+  const shown = () => end(mount, 'ls', { at: join(dir, 'at'), cwd: join(dir, 'at') });
+  const refused = async () =>
+    t.like(await t.throwsAsync(shown, { instanceOf: OverlayError }), { reason: 'not-mounted', path: target });
+  t.deepEqual(await shown(), ['from-lower\n', 0]);
+  other.attachSync(target, { stack: true });
+  await refused();
+  other.unmountSync();
+  t.deepEqual(await shown(), ['from-lower\n', 0]);
+  mount.unmountSync();
+  await refused();
+});
+
 mountTest('with privilege: a detached mount, as root with its capabilities', async (t) => {
   const dir = scratch(t);
   const { target, ...rest } = layers(dir);
@@ -241,6 +261,73 @@ mountTest('without a mount: only what is hidden or read-only', async (t) => {
   makeTree(dir, { 'hidden/file': '' });
   t.deepEqual(await end(undefined, `ls ${join(dir, 'hidden')}`, { hidden: [join(dir, 'hidden')] }), ['', 0]);
 });
+
+mountTest('no shell is asked for by an empty string', async (t) => {
+  t.deepEqual(await end(undefined, 'echo "$0"', { shell: '', argv0: 'name' }), ['name\n', 0]);
+});
+
+mountTest('the child has the words of the program, as from child_process.spawn', async (t) => {
+  for (const [command, args, options] of [
+    ['true', ['a', 'b'], {}],
+    ['true', ['a'], { argv0: 'name' }],
+    ['true', ['a'], { shell: true }],
+    ['no-such-program', ['a'], {}],
+    ['true', ['a'], { shell: '/no/such/shell' }],
+  ] as const) {
+    const [ours, theirs] = await Promise.all(
+      [spawn, nodeSpawn].map(async (start) => {
+        const child = start(command, args, options);
+        const { spawnfile, spawnargs } = child;
+        const error = await new Promise((resolve) => child.on('error', resolve).on('close', () => resolve(undefined)));
+        return { spawnfile, spawnargs, error: { ...(error as Error | undefined) } };
+      }),
+    );
+    t.deepEqual(ours, theirs);
+  }
+});
+
+mountTest('what is read-only or hidden may be named by a symbolic link', { needs: 'mountSetattr' }, async (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'read/file': 'old', 'read/token': 'token', 'read/secrets/key': 'key', 'open/file': 'old' });
+  const link = (name: string, to: string) => {
+    symlinkSync(to, join(dir, name));
+    return join(dir, name);
+  };
+  const options = {
+    readonly: [link('to-directory', 'read'), link('to-file', 'open/file')],
+    hidden: [link('to-token', 'read/token'), link('to-secrets', 'read/secrets')],
+  };
+  const script = `cd ${dir}; exec 2>/dev/null
+    for name in read/new read/file to-directory/new open/file to-file; do
+      sh -c "echo new > $name" || echo "$name stays"
+    done
+    cat read/token to-token read/secrets/key to-secrets/key; echo new > open/new`;
+  t.deepEqual(await end(undefined, script, options), [
+    'read/new stays\nread/file stays\nto-directory/new stays\nopen/file stays\nto-file stays\n',
+    0,
+  ]);
+});
+
+mountTest(
+  'a mount in what is read-only stays writable, however both are spelled',
+  { needs: 'mountSetattr' },
+  async (t) => {
+    const dir = scratch(t);
+    const mount = mountOverlaySync(layers(dir));
+    makeTree(dir, { 'srv/app/': '', 'srv/sub/': '' });
+    symlinkSync('srv', join(dir, 'link'));
+    const script = 'echo yes > app/new && cat app/new; (echo no > new) 2>/dev/null || echo stays';
+    for (const [at, readonly] of [
+      ['link/app', 'srv'],
+      ['srv/app', 'link'],
+      ['srv/app', './srv'],
+      ['srv/../srv/app', 'srv/sub/..'],
+    ] as const) {
+      const options = { at: `${dir}/${at}`, readonly: [`${dir}/${readonly}`], cwd: join(dir, 'srv') };
+      t.deepEqual(await end(mount, script, options), ['yes\nstays\n', 0], `${at} in ${readonly}`);
+    }
+  },
+);
 
 mountTest('a mount that is unmounted cannot be shown', (t) => {
   const { target, ...rest } = layers(scratch(t));
@@ -267,5 +354,126 @@ test('arguments are checked before anything starts', (t) => {
   refuse(['true', [], { argv0: 5 }], 'ERR_INVALID_ARG_TYPE', /"argv0"/);
   refuse(['true', [], { shell: 5 }], 'ERR_INVALID_ARG_TYPE', /"shell"/);
   refuse(['true', [], { stdio: 'pip' }], 'ERR_INVALID_ARG_VALUE', /"stdio"/);
+  const withHole = (value: unknown) => Object.assign(new Array(2), { 1: value });
+  refuse(['true', [], { mounts: withHole({}) }], 'ERR_INVALID_ARG_TYPE', /"mounts\[0\]"/);
+  refuse(['true', [], { hidden: withHole('/m') }], 'ERR_INVALID_ARG_TYPE', /"hidden\[0\]"/);
+  refuse(['true', withHole('')], 'ERR_INVALID_ARG_TYPE', /"args\[0\]"/);
   refuse(['true', [], { mounts: new Array(65).fill({}) }], 'ERR_OUT_OF_RANGE', /"mounts"/);
+});
+
+/** As in the image of a container: programs with all that they load. */
+function makeRoot(dir: string): void {
+  const names = ['sh', 'unshare'];
+  const programs = names.map((name) => execFileSync('which', [name], { encoding: 'utf8' }).trim());
+  const files = programs.flatMap(
+    (program) => execFileSync('ldd', [program], { encoding: 'utf8' }).match(/(?<=\s)\/\S+/g) ?? [],
+  );
+  makeTree(dir, { 'bin/': '', 'proc/': '', 'dev/': '', 'mnt/': '', 'etc/name': 'image' });
+  for (const file of files) {
+    mkdirSync(join(dir, dirname(file)), { recursive: true });
+    copyFileSync(file, join(dir, file));
+  }
+  for (const [i, program] of programs.entries()) copyFileSync(program, join(dir, 'bin', names[i] as string));
+}
+
+const rootScript = `read name < /etc/name; echo "$name"; echo new > /test-new; read only < /mnt/from-lower; echo "$only"
+  test -c /dev/null && echo dev; test -e /proc/self/mountinfo && echo proc; test -e /sys || echo "no sys"
+  (echo no > /etc/name) 2>/dev/null || echo read-only; echo /tmp*; unshare -Ur sh -c 'cd /; pwd'`;
+const rootSaid = ['image', 'lower', 'dev', 'proc', 'no sys', 'read-only', '/tmp*', '/'].join('\n');
+const rootNeeds = ['rootless', 'mountSetattr', 'user namespaces'] as const;
+
+mountTest('with privilege: a mount at the root, however that is spelled', { needs: rootNeeds }, async (t) => {
+  const dir = scratch(t);
+  const { lowerdir, upperdir, workdir, target } = layers(dir);
+  makeRoot(join(dir, 'root'));
+  symlinkSync('/', join(dir, 'link'));
+  const inside = mountOverlaySync({ lowerdir: [lowerdir, join(dir, 'root/etc')], target });
+  for (const at of ['/', '/tmp/..', `${dir}/link/`]) {
+    const root = mountOverlaySync({ lowerdir: join(dir, 'root'), upperdir, workdir });
+    const shown = { at, mounts: [{ mount: inside, at: '/mnt' }], readonly: ['/etc'], cwd: '/mnt' };
+    t.deepEqual(await end(root, rootScript, { ...shown, env: { PATH: '/bin' } }), [`${rootSaid}\n`, 0], at);
+    root.unmountSync();
+    t.deepEqual(readdirSync(upperdir), ['test-new']);
+    rmSync(join(upperdir, 'test-new'));
+  }
+  inside.unmountSync();
+  t.false(existsSync('/test-new'));
+});
+
+mountTest('without privilege: a mount at the root', { needs: rootNeeds }, (t) => {
+  const dir = scratch(t, 'disk');
+  plainLayers(dir);
+  makeRoot(join(dir, 'root'));
+  makeTree(dir, { 'lower/from-lower': 'lower', 'changes/': '', 'other-work/': '' });
+  giveTo(join(dir, 'root'), join(dir, 'changes'), join(dir, 'other-work'));
+  const outcome = evaluateAsNobody(
+    `${prelude}
+    const root = await overlayfs.mountOverlay({
+      lowerdir: join(dir, 'root'), upperdir: join(dir, 'changes'), workdir: join(dir, 'other-work'), rootless: true,
+    });
+    const places = { mount: root, at: '/', mounts: [{ mount, at: '/mnt' }], readonly: ['/etc'], cwd: '/mnt' };
+    return [await run('sh', ['-c', args[1]], places), fs.readdirSync(join(dir, 'changes'))];`,
+    dir,
+    rootScript,
+  );
+  t.deepEqual(outcome, [{ code: 0, signal: null, text: rootSaid }, ['test-new']]);
+});
+
+mountTest('where no mount namespace is left, the error says so', { needs: 'user namespaces' }, (t) => {
+  const dir = scratch(t);
+  layers(dir);
+  const reasons = evaluateAs(
+    ['env', '-u', 'NODE_V8_COVERAGE', 'unshare', '-Urm'],
+    `const [dir] = args;
+    const [one, two, target] = ['lower', 'upper', 'merged'].map((name) => join(dir, name));
+    const mount = overlayfs.mountOverlaySync({ lowerdir: [one, two], target });
+    const run = () => new Promise((resolve) => {
+      const child = overlayfs.spawn('true', [], { mount, at: one });
+      child.on('error', (error) => resolve(error.reason)).on('close', resolve);
+    });
+    const reasons = [];
+    // One is this process's own; with two, the program has one, and the mount that it is to be shown none.
+    for (const count of [1, 2, 50]) {
+      fs.writeFileSync('/proc/sys/user/max_mnt_namespaces', String(count));
+      reasons.push(await run());
+    }
+    return reasons;`,
+    dir,
+  );
+  t.deepEqual(reasons, ['out-of-namespaces', 'out-of-namespaces', 0]);
+});
+
+mountTest('in a chroot whose root is no mount point', { needs: 'mountSetattr' }, (t) => {
+  const dir = scratch(t);
+  layers(dir);
+  const outcome = evaluateAs(
+    // A mount that is shared would show it if the program's were not its own.
+    ['unshare', '-m', '--propagation', 'shared', ...chrooted(t, dir)],
+    `const [dir] = args;
+    const [lowerdir, upperdir, workdir, target] = ['lower', 'upper', 'work', 'merged'].map((name) => join(dir, name));
+    const mount = overlayfs.mountOverlaySync({ lowerdir, upperdir, workdir });
+    const script = 'ls; ls ' + dir + '; grep -c shared: /proc/self/mountinfo; (echo new > /test-new) 2>/dev/null; read x';
+    const child = overlayfs.spawn('sh', ['-c', script], { mount, at: target, cwd: target, readonly: ['/'] });
+    let text = '';
+    child.stdout.on('data', (piece) => { text += piece; });
+    const ended = new Promise((resolve, reject) => child.on('error', reject).on('close', resolve));
+    await new Promise((resolve) => child.stdout.once('data', resolve).once('close', resolve));
+    const elsewhere = fs.readdirSync(target);
+    child.stdin.end();
+    await ended;
+    return [text, elsewhere, fs.existsSync('/test-new'), await overlayfs.createNamespace().catch((error) => error.reason)];`,
+    dir,
+  );
+  t.deepEqual(outcome, ['from-lower\nlower\nmerged\nroot\nupper\nwork\n0\n', [], false, 'chrooted']);
+});
+
+mountTest('the root cannot be hidden, however it is spelled', async (t) => {
+  const dir = scratch(t);
+  symlinkSync('/', join(dir, 'link'));
+  for (const path of ['/', '/tmp/..', join(dir, 'link')]) {
+    await t.throwsAsync(() => end(undefined, 'true', { hidden: [path] }), {
+      code: 'ERR_INVALID_ARG_VALUE',
+      message: /"hidden" must not hold the root directory/,
+    });
+  }
 });

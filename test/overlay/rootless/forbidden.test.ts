@@ -1,10 +1,10 @@
 /** What forbids a rootless mount, made real: the error of the mount and the words of `features` say the same. */
-import { mkdirSync, readdirSync, readlinkSync, statSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
-import { makeTree, mountTest, native, scratch } from '../../support/index.js';
+import { chrooted } from '../../support/chroot.js';
+import { makeTree, mountTest, scratch } from '../../support/index.js';
 import { NOBODY } from '../../support/nobody.js';
-import { asNobody, evaluateAs, giveTo, readablePackage } from '../../support/plain-user.js';
+import { asNobody, evaluateAs, giveTo } from '../../support/plain-user.js';
 
 const needs = 'rootless';
 
@@ -27,38 +27,6 @@ const limited = (name: string, value: number) => () => {
   const script = `echo ${value} > /proc/sys/user/${name} && exec "$@"`;
   return [...asNobody, 'unshare', '-Ur', 'sh', '-c', script, 'sh'];
 };
-
-const MS_BIND_RECURSIVE = 4096 | 16384;
-
-/** The same root directory by another path, which no mount is at. */
-function chrooted(t: ExecutionContext, dir: string): readonly string[] {
-  const root = join(dir, 'root');
-  mkdirSync(root);
-  for (const entry of readdirSync('/', { withFileTypes: true })) {
-    const [from, to] = [join('/', entry.name), join(root, entry.name)];
-    if (entry.isSymbolicLink()) symlinkSync(readlinkSync(from), to);
-    else if (entry.isDirectory() && statSync(from).size >= 0) {
-      mkdirSync(to);
-      t.is(native.mount(from, to, '', MS_BIND_RECURSIVE, ''), 0);
-    }
-  }
-  const enter = 'cd "$1" && shift && exec "$@"';
-  const user = `--userspec=${NOBODY}:${NOBODY}`;
-  return [
-    'env',
-    '-u',
-    'NODE_V8_COVERAGE',
-    'chroot',
-    user,
-    '--groups=',
-    root,
-    'sh',
-    '-c',
-    enter,
-    'sh',
-    readablePackage(),
-  ];
-}
 
 const filter = (errno: number) => `
   const { createRequire } = await import('node:module');
@@ -105,7 +73,7 @@ const rows: readonly Row[] = [
   },
   {
     title: 'in a chroot',
-    command: chrooted,
+    command: (t, dir) => chrooted(t, dir, `--userspec=${NOBODY}:${NOBODY}`, '--groups='),
     code: 'EPERM',
     what: /this process is chrooted.*pivot_root/,
   },
