@@ -2,8 +2,9 @@
 import { chmodSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
+import { mountOverlaySync } from 'overlayfs';
 import { overlay } from '../overlay/rows/setup.js';
-import { layers, makeTree, mountsBelow, mountTest, scratch, withoutCapabilities } from '../support/index.js';
+import { layers, makeTree, mountsBelow, mountTest, native, scratch, withoutCapabilities } from '../support/index.js';
 import { json, overlayfs, run } from './run.js';
 
 const flags = ({ lowerdir, upperdir, workdir, target }: ReturnType<typeof layers>): string[] => [
@@ -59,6 +60,41 @@ mountTest('overlaps, by number', (t) => {
   const { code, stderr } = overlayfs('explain', '--lower', join(set.lowerdir, 'inside'), ...flags(set));
   t.is(code, 1);
   t.regex(stderr, /lowerdir\[0\] '.*inside' is inside the lowerdir\[1\]/);
+});
+
+const MS_BIND = 4096;
+const lowers = (...paths: string[]): string[] => paths.flatMap((path) => ['--lower', path]);
+
+mountTest('a layer on a mount of its own is in no other layer', (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'a/sub/': '', 'a/bound/': '', 'else/': '', 'c/x/': '', 'm/': '' });
+  const [a, sub, bound, c, x, m] = ['a', 'a/sub', 'a/bound', 'c', 'c/x', 'm'].map((path) => join(dir, path)) as [
+    string,
+    string,
+    string,
+    string,
+    string,
+    string,
+  ];
+  t.is(native.mount('own', sub, 'tmpfs', 0, ''), 0);
+  t.is(native.mount(join(dir, 'else'), bound, '', MS_BIND, ''), 0);
+  const { code, stderr } = overlayfs('explain', ...lowers(sub, bound, a), m);
+  t.is(code, 0, stderr);
+  const error = t.throws(() => mountOverlaySync({ lowerdir: [sub, bound, a, x, c], target: m }));
+  t.like(error, { code: 'ELOOP', reason: 'layers-overlap', path: x, dest: c });
+  mountOverlaySync({ lowerdir: [sub, bound, a], target: m }).unmountSync();
+});
+
+mountTest('a layer that is bound onto itself is where it was', (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'a/b/sub/': '', 'm/': '' });
+  const [a, b, sub, m] = ['a', 'a/b', 'a/b/sub', 'm'].map((path) => join(dir, path)) as [string, string, string, string];
+  for (const path of [b, b]) t.is(native.mount(path, path, '', MS_BIND, ''), 0);
+  const { code, stderr } = overlayfs('explain', ...lowers(sub, a), m);
+  t.is(code, 1);
+  t.regex(stderr, /lowerdir\[0\] '.*sub' is inside the lowerdir\[1\]/);
+  const error = t.throws(() => mountOverlaySync({ lowerdir: [sub, a], target: m }));
+  t.like(error, { code: 'ELOOP', reason: 'layers-overlap', path: sub, dest: a });
 });
 
 mountTest('a process that may not mount', (t) => {
