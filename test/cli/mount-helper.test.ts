@@ -119,6 +119,22 @@ mountTest('mount.overlay: the words for any file system do what they do without 
   }
 });
 
+mountTest('mount.overlay: flags of the superblock, of an overlay without an upper', (t) => {
+  const { overlay, umount, mounted } = place(t);
+  const view = 'lowerdir=a:b';
+  const look = () => {
+    const found = mounted();
+    umount();
+    return { mount: found?.mount, flags: found?.super.replace(/,lowerdir.*/, '') };
+  };
+  for (const words of ['lazytime', 'sync,nosuid', 'mand', 'iversion', 'ro,lazytime']) {
+    t.deepEqual(overlay(`${view},${words},x-overlayfs.strict`), silent, words);
+    const helped = look();
+    t.deepEqual(overlay(`${view},${words}`, '-i'), silent, words);
+    t.deepEqual(helped, look(), words);
+  }
+});
+
 mountTest('mount.overlay: escaped layers, as the kernel and the fstab have them', (t) => {
   const { dir, mount, umount, overlay } = place(t);
   const make = (...names: string[]) => {

@@ -215,7 +215,7 @@ class Helper {
     const mounted = mountOverlaySync(options);
     if ((this.#words.flags & SUPERBLOCK_ONLY) === 0) return;
     try {
-      remount(this.#request, { ...this.#words, propagation: 0 });
+      remount(this.#request, { ...this.#words, propagation: 0 }, options.upperdir === undefined);
     } catch (error) {
       mounted.unmountSync();
       throw error;
