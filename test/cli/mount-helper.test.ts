@@ -378,9 +378,14 @@ mountTest('mount.overlay: in another mount namespace', async (t) => {
   t.deepEqual(mount(...args, absolute, join(dir, 'm')), silent);
   t.regex(table(), /\/m rw,nosuid,relatime .*- overlay src/);
   t.is(mounted(), undefined, 'nothing here');
-  const remount = run(dir, ['bin/mount.overlay', 'src', 'm', '-N', `/proc/${other.pid}/ns/mnt`, '-o', 'remount,ro']);
+  const here = ['-N', `/proc/${other.pid}/ns/mnt`, '-o'];
+  const remount = run(dir, ['bin/mount.overlay', 'src', join(dir, 'm'), ...here, 'remount,ro']);
   t.deepEqual(remount, silent);
   t.regex(table(), /\/m ro,relatime .*- overlay src ro,/);
+
+  const below = dir.slice(1);
+  t.deepEqual(run(dir, ['bin/mount.overlay', 'rel', `${below}/b`, ...here, `lowerdir=${below}/a:${below}/u`]), silent);
+  t.regex(table(), new RegExp(` ${dir}/b .*- overlay rel `), 'relative paths begin at the root of the namespace');
 
   mkdirSync(join(dir, 'w2/work/x/y/z'), { recursive: true });
   const leftovers = mount(
