@@ -16,6 +16,7 @@ import {
   quotePath,
   splitPath,
   toAbsolute,
+  toBytes,
   toPath,
   withoutTrailingSlashes,
 } from '../paths.js';
@@ -233,8 +234,21 @@ function failedPath({ entries }: WhiteoutPlan, failure: StepFailure): [path: Pat
   return [path, splitPath(path)[0]];
 }
 
+/** Whether another path of the call ends in the same name: where nothing is there any more, it was the same path. */
+function isNamedTwice({ entries }: WhiteoutPlan, { errno, step }: StepFailure, { found }: WhiteoutFacts): boolean {
+  const entry = step && entries.get(step);
+  if (entry === undefined || errno !== e.EEXIST || found.errno !== e.ENOENT) return false;
+  return [...entries.values()].some(
+    (other) => other !== entry && Buffer.compare(toBytes(other.name), toBytes(entry.name)) === 0,
+  );
+}
+
 function toError(made: WhiteoutPlan, path: Path, failure: StepFailure, facts: WhiteoutFacts): OverlayError {
   const fields = explainWhiteout(path, failure, facts);
+  if (isNamedTwice(made, failure, facts)) {
+    fields.what = `${quotePath(path)} is named twice`;
+    fields.hint = 'name each path once';
+  }
   if (failure.undoErrno !== 0) {
     fields.leftover = `not all that was made could be removed again (errno ${failure.undoErrno})`;
   }

@@ -509,6 +509,22 @@ for (const [form, { make, is }] of Object.entries(forms)) {
     t.is(lstatSync(join(dir, 'whiteout-too')).nlink, 1);
   });
 
+  kernelTest(`one name twice is told from what was there (${form})`, async (t) => {
+    const dir = scratch(t);
+    makeTree(dir, { 'sub/': '', there: '' });
+    for (const again of ['a', 'sub/../a']) {
+      const path = `${dir}/${again}`;
+      const error = await failsCleanly(t, dir, () => make([join(dir, 'a'), path]), {
+        code: 'EEXIST',
+        reason: 'path-exists',
+        path,
+      });
+      t.regex(error.message, /a' is named twice\. Name each path once\.$/);
+    }
+    const there = await t.throwsAsync(make([join(dir, 'sub/there'), join(dir, 'there')]));
+    t.regex(there.message, /\/there' exists\./);
+  });
+
   kernelTest(`one name twice, replaced twice (${form})`, async (t) => {
     const dir = scratch(t);
     makeTree(dir, { a: '' });
