@@ -42,6 +42,25 @@ mountTest('all that is in the way, not the first only', (t) => {
   t.is((document['paths'] as unknown[]).length, 5);
 });
 
+mountTest('the mount that a path is on is text, as far as it can be', (t) => {
+  const dir = scratch(t);
+  const { document } = json('explain', ...flags(layers(dir)));
+  t.deepEqual(
+    (document['paths'] as { mount: unknown }[]).map(({ mount }) => mount),
+    [dir, dir, dir, dir],
+  );
+});
+
+mountTest('what makes a mount read-only is not in the way of one that is to be', (t) => {
+  const dir = scratch(t);
+  const set = layers(dir);
+  makeTree(set.workdir, { 'work/a/b/leftover': '' });
+  t.is(overlayfs('explain', ...flags(set)).code, 1);
+  const { code, stderr } = overlayfs('explain', '--readonly-superblock', ...flags(set));
+  t.is(code, 0, stderr);
+  mountOverlaySync({ ...set, readonlySuperblock: true }).unmountSync();
+});
+
 mountTest('an upper in use, and by whom', (t) => {
   const dir = scratch(t);
   const set = layers(dir);
