@@ -341,7 +341,7 @@ export function checkOptions(given: OverlayOptions): CheckedOptions {
     allowDegraded: none,
     signal: undefined,
   };
-  for (const name in given) {
+  for (const name of Object.keys(given)) {
     // The paths by themselves: a look-up by name costs more than their checks.
     switch (name) {
       case 'lowerdir':
@@ -371,9 +371,9 @@ function checkOther(draft: Draft, options: OverlayOptions, name: string): void {
   else if (value !== undefined) check(draft, value, name);
 }
 
-/** What one option asks of the others. */
+/** What one option asks of the others. What was given is shown, and not gone by: it inherits from Object.prototype. */
 function checkTogether(draft: Draft, { lowerdir, target, upperdir, workdir }: OverlayOptions): void {
-  if (lowerdir === undefined) {
+  if (draft.lowerdir.length === 0) {
     throw invalidArgumentType('lowerdir', 'one path or a list of paths, the topmost layer first', lowerdir);
   }
   if (draft.rootless !== false && draft.idmap !== undefined) {
@@ -382,7 +382,7 @@ function checkTogether(draft: Draft, { lowerdir, target, upperdir, workdir }: Ov
       'leave one of the two out',
     );
   }
-  if (draft.rootless !== false && target !== undefined) {
+  if (draft.rootless !== false && draft.target !== undefined) {
     throw conflictingOptions(
       `"target" cannot go with "rootless": without privilege a mount cannot be attached. Received the target ${showValue(target)}`,
       'leave `target` out and use the `path` of the mount; programs see it at a place of their own by `spawn`',
@@ -395,13 +395,13 @@ function checkTogether(draft: Draft, { lowerdir, target, upperdir, workdir }: Ov
     );
   }
   if (draft.namespace !== undefined) {
-    if (target === undefined) {
+    if (draft.target === undefined) {
       throw conflictingOptions(
         '"namespace" is of no use without a "target": a detached mount is in no namespace',
         'leave it out, or add the target',
       );
     }
-    draft.target = toTarget(target, draft.namespace);
+    draft.target = toTarget(draft.target, draft.namespace);
   }
   const layers = draft.lowerdir.length + draft.datadir.length;
   if (layers > MAX_LOWER_LAYERS) {
