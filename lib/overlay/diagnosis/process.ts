@@ -22,9 +22,8 @@ import {
 const outOfDescriptors: Rule = {
   when: ({ errno }) => e.isOutOfDescriptors(errno),
   find({ options, failure }) {
-    const step = failure?.step;
-    const subject = step?.options.subject;
-    const purpose = subject === undefined ? (step?.call.name ?? 'make the mount') : `open ${nameOf(subject, options)}`;
+    const subject = failure?.step?.options.subject;
+    const purpose = subject === undefined ? 'make the mount' : `open ${nameOf(subject, options)}`;
     const whose = failure?.errno === e.ENFILE ? 'on the machine' : 'in the process';
     return {
       reason: 'out-of-descriptors',
