@@ -398,7 +398,7 @@ function checkTogether(draft: Draft, { lowerdir, target, upperdir, workdir }: Ov
     if (draft.target === undefined) {
       throw conflictingOptions(
         '"namespace" is of no use without a "target": a detached mount is in no namespace',
-        'leave it out, or add the target',
+        'leave it out, or add `target`',
       );
     }
     draft.target = toTarget(draft.target, draft.namespace);
@@ -411,13 +411,13 @@ function checkTogether(draft: Draft, { lowerdir, target, upperdir, workdir }: Ov
     if (draft.workdir !== undefined) {
       throw conflictingOptions(
         `"workdir" is of no use without an "upperdir", and the kernel would ignore it. Received the workdir ${showValue(workdir)}`,
-        'leave it out, or add the upperdir',
+        'leave it out, or add `upperdir`',
       );
     }
     if (layers < 2) {
       throw conflictingOptions(
         `One "lowerdir" alone is no overlay: without an "upperdir" there must be at least 2. Received ${showValue(lowerdir)}`,
-        'add an upperdir and a workdir, or a second lowerdir; for a plain view of one directory, a bind mount will do',
+        'add `upperdir` and `workdir`, or a second `lowerdir`; for a plain view of one directory, a bind mount will do',
       );
     }
   } else if (draft.workdir === undefined) {

@@ -1,5 +1,5 @@
 /** `overlayfs explain`: what is in the way, without mounting. */
-import { chmodSync, mkdirSync } from 'node:fs';
+import { chmodSync, mkdirSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { mountOverlaySync } from 'overlayfs';
@@ -107,13 +107,30 @@ mountTest('a layer on a mount of its own is in no other layer', (t) => {
 mountTest('a layer that is bound onto itself is where it was', (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'a/b/sub/': '', 'm/': '' });
-  const [a, b, sub, m] = ['a', 'a/b', 'a/b/sub', 'm'].map((path) => join(dir, path)) as [string, string, string, string];
+  const [a, b, sub, m] = ['a', 'a/b', 'a/b/sub', 'm'].map((path) => join(dir, path)) as [
+    string,
+    string,
+    string,
+    string,
+  ];
   for (const path of [b, b]) t.is(native.mount(path, path, '', MS_BIND, ''), 0);
   const { code, stderr } = overlayfs('explain', ...lowers(sub, a), m);
   t.is(code, 1);
   t.regex(stderr, /lowerdir\[0\] '.*sub' is inside the lowerdir\[1\]/);
   const error = t.throws(() => mountOverlaySync({ lowerdir: [sub, a], target: m }));
   t.like(error, { code: 'ELOOP', reason: 'layers-overlap', path: sub, dest: a });
+});
+
+mountTest('what cannot be created is in the way', (t) => {
+  const dir = scratch(t);
+  const { lowerdir, workdir, target } = layers(dir);
+  const upperdir = join(dir, 'link');
+  symlinkSync('nowhere', upperdir);
+  const { code, stderr } = overlayfs('explain', '--create', ...flags({ lowerdir, upperdir, workdir, target }));
+  t.is(code, 1);
+  t.regex(stderr, /leads nowhere\.\n.*upper-missing\n {2}hint: Make the directory that the link is to lead to, or/);
+  const error = t.throws(() => mountOverlaySync({ lowerdir, upperdir, workdir, target, create: true }));
+  t.regex(error.message, /leads nowhere\. Make the directory/);
 });
 
 mountTest('a process that may not mount', (t) => {
@@ -124,6 +141,7 @@ mountTest('a process that may not mount', (t) => {
   t.is(code, 1);
   t.regex(stderr, /lacks CAP_SYS_ADMIN/);
   t.is(stderr.match(/reason: no-privilege/g)?.length, 1);
+  t.regex(stderr, /unshare -Urm; `overlayfs run` needs neither\.\n/);
 });
 
 test('what is no mount at all is wrong usage', (t) => {

@@ -324,7 +324,7 @@ mountTest('mount.overlay: the other exit codes', (t) => {
   }
   const unable = run(dir, [...withoutCapabilities, 'bin/mount.overlay', 'src', 'm', '-o', 'lowerdir=a:b']);
   t.is(unable.code, exitCodes.usage);
-  t.regex(unable.stderr, /reason: no-privilege/);
+  t.regex(unable.stderr, /reason: no-privilege\n {2}hint: .*unshare -Urm\.\n$/);
   // Too long to go without descriptors, of which there are more than Node itself needs to begin.
   const names = Array.from({ length: 400 }, (_, i) => `${'l'.repeat(240)}${i}`);
   for (const name of names) mkdirSync(join(dir, name));

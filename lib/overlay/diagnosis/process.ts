@@ -45,6 +45,9 @@ const asksForPrivilege = ({ step }: StepFailure): boolean =>
   step?.call === calls.fsopen || step?.call === calls.mount || step?.call === calls.move_mount;
 const isRefusal = (failure: StepFailure): boolean => failure.errno === e.EPERM && asksForPrivilege(failure);
 
+/** A way out that only a program has. */
+export const WITHOUT_TARGET = 'a mount without a target needs neither, by `rootless: true`';
+
 const lacksCapability = ({ facts: { process } }: Scene): boolean => !hasCapability(process, CAP_SYS_ADMIN);
 
 const noPrivilege: Rule = {
@@ -57,7 +60,7 @@ const noPrivilege: Rule = {
       errno: e.EPERM,
       reason: 'no-privilege',
       what: `this process may not mount${place(options)}: it lacks CAP_SYS_ADMIN in ${where}`,
-      hint: `${reasons['no-privilege'].todo}; a mount without a target needs neither, by \`rootless: true\``,
+      hint: `${reasons['no-privilege'].todo}; ${WITHOUT_TARGET}`,
     };
   },
   foresees: true,
