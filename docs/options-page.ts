@@ -100,7 +100,8 @@ ${optionTables()}
 ## What does not go together
 
 Refused before the kernel is asked, with reason \`conflicting-options\`. "Without" is said of what is not named. What is
-left to the library fits by itself: \`metacopy: true\` is sent with \`redirect_dir=on\`, for one.
+left to the library fits by itself: \`metacopy: true\` is sent with \`redirect_dir=on\`, for one. What the kernel mounts
+without is let pass where \`allowDegraded\` names it; where it can be either of two, both.
 
 ${conflictTable()}
 ## What a kernel lacks

@@ -15,8 +15,12 @@ function distance(a: string, b: string): number {
   return row[b.length] as number;
 }
 
+/** Longer than any name that is meant; comparing takes time by the product of the lengths. */
+const MAX_NAME = 64;
+
 /** The name that is nearest to the given one, if any is near. */
 export function nearestName(given: string, names: readonly string[]): string | undefined {
+  if (given.length > MAX_NAME) return undefined;
   const plain = (name: string) => name.toLowerCase().replace(/[^a-z]/g, '');
   let nearest: string | undefined;
   let least = Math.max(2, Math.floor(given.length / 3)) + 1;
@@ -27,45 +31,54 @@ export function nearestName(given: string, names: readonly string[]): string | u
   return nearest;
 }
 
+/** The object and what it inherits from, without what every object inherits: that is nobody's options. */
+function* ownersOf(options: object): Generator<object> {
+  for (let at: object | null = options; at !== null && at !== Object.prototype; at = Object.getPrototypeOf(at))
+    yield at;
+}
+
 /**
  * The options as they are now, each read once: getters may answer otherwise the next time, and the caller may go
- * on with the object.
+ * on with the object. They are the result's own.
  */
 export function takeOnce<T extends object>(options: T, known: ReadonlySet<string>): T {
   const prototype = Object.getPrototypeOf(options);
   if (prototype === Object.prototype || prototype === null) return { ...options };
-  // Accessors of a class are found by name only.
   const taken = { ...options };
-  const take = (name: string): void => {
-    if (!Object.hasOwn(taken, name)) taken[name as keyof T] = options[name as keyof T];
-  };
-  for (const name in options) take(name);
-  for (const name of known) if (name in options) take(name);
+  for (const owner of ownersOf(options)) {
+    // Accessors of a class are found by name only.
+    const names = [...Object.keys(owner), ...[...known].filter((name) => Object.hasOwn(owner, name))];
+    for (const name of names as (keyof T)[]) if (!Object.hasOwn(taken, name)) taken[name] = options[name];
+  }
   return taken;
 }
 
+/** Inherits nothing, whatever has been put on Object.prototype. */
+const NO_OPTIONS: object = Object.freeze(Object.create(null));
+
 /**
- * The options of a call, taken once; none where they are left out. Throws unless they are an object whose names are
- * among the known ones.
+ * The options of a call, taken once; none where they are left out. They inherit nothing. Throws unless they are an
+ * object whose names are among the known ones.
  */
 export function toOptions<T extends object>(value: T | undefined, known: ReadonlySet<string>, name = 'options'): T {
-  if (value === undefined) return {} as T;
+  if (value === undefined) return NO_OPTIONS as T;
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw invalidArgumentType(name, 'an object', value);
   }
   const options = takeOnce(value, known);
   checkNames(options, known);
-  return options;
+  return Object.setPrototypeOf(options, null);
 }
 
-/** Throws when the object has a name that is not among the known ones. */
+/** Throws when the object has a name of its own that is not among the known ones. */
 export function checkNames(options: object, known: ReadonlySet<string>): void {
-  for (const name in options) {
+  for (const name of Object.keys(options)) {
     if (known.has(name)) continue;
     const nearest = nearestName(name, [...known]);
     const guess =
       nearest === undefined ? `one of ${[...known].join(', ')}` : `a known option: did you mean "${nearest}"?`;
-    throw invalidArgumentValue(name, (options as Record<string, unknown>)[name], `is not ${guess}`);
+    const shown = name.length > MAX_NAME ? `${name.slice(0, MAX_NAME)}...` : name;
+    throw invalidArgumentValue(shown, (options as Record<string, unknown>)[name], `is not ${guess}`);
   }
 }
 

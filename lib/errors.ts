@@ -92,7 +92,9 @@ export function explainShortage(errno: number, purpose: string): OverlayError | 
 
 /** A caller's value in a message, in one line. */
 export function showValue(value: unknown): string {
-  const text = inspect(value, { depth: 0, breakLength: Number.POSITIVE_INFINITY, maxStringLength: 120 });
+  // Only `compact: true` lays no long list out in columns; a stack still has lines of its own.
+  const layout = { depth: 0, compact: true, breakLength: Number.POSITIVE_INFINITY, maxStringLength: 120 };
+  const text = inspect(value, layout).replace(/\s*\n\s*/g, ' ');
   return text.length > 160 ? `${text.slice(0, 157)}...` : text;
 }
 

@@ -38,10 +38,14 @@ export interface Voice {
 
 const ownVoice: Voice = { program: 'overlayfs', say: phrase };
 
+/** Arguments of the library that are what is left on the line. */
+const operand = /^The argument "(target|path)s?(?:\[\d+\])?"/;
+
 /** What the library says about arguments, up to the value that was received. */
 function phraseArgument(message: string, say: Voice['say']): string {
   const at = message.indexOf(' Received ');
-  const said = say(at < 0 ? message : message.slice(0, at));
+  const told = at < 0 ? message : message.slice(0, at);
+  const said = say(told.replace(operand, (_, name: string) => name.toUpperCase()));
   return (at < 0 ? said : said + message.slice(at)).replace(/^The argument ([^"\s]+)/, '$1');
 }
 

@@ -1,8 +1,13 @@
 /** Results as JSON. */
+import { fromBytes } from '../paths.js';
 
 /** A path that is no text comes as `{ "base64": … }`: JSON holds text only. */
 function toPlain(value: unknown): unknown {
-  if (value instanceof Uint8Array) return { base64: Buffer.from(value).toString('base64') };
+  if (value instanceof Uint8Array) {
+    const bytes = Buffer.from(value);
+    const text = fromBytes(bytes);
+    return typeof text === 'string' ? text : { base64: bytes.toString('base64') };
+  }
   if (Array.isArray(value)) return value.map(toPlain);
   if (typeof value !== 'object' || value === null) return value;
   return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, toPlain(inner)]));

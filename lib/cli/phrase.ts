@@ -2,18 +2,21 @@
  * The library's texts in the command line's words: "pass `create: true`" as "pass --create". Or in others: only the
  * names of options are looked for here. Only for texts of the library's own: not for what holds a path.
  */
+import { WITHOUT_TARGET } from '../overlay/diagnosis/process.js';
 import { optionTable } from '../overlay/option-table.js';
 import { type Flag, flagsOf, kebab } from './flags.js';
 
 type Named = Pick<Flag, 'spellings' | 'hasNegative'>;
 
 const flags = new Map<string, Named>(flagsOf(optionTable).map((flag) => [flag.name, flag]));
+// What is left on the line.
+flags.delete('target');
 // Those of the other commands, which have no table.
 for (const name of ['detach', 'force', 'followSymlinks', 'removeWork', 'timeout', 'replace', 'recursive']) {
   flags.set(name, { spellings: [kebab(name)], hasNegative: false });
 }
 
-const name = `(?<name>${[...flags.keys()].join('|')})`;
+const name = `(?<name>${[...flags.keys()].join('|')})(?:\\[\\d+\\])?`;
 const value = String.raw`: (?:(?<boolean>true|false)|'(?<word>\w+)'|\['(?<listed>\w+)'\])`;
 
 /** A name alone can be a word of the sentence: only what shows that it is an option counts. */
@@ -44,4 +47,5 @@ export function rephrase(text: string, spell: (found: FoundOption) => string | u
   );
 }
 
-export const phrase = (text: string): string => rephrase(text, toFlag);
+export const phrase = (text: string): string =>
+  rephrase(text.replace(WITHOUT_TARGET, '`overlayfs run` needs neither'), toFlag);

@@ -84,7 +84,21 @@ export function explainOpaque(path: Path, attribute: string, failure: StepFailur
     return fields({ reason: 'path-inaccessible', what: `the directory ${shown} cannot be reached` });
   }
   if (errno === e.ENOENT) return missingProc('/proc/self/fd');
-  if (errno === e.EPERM || errno === e.EOPNOTSUPP) {
+  if (errno === e.EOPNOTSUPP) {
+    return fields({
+      reason: 'xattr-denied',
+      what: `the file system of ${shown} keeps no attribute such as ${attribute}`,
+      hint: 'use a layer on ext4, xfs, btrfs or tmpfs (which takes user.* from Linux 6.6 on)',
+    });
+  }
+  if (errno === e.EPERM && attribute.startsWith('user.')) {
+    return fields({
+      reason: 'permission-denied',
+      what: `this process may not mark ${shown}`,
+      hint: 'run as its owner or as root; what is immutable takes no mark (chattr -ia)',
+    });
+  }
+  if (errno === e.EPERM) {
     return fields({ reason: 'xattr-denied', what: `the attribute ${attribute} is refused on ${shown}` });
   }
   if (errno === e.EROFS) return fields({ reason: 'read-only', what: `the file system of ${shown} is read-only` });

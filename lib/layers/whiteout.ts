@@ -16,6 +16,7 @@ import {
   quotePath,
   splitPath,
   toAbsolute,
+  toBytes,
   toPath,
   withoutTrailingSlashes,
 } from '../paths.js';
@@ -111,6 +112,8 @@ export interface WhiteoutFacts {
   readonly found: Found;
   readonly parent: Found;
   readonly isOnOverlay: boolean;
+  /** Whether the process may change the directory that it is in. */
+  readonly mayChange: boolean;
 }
 
 interface Look {
@@ -126,12 +129,19 @@ function lookAt(path: Path, parent: Path): Look {
     output: STATFS_OUTPUT,
     tolerate: 'any',
   });
+  const access = plan.add(calls.faccessat2, [k.AT_FDCWD, parent, k.W_OK | k.X_OK, k.AT_EACCESS], {
+    output: 0,
+    tolerate: 'any',
+  });
+  const answers = (outputs: Outputs | StepFailure, descriptor: Descriptor, errno: number): boolean =>
+    !(outputs instanceof StepFailure) && outputs.result(plan.stepOf(descriptor)) === -errno;
   return {
     plan,
     facts: (outputs) => ({
       found: readLook(itself, outputs),
       parent: readLook(above, outputs),
-      isOnOverlay: !(outputs instanceof StepFailure) && outputs.result(plan.stepOf(guard)) === -e.EPERM,
+      isOnOverlay: answers(outputs, guard, e.EPERM),
+      mayChange: !answers(outputs, access, e.EACCES) && !answers(outputs, access, e.EPERM),
     }),
   };
 }
@@ -143,6 +153,20 @@ function syscallOf({ step, errno }: StepFailure): string | undefined {
   if (step?.call !== calls.replace) return 'mknod';
   if (errno === e.EISDIR) return undefined;
   return errno === e.EROFS || errno === e.ENOSPC || errno === e.EDQUOT ? 'mknod' : 'rename';
+}
+
+const isFrozen = (shown: string): string => `${shown} is immutable, or can be appended to only`;
+const FROZEN_HINT = 'take the attribute away: chattr -ia';
+
+/** For a refusal: whose it is. */
+function explainDenied(shown: string, { found, parent, mayChange }: WhiteoutFacts, isTree: boolean): [string, string?] {
+  if (found.isImmutable) return [isFrozen(shown), FROZEN_HINT];
+  if (parent.isImmutable) return [isFrozen(`the directory of ${shown}`), FROZEN_HINT];
+  if (!isTree || !mayChange) return [`this process may not make a whiteout at ${shown}`];
+  return [
+    `something inside ${shown} may not be removed, whose other contents may be gone in part`,
+    'look for what is immutable or can be appended to only (lsattr -R), and take that away (chattr -ia); else run as the owner of it all, or as root',
+  ];
 }
 
 /** The reason for a whiteout that could not be made. Pure. */
@@ -170,6 +194,8 @@ export function explainWhiteout(path: Path, failure: StepFailure, facts: Whiteou
       'use the path in the layer directory, which must not lie on an overlay itself; to delete a file of a mounted overlay, remove it there';
     return fields('merged-mount', what, hint);
   }
+  // A directory that was to be removed with all that it holds.
+  const isTree = step?.call === calls.replace && step.args[3] === 1 && facts.found.type === k.S_IFDIR;
   switch (errno) {
     case e.EEXIST:
       return isWhiteoutDevice(facts.found)
@@ -186,14 +212,17 @@ export function explainWhiteout(path: Path, failure: StepFailure, facts: Whiteou
       return fields('read-only', `the file system of ${shown} is read-only`);
     case e.EACCES:
     case e.EPERM:
-      return fields('permission-denied', `this process may not make a whiteout at ${shown}`);
+      return fields('permission-denied', ...explainDenied(shown, facts, isTree));
     case e.ENAMETOOLONG:
       return fields('path-inaccessible', `the name of ${shown} is too long`);
     case e.ENOSPC:
     case e.EDQUOT:
       return fields('out-of-space', `no room is left for a whiteout at ${shown}`);
     default:
-      return fields('unexplained', `the whiteout ${shown} could not be made`);
+      return fields(
+        'unexplained',
+        `the whiteout ${shown} could not be made${isTree ? ', and what the directory holds may be gone in part' : ''}`,
+      );
   }
 }
 
@@ -205,8 +234,21 @@ function failedPath({ entries }: WhiteoutPlan, failure: StepFailure): [path: Pat
   return [path, splitPath(path)[0]];
 }
 
+/** Whether another path of the call ends in the same name: where nothing is there any more, it was the same path. */
+function isNamedTwice({ entries }: WhiteoutPlan, { errno, step }: StepFailure, { found }: WhiteoutFacts): boolean {
+  const entry = step && entries.get(step);
+  if (entry === undefined || errno !== e.EEXIST || found.errno !== e.ENOENT) return false;
+  return [...entries.values()].some(
+    (other) => other !== entry && Buffer.compare(toBytes(other.name), toBytes(entry.name)) === 0,
+  );
+}
+
 function toError(made: WhiteoutPlan, path: Path, failure: StepFailure, facts: WhiteoutFacts): OverlayError {
   const fields = explainWhiteout(path, failure, facts);
+  if (isNamedTwice(made, failure, facts)) {
+    fields.what = `${quotePath(path)} is named twice`;
+    fields.hint = 'name each path once';
+  }
   if (failure.undoErrno !== 0) {
     fields.leftover = `not all that was made could be removed again (errno ${failure.undoErrno})`;
   }

@@ -22,7 +22,7 @@ interface Case {
 type Outcome =
   /** It fails, with EINVAL or EPERM and no word. */
   | 'refuses'
-  /** It mounts, and one of the options has fallen away. */
+  /** It mounts, and one of the options has fallen away: with a `lack`, the first. */
   | 'drops'
   /** It mounts, and says otherwise than it does. */
   | 'lies';
@@ -263,6 +263,12 @@ function conflictError(conflict: Conflict, found: Case): Error {
   return conflictingOptions(what, conflict.hint);
 }
 
+/** Whether what the kernel would drop is what may fall away; of two that cannot go together, it may be either. */
+function mayFall({ kernel, options, lack }: Conflict, allowed: readonly string[]): boolean {
+  if (kernel !== 'drops' || allowed.length === 0) return false;
+  return (lack === undefined ? options : options.slice(0, 1)).every((name) => allowed.includes(name));
+}
+
 /** The kernel that has an option, or one of its values, first. */
 function firstKernel({ name, value }: NamedOption): string {
   const row = optionRows[name] as OptionRow;
@@ -319,7 +325,7 @@ export function checkConflicts(options: CheckedOptions, features: KernelFeatures
     hasData: datadir.length > 0,
     features,
   };
-  const conflict = conflicts.find(({ applies }) => applies(found));
+  const conflict = conflicts.find((row) => row.applies(found) && !mayFall(row, allowDegraded));
   if (conflict !== undefined) throw conflictError(conflict, found);
   return kept.length === overlay.length ? options : { ...options, overlay: kept };
 }

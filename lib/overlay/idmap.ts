@@ -1,7 +1,7 @@
 /** Layers whose files show with other owners than they have on disk: idmapped mounts, mount_setattr(2). */
 
-import { checkNames, isDescriptor } from '../arguments.js';
-import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
+import { isDescriptor, toOptions } from '../arguments.js';
+import { invalidArgumentType, invalidArgumentValue, outOfRange, showValue } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import type { Descriptor, Plan, Subject } from '../kernel/plan.js';
@@ -43,7 +43,7 @@ const partNames: ReadonlySet<string> = new Set(['lowerdir', 'upperdir']);
 function checkId(value: unknown, name: string, least: number): number {
   if (typeof value !== 'number') throw invalidArgumentType(name, 'a number', value);
   if (!Number.isInteger(value) || value < least || value > MAX_ID) {
-    throw invalidArgumentValue(name, value, `must be a whole number from ${least} to ${MAX_ID}`);
+    throw outOfRange(name, `a whole number from ${least} to ${MAX_ID}`, showValue(value));
   }
   return value;
 }
@@ -52,8 +52,7 @@ function checkMapping(value: unknown, name: string): IdMapping {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw invalidArgumentType(name, 'an object with inside, outside and size', value);
   }
-  checkNames(value, mappingNames);
-  const { inside, outside, size, ids } = value as IdMapping;
+  const { inside, outside, size, ids } = toOptions(value as IdMapping, mappingNames, name);
   if (ids !== undefined && ids !== 'uid' && ids !== 'gid') {
     throw invalidArgumentValue(`${name}.ids`, ids, "must be one of 'uid', 'gid'");
   }
@@ -75,11 +74,11 @@ function toText(mappings: readonly IdMapping[], ids: 'uid' | 'gid'): string {
 function checkMap(value: unknown, name: string): MapSource {
   if (typeof value === 'number') {
     if (isDescriptor(value)) return { descriptor: value };
-    throw invalidArgumentValue(name, value, 'must be a descriptor');
+    throw outOfRange(name, 'a descriptor', showValue(value));
   }
   if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list of ranges, or a descriptor', value);
   if (value.length === 0 || value.length > MAX_RANGES) {
-    throw invalidArgumentValue(name, value, `must be a list of 1 to ${MAX_RANGES} ranges`);
+    throw outOfRange(name, `a list of 1 to ${MAX_RANGES} ranges`, `${value.length} ranges`);
   }
   const mappings = Array.from(value, (mapping, i) => checkMapping(mapping, `${name}[${i}]`));
   const source = { uids: toText(mappings, 'uid'), gids: toText(mappings, 'gid') };
@@ -94,8 +93,7 @@ export function checkIdMap(value: unknown, name: string): CheckedIdMap {
     const all = checkMap(value, name);
     return { lower: all, upper: all };
   }
-  checkNames(value, partNames);
-  const { lowerdir, upperdir } = value as { lowerdir?: unknown; upperdir?: unknown };
+  const { lowerdir, upperdir } = toOptions<{ lowerdir?: unknown; upperdir?: unknown }>(value, partNames, name);
   return {
     lower: lowerdir === undefined ? undefined : checkMap(lowerdir, `${name}.lowerdir`),
     upper: upperdir === undefined ? undefined : checkMap(upperdir, `${name}.upperdir`),

@@ -341,7 +341,7 @@ export function checkOptions(given: OverlayOptions): CheckedOptions {
     allowDegraded: none,
     signal: undefined,
   };
-  for (const name in given) {
+  for (const name of Object.keys(given)) {
     // The paths by themselves: a look-up by name costs more than their checks.
     switch (name) {
       case 'lowerdir':
@@ -371,9 +371,9 @@ function checkOther(draft: Draft, options: OverlayOptions, name: string): void {
   else if (value !== undefined) check(draft, value, name);
 }
 
-/** What one option asks of the others. */
+/** What one option asks of the others. What was given is shown, and not gone by: it inherits from Object.prototype. */
 function checkTogether(draft: Draft, { lowerdir, target, upperdir, workdir }: OverlayOptions): void {
-  if (lowerdir === undefined) {
+  if (draft.lowerdir.length === 0) {
     throw invalidArgumentType('lowerdir', 'one path or a list of paths, the topmost layer first', lowerdir);
   }
   if (draft.rootless !== false && draft.idmap !== undefined) {
@@ -382,7 +382,7 @@ function checkTogether(draft: Draft, { lowerdir, target, upperdir, workdir }: Ov
       'leave one of the two out',
     );
   }
-  if (draft.rootless !== false && target !== undefined) {
+  if (draft.rootless !== false && draft.target !== undefined) {
     throw conflictingOptions(
       `"target" cannot go with "rootless": without privilege a mount cannot be attached. Received the target ${showValue(target)}`,
       'leave `target` out and use the `path` of the mount; programs see it at a place of their own by `spawn`',
@@ -395,13 +395,13 @@ function checkTogether(draft: Draft, { lowerdir, target, upperdir, workdir }: Ov
     );
   }
   if (draft.namespace !== undefined) {
-    if (target === undefined) {
+    if (draft.target === undefined) {
       throw conflictingOptions(
         '"namespace" is of no use without a "target": a detached mount is in no namespace',
-        'leave it out, or add the target',
+        'leave it out, or add `target`',
       );
     }
-    draft.target = toTarget(target, draft.namespace);
+    draft.target = toTarget(draft.target, draft.namespace);
   }
   const layers = draft.lowerdir.length + draft.datadir.length;
   if (layers > MAX_LOWER_LAYERS) {
@@ -411,13 +411,13 @@ function checkTogether(draft: Draft, { lowerdir, target, upperdir, workdir }: Ov
     if (draft.workdir !== undefined) {
       throw conflictingOptions(
         `"workdir" is of no use without an "upperdir", and the kernel would ignore it. Received the workdir ${showValue(workdir)}`,
-        'leave it out, or add the upperdir',
+        'leave it out, or add `upperdir`',
       );
     }
     if (layers < 2) {
       throw conflictingOptions(
         `One "lowerdir" alone is no overlay: without an "upperdir" there must be at least 2. Received ${showValue(lowerdir)}`,
-        'add an upperdir and a workdir, or a second lowerdir; for a plain view of one directory, a bind mount will do',
+        'add `upperdir` and `workdir`, or a second `lowerdir`; for a plain view of one directory, a bind mount will do',
       );
     }
   } else if (draft.workdir === undefined) {

@@ -33,6 +33,13 @@ mountTest('docs/cli.md: the examples print what the page says', (t) => {
   }
 });
 
+test('docs/cli.md has the JSON of each command', (t) => {
+  const rows = page.slice(page.indexOf('## JSON'));
+  const commands = Array.from(page.matchAll(/^\| `overlayfs (\w+) /gm), ([, name = '']) => name);
+  t.true(commands.length > 5);
+  for (const name of commands) t.true(rows.includes(`\n| \`${name}\` |`), name);
+});
+
 test('docs/cli.md has the flags and exit codes of the help', (t) => {
   for (const command of [umount, whiteout]) {
     for (const { spellings, about } of command.groups.flatMap(({ flags }) => flags)) {

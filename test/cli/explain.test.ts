@@ -1,10 +1,10 @@
 /** `overlayfs explain`: what is in the way, without mounting. */
-import { chmodSync, mkdirSync } from 'node:fs';
+import { chmodSync, mkdirSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { mountOverlaySync } from 'overlayfs';
 import { overlay } from '../overlay/rows/setup.js';
-import { layers, makeTree, mountsBelow, mountTest, scratch, withoutCapabilities } from '../support/index.js';
+import { layers, makeTree, mountsBelow, mountTest, native, scratch, withoutCapabilities } from '../support/index.js';
 import { json, overlayfs, run } from './run.js';
 
 const flags = ({ lowerdir, upperdir, workdir, target }: ReturnType<typeof layers>): string[] => [
@@ -40,6 +40,25 @@ mountTest('all that is in the way, not the first only', (t) => {
     ],
   );
   t.is((document['paths'] as unknown[]).length, 5);
+});
+
+mountTest('the mount that a path is on is text, as far as it can be', (t) => {
+  const dir = scratch(t);
+  const { document } = json('explain', ...flags(layers(dir)));
+  t.deepEqual(
+    (document['paths'] as { mount: unknown }[]).map(({ mount }) => mount),
+    [dir, dir, dir, dir],
+  );
+});
+
+mountTest('what makes a mount read-only is not in the way of one that is to be', (t) => {
+  const dir = scratch(t);
+  const set = layers(dir);
+  makeTree(set.workdir, { 'work/a/b/leftover': '' });
+  t.is(overlayfs('explain', ...flags(set)).code, 1);
+  const { code, stderr } = overlayfs('explain', '--readonly-superblock', ...flags(set));
+  t.is(code, 0, stderr);
+  mountOverlaySync({ ...set, readonlySuperblock: true }).unmountSync();
 });
 
 mountTest('an upper in use, and by whom', (t) => {
@@ -83,6 +102,58 @@ mountTest('overlaps, by number', (t) => {
   t.regex(stderr, /lowerdir\[0\] '.*inside' is inside the lowerdir\[1\]/);
 });
 
+const MS_BIND = 4096;
+const lowers = (...paths: string[]): string[] => paths.flatMap((path) => ['--lower', path]);
+
+mountTest('a layer on a mount of its own is in no other layer', (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'a/sub/': '', 'a/bound/': '', 'else/': '', 'c/x/': '', 'm/': '' });
+  const [a, sub, bound, c, x, m] = ['a', 'a/sub', 'a/bound', 'c', 'c/x', 'm'].map((path) => join(dir, path)) as [
+    string,
+    string,
+    string,
+    string,
+    string,
+    string,
+  ];
+  t.is(native.mount('own', sub, 'tmpfs', 0, ''), 0);
+  t.is(native.mount(join(dir, 'else'), bound, '', MS_BIND, ''), 0);
+  const { code, stderr } = overlayfs('explain', ...lowers(sub, bound, a), m);
+  t.is(code, 0, stderr);
+  const error = t.throws(() => mountOverlaySync({ lowerdir: [sub, bound, a, x, c], target: m }));
+  t.like(error, { code: 'ELOOP', reason: 'layers-overlap', path: x, dest: c });
+  mountOverlaySync({ lowerdir: [sub, bound, a], target: m }).unmountSync();
+});
+
+mountTest('a layer that is bound onto itself is where it was', (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'a/b/sub/': '', 'm/': '' });
+  const [a, b, sub, m] = ['a', 'a/b', 'a/b/sub', 'm'].map((path) => join(dir, path)) as [
+    string,
+    string,
+    string,
+    string,
+  ];
+  for (const path of [b, b]) t.is(native.mount(path, path, '', MS_BIND, ''), 0);
+  const { code, stderr } = overlayfs('explain', ...lowers(sub, a), m);
+  t.is(code, 1);
+  t.regex(stderr, /lowerdir\[0\] '.*sub' is inside the lowerdir\[1\]/);
+  const error = t.throws(() => mountOverlaySync({ lowerdir: [sub, a], target: m }));
+  t.like(error, { code: 'ELOOP', reason: 'layers-overlap', path: sub, dest: a });
+});
+
+mountTest('what cannot be created is in the way', (t) => {
+  const dir = scratch(t);
+  const { lowerdir, workdir, target } = layers(dir);
+  const upperdir = join(dir, 'link');
+  symlinkSync('nowhere', upperdir);
+  const { code, stderr } = overlayfs('explain', '--create', ...flags({ lowerdir, upperdir, workdir, target }));
+  t.is(code, 1);
+  t.regex(stderr, /leads nowhere\.\n.*upper-missing\n {2}hint: Make the directory that the link is to lead to, or/);
+  const error = t.throws(() => mountOverlaySync({ lowerdir, upperdir, workdir, target, create: true }));
+  t.regex(error.message, /leads nowhere\. Make the directory/);
+});
+
 mountTest('a process that may not mount', (t) => {
   const dir = scratch(t);
   chmodSync(dir, 0o755);
@@ -91,6 +162,7 @@ mountTest('a process that may not mount', (t) => {
   t.is(code, 1);
   t.regex(stderr, /lacks CAP_SYS_ADMIN/);
   t.is(stderr.match(/reason: no-privilege/g)?.length, 1);
+  t.regex(stderr, /unshare -Urm; `overlayfs run` needs neither\.\n/);
 });
 
 test('what is no mount at all is wrong usage', (t) => {

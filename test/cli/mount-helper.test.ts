@@ -119,6 +119,22 @@ mountTest('mount.overlay: the words for any file system do what they do without 
   }
 });
 
+mountTest('mount.overlay: flags of the superblock, of an overlay without an upper', (t) => {
+  const { overlay, umount, mounted } = place(t);
+  const view = 'lowerdir=a:b';
+  const look = () => {
+    const found = mounted();
+    umount();
+    return { mount: found?.mount, flags: found?.super.replace(/,lowerdir.*/, '') };
+  };
+  for (const words of ['lazytime', 'sync,nosuid', 'mand', 'iversion', 'ro,lazytime']) {
+    t.deepEqual(overlay(`${view},${words},x-overlayfs.strict`), silent, words);
+    const helped = look();
+    t.deepEqual(overlay(`${view},${words}`, '-i'), silent, words);
+    t.deepEqual(helped, look(), words);
+  }
+});
+
 mountTest('mount.overlay: escaped layers, as the kernel and the fstab have them', (t) => {
   const { dir, mount, umount, overlay } = place(t);
   const make = (...names: string[]) => {
@@ -308,7 +324,7 @@ mountTest('mount.overlay: the other exit codes', (t) => {
   }
   const unable = run(dir, [...withoutCapabilities, 'bin/mount.overlay', 'src', 'm', '-o', 'lowerdir=a:b']);
   t.is(unable.code, exitCodes.usage);
-  t.regex(unable.stderr, /reason: no-privilege/);
+  t.regex(unable.stderr, /reason: no-privilege\n {2}hint: .*unshare -Urm\.\n$/);
   // Too long to go without descriptors, of which there are more than Node itself needs to begin.
   const names = Array.from({ length: 400 }, (_, i) => `${'l'.repeat(240)}${i}`);
   for (const name of names) mkdirSync(join(dir, name));
@@ -362,9 +378,14 @@ mountTest('mount.overlay: in another mount namespace', async (t) => {
   t.deepEqual(mount(...args, absolute, join(dir, 'm')), silent);
   t.regex(table(), /\/m rw,nosuid,relatime .*- overlay src/);
   t.is(mounted(), undefined, 'nothing here');
-  const remount = run(dir, ['bin/mount.overlay', 'src', 'm', '-N', `/proc/${other.pid}/ns/mnt`, '-o', 'remount,ro']);
+  const here = ['-N', `/proc/${other.pid}/ns/mnt`, '-o'];
+  const remount = run(dir, ['bin/mount.overlay', 'src', join(dir, 'm'), ...here, 'remount,ro']);
   t.deepEqual(remount, silent);
   t.regex(table(), /\/m ro,relatime .*- overlay src ro,/);
+
+  const below = dir.slice(1);
+  t.deepEqual(run(dir, ['bin/mount.overlay', 'rel', `${below}/b`, ...here, `lowerdir=${below}/a:${below}/u`]), silent);
+  t.regex(table(), new RegExp(` ${dir}/b .*- overlay rel `), 'relative paths begin at the root of the namespace');
 
   mkdirSync(join(dir, 'w2/work/x/y/z'), { recursive: true });
   const leftovers = mount(

@@ -77,7 +77,15 @@ const wrong: Readonly<Record<string, readonly [args: string[], says: RegExp]>> =
     ['mount', '--lower', '/l', '--upper', '/u', '/m'],
     /--upper needs a --work:[\s\S]*pass --create/,
   ],
-  'one lower alone': [['mount', '--lower', '/l', '/m'], /One --lower alone is no overlay/],
+  'one lower alone': [
+    ['mount', '--lower', '/l', '/m'],
+    /One --lower alone is no overlay[\s\S]*hint: Add --upper and --work, or a second --lower;/,
+  ],
+  'a work alone': [
+    ['mount', ...layers.slice(0, 2), '--lower', '/k', '--work', '/w', '/m'],
+    /hint: Leave it out, or add --upper\./,
+  ],
+  'a long path': [['mount', '--lower', '/k', '--lower', 'x'.repeat(5000), '/m'], /^overlayfs: --lower must be a path/],
   'a conflict': [
     ['mount', ...layers, '--nfs-export', '--no-index', '/m'],
     /--nfs-export cannot go with --no-index: .*\n {2}reason: conflicting-options\n {2}hint: Leave --index out/,
@@ -96,13 +104,13 @@ const wrong: Readonly<Record<string, readonly [args: string[], says: RegExp]>> =
   'tree with remove-work': [['umount', '--remove-work', '--tree', '/m'], /--remove-work cannot go with --tree/],
   'tree with a namespace': [['umount', '--namespace', '/n', '--tree', '/m'], /--namespace cannot go with --tree/],
   'bulk without tree': [['umount', '--bulk', '/m'], /--bulk needs --tree/],
-  'the root as a tree': [['umount', '--tree', '/'], /must not be the root directory/],
+  'the root as a tree': [['umount', '--tree', '/'], /^overlayfs: TARGET must not be the root directory/],
   'detach with remove-work': [['umount', '--detach', '--remove-work', '/m'], /--remove-work cannot go with --detach/],
   'nothing to hide': [['whiteout'], /name the paths/],
   'recursive alone': [['whiteout', '--recursive', '/x'], /hint: Add --replace, or leave it out\./],
   'null without a list': [['whiteout', '-0', '/x'], /--null is about standard input/],
   'two lists': [['whiteout', '-', '-'], /can be read once/],
-  'a root': [['whiteout', '/'], /must end in a name/],
+  'a root': [['whiteout', '/'], /^overlayfs: PATH must end in a name/],
   'a path for features': [['features', '/x'], /takes no path/],
 };
 

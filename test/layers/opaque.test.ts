@@ -266,6 +266,16 @@ for (const [form, { make, is, suffix }] of Object.entries(forms)) {
     const path = '/proc/sys';
     t.false(await is(path));
     await fails(t, () => make(path), { code: 'ENOTSUP', reason: 'xattr-denied', path, syscall: 'setxattr' });
+    const dir = scratch(t);
+    makeTree(dir, { 'ram/': '' });
+    const ram = join(dir, 'ram');
+    t.is(native.mount('ram', ram, 'ramfs', 0, ''), 0);
+    for (const userxattr of [false, true]) {
+      const error = await t.throwsAsync(make(ram, { userxattr }));
+      t.like(error, { code: 'ENOTSUP', reason: 'xattr-denied', path: ram });
+      t.regex(error.message, /ram' keeps no attribute such as \w+\.overlay\.opaque\. Use a layer on ext4/);
+      t.notRegex(error.message, /CAP_SYS_ADMIN/);
+    }
   });
 
   mountTest(`without a capability (${form})`, (t) => {

@@ -1,5 +1,7 @@
+import { execFileSync } from 'node:child_process';
 import {
   chmodSync,
+  existsSync,
   linkSync,
   lstatSync,
   mkdirSync,
@@ -507,6 +509,22 @@ for (const [form, { make, is }] of Object.entries(forms)) {
     t.is(lstatSync(join(dir, 'whiteout-too')).nlink, 1);
   });
 
+  kernelTest(`one name twice is told from what was there (${form})`, async (t) => {
+    const dir = scratch(t);
+    makeTree(dir, { 'sub/': '', there: '' });
+    for (const again of ['a', 'sub/../a']) {
+      const path = `${dir}/${again}`;
+      const error = await failsCleanly(t, dir, () => make([join(dir, 'a'), path]), {
+        code: 'EEXIST',
+        reason: 'path-exists',
+        path,
+      });
+      t.regex(error.message, /a' is named twice\. Name each path once\.$/);
+    }
+    const there = await t.throwsAsync(make([join(dir, 'sub/there'), join(dir, 'there')]));
+    t.regex(there.message, /\/there' exists\./);
+  });
+
   kernelTest(`one name twice, replaced twice (${form})`, async (t) => {
     const dir = scratch(t);
     makeTree(dir, { a: '' });
@@ -622,6 +640,31 @@ for (const [form, { make, is }] of Object.entries(forms)) {
     t.deepEqual(readdirSync(dir), ['tree'], 'no name is left that the caller did not choose');
     t.is(mount, join(dir, 'tree/mount'), 'what could not be removed is where it was');
   });
+
+  mountTest(
+    `what is immutable is not replaced, and the error says so (${form})`,
+    { needs: 'chattr on tmpfs' },
+    async (t) => {
+      const dir = scratch(t);
+      makeTree(dir, { 'tree/a': '', 'tree/b/frozen': '', 'tree/c': '', file: '', 'frozen/file': '' });
+      for (const path of ['tree/b/frozen', 'file', 'frozen']) execFileSync('chattr', ['+i', join(dir, path)]);
+      const denied = { code: 'EPERM', reason: 'permission-denied', hint: 'Take the attribute away: chattr -ia.' };
+      for (const path of ['file', 'frozen', 'frozen/file', 'frozen/new'].map((name) => join(dir, name))) {
+        const error = await t.throwsAsync(make(path, { replace: true, recursive: true }));
+        t.like(error, { ...denied, path });
+        t.regex(error.message, /' is immutable, or can be appended to only\./);
+        t.notRegex(error.message, /gone/);
+      }
+      const error = await t.throwsAsync(make(join(dir, 'tree'), { replace: true, recursive: true }));
+      t.like(error, { code: 'EPERM', reason: 'permission-denied', path: join(dir, 'tree') });
+      t.regex(
+        error.message,
+        /something inside '.*tree' may not be removed, whose other contents may be gone in part\. .*lsattr/,
+      );
+      t.true(existsSync(join(dir, 'tree/b/frozen')));
+      t.deepEqual(readdirSync(dir).sort(), ['file', 'frozen', 'tree']);
+    },
+  );
 
   mountTest(`a mount point itself is not replaced (${form})`, async (t) => {
     const dir = scratch(t);
@@ -862,6 +905,7 @@ test('a quota that is used up is want of space', (t) => {
     found: NOT_FOUND,
     parent: NOT_FOUND,
     isOnOverlay: false,
+    mayChange: true,
   });
   t.is(reason, 'out-of-space');
 });

@@ -20,6 +20,43 @@ const calls: Readonly<Record<string, string>> = {
     })()`,
 };
 
+mountTest(
+  'however few are left, what they are for is told by what the caller knows',
+  { needs: ['idmapped layers', 'rootless'] },
+  (t) => {
+    const dir = scratch(t, 'disk');
+    makeTree(dir, { 'l/f': '', 'm/': '', 't/': '' });
+    const messages = evaluateIn(
+      ['prlimit', '--nofile=64'],
+      `{
+      const [l, m, target] = args;
+      const { openSync, closeSync } = await import('node:fs');
+      const idmap = [{ inside: 0, outside: 1, size: 1 }];
+      const mounts = [{ lowerdir: [l, m], target, idmap }, { lowerdir: [l, m], rootless: true }];
+      for (const options of mounts) overlayfs.mountOverlaySync(options).unmountSync();
+      const held = [];
+      try { for (;;) held.push(openSync('/dev/null')); } catch {}
+      const messages = [];
+      while (held.length > 30) {
+        for (const options of mounts) {
+          try { overlayfs.mountOverlaySync(options).unmountSync(); } catch (error) { messages.push(error.message); }
+        }
+        closeSync(held.pop());
+      }
+      return messages;
+    }`,
+      ...['l', 'm', 't'].map((name) => join(dir, name)),
+    ) as string[];
+    t.true(messages.length > 4);
+    for (const message of messages) {
+      t.regex(
+        message,
+        /^EMFILE: no descriptor is left in the process to (?:make the mount|open the \w+(?:\[\d\])? '.*')\. /,
+      );
+    }
+  },
+);
+
 mountTest('without descriptors', { needs: 'pathDescriptors' }, (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'l/f': '', 'm/': '' });

@@ -1,7 +1,7 @@
 import { chmodSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import { mountOverlay, mountOverlaySync, type OverlayOptions } from 'overlayfs';
+import { mountOverlay, mountOverlaySync, type OverlayOptions, unmount, unmountSync } from 'overlayfs';
 import { countDescriptors, layers, mountsBelow, mountTest, native, scaled, scratch } from '../support/index.js';
 
 type Given = Record<string, unknown>;
@@ -67,6 +67,65 @@ for (const [title, [options, code, ...named]] of Object.entries(wrongArguments))
     t.is(rejected?.message, error?.message);
   });
 }
+
+test('a message has one line, whatever was given', (t) => {
+  for (const value of [Array(400).fill({}), Array(30).fill(7), new Error('two\nlines'), { a: '\n'.repeat(200) }]) {
+    const error = t.throws(() => mountOverlaySync({ lowerdir: '/l', upperdir: value } as unknown as OverlayOptions));
+    t.notRegex(error.message, /\n/);
+    t.true(error.message.length < 300);
+  }
+});
+
+test('an unknown name of any length is refused at once', (t) => {
+  const started = performance.now();
+  const options = { lowerdir: '/l', ['x'.repeat(1_000_000)]: true } as unknown as OverlayOptions;
+  const error = t.throws(() => mountOverlaySync(options), { code: 'ERR_INVALID_ARG_VALUE' });
+  t.true(error.message.length < 1000);
+  t.true(performance.now() - started < 500);
+});
+
+test.serial('what every object inherits is no option', async (t) => {
+  class Accessors {
+    get lowerdir() {
+      return '/none/lower';
+    }
+    get upperdir() {
+      return '/none/upper';
+    }
+    get target() {
+      return '/none/target';
+    }
+  }
+  const polluted = Object.prototype as Record<string, unknown>;
+  for (const [name, value] of Object.entries({
+    zzz: 1,
+    volatile: 'yes',
+    workdir: 7,
+    detach: 1,
+    timeout: 'x',
+    inside: 1,
+  })) {
+    Object.defineProperty(polluted, name, { value, enumerable: true, configurable: true, writable: true });
+  }
+  try {
+    for (const options of [
+      { lowerdir: ['/none/l', '/none/m'], target: '/none/t' },
+      Object.create({ lowerdir: ['/none/l', '/none/m'], target: '/none/t' }),
+    ]) {
+      t.throws(() => mountOverlaySync(options), { code: 'ENOENT' });
+    }
+    t.throws(() => mountOverlaySync(new Accessors() as OverlayOptions), { message: /needs a "workdir"/ });
+    t.throws(() => mountOverlaySync({ lowerdir: '/none/l' }), { message: /One "lowerdir" alone/ });
+    const range = [{ outside: 1, size: 1 }] as never;
+    t.throws(() => mountOverlaySync({ lowerdir: ['/l', '/m'], idmap: range }), {
+      message: /idmap\[0\]\.inside.*undefined/,
+    });
+    t.throws(() => unmountSync('/none/t', {}), { code: 'ENOENT' });
+    await t.throwsAsync(() => unmount('/none/t'), { code: 'ENOENT' });
+  } finally {
+    for (const name of Object.keys(polluted)) delete polluted[name];
+  }
+});
 
 test('options that conflict say so in a word too', (t) => {
   const error = t.throws(() => mountOverlaySync({ lowerdir: '/l', target: '/m' }));

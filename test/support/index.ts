@@ -113,6 +113,7 @@ const probes = {
   userxattr: () => takesOption('userxattr'),
   crun: () => hasProgram('crun'),
   'loop devices': () => spawnSync('losetup', ['--find'], { stdio: 'ignore' }).status === 0,
+  'chattr on tmpfs': () => takesFileFlags(),
   'mkfs.ext4': () => hasImages('mkfs.ext4', '-q', '-F'),
   'mkfs.xfs': () => hasImages('mkfs.xfs', '-q', '-f'),
   'mkfs.btrfs': () => hasImages('mkfs.btrfs', '-q', '-f'),
@@ -219,6 +220,17 @@ function takesUserAttributes(): boolean {
   const plan = new Plan();
   plan.add(calls.setxattr, [dir, 'user.probe', '1', 0]);
   const takes = !(performSync(plan) instanceof StepFailure);
+  native.umount(dir, MNT_DETACH);
+  rmSync(dir, { recursive: true });
+  return takes;
+}
+
+/** Whether files on tmpfs can be immutable (6.0). */
+function takesFileFlags(): boolean {
+  const dir = mkdtempSync(join(tmpdir(), 'overlayfs-probe-'));
+  native.mount('probe', dir, 'tmpfs', 0, '');
+  writeFileSync(join(dir, 'file'), '');
+  const takes = succeeds('chattr', '+i', join(dir, 'file'));
   native.umount(dir, MNT_DETACH);
   rmSync(dir, { recursive: true });
   return takes;

@@ -34,11 +34,17 @@ export function mountPlan(
   return plan;
 }
 
-/** Of an overlay only: this is a helper for no other. Overlayfs' own options are none that a remount changes. */
-export function remountPlan({ target, namespace }: Request, { flags, propagation }: Words): Plan {
+/**
+ * Of an overlay only: this is a helper for no other. Overlayfs' own options are none that a remount changes.
+ * `isView`: the superblock is to stay read-only, as the kernel has made that of an overlay without an upper, while the
+ * mount is not to become so.
+ */
+export function remountPlan({ target, namespace }: Request, { flags, propagation }: Words, isView = false): Plan {
   const plan = planIn(namespace);
   plan.add(calls.statfs, [target, 0, 0, k.OVERLAYFS_SUPER_MAGIC]);
-  plan.add(calls.mount, [null, target, null, flags | k.MS_REMOUNT]);
+  const kept = isView ? k.MS_RDONLY : 0;
+  plan.add(calls.mount, [null, target, null, flags | k.MS_REMOUNT | kept]);
+  if ((kept & ~flags) !== 0) plan.add(calls.mount, [null, target, null, flags | k.MS_REMOUNT | k.MS_BIND]);
   if (propagation !== 0) plan.add(calls.mount, [null, target, null, propagation]);
   return plan;
 }

@@ -87,8 +87,8 @@ function explain({ errno, step }: StepFailure, { target, namespace }: Request): 
   }
 }
 
-export function remount(request: Request, words: Words): void {
-  const outcome = performSync(remountPlan(request, words));
+export function remount(request: Request, words: Words, isView = false): void {
+  const outcome = performSync(remountPlan(request, words, isView));
   if (!(outcome instanceof StepFailure)) return;
   const { errno, step } = outcome;
   throw new OverlayError({

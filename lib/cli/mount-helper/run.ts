@@ -13,7 +13,7 @@ import { mountOverlaySync, prepare } from '../../overlay/mount.js';
 import { readGiven } from '../../overlay/option-strings.js';
 import { optionRows } from '../../overlay/option-table.js';
 import type { OverlayOptions } from '../../overlay/options.js';
-import { type Path, toAbsolute, toBytes, withoutTrailingSlashes } from '../../paths.js';
+import { isAbsolute, joinPath, type Path, toAbsolute, toBytes, withoutTrailingSlashes } from '../../paths.js';
 import type { Reason } from '../../reasons.js';
 import { argumentsOf } from '../command-line.js';
 import { dryRun } from '../dry-run.js';
@@ -104,14 +104,17 @@ function toLibrary({ source, target }: Request, words: Words): OverlayOptions {
   } as OverlayOptions;
 }
 
+const fromRoot = (path: Path): Path => (isAbsolute(path) ? path : joinPath('/', path));
+
 class Helper {
   readonly #request: Request;
   readonly #words: Words;
   readonly #isStrict: boolean;
 
   constructor(given: Request) {
-    // As mount(8) passes it.
-    const request = { ...given, target: withoutTrailingSlashes(toAbsolute(given.target)) };
+    // As mount(8) passes it; in another mount namespace it begins where the layers do.
+    const target = given.namespace === undefined ? toAbsolute(given.target) : fromRoot(given.target);
+    const request = { ...given, target: withoutTrailingSlashes(target) };
     this.#request = request;
     const words = readWords(splitGiven(request.options));
     this.#isStrict = words.isStrict || wasGivenToMount(STRICT, request.target);
@@ -215,7 +218,7 @@ class Helper {
     const mounted = mountOverlaySync(options);
     if ((this.#words.flags & SUPERBLOCK_ONLY) === 0) return;
     try {
-      remount(this.#request, { ...this.#words, propagation: 0 });
+      remount(this.#request, { ...this.#words, propagation: 0 }, options.upperdir === undefined);
     } catch (error) {
       mounted.unmountSync();
       throw error;

@@ -1,4 +1,5 @@
 /** The library's texts for those who mount by mount(8): its options by the kernel's names, and none of the library's own. */
+import { WITHOUT_TARGET } from '../../overlay/diagnosis/process.js';
 import { optionRows } from '../../overlay/option-table.js';
 import type { Voice } from '../errors.js';
 import { type FoundOption, rephrase } from '../phrase.js';
@@ -21,5 +22,9 @@ const librarys = /,? or (?:pass|name it in) `(?:create|stack|allowDegraded|detac
 
 export const voice: Voice = {
   program: 'mount.overlay',
-  say: (text) => rephrase(text.replace(librarys, '').replace('which is then true', 'which is then on'), spell),
+  say: (text) =>
+    rephrase(
+      text.replace(`; ${WITHOUT_TARGET}`, '').replace(librarys, '').replace('which is then true', 'which is then on'),
+      spell,
+    ),
 };

@@ -120,6 +120,7 @@ export function* gather(draft: Draft, options: CheckedOptions, wanted: Wanted): 
       draft.paths.filter(({ subject }) => isWanted(subject)),
       unmade,
       parents,
+      table,
     );
   }
   if (wanted.otherUses) draft.otherUses = yield* gatherOtherUses(draft.paths, table);
@@ -273,31 +274,60 @@ function readFileSystem(step: Step, outputs: Outputs | StepFailure): FileSystemF
   return { magic, isReadOnly: (flags & k.ST_RDONLY) !== 0, freeBlocks, blocks, freeInodes, inodes };
 }
 
-/** From each directory up to the root, all of them one level at a time; directories that were met go no further. */
+/**
+ * Whether what is above a mount's root is above it on its file system as well, as where a directory is bound onto
+ * itself.
+ */
+function isInPlace(id: number, table: readonly MountinfoEntry[]): boolean {
+  const entry = table.find((candidate) => candidate.id === id);
+  const below = table.find((candidate) => candidate.id === entry?.parent);
+  if (entry === undefined || below === undefined || below.id === id || below.device !== entry.device) return false;
+  const from = (directory: Buffer): Buffer => (directory.length === 1 ? Buffer.alloc(0) : directory);
+  const way = entry.target.subarray(from(below.target).length);
+  if (!from(entry.root).equals(Buffer.concat([from(below.root), from(way)]))) return false;
+  // Mounted over the root of another mount: the way up leads out of that one too.
+  return way.length > 1 || isInPlace(below.id, table);
+}
+
+/**
+ * From each directory up to the root of its file system, all of them one level at a time; directories that were met go
+ * no further. The kernel walks one file system, so what a mount is mounted in counts only where it is the same place.
+ */
 function* gatherParents(
   paths: readonly PathFacts[],
   unmade: ReadonlyMap<Path, Unmade>,
   parents: Map<string, string>,
+  table: readonly MountinfoEntry[],
 ): Dialogue<Map<string, string>> {
-  let frontier = new Map<string, Path>();
+  interface Place {
+    readonly found: Found;
+    readonly path: Path;
+  }
+  // One directory can be met by two mounts, of which one goes further up.
+  const key = ({ found }: Place): string => `${found.mountId}:${identityOf(found)}`;
+  let frontier = new Map<string, Place>();
   for (const { found, subject } of paths) {
     const { nearest, nearestFound } = unmade.get(subject.path) ?? { nearest: subject.path, nearestFound: found };
-    const identity = identityOf(nearestFound);
-    if (identity !== undefined && nearestFound.type === k.S_IFDIR) frontier.set(identity, joinPath(nearest, '.'));
+    if (identityOf(nearestFound) === undefined || nearestFound.type !== k.S_IFDIR) continue;
+    const place = { found: nearestFound, path: joinPath(nearest, '.') };
+    frontier.set(key(place), place);
   }
   for (let level = 0; level < MAX_LEVELS && frontier.size > 0; level++) {
     const plan = new Plan();
-    const looks = [...frontier].map(([identity, path]) => {
+    const looks = Array.from(frontier.values(), ({ found, path }) => {
       const above = joinPath(path, '..');
-      return { identity, above, step: addLook(plan, above) };
+      return { found, above, step: addLook(plan, above, { mask }) };
     });
     const outputs = yield* ask(plan);
     frontier = new Map();
-    for (const { identity, above, step } of looks) {
-      const parent = identityOf(readLook(step, outputs));
-      if (parent === undefined || parent === identity) continue;
+    for (const { found, above, step } of looks) {
+      const foundAbove = readLook(step, outputs);
+      const [identity, parent] = [identityOf(found), identityOf(foundAbove)];
+      if (identity === undefined || parent === undefined || parent === identity) continue;
+      if (foundAbove.mountId !== found.mountId && !isInPlace(found.mountId, table)) continue;
       parents.set(identity, parent);
-      if (!parents.has(parent)) frontier.set(parent, above);
+      const place = { found: foundAbove, path: above };
+      if (!parents.has(parent)) frontier.set(key(place), place);
     }
   }
   return parents;

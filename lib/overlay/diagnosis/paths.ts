@@ -36,8 +36,16 @@ function judge({ options }: Scene, { subject, found, isSymlink }: PathFacts, err
     };
   }
   if (errno === e.ENOENT) {
-    const dangling = isSymlink ? ': it is a symbolic link that leads nowhere' : '';
-    return { errno, reason: `${role}-missing` as Reason, what: `${name} does not exist${dangling}`, path };
+    const reason = `${role}-missing` as Reason;
+    if (!isSymlink) return { errno, reason, what: `${name} does not exist`, path };
+    return {
+      errno,
+      reason,
+      what: `${name} does not exist: it is a symbolic link that leads nowhere`,
+      // In its place nothing can be made.
+      hint: 'make the directory that the link is to lead to, or remove the link',
+      path,
+    };
   }
   if (errno === e.ENOTDIR && found.errno === 0 && found.type !== k.S_IFDIR) {
     return { errno, reason: `${role}-not-directory` as Reason, what: `${name} is not a directory`, path };
@@ -87,7 +95,7 @@ export function judgePaths(scene: Scene): Verdict[] {
   return scene.facts.paths.flatMap((path): Verdict[] => {
     const { role } = path.subject;
     const errno = errnoOf(path);
-    if (create && errno === e.ENOENT && role !== 'lowerdir' && role !== 'datadir') return [];
+    if (create && errno === e.ENOENT && !path.isSymlink && role !== 'lowerdir' && role !== 'datadir') return [];
     if (role === 'target' && errno === 0 && path.found.isMountRoot && !stack) {
       return [{ errno: e.EBUSY, ...mountedAlready(scene) }];
     }

@@ -23,9 +23,8 @@ import {
 const outOfDescriptors: Rule = {
   when: ({ errno }) => e.isOutOfDescriptors(errno),
   find({ options, failure }) {
-    const step = failure?.step;
-    const subject = step?.options.subject;
-    const purpose = subject === undefined ? (step?.call.name ?? 'make the mount') : `open ${nameOf(subject, options)}`;
+    const subject = failure?.step?.options.subject;
+    const purpose = subject === undefined ? 'make the mount' : `open ${nameOf(subject, options)}`;
     const whose = failure?.errno === e.ENFILE ? 'on the machine' : 'in the process';
     return {
       reason: 'out-of-descriptors',
@@ -57,6 +56,9 @@ const asksForPrivilege = ({ step }: StepFailure): boolean =>
   step?.call === calls.fsopen || step?.call === calls.mount || step?.call === calls.move_mount;
 const isRefusal = (failure: StepFailure): boolean => failure.errno === e.EPERM && asksForPrivilege(failure);
 
+/** A way out that only a program has. */
+export const WITHOUT_TARGET = 'a mount without a target needs neither, by `rootless: true`';
+
 const lacksCapability = ({ facts: { process } }: Scene): boolean => !hasCapability(process, CAP_SYS_ADMIN);
 
 const noPrivilege: Rule = {
@@ -69,7 +71,7 @@ const noPrivilege: Rule = {
       errno: e.EPERM,
       reason: 'no-privilege',
       what: `this process may not mount${place(options)}: it lacks CAP_SYS_ADMIN in ${where}`,
-      hint: `${reasons['no-privilege'].todo}; a mount without a target needs neither, by \`rootless: true\``,
+      hint: `${reasons['no-privilege'].todo}; ${WITHOUT_TARGET}`,
     };
   },
   foresees: true,

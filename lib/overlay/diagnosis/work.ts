@@ -41,7 +41,9 @@ const ofWork = (judge: (work: PathFacts, name: string, scene: Scene) => Verdict 
   when: cameOutReadOnly,
   find(scene) {
     const work = findRole(scene.facts, 'workdir');
-    if (work === undefined) return undefined;
+    // Beforehand: nothing is amiss where read-only is what is asked for.
+    const isAsked = scene.failure === undefined && scene.options.readonlySuperblock;
+    if (work === undefined || isAsked) return undefined;
     const verdict = judge(work, nameOf(work.subject, scene.options), scene);
     return verdict && { errno: e.EROFS, path: pathString(work.subject.path), ...verdict };
   },
@@ -208,6 +210,7 @@ const upperNotWritable: Rule = {
     const upper = findRole(facts, 'upperdir');
     if (upper === undefined) return undefined;
     const errno = failure?.step?.call === calls.faccessat2 ? failure.errno : upper.writeErrno;
+    if (failure === undefined && options.readonlySuperblock && errno !== e.EROFS) return undefined;
     if (![e.EACCES, e.EPERM, e.EROFS].includes(errno)) return undefined;
     const name = nameOf(upper.subject, options);
     const path = pathString(upper.subject.path);

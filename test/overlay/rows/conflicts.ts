@@ -67,6 +67,24 @@ export const conflictRows: readonly Row[] = [
     conflict(/"nfsExport: true".*"index: false"/),
   ),
 
+  viewRow('nfsExport in a view may fall away', { nfsExport: true, allowDegraded: ['nfsExport'] }, shown()),
+  viewRow('index in a view may fall away', { index: true, allowDegraded: ['index'] }, shown()),
+  viewRow('volatile in a view may fall away', { volatile: true, allowDegraded: ['volatile'] }, shown()),
+  {
+    ...viewRow('uuid in a view may fall away', { uuid: 'on', allowDegraded: ['uuid'] }, shown('uuid=null')),
+    needs: ['uuid=null'],
+  },
+  viewRow(
+    'what else may fall away lets no conflict pass',
+    { nfsExport: true, allowDegraded: ['index'] },
+    conflict(/"nfsExport: true" is of no use/),
+  ),
+  row(
+    'what the kernel refuses does not fall away',
+    { nfsExport: true, index: false, allowDegraded: ['nfsExport', 'index'] },
+    conflict(/"nfsExport: true".*"index: false"/),
+  ),
+
   row('verity without metacopy goes', { verity: 'on', metacopy: false }, shown('verity=on', 'metacopy=off')),
   viewRow('verity without metacopy, in a view, goes', { verity: 'require', metacopy: false }, shown('verity=require')),
   row('verity with redirectDir off goes', { verity: 'on', redirectDir: 'off' }, shown('verity=on', 'redirect_dir=off')),

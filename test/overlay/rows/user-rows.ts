@@ -31,7 +31,9 @@ export const userRows: readonly UserRow[] = [
   row('volatile', { volatile: true }, shown(...byUser, 'volatile')),
   row('defaultPermissions', { defaultPermissions: true }, shown(...byUser, 'default_permissions')),
   row('index', { index: true }, conflict(/"index: true"/)),
+  row('index may fall away', { index: true, allowDegraded: ['index'] }, shown(...byUser)),
   row('nfsExport', { nfsExport: true }, conflict(/"nfsExport: true"/)),
+  row('nfsExport may fall away', { nfsExport: true, allowDegraded: ['nfsExport'] }, shown(...byUser)),
   row('a lower that is missing', { lowerdir: 'none' }, fails('ENOENT', 'lower-missing', /does not exist/, 'none')),
   row('an attribute and an option', { nosuid: true, xino: 'off' }, shown(...byUser)),
 ];
