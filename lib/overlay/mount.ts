@@ -21,6 +21,7 @@ import {
   pathString,
   quotePath,
   toAbsolute,
+  toBytes,
   withoutTrailingSlashes,
 } from '../paths.js';
 import { checkConflicts } from './conflicts.js';
@@ -432,14 +433,18 @@ function withMetacopy(checked: CheckedOptions, { step, errno }: StepFailure): Ch
 /** Mounts under way by target, upper and work: of two at once for one of these, the second has to see the first. */
 const underWay = new Map<string, Promise<unknown>>();
 
-const keyOf = (path: Path): string => (typeof path === 'string' ? path : Buffer.from(path).toString('latin1'));
+/** The same for all texts of a path that differ in doubled slashes and dots alone; `..` may lead anywhere. */
+const keyOf = (path: Path): string =>
+  Buffer.from(toBytes(path))
+    .toString('latin1')
+    .replace(/(?:\/\.?)+(?=\/|$)/g, '');
 
 /** What no other mount may take meanwhile. */
 function claimedPaths({ stack, target, exclusive, upperdir, workdir }: CheckedOptions): string[] {
   const claimed: string[] = [];
-  if (!stack && target !== undefined) claimed.push(keyOf(withoutTrailingSlashes(target)));
-  if (exclusive && upperdir !== undefined) claimed.push(keyOf(withoutTrailingSlashes(upperdir)));
-  if (exclusive && workdir !== undefined) claimed.push(keyOf(withoutTrailingSlashes(workdir)));
+  if (!stack && target !== undefined) claimed.push(keyOf(target));
+  if (exclusive && upperdir !== undefined) claimed.push(keyOf(upperdir));
+  if (exclusive && workdir !== undefined) claimed.push(keyOf(workdir));
   return claimed;
 }
 
