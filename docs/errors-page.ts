@@ -37,12 +37,13 @@ try {
 }
 \`\`\`
 
-\`exclusive\` sees what this process has mounted, detached mounts until they are closed and their clones too, and what
-others have mounted in this namespace; of one that has been seen, also that it was detached by whichever program and is
-still used. What it cannot see: overlays that others have in other mount namespaces or have detached before; those that
-others have mounted by relative paths, and those whose directories have been renamed before they were seen; what is still
-open in a detached mount that was closed here, in this program or in one that was started with it; and before Linux 6.8
-all that are not of this process. With \`index: true\` the kernel itself refuses these, and also a lower layer that is
+\`exclusive\` sees what this thread has mounted, detached mounts until they are closed and their clones too, what programs
+from \`spawn\` see until they have ended, and what others have mounted in this namespace; of one that has been seen, also
+that it was detached by whichever program and is still used. What it cannot see: what another thread or process mounts at
+the very same moment; overlays that others have in other mount namespaces or have detached before; those that others have
+mounted by relative paths, and those whose directories have been renamed before they were seen; what is still open in a
+detached mount that was closed here, or is used by what a program from \`spawn\` has left running; and before Linux 6.8 all
+that are not of this thread. With \`index: true\` the kernel itself refuses these, and also a lower layer that is
 another overlay's upperdir or workdir, or lies in one. Without, the kernel takes such a lower layer, and what the mount
 shows when the other overlay changes is undefined.
 `;

@@ -313,7 +313,7 @@ export const reasons = {
     todo: 'pass `recursive: true` with `replace` to remove it and all that it holds',
   },
   'mount-inside': {
-    when: 'something is mounted inside a directory that is to be removed',
+    when: 'something is mounted inside a directory that is to be removed, or a mount that is to be replaced',
     todo: 'unmount it first',
   },
   'path-not-directory': { when: 'the path, or its parent, is not a directory', todo: 'name a directory' },

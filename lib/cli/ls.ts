@@ -36,6 +36,9 @@ function layersOf({ overlay }: Entry): [role: string, path: Path][] {
   ];
 }
 
+/** Mounts that lie deeper in each other are indented no further: the text would grow with the square of the depth. */
+const DEEPEST = 50;
+
 /** Mounts below those that they are mounted on, and layers below their overlays. */
 export function treeText(entries: readonly Entry[], paint: Paint): string {
   const ids = new Set(entries.map(({ id }) => id));
@@ -43,7 +46,10 @@ export function treeText(entries: readonly Entry[], paint: Paint): string {
   const children = new Map<number, Entry[]>(entries.map(({ id }) => [id, []]));
   for (const entry of entries) if (!isTop(entry)) children.get(entry.parent)?.push(entry);
   const lines: string[] = [];
-  const add = (entry: Entry, first: string, rest: string): void => {
+  const left = entries.filter(isTop).map((entry) => ({ entry, first: '', rest: '', depth: 0 }));
+  left.reverse();
+  for (let next = left.pop(); next !== undefined; next = left.pop()) {
+    const { entry, first, rest, depth } = next;
     lines.push(`${first}${paint('bold', formatBytes(entry.target))}  ${describe(entry)}`);
     const layers = layersOf(entry).map(([role, path]) => `${role.padEnd(5)}  ${formatBytes(path)}`);
     const inside = children.get(entry.id) ?? [];
@@ -51,12 +57,12 @@ export function treeText(entries: readonly Entry[], paint: Paint): string {
     layers.forEach((text, i) => {
       lines.push(`${rest}${i + 1 === count ? '└─ ' : '├─ '}${text}`);
     });
-    inside.forEach((child, i) => {
-      const isLast = layers.length + i + 1 === count;
-      add(child, `${rest}${isLast ? '└─ ' : '├─ '}`, `${rest}${isLast ? '   ' : '│  '}`);
+    const indent = (bar: string) => (depth < DEEPEST ? `${rest}${bar}` : rest);
+    inside.toReversed().forEach((child, i) => {
+      const [branch, bar] = i === 0 ? ['└─ ', '   '] : ['├─ ', '│  '];
+      left.push({ entry: child, first: `${rest}${branch}`, rest: indent(bar), depth: depth + 1 });
     });
-  };
-  for (const entry of entries.filter(isTop)) add(entry, '', '');
+  }
   return lines.map((line) => `${line}\n`).join('');
 }
 

@@ -3,14 +3,16 @@
 import { checkBoolean, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
+import type { Holder, Holders } from '../holder.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, askTolerant, type Dialogue } from '../kernel/dialogue.js';
 import { formatStep, systemCallOf } from '../kernel/format.js';
-import { addLook, lookSync, readLook, readMountIds, STATX_OUTPUT } from '../kernel/look.js';
+import { addLook, lookSync, readLook, readMountId, readMountIds, STATX_OUTPUT } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Text } from '../kernel/plan.js';
 import { type Path, type PathLike, pathString, quotePath, withoutTrailingSlashes } from '../paths.js';
+import { holdersText } from './holder-text.js';
 import {
   addJoin,
   checkNamespace,
@@ -21,6 +23,7 @@ import {
   toTarget,
 } from './mount-namespace.js';
 import { idHalves, type Mounted, mountIdMask } from './mounted.js';
+import { listRaw } from './table.js';
 
 /** Where and how to attach a detached mount. */
 export interface AttachOptions {
@@ -130,6 +133,7 @@ export function* attach(
   const namespace = checkNamespace(given.namespace);
   const path = withoutTrailingSlashes(toTarget(target, namespace));
   if (mounted.held === undefined) {
+    yield* refuseGone(mounted);
     throw invalidArgumentValue('target', target, `cannot be attached to: ${shownAs(mounted)} has a place already`);
   }
   const plan = new Plan();
@@ -155,6 +159,19 @@ export function* attach(
     }
     return undefined;
   });
+}
+
+/** Throws where a mount that had a place is not there any more. */
+function* refuseGone(mounted: Mounted & Id): Dialogue<void> {
+  const plan = new Plan();
+  addRoot(plan, mounted);
+  const outcome = yield* ask(plan);
+  if (!(outcome instanceof StepFailure) || ![e.ESTALE, e.ENOENT, e.ENOTDIR, e.ELOOP].includes(outcome.errno)) return;
+  throw toError(mounted, outcome, () => ({
+    reason: 'not-mounted',
+    what: `${shownAs(mounted)} has been unmounted, or something covers it`,
+    hint: 'mount it again',
+  }));
 }
 
 function* isSymbolicLink(path: Path, namespace: Namespace | undefined): Dialogue<boolean> {
@@ -236,6 +253,31 @@ export function* remount(mounted: Mounted & Id, options: RemountOptions | undefi
       };
     }
     return undefined;
+  });
+}
+
+/** Throws where something is mounted inside a mount, which would go with it; what covers it is not inside. */
+export function* refuseInside(mounted: Mounted & Id): Dialogue<void> {
+  const plan = new Plan();
+  const root = addRoot(plan, mounted);
+  const look = plan.add(calls.statx, [root, '', k.AT_EMPTY_PATH, k.STATX_MNT_ID], { output: STATX_OUTPUT });
+  const outcome = yield* ask(plan);
+  if (outcome instanceof StepFailure) throw toError(mounted, outcome, () => undefined);
+  const own = readMountId(plan.stepOf(look), outcome);
+  const table = yield* listRaw({ namespace: mounted.namespace });
+  const place = table.find(({ id }) => id === own)?.target;
+  const inside = table.filter(({ id, parent, target }) => parent === own && id !== own && target !== place);
+  if (inside.length === 0) return;
+  const holders = inside.map(({ target }): Holder => {
+    return { what: 'inside', path: pathString(Buffer.from(target, 'latin1')) };
+  });
+  const all: Holders = Object.assign(holders, { hidden: 0, complete: true });
+  throw new OverlayError({
+    errno: e.EBUSY,
+    reason: 'mount-inside',
+    what: `${shownAs(mounted)} cannot be replaced, since what is mounted inside would go with it: ${holdersText(all)}`,
+    path: pathString(mounted.path),
+    holders: all,
   });
 }
 

@@ -23,9 +23,13 @@ export let mountedOf: (mount: Mount) => Identified;
 
 type Identified = Mounted & { readonly id: number };
 
-/** Performs what uses the descriptor of a detached mount while nobody closes it, in both forms. */
+/** Performs what uses the mount while nobody ends it, in both forms. */
 export let use: <T>(mount: Mount, perform: (mounted: Identified) => Promise<T>) => Promise<T>;
 export let useSync: <T>(mount: Mount, perform: (mounted: Identified) => T) => T;
+
+/** Performs what has the object stand for another mount, while nobody uses it. */
+export let change: (mount: Mount, perform: () => Promise<void>) => Promise<void>;
+export let changeSync: (mount: Mount, perform: () => void) => void;
 
 /** Has the object stand for a mount that is at another place now, or for another mount. */
 export let become: (mount: Mount, target: PathLike | undefined, mounted: Identified) => void;
@@ -56,10 +60,10 @@ export class Mount {
 
   static {
     mountedOf = (mount) => mount.#mounted;
-    use = (mount, perform) =>
-      mount.#isDetached ? mount.#turns.use(() => perform(mount.#mounted)) : perform(mount.#mounted);
-    useSync = (mount, perform) =>
-      mount.#isDetached ? mount.#turns.useSync(() => perform(mount.#mounted)) : perform(mount.#mounted);
+    use = (mount, perform) => mount.#turns.use(() => perform(mount.#mounted));
+    useSync = (mount, perform) => mount.#turns.useSync(() => perform(mount.#mounted));
+    change = (mount, perform) => mount.#turns.end(perform);
+    changeSync = (mount, perform) => mount.#turns.endSync(perform);
     become = (mount, target, mounted) => {
       const { held } = mount.#mounted;
       mount.#target = target;
@@ -108,7 +112,8 @@ export class Mount {
     const checked = checkMountUnmountOptions(options);
     const perform = () => unmountMounted(this.#mounted, checked, this.#attempts);
     try {
-      await (this.#isDetached ? this.#turns.end(perform) : perform());
+      // While one waits for a mount that has a place, and is busy, another may detach it.
+      await (this.#isDetached ? this.#turns.end(perform) : this.#turns.use(perform));
     } catch (error) {
       if (isUnmountedAllTheSame(error)) this.#mounted.onGone?.(true);
       throw error;
@@ -119,15 +124,15 @@ export class Mount {
   /**
    * `unmount`, on the calling thread.
    *
-   * @throws {OverlayError} as `unmount`; `reason` is `'mount-busy'` too while a promise of a detached mount is not
-   * kept yet
+   * @throws {OverlayError} as `unmount`; `reason` is `'mount-busy'` too while a promise of a detached mount, or that
+   * of a replacement, is not kept yet
    */
   unmountSync(options?: MountUnmountOptions): void {
     const checked = checkMountUnmountOptions(options);
     const perform = () => unmountMountedSync(this.#mounted, checked, this.#attempts);
     try {
       if (this.#isDetached) this.#turns.endSync(perform);
-      else perform();
+      else this.#turns.useSync(perform);
     } catch (error) {
       if (isUnmountedAllTheSame(error)) this.#mounted.onGone?.(true);
       throw error;

@@ -49,9 +49,11 @@ export function* findNamespaces(
   return found;
 }
 
+/** The caller's own namespace with its table however late it is, and as many others as there is time for. */
 export function* readNamespaces(pids: readonly number[], patience: Patience): Dialogue<Namespace[]> {
   const namespaces: Namespace[] = [];
   for (const { inode, pid } of yield* findNamespaces('mnt', pids, patience)) {
+    if (inode !== undefined && patience.isLate()) break;
     const table =
       inode === undefined
         ? attempt(readMountinfo)

@@ -23,18 +23,27 @@ import { commandOf, findUsers, type Sockets, type Via, type Wanted } from './use
 /** Paths to look at, and what is to be said when one is in one of the mounts. */
 type Places<T> = readonly (readonly [path: Path, say: T])[];
 
+/** So many to a crossing. */
+const MOST_PLACES = 250;
+
 /** Those places that are in one of the mounts. */
 function* placesIn<T>(places: Places<T>, ids: Wanted['ids'], patience: Patience): Dialogue<[say: T, via: Via][]> {
-  const plan = new Plan();
-  const steps = places.map(
-    ([path]): Step => addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW, mask: k.STATX_MNT_ID }),
-  );
-  const outputs = yield* patience.look(plan);
-  return places.flatMap(([, say], i) => {
-    const step = steps[i] as Step;
-    const via = outputs.result(step) < 0 ? undefined : ids.get(readMountId(step, outputs));
-    return via === undefined ? [] : [[say, via]];
-  });
+  const found: [say: T, via: Via][] = [];
+  for (let start = 0; start < places.length; start += MOST_PLACES) {
+    if (patience.isLate()) break;
+    const some = places.slice(start, start + MOST_PLACES);
+    const plan = new Plan();
+    const steps = some.map(
+      ([path]): Step => addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW, mask: k.STATX_MNT_ID }),
+    );
+    const outputs = yield* patience.look(plan);
+    some.forEach(([, say], i) => {
+      const step = steps[i] as Step;
+      const via = outputs.result(step) < 0 ? undefined : ids.get(readMountId(step, outputs));
+      if (via !== undefined) found.push([say, via]);
+    });
+  }
+  return found;
 }
 
 /** The mount that is asked about. */
@@ -100,10 +109,11 @@ export function mountsInside(rows: readonly Row[], ids: Wanted['ids']): Holder[]
   }
   const holders: Holder[] = [];
   for (const [id, via] of ids) {
-    const left = [...(children.get(id) ?? [])];
-    for (let row = left.shift(); row !== undefined; row = left.shift()) {
+    const found = [...(children.get(id) ?? [])];
+    // It grows while it is gone through.
+    for (const row of found) {
       holders.push({ what: 'inside', path: pathString(row.target), ...via });
-      left.push(...(children.get(row.id) ?? []));
+      for (const child of children.get(row.id) ?? []) found.push(child);
     }
   }
   return holders;
@@ -116,6 +126,7 @@ const boundSocket = /^\S+ \S+ \S+ \S+ \S+ \S+ +(\d+) (\/.*)$/;
 function* findSockets(pids: readonly number[], ids: Wanted['ids'], patience: Patience): Dialogue<Sockets> {
   const places: [Path, { inode: number; path: string }][] = [];
   for (const namespace of yield* findNamespaces('net', pids, patience)) {
+    if (patience.isLate()) break;
     const text = attempt(() => readFileSync(`/proc/${namespace.pid}/net/unix`, 'latin1'));
     for (const line of text?.split('\n') ?? []) {
       const [, inode, name = ''] = boundSocket.exec(line) ?? [];
@@ -215,7 +226,9 @@ export function* searchHolders(mounted: Mounted, { scope, limit, flags }: Extent
   const copies = rows.filter(([row]) => isCopy(held, row));
   const isKeptCopy = (mount: RawMount) =>
     isCopy(held, { ...mount, superOptions: Buffer.from(mount.options, 'latin1') });
-  const kept = scope === 'all' ? yield* findKept(pids, namespaces, isKeptCopy, patience) : [];
+  // When not all namespaces of processes are known, the others cannot be told from them.
+  const isKnown = !patience.isLate();
+  const kept = scope === 'all' && isKnown ? yield* findKept(pids, namespaces, isKeptCopy, patience) : [];
 
   // The ids in the tables are used again, but not while somebody holds the mount.
   const ids = new Map<number, Via>();

@@ -1,16 +1,17 @@
 /**
- * Whose turn it is with the descriptor of a detached mount. A plan has its number: were it closed before the plan is
- * performed, the number could be another file's by then.
+ * Whose turn it is with a mount: with the descriptor of a detached one, or with an object that is about to stand for
+ * another mount. A plan has the descriptor's number: were it closed before the plan is performed, the number could be
+ * another file's by then.
  */
 import { EBUSY } from '../errnos.js';
 import { OverlayError } from '../errors.js';
 
-/** What uses the descriptor goes at the same time; what ends it goes alone. */
+/** What uses the mount goes at the same time; what ends it goes alone. */
 export class Turns {
   readonly #uses = new Set<Promise<unknown>>();
   #end: Promise<unknown> | undefined;
 
-  /** Performs what uses the descriptor, when nothing is about to end it. */
+  /** Performs what uses it, when nothing is about to end it. */
   async use<T>(perform: () => Promise<T>): Promise<T> {
     while (this.#end !== undefined) await settled(this.#end);
     const use = perform();
@@ -55,6 +56,6 @@ const underWay = (): OverlayError =>
   new OverlayError({
     errno: EBUSY,
     reason: 'mount-busy',
-    what: 'a promise of this detached mount is not kept yet',
+    what: 'a promise of this mount is not kept yet',
     hint: 'await it first, or use the promise of this call too, which comes after it',
   });

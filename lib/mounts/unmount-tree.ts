@@ -54,17 +54,20 @@ export function inOrder(table: readonly MountinfoEntry[], directory: Buffer, bul
     if (siblings === undefined) children.set(entry.parent, [entry]);
     else siblings.push(entry);
   }
-  const ordered: MountinfoEntry[] = [];
-  const visit = (entry: MountinfoEntry, goesAlone: boolean): void => {
+  // Backwards: each mount before what is inside it. Mounts may lie deeper in each other than calls can.
+  const backwards: MountinfoEntry[] = [];
+  const left = roots.map((entry) => ({ entry, goesAlone: true }));
+  left.reverse();
+  for (let next = left.pop(); next !== undefined; next = left.pop()) {
+    const { entry, goesAlone } = next;
+    if (goesAlone || !bulk) backwards.push(entry);
     // The later ones hide the earlier ones, and what covers the whole mount hides all.
     const inside = (children.get(entry.id) ?? []).toReversed();
-    const covers = inside.filter(({ target }) => target.equals(entry.target));
-    for (const child of covers) visit(child, goesAlone);
-    for (const child of inside) if (!covers.includes(child)) visit(child, false);
-    if (goesAlone || !bulk) ordered.push(entry);
-  };
-  for (const root of roots.toReversed()) visit(root, true);
-  return ordered;
+    const isCover = ({ target }: MountinfoEntry) => target.equals(entry.target);
+    for (const child of inside) if (isCover(child)) left.push({ entry: child, goesAlone });
+    for (const child of inside) if (!isCover(child)) left.push({ entry: child, goesAlone: false });
+  }
+  return backwards.reverse();
 }
 
 /** The state of one call. */

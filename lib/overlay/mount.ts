@@ -7,8 +7,8 @@ import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { type MountIds, readMountIds } from '../kernel/look.js';
 import { type Outcome, type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
-import { type AttachOptions, takePlace } from '../mounts/change.js';
-import { become, Mount, mountedOf, use, useSync } from '../mounts/mount.js';
+import { type AttachOptions, refuseInside, takePlace } from '../mounts/change.js';
+import { become, change, changeSync, Mount, mountedOf, use, useSync } from '../mounts/mount.js';
 import { explainJoin } from '../mounts/mount-namespace.js';
 import type { Mounted } from '../mounts/mounted.js';
 import { unmountPlan } from '../mounts/unmount.js';
@@ -21,6 +21,7 @@ import {
   pathString,
   quotePath,
   toAbsolute,
+  toBytes,
   withoutTrailingSlashes,
 } from '../paths.js';
 import { checkConflicts } from './conflicts.js';
@@ -44,16 +45,22 @@ export type ReplaceOptions = Omit<
 
 let takeOver: (mount: OverlayMount, next: OverlayMount, mounted: Mounted & { readonly id: number }) => void;
 
-function detachedOptions(mount: OverlayMount, options: ReplaceOptions): OverlayOptions {
-  if (mount.target === undefined) {
-    throw invalidArgumentValue('options', options, 'replace a mount that has a target: this one is detached');
-  }
+/** The caller's options, taken once. */
+function replaceOptions(options: ReplaceOptions): OverlayOptions {
   const given = takeOptions(options);
   for (const name of ['target', 'stack', 'namespace', 'rootless', 'subIds', 'propagation'] as const) {
     if (given[name] === undefined) continue;
     throw invalidArgumentValue(name, given[name], 'cannot be given here: the place is that of the mount');
   }
   return given;
+}
+
+/** Throws where a mount cannot be replaced, before anything is mounted. */
+function* checkReplaced(mount: OverlayMount, options: ReplaceOptions): Dialogue<void> {
+  if (mount.target === undefined) {
+    throw invalidArgumentValue('options', options, 'replace a mount that has a target: this one is detached');
+  }
+  yield* refuseInside(mountedOf(mount));
 }
 
 /** An overlay that was mounted here. Unmount it, or have it disposed of with `using` or `await using`. */
@@ -125,27 +132,37 @@ export class OverlayMount extends Mount {
    * Puts an overlay of other layers in the place of this one, in one step: MOVE_MOUNT_BENEATH, 6.5. At no time is
    * the place empty; files that are open stay those of the old one, which ends with the last of them. This object
    * then is the new mount. An upper that both have is refused as in use; with `exclusive: false` it is not, and what
-   * is then written through the old one's open files is lost or not, as the kernel has it.
+   * is then written through the old one's open files is lost or not, as the kernel has it. What is mounted inside the
+   * old one would go with it, and is refused. Several calls of one object come one after the other.
    *
-   * @throws as `mountOverlay`; `reason` is `'option-unsupported'` where the kernel has no such step
+   * @throws as `mountOverlay`; `reason` is `'mount-inside'`, `'not-mounted'`, or `'option-unsupported'` where the
+   * kernel has no such step
    */
   async replace(options: ReplaceOptions): Promise<void> {
-    const next = await mountOverlay(detachedOptions(this, options));
-    try {
-      takeOver(this, next, await hold(takePlace(mountedOf(this), mountedOf(next))));
-    } finally {
-      await next.unmount();
-    }
+    const given = replaceOptions(options);
+    await change(this, async () => {
+      await hold(checkReplaced(this, options));
+      const next = await mountOverlay(given);
+      try {
+        takeOver(this, next, await hold(takePlace(mountedOf(this), mountedOf(next))));
+      } finally {
+        await next.unmount();
+      }
+    });
   }
 
   /** `replace`, on the calling thread. */
   replaceSync(options: ReplaceOptions): void {
-    const next = mountOverlaySync(detachedOptions(this, options));
-    try {
-      takeOver(this, next, holdSync(takePlace(mountedOf(this), mountedOf(next))));
-    } finally {
-      next.unmountSync();
-    }
+    const given = replaceOptions(options);
+    changeSync(this, () => {
+      holdSync(checkReplaced(this, options));
+      const next = mountOverlaySync(given);
+      try {
+        takeOver(this, next, holdSync(takePlace(mountedOf(this), mountedOf(next))));
+      } finally {
+        next.unmountSync();
+      }
+    });
   }
 
   static {
@@ -416,14 +433,18 @@ function withMetacopy(checked: CheckedOptions, { step, errno }: StepFailure): Ch
 /** Mounts under way by target, upper and work: of two at once for one of these, the second has to see the first. */
 const underWay = new Map<string, Promise<unknown>>();
 
-const keyOf = (path: Path): string => (typeof path === 'string' ? path : Buffer.from(path).toString('latin1'));
+/** The same for all texts of a path that differ in doubled slashes and dots alone; `..` may lead anywhere. */
+const keyOf = (path: Path): string =>
+  Buffer.from(toBytes(path))
+    .toString('latin1')
+    .replace(/(?:\/\.?)+(?=\/|$)/g, '');
 
 /** What no other mount may take meanwhile. */
 function claimedPaths({ stack, target, exclusive, upperdir, workdir }: CheckedOptions): string[] {
   const claimed: string[] = [];
-  if (!stack && target !== undefined) claimed.push(keyOf(withoutTrailingSlashes(target)));
-  if (exclusive && upperdir !== undefined) claimed.push(keyOf(withoutTrailingSlashes(upperdir)));
-  if (exclusive && workdir !== undefined) claimed.push(keyOf(withoutTrailingSlashes(workdir)));
+  if (!stack && target !== undefined) claimed.push(keyOf(target));
+  if (exclusive && upperdir !== undefined) claimed.push(keyOf(upperdir));
+  if (exclusive && workdir !== undefined) claimed.push(keyOf(workdir));
   return claimed;
 }
 

@@ -101,7 +101,11 @@ export interface OverlayOptions {
    * again on failure. Default false.
    */
   create?: boolean;
-  /** Mounts over what is mounted at the target already, which is refused otherwise. Default false. */
+  /**
+   * Mounts over what is mounted at the target already, which is refused otherwise: of two promises for one target the
+   * second. Two that mount there at the very same moment, a promise and a twin, two threads or two processes, may both
+   * find nothing. Default false.
+   */
   stack?: boolean;
   /**
    * Shows the layers' files with other owners than they have on disk, and stores new ones likewise (Linux 5.19,
@@ -134,8 +138,9 @@ export interface OverlayOptions {
   /**
    * Refuses an upperdir or workdir that is in use by another overlay, which the kernel lets through unless
    * `index` is on. What is seen: the overlays of this process, detached ones until they are closed and those in other
-   * namespaces among them, and from Linux 6.8 on those that others have mounted in this mount namespace; not those
-   * that others have elsewhere. Default true.
+   * namespaces among them, and what programs from `spawn` still see; and from Linux 6.8 on those that others have
+   * mounted in this mount namespace; not those that others have elsewhere, or mount at the very same moment, other
+   * threads of this process included. Default true.
    */
   exclusive?: boolean;
   /**

@@ -28,10 +28,11 @@ type Key = string;
 
 /**
  * Where a mount is, and so how it is told whether it still is: in this namespace; attached in another one; out of
- * sight by `detach`, and perhaps still used; gone by another hand, and most likely used no more; or what holds one that
- * has no place, which ends with its descriptor.
+ * sight by `detach`, and perhaps still used; unmounted, but shown to programs that were started here, which are waited
+ * for; gone by another hand, and most likely used no more; or what holds one that has no place, which ends with its
+ * descriptor.
  */
-export type Whereabouts = 'here' | 'elsewhere' | 'lost' | 'gone' | Held;
+export type Whereabouts = 'here' | 'elsewhere' | 'lost' | 'shown' | 'gone' | Held;
 
 interface Use {
   readonly id: number;
@@ -63,6 +64,8 @@ class Uses {
   readonly #unseen = new Map<number, Claim>();
   /** Mounts of which there are, or were, copies. */
   readonly #cloned = new Set<number>();
+  /** Mounts that programs see which were started here: how many. */
+  readonly #shown = new Map<number, { programs: number }>();
   #last = 0;
   #list: Buffer | undefined;
 
@@ -117,21 +120,52 @@ class Uses {
 
   /** The mount was unmounted here: it is gone, or out of sight only. */
   release(id: number, isDetached: boolean): void {
-    const isCloned = this.#cloned.delete(id);
+    const left = this.#copiesOf(id);
+    this.#cloned.delete(id);
     // What is held ends with its descriptor, `detach` or not.
-    const isLost = (where: Whereabouts) => isCloned || (isDetached && typeof where === 'string');
-    this.#change(id, ({ where }) => (where === 'lost' ? where : isLost(where) ? 'lost' : undefined));
+    const next = (where: Whereabouts) => (isDetached && typeof where === 'string' ? 'lost' : left);
+    this.#change(id, ({ where }) => (where === 'lost' ? where : next(where)));
   }
 
   /** The mount is not where it was. */
   miss(id: number): void {
-    const where = this.#cloned.has(id) ? 'lost' : 'gone';
+    const where = this.#copiesOf(id) ?? 'gone';
     this.#change(id, () => where);
+  }
+
+  /** Where copies of a mount are that may outlive it. */
+  #copiesOf(id: number): Whereabouts | undefined {
+    return this.#cloned.has(id) ? 'lost' : this.#shown.has(id) ? 'shown' : undefined;
+  }
+
+  #has(id: number): boolean {
+    return this.#unseen.has(id) || this.all().some((use) => use.id === id);
   }
 
   /** There is a copy of the mount: when the mount itself is gone, only the kernel knows about that one. */
   addClone(id: number): void {
-    if (this.#unseen.has(id) || this.all().some((use) => use.id === id)) this.#cloned.add(id);
+    if (this.#has(id)) this.#cloned.add(id);
+  }
+
+  /**
+   * A program was started that sees copies of the mounts. What is to be called when it has ended. The kernel is not
+   * asked: whoever starts programs without privilege would get no answer.
+   */
+  addProgram(ids: readonly number[]): () => void {
+    const seen = ids.filter((id) => this.#has(id)).map((id) => [id, this.#shown.get(id) ?? { programs: 0 }] as const);
+    for (const [id, shown] of seen) {
+      shown.programs += 1;
+      this.#shown.set(id, shown);
+    }
+    return () => {
+      for (const [id, shown] of seen) {
+        shown.programs -= 1;
+        // Before unique ids another mount may have the number by now.
+        if (shown.programs > 0 || this.#shown.get(id) !== shown) continue;
+        this.#shown.delete(id);
+        this.#change(id, ({ where }) => (where === 'shown' ? undefined : where));
+      }
+    };
   }
 
   /** A mount without a place has got one. */
@@ -158,6 +192,7 @@ class Uses {
 
   forget(id: number): void {
     this.#cloned.delete(id);
+    this.#shown.delete(id);
     this.#change(id, () => undefined);
   }
 

@@ -25,6 +25,7 @@ import { Mount, mountedOf } from '../mounts/mount.js';
 import { featuresSync } from '../overlay/features.js';
 import { explainRefusal, readNamespaceSettings } from '../overlay/refusal.js';
 import { makeSubIdNamespace } from '../overlay/sub-ids.js';
+import { uses } from '../overlay/uses.js';
 import { type Path, type PathLike, pathString, quotePath, toAbsolute, toPath, toReal } from '../paths.js';
 import type { Reason } from '../reasons.js';
 import { type LaunchFailure, orders, type Placed, readReport, toArguments } from './launch.js';
@@ -327,6 +328,7 @@ function launch(
   Object.assign(child, { spawnfile: file, spawnargs: [options.argv0 ?? file, ...rest] });
   // Where no descriptor is left, Node has made no streams, and emits the error.
   if (child.stdio === undefined) return child;
+  child.once('close', uses.addProgram(checked.mounts.map(({ mount }) => mount.id)));
   const reported = child.stdio[report] as Readable | undefined;
   // The launcher's are no business of the caller's.
   (child.stdio as unknown[]).length = own;

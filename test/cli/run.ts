@@ -25,6 +25,7 @@ export function run(args: readonly string[], { command = [], env, ...options }: 
     ...options,
     env: { ...process.env, ...env },
     encoding: 'utf8',
+    maxBuffer: 2 ** 26,
   });
   return { code: status, stdout, stderr };
 }

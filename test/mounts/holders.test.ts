@@ -39,6 +39,7 @@ import {
   mountTest,
   native,
   packageRoot,
+  scaled,
   scratch,
 } from '../support/index.js';
 
@@ -46,6 +47,8 @@ interface Form {
   find: (mount: Mount | PathLike) => Promise<Holders>;
   unmount: (target: PathLike) => Promise<void>;
 }
+
+const MS_BIND = 4096;
 
 /** However long it takes on a machine that has much else to do. */
 const whole = { timeout: Number.POSITIVE_INFINITY };
@@ -92,7 +95,6 @@ async function end(child: ChildProcess): Promise<void> {
  * lower id, and since 6.18 each CPU gives ids from a stock of its own: on one of them it works.
  */
 async function bindNamespace(t: ExecutionContext, file: string): Promise<number> {
-  const MS_BIND = 4096;
   for (let cpu = 0; cpu < cpus().length; cpu++) {
     const onCpu = ['taskset', '--cpu-list', String(cpu)];
     if (spawnSync('taskset', [...onCpu.slice(1), 'true']).status !== 0) continue;
@@ -472,6 +474,32 @@ mountTest('processes of others are counted, and the search ends when it is told 
   t.is(length, 0);
   t.false((await findHolders(target, { timeout: 0 })).complete);
   t.true((await findHolders(target, whole)).complete);
+});
+
+mountTest('a search ends in time, and names nothing that it has not looked at', async (t) => {
+  const dir = scratch(t);
+  const mounted = mountOverlaySync(layers(dir));
+  makeTree(dir, { 'from/': '' });
+  for (let i = 0; i < scaled(1000, 100); i++) {
+    mkdirSync(join(dir, `${i}`));
+    native.mount(join(dir, 'from'), join(dir, `${i}`), '', MS_BIND, '');
+  }
+  const children = Array.from({ length: 20 }, () => running(t, ['unshare', '--mount', '--net', sleep, '600']));
+  for (const { pid } of children) await eventually(t, () => readlinkSync(`/proc/${pid}/exe`) === sleep);
+  const take = async (timeout: number) => {
+    const start = performance.now();
+    const holders = await findHolders(mounted, { timeout });
+    return { holders, took: performance.now() - start };
+  };
+  const all = await take(Number.POSITIVE_INFINITY);
+  t.is(all.holders.length, children.length);
+  const none = await take(0);
+  t.deepEqual([[...none.holders], none.holders.complete], [[], false]);
+  // Enough to find the namespaces, and not to read their tables. Other programs may take their time of one search.
+  const times: number[] = [];
+  for (let i = 0; i < 5; i++) times.push((await take(all.took / 20)).took);
+  t.true(Math.min(...times) < all.took / 2, `${times} of ${all.took} ms`);
+  await Promise.all(children.map(end));
 });
 
 test.serial('the options of findHolders are checked', async (t) => {

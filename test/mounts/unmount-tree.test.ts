@@ -160,6 +160,18 @@ for (const [form, unmountTree] of Object.entries(forms)) {
     }
   });
 
+  mountTest(`mounts over each other, more than calls can be inside each other (${form})`, async (t) => {
+    const dir = scratch(t);
+    makeTree(dir, { 'tree/': '' });
+    const at = join(dir, 'tree');
+    const count = scaled(5000);
+    for (const bulk of [false, true]) {
+      for (let i = 0; i < count; i++) native.mount(dir, at, '', MS_BIND, '');
+      t.is(await unmountTree(at, { bulk }), count);
+      t.is(mountsBelow(at).length, 0);
+    }
+  });
+
   mountTest(`what is wrong with the target or the options (${form})`, async (t) => {
     const dir = scratch(t);
     makeTree(dir, { file: '' });

@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { closeSync, openSync, readdirSync, readFileSync, readSync, symlinkSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readFileSync, readSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import type { ExecutionContext } from 'ava';
@@ -221,7 +221,69 @@ for (const [form, calls] of Object.entries(forms)) {
       t.is(mountsBelow(target).length, 0);
     },
   );
+
+  mountTest(
+    `a mount with others inside is not replaced, nothing is mounted (${form})`,
+    { needs: 'mountBeneath' },
+    async (t) => {
+      const dir = scratch(t);
+      makeTree(dir, { 'lower/sub/': '', 'lower/deep/in/': '', 'other/other': 'x' });
+      const mounted = mountOverlaySync(layers(dir));
+      const target = mounted.path as string;
+      const next = { lowerdir: [join(dir, 'other'), join(dir, 'lower')] };
+      const inside = [bindSync(join(dir, 'other'), join(target, 'sub')), bindSync(dir, join(target, 'deep/in'))];
+      const [descriptors, count] = [countDescriptors(), mountsBelow(target).length];
+      const error = await t.throwsAsync<OverlayError>(calls.replace(mounted, next), failing);
+      t.like(error, { reason: 'mount-inside', code: 'EBUSY', path: target, syscall: undefined });
+      t.deepEqual(error?.holders?.map(({ what, path }) => [what, path]).sort(), [
+        ['inside', join(target, 'deep/in')],
+        ['inside', join(target, 'sub')],
+      ]);
+      t.true(error?.message.includes(`'${join(target, 'sub')}'`), error?.message);
+      t.deepEqual([countDescriptors(), mountsBelow(target).length], [descriptors, count]);
+      t.deepEqual(readdirSync(join(target, 'sub')), ['other']);
+      for (const each of inside) each.unmountSync();
+      await calls.replace(mounted, next);
+      t.true(readdirSync(target).includes('other'));
+      await mounted.unmount();
+    },
+  );
+
+  mountTest(`what has been unmounted is not attached, and says so (${form})`, async (t) => {
+    const dir = scratch(t);
+    const mounted = mountOverlaySync(layers(dir));
+    makeTree(dir, { 'other/': '' });
+    await mounted.unmount();
+    const unmounted = { reason: 'not-mounted', code: 'EINVAL', path: join(dir, 'merged') } as const;
+    const error = await t.throwsAsync(calls.attach(mounted, join(dir, 'other')), failing);
+    t.like(error, unmounted);
+    t.regex(error?.message ?? '', /has been unmounted/);
+    rmSync(join(dir, 'merged'), { recursive: true });
+    t.regex(String(await t.throwsAsync(calls.attach(mounted, join(dir, 'other')), failing)), /has been unmounted/);
+  });
 }
+
+mountTest('replacements that are asked for at once come one after the other', { needs: 'mountBeneath' }, async (t) => {
+  const dir = scratch(t);
+  const mounted = mountOverlaySync(layers(dir));
+  const target = mounted.path as string;
+  const names = Array.from({ length: 8 }, (_, i) => `next${i}`);
+  makeTree(dir, Object.fromEntries(names.map((name) => [`${name}/${name}`, name])));
+  const descriptors = countDescriptors();
+  const all = names.map((name) => mounted.replace({ lowerdir: [join(dir, name), join(dir, 'lower')] }));
+  t.throws(() => mounted.replaceSync({ lowerdir: join(dir, 'lower') }), underWay);
+  t.throws(() => mounted.unmountSync(), underWay);
+  const after = mounted.effective();
+  await Promise.all(all);
+  t.deepEqual(readdirSync(target).sort(), ['from-lower', 'next7']);
+  t.deepEqual((await after).lowerdir, [join(dir, 'next7'), join(dir, 'lower')]);
+  t.is(mountsBelow(target).length, 1);
+  const replaced = mounted.replace({ lowerdir: [join(dir, 'next0'), join(dir, 'lower')] });
+  await mounted.unmount();
+  await replaced;
+  t.is(mountsBelow(target).length, 0, 'replaced, and then unmounted');
+  t.is(countDescriptors(), descriptors);
+});
 
 mountTest('a replacement in another namespace', { needs: 'mountBeneath' }, async (t) => {
   const dir = scratch(t);
@@ -304,7 +366,7 @@ mountTest('a mount made by another program is replaced by none of ours', { needs
 const underWay = {
   instanceOf: OverlayError,
   code: 'EBUSY',
-  message: /a promise of this detached mount is not kept yet/,
+  message: /a promise of this mount is not kept yet/,
 };
 
 mountTest(

@@ -395,6 +395,23 @@ mountTest('of many at once for one target, one is mounted', async (t) => {
   }
 });
 
+mountTest('of many at once for one target in other words, one is mounted', { needs: 'lowerdirAppend' }, async (t) => {
+  const dir = scratch(t);
+  // So many that the mount takes its time between the look at the target and the last step.
+  const lowerdir = Array.from({ length: 400 }, (_, i) => join(dir, `l${i}`));
+  for (const layer of lowerdir) mkdirSync(layer);
+  makeTree(dir, { 'at é/merged/': '' });
+  const target = join(dir, 'at é/merged');
+  const texts = [target, `${dir}/./at é//merged`, `${dir}//at é/.//./merged/.`, `${target}/./`, Buffer.from(target)];
+  for (let round = 0; round < scaled(20); round++) {
+    const outcomes = await Promise.allSettled(texts.map((text) => mountOverlay({ lowerdir, target: text })));
+    const made = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []));
+    t.is(made.length, 1);
+    t.is(mountsBelow(dir).length, 2, 'and the test directory');
+    await made[0]?.unmount();
+  }
+});
+
 mountTest('a target that is exchanged for a link meanwhile is not followed', async (t) => {
   const dir = scratch(t);
   const plain = layers(dir);

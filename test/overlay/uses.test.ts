@@ -1,7 +1,9 @@
 /** `exclusive`: what is known to be in use, by whichever hand, and what is not any more. */
 import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import { closeSync, existsSync, mkdirSync, openSync, symlinkSync, unlinkSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Readable } from 'node:stream';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { Worker } from 'node:worker_threads';
@@ -11,6 +13,7 @@ import {
   mountOverlaySync,
   OverlayError,
   type OverlayOptions,
+  spawn,
   unmount,
   unmountSync,
 } from 'overlayfs';
@@ -30,6 +33,7 @@ import {
   scratch,
   withUserAttributes,
 } from '../support/index.js';
+import { evaluateAsNobody, giveTo } from '../support/plain-user.js';
 
 const MNT_DETACH = 2;
 
@@ -168,6 +172,38 @@ for (const [form, mount] of [
     }
   });
 
+  mountTest(`what a program sees is in use until it has ended (${form})`, async (t) => {
+    const { one, sameUpper, sameWork } = two(scratch(t));
+    for (const options of [one, detached(one)]) {
+      const mounted = await mount(options);
+      const children = [1, 2]
+        .slice(0, hasFeature('detached mounts that can be cloned') ? 2 : 1)
+        .map(() => spawn('sh', ['-c', 'echo ready; exec sleep 600'], { mount: mounted, at: String(one.lowerdir) }));
+      t.teardown(() => children.forEach((child) => void child.kill('SIGKILL')));
+      for (const child of children) await once(child.stdout as Readable, 'data');
+      await mounted.unmount();
+      for (const child of children) {
+        t.like(await t.throwsAsync(mount(sameUpper), upperInUse), { reason: 'upper-in-use', path: one.upperdir });
+        const error = await t.throwsAsync(mount(sameWork), upperInUse);
+        t.like(error, { reason: 'work-in-use', path: one.workdir, dest: undefined });
+        t.regex(String(error), /program from `spawn` still sees\. Wait until that program has ended/);
+        child.kill('SIGKILL');
+        await once(child, 'close');
+      }
+      await (await mount(sameUpper)).unmount();
+      await (await mount(one)).unmount();
+    }
+  });
+
+  mountTest(`after a program has ended a mount uses what it did before (${form})`, async (t) => {
+    const { one, sameUpper } = two(scratch(t));
+    const mounted = await mount(one);
+    await once(spawn('true', [], { mount: mounted, at: String(one.lowerdir) }), 'close');
+    t.like(await t.throwsAsync(mount(sameUpper), upperInUse), { dest: one.target });
+    await mounted.unmount();
+    await (await mount(sameUpper)).unmount();
+  });
+
   mountTest(`what a mount in another namespace uses is in use (${form})`, async (t) => {
     const { one, sameUpper } = two(scratch(t));
     const namespace = await createNamespace();
@@ -210,6 +246,36 @@ mountTest('a mount without privilege has its upper for itself', { needs: 'rootle
   }
   await mounted.unmount();
   for (const options of [rootless(sameUpper), sameUpper]) await (await mountOverlay(options)).unmount();
+});
+
+mountTest('what a program of a plain user sees is in use until it has ended', { needs: 'rootless' }, (t) => {
+  const dir = scratch(t, withUserAttributes());
+  makeTree(dir, { 'lower/file': 'file', 'upper/': '', 'work/': '', 'work2/': '' });
+  for (const name of ['lower', 'upper', 'work', 'work2']) giveTo(join(dir, name));
+  const outcome = evaluateAsNobody(
+    `const [dir] = args;
+    const at = join(dir, 'lower');
+    const attempt = async (work) => {
+      try {
+        return await overlayfs.mountOverlay({
+          lowerdir: at, upperdir: join(dir, 'upper'), workdir: join(dir, work), rootless: true,
+        });
+      } catch ({ reason }) {
+        return reason;
+      }
+    };
+    const mount = await attempt('work');
+    const child = overlayfs.spawn('sh', ['-c', 'echo ready; exec sleep 600'], { mount, at });
+    await new Promise((resolve) => child.stdout.once('data', resolve));
+    await mount.unmount();
+    const during = await attempt('work2');
+    child.kill('SIGKILL');
+    await new Promise((resolve) => child.once('close', resolve));
+    const after = await attempt('work2');
+    return [during, typeof after];`,
+    dir,
+  );
+  t.deepEqual(outcome, ['upper-in-use', 'object']);
 });
 
 mountTest(

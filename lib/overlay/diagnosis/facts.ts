@@ -59,6 +59,8 @@ export interface OtherUse {
   /** As what it uses the directory. */
   readonly as: 'upperdir' | 'workdir';
   readonly subject: Subject;
+  /** Whether it is unmounted, and programs still see it that were started here. */
+  readonly isShown?: boolean;
 }
 
 /** What the attributes of upper and index say about where they come from. */

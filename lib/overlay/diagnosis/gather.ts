@@ -211,7 +211,7 @@ function* gatherOtherUses(paths: readonly PathFacts[], table: readonly Mountinfo
     if (use === undefined) return [];
     const at = Buffer.from(toBytes(withoutTrailingSlashes(use.path)));
     const isThere = use.where !== 'here' || table.some(({ type, target }) => type === 'overlay' && at.equals(target));
-    return isThere ? [{ target: use.path, as: use.as, subject }] : [];
+    return isThere ? [{ target: use.path, as: use.as, subject, isShown: use.where === 'shown' }] : [];
   });
   return [...shown, ...known];
 }

@@ -2,7 +2,7 @@
 import * as e from '../../errnos.js';
 import { calls } from '../../kernel/calls.js';
 import { goesByDescriptors, pathString, quotePath } from '../../paths.js';
-import { identityOf, isInside, type PathFacts } from './facts.js';
+import { identityOf, isInside, type OtherUse, type PathFacts } from './facts.js';
 import { findRole, isCreation, isLayer, isLower, nameOf, type Rule, type Scene, show, type Verdict } from './rule.js';
 
 const pair = (one: PathFacts, other: PathFacts) => ({
@@ -94,6 +94,18 @@ const useReasons = {
   datadir: 'lower-in-use',
 } as const;
 
+/** Another overlay, and how it ends. */
+function otherOverlay({ target, isShown }: OtherUse): [which: string, end: string] {
+  const shown = quotePath(target);
+  if (isShown) {
+    return ['an unmounted overlay that a program from `spawn` still sees', 'wait until that program has ended'];
+  }
+  // What has no place is known to this process only.
+  return goesByDescriptors(target)
+    ? [`the detached overlay ${shown}`, 'unmount that one by its `unmount`']
+    : [`the overlay at ${shown}`, `unmount ${shown}`];
+}
+
 /** Another overlay of this namespace uses a layer. */
 const used: Rule = {
   when: ({ errno, step }) => errno === e.EBUSY && step?.call !== calls.statx,
@@ -107,19 +119,13 @@ const used: Rule = {
       .sort((a, b) => order.indexOf(a.subject.role) - order.indexOf(b.subject.role));
     if (use === undefined) return undefined;
     const { role } = use.subject;
-    // What has no place is known to this process only.
-    const which = goesByDescriptors(use.target)
-      ? `the detached overlay ${quotePath(use.target)}`
-      : `the overlay at ${quotePath(use.target)}`;
-    const end = goesByDescriptors(use.target)
-      ? 'unmount that one by its `unmount`'
-      : `unmount ${quotePath(use.target)}`;
+    const [which, end] = otherOverlay(use);
     return {
       reason: useReasons[role as keyof typeof useReasons],
       what: `${nameOf(use.subject, options)} is in use: it is the ${use.as} of ${which}`,
       hint: `${end}, or use ${role === 'lowerdir' || role === 'datadir' ? 'another lower layer' : 'other directories'}`,
       path: pathString(use.subject.path),
-      dest: pathString(use.target),
+      ...(!use.isShown && { dest: pathString(use.target) }),
     };
   },
   foresees: true,

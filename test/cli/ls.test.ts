@@ -1,0 +1,45 @@
+import { join } from 'node:path';
+import { mountOverlaySync } from 'overlayfs';
+import { layers, makeTree, mountTest, native, scaled, scratch } from '../support/index.js';
+import { run } from './run.js';
+
+const MS_BIND = 4096;
+
+/** script(1) has a terminal. */
+const onTerminal = (...args: string[]): string[] => {
+  const command = ['sh', '-c', 'NO_COLOR=1 script -qec "$*" /dev/null', 'sh'];
+  return run(args, { command }).stdout.trimEnd().split('\r\n');
+};
+
+mountTest('on a terminal: a tree of mounts and layers', (t) => {
+  const dir = scratch(t);
+  const { lowerdir, upperdir, workdir, target } = layers(dir);
+  const mounted = mountOverlaySync({ lowerdir, upperdir, workdir, target });
+  makeTree(dir, { 'lower2/': '', 'upper/in/': '', 'upper/beside/': '' });
+  const inside = mountOverlaySync({ lowerdir: [lowerdir, join(dir, 'lower2')], target: join(target, 'in') });
+  const beside = mountOverlaySync({ lowerdir: [lowerdir, join(dir, 'lower2')], target: join(target, 'beside') });
+  t.deepEqual(onTerminal('ls', dir), [
+    `${target}  overlay overlay rw,relatime`,
+    `├─ upper  ${upperdir}`,
+    `├─ work   ${workdir}`,
+    `├─ lower  ${lowerdir}`,
+    `├─ ${join(target, 'in')}  overlay overlay rw,relatime`,
+    `│  ├─ lower  ${lowerdir}`,
+    `│  └─ lower  ${join(dir, 'lower2')}`,
+    `└─ ${join(target, 'beside')}  overlay overlay rw,relatime`,
+    `   ├─ lower  ${lowerdir}`,
+    `   └─ lower  ${join(dir, 'lower2')}`,
+  ]);
+  for (const each of [beside, inside, mounted]) each.unmountSync();
+});
+
+mountTest('more mounts over each other than calls can be inside each other', (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'from/': '', 'over/': '' });
+  const count = scaled(5000);
+  for (let i = 0; i < count; i++) native.mount(join(dir, 'from'), join(dir, 'over'), '', MS_BIND, '');
+  const lines = onTerminal('ls', '--all', join(dir, 'over'));
+  t.is(lines.length, count);
+  t.true(lines.every((line) => line.includes(join(dir, 'over'))));
+  t.true(lines.every((line) => line.length < 1000));
+});
