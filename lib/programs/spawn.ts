@@ -328,7 +328,7 @@ function launch(
   Object.assign(child, { spawnfile: file, spawnargs: [options.argv0 ?? file, ...rest] });
   // Where no descriptor is left, Node has made no streams, and emits the error.
   if (child.stdio === undefined) return child;
-  child.once('close', uses.addProgram(checked.mounts.map(({ mount }) => mount.id)));
+  if (child.pid !== undefined) child.once('exit', uses.addProgram(checked.mounts.map(({ mount }) => mount.id)));
   const reported = child.stdio[report] as Readable | undefined;
   // The launcher's are no business of the caller's.
   (child.stdio as unknown[]).length = own;

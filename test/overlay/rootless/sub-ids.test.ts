@@ -106,7 +106,9 @@ mountTest('a program sees files of subordinate ids as theirs', { needs }, (t) =>
     const see = async (mount) => {
       const script = 'stat -c %u:%g sub roots; id -u; grep CapEff /proc/self/status; echo + >> sub && echo appended';
       const child = overlayfs.spawn('sh', ['-c', script], { mount, at, cwd: at, stdio: ['ignore', 'pipe', 'ignore'] });
+      const ended = new Promise((resolve) => child.on('exit', resolve));
       const lines = (await child.stdout.toArray()).join('').trim().split(/\\s+/);
+      await ended;
       mount.unmountSync();
       fs.rmSync(join(dir, 'upper/sub'), { force: true });
       return lines.filter((line) => line !== 'CapEff:');
