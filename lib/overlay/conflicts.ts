@@ -132,8 +132,8 @@ export const conflicts: readonly Conflict[] = [
   },
   {
     options: ['uuid', 'upperdir'],
-    when: "`uuid: 'on'` or `'off'` without an upperdir",
-    applies: ({ named, hasUpper }) => (named.uuid === 'on' || named.uuid === 'off') && !hasUpper,
+    when: "`uuid: 'on'` without an upperdir",
+    applies: ({ named, hasUpper }) => named.uuid === 'on' && !hasUpper,
     lack: 'needs the other',
     kernel: 'drops',
     hint: "leave `uuid` out, or pass 'null'",

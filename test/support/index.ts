@@ -136,6 +136,8 @@ const probes = {
   'subordinate ids': () =>
     askFeaturesSync().rootless && hasProgram('newuidmap') && hasProgram('newgidmap') && existsSync('/etc/subuid'),
   'idmapped layers': () => takesIdMaps(),
+  'uuid=off over several file systems': () => keepsUuidOff(),
+  'uuid=off over one file system only': () => !keepsUuidOff(),
   'detached mounts that can be cloned': () => featuresSync().openTreeAttr === true,
 } as const satisfies Readonly<Record<string, () => boolean>>;
 
@@ -234,6 +236,18 @@ function takesFileFlags(): boolean {
   native.umount(dir, MNT_DETACH);
   rmSync(dir, { recursive: true });
   return takes;
+}
+
+/** Whether uuid=off stays where layers are on several file systems (7.3 does, 6.18 does not). */
+function keepsUuidOff(): boolean {
+  const dir = mkdtempSync(join(tmpdir(), 'overlayfs-probe-'));
+  for (const name of ['a', 'b', 'm']) mkdirSync(join(dir, name));
+  for (const name of ['a', 'b']) native.mount('probe', join(dir, name), 'tmpfs', 0, '');
+  native.mount('probe', join(dir, 'm'), 'overlay', 0, `lowerdir=${dir}/a:${dir}/b,uuid=off`);
+  const keeps = mountsBelow(dir).some(({ line }) => line.includes('uuid=off'));
+  for (const name of ['m', 'a', 'b']) native.umount(join(dir, name), MNT_DETACH);
+  rmSync(dir, { recursive: true });
+  return keeps;
 }
 
 /** Whether an overlay takes a mapped layer (5.19). */

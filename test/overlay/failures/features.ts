@@ -65,7 +65,7 @@ export const featureRows: readonly FailureRow[] = [
       { lowerdir: ['l1', 'other/l'], uuid: 'off', ...(view && { upperdir: 'u', workdir: 'w' }) },
       dropped("uuid: 'off'", 'm'),
       [tmpfs('other', 'l')],
-      { instead: { allowDegraded: ['uuid'] } },
+      { instead: { allowDegraded: ['uuid'] }, needs: ['uuid=off over one file system only'] },
     ),
   ),
   refused(

@@ -1,5 +1,5 @@
 /** Each option with each of its values, with an upperdir and without. */
-import { conflict, lacking } from './errors.js';
+import { conflict, fails, lacking } from './errors.js';
 import type { Expected, Given, Row } from './row.js';
 import { dirs, tmpfs } from './setup.js';
 
@@ -69,7 +69,24 @@ export const optionRows: readonly Row[] = [
     shown('metacopy=on', 'redirect_dir=on'),
   ),
   ...both({ uuid: 'on' }, shown('uuid=on'), conflict(/"uuid: 'on'".*"upperdir"/)),
-  ...both({ uuid: 'off' }, shown('uuid=off'), conflict(/"uuid: 'off'".*"upperdir".*'null'/)),
+  { title: 'uuid: "off", with an upperdir', options: { uuid: 'off' }, expect: shown('uuid=off') },
+  {
+    title: 'uuid: "off", in a view',
+    view: true,
+    options: { uuid: 'off' },
+    expect: fails('ENOTSUP', 'feature-dropped', /mounted without "uuid: 'off'"/),
+    needs: ['uuid=off over one file system only'],
+  },
+  ...[false, true].map(
+    (view): Row => ({
+      title: `uuid: "off", layers on two file systems, ${view ? 'in a view' : 'with an upperdir'}`,
+      view,
+      setup: [tmpfs('other', 'l')],
+      options: { lowerdir: ['l1', 'other/l'], uuid: 'off' },
+      expect: shown('uuid=off'),
+      needs: ['uuid=off over several file systems'],
+    }),
+  ),
   ...both({ uuid: 'null' }, shown('uuid=null'), shown('uuid=null')),
   ...both({ uuid: 'auto' }, plain, plain),
   // On one file system the numbers are unique as they are.
@@ -152,6 +169,7 @@ export const optionRows: readonly Row[] = [
     setup: [tmpfs('other', 'l')],
     options: { lowerdir: 'other/l', uuid: 'off', allowDegraded: ['uuid'] },
     expect: { shown: ['uuid=null'], files: {} },
+    needs: ['uuid=off over one file system only'],
   },
   {
     title: 'index on an upper of the disk',
