@@ -434,10 +434,12 @@ function withMetacopy(checked: CheckedOptions, { step, errno }: StepFailure): Ch
 const underWay = new Map<string, Promise<unknown>>();
 
 /** The same for all texts of a path that differ in doubled slashes and dots alone; `..` may lead anywhere. */
-const keyOf = (path: Path): string =>
-  Buffer.from(toBytes(path))
-    .toString('latin1')
-    .replace(/(?:\/\.?)+(?=\/|$)/g, '');
+function keyOf(path: Path): string {
+  const isAscii = typeof path === 'string' && /^[\x20-\x7e]*$/.test(path);
+  const text = isAscii ? path : Buffer.from(toBytes(path)).toString('latin1');
+  // Most have none of these, and a copy takes longer than a look.
+  return /\/\.?(?:\/|$)/.test(text) ? text.replace(/(?:\/\.?)+(?=\/|$)/g, '') : text;
+}
 
 /** What no other mount may take meanwhile. */
 function claimedPaths({ stack, target, exclusive, upperdir, workdir }: CheckedOptions): string[] {
