@@ -153,7 +153,8 @@ export function explainRefusal(
   if (step.call === calls.fsconfig && step.args[1] !== FSCONFIG_CMD_CREATE) return undefined;
   if (step.call === calls.fsconfig && errno === e.EPERM) {
     // It has taken a layer as kernels do from 6.5 on: then it is this mount that it does not make.
-    if (plan.steps.some(({ args }) => args[2] === 'lowerdir+')) return undefined;
+    const [context] = step.args;
+    if (plan.steps.some(({ args }) => args[0] === context && args[2] === 'lowerdir+')) return undefined;
     return {
       what: 'this kernel makes no overlay in a user namespace',
       hint: 'use Linux 5.11 or later',

@@ -251,7 +251,7 @@ mountTest('a mount without privilege has its upper for itself', { needs: 'rootle
 mountTest('what a program of a plain user sees is in use until it has ended', { needs: 'rootless' }, (t) => {
   const dir = scratch(t, withUserAttributes());
   makeTree(dir, { 'lower/file': 'file', 'upper/': '', 'work/': '', 'work2/': '' });
-  for (const name of ['lower', 'upper', 'work', 'work2']) giveTo(join(dir, name));
+  giveTo(dir, ...['lower', 'upper', 'work', 'work2'].map((name) => join(dir, name)));
   const outcome = evaluateAsNobody(
     `const [dir] = args;
     const at = join(dir, 'lower');

@@ -1,6 +1,7 @@
 /** Rules about layers that are to show with other owners. */
 import * as e from '../../errnos.js';
 import { calls } from '../../kernel/calls.js';
+import { OWN_MOUNT_NAMESPACE } from '../../kernel/namespaces.js';
 import { pathString } from '../../paths.js';
 import { isMapping } from '../idmap.js';
 import { fileSystemName, findSubject, nameOf, type Rule, show, type Verdict } from './rule.js';
@@ -15,11 +16,13 @@ const foreign: Verdict = {
 
 const mapRefused: Rule = {
   when: ({ step, plan, errno }) =>
-    step?.call === calls.userns || (step?.call === calls.unshare && !plan.isInChild && isDenied(errno)),
+    step?.call === calls.userns ||
+    (step?.call === calls.openat2 && step.args[1] === OWN_MOUNT_NAMESPACE && errno === e.ENOENT) ||
+    (step?.call === calls.unshare && !plan.isInChild && isDenied(errno)),
   find({ facts, failure }) {
     const errno = failure?.errno;
     if (errno === e.ENOENT) {
-      return { reason: 'proc-missing', what: 'the ranges of `idmap` are set by way of /proc, which is not mounted' };
+      return { reason: 'proc-missing', what: '`idmap` goes by way of /proc, which is not mounted' };
     }
     if (errno === e.ENOSPC) {
       return {

@@ -180,7 +180,7 @@ function rowsOn(kind: string): FailureRow[] {
       'a mount that is read-only',
       { upperdir: 'ro/u', workdir: 'ro/w' },
       fails(
-        'EINVAL',
+        'explained',
         'upper-read-only',
         /ro\/u' is on .* or on a mount that is read-only: the one at '.*\/ro'/,
         'ro/u',
