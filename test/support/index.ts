@@ -137,7 +137,7 @@ const probes = {
     askFeaturesSync().rootless && hasProgram('newuidmap') && hasProgram('newgidmap') && existsSync('/etc/subuid'),
   'idmapped layers': () => takesIdMaps(),
   'uuid=off over several file systems': () => keepsUuidOff(),
-  'uuid=off over one file system only': () => takesOption('uuid') && !keepsUuidOff(),
+  'uuid=off over one file system only': () => takesOption('uuid=off') && !keepsUuidOff(),
   'detached mounts that can be cloned': () => featuresSync().openTreeAttr === true,
 } as const satisfies Readonly<Record<string, () => boolean>>;
 

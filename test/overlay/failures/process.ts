@@ -130,14 +130,14 @@ export const processRows: readonly ProcessRow[] = [
     ['unshare', '-Ur'],
     {},
     fails('EPERM', 'namespace-foreign', /does not belong to its user namespace/),
-    { mend: { command: inUser } },
+    { mend: { command: inUser }, needs: ['rootless'] },
   ),
   row(
     'in a user namespace as nobody there',
     ['unshare', '-Um'],
     {},
     noPrivilege(/lacks CAP_SYS_ADMIN in its user namespace/),
-    { mend: { command: inUser } },
+    { mend: { command: inUser }, needs: ['rootless'] },
   ),
   filtered(
     'a filter that refuses fsopen and mount',
