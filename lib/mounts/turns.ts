@@ -12,15 +12,14 @@ export class Turns {
   #end: Promise<unknown> | undefined;
 
   /** Performs what uses it, when nothing is about to end it. */
-  async use<T>(perform: () => Promise<T>): Promise<T> {
-    while (this.#end !== undefined) await settled(this.#end);
+  use<T>(perform: () => Promise<T>): Promise<T> {
+    if (this.#end !== undefined) return settled(this.#end).then(() => this.use(perform));
     const use = perform();
     this.#uses.add(use);
-    try {
-      return await use;
-    } finally {
-      this.#uses.delete(use);
-    }
+    // The caller does not wait for this.
+    const done = () => this.#uses.delete(use);
+    use.then(done, done);
+    return use;
   }
 
   /** Performs what ends it, when nothing uses it any more; what is asked for later comes later. */

@@ -37,11 +37,19 @@ const IDLE_MILLISECONDS = 10_000;
 /** By whether the subordinate ids of the user are in them. */
 const kept = new Map<boolean, Kept>();
 
+/** The user for which this process can map ids itself; asked again when that has changed. */
+let mapper: number | undefined;
+
+function canMapIds({ uid }: Ids): boolean {
+  if (mapper !== uid && ownsProcFiles()) mapper = uid;
+  return mapper === uid;
+}
+
 /** The user namespace that a lease is about: one to be made with the plan, or one that is there already. */
 function* userNamespace(hasSubIds: boolean): Dialogue<Ids | { readonly user: number }> {
   if (hasSubIds) return { user: yield* makeSubIdNamespace() };
   const ids = ownIds();
-  const held = ownsProcFiles() ? undefined : yield* makeHeldNamespace(ids);
+  const held = canMapIds(ids) ? undefined : yield* makeHeldNamespace(ids);
   // What forbids one shows, and is explained, when the plan tries to make its own.
   return held === undefined ? ids : { user: held };
 }

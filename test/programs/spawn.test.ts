@@ -411,7 +411,7 @@ mountTest('without privilege: a mount at the root', { needs: rootNeeds }, (t) =>
     const root = await overlayfs.mountOverlay({
       lowerdir: join(dir, 'root'), upperdir: join(dir, 'changes'), workdir: join(dir, 'other-work'), rootless: true,
     });
-    const places = { mount: root, at: '/', mounts: [{ mount, at: '/mnt' }], readonly: ['/etc'], cwd: '/mnt' };
+    const places = { mount: root, at: '/', mounts: [{ mount, at: '/mnt' }], readonly: ['/etc'], cwd: '/mnt', env: { PATH: '/bin' } };
     return [await run('sh', ['-c', args[1]], places), fs.readdirSync(join(dir, 'changes'))];`,
     dir,
     rootScript,
