@@ -419,7 +419,7 @@ mountTest('without privilege: a mount at the root', { needs: rootNeeds }, (t) =>
   t.deepEqual(outcome, [{ code: 0, signal: null, text: rootSaid }, ['test-new']]);
 });
 
-mountTest('where no mount namespace is left, the error says so', { needs: 'user namespaces' }, (t) => {
+mountTest('where no mount namespace is left, the error says so', { needs: 'rootless' }, (t) => {
   const dir = scratch(t);
   layers(dir);
   const reasons = evaluateAs(

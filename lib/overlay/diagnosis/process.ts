@@ -199,11 +199,12 @@ const layerForeign: Rule = {
 const notAllowed: Rule = {
   when: (failure) => isCreation(failure) && (failure.errno === e.EPERM || failure.errno === e.EACCES),
   find({ options, facts: { process } }) {
-    const user = process.isInUserNamespace ? ', in a user namespace' : '';
+    const user = process.isInUserNamespace ? ', in a user namespace,' : '';
+    const since = process.isInUserNamespace ? '; before Linux 5.11 there are no overlays in user namespaces' : '';
     return {
       reason: 'permission-denied',
       what: `this process${user} may not make the mount${place(options)} as it is: a layer, or an option, needs more privilege than it has`,
-      hint: 'run it with CAP_SYS_ADMIN and CAP_DAC_OVERRIDE in the initial user namespace, or leave out the options that need trusted.* attributes',
+      hint: `run it with CAP_SYS_ADMIN and CAP_DAC_OVERRIDE in the initial user namespace, or leave out the options that need trusted.* attributes${since}`,
     };
   },
 };

@@ -83,7 +83,12 @@ const row = (
   options: Given,
   expect: ProcessRow['expect'],
   more: Partial<ProcessRow> = {},
-): ProcessRow => ({ title, command, options, expect, ...more });
+): ProcessRow => {
+  // Linux 5.10 has no overlays in user namespaces, whatever else is wrong or right there.
+  const isInUserNamespace = command.some((word) => word.startsWith('-U'));
+  const needs = [...(more.needs ?? []), ...(isInUserNamespace ? (['rootless'] as const) : [])];
+  return { title, command, options, expect, ...more, needs };
+};
 
 const filtered = (
   title: string,
@@ -130,14 +135,14 @@ export const processRows: readonly ProcessRow[] = [
     ['unshare', '-Ur'],
     {},
     fails('EPERM', 'namespace-foreign', /does not belong to its user namespace/),
-    { mend: { command: inUser }, needs: ['rootless'] },
+    { mend: { command: inUser } },
   ),
   row(
     'in a user namespace as nobody there',
     ['unshare', '-Um'],
     {},
     noPrivilege(/lacks CAP_SYS_ADMIN in its user namespace/),
-    { mend: { command: inUser }, needs: ['rootless'] },
+    { mend: { command: inUser } },
   ),
   filtered(
     'a filter that refuses fsopen and mount',

@@ -100,7 +100,7 @@ export const lifecycleRows: readonly Row[] = [
   row(
     'an upper on a read-only mount',
     { upperdir: 'ro/u', workdir: 'ro/w' },
-    fails('EINVAL', 'upper-read-only', /upperdir.*read-only/, 'ro/u'),
+    fails('explained', 'upper-read-only', /upperdir.*read-only/, 'ro/u'),
     dirs('x/u', 'x/w'),
     readonlyBind('x', 'ro'),
   ),
