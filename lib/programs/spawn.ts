@@ -22,6 +22,7 @@ import { lookSync } from '../kernel/look.js';
 import { type Ids, ownIds } from '../kernel/namespaces.js';
 import { Plan } from '../kernel/plan.js';
 import { Mount, mountedOf } from '../mounts/mount.js';
+import { outOfNamespaces } from '../mounts/mount-namespace.js';
 import { featuresSync } from '../overlay/features.js';
 import { explainRefusal, readNamespaceSettings } from '../overlay/refusal.js';
 import { makeSubIdNamespace } from '../overlay/sub-ids.js';
@@ -208,7 +209,7 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
     // A mount without a place is in a namespace of its own.
     return word === 'attach' || word === 'hide'
       ? fields('too-many-mounts', 'the program would see more mounts than a mount namespace may have')
-      : fields('out-of-namespaces', 'there are as many mount namespaces as /proc/sys/user/max_mnt_namespaces allows');
+      : fields(outOfNamespaces.reason, outOfNamespaces.what);
   }
   if (errno === e.ENOSYS) {
     const calls = word === 'readonly' ? 'mount_setattr(2), which `readonly` needs' : 'open_tree(2) or move_mount(2)';
