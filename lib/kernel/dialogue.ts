@@ -4,7 +4,9 @@
  */
 import { type Dirent, readdirSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
+import { abortError } from '../errors.js';
 import { type Path, toBytes } from '../paths.js';
+import { onAbort } from './on-abort.js';
 import { type Outputs, perform, performSync, StepFailure } from './perform.js';
 import { Plan } from './plan.js';
 
@@ -18,12 +20,31 @@ export interface ListedEntry {
   readonly isDirectory: boolean;
 }
 
-type Answer = Outputs | StepFailure | readonly ListedEntry[];
-export type Dialogue<T> = Generator<Plan | Listing, T, Answer>;
+/** A plan that a signal cancels, in the promise form. */
+interface Cancellable {
+  readonly plan: Plan;
+  readonly signal: AbortSignal;
+}
 
-/** The outputs are valid until the next question. */
-export function* ask(plan: Plan): Dialogue<Outputs | StepFailure> {
-  return (yield plan) as Outputs | StepFailure;
+/** A time in which nothing is done. */
+interface Pause {
+  /** In ms. 0 lets the event loop have its turn, and does nothing in the synchronous form. */
+  readonly pause: number;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** A step that differs between the forms, since promises are kept in one of them only. */
+interface TwoForms {
+  readonly later: () => Promise<unknown>;
+  readonly now: () => unknown;
+}
+
+type Question = Plan | Cancellable | Listing | Pause | TwoForms;
+export type Dialogue<T> = Generator<Question, T, unknown>;
+
+/** The outputs are valid until the next question. A signal has the promise form's plan taken back when it aborts. */
+export function* ask(plan: Plan, signal?: AbortSignal): Dialogue<Outputs | StepFailure> {
+  return (yield signal === undefined ? plan : { plan, signal }) as Outputs | StepFailure;
 }
 
 /** The same, for a plan that tolerates all that may go wrong with its steps. */
@@ -35,6 +56,20 @@ export function* askTolerant(plan: Plan): Dialogue<Outputs> {
 
 export function* list(path: Path): Dialogue<readonly ListedEntry[]> {
   return (yield { list: path }) as readonly ListedEntry[];
+}
+
+/**
+ * Waits this many milliseconds. With 0 it lets other callbacks of the event loop run.
+ *
+ * @throws {Error} `ABORT_ERR` when the signal aborts; the synchronous form does not notice
+ */
+export function* pause(milliseconds: number, signal?: AbortSignal): Dialogue<void> {
+  yield { pause: milliseconds, signal };
+}
+
+/** Performs one of two functions, by the form. */
+export function* inEitherForm<T>(later: () => Promise<T>, now: () => T): Dialogue<T> {
+  return (yield { later, now }) as T;
 }
 
 const listOptions = { encoding: 'buffer', withFileTypes: true } as const;
@@ -58,11 +93,57 @@ async function read(path: Path): Promise<ListedEntry[]> {
   }
 }
 
+const sleepWord = new Int32Array(new SharedArrayBuffer(4));
+
+function answerSync(question: Question): unknown {
+  if (question instanceof Plan) return performSync(question);
+  if ('plan' in question) return performSync(question.plan);
+  if ('list' in question) return readSync(question.list);
+  if ('now' in question) return question.now();
+  if (question.pause > 0) Atomics.wait(sleepWord, 0, 0, question.pause);
+  return undefined;
+}
+
+function answer(question: Exclude<Question, Plan>): Promise<unknown> {
+  if ('plan' in question) return perform(question.plan, question.signal);
+  if ('list' in question) return read(question.list);
+  if ('later' in question) return question.later();
+  if (question.pause === 0) return new Promise((resolve) => setImmediate(resolve));
+  return sleep(question.pause, question.signal);
+}
+
+function sleep(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve, reject) => {
+    if (signal?.aborted) {
+      reject(abortError(signal));
+      return;
+    }
+    const forget =
+      signal &&
+      onAbort(signal, () => {
+        clearTimeout(timer);
+        forget?.();
+        reject(abortError(signal));
+      });
+    const timer = setTimeout(() => {
+      forget?.();
+      resolve();
+    }, milliseconds);
+  });
+}
+
+/** An error in an answer goes through the dialogue, which gives back what it has taken. */
 export function holdSync<T>(dialogue: Dialogue<T>): T {
   let next = dialogue.next();
   while (!next.done) {
-    const question = next.value;
-    next = dialogue.next(question instanceof Plan ? performSync(question) : readSync(question.list));
+    let answered: unknown;
+    try {
+      answered = answerSync(next.value);
+    } catch (error) {
+      next = dialogue.throw(error);
+      continue;
+    }
+    next = dialogue.next(answered);
   }
   return next.value;
 }
@@ -71,7 +152,14 @@ export async function hold<T>(dialogue: Dialogue<T>): Promise<T> {
   let next = dialogue.next();
   while (!next.done) {
     const question = next.value;
-    next = dialogue.next(question instanceof Plan ? await perform(question) : await read(question.list));
+    let answered: unknown;
+    try {
+      answered = await (question instanceof Plan ? perform(question) : answer(question));
+    } catch (error) {
+      next = dialogue.throw(error);
+      continue;
+    }
+    next = dialogue.next(answered);
   }
   return next.value;
 }

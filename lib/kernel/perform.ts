@@ -2,6 +2,7 @@
 import { OverlayError } from '../errors.js';
 import { addon, type NativeFailure } from '../native.js';
 import { encode } from './encode.js';
+import { onAbort } from './on-abort.js';
 import { type Plan, RESULT_SIZE, type Step } from './plan.js';
 
 /** A plan that failed and was taken back. */
@@ -105,24 +106,6 @@ export type Outcome = Outputs | StepFailure;
 
 let lastToken = 0;
 
-/** What a signal's abort cancels: the tokens of the plans started with it. */
-const started = new WeakMap<AbortSignal, Set<number>>();
-
-/** Has the signal's abort cancel a plan; one listener serves all plans of a signal. */
-function cancelOnAbort(signal: AbortSignal, token: number): () => void {
-  let tokens = started.get(signal);
-  if (tokens === undefined) {
-    const all = new Set<number>();
-    started.set(signal, all);
-    signal.addEventListener('abort', () => {
-      for (const each of all) addon().cancel(each);
-    });
-    tokens = all;
-  }
-  const own = tokens.add(token);
-  return () => own.delete(token);
-}
-
 let results: Int32Array | undefined;
 
 /** The outputs at a place among the results, which is counted: what nobody has come for yet, stays. */
@@ -142,8 +125,8 @@ export function perform(plan: Plan, signal?: AbortSignal): Promise<Outputs | Ste
   const token = signal === undefined ? 0 : ++lastToken;
   const { block, size } = encode(plan);
   const promise = addon().start(block, size, token);
-  const forget = signal && cancelOnAbort(signal, token);
-  // Since the caller looked, for whom something else came first: its event will not come any more.
+  const forget = signal && onAbort(signal, () => addon().cancel(token));
+  // The signal may have aborted after the caller checked it; its event has already fired.
   if (signal?.aborted) addon().cancel(token);
   return promise.then((outcome) => {
     forget?.();

@@ -5,8 +5,9 @@ import * as e from '../errnos.js';
 import { missingProc, OverlayError, type OverlayErrorFields } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
-import { Plan, type Step } from '../kernel/plan.js';
+import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
+import { StepFailure } from '../kernel/perform.js';
+import { Plan } from '../kernel/plan.js';
 import { featuresSync } from '../overlay/features.js';
 import {
   type Path,
@@ -50,13 +51,15 @@ function addDirectory({ plan, path }: OpaquePlan): number {
   return plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_PATH | k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC, 0]);
 }
 
-function makePlan(dir: PathLike, options: OpaqueOptions | undefined): OpaquePlan {
+function* marked(dir: PathLike, options: OpaqueOptions | undefined): Dialogue<void> {
   const made = prepare(dir, options);
+  const { path, attribute, plan } = made;
   const directory = addDirectory(made);
   // Through a mounted overlay the mark would land on another name, and say nothing about this overlay.
-  made.plan.add(calls.fstatfs, [directory, 0, k.OVERLAYFS_SUPER_MAGIC]);
-  made.plan.add(calls.setxattr, [['/proc/self/fd/', directory], made.attribute, OPAQUE, 0]);
-  return made;
+  plan.add(calls.fstatfs, [directory, 0, k.OVERLAYFS_SUPER_MAGIC]);
+  plan.add(calls.setxattr, [['/proc/self/fd/', directory], attribute, OPAQUE, 0]);
+  const outcome = yield* ask(plan);
+  if (outcome instanceof StepFailure) throw explainOpaque(path, attribute, outcome);
 }
 
 /** The reason for a directory that could not be looked at or marked. Pure. */
@@ -115,36 +118,25 @@ export function explainOpaque(path: Path, attribute: string, failure: StepFailur
  * @throws {OverlayError} `'path-missing'`, `'path-not-directory'`, `'xattr-denied'`, `'merged-mount'`, …
  */
 export async function makeOpaque(dir: PathLike, options?: OpaqueOptions): Promise<void> {
-  const { path, attribute, plan } = makePlan(dir, options);
-  const outcome = await perform(plan);
-  if (outcome instanceof StepFailure) throw explainOpaque(path, attribute, outcome);
+  return hold(marked(dir, options));
 }
 
 /** `makeOpaque`, on the calling thread. */
 export function makeOpaqueSync(dir: PathLike, options?: OpaqueOptions): void {
-  const { path, attribute, plan } = makePlan(dir, options);
-  const outcome = performSync(plan);
-  if (outcome instanceof StepFailure) throw explainOpaque(path, attribute, outcome);
+  holdSync(marked(dir, options));
 }
 
-interface Question extends OpaquePlan {
-  readonly mark: Step;
-}
-
-function question(dir: PathLike, options: OpaqueOptions | undefined): Question {
+function* hasMark(dir: PathLike, options: OpaqueOptions | undefined): Dialogue<boolean> {
   const asked = prepare(dir, options);
+  const { path, attribute, plan } = asked;
   const directory = addDirectory(asked);
   const room = OPAQUE.length;
-  const made = asked.plan.add(calls.lgetxattr, [['/proc/self/fd/', directory, '/.'], asked.attribute, room], {
-    output: room,
-    tolerate: [e.ENODATA, e.EOPNOTSUPP, e.EPERM, e.ERANGE],
-  });
-  return { ...asked, mark: asked.plan.stepOf(made) };
-}
-
-function answer({ path, attribute, mark }: Question, outputs: Outputs | StepFailure): boolean {
-  if (outputs instanceof StepFailure) throw explainOpaque(path, attribute, outputs);
-  return outputs.result(mark) === OPAQUE.length && outputs.bytes(mark, OPAQUE.length).toString() === OPAQUE;
+  const args = [['/proc/self/fd/', directory, '/.'], attribute, room];
+  const tolerate = [e.ENODATA, e.EOPNOTSUPP, e.EPERM, e.ERANGE];
+  const mark = plan.stepOf(plan.add(calls.lgetxattr, args, { output: room, tolerate }));
+  const outcome = yield* ask(plan);
+  if (outcome instanceof StepFailure) throw explainOpaque(path, attribute, outcome);
+  return outcome.result(mark) === room && outcome.bytes(mark, room).toString() === OPAQUE;
 }
 
 /**
@@ -154,12 +146,10 @@ function answer({ path, attribute, mark }: Question, outputs: Outputs | StepFail
  * @throws {OverlayError} `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'`
  */
 export async function isOpaque(dir: PathLike, options?: OpaqueOptions): Promise<boolean> {
-  const asked = question(dir, options);
-  return answer(asked, await perform(asked.plan));
+  return hold(hasMark(dir, options));
 }
 
 /** `isOpaque`, on the calling thread. */
 export function isOpaqueSync(dir: PathLike, options?: OpaqueOptions): boolean {
-  const asked = question(dir, options);
-  return answer(asked, performSync(asked.plan));
+  return holdSync(hasMark(dir, options));
 }

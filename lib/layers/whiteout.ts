@@ -6,8 +6,9 @@ import * as e from '../errnos.js';
 import { conflictingOptions, invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { addLook, type Found, readLook, STATFS_OUTPUT } from '../kernel/look.js';
-import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
+import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step, type StepOptions, type Subject } from '../kernel/plan.js';
 import {
   type Path,
@@ -116,33 +117,21 @@ export interface WhiteoutFacts {
   readonly mayChange: boolean;
 }
 
-interface Look {
-  readonly plan: Plan;
-  readonly facts: (outputs: Outputs | StepFailure) => WhiteoutFacts;
-}
-
-function lookAt(path: Path, parent: Path): Look {
+function* lookAt(path: Path, parent: Path): Dialogue<WhiteoutFacts> {
   const plan = new Plan();
   const itself = addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW });
   const above = addLook(plan, parent);
-  const guard = plan.add(calls.statfs, [parent, 0, k.OVERLAYFS_SUPER_MAGIC], {
-    output: STATFS_OUTPUT,
-    tolerate: 'any',
-  });
-  const access = plan.add(calls.faccessat2, [k.AT_FDCWD, parent, k.W_OK | k.X_OK, k.AT_EACCESS], {
-    output: 0,
-    tolerate: 'any',
-  });
-  const answers = (outputs: Outputs | StepFailure, descriptor: Descriptor, errno: number): boolean =>
-    !(outputs instanceof StepFailure) && outputs.result(plan.stepOf(descriptor)) === -errno;
+  const any = { output: 0, tolerate: 'any' } as const;
+  const guard = plan.add(calls.statfs, [parent, 0, k.OVERLAYFS_SUPER_MAGIC], { ...any, output: STATFS_OUTPUT });
+  const access = plan.add(calls.faccessat2, [k.AT_FDCWD, parent, k.W_OK | k.X_OK, k.AT_EACCESS], any);
+  const outcome = yield* ask(plan);
+  const answers = (descriptor: Descriptor, errno: number): boolean =>
+    !(outcome instanceof StepFailure) && outcome.result(plan.stepOf(descriptor)) === -errno;
   return {
-    plan,
-    facts: (outputs) => ({
-      found: readLook(itself, outputs),
-      parent: readLook(above, outputs),
-      isOnOverlay: answers(outputs, guard, e.EPERM),
-      mayChange: !answers(outputs, access, e.EACCES) && !answers(outputs, access, e.EPERM),
-    }),
+    found: readLook(itself, outcome),
+    parent: readLook(above, outcome),
+    isOnOverlay: answers(guard, e.EPERM),
+    mayChange: !answers(access, e.EACCES) && !answers(access, e.EPERM),
   };
 }
 
@@ -261,6 +250,14 @@ function toError(made: WhiteoutPlan, path: Path, failure: StepFailure, facts: Wh
 
 // ------------------------------------------------------------------------------------------ the calls
 
+function* whitedOut(path: PathLike | readonly PathLike[], options: WhiteoutOptions | undefined): Dialogue<void> {
+  const made = whiteoutPlan(path, options);
+  const outcome = yield* ask(made.plan);
+  if (!(outcome instanceof StepFailure)) return;
+  const [failed, parent] = failedPath(made, outcome);
+  throw toError(made, failed, outcome, yield* lookAt(failed, parent));
+}
+
 /**
  * Makes whiteouts in a layer directory: character devices 0:0, as overlayfs itself makes them, mknodat(2).
  * Needs no privilege from Linux 5.8 on. Those of one call share an inode where the file system allows it. A
@@ -271,32 +268,15 @@ function toError(made: WhiteoutPlan, path: Path, failure: StepFailure, facts: Wh
  * directory), `'read-only'`, `'permission-denied'`, …
  */
 export async function whiteout(path: PathLike | readonly PathLike[], options?: WhiteoutOptions): Promise<void> {
-  const made = whiteoutPlan(path, options);
-  const outcome = await perform(made.plan);
-  if (!(outcome instanceof StepFailure)) return;
-  const [failed, parent] = failedPath(made, outcome);
-  const look = lookAt(failed, parent);
-  throw toError(made, failed, outcome, look.facts(await perform(look.plan)));
+  return hold(whitedOut(path, options));
 }
 
 /** `whiteout`, on the calling thread. */
 export function whiteoutSync(path: PathLike | readonly PathLike[], options?: WhiteoutOptions): void {
-  const made = whiteoutPlan(path, options);
-  const outcome = performSync(made.plan);
-  if (!(outcome instanceof StepFailure)) return;
-  const [failed, parent] = failedPath(made, outcome);
-  const look = lookAt(failed, parent);
-  throw toError(made, failed, outcome, look.facts(performSync(look.plan)));
+  holdSync(whitedOut(path, options));
 }
 
-interface Question {
-  readonly path: Path;
-  readonly plan: Plan;
-  readonly itself: Step;
-  readonly marks: readonly Step[];
-}
-
-function question(value: PathLike): Question {
+function* isMarkedOut(value: PathLike): Dialogue<boolean> {
   // A slash at the end would have a link followed.
   const path = withoutTrailingSlashes(toAbsolute(toPath(value, 'path')));
   const plan = new Plan();
@@ -304,23 +284,20 @@ function question(value: PathLike): Question {
   const marks = [false, true].map((userxattr) =>
     plan.stepOf(plan.add(calls.lgetxattr, [path, whiteoutName(userxattr), 0], { output: 0, tolerate: 'any' })),
   );
-  return { path, plan, itself, marks };
-}
-
-function answer({ path, itself, marks }: Question, outputs: Outputs | StepFailure): boolean {
-  if (outputs instanceof StepFailure) {
-    const missing = outputs.errno === e.ENOENT || outputs.errno === e.ENOTDIR;
+  const outcome = yield* ask(plan);
+  if (outcome instanceof StepFailure) {
+    const missing = outcome.errno === e.ENOENT || outcome.errno === e.ENOTDIR;
     throw new OverlayError({
-      errno: outputs.errno,
+      errno: outcome.errno,
       syscall: 'statx',
       path: pathString(path),
       reason: missing ? 'path-missing' : 'path-inaccessible',
       what: missing ? `${quotePath(path)} does not exist` : `${quotePath(path)} cannot be reached`,
     });
   }
-  const found = readLook(itself, outputs);
+  const found = readLook(itself, outcome);
   if (found.type !== k.S_IFREG || found.size !== 0) return isWhiteoutDevice(found);
-  return marks.some((mark) => outputs.result(mark) >= 0);
+  return marks.some((mark) => outcome.result(mark) >= 0);
 }
 
 /**
@@ -331,12 +308,10 @@ function answer({ path, itself, marks }: Question, outputs: Outputs | StepFailur
  * @throws {OverlayError} `'path-missing'`, `'path-inaccessible'`
  */
 export async function isWhiteout(path: PathLike): Promise<boolean> {
-  const asked = question(path);
-  return answer(asked, await perform(asked.plan));
+  return hold(isMarkedOut(path));
 }
 
 /** `isWhiteout`, on the calling thread. */
 export function isWhiteoutSync(path: PathLike): boolean {
-  const asked = question(path);
-  return answer(asked, performSync(asked.plan));
+  return holdSync(isMarkedOut(path));
 }

@@ -4,9 +4,10 @@ import * as e from '../errnos.js';
 import { abortError, OverlayError, type OverlayErrorFields } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { formatStep, systemCallOf } from '../kernel/format.js';
 import { addLook, readLook, readMountId, STATX_OUTPUT } from '../kernel/look.js';
-import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
+import { StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import {
   type Path,
@@ -77,7 +78,6 @@ const names: ReadonlySet<string> = new Set([
 ]);
 
 interface Bind extends AttributeSet {
-  readonly given: PathLike;
   readonly source: Path;
   readonly target: Path;
   readonly recursive: boolean;
@@ -91,7 +91,6 @@ function check(source: PathLike, target: PathLike, options: BindOptions | undefi
   const given = toOptions(options, names);
   const namespace = checkNamespace(given.namespace);
   const checked = {
-    given: target,
     source: toPath(source, 'source'),
     target: toTarget(target, namespace),
     ...checkAttributes(given),
@@ -150,17 +149,14 @@ function bindPlan(bind: Bind): BindPlan {
 }
 
 /** Whether one of source and target is a directory and the other is not. */
-function lookAtBoth(bind: Bind): { plan: Plan; differ: (outputs: Outputs | StepFailure) => boolean } {
+function* areUnlike(bind: Bind): Dialogue<boolean> {
   const plan = new Plan();
   const source = addLook(plan, bind.source);
   if (bind.namespace !== undefined) addJoin(plan, bind.namespace);
   const target = addLook(plan, bind.target, { flags: k.AT_SYMLINK_NOFOLLOW });
-  const isDirectory = (step: Step, outputs: Outputs) => readLook(step, outputs).type === k.S_IFDIR;
-  return {
-    plan,
-    differ: (outputs) =>
-      !(outputs instanceof StepFailure) && isDirectory(source, outputs) !== isDirectory(target, outputs),
-  };
+  const outcome = yield* ask(plan);
+  const isDirectory = (step: Step) => readLook(step, outcome).type === k.S_IFDIR;
+  return !(outcome instanceof StepFailure) && isDirectory(source) !== isDirectory(target);
 }
 
 /** The reason for a failed bind. Pure. */
@@ -226,8 +222,14 @@ function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayErro
   });
 }
 
-function finish(bind: Bind, { id }: BindPlan, outcome: Outputs): Mount {
-  return new Mount(bind.given, { path: bind.target, id: readMountId(id, outcome), namespace: bind.namespace });
+function* bound(source: PathLike, target: PathLike, options: BindOptions | undefined): Dialogue<Mount> {
+  const checked = check(source, target, options);
+  const { target: path, namespace, signal } = checked;
+  const { plan, id } = bindPlan(checked);
+  const outcome = yield* ask(plan, signal);
+  if (!(outcome instanceof StepFailure)) return new Mount(target, { path, id: readMountId(id, outcome), namespace });
+  if (outcome.cancelled && signal) throw abortError(signal, outcome.undoErrno);
+  throw explainJoin(outcome) ?? explain(checked, outcome, yield* areUnlike(checked));
 }
 
 /**
@@ -241,21 +243,10 @@ function finish(bind: Bind, { id }: BindPlan, outcome: Outputs): Mount {
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
 export async function bind(source: PathLike, target: PathLike, options?: BindOptions): Promise<Mount> {
-  const checked = check(source, target, options);
-  const planned = bindPlan(checked);
-  const outcome = await perform(planned.plan, checked.signal);
-  if (!(outcome instanceof StepFailure)) return finish(checked, planned, outcome);
-  if (outcome.cancelled && checked.signal) throw abortError(checked.signal, outcome.undoErrno);
-  const look = lookAtBoth(checked);
-  throw explainJoin(outcome) ?? explain(checked, outcome, look.differ(await perform(look.plan)));
+  return hold(bound(source, target, options));
 }
 
 /** `bind`, on the calling thread. */
 export function bindSync(source: PathLike, target: PathLike, options?: BindOptions): Mount {
-  const checked = check(source, target, options);
-  const planned = bindPlan(checked);
-  const outcome = performSync(planned.plan);
-  if (!(outcome instanceof StepFailure)) return finish(checked, planned, outcome);
-  const look = lookAtBoth(checked);
-  throw explainJoin(outcome) ?? explain(checked, outcome, look.differ(performSync(look.plan)));
+  return holdSync(bound(source, target, options));
 }

@@ -11,11 +11,12 @@ import {
 } from '../errors.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { systemCallOf } from '../kernel/format.js';
 import { close, closeWith, type Held } from '../kernel/held.js';
 import { OWN_MOUNT_NAMESPACE } from '../kernel/namespaces.js';
-import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
-import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
+import { StepFailure } from '../kernel/perform.js';
+import { type Descriptor, Plan } from '../kernel/plan.js';
 import { isAbsolute, type Path, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
 
 /**
@@ -146,17 +147,14 @@ export function explainJoin({ step, errno }: StepFailure): OverlayError | undefi
   });
 }
 
-function creation(): { plan: Plan; made: Step } {
+function* creation(): Dialogue<MountNamespace> {
   const plan = new Plan();
   plan.isOnOwnThread = true;
   plan.add(calls.unshare, [k.CLONE_NEWNS]);
   plan.add(calls.mount, [null, '/', null, k.MS_REC | k.MS_PRIVATE, null]);
   const args = [k.AT_FDCWD, OWN_MOUNT_NAMESPACE, k.O_CLOEXEC, 0];
-  const made = plan.add(calls.openat2, args, { keep: true, output: 0 });
-  return { plan, made: plan.stepOf(made) };
-}
-
-function finish(made: Step, outcome: Outputs | StepFailure): MountNamespace {
+  const made = plan.stepOf(plan.add(calls.openat2, args, { keep: true, output: 0 }));
+  const outcome = yield* ask(plan);
   if (!(outcome instanceof StepFailure)) return new MountNamespace(outcome.result(made));
   const { errno, step } = outcome;
   if (errno === e.ENOENT) throw missingProc(OWN_MOUNT_NAMESPACE);
@@ -194,12 +192,10 @@ function finish(made: Step, outcome: Outputs | StepFailure): MountNamespace {
  * `'chrooted'`
  */
 export async function createNamespace(): Promise<MountNamespace> {
-  const { plan, made } = creation();
-  return finish(made, await perform(plan));
+  return hold(creation());
 }
 
 /** `createNamespace`, on the calling thread. */
 export function createNamespaceSync(): MountNamespace {
-  const { plan, made } = creation();
-  return finish(made, performSync(plan));
+  return holdSync(creation());
 }
