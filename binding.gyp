@@ -25,6 +25,7 @@
         ["OS!='linux'", {"type": "none"}, {
           "sources": [
             "native/addon.cc",
+            "native/in_use.cc",
             "native/mount_table.cc",
             "native/operation.cc",
             "native/plan.cc",

@@ -52,6 +52,9 @@ enum Number : long {
   epoll_pwait = 281,
   fanotify_init = 300,
   fanotify_mark = 301,
+  inotify_init1 = 294,
+  inotify_add_watch = 254,
+  ustat = 136,
   ioctl = 16,
   setxattr = 188,
   getxattr = 191,
@@ -68,6 +71,9 @@ enum Number : long {
   renameat2 = 316,       // 3.15
   statx = 332,           // 4.11
 #elif defined(__aarch64__)
+  inotify_init1 = 26,
+  inotify_add_watch = 27,
+  ustat = -1,            // the kernel has none there
   read = 63,
   write = 64,
   close = 57,
@@ -210,6 +216,7 @@ struct Statmount {
   uint64_t more[48];
 };
 static_assert(sizeof(Statmount) == 512);
+constexpr uint32_t statmount_sb_basic = 0x1;
 constexpr uint32_t statmount_root = 0x8;        // STATMOUNT_*
 constexpr uint32_t statmount_point = 0x10;
 constexpr uint32_t statmount_type = 0x20;

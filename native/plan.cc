@@ -45,29 +45,35 @@ bool is_tolerated(const Step& step, long result) {
   return false;
 }
 
-// The unique ids of the mounts that were attached here last, each with whose plan it was: what a plan of the same
-// owner has attached is not news to it, on whichever thread.
-class OwnMounts {
+// What is known of the mounts of this process's namespace, for all its threads: the newest one that was looked at, and
+// the unique ids of those that plans have attached lately, which are no news.
+class KnownMounts {
  public:
-  void add(uint64_t id, uint32_t owner) {
+  void add_own(uint64_t id) {
     uint32_t at = __atomic_fetch_add(&next_, 1, __ATOMIC_RELAXED) % size;
-    __atomic_store_n(&entries_[at], entry(id, owner), __ATOMIC_RELEASE);
+    __atomic_store_n(&own_[at], id, __ATOMIC_RELEASE);
   }
-  bool has(uint64_t id, uint32_t owner) const {
-    for (const uint64_t& own : entries_) {
-      if (__atomic_load_n(&own, __ATOMIC_ACQUIRE) == entry(id, owner)) return true;
+  bool is_own(uint64_t id) const {
+    for (const uint64_t& own : own_) {
+      if (__atomic_load_n(&own, __ATOMIC_ACQUIRE) == id) return true;
     }
     return false;
+  }
+  uint64_t newest() const { return __atomic_load_n(&newest_, __ATOMIC_ACQUIRE); }
+  void see(uint64_t id) {
+    uint64_t before = newest();
+    while (before < id && !__atomic_compare_exchange_n(&newest_, &before, id, true, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+    }
   }
 
  private:
   static constexpr uint32_t size = 512;
-  static uint64_t entry(uint64_t id, uint32_t owner) { return id << 16 | owner; }
-  uint64_t entries_[size] = {};
+  uint64_t own_[size] = {};
   uint32_t next_ = 0;
+  uint64_t newest_ = 0;
 };
 
-OwnMounts own_mounts;
+KnownMounts known_mounts;
 
 // Before listmount(2): by the table, a line a mount: its id, its parent's id, and more.
 bool has_submounts_in_table(uint64_t id) {
@@ -124,6 +130,7 @@ int Execution::descriptor(int32_t argument) const {
 }
 
 bool Execution::perform() {
+  prepare_reservation();
   if (header().flags & in_child) return perform_in_child();
   if (!(header().flags & own_thread)) return perform_here();
   bool succeeded = false;
@@ -318,6 +325,7 @@ void Execution::take_back_here() {
   }
   // Last, since a step may be taken back by a descriptor that a later one made.
   while (count > 0) close_result(steps_[--count]);
+  end_reservation();
 }
 
 bool Execution::waits_for(int* fd, uint32_t* events) const {
@@ -362,6 +370,7 @@ void Execution::commit() {
   for (int i = 0; i < done_; i++) {
     if (!(steps_[i].flags & keep)) close_result(steps_[i]);
   }
+  end_reservation();
 }
 
 void Execution::add_kept(std::vector<int>& to) const {
@@ -481,8 +490,22 @@ long Execution::run(Step& step) {
       return get_handle(step);
     case Call::open_by_handle_at:
       return open_handle(step);
-    case Call::claim:
-      return check_claim(step);
+    case Call::reserve:
+      return reserve(step);
+    case Call::reserve_target:
+      return reserve_target(step);
+    case Call::record:
+      return record(step);
+    case Call::sees:
+      return see_use(step);
+    case Call::use_of:
+      return ask_use(step);
+    case Call::forget:
+      return forget_use(step);
+    case Call::news:
+      return check_news(step);
+    case Call::seen:
+      return see_mounts(step);
     case Call::whiteout:
       return make_whiteout(fd(0), Text(*this, a[1]));
     case Call::replace:
@@ -626,7 +649,8 @@ long Execution::check_statfs(const Step& step, long result, const abi::Statfs& f
   return step.a[2] != 0 && found.type == static_cast<int64_t>(static_cast<uint32_t>(step.a[2])) ? -EPERM : 0;
 }
 
-// Where in the output of statx the mount's id is.
+// Where in the output of statx the device and the mount's id are.
+constexpr size_t device_at = 24;
 constexpr size_t mount_id_at = 48;
 
 // statx(dirfd, path, flags, mask, refused attributes, wanted mount id in two halves or 0, wanted S_IFMT or 0 or
@@ -712,52 +736,145 @@ void Execution::remember_mount(const Step& attaching) {
     if (step->call != Call::statx || step->a[0] != attaching.a[0] || step->output == 0) continue;
     uint64_t id;
     memcpy(&id, block_ + step->output + 8 + mount_id_at, sizeof id);
-    own_mounts.add(id, owner());
+    known_mounts.add_own(id);
     return;
   }
 }
 
-// listmount(last id seen in two halves, room, guard); output: the ids of the namespace's mounts that are newer, and
-// the result is their number. As a guard, ESTALE where one of them was made by no plan of the same owner; output:
-// the newest.
-long Execution::list_mounts(const Step& step) {
-  constexpr size_t guard_room = 256;
-  uint64_t last = static_cast<uint64_t>(static_cast<uint32_t>(step.a[1])) << 32 | static_cast<uint32_t>(step.a[0]);
-  abi::MountIdRequest request{abi::mount_id_request_6_8, 0, abi::listmount_root, last, 0};
-  uint8_t* to = block_ + step.output + 8;
-  if (step.a[3] == 0) {
-    return sys::listmount(&request, reinterpret_cast<uint64_t*>(to), static_cast<size_t>(step.a[2]));
-  }
-  uint64_t ids[guard_room];
-  long count = sys::listmount(&request, ids, guard_room);
-  if (count == static_cast<long>(guard_room)) return -ESTALE;
-  for (long i = 0; i < count; i++) {
-    if (!own_mounts.has(ids[i], owner())) return -ESTALE;
-    if (ids[i] > last) last = ids[i];
-  }
-  memcpy(to, &last, sizeof last);
-  return count;
+namespace {
+
+uint64_t whole(int32_t low, int32_t high) {
+  return static_cast<uint64_t>(static_cast<uint32_t>(high)) << 32 | static_cast<uint32_t>(low);
 }
 
-// claim(directory, directory, those in use): EBUSY where one of the two is among those in use, each 16 bytes of
-// device and inode. Output: device and inode of both.
-long Execution::check_claim(const Step& step) {
-  Text used(*this, step.a[2]);
-  uint64_t found[4];
-  bool is_used = false;
-  for (int i = 0; i < 2; i++) {
-    abi::Statx it;
-    long result = sys::statx(descriptor(step.a[i]), "", AT_EMPTY_PATH, abi::statx_ino, &it);
-    if (result < 0) return result;
-    uint64_t* key = found + 2 * i;
-    key[0] = static_cast<uint64_t>(it.dev_major) << 32 | it.dev_minor;
-    key[1] = it.ino;
-    for (size_t at = 0; at < used.size() && !is_used; at += 2 * sizeof *key) {
-      is_used = memcmp(static_cast<const char*>(used) + at, key, 2 * sizeof *key) == 0;
-    }
+long list_newer(uint64_t last, uint64_t* ids, size_t room) {
+  abi::MountIdRequest request{abi::mount_id_request_6_8, 0, abi::listmount_root, last, 0};
+  return sys::listmount(&request, ids, room);
+}
+
+// 0, or minus the errno.
+long find_key(int dirfd, const char* path, DirectoryKey* key) {
+  abi::Statx found;
+  long result = sys::statx(dirfd, path, AT_EMPTY_PATH | abi::at_statx_dont_sync, abi::statx_ino, &found);
+  if (result < 0) return result;
+  *key = {static_cast<uint64_t>(found.dev_major) << 32 | found.dev_minor, found.ino};
+  return 0;
+}
+
+}  // namespace
+
+// listmount(room); output: the ids of the namespace's mounts that are newer than those seen. The result is their
+// number.
+long Execution::list_mounts(const Step& step) {
+  return list_newer(known_mounts.newest(), reinterpret_cast<uint64_t*>(block_ + step.output + 8),
+                    static_cast<size_t>(step.a[0]));
+}
+
+// news(): ESTALE where the namespace has mounts that were neither seen nor attached by plans of this process.
+long Execution::check_news(const Step&) {
+  constexpr size_t room = 256;
+  uint64_t ids[room];
+  uint64_t newest = known_mounts.newest();
+  long count = list_newer(newest, ids, room);
+  if (count == static_cast<long>(room)) return -ESTALE;
+  for (long i = 0; i < count; i++) {
+    if (!known_mounts.is_own(ids[i])) return -ESTALE;
+    if (ids[i] > newest) newest = ids[i];
   }
-  memcpy(block_ + step.output + 8, found, sizeof found);
-  return is_used ? -EBUSY : 0;
+  if (count > 0) known_mounts.see(newest);
+  return count < 0 ? count : 0;
+}
+
+// seen(id in two halves): the mounts up to this one have been looked at.
+long Execution::see_mounts(const Step& step) {
+  known_mounts.see(whole(step.a[0], step.a[1]));
+  return 0;
+}
+
+// Before a child may be made, which shares this process's memory and takes none.
+void Execution::prepare_reservation() {
+  for (int i = 0; i < header().count && reservation_ == nullptr; i++) {
+    if (steps_[i].call == Call::reserve || steps_[i].call == Call::reserve_target) reservation_ = directories_in_use.prepare();
+  }
+}
+
+void Execution::end_reservation() {
+  if (reservation_ == nullptr) return;
+  directories_in_use.end(reservation_);
+  reservation_ = nullptr;
+}
+
+// reserve(directory, role, exclusive, the step that would have made it or 0): as InUse::reserve; EBUSY also where
+// nothing tells, use_of() says which.
+long Execution::reserve(const Step& step) {
+  const int32_t* a = step.a;
+  DirectoryKey key;
+  long result = find_key(descriptor(a[0]), "", &key);
+  if (result < 0) return result;
+  const bool is_new = a[3] >= made_by && steps_[a[3] - made_by].result >= 0;
+  return directories_in_use.reserve(reservation_, key, static_cast<Role>(a[1]), a[2] != 0, is_new) == 0 ? 0 : -EBUSY;
+}
+
+// reserve_target(directory): as InUse::reserve_target.
+long Execution::reserve_target(const Step& step) {
+  abi::Statx found;
+  const int flags = AT_EMPTY_PATH | abi::at_statx_dont_sync;
+  long result = sys::statx(descriptor(step.a[0]), "", flags, abi::statx_ino | abi::statx_mnt_id, &found);
+  if (result < 0) return result;
+  // By its mount, since one directory can be a target in several namespaces at once.
+  return -directories_in_use.reserve_target(reservation_, {found.mnt_id | UINT64_C(1) << 63, found.ino});
+}
+
+// record(root): the overlay of which this plan has reserved the directories is there. Its id and device are those that
+// a look at this descriptor has found.
+long Execution::record(const Step& step) {
+  for (const Step* look = &step; look-- != steps_;) {
+    if (look->call != Call::statx || look->a[0] != step.a[0] || look->output == 0) continue;
+    const uint8_t* report = block_ + look->output + 8;
+    uint64_t id, device;
+    memcpy(&id, report + mount_id_at, sizeof id);
+    memcpy(&device, report + device_at, sizeof device);
+    directories_in_use.is_mounted(reservation_, id, device, descriptor(step.a[0]));
+    return 0;
+  }
+  return -EINVAL;
+}
+
+// sees(target, directory, role, id of the mount in two halves, its device in two halves): another program's overlay at
+// this target uses the directory.
+long Execution::see_use(const Step& step) {
+  const int32_t* a = step.a;
+  DirectoryKey key;
+  long result = find_key(AT_FDCWD, Text(*this, a[1]), &key);
+  if (result < 0) return result;
+  const uint64_t mount = whole(a[3], a[4]);
+  int root = sys::openat2(AT_FDCWD, Text(*this, a[0]), O_PATH | O_CLOEXEC, 0, 0);
+  abi::Statx found{};
+  const bool is_there = root >= 0 && sys::statx(root, "", AT_EMPTY_PATH, abi::statx_mnt_id_unique, &found) == 0 &&
+                        found.mnt_id == mount;
+  directories_in_use.sees(key, static_cast<Role>(a[2]), mount, whole(a[5], a[6]), is_there ? root : -1);
+  if (root >= 0) sys::close(root);
+  return 0;
+}
+
+// use_of(dirfd, path): as InUse::ask; output: who uses it.
+long Execution::ask_use(const Step& step) {
+  DirectoryKey key;
+  long result = find_key(descriptor(step.a[0]), Text(*this, step.a[1]), &key);
+  if (result < 0) return result;
+  InUse::User user{};
+  int error = directories_in_use.ask(key, &user);
+  if (step.output != 0) memcpy(block_ + step.output + 8, &user, sizeof user);
+  return -error;
+}
+
+// forget(dirfd, path, id of the mount in two halves, its device in two halves): as InUse::forget.
+long Execution::forget_use(const Step& step) {
+  DirectoryKey key;
+  long result = find_key(descriptor(step.a[0]), Text(*this, step.a[1]), &key);
+  if (result < 0) return result;
+  directories_in_use.forget(key, whole(step.a[2], step.a[3]), whole(step.a[4], step.a[5]));
+  return 0;
 }
 
 // write(path, value): opens what is there, writes all of it at once, closes it.

@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "abi.h"
+#include "in_use.h"
 
 namespace overlayfs {
 
@@ -59,7 +60,14 @@ namespace overlayfs {
   X(readlinkat, 0b1)       \
   X(name_to_handle_at, 0b1) \
   X(open_by_handle_at, 0b1) \
-  X(claim, 0b11)           \
+  X(reserve, 0b1)          \
+  X(reserve_target, 0b1)   \
+  X(record, 0b1)           \
+  X(sees, 0)               \
+  X(use_of, 0b1)           \
+  X(forget, 0b1)           \
+  X(news, 0)               \
+  X(seen, 0)               \
   X(whiteout, 0b1)         \
   X(replace, 0b1)          \
   X(sweep, 0b1)            \
@@ -108,9 +116,6 @@ enum PlanFlag : int32_t {
   in_child = 2,
 };
 
-// Whose plan it is, in the flags above the others: a number for each JavaScript environment.
-constexpr int owner_shift = 16;
-
 constexpr int32_t made_by = 0x40000000;
 constexpr uint32_t any_errno = 0xffffffff;
 
@@ -142,6 +147,9 @@ class Execution {
  public:
   // Borrows the block, which has to outlive this object.
   explicit Execution(uint8_t* block);
+  ~Execution() { end_reservation(); }
+  Execution(const Execution&) = delete;
+  Execution& operator=(const Execution&) = delete;
 
   // Performs the steps. When one fails, what was done is taken back and false is returned.
   bool perform();
@@ -179,7 +187,6 @@ class Execution {
   };
 
   const Header& header() const { return *reinterpret_cast<const Header*>(block_); }
-  uint32_t owner() const { return static_cast<uint32_t>(header().flags) >> owner_shift; }
   bool run_steps();
   bool perform_here();
   void take_back_here();
@@ -204,7 +211,16 @@ class Execution {
   long get_mount(const Step& step);
   void remember_mount(const Step& attaching);
   long list_mounts(const Step& step);
-  long check_claim(const Step& step);
+  long check_news(const Step& step);
+  long see_mounts(const Step& step);
+  void prepare_reservation();
+  void end_reservation();
+  long reserve(const Step& step);
+  long reserve_target(const Step& step);
+  long record(const Step& step);
+  long see_use(const Step& step);
+  long ask_use(const Step& step);
+  long forget_use(const Step& step);
   long write_file(const Step& step);
   long make_user_namespace(const Step& step);
   long make_user_namespace_by_programs(const Step& step);
@@ -218,6 +234,7 @@ class Execution {
   int done_ = 0;
   bool has_joined_ = false;  // another namespace, on a thread of its own
   bool ran_ = false;  // run_steps() has come to its end, of whichever kind
+  InUse::Overlay* reservation_ = nullptr;
   WhiteoutSource whiteout_source_;
   std::vector<uint8_t> data_;
   Failure failure_;

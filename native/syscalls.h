@@ -82,6 +82,13 @@ inline long statmount(const abi::MountIdRequest* request, abi::Statmount* to, si
   return call(abi::statmount, request, to, size, 0U);
 }
 
+// 0 where a superblock has the device number; EINVAL where none has.
+inline long ustat(uint64_t device) {
+  uint64_t report[8];
+  const uint64_t major = device >> 32, minor = device & 0xffffffff;
+  return call(abi::ustat, (minor & 0xff) | major << 8 | (minor & ~uint64_t{0xff}) << 12, report);
+}
+
 inline long mkdirat(int dirfd, const char* path, unsigned mode) {
   return call(abi::mkdirat, dirfd, path, mode);
 }

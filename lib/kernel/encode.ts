@@ -1,12 +1,8 @@
 /** A plan as the block of memory that native/plan.h describes. */
-import { threadId } from 'node:worker_threads';
 import { addon } from '../native.js';
 import type { Path } from '../paths.js';
 import { calls, learnNumbers } from './calls.js';
 import type { Plan, Step, Text } from './plan.js';
-
-/** This thread's JavaScript, among the plan's flags as native/plan.h says. */
-const owner = (threadId & 0xffff) << 16;
 
 const HEADER_SIZE = 16;
 const STEP_NUMBERS = 13;
@@ -150,6 +146,6 @@ export function encode(plan: Plan): Encoded {
   numbers[0] = steps.length;
   numbers[1] = outputs;
   numbers[2] = plan.outputsSize;
-  numbers[3] = (plan.isOnOwnThread ? native.ownThread : 0) | (plan.isInChild ? native.inChild : 0) | owner;
+  numbers[3] = (plan.isOnOwnThread ? native.ownThread : 0) | (plan.isInChild ? native.inChild : 0);
   return { block, numbers, size: end, outputs };
 }

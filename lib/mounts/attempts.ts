@@ -49,7 +49,7 @@ const isBusy = (outcome: Outcome): boolean =>
 
 /** Whether the mount is gone, for all that what was to follow may have failed. */
 const isGone = (outcome: Outcome): boolean =>
-  !(outcome instanceof StepFailure) || outcome.step?.call === calls.fsconfig || outcome.step?.call === calls.unlinkat;
+  !(outcome instanceof StepFailure) || outcome.step?.call === calls.use_of || outcome.step?.call === calls.unlinkat;
 
 const isGoneAlready = (outcome: Outcome): boolean =>
   outcome instanceof StepFailure && !outcome.cancelled && (outcome.errno === e.ESTALE || outcome.errno === e.EINVAL);

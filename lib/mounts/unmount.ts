@@ -29,7 +29,6 @@ import { addJoin, checkNamespace, explainJoin, type NamespaceLike, toTarget } fr
 import { idHalves, type Mounted, mountIdMask } from './mounted.js';
 import { readMountinfo } from './mountinfo.js';
 import { searchHolders } from './search-holders.js';
-import { addUseGuard } from './use-probe.js';
 
 /** How to unmount: the flags of umount2(2), and what to do with what an overlay leaves. */
 export interface UnmountOptions {
@@ -137,7 +136,7 @@ export function unmountPlan(mounted: Mounted, options: UnmountOptions): Plan {
 function addWorkRemoval(plan: Plan, { workdir }: Mounted): void {
   if (workdir === undefined) return;
   const inner = joinPath(workdir, 'work');
-  addUseGuard(plan, workdir);
+  plan.add(calls.use_of, [k.AT_FDCWD, workdir], { tolerate: [e.ENOENT] });
   // The kernel leaves the inode there that its whiteouts share.
   plan.add(calls.sweep, [k.AT_FDCWD, inner], { tolerate: 'any' });
   for (const path of [inner, workdir]) {
@@ -216,12 +215,12 @@ export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Fa
       ...rest,
     });
 
-  if (step?.call === calls.fsconfig) {
+  if (step?.call === calls.use_of) {
     const path = mounted.workdir as Path;
     return new OverlayError({
-      errno,
+      errno: e.EBUSY,
       path: pathString(path),
-      reason: errno === e.EBUSY ? 'work-in-use' : 'unexplained',
+      reason: 'work-in-use',
       what: `${shown} is unmounted, but its workdir ${quotePath(path)} is left: an overlay still uses it`,
       hint: 'unmount what else is of the same overlay (a clone, a bind), close its files, and then remove the workdir',
     });

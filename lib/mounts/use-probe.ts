@@ -1,14 +1,17 @@
-/** Whether an overlay uses a directory as upper or work: asked of the kernel, which knows of all of them. */
-import { EBADF, EINVAL, ENOENT, EPERM } from '../errnos.js';
+/** The question to the kernel whether an overlay uses a directory as upper or work. It knows of all overlays. */
+import { EBUSY, EINVAL } from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import type { Plan, Step, Text } from '../kernel/plan.js';
+import { ask, type Dialogue } from '../kernel/dialogue.js';
+import { addNamespaces, type Namespaces } from '../kernel/namespaces.js';
+import { StepFailure } from '../kernel/perform.js';
+import { Plan, type Step, type Text } from '../kernel/plan.js';
 import type { Path } from '../paths.js';
 
 /** Short, and the same to every kernel: the others go by a descriptor. */
 const isPlain = (path: Path): boolean => typeof path === 'string' && /^[^\\,:]{1,80}$/.test(path);
 
-function addProbe(plan: Plan, directory: Path, lower: Path, tolerate: readonly number[] | 'any'): Step {
+function addProbe(plan: Plan, directory: Path, lower: Path): Step {
   const any = { tolerate: 'any' } as const;
   const viaDescriptor = (path: Path): Text => {
     const args = [k.AT_FDCWD, path, k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC, 0];
@@ -21,16 +24,20 @@ function addProbe(plan: Plan, directory: Path, lower: Path, tolerate: readonly n
   setPath('upperdir', directory);
   setPath('workdir', directory);
   set('index', 'on');
-  return plan.stepOf(plan.add(calls.fsconfig, [context, k.FSCONFIG_CMD_CREATE, null, null], { tolerate, output: 0 }));
+  return plan.stepOf(plan.add(calls.fsconfig, [context, k.FSCONFIG_CMD_CREATE, null, null], { ...any, output: 0 }));
 }
 
 /**
- * A context with index=on and one directory as both upper and work. The result of the step is EBUSY where it is in
- * use, in whichever namespace; else EINVAL, since the two may not be one, and nothing is left. A lower is any
- * directory.
+ * Whether an overlay uses a directory, in whichever mount namespace: undefined where this process may not ask. It asks
+ * for an overlay with index=on and the directory as both upper and work. The kernel refuses that with EBUSY when the
+ * directory is in use, else with EINVAL since the two may not be one, and leaves nothing. It writes a line to its log,
+ * so this is for what nothing else can tell. `lower` is any directory.
  */
-export const addUseProbe = (plan: Plan, directory: Path, lower: Path): Step => addProbe(plan, directory, lower, 'any');
-
-/** The same as a guard: fails with EBUSY. A process that may not mount is not told, and goes on. */
-export const addUseGuard = (plan: Plan, directory: Path): Step =>
-  addProbe(plan, directory, '/', [EINVAL, ENOENT, EPERM, EBADF]);
+export function* askUse(directory: Path, lower: Path, namespaces?: Namespaces): Dialogue<boolean | undefined> {
+  const plan = new Plan();
+  if (namespaces !== undefined) addNamespaces(plan, namespaces);
+  const step = addProbe(plan, directory, lower);
+  const outputs = yield* ask(plan);
+  const result = outputs instanceof StepFailure ? -outputs.errno : outputs.result(step);
+  return result === -EBUSY ? true : result === -EINVAL ? false : undefined;
+}

@@ -1,33 +1,32 @@
 /** Mounting: options are checked and planned here, performed in one crossing, and explained when they fail. */
 import { describeErrno, EBUSY, EINVAL, ENOSYS, EPERM } from '../errnos.js';
-import { abortError, invalidArgumentValue, OverlayError } from '../errors.js';
+import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import { AT_FDCWD, AT_REMOVEDIR, FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING } from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
+import { ask, type Dialogue, hold, holdSync, inEitherForm } from '../kernel/dialogue.js';
 import { type MountIds, readMountIds } from '../kernel/look.js';
-import { type Outcome, type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
+import { type Outcome, type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
-import { type AttachOptions, refuseInside, takePlace } from '../mounts/change.js';
+import { refuseInside, takePlace } from '../mounts/change.js';
+import { findUser, forgetUser, isStale, refresh } from '../mounts/in-use.js';
 import { become, change, changeSync, Mount, mountedOf, use, useSync } from '../mounts/mount.js';
 import { explainJoin } from '../mounts/mount-namespace.js';
 import type { Mounted } from '../mounts/mounted.js';
 import { unmountPlan } from '../mounts/unmount.js';
+import { askUse } from '../mounts/use-probe.js';
 import {
   isAbsolute,
   isSamePath,
   joinPath,
   type Path,
   type PathLike,
-  pathString,
-  quotePath,
   toAbsolute,
-  toBytes,
   withoutTrailingSlashes,
 } from '../paths.js';
 import { checkConflicts } from './conflicts.js';
 import { explainMount, wantedAfter } from './diagnosis/explain.js';
 import { emptyFacts } from './diagnosis/facts.js';
-import { askUse, gather } from './diagnosis/gather.js';
+import { gather } from './diagnosis/gather.js';
 import { look, lookSync } from './diagnosis/look.js';
 import { type EffectiveOptions, effectiveOptions } from './effective.js';
 import { featuresSync, type KernelFeatures } from './features.js';
@@ -35,7 +34,6 @@ import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } f
 import { addVolatileRemoval, addXattrGuard, type MountPlan, madeInWork, plan, sentOptions } from './plan.js';
 import { toVerify, verify } from './readback.js';
 import { lease, rootlessRecord } from './rootless.js';
-import { type Claim, catchUp, forgetGone, isBehind, lookAtUnseen, readClaim, uses, type Whereabouts } from './uses.js';
 
 /** The options of a mount that takes the place of another: all but those that say where. */
 export type ReplaceOptions = Omit<
@@ -77,10 +75,9 @@ export class OverlayMount extends Mount {
     const { workdir, namespace, rootless, subIds } = checked;
     // Each by its name: a spread would take longer than all the rest.
     const { path, id, device, held } = mounted;
-    const onGone = (isDetached: boolean) => uses.release(id, isDetached);
     const isRootless = rootless !== false;
     const hasSubIds = isRootless && subIds;
-    super(given.target, { path, id, device, held, workdir, namespace, isRootless, hasSubIds, onGone });
+    super(given.target, { path, id, device, held, workdir, namespace, isRootless, hasSubIds });
     this.#options = workdir === undefined || given.workdir !== undefined ? given : { ...given, workdir };
   }
 
@@ -98,34 +95,6 @@ export class OverlayMount extends Mount {
   /** `effective`, on the calling thread. */
   effectiveSync(): EffectiveOptions {
     return useSync(this, (mounted) => holdSync(effectiveOptions(mounted)));
-  }
-
-  override async attach(target: PathLike, options?: AttachOptions): Promise<void> {
-    await super.attach(target, options);
-    this.#settle();
-  }
-
-  override attachSync(target: PathLike, options?: AttachOptions): void {
-    super.attachSync(target, options);
-    this.#settle();
-  }
-
-  override async clone(): Promise<Mount> {
-    const clone = await super.clone();
-    uses.addClone(this.id);
-    return clone;
-  }
-
-  override cloneSync(): Mount {
-    const clone = super.cloneSync();
-    uses.addClone(this.id);
-    return clone;
-  }
-
-  /** What it uses is in use by a mount that has a place now. */
-  #settle(): void {
-    const mounted = mountedOf(this);
-    uses.settle(mounted.id, mounted.path, whereaboutsOf(mounted));
   }
 
   /**
@@ -167,13 +136,8 @@ export class OverlayMount extends Mount {
 
   static {
     takeOver = (mount, next, mounted) => {
-      const { id } = mount;
       const { target } = mount;
-      // The mount of `next` is this one's now: `next` has nothing any more that would end, or that it could let go of.
-      become(next, undefined, { ...mountedOf(next), onGone: () => {} });
-      become(mount, target, { ...mounted, onGone: (isDetached) => uses.release(mounted.id, isDetached) });
-      uses.settle(mounted.id, mounted.path, whereaboutsOf(mounted));
-      uses.release(id, true);
+      become(mount, target, mounted);
       mount.#options = { ...next.options, target: target as PathLike };
     };
   }
@@ -200,9 +164,6 @@ function resolve(options: CheckedOptions): CheckedOptions {
   };
 }
 
-/** Of a mount that has a place. */
-const whereaboutsOf = ({ namespace }: Mounted): Whereabouts => (namespace === undefined ? 'here' : 'elsewhere');
-
 interface Prepared {
   readonly given: OverlayOptions;
   readonly checked: CheckedOptions;
@@ -228,7 +189,6 @@ export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepa
 /** A mount that is there, before it is known to be what was asked for. */
 interface Made {
   readonly mounted: Mounted & MountIds;
-  readonly claim: Claim | undefined;
   /** Whether its upper may be on a file system that keeps no marks: those that have no blocks are suspect. */
   readonly isSuspect: boolean;
   /** The directories that were made for it, from the top. */
@@ -236,17 +196,9 @@ interface Made {
 }
 
 function toMade({ checked }: Prepared, planned: MountPlan, outputs: Outputs): Made {
-  const { upperdir, workdir, exclusive } = checked;
-  const ids = readMountIds(planned.id, outputs);
-  const { id } = ids;
-  const keys = readClaim(planned.news, planned.claim, outputs);
   const { superblock } = planned;
-  const mounted = toMounted(ids, checked, planned, outputs);
-  const { path, held } = mounted;
-  const where = held ?? whereaboutsOf(mounted);
   return {
-    mounted,
-    claim: exclusive && upperdir && workdir ? { id, path, where, upperdir, workdir, keys } : undefined,
+    mounted: toMounted(readMountIds(planned.id, outputs), checked, planned, outputs),
     isSuspect: superblock !== undefined && outputs.number(superblock, BLOCKS) === 0,
     directories:
       planned.made.length === 0
@@ -272,29 +224,21 @@ const noPaths: readonly Path[] = [];
 /** In the output of statfs(2). */
 const BLOCKS = 2;
 
-/** Whether there is more to do than to hand it out. */
-function isInQuestion({ checked }: Prepared, { claim, isSuspect }: Made): boolean {
-  const isUnclear = claim !== undefined && (claim.keys === undefined ? !uses.isEmpty : uses.unseen.length > 0);
-  const isRefused = !isUnclear && claim !== undefined && !uses.take(claim);
-  return isUnclear || isRefused || isSuspect || toVerify(checked).length > 0;
-}
-
 /**
  * The error for a mount that is not what was asked for. On the calling thread in both forms: the mount is there, and
  * a program that exits now would leave it.
  */
-function question(prepared: Prepared, made: Made): Error | undefined {
-  if (!isInQuestion(prepared, made)) return undefined;
+function verifyMounted(prepared: Prepared, made: Made): Error | undefined {
+  if (!made.isSuspect && toVerify(prepared.checked).length === 0) return undefined;
   try {
-    return holdSync(findFault(prepared, made));
+    return holdSync(findProblem(prepared, made));
   } catch (error) {
     return error as Error; // what cannot be looked at is not known to be right
   }
 }
 
-function* findFault({ checked, features }: Prepared, made: Made): Dialogue<OverlayError | undefined> {
+function* findProblem({ checked, features }: Prepared, made: Made): Dialogue<OverlayError | undefined> {
   return (
-    (yield* findOvertaken(checked, made)) ??
     (made.isSuspect ? yield* findMarkless(checked, features) : undefined) ??
     (toVerify(checked).length > 0 ? yield* verify(checked, features, made.mounted) : undefined)
   );
@@ -302,30 +246,11 @@ function* findFault({ checked, features }: Prepared, made: Made): Dialogue<Overl
 
 /** A mount that is not what was asked for is taken down again. */
 function* takeDown({ checked }: Prepared, made: Made, fault: Error): Dialogue<Error> {
-  uses.forget(made.mounted.id);
-  const isTaken = fault instanceof OverlayError && fault.reason === 'upper-in-use';
-  const outcome = yield* ask(takeDownPlan(checked, made, isTaken));
+  const outcome = yield* ask(takeDownPlan(checked, made));
   if (outcome instanceof StepFailure) {
     fault.message += ` The mount is still there: it could not be unmounted (${describeErrno(outcome.errno)[0]}).`;
   }
   return fault;
-}
-
-function* findOvertaken(checked: CheckedOptions, { claim }: Made): Dialogue<OverlayError | undefined> {
-  if (claim === undefined) return undefined;
-  // Those that came before have been looked at when this one is.
-  function* take(of: Claim): Dialogue<boolean> {
-    if (of.keys === undefined) return !(yield* lookAtUnseen(of)).includes(of.id);
-    yield* lookAtUnseen();
-    return uses.take(of);
-  }
-  if (yield* take(claim)) return undefined;
-  // A mount may have been seen at the moment at which it went, and been put down all the same.
-  // biome-ignore lint/correctness/useYield: no directory is asked for: this very mount uses them
-  const hasGone = yield* forgetGone([], function* () {
-    return [];
-  });
-  return hasGone && (yield* take(claim)) ? undefined : overtaken(checked);
 }
 
 /** The error for an upper without attributes, if it has none. */
@@ -341,24 +266,14 @@ function* findMarkless(checked: CheckedOptions, features: KernelFeatures): Dialo
   return explainMount(checked, outcome, draft);
 }
 
-/** The same upper by two names, at the same time: the second to come loses. */
-function overtaken({ upperdir = '', target }: CheckedOptions): OverlayError {
-  return new OverlayError({
-    errno: EBUSY,
-    reason: 'upper-in-use',
-    what: `the upperdir ${quotePath(upperdir)} or its workdir was taken by another overlay while ${target === undefined ? 'a detached one' : `the one at ${quotePath(target)}`} was mounted`,
-    path: pathString(upperdir),
-  });
-}
-
-function takeDownPlan(checked: CheckedOptions, { mounted, directories }: Made, isTaken: boolean): Plan {
+function takeDownPlan(checked: CheckedOptions, { mounted, directories }: Made): Plan {
   const { workdir } = checked;
   const { steps } = unmountPlan(mounted, { detach: true });
   const takeDown = new Plan();
   for (const { call, args } of steps) takeDown.add(call, args);
   addVolatileRemoval(takeDown, checked, false);
-  // In a workdir that was there before, or that has been taken, it may be another overlay's.
-  if (workdir !== undefined && !isTaken && directories.some((path) => isSamePath(path, workdir))) {
+  // In a workdir that was there before, it may be another overlay's.
+  if (workdir !== undefined && directories.some((path) => isSamePath(path, workdir))) {
     takeDown.add(calls.sweep, [AT_FDCWD, joinPath(workdir, 'work')], { tolerate: 'any' });
     for (const name of madeInWork) {
       takeDown.add(calls.unlinkat, [AT_FDCWD, joinPath(workdir, name), AT_REMOVEDIR], { tolerate: 'any' });
@@ -373,17 +288,31 @@ function takeDownPlan(checked: CheckedOptions, { mounted, directories }: Made, i
 const toMount = ({ given, checked }: Prepared, { mounted }: Made): OverlayMount =>
   new OverlayMount(given, checked, mounted);
 
-/** After the guard has refused an upper: whether it is worth another try. */
-function* tryClaimAgain({ checked }: Prepared, failure: StepFailure): Dialogue<boolean> {
-  if (isBehind(failure)) {
-    yield* catchUp();
+/** After a guard has refused upper or work: whether the mount is worth another try. */
+function* settleUse({ checked }: Prepared, failure: StepFailure): Dialogue<boolean> {
+  if (isStale(failure)) {
+    yield* refresh();
     return true;
   }
-  if (failure.step?.call !== calls.claim || failure.errno !== EBUSY) return false;
-  return yield* forgetGone([checked.upperdir, checked.workdir], function* () {
-    const { upper, work } = yield* askUse(checked);
-    return [upper, work];
-  });
+  const directory = failure.step?.options.subject?.path;
+  if (failure.step?.call !== calls.reserve || failure.errno !== EBUSY || directory === undefined) return false;
+  const user = yield* findUser(directory);
+  if (user === undefined) return true;
+  if (user.isCertain || (yield* askKernel(checked, directory)) !== false) return false;
+  yield* forgetUser(directory, user);
+  return true;
+}
+
+/** Whether the kernel says that a directory is in use; undefined where this process may not ask. */
+function* askKernel({ rootless, subIds, lowerdir }: CheckedOptions, directory: Path): Dialogue<boolean | undefined> {
+  const lower = lowerdir[0] as Path;
+  if (rootless === false) return yield* askUse(directory, lower);
+  const { namespaces, end } = yield* lease(rootless, subIds);
+  try {
+    return yield* askUse(directory, lower, namespaces);
+  } finally {
+    end();
+  }
 }
 
 /** A plan, and what is to be done when it has been performed. */
@@ -430,31 +359,6 @@ function withMetacopy(checked: CheckedOptions, { step, errno }: StepFailure): Ch
   return { ...checked, overlay: [...overlay, { name: 'metacopy', kernel: 'metacopy', value: 'on' }] };
 }
 
-/** Mounts under way by target, upper and work: of two at once for one of these, the second has to see the first. */
-const underWay = new Map<string, Promise<unknown>>();
-
-/** The same for all texts of a path that differ in doubled slashes and dots alone; `..` may lead anywhere. */
-function keyOf(path: Path): string {
-  const isAscii = typeof path === 'string' && /^[\x20-\x7e]*$/.test(path);
-  const text = isAscii ? path : Buffer.from(toBytes(path)).toString('latin1');
-  // Most have none of these, and a copy takes longer than a look.
-  return /\/\.?(?:\/|$)/.test(text) ? text.replace(/(?:\/\.?)+(?=\/|$)/g, '') : text;
-}
-
-/** What no other mount may take meanwhile. */
-function claimedPaths({ stack, target, exclusive, upperdir, workdir }: CheckedOptions): string[] {
-  const claimed: string[] = [];
-  if (!stack && target !== undefined) claimed.push(keyOf(target));
-  if (exclusive && upperdir !== undefined) claimed.push(keyOf(upperdir));
-  if (exclusive && workdir !== undefined) claimed.push(keyOf(workdir));
-  return claimed;
-}
-
-function findUnderWay(claimed: readonly string[]): Promise<unknown> | undefined {
-  if (underWay.size === 0) return undefined;
-  return claimed.map((key) => underWay.get(key)).find((before) => before !== undefined);
-}
-
 /**
  * Mounts an overlay: fsopen(2) to move_mount(2) from Linux 6.5 on, mount(2) before (5.10 is the oldest kernel
  * that is tested). Either the mount is there, with its upper writable, or the call fails and nothing is mounted
@@ -475,45 +379,7 @@ export function mountOverlay(options: OverlayOptions): Promise<OverlayMount> {
 
 /** `mountOverlay`, decided from a given record of what the kernel can do. */
 export async function mountOverlayWith(options: OverlayOptions, features?: KernelFeatures): Promise<OverlayMount> {
-  const prepared = prepare(options, features);
-  const claimed = claimedPaths(prepared.checked);
-  for (let before = findUnderWay(claimed); before !== undefined; before = findUnderWay(claimed)) {
-    await before.catch(() => {});
-  }
-  const own = mountPrepared(prepared);
-  for (const key of claimed) underWay.set(key, own);
-  try {
-    return await own;
-  } finally {
-    for (const key of claimed) underWay.delete(key);
-  }
-}
-
-async function mountPrepared(prepared: Prepared): Promise<OverlayMount> {
-  const { checked } = prepared;
-  const { signal } = checked;
-  if (signal?.aborted) throw abortError(signal);
-  if (checked.exclusive && uses.unseen.length > 0) await hold(lookAtUnseen());
-  const [planned, end] = checked.rootless === false ? planHere(prepared) : await hold(planRootless(prepared));
-  let outcome: Outcome;
-  try {
-    outcome = await perform(planned.plan, signal);
-  } finally {
-    end();
-  }
-  if (!(outcome instanceof StepFailure)) {
-    const made = toMade(prepared, planned, outcome);
-    const error = question(prepared, made);
-    if (error === undefined) return toMount(prepared, made);
-    throw await hold(takeDown(prepared, made, error));
-  }
-  if (outcome.cancelled && signal) throw abortError(signal, outcome.undoErrno);
-  if (await hold(tryClaimAgain(prepared, outcome))) return mountPrepared(prepared);
-  const again = retry(prepared, outcome);
-  if (again !== undefined) return mountPrepared(again);
-  const notJoined = explainJoin(outcome);
-  if (notJoined !== undefined) throw notJoined;
-  throw explainMount(checked, outcome, await look(checked, wantedAfter(outcome)));
+  return hold(mountPrepared(prepare(options, features)));
 }
 
 /** `mountOverlay`, on the calling thread. */
@@ -523,25 +389,35 @@ export function mountOverlaySync(options: OverlayOptions): OverlayMount {
 
 /** `mountOverlayWith`, on the calling thread. */
 export function mountOverlayWithSync(options: OverlayOptions, features?: KernelFeatures): OverlayMount {
-  return mountPreparedSync(prepare(options, features));
+  return holdSync(mountPrepared(prepare(options, features)));
 }
 
-function mountPreparedSync(prepared: Prepared): OverlayMount {
+function* mountPrepared(prepared: Prepared): Dialogue<OverlayMount> {
   const { checked } = prepared;
-  if (checked.exclusive && uses.unseen.length > 0) holdSync(lookAtUnseen());
-  const [planned, end] = checked.rootless === false ? planHere(prepared) : holdSync(planRootless(prepared));
-  const outcome = performSync(planned.plan);
-  end();
+  const { signal } = checked;
+  const [planned, end] = checked.rootless === false ? planHere(prepared) : yield* planRootless(prepared);
+  let outcome: Outcome;
+  try {
+    outcome = yield* ask(planned.plan, signal);
+  } finally {
+    end();
+  }
   if (!(outcome instanceof StepFailure)) {
     const made = toMade(prepared, planned, outcome);
-    const error = question(prepared, made);
+    const error = verifyMounted(prepared, made);
     if (error === undefined) return toMount(prepared, made);
-    throw holdSync(takeDown(prepared, made, error));
+    throw yield* takeDown(prepared, made, error);
   }
-  if (holdSync(tryClaimAgain(prepared, outcome))) return mountPreparedSync(prepared);
+  if (outcome.cancelled && signal) throw abortError(signal, outcome.undoErrno);
+  if (yield* settleUse(prepared, outcome)) return yield* mountPrepared(prepared);
   const again = retry(prepared, outcome);
-  if (again !== undefined) return mountPreparedSync(again);
+  if (again !== undefined) return yield* mountPrepared(again);
   const notJoined = explainJoin(outcome);
   if (notJoined !== undefined) throw notJoined;
-  throw explainMount(checked, outcome, lookSync(checked, wantedAfter(outcome)));
+  const wanted = wantedAfter(outcome);
+  const facts = yield* inEitherForm(
+    () => look(checked, wanted),
+    () => lookSync(checked, wanted),
+  );
+  throw explainMount(checked, outcome, facts);
 }

@@ -12,12 +12,20 @@ import { addNamespaces, type Namespaces, OWN_MOUNT_NAMESPACE } from '../kernel/n
 import { type Descriptor, MADE_BY, Plan, type Step, type Subject, type Text } from '../kernel/plan.js';
 import { escapeLayer } from '../mount-strings.js';
 import { attributeBits, flagBits, propagationBits } from '../mounts/attributes.js';
+import { addNewsGuard, addRecord, addReservation, type UseRole, useRoles } from '../mounts/in-use.js';
 import { addJoin } from '../mounts/mount-namespace.js';
-import { goesByDescriptors, joinPath, type Path, pathString, toBytes, withoutTrailingSlashes } from '../paths.js';
+import {
+  goesByDescriptors,
+  isSamePath,
+  joinPath,
+  type Path,
+  pathString,
+  toBytes,
+  withoutTrailingSlashes,
+} from '../paths.js';
 import { type KernelFeatures, needsMetacopy } from './features.js';
 import { commonDirectory, Mapper } from './idmap.js';
 import type { CheckedOptions } from './options.js';
-import { addClaim, addNews, uses } from './uses.js';
 
 /** A longer value does not pass fsconfig(2), which has no text for it. */
 const FSCONFIG_MAX_BYTES = 255;
@@ -27,9 +35,6 @@ export interface MountPlan {
   readonly plan: Plan;
   /** The look that reports the new mount's id. */
   readonly id: Step;
-  /** The guards that look at who else uses upper and work, as far as there are any. */
-  readonly news: Step | undefined;
-  readonly claim: Step | undefined;
   /** The guard that reports what the superblock is like, if there is one. */
   readonly superblock: Step | undefined;
   /** The directories that are made where they are missing, each with what has come of it. */
@@ -150,6 +155,8 @@ function addTarget(plan: Plan, options: Attached): Descriptor {
   const path = withoutTrailingSlashes(options.target);
   const target = plan.add(calls.openat2, [k.AT_FDCWD, path, targetFlags, 0], { subject });
   if (!options.stack) {
+    // Before the look, so that of two mounts at once the second sees the first, or is refused.
+    plan.add(calls.reserve_target, [target], { subject });
     const args = [target, '', k.AT_EMPTY_PATH, k.STATX_TYPE, k.STATX_ATTR_MOUNT_ROOT, 0, 0, k.S_IFDIR];
     plan.add(calls.statx, args, { subject });
   }
@@ -165,19 +172,11 @@ function addTargetThere(plan: Plan, options: Attached): Descriptor {
 
 const targetSubject = ({ target }: Attached): Subject => ({ role: 'target', path: target });
 
-/** Which layers may go by their paths, where these are plain: to open each and close it takes longer. */
-interface ByPath {
-  readonly lowers: boolean;
-  readonly upper: boolean;
-}
-
-const byDescriptor: ByPath = { lowers: false, upper: false };
-
 function addLayers(
   plan: Plan,
   options: CheckedOptions,
   features: Pick<KernelFeatures, 'layerDescriptors' | 'openTreeAttr'>,
-  byPath = byDescriptor,
+  lowersByPath = false,
 ): Layers {
   const { idmap } = options;
   const access = features.layerDescriptors === 'readable' ? 0 : k.O_PATH;
@@ -187,11 +186,11 @@ function addLayers(
     return { subject, descriptor: plan.add(calls.openat2, args, { subject }) };
   };
   const openIfGiven = (role: 'upperdir' | 'workdir', path: Path | undefined) =>
-    path === undefined ? undefined : open(path, { role, path }, byPath.upper);
+    path === undefined ? undefined : open(path, { role, path }, false);
   const mapper = new Mapper(plan, !features.openTreeAttr);
   const openLower = (path: Path, subject: Subject): Layer =>
     idmap?.lower === undefined
-      ? open(path, subject, byPath.lowers)
+      ? open(path, subject, lowersByPath)
       : { subject, descriptor: mapper.add(path, idmap.lower, subject) };
   const { upperdir, workdir } = options;
   const upperAndWork = (): Pick<Layers, 'upper' | 'work'> => {
@@ -252,7 +251,7 @@ function addContext(
     } else if (takesDescriptors) {
       plan.add(calls.fsconfig, [context, k.FSCONFIG_SET_FD, key, null, descriptor], { subject });
     } else {
-      const text = written(subject.path);
+      const text = isPlain(subject.path) && features.fsContext !== false ? subject.path : written(subject.path);
       const isByPath = options.idmap === undefined;
       const isSent = isByPath && fits(text) && !(features.fsContext === false && hasComma(text));
       set(key, isSent ? text : viaDescriptor(descriptor), subject);
@@ -299,12 +298,10 @@ export function addVolatileRemoval(plan: Plan, { overlay, workdir }: CheckedOpti
 function addUpperGuards(plan: Plan, options: CheckedOptions, features: KernelFeatures, layers: Layers): void {
   const { upperdir, exclusive, readonlySuperblock } = options;
   if (upperdir === undefined) return;
+  const isHere = options.rootless === false && !hasOwnMounts(options, features);
+  if (exclusive && isHere && features.statmount !== false) addNewsGuard(plan);
+  for (const role of useRoles) addUpperReservation(plan, options, role, layers);
   const upper = layers.upper?.descriptor;
-  if (exclusive) {
-    const isHere = options.rootless === false && !hasOwnMounts(options, features);
-    if (isHere && features.statmount !== false) addNews(plan);
-    addClaim(plan, upper, layers.work?.descriptor);
-  }
   if (readonlySuperblock) return;
   if (isAccessChecked(options, features) && upper !== undefined) {
     // Where a filter does not know the call, or where the kernel will say it itself, it is no refusal.
@@ -315,19 +312,20 @@ function addUpperGuards(plan: Plan, options: CheckedOptions, features: KernelFea
   if (sentOptions(options, features).some(([name]) => name === 'userxattr')) addXattrGuard(plan, upperdir, 'user');
 }
 
+function addUpperReservation(plan: Plan, options: CheckedOptions, role: UseRole, { upper, work }: Layers): void {
+  const { exclusive, create, [role]: path } = options;
+  const layer = role === 'upperdir' ? upper : work;
+  if (path === undefined || layer?.descriptor === undefined) return;
+  const making = create
+    ? plan.steps.findIndex(({ call, args }) => call === calls.mkdirat && isSamePath(args[1] as Path, path))
+    : -1;
+  const madeBy = making < 0 ? 0 : MADE_BY | making;
+  addReservation(plan, layer.descriptor, { role, subject: layer.subject, isExclusive: exclusive, madeBy });
+}
+
 /** Root of the whole machine may write everywhere, and of trusted.* it is seen afterwards whether it is there. */
 const isAccessChecked = ({ readonlySuperblock }: CheckedOptions, { userNamespace }: KernelFeatures): boolean =>
   userNamespace && !readonlySuperblock;
-
-/**
- * Which layers may go by their paths: no guard has to look at them. Of a string the mount table shows the links, which
- * may lead elsewhere later; upper and work go by what others find there, and so by descriptor where the kernel takes
- * one.
- */
-function unguarded(options: CheckedOptions, features: KernelFeatures): ByPath {
-  const isLookedAt = (options.exclusive && !uses.isEmpty) || isAccessChecked(options, features);
-  return { lowers: true, upper: features.layerDescriptors === false && !isLookedAt };
-}
 
 /** Whether the file system of the upper has attributes of the kind that the marks are kept in. */
 export function addXattrGuard(plan: Plan, upperdir: Path, kind: 'user' | 'trusted'): void {
@@ -349,9 +347,8 @@ function addDetachedWay(
   // In a namespace other than the layers' it comes last.
   const targetHere = isAttached(options) && options.namespace === undefined ? addTarget(plan, options) : undefined;
   const home = hasOwnMounts(options, features) ? addOwnMounts(plan) : undefined;
-  const byPath =
-    lowerdir === undefined && features.lowerdirAppend === true ? unguarded(options, features) : byDescriptor;
-  const layers = addLayers(plan, options, features, byPath);
+  const lowersByPath = lowerdir === undefined && features.lowerdirAppend === true;
+  const layers = addLayers(plan, options, features, lowersByPath);
   addUpperGuards(plan, options, features, layers);
   if (lowerdir === 'numbers') addWorkingDirectory(plan);
   const value = lowerdir === 'numbers' ? numbersValue(layers) : lowerdir;
@@ -366,6 +363,7 @@ function addDetachedWay(
   if (isGuarded(options)) plan.add(calls.fstatfs, [mount, k.ST_RDONLY], { output: STATFS_OUTPUT });
   if (early !== set) plan.add(calls.mount_setattr, [mount, '', k.AT_EMPTY_PATH, set & ~early]);
   const id = addIdLook(plan, mount, options, features);
+  if (options.upperdir !== undefined) addRecord(plan, mount);
   if (home !== undefined) plan.add(calls.setns, [home, k.CLONE_NEWNS], { undo: true });
   if (isAttached(options)) {
     const target = targetHere ?? addTargetThere(plan, options);
@@ -451,7 +449,9 @@ function addMountWay(
   if (options.propagation !== undefined) {
     plan.add(calls.mount, [null, viaDescriptor(root), null, propagationBits[options.propagation]]);
   }
-  return { id: addIdLook(plan, root, options, features) };
+  const id = addIdLook(plan, root, options, features);
+  if (options.upperdir !== undefined) addRecord(plan, root);
+  return { id };
 }
 
 /**
@@ -552,8 +552,6 @@ export function plan(options: CheckedOptions, features: KernelFeatures, namespac
     plan: result,
     id,
     ...(descriptor === undefined ? {} : { descriptor }),
-    news: find(calls.listmount),
-    claim: find(calls.claim),
     superblock: isGuarded(options) ? find(calls.fstatfs) : undefined,
     made: options.create ? result.steps.filter(({ call }) => call === calls.mkdirat) : [],
   };

@@ -26,7 +26,6 @@ import { outOfNamespaces } from '../mounts/mount-namespace.js';
 import { featuresSync } from '../overlay/features.js';
 import { explainRefusal, readNamespaceSettings } from '../overlay/refusal.js';
 import { makeSubIdNamespace } from '../overlay/sub-ids.js';
-import { uses } from '../overlay/uses.js';
 import { type Path, type PathLike, pathString, quotePath, toAbsolute, toPath, toReal } from '../paths.js';
 import type { Reason } from '../reasons.js';
 import { type LaunchFailure, orders, type Placed, readReport, toArguments } from './launch.js';
@@ -329,7 +328,6 @@ function launch(
   Object.assign(child, { spawnfile: file, spawnargs: [options.argv0 ?? file, ...rest] });
   // Where no descriptor is left, Node has made no streams, and emits the error.
   if (child.stdio === undefined) return child;
-  if (child.pid !== undefined) child.once('exit', uses.addProgram(checked.mounts.map(({ mount }) => mount.id)));
   const reported = child.stdio[report] as Readable | undefined;
   // The launcher's are no business of the caller's.
   (child.stdio as unknown[]).length = own;

@@ -176,7 +176,7 @@ test('what is foreseen from random facts has no hole either', (t) => {
 test('an upper that the guard has refused is named, though it is free by then', (t) => {
   const options = checkOptions({ lowerdir: '/l', upperdir: '/u', workdir: '/w', target: '/m' });
   const guard = new Plan();
-  guard.add(calls.claim, [0, 0, 0]);
+  guard.add(calls.reserve, [0, 0, 1, 0]);
   const failure = new StepFailure(guard, { step: 0, errno: errnos.EBUSY, undoErrno: 0, cancelled: false, log: [] });
   const facts = { ...emptyFacts(), use: { upper: false, work: false } };
   t.like(explainMount(options, failure, facts), { reason: 'upper-in-use', path: '/u' });

@@ -27,7 +27,7 @@ export async function lookBeforehand(options: CheckedOptions, features: KernelFe
 
 const NOTHING_MORE: Wanted = {
   parents: 'none',
-  otherUses: false,
+  otherUses: 'none',
   work: false,
   attempt: false,
   origin: false,

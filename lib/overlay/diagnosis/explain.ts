@@ -38,11 +38,12 @@ export function wantedAfter(failure: StepFailure): Wanted {
   const isOdd = isCreating && (errno === e.EINVAL || errno === e.ENOTDIR);
   return {
     parents: errno === e.ELOOP ? 'all' : isOdd ? 'upper' : 'none',
-    otherUses: errno === e.EBUSY && failure.step?.call !== calls.statx,
+    otherUses:
+      errno !== e.EBUSY ? 'none' : isCreating ? 'certain' : failure.step?.call === calls.reserve ? 'any' : 'none',
     work: errno === e.EROFS || isOdd,
     attempt: cameOutReadOnly(failure),
     origin: errno === e.ESTALE && isCreating,
-    use: errno === e.EBUSY && (isCreating || failure.step?.call === calls.claim),
+    use: errno === e.EBUSY && isCreating,
   };
 }
 
@@ -89,8 +90,9 @@ const guards: ReadonlySet<Call> = new Set([
   calls.statx,
   calls.statfs,
   calls.fstatfs,
-  calls.claim,
-  calls.listmount,
+  calls.reserve,
+  calls.reserve_target,
+  calls.news,
   calls.getxattr,
   calls.faccessat2,
 ]);
@@ -98,7 +100,7 @@ const guards: ReadonlySet<Call> = new Set([
 /** All that a look without a mount has to take in. */
 export const WANTED_BEFOREHAND: Wanted = {
   parents: 'all',
-  otherUses: true,
+  otherUses: 'certain',
   work: true,
   attempt: false,
   origin: false,

@@ -54,13 +54,13 @@ export interface ProcessFacts {
 
 /** Another overlay that uses a directory of this mount, or did so when it was looked. */
 export interface OtherUse {
-  /** Where the other overlay is mounted. */
-  readonly target: Path;
+  /** Where the other overlay is mounted: a target, or the descriptor of a detached one; undefined for one out of sight. */
+  readonly target: Path | undefined;
   /** As what it uses the directory. */
   readonly as: 'upperdir' | 'workdir';
   readonly subject: Subject;
-  /** Whether it is unmounted, and programs still see it that were started here. */
-  readonly isShown?: boolean;
+  /** Whether another call of this process is about to mount it. */
+  readonly isPending?: boolean;
 }
 
 /** What the attributes of upper and index say about where they come from. */

@@ -3,7 +3,7 @@
  * comes first, so that a look that is given up has that at least.
  */
 import { readFileSync } from 'node:fs';
-import { EBUSY, EEXIST, EINVAL, ENOENT } from '../../errnos.js';
+import { EEXIST, ENOENT } from '../../errnos.js';
 import { calls } from '../../kernel/calls.js';
 import * as k from '../../kernel/constants.js';
 import { ask, type Dialogue, list } from '../../kernel/dialogue.js';
@@ -11,13 +11,16 @@ import { addLook, type Found, readLook, STATFS_OUTPUT } from '../../kernel/look.
 import { type Outputs, StepFailure } from '../../kernel/perform.js';
 import { type Descriptor, Plan, type Step, type Subject } from '../../kernel/plan.js';
 import { findOption, shownLayers } from '../../mount-strings.js';
+import { addUserLook, type DirectoryUser, readUser, useRoles } from '../../mounts/in-use.js';
+import { isUniqueId } from '../../mounts/mounted.js';
 import { type MountinfoEntry, readMountinfo } from '../../mounts/mountinfo.js';
-import { addUseProbe } from '../../mounts/use-probe.js';
+import { MOUNT_BASICS } from '../../mounts/statmount.js';
+import { lookAtMounts } from '../../mounts/table.js';
+import { askUse } from '../../mounts/use-probe.js';
 import { isAbsolute, joinPath, type Path, toBytes, withoutTrailingSlashes } from '../../paths.js';
 import { isOtherUserNamespace } from '../features.js';
 import type { CheckedOptions } from '../options.js';
 import { readNamespaceSettings } from '../refusal.js';
-import { findUse } from '../uses.js';
 import {
   type Draft,
   type FileSystemFacts,
@@ -35,8 +38,8 @@ import { findUnmade, type Unmade } from './unmade.js';
 export interface Wanted {
   /** The directories above: of all layers, of upper and work. */
   readonly parents: 'all' | 'upper' | 'none';
-  /** The other overlays that use the layers. */
-  readonly otherUses: boolean;
+  /** The other overlays that use the layers: those that certainly do, or any that may, after a refusal. */
+  readonly otherUses: 'certain' | 'any' | 'none';
   /** What is in the workdir. */
   readonly work: boolean;
   /** Tries to make a directory in the workdir, and removes it: for a mount that came out read-only. */
@@ -123,7 +126,7 @@ export function* gather(draft: Draft, options: CheckedOptions, wanted: Wanted): 
       table,
     );
   }
-  if (wanted.otherUses) draft.otherUses = yield* gatherOtherUses(draft.paths, table);
+  if (wanted.otherUses !== 'none') draft.otherUses = yield* gatherOtherUses(draft.paths, table, wanted.otherUses);
   if (wanted.work && options.workdir !== undefined) {
     const inner = joinPath(options.workdir, 'work');
     const incompatible = yield* list(joinPath(inner, 'incompat'));
@@ -136,7 +139,7 @@ export function* gather(draft: Draft, options: CheckedOptions, wanted: Wanted): 
     }
   }
   if (wanted.origin) draft.origin = yield* gatherOrigin(options);
-  if (wanted.use) draft.use = yield* askUse(options);
+  if (wanted.use) draft.use = yield* gatherUse(options);
 }
 
 const isUpper = (role: Subject['role']): boolean => role === 'upperdir' || role === 'workdir';
@@ -203,17 +206,44 @@ function mountOf(path: Path, { mountId }: Found, table: readonly MountinfoEntry[
 }
 
 /** The directories that other overlays use, against those of this mount: as the table shows, and as is known here. */
-function* gatherOtherUses(paths: readonly PathFacts[], table: readonly MountinfoEntry[]): Dialogue<OtherUse[]> {
+function* gatherOtherUses(
+  paths: readonly PathFacts[],
+  table: readonly MountinfoEntry[],
+  which: 'certain' | 'any',
+): Dialogue<OtherUse[]> {
   const shown = yield* gatherShownUses(paths, table);
-  const known = paths.flatMap(({ subject, found }): OtherUse[] => {
-    const isTold = subject.role === 'target' || shown.some((use) => use.subject === subject);
-    const use = isTold ? undefined : findUse(found);
-    if (use === undefined) return [];
-    const at = Buffer.from(toBytes(withoutTrailingSlashes(use.path)));
-    const isThere = use.where !== 'here' || table.some(({ type, target }) => type === 'overlay' && at.equals(target));
-    return isThere ? [{ target: use.path, as: use.as, subject, isShown: use.where === 'shown' }] : [];
+  const untold = paths.filter(({ subject }) => isUpper(subject.role) && !shown.some((use) => use.subject === subject));
+  return [...shown, ...(yield* gatherRecordedUses(untold, which))];
+}
+
+function* gatherRecordedUses(paths: readonly PathFacts[], which: 'certain' | 'any'): Dialogue<OtherUse[]> {
+  const plan = new Plan();
+  const looks = paths.map(({ subject }) => ({ subject, step: addUserLook(plan, subject.path) }));
+  const outputs = yield* ask(plan);
+  const users = looks.flatMap(({ subject, step }) => {
+    const user = readUser(step, outputs);
+    return user !== undefined && (user.isCertain || which === 'any') ? [{ subject, user }] : [];
   });
-  return [...shown, ...known];
+  const uses: OtherUse[] = [];
+  for (const { subject, user } of users) {
+    uses.push({ subject, as: user.as, isPending: user.id === 0, target: yield* findPlace(user) });
+  }
+  return uses;
+}
+
+/** Where the mount is by which an overlay is known: its target, or the descriptor of a detached one. */
+function* findPlace({ id }: DirectoryUser): Dialogue<Path | undefined> {
+  if (!isUniqueId(id)) return undefined;
+  const [mount] = yield* lookAtMounts([id], MOUNT_BASICS);
+  if (mount !== undefined) return Buffer.from(mount.target, 'latin1');
+  const plan = new Plan();
+  const own = yield* list('/proc/self/fd');
+  const looks = own.map(({ name }) => {
+    const path = joinPath('/proc/self/fd', name);
+    return { path, step: addLook(plan, path, { mask: k.STATX_MNT_ID_UNIQUE }) };
+  });
+  const outputs = yield* ask(plan);
+  return looks.find(({ step }) => readLook(step, outputs).mountId === id)?.path;
 }
 
 function* gatherShownUses(paths: readonly PathFacts[], table: readonly MountinfoEntry[]): Dialogue<OtherUse[]> {
@@ -221,7 +251,7 @@ function* gatherShownUses(paths: readonly PathFacts[], table: readonly Mountinfo
   const looks: { step: Step; target: Path; as: OtherUse['as'] }[] = [];
   for (const { type, target, superOptions } of table) {
     if (type !== 'overlay' || looks.length > MAX_LOOKED_AT) continue;
-    for (const as of ['upperdir', 'workdir'] as const) {
+    for (const as of useRoles) {
       const text = findOption(superOptions, as);
       if (text === undefined) continue;
       for (const path of shownLayers(text)) {
@@ -452,16 +482,10 @@ function* pathOfHandle(path: Path, stored: Buffer): Dialogue<Path | undefined> {
 }
 
 /** Whether upper and work are in use, in whichever namespace. */
-export function* askUse({ upperdir, workdir, lowerdir }: CheckedOptions): Dialogue<UseFacts> {
-  const plan = new Plan();
-  const probe = (directory: Path | undefined): Step | undefined =>
-    directory === undefined ? undefined : addUseProbe(plan, directory, lowerdir[0] as Path);
-  const steps = { upper: probe(upperdir), work: probe(workdir) };
-  const outputs = yield* ask(plan);
-  const isUsed = (step: Step | undefined): boolean | undefined => {
-    if (step === undefined) return undefined;
-    const result = resultOf(step, outputs);
-    return result === -EBUSY ? true : result === -EINVAL ? false : undefined;
+function* gatherUse({ upperdir, workdir, lowerdir }: CheckedOptions): Dialogue<UseFacts> {
+  const lower = lowerdir[0] as Path;
+  const isUsed = function* (directory: Path | undefined): Dialogue<boolean | undefined> {
+    return directory === undefined ? undefined : yield* askUse(directory, lower);
   };
-  return { upper: isUsed(steps.upper), work: isUsed(steps.work) };
+  return { upper: yield* isUsed(upperdir), work: yield* isUsed(workdir) };
 }

@@ -1,7 +1,7 @@
 /** Rules about layers beside each other: overlaps, uses by others, what an upper was made with. */
 import * as e from '../../errnos.js';
 import { calls } from '../../kernel/calls.js';
-import { goesByDescriptors, pathString, quotePath } from '../../paths.js';
+import { goesByDescriptors, type Path, pathString, quotePath } from '../../paths.js';
 import { identityOf, isInside, type OtherUse, type PathFacts } from './facts.js';
 import { findRole, isCreation, isLayer, isLower, nameOf, type Rule, type Scene, show, type Verdict } from './rule.js';
 
@@ -95,12 +95,16 @@ const useReasons = {
 } as const;
 
 /** Another overlay, and how it ends. */
-function otherOverlay({ target, isShown }: OtherUse): [which: string, end: string] {
-  const shown = quotePath(target);
-  if (isShown) {
-    return ['an unmounted overlay that a program from `spawn` still sees', 'wait until that program has ended'];
+function otherOverlay({ target, isPending }: OtherUse): [which: string, end: string] {
+  if (isPending) return ['an overlay that another call is mounting', 'wait for that call'];
+  if (target === undefined) {
+    return [
+      'an overlay that is alive, though this mount namespace does not show it',
+      'end what keeps it alive: an open file, a program, a clone or bind of it, or another mount namespace',
+    ];
   }
-  // What has no place is known to this process only.
+  const shown = quotePath(target);
+  // No other process is known by its descriptors.
   return goesByDescriptors(target)
     ? [`the detached overlay ${shown}`, 'unmount that one by its `unmount`']
     : [`the overlay at ${shown}`, `unmount ${shown}`];
@@ -108,7 +112,7 @@ function otherOverlay({ target, isShown }: OtherUse): [which: string, end: strin
 
 /** Another overlay of this namespace uses a layer. */
 const used: Rule = {
-  when: ({ errno, step }) => errno === e.EBUSY && step?.call !== calls.statx,
+  when: ({ errno, step }) => errno === e.EBUSY && step?.call !== calls.statx && step?.call !== calls.reserve_target,
   find({ options, facts, failure }) {
     // Upper and work say more than a lower that is someone's upper, which the kernel minds only with an index.
     const order = ['upperdir', 'workdir', 'lowerdir', 'datadir'];
@@ -125,32 +129,44 @@ const used: Rule = {
       what: `${nameOf(use.subject, options)} is in use: it is the ${use.as} of ${which}`,
       hint: `${end}, or use ${role === 'lowerdir' || role === 'datadir' ? 'another lower layer' : 'other directories'}`,
       path: pathString(use.subject.path),
-      ...(!use.isShown && { dest: pathString(use.target) }),
+      ...(use.target !== undefined && { dest: pathString(use.target) }),
     };
   },
   foresees: true,
 };
 
-/** The kernel says that it is in use, and the mount table does not say by whom. */
+/** The kernel says that a layer is in use, and nothing shows by whom. */
 const usedElsewhere: Rule = {
-  when: (failure) => failure.errno === e.EBUSY && (isCreation(failure) || failure.step?.call === calls.claim),
-  find({ options, facts: { use }, failure }) {
+  when: (failure) => failure.errno === e.EBUSY && isCreation(failure),
+  find({ options, facts: { use } }) {
     const { upperdir, workdir, lowerdir } = options;
-    // Lower layers are none of the guard's business; what it has found may have ended since.
-    const isGuard = failure?.step?.call === calls.claim;
-    const elsewhere =
-      'by an overlay that this mount namespace does not show: one of another namespace, or one that was detached and is still used';
     if (use.work === true && use.upper === false && workdir !== undefined) {
       const what = `the workdir ${quotePath(workdir)} is in use ${elsewhere}`;
       return { reason: 'work-in-use', what, path: pathString(workdir) };
     }
-    if (upperdir !== undefined && (isGuard || use.upper !== false)) {
+    if (upperdir !== undefined && use.upper !== false) {
       const what = `the upperdir ${quotePath(upperdir)}${use.upper === true ? '' : ' or its workdir'} is in use ${elsewhere}`;
       return { reason: 'upper-in-use', what, path: pathString(upperdir) };
     }
     return {
       reason: 'lower-in-use',
       what: `a lower layer is the upperdir or workdir, or is inside one, of an overlay; of ${lowerdir.length} the kernel does not say which`,
+    };
+  },
+};
+
+const elsewhere = 'by an overlay that is alive, though this mount namespace does not show it';
+
+/** The guard has found a directory in use, and nothing shows by whom, or it has become free since. */
+const reserved: Rule = {
+  when: ({ step, errno }) => step?.call === calls.reserve && errno === e.EBUSY,
+  find({ options, failure }) {
+    const role = failure?.step?.options.subject?.role === 'workdir' ? 'workdir' : 'upperdir';
+    const path = options[role] as Path;
+    return {
+      reason: useReasons[role],
+      what: `the ${role} ${quotePath(path)} is in use by an overlay that another call was mounting, or that is alive though this mount namespace does not show it`,
+      path: pathString(path),
     };
   },
 };
@@ -182,4 +198,4 @@ const stale: Rule = {
   },
 };
 
-export const layerRules: readonly Rule[] = [upperAndWork, overlap, overlapUnseen, used, usedElsewhere, stale];
+export const layerRules: readonly Rule[] = [upperAndWork, overlap, overlapUnseen, used, reserved, usedElsewhere, stale];

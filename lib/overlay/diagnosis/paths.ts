@@ -141,6 +141,16 @@ function mountedAlready({ options }: Scene): Verdict {
   };
 }
 
+const targetReserved: Rule = {
+  when: ({ step, errno }) => step?.call === calls.reserve_target && errno === e.EBUSY,
+  find: ({ options }) => ({
+    reason: 'mount-busy',
+    what: `another call of this process is mounting at the target ${show(options.target)}`,
+    hint: 'await that call first',
+    ...pathField(options.target),
+  }),
+};
+
 const attaches = ({ step, errno }: StepFailure): boolean =>
   (step?.call === calls.move_mount || step?.call === calls.mount) && errno === e.EINVAL;
 
@@ -185,4 +195,12 @@ const targetGone: Rule = {
   }),
 };
 
-export const pathRules: readonly Rule[] = [unreachable, oneOfAll, notCreated, targetMounted, targetGone, targetForeign];
+export const pathRules: readonly Rule[] = [
+  unreachable,
+  oneOfAll,
+  notCreated,
+  targetMounted,
+  targetReserved,
+  targetGone,
+  targetForeign,
+];

@@ -54,7 +54,7 @@ export const placeRows: readonly FailureRow[] = [
         fails(
           'EBUSY',
           'upper-in-use',
-          /upperdir '.*\/u' is in use by an overlay that this mount namespace does not/,
+          /upperdir '.*\/u' is in use by an overlay that is alive, though this mount namespace does not/,
           'u',
         ),
         { instead: { index: undefined, exclusive: false } },
@@ -65,7 +65,7 @@ export const placeRows: readonly FailureRow[] = [
         fails(
           'EBUSY',
           'work-in-use',
-          /workdir '.*\/w' is in use by an overlay that this mount namespace does not/,
+          /workdir '.*\/w' is in use by an overlay that is alive, though this mount namespace does not/,
           'w',
         ),
         { instead: { workdir: 'w2' } },
@@ -89,7 +89,7 @@ export const placeRows: readonly FailureRow[] = [
   refused(
     'an upper of an overlay that was detached and is still used, with index',
     { workdir: 'w2', index: true },
-    fails('EBUSY', 'upper-in-use', /one that was detached and is still used/, 'u'),
+    fails('EBUSY', 'upper-in-use', /is alive, though this mount namespace does not show it/, 'u'),
     [dirs('w2'), overlay('l2,u,w', 'other'), openedFile('other/one'), unmounted('other', MNT_DETACH)],
     { instead: { index: undefined, exclusive: false } },
   ),

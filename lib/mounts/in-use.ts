@@ -1,0 +1,134 @@
+/**
+ * Which directories overlays use as upper or work. The addon keeps the record for all threads of the process
+ * (native/in_use.h); each mount enters it, and asks it, by steps of its plan. Here are these steps, the look at overlays
+ * that other programs have mounted, and the questions that a refusal leaves open.
+ */
+import { EBUSY, ENOSYS, EPERM, ESTALE } from '../errnos.js';
+import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import { ask, type Dialogue } from '../kernel/dialogue.js';
+import { type Outputs, StepFailure } from '../kernel/perform.js';
+import { type Descriptor, Plan, type Step, type Subject } from '../kernel/plan.js';
+import { findOption, shownLayers } from '../mount-strings.js';
+import { isAbsolute, type Path } from '../paths.js';
+import { idHalves } from './mounted.js';
+import type { RawMount } from './raw-mount.js';
+import { MOUNT_BASICS, WHOLE_MOUNT } from './statmount.js';
+import { lookAtMounts } from './table.js';
+
+/** What an overlay uses a directory as; the position is the addon's number. */
+export const useRoles = ['upperdir', 'workdir'] as const;
+export type UseRole = (typeof useRoles)[number];
+
+/** Fails with ESTALE when the namespace has mounts that this process has neither made nor seen: `refresh` looks at them. */
+export function addNewsGuard(plan: Plan): void {
+  plan.add(calls.news, [], { tolerate: [ENOSYS, EPERM] });
+}
+
+/** Whether the guard asks to look at newer mounts first. */
+export const isStale = ({ step, errno }: StepFailure): boolean => step?.call === calls.news && errno === ESTALE;
+
+/**
+ * Reserves a directory for the overlay that the plan mounts. Where it is exclusive, the step fails with EBUSY while an
+ * overlay uses the directory, unless the step `madeBy` has just made that.
+ */
+export function addReservation(
+  plan: Plan,
+  directory: Descriptor,
+  { role, subject, isExclusive, madeBy }: { role: UseRole; subject: Subject; isExclusive: boolean; madeBy: Descriptor },
+): void {
+  plan.add(calls.reserve, [directory, useRoles.indexOf(role), Number(isExclusive), madeBy], { subject });
+}
+
+/** Enters the overlay that the plan has mounted into the record. A look at its root has to come first. */
+export function addRecord(plan: Plan, root: Descriptor): void {
+  plan.add(calls.record, [root]);
+}
+
+const LISTED_AT_ONCE = 512;
+
+/** Enters the overlays that others have mounted since the last time into the record: listmount(2), statmount(2). */
+export function* refresh(): Dialogue<void> {
+  for (;;) {
+    const ids = yield* listNewer();
+    if (ids.length === 0) return;
+    yield* see(ids);
+    const seen = new Plan();
+    seen.add(calls.seen, idHalves(Math.max(...ids)));
+    yield* ask(seen);
+    if (ids.length < LISTED_AT_ONCE) return;
+  }
+}
+
+function* listNewer(): Dialogue<readonly number[]> {
+  const plan = new Plan();
+  const step = plan.stepOf(
+    plan.add(calls.listmount, [LISTED_AT_ONCE], { output: 8 * LISTED_AT_ONCE, tolerate: 'any' }),
+  );
+  const outputs = yield* ask(plan);
+  if (outputs instanceof StepFailure) return [];
+  return Array.from({ length: Math.max(0, outputs.result(step)) }, (_, i) => outputs.number(step, i));
+}
+
+function* see(ids: readonly number[]): Dialogue<void> {
+  const basics = yield* lookAtMounts(ids, MOUNT_BASICS);
+  const overlays = basics.flatMap(({ type, uniqueId }) => (type === 'overlay' ? [uniqueId as number] : []));
+  const mounts = yield* lookAtMounts(overlays, WHOLE_MOUNT);
+  if (mounts.length === 0) return;
+  const plan = new Plan();
+  for (const mount of mounts) addSight(plan, mount);
+  yield* ask(plan);
+}
+
+/** Of each directory that the mount shows as its upper or work. */
+function addSight(plan: Plan, { uniqueId, target, device, options }: RawMount): void {
+  const shown = Buffer.from(options, 'latin1');
+  const [major = 0, minor = 0] = device.split(':').map(Number);
+  useRoles.forEach((name, role) => {
+    const text = findOption(shown, name);
+    for (const path of text === undefined ? [] : shownLayers(text)) {
+      if (!isAbsolute(path)) continue;
+      const args = [Buffer.from(target, 'latin1'), path, role, ...idHalves(uniqueId as number), minor, major];
+      plan.add(calls.sees, args, { tolerate: 'any' });
+    }
+  });
+}
+
+/** Who uses a directory. */
+export interface DirectoryUser {
+  /** Whether that is certain: else an overlay used it, and nothing tells whether it still does. */
+  readonly isCertain: boolean;
+  /** The id of the mount by which the overlay was seen; 0 while it is being mounted. */
+  readonly id: number;
+  /** Of its superblock, as looks report it. */
+  readonly device: number;
+  readonly as: UseRole;
+}
+
+const USER_OUTPUT = 24;
+
+/** A question to the record. */
+export const addUserLook = (plan: Plan, directory: Path): Step =>
+  plan.stepOf(plan.add(calls.use_of, [k.AT_FDCWD, directory], { output: USER_OUTPUT, tolerate: 'any' }));
+
+/** Its answer: undefined where the directory is free, as far as is known. */
+export function readUser(step: Step, outputs: Outputs | StepFailure): DirectoryUser | undefined {
+  if (outputs instanceof StepFailure) return undefined;
+  const result = outputs.result(step);
+  if (result !== -EBUSY && result !== -ESTALE) return undefined;
+  const as = useRoles[outputs.number(step, 2)] ?? 'upperdir';
+  return { isCertain: result === -EBUSY, id: outputs.number(step, 0), device: outputs.number(step, 1), as };
+}
+
+export function* findUser(directory: Path): Dialogue<DirectoryUser | undefined> {
+  const plan = new Plan();
+  const step = addUserLook(plan, directory);
+  return readUser(step, yield* ask(plan));
+}
+
+/** The kernel says that this one does not use the directory any more. Another may do so by now. */
+export function* forgetUser(directory: Path, { id, device }: DirectoryUser): Dialogue<void> {
+  const plan = new Plan();
+  plan.add(calls.forget, [k.AT_FDCWD, directory, ...idHalves(id), ...idHalves(device)], { tolerate: 'any' });
+  yield* ask(plan);
+}

@@ -1,0 +1,318 @@
+#include "in_use.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/inotify.h>
+
+#include "syscalls.h"
+#include "text.h"
+#include "threads.h"
+
+namespace overlayfs {
+
+InUse directories_in_use;
+
+namespace {
+
+// Whether there is ustat(2), and it answers.
+bool has_ustat() {
+  static int known = 0;  // 1: yes, -1: no; the same whoever finds it out first
+  int answer = __atomic_load_n(&known, __ATOMIC_RELAXED);
+  if (answer == 0) {
+    // No superblock has this number.
+    answer = sys::ustat(UINT64_MAX) == -EINVAL ? 1 : -1;
+    __atomic_store_n(&known, answer, __ATOMIC_RELAXED);
+  }
+  return answer > 0;
+}
+
+// Whether this mount namespace shows the mount, and it is one of this superblock.
+bool is_shown(uint64_t mount, uint64_t device) {
+  if (mount <= INT32_MAX) return false;  // before unique ids another mount may have the number by now
+  abi::Statmount found;
+  abi::MountIdRequest request{abi::mount_id_request_6_8, 0, mount, abi::statmount_sb_basic, 0};
+  return sys::statmount(&request, &found, sizeof found) == 0 &&
+         (static_cast<uint64_t>(found.sb_dev_major) << 32 | found.sb_dev_minor) == device;
+}
+
+// Keys under which an overlay is found by its device number and by its watch: no directory has such an inode.
+DirectoryKey by_device(uint64_t device) { return {device, UINT64_MAX}; }
+DirectoryKey by_watch(int watch) { return {static_cast<uint64_t>(watch), UINT64_MAX - 1}; }
+
+}  // namespace
+
+// An overlay, or a plan, and one directory of it.
+struct InUse::Use {
+  DirectoryKey key{};
+  Overlay* overlay = nullptr;
+  Use* next = nullptr;
+  Role role = Role::upper;
+  bool is_linked = false;
+};
+
+struct InUse::Overlay {
+  uint64_t mount = 0;
+  uint64_t device = 0;
+  int watch = -1;
+  bool is_mounted = false;  // else a reservation
+  bool is_seen = false;     // another program's
+  bool is_shown = false;    // as the answer to question `asked` says
+  uint64_t asked = 0;
+  Overlay* next = nullptr;
+  Overlay** at = nullptr;   // what points to it, among all
+  Use uses[static_cast<size_t>(Role::count)];
+  Use device_use;
+  Use watch_use;
+};
+
+InUse::Use** InUse::bucket(DirectoryKey key) const {
+  uint64_t hash = (key.inode ^ key.device * 0x9e3779b97f4a7c15) * 0xff51afd7ed558ccd;
+  return &buckets_[(hash >> 32) & (bucket_count_ - 1)];
+}
+
+void InUse::link(Use* use) {
+  Use** at = bucket(use->key);
+  use->next = *at;
+  use->is_linked = true;
+  *at = use;
+}
+
+void InUse::unlink(Use* use) {
+  if (!use->is_linked) return;
+  Use** at = bucket(use->key);
+  while (*at != use) at = &(*at)->next;
+  *at = use->next;
+  use->is_linked = false;
+}
+
+void InUse::drop(Overlay* overlay) {
+  for (Use& use : overlay->uses) unlink(&use);
+  unlink(&overlay->device_use);
+  unlink(&overlay->watch_use);
+  *overlay->at = overlay->next;
+  if (overlay->next != nullptr) overlay->next->at = overlay->at;
+  overlays_--;
+  delete overlay;
+}
+
+template <typename Predicate>
+void InUse::drop_each(DirectoryKey key, Predicate is_dropped) {
+  for (Use* use = *bucket(key); use != nullptr;) {
+    if (!(use->key == key) || !is_dropped(*use->overlay)) {
+      use = use->next;
+      continue;
+    }
+    drop(use->overlay);
+    use = *bucket(key);  // the next one may have been the same overlay's
+  }
+}
+
+// Device numbers are given again at once, the lowest first, and with each the overlay that had it before leaves the
+// record: it stays as long as the overlays that lived at the same time.
+void InUse::make_room() {
+  if (overlays_ < bucket_count_ / 2) return;
+  Use** old = buckets_;
+  bucket_count_ = bucket_count_ == 0 ? 256 : 2 * bucket_count_;
+  buckets_ = new Use*[bucket_count_]();
+  auto link_again = [this](Use& use) {
+    if (use.is_linked) link(&use);
+  };
+  for (Overlay* overlay = all_; overlay != nullptr; overlay = overlay->next) {
+    for (Use& use : overlay->uses) link_again(use);
+    link_again(overlay->device_use);
+    link_again(overlay->watch_use);
+  }
+  delete[] old;
+}
+
+InUse::Overlay* InUse::add() {
+  make_room();
+  auto* overlay = new Overlay;
+  for (size_t i = 0; i < static_cast<size_t>(Role::count); i++) {
+    overlay->uses[i].overlay = overlay;
+    overlay->uses[i].role = static_cast<Role>(i);
+  }
+  overlay->device_use.overlay = overlay->watch_use.overlay = overlay;
+  overlay->next = all_;
+  overlay->at = &all_;
+  if (all_ != nullptr) all_->at = &overlay->next;
+  all_ = overlay;
+  overlays_++;
+  return overlay;
+}
+
+InUse::Overlay* InUse::prepare() {
+  Lock lock(mutex_);
+  return add();
+}
+
+// An overlay that uses the directory, and about which the kernel has not been asked.
+InUse::Use* InUse::find_unasked(DirectoryKey key, const Overlay* own, uint64_t question) const {
+  for (Use* use = *bucket(key); use != nullptr; use = use->next) {
+    const Overlay* other = use->overlay;
+    if (!(use->key == key) || other == own || !other->is_mounted) continue;
+    if (other->watch < 0 && other->asked != question) return use;
+  }
+  return nullptr;
+}
+
+// Without the lock: the overlay may have left the record meanwhile.
+void InUse::ask_kernel(DirectoryKey key, uint64_t mount, uint64_t device, uint64_t question) {
+  pthread_mutex_unlock(&mutex_);
+  const bool is_gone = has_ustat() && sys::ustat(device) == -EINVAL;
+  const bool is_in_sight = !is_gone && is_shown(mount, device);
+  pthread_mutex_lock(&mutex_);
+  for (Use* use = *bucket(key); use != nullptr; use = use->next) {
+    Overlay* overlay = use->overlay;
+    if (!(use->key == key) || !overlay->is_mounted || overlay->mount != mount || overlay->device != device) continue;
+    overlay->asked = question;
+    overlay->is_shown = is_in_sight;
+    if (is_gone) drop(overlay);
+    return;
+  }
+}
+
+// What is known of the directory, apart from its use by OWN. With the lock held, which is given up meanwhile.
+int InUse::state(DirectoryKey key, const Overlay* own, Use** found) {
+  const uint64_t question = ++questions_;
+  while (const Use* use = find_unasked(key, own, question)) {
+    ask_kernel(key, use->overlay->mount, use->overlay->device, question);
+  }
+  hear();
+  int result = 0;
+  for (Use* use = *bucket(key); use != nullptr; use = use->next) {
+    const Overlay* other = use->overlay;
+    if (!(use->key == key) || other == own || use->role == Role::target) continue;
+    const bool is_certain = !other->is_mounted || other->watch >= 0 || other->is_shown;
+    if (result == EBUSY || (result == ESTALE && !is_certain)) continue;
+    result = is_certain ? EBUSY : ESTALE;
+    if (found != nullptr) *found = use;
+  }
+  return result;
+}
+
+int InUse::reserve(Overlay* reservation, DirectoryKey key, Role role, bool is_exclusive, bool is_new) {
+  Lock lock(mutex_);
+  if (is_exclusive && !is_new) {
+    int error = state(key, reservation, nullptr);
+    if (error != 0) return error;
+  }
+  Use& use = reservation->uses[static_cast<size_t>(role)];
+  use.key = key;
+  link(&use);
+  return 0;
+}
+
+int InUse::reserve_target(Overlay* reservation, DirectoryKey key) {
+  Lock lock(mutex_);
+  for (Use* use = *bucket(key); use != nullptr; use = use->next) {
+    if (use->key == key && use->role == Role::target) return EBUSY;
+  }
+  Use& use = reservation->uses[static_cast<size_t>(Role::target)];
+  use.key = key;
+  link(&use);
+  return 0;
+}
+
+void InUse::begin(Overlay* overlay, uint64_t mount, uint64_t device, int root) {
+  overlay->mount = mount;
+  overlay->device = device;
+  overlay->is_mounted = true;
+  overlay->device_use.key = by_device(device);
+  link(&overlay->device_use);
+  watch(overlay, root);
+}
+
+void InUse::is_mounted(Overlay* reservation, uint64_t mount, uint64_t device, int root) {
+  Lock lock(mutex_);
+  // The superblock is new: whichever had its device number before is gone.
+  drop_each(by_device(device), [](const Overlay&) { return true; });
+  begin(reservation, mount, device, root);
+}
+
+void InUse::end(Overlay* reservation) {
+  Lock lock(mutex_);
+  if (reservation->is_mounted) {
+    unlink(&reservation->uses[static_cast<size_t>(Role::target)]);
+  } else {
+    drop(reservation);
+  }
+}
+
+void InUse::sees(DirectoryKey key, Role role, uint64_t mount, uint64_t device, int root) {
+  Lock lock(mutex_);
+  if (bucket_count_ == 0) make_room();
+  for (Use* use = *bucket(key); use != nullptr; use = use->next) {
+    const Overlay* known = use->overlay;
+    if (!(use->key == key) || !known->is_mounted || known->device != device) continue;
+    // A bind or a clone has a mount of its own, and the same superblock.
+    if (is_shown(known->mount, device)) return;
+  }
+  // Others that had the device number may be seen no more; a bind of a superblock whose directories have moved has it
+  // too, so what this process has mounted stays.
+  drop_each(by_device(device), [mount, device](const Overlay& other) {
+    return other.is_seen && other.mount != mount && !is_shown(other.mount, device);
+  });
+  Overlay* seen = add();
+  Use& use = seen->uses[static_cast<size_t>(role)];
+  use.key = key;
+  link(&use);
+  seen->is_seen = true;
+  begin(seen, mount, device, root);
+}
+
+int InUse::ask(DirectoryKey key, User* user) {
+  Lock lock(mutex_);
+  if (bucket_count_ == 0) return 0;
+  Use* found = nullptr;
+  int error = state(key, nullptr, &found);
+  if (found != nullptr) *user = {found->overlay->mount, found->overlay->device, static_cast<int64_t>(found->role)};
+  return error;
+}
+
+void InUse::forget(DirectoryKey key, uint64_t mount, uint64_t device) {
+  Lock lock(mutex_);
+  if (bucket_count_ == 0) return;
+  drop_each(key, [mount, device](const Overlay& overlay) {
+    return overlay.is_mounted && overlay.mount == mount && overlay.device == device;
+  });
+}
+
+// Where no watch can be had, the overlay is one of which nothing tells.
+void InUse::watch(Overlay* overlay, int root) {
+  if (root < 0 || has_ustat()) return;
+  if (inotify_ < 0) inotify_ = static_cast<int>(sys::call(abi::inotify_init1, IN_NONBLOCK | IN_CLOEXEC));
+  if (inotify_ < 0) return;
+  // The kernel keeps 16,384 events, two for each watch.
+  if (++unheard_ == 2048) hear();
+  char path[32] = "/proc/self/fd/";
+  size_t length = strlen(path);
+  length += write_decimal(path + length, root);
+  path[length] = '\0';
+  // IN_UNMOUNT is always reported. The mask has to name something; the root of a file system is never deleted.
+  overlay->watch = static_cast<int>(sys::call(abi::inotify_add_watch, inotify_, path, IN_DELETE_SELF));
+  if (overlay->watch < 0) return;
+  overlay->watch_use.key = by_watch(overlay->watch);
+  link(&overlay->watch_use);
+}
+
+void InUse::hear() {
+  if (inotify_ < 0) return;
+  unheard_ = 0;
+  alignas(inotify_event) char buffer[4096];
+  for (long size; (size = sys::read(inotify_, buffer, sizeof buffer)) > 0;) {
+    for (long at = 0; at < size;) {
+      const auto* event = reinterpret_cast<const inotify_event*>(buffer + at);
+      at += static_cast<long>(sizeof *event + event->len);
+      if (event->mask & IN_UNMOUNT) drop_each(by_watch(event->wd), [](const Overlay&) { return true; });
+      if (!(event->mask & IN_Q_OVERFLOW)) continue;
+      for (Overlay* overlay = all_; overlay != nullptr; overlay = overlay->next) {
+        unlink(&overlay->watch_use);
+        overlay->watch = -1;
+      }
+    }
+  }
+}
+
+}  // namespace overlayfs

@@ -1,0 +1,105 @@
+// Which directories overlays use as upper or work, for all threads of the process.
+//
+// The kernel accepts one upper for two overlays, and both go wrong then. This record holds the overlays that the
+// process has mounted, and those that it has seen in the mount table. An overlay leaves the record only when the kernel
+// says that its superblock is gone, since a clone, an open file or another namespace can keep it alive unseen:
+//
+// - ustat(2) fails with EINVAL when no superblock has the device number. It waits for a superblock that is ending.
+// - A new superblock with the same device number proves that the old one is gone.
+// - Where there is no ustat(2) (arm64, some seccomp filters), a watch on the root of each overlay reports IN_UNMOUNT,
+//   inotify(7). A watch costs as much as a tenth of a mount on tmpfs, so it is not the first choice.
+//
+// A device number that lives may be another superblock's by now. An overlay whose mount the namespace still shows is
+// in use for certain; of any other the record says that it does not know, and the caller has the kernel decide by an
+// attempt to mount.
+//
+// No lock is held while the kernel is asked: ustat(2) can wait as long as an upper is written back.
+//
+// reserve(), reserve_target() and is_mounted() take no memory: they also run in a child that shares the memory of this
+// process while its caller waits.
+#pragma once
+
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+
+namespace overlayfs {
+
+// A directory. The kernel keeps the inode of one that is in use, so no other directory gets its number.
+struct DirectoryKey {
+  uint64_t device;
+  uint64_t inode;
+
+  bool operator==(const DirectoryKey&) const = default;
+};
+
+// What a directory is to an overlay, or to a plan.
+enum class Role : int32_t { upper, work, target, count };
+
+class InUse {
+ public:
+  struct Overlay;
+
+  // Who uses a directory.
+  struct User {
+    uint64_t mount;   // the id of the mount by which the overlay was seen; 0 while it is being mounted
+    uint64_t device;  // of its superblock
+    int64_t role;
+  };
+
+  // A reservation for one plan, of nothing yet.
+  Overlay* prepare();
+
+  // 0, and the directory is reserved; EBUSY where an overlay uses it, or a plan is about to; ESTALE where nothing here
+  // tells. A directory that was just made (`is_new`) is nobody's. Without `is_exclusive` others do not count.
+  int reserve(Overlay* reservation, DirectoryKey key, Role role, bool is_exclusive, bool is_new);
+
+  // 0, and no other plan mounts on this target meanwhile; EBUSY where one is about to.
+  int reserve_target(Overlay* reservation, DirectoryKey key);
+
+  // The overlay of the reservation is there. ROOT is a descriptor of its root.
+  void is_mounted(Overlay* reservation, uint64_t mount, uint64_t device, int root);
+
+  // The plan has ended: what it has reserved, and not mounted, is free.
+  void end(Overlay* reservation);
+
+  // An overlay that another program has mounted uses a directory. ROOT may be -1.
+  void sees(DirectoryKey key, Role role, uint64_t mount, uint64_t device, int root);
+
+  // As reserve() answers, and who it is about.
+  int ask(DirectoryKey key, User* user);
+
+  // The kernel says that this overlay does not use the directory any more. Another one may do so by now.
+  void forget(DirectoryKey key, uint64_t mount, uint64_t device);
+
+ private:
+  struct Use;
+
+  Use** bucket(DirectoryKey key) const;
+  void link(Use* use);
+  void unlink(Use* use);
+  void drop(Overlay* overlay);
+  template <typename Predicate>
+  void drop_each(DirectoryKey key, Predicate is_dropped);
+  void make_room();
+  Overlay* add();
+  int state(DirectoryKey key, const Overlay* own, Use** found);
+  Use* find_unasked(DirectoryKey key, const Overlay* own, uint64_t question) const;
+  void ask_kernel(DirectoryKey key, uint64_t mount, uint64_t device, uint64_t question);
+  void begin(Overlay* overlay, uint64_t mount, uint64_t device, int root);
+  void watch(Overlay* overlay, int root);
+  void hear();
+
+  pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
+  Use** buckets_ = nullptr;
+  size_t bucket_count_ = 0;  // a power of two
+  size_t overlays_ = 0;      // how many are in the record, reservations among them
+  Overlay* all_ = nullptr;
+  uint64_t questions_ = 0;
+  int inotify_ = -1;
+  uint32_t unheard_ = 0;     // watches added since hear()
+};
+
+extern InUse directories_in_use;
+
+}  // namespace overlayfs
