@@ -6,7 +6,8 @@
 //   join FD              enters a user namespace: setns(2)
 //   unshare FLAGS        unshare(2)
 //   write PATH TEXT      writes a file that is there
-//   private              no mount is seen elsewhere any more
+//   private              no mount is seen elsewhere any more, and none from elsewhere is seen
+//   slave                no mount is seen elsewhere any more; an unmount elsewhere on a shared mount happens here too
 //   clone FD             a mount by its descriptor, to be attached
 //   mounted PATH ID      has the mount with this id at the path, said before there are other namespaces
 //   tree PATH            a mount by its path, the first of those that are not taken yet
@@ -49,7 +50,8 @@ constexpr long open_tree_clone = 1, o_cloexec = 02000000, o_path = 010000000, o_
 constexpr long move_mount_f_empty_path = 4, move_mount_t_symlinks = 0x10;
 constexpr long clone_newns = 0x20000, clone_newuser = 0x10000000;
 constexpr long f_setfd = 2, fd_cloexec = 1, pr_capbset_drop = 24, pr_set_pdeathsig = 1, sigkill = 9;
-constexpr unsigned long ms_rdonly = 1, ms_nosuid = 2, ms_nodev = 4, ms_noexec = 8, ms_rec = 16384, ms_private = 1 << 18;
+constexpr unsigned long ms_rdonly = 1, ms_nosuid = 2, ms_nodev = 4, ms_noexec = 8, ms_rec = 16384, ms_private = 1 << 18,
+                        ms_slave = 1 << 19;
 
 long call(Number number, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0) {
 #if defined(__x86_64__)
@@ -179,8 +181,8 @@ long enter(long directory) {
   return result < 0 ? result : call(chroot_, at("."));
 }
 
-long make_private() {
-  auto set = [] { return call(mount_, 0, at("/"), 0, static_cast<long>(ms_rec | ms_private)); };
+long set_propagation(unsigned long propagation) {
+  auto set = [propagation] { return call(mount_, 0, at("/"), 0, static_cast<long>(ms_rec | propagation)); };
   long result = set();
   if (result != -einval) return result;
   // In a chroot where the root is no mount point: joining a namespace leads to its root, and then back.
@@ -393,7 +395,9 @@ long write_decimal(char* to, long value) {
       const char* path = next();
       result = write_file(path, next());
     } else if (same(name, "private")) {
-      result = make_private();
+      result = set_propagation(ms_private);
+    } else if (same(name, "slave")) {
+      result = set_propagation(ms_slave);
     } else if (same(name, "clone")) {
       result = clone(number(next()));
     } else if (same(name, "mounted")) {

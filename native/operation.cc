@@ -274,7 +274,8 @@ void Environment::finished(Operation* operation) {
 }
 
 void Environment::no_longer_awaited() {
-  if (__atomic_sub_fetch(&to_await_, 1, __ATOMIC_ACQ_REL) == 0) awaited_.raise();
+  __atomic_sub_fetch(&to_await_, 1, __ATOMIC_ACQ_REL);
+  awaited_.raise();
 }
 
 void Environment::on_finished(napi_env env, napi_value, void* context, void*) {
@@ -380,7 +381,7 @@ void Environment::on_end(void* data) {
 
 // The environment ends with operations under way: what waits is dropped, what has finished unseen is taken
 // back here, what runs is taken back by its thread. That is waited for, or the end of the process could come
-// between the mount and its undoing.
+// between the mount and its undoing. A call that has done nothing yet is not: it is kept from beginning.
 void Environment::give_up() {
   for (Operation* operation = operations_; operation != nullptr;) {
     Operation* next = operation->next_;
@@ -393,7 +394,7 @@ void Environment::give_up() {
   }
   for (Operation* operation = operations_; operation != nullptr; operation = operation->next_) {
     operation->cancel();
-    if (!operation->execution_.can_be_taken_back()) continue;
+    if (operation->execution_.stop() || !operation->execution_.can_be_taken_back()) continue;
     operation->is_awaited_ = true;
     __atomic_add_fetch(&to_await_, 1, __ATOMIC_ACQ_REL);
   }
@@ -407,10 +408,11 @@ void Environment::give_up() {
     unref();
     operation = next;
   }
-  constexpr time_t patience_seconds = 10;
+  // For as long as one after the other ends: a file system that does not answer may hold the others.
+  constexpr long patience_milliseconds = 500;
   for (;;) {
     uint32_t seen = awaited_.value();
-    if (__atomic_load_n(&to_await_, __ATOMIC_ACQUIRE) == 0 || !awaited_.wait(seen, patience_seconds)) break;
+    if (__atomic_load_n(&to_await_, __ATOMIC_ACQUIRE) == 0 || !awaited_.wait(seen, patience_milliseconds)) break;
   }
 }
 

@@ -290,17 +290,36 @@ bool Execution::perform_here() { return run_steps() || fail(); }
 bool Execution::run_steps() {
   for (; done_ < header().count; done_++) {
     Step& step = steps_[done_];
-    if (step.flags & later) continue;
-    long result = run(step);
+    bool is_stopped = is_stopped_before(step);
+    if ((step.flags & later) && !is_stopped) continue;
+    long result = is_stopped ? -ECANCELED : run(step);
     step.result = static_cast<int32_t>(result);
     if (step.output != 0) memcpy(block_ + step.output, &step.result, sizeof step.result);
-    if (result >= 0 || is_tolerated(step, result)) continue;
+    if (result >= 0 || (!is_stopped && is_tolerated(step, result))) continue;
     failure_.step = done_;
     failure_.error = static_cast<int>(-result);
     break;
   }
   ran_ = true;
   return failure_.step < 0;
+}
+
+namespace {
+
+constexpr uint32_t stopped = 1;
+constexpr uint32_t effective = 2;  // a step has been begun that has to be taken back
+
+// To join a namespace alone is nothing that could be taken back.
+bool joins_namespace(Call call) { return call == Call::unshare || call == Call::setns; }
+
+}  // namespace
+
+bool Execution::stop() { return !(__atomic_fetch_or(&progress_, stopped, __ATOMIC_SEQ_CST) & effective); }
+
+bool Execution::is_stopped_before(const Step& step) {
+  bool has_effect = (step.flags & (undo | later)) && !joins_namespace(step.call);
+  if (!has_effect || (__atomic_load_n(&progress_, __ATOMIC_RELAXED) & effective)) return false;
+  return __atomic_fetch_or(&progress_, effective, __ATOMIC_SEQ_CST) & stopped;
 }
 
 bool Execution::fail() {
@@ -343,9 +362,8 @@ void Execution::refuse(int error) {
 bool Execution::can_be_taken_back() const {
   for (int i = 0; i < header().count; i++) {
     const Step& step = steps_[i];
-    // To join a namespace alone is nothing that could be taken back. A detached mount is, by its descriptor.
-    bool joins = step.call == Call::unshare || step.call == Call::setns;
-    if ((step.flags & (undo | later | keep)) && !joins) return true;
+    // A detached mount is taken back by its descriptor.
+    if ((step.flags & (undo | later | keep)) && !joins_namespace(step.call)) return true;
   }
   return false;
 }

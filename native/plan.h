@@ -166,6 +166,10 @@ class Execution {
   void add_kept(std::vector<int>& to) const;
 
   bool can_be_taken_back() const;
+
+  // From another thread, when the environment ends: nothing that would outlive the process is begun any more. False:
+  // it has been.
+  bool stop();
   const Failure& failure() const { return failure_; }
   const uint8_t* outputs() const { return block_ + header().outputs; }
   size_t outputs_size() const { return static_cast<size_t>(header().outputs_size); }
@@ -188,6 +192,7 @@ class Execution {
 
   const Header& header() const { return *reinterpret_cast<const Header*>(block_); }
   bool run_steps();
+  bool is_stopped_before(const Step& step);
   bool perform_here();
   void take_back_here();
   int run_on_own_thread(bool (Execution::*)(), bool* succeeded);
@@ -233,6 +238,7 @@ class Execution {
   Step* steps_;
   int done_ = 0;
   bool has_joined_ = false;  // another namespace, on a thread of its own
+  uint32_t progress_ = 0;    // of stop() and is_stopped_before(), by atomic operations
   bool ran_ = false;  // run_steps() has come to its end, of whichever kind
   InUse::Overlay* reservation_ = nullptr;
   WhiteoutSource whiteout_source_;

@@ -82,7 +82,7 @@ class Poller {
         is_idle = waiting_ == nullptr;
       }
       abi::EpollEvent event;
-      int milliseconds = is_idle ? static_cast<int>(Threads::idle_seconds * 1000) : -1;
+      int milliseconds = is_idle ? static_cast<int>(Threads::idle_milliseconds) : -1;
       long count = sys::call(abi::epoll_pwait, epoll_, &event, 1, milliseconds, nullptr, 0UL);
       Task* task = nullptr;
       {

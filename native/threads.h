@@ -32,8 +32,8 @@ class Signal {
   // Touches no memory: the word may be gone by then, and whoever else waits at its address looks again.
   void wake() { ::syscall(abi::futex, &word_, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0); }
   // Returns when the word is not `seen` any more, or false when that has not come in time.
-  bool wait(uint32_t seen, time_t seconds) {
-    timespec left{seconds, 0};
+  bool wait(uint32_t seen, long milliseconds) {
+    timespec left{milliseconds / 1000, milliseconds % 1000 * 1000000};
     while (value() == seen) {
       if (::syscall(abi::futex, &word_, FUTEX_WAIT_PRIVATE, seen, &left, nullptr, 0) != 0 &&
           errno == ETIMEDOUT) {
@@ -109,8 +109,14 @@ class Task {
 
 class Threads {
  public:
+  // How many there are, without those that have been at one call for long: a file system that does not answer holds
+  // these for as long as it likes, and the others have to go on.
   static constexpr int most = 16;
-  static constexpr time_t idle_seconds = 2;
+  // How many there are in all. When as many calls do not return, the next one waits.
+  static constexpr int most_with_stuck = 128;
+  // A call that takes longer than one to two of these counts as stuck.
+  static constexpr long stuck_milliseconds = 400;
+  static constexpr long idle_milliseconds = 2000;
 
   // 0, or the errno with which no thread could be made for the task, which then is the caller's again.
   int submit(Task* task) {
@@ -142,6 +148,16 @@ class Threads {
     Root root;
     Task* task;
     Signal woken;
+    bool is_busy = true;
+    bool was_busy = false;  // with the same task when the watcher last looked
+    bool is_stuck = false;
+  };
+
+  // Looks at the threads that serve one root, while tasks wait for these.
+  struct Watcher {
+    Threads* threads;
+    Watcher* next;
+    Root root;
   };
 
   // To a parked thread, which is then to be woken, to a new one, or into the queue.
@@ -152,19 +168,73 @@ class Threads {
       if (thread->root != task->root_) continue;
       *at = thread->next;
       thread->task = task;
+      thread->is_busy = true;
       thread->woken.change();
       *woken = &thread->woken;
       return 0;
     }
     // A tree that no thread sees gets one, however many others there are: none of them may serve it.
     bool served = is_served(task->root_);
-    if (count_ < most || !served) {
+    if (may_start() || !served) {
       int error = start(task);
       if (error == 0 || !served) return error;
     }
     *queue_end_ = task;
     queue_end_ = &task->next_;
+    watch(task->root_);
     return 0;
+  }
+
+  bool may_start() const { return count_ - stuck_ < most && count_ < most_with_stuck; }
+
+  // With the lock held. A watcher that cannot be made is made for the next task that waits.
+  void watch(const Root& root) {
+    for (const Watcher* watcher = watchers_; watcher != nullptr; watcher = watcher->next) {
+      if (watcher->root == root) return;
+    }
+    auto* watcher = new Watcher{this, watchers_, root};
+    if (start_thread(&Threads::watcher_main, watcher) == 0) {
+      watchers_ = watcher;
+    } else {
+      delete watcher;
+    }
+  }
+
+  static void* watcher_main(void* data) {
+    auto* watcher = static_cast<Watcher*>(data);
+    prctl(PR_SET_NAME, "overlayfs");
+    Signal never;
+    do {
+      never.wait(never.value(), stuck_milliseconds);
+    } while (watcher->threads->relieve(watcher));
+    delete watcher;
+    return nullptr;
+  }
+
+  // Starts threads in the place of those that are stuck. It sees what these see, since it was made by whoever
+  // submitted a task of theirs. False: no task waits any more.
+  bool relieve(Watcher* watcher) {
+    Lock lock(mutex_);
+    for (Thread* thread = all_; thread != nullptr; thread = thread->next_all) {
+      if (thread->root != watcher->root || !thread->is_busy) continue;
+      if (thread->was_busy && !thread->is_stuck) {
+        thread->is_stuck = true;
+        stuck_++;
+      }
+      thread->was_busy = true;
+    }
+    while (may_start()) {
+      Task** at = find_queued(watcher->root);
+      if (at == nullptr || start(*at) != 0) break;
+      dequeue(at);
+    }
+    if (find_queued(watcher->root) != nullptr) return true;
+    for (Watcher** at = &watchers_; *at != nullptr; at = &(*at)->next) {
+      if (*at != watcher) continue;
+      *at = watcher->next;
+      break;
+    }
+    return false;
   }
 
   bool is_served(const Root& root) const {
@@ -204,15 +274,19 @@ class Threads {
       bool is_parked;
       {
         Lock lock(mutex_);
-        thread->task = take_queued(thread->root);
+        if (thread->is_stuck) stuck_--;
+        thread->is_stuck = thread->was_busy = false;
+        Task** queued = find_queued(thread->root);
+        thread->task = queued == nullptr ? nullptr : dequeue(queued);
         is_parked = thread->task == nullptr;
+        thread->is_busy = !is_parked;
         if (is_parked) {
           thread->next = parked_;
           parked_ = thread;
         }
       }
       task->announce();
-      if (!is_parked || thread->woken.wait(seen, idle_seconds)) continue;
+      if (!is_parked || thread->woken.wait(seen, idle_milliseconds)) continue;
       {
         Lock lock(mutex_);
         if (thread->task != nullptr) continue;  // woken at the last moment
@@ -222,10 +296,10 @@ class Threads {
     }
   }
 
-  Task* take_queued(const Root& root) {
+  // The first task that waits for a thread with this root.
+  Task** find_queued(const Root& root) {
     for (Task** at = &queue_; *at != nullptr; at = &(*at)->next_) {
-      if ((*at)->root_ != root) continue;
-      return dequeue(at);
+      if ((*at)->root_ == root) return at;
     }
     return nullptr;
   }
@@ -256,7 +330,9 @@ class Threads {
   Thread* all_ = nullptr;
   Task* queue_ = nullptr;
   Task** queue_end_ = &queue_;
+  Watcher* watchers_ = nullptr;
   int count_ = 0;
+  int stuck_ = 0;
 };
 
 }  // namespace overlayfs

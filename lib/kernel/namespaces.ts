@@ -10,11 +10,8 @@ export interface Ids {
   readonly gid: number;
 }
 
-/**
- * Where a plan's child goes: into namespaces of its own, or into those that are kept by descriptor; without
- * `mounts`, into a new mount namespace there.
- */
-export type Namespaces = Ids | { readonly user: Descriptor; readonly mounts?: Descriptor };
+/** Where a plan's child goes: into a user namespace of its own, or into one that is kept by descriptor. */
+export type Namespaces = Ids | { readonly user: Descriptor };
 
 /** The mount namespace of the calling thread. */
 export const OWN_MOUNT_NAMESPACE = '/proc/thread-self/ns/mnt';
@@ -50,15 +47,14 @@ export function idMaps({ uid, gid }: Ids): [path: string, text: string][] {
 export const ownMap = (id: number): string => `${id} ${id} 1`;
 
 /**
- * Has the plan performed in a child that enters a user and a mount namespace first, in which it has every
+ * Has the plan performed in a child that enters a user namespace and a new mount namespace first, in which it has every
  * capability: user_namespaces(7).
  */
 export function addNamespaces(plan: Plan, namespaces: Namespaces): void {
   plan.isInChild = true;
   if ('user' in namespaces) {
     plan.add(calls.setns, [namespaces.user, k.CLONE_NEWUSER]);
-    if (namespaces.mounts === undefined) plan.add(calls.unshare, [k.CLONE_NEWNS]);
-    else plan.add(calls.setns, [namespaces.mounts, k.CLONE_NEWNS]);
+    plan.add(calls.unshare, [k.CLONE_NEWNS]);
     return;
   }
   plan.add(calls.unshare, [k.CLONE_NEWUSER | k.CLONE_NEWNS]);

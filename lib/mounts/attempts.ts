@@ -1,16 +1,17 @@
 /**
- * The attempts to unmount something. While it is busy they go on as long as the caller wants; the kernel does not
- * tell when that ends, so it is asked again, in between no thread is kept.
+ * The attempts to unmount something. While it is busy they go on for as long as the caller wants. The kernel does not
+ * tell when a mount becomes free, so it is asked again; no thread is kept in between.
  */
-import { setTimeout } from 'node:timers/promises';
 import * as e from '../errnos.js';
 import { abortError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
+import { ask, type Dialogue, inEitherForm, pause } from '../kernel/dialogue.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import type { Plan } from '../kernel/plan.js';
+import type { Turns } from './turns.js';
 
 export interface Waiting {
-  /** In ms. */
+  /** In ms. Left out: 0, or without end where there is a signal. */
   readonly timeout?: number;
   readonly signal?: AbortSignal;
 }
@@ -20,13 +21,11 @@ type Outcome = Outputs | StepFailure | undefined;
 
 /** In ms. */
 const LONGEST_PAUSE = 50;
-/** How long an attempt on the calling thread waits for one under way, in ms. */
+/** How long an attempt on the calling thread waits for promises of the same mount, in ms. */
 const UNDER_WAY = 100;
 
-const sleepWord = new Int32Array(new SharedArrayBuffer(4));
-
 /** Pauses that grow from a millisecond, until time is over. */
-class Pauses {
+export class Pauses {
   readonly #end: number;
   #next = 1;
 
@@ -38,75 +37,72 @@ class Pauses {
   next(): number | undefined {
     const left = this.#end - performance.now();
     if (!(left > 0)) return undefined;
-    const pause = Math.min(this.#next, left);
+    const length = Math.min(this.#next, left);
     this.#next = Math.min(this.#next * 2, LONGEST_PAUSE);
-    return pause;
+    return length;
   }
 }
 
-const isBusy = (outcome: Outcome): boolean =>
+export const isBusy = (outcome: Outcome): outcome is StepFailure =>
   outcome instanceof StepFailure && outcome.errno === e.EBUSY && outcome.step?.call === calls.umount2;
-
-/** Whether the mount is gone, for all that what was to follow may have failed. */
-const isGone = (outcome: Outcome): boolean =>
-  !(outcome instanceof StepFailure) || outcome.step?.call === calls.use_of || outcome.step?.call === calls.unlinkat;
 
 const isGoneAlready = (outcome: Outcome): boolean =>
   outcome instanceof StepFailure && !outcome.cancelled && (outcome.errno === e.ESTALE || outcome.errno === e.EINVAL);
 
-/** Those at one mount come one after the other: each holds it for a moment itself. */
+/** The attempts at one mount. Each has a turn of its own: what uses the mount meanwhile would make it busy. */
 export class Attempts {
+  readonly #turns: Turns | undefined;
   #isDone = false;
-  #underWay: Promise<Outcome> | undefined;
+  #isUnderWay = false;
 
-  get isDone(): boolean {
-    return this.#isDone;
+  constructor(turns?: Turns) {
+    this.#turns = turns;
   }
 
   /** Performs a plan made anew for each attempt. */
-  async perform(
+  *perform(
     plan: () => Plan,
     { signal, timeout = signal === undefined ? 0 : Infinity }: Waiting,
-  ): Promise<Outcome> {
+    isDetached = false,
+  ): Dialogue<Outcome> {
     const pauses = timeout > 0 ? new Pauses(timeout) : undefined;
+    let others: Pauses | undefined;
     for (;;) {
-      while (this.#underWay !== undefined) await this.#underWay.catch(() => {});
       if (signal?.aborted) throw abortError(signal);
       if (this.#isDone) return undefined;
-      const attempt = perform(plan(), signal);
-      this.#underWay = attempt;
-      let outcome: Outcome;
-      try {
-        outcome = await attempt;
-      } finally {
-        this.#underWay = undefined;
-      }
-      // The other form of the call was quicker, or held the mount at that moment.
-      if (this.#isDone && (isGoneAlready(outcome) || isBusy(outcome))) return undefined;
-      this.#isDone ||= isGone(outcome);
+      const outcome = yield* this.#attempt(plan, signal, isDetached);
+      // Another attempt was quicker, or held the mount at that moment.
+      if ((this.#isDone || this.#isUnderWay) && isGoneAlready(outcome)) return undefined;
+      if (this.#isDone && isBusy(outcome)) return undefined;
+      this.#isDone ||= !(outcome instanceof StepFailure);
       if (signal && outcome instanceof StepFailure && outcome.cancelled) throw abortError(signal);
-      const pause = isBusy(outcome) ? pauses?.next() : undefined;
-      if (pause === undefined) return outcome;
-      await setTimeout(pause, undefined, { ...(signal && { signal }) }).catch((error: unknown) => {
-        throw signal?.aborted ? abortError(signal) : error;
-      });
+      if (!isBusy(outcome)) return outcome;
+      if (this.#turns?.isTaken) others ??= new Pauses(UNDER_WAY);
+      const length = pauses?.next() ?? others?.next();
+      if (length === undefined) return outcome;
+      yield* pause(length, signal);
     }
   }
 
-  /** The same on the calling thread, which waits; a signal cannot end that. */
-  performSync(plan: () => Plan, { signal, timeout = 0 }: Waiting): Outcome {
-    if (signal?.aborted) throw abortError(signal);
-    const pauses = timeout > 0 ? new Pauses(timeout) : undefined;
-    const others = this.#underWay && new Pauses(UNDER_WAY);
-    for (;;) {
-      if (this.#isDone) return undefined;
-      const outcome = performSync(plan());
-      if (this.#underWay !== undefined && isGoneAlready(outcome)) return undefined;
-      this.#isDone ||= isGone(outcome);
-      const isWaitedFor = isBusy(outcome);
-      const pause = isWaitedFor ? (pauses?.next() ?? others?.next()) : undefined;
-      if (pause === undefined) return outcome;
-      Atomics.wait(sleepWord, 0, 0, pause);
+  #attempt(plan: () => Plan, signal: AbortSignal | undefined, isDetached: boolean): Dialogue<Outcome> {
+    const turns = this.#turns;
+    if (turns === undefined) return ask(plan(), signal);
+    return inEitherForm<Outcome>(
+      () => turns.end(() => this.#performAlone(plan, signal)),
+      () => {
+        if (isDetached) return turns.endSync(() => performSync(plan()));
+        return this.#isUnderWay ? performSync(plan()) : turns.useSync(() => performSync(plan()));
+      },
+    );
+  }
+
+  async #performAlone(plan: () => Plan, signal: AbortSignal | undefined): Promise<Outcome> {
+    if (this.#isDone) return undefined;
+    this.#isUnderWay = true;
+    try {
+      return await perform(plan(), signal);
+    } finally {
+      this.#isUnderWay = false;
     }
   }
 }

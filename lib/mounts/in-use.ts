@@ -73,22 +73,32 @@ function* listNewer(): Dialogue<readonly number[]> {
 function* see(ids: readonly number[]): Dialogue<void> {
   const basics = yield* lookAtMounts(ids, MOUNT_BASICS);
   const overlays = basics.flatMap(({ type, uniqueId }) => (type === 'overlay' ? [uniqueId as number] : []));
-  const mounts = yield* lookAtMounts(overlays, WHOLE_MOUNT);
+  yield* seeMounts(yield* lookAtMounts(overlays, WHOLE_MOUNT));
+}
+
+/** Enters overlays that the mount table shows into the record. */
+export function* seeMounts(mounts: readonly RawMount[]): Dialogue<void> {
   if (mounts.length === 0) return;
   const plan = new Plan();
   for (const mount of mounts) addSight(plan, mount);
   yield* ask(plan);
 }
 
-/** Of each directory that the mount shows as its upper or work. */
-function addSight(plan: Plan, { uniqueId, target, device, options }: RawMount): void {
-  const shown = Buffer.from(options, 'latin1');
+/** The device number of a mount's file system, as looks report it. */
+export function deviceOf({ device }: RawMount): number {
   const [major = 0, minor = 0] = device.split(':').map(Number);
+  return major * 2 ** 32 + minor;
+}
+
+/** Of each directory that the mount shows as its upper or work. */
+function addSight(plan: Plan, mount: RawMount): void {
+  const { id, uniqueId = id, target, options } = mount;
+  const shown = Buffer.from(options, 'latin1');
   useRoles.forEach((name, role) => {
     const text = findOption(shown, name);
     for (const path of text === undefined ? [] : shownLayers(text)) {
       if (!isAbsolute(path)) continue;
-      const args = [Buffer.from(target, 'latin1'), path, role, ...idHalves(uniqueId as number), minor, major];
+      const args = [Buffer.from(target, 'latin1'), path, role, ...idHalves(uniqueId), ...idHalves(deviceOf(mount))];
       plan.add(calls.sees, args, { tolerate: 'any' });
     }
   });

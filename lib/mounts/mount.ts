@@ -1,19 +1,13 @@
 /** A mount that was made here. */
 
-import { hold, holdSync } from '../kernel/dialogue.js';
+import { type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { close, closeWith } from '../kernel/held.js';
 import type { Path, PathLike } from '../paths.js';
 import { Attempts } from './attempts.js';
 import { type AttachOptions, attach, clone, type RemountOptions, remount } from './change.js';
 import type { Mounted } from './mounted.js';
 import { Turns } from './turns.js';
-import {
-  checkMountUnmountOptions,
-  isUnmountedAllTheSame,
-  type MountUnmountOptions,
-  unmountMounted,
-  unmountMountedSync,
-} from './unmount.js';
+import { checkMountUnmountOptions, type MountUnmountOptions, unmountMounted, withoutEndlessWait } from './unmount.js';
 
 const forgottenText = (descriptor: number): string =>
   `The detached mount of descriptor ${descriptor} is closed by garbage collection: unmount it, or have it disposed of with \`using\``;
@@ -55,8 +49,8 @@ export class Mount {
 
   #target: PathLike | undefined;
   #mounted: Identified;
-  readonly #attempts = new Attempts();
   readonly #turns = new Turns();
+  readonly #attempts = new Attempts(this.#turns);
 
   static {
     mountedOf = (mount) => mount.#mounted;
@@ -92,10 +86,6 @@ export class Mount {
     return this.#mounted.held?.descriptor;
   }
 
-  get #isDetached(): boolean {
-    return this.#mounted.held !== undefined;
-  }
-
   /** Whether it was made in a user namespace of its own: with `rootless`. */
   get isRootless(): boolean {
     return this.#mounted.isRootless === true;
@@ -109,16 +99,7 @@ export class Mount {
    * @throws {OverlayError} as `unmount`
    */
   async unmount(options?: MountUnmountOptions): Promise<void> {
-    const checked = checkMountUnmountOptions(options);
-    const perform = () => unmountMounted(this.#mounted, checked, this.#attempts);
-    try {
-      // While one waits for a mount that has a place, and is busy, another may detach it.
-      await (this.#isDetached ? this.#turns.end(perform) : this.#turns.use(perform));
-    } catch (error) {
-      if (isUnmountedAllTheSame(error)) this.#mounted.onGone?.(true);
-      throw error;
-    }
-    this.#mounted.onGone?.(checked.detach === true);
+    return hold(this.#unmount(checkMountUnmountOptions(options)));
   }
 
   /**
@@ -128,16 +109,11 @@ export class Mount {
    * of a replacement, is not kept yet
    */
   unmountSync(options?: MountUnmountOptions): void {
-    const checked = checkMountUnmountOptions(options);
-    const perform = () => unmountMountedSync(this.#mounted, checked, this.#attempts);
-    try {
-      if (this.#isDetached) this.#turns.endSync(perform);
-      else this.#turns.useSync(perform);
-    } catch (error) {
-      if (isUnmountedAllTheSame(error)) this.#mounted.onGone?.(true);
-      throw error;
-    }
-    this.#mounted.onGone?.(checked.detach === true);
+    holdSync(this.#unmount(withoutEndlessWait(checkMountUnmountOptions(options))));
+  }
+
+  *#unmount(options: MountUnmountOptions): Dialogue<void> {
+    yield* unmountMounted(() => this.#mounted, options, this.#attempts);
   }
 
   /**

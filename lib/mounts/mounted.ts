@@ -22,8 +22,6 @@ export interface Mounted {
   readonly hasSubIds?: boolean;
   /** The mount namespace in which it is, when not the caller's. */
   readonly namespace?: Namespace | undefined;
-  /** Called when it has been unmounted, or detached. */
-  readonly onGone?: (isDetached: boolean) => void;
 }
 
 /** Unique ids begin above 2^31, reused ones stay below. */

@@ -1,6 +1,13 @@
 /** The mount table as /proc shows it: proc_pid_mountinfo(5). Text in, entries out; see readMountinfo for I/O. */
 import { readFileSync } from 'node:fs';
-import { missingProc } from '../errors.js';
+import * as e from '../errnos.js';
+import { missingProc, OverlayError } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import { AT_FDCWD } from '../kernel/constants.js';
+import { ask, type Dialogue } from '../kernel/dialogue.js';
+import { DATA_OUTPUT, StepFailure } from '../kernel/perform.js';
+import { Plan } from '../kernel/plan.js';
+import { collect } from '../kernel/slices.js';
 import { unescapeOctal } from '../mount-strings.js';
 
 /** A line of the table. Strings hold a character a byte, the table's octal escapes taken away but from the options. */
@@ -96,16 +103,17 @@ export function* splitMountinfo(text: Buffer): Generator<MountinfoLine> {
   }
 }
 
-export function parseMountinfo(text: Buffer): MountinfoEntry[] {
-  return Array.from(splitMountinfo(text), ({ tags, ...line }) => ({
-    ...line,
-    root: toBuffer(line.root),
-    target: toBuffer(line.target),
-    source: toBuffer(line.source),
-    superOptions: toBuffer(line.superOptions),
-    line: toBuffer(line.line),
-  }));
-}
+/** With bytes instead of strings that hold a character a byte. */
+export const toEntry = ({ tags, ...line }: MountinfoLine): MountinfoEntry => ({
+  ...line,
+  root: toBuffer(line.root),
+  target: toBuffer(line.target),
+  source: toBuffer(line.source),
+  superOptions: toBuffer(line.superOptions),
+  line: toBuffer(line.line),
+});
+
+export const parseMountinfo = (text: Buffer): MountinfoEntry[] => Array.from(splitMountinfo(text), toEntry);
 
 /** The table of the calling thread. */
 export const MOUNTINFO = '/proc/thread-self/mountinfo';
@@ -121,4 +129,34 @@ export function readMountinfo(): MountinfoEntry[] {
   } catch (error) {
     throw (error as NodeJS.ErrnoException).code === 'ENOENT' ? missingProc(MOUNTINFO) : error;
   }
+}
+
+const whole = (line: MountinfoLine): MountinfoLine => line;
+
+/**
+ * The lines of a table, or what `make` makes of them; undefined is left out. In its promise form it keeps the event
+ * loop free, however long the table is: a thread reads the text, and the lines are taken apart in slices.
+ *
+ * @throws {OverlayError} `reason` is `'proc-missing'`, `'out-of-descriptors'` or `'unexplained'`
+ */
+export function readTable(): Dialogue<MountinfoLine[]>;
+export function readTable<T>(make: (line: MountinfoLine) => T | undefined, path?: string): Dialogue<T[]>;
+export function* readTable(
+  make: (line: MountinfoLine) => unknown = whole,
+  path: string = MOUNTINFO,
+): Dialogue<unknown[]> {
+  const plan = new Plan();
+  const text = plan.stepOf(plan.add(calls.read_file, [AT_FDCWD, path], { output: DATA_OUTPUT }));
+  const outcome = yield* ask(plan);
+  if (!(outcome instanceof StepFailure)) return yield* collect(splitMountinfo(outcome.data(text)), make);
+  const { errno } = outcome;
+  if (errno === e.ENOENT) throw missingProc(path);
+  throw new OverlayError({
+    errno,
+    syscall: 'open',
+    path,
+    ...(e.isOutOfDescriptors(errno)
+      ? { reason: 'out-of-descriptors', what: 'no descriptor is left to read the mount table by' }
+      : { reason: 'unexplained', what: 'the mount table could not be read' }),
+  });
 }

@@ -245,17 +245,19 @@ export interface FindQuery {
   readonly namespace?: Namespace | undefined;
   /** Whether the path has to be the mount point itself. */
   readonly isExact: boolean;
+  /** AT_SYMLINK_NOFOLLOW, or 0, which is the default. */
+  readonly flags?: number;
   readonly way?: TableWay | undefined;
 }
 
 /** The mount that a path is on. */
 export function* findRaw(query: FindQuery): Dialogue<RawMount | undefined> {
-  const { path, namespace, isExact, way } = query;
+  const { path, namespace, isExact, flags = 0, way } = query;
   if (way !== 'mountinfo' && isStatmountWhole !== false) {
     const plan = new Plan();
     if (namespace !== undefined) addJoin(plan, namespace);
     const required = isExact ? k.STATX_ATTR_MOUNT_ROOT : 0;
-    const args = [k.AT_FDCWD, path, k.AT_STATX_DONT_SYNC, WHOLE_MOUNT, required];
+    const args = [k.AT_FDCWD, path, flags | k.AT_STATX_DONT_SYNC, WHOLE_MOUNT, required];
     const table = plan.stepOf(plan.add(calls.mount_of, args, { output: DATA_OUTPUT }));
     const outcome = yield* ask(plan);
     if (!(outcome instanceof StepFailure)) {
@@ -268,11 +270,11 @@ export function* findRaw(query: FindQuery): Dialogue<RawMount | undefined> {
 }
 
 function* findInMountinfo(query: FindQuery): Dialogue<RawMount | undefined> {
-  const { path, namespace, isExact } = query;
+  const { path, namespace, isExact, flags = 0 } = query;
   const plan = new Plan();
   const self = addJoining(plan, namespace);
-  const look = addLook(plan, path, { mask: k.STATX_MNT_ID, tolerate: [] });
-  const unique = addLook(plan, path, { mask: k.STATX_MNT_ID_UNIQUE });
+  const look = addLook(plan, path, { flags, mask: k.STATX_MNT_ID, tolerate: [] });
+  const unique = addLook(plan, path, { flags, mask: k.STATX_MNT_ID_UNIQUE });
   const text = addText(plan, self);
   const outcome = yield* ask(plan);
   if (outcome instanceof StepFailure) throw explainTable(outcome, path);

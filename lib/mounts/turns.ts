@@ -24,7 +24,7 @@ export class Turns {
 
   /** Performs what ends it, when nothing uses it any more; what is asked for later comes later. */
   async end<T>(perform: () => Promise<T>): Promise<T> {
-    const end = this.#isTaken ? Promise.allSettled([...this.#uses, this.#end]).then(perform) : perform();
+    const end = this.isTaken ? Promise.allSettled([...this.#uses, this.#end]).then(perform) : perform();
     this.#end = end;
     try {
       return await end;
@@ -40,11 +40,12 @@ export class Turns {
   }
 
   endSync<T>(perform: () => T): T {
-    if (this.#isTaken) throw underWay();
+    if (this.isTaken) throw underWay();
     return perform();
   }
 
-  get #isTaken(): boolean {
+  /** Whether a promise uses it, or is about to end it. */
+  get isTaken(): boolean {
     return this.#uses.size > 0 || this.#end !== undefined;
   }
 }

@@ -2,26 +2,17 @@
 
 import { realpathSync } from 'node:fs';
 import { checkMilliseconds, checkSignal, toBooleanOptions } from '../arguments.js';
-import * as e from '../errnos.js';
-import { invalidArgumentValue, type OverlayError } from '../errors.js';
+import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
 import * as k from '../kernel/constants.js';
-import { type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
+import { ask, type Dialogue, hold, holdSync, pause } from '../kernel/dialogue.js';
 import { lookSync } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
-import {
-  isAtOrBelow,
-  type Path,
-  type PathLike,
-  toAbsolute,
-  toBytes,
-  toPath,
-  withoutTrailingSlashes,
-} from '../paths.js';
-import { Attempts } from './attempts.js';
-import { type MountinfoEntry, readMountinfo } from './mountinfo.js';
+import { type Path, type PathLike, toAbsolute, toBytes, toPath, withoutTrailingSlashes } from '../paths.js';
+import { isBusy, Pauses } from './attempts.js';
+import { type MountinfoLine, readTable } from './mountinfo.js';
 import { explainTarget } from './target.js';
-import { addUnmount, explain, type UnmountOptions } from './unmount.js';
+import { addUnmount, explain, explainUnmount, identify, searchBusy, withoutEndlessWait } from './unmount.js';
 
 export interface UnmountTreeOptions {
   /**
@@ -39,15 +30,16 @@ export interface UnmountTreeOptions {
 const booleans: ReadonlySet<string> = new Set(['bulk']);
 const names: ReadonlySet<string> = new Set([...booleans, 'timeout', 'signal']);
 
+type Row = Pick<MountinfoLine, 'id' | 'parent' | 'target'>;
+
 /**
- * The mounts at and below a directory, in an order in which each can be unmounted by its path: what is inside
+ * The mounts of a tree, in an order in which each can be unmounted by its path: what is inside
  * another, or over it, before that one. In bulk only those with which all the others go. Pure.
  */
-export function inOrder(table: readonly MountinfoEntry[], directory: Buffer, bulk: boolean): MountinfoEntry[] {
-  const wanted = table.filter(({ target }) => isAtOrBelow(target, directory));
+export function inOrder(wanted: readonly Row[], bulk: boolean): Row[] {
   const ids = new Set(wanted.map(({ id }) => id));
-  const children = new Map<number, MountinfoEntry[]>();
-  const roots: MountinfoEntry[] = [];
+  const children = new Map<number, Row[]>();
+  const roots: Row[] = [];
   for (const entry of wanted) {
     // In the root of the mount table, a mount may be its own parent.
     const siblings = ids.has(entry.parent) && entry.parent !== entry.id ? children.get(entry.parent) : roots;
@@ -55,7 +47,7 @@ export function inOrder(table: readonly MountinfoEntry[], directory: Buffer, bul
     else siblings.push(entry);
   }
   // Backwards: each mount before what is inside it. Mounts may lie deeper in each other than calls can.
-  const backwards: MountinfoEntry[] = [];
+  const backwards: Row[] = [];
   const left = roots.map((entry) => ({ entry, goesAlone: true }));
   left.reverse();
   for (let next = left.pop(); next !== undefined; next = left.pop()) {
@@ -63,65 +55,139 @@ export function inOrder(table: readonly MountinfoEntry[], directory: Buffer, bul
     if (goesAlone || !bulk) backwards.push(entry);
     // The later ones hide the earlier ones, and what covers the whole mount hides all.
     const inside = (children.get(entry.id) ?? []).toReversed();
-    const isCover = ({ target }: MountinfoEntry) => target.equals(entry.target);
+    const isCover = ({ target }: Row) => target === entry.target;
     for (const child of inside) if (isCover(child)) left.push({ entry: child, goesAlone });
     for (const child of inside) if (!isCover(child)) left.push({ entry: child, goesAlone: false });
   }
   return backwards.reverse();
 }
 
-/** The state of one call. */
-class Tree {
-  readonly options: UnmountTreeOptions;
-  readonly attempts = new Attempts();
-  readonly #directory: Buffer;
-  readonly #each: UnmountOptions;
-  readonly #seen = new Set<number>();
-  #ordered: readonly MountinfoEntry[] = [];
-
-  constructor(target: PathLike, options: UnmountTreeOptions | undefined) {
-    this.options = toBooleanOptions(options, names, booleans);
-    checkMilliseconds(this.options.timeout, 'timeout');
-    checkSignal(this.options.signal);
-    const path = withoutTrailingSlashes(toAbsolute(toPath(target, 'target')));
-    this.#each = { detach: this.options.bulk ?? false };
-    this.#directory = realPath(path);
-    if (this.#directory.length === 1) {
-      throw invalidArgumentValue('target', target, 'must not be the root directory');
-    }
-  }
-
-  /** How many mounts there were. */
-  get count(): number {
-    return this.#seen.size;
-  }
-
-  plan(): Plan {
-    const table = readMountinfo();
-    for (const { id, target } of table) if (isAtOrBelow(target, this.#directory)) this.#seen.add(id);
-    this.#ordered = inOrder(table, this.#directory, this.options.bulk ?? false);
-    const plan = new Plan();
-    for (const { id, target } of this.#ordered) addUnmount(plan, { path: target, id }, this.#each);
-    return plan;
-  }
-
-  /** Why it has failed; undefined when the mount has gone by itself, and it is to be gone on with the others. */
-  *explain(failure: StepFailure): Dialogue<OverlayError | undefined> {
-    const index = failure.plan.steps.indexOf(failure.step as Step); // two for each mount
-    const entry = this.#ordered[index >> 1] as MountinfoEntry;
-    const left = readMountinfo().filter(({ target }) => isAtOrBelow(target, this.#directory));
-    if (failure.errno !== e.EBUSY && !left.some(({ id }) => id === entry.id)) return undefined;
-    const gone = this.count - left.filter(({ id }) => this.#seen.has(id)).length;
-    const leftover = `of ${this.count} mounts, ${gone} ${gone === 1 ? 'is' : 'are'} unmounted`;
-    return yield* explain({ path: entry.target, id: entry.id }, failure, this.#each, leftover);
-  }
+/** The mounts at and below a directory, both as the mount table has them. */
+function listBelow(directory: string): Dialogue<Row[]> {
+  return readTable(({ id, parent, target }) =>
+    target === directory || target.startsWith(`${directory}/`) ? { id, parent, target } : undefined,
+  );
 }
 
 /** As the mount table has it. */
-function realPath(path: Path): Buffer {
+function realPath(path: Path): string {
   const found = lookSync(path, { flags: k.AT_SYMLINK_NOFOLLOW });
   if (found.errno !== 0 || found.type === k.S_IFLNK) throw explainTarget(path, found);
-  return realpathSync(Buffer.from(toBytes(path)), { encoding: 'buffer' });
+  return realpathSync(Buffer.from(toBytes(path)), { encoding: 'latin1' });
+}
+
+/** So many mounts to a crossing: the plan is made on the JavaScript thread. */
+const BATCH = 200;
+/** How often a mount that is busy is tried again at once: somebody else may be looking at it. */
+const QUICK_TRIES = 3;
+/** A tree is gone on with for so long where nobody can be found who holds a mount, in ms. */
+const UNSEEN = 100;
+
+const toMounted = ({ id, target }: Row) => ({ path: Buffer.from(target, 'latin1'), id });
+
+/** A mount that could not be unmounted. */
+interface Obstacle {
+  readonly row: Row;
+  readonly failure: StepFailure;
+}
+
+/** The state of one call. */
+class Tree {
+  readonly #directory: string;
+  readonly #bulk: boolean;
+  readonly #signal: AbortSignal | undefined;
+  readonly #pauses: Pauses;
+  readonly #seen = new Set<number>();
+  /** Those that were not at their paths when it was their turn. */
+  readonly #missed = new Set<number>();
+
+  constructor(target: PathLike, options: UnmountTreeOptions) {
+    const { bulk = false, signal, timeout = signal === undefined ? 0 : Infinity } = options;
+    this.#bulk = bulk;
+    this.#signal = signal;
+    this.#pauses = new Pauses(timeout);
+    const path = withoutTrailingSlashes(toAbsolute(toPath(target, 'target')));
+    this.#directory = realPath(path);
+    if (this.#directory === '/') throw invalidArgumentValue('target', target, 'must not be the root directory');
+  }
+
+  *unmount(): Dialogue<number> {
+    let unseen: Pauses | undefined;
+    for (;;) {
+      const rows = yield* listBelow(this.#directory);
+      for (const { id } of rows) this.#seen.add(id);
+      const obstacle = yield* this.#unmountEach(inOrder(rows, this.#bulk));
+      if (obstacle === undefined) return this.#seen.size;
+      if (obstacle === 'again') continue;
+      // What is mounted meanwhile is in the next list.
+      let length = isBusy(obstacle.failure) ? this.#pauses.next() : undefined;
+      if (length === undefined) {
+        const error = yield* this.#explain(obstacle);
+        if (error === undefined) continue;
+        if (error.holders?.length !== 0) throw error;
+        unseen ??= new Pauses(UNSEEN);
+        length = unseen.next();
+        if (length === undefined) throw error;
+      }
+      yield* pause(length, this.#signal);
+    }
+  }
+
+  /** Others may unmount the same: then the table is to be read again. */
+  *#unmountEach(rows: readonly Row[]): Dialogue<Obstacle | 'again' | undefined> {
+    let tries = 0;
+    let isMissed = false;
+    for (let at = 0; at < rows.length; ) {
+      if (this.#signal?.aborted) throw abortError(this.#signal);
+      const plan = new Plan();
+      const batch = rows.slice(at, at + BATCH);
+      for (const row of batch) addUnmount(plan, toMounted(row), { detach: this.#bulk });
+      const outcome = yield* ask(plan, this.#signal);
+      if (!(outcome instanceof StepFailure)) {
+        at += batch.length;
+        continue;
+      }
+      if (this.#signal && outcome.cancelled) throw abortError(this.#signal);
+      const done = plan.steps.indexOf(outcome.step as Step) >> 1; // two steps for each mount
+      if (done > 0) tries = 0;
+      at += done;
+      const row = rows[at] as Row;
+      const isThere = (yield* identify(toMounted(row), {})) !== undefined;
+      if (isThere && isBusy(outcome) && tries++ < QUICK_TRIES) {
+        yield* pause(1, this.#signal);
+        continue;
+      }
+      if (isThere || this.#missed.has(row.id)) return { row, failure: outcome };
+      this.#missed.add(row.id);
+      isMissed = true;
+      at++;
+    }
+    return isMissed ? 'again' : undefined;
+  }
+
+  /** Why it has failed; undefined when the mount has gone by itself. */
+  *#explain({ row, failure }: Obstacle): Dialogue<OverlayError | undefined> {
+    const mounted = toMounted(row);
+    const holders = isBusy(failure) ? yield* searchBusy(mounted, {}) : undefined;
+    const left = yield* listBelow(this.#directory);
+    if (!left.some(({ id }) => id === row.id)) return undefined;
+    const gone = this.#seen.size - left.filter(({ id }) => this.#seen.has(id)).length;
+    const leftover = `of ${this.#seen.size} mounts, ${gone} ${gone === 1 ? 'is' : 'are'} unmounted`;
+    return holders === undefined
+      ? yield* explain(mounted, failure, {}, leftover)
+      : explainUnmount(mounted, failure, { holders, leftover });
+  }
+}
+
+function* unmountBelow(target: PathLike, options: UnmountTreeOptions): Dialogue<number> {
+  return yield* new Tree(target, options).unmount();
+}
+
+function check(options: UnmountTreeOptions | undefined): UnmountTreeOptions {
+  const checked = toBooleanOptions(options, names, booleans);
+  checkMilliseconds(checked.timeout, 'timeout');
+  checkSignal(checked.signal);
+  return checked;
 }
 
 /**
@@ -135,22 +201,10 @@ function realPath(path: Path): Buffer {
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
 export async function unmountTree(target: PathLike, options?: UnmountTreeOptions): Promise<number> {
-  const tree = new Tree(target, options);
-  for (;;) {
-    const outcome = await tree.attempts.perform(() => tree.plan(), tree.options);
-    if (!(outcome instanceof StepFailure)) return tree.count;
-    const error = await hold(tree.explain(outcome));
-    if (error !== undefined) throw error;
-  }
+  return hold(unmountBelow(target, check(options)));
 }
 
 /** `unmountTree`, on the calling thread. */
 export function unmountTreeSync(target: PathLike, options?: UnmountTreeOptions): number {
-  const tree = new Tree(target, options);
-  for (;;) {
-    const outcome = tree.attempts.performSync(() => tree.plan(), tree.options);
-    if (!(outcome instanceof StepFailure)) return tree.count;
-    const error = holdSync(tree.explain(outcome));
-    if (error !== undefined) throw error;
-  }
+  return holdSync(unmountBelow(target, withoutEndlessWait(check(options))));
 }

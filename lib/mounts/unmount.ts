@@ -6,7 +6,7 @@ import { conflictingOptions, OverlayError, type OverlayErrorFields } from '../er
 import type { Holders } from '../holder.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, askTolerant, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
+import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { type Held, take } from '../kernel/held.js';
 import { addLook, type Found, lookSync, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
@@ -15,20 +15,22 @@ import { findOption, shownLayers } from '../mount-strings.js';
 import {
   goesByDescriptors,
   isAbsolute,
-  joinPath,
   type Path,
   type PathLike,
   pathString,
   quotePath,
   withoutTrailingSlashes,
 } from '../paths.js';
-import { type Reason, reasons } from '../reasons.js';
-import { Attempts } from './attempts.js';
+import { reasons } from '../reasons.js';
+import { Attempts, isBusy, type Waiting } from './attempts.js';
 import { holdersText } from './holder-text.js';
+import { deviceOf, seeMounts } from './in-use.js';
 import { addJoin, checkNamespace, explainJoin, type NamespaceLike, toTarget } from './mount-namespace.js';
 import { idHalves, type Mounted, mountIdMask } from './mounted.js';
-import { readMountinfo } from './mountinfo.js';
+import type { RawMount } from './raw-mount.js';
 import { searchHolders } from './search-holders.js';
+import { type FindQuery, findRaw } from './table.js';
+import { removeWork } from './work-removal.js';
 
 /** How to unmount: the flags of umount2(2), and what to do with what an overlay leaves. */
 export interface UnmountOptions {
@@ -127,21 +129,7 @@ export function unmountPlan(mounted: Mounted, options: UnmountOptions): Plan {
   if (mounted.namespace !== undefined) addJoin(plan, mounted.namespace);
   if (mounted.held === undefined) addUnmount(plan, mounted, options);
   else addClose(plan, mounted.held);
-  // Where another namespace has been joined, the workdir's path is not of that one.
-  if (options.removeWork && mounted.namespace === undefined) addWorkRemoval(plan, mounted);
   return plan;
-}
-
-/** The overlay may live on: in a clone, a bind, or files that are open. */
-function addWorkRemoval(plan: Plan, { workdir }: Mounted): void {
-  if (workdir === undefined) return;
-  const inner = joinPath(workdir, 'work');
-  plan.add(calls.use_of, [k.AT_FDCWD, workdir], { tolerate: [e.ENOENT] });
-  // The kernel leaves the inode there that its whiteouts share.
-  plan.add(calls.sweep, [k.AT_FDCWD, inner], { tolerate: 'any' });
-  for (const path of [inner, workdir]) {
-    plan.add(calls.unlinkat, [k.AT_FDCWD, path, k.AT_REMOVEDIR], { tolerate: [e.ENOENT] });
-  }
 }
 
 function addClose(plan: Plan, held: Held): void {
@@ -149,25 +137,41 @@ function addClose(plan: Plan, held: Held): void {
   if (descriptor !== undefined) plan.add(calls.close, [descriptor]);
 }
 
-/** The workdir of the overlay that is mounted at a path, from the mount table. */
-function findWorkdir(mounted: Mounted, options: UnmountOptions): Path | undefined {
-  const found = lookSync(mounted.path, { flags: lookFlags(options), mask: k.STATX_MNT_ID });
-  if (found.errno !== 0) return undefined;
-  const entry = readMountinfo().find((candidate) => candidate.id === found.mountId && candidate.type === 'overlay');
-  const text = entry && findOption(entry.superOptions, 'workdir');
+/** The workdir of the overlay that is mounted at a path, from the mount table. Whether it ends can be told afterwards. */
+function* findWorkdir(
+  { path, namespace }: Mounted,
+  options: UnmountOptions,
+): Dialogue<Pick<Mounted, 'workdir' | 'device'> | undefined> {
+  const mount = yield* findMountAt({ path, namespace, isExact: true, flags: lookFlags(options) });
+  if (mount?.type !== 'overlay') return undefined;
+  const text = findOption(Buffer.from(mount.options, 'latin1'), 'workdir');
   if (text === undefined) return undefined;
   // The one that exists is meant.
   const candidates = shownLayers(text);
   const [workdir, another] = candidates.length === 1 ? candidates : candidates.filter(exists);
   // Where mount(2) or fsconfig(2) could not take the path, it was a descriptor's, of the process that mounted.
   const isDescriptor = text.toString('latin1').startsWith('/proc/self/fd/');
-  if (workdir !== undefined && another === undefined && isAbsolute(workdir) && !isDescriptor) return workdir;
+  if (workdir !== undefined && another === undefined && isAbsolute(workdir) && !isDescriptor) {
+    yield* seeMounts([mount]);
+    return { workdir, device: deviceOf(mount) };
+  }
   throw new OverlayError({
     errno: e.EINVAL,
     reason: 'work-unknown',
-    what: `the mount table shows the workdir of ${quotePath(mounted.path)} as ${quotePath(text)}, which can mean more than one directory`,
-    path: pathString(mounted.path),
+    what: `the mount table shows the workdir of ${quotePath(path)} as ${quotePath(text)}, which can mean more than one directory`,
+    path: pathString(path),
   });
+}
+
+/** Undefined where nothing is at the path: the unmount then fails, and says so. */
+function* findMountAt(query: FindQuery): Dialogue<RawMount | undefined> {
+  try {
+    return yield* findRaw(query);
+  } catch (error) {
+    const reason = error instanceof OverlayError ? error.reason : undefined;
+    if (reason === 'path-missing' || reason === 'path-inaccessible') return undefined;
+    throw error;
+  }
 }
 
 function exists(path: Path): boolean {
@@ -179,15 +183,6 @@ function exists(path: Path): boolean {
 const INSIDE = 'unmount what is mounted inside first, or all at once with unmountTree';
 
 const by = (holders: string): string => (holders === '' ? '; by whom is not to be seen' : ` by ${holders}`);
-
-const workReasons: Readonly<Record<number, Reason>> = {
-  [e.ENOTEMPTY]: 'work-not-empty',
-  [e.EEXIST]: 'work-not-empty',
-  [e.EACCES]: 'permission-denied',
-  [e.EPERM]: 'permission-denied',
-  [e.EROFS]: 'read-only',
-  [e.EBUSY]: 'mount-inside',
-};
 
 /** What a look after a failure has found. */
 interface Facts {
@@ -215,26 +210,6 @@ export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Fa
       ...rest,
     });
 
-  if (step?.call === calls.use_of) {
-    const path = mounted.workdir as Path;
-    return new OverlayError({
-      errno: e.EBUSY,
-      path: pathString(path),
-      reason: 'work-in-use',
-      what: `${shown} is unmounted, but its workdir ${quotePath(path)} is left: an overlay still uses it`,
-      hint: 'unmount what else is of the same overlay (a clone, a bind), close its files, and then remove the workdir',
-    });
-  }
-  if (step?.call === calls.unlinkat) {
-    const path = step.args[1] as Path;
-    return new OverlayError({
-      errno,
-      syscall: 'rmdir',
-      path: pathString(path),
-      reason: workReasons[errno] ?? 'unexplained',
-      what: `${shown} is unmounted, but the work directory ${quotePath(path)} could not be removed`,
-    });
-  }
   switch (errno) {
     case e.ENOENT:
       return fields({ reason: 'target-missing', what: `the target ${shown} does not exist`, hint: 'check the path' });
@@ -290,7 +265,7 @@ export function isUnmountedAllTheSame(error: unknown): boolean {
   return error instanceof OverlayError && (error.syscall === 'rmdir' || error.reason === 'work-in-use');
 }
 
-/** Looks for the reason. */
+/** Looks for the reason of a failure other than that the mount is busy. */
 export function* explain(
   mounted: Mounted,
   failure: StepFailure,
@@ -299,48 +274,88 @@ export function* explain(
 ): Dialogue<OverlayError> {
   const notJoined = explainJoin(failure);
   if (notJoined !== undefined) return notJoined;
-  const flags = lookFlags(options);
+  return explainUnmount(mounted, failure, { found: yield* lookAt(mounted, options), leftover });
+}
+
+function* lookAt(mounted: Mounted, options: UnmountOptions, mask?: number): Dialogue<Found> {
   const plan = new Plan();
   if (mounted.namespace !== undefined) addJoin(plan, mounted.namespace);
-  const step = addLook(plan, mounted.path, { flags });
-  const found = readLook(step, yield* askTolerant(plan));
-  if (failure.errno !== e.EBUSY || failure.step?.call !== calls.umount2) {
-    return explainUnmount(mounted, failure, { found, leftover });
-  }
-  const holders = yield* searchHolders(mounted, { scope: 'busy', limit: SEARCH, flags });
-  return explainUnmount(mounted, failure, { found, holders, leftover });
+  const step = addLook(plan, mounted.path, { flags: lookFlags(options), ...(mask !== undefined && { mask }) });
+  return readLook(step, yield* ask(plan));
 }
 
-// ------------------------------------------------------------------------------------------ the two forms
+/** Who makes a mount busy. */
+export const searchBusy = (mounted: Mounted, options: UnmountOptions): Dialogue<Holders> =>
+  searchHolders(mounted, { scope: 'busy', limit: SEARCH, flags: lookFlags(options) });
 
-export async function unmountMounted(
-  mounted: Mounted,
+/** The same mount with its id; undefined where it is not at its path any more. */
+export function* identify<M extends Mounted>(
+  mounted: M,
+  options: UnmountOptions,
+): Dialogue<(M & { readonly id: number }) | undefined> {
+  const mask = mounted.id === undefined ? k.STATX_MNT_ID_UNIQUE | k.STATX_MNT_ID : mountIdMask(mounted.id);
+  const { isMountRoot, mountId } = yield* lookAt(mounted, options, mask);
+  if (!isMountRoot || (mounted.id !== undefined && mounted.id !== mountId)) return undefined;
+  return { ...mounted, id: mountId };
+}
+
+// ------------------------------------------------------------------------------------------ what is to be done
+
+/** Those who hold a mount for a moment only, such as a look at a path, are waited for so long, in ms. */
+const MOMENT = 5;
+/** An unmount goes on for so long where nobody can be found who holds the mount, in ms. */
+const UNSEEN = 100;
+
+/** Whether the mount at a path was not the one with the id. */
+const isStale = (outcome: unknown): boolean => outcome instanceof StepFailure && outcome.errno === e.ESTALE;
+
+/** How often a busy mount that other calls replace meanwhile is looked at anew. */
+const MOST_ROUNDS = 4;
+
+/**
+ * Unmounts. `current` says what, at each attempt anew: an object may stand for another mount meanwhile. A busy mount is
+ * tried again before the call fails, if nobody is found to hold it: whoever did has let go since, or cannot be seen.
+ */
+export function* unmountMounted(
+  current: () => Mounted,
   options: UnmountOptions,
   attempts = new Attempts(),
-): Promise<void> {
-  const outcome = await attempts.perform(() => unmountPlan(mounted, options), options);
-  if (outcome instanceof StepFailure) throw await hold(explain(mounted, outcome, options));
-  if (options.removeWork && mounted.namespace !== undefined) await hold(removeWorkHere(mounted));
+): Dialogue<void> {
+  const { signal, timeout = signal === undefined ? 0 : Infinity } = options;
+  const attempt = (mounted: () => Mounted, milliseconds: number) =>
+    attempts.perform(
+      () => unmountPlan(mounted(), options),
+      { ...(signal && { signal }), timeout: milliseconds },
+      current().held !== undefined,
+    );
+  let outcome = yield* attempt(current, Math.max(timeout, MOMENT));
+  for (let round = 0; isBusy(outcome); round++) {
+    // By its id from here on: who holds what is beneath it, when another call has unmounted it, is of no interest.
+    const mounted = (yield* identify(current(), options)) ?? current();
+    outcome = yield* attempt(() => mounted, round === 0 ? 0 : UNSEEN);
+    if (isBusy(outcome)) {
+      const holders = yield* searchBusy(mounted, options);
+      const isStill = (yield* identify(mounted, options)) !== undefined;
+      if (round === MOST_ROUNDS || (isStill && (holders.length > 0 || round > 0))) {
+        throw explainUnmount(mounted, outcome, { holders });
+      }
+    } else if (current().id === undefined && isStale(outcome) && round < MOST_ROUNDS) {
+      outcome = yield* attempt(current, 0);
+    }
+  }
+  if (outcome instanceof StepFailure) throw yield* explain(current(), outcome, options);
+  // Not where another call has unmounted it before.
+  if (options.removeWork && outcome !== undefined) yield* removeWork(current());
 }
 
-export function unmountMountedSync(mounted: Mounted, options: UnmountOptions, attempts = new Attempts()): void {
-  const outcome = attempts.performSync(() => unmountPlan(mounted, options), options);
-  if (outcome instanceof StepFailure) throw holdSync(explain(mounted, outcome, options));
-  if (options.removeWork && mounted.namespace !== undefined) holdSync(removeWorkHere(mounted));
-}
+/** The options for the calling thread, on which a signal can end no wait. */
+export const withoutEndlessWait = <T extends Waiting>(options: T): T =>
+  options.signal === undefined ? options : { ...options, timeout: options.timeout ?? 0 };
 
-/** After an unmount in another namespace. */
-function* removeWorkHere(mounted: Mounted): Dialogue<void> {
-  const plan = new Plan();
-  addWorkRemoval(plan, mounted);
-  const outcome = yield* ask(plan);
-  if (outcome instanceof StepFailure) throw explainUnmount(mounted, outcome);
-}
-
-function prepare(target: PathLike, options: UnmountOptions | undefined): [Mounted, UnmountOptions] {
-  const checked = checkUnmountOptions(options, names);
-  const mounted = toMounted(target, checked);
-  return [checked.removeWork ? { ...mounted, workdir: findWorkdir(mounted, checked) } : mounted, checked];
+function* unmountAt(target: PathLike, options: UnmountOptions): Dialogue<void> {
+  const mounted = toMounted(target, options);
+  const known = options.removeWork ? { ...mounted, ...(yield* findWorkdir(mounted, options)) } : mounted;
+  yield* unmountMounted(() => known, options);
 }
 
 /**
@@ -348,16 +363,18 @@ function prepare(target: PathLike, options: UnmountOptions | undefined): [Mounte
  * whole file system of an overlay's upperdir back first, which can take its time; the promise waits on a
  * thread of the library's own.
  *
+ * A busy mount is tried again for up to a tenth of a second where nobody is found who uses it.
+ *
  * @throws {OverlayError} `reason` is `'not-mounted'`, `'mount-busy'`, `'target-missing'`,
  * `'target-symlink'`, `'mount-locked'`, `'no-privilege'`, `'path-inaccessible'` or, when the mount is gone
  * and its workdir is not, `'work-not-empty'` or `'work-in-use'`. Of a busy one, `holders` tells who uses it.
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
 export async function unmount(target: PathLike, options?: UnmountOptions): Promise<void> {
-  await unmountMounted(...prepare(target, options));
+  return hold(unmountAt(target, checkUnmountOptions(options, names)));
 }
 
 /** `unmount`, on the calling thread. */
 export function unmountSync(target: PathLike, options?: UnmountOptions): void {
-  unmountMountedSync(...prepare(target, options));
+  holdSync(unmountAt(target, withoutEndlessWait(checkUnmountOptions(options, names))));
 }

@@ -6,7 +6,7 @@ import { ask as askKernel, type Dialogue, hold, holdSync } from '../kernel/dialo
 import { close } from '../kernel/held.js';
 import { addNamespaces, type Ids, type Namespaces, ownIds, ownsProcFiles } from '../kernel/namespaces.js';
 import { StepFailure } from '../kernel/perform.js';
-import { Plan, type Step } from '../kernel/plan.js';
+import { Plan } from '../kernel/plan.js';
 import {
   type KernelFeatures,
   features as kernelFeatures,
@@ -27,7 +27,6 @@ export interface Lease {
 
 interface Kept {
   readonly user: number;
-  readonly mounts: number;
   leases: number;
   timer: NodeJS.Timeout | undefined;
 }
@@ -56,26 +55,23 @@ function* userNamespace(hasSubIds: boolean): Dialogue<Ids | { readonly user: num
 
 const isMade = (namespaces: Namespaces): namespaces is { user: number } => 'user' in namespaces;
 
-/** Namespaces that outlive the child which makes them, by descriptor; undefined where they cannot be had. */
+/**
+ * A user namespace that outlives the child which makes it, by descriptor; undefined where it cannot be had. No mount
+ * namespace is kept with it: that would hold copies of all mounts, and keep overlays alive that others unmount.
+ */
 function* keep(namespaces: Ids | { readonly user: number }): Dialogue<Kept | undefined> {
+  if (isMade(namespaces)) return { user: namespaces.user, leases: 0, timer: undefined };
   const plan = new Plan();
   addNamespaces(plan, namespaces);
-  const open = (name: string) =>
-    plan.stepOf(plan.add(calls.openat2, [k.AT_FDCWD, `/proc/self/ns/${name}`, k.O_CLOEXEC], { keep: true, output: 0 }));
-  const user = isMade(namespaces) ? undefined : open('user');
-  const mounts = open('mnt');
+  const opening = [k.AT_FDCWD, '/proc/self/ns/user', k.O_CLOEXEC, 0];
+  const user = plan.stepOf(plan.add(calls.openat2, opening, { keep: true, output: 0 }));
   const outputs = yield* askKernel(plan);
   if (outputs instanceof StepFailure) return undefined;
-  const descriptor = isMade(namespaces) ? namespaces.user : outputs.result(user as Step);
-  return { user: descriptor, mounts: outputs.result(mounts), leases: 0, timer: undefined };
+  return { user: outputs.result(user), leases: 0, timer: undefined };
 }
 
-function letGo({ user, mounts }: { readonly user: number; readonly mounts?: number }): void {
-  close({ descriptor: user });
-  if (mounts !== undefined) close({ descriptor: mounts });
-}
+const letGo = ({ user }: { readonly user: number }): void => close({ descriptor: user });
 
-/** They hold copies of all mounts that there were: not for longer than they are used. */
 function letGoLater(of: Kept, hasSubIds: boolean): void {
   of.timer = setTimeout(() => {
     kept.delete(hasSubIds);

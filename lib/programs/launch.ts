@@ -81,7 +81,9 @@ export function orders(launch: Launch): Order[] {
     ...descriptors.map((descriptor) => ({ word: 'cloexec', args: [String(descriptor)] })),
     ...places.map(({ path, id }) => ({ word: 'mounted', args: [encodePath(path), String(id)], path })),
     ...toNamespaces(launch),
-    { word: 'private', args: [] },
+    // As a slave the program loses a mount when its owner unmounts it, and does not keep its file system alive. A tree
+    // that is read-only would get mounts that are not.
+    { word: launch.readonly.length > 0 ? 'private' : 'slave', args: [] },
     ...mounts.map(({ mount, at }) =>
       typeof mount === 'number' ? { word: 'clone', args: [String(mount)], path: at.path } : about('tree', mount.path),
     ),

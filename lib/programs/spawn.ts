@@ -1,10 +1,11 @@
 /** Programs that see mounts at places of their choice, in namespaces of their own. */
 import { type ChildProcess, type SpawnOptions as NodeSpawnOptions, spawn as nodeSpawn } from 'node:child_process';
 import type { Readable } from 'node:stream';
-import { checkWord, toOptions } from '../arguments.js';
+import { checkSignal, checkWord, toOptions } from '../arguments.js';
 import { launcher } from '../binding.cjs';
 import * as e from '../errnos.js';
 import {
+  abortError,
   conflictingOptions,
   explainShortage,
   invalidArgumentType,
@@ -20,6 +21,7 @@ import { holdSync } from '../kernel/dialogue.js';
 import { close, type Held } from '../kernel/held.js';
 import { lookSync } from '../kernel/look.js';
 import { type Ids, ownIds } from '../kernel/namespaces.js';
+import { onAbort } from '../kernel/on-abort.js';
 import { Plan } from '../kernel/plan.js';
 import { Mount, mountedOf } from '../mounts/mount.js';
 import { outOfNamespaces } from '../mounts/mount-namespace.js';
@@ -41,11 +43,11 @@ export interface PlacedMount {
 }
 
 /** Options of child_process.spawn that go on to it. */
-const passedNames = ['env', 'stdio', 'detached', 'signal', 'timeout', 'killSignal', 'serialization'] as const;
+const passedNames = ['env', 'stdio', 'detached', 'timeout', 'killSignal', 'serialization'] as const;
 
 export interface SpawnOptions
   extends Partial<PlacedMount>,
-    Pick<NodeSpawnOptions, (typeof passedNames)[number] | 'argv0' | 'shell'> {
+    Pick<NodeSpawnOptions, (typeof passedNames)[number] | 'signal' | 'argv0' | 'shell'> {
   /** More mounts, each at its place. */
   mounts?: readonly PlacedMount[];
   /**
@@ -64,6 +66,7 @@ export interface SpawnOptions
 
 const names: ReadonlySet<string> = new Set([
   ...passedNames,
+  'signal',
   'mount',
   'at',
   'mounts',
@@ -111,7 +114,8 @@ function checkText(value: unknown, name: string): void {
 }
 
 /** What would reach node:child_process as something else, whose error would then be about that. */
-function checkPassed({ argv0, shell, stdio }: SpawnOptions): void {
+function checkPassed({ argv0, shell, signal, stdio }: SpawnOptions): void {
+  checkSignal(signal);
   if (argv0 !== undefined) checkText(argv0, 'argv0');
   if (shell !== undefined && typeof shell !== 'boolean') checkText(shell, 'shell');
   if (typeof stdio === 'string') checkWord(stdio, 'stdio', ['pipe', 'overlapped', 'ignore', 'inherit']);
@@ -214,7 +218,7 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
     const calls = word === 'readonly' ? 'mount_setattr(2), which `readonly` needs' : 'open_tree(2) or move_mount(2)';
     return fields('option-unsupported', `this kernel has no ${calls}`, 'use a newer kernel');
   }
-  if (word === 'private') {
+  if (word === 'private' || word === 'slave') {
     return errno === e.ENOENT
       ? missingProc('/proc/self/ns/mnt')
       : fields('no-privilege', 'this process may not leave its chroot, whose root is no mount point, for a moment');
@@ -328,6 +332,7 @@ function launch(
   Object.assign(child, { spawnfile: file, spawnargs: [options.argv0 ?? file, ...rest] });
   // Where no descriptor is left, Node has made no streams, and emits the error.
   if (child.stdio === undefined) return child;
+  const fail = reporterOf(child, options);
   const reported = child.stdio[report] as Readable | undefined;
   // The launcher's are no business of the caller's.
   (child.stdio as unknown[]).length = own;
@@ -339,7 +344,27 @@ function launch(
     const failure = readReport(ordered, text);
     if (failure === undefined) return;
     const isCommand = failure.order.word === 'exec';
-    child.emit('error', isCommand ? commandError(child, failure.errno) : explainLaunch(failure, isRootless));
+    fail(isCommand ? commandError(child, failure.errno) : explainLaunch(failure, isRootless));
   });
   return child;
+}
+
+/**
+ * What emits `error`, once for each child. Node would emit another one when the signal of a program aborts that the
+ * launcher has not found, so the signal is ours: it kills the child as node:child_process does.
+ */
+function reporterOf(child: ChildProcess, { signal, killSignal }: SpawnOptions): (error: Error) => void {
+  let hasFailed = false;
+  const fail = (error: Error): void => {
+    if (hasFailed) return;
+    hasFailed = true;
+    child.emit('error', error);
+  };
+  if (signal === undefined || child.pid === undefined) return fail;
+  const abort = (): void => {
+    if (!hasFailed && child.kill(killSignal)) fail(abortError(signal));
+  };
+  if (signal.aborted) process.nextTick(abort);
+  else child.once('exit', onAbort(signal, abort));
+  return fail;
 }

@@ -708,16 +708,17 @@ for (const [form, { unmount, end, suffix }] of Object.entries(forms)) {
   });
 }
 
-mountTest('two unmounts of one object at once each go by their own options', async (t) => {
-  const options = layers(scratch(t));
-  const mounted = mountOverlaySync(options);
-  const fd = openSync(join(options.target, 'from-lower'), 'r');
-  const [plain, detached] = await Promise.allSettled([mounted.unmount(), mounted.unmount({ detach: true })]);
-  closeSync(fd);
-  t.is(plain.status, 'rejected');
-  t.is(detached.status, 'fulfilled');
-  t.is(mountsBelow(options.target).length, 0);
-});
+mountTest(
+  'of two unmounts of one object at once, the one that finds it busy ends with the one that detaches it',
+  async (t) => {
+    const options = layers(scratch(t));
+    const mounted = mountOverlaySync(options);
+    const fd = openSync(join(options.target, 'from-lower'), 'r');
+    await Promise.all([mounted.unmount(), mounted.unmount({ detach: true })]);
+    closeSync(fd);
+    t.is(mountsBelow(options.target).length, 0);
+  },
+);
 
 mountTest('the twin while the promise is pending', async (t) => {
   const options = layers(scratch(t));

@@ -141,7 +141,7 @@ mountTest('those that wait keep no thread', async (t) => {
   const pending = busy.map(({ target }) => unmount(target, { timeout: 60_000 }));
   const other = await mountOverlay(layers(join(dir, 'other')));
   await other.unmount();
-  t.true(countThreads() <= MOST_THREADS);
+  t.true(countThreads() <= MOST_THREADS + 1, 'and the one that looks whether others are stuck');
   for (const fd of fds) closeSync(fd);
   await Promise.all(pending);
   t.is(mountsBelow(dir).length, 1);

@@ -1,8 +1,20 @@
-/** A file system that does not answer: the look is given up, and the error comes all the same. */
+/** A file system that does not answer holds the calls that ask it, and no others. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { join } from 'node:path';
-import { mountOverlay } from 'overlayfs';
-import { layers, mountTest, native, scratch } from '../support/index.js';
+import { isWhiteout, mountOverlay, unmount } from 'overlayfs';
+import {
+  countDescriptors,
+  countThreads,
+  eventually,
+  layers,
+  mountsBelow,
+  mountTest,
+  native,
+  packageRoot,
+  scratch,
+} from '../support/index.js';
 
 const O_RDWR = 2;
 const MNT_FORCE_DETACH = 3;
@@ -28,6 +40,80 @@ mountTest('a diagnosis does not wait for a file system that hangs', { needs: 'FU
     const lowerdir = [options.lowerdir, join(dir, 'silent')];
     const error = await t.throwsAsync(mountOverlay({ ...options, lowerdir, target: join(dir, 'none') }));
     t.like(error, { code: 'ENOENT', reason: 'target-missing', path: join(dir, 'none') });
+  } finally {
+    end();
+  }
+});
+
+/** As in native/threads.h. */
+const MOST_THREADS = 16;
+const MOST_WITH_STUCK = 128;
+
+mountTest('sixteen calls that hang do not stop the seventeenth', { needs: 'FUSE' }, async (t) => {
+  const dir = scratch(t);
+  const options = layers(dir);
+  mkdirSync(join(dir, 'silent'));
+  const before = countDescriptors();
+  const end = mountSilent(join(dir, 'silent'));
+  let settled = 0;
+  const hang = (count: number) =>
+    Array.from({ length: count }, () => {
+      const pending = isWhiteout(join(dir, 'silent/file'));
+      const count = () => settled++;
+      pending.then(count, count);
+      return pending;
+    });
+  const pending = hang(MOST_THREADS);
+  try {
+    t.false(await isWhiteout(join(dir, 'lower/from-lower')));
+    // From then on as many as before are at hand.
+    for (let round = 0; round < 20; round++) {
+      const made = await mountOverlay(options);
+      await Promise.all(Array.from({ length: MOST_THREADS }, () => isWhiteout(options.lowerdir)));
+      await unmount(made.target as string);
+    }
+    pending.push(...hang(2 * MOST_THREADS));
+    t.false(await isWhiteout(options.lowerdir));
+    t.is(settled, 0);
+    // What can never be served takes no more threads than there may be.
+    pending.push(...hang(2 * MOST_WITH_STUCK));
+    await eventually(t, () => countThreads() >= MOST_WITH_STUCK, 30);
+    t.true(countThreads() <= MOST_WITH_STUCK + 1);
+  } finally {
+    end();
+  }
+  await Promise.allSettled(pending);
+  await eventually(t, () => countThreads() === 0);
+  t.is(countDescriptors(), before);
+});
+
+mountTest('a process with calls that hang exits within a second', { needs: 'FUSE' }, async (t) => {
+  const dir = scratch(t);
+  const { lowerdir, target } = layers(dir);
+  mkdirSync(join(dir, 'silent'));
+  const end = mountSilent(join(dir, 'silent'));
+  const mounts = mountsBelow(dir);
+  const script = `
+    import { isWhiteout, mountOverlay } from 'overlayfs';
+    const [dir, lower, target] = process.argv.slice(1);
+    for (let i = 0; i < 8; i++) void isWhiteout(dir + '/silent/file').catch(() => {});
+    const layers = { upperdir: dir + '/new/upper', workdir: dir + '/new/work', create: true };
+    void mountOverlay({ lowerdir: dir + '/silent/lower', ...layers, target }).catch(() => {});
+    void mountOverlay({ lowerdir: [lower, dir + '/silent'], target }).catch(() => {});
+    setTimeout(() => {
+      process.on('exit', () => console.log('exit'));
+      process.exit(3);
+    }, Number(process.argv[4]));`;
+  try {
+    for (const wait of [0, 20, 1500]) {
+      const args = ['--input-type=module', '-e', script, dir, lowerdir, target, String(wait)];
+      const child = spawn(process.execPath, args, { cwd: packageRoot, stdio: ['ignore', 'pipe', 'inherit'] });
+      await once(child.stdout, 'data');
+      const start = performance.now();
+      t.deepEqual(await once(child, 'exit'), [3, null]);
+      t.true(performance.now() - start < 1000, `${performance.now() - start} ms`);
+    }
+    t.deepEqual(mountsBelow(dir), mounts);
   } finally {
     end();
   }

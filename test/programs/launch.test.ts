@@ -57,6 +57,8 @@ test('without privilege: a user namespace, and no capability afterwards', (t) =>
 test('with privilege: a mount namespace, and the program as it would be', (t) => {
   const words = orders({ ...launch, user: undefined, argv0: undefined }).map(({ word }) => word);
   t.deepEqual(words.slice(3, 5), ['unshare', 'private']);
+  const free = orders({ ...launch, user: undefined, readonly: [] }).map(({ word }) => word);
+  t.deepEqual(free.slice(3, 5), ['unshare', 'slave'], 'an unmount elsewhere reaches it');
   for (const word of ['write', 'drop', 'argv0']) t.false(words.includes(word));
 });
 

@@ -5,7 +5,16 @@ import { dirname, join } from 'node:path';
 import test from 'ava';
 import { mountOverlaySync, OverlayError, type OverlayMount, type SpawnOptions, spawn } from 'overlayfs';
 import { chrooted } from '../support/chroot.js';
-import { countDescriptors, hasFeature, layers, makeTree, mountsBelow, mountTest, scratch } from '../support/index.js';
+import {
+  countDescriptors,
+  hasFeature,
+  layers,
+  makeTree,
+  mountsBelow,
+  mountTest,
+  scaled,
+  scratch,
+} from '../support/index.js';
 import { NOBODY } from '../support/nobody.js';
 import { evaluateAs, evaluateAsNobody, giveTo } from '../support/plain-user.js';
 
@@ -334,6 +343,32 @@ mountTest('a mount that is unmounted cannot be shown', (t) => {
   const mount = mountOverlaySync(rest);
   mount.unmountSync();
   t.throws(() => spawn('true', [], { mount, at: target }), { code: 'ERR_INVALID_ARG_VALUE', message: /is unmounted/ });
+});
+
+mountTest('a program that is missing emits one error, whenever its signal aborts', async (t) => {
+  const { lowerdir, target } = layers(scratch(t));
+  mkdirSync(join(lowerdir, '../second'));
+  const mount = mountOverlaySync({ lowerdir: [lowerdir, join(lowerdir, '../second')], target });
+  const codes = new Set<string | undefined>();
+  for (let round = 0; round < scaled(200, 40); round++) {
+    const controller = new AbortController();
+    if (round % 10 === 0) controller.abort();
+    const child = spawn('/missing/program', [], { mount, at: lowerdir, signal: controller.signal, stdio: 'ignore' });
+    const errors: NodeJS.ErrnoException[] = [];
+    const ended = new Promise((resolve) => child.on('close', resolve));
+    child.on('error', (error) => {
+      errors.push(error);
+      // By then the launcher has not been seen to end.
+      if (round % 2 === 0) controller.abort();
+    });
+    if (round % 2 === 1) setTimeout(() => controller.abort(), (round % 20) / 4);
+    await ended;
+    await new Promise(setImmediate);
+    t.is(errors.length, 1, `round ${round}: ${errors.map(({ message }) => message)}`);
+    codes.add(errors[0]?.code);
+  }
+  t.deepEqual([...codes].sort(), ['ABORT_ERR', 'ENOENT']);
+  mount.unmountSync();
 });
 
 test('arguments are checked before anything starts', (t) => {

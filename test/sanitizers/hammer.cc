@@ -81,7 +81,7 @@ void sleep_us(int microseconds) {
 
 // Around the moment at which threads that have had nothing to do since now give up waiting.
 void sleep_until_threads_end(Random& random) {
-  sleep_us(static_cast<int>(Threads::idle_seconds) * 1'000'000 + random.between(-1500, 1500));
+  sleep_us(static_cast<int>(Threads::idle_milliseconds) * 1000 + random.between(-1500, 1500));
 }
 
 struct {

@@ -1,0 +1,97 @@
+/** The removal of the work directory that an overlay leaves, when the overlay has ended. */
+import * as e from '../errnos.js';
+import { OverlayError } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import { ask, type Dialogue, pause } from '../kernel/dialogue.js';
+import { StepFailure } from '../kernel/perform.js';
+import { Plan } from '../kernel/plan.js';
+import { joinPath, type Path, pathString, quotePath } from '../paths.js';
+import type { Reason } from '../reasons.js';
+import { Pauses } from './attempts.js';
+import { addReservation, findUser, forgetUser } from './in-use.js';
+import { dropInherited } from './inherited.js';
+import type { Mounted } from './mounted.js';
+import { askUse } from './use-probe.js';
+
+/** A child of the library can hold a copy of the mount for a moment: so long the removal waits for it, in ms. */
+const MOMENT = 100;
+
+/** Most copies are gone before this round; then programs that have inherited one are looked for. */
+const INHERITED_ROUND = 2;
+
+/** The reservation keeps others from mounting with the directory meanwhile. */
+function removalPlan(workdir: Path): Plan {
+  const plan = new Plan();
+  const subject = { role: 'workdir', path: workdir } as const;
+  const flags = k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC;
+  const directory = plan.add(calls.openat2, [k.AT_FDCWD, workdir, flags, 0], { subject });
+  addReservation(plan, directory, { role: 'workdir', subject, isExclusive: true, madeBy: 0 });
+  const inner = joinPath(workdir, 'work');
+  // The kernel leaves the inode there that its whiteouts share.
+  plan.add(calls.sweep, [k.AT_FDCWD, inner], { tolerate: 'any' });
+  for (const path of [inner, workdir]) {
+    plan.add(calls.unlinkat, [k.AT_FDCWD, path, k.AT_REMOVEDIR], { tolerate: [e.ENOENT] });
+  }
+  return plan;
+}
+
+/**
+ * Removes the workdir of an overlay that has been unmounted: `work/work` and the directory itself, by rmdir(2).
+ *
+ * @throws {OverlayError} `reason` is `'work-in-use'` or `'work-not-empty'`, `'permission-denied'`, `'read-only'`,
+ * `'mount-inside'`
+ */
+export function* removeWork(mounted: Mounted): Dialogue<void> {
+  const { workdir } = mounted;
+  if (workdir === undefined) return;
+  const pauses = new Pauses(MOMENT);
+  for (let round = 0; ; round++) {
+    const outcome = yield* ask(removalPlan(workdir));
+    if (!(outcome instanceof StepFailure)) return;
+    const { step, errno } = outcome;
+    if (step?.call === calls.openat2 && errno === e.ENOENT) return;
+    if (step?.call !== calls.reserve) throw notRemoved(mounted, outcome);
+    const length = pauses.next();
+    if (round === INHERITED_ROUND) yield* dropInherited(mounted);
+    if (length !== undefined) yield* pause(length);
+    else if (yield* isStillUsed(workdir)) throw inUse(mounted, workdir);
+  }
+}
+
+function* isStillUsed(workdir: Path): Dialogue<boolean> {
+  const user = yield* findUser(workdir);
+  if (user === undefined) return false;
+  if (user.isCertain || (yield* askUse(workdir, '/')) !== false) return true;
+  yield* forgetUser(workdir, user);
+  return false;
+}
+
+const inUse = ({ path }: Mounted, workdir: Path): OverlayError =>
+  new OverlayError({
+    errno: e.EBUSY,
+    path: pathString(workdir),
+    reason: 'work-in-use',
+    what: `${quotePath(path)} is unmounted, but its workdir ${quotePath(workdir)} is left: an overlay still uses it`,
+    hint: 'unmount what else is of the same overlay (a clone, a bind), close its files, and then remove the workdir',
+  });
+
+const reasonsOf: Readonly<Record<number, Reason>> = {
+  [e.ENOTEMPTY]: 'work-not-empty',
+  [e.EEXIST]: 'work-not-empty',
+  [e.EACCES]: 'permission-denied',
+  [e.EPERM]: 'permission-denied',
+  [e.EROFS]: 'read-only',
+  [e.EBUSY]: 'mount-inside',
+};
+
+function notRemoved({ path, workdir }: Mounted, { step, errno }: StepFailure): OverlayError {
+  const directory = step?.call === calls.unlinkat ? (step.args[1] as Path) : (workdir as Path);
+  return new OverlayError({
+    errno,
+    syscall: 'rmdir',
+    path: pathString(directory),
+    reason: reasonsOf[errno] ?? 'unexplained',
+    what: `${quotePath(path)} is unmounted, but the work directory ${quotePath(directory)} could not be removed`,
+  });
+}
