@@ -15,7 +15,7 @@ InUse directories_in_use;
 
 namespace {
 
-// Whether there is ustat(2), and it answers.
+// Whether there is ustat(2), and it answers. It goes through all superblocks, so it is not asked where there are many.
 bool has_ustat() {
   static int known = 0;  // 1: yes, -1: no; the same whoever finds it out first
   int answer = __atomic_load_n(&known, __ATOMIC_RELAXED);
@@ -56,7 +56,9 @@ struct InUse::Overlay {
   uint64_t device = 0;
   int watch = -1;
   bool is_mounted = false;  // else a reservation
+  bool is_findable = false; // by ustat(2)
   bool is_seen = false;     // another program's
+  bool is_ours = false;     // a plan's that has not ended: end() deletes it
   bool is_shown = false;    // as the answer to question `asked` says
   uint64_t asked = 0;
   Overlay* next = nullptr;
@@ -90,10 +92,12 @@ void InUse::drop(Overlay* overlay) {
   for (Use& use : overlay->uses) unlink(&use);
   unlink(&overlay->device_use);
   unlink(&overlay->watch_use);
+  if (overlay->at == nullptr) return;
   *overlay->at = overlay->next;
   if (overlay->next != nullptr) overlay->next->at = overlay->at;
+  overlay->at = nullptr;
   overlays_--;
-  delete overlay;
+  if (!overlay->is_ours) delete overlay;
 }
 
 template <typename Predicate>
@@ -144,7 +148,17 @@ InUse::Overlay* InUse::add() {
 
 InUse::Overlay* InUse::prepare() {
   Lock lock(mutex_);
-  return add();
+  Overlay* reservation = add();
+  reservation->is_ours = true;
+  return reservation;
+}
+
+// Whether ustat(2) finds a superblock that is there. The kernel looks at the first one with the device number only. That
+// can be one that has ended, has given its number away and is not yet off the list. Once the superblock has been found
+// it is the first, and EINVAL later means that it is gone.
+bool InUse::can_find(uint64_t device) const {
+  const bool are_few = __atomic_load_n(&overlays_, __ATOMIC_RELAXED) < many;
+  return are_few && has_ustat() && sys::ustat(device) == 0;
 }
 
 // An overlay that uses the directory, and about which the kernel has not been asked.
@@ -158,9 +172,11 @@ InUse::Use* InUse::find_unasked(DirectoryKey key, const Overlay* own, uint64_t q
 }
 
 // Without the lock: the overlay may have left the record meanwhile.
-void InUse::ask_kernel(DirectoryKey key, uint64_t mount, uint64_t device, uint64_t question) {
+void InUse::ask_kernel(DirectoryKey key, const Overlay& about, uint64_t question) {
+  const uint64_t mount = about.mount, device = about.device;
+  const bool is_findable = about.is_findable;
   pthread_mutex_unlock(&mutex_);
-  const bool is_gone = has_ustat() && sys::ustat(device) == -EINVAL;
+  const bool is_gone = is_findable && sys::ustat(device) == -EINVAL;
   const bool is_in_sight = !is_gone && is_shown(mount, device);
   pthread_mutex_lock(&mutex_);
   for (Use* use = *bucket(key); use != nullptr; use = use->next) {
@@ -177,14 +193,15 @@ void InUse::ask_kernel(DirectoryKey key, uint64_t mount, uint64_t device, uint64
 int InUse::state(DirectoryKey key, const Overlay* own, Use** found) {
   const uint64_t question = ++questions_;
   while (const Use* use = find_unasked(key, own, question)) {
-    ask_kernel(key, use->overlay->mount, use->overlay->device, question);
+    ask_kernel(key, *use->overlay, question);
   }
   hear();
   int result = 0;
   for (Use* use = *bucket(key); use != nullptr; use = use->next) {
     const Overlay* other = use->overlay;
     if (!(use->key == key) || other == own || use->role == Role::target) continue;
-    const bool is_certain = !other->is_mounted || other->watch >= 0 || other->is_shown;
+    // By its path another program's overlay may mean a directory that has been removed since, and made anew.
+    const bool is_certain = !other->is_mounted || (!other->is_seen && (other->watch >= 0 || other->is_shown));
     if (result == EBUSY || (result == ESTALE && !is_certain)) continue;
     result = is_certain ? EBUSY : ESTALE;
     if (found != nullptr) *found = use;
@@ -215,25 +232,30 @@ int InUse::reserve_target(Overlay* reservation, DirectoryKey key) {
   return 0;
 }
 
-void InUse::begin(Overlay* overlay, uint64_t mount, uint64_t device, int root) {
+void InUse::begin(Overlay* overlay, uint64_t mount, uint64_t device, int root, bool is_findable) {
   overlay->mount = mount;
   overlay->device = device;
   overlay->is_mounted = true;
+  overlay->is_findable = is_findable;
   overlay->device_use.key = by_device(device);
   link(&overlay->device_use);
-  watch(overlay, root);
+  if (!is_findable) watch(overlay, root);
 }
 
 void InUse::is_mounted(Overlay* reservation, uint64_t mount, uint64_t device, int root) {
+  const bool is_findable = can_find(device);
   Lock lock(mutex_);
   // The superblock is new: whichever had its device number before is gone.
   drop_each(by_device(device), [](const Overlay&) { return true; });
-  begin(reservation, mount, device, root);
+  begin(reservation, mount, device, root, is_findable);
 }
 
 void InUse::end(Overlay* reservation) {
   Lock lock(mutex_);
-  if (reservation->is_mounted) {
+  reservation->is_ours = false;
+  if (reservation->at == nullptr) {
+    delete reservation;  // it has ended meanwhile
+  } else if (reservation->is_mounted) {
     unlink(&reservation->uses[static_cast<size_t>(Role::target)]);
   } else {
     drop(reservation);
@@ -241,6 +263,7 @@ void InUse::end(Overlay* reservation) {
 }
 
 void InUse::sees(DirectoryKey key, Role role, uint64_t mount, uint64_t device, int root) {
+  const bool is_findable = can_find(device);
   Lock lock(mutex_);
   if (bucket_count_ == 0) make_room();
   for (Use* use = *bucket(key); use != nullptr; use = use->next) {
@@ -259,7 +282,7 @@ void InUse::sees(DirectoryKey key, Role role, uint64_t mount, uint64_t device, i
   use.key = key;
   link(&use);
   seen->is_seen = true;
-  begin(seen, mount, device, root);
+  begin(seen, mount, device, root, is_findable);
 }
 
 int InUse::ask(DirectoryKey key, User* user) {
@@ -281,7 +304,7 @@ void InUse::forget(DirectoryKey key, uint64_t mount, uint64_t device) {
 
 // Where no watch can be had, the overlay is one of which nothing tells.
 void InUse::watch(Overlay* overlay, int root) {
-  if (root < 0 || has_ustat()) return;
+  if (root < 0) return;
   if (inotify_ < 0) inotify_ = static_cast<int>(sys::call(abi::inotify_init1, IN_NONBLOCK | IN_CLOEXEC));
   if (inotify_ < 0) return;
   // The kernel keeps 16,384 events, two for each watch.

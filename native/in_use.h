@@ -4,10 +4,10 @@
 // process has mounted, and those that it has seen in the mount table. An overlay leaves the record only when the kernel
 // says that its superblock is gone, since a clone, an open file or another namespace can keep it alive unseen:
 //
-// - ustat(2) fails with EINVAL when no superblock has the device number. It waits for a superblock that is ending.
-// - A new superblock with the same device number proves that the old one is gone.
-// - Where there is no ustat(2) (arm64, some seccomp filters), a watch on the root of each overlay reports IN_UNMOUNT,
-//   inotify(7). A watch costs as much as a tenth of a mount on tmpfs, so it is not the first choice.
+// - ustat(2) finds its device number no more. It waits for a superblock that is ending.
+// - A new superblock has the same device number.
+// - Where ustat(2) is missing (arm64, some seccomp filters) or cannot find it, a watch on the root of the overlay reports
+//   IN_UNMOUNT, inotify(7). A watch costs as much as a tenth of a mount on tmpfs, so it is not the first choice.
 //
 // A device number that lives may be another superblock's by now. An overlay whose mount the namespace still shows is
 // in use for certain; of any other the record says that it does not know, and the caller has the kernel decide by an
@@ -75,6 +75,9 @@ class InUse {
  private:
   struct Use;
 
+  // ustat(2) goes through a list of all superblocks. With so many overlays a watch costs less.
+  static constexpr size_t many = 512;
+
   Use** bucket(DirectoryKey key) const;
   void link(Use* use);
   void unlink(Use* use);
@@ -85,8 +88,9 @@ class InUse {
   Overlay* add();
   int state(DirectoryKey key, const Overlay* own, Use** found);
   Use* find_unasked(DirectoryKey key, const Overlay* own, uint64_t question) const;
-  void ask_kernel(DirectoryKey key, uint64_t mount, uint64_t device, uint64_t question);
-  void begin(Overlay* overlay, uint64_t mount, uint64_t device, int root);
+  bool can_find(uint64_t device) const;
+  void ask_kernel(DirectoryKey key, const Overlay& about, uint64_t question);
+  void begin(Overlay* overlay, uint64_t mount, uint64_t device, int root, bool is_findable);
   void watch(Overlay* overlay, int root);
   void hear();
 

@@ -781,11 +781,15 @@ long find_key(int dirfd, const char* path, DirectoryKey* key) {
 
 }  // namespace
 
-// listmount(room); output: the ids of the namespace's mounts that are newer than those seen. The result is their
-// number.
+// listmount(room); output: the ids of the namespace's mounts that are newer than those seen, 0 for one of this
+// process's own. The result is their number.
 long Execution::list_mounts(const Step& step) {
-  return list_newer(known_mounts.newest(), reinterpret_cast<uint64_t*>(block_ + step.output + 8),
-                    static_cast<size_t>(step.a[0]));
+  auto* ids = reinterpret_cast<uint64_t*>(block_ + step.output + 8);
+  long count = list_newer(known_mounts.newest(), ids, static_cast<size_t>(step.a[0]));
+  for (long i = 0; i + 1 < count; i++) {  // the last one says how far this went
+    if (known_mounts.is_own(ids[i])) ids[i] = 0;
+  }
+  return count;
 }
 
 // news(): ESTALE where the namespace has mounts that were neither seen nor attached by plans of this process.

@@ -71,7 +71,8 @@ function* listNewer(): Dialogue<readonly number[]> {
 }
 
 function* see(ids: readonly number[]): Dialogue<void> {
-  const basics = yield* lookAtMounts(ids, MOUNT_BASICS);
+  const others = ids.filter((id) => id !== 0);
+  const basics = yield* lookAtMounts(others, MOUNT_BASICS);
   const overlays = basics.flatMap(({ type, uniqueId }) => (type === 'overlay' ? [uniqueId as number] : []));
   yield* seeMounts(yield* lookAtMounts(overlays, WHOLE_MOUNT));
 }

@@ -42,7 +42,7 @@ export function* dropInherited({ path, device }: Mounted): Dialogue<boolean> {
 
 function* unmountIn({ pid }: Namespace, path: Path): Dialogue<boolean> {
   const plan = new Plan();
-  addJoin(plan, pid);
+  addJoin(plan, `/proc/${pid}/ns/mnt`);
   plan.add(calls.umount2, [path, k.MNT_DETACH | k.UMOUNT_NOFOLLOW]);
   return !((yield* ask(plan)) instanceof StepFailure);
 }

@@ -3,10 +3,11 @@ import { describeErrno, EBUSY, EINVAL, ENOSYS, EPERM } from '../errnos.js';
 import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import { AT_FDCWD, AT_REMOVEDIR, FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING } from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync, inEitherForm } from '../kernel/dialogue.js';
+import { ask, type Dialogue, hold, holdSync, inEitherForm, pause } from '../kernel/dialogue.js';
 import { type MountIds, readMountIds } from '../kernel/look.js';
 import { type Outcome, type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
+import { Pauses } from '../mounts/attempts.js';
 import { refuseInside, takePlace } from '../mounts/change.js';
 import { findUser, forgetUser, isStale, refresh } from '../mounts/in-use.js';
 import { become, change, changeSync, Mount, mountedOf, use, useSync } from '../mounts/mount.js';
@@ -296,12 +297,26 @@ function* settleUse({ checked }: Prepared, failure: StepFailure): Dialogue<boole
   }
   const directory = failure.step?.options.subject?.path;
   if (failure.step?.call !== calls.reserve || failure.errno !== EBUSY || directory === undefined) return false;
-  const user = yield* findUser(directory);
-  if (user === undefined) return true;
-  if (user.isCertain || (yield* askKernel(checked, directory)) !== false) return false;
-  yield* forgetUser(directory, user);
-  return true;
+  const pauses = new Pauses(MOMENT);
+  for (;;) {
+    const user = yield* findUser(directory);
+    if (user === undefined) return true;
+    if (user.isCertain) return false;
+    if ((yield* askKernel(checked, directory)) === false) {
+      yield* forgetUser(directory, user);
+      return true;
+    }
+    const length = pauses.next();
+    if (length === undefined) return false;
+    yield* pause(length, checked.signal);
+  }
 }
+
+/**
+ * An overlay out of sight may be about to end: a process that was killed, or one that reads another's files in /proc,
+ * holds it for a moment. So long it is waited for, in ms.
+ */
+const MOMENT = 20;
 
 /** Whether the kernel says that a directory is in use; undefined where this process may not ask. */
 function* askKernel({ rootless, subIds, lowerdir }: CheckedOptions, directory: Path): Dialogue<boolean | undefined> {

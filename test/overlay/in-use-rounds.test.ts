@@ -1,0 +1,285 @@
+/** Sequences that programs run for hours: each at a count at which a record that drifts would show. */
+import { execFileSync, spawn as spawnProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Readable } from 'node:stream';
+import { pathToFileURL } from 'node:url';
+import { Worker } from 'node:worker_threads';
+import {
+  bindSync,
+  mountOverlay,
+  mountOverlaySync,
+  OverlayError,
+  type OverlayMount,
+  type OverlayOptions,
+  spawn,
+  unmount,
+  unmountSync,
+} from 'overlayfs';
+import { hasFeature, layers, mountsBelow, mountTest, packageRoot, scaled, scratch } from '../support/index.js';
+
+const inUse = { instanceOf: OverlayError, code: 'EBUSY' } as const;
+
+/** Layers of their own, beside each other. */
+function many(dir: string, count: number): OverlayOptions[] {
+  return Array.from({ length: count }, (_, i) => {
+    const own = join(dir, String(i));
+    mkdirSync(own);
+    return layers(own);
+  });
+}
+
+/** Upper, work and target made anew, used and removed. */
+async function withFreshUpper(dir: string, use: (options: Required<OverlayOptions>) => Promise<unknown>) {
+  const own = join(dir, 'fresh');
+  mkdirSync(own);
+  await use(layers(own) as unknown as Required<OverlayOptions>);
+  rmSync(own, { recursive: true });
+}
+
+mountTest('64 loops by path at once on uppers of their own meet no false refusal', async (t) => {
+  const rounds = scaled(50, 5);
+  await Promise.all(
+    many(scratch(t), 64).map(async (options) => {
+      for (let i = 0; i < rounds; i++) {
+        await mountOverlay(options);
+        await unmount(options.target as string);
+      }
+    }),
+  );
+  t.pass();
+});
+
+for (const kind of ['tmpfs', 'disk'] as const) {
+  mountTest(`an upper that is made and removed for each job is never refused (${kind})`, async (t) => {
+    const dir = scratch(t, kind);
+    for (let i = 0; i < scaled(200); i++) {
+      await withFreshUpper(dir, async (options) => {
+        const mounted = await mountOverlay(options);
+        await mounted.unmount({ detach: true });
+      });
+      if (hasFeature('detached mounts that can be cloned')) {
+        await withFreshUpper(dir, async (options) => {
+          const mounted = await mountOverlay(options);
+          const clone = await mounted.clone();
+          await mounted.unmount();
+          await clone.unmount();
+        });
+      }
+    }
+    t.pass();
+  });
+}
+
+mountTest('replaced mounts leave uppers of jobs free', { needs: 'mountBeneath' }, async (t) => {
+  const dir = scratch(t, 'disk');
+  const mounted = await mountOverlay(layers(dir));
+  const views = [join(dir, 'lower'), join(dir, 'upper')];
+  for (let i = 0; i < scaled(200); i++) {
+    const own = join(dir, 'job');
+    mkdirSync(own);
+    const { target: _, ...job } = layers(own);
+    await mounted.replace(job);
+    await mounted.replace({ lowerdir: views });
+    rmSync(own, { recursive: true });
+  }
+  await mounted.unmount();
+  t.pass();
+});
+
+mountTest('a detached mount that is closed while a file of it is open keeps its upper', async (t) => {
+  for (let i = 0; i < scaled(100); i++) {
+    const own = join(scratch(t), String(i));
+    mkdirSync(own);
+    const { target: _, ...options } = layers(own);
+    const mounted = await mountOverlay(options);
+    const file = openSync(join(String(mounted.path), 'from-lower'), 'r');
+    await mounted.unmount();
+    t.like(await t.throwsAsync(mountOverlay(options), inUse), { reason: 'upper-in-use' });
+    closeSync(file);
+    await (await mountOverlay(options)).unmount();
+  }
+});
+
+mountTest('a server that a program leaves running loses no write', async (t) => {
+  const options = layers(scratch(t));
+  const { target: _, ...rest } = options;
+  const script = '(while :; do echo line >> "$1/log"; done) >&- 2>&- & echo $!';
+  for (let i = 0; i < scaled(20, 2); i++) {
+    const mounted = await mountOverlay(rest);
+    const child = spawn('sh', ['-c', script, 'sh', String(options.lowerdir)], {
+      mount: mounted,
+      at: String(options.lowerdir),
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
+    const [pid] = (await once(child.stdout as Readable, 'data')) as [Buffer];
+    if (child.exitCode === null) await once(child, 'exit');
+    await mounted.unmount();
+    await t.throwsAsync(mountOverlay(rest), inUse, 'the server still writes');
+    process.kill(Number(pid), 'SIGKILL');
+    for (;;) {
+      try {
+        await (await mountOverlay(rest)).unmount();
+        break;
+      } catch (error) {
+        t.true(error instanceof OverlayError && error.reason === 'upper-in-use', String(error));
+      }
+    }
+    t.regex(readFileSync(join(String(options.upperdir), 'log'), 'utf8'), /^(?:line\n)+$/);
+  }
+});
+
+mountTest('a bind keeps the upper of a mount that is unmounted', async (t) => {
+  const options = layers(scratch(t));
+  const place = join(options.target, '../place');
+  mkdirSync(place);
+  for (let i = 0; i < scaled(200); i++) {
+    const mounted = await mountOverlay(options);
+    const bound = bindSync(options.target, place);
+    await mounted.unmount();
+    await t.throwsAsync(mountOverlay(options), inUse);
+    writeFileSync(join(place, 'from-lower'), `copied up ${i}`);
+    bound.unmountSync();
+  }
+});
+
+mountTest('a mount with exclusive: false in between makes nobody forget the first', async (t) => {
+  const options = layers(scratch(t));
+  const { target: _, ...rest } = options;
+  for (let i = 0; i < scaled(100); i++) {
+    const first = await mountOverlay(rest);
+    await (await mountOverlay({ ...rest, exclusive: false })).unmount();
+    await t.throwsAsync(mountOverlay(rest), inUse);
+    await first.unmount();
+  }
+});
+
+mountTest('a promise under way and a synchronous call: one of them mounts', async (t) => {
+  const options = layers(scratch(t));
+  const other = `${options.target}-other`;
+  mkdirSync(other);
+  for (let i = 0; i < scaled(300); i++) {
+    // By target, and by upper.
+    const second =
+      i % 2 ? { lowerdir: [options.lowerdir, other], target: options.target } : { ...options, target: other };
+    const promise = mountOverlay(options);
+    let made: OverlayMount | undefined;
+    let refusal: unknown;
+    try {
+      made = mountOverlaySync(second);
+    } catch (error) {
+      refusal = error;
+      t.regex((error as OverlayError).reason, /^(?:mount-busy|target-mounted|upper-in-use|work-in-use)$/);
+    }
+    const [outcome] = await Promise.allSettled([promise]);
+    const promised = outcome.status === 'rejected' ? outcome.reason : 'mounted';
+    t.true(
+      (made === undefined) === (outcome.status === 'fulfilled'),
+      `round ${i}: ${refusal ?? 'mounted'}, ${promised}`,
+    );
+    t.is(mountsBelow(options.target).length + mountsBelow(other).length, 1);
+    if (outcome.status === 'fulfilled') await outcome.value.unmount();
+    made?.unmountSync();
+  }
+});
+
+mountTest('of two workers that race for one upper, one wins and the other is told', async (t) => {
+  const { target: _, ...options } = layers(scratch(t));
+  const code = `
+    const { mountOverlaySync } = await import(${JSON.stringify(pathToFileURL(join(packageRoot, 'dist/index.js')))});
+    const { parentPort, workerData: { options, start, rounds } } = await import('node:worker_threads');
+    const word = new Int32Array(start);
+    parentPort.postMessage('ready');
+    for (let round = 1; round <= rounds; round++) {
+      while (Atomics.load(word, 0) < round);
+      let mounted, reason = 'mounted';
+      try { mounted = mountOverlaySync(options); } catch (error) { reason = error.reason ?? String(error); }
+      Atomics.add(word, 1, 1);
+      while (Atomics.load(word, 1) < 2 * round);
+      mounted?.unmountSync();
+      parentPort.postMessage(reason);
+    }`;
+  const start = new SharedArrayBuffer(8);
+  const word = new Int32Array(start);
+  const rounds = scaled(300, 30);
+  const url = new URL(`data:text/javascript,${encodeURIComponent(code)}`);
+  const workers = [0, 1].map(() => new Worker(url, { workerData: { options, start, rounds } }));
+  t.teardown(() => Promise.all(workers.map((worker) => worker.terminate())));
+  await Promise.all(workers.map((worker) => once(worker, 'message')));
+  for (let round = 1; round <= rounds; round++) {
+    const answers = Promise.all(workers.map((worker) => once(worker, 'message')));
+    Atomics.store(word, 0, round);
+    const reasons = (await answers).map(([reason]) => reason as string).sort();
+    t.deepEqual(reasons, ['mounted', 'upper-in-use'], `round ${round}`);
+  }
+});
+
+mountTest('removeWork succeeds beside programs that start and run', async (t) => {
+  const dir = scratch(t);
+  const base = layers(dir);
+  const { target: _, ...shown } = base;
+  const mount = await mountOverlay(shown);
+  const at = String(base.lowerdir);
+  const running = spawn('sleep', ['600'], { mount, at, stdio: 'ignore' });
+  t.teardown(() => running.kill('SIGKILL'));
+  for (let i = 0; i < scaled(150, 10); i++) {
+    const own = join(dir, `job${i}`);
+    mkdirSync(own);
+    const job = await mountOverlay(layers(own));
+    const program = spawn('true', [], { mount, at, stdio: 'ignore' });
+    await job.unmount({ removeWork: true });
+    if (program.exitCode === null) await once(program, 'exit');
+  }
+  // Mounted before the program began, and so copied into its namespace.
+  const own = join(dir, 'before');
+  mkdirSync(own);
+  const before = await mountOverlay(layers(own));
+  const late = spawn('sh', ['-c', 'echo; exec sleep 600'], { mount, at, stdio: ['ignore', 'pipe', 'ignore'] });
+  t.teardown(() => late.kill('SIGKILL'));
+  await once(late.stdout as Readable, 'data');
+  await before.unmount({ removeWork: true });
+  for (const child of [running, late]) {
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+  }
+  await mount.unmount();
+  t.pass();
+});
+
+mountTest("removeWork succeeds right after a mount with rootless: 'keep'", async (t) => {
+  const dir = scratch(t);
+  const [kept, ...jobs] = many(dir, 1 + scaled(20, 3));
+  const { target: _, ...options } = kept as OverlayOptions;
+  for (const job of jobs) {
+    const mounted = await mountOverlay(job);
+    await (await mountOverlay({ ...options, rootless: 'keep' })).unmount();
+    await mounted.unmount({ removeWork: true });
+  }
+  t.pass();
+});
+
+mountTest('removeWork leaves the workdir of an overlay that others keep, by object and by path', async (t) => {
+  const options = layers(scratch(t));
+  const place = join(options.target, '../place');
+  mkdirSync(place);
+  for (const remove of [
+    (mounted: OverlayMount) => mounted.unmount({ removeWork: true }),
+    () => unmount(options.target, { removeWork: true }),
+    () => unmountSync(options.target, { removeWork: true }),
+  ]) {
+    const mounted = await mountOverlay(options);
+    const bound = bindSync(options.target, place);
+    t.like(await t.throwsAsync(async () => remove(mounted), inUse), { reason: 'work-in-use' });
+    bound.unmountSync();
+  }
+  // Mounted by another program, and kept by its working directory.
+  const set = `lowerdir=${options.lowerdir},upperdir=${options.upperdir},workdir=${options.workdir}`;
+  execFileSync('mount', ['-t', 'overlay', 'other', '-o', set, options.target]);
+  const child = spawnProcess('sleep', ['600'], { cwd: options.target, stdio: 'ignore' });
+  execFileSync('mount', ['--bind', options.target, place]);
+  child.kill('SIGKILL');
+  await once(child, 'exit');
+  t.like(await t.throwsAsync(unmount(options.target, { removeWork: true }), inUse), { reason: 'work-in-use' });
+  execFileSync('umount', [place]);
+});
