@@ -24,6 +24,10 @@ export interface Comparison {
 export interface Effort {
   readonly blocks: number;
   readonly seconds: number;
+  /** Where cycles are counted, so many. */
+  readonly cycles: number;
+  /** The share of the uncounted blocks. */
+  readonly warmUp: number;
 }
 
 export function quantile(values: ArrayLike<number>, fraction: number): number {

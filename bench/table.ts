@@ -1,6 +1,6 @@
 /** The results, for people and for machines. */
 import { cpus, release } from 'node:os';
-import type { Bound, Result, Row } from './rows.js';
+import type { Bound, Result, Row } from './kind.js';
 
 type Column = readonly [title: string, width: number, align?: 'right'];
 
