@@ -27,7 +27,7 @@ const { values: flags } = parseArgs({
 });
 
 const effort: Effort = flags.quick
-  ? { blocks: 5, seconds: 0.4, cycles: 1_000, warmUp: 0.25 }
+  ? { blocks: 3, seconds: 0.3, cycles: 1_000, warmUp: 0.25 }
   : { blocks: 15, seconds: 5, cycles: 10_000, warmUp: 1 };
 
 function isWanted({ kind, fileSystem, spinner }: Row): boolean {
