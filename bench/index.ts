@@ -27,8 +27,8 @@ const { values: flags } = parseArgs({
 });
 
 const effort: Effort = flags.quick
-  ? { blocks: 3, seconds: 0.3, cycles: 1_000, warmUp: 0.25 }
-  : { blocks: 15, seconds: 5, cycles: 10_000, warmUp: 1 };
+  ? { blocks: 3, seconds: 0.3, cycles: 1_000 }
+  : { blocks: 15, seconds: 5, cycles: 10_000 };
 
 function isWanted({ kind, fileSystem, spinner }: Row): boolean {
   return `${kind.what} ${fileSystem} ${spinner ? 'busy' : 'idle'}`.includes(flags.only);

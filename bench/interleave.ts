@@ -26,8 +26,6 @@ export interface Effort {
   readonly seconds: number;
   /** Where cycles are counted, so many. */
   readonly cycles: number;
-  /** The share of the uncounted blocks. */
-  readonly warmUp: number;
 }
 
 export function quantile(values: ArrayLike<number>, fraction: number): number {

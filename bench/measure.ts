@@ -6,11 +6,11 @@ import type { Site, Stage } from './stage.js';
 
 const warm = new Set<Kind>();
 
-async function warmUp(kind: BlockKind, site: Site, peers: Peers, share: number): Promise<void> {
+async function warmUp(kind: BlockKind, site: Site, peers: Peers): Promise<void> {
   if (warm.has(kind)) return;
   warm.add(kind);
   const [ours] = kind.blocks(site, peers);
-  for (let i = 0; i < kind.warmUpBlocks * share; i++) await ours();
+  for (let i = 0; i < kind.warmUpBlocks; i++) await ours();
 }
 
 function compare(kind: Kind, site: Site, peers: Peers, effort: Effort): Promise<Comparison> {
@@ -25,7 +25,7 @@ export async function measure(row: Row, stage: Stage, peers: Peers, effort: Effo
   const site = stage.site(fileSystem);
   const takeAway = kind.setUp?.(site);
   try {
-    if ('blocks' in kind) await warmUp(kind, stage.site('tmpfs'), peers, effort.warmUp);
+    if ('blocks' in kind) await warmUp(kind, stage.site('tmpfs'), peers);
     await stage.spin(spinner, peers.program);
     stage.runOn(kind.spreads ? 'both' : 'one', [process.pid, ...peers.pids]);
     const comparison = await compare(kind, site, peers, effort);
