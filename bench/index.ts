@@ -10,8 +10,10 @@
 import { parseArgs } from 'node:util';
 import { type Enclosure, enclosure, runEnclosed } from './enclosure.js';
 import type { Effort } from './interleave.js';
-import { compilePeer, Peer } from './peer.js';
-import { measure, type Row, rows } from './rows.js';
+import type { Row } from './kind.js';
+import { measure } from './measure.js';
+import { Peers } from './peers.js';
+import { rows } from './rows.js';
 import { Stage } from './stage.js';
 import { footerText, headerText, type Measured, resultText, skippedText, toJson } from './table.js';
 
@@ -24,16 +26,17 @@ const { values: flags } = parseArgs({
   },
 });
 
-const effort: Effort = flags.quick ? { blocks: 7, seconds: 0.5 } : { blocks: 15, seconds: 5 };
+const effort: Effort = flags.quick
+  ? { blocks: 3, seconds: 0.3, cycles: 1_000 }
+  : { blocks: 15, seconds: 5, cycles: 10_000 };
 
 function isWanted({ kind, fileSystem, spinner }: Row): boolean {
   return `${kind.what} ${fileSystem} ${spinner ? 'busy' : 'idle'}`.includes(flags.only);
 }
 
 async function run(enclosed: Enclosure): Promise<number> {
-  const program = compilePeer(enclosed.directory);
+  const peers = new Peers(enclosed.directory);
   const stage = await Stage.setUp(enclosed);
-  const peer = new Peer(program);
   const measured: Measured[] = [];
   const print = (text: string): void => {
     if (!flags.json) console.log(text);
@@ -42,8 +45,9 @@ async function run(enclosed: Enclosure): Promise<number> {
   const measureOrSkip = async (row: Row): Promise<Measured> => {
     const missing =
       stage.missing.get(row.fileSystem) ??
+      (row.kind.needs && peers.lacks(row.kind.needs)) ??
       (row.spinner && enclosed.otherCpu === undefined ? 'this process may use one CPU only' : undefined);
-    return { row, result: missing ?? (await measure(row, stage, peer, program, effort)) };
+    return { row, result: missing ?? (await measure(row, stage, peers, effort)) };
   };
 
   try {
@@ -56,8 +60,8 @@ async function run(enclosed: Enclosure): Promise<number> {
     if (flags.json) console.log(toJson(measured));
     print(footerText);
   } finally {
-    await stage.spin(false, program);
-    peer.stop();
+    await stage.spin(false, peers.program);
+    peers.stop();
   }
   const isOver = measured.some(({ result }) => typeof result !== 'string' && result.isOver);
   return flags.check && isOver ? 1 : 0;

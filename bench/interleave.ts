@@ -24,6 +24,8 @@ export interface Comparison {
 export interface Effort {
   readonly blocks: number;
   readonly seconds: number;
+  /** Where cycles are counted, so many. */
+  readonly cycles: number;
 }
 
 export function quantile(values: ArrayLike<number>, fraction: number): number {

@@ -13,6 +13,8 @@ import {
   mountOverlaySync,
   type OverlayMount,
   spawn,
+  unmount,
+  unmountSync,
   unmountTreeSync,
   whiteoutSync,
 } from 'overlayfs';
@@ -21,62 +23,62 @@ import type { LayerSet } from './stage.js';
 
 const now = (): number => performance.now() * 1000;
 
-/** The median pair. */
-export function syncPairs(set: LayerSet, pairs: number): number {
-  const times = new Float64Array(pairs);
-  for (let i = 0; i < pairs; i++) {
+/** The median time of one run. */
+function medianOf(times: number, run: () => void): number {
+  const each = new Float64Array(times);
+  for (let i = 0; i < times; i++) {
     const start = now();
-    mountOverlaySync(set).unmountSync();
-    times[i] = now() - start;
+    run();
+    each[i] = now() - start;
   }
-  return median(times);
+  return median(each);
 }
 
-/** The median pair, one after the other. */
-export async function asyncPairs(set: LayerSet, pairs: number): Promise<number> {
-  const times = new Float64Array(pairs);
-  for (let i = 0; i < pairs; i++) {
+/** The same, one run after the other. */
+async function medianOfPromises(times: number, run: () => Promise<unknown>): Promise<number> {
+  const each = new Float64Array(times);
+  for (let i = 0; i < times; i++) {
     const start = now();
-    const mount = await mountOverlay(set);
-    await mount.unmount();
-    times[i] = now() - start;
+    await run();
+    each[i] = now() - start;
   }
-  return median(times);
+  return median(each);
 }
 
-/** The median pair of a mount without privilege and its end. */
-export function rootlessPairs({ target: _, ...layers }: LayerSet, rootless: true | 'keep', pairs: number): number {
-  const times = new Float64Array(pairs);
-  for (let i = 0; i < pairs; i++) {
-    const start = now();
-    mountOverlaySync({ ...layers, rootless }).unmountSync();
-    times[i] = now() - start;
-  }
-  return median(times);
+const pair = async (set: LayerSet): Promise<void> => (await mountOverlay(set)).unmount();
+
+async function pairByPath(set: LayerSet): Promise<void> {
+  await mountOverlay(set);
+  await unmount(set.target);
 }
 
-/** The median pair of a mount whose layers are all mapped, here each id to itself. */
+export const syncPairs = (set: LayerSet, pairs: number): number =>
+  medianOf(pairs, () => mountOverlaySync(set).unmountSync());
+
+export const syncPairsByPath = (set: LayerSet, pairs: number): number =>
+  medianOf(pairs, () => {
+    mountOverlaySync(set);
+    unmountSync(set.target);
+  });
+
+export const asyncPairs = (set: LayerSet, pairs: number): Promise<number> => medianOfPromises(pairs, () => pair(set));
+
+export const asyncPairsByPath = (set: LayerSet, pairs: number): Promise<number> =>
+  medianOfPromises(pairs, () => pairByPath(set));
+
+/** Mounts without privilege, and their ends. */
+export const rootlessPairs = ({ target: _, ...layers }: LayerSet, rootless: true | 'keep', pairs: number): number =>
+  medianOf(pairs, () => mountOverlaySync({ ...layers, rootless }).unmountSync());
+
+/** Mounts whose layers are all mapped, here each id to itself. */
 export function mappedPairs(set: LayerSet, pairs: number): number {
   const options = { ...set, idmap: [{ inside: 0, outside: 0, size: 65_536 }] };
-  const times = new Float64Array(pairs);
-  for (let i = 0; i < pairs; i++) {
-    const start = now();
-    mountOverlaySync(options).unmountSync();
-    times[i] = now() - start;
-  }
-  return median(times);
+  return medianOf(pairs, () => mountOverlaySync(options).unmountSync());
 }
 
 /** The median program, from its start to its end; one that does nothing. */
-export async function programStarts(start: () => ChildProcess, programs: number): Promise<number> {
-  const times = new Float64Array(programs);
-  for (let i = 0; i < programs; i++) {
-    const begin = now();
-    await once(start(), 'close');
-    times[i] = now() - begin;
-  }
-  return median(times);
-}
+export const programStarts = (start: () => ChildProcess, programs: number): Promise<number> =>
+  medianOfPromises(programs, () => once(start(), 'close'));
 
 /** The program where it sees a mount at a place, and the same program as it is. */
 export const startInside = (mount: OverlayMount, at: string): ChildProcess =>
@@ -84,31 +86,33 @@ export const startInside = (mount: OverlayMount, at: string): ChildProcess =>
 export const startOutside = (at: string): ChildProcess => spawnPlain('/bin/true', [], { cwd: at, stdio: 'ignore' });
 
 /** All sets at once, each so many times; the time of the whole. */
-export async function pairsAtOnce(sets: readonly LayerSet[], times: number): Promise<number> {
+async function atOnce(
+  run: (set: LayerSet) => Promise<void>,
+  sets: readonly LayerSet[],
+  times: number,
+): Promise<number> {
   const start = now();
   await Promise.all(
     sets.map(async (set) => {
-      for (let i = 0; i < times; i++) {
-        const mount = await mountOverlay(set);
-        await mount.unmount();
-      }
+      for (let i = 0; i < times; i++) await run(set);
     }),
   );
   return now() - start;
 }
 
+export const pairsAtOnce = (sets: readonly LayerSet[], times: number): Promise<number> => atOnce(pair, sets, times);
+
+export const pairsAtOnceByPath = (sets: readonly LayerSet[], times: number): Promise<number> =>
+  atOnce(pairByPath, sets, times);
+
 /** The median pair of mount(8) and umount(8). */
-export async function programPairs(set: LayerSet, pairs: number): Promise<number> {
+export function programPairs(set: LayerSet, pairs: number): Promise<number> {
   const run = promisify(execFile);
   const options = `lowerdir=${set.lowerdir},upperdir=${set.upperdir},workdir=${set.workdir}`;
-  const times = new Float64Array(pairs);
-  for (let i = 0; i < pairs; i++) {
-    const start = now();
+  return medianOfPromises(pairs, async () => {
     await run('mount', ['-t', 'overlay', '-o', options, 'overlay', set.target]);
     await run('umount', [set.target]);
-    times[i] = now() - start;
-  }
-  return median(times);
+  });
 }
 
 /** Directories for whiteouts, so many to each. */
@@ -222,12 +226,4 @@ export async function programListing(): Promise<number> {
 }
 
 /** The median one. */
-export function finding(path: string, times: number): number {
-  const each = new Float64Array(times);
-  for (let i = 0; i < times; i++) {
-    const start = now();
-    findMountSync(path);
-    each[i] = now() - start;
-  }
-  return median(each);
-}
+export const finding = (path: string, times: number): number => medianOf(times, () => findMountSync(path));

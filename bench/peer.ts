@@ -1,8 +1,7 @@
-/** Drives the C program: one process for the whole run, which measures when told to and sleeps otherwise. */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+/** Drives a program: one process for the whole run, which measures when told to and sleeps otherwise. */
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { basename } from 'node:path';
 import { createInterface, type Interface } from 'node:readline';
 
 export interface PairTimes {
@@ -12,23 +11,8 @@ export interface PairTimes {
   readonly total: number;
 }
 
-export function packageRoot(): string {
-  let directory = import.meta.dirname;
-  while (!existsSync(join(directory, 'package.json'))) {
-    const parent = dirname(directory);
-    if (parent === directory) throw new Error(`no package.json above ${import.meta.dirname}`);
-    directory = parent;
-  }
-  return directory;
-}
-
-/** Compiles the program, and returns its path. */
-export function compilePeer(directory: string): string {
-  const program = join(directory, 'peer');
-  const source = join(packageRoot(), 'bench', 'peer.c');
-  execFileSync('cc', ['-O2', '-pthread', '-o', program, source], { stdio: ['ignore', 'ignore', 'inherit'] });
-  return program;
-}
+/** As bench/peer/main.c has them; the other programs know `sync` alone. */
+export type PairKind = 'sync' | 'guarded' | 'handover' | 'guarded-handover' | 'rootless';
 
 export class Peer {
   readonly pid: number;
@@ -37,9 +21,9 @@ export class Peer {
   readonly #ended = new AbortController();
 
   /** Inherits the CPU and the mount namespace of this process. */
-  constructor(program: string) {
-    const child = spawn(program, ['serve'], { stdio: ['pipe', 'pipe', 'inherit'] });
-    const end = () => this.#ended.abort(new Error('the C program has ended before its time'));
+  constructor(program: string, args: readonly string[]) {
+    const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'inherit'] });
+    const end = () => this.#ended.abort(new Error(`${basename(program)} has ended before its time`));
     child.on('exit', end);
     child.on('error', end);
     child.stdin.on('error', end);
@@ -48,16 +32,10 @@ export class Peer {
     this.#lines = createInterface(child.stdout);
   }
 
-  async sync(base: string, sets: number, pairs: number): Promise<PairTimes> {
-    return toPairTimes(await this.#ask(`sync ${sets} ${pairs} ${base}`));
-  }
-
-  async handover(base: string, sets: number, pairs: number): Promise<PairTimes> {
-    return toPairTimes(await this.#ask(`handover ${sets} ${pairs} ${base}`));
-  }
-
-  async rootless(base: string, sets: number, pairs: number): Promise<PairTimes> {
-    return toPairTimes(await this.#ask(`rootless ${sets} ${pairs} ${base}`));
+  /** Pairs of a mount and its unmount, on so many sets in turn. */
+  async pairs(kind: PairKind, base: string, sets: number, pairs: number): Promise<PairTimes> {
+    const [median = Number.NaN, total = Number.NaN] = await this.#ask(`${kind} ${sets} ${pairs} ${base}`);
+    return { median, total };
   }
 
   /** In µs, for all of them. */
@@ -97,8 +75,4 @@ export class Peer {
       throw error;
     }
   }
-}
-
-function toPairTimes([median = Number.NaN, total = Number.NaN]: number[]): PairTimes {
-  return { median, total };
 }

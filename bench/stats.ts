@@ -9,7 +9,8 @@ import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { mountOverlaySync, type OverlayMount } from 'overlayfs';
 import { quantile } from './interleave.js';
-import { type Peer, packageRoot } from './peer.js';
+import type { Peer } from './peer.js';
+import { packageRoot } from './peers.js';
 import type { Site } from './stage.js';
 
 interface Pooled {

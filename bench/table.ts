@@ -1,11 +1,11 @@
 /** The results, for people and for machines. */
 import { cpus, release } from 'node:os';
-import type { Bound, Result, Row } from './rows.js';
+import type { Bound, Result, Row } from './kind.js';
 
 type Column = readonly [title: string, width: number, align?: 'right'];
 
 const columns: readonly Column[] = [
-  ['what (ours : peer)', 31],
+  ['what (ours : peer)', 32],
   ['on', 5],
   ['other CPU', 9],
   ['ours', 14, 'right'],
@@ -70,6 +70,8 @@ busy one: both are measured, "busy" by a process that does nothing else. One CPU
 one for that process, or for nobody. Only "at once" and "stat" have both sides on both CPUs.
 A stat that is slower during unmounts than on an idle machine waits for a CPU: "C, in turn" is what a process of its
 own costs it that makes the same unmounts one after the other.
+"C" makes two system calls a pair; "C guarded" makes those that the library makes. libmount and containerd make no more
+than "C", with what these libraries do around it. "At first" compares the last tenth of many cycles with the first.
 The ratio is ours / peer: of times (less is better); of pairs/s, and for programs the times that ours is
 faster (more is better).`;
 

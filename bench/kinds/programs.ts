@@ -1,0 +1,38 @@
+/** What the library replaces, or stands beside: programs. */
+import { mountOverlaySync } from 'overlayfs';
+import { atLeast, firstSet, type Kind, PAIRS, WARM_UP_BLOCKS } from '../kind.js';
+import { programPairs, programStarts, startInside, startOutside, syncPairs } from '../ours.js';
+
+const PROGRAM_PAIRS = 20;
+
+export const programKinds: readonly Kind[] = [
+  {
+    what: 'sync : programs',
+    unit: 'µs',
+    ratio: 'peer / ours',
+    waits: true,
+    warmUpBlocks: WARM_UP_BLOCKS,
+    blocks: (site) => [() => syncPairs(firstSet(site), PAIRS), () => programPairs(firstSet(site), PROGRAM_PAIRS)],
+    bound: () => atLeast(15),
+  },
+  {
+    what: 'spawn : child_process.spawn',
+    unit: 'µs',
+    ratio: 'ours / peer',
+    waits: false,
+    warmUpBlocks: 2,
+    blocks: (site) => {
+      const { target, ...layers } = firstSet(site);
+      return [
+        async () => {
+          const mount = mountOverlaySync({ ...layers, rootless: true });
+          const time = await programStarts(() => startInside(mount, target), PROGRAM_PAIRS);
+          mount.unmountSync();
+          return time;
+        },
+        () => programStarts(() => startOutside(target), PROGRAM_PAIRS),
+      ];
+    },
+    bound: () => undefined,
+  },
+];
