@@ -87,7 +87,7 @@ const described = {
   seen: [hiddenNumber, hiddenNumber],
   whiteout: [descriptor, text],
   replace: [descriptor, text, text, number],
-  sweep: [descriptor, text],
+  remove: [descriptor, text, hiddenNumber, hiddenNumber, hiddenNumber],
   scan: [descriptor, text, bits(named('STATX_MNT')), value, number],
   unshare: [bits(named('CLONE_'))],
   setns: [descriptor, bits(named('CLONE_'))],

@@ -1,5 +1,6 @@
 /** A mount that was made here. */
 
+import { OverlayError } from '../errors.js';
 import { type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { close, closeWith } from '../kernel/held.js';
 import type { Path, PathLike } from '../paths.js';
@@ -11,6 +12,9 @@ import { checkMountUnmountOptions, type MountUnmountOptions, unmountMounted, wit
 
 const forgottenText = (descriptor: number): string =>
   `The detached mount of descriptor ${descriptor} is closed by garbage collection: unmount it, or have it disposed of with \`using\``;
+
+/** A clone or an open file may still need the workdir of a mount that is disposed of. */
+const isLeftInUse = (error: unknown): boolean => error instanceof OverlayError && error.reason === 'work-in-use';
 
 /** What a mount's other functions need of it. */
 export let mountedOf: (mount: Mount) => Identified;
@@ -165,13 +169,21 @@ export class Mount {
     useSync(this, (mounted) => holdSync(remount(mounted, options)));
   }
 
-  /** `unmount()`, at the end of an `await using` block. */
+  /** `unmount()`, at the end of an `await using` block. A workdir that `create` has made is removed as well. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.unmount();
+    try {
+      await this.unmount({ removeWork: this.#mounted.ownsWork === true });
+    } catch (error) {
+      if (!isLeftInUse(error)) throw error;
+    }
   }
 
-  /** `unmountSync()`, at the end of a `using` block. */
+  /** `unmountSync()`, at the end of a `using` block. A workdir that `create` has made is removed as well. */
   [Symbol.dispose](): void {
-    this.unmountSync();
+    try {
+      this.unmountSync({ removeWork: this.#mounted.ownsWork === true });
+    } catch (error) {
+      if (!isLeftInUse(error)) throw error;
+    }
   }
 }

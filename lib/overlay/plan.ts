@@ -122,7 +122,7 @@ function addWorkRemoval(plan: Plan, { create, workdir }: CheckedOptions): void {
 }
 
 /** The directories that the kernel makes in a workdir. */
-export const madeInWork = ['index', 'work'] as const;
+const madeInWork = ['index', 'work'] as const;
 
 /**
  * A directory that has been removed can still be opened by a path that goes by descriptors, and the kernel takes it as

@@ -503,14 +503,8 @@ for (const [form, { unmount, end, suffix }] of Object.entries(forms)) {
       const dir = scratch(t, 'disk');
       const options = layers(dir);
       const mounted = mountOverlaySync({ ...options, ...more });
-      const error = await t.throwsAsync(end(mounted, { removeWork: true }), { instanceOf: OverlayError });
-      t.like(error, {
-        code: 'ENOTEMPTY',
-        reason: 'work-not-empty',
-        syscall: 'rmdir',
-        path: 'index' in more ? options.workdir : join(options.workdir, 'work'),
-      });
-      t.is(mountsBelow(options.target).length, 0);
+      await end(mounted, { removeWork: true });
+      t.deepEqual(readdirSync(dir).sort(), ['lower', 'merged', 'upper']);
     }
   });
 
