@@ -556,6 +556,8 @@ long Execution::run(Step& step) {
       return make_own_user_namespace(step);
     case Call::chdir:
       return sys::call(abi::chdir, static_cast<const char*>(Text(*this, a[0])));
+    case Call::flock:
+      return sys::call(abi::flock, fd(0), a[1]);
     case Call::fanotify_init:
       return sys::call(abi::fanotify_init, unsigned_at(0), unsigned_at(1));
     case Call::listmount:

@@ -79,6 +79,7 @@ namespace overlayfs {
   X(userns_by, 0)          \
   X(userns_own, 0)         \
   X(chdir, 0)              \
+  X(flock, 0b1)            \
   X(fanotify_init, 0)      \
   X(listmount, 0)          \
   X(statmount, 0)          \

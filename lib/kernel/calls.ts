@@ -96,6 +96,7 @@ const described = {
   userns_by: [text, value, value],
   userns_own: [text, value, value],
   chdir: [text],
+  flock: [descriptor, bits(named('LOCK_'))],
   fanotify_init: [bits(named('FAN_CLOEXEC', 'FAN_NONBLOCK', 'FAN_UNLIMITED', 'FAN_REPORT')), number],
   listmount: [number],
   statmount: [number, number, number, hiddenNumber],

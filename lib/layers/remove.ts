@@ -5,7 +5,7 @@ import { explainShortage, invalidArgumentValue, OverlayError } from '../errors.j
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
-import { close } from '../kernel/held.js';
+import { close, type Held } from '../kernel/held.js';
 import { addLook, type Found, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
@@ -27,6 +27,7 @@ import {
   withoutTrailingSlashes,
 } from '../paths.js';
 import type { Reason } from '../reasons.js';
+import { lockDirectory } from './lock.js';
 
 /** Entries removed in one native call: a program that ends waits for the call under way. */
 const SLICE = 5000;
@@ -76,23 +77,24 @@ function* look(path: Path): Dialogue<Target> {
   };
 }
 
+const inUse = (path: Path, what: string, reason: Reason = 'layer-in-use'): OverlayError =>
+  new OverlayError({ errno: e.EBUSY, reason, what, path: pathString(path) });
+
 /** Throws where the directory is a mount point or has one inside, or where an overlay is known to use it. */
 function* refuseUsed({ path, found, real }: Target): Dialogue<void> {
   const shown = quotePath(path);
-  const refuse = (reason: Reason, what: string): OverlayError =>
-    new OverlayError({ errno: e.EBUSY, reason, what, path: pathString(path) });
-  if (found.isMountRoot) throw refuse('mount-inside', `${shown} is a mount point`);
+  if (found.isMountRoot) throw inUse(path, `${shown} is a mount point`, 'mount-inside');
   const isInside = (raw: string): boolean => isAtOrBelow(Buffer.from(raw, 'latin1'), real);
   const mounts = yield* listRaw({ select: ({ type, target }) => type === 'overlay' || isInside(target) });
   for (const { type, target, options } of mounts) {
     const place = quotePath(Buffer.from(target, 'latin1'));
-    if (isInside(target)) throw refuse('mount-inside', `something is mounted inside ${shown}, at ${place}`);
+    if (isInside(target)) throw inUse(path, `something is mounted inside ${shown}, at ${place}`, 'mount-inside');
     if (type === 'overlay' && layersOf(options).some(isInside)) {
-      throw refuse('layer-in-use', `the overlay at ${place} has a layer or its workdir in ${shown}`);
+      throw inUse(path, `the overlay at ${place} has a layer or its workdir in ${shown}`);
     }
   }
   if (yield* isUsedUnseen(path)) {
-    throw refuse('layer-in-use', `an overlay that this process has mounted uses ${shown}`);
+    throw inUse(path, `an overlay that this process has mounted uses ${shown}`);
   }
 }
 
@@ -147,8 +149,11 @@ function* subIdNamespace(): Dialogue<Descriptor | undefined> {
 
 function* removeDirectory(path: Path): Dialogue<void> {
   const target = yield* look(path);
+  let lock: Held | 'taken' | undefined;
   try {
     yield* refuseUsed(target);
+    lock = yield* lockDirectory(target.name, target.parent);
+    if (lock === 'taken') throw inUse(path, `the overlay of an \`overlayfs run\` uses ${quotePath(path)}`);
     let failure = yield* remove(target);
     if (failure !== undefined && isDenied(failure)) {
       const user = yield* subIdNamespace();
@@ -162,6 +167,7 @@ function* removeDirectory(path: Path): Dialogue<void> {
     }
     if (failure !== undefined) throw explainRemoval(path, failure.errno, failure.inside);
   } finally {
+    if (typeof lock === 'object') close(lock);
     close({ descriptor: target.parent });
   }
 }
@@ -216,8 +222,8 @@ export function explainRemoval(path: Path, errno: number, inside: Path, syscall 
  * entered. A removal that fails midway leaves the rest.
  *
  * A directory that is a mount point or has one inside is refused, and so is a layer or workdir of an overlay in the
- * mount table of this thread or of a detached one that was mounted here. An overlay of another process that is in
- * another mount namespace is not seen.
+ * mount table of this thread, of a detached one that was mounted here, or of an `overlayfs run`. Other overlays of other
+ * processes that are in another mount namespace are not seen.
  *
  * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'` (a symbolic link, too),
  * `'path-inaccessible'`, `'mount-inside'`, `'layer-in-use'`, `'permission-denied'` or `'read-only'`
