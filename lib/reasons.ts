@@ -329,6 +329,10 @@ export const reasons = {
     when: 'the file system or the kernel refuses the extended attribute',
     todo: 'trusted.* needs CAP_SYS_ADMIN in the initial user namespace: pass `userxattr: true` to use user.*',
   },
+  'mark-unseen': {
+    when: 'a directory of a layer is opaque by `trusted.overlay.opaque` only, which a rootless mount cannot read: it would show what the directory hides',
+    todo: "set both marks, as root: `makeOpaque(dir, { marks: 'both' })`",
+  },
   'permission-denied': { when: 'the process may not change the directory', todo: 'run as its owner or as root' },
   'read-only': { when: 'the directory is on a read-only mount or file system', todo: 'use a writable one' },
   unexplained: {
