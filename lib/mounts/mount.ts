@@ -1,9 +1,9 @@
 /** A mount that was made here. */
-
+import { type InspectOptions, inspect } from 'node:util';
 import { OverlayError } from '../errors.js';
 import { type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { close, closeWith } from '../kernel/held.js';
-import type { Path, PathLike } from '../paths.js';
+import { type PathLike, pathString, toBytes } from '../paths.js';
 import { Attempts } from './attempts.js';
 import { type AttachOptions, attach, clone, type RemountOptions, remount } from './change.js';
 import type { Mounted } from './mounted.js';
@@ -77,9 +77,17 @@ export class Mount {
     if (mounted.held !== undefined) closeWith(this, mounted.held, forgottenText);
   }
 
-  /** Where the mount's files are: the target from the root on, or `/proc/self/fd/N` for a detached mount. */
-  get path(): Path {
-    return this.#mounted.path;
+  /**
+   * Where the mount's files are: the target from the root on, or `/proc/self/fd/N` for a detached mount. Of a target
+   * that is no UTF-8, `pathBytes` is the path; this has U+FFFD for such bytes.
+   */
+  get path(): string {
+    return pathString(this.#mounted.path);
+  }
+
+  /** The same as bytes. */
+  get pathBytes(): Buffer {
+    return Buffer.from(toBytes(this.#mounted.path));
   }
 
   /**
@@ -88,6 +96,20 @@ export class Mount {
    */
   get fd(): number | undefined {
     return this.#mounted.held?.descriptor;
+  }
+
+  /** Whether it has a place, as far as this object knows. */
+  get #state(): 'mounted' | 'detached' | 'unmounted' {
+    const { held } = this.#mounted;
+    if (held !== undefined) return held.descriptor < 0 ? 'unmounted' : 'detached';
+    return this.#attempts.isDone ? 'unmounted' : 'mounted';
+  }
+
+  /** For `console.log`. */
+  [inspect.custom](depth: number, options: InspectOptions): string {
+    const name = this.constructor.name;
+    if (depth < 0) return `[${name}]`;
+    return `${name} ${inspect({ target: this.target, path: this.path, id: this.id, state: this.#state }, options)}`;
   }
 
   /** Whether it was made in a user namespace of its own: with `rootless`. */

@@ -296,7 +296,7 @@ mountTest('dispose leaves a workdir that was there before, and one that is in us
   clone.unmountSync();
   const { target: _, ...without } = options;
   const detached = mountOverlaySync({ ...without, workdir: join(dir, 'another'), create: true });
-  const file = openSync(join(String(detached.path), 'from-lower'), 'r');
+  const file = openSync(join(detached.path, 'from-lower'), 'r');
   detached[Symbol.dispose]();
   t.true(existsSync(join(dir, 'another')));
   closeSync(file);
