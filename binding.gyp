@@ -30,6 +30,7 @@
             "native/operation.cc",
             "native/plan.cc",
             "native/holders.cc",
+            "native/remove.cc",
             "native/whiteouts.cc"
           ],
           "cflags": ["-fvisibility=hidden"],

@@ -29,11 +29,13 @@ promise waits two seconds for that look when a file system does not answer, and 
 synchronous call waits as long as it takes. \`overlayfs explain\` makes the same look without mounting.
 
 \`\`\`js
+import { mountOverlay, OverlayError } from 'overlayfs';
+
 try {
-  await mountOverlay(options);
+  await mountOverlay({ lowerdir: ['/no/layer', '/usr'], rootless: 'auto' });
 } catch (error) {
-  if (error.reason === 'volatile-leftover') console.error(error.path, error.hint);
-  else throw error;
+  if (!(error instanceof OverlayError) || error.reason !== 'lower-missing') throw error;
+  console.log(error.code, error.path);   // ENOENT /no/layer
 }
 \`\`\`
 

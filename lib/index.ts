@@ -6,6 +6,7 @@
 export { OverlayError } from './errors.js';
 export type { Holder, Holders, Holding } from './holder.js';
 export { isOpaque, isOpaqueSync, makeOpaque, makeOpaqueSync, type OpaqueOptions } from './layers/opaque.js';
+export { removeLayer, removeLayerSync } from './layers/remove.js';
 export {
   isWhiteout,
   isWhiteoutSync,

@@ -305,7 +305,7 @@ export const reasons = {
   // Whiteouts and opaque directories
   'path-missing': { when: 'the path, or its parent directory, does not exist', todo: 'check the path' },
   'path-exists': {
-    when: 'something is where the whiteout should be',
+    when: 'something is where the whiteout should be, or comes back while it is removed',
     todo: 'pass `replace: true` to put the whiteout in its place',
   },
   'path-is-directory': {
@@ -313,8 +313,12 @@ export const reasons = {
     todo: 'pass `recursive: true` with `replace` to remove it and all that it holds',
   },
   'mount-inside': {
-    when: 'something is mounted inside a directory that is to be removed, or a mount that is to be replaced',
+    when: 'something is mounted at or inside a directory that is to be removed, or inside a mount that is to be replaced',
     todo: 'unmount it first',
+  },
+  'layer-in-use': {
+    when: 'a directory that is to be removed is, or holds, a layer or the workdir of a mounted overlay',
+    todo: 'unmount the overlay first',
   },
   'path-not-directory': { when: 'the path, or its parent, is not a directory', todo: 'name a directory' },
   'merged-mount': {
@@ -324,6 +328,10 @@ export const reasons = {
   'xattr-denied': {
     when: 'the file system or the kernel refuses the extended attribute',
     todo: 'trusted.* needs CAP_SYS_ADMIN in the initial user namespace: pass `userxattr: true` to use user.*',
+  },
+  'mark-unseen': {
+    when: 'a directory of a layer is opaque by `trusted.overlay.opaque` only, which a rootless mount cannot read: it would show what the directory hides',
+    todo: "set both marks, as root: `makeOpaque(dir, { marks: 'both' })`",
   },
   'permission-denied': { when: 'the process may not change the directory', todo: 'run as its owner or as root' },
   'read-only': { when: 'the directory is on a read-only mount or file system', todo: 'use a writable one' },

@@ -22,6 +22,7 @@ enum Number : long {
   openat2 = 437,         // 5.6
   faccessat2 = 439,      // 5.8
   mount_setattr = 442,   // 5.12
+  fchmodat2 = 452,       // 6.6
   statmount = 457,       // 6.8
   listmount = 458,       // 6.8
   open_tree_attr = 467,  // 6.15
@@ -29,8 +30,12 @@ enum Number : long {
   read = 0,
   write = 1,
   close = 3,
+  lseek = 8,
   mmap = 9,
   munmap = 11,
+  mremap = 25,
+  fchmod = 91,
+  fchmodat = 268,
   rt_sigprocmask = 14,
   waitid = 247,
   execve = 59,
@@ -42,6 +47,7 @@ enum Number : long {
   fstatfs = 138,
   mount = 165,
   umount2 = 166,
+  flock = 73,
   chdir = 80,
   fchdir = 81,
   unshare = 272,
@@ -77,8 +83,12 @@ enum Number : long {
   read = 63,
   write = 64,
   close = 57,
+  lseek = 62,
   mmap = 222,
   munmap = 215,
+  mremap = 216,
+  fchmod = 52,
+  fchmodat = 53,
   rt_sigprocmask = 135,
   waitid = 95,
   execve = 221,
@@ -90,6 +100,7 @@ enum Number : long {
   fstatfs = 44,
   mount = 40,
   umount2 = 39,
+  flock = 32,
   chdir = 49,
   fchdir = 50,
   unshare = 97,
@@ -278,11 +289,11 @@ constexpr int p_pidfd = 3;                // P_PIDFD, waitid(2), 5.4
 constexpr unsigned rename_noreplace = 1;  // RENAME_NOREPLACE, renameat2(2)
 constexpr unsigned rename_exchange = 2;   // RENAME_EXCHANGE
 constexpr unsigned statx_type = 0x1;      // STATX_TYPE
+constexpr unsigned statx_mode = 0x2;      // STATX_MODE
 constexpr unsigned statx_nlink = 0x4;     // STATX_NLINK
 constexpr unsigned statx_ino = 0x100;     // STATX_INO
 constexpr unsigned statx_mnt_id = 0x1000; // STATX_MNT_ID, 5.8
 constexpr unsigned statx_mnt_id_unique = 0x4000;  // STATX_MNT_ID_UNIQUE, 6.8
 constexpr int at_statx_dont_sync = 0x4000;  // AT_STATX_DONT_SYNC
-constexpr uint64_t resolve_no_xdev = 0x1; // RESOLVE_NO_XDEV, openat2(2)
 
 }  // namespace overlayfs::abi

@@ -528,8 +528,15 @@ long Execution::run(Step& step) {
       return make_whiteout(fd(0), Text(*this, a[1]));
     case Call::replace:
       return replace_with_whiteout(fd(0), Text(*this, a[1]), Text(*this, a[2]), a[3] != 0);
-    case Call::sweep:
-      return sweep_whiteouts(fd(0), Text(*this, a[1]));
+    // remove(dirfd, path, only what the kernel makes, limit, room for a path); output: the path of what could not be
+    // removed
+    case Call::remove:
+      return remove_tree(fd(0), Text(*this, a[1]),
+                         {.opens_up = true,
+                          .only_kernels = a[2] != 0,
+                          .limit = unsigned_at(3),
+                          .path = reinterpret_cast<char*>(block_) + step.output + 8,
+                          .room = static_cast<size_t>(a[4])});
     case Call::scan:
       return scan(step);
     case Call::unshare:
@@ -549,6 +556,8 @@ long Execution::run(Step& step) {
       return make_own_user_namespace(step);
     case Call::chdir:
       return sys::call(abi::chdir, static_cast<const char*>(Text(*this, a[0])));
+    case Call::flock:
+      return sys::call(abi::flock, fd(0), a[1]);
     case Call::fanotify_init:
       return sys::call(abi::fanotify_init, unsigned_at(0), unsigned_at(1));
     case Call::listmount:

@@ -70,7 +70,7 @@ namespace overlayfs {
   X(seen, 0)               \
   X(whiteout, 0b1)         \
   X(replace, 0b1)          \
-  X(sweep, 0b1)            \
+  X(remove, 0b1)           \
   X(scan, 0b1)             \
   X(unshare, 0)            \
   X(setns, 0b1)            \
@@ -79,6 +79,7 @@ namespace overlayfs {
   X(userns_by, 0)          \
   X(userns_own, 0)         \
   X(chdir, 0)              \
+  X(flock, 0b1)            \
   X(fanotify_init, 0)      \
   X(listmount, 0)          \
   X(statmount, 0)          \
@@ -250,16 +251,26 @@ class Execution {
 // free name beside it.
 long replace_with_whiteout(int dirfd, const char* name, const char* aside, bool recursive);
 
-// Removes the whiteouts in directory PATH, and nothing else.
-long sweep_whiteouts(int dirfd, const char* path);
-
 // The names in directory PATH of what is, links followed, on one of the mounts with these ids: each with a NUL at
 // its end, as many as there is room for. Returns their size; where there is none and some could not be looked at
 // for want of privilege, that errno. `mask` is that of statx(2) for ids of this sort.
 long names_on_mounts(int dirfd, const char* path, uint32_t mask, const char* ids, size_t ids_size, char* names,
                      size_t room);
 
-// Removes what NAME in DIRFD is, a tree too; never what is mounted in it, and follows no link.
-long remove_tree(int dirfd, const char* name);
+struct RemoveOptions {
+  // A directory that its mode closes is opened up, if it is this user's.
+  bool opens_up = false;
+  // Of what is in NAME itself, only what overlayfs makes in its directory `work` goes. ENOTEMPTY: there is more.
+  bool only_kernels = false;
+  // Entries; 0: no limit.
+  uint32_t limit = 0;
+  // Where the place of a failure is written, from NAME on.
+  char* path = nullptr;
+  size_t room = 0;
+};
+
+// Removes the directory NAME in DIRFD with all that it holds. Follows no link and goes into no other mount: EBUSY,
+// EXDEV. Returns 1 where the limit has come before the end.
+long remove_tree(int dirfd, const char* name, const RemoveOptions& options = {});
 
 }  // namespace overlayfs

@@ -1,13 +1,18 @@
 /** `overlayfs explain` */
-
+import { EINVAL } from '../errnos.js';
+import { OverlayError } from '../errors.js';
+import { hold } from '../kernel/dialogue.js';
+import { findHalfMarked } from '../layers/half-marked.js';
 import { type Beforehand, lookBeforehand } from '../overlay/diagnosis/beforehand.js';
 import { nameOf } from '../overlay/diagnosis/rule.js';
 import { features } from '../overlay/features.js';
 import { prepare } from '../overlay/mount.js';
-import type { CheckedOptions } from '../overlay/options.js';
-import type { Command, Outcome } from './command.js';
-import { mountGroups, toMountOptions } from './mount.js';
+import type { CheckedOptions, OverlayOptions } from '../overlay/options.js';
+import { pathString, quotePath } from '../paths.js';
+import { type Command, type Outcome, ownFlag } from './command.js';
+import { mountGroups, toDetachedOptions, toMountOptions } from './mount.js';
 import type { Parsed } from './parse.js';
+import { UsageError } from './usage-error.js';
 
 /** What each path is on, a line each. */
 function describe({ facts: { paths, mountCount, isIncomplete } }: Beforehand, options: CheckedOptions): string {
@@ -22,11 +27,41 @@ function describe({ facts: { paths, mountCount, isIncomplete } }: Beforehand, op
   return lines.join('') + (isIncomplete ? 'A file system does not answer: there may be more to say.\n' : '');
 }
 
+/** The options of a mount at a place, or of a detached one. */
+function toOptions(parsed: Parsed): OverlayOptions {
+  if (parsed.options['rootless'] !== true) return toMountOptions(parsed);
+  if (parsed.operands.length > 0) throw new UsageError('with --rootless there is no directory to mount on');
+  return { ...toDetachedOptions(parsed.options, ['rootless']), rootless: true };
+}
+
+/** Of the layers that have something below them: whether a rootless mount would show what they hide. */
+async function findUnhidden(options: CheckedOptions): Promise<OverlayError[]> {
+  const { lowerdir, upperdir } = options;
+  const above = lowerdir.map((path, i) => [`lowerdir[${i}]`, path] as const).slice(0, -1);
+  const errors: OverlayError[] = [];
+  for (const [role, path] of [...(upperdir === undefined ? [] : [['upperdir', upperdir] as const]), ...above]) {
+    const { paths, isComplete } = await hold(findHalfMarked(path, true));
+    const [first] = paths;
+    if (first === undefined) continue;
+    const others = paths.length === 1 ? '' : `, and ${isComplete ? '' : 'at least '}${paths.length - 1} more`;
+    errors.push(
+      new OverlayError({
+        errno: EINVAL,
+        reason: 'mark-unseen',
+        what: `the ${role} ${quotePath(path)} has directories that are opaque for mounts of root only: ${quotePath(first)}${others}`,
+        path: pathString(first),
+      }),
+    );
+  }
+  return errors;
+}
+
 async function run(parsed: Parsed): Promise<Outcome> {
   const record = await features();
-  const { checked } = prepare(toMountOptions(parsed), record);
+  const { checked } = prepare(toOptions(parsed), record);
   const beforehand = await lookBeforehand(checked, record);
-  const { errors, facts } = beforehand;
+  const { facts } = beforehand;
+  const errors = [...beforehand.errors, ...(checked.rootless === false ? [] : await findUnhidden(checked))];
   const verdict = errors.length === 0 ? 'Nothing that can be seen beforehand is in the way of this mount.\n' : '';
   return {
     text: describe(beforehand, checked) + verdict,
@@ -48,14 +83,26 @@ export const explain: Command = {
   about:
     'Looks at all that a mount with these options would use, and says what would stop it or make it a wrong one. ' +
     'Nothing is mounted, and nothing changed.',
-  usage: ['--lower DIR... [OPTION...] TARGET'],
-  groups: mountGroups,
+  usage: ['--lower DIR... [OPTION...] TARGET', '--rootless --lower DIR... [OPTION...]'],
+  groups: [
+    ...mountGroups,
+    {
+      title: 'without privilege',
+      flags: [
+        ownFlag(
+          'rootless',
+          'a mount in a user namespace, without TARGET; as root, what its layers hide from mounts of root only is told too',
+        ),
+      ],
+    },
+  ],
   notes:
     'The options are those of overlayfs mount. What only the attempt shows is not foreseen: overlayfs mount says ' +
     'why it failed then. Each reason is in docs/errors.md.',
   examples: [
     'overlayfs explain --lower /srv/base --upper /srv/upper --work /srv/work /srv/merged',
     'overlayfs explain --json --lower /srv/app --lower /srv/base /srv/view',
+    'overlayfs explain --rootless --lower /srv/app --lower /srv/base',
   ],
   run,
 };

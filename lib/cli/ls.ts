@@ -1,8 +1,12 @@
 /** `overlayfs ls` */
 import { realpathSync } from 'node:fs';
+import { ENOENT, ENOTDIR } from '../errnos.js';
+import { OverlayError } from '../errors.js';
+import { AT_SYMLINK_NOFOLLOW } from '../kernel/constants.js';
+import { lookSync } from '../kernel/look.js';
 import type { MountEntry } from '../overlay/mount-entry.js';
 import { listMounts, type MountFilter } from '../overlay/mount-table.js';
-import { formatBytes, fromBytes, type Path } from '../paths.js';
+import { formatBytes, fromBytes, type Path, pathString, quotePath } from '../paths.js';
 import { type Paint, paintFor } from './colour.js';
 import { type Command, type Outcome, ownFlag } from './command.js';
 import type { Parsed } from './parse.js';
@@ -86,6 +90,19 @@ function resolved(path: Path): Path {
   }
 }
 
+/** What is not there is a mistake more likely than a place without mounts. Another namespace has paths of its own. */
+function refuseMissing(path: Path | undefined, namespace: unknown): void {
+  if (path === undefined || namespace !== undefined) return;
+  const { errno } = lookSync(path, { flags: AT_SYMLINK_NOFOLLOW });
+  if (errno !== ENOENT && errno !== ENOTDIR) return;
+  throw new OverlayError({
+    errno,
+    reason: 'path-missing',
+    what: `${quotePath(path)} does not exist`,
+    path: pathString(path),
+  });
+}
+
 async function run({ options, operands }: Parsed): Promise<Outcome> {
   if (operands.length > 1) throw new UsageError('ls takes one path');
   const [target] = operands;
@@ -101,6 +118,9 @@ async function run({ options, operands }: Parsed): Promise<Outcome> {
     throw new UsageError('--type cannot go with --all', 'Leave one of the two out.');
   }
   const entries = await listMounts(filter);
+  if (entries.length === 0) {
+    for (const path of [target, options['layer'] as Path | undefined]) refuseMissing(path, options['namespace']);
+  }
   const isTerminal = process.stdout.isTTY === true;
   return {
     text: isTerminal ? treeText(entries, paintFor(isTerminal, process.env)) : linesText(entries),

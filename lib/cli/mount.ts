@@ -3,7 +3,7 @@ import { features } from '../overlay/features.js';
 import { mountOverlay } from '../overlay/mount.js';
 import { optionTable, overlayOptionNames } from '../overlay/option-table.js';
 import type { OverlayOptions } from '../overlay/options.js';
-import { type Path, toAbsolute } from '../paths.js';
+import { fromBytes, type Path, toAbsolute } from '../paths.js';
 import { type Command, type FlagGroup, libraryOptions, type Outcome, ownFlag } from './command.js';
 import { dryRun } from './dry-run.js';
 import { type Flag, flagsOf, kebab } from './flags.js';
@@ -78,7 +78,7 @@ async function run(parsed: Parsed): Promise<Outcome> {
   }
   if (way !== undefined) throw new UsageError('--way is about plans', 'Add --dry-run.');
   const mounted = await mountOverlay(options);
-  return { json: { target: mounted.path, id: mounted.id, options: mounted.options } };
+  return { json: { target: fromBytes(mounted.pathBytes), id: mounted.id, options: mounted.options } };
 }
 
 export const mount: Command = {

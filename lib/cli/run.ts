@@ -4,11 +4,13 @@ import { readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { isatty } from 'node:tty';
 import { OverlayError } from '../errors.js';
-import { mountOverlay } from '../overlay/mount.js';
-import { type Path, toAbsolute } from '../paths.js';
+import { mountOverlay, type OverlayMount } from '../overlay/mount.js';
+import type { OverlayOptions } from '../overlay/options.js';
+import { isAtOrBelow, type Path, toAbsolute, toReal } from '../paths.js';
 import { spawn } from '../programs/spawn.js';
 import { type Command, type FlagGroup, type Outcome, ownFlag } from './command.js';
 import { mountGroups, toDetachedOptions } from './mount.js';
+import { ownLayers } from './own-layers.js';
 import type { Parsed } from './parse.js';
 import { UsageError } from './usage-error.js';
 
@@ -25,7 +27,7 @@ const ownFlags = [
     default: 'none',
   }),
   ownFlag('subIds', "maps the user's subordinate ids too, by newuidmap(1) and newgidmap(1)"),
-  ownFlag('cwd', 'where the program starts', { kind: 'path', default: 'the working directory' }),
+  ownFlag('cwd', 'where the program starts', { kind: 'path', default: 'the working directory in --at, else --at' }),
 ];
 
 /** Those of a mount without a place, where nothing can be stacked. */
@@ -65,7 +67,19 @@ async function runProgram({ options, operands }: Parsed): Promise<Outcome> {
   if (at === undefined) throw new UsageError('name where the program sees the overlay: --at DIR');
   if (command === undefined) throw new UsageError('name the program to run', 'It comes after --, with its arguments.');
   const overlay = toDetachedOptions(options, [...ownFlags.map(({ name }) => name)]);
-  const mount = await mountOverlay({ ...overlay, rootless: 'auto', subIds: subIds ?? false });
+  const { upperdir, workdir, create, exclusive } = overlay as {
+    readonly upperdir?: Path;
+    readonly workdir?: Path;
+  } & OverlayOptions;
+  const own = exclusive === false ? undefined : await ownLayers(upperdir, workdir, create);
+  let mount: OverlayMount;
+  try {
+    mount = await mountOverlay({ ...overlay, rootless: 'auto', subIds: subIds ?? false });
+  } catch (error) {
+    own?.undo();
+    throw error;
+  }
+  const place = toAbsolute(at);
   const stdio = options['json'] ? (['inherit', 2, 2] as const) : 'inherit';
   let child: ChildProcess | undefined;
   // Before the program is there: a signal that comes meanwhile is passed on after that.
@@ -74,10 +88,10 @@ async function runProgram({ options, operands }: Parsed): Promise<Outcome> {
   try {
     const started = spawn(command, args, {
       mount,
-      at: toAbsolute(at),
+      at: place,
       readonly: readonlyPath ?? [],
       hidden: hidden ?? [],
-      ...(cwd === undefined ? {} : { cwd }),
+      cwd: cwd ?? startIn(place),
       stdio: typeof stdio === 'string' ? stdio : [...stdio],
     });
     child = started;
@@ -93,6 +107,17 @@ async function runProgram({ options, operands }: Parsed): Promise<Outcome> {
     return { json: {}, errors: [error], exitCode };
   } finally {
     await mount.unmount();
+    own?.release();
+  }
+}
+
+/** The working directory, if that is in the overlay; else the overlay's root. */
+function startIn(at: Path): Path {
+  try {
+    const here = toReal(toAbsolute('.'));
+    return isAtOrBelow(here, toReal(at)) ? here : at;
+  } catch {
+    return at; // it has been removed
   }
 }
 

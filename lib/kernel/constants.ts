@@ -24,6 +24,10 @@ export const O_NONBLOCK = 0o4000;
 export const O_CLOEXEC = 0o2000000;
 export const O_PATH = 0o10000000;
 
+/** flock(2) */
+export const LOCK_EX = 2;
+export const LOCK_NB = 4;
+
 export const S_IFMT = 0o170000;
 export const S_IFDIR = 0o040000;
 export const S_IFCHR = 0o020000;

@@ -1,13 +1,13 @@
 /** Opaque directories: those of a layer that hide what is below them. */
 
-import { toBooleanOptions } from '../arguments.js';
+import { checkWord, toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
-import { missingProc, OverlayError, type OverlayErrorFields } from '../errors.js';
+import { conflictingOptions, missingProc, OverlayError, type OverlayErrorFields } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
-import { StepFailure } from '../kernel/perform.js';
-import { Plan } from '../kernel/plan.js';
+import { type Outputs, StepFailure } from '../kernel/perform.js';
+import { Plan, type Step, type Text } from '../kernel/plan.js';
 import { featuresSync } from '../overlay/features.js';
 import {
   type Path,
@@ -27,24 +27,37 @@ export interface OpaqueOptions {
    * namespace. Default: as for mounts, true in a user namespace, which may not write the latter.
    */
   userxattr?: boolean;
+  /**
+   * `'both'`: both marks, for a layer that root mounts, and a plain user with `rootless`. `isOpaque` then is about both,
+   * so that it tells a directory that has only one. Cannot go with `userxattr`.
+   */
+  marks?: 'both';
 }
 
-const names: ReadonlySet<string> = new Set(['userxattr']);
+const booleans: ReadonlySet<string> = new Set(['userxattr']);
+const names: ReadonlySet<string> = new Set([...booleans, 'marks']);
 
 /** The value that counts; any other does nothing. */
 const OPAQUE = 'y';
 
 interface OpaquePlan {
   readonly path: Path;
-  readonly attribute: string;
+  readonly attributes: readonly string[];
   readonly plan: Plan;
 }
 
 function prepare(dir: PathLike, options: OpaqueOptions | undefined): OpaquePlan {
   // A slash at the end would have a link followed.
   const path = withoutTrailingSlashes(toAbsolute(toPath(dir, 'dir')));
-  const { userxattr = featuresSync().userNamespace } = toBooleanOptions(options, names);
-  return { path, attribute: opaqueName(userxattr), plan: new Plan() };
+  return { path, attributes: toNamespaces(options).map(opaqueName), plan: new Plan() };
+}
+
+/** Of the marks, by whether they are those of `userxattr`. */
+function toNamespaces(options: OpaqueOptions | undefined): boolean[] {
+  const { userxattr, marks } = toBooleanOptions(options, names, booleans);
+  if (checkWord(marks, 'marks', ['both']) === undefined) return [userxattr ?? featuresSync().userNamespace];
+  if (userxattr === undefined) return [true, false];
+  throw conflictingOptions('"marks" cannot go with "userxattr"', 'leave one of the two out');
 }
 
 function addDirectory({ plan, path }: OpaquePlan): number {
@@ -53,18 +66,23 @@ function addDirectory({ plan, path }: OpaquePlan): number {
 
 function* marked(dir: PathLike, options: OpaqueOptions | undefined): Dialogue<void> {
   const made = prepare(dir, options);
-  const { path, attribute, plan } = made;
+  const { path, attributes, plan } = made;
   const directory = addDirectory(made);
   // Through a mounted overlay the mark would land on another name, and say nothing about this overlay.
   plan.add(calls.fstatfs, [directory, 0, k.OVERLAYFS_SUPER_MAGIC]);
-  plan.add(calls.setxattr, [['/proc/self/fd/', directory], attribute, OPAQUE, 0]);
+  const set = (attribute: string, flags = 0, tolerate: readonly number[] = []) =>
+    plan.add(calls.setxattr, [['/proc/self/fd/', directory], attribute, OPAQUE, flags], { tolerate });
+  // Without privilege this one fails, before the other mark is there.
+  if (attributes.length > 1) set(`${opaqueName(false)}.none`, k.XATTR_REPLACE, [e.ENODATA]);
+  for (const attribute of attributes) set(attribute);
   const outcome = yield* ask(plan);
-  if (outcome instanceof StepFailure) throw explainOpaque(path, attribute, outcome);
+  if (outcome instanceof StepFailure) throw explainOpaque(path, outcome);
 }
 
 /** The reason for a directory that could not be looked at or marked. Pure. */
-export function explainOpaque(path: Path, attribute: string, failure: StepFailure): OverlayError {
+export function explainOpaque(path: Path, failure: StepFailure): OverlayError {
   const { errno, step } = failure;
+  const attribute = String(step?.args[1] ?? '').replace(/\.none$/, '');
   const shown = quotePath(path);
   const fields = (rest: Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'>): OverlayError =>
     new OverlayError({
@@ -113,7 +131,7 @@ export function explainOpaque(path: Path, attribute: string, failure: StepFailur
 
 /**
  * Marks a directory of a layer as opaque, so that what is below it is hidden: setxattr(2) of
- * `trusted.overlay.opaque` (or `user.`) to `y`. On a layer's own root directory the mark has no effect.
+ * `trusted.overlay.opaque` (or `user.`, or both) to `y`. On a layer's own root directory the mark has no effect.
  *
  * @throws {OverlayError} `'path-missing'`, `'path-not-directory'`, `'xattr-denied'`, `'merged-mount'`, …
  */
@@ -126,21 +144,32 @@ export function makeOpaqueSync(dir: PathLike, options?: OpaqueOptions): void {
   holdSync(marked(dir, options));
 }
 
+/** Adds a look at a mark. */
+export function addMark(
+  plan: Plan,
+  path: Text,
+  attribute: string,
+  tolerate: readonly number[] | 'any' = [e.ENODATA, e.EOPNOTSUPP, e.EPERM, e.ERANGE],
+): Step {
+  const room = OPAQUE.length;
+  return plan.stepOf(plan.add(calls.lgetxattr, [path, attribute, room], { output: room, tolerate }));
+}
+
+export const isMarked = (outputs: Outputs, mark: Step): boolean =>
+  outputs.result(mark) === OPAQUE.length && outputs.bytes(mark, OPAQUE.length).toString() === OPAQUE;
+
 function* hasMark(dir: PathLike, options: OpaqueOptions | undefined): Dialogue<boolean> {
   const asked = prepare(dir, options);
-  const { path, attribute, plan } = asked;
+  const { path, attributes, plan } = asked;
   const directory = addDirectory(asked);
-  const room = OPAQUE.length;
-  const args = [['/proc/self/fd/', directory, '/.'], attribute, room];
-  const tolerate = [e.ENODATA, e.EOPNOTSUPP, e.EPERM, e.ERANGE];
-  const mark = plan.stepOf(plan.add(calls.lgetxattr, args, { output: room, tolerate }));
+  const marks = attributes.map((attribute) => addMark(plan, ['/proc/self/fd/', directory, '/.'], attribute));
   const outcome = yield* ask(plan);
-  if (outcome instanceof StepFailure) throw explainOpaque(path, attribute, outcome);
-  return outcome.result(mark) === room && outcome.bytes(mark, room).toString() === OPAQUE;
+  if (outcome instanceof StepFailure) throw explainOpaque(path, outcome);
+  return marks.every((mark) => isMarked(outcome, mark));
 }
 
 /**
- * Whether a directory of a layer is opaque: its `trusted.overlay.opaque` (or `user.`) is `y`. The first of
+ * Whether a directory of a layer is opaque: its `trusted.overlay.opaque` (or `user.`, or both) is `y`. The first of
  * these can be read with CAP_SYS_ADMIN only; without, the answer is false. lgetxattr(2).
  *
  * @throws {OverlayError} `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'`

@@ -59,6 +59,11 @@ export class Attempts {
     this.#turns = turns;
   }
 
+  /** Whether one has succeeded. */
+  get isDone(): boolean {
+    return this.#isDone;
+  }
+
   /** Performs a plan made anew for each attempt. */
   *perform(
     plan: () => Plan,

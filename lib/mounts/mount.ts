@@ -1,8 +1,9 @@
 /** A mount that was made here. */
-
+import { type InspectOptions, inspect } from 'node:util';
+import { OverlayError } from '../errors.js';
 import { type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { close, closeWith } from '../kernel/held.js';
-import type { Path, PathLike } from '../paths.js';
+import { type PathLike, pathString, toBytes } from '../paths.js';
 import { Attempts } from './attempts.js';
 import { type AttachOptions, attach, clone, type RemountOptions, remount } from './change.js';
 import type { Mounted } from './mounted.js';
@@ -11,6 +12,9 @@ import { checkMountUnmountOptions, type MountUnmountOptions, unmountMounted, wit
 
 const forgottenText = (descriptor: number): string =>
   `The detached mount of descriptor ${descriptor} is closed by garbage collection: unmount it, or have it disposed of with \`using\``;
+
+/** A clone or an open file may still need the workdir of a mount that is disposed of. */
+const isLeftInUse = (error: unknown): boolean => error instanceof OverlayError && error.reason === 'work-in-use';
 
 /** What a mount's other functions need of it. */
 export let mountedOf: (mount: Mount) => Identified;
@@ -73,9 +77,17 @@ export class Mount {
     if (mounted.held !== undefined) closeWith(this, mounted.held, forgottenText);
   }
 
-  /** Where the mount's files are: the target from the root on, or `/proc/self/fd/N` for a detached mount. */
-  get path(): Path {
-    return this.#mounted.path;
+  /**
+   * Where the mount's files are: the target from the root on, or `/proc/self/fd/N` for a detached mount. Of a target
+   * that is no UTF-8, `pathBytes` is the path; this has U+FFFD for such bytes.
+   */
+  get path(): string {
+    return pathString(this.#mounted.path);
+  }
+
+  /** The same as bytes. */
+  get pathBytes(): Buffer {
+    return Buffer.from(toBytes(this.#mounted.path));
   }
 
   /**
@@ -84,6 +96,20 @@ export class Mount {
    */
   get fd(): number | undefined {
     return this.#mounted.held?.descriptor;
+  }
+
+  /** Whether it has a place, as far as this object knows. */
+  get #state(): 'mounted' | 'detached' | 'unmounted' {
+    const { held } = this.#mounted;
+    if (held !== undefined) return held.descriptor < 0 ? 'unmounted' : 'detached';
+    return this.#attempts.isDone ? 'unmounted' : 'mounted';
+  }
+
+  /** For `console.log`. */
+  [inspect.custom](depth: number, options: InspectOptions): string {
+    const name = this.constructor.name;
+    if (depth < 0) return `[${name}]`;
+    return `${name} ${inspect({ target: this.target, path: this.path, id: this.id, state: this.#state }, options)}`;
   }
 
   /** Whether it was made in a user namespace of its own: with `rootless`. */
@@ -165,13 +191,21 @@ export class Mount {
     useSync(this, (mounted) => holdSync(remount(mounted, options)));
   }
 
-  /** `unmount()`, at the end of an `await using` block. */
+  /** `unmount()`, at the end of an `await using` block. A workdir that `create` has made is removed as well. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.unmount();
+    try {
+      await this.unmount({ removeWork: this.#mounted.ownsWork === true });
+    } catch (error) {
+      if (!isLeftInUse(error)) throw error;
+    }
   }
 
-  /** `unmountSync()`, at the end of a `using` block. */
+  /** `unmountSync()`, at the end of a `using` block. A workdir that `create` has made is removed as well. */
   [Symbol.dispose](): void {
-    this.unmountSync();
+    try {
+      this.unmountSync({ removeWork: this.#mounted.ownsWork === true });
+    } catch (error) {
+      if (!isLeftInUse(error)) throw error;
+    }
   }
 }

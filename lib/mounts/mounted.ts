@@ -14,6 +14,8 @@ export interface Mounted {
   readonly device?: number;
   /** Its workdir, when known. */
   readonly workdir?: Path | undefined;
+  /** Whether the mount has made its workdir. */
+  readonly ownsWork?: boolean;
   /** Of a detached mount, which ends with it. */
   readonly held?: Held | undefined;
   /** Whether it was made in a user namespace of its own. */

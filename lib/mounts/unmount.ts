@@ -44,9 +44,9 @@ export interface UnmountOptions {
   /** Whether a target that is a symbolic link is followed. Default false (UMOUNT_NOFOLLOW). */
   followSymlinks?: boolean;
   /**
-   * Removes the overlay's workdir afterwards: `work/work` with the whiteout that the kernel keeps in it, and
-   * the directory itself, by rmdir(2), nothing recursive. What `index` and `volatile` leave there is not
-   * removed: `'work-not-empty'`. Where an overlay still uses it, it is left: `'work-in-use'`. Default false.
+   * Removes the overlay's workdir afterwards: the directories `work` and `index` with what the kernel leaves in them,
+   * whatever their modes, and the workdir itself by rmdir(2). Files of others in it stay: `'work-not-empty'`. A
+   * workdir that an overlay still uses stays: `'work-in-use'`. Default false.
    */
   removeWork?: boolean;
   /**

@@ -5,8 +5,8 @@ import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, pause } from '../kernel/dialogue.js';
 import { StepFailure } from '../kernel/perform.js';
-import { Plan } from '../kernel/plan.js';
-import { joinPath, type Path, pathString, quotePath } from '../paths.js';
+import { type Descriptor, Plan } from '../kernel/plan.js';
+import { joinPath, type Path, pathString, quotePath, splitPath } from '../paths.js';
 import type { Reason } from '../reasons.js';
 import { Pauses } from './attempts.js';
 import { addReservation, findUser, forgetUser } from './in-use.js';
@@ -27,17 +27,31 @@ function removalPlan(workdir: Path): Plan {
   const flags = k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC;
   const directory = plan.add(calls.openat2, [k.AT_FDCWD, workdir, flags, 0], { subject });
   addReservation(plan, directory, { role: 'workdir', subject, isExclusive: true, madeBy: 0 });
-  const inner = joinPath(workdir, 'work');
-  // The kernel leaves the inode there that its whiteouts share.
-  plan.add(calls.sweep, [k.AT_FDCWD, inner], { tolerate: 'any' });
-  for (const path of [inner, workdir]) {
-    plan.add(calls.unlinkat, [k.AT_FDCWD, path, k.AT_REMOVEDIR], { tolerate: [e.ENOENT] });
-  }
+  addWorkContentsRemoval(plan, directory, '.', [e.ENOENT]);
+  plan.add(calls.unlinkat, [k.AT_FDCWD, workdir, k.AT_REMOVEDIR], { tolerate: [e.ENOENT] });
   return plan;
 }
 
 /**
- * Removes the workdir of an overlay that has been unmounted: `work/work` and the directory itself, by rmdir(2).
+ * Removes what the kernel has made in a workdir: in `work`, which a user namespace leaves with mode 000, the whiteouts
+ * that it shares and the mark of a volatile mount; and all of `index`.
+ */
+export function addWorkContentsRemoval(
+  plan: Plan,
+  at: Descriptor,
+  workdir: Path,
+  tolerate: readonly number[] | 'any',
+): void {
+  for (const [name, onlyKernels] of [
+    ['work', 1],
+    ['index', 0],
+  ] as const) {
+    plan.add(calls.remove, [at, joinPath(workdir, name), onlyKernels], { tolerate });
+  }
+}
+
+/**
+ * Removes the workdir of an overlay that has been unmounted: what the kernel has made in it, and the directory itself.
  *
  * @throws {OverlayError} `reason` is `'work-in-use'` or `'work-not-empty'`, `'permission-denied'`, `'read-only'`,
  * `'mount-inside'`
@@ -83,10 +97,12 @@ const reasonsOf: Readonly<Record<number, Reason>> = {
   [e.EPERM]: 'permission-denied',
   [e.EROFS]: 'read-only',
   [e.EBUSY]: 'mount-inside',
+  [e.EXDEV]: 'mount-inside',
 };
 
 function notRemoved({ path, workdir }: Mounted, { step, errno }: StepFailure): OverlayError {
-  const directory = step?.call === calls.unlinkat ? (step.args[1] as Path) : (workdir as Path);
+  const whole = workdir as Path;
+  const directory = step?.call === calls.remove ? joinPath(whole, splitPath(step.args[1] as Path)[1]) : whole;
   return new OverlayError({
     errno,
     syscall: 'rmdir',

@@ -67,11 +67,16 @@ function* findDetached(mounted: Mounted): Dialogue<RawMount> {
   const { plan, read } = lookAtDetached(mounted);
   const raw = read(yield* ask(plan));
   if (raw !== undefined) return raw;
+  const shown = quotePath(mounted.path);
   throw new OverlayError({
     errno: EOPNOTSUPP,
     reason: 'feature-unverifiable',
-    what: `the options in force of the detached mount ${quotePath(mounted.path)} cannot be read: that takes CAP_SYS_ADMIN and Linux 6.15`,
-    hint: 'attach it first, or do without',
+    what: mounted.isRootless
+      ? `the options in force of the rootless mount ${shown} cannot be read: its user namespace owns it`
+      : `the options in force of the detached mount ${shown} cannot be read: that takes CAP_SYS_ADMIN and Linux 6.15`,
+    hint: mounted.isRootless
+      ? "show it to a program, whose mount table has them: spawn('cat', ['/proc/self/mountinfo'], { mount, at })"
+      : 'attach it first, or do without',
     path: pathString(mounted.path),
   });
 }

@@ -15,15 +15,8 @@ import { explainJoin } from '../mounts/mount-namespace.js';
 import type { Mounted } from '../mounts/mounted.js';
 import { unmountPlan } from '../mounts/unmount.js';
 import { askUse } from '../mounts/use-probe.js';
-import {
-  isAbsolute,
-  isSamePath,
-  joinPath,
-  type Path,
-  type PathLike,
-  toAbsolute,
-  withoutTrailingSlashes,
-} from '../paths.js';
+import { addWorkContentsRemoval } from '../mounts/work-removal.js';
+import { isAbsolute, isSamePath, type Path, type PathLike, toAbsolute, withoutTrailingSlashes } from '../paths.js';
 import { checkConflicts } from './conflicts.js';
 import { explainMount, wantedAfter } from './diagnosis/explain.js';
 import { emptyFacts } from './diagnosis/facts.js';
@@ -32,7 +25,7 @@ import { look, lookSync } from './diagnosis/look.js';
 import { type EffectiveOptions, effectiveOptions } from './effective.js';
 import { featuresSync, type KernelFeatures } from './features.js';
 import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from './options.js';
-import { addVolatileRemoval, addXattrGuard, type MountPlan, madeInWork, plan, sentOptions } from './plan.js';
+import { addVolatileRemoval, addXattrGuard, type MountPlan, plan, sentOptions } from './plan.js';
 import { toVerify, verify } from './readback.js';
 import { lease, rootlessRecord } from './rootless.js';
 
@@ -72,13 +65,13 @@ export class OverlayMount extends Mount {
   }
 
   /** @internal */
-  constructor(given: OverlayOptions, checked: CheckedOptions, mounted: Mounted & MountIds) {
+  constructor(given: OverlayOptions, checked: CheckedOptions, mounted: Mounted & MountIds, ownsWork: boolean) {
     const { workdir, namespace, rootless, subIds } = checked;
     // Each by its name: a spread would take longer than all the rest.
     const { path, id, device, held } = mounted;
     const isRootless = rootless !== false;
     const hasSubIds = isRootless && subIds;
-    super(given.target, { path, id, device, held, workdir, namespace, isRootless, hasSubIds });
+    super(given.target, { path, id, device, held, workdir, ownsWork, namespace, isRootless, hasSubIds });
     this.#options = workdir === undefined || given.workdir !== undefined ? given : { ...given, workdir };
   }
 
@@ -274,11 +267,8 @@ function takeDownPlan(checked: CheckedOptions, { mounted, directories }: Made): 
   for (const { call, args } of steps) takeDown.add(call, args);
   addVolatileRemoval(takeDown, checked, false);
   // In a workdir that was there before, it may be another overlay's.
-  if (workdir !== undefined && directories.some((path) => isSamePath(path, workdir))) {
-    takeDown.add(calls.sweep, [AT_FDCWD, joinPath(workdir, 'work')], { tolerate: 'any' });
-    for (const name of madeInWork) {
-      takeDown.add(calls.unlinkat, [AT_FDCWD, joinPath(workdir, name), AT_REMOVEDIR], { tolerate: 'any' });
-    }
+  if (workdir !== undefined && isAmong(directories, workdir)) {
+    addWorkContentsRemoval(takeDown, AT_FDCWD, workdir, 'any');
   }
   for (const path of [...directories].reverse()) {
     takeDown.add(calls.unlinkat, [AT_FDCWD, path, AT_REMOVEDIR], { tolerate: 'any' });
@@ -286,8 +276,13 @@ function takeDownPlan(checked: CheckedOptions, { mounted, directories }: Made): 
   return takeDown;
 }
 
-const toMount = ({ given, checked }: Prepared, { mounted }: Made): OverlayMount =>
-  new OverlayMount(given, checked, mounted);
+const isAmong = (paths: readonly Path[], path: Path): boolean => paths.some((other) => isSamePath(other, path));
+
+function toMount({ given, checked }: Prepared, { mounted, directories }: Made): OverlayMount {
+  const { workdir } = checked;
+  const ownsWork = workdir !== undefined && directories.length > 0 && isAmong(directories, workdir);
+  return new OverlayMount(given, checked, mounted, ownsWork);
+}
 
 /** After a guard has refused upper or work: whether the mount is worth another try. */
 function* settleUse({ checked }: Prepared, failure: StepFailure): Dialogue<boolean> {

@@ -141,7 +141,7 @@ export const optionTable = {
     form: 'flag',
     kernel: 'userxattr',
     first: '5.11',
-    default: 'true in a user namespace with an upperdir, else false',
+    default: 'true in a user namespace, else false',
     about: 'marks are kept in `user.overlay.*` instead of `trusted.overlay.*`',
   },
   overrideCreds: {

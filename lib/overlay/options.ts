@@ -52,8 +52,8 @@ export interface OverlayOptions {
   /** Whether data is synced before metadata at copy-up (7.0, and stable from 6.12 on). Default `'auto'`. */
   fsync?: 'auto' | 'strict';
   /**
-   * Marks are kept in `user.overlay.*` instead of `trusted.overlay.*` (5.11). Default: on where the process
-   * is in a user namespace, which may not write the latter, and there is an upperdir; else off.
+   * Marks are kept in `user.overlay.*` instead of `trusted.overlay.*` (5.11). Default: on in a user
+   * namespace, which can neither read nor write the latter; else off.
    */
   userxattr?: boolean;
   /**

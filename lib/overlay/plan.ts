@@ -68,13 +68,13 @@ type Sent = readonly [name: string, value: string | null];
 
 /** The options that are sent: what the caller named, and with each what it stands on. */
 export function sentOptions(options: CheckedOptions, features: KernelFeatures): readonly Sent[] {
-  const { overlay, datadir, upperdir, userxattr } = options;
+  const { overlay, datadir, userxattr } = options;
   const isPlain = overlay.length === 0 && datadir.length === 0 && !features.userNamespace;
   if (isPlain) return noOptions;
   const sent = new Map<string, string | null>(overlay.map(({ kernel, value }) => [kernel, value]));
-  // trusted.* is out of reach in a user namespace: without userxattr the kernel would mount an overlay in
-  // which a removed directory cannot be made again.
-  if (userxattr === undefined && features.userNamespace && upperdir !== undefined) sent.set('userxattr', null);
+  // trusted.* is out of reach in a user namespace. Without userxattr the kernel would mount an overlay in which no
+  // directory is opaque, and a removed one cannot be made again.
+  if (userxattr === undefined && features.userNamespace) sent.set('userxattr', null);
   if (sent.has('userxattr')) {
     // 'off' means 'follow' where a module parameter says so, which the kernel then refuses.
     if (sent.get('redirect_dir') === 'off' || !sent.has('redirect_dir')) sent.set('redirect_dir', 'nofollow');
@@ -122,7 +122,7 @@ function addWorkRemoval(plan: Plan, { create, workdir }: CheckedOptions): void {
 }
 
 /** The directories that the kernel makes in a workdir. */
-export const madeInWork = ['index', 'work'] as const;
+const madeInWork = ['index', 'work'] as const;
 
 /**
  * A directory that has been removed can still be opened by a path that goes by descriptors, and the kernel takes it as

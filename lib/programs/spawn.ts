@@ -1,6 +1,15 @@
 /** Programs that see mounts at places of their choice, in namespaces of their own. */
-import { type ChildProcess, type SpawnOptions as NodeSpawnOptions, spawn as nodeSpawn } from 'node:child_process';
-import type { Readable } from 'node:stream';
+import {
+  type ChildProcess,
+  type ChildProcessByStdio,
+  type ChildProcessWithoutNullStreams,
+  type SpawnOptions as NodeSpawnOptions,
+  spawn as nodeSpawn,
+  type StdioNull,
+  type StdioPipe,
+  type StdioPipeNamed,
+} from 'node:child_process';
+import type { Readable, Writable } from 'node:stream';
 import { checkSignal, checkWord, toOptions } from '../arguments.js';
 import { launcher } from '../binding.cjs';
 import * as e from '../errnos.js';
@@ -63,6 +72,15 @@ export interface SpawnOptions
   /** Where the program starts. Default: the working directory of this process, as the program sees it. */
   cwd?: PathLike;
 }
+
+/** Options by which each stream is a pipe. */
+type PipedOptions = SpawnOptions & { stdio?: StdioPipeNamed | StdioPipe[] | undefined };
+
+/** What a stream is, and what the ChildProcess has for it. */
+type Way = StdioPipe | StdioNull;
+type TupleOptions<I extends Way, O extends Way, E extends Way> = SpawnOptions & { stdio: [I, O, E] };
+type Input<I> = I extends StdioNull ? null : Writable;
+type Output<O> = O extends StdioNull ? null : Readable;
 
 const names: ReadonlySet<string> = new Set([
   ...passedNames,
@@ -281,8 +299,32 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
  * `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'`, `'shown-before'` or, in a chroot, `'proc-missing'`;
  * where the program is not found, Node's own error
  */
-export function spawn(command: string, args: readonly string[] = [], given: SpawnOptions = {}): ChildProcess {
+export function spawn(command: string, options?: PipedOptions): ChildProcessWithoutNullStreams;
+export function spawn<I extends Way, O extends Way, E extends Way>(
+  command: string,
+  options: TupleOptions<I, O, E>,
+): ChildProcessByStdio<Input<I>, Output<O>, Output<E>>;
+export function spawn(command: string, options: SpawnOptions): ChildProcess;
+export function spawn(
+  command: string,
+  args?: readonly string[],
+  options?: PipedOptions,
+): ChildProcessWithoutNullStreams;
+export function spawn<I extends Way, O extends Way, E extends Way>(
+  command: string,
+  args: readonly string[],
+  options: TupleOptions<I, O, E>,
+): ChildProcessByStdio<Input<I>, Output<O>, Output<E>>;
+export function spawn(command: string, args: readonly string[], options: SpawnOptions): ChildProcess;
+export function spawn(
+  command: string,
+  second: readonly string[] | SpawnOptions = [],
+  third: SpawnOptions = {},
+): ChildProcess {
   if (process.platform !== 'linux') throw platformError();
+  // As in node:child_process: arguments may be left out.
+  const hasOptionsOnly = typeof second === 'object' && second !== null && !Array.isArray(second);
+  const [args, given] = (hasOptionsOnly ? [[], second] : [second, third]) as [readonly string[], SpawnOptions];
   const options = toOptions(given, names);
   const checked = check(command, args, options);
   const isRootless = checked.mounts.some(({ mount }) => mount.isRootless) || featuresSync().mayMount !== true;

@@ -2,9 +2,10 @@
 import { chmodSync, mkdirSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import { mountOverlaySync } from 'overlayfs';
+import { makeOpaqueSync, mountOverlaySync } from 'overlayfs';
 import { overlay } from '../overlay/rows/setup.js';
 import { layers, makeTree, mountsBelow, mountTest, native, scratch, withoutCapabilities } from '../support/index.js';
+import { evaluateAsNobody, giveTo } from '../support/plain-user.js';
 import { json, overlayfs, run } from './run.js';
 
 const flags = ({ lowerdir, upperdir, workdir, target }: ReturnType<typeof layers>): string[] => [
@@ -168,4 +169,37 @@ mountTest('a process that may not mount', (t) => {
 test('what is no mount at all is wrong usage', (t) => {
   t.is(overlayfs('explain').code, 2);
   t.is(overlayfs('explain', '--lower', '/a', '/m').code, 2);
+});
+
+mountTest('--rootless: a layer that hides from mounts of root only', { needs: 'rootless' }, (t) => {
+  const dir = scratch(t, 'disk');
+  makeTree(dir, { 'lower/a/b/hidden': '', 'lower/c/hidden': '', 'over/a/b/': '', 'over/c/': '', 'upper/c/': '' });
+  giveTo(dir);
+  const [over, lower] = [join(dir, 'over'), join(dir, 'lower')];
+  const line = ['explain', '--rootless', '--lower', over, '--lower', lower];
+  t.is(overlayfs(...line).code, 0);
+  for (const name of ['a/b', 'c']) makeOpaqueSync(join(over, name));
+  const { code, document } = json(...line, '--upper', join(dir, 'upper'), '--create');
+  t.is(code, 1);
+  const errors = document['errors'] as { reason: string; path: string; message: string }[];
+  t.deepEqual(
+    errors.map(({ reason }) => reason),
+    ['mark-unseen'],
+  );
+  t.regex(errors[0]?.message ?? '', /lowerdir\[0\] '.*\/over' .* opaque for mounts of root only: '.*', and 1 more/);
+  const shows = (name: string) =>
+    evaluateAsNobody(
+      `const mount = await overlayfs.mountOverlay({ lowerdir: args.slice(1), rootless: true });
+      const names = fs.readdirSync(join(mount.path, args[0]));
+      mount.unmountSync();
+      return names;`,
+      name,
+      over,
+      lower,
+    );
+  t.deepEqual(shows('c'), ['hidden'], 'the kernel says nothing');
+  for (const name of ['a/b', 'c']) makeOpaqueSync(join(over, name), { marks: 'both' });
+  t.is(overlayfs(...line).code, 0);
+  t.deepEqual(shows('c'), [], 'a read-only mount reads the marks of users, too');
+  t.is(overlayfs(...line, dir).code, 2, 'there is no place');
 });

@@ -1,3 +1,4 @@
+import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { mountOverlaySync } from 'overlayfs';
 import { layers, makeTree, mountTest, native, scaled, scratch } from '../support/index.js';
@@ -42,4 +43,22 @@ mountTest('more mounts over each other than calls can be inside each other', (t)
   t.is(lines.length, count);
   t.true(lines.every((line) => line.includes(join(dir, 'over'))));
   t.true(lines.every((line) => line.length < 1000));
+});
+
+mountTest('a path that is not there is an error, unless a mount is shown for it', (t) => {
+  const dir = scratch(t);
+  const { lowerdir, upperdir, workdir, target } = layers(dir);
+  const missing = join(dir, 'nosuch');
+  for (const args of [[missing], ['--layer', missing], ['--layer', missing, dir], [join(lowerdir, 'from-lower/x')]]) {
+    const { code, stdout, stderr } = run(['ls', ...args]);
+    t.deepEqual({ code, stdout }, { code: 1, stdout: '' }, args.join(' '));
+    t.regex(stderr, /does not exist\.\n {2}reason: path-missing\n/);
+  }
+  t.deepEqual(run(['ls', lowerdir]), { code: 0, stdout: '', stderr: '' });
+  t.deepEqual(run(['ls', '--layer', lowerdir, lowerdir]), { code: 0, stdout: '', stderr: '' });
+  t.is(run(['ls', '--namespace', '/proc/self/ns/mnt', missing]).code, 0, 'another namespace has paths of its own');
+  const mounted = mountOverlaySync({ lowerdir, upperdir, workdir, target });
+  rmSync(lowerdir, { recursive: true });
+  t.regex(run(['ls', '--layer', lowerdir]).stdout, /merged overlay/);
+  mounted.unmountSync();
 });

@@ -1,9 +1,10 @@
 /** `overlayfs run`: as a plain user and as root. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { makeTree, mountTest, scratch } from '../support/index.js';
+import { removeLayerSync } from 'overlayfs';
+import { makeTree, mountTest, packageRoot, scratch } from '../support/index.js';
 import { asNobody, giveTo } from '../support/plain-user.js';
 import { program, run } from './run.js';
 
@@ -46,6 +47,94 @@ for (const [who, command] of [
     t.is(run([...base, '--', '/etc/passwd'], { command }).code, 126, 'it may not be executed');
   });
 }
+
+for (const [who, command] of [
+  ['a plain user', asNobody],
+  ['root', []],
+] as const) {
+  mountTest(`run, as ${who}: the line of the README leaves what npm makes in the upper`, { needs: 'rootless' }, (t) => {
+    const readme = readFileSync(join(packageRoot, 'README.md'), 'utf8');
+    const [, line = ''] = /^overlayfs (run .* -- npm install)/m.exec(readme) ?? [];
+    const dir = scratch(t, 'disk');
+    makeTree(dir, { 'base/package.json': '{ "name": "base", "version": "1.0.0" }', 'home/': '' });
+    giveTo(dir, ...['base', 'base/package.json', 'home'].map((name) => join(dir, name)));
+    const env = { HOME: join(dir, 'home'), npm_config_offline: 'true', npm_config_update_notifier: 'false' };
+    const ran = run(line.split(' '), { cwd: dir, command, env: { ...env, PATH: process.env['PATH'] } });
+    t.is(ran.code, 0, ran.stderr);
+    t.deepEqual(readdirSync(join(dir, 'base')), ['package.json']);
+    t.true(readdirSync(join(dir, 'upper')).includes('package-lock.json'));
+    t.deepEqual(readdirSync(dir).sort(), ['base', 'home', 'upper', 'upper.work']);
+  });
+
+  mountTest(`run, as ${who}: starts where the caller is in --at, else at --at`, { needs: 'rootless' }, (t) => {
+    const dir = scratch(t, 'disk');
+    makeTree(dir, { 'app/inside/': '', 'apple/': '', 'elsewhere/': '' });
+    giveTo(dir, ...['app', 'app/inside', 'apple', 'elsewhere'].map((name) => join(dir, name)));
+    const at = join(dir, 'app');
+    const pwd = (from: string, ...flags: string[]) => {
+      const args = ['run', '--lower', at, '--upper', join(dir, 'upper'), '--create', '--at', at, ...flags, '--', 'pwd'];
+      return run(args, { command, cwd: join(dir, from) });
+    };
+    const prints = (path: string) => ({ code: 0, stdout: `${join(dir, path)}\n`, stderr: '' });
+    for (const [from, starts] of Object.entries({
+      '': 'app',
+      app: 'app',
+      'app/inside': 'app/inside',
+      apple: 'app',
+      elsewhere: 'app',
+    })) {
+      t.deepEqual(pwd(from), prints(starts), from);
+    }
+    t.deepEqual(pwd('', '--cwd', join(dir, 'elsewhere')), prints('elsewhere'));
+  });
+
+  mountTest(`run, as ${who}: one at a time for an upper or a workdir`, { needs: 'rootless' }, async (t) => {
+    const dir = scratch(t, 'disk');
+    makeTree(dir, { 'app/': '' });
+    giveTo(dir, join(dir, 'app'));
+    const at = join(dir, 'app');
+    const args = (upper: string, work: string, ...command: string[]) => {
+      const layers = ['--lower', at, '--upper', join(dir, upper), '--work', join(dir, work), '--create'];
+      return ['run', ...layers, '--at', at, '--', ...command];
+    };
+    const start = async (...line: string[]) => {
+      const [file = '', ...rest] = [...command, process.execPath, program, ...line];
+      const child = spawn(file, rest, { stdio: ['pipe', 'pipe', 'inherit'] });
+      await once(child.stdout, 'data');
+      return child;
+    };
+    const first = await start(...args('upper', 'work', 'sh', '-c', 'echo started; read line; exit 7'));
+    for (const [upper, work, reason, path] of [
+      ['upper', 'work', 'upper-in-use', 'upper'],
+      ['upper', 'new-work', 'upper-in-use', 'upper'],
+      ['new-upper', 'work', 'work-in-use', 'work'],
+    ] as const) {
+      const second = run(args(upper, work, 'true').toSpliced(1, 0, '--json'), { command });
+      t.is(second.code, 1);
+      t.like(JSON.parse(second.stdout).errors[0], { code: 'EBUSY', reason, path: join(dir, path) });
+      t.deepEqual(readdirSync(dir).sort(), ['app', 'upper', 'work'], 'what it made is removed');
+    }
+    t.is(run(args('other', 'other-work', 'true'), { command }).code, 0);
+    for (const name of ['upper', 'work']) {
+      t.throws(() => removeLayerSync(join(dir, name)), { code: 'EBUSY', message: /`overlayfs run` uses/ });
+    }
+    first.stdin.end();
+    t.deepEqual(await once(first, 'close'), [7, null]);
+
+    const killed = await start(...args('upper', 'work', 'sh', '-c', 'echo started; exec cat'));
+    killed.kill('SIGKILL');
+    killed.stdin.end();
+    await once(killed, 'close');
+    t.is(run(args('upper', 'work', 'true'), { command }).code, 0, 'a lock ends with its process');
+  });
+}
+
+mountTest('run takes back what it made for a mount that fails', (t) => {
+  const dir = scratch(t);
+  const layers = ['--lower', join(dir, 'missing'), '--upper', join(dir, 'a/b/upper'), '--create'];
+  t.is(run(['run', ...layers, '--at', dir, '--', 'true']).code, 1);
+  t.deepEqual(readdirSync(dir), []);
+});
 
 mountTest('run passes on the signals that no terminal has sent', async (t) => {
   const dir = scratch(t);

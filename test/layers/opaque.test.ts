@@ -27,6 +27,7 @@ import {
   scratch,
   setAttribute,
   withoutCapabilities,
+  withUserAttributes,
 } from '../support/index.js';
 
 const MS_RDONLY = 1;
@@ -73,6 +74,41 @@ function shown(options: OverlayOptions, name: string): string[] {
 }
 
 for (const [form, { make, is, suffix }] of Object.entries(forms)) {
+  mountTest(`both marks hide from every mount, and a directory with only one is told (${form})`, async (t) => {
+    const dir = scratch(t, withUserAttributes());
+    const options = layers(dir);
+    makeTree(dir, { 'lower/d/hidden': '', 'over/d/': '' });
+    const layer = join(dir, 'over/d');
+    const both = { marks: 'both' } as const;
+    t.false(await is(layer, both));
+    for (const userxattr of [true, false]) {
+      await make(layer, { userxattr });
+      t.is(await is(layer, both), !userxattr);
+    }
+    rmdirSync(layer);
+    mkdirSync(layer);
+    await make(layer, both);
+    t.deepEqual([getAttribute(layer, TRUSTED), getAttribute(layer, USER)], ['y', 'y']);
+    t.true(await is(layer, both));
+    for (const userxattr of [true, false]) {
+      t.deepEqual(shown({ ...options, lowerdir: [join(dir, 'over'), options.lowerdir], userxattr }, 'd'), []);
+    }
+    await t.throwsAsync(() => make(layer, { marks: 'both', userxattr: true }), { code: 'ERR_INVALID_ARG_VALUE' });
+    await t.throwsAsync(() => make(layer, { marks: 'all' as 'both' }), {
+      code: 'ERR_INVALID_ARG_VALUE',
+      message: /"marks" must be one of 'both'/,
+    });
+  });
+
+  mountTest(`both marks need privilege, and without it none is made (${form})`, (t) => {
+    const dir = scratch(t, 'disk');
+    makeTree(dir, { 'd/': '' });
+    const expression = `overlayfs.makeOpaque${suffix}(args[0], { marks: 'both' })`;
+    const error = evaluateIn(withoutCapabilities, expression, join(dir, 'd'));
+    t.like(error, { code: 'EPERM', reason: 'xattr-denied', path: join(dir, 'd'), syscall: 'setxattr' });
+    t.deepEqual([getAttribute(join(dir, 'd'), TRUSTED), getAttribute(join(dir, 'd'), USER)], [undefined, undefined]);
+  });
+
   mountTest(`the mark is trusted.overlay.opaque, or that of user with userxattr (${form})`, async (t) => {
     const dir = scratch(t, 'disk');
     t.false(await is(dir));

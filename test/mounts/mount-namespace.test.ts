@@ -185,13 +185,9 @@ mountTest('mounts made here do not get into a private namespace, nor the other w
   const dir = scratch(t);
   const namespace = await createNamespace();
   const mounted = await mountOverlay(layers(dir));
-  const shown = spawnSync(
-    'nsenter',
-    [`--mount=/proc/${process.pid}/fd/${namespace.fd}`, 'ls', mounted.path as string],
-    {
-      encoding: 'utf8',
-    },
-  );
+  const shown = spawnSync('nsenter', [`--mount=/proc/${process.pid}/fd/${namespace.fd}`, 'ls', mounted.path], {
+    encoding: 'utf8',
+  });
   t.is(shown.stdout, '');
   await mounted.unmount();
   namespace.close();

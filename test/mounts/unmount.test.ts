@@ -360,9 +360,9 @@ for (const [form, { unmount, end, suffix }] of Object.entries(forms)) {
     const dir = scratch(t);
     const first = mountOverlaySync(layers(join(dir, 'first')));
     const second = mountOverlaySync(layers(join(dir, 'second')));
-    t.is(native.umount(String(first.path), 0), 0);
-    rmdirSync(String(first.path));
-    symlinkSync(String(second.path), String(first.path));
+    t.is(native.umount(first.path, 0), 0);
+    rmdirSync(first.path);
+    symlinkSync(second.path, first.path);
     await fails(t, dir, () => end(first), { code: 'EINVAL', reason: 'not-mounted' });
     await fails(t, dir, () => end(first, { followSymlinks: true }), { code: 'EINVAL', reason: 'not-mounted' });
     await end(second);
@@ -503,14 +503,8 @@ for (const [form, { unmount, end, suffix }] of Object.entries(forms)) {
       const dir = scratch(t, 'disk');
       const options = layers(dir);
       const mounted = mountOverlaySync({ ...options, ...more });
-      const error = await t.throwsAsync(end(mounted, { removeWork: true }), { instanceOf: OverlayError });
-      t.like(error, {
-        code: 'ENOTEMPTY',
-        reason: 'work-not-empty',
-        syscall: 'rmdir',
-        path: 'index' in more ? options.workdir : join(options.workdir, 'work'),
-      });
-      t.is(mountsBelow(options.target).length, 0);
+      await end(mounted, { removeWork: true });
+      t.deepEqual(readdirSync(dir).sort(), ['lower', 'merged', 'upper']);
     }
   });
 
@@ -577,7 +571,7 @@ for (const [form, { unmount, end, suffix }] of Object.entries(forms)) {
     mkdirSync(options.workdir);
     const { target: _, ...detached } = options;
     const open = mountOverlaySync(detached);
-    const file = openSync(join(open.path as string, 'from-lower'), 'r');
+    const file = openSync(join(open.path, 'from-lower'), 'r');
     await t.throwsAsync(() => end(open, { removeWork: true }), { code: 'EBUSY' });
     closeSync(file);
     t.deepEqual(readdirSync(options.workdir), ['work']);
@@ -677,7 +671,7 @@ for (const [form, { unmount, end, suffix }] of Object.entries(forms)) {
     const dir = scratch(t);
     const { target: _, ...options } = layers(dir);
     const detached = mountOverlaySync(options);
-    const error = { code: 'EINVAL', reason: 'not-mounted', path: String(detached.path), syscall: 'umount2' };
+    const error = { code: 'EINVAL', reason: 'not-mounted', path: detached.path, syscall: 'umount2' };
     await fails(t, dir, () => unmount(detached.path, { followSymlinks: true }), error);
     detached.unmountSync();
   });

@@ -54,7 +54,7 @@ for (const [form, calls] of Object.entries(forms)) {
     const descriptors = countDescriptors();
     const mounted = mountOverlaySync(withoutTarget(dir));
     t.is(mounted.target, undefined);
-    writeFileSync(join(mounted.path as string, 'new'), 'x');
+    writeFileSync(join(mounted.path, 'new'), 'x');
     const target = join(dir, 'merged');
     const { id } = mounted;
     await calls.attach(mounted, target);
@@ -85,7 +85,7 @@ for (const [form, calls] of Object.entries(forms)) {
     for (const [name, reason] of cases) {
       t.like(await t.throwsAsync(calls.attach(mounted, join(dir, name)), failing), { reason, path: join(dir, name) });
     }
-    t.deepEqual(readdirSync(mounted.path as string), ['from-lower']);
+    t.deepEqual(readdirSync(mounted.path), ['from-lower']);
     await calls.attach(mounted, join(dir, 'mounted'), { stack: true });
     await mounted.unmount();
     await t.throwsAsync(calls.attach(mounted, 'x', { stac: true } as never), { message: /did you mean "stack"/ });
@@ -110,7 +110,7 @@ for (const [form, calls] of Object.entries(forms)) {
     const clone = await calls.clone(mounted);
     t.not(clone.id, mounted.id);
     await mounted.unmount();
-    writeFileSync(join(clone.path as string, 'new'), 'x');
+    writeFileSync(join(clone.path, 'new'), 'x');
     t.is(readFileSync(join(dir, 'upper/new'), 'utf8'), 'x');
     await calls.attach(clone, join(dir, 'merged'));
     await clone.unmount();
@@ -124,16 +124,16 @@ for (const [form, calls] of Object.entries(forms)) {
       const dir = scratch(t);
       makeTree(dir, { 'bound/': '' });
       const mounted = mountOverlaySync({ ...layers(dir), nosuid: true });
-      const bound = bindSync(mounted.path as string, join(dir, 'bound'));
-      const write = (at: Mount) => () => writeFileSync(join(at.path as string, 'new'), 'x');
+      const bound = bindSync(mounted.path, join(dir, 'bound'));
+      const write = (at: Mount) => () => writeFileSync(join(at.path, 'new'), 'x');
       await calls.remount(mounted, { readonly: true });
       t.throws(write(mounted), { code: 'EROFS' });
       t.notThrows(write(bound));
-      t.regex(mountsBelow(mounted.path as string)[0]?.line ?? '', / ro,nosuid,relatime /);
+      t.regex(mountsBelow(mounted.path)[0]?.line ?? '', / ro,nosuid,relatime /);
       await calls.remount(mounted, { readonly: false });
       t.notThrows(write(mounted));
 
-      const fd = openSync(join(mounted.path as string, 'new'), 'w');
+      const fd = openSync(join(mounted.path, 'new'), 'w');
       t.like(await t.throwsAsync(calls.remount(mounted, { readonly: true }), failing), {
         reason: 'mount-busy',
         code: 'EBUSY',
@@ -186,7 +186,7 @@ for (const [form, calls] of Object.entries(forms)) {
         upperdir: join(dir, 'second/upper'),
         workdir: join(dir, 'second/work'),
       };
-      const target = mounted.path as string;
+      const target = mounted.path;
       const fd = openSync(join(target, 'from-lower'), 'r');
       const { id } = mounted;
       const descriptors = countDescriptors();
@@ -229,7 +229,7 @@ for (const [form, calls] of Object.entries(forms)) {
       const dir = scratch(t);
       makeTree(dir, { 'lower/sub/': '', 'lower/deep/in/': '', 'other/other': 'x' });
       const mounted = mountOverlaySync(layers(dir));
-      const target = mounted.path as string;
+      const target = mounted.path;
       const next = { lowerdir: [join(dir, 'other'), join(dir, 'lower')] };
       const inside = [bindSync(join(dir, 'other'), join(target, 'sub')), bindSync(dir, join(target, 'deep/in'))];
       const [descriptors, count] = [countDescriptors(), mountsBelow(target).length];
@@ -266,7 +266,7 @@ for (const [form, calls] of Object.entries(forms)) {
 mountTest('replacements that are asked for at once come one after the other', { needs: 'mountBeneath' }, async (t) => {
   const dir = scratch(t);
   const mounted = mountOverlaySync(layers(dir));
-  const target = mounted.path as string;
+  const target = mounted.path;
   const names = Array.from({ length: 8 }, (_, i) => `next${i}`);
   makeTree(dir, Object.fromEntries(names.map((name) => [`${name}/${name}`, name])));
   const descriptors = countDescriptors();
@@ -354,7 +354,7 @@ mountTest(
 mountTest('a mount made by another program is replaced by none of ours', { needs: 'mountBeneath' }, async (t) => {
   const dir = scratch(t);
   const mounted = mountOverlaySync(layers(dir));
-  const target = mounted.path as string;
+  const target = mounted.path;
   native.mount('above', target, 'tmpfs', 0, '');
   const error = await t.throwsAsync(mounted.replace({ lowerdir: [join(dir, 'lower'), dir] }), failing);
   t.true(['not-mounted', 'layers-overlap'].includes(error?.reason ?? ''), error?.message);
@@ -390,7 +390,7 @@ mountTest(
       t.throws(() => mounted.effectiveSync(), underWay);
       t.is(mounted.fd, fd);
       const [clone] = await Promise.all([cloning, attaching, closing]);
-      t.is(readFileSync(join(clone.path as string, 'from-lower'), 'utf8'), 'lower');
+      t.is(readFileSync(join(clone.path, 'from-lower'), 'utf8'), 'lower');
       t.is(mountsBelow(target).length, 0, 'attached, and then unmounted');
       mounted.unmountSync();
 

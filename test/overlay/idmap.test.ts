@@ -147,7 +147,7 @@ mountTest('detached, promised, and many', { needs: 'idmapped layers' }, async (t
   const before = state();
   for (let i = 0; i < scaled(100); i++) {
     const mounted = await mountOverlay({ ...options, idmap: { lowerdir: map } });
-    t.is(statSync(join(String(mounted.path), 'from-lower')).uid, 100_000);
+    t.is(statSync(join(mounted.path, 'from-lower')).uid, 100_000);
     await mounted.unmount();
   }
   t.deepEqual(state(), before);

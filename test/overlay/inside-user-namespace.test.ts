@@ -33,6 +33,18 @@ const rows: readonly Row[] = [
     outcome: [['file', 'new', 'tree'], [], [], false],
   },
   {
+    of: ['removeLayer', 'removeLayerSync'],
+    title: 'a layer and a workdir that are removed',
+    code: `const mount = await overlayfs.mountOverlay({ ...layers, target });
+      fs.rmSync(join(target, 'file'));
+      const error = await overlayfs.removeLayer(layers.workdir).catch(({ reason }) => reason);
+      await mount.unmount();
+      await overlayfs.removeLayer(layers.workdir);
+      overlayfs.removeLayerSync(layers.upperdir);
+      return [error, fs.existsSync(layers.workdir), fs.existsSync(layers.upperdir)];`,
+    outcome: ['layer-in-use', false, false],
+  },
+  {
     of: ['mountOverlaySync', 'unmountSync'],
     title: 'the twins',
     code: `overlayfs.mountOverlaySync({ ...layers, target });

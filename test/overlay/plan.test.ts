@@ -249,7 +249,7 @@ test('userxattr goes without saying in a user namespace, unless something says o
   t.false(has({}, false));
   t.false(has({ userxattr: false }, true));
   t.true(has({ redirectDir: 'off', metacopy: false }, true));
-  t.false(has({ upperdir: undefined, workdir: undefined } as unknown as Partial<OverlayOptions>, true));
+  t.true(has({ upperdir: undefined, workdir: undefined } as unknown as Partial<OverlayOptions>, true));
 });
 
 test('create makes what is missing from the top, and takes it back from the bottom', (t) => {

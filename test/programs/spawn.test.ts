@@ -285,7 +285,7 @@ mountTest('the child has the words of the program, as from child_process.spawn',
   ] as const) {
     const [ours, theirs] = await Promise.all(
       [spawn, nodeSpawn].map(async (start) => {
-        const child = start(command, args, options);
+        const child = (start as typeof nodeSpawn)(command, args, options);
         const { spawnfile, spawnargs } = child;
         const error = await new Promise((resolve) => child.on('error', resolve).on('close', () => resolve(undefined)));
         return { spawnfile, spawnargs, error: { ...(error as Error | undefined) } };

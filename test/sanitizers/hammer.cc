@@ -342,13 +342,16 @@ class Slot {
     if (kind == whiteouts || kind == nodes) CHECK(!entries(dir_ + "/d").empty(), "%s/d is empty", dir_.c_str());
     if (kind == unmount) CHECK(!is_mounted(target()), "%s is still mounted", dir_.c_str());
   }
-  // What its owner does with what was done: one that uses `replace` and `sweep`.
+  // What its owner does with what was done: one that uses `replace` and `remove`.
   std::vector<uint8_t> removal() const {
     Plan plan;
     std::string d = dir_ + "/d";
     if (is_mount()) plan.add(Call::umount2, {target(), 0});
     if (kind == nodes) plan.add(Call::replace, {at_cwd, d + "/a", d + "/aside", 1});
-    if (kind == nodes || kind == whiteouts) plan.add(Call::sweep, {at_cwd, d});
+    if (kind == nodes || kind == whiteouts) {
+      plan.add(Call::remove, {at_cwd, d, 0, 0, 0});
+      plan.add(Call::mkdirat, {at_cwd, d, 0755});
+    }
     return plan.block();
   }
 

@@ -102,7 +102,7 @@ async function hammer(name, sanitizers) {
     [`-fsanitize=${sanitizers}`, '-fno-sanitize-recover=all', '-isystem', dir],
     ['-isystem', join(nodeDirectory(), 'include/node')],
   ].flat();
-  const names = ['operation', 'plan', 'in_use', 'holders', 'mount_table', 'whiteouts'];
+  const names = ['operation', 'plan', 'in_use', 'holders', 'mount_table', 'remove', 'whiteouts'];
   const sources = ['test/sanitizers/hammer.cc', ...names.map((name) => `native/${name}.cc`)];
   const objects = sources.map((source) => join(dir, `${basename(source, '.cc')}.o`));
   const compile = (i) => mustRun([cxx, ...flags, '-c', sources[i], '-o', objects[i]]);

@@ -294,7 +294,7 @@ mountTest('detached with privilege: files by descriptor, no place, and the work 
   t.is(mounted.target, undefined);
   t.is(mounted.path, `/proc/self/fd/${mounted.fd}`);
   t.false(mounted.isRootless);
-  writeFileSync(join(mounted.path as string, 'new'), 'new');
+  writeFileSync(join(mounted.path, 'new'), 'new');
   t.is(readFileSync(join(dir, 'upper/new'), 'utf8'), 'new');
   await mounted.unmount({ removeWork: true });
   await mounted.unmount();
@@ -332,3 +332,25 @@ mountTest(
     t.regex(outcome.message, /^EPERM: the lowerdir\[0\] '\/proc\/self\/fd\/\d+' is in a detached mount/);
   },
 );
+
+mountTest('the hint of effective() can be followed', { needs: 'rootless' }, (t) => {
+  const dir = scratch(t, 'disk');
+  makeTree(dir, { 'lower/file': '', 'at/': '' });
+  giveTo(dir, join(dir, 'lower'), join(dir, 'lower/file'), join(dir, 'at'));
+  const outcome = evaluateAsNobody(
+    `const [dir] = args;
+    const layers = { lowerdir: join(dir, 'lower'), upperdir: join(dir, 'upper'), create: true };
+    const mount = await overlayfs.mountOverlay({ ...layers, rootless: true, volatile: true });
+    const { reason, hint } = await mount.effective().catch((error) => error);
+    const { spawn } = overlayfs;
+    const at = join(dir, 'at');
+    const [call] = /spawn\\(.*\\)/.exec(hint) ?? [];
+    const child = new Function('spawn', 'mount', 'at', 'return ' + call)(spawn, mount, at);
+    const table = (await child.stdout.toArray()).join('');
+    await mount.unmount();
+    return { reason, line: table.split('\\n').find((line) => line.split(' ')[4] === at) };`,
+    dir,
+  ) as { reason: string; line: string };
+  t.is(outcome.reason, 'feature-unverifiable');
+  t.regex(outcome.line, /overlay .*upperdir=.*,userxattr/);
+});

@@ -194,7 +194,7 @@ export const recordRows: readonly RecordRow[] = [
 
   // In a user namespace.
   row('user namespace: userxattr goes without saying', inUser, {}, ['userxattr', 'redirect_dir=nofollow']),
-  view('user namespace: a view needs no userxattr', inUser, {}, []),
+  view('user namespace: userxattr goes without saying in a view', inUser, {}, ['userxattr', 'redirect_dir=nofollow']),
   row('user namespace: userxattr can be declined', inUser, { userxattr: false }, []),
   row('user namespace: redirectDir on', inUser, { redirectDir: 'on' }, conflict(/"redirectDir: 'on'".*user namespace/)),
   row('user namespace: redirectDir follow', inUser, { redirectDir: 'follow' }, conflict(/"redirectDir: 'follow'"/)),

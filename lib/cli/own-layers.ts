@@ -1,0 +1,74 @@
+/** An upper and its workdir for one `overlayfs run` at a time. */
+import { existsSync, mkdirSync, rmdirSync } from 'node:fs';
+import { EBUSY } from '../errnos.js';
+import { OverlayError } from '../errors.js';
+import { hold } from '../kernel/dialogue.js';
+import { close, type Held } from '../kernel/held.js';
+import { lockDirectory } from '../layers/lock.js';
+import { type Path, pathString, quotePath, splitPath, toBytes } from '../paths.js';
+
+export interface OwnLayers {
+  /** Where nothing came of the mount: removes the directories that were made, too. */
+  undo(): void;
+  release(): void;
+}
+
+const bytes = (path: Path): Buffer => Buffer.from(toBytes(path));
+
+/** Makes a directory; returns those that were not there, the deepest first. */
+function makeDirectory(path: Path): Path[] {
+  const missing: Path[] = [];
+  for (let at = path; !existsSync(bytes(at)); [at] = splitPath(at)) missing.push(at);
+  try {
+    mkdirSync(bytes(path), { recursive: true, mode: 0o755 });
+  } catch {
+    // The mount fails in the same way, and explains it.
+  }
+  return missing;
+}
+
+/**
+ * Locks the directories, which are absolute; with `create`, makes them first: a mount would already take what another
+ * program has in its workdir.
+ *
+ * @throws {OverlayError} `'upper-in-use'`, `'work-in-use'`
+ */
+export async function ownLayers(upper?: Path, work?: Path, create = false): Promise<OwnLayers> {
+  const locks: Held[] = [];
+  const made: Path[] = [];
+  const release = (): void => locks.forEach(close);
+  const undo = (): void => {
+    for (const path of made.reverse()) {
+      try {
+        rmdirSync(bytes(path));
+      } catch {
+        // It could not be made, or another program has come to use it.
+      }
+    }
+    release();
+  };
+  try {
+    for (const [role, path] of [
+      ['upper', upper],
+      ['work', work],
+    ] as const) {
+      if (path === undefined) continue;
+      if (create) made.push(...makeDirectory(path).reverse());
+      const lock = await hold(lockDirectory(path));
+      if (lock === 'taken') {
+        throw new OverlayError({
+          errno: EBUSY,
+          reason: `${role}-in-use`,
+          what: `another overlayfs run uses the ${role}dir ${quotePath(path)}`,
+          hint: 'wait for it to end, or use other directories',
+          path: pathString(path),
+        });
+      }
+      if (lock !== undefined) locks.push(lock);
+    }
+  } catch (error) {
+    undo();
+    throw error;
+  }
+  return { undo, release };
+}

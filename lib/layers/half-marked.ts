@@ -1,0 +1,48 @@
+/** Directories that are opaque for some mounts only: to be found by root, since others cannot read `trusted.*`. */
+import { ask, type Dialogue, list } from '../kernel/dialogue.js';
+import { StepFailure } from '../kernel/perform.js';
+import { Plan } from '../kernel/plan.js';
+import { joinPath, type Path } from '../paths.js';
+import { addMark, isMarked } from './opaque.js';
+import { opaqueName } from './xattrs.js';
+
+export interface HalfMarked {
+  /** Directories that have the mark of other mounts only. */
+  readonly paths: readonly Path[];
+  /** Whether the whole layer was looked at. */
+  readonly isComplete: boolean;
+}
+
+const MOST_DIRECTORIES = 100_000;
+const AT_ONCE = 256;
+
+/** Looks through a layer for what is opaque only with, or without, `userxattr`, and should be for the other too. */
+export function* findHalfMarked(layer: Path, userxattr: boolean): Dialogue<HalfMarked> {
+  const paths: Path[] = [];
+  const left: Path[] = [layer];
+  let seen = 0;
+  for (let directory = left.pop(); directory !== undefined; directory = left.pop()) {
+    const at = directory;
+    const inside = (yield* list(at)).filter(({ isDirectory }) => isDirectory).map(({ name }) => joinPath(at, name));
+    seen += inside.length;
+    if (seen > MOST_DIRECTORIES) return { paths, isComplete: false };
+    for (let i = 0; i < inside.length; i += AT_ONCE) {
+      paths.push(...(yield* halfMarkedOf(inside.slice(i, i + AT_ONCE), userxattr)));
+    }
+    left.push(...inside);
+  }
+  return { paths, isComplete: true };
+}
+
+function* halfMarkedOf(paths: readonly Path[], userxattr: boolean): Dialogue<Path[]> {
+  const plan = new Plan();
+  const marks = paths.map((path) =>
+    [userxattr, !userxattr].map((space) => addMark(plan, path, opaqueName(space), 'any')),
+  );
+  const outputs = yield* ask(plan);
+  if (outputs instanceof StepFailure) return [];
+  return paths.filter((_, i) => {
+    const [wanted, other] = (marks[i] ?? []).map((mark) => isMarked(outputs, mark));
+    return other && !wanted;
+  });
+}

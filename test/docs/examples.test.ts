@@ -1,0 +1,100 @@
+/** The code in README.md and docs/ is right: compiled as TypeScript, and run twice in a row by root and a plain user. */
+import { execFileSync } from 'node:child_process';
+import { chmodSync, cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import test from 'ava';
+import { program } from '../cli/run.js';
+import { makeTree, mountTest, packageRoot, scratch } from '../support/index.js';
+import { asNobody, giveTo, readablePackage } from '../support/plain-user.js';
+
+interface Block {
+  readonly name: string;
+  readonly code: string;
+}
+
+const pages = ['README.md', ...readdirSync(join(packageRoot, 'docs')).map((name) => join('docs', name))];
+
+const blocksOf = (language: RegExp): Block[] =>
+  pages
+    .filter((page) => page.endsWith('.md'))
+    .flatMap((page) => {
+      const text = readFileSync(join(packageRoot, page), 'utf8');
+      return Array.from(text.matchAll(/^```(\w*)\n([\s\S]*?)^```$/gm))
+        .filter(([, word = '']) => language.test(word))
+        .map(([, , code = ''], i) => ({ name: `${basename(page, '.md')}-${i + 1}`, code }));
+    });
+
+const blocks = blocksOf(/^[jt]s$/);
+
+/** What a block says that it prints: the comments behind what prints. */
+const told = (code: string): string[] =>
+  Array.from(code.matchAll(/^.*(?:console\.log|stdio: 'inherit').*;\s+\/\/ (.*)$/gm), ([, printed = '']) => printed);
+
+const users = { root: [], 'a plain user': asNobody } as const;
+
+/** Compiles all blocks; where their JavaScript is, in the copy of the package that each user can read. */
+let compiled: string | undefined;
+function compile(): string {
+  if (compiled !== undefined) return compiled;
+  const dir = join(packageRoot, 'dist-test/docs-examples');
+  rmSync(dir, { recursive: true, force: true });
+  mkdirSync(dir, { recursive: true });
+  for (const { name, code } of blocks) writeFileSync(join(dir, `${name}.ts`), code);
+  const compilerOptions = { rootDir: '.', outDir: 'out', declaration: false, sourceMap: false };
+  const config = { extends: join(packageRoot, 'tsconfig.json'), compilerOptions, include: ['*.ts'] };
+  writeFileSync(join(dir, 'tsconfig.json'), JSON.stringify(config));
+  execFileSync(join(packageRoot, 'node_modules/.bin/tsc'), ['-p', dir], { encoding: 'utf8', stdio: 'pipe' });
+  compiled = join(readablePackage(), 'examples');
+  cpSync(join(dir, 'out'), compiled, { recursive: true });
+  return compiled;
+}
+
+test('each block of code is a program, and compiles', (t) => {
+  t.true(blocks.length >= 5);
+  t.notThrows(compile);
+});
+
+for (const { name, code } of blocks) {
+  mountTest(`${name}: prints what it says, twice, for root and a plain user`, { needs: 'rootless' }, (t) => {
+    const file = join(compile(), `${name}.js`);
+    const home = scratch(t, 'disk');
+    giveTo(home);
+    const env = { ...process.env, HOME: home, npm_config_offline: 'true', npm_config_update_notifier: 'false' };
+    const inTmp = (): string[] => readdirSync('/tmp').filter((entry) => /^(first|mine|app)-/.test(entry));
+    const before = inTmp();
+    const expected = told(code).join(' ').replace(/\s+/g, ' ');
+    t.not(expected, '');
+    for (const [who, command] of Object.entries(users)) {
+      // As the page says of what is mounted at a place.
+      const own = command.length > 0 && code.includes('target: ') ? ['unshare', '-Urm'] : [];
+      for (const time of ['first', 'second']) {
+        const [start = '', ...rest] = [...command, ...own, process.execPath, file];
+        const printed = execFileSync(start, rest, { cwd: '/', env, encoding: 'utf8' });
+        t.is(printed.trim().replace(/\s+/g, ' '), expected, `${who}, ${time} time`);
+      }
+    }
+    t.deepEqual(inTmp(), before, 'nothing is left');
+  });
+}
+
+for (const [who, command] of Object.entries(users)) {
+  mountTest(`the command lines of the README, twice, as ${who}`, { needs: 'rootless' }, (t) => {
+    const [block] = blocksOf(/^sh$/);
+    t.truthy(block);
+    const bin = scratch(t, 'disk');
+    writeFileSync(join(bin, 'overlayfs'), `#!/bin/sh\nexec '${process.execPath}' '${program}' "$@"\n`);
+    for (const path of [bin, join(bin, 'overlayfs')]) chmodSync(path, 0o755);
+    for (const time of ['first', 'second']) {
+      const dir = scratch(t, 'disk');
+      const tree = { 'base/package.json': '{ "name": "base", "version": "1.0.0" }' };
+      const names = ['base', 'base/package.json', 'upper', 'work', 'merged', 'layer', 'home'];
+      makeTree(dir, { ...tree, 'upper/': '', 'work/': '', 'merged/': '', 'layer/': '', 'home/': '' });
+      giveTo(dir, ...names.map((name) => join(dir, name)));
+      const env = { PATH: `${bin}:${process.env['PATH']}`, HOME: join(dir, 'home'), npm_config_offline: 'true' };
+      const own = command.length > 0 ? ['unshare', '-Urm'] : [];
+      const [start = '', ...rest] = [...command, ...own, 'sh', '-e', '-c', block?.code ?? ''];
+      t.notThrows(() => execFileSync(start, rest, { cwd: dir, env, encoding: 'utf8', stdio: 'pipe' }), time);
+      t.true(readdirSync(join(dir, 'upper')).includes('package-lock.json'));
+    }
+  });
+}

@@ -1,0 +1,303 @@
+/** removeLayer, and what an unmount and a disposal remove of a workdir. */
+import { execFileSync } from 'node:child_process';
+import {
+  chmodSync,
+  chownSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { mountOverlaySync, OverlayError, removeLayer, removeLayerSync, unmountSync } from 'overlayfs';
+import {
+  countDescriptors,
+  failsAndLeaves,
+  kernelTest,
+  layers,
+  makeTree,
+  mountTest,
+  native,
+  scaled,
+  scratch,
+} from '../support/index.js';
+import { NOBODY } from '../support/nobody.js';
+import { evaluateAsNobody, giveTo } from '../support/plain-user.js';
+
+const MS_BIND = 4096;
+const FIRST = 100_000;
+
+const forms = {
+  promise: removeLayer,
+  'synchronous form': async (dir: Parameters<typeof removeLayer>[0]) => removeLayerSync(dir),
+};
+
+for (const [form, remove] of Object.entries(forms)) {
+  kernelTest(`a tree of every kind of file goes; what its links lead to stays (${form})`, async (t) => {
+    const dir = scratch(t, 'disk');
+    makeTree(dir, { 'layer/a/b/c': 'c', 'layer/empty/': '', 'outside/file': 'kept' });
+    symlinkSync('../outside', join(dir, 'layer/link'));
+    symlinkSync('nowhere', join(dir, 'layer/a/b/dangling'));
+    execFileSync('mkfifo', [join(dir, 'layer/a/fifo')]);
+    writeFileSync(Buffer.concat([Buffer.from(join(dir, 'layer/a/')), Buffer.from([0xff])]), '');
+    const descriptors = countDescriptors();
+    await remove(`${join(dir, 'layer')}//`);
+    t.deepEqual(readdirSync(dir), ['outside']);
+    t.deepEqual(readdirSync(join(dir, 'outside')), ['file']);
+    t.is(countDescriptors(), descriptors);
+  });
+
+  for (const kind of ['tmpfs', 'disk'] as const) {
+    kernelTest(`trees that are deep and wide, on ${kind} (${form})`, async (t) => {
+      const dir = scratch(t, kind);
+      const layer = join(dir, 'layer');
+      // Deeper than a path can be long, and with files and directories on each side of the way down.
+      const depth = scaled(3000, 100);
+      const [around, inner] = [join(dir, 'around'), join(layer, 'a_directory')];
+      mkdirSync(layer);
+      for (let i = 0; i < depth; i++) {
+        for (const name of ['', 'b', 'z']) mkdirSync(join(around, name));
+        for (const name of ['b/file', 'file']) writeFileSync(join(around, name), '');
+        if (i > 0) renameSync(inner, join(around, 'a_directory'));
+        renameSync(around, inner);
+      }
+      const count = scaled(20_000, 6000);
+      mkdirSync(join(layer, 'wide'));
+      for (let i = 0; i < count; i++) {
+        mkdirSync(join(layer, `wide/${i}`));
+        writeFileSync(join(layer, `wide/${i}/file`), '');
+      }
+      await remove(layer);
+      t.false(existsSync(layer));
+    });
+  }
+
+  mountTest(`what is mounted at or in a directory, or used by an overlay, is refused whole (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    const look = () => readdirSync(dir, { recursive: true });
+    makeTree(dir, { 'job/a': '', 'job/inside/': '', 'job/z': '' });
+    const job = join(dir, 'job');
+    native.mount(options.lowerdir, join(job, 'inside'), '', MS_BIND, '');
+    const inside = { code: 'EBUSY', reason: 'mount-inside', path: job };
+    await failsAndLeaves(t, look, () => remove(job), inside);
+    await failsAndLeaves(t, look, () => remove(join(job, 'inside')), { ...inside, path: join(job, 'inside') });
+    native.umount(join(job, 'inside'), 0);
+
+    const refused = { code: 'EBUSY', reason: 'layer-in-use' };
+    symlinkSync(dir, join(dir, 'way'));
+    const mounted = mountOverlaySync(options);
+    for (const name of ['lower', 'upper', 'work', 'way/upper']) {
+      const path = join(dir, name);
+      await failsAndLeaves(
+        t,
+        () => readdirSync(dir),
+        () => remove(path),
+        { ...refused, path },
+      );
+    }
+    mounted.unmountSync();
+
+    const { target: _, ...without } = options;
+    const detached = mountOverlaySync(without);
+    for (const name of ['upper', 'work']) {
+      const path = join(dir, name);
+      await failsAndLeaves(
+        t,
+        () => readdirSync(dir),
+        () => remove(path),
+        { ...refused, path },
+      );
+    }
+    detached.unmountSync();
+    for (const name of ['lower', 'upper', 'work', 'job']) await remove(join(dir, name));
+    t.deepEqual(readdirSync(dir).sort(), ['merged', 'way']);
+  });
+
+  kernelTest(`what is no directory, or is not there, is refused (${form})`, async (t) => {
+    const dir = scratch(t, 'disk');
+    makeTree(dir, { file: '', 'directory/': '' });
+    symlinkSync('directory', join(dir, 'link'));
+    const look = () => readdirSync(dir);
+    const fails = (name: string, code: string, reason: string) =>
+      failsAndLeaves(t, look, () => remove(join(dir, name)), { code, reason, path: join(dir, name) });
+    await fails('missing', 'ENOENT', 'path-missing');
+    await fails('missing/inside', 'ENOENT', 'path-missing');
+    await fails('file', 'ENOTDIR', 'path-not-directory');
+    await fails('link', 'ENOTDIR', 'path-not-directory');
+    for (const path of ['/', '.', `${dir}/..`, `${dir}/.`]) {
+      await t.throwsAsync(() => remove(path), { code: 'ERR_INVALID_ARG_VALUE', message: /"dir" must end in the name/ });
+    }
+    await t.throwsAsync(() => remove(7 as never), { code: 'ERR_INVALID_ARG_TYPE' });
+  });
+
+  mountTest(`an entry that cannot be removed is named (${form})`, { needs: 'chattr on tmpfs' }, async (t) => {
+    const dir = scratch(t);
+    const file = join(dir, 'layer/a/b/file');
+    makeTree(dir, { 'layer/a/b/file': '' });
+    execFileSync('chattr', ['+i', file]);
+    const error = await t.throwsAsync(() => remove(join(dir, 'layer')), { instanceOf: OverlayError });
+    t.like(error, { code: 'EPERM', reason: 'permission-denied', path: file, syscall: 'unlink' });
+    execFileSync('chattr', ['-i', file]);
+    await remove(join(dir, 'layer'));
+  });
+}
+
+/** What deletions, copies and a second name leave in a workdir. */
+const use = (target: string): void => {
+  rmSync(join(target, 'from-lower'));
+  rmSync(join(target, 'd'), { recursive: true });
+  execFileSync('sh', ['-c', 'ln linked second && echo more >> second && mv moved elsewhere'], { cwd: target });
+};
+
+const tree = { 'lower/d/file': '', 'lower/linked': '', 'lower/moved': '' };
+const features = { plain: {}, index: { index: true }, volatile: { volatile: true } } as const;
+
+for (const [feature, more] of Object.entries(features)) {
+  for (const kind of ['tmpfs', 'disk'] as const) {
+    mountTest(`root removes the workdir of a mount: ${feature}, ${kind}`, async (t) => {
+      const dir = scratch(t, kind);
+      const options = { ...layers(dir), ...more };
+      makeTree(dir, tree);
+      for (const end of ['object', 'path', 'removeLayer', 'dispose'] as const) {
+        if (end === 'dispose') rmSync(options.workdir, { recursive: true, force: true });
+        const mounted = mountOverlaySync({ ...options, create: true });
+        use(options.target);
+        if (end === 'object') await mounted.unmount({ removeWork: true });
+        else if (end === 'path') unmountSync(options.target, { removeWork: true });
+        else if (end === 'dispose') mounted[Symbol.dispose]();
+        else {
+          mounted.unmountSync();
+          await removeLayer(options.workdir);
+        }
+        t.false(existsSync(options.workdir), end);
+        removeLayerSync(options.upperdir);
+        makeTree(dir, { 'upper/': '', 'work/': '' });
+      }
+    });
+
+    if (feature === 'index') continue;
+    mountTest(`a plain user does: ${feature}, ${kind}`, { needs: 'rootless' }, (t) => {
+      const dir = scratch(t, kind);
+      makeTree(dir, { 'lower/gone': '', 'lower/d/file': '', 'lower/more': '' });
+      giveTo(dir, ...['lower', 'lower/gone', 'lower/d', 'lower/d/file', 'lower/more'].map((name) => join(dir, name)));
+      const outcome = evaluateAsNobody(
+        `const [dir, more] = args;
+        const layer = (name) => join(dir, name);
+        const outcomes = [];
+        for (const end of ['unmount', 'unmountSync', 'removeLayer', 'removeLayerSync', 'dispose', 'disposeSync']) {
+          const options = { lowerdir: layer('lower'), upperdir: layer('upper'), create: true, rootless: true };
+          const mount = await overlayfs.mountOverlay({ ...options, ...JSON.parse(more) });
+          fs.rmSync(join(mount.path, 'gone'));
+          fs.rmSync(join(mount.path, 'd'), { recursive: true });
+          if (end.startsWith('unmount')) await mount[end]({ removeWork: true });
+          else if (end === 'dispose') await mount[Symbol.asyncDispose]();
+          else if (end === 'disposeSync') mount[Symbol.dispose]();
+          else {
+            await mount.unmount();
+            outcomes.push((fs.statSync(layer('upper.work/work')).mode & 0o777) === 0);
+            await overlayfs[end](layer('upper.work'));
+          }
+          outcomes.push(fs.existsSync(layer('upper.work')));
+          overlayfs.removeLayerSync(layer('upper'));
+        }
+        return { outcomes, left: fs.readdirSync(dir) };`,
+        dir,
+        JSON.stringify(more),
+      );
+      const removed = [false];
+      const kept = [true, false];
+      t.deepEqual(outcome, {
+        outcomes: [...removed, ...removed, ...kept, ...kept, ...removed, ...removed],
+        left: ['lower'],
+      });
+    });
+  }
+}
+
+kernelTest('a plain user removes directories of any mode', (t) => {
+  const dir = scratch(t, 'disk');
+  makeTree(dir, { 'layer/': '' });
+  giveTo(dir, join(dir, 'layer'));
+  const outcome = evaluateAsNobody(
+    `const [dir] = args;
+    const modes = [0, 0o100, 0o200, 0o300, 0o400, 0o500, 0o600, 0o700, 0o077];
+    for (const outer of modes) for (const inner of modes) {
+      const at = join(dir, 'layer', 'm' + outer);
+      fs.mkdirSync(join(at, 'm' + inner, 'deeper'), { recursive: true });
+      fs.writeFileSync(join(at, 'm' + inner, 'deeper', 'file'), '');
+      fs.writeFileSync(join(at, 'file'), '');
+    }
+    for (const outer of modes) {
+      const at = join(dir, 'layer', 'm' + outer);
+      for (const inner of modes) fs.chmodSync(join(at, 'm' + inner), inner);
+      fs.chmodSync(at, outer);
+    }
+    fs.chmodSync(join(dir, 'layer'), 0);
+    await overlayfs.removeLayer(join(dir, 'layer'));
+    return fs.readdirSync(dir);`,
+    dir,
+  );
+  t.deepEqual(outcome, []);
+});
+
+kernelTest('a plain user who may not remove a directory is told before anything is gone', (t) => {
+  const dir = scratch(t, 'disk');
+  makeTree(dir, { 'of-root/layer/file': '' });
+  for (const name of ['of-root/layer', 'of-root/layer/file']) chownSync(join(dir, name), NOBODY, NOBODY);
+  chmodSync(dir, 0o755);
+  const outcome = evaluateAsNobody('await overlayfs.removeLayer(args[0]);', join(dir, 'of-root/layer'));
+  t.like(outcome, { code: 'EACCES', reason: 'permission-denied', path: join(dir, 'of-root/layer') });
+  t.deepEqual(readdirSync(join(dir, 'of-root/layer')), ['file']);
+});
+
+mountTest('files of subordinate ids go too', { needs: 'subordinate ids' }, (t) => {
+  const dir = scratch(t, 'disk');
+  makeTree(dir, {
+    'upper/own/': '',
+    'upper/theirs/deep/file': '',
+    'upper/theirs/file': '',
+    ids: `${NOBODY}:${FIRST}:1000\n`,
+  });
+  giveTo(dir, join(dir, 'upper'), join(dir, 'upper/own'));
+  for (const name of ['theirs', 'theirs/deep', 'theirs/file', 'theirs/deep/file']) {
+    chownSync(join(dir, 'upper', name), FIRST + 5, FIRST + 6);
+  }
+  chmodSync(join(dir, 'upper/theirs/deep'), 0);
+  for (const name of ['/etc/subuid', '/etc/subgid']) {
+    t.is(native.mount(join(dir, 'ids'), name, '', MS_BIND, ''), 0);
+    t.teardown(() => native.umount(name, 0));
+  }
+  const outcome = evaluateAsNobody(
+    `const before = fs.readdirSync('/proc/self/fd').length;
+    await overlayfs.removeLayer(args[0]);
+    return { left: fs.existsSync(args[0]), descriptors: fs.readdirSync('/proc/self/fd').length - before };`,
+    join(dir, 'upper'),
+  );
+  t.deepEqual(outcome, { left: false, descriptors: 0 });
+});
+
+mountTest('dispose leaves a workdir that was there before, and one that is in use', async (t) => {
+  const dir = scratch(t);
+  const options = layers(dir);
+  const before = mountOverlaySync({ ...options, create: true });
+  before[Symbol.dispose]();
+  t.true(existsSync(options.workdir));
+  rmSync(options.workdir, { recursive: true });
+  const mounted = mountOverlaySync({ ...options, create: true });
+  const clone = mounted.cloneSync();
+  await mounted[Symbol.asyncDispose]();
+  t.true(existsSync(options.workdir));
+  clone.unmountSync();
+  const { target: _, ...without } = options;
+  const detached = mountOverlaySync({ ...without, workdir: join(dir, 'another'), create: true });
+  const file = openSync(join(detached.path, 'from-lower'), 'r');
+  detached[Symbol.dispose]();
+  t.true(existsSync(join(dir, 'another')));
+  closeSync(file);
+});
