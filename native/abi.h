@@ -283,6 +283,7 @@ struct Dirent {
 };
 
 // What undoing and removing need, and libc's headers may lack.
+constexpr int fsconfig_cmd_create = 6;    // FSCONFIG_CMD_CREATE
 constexpr int mnt_detach = 2;             // MNT_DETACH, umount2(2)
 constexpr int clone_pidfd = 0x1000;       // CLONE_PIDFD, clone(2), 5.2
 constexpr int p_pidfd = 3;                // P_PIDFD, waitid(2), 5.4

@@ -66,7 +66,7 @@ uint8_t* block_of(napi_env env, napi_value value) {
 class Operation final : public Task {
  public:
   Operation(Environment* environment, const uint8_t* block, size_t size, uint32_t token)
-      : environment_(environment), block_(copy(block, size)), execution_(block_), token_(token) {}
+      : environment_(environment), block_(copy(block, size)), execution_(block_, &environment->steps_after_stop_), token_(token) {}
   ~Operation() { free(block_); }
 
   // On one of our threads: performs the plan, or, when that is done and not wanted any more, takes it back.
@@ -408,11 +408,15 @@ void Environment::give_up() {
     unref();
     operation = next;
   }
-  // For as long as one after the other ends: a file system that does not answer may hold the others.
+  // For as long as one of them gets on: a file system that does not answer may hold others.
   constexpr long patience_milliseconds = 500;
-  for (;;) {
+  for (uint32_t steps = 0;;) {
     uint32_t seen = awaited_.value();
-    if (__atomic_load_n(&to_await_, __ATOMIC_ACQUIRE) == 0 || !awaited_.wait(seen, patience_milliseconds)) break;
+    if (__atomic_load_n(&to_await_, __ATOMIC_ACQUIRE) == 0) break;
+    if (awaited_.wait(seen, patience_milliseconds)) continue;
+    uint32_t before = steps;
+    steps = __atomic_load_n(&steps_after_stop_, __ATOMIC_RELAXED);
+    if (steps == before) break;
   }
 }
 

@@ -80,6 +80,7 @@ class Environment {
   uint32_t ringing_ = 0;     // how many threads may be about to ring
   uint32_t references_ = 1;  // this environment's and one for each operation
   uint32_t to_await_ = 0;    // operations that the end of the environment has to wait for
+  uint32_t steps_after_stop_ = 0;
   Signal awaited_;
 };
 

@@ -122,8 +122,8 @@ size_t write_decimal(char* to, int number) {
   return count;
 }
 
-Execution::Execution(uint8_t* block)
-    : block_(block), steps_(reinterpret_cast<Step*>(block + sizeof(Header))) {}
+Execution::Execution(uint8_t* block, uint32_t* steps_after_stop)
+    : block_(block), steps_(reinterpret_cast<Step*>(block + sizeof(Header))), steps_after_stop_(steps_after_stop) {}
 
 int Execution::descriptor(int32_t argument) const {
   return argument >= made_by ? steps_[argument - made_by].result : argument;
@@ -290,8 +290,9 @@ bool Execution::perform_here() { return run_steps() || fail(); }
 bool Execution::run_steps() {
   for (; done_ < header().count; done_++) {
     Step& step = steps_[done_];
+    if (step.flags & later) continue;
+    count_step();
     bool is_stopped = is_stopped_before(step);
-    if ((step.flags & later) && !is_stopped) continue;
     long result = is_stopped ? -ECANCELED : run(step);
     step.result = static_cast<int32_t>(result);
     if (step.output != 0) memcpy(block_ + step.output, &step.result, sizeof step.result);
@@ -316,10 +317,18 @@ bool joins_namespace(Call call) { return call == Call::unshare || call == Call::
 
 bool Execution::stop() { return !(__atomic_fetch_or(&progress_, stopped, __ATOMIC_SEQ_CST) & effective); }
 
+// A step that is `later` takes back mount(2). A superblock that is made leaves directories in its workdir.
 bool Execution::is_stopped_before(const Step& step) {
-  bool has_effect = (step.flags & (undo | later)) && !joins_namespace(step.call);
+  bool makes_superblock = step.call == Call::fsconfig && step.a[1] == abi::fsconfig_cmd_create;
+  bool has_effect =
+      ((step.flags & undo) && !joins_namespace(step.call)) || step.call == Call::mount || makes_superblock;
   if (!has_effect || (__atomic_load_n(&progress_, __ATOMIC_RELAXED) & effective)) return false;
   return __atomic_fetch_or(&progress_, effective, __ATOMIC_SEQ_CST) & stopped;
+}
+
+void Execution::count_step() {
+  if (steps_after_stop_ == nullptr || !(__atomic_load_n(&progress_, __ATOMIC_RELAXED) & stopped)) return;
+  __atomic_add_fetch(steps_after_stop_, 1, __ATOMIC_RELAXED);
 }
 
 bool Execution::fail() {
@@ -334,6 +343,7 @@ void Execution::take_back_here() {
   while (done_ > 0) {
     Step& step = steps_[--done_];
     long result = 0;
+    count_step();
     if (step.flags & later) {
       result = run(step);
       if (is_tolerated(step, result)) result = 0;

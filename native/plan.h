@@ -146,8 +146,8 @@ struct Failure {
 
 class Execution {
  public:
-  // Borrows the block, which has to outlive this object.
-  explicit Execution(uint8_t* block);
+  // Borrows the block, which has to outlive this object, and a counter of the steps that are made after stop().
+  explicit Execution(uint8_t* block, uint32_t* steps_after_stop = nullptr);
   ~Execution() { end_reservation(); }
   Execution(const Execution&) = delete;
   Execution& operator=(const Execution&) = delete;
@@ -194,6 +194,7 @@ class Execution {
   const Header& header() const { return *reinterpret_cast<const Header*>(block_); }
   bool run_steps();
   bool is_stopped_before(const Step& step);
+  void count_step();
   bool perform_here();
   void take_back_here();
   int run_on_own_thread(bool (Execution::*)(), bool* succeeded);
@@ -237,6 +238,7 @@ class Execution {
 
   uint8_t* block_;
   Step* steps_;
+  uint32_t* steps_after_stop_;
   int done_ = 0;
   bool has_joined_ = false;  // another namespace, on a thread of its own
   uint32_t progress_ = 0;    // of stop() and is_stopped_before(), by atomic operations

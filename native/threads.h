@@ -115,7 +115,7 @@ class Threads {
   // How many there are in all. When as many calls do not return, the next one waits.
   static constexpr int most_with_stuck = 128;
   // A call that takes longer than one to two of these counts as stuck.
-  static constexpr long stuck_milliseconds = 400;
+  static constexpr long stuck_milliseconds = 500;
   static constexpr long idle_milliseconds = 2000;
 
   // 0, or the errno with which no thread could be made for the task, which then is the caller's again.

@@ -32,6 +32,15 @@ export function close(held: Held): void {
   addon().close(descriptor);
 }
 
+/** Closes the descriptor on a thread: what it holds may have to be written back, or waited for. */
+export async function closeLater(held: Held): Promise<void> {
+  const descriptor = take(held);
+  if (descriptor === undefined) return;
+  const plan = new Plan();
+  plan.add(calls.close, [descriptor]);
+  await perform(plan);
+}
+
 interface Forgotten {
   readonly held: Held;
   readonly warning: (descriptor: number) => string | undefined;
@@ -39,14 +48,10 @@ interface Forgotten {
 
 // Like FileHandle: what is forgotten is closed, with a warning, since that comes when it comes.
 const forgotten = new FinalizationRegistry<Forgotten>(({ held, warning }) => {
-  const descriptor = take(held);
-  if (descriptor === undefined) return;
-  const text = warning(descriptor);
+  if (held.descriptor < 0) return;
+  const text = warning(held.descriptor);
   if (text !== undefined) process.emitWarning(text);
-  // What it holds may have to be written back first.
-  const plan = new Plan();
-  plan.add(calls.close, [descriptor]);
-  void perform(plan);
+  closeLater(held).catch(() => {});
 });
 
 /** Has the descriptor closed when the object is gone, with a warning if there is a text for it. */

@@ -2,7 +2,7 @@
 import { type Dialogue, pause } from './dialogue.js';
 
 /** In ms. */
-const SLICE = 4;
+const SLICE = 2;
 
 /** The slices of one piece of work. The synchronous form does not pause between them. */
 export class Slices {

@@ -264,7 +264,10 @@ export function* refuseInside(mounted: Mounted & Id): Dialogue<void> {
   const outcome = yield* ask(plan);
   if (outcome instanceof StepFailure) throw toError(mounted, outcome, () => undefined);
   const own = readMountId(plan.stepOf(look), outcome);
-  const table = yield* listRaw({ namespace: mounted.namespace });
+  const table = yield* listRaw({
+    namespace: mounted.namespace,
+    select: ({ id, parent }) => id === own || parent === own,
+  });
   const place = table.find(({ id }) => id === own)?.target;
   const inside = table.filter(({ id, parent, target }) => parent === own && id !== own && target !== place);
   if (inside.length === 0) return;

@@ -7,11 +7,12 @@ import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { OWN_MOUNT_NAMESPACE } from '../kernel/namespaces.js';
 import { DATA_OUTPUT, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
+import { collect } from '../kernel/slices.js';
 import { type Path, pathString } from '../paths.js';
 import { inodeOf, type Namespace, pathIn } from './namespaces.js';
 import type { RawMount } from './raw-mount.js';
 import { attempt, type Patience } from './search.js';
-import { readMountRecords, WHOLE_MOUNT } from './statmount.js';
+import { mountRecords, WHOLE_MOUNT } from './statmount.js';
 import { listRaw } from './table.js';
 
 /** What keeps a namespace: a thread of a process, a descriptor of a process, or a file that it is bound to. */
@@ -55,11 +56,14 @@ function* askKernel(known: ReadonlySet<number>): Dialogue<Kept[] | undefined> {
   for (let at = 0; at < data.length; ) {
     const [inode, size] = [data.readUInt32LE(at), data.readUInt32LE(at + 4)];
     at += 8;
-    found.push({ inode, mounts: readMountRecords(data.subarray(at, at + size)) });
+    const records = mountRecords(data.subarray(at, at + size));
+    found.push({ inode, mounts: yield* collect(records, (mount) => mount) });
     at += Math.ceil(size / 8) * 8;
   }
   return found;
 }
+
+const toBuffer = (bytes: string): Buffer => Buffer.from(bytes, 'latin1');
 
 const toInode = (name: string | undefined): number => Number(/^mnt:\[(\d+)\]$/.exec(name ?? '')?.[1]);
 
@@ -78,9 +82,9 @@ function* findKeepers(
     for (const { type, root, target } of namespace.table) {
       if (type !== 'nsfs') continue;
       add({
-        inode: toInode(root.toString('latin1')),
-        file: pathIn(namespace, target),
-        boundAt: pathString(target),
+        inode: toInode(root),
+        file: pathIn(namespace, toBuffer(target)),
+        boundAt: pathString(toBuffer(target)),
       });
     }
   }
@@ -129,7 +133,10 @@ export function* findKept(
   const told = yield* askKernel(known);
   let keepers = told === undefined ? yield* findKeepers(pids, namespaces, known, patience) : undefined;
   const kept = told ?? (yield* readTables(keepers ?? [], patience));
-  const found = kept.flatMap(({ inode, mounts }) => mounts.filter(isWanted).map((mount) => ({ inode, mount })));
+  const found: { inode: number; mount: RawMount }[] = [];
+  for (const { inode, mounts } of kept) {
+    found.push(...(yield* collect(mounts, (mount) => (isWanted(mount) ? { inode, mount } : undefined))));
+  }
   if (found.length === 0) return [];
   keepers ??= yield* findKeepers(pids, namespaces, known, patience);
   return found.map(({ inode, mount }) => ({

@@ -13,7 +13,7 @@ import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { systemCallOf } from '../kernel/format.js';
-import { close, closeWith, type Held } from '../kernel/held.js';
+import { close, closeLater, closeWith, type Held } from '../kernel/held.js';
 import { OWN_MOUNT_NAMESPACE } from '../kernel/namespaces.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
@@ -59,9 +59,9 @@ export class MountNamespace {
     this.close();
   }
 
-  /** `close()`, at the end of an `await using` block. */
+  /** `close()`, at the end of an `await using` block, on a thread: to end many mounts takes its time. */
   async [Symbol.asyncDispose](): Promise<void> {
-    this.close();
+    await closeLater(this.#held);
   }
 }
 

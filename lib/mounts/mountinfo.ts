@@ -23,7 +23,6 @@ export interface MountinfoLine {
   readonly type: string;
   readonly source: string;
   readonly superOptions: string;
-  readonly line: string;
 }
 
 /** The same with bytes. */
@@ -39,8 +38,6 @@ export interface MountinfoEntry {
   readonly source: Buffer;
   /** As it stands there, still escaped: commas separate options only until then. */
   readonly superOptions: Buffer;
-  /** The whole line. */
-  readonly line: Buffer;
 }
 
 const toBuffer = (bytes: string): Buffer => Buffer.from(bytes, 'latin1');
@@ -51,7 +48,7 @@ export const unescapeField = (field: string): string =>
 
 //   36 35 98:0 /root /target rw,noatime master:1 … - ext3 /dev/root rw,errors=continue
 //   id parent device root target options (any number of tags) - type source super
-function parseLine(line: string): MountinfoLine | undefined {
+function parseLine(line: string, before: MountinfoLine | undefined): MountinfoLine | undefined {
   // On single spaces: an empty source is an empty field.
   let at = 0;
   const next = (): string => {
@@ -76,29 +73,39 @@ function parseLine(line: string): MountinfoLine | undefined {
   const type = next();
   const source = next();
   if (at > line.length) return undefined;
+  const shared = sharer(before);
   return {
     id: Number(id),
     parent: Number(parent),
-    device,
-    root: unescapeField(root),
+    device: shared('device', device),
+    root: shared('root', unescapeField(root)),
     target: unescapeField(target),
-    mountOptions,
-    tags,
-    type,
-    source: unescapeField(source),
-    superOptions: next(),
-    line,
+    mountOptions: shared('mountOptions', mountOptions),
+    tags: shared('tags', tags),
+    type: shared('type', type),
+    source: shared('source', unescapeField(source)),
+    superOptions: shared('superOptions', next()),
   };
 }
+
+type Texts = Exclude<keyof MountinfoLine, 'id' | 'parent'>;
+
+/** Long tables have much in common from line to line; what is kept of it once costs the garbage collector less. */
+const sharer = (before: MountinfoLine | undefined) => (name: Texts, text: string) =>
+  before?.[name] === text ? before[name] : text;
 
 /** The lines of a table. */
 export function* splitMountinfo(text: Buffer): Generator<MountinfoLine> {
   const whole = text.toString('latin1');
+  let before: MountinfoLine | undefined;
   for (let start = 0; start < whole.length; ) {
     let end = whole.indexOf('\n', start);
     if (end < 0) end = whole.length;
-    const line = parseLine(whole.slice(start, end));
-    if (line !== undefined) yield line;
+    const line = parseLine(whole.slice(start, end), before);
+    if (line !== undefined) {
+      yield line;
+      before = line;
+    }
     start = end + 1;
   }
 }
@@ -110,7 +117,6 @@ export const toEntry = ({ tags, ...line }: MountinfoLine): MountinfoEntry => ({
   target: toBuffer(line.target),
   source: toBuffer(line.source),
   superOptions: toBuffer(line.superOptions),
-  line: toBuffer(line.line),
 });
 
 export const parseMountinfo = (text: Buffer): MountinfoEntry[] => Array.from(splitMountinfo(text), toEntry);

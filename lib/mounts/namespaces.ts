@@ -1,9 +1,9 @@
 /** The mount namespaces that processes are in, and their mount tables. */
 
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { readdirSync, readlinkSync } from 'node:fs';
 import type { Dialogue } from '../kernel/dialogue.js';
 import { joinPath, type Path } from '../paths.js';
-import { type MountinfoEntry, parseMountinfo, readMountinfo } from './mountinfo.js';
+import { MOUNTINFO, type MountinfoLine, readTable } from './mountinfo.js';
 import { attempt, type Patience } from './search.js';
 
 export interface Namespace {
@@ -11,7 +11,7 @@ export interface Namespace {
   readonly inode: number | undefined;
   /** A process that is in it. */
   readonly pid: number;
-  readonly table: readonly MountinfoEntry[];
+  readonly table: readonly MountinfoLine[];
 }
 
 /** Processes by id: this one first, then the youngest. */
@@ -49,17 +49,22 @@ export function* findNamespaces(
   return found;
 }
 
+/** None of a process that has ended, or that may not be looked at. */
+function* readTableIfAny(path: string): Dialogue<MountinfoLine[]> {
+  try {
+    return yield* readTable((line) => line, path);
+  } catch {
+    return [];
+  }
+}
+
 /** The caller's own namespace with its table however late it is, and as many others as there is time for. */
 export function* readNamespaces(pids: readonly number[], patience: Patience): Dialogue<Namespace[]> {
   const namespaces: Namespace[] = [];
   for (const { inode, pid } of yield* findNamespaces('mnt', pids, patience)) {
     if (inode !== undefined && patience.isLate()) break;
-    const table =
-      inode === undefined
-        ? attempt(readMountinfo)
-        : attempt(() => parseMountinfo(readFileSync(`/proc/${pid}/mountinfo`)));
-    namespaces.push({ inode, pid, table: table ?? [] });
-    yield* patience.pause();
+    const path = inode === undefined ? MOUNTINFO : `/proc/${pid}/mountinfo`;
+    namespaces.push({ inode, pid, table: yield* readTableIfAny(path) });
   }
   return namespaces;
 }

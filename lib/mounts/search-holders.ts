@@ -9,12 +9,13 @@ import * as k from '../kernel/constants.js';
 import type { Dialogue } from '../kernel/dialogue.js';
 import { addLook, type Found, readLook, readMountId } from '../kernel/look.js';
 import { Plan, type Step } from '../kernel/plan.js';
+import { collect } from '../kernel/slices.js';
 import { findOption, findOptions, shownLayers, splitLowerdir } from '../mount-strings.js';
 import { isAbsolute, isAtOrBelow, type Path, pathString, toBytes } from '../paths.js';
 import { findKept, type KeptMount } from './kept-namespaces.js';
 import { addJoin } from './mount-namespace.js';
 import { isUniqueId, type Mounted } from './mounted.js';
-import type { MountinfoEntry } from './mountinfo.js';
+import type { MountinfoLine } from './mountinfo.js';
 import { findNamespaces, listProcesses, type Namespace, pathIn, readNamespaces } from './namespaces.js';
 import type { RawMount } from './raw-mount.js';
 import { attempt, Patience } from './search.js';
@@ -72,10 +73,23 @@ function* lookAt({ path, id, device, namespace, workdir }: Mounted, flags: numbe
   };
 }
 
-type Row = readonly [row: MountinfoEntry, namespace: Namespace];
+/** A mount in the table of a namespace. */
+type Row = readonly [row: MountinfoLine, namespace: Namespace];
 
-const rowsOf = (namespaces: readonly Namespace[]): Row[] =>
-  namespaces.flatMap((namespace) => namespace.table.map((row): Row => [row, namespace]));
+/** The overlays in all of the tables. */
+function* overlaysIn(namespaces: readonly Namespace[]): Dialogue<Row[]> {
+  const rows: Row[] = [];
+  for (const namespace of namespaces) {
+    const overlays = yield* collect(namespace.table, (row): Row | undefined =>
+      row.type === 'overlay' ? [row, namespace] : undefined,
+    );
+    for (const row of overlays) rows.push(row);
+  }
+  return rows;
+}
+
+const toBuffer = (bytes: string): Buffer => Buffer.from(bytes, 'latin1');
+const shownPath = (bytes: string): string => pathString(toBuffer(bytes));
 
 const inNamespace = ({ inode }: Namespace): Via => (inode === undefined ? {} : { namespace: inode });
 
@@ -85,36 +99,40 @@ const inNamespace = ({ inode }: Namespace): Via => (inode === undefined ? {} : {
  */
 const isCopy = (
   { tableId, device, workdir }: Held,
-  row: Pick<MountinfoEntry, 'type' | 'device' | 'id' | 'superOptions'>,
+  mount: Pick<MountinfoLine, 'type' | 'device' | 'id'>,
+  options: string,
 ): boolean =>
-  row.type === 'overlay' &&
-  row.device === device &&
-  row.id !== tableId &&
-  (tableId !== undefined || workdir === undefined || showsWorkdir(row, workdir));
+  mount.type === 'overlay' &&
+  mount.device === device &&
+  mount.id !== tableId &&
+  (tableId !== undefined || workdir === undefined || showsWorkdir(options, workdir));
 
-function showsWorkdir({ superOptions }: Pick<MountinfoEntry, 'superOptions'>, workdir: Path): boolean {
-  const shown = findOption(superOptions, 'workdir');
+function showsWorkdir(options: string, workdir: Path): boolean {
+  const shown = findOption(toBuffer(options), 'workdir');
   return shown !== undefined && shownLayers(shown).some((path) => path.equals(toBytes(workdir)));
 }
 
 /** Mounts inside the mounts, at any depth. */
-export function mountsInside(rows: readonly Row[], ids: Wanted['ids']): Holder[] {
-  const children = new Map<number, MountinfoEntry[]>();
-  for (const [row] of rows) {
-    // In the root of the mount table, a mount may be its own parent.
-    if (row.parent === row.id) continue;
-    const siblings = children.get(row.parent);
-    if (siblings === undefined) children.set(row.parent, [row]);
-    else siblings.push(row);
+export function* mountsInside(namespaces: readonly Namespace[], ids: Wanted['ids']): Dialogue<Holder[]> {
+  const children = new Map<number, MountinfoLine[]>();
+  for (const { table } of namespaces) {
+    yield* collect(table, (row): undefined => {
+      // In the root of the mount table, a mount may be its own parent.
+      if (row.parent === row.id) return;
+      const siblings = children.get(row.parent);
+      if (siblings === undefined) children.set(row.parent, [row]);
+      else siblings.push(row);
+    });
   }
   const holders: Holder[] = [];
   for (const [id, via] of ids) {
     const found = [...(children.get(id) ?? [])];
     // It grows while it is gone through.
-    for (const row of found) {
-      holders.push({ what: 'inside', path: pathString(row.target), ...via });
+    const inside = yield* collect(found, (row): Holder => {
       for (const child of children.get(row.id) ?? []) found.push(child);
-    }
+      return { what: 'inside', path: shownPath(row.target), ...via };
+    });
+    for (const holder of inside) holders.push(holder);
   }
   return holders;
 }
@@ -154,8 +172,9 @@ function* findLoops(ids: Wanted['ids'], patience: Patience): Dialogue<Holder[]> 
 }
 
 /** The layers that a line of the mount table may mean. */
-function layersOf({ superOptions }: MountinfoEntry): Buffer[] {
-  const values = (name: string) => findOptions(superOptions, name);
+function layersOf({ superOptions }: MountinfoLine): Buffer[] {
+  const options = toBuffer(superOptions);
+  const values = (name: string) => findOptions(options, name);
   const single = ['upperdir', 'lowerdir+', 'datadir+'].flatMap(values);
   const layers = [...values('lowerdir').flatMap(splitLowerdir), ...single.flatMap(shownLayers)];
   const byText = new Map(layers.filter(isAbsolute).map((layer) => [layer.toString('latin1'), layer]));
@@ -164,20 +183,20 @@ function layersOf({ superOptions }: MountinfoEntry): Buffer[] {
 
 /** Overlays that have a layer in one of the mounts. */
 function* findLayers(
-  rows: readonly Row[],
+  overlays: readonly Row[],
   { path }: Mounted,
   held: Held,
   ids: Wanted['ids'],
   patience: Patience,
 ): Dialogue<Holder[]> {
-  const overlays = rows.filter(([row]) => row.type === 'overlay' && row.device !== held.device);
+  const others = overlays.filter(([row]) => row.device !== held.device);
   const holders: Holder[] = [];
-  for (const [row, namespace] of overlays) {
+  for (const [row, namespace] of others) {
     if (patience.isLate()) break;
     const layers = layersOf(row);
     const say = (layer: Path): Holder => ({
       what: 'layer',
-      path: pathString(row.target),
+      path: shownPath(row.target),
       layer: pathString(layer),
       ...inNamespace(namespace),
     });
@@ -194,11 +213,9 @@ function* findLayers(
   return holders;
 }
 
-const keptTarget = ({ target }: RawMount): string => pathString(Buffer.from(target, 'latin1'));
-
 /** One for each of those that keep its namespace. */
 function keptHolders({ mount, inode, keepers }: KeptMount): Holder[] {
-  const holder: Holder = { what: 'namespace', path: keptTarget(mount), namespace: inode };
+  const holder: Holder = { what: 'namespace', path: shownPath(mount.target), namespace: inode };
   if (keepers.length === 0) return [holder];
   return keepers.map(({ pid, descriptor, boundAt }) => ({
     ...holder,
@@ -222,10 +239,9 @@ export function* searchHolders(mounted: Mounted, { scope, limit, flags }: Extent
   const pids = listProcesses();
   const held = yield* lookAt(mounted, flags, patience);
   const namespaces = yield* readNamespaces(pids, patience);
-  const rows = rowsOf(namespaces);
-  const copies = rows.filter(([row]) => isCopy(held, row));
-  const isKeptCopy = (mount: RawMount) =>
-    isCopy(held, { ...mount, superOptions: Buffer.from(mount.options, 'latin1') });
+  const overlays = yield* overlaysIn(namespaces);
+  const copies = overlays.filter(([row]) => isCopy(held, row, row.superOptions));
+  const isKeptCopy = (mount: RawMount) => isCopy(held, mount, mount.options);
   // When not all namespaces of processes are known, the others cannot be told from them.
   const isKnown = !patience.isLate();
   const kept = scope === 'all' && isKnown ? yield* findKept(pids, namespaces, isKeptCopy, patience) : [];
@@ -233,19 +249,18 @@ export function* searchHolders(mounted: Mounted, { scope, limit, flags }: Extent
   // The ids in the tables are used again, but not while somebody holds the mount.
   const ids = new Map<number, Via>();
   if (held.tableId !== undefined) ids.set(held.tableId, {});
-  for (const [{ id, target }, namespace] of copies)
-    ids.set(id, { copy: pathString(target), ...inNamespace(namespace) });
-  for (const { mount, inode } of kept) ids.set(mount.id, { copy: keptTarget(mount), namespace: inode });
+  for (const [{ id, target }, namespace] of copies) ids.set(id, { copy: shownPath(target), ...inNamespace(namespace) });
+  for (const { mount, inode } of kept) ids.set(mount.id, { copy: shownPath(mount.target), namespace: inode });
   const wanted: Wanted[] = ids.size > 0 ? [{ mask: k.STATX_MNT_ID, ids }] : [];
   const { id } = mounted;
   if (held.tableId === undefined && id !== undefined) {
     if (isUniqueId(id)) wanted.push({ mask: k.STATX_MNT_ID_UNIQUE, ids: new Map([[id, {}]]) });
     else wanted.push({ mask: k.STATX_MNT_ID, ids: new Map([[id, {}]]) });
   }
-  const isOverlay = rows.some(([row]) => row.device === held.device && row.type === 'overlay');
+  const isOverlay = overlays.some(([row]) => row.device === held.device);
   const devices = new Map<string, Via>(isOverlay || held.tableId === undefined ? [[toHex(held.device), {}]] : []);
 
-  const holders = mountsInside(rows, ids);
+  const holders = yield* mountsInside(namespaces, ids);
   const sockets = yield* findSockets(pids, ids, patience);
   holders.push(...(yield* findLoops(ids, patience)));
   const users = yield* findUsers(pids, wanted, sockets, devices, patience);
@@ -254,15 +269,15 @@ export function* searchHolders(mounted: Mounted, { scope, limit, flags }: Extent
     for (const [{ target }, { inode, pid }] of copies) {
       holders.push({
         what: 'mount',
-        path: pathString(target),
+        path: shownPath(target),
         ...(inode !== undefined && { pid, command: commandOf(pid), namespace: inode }),
       });
     }
     holders.push(...kept.flatMap(keptHolders));
-    holders.push(...(yield* findLayers(rows, mounted, held, ids, patience)));
+    holders.push(...(yield* findLayers(overlays, mounted, held, ids, patience)));
   }
   const hidden = users.hidden.size;
-  return Object.assign(choose(holders, scope), { hidden, complete: !patience.isOver });
+  return Object.assign(choose(holders, scope), { hidden, complete: !patience.wasLate });
 }
 
 /** What makes it busy is what holds the mount itself; its copies count where they are on shared mounts. */

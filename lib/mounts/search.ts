@@ -2,43 +2,32 @@
 
 import { askTolerant, type Dialogue } from '../kernel/dialogue.js';
 import type { Outputs } from '../kernel/perform.js';
-import { Plan } from '../kernel/plan.js';
-
-/** A search goes on so long, in ms, before others have their turn. */
-const SLICE = 4;
+import type { Plan } from '../kernel/plan.js';
+import { Slices } from '../kernel/slices.js';
 
 /** How long a search may go on: in all, and at a stretch. */
-export class Patience {
+export class Patience extends Slices {
   readonly #end: number;
-  #sliceEnd = performance.now() + SLICE;
-  /** Whether time has run out. */
-  isOver = false;
+  /** Whether time has run out before all was looked at. */
+  wasLate = false;
 
   /** In ms. */
   constructor(limit: number) {
+    super();
     this.#end = performance.now() + limit;
   }
 
   /** Whether no time is left for another look. */
   isLate(): boolean {
-    this.isOver ||= performance.now() >= this.#end;
-    return this.isOver;
-  }
-
-  isSliceOver(): boolean {
-    return performance.now() >= this.#sliceEnd;
+    this.wasLate ||= performance.now() >= this.#end;
+    return this.wasLate;
   }
 
   /** Has a plan performed, whereupon a new slice begins. */
   *look(plan: Plan): Dialogue<Outputs> {
     const outputs = yield* askTolerant(plan);
-    this.#sliceEnd = performance.now() + SLICE;
+    this.begin();
     return outputs;
-  }
-
-  /** Lets others have their turn when it is time. */
-  *pause(): Dialogue<void> {
-    if (this.isSliceOver()) yield* this.look(new Plan());
   }
 }
 

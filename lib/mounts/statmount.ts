@@ -74,13 +74,12 @@ export function tellsSources(data: Buffer): boolean | undefined {
   return count > 1 ? false : undefined;
 }
 
-/** The mounts of a table. */
-export function readMountRecords(data: Buffer): RawMount[] {
+/** The mounts of a table, one after the other. */
+export function* mountRecords(data: Buffer): Generator<RawMount, void> {
   const words = new Uint32Array(data.buffer, data.byteOffset, data.byteLength >> 2);
   const count = words[0] as number;
   // One string, of which all others are parts.
   const texts = data.toString('latin1', words[1] as number);
-  const mounts: RawMount[] = new Array(count);
   for (let i = 0; i < count; i++) {
     const start = HEAD_WORDS + i * RECORD_WORDS;
     const word = (position: number) => words[start + position] as number;
@@ -91,7 +90,7 @@ export function readMountRecords(data: Buffer): RawMount[] {
       return texts.slice(begin, end);
     }) as [string, string, string, string, string, string];
     const flags = flagWords(word(at.superblockFlags));
-    mounts[i] = {
+    yield {
       id: word(at.tableId),
       uniqueId: word(at.id) + word(at.id + 1) * 2 ** 32,
       parent: word(at.tableParent),
@@ -105,5 +104,6 @@ export function readMountRecords(data: Buffer): RawMount[] {
       options: options === '' ? flags : `${flags},${options}`,
     };
   }
-  return mounts;
 }
+
+export const readMountRecords = (data: Buffer): RawMount[] => Array.from(mountRecords(data));

@@ -8,11 +8,12 @@ import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { addLook, readLook } from '../kernel/look.js';
 import { DATA_OUTPUT, type Outputs, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
+import { collect } from '../kernel/slices.js';
 import { type Path, pathString, quotePath } from '../paths.js';
 import { addJoin, addOpen, explainJoin, type Namespace } from './mount-namespace.js';
 import { MOUNTINFO, splitMountinfo } from './mountinfo.js';
 import { mountinfoReader, type RawMount } from './raw-mount.js';
-import { MOUNT_BASICS, readMountRecords, tellsSources, WHOLE_MOUNT } from './statmount.js';
+import { MOUNT_BASICS, mountRecords, readMountRecords, tellsSources, WHOLE_MOUNT } from './statmount.js';
 
 /** How the kernel is asked. */
 export type TableWay = 'statmount' | 'mountinfo';
@@ -20,7 +21,7 @@ export type TableWay = 'statmount' | 'mountinfo';
 export interface TableQuery {
   /** Left out: the calling thread's. */
   readonly namespace?: Namespace | undefined;
-  /** What is wanted: only the type and the target are to be looked at. Left out: all. */
+  /** What is wanted, by anything but source and options. Left out: all. */
   readonly select?: ((mount: RawMount) => boolean) | undefined;
   readonly way?: TableWay | undefined;
 }
@@ -116,13 +117,15 @@ function isWhole(data: Buffer): boolean {
   return isStatmountWhole ?? false;
 }
 
+const collectMounts = (data: Buffer): Dialogue<RawMount[]> => collect(mountRecords(data), (mount) => mount);
+
 /** Basics first: options, which cost most, only of what is wanted. Undefined where the kernel does not tell all. */
 function* listByStatmount({ namespace, select }: TableQuery): Dialogue<RawMount[] | undefined> {
   let ids: number[] | undefined;
   if (select !== undefined) {
     const basics = yield* askStatmount(namespace, MOUNT_BASICS);
     if (basics instanceof StepFailure) return undefined;
-    const all = readMountRecords(basics);
+    const all = yield* collectMounts(basics);
     const idsOf = (mounts: readonly RawMount[]) => mounts.map(({ uniqueId }) => uniqueId as number);
     ids = idsOf(all.filter(select));
     if (ids.length === 0) {
@@ -133,7 +136,7 @@ function* listByStatmount({ namespace, select }: TableQuery): Dialogue<RawMount[
     }
   }
   const whole = yield* askStatmount(namespace, WHOLE_MOUNT, ids);
-  return whole instanceof StepFailure || !isWhole(whole) ? undefined : readMountRecords(whole);
+  return whole instanceof StepFailure || !isWhole(whole) ? undefined : yield* collectMounts(whole);
 }
 
 /**
@@ -143,18 +146,28 @@ function* listByStatmount({ namespace, select }: TableQuery): Dialogue<RawMount[
 export function* lookAtMounts(ids: readonly number[], mask: number): Dialogue<readonly RawMount[]> {
   if (ids.length === 0) return [];
   const data = yield* askStatmount(undefined, mask, ids);
-  return data instanceof StepFailure ? [] : readMountRecords(data);
+  return data instanceof StepFailure ? [] : yield* collectMounts(data);
+}
+
+/** The unique ids of all mounts of a namespace; undefined where the kernel does not tell them. */
+export function* listIds(namespace: Namespace | undefined): Dialogue<number[] | undefined> {
+  const plan = new Plan();
+  const descriptor =
+    typeof namespace === 'number' ? namespace : namespace === undefined ? -1 : addOpen(plan, namespace, false);
+  const step = plan.stepOf(plan.add(calls.mount_ids, [descriptor], { output: DATA_OUTPUT }));
+  const outcome = yield* ask(plan);
+  return outcome instanceof StepFailure ? undefined : readIds(outcome.data(step));
 }
 
 /** The mounts of a namespace with these unique ids that are still there. */
 export function* statRaw(ids: readonly number[], namespace: Namespace | undefined): Dialogue<readonly RawMount[]> {
   const data = yield* askStatmount(namespace, WHOLE_MOUNT, ids);
   if (data instanceof StepFailure) throw explainTable(data);
-  return readMountRecords(data);
+  return yield* collectMounts(data);
 }
 
 /** By /proc: as the table of a thread that is in the namespace, with the unique ids beside it where there are any. */
-function* listByMountinfo({ namespace }: TableQuery): Dialogue<RawMount[] | StepFailure> {
+function* listByMountinfo({ namespace, select }: TableQuery): Dialogue<RawMount[] | StepFailure> {
   const plan = new Plan();
   const self = addJoining(plan, namespace);
   const before = addIds(plan);
@@ -162,7 +175,7 @@ function* listByMountinfo({ namespace }: TableQuery): Dialogue<RawMount[] | Step
   const after = addIds(plan);
   const outcome = yield* ask(plan);
   if (!(outcome instanceof StepFailure)) {
-    return join(outcome.data(text), readIds(before, outcome), readIds(after, outcome));
+    return yield* join(outcome.data(text), select, idsOf(before, outcome), idsOf(after, outcome));
   }
   const isDenied = outcome.errno === e.EPERM || outcome.errno === e.EACCES;
   const process = namespace === undefined || typeof namespace === 'number' ? undefined : processOf(namespace);
@@ -172,10 +185,10 @@ function* listByMountinfo({ namespace }: TableQuery): Dialogue<RawMount[] | Step
   const path = `${process}/mountinfo`;
   const otherText = other.stepOf(other.add(calls.read_file, [k.AT_FDCWD, path], { output: DATA_OUTPUT }));
   const second = yield* ask(other);
-  return second instanceof StepFailure ? outcome : join(second.data(otherText));
+  return second instanceof StepFailure ? outcome : yield* join(second.data(otherText), select);
 }
 
-function readIds(step: Step, outputs: Outputs): Buffer | undefined {
+function idsOf(step: Step, outputs: Outputs): Buffer | undefined {
   return outputs.result(step) < 0 ? undefined : outputs.data(step);
 }
 
@@ -183,13 +196,27 @@ function readIds(step: Step, outputs: Outputs): Buffer | undefined {
  * The kernel goes through the same list for the text and for the ids. So when the ids are the same before and
  * after, and as many as the lines, each belongs to the line in its place.
  */
-function join(text: Buffer, before?: Buffer, after?: Buffer): RawMount[] {
-  const lines = Array.from(splitMountinfo(text));
-  const isStill = before !== undefined && after?.equals(before) && before.length === lines.length * ID_SIZE;
-  const halves = isStill ? new Uint32Array(before.buffer, before.byteOffset, before.byteLength >> 2) : undefined;
+function* join(text: Buffer, select: TableQuery['select'], before?: Buffer, after?: Buffer): Dialogue<RawMount[]> {
+  const isStill = before !== undefined && after?.equals(before) && before.length === countLines(text) * ID_SIZE;
+  const ids = isStill ? readIds(before) : undefined;
   const toMount = mountinfoReader();
-  return lines.map((line, i) =>
-    toMount(line, halves && (halves[2 * i] as number) + (halves[2 * i + 1] as number) * 2 ** 32),
+  return yield* collect(splitMountinfo(text), (line, i) => {
+    const mount = toMount(line, ids?.[i]);
+    return select === undefined || select(mount) ? mount : undefined;
+  });
+}
+
+function countLines(text: Buffer): number {
+  let count = 0;
+  for (let at = text.indexOf(10); at >= 0; at = text.indexOf(10, at + 1)) count++;
+  return count;
+}
+
+function readIds(data: Buffer): number[] {
+  const halves = new Uint32Array(data.buffer, data.byteOffset, data.byteLength >> 2);
+  return Array.from(
+    { length: halves.length >> 1 },
+    (_, i) => (halves[2 * i] as number) + (halves[2 * i + 1] as number) * 2 ** 32,
   );
 }
 
@@ -208,10 +235,12 @@ const sameness = ({ id, device, root }: RawMount): string => `${id} ${device} ${
 function* addIdsLater(mounts: readonly RawMount[], namespace: Namespace | undefined): Dialogue<readonly RawMount[]> {
   const basics = yield* askStatmount(namespace, MOUNT_BASICS);
   if (basics instanceof StepFailure) return mounts;
-  const ids = new Map(readMountRecords(basics).map((mount) => [sameness(mount), mount.uniqueId]));
-  return mounts.flatMap((mount) => {
+  const ids = new Map(
+    yield* collect(mountRecords(basics), (mount): [string, number | undefined] => [sameness(mount), mount.uniqueId]),
+  );
+  return yield* collect(mounts, (mount) => {
     const uniqueId = ids.get(sameness(mount));
-    return uniqueId === undefined ? [] : { ...mount, uniqueId };
+    return uniqueId === undefined ? undefined : { ...mount, uniqueId };
   });
 }
 
@@ -221,19 +250,18 @@ function* addIdsLater(mounts: readonly RawMount[], namespace: Namespace | undefi
  * mount on such a namespace's lowest root for what covers it, as one does on a machine that has started from a disk.
  */
 export function* listRaw(query: TableQuery): Dialogue<readonly RawMount[]> {
-  const { namespace, select, way = namespace === undefined ? 'mountinfo' : 'statmount' } = query;
+  const { namespace, way = namespace === undefined ? 'mountinfo' : 'statmount' } = query;
   if (way === 'statmount' && isStatmountWhole !== false) {
     const mounts = yield* listByStatmount(query);
     if (mounts !== undefined) return mounts;
   }
-  const mounts = yield* listByMountinfo(query);
-  if (mounts instanceof StepFailure) {
+  const wanted = yield* listByMountinfo(query);
+  if (wanted instanceof StepFailure) {
     // Without /proc at its place.
     const others = namespace === undefined && query.way === undefined ? yield* listByStatmount(query) : undefined;
     if (others !== undefined) return others;
-    throw explainTable(mounts);
+    throw explainTable(wanted);
   }
-  const wanted = select === undefined ? mounts : mounts.filter(select);
   if (wanted.every(({ uniqueId }) => uniqueId !== undefined)) return wanted;
   // Mounts have come or gone meanwhile, or there are no such ids.
   const others = query.way === undefined && isStatmountWhole !== false ? yield* listByStatmount(query) : undefined;
@@ -280,8 +308,9 @@ function* findInMountinfo(query: FindQuery): Dialogue<RawMount | undefined> {
   if (outcome instanceof StepFailure) throw explainTable(outcome, path);
   const [found, again] = [readLook(look, outcome), readLook(unique, outcome)];
   if (isExact && !found.isMountRoot) return undefined;
-  for (const line of splitMountinfo(outcome.data(text))) {
-    if (line.id === found.mountId) return mountinfoReader()(line, again.hasUniqueMountId ? again.mountId : undefined);
-  }
-  return undefined;
+  const uniqueId = again.hasUniqueMountId ? again.mountId : undefined;
+  const [line] = yield* collect(splitMountinfo(outcome.data(text)), (line) =>
+    line.id === found.mountId ? line : undefined,
+  );
+  return line && mountinfoReader()(line, uniqueId);
 }

@@ -8,6 +8,7 @@ import { ask, type Dialogue, hold, holdSync, pause } from '../kernel/dialogue.js
 import { lookSync } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
+import { Slices } from '../kernel/slices.js';
 import { type Path, type PathLike, toAbsolute, toBytes, toPath, withoutTrailingSlashes } from '../paths.js';
 import { isBusy, Pauses } from './attempts.js';
 import { type MountinfoLine, readTable } from './mountinfo.js';
@@ -36,7 +37,8 @@ type Row = Pick<MountinfoLine, 'id' | 'parent' | 'target'>;
  * The mounts of a tree, in an order in which each can be unmounted by its path: what is inside
  * another, or over it, before that one. In bulk only those with which all the others go. Pure.
  */
-export function inOrder(wanted: readonly Row[], bulk: boolean): Row[] {
+function* inOrder(wanted: readonly Row[], bulk: boolean): Dialogue<Row[]> {
+  const slices = new Slices();
   const ids = new Set(wanted.map(({ id }) => id));
   const children = new Map<number, Row[]>();
   const roots: Row[] = [];
@@ -45,6 +47,7 @@ export function inOrder(wanted: readonly Row[], bulk: boolean): Row[] {
     const siblings = ids.has(entry.parent) && entry.parent !== entry.id ? children.get(entry.parent) : roots;
     if (siblings === undefined) children.set(entry.parent, [entry]);
     else siblings.push(entry);
+    if (slices.isOver()) yield* slices.pause();
   }
   // Backwards: each mount before what is inside it. Mounts may lie deeper in each other than calls can.
   const backwards: Row[] = [];
@@ -58,6 +61,7 @@ export function inOrder(wanted: readonly Row[], bulk: boolean): Row[] {
     const isCover = ({ target }: Row) => target === entry.target;
     for (const child of inside) if (isCover(child)) left.push({ entry: child, goesAlone });
     for (const child of inside) if (!isCover(child)) left.push({ entry: child, goesAlone: false });
+    if (slices.isOver()) yield* slices.pause();
   }
   return backwards.reverse();
 }
@@ -116,7 +120,7 @@ class Tree {
     for (;;) {
       const rows = yield* listBelow(this.#directory);
       for (const { id } of rows) this.#seen.add(id);
-      const obstacle = yield* this.#unmountEach(inOrder(rows, this.#bulk));
+      const obstacle = yield* this.#unmountEach(yield* inOrder(rows, this.#bulk));
       if (obstacle === undefined) return this.#seen.size;
       if (obstacle === 'again') continue;
       // What is mounted meanwhile is in the next list.

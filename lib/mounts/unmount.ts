@@ -306,10 +306,11 @@ const MOMENT = 5;
 /** An unmount goes on for so long where nobody can be found who holds the mount, in ms. */
 const UNSEEN = 100;
 
-/** Whether the mount at a path was not the one with the id. */
-const isStale = (outcome: unknown): boolean => outcome instanceof StepFailure && outcome.errno === e.ESTALE;
+/** Whether another call may have unmounted what was found at the path. */
+const isOther = (outcome: unknown): boolean =>
+  outcome instanceof StepFailure && (outcome.errno === e.ESTALE || outcome.errno === e.EINVAL);
 
-/** How often a busy mount that other calls replace meanwhile is looked at anew. */
+/** How often a path is looked at anew where other calls unmount and mount. */
 const MOST_ROUNDS = 4;
 
 /**
@@ -329,17 +330,20 @@ export function* unmountMounted(
       current().held !== undefined,
     );
   let outcome = yield* attempt(current, Math.max(timeout, MOMENT));
-  for (let round = 0; isBusy(outcome); round++) {
-    // By its id from here on: who holds what is beneath it, when another call has unmounted it, is of no interest.
-    const mounted = (yield* identify(current(), options)) ?? current();
-    outcome = yield* attempt(() => mounted, round === 0 ? 0 : UNSEEN);
+  for (let round = 0; isBusy(outcome) || isOther(outcome); round++) {
+    const found = yield* identify(current(), options);
     if (isBusy(outcome)) {
+      // By its id from here on: who holds what is beneath it, when another call has unmounted it, is of no interest.
+      const mounted = found ?? current();
+      outcome = yield* attempt(() => mounted, round === 0 ? 0 : UNSEEN);
+      if (!isBusy(outcome)) continue;
       const holders = yield* searchBusy(mounted, options);
       const isStill = (yield* identify(mounted, options)) !== undefined;
-      if (round === MOST_ROUNDS || (isStill && (holders.length > 0 || round > 0))) {
+      if (round >= MOST_ROUNDS || (isStill && (holders.length > 0 || round > 0))) {
         throw explainUnmount(mounted, outcome, { holders });
       }
-    } else if (current().id === undefined && isStale(outcome) && round < MOST_ROUNDS) {
+    } else {
+      if (round >= MOST_ROUNDS || current().id !== undefined || found === undefined) break;
       outcome = yield* attempt(current, 0);
     }
   }

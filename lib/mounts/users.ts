@@ -193,7 +193,7 @@ export function* findUsers(
     for (const pid of pids) {
       if (patience.isLate()) break;
       for (const one of wanted) fill(batch, pid, one);
-      if (!batch.isFull && !patience.isSliceOver()) continue;
+      if (!batch.isFull && !patience.isOver()) continue;
       yield* finish(batch);
       batch = new Batch();
     }

@@ -7,14 +7,15 @@ import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { hold, holdSync } from '../kernel/dialogue.js';
-import { close, closeWith, type Held } from '../kernel/held.js';
+import { type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
+import { closeLater, closeWith, type Held } from '../kernel/held.js';
 import { OWN_MOUNT_NAMESPACE } from '../kernel/namespaces.js';
 import { perform, performSync, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
+import { collect } from '../kernel/slices.js';
 import { addJoin, addOpen, type Namespace } from './mount-namespace.js';
 import type { RawMount } from './raw-mount.js';
-import { addThreadSelf, explainTable, listRaw, processOf, statRaw } from './table.js';
+import { addThreadSelf, explainTable, listIds, listRaw, processOf, statRaw } from './table.js';
 
 export type MountEventType = 'mounted' | 'unmounted' | 'moved';
 
@@ -38,10 +39,8 @@ function placeOf(mount: RawMount, byTableId: ReadonlyMap<number, RawMount>): str
   return `${mount.parent} ${parent === undefined ? mount.target : mount.target.slice(parent.target.length)}`;
 }
 
-function byTableId(mounts: Iterable<RawMount | undefined>): Map<number, RawMount> {
-  const map = new Map<number, RawMount>();
-  for (const mount of mounts) if (mount !== undefined) map.set(mount.id, mount);
-  return map;
+function* byTableId(mounts: Iterable<RawMount | undefined>): Dialogue<Map<number, RawMount>> {
+  return new Map(yield* collect(mounts, (mount): [number, RawMount] | undefined => mount && [mount.id, mount]));
 }
 
 /** An id may stand for another mount by now, where ids are used again. */
@@ -49,22 +48,18 @@ const isSame = (one: RawMount, other: RawMount): boolean =>
   one.uniqueId !== undefined ||
   (one.device === other.device && one.root === other.root && one.source === other.source && one.type === other.type);
 
-/** What has come and gone between two tables. Pure. */
-export function compareTables(before: Known, after: readonly RawMount[]): RawMountEvent[] {
-  const [placesBefore, placesAfter] = [byTableId(before.values()), byTableId(after)];
+/** What has come and gone between two tables. */
+export function* compareTables(before: Known, after: readonly RawMount[]): Dialogue<RawMountEvent[]> {
+  const [placesBefore, placesAfter] = [yield* byTableId(before.values()), yield* byTableId(after)];
   const left = new Map(before);
-  const arrived: RawMountEvent[] = [];
-  for (const mount of after) {
+  const arrived = yield* collect(after, (mount): RawMountEvent | undefined => {
     const id = keyOf(mount);
     const old = before.get(id);
-    if (!before.has(id) || (old !== undefined && !isSame(old, mount))) {
-      arrived.push({ type: 'mounted', id, mount });
-      continue;
-    }
+    if (!before.has(id) || (old !== undefined && !isSame(old, mount))) return { type: 'mounted', id, mount };
     left.delete(id);
-    if (old === undefined || placeOf(old, placesBefore) === placeOf(mount, placesAfter)) continue;
-    arrived.push({ type: 'moved', id, mount });
-  }
+    if (old === undefined || placeOf(old, placesBefore) === placeOf(mount, placesAfter)) return undefined;
+    return { type: 'moved', id, mount };
+  });
   // The youngest first, as mounts inside of others go before these.
   const gone = Array.from(left, ([id, mount]): RawMountEvent => ({ type: 'unmounted', id, mount })).reverse();
   return [...gone, ...arrived];
@@ -119,8 +114,11 @@ export abstract class Watch {
   readonly #held: Held;
   readonly #namespace: Held | undefined;
   readonly #ending = new AbortController();
+  #closed: Promise<unknown> | undefined;
   /** What is to be listed. */
   protected readonly namespace: Namespace | undefined;
+  /** The mounts as they were when the watch began, read on a thread: a long table would keep the event loop. */
+  protected readonly first: Promise<readonly RawMount[]>;
 
   constructor({ descriptor, namespace, named }: Opened) {
     this.#held = { descriptor };
@@ -130,6 +128,9 @@ export abstract class Watch {
       closeWith(this, this.#namespace, () => undefined);
     }
     this.namespace = namespace ?? named;
+    this.first = hold(listRaw({ namespace: this.namespace }));
+    // Whoever asks for a change is told.
+    this.first.catch(() => {});
   }
 
   get descriptor(): number {
@@ -143,11 +144,11 @@ export abstract class Watch {
     return this.#ending.signal.aborted;
   }
 
-  close(): void {
-    if (this.isClosed) return;
+  /** Ends it; the descriptors are closed on a thread, since the kernel waits until nobody tells it of events any more. */
+  close(): Promise<unknown> {
     this.#ending.abort();
-    close(this.#held);
-    if (this.#namespace !== undefined) close(this.#namespace);
+    this.#closed ??= Promise.all([closeLater(this.#held), this.#namespace && closeLater(this.#namespace)]);
+    return this.#closed;
   }
 
   /** Resolves when the descriptor is ready, or this is closed. */
@@ -177,17 +178,6 @@ class EventWatch extends Watch {
   /** What a comparison has told that the queue will tell again. */
   readonly #toldAlready = new Set<string>();
 
-  constructor(opened: Opened) {
-    super(opened);
-    // At once: what changes before it, and is then lost by a queue that runs over, could not be told.
-    try {
-      for (const mount of holdSync(listRaw({ namespace: this.namespace }))) this.#known.set(keyOf(mount), mount);
-    } catch (error) {
-      this.close();
-      throw error;
-    }
-  }
-
   static open(watched: Namespace | undefined): EventWatch | undefined {
     const plan = new Plan();
     const namespace = addOpen(plan, watched ?? OWN_MOUNT_NAMESPACE, watched !== undefined);
@@ -204,6 +194,7 @@ class EventWatch extends Watch {
   }
 
   async next(): Promise<RawMountEvent[] | undefined> {
+    if (this.#known.size === 0) for (const mount of await this.first) this.#known.set(keyOf(mount), mount);
     while (!this.isClosed) {
       const told = this.#read();
       if (told.length === 0) {
@@ -252,7 +243,7 @@ class EventWatch extends Watch {
   /** The queue has run over: what has got lost shows in the table. */
   async #compare(): Promise<RawMountEvent[]> {
     const after = await hold(listRaw({ namespace: this.namespace }));
-    const events = compareTables(this.#known, after);
+    const events = await hold(compareTables(this.#known, after));
     this.#known.clear();
     for (const mount of after) this.#known.set(keyOf(mount), mount);
     for (const { type, id } of events) this.#toldAlready.add(`${type} ${id}`);
@@ -262,21 +253,18 @@ class EventWatch extends Watch {
 
 /** By comparing tables: what comes and goes between two looks is not seen. */
 class TableWatch extends Watch {
-  #known: Known;
+  #known: Map<number, RawMount | undefined>;
+  #isFirst = true;
   #waiting: Promise<void> | undefined;
 
   constructor(opened: Opened) {
     super(opened);
     try {
-      this.#known = TableWatch.#toKnown(holdSync(listRaw({ namespace: this.namespace })));
+      this.#known = holdSync(listKnown(this.namespace));
     } catch (error) {
-      this.close();
+      void this.close();
       throw error;
     }
-  }
-
-  static #toKnown(mounts: readonly RawMount[]): Known {
-    return new Map(mounts.map((mount) => [keyOf(mount), mount]));
   }
 
   static open(watched: Namespace | undefined): TableWatch {
@@ -305,15 +293,25 @@ class TableWatch extends Watch {
     return new TableWatch({ descriptor: outcome.result(plan.stepOf(file)), named });
   }
 
+  /** Learns what the mounts are that were there at first. */
+  async #fill(): Promise<void> {
+    this.#isFirst = false;
+    for (const mount of await this.first) {
+      const id = keyOf(mount);
+      if (this.#known.has(id) && this.#known.get(id) === undefined) this.#known.set(id, mount);
+    }
+  }
+
   async next(): Promise<RawMountEvent[] | undefined> {
     while (!this.isClosed) {
       if (this.#waiting === undefined) {
         // The table is read when the wait has begun: beginning it takes note of all that was before.
         this.#waiting = this.wait(k.POLLPRI);
         this.#waiting.catch(() => {});
+        if (this.#isFirst) await this.#fill();
         const after = await hold(listRaw({ namespace: this.namespace }));
-        const events = compareTables(this.#known, after);
-        this.#known = TableWatch.#toKnown(after);
+        const events = await hold(compareTables(this.#known, after));
+        this.#known = toKnown(after);
         if (events.length > 0 && !this.isClosed) return events;
       }
       await this.#waiting;
@@ -321,6 +319,15 @@ class TableWatch extends Watch {
     }
     return undefined;
   }
+}
+
+const toKnown = (mounts: readonly RawMount[]): Map<number, RawMount> =>
+  new Map(mounts.map((mount) => [keyOf(mount), mount]));
+
+/** The mounts at this moment, by their ids alone where there is a quick way: listmount(2), 6.8. */
+function* listKnown(namespace: Namespace | undefined): Dialogue<Map<number, RawMount | undefined>> {
+  const ids = yield* listIds(namespace);
+  return ids === undefined ? toKnown(yield* listRaw({ namespace })) : new Map(ids.map((id) => [id, undefined]));
 }
 
 /** A table whose changes can be waited for. */

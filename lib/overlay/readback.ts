@@ -12,7 +12,7 @@ import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { splitShown } from '../mount-strings.js';
 import { isUniqueId, type Mounted } from '../mounts/mounted.js';
-import { readMountinfo } from '../mounts/mountinfo.js';
+import { readTable } from '../mounts/mountinfo.js';
 import { WHOLE_MOUNT } from '../mounts/statmount.js';
 import { lookAtMounts } from '../mounts/table.js';
 import { type Path, pathString, quotePath } from '../paths.js';
@@ -100,7 +100,10 @@ function* readFromTable(target: Path): Dialogue<Buffer | undefined> {
   const plan = new Plan();
   const step = addLook(plan, target, { flags: k.AT_SYMLINK_NOFOLLOW, mask: k.STATX_MNT_ID });
   const { mountId } = readLook(step, yield* ask(plan));
-  return readMountinfo().find(({ id, type }) => id === mountId && type === 'overlay')?.superOptions;
+  const [options] = yield* readTable(({ id, type, superOptions }) =>
+    id === mountId && type === 'overlay' ? superOptions : undefined,
+  );
+  return options === undefined ? undefined : Buffer.from(options, 'latin1');
 }
 
 const call = ({ name, value }: NamedOption): string =>
@@ -125,7 +128,7 @@ function* isOnOneFileSystem(options: CheckedOptions): Dialogue<boolean> {
   const found = steps.map((step) => readLook(step, outputs));
   if (new Set(found.map(({ device }) => device)).size === 1) return true;
   // Subvolumes have devices of their own, and one file system.
-  const devices = new Map(readMountinfo().map(({ id, device }) => [id, device]));
+  const devices = new Map(yield* readTable(({ id, device }): [number, string] => [id, device]));
   return new Set(found.map(({ mountId }) => devices.get(mountId))).size === 1;
 }
 

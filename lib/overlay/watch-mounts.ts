@@ -32,7 +32,7 @@ class MountWatch implements AsyncIterableIterator<MountEvent<string | Buffer>> {
   readonly #watch: Watch;
   readonly #encoding: Encoding;
   readonly #signal: AbortSignal | undefined;
-  readonly #onAbort = () => this.#close();
+  readonly #onAbort = () => void this.#close();
   #events: RawMountEvent[] = [];
   #at = 0;
   #last: Promise<unknown> = Promise.resolve();
@@ -41,15 +41,15 @@ class MountWatch implements AsyncIterableIterator<MountEvent<string | Buffer>> {
     this.#watch = watch;
     this.#encoding = encoding;
     this.#signal = signal;
-    if (signal?.aborted) this.#close();
+    if (signal?.aborted) void this.#close();
     else signal?.addEventListener('abort', this.#onAbort);
   }
 
-  #close(): void {
+  async #close(): Promise<void> {
     this.#signal?.removeEventListener('abort', this.#onAbort);
-    this.#watch.close();
     this.#events = [];
     this.#at = 0;
+    await this.#watch.close();
   }
 
   next(): Promise<IteratorResult<MountEvent<string | Buffer>, undefined>> {
@@ -65,13 +65,14 @@ class MountWatch implements AsyncIterableIterator<MountEvent<string | Buffer>> {
         this.#events = (await this.#watch.next()) ?? [];
         this.#at = 0;
       } catch (error) {
-        this.#close();
+        await this.#close();
         throw error;
       }
     }
     const event = this.#events[this.#at++];
     if (event !== undefined) return { done: false, value: this.#show(event) };
     this.#at = 0;
+    await this.#close();
     if (this.#signal?.aborted) throw abortError(this.#signal);
     return { done: true, value: undefined };
   }
@@ -82,12 +83,12 @@ class MountWatch implements AsyncIterableIterator<MountEvent<string | Buffer>> {
 
   /** Ends the watch. */
   async return(): Promise<IteratorResult<MountEvent<string | Buffer>, undefined>> {
-    this.#close();
+    await this.#close();
     return { done: true, value: undefined };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#close();
+    await this.#close();
   }
 
   [Symbol.asyncIterator](): this {

@@ -20,6 +20,7 @@ import { readShown } from '#lib/overlay/option-strings.js';
 import {
   eventually,
   makeTree,
+  mountsBelow,
   mountTest,
   native,
   packageRoot,
@@ -420,8 +421,7 @@ mountTest('mount.overlay: propagation', (t) => {
   ] as const) {
     const { code } = run(dir, ['bin/mount.overlay', 'src', 'm', '-o', `${merged},${word}`]);
     t.is(code, 0);
-    const entry = readMountinfo().findLast(({ target }) => target.toString() === join(dir, 'm'));
-    t.regex(entry?.line.toString('latin1').split(' - ')[0] ?? '', tag);
+    t.regex(mountsBelow(join(dir, 'm')).at(-1)?.line.split(' - ')[0] ?? '', tag);
     native.umount(join(dir, 'm'), 0);
   }
 });

@@ -27,7 +27,7 @@ mountTest(
     const dir = scratch(t, 'disk');
     makeTree(dir, { 'l/f': '', 'm/': '', 't/': '' });
     const messages = evaluateIn(
-      ['prlimit', '--nofile=64'],
+      ['prlimit', '--nofile=80'],
       `{
       const [l, m, target] = args;
       const { openSync, closeSync } = await import('node:fs');
@@ -37,7 +37,7 @@ mountTest(
       const held = [];
       try { for (;;) held.push(openSync('/dev/null')); } catch {}
       const messages = [];
-      while (held.length > 30) {
+      while (held.length > 46) {
         for (const options of mounts) {
           try { overlayfs.mountOverlaySync(options).unmountSync(); } catch (error) { messages.push(error.message); }
         }
@@ -61,7 +61,7 @@ mountTest('without descriptors', { needs: 'pathDescriptors' }, (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'l/f': '', 'm/': '' });
   const outcomes = evaluateIn(
-    ['prlimit', '--nofile=64'],
+    ['prlimit', '--nofile=80'],
     `{
       const [l, m] = args;
       const { openSync, closeSync } = await import('node:fs');

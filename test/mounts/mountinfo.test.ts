@@ -28,7 +28,6 @@ test('a line, field by field', (t) => {
       type: 'ext3',
       source: Buffer.from('/dev/root'),
       superOptions: Buffer.from('rw,errors=continue'),
-      line: Buffer.from(line),
     },
   );
 });

@@ -15,6 +15,7 @@ import {
   type WatchMountsOptions,
   watchMounts,
 } from 'overlayfs';
+import { holdSync } from '#lib/kernel/dialogue.js';
 import { compareTables, readMountEvents, type WatchWay } from '#lib/mounts/watch.js';
 import { watchMountsWith } from '#lib/overlay/watch-mounts.js';
 import {
@@ -417,7 +418,7 @@ test('two tables', (t) => {
     propagation: { unbindable: false },
   });
   const compare = (before: ReturnType<typeof mount>[], after: ReturnType<typeof mount>[]) =>
-    compareTables(new Map(before.map((one) => [one.uniqueId ?? one.id, one])), after).map(
+    holdSync(compareTables(new Map(before.map((one) => [one.uniqueId ?? one.id, one])), after)).map(
       ({ type, id, mount: of }) => `${type} ${id} ${of?.source}`,
     );
   const root = mount(1, 1, '/', 'root');

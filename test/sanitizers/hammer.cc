@@ -996,7 +996,7 @@ class Job final : public Task {
   }
 
   void await() {
-    CHECK(done_.wait(0, 30), "a task has not been announced within 30 seconds");
+    CHECK(done_.wait(0, 30'000), "a task has not been announced within 30 seconds");
     if (ending_ != 1) {
       slot_->check_done();
       execution_.take_back();

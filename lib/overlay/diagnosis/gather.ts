@@ -13,7 +13,7 @@ import { type Descriptor, Plan, type Step, type Subject } from '../../kernel/pla
 import { findOption, shownLayers } from '../../mount-strings.js';
 import { addUserLook, type DirectoryUser, readUser, useRoles } from '../../mounts/in-use.js';
 import { isUniqueId } from '../../mounts/mounted.js';
-import { type MountinfoEntry, readMountinfo } from '../../mounts/mountinfo.js';
+import { type MountinfoLine, readTable } from '../../mounts/mountinfo.js';
 import { MOUNT_BASICS } from '../../mounts/statmount.js';
 import { lookAtMounts } from '../../mounts/table.js';
 import { askUse } from '../../mounts/use-probe.js';
@@ -95,21 +95,22 @@ export function* gather(draft: Draft, options: CheckedOptions, wanted: Wanted): 
   const outputs = yield* ask(cached);
   if (options.rootless !== false) draft.namespaces = readNamespaceSettings();
   draft.process = readProcess(isOtherUserNamespace(readLook(userNamespace, outputs)));
-  const table = readTable();
+  const paths = looks.map(([followed, itself], i) => ({
+    subject: subjects[i] as Subject,
+    found: readLook(followed, outputs),
+    isSymlink: readLook(itself, outputs).type === k.S_IFLNK,
+  }));
+  const table = yield* readTableIfAny();
   draft.mountCount = table.length;
-  const found = looks.map(([followed, itself], i): PathFacts => {
-    const look = readLook(followed, outputs);
-    const subject = subjects[i] as Subject;
-    return {
-      subject,
-      found: look,
+  const found = paths.map(
+    (path): PathFacts => ({
+      ...path,
       isUnmade: false,
-      isSymlink: readLook(itself, outputs).type === k.S_IFLNK,
       fileSystem: undefined,
-      mount: mountOf(subject.path, look, table),
+      mount: mountOf(path.subject.path, path.found, table),
       writeErrno: 0,
-    };
-  });
+    }),
+  );
   draft.paths = found;
 
   const parents = new Map<string, string>();
@@ -147,7 +148,7 @@ const isUpper = (role: Subject['role']): boolean => role === 'upperdir' || role 
 const isToBeMade = ({ subject, found, isSymlink }: PathFacts): boolean =>
   isUpper(subject.role) && found.errno === ENOENT && !isSymlink;
 
-const asIfMade = (path: PathFacts, unmade: Unmade | undefined, table: readonly MountinfoEntry[]): PathFacts =>
+const asIfMade = (path: PathFacts, unmade: Unmade | undefined, table: readonly MountinfoLine[]): PathFacts =>
   unmade === undefined || !isToBeMade(path)
     ? path
     : { ...path, found: unmade.found, isUnmade: true, mount: mountOf(path.subject.path, unmade.found, table) };
@@ -177,38 +178,41 @@ function readProcess(isInUserNamespace: boolean): ProcessFacts {
 
 // ------------------------------------------------------------------------------------------------ the mount table
 
-function readTable(): readonly MountinfoEntry[] {
+/** Without /proc, none. */
+function* readTableIfAny(): Dialogue<readonly MountinfoLine[]> {
   try {
-    return readMountinfo();
+    return yield* readTable();
   } catch {
     return [];
   }
 }
 
-function isBelow(path: Uint8Array, directory: Uint8Array): boolean {
-  const { length } = directory;
-  if (length === 1) return path.length > 1;
-  return path.length > length && path[length] === 0x2f && Buffer.from(path.subarray(0, length)).equals(directory);
-}
+const toBuffer = (bytes: string): Buffer => Buffer.from(bytes, 'latin1');
 
-function mountOf(path: Path, { mountId }: Found, table: readonly MountinfoEntry[]): MountFacts | undefined {
+/** As the table has it: a character a byte. */
+const toRaw = (path: Path): string => Buffer.from(toBytes(withoutTrailingSlashes(path))).toString('latin1');
+
+function mountOf(path: Path, { mountId }: Found, table: readonly MountinfoLine[]): MountFacts | undefined {
   const entry = table.find(({ id }) => id === mountId);
   if (entry === undefined) return undefined;
-  const directory = toBytes(withoutTrailingSlashes(path));
-  const inside = table.find(({ id, target }) => id !== mountId && isBelow(target, directory));
+  const directory = toRaw(path);
+  const start = directory === '/' ? directory : `${directory}/`;
+  const inside = table.find(
+    ({ id, target }) => id !== mountId && target.length > start.length && target.startsWith(start),
+  );
   return {
     type: entry.type,
-    target: entry.target,
-    isUnbindable: entry.line.toString('latin1').split(' - ')[0]?.split(' ').includes('unbindable') ?? false,
+    target: toBuffer(entry.target),
+    isUnbindable: entry.tags.split(' ').includes('unbindable'),
     isIdmapped: entry.mountOptions.split(',').includes('idmapped'),
-    inside: inside?.target,
+    inside: inside && toBuffer(inside.target),
   };
 }
 
 /** The directories that other overlays use, against those of this mount: as the table shows, and as is known here. */
 function* gatherOtherUses(
   paths: readonly PathFacts[],
-  table: readonly MountinfoEntry[],
+  table: readonly MountinfoLine[],
   which: 'certain' | 'any',
 ): Dialogue<OtherUse[]> {
   const shown = yield* gatherShownUses(paths, table);
@@ -246,16 +250,16 @@ function* findPlace({ id }: DirectoryUser): Dialogue<Path | undefined> {
   return looks.find(({ step }) => readLook(step, outputs).mountId === id)?.path;
 }
 
-function* gatherShownUses(paths: readonly PathFacts[], table: readonly MountinfoEntry[]): Dialogue<OtherUse[]> {
+function* gatherShownUses(paths: readonly PathFacts[], table: readonly MountinfoLine[]): Dialogue<OtherUse[]> {
   const plan = new Plan();
   const looks: { step: Step; target: Path; as: OtherUse['as'] }[] = [];
   for (const { type, target, superOptions } of table) {
     if (type !== 'overlay' || looks.length > MAX_LOOKED_AT) continue;
     for (const as of useRoles) {
-      const text = findOption(superOptions, as);
+      const text = findOption(toBuffer(superOptions), as);
       if (text === undefined) continue;
       for (const path of shownLayers(text)) {
-        if (isAbsolute(path)) looks.push({ step: addLook(plan, path), target, as });
+        if (isAbsolute(path)) looks.push({ step: addLook(plan, path), target: toBuffer(target), as });
       }
     }
   }
@@ -308,13 +312,13 @@ function readFileSystem(step: Step, outputs: Outputs | StepFailure): FileSystemF
  * Whether what is above a mount's root is above it on its file system as well, as where a directory is bound onto
  * itself.
  */
-function isInPlace(id: number, table: readonly MountinfoEntry[]): boolean {
+function isInPlace(id: number, table: readonly MountinfoLine[]): boolean {
   const entry = table.find((candidate) => candidate.id === id);
   const below = table.find((candidate) => candidate.id === entry?.parent);
   if (entry === undefined || below === undefined || below.id === id || below.device !== entry.device) return false;
-  const from = (directory: Buffer): Buffer => (directory.length === 1 ? Buffer.alloc(0) : directory);
-  const way = entry.target.subarray(from(below.target).length);
-  if (!from(entry.root).equals(Buffer.concat([from(below.root), from(way)]))) return false;
+  const from = (directory: string): string => (directory === '/' ? '' : directory);
+  const way = entry.target.slice(from(below.target).length);
+  if (from(entry.root) !== from(below.root) + from(way)) return false;
   // Mounted over the root of another mount: the way up leads out of that one too.
   return way.length > 1 || isInPlace(below.id, table);
 }
@@ -327,7 +331,7 @@ function* gatherParents(
   paths: readonly PathFacts[],
   unmade: ReadonlyMap<Path, Unmade>,
   parents: Map<string, string>,
-  table: readonly MountinfoEntry[],
+  table: readonly MountinfoLine[],
 ): Dialogue<Map<string, string>> {
   interface Place {
     readonly found: Found;

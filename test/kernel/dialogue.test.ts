@@ -1,0 +1,54 @@
+import test from 'ava';
+import { type Dialogue, hold, holdSync, inEitherForm, pause } from '#lib/kernel/dialogue.js';
+
+const failure = new Error('no thread');
+
+/** Takes something, asks a question whose answer is an error, and gives back. */
+function* asking(log: string[]): Dialogue<string> {
+  log.push('taken');
+  try {
+    yield* inEitherForm<never>(
+      () => Promise.reject(failure),
+      () => {
+        throw failure;
+      },
+    );
+    return 'answered';
+  } finally {
+    log.push('given back');
+  }
+}
+
+function* recovering(log: string[]): Dialogue<string> {
+  try {
+    return yield* asking(log);
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+const forms = { promise: hold, synchronous: async <T>(dialogue: Dialogue<T>) => holdSync(dialogue) };
+
+for (const [form, perform] of Object.entries(forms)) {
+  test(`an error in an answer goes through the dialogue (${form})`, async (t) => {
+    const log: string[] = [];
+    t.is(await t.throwsAsync(async () => perform(asking(log))), failure);
+    t.is(await perform(recovering(log)), 'no thread');
+    t.deepEqual(log, ['taken', 'given back', 'taken', 'given back']);
+  });
+
+  test(`a pause takes its time (${form})`, async (t) => {
+    const start = performance.now();
+    await perform(pause(20));
+    t.true(performance.now() - start >= 19);
+  });
+}
+
+test('a pause ends when its signal aborts', async (t) => {
+  const reason = new Error('enough');
+  const controller = new AbortController();
+  const pending = hold(pause(60_000, controller.signal));
+  controller.abort(reason);
+  t.like(await t.throwsAsync(pending), { code: 'ABORT_ERR', cause: reason });
+  await t.throwsAsync(hold(pause(60_000, controller.signal)), { code: 'ABORT_ERR' });
+});
