@@ -1,8 +1,8 @@
 /** Programs that see mounts at places of their choice, in namespaces of their own. */
-import { type ChildProcess, type SpawnOptions as NodeSpawnOptions, spawn as nodeSpawn } from 'node:child_process';
+import type { ChildProcess, SpawnOptions as NodeSpawnOptions } from 'node:child_process';
 import type { Readable } from 'node:stream';
 import { checkSignal, checkWord, toOptions } from '../arguments.js';
-import { launcher } from '../binding.cjs';
+import { launcher } from '../binding.js';
 import * as e from '../errnos.js';
 import {
   abortError,
@@ -326,7 +326,10 @@ function launch(
     command: words,
   });
   const passed = Object.fromEntries(passedNames.flatMap((name) => (name in options ? [[name, options[name]]] : [])));
-  const child = nodeSpawn(launcher(), toArguments(ordered), { ...passed, stdio });
+  // Loaded by those who start programs.
+  const child = process
+    .getBuiltinModule('node:child_process')
+    .spawn(launcher(), toArguments(ordered), { ...passed, stdio });
   // Of the program, not of its launcher.
   const [file = '', ...rest] = words;
   Object.assign(child, { spawnfile: file, spawnargs: [options.argv0 ?? file, ...rest] });
