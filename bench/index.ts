@@ -13,6 +13,7 @@ import type { Effort } from './interleave.js';
 import { compilePeer, Peer } from './peer.js';
 import { measure, type Row, rows } from './rows.js';
 import { Stage } from './stage.js';
+import { starts } from './start-up.js';
 import { footerText, headerText, type Measured, resultText, skippedText, toJson } from './table.js';
 
 const { values: flags } = parseArgs({
@@ -48,7 +49,7 @@ async function run(enclosed: Enclosure): Promise<number> {
 
   try {
     print(headerText());
-    for (const row of rows.filter(isWanted)) {
+    for (const row of [...rows, ...starts].filter(isWanted)) {
       const one = await measureOrSkip(row);
       measured.push(one);
       print(typeof one.result === 'string' ? skippedText(row, one.result) : resultText(row, one.result));

@@ -34,7 +34,7 @@ export interface Bound {
 }
 
 /** One kind of measurement, made on each file system, and with the other CPU idle and busy. */
-interface Kind {
+export interface Kind {
   readonly what: string;
   readonly unit: 'µs' | 'pairs/s' | 'ms';
   /** What the ratio says. */

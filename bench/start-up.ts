@@ -1,0 +1,56 @@
+/** How long programs take that begin with this library, beside a Node that does nothing. */
+import { spawnSync } from 'node:child_process';
+import { mkdirSync, realpathSync, symlinkSync } from 'node:fs';
+import { join } from 'node:path';
+import { bindSync, unmountSync } from 'overlayfs';
+import { packageRoot } from './peer.js';
+import type { Kind, Row } from './rows.js';
+import type { LayerSet, Site } from './stage.js';
+
+/** In ms, from the start to the end of a program. */
+function run(command: string, args: readonly string[]): number {
+  const start = performance.now();
+  const { status, stderr, error } = spawnSync(command, args, { cwd: packageRoot(), encoding: 'utf8' });
+  const time = performance.now() - start;
+  if (status !== 0) throw new Error(`${command} ${args.join(' ')}: ${stderr} ${error?.message ?? ''}`);
+  return time;
+}
+
+const runNode = (...args: readonly string[]): number => run(process.execPath, args);
+
+/** The helper as mount(8) finds it, by its name in /sbin, which holds nothing else meanwhile. */
+function installHelper({ many }: Site): () => void {
+  const sbin = realpathSync('/sbin');
+  mkdirSync(many, { recursive: true });
+  symlinkSync(join(packageRoot(), 'dist/mount-helper.js'), join(many, 'mount.overlay'));
+  bindSync(many, sbin);
+  return () => unmountSync(sbin);
+}
+
+function mountByHelper({ lowerdir, upperdir, workdir, target }: LayerSet): number {
+  const options = `lowerdir=${lowerdir},upperdir=${upperdir},workdir=${workdir}`;
+  const time = run('mount', ['-t', 'overlay', 'bench', '-o', options, target]);
+  unmountSync(target);
+  return time;
+}
+
+function start(what: string, limit: number, ours: (site: Site) => number, setUp?: Kind['setUp']): Row {
+  const kind: Kind = {
+    what: `${what} : node -e 0`,
+    unit: 'ms',
+    ratio: 'ours / peer',
+    waits: false,
+    spreads: true,
+    warmUpBlocks: 2,
+    blocks: (site) => [() => ours(site), () => runNode('-e', '0')],
+    bound: () => ({ of: 'ratio', is: 'at most', limit }),
+    ...(setUp && { setUp }),
+  };
+  return { kind, fileSystem: 'tmpfs', spinner: false };
+}
+
+export const starts: readonly Row[] = [
+  start('import', 1.25, () => runNode('--input-type=module', '-e', "import 'overlayfs'")),
+  start('overlayfs --version', 1.4, () => runNode(join(packageRoot(), 'dist/cli/main.js'), '--version')),
+  start('mount.overlay', 1.5, ({ sets: [set] }) => mountByHelper(set as LayerSet), installHelper),
+];
