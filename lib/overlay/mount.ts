@@ -342,8 +342,11 @@ function retry(prepared: Prepared, failure: StepFailure): Prepared | undefined {
   }
   // As a string a path is no reason for the kernel to mount what comes at its end by itself, such as by autofs(5).
   const isByPath = step?.call === calls.fsconfig && step.args[1] === FSCONFIG_SET_STRING && step.options.subject;
-  if (isByPath && errno === EINVAL && features.lowerdirAppend && features.layerDescriptors !== false) {
-    return { ...prepared, features: { ...features, lowerdirAppend: false } };
+  const isRefusedPath = isByPath && errno === EINVAL && features.layerDescriptors !== false;
+  // One by one, the layers show which of them the kernel refuses.
+  const isWhole = step?.call === calls.fsconfig && step.args[2] === 'lowerdir';
+  if ((isRefusedPath || isWhole) && features.lowerdirAppend === true) {
+    return { ...prepared, features: { ...features, lowerdirAppend: 'unknown' } };
   }
   const again = withMetacopy(checked, failure);
   return again && { ...prepared, checked: again };

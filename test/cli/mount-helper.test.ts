@@ -157,6 +157,33 @@ mountTest('mount.overlay: escaped layers, as the kernel and the fstab have them'
   for (const name of ['in-byte', 'in-x']) t.true(existsSync(join(dir, 'm', name)), name);
 });
 
+mountTest(
+  'mount.overlay: the mount table shows one lowerdir, with the paths as given, where 255 bytes hold it',
+  (t) => {
+    const { dir, overlay, mounted, umount } = place(t);
+    symlinkSync('b', join(dir, 'link'));
+    mkdirSync(join(dir, 'x:y'));
+    const shows = (layers: readonly string[], ...shown: string[]) => {
+      t.deepEqual(
+        overlay(`lowerdir=${layers.map((layer) => `${dir}/${layer}`).join(':')},upperdir=u,workdir=w`),
+        silent,
+      );
+      const options = mounted()?.super.split(',') ?? [];
+      t.deepEqual(
+        options.filter((option) => option.startsWith('lowerdir')),
+        shown,
+      );
+      umount();
+    };
+    const octal = (text: string) => text.replaceAll('\\', '\\134');
+    shows(['a', 'link', 'x\\:y'], `lowerdir=${dir}/a:${dir}/link:${octal(`${dir}/x\\:y`)}`);
+    shows(['a/./', 'link'], `lowerdir=${dir}/a/./:${dir}/link`);
+    const long = 'l'.repeat(200);
+    mkdirSync(join(dir, long));
+    shows(['a', long], `lowerdir+=${dir}/a`, `lowerdir+=${dir}/${long}`);
+  },
+);
+
 mountTest('mount.overlay: more layers than mount(2) has room for', (t) => {
   const { dir, overlay } = place(t);
   const names = Array.from({ length: 40 }, (_, i) => `${'l'.repeat(100)}${i}`);
