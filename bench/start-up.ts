@@ -22,7 +22,7 @@ const runNode = (...args: readonly string[]): number => run(process.execPath, ar
 function installHelper({ many }: Site): () => void {
   const sbin = realpathSync('/sbin');
   mkdirSync(many, { recursive: true });
-  symlinkSync(join(packageRoot(), 'dist/mount-helper.js'), join(many, 'mount.overlay'));
+  symlinkSync(join(packageRoot(), 'dist/mount-helper.cjs'), join(many, 'mount.overlay'));
   bindSync(many, sbin);
   return () => unmountSync(sbin);
 }

@@ -29,7 +29,7 @@ import { emptyFacts } from './diagnosis/facts.js';
 import { gather } from './diagnosis/gather.js';
 import { look, lookSync } from './diagnosis/look.js';
 import { type EffectiveOptions, effectiveOptions } from './effective.js';
-import { featuresSync, type KernelFeatures } from './features.js';
+import { briefFeaturesSync, featuresSync, type KernelFeatures } from './features.js';
 import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from './options.js';
 import { addVolatileRemoval, addXattrGuard, type MountPlan, madeInWork, plan, sentOptions } from './plan.js';
 import { toVerify, verify } from './readback.js';
@@ -170,6 +170,9 @@ interface Prepared {
   readonly features: KernelFeatures;
 }
 
+const featuresFor = ({ overlay, datadir, idmap }: CheckedOptions): KernelFeatures =>
+  overlay.length === 0 && datadir.length === 0 && idmap === undefined ? briefFeaturesSync() : featuresSync();
+
 /** The checks that come before any plan. */
 export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepared {
   const given = takeOptions(options);
@@ -182,7 +185,7 @@ export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepa
   if (asked.signal?.aborted) throw abortError(asked.signal);
   const rootless = asked.rootless === 'auto' ? (record ?? featuresSync()).mayMount !== true : asked.rootless;
   const checked = asked.rootless === rootless ? asked : { ...asked, rootless };
-  const features = rootless ? rootlessRecord(record) : (record ?? featuresSync());
+  const features = rootless ? rootlessRecord(record) : (record ?? featuresFor(checked));
   return { given, checked: checkConflicts(checked, features), features };
 }
 

@@ -31,7 +31,7 @@ import { program, type Ran } from './run.js';
 const MS_BIND = 4096;
 const MNT_DETACH = 2;
 const sbin = realpathSync('/sbin');
-const helper = join(packageRoot, 'dist/mount-helper.js');
+const helper = join(packageRoot, 'dist/mount-helper.cjs');
 
 interface Place {
   readonly dir: string;

@@ -131,8 +131,8 @@ const missing: ReadonlySet<Reason> = new Set(['lower-missing', 'upper-missing', 
 class Helper {
   readonly #request: Request;
   readonly #words: Words;
-  readonly #isStrict: boolean;
   readonly #speaker: Speaker;
+  #wasGivenStrict: boolean | undefined;
 
   constructor(given: Request, speaker: Speaker) {
     this.#speaker = speaker;
@@ -141,11 +141,17 @@ class Helper {
     const request = { ...given, target: withoutTrailingSlashes(target) };
     this.#request = request;
     const words = readWords(splitGiven(request.options));
-    this.#isStrict = words.isStrict || wasGivenToMount(STRICT, request.target);
     const { others } = readGiven(words.rest);
     const dropped = request.isSloppy ? others.filter(({ name }) => !isKnown(name)) : [];
     for (const { name } of dropped) this.#speaker.warn(new UsageError(`the unknown option '${name}' is left out (-s)`));
     this.#words = { ...words, rest: words.rest.filter((option) => !dropped.includes(option)) };
+  }
+
+  /** Looked for only where there is something to object to. */
+  get #isStrict(): boolean {
+    if (this.#words.isStrict) return true;
+    this.#wasGivenStrict ??= wasGivenToMount(STRICT, this.#request.target);
+    return this.#wasGivenStrict;
   }
 
   get isNofail(): boolean {
@@ -265,7 +271,7 @@ class Helper {
    */
   #mountRaw(options: OverlayOptions, problems: readonly Problem[], known?: Error): void {
     const isWritable = options.upperdir !== undefined && (this.#words.flags & k.MS_RDONLY) === 0;
-    const failure = mountRaw(this.#request, this.#words, this.#isStrict && isWritable);
+    const failure = mountRaw(this.#request, this.#words, isWritable && this.#isStrict);
     if (failure === undefined) {
       for (const { error } of problems) this.#speaker.warnMounted(error);
       if (known !== undefined) this.#speaker.warnMounted(known);
