@@ -5,13 +5,14 @@ import { flatKinds } from './kinds/flat.js';
 import { manyKinds } from './kinds/many.js';
 import { pairKinds } from './kinds/pairs.js';
 import { programKinds } from './kinds/programs.js';
+import { startUpKinds } from './kinds/start-up.js';
 import { statKinds } from './kinds/stats.js';
 import { variantKinds } from './kinds/variants.js';
 import { whiteoutKinds } from './kinds/whiteouts.js';
 
 const kinds = [
   ...[...pairKinds, ...atOnceKinds, ...flatKinds, ...programKinds],
-  ...[...statKinds, ...variantKinds, ...whiteoutKinds, ...manyKinds],
+  ...[...statKinds, ...variantKinds, ...whiteoutKinds, ...manyKinds, ...startUpKinds],
 ];
 
 export const rows: readonly Row[] = kinds.flatMap((kind) =>

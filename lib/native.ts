@@ -1,4 +1,4 @@
-import { load } from './binding.cjs';
+import { load } from './binding.js';
 import { platformError } from './errors.js';
 
 /** What a plan that failed reports; see native/plan.h. */

@@ -1,100 +1,18 @@
 #!/usr/bin/env node
 /**
- * The program `overlayfs`: finds the command, prints what it comes to, ends with an exit code. By the name of
- * `mount.overlay` it is mount(8)'s helper.
+ * The program `overlayfs`. It loads what the call at hand needs: the commands, or under the name `mount.overlay` mount(8)'s
+ * helper.
  */
 import { readFileSync } from 'node:fs';
 import { basename } from 'node:path';
-import { type Command, flagsOfCommand } from './command.js';
-import { argumentsOf, type Bytes } from './command-line.js';
-import { errorText, exitCodeOf, FAILED, toShown, WRONG_USAGE } from './errors.js';
-import { explain } from './explain.js';
-import { features } from './features.js';
-import { commandHelp, programHelp } from './help.js';
-import { holders } from './holders.js';
-import { toJson } from './json.js';
-import { ls } from './ls.js';
-import { mount } from './mount.js';
-import { mountHelper } from './mount-helper/run.js';
-import { parse } from './parse.js';
-import { run } from './run.js';
-import { umount } from './umount.js';
-import { UsageError, unknownWord } from './usage-error.js';
-import { whiteout } from './whiteout.js';
-
-const commands: Readonly<Record<string, Command>> = { mount, umount, run, ls, holders, whiteout, explain, features };
-const commandNames = Object.keys(commands);
 
 function version(): string {
+  // From dist/cli/main.js.
   const { version: number } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'));
   return `overlayfs ${number}\n`;
 }
 
-/** Errors, and where more is to be read when they are about the command line. */
-function report(errors: readonly unknown[], command?: string): void {
-  for (const error of errors) process.stderr.write(errorText(error));
-  if (errors.some((error) => exitCodeOf(error) === WRONG_USAGE)) {
-    process.stderr.write(`Try 'overlayfs ${command === undefined ? '' : `${command} `}--help'.\n`);
-  }
-}
-
-async function runCommand(name: string, command: Command, args: readonly Bytes[]): Promise<number> {
-  const end = args.indexOf('--');
-  // Also where the rest of the line cannot be read.
-  const isJson = args.slice(0, end < 0 ? args.length : end).includes('--json');
-  try {
-    const parsed = parse(args, flagsOfCommand(command), command.hasArguments);
-    if (parsed.options['help']) {
-      process.stdout.write(commandHelp(name, command));
-      return 0;
-    }
-    const { text = '', json, errors = [], exitCode } = await command.run(parsed);
-    if (isJson)
-      process.stdout.write(
-        toJson(errors.length === 0 ? json : { ...json, errors: errors.map((error) => toShown(error)) }),
-      );
-    else {
-      process.stdout.write(text);
-      report(errors, name);
-    }
-    return exitCode ?? Math.max(0, ...errors.map(exitCodeOf));
-  } catch (error) {
-    if (isJson) process.stdout.write(toJson({ errors: [toShown(error)] }));
-    else report([error], name);
-    return exitCodeOf(error);
-  }
-}
-
-async function main(decoded: readonly string[]): Promise<number> {
-  try {
-    const [first, ...rest] = argumentsOf(decoded);
-    const isHelp = first === '--help' || first === '-h';
-    if (first === undefined || isHelp) {
-      const help = programHelp(Object.entries(commands).map(([name, { about }]) => [name, about]));
-      (isHelp ? process.stdout : process.stderr).write(help);
-      return isHelp ? 0 : WRONG_USAGE;
-    }
-    if (first === '--version') {
-      process.stdout.write(version());
-      return 0;
-    }
-    const command = Object.hasOwn(commands, first) ? commands[first] : undefined;
-    if (command !== undefined) return await runCommand(first, command, rest);
-    const shown = Buffer.from(first, 'latin1').toString();
-    if (first.startsWith('-'))
-      throw new UsageError(`a command comes first, not '${shown}'`, `One of: ${commandNames.join(', ')}.`);
-    throw unknownWord('unknown command', shown, commandNames);
-  } catch (error) {
-    report([error]);
-    return exitCodeOf(error);
-  }
-}
-
-process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  // Whoever reads has seen enough (head): nothing to complain about.
-  if (error.code === 'EPIPE') return;
-  report([error]);
-  process.exit(FAILED);
-});
 const [, program = '', ...words] = process.argv;
-process.exitCode = basename(program) === 'mount.overlay' ? mountHelper(words) : await main(words);
+if (basename(program) === 'mount.overlay') await import('./mount-helper/main.js');
+else if (words[0] === '--version') process.stdout.write(version());
+else process.exitCode = await (await import('./commands.js')).main(words);

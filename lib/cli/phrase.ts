@@ -8,30 +8,45 @@ import { type Flag, flagsOf, kebab } from './flags.js';
 
 type Named = Pick<Flag, 'spellings' | 'hasNegative'>;
 
-const flags = new Map<string, Named>(flagsOf(optionTable).map((flag) => [flag.name, flag]));
-// What is left on the line.
-flags.delete('target');
-// Those of the other commands, which have no table.
-for (const name of ['detach', 'force', 'followSymlinks', 'removeWork', 'timeout', 'replace', 'recursive']) {
-  flags.set(name, { spellings: [kebab(name)], hasNegative: false });
+function makeFlags(): ReadonlyMap<string, Named> {
+  const flags = new Map<string, Named>(flagsOf(optionTable).map((flag) => [flag.name, flag]));
+  // What is left on the line.
+  flags.delete('target');
+  // Those of the other commands, which have no table.
+  for (const name of ['detach', 'force', 'followSymlinks', 'removeWork', 'timeout', 'replace', 'recursive']) {
+    flags.set(name, { spellings: [kebab(name)], hasNegative: false });
+  }
+  return flags;
 }
 
-const name = `(?<name>${[...flags.keys()].join('|')})(?:\\[\\d+\\])?`;
-const value = String.raw`: (?:(?<boolean>true|false)|'(?<word>\w+)'|\['(?<listed>\w+)'\])`;
-
 /** A name alone can be a word of the sentence: only what shows that it is an option counts. */
-const patterns = [
-  new RegExp(String.raw`(?<quote>["\x60])${name}(?:${value})?\k<quote>`, 'g'),
-  new RegExp(String.raw`\b${name}${value}`, 'g'),
-  new RegExp(`(?<=\\b[Ll]eave )${name}(?= out)`, 'g'),
-  /(?<![-\w/])(?<name>[a-z]+[A-Z]\w+)\b/g,
-];
+function makePatterns(names: Iterable<string>): readonly RegExp[] {
+  const name = `(?<name>${[...names].join('|')})(?:\\[\\d+\\])?`;
+  const value = String.raw`: (?:(?<boolean>true|false)|'(?<word>\w+)'|\['(?<listed>\w+)'\])`;
+  return [
+    new RegExp(String.raw`(?<quote>["\x60])${name}(?:${value})?\k<quote>`, 'g'),
+    new RegExp(String.raw`\b${name}${value}`, 'g'),
+    new RegExp(`(?<=\\b[Ll]eave )${name}(?= out)`, 'g'),
+    /(?<![-\w/])(?<name>[a-z]+[A-Z]\w+)\b/g,
+  ];
+}
+
+let vocabulary: { readonly flags: ReadonlyMap<string, Named>; readonly patterns: readonly RegExp[] } | undefined;
+
+/** Made for the first text: a program that has nothing to say starts without. */
+function getVocabulary(): NonNullable<typeof vocabulary> {
+  if (vocabulary === undefined) {
+    const flags = makeFlags();
+    vocabulary = { flags, patterns: makePatterns(flags.keys()) };
+  }
+  return vocabulary;
+}
 
 /** An option as a text of the library names it, with what it says about the value. */
 export type FoundOption = Partial<Record<'name' | 'boolean' | 'word' | 'listed', string>>;
 
 function toFlag({ name: option = '', boolean, word, listed }: FoundOption): string | undefined {
-  const flag = flags.get(option);
+  const flag = getVocabulary().flags.get(option);
   if (flag === undefined) return undefined;
   const [spelling] = flag.spellings;
   if (boolean === 'false') return flag.hasNegative ? `--no-${spelling}` : undefined;
@@ -41,7 +56,7 @@ function toFlag({ name: option = '', boolean, word, listed }: FoundOption): stri
 
 /** The text with each option as `spell` says it; undefined leaves it as it is. */
 export function rephrase(text: string, spell: (found: FoundOption) => string | undefined): string {
-  return patterns.reduce(
+  return getVocabulary().patterns.reduce(
     (said, pattern) => said.replace(pattern, (whole, ...rest) => spell(rest.at(-1) as FoundOption) ?? whole),
     text,
   );

@@ -22,7 +22,8 @@ export const ways = {
     features: { ...descriptors, layerDescriptors: 'readable' },
   },
   strings: {
-    about: 'each layer as a string of its own: Linux 6.7, and late 6.6; a long path through /proc/self/fd',
+    about:
+      'the lower layers in one string of up to 255 bytes, or each as a string of its own: Linux 6.7, and late 6.6; a long path through /proc/self/fd',
     features: { ...context, layerDescriptors: false },
   },
   string: {

@@ -4,7 +4,8 @@
  */
 import * as k from './constants.js';
 
-type Names = Readonly<Record<string, number>>;
+/** Looked for when a plan is printed, which is seldom. */
+type Names = () => Readonly<Record<string, number>>;
 
 /** What an argument is: a descriptor, a text (bytes without NUL), a value (any bytes), or a number. */
 export type ArgumentKind = 'descriptor' | 'text' | 'value' | 'number' | 'octal';
@@ -31,11 +32,10 @@ const bits = (names: Names): Argument => ({ kind: 'number', bits: names });
 const words = (names: Names): Argument => ({ kind: 'number', words: names });
 
 /** The constants whose names begin with one of the prefixes. */
-function named(...prefixes: string[]): Names {
-  return Object.fromEntries(
-    Object.entries(k).filter(([name]) => prefixes.some((prefix) => name.startsWith(prefix))),
-  ) as Names;
-}
+const named =
+  (...prefixes: string[]): Names =>
+  () =>
+    Object.fromEntries(Object.entries(k).filter(([name]) => prefixes.some((prefix) => name.startsWith(prefix))));
 
 const at = bits(named('AT_SYMLINK', 'AT_EMPTY', 'AT_REMOVEDIR', 'AT_STATX'));
 const attributes = bits(named('MOUNT_ATTR_'));

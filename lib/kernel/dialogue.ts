@@ -3,7 +3,6 @@
  * generator of questions, and held in two forms, on this thread and with promises.
  */
 import { type Dirent, readdirSync } from 'node:fs';
-import { readdir } from 'node:fs/promises';
 import { abortError } from '../errors.js';
 import { type Path, toBytes } from '../paths.js';
 import { onAbort } from './on-abort.js';
@@ -87,6 +86,7 @@ function readSync(path: Path): ListedEntry[] {
 
 async function read(path: Path): Promise<ListedEntry[]> {
   try {
+    const { readdir } = process.getBuiltinModule('node:fs/promises');
     return toListed(await readdir(directory(path), listOptions));
   } catch {
     return [];

@@ -34,12 +34,12 @@ function formatText(text: Text, names: ReadonlyMap<number, string>): string {
 
 function formatNumber(value: number, { bits, words, kind }: Argument): string {
   if (kind === 'octal') return `0${value.toString(8)}`;
-  const word = words && Object.entries(words).find(([, known]) => known === value)?.[0];
+  const word = words && Object.entries(words()).find(([, known]) => known === value)?.[0];
   if (word !== undefined) return word;
   if (bits === undefined) return String(value);
   let rest = value;
   const names: string[] = [];
-  for (const [name, bit] of Object.entries(bits)) {
+  for (const [name, bit] of Object.entries(bits())) {
     if (bit === 0 || (rest & bit) !== bit) continue;
     names.push(name);
     rest &= ~bit;

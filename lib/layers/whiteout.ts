@@ -1,6 +1,5 @@
 /** Whiteouts: the character devices 0:0 by which a layer says that a name below it is gone. */
 
-import { randomBytes } from 'node:crypto';
 import { toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { conflictingOptions, invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
@@ -92,7 +91,7 @@ function whiteoutPlan(paths: PathLike | readonly PathLike[], options: WhiteoutOp
     directories.set(key, { directory, entries: [entry] });
   }
   const made = new Map<Step, Entry>();
-  const prefix = `.overlayfs-${randomBytes(6).toString('hex')}-`;
+  const prefix = replace ? `.overlayfs-${process.getBuiltinModule('node:crypto').randomBytes(6).toString('hex')}-` : '';
   for (const { directory, entries } of directories.values()) {
     for (const entry of entries) {
       const step = replace

@@ -296,27 +296,32 @@ function lackingError(name: string, shown: string, first: string, { release }: K
   });
 }
 
-/**
- * Throws where options conflict, or one is lacking; returns the options less those that may be lacking and
- * are.
- */
-export function checkConflicts(options: CheckedOptions, features: KernelFeatures): CheckedOptions {
+/** Something wrong about the options. */
+export interface Problem {
+  readonly error: Error;
+  /** Whether the kernel refuses such a mount; otherwise it mounts and drops an option. */
+  readonly isRefused: boolean;
+}
+
+/** Finds options that conflict or that the kernel lacks; returns the options less those that may be lacking and are. */
+export function* findProblems(options: CheckedOptions, features: KernelFeatures): Generator<Problem, CheckedOptions> {
   const { overlay, datadir, upperdir, allowDegraded } = options;
-  if (overlay.length === 0 && datadir.length === 0) return options;
   if (datadir.length > 0 && features.options['datadir+'] === false && features.fsContext !== true) {
-    throw new OverlayError({
+    const error = new OverlayError({
       errno: EOPNOTSUPP,
       reason: 'option-unsupported',
       what: `this kernel (${features.release}) has no data-only layers, "datadir": they come with Linux 6.5`,
       hint: 'use a newer kernel, or layers that hold their data themselves',
     });
+    yield { error, isRefused: true };
   }
   const kept: NamedOption[] = [];
   for (const option of overlay) {
     if (!isLacking(option, features)) kept.push(option);
     else if (!isOff(option) && !allowDegraded.includes(option.name)) {
       const found: Case = { named: { [option.name]: option.value }, hasUpper: true, hasData: false, features };
-      throw lackingError(option.name, show(option.name, found), firstKernel(option), features);
+      const error = lackingError(option.name, show(option.name, found), firstKernel(option), features);
+      yield { error, isRefused: true };
     }
   }
   const found: Case = {
@@ -325,7 +330,20 @@ export function checkConflicts(options: CheckedOptions, features: KernelFeatures
     hasData: datadir.length > 0,
     features,
   };
-  const conflict = conflicts.find((row) => row.applies(found) && !mayFall(row, allowDegraded));
-  if (conflict !== undefined) throw conflictError(conflict, found);
+  for (const conflict of conflicts) {
+    if (!conflict.applies(found) || mayFall(conflict, allowDegraded)) continue;
+    yield { error: conflictError(conflict, found), isRefused: conflict.kernel !== 'drops' };
+  }
   return kept.length === overlay.length ? options : { ...options, overlay: kept };
+}
+
+/**
+ * Throws where options conflict, or one is lacking; returns the options less those that may be lacking and
+ * are.
+ */
+export function checkConflicts(options: CheckedOptions, features: KernelFeatures): CheckedOptions {
+  if (options.overlay.length === 0 && options.datadir.length === 0) return options;
+  const { done, value } = findProblems(options, features).next();
+  if (!done) throw value.error;
+  return value;
 }

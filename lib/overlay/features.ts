@@ -5,7 +5,7 @@ import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask as askKernel, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { addLook, type Found, readLook } from '../kernel/look.js';
-import { type Outputs, StepFailure } from '../kernel/perform.js';
+import { type Outputs, performSync, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step, type StepOptions, type Text } from '../kernel/plan.js';
 import { addon } from '../native.js';
 import { askByMounting, knownBefore65 } from './features-before-6.5.js';
@@ -108,8 +108,11 @@ function isTrustedDenied(results: readonly number[]): boolean {
   return asked.length > 0 && asked.every((result) => result === -e.EPERM);
 }
 
-/** One plan in which every step may fail, and none leaves anything behind; after steps that it is given. */
-export function questions(plan = new Plan()): Questions {
+/**
+ * One plan in which every step may fail, and none leaves anything behind; after steps that it is given. The brief one
+ * asks for what a mount without options needs; the rest of its record is unknown, and the options are left out.
+ */
+export function questions(plan = new Plan(), isBrief = false): Questions {
   const ask = (call: Call, args: readonly (Text | number)[], options?: StepOptions): number =>
     plan.add(call, args, { tolerate: 'any', output: 0, ...options });
   const flags = k.O_DIRECTORY | k.O_CLOEXEC;
@@ -123,20 +126,25 @@ export function questions(plan = new Plan()): Questions {
   const pathLayer = ask(calls.fsconfig, [context, k.FSCONFIG_SET_FD, 'lowerdir+', null, path]);
   const readableLayer = ask(calls.fsconfig, [context, k.FSCONFIG_SET_FD, 'lowerdir+', null, readable]);
   const append = set('lowerdir+', '/');
-  const options = Object.entries(probedOptions).map(([name, [key, value]]) => [name, set(key, value)] as const);
+  const probed = isBrief ? [] : Object.entries(probedOptions);
+  const options = probed.map(([name, [key, value]]) => [name, set(key, value)] as const);
   // With arguments that cannot be right: whatever is answered, ENOSYS or EINVAL says that it is not there.
-  const setattr = ask(calls.mount_setattr, [-1, '', 0]);
-  const beneath = ask(calls.move_mount, [-1, '', -1, '', k.MOVE_MOUNT_BENEATH]);
   const statmount = ask(calls.statmount, []);
-  const openTreeAttr = ask(calls.open_tree_attr, []);
-  const events = ask(calls.fanotify_init, [k.FAN_REPORT_MNT]);
+  const more = isBrief
+    ? undefined
+    : {
+        setattr: ask(calls.mount_setattr, [-1, '', 0]),
+        beneath: ask(calls.move_mount, [-1, '', -1, '', k.MOVE_MOUNT_BENEATH]),
+        openTreeAttr: ask(calls.open_tree_attr, []),
+        events: ask(calls.fanotify_init, [k.FAN_REPORT_MNT]),
+        selinux: addLook(plan, '/sys/fs/selinux'),
+      };
   const look = addLook(plan, '/', { mask: k.STATX_MNT_ID_UNIQUE });
   const userNamespace = addLook(plan, '/proc/self/ns/user', { mask: k.STATX_INO });
   const trusted = mostlyWritable.map((place) =>
     ask(calls.setxattr, [place, 'trusted.overlay.probe', '', k.XATTR_REPLACE]),
   );
-  const selinux = addLook(plan, '/sys/fs/selinux');
-  const parameters = defaultNames.map((name) => {
+  const parameters = (isBrief ? [] : defaultNames).map((name) => {
     const file = ask(calls.openat2, [k.AT_FDCWD, `/sys/module/overlay/parameters/${name}`, k.O_CLOEXEC]);
     return [name, plan.stepOf(ask(calls.read, [file, 1], { output: 1 }))] as const;
   });
@@ -151,9 +159,11 @@ export function questions(plan = new Plan()): Questions {
       const isDenied = opened === -e.EPERM || opened === -e.EACCES;
       const isUnknown = isDenied || e.isShortage(-opened);
       const answer = (value: () => boolean): Answer => (isUnknown ? 'unknown' : value());
+      const ofMore = (read: (made: NonNullable<typeof more>) => Answer): Answer =>
+        more === undefined ? 'unknown' : read(more);
       const fsContext = answer(() => opened >= 0 && result(madeUp) < 0);
       const accepts = (made: number): Answer => (fsContext === false ? false : answer(() => result(made) >= 0));
-      const hasSelinux = readLook(selinux, outputs).errno === 0;
+      const hasSelinux = more !== undefined && readLook(more.selinux, outputs).errno === 0;
       const defaults: Partial<Record<DefaultName, boolean>> = {};
       for (const [name, step] of parameters) {
         if (outputs instanceof StepFailure || outputs.result(step) !== 1) continue;
@@ -186,12 +196,14 @@ export function questions(plan = new Plan()): Questions {
             fsContext === false ? knownBefore65(name, defaults, hasSelinux) : accepts(made),
           ]),
         ) as Record<ProbedOption, Answer>,
-        mountSetattr: result(setattr) !== -e.ENOSYS,
+        mountSetattr: ofMore((made) => result(made.setattr) !== -e.ENOSYS),
         // Without privilege EPERM comes first.
-        mountBeneath: result(beneath) === -e.EPERM ? 'unknown' : ![-e.ENOSYS, -e.EINVAL].includes(result(beneath)),
+        mountBeneath: ofMore(({ beneath }) =>
+          result(beneath) === -e.EPERM ? 'unknown' : ![-e.ENOSYS, -e.EINVAL].includes(result(beneath)),
+        ),
         statmount: result(statmount) !== -e.ENOSYS,
-        openTreeAttr: result(openTreeAttr) !== -e.ENOSYS,
-        mountEvents: e.isShortage(-result(events)) ? 'unknown' : result(events) >= 0,
+        openTreeAttr: ofMore((made) => result(made.openTreeAttr) !== -e.ENOSYS),
+        mountEvents: ofMore(({ events }) => (e.isShortage(-result(events)) ? 'unknown' : result(events) >= 0)),
         uniqueMountId: readLook(look, outputs).hasUniqueMountId,
         defaults,
       };
@@ -241,6 +253,21 @@ export async function features(): Promise<KernelFeatures> {
 /** `features`, on the calling thread. */
 export function featuresSync(): KernelFeatures {
   return remembered ?? remember(holdSync(findOut()));
+}
+
+let rememberedBrief: KernelFeatures | undefined;
+
+/** What a mount without options is planned from: no more is asked than it needs, where nothing is known yet. */
+export function briefFeaturesSync(): KernelFeatures {
+  const known = remembered ?? rememberedBrief;
+  if (known !== undefined) return known;
+  const { plan, read } = questions(new Plan(), true);
+  const outputs = performSync(plan);
+  const record = read(outputs);
+  // Before 6.5 the way down depends on the rest too.
+  if (record.fsContext !== true || !isFinal(record) || !wereAllAsked(plan, outputs)) return featuresSync();
+  rememberedBrief = record;
+  return record;
 }
 
 /** What a record leaves open where options cannot be asked for one by one, if anything. */

@@ -3,7 +3,7 @@
  * its own, so that its files in /proc are this process's user's, whatever this process has been before.
  */
 import { accessSync, constants } from 'node:fs';
-import { launcher } from '../binding.cjs';
+import { launcher } from '../binding.js';
 import { explainShortage } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import { ask, type Dialogue } from '../kernel/dialogue.js';

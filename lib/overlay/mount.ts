@@ -23,7 +23,7 @@ import { emptyFacts } from './diagnosis/facts.js';
 import { gather } from './diagnosis/gather.js';
 import { look, lookSync } from './diagnosis/look.js';
 import { type EffectiveOptions, effectiveOptions } from './effective.js';
-import { featuresSync, type KernelFeatures } from './features.js';
+import { briefFeaturesSync, featuresSync, type KernelFeatures } from './features.js';
 import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from './options.js';
 import { addVolatileRemoval, addXattrGuard, type MountPlan, plan, sentOptions } from './plan.js';
 import { toVerify, verify } from './readback.js';
@@ -164,6 +164,9 @@ interface Prepared {
   readonly features: KernelFeatures;
 }
 
+const featuresFor = ({ overlay, datadir, idmap }: CheckedOptions): KernelFeatures =>
+  overlay.length === 0 && datadir.length === 0 && idmap === undefined ? briefFeaturesSync() : featuresSync();
+
 /** The checks that come before any plan. */
 export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepared {
   const given = takeOptions(options);
@@ -176,7 +179,7 @@ export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepa
   if (asked.signal?.aborted) throw abortError(asked.signal);
   const rootless = asked.rootless === 'auto' ? (record ?? featuresSync()).mayMount !== true : asked.rootless;
   const checked = asked.rootless === rootless ? asked : { ...asked, rootless };
-  const features = rootless ? rootlessRecord(record) : (record ?? featuresSync());
+  const features = rootless ? rootlessRecord(record) : (record ?? featuresFor(checked));
   return { given, checked: checkConflicts(checked, features), features };
 }
 
@@ -352,8 +355,11 @@ function retry(prepared: Prepared, failure: StepFailure): Prepared | undefined {
   }
   // As a string a path is no reason for the kernel to mount what comes at its end by itself, such as by autofs(5).
   const isByPath = step?.call === calls.fsconfig && step.args[1] === FSCONFIG_SET_STRING && step.options.subject;
-  if (isByPath && errno === EINVAL && features.lowerdirAppend && features.layerDescriptors !== false) {
-    return { ...prepared, features: { ...features, lowerdirAppend: false } };
+  const isRefusedPath = isByPath && errno === EINVAL && features.layerDescriptors !== false;
+  // One by one, the layers show which of them the kernel refuses.
+  const isWhole = step?.call === calls.fsconfig && step.args[2] === 'lowerdir';
+  if ((isRefusedPath || isWhole) && features.lowerdirAppend === true) {
+    return { ...prepared, features: { ...features, lowerdirAppend: 'unknown' } };
   }
   const again = withMetacopy(checked, failure);
   return again && { ...prepared, checked: again };

@@ -176,7 +176,7 @@ function addLayers(
   plan: Plan,
   options: CheckedOptions,
   features: Pick<KernelFeatures, 'layerDescriptors' | 'openTreeAttr'>,
-  lowersByPath = false,
+  lowersBy: 'descriptor' | 'path' | 'value' = 'descriptor',
 ): Layers {
   const { idmap } = options;
   const access = features.layerDescriptors === 'readable' ? 0 : k.O_PATH;
@@ -190,7 +190,7 @@ function addLayers(
   const mapper = new Mapper(plan, !features.openTreeAttr);
   const openLower = (path: Path, subject: Subject): Layer =>
     idmap?.lower === undefined
-      ? open(path, subject, lowersByPath)
+      ? open(path, subject, lowersBy === 'path')
       : { subject, descriptor: mapper.add(path, idmap.lower, subject) };
   const { upperdir, workdir } = options;
   const upperAndWork = (): Pick<Layers, 'upper' | 'work'> => {
@@ -214,6 +214,7 @@ function addLayers(
     });
     return { upper: opened[0], work: opened[1] };
   };
+  if (lowersBy === 'value') return { lowers: [], data: [], ...upperAndWork() };
   return {
     lowers: options.lowerdir.map((path, index) => openLower(path, { role: 'lowerdir', index, path })),
     data: options.datadir.map((path, index) => openLower(path, { role: 'datadir', index, path })),
@@ -240,7 +241,7 @@ function addContext(
   lowerdir: Text | undefined,
 ): Descriptor {
   const context = plan.add(calls.fsopen, ['overlay', k.FSOPEN_CLOEXEC]);
-  const takesDescriptors = lowerdir === undefined && features.layerDescriptors !== false;
+  const takesDescriptors = features.layerDescriptors !== false;
   const set = (key: string, value: Text, subject?: Subject): void => {
     const command = value === null ? k.FSCONFIG_SET_FLAG : k.FSCONFIG_SET_STRING;
     plan.add(calls.fsconfig, [context, command, key, value], subject && { subject });
@@ -336,7 +337,7 @@ export function addXattrGuard(plan: Plan, upperdir: Path, kind: 'user' | 'truste
 
 /**
  * fsopen(2) to move_mount(2): nothing is to be seen before the last step. `lowerdir` is the value of the
- * option of that name, where lower layers cannot be set one by one.
+ * option of that name, where lower layers are not set one by one.
  */
 function addDetachedWay(
   plan: Plan,
@@ -347,8 +348,13 @@ function addDetachedWay(
   // In a namespace other than the layers' it comes last.
   const targetHere = isAttached(options) && options.namespace === undefined ? addTarget(plan, options) : undefined;
   const home = hasOwnMounts(options, features) ? addOwnMounts(plan) : undefined;
-  const lowersByPath = lowerdir === undefined && features.lowerdirAppend === true;
-  const layers = addLayers(plan, options, features, lowersByPath);
+  const lowersBy =
+    features.lowerdirAppend !== true || lowerdir === 'numbers'
+      ? 'descriptor'
+      : lowerdir === undefined
+        ? 'path'
+        : 'value';
+  const layers = addLayers(plan, options, features, lowersBy);
   addUpperGuards(plan, options, features, layers);
   if (lowerdir === 'numbers') addWorkingDirectory(plan);
   const value = lowerdir === 'numbers' ? numbersValue(layers) : lowerdir;
@@ -508,7 +514,20 @@ function lowerdirPieces({ lowerdir, datadir }: CheckedOptions): Path[] {
   return pieces;
 }
 
-const lowerdirValue = (options: CheckedOptions): Buffer => Buffer.concat(lowerdirPieces(options).map(toBytes));
+function lowerdirValue(options: CheckedOptions): Path {
+  const pieces = lowerdirPieces(options);
+  return pieces.every((piece) => typeof piece === 'string') ? pieces.join('') : Buffer.concat(pieces.map(toBytes));
+}
+
+/** The layers as the value of `lowerdir`, where fsconfig(2) takes that many bytes. */
+function shortLowerdir(options: CheckedOptions): Path | undefined {
+  let length = 0;
+  for (const path of options.lowerdir) length += path.length;
+  for (const path of options.datadir) length += path.length;
+  if (length > FSCONFIG_MAX_BYTES) return undefined;
+  const value = lowerdirValue(options);
+  return fits(value) ? value : undefined;
+}
 
 /** What follows the lower layers in the options of mount(2), in pieces. */
 function tailData(options: CheckedOptions, features: KernelFeatures): Path[] {
@@ -571,7 +590,11 @@ function notByMount({ target }: Attached, { release }: KernelFeatures): OverlayE
 function addWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): Made {
   if (features.mountApi || !isAttached(options) || options.idmap !== undefined) {
     const { fsContext, lowerdirAppend, layerDescriptors } = features;
-    if (fsContext && (lowerdirAppend || layerDescriptors)) return addDetachedWay(plan, options, features);
+    if (fsContext && (lowerdirAppend || layerDescriptors)) {
+      // One value is what tools look for in the mount table.
+      const isByPath = lowerdirAppend === true && options.idmap === undefined;
+      return addDetachedWay(plan, options, features, isByPath ? shortLowerdir(options) : undefined);
+    }
     // A path would lead to the layer as it is on disk.
     if (options.idmap !== undefined) return addDetachedWay(plan, options, features, 'numbers');
     if (fitsOneValue(options, features)) return addDetachedWay(plan, options, features, lowerdirValue(options));

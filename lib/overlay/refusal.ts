@@ -152,9 +152,11 @@ export function explainRefusal(
   // An option can be refused too.
   if (step.call === calls.fsconfig && step.args[1] !== FSCONFIG_CMD_CREATE) return undefined;
   if (step.call === calls.fsconfig && errno === e.EPERM) {
-    // It has taken a layer as kernels do from 6.5 on: then it is this mount that it does not make.
-    const [context] = step.args;
-    if (plan.steps.some(({ args }) => args[0] === context && args[2] === 'lowerdir+')) return undefined;
+    // It takes layers as kernels do from 6.5 on: then it is this mount that it does not make.
+    const isLater = ({ args }: Step): boolean => args[2] === 'lowerdir+';
+    const opensLower = ({ call, options }: Step): boolean =>
+      call === calls.openat2 && options.subject?.role === 'lowerdir';
+    if (plan.steps.some(isLater) || !plan.steps.some(opensLower)) return undefined;
     return {
       what: 'this kernel makes no overlay in a user namespace',
       hint: 'use Linux 5.11 or later',

@@ -1,17 +1,16 @@
 /** Programs that see mounts at places of their choice, in namespaces of their own. */
-import {
-  type ChildProcess,
-  type ChildProcessByStdio,
-  type ChildProcessWithoutNullStreams,
-  type SpawnOptions as NodeSpawnOptions,
-  spawn as nodeSpawn,
-  type StdioNull,
-  type StdioPipe,
-  type StdioPipeNamed,
+import type {
+  ChildProcess,
+  ChildProcessByStdio,
+  ChildProcessWithoutNullStreams,
+  SpawnOptions as NodeSpawnOptions,
+  StdioNull,
+  StdioPipe,
+  StdioPipeNamed,
 } from 'node:child_process';
 import type { Readable, Writable } from 'node:stream';
 import { checkSignal, checkWord, toOptions } from '../arguments.js';
-import { launcher } from '../binding.cjs';
+import { launcher } from '../binding.js';
 import * as e from '../errnos.js';
 import {
   abortError,
@@ -368,7 +367,10 @@ function launch(
     command: words,
   });
   const passed = Object.fromEntries(passedNames.flatMap((name) => (name in options ? [[name, options[name]]] : [])));
-  const child = nodeSpawn(launcher(), toArguments(ordered), { ...passed, stdio });
+  // Loaded by those who start programs.
+  const child = process
+    .getBuiltinModule('node:child_process')
+    .spawn(launcher(), toArguments(ordered), { ...passed, stdio });
   // Of the program, not of its launcher.
   const [file = '', ...rest] = words;
   Object.assign(child, { spawnfile: file, spawnargs: [options.argv0 ?? file, ...rest] });

@@ -10,7 +10,7 @@ const says: Readonly<Record<WayName, RegExp>> = {
   descriptors:
     /"\/layers\/one:two", O_CLOEXEC\|O_DIRECTORY\|O_PATH, 0\) = fd1\n[\s\S]*SET_FD, "lowerdir\+", NULL, fd1\)/,
   readable: /"\/layers\/one:two", O_CLOEXEC\|O_DIRECTORY, 0\) = fd1\n[\s\S]*SET_FD, "lowerdir\+", NULL, fd1\)/,
-  strings: /SET_STRING, "lowerdir\+", "\/layers\/one:two", 0\)/,
+  strings: /SET_STRING, "lowerdir", "\/layers\/one\\\\:two:\/layers\/three", 0\)/,
   string: /SET_STRING, "lowerdir", "\/layers\/one\\\\:two:\/layers\/three", 0\)/,
   wrapper: /SET_STRING, "lowerdir", "\/layers\/one\\\\:two:\/layers\/three", 0\)[\s\S]*^move_mount/m,
   mount: /^mount\(.*"lowerdir=\/layers\/one\\\\:two:\/layers\/three,upperdir=\/upper,workdir=\/wd/m,

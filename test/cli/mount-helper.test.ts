@@ -32,6 +32,7 @@ import { program, type Ran } from './run.js';
 const MS_BIND = 4096;
 const MNT_DETACH = 2;
 const sbin = realpathSync('/sbin');
+const helper = join(packageRoot, 'dist/mount-helper.cjs');
 
 interface Place {
   readonly dir: string;
@@ -44,12 +45,12 @@ interface Place {
   readonly mounted: () => { mount: string; super: string } | undefined;
 }
 
-function run(cwd: string, command: readonly string[]): Ran {
+function run(cwd: string, command: readonly string[], env: NodeJS.ProcessEnv = {}): Ran {
   const [first = '', ...rest] = command;
   const { status, stdout, stderr } = spawnSync(first, rest, {
     cwd,
     encoding: 'utf8',
-    env: { ...process.env, LC_ALL: 'C' },
+    env: { ...process.env, LC_ALL: 'C', ...env },
   });
   return { code: status, stdout: stdout.replaceAll(cwd, '.'), stderr: stderr.replaceAll(cwd, '.') };
 }
@@ -58,7 +59,7 @@ function run(cwd: string, command: readonly string[]): Ran {
 function place(t: ExecutionContext): Place {
   const dir = scratch(t);
   makeTree(dir, { 'a/in-a': '', 'b/in-b': '', 'u/': '', 'w/': '', 'm/': '', 'bin/': '' });
-  symlinkSync(program, join(dir, 'bin/mount.overlay'));
+  symlinkSync(helper, join(dir, 'bin/mount.overlay'));
   t.is(native.mount(join(dir, 'bin'), sbin, '', MS_BIND, ''), 0);
   t.teardown(() => native.umount(sbin, MNT_DETACH));
   const mount = (...args: string[]) => run(dir, ['mount', ...args]);
@@ -156,6 +157,33 @@ mountTest('mount.overlay: escaped layers, as the kernel and the fstab have them'
   t.deepEqual(mount('-T', 'fstab', join(dir, 'm')), silent);
   for (const name of ['in-byte', 'in-x']) t.true(existsSync(join(dir, 'm', name)), name);
 });
+
+mountTest(
+  'mount.overlay: the mount table shows one lowerdir, with the paths as given, where 255 bytes hold it',
+  (t) => {
+    const { dir, overlay, mounted, umount } = place(t);
+    symlinkSync('b', join(dir, 'link'));
+    mkdirSync(join(dir, 'x:y'));
+    const shows = (layers: readonly string[], ...shown: string[]) => {
+      t.deepEqual(
+        overlay(`lowerdir=${layers.map((layer) => `${dir}/${layer}`).join(':')},upperdir=u,workdir=w`),
+        silent,
+      );
+      const options = mounted()?.super.split(',') ?? [];
+      t.deepEqual(
+        options.filter((option) => option.startsWith('lowerdir')),
+        shown,
+      );
+      umount();
+    };
+    const octal = (text: string) => text.replaceAll('\\', '\\134');
+    shows(['a', 'link', 'x\\:y'], `lowerdir=${dir}/a:${dir}/link:${octal(`${dir}/x\\:y`)}`);
+    shows(['a/./', 'link'], `lowerdir=${dir}/a/./:${dir}/link`);
+    const long = 'l'.repeat(200);
+    mkdirSync(join(dir, long));
+    shows(['a', long], `lowerdir+=${dir}/a`, `lowerdir+=${dir}/${long}`);
+  },
+);
 
 mountTest('mount.overlay: more layers than mount(2) has room for', (t) => {
   const { dir, overlay } = place(t);
@@ -257,12 +285,186 @@ for (const [title, options, says, before] of passing) {
       const lax = overlay(options);
       t.is(lax.code, 0);
       t.regex(lax.stderr, says);
-      t.regex(lax.stderr, /^mount\.overlay: warning, mounted all the same: /);
+      t.regex(lax.stderr, /^mount\.overlay: warning(, mounted all the same: |: mounted read-only, because )/);
+      t.notRegex(lax.stderr, / would /);
       t.notDeepEqual(mounted(), without);
       umount();
     },
   );
 }
+
+/** The first lines of what was said, without the reasons and hints below. */
+const said = (stderr: string): string[] => stderr.split('\n').filter((line) => line.startsWith('mount.overlay'));
+const reasonsOf = (stderr: string): (string | undefined)[] =>
+  Array.from(stderr.matchAll(/^ {2}reason: (.*)$/gm), ([, reason]) => reason);
+
+const mountBelow = (at: string) => native.mount('below', at, 'tmpfs', 0, '');
+
+/** What the kernel refuses, and what the library objects to besides. */
+const hidden: readonly {
+  readonly title: string;
+  readonly options: string;
+  readonly before: (place: Place) => void;
+  readonly reason: string;
+  readonly warnings: readonly RegExp[];
+}[] = [
+  {
+    title: 'a missing lowerdir, behind a mounted target',
+    options: 'lowerdir=none,upperdir=u,workdir=w',
+    before: ({ dir }) => mountBelow(join(dir, 'm')),
+    reason: 'lower-missing',
+    warnings: [/is a mount point already/],
+  },
+  {
+    title: 'a stale index, behind a mounted target',
+    options: `lowerdir=b,upperdir=u,workdir=w,index=on`,
+    before: ({ dir, overlay, umount }) => {
+      overlay(`${merged},index=on`);
+      umount();
+      mountBelow(join(dir, 'm'));
+    },
+    reason: 'stale',
+    warnings: [/is a mount point already/],
+  },
+  {
+    title: 'an upper in use and an index, behind a mounted target',
+    options: `${merged},index=on`,
+    before: ({ dir, mount }) => {
+      mkdirSync(join(dir, 'm2'));
+      mount('-t', 'overlay', 'src', '-o', merged, 'm2');
+      mountBelow(join(dir, 'm'));
+    },
+    reason: 'upper-in-use',
+    warnings: [/is a mount point already/],
+  },
+  {
+    title: 'a missing lowerdir, behind an upper in use',
+    options: 'lowerdir=none,upperdir=u,workdir=w',
+    before: ({ dir, mount }) => {
+      mkdirSync(join(dir, 'm2'));
+      mount('-t', 'overlay', 'src', '-o', merged, 'm2');
+    },
+    reason: 'lower-missing',
+    warnings: [/the upperdir '.\/u' is in use/],
+  },
+  {
+    title: 'a missing lowerdir, behind options that are of no use',
+    options: 'lowerdir=none:a,workdir=w,index=on,volatile',
+    before: () => {},
+    reason: 'lower-missing',
+    warnings: [/workdir is of no use/, /index=on is of no use/, /volatile is of no use/],
+  },
+];
+
+for (const { title, options, before, reason, warnings } of hidden) {
+  mountTest(`mount.overlay: the kernel's reason is the error, objections are warnings beside it: ${title}`, (t) => {
+    const found = place(t);
+    before(found);
+    const without = found.mounted();
+    const { code, stderr } = found.overlay(options);
+    t.is(code, 32);
+    t.deepEqual(found.mounted(), without);
+    t.is(reasonsOf(stderr).at(-1), reason, stderr);
+    const lines = said(stderr);
+    t.is(lines.length, warnings.length + 1, stderr);
+    warnings.forEach((warning, i) => {
+      t.regex(lines[i] ?? '', /^mount\.overlay: warning: /);
+      t.regex(lines[i] ?? '', warning);
+    });
+    t.notRegex(lines.at(-1) ?? '', /warning/);
+  });
+}
+
+mountTest('mount.overlay: where the kernel mounts, every objection is a warning, of what is now the case', (t) => {
+  const { dir, mount, overlay, mounted, umount } = place(t);
+  const useless = overlay('lowerdir=a:b,workdir=w,index=on,volatile,uuid=on');
+  t.is(useless.code, 0);
+  const lines = said(useless.stderr);
+  t.is(lines.length, 4, useless.stderr);
+  for (const name of ['workdir', 'index', 'volatile', 'uuid']) {
+    t.true(
+      lines.some((line) => new RegExp(`^mount.overlay: warning, mounted all the same: ${name}\\b`).test(line)),
+      useless.stderr,
+    );
+  }
+  t.notRegex(useless.stderr, / would /);
+  umount();
+
+  mkdirSync(join(dir, 'm2'));
+  mkdirSync(join(dir, 'w2/work/x/y/z'), { recursive: true });
+  t.deepEqual(mount('-t', 'overlay', 'src', '-o', merged, 'm2'), silent);
+  mountBelow(join(dir, 'm'));
+  const { code, stderr } = overlay('lowerdir=a,upperdir=u,workdir=w2');
+  t.is(code, 0);
+  t.deepEqual(reasonsOf(stderr), ['target-mounted', 'upper-in-use', 'work-leftovers']);
+  t.regex(stderr, /^mount\.overlay: warning: mounted read-only, because the workdir '\.\/w2' holds/m);
+  t.notRegex(stderr, / would /);
+  t.regex(mounted()?.super ?? '', /^ro,/);
+  native.umount(join(dir, 'm2'), 0);
+});
+
+mountTest('mount.overlay: nofail: a layer that does not exist is no error', (t) => {
+  const { dir, mount, overlay, mounted } = place(t);
+  for (const missing of ['lowerdir=none,upperdir=u,workdir=w', 'lowerdir=a,upperdir=none,workdir=w']) {
+    t.deepEqual(overlay(`nofail,${missing}`), silent);
+    t.is(overlay(`nofail,${missing}`, '-i').code, 0, 'as without the helper');
+    t.is(overlay(missing).code, 32);
+    writeFileSync(join(dir, 'fstab'), `ov ${dir}/m overlay nofail,${missing.replaceAll('=', `=${dir}/`)} 0 0\n`);
+    t.deepEqual(mount('-T', 'fstab', '-a'), silent);
+  }
+  t.is(mounted(), undefined);
+  for (const wrong of [`${merged},bogus`, 'lowerdir=a,upperdir=u,workdir=u']) {
+    const { code, stderr } = overlay(`nofail,${wrong}`);
+    t.is(code, 32);
+    t.not(stderr, '');
+  }
+  t.is(mount('-t', 'overlay', 'src', '-o', `nofail,${merged}`, 'no-target').code, 32);
+});
+
+mountTest('mount.overlay: a warning that cannot be written changes nothing', (t) => {
+  const { dir, umount } = place(t);
+  const command = 'mount -t overlay src -o lowerdir=a:b,index=on m';
+  const inShell = (script: string) => run(dir, ['bash', '-c', script]);
+  t.is(inShell(`${command} 2>/dev/full`).code, 0);
+  umount();
+  t.is(inShell(`${command} 2>&-`).code, 0);
+  umount();
+  // The pipe has lost its reader before mount(8) begins.
+  t.is(inShell(`exec 3> >(:); wait $!; ${command} 2>&3`).code, 0);
+  umount();
+  t.is(inShell(`${command} -v >/dev/full`).code, 0);
+  umount();
+});
+
+mountTest("mount.overlay: the caller's NODE_OPTIONS are for other programs", (t) => {
+  const { dir, umount } = place(t);
+  const command = ['mount', '-t', 'overlay', 'src', '-o', merged, 'm'];
+  for (const NODE_OPTIONS of ['--require /none/at/all', '--no-such-option', '--max-old-space-size=1']) {
+    t.deepEqual(run(dir, command, { NODE_OPTIONS }), silent);
+    umount();
+  }
+});
+
+mountTest('mount.overlay: from a working directory that has been removed', (t) => {
+  const { dir, umount } = place(t);
+  const layers = `lowerdir=${dir}/a,upperdir=${dir}/u,workdir=${dir}/w`;
+  const from = (script: string) => run(dir, ['bash', '-c', `mkdir gone; cd gone; rmdir ../gone; exec ${script}`]);
+  t.deepEqual(from(`mount -t overlay src -o ${layers} ${dir}/m`), silent);
+  umount();
+  t.deepEqual(from(`mount -t overlay src -o lowerdir=.:${dir}/a ${dir}/m`), {
+    ...from(`mount -i -t overlay src -o lowerdir=.:${dir}/a ${dir}/m`),
+  });
+  const missing = from(`mount -t overlay src -o lowerdir=none:${dir}/a ${dir}/m`);
+  t.is(missing.code, 32);
+  t.regex(missing.stderr, /reason: (lower|path)-missing/);
+});
+
+mountTest('mount.overlay: the program overlayfs, by that name', (t) => {
+  const { dir, umount } = place(t);
+  symlinkSync(program, join(dir, 'mount.overlay'));
+  t.deepEqual(run(dir, ['./mount.overlay', 'src', 'm', '-o', merged]), silent);
+  umount();
+});
 
 mountTest('mount.overlay: a comment in the fstab makes nothing strict', (t) => {
   const { dir, mount, umount } = place(t);

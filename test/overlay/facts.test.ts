@@ -103,12 +103,16 @@ const confined = ['docker-default (enforce)', 'system_u:system_r:container_t:s0:
   },
 ]);
 
+/** What plans the layers one by one. */
+const oneByOne = { ...newest, lowerdirAppend: 'unknown' } as const;
+
 const rows: readonly FactsRow[] = [
   ...remote,
   ...folding,
   ...confined,
   {
     title: 'a lower with case folding, before 6.18',
+    record: oneByOne,
     call: calls.fsconfig,
     key: 'lowerdir+',
     errno: e.EINVAL,
@@ -129,6 +133,7 @@ const rows: readonly FactsRow[] = [
   },
   {
     title: 'a lower by autofs',
+    record: oneByOne,
     call: calls.fsconfig,
     key: 'lowerdir+',
     errno: e.EINVAL,

@@ -66,7 +66,7 @@ test('lowers of short plain paths as strings, without being opened, and others b
 
 test('by strings: 6.7 to 6.12', (t) => {
   const lines = planned({}, { layerDescriptors: false, uniqueMountId: false });
-  t.true(lines.includes('fsconfig(fd3, FSCONFIG_SET_STRING, "lowerdir+", "/b:c", 0)'), 'not escaped');
+  t.true(lines.includes('fsconfig(fd3, FSCONFIG_SET_STRING, "lowerdir", "/a:/b\\\\:c", 0)'), 'in one value, escaped');
   t.true(lines.includes('fsconfig(fd3, FSCONFIG_SET_STRING, "upperdir", "/u,v", 0)'), 'as it is');
   t.true(lines.includes('fsconfig(fd3, FSCONFIG_SET_STRING, "workdir", "/w\\\\\\\\x", 0)'), 'escaped once');
   t.true(lines.includes('statx(fd4, "", AT_EMPTY_PATH, STATX_INO|STATX_MNT_ID)'));
@@ -75,6 +75,8 @@ test('by strings: 6.7 to 6.12', (t) => {
 test('by strings: 255 bytes fit, 256 go by descriptor', (t) => {
   const path = (length: number) => `/${'x'.repeat(length - 1)}`;
   const shown = (change: Partial<OverlayOptions>) => planned(change, { layerDescriptors: false }).join('\n');
+  t.true(shown({ lowerdir: [path(253), '/b'] }).includes(`"lowerdir+", "${path(253)}"`), 'not in one value');
+  t.true(shown({ lowerdir: [path(252), '/b'] }).includes(`"lowerdir", "${path(252)}:/b"`));
   t.true(shown({ lowerdir: [path(255), '/b'] }).includes(`"lowerdir+", "${path(255)}"`));
   t.true(shown({ lowerdir: [path(256), '/b'] }).includes('"lowerdir+", "/proc/self/fd/{fd1}"'));
   t.true(

@@ -148,7 +148,7 @@ async function suite() {
     mkdirSync(dir);
     chmodSync(dir, 0o1777); // for tests that go on as another user
   }
-  const left = new Set(['node_modules', 'build', 'dist', 'dist-test', 'coverage', 'prebuilds', '.git']);
+  const left = new Set(['node_modules', 'build', 'dist', 'dist-bench', 'dist-test', 'coverage', 'prebuilds', '.git']);
   for (const name of readdirSync(root)) {
     if (!left.has(name)) cpSync(join(root, name), join(copy, name), { recursive: true });
   }

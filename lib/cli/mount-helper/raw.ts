@@ -90,10 +90,14 @@ function explain({ errno, step }: StepFailure, { target, namespace }: Request): 
   }
 }
 
-/** Where the library knows better, its error is the one to show. */
-export function mountRaw(request: Request, words: Words, isGuarded = false): void {
+/** Returns what failed, if anything. */
+export function mountRaw(request: Request, words: Words, isGuarded = false): StepFailure | undefined {
   const outcome = performSync(mountPlan(request, words, isGuarded));
-  if (!(outcome instanceof StepFailure)) return;
-  const { errno, step } = outcome;
-  throw new OverlayError({ errno, ...explain(outcome, request), syscall: step?.call.name });
+  return outcome instanceof StepFailure ? outcome : undefined;
+}
+
+/** What the errno alone tells. */
+export function explainRaw(failure: StepFailure, request: Request): OverlayError {
+  const { errno, step } = failure;
+  return new OverlayError({ errno, ...explain(failure, request), syscall: step?.call.name });
 }

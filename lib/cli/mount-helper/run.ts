@@ -3,27 +3,32 @@
  * itself would, with a warning.
  */
 import { nearestName } from '../../arguments.js';
+import * as e from '../../errnos.js';
 import { OverlayError } from '../../errors.js';
 import * as k from '../../kernel/constants.js';
 import { formatPlan } from '../../kernel/format.js';
+import type { StepFailure } from '../../kernel/perform.js';
 import { type RawOption, splitGiven } from '../../mount-strings.js';
+import { findProblems, type Problem } from '../../overlay/conflicts.js';
 import { findBadPathsSync } from '../../overlay/diagnosis/beforehand.js';
+import { explainMount, wantedAfter } from '../../overlay/diagnosis/explain.js';
+import { lookSync } from '../../overlay/diagnosis/look.js';
 import { featuresSync } from '../../overlay/features.js';
 import { mountOverlaySync, prepare } from '../../overlay/mount.js';
 import { readGiven } from '../../overlay/option-strings.js';
 import { optionRows } from '../../overlay/option-table.js';
-import type { OverlayOptions } from '../../overlay/options.js';
+import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from '../../overlay/options.js';
 import { isAbsolute, joinPath, type Path, toAbsolute, toBytes, withoutTrailingSlashes } from '../../paths.js';
 import type { Reason } from '../../reasons.js';
 import { argumentsOf } from '../command-line.js';
 import { dryRun } from '../dry-run.js';
-import { errorText, exitCodeOf, WRONG_USAGE } from '../errors.js';
+import { exitCodeOf, WRONG_USAGE } from '../errors.js';
 import { UsageError, unknownWord } from '../usage-error.js';
 import { type Request, readArguments } from './arguments.js';
-import { mountPlan, mountRaw, remountPlan } from './raw.js';
+import { explainRaw, mountPlan, mountRaw, remountPlan } from './raw.js';
 import { ignoredOptions, remount } from './remount.js';
 import { wasGivenToMount } from './strict.js';
-import { voice } from './voice.js';
+import { Speaker, type Write, writeAnyway } from './voice.js';
 import { readWords, STRICT, SUPERBLOCK_ONLY, toAttributes, type Words } from './words.js';
 
 /** As mount(8) has them. */
@@ -106,36 +111,55 @@ function toLibrary({ source, target }: Request, words: Words): OverlayOptions {
 
 const fromRoot = (path: Path): Path => (isAbsolute(path) ? path : joinPath('/', path));
 
+/** By which option the library mounts in spite of its objection, as the kernel does. */
+const tolerances: Readonly<Partial<Record<Reason, Partial<OverlayOptions>>>> = {
+  'target-mounted': { stack: true },
+  'upper-in-use': { exclusive: false },
+  'work-in-use': { exclusive: false },
+};
+
+/** Whether the library refuses what the kernel may take: it names no system call that has failed. */
+const isObjection = (error: unknown): error is OverlayError =>
+  error instanceof OverlayError && error.syscall === undefined;
+
+const isSame = (one: unknown, other: unknown): boolean =>
+  one === other || (one instanceof OverlayError && other instanceof OverlayError && one.reason === other.reason);
+
+/** The reasons that `nofail` is about: for mount(8), a device that does not exist. */
+const missing: ReadonlySet<Reason> = new Set(['lower-missing', 'upper-missing', 'work-missing', 'path-missing']);
+
 class Helper {
   readonly #request: Request;
   readonly #words: Words;
-  readonly #isStrict: boolean;
+  readonly #speaker: Speaker;
+  #wasGivenStrict: boolean | undefined;
 
-  constructor(given: Request) {
+  constructor(given: Request, speaker: Speaker) {
+    this.#speaker = speaker;
     // As mount(8) passes it; in another mount namespace it begins where the layers do.
     const target = given.namespace === undefined ? toAbsolute(given.target) : fromRoot(given.target);
     const request = { ...given, target: withoutTrailingSlashes(target) };
     this.#request = request;
     const words = readWords(splitGiven(request.options));
-    this.#isStrict = words.isStrict || wasGivenToMount(STRICT, request.target);
     const { others } = readGiven(words.rest);
     const dropped = request.isSloppy ? others.filter(({ name }) => !isKnown(name)) : [];
-    for (const { name } of dropped) this.#warn(new UsageError(`the unknown option '${name}' is left out (-s)`));
+    for (const { name } of dropped) this.#speaker.warn(new UsageError(`the unknown option '${name}' is left out (-s)`));
     this.#words = { ...words, rest: words.rest.filter((option) => !dropped.includes(option)) };
   }
 
-  #warn(problem: unknown, more = ''): void {
-    process.stderr.write(errorText(problem, { ...voice, program: `${voice.program}: warning${more}` }));
+  /** Looked for only where there is something to object to. */
+  get #isStrict(): boolean {
+    if (this.#words.isStrict) return true;
+    this.#wasGivenStrict ??= wasGivenToMount(STRICT, this.#request.target);
+    return this.#wasGivenStrict;
   }
 
-  /** What the kernel lets pass: an error only where that is wanted. */
-  #object(problem: unknown): void {
-    if (this.#isStrict || this.#request.isFake) throw problem;
-    this.#warn(problem);
+  get isNofail(): boolean {
+    return this.#words.isNofail;
   }
 
   #showPlan(plan: () => string): void {
-    if (this.#request.isVerbose) process.stdout.write(plan());
+    if (this.#request.isVerbose) this.#speaker.write(1, plan());
   }
 
   run(): void {
@@ -150,12 +174,12 @@ class Helper {
     const ignored = namespace === undefined ? ignoredOptions(target, this.#words.rest) : [];
     if (ignored.length > 0) {
       const names = ignored.map((name) => `'${name}'`).join(', ');
-      this.#object(
-        new UsageError(
-          `a remount changes no option of overlayfs: ${names} stays as it is`,
-          'Unmount, and mount again.',
-        ),
+      const problem = new UsageError(
+        `a remount changes no option of overlayfs: ${names} stays as it is`,
+        'Unmount, and mount again.',
       );
+      if (this.#isStrict || isFake) throw problem;
+      this.#speaker.warn(problem);
     }
     this.#showPlan(() => formatPlan(remountPlan(this.#request, this.#words)));
     if (!isFake) remount(this.#request, this.#words);
@@ -163,55 +187,71 @@ class Helper {
 
   #mount(): void {
     const { namespace, isFake } = this.#request;
-    const { rest } = this.#words;
-    const problems = readGiven(rest).others.map((option) => optionProblem(option, rest));
-    const options = toLibrary(this.#request, this.#words);
-    if (problems.length === 0 && options.lowerdir === undefined) {
-      problems.push(
-        new UsageError('no lowerdir is given', 'Name the lower layers, the topmost first: lowerdir=PATH:PATH.'),
-      );
-    }
-    const raw = () => formatPlan(mountPlan(this.#request, this.#words));
-    if (problems.length > 0) {
-      if (this.#isStrict || isFake) throw problems[0];
-      this.#showPlan(raw);
-      // The kernel may know more options than are known here.
-      this.#mountRaw(problems);
-      return;
-    }
-    let lines: string[] | undefined;
+    let options: OverlayOptions;
     try {
-      lines = dryRun(options, featuresSync());
-    } catch (problem) {
-      if (isFake || this.#isStrict || isFinal(problem)) throw problem;
-      this.#showPlan(raw);
-      this.#mountRaw([problem]);
+      options = toLibrary(this.#request, this.#words);
+    } catch (error) {
+      // From a working directory that has been removed, the kernel still finds what a relative path leads to.
+      if (isFake || mountRaw(this.#request, this.#words, this.#isStrict) !== undefined) throw error;
       return;
     }
-    this.#showPlan(namespace === undefined ? () => `${lines.join('\n')}\n` : raw);
+    const problems = this.#findProblems(options);
+    if (problems.length > 0 && (this.#isStrict || isFake)) this.#speaker.throwAll(problems);
+    const isByLibrary = problems.length === 0 && namespace === undefined;
+    this.#showPlan(() => (isByLibrary ? planText(options) : '') || formatPlan(mountPlan(this.#request, this.#words)));
     if (isFake) {
-      if (namespace === undefined) this.#lookAtPaths(options);
-      return;
-    }
-    // The library's layers and target are those of this namespace.
-    if (namespace !== undefined) {
-      const isWritable = options.upperdir !== undefined && (this.#words.flags & k.MS_RDONLY) === 0;
-      mountRaw(this.#request, this.#words, this.#isStrict && isWritable);
-      return;
-    }
-    try {
-      this.#mountByLibrary(options);
-    } catch (problem) {
-      if (this.#isStrict || isFinal(problem)) throw problem;
-      this.#mountRaw([problem]);
-    }
+      dryRun(options, featuresSync());
+      const bad = namespace === undefined ? findBadPaths(options) : [];
+      if (bad.length > 0) this.#speaker.throwAll(bad);
+    } else if (isByLibrary) this.#mountTolerantly(options);
+    else this.#mountRaw(options, problems);
   }
 
-  /** For -f, which is to fail where the mount would: paths, as they are now. */
-  #lookAtPaths(options: OverlayOptions): void {
-    const errors = findBadPathsSync(prepare(options).checked);
-    for (const error of errors.slice(0, -1)) process.stderr.write(errorText(error, voice));
-    if (errors.length > 0) throw errors.at(-1);
+  /** What the options themselves show, before anything is tried. */
+  #findProblems(options: OverlayOptions): Problem[] {
+    const { rest } = this.#words;
+    const problems: Problem[] = readGiven(rest).others.map((option) => refused(optionProblem(option, rest)));
+    if (options.lowerdir === undefined) {
+      const hint = 'Name the lower layers, the topmost first: lowerdir=PATH:PATH.';
+      return problems.length > 0 ? problems : [refused(new UsageError('no lowerdir is given', hint))];
+    }
+    if (isWorkAlone(options)) {
+      const what = 'workdir is of no use without an upperdir, and the kernel ignores it';
+      problems.push({ error: new UsageError(what, 'Leave it out, or add an upperdir.'), isRefused: false });
+    }
+    try {
+      const checked = check(options);
+      if (checked.overlay.length > 0 || checked.datadir.length > 0) {
+        problems.push(...findProblems(checked, featuresSync()));
+      }
+    } catch (error) {
+      problems.push(refused(error as Error));
+    }
+    return problems;
+  }
+
+  /** By the library: what it has objected to, it is told to tolerate. */
+  #mountTolerantly(options: OverlayOptions, objections: readonly Problem[] = []): void {
+    try {
+      this.#mountByLibrary(options);
+    } catch (error) {
+      if (this.#isStrict || isFinal(error)) {
+        for (const objection of objections) this.#speaker.warn(objection.error);
+        throw error;
+      }
+      if (isObjection(error)) this.#mountAgain(options, objections, error);
+      else this.#mountRaw(options, objections, error as Error);
+      return;
+    }
+    for (const { error } of objections) this.#speaker.warnMounted(error);
+  }
+
+  #mountAgain(options: OverlayOptions, before: readonly Problem[], error: OverlayError): void {
+    const objections = [...before, { error, isRefused: false }];
+    const tolerance = tolerances[error.reason];
+    if (tolerance === undefined || before.some((objection) => isSame(objection.error, error))) {
+      this.#mountRaw(options, objections);
+    } else this.#mountTolerantly({ ...options, ...tolerance }, objections);
   }
 
   #mountByLibrary(options: OverlayOptions): void {
@@ -225,36 +265,85 @@ class Helper {
     }
   }
 
-  /** What the problems are about becomes a warning where the kernel mounts, else the error. */
-  #mountRaw(problems: readonly unknown[]): void {
-    try {
-      mountRaw(this.#request, this.#words);
-    } catch (error) {
-      // What has been found says more than the kernel's errno.
-      for (const problem of problems.slice(0, -1)) process.stderr.write(errorText(problem, voice));
-      if (isExpected(error)) throw problems.at(-1);
-      throw error;
+  /**
+   * By mount(2), as mount(8) itself would. Where the kernel mounts, the problems are warnings. Where it refuses, they are
+   * warnings beside the reason, which may be one of them, or `known`: the kernel's reason to refuse the library.
+   */
+  #mountRaw(options: OverlayOptions, problems: readonly Problem[], known?: Error): void {
+    const isWritable = options.upperdir !== undefined && (this.#words.flags & k.MS_RDONLY) === 0;
+    const failure = mountRaw(this.#request, this.#words, isWritable && this.#isStrict);
+    if (failure === undefined) {
+      for (const { error } of problems) this.#speaker.warnMounted(error);
+      if (known !== undefined) this.#speaker.warnMounted(known);
+      return;
     }
-    for (const problem of problems) this.#warn(problem, ', mounted all the same');
+    const isAboutOptions = failure.errno === e.EINVAL || failure.errno === e.EPERM;
+    const causes = problems.filter(({ isRefused }) => isRefused && isAboutOptions);
+    const error = causes.length > 0 ? undefined : (known ?? this.#explain(options, failure));
+    for (const problem of problems) {
+      if (!causes.includes(problem) && !isSame(problem.error, error)) this.#speaker.warn(problem.error);
+    }
+    if (error !== undefined) throw error;
+    this.#speaker.throwAll(causes);
+  }
+
+  /** Why the kernel has refused. */
+  #explain(options: OverlayOptions, failure: StepFailure): OverlayError {
+    const raw = explainRaw(failure, this.#request);
+    if (this.#request.namespace !== undefined) return raw;
+    let checked: CheckedOptions;
+    try {
+      checked = check(options);
+    } catch {
+      return raw;
+    }
+    const error = explainMount(checked, failure, lookSync(checked, wantedAfter(failure)));
+    return error.reason === 'unexplained' ? raw : error;
   }
 }
+
+const isWorkAlone = ({ upperdir, workdir }: OverlayOptions): boolean => workdir !== undefined && upperdir === undefined;
+
+/** Without a workdir that is of no use, which the library takes for an error. */
+function check(options: OverlayOptions): CheckedOptions {
+  const { workdir, ...others } = options;
+  return checkOptions(takeOptions(isWorkAlone(options) ? others : options));
+}
+
+const refused = (error: Error): Problem => ({ error, isRefused: true });
+
+/** The library's plan as text; nothing where the library has none. */
+function planText(options: OverlayOptions): string {
+  try {
+    return `${dryRun(options, featuresSync()).join('\n')}\n`;
+  } catch {
+    return '';
+  }
+}
+
+/** For -f, which is to fail where the mount would: paths, as they are now. */
+const findBadPaths = (options: OverlayOptions): Problem[] => findBadPathsSync(prepare(options).checked).map(refused);
 
 const isKnown = (name: string): boolean => byKernelName.has(name) || name === 'lowerdir+';
 
 /** Returns the exit code. */
-export function mountHelper(decoded: readonly string[]): number {
+export function mountHelper(decoded: readonly string[], write: Write = writeAnyway): number {
+  const speaker = new Speaker(write);
+  let helper: Helper | undefined;
   let request: Request;
   try {
     request = readArguments(argumentsOf(decoded));
   } catch (error) {
-    process.stderr.write(errorText(error, voice));
+    speaker.complain(error);
     return exitCodes.usage;
   }
   try {
-    new Helper(request).run();
+    helper = new Helper(request, speaker);
+    helper.run();
     return 0;
   } catch (error) {
-    process.stderr.write(errorText(error, voice));
+    if (helper?.isNofail && error instanceof OverlayError && missing.has(error.reason)) return 0;
+    speaker.complain(error);
     return codeOf(error);
   }
 }

@@ -11,6 +11,8 @@ export interface Words {
   /** What is left: the file system's own. */
   readonly rest: readonly RawOption[];
   readonly isStrict: boolean;
+  /** `nofail`: a layer that does not exist is no error. */
+  readonly isNofail: boolean;
 }
 
 /** Makes an error out of what would be a warning. */
@@ -65,12 +67,13 @@ const propagationWords: Readonly<Record<string, number>> = {
 };
 
 /** mount(8)'s own. It has drawn the consequences of `user` and its like before it calls a helper. */
-const ignored = /^(?:no)?(?:auto|user|users|owner|group|fail)$|^_r?netdev$|^(?:comment|u?helper)$|^[xX]-/;
+const ignored = /^(?:no)?(?:auto|user|users|owner|group)$|^_r?netdev$|^(?:comment|u?helper)$|^[xX]-/;
 
 export function readWords(options: readonly RawOption[]): Words {
   let flags = 0;
   let propagation = 0;
   let isStrict = false;
+  let isNofail = false;
   const rest: RawOption[] = [];
   for (const option of options) {
     const { name } = option;
@@ -78,9 +81,10 @@ export function readWords(options: readonly RawOption[]): Words {
     if (bits !== undefined) flags = (flags & ~bits[1]) | bits[0];
     else if (Object.hasOwn(propagationWords, name)) propagation = propagationWords[name] as number;
     else if (name === STRICT) isStrict = true;
+    else if (name === 'nofail' || name === 'fail') isNofail = name === 'nofail';
     else if (!ignored.test(name)) rest.push(option);
   }
-  return { flags, propagation, rest, isStrict };
+  return { flags, propagation, rest, isStrict, isNofail };
 }
 
 const attributeBits = {

@@ -1,0 +1,79 @@
+/**
+ * What programs do again and again: cycles of a mount and its end, of every sort. After each, nothing is mounted and
+ * nothing is left but the layer set.
+ */
+import { spawn as spawnPlain } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { bindSync, mountOverlay, mountOverlaySync, spawn, unmount, unmountSync } from 'overlayfs';
+const detached = ({ lowerdir, upperdir, workdir }) => ({ lowerdir, upperdir, workdir });
+function makeAnother(set) {
+    const at = (path) => {
+        mkdirSync(`${path}-2`, { recursive: true });
+        return `${path}-2`;
+    };
+    return { ...set, upperdir: at(set.upperdir), workdir: at(set.workdir), target: at(set.target) };
+}
+export const cycles = {
+    'pair by object': (set) => () => mountOverlaySync(set).unmountSync(),
+    'pair by object, async': (set) => async () => (await mountOverlay(set)).unmount(),
+    'pair by path': (set) => () => {
+        mountOverlaySync(set);
+        unmountSync(set.target);
+    },
+    'pair by path, async': (set) => async () => {
+        await mountOverlay(set);
+        await unmount(set.target);
+    },
+    detached: (set) => () => mountOverlaySync(detached(set)).unmountSync(),
+    replace: (set) => {
+        const another = detached(makeAnother(set));
+        return () => {
+            const mount = mountOverlaySync(set);
+            mount.replaceSync(another);
+            mount.unmountSync();
+        };
+    },
+    clone: (set) => () => {
+        const mount = mountOverlaySync(set);
+        const clone = mount.cloneSync();
+        mount.unmountSync();
+        clone.unmountSync();
+    },
+    bind: (set) => {
+        const { target } = makeAnother(set);
+        return () => {
+            const mount = mountOverlaySync(set);
+            const copy = bindSync(set.target, target);
+            mount.unmountSync();
+            copy.unmountSync();
+        };
+    },
+    rootless: (set) => () => mountOverlaySync({ ...detached(set), rootless: true }).unmountSync(),
+    'rootless keep': (set) => () => mountOverlaySync({ ...detached(set), rootless: 'keep' }).unmountSync(),
+    'fresh upper per job': (set) => {
+        const job = join(set.target, '../job');
+        const [upperdir, workdir] = [join(job, 'upper'), join(job, 'work')];
+        return () => {
+            for (const path of [upperdir, workdir])
+                mkdirSync(path, { recursive: true });
+            mountOverlaySync({ ...set, upperdir, workdir }).unmountSync({ detach: true });
+            rmSync(job, { recursive: true });
+        };
+    },
+    'removed work': (set) => () => {
+        mkdirSync(set.workdir, { recursive: true });
+        mountOverlaySync(set).unmountSync({ removeWork: true });
+    },
+    spawn: (set) => async () => {
+        const mount = mountOverlaySync(detached(set));
+        await once(spawn('/bin/true', [], { mount, at: set.target, stdio: 'ignore' }), 'close');
+        mount.unmountSync();
+    },
+    'program inside': (set) => async () => {
+        const mount = mountOverlaySync(set);
+        await once(spawnPlain('/bin/true', { cwd: set.target, stdio: 'ignore' }), 'close');
+        mount.unmountSync();
+    },
+};
