@@ -11,7 +11,7 @@ test('elsewhere than on Linux, importing works and each call says why not', (t) 
       mountOverlay: [overlay], mountOverlaySync: [overlay], unmount: ['/m'], unmountSync: ['/m'],
       whiteout: ['/w/x'], whiteoutSync: ['/w/x'], isWhiteout: ['/w'], isWhiteoutSync: ['/w'],
       features: [], featuresSync: [], spawn: ['true'],
-      makeOpaque: ['/w'], makeOpaqueSync: ['/w'], isOpaque: ['/w'], isOpaqueSync: ['/w'],
+      removeLayer: ['/w'], removeLayerSync: ['/w'], makeOpaque: ['/w'], makeOpaqueSync: ['/w'], isOpaque: ['/w'], isOpaqueSync: ['/w'],
       bind: ['/a', '/b'], bindSync: ['/a', '/b'], createNamespace: [], createNamespaceSync: [],
       findHolders: ['/m'], findHoldersSync: ['/m'],
         unmountTree: ['/m'], unmountTreeSync: ['/m'],
