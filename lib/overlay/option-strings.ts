@@ -57,9 +57,9 @@ class Reader {
   #lowers: Buffer[] = [];
   #data: Buffer[] = [];
   #isList = false;
-  readonly #readLayer: (value: Buffer, isList: boolean) => Path;
+  readonly #readLayer: (value: Buffer) => Path;
 
-  constructor(readLayer: (value: Buffer, isList: boolean) => Path) {
+  constructor(readLayer: (value: Buffer) => Path) {
     this.#readLayer = readLayer;
   }
 
@@ -114,7 +114,7 @@ class Reader {
     };
     for (const name of ['upperdir', 'workdir']) {
       const value = options[name];
-      if (value !== undefined) options[name] = this.#readLayer(value as Buffer, this.#isList);
+      if (value !== undefined) options[name] = this.#readLayer(value as Buffer);
     }
     return options as unknown as NamedOptions;
   }
@@ -122,7 +122,7 @@ class Reader {
 
 const layerNames: ReadonlySet<string> = new Set(['lowerdir', 'lowerdir+', 'datadir+', 'upperdir', 'workdir']);
 
-function read(raw: readonly RawOption[], readLayer: (value: Buffer, isList: boolean) => Path): Reading {
+function read(raw: readonly RawOption[], readLayer: (value: Buffer) => Path): Reading {
   const reader = new Reader(readLayer);
   for (const option of raw) reader.read(option);
   return { options: reader.options, others: reader.others };
@@ -135,13 +135,11 @@ export function readGiven(raw: readonly RawOption[]): Reading {
 
 /**
  * What options say that the kernel shows, from splitShown or splitArray. It shows what it was given, and
- * nothing that is the module's default. An upperdir with backslashes beside `lowerdir+` can stand for two
+ * nothing that is the module's default. An upperdir with backslashes can stand for two
  * paths: `choose` has the choice, and without it the likelier one is taken.
  */
 export function readShown(raw: readonly RawOption[], choose: Choose = ([likeliest]) => likeliest): Reading {
-  return read(raw, (value, isList) => {
-    // With a list of lower layers, all came as text.
-    if (isList) return fromBytes(unescapeLayer(value));
+  return read(raw, (value) => {
     const [first, ...rest] = shownLayers(value);
     return choose([fromBytes(first), ...rest.map(fromBytes)]);
   });

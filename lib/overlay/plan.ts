@@ -252,7 +252,7 @@ function addContext(
     } else if (takesDescriptors) {
       plan.add(calls.fsconfig, [context, k.FSCONFIG_SET_FD, key, null, descriptor], { subject });
     } else {
-      const text = isPlain(subject.path) && features.fsContext !== false ? subject.path : written(subject.path);
+      const text = written(subject.path);
       const isByPath = options.idmap === undefined;
       const isSent = isByPath && fits(text) && !(features.fsContext === false && hasComma(text));
       set(key, isSent ? text : viaDescriptor(descriptor), subject);

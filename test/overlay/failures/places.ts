@@ -54,7 +54,7 @@ export const placeRows: readonly FailureRow[] = [
         fails(
           'EBUSY',
           'upper-in-use',
-          /upperdir '.*\/u' is in use by an overlay that is alive, though this mount namespace does not/,
+          /upperdir '.*\/u' is in use.* an overlay that is alive, though this mount namespace does not/,
           'u',
         ),
         { instead: { index: undefined, exclusive: false } },
@@ -65,7 +65,7 @@ export const placeRows: readonly FailureRow[] = [
         fails(
           'EBUSY',
           'work-in-use',
-          /workdir '.*\/w' is in use by an overlay that is alive, though this mount namespace does not/,
+          /workdir '.*\/w' is in use.* an overlay that is alive, though this mount namespace does not/,
           'w',
         ),
         { instead: { workdir: 'w2' } },
