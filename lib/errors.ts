@@ -2,7 +2,7 @@
 import { inspect } from 'node:util';
 import { describeErrno, EAGAIN, ENFILE, ENOENT, ENOMEM, isOutOfDescriptors } from './errnos.js';
 import type { Holders } from './holder.js';
-import { type Reason, reasons } from './reasons.js';
+import { type Reason, todoOf } from './reasons.js';
 
 export interface OverlayErrorFields {
   /** A positive number. */
@@ -49,7 +49,7 @@ export class OverlayError extends Error {
 
   constructor(fields: OverlayErrorFields, options?: ErrorOptions) {
     const [code] = describeErrno(fields.errno);
-    const hint = fields.hint ?? reasons[fields.reason].todo;
+    const hint = fields.hint ?? todoOf(fields.reason);
     const left = fields.leftover === undefined ? '' : ` ${sentence(fields.leftover)}`;
     super(`${code}: ${fields.what}. ${sentence(hint)}${left}`, options);
     this.code = code;

@@ -343,3 +343,6 @@ export const reasons = {
 
 /** A word from a closed set that says why a call failed. */
 export type Reason = keyof typeof reasons;
+
+/** What to do about it, as a part of a sentence. */
+export const todoOf = (reason: Reason): string => reasons[reason].todo;

@@ -21,7 +21,7 @@ import {
   quotePath,
   withoutTrailingSlashes,
 } from '../paths.js';
-import { reasons } from '../reasons.js';
+import { todoOf } from '../reasons.js';
 import { Attempts, isBusy, type Waiting } from './attempts.js';
 import { holdersText } from './holder-text.js';
 import { deviceOf, seeMounts } from './in-use.js';
@@ -224,7 +224,7 @@ export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Fa
       return fields({
         reason: 'no-privilege',
         what: `this process may not unmount ${shown}`,
-        hint: `${reasons['no-privilege'].todo}; a seccomp filter, or a sandbox such as Landlock, refuses it to root too`,
+        hint: `${todoOf('no-privilege')}; a seccomp filter, or a sandbox such as Landlock, refuses it to root too`,
       });
     case e.ESTALE:
       return fields({

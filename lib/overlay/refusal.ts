@@ -153,10 +153,11 @@ export function explainRefusal(
   if (step.call === calls.fsconfig && step.args[1] !== FSCONFIG_CMD_CREATE) return undefined;
   if (step.call === calls.fsconfig && errno === e.EPERM) {
     // It takes layers as kernels do from 6.5 on: then it is this mount that it does not make.
-    const isLater = ({ args }: Step): boolean => args[2] === 'lowerdir+';
-    const opensLower = ({ call, options }: Step): boolean =>
-      call === calls.openat2 && options.subject?.role === 'lowerdir';
-    if (plan.steps.some(isLater) || !plan.steps.some(opensLower)) return undefined;
+    const opensLower = plan.steps.some(
+      ({ call, options }) => call === calls.openat2 && options.subject?.role === 'lowerdir',
+    );
+    const isLater = ({ args }: Step): boolean => args[2] === 'lowerdir+' || (args[2] === 'lowerdir' && !opensLower);
+    if (plan.steps.some(isLater)) return undefined;
     return {
       what: 'this kernel makes no overlay in a user namespace',
       hint: 'use Linux 5.11 or later',

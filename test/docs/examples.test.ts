@@ -40,7 +40,13 @@ function compile(): string {
   rmSync(dir, { recursive: true, force: true });
   mkdirSync(dir, { recursive: true });
   for (const { name, code } of blocks) writeFileSync(join(dir, `${name}.ts`), code);
-  const compilerOptions = { rootDir: '.', outDir: 'out', declaration: false, sourceMap: false };
+  const compilerOptions = {
+    rootDir: '.',
+    outDir: 'out',
+    declaration: false,
+    emitDeclarationOnly: false,
+    sourceMap: false,
+  };
   const config = { extends: join(packageRoot, 'tsconfig.json'), compilerOptions, include: ['*.ts'] };
   writeFileSync(join(dir, 'tsconfig.json'), JSON.stringify(config));
   execFileSync(join(packageRoot, 'node_modules/.bin/tsc'), ['-p', dir], { encoding: 'utf8', stdio: 'pipe' });
