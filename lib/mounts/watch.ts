@@ -117,8 +117,9 @@ export abstract class Watch {
   #closed: Promise<unknown> | undefined;
   /** What is to be listed. */
   protected readonly namespace: Namespace | undefined;
-  /** The mounts as they were when the watch began, read on a thread: a long table would keep the event loop. */
-  protected readonly first: Promise<readonly RawMount[]>;
+  /** The mounts as they were when the watch began, where the table is short; a long one is read on a thread. */
+  readonly #first: Promise<readonly RawMount[]>;
+  #isFilled = false;
 
   constructor({ descriptor, namespace, named }: Opened) {
     this.#held = { descriptor };
@@ -128,9 +129,9 @@ export abstract class Watch {
       closeWith(this, this.#namespace, () => undefined);
     }
     this.namespace = namespace ?? named;
-    this.first = hold(listRaw({ namespace: this.namespace }));
+    this.#first = listFirst(this.namespace);
     // Whoever asks for a change is told.
-    this.first.catch(() => {});
+    this.#first.catch(() => {});
   }
 
   get descriptor(): number {
@@ -149,6 +150,16 @@ export abstract class Watch {
     this.#ending.abort();
     this.#closed ??= Promise.all([closeLater(this.#held), this.#namespace && closeLater(this.#namespace)]);
     return this.#closed;
+  }
+
+  /** Learns once what the mounts are that were there at first. */
+  protected async fill(known: Map<number, RawMount | undefined>): Promise<void> {
+    if (this.#isFilled) return;
+    this.#isFilled = true;
+    for (const mount of await this.#first) {
+      const id = keyOf(mount);
+      if (known.has(id) && known.get(id) === undefined) known.set(id, mount);
+    }
   }
 
   /** Resolves when the descriptor is ready, or this is closed. */
@@ -174,7 +185,7 @@ function explainWatch(failure: StepFailure): OverlayError {
 /** By fanotify(7): each change on its own, also those that others undo at once. */
 class EventWatch extends Watch {
   /** Undefined: gone before it could be looked at. */
-  readonly #known = new Map<number, RawMount | undefined>();
+  readonly #known: Map<number, RawMount | undefined>;
   /** What a comparison has told that the queue will tell again. */
   readonly #toldAlready = new Set<string>();
 
@@ -193,8 +204,19 @@ class EventWatch extends Watch {
     });
   }
 
+  constructor(opened: Opened) {
+    super(opened);
+    // At once: what goes before the table is read, and is then lost by a queue that runs over, could not be told.
+    try {
+      this.#known = holdSync(listKnown(this.namespace));
+    } catch (error) {
+      void this.close();
+      throw error;
+    }
+  }
+
   async next(): Promise<RawMountEvent[] | undefined> {
-    if (this.#known.size === 0) for (const mount of await this.first) this.#known.set(keyOf(mount), mount);
+    await this.fill(this.#known);
     while (!this.isClosed) {
       const told = this.#read();
       if (told.length === 0) {
@@ -254,7 +276,6 @@ class EventWatch extends Watch {
 /** By comparing tables: what comes and goes between two looks is not seen. */
 class TableWatch extends Watch {
   #known: Map<number, RawMount | undefined>;
-  #isFirst = true;
   #waiting: Promise<void> | undefined;
 
   constructor(opened: Opened) {
@@ -293,22 +314,13 @@ class TableWatch extends Watch {
     return new TableWatch({ descriptor: outcome.result(plan.stepOf(file)), named });
   }
 
-  /** Learns what the mounts are that were there at first. */
-  async #fill(): Promise<void> {
-    this.#isFirst = false;
-    for (const mount of await this.first) {
-      const id = keyOf(mount);
-      if (this.#known.has(id) && this.#known.get(id) === undefined) this.#known.set(id, mount);
-    }
-  }
-
   async next(): Promise<RawMountEvent[] | undefined> {
     while (!this.isClosed) {
       if (this.#waiting === undefined) {
         // The table is read when the wait has begun: beginning it takes note of all that was before.
         this.#waiting = this.wait(k.POLLPRI);
         this.#waiting.catch(() => {});
-        if (this.#isFirst) await this.#fill();
+        await this.fill(this.#known);
         const after = await hold(listRaw({ namespace: this.namespace }));
         const events = await hold(compareTables(this.#known, after));
         this.#known = toKnown(after);
@@ -323,6 +335,15 @@ class TableWatch extends Watch {
 
 const toKnown = (mounts: readonly RawMount[]): Map<number, RawMount> =>
   new Map(mounts.map((mount) => [keyOf(mount), mount]));
+
+/** So many mounts are read at once. */
+const SHORT_TABLE = 500;
+
+async function listFirst(namespace: Namespace | undefined): Promise<readonly RawMount[]> {
+  const ids = holdSync(listIds(namespace));
+  const listing = listRaw({ namespace });
+  return ids !== undefined && ids.length <= SHORT_TABLE ? holdSync(listing) : hold(listing);
+}
 
 /** The mounts at this moment, by their ids alone where there is a quick way: listmount(2), 6.8. */
 function* listKnown(namespace: Namespace | undefined): Dialogue<Map<number, RawMount | undefined>> {
