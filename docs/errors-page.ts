@@ -39,13 +39,18 @@ try {
 }
 \`\`\`
 
-\`exclusive\` sees what this thread has mounted, detached mounts until they are closed and their clones too, what programs
-from \`spawn\` see until they have ended, and what others have mounted in this namespace; of one that has been seen, also
-that it was detached by whichever program and is still used. What it cannot see: what another thread or process mounts at
-the very same moment; overlays that others have in other mount namespaces or have detached before; those that others have
-mounted by relative paths, and those whose directories have been renamed before they were seen; what is still open in a
-detached mount that was closed here, or is used by what a program from \`spawn\` has left running; and before Linux 6.8 all
-that are not of this thread. With \`index: true\` the kernel itself refuses these, and also a lower layer that is
+\`exclusive\`, the default, refuses an upperdir or workdir while an overlay uses it that this process has mounted, from any
+thread and in any way, or that the mount table of this namespace has shown since. The directory stays in use until the
+kernel says that the overlay's superblock is gone: a clone, a bind, an open file, a program or another mount namespace
+keeps it alive after an unmount. Two calls of one process never mount with the same directory, or on the same target, at
+once; the second is refused, promise or not. What it cannot see:
+
+- overlays of other processes that this namespace's table does not show: rootless or detached ones, those in other mount
+  namespaces, and those that were unmounted lazily before this process looked;
+- overlays that others mount at the very same moment;
+- before Linux 6.8, all overlays of other processes.
+
+With \`index: true\` the kernel itself refuses these, and also a lower layer that is
 another overlay's upperdir or workdir, or lies in one. Without, the kernel takes such a lower layer, and what the mount
 shows when the other overlay changes is undefined.
 `;

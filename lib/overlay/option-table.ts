@@ -223,7 +223,7 @@ export const optionTable = {
     form: 'boolean',
     default: 'true',
     about:
-      'refuses an upperdir or workdir that is in use by another overlay, as far as this process has made it or this namespace shows it; not one that is mounted at the very same moment',
+      'refuses an upperdir or workdir that another overlay uses: one that this process has mounted, or that this mount namespace shows',
   },
   idmap: {
     form: 'object',

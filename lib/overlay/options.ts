@@ -136,11 +136,10 @@ export interface OverlayOptions {
    */
   namespace?: NamespaceLike;
   /**
-   * Refuses an upperdir or workdir that is in use by another overlay, which the kernel lets through unless
-   * `index` is on. What is seen: the overlays of this process, detached ones until they are closed and those in other
-   * namespaces among them, and what programs from `spawn` still see; and from Linux 6.8 on those that others have
-   * mounted in this mount namespace; not those that others have elsewhere, or mount at the very same moment, other
-   * threads of this process included. Default true.
+   * Refuses an upperdir or workdir that another overlay uses, which the kernel accepts unless `index` is on. The
+   * directory is in use until the kernel says that the overlay's superblock is gone. The library knows the overlays that
+   * this process has mounted in any way, and from Linux 6.8 on those that the mount table of this namespace shows. It
+   * does not see what other processes mount elsewhere, detached or without privilege. Default true.
    */
   exclusive?: boolean;
   /**
