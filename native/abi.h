@@ -295,6 +295,7 @@ constexpr unsigned statx_nlink = 0x4;     // STATX_NLINK
 constexpr unsigned statx_ino = 0x100;     // STATX_INO
 constexpr unsigned statx_mnt_id = 0x1000; // STATX_MNT_ID, 5.8
 constexpr unsigned statx_mnt_id_unique = 0x4000;  // STATX_MNT_ID_UNIQUE, 6.8
+constexpr uint64_t statx_attr_mount_root = 0x2000;  // STATX_ATTR_MOUNT_ROOT, 5.8
 constexpr int at_statx_dont_sync = 0x4000;  // AT_STATX_DONT_SYNC
 
 }  // namespace overlayfs::abi

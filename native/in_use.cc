@@ -221,8 +221,9 @@ int InUse::reserve(Overlay* reservation, DirectoryKey key, Role role, bool is_ex
   return 0;
 }
 
-int InUse::reserve_target(Overlay* reservation, DirectoryKey key) {
+int InUse::reserve_target(Overlay* reservation, DirectoryKey key, uint64_t ended) {
   Lock lock(mutex_);
+  if (ended != ended_targets_) return EAGAIN;
   for (Use* use = *bucket(key); use != nullptr; use = use->next) {
     if (use->key == key && use->role == Role::target) return EBUSY;
   }
@@ -253,6 +254,9 @@ void InUse::is_mounted(Overlay* reservation, uint64_t mount, uint64_t device, in
 void InUse::end(Overlay* reservation) {
   Lock lock(mutex_);
   reservation->is_ours = false;
+  if (reservation->uses[static_cast<size_t>(Role::target)].is_linked) {
+    __atomic_store_n(&ended_targets_, ended_targets_ + 1, __ATOMIC_RELEASE);
+  }
   if (reservation->at == nullptr) {
     delete reservation;  // it has ended meanwhile
   } else if (reservation->is_mounted) {

@@ -54,8 +54,12 @@ class InUse {
   // tells. A directory that was just made (`is_new`) is nobody's. Without `is_exclusive` others do not count.
   int reserve(Overlay* reservation, DirectoryKey key, Role role, bool is_exclusive, bool is_new);
 
-  // 0, and no other plan mounts on this target meanwhile; EBUSY where one is about to.
-  int reserve_target(Overlay* reservation, DirectoryKey key);
+  // How many plans have ended that had a target: what was seen of a target before may have changed since.
+  uint64_t ended_targets() const { return __atomic_load_n(&ended_targets_, __ATOMIC_ACQUIRE); }
+
+  // 0, and no other plan mounts on this target meanwhile; EBUSY where one is about to; EAGAIN where plans have ended
+  // since there were so many.
+  int reserve_target(Overlay* reservation, DirectoryKey key, uint64_t ended);
 
   // The overlay of the reservation is there. ROOT is a descriptor of its root.
   void is_mounted(Overlay* reservation, uint64_t mount, uint64_t device, int root);
@@ -100,6 +104,7 @@ class InUse {
   size_t overlays_ = 0;      // how many are in the record, reservations among them
   Overlay* all_ = nullptr;
   uint64_t questions_ = 0;
+  uint64_t ended_targets_ = 0;
   int inotify_ = -1;
   uint32_t unheard_ = 0;     // watches added since hear()
 };

@@ -856,14 +856,20 @@ long Execution::reserve(const Step& step) {
   return directories_in_use.reserve(reservation_, key, static_cast<Role>(a[1]), a[2] != 0, is_new) == 0 ? 0 : -EBUSY;
 }
 
-// reserve_target(directory): as InUse::reserve_target.
+// reserve_target(directory): as InUse::reserve_target, for a directory that is no mount point. EEXIST: it is one.
 long Execution::reserve_target(const Step& step) {
-  abi::Statx found;
-  const int flags = AT_EMPTY_PATH | abi::at_statx_dont_sync;
-  long result = sys::statx(descriptor(step.a[0]), "", flags, abi::statx_ino | abi::statx_mnt_id, &found);
-  if (result < 0) return result;
-  // By its mount, since one directory can be a target in several namespaces at once.
-  return -directories_in_use.reserve_target(reservation_, {found.mnt_id | UINT64_C(1) << 63, found.ino});
+  for (;;) {
+    const uint64_t ended = directories_in_use.ended_targets();
+    abi::Statx found;
+    const int flags = AT_EMPTY_PATH | abi::at_statx_dont_sync;
+    long result = sys::statx(descriptor(step.a[0]), "", flags, abi::statx_ino | abi::statx_mnt_id, &found);
+    if (result < 0) return result;
+    if (found.attributes & abi::statx_attr_mount_root) return -EEXIST;
+    // By its mount, since one directory can be a target in several namespaces at once.
+    const DirectoryKey key{found.mnt_id | UINT64_C(1) << 63, found.ino};
+    int error = directories_in_use.reserve_target(reservation_, key, ended);
+    if (error != EAGAIN) return -error;
+  }
 }
 
 // record(root): the overlay of which this plan has reserved the directories is there. Its id and device are those that

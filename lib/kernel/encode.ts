@@ -114,6 +114,46 @@ export interface Encoded {
   readonly outputs: number;
 }
 
+/** An encoded plan, and where in it the offsets of texts stand that another plan has otherwise. */
+export interface Pattern {
+  readonly numbers: Int32Array;
+  readonly size: number;
+  readonly outputs: number;
+  readonly slots: readonly number[];
+}
+
+/** Undefined where one of the texts is not an argument once, or is part of another. */
+export function toPattern(plan: Plan, texts: readonly string[]): Pattern | undefined {
+  const { size, outputs } = encode(plan);
+  const slots: number[] = [];
+  for (const text of texts) {
+    const places = plan.steps.flatMap(({ args }, step) =>
+      args.flatMap((argument, position) => {
+        if (Array.isArray(argument) && argument.includes(text)) return [Number.NaN];
+        return argument === text ? [(HEADER_SIZE >> 2) + step * STEP_NUMBERS + STEP_HEADER_NUMBERS + position] : [];
+      }),
+    );
+    const [slot = Number.NaN] = places;
+    if (places.length !== 1 || Number.isNaN(slot)) return undefined;
+    slots.push(slot);
+  }
+  return { numbers: numbers.slice(0, (size + 3) >> 2), size, outputs, slots };
+}
+
+/** The same plan with other texts in the slots. */
+export function encodeAs({ numbers: pattern, size, outputs, slots }: Pattern, texts: readonly string[]): Encoded {
+  end = 0;
+  reserve(size + 4);
+  numbers.set(pattern);
+  end = size;
+  for (let i = 0; i < slots.length; i++) {
+    // In two steps: writing may move the block.
+    const offset = writeText(texts[i] as string);
+    numbers[slots[i] as number] = offset;
+  }
+  return { block, numbers, size: end, outputs };
+}
+
 export function encode(plan: Plan): Encoded {
   const native = addon();
   if (calls.openat2.number < 0) learnNumbers(native.calls);

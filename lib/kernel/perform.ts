@@ -1,9 +1,10 @@
 /** Hands a plan to the addon: on this thread (the twins) or on one of the addon's (the promises). */
 import { OverlayError } from '../errors.js';
 import { addon, type NativeFailure } from '../native.js';
-import { encode } from './encode.js';
+import { type Encoded, encode } from './encode.js';
 import { onAbort } from './on-abort.js';
 import { type Plan, RESULT_SIZE, type Step } from './plan.js';
+import { FilledPlan } from './template.js';
 
 /** A plan that failed and was taken back. */
 export class StepFailure {
@@ -92,9 +93,11 @@ export class Outputs {
 
 const noOutputs = new Outputs(new Int32Array(0), 0);
 
+const toBlock = (plan: Plan): Encoded => (plan instanceof FilledPlan ? plan.encode() : encode(plan));
+
 /** The outputs are valid until the next plan. */
 export function performSync(plan: Plan): Outputs | StepFailure {
-  const { block, numbers, outputs } = encode(plan);
+  const { block, numbers, outputs } = toBlock(plan);
   const outcome = addon().perform(block);
   if (outcome === undefined) return new Outputs(numbers, outputs);
   if (outcome instanceof ArrayBuffer) return new Outputs(numbers, outputs, Buffer.from(outcome));
@@ -123,7 +126,7 @@ function takeResults(place: number): Outputs {
  */
 export function perform(plan: Plan, signal?: AbortSignal): Promise<Outputs | StepFailure> {
   const token = signal === undefined ? 0 : ++lastToken;
-  const { block, size } = encode(plan);
+  const { block, size } = toBlock(plan);
   const promise = addon().start(block, size, token);
   const forget = signal && onAbort(signal, () => addon().cancel(token));
   // The signal may have aborted after the caller checked it; its event has already fired.

@@ -50,7 +50,12 @@ export const RESULT_SIZE = 8;
 const noOptions: StepOptions = {};
 
 export class Plan {
-  readonly steps: Step[] = [];
+  readonly #steps: Step[] = [];
+
+  get steps(): readonly Step[] {
+    return this.#steps;
+  }
+
   outputsSize = 0;
   /** Performed on a thread made for it, since its steps change the working directory. */
   isOnOwnThread = false;
@@ -67,13 +72,13 @@ export class Plan {
       outputAt = this.outputsSize;
       this.outputsSize += RESULT_SIZE + ((options.output + 7) & ~7);
     }
-    this.steps.push({ call, args, options, outputAt });
-    return MADE_BY | (this.steps.length - 1);
+    this.#steps.push({ call, args, options, outputAt });
+    return MADE_BY | (this.#steps.length - 1);
   }
 
   /** What stands for the descriptor that a step still to be added will make: the next one's is `following(0)`. */
   following(steps: number): Descriptor {
-    return MADE_BY | (this.steps.length + steps);
+    return MADE_BY | (this.#steps.length + steps);
   }
 
   /** The step that makes this descriptor. */

@@ -25,6 +25,7 @@ import { look, lookSync } from './diagnosis/look.js';
 import { type EffectiveOptions, effectiveOptions } from './effective.js';
 import { briefFeaturesSync, featuresSync, type KernelFeatures } from './features.js';
 import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from './options.js';
+import { planPlain } from './plain-plan.js';
 import { addVolatileRemoval, addXattrGuard, type MountPlan, plan, sentOptions } from './plan.js';
 import { toVerify, verify } from './readback.js';
 import { lease, rootlessRecord } from './rootless.js';
@@ -332,7 +333,10 @@ function* askKernel({ rootless, subIds, lowerdir }: CheckedOptions, directory: P
 type Planned = [planned: MountPlan, end: () => void];
 
 /** The plan of a mount with the privilege of this process. */
-const planHere = ({ checked, features }: Prepared): Planned => [plan(checked, features), () => {}];
+const planHere = ({ checked, features }: Prepared): Planned => [
+  planPlain(checked, features) ?? plan(checked, features),
+  () => {},
+];
 
 /** The plan of a mount in namespaces, which it may first have to be given. */
 function* planRootless({ checked, features }: Prepared): Dialogue<Planned> {

@@ -204,6 +204,8 @@ export interface CheckedOptions {
   readonly exclusive: boolean;
   readonly allowDegraded: readonly OverlayOptionName[];
   readonly signal: AbortSignal | undefined;
+  /** Whether nothing but lowerdir, upperdir, workdir and target was given. */
+  readonly isPlain: boolean;
 }
 
 type Draft = { -readonly [Name in keyof CheckedOptions]: CheckedOptions[Name] };
@@ -344,6 +346,7 @@ export function checkOptions(given: OverlayOptions): CheckedOptions {
     exclusive: true,
     allowDegraded: none,
     signal: undefined,
+    isPlain: true,
   };
   for (const name of Object.keys(given)) {
     // The paths by themselves: a look-up by name costs more than their checks.
@@ -361,6 +364,7 @@ export function checkOptions(given: OverlayOptions): CheckedOptions {
         if (given.target !== undefined) draft.target = toPath(given.target, name);
         break;
       default:
+        draft.isPlain = false;
         checkOther(draft, given, name);
     }
   }

@@ -147,19 +147,14 @@ function addRemovedGuards(plan: Plan, { lowerdir, datadir, upperdir, workdir }: 
 const targetFlags = k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC | k.O_PATH;
 
 /**
- * The target, whatever becomes of its path. Fails with EBUSY where something is mounted, unless that is
- * wanted; with ENOTDIR on a link or a file.
+ * The target, whatever becomes of its path. Fails with ENOTDIR on a link or a file; unless the mount may be stacked, with
+ * EEXIST where something is mounted, and with EBUSY where another plan is about to mount.
  */
 function addTarget(plan: Plan, options: Attached): Descriptor {
   const subject = targetSubject(options);
   const path = withoutTrailingSlashes(options.target);
   const target = plan.add(calls.openat2, [k.AT_FDCWD, path, targetFlags, 0], { subject });
-  if (!options.stack) {
-    // Before the look, so that of two mounts at once the second sees the first, or is refused.
-    plan.add(calls.reserve_target, [target], { subject });
-    const args = [target, '', k.AT_EMPTY_PATH, k.STATX_TYPE, k.STATX_ATTR_MOUNT_ROOT, 0, 0, k.S_IFDIR];
-    plan.add(calls.statx, args, { subject });
-  }
+  if (!options.stack) plan.add(calls.reserve_target, [target], { subject });
   return target;
 }
 

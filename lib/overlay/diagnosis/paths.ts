@@ -129,8 +129,8 @@ const notCreated: Rule = {
 };
 
 const targetMounted: Rule = {
-  when: ({ step, errno }) => step?.call === calls.statx && errno === e.EBUSY && step.options.subject?.role === 'target',
-  find: mountedAlready,
+  when: ({ step, errno }) => step?.call === calls.reserve_target && errno === e.EEXIST,
+  find: (scene) => ({ ...mountedAlready(scene), errno: e.EBUSY }),
 };
 
 function mountedAlready({ options }: Scene): Verdict {
