@@ -209,12 +209,10 @@ int InUse::state(DirectoryKey key, const Overlay* own, Use** found) {
   return result;
 }
 
-int InUse::reserve(Overlay* reservation, DirectoryKey key, Role role, bool is_exclusive, bool is_new) {
+int InUse::reserve(Overlay* reservation, DirectoryKey key, Role role, Against against) {
   Lock lock(mutex_);
-  if (is_exclusive && !is_new) {
-    int error = state(key, reservation, nullptr);
-    if (error != 0) return error;
-  }
+  int error = against == Against::nobody ? 0 : state(key, reservation, nullptr);
+  if (error == EBUSY || (error == ESTALE && against == Against::everybody)) return error;
   Use& use = reservation->uses[static_cast<size_t>(role)];
   use.key = key;
   link(&use);

@@ -36,6 +36,9 @@ struct DirectoryKey {
 // What a directory is to an overlay, or to a plan.
 enum class Role : int32_t { upper, work, target, count };
 
+// Which uses by others stand in the way of a reservation.
+enum class Against : int32_t { nobody, everybody, certain };
+
 class InUse {
  public:
   struct Overlay;
@@ -51,8 +54,8 @@ class InUse {
   Overlay* prepare();
 
   // 0, and the directory is reserved; EBUSY where an overlay uses it, or a plan is about to; ESTALE where nothing here
-  // tells. A directory that was just made (`is_new`) is nobody's. Without `is_exclusive` others do not count.
-  int reserve(Overlay* reservation, DirectoryKey key, Role role, bool is_exclusive, bool is_new);
+  // tells.
+  int reserve(Overlay* reservation, DirectoryKey key, Role role, Against against);
 
   // How many plans have ended that had a target: what was seen of a target before may have changed since.
   uint64_t ended_targets() const { return __atomic_load_n(&ended_targets_, __ATOMIC_ACQUIRE); }

@@ -845,15 +845,16 @@ void Execution::end_reservation() {
   reservation_ = nullptr;
 }
 
-// reserve(directory, role, exclusive, the step that would have made it or 0): as InUse::reserve; EBUSY also where
-// nothing tells, use_of() says which.
+// reserve(directory, role, against whom, the step that would have made it or 0): as InUse::reserve; EBUSY also where
+// nothing tells, use_of() says which. A directory that the plan has just made is nobody's.
 long Execution::reserve(const Step& step) {
   const int32_t* a = step.a;
   DirectoryKey key;
   long result = find_key(descriptor(a[0]), "", &key);
   if (result < 0) return result;
   const bool is_new = a[3] >= made_by && steps_[a[3] - made_by].result >= 0;
-  return directories_in_use.reserve(reservation_, key, static_cast<Role>(a[1]), a[2] != 0, is_new) == 0 ? 0 : -EBUSY;
+  const Against against = is_new ? Against::nobody : static_cast<Against>(a[2]);
+  return directories_in_use.reserve(reservation_, key, static_cast<Role>(a[1]), against) == 0 ? 0 : -EBUSY;
 }
 
 // reserve_target(directory): as InUse::reserve_target, for a directory that is no mount point. EEXIST: it is one.

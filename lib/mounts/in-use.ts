@@ -28,16 +28,23 @@ export function addNewsGuard(plan: Plan): void {
 /** Whether the guard asks to look at newer mounts first. */
 export const isStale = ({ step, errno }: StepFailure): boolean => step?.call === calls.news && errno === ESTALE;
 
-/**
- * Reserves a directory for the overlay that the plan mounts. Where it is exclusive, the step fails with EBUSY while an
- * overlay uses the directory, unless the step `madeBy` has just made that.
- */
-export function addReservation(
-  plan: Plan,
-  directory: Descriptor,
-  { role, subject, isExclusive, madeBy }: { role: UseRole; subject: Subject; isExclusive: boolean; madeBy: Descriptor },
-): void {
-  plan.add(calls.reserve, [directory, useRoles.indexOf(role), Number(isExclusive), madeBy], { subject });
+/** Which uses by other overlays stand in the way of a reservation; the position is the addon's number. */
+const against = ['nobody', 'everybody', 'certain'] as const;
+
+export interface Reservation {
+  readonly role: UseRole;
+  readonly subject: Subject;
+  /** `'certain'` leaves those out of which nothing tells whether they still use the directory. */
+  readonly against: (typeof against)[number];
+  /** The step that makes the directory where it is missing: what has just been made is nobody's. */
+  readonly madeBy?: Descriptor;
+}
+
+/** Reserves a directory until the plan ends, or has mounted an overlay. Fails with EBUSY while others use it. */
+export function addReservation(plan: Plan, directory: Descriptor, reservation: Reservation): void {
+  const { role, subject, madeBy = 0 } = reservation;
+  const args = [directory, useRoles.indexOf(role), against.indexOf(reservation.against), madeBy];
+  plan.add(calls.reserve, args, { subject });
 }
 
 /** Enters the overlay that the plan has mounted into the record. A look at its root has to come first. */

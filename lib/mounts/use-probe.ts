@@ -7,6 +7,7 @@ import { addNamespaces, type Namespaces } from '../kernel/namespaces.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan, type Step, type Text } from '../kernel/plan.js';
 import type { Path } from '../paths.js';
+import { addReservation } from './in-use.js';
 
 /** Short, and the same to every kernel: the others go by a descriptor. */
 const isPlain = (path: Path): boolean => typeof path === 'string' && /^[^\\,:]{1,80}$/.test(path);
@@ -32,12 +33,20 @@ function addProbe(plan: Plan, directory: Path, lower: Path): Step {
  * for an overlay with index=on and the directory as both upper and work. The kernel refuses that with EBUSY when the
  * directory is in use, else with EINVAL since the two may not be one, and leaves nothing. It writes a line to its log,
  * so this is for what nothing else can tell. `lower` is any directory.
+ *
+ * The kernel takes the directory for a moment meanwhile. An overlay that another thread mounted at that moment would not
+ * get it, and would never count as its user again. So the directory is reserved while the kernel is asked.
  */
 export function* askUse(directory: Path, lower: Path, namespaces?: Namespaces): Dialogue<boolean | undefined> {
   const plan = new Plan();
   if (namespaces !== undefined) addNamespaces(plan, namespaces);
+  const subject = { role: 'upperdir', path: directory } as const;
+  const flags = k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC;
+  const reserved = plan.add(calls.openat2, [k.AT_FDCWD, directory, flags, 0], { subject });
+  addReservation(plan, reserved, { role: 'upperdir', subject, against: 'certain' });
   const step = addProbe(plan, directory, lower);
   const outputs = yield* ask(plan);
-  const result = outputs instanceof StepFailure ? -outputs.errno : outputs.result(step);
+  if (outputs instanceof StepFailure) return outputs.step?.call === calls.reserve ? true : undefined;
+  const result = outputs.result(step);
   return result === -EBUSY ? true : result === -EINVAL ? false : undefined;
 }

@@ -26,7 +26,7 @@ function removalPlan(workdir: Path): Plan {
   const subject = { role: 'workdir', path: workdir } as const;
   const flags = k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC;
   const directory = plan.add(calls.openat2, [k.AT_FDCWD, workdir, flags, 0], { subject });
-  addReservation(plan, directory, { role: 'workdir', subject, isExclusive: true, madeBy: 0 });
+  addReservation(plan, directory, { role: 'workdir', subject, against: 'everybody' });
   addWorkContentsRemoval(plan, directory, '.', [e.ENOENT]);
   plan.add(calls.unlinkat, [k.AT_FDCWD, workdir, k.AT_REMOVEDIR], { tolerate: [e.ENOENT] });
   return plan;

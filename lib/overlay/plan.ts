@@ -315,8 +315,9 @@ function addUpperReservation(plan: Plan, options: CheckedOptions, role: UseRole,
   const making = create
     ? plan.steps.findIndex(({ call, args }) => call === calls.mkdirat && isSamePath(args[1] as Path, path))
     : -1;
+  const against = exclusive ? 'everybody' : 'nobody';
   const madeBy = making < 0 ? 0 : MADE_BY | making;
-  addReservation(plan, layer.descriptor, { role, subject: layer.subject, isExclusive: exclusive, madeBy });
+  addReservation(plan, layer.descriptor, { role, subject: layer.subject, against, madeBy });
 }
 
 /** Root of the whole machine may write everywhere, and of trusted.* it is seen afterwards whether it is there. */

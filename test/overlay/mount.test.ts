@@ -444,11 +444,12 @@ mountTest('a target that is exchanged for a link meanwhile is not followed', asy
 
 mountTest('an abort takes back its own mount only, whatever is stacked over it', async (t) => {
   const dir = scratch(t);
-  const below = layers(join(dir, 'a'));
-  const above = { ...layers(join(dir, 'b')), target: below.target, stack: true };
   // So that the other mounts of the namespace have been looked at, for which a promise needs this thread.
-  mountOverlaySync(below).unmountSync();
+  mountOverlaySync(layers(join(dir, 'first'))).unmountSync();
   for (let round = 0; round < 20; round++) {
+    // Of their own: about an upper that was in use before, the promise may have to ask.
+    const below = layers(join(dir, `a${round}`));
+    const above = { ...layers(join(dir, `b${round}`)), target: below.target, stack: true };
     const controller = new AbortController();
     const pending = mountOverlay({ ...below, signal: controller.signal });
     // It is there, and this thread has not been told yet.
