@@ -22,6 +22,24 @@ constexpr size_t entries_size = 16384;
 // A directory that another program keeps filling is given up.
 constexpr int most_rewinds = 16;
 
+#if defined(__SANITIZE_THREAD__)
+// ThreadSanitizer has to be told that an address is another mapping's by now, and knows libc's functions only.
+void unmap(void* at, size_t size) { ::munmap(at, size); }
+void* map_again(void* at, size_t size, size_t room) {
+  void* made = at == nullptr ? ::mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+                             : ::mremap(at, size, room, MREMAP_MAYMOVE);
+  return made == MAP_FAILED ? nullptr : made;
+}
+#else
+void unmap(void* at, size_t size) { sys::call(abi::munmap, at, size); }
+void* map_again(void* at, size_t size, size_t room) {
+  constexpr int access = PROT_READ | PROT_WRITE, kind = MAP_PRIVATE | MAP_ANONYMOUS;
+  long made = at == nullptr ? sys::call(abi::mmap, nullptr, room, access, kind, -1, 0L)
+                            : sys::call(abi::mremap, at, size, room, MREMAP_MAYMOVE);
+  return made < 0 && made > -4096 ? nullptr : reinterpret_cast<void*>(made);
+}
+#endif
+
 // Memory straight from the kernel: a child process that shares this process's memory must not wait for a lock of
 // malloc's.
 template <typename T>
@@ -29,7 +47,7 @@ class Array {
  public:
   Array() = default;
   ~Array() {
-    if (items_ != nullptr) sys::call(abi::munmap, items_, room_ * sizeof(T));
+    if (items_ != nullptr) unmap(items_, room_ * sizeof(T));
   }
   Array(const Array&) = delete;
   Array& operator=(const Array&) = delete;
@@ -43,12 +61,9 @@ class Array {
     if (size_ + more <= room_) return true;
     size_t room = room_ == 0 ? 65536 / sizeof(T) : room_;
     while (room < size_ + more) room *= 2;
-    long made = items_ == nullptr
-                    ? sys::call(abi::mmap, nullptr, room * sizeof(T), PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0L)
-                    : sys::call(abi::mremap, items_, room_ * sizeof(T), room * sizeof(T), MREMAP_MAYMOVE);
-    if (made < 0 && made > -4096) return false;
-    items_ = reinterpret_cast<T*>(made);
+    void* made = map_again(items_, room_ * sizeof(T), room * sizeof(T));
+    if (made == nullptr) return false;
+    items_ = static_cast<T*>(made);
     room_ = room;
     return true;
   }
