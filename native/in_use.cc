@@ -48,6 +48,7 @@ struct InUse::Use {
   Overlay* overlay = nullptr;
   Use* next = nullptr;
   Role role = Role::upper;
+  uint64_t since = 0;
   bool is_linked = false;
 };
 
@@ -61,6 +62,7 @@ struct InUse::Overlay {
   bool is_ours = false;     // a plan's that has not ended: end() deletes it
   bool is_shown = false;    // as the answer to question `asked` says
   uint64_t asked = 0;
+  uint64_t begun = 0;       // when its plan began
   Overlay* next = nullptr;
   Overlay** at = nullptr;   // what points to it, among all
   Use uses[static_cast<size_t>(Role::count)];
@@ -78,6 +80,12 @@ void InUse::link(Use* use) {
   use->next = *at;
   use->is_linked = true;
   *at = use;
+}
+
+void InUse::enter(Use* use, DirectoryKey key) {
+  use->key = key;
+  use->since = ++time_;
+  link(use);
 }
 
 void InUse::unlink(Use* use) {
@@ -150,6 +158,7 @@ InUse::Overlay* InUse::prepare() {
   Lock lock(mutex_);
   Overlay* reservation = add();
   reservation->is_ours = true;
+  reservation->begun = ++time_;
   return reservation;
 }
 
@@ -162,10 +171,10 @@ bool InUse::can_find(uint64_t device) const {
 }
 
 // An overlay that uses the directory, and about which the kernel has not been asked.
-InUse::Use* InUse::find_unasked(DirectoryKey key, const Overlay* own, uint64_t question) const {
+InUse::Use* InUse::find_unasked(DirectoryKey key, const Overlay* own, uint64_t since, uint64_t question) const {
   for (Use* use = *bucket(key); use != nullptr; use = use->next) {
     const Overlay* other = use->overlay;
-    if (!(use->key == key) || other == own || !other->is_mounted) continue;
+    if (!(use->key == key) || other == own || !other->is_mounted || use->since < since) continue;
     if (other->watch < 0 && other->asked != question) return use;
   }
   return nullptr;
@@ -189,17 +198,18 @@ void InUse::ask_kernel(DirectoryKey key, const Overlay& about, uint64_t question
   }
 }
 
-// What is known of the directory, apart from its use by OWN. With the lock held, which is given up meanwhile.
-int InUse::state(DirectoryKey key, const Overlay* own, Use** found) {
+// What is known of the directory, apart from its use by OWN and from uses before SINCE. With the lock held, which is
+// given up meanwhile.
+int InUse::state(DirectoryKey key, const Overlay* own, uint64_t since, Use** found) {
   const uint64_t question = ++questions_;
-  while (const Use* use = find_unasked(key, own, question)) {
+  while (const Use* use = find_unasked(key, own, since, question)) {
     ask_kernel(key, *use->overlay, question);
   }
   hear();
   int result = 0;
   for (Use* use = *bucket(key); use != nullptr; use = use->next) {
     const Overlay* other = use->overlay;
-    if (!(use->key == key) || other == own || use->role == Role::target) continue;
+    if (!(use->key == key) || other == own || use->role == Role::target || use->since < since) continue;
     // By its path another program's overlay may mean a directory that has been removed since, and made anew.
     const bool is_certain = !other->is_mounted || (!other->is_seen && (other->watch >= 0 || other->is_shown));
     if (result == EBUSY || (result == ESTALE && !is_certain)) continue;
@@ -211,13 +221,13 @@ int InUse::state(DirectoryKey key, const Overlay* own, Use** found) {
 
 int InUse::reserve(Overlay* reservation, DirectoryKey key, Role role, bool is_exclusive, bool is_new) {
   Lock lock(mutex_);
-  if (is_exclusive && !is_new) {
-    int error = state(key, reservation, nullptr);
+  Use& use = reservation->uses[static_cast<size_t>(role)];
+  if (use.is_linked) return use.key == key ? 0 : EBUSY;
+  if (is_exclusive) {
+    int error = state(key, reservation, is_new ? reservation->begun : 0, nullptr);
     if (error != 0) return error;
   }
-  Use& use = reservation->uses[static_cast<size_t>(role)];
-  use.key = key;
-  link(&use);
+  enter(&use, key);
   return 0;
 }
 
@@ -226,9 +236,7 @@ int InUse::reserve_target(Overlay* reservation, DirectoryKey key) {
   for (Use* use = *bucket(key); use != nullptr; use = use->next) {
     if (use->key == key && use->role == Role::target) return EBUSY;
   }
-  Use& use = reservation->uses[static_cast<size_t>(Role::target)];
-  use.key = key;
-  link(&use);
+  enter(&reservation->uses[static_cast<size_t>(Role::target)], key);
   return 0;
 }
 
@@ -278,9 +286,7 @@ void InUse::sees(DirectoryKey key, Role role, uint64_t mount, uint64_t device, i
     return other.is_seen && other.mount != mount && !is_shown(other.mount, device);
   });
   Overlay* seen = add();
-  Use& use = seen->uses[static_cast<size_t>(role)];
-  use.key = key;
-  link(&use);
+  enter(&seen->uses[static_cast<size_t>(role)], key);
   seen->is_seen = true;
   begin(seen, mount, device, root, is_findable);
 }
@@ -289,7 +295,7 @@ int InUse::ask(DirectoryKey key, User* user) {
   Lock lock(mutex_);
   if (bucket_count_ == 0) return 0;
   Use* found = nullptr;
-  int error = state(key, nullptr, &found);
+  int error = state(key, nullptr, 0, &found);
   if (found != nullptr) *user = {found->overlay->mount, found->overlay->device, static_cast<int64_t>(found->role)};
   return error;
 }

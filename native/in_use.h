@@ -51,7 +51,8 @@ class InUse {
   Overlay* prepare();
 
   // 0, and the directory is reserved; EBUSY where an overlay uses it, or a plan is about to; ESTALE where nothing here
-  // tells. A directory that was just made (`is_new`) is nobody's. Without `is_exclusive` others do not count.
+  // tells. Of a directory that the plan has made (`is_new`) only those count that have come since the plan began: the
+  // others mean one that had its number before. Without `is_exclusive` nobody else counts.
   int reserve(Overlay* reservation, DirectoryKey key, Role role, bool is_exclusive, bool is_new);
 
   // 0, and no other plan mounts on this target meanwhile; EBUSY where one is about to.
@@ -80,14 +81,15 @@ class InUse {
 
   Use** bucket(DirectoryKey key) const;
   void link(Use* use);
+  void enter(Use* use, DirectoryKey key);
   void unlink(Use* use);
   void drop(Overlay* overlay);
   template <typename Predicate>
   void drop_each(DirectoryKey key, Predicate is_dropped);
   void make_room();
   Overlay* add();
-  int state(DirectoryKey key, const Overlay* own, Use** found);
-  Use* find_unasked(DirectoryKey key, const Overlay* own, uint64_t question) const;
+  int state(DirectoryKey key, const Overlay* own, uint64_t since, Use** found);
+  Use* find_unasked(DirectoryKey key, const Overlay* own, uint64_t since, uint64_t question) const;
   bool can_find(uint64_t device) const;
   void ask_kernel(DirectoryKey key, const Overlay& about, uint64_t question);
   void begin(Overlay* overlay, uint64_t mount, uint64_t device, int root, bool is_findable);
@@ -100,6 +102,7 @@ class InUse {
   size_t overlays_ = 0;      // how many are in the record, reservations among them
   Overlay* all_ = nullptr;
   uint64_t questions_ = 0;
+  uint64_t time_ = 0;        // goes on with each plan that begins, and each use that is entered
   int inotify_ = -1;
   uint32_t unheard_ = 0;     // watches added since hear()
 };

@@ -653,7 +653,7 @@ long Execution::revert(Step& step) {
     case Call::setns:
       return 0;  // it ends with its thread
     case Call::mkdirat:
-      return sys::unlinkat(descriptor(a[0]), Text(*this, a[1]), AT_REMOVEDIR);
+      return is_left_to_others(step) ? 0 : sys::unlinkat(descriptor(a[0]), Text(*this, a[1]), AT_REMOVEDIR);
     case Call::mknodat:
     case Call::whiteout:
       return sys::unlinkat(descriptor(a[0]), Text(*this, a[1]), 0);
@@ -854,6 +854,21 @@ long Execution::reserve(const Step& step) {
   if (result < 0) return result;
   const bool is_new = a[3] >= made_by && steps_[a[3] - made_by].result >= 0;
   return directories_in_use.reserve(reservation_, key, static_cast<Role>(a[1]), a[2] != 0, is_new) == 0 ? 0 : -EBUSY;
+}
+
+// Whether another plan of this process has come to use an upper or work directory that this one has made. Else it is
+// reserved, so that no other one does while it is removed.
+bool Execution::is_left_to_others(const Step& making) {
+  for (int i = 0; i < header().count; i++) {
+    const Step& step = steps_[i];
+    if (step.call != Call::reserve || step.a[2] == 0 || step.a[3] < made_by || &steps_[step.a[3] - made_by] != &making) {
+      continue;
+    }
+    DirectoryKey key;
+    if (find_key(descriptor(making.a[0]), Text(*this, making.a[1]), &key) < 0) return false;
+    return directories_in_use.reserve(reservation_, key, static_cast<Role>(step.a[1]), true, true) != 0;
+  }
+  return false;
 }
 
 // reserve_target(directory): as InUse::reserve_target.
