@@ -800,12 +800,14 @@ long find_key(int dirfd, const char* path, DirectoryKey* key) {
 }  // namespace
 
 // listmount(room, id in two halves): the ids of the namespace's mounts above this one, and above those that are known;
-// output: the ids, 0 for one that is known, but for the last. The result is their number.
+// output: the last id, then all of them, 0 for one that is known. The result is their number.
 long Execution::list_mounts(const Step& step) {
   const uint64_t start = known_mounts.start(), after = whole(step.a[1], step.a[2]);
-  auto* ids = reinterpret_cast<uint64_t*>(block_ + step.output + 8);
+  auto* last = reinterpret_cast<uint64_t*>(block_ + step.output + 8);
+  uint64_t* ids = last + 1;
   long count = list_newer(after > start ? after : start, ids, static_cast<size_t>(step.a[0]));
-  for (long i = 0; i + 1 < count; i++) {
+  if (count > 0) *last = ids[count - 1];
+  for (long i = 0; i < count; i++) {
     if (known_mounts.has(ids[i])) ids[i] = 0;
   }
   return count;

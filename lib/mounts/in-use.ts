@@ -57,30 +57,41 @@ const LISTED_AT_ONCE = 512;
 /** Enters the overlays that others have mounted since the last time into the record: listmount(2), statmount(2). */
 export function* refresh(): Dialogue<void> {
   for (let last = 0; ; ) {
-    const ids = yield* listNewer(last);
-    if (ids.length === 0) return;
-    yield* see(ids);
-    const seen = new Plan();
-    seen.add(calls.seen, [Buffer.from(BigUint64Array.from(ids, BigInt).buffer)]);
-    yield* ask(seen);
-    last = ids.at(-1) as number;
-    if (ids.length < LISTED_AT_ONCE) return;
+    const page = yield* listNewer(last);
+    if (page.ids.length > 0) {
+      yield* see(page.ids);
+      const seen = new Plan();
+      seen.add(calls.seen, [Buffer.from(BigUint64Array.from(page.ids, BigInt).buffer)]);
+      yield* ask(seen);
+    }
+    if (page.isLast) return;
+    last = page.last;
   }
 }
 
-/** Ids above this one; 0 stands for a mount that is known. */
-function* listNewer(last: number): Dialogue<readonly number[]> {
+interface Page {
+  /** Of mounts that are not known yet. */
+  readonly ids: readonly number[];
+  readonly last: number;
+  readonly isLast: boolean;
+}
+
+/** The mounts with ids above this one. */
+function* listNewer(after: number): Dialogue<Page> {
   const plan = new Plan();
-  const args = [LISTED_AT_ONCE, ...idHalves(last)];
-  const step = plan.stepOf(plan.add(calls.listmount, args, { output: 8 * LISTED_AT_ONCE, tolerate: 'any' }));
+  const output = 8 * (1 + LISTED_AT_ONCE);
+  const args = [LISTED_AT_ONCE, ...idHalves(after)];
+  const step = plan.stepOf(plan.add(calls.listmount, args, { output, tolerate: 'any' }));
   const outputs = yield* ask(plan);
-  if (outputs instanceof StepFailure) return [];
-  return Array.from({ length: Math.max(0, outputs.result(step)) }, (_, i) => outputs.number(step, i));
+  const count = outputs instanceof StepFailure ? 0 : Math.max(0, outputs.result(step));
+  if (outputs instanceof StepFailure || count === 0) return { ids: [], last: after, isLast: true };
+  const all = Array.from({ length: count }, (_, i) => outputs.number(step, 1 + i));
+  const ids = all.filter((id) => id !== 0);
+  return { ids, last: outputs.number(step, 0), isLast: count < LISTED_AT_ONCE };
 }
 
 function* see(ids: readonly number[]): Dialogue<void> {
-  const others = ids.filter((id) => id !== 0);
-  const basics = yield* lookAtMounts(others, MOUNT_BASICS);
+  const basics = yield* lookAtMounts(ids, MOUNT_BASICS);
   const overlays = basics.flatMap(({ type, uniqueId }) => (type === 'overlay' ? [uniqueId as number] : []));
   yield* seeMounts(yield* lookAtMounts(overlays, WHOLE_MOUNT));
 }

@@ -32,6 +32,8 @@ interface TestSupport {
   unshareMounts(): number;
   mount(source: string, target: string, type: string, flags: number, data: string): number;
   umount(target: string, flags: number): number;
+  /** From now on the process gets this errno from the system calls with these numbers. */
+  denyCalls(calls: readonly number[], errno: number): number;
   landlockVersion(): number;
 }
 
