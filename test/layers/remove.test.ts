@@ -119,6 +119,41 @@ for (const [form, remove] of Object.entries(forms)) {
     t.deepEqual(readdirSync(dir).sort(), ['merged', 'way']);
   });
 
+  for (const kind of ['tmpfs', 'disk'] as const) {
+    mountTest(`a tree that holds upper or work of a detached mount keeps these, on ${kind} (${form})`, async (t) => {
+      const dir = scratch(t, kind);
+      makeTree(dir, { 'lower/': '', 'job/a/u/': '', 'job/a/w/': '', 'job/z': '', 'alone/u/': '', 'w/': '' });
+      const at = (name: string) => join(dir, name);
+      const mount = (upperdir: string, workdir: string) =>
+        mountOverlaySync({ lowerdir: at('lower'), upperdir: at(upperdir), workdir: at(workdir) });
+      const mounts = [mount('job/a/u', 'job/a/w'), mount('alone/u', 'w')];
+      // Deeper than the removal keeps descriptors, and full.
+      const deep = `deep/${'d/'.repeat(40)}`;
+      makeTree(dir, { [`${deep}u/`]: '', [`${deep}w/`]: '' });
+      mounts.push(mount(`${deep}u`, `${deep}w`));
+      writeFileSync(at(`${deep}u/file`), '');
+      const descriptors = countDescriptors();
+      const message = /an overlay that this process has mounted uses '.*'; other contents of '.*' may be gone/;
+      for (const [name, inside] of [
+        ['job', 'job/a/'],
+        ['job/a', 'job/a/'],
+        ['alone', 'alone/u'],
+        ['deep', deep],
+      ] as const) {
+        const error = await t.throwsAsync<OverlayError>(() => remove(at(name)), { instanceOf: OverlayError, message });
+        t.like(error, { code: 'EBUSY', reason: 'layer-in-use' });
+        t.true(error?.path?.startsWith(at(inside)), error?.path);
+      }
+      for (const name of ['job/a/u', 'job/a/w/work', 'alone/u', `${deep}u/file`, `${deep}w/work`]) {
+        t.true(existsSync(at(name)), name);
+      }
+      t.is(countDescriptors(), descriptors);
+      for (const mounted of mounts) mounted.unmountSync();
+      for (const name of ['job', 'alone', 'deep']) await remove(at(name));
+      t.deepEqual(readdirSync(dir).sort(), ['lower', 'w']);
+    });
+  }
+
   kernelTest(`what is no directory, or is not there, is refused (${form})`, async (t) => {
     const dir = scratch(t, 'disk');
     makeTree(dir, { file: '', 'directory/': '' });
