@@ -14,7 +14,15 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { mountOverlaySync, OverlayError, removeLayer, removeLayerSync, unmountSync } from 'overlayfs';
+import {
+  mountOverlaySync,
+  OverlayError,
+  type OverlayMount,
+  removeLayer,
+  removeLayerSync,
+  unmount,
+  unmountSync,
+} from 'overlayfs';
 import {
   countDescriptors,
   failsAndLeaves,
@@ -335,4 +343,39 @@ mountTest('dispose leaves a workdir that was there before, and one that is in us
   detached[Symbol.dispose]();
   t.true(existsSync(join(dir, 'another')));
   closeSync(file);
+});
+
+mountTest('removeWork removes a workdir that was given by a symbolic link', async (t) => {
+  const dir = scratch(t);
+  const options = layers(dir);
+  const link = join(dir, 'link');
+  const ends = {
+    promise: (mounted: OverlayMount) => mounted.unmount({ removeWork: true }),
+    'synchronous form': async (mounted: OverlayMount) => mounted.unmountSync({ removeWork: true }),
+    path: () => unmount(options.target, { removeWork: true }),
+  };
+  symlinkSync('work', link);
+  const descriptors = countDescriptors();
+  for (const [form, end] of Object.entries(ends)) {
+    for (const workdir of [link, `${link}/`]) {
+      mkdirSync(options.workdir, { recursive: true });
+      await end(mountOverlaySync({ ...options, workdir }));
+      t.deepEqual(readdirSync(dir).sort(), ['link', 'lower', 'merged', 'upper'], `${form}, ${workdir}`);
+    }
+  }
+  // Where the link leads nowhere any more, nothing is removed.
+  for (const end of [ends.promise, ends['synchronous form']]) {
+    mkdirSync(options.workdir, { recursive: true });
+    const mounted = mountOverlaySync({ ...options, workdir: link });
+    rmSync(link);
+    symlinkSync('lower/from-lower', link);
+    const error = await t.throwsAsync<OverlayError>(() => end(mounted), { instanceOf: OverlayError });
+    t.like(error, { code: 'ENOTDIR', reason: 'path-not-directory', path: link });
+    t.regex(error?.message ?? '', /is unmounted, but its workdir is left: '.*link' is no directory any more/);
+    t.deepEqual(readdirSync(options.workdir), ['work']);
+    t.true(existsSync(join(dir, 'lower/from-lower')));
+    rmSync(link);
+    symlinkSync('work', link);
+  }
+  t.is(countDescriptors(), descriptors);
 });
