@@ -2,12 +2,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <string.h>
 #include <sys/inotify.h>
 
 #include "syscalls.h"
 #include "text.h"
-#include "threads.h"
 
 namespace overlayfs {
 
@@ -36,11 +36,43 @@ bool is_shown(uint64_t mount, uint64_t device) {
          (static_cast<uint64_t>(found.sb_dev_major) << 32 | found.sb_dev_minor) == device;
 }
 
+class Locked {
+ public:
+  Locked(OwnedLock& lock, uint32_t token) : lock_(lock) { lock_.lock(token); }
+  ~Locked() { lock_.unlock(); }
+  Locked(const Locked&) = delete;
+  Locked& operator=(const Locked&) = delete;
+
+ private:
+  OwnedLock& lock_;
+};
+
 // Keys under which an overlay is found by its device number and by its watch: no directory has such an inode.
 DirectoryKey by_device(uint64_t device) { return {device, UINT64_MAX}; }
 DirectoryKey by_watch(int watch) { return {static_cast<uint64_t>(watch), UINT64_MAX - 1}; }
 
 }  // namespace
+
+void OwnedLock::lock(uint32_t token) {
+  for (;;) {
+    uint32_t owner = 0;
+    if (__atomic_compare_exchange_n(&owner_, &owner, token, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) return;
+    __atomic_add_fetch(&waiting_, 1, __ATOMIC_SEQ_CST);
+    ::syscall(abi::futex, &owner_, FUTEX_WAIT_PRIVATE, owner, nullptr, nullptr, 0);
+    __atomic_sub_fetch(&waiting_, 1, __ATOMIC_SEQ_CST);
+  }
+}
+
+void OwnedLock::unlock() {
+  __atomic_store_n(&owner_, 0, __ATOMIC_SEQ_CST);
+  if (__atomic_load_n(&waiting_, __ATOMIC_SEQ_CST) != 0) {
+    ::syscall(abi::futex, &owner_, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+  }
+}
+
+void OwnedLock::take_back(uint32_t token) {
+  if (__atomic_load_n(&owner_, __ATOMIC_ACQUIRE) == token) unlock();
+}
 
 // An overlay, or a plan, and one directory of it.
 struct InUse::Use {
@@ -48,6 +80,7 @@ struct InUse::Use {
   Overlay* overlay = nullptr;
   Use* next = nullptr;
   Role role = Role::upper;
+  uint64_t since = 0;
   bool is_linked = false;
 };
 
@@ -61,6 +94,8 @@ struct InUse::Overlay {
   bool is_ours = false;     // a plan's that has not ended: end() deletes it
   bool is_shown = false;    // as the answer to question `asked` says
   uint64_t asked = 0;
+  uint64_t begun = 0;       // when its plan began
+  uint32_t token = OwnedLock::anybody;
   Overlay* next = nullptr;
   Overlay** at = nullptr;   // what points to it, among all
   Use uses[static_cast<size_t>(Role::count)];
@@ -80,12 +115,18 @@ void InUse::link(Use* use) {
   *at = use;
 }
 
+void InUse::enter(Use* use, DirectoryKey key) {
+  use->key = key;
+  use->since = ++time_;
+  link(use);
+}
+
 void InUse::unlink(Use* use) {
   if (!use->is_linked) return;
-  Use** at = bucket(use->key);
-  while (*at != use) at = &(*at)->next;
-  *at = use->next;
   use->is_linked = false;
+  Use** at = bucket(use->key);
+  while (*at != nullptr && *at != use) at = &(*at)->next;
+  if (*at != nullptr) *at = use->next;
 }
 
 void InUse::drop(Overlay* overlay) {
@@ -97,7 +138,9 @@ void InUse::drop(Overlay* overlay) {
   if (overlay->next != nullptr) overlay->next->at = overlay->at;
   overlay->at = nullptr;
   overlays_--;
-  if (!overlay->is_ours) delete overlay;
+  if (overlay->is_ours) return;  // end() deletes it
+  overlay->next = dropped_;
+  dropped_ = overlay;
 }
 
 template <typename Predicate>
@@ -131,6 +174,11 @@ void InUse::make_room() {
 }
 
 InUse::Overlay* InUse::add() {
+  while (dropped_ != nullptr) {
+    Overlay* overlay = dropped_;
+    dropped_ = overlay->next;
+    delete overlay;
+  }
   make_room();
   auto* overlay = new Overlay;
   for (size_t i = 0; i < static_cast<size_t>(Role::count); i++) {
@@ -146,12 +194,17 @@ InUse::Overlay* InUse::add() {
   return overlay;
 }
 
-InUse::Overlay* InUse::prepare() {
-  Lock lock(mutex_);
+InUse::Overlay* InUse::prepare(bool in_child) {
+  Locked locked(lock_, OwnedLock::anybody);
   Overlay* reservation = add();
   reservation->is_ours = true;
+  reservation->begun = ++time_;
+  // Different from `anybody`, and from 0, and from those of other children at the same time.
+  if (in_child) reservation->token = static_cast<uint32_t>(reservation->begun) << 1 | 0x80000000;
   return reservation;
 }
+
+void InUse::recover(Overlay* reservation) { lock_.take_back(reservation->token); }
 
 // Whether ustat(2) finds a superblock that is there. The kernel looks at the first one with the device number only. That
 // can be one that has ended, has given its number away and is not yet off the list. Once the superblock has been found
@@ -162,44 +215,46 @@ bool InUse::can_find(uint64_t device) const {
 }
 
 // An overlay that uses the directory, and about which the kernel has not been asked.
-InUse::Use* InUse::find_unasked(DirectoryKey key, const Overlay* own, uint64_t question) const {
+InUse::Use* InUse::find_unasked(DirectoryKey key, const Overlay* own, uint64_t since, uint64_t question) const {
   for (Use* use = *bucket(key); use != nullptr; use = use->next) {
     const Overlay* other = use->overlay;
-    if (!(use->key == key) || other == own || !other->is_mounted) continue;
-    if (other->watch < 0 && other->asked != question) return use;
+    if (!(use->key == key) || other == own || !other->is_mounted || use->since < since) continue;
+    if (other->watch < 0 && other->asked < question) return use;
   }
   return nullptr;
 }
 
 // Without the lock: the overlay may have left the record meanwhile.
-void InUse::ask_kernel(DirectoryKey key, const Overlay& about, uint64_t question) {
+void InUse::ask_kernel(DirectoryKey key, const Overlay& about, uint64_t question, uint32_t token) {
   const uint64_t mount = about.mount, device = about.device;
   const bool is_findable = about.is_findable;
-  pthread_mutex_unlock(&mutex_);
+  lock_.unlock();
   const bool is_gone = is_findable && sys::ustat(device) == -EINVAL;
   const bool is_in_sight = !is_gone && is_shown(mount, device);
-  pthread_mutex_lock(&mutex_);
+  lock_.lock(token);
   for (Use* use = *bucket(key); use != nullptr; use = use->next) {
     Overlay* overlay = use->overlay;
     if (!(use->key == key) || !overlay->is_mounted || overlay->mount != mount || overlay->device != device) continue;
-    overlay->asked = question;
+    if (overlay->asked < question) overlay->asked = question;
     overlay->is_shown = is_in_sight;
     if (is_gone) drop(overlay);
     return;
   }
 }
 
-// What is known of the directory, apart from its use by OWN. With the lock held, which is given up meanwhile.
-int InUse::state(DirectoryKey key, const Overlay* own, Use** found) {
+// What is known of the directory, apart from its use by OWN and from uses before SINCE. With the lock held, which is
+// given up meanwhile.
+int InUse::state(DirectoryKey key, const Overlay* own, uint64_t since, Use** found) {
   const uint64_t question = ++questions_;
-  while (const Use* use = find_unasked(key, own, question)) {
-    ask_kernel(key, *use->overlay, question);
+  const uint32_t token = own == nullptr ? OwnedLock::anybody : own->token;
+  while (const Use* use = find_unasked(key, own, since, question)) {
+    ask_kernel(key, *use->overlay, question, token);
   }
   hear();
   int result = 0;
   for (Use* use = *bucket(key); use != nullptr; use = use->next) {
     const Overlay* other = use->overlay;
-    if (!(use->key == key) || other == own || use->role == Role::target) continue;
+    if (!(use->key == key) || other == own || use->role == Role::target || use->since < since) continue;
     // By its path another program's overlay may mean a directory that has been removed since, and made anew.
     const bool is_certain = !other->is_mounted || (!other->is_seen && (other->watch >= 0 || other->is_shown));
     if (result == EBUSY || (result == ESTALE && !is_certain)) continue;
@@ -209,25 +264,23 @@ int InUse::state(DirectoryKey key, const Overlay* own, Use** found) {
   return result;
 }
 
-int InUse::reserve(Overlay* reservation, DirectoryKey key, Role role, Against against) {
-  Lock lock(mutex_);
-  int error = against == Against::nobody ? 0 : state(key, reservation, nullptr);
-  if (error == EBUSY || (error == ESTALE && against == Against::everybody)) return error;
+int InUse::reserve(Overlay* reservation, DirectoryKey key, Role role, Against against, bool is_new) {
+  Locked locked(lock_, reservation->token);
   Use& use = reservation->uses[static_cast<size_t>(role)];
-  use.key = key;
-  link(&use);
+  if (use.is_linked) return use.key == key ? 0 : EBUSY;
+  int error = against == Against::nobody ? 0 : state(key, reservation, is_new ? reservation->begun : 0, nullptr);
+  if (error == EBUSY || (error == ESTALE && against == Against::everybody)) return error;
+  enter(&use, key);
   return 0;
 }
 
 int InUse::reserve_target(Overlay* reservation, DirectoryKey key, uint64_t ended) {
-  Lock lock(mutex_);
+  Locked locked(lock_, reservation->token);
   if (ended != ended_targets_) return EAGAIN;
   for (Use* use = *bucket(key); use != nullptr; use = use->next) {
     if (use->key == key && use->role == Role::target) return EBUSY;
   }
-  Use& use = reservation->uses[static_cast<size_t>(Role::target)];
-  use.key = key;
-  link(&use);
+  enter(&reservation->uses[static_cast<size_t>(Role::target)], key);
   return 0;
 }
 
@@ -243,14 +296,14 @@ void InUse::begin(Overlay* overlay, uint64_t mount, uint64_t device, int root, b
 
 void InUse::is_mounted(Overlay* reservation, uint64_t mount, uint64_t device, int root) {
   const bool is_findable = can_find(device);
-  Lock lock(mutex_);
+  Locked locked(lock_, reservation->token);
   // The superblock is new: whichever had its device number before is gone.
   drop_each(by_device(device), [](const Overlay&) { return true; });
   begin(reservation, mount, device, root, is_findable);
 }
 
 void InUse::end(Overlay* reservation) {
-  Lock lock(mutex_);
+  Locked locked(lock_, OwnedLock::anybody);
   reservation->is_ours = false;
   if (reservation->uses[static_cast<size_t>(Role::target)].is_linked) {
     __atomic_store_n(&ended_targets_, ended_targets_ + 1, __ATOMIC_RELEASE);
@@ -266,7 +319,7 @@ void InUse::end(Overlay* reservation) {
 
 void InUse::sees(DirectoryKey key, Role role, uint64_t mount, uint64_t device, int root) {
   const bool is_findable = can_find(device);
-  Lock lock(mutex_);
+  Locked locked(lock_, OwnedLock::anybody);
   if (bucket_count_ == 0) make_room();
   for (Use* use = *bucket(key); use != nullptr; use = use->next) {
     const Overlay* known = use->overlay;
@@ -280,24 +333,22 @@ void InUse::sees(DirectoryKey key, Role role, uint64_t mount, uint64_t device, i
     return other.is_seen && other.mount != mount && !is_shown(other.mount, device);
   });
   Overlay* seen = add();
-  Use& use = seen->uses[static_cast<size_t>(role)];
-  use.key = key;
-  link(&use);
+  enter(&seen->uses[static_cast<size_t>(role)], key);
   seen->is_seen = true;
   begin(seen, mount, device, root, is_findable);
 }
 
 int InUse::ask(DirectoryKey key, User* user) {
-  Lock lock(mutex_);
+  Locked locked(lock_, OwnedLock::anybody);
   if (bucket_count_ == 0) return 0;
   Use* found = nullptr;
-  int error = state(key, nullptr, &found);
+  int error = state(key, nullptr, 0, &found);
   if (found != nullptr) *user = {found->overlay->mount, found->overlay->device, static_cast<int64_t>(found->role)};
   return error;
 }
 
 void InUse::forget(DirectoryKey key, uint64_t mount, uint64_t device) {
-  Lock lock(mutex_);
+  Locked locked(lock_, OwnedLock::anybody);
   if (bucket_count_ == 0) return;
   drop_each(key, [mount, device](const Overlay& overlay) {
     return overlay.is_mounted && overlay.mount == mount && overlay.device == device;

@@ -13,13 +13,13 @@
 // in use for certain; of any other the record says that it does not know, and the caller has the kernel decide by an
 // attempt to mount.
 //
-// No lock is held while the kernel is asked: ustat(2) can wait as long as an upper is written back.
+// No lock is held while ustat(2) is asked, which can wait as long as an upper is written back.
 //
-// reserve(), reserve_target() and is_mounted() take no memory: they also run in a child that shares the memory of this
-// process while its caller waits.
+// reserve(), reserve_target() and is_mounted() neither take memory nor free it: they also run in a child that shares the
+// memory of this process while its caller waits. Each change of a list is one write, so that a child that is killed
+// leaves none in pieces.
 #pragma once
 
-#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -36,6 +36,22 @@ struct DirectoryKey {
 // What a directory is to an overlay, or to a plan.
 enum class Role : int32_t { upper, work, target, count };
 
+// A lock whose owner may be killed: a child process that shares this process's memory. Whoever has made the child takes
+// the lock back then. A child is known by its own token; all others share `anybody`.
+class OwnedLock {
+ public:
+  static constexpr uint32_t anybody = 1;
+
+  void lock(uint32_t token);
+  void unlock();
+  // After the child with this token has been killed.
+  void take_back(uint32_t token);
+
+ private:
+  uint32_t owner_ = 0;
+  uint32_t waiting_ = 0;
+};
+
 // Which uses by others stand in the way of a reservation.
 enum class Against : int32_t { nobody, everybody, certain };
 
@@ -50,12 +66,16 @@ class InUse {
     int64_t role;
   };
 
-  // A reservation for one plan, of nothing yet.
-  Overlay* prepare();
+  // A reservation for one plan, of nothing yet; for one that a child performs, `in_child`.
+  Overlay* prepare(bool in_child);
+
+  // The child that has used the reservation was killed.
+  void recover(Overlay* reservation);
 
   // 0, and the directory is reserved; EBUSY where an overlay uses it, or a plan is about to; ESTALE where nothing here
-  // tells.
-  int reserve(Overlay* reservation, DirectoryKey key, Role role, Against against);
+  // tells. Of a directory that the plan has made (`is_new`) only those count that have come since the plan began: the
+  // others mean one that had its number before.
+  int reserve(Overlay* reservation, DirectoryKey key, Role role, Against against, bool is_new);
 
   // How many plans have ended that had a target: what was seen of a target before may have changed since.
   uint64_t ended_targets() const { return __atomic_load_n(&ended_targets_, __ATOMIC_ACQUIRE); }
@@ -87,27 +107,30 @@ class InUse {
 
   Use** bucket(DirectoryKey key) const;
   void link(Use* use);
+  void enter(Use* use, DirectoryKey key);
   void unlink(Use* use);
   void drop(Overlay* overlay);
   template <typename Predicate>
   void drop_each(DirectoryKey key, Predicate is_dropped);
   void make_room();
   Overlay* add();
-  int state(DirectoryKey key, const Overlay* own, Use** found);
-  Use* find_unasked(DirectoryKey key, const Overlay* own, uint64_t question) const;
+  int state(DirectoryKey key, const Overlay* own, uint64_t since, Use** found);
+  Use* find_unasked(DirectoryKey key, const Overlay* own, uint64_t since, uint64_t question) const;
   bool can_find(uint64_t device) const;
-  void ask_kernel(DirectoryKey key, const Overlay& about, uint64_t question);
+  void ask_kernel(DirectoryKey key, const Overlay& about, uint64_t question, uint32_t token);
   void begin(Overlay* overlay, uint64_t mount, uint64_t device, int root, bool is_findable);
   void watch(Overlay* overlay, int root);
   void hear();
 
-  pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
+  OwnedLock lock_;
+  Overlay* dropped_ = nullptr;  // to be deleted, which takes a lock of malloc's that a child must not wait for
   Use** buckets_ = nullptr;
   size_t bucket_count_ = 0;  // a power of two
   size_t overlays_ = 0;      // how many are in the record, reservations among them
   Overlay* all_ = nullptr;
   uint64_t questions_ = 0;
   uint64_t ended_targets_ = 0;
+  uint64_t time_ = 0;        // goes on with each plan that begins, and each use that is entered
   int inotify_ = -1;
   uint32_t unheard_ = 0;     // watches added since hear()
 };

@@ -45,31 +45,28 @@ bool is_tolerated(const Step& step, long result) {
   return false;
 }
 
-// What is known of the mounts of this process's namespace, for all its threads: the newest one that was looked at, and
-// the unique ids of those that plans have attached lately, which are no news.
+// Which mounts of this process's namespace are no news, for all its threads: those that plans have attached, and those
+// that were looked at. Ids are given when a mount is made, and it can be attached later than one with a higher id. So a
+// look at what is new begins some ids below the highest one known.
 class KnownMounts {
  public:
-  void add_own(uint64_t id) {
-    uint32_t at = __atomic_fetch_add(&next_, 1, __ATOMIC_RELAXED) % size;
-    __atomic_store_n(&own_[at], id, __ATOMIC_RELEASE);
+  void add(uint64_t id) { __atomic_store_n(&ids_[id % size], id, __ATOMIC_RELEASE); }
+  bool has(uint64_t id) const { return __atomic_load_n(&ids_[id % size], __ATOMIC_ACQUIRE) == id; }
+  // Ids above this one are compared; where all were known, up to `newest`.
+  uint64_t start() const {
+    uint64_t newest = __atomic_load_n(&newest_, __ATOMIC_ACQUIRE);
+    return newest < slack ? 0 : newest - slack;
   }
-  bool is_own(uint64_t id) const {
-    for (const uint64_t& own : own_) {
-      if (__atomic_load_n(&own, __ATOMIC_ACQUIRE) == id) return true;
-    }
-    return false;
-  }
-  uint64_t newest() const { return __atomic_load_n(&newest_, __ATOMIC_ACQUIRE); }
-  void see(uint64_t id) {
-    uint64_t before = newest();
+  void know_all_to(uint64_t id) {
+    uint64_t before = __atomic_load_n(&newest_, __ATOMIC_ACQUIRE);
     while (before < id && !__atomic_compare_exchange_n(&newest_, &before, id, true, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
     }
   }
 
  private:
-  static constexpr uint32_t size = 512;
-  uint64_t own_[size] = {};
-  uint32_t next_ = 0;
+  static constexpr uint64_t slack = 4096;
+  static constexpr uint64_t size = 2 * slack;  // two ids that are compared share no place
+  uint64_t ids_[size] = {};
   uint64_t newest_ = 0;
 };
 
@@ -278,6 +275,7 @@ bool Execution::perform_in_child() {
   }
   child::reap(pidfd);
   if (!ran_) {  // killed
+    if (reservation_ != nullptr) directories_in_use.recover(reservation_);
     failure_.step = done_;
     failure_.error = EINTR;
   }
@@ -286,7 +284,8 @@ bool Execution::perform_in_child() {
 
 bool Execution::perform_here() { return run_steps() || fail(); }
 
-// Takes no memory and no lock: a child that shares both with a waiting thread runs it too.
+// Takes no memory, and no lock but the one of the directories in use, which is taken back from a child that is killed: a
+// child that shares both with a waiting thread runs it too.
 bool Execution::run_steps() {
   for (; done_ < header().count; done_++) {
     Step& step = steps_[done_];
@@ -654,7 +653,7 @@ long Execution::revert(Step& step) {
     case Call::setns:
       return 0;  // it ends with its thread
     case Call::mkdirat:
-      return sys::unlinkat(descriptor(a[0]), Text(*this, a[1]), AT_REMOVEDIR);
+      return is_left_to_others(step) ? 0 : sys::unlinkat(descriptor(a[0]), Text(*this, a[1]), AT_REMOVEDIR);
     case Call::mknodat:
     case Call::whiteout:
       return sys::unlinkat(descriptor(a[0]), Text(*this, a[1]), 0);
@@ -774,7 +773,7 @@ void Execution::remember_mount(const Step& attaching) {
     if (step->call != Call::statx || step->a[0] != attaching.a[0] || step->output == 0) continue;
     uint64_t id;
     memcpy(&id, block_ + step->output + 8 + mount_id_at, sizeof id);
-    known_mounts.add_own(id);
+    known_mounts.add(id);
     return;
   }
 }
@@ -801,42 +800,51 @@ long find_key(int dirfd, const char* path, DirectoryKey* key) {
 
 }  // namespace
 
-// listmount(room); output: the ids of the namespace's mounts that are newer than those seen, 0 for one of this
-// process's own. The result is their number.
+// listmount(room, id in two halves): the ids of the namespace's mounts above this one, and above those that are known;
+// output: the ids, 0 for one that is known, but for the last. The result is their number.
 long Execution::list_mounts(const Step& step) {
+  const uint64_t start = known_mounts.start(), after = whole(step.a[1], step.a[2]);
   auto* ids = reinterpret_cast<uint64_t*>(block_ + step.output + 8);
-  long count = list_newer(known_mounts.newest(), ids, static_cast<size_t>(step.a[0]));
-  for (long i = 0; i + 1 < count; i++) {  // the last one says how far this went
-    if (known_mounts.is_own(ids[i])) ids[i] = 0;
+  long count = list_newer(after > start ? after : start, ids, static_cast<size_t>(step.a[0]));
+  for (long i = 0; i + 1 < count; i++) {
+    if (known_mounts.has(ids[i])) ids[i] = 0;
   }
   return count;
 }
 
-// news(): ESTALE where the namespace has mounts that were neither seen nor attached by plans of this process.
+// news(): ESTALE where the namespace has mounts that were neither looked at nor attached by plans of this process.
 long Execution::check_news(const Step&) {
-  constexpr size_t room = 256;
+  constexpr long room = 256;
   uint64_t ids[room];
-  uint64_t newest = known_mounts.newest();
-  long count = list_newer(newest, ids, room);
-  if (count == static_cast<long>(room)) return -ESTALE;
-  for (long i = 0; i < count; i++) {
-    if (!known_mounts.is_own(ids[i])) return -ESTALE;
-    if (ids[i] > newest) newest = ids[i];
+  uint64_t last = known_mounts.start();
+  for (long count = room; count == room;) {
+    count = list_newer(last, ids, room);
+    if (count < 0) return count;
+    for (long i = 0; i < count; i++) {
+      if (!known_mounts.has(ids[i])) return -ESTALE;
+    }
+    if (count > 0) last = ids[count - 1];
   }
-  if (count > 0) known_mounts.see(newest);
-  return count < 0 ? count : 0;
+  known_mounts.know_all_to(last);
+  return 0;
 }
 
-// seen(id in two halves): the mounts up to this one have been looked at.
+// seen(ids of 64 bits each): these mounts have been looked at, and all below the last one.
 long Execution::see_mounts(const Step& step) {
-  known_mounts.see(whole(step.a[0], step.a[1]));
+  Text ids(*this, step.a[0]);
+  uint64_t id = 0;
+  for (size_t at = 0; at + sizeof id <= ids.size(); at += sizeof id) {
+    memcpy(&id, static_cast<const char*>(ids) + at, sizeof id);
+    if (id != 0) known_mounts.add(id);
+  }
+  known_mounts.know_all_to(id);
   return 0;
 }
 
 // Before a child may be made, which shares this process's memory and takes none.
 void Execution::prepare_reservation() {
   for (int i = 0; i < header().count && reservation_ == nullptr; i++) {
-    if (steps_[i].call == Call::reserve || steps_[i].call == Call::reserve_target) reservation_ = directories_in_use.prepare();
+    if (steps_[i].call == Call::reserve || steps_[i].call == Call::reserve_target) reservation_ = directories_in_use.prepare((header().flags & in_child) != 0);
   }
 }
 
@@ -847,15 +855,30 @@ void Execution::end_reservation() {
 }
 
 // reserve(directory, role, against whom, the step that would have made it or 0): as InUse::reserve; EBUSY also where
-// nothing tells, use_of() says which. A directory that the plan has just made is nobody's.
+// nothing tells, use_of() says which.
 long Execution::reserve(const Step& step) {
   const int32_t* a = step.a;
   DirectoryKey key;
   long result = find_key(descriptor(a[0]), "", &key);
   if (result < 0) return result;
   const bool is_new = a[3] >= made_by && steps_[a[3] - made_by].result >= 0;
-  const Against against = is_new ? Against::nobody : static_cast<Against>(a[2]);
-  return directories_in_use.reserve(reservation_, key, static_cast<Role>(a[1]), against) == 0 ? 0 : -EBUSY;
+  const auto role = static_cast<Role>(a[1]);
+  return directories_in_use.reserve(reservation_, key, role, static_cast<Against>(a[2]), is_new) == 0 ? 0 : -EBUSY;
+}
+
+// Whether another plan of this process has come to use an upper or work directory that this one has made. Else it is
+// reserved, so that no other one does while it is removed.
+bool Execution::is_left_to_others(const Step& making) {
+  for (int i = 0; i < header().count; i++) {
+    const Step& step = steps_[i];
+    if (step.call != Call::reserve || step.a[2] == 0 || step.a[3] < made_by || &steps_[step.a[3] - made_by] != &making) {
+      continue;
+    }
+    DirectoryKey key;
+    if (find_key(descriptor(making.a[0]), Text(*this, making.a[1]), &key) < 0) return false;
+    return directories_in_use.reserve(reservation_, key, static_cast<Role>(step.a[1]), Against::everybody, true) != 0;
+  }
+  return false;
 }
 
 // reserve_target(directory): as InUse::reserve_target, for a directory that is no mount point. EEXIST: it is one.

@@ -222,6 +222,7 @@ class Execution {
   long see_mounts(const Step& step);
   void prepare_reservation();
   void end_reservation();
+  bool is_left_to_others(const Step& making);
   long reserve(const Step& step);
   long reserve_target(const Step& step);
   long record(const Step& step);

@@ -56,22 +56,23 @@ const LISTED_AT_ONCE = 512;
 
 /** Enters the overlays that others have mounted since the last time into the record: listmount(2), statmount(2). */
 export function* refresh(): Dialogue<void> {
-  for (;;) {
-    const ids = yield* listNewer();
+  for (let last = 0; ; ) {
+    const ids = yield* listNewer(last);
     if (ids.length === 0) return;
     yield* see(ids);
     const seen = new Plan();
-    seen.add(calls.seen, idHalves(Math.max(...ids)));
+    seen.add(calls.seen, [Buffer.from(BigUint64Array.from(ids, BigInt).buffer)]);
     yield* ask(seen);
+    last = ids.at(-1) as number;
     if (ids.length < LISTED_AT_ONCE) return;
   }
 }
 
-function* listNewer(): Dialogue<readonly number[]> {
+/** Ids above this one; 0 stands for a mount that is known. */
+function* listNewer(last: number): Dialogue<readonly number[]> {
   const plan = new Plan();
-  const step = plan.stepOf(
-    plan.add(calls.listmount, [LISTED_AT_ONCE], { output: 8 * LISTED_AT_ONCE, tolerate: 'any' }),
-  );
+  const args = [LISTED_AT_ONCE, ...idHalves(last)];
+  const step = plan.stepOf(plan.add(calls.listmount, args, { output: 8 * LISTED_AT_ONCE, tolerate: 'any' }));
   const outputs = yield* ask(plan);
   if (outputs instanceof StepFailure) return [];
   return Array.from({ length: Math.max(0, outputs.result(step)) }, (_, i) => outputs.number(step, i));

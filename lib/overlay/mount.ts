@@ -414,8 +414,10 @@ export function mountOverlayWithSync(options: OverlayOptions, features?: KernelF
 
 function* mountPrepared(prepared: Prepared): Dialogue<OverlayMount> {
   const { checked } = prepared;
-  const { signal } = checked;
-  const [planned, end] = checked.rootless === false ? planHere(prepared) : yield* planRootless(prepared);
+  const { signal, exclusive, upperdir, rootless } = checked;
+  // The plan of such a mount sees the mounts of a namespace of its own.
+  if (exclusive && upperdir !== undefined && rootless !== false) yield* refresh();
+  const [planned, end] = rootless === false ? planHere(prepared) : yield* planRootless(prepared);
   let outcome: Outcome;
   try {
     outcome = yield* ask(planned.plan, signal);

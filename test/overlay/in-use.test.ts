@@ -383,6 +383,20 @@ mountTest('what other programs mount in this namespace is seen', { needs: 'uniqu
   await (await mountOverlay(sameUpper)).unmount();
 });
 
+mountTest('a mount without privilege sees what the mount table shows', { needs: 'uniqueMountId' }, async (t) => {
+  const { one, sameUpper } = two(scratch(t));
+  const options = `lowerdir=${one.lowerdir},upperdir=${one.upperdir},workdir=${one.workdir}`;
+  execFileSync('mount', ['-t', 'overlay', 'other', '-o', options, String(one.target)]);
+  const { target: _, ...detached } = sameUpper;
+  for (const rootless of [true, 'keep'] as const) {
+    const set = { ...detached, rootless };
+    t.like(await t.throwsAsync(mountOverlay(set), upperInUse), { reason: 'upper-in-use', dest: one.target });
+    t.throws(() => mountOverlaySync(set), upperInUse);
+  }
+  execFileSync('umount', [String(one.target)]);
+  await (await mountOverlay({ ...detached, rootless: true })).unmount();
+});
+
 mountTest('what a worker mounts is seen', { needs: 'uniqueMountId' }, async (t) => {
   const { one, sameUpper } = two(scratch(t));
   const script = `import { mountOverlaySync } from 'file://${packageRoot}/dist/index.js';
