@@ -92,7 +92,7 @@ mountTest('the first call that needs the deferred part of the library, without d
   const firsts: Readonly<Record<string, string>> = {
     mountOverlay: "overlayfs.mountOverlay({ lowerdir: ['/none', m] })",
     mountOverlaySync: "overlayfs.mountOverlaySync({ lowerdir: ['/none', m] })",
-    cloneSync: 'detached.cloneSync()',
+    cloneSync: 'detached.cloneSync().unmountSync()',
     listMountsSync: 'overlayfs.listMountsSync()',
     whiteoutSync: "overlayfs.whiteoutSync(m + '/gone')",
   };
