@@ -101,8 +101,14 @@ const later = {
     onLoad({ filter: /^load$/, namespace: 'later' }, () => {
       const names = Array.from(shared, toName);
       const imports = Array.from(shared, (source) => `import * as ${toName(source)} from './${source}';`);
-      const load = `export const load = () => loaded ??=
-        process.getBuiltinModule('node:module').createRequire(import.meta.url)('./deferred.cjs')({ ${names} });`;
+      const load = `export const load = () => loaded ??= read()({ ${names} });
+        function read() {
+          try {
+            return process.getBuiltinModule('node:module').createRequire(import.meta.url)('./deferred.cjs');
+          } catch (error) {
+            throw lib_errors_ts.explainUnloaded(error);
+          }
+        }`;
       return { contents: [...imports, 'let loaded;', load].join('\n'), resolveDir: root };
     });
   },

@@ -90,6 +90,27 @@ export function explainShortage(errno: number, purpose: string): OverlayError | 
   return undefined;
 }
 
+/**
+ * The error for a part of this library that could not be loaded. The hint is spelt out here: reasons.ts, which has the
+ * usual one, is in that part.
+ */
+export function explainUnloaded(error: unknown): unknown {
+  const { errno = 0, path } = error as NodeJS.ErrnoException;
+  if (!isOutOfDescriptors(-errno)) return error;
+  const whose = -errno === ENFILE ? 'on the machine' : 'in the process';
+  return new OverlayError(
+    {
+      errno: -errno,
+      reason: 'out-of-descriptors',
+      what: `no descriptor is left ${whose} to load a part of this library`,
+      hint: 'raise the limit (ulimit -n) or do less at once',
+      syscall: 'open',
+      path,
+    },
+    { cause: error },
+  );
+}
+
 /** A caller's value in a message, in one line. */
 export function showValue(value: unknown): string {
   // Only `compact: true` lays no long list out in columns; a stack still has lines of its own.

@@ -543,6 +543,7 @@ long Execution::run(Step& step) {
       return remove_tree(fd(0), Text(*this, a[1]),
                          {.opens_up = true,
                           .only_kernels = a[2] != 0,
+                          .spares_used = true,
                           .limit = unsigned_at(3),
                           .path = reinterpret_cast<char*>(block_) + step.output + 8,
                           .room = static_cast<size_t>(a[4])});

@@ -265,6 +265,9 @@ struct RemoveOptions {
   bool opens_up = false;
   // Of what is in NAME itself, only what overlayfs makes in its directory `work` goes. ENOTEMPTY: there is more.
   bool only_kernels = false;
+  // A directory that the record has as the upper or work of an overlay stays, and ends the removal: EBUSY where an
+  // overlay uses it, ESTALE where nothing tells.
+  bool spares_used = false;
   // Entries; 0: no limit.
   uint32_t limit = 0;
   // Where the place of a failure is written, from NAME on.

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "in_use.h"
 #include "plan.h"
 #include "syscalls.h"
 #include "text.h"
@@ -108,8 +109,10 @@ class Removal {
   Removal& operator=(const Removal&) = delete;
 
   long run() {
+    long result = check_use(dirfd_, name_);
+    if (result < 0) return result;
     // Before anything is removed, this tells whether NAME itself may be, and that it is no mount point.
-    long result = sys::unlinkat(dirfd_, name_, AT_REMOVEDIR);
+    result = sys::unlinkat(dirfd_, name_, AT_REMOVEDIR);
     if (!is_not_empty(result)) return result;
     if (!entries_.reserve(window * entries_size)) return -ENOMEM;
     result = enter(dirfd_, name_);
@@ -197,6 +200,16 @@ class Removal {
     return look(level.fd, &found) >= 0 && sys::call(abi::fchmod, level.fd, opened_up(found)) >= 0;
   }
 
+  // As InUse::ask answers: the errno where an overlay uses the directory as upper or work, or may do so.
+  long check_use(int at, const char* name) {
+    if (!options_.spares_used) return 0;
+    abi::Statx found;
+    constexpr int flags = AT_SYMLINK_NOFOLLOW | abi::at_statx_dont_sync;
+    if (sys::statx(at, name, flags, abi::statx_ino, &found) < 0) return 0;  // the removal meets the same error
+    InUse::User user;
+    return -directories_in_use.ask({device_of(found), found.ino}, &user);
+  }
+
   long fail(const char* name, long result) {
     failed_ = name;
     return result;
@@ -238,15 +251,20 @@ class Removal {
     if (is_dot_or_dotdot(entry->name)) return 0;
     if (options_.only_kernels && levels_.size() == 1 && !is_made_by_kernel(entry->name)) return 0;
     bool is_directory = entry->type == DT_DIR;
-    long result = unlink(level, entry->name, is_directory ? AT_REMOVEDIR : 0);
+    long result = is_directory ? remove_directory(level, entry->name) : unlink(level, entry->name, 0);
     // A file system may keep no types; then it is told by the answer.
     if (!is_directory && (result == -EISDIR || result == -EPERM)) {
-      long as_directory = unlink(level, entry->name, AT_REMOVEDIR);
+      long as_directory = remove_directory(level, entry->name);
       is_directory = as_directory != -ENOTDIR;
       if (is_directory) result = as_directory;
     }
     if (is_directory && is_not_empty(result)) return enter(level.fd, entry->name);
     return result < 0 ? fail(entry->name, result) : 0;
+  }
+
+  long remove_directory(Level& above, const char* name) {
+    long result = check_use(above.fd, name);
+    return result < 0 ? result : unlink(above, name, AT_REMOVEDIR);
   }
 
   // What another program has removed meanwhile is gone as well.

@@ -93,18 +93,22 @@ function* refuseUsed({ path, found, real }: Target): Dialogue<void> {
       throw inUse(path, `the overlay at ${place} has a layer or its workdir in ${shown}`);
     }
   }
-  if (yield* isUsedUnseen(path)) {
-    throw inUse(path, `an overlay that this process has mounted uses ${shown}`);
-  }
+  if ((yield* askRecord(path)) === 'used') throw usedUnseen(path);
 }
 
-/** Whether a mount that this process has made or seen uses the directory, such as a detached one. */
-function* isUsedUnseen(path: Path): Dialogue<boolean> {
+const usedUnseen = (path: Path, left = ''): OverlayError =>
+  inUse(path, `an overlay that this process has mounted uses ${quotePath(path)}${left}`);
+
+/**
+ * Whether a mount that this process has made or seen uses the directory, such as a detached one. `'forgotten'`: one
+ * that the record had does so no more.
+ */
+function* askRecord(path: Path): Dialogue<'used' | 'free' | 'forgotten'> {
   const user = yield* findUser(path);
-  if (user === undefined) return false;
-  if (user.isCertain || (yield* askUse(path, '/')) !== false) return true;
+  if (user === undefined) return 'free';
+  if (user.isCertain || (yield* askUse(path, '/')) !== false) return 'used';
   yield* forgetUser(path, user);
-  return false;
+  return 'forgotten';
 }
 
 interface Failure {
@@ -114,7 +118,7 @@ interface Failure {
 }
 
 /** Removes it in slices; `user` is a user namespace to do so in. */
-function* remove({ parent, name }: Target, user?: Descriptor): Dialogue<Failure | undefined> {
+function* remove({ path, parent, name }: Target, user?: Descriptor): Dialogue<Failure | undefined> {
   for (let isFirst = true; ; isFirst = false) {
     const plan = new Plan();
     if (user !== undefined) {
@@ -131,9 +135,21 @@ function* remove({ parent, name }: Target, user?: Descriptor): Dialogue<Failure 
     // Another program has been quicker.
     if (!isFirst && result === -e.ENOENT) return undefined;
     const bytes = outcome.bytes(step, PATH_ROOM);
-    return { errno: -result, inside: bytes.subarray(0, bytes.indexOf(0)) };
+    const inside = bytes.subarray(0, bytes.indexOf(0));
+    if (result === -e.EBUSY || result === -e.ESTALE) {
+      const place = placeOf(path, inside);
+      const use = yield* askRecord(place);
+      if (use === 'used') throw usedUnseen(place, leftOf(path, inside));
+      if (use === 'forgotten') continue;
+    }
+    return { errno: -result, inside };
   }
 }
+
+const placeOf = (path: Path, inside: Path): Path => (inside.length === 0 ? path : joinPath(path, inside));
+
+const leftOf = (path: Path, inside: Path): string =>
+  inside.length === 0 ? '' : `; other contents of ${quotePath(path)} may be gone`;
 
 const isDenied = ({ errno }: Failure): boolean => errno === e.EACCES || errno === e.EPERM;
 
@@ -175,8 +191,8 @@ function* removeDirectory(path: Path): Dialogue<void> {
 /** The reason for a directory that could not be removed. Pure. */
 export function explainRemoval(path: Path, errno: number, inside: Path, syscall = 'unlink'): OverlayError {
   const shown = quotePath(path);
-  const place = inside.length === 0 ? path : joinPath(path, inside);
-  const left = inside.length === 0 ? '' : `; other contents of ${shown} may be gone`;
+  const place = placeOf(path, inside);
+  const left = leftOf(path, inside);
   const fields = (reason: Reason, what: string, hint?: string): OverlayError =>
     new OverlayError({ errno, syscall, path: pathString(place), reason, what: what + left, hint });
   const isOpening = syscall === 'open';
@@ -221,9 +237,11 @@ export function explainRemoval(path: Path, errno: number, inside: Path, syscall 
  * removes files of these ids in a user namespace, by newuidmap(1). Symbolic links are not followed, and no mount is
  * entered. A removal that fails midway leaves the rest.
  *
- * A directory that is a mount point or has one inside is refused, and so is a layer or workdir of an overlay in the
- * mount table of this thread, of a detached one that was mounted here, or of an `overlayfs run`. Other overlays of other
- * processes that are in another mount namespace are not seen.
+ * A directory that is a mount point or has one inside is refused, and so is one that is or holds a layer or workdir of
+ * an overlay in the mount table of this thread, or that an `overlayfs run` uses. The upperdir and the workdir of an
+ * overlay that this process has mounted elsewhere, such as a detached one, are refused too. If they are further down, the
+ * removal ends when it comes to them. Nothing tells of lower layers of such an overlay, or of overlays that other
+ * processes have in another mount namespace: these are removed.
  *
  * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'` (a symbolic link, too),
  * `'path-inaccessible'`, `'mount-inside'`, `'layer-in-use'`, `'permission-denied'` or `'read-only'`

@@ -46,7 +46,7 @@ export interface UnmountOptions {
   /**
    * Removes the overlay's workdir afterwards: the directories `work` and `index` with what the kernel leaves in them,
    * whatever their modes, and the workdir itself by rmdir(2). Files of others in it stay: `'work-not-empty'`. A
-   * workdir that an overlay still uses stays: `'work-in-use'`. Default false.
+   * workdir that an overlay still uses stays: `'work-in-use'`. A symbolic link that leads to it stays, too. Default false.
    */
   removeWork?: boolean;
   /**
@@ -371,7 +371,8 @@ function* unmountAt(target: PathLike, options: UnmountOptions): Dialogue<void> {
  *
  * @throws {OverlayError} `reason` is `'not-mounted'`, `'mount-busy'`, `'target-missing'`,
  * `'target-symlink'`, `'mount-locked'`, `'no-privilege'`, `'path-inaccessible'` or, when the mount is gone
- * and its workdir is not, `'work-not-empty'` or `'work-in-use'`. Of a busy one, `holders` tells who uses it.
+ * and its workdir is not, `'work-not-empty'`, `'work-in-use'` or `'path-not-directory'`. Of a busy one, `holders` tells
+ * who uses it.
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
 export async function unmount(target: PathLike, options?: UnmountOptions): Promise<void> {

@@ -6,7 +6,7 @@ import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, pause } from '../kernel/dialogue.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
-import { joinPath, type Path, pathString, quotePath, splitPath } from '../paths.js';
+import { joinPath, type Path, pathString, quotePath, splitPath, withoutTrailingSlashes } from '../paths.js';
 import type { Reason } from '../reasons.js';
 import { Pauses } from './attempts.js';
 import { addReservation, findUser, forgetUser } from './in-use.js';
@@ -20,11 +20,26 @@ const MOMENT = 100;
 /** Most copies are gone before this round; then programs that have inherited one are looked for. */
 const INHERITED_ROUND = 2;
 
-/** The reservation keeps others from mounting with the directory meanwhile. */
+const PATH_ROOM = 4096;
+
+/** The directory that a symbolic link leads to; undefined where that can't be told. */
+function* followLink(link: Path): Dialogue<Path | undefined> {
+  const plan = new Plan();
+  const directory = plan.add(calls.openat2, [k.AT_FDCWD, link, k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC, 0]);
+  const args = [k.AT_FDCWD, ['/proc/self/fd/', directory] as const, PATH_ROOM];
+  const step = plan.stepOf(plan.add(calls.readlinkat, args, { output: PATH_ROOM }));
+  const outcome = yield* ask(plan);
+  return outcome instanceof StepFailure ? undefined : outcome.bytes(step, outcome.result(step));
+}
+
+/**
+ * The reservation keeps others from mounting with the directory meanwhile. A symbolic link fails with ENOTDIR before
+ * anything is removed: rmdir(2) takes none.
+ */
 function removalPlan(workdir: Path): Plan {
   const plan = new Plan();
   const subject = { role: 'workdir', path: workdir } as const;
-  const flags = k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC;
+  const flags = k.O_PATH | k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC;
   const directory = plan.add(calls.openat2, [k.AT_FDCWD, workdir, flags, 0], { subject });
   addReservation(plan, directory, { role: 'workdir', subject, against: 'everybody' });
   addWorkContentsRemoval(plan, directory, '.', [e.ENOENT]);
@@ -51,21 +66,27 @@ export function addWorkContentsRemoval(
 }
 
 /**
- * Removes the workdir of an overlay that has been unmounted: what the kernel has made in it, and the directory itself.
+ * Removes the workdir of an overlay that has been unmounted: what the kernel has made in it, and the directory itself. A
+ * symbolic link that leads there stays.
  *
  * @throws {OverlayError} `reason` is `'work-in-use'` or `'work-not-empty'`, `'permission-denied'`, `'read-only'`,
- * `'mount-inside'`
+ * `'mount-inside'`, `'path-not-directory'`
  */
 export function* removeWork(mounted: Mounted): Dialogue<void> {
-  const { workdir } = mounted;
-  if (workdir === undefined) return;
+  if (mounted.workdir === undefined) return;
+  const given = withoutTrailingSlashes(mounted.workdir);
+  let workdir = given;
   const pauses = new Pauses(MOMENT);
   for (let round = 0; ; round++) {
     const outcome = yield* ask(removalPlan(workdir));
     if (!(outcome instanceof StepFailure)) return;
     const { step, errno } = outcome;
     if (step?.call === calls.openat2 && errno === e.ENOENT) return;
-    if (step?.call !== calls.reserve) throw notRemoved(mounted, outcome);
+    if (step?.call === calls.openat2 && errno === e.ENOTDIR && workdir === given) {
+      workdir = (yield* followLink(given)) ?? given;
+      if (workdir !== given) continue;
+    }
+    if (step?.call !== calls.reserve) throw notRemoved(mounted, workdir, outcome);
     const length = pauses.next();
     if (round === INHERITED_ROUND) yield* dropInherited(mounted);
     if (length !== undefined) yield* pause(length);
@@ -100,9 +121,17 @@ const reasonsOf: Readonly<Record<number, Reason>> = {
   [e.EXDEV]: 'mount-inside',
 };
 
-function notRemoved({ path, workdir }: Mounted, { step, errno }: StepFailure): OverlayError {
-  const whole = workdir as Path;
-  const directory = step?.call === calls.remove ? joinPath(whole, splitPath(step.args[1] as Path)[1]) : whole;
+function notRemoved({ path }: Mounted, workdir: Path, { step, errno }: StepFailure): OverlayError {
+  if (step?.call === calls.openat2 && errno === e.ENOTDIR) {
+    return new OverlayError({
+      errno,
+      path: pathString(workdir),
+      reason: 'path-not-directory',
+      what: `${quotePath(path)} is unmounted, but its workdir is left: ${quotePath(workdir)} is no directory any more`,
+      hint: 'find where the workdir is now, and remove it with `removeLayer`',
+    });
+  }
+  const directory = step?.call === calls.remove ? joinPath(workdir, splitPath(step.args[1] as Path)[1]) : workdir;
   return new OverlayError({
     errno,
     syscall: 'rmdir',

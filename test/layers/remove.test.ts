@@ -14,7 +14,15 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { mountOverlaySync, OverlayError, removeLayer, removeLayerSync, unmountSync } from 'overlayfs';
+import {
+  mountOverlaySync,
+  OverlayError,
+  type OverlayMount,
+  removeLayer,
+  removeLayerSync,
+  unmount,
+  unmountSync,
+} from 'overlayfs';
 import {
   countDescriptors,
   failsAndLeaves,
@@ -118,6 +126,41 @@ for (const [form, remove] of Object.entries(forms)) {
     for (const name of ['lower', 'upper', 'work', 'job']) await remove(join(dir, name));
     t.deepEqual(readdirSync(dir).sort(), ['merged', 'way']);
   });
+
+  for (const kind of ['tmpfs', 'disk'] as const) {
+    mountTest(`a tree that holds upper or work of a detached mount keeps these, on ${kind} (${form})`, async (t) => {
+      const dir = scratch(t, kind);
+      makeTree(dir, { 'lower/': '', 'job/a/u/': '', 'job/a/w/': '', 'job/z': '', 'alone/u/': '', 'w/': '' });
+      const at = (name: string) => join(dir, name);
+      const mount = (upperdir: string, workdir: string) =>
+        mountOverlaySync({ lowerdir: at('lower'), upperdir: at(upperdir), workdir: at(workdir) });
+      const mounts = [mount('job/a/u', 'job/a/w'), mount('alone/u', 'w')];
+      // Deeper than the removal keeps descriptors, and full.
+      const deep = `deep/${'d/'.repeat(40)}`;
+      makeTree(dir, { [`${deep}u/`]: '', [`${deep}w/`]: '' });
+      mounts.push(mount(`${deep}u`, `${deep}w`));
+      writeFileSync(at(`${deep}u/file`), '');
+      const descriptors = countDescriptors();
+      const message = /an overlay that this process has mounted uses '.*'; other contents of '.*' may be gone/;
+      for (const [name, inside] of [
+        ['job', 'job/a/'],
+        ['job/a', 'job/a/'],
+        ['alone', 'alone/u'],
+        ['deep', deep],
+      ] as const) {
+        const error = await t.throwsAsync<OverlayError>(() => remove(at(name)), { instanceOf: OverlayError, message });
+        t.like(error, { code: 'EBUSY', reason: 'layer-in-use' });
+        t.true(error?.path?.startsWith(at(inside)), error?.path);
+      }
+      for (const name of ['job/a/u', 'job/a/w/work', 'alone/u', `${deep}u/file`, `${deep}w/work`]) {
+        t.true(existsSync(at(name)), name);
+      }
+      t.is(countDescriptors(), descriptors);
+      for (const mounted of mounts) mounted.unmountSync();
+      for (const name of ['job', 'alone', 'deep']) await remove(at(name));
+      t.deepEqual(readdirSync(dir).sort(), ['lower', 'w']);
+    });
+  }
 
   kernelTest(`what is no directory, or is not there, is refused (${form})`, async (t) => {
     const dir = scratch(t, 'disk');
@@ -300,4 +343,39 @@ mountTest('dispose leaves a workdir that was there before, and one that is in us
   detached[Symbol.dispose]();
   t.true(existsSync(join(dir, 'another')));
   closeSync(file);
+});
+
+mountTest('removeWork removes a workdir that was given by a symbolic link', async (t) => {
+  const dir = scratch(t);
+  const options = layers(dir);
+  const link = join(dir, 'link');
+  const ends = {
+    promise: (mounted: OverlayMount) => mounted.unmount({ removeWork: true }),
+    'synchronous form': async (mounted: OverlayMount) => mounted.unmountSync({ removeWork: true }),
+    path: () => unmount(options.target, { removeWork: true }),
+  };
+  symlinkSync('work', link);
+  const descriptors = countDescriptors();
+  for (const [form, end] of Object.entries(ends)) {
+    for (const workdir of [link, `${link}/`]) {
+      mkdirSync(options.workdir, { recursive: true });
+      await end(mountOverlaySync({ ...options, workdir }));
+      t.deepEqual(readdirSync(dir).sort(), ['link', 'lower', 'merged', 'upper'], `${form}, ${workdir}`);
+    }
+  }
+  // Where the link leads nowhere any more, nothing is removed.
+  for (const end of [ends.promise, ends['synchronous form']]) {
+    mkdirSync(options.workdir, { recursive: true });
+    const mounted = mountOverlaySync({ ...options, workdir: link });
+    rmSync(link);
+    symlinkSync('lower/from-lower', link);
+    const error = await t.throwsAsync<OverlayError>(() => end(mounted), { instanceOf: OverlayError });
+    t.like(error, { code: 'ENOTDIR', reason: 'path-not-directory', path: link });
+    t.regex(error?.message ?? '', /is unmounted, but its workdir is left: '.*link' is no directory any more/);
+    t.deepEqual(readdirSync(options.workdir), ['work']);
+    t.true(existsSync(join(dir, 'lower/from-lower')));
+    rmSync(link);
+    symlinkSync('work', link);
+  }
+  t.is(countDescriptors(), descriptors);
 });

@@ -84,3 +84,39 @@ mountTest('without descriptors', { needs: 'pathDescriptors' }, (t) => {
   const expected = Object.keys(calls).map((name) => [name, name === 'spawn' ? 'EMFILE' : 'out-of-descriptors']);
   t.deepEqual(outcomes, Object.fromEntries(expected));
 });
+
+mountTest('the first call that needs the deferred part of the library, without descriptors', (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'l/': '', 'm/': '' });
+  // Each one is the first of its process.
+  const firsts: Readonly<Record<string, string>> = {
+    mountOverlay: "overlayfs.mountOverlay({ lowerdir: ['/none', m] })",
+    mountOverlaySync: "overlayfs.mountOverlaySync({ lowerdir: ['/none', m] })",
+    cloneSync: 'detached.cloneSync().unmountSync()',
+    listMountsSync: 'overlayfs.listMountsSync()',
+    whiteoutSync: "overlayfs.whiteoutSync(m + '/gone')",
+  };
+  for (const [name, call] of Object.entries(firsts)) {
+    const outcome = evaluateIn(
+      ['prlimit', '--nofile=64'],
+      `{
+        const [l, m] = args;
+        const { openSync, closeSync } = await import('node:fs');
+        const detached = overlayfs.mountOverlaySync({ lowerdir: [l, m] });
+        const held = [];
+        try { for (;;) held.push(openSync('/dev/null')); } catch {}
+        const error = await (async () => ${call})().catch((error) => error);
+        for (const descriptor of held) closeSync(descriptor);
+        // With descriptors the same call does what it is for.
+        const later = await (async () => ${call})().then(() => 'done', (error) => error.reason);
+        detached.unmountSync();
+        return [error instanceof overlayfs.OverlayError, error.reason, error.code, error.hint, later];
+      }`,
+      join(dir, 'l'),
+      join(dir, 'm'),
+    );
+    const hint = 'Raise the limit (ulimit -n) or do less at once.';
+    const later = name.startsWith('mountOverlay') ? 'lower-missing' : 'done';
+    t.deepEqual(outcome, [true, 'out-of-descriptors', 'EMFILE', hint, later], name);
+  }
+});

@@ -508,24 +508,6 @@ for (const [form, { unmount, end, suffix }] of Object.entries(forms)) {
     }
   });
 
-  mountTest(`removeWork of a work directory that is a link (${form})`, async (t) => {
-    const dir = scratch(t);
-    const options = layers(dir);
-    makeTree(dir, { 'elsewhere/': '' });
-    symlinkSync('elsewhere', join(dir, 'link'));
-    const mounted = mountOverlaySync({ ...options, workdir: join(dir, 'link') });
-    const error = await end(mounted, { removeWork: true }).then(
-      () => undefined,
-      (reason: unknown) => reason,
-    );
-    t.is(mountsBelow(options.target).length, 0);
-    if (error !== undefined) {
-      t.like(error, { code: 'ENOTDIR', syscall: 'rmdir', path: join(dir, 'link') });
-      t.not((error as OverlayError).reason, 'permission-denied', 'nobody denied it');
-    }
-    await end(mounted);
-  });
-
   mountTest(`removeWork of an overlay mounted with a relative work directory (${form})`, async (t) => {
     const dir = scratch(t);
     keepWorkingDirectory(t);
