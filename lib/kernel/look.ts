@@ -21,10 +21,7 @@ export interface Found {
   readonly isMountRoot: boolean;
   /** The link count: 0 when the file has been removed. Set only when STATX_NLINK is requested. */
   readonly links: number;
-  /**
-   * True when the immutable or the append-only attribute is set (chattr(1)), so that the mount cannot use the
-   * directory.
-   */
+  /** True when it is immutable or append-only, which binds every process, even a privileged one: chattr(1). */
   readonly isImmutable: boolean;
   /** True when the kernel reports unique mount ids, which are never reused. */
   readonly hasUniqueMountId: boolean;

@@ -1,6 +1,4 @@
-/**
- * Passes a plan to the addon, which performs it on this thread (synchronous form) or on a thread of its own (promises).
- */
+/** Passes a plan to the addon, which performs it on this thread (synchronous form) or on one of its own (promises). */
 import { OverlayError } from '../errors.js';
 import { addon, type NativeFailure } from '../native.js';
 import { type Encoded, encode } from './encode.js';
