@@ -37,7 +37,7 @@ const against = ['nobody', 'everybody', 'certain'] as const;
 export interface Reservation {
   readonly role: UseRole;
   readonly subject: Subject;
-  /** `'certain'` ignores uses that may have ended, when nothing shows if they have. */
+  /** `'certain'` ignores a use when nothing shows if it still exists. */
   readonly against: (typeof against)[number];
   /**
    * The step that creates the directory if it is missing. No other overlay uses a directory that has just been created.

@@ -2,7 +2,7 @@
 import * as k from '../kernel/constants.js';
 import type { MountinfoLine } from './mountinfo.js';
 
-/** Where the kernel propagates mounts and unmounts below this mount to, and from: mount_namespaces(7). */
+/** The propagation of mounts and unmounts below this mount, to others and from others: mount_namespaces(7). */
 export interface MountPropagation {
   /** The number of its peer group, when the mount is shared. */
   readonly peerGroup?: number;

@@ -258,7 +258,7 @@ function* addIdsLater(mounts: readonly RawMount[], namespace: Namespace | undefi
 /**
  * Returns the mounts of a namespace. For the whole table, the text takes half the time, and every kernel reports
  * everything in it. Another namespace is queried by its id, so that no thread has to join it. For such a query, the
- * kernel assumes that the first mount on the namespace's lowest root covers this root. That is so on a machine that has
+ * kernel assumes that the first mount on the namespace's lowest root covers this root. This holds on a machine that has
  * started from a disk.
  */
 export function* listRaw(query: TableQuery): Dialogue<readonly RawMount[]> {

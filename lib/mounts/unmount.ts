@@ -318,7 +318,7 @@ const MOST_ROUNDS = 4;
 
 /**
  * Unmounts a mount. Each attempt calls `current` for it, because an object may stand for another mount meanwhile. If
- * nobody is found to hold a busy mount, the unmount is tried again before the call fails: the holder has released the
+ * no holder of a busy mount is found, the unmount is tried again before the call fails: the holder has released the
  * mount since, or cannot be seen.
  */
 export function* unmountMounted(
@@ -372,7 +372,7 @@ function* unmountAt(target: PathLike, options: UnmountOptions): Dialogue<void> {
  * first writes back the whole file system of an overlay's upperdir, which can take time. The promise waits for it on a
  * thread of the library's own.
  *
- * If nobody is found to use a busy mount, the call tries again for up to a tenth of a second.
+ * If no user of a busy mount can be found, the call tries again for up to a tenth of a second.
  *
  * @throws {OverlayError} `reason` is `'not-mounted'`, `'mount-busy'`, `'target-missing'`, `'target-symlink'`,
  * `'mount-locked'`, `'no-privilege'`, `'path-inaccessible'` or, when the mount is gone but its workdir is not,

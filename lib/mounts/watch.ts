@@ -355,7 +355,7 @@ async function listFirst(namespace: Namespace | undefined): Promise<readonly Raw
   return ids !== undefined && ids.length <= SHORT_TABLE ? holdSync(listing) : hold(listing);
 }
 
-/** Returns the present mounts. Where listmount(2) is available (6.8), it returns only their ids, which is faster. */
+/** Returns the present mounts. If listmount(2) is available (6.8), it returns only their ids, which is faster. */
 function* listKnown(namespace: Namespace | undefined): Dialogue<Map<number, RawMount | undefined>> {
   const ids = yield* listIds(namespace);
   return ids === undefined ? toKnown(yield* listRaw({ namespace })) : new Map(ids.map((id) => [id, undefined]));
