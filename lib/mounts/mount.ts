@@ -122,8 +122,8 @@ export class Mount {
 
   /**
    * Unmounts the mount. A second call does nothing. The call fails, and the mount stays usable, while the mount is
-   * busy. It also fails when another mount is at the target by now. A detached mount is never busy: its file descriptor
-   * is closed, and the mount ends when the last open file of it is closed.
+   * busy. It also fails when this mount is no longer the one at the target. A detached mount is never busy: its file
+   * descriptor is closed, and the mount ends when the last open file of it is closed.
    *
    * @throws {OverlayError} as `unmount`
    */
