@@ -1,18 +1,18 @@
 /**
- * The calls that a plan may hold and what their arguments are: the one table from which plans are encoded
- * and printed. native/plan.h holds the same list; the numbers come from there.
+ * The calls that a plan may hold, with the kinds of their arguments. Plans are encoded and printed from this one table.
+ * native/plan.h holds the same list and assigns the numbers.
  */
 import * as k from './constants.js';
 
-/** Looked for when a plan is printed, which is seldom. */
+/** A function, because the names are needed only when a plan is printed, which is rare. */
 type Names = () => Readonly<Record<string, number>>;
 
-/** What an argument is: a descriptor, a text (bytes without NUL), a value (any bytes), or a number. */
+/** The kind of an argument: a file descriptor, a text (bytes without NUL), a value (any bytes), or a number. */
 export type ArgumentKind = 'descriptor' | 'text' | 'value' | 'number' | 'octal';
 
 export interface Argument {
   readonly kind: ArgumentKind;
-  /** Not an argument of the system call, but of what the executor does with its answer. */
+  /** Set when the argument is not passed to the system call: it tells the executor what to do with the result. */
   readonly hidden?: true;
   /** The names of the number's bits. */
   readonly bits?: Names;
@@ -113,9 +113,9 @@ const described = {
 export interface Call {
   readonly name: string;
   readonly args: readonly Argument[];
-  /** By position: is the argument a text? */
+  /** By position: true when the argument is a text or a value. */
   readonly isText: readonly boolean[];
-  /** The addon's number for it, from learnNumbers; -1 until then. */
+  /** The number that the addon assigns to the call, set by learnNumbers; -1 until then. */
   number: number;
 }
 
@@ -126,7 +126,7 @@ export const calls = Object.fromEntries(
   ]),
 ) as { readonly [Name in keyof typeof described]: Call };
 
-/** Takes the calls' numbers over from the addon. */
+/** Copies the numbers of the calls from the addon. */
 export function learnNumbers(numbers: Readonly<Record<string, number>>): void {
   for (const call of Object.values(calls)) call.number = numbers[call.name] as number;
 }

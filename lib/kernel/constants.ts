@@ -1,6 +1,6 @@
 /**
- * The kernel's constants that plans carry, under the kernel's names. They stand here only: the addon passes
- * them through as numbers. Source: include/uapi/linux/{fcntl,mount,stat,openat2,magic,xattr,fs}.h.
+ * The kernel's constants that plans carry, under the kernel's names. They are defined only here: the addon passes them
+ * through as numbers. Source: include/uapi/linux/{fcntl,mount,stat,openat2,magic,xattr,fs}.h.
  */
 import { constants } from 'node:fs';
 
@@ -14,10 +14,10 @@ export const AT_REMOVEDIR = 0x200;
 /** faccessat2(2); the same bit as AT_REMOVEDIR. */
 export const AT_EACCESS = 0x200;
 export const AT_EMPTY_PATH = 0x1000;
-/** Answer from what is known, so that a server which does not answer is not asked. */
+/** Makes the kernel answer from cached attributes, so that it does not contact a server that may not respond. */
 export const AT_STATX_DONT_SYNC = 0x4000;
 
-// O_DIRECTORY and O_NOFOLLOW differ between architectures; libc's headers, which Node repeats, know.
+// O_DIRECTORY and O_NOFOLLOW differ between architectures. Node takes them from the headers of libc.
 export const O_DIRECTORY: number = constants.O_DIRECTORY;
 export const O_NOFOLLOW: number = constants.O_NOFOLLOW;
 export const O_NONBLOCK = 0o4000;
@@ -34,7 +34,7 @@ export const S_IFCHR = 0o020000;
 export const S_IFREG = 0o100000;
 export const S_IFLNK = 0o120000;
 
-// fsopen(2) and its kin, 5.2
+// fsopen(2) and related calls, 5.2
 export const FSOPEN_CLOEXEC = 1;
 export const FSMOUNT_CLOEXEC = 1;
 export const FSPICK_CLOEXEC = 1;
@@ -116,7 +116,7 @@ export const MOVE_MOUNT_BENEATH = 0x200;
 export const FAN_CLOEXEC = 0x1;
 export const FAN_NONBLOCK = 0x2;
 export const FAN_UNLIMITED_QUEUE = 0x10;
-/** 6.15, as the next three */
+/** 6.15, like the next three */
 export const FAN_REPORT_MNT = 0x4000;
 export const FAN_MARK_MNTNS = 0x110;
 export const FAN_MNT_ATTACH = 0x01000000;
@@ -128,7 +128,7 @@ export const FAN_Q_OVERFLOW = 0x4000;
 export const POLLIN = 0x1;
 export const POLLPRI = 0x2;
 
-// statmount(2): 6.8, and those with a number later
+// statmount(2): 6.8, unless a comment names a later kernel
 export const STATMOUNT_SB_BASIC = 0x1;
 export const STATMOUNT_MNT_BASIC = 0x2;
 export const STATMOUNT_PROPAGATE_FROM = 0x4;
@@ -144,7 +144,7 @@ export const STATMOUNT_SB_SOURCE = 0x200;
 /** 6.15 */
 export const STATMOUNT_SUPPORTED_MASK = 0x1000;
 
-// A superblock's flags, which are those of mount(2)
+// A superblock's flags, the same as those of mount(2)
 export const SB_RDONLY = 1;
 export const SB_SYNCHRONOUS = 16;
 export const SB_DIRSYNC = 128;
@@ -167,7 +167,7 @@ export const CLONE_FS = 0x200;
 export const CLONE_NEWNS = 0x20000;
 export const CLONE_NEWUSER = 0x10000000;
 
-// statfs(2): file systems that say something about a layer
+// statfs(2): file systems that matter when they hold a layer
 export const PROC_SUPER_MAGIC = 0x9fa0;
 export const HUGETLBFS_MAGIC = 0x958458f6;
 export const AUTOFS_SUPER_MAGIC = 0x187;

@@ -1,6 +1,6 @@
 /**
- * A dialogue with the kernel, in which what comes next depends on what was answered: written once, as a
- * generator of questions, and held in two forms, on this thread and with promises.
+ * A dialogue with the kernel, in which each question may depend on the previous answers. It is written once, as a
+ * generator of questions, and runs in two forms: synchronously on the calling thread, or with promises.
  */
 import { type Dirent, readdirSync } from 'node:fs';
 import { abortError } from '../errors.js';
@@ -9,7 +9,7 @@ import { onAbort } from './on-abort.js';
 import { type Outputs, perform, performSync, StepFailure } from './perform.js';
 import { Plan } from './plan.js';
 
-/** The names in a directory; none where it cannot be read. */
+/** A request for the names in a directory. The answer is empty when the directory cannot be read. */
 export interface Listing {
   readonly list: Path;
 }
@@ -19,20 +19,20 @@ export interface ListedEntry {
   readonly isDirectory: boolean;
 }
 
-/** A plan that a signal cancels, in the promise form. */
+/** A plan that the signal cancels. The synchronous form ignores the signal. */
 interface Cancellable {
   readonly plan: Plan;
   readonly signal: AbortSignal;
 }
 
-/** A time in which nothing is done. */
+/** A wait. */
 interface Pause {
-  /** In ms. 0 lets the event loop have its turn, and does nothing in the synchronous form. */
+  /** In ms. 0 lets other callbacks of the event loop run; the synchronous form then does nothing. */
   readonly pause: number;
   readonly signal?: AbortSignal | undefined;
 }
 
-/** A step that differs between the forms, since promises are kept in one of them only. */
+/** A step with a separate function for each form, because only one form can await promises. */
 interface TwoForms {
   readonly later: () => Promise<unknown>;
   readonly now: () => unknown;
@@ -41,12 +41,15 @@ interface TwoForms {
 type Question = Plan | Cancellable | Listing | Pause | TwoForms;
 export type Dialogue<T> = Generator<Question, T, unknown>;
 
-/** The outputs are valid until the next question. A signal has the promise form's plan taken back when it aborts. */
+/**
+ * Asks the kernel to perform a plan. The outputs are valid until the next question. In the promise form, the plan is
+ * undone when the signal aborts.
+ */
 export function* ask(plan: Plan, signal?: AbortSignal): Dialogue<Outputs | StepFailure> {
   return (yield signal === undefined ? plan : { plan, signal }) as Outputs | StepFailure;
 }
 
-/** The same, for a plan that tolerates all that may go wrong with its steps. */
+/** Asks the kernel to perform a plan whose steps tolerate every error. */
 export function* askTolerant(plan: Plan): Dialogue<Outputs> {
   const outcome = yield* ask(plan);
   if (outcome instanceof StepFailure) throw new Error(`a plan that tolerates all errors has failed: ${outcome.errno}`);
@@ -60,13 +63,13 @@ export function* list(path: Path): Dialogue<readonly ListedEntry[]> {
 /**
  * Waits this many milliseconds. With 0 it lets other callbacks of the event loop run.
  *
- * @throws {Error} `ABORT_ERR` when the signal aborts; the synchronous form does not notice
+ * @throws {Error} `ABORT_ERR` when the signal aborts; the synchronous form ignores the signal
  */
 export function* pause(milliseconds: number, signal?: AbortSignal): Dialogue<void> {
   yield { pause: milliseconds, signal };
 }
 
-/** Performs one of two functions, by the form. */
+/** Calls `later` in the promise form and `now` in the synchronous form. */
 export function* inEitherForm<T>(later: () => Promise<T>, now: () => T): Dialogue<T> {
   return (yield { later, now }) as T;
 }
@@ -132,7 +135,10 @@ function sleep(milliseconds: number, signal: AbortSignal | undefined): Promise<v
   });
 }
 
-/** An error in an answer goes through the dialogue, which gives back what it has taken. */
+/**
+ * Runs a dialogue on the calling thread. An error in an answer is thrown into the dialogue, so that it can release what
+ * it holds.
+ */
 export function holdSync<T>(dialogue: Dialogue<T>): T {
   let next = dialogue.next();
   while (!next.done) {

@@ -1,4 +1,4 @@
-/** A plan as the block of memory that native/plan.h describes. */
+/** Encodes a plan into the block of memory that native/plan.h describes. */
 import { addon } from '../native.js';
 import type { Path } from '../paths.js';
 import { calls, learnNumbers } from './calls.js';
@@ -7,12 +7,12 @@ import type { Plan, Step, Text } from './plan.js';
 const HEADER_SIZE = 16;
 const STEP_NUMBERS = 13;
 const STEP_HEADER_NUMBERS = 5;
-/** Of a descriptor's number. */
+/** The most characters that a file descriptor takes in decimal. */
 const MAX_DIGITS = 11;
-/** Of a step that is not reached: no descriptor. */
+/** The result of a step that has not run: no file descriptor. */
 const NO_RESULT = -1;
 
-// One block for all plans of this thread: a plan is performed, or copied by the addon, before the next.
+// All plans of this thread share one block: each plan is performed, or copied by the addon, before the next is encoded.
 let block = Buffer.alloc(65536);
 let numbers = new Int32Array(block.buffer, block.byteOffset, block.length >> 2);
 let end = 0;
@@ -34,7 +34,7 @@ function writeBytes(bytes: Path): number {
   }
   reserve(bytes.length * 3);
   const start = end;
-  // Nearly all texts are short and ASCII, for which a call into V8 costs more than this loop.
+  // Nearly all texts are short and ASCII. For these, a call into V8 costs more than this loop.
   if (bytes.length <= 96) {
     let i = 0;
     for (; i < bytes.length; i++) {
@@ -59,7 +59,7 @@ function writeText(text: Text): number {
   const offset = end;
   end += 4;
   if (typeof text === 'string' || text instanceof Uint8Array) {
-    // In two steps: writing may move the block.
+    // Two statements, because writing may replace the block.
     const length = writeBytes(text);
     numbers[offset >> 2] = length;
     reserve(1);
@@ -108,13 +108,13 @@ function tolerated(tolerate: readonly number[] | 'any'): number {
 export interface Encoded {
   /** Valid until the next plan is encoded. */
   readonly block: Buffer;
-  /** The same, as numbers of 32 bits. */
+  /** The same block, as 32-bit numbers. */
   readonly numbers: Int32Array;
   readonly size: number;
   readonly outputs: number;
 }
 
-/** An encoded plan, and where in it the offsets of texts stand that another plan has otherwise. */
+/** An encoded plan, with the positions of the text offsets that differ from plan to plan. */
 export interface Pattern {
   readonly numbers: Int32Array;
   readonly size: number;
@@ -122,7 +122,7 @@ export interface Pattern {
   readonly slots: readonly number[];
 }
 
-/** Undefined where one of the texts is not an argument once, or is part of another. */
+/** Returns undefined unless each text is exactly one argument of the plan and part of no other. */
 export function toPattern(plan: Plan, texts: readonly string[]): Pattern | undefined {
   const { size, outputs } = encode(plan);
   const slots: number[] = [];
@@ -140,14 +140,14 @@ export function toPattern(plan: Plan, texts: readonly string[]): Pattern | undef
   return { numbers: numbers.slice(0, (size + 3) >> 2), size, outputs, slots };
 }
 
-/** The same plan with other texts in the slots. */
+/** Encodes the same plan with other texts in the slots. */
 export function encodeAs({ numbers: pattern, size, outputs, slots }: Pattern, texts: readonly string[]): Encoded {
   end = 0;
   reserve(size + 4);
   numbers.set(pattern);
   end = size;
   for (let i = 0; i < slots.length; i++) {
-    // In two steps: writing may move the block.
+    // Two statements, because writing may replace the block.
     const offset = writeText(texts[i] as string);
     numbers[slots[i] as number] = offset;
   }
@@ -171,7 +171,7 @@ export function encode(plan: Plan): Encoded {
     const { isText } = call;
     for (let j = 0; j < args.length; j++) {
       const argument = args[j] as Text | number;
-      // Before the number is stored: a text may move the block.
+      // Encoded before the number is stored, because writing a text may replace the block.
       const encoded = isText[j] ? writeText(argument as Text) : (argument as number);
       numbers[at + STEP_HEADER_NUMBERS + j] = encoded;
     }

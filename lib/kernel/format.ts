@@ -1,4 +1,7 @@
-/** A plan as text: a system call a line, in strace's manner, with the descriptors by the name of what made them. */
+/**
+ * Prints a plan as text, one system call a line as strace(1) does. File descriptors are named after the step that makes
+ * them.
+ */
 
 import { describeErrno } from '../errnos.js';
 import { formatBytes } from '../paths.js';
@@ -48,7 +51,7 @@ function formatNumber(value: number, { bits, words, kind }: Argument): string {
   return names.join('|');
 }
 
-/** The names that a plan's descriptors go by, by the step that makes them. */
+/** Returns the names of a plan's file descriptors, by the index of the step that makes each. */
 function nameDescriptors(plan: Plan): ReadonlyMap<number, string> {
   const names = new Map<number, string>();
   plan.steps.forEach((step, i) => {
@@ -57,12 +60,12 @@ function nameDescriptors(plan: Plan): ReadonlyMap<number, string> {
   return names;
 }
 
-/** What node:fs calls the system call of a step. */
+/** Returns the name that node:fs uses for the system call of a step. */
 export function systemCallOf({ call }: Step): string {
   return call === calls.mkdirat ? 'mkdir' : call === calls.openat2 ? 'open' : call.name;
 }
 
-/** One step of a plan. */
+/** Prints one step of a plan. */
 export function formatStep(plan: Plan, step: Step, names = nameDescriptors(plan)): string {
   const args: string[] = [];
   step.call.args.forEach((argument, i) => {

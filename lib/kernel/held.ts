@@ -1,19 +1,22 @@
 /**
- * Descriptors that outlive the plan which made them: each is closed once, by whoever holds it, with its object if
- * nobody does, or with the environment (a worker that ends).
+ * File descriptors that outlive the plan that made them. Each is closed once: by its owner, or when its owner is
+ * garbage collected, or when the environment (a worker) ends.
  */
 import { addon } from '../native.js';
 import { calls } from './calls.js';
 import { perform } from './perform.js';
 import { Plan } from './plan.js';
 
-/** A descriptor that is open until it is taken. */
+/** A file descriptor that stays open until it is taken or closed. */
 export interface Held {
   /** -1 once it is closed. */
   descriptor: number;
 }
 
-/** Takes the descriptor, to be closed; undefined when that has been done. */
+/**
+ * Takes the file descriptor away from its holder, so that the caller closes it. Returns undefined when it is already
+ * taken or closed.
+ */
 export function take(held: Held): number | undefined {
   const { descriptor } = held;
   if (descriptor < 0) return undefined;
@@ -22,17 +25,17 @@ export function take(held: Held): number | undefined {
   return descriptor;
 }
 
-/** Closes the descriptor now; a second time does nothing. */
+/** Closes the file descriptor at once. A second call does nothing. */
 export function close(held: Held): void {
   const { descriptor } = held;
   if (descriptor < 0) return;
   held.descriptor = -1;
-  // Not by node:fs, which warns in a worker of what it has not opened; not by a plan, whose outputs would take the
-  // place of another's.
+  // node:fs is not used, because in a worker it warns about file descriptors that it did not open. A plan is not used
+  // either, because its outputs would overwrite those of another plan.
   addon().close(descriptor);
 }
 
-/** Closes the descriptor on a thread: what it holds may have to be written back, or waited for. */
+/** Closes the file descriptor on another thread, because closing may write data back or block. */
 export async function closeLater(held: Held): Promise<void> {
   const descriptor = take(held);
   if (descriptor === undefined) return;
@@ -46,7 +49,8 @@ interface Forgotten {
   readonly warning: (descriptor: number) => string | undefined;
 }
 
-// Like FileHandle: what is forgotten is closed, with a warning, since that comes when it comes.
+// As with FileHandle, a file descriptor that its owner forgot is closed with a warning: the time of garbage collection
+// is not predictable.
 const forgotten = new FinalizationRegistry<Forgotten>(({ held, warning }) => {
   if (held.descriptor < 0) return;
   const text = warning(held.descriptor);
@@ -54,7 +58,7 @@ const forgotten = new FinalizationRegistry<Forgotten>(({ held, warning }) => {
   closeLater(held).catch(() => {});
 });
 
-/** Has the descriptor closed when the object is gone, with a warning if there is a text for it. */
+/** Closes the file descriptor when the owner is garbage collected. Emits a warning when `warning` returns a text. */
 export function closeWith(owner: object, held: Held, warning: Forgotten['warning']): void {
   forgotten.register(owner, { held, warning });
 }

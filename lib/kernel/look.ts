@@ -1,4 +1,4 @@
-/** A look at a path, as a step of a plan: statx(2). */
+/** Inspects a path with statx(2), as a step of a plan. */
 
 import type { Path } from '../paths.js';
 import { calls } from './calls.js';
@@ -6,24 +6,24 @@ import * as k from './constants.js';
 import { type Outputs, performSync, StepFailure } from './perform.js';
 import { type Descriptor, Plan, type Step, type StepOptions } from './plan.js';
 
-/** What is at a path. */
+/** The result of inspecting a path. */
 export interface Found {
-  /** 0, or the errno of the look, a positive number. */
+  /** The errno of statx(2) as a positive number, or 0. */
   readonly errno: number;
-  /** The S_IFMT bits of its mode; 0 when nothing is there. */
+  /** The S_IFMT bits of the mode; 0 when nothing exists at the path. */
   readonly type: number;
   readonly device: number;
   readonly inode: bigint;
-  /** The device that a device node stands for. */
+  /** The device number that a device node stands for. */
   readonly represents: number;
   readonly size: number;
   readonly mountId: number;
   readonly isMountRoot: boolean;
-  /** How many names it has: 0 when it has been removed. Only where STATX_NLINK is asked for. */
+  /** The link count: 0 when the file has been removed. Set only when STATX_NLINK is requested. */
   readonly links: number;
-  /** Nothing can be made in it, whoever asks: chattr(1). */
+  /** True when it is immutable or append-only, which binds every process, even a privileged one: chattr(1). */
   readonly isImmutable: boolean;
-  /** Whether this kernel gives mount ids that are never used again. */
+  /** True when the kernel reports unique mount ids, which are never reused. */
   readonly hasUniqueMountId: boolean;
 }
 
@@ -41,7 +41,7 @@ export const NOT_FOUND: Found = {
   hasUniqueMountId: false,
 };
 
-/** The 64-bit words of the output, as in native/plan.cc. */
+/** The positions of the 64-bit words of the output, as in native/plan.cc. */
 const word = {
   mask: 0,
   mode: 1,
@@ -55,10 +55,10 @@ const word = {
 } as const;
 export const STATX_OUTPUT = 72;
 
-/** What statfs(2) reports, in 64-bit words: type, flags, blocks, free ones, inodes, free ones. */
+/** The size of the output of statfs(2), in 64-bit words: type, flags, blocks, free blocks, inodes, free inodes. */
 export const STATFS_OUTPUT = 48;
 
-/** The id of the mount that a look has found. */
+/** Returns the id of the mount that a look has found. */
 export function readMountId(step: Step, outputs: Outputs): number {
   return outputs.number(step, word.mountId);
 }
@@ -69,28 +69,28 @@ export interface MountIds {
   readonly device: number;
 }
 
-/** What tells the mount that a look has found from all others. */
+/** Returns the mount id and the device number, which together identify the mount that a look has found. */
 export function readMountIds(step: Step, outputs: Outputs): MountIds {
   return { id: readMountId(step, outputs), device: outputs.number(step, word.device) };
 }
 
 export interface LookOptions extends StepOptions {
-  /** The directory that a relative path begins in. */
+  /** The directory that a relative path starts from. */
   readonly at?: Descriptor;
   /** AT_* */
   readonly flags?: number;
-  /** STATX_*; the type is always asked for. */
+  /** STATX_*; the type is always requested. */
   readonly mask?: number;
 }
 
-/** Adds a look. That nothing is found does not fail the plan, unless `tolerate` says otherwise. */
+/** Adds a statx(2) step to a plan. An error of this step does not fail the plan, unless `tolerate` says otherwise. */
 export function addLook(plan: Plan, path: Path, options: LookOptions = {}): Step {
   const { at = k.AT_FDCWD, flags = 0, mask = k.STATX_INO, ...rest } = options;
   const args = [at, path, flags | k.AT_STATX_DONT_SYNC, mask | k.STATX_TYPE];
   return plan.stepOf(plan.add(calls.statx, args, { output: STATX_OUTPUT, tolerate: 'any', ...rest }));
 }
 
-/** What a look has found. */
+/** Reads the result of a look. */
 export function readLook(step: Step | undefined, outputs: Outputs | StepFailure): Found {
   if (step === undefined) return NOT_FOUND;
   if (outputs instanceof StepFailure) return { ...NOT_FOUND, errno: outputs.errno };
@@ -112,7 +112,7 @@ export function readLook(step: Step | undefined, outputs: Outputs | StepFailure)
   };
 }
 
-/** One look, on the calling thread. */
+/** Inspects one path on the calling thread. */
 export function lookSync(path: Path, options?: LookOptions): Found {
   const plan = new Plan();
   const step = addLook(plan, path, options);

@@ -1,54 +1,56 @@
-/** Namespaces for the child that performs a plan. */
+/** Namespaces for the child process that performs a plan. */
 import { statSync } from 'node:fs';
 import { calls } from './calls.js';
 import * as k from './constants.js';
 import type { Descriptor, Plan } from './plan.js';
 
-/** A user and a group: one of each needs no privilege to be mapped. */
+/** A user id and a group id. A process may map one of each without privilege. */
 export interface Ids {
   readonly uid: number;
   readonly gid: number;
 }
 
-/** Where a plan's child goes: into a user namespace of its own, or into one that is kept by descriptor. */
+/** The user namespace that a plan's child enters: a new one, or an existing one that a file descriptor refers to. */
 export type Namespaces = Ids | { readonly user: Descriptor };
 
 /** The mount namespace of the calling thread. */
 export const OWN_MOUNT_NAMESPACE = '/proc/thread-self/ns/mnt';
 
-/** Those that this process runs as. */
+/** Returns the effective user id and group id of this process. */
 export function ownIds(): Ids {
   return { uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0 };
 }
 
 /**
- * Whether the files of this process in /proc are its user's. Those of one that has changed its user are root's, and
- * so are those of a child that shares its memory: prctl(2), PR_SET_DUMPABLE.
+ * Returns true when the files of this process in /proc belong to its user. After a process has changed its user, these
+ * files belong to root. The files of a child that shares its memory then belong to root too: prctl(2), PR_SET_DUMPABLE.
  */
 export function ownsProcFiles(): boolean {
   try {
     return statSync('/proc/self/uid_map').uid === process.geteuid?.();
   } catch {
-    return true; // there are none
+    return true; // /proc is not mounted
   }
 }
 
-/** The files that a process in a new user namespace writes, and with what: the ids are the same inside. */
+/**
+ * Returns the files that a process in a new user namespace writes, with their contents. The ids are the same inside.
+ */
 export function idMaps({ uid, gid }: Ids): [path: string, text: string][] {
   return [
-    // Or the group map may not be written: a group can be there to keep its members out.
+    // The kernel refuses the group map otherwise, because a process could drop a group that denies access.
     ['/proc/self/setgroups', 'deny'],
     ['/proc/self/uid_map', ownMap(uid)],
     ['/proc/self/gid_map', ownMap(gid)],
   ];
 }
 
-/** The map of one id that is the same inside. */
+/** Returns the map of one id that is the same inside. */
 export const ownMap = (id: number): string => `${id} ${id} 1`;
 
 /**
- * Has the plan performed in a child that enters a user namespace and a new mount namespace first, in which it has every
- * capability: user_namespaces(7).
+ * Makes the plan run in a child process that first enters a user namespace and a new mount namespace. The child has all
+ * capabilities there: user_namespaces(7).
  */
 export function addNamespaces(plan: Plan, namespaces: Namespaces): void {
   plan.isInChild = true;

@@ -1,11 +1,14 @@
-/** One listener for each signal, however many calls wait for its abort: EventTarget warns of many listeners. */
+/**
+ * Registers one listener for each signal, however many calls wait for it, because EventTarget warns about many
+ * listeners.
+ */
 
 const callbacks = new WeakMap<AbortSignal, Set<() => void>>();
 
 /**
- * Has the signal's abort call back once. A signal that has aborted already calls nobody.
+ * Calls the callback once, when the signal aborts. If the signal has already aborted, the callback is never called.
  *
- * @returns what takes the callback away
+ * @returns a function that removes the callback
  */
 export function onAbort(signal: AbortSignal, callback: () => void): () => void {
   let all = callbacks.get(signal);

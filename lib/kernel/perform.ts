@@ -1,4 +1,4 @@
-/** Hands a plan to the addon: on this thread (the twins) or on one of the addon's (the promises). */
+/** Passes a plan to the addon, which performs it on this thread (synchronous form) or on one of its own (promises). */
 import { OverlayError } from '../errors.js';
 import { addon, type NativeFailure } from '../native.js';
 import { type Encoded, encode } from './encode.js';
@@ -6,17 +6,17 @@ import { onAbort } from './on-abort.js';
 import { type Plan, RESULT_SIZE, type Step } from './plan.js';
 import { FilledPlan } from './template.js';
 
-/** A plan that failed and was taken back. */
+/** The failure of a plan that was undone. */
 export class StepFailure {
   readonly plan: Plan;
-  /** The step that failed; undefined when cancelled. */
+  /** The step that failed; undefined when the plan was cancelled. */
   readonly step: Step | undefined;
-  /** A positive number; 0 when cancelled. */
+  /** The errno as a positive number; 0 when the plan was cancelled. */
   readonly errno: number;
-  /** The errno with which taking back failed, or 0. */
+  /** The errno with which undoing the plan failed, or 0. */
   readonly undoErrno: number;
   readonly cancelled: boolean;
-  /** What the kernel said about it, a line each, without the mark in front. */
+  /** The kernel's messages, one a line, without the leading mark. */
   readonly kernel: readonly string[];
 
   constructor(plan: Plan, failure: NativeFailure) {
@@ -29,7 +29,10 @@ export class StepFailure {
   }
 }
 
-/** What has nothing to do with the plan is an error here, the same for all calls. */
+/**
+ * Converts a native failure. Throws when the failure has nothing to do with the plan: that error is the same for all
+ * calls.
+ */
 function toFailure(plan: Plan, failure: NativeFailure): StepFailure {
   if (failure.step < 0 && !failure.cancelled) {
     throw new OverlayError({
@@ -42,12 +45,12 @@ function toFailure(plan: Plan, failure: NativeFailure): StepFailure {
   return new StepFailure(plan, failure);
 }
 
-/** The size of an output that says where the step's data is. */
+/** The size of an output that holds the offset and the size of the step's data. */
 export const DATA_OUTPUT = 8;
 
 const noData = Buffer.alloc(0);
 
-/** What a plan's steps reported. */
+/** The outputs of a plan's steps. */
 export class Outputs {
   readonly #numbers: Int32Array;
   readonly #start: number;
@@ -63,17 +66,17 @@ export class Outputs {
     return this.#numbers[(this.#start + step.outputAt + RESULT_SIZE + 4 * position) >> 2] as number;
   }
 
-  /** What the step's call returned, or minus the errno that the step tolerates. */
+  /** Returns the result of the step's call, or the negated errno that the step tolerates. */
   result(step: Step): number {
     return this.#numbers[(this.#start + step.outputAt) >> 2] as number;
   }
 
-  /** The 64-bit number at this position, from 0, exact below 2^53. */
+  /** Returns the 64-bit number at this position, counted from 0. It is exact below 2^53. */
   number(step: Step, position: number): number {
     return this.#half(step, 2 * position + 1) * 2 ** 32 + (this.#half(step, 2 * position) >>> 0);
   }
 
-  /** The same with all its bits. */
+  /** Returns the same number with all its bits. */
   bigint(step: Step, position: number): bigint {
     const high = BigInt.asUintN(32, BigInt(this.#half(step, 2 * position + 1)));
     return (high << 32n) | BigInt.asUintN(32, BigInt(this.#half(step, 2 * position)));
@@ -84,7 +87,10 @@ export class Outputs {
     return Buffer.from(new Uint8Array(buffer, byteOffset + this.#start + step.outputAt + RESULT_SIZE, length));
   }
 
-  /** What a step has found whose size nobody knew before (DATA_OUTPUT). It begins at a multiple of 8 bytes. */
+  /**
+   * Returns the data of a step whose output size is not known in advance (DATA_OUTPUT). It starts at a multiple of 8
+   * bytes.
+   */
   data(step: Step): Buffer {
     const offset = this.#half(step, 0);
     return this.#data.subarray(offset, offset + this.#half(step, 1));
@@ -95,7 +101,7 @@ const noOutputs = new Outputs(new Int32Array(0), 0);
 
 const toBlock = (plan: Plan): Encoded => (plan instanceof FilledPlan ? plan.encode() : encode(plan));
 
-/** The outputs are valid until the next plan. */
+/** Performs a plan on the calling thread. The outputs are valid until the next plan. */
 export function performSync(plan: Plan): Outputs | StepFailure {
   const { block, numbers, outputs } = toBlock(plan);
   const outcome = addon().perform(block);
@@ -104,14 +110,17 @@ export function performSync(plan: Plan): Outputs | StepFailure {
   return toFailure(plan, outcome);
 }
 
-/** What comes of a plan. */
+/** The outcome of a plan. */
 export type Outcome = Outputs | StepFailure;
 
 let lastToken = 0;
 
 let results: Int32Array | undefined;
 
-/** The outputs at a place among the results, which is counted: what nobody has come for yet, stays. */
+/**
+ * Returns the outputs at this place among the results. The counter tells the addon that they were taken: it keeps
+ * results that nobody has taken yet.
+ */
 function takeResults(place: number): Outputs {
   results ??= new Int32Array(addon().results);
   results[0] = (results[0] as number) + 1;
@@ -119,10 +128,11 @@ function takeResults(place: number): Outputs {
 }
 
 /**
- * The outputs are valid until the event loop goes on: whoever awaits them reads them at once.
+ * Performs a plan on another thread. The outputs are valid until the event loop continues, so the caller must read them
+ * at once.
  *
- * When the signal aborts, what has not begun does not, and what has is taken back when it is done; the
- * failure then says `cancelled`.
+ * When the signal aborts, a plan that has not begun is dropped, and a plan that has begun is undone when it is done.
+ * The failure then has `cancelled` set.
  */
 export function perform(plan: Plan, signal?: AbortSignal): Promise<Outputs | StepFailure> {
   const token = signal === undefined ? 0 : ++lastToken;

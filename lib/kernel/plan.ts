@@ -1,34 +1,34 @@
 /**
- * A plan: kernel calls in order, decided before the first is made. Building one touches nothing; it can be
- * printed (format.ts) and performed in one crossing into the addon (perform.ts).
+ * A plan: a list of kernel calls in order, decided before the first call is made. Building a plan changes nothing. It
+ * can be printed (format.ts) and performed in one native call (perform.ts).
  */
 import type { Path } from '../paths.js';
 import type { Call } from './calls.js';
 
-/** A descriptor: the kernel's number, or that of an earlier step, from `Plan.add`. */
+/** A file descriptor: the kernel's number, or the number of an earlier step, from `Plan.add`. */
 export type Descriptor = number;
 
-/** A path or value; an array is put together when its step is reached, its numbers being descriptors. */
+/** A path or a value. An array is concatenated when its step is reached; its numbers are file descriptors. */
 export type Text = Path | readonly (Path | Descriptor)[] | null;
 
-/** What a step is about, for whoever explains its failure. */
+/** The subject of a step, used to explain its failure. */
 export interface Subject {
   readonly role: 'lowerdir' | 'datadir' | 'upperdir' | 'workdir' | 'source' | 'target' | 'path' | 'namespace';
-  /** Which of several, from 0. */
+  /** The position among several of the same role, from 0. */
   readonly index?: number;
   readonly path: Path;
 }
 
 export interface StepOptions {
-  /** Take the step back when a later one fails or the caller gives up. */
+  /** Undo the step when a later step fails or the caller aborts. */
   readonly undo?: boolean;
-  /** The descriptor that this step makes is the caller's. */
+  /** The caller owns the file descriptor that this step makes. */
   readonly keep?: boolean;
-  /** Performed only when the plan is taken back. */
+  /** Performed only when the plan is undone. */
   readonly later?: boolean;
-  /** Errnos with which the step counts as done, four at most; or any. */
+  /** Errnos with which the step counts as done, at most four; or any. */
   readonly tolerate?: readonly number[] | 'any';
-  /** Report the result, and so many bytes of what the call returned. */
+  /** Report the result, and this many bytes of what the call returned. */
   readonly output?: number;
   readonly subject?: Subject;
 }
@@ -37,14 +37,16 @@ export interface Step {
   readonly call: Call;
   readonly args: readonly (Text | number)[];
   readonly options: StepOptions;
-  /** Where its output begins among the plan's outputs; -1 without one. */
+  /** The offset of the step's output among the plan's outputs; -1 when it has none. */
   readonly outputAt: number;
 }
 
-/** A descriptor argument from here on is that of the step with this bit taken away; as native/plan.h says. */
+/**
+ * Marks a file descriptor argument as the result of a step: the other bits are the step's index, as in native/plan.h.
+ */
 export const MADE_BY = 0x40000000;
 
-/** Each output begins with the step's result in 8 bytes. */
+/** The size of the step's result, which each output begins with. */
 export const RESULT_SIZE = 8;
 
 const noOptions: StepOptions = {};
@@ -57,15 +59,15 @@ export class Plan {
   }
 
   outputsSize = 0;
-  /** Performed on a thread made for it, since its steps change the working directory. */
+  /** Perform the plan on a thread of its own, because its steps change the working directory. */
   isOnOwnThread = false;
   /**
-   * Performed in a child process made for it, which shares memory and descriptors with this one: its steps
-   * change namespaces. What such a step has mounted elsewhere than on a kept descriptor goes with the child.
+   * Perform the plan in a child process of its own, because its steps change namespaces. The child shares memory and
+   * file descriptors with this process. Its mounts end with the child, except those on a kept file descriptor.
    */
   isInChild = false;
 
-  /** Adds a step; the number returned stands for the descriptor that it makes. */
+  /** Adds a step. Returns the number that stands for the file descriptor that the step makes. */
   add(call: Call, args: readonly (Text | number)[], options: StepOptions = noOptions): Descriptor {
     let outputAt = -1;
     if (options.output !== undefined) {
@@ -76,12 +78,14 @@ export class Plan {
     return MADE_BY | (this.#steps.length - 1);
   }
 
-  /** What stands for the descriptor that a step still to be added will make: the next one's is `following(0)`. */
+  /**
+   * Returns the number for the file descriptor of a step that is added later; `following(0)` is that of the next step.
+   */
   following(steps: number): Descriptor {
     return MADE_BY | (this.#steps.length + steps);
   }
 
-  /** The step that makes this descriptor. */
+  /** Returns the step that makes this file descriptor. */
   stepOf(descriptor: Descriptor): Step {
     return this.steps[descriptor ^ MADE_BY] as Step;
   }

@@ -1,4 +1,4 @@
-/** Long work on the JavaScript thread, in slices between which the event loop has its turn. */
+/** Divides long work on the JavaScript thread into slices and lets the event loop run between them. */
 import { type Dialogue, pause } from './dialogue.js';
 
 /** In ms. */
@@ -12,12 +12,12 @@ export class Slices {
     return performance.now() >= this.#end;
   }
 
-  /** Begins a new slice, after something else has had its turn. */
+  /** Starts a new slice after other callbacks have run. */
   begin(): void {
     this.#end = performance.now() + SLICE;
   }
 
-  /** Lets others have their turn when it is time. */
+  /** Lets other callbacks run when the slice is over. */
   *pause(): Dialogue<void> {
     if (!this.isOver()) return;
     yield* pause(0);
@@ -25,10 +25,10 @@ export class Slices {
   }
 }
 
-/** So many items are gone through between two looks at the clock. */
+/** The number of items between two checks of the clock. */
 const ITEMS = 16;
 
-/** What a function makes of each item, in slices; undefined is left out. */
+/** Returns the results of a function for each item, computed in slices. Results that are undefined are left out. */
 export function* collect<T, R>(items: Iterable<T>, make: (item: T, index: number) => R | undefined): Dialogue<R[]> {
   const slices = new Slices();
   const made: R[] = [];

@@ -1,6 +1,6 @@
 /**
- * Plans that differ in a few texts only. A template is encoded once; for each plan the block is copied and the texts are
- * written into it, which takes a fraction of the time that making and encoding the steps takes.
+ * Templates for plans that differ only in a few texts. A template is encoded once. For each plan, the block is copied
+ * and the texts are written into it, which takes a fraction of the time that building and encoding the steps takes.
  */
 import { type Encoded, encodeAs, type Pattern, toPattern } from './encode.js';
 import { Plan, type Step } from './plan.js';
@@ -15,15 +15,18 @@ export class Template {
   }
 
   /**
-   * The plans that are made of the template have others in the places of these texts. Undefined where one of them is not
-   * an argument once.
+   * Makes a template from a plan. Plans made from it have other texts in the places of these. Returns undefined unless
+   * each text is exactly one argument.
    */
   static of(plan: Plan, texts: readonly string[]): Template | undefined {
     const pattern = toPattern(plan, texts);
     return pattern && new Template(pattern, plan.outputsSize);
   }
 
-  /** `build` makes the same plan step by step, for whoever looks at the steps: to explain a failure. */
+  /**
+   * Makes a plan with these texts. `build` makes the same plan step by step, for callers that read the steps to explain
+   * a failure.
+   */
   fill(texts: readonly string[], build: () => Plan): Plan {
     return new FilledPlan(this.#pattern, texts, this.#outputsSize, build);
   }

@@ -1,6 +1,6 @@
 /**
- * The attempts to unmount something. While it is busy they go on for as long as the caller wants. The kernel does not
- * tell when a mount becomes free, so it is asked again; no thread is kept in between.
+ * Attempts to unmount something. While the mount is busy, they are repeated for as long as the caller allows. The
+ * kernel does not report when a mount becomes free, so the library tries again. No thread waits between the attempts.
  */
 import * as e from '../errnos.js';
 import { abortError } from '../errors.js';
@@ -11,12 +11,12 @@ import type { Plan } from '../kernel/plan.js';
 import type { Turns } from './turns.js';
 
 export interface Waiting {
-  /** In ms. Left out: 0, or without end where there is a signal. */
+  /** In ms. Default: 0, or without limit when a signal is given. */
   readonly timeout?: number;
   readonly signal?: AbortSignal;
 }
 
-/** What came of it; undefined when another attempt has done it. */
+/** The outcome of an attempt; undefined when another attempt has unmounted the mount. */
 type Outcome = Outputs | StepFailure | undefined;
 
 /** In ms. */
@@ -24,7 +24,7 @@ const LONGEST_PAUSE = 50;
 /** How long an attempt on the calling thread waits for promises of the same mount, in ms. */
 const UNDER_WAY = 100;
 
-/** Pauses that grow from a millisecond, until time is over. */
+/** Pauses that grow from one millisecond until the timeout has passed. */
 export class Pauses {
   readonly #end: number;
   #next = 1;
@@ -33,7 +33,7 @@ export class Pauses {
     this.#end = performance.now() + timeout;
   }
 
-  /** The next one, in ms; undefined when no time is left. */
+  /** Returns the next pause in ms; undefined when the timeout has passed. */
   next(): number | undefined {
     const left = this.#end - performance.now();
     if (!(left > 0)) return undefined;
@@ -49,7 +49,9 @@ export const isBusy = (outcome: Outcome): outcome is StepFailure =>
 const isGoneAlready = (outcome: Outcome): boolean =>
   outcome instanceof StepFailure && !outcome.cancelled && (outcome.errno === e.ESTALE || outcome.errno === e.EINVAL);
 
-/** The attempts at one mount. Each has a turn of its own: what uses the mount meanwhile would make it busy. */
+/**
+ * The attempts to unmount one mount. Each takes a turn of its own, because a concurrent use would make the mount busy.
+ */
 export class Attempts {
   readonly #turns: Turns | undefined;
   #isDone = false;
@@ -59,12 +61,12 @@ export class Attempts {
     this.#turns = turns;
   }
 
-  /** Whether one has succeeded. */
+  /** True when an attempt has succeeded. */
   get isDone(): boolean {
     return this.#isDone;
   }
 
-  /** Performs a plan made anew for each attempt. */
+  /** Performs a plan until it succeeds or time runs out. Each attempt builds the plan anew. */
   *perform(
     plan: () => Plan,
     { signal, timeout = signal === undefined ? 0 : Infinity }: Waiting,
@@ -76,7 +78,7 @@ export class Attempts {
       if (signal?.aborted) throw abortError(signal);
       if (this.#isDone) return undefined;
       const outcome = yield* this.#attempt(plan, signal, isDetached);
-      // Another attempt was quicker, or held the mount at that moment.
+      // Another attempt was faster, or held the mount at that moment.
       if ((this.#isDone || this.#isUnderWay) && isGoneAlready(outcome)) return undefined;
       if (this.#isDone && isBusy(outcome)) return undefined;
       this.#isDone ||= !(outcome instanceof StepFailure);

@@ -1,4 +1,4 @@
-/** What a mount itself can be, whatever its file system: the names of callers, and the bits of both interfaces. */
+/** Attributes of a mount, independent of its file system: the option names, and the bits of both kernel interfaces. */
 import { checkBoolean, checkWord } from '../arguments.js';
 import * as k from '../kernel/constants.js';
 
@@ -46,7 +46,7 @@ export const propagationBits: Readonly<Record<Propagation, number>> = {
   unbindable: k.MS_UNBINDABLE,
 };
 
-/** The attributes among a caller's options. */
+/** Checks a caller's options and returns the attributes among them. */
 export function checkAttributes(options: Readonly<Partial<Record<MountAttribute | 'atime', unknown>>>): AttributeSet {
   return {
     attributes: mountAttributes.filter((name) => checkBoolean(options[name], name)),

@@ -1,4 +1,4 @@
-/** Bind mounts: a file or a tree in a second place, open_tree(2) to move_mount(2). */
+/** Bind mounts: show a file or a tree at a second place, with open_tree(2) and move_mount(2). */
 import { checkBoolean, checkSignal, checkWord, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { abortError, OverlayError, type OverlayErrorFields } from '../errors.js';
@@ -39,31 +39,31 @@ import {
   toTarget,
 } from './mount-namespace.js';
 
-/** How to bind. What is left out is as the source's mount has it. */
+/** Options of a bind mount. An attribute that is left out is the same as on the source's mount. */
 export interface BindOptions {
-  /** With all that is mounted inside the source (AT_RECURSIVE). Default false. */
+  /** Also binds the mounts inside the source (AT_RECURSIVE). Default false. */
   recursive?: boolean;
-  /** Nothing can be written through this mount; as the following, for all that is bound (5.12). */
+  /** Forbids writing through this mount. Like the attributes below, it applies to everything that is bound (5.12). */
   readonly?: boolean;
-  /** Set-user-ID bits and file capabilities are ignored. */
+  /** Ignores set-user-ID bits and file capabilities. */
   nosuid?: boolean;
-  /** Device nodes cannot be opened. */
+  /** Forbids opening device nodes. */
   nodev?: boolean;
-  /** Nothing can be executed. */
+  /** Forbids executing files. */
   noexec?: boolean;
-  /** Symbolic links are not followed (5.14). */
+  /** Forbids following symbolic links (5.14). */
   nosymfollow?: boolean;
-  /** Access times of directories are not updated. */
+  /** Does not update the access times of directories. */
   nodiratime?: boolean;
-  /** When access times are updated. */
+  /** When the kernel updates access times. */
   atime?: AccessTimes;
-  /** Whether mounts inside it show in other namespaces. */
+  /** The propagation type, which decides if mounts inside it appear in other namespaces. */
   propagation?: Propagation;
-  /** Binds over what is mounted at the target already, which is refused otherwise. Default false. */
+  /** Allows a target that is a mount point already, and covers that mount. Default false: such a target is an error. */
   stack?: boolean;
-  /** The mount namespace in which the target is; the source is in the caller's. Default: the caller's. */
+  /** The mount namespace of the target. The source is in the caller's namespace. Default: the caller's. */
   namespace?: NamespaceLike;
-  /** Gives the bind up: what has not begun never does, what has is undone. */
+  /** Cancels the bind: a call that has not begun never begins, and a call that has begun is undone. */
   signal?: AbortSignal;
 }
 
@@ -109,7 +109,7 @@ interface BindPlan {
   readonly id: Step;
 }
 
-/** What access times are set to is one choice of several: the others are cleared. */
+/** The mask of the access time attributes. They are one choice of several, so setting one clears the others. */
 const ACCESS_TIMES = 0x70;
 
 function bindPlan(bind: Bind): BindPlan {
@@ -148,7 +148,7 @@ function bindPlan(bind: Bind): BindPlan {
   return { plan, id: plan.stepOf(look) };
 }
 
-/** Whether one of source and target is a directory and the other is not. */
+/** Returns true when one of source and target is a directory and the other is not. */
 function* areUnlike(bind: Bind): Dialogue<boolean> {
   const plan = new Plan();
   const source = addLook(plan, bind.source);
@@ -159,7 +159,7 @@ function* areUnlike(bind: Bind): Dialogue<boolean> {
   return !(outcome instanceof StepFailure) && isDirectory(source) !== isDirectory(target);
 }
 
-/** The reason for a failed bind. Pure. */
+/** Returns the error that explains a failed bind. Pure. */
 function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayError {
   const { errno, step, undoErrno } = failure;
   const subject = step?.options.subject;
@@ -233,20 +233,20 @@ function* bound(source: PathLike, target: PathLike, options: BindOptions | undef
 }
 
 /**
- * Binds `source`, a directory or a file, at `target`: open_tree(2), mount_setattr(2) (5.12), move_mount(2).
- * The same files are then in both places. Of the source the last link is followed, of the target it is not.
+ * Binds `source`, a directory or a file, at `target`: open_tree(2), mount_setattr(2) (5.12), move_mount(2). The same
+ * files are then in both places. A symbolic link as the last component is followed in `source`, but not in `target`.
  *
  * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`: an argument is wrong
- * @throws {OverlayError} `reason` is `'path-missing'`, `'target-missing'`, `'target-mounted'`,
- * `'target-mismatch'`, `'target-symlink'`, `'source-unbindable'`, `'no-privilege'`, `'namespace-missing'`,
- * `'namespace-denied'`, `'path-inaccessible'`, `'out-of-descriptors'` or `'option-unsupported'`
+ * @throws {OverlayError} `reason` is `'path-missing'`, `'target-missing'`, `'target-mounted'`, `'target-mismatch'`,
+ * `'target-symlink'`, `'source-unbindable'`, `'no-privilege'`, `'namespace-missing'`, `'namespace-denied'`,
+ * `'path-inaccessible'`, `'out-of-descriptors'` or `'option-unsupported'`
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
 export async function bind(source: PathLike, target: PathLike, options?: BindOptions): Promise<Mount> {
   return hold(bound(source, target, options));
 }
 
-/** `bind`, on the calling thread. */
+/** The synchronous form of `bind`. */
 export function bindSync(source: PathLike, target: PathLike, options?: BindOptions): Mount {
   return holdSync(bound(source, target, options));
 }

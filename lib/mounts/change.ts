@@ -1,4 +1,4 @@
-/** What can be done to a mount that is there: attached, cloned, made read-only, put in the place of another. */
+/** Changes to an existing mount: attach it, clone it, make it read-only, or replace another mount with it. */
 
 import { checkBoolean, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
@@ -25,26 +25,29 @@ import {
 import { idHalves, type Mounted, mountIdMask } from './mounted.js';
 import { listRaw } from './table.js';
 
-/** Where and how to attach a detached mount. */
+/** Options for attaching a detached mount. */
 export interface AttachOptions {
-  /** Attaches over what is mounted at the target already, which is refused otherwise. Default false. */
+  /** Allows a target that is a mount point already, and covers that mount. Default false: such a target is an error. */
   stack?: boolean;
-  /** The mount namespace in which the target is, an absolute path there. Default: the caller's. */
+  /** The mount namespace of the target, which is then an absolute path in it. Default: the caller's. */
   namespace?: NamespaceLike;
 }
 
-/** What to change; what is left out stays as it is. */
+/** The properties to change. A property that is left out stays as it is. */
 export interface RemountOptions {
-  /** Whether nothing can be written through this mount (mount_setattr(2), 5.12). */
+  /** Forbids or allows writing through this mount (mount_setattr(2), 5.12). */
   readonly?: boolean;
-  /** Whether the superblock, and with it each mount of it, is read-only (fspick(2), 5.2). */
+  /** Makes the superblock, and so every mount of it, read-only or writable (fspick(2), 5.2). */
   readonlySuperblock?: boolean;
 }
 
 type Id = { readonly id: number };
 type Ids = Id & { readonly device: number };
 
-/** The mount's root: its own descriptor, or one of what is at its path if that is still this very mount. */
+/**
+ * Adds a step for the mount's root. Returns the mount's own file descriptor, or else one for its path; the plan then
+ * fails unless this very mount is still there.
+ */
 function addRoot(plan: Plan, { held, path, id, namespace }: Mounted & Id): Descriptor {
   if (held !== undefined) return held.descriptor;
   if (namespace !== undefined) addJoin(plan, namespace);
@@ -59,7 +62,7 @@ const shownAs = ({ held, path }: Mounted): string =>
 
 type Verdict = Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'>;
 
-/** What any of these can fail by. */
+/** Returns the explanation of an error that each of these changes can fail with. */
 function commonVerdict(mounted: Mounted, { errno, step }: StepFailure): Verdict | undefined {
   const shown = shownAs(mounted);
   if (step?.call === calls.statx && errno === e.ESTALE) {
@@ -122,7 +125,7 @@ function toError(
 
 const attachNames: ReadonlySet<string> = new Set(['stack', 'namespace']);
 
-/** Attaches a detached mount: move_mount(2). What it is then. */
+/** Attaches a detached mount: move_mount(2). Returns the description of the attached mount. */
 export function* attach(
   mounted: Mounted & Id,
   target: PathLike,
@@ -161,7 +164,7 @@ export function* attach(
   });
 }
 
-/** Throws where a mount that had a place is not there any more. */
+/** Throws when an attached mount is no longer at its path. */
 function* refuseGone(mounted: Mounted & Id): Dialogue<void> {
   const plan = new Plan();
   addRoot(plan, mounted);
@@ -192,7 +195,7 @@ function addMove(
   plan.add(calls.move_mount, [from, '', to, '', flags], options);
 }
 
-/** A second mount of the same, detached: open_tree(2). */
+/** Makes a second, detached mount of the same files: open_tree(2). */
 export function* clone(mounted: Mounted & Id): Dialogue<Mounted & Ids> {
   const plan = new Plan();
   const root = addRoot(plan, mounted);
@@ -219,7 +222,7 @@ export function* clone(mounted: Mounted & Id): Dialogue<Mounted & Ids> {
 
 const remountNames: ReadonlySet<string> = new Set(['readonly', 'readonlySuperblock']);
 
-/** Makes mount and superblock read-only, or writable. */
+/** Makes the mount, its superblock, or both read-only or writable. */
 export function* remount(mounted: Mounted & Id, options: RemountOptions | undefined): Dialogue<void> {
   const given = toOptions(options, remountNames);
   const readonly = checkBoolean(given.readonly, 'readonly');
@@ -256,7 +259,10 @@ export function* remount(mounted: Mounted & Id, options: RemountOptions | undefi
   });
 }
 
-/** Throws where something is mounted inside a mount, which would go with it; what covers it is not inside. */
+/**
+ * Throws when a mount has other mounts inside it, because these would be unmounted with it. A mount that covers it is
+ * not inside it.
+ */
 export function* refuseInside(mounted: Mounted & Id): Dialogue<void> {
   const plan = new Plan();
   const root = addRoot(plan, mounted);
@@ -285,8 +291,8 @@ export function* refuseInside(mounted: Mounted & Id): Dialogue<void> {
 }
 
 /**
- * Puts a detached mount in the place of another, in one step: beneath it (MOVE_MOUNT_BENEATH, 6.5), and then the
- * one above is detached. Nobody sees the place empty.
+ * Replaces a mount with a detached one in one step. The plan attaches the new mount beneath the old one
+ * (MOVE_MOUNT_BENEATH, 6.5) and then detaches the old one. No process sees the place empty.
  */
 export function* takePlace(above: Mounted & Id, next: Mounted & Id): Dialogue<Mounted & Id> {
   if (above.held !== undefined || next.held === undefined) {
@@ -296,7 +302,7 @@ export function* takePlace(above: Mounted & Id, next: Mounted & Id): Dialogue<Mo
   const root = addRoot(plan, above);
   const subject = { role: 'target', path: above.path } as const;
   addMove(plan, next.held.descriptor, root, k.MOVE_MOUNT_BENEATH, { undo: true, subject });
-  // By its root, unless /proc is another namespace's, or there is none.
+  // The root's file descriptor names the mount, unless /proc belongs to another namespace or is not mounted.
   const isByRoot = above.namespace === undefined && lookSync('/proc/self/fd').errno === 0;
   const place: Text = isByRoot ? ['/proc/self/fd/', root] : above.path;
   const flags = isByRoot ? k.MNT_DETACH : k.MNT_DETACH | k.UMOUNT_NOFOLLOW;

@@ -1,4 +1,4 @@
-/** Holders in words. */
+/** Describes holders in words. */
 import type { Holder, Holders, Holding } from '../holder.js';
 import { formatBytes, quotePath } from '../paths.js';
 
@@ -24,10 +24,10 @@ const things: Readonly<Record<Holding, string>> = {
   layer: 'overlay at',
 };
 
-/** How it is held, in a word or two. */
+/** Describes in a word or two how it is held. */
 export const whatText = ({ what }: Holder): string => things[what].replace(/(?: inside it)? at$/, '');
 
-/** A holder in a few words. */
+/** Describes a holder in a few words. */
 export function holderText({
   what,
   pid,
@@ -52,7 +52,7 @@ export function holderText({
   return `${who === undefined ? '' : `${who}: `}${thing}${more.length === 0 ? '' : ` (${more.join(', ')})`}`;
 }
 
-/** The first of them, and how many more there are. */
+/** Describes the first holders, and says how many more there are. */
 export function holdersText(holders: Holders): string {
   const shown = holders.slice(0, SHOWN).map(holderText);
   if (holders.length > SHOWN) shown.push(`${holders.length - SHOWN} more`);
@@ -61,7 +61,7 @@ export function holdersText(holders: Holders): string {
   return shown.join('; ');
 }
 
-/** What the answer does not cover. */
+/** Says which part of the search is missing. */
 export function unseenText({ hidden, complete }: Holders): string {
   const parts = [
     ...(hidden === 0 ? [] : [`${hidden} ${hidden === 1 ? 'process' : 'processes'} could not be looked at`]),

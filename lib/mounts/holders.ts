@@ -1,4 +1,4 @@
-/** findHolders: who holds a mount. */
+/** findHolders: finds the holders of a mount. */
 
 import { checkMilliseconds, toOptions } from '../arguments.js';
 import type { Holders } from '../holder.js';
@@ -13,7 +13,7 @@ import { searchHolders } from './search-holders.js';
 import { explainTarget } from './target.js';
 
 export interface HoldersOptions {
-  /** For how long to search, in milliseconds; what is found by then is returned. Default 1000. */
+  /** How long to search, in milliseconds. The holders found by then are returned. Default 1000. */
   timeout?: number;
 }
 
@@ -22,7 +22,7 @@ const TIMEOUT = 1000;
 
 interface Prepared {
   readonly mounted: Mounted;
-  /** Of a path it is to be seen whether it is a mount point. */
+  /** True when the caller passed a path, which must be a mount point. */
   readonly isPath: boolean;
   readonly timeout: number;
 }
@@ -46,22 +46,23 @@ function* find({ mounted, isPath, timeout }: Prepared): Dialogue<Holders> {
 }
 
 /**
- * Finds who holds a mount, or its file system: of a `Mount` also after a lazy unmount, when its upperdir may
- * still be in use; of a path, what is mounted there now. Reads /proc (proc(5)) and the mount tables of all
- * namespaces, and asks statx(2) for mount ids (Linux 5.8). Namespaces that no process is in are found by
- * ioctl_nsfs(2) (6.12, in the first pid and user namespace); elsewhere by the descriptors and files that keep them,
- * as far as these can be seen. Not to be seen are descriptors under way in a socket.
+ * Finds the holders of a mount or of its file system. For a `Mount`, this works after a lazy unmount too, when its
+ * upperdir may still be in use. For a path, it finds the holders of the mount that is there now. It reads /proc
+ * (proc(5)) and the mount tables of all namespaces, and asks statx(2) for mount ids (Linux 5.8). ioctl_nsfs(2) finds
+ * namespaces that no process is in (6.12, in the first pid and user namespace). Elsewhere they are found by the file
+ * descriptors and files that keep them, as far as the process can see these. File descriptors in transit through a
+ * socket cannot be found.
  *
- * @returns the holders, in no order that means anything; `hidden` says how many processes this one may not
- * look at, `complete` whether time sufficed for all others
- * @throws {OverlayError} of a path: `reason` is `'not-mounted'`, `'target-missing'`, `'target-symlink'` or
+ * @returns the holders, in no particular order; `hidden` is the number of processes that this process may not inspect;
+ * `complete` is true when time sufficed for all others
+ * @throws {OverlayError} for a path: `reason` is `'not-mounted'`, `'target-missing'`, `'target-symlink'` or
  * `'path-inaccessible'`
  */
 export async function findHolders(mount: Mount | PathLike, options?: HoldersOptions): Promise<Holders> {
   return hold(find(prepare(mount, options)));
 }
 
-/** `findHolders`, on the calling thread. */
+/** The synchronous form of `findHolders`. */
 export function findHoldersSync(mount: Mount | PathLike, options?: HoldersOptions): Holders {
   return holdSync(find(prepare(mount, options)));
 }

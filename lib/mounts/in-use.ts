@@ -1,7 +1,7 @@
 /**
- * Which directories overlays use as upper or work. The addon keeps the record for all threads of the process
- * (native/in_use.h); each mount enters it, and asks it, by steps of its plan. Here are these steps, the look at overlays
- * that other programs have mounted, and the questions that a refusal leaves open.
+ * The record of directories that overlays use as upperdir or workdir. The addon keeps it for all threads of the process
+ * (native/in_use.h). Each mount reads and extends it by steps of its plan. This file adds these steps. It also looks at
+ * overlays that other programs have mounted, and answers the questions that follow a refusal.
  */
 import { EBUSY, ENOSYS, EPERM, ESTALE } from '../errnos.js';
 import { calls } from '../kernel/calls.js';
@@ -16,45 +16,53 @@ import type { RawMount } from './raw-mount.js';
 import { MOUNT_BASICS, WHOLE_MOUNT } from './statmount.js';
 import { lookAtMounts } from './table.js';
 
-/** What an overlay uses a directory as; the position is the addon's number. */
+/** The uses of a directory by an overlay. The position is the addon's number. */
 export const useRoles = ['upperdir', 'workdir'] as const;
 export type UseRole = (typeof useRoles)[number];
 
-/** Fails with ESTALE when the namespace has mounts that this process has neither made nor seen: `refresh` looks at them. */
+/**
+ * Adds a step that fails with ESTALE when the namespace has mounts that this process has neither made nor seen.
+ * `refresh` then looks at them.
+ */
 export function addNewsGuard(plan: Plan): void {
   plan.add(calls.news, [], { tolerate: [ENOSYS, EPERM] });
 }
 
-/** Whether the guard asks to look at newer mounts first. */
+/** Returns true when the guard failed, so that newer mounts must be looked at first. */
 export const isStale = ({ step, errno }: StepFailure): boolean => step?.call === calls.news && errno === ESTALE;
 
-/** Which uses by other overlays stand in the way of a reservation; the position is the addon's number. */
+/** The uses by other overlays that prevent a reservation. The position is the addon's number. */
 const against = ['nobody', 'everybody', 'certain'] as const;
 
 export interface Reservation {
   readonly role: UseRole;
   readonly subject: Subject;
-  /** `'certain'` leaves those out of which nothing tells whether they still use the directory. */
+  /** `'certain'` ignores a use when nothing shows if it still exists. */
   readonly against: (typeof against)[number];
-  /** The step that makes the directory where it is missing: what has just been made is nobody's. */
+  /**
+   * The step that creates the directory if it is missing. No other overlay uses a directory that has just been created.
+   */
   readonly madeBy?: Descriptor;
 }
 
-/** Reserves a directory until the plan ends, or has mounted an overlay. Fails with EBUSY while others use it. */
+/**
+ * Reserves a directory until the plan ends or has mounted an overlay. The step fails with EBUSY while others use the
+ * directory.
+ */
 export function addReservation(plan: Plan, directory: Descriptor, reservation: Reservation): void {
   const { role, subject, madeBy = 0 } = reservation;
   const args = [directory, useRoles.indexOf(role), against.indexOf(reservation.against), madeBy];
   plan.add(calls.reserve, args, { subject });
 }
 
-/** Enters the overlay that the plan has mounted into the record. A look at its root has to come first. */
+/** Adds the overlay that the plan has mounted to the record. A look at its root has to come first. */
 export function addRecord(plan: Plan, root: Descriptor): void {
   plan.add(calls.record, [root]);
 }
 
 const LISTED_AT_ONCE = 512;
 
-/** Enters the overlays that others have mounted since the last time into the record: listmount(2), statmount(2). */
+/** Adds the overlays that others have mounted since the last call to the record: listmount(2), statmount(2). */
 export function* refresh(): Dialogue<void> {
   for (let last = 0; ; ) {
     const page = yield* listNewer(last);
@@ -96,7 +104,7 @@ function* see(ids: readonly number[]): Dialogue<void> {
   yield* seeMounts(yield* lookAtMounts(overlays, WHOLE_MOUNT));
 }
 
-/** Enters overlays that the mount table shows into the record. */
+/** Adds overlays from the mount table to the record. */
 export function* seeMounts(mounts: readonly RawMount[]): Dialogue<void> {
   if (mounts.length === 0) return;
   const plan = new Plan();
@@ -104,13 +112,13 @@ export function* seeMounts(mounts: readonly RawMount[]): Dialogue<void> {
   yield* ask(plan);
 }
 
-/** The device number of a mount's file system, as looks report it. */
+/** Returns the device number of a mount's file system, in the form that looks report. */
 export function deviceOf({ device }: RawMount): number {
   const [major = 0, minor = 0] = device.split(':').map(Number);
   return major * 2 ** 32 + minor;
 }
 
-/** Of each directory that the mount shows as its upper or work. */
+/** Adds a step for each directory that the mount table shows as the mount's upperdir or workdir. */
 function addSight(plan: Plan, mount: RawMount): void {
   const { id, uniqueId = id, target, options } = mount;
   const shown = Buffer.from(options, 'latin1');
@@ -124,24 +132,24 @@ function addSight(plan: Plan, mount: RawMount): void {
   });
 }
 
-/** Who uses a directory. */
+/** The user of a directory. */
 export interface DirectoryUser {
-  /** Whether that is certain: else an overlay used it, and nothing tells whether it still does. */
+  /** False when an overlay used the directory and nothing shows if it still does. */
   readonly isCertain: boolean;
   /** The id of the mount by which the overlay was seen; 0 while it is being mounted. */
   readonly id: number;
-  /** Of its superblock, as looks report it. */
+  /** The device number of its superblock, in the form that looks report. */
   readonly device: number;
   readonly as: UseRole;
 }
 
 const USER_OUTPUT = 24;
 
-/** A question to the record. */
+/** Adds a query to the record. */
 export const addUserLook = (plan: Plan, directory: Path): Step =>
   plan.stepOf(plan.add(calls.use_of, [k.AT_FDCWD, directory], { output: USER_OUTPUT, tolerate: 'any' }));
 
-/** Its answer: undefined where the directory is free, as far as is known. */
+/** Reads the answer; undefined when the directory is free as far as the record knows. */
 export function readUser(step: Step, outputs: Outputs | StepFailure): DirectoryUser | undefined {
   if (outputs instanceof StepFailure) return undefined;
   const result = outputs.result(step);
@@ -156,7 +164,10 @@ export function* findUser(directory: Path): Dialogue<DirectoryUser | undefined> 
   return readUser(step, yield* ask(plan));
 }
 
-/** The kernel says that this one does not use the directory any more. Another may do so by now. */
+/**
+ * Removes a user from the record, after the kernel has shown that it no longer uses the directory. Another user may
+ * have taken its place by now, and is kept.
+ */
 export function* forgetUser(directory: Path, { id, device }: DirectoryUser): Dialogue<void> {
   const plan = new Plan();
   plan.add(calls.forget, [k.AT_FDCWD, directory, ...idHalves(id), ...idHalves(device)], { tolerate: 'any' });

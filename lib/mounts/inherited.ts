@@ -1,7 +1,7 @@
 /**
  * Copies of a mount in programs that this process has started. A program from `spawn` gets a copy of the mount
- * namespace, and with it of each mount. On a shared mount the kernel carries an unmount over to the copies; elsewhere
- * they would keep an overlay alive until the program ends, though nobody has asked to show it there.
+ * namespace, and so a copy of each mount. On a shared mount, the kernel propagates an unmount to the copies. On other
+ * mounts, the copies would keep an overlay alive until the program ends, although no caller asked to show it there.
  */
 import { readFileSync } from 'node:fs';
 import { calls } from '../kernel/calls.js';
@@ -18,12 +18,12 @@ import { attempt, Patience } from './search.js';
 /** How long to look through /proc, in ms. */
 const SEARCH = 100;
 
-/** As far up as parents are followed. */
+/** The most parents of a process to follow. */
 const MOST_PARENTS = 64;
 
 /**
- * Unmounts the copies of an overlay that programs have inherited at the place where it was. A program that shows the
- * overlay at a place of its own keeps it. Whether there were any that could be unmounted.
+ * Unmounts the copies of an overlay that programs have inherited at its former place. A program that shows the overlay
+ * at a different place keeps it. Returns true when at least one copy was unmounted.
  */
 export function* dropInherited({ path, device }: Mounted): Dialogue<boolean> {
   if (device === undefined) return false;
@@ -56,7 +56,7 @@ function isDescendant(pid: number): boolean {
   return false;
 }
 
-/** proc_pid_stat(5): the command in parentheses can hold any character. */
+/** Reads the parent's pid from proc_pid_stat(5), where the command in parentheses can contain any character. */
 function parentOf(pid: number): number | undefined {
   const text = attempt(() => readFileSync(`/proc/${pid}/stat`, 'latin1'));
   return text === undefined ? undefined : Number(text.slice(text.lastIndexOf(')') + 2).split(' ')[1]);

@@ -1,4 +1,4 @@
-/** Mount namespaces that no process is in: their mounts, and what keeps them. */
+/** Mount namespaces that no process is in: finds their mounts and their keepers. */
 
 import { readdirSync, readlinkSync } from 'node:fs';
 import { calls } from '../kernel/calls.js';
@@ -15,10 +15,13 @@ import { attempt, type Patience } from './search.js';
 import { mountRecords, WHOLE_MOUNT } from './statmount.js';
 import { listRaw } from './table.js';
 
-/** What keeps a namespace: a thread of a process, a descriptor of a process, or a file that it is bound to. */
+/**
+ * The keeper of a namespace: a thread of a process, a file descriptor of a process, or a file that the namespace is
+ * bound to.
+ */
 export interface Keeper {
   readonly inode: number;
-  /** Where this process finds the namespace. */
+  /** The path by which this process reaches the namespace. */
   readonly file: Path;
   readonly pid?: number;
   readonly descriptor?: number;
@@ -34,14 +37,17 @@ interface Kept {
 export interface KeptMount {
   readonly inode: number;
   readonly mount: RawMount;
-  /** None where what keeps it cannot be seen: a descriptor under way in a socket, or of a process of others. */
+  /**
+   * Empty when the keeper cannot be seen: a file descriptor in transit through a socket, or of a process of another
+   * user.
+   */
   readonly keepers: readonly Keeper[];
 }
 
 /**
- * By ioctl_nsfs(2), which goes through the namespaces (6.12). Undefined where there is no such way, or it is closed:
- * it takes CAP_SYS_ADMIN in their user namespaces; on later kernels of a process that is in the first pid namespace
- * and has it in the first user namespace.
+ * Asks the kernel for the namespaces by ioctl_nsfs(2), which iterates over them (6.12). Returns undefined when the
+ * kernel has no such call or denies it. The call needs CAP_SYS_ADMIN in the user namespaces that own them. On later
+ * kernels, the process must be in the first pid namespace and have CAP_SYS_ADMIN in the first user namespace.
  */
 function* askKernel(known: ReadonlySet<number>): Dialogue<Kept[] | undefined> {
   const plan = new Plan();
@@ -67,7 +73,7 @@ const toBuffer = (bytes: string): Buffer => Buffer.from(bytes, 'latin1');
 
 const toInode = (name: string | undefined): number => Number(/^mnt:\[(\d+)\]$/.exec(name ?? '')?.[1]);
 
-/** What keeps namespaces other than the known ones, as far as it can be seen. */
+/** Finds the keepers of namespaces other than the known ones, as far as this process can see them. */
 function* findKeepers(
   pids: readonly number[],
   namespaces: readonly Namespace[],
@@ -103,7 +109,7 @@ function* findKeepers(
   return keepers;
 }
 
-/** Where the kernel does not list namespaces: those of the keepers, one after the other. */
+/** Reads the namespaces of the keepers one by one, on kernels that do not list namespaces. */
 function* readTables(keepers: readonly Keeper[], patience: Patience): Dialogue<Kept[]> {
   const found = new Map<number, Kept>();
   for (const { inode, file } of keepers) {
@@ -115,13 +121,13 @@ function* readTables(keepers: readonly Keeper[], patience: Patience): Dialogue<K
         mounts: yield* listRaw({ namespace: file, select: ({ type }) => type === 'overlay' }),
       });
     } catch {
-      // gone by now, or not to be joined
+      // The namespace has ended, or this process may not join it.
     }
   }
   return [...found.values()];
 }
 
-/** The mounts that are wanted, in the namespaces that are not those of processes. */
+/** Returns the wanted mounts in namespaces that no process is in. */
 export function* findKept(
   pids: readonly number[],
   namespaces: readonly Namespace[],

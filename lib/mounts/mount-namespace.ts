@@ -1,4 +1,4 @@
-/** Mount namespaces: which one a call is about, and private ones that a descriptor holds. */
+/** Mount namespaces: selects the one that a call works in, and creates private ones that a file descriptor holds. */
 import { existsSync } from 'node:fs';
 import { isDescriptor } from '../arguments.js';
 import * as e from '../errnos.js';
@@ -20,20 +20,20 @@ import { type Descriptor, Plan } from '../kernel/plan.js';
 import { isAbsolute, type Path, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
 
 /**
- * A mount namespace: the path of one (`/proc/PID/ns/mnt`, or a file that one is bound to), a descriptor of one,
- * or one from `createNamespace`.
+ * A mount namespace: its path (`/proc/PID/ns/mnt`, or a file that it is bound to), a file descriptor of it, or an
+ * object from `createNamespace`.
  */
 export type NamespaceLike = PathLike | number | MountNamespace;
 
-/** A namespace as a plan names it. */
+/** A namespace in the form that plans use. */
 export type Namespace = Path | number;
 
 const forgottenText = (descriptor: number): string =>
   `The MountNamespace of descriptor ${descriptor} is closed by garbage collection: close it, or have it disposed of with \`using\``;
 
 /**
- * A mount namespace of its own, held by a descriptor and by nobody else: with it go its mounts. Close it, or
- * have it disposed of with `using`.
+ * A separate mount namespace, held only by a file descriptor. Its mounts end with it. Close it, or dispose of it with
+ * `using`.
  */
 export class MountNamespace {
   readonly #held: Held;
@@ -44,28 +44,34 @@ export class MountNamespace {
     closeWith(this, this.#held, forgottenText);
   }
 
-  /** The descriptor; -1 when it is closed. For `spawn`'s `stdio`, or setns(2). */
+  /** The file descriptor, for `spawn`'s `stdio` or setns(2); -1 once it is closed. */
   get fd(): number {
     return this.#held.descriptor;
   }
 
-  /** Gives the namespace up: unless a process is in it or something else holds it, its mounts are gone. */
+  /** Closes the namespace. Its mounts end, unless a process is in the namespace or something else holds it. */
   close(): void {
     close(this.#held);
   }
 
-  /** `close()`, at the end of a `using` block. */
+  /** Calls `close()` at the end of a `using` block. */
   [Symbol.dispose](): void {
     this.close();
   }
 
-  /** `close()`, at the end of an `await using` block, on a thread: to end many mounts takes its time. */
+  /**
+   * Closes the namespace at the end of an `await using` block. It does so on another thread, because ending many mounts
+   * takes time.
+   */
   async [Symbol.asyncDispose](): Promise<void> {
     await closeLater(this.#held);
   }
 }
 
-/** The option as a plan names it; undefined where it is left out: the calling thread's own. */
+/**
+ * Checks the option and returns it in the form that plans use; undefined, for the calling thread's namespace, when left
+ * out.
+ */
 export function checkNamespace(value: unknown, name = 'namespace'): Namespace | undefined {
   if (value === undefined) return undefined;
   const found = value instanceof MountNamespace ? value.fd : value;
@@ -77,7 +83,7 @@ export function checkNamespace(value: unknown, name = 'namespace'): Namespace | 
   return toAbsolute(toPath(found, name));
 }
 
-/** A target as plans have it: in another namespace nothing is relative to the caller's working directory. */
+/** Returns a target in the form that plans use. In another namespace, the caller's working directory has no meaning. */
 export function toTarget(value: unknown, namespace: Namespace | undefined): Path {
   const path = toPath(value, 'target');
   if (namespace === undefined) return toAbsolute(path);
@@ -88,19 +94,23 @@ export function toTarget(value: unknown, namespace: Namespace | undefined): Path
 const subjectOf = (namespace: Namespace) =>
   ({ role: 'namespace', path: typeof namespace === 'number' ? `${namespace}` : namespace }) as const;
 
-/** A descriptor of the namespace for the plan alone, or one for whoever has it performed. */
+/**
+ * Adds a step that opens the namespace. The file descriptor ends with the plan, or belongs to the caller when `isKept`
+ * is set.
+ */
 export function addOpen(plan: Plan, namespace: Namespace, isKept: boolean): Descriptor {
   const path = typeof namespace === 'number' ? `/proc/thread-self/fd/${namespace}` : namespace;
   const options = { subject: subjectOf(namespace), ...(isKept && { keep: true, output: 0 }) };
-  // What is no namespace may be a FIFO, which would be waited for.
+  // A path that is not a namespace may be a FIFO, and opening it would block.
   return plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_CLOEXEC | k.O_NONBLOCK, 0], options);
 }
 
 /**
- * Has the steps that follow see another namespace: its root is theirs, its mounts are what they change. Threads
- * share what they see, so the plan gets one of its own, which ends with it. Descriptors stay what they are.
+ * Makes the following steps work in another namespace: its root becomes their root, and they change its mounts. Threads
+ * share their root and working directory, so the plan gets a thread of its own, which ends with it. File descriptors
+ * stay valid.
  *
- * @returns the descriptor by which it is joined, for whoever has the plan performed if it is to be kept
+ * @returns the file descriptor by which the plan joins the namespace; it belongs to the caller when `isKept` is set
  */
 export function addJoin(plan: Plan, namespace: Namespace, isKept = false): Descriptor {
   plan.isOnOwnThread = true;
@@ -111,7 +121,10 @@ export function addJoin(plan: Plan, namespace: Namespace, isKept = false): Descr
   return descriptor;
 }
 
-/** What a limit on namespaces stands in the way of: a detached mount is in one of its own. */
+/**
+ * The explanation of an error at the limit on namespaces. A detached mount is in a namespace of its own, so it counts
+ * too.
+ */
 export const outOfNamespaces = {
   reason: 'out-of-namespaces',
   what: 'there are as many mount namespaces, of which each detached mount has one, as /proc/sys/user/max_mnt_namespaces allows',
@@ -119,11 +132,11 @@ export const outOfNamespaces = {
 
 const joining: ReadonlySet<Call> = new Set([calls.openat2, calls.setns]);
 
-/** Whether there is no such file for want of /proc. */
+/** Returns true when the file is missing because /proc is not mounted. */
 const isInMissingProc = (path: string): boolean =>
   (path.startsWith('/proc/') || /^\d+$/.test(path)) && !existsSync(OWN_MOUNT_NAMESPACE);
 
-/** The error where joining a namespace is what failed. */
+/** Returns the error when the failed step is the one that joins a namespace. */
 export function explainJoin({ step, errno }: StepFailure): OverlayError | undefined {
   const subject = step?.options.subject;
   if (step === undefined || subject?.role !== 'namespace' || !joining.has(step.call)) return undefined;
@@ -159,7 +172,7 @@ function* creation(): Dialogue<MountNamespace> {
   const { errno, step } = outcome;
   if (errno === e.ENOENT) throw missingProc(OWN_MOUNT_NAMESPACE);
   if (errno === e.EINVAL && step?.call === calls.mount) {
-    // It could be made, and paths in it would begin at a root that the process does not see.
+    // The namespace could be made, but paths in it would start at a root that the process does not see.
     const what = 'this process is chrooted, and its root is not the root of a mount';
     throw new OverlayError({ errno, syscall: 'mount', reason: 'chrooted', what });
   }
@@ -184,18 +197,18 @@ function* creation(): Dialogue<MountNamespace> {
 }
 
 /**
- * Makes a mount namespace that begins as a copy of the calling thread's: unshare(2) with CLONE_NEWNS, and all of
- * it private, on a thread that ends with the call. Pass it as `namespace` to mount, bind, unmount and list in
- * it. The time it takes grows with the number of mounts that are copied.
+ * Creates a mount namespace as a copy of the calling thread's: unshare(2) with CLONE_NEWNS. All its mounts are private.
+ * It is made on a thread that ends with the call. Pass it as `namespace` to mount, bind, unmount and list in it. The
+ * time grows with the number of mounts that are copied.
  *
- * @throws {OverlayError} `reason` is `'no-privilege'`, `'out-of-namespaces'`, `'out-of-descriptors'`, `'proc-missing'` or
- * `'chrooted'`
+ * @throws {OverlayError} `reason` is `'no-privilege'`, `'out-of-namespaces'`, `'out-of-descriptors'`, `'proc-missing'`
+ * or `'chrooted'`
  */
 export async function createNamespace(): Promise<MountNamespace> {
   return hold(creation());
 }
 
-/** `createNamespace`, on the calling thread. */
+/** The synchronous form of `createNamespace`. */
 export function createNamespaceSync(): MountNamespace {
   return holdSync(creation());
 }

@@ -1,4 +1,4 @@
-/** A mount that was made here. */
+/** A mount that this library has made. */
 import { type InspectOptions, inspect } from 'node:util';
 import { OverlayError } from '../errors.js';
 import { type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
@@ -13,39 +13,42 @@ import { checkMountUnmountOptions, type MountUnmountOptions, unmountMounted, wit
 const forgottenText = (descriptor: number): string =>
   `The detached mount of descriptor ${descriptor} is closed by garbage collection: unmount it, or have it disposed of with \`using\``;
 
-/** A clone or an open file may still need the workdir of a mount that is disposed of. */
+/** Returns true when the error says that a clone or an open file may still need the workdir of a disposed mount. */
 const isLeftInUse = (error: unknown): boolean => error instanceof OverlayError && error.reason === 'work-in-use';
 
-/** What a mount's other functions need of it. */
+/** Returns the internal description of a mount, for the library's other functions. */
 export let mountedOf: (mount: Mount) => Identified;
 
 type Identified = Mounted & { readonly id: number };
 
-/** Performs what uses the mount while nobody ends it, in both forms. */
+/** Calls a function that uses the mount; no other call ends the mount meanwhile. `useSync` is the synchronous form. */
 export let use: <T>(mount: Mount, perform: (mounted: Identified) => Promise<T>) => Promise<T>;
 export let useSync: <T>(mount: Mount, perform: (mounted: Identified) => T) => T;
 
-/** Performs what has the object stand for another mount, while nobody uses it. */
+/**
+ * Calls a function that makes the object stand for another mount, while no other call uses it. `changeSync` is the
+ * synchronous form.
+ */
 export let change: (mount: Mount, perform: () => Promise<void>) => Promise<void>;
 export let changeSync: (mount: Mount, perform: () => void) => void;
 
-/** Has the object stand for a mount that is at another place now, or for another mount. */
+/** Makes the object stand for a mount that has moved to another place, or for another mount. */
 export let become: (mount: Mount, target: PathLike | undefined, mounted: Identified) => void;
 
 /**
- * A mount in the namespace of the thread that made it, or a detached one, which is in none. The former stays
- * when this object goes, and the latter ends with it: unmount it, or have it disposed of with `using` or
- * `await using` (Node 24, or compiled).
+ * A mount in the namespace of the thread that made it, or a detached mount, which is in no namespace. An attached mount
+ * remains when this object is garbage collected; a detached one ends with the object. Unmount it, or dispose of it with
+ * `using` or `await using` (Node 24, or compiled).
  */
 export class Mount {
-  /** Where it is mounted, as it was passed; undefined for a detached mount. */
+  /** The mount point, as the caller passed it; undefined for a detached mount. */
   get target(): PathLike | undefined {
     return this.#target;
   }
 
   /**
-   * The kernel's id for this mount: from Linux 6.8 on one that is never used again (statx(2),
-   * STATX_MNT_ID_UNIQUE), before that the one in /proc/self/mountinfo.
+   * The kernel's id for this mount. From Linux 6.8 on, it is never reused (statx(2), STATX_MNT_ID_UNIQUE). On earlier
+   * kernels, it is the id in /proc/self/mountinfo.
    */
   get id(): number {
     return this.#mounted.id;
@@ -78,49 +81,49 @@ export class Mount {
   }
 
   /**
-   * Where the mount's files are: the target from the root on, or `/proc/self/fd/N` for a detached mount. Of a target
-   * that is no UTF-8, `pathBytes` is the path; this has U+FFFD for such bytes.
+   * The path of the mount's files: the absolute path of the target, or `/proc/self/fd/N` for a detached mount. For a
+   * target that is not UTF-8, this string has U+FFFD in place of the invalid bytes, and `pathBytes` is the exact path.
    */
   get path(): string {
     return pathString(this.#mounted.path);
   }
 
-  /** The same as bytes. */
+  /** The same path as bytes. */
   get pathBytes(): Buffer {
     return Buffer.from(toBytes(this.#mounted.path));
   }
 
   /**
-   * The descriptor of a detached mount, which a program that is started can inherit; -1 once it is unmounted.
-   * Undefined for a mount that has a target.
+   * The file descriptor of a detached mount, which a child process can inherit; -1 once it is unmounted. Undefined for
+   * a mount that has a target.
    */
   get fd(): number | undefined {
     return this.#mounted.held?.descriptor;
   }
 
-  /** Whether it has a place, as far as this object knows. */
+  /** The state of the mount, as far as this object knows. */
   get #state(): 'mounted' | 'detached' | 'unmounted' {
     const { held } = this.#mounted;
     if (held !== undefined) return held.descriptor < 0 ? 'unmounted' : 'detached';
     return this.#attempts.isDone ? 'unmounted' : 'mounted';
   }
 
-  /** For `console.log`. */
+  /** Formats the mount for `console.log`. */
   [inspect.custom](depth: number, options: InspectOptions): string {
     const name = this.constructor.name;
     if (depth < 0) return `[${name}]`;
     return `${name} ${inspect({ target: this.target, path: this.path, id: this.id, state: this.#state }, options)}`;
   }
 
-  /** Whether it was made in a user namespace of its own: with `rootless`. */
+  /** True when the mount was made with `rootless`, in a user namespace of its own. */
   get isRootless(): boolean {
     return this.#mounted.isRootless === true;
   }
 
   /**
-   * Unmounts it. Done twice, it does nothing the second time. Fails, and the mount stays usable, while it is
-   * busy; and when what is mounted at the target is not this mount any more. A detached mount is never busy: its
-   * descriptor is closed, and it ends with the last file of it that is still open.
+   * Unmounts the mount. A second call does nothing. The call fails, and the mount stays usable, while the mount is
+   * busy. It also fails when this mount is no longer the one at the target. A detached mount is never busy: its file
+   * descriptor is closed, and the mount ends when the last open file of it is closed.
    *
    * @throws {OverlayError} as `unmount`
    */
@@ -129,10 +132,10 @@ export class Mount {
   }
 
   /**
-   * `unmount`, on the calling thread.
+   * The synchronous form of `unmount`.
    *
-   * @throws {OverlayError} as `unmount`; `reason` is `'mount-busy'` too while a promise of a detached mount, or that
-   * of a replacement, is not kept yet
+   * @throws {OverlayError} as `unmount`; `reason` is also `'mount-busy'` while a promise of a detached mount, or of a
+   * replacement, is pending
    */
   unmountSync(options?: MountUnmountOptions): void {
     holdSync(this.#unmount(withoutEndlessWait(checkMountUnmountOptions(options))));
@@ -143,8 +146,8 @@ export class Mount {
   }
 
   /**
-   * Attaches a detached mount at `target`: move_mount(2), 5.2. Its descriptor is closed then; `target` and `path`
-   * are the place. One made with `rootless` cannot be attached.
+   * Attaches a detached mount at `target`: move_mount(2), 5.2. Its file descriptor is then closed, and `target` and
+   * `path` are the new place. A mount made with `rootless` cannot be attached.
    *
    * @throws {OverlayError} `reason` is `'target-missing'`, `'target-mounted'`, `'target-not-directory'`,
    * `'no-privilege'`, `'not-mounted'`, `'namespace-missing'` or `'namespace-denied'`
@@ -153,14 +156,14 @@ export class Mount {
     await this.#turns.end(async () => become(this, target, await hold(attach(this.#mounted, target, options))));
   }
 
-  /** `attach`, on the calling thread. */
+  /** The synchronous form of `attach`. */
   attachSync(target: PathLike, options?: AttachOptions): void {
     this.#turns.endSync(() => become(this, target, holdSync(attach(this.#mounted, target, options))));
   }
 
   /**
-   * A second mount of the same files, detached: open_tree(2) with OPEN_TREE_CLONE, 5.2; of a detached one from
-   * Linux 6.15 on. What is mounted inside does not come with it.
+   * Makes a second, detached mount of the same files: open_tree(2) with OPEN_TREE_CLONE, 5.2. A detached mount can be
+   * cloned from Linux 6.15 on. Mounts inside it are not cloned.
    *
    * @throws {OverlayError} `reason` is `'source-unbindable'`, `'not-mounted'` or `'no-privilege'`
    */
@@ -168,7 +171,7 @@ export class Mount {
     return new Mount(undefined, await use(this, (mounted) => hold(clone(mounted))));
   }
 
-  /** `clone`, on the calling thread. */
+  /** The synchronous form of `clone`. */
   cloneSync(): Mount {
     return new Mount(
       undefined,
@@ -179,19 +182,19 @@ export class Mount {
   /**
    * Makes the mount, or its superblock, read-only or writable: mount_setattr(2), 5.12; fspick(2), 5.2.
    *
-   * @throws {OverlayError} `reason` is `'mount-busy'` while a file is open for writing, `'read-only'` where there
-   * is no upper that could be written, `'not-mounted'` or `'no-privilege'`
+   * @throws {OverlayError} `reason` is `'mount-busy'` while a file is open for writing, `'read-only'` when there is no
+   * upper that can be written, `'not-mounted'` or `'no-privilege'`
    */
   async remount(options: RemountOptions): Promise<void> {
     await use(this, (mounted) => hold(remount(mounted, options)));
   }
 
-  /** `remount`, on the calling thread. */
+  /** The synchronous form of `remount`. */
   remountSync(options: RemountOptions): void {
     useSync(this, (mounted) => holdSync(remount(mounted, options)));
   }
 
-  /** `unmount()`, at the end of an `await using` block. A workdir that `create` has made is removed as well. */
+  /** Unmounts at the end of an `await using` block, as `unmount()`. Also removes a workdir that `create` has made. */
   async [Symbol.asyncDispose](): Promise<void> {
     try {
       await this.unmount({ removeWork: this.#mounted.ownsWork === true });
@@ -200,7 +203,7 @@ export class Mount {
     }
   }
 
-  /** `unmountSync()`, at the end of a `using` block. A workdir that `create` has made is removed as well. */
+  /** Unmounts at the end of a `using` block, as `unmountSync()`. Also removes a workdir that `create` has made. */
   [Symbol.dispose](): void {
     try {
       this.unmountSync({ removeWork: this.#mounted.ownsWork === true });

@@ -1,4 +1,6 @@
-/** The mount table as /proc shows it: proc_pid_mountinfo(5). Text in, entries out; see readMountinfo for I/O. */
+/**
+ * Parses the mount table of /proc: proc_pid_mountinfo(5). The parser takes text and does no I/O; readMountinfo does.
+ */
 import { readFileSync } from 'node:fs';
 import * as e from '../errnos.js';
 import { missingProc, OverlayError } from '../errors.js';
@@ -10,7 +12,7 @@ import { Plan } from '../kernel/plan.js';
 import { collect } from '../kernel/slices.js';
 import { unescapeOctal } from '../mount-strings.js';
 
-/** A line of the table. Strings hold a character a byte, the table's octal escapes taken away but from the options. */
+/** A line of the table. Each character of a string is one byte. Octal escapes are decoded, except in the options. */
 export interface MountinfoLine {
   readonly id: number;
   readonly parent: number;
@@ -18,16 +20,16 @@ export interface MountinfoLine {
   readonly root: string;
   readonly target: string;
   readonly mountOptions: string;
-  /** `shared:1 master:2`, `unbindable`; mostly none. */
+  /** The optional fields, such as `shared:1 master:2` or `unbindable`; mostly empty. */
   readonly tags: string;
   readonly type: string;
   readonly source: string;
   readonly superOptions: string;
 }
 
-/** The same with bytes. */
+/** The same line with bytes. */
 export interface MountinfoEntry {
-  /** Reused when a mount is gone: not the id that statx(2) calls unique. */
+  /** Reused after the mount is gone: not the id that statx(2) calls unique. */
   readonly id: number;
   readonly parent: number;
   readonly device: string;
@@ -36,20 +38,20 @@ export interface MountinfoEntry {
   readonly mountOptions: string;
   readonly type: string;
   readonly source: Buffer;
-  /** As it stands there, still escaped: commas separate options only until then. */
+  /** As in the table, still escaped: once the escapes are decoded, a comma may also be part of a value. */
   readonly superOptions: Buffer;
 }
 
 const toBuffer = (bytes: string): Buffer => Buffer.from(bytes, 'latin1');
 
-/** Without the table's octal escapes. A character a byte, in and out. */
+/** Decodes the table's octal escapes. Each character is one byte, in the argument and in the result. */
 export const unescapeField = (field: string): string =>
   field.includes('\\') ? unescapeOctal(toBuffer(field)).toString('latin1') : field;
 
 //   36 35 98:0 /root /target rw,noatime master:1 … - ext3 /dev/root rw,errors=continue
 //   id parent device root target options (any number of tags) - type source super
 function parseLine(line: string, before: MountinfoLine | undefined): MountinfoLine | undefined {
-  // On single spaces: an empty source is an empty field.
+  // Splits at single spaces, because an empty source is an empty field.
   let at = 0;
   const next = (): string => {
     const end = line.indexOf(' ', at);
@@ -90,11 +92,14 @@ function parseLine(line: string, before: MountinfoLine | undefined): MountinfoLi
 
 type Texts = Exclude<keyof MountinfoLine, 'id' | 'parent'>;
 
-/** Long tables have much in common from line to line; what is kept of it once costs the garbage collector less. */
+/**
+ * Returns the string of the previous line when it is equal. Lines of long tables have much in common, and one shared
+ * copy saves work for the garbage collector.
+ */
 const sharer = (before: MountinfoLine | undefined) => (name: Texts, text: string) =>
   before?.[name] === text ? before[name] : text;
 
-/** The lines of a table. */
+/** Yields the lines of a table. */
 export function* splitMountinfo(text: Buffer): Generator<MountinfoLine> {
   const whole = text.toString('latin1');
   let before: MountinfoLine | undefined;
@@ -110,7 +115,7 @@ export function* splitMountinfo(text: Buffer): Generator<MountinfoLine> {
   }
 }
 
-/** With bytes instead of strings that hold a character a byte. */
+/** Converts the strings, with one byte a character, to bytes. */
 export const toEntry = ({ tags, ...line }: MountinfoLine): MountinfoEntry => ({
   ...line,
   root: toBuffer(line.root),
@@ -121,11 +126,11 @@ export const toEntry = ({ tags, ...line }: MountinfoLine): MountinfoEntry => ({
 
 export const parseMountinfo = (text: Buffer): MountinfoEntry[] => Array.from(splitMountinfo(text), toEntry);
 
-/** The table of the calling thread. */
+/** The mount table of the calling thread. */
 export const MOUNTINFO = '/proc/thread-self/mountinfo';
 
 /**
- * The mounts that the calling thread sees.
+ * Returns the mounts that the calling thread sees.
  *
  * @throws {OverlayError} `reason` is `'proc-missing'`
  */
@@ -140,8 +145,9 @@ export function readMountinfo(): MountinfoEntry[] {
 const whole = (line: MountinfoLine): MountinfoLine => line;
 
 /**
- * The lines of a table, or what `make` makes of them; undefined is left out. In its promise form it keeps the event
- * loop free, however long the table is: a thread reads the text, and the lines are taken apart in slices.
+ * Returns the lines of a table, or the results of `make` for them; results that are undefined are left out. The promise
+ * form keeps the event loop free, however long the table is: another thread reads the text, and the lines are parsed in
+ * slices.
  *
  * @throws {OverlayError} `reason` is `'proc-missing'`, `'out-of-descriptors'` or `'unexplained'`
  */

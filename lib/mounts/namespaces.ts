@@ -1,4 +1,4 @@
-/** The mount namespaces that processes are in, and their mount tables. */
+/** The mount namespaces of processes, and their mount tables. */
 
 import { readdirSync, readlinkSync } from 'node:fs';
 import type { Dialogue } from '../kernel/dialogue.js';
@@ -9,25 +9,28 @@ import { attempt, type Patience } from './search.js';
 export interface Namespace {
   /** The inode number of /proc/PID/ns/mnt; undefined for the caller's own. */
   readonly inode: number | undefined;
-  /** A process that is in it. */
+  /** A process in the namespace. */
   readonly pid: number;
   readonly table: readonly MountinfoLine[];
 }
 
-/** Processes by id: this one first, then the youngest. */
+/** Lists the processes by id: this process first, then the others from the highest id down. */
 export function listProcesses(): number[] {
   const names = attempt(() => readdirSync('/proc')) ?? [];
   const others = names.map(Number).filter((pid) => pid > 0 && pid !== process.pid);
   return [process.pid, ...others.sort((a, b) => b - a)];
 }
 
-/** The number of the namespace of a kind that a process is in: `12`, `12/task/13`, `thread-self`. */
+/**
+ * Returns the inode number of a process's namespace. The process is written as in /proc: `12`, `12/task/13`,
+ * `thread-self`.
+ */
 export function inodeOf(process: number | string, kind: 'mnt' | 'net'): number | undefined {
   const link = attempt(() => readlinkSync(`/proc/${process}/ns/${kind}`));
   return link === undefined ? undefined : Number(/\d+/.exec(link)?.[0]);
 }
 
-/** One process of each namespace of a kind, the caller's own first. */
+/** Returns one process of each namespace of a kind, the caller's own namespace first. */
 export function* findNamespaces(
   kind: 'mnt' | 'net',
   pids: readonly number[],
@@ -49,7 +52,7 @@ export function* findNamespaces(
   return found;
 }
 
-/** None of a process that has ended, or that may not be looked at. */
+/** Returns the table, or an empty one when the process has ended or may not be inspected. */
 function* readTableIfAny(path: string): Dialogue<MountinfoLine[]> {
   try {
     return yield* readTable((line) => line, path);
@@ -58,7 +61,7 @@ function* readTableIfAny(path: string): Dialogue<MountinfoLine[]> {
   }
 }
 
-/** The caller's own namespace with its table however late it is, and as many others as there is time for. */
+/** Returns the caller's own namespace with its table, even when time is over, and as many others as time allows. */
 export function* readNamespaces(pids: readonly number[], patience: Patience): Dialogue<Namespace[]> {
   const namespaces: Namespace[] = [];
   for (const { inode, pid } of yield* findNamespaces('mnt', pids, patience)) {
@@ -69,7 +72,7 @@ export function* readNamespaces(pids: readonly number[], patience: Patience): Di
   return namespaces;
 }
 
-/** An absolute path of a namespace, as the caller can reach it. */
+/** Returns the path by which the caller reaches an absolute path in a namespace. */
 export function pathIn({ inode, pid }: Pick<Namespace, 'inode' | 'pid'>, path: Path): Path {
   return inode === undefined
     ? path

@@ -1,19 +1,19 @@
-/** A mount as the kernel tells of it, whichever way it was asked. */
+/** A mount as the kernel reports it, independent of the interface that was used. */
 import * as k from '../kernel/constants.js';
 import type { MountinfoLine } from './mountinfo.js';
 
-/** Where mounts and unmounts below this one go, and where they come from: mount_namespaces(7). */
+/** The propagation of mounts and unmounts below this mount, to others and from others: mount_namespaces(7). */
 export interface MountPropagation {
-  /** The number of its peer group, when it is shared. */
+  /** The number of its peer group, when the mount is shared. */
   readonly peerGroup?: number;
-  /** The number of the peer group that it gets mounts from, when it is a slave. */
+  /** The number of the peer group that it receives mounts from, when the mount is a slave. */
   readonly master?: number;
-  /** The nearest peer group above its master that is to be seen from here, when the master is not. */
+  /** The nearest peer group above its master that is visible here, when the master itself is not. */
   readonly propagateFrom?: number;
   readonly unbindable: boolean;
 }
 
-/** A mount as it comes from the kernel. Strings hold a character a byte. */
+/** A mount as the kernel reports it. Each character of a string is one byte. */
 export interface RawMount {
   readonly id: number;
   readonly uniqueId: number | undefined;
@@ -26,7 +26,7 @@ export interface RawMount {
   /** MOUNT_ATTR_* */
   readonly attributes: number;
   readonly propagation: MountPropagation;
-  /** As the table has them, still escaped: `rw,size=1k` */
+  /** As in the table, still escaped: `rw,size=1k` */
   readonly options: string;
 }
 
@@ -48,7 +48,7 @@ function readAttributes(text: string): number {
   const words = text.split(',');
   let attributes = 0;
   for (const word of words) attributes |= attributeWords[word] ?? 0;
-  // Without a word for it, the time of access is always kept.
+  // The kernel has no word for strictatime: without `noatime` and `relatime`, it always updates access times.
   const isStrict = !words.includes('noatime') && !words.includes('relatime');
   return isStrict ? attributes | k.MOUNT_ATTR_STRICTATIME : attributes;
 }
@@ -65,7 +65,7 @@ function readTags(text: string): MountPropagation {
   return propagation;
 }
 
-/** A function's results, remembered: for texts of which a table has few. */
+/** Caches a function's results, for texts that take few different values in a table. */
 function remembering<T>(read: (text: string) => T): (text: string) => T {
   const known = new Map<string, T>();
   return (text) => {
@@ -78,7 +78,7 @@ function remembering<T>(read: (text: string) => T): (text: string) => T {
   };
 }
 
-/** Makes mounts of the lines of one table. */
+/** Returns a function that makes mounts from the lines of one table. */
 export function mountinfoReader(): (line: MountinfoLine, uniqueId?: number) => RawMount {
   const toAttributes = remembering(readAttributes);
   return ({ id, parent, device, root, target, mountOptions, tags, type, source, superOptions }, uniqueId) => ({
@@ -92,7 +92,7 @@ export function mountinfoReader(): (line: MountinfoLine, uniqueId?: number) => R
     type,
     attributes: toAttributes(mountOptions),
     propagation: readTags(tags),
-    // Nothing comes of it since 5.15, and statmount(2) leaves it out.
+    // The option `mand` has no effect since 5.15, and statmount(2) leaves it out.
     options: superOptions.includes(',mand')
       ? superOptions.replace(/^(r[ow](?:,sync)?(?:,dirsync)?),mand(?=,|$)/, '$1')
       : superOptions,

@@ -1,6 +1,6 @@
 /**
- * Who holds a mount: a search through /proc, for after an unmount has failed, or when asked. What is in the mount
- * shows by the mount's id, statx(2), not by the text of paths.
+ * Searches /proc for the holders of a mount, after an unmount has failed or when a caller asks. The mount's id from
+ * statx(2) shows what is in the mount; the text of a path does not.
  */
 
 import { readdirSync, readFileSync } from 'node:fs';
@@ -21,13 +21,13 @@ import type { RawMount } from './raw-mount.js';
 import { attempt, Patience } from './search.js';
 import { commandOf, findUsers, type Sockets, type Via, type Wanted } from './users.js';
 
-/** Paths to look at, and what is to be said when one is in one of the mounts. */
+/** Paths to look at, each with the value to return when the path is in one of the mounts. */
 type Places<T> = readonly (readonly [path: Path, say: T])[];
 
-/** So many to a crossing. */
+/** The most places in one native call. */
 const MOST_PLACES = 250;
 
-/** Those places that are in one of the mounts. */
+/** Returns the values of those places that are in one of the mounts. */
 function* placesIn<T>(places: Places<T>, ids: Wanted['ids'], patience: Patience): Dialogue<[say: T, via: Via][]> {
   const found: [say: T, via: Via][] = [];
   for (let start = 0; start < places.length; start += MOST_PLACES) {
@@ -47,12 +47,12 @@ function* placesIn<T>(places: Places<T>, ids: Wanted['ids'], patience: Patience)
   return found;
 }
 
-/** The mount that is asked about. */
+/** The mount that the search is about. */
 interface Held {
   readonly workdir: Path | undefined;
-  /** Its id in the mount tables; undefined when it is in none any more. */
+  /** Its id in the mount tables; undefined when it is no longer in any table. */
   readonly tableId: number | undefined;
-  /** As the mount tables write it; undefined when it is not known. */
+  /** The device number as the mount tables write it; undefined when unknown. */
   readonly device: string | undefined;
 }
 
@@ -76,7 +76,7 @@ function* lookAt({ path, id, device, namespace, workdir }: Mounted, flags: numbe
 /** A mount in the table of a namespace. */
 type Row = readonly [row: MountinfoLine, namespace: Namespace];
 
-/** The overlays in all of the tables. */
+/** Returns the overlays in all tables. */
 function* overlaysIn(namespaces: readonly Namespace[]): Dialogue<Row[]> {
   const rows: Row[] = [];
   for (const namespace of namespaces) {
@@ -94,8 +94,8 @@ const shownPath = (bytes: string): string => pathString(toBuffer(bytes));
 const inNamespace = ({ inode }: Namespace): Via => (inode === undefined ? {} : { namespace: inode });
 
 /**
- * Each overlay is a file system of its own: what has its device number is the same one. When it is gone, another may
- * have the number.
+ * Returns true for another mount of the same overlay. Each overlay is a file system of its own, so the device number
+ * identifies it. After the overlay has ended, another may have the number; the workdir then tells the two apart.
  */
 const isCopy = (
   { tableId, device, workdir }: Held,
@@ -112,12 +112,12 @@ function showsWorkdir(options: string, workdir: Path): boolean {
   return shown !== undefined && shownLayers(shown).some((path) => path.equals(toBytes(workdir)));
 }
 
-/** Mounts inside the mounts, at any depth. */
+/** Returns the mounts inside the mounts, at any depth. */
 export function* mountsInside(namespaces: readonly Namespace[], ids: Wanted['ids']): Dialogue<Holder[]> {
   const children = new Map<number, MountinfoLine[]>();
   for (const { table } of namespaces) {
     yield* collect(table, (row): undefined => {
-      // In the root of the mount table, a mount may be its own parent.
+      // At the root of the mount table, a mount may be its own parent.
       if (row.parent === row.id) return;
       const siblings = children.get(row.parent);
       if (siblings === undefined) children.set(row.parent, [row]);
@@ -127,7 +127,7 @@ export function* mountsInside(namespaces: readonly Namespace[], ids: Wanted['ids
   const holders: Holder[] = [];
   for (const [id, via] of ids) {
     const found = [...(children.get(id) ?? [])];
-    // It grows while it is gone through.
+    // The list grows during the iteration.
     const inside = yield* collect(found, (row): Holder => {
       for (const child of children.get(row.id) ?? []) found.push(child);
       return { what: 'inside', path: shownPath(row.target), ...via };
@@ -140,7 +140,7 @@ export function* mountsInside(namespaces: readonly Namespace[], ids: Wanted['ids
 //   0000000000000000: 00000002 00000000 00010000 0001 01 26071 /run/socket
 const boundSocket = /^\S+ \S+ \S+ \S+ \S+ \S+ +(\d+) (\/.*)$/;
 
-/** Sockets that are bound in one of the mounts: unix(7), by the path with which they were bound. */
+/** Returns the sockets that are bound in one of the mounts: unix(7), found by the path that they were bound with. */
 function* findSockets(pids: readonly number[], ids: Wanted['ids'], patience: Patience): Dialogue<Sockets> {
   const places: [Path, { inode: number; path: string }][] = [];
   for (const namespace of yield* findNamespaces('net', pids, patience)) {
@@ -158,7 +158,7 @@ function* findSockets(pids: readonly number[], ids: Wanted['ids'], patience: Pat
   return new Map(found.map(([{ inode, path }, via]) => [inode, { path, ...via }]));
 }
 
-/** Files in one of the mounts that back loop devices, by what loop(4) says in /sys. */
+/** Returns the files in one of the mounts that back loop devices, as loop(4) reports in /sys. */
 function* findLoops(ids: Wanted['ids'], patience: Patience): Dialogue<Holder[]> {
   const names = attempt(() => readdirSync('/sys/block')) ?? [];
   const places = names.flatMap((name): [Path, { device: string; path: string }][] => {
@@ -171,7 +171,7 @@ function* findLoops(ids: Wanted['ids'], patience: Patience): Dialogue<Holder[]> 
   return found.map(([loop, via]) => ({ what: 'loop', ...loop, ...via }));
 }
 
-/** The layers that a line of the mount table may mean. */
+/** Returns the layers that a line of the mount table may refer to. */
 function layersOf({ superOptions }: MountinfoLine): Buffer[] {
   const options = toBuffer(superOptions);
   const values = (name: string) => findOptions(options, name);
@@ -181,7 +181,7 @@ function layersOf({ superOptions }: MountinfoLine): Buffer[] {
   return [...byText.values()];
 }
 
-/** Overlays that have a layer in one of the mounts. */
+/** Returns the overlays that have a layer in one of the mounts. */
 function* findLayers(
   overlays: readonly Row[],
   { path }: Mounted,
@@ -201,7 +201,7 @@ function* findLayers(
       ...inNamespace(namespace),
     });
     if (held.tableId === undefined) {
-      // What was in a mount that is in no table any more, only the text still says.
+      // The mount is no longer in any table, so only the text of a path shows if a layer was inside it.
       const below = namespace.inode === undefined ? layers.filter((layer) => isAtOrBelow(layer, path)) : [];
       holders.push(...below.map(say));
     } else {
@@ -213,7 +213,7 @@ function* findLayers(
   return holders;
 }
 
-/** One for each of those that keep its namespace. */
+/** Returns one holder for each keeper of the mount's namespace. */
 function keptHolders({ mount, inode, keepers }: KeptMount): Holder[] {
   const holder: Holder = { what: 'namespace', path: shownPath(mount.target), namespace: inode };
   if (keepers.length === 0) return [holder];
@@ -226,11 +226,11 @@ function keptHolders({ mount, inode, keepers }: KeptMount): Holder[] {
 }
 
 interface Extent {
-  /** What makes it busy; or all that keeps its file system alive. */
+  /** `'busy'`: what makes the mount busy. `'all'`: everything that keeps its file system alive. */
   readonly scope: 'busy' | 'all';
   /** In ms. */
   readonly limit: number;
-  /** For the look at the mount's path: AT_* */
+  /** The AT_* flags with which the mount's path is looked at. */
   readonly flags: number;
 }
 
@@ -242,11 +242,11 @@ export function* searchHolders(mounted: Mounted, { scope, limit, flags }: Extent
   const overlays = yield* overlaysIn(namespaces);
   const copies = overlays.filter(([row]) => isCopy(held, row, row.superOptions));
   const isKeptCopy = (mount: RawMount) => isCopy(held, mount, mount.options);
-  // When not all namespaces of processes are known, the others cannot be told from them.
+  // Namespaces without a process can be told apart only when all namespaces of processes are known.
   const isKnown = !patience.isLate();
   const kept = scope === 'all' && isKnown ? yield* findKept(pids, namespaces, isKeptCopy, patience) : [];
 
-  // The ids in the tables are used again, but not while somebody holds the mount.
+  // The kernel reuses the ids in the tables, but not while the mount is held.
   const ids = new Map<number, Via>();
   if (held.tableId !== undefined) ids.set(held.tableId, {});
   for (const [{ id, target }, namespace] of copies) ids.set(id, { copy: shownPath(target), ...inNamespace(namespace) });
@@ -280,13 +280,16 @@ export function* searchHolders(mounted: Mounted, { scope, limit, flags }: Extent
   return Object.assign(choose(holders, scope), { hidden, complete: !patience.wasLate });
 }
 
-/** What makes it busy is what holds the mount itself; its copies count where they are on shared mounts. */
+/**
+ * Selects the holders that make the mount busy: those of the mount itself. Without any, it keeps those of the copies,
+ * which count on shared mounts.
+ */
 function choose(holders: Holder[], scope: Extent['scope']): Holder[] {
   const own = holders.filter(({ copy }) => copy === undefined);
   return scope === 'busy' && own.length > 0 ? own : holders;
 }
 
-/** As maps write a device. */
+/** Returns a device number as /proc/PID/maps writes it. */
 function toHex(device = ''): string {
   return device
     .split(':')

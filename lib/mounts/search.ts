@@ -1,29 +1,29 @@
-/** What searches through /proc have in common, which look at much. */
+/** Shared parts of the searches through /proc, which look at many files. */
 
 import { askTolerant, type Dialogue } from '../kernel/dialogue.js';
 import type { Outputs } from '../kernel/perform.js';
 import type { Plan } from '../kernel/plan.js';
 import { Slices } from '../kernel/slices.js';
 
-/** How long a search may go on: in all, and at a stretch. */
+/** The time limits of a search: in total, and for one slice. */
 export class Patience extends Slices {
   readonly #end: number;
-  /** Whether time has run out before all was looked at. */
+  /** True when time ran out before the search was complete. */
   wasLate = false;
 
-  /** In ms. */
+  /** The limit is in ms. */
   constructor(limit: number) {
     super();
     this.#end = performance.now() + limit;
   }
 
-  /** Whether no time is left for another look. */
+  /** Returns true when no time is left. */
   isLate(): boolean {
     this.wasLate ||= performance.now() >= this.#end;
     return this.wasLate;
   }
 
-  /** Has a plan performed, whereupon a new slice begins. */
+  /** Performs a plan, and then begins a new slice. */
   *look(plan: Plan): Dialogue<Outputs> {
     const outputs = yield* askTolerant(plan);
     this.begin();
@@ -31,7 +31,7 @@ export class Patience extends Slices {
   }
 }
 
-/** What comes of reading in /proc; undefined when the process has ended or may not be looked at. */
+/** Returns the result of reading in /proc; undefined when the process has ended or may not be inspected. */
 export function attempt<T>(read: () => T, onDenied?: () => void): T | undefined {
   try {
     return read();

@@ -1,8 +1,8 @@
-/** The mount table as statmount(2) tells it: the block that native/mount_table.cc describes, taken apart. */
+/** Parses the mount table that statmount(2) reports, in the block that native/mount_table.cc describes. */
 import * as k from '../kernel/constants.js';
 import { type MountPropagation, PRIVATE, type RawMount, UNBINDABLE } from './raw-mount.js';
 
-/** All that an entry is made of. */
+/** Everything that an entry consists of. */
 export const WHOLE_MOUNT =
   k.STATMOUNT_SB_BASIC |
   k.STATMOUNT_MNT_BASIC |
@@ -14,7 +14,7 @@ export const WHOLE_MOUNT =
   k.STATMOUNT_SB_SOURCE |
   k.STATMOUNT_MNT_OPTS;
 
-/** The same without what costs most. */
+/** The same without the most expensive parts. */
 export const MOUNT_BASICS = WHOLE_MOUNT & ~(k.STATMOUNT_MNT_OPTS | k.STATMOUNT_SB_SOURCE);
 
 const HEAD_WORDS = 2;
@@ -53,7 +53,7 @@ const superblockWords: readonly (readonly [flag: number, word: string])[] = [
   [k.SB_LAZYTIME, ',lazytime'],
 ];
 
-/** What the table begins the options of the superblock with. */
+/** Returns the words with which the mount table begins the options of a superblock. */
 function flagWords(flags: number): string {
   let words = flags & k.SB_RDONLY ? 'ro' : 'rw';
   for (const [flag, word] of superblockWords) if (flags & flag) words += word;
@@ -61,8 +61,8 @@ function flagWords(flags: number): string {
 }
 
 /**
- * Whether the kernel tells all that an entry is made of, the source being what came last (6.13); undefined
- * where the answer does not say, since an empty source looks the same.
+ * Returns true when the kernel reports everything that an entry consists of. The source is the newest part (6.13).
+ * Returns undefined when the answer does not show this, because an empty source looks the same.
  */
 export function tellsSources(data: Buffer): boolean | undefined {
   const words = new Uint32Array(data.buffer, data.byteOffset, data.byteLength >> 2);
@@ -74,11 +74,11 @@ export function tellsSources(data: Buffer): boolean | undefined {
   return count > 1 ? false : undefined;
 }
 
-/** The mounts of a table, one after the other. */
+/** Yields the mounts of a table. */
 export function* mountRecords(data: Buffer): Generator<RawMount, void> {
   const words = new Uint32Array(data.buffer, data.byteOffset, data.byteLength >> 2);
   const count = words[0] as number;
-  // One string, of which all others are parts.
+  // All other strings are slices of this one.
   const texts = data.toString('latin1', words[1] as number);
   for (let i = 0; i < count; i++) {
     const start = HEAD_WORDS + i * RECORD_WORDS;

@@ -1,4 +1,7 @@
-/** The mount table, or one mount of it: by /proc, or by statmount(2) where that tells all there is to know (6.13). */
+/**
+ * Reads the mount table, or one mount of it: from /proc, or by statmount(2) on kernels where it reports everything
+ * (6.13).
+ */
 
 import * as e from '../errnos.js';
 import { missingProc, OverlayError } from '../errors.js';
@@ -15,18 +18,18 @@ import { MOUNTINFO, splitMountinfo } from './mountinfo.js';
 import { mountinfoReader, type RawMount } from './raw-mount.js';
 import { MOUNT_BASICS, mountRecords, readMountRecords, tellsSources, WHOLE_MOUNT } from './statmount.js';
 
-/** How the kernel is asked. */
+/** The kernel interface to use. */
 export type TableWay = 'statmount' | 'mountinfo';
 
 export interface TableQuery {
-  /** Left out: the calling thread's. */
+  /** Default: the calling thread's namespace. */
   readonly namespace?: Namespace | undefined;
-  /** What is wanted, by anything but source and options. Left out: all. */
+  /** Selects the wanted mounts by any property except source and options. Default: all. */
   readonly select?: ((mount: RawMount) => boolean) | undefined;
   readonly way?: TableWay | undefined;
 }
 
-/** What this kernel has been found to lack. */
+/** False when this kernel has been found to report less than everything by statmount(2); undefined while unknown. */
 let isStatmountWhole: boolean | undefined;
 
 const addText = (plan: Plan, directory: Descriptor): Step =>
@@ -35,20 +38,25 @@ const addText = (plan: Plan, directory: Descriptor): Step =>
 const addIds = (plan: Plan): Step =>
   plan.stepOf(plan.add(calls.mount_ids, [-1], { output: DATA_OUTPUT, tolerate: 'any' }));
 
-/** What leads to the table of the thread, in whichever namespace it is by then. */
+/**
+ * Adds a step that opens the thread's directory in /proc. It leads to the table of the namespace that the thread is in
+ * by then.
+ */
 export function addThreadSelf(plan: Plan): Descriptor {
   const flags = k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC;
   return plan.add(calls.openat2, [k.AT_FDCWD, '/proc/thread-self', flags, 0]);
 }
 
-/** Has the rest of the plan done in the namespace. What leads to the thread's own table is found before. */
+/**
+ * Makes the following steps run in the namespace. The thread's directory in /proc is opened before the plan joins it.
+ */
 function addJoining(plan: Plan, namespace: Namespace | undefined): Descriptor {
   const self = addThreadSelf(plan);
   if (namespace !== undefined) addJoin(plan, namespace);
   return self;
 }
 
-/** The executor's own calls by the system call that fails in them. */
+/** Returns the system call that fails inside one of the executor's own calls. */
 const syscallOf = (step: Step | undefined): string | undefined => {
   switch (step?.call) {
     case calls.openat2:
@@ -63,7 +71,7 @@ const syscallOf = (step: Step | undefined): string | undefined => {
   }
 };
 
-/** The reason for a table that could not be read, or a path that could not be looked at. Pure. */
+/** Returns the error for a table that could not be read, or for a path that could not be inspected. Pure. */
 export function explainTable(failure: StepFailure, path?: Path): OverlayError {
   const { errno, step } = failure;
   const outside = explainJoin(failure);
@@ -89,12 +97,12 @@ export function explainTable(failure: StepFailure, path?: Path): OverlayError {
   return fail('unexplained', 'the mount table could not be read', MOUNTINFO);
 }
 
-/** The ids as the kernel takes them. */
+/** Packs the ids in the form that the kernel takes. */
 function packIds(ids: readonly number[]): Buffer {
   return Buffer.from(new BigUint64Array(ids.map(BigInt)).buffer);
 }
 
-/** By statmount(2). */
+/** Reads the table by statmount(2). */
 function* askStatmount(
   namespace: Namespace | undefined,
   mask: number,
@@ -111,7 +119,7 @@ function* askStatmount(
   return outcome;
 }
 
-/** Whether the kernel tells all that an entry is made of. */
+/** Returns true when the kernel reports everything that an entry consists of. */
 function isWhole(data: Buffer): boolean {
   if (isStatmountWhole !== true) isStatmountWhole = tellsSources(data) ?? isStatmountWhole;
   return isStatmountWhole ?? false;
@@ -119,7 +127,10 @@ function isWhole(data: Buffer): boolean {
 
 const collectMounts = (data: Buffer): Dialogue<RawMount[]> => collect(mountRecords(data), (mount) => mount);
 
-/** Basics first: options, which cost most, only of what is wanted. Undefined where the kernel does not tell all. */
+/**
+ * Reads the basics first, so that the options, which cost most, are read for wanted mounts only. Returns undefined when
+ * the kernel does not report everything.
+ */
 function* listByStatmount({ namespace, select }: TableQuery): Dialogue<RawMount[] | undefined> {
   let ids: number[] | undefined;
   if (select !== undefined) {
@@ -130,7 +141,7 @@ function* listByStatmount({ namespace, select }: TableQuery): Dialogue<RawMount[
     ids = idsOf(all.filter(select));
     if (ids.length === 0) {
       if (isStatmountWhole !== undefined) return isStatmountWhole ? [] : undefined;
-      // What the kernel tells of a mount shows by some of those that are not wanted.
+      // No mount is wanted, so some of the unwanted ones show what the kernel reports.
       const others = yield* askStatmount(namespace, WHOLE_MOUNT, idsOf(all.slice(0, 8)));
       return others instanceof StepFailure || !isWhole(others) ? undefined : [];
     }
@@ -140,8 +151,8 @@ function* listByStatmount({ namespace, select }: TableQuery): Dialogue<RawMount[
 }
 
 /**
- * What the kernel tells of those of the mounts with these unique ids that are still there: STATMOUNT_*. Nothing where
- * it is not to be asked.
+ * Returns what the kernel reports (STATMOUNT_*) of those mounts with these unique ids that still exist. Returns an
+ * empty list when the kernel cannot be asked.
  */
 export function* lookAtMounts(ids: readonly number[], mask: number): Dialogue<readonly RawMount[]> {
   if (ids.length === 0) return [];
@@ -149,7 +160,7 @@ export function* lookAtMounts(ids: readonly number[], mask: number): Dialogue<re
   return data instanceof StepFailure ? [] : yield* collectMounts(data);
 }
 
-/** The unique ids of all mounts of a namespace; undefined where the kernel does not tell them. */
+/** Returns the unique ids of all mounts of a namespace; undefined when the kernel does not report them. */
 export function* listIds(namespace: Namespace | undefined): Dialogue<number[] | undefined> {
   const plan = new Plan();
   const descriptor =
@@ -159,14 +170,14 @@ export function* listIds(namespace: Namespace | undefined): Dialogue<number[] | 
   return outcome instanceof StepFailure ? undefined : readIds(outcome.data(step));
 }
 
-/** The mounts of a namespace with these unique ids that are still there. */
+/** Returns those mounts of a namespace with these unique ids that still exist. */
 export function* statRaw(ids: readonly number[], namespace: Namespace | undefined): Dialogue<readonly RawMount[]> {
   const data = yield* askStatmount(namespace, WHOLE_MOUNT, ids);
   if (data instanceof StepFailure) throw explainTable(data);
   return yield* collectMounts(data);
 }
 
-/** By /proc: as the table of a thread that is in the namespace, with the unique ids beside it where there are any. */
+/** Reads the table from /proc, on a thread that is in the namespace. Adds the unique ids when the kernel has them. */
 function* listByMountinfo({ namespace, select }: TableQuery): Dialogue<RawMount[] | StepFailure> {
   const plan = new Plan();
   const self = addJoining(plan, namespace);
@@ -180,7 +191,7 @@ function* listByMountinfo({ namespace, select }: TableQuery): Dialogue<RawMount[
   const isDenied = outcome.errno === e.EPERM || outcome.errno === e.EACCES;
   const process = namespace === undefined || typeof namespace === 'number' ? undefined : processOf(namespace);
   if (!isDenied || process === undefined) return outcome;
-  // Who may not join a namespace may still read the tables of its processes.
+  // A process that may not join a namespace may still read the tables of the processes in it.
   const other = new Plan();
   const path = `${process}/mountinfo`;
   const otherText = other.stepOf(other.add(calls.read_file, [k.AT_FDCWD, path], { output: DATA_OUTPUT }));
@@ -193,8 +204,8 @@ function idsOf(step: Step, outputs: Outputs): Buffer | undefined {
 }
 
 /**
- * The kernel goes through the same list for the text and for the ids. So when the ids are the same before and
- * after, and as many as the lines, each belongs to the line in its place.
+ * Adds unique ids to the lines of a table. The kernel walks the same list for the text and for the ids. So each id
+ * belongs to the line at its position, if the ids are the same before and after, and as many as the lines.
  */
 function* join(text: Buffer, select: TableQuery['select'], before?: Buffer, after?: Buffer): Dialogue<RawMount[]> {
   const isStill = before !== undefined && after?.equals(before) && before.length === countLines(text) * ID_SIZE;
@@ -222,16 +233,16 @@ function readIds(data: Buffer): number[] {
 
 const ID_SIZE = 8;
 
-/** `/proc/12` of `/proc/12/ns/mnt`. */
+/** Returns `/proc/12` for `/proc/12/ns/mnt`. */
 export function processOf(namespace: Path): string | undefined {
   const text = typeof namespace === 'string' ? namespace : Buffer.from(namespace).toString('latin1');
   return /^(\/proc\/(?:\d+|self|thread-self)(?:\/task\/\d+)?)\/ns\/mnt$/.exec(text)?.[1];
 }
 
-/** What stays with a mount, wherever it is moved. */
+/** Returns a key of the properties that stay with a mount when it is moved. */
 const sameness = ({ id, device, root }: RawMount): string => `${id} ${device} ${root}`;
 
-/** With their unique ids, where the kernel has such: by another look, and without those that are gone by then. */
+/** Adds the unique ids by a second query, where the kernel has them. Leaves out the mounts that are gone by then. */
 function* addIdsLater(mounts: readonly RawMount[], namespace: Namespace | undefined): Dialogue<readonly RawMount[]> {
   const basics = yield* askStatmount(namespace, MOUNT_BASICS);
   if (basics instanceof StepFailure) return mounts;
@@ -245,9 +256,10 @@ function* addIdsLater(mounts: readonly RawMount[], namespace: Namespace | undefi
 }
 
 /**
- * The mounts of a namespace. Of the whole table the text is the quicker way, by half, and tells everything on each
- * kernel; another namespace is asked for by its id, which no thread has to join it for. The kernel takes the first
- * mount on such a namespace's lowest root for what covers it, as one does on a machine that has started from a disk.
+ * Returns the mounts of a namespace. For the whole table, the text takes half the time, and every kernel reports
+ * everything in it. Another namespace is queried by its id, so that no thread has to join it. For such a query, the
+ * kernel assumes that the first mount on the namespace's lowest root covers this root. This holds on a machine that has
+ * started from a disk.
  */
 export function* listRaw(query: TableQuery): Dialogue<readonly RawMount[]> {
   const { namespace, way = namespace === undefined ? 'mountinfo' : 'statmount' } = query;
@@ -257,13 +269,13 @@ export function* listRaw(query: TableQuery): Dialogue<readonly RawMount[]> {
   }
   const wanted = yield* listByMountinfo(query);
   if (wanted instanceof StepFailure) {
-    // Without /proc at its place.
+    // /proc is not mounted at its place.
     const others = namespace === undefined && query.way === undefined ? yield* listByStatmount(query) : undefined;
     if (others !== undefined) return others;
     throw explainTable(wanted);
   }
   if (wanted.every(({ uniqueId }) => uniqueId !== undefined)) return wanted;
-  // Mounts have come or gone meanwhile, or there are no such ids.
+  // Mounts have come or gone meanwhile, or the kernel has no unique ids.
   const others = query.way === undefined && isStatmountWhole !== false ? yield* listByStatmount(query) : undefined;
   return others ?? (yield* addIdsLater(wanted, namespace));
 }
@@ -271,14 +283,14 @@ export function* listRaw(query: TableQuery): Dialogue<readonly RawMount[]> {
 export interface FindQuery {
   readonly path: Path;
   readonly namespace?: Namespace | undefined;
-  /** Whether the path has to be the mount point itself. */
+  /** Requires the path to be the mount point itself. */
   readonly isExact: boolean;
-  /** AT_SYMLINK_NOFOLLOW, or 0, which is the default. */
+  /** AT_SYMLINK_NOFOLLOW or 0. Default: 0. */
   readonly flags?: number;
   readonly way?: TableWay | undefined;
 }
 
-/** The mount that a path is on. */
+/** Returns the mount that a path is on. */
 export function* findRaw(query: FindQuery): Dialogue<RawMount | undefined> {
   const { path, namespace, isExact, flags = 0, way } = query;
   if (way !== 'mountinfo' && isStatmountWhole !== false) {

@@ -1,11 +1,11 @@
-/** What can be wrong with the path of a mount point. */
+/** Explains errors in the path of a mount point. */
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { S_IFLNK } from '../kernel/constants.js';
 import type { Found } from '../kernel/look.js';
 import { type Path, pathString, quotePath } from '../paths.js';
 
-/** Why what a look has found, links not followed, will not do as a mount point. Pure. */
+/** Returns the error that explains why a path is not a usable mount point. The look must not follow links. Pure. */
 export function explainTarget(path: Path, { errno, type }: Found): OverlayError {
   const shown = quotePath(path);
   const fields = { errno: errno || e.EINVAL, path: pathString(path), ...(errno !== 0 && { syscall: 'statx' }) };

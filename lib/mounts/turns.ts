@@ -1,17 +1,17 @@
 /**
- * Whose turn it is with a mount: with the descriptor of a detached one, or with an object that is about to stand for
- * another mount. A plan has the descriptor's number: were it closed before the plan is performed, the number could be
- * another file's by then.
+ * The order of calls on one mount: on the file descriptor of a detached mount, or on an object that is about to stand
+ * for another mount. A plan holds the number of the file descriptor. If it were closed before the plan is performed,
+ * the number could refer to another file by then.
  */
 import { EBUSY } from '../errnos.js';
 import { OverlayError } from '../errors.js';
 
-/** What uses the mount goes at the same time; what ends it goes alone. */
+/** Calls that use the mount run concurrently. A call that ends it runs alone. */
 export class Turns {
   readonly #uses = new Set<Promise<unknown>>();
   #end: Promise<unknown> | undefined;
 
-  /** Performs what uses it, when nothing is about to end it. */
+  /** Runs a call that uses the mount, after a pending call that ends it. */
   use<T>(perform: () => Promise<T>): Promise<T> {
     if (this.#end !== undefined) return settled(this.#end).then(() => this.use(perform));
     const use = perform();
@@ -22,7 +22,7 @@ export class Turns {
     return use;
   }
 
-  /** Performs what ends it, when nothing uses it any more; what is asked for later comes later. */
+  /** Runs a call that ends the mount, after all calls that use it. Calls that are made later run after it. */
   async end<T>(perform: () => Promise<T>): Promise<T> {
     const end = this.isTaken ? Promise.allSettled([...this.#uses, this.#end]).then(perform) : perform();
     this.#end = end;
@@ -33,7 +33,10 @@ export class Turns {
     }
   }
 
-  /** The same on the calling thread, which promises cannot be kept on while it waits. */
+  /**
+   * The synchronous form of `use`. It throws while a promise ends the mount, because no promise can settle while this
+   * thread waits.
+   */
   useSync<T>(perform: () => T): T {
     if (this.#end !== undefined) throw underWay();
     return perform();
@@ -44,7 +47,7 @@ export class Turns {
     return perform();
   }
 
-  /** Whether a promise uses it, or is about to end it. */
+  /** True while a promise uses the mount or is about to end it. */
   get isTaken(): boolean {
     return this.#uses.size > 0 || this.#end !== undefined;
   }

@@ -1,4 +1,4 @@
-/** unmountTree: all mounts below a directory, deepest first. */
+/** unmountTree: unmounts all mounts below a directory, deepest first. */
 
 import { realpathSync } from 'node:fs';
 import { checkMilliseconds, checkSignal, toBooleanOptions } from '../arguments.js';
@@ -17,14 +17,14 @@ import { addUnmount, explain, explainUnmount, identify, searchBusy, withoutEndle
 
 export interface UnmountTreeOptions {
   /**
-   * One lazy detaching (MNT_DETACH) of each tree of mounts instead of an unmount of each mount, which takes about
-   * a third less time. Mounts that are busy go out of sight too, and stay in use until their last user ends, their
-   * upperdirs with them. Default false.
+   * Detaches each tree of mounts with one lazy unmount (MNT_DETACH) instead of unmounting each mount. This takes about
+   * a third less time. Busy mounts disappear from view too, but they and their upperdirs stay in use until their last
+   * user ends. Default false.
    */
   bulk?: boolean;
-  /** As for `unmount`: how long to wait while one of the mounts is busy, in milliseconds. */
+  /** How long to wait while one of the mounts is busy, in milliseconds, as for `unmount`. */
   timeout?: number;
-  /** As for `unmount`: ends the wait. */
+  /** Ends the wait, as for `unmount`. */
   signal?: AbortSignal;
 }
 
@@ -34,8 +34,8 @@ const names: ReadonlySet<string> = new Set([...booleans, 'timeout', 'signal']);
 type Row = Pick<MountinfoLine, 'id' | 'parent' | 'target'>;
 
 /**
- * The mounts of a tree, in an order in which each can be unmounted by its path: what is inside
- * another, or over it, before that one. In bulk only those with which all the others go. Pure.
+ * Sorts the mounts of a tree so that each can be unmounted by its path: a mount that is inside or over another comes
+ * first. In bulk, returns only the mounts whose unmount takes all the others along. Pure.
  */
 function* inOrder(wanted: readonly Row[], bulk: boolean): Dialogue<Row[]> {
   const slices = new Slices();
@@ -43,20 +43,21 @@ function* inOrder(wanted: readonly Row[], bulk: boolean): Dialogue<Row[]> {
   const children = new Map<number, Row[]>();
   const roots: Row[] = [];
   for (const entry of wanted) {
-    // In the root of the mount table, a mount may be its own parent.
+    // At the root of the mount table, a mount may be its own parent.
     const siblings = ids.has(entry.parent) && entry.parent !== entry.id ? children.get(entry.parent) : roots;
     if (siblings === undefined) children.set(entry.parent, [entry]);
     else siblings.push(entry);
     if (slices.isOver()) yield* slices.pause();
   }
-  // Backwards: each mount before what is inside it. Mounts may lie deeper in each other than calls can.
+  // Built backwards: each mount comes before the mounts inside it. This is a loop, because mounts may be nested deeper
+  // than function calls can be.
   const backwards: Row[] = [];
   const left = roots.map((entry) => ({ entry, goesAlone: true }));
   left.reverse();
   for (let next = left.pop(); next !== undefined; next = left.pop()) {
     const { entry, goesAlone } = next;
     if (goesAlone || !bulk) backwards.push(entry);
-    // The later ones hide the earlier ones, and what covers the whole mount hides all.
+    // Later mounts hide earlier ones, and a mount that covers the whole mount hides all.
     const inside = (children.get(entry.id) ?? []).toReversed();
     const isCover = ({ target }: Row) => target === entry.target;
     for (const child of inside) if (isCover(child)) left.push({ entry: child, goesAlone });
@@ -66,25 +67,25 @@ function* inOrder(wanted: readonly Row[], bulk: boolean): Dialogue<Row[]> {
   return backwards.reverse();
 }
 
-/** The mounts at and below a directory, both as the mount table has them. */
+/** Returns the mounts at and below a directory. All paths are as in the mount table. */
 function listBelow(directory: string): Dialogue<Row[]> {
   return readTable(({ id, parent, target }) =>
     target === directory || target.startsWith(`${directory}/`) ? { id, parent, target } : undefined,
   );
 }
 
-/** As the mount table has it. */
+/** Returns the path as it is in the mount table. */
 function realPath(path: Path): string {
   const found = lookSync(path, { flags: k.AT_SYMLINK_NOFOLLOW });
   if (found.errno !== 0 || found.type === k.S_IFLNK) throw explainTarget(path, found);
   return realpathSync(Buffer.from(toBytes(path)), { encoding: 'latin1' });
 }
 
-/** So many mounts to a crossing: the plan is made on the JavaScript thread. */
+/** The most mounts in one native call. The limit exists because the plan is built on the JavaScript thread. */
 const BATCH = 200;
-/** How often a mount that is busy is tried again at once: somebody else may be looking at it. */
+/** How often a busy mount is tried again at once, because another process may only be inspecting it. */
 const QUICK_TRIES = 3;
-/** A tree is gone on with for so long where nobody can be found who holds a mount, in ms. */
+/** How long to continue when no holder of a mount can be found, in ms. */
 const UNSEEN = 100;
 
 const toMounted = ({ id, target }: Row) => ({ path: Buffer.from(target, 'latin1'), id });
@@ -102,7 +103,7 @@ class Tree {
   readonly #signal: AbortSignal | undefined;
   readonly #pauses: Pauses;
   readonly #seen = new Set<number>();
-  /** Those that were not at their paths when it was their turn. */
+  /** The mounts that were not at their paths when their turn came. */
   readonly #missed = new Set<number>();
 
   constructor(target: PathLike, options: UnmountTreeOptions) {
@@ -123,7 +124,7 @@ class Tree {
       const obstacle = yield* this.#unmountEach(yield* inOrder(rows, this.#bulk));
       if (obstacle === undefined) return this.#seen.size;
       if (obstacle === 'again') continue;
-      // What is mounted meanwhile is in the next list.
+      // The next list contains the mounts that are made meanwhile.
       let length = isBusy(obstacle.failure) ? this.#pauses.next() : undefined;
       if (length === undefined) {
         const error = yield* this.#explain(obstacle);
@@ -137,7 +138,10 @@ class Tree {
     }
   }
 
-  /** Others may unmount the same: then the table is to be read again. */
+  /**
+   * Unmounts the mounts in order. Returns `'again'` when some were gone, because other processes may unmount the same
+   * mounts; the table must then be read again.
+   */
   *#unmountEach(rows: readonly Row[]): Dialogue<Obstacle | 'again' | undefined> {
     let tries = 0;
     let isMissed = false;
@@ -169,7 +173,7 @@ class Tree {
     return isMissed ? 'again' : undefined;
   }
 
-  /** Why it has failed; undefined when the mount has gone by itself. */
+  /** Returns the error that explains the failure; undefined when the mount has gone meanwhile. */
   *#explain({ row, failure }: Obstacle): Dialogue<OverlayError | undefined> {
     const mounted = toMounted(row);
     const holders = isBusy(failure) ? yield* searchBusy(mounted, {}) : undefined;
@@ -195,12 +199,12 @@ function check(options: UnmountTreeOptions | undefined): UnmountTreeOptions {
 }
 
 /**
- * Unmounts all that is mounted at a directory and below it, what is inside another first: umount2(2), a mount
- * after the other in one crossing, each only while it is the one that was seen. Follows no symbolic link, removes
- * no directory. The directory need not be a mount point itself; that nothing is mounted there is no error.
+ * Unmounts all mounts at a directory and below it, inner mounts first: umount2(2). One native call unmounts many
+ * mounts, one after the other, and each only while it is the mount that was seen. Follows no symbolic link and removes
+ * no directory. The directory need not be a mount point. It is no error if nothing is mounted there.
  *
  * @returns how many mounts were there
- * @throws {OverlayError} as `unmount`, about the mount that could not be unmounted; those before it are
+ * @throws {OverlayError} as `unmount`, about the mount that could not be unmounted; the mounts before it are unmounted
  * @throws {TypeError} `ERR_INVALID_ARG_VALUE`: the target is the root directory
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
@@ -208,7 +212,7 @@ export async function unmountTree(target: PathLike, options?: UnmountTreeOptions
   return hold(unmountBelow(target, check(options)));
 }
 
-/** `unmountTree`, on the calling thread. */
+/** The synchronous form of `unmountTree`. */
 export function unmountTreeSync(target: PathLike, options?: UnmountTreeOptions): number {
   return holdSync(unmountBelow(target, withoutEndlessWait(check(options))));
 }

@@ -1,4 +1,4 @@
-/** Unmounting: umount2(2), what its errnos mean, and the work directory that an overlay leaves behind. */
+/** Unmounts: umount2(2), the meaning of its errnos, and the work directory that an overlay leaves behind. */
 
 import { checkMilliseconds, checkSignal, toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
@@ -32,16 +32,16 @@ import { searchHolders } from './search-holders.js';
 import { type FindQuery, findRaw } from './table.js';
 import { removeWork } from './work-removal.js';
 
-/** How to unmount: the flags of umount2(2), and what to do with what an overlay leaves. */
+/** Options for unmounting: the flags of umount2(2), and the treatment of what an overlay leaves behind. */
 export interface UnmountOptions {
   /**
-   * Takes the mount, with all mounts inside it, out of sight now and frees it when its last user ends
-   * (MNT_DETACH). Until then an upperdir stays in use. Default false.
+   * Removes the mount and all mounts inside it from view at once; the kernel frees it when its last user ends
+   * (MNT_DETACH). Until then, its upperdir stays in use. Default false.
    */
   detach?: boolean;
-  /** MNT_FORCE. OverlayFS itself has nothing to force; a busy overlay stays busy. Default false. */
+  /** MNT_FORCE. It has no effect on OverlayFS: a busy overlay stays busy. Default false. */
   force?: boolean;
-  /** Whether a target that is a symbolic link is followed. Default false (UMOUNT_NOFOLLOW). */
+  /** Follows a target that is a symbolic link. Default false (UMOUNT_NOFOLLOW). */
   followSymlinks?: boolean;
   /**
    * Removes the overlay's workdir afterwards: the directories `work` and `index` with what the kernel leaves in them,
@@ -50,23 +50,23 @@ export interface UnmountOptions {
    */
   removeWork?: boolean;
   /**
-   * How long to wait while the mount is busy, in milliseconds. Default 0; where there is a `signal`, without
-   * end. No thread waits, but that of a twin does.
+   * How long to wait while the mount is busy, in milliseconds. Default 0, or without limit when a `signal` is given.
+   * The promise form blocks no thread while it waits; the synchronous form blocks the calling thread.
    */
   timeout?: number;
   /**
-   * Ends the wait. An unmount that the kernel has begun is finished, and then counts. The twins look at it once,
-   * before they begin.
+   * Ends the wait. An unmount that the kernel has begun is completed, and the call then succeeds. The synchronous form
+   * checks the signal once, before it begins.
    */
   signal?: AbortSignal;
-  /** The mount namespace in which the target is, an absolute path there. Default: the caller's. */
+  /** The mount namespace of the target, which is then an absolute path in it. Default: the caller's. */
   namespace?: NamespaceLike;
 }
 
 const booleans: ReadonlySet<string> = new Set(['detach', 'force', 'followSymlinks', 'removeWork']);
 const names: ReadonlySet<string> = new Set([...booleans, 'timeout', 'signal', 'namespace']);
 
-/** How to unmount a mount that knows which namespace it is in. */
+/** Options for unmounting a `Mount`, which knows its namespace. */
 export type MountUnmountOptions = Omit<UnmountOptions, 'namespace'>;
 
 const mountNames: ReadonlySet<string> = new Set([...names].filter((name) => name !== 'namespace'));
@@ -100,7 +100,7 @@ function checkUnmountOptions(options: UnmountOptions | undefined, known: Readonl
 export function toMounted(target: PathLike, options: UnmountOptions): Mounted {
   const namespace = checkNamespace(options.namespace);
   const path = toTarget(target, namespace);
-  // The slash would have the link followed all the same.
+  // A trailing slash would make the kernel follow the link all the same.
   return {
     path: options.followSymlinks ? path : withoutTrailingSlashes(path),
     namespace,
@@ -111,7 +111,7 @@ function lookFlags(options: UnmountOptions): number {
   return options.followSymlinks ? 0 : k.AT_SYMLINK_NOFOLLOW;
 }
 
-/** Adds the steps that unmount what is mounted at a path, if it is the one that is meant. */
+/** Adds the steps that unmount the mount at a path, provided that it is the intended one. */
 export function addUnmount(plan: Plan, mounted: Mounted, options: UnmountOptions): void {
   if (mounted.id !== undefined) {
     const { id, path } = mounted;
@@ -137,7 +137,10 @@ function addClose(plan: Plan, held: Held): void {
   if (descriptor !== undefined) plan.add(calls.close, [descriptor]);
 }
 
-/** The workdir of the overlay that is mounted at a path, from the mount table. Whether it ends can be told afterwards. */
+/**
+ * Returns the workdir of the overlay at a path, from the mount table. Also adds the overlay to the record of
+ * directories in use, so that a later step can tell if it has ended.
+ */
 function* findWorkdir(
   { path, namespace }: Mounted,
   options: UnmountOptions,
@@ -146,10 +149,10 @@ function* findWorkdir(
   if (mount?.type !== 'overlay') return undefined;
   const text = findOption(Buffer.from(mount.options, 'latin1'), 'workdir');
   if (text === undefined) return undefined;
-  // The one that exists is meant.
+  // If the text can mean several directories, the one that exists is meant.
   const candidates = shownLayers(text);
   const [workdir, another] = candidates.length === 1 ? candidates : candidates.filter(exists);
-  // Where mount(2) or fsconfig(2) could not take the path, it was a descriptor's, of the process that mounted.
+  // A path that mount(2) or fsconfig(2) could not take was passed as a file descriptor of the process that mounted.
   const isDescriptor = text.toString('latin1').startsWith('/proc/self/fd/');
   if (workdir !== undefined && another === undefined && isAbsolute(workdir) && !isDescriptor) {
     yield* seeMounts([mount]);
@@ -163,7 +166,7 @@ function* findWorkdir(
   });
 }
 
-/** Undefined where nothing is at the path: the unmount then fails, and says so. */
+/** Returns undefined when nothing is at the path. The unmount then fails and reports this. */
 function* findMountAt(query: FindQuery): Dialogue<RawMount | undefined> {
   try {
     return yield* findRaw(query);
@@ -178,25 +181,25 @@ function exists(path: Path): boolean {
   return lookSync(path, { flags: k.AT_SYMLINK_NOFOLLOW }).errno === 0;
 }
 
-// ------------------------------------------------------------------------------------------ what went wrong
+// ------------------------------------------------------------------------------------------------- failures
 
 const INSIDE = 'unmount what is mounted inside first, or all at once with unmountTree';
 
 const by = (holders: string): string => (holders === '' ? '; by whom is not to be seen' : ` by ${holders}`);
 
-/** What a look after a failure has found. */
+/** Facts that were gathered after a failure. */
 interface Facts {
   readonly found?: Found;
-  /** When the mount is busy. */
+  /** Set when the mount is busy. */
   readonly holders?: Holders;
-  /** What is done for all that. */
+  /** The part of the work that was done before the failure. */
   readonly leftover?: string | undefined;
 }
 
-/** How long to search for those who hold a mount, in ms. */
+/** How long to search for the holders of a mount, in ms. */
 const SEARCH = 500;
 
-/** The reason for a failed unmount. Pure. */
+/** Returns the error that explains a failed unmount. Pure. */
 export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Facts = {}): OverlayError {
   const { found, holders, leftover } = facts;
   const { errno, step } = failure;
@@ -260,12 +263,12 @@ export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Fa
   }
 }
 
-/** Whether the mount itself is gone, for all that the unmount failed. */
+/** Returns true when the mount is gone although the call has failed. */
 export function isUnmountedAllTheSame(error: unknown): boolean {
   return error instanceof OverlayError && (error.syscall === 'rmdir' || error.reason === 'work-in-use');
 }
 
-/** Looks for the reason of a failure other than that the mount is busy. */
+/** Finds the reason for a failure other than a busy mount. */
 export function* explain(
   mounted: Mounted,
   failure: StepFailure,
@@ -284,11 +287,11 @@ function* lookAt(mounted: Mounted, options: UnmountOptions, mask?: number): Dial
   return readLook(step, yield* ask(plan));
 }
 
-/** Who makes a mount busy. */
+/** Searches for what makes a mount busy. */
 export const searchBusy = (mounted: Mounted, options: UnmountOptions): Dialogue<Holders> =>
   searchHolders(mounted, { scope: 'busy', limit: SEARCH, flags: lookFlags(options) });
 
-/** The same mount with its id; undefined where it is not at its path any more. */
+/** Returns the mount with its id; undefined when it is no longer at its path. */
 export function* identify<M extends Mounted>(
   mounted: M,
   options: UnmountOptions,
@@ -299,23 +302,24 @@ export function* identify<M extends Mounted>(
   return { ...mounted, id: mountId };
 }
 
-// ------------------------------------------------------------------------------------------ what is to be done
+// -------------------------------------------------------------------------------------------------- unmounting
 
-/** Those who hold a mount for a moment only, such as a look at a path, are waited for so long, in ms. */
+/** How long to wait for momentary holders, such as a process that looks at a path, in ms. */
 const MOMENT = 5;
-/** An unmount goes on for so long where nobody can be found who holds the mount, in ms. */
+/** How long to continue when no holder of the mount can be found, in ms. */
 const UNSEEN = 100;
 
-/** Whether another call may have unmounted what was found at the path. */
+/** Returns true when another call may have unmounted the mount that was found at the path. */
 const isOther = (outcome: unknown): boolean =>
   outcome instanceof StepFailure && (outcome.errno === e.ESTALE || outcome.errno === e.EINVAL);
 
-/** How often a path is looked at anew where other calls unmount and mount. */
+/** How often to look at the path again while other calls unmount and mount there. */
 const MOST_ROUNDS = 4;
 
 /**
- * Unmounts. `current` says what, at each attempt anew: an object may stand for another mount meanwhile. A busy mount is
- * tried again before the call fails, if nobody is found to hold it: whoever did has let go since, or cannot be seen.
+ * Unmounts a mount. Each attempt calls `current` for it, because an object may stand for another mount meanwhile. If
+ * no holder of a busy mount is found, the unmount is tried again before the call fails: the holder has released the
+ * mount since, or cannot be seen.
  */
 export function* unmountMounted(
   current: () => Mounted,
@@ -333,7 +337,8 @@ export function* unmountMounted(
   for (let round = 0; isBusy(outcome) || isOther(outcome); round++) {
     const found = yield* identify(current(), options);
     if (isBusy(outcome)) {
-      // By its id from here on: who holds what is beneath it, when another call has unmounted it, is of no interest.
+      // From here on, the id identifies the mount. If another call unmounts it, the holders of the mount beneath do not
+      // matter.
       const mounted = found ?? current();
       outcome = yield* attempt(() => mounted, round === 0 ? 0 : UNSEEN);
       if (!isBusy(outcome)) continue;
@@ -348,11 +353,11 @@ export function* unmountMounted(
     }
   }
   if (outcome instanceof StepFailure) throw yield* explain(current(), outcome, options);
-  // Not where another call has unmounted it before.
+  // Skipped when another call has already unmounted it.
   if (options.removeWork && outcome !== undefined) yield* removeWork(current());
 }
 
-/** The options for the calling thread, on which a signal can end no wait. */
+/** Returns the options for the calling thread. A signal cannot end a wait there, so the default is not to wait. */
 export const withoutEndlessWait = <T extends Waiting>(options: T): T =>
   options.signal === undefined ? options : { ...options, timeout: options.timeout ?? 0 };
 
@@ -363,11 +368,11 @@ function* unmountAt(target: PathLike, options: UnmountOptions): Dialogue<void> {
 }
 
 /**
- * Unmounts what is mounted at `target`: umount2(2). Of several mounts stacked there, the top one. Writes the
- * whole file system of an overlay's upperdir back first, which can take its time; the promise waits on a
+ * Unmounts the mount at `target`: umount2(2). If several mounts are stacked there, it unmounts the top one. The kernel
+ * first writes back the whole file system of an overlay's upperdir, which can take time. The promise waits for it on a
  * thread of the library's own.
  *
- * A busy mount is tried again for up to a tenth of a second where nobody is found who uses it.
+ * If no user of a busy mount can be found, the call tries again for up to a tenth of a second.
  *
  * @throws {OverlayError} `reason` is `'not-mounted'`, `'mount-busy'`, `'target-missing'`,
  * `'target-symlink'`, `'mount-locked'`, `'no-privilege'`, `'path-inaccessible'` or, when the mount is gone
@@ -379,7 +384,7 @@ export async function unmount(target: PathLike, options?: UnmountOptions): Promi
   return hold(unmountAt(target, checkUnmountOptions(options, names)));
 }
 
-/** `unmount`, on the calling thread. */
+/** The synchronous form of `unmount`. */
 export function unmountSync(target: PathLike, options?: UnmountOptions): void {
   holdSync(unmountAt(target, withoutEndlessWait(checkUnmountOptions(options, names))));
 }

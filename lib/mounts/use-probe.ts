@@ -1,4 +1,4 @@
-/** The question to the kernel whether an overlay uses a directory as upper or work. It knows of all overlays. */
+/** Asks the kernel if an overlay uses a directory as upperdir or workdir. The kernel knows of all overlays. */
 import { EBUSY, EINVAL } from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
@@ -9,7 +9,7 @@ import { Plan, type Step, type Text } from '../kernel/plan.js';
 import type { Path } from '../paths.js';
 import { addReservation } from './in-use.js';
 
-/** Short, and the same to every kernel: the others go by a descriptor. */
+/** Returns true for a short path that every kernel parses the same way. Other paths are passed as file descriptors. */
 const isPlain = (path: Path): boolean => typeof path === 'string' && /^[^\\,:]{1,80}$/.test(path);
 
 function addProbe(plan: Plan, directory: Path, lower: Path): Step {
@@ -29,13 +29,14 @@ function addProbe(plan: Plan, directory: Path, lower: Path): Step {
 }
 
 /**
- * Whether an overlay uses a directory, in whichever mount namespace: undefined where this process may not ask. It asks
- * for an overlay with index=on and the directory as both upper and work. The kernel refuses that with EBUSY when the
- * directory is in use, else with EINVAL since the two may not be one, and leaves nothing. It writes a line to its log,
- * so this is for what nothing else can tell. `lower` is any directory.
+ * Returns true when an overlay in any mount namespace uses a directory, and undefined when this process may not ask.
+ * The probe requests an overlay with index=on and the directory as both upperdir and workdir. The kernel refuses it
+ * with EBUSY when the directory is in use, and otherwise with EINVAL, because the two must differ. Nothing is left
+ * behind. The kernel writes a line to its log, so the probe is only for cases that nothing else can decide. `lower` is
+ * any directory.
  *
- * The kernel takes the directory for a moment meanwhile. An overlay that another thread mounted at that moment would not
- * get it, and would never count as its user again. So the directory is reserved while the kernel is asked.
+ * The kernel claims the directory for a moment during the probe. An overlay that another thread mounts at that moment
+ * would not get it, and would never count as its user again. So the plan reserves the directory during the probe.
  */
 export function* askUse(directory: Path, lower: Path, namespaces?: Namespaces): Dialogue<boolean | undefined> {
   const plan = new Plan();

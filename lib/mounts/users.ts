@@ -1,4 +1,4 @@
-/** The processes that use mounts: proc_pid_fd(5), proc_pid_maps(5), proc_pid_root(5) and their like. */
+/** Finds the processes that use mounts: proc_pid_fd(5), proc_pid_maps(5), proc_pid_root(5) and similar files. */
 
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import * as e from '../errnos.js';
@@ -12,35 +12,38 @@ import { Plan, type Step } from '../kernel/plan.js';
 import { pathString } from '../paths.js';
 import { attempt, type Patience } from './search.js';
 
-/** Through which mount: nothing for the one that is asked about, else another one of the same file system. */
+/**
+ * The mount through which something is held: empty for the mount in question, else another mount of the same file
+ * system.
+ */
 export interface Via {
   readonly copy?: string;
   readonly namespace?: number;
 }
 
-/** The mounts that count, by the ids that looks with this mask find. */
+/** The mounts in question, by the ids that looks with this mask report. */
 export interface Wanted {
   readonly mask: number;
   readonly ids: ReadonlyMap<number, Via>;
 }
 
-/** Sockets that are bound in one of the mounts, by inode. */
+/** The sockets that are bound in one of the mounts, by inode. */
 export type Sockets = ReadonlyMap<number, Via & { readonly path: string }>;
 
 export interface Users {
   readonly holders: Holder[];
-  /** Processes that could not be looked at. */
+  /** The processes that could not be inspected. */
   readonly hidden: ReadonlySet<number>;
 }
 
-/** Command line, or name where there is none. */
+/** Returns the command line of a process, or its name when it has no command line. */
 export function commandOf(pid: number): string {
   const line = attempt(() => readFileSync(`/proc/${pid}/cmdline`));
   const command = line && pathString(line).replace(/\0+$/, '').replaceAll('\0', ' ');
   return command || (attempt(() => readFileSync(`/proc/${pid}/comm`, 'utf8'))?.trimEnd() ?? '');
 }
 
-/** Something that may be in one of the mounts. */
+/** A link in /proc that may lead into one of the mounts. */
 interface Candidate {
   readonly pid: number;
   readonly what: Holding;
@@ -48,16 +51,16 @@ interface Candidate {
   readonly descriptor?: number;
 }
 
-/** A directory of such things. */
+/** A directory of such links. */
 interface Directory {
   readonly pid: number;
   readonly what: 'file' | 'mapping';
   readonly path: string;
 }
 
-/** So many steps to a crossing, about. */
+/** The approximate number of steps in one native call. */
 const MOST_STEPS = 250;
-/** Bytes of names that a scan has room for. */
+/** The room for names in the output of a scan, in bytes. */
 const NAMES = 1024;
 
 class Batch {
@@ -80,7 +83,7 @@ class Batch {
     this.#scans.push([directory, wanted, step]);
   }
 
-  /** What the looks have found to be in a mount. */
+  /** Yields the holders that the looks have found in a mount. */
   *hits(outputs: Outputs): Generator<Holder> {
     for (const [{ link, ...rest }, { ids }, step] of this.#looks) {
       const via = outputs.result(step) < 0 ? undefined : ids.get(readMountId(step, outputs));
@@ -90,7 +93,7 @@ class Batch {
     }
   }
 
-  /** What the scans have found: each is to be looked at for the mount that it is in. */
+  /** Returns a batch that looks at each link that the scans have found, to learn which mount it leads into. */
   finds(outputs: Outputs, onDenied: (directory: Directory) => void): Batch {
     const next = new Batch();
     for (const [directory, wanted, step] of this.#scans) {
@@ -108,14 +111,14 @@ class Batch {
 
 type Fill = (batch: Batch, pid: number, wanted: Wanted) => void;
 
-/** What a process has open, runs, and is in. */
+/** Adds the open files, the program and the directories of a process. */
 const links: Fill = (batch, pid, wanted) => {
   const at = (name: string) => `/proc/${pid}/${name}`;
   batch.scan({ pid, what: 'file', path: at('fd') }, wanted);
   batch.look({ pid, what: 'cwd', link: at('cwd') }, wanted);
   batch.look({ pid, what: 'root', link: at('root') }, wanted);
   batch.look({ pid, what: 'executable', link: at('exe') }, wanted);
-  // A thread may have directories of its own.
+  // A thread may have a working directory and a root directory of its own.
   const threads = attempt(() => readdirSync(at('task'))) ?? [];
   for (const thread of threads.length > 1 ? threads : []) {
     batch.look({ pid, what: 'cwd', link: at(`task/${thread}/cwd`) }, wanted);
@@ -129,7 +132,10 @@ const mappings: Fill = (batch, pid, wanted) =>
 //   7f1c2a000000-7f1c2a021000 r--p 00001000 08:01 1234   /path
 const mapping = /^\S+ \S+ \S+ (\S+) \d+ +(\/.*)$/;
 
-/** For those who may not follow the links to what is mapped: by the file systems, as the maps write them. */
+/**
+ * Yields mapped files by device number, as /proc/PID/maps writes it. This serves callers that may not follow the links
+ * to mapped files.
+ */
 function* mappingsByDevice(pid: number, devices: ReadonlyMap<string, Via>): Generator<Holder> {
   const text = attempt(() => readFileSync(`/proc/${pid}/maps`, 'latin1'));
   for (const line of text?.split('\n') ?? []) {
@@ -141,7 +147,7 @@ function* mappingsByDevice(pid: number, devices: ReadonlyMap<string, Via>): Gene
   }
 }
 
-/** The processes that have one of the sockets. */
+/** Returns the processes that have one of the sockets open. */
 function* findSocketUsers(pids: readonly number[], sockets: Sockets, patience: Patience): Dialogue<Holder[]> {
   const holders: Holder[] = [];
   for (const pid of sockets.size === 0 ? [] : pids) {
@@ -159,8 +165,8 @@ function* findSocketUsers(pids: readonly number[], sockets: Sockets, patience: P
 }
 
 /**
- * What the processes hold of the mounts. `devices` is for those that may not follow the links to what is mapped:
- * the file systems as maps show them.
+ * Finds what the processes hold of the mounts. `devices` lists the file systems as /proc/PID/maps writes them, for
+ * callers that may not follow the links to mapped files.
  */
 export function* findUsers(
   pids: readonly number[],
@@ -187,7 +193,7 @@ export function* findUsers(
     });
     yield* finish(next);
   }
-  // What is mapped takes longest to look through, and is mostly held in other ways too.
+  // Mappings come last: they take longest to search, and most mapped files are held in other ways too.
   for (const fill of [links, mappings]) {
     let batch = new Batch();
     for (const pid of pids) {
@@ -205,7 +211,7 @@ export function* findUsers(
   const holders: Holder[] = [];
   for (const holder of found.values()) {
     const { pid = 0, what, path } = holder;
-    // A program is mapped too.
+    // A running program is mapped too.
     if (what === 'mapping' && found.has(`${pid} executable undefined ${path}`)) continue;
     const command = commands.get(pid) ?? commandOf(pid);
     commands.set(pid, command);

@@ -1,6 +1,6 @@
 /**
- * Changes of the mount table, as they come: from fanotify(7) where that tells of mounts (6.15) and the process may
- * ask, else by comparing tables whenever poll(2) on /proc/self/mountinfo says that there is something new.
+ * Watches the mount table for changes. The changes come from fanotify(7), where it reports mounts (6.15) and the
+ * process may use it. Otherwise, tables are compared whenever poll(2) on /proc/self/mountinfo reports a change.
  */
 
 import * as e from '../errnos.js';
@@ -21,9 +21,9 @@ export type MountEventType = 'mounted' | 'unmounted' | 'moved';
 
 export interface RawMountEvent {
   readonly type: MountEventType;
-  /** The unique one where the kernel has such. */
+  /** The unique id, where the kernel has unique ids. */
   readonly id: number;
-  /** As it was last seen; undefined where it was gone before it could be looked at. */
+  /** The mount as it was last seen; undefined when it was gone before it could be looked at. */
   readonly mount: RawMount | undefined;
 }
 
@@ -33,7 +33,7 @@ const keyOf = ({ id, uniqueId }: RawMount): number => uniqueId ?? id;
 
 type Known = ReadonlyMap<number, RawMount | undefined>;
 
-/** Where a mount is in the one that it is mounted on: a mount whose parent moves has not moved itself. */
+/** Returns the position of a mount in its parent. A mount does not count as moved when only its parent moves. */
 function placeOf(mount: RawMount, byTableId: ReadonlyMap<number, RawMount>): string {
   const parent = byTableId.get(mount.parent);
   return `${mount.parent} ${parent === undefined ? mount.target : mount.target.slice(parent.target.length)}`;
@@ -43,12 +43,12 @@ function* byTableId(mounts: Iterable<RawMount | undefined>): Dialogue<Map<number
   return new Map(yield* collect(mounts, (mount): [number, RawMount] | undefined => mount && [mount.id, mount]));
 }
 
-/** An id may stand for another mount by now, where ids are used again. */
+/** Returns true for the same mount. On kernels that reuse ids, an id may belong to another mount by now. */
 const isSame = (one: RawMount, other: RawMount): boolean =>
   one.uniqueId !== undefined ||
   (one.device === other.device && one.root === other.root && one.source === other.source && one.type === other.type);
 
-/** What has come and gone between two tables. */
+/** Returns the differences between two tables. */
 export function* compareTables(before: Known, after: readonly RawMount[]): Dialogue<RawMountEvent[]> {
   const [placesBefore, placesAfter] = [yield* byTableId(before.values()), yield* byTableId(after)];
   const left = new Map(before);
@@ -60,12 +60,12 @@ export function* compareTables(before: Known, after: readonly RawMount[]): Dialo
     if (old === undefined || placeOf(old, placesBefore) === placeOf(mount, placesAfter)) return undefined;
     return { type: 'moved', id, mount };
   });
-  // The youngest first, as mounts inside of others go before these.
+  // The newest mounts come first, because a mount inside another ends before it.
   const gone = Array.from(left, ([id, mount]): RawMountEvent => ({ type: 'unmounted', id, mount })).reverse();
   return [...gone, ...arrived];
 }
 
-/** A mount's event as fanotify(7) gives it. */
+/** A mount event as fanotify(7) reports it. */
 interface Told {
   readonly mask: number;
   readonly id: number;
@@ -75,7 +75,7 @@ const METADATA_SIZE = 24;
 const INFO_HEADER_SIZE = 4;
 const FAN_EVENT_INFO_TYPE_MNT = 7;
 
-/** The events in what was read from a fanotify descriptor. Pure. */
+/** Parses the events that were read from a fanotify file descriptor. Pure. */
 export function readMountEvents(data: Buffer): Told[] {
   const told: Told[] = [];
   for (let at = 0; at + METADATA_SIZE <= data.length; ) {
@@ -93,31 +93,33 @@ export function readMountEvents(data: Buffer): Told[] {
   return told;
 }
 
-/** As many events as fit are read at once. */
+/** The size of one read, in bytes; it returns as many events as fit. */
 const READ_SIZE = 16384;
 
 const forgottenText = (descriptor: number): string =>
   `The watch of descriptor ${descriptor} is closed by garbage collection: leave its loop, or abort its signal`;
 
-/** What is opened for a watch. */
+/** The resources that a watch opens. */
 interface Opened {
-  /** What tells of changes. */
+  /** The file descriptor that reports changes. */
   readonly descriptor: number;
-  /** Of the namespace that is watched, when it is not the calling thread's. */
+  /** A file descriptor of the watched namespace, when this is not the calling thread's. */
   readonly namespace?: number;
-  /** The name of that one where no descriptor of it is of use: one that this process may not join. */
+  /**
+   * The name of the watched namespace when this process may not join it, so that a file descriptor of it is of no use.
+   */
   readonly named?: Namespace;
 }
 
-/** One look at the changes; next() again for the ones after it. */
+/** A watch of the mount table. Each call of next() returns the next changes. */
 export abstract class Watch {
   readonly #held: Held;
   readonly #namespace: Held | undefined;
   readonly #ending = new AbortController();
   #closed: Promise<unknown> | undefined;
-  /** What is to be listed. */
+  /** The namespace to list. */
   protected readonly namespace: Namespace | undefined;
-  /** The mounts as they were when the watch began, where the table is short; a long one is read on a thread. */
+  /** The mounts when the watch began, if the table is short. A long table is read on another thread. */
   readonly #first: Promise<readonly RawMount[]>;
   #isFilled = false;
 
@@ -130,7 +132,7 @@ export abstract class Watch {
     }
     this.namespace = namespace ?? named;
     this.#first = listFirst(this.namespace);
-    // Whoever asks for a change is told.
+    // The error is reported by next().
     this.#first.catch(() => {});
   }
 
@@ -138,21 +140,26 @@ export abstract class Watch {
     return this.#held.descriptor;
   }
 
-  /** What has changed since the last call, waiting for it if need be; undefined when closed. */
+  /**
+   * Returns the changes since the last call, and waits for one if there is none; undefined when the watch is closed.
+   */
   abstract next(): Promise<RawMountEvent[] | undefined>;
 
   get isClosed(): boolean {
     return this.#ending.signal.aborted;
   }
 
-  /** Ends it; the descriptors are closed on a thread, since the kernel waits until nobody tells it of events any more. */
+  /**
+   * Ends the watch. The file descriptors are closed on another thread, because the kernel waits there until no event is
+   * being delivered to them.
+   */
   close(): Promise<unknown> {
     this.#ending.abort();
     this.#closed ??= Promise.all([closeLater(this.#held), this.#namespace && closeLater(this.#namespace)]);
     return this.#closed;
   }
 
-  /** Learns once what the mounts are that were there at first. */
+  /** Adds the details of the mounts that existed when the watch began. Only the first call does anything. */
   protected async fill(known: Map<number, RawMount | undefined>): Promise<void> {
     if (this.#isFilled) return;
     this.#isFilled = true;
@@ -162,7 +169,7 @@ export abstract class Watch {
     }
   }
 
-  /** Resolves when the descriptor is ready, or this is closed. */
+  /** Resolves when the file descriptor is ready or the watch is closed. */
   protected async wait(events: number): Promise<void> {
     const plan = new Plan();
     plan.add(calls.wait_for, [this.descriptor, events]);
@@ -182,11 +189,11 @@ function explainWatch(failure: StepFailure): OverlayError {
   });
 }
 
-/** By fanotify(7): each change on its own, also those that others undo at once. */
+/** Watches by fanotify(7). It reports each change, even one that is reversed at once. */
 class EventWatch extends Watch {
-  /** Undefined: gone before it could be looked at. */
+  /** The known mounts; undefined for a mount that was gone before it could be looked at. */
   readonly #known: Map<number, RawMount | undefined>;
-  /** What a comparison has told that the queue will tell again. */
+  /** The events that a comparison has reported and that the queue will report again. */
   readonly #toldAlready = new Set<string>();
 
   static open(watched: Namespace | undefined): EventWatch | undefined {
@@ -206,7 +213,8 @@ class EventWatch extends Watch {
 
   constructor(opened: Opened) {
     super(opened);
-    // At once: what goes before the table is read, and is then lost by a queue that runs over, could not be told.
+    // The list is read at once. A mount that ends before the table is read could not be reported if the queue then
+    // overflowed.
     try {
       this.#known = holdSync(listKnown(this.namespace));
     } catch (error) {
@@ -230,7 +238,7 @@ class EventWatch extends Watch {
     return undefined;
   }
 
-  /** Without waiting. */
+  /** Reads the pending events without waiting. */
   #read(): Told[] {
     const plan = new Plan();
     const options = { output: READ_SIZE, tolerate: [e.EAGAIN] };
@@ -262,7 +270,7 @@ class EventWatch extends Watch {
     return events;
   }
 
-  /** The queue has run over: what has got lost shows in the table. */
+  /** Compares tables after the queue has overflowed, to find the lost events. */
   async #compare(): Promise<RawMountEvent[]> {
     const after = await hold(listRaw({ namespace: this.namespace }));
     const events = await hold(compareTables(this.#known, after));
@@ -273,7 +281,7 @@ class EventWatch extends Watch {
   }
 }
 
-/** By comparing tables: what comes and goes between two looks is not seen. */
+/** Watches by comparing tables. It misses mounts that come and go between two looks. */
 class TableWatch extends Watch {
   #known: Map<number, RawMount | undefined>;
   #waiting: Promise<void> | undefined;
@@ -291,7 +299,7 @@ class TableWatch extends Watch {
   static open(watched: Namespace | undefined): TableWatch {
     const plan = new Plan();
     const self = addThreadSelf(plan);
-    // The table is that of the namespace in which it is opened, wherever it is read.
+    // The file shows the table of the namespace in which it was opened, wherever it is read.
     const namespace = watched === undefined ? undefined : addJoin(plan, watched, true);
     const file = addTable(plan, self, 'mountinfo');
     const outcome = performSync(plan);
@@ -302,7 +310,9 @@ class TableWatch extends Watch {
     });
   }
 
-  /** Who may not join a namespace may still read the tables of its processes. */
+  /**
+   * Opens the table of a process in the namespace. A process that may not join a namespace may still read these tables.
+   */
   static #openDenied(failure: StepFailure, named: Namespace | undefined): TableWatch {
     const error = explainTable(failure);
     const process = typeof named === 'string' || named instanceof Uint8Array ? processOf(named) : undefined;
@@ -317,7 +327,7 @@ class TableWatch extends Watch {
   async next(): Promise<RawMountEvent[] | undefined> {
     while (!this.isClosed) {
       if (this.#waiting === undefined) {
-        // The table is read when the wait has begun: beginning it takes note of all that was before.
+        // The table is read after the wait has begun, because beginning the wait marks all earlier changes as seen.
         this.#waiting = this.wait(k.POLLPRI);
         this.#waiting.catch(() => {});
         await this.fill(this.#known);
@@ -336,7 +346,7 @@ class TableWatch extends Watch {
 const toKnown = (mounts: readonly RawMount[]): Map<number, RawMount> =>
   new Map(mounts.map((mount) => [keyOf(mount), mount]));
 
-/** So many mounts are read at once. */
+/** The most mounts that are read at once on the calling thread. */
 const SHORT_TABLE = 500;
 
 async function listFirst(namespace: Namespace | undefined): Promise<readonly RawMount[]> {
@@ -345,17 +355,17 @@ async function listFirst(namespace: Namespace | undefined): Promise<readonly Raw
   return ids !== undefined && ids.length <= SHORT_TABLE ? holdSync(listing) : hold(listing);
 }
 
-/** The mounts at this moment, by their ids alone where there is a quick way: listmount(2), 6.8. */
+/** Returns the present mounts. If listmount(2) is available (6.8), it returns only their ids, which is faster. */
 function* listKnown(namespace: Namespace | undefined): Dialogue<Map<number, RawMount | undefined>> {
   const ids = yield* listIds(namespace);
   return ids === undefined ? toKnown(yield* listRaw({ namespace })) : new Map(ids.map((id) => [id, undefined]));
 }
 
-/** A table whose changes can be waited for. */
+/** Adds a step that opens a mount table whose changes can be waited for. */
 const addTable = (plan: Plan, directory: Descriptor, path: string): Descriptor =>
   plan.add(calls.openat2, [directory, path, k.O_CLOEXEC, 0], { keep: true, output: 0 });
 
-/** Watches from now on. */
+/** Starts a watch. */
 export function openWatch(way?: WatchWay, namespace?: Namespace): Watch {
   const events = way === 'table' ? undefined : EventWatch.open(namespace);
   return events ?? TableWatch.open(namespace);

@@ -1,4 +1,4 @@
-/** The removal of the work directory that an overlay leaves, when the overlay has ended. */
+/** Removes the work directory that an overlay leaves behind, once the overlay has ended. */
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
@@ -14,10 +14,10 @@ import { dropInherited } from './inherited.js';
 import type { Mounted } from './mounted.js';
 import { askUse } from './use-probe.js';
 
-/** A child of the library can hold a copy of the mount for a moment: so long the removal waits for it, in ms. */
+/** How long the removal waits, in ms. A child process of the library can hold a copy of the mount for a moment. */
 const MOMENT = 100;
 
-/** Most copies are gone before this round; then programs that have inherited one are looked for. */
+/** The round in which programs that have inherited a copy are searched for. Most copies are gone before it. */
 const INHERITED_ROUND = 2;
 
 const PATH_ROOM = 4096;
@@ -48,8 +48,8 @@ function removalPlan(workdir: Path): Plan {
 }
 
 /**
- * Removes what the kernel has made in a workdir: in `work`, which a user namespace leaves with mode 000, the whiteouts
- * that it shares and the mark of a volatile mount; and all of `index`.
+ * Adds steps that remove what the kernel has made in a workdir. From `work`, which a user namespace leaves with mode
+ * 000, they remove the shared whiteouts and the mark of a volatile mount. They remove all of `index`.
  */
 export function addWorkContentsRemoval(
   plan: Plan,
