@@ -338,8 +338,8 @@ export function addXattrGuard(plan: Plan, upperdir: Path, kind: 'user' | 'truste
 }
 
 /**
- * Adds the calls from fsopen(2) to move_mount(2). The mount is not visible before the last step. `lowerdir` is the value
- * of the option of that name, if the lower layers are not set one by one.
+ * Adds the calls from fsopen(2) to move_mount(2). The mount is not visible before the last step. `lowerdir` is the
+ * value of the option of that name, if the lower layers are not set one by one.
  */
 function addDetachedWay(
   plan: Plan,
@@ -498,7 +498,7 @@ function addNumbersWay(plan: Plan, options: Attached, features: KernelFeatures, 
   return addMountWay(plan, options, features, data, target, layers);
 }
 
-/** Adds the step that reads the new mount's id, and whether its root can be changed, as the upperdir's attributes say. */
+/** Adds the step that reads the new mount's id. The attributes of its root, those of the upperdir, may forbid changes. */
 function addIdLook(plan: Plan, root: Descriptor, options: CheckedOptions, features: KernelFeatures): Step {
   const { upperdir } = options;
   const mask = features.uniqueMountId ? k.STATX_MNT_ID_UNIQUE : k.STATX_MNT_ID;
