@@ -130,10 +130,10 @@ export interface OverlayOptions {
    */
   subIds?: boolean;
   /**
-   * The mount namespace of the target: `/proc/PID/ns/mnt`, a descriptor, or one from `createNamespace`. The target is an
-   * absolute path there. The paths of the layers are the caller's: a thread that ends with the call makes the overlay in
-   * the caller's namespace and attaches it in the other one (setns(2)). Joining a namespace needs CAP_SYS_ADMIN and
-   * CAP_SYS_CHROOT. Default: the caller's.
+   * The mount namespace of the target: `/proc/PID/ns/mnt`, a descriptor, or one from `createNamespace`. The target is
+   * an absolute path there. The paths of the layers are the caller's: a thread that ends with the call makes the
+   * overlay in the caller's namespace and attaches it in the other one (setns(2)). Joining a namespace needs
+   * CAP_SYS_ADMIN and CAP_SYS_CHROOT. Default: the caller's.
    */
   namespace?: NamespaceLike;
   /**
@@ -380,8 +380,8 @@ function checkOther(draft: Draft, options: OverlayOptions, name: string): void {
 }
 
 /**
- * Checks the options against each other. Raw values appear in messages only, because the object that holds them inherits
- * from Object.prototype.
+ * Checks the options against each other. Raw values appear in messages only, because the object that holds them
+ * inherits from Object.prototype.
  */
 function checkTogether(draft: Draft, { lowerdir, target, upperdir, workdir }: OverlayOptions): void {
   if (draft.lowerdir.length === 0) {

@@ -498,7 +498,10 @@ function addNumbersWay(plan: Plan, options: Attached, features: KernelFeatures, 
   return addMountWay(plan, options, features, data, target, layers);
 }
 
-/** Adds the step that reads the new mount's id. The attributes of its root, those of the upperdir, may forbid changes. */
+/**
+ * Adds the step that reads the new mount's id. The step also fails if the attributes of the mount's root, which are
+ * those of the upperdir, forbid changes.
+ */
 function addIdLook(plan: Plan, root: Descriptor, options: CheckedOptions, features: KernelFeatures): Step {
   const { upperdir } = options;
   const mask = features.uniqueMountId ? k.STATX_MNT_ID_UNIQUE : k.STATX_MNT_ID;
