@@ -266,7 +266,7 @@ function conflictError(conflict: Conflict, found: Case): Error {
   return conflictingOptions(what, conflict.hint);
 }
 
-/** Whether the caller accepts the option that the kernel would drop. It may drop either of two that exclude each other. */
+/** Whether the mount may lack what the kernel would drop: either option, if the two exclude each other. */
 function mayFall({ kernel, options, lack }: Conflict, allowed: readonly string[]): boolean {
   if (kernel !== 'drops' || allowed.length === 0) return false;
   return (lack === undefined ? options : options.slice(0, 1)).every((name) => allowed.includes(name));
