@@ -86,7 +86,7 @@ function isAtOrBelow(path: string, directory: string): boolean {
 const identityOf = ({ errno, device, inode }: Found): string | undefined =>
   errno === 0 ? `${device}:${inode}` : undefined;
 
-/** Whether the library may look at a path of the table. A path in /proc/self leads to its own process's files. */
+/** Whether the library may look up a path of the table. In /proc/self it would find its own files instead. */
 const isComparable = (path: string): boolean => path.startsWith('/') && !/^\/proc\/(self|thread-self)\//.test(path);
 
 /** Returns the overlays that use a directory: by path and, in the namespace of the caller, by device and inode. */

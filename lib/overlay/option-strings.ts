@@ -1,6 +1,6 @@
 /**
- * Reads the options of an overlay from text, as a caller gives them to mount(2) or as the mount table shows them. This is
- * the inverse of a plan's options, and follows the table of options. Pure.
+ * Reads the options of an overlay from text, as a caller gives them to mount(2) or as the mount table shows them. This
+ * is the inverse of a plan's options, and follows the table of options. Pure.
  */
 import { parseLowerdir, type RawOption, shownLayers, unescapeLayer } from '../mount-strings.js';
 import { fromBytes, type Path } from '../paths.js';

@@ -111,7 +111,7 @@ export interface OverlayOptions {
    * Shows the layers' files with other owners than they have on disk, and stores new files likewise. The value is a
    * list of ranges of ids, or the descriptor of a user namespace; for all layers, or as `{ lowerdir, upperdir }`. Needs
    * Linux 5.19, and CAP_SYS_ADMIN in the initial user namespace. The upperdir and the workdir get one clone of the
-   * directory that holds both. The map must show some ids of the upperdir's files as the ids of the mounting user.
+   * directory that holds both. The ids that the map shows for the upperdir must include those of the mounting user.
    */
   idmap?: IdMapOption;
   /**

@@ -21,7 +21,7 @@ const isPlain = (path: Path | undefined): path is string =>
 /** Placeholders for the paths. A caller's path never equals one, because it is absolute. */
 const marks = ['lower', 'upper', 'work', 'target'] as const;
 
-/** Returns the plan of a mount with one lower layer, upperdir, workdir, target and no option; undefined for any other. */
+/** Returns the plan of a mount with one lowerdir, upperdir, workdir, target and no option; undefined for any other. */
 export function planPlain(options: CheckedOptions, features: KernelFeatures): MountPlan | undefined {
   const { isPlain: hasNoOption, lowerdir, upperdir, workdir, target } = options;
   const [lower] = lowerdir;

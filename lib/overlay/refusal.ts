@@ -1,6 +1,6 @@
 /**
- * Explains why an unprivileged user cannot make the namespaces of a rootless mount, from the step that failed, its errno
- * and the settings of the machine. The library reads the settings only after a failure or for `features`. The
+ * Explains why an unprivileged user cannot make the namespaces of a rootless mount, from the step that failed, its
+ * errno and the settings of the machine. The library reads the settings only after a failure or for `features`. The
  * explanation is pure.
  */
 import { readFileSync } from 'node:fs';

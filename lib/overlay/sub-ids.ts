@@ -138,7 +138,7 @@ function findRanges(file: string, users: ReadonlySet<string>): IdRange[] {
 /** The kernel's limit of lines in a map: user_namespaces(7). */
 const MOST_LINES = 340;
 
-/** Returns the arguments for the program. It writes a line for each range; the kernel takes less than a page of text. */
+/** Returns the program's arguments. It writes a line for each range; the kernel takes less than a page of text. */
 function toMap(file: string, own: number, ranges: readonly IdRange[]): string[] {
   const disjoint = toDisjoint(own, ranges);
   const words = toMapArguments(own, disjoint);

@@ -10,7 +10,7 @@ export interface MountEvent<P extends string | Buffer = string> {
   readonly type: MountEventType;
   /** The `uniqueId` of the mount, or its `id` before Linux 6.8. */
   readonly id: number;
-  /** The mount as it is now, or as the library last saw it; undefined if it was gone before the library could read it. */
+  /** The mount as it is now, or as the library last saw it; undefined if it was gone before it could be read. */
   readonly mount: MountEntry<P> | undefined;
 }
 
@@ -111,12 +111,13 @@ export function watchMountsWith(
 
 /**
  * Reports the mounts that any process makes, unmounts or moves in a mount namespace, the calling thread's or another.
- * The watch begins with this call, and ends when the caller leaves the loop or the signal aborts. The library queues the
- * changes until the caller asks for them.
+ * The watch begins with this call, and ends when the caller leaves the loop or the signal aborts. The library queues
+ * the changes until the caller asks for them, and loses none.
  *
- * From Linux 6.15 on, if the process has CAP_SYS_ADMIN, fanotify(7) reports each change. Otherwise the library reads the
- * table again whenever proc_pid_mountinfo(5) signals a change. It then misses mounts that come and go between two reads.
- * Changes of flags and options are not reported. One thread serves all watches of the process, and sleeps in epoll(7).
+ * From Linux 6.15 on, if the process has CAP_SYS_ADMIN, fanotify(7) reports each change. Otherwise the library reads
+ * the table again whenever proc_pid_mountinfo(5) signals a change. It then misses mounts that come and go between two
+ * reads. Changes of flags and options are not reported. One thread serves all watches of the process, and sleeps in
+ * epoll(7).
  *
  * @throws {OverlayError} `'out-of-descriptors'`, `'proc-missing'` if there is no /proc; for `namespace` as `listMounts`
  */

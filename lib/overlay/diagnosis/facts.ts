@@ -75,7 +75,7 @@ export interface OriginFacts {
 }
 
 export interface WorkFacts {
-  /** A directory in `work/work` that the kernel does not remove, because it is nested too deep and not empty. */
+  /** A directory two levels below `work/work` that is not empty, so that the kernel does not remove it. */
   readonly leftover: Path | undefined;
   /** The kernel's own directory in the workdir, or an entry of it, that is immutable or append-only. */
   readonly immutable: Path | undefined;

@@ -1,6 +1,6 @@
 /**
- * Gathers the facts, with a few plans of bounded size and a few reads. Facts that need no answer from a file system come
- * first, so that they are there even if the library stops early.
+ * Gathers the facts, with a few plans of bounded size and a few reads. Facts that need no answer from a file system
+ * come first, so that they are there even if the library stops early.
  */
 import { readFileSync } from 'node:fs';
 import { EEXIST, ENOENT } from '../../errnos.js';
@@ -325,8 +325,8 @@ function isInPlace(id: number, table: readonly MountinfoLine[]): boolean {
 
 /**
  * Finds the parents of each directory up to the root of its file system, one level at a time for all. Stops at
- * directories that it has met before. The kernel walks one file system, so the parent of a mount point counts only if it
- * is also the parent on that file system.
+ * directories that it has met before. The kernel walks one file system, so the parent of a mount point counts only if
+ * it is also the parent on that file system.
  */
 function* gatherParents(
   paths: readonly PathFacts[],
@@ -384,7 +384,7 @@ function* findLeftover(inner: Path): Dialogue<Path | undefined> {
   return undefined;
 }
 
-/** Returns an immutable entry of the kernel's own directory, which the kernel clears two levels deep. */
+/** Returns the kernel's own directory, or an entry of it, if immutable. The kernel clears it two levels deep. */
 function* findImmutable(inner: Path): Dialogue<Path | undefined> {
   const paths = [inner];
   for (const { name, isDirectory } of yield* list(inner)) {

@@ -43,7 +43,10 @@ const upperAndWork: Rule = {
   foresees: true,
 };
 
-/** Finds a lower layer inside another layer, which the kernel refuses. It takes an upperdir or workdir inside a lower. */
+/**
+ * Finds a lower layer that is the same directory as another layer, or is inside one. The kernel refuses both. It
+ * accepts an upperdir or workdir inside a lower layer.
+ */
 function findOverlap({ options, facts }: Scene): Verdict | undefined {
   const byIdentity = new Map<string, PathFacts>();
   const layers = facts.paths.filter(isLayer);
@@ -114,7 +117,8 @@ function otherOverlay({ target, isPending }: OtherUse): [which: string, end: str
 const used: Rule = {
   when: ({ errno, step }) => errno === e.EBUSY && step?.call !== calls.statx && step?.call !== calls.reserve_target,
   find({ options, facts, failure }) {
-    // An upperdir or workdir in use comes first. The kernel refuses a lower that is another upperdir only with an index.
+    // An upperdir or workdir in use tells more than a lower layer. The kernel refuses a lower layer that is another
+    // overlay's upperdir only with an index.
     const order = ['upperdir', 'workdir', 'lowerdir', 'datadir'];
     const hasIndex = options.overlay.some(({ kernel, value }) => kernel === 'index' && value === 'on');
     const minded = hasIndex || failure !== undefined ? order : options.exclusive ? order.slice(0, 2) : [];

@@ -85,7 +85,7 @@ const notMapped: Rule = {
   },
 };
 
-/** A guard has found the superblock of a mapped upperdir read-only. The workdir on disk may be writable all the same. */
+/** A guard has found the superblock of a mapped upperdir read-only. The workdir itself may be fully writable. */
 const mounterUnmapped: Rule = {
   when: ({ step, errno }) => step?.call === calls.fstatfs && errno === e.EROFS,
   find({ options }) {

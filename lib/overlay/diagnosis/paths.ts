@@ -154,7 +154,7 @@ const targetReserved: Rule = {
 const attaches = ({ step, errno }: StepFailure): boolean =>
   (step?.call === calls.move_mount || step?.call === calls.mount) && errno === e.EINVAL;
 
-/** The target is not in the mount namespace of the process. */
+/** The target is outside the mount namespace of the process; the kernel attaches mounts only inside it. */
 const targetForeign: Rule = {
   when: attaches,
   find({ options, facts }) {
@@ -171,7 +171,7 @@ const targetForeign: Rule = {
   foresees: true,
 };
 
-/** A layer is not on a mount of this namespace. */
+/** A layer is not on a mount of this namespace, as the kernel requires. */
 export const layerForeign: Rule = {
   when: (failure) => failure.errno === e.EINVAL,
   find({ options, facts }) {

@@ -109,7 +109,7 @@ const filtered: Rule = {
   },
 };
 
-/** /proc is missing. mount(2) takes the target through /proc/self/fd, and only /proc shows the process's permissions. */
+/** /proc is missing. mount(2) takes the target through /proc/self/fd, and only /proc shows the permissions. */
 const procMissing: Rule = {
   when: ({ step, errno }) => step?.call === calls.mount && errno === e.ENOENT,
   find({ options, facts: { mountCount, paths } }) {

@@ -58,7 +58,7 @@ export function findSubject({ failure, facts }: Scene): PathFacts | undefined {
 export const cameOutReadOnly = ({ step, errno }: StepFailure): boolean =>
   (step?.call === calls.fstatfs || step?.call === calls.statfs) && errno === e.EROFS;
 
-/** The step that reads the new mount has found that its root, which has the upperdir's attributes, cannot be changed. */
+/** The step that reads the new mount has found that its root, which is that of the upperdir, cannot be changed. */
 export const cameOutUnchangeable = ({ step, errno }: StepFailure): boolean =>
   step?.call === calls.statx && errno === e.EBUSY && step.options.subject?.role === 'upperdir';
 
