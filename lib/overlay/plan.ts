@@ -126,8 +126,8 @@ function addWorkRemoval(plan: Plan, { create, workdir }: CheckedOptions): void {
 const madeInWork = ['index', 'work'] as const;
 
 /**
- * Adds guards against removed directories. A path through /proc/self/fd still opens a removed directory, and the kernel
- * accepts it as a layer: as an empty lower layer, or as an upperdir in which nothing can be made.
+ * Adds guards against removed directories. A path by a descriptor, such as `/proc/self/fd/9`, still opens a removed
+ * directory. The kernel accepts it as an empty lower layer, or as an upperdir in which nothing can be made.
  */
 function addRemovedGuards(plan: Plan, { lowerdir, datadir, upperdir, workdir }: CheckedOptions): void {
   const add = (subject: Subject): void => {

@@ -153,7 +153,8 @@ export function explainRefusal(
   // The kernel may also have refused an option.
   if (step.call === calls.fsconfig && step.args[1] !== FSCONFIG_CMD_CREATE) return undefined;
   if (step.call === calls.fsconfig && errno === e.EPERM) {
-    // The plan passes layers as only kernels from 6.5 on take them. They support this, so the refusal is of this mount.
+    // Only kernels from 6.5 on take layers as this plan passes them. These kernels make overlays in user namespaces, so
+    // the refusal concerns this mount alone.
     const opensLower = plan.steps.some(
       ({ call, options }) => call === calls.openat2 && options.subject?.role === 'lowerdir',
     );

@@ -107,7 +107,7 @@ function otherOverlay({ target, isPending }: OtherUse): [which: string, end: str
     ];
   }
   const shown = quotePath(target);
-  // A descriptor path always belongs to this process.
+  // The library never names another process's mount by a descriptor.
   return goesByDescriptors(target)
     ? [`the detached overlay ${shown}`, 'unmount that one by its `unmount`']
     : [`the overlay at ${shown}`, `unmount ${shown}`];

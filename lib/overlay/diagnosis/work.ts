@@ -256,7 +256,7 @@ const incompatible: Rule = {
   foresees: true,
 };
 
-/** If `index` is on, the kernel reads the existing index, and it is not a valid one. */
+/** `index` or `nfsExport` is on, so the kernel reads the existing index, which is not a valid one. */
 const strayIndex: Rule = {
   when: (failure) => isCreation(failure) && (failure.errno === e.EINVAL || failure.errno === e.ENOTDIR),
   find({ options, facts: { work } }) {
