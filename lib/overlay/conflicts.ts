@@ -1,7 +1,7 @@
 /**
- * Options that do not go together, and options that the kernel at hand has not: refused here, with both names
- * and the way out, before the kernel answers with a bare EINVAL or drops one of them without a word. One
- * table; docs/options.md is made from it. Pure.
+ * Refuses options that conflict, and options that the running kernel lacks. The error names both options and the
+ * remedy; the kernel would answer with a bare EINVAL, or silently drop one of them. There is one table, and
+ * docs/options.md is made from it. Pure.
  */
 import { EOPNOTSUPP } from '../errnos.js';
 import { conflictingOptions, OverlayError } from '../errors.js';
@@ -9,43 +9,46 @@ import { type KernelFeatures, needsMetacopy, type ProbedOption } from './feature
 import { type OptionRow, optionRows } from './option-table.js';
 import type { CheckedOptions, NamedOption, OverlayOptionName } from './options.js';
 
-/** What a row looks at. */
+/** The input of a row's test. */
 interface Case {
-  /** The values that the caller named, by the library's names, as they are sent: `'on'`, null for a bare word. */
+  /** The values that the caller named, keyed by the library's names, as they are sent: `'on'`, null for a bare word. */
   readonly named: Readonly<Partial<Record<OverlayOptionName, string | null>>>;
   readonly hasUpper: boolean;
   readonly hasData: boolean;
   readonly features: KernelFeatures;
 }
 
-/** What the kernel does with such a request. */
+/** The kernel's response to such a request. */
 type Outcome =
-  /** It fails, with EINVAL or EPERM and no word. */
+  /** It fails with EINVAL or EPERM, without a message. */
   | 'refuses'
-  /** It mounts, and one of the options has fallen away: with a `lack`, the first. */
+  /** It mounts without one of the options; without the first one if the row has a `lack`. */
   | 'drops'
-  /** It mounts, and says otherwise than it does. */
+  /** It mounts, but shows other options than it applies. */
   | 'lies';
 
 export interface Conflict {
-  /** The options at odds; the first one is what to leave out. */
+  /** The conflicting options, first the one to leave out. */
   readonly options: readonly string[];
-  /** When, for the documentation. */
+  /** The condition in words, for the documentation. */
   readonly when: string;
   readonly applies: (found: Case) => boolean;
   readonly kernel: Outcome;
   readonly hint: string;
-  /** How the two are at odds. Left out: they cannot go together. */
+  /** The kind of the conflict. Without it the two options exclude each other. */
   readonly lack?: 'needs the other' | 'user namespace';
 }
 
 const isOn = (value: string | null | undefined): boolean => value === 'on' || value === 'require';
 const isSet = (value: string | null | undefined): boolean => value === null;
 
-/** Outside the initial user namespace trusted.* is out of reach: features that are kept in it need userxattr, or cannot be. */
+/**
+ * Only the initial user namespace gives access to trusted.* attributes. In any other, features that are kept in them
+ * need userxattr or are not available.
+ */
 const lacksTrusted = ({ features, named }: Case): boolean => features.userNamespace && !isSet(named.userxattr);
 
-/** What metacopy, named or not, does not go with. */
+/** Whether the options exclude metacopy, even if the caller has not named it. */
 const excludesMetacopy = (redirectDir: string | null | undefined, hasUpper: boolean): boolean =>
   redirectDir === 'off' || redirectDir === 'nofollow' || (redirectDir === 'follow' && hasUpper);
 
@@ -263,13 +266,13 @@ function conflictError(conflict: Conflict, found: Case): Error {
   return conflictingOptions(what, conflict.hint);
 }
 
-/** Whether what the kernel would drop is what may fall away; of two that cannot go together, it may be either. */
+/** Whether the mount may lack what the kernel would drop: either option, if the two exclude each other. */
 function mayFall({ kernel, options, lack }: Conflict, allowed: readonly string[]): boolean {
   if (kernel !== 'drops' || allowed.length === 0) return false;
   return (lack === undefined ? options : options.slice(0, 1)).every((name) => allowed.includes(name));
 }
 
-/** The kernel that has an option, or one of its values, first. */
+/** Returns the first kernel that has an option, or a value of it. */
 function firstKernel({ name, value }: NamedOption): string {
   const row = optionRows[name] as OptionRow;
   const firstOfValue = row.form === 'word' && value !== null ? row.firstOf?.[value] : undefined;
@@ -283,7 +286,7 @@ function isLacking({ kernel, value }: NamedOption, { options }: KernelFeatures):
   );
 }
 
-/** What is switched off is off on a kernel that does not know it; a file system without its UUID is something else. */
+/** An option that is off is off on a kernel that lacks it, too. This is not so for `uuid=off`, which hides the UUID. */
 const isOff = ({ kernel, value }: NamedOption): boolean =>
   value === null ? kernel.startsWith('no') : value === 'off' && kernel !== 'uuid';
 
@@ -296,14 +299,14 @@ function lackingError(name: string, shown: string, first: string, { release }: K
   });
 }
 
-/** Something wrong about the options. */
+/** A fault of the options. */
 export interface Problem {
   readonly error: Error;
   /** Whether the kernel refuses such a mount; otherwise it mounts and drops an option. */
   readonly isRefused: boolean;
 }
 
-/** Finds options that conflict or that the kernel lacks; returns the options less those that may be lacking and are. */
+/** Finds options that conflict or that the kernel lacks. Returns the options without those that the mount may lack. */
 export function* findProblems(options: CheckedOptions, features: KernelFeatures): Generator<Problem, CheckedOptions> {
   const { overlay, datadir, upperdir, allowDegraded } = options;
   if (datadir.length > 0 && features.options['datadir+'] === false && features.fsContext !== true) {
@@ -338,8 +341,8 @@ export function* findProblems(options: CheckedOptions, features: KernelFeatures)
 }
 
 /**
- * Throws where options conflict, or one is lacking; returns the options less those that may be lacking and
- * are.
+ * Throws if options conflict or the kernel lacks one. Returns the options without those that the kernel lacks and the
+ * mount may lack.
  */
 export function checkConflicts(options: CheckedOptions, features: KernelFeatures): CheckedOptions {
   if (options.overlay.length === 0 && options.datadir.length === 0) return options;

@@ -1,4 +1,4 @@
-/** What a mount is, read back from the kernel. */
+/** Reads the options of a mount back from the kernel. */
 
 import { EINVAL, EOPNOTSUPP } from '../errnos.js';
 import { OverlayError } from '../errors.js';
@@ -15,13 +15,13 @@ import { pathString, quotePath } from '../paths.js';
 import { entryMaker, type MountFlags } from './mount-entry.js';
 import type { NamedOptions } from './option-strings.js';
 
-/** Options in force, by the names of `OverlayOptions`: what the kernel shows, and what the mount allows. */
+/** The options in force, named as in `OverlayOptions`: those that the kernel shows, and the flags of the mount. */
 export interface EffectiveOptions extends Omit<NamedOptions, 'readonlySuperblock'>, MountFlags {
   readonly readonlySuperblock: boolean;
   readonly source: string;
 }
 
-/** The options in force. */
+/** Returns the options in force. */
 export function* effectiveOptions(mounted: Mounted & { readonly id: number }): Dialogue<EffectiveOptions> {
   const raw = mounted.held === undefined ? yield* findAttached(mounted) : yield* findDetached(mounted);
   const { overlay, flags, superblockOptions, source } = entryMaker('utf8')(raw);
@@ -42,8 +42,8 @@ function* findAttached({ path, id, namespace }: Mounted & { readonly id: number 
 }
 
 /**
- * statmount(2) knows nothing of a mount without a place: a clone of it gets one, in a mount namespace that ends with
- * the call. The superblock, whose options these are, is the same.
+ * Plans to read a detached mount. statmount(2) does not know one, so the plan attaches a clone of it in a mount
+ * namespace that ends with the call. The clone has the same superblock, and so the same options.
  */
 export function lookAtDetached({ held }: Mounted): { plan: Plan; read: (outcome: Outcome) => RawMount | undefined } {
   const plan = new Plan();

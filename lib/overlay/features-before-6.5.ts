@@ -1,4 +1,7 @@
-/** Which options a kernel before 6.5 has, where fsconfig(2) takes any and only the mount says what is wrong. */
+/**
+ * Finds the options that a kernel before 6.5 has. There fsconfig(2) accepts any option, and only the mount reports a
+ * wrong one.
+ */
 import * as e from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
@@ -6,23 +9,26 @@ import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import type { Answer, KernelFeatures } from './features.js';
 
-/** What goes without asking: options with a default have a parameter, and some came later, or long before. */
+/**
+ * Answers without a probe if possible. An option with a default has a module parameter; other options came with later
+ * kernels, or long before.
+ */
 export function knownBefore65(name: string, defaults: KernelFeatures['defaults'], hasSelinux: boolean): Answer {
-  // Without SELinux the label's options come to overlayfs, which has none of them.
+  // Without SELinux the kernel hands its options to overlayfs, which refuses them.
   if (name === 'context') return hasSelinux || (Object.keys(defaults).length === 0 && 'unknown');
   const isLater = ['datadir+', 'verity', 'override_creds', 'fsync'].includes(name) || name.includes('=');
   if (isLater) return false;
   return name === 'default_permissions' || (name === 'xino' ? 'xino_auto' : name) in defaults || 'unknown';
 }
 
-/** No kernel has a directory there. */
+/** A path that leads to no directory on any kernel. */
 const NOWHERE = '/dev/null/none';
 
 type Option = readonly [name: string, option: readonly [key: string, value: string | null]];
 
 /**
- * A mount that cannot come to be is tried for each option: an unknown one is refused before the layers are
- * looked for. The kernel's log gets a line each time.
+ * Tries a mount that must fail for each option: the kernel refuses an unknown option before it looks for the layers.
+ * Each attempt writes a line to the kernel's log.
  */
 export function askByMounting(options: readonly Option[]): {
   plan: Plan;
@@ -35,7 +41,7 @@ export function askByMounting(options: readonly Option[]): {
       const command = text === null ? k.FSCONFIG_SET_FLAG : k.FSCONFIG_SET_STRING;
       plan.add(calls.fsconfig, [context, command, option, text], { tolerate: 'any' });
     };
-    set('lowerdir', `${NOWHERE}:${NOWHERE}`); // one alone is refused before it is looked for
+    set('lowerdir', `${NOWHERE}:${NOWHERE}`); // the kernel refuses a single lower layer before it looks for it
     set(key, value);
     const created = plan.add(calls.fsconfig, [context, k.FSCONFIG_CMD_CREATE, null, null], {
       tolerate: 'any',

@@ -1,4 +1,4 @@
-/** What this kernel can do, asked of the kernel and not of its version number. */
+/** Probes the kernel for its features, instead of relying on its version number. */
 import { release } from 'node:os';
 import * as e from '../errnos.js';
 import { type Call, calls } from '../kernel/calls.js';
@@ -10,10 +10,10 @@ import { Plan, type Step, type StepOptions, type Text } from '../kernel/plan.js'
 import { addon } from '../native.js';
 import { askByMounting, knownBefore65 } from './features-before-6.5.js';
 
-/** `'unknown'` where the process lacks the privilege to ask, or the kernel tells only when it mounts. */
+/** `'unknown'` if the process lacks the privilege to ask, or if the kernel tells only when it mounts. */
 export type Answer = boolean | 'unknown';
 
-/** Overlayfs' own options and values by the kernel's names, as far as kernels differ in them. */
+/** The options and values of overlayfs in which kernels differ, by the kernel's names. */
 export const probedOptions = {
   redirect_dir: ['redirect_dir', 'nofollow'],
   index: ['index', 'off'],
@@ -35,27 +35,27 @@ export const probedOptions = {
 
 export type ProbedOption = keyof typeof probedOptions;
 
-/** What the kernel can do, and what the process may: the record that a mount is planned from. */
+/** The kernel's features and the process's permissions: the record from which a mount is planned. */
 export interface KernelFeatures {
-  /** The kernel's release, for people: nothing is decided by it. */
+  /** The kernel's release, for messages only: the library decides nothing by it. */
   readonly release: string;
-  /** What mount(2) takes of options, and one byte more. */
+  /** The size of a page. mount(2) takes options of one byte less. */
   readonly pageSize: number;
-  /** Whether the process is in a user namespace other than the initial one, where `trusted.*` is out of reach. */
+  /** Whether the process is in another user namespace than the initial one, without access to `trusted.*`. */
   readonly userNamespace: boolean;
   /** Whether the process may mount an overlay: fsopen(2), which needs CAP_SYS_ADMIN. */
   readonly mayMount: Answer;
-  /** Whether the kernel has the overlay file system, as a module that it finds at least. */
+  /** Whether the kernel has the overlay file system, built in or as a module that it can load. */
   readonly overlay: Answer;
   /** fsopen(2), fsconfig(2), fsmount(2), move_mount(2) (5.2). */
   readonly mountApi: Answer;
-  /** overlayfs reads its options from fsconfig(2) itself (6.5). */
+  /** Whether overlayfs itself reads its options from fsconfig(2) (6.5). */
   readonly fsContext: Answer;
-  /** Layers one by one, unescaped: `lowerdir+` (6.7, and late 6.6). */
+  /** `lowerdir+`: layers set one by one, unescaped (6.7, and late 6.6). */
   readonly lowerdirAppend: Answer;
-  /** Layers by descriptor (6.13): O_PATH ones (6.15 and late 6.13, 6.14) or only readable ones. */
+  /** Layers by file descriptor (6.13): O_PATH ones too (6.15, and late 6.13 and 6.14), or only readable ones. */
   readonly layerDescriptors: 'path' | 'readable' | false | 'unknown';
-  /** Whether each of overlayfs' options is known. */
+  /** Whether the kernel knows each option of overlayfs. */
   readonly options: Readonly<Record<ProbedOption, Answer>>;
   /** mount_setattr(2) (5.12). */
   readonly mountSetattr: Answer;
@@ -65,11 +65,11 @@ export interface KernelFeatures {
   readonly statmount: Answer;
   /** open_tree_attr(2) (6.15). */
   readonly openTreeAttr: Answer;
-  /** FAN_REPORT_MNT: fanotify(7) tells of mounts (6.15). */
+  /** FAN_REPORT_MNT: fanotify(7) reports mounts (6.15). */
   readonly mountEvents: Answer;
-  /** Mount ids that are never used again, statx(2) (6.8). */
+  /** Mount ids that the kernel never reuses, statx(2) (6.8). */
   readonly uniqueMountId: Answer;
-  /** The overlay module's parameters, which are the defaults of options: /sys/module/overlay/parameters. */
+  /** The overlay module's parameters, which are the defaults of its options: /sys/module/overlay/parameters. */
   readonly defaults: Readonly<Partial<Record<DefaultName, boolean>>>;
 }
 
@@ -84,8 +84,8 @@ const defaultNames = [
 export type DefaultName = (typeof defaultNames)[number];
 
 /**
- * Up to Linux 6.15, verity and data-only layers stand on metacopy. That shows only when a mount is made; what
- * shows is override_creds, which came one release before.
+ * Whether verity and data-only layers need metacopy, as they do up to Linux 6.15. Only a mount shows that directly. The
+ * library goes by override_creds, which came one release before.
  */
 export function needsMetacopy({ options }: KernelFeatures): boolean {
   return options.override_creds === false;
@@ -96,12 +96,13 @@ export interface Questions {
   readonly read: (outputs: Outputs | StepFailure) => KernelFeatures;
 }
 
-/** Directories of which one can be written on most machines, be the root read-only or immutable. */
+/** Directories of which at least one is writable on most machines, even if the root is read-only or immutable. */
 const mostlyWritable = ['/', '/dev', '/tmp', '.'];
 
 /**
- * From what came of replacing a trusted attribute that is not there, and so nothing: it takes CAP_SYS_ADMIN in
- * the initial user namespace. A read-only file system and an immutable directory answer before that is asked.
+ * Whether the process lacks CAP_SYS_ADMIN in the initial user namespace, which trusted attributes need. Takes the
+ * results of replacing a trusted attribute that does not exist, which changes nothing. A read-only file system or an
+ * immutable directory fails before the kernel checks the capability.
  */
 function isTrustedDenied(results: readonly number[]): boolean {
   const asked = results.filter((result) => result !== -e.EROFS && result !== -e.ENOENT);
@@ -109,8 +110,8 @@ function isTrustedDenied(results: readonly number[]): boolean {
 }
 
 /**
- * One plan in which every step may fail, and none leaves anything behind; after steps that it is given. The brief one
- * asks for what a mount without options needs; the rest of its record is unknown, and the options are left out.
+ * Adds the probes to a plan. Every step may fail, and none leaves anything behind. The brief plan probes only for the
+ * features that a mount without options needs; the rest of its record is unknown, and has no options.
  */
 export function questions(plan = new Plan(), isBrief = false): Questions {
   const ask = (call: Call, args: readonly (Text | number)[], options?: StepOptions): number =>
@@ -121,14 +122,14 @@ export function questions(plan = new Plan(), isBrief = false): Questions {
   const context = ask(calls.fsopen, ['overlay', k.FSOPEN_CLOEXEC]);
   const set = (key: string, value: string | null): number =>
     ask(calls.fsconfig, [context, value === null ? k.FSCONFIG_SET_FLAG : k.FSCONFIG_SET_STRING, key, value]);
-  // The wrapper of 5.2 to 6.4 takes any key.
+  // From Linux 5.2 to 6.4 fsconfig(2) accepts any key.
   const madeUp = set('overlayfs-probe', '1');
   const pathLayer = ask(calls.fsconfig, [context, k.FSCONFIG_SET_FD, 'lowerdir+', null, path]);
   const readableLayer = ask(calls.fsconfig, [context, k.FSCONFIG_SET_FD, 'lowerdir+', null, readable]);
   const append = set('lowerdir+', '/');
   const probed = isBrief ? [] : Object.entries(probedOptions);
   const options = probed.map(([name, [key, value]]) => [name, set(key, value)] as const);
-  // With arguments that cannot be right: whatever is answered, ENOSYS or EINVAL says that it is not there.
+  // The arguments are invalid on purpose. Only ENOSYS or EINVAL means that the kernel lacks the feature.
   const statmount = ask(calls.statmount, []);
   const more = isBrief
     ? undefined
@@ -155,7 +156,7 @@ export function questions(plan = new Plan(), isBrief = false): Questions {
       const result = (made: number): number =>
         outputs instanceof StepFailure ? -outputs.errno : outputs.result(plan.stepOf(made) as Step);
       const opened = result(context);
-      // EPERM also where a seccomp filter is in the way: then mount(2) says what is true.
+      // A seccomp filter causes EPERM, too. Then mount(2) tells whether the process may mount.
       const isDenied = opened === -e.EPERM || opened === -e.EACCES;
       const isUnknown = isDenied || e.isShortage(-opened);
       const answer = (value: () => boolean): Answer => (isUnknown ? 'unknown' : value());
@@ -172,7 +173,7 @@ export function questions(plan = new Plan(), isBrief = false): Questions {
       return {
         release: release(),
         pageSize: addon().pageSize,
-        // Without /proc: who may mount, and may not that.
+        // Without /proc: a process that may mount but may not set trusted attributes is in a user namespace.
         userNamespace:
           readLook(userNamespace, outputs).errno === 0
             ? isOtherUserNamespace(readLook(userNamespace, outputs))
@@ -197,7 +198,7 @@ export function questions(plan = new Plan(), isBrief = false): Questions {
           ]),
         ) as Record<ProbedOption, Answer>,
         mountSetattr: ofMore((made) => result(made.setattr) !== -e.ENOSYS),
-        // Without privilege EPERM comes first.
+        // The kernel checks the privilege first.
         mountBeneath: ofMore(({ beneath }) =>
           result(beneath) === -e.EPERM ? 'unknown' : ![-e.ENOSYS, -e.EINVAL].includes(result(beneath)),
         ),
@@ -211,7 +212,10 @@ export function questions(plan = new Plan(), isBrief = false): Questions {
   };
 }
 
-/** The initial user namespace has a number of its own (PROC_USER_INIT_INO); a map can look like its. */
+/**
+ * Whether a user namespace is not the initial one, which has a fixed inode number (PROC_USER_INIT_INO). Its maps do not
+ * tell: another namespace can have the same ones.
+ */
 export function isOtherUserNamespace({ errno, inode }: Found): boolean {
   const INITIAL = 0xeffffffd;
   return errno === 0 && Number(inode) !== INITIAL;
@@ -219,16 +223,16 @@ export function isOtherUserNamespace({ errno, inode }: Found): boolean {
 
 let remembered: KernelFeatures | undefined;
 
-/** Whether nothing was lacking, for the moment, to ask all questions. */
+/** Whether all probes ran, without a temporary shortage of resources. */
 export function wereAllAsked(plan: Plan, outputs: Outputs | StepFailure): boolean {
   if (outputs instanceof StepFailure) return false;
   return !plan.steps.some((step) => step.outputAt >= 0 && e.isShortage(-outputs.result(step)));
 }
 
-/** Whether it can be remembered: privileges can come later, and a module can be loaded. */
+/** Whether the record can be kept. The process may gain privileges later, and a module may be loaded. */
 const isFinal = ({ fsContext, overlay }: KernelFeatures): boolean => fsContext !== 'unknown' && overlay === true;
 
-/** The record, and whether it is the last word. */
+/** Returns the record, and whether it is final. */
 function* findOut(): Dialogue<readonly [record: KernelFeatures, isLast: boolean]> {
   const { plan, read } = questions();
   const outputs = yield* askKernel(plan);
@@ -245,32 +249,32 @@ function remember([features, isLast]: readonly [record: KernelFeatures, isLast: 
   return features;
 }
 
-/** The record for the process as it is: what a mount with privilege is planned from. */
+/** Returns the record for this process, from which a mount with privilege is planned. */
 export async function features(): Promise<KernelFeatures> {
   return remembered ?? remember(await hold(findOut()));
 }
 
-/** `features`, on the calling thread. */
+/** The synchronous form of `features`. */
 export function featuresSync(): KernelFeatures {
   return remembered ?? remember(holdSync(findOut()));
 }
 
 let rememberedBrief: KernelFeatures | undefined;
 
-/** What a mount without options is planned from: no more is asked than it needs, where nothing is known yet. */
+/** Returns the record for a mount without options. Probes only for what it needs, unless more is known already. */
 export function briefFeaturesSync(): KernelFeatures {
   const known = remembered ?? rememberedBrief;
   if (known !== undefined) return known;
   const { plan, read } = questions(new Plan(), true);
   const outputs = performSync(plan);
   const record = read(outputs);
-  // Before 6.5 the way down depends on the rest too.
+  // Before Linux 6.5 the choice of a fallback depends on the rest of the record, too.
   if (record.fsContext !== true || !isFinal(record) || !wereAllAsked(plan, outputs)) return featuresSync();
   rememberedBrief = record;
   return record;
 }
 
-/** What a record leaves open where options cannot be asked for one by one, if anything. */
+/** Returns the probes for options that a record leaves open because fsconfig(2) does not check them, if any. */
 function questionsBefore65(record: KernelFeatures): Questions | undefined {
   if (record.fsContext !== false || record.mountApi !== true) return undefined;
   const names = Object.keys(record.options).filter((name) => record.options[name as ProbedOption] === 'unknown');

@@ -1,6 +1,7 @@
 /**
- * User namespaces that a program holds until another process has written their maps: the launcher, which has memory of
- * its own, so that its files in /proc are this process's user's, whatever this process has been before.
+ * Makes user namespaces that a program, the launcher, holds until another process has written their maps. The launcher
+ * has memory of its own. Its files in /proc therefore belong to the current user of this process, even if this process
+ * has changed its user.
  */
 import { accessSync, constants } from 'node:fs';
 import { launcher } from '../binding.js';
@@ -11,7 +12,7 @@ import { type Ids, ownMap } from '../kernel/namespaces.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
 
-/** The program; undefined where this process may not execute it. */
+/** Returns the path of the launcher, or undefined if this process may not execute it. */
 export function findHolder(): string | undefined {
   try {
     const path = launcher();
@@ -22,7 +23,7 @@ export function findHolder(): string | undefined {
   }
 }
 
-/** One with the user's own ids; the descriptor is the caller's. Undefined where it cannot be had. */
+/** Makes a namespace with the user's own ids. The caller owns the descriptor. Returns undefined if that fails. */
 export function* makeHeldNamespace({ uid, gid }: Ids): Dialogue<Descriptor | undefined> {
   const holder = findHolder();
   if (holder === undefined) return undefined;

@@ -1,4 +1,4 @@
-/** Layers whose files show with other owners than they have on disk: idmapped mounts, mount_setattr(2). */
+/** Layers that show their files with other owners than on disk: idmapped mounts, mount_setattr(2). */
 
 import { isDescriptor, toOptions } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue, outOfRange, showValue } from '../errors.js';
@@ -7,22 +7,22 @@ import * as k from '../kernel/constants.js';
 import type { Descriptor, Plan, Subject } from '../kernel/plan.js';
 import { type Path, splitPath } from '../paths.js';
 
-/** A range of ids: those of the files on disk, and those that they show as. */
+/** A range of ids on disk, and the ids that the mount shows for them. */
 export interface IdMapping {
   /** The first id on disk. */
   inside: number;
-  /** The first id that it shows as. */
+  /** The id that the mount shows for it. */
   outside: number;
-  /** How many. */
+  /** The number of ids in the range. */
   size: number;
-  /** Whether it is about users or groups. Default: both. */
+  /** Whether the range maps users or groups. Default: both. */
   ids?: 'uid' | 'gid';
 }
 
-/** The ranges, or the descriptor of a user namespace that has them as its maps. */
+/** The ranges, or the file descriptor of a user namespace that has them as its maps. */
 export type IdMap = readonly IdMapping[] | number;
 
-/** One map for all layers, or one for the lower layers, the data-only ones among them, and one for the upper. */
+/** One map for all layers, or one for the lower layers, including data-only ones, and one for the upperdir. */
 export type IdMapOption = IdMap | { lowerdir?: IdMap; upperdir?: IdMap };
 
 /** A map as the plan takes it. */
@@ -33,7 +33,7 @@ export interface CheckedIdMap {
   readonly upper: MapSource | undefined;
 }
 
-/** The kernel's limits: UID_GID_MAP_MAX_EXTENTS, and no id is -1. */
+/** The kernel's limits: UID_GID_MAP_MAX_EXTENTS, and -1 is not an id. */
 const MAX_RANGES = 340;
 const MAX_ID = 0xffff_fffe;
 
@@ -110,8 +110,8 @@ export class Mapper {
   readonly #namespaces = new Map<MapSource, Descriptor>();
 
   /**
-   * Before Linux 6.15 a layer has to be attached in the mount namespace that the overlay is made in: with
-   * `attaches`, over the root of one of the plan's own, where it is in nobody's way.
+   * `attaches` makes the plan attach each clone. Before Linux 6.15 a layer must be attached in the mount namespace in
+   * which the overlay is made. The clone goes over the root of the plan's own namespace, which no other process sees.
    */
   constructor(plan: Plan, attaches: boolean) {
     this.#plan = plan;
@@ -128,8 +128,8 @@ export class Mapper {
   }
 
   /**
-   * A clone of the directory, mapped. What is to be opened in it is opened before, since the mounting user may be
-   * nobody there, to whom a directory on the way is closed.
+   * Adds a mapped clone of the directory. `open` opens directories in the clone before it is mapped: afterwards the
+   * mounting user may have no id there, and then no access to the directories on the path.
    */
   add(path: Path, source: MapSource, subject: Subject, open?: (tree: Descriptor) => void): Descriptor {
     const plan = this.#plan;
@@ -146,8 +146,8 @@ export class Mapper {
 const isSame = (a: Path, b: Path): boolean => Buffer.from(a).equals(Buffer.from(b));
 
 /**
- * The directory nearest to both upper and work, and their paths in it: the two have to be on one mount, and so
- * in one clone.
+ * Returns the nearest directory that holds both the upperdir and the workdir, and their paths in it. The two must be on
+ * one mount, and so in one clone.
  */
 export function commonDirectory(upper: Path, work: Path): { parent: Path; upper: Path; work: Path } {
   const ancestors = (path: Path): Path[] => {

@@ -2,8 +2,8 @@
 import { parseLowerdir, shownLayers, splitShown } from '../mount-strings.js';
 
 /**
- * Each path that an overlay's superblock options name, and where one can stand for two paths both of them. A
- * character a byte, in and out.
+ * Returns each path that an overlay's superblock options name. If a value can stand for two paths, the result has both.
+ * Each character of the argument and of the result is one byte.
  */
 export function layersOf(options: string): string[] {
   const layers = splitShown(Buffer.from(options, 'latin1')).flatMap(({ name, value }) => {

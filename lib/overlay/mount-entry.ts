@@ -1,4 +1,4 @@
-/** A mount of the mount table, as callers get it. */
+/** An entry of the mount table, as callers receive it. */
 import * as k from '../kernel/constants.js';
 import { splitShown } from '../mount-strings.js';
 import { unescapeField } from '../mounts/mountinfo.js';
@@ -7,7 +7,7 @@ import { type NamedOptions, readShown } from './option-strings.js';
 
 export type { MountPropagation } from '../mounts/raw-mount.js';
 
-/** What a mount allows, whatever its file system does: mount_setattr(2). */
+/** The attributes of a mount, independent of its file system: mount_setattr(2). */
 export interface MountFlags {
   readonly readonly: boolean;
   readonly nosuid: boolean;
@@ -16,42 +16,42 @@ export interface MountFlags {
   readonly nosymfollow: boolean;
   readonly nodiratime: boolean;
   readonly atime: 'relatime' | 'noatime' | 'strictatime';
-  /** Whether the owners of files are mapped. */
+  /** Whether the mount maps the owners of files. */
   readonly idmapped: boolean;
 }
 
 /** A mount in the mount table. Paths are strings, or Buffers with `encoding: 'buffer'`. */
 export interface MountEntry<P extends string | Buffer = string> {
-  /** As in /proc/self/mountinfo: used again when the mount is gone. */
+  /** The id in /proc/self/mountinfo. The kernel reuses it after the mount is gone. */
   readonly id: number;
-  /** Never used again, and the `id` of a `Mount`; undefined before Linux 6.8 (statx(2), STATX_MNT_ID_UNIQUE). */
+  /** The `id` of a `Mount`, never reused; undefined before Linux 6.8 (statx(2), STATX_MNT_ID_UNIQUE). */
   readonly uniqueId: number | undefined;
-  /** The `id` of the mount that it is mounted on; the root's is its own, or that of a mount out of sight. */
+  /** The `id` of the mount that holds it. For the root it is its own `id`, or that of a mount that is not visible. */
   readonly parent: number;
   /** The device of its file system: `'8:1'`. */
   readonly device: string;
-  /** Where it is mounted, seen from the root of the process. */
+  /** The mount point, as seen from the root of the process. */
   readonly target: P;
-  /** Which directory (or file) of its file system it shows. */
+  /** The directory or file of its file system that it shows. */
   readonly root: P;
-  /** What was named as its source: a device, or any word. */
+  /** The source that the mounter named: a device, or any word. */
   readonly source: P;
   /** `'overlay'`, `'ext4'`, `'fuse.sshfs'` */
   readonly type: string;
   readonly flags: MountFlags;
   readonly propagation: MountPropagation;
   /**
-   * What the superblock was made with, and so all mounts of it: `'rw'` or `'ro'` first, and then the file
-   * system's own, without the table's escapes: `'lowerdir=/l'`.
+   * The options of the superblock, which all its mounts share: first `'rw'` or `'ro'`, then the file system's own,
+   * without the table's escapes: `'lowerdir=/l'`.
    */
   readonly superblockOptions: readonly P[];
-  /** Of an overlay: what these options say, as it would be given to `mountOverlay`; undefined of all else. */
+  /** For an overlay these options, as `mountOverlay` takes them; undefined for any other mount. */
   readonly overlay: NamedOptions | undefined;
 }
 
 const known = new Map<number, MountFlags>();
 
-/** The same object for the same bits: there are few of them. */
+/** Returns the same object for the same bits: few combinations occur. */
 function toFlags(attributes: number): MountFlags {
   let flags = known.get(attributes);
   if (flags === undefined) {
@@ -80,12 +80,12 @@ const isAscii = (bytes: string): boolean => /^[\x00-\x7f]*$/.test(bytes);
 
 const toText = (bytes: string): string => (isAscii(bytes) ? bytes : toBuffer(bytes).toString());
 
-/** Makes entries of one table. */
+/** Returns a function that makes the entries of one table. */
 export function entryMaker(encoding: 'buffer'): (mount: RawMount) => MountEntry<Buffer>;
 export function entryMaker(encoding: Encoding): (mount: RawMount) => MountEntry<string | Buffer>;
 export function entryMaker(encoding: Encoding): (mount: RawMount) => MountEntry<string | Buffer> {
   const show: (bytes: string) => string | Buffer = encoding === 'buffer' ? toBuffer : toText;
-  // All mounts of a superblock have the same.
+  // All mounts of a superblock have the same options.
   const optionsByText = new Map<string, readonly (string | Buffer)[]>();
   const toOptions = (text: string): readonly (string | Buffer)[] => {
     let options = optionsByText.get(text);

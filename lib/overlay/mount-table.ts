@@ -1,4 +1,4 @@
-/** The mount table for callers: what is mounted, what a path is on, and which overlays use a directory. */
+/** The mount table for callers: all mounts, the mount of a path, and the overlays that use a directory. */
 
 import { checkBoolean, checkWord, toOptions } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
@@ -12,31 +12,31 @@ import { isAbsolute, type Path, type PathLike, toAbsolute, toBytes, toPath, with
 import { layersOf } from './layers-of.js';
 import { type Encoding, entryMaker, type MountEntry } from './mount-entry.js';
 
-/** Which mounts are wanted: those for which all of it holds. */
+/** Selects the mounts that meet all of these conditions. */
 export interface MountFilter {
-  /** The type, or one of several: `'overlay'`. */
+  /** One type of file system, or several: `'overlay'`. */
   type?: string | readonly string[];
-  /** At this path or below it; as the table has it, so without symbolic links. */
+  /** A path: selects the mounts at it or below it. The table holds paths without symbolic links. */
   target?: PathLike;
   /**
-   * Overlays that have this directory among their layers, or as their workdir. Known by its path in the table and,
-   * where that path leads somewhere, by device and inode.
+   * A directory: selects the overlays that have it as a layer or as their workdir. The library compares its path with
+   * the paths in the table and, if a path there leads to a directory, device and inode.
    */
   layer?: PathLike;
   /**
-   * The mount namespace, instead of the calling thread's. Needs CAP_SYS_ADMIN over it; without, `/proc/PID/ns/mnt`
-   * will do, where the view of that process is then listed.
+   * The mount namespace. Needs CAP_SYS_ADMIN over it. Without that capability `/proc/PID/ns/mnt` works, and selects the
+   * view of that process. Default: the calling thread's.
    */
   namespace?: NamespaceLike;
   /** `'buffer'` for paths as Buffers, which lose no byte. Default `'utf8'`. */
   encoding?: Encoding;
 }
 
-/** How to look for the mount of a path. */
+/** The options of findMount. */
 export interface FindMountOptions {
-  /** Whether the path has to be the mount point itself. Default false. */
+  /** Whether the path must be the mount point itself. Default false. */
   exact?: boolean;
-  /** As for `listMounts`; the path then has to be absolute. */
+  /** The mount namespace, as for `listMounts`. The path must then be absolute. */
   namespace?: NamespaceLike;
   /** `'buffer'` for paths as Buffers, which lose no byte. Default `'utf8'`. */
   encoding?: Encoding;
@@ -69,7 +69,7 @@ function toTypes(value: unknown): ReadonlySet<string> | undefined {
   return new Set(types);
 }
 
-/** As raw mounts have it: a character a byte; `/a/./b//` is `/a/b`. */
+/** Returns a path as raw mounts have it: one character for each byte, and `/a/./b//` as `/a/b`. */
 function toRaw(path: Path): string {
   const raw = Buffer.from(toBytes(path)).toString('latin1');
   const names = raw.split('/').filter((name) => name !== '' && name !== '.');
@@ -86,10 +86,10 @@ function isAtOrBelow(path: string, directory: string): boolean {
 const identityOf = ({ errno, device, inode }: Found): string | undefined =>
   errno === 0 ? `${device}:${inode}` : undefined;
 
-/** What may be looked at: a path of our own process would lead to something else. */
+/** Whether the library may look up a path of the table. In /proc/self it would find its own files instead. */
 const isComparable = (path: string): boolean => path.startsWith('/') && !/^\/proc\/(self|thread-self)\//.test(path);
 
-/** The overlays that use a directory: by path, and where no namespace is in between by what is there. */
+/** Returns the overlays that use a directory: by path and, in the namespace of the caller, by device and inode. */
 function* withLayer(
   mounts: readonly RawMount[],
   layer: string,
@@ -144,7 +144,7 @@ function find(
   if (namespace !== undefined && !isAbsolute(given)) {
     throw invalidArgumentValue('path', path, 'must be an absolute path where "namespace" is given');
   }
-  // A thread of ours may have another working directory.
+  // A thread of the library may have another working directory.
   const query = { path: toAbsolute(given), namespace, isExact, way };
   return (function* () {
     const mount = yield* findRaw(query);
@@ -167,10 +167,11 @@ export function findMountWith(
 }
 
 /**
- * The mounts that the calling thread sees, or those of another mount namespace, in the order in which they were
- * made: listmount(2) and statmount(2) where these tell everything (6.13), proc_pid_mountinfo(5) below.
+ * Returns the mounts that the calling thread sees, or those of another mount namespace, in the order in which they were
+ * made. Reads them with listmount(2) and statmount(2) from Linux 6.13 on, where these report everything, and from
+ * proc_pid_mountinfo(5) before.
  *
- * @throws {OverlayError} `'namespace-missing'`, `'namespace-denied'`, and `'proc-missing'` where there is no /proc.
+ * @throws {OverlayError} `'namespace-missing'`, `'namespace-denied'`, and `'proc-missing'` if there is no /proc.
  */
 export async function listMounts(filter: MountFilter & { encoding: 'buffer' }): Promise<MountEntry<Buffer>[]>;
 export async function listMounts(filter?: MountFilter & { encoding?: 'utf8' }): Promise<MountEntry[]>;
@@ -179,7 +180,7 @@ export async function listMounts(filter?: MountFilter): Promise<MountEntry<strin
   return await hold(list(filter));
 }
 
-/** `listMounts`, on the calling thread. */
+/** The synchronous form of `listMounts`. */
 export function listMountsSync(filter: MountFilter & { encoding: 'buffer' }): MountEntry<Buffer>[];
 export function listMountsSync(filter?: MountFilter & { encoding?: 'utf8' }): MountEntry[];
 export function listMountsSync(filter?: MountFilter): MountEntry<string | Buffer>[];
@@ -188,12 +189,12 @@ export function listMountsSync(filter?: MountFilter): MountEntry<string | Buffer
 }
 
 /**
- * The mount that a path is on, be it the mount point or anything inside; symbolic links are followed. Of mounts
- * stacked over each other, the top one. Undefined where the path is on a mount that is in no table, and with
- * `exact` where it is no mount point. From 6.13 on this asks for one mount, statx(2) and statmount(2), however
- * many there are; below, the table is read.
+ * Returns the mount that holds a path. The path may be the mount point or anything inside; symbolic links are followed.
+ * If mounts are stacked there, returns the top one. Returns undefined if the mount is in no table, or, with `exact`, if
+ * the path is not a mount point. From Linux 6.13 on this reads one mount, with statx(2) and statmount(2), no matter how
+ * many there are. Before, it reads the whole table.
  *
- * @throws {OverlayError} `'path-missing'`, `'path-inaccessible'`; about `namespace` as `listMounts`.
+ * @throws {OverlayError} `'path-missing'`, `'path-inaccessible'`; for `namespace` as `listMounts`.
  */
 export async function findMount(
   path: PathLike,
@@ -214,7 +215,7 @@ export async function findMount(
   return await hold(find(path, options));
 }
 
-/** `findMount`, on the calling thread. */
+/** The synchronous form of `findMount`. */
 export function findMountSync(
   path: PathLike,
   options: FindMountOptions & { encoding: 'buffer' },

@@ -1,4 +1,4 @@
-/** Mounting: options are checked and planned here, performed in one crossing, and explained when they fail. */
+/** Checks and plans the options of a mount, performs the plan in one native call, and explains a failure. */
 import { describeErrno, EBUSY, EINVAL, ENOSYS, EPERM } from '../errnos.js';
 import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
@@ -30,7 +30,7 @@ import { addVolatileRemoval, addXattrGuard, type MountPlan, plan, sentOptions } 
 import { toVerify, verify } from './readback.js';
 import { lease, rootlessRecord } from './rootless.js';
 
-/** The options of a mount that takes the place of another: all but those that say where. */
+/** The options of a mount that replaces another: all except those that choose the place. */
 export type ReplaceOptions = Omit<
   OverlayOptions,
   'target' | 'stack' | 'namespace' | 'rootless' | 'subIds' | 'propagation'
@@ -38,7 +38,7 @@ export type ReplaceOptions = Omit<
 
 let takeOver: (mount: OverlayMount, next: OverlayMount, mounted: Mounted & { readonly id: number }) => void;
 
-/** The caller's options, taken once. */
+/** Reads the caller's options once. */
 function replaceOptions(options: ReplaceOptions): OverlayOptions {
   const given = takeOptions(options);
   for (const name of ['target', 'stack', 'namespace', 'rootless', 'subIds', 'propagation'] as const) {
@@ -48,7 +48,7 @@ function replaceOptions(options: ReplaceOptions): OverlayOptions {
   return given;
 }
 
-/** Throws where a mount cannot be replaced, before anything is mounted. */
+/** Throws if the mount cannot be replaced. Runs before anything is mounted. */
 function* checkReplaced(mount: OverlayMount, options: ReplaceOptions): Dialogue<void> {
   if (mount.target === undefined) {
     throw invalidArgumentValue('options', options, 'replace a mount that has a target: this one is detached');
@@ -56,11 +56,11 @@ function* checkReplaced(mount: OverlayMount, options: ReplaceOptions): Dialogue<
   yield* refuseInside(mountedOf(mount));
 }
 
-/** An overlay that was mounted here. Unmount it, or have it disposed of with `using` or `await using`. */
+/** An overlay that this process mounted. Unmount it, or let `using` or `await using` dispose of it. */
 export class OverlayMount extends Mount {
   #options: Readonly<OverlayOptions>;
 
-  /** The options with which it was mounted, the workdir that `create` chose among them. */
+  /** The options of the mount, including the workdir that `create` chose. */
   get options(): Readonly<OverlayOptions> {
     return this.#options;
   }
@@ -68,7 +68,7 @@ export class OverlayMount extends Mount {
   /** @internal */
   constructor(given: OverlayOptions, checked: CheckedOptions, mounted: Mounted & MountIds, ownsWork: boolean) {
     const { workdir, namespace, rootless, subIds } = checked;
-    // Each by its name: a spread would take longer than all the rest.
+    // A spread would take longer than the rest of the constructor.
     const { path, id, device, held } = mounted;
     const isRootless = rootless !== false;
     const hasSubIds = isRootless && subIds;
@@ -77,30 +77,32 @@ export class OverlayMount extends Mount {
   }
 
   /**
-   * The options in force, as the kernel shows them: statmount(2), 6.8, or the mount table. What has a default of the
-   * module's and is at it is not shown, and not here.
+   * Returns the options in force, as the kernel shows them: statmount(2) from Linux 6.8 on, else the mount table. The
+   * kernel does not show an option that equals its module's default, so the result does not have it.
    *
-   * @throws {OverlayError} `reason` is `'not-mounted'`, or `'feature-unverifiable'` for a detached mount that cannot
-   * be looked at
+   * @throws {OverlayError} `reason` is `'not-mounted'`, or `'feature-unverifiable'` for a detached mount whose options
+   * the kernel does not show
    */
   async effective(): Promise<EffectiveOptions> {
     return use(this, (mounted) => hold(effectiveOptions(mounted)));
   }
 
-  /** `effective`, on the calling thread. */
+  /** The synchronous form of `effective`. */
   effectiveSync(): EffectiveOptions {
     return useSync(this, (mounted) => holdSync(effectiveOptions(mounted)));
   }
 
   /**
-   * Puts an overlay of other layers in the place of this one, in one step: MOVE_MOUNT_BENEATH, 6.5. At no time is
-   * the place empty; files that are open stay those of the old one, which ends with the last of them. This object
-   * then is the new mount. An upper that both have is refused as in use; with `exclusive: false` it is not, and what
-   * is then written through the old one's open files is lost or not, as the kernel has it. What is mounted inside the
-   * old one would go with it, and is refused. Several calls of one object come one after the other.
+   * Replaces this overlay by one with other layers, in one step (MOVE_MOUNT_BENEATH, Linux 6.5). The mount point is
+   * never empty. Open files stay files of the old overlay, which ends when the last of them is closed. This object
+   * then stands for the new mount.
    *
-   * @throws as `mountOverlay`; `reason` is `'mount-inside'`, `'not-mounted'`, or `'option-unsupported'` where the
-   * kernel has no such step
+   * The library refuses an upperdir that both overlays have, as in use. `exclusive: false` allows it; then the kernel
+   * decides whether writes through open files of the old overlay are lost. The library also refuses to replace an
+   * overlay with mounts inside it, because they would go with it. Several calls on one object run one after the other.
+   *
+   * @throws as `mountOverlay`; also with the `reason` `'mount-inside'`, `'not-mounted'`, or `'option-unsupported'` if
+   * the kernel has no such step
    */
   async replace(options: ReplaceOptions): Promise<void> {
     const given = replaceOptions(options);
@@ -115,7 +117,7 @@ export class OverlayMount extends Mount {
     });
   }
 
-  /** `replace`, on the calling thread. */
+  /** The synchronous form of `replace`. */
   replaceSync(options: ReplaceOptions): void {
     const given = replaceOptions(options);
     changeSync(this, () => {
@@ -138,7 +140,7 @@ export class OverlayMount extends Mount {
   }
 }
 
-/** Paths that mean the same on every thread and at every time. */
+/** Makes the paths absolute, so that they mean the same on every thread and at every time. */
 function resolve(options: CheckedOptions): CheckedOptions {
   const { lowerdir, upperdir, workdir, target } = options;
   const areAbsolute =
@@ -168,11 +170,11 @@ interface Prepared {
 const featuresFor = ({ overlay, datadir, idmap }: CheckedOptions): KernelFeatures =>
   overlay.length === 0 && datadir.length === 0 && idmap === undefined ? briefFeaturesSync() : featuresSync();
 
-/** The checks that come before any plan. */
+/** Runs the checks that come before any plan. */
 export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepared {
   const given = takeOptions(options);
   const asked = resolve(checkOptions(given));
-  // Its lists are the caller's to change; of a length that has been checked.
+  // The caller may change its lists later. Their lengths have been checked.
   for (const name of ['lowerdir', 'datadir', 'allowDegraded'] as const) {
     const list = given[name];
     if (Array.isArray(list)) Object.assign(given, { [name]: [...list] });
@@ -184,12 +186,12 @@ export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepa
   return { given, checked: checkConflicts(checked, features), features };
 }
 
-/** A mount that is there, before it is known to be what was asked for. */
+/** A new mount that has not been verified yet. */
 interface Made {
   readonly mounted: Mounted & MountIds;
-  /** Whether its upper may be on a file system that keeps no marks: those that have no blocks are suspect. */
+  /** Whether the upperdir's file system may be unable to keep marks: one without blocks is suspect. */
   readonly isSuspect: boolean;
-  /** The directories that were made for it, from the top. */
+  /** The directories that the plan made for the mount, from the top. */
   readonly directories: readonly Path[];
 }
 
@@ -205,7 +207,7 @@ function toMade({ checked }: Prepared, planned: MountPlan, outputs: Outputs): Ma
   };
 }
 
-/** Where the mount is, and what holds one that has no place. */
+/** Returns the path of the mount and, for a detached mount, the file descriptor that holds it. */
 function toMounted(
   { id, device }: MountIds,
   { target, namespace }: CheckedOptions,
@@ -219,19 +221,19 @@ function toMounted(
 
 const noPaths: readonly Path[] = [];
 
-/** In the output of statfs(2). */
+/** The index of the block count in the output of statfs(2). */
 const BLOCKS = 2;
 
 /**
- * The error for a mount that is not what was asked for. On the calling thread in both forms: the mount is there, and
- * a program that exits now would leave it.
+ * Returns the error for a mount that differs from what the caller asked for. Runs on the calling thread in both forms:
+ * the mount exists already, and a program that exited now would leave it behind.
  */
 function verifyMounted(prepared: Prepared, made: Made): Error | undefined {
   if (!made.isSuspect && toVerify(prepared.checked).length === 0) return undefined;
   try {
     return holdSync(findProblem(prepared, made));
   } catch (error) {
-    return error as Error; // what cannot be looked at is not known to be right
+    return error as Error; // a mount that cannot be verified counts as wrong
   }
 }
 
@@ -242,7 +244,7 @@ function* findProblem({ checked, features }: Prepared, made: Made): Dialogue<Ove
   );
 }
 
-/** A mount that is not what was asked for is taken down again. */
+/** Unmounts a mount that differs from what the caller asked for, and returns the error. */
 function* takeDown({ checked }: Prepared, made: Made, fault: Error): Dialogue<Error> {
   const outcome = yield* ask(takeDownPlan(checked, made));
   if (outcome instanceof StepFailure) {
@@ -251,7 +253,7 @@ function* takeDown({ checked }: Prepared, made: Made, fault: Error): Dialogue<Er
   return fault;
 }
 
-/** The error for an upper without attributes, if it has none. */
+/** Returns the error for an upperdir whose file system has no `trusted.*` attributes, if that is so. */
 function* findMarkless(checked: CheckedOptions, features: KernelFeatures): Dialogue<OverlayError | undefined> {
   const { upperdir } = checked;
   if (upperdir === undefined || sentOptions(checked, features).some(([name]) => name === 'userxattr')) return undefined;
@@ -270,7 +272,7 @@ function takeDownPlan(checked: CheckedOptions, { mounted, directories }: Made): 
   const takeDown = new Plan();
   for (const { call, args } of steps) takeDown.add(call, args);
   addVolatileRemoval(takeDown, checked, false);
-  // In a workdir that was there before, it may be another overlay's.
+  // In a workdir that existed before, the contents may belong to another overlay.
   if (workdir !== undefined && isAmong(directories, workdir)) {
     addWorkContentsRemoval(takeDown, AT_FDCWD, workdir, 'any');
   }
@@ -288,7 +290,7 @@ function toMount({ given, checked }: Prepared, { mounted, directories }: Made): 
   return new OverlayMount(given, checked, mounted, ownsWork);
 }
 
-/** After a guard has refused upper or work: whether the mount is worth another try. */
+/** Decides, after a guard has refused the upperdir or workdir, whether to try the mount again. */
 function* settleUse({ checked }: Prepared, failure: StepFailure): Dialogue<boolean> {
   if (isStale(failure)) {
     yield* refresh();
@@ -312,12 +314,12 @@ function* settleUse({ checked }: Prepared, failure: StepFailure): Dialogue<boole
 }
 
 /**
- * An overlay out of sight may be about to end: a process that was killed, or one that reads another's files in /proc,
- * holds it for a moment. So long it is waited for, in ms.
+ * How long to wait for an overlay that is no longer visible to end, in milliseconds. A killed process, or a process
+ * that reads another one's files in /proc, keeps the overlay for a moment.
  */
 const MOMENT = 20;
 
-/** Whether the kernel says that a directory is in use; undefined where this process may not ask. */
+/** Asks the kernel whether a directory is in use. Returns undefined if this process may not ask. */
 function* askKernel({ rootless, subIds, lowerdir }: CheckedOptions, directory: Path): Dialogue<boolean | undefined> {
   const lower = lowerdir[0] as Path;
   if (rootless === false) return yield* askUse(directory, lower);
@@ -329,16 +331,16 @@ function* askKernel({ rootless, subIds, lowerdir }: CheckedOptions, directory: P
   }
 }
 
-/** A plan, and what is to be done when it has been performed. */
+/** A plan, and the function to call after it has been performed. */
 type Planned = [planned: MountPlan, end: () => void];
 
-/** The plan of a mount with the privilege of this process. */
+/** Returns the plan of a mount that uses the privilege of this process. */
 const planHere = ({ checked, features }: Prepared): Planned => [
   planPlain(checked, features) ?? plan(checked, features),
   () => {},
 ];
 
-/** The plan of a mount in namespaces, which it may first have to be given. */
+/** Returns the plan of a mount in namespaces, and makes the namespaces first if necessary. */
 function* planRootless({ checked, features }: Prepared): Dialogue<Planned> {
   const { namespaces, end } = yield* lease(checked.rootless, checked.subIds);
   try {
@@ -349,18 +351,18 @@ function* planRootless({ checked, features }: Prepared): Dialogue<Planned> {
   }
 }
 
-/** What is to be tried when the kernel has refused, if anything. */
+/** Returns what to try next after the kernel has refused, or undefined. */
 function retry(prepared: Prepared, failure: StepFailure): Prepared | undefined {
   const { checked, features } = prepared;
   const { step, errno } = failure;
-  // A seccomp filter may know mount(2) only. If it is the privilege that is lacking, that says so too.
+  // A seccomp filter may allow mount(2) only. If the process lacks privilege instead, mount(2) reports that too.
   if (checked.target !== undefined && step?.call === calls.fsopen && (errno === EPERM || errno === ENOSYS)) {
     return { ...prepared, features: { ...features, mountApi: false } };
   }
-  // As a string a path is no reason for the kernel to mount what comes at its end by itself, such as by autofs(5).
+  // The kernel does not trigger an automount, such as autofs(5), at the end of a path that is passed as a string.
   const isByPath = step?.call === calls.fsconfig && step.args[1] === FSCONFIG_SET_STRING && step.options.subject;
   const isRefusedPath = isByPath && errno === EINVAL && features.layerDescriptors !== false;
-  // One by one, the layers show which of them the kernel refuses.
+  // Layers that are set one by one show which of them the kernel refuses.
   const isWhole = step?.call === calls.fsconfig && step.args[2] === 'lowerdir';
   if ((isRefusedPath || isWhole) && features.lowerdirAppend === true) {
     return { ...prepared, features: { ...features, lowerdirAppend: 'unknown' } };
@@ -369,7 +371,10 @@ function retry(prepared: Prepared, failure: StepFailure): Prepared | undefined {
   return again && { ...prepared, checked: again };
 }
 
-/** Whether a kernel wants metacopy with data-only layers shows only when it refuses the mount without a word. */
+/**
+ * Adds metacopy to the options if its absence may be why the kernel refused data-only layers. The kernel gives no
+ * message in that case, so only the refusal tells.
+ */
 function withMetacopy(checked: CheckedOptions, { step, errno }: StepFailure): CheckedOptions | undefined {
   const { datadir, overlay, userxattr } = checked;
   const isRefusal = errno === EINVAL && step?.call === calls.fsconfig && step.args[1] === FSCONFIG_CMD_CREATE;
@@ -380,13 +385,13 @@ function withMetacopy(checked: CheckedOptions, { step, errno }: StepFailure): Ch
 }
 
 /**
- * Mounts an overlay: fsopen(2) to move_mount(2) from Linux 6.5 on, mount(2) before (5.10 is the oldest kernel
- * that is tested). Either the mount is there, with its upper writable, or the call fails and nothing is mounted
- * or left behind. The calls are made in the mount namespace of the calling thread, on a thread of the
- * library's own.
+ * Mounts an overlay: with fsopen(2) to move_mount(2) from Linux 6.5 on, with mount(2) before. Linux 5.10 is the oldest
+ * kernel that is tested. Either the mount exists and its upperdir is writable, or the call fails and leaves nothing
+ * mounted or behind. The library makes the system calls on a thread of its own, in the mount namespace of the calling
+ * thread.
  *
- * Without a `target` the mount is detached: no path leads to it but `/proc/self/fd/N`. With `rootless` no
- * privilege is needed for that, see docs/rootless.md.
+ * Without a `target` the mount is detached: the only path to it is `/proc/self/fd/N`. With `rootless` a detached mount
+ * needs no privilege; see docs/rootless.md.
  *
  * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`: an option is wrong, or two conflict
  * @throws {RangeError} `ERR_OUT_OF_RANGE`: too many layers
@@ -397,17 +402,17 @@ export function mountOverlay(options: OverlayOptions): Promise<OverlayMount> {
   return mountOverlayWith(options);
 }
 
-/** `mountOverlay`, decided from a given record of what the kernel can do. */
+/** `mountOverlay` with a given record of what the kernel supports. */
 export async function mountOverlayWith(options: OverlayOptions, features?: KernelFeatures): Promise<OverlayMount> {
   return hold(mountPrepared(prepare(options, features)));
 }
 
-/** `mountOverlay`, on the calling thread. */
+/** The synchronous form of `mountOverlay`. */
 export function mountOverlaySync(options: OverlayOptions): OverlayMount {
   return mountOverlayWithSync(options);
 }
 
-/** `mountOverlayWith`, on the calling thread. */
+/** The synchronous form of `mountOverlayWith`. */
 export function mountOverlayWithSync(options: OverlayOptions, features?: KernelFeatures): OverlayMount {
   return holdSync(mountPrepared(prepare(options, features)));
 }
@@ -415,7 +420,7 @@ export function mountOverlayWithSync(options: OverlayOptions, features?: KernelF
 function* mountPrepared(prepared: Prepared): Dialogue<OverlayMount> {
   const { checked } = prepared;
   const { signal, exclusive, upperdir, rootless } = checked;
-  // The plan of such a mount sees the mounts of a namespace of its own.
+  // The plan of a rootless mount sees only the mounts of its own namespace.
   if (exclusive && upperdir !== undefined && rootless !== false) yield* refresh();
   const [planned, end] = rootless === false ? planHere(prepared) : yield* planRootless(prepared);
   let outcome: Outcome;

@@ -1,32 +1,32 @@
 /**
- * Options of an overlay from text: as they are given to mount(2), and as the mount table shows them. The inverse
- * of what a plan sends; driven by the table of options. Pure.
+ * Reads the options of an overlay from text, as a caller gives them to mount(2) or as the mount table shows them. This
+ * is the inverse of a plan's options, and follows the table of options. Pure.
  */
 import { parseLowerdir, type RawOption, shownLayers, unescapeLayer } from '../mount-strings.js';
 import { fromBytes, type Path } from '../paths.js';
 import { optionRows, overlayOptionNames } from './option-table.js';
 import type { OverlayOptionName, OverlayOptions } from './options.js';
 
-/** The options of an overlay that a text names, typed and by the library's names. */
+/** The options of an overlay that a text names, with types and the library's names. */
 export interface NamedOptions extends Partial<Pick<OverlayOptions, OverlayOptionName>> {
   readonly lowerdir: readonly Path[];
   readonly datadir: readonly Path[];
   readonly upperdir?: Path;
   readonly workdir?: Path;
-  /** Whether it says `ro`. */
+  /** Set if the text has `ro`. */
   readonly readonlySuperblock?: true;
 }
 
 export interface Reading {
   readonly options: NamedOptions;
-  /** What is none of overlayfs' options as far as known, or has a value that it does not take. */
+  /** Options that the library does not know as overlayfs' own, or whose value overlayfs does not take. */
   readonly others: readonly RawOption[];
 }
 
-/** Chooses among the paths, the likeliest first, that a shown upperdir or workdir can stand for. */
+/** Chooses one of the paths for which a shown upperdir or workdir can stand. The likeliest path comes first. */
 export type Choose = (readings: readonly [Path, ...Path[]]) => Path;
 
-/** By the kernel's names; with the value that a name of its own stands for. */
+/** The options by the kernel's names. `off` marks a name that stands for the value false. */
 const known = new Map<string, readonly [name: OverlayOptionName, off: boolean]>(
   (overlayOptionNames as OverlayOptionName[]).flatMap((name) => {
     const row = optionRows[name];
@@ -36,7 +36,7 @@ const known = new Map<string, readonly [name: OverlayOptionName, off: boolean]>(
   }),
 );
 
-/** The library's value; undefined where there is none such. */
+/** Returns the library's value, or undefined if the option does not take this one. */
 function toValue(name: OverlayOptionName, isOff: boolean, value: string | null): boolean | string | undefined {
   const row = optionRows[name];
   switch (row?.form) {
@@ -63,13 +63,13 @@ class Reader {
     this.#readLayer = readLayer;
   }
 
-  /** A layer or the layers of this option; false where it is none that the kernel would take. */
+  /** Reads the layers of an option. Returns false if the kernel would not take it. */
   #readLayers({ name, value }: RawOption): boolean {
     if (value === null) return false;
     if (name === 'lowerdir') {
       const layers = parseLowerdir(value);
       if (layers === undefined) return false;
-      // Earlier ones are dropped, also those of lowerdir+.
+      // The kernel drops earlier layers, including those of lowerdir+.
       [this.#lowers, this.#data, this.#isList] = [layers.lowers, layers.data, value.length > 0];
       return true;
     }
@@ -84,7 +84,7 @@ class Reader {
   }
 
   #readOption({ name, value }: RawOption): boolean {
-    // volatile is a value of fsync to kernels that have it.
+    // For kernels that have fsync, volatile is a value of it.
     const isVolatile = name === 'fsync' && value?.toString() === 'volatile';
     const [option, isOff] = known.get(isVolatile ? 'volatile' : name) ?? [];
     if (option === undefined) return false;
@@ -128,15 +128,15 @@ function read(raw: readonly RawOption[], readLayer: (value: Buffer) => Path): Re
   return { options: reader.options, others: reader.others };
 }
 
-/** What options say that are given to mount(2), from splitGiven: of an option that is there twice, the last. */
+/** Reads options given to mount(2), from splitGiven. The last one counts if an option is there twice. */
 export function readGiven(raw: readonly RawOption[]): Reading {
   return read(raw, (value) => fromBytes(unescapeLayer(value)));
 }
 
 /**
- * What options say that the kernel shows, from splitShown or splitArray. It shows what it was given, and
- * nothing that is the module's default. An upperdir with backslashes can stand for two
- * paths: `choose` has the choice, and without it the likelier one is taken.
+ * Reads options that the kernel shows, from splitShown or splitArray. The kernel shows the options that it was given,
+ * without those that equal the module's default. An upperdir with backslashes can stand for two paths: `choose` chooses
+ * one, and by default the likelier one.
  */
 export function readShown(raw: readonly RawOption[], choose: Choose = ([likeliest]) => likeliest): Reading {
   return read(raw, (value) => {

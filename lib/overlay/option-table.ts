@@ -1,30 +1,30 @@
 /**
- * The options of an overlay mount as one table: what the caller calls them, what the kernel calls them, what
- * they take, since when. Checks and plans are driven by it, and docs/options.md is made from it.
+ * The options of an overlay mount as one table: the caller's name, the kernel's name, the values, and the first kernel.
+ * Checks and plans follow it, and docs/options.md is made from it.
  */
 
-/** How an option is given, and how it is sent where the kernel takes it as text. */
+/** The form in which the caller gives an option, and in which the plan sends it if the kernel takes it as text. */
 export type OptionForm =
-  /** One path or a list of them. */
+  /** One path or a list of paths. */
   | { readonly form: 'paths' }
   | { readonly form: 'namespace' }
   | { readonly form: 'path' }
-  /** true: the bare word; false: nothing, or a word of its own. */
+  /** Sent as the bare word for true; as nothing, or as a word of its own, for false. */
   | { readonly form: 'flag'; readonly off?: string }
-  /** true: `=on`; false: `=off`. */
+  /** Sent as `=on` for true, as `=off` for false. */
   | { readonly form: 'switch' }
   | { readonly form: 'word'; readonly words: readonly string[]; readonly firstOf?: Readonly<Record<string, string>> }
   | { readonly form: 'text' }
-  /** An attribute of the mount, set by flags. */
+  /** An attribute of the mount. The plan sets it by flags. */
   | { readonly form: 'attribute' }
-  /** Not the kernel's. */
+  /** An option of the library, not of the kernel. */
   | { readonly form: 'boolean' }
   | { readonly form: 'names' }
-  /** What only a program can hold. */
+  /** A value that text cannot express. */
   | { readonly form: 'object' };
 
 export type OptionRow = OptionForm & {
-  /** The kernel's name, where it is an option in text. */
+  /** The kernel's name, if the kernel takes the option as text. */
   readonly kernel?: string;
   /** The first mainline kernel that has it. */
   readonly first?: string;
@@ -265,10 +265,10 @@ export const optionTable = {
 
 export type OptionName = keyof typeof optionTable;
 
-/** The rows, for those who look one up by a name that may be none. */
+/** The rows, for a look-up by a name that may not be an option. */
 export const optionRows: Readonly<Record<string, OptionRow | undefined>> = optionTable;
 
-/** The options that overlayfs itself takes besides the layers: those that a kernel can lack. */
+/** The options of overlayfs itself besides the layers. A kernel can lack any of them. */
 export const overlayOptionNames = (Object.keys(optionTable) as OptionName[]).filter(
   (name) => 'kernel' in optionTable[name] && !['paths', 'path'].includes(optionTable[name].form),
 );

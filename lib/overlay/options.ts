@@ -1,4 +1,4 @@
-/** The options of an overlay mount: their types, their checks, and what the kernel calls them. Pure. */
+/** The options of an overlay mount: their types, their checks, and the kernel's names for them. Pure. */
 import { checkBoolean, checkNames, checkSignal, checkWord, takeOnce } from '../arguments.js';
 import { conflictingOptions, invalidArgumentType, invalidArgumentValue, outOfRange, showValue } from '../errors.js';
 import type { AccessTimes, MountAttribute, Propagation } from '../mounts/attributes.js';
@@ -7,152 +7,152 @@ import { joinPath, type Path, type PathLike, splitPath, toPath } from '../paths.
 import { type CheckedIdMap, checkIdMap, type IdMapOption } from './idmap.js';
 import { type OptionRow, optionRows, optionTable, overlayOptionNames } from './option-table.js';
 
-/** The kernel takes no more lower layers (OVL_MAX_STACK). */
+/** The kernel's limit of lower layers (OVL_MAX_STACK). */
 const MAX_LOWER_LAYERS = 500;
-/** Longer values do not pass fsconfig(2). */
+/** fsconfig(2) refuses longer values. */
 const MAX_STRING_BYTES = 255;
 
 export interface OverlayOptions {
-  /** The lower layers, the topmost first: 1 to 500 directories; at least 2 without an upperdir. */
+  /** The lower layers, topmost first: 1 to 500 directories, or at least 2 without an upperdir. */
   lowerdir: PathLike | readonly PathLike[];
   /**
-   * Data-only layers, below all others: their files show only where a metacopy file of a layer above redirects
-   * to them (6.5). Up to Linux 6.15 they need `metacopy`, which then goes without saying.
+   * Data-only layers, below all others (Linux 6.5). Their files appear only where a metacopy file of a layer above
+   * redirects to them. Up to Linux 6.15 they need `metacopy`, which the library then adds.
    */
   datadir?: PathLike | readonly PathLike[];
-  /** The layer that takes the changes. Left out: a read-only view of the lower layers. */
+  /** The layer that takes the changes. Without it the mount is a read-only view of the lower layers. */
   upperdir?: PathLike;
   /**
-   * An empty directory for the kernel's own use, on the same mount as the upperdir and not inside it. With
-   * `create` and an upperdir, it defaults to `<upperdir>.work`.
+   * An empty directory for the kernel's own use, on the same mount as the upperdir and not inside it. Default with
+   * `create` and an upperdir: `<upperdir>.work`.
    */
   workdir?: PathLike;
   /**
-   * The directory where the merged tree appears. Left out: a detached mount, which is in no mount table, is
-   * reached by its `path`, `/proc/self/fd/N`, and ends with the object (Linux 5.2).
+   * The directory where the merged tree appears. Without it the mount is detached (Linux 5.2): it is in no mount
+   * table, the caller reaches it by its `path`, `/proc/self/fd/N`, and it ends with the object.
    */
   target?: PathLike;
 
-  /** Metadata changes copy up no data (Linux 4.19). Sent with redirect_dir=on. Default: the kernel's. */
+  /** Changes of metadata copy up no data (Linux 4.19). Sent with redirect_dir=on. Default: the kernel's. */
   metacopy?: boolean;
-  /** Renamed lower directories (4.10; follow, nofollow: 4.15). Default: the kernel's. */
+  /** Support for renamed lower directories (4.10; follow, nofollow: 4.15). Default: the kernel's. */
   redirectDir?: 'on' | 'off' | 'follow' | 'nofollow';
-  /** Hard links stay linked when copied up; an upper in use is refused (4.13). Default: the kernel's. */
+  /** Hard links stay linked at copy-up, and the kernel refuses an upperdir in use (4.13). Default: the kernel's. */
   index?: boolean;
-  /** The mount can be exported by NFS (4.16). Default: the kernel's. */
+  /** NFS can export the mount (4.16). Default: the kernel's. */
   nfsExport?: boolean;
-  /** Inode numbers that are unique and stay (4.17). Default: the kernel's. */
+  /** Unique and persistent inode numbers (4.17). Default: the kernel's. */
   xino?: 'on' | 'off' | 'auto';
   /** The file system's UUID (on, off: 5.11; null, auto: 6.6). Default: the kernel's. */
   uuid?: 'on' | 'off' | 'null' | 'auto';
-  /** Whether fs-verity digests of lower files are kept in metacopy files and checked (6.6). Default `'off'`. */
+  /** Metacopy files hold fs-verity digests of lower files, and the kernel checks them (6.6). Default `'off'`. */
   verity?: 'off' | 'on' | 'require';
-  /** Nothing is synced, and after a crash the upper is lost (5.10). Default false. */
+  /** The kernel syncs nothing; a crash loses the upperdir (5.10). Default false. */
   volatile?: boolean;
-  /** Whether data is synced before metadata at copy-up (7.0, and stable from 6.12 on). Default `'auto'`. */
+  /** When copy-up syncs data before metadata (7.0, and stable kernels from 6.12 on). Default `'auto'`. */
   fsync?: 'auto' | 'strict';
   /**
-   * Marks are kept in `user.overlay.*` instead of `trusted.overlay.*` (5.11). Default: on in a user
-   * namespace, which can neither read nor write the latter; else off.
+   * The kernel keeps its marks in `user.overlay.*` attributes instead of `trusted.overlay.*` (5.11). Default: true in a
+   * user namespace, which can neither read nor write the latter; else false.
    */
   userxattr?: boolean;
   /**
-   * The layers are reached with the credentials of the thread that makes the mount, as they are then, instead
-   * of the mounter's (6.15): it needs CAP_SYS_ADMIN. false sends the opposite. Default: nothing sent.
+   * The kernel accesses the layers with the credentials that the thread which makes the mount has at that time, instead
+   * of the mounter's (6.15). Needs CAP_SYS_ADMIN. false sends the opposite. Default: nothing is sent.
    */
   overrideCreds?: boolean;
-  /** Permissions are checked by mode alone, not by the layers' file systems. Default false. */
+  /** The kernel checks permissions by mode alone, without the layers' file systems. Default false. */
   defaultPermissions?: boolean;
-  /** The SELinux context of all that is in the mount; needs a kernel with SELinux. */
+  /** The SELinux context of everything in the mount; needs a kernel with SELinux. */
   context?: string;
   /** The SELinux context of the file system itself. */
   fscontext?: string;
-  /** The SELinux context of files without one. */
+  /** The SELinux context of files that have none. */
   defcontext?: string;
   /** The SELinux context of the root directory. */
   rootcontext?: string;
 
-  /** The mount is read-only; the superblock below it is not. Default false. */
+  /** The mount is read-only, but its superblock is not. Default false. */
   readonly?: boolean;
-  /** The superblock is read-only, and with it every mount of it; the mount itself need not be. Default false. */
+  /** The superblock is read-only, and so is every mount of it, even without `readonly`. Default false. */
   readonlySuperblock?: boolean;
-  /** Set-user-ID bits and file capabilities are ignored. Default false. */
+  /** The kernel ignores set-user-ID bits and file capabilities. Default false. */
   nosuid?: boolean;
   /** Device nodes cannot be opened. Default false. */
   nodev?: boolean;
-  /** Nothing can be executed. Default false. */
+  /** No program in the mount can be executed. Default false. */
   noexec?: boolean;
-  /** Symbolic links are not followed (5.10). Default false. */
+  /** The kernel does not follow symbolic links (5.10). Default false. */
   nosymfollow?: boolean;
-  /** Access times of directories are not updated. Default false. */
+  /** The kernel does not update access times of directories. Default false. */
   nodiratime?: boolean;
-  /** When access times are updated. Default `'relatime'`. */
+  /** When the kernel updates access times. Default `'relatime'`. */
   atime?: AccessTimes;
   /**
-   * Whether mounts inside it show in other namespaces, mount_namespaces(7). Default: as the mount that the
-   * target is in.
+   * Whether mounts inside this one appear in other namespaces; see mount_namespaces(7). Default: as the mount that
+   * holds the target.
    */
   propagation?: Propagation;
-  /** What the mount table shows as the source. Default `'overlay'`. */
+  /** The source that the mount table shows. Default `'overlay'`. */
   source?: string;
 
   /**
-   * Makes what is missing of upperdir, workdir and target, with parents, mode 0755 less the umask; removed
-   * again on failure. Default false.
+   * Makes the upperdir, workdir and target, with their parents, if they are missing. Their mode is 0755 less the umask.
+   * A failed mount removes them again. Default false.
    */
   create?: boolean;
   /**
-   * Mounts over what is mounted at the target already, which is refused otherwise: of two promises for one target the
-   * second. Two that mount there at the very same moment, a promise and a twin, two threads or two processes, may both
-   * find nothing. Default false.
+   * Mounts over another mount at the target. Without it the library refuses a target that is a mount point; it refuses
+   * the second of two concurrent calls for one target. Two calls that mount there at the very same moment may both find
+   * nothing: an asynchronous and a synchronous call, two threads, or two processes. Default false.
    */
   stack?: boolean;
   /**
-   * Shows the layers' files with other owners than they have on disk, and stores new ones likewise (Linux 5.19,
-   * which needs CAP_SYS_ADMIN in the initial user namespace): a list of ranges of ids, or the descriptor of a user
-   * namespace; for all layers, or `{ lowerdir, upperdir }`. Upper and work get one clone of the directory that
-   * holds both. The ids of the mounting user have to be among those that the upper's show as.
+   * Shows the layers' files with other owners than they have on disk, and stores new files likewise. The value is a
+   * list of ranges of ids, or the descriptor of a user namespace; for all layers, or as `{ lowerdir, upperdir }`. Needs
+   * Linux 5.19, and CAP_SYS_ADMIN in the initial user namespace. The upperdir and the workdir get one clone of the
+   * directory that holds both. The ids that the map shows for the upperdir must include those of the mounting user.
    */
   idmap?: IdMapOption;
   /**
-   * Mounts without privilege (Linux 5.11): a child process that lives for the call makes a user and a mount
-   * namespace, and the mount in them; the descriptor is this process's. It has no `target`. `'keep'` makes the
-   * namespaces once and enters them again for later mounts, which is quicker; they hold copies of the mounts
-   * that there were, and are let go after ten seconds without use. `'auto'`: only where the process may not
-   * mount. Default false.
+   * Mounts without privilege (Linux 5.11). A child process makes a user namespace and a mount namespace, makes the
+   * mount in them, and ends with the call. This process holds the descriptor of the mount, which has no `target`.
+   *
+   * `'keep'` makes the namespaces once and enters them again for later mounts, which is quicker. They hold copies of
+   * the mounts that existed then; the library drops them after ten seconds without use. `'auto'` does this only if the
+   * process may not mount. Default false.
    */
   rootless?: boolean | 'keep' | 'auto';
   /**
-   * With `rootless`: the user's subordinate ids, subuid(5), are ids of the mount too, so that files of theirs can be
-   * changed, which are copied up with their owner. A process may not map them itself: newuidmap(1) and newgidmap(1)
-   * are run, for each mount, or with `'keep'` once. Nothing else in the library starts a program, but `spawn`.
-   * Default false.
+   * Adds the user's subordinate ids, subuid(5), to the ids of a `rootless` mount. Files of these ids can then be
+   * changed; copy-up keeps their owner. A process may not map them itself, so the library runs newuidmap(1) and
+   * newgidmap(1) for each mount, or once with `'keep'`. Apart from this, only `spawn` starts a program. Default false.
    */
   subIds?: boolean;
   /**
-   * The mount namespace in which the target is, an absolute path there: `/proc/PID/ns/mnt`, a descriptor, or one
-   * from `createNamespace`. The layers are the caller's: the overlay is made here and attached there (setns(2)),
-   * by a thread that ends with the call. Joining needs CAP_SYS_ADMIN and CAP_SYS_CHROOT. Default: the caller's.
+   * The mount namespace of the target: `/proc/PID/ns/mnt`, a descriptor, or one from `createNamespace`. The target is
+   * an absolute path there. The paths of the layers are the caller's: a thread that ends with the call makes the
+   * overlay in the caller's namespace and attaches it in the other one (setns(2)). Joining a namespace needs
+   * CAP_SYS_ADMIN and CAP_SYS_CHROOT. Default: the caller's.
    */
   namespace?: NamespaceLike;
   /**
-   * Refuses an upperdir or workdir that another overlay uses, which the kernel accepts unless `index` is on. The
-   * directory is in use until the kernel says that the overlay's superblock is gone. The library knows the overlays that
-   * this process has mounted in any way, and from Linux 6.8 on those that the mount table of this namespace shows. It
-   * does not see what other processes mount elsewhere, detached or without privilege. Default true.
+   * Refuses an upperdir or workdir that another overlay uses. The kernel accepts one unless `index` is on. A directory
+   * is in use until the kernel reports that the overlay's superblock is gone. The library knows all overlays that this
+   * process has mounted, and from Linux 6.8 on those that the mount table of this namespace shows. It does not see
+   * overlays that other processes mount in other namespaces, detached, or without privilege. Default true.
    */
   exclusive?: boolean;
   /**
-   * The options that may fall away instead of an error: where the kernel has no such option, and where it
-   * mounts without it, by itself or since a layer lacks something. Names of overlayfs' own options, such as
-   * `'verity'`.
+   * The options that the mount may lack without an error. The kernel may not have the option, or may mount without it,
+   * by itself or because a layer lacks a feature. The names are those of overlayfs' own options, such as `'verity'`.
    */
   allowDegraded?: readonly OverlayOptionName[];
-  /** Gives the mount up: what has not begun never does, what has is undone. */
+  /** Aborts the mount. A call that has not begun never begins; one that has begun is undone. */
   signal?: AbortSignal;
 }
 
-/** Overlayfs' own options besides the layers: those that a kernel can lack. */
+/** Overlayfs' own options besides the layers. A kernel can lack any of them. */
 export type OverlayOptionName =
   | 'redirectDir'
   | 'index'
@@ -171,7 +171,7 @@ export type OverlayOptionName =
   | 'defcontext'
   | 'rootcontext';
 
-/** An option as the caller named it and as the kernel wants it: a value where it takes one. */
+/** An option with the caller's name, the kernel's name, and its value, or null if it takes none. */
 export interface NamedOption {
   readonly name: OverlayOptionName;
   readonly kernel: string;
@@ -184,14 +184,14 @@ export interface CheckedOptions {
   readonly datadir: readonly Path[];
   readonly upperdir: Path | undefined;
   readonly workdir: Path | undefined;
-  /** Undefined: detached. */
+  /** Undefined for a detached mount. */
   readonly target: Path | undefined;
   readonly rootless: boolean | 'keep' | 'auto';
   readonly subIds: boolean;
   readonly idmap: CheckedIdMap | undefined;
-  /** Overlayfs' own options, those that the caller named. */
+  /** The options of overlayfs itself that the caller named. */
   readonly overlay: readonly NamedOption[];
-  /** Undefined where the caller leaves it to the library. */
+  /** Undefined if the caller leaves it to the library. */
   readonly userxattr: boolean | undefined;
   readonly attributes: readonly MountAttribute[];
   readonly atime: AccessTimes;
@@ -204,7 +204,7 @@ export interface CheckedOptions {
   readonly exclusive: boolean;
   readonly allowDegraded: readonly OverlayOptionName[];
   readonly signal: AbortSignal | undefined;
-  /** Whether nothing but lowerdir, upperdir, workdir and target was given. */
+  /** Whether the caller gave no option besides lowerdir, upperdir, workdir and target. */
   readonly isPlain: boolean;
 }
 
@@ -240,10 +240,10 @@ function checkRootless(value: unknown, name: string): CheckedOptions['rootless']
   return checkWord(value, name, ['keep', 'auto']) as 'keep' | 'auto';
 }
 
-/** Checks of single options, by name; only what the caller names is looked at. */
+/** Checks one option. The library calls it only for options that the caller names. */
 type Check = (draft: Draft, value: unknown, name: string) => void;
 
-/** An option of overlayfs' own: a text to send, null for the bare word, undefined for nothing. */
+/** Returns the text to send for an option of overlayfs, null for the bare word, or undefined to send nothing. */
 function toSent(row: OptionRow, value: unknown, name: string): string | null | undefined {
   switch (row.form) {
     case 'word':
@@ -276,7 +276,7 @@ const attributeCheck: Check = (draft, value, name) => {
 
 const wordsOf = (name: 'atime' | 'propagation'): readonly string[] => optionTable[name].words;
 
-/** The options besides the paths, which have checks of their own below. */
+/** The checks of all options but the paths, which checkOptions checks itself. */
 const otherChecks: ReadonlyMap<string, Check> = new Map<string, Check>([
   ...overlayOptionNames.map((name): [string, Check] => [name, overlayCheck]),
   ...Object.entries(optionTable).flatMap(([name, { form }]): [string, Check][] =>
@@ -304,14 +304,14 @@ const otherChecks: ReadonlyMap<string, Check> = new Map<string, Check>([
 
 const optionNames: ReadonlySet<string> = new Set(Object.keys(optionTable));
 
-/** `<upperdir>.work`, beside the upper. */
+/** Returns `<upperdir>.work`, beside the upperdir. */
 function defaultWorkdir(upperdir: Path): Path {
   const [parent, name] = splitPath(upperdir);
   const work = typeof name === 'string' ? `${name}.work` : Buffer.concat([name, Buffer.from('.work')]);
   return parent === '.' ? work : joinPath(parent, work);
 }
 
-/** The caller's options as they are now. */
+/** Returns a copy of the caller's options as they are now. */
 export function takeOptions(options: OverlayOptions): OverlayOptions {
   if (typeof options !== 'object' || options === null || Array.isArray(options)) {
     throw invalidArgumentType('options', 'an object with at least a lowerdir', options);
@@ -320,8 +320,8 @@ export function takeOptions(options: OverlayOptions): OverlayOptions {
 }
 
 /**
- * Throws a TypeError or RangeError that names the option, its value and what would be right. The options are
- * plain ones, from takeOptions.
+ * Checks the options that takeOptions returned. Throws a TypeError or RangeError that names the option, its value and
+ * the values that are allowed.
  */
 export function checkOptions(given: OverlayOptions): CheckedOptions {
   const draft: Draft = {
@@ -349,7 +349,7 @@ export function checkOptions(given: OverlayOptions): CheckedOptions {
     isPlain: true,
   };
   for (const name of Object.keys(given)) {
-    // The paths by themselves: a look-up by name costs more than their checks.
+    // A look-up of the check by name would cost more than the checks of the paths.
     switch (name) {
       case 'lowerdir':
         if (given.lowerdir !== undefined) draft.lowerdir = checkLayers(given.lowerdir, name);
@@ -379,7 +379,10 @@ function checkOther(draft: Draft, options: OverlayOptions, name: string): void {
   else if (value !== undefined) check(draft, value, name);
 }
 
-/** What one option asks of the others. What was given is shown, and not gone by: it inherits from Object.prototype. */
+/**
+ * Checks the options against each other. Raw values appear in messages only, because the object that holds them
+ * inherits from Object.prototype.
+ */
 function checkTogether(draft: Draft, { lowerdir, target, upperdir, workdir }: OverlayOptions): void {
   if (draft.lowerdir.length === 0) {
     throw invalidArgumentType('lowerdir', 'one path or a list of paths, the topmost layer first', lowerdir);

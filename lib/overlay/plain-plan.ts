@@ -1,4 +1,4 @@
-/** The plan of a plain mount, made from a template: most mounts are such, and a loop makes nothing else. */
+/** Makes the plan of a plain mount from a template. Most mounts are plain, and a program may make many in a loop. */
 import { Template } from '../kernel/template.js';
 import { goesByDescriptors, type Path } from '../paths.js';
 import type { KernelFeatures } from './features.js';
@@ -8,20 +8,20 @@ import { type MountPlan, plan } from './plan.js';
 interface Known {
   readonly features: KernelFeatures;
   readonly planned: MountPlan;
-  /** Undefined where the kernel is told a path twice, or as part of a longer text. */
+  /** Undefined if the plan passes a path to the kernel twice, or as part of a longer text. */
   readonly template: Template | undefined;
 }
 
 let known: Known | undefined;
 
-/** Two lower layers or a long one can go another way, and so can a path that has to be escaped. */
+/** Whether the path always leads to the same steps. A long path, or one that must be escaped, may need a fallback. */
 const isPlain = (path: Path | undefined): path is string =>
   typeof path === 'string' && path.length <= 80 && !/[\\:,]|\/$/.test(path) && !goesByDescriptors(path);
 
-/** No path of a caller, which is absolute. */
+/** Placeholders for the paths. A caller's path never equals one, because it is absolute. */
 const marks = ['lower', 'upper', 'work', 'target'] as const;
 
-/** The plan of a mount of one lower layer with upper and work on a target, and no option; undefined for any other. */
+/** Returns the plan of a mount with one lowerdir, upperdir, workdir, target and no option; undefined for any other. */
 export function planPlain(options: CheckedOptions, features: KernelFeatures): MountPlan | undefined {
   const { isPlain: hasNoOption, lowerdir, upperdir, workdir, target } = options;
   const [lower] = lowerdir;

@@ -1,6 +1,6 @@
 /**
- * From options to kernel calls. Pure: which calls are made depends on the options and on the record of what
- * the kernel can do, so that each way down can be had on any kernel by a record that lacks things.
+ * Plans the kernel calls for the options of a mount. Pure: the calls depend only on the options and on the record of
+ * what the kernel supports. A record that lacks features therefore selects each fallback on any kernel.
  */
 
 import * as e from '../errnos.js';
@@ -27,32 +27,32 @@ import { type KernelFeatures, needsMetacopy } from './features.js';
 import { commonDirectory, Mapper } from './idmap.js';
 import type { CheckedOptions } from './options.js';
 
-/** A longer value does not pass fsconfig(2), which has no text for it. */
+/** fsconfig(2) refuses a longer value, without a message. */
 const FSCONFIG_MAX_BYTES = 255;
 
 /** A plan to mount. */
 export interface MountPlan {
   readonly plan: Plan;
-  /** The look that reports the new mount's id. */
+  /** The step that reports the id of the new mount. */
   readonly id: Step;
-  /** The guard that reports what the superblock is like, if there is one. */
+  /** The guard that reports the state of the superblock, if the plan has one. */
   readonly superblock: Step | undefined;
-  /** The directories that are made where they are missing, each with what has come of it. */
+  /** The steps that make missing directories. The result of each tells whether it made one. */
   readonly made: readonly Step[];
-  /** What makes the descriptor of a detached mount, and reports it. */
+  /** The step that makes the file descriptor of a detached mount, and reports it. */
   readonly descriptor?: Step;
 }
 
 type Made = Pick<MountPlan, 'id' | 'descriptor'>;
 
-/** With a target. */
+/** The options of a mount that has a target. */
 type Attached = CheckedOptions & { readonly target: Path };
 
 const isAttached = (options: CheckedOptions): options is Attached => options.target !== undefined;
 
 interface Layer {
   readonly subject: Subject;
-  /** Undefined for one that goes by its path. */
+  /** Undefined for a layer that the plan passes by its path. */
   readonly descriptor: Descriptor | undefined;
 }
 
@@ -63,20 +63,20 @@ interface Layers {
   readonly work: Layer | undefined;
 }
 
-/** An option as it is sent: the kernel's name, and a value where it takes one. */
+/** An option as the plan sends it: the kernel's name for it, and its value, or null if it takes none. */
 type Sent = readonly [name: string, value: string | null];
 
-/** The options that are sent: what the caller named, and with each what it stands on. */
+/** Returns the options to send: those that the caller named, and those that they depend on. */
 export function sentOptions(options: CheckedOptions, features: KernelFeatures): readonly Sent[] {
   const { overlay, datadir, userxattr } = options;
   const isPlain = overlay.length === 0 && datadir.length === 0 && !features.userNamespace;
   if (isPlain) return noOptions;
   const sent = new Map<string, string | null>(overlay.map(({ kernel, value }) => [kernel, value]));
-  // trusted.* is out of reach in a user namespace. Without userxattr the kernel would mount an overlay in which no
-  // directory is opaque, and a removed one cannot be made again.
+  // A user namespace cannot use trusted.* attributes. Without userxattr the kernel would mount an overlay in which no
+  // directory is opaque and a removed directory cannot be made again.
   if (userxattr === undefined && features.userNamespace) sent.set('userxattr', null);
   if (sent.has('userxattr')) {
-    // 'off' means 'follow' where a module parameter says so, which the kernel then refuses.
+    // A module parameter can turn 'off' into 'follow', which the kernel refuses together with userxattr.
     if (sent.get('redirect_dir') === 'off' || !sent.has('redirect_dir')) sent.set('redirect_dir', 'nofollow');
   } else {
     if (datadir.length > 0 && !sent.has('metacopy') && needsMetacopy(features)) sent.set('metacopy', 'on');
@@ -87,7 +87,7 @@ export function sentOptions(options: CheckedOptions, features: KernelFeatures): 
 
 const noOptions: readonly Sent[] = [];
 
-/** Every directory on the way that may be missing, from the top. */
+/** Adds steps that make each missing directory of a path, from the top. */
 function addDirectories(plan: Plan, path: Path): void {
   const bytes = Buffer.from(toBytes(withoutTrailingSlashes(path)));
   for (let end = bytes.indexOf(0x2f, 1); ; end = bytes.indexOf(0x2f, end + 1)) {
@@ -108,12 +108,13 @@ function addCreated(plan: Plan, options: CheckedOptions): void {
 }
 
 /**
- * What the kernel makes in a workdir goes with the workdir, where the plan has made that: in one that was there
- * before, it may be another overlay's. To be added right before the mount is made, which is what makes it.
+ * Adds the removal of the directories that the kernel makes in the workdir, for a plan that is undone. They are removed
+ * only if the plan has made the workdir; in one that existed before, they may belong to another overlay. Add this right
+ * before the step that makes the mount, because that step makes the directories.
  */
 function addWorkRemoval(plan: Plan, { create, workdir }: CheckedOptions): void {
   if (!create || workdir === undefined) return;
-  // The last directory of those that are made first.
+  // The plan makes the workdir last.
   const made = MADE_BY | plan.steps.findLastIndex(({ call }) => call === calls.mkdirat);
   for (const name of madeInWork) {
     const args = [k.AT_FDCWD, joinPath(workdir, name), k.AT_REMOVEDIR, made];
@@ -125,8 +126,8 @@ function addWorkRemoval(plan: Plan, { create, workdir }: CheckedOptions): void {
 const madeInWork = ['index', 'work'] as const;
 
 /**
- * A directory that has been removed can still be opened by a path that goes by descriptors, and the kernel takes it as
- * a layer: as an empty lower, or as an upper in which nothing can be made.
+ * Adds guards against removed directories. A path by a descriptor, such as `/proc/self/fd/9`, still opens a removed
+ * directory. The kernel accepts it as an empty lower layer, or as an upperdir in which nothing can be made.
  */
 function addRemovedGuards(plan: Plan, { lowerdir, datadir, upperdir, workdir }: CheckedOptions): void {
   const add = (subject: Subject): void => {
@@ -147,8 +148,9 @@ function addRemovedGuards(plan: Plan, { lowerdir, datadir, upperdir, workdir }: 
 const targetFlags = k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC | k.O_PATH;
 
 /**
- * The target, whatever becomes of its path. Fails with ENOTDIR on a link or a file; unless the mount may be stacked, with
- * EEXIST where something is mounted, and with EBUSY where another plan is about to mount.
+ * Opens the target, so that later changes of its path do not matter. Fails with ENOTDIR on a link or a file. Unless the
+ * mount may be stacked, fails with EEXIST if something is mounted there, and with EBUSY if another plan is about to
+ * mount there.
  */
 function addTarget(plan: Plan, options: Attached): Descriptor {
   const subject = targetSubject(options);
@@ -158,7 +160,7 @@ function addTarget(plan: Plan, options: Attached): Descriptor {
   return target;
 }
 
-/** The target in another namespace, which the steps that follow see. */
+/** Joins the target's namespace, in which the later steps run, and opens the target there. */
 function addTargetThere(plan: Plan, options: Attached): Descriptor {
   if (options.namespace !== undefined) addJoin(plan, options.namespace);
   if (options.create) addDirectories(plan, options.target);
@@ -199,7 +201,7 @@ function addLayers(
     ];
     const opened: Layer[] = [];
     mapper.add(common.parent, idmap.upper, subjects[0] as Subject, (tree) => {
-      // What a link leads out of, or another mount is on, would not be mapped.
+      // A directory behind a link that leads out of the tree, or on another mount, would not be mapped.
       const resolve = k.RESOLVE_BENEATH | k.RESOLVE_NO_XDEV;
       [common.upper, common.work].forEach((path, i) => {
         const args = [tree, path, k.O_DIRECTORY | k.O_CLOEXEC | access, resolve];
@@ -217,14 +219,14 @@ function addLayers(
   };
 }
 
-/** Upper and work alone, for the guards. */
+/** Opens only the upperdir and the workdir, for the guards. */
 const addUpper = (plan: Plan, options: CheckedOptions): Layers =>
   addLayers(plan, { ...options, lowerdir: [], datadir: [] }, { layerDescriptors: 'path', openTreeAttr: true });
 
 const viaDescriptor = (descriptor: Descriptor): Text => ['/proc/self/fd/', descriptor];
 const fits = (path: Path): boolean =>
   (typeof path === 'string' && path.length * 3 <= FSCONFIG_MAX_BYTES) || toBytes(path).length <= FSCONFIG_MAX_BYTES;
-/** The same to fsconfig(2) whichever option it is the value of. */
+/** Whether fsconfig(2) reads the path the same way for every option. */
 const isPlain = (path: Path): boolean => typeof path === 'string' && !path.includes('\\') && fits(path);
 const hasComma = (path: Path): boolean => (typeof path === 'string' ? path.includes(',') : path.includes(0x2c));
 
@@ -272,8 +274,9 @@ function addContext(
 }
 
 /**
- * The mark of a volatile mount, by which the kernel refuses the next one, goes with a mount that is taken back.
- * To be added when the mount is made: before, it is another one's. In a `later` step the last one is first.
+ * Adds the removal of the mark of a volatile mount, for a mount that is undone. The mark makes the kernel refuse the
+ * next mount. Add this after the step that makes the mount: a mark from before belongs to another mount. The plan runs
+ * its `later` steps in reverse order.
  */
 export function addVolatileRemoval(plan: Plan, { overlay, workdir }: CheckedOptions, later: boolean): void {
   if (workdir === undefined || !overlay.some(({ kernel }) => kernel === 'volatile')) return;
@@ -288,8 +291,8 @@ export function addVolatileRemoval(plan: Plan, { overlay, workdir }: CheckedOpti
 }
 
 /**
- * What the kernel lets pass and is wrong: an upper that another overlay uses, that cannot be written, or whose
- * file system keeps no marks.
+ * Adds guards against mistakes that the kernel accepts: an upperdir that another overlay uses, that is not writable, or
+ * whose file system keeps no marks.
  */
 function addUpperGuards(plan: Plan, options: CheckedOptions, features: KernelFeatures, layers: Layers): void {
   const { upperdir, exclusive, readonlySuperblock } = options;
@@ -300,7 +303,7 @@ function addUpperGuards(plan: Plan, options: CheckedOptions, features: KernelFea
   const upper = layers.upper?.descriptor;
   if (readonlySuperblock) return;
   if (isAccessChecked(options, features) && upper !== undefined) {
-    // Where a filter does not know the call, or where the kernel will say it itself, it is no refusal.
+    // Tolerates a seccomp filter that does not know the call, and errors that the kernel will report itself.
     plan.add(calls.faccessat2, [upper, '', k.W_OK | k.X_OK, k.AT_EACCESS | k.AT_EMPTY_PATH], {
       tolerate: [e.ENOSYS, e.EPERM, e.EROFS, e.EINVAL],
     });
@@ -320,11 +323,14 @@ function addUpperReservation(plan: Plan, options: CheckedOptions, role: UseRole,
   addReservation(plan, layer.descriptor, { role, subject: layer.subject, against, madeBy });
 }
 
-/** Root of the whole machine may write everywhere, and of trusted.* it is seen afterwards whether it is there. */
+/**
+ * Whether the plan checks access to the upperdir. Root in the initial user namespace may write everywhere. The library
+ * checks for trusted.* attributes after the mount.
+ */
 const isAccessChecked = ({ readonlySuperblock }: CheckedOptions, { userNamespace }: KernelFeatures): boolean =>
   userNamespace && !readonlySuperblock;
 
-/** Whether the file system of the upper has attributes of the kind that the marks are kept in. */
+/** Adds a guard that the upperdir's file system has extended attributes of the kind that holds the marks. */
 export function addXattrGuard(plan: Plan, upperdir: Path, kind: 'user' | 'trusted'): void {
   plan.add(calls.getxattr, [upperdir, `${kind}.overlay.opaque`, 0], {
     tolerate: [e.ENODATA, e.EPERM, e.EACCES, e.ENOENT],
@@ -332,8 +338,8 @@ export function addXattrGuard(plan: Plan, upperdir: Path, kind: 'user' | 'truste
 }
 
 /**
- * fsopen(2) to move_mount(2): nothing is to be seen before the last step. `lowerdir` is the value of the
- * option of that name, where lower layers are not set one by one.
+ * Adds the calls from fsopen(2) to move_mount(2). The mount is not visible before the last step. `lowerdir` is the
+ * value of the option of that name, if the lower layers are not set one by one.
  */
 function addDetachedWay(
   plan: Plan,
@@ -341,7 +347,7 @@ function addDetachedWay(
   features: KernelFeatures,
   lowerdir?: Path | 'numbers',
 ): Made {
-  // In a namespace other than the layers' it comes last.
+  // A target in another namespace than the layers is opened last.
   const targetHere = isAttached(options) && options.namespace === undefined ? addTarget(plan, options) : undefined;
   const home = hasOwnMounts(options, features) ? addOwnMounts(plan) : undefined;
   const lowersBy =
@@ -374,18 +380,21 @@ function addDetachedWay(
       subject: targetSubject(options),
     });
   }
-  // Below a shared mount an attached one becomes shared, and an unbindable one cannot be attached.
+  // A mount that is attached below a shared one becomes shared, and an unbindable mount cannot be attached there.
   if (options.propagation !== undefined) {
     plan.add(calls.mount_setattr, [mount, '', k.AT_EMPTY_PATH, 0, 0, propagationBits[options.propagation]]);
   }
   return isAttached(options) ? { id } : { id, descriptor: plan.stepOf(mount) };
 }
 
-/** Before Linux 6.15 a mapped clone has to be attached in the namespace that the overlay is made in. */
+/** Before Linux 6.15 a mapped clone must be attached in the namespace in which the overlay is made. */
 const hasOwnMounts = ({ idmap }: CheckedOptions, { openTreeAttr }: Pick<KernelFeatures, 'openTreeAttr'>): boolean =>
   idmap !== undefined && !openTreeAttr;
 
-/** A mount namespace for the plan, in which it can attach what nobody sees; and the way back. */
+/**
+ * Gives the plan a mount namespace of its own, in which it can attach mounts that no other process sees. Returns a
+ * descriptor of the namespace to return to.
+ */
 function addOwnMounts(plan: Plan): Descriptor {
   plan.isOnOwnThread = true;
   const home = plan.add(calls.openat2, [k.AT_FDCWD, OWN_MOUNT_NAMESPACE, k.O_CLOEXEC, 0]);
@@ -394,18 +403,18 @@ function addOwnMounts(plan: Plan): Descriptor {
   return home;
 }
 
-/** Whether the superblock is known to be writable, or nothing is mounted. */
+/** Whether the plan must fail unless the superblock is writable. */
 const isGuarded = (options: CheckedOptions): boolean => options.upperdir !== undefined && !options.readonlySuperblock;
 
-/** What the mount gets when it is there: fsmount(2) took no nosymfollow at first. */
+/** Returns the attributes to set after the mount is made: early versions of fsmount(2) took no nosymfollow. */
 function lateAttributes(options: CheckedOptions): number {
-  // A superblock that came out read-only shows only while the mount itself is not.
+  // A read-only superblock is visible only while the mount itself is not read-only.
   return k.MOUNT_ATTR_NOSYMFOLLOW | (isGuarded(options) ? k.MOUNT_ATTR_RDONLY : 0);
 }
 
 /**
- * Whether the layers can go by one value of `lowerdir`. Where that is by the wrapper around mount(2)'s options
- * (5.2 to 6.4), only if no path needs the detour by a descriptor: mount(2) itself shows others the paths.
+ * Whether one value of `lowerdir` can hold the layers. From Linux 5.2 to 6.4 fsconfig(2) wraps the options of mount(2);
+ * there this is so only if no path has to go through a descriptor, because mount(2) itself shows the paths to others.
  */
 function fitsOneValue(options: CheckedOptions, features: KernelFeatures): boolean {
   const lowerdir = lowerdirValue(options);
@@ -418,12 +427,12 @@ function fitsOneValue(options: CheckedOptions, features: KernelFeatures): boolea
   return paths.every(fits) && ![lowerdir, ...paths, ...values].some(hasComma);
 }
 
-/** The most that the layers take as numbers: five bytes before there are 100,000; then a colon, or two. */
+/** The maximum size of the layers as numbers: five bytes each, up to 99,999 descriptors, and one colon or two. */
 const numbersSize = ({ lowerdir, datadir }: CheckedOptions): number => 6 * lowerdir.length + 7 * datadir.length;
 
 /**
- * mount(2), with all layers in one string: the oldest way. It says nothing about what is wrong, and the guards
- * come after the mount is there.
+ * Adds mount(2) with all layers in one string, the oldest fallback. mount(2) does not tell which option is wrong, and
+ * its guards run after the mount exists.
  */
 function addMountWay(
   plan: Plan,
@@ -435,7 +444,7 @@ function addMountWay(
 ): Made {
   addUpperGuards(plan, options, features, layers);
   const set = flagBits(options);
-  // MS_RDONLY is for mount and superblock at once; the mount gets its own bits in a second call.
+  // MS_RDONLY applies to both the mount and the superblock. A second call sets the mount's own bits.
   const early = options.readonlySuperblock ? set | k.MS_RDONLY : isGuarded(options) ? set & ~k.MS_RDONLY : set;
   addWorkRemoval(plan, options);
   const root = plan.following(1);
@@ -443,7 +452,7 @@ function addMountWay(
   const subject = targetSubject(options);
   plan.add(calls.openat2, [k.AT_FDCWD, withoutTrailingSlashes(options.target), targetFlags, 0], { subject });
   addVolatileRemoval(plan, options, true);
-  // Were the target's path another by now, this would be something else.
+  // If the target's path has changed meanwhile, the descriptor is on another file system.
   plan.add(calls.fstatfs, [root, isGuarded(options) ? k.ST_RDONLY : 0, 0, k.OVERLAYFS_SUPER_MAGIC], {
     output: STATFS_OUTPUT,
   });
@@ -457,8 +466,8 @@ function addMountWay(
 }
 
 /**
- * The directory in which descriptors have their numbers as names. The working directory belongs to all threads of
- * the process: the plan gets one that has its own.
+ * Changes to the directory in which file descriptors have their numbers as names. All threads of a process share the
+ * working directory, so the plan runs on a thread that has its own.
  */
 function addWorkingDirectory(plan: Plan): void {
   plan.isOnOwnThread = true;
@@ -466,7 +475,7 @@ function addWorkingDirectory(plan: Plan): void {
   plan.add(calls.chdir, ['/proc/self/fd']);
 }
 
-/** The layers as the value of `lowerdir`, relative to that directory. */
+/** Returns the layers as a value of `lowerdir`, relative to that directory. */
 function numbersValue({ lowers, data }: Layers): (Path | Descriptor)[] {
   const pieces = lowers.flatMap((lower, i) => (i === 0 ? [numberOf(lower)] : [':', numberOf(lower)]));
   return [...pieces, ...data.flatMap((layer) => ['::', numberOf(layer)])];
@@ -475,8 +484,8 @@ function numbersValue({ lowers, data }: Layers): (Path | Descriptor)[] {
 const numberOf = ({ descriptor }: Layer): Descriptor => descriptor as Descriptor;
 
 /**
- * mount(2) where the options pass a page: the layers as the numbers of their descriptors, relative to
- * /proc/self/fd. Upper and work by path if that will do, so that others see who uses them.
+ * Adds mount(2) for options that exceed a page. It passes the layers as the numbers of their descriptors, relative to
+ * /proc/self/fd. It passes the upperdir and the workdir by path if they fit, so that others see who uses them.
  */
 function addNumbersWay(plan: Plan, options: Attached, features: KernelFeatures, withUpper: boolean): Made {
   const target = addTarget(plan, options);
@@ -489,7 +498,10 @@ function addNumbersWay(plan: Plan, options: Attached, features: KernelFeatures, 
   return addMountWay(plan, options, features, data, target, layers);
 }
 
-/** The look at the new mount: its id, and whether its root can be changed, which shows an upper's attributes. */
+/**
+ * Adds the step that reads the new mount's id. The step also fails if the attributes of the mount's root, which are
+ * those of the upperdir, forbid changes.
+ */
 function addIdLook(plan: Plan, root: Descriptor, options: CheckedOptions, features: KernelFeatures): Step {
   const { upperdir } = options;
   const mask = features.uniqueMountId ? k.STATX_MNT_ID_UNIQUE : k.STATX_MNT_ID;
@@ -502,7 +514,7 @@ function addIdLook(plan: Plan, root: Descriptor, options: CheckedOptions, featur
   return plan.stepOf(plan.add(calls.statx, [...args, refused], { output: STATX_OUTPUT, subject }));
 }
 
-/** The layers as the value of `lowerdir`, in pieces. */
+/** Returns the layers as the value of `lowerdir`, in pieces. */
 function lowerdirPieces({ lowerdir, datadir }: CheckedOptions): Path[] {
   const pieces: Path[] = [escapeLayer(lowerdir[0] as Path)];
   for (let i = 1; i < lowerdir.length; i++) pieces.push(':', escapeLayer(lowerdir[i] as Path));
@@ -515,7 +527,7 @@ function lowerdirValue(options: CheckedOptions): Path {
   return pieces.every((piece) => typeof piece === 'string') ? pieces.join('') : Buffer.concat(pieces.map(toBytes));
 }
 
-/** The layers as the value of `lowerdir`, where fsconfig(2) takes that many bytes. */
+/** Returns the layers as the value of `lowerdir`, or undefined if it is too long for fsconfig(2). */
 function shortLowerdir(options: CheckedOptions): Path | undefined {
   let length = 0;
   for (const path of options.lowerdir) length += path.length;
@@ -525,7 +537,7 @@ function shortLowerdir(options: CheckedOptions): Path | undefined {
   return fits(value) ? value : undefined;
 }
 
-/** What follows the lower layers in the options of mount(2), in pieces. */
+/** Returns the options of mount(2) that follow the lower layers, in pieces. */
 function tailData(options: CheckedOptions, features: KernelFeatures): Path[] {
   const { upperdir, workdir } = options;
   const pieces: Path[] = [];
@@ -534,18 +546,18 @@ function tailData(options: CheckedOptions, features: KernelFeatures): Path[] {
   return [...pieces, ...optionData(options, features)];
 }
 
-/** The options that are no layers, in pieces. */
+/** Returns the options that are not layers, in pieces. */
 function optionData(options: CheckedOptions, features: KernelFeatures): Path[] {
   const pieces: Path[] = [];
   for (const [name, value] of sentOptions(options, features)) {
     pieces.push(',', name);
-    // In quotes a comma is not the end: an SELinux context has commas between its categories.
+    // Quotes keep a comma from ending the value: an SELinux context has commas between its categories.
     if (value !== null) pieces.push('=', value.includes(',') ? `"${value}"` : value);
   }
   return pieces;
 }
 
-/** All options as mount(2) takes them, in pieces. */
+/** Returns all options as mount(2) takes them, in pieces. */
 function mountData(options: CheckedOptions, features: KernelFeatures): readonly Path[] {
   return ['lowerdir=', ...lowerdirPieces(options), ...tailData(options, features)];
 }
@@ -553,8 +565,8 @@ function mountData(options: CheckedOptions, features: KernelFeatures): readonly 
 const sizeOf = (pieces: readonly Path[]): number => pieces.reduce((sum, piece) => sum + toBytes(piece).length, 0);
 
 /**
- * What has to be done to mount this, the paths being absolute: in namespaces of a child's, or in those of the
- * calling thread.
+ * Returns the plan that mounts an overlay. The paths must be absolute. The plan runs in the given namespaces of a child
+ * process, or in those of the calling thread.
  */
 export function plan(options: CheckedOptions, features: KernelFeatures, namespaces?: Namespaces): MountPlan {
   const result = new Plan();
@@ -572,7 +584,7 @@ export function plan(options: CheckedOptions, features: KernelFeatures, namespac
   };
 }
 
-/** mount(2) takes layers and target in one namespace. */
+/** The error for a target in another namespace: mount(2) takes the layers and the target from one namespace. */
 function notByMount({ target }: Attached, { release }: KernelFeatures): OverlayError {
   return new OverlayError({
     errno: e.EOPNOTSUPP,
@@ -587,11 +599,11 @@ function addWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): 
   if (features.mountApi || !isAttached(options) || options.idmap !== undefined) {
     const { fsContext, lowerdirAppend, layerDescriptors } = features;
     if (fsContext && (lowerdirAppend || layerDescriptors)) {
-      // One value is what tools look for in the mount table.
+      // Tools look for one `lowerdir` value in the mount table.
       const isByPath = lowerdirAppend === true && options.idmap === undefined;
       return addDetachedWay(plan, options, features, isByPath ? shortLowerdir(options) : undefined);
     }
-    // A path would lead to the layer as it is on disk.
+    // A path would lead to the unmapped layer.
     if (options.idmap !== undefined) return addDetachedWay(plan, options, features, 'numbers');
     if (fitsOneValue(options, features)) return addDetachedWay(plan, options, features, lowerdirValue(options));
   }

@@ -1,6 +1,6 @@
 /**
- * What has fallen away: the kernel mounts without some features that were asked for, without a word. Read back
- * only where the caller has named one that can.
+ * Finds options that the kernel has dropped: it silently mounts without some features. The library reads the options
+ * back only if the caller has named one that the kernel can drop.
  */
 import { EOPNOTSUPP } from '../errnos.js';
 import { OverlayError } from '../errors.js';
@@ -26,7 +26,7 @@ import type { CheckedOptions, NamedOption } from './options.js';
 /** Options as the kernel shows them: null for a bare word. */
 type Shown = ReadonlyMap<string, string | null>;
 
-/** What must stand there for each option that can fall away, the module's defaults being what is not shown. */
+/** For each option that the kernel can drop: whether it is in force. The kernel does not show the module's defaults. */
 const inForce: Readonly<Record<string, (value: string, shown: Shown, features: KernelFeatures) => boolean>> = {
   index: (value, shown, { defaults }) => (shown.get('index') ?? word(defaults.index)) === value,
   nfs_export: (value, shown, { defaults }) => (shown.get('nfs_export') ?? word(defaults.nfs_export)) === value,
@@ -34,11 +34,11 @@ const inForce: Readonly<Record<string, (value: string, shown: Shown, features: K
   redirect_dir(value, shown, { defaults }) {
     const standard = defaults.redirect_dir ? 'on' : defaults.redirect_always_follow === false ? 'nofollow' : 'follow';
     const found = shown.get('redirect_dir') ?? standard;
-    // Nothing is renamed in a view: there, both follow.
+    // Nothing is renamed in a read-only view: there 'on' and 'follow' do the same.
     return found === value || (value === 'follow' && found === 'on');
   },
   verity: (value, shown) => shown.get('verity') === value,
-  // Before there were other words than on and off, on was the default, and not shown.
+  // On kernels that know only on and off, on is the default, and the kernel does not show it.
   uuid: (value, shown, { options }) =>
     shown.get('uuid') === value || (value === 'on' && options['uuid=null'] === false && !shown.has('uuid')),
   xino: (value, shown) => shown.get('xino') === value,
@@ -50,7 +50,7 @@ const canFall = ({ kernel, value }: NamedOption): boolean =>
   kernel in inForce &&
   (value === 'on' || value === 'require' || value === 'follow' || (kernel === 'uuid' && value === 'off'));
 
-/** The options that have to be read back. */
+/** Returns the options to read back. */
 export function toVerify({ overlay, allowDegraded }: CheckedOptions): readonly NamedOption[] {
   return overlay.length === 0
     ? overlay
@@ -60,7 +60,7 @@ export function toVerify({ overlay, allowDegraded }: CheckedOptions): readonly N
 const toShown = (text: Buffer): Shown =>
   new Map(splitShown(text).map(({ name, value }) => [name, value?.toString('latin1') ?? null]));
 
-/** The error for a mount without what was asked for, if it is one; `id` is the mount's. */
+/** Returns the error for a mount that lacks an option which the caller asked for, if so. `id` is that of the mount. */
 export function* verify(
   options: CheckedOptions,
   features: KernelFeatures,
@@ -75,7 +75,7 @@ export function* verify(
   const shown = toShown(text);
   const fallen = wanted.filter(({ kernel, value }) => !inForce[kernel]?.(value ?? '', shown, features));
   for (const option of fallen) {
-    // With all layers on one file system it does nothing, and is not shown.
+    // If all layers are on one file system, xino does nothing, and the kernel does not show it.
     if (option.kernel === 'xino' && (yield* isOnOneFileSystem(options))) continue;
     return yield* dropped(options, option);
   }
@@ -88,14 +88,14 @@ function* readDetached(mounted: Mounted): Dialogue<Buffer | undefined> {
   return raw && Buffer.from(raw.options, 'latin1');
 }
 
-/** From Linux 6.11 on, by its unique id. */
+/** Reads the options by the unique id of the mount, from Linux 6.11 on. */
 function* readById(id: number): Dialogue<Buffer | undefined> {
   const [mount] = isUniqueId(id) ? yield* lookAtMounts([id], WHOLE_MOUNT) : [];
-  // Each overlay has lower layers: where none show, the options are not told.
+  // Each overlay has lower layers. If none are shown, the kernel does not report the options.
   return mount?.options.includes('lowerdir') ? Buffer.from(mount.options, 'latin1') : undefined;
 }
 
-/** Before 6.11, from the mount table, in which a mount goes by another number. */
+/** Reads the options from the mount table, before Linux 6.11. The table has another id for the mount. */
 function* readFromTable(target: Path): Dialogue<Buffer | undefined> {
   const plan = new Plan();
   const step = addLook(plan, target, { flags: k.AT_SYMLINK_NOFOLLOW, mask: k.STATX_MNT_ID });
@@ -127,12 +127,12 @@ function* isOnOneFileSystem(options: CheckedOptions): Dialogue<boolean> {
   const outputs = yield* ask(plan);
   const found = steps.map((step) => readLook(step, outputs));
   if (new Set(found.map(({ device }) => device)).size === 1) return true;
-  // Subvolumes have devices of their own, and one file system.
+  // Subvolumes of one file system have different devices.
   const devices = new Map(yield* readTable(({ id, device }): [number, string] => [id, device]));
   return new Set(found.map(({ mountId }) => devices.get(mountId))).size === 1;
 }
 
-/** Why a layer makes a feature fall away, where one does: what all of these need is file handles. */
+/** Returns the error for a dropped option. Names the layer that causes it, if one gives out no file handles. */
 function* dropped(options: CheckedOptions, option: NamedOption): Dialogue<OverlayError> {
   const plan = new Plan();
   const subjects = subjectsOf(options).filter(({ role }) => role === 'lowerdir' || role === 'upperdir');

@@ -1,6 +1,7 @@
 /**
- * What forbids a plain user the namespaces of a rootless mount: the step that failed and its errno, and what
- * the machine's settings say. Asked only after a failure; the judgement is pure.
+ * Explains why an unprivileged user cannot make the namespaces of a rootless mount, from the step that failed, its
+ * errno and the settings of the machine. The library reads the settings only after a failure or for `features`. The
+ * explanation is pure.
  */
 import { readFileSync } from 'node:fs';
 import * as e from '../errnos.js';
@@ -12,20 +13,20 @@ import type { Step } from '../kernel/plan.js';
 import { MOUNTINFO } from '../mounts/mountinfo.js';
 import type { Reason } from '../reasons.js';
 
-/** The settings that bear on user namespaces; undefined where the kernel has no such setting. */
+/** The settings that affect user namespaces; undefined if the kernel has no such setting. */
 export interface NamespaceSettings {
   /** user.max_user_namespaces, user.max_mnt_namespaces */
   readonly maxUserNamespaces: number | undefined;
   readonly maxMountNamespaces: number | undefined;
-  /** kernel.unprivileged_userns_clone: Debian's, and others'. */
+  /** kernel.unprivileged_userns_clone: on Debian and others. */
   readonly unprivilegedClone: number | undefined;
-  /** kernel.apparmor_restrict_unprivileged_userns: Ubuntu's, since 23.10. */
+  /** kernel.apparmor_restrict_unprivileged_userns: on Ubuntu, since 23.10. */
   readonly appArmorRestricts: number | undefined;
   /** Whether the process has a seccomp filter. */
   readonly hasSeccompFilter: boolean;
-  /** Whether no mount is at the root that the process sees. */
+  /** Whether the process's root is not a mount point. */
   readonly isChrooted: boolean;
-  /** Whether the files of this process in /proc are its user's. */
+  /** Whether the files of this process in /proc belong to its user. */
   readonly ownsProcFiles: boolean;
 }
 
@@ -56,19 +57,19 @@ export function readNamespaceSettings(): NamespaceSettings {
 }
 
 export interface Refusal {
-  /** What forbids it, to follow a colon. */
+  /** The reason, worded to follow a colon. */
   readonly what: string;
   readonly hint: string;
 }
 
-/** What the error of a mount says. */
+/** Returns the fields of a mount's error for a refusal. */
 export const forbiddenBy = ({ what, hint }: Refusal): Refusal & { readonly reason: Reason } => ({
   reason: 'rootless-forbidden',
   what: `this machine lets no plain user mount: ${what}`,
   hint,
 });
 
-/** Whether the step is one of those by which a child enters namespaces. */
+/** Whether the step is one that a child process uses to enter namespaces. */
 export function isEntry(step: Step | undefined): boolean {
   return step?.call === calls.unshare || step?.call === calls.setns || step?.call === calls.write;
 }
@@ -78,13 +79,13 @@ const appArmor: Refusal = {
   hint: 'give this program an AppArmor profile that has `userns,`, or have root set that sysctl to 0',
 };
 
-/** Then another program makes the namespace: lib/overlay/held-namespace.ts. */
+/** After a change of the user another program makes the namespace: lib/overlay/held-namespace.ts. */
 const changedUser: Refusal = {
   what: "this process has changed its user since it started, so that its files in /proc are root's, and the launcher of this package, which makes namespaces in its stead, cannot be started by it",
   hint: 'let the user read and execute what is in the package, or start the process as that user: setpriv(1), or `User=` of systemd',
 };
 
-/** How many are allowed, or how deep they may be nested. */
+/** Returns the refusal for a limit on the number of namespaces, or on their nesting. */
 function usedUp({ maxUserNamespaces, maxMountNamespaces }: NamespaceSettings): Refusal {
   for (const [name, value] of [
     ['user.max_user_namespaces', maxUserNamespaces],
@@ -123,13 +124,13 @@ function forbidden({ unprivilegedClone, isChrooted, hasSeccompFilter }: Namespac
   };
 }
 
-/** Why a step of a plan that is performed in namespaces of its own failed, if the namespaces are why. Pure. */
+/** Explains the failure of a step in namespaces of its own, if the namespaces are the cause. Pure. */
 export function explainRefusal(
   { step, errno, plan }: Pick<StepFailure, 'step' | 'errno' | 'plan'>,
   settings: NamespaceSettings,
 ): Refusal | undefined {
   if (step === undefined || !(plan.isInChild || step.call === calls.userns_by)) return undefined;
-  // A limit is none of these.
+  // A shortage of resources is not a refusal.
   if (e.isShortage(errno)) return undefined;
   const isDenied = errno === e.EPERM || errno === e.EACCES;
   if (step.call === calls.unshare || step.call === calls.setns || step.call === calls.userns_by) {
@@ -149,10 +150,11 @@ export function explainRefusal(
     return undefined;
   }
   if (settings.appArmorRestricts === 1) return appArmor;
-  // An option can be refused too.
+  // The kernel may also have refused an option.
   if (step.call === calls.fsconfig && step.args[1] !== FSCONFIG_CMD_CREATE) return undefined;
   if (step.call === calls.fsconfig && errno === e.EPERM) {
-    // It takes layers as kernels do from 6.5 on: then it is this mount that it does not make.
+    // Only kernels from 6.5 on take layers as this plan passes them. These kernels make overlays in user namespaces, so
+    // the refusal concerns this mount alone.
     const opensLower = plan.steps.some(
       ({ call, options }) => call === calls.openat2 && options.subject?.role === 'lowerdir',
     );

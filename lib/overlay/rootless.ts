@@ -1,4 +1,4 @@
-/** Mounts without privilege: the namespaces that they are made in, and what the kernel can do there. */
+/** Mounts without privilege: the namespaces that hold them, and what the kernel supports there. */
 import { describeErrno, EPERM } from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
@@ -21,7 +21,7 @@ import { makeSubIdNamespace } from './sub-ids.js';
 /** Namespaces for one plan. */
 export interface Lease {
   readonly namespaces: Namespaces;
-  /** When the plan is performed. */
+  /** Ends the lease. The caller calls this after the plan has been performed. */
   end(): void;
 }
 
@@ -33,10 +33,10 @@ interface Kept {
 
 const IDLE_MILLISECONDS = 10_000;
 
-/** By whether the subordinate ids of the user are in them. */
+/** The kept namespaces, keyed by whether they map the user's subordinate ids. */
 const kept = new Map<boolean, Kept>();
 
-/** The user for which this process can map ids itself; asked again when that has changed. */
+/** The user for which this process can map ids itself. The library checks again when the user has changed. */
 let mapper: number | undefined;
 
 function canMapIds({ uid }: Ids): boolean {
@@ -44,20 +44,21 @@ function canMapIds({ uid }: Ids): boolean {
   return mapper === uid;
 }
 
-/** The user namespace that a lease is about: one to be made with the plan, or one that is there already. */
+/** Returns the user namespace for a lease: one that the plan will make, or one that exists already. */
 function* userNamespace(hasSubIds: boolean): Dialogue<Ids | { readonly user: number }> {
   if (hasSubIds) return { user: yield* makeSubIdNamespace() };
   const ids = ownIds();
   const held = canMapIds(ids) ? undefined : yield* makeHeldNamespace(ids);
-  // What forbids one shows, and is explained, when the plan tries to make its own.
+  // If this failed, the plan fails to make its own namespace too, and that failure is explained.
   return held === undefined ? ids : { user: held };
 }
 
 const isMade = (namespaces: Namespaces): namespaces is { user: number } => 'user' in namespaces;
 
 /**
- * A user namespace that outlives the child which makes it, by descriptor; undefined where it cannot be had. No mount
- * namespace is kept with it: that would hold copies of all mounts, and keep overlays alive that others unmount.
+ * Makes a user namespace that outlives the child process which makes it, held by a file descriptor. Returns undefined
+ * if that fails. It keeps no mount namespace, which would hold copies of all mounts and keep overlays alive that others
+ * unmount.
  */
 function* keep(namespaces: Ids | { readonly user: number }): Dialogue<Kept | undefined> {
   if (isMade(namespaces)) return { user: namespaces.user, leases: 0, timer: undefined };
@@ -93,9 +94,10 @@ function leaseKept(current: Kept, hasSubIds: boolean): Lease {
 }
 
 /**
- * The namespaces for a plan: its own, or those that are kept.
+ * Returns the namespaces for a plan: new ones of its own, or the kept ones.
  *
- * @throws {OverlayError} `reason` is `'sub-ids-missing'`, `'sub-ids-refused'`, `'rootless-forbidden'`, or that of what is short
+ * @throws {OverlayError} `reason` is `'sub-ids-missing'`, `'sub-ids-refused'`, `'rootless-forbidden'`, or names the
+ * resource that ran out
  */
 export function* lease(mode: boolean | 'keep' | 'auto', hasSubIds: boolean): Dialogue<Lease> {
   const known = mode === 'keep' ? kept.get(hasSubIds) : undefined;
@@ -104,24 +106,24 @@ export function* lease(mode: boolean | 'keep' | 'auto', hasSubIds: boolean): Dia
   const own = { namespaces, end: isMade(namespaces) ? () => letGo(namespaces) : () => {} };
   if (mode !== 'keep') return own;
   const made = yield* keep(namespaces);
-  // What forbids them shows, and is explained, when the plan tries to make its own.
+  // If this failed, the plan fails to make its own namespaces too, and that failure is explained.
   if (made === undefined) return own;
   const other = kept.get(hasSubIds);
   if (other === undefined) kept.set(hasSubIds, made);
-  // Another call was quicker.
+  // A concurrent call has kept its namespaces first.
   else letGo(made);
   return leaseKept(other ?? made, hasSubIds);
 }
 
 interface RootlessAnswers {
-  /** What the kernel can do in a user namespace. */
+  /** The kernel's features in a user namespace. */
   readonly record: KernelFeatures;
   readonly refusal: Refusal | undefined;
-  /** That it is forbidden, or could not be asked for the moment, can change. */
+  /** Whether the answers are final. A refusal, or a question that failed for now, can change. */
   readonly isLast: boolean;
 }
 
-/** The questions as they are asked in a user namespace, and whether there an overlay may be made. */
+/** Probes the kernel in a user namespace for its features, and for permission to make an overlay there. */
 function* askRootless(): Dialogue<RootlessAnswers> {
   if (remembered !== undefined) return remembered;
   const namespaces = yield* userNamespace(false);
@@ -137,7 +139,7 @@ function* askIn(namespaces: Namespaces): Dialogue<RootlessAnswers> {
   addNamespaces(plan, namespaces);
   const { read } = questions(plan);
   const context = plan.add(calls.fsopen, ['overlay', k.FSOPEN_CLOEXEC], { tolerate: 'any', output: 0 });
-  // Without layers: whoever may make overlays is told what is missing.
+  // Without layers the kernel never makes an overlay: it tells a permitted caller only that they are missing.
   const create = [context, k.FSCONFIG_CMD_CREATE, null, null];
   const made = plan.stepOf(plan.add(calls.fsconfig, create, { tolerate: 'any', output: 0 }));
   const opened = plan.stepOf(context);
@@ -149,7 +151,7 @@ function* askIn(namespaces: Namespaces): Dialogue<RootlessAnswers> {
     const refusal = explainRefusal(failure, readNamespaceSettings());
     return { record, refusal, isLast: refusal === undefined && wereAllAsked(plan, outcome) };
   }
-  // Nothing is known then. A mount fails in its turn, and is explained.
+  // The plan failed, so nothing is known. A later mount fails too, and that failure is explained.
   const nothing = { step: -1, errno: EPERM, undoErrno: 0, cancelled: false, log: [] };
   const record = { ...read(new StepFailure(plan, nothing)), userNamespace: true };
   const unknown = { what: `the kernel refuses it (${describeErrno(outcome.errno)[0]})`, hint: 'look at dmesg' };
@@ -163,16 +165,16 @@ function remember(answers: RootlessAnswers): RootlessAnswers {
   return answers;
 }
 
-/** What the kernel can do in a user namespace: a given record as it is there, or the kernel's own answers. */
+/** Returns the kernel's features in a user namespace: from the given record, or else from the kernel's answers. */
 export function rootlessRecord(record?: KernelFeatures): KernelFeatures {
   return record === undefined ? holdSync(askRootless()).record : { ...record, userNamespace: true };
 }
 
-/** What `features` says about mounts without privilege. */
+/** The kernel's features, and whether this process can mount without privilege. */
 export interface Features extends KernelFeatures {
   /** Whether this process can mount with `rootless` here. */
   readonly rootless: boolean;
-  /** What forbids that, and what to do about it, in words; undefined where nothing does. */
+  /** The reason why it cannot, and what to do about it, in words; undefined if it can. */
   readonly rootlessForbidden: string | undefined;
 }
 
@@ -182,16 +184,16 @@ function withRootless(kernel: KernelFeatures, { refusal }: RootlessAnswers): Fea
 }
 
 /**
- * What this kernel can do for overlays, and what this process may. Nothing is mounted: each feature is asked
- * for in a way that leaves nothing behind, once for the process (fsopen(2), fsconfig(2) and calls with
- * arguments that cannot be right; for `rootless`, a child process that makes a user namespace). An answer is
- * true, false, or `'unknown'` where the process lacks the privilege to ask; then the next call asks again.
+ * Returns what this kernel supports for overlays, and what this process may do. The library mounts nothing: it probes
+ * for each feature once per process, in a way that leaves nothing behind. It uses fsopen(2), fsconfig(2) and calls with
+ * invalid arguments; for `rootless`, a child process that makes a user namespace. An answer is true, false, or
+ * `'unknown'` if the process lacks the privilege to ask; then the next call asks again.
  */
 export async function features(): Promise<Features> {
   return withRootless(await kernelFeatures(), await hold(askRootless()));
 }
 
-/** `features`, on the calling thread. */
+/** The synchronous form of `features`. */
 export function featuresSync(): Features {
   return withRootless(kernelFeaturesSync(), holdSync(askRootless()));
 }

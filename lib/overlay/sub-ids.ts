@@ -1,6 +1,6 @@
 /**
- * User namespaces with the subordinate ids of the user, subuid(5): a plain user may map its own ids only, and has
- * these mapped by newuidmap(1) and newgidmap(1).
+ * Makes user namespaces with the subordinate ids of the user, subuid(5). An unprivileged user may map only its own ids;
+ * newuidmap(1) and newgidmap(1) map the subordinate ones.
  */
 import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { userInfo } from 'node:os';
@@ -17,13 +17,13 @@ import { quotePath } from '../paths.js';
 import { findHolder } from './held-namespace.js';
 import { explainRefusal, forbiddenBy, readNamespaceSettings } from './refusal.js';
 
-/** A range of ids that are the user's. */
+/** A range of ids that belong to the user. */
 export interface IdRange {
   readonly first: number;
   readonly count: number;
 }
 
-/** The ranges of a user in such a file: lines of `name or id:first:count`. Pure. */
+/** Returns the ranges of a user in a subuid(5) file, which has lines of `name or id:first:count`. Pure. */
 export function readRanges(text: string, users: ReadonlySet<string>): IdRange[] {
   return text.split('\n').flatMap((line) => {
     const [user = '', ...numbers] = line.trim().split(':');
@@ -32,13 +32,13 @@ export function readRanges(text: string, users: ReadonlySet<string>): IdRange[] 
   });
 }
 
-/** The ranges without what a map refuses: ids that two of them have, or that are the own. Pure. */
+/** Removes ids from the ranges that the kernel refuses in a map: ids in two ranges, and the user's own id. Pure. */
 export function toDisjoint(own: number, ranges: readonly IdRange[]): IdRange[] {
   const disjoint: IdRange[] = [];
   const add = (first: number, end: number) => {
     if (first < end) disjoint.push({ first, count: end - first });
   };
-  let free = 0; // no range has it, or one above it, yet
+  let free = 0; // no range so far has this id or a higher one
   for (const { first, count } of ranges.toSorted((a, b) => a.first - b.first)) {
     const [from, end] = [Math.max(first, free), first + count];
     free = Math.max(free, end);
@@ -52,12 +52,12 @@ export function toDisjoint(own: number, ranges: readonly IdRange[]): IdRange[] {
   return disjoint;
 }
 
-/** The arguments that follow the process: the own id, and the ranges, each as it is outside. Pure. */
+/** Returns the arguments after the process id: the own id and the ranges, each mapped to itself. Pure. */
 export function toMapArguments(own: number, ranges: readonly IdRange[]): string[] {
   return [{ first: own, count: 1 }, ...ranges].flatMap(({ first, count }) => [first, first, count].map(String));
 }
 
-/** What the maps need of the machine. */
+/** The file and the program that a map needs. */
 interface Source {
   readonly file: string;
   readonly program: string;
@@ -76,7 +76,7 @@ function findProgram(name: string): string {
       accessSync(path, constants.X_OK);
       if (statSync(path).isFile()) return path;
     } catch {
-      // the next
+      // tries the next place
     }
   }
   throw new OverlayError({
@@ -87,7 +87,7 @@ function findProgram(name: string): string {
   });
 }
 
-/** The names by which the user can be in such a file. */
+/** Returns the names under which a subuid(5) file may list the user. */
 function namesOfUser({ uid }: Ids): Set<string> {
   const names = new Set([String(uid)]);
   try {
@@ -95,14 +95,14 @@ function namesOfUser({ uid }: Ids): Set<string> {
   } catch (error) {
     const shortage = explainShortage(errnoOf(error), 'find out the name of the user');
     if (shortage !== undefined) throw shortage;
-    // it has none
+    // the user has no name
   }
   return names;
 }
 
 const errnoOf = (error: unknown): number => -((error as NodeJS.ErrnoException).errno ?? 0);
 
-/** A file that is not there is as good as empty. */
+/** Reads a subuid(5) file. A missing file counts as empty. */
 function readTable(file: string): string {
   try {
     return readFileSync(file, 'utf8');
@@ -135,10 +135,10 @@ function findRanges(file: string, users: ReadonlySet<string>): IdRange[] {
   });
 }
 
-/** As many as the kernel takes: user_namespaces(7). */
+/** The kernel's limit of lines in a map: user_namespaces(7). */
 const MOST_LINES = 340;
 
-/** The words for the program, of which it makes as many lines, less than a page of text in all. */
+/** Returns the program's arguments. It writes a line for each range; the kernel takes less than a page of text. */
 function toMap(file: string, own: number, ranges: readonly IdRange[]): string[] {
   const disjoint = toDisjoint(own, ranges);
   const words = toMapArguments(own, disjoint);
@@ -152,7 +152,7 @@ function toMap(file: string, own: number, ranges: readonly IdRange[]): string[] 
   });
 }
 
-/** The reason why there is no such namespace. Pure, but for the settings of the machine. */
+/** Returns the error for a namespace that could not be made. Pure, except that it reads the settings of the machine. */
 export function explainSubIds({ errno, kernel, plan, step }: StepFailure): OverlayError {
   const shortage = explainShortage(errno, 'make a user namespace with subordinate ids');
   if (shortage !== undefined) return shortage;
@@ -177,7 +177,7 @@ export function explainSubIds({ errno, kernel, plan, step }: StepFailure): Overl
   });
 }
 
-/** A user namespace with the user's own ids and the subordinate ones; the descriptor is the caller's. */
+/** Makes a user namespace with the user's own ids and the subordinate ones. The caller owns the descriptor. */
 export function* makeSubIdNamespace(): Dialogue<Descriptor> {
   const ids = ownIds();
   const users = namesOfUser(ids);

@@ -1,4 +1,4 @@
-/** Changes of the mount table, for callers: an async iterator. */
+/** An async iterator of changes of the mount table, for callers. */
 import { checkSignal, checkWord, toOptions } from '../arguments.js';
 import { abortError } from '../errors.js';
 import { checkNamespace, type NamespaceLike } from '../mounts/mount-namespace.js';
@@ -8,19 +8,20 @@ import { type Encoding, entryMaker, type MountEntry } from './mount-entry.js';
 /** A change of the mount table. */
 export interface MountEvent<P extends string | Buffer = string> {
   readonly type: MountEventType;
-  /** The mount's `uniqueId`; before Linux 6.8 its `id`. */
+  /** The `uniqueId` of the mount, or its `id` before Linux 6.8. */
   readonly id: number;
-  /** The mount as it is now, or as it was last seen; undefined where it was gone before it could be looked at. */
+  /** The mount as it is now, or as the library last saw it; undefined if it was gone before it could be read. */
   readonly mount: MountEntry<P> | undefined;
 }
 
 export interface WatchMountsOptions {
   /**
-   * The mount namespace, instead of the calling thread's. The watch keeps it until it ends. Needs CAP_SYS_ADMIN over
-   * it; without, `/proc/PID/ns/mnt` is watched by what that process sees, for as long as it is there.
+   * The mount namespace. The watch holds it until the watch ends. Needs CAP_SYS_ADMIN over it. Without that capability
+   * `/proc/PID/ns/mnt` works: the watch reports the view of that process, as long as the process exists. Default: the
+   * calling thread's.
    */
   namespace?: NamespaceLike;
-  /** Ends the watch: the iterator then throws an AbortError, as that of node:fs. */
+  /** Ends the watch. The iterator then throws an AbortError, as the one of node:fs does. */
   signal?: AbortSignal;
   /** `'buffer'` for paths as Buffers, which lose no byte. Default `'utf8'`. */
   encoding?: Encoding;
@@ -53,7 +54,7 @@ class MountWatch implements AsyncIterableIterator<MountEvent<string | Buffer>> {
   }
 
   next(): Promise<IteratorResult<MountEvent<string | Buffer>, undefined>> {
-    // One after the other, however many are asked for at once.
+    // Concurrent calls run one after the other.
     const result = this.#last.then(() => this.#next());
     this.#last = result.catch(() => {});
     return result;
@@ -109,15 +110,16 @@ export function watchMountsWith(
 }
 
 /**
- * What is mounted, unmounted and moved in a mount namespace, the calling thread's or another, from this call on, by
- * whomever, until the loop is left or the signal aborts. No change gets lost, however late it is asked for. Where fanotify(7) tells
- * of mounts (6.15) and the process may ask (CAP_SYS_ADMIN), each is told one by one; elsewhere the table is read
- * again whenever proc_pid_mountinfo(5) shows that it has changed, and what comes and goes between two looks is not
- * seen. Changes of flags and options are not told. Meanwhile one thread for all watches of the process sleeps in
+ * Reports the mounts that any process makes, unmounts or moves in a mount namespace, the calling thread's or another.
+ * The watch begins with this call, and ends when the caller leaves the loop or the signal aborts. The library queues
+ * the changes until the caller asks for them, and loses none.
+ *
+ * From Linux 6.15 on, if the process has CAP_SYS_ADMIN, fanotify(7) reports each change. Otherwise the library reads
+ * the table again whenever proc_pid_mountinfo(5) signals a change. It then misses mounts that come and go between two
+ * reads. Changes of flags and options are not reported. One thread serves all watches of the process, and sleeps in
  * epoll(7).
  *
- * @throws {OverlayError} `'out-of-descriptors'`, `'proc-missing'` where there is no /proc; about `namespace` as
- * `listMounts`
+ * @throws {OverlayError} `'out-of-descriptors'`, `'proc-missing'` if there is no /proc; for `namespace` as `listMounts`
  */
 export function watchMounts(
   options: WatchMountsOptions & { encoding: 'buffer' },

@@ -1,4 +1,4 @@
-/** The look of a diagnosis without a mount: what would be in the way. */
+/** Diagnoses a mount before it is made: finds what would stop it. */
 import { EINVAL } from '../../errnos.js';
 import { OverlayError } from '../../errors.js';
 import type { KernelFeatures } from '../features.js';
@@ -12,11 +12,11 @@ import { refusalOfProcess } from './process.js';
 
 export interface Beforehand {
   readonly facts: Facts;
-  /** What would stop the mount, or make it a wrong one. */
+  /** The errors that would stop the mount, or make it differ from what the caller asks for. */
   readonly errors: readonly OverlayError[];
 }
 
-/** Looks at all that the mount would use; nothing is mounted, and nothing changed. */
+/** Examines everything that the mount would use. Mounts nothing and changes nothing. */
 export async function lookBeforehand(options: CheckedOptions, features: KernelFeatures): Promise<Beforehand> {
   const facts = await look(options, WANTED_BEFOREHAND);
   const errors = foresee(options, facts);
@@ -34,7 +34,7 @@ const NOTHING_MORE: Wanted = {
   use: false,
 };
 
-/** What is wrong with the paths themselves: what is not there, is no directory, or cannot be reached. */
+/** Returns the errors of the paths themselves: a path is missing, is not a directory, or cannot be reached. */
 export function findBadPathsSync(options: CheckedOptions): readonly OverlayError[] {
   const scene = { options, facts: lookSync(options, NOTHING_MORE), failure: undefined };
   return judgePaths(scene)

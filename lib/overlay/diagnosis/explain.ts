@@ -1,4 +1,4 @@
-/** From a failure and the facts to the error: the first rule that has something to say. Pure. */
+/** Makes the error for a failure and the facts: the first rule that finds a cause decides. Pure. */
 import * as e from '../../errnos.js';
 import { OverlayError } from '../../errors.js';
 import { type Call, calls } from '../../kernel/calls.js';
@@ -16,7 +16,7 @@ import { cameOutReadOnly, isCreation, pathField, place, type Rule, type Scene, t
 import { saidRules } from './said.js';
 import { leftoverRules, workRules } from './work.js';
 
-/** The first that applies decides; what is certain comes before what is likely. */
+/** The rules in their order. The first one that applies decides; certain causes come before likely ones. */
 export const rules: readonly Rule[] = [
   ...processRules,
   ...mappingRules,
@@ -31,7 +31,7 @@ export const rules: readonly Rule[] = [
   ...lastProcessRules,
 ];
 
-/** What the look after a failure has to take in: no more than the rules for such a failure ask for. */
+/** Returns the facts to gather after a failure: only those that the rules for such a failure use. */
 export function wantedAfter(failure: StepFailure): Wanted {
   const { errno } = failure;
   const isCreating = isCreation(failure);
@@ -56,7 +56,7 @@ function judge(scene: Scene, failure: StepFailure): Verdict | undefined {
   return undefined;
 }
 
-/** What has been looked at, for the case that nothing was found. */
+/** Names the facts that were examined, for a failure that no rule explains. */
 function lookedAt({ paths, mountCount, isIncomplete }: Facts): string {
   const whole = `${paths.length} paths with their file systems, ${mountCount} mounts, the capabilities and filters of the process`;
   return isIncomplete ? `${whole}, as far as the file systems have answered` : whole;
@@ -70,7 +70,7 @@ function unexplained({ options, facts }: Scene, { plan, step }: StepFailure): Ve
   };
 }
 
-/** The error for a failed mount. */
+/** Returns the error for a failed mount. */
 export function explainMount(options: CheckedOptions, failure: StepFailure, facts: Facts): OverlayError {
   const scene: Scene = { options, facts, failure };
   const verdict = judge(scene, failure) ?? unexplained(scene, failure);
@@ -79,7 +79,7 @@ export function explainMount(options: CheckedOptions, failure: StepFailure, fact
     errno,
     ...pathField(options.target),
     ...verdict,
-    // The errno of a guard is ours, not a call's.
+    // The errno of a guard comes from the library, not from a system call.
     syscall: step === undefined || guards.has(step.call) ? undefined : systemCallOf(step),
     kernel: failure.kernel,
     leftover: undoErrno === 0 ? undefined : `what was made for it could not all be removed (errno ${undoErrno})`,
@@ -97,7 +97,7 @@ const guards: ReadonlySet<Call> = new Set([
   calls.faccessat2,
 ]);
 
-/** All that a look without a mount has to take in. */
+/** The facts to gather for a diagnosis before a mount. */
 export const WANTED_BEFOREHAND: Wanted = {
   parents: 'all',
   otherUses: 'certain',
@@ -107,12 +107,12 @@ export const WANTED_BEFOREHAND: Wanted = {
   use: false,
 };
 
-/** What would stop a mount with these options, or make it a wrong one, as far as it shows beforehand. */
+/** Returns the errors that would stop a mount with these options or make it wrong, as far as the facts show them. */
 export function foresee(options: CheckedOptions, facts: Facts): OverlayError[] {
   const scene: Scene = { options, facts, failure: undefined };
   const verdicts = rules.filter(({ foresees }) => foresees).flatMap((rule) => rule.find(scene) ?? []);
   const all = [...judgePaths(scene), ...verdicts];
-  // A path that is not there explains what else was found about it.
+  // A missing path explains the other errors about it.
   const bad = new Set(all.filter(({ reason }) => isAboutPath(reason)).map(({ path }) => path));
   const first = new Map(
     all

@@ -1,44 +1,44 @@
-/** What a diagnosis knows: plain data about the paths of a mount, the mount table and the process. */
+/** The facts of a diagnosis: plain data about the paths of a mount, the mount table and the process. */
 import type { Found } from '../../kernel/look.js';
 import type { Subject } from '../../kernel/plan.js';
 import type { Path } from '../../paths.js';
 import type { NamespaceSettings } from '../refusal.js';
 
-/** statfs(2) of a path's file system. */
+/** The file system of a path, from statfs(2). */
 export interface FileSystemFacts {
   readonly magic: number;
   readonly isReadOnly: boolean;
-  /** Blocks for users other than root, and inodes; of how many. A file system without a limit has 0 of 0. */
+  /** Free blocks for users other than root, and free inodes, with the totals. Both are 0 if there is no limit. */
   readonly freeBlocks: number;
   readonly blocks: number;
   readonly freeInodes: number;
   readonly inodes: number;
 }
 
-/** The mount that a path is on, from the mount table. */
+/** The mount that holds a path, from the mount table. */
 export interface MountFacts {
-  /** `ext4`, as the table has it. */
+  /** The type as in the table: `ext4`. */
   readonly type: string;
   readonly target: Path;
   readonly isUnbindable: boolean;
   readonly isIdmapped: boolean;
-  /** Where something is mounted below the path. */
+  /** A mount point below the path, if there is one. */
   readonly inside: Path | undefined;
 }
 
-/** A path of the mount and what is there. */
+/** A path of the mount, and the file that it leads to. */
 export interface PathFacts {
   readonly subject: Subject;
   readonly found: Found;
-  /** It is not there, and `create` makes it: all this is as it would be then. */
+  /** Whether the path is missing and `create` would make it. The other facts are then as they would be. */
   readonly isUnmade: boolean;
   /** Whether the path's last component is a symbolic link. */
   readonly isSymlink: boolean;
-  /** Undefined where nothing could be asked. */
+  /** Undefined if statfs(2) failed. */
   readonly fileSystem: FileSystemFacts | undefined;
-  /** Undefined where the table of this namespace has no such mount, or was not looked at. */
+  /** Undefined if the table of this namespace has no such mount, or was not read. */
   readonly mount: MountFacts | undefined;
-  /** Of upper and work: the errno of writing to it, 0 where it may be written; faccessat2(2). */
+  /** For the upperdir and workdir: the errno of faccessat2(2) for writing, or 0 if it is writable. */
   readonly writeErrno: number;
 }
 
@@ -46,74 +46,74 @@ export interface ProcessFacts {
   /** The effective capabilities, as a bit mask. */
   readonly capabilities: bigint;
   readonly isInUserNamespace: boolean;
-  /** Whether a filter of seccomp(2) is in force. */
+  /** Whether the process runs under a seccomp(2) filter. */
   readonly hasSeccompFilter: boolean;
-  /** The label of a security module that confines the process: an AppArmor profile, an SELinux context. */
+  /** The label of the security module that confines the process: an AppArmor profile or an SELinux context. */
   readonly label: string | undefined;
 }
 
-/** Another overlay that uses a directory of this mount, or did so when it was looked. */
+/** Another overlay that uses a directory of this mount, or used it when the facts were gathered. */
 export interface OtherUse {
-  /** Where the other overlay is mounted: a target, or the descriptor of a detached one; undefined for one out of sight. */
+  /** The target of the other overlay, or the descriptor path of a detached one; undefined if it is not visible. */
   readonly target: Path | undefined;
-  /** As what it uses the directory. */
+  /** The role of the directory in the other overlay. */
   readonly as: 'upperdir' | 'workdir';
   readonly subject: Subject;
   /** Whether another call of this process is about to mount it. */
   readonly isPending?: boolean;
 }
 
-/** What the attributes of upper and index say about where they come from. */
+/** The origin of the upperdir and of the index, from their attributes. */
 export interface OriginFacts {
-  /** Whether the upper was made with the topmost lower; undefined where that is not known. */
+  /** Whether the upperdir was first mounted with the topmost lower layer; undefined if that is not known. */
   readonly isOfLower: boolean | undefined;
-  /** The lower that it was made with, where it can still be found. */
+  /** The lower layer with which it was first mounted, if the library can still find it. */
   readonly lower: Path | undefined;
-  /** Whether the index belongs to the upper; undefined where that is not known. */
+  /** Whether the index belongs to the upperdir; undefined if that is not known. */
   readonly isIndexOfUpper: boolean | undefined;
   readonly indexUpper: Path | undefined;
 }
 
 export interface WorkFacts {
-  /** A directory in `work/work` that the kernel does not clear away, since it holds something two deep. */
+  /** A directory two levels below `work/work` that is not empty, so that the kernel does not remove it. */
   readonly leftover: Path | undefined;
-  /** The kernel's own directory in the workdir, or what is in it, that is immutable or can be appended to only. */
+  /** The kernel's own directory in the workdir, or an entry of it, that is immutable or append-only. */
   readonly immutable: Path | undefined;
-  /** `index` in the workdir where it is no directory, or what in it is no entry of an index. */
+  /** `index` in the workdir if it is not a directory, or a file in it that is not an entry of an index. */
   readonly strayIndex: Path | undefined;
-  /** Names in `work/work/incompat`: features that have to be known to whoever mounts this. */
+  /** The names in `work/work/incompat`: features that a kernel must know to mount the upperdir. */
   readonly incompatible: readonly string[];
-  /** The errno of making a directory in the workdir, as the kernel has to; undefined where that works, or was not tried. */
+  /** The errno of making a directory in the workdir, as the kernel must; undefined if that works or was not tried. */
   readonly attempt: number | undefined;
 }
 
-/** Whether the kernel says that a directory is in use; undefined where it was not asked. */
+/** Whether the kernel reports that a directory is in use; undefined if it was not asked. */
 export interface UseFacts {
   readonly upper: boolean | undefined;
   readonly work: boolean | undefined;
 }
 
 export interface Facts {
-  /** Target, lowers, data-only layers, upper, work. */
+  /** The target, lower layers, data-only layers, upperdir and workdir. */
   readonly paths: readonly PathFacts[];
-  /** By a directory's identity that of the one above it; see identityOf. */
+  /** The identity of the parent directory by that of the directory; see identityOf. */
   readonly parents: ReadonlyMap<string, string>;
   readonly process: ProcessFacts;
-  /** The mounts of the namespace; 0 where the table could not be read. */
+  /** The number of mounts of the namespace; 0 if the table could not be read. */
   readonly mountCount: number;
-  /** As many as a namespace may have (fs.mount-max). */
+  /** The most mounts that a namespace may have (fs.mount-max). */
   readonly mountMax: number;
   readonly otherUses: readonly OtherUse[];
   readonly origin: OriginFacts;
   readonly work: WorkFacts;
   readonly use: UseFacts;
-  /** Of a mount that was to be made in namespaces of its own. */
+  /** Set for a mount in namespaces of its own. */
   readonly namespaces: NamespaceSettings | undefined;
-  /** Whether the look was given up, since a file system did not answer. */
+  /** Whether the library stopped early because a file system did not answer. */
   readonly isIncomplete: boolean;
 }
 
-/** A draft to be filled in. */
+/** Facts that `gather` fills in. */
 export type Draft = { -readonly [Name in keyof Facts]: Facts[Name] };
 
 export const emptyFacts = (): Draft => ({
@@ -130,12 +130,12 @@ export const emptyFacts = (): Draft => ({
   isIncomplete: false,
 });
 
-/** A directory as one word; undefined where nothing is. */
+/** Returns the device and inode of a file as one word; undefined if there is no file. */
 export function identityOf({ errno, type, device, inode }: Found): string | undefined {
   return errno === 0 && type !== 0 ? `${device.toString(36)}:${inode.toString(36)}` : undefined;
 }
 
-/** The directory above, and the one above that: whether one of them is `ancestor`. */
+/** Whether one of the directories above a directory is `ancestor`. */
 export function isInside(identity: string, ancestor: string, parents: Facts['parents']): boolean {
   const seen = new Set<string>();
   for (let at = parents.get(identity); at !== undefined && !seen.has(at); at = parents.get(at)) {

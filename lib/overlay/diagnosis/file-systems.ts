@@ -1,4 +1,4 @@
-/** Rules about what the layers are on. */
+/** Rules about the file systems and mounts that hold the layers. */
 import * as e from '../../errnos.js';
 import { calls } from '../../kernel/calls.js';
 import * as k from '../../kernel/constants.js';
@@ -20,7 +20,7 @@ import {
   type Verdict,
 } from './rule.js';
 
-/** Refuses where a layer is such that. */
+/** Makes a rule that reports the first path for which a condition holds. */
 function where(
   is: (path: PathFacts, scene: Scene) => boolean,
   verdict: (name: string, path: PathFacts) => Omit<Verdict, 'path'>,
@@ -114,7 +114,7 @@ const tooDeep = where(
   }),
 );
 
-/** The guard on the attributes of the upper. */
+/** The guard on the upperdir's attributes has failed. */
 const withoutXattrs: Rule = {
   when: ({ step, errno }) => step?.call === calls.getxattr && errno === e.EOPNOTSUPP,
   find({ options, facts, failure }) {
@@ -131,13 +131,13 @@ const withoutXattrs: Rule = {
   },
 };
 
-/** Likely, and only where the making of the superblock has failed: by itself it is no fault. */
+/** Limits a rule to failures to make the superblock: the condition alone is not a fault. */
 const likely = ({ when, find }: Rule): Rule => ({ when: (failure) => isCreation(failure) && when(failure), find });
 
-/** An upper that can be none comes before how it goes with its workdir. */
+/** Rules about a directory that cannot be an upperdir. They come before the rules that compare it with its workdir. */
 export const upperRules: readonly Rule[] = [withoutXattrs, readOnly, upperOnOverlay];
 
 export const fileSystemRules: readonly Rule[] = [unbindable, pseudo, folding, locked];
 
-/** What is no fault by itself, and is the likeliest one where there is no other. */
+/** Rules about conditions that are not a fault by themselves, but the likeliest cause if there is no other. */
 export const lastFileSystemRules: readonly Rule[] = [remote, layerForeign, tooDeep].map(likely);

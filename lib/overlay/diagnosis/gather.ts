@@ -1,6 +1,6 @@
 /**
- * Gathers the facts, in a few plans of bounded size and a few reads: what does not wait for a file system
- * comes first, so that a look that is given up has that at least.
+ * Gathers the facts, with a few plans of bounded size and a few reads. Facts that need no answer from a file system
+ * come first, so that they are there even if the library stops early.
  */
 import { readFileSync } from 'node:fs';
 import { EEXIST, ENOENT } from '../../errnos.js';
@@ -34,30 +34,30 @@ import {
 } from './facts.js';
 import { findUnmade, type Unmade } from './unmade.js';
 
-/** What the look is to take in besides what it always does. */
+/** The facts to gather besides those that are always gathered. */
 export interface Wanted {
-  /** The directories above: of all layers, of upper and work. */
+  /** The parent directories: of all layers, or only of the upperdir and workdir. */
   readonly parents: 'all' | 'upper' | 'none';
-  /** The other overlays that use the layers: those that certainly do, or any that may, after a refusal. */
+  /** The other overlays that use the layers: those that certainly do or, after a refusal, any that may. */
   readonly otherUses: 'certain' | 'any' | 'none';
-  /** What is in the workdir. */
+  /** The contents of the workdir. */
   readonly work: boolean;
-  /** Tries to make a directory in the workdir, and removes it: for a mount that came out read-only. */
+  /** For a read-only result: makes a directory in the workdir as a test, and removes it. */
   readonly attempt: boolean;
   readonly origin: boolean;
-  /** Asks the kernel whether upper and work are in use: it says so in its log as well. */
+  /** Asks the kernel whether the upperdir and workdir are in use. The kernel writes that to its log, too. */
   readonly use: boolean;
 }
 
-/** As far up as is looked; a look above the root answers the root. */
+/** How many levels of parent directories are examined. The parent of the root is the root itself. */
 const MAX_LEVELS = 64;
-/** As many other overlays, and entries of a directory, as are looked at. */
+/** How many other overlays, and entries of a directory, are examined. */
 const MAX_LOOKED_AT = 500;
 const HANDLE_OUTPUT = 16 + 128;
 const XATTR_ROOM = 256;
 const PATH_ROOM = 4096;
 
-/** The paths of a mount, in the order in which they are opened. */
+/** Returns the paths of a mount, in the order in which they are opened. */
 export function subjectsOf({ target, lowerdir, datadir, upperdir, workdir }: CheckedOptions): Subject[] {
   const list: Subject[] = target === undefined ? [] : [{ role: 'target', path: target }];
   lowerdir.forEach((path, index) => {
@@ -81,7 +81,7 @@ function bytesOf(step: Step, outputs: Outputs | StepFailure): Buffer | undefined
 
 const mask = k.STATX_INO | k.STATX_MNT_ID | k.STATX_NLINK;
 
-/** Fills the draft. */
+/** Fills the draft with facts. */
 export function* gather(draft: Draft, options: CheckedOptions, wanted: Wanted): Dialogue<void> {
   draft.mountMax = Number(readText('/proc/sys/fs/mount-max'));
   const subjects = subjectsOf(options);
@@ -178,7 +178,7 @@ function readProcess(isInUserNamespace: boolean): ProcessFacts {
 
 // ------------------------------------------------------------------------------------------------ the mount table
 
-/** Without /proc, none. */
+/** Reads the mount table. Returns no mounts if there is no /proc. */
 function* readTableIfAny(): Dialogue<readonly MountinfoLine[]> {
   try {
     return yield* readTable();
@@ -189,7 +189,7 @@ function* readTableIfAny(): Dialogue<readonly MountinfoLine[]> {
 
 const toBuffer = (bytes: string): Buffer => Buffer.from(bytes, 'latin1');
 
-/** As the table has it: a character a byte. */
+/** Returns a path as the table has it, one character for each byte. */
 const toRaw = (path: Path): string => Buffer.from(toBytes(withoutTrailingSlashes(path))).toString('latin1');
 
 function mountOf(path: Path, { mountId }: Found, table: readonly MountinfoLine[]): MountFacts | undefined {
@@ -209,7 +209,7 @@ function mountOf(path: Path, { mountId }: Found, table: readonly MountinfoLine[]
   };
 }
 
-/** The directories that other overlays use, against those of this mount: as the table shows, and as is known here. */
+/** Finds the other overlays that use directories of this mount, from the table and from the library's own record. */
 function* gatherOtherUses(
   paths: readonly PathFacts[],
   table: readonly MountinfoLine[],
@@ -235,7 +235,7 @@ function* gatherRecordedUses(paths: readonly PathFacts[], which: 'certain' | 'an
   return uses;
 }
 
-/** Where the mount is by which an overlay is known: its target, or the descriptor of a detached one. */
+/** Returns the target of the mount that stands for an overlay, or the descriptor path of a detached one. */
 function* findPlace({ id }: DirectoryUser): Dialogue<Path | undefined> {
   if (!isUniqueId(id)) return undefined;
   const [mount] = yield* lookAtMounts([id], MOUNT_BASICS);
@@ -309,8 +309,8 @@ function readFileSystem(step: Step, outputs: Outputs | StepFailure): FileSystemF
 }
 
 /**
- * Whether what is above a mount's root is above it on its file system as well, as where a directory is bound onto
- * itself.
+ * Whether the parent of a mount point is also the parent of the mount's root on its file system, for example if a
+ * directory is bound onto itself.
  */
 function isInPlace(id: number, table: readonly MountinfoLine[]): boolean {
   const entry = table.find((candidate) => candidate.id === id);
@@ -319,13 +319,14 @@ function isInPlace(id: number, table: readonly MountinfoLine[]): boolean {
   const from = (directory: string): string => (directory === '/' ? '' : directory);
   const way = entry.target.slice(from(below.target).length);
   if (from(entry.root) !== from(below.root) + from(way)) return false;
-  // Mounted over the root of another mount: the way up leads out of that one too.
+  // The mount covers the root of another mount, so the path upwards leads out of that one, too.
   return way.length > 1 || isInPlace(below.id, table);
 }
 
 /**
- * From each directory up to the root of its file system, all of them one level at a time; directories that were met go
- * no further. The kernel walks one file system, so what a mount is mounted in counts only where it is the same place.
+ * Finds the parents of each directory up to the root of its file system, one level at a time for all. Stops at
+ * directories that it has met before. The kernel walks one file system, so the parent of a mount point counts only if
+ * it is also the parent on that file system.
  */
 function* gatherParents(
   paths: readonly PathFacts[],
@@ -337,7 +338,7 @@ function* gatherParents(
     readonly found: Found;
     readonly path: Path;
   }
-  // One directory can be met by two mounts, of which one goes further up.
+  // Two mounts can lead to one directory, and one of them can go further up.
   const key = ({ found }: Place): string => `${found.mountId}:${identityOf(found)}`;
   let frontier = new Map<string, Place>();
   for (const { found, subject } of paths) {
@@ -369,7 +370,7 @@ function* gatherParents(
 
 // ------------------------------------------------------------------------------------------------ upper and work
 
-/** The first directory of `work/work` that holds a directory that holds something. */
+/** Returns the first directory, two levels below `work/work`, that is not empty. */
 function* findLeftover(inner: Path): Dialogue<Path | undefined> {
   for (const { name, isDirectory } of yield* list(inner)) {
     if (!isDirectory || Buffer.from(name).equals(Buffer.from('incompat'))) continue;
@@ -383,7 +384,7 @@ function* findLeftover(inner: Path): Dialogue<Path | undefined> {
   return undefined;
 }
 
-/** The kernel clears its directory away two deep: what of that cannot be removed. */
+/** Returns the kernel's own directory, or an entry of it, if immutable. The kernel clears it two levels deep. */
 function* findImmutable(inner: Path): Dialogue<Path | undefined> {
   const paths = [inner];
   for (const { name, isDirectory } of yield* list(inner)) {
@@ -398,7 +399,7 @@ function* findImmutable(inner: Path): Dialogue<Path | undefined> {
   return paths.find((_, i) => readLook(looks[i], outputs).isImmutable);
 }
 
-/** A file handle in hexadecimal digits, or what the kernel was about to remove. */
+/** The name of an index entry: a file handle in hexadecimal digits, or a file that the kernel was about to remove. */
 const INDEX_ENTRY = /^(?:#.*|(?:[0-9a-f]{2}){21,})$/;
 
 function* findStrayIndex(index: Path): Dialogue<Path | undefined> {
@@ -411,7 +412,7 @@ function* findStrayIndex(index: Path): Dialogue<Path | undefined> {
   return stray && joinPath(index, stray.name);
 }
 
-/** The errno of making a directory, as the kernel has tried and does not tell about. */
+/** Makes a directory as the kernel has tried to, and returns the errno, which the kernel does not report. */
 function* attemptIn(workdir: Path): Dialogue<number | undefined> {
   const plan = new Plan();
   const path = joinPath(workdir, '.overlayfs-attempt');
@@ -421,7 +422,7 @@ function* attemptIn(workdir: Path): Dialogue<number | undefined> {
   return result < 0 && result !== -EEXIST ? -result : undefined;
 }
 
-/** The mark of overlayfs on a file handle in an attribute, and what is before the handle's own bytes. */
+/** The magic number of overlayfs in a stored file handle, and the length of the header before the handle's bytes. */
 const HANDLE_MAGIC = 0xfb;
 const HANDLE_HEADER = 21;
 const handleType = (stored: Buffer): number => stored[4] as number;
@@ -465,7 +466,7 @@ function* gatherOrigin({ upperdir, workdir, lowerdir, userxattr }: CheckedOption
   };
 }
 
-/** Where a handle leads on the file system of `path`; it takes CAP_DAC_READ_SEARCH. */
+/** Returns the path of a file handle on the file system of `path`. Needs CAP_DAC_READ_SEARCH. */
 function* pathOfHandle(path: Path, stored: Buffer): Dialogue<Path | undefined> {
   const plan = new Plan();
   const tolerate = 'any';
@@ -485,7 +486,7 @@ function* pathOfHandle(path: Path, stored: Buffer): Dialogue<Path | undefined> {
   return target === undefined || target.toString('latin1').endsWith(' (deleted)') ? undefined : target;
 }
 
-/** Whether upper and work are in use, in whichever namespace. */
+/** Asks the kernel whether the upperdir and workdir are in use, in any namespace. */
 function* gatherUse({ upperdir, workdir, lowerdir }: CheckedOptions): Dialogue<UseFacts> {
   const lower = lowerdir[0] as Path;
   const isUsed = function* (directory: Path | undefined): Dialogue<boolean | undefined> {

@@ -1,4 +1,4 @@
-/** Rules about layers beside each other: overlaps, uses by others, what an upper was made with. */
+/** Rules about relations of layers: overlaps, uses by other overlays, the layers with which an upperdir was made. */
 import * as e from '../../errnos.js';
 import { calls } from '../../kernel/calls.js';
 import { goesByDescriptors, type Path, pathString, quotePath } from '../../paths.js';
@@ -10,7 +10,7 @@ const pair = (one: PathFacts, other: PathFacts) => ({
   dest: pathString(other.subject.path),
 });
 
-/** upperdir and workdir do not go together. */
+/** The upperdir and the workdir do not fit each other. */
 const upperAndWork: Rule = {
   when: (failure) => isCreation(failure) && failure.errno === e.EINVAL,
   find({ options, facts }) {
@@ -43,7 +43,10 @@ const upperAndWork: Rule = {
   foresees: true,
 };
 
-/** The kernel wants each lower to lie in no other layer; an upper or work inside a lower it takes. */
+/**
+ * Finds a lower layer that is the same directory as another layer, or is inside one. The kernel refuses both. It
+ * accepts an upperdir or workdir inside a lower layer.
+ */
 function findOverlap({ options, facts }: Scene): Verdict | undefined {
   const byIdentity = new Map<string, PathFacts>();
   const layers = facts.paths.filter(isLayer);
@@ -94,7 +97,7 @@ const useReasons = {
   datadir: 'lower-in-use',
 } as const;
 
-/** Another overlay, and how it ends. */
+/** Describes another overlay, and how to end it. */
 function otherOverlay({ target, isPending }: OtherUse): [which: string, end: string] {
   if (isPending) return ['an overlay that another call is mounting', 'wait for that call'];
   if (target === undefined) {
@@ -104,17 +107,18 @@ function otherOverlay({ target, isPending }: OtherUse): [which: string, end: str
     ];
   }
   const shown = quotePath(target);
-  // No other process is known by its descriptors.
+  // The library never names another process's mount by a descriptor.
   return goesByDescriptors(target)
     ? [`the detached overlay ${shown}`, 'unmount that one by its `unmount`']
     : [`the overlay at ${shown}`, `unmount ${shown}`];
 }
 
-/** Another overlay of this namespace uses a layer. */
+/** Another overlay that the library knows uses a layer. */
 const used: Rule = {
   when: ({ errno, step }) => errno === e.EBUSY && step?.call !== calls.statx && step?.call !== calls.reserve_target,
   find({ options, facts, failure }) {
-    // Upper and work say more than a lower that is someone's upper, which the kernel minds only with an index.
+    // An upperdir or workdir in use tells more than a lower layer. The kernel refuses a lower layer that is another
+    // overlay's upperdir only with an index.
     const order = ['upperdir', 'workdir', 'lowerdir', 'datadir'];
     const hasIndex = options.overlay.some(({ kernel, value }) => kernel === 'index' && value === 'on');
     const minded = hasIndex || failure !== undefined ? order : options.exclusive ? order.slice(0, 2) : [];
@@ -135,7 +139,7 @@ const used: Rule = {
   foresees: true,
 };
 
-/** The kernel says that a layer is in use, and nothing shows by whom. */
+/** The kernel reports that a layer is in use, and no overlay that uses it could be identified. */
 const usedElsewhere: Rule = {
   when: (failure) => failure.errno === e.EBUSY && isCreation(failure),
   find({ options, facts: { use } }) {
@@ -157,7 +161,7 @@ const usedElsewhere: Rule = {
 
 const elsewhere = 'by an overlay that is alive, though this mount namespace does not show it';
 
-/** The guard has found a directory in use, and nothing shows by whom, or it has become free since. */
+/** The guard has found a directory in use. Its user could not be identified, or the directory is free by now. */
 const reserved: Rule = {
   when: ({ step, errno }) => step?.call === calls.reserve && errno === e.EBUSY,
   find({ options, failure }) {
@@ -171,7 +175,7 @@ const reserved: Rule = {
   },
 };
 
-/** Index and origin: what upper and work were made with. */
+/** The index or the upperdir was made with other layers. */
 const stale: Rule = {
   when: (failure) => isCreation(failure) && failure.errno === e.ESTALE,
   find({ options, facts: { origin } }) {

@@ -1,20 +1,20 @@
-/** The look in its two forms, and how long a promise waits for it. */
+/** Gathers the facts, asynchronously with a time limit, or synchronously. */
 import { hold, holdSync } from '../../kernel/dialogue.js';
 import type { CheckedOptions } from '../options.js';
 import { emptyFacts, type Facts } from './facts.js';
 import { gather, type Wanted } from './gather.js';
 
-/** A file system that has not answered by then is not waited for. */
+/** How long the asynchronous form waits for a file system. */
 const BOUND_MILLISECONDS = 2000;
 
-/** Looks on the calling thread, however long that takes. */
+/** Gathers the facts on the calling thread, without a time limit. */
 export function lookSync(options: CheckedOptions, wanted: Wanted): Facts {
   const draft = emptyFacts();
   holdSync(gather(draft, options, wanted));
   return draft;
 }
 
-/** Looks on the library's threads; when a file system hangs, what is known by then is the answer. */
+/** Gathers the facts on the library's threads. If a file system hangs, returns the facts that are known by then. */
 export async function look(options: CheckedOptions, wanted: Wanted): Promise<Facts> {
   const draft = emptyFacts();
   let timer: NodeJS.Timeout | undefined;
@@ -26,6 +26,6 @@ export async function look(options: CheckedOptions, wanted: Wanted): Promise<Fac
   });
   await Promise.race([bound, hold(gather(draft, options, wanted))]);
   clearTimeout(timer);
-  // What still comes in is not to change it.
+  // Facts that arrive later must not change the result.
   return { ...draft };
 }

@@ -1,4 +1,4 @@
-/** Rules about layers that are to show with other owners. */
+/** Rules about layers with mapped owners. */
 import * as e from '../../errnos.js';
 import { calls } from '../../kernel/calls.js';
 import { OWN_MOUNT_NAMESPACE } from '../../kernel/namespaces.js';
@@ -33,7 +33,7 @@ const mapRefused: Rule = {
     if (errno === e.EAGAIN) {
       return { reason: 'out-of-threads', what: 'no process could be started to make a user namespace for `idmap`' };
     }
-    // The maps are written by way of a child that has ended, which is the initial root's: EACCES.
+    // The maps are written through the /proc files of a child that has ended. They belong to the initial root: EACCES.
     if (!isDenied(errno)) return { reason: 'idmap-refused', what: 'the kernel refuses the ranges of `idmap`' };
     if (facts.process.isInUserNamespace) return foreign;
     return {
@@ -85,7 +85,7 @@ const notMapped: Rule = {
   },
 };
 
-/** Of an upper that came out read-only: the guard says so, and its own workdir may be as writable as can be. */
+/** A guard has found the superblock of a mapped upperdir read-only. The workdir itself may be fully writable. */
 const mounterUnmapped: Rule = {
   when: ({ step, errno }) => step?.call === calls.fstatfs && errno === e.EROFS,
   find({ options }) {

@@ -1,4 +1,4 @@
-/** Rules about single paths: what is there, and whether it can be reached. */
+/** Rules about single paths: their file types, and whether they can be reached. */
 import * as e from '../../errnos.js';
 import { type Call, calls } from '../../kernel/calls.js';
 import * as k from '../../kernel/constants.js';
@@ -42,7 +42,7 @@ function judge({ options }: Scene, { subject, found, isSymlink }: PathFacts, err
       errno,
       reason,
       what: `${name} does not exist: it is a symbolic link that leads nowhere`,
-      // In its place nothing can be made.
+      // Nothing can be made in place of the link.
       hint: 'make the directory that the link is to lead to, or remove the link',
       path,
     };
@@ -60,7 +60,7 @@ const isRemoved = ({ errno, links }: PathFacts['found']): boolean => errno === 0
 function errnoOf({ found, subject }: PathFacts): number {
   const { errno, type } = found;
   if (errno !== 0) return errno;
-  // Elsewhere a count of none says nothing: some file systems keep none.
+  // For other paths a link count of 0 means nothing: some file systems keep no count.
   if (isRemoved(found) && goesByDescriptors(subject.path)) return e.ENOENT;
   return type === k.S_IFDIR || type === 0 ? 0 : e.ENOTDIR;
 }
@@ -74,12 +74,12 @@ const unreachable: Rule = {
     const culprit = findSubject(scene);
     if (culprit === undefined || scene.failure === undefined) return undefined;
     const { errno } = scene.failure;
-    // Of a layer that goes by its path fsconfig(2) says no more than this, whatever is wrong with it.
+    // fsconfig(2) answers EINVAL for any fault of a layer that is passed by its path.
     return judge(scene, culprit, errno === e.EINVAL ? errnoOf(culprit) : errno);
   },
 };
 
-/** Where one call takes all paths: the first that is not right. */
+/** One call takes all paths and has failed: reports the first faulty path. */
 const oneOfAll: Rule = {
   when: ({ step }) => step?.call === calls.mount,
   find(scene) {
@@ -89,7 +89,7 @@ const oneOfAll: Rule = {
   },
 };
 
-/** Every path that is not right, where nothing was tried; what `create` makes may be missing. */
+/** Returns a verdict for each faulty path before a mount. A path that `create` makes may be missing. */
 export function judgePaths(scene: Scene): Verdict[] {
   const { create, stack } = scene.options;
   return scene.facts.paths.flatMap((path): Verdict[] => {
@@ -154,7 +154,7 @@ const targetReserved: Rule = {
 const attaches = ({ step, errno }: StepFailure): boolean =>
   (step?.call === calls.move_mount || step?.call === calls.mount) && errno === e.EINVAL;
 
-/** A mount takes place in the namespace of the process only. */
+/** The target is outside the mount namespace of the process; the kernel attaches mounts only inside it. */
 const targetForeign: Rule = {
   when: attaches,
   find({ options, facts }) {
@@ -171,7 +171,7 @@ const targetForeign: Rule = {
   foresees: true,
 };
 
-/** A layer has to be on a mount that this namespace has. */
+/** A layer is not on a mount of this namespace, as the kernel requires. */
 export const layerForeign: Rule = {
   when: (failure) => failure.errno === e.EINVAL,
   find({ options, facts }) {

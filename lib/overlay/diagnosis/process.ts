@@ -1,4 +1,4 @@
-/** Rules about the process: what it may do, and what it has left. */
+/** Rules about the process: its permissions and its remaining resources. */
 import * as e from '../../errnos.js';
 import { calls } from '../../kernel/calls.js';
 import type { StepFailure } from '../../kernel/perform.js';
@@ -42,7 +42,7 @@ const outOfMemory: Rule = {
   }),
 };
 
-/** The mount is made detached, and an anonymous mount namespace with it. */
+/** The limit of namespaces is reached: a detached mount comes with an anonymous mount namespace. */
 const noNamespaceLeft: Rule = {
   when: ({ step, errno, plan }) =>
     errno === e.ENOSPC &&
@@ -56,7 +56,7 @@ const asksForPrivilege = ({ step }: StepFailure): boolean =>
   step?.call === calls.fsopen || step?.call === calls.mount || step?.call === calls.move_mount;
 const isRefusal = (failure: StepFailure): boolean => failure.errno === e.EPERM && asksForPrivilege(failure);
 
-/** A way out that only a program has. */
+/** A remedy that only a program can use. */
 export const WITHOUT_TARGET = 'a mount without a target needs neither, by `rootless: true`';
 
 const lacksCapability = ({ facts: { process } }: Scene): boolean => !hasCapability(process, CAP_SYS_ADMIN);
@@ -77,7 +77,7 @@ const noPrivilege: Rule = {
   foresees: true,
 };
 
-/** The namespaces of a rootless mount cannot be had. */
+/** The process may not make the namespaces of a rootless mount. */
 const rootlessForbidden: Rule = {
   when: ({ plan }) => plan.isInChild,
   find({ facts: { namespaces }, failure }) {
@@ -109,7 +109,7 @@ const filtered: Rule = {
   },
 };
 
-/** mount(2) gets the target by way of its descriptor, and what the process may do shows in /proc alone. */
+/** /proc is missing. mount(2) takes the target through /proc/self/fd, and only /proc shows the permissions. */
 const procMissing: Rule = {
   when: ({ step, errno }) => step?.call === calls.mount && errno === e.ENOENT,
   find({ options, facts: { mountCount, paths } }) {
@@ -122,14 +122,14 @@ const procMissing: Rule = {
 };
 
 /**
- * Refused though everything that the kernel itself asks for is there: by what shows no label. What makes a context
- * may attach it, as far as namespaces go.
+ * A security module without a label has refused the mount: the process has everything that the kernel itself requires.
+ * A process that may make a file system context may also attach the mount, as far as namespaces are concerned.
  */
 const sandboxed: Rule = {
   when: isRefusal,
   find({ options, facts: { process, mountCount }, failure }) {
     const call = failure?.step?.call;
-    // Without /proc nothing is known about the process.
+    // Without /proc the library knows nothing about the process.
     if (mountCount === 0) return undefined;
     if (call !== calls.move_mount && process.isInUserNamespace) return undefined;
     return {
@@ -166,7 +166,7 @@ const noOverlay: Rule = {
   find: () => ({ reason: 'overlay-unavailable', what: NO_OVERLAY }),
 };
 
-/** The kernel's own directory in the workdir is of mode 000, and what it makes in it, it makes as the mounter. */
+/** The kernel makes its files in the workdir as the mounter, in a directory of its own with mode 000. */
 const cannotOverride: Rule = {
   when: (failure) => isCreation(failure) && failure.errno === e.EACCES,
   find({ options, facts: { process } }) {
@@ -179,7 +179,7 @@ const cannotOverride: Rule = {
   },
 };
 
-/** A layer of a mount that is in no table, as that of another rootless mount is. */
+/** A layer is in a mount that no table shows, such as another rootless mount. */
 const layerForeign: Rule = {
   when: (failure) => failure.plan.isInChild && isCreation(failure) && failure.errno === e.EPERM,
   find({ options, facts: { paths, mountCount } }) {
@@ -224,10 +224,10 @@ export const processRules: readonly Rule[] = [
   procMissing,
 ];
 
-/** What is left of refusals when nothing better explains them. */
+/** Rules about refusals that no better rule explains. */
 export const lastProcessRules: readonly Rule[] = [cannotOverride, layerForeign, notAllowed];
 
-/** Why this process can mount nothing, as far as asking has shown that it cannot. */
+/** Explains why this process cannot mount at all, if the probes have shown that it cannot. */
 export function refusalOfProcess(
   scene: Scene,
   { mayMount, overlay }: KernelFeatures,

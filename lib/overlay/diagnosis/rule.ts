@@ -1,4 +1,4 @@
-/** What a rule is, and what rules share. */
+/** The type of a rule, and the functions that rules share. */
 import * as e from '../../errnos.js';
 import type { OverlayErrorFields } from '../../errors.js';
 import { calls } from '../../kernel/calls.js';
@@ -9,28 +9,28 @@ import { type Path, pathString, quotePath } from '../../paths.js';
 import type { CheckedOptions } from '../options.js';
 import type { Facts, PathFacts, ProcessFacts } from './facts.js';
 
-/** A mount that failed, or is only thought of, and what is known about it. */
+/** A mount that failed or is only planned, and the facts about it. */
 export interface Scene {
   readonly options: CheckedOptions;
   readonly facts: Facts;
-  /** Undefined where nothing was tried. */
+  /** Undefined if no mount was tried. */
   readonly failure: StepFailure | undefined;
 }
 
 export type Verdict = Pick<OverlayErrorFields, 'reason' | 'what' | 'hint' | 'path' | 'dest'> & {
-  /** Where it is not that of the failure. */
+  /** Set if it differs from the errno of the failure. */
   readonly errno?: number;
 };
 
 export interface Rule {
-  /** The failures that it can explain. */
+  /** Whether the rule can explain a failure. */
   readonly when: (failure: StepFailure) => boolean;
   readonly find: (scene: Scene) => Verdict | undefined;
-  /** Whether it needs no failure: what it finds would stop a mount, or make it a wrong one. */
+  /** Whether the rule works without a failure: its findings would stop a mount or make it wrong. */
   readonly foresees?: true;
 }
 
-/** `the lowerdir '/a'`, and of several which. */
+/** Names a path: `the lowerdir '/a'`, with its index if there are several. */
 export function nameOf(subject: Subject, options: CheckedOptions): string {
   const which =
     (subject.role === 'lowerdir' && options.lowerdir.length > 1) ||
@@ -47,7 +47,7 @@ export const isLayer = ({ subject: { role } }: PathFacts): boolean => role !== '
 export const findRole = ({ paths }: Facts, role: Subject['role']): PathFacts | undefined =>
   paths.find(({ subject }) => subject.role === role);
 
-/** The path that the failed step is about. */
+/** Returns the path that the failed step is about. */
 export function findSubject({ failure, facts }: Scene): PathFacts | undefined {
   const subject = failure?.step?.options.subject;
   if (subject === undefined) return undefined;
@@ -58,40 +58,40 @@ export function findSubject({ failure, facts }: Scene): PathFacts | undefined {
 export const cameOutReadOnly = ({ step, errno }: StepFailure): boolean =>
   (step?.call === calls.fstatfs || step?.call === calls.statfs) && errno === e.EROFS;
 
-/** The look at the new mount has found that its root, which is the upper's, cannot be changed. */
+/** The step that reads the new mount has found that its root, which is that of the upperdir, cannot be changed. */
 export const cameOutUnchangeable = ({ step, errno }: StepFailure): boolean =>
   step?.call === calls.statx && errno === e.EBUSY && step.options.subject?.role === 'upperdir';
 
-/** The making of the superblock, where the kernel looks at all layers at once. */
+/** Whether the step makes the superblock. The kernel checks all layers at once there. */
 export function isCreation({ step }: StepFailure): boolean {
   return step?.call === calls.mount || (step?.call === calls.fsconfig && step.args[1] === k.FSCONFIG_CMD_CREATE);
 }
 
-/** A layer handed to the kernel. */
+/** Whether the step passes a layer or an option to the kernel. */
 export const isSetting = ({ step }: StepFailure): boolean =>
   step?.call === calls.fsconfig && step.args[1] !== k.FSCONFIG_CMD_CREATE;
 
-/** 5.10 says EROFS of a read-only upper where others say EINVAL. */
+/** Linux 5.10 answers EROFS for a read-only upperdir, later kernels EINVAL. */
 export const refusesLayers = (failure: StepFailure): boolean =>
   (failure.errno === e.EINVAL && (isCreation(failure) || isSetting(failure))) ||
   (failure.errno === e.EROFS && isCreation(failure));
 
-/** A file system in words: `ramfs`. */
+/** Names a file system: `ramfs`. */
 export function fileSystemName({ mount, fileSystem }: PathFacts): string {
   return mount?.type ?? (fileSystem === undefined ? 'unknown' : `of magic 0x${fileSystem.magic.toString(16)}`);
 }
 
-/** Of upper or work. */
+/** Returns the verdict for an upperdir or workdir that is read-only. */
 export const isReadOnly = (name: string, { subject, mount }: PathFacts): Verdict => ({
   reason: 'upper-read-only',
   what: `${name} is on a read-only file system, or on a mount that is read-only${mount === undefined ? '' : `: the one at ${quotePath(mount.target)}`}`,
   path: pathString(subject.path),
 });
 
-/** ` at '/m'`, for a mount that has a place. */
+/** Returns ` at '/m'` for a mount that has a target, else nothing. */
 export const place = ({ target }: CheckedOptions): string => (target === undefined ? '' : ` at ${quotePath(target)}`);
 
-/** What an error says of a path, where there is one. */
+/** Returns the path field of an error, if there is a path. */
 export const pathField = (path: Path | undefined): { readonly path?: string } =>
   path === undefined ? {} : { path: pathString(path) };
 

@@ -1,4 +1,4 @@
-/** Rules about what the kernel itself said, in the lines of the file system context. */
+/** Rules about the kernel's own messages, from the log of the file system context. */
 
 import * as e from '../../errnos.js';
 import { calls } from '../../kernel/calls.js';

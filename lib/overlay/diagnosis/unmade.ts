@@ -1,6 +1,6 @@
 /**
- * Directories that `create` would make, or has made for a mount that failed and removed again. What stood in the way
- * shows by where they would be: on which file system, in which other directory.
+ * Finds the place of directories that `create` would make, or has made for a failed mount and removed again. Their file
+ * system and their parent directories can explain a failure.
  */
 import { ENOENT } from '../../errnos.js';
 import { S_IFDIR, STATX_INO, STATX_MNT_ID } from '../../kernel/constants.js';
@@ -10,16 +10,16 @@ import { Plan } from '../../kernel/plan.js';
 import { type Path, toBytes } from '../../paths.js';
 import { identityOf } from './facts.js';
 
-/** A directory that is not there. */
+/** A directory that does not exist. */
 export interface Unmade {
-  /** As it would be found. No directory has its inode number. */
+  /** The facts that it would have. Its inode number is one that no directory has. */
   readonly found: Found;
-  /** The nearest directory above it that is there. */
+  /** The nearest directory above it that exists. */
   readonly nearest: Path;
   readonly nearestFound: Found;
 }
 
-/** The path cut before each of its names, the longest first, with the names that are cut off. */
+/** Cuts the path before each of its names, longest part first, and yields it with the names that were cut off. */
 function* cuts(path: Path): Generator<[above: Buffer, names: string[]]> {
   const parts = Buffer.from(toBytes(path)).toString('latin1').split('/');
   for (let end = parts.length - 1; end > 0; end--) {
@@ -28,7 +28,7 @@ function* cuts(path: Path): Generator<[above: Buffer, names: string[]]> {
   }
 }
 
-/** The names as they lead down through directories that are not there; undefined where they lead out of them. */
+/** Resolves the names through directories that do not exist. Returns undefined if they lead out of them. */
 function walk(names: readonly string[]): string[] | undefined {
   const down: string[] = [];
   for (const name of names) {
@@ -39,7 +39,7 @@ function walk(names: readonly string[]): string[] | undefined {
   return down;
 }
 
-/** The directories of one mount, by their paths; `parents` gets what would be above each. */
+/** Returns the missing directories of one mount by their paths, and adds their future parents to `parents`. */
 export function* findUnmade(paths: readonly Path[], parents: Map<string, string>): Dialogue<Map<Path, Unmade>> {
   const unmade = new Map<Path, Unmade>();
   if (paths.length === 0) return unmade;

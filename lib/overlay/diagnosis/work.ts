@@ -1,4 +1,7 @@
-/** Rules about the workdir and room: why the kernel could not make its directory there, and what it found. */
+/**
+ * Rules about the workdir and free space: why the kernel could not make its directory in the workdir, and what it found
+ * there.
+ */
 import * as e from '../../errnos.js';
 import { calls } from '../../kernel/calls.js';
 import { joinPath, pathString, quotePath } from '../../paths.js';
@@ -36,12 +39,12 @@ function outOfRoom({ subject, fileSystem }: PathFacts, { options }: Scene): Verd
   return undefined;
 }
 
-/** A rule about the workdir of a mount that came out read-only. */
+/** Makes a rule about the workdir of a mount that came out read-only. */
 const ofWork = (judge: (work: PathFacts, name: string, scene: Scene) => Verdict | undefined): Rule => ({
   when: cameOutReadOnly,
   find(scene) {
     const work = findRole(scene.facts, 'workdir');
-    // Beforehand: nothing is amiss where read-only is what is asked for.
+    // Before a mount, a read-only superblock that the caller asks for is not a fault.
     const isAsked = scene.failure === undefined && scene.options.readonlySuperblock;
     if (work === undefined || isAsked) return undefined;
     const verdict = judge(work, nameOf(work.subject, scene.options), scene);
@@ -50,7 +53,7 @@ const ofWork = (judge: (work: PathFacts, name: string, scene: Scene) => Verdict 
   foresees: true,
 });
 
-/** Certain only after the failure. */
+/** Limits a rule to failures: its cause is certain only after one. */
 const withoutForesight = ({ when, find }: Rule): Rule => ({ when, find });
 
 const removed = ofWork(({ found }, name) =>
@@ -101,7 +104,7 @@ const immutable = ofWork(({ found }, name) =>
     : undefined,
 );
 
-/** What an earlier mount has left there cannot be cleared away. */
+/** The kernel cannot remove what an earlier mount has left in the workdir. */
 const immutableInside: Rule = withoutForesight(
   ofWork((_, name, { facts: { work } }) =>
     work.immutable === undefined
@@ -115,7 +118,7 @@ const immutableInside: Rule = withoutForesight(
   ),
 );
 
-/** Where the capability is lacking, a mode would not be enough. */
+/** Returns a hint if the process lacks CAP_DAC_OVERRIDE: then a change of the mode is not enough. */
 const writableHint = ({ facts: { process } }: Scene): string | undefined =>
   hasCapability(process, CAP_DAC_OVERRIDE)
     ? undefined
@@ -133,7 +136,7 @@ const notWritable = ofWork(({ writeErrno }, name, scene) =>
 
 const room = ofWork((work, _, scene) => outOfRoom(work, scene));
 
-/** What the kernel has tried, tried once more. */
+/** The library has repeated the kernel's attempt to make a directory, and it failed. */
 const attempted: Rule = withoutForesight(
   ofWork((_, name, { facts: { work } }) => {
     const tried = `no directory can be made in ${name}`;
@@ -148,7 +151,7 @@ const attempted: Rule = withoutForesight(
 
 const QUOTA_HINT = 'remove what counts towards the quota, or have it raised';
 
-/** Idmapped, and the attempt alone shows what is wrong. */
+/** The workdir is on an idmapped mount, and nothing else explains why the kernel could not write to it. */
 const perhapsIdmapped: Rule = {
   when: cameOutReadOnly,
   find({ options, facts }) {
@@ -193,7 +196,7 @@ const upperUnchangeable: Rule = {
   },
 };
 
-/** The same beforehand. */
+/** Finds the same fault before a mount. */
 const upperFrozen: Rule = {
   when: () => false,
   find(scene) {
@@ -226,7 +229,7 @@ const upperNotWritable: Rule = {
   foresees: true,
 };
 
-/** What an earlier mount has left in the workdir. */
+/** An earlier mount has left a mark in the workdir. */
 const incompatible: Rule = {
   when: (failure) => isCreation(failure) && failure.errno === e.EINVAL,
   find({ options, facts: { work } }) {
@@ -253,7 +256,7 @@ const incompatible: Rule = {
   foresees: true,
 };
 
-/** With an index, the kernel reads the one that there is. */
+/** `index` or `nfsExport` is on, so the kernel reads the existing index, which is not a valid one. */
 const strayIndex: Rule = {
   when: (failure) => isCreation(failure) && (failure.errno === e.EINVAL || failure.errno === e.ENOTDIR),
   find({ options, facts: { work } }) {
@@ -291,7 +294,7 @@ const noRoom: Rule = {
   },
 };
 
-/** A table shows fewer mounts than there are: the first one of a namespace, and what is outside of a changed root. */
+/** A table does not show all mounts: it lacks the first one of a namespace, and those outside of a changed root. */
 const UNSHOWN = 64;
 
 const tooManyMounts: Rule = {
@@ -324,7 +327,7 @@ const ioError: Rule = {
   },
 };
 
-/** In the order in which the kernel would come upon them: a removed directory cannot be written either. */
+/** The rules in the order in which the kernel would meet the faults: a removed directory is not writable either. */
 export const workRules: readonly Rule[] = [
   upperUnchangeable,
   upperFrozen,
