@@ -32,9 +32,9 @@ function readCommandLine(): Bytes[] {
 }
 
 /**
- * Returns the arguments after the program's name. The kernel's list begins with Node's own options, so the two lists
- * are compared from the end. If they do not match (no /proc, or a process title written over it), returns Node's list,
- * unless decoding has lost bytes in it.
+ * Returns the arguments after the program's name. Node's list is enough if decoding has lost nothing. Otherwise returns
+ * the end of the kernel's list, which begins with Node's own options. Throws if the two lists do not match there (no
+ * /proc, or a process title written over it).
  */
 export function argumentsOf(decoded: readonly string[], read: () => Bytes[] = readCommandLine): Bytes[] {
   const plain = decoded.map(toBytes);

@@ -28,8 +28,8 @@ function makeDirectory(path: Path): Path[] {
 }
 
 /**
- * Locks the directories, whose paths are absolute. With `create`, makes them first: by then, a mount would already
- * remove what another program has in its workdir.
+ * Locks the directories, whose paths are absolute. With `create`, makes them first, so that they are locked before the
+ * mount: the mount would already take over what another program has in its workdir.
  *
  * @throws {OverlayError} `'upper-in-use'`, `'work-in-use'`
  */

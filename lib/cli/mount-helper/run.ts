@@ -136,7 +136,8 @@ class Helper {
 
   constructor(given: Request, speaker: Speaker) {
     this.#speaker = speaker;
-    // Absolute, as mount(8) passes it; in another mount namespace it begins at that root, as the layers do.
+    // Not resolved, as mount(8) passes it. In another mount namespace, a relative path begins at the root, as those of
+    // the layers do.
     const target = given.namespace === undefined ? toAbsolute(given.target) : fromRoot(given.target);
     const request = { ...given, target: withoutTrailingSlashes(target) };
     this.#request = request;

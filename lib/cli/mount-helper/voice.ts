@@ -60,7 +60,7 @@ export const writeAnyway: Write = (descriptor, text) => {
   } catch {}
 };
 
-/** Says what the helper has to say, on the right output. */
+/** Writes the output and the messages of the helper. */
 export class Speaker {
   readonly write: Write;
 
