@@ -20,7 +20,7 @@ export interface Addon {
   /** Starts a plan. Resolves to the outputs, if there are any: their place in `results`, or a buffer of their own. */
   start(block: Uint8Array, size: number, token: number): Promise<number | ArrayBuffer | undefined | NativeFailure>;
   cancel(token: number): void;
-  /** Stops closing a descriptor, which a plan kept for the caller, with this environment. */
+  /** Gives a descriptor that a plan kept to the caller: it is no longer closed with this environment. */
   disown(descriptor: number): void;
   /** Does the same, and closes the descriptor. */
   close(descriptor: number): void;

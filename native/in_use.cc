@@ -207,7 +207,7 @@ InUse::Overlay* InUse::prepare(bool in_child) {
 void InUse::recover(Overlay* reservation) { lock_.take_back(reservation->token); }
 
 // Returns whether ustat(2) finds a superblock that exists. The kernel looks only at the first superblock with the
-// device number. That can be one that has ended and given its number away, but is still on the list. Once the
+// device number. The first can be one that has ended and given its number away, but is still on the list. Once the
 // superblock has been found it is the first, and a later EINVAL means that it is gone.
 bool InUse::can_find(uint64_t device) const {
   const bool are_few = __atomic_load_n(&overlays_, __ATOMIC_RELAXED) < many;

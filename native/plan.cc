@@ -627,8 +627,8 @@ long unmount_in_child(int root) {
 }  // namespace
 
 // Unmounts by a descriptor of the mount's root, which leads to where the mount is attached now, whatever has become of
-// the path. Refuses if others have stacked a mount over it or mounted something inside: that would go with it, or in
-// its stead.
+// the path. Refuses if others have stacked a mount over it or mounted something inside: their mount would be removed
+// with it, or in its stead.
 long Execution::unmount_by_root(int root) const {
   if (has_submounts(root)) return -EBUSY;
   if (has_joined_) return unmount_from_inside(root);  // the other namespace may have no /proc, or that of another

@@ -10,7 +10,7 @@
 //   outputs       the steps' reports: int32 result, 4 bytes unused, then what the call returned
 //
 // Some steps return data of a size unknown beforehand (read_file, mount_ids, mount_table, mount_of, namespace_tables).
-// That data is in the plan's data, and the step's output holds its place: uint32 offset, uint32 size.
+// It is in the plan's data, and the step's output holds its place: uint32 offset, uint32 size.
 //
 // A descriptor argument is a number as the kernel takes it, or `made_by` | the index of the step that makes it. A text
 // argument is its offset in the block, 0 for NULL. A text of negative length names descriptors, so it is put together

@@ -75,8 +75,8 @@ inline int start_thread(void* (*main)(void*), void* data) {
   return error;
 }
 
-// What a thread sees as "/". A mount belongs to one namespace, so its id identifies the namespace too, as long as a
-// thread is in there.
+// The root directory of a thread. A mount belongs to one namespace, so its id identifies the namespace too, as long as
+// a thread is in there.
 struct Root {
   uint64_t mount = 0;
   uint64_t device = 0;

@@ -295,9 +295,10 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
  * @throws {RangeError} `ERR_OUT_OF_RANGE`: more than 64 mounts
  * @throws {OverlayError} `reason` is `'sub-ids-missing'`, `'sub-ids-refused'`, `'out-of-descriptors'` or
  * `'out-of-threads'`, of a mount with `subIds`;
- * as the event's error: `reason` is `'rootless-forbidden'`, `'no-privilege'`, `'out-of-namespaces'`, `'too-many-mounts'`,
- * `'option-unsupported'`, `'not-mounted'`, `'target-missing'`, `'target-not-directory'`, `'target-symlink'`,
- * `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'`, `'shown-before'` or, in a chroot, `'proc-missing'`;
+ * as the event's error: `reason` is `'rootless-forbidden'`, `'no-privilege'`, `'out-of-namespaces'`,
+ * `'too-many-mounts'`, `'option-unsupported'`, `'not-mounted'`, `'target-missing'`, `'target-not-directory'`,
+ * `'target-symlink'`, `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'`, `'shown-before'` or, in a
+ * chroot, `'proc-missing'`;
  * if the program is not found, Node's own error
  */
 export function spawn(command: string, options?: PipedOptions): ChildProcessWithoutNullStreams;
