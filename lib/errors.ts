@@ -74,7 +74,7 @@ export function missingProc(file: string): OverlayError {
   return new OverlayError({ errno: ENOENT, reason: 'proc-missing', what, path: file });
 }
 
-/** Returns an error if the errno reports only a limit. `purpose` completes "could not": "open it". */
+/** Returns an error if the errno reports a mere limit, else undefined. `purpose` is what failed: "open it". */
 export function explainShortage(errno: number, purpose: string): OverlayError | undefined {
   if (isOutOfDescriptors(errno)) {
     const whose = errno === ENFILE ? 'on the machine' : 'in the process';

@@ -7,9 +7,9 @@
 //
 // - ustat(2) no longer finds its device number. ustat(2) waits for a superblock that is ending.
 // - A new superblock has the same device number.
-// - A watch on the root of the overlay reports IN_UNMOUNT, inotify(7). The record uses a watch only if ustat(2) is
-// missing (arm64, some seccomp filters) or cannot find the overlay, since a watch costs up to a tenth of a mount on
-// tmpfs.
+// - A watch on the root of the overlay reports IN_UNMOUNT, inotify(7). The record uses a watch if ustat(2) is missing
+//   (arm64, some seccomp filters) or cannot find the overlay. It is not the first choice, since a watch costs up to a
+//   tenth of a mount on tmpfs.
 //
 // A device number that exists may belong to another superblock by now. An overlay whose mount the namespace still shows
 // is certainly in use. The record reports any other overlay as unknown, and the caller lets the kernel decide by an

@@ -68,8 +68,8 @@ export function flagsOf(table: OptionTable): Flag[] {
 }
 
 /**
- * Returns the flag as the documentation writes it: `--[no-]index`, `--redirect-dir on|off|follow|nofollow`, `--lower
- * DIR`.
+ * Returns the flag as the documentation writes it: `--[no-]index`, `--redirect-dir on|off|follow|nofollow`,
+ * `--lower DIR`.
  */
 export function signature({ spellings: [spelling], short, kind, words, hasNegative, isList }: Flag): string {
   const start = short === undefined ? '' : `-${short}, `;
