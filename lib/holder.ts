@@ -6,10 +6,12 @@
  * mapped into memory (`'mapping'`), or if it has a socket bound in it (`'socket'`). The kernel holds it if something is
  * mounted inside (`'inside'`), or if a file in it backs a loop device (`'loop'`).
  *
- * All these make the mount busy. The following ones do not, but they keep its file system, and so an upperdir, in use.
- * The same file system is mounted elsewhere (`'mount'`), usually in a mount namespace that was copied while it was
- * mounted. It is mounted in a namespace without processes, which a descriptor or a file keeps (`'namespace'`). It holds
- * a layer of another overlay (`'layer'`).
+ * All these make the mount busy. The following ones do not, but they keep its file system, and so an upperdir, in use:
+ *
+ * - `'mount'`: the same file system is mounted elsewhere, usually in a mount namespace that was copied while it was
+ *   mounted.
+ * - `'namespace'`: the same file system is mounted in a namespace without processes, which a descriptor or a file keeps.
+ * - `'layer'`: the file system holds a layer of another overlay.
  */
 export type Holding =
   | 'cwd'

@@ -54,8 +54,8 @@ export function isAbsolute(path: Path): boolean {
 }
 
 /**
- * Returns whether the path goes by descriptors (`/proc/self/fd/9`), which also lead to removed files; no name does. It
- * does not detect a symbolic link to such a path.
+ * Returns whether the path goes by descriptors (`/proc/self/fd/9`). Such a path leads even to a removed file; a path of
+ * names does not. A symbolic link to such a path is not detected.
  */
 export function goesByDescriptors(path: Path): boolean {
   const start = typeof path === 'string' ? path : Buffer.from(path.subarray(0, 8)).toString('latin1');
