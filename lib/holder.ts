@@ -10,7 +10,7 @@
  *
  * - `'mount'`: the same file system is mounted elsewhere, usually in a mount namespace that was copied while it was
  *   mounted.
- * - `'namespace'`: the same file system is mounted in a namespace without processes, which a descriptor or a file keeps.
+ * - `'namespace'`: it is mounted in a namespace without processes, which a descriptor or a file keeps.
  * - `'layer'`: the file system holds a layer of another overlay.
  */
 export type Holding =
