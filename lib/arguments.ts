@@ -1,7 +1,7 @@
 /** Checks of an options object, shared by all calls that take one. */
 import { invalidArgumentType, invalidArgumentValue, outOfRange } from './errors.js';
 
-/** The edits that turn one word into another, for guessing what was meant. */
+/** Returns the number of edits that turn one word into another, for guessing the intended word. */
 function distance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, i) => i);
   for (let i = 1; i <= a.length; i++) {
@@ -15,10 +15,10 @@ function distance(a: string, b: string): number {
   return row[b.length] as number;
 }
 
-/** Longer than any name that is meant; comparing takes time by the product of the lengths. */
+/** Longer than any real name; the comparison takes time in proportion to the product of the lengths. */
 const MAX_NAME = 64;
 
-/** The name that is nearest to the given one, if any is near. */
+/** Returns the name that is nearest to the given one, or undefined if none is near. */
 export function nearestName(given: string, names: readonly string[]): string | undefined {
   if (given.length > MAX_NAME) return undefined;
   const plain = (name: string) => name.toLowerCase().replace(/[^a-z]/g, '');
@@ -31,15 +31,15 @@ export function nearestName(given: string, names: readonly string[]): string | u
   return nearest;
 }
 
-/** The object and what it inherits from, without what every object inherits: that is nobody's options. */
+/** Yields the object and its prototypes, except Object.prototype, whose properties are not options. */
 function* ownersOf(options: object): Generator<object> {
   for (let at: object | null = options; at !== null && at !== Object.prototype; at = Object.getPrototypeOf(at))
     yield at;
 }
 
 /**
- * The options as they are now, each read once: getters may answer otherwise the next time, and the caller may go
- * on with the object. They are the result's own.
+ * Returns a copy of the options, with each option read once: a getter may return another value the next time, and the
+ * caller may change the object later.
  */
 export function takeOnce<T extends object>(options: T, known: ReadonlySet<string>): T {
   const prototype = Object.getPrototypeOf(options);
@@ -53,12 +53,12 @@ export function takeOnce<T extends object>(options: T, known: ReadonlySet<string
   return taken;
 }
 
-/** Inherits nothing, whatever has been put on Object.prototype. */
+/** Inherits nothing, even if a program has extended Object.prototype. */
 const NO_OPTIONS: object = Object.freeze(Object.create(null));
 
 /**
- * The options of a call, taken once; none where they are left out. They inherit nothing. Throws unless they are an
- * object whose names are among the known ones.
+ * Returns the options of a call, each read once; an empty object if they are left out. The result inherits nothing.
+ * Throws if they are not an object, or if a name is not among the known ones.
  */
 export function toOptions<T extends object>(value: T | undefined, known: ReadonlySet<string>, name = 'options'): T {
   if (value === undefined) return NO_OPTIONS as T;
@@ -70,7 +70,7 @@ export function toOptions<T extends object>(value: T | undefined, known: Readonl
   return Object.setPrototypeOf(options, null);
 }
 
-/** Throws when the object has a name of its own that is not among the known ones. */
+/** Throws if the object has an own name that is not among the known ones. */
 export function checkNames(options: object, known: ReadonlySet<string>): void {
   for (const name of Object.keys(options)) {
     if (known.has(name)) continue;
@@ -82,13 +82,13 @@ export function checkNames(options: object, known: ReadonlySet<string>): void {
   }
 }
 
-/** The option as a boolean, or undefined where it is left out. */
+/** Returns the option as a boolean, or undefined if it is left out. */
 export function checkBoolean(value: unknown, name: string): boolean | undefined {
   if (value === undefined || typeof value === 'boolean') return value;
   throw invalidArgumentType(name, 'true or false', value);
 }
 
-/** An object of options that are true, false or left out: all that are known, or those named. */
+/** Checks an object of options that are true, false or left out: all known ones, or those in `booleans`. */
 export function toBooleanOptions<T extends object>(
   value: T | undefined,
   known: ReadonlySet<string>,
@@ -99,7 +99,7 @@ export function toBooleanOptions<T extends object>(
   return options;
 }
 
-/** The option as one of the words, or undefined where it is left out. */
+/** Returns the option as one of the words, or undefined if it is left out. */
 export function checkWord<W extends string>(value: unknown, name: string, words: readonly W[]): W | undefined {
   if (value === undefined) return undefined;
   if (words.includes(value as W)) return value as W;
@@ -109,10 +109,10 @@ export function checkWord<W extends string>(value: unknown, name: string, words:
     : invalidArgumentType(name, expected.slice(8), value);
 }
 
-/** Whether the number can be a descriptor's: plans have others of their own, from 2^30 on. */
+/** Returns whether the number can be a descriptor: from 2^30 on, plans use numbers for descriptors of their own. */
 export const isDescriptor = (value: number): boolean => Number.isInteger(value) && value >= 0 && value < 2 ** 30;
 
-/** The option as a number of milliseconds, Infinity among them, or undefined where it is left out. */
+/** Returns the option as a number of milliseconds, which may be Infinity, or undefined if it is left out. */
 export function checkMilliseconds(value: unknown, name: string): number | undefined {
   if (value === undefined) return undefined;
   if (typeof value !== 'number') throw invalidArgumentType(name, 'a number of milliseconds', value);

@@ -1,6 +1,6 @@
 /**
- * Finds the addon. The development build comes first: a packed tree has none. A static import of a CommonJS module
- * would start Node's lexer for those, which takes longer than all the rest of the import.
+ * Finds the addon. The development build comes first: a packed package has none. A static import of a CommonJS module
+ * would start Node's lexer for CommonJS, which takes longer than the rest of the import.
  */
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -29,7 +29,10 @@ export function load(): Addon {
   throw missing('native addon');
 }
 
-/** The program that starts others where mounts are at places of their own; it lies beside the addon. */
+/**
+ * Returns the path of the program that starts other programs with mounts at places of their own. It is next to the
+ * addon.
+ */
 export function launcher(): string {
   const [development, release] = places;
   const paths = [`${development}/launch`, release].map((place) => inPackage(`${place}/overlayfs-launch`));

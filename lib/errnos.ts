@@ -1,7 +1,7 @@
 import { constants } from 'node:os';
 import { getSystemErrorMap } from 'node:util';
 
-/** The errnos that this library decides by, as positive numbers. */
+/** The errnos on which this library bases decisions, as positive numbers. */
 export const {
   E2BIG,
   EACCES,
@@ -33,12 +33,12 @@ export const {
   ESTALE,
   EXDEV,
 } = constants.errno;
-/** Not in node:os. */
+/** Missing in node:os. */
 export const EBADF = 9;
 export const EUCLEAN = 117;
 export const EDQUOT = 122;
 
-// Not in libuv's list, which Node's map is made from.
+// Missing in libuv's list, from which Node makes its map.
 const more: Readonly<Record<number, readonly [code: string, text: string]>> = {
   15: ['ENOTBLK', 'block device required'],
   116: ['ESTALE', 'stale file handle'],
@@ -46,7 +46,7 @@ const more: Readonly<Record<number, readonly [code: string, text: string]>> = {
   122: ['EDQUOT', 'disk quota exceeded'],
 };
 
-/** Why a path cannot be reached, by the errno of a look at it. */
+/** The reason why a path cannot be reached, by errno. */
 export const unreachable: Readonly<Record<number, string>> = {
   [ENOTDIR]: 'a component of it is not a directory',
   [EACCES]: 'this process may not search a directory on the way',
@@ -54,13 +54,13 @@ export const unreachable: Readonly<Record<number, string>> = {
   [ENAMETOOLONG]: 'it, or a name in it, is too long',
 };
 
-/** Whether the process or the machine has no descriptor left. */
+/** Returns whether the process or the machine has no descriptor left. */
 export const isOutOfDescriptors = (errno: number): boolean => errno === EMFILE || errno === ENFILE;
 
-/** Whether it says that something is lacking for the moment, and nothing about what was asked. */
+/** Returns whether the errno reports a temporary shortage, and so says nothing about the request. */
 export const isShortage = (errno: number): boolean => isOutOfDescriptors(errno) || errno === EAGAIN || errno === ENOMEM;
 
-/** The name and the text of an errno, a positive number. */
+/** Returns the name and the text of an errno, a positive number. */
 export function describeErrno(errno: number): readonly [code: string, text: string] {
   return getSystemErrorMap().get(-errno) ?? more[errno] ?? [`E${errno}`, `errno ${errno}`];
 }

@@ -1,4 +1,4 @@
-/** What the library throws: OverlayError, and Node's own argument errors. */
+/** The errors that the library throws: OverlayError, and Node's own argument errors. */
 import { inspect } from 'node:util';
 import { describeErrno, EAGAIN, ENFILE, ENOENT, ENOMEM, isOutOfDescriptors } from './errnos.js';
 import type { Holders } from './holder.js';
@@ -10,41 +10,41 @@ export interface OverlayErrorFields {
   reason: Reason;
   /** One sentence that says what is wrong, without the full stop. */
   what: string;
-  /** One sentence that says what to do; left out: the reason's own. */
+  /** One sentence that says what to do. Default: that of the reason. */
   hint?: string | undefined;
   syscall?: string | undefined;
   path?: string | undefined;
   dest?: string | undefined;
   kernel?: readonly string[] | undefined;
   holders?: Holders | undefined;
-  /** What the call made and could not take back. */
+  /** A sentence about what the call made and could not take back. */
   leftover?: string | undefined;
 }
 
 const sentence = (text: string): string => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 
 /**
- * A mount, an unmount or a whiteout that failed. The shape is that of Node's own system errors, with the
- * reason in words.
+ * A mount, an unmount or a whiteout that failed. It has the shape of Node's own system errors, with the reason in
+ * words.
  */
 export class OverlayError extends Error {
   /** The errno's name: `'EBUSY'`. */
   readonly code: string;
   /** The errno, negative as in node:fs. */
   readonly errno: number;
-  /** The system call that failed; absent where the library refuses before the kernel does. */
+  /** The system call that failed; absent if the library refuses before the kernel does. */
   declare readonly syscall?: string;
   /** The path that the error is about. */
   declare readonly path?: string;
-  /** Where there are two paths: the other one. */
+  /** The second path, for a call with two paths. */
   declare readonly dest?: string;
-  /** Why, as a word from a closed set. */
+  /** The reason, as a word from a closed set. */
   readonly reason: Reason;
-  /** What to do, in one sentence. */
+  /** The remedy, in one sentence. */
   readonly hint: string;
-  /** What the kernel said about it, a line each; mostly nothing. */
+  /** The kernel's messages about it, a line each; usually empty. */
   readonly kernel: readonly string[];
-  /** Of an unmount that found the mount busy: who holds it, as far as half a second was enough to see. */
+  /** The holders of a mount that an unmount found busy, as far as a search of half a second finds them. */
   declare readonly holders?: Holders;
 
   constructor(fields: OverlayErrorFields, options?: ErrorOptions) {
@@ -68,13 +68,13 @@ export class OverlayError extends Error {
   }
 }
 
-/** The error for a file of /proc that is not there. */
+/** Returns the error for a file of /proc that does not exist. */
 export function missingProc(file: string): OverlayError {
   const what = `there is no ${file}: /proc is not mounted`;
   return new OverlayError({ errno: ENOENT, reason: 'proc-missing', what, path: file });
 }
 
-/** The error where it is but a limit that stands in the way; `purpose` is what could not be done: "open it". */
+/** Returns an error if the errno reports a mere limit, else undefined. `purpose` is what failed: "open it". */
 export function explainShortage(errno: number, purpose: string): OverlayError | undefined {
   if (isOutOfDescriptors(errno)) {
     const whose = errno === ENFILE ? 'on the machine' : 'in the process';
@@ -113,7 +113,7 @@ export function explainUnloaded(error: unknown): unknown {
 
 /** A caller's value in a message, in one line. */
 export function showValue(value: unknown): string {
-  // Only `compact: true` lays no long list out in columns; a stack still has lines of its own.
+  // Only `compact: true` keeps a long list out of columns; a stack still has lines of its own.
   const layout = { depth: 0, compact: true, breakLength: Number.POSITIVE_INFINITY, maxStringLength: 120 };
   const text = inspect(value, layout).replace(/\s*\n\s*/g, ' ');
   return text.length > 160 ? `${text.slice(0, 157)}...` : text;
@@ -139,7 +139,7 @@ export function invalidArgumentValue(name: string, value: unknown, problem: stri
   );
 }
 
-/** Options that cannot go together, or one that lacks another. */
+/** Returns the error for options that cannot be combined, or for one that lacks another. */
 export function conflictingOptions(what: string, hint: string): TypeError & { reason: Reason; hint: string } {
   const error = withCode(new TypeError(`${sentence(what)} ${sentence(hint)}`), 'ERR_INVALID_ARG_VALUE');
   return Object.assign(error, { reason: 'conflicting-options' as const, hint: sentence(hint) });
@@ -152,7 +152,7 @@ export function outOfRange(name: string, expected: string, received: string): Ra
   );
 }
 
-/** As Node's own where a function is not there on a platform. */
+/** Returns the error that Node throws for a function that a platform lacks. */
 export function platformError(): TypeError {
   return withCode(
     new TypeError(
@@ -162,7 +162,7 @@ export function platformError(): TypeError {
   );
 }
 
-/** As node:fs rejects when its signal aborts. */
+/** Returns the error with which node:fs rejects when its signal aborts. */
 export function abortError(signal: AbortSignal, undoErrno = 0): Error {
   const left = undoErrno === 0 ? '' : `; what it had done could not be taken back (${describeErrno(undoErrno)[0]})`;
   const error = withCode(new Error(`The operation was aborted${left}`, { cause: signal.reason }), 'ABORT_ERR');

@@ -1,15 +1,17 @@
-/** What holds a mount, as results and errors show it. */
+/** The holders of a mount, as results and errors show them. */
 
 /**
- * How a mount is held. By a process: its working or root directory is in the mount (`'cwd'`, `'root'`), it runs
- * a program from it (`'executable'`), has a file or directory of it open (`'file'`) or mapped into memory
- * (`'mapping'`), or a socket bound in it (`'socket'`). By the kernel: something is mounted inside (`'inside'`);
- * a file in it backs a loop device (`'loop'`).
+ * The way in which a mount is held. A process holds it if its working or root directory is in the mount (`'cwd'`,
+ * `'root'`), if it runs a program from it (`'executable'`), if it has a file or directory of it open (`'file'`) or
+ * mapped into memory (`'mapping'`), or if it has a socket bound in it (`'socket'`). The kernel holds it if something is
+ * mounted inside (`'inside'`), or if a file in it backs a loop device (`'loop'`).
  *
- * These make it busy. What follows does not, but keeps its file system, and so an upperdir, in use: the
- * same file system is mounted elsewhere (`'mount'`), mostly in a mount namespace that was copied while it was
- * mounted; so it is in a namespace that no process is in, which a descriptor or a file keeps (`'namespace'`); or it
- * holds a layer of another overlay (`'layer'`).
+ * All these make the mount busy. The following ones do not, but they keep its file system, and so an upperdir, in use:
+ *
+ * - `'mount'`: the same file system is mounted elsewhere, usually in a mount namespace that was copied while it was
+ *   mounted.
+ * - `'namespace'`: it is mounted in a namespace without processes, which a descriptor or a file keeps.
+ * - `'layer'`: the file system holds a layer of another overlay.
  */
 export type Holding =
   | 'cwd'
@@ -26,36 +28,36 @@ export type Holding =
 
 export interface Holder {
   readonly what: Holding;
-  /** The process; absent where the kernel itself is the holder. */
+  /** The process; absent if the kernel itself is the holder. */
   readonly pid?: number;
   /**
-   * Its command line, with spaces between the arguments; of a `'mount'`, that of a process in its namespace;
-   * of a `'namespace'`, that of the process that keeps it.
+   * The command line of the process, with spaces between the arguments. For `'mount'`, that of a process in its
+   * namespace; for `'namespace'`, that of the process that keeps it.
    */
   readonly command?: string;
   /**
-   * What is held: the file or directory, as the holder sees it (after a lazy unmount, from the mount's root on).
-   * For `'inside'`, `'mount'`, `'namespace'` and `'layer'` the mount point, for `'loop'` the backing file.
+   * The file or directory that is held, as the holder sees it (after a lazy unmount, from the mount's root on). For
+   * `'inside'`, `'mount'`, `'namespace'` and `'layer'` the mount point, for `'loop'` the backing file.
    */
   readonly path: string;
   /** The descriptor in the process: of the file, or of the namespace. */
   readonly descriptor?: number;
   /** The loop device. */
   readonly device?: string;
-  /** For `'namespace'`: the file that it is bound to, where that is what keeps it. */
+  /** For `'namespace'`: the file to which the namespace is bound, if that keeps it. */
   readonly boundAt?: string;
-  /** The layer that is in the mount, for `'layer'`. */
+  /** For `'layer'`: the layer that is in the mount. */
   readonly layer?: string;
-  /** Where it is held through another mount of the same file system: that one's mount point. */
+  /** The mount point of another mount of the same file system, if it is held through that one. */
   readonly copy?: string;
-  /** Where that one is in another mount namespace: the inode number of /proc/PID/ns/mnt, `mnt:[…]`. */
+  /** The inode number of that mount's namespace (/proc/PID/ns/mnt, `mnt:[…]`), if it is in another one. */
   readonly namespace?: number;
 }
 
-/** Holders, and how much of the machine they are the answer for. */
+/** A list of holders that also tells how much of the machine it covers. */
 export interface Holders extends Array<Holder> {
-  /** How many processes could not be looked at: those of other users, for one who is not root. */
+  /** The number of processes that could not be examined: those of other users, unless the caller is root. */
   hidden: number;
-  /** Whether all the others were looked at in the time that was given. */
+  /** True if all other processes were examined in the given time. */
   complete: boolean;
 }

@@ -1,6 +1,6 @@
 /**
- * The two sides of how overlay options and paths stand in strings: escaped on the way into the kernel, and
- * taken apart again, as they are given to mount(2) and as the mount table shows them. All on bytes.
+ * Escapes overlay options and paths for the kernel, and parses them again, in the form that mount(2) takes and in the
+ * form that the mount table shows. All functions work on bytes.
  */
 import type { Path } from './paths.js';
 
@@ -10,7 +10,7 @@ const COMMA = 0x2c;
 const EQUALS = 0x3d;
 const QUOTE = 0x22;
 
-/** Whether escapeLayer would change the path. */
+/** Returns whether escapeLayer would change the path. */
 function needsEscape(path: string): boolean {
   for (let i = 0; i < path.length; i++) {
     const unit = path.charCodeAt(i);
@@ -20,8 +20,8 @@ function needsEscape(path: string): boolean {
 }
 
 /**
- * A path for `lowerdir`, `upperdir` and `workdir`, by either API: the kernel takes one level of backslashes
- * away. Wrong for `lowerdir+` and `datadir+`, from which it takes none.
+ * Escapes a path for `lowerdir`, `upperdir` and `workdir`, by either API: the kernel removes one level of backslashes.
+ * Wrong for `lowerdir+` and `datadir+`, where the kernel removes none.
  */
 export function escapeLayer(path: Path): Path {
   if (typeof path === 'string') {
@@ -35,7 +35,7 @@ export function escapeLayer(path: Path): Path {
   return escaped.length === path.length ? path : Uint8Array.from(escaped);
 }
 
-/** The inverse of escapeLayer: one level of backslashes taken away. */
+/** Removes one level of backslashes: the inverse of escapeLayer. */
 export function unescapeLayer(text: Uint8Array): Buffer {
   const plain: number[] = [];
   for (let i = 0; i < text.length; i++) {
@@ -45,7 +45,7 @@ export function unescapeLayer(text: Uint8Array): Buffer {
   return Buffer.from(plain);
 }
 
-/** The layers of a `lowerdir` value, unescaped, topmost first. */
+/** Returns the layers of a `lowerdir` value, unescaped, topmost first. */
 export function splitLowerdir(text: Uint8Array): Buffer[] {
   const layers: Buffer[] = [];
   let start = 0;
@@ -60,7 +60,10 @@ export function splitLowerdir(text: Uint8Array): Buffer[] {
   return layers;
 }
 
-/** The layers of a `lowerdir` value, data-only ones being those after `::`; undefined where the kernel takes it for wrong. */
+/**
+ * Returns the layers of a `lowerdir` value; data-only ones come after `::`. Returns undefined if the kernel would
+ * reject it.
+ */
 export function parseLowerdir(text: Uint8Array): { lowers: Buffer[]; data: Buffer[] } | undefined {
   const lowers: Buffer[] = [];
   const data: Buffer[] = [];
@@ -80,8 +83,8 @@ export function parseLowerdir(text: Uint8Array): { lowers: Buffer[]; data: Buffe
 }
 
 /**
- * What an `upperdir` or `workdir` of the mount table can stand for, the likeliest first. The table shows what
- * was given: escaped where it came as text, plain where it came as a descriptor.
+ * Returns the paths that an `upperdir` or `workdir` of the mount table can mean, the likeliest first. The table shows
+ * the value as given: escaped if it was passed as text, plain if it was passed as a descriptor.
  */
 export function shownLayers(text: Buffer): readonly [Buffer, ...Buffer[]] {
   if (!text.includes(BACKSLASH)) return [text];
@@ -90,7 +93,7 @@ export function shownLayers(text: Buffer): readonly [Buffer, ...Buffer[]] {
   return text.equals(escapeLayer(unescaped) as Uint8Array) ? [unescaped, text] : [text, unescaped];
 }
 
-/** An option in a string: its value, where it has one, as mount(2) takes it, the escapes of layers still in it. */
+/** An option in a string. The value, if any, is as mount(2) takes it, with the escapes of layers still in it. */
 export interface RawOption {
   readonly name: string;
   readonly value: Buffer | null;
@@ -103,7 +106,10 @@ function toRaw(option: Uint8Array): RawOption {
   return { name: bytes.subarray(0, at).toString('latin1'), value: bytes.subarray(at + 1) };
 }
 
-/** Where the option that begins here ends: at a comma, which quotes protect in the context of an LSM. */
+/**
+ * Returns the end of the option that begins here: the next comma, except that quotes protect commas in the context of
+ * an LSM.
+ */
 function endOfOption(text: Buffer, start: number, isEscaped: boolean): number {
   let end = start;
   const equals = text.indexOf(EQUALS, start);
@@ -120,7 +126,7 @@ function splitOptions(text: Buffer, isEscaped: boolean): Buffer[] {
   const options: Buffer[] = [];
   for (let start = 0; start < text.length; ) {
     const end = endOfOption(text, start, isEscaped);
-    // What has no name is nothing to the kernel.
+    // The kernel ignores an option without a name.
     if (end > start && text[start] !== EQUALS) options.push(text.subarray(start, end));
     start = end + 1;
   }
@@ -133,12 +139,12 @@ function withoutQuotes(option: RawOption): RawOption {
   return isQuoted && name.endsWith('context') ? { name, value: value.subarray(1, -1) } : option;
 }
 
-/** Options as mount(2) takes them: separated by commas, a backslash protecting what follows it. */
+/** Splits options as mount(2) takes them: commas separate them, and a backslash protects the character after it. */
 export function splitGiven(text: Uint8Array): RawOption[] {
   return splitOptions(Buffer.from(text), true).map((option) => withoutQuotes(toRaw(option)));
 }
 
-/** The inverse of splitGiven. */
+/** Joins options: the inverse of splitGiven. */
 export function joinGiven(options: readonly RawOption[]): Buffer {
   const texts = options.map(({ name, value }) => {
     if (value === null) return Buffer.from(name, 'latin1');
@@ -149,7 +155,10 @@ export function joinGiven(options: readonly RawOption[]): Buffer {
   return Buffer.concat(texts.flatMap((text, i) => (i === 0 ? [text] : [Buffer.from(','), text])));
 }
 
-/** Superblock options of the mount table, and statmount(2)'s STATMOUNT_MNT_OPTS: octal escapes in values. */
+/**
+ * Splits superblock options of the mount table, or of statmount(2)'s STATMOUNT_MNT_OPTS, whose values have octal
+ * escapes.
+ */
 export function splitShown(text: Uint8Array): RawOption[] {
   return splitOptions(Buffer.from(text), false).map((option) => {
     const { name, value } = toRaw(option);
@@ -159,14 +168,14 @@ export function splitShown(text: Uint8Array): RawOption[] {
   });
 }
 
-/** Linux 6.5 shows the colons of a path in octal, and its backslashes as they are. */
+/** Converts a value of Linux 6.5, which shows the colons of a path in octal and its backslashes as they are. */
 function fromOctalColons(lowerdir: Buffer): Buffer {
   const layers = lowerdir.toString('latin1').split(':');
   const escaped = layers.map((layer) => escapeLayer(unescapeOctal(Buffer.from(layer, 'latin1'))) as Uint8Array);
   return Buffer.concat(escaped.flatMap((layer, i) => (i === 0 ? [layer] : [Buffer.from(':'), layer])));
 }
 
-/** statmount(2)'s STATMOUNT_OPT_ARRAY: each option ends in a NUL byte, and nothing is escaped for it (6.13). */
+/** Splits statmount(2)'s STATMOUNT_OPT_ARRAY (6.13): each option ends in a NUL byte, and nothing is escaped for it. */
 export function splitArray(text: Uint8Array): RawOption[] {
   const options: RawOption[] = [];
   const bytes = Buffer.from(text);
@@ -179,7 +188,9 @@ export function splitArray(text: Uint8Array): RawOption[] {
   return options;
 }
 
-/** A field of the mount table with its `\040` and the like as the bytes that they stand for. */
+/**
+ * Replaces the octal escapes in a field of the mount table (`\040` and the like) with the bytes that they stand for.
+ */
 export function unescapeOctal(text: Uint8Array): Buffer {
   const plain = Buffer.alloc(text.length);
   let length = 0;
@@ -195,7 +206,10 @@ export function unescapeOctal(text: Uint8Array): Buffer {
   return plain.subarray(0, length);
 }
 
-/** The values of an option among the superblock options of a mount table line, unescaped once (octal). */
+/**
+ * Returns the values of an option among the superblock options of a mount table line, with one level of octal escapes
+ * removed.
+ */
 export function findOptions(superOptions: Uint8Array, name: string): Buffer[] {
   const prefix = Buffer.from(`${name}=`);
   const options = Buffer.from(superOptions);
@@ -210,7 +224,7 @@ export function findOptions(superOptions: Uint8Array, name: string): Buffer[] {
   return values;
 }
 
-/** The first value of the option. */
+/** Returns the first value of the option. */
 export function findOption(superOptions: Uint8Array, name: string): Buffer | undefined {
   return findOptions(superOptions, name)[0];
 }

@@ -1,32 +1,32 @@
 import { load } from './binding.js';
 import { platformError } from './errors.js';
 
-/** What a plan that failed reports; see native/plan.h. */
+/** The report of a plan that failed; see native/plan.h. */
 export interface NativeFailure {
-  /** The index of the step that failed; -1 when none did. */
+  /** The index of the step that failed; -1 if none did. */
   step: number;
   errno: number;
   /** The errno of the first step that could not be taken back, or 0. */
   undoErrno: number;
   cancelled: boolean;
-  /** What the file system context had to say, a line each. */
+  /** The messages of the file system context, a line each. */
   log: Buffer[];
 }
 
 /** The addon's exports; native/addon.cc is the list. */
 export interface Addon {
-  /** What no output holds, or the failure. */
+  /** Performs a plan. Returns the data that no output holds, or the failure. */
   perform(block: Uint8Array): ArrayBuffer | undefined | NativeFailure;
-  /** The outputs, where there are any: their place among the results, or a buffer of their own. */
+  /** Starts a plan. Resolves to the outputs, if there are any: their place in `results`, or a buffer of their own. */
   start(block: Uint8Array, size: number, token: number): Promise<number | ArrayBuffer | undefined | NativeFailure>;
   cancel(token: number): void;
-  /** A descriptor that a plan kept for the caller is not closed with this environment any more. */
+  /** Gives a descriptor that a plan kept to the caller: it is no longer closed with this environment. */
   disown(descriptor: number): void;
-  /** The same, and closes it. */
+  /** Does the same, and closes the descriptor. */
   close(descriptor: number): void;
   /**
-   * What operations have put out; valid until the event loop goes on. The first 32 bits are the caller's, who counts
-   * there how many places have been taken.
+   * The outputs of operations, valid until the event loop goes on. The first 32 bits belong to the caller, who counts
+   * there how many places it has read.
    */
   readonly results: ArrayBuffer;
   readonly calls: Readonly<Record<string, number>>;
@@ -39,7 +39,7 @@ export interface Addon {
 
 let loaded: Addon | undefined;
 
-/** The addon, loaded at the first call that needs it, so that importing works everywhere. */
+/** Returns the addon. Loads it at the first call that needs it, so that importing works everywhere. */
 export function addon(): Addon {
   if (loaded !== undefined) return loaded;
   if (process.platform !== 'linux') throw platformError();

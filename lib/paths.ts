@@ -1,24 +1,24 @@
-/** Paths are bytes: whatever a program may hold one in, and any byte but NUL in it. */
+/** Paths are bytes: a program may pass them in any form, with any byte but NUL in them. */
 import { readlinkSync, realpathSync, statSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { isUint8Array } from 'node:util/types';
 import { ENOENT } from './errnos.js';
 import { invalidArgumentType, invalidArgumentValue, OverlayError } from './errors.js';
 
-/** A path as callers give it. */
+/** A path as callers pass it. */
 export type PathLike = string | Uint8Array | URL;
 
-/** A path as the library holds it: a string, or bytes that may be no UTF-8. */
+/** A path as the library keeps it: a string, or bytes that may not be UTF-8. */
 export type Path = string | Uint8Array;
 
 const SLASH = 0x2f;
 
-/** The kernel's limit, and the byte that ends a path (PATH_MAX). */
+/** The kernel's limit (PATH_MAX), without the byte that ends a path. */
 const MAX_PATH_BYTES = 4095;
 
 /**
- * Throws a TypeError that names the argument unless the value is a path. Bytes are copied: they are the
- * caller's to change, and may come with accessors of their own.
+ * Returns the value as a path. Throws a TypeError that names the argument if it is not a path. Bytes are copied, since
+ * the caller may change them and they may have accessors of their own.
  */
 export function toPath(value: unknown, name: string): Path {
   let path: Path;
@@ -43,7 +43,7 @@ function fromUrl(url: URL): Path {
     return fileURLToPath(url);
   } catch (error) {
     if (!(error instanceof URIError)) throw error;
-    // Bytes that are no UTF-8.
+    // Bytes that are not UTF-8.
     const bytes = url.pathname.replace(/%([0-9a-f]{2})/gi, (_, hex) => String.fromCharCode(Number.parseInt(hex, 16)));
     return Buffer.from(bytes, 'latin1');
   }
@@ -54,8 +54,8 @@ export function isAbsolute(path: Path): boolean {
 }
 
 /**
- * Whether the path goes by descriptors (`/proc/self/fd/9`), which lead to what has been removed, too. No name does;
- * a symbolic link to such a path is not known for one.
+ * Returns whether the path goes by descriptors (`/proc/self/fd/9`). Such a path leads even to a removed file; a path of
+ * names does not. A symbolic link to such a path is not detected.
  */
 export function goesByDescriptors(path: Path): boolean {
   const start = typeof path === 'string' ? path : Buffer.from(path.subarray(0, 8)).toString('latin1');
@@ -63,8 +63,8 @@ export function goesByDescriptors(path: Path): boolean {
 }
 
 /**
- * The path from the root on, so that it means the same when the working directory has changed or another
- * thread uses it. Nothing in it is resolved: the kernel walks `..` and links itself.
+ * Returns the path from the root on, so that it means the same after the working directory has changed, or on another
+ * thread. Resolves nothing in it: the kernel walks `..` and links itself.
  */
 export function toAbsolute(path: Path): Path {
   return isAbsolute(path) ? path : joinPath(workingDirectory(), path);
@@ -74,15 +74,15 @@ function readWorkingDirectory(): Buffer {
   try {
     return readlinkSync('/proc/thread-self/cwd', { encoding: 'buffer' });
   } catch {
-    // Without /proc the name is what there is.
+    // Without /proc only the name is known.
     return Buffer.from(process.cwd());
   }
 }
 
-// process.cwd() is a string, which cannot hold every directory's name, and the same for all threads.
+// process.cwd() is a string, which cannot hold every directory's name, and it is the same for all threads.
 function workingDirectory(): Path {
   const link = readWorkingDirectory();
-  // What the link says may lead elsewhere: the directory has been removed, or is on a mount without a path.
+  // The link's text may lead elsewhere if the directory has been removed, or is on a mount without a path.
   const [here, there] = ['.', link].map((path) => statSync(path, { bigint: true, throwIfNoEntry: false }));
   if (here === undefined || there === undefined || here.dev !== there.dev || here.ino !== there.ino) {
     throw new OverlayError({
@@ -96,13 +96,13 @@ function workingDirectory(): Path {
   return fromBytes(link);
 }
 
-/** A path as the library hands it out: a string where that holds it. */
+/** Returns a path as the library hands it out: a string if a string can hold it. */
 export function fromBytes(bytes: Buffer): Path {
   const text = bytes.toString();
   return Buffer.from(text).equals(bytes) ? text : bytes;
 }
 
-/** A directory's path and a name in it. */
+/** Joins a directory's path and a name in it. */
 export function joinPath(directory: Path, name: Path): Path {
   const base = withoutTrailingSlashes(directory);
   const slash = base.length === 1 && base[0] === '/' ? '' : '/';
@@ -110,14 +110,14 @@ export function joinPath(directory: Path, name: Path): Path {
   return Buffer.concat([toBytes(base), Buffer.from(slash), toBytes(name)]);
 }
 
-/** Whether a path is that of the directory or goes on from it, by their texts. */
+/** Returns whether a path is the directory or is below it, by their texts. */
 export function isAtOrBelow(path: Path, directory: Path): boolean {
   const [bytes, start] = [toBytes(path), toBytes(withoutTrailingSlashes(directory))];
   const hasStart = Buffer.compare(bytes.subarray(0, start.length), start) === 0;
   return hasStart && (bytes.length === start.length || start.length === 1 || bytes[start.length] === SLASH);
 }
 
-/** Whether both are written the same, but for slashes at the end. */
+/** Returns whether both paths are spelled the same, apart from slashes at the end. */
 export function isSamePath(a: Path, b: Path): boolean {
   return Buffer.from(toBytes(withoutTrailingSlashes(a))).equals(toBytes(withoutTrailingSlashes(b)));
 }
@@ -126,7 +126,7 @@ export function toBytes(path: Path): Uint8Array {
   return typeof path === 'string' ? Buffer.from(path) : path;
 }
 
-/** `/a/b//` as `/a/b`; `/` stays. */
+/** Returns `/a/b//` as `/a/b`; `/` stays. */
 export function withoutTrailingSlashes(path: Path): Path {
   let end = path.length;
   if (typeof path === 'string') {
@@ -137,7 +137,7 @@ export function withoutTrailingSlashes(path: Path): Path {
   return end === path.length ? path : path.subarray(0, end);
 }
 
-/** `/a/b` as `['/a', 'b']`, `b` as `['.', 'b']`. Trailing slashes do not count. */
+/** Splits `/a/b` into `['/a', 'b']`, and `b` into `['.', 'b']`. Ignores trailing slashes. */
 export function splitPath(path: Path): [parent: Path, name: Path] {
   const whole = withoutTrailingSlashes(path);
   const at = typeof whole === 'string' ? whole.lastIndexOf('/') : whole.lastIndexOf(SLASH);
@@ -145,7 +145,7 @@ export function splitPath(path: Path): [parent: Path, name: Path] {
   return [at === 0 ? '/' : whole.slice(0, at), whole.slice(at + 1)];
 }
 
-/** Where an absolute path leads, by all links in it that this process can follow. */
+/** Returns where an absolute path leads, by all links in it that this process can follow. */
 export function toReal(path: Path): Path {
   try {
     return fromBytes(realpathSync.native(Buffer.from(toBytes(path)), 'buffer'));
@@ -155,7 +155,7 @@ export function toReal(path: Path): Path {
   }
 }
 
-/** For people: bytes that are no UTF-8, control characters, quotes and backslashes come out escaped. */
+/** Formats a path for people: escapes bytes that are not UTF-8, control characters, quotes and backslashes. */
 export function formatBytes(path: Path): string {
   const bytes = Buffer.from(toBytes(path));
   const text = bytes.toString();
@@ -175,12 +175,12 @@ export function formatBytes(path: Path): string {
 const escapes: Readonly<Record<string, string>> = { '\n': 'n', '\t': 't', '\r': 'r', '"': '"', '\\': '\\' };
 const octal = (byte: number): string => byte.toString(8).padStart(3, '0');
 
-/** A path in a message, quoted. */
+/** Quotes a path for a message. */
 export function quotePath(path: Path): string {
   return `'${formatBytes(path)}'`;
 }
 
-/** What an error's `path` holds: a string, whatever the bytes. */
+/** Returns a path for an error's `path`: a string, whatever the bytes. */
 export function pathString(path: PathLike): string {
   if (typeof path === 'string') return path;
   if (path instanceof URL) return fileURLToPath(path);

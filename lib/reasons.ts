@@ -1,6 +1,6 @@
 /**
- * Why a call can fail, as one closed set: the reason's word, when it comes, and what to do about it. The
- * texts of single errors say the same with the paths at hand.
+ * The reasons why a call can fail, as one closed set: the reason's word, when it occurs, and what to do about it. The
+ * texts of single errors say the same with their paths.
  */
 interface ReasonText {
   readonly when: string;
@@ -344,5 +344,5 @@ export const reasons = {
 /** A word from a closed set that says why a call failed. */
 export type Reason = keyof typeof reasons;
 
-/** What to do about it, as a part of a sentence. */
+/** Returns what to do about the reason, as a part of a sentence. */
 export const todoOf = (reason: Reason): string => reasons[reason].todo;

@@ -1,16 +1,16 @@
-// What the kernel's interface is made of, as far as this addon touches it: system call numbers, struct
-// layouts, and the few constants that the executor itself decides by. Distribution headers are older than
-// the kernels that we run on (Debian 12's know no statmount, for one), so nothing here comes from them.
+// The part of the kernel's interface that this addon uses: system call numbers, struct layouts, and the few constants
+// by which the executor itself decides. Distribution headers are older than the supported kernels (Debian 12's lack
+// statmount, for one), so nothing here comes from them.
 //
-// Constants that a plan merely carries (MS_*, MOUNT_ATTR_*, FSCONFIG_* and so on) are not here: they stand
-// in lib/kernel/constants.ts and pass through as numbers.
+// Constants that a plan merely carries (MS_*, MOUNT_ATTR_*, FSCONFIG_* and so on) are not here: they are in
+// lib/kernel/constants.ts and pass through as numbers.
 #pragma once
 
 #include <stdint.h>
 
 namespace overlayfs::abi {
 
-// Numbers of the calls added since the unified table (Linux 5.1) are the same on every architecture.
+// Calls added since the unified table (Linux 5.1) have the same number on every architecture.
 enum Number : long {
   pidfd_send_signal = 424,  // 5.1
   open_tree = 428,       // 5.2
@@ -191,7 +191,7 @@ static_assert(sizeof(Statfs) == 120);
 
 // listmount(2), statmount(2)
 struct MountIdRequest {
-  uint32_t size;  // up to where the namespace begins, where none is named: all that 6.8 knows
+  uint32_t size;  // up to the namespace if the request names none: all that 6.8 knows
   uint32_t spare;
   uint64_t mount_id;
   uint64_t parameter;
@@ -200,7 +200,7 @@ struct MountIdRequest {
 static_assert(sizeof(MountIdRequest) == 32);
 constexpr uint32_t mount_id_request_6_8 = 24;  // MNT_ID_REQ_SIZE_VER0
 
-// statmount(2): followed by strings, which the fields of 32 bits that are named after them are offsets of
+// statmount(2): the strings follow; the 32-bit fields that are named after them hold their offsets
 struct Statmount {
   uint32_t size;
   uint32_t mnt_opts;
@@ -236,9 +236,9 @@ constexpr uint32_t statmount_subtype = 0x100;   // 6.13
 constexpr uint32_t statmount_source = 0x200;    // 6.13
 constexpr uint64_t listmount_root = UINT64_MAX; // LSMT_ROOT
 
-// ioctl_nsfs(2): the id of a mount namespace, 6.11
+// ioctl_nsfs(2): returns the id of a mount namespace, 6.11
 constexpr unsigned long ns_get_mntns_id = 0x8008b705;
-// A descriptor of the mount namespace after this one, or before it: NS_MNT_GET_NEXT, NS_MNT_GET_PREV, 6.12
+// Returns a descriptor of the next or the previous mount namespace: NS_MNT_GET_NEXT, NS_MNT_GET_PREV, 6.12
 constexpr unsigned long ns_mnt_get_next = 0x8010b70b;
 constexpr unsigned long ns_mnt_get_previous = 0x8010b70c;
 struct MountNamespaceInfo {
@@ -282,7 +282,7 @@ struct Dirent {
   char name[1];
 };
 
-// What undoing and removing need, and libc's headers may lack.
+// Constants for undoing and removing that libc's headers may lack.
 constexpr int fsconfig_cmd_create = 6;    // FSCONFIG_CMD_CREATE
 constexpr int mnt_detach = 2;             // MNT_DETACH, umount2(2)
 constexpr int clone_pidfd = 0x1000;       // CLONE_PIDFD, clone(2), 5.2

@@ -1,5 +1,5 @@
-// What the addon exports: the ways to hand it a plan, to hold a descriptor, and the numbers of which plans are made.
-// lib/native.ts is the typed view of this list.
+// The addon's exports: functions that perform plans, functions that hold descriptors, and the numbers of which plans
+// consist. lib/native.ts is the typed view of this list.
 #include <napi.h>
 
 #include "operation.h"
@@ -20,7 +20,7 @@ napi_value init(napi_env env, napi_value exports) {
   };
   napi_define_properties(env, exports, sizeof functions / sizeof functions[0], functions);
 
-  // Failures are left alone: a worker that is terminated meanwhile takes nothing more, and will not miss it.
+  // Failures are ignored: a worker that is being terminated takes no more values and does not need them.
   auto set_number = [env](napi_value object, const char* name, int32_t number) {
     napi_value value = nullptr;
     if (napi_create_int32(env, number, &value) == napi_ok) napi_set_named_property(env, object, name, value);

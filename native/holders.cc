@@ -1,5 +1,5 @@
-// What a process holds of a mount, out of a directory of links (/proc/PID/fd, /proc/PID/map_files): so many that
-// each as a step of its own would cost more than the look at it.
+// Finds the files of a mount that a process holds, in a directory of links (/proc/PID/fd, /proc/PID/map_files). A
+// directory has so many links that a step for each would cost more than the look-up itself.
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>

@@ -15,9 +15,9 @@ InUse directories_in_use;
 
 namespace {
 
-// Whether there is ustat(2), and it answers. It goes through all superblocks, so it is not asked where there are many.
+// Returns whether ustat(2) exists and answers. It walks all superblocks, so it is not used when there are many.
 bool has_ustat() {
-  static int known = 0;  // 1: yes, -1: no; the same whoever finds it out first
+  static int known = 0;  // 1: yes, -1: no; every thread that finds it out finds the same
   int answer = __atomic_load_n(&known, __ATOMIC_RELAXED);
   if (answer == 0) {
     // No superblock has this number.
@@ -27,9 +27,9 @@ bool has_ustat() {
   return answer > 0;
 }
 
-// Whether this mount namespace shows the mount, and it is one of this superblock.
+// Returns whether this mount namespace shows the mount, and the mount is of this superblock.
 bool is_shown(uint64_t mount, uint64_t device) {
-  if (mount <= INT32_MAX) return false;  // before unique ids another mount may have the number by now
+  if (mount <= INT32_MAX) return false;  // an id that is not unique may belong to another mount by now
   abi::Statmount found;
   abi::MountIdRequest request{abi::mount_id_request_6_8, 0, mount, abi::statmount_sb_basic, 0};
   return sys::statmount(&request, &found, sizeof found) == 0 &&
@@ -47,7 +47,7 @@ class Locked {
   OwnedLock& lock_;
 };
 
-// Keys under which an overlay is found by its device number and by its watch: no directory has such an inode.
+// Keys that find an overlay by its device number and by its watch: no directory has such an inode.
 DirectoryKey by_device(uint64_t device) { return {device, UINT64_MAX}; }
 DirectoryKey by_watch(int watch) { return {static_cast<uint64_t>(watch), UINT64_MAX - 1}; }
 
@@ -74,7 +74,7 @@ void OwnedLock::take_back(uint32_t token) {
   if (__atomic_load_n(&owner_, __ATOMIC_ACQUIRE) == token) unlock();
 }
 
-// An overlay, or a plan, and one directory of it.
+// One directory that an overlay, or a plan, uses.
 struct InUse::Use {
   DirectoryKey key{};
   Overlay* overlay = nullptr;
@@ -92,12 +92,12 @@ struct InUse::Overlay {
   bool is_findable = false; // by ustat(2)
   bool is_seen = false;     // another program's
   bool is_ours = false;     // a plan's that has not ended: end() deletes it
-  bool is_shown = false;    // as the answer to question `asked` says
+  bool is_shown = false;    // the answer to question `asked`
   uint64_t asked = 0;
   uint64_t begun = 0;       // when its plan began
   uint32_t token = OwnedLock::anybody;
   Overlay* next = nullptr;
-  Overlay** at = nullptr;   // what points to it, among all
+  Overlay** at = nullptr;   // the pointer to it in the list of all
   Use uses[static_cast<size_t>(Role::count)];
   Use device_use;
   Use watch_use;
@@ -155,8 +155,8 @@ void InUse::drop_each(DirectoryKey key, Predicate is_dropped) {
   }
 }
 
-// Device numbers are given again at once, the lowest first, and with each the overlay that had it before leaves the
-// record: it stays as long as the overlays that lived at the same time.
+// The record stays as long as the number of overlays that lived at the same time: the kernel reuses device numbers at
+// once, the lowest first, and each reuse removes the overlay that had the number before.
 void InUse::make_room() {
   if (overlays_ < bucket_count_ / 2) return;
   Use** old = buckets_;
@@ -199,22 +199,22 @@ InUse::Overlay* InUse::prepare(bool in_child) {
   Overlay* reservation = add();
   reservation->is_ours = true;
   reservation->begun = ++time_;
-  // Different from `anybody`, and from 0, and from those of other children at the same time.
+  // Differs from `anybody`, from 0, and from the tokens of other children at the same time.
   if (in_child) reservation->token = static_cast<uint32_t>(reservation->begun) << 1 | 0x80000000;
   return reservation;
 }
 
 void InUse::recover(Overlay* reservation) { lock_.take_back(reservation->token); }
 
-// Whether ustat(2) finds a superblock that is there. The kernel looks at the first one with the device number only. That
-// can be one that has ended, has given its number away and is not yet off the list. Once the superblock has been found
-// it is the first, and EINVAL later means that it is gone.
+// Returns whether ustat(2) finds a superblock that exists. The kernel looks only at the first superblock with the
+// device number. The first can be one that has ended and given its number away, but is still on the list. Once the
+// superblock has been found it is the first, and a later EINVAL means that it is gone.
 bool InUse::can_find(uint64_t device) const {
   const bool are_few = __atomic_load_n(&overlays_, __ATOMIC_RELAXED) < many;
   return are_few && has_ustat() && sys::ustat(device) == 0;
 }
 
-// An overlay that uses the directory, and about which the kernel has not been asked.
+// Returns the use of the directory by an overlay about which the kernel has not been asked.
 InUse::Use* InUse::find_unasked(DirectoryKey key, const Overlay* own, uint64_t since, uint64_t question) const {
   for (Use* use = *bucket(key); use != nullptr; use = use->next) {
     const Overlay* other = use->overlay;
@@ -224,7 +224,7 @@ InUse::Use* InUse::find_unasked(DirectoryKey key, const Overlay* own, uint64_t s
   return nullptr;
 }
 
-// Without the lock: the overlay may have left the record meanwhile.
+// Asks without the lock, so the overlay may have left the record meanwhile.
 void InUse::ask_kernel(DirectoryKey key, const Overlay& about, uint64_t question, uint32_t token) {
   const uint64_t mount = about.mount, device = about.device;
   const bool is_findable = about.is_findable;
@@ -242,8 +242,8 @@ void InUse::ask_kernel(DirectoryKey key, const Overlay& about, uint64_t question
   }
 }
 
-// What is known of the directory, apart from its use by OWN and from uses before SINCE. With the lock held, which is
-// given up meanwhile.
+// Returns the state of the directory, leaving out its use by OWN and uses before SINCE. The caller holds the lock,
+// which is released meanwhile.
 int InUse::state(DirectoryKey key, const Overlay* own, uint64_t since, Use** found) {
   const uint64_t question = ++questions_;
   const uint32_t token = own == nullptr ? OwnedLock::anybody : own->token;
@@ -255,7 +255,7 @@ int InUse::state(DirectoryKey key, const Overlay* own, uint64_t since, Use** fou
   for (Use* use = *bucket(key); use != nullptr; use = use->next) {
     const Overlay* other = use->overlay;
     if (!(use->key == key) || other == own || use->role == Role::target || use->since < since) continue;
-    // By its path another program's overlay may mean a directory that has been removed since, and made anew.
+    // The path of another program's overlay may mean a directory that has been removed and made anew since.
     const bool is_certain = !other->is_mounted || (!other->is_seen && (other->watch >= 0 || other->is_shown));
     if (result == EBUSY || (result == ESTALE && !is_certain)) continue;
     result = is_certain ? EBUSY : ESTALE;
@@ -297,7 +297,7 @@ void InUse::begin(Overlay* overlay, uint64_t mount, uint64_t device, int root, b
 void InUse::is_mounted(Overlay* reservation, uint64_t mount, uint64_t device, int root) {
   const bool is_findable = can_find(device);
   Locked locked(lock_, reservation->token);
-  // The superblock is new: whichever had its device number before is gone.
+  // The superblock is new, so any overlay that had its device number before is gone.
   drop_each(by_device(device), [](const Overlay&) { return true; });
   begin(reservation, mount, device, root, is_findable);
 }
@@ -309,7 +309,7 @@ void InUse::end(Overlay* reservation) {
     __atomic_store_n(&ended_targets_, ended_targets_ + 1, __ATOMIC_RELEASE);
   }
   if (reservation->at == nullptr) {
-    delete reservation;  // it has ended meanwhile
+    delete reservation;  // its overlay has ended meanwhile
   } else if (reservation->is_mounted) {
     unlink(&reservation->uses[static_cast<size_t>(Role::target)]);
   } else {
@@ -324,11 +324,11 @@ void InUse::sees(DirectoryKey key, Role role, uint64_t mount, uint64_t device, i
   for (Use* use = *bucket(key); use != nullptr; use = use->next) {
     const Overlay* known = use->overlay;
     if (!(use->key == key) || !known->is_mounted || known->device != device) continue;
-    // A bind or a clone has a mount of its own, and the same superblock.
+    // A bind or a clone has a mount of its own and the same superblock.
     if (is_shown(known->mount, device)) return;
   }
-  // Others that had the device number may be seen no more; a bind of a superblock whose directories have moved has it
-  // too, so what this process has mounted stays.
+  // Drops other programs' overlays with this device number that are no longer shown. The overlays that this process has
+  // mounted stay: a bind of a superblock whose directories have moved has the same number.
   drop_each(by_device(device), [mount, device](const Overlay& other) {
     return other.is_seen && other.mount != mount && !is_shown(other.mount, device);
   });
@@ -355,7 +355,7 @@ void InUse::forget(DirectoryKey key, uint64_t mount, uint64_t device) {
   });
 }
 
-// Where no watch can be had, the overlay is one of which nothing tells.
+// If no watch can be added, the record cannot tell whether the overlay still exists.
 void InUse::watch(Overlay* overlay, int root) {
   if (root < 0) return;
   if (inotify_ < 0) inotify_ = static_cast<int>(sys::call(abi::inotify_init1, IN_NONBLOCK | IN_CLOEXEC));
@@ -366,7 +366,7 @@ void InUse::watch(Overlay* overlay, int root) {
   size_t length = strlen(path);
   length += write_decimal(path + length, root);
   path[length] = '\0';
-  // IN_UNMOUNT is always reported. The mask has to name something; the root of a file system is never deleted.
+  // The kernel always reports IN_UNMOUNT. The mask must not be empty; the root of a file system is never deleted.
   overlay->watch = static_cast<int>(sys::call(abi::inotify_add_watch, inotify_, path, IN_DELETE_SELF));
   if (overlay->watch < 0) return;
   overlay->watch_use.key = by_watch(overlay->watch);

@@ -1,29 +1,29 @@
-// Starts a program in namespaces of its own, where mounts are at places that nobody else sees. It obeys its
-// arguments, which lib/programs/launch.ts has decided on, and then becomes the program:
+// Starts a program in namespaces of its own, with mounts at places that no other program sees. It follows its
+// arguments, which lib/programs/launch.ts decides on, and then becomes the program:
 //
-//   report FD            where a failure goes, as "INDEX ERRNO": which argument's word failed; closed by exec
-//   cloexec FD           has exec close a descriptor
-//   join FD              enters a user namespace: setns(2)
+//   report FD            write a failure to FD as "INDEX ERRNO": the argument whose word failed; exec closes FD
+//   cloexec FD           have exec close a descriptor
+//   join FD              enter a user namespace: setns(2)
 //   unshare FLAGS        unshare(2)
-//   write PATH TEXT      writes a file that is there
-//   private              no mount is seen elsewhere any more, and none from elsewhere is seen
-//   slave                no mount is seen elsewhere any more; an unmount elsewhere on a shared mount happens here too
-//   clone FD             a mount by its descriptor, to be attached
-//   mounted PATH ID      has the mount with this id at the path, said before there are other namespaces
-//   tree PATH            a mount by its path, the first of those that are not taken yet
-//   readonly PATH        a tree of mounts, for this program; what a symbolic link leads to is meant
-//   hide PATH            empty, for this program; likewise
-//   attach PATH          the first of the mounts that are not attached yet; at the root it becomes the root, and what
-//                        is mounted in /proc, /dev and /sys is taken along
-//   drop                 no program gains capabilities
+//   write PATH TEXT      write to an existing file
+//   private              make all mounts private: mounts here and elsewhere no longer affect each other
+//   slave                show no mount elsewhere any more; an unmount elsewhere on a shared mount happens here too
+//   clone FD             take a mount by its descriptor, to be attached
+//   mounted PATH ID      check that the mount with this id is at the path, before there are other namespaces
+//   tree PATH            take a mount by its path: the first of those checked by `mounted` that is not taken yet
+//   readonly PATH        make a tree of mounts read-only for this program; follows a symbolic link
+//   hide PATH            make it empty for this program; follows a symbolic link
+//   attach PATH          attach the first mount that is not attached yet; at the root it becomes the root, and the
+//                        mounts in /proc, /dev and /sys are taken along
+//   drop                 let no program gain capabilities
 //   chdir PATH
 //   argv0 NAME           the program's own name for itself
-//   exec COMMAND ARG...  looked for in PATH when it has no slash
-//   hold PARENT          writes a byte, and then does nothing until it is killed or its parent, process PARENT, has ended
+//   exec COMMAND ARG...  search for COMMAND in PATH if it has no slash
+//   hold PARENT          write a byte, and do nothing until killed or until the parent, process PARENT, has ended
 //
 // In a PATH, `%` and two hexadecimal digits stand for a byte, since Node's arguments are text.
 //
-// A static program without any library: it is there in a few milliseconds, on glibc and musl alike.
+// This is a static program without any library: it starts in a few milliseconds, on glibc and musl alike.
 #include <stddef.h>
 #include <stdint.h>
 
@@ -96,7 +96,7 @@ long number(const char* text) {
 
 int digit(char c) { return c <= '9' ? c - '0' : (c | 0x20) - 'a' + 10; }
 
-// In place.
+// Decodes in place.
 const char* decode(char* path) {
   char* to = path;
   for (const char* from = path; *from != '\0'; to++) {
@@ -127,7 +127,7 @@ long push(long mount) {
   return 0;
 }
 
-// As statx(2) writes it.
+// The layout in which statx(2) writes it.
 struct Found {
   uint32_t mask, block_size;
   uint64_t attributes;
@@ -156,7 +156,7 @@ int mounts_expected = 0, mounts_taken = 0;
 
 long expect(const char* path, long id) {
   if (mounts_expected == most_mounts) return -e2big;
-  // Ids that are never used again begin above all others.
+  // The kernel numbers unique ids above all others.
   const long mask = id > 0x7fffffff ? statx_mnt_id_unique : statx_mnt_id;
   Found& found = expected[mounts_expected++];
   long result = look(at_fdcwd, path, at_symlink_nofollow, found, mask);
@@ -164,7 +164,7 @@ long expect(const char* path, long id) {
   return found.mount == static_cast<uint64_t>(id) ? 0 : -estale;
 }
 
-// In a namespace of its own a mount has another id, and the same root.
+// In a new namespace the mount has another id, but the same root.
 long take(const char* path) {
   if (mounts_taken == mounts_expected) return -einval;
   const Found& known = expected[mounts_taken++];
@@ -185,7 +185,7 @@ long set_propagation(unsigned long propagation) {
   auto set = [propagation] { return call(mount_, 0, at("/"), 0, static_cast<long>(ms_rec | propagation)); };
   long result = set();
   if (result != -einval) return result;
-  // In a chroot where the root is no mount point: joining a namespace leads to its root, and then back.
+  // EINVAL: in a chroot, the root is no mount point. Joining the own namespace leads to its root; enter() leads back.
   long root = call(open_, at_fdcwd, at("/"), o_path | o_cloexec);
   if (root < 0) return root;
   long own = call(open_, at_fdcwd, at("/proc/self/ns/mnt"), o_cloexec);
@@ -208,11 +208,11 @@ long attach(long mount, const char* path, bool follows = false) {
   const bool becomes_root = is_root(path, follows ? 0 : at_symlink_nofollow);
   const long flags = move_mount_f_empty_path | (follows ? move_mount_t_symlinks : 0);
   long result = call(move_mount, mount, at(""), at_fdcwd, at(path), flags);
-  // A process stays at what is now below it.
+  // Attaching does not move the process: it would stay below the new root.
   return result < 0 || !becomes_root ? result : enter(mount);
 }
 
-// What no program does without, and a directory of files has not: these trees of the root that was.
+// A tree of the old root that every program needs and a directory of files lacks.
 struct Kept {
   const char* path;
   long tree;
@@ -223,7 +223,7 @@ long take_along(Kept& kept) {
   return kept.tree == -enoent ? 0 : kept.tree;
 }
 
-// Where the root that is has no such directory, nothing is put.
+// Attaches nothing if the new root has no such directory.
 long put_back(const Kept& kept) {
   if (kept.tree < 0) return 0;
   long result = attach(kept.tree, kept.path);
@@ -246,7 +246,7 @@ long show(long mount, const char* path) {
 
 long clone(long fd) {
   long tree = call(open_tree, fd, at(""), open_tree_clone | o_cloexec | at_empty_path);
-  // Before 6.15 a detached mount cannot be cloned: it goes itself, which it can do once.
+  // Before 6.15 a detached mount cannot be cloned. The mount itself is used then, which works once.
   return push(tree == -einval ? fd : tree);
 }
 
@@ -262,7 +262,7 @@ long make_readonly(const char* path) {
   MountAttr attributes{1, 0, 0, 0};  // MOUNT_ATTR_RDONLY
   long result = call(mount_setattr, at_fdcwd, at(path), at_recursive, at(&attributes), sizeof attributes);
   if (result != -einval) return result;
-  // A directory inside a mount gets one of its own.
+  // EINVAL: a directory inside a mount. It gets a mount of its own.
   long tree = call(open_tree, at_fdcwd, at(path), open_tree_clone | o_cloexec | at_recursive);
   if (tree < 0) return tree;
   result = call(mount_setattr, tree, at(""), at_empty_path | at_recursive, at(&attributes), sizeof attributes);
@@ -272,7 +272,7 @@ long make_readonly(const char* path) {
 }
 
 long hide(const char* path) {
-  // There would be no program.
+  // Hiding the root would leave no program to run.
   if (is_root(path)) return -ebusy;
   constexpr unsigned long flags = ms_rdonly | ms_nosuid | ms_nodev | ms_noexec;
   long result = call(mount_, at("hidden"), at(path), at("tmpfs"), static_cast<long>(flags), at("mode=555"));
@@ -287,7 +287,7 @@ long hide(const char* path) {
 [[noreturn]] void hold(long parent) {
   call(prctl_, pr_set_pdeathsig, sigkill);
   call(write_, 1, at(""), 1);
-  // The parent may have ended before that.
+  // The parent may have ended before prctl(2).
   while (call(getppid_) == parent) call(ppoll_);
   for (;;) call(exit_, 0);
 }
@@ -313,7 +313,7 @@ char* shell_arguments[most_arguments];
 long execute(const char* path, char** arguments, char** environment) {
   long result = call(execve_, at(path), at(arguments), at(environment));
   if (result != -enoexec) return result;
-  // As execvp(3) has it: a script without a first line that says what it is for.
+  // Runs a script without a `#!` line with /bin/sh, as execvp(3) does.
   long count = 0;
   while (arguments[count] != nullptr) count++;
   if (count + 2 > most_arguments) return -e2big;
@@ -342,7 +342,7 @@ long search(const char* command, char** arguments, char** environment) {
       if (n > 0) *to++ = '/';
       for (long i = 0; i <= size; i++) *to++ = command[i];
       long tried = execute(path, arguments, environment);
-      // What is there and may not be run is the better answer; it is looked for further on all the same.
+      // EACCES for a file that is there is the better answer; the search goes on all the same.
       if (tried == -eacces) result = tried;
       else if (tried != -enoent && tried != -enotdir) return tried;
     }
@@ -429,7 +429,7 @@ long write_decimal(char* to, long value) {
 
 }  // namespace
 
-// The kernel puts the number of arguments on the stack, the arguments, NULL, the environment, NULL.
+// The kernel puts these on the stack: the number of arguments, the arguments, NULL, the environment, NULL.
 extern "C" [[noreturn]] __attribute__((used)) void overlayfs_launch(long* stack) {
   long count = stack[0];
   auto** arguments = reinterpret_cast<char**>(stack + 1);

@@ -1,11 +1,11 @@
-// The mount table, whole or one mount of it, in one block of memory that lib/mounts/statmount.ts reads:
+// Reads the mount table, whole or one mount of it, into one block of memory that lib/mounts/statmount.ts reads:
 //
 //   uint32 count          of the records
 //   uint32 texts          offset in the block
 //   Record[count]
-//   texts                 of each record its strings, one after the other
+//   texts                 the strings of each record, one after the other
 //
-// Which mounts and which of their fields are the plan's to say.
+// The plan decides which mounts and which of their fields are read.
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +27,7 @@ struct Head {
 
 struct Record {
   uint32_t id[2];  // the unique one, the lower half first
-  uint32_t mask;   // what the kernel has answered: STATMOUNT_*
+  uint32_t mask;   // the fields that the kernel has filled in: STATMOUNT_*
   uint32_t table_id;
   uint32_t table_parent;
   uint32_t device[2];
@@ -37,7 +37,7 @@ struct Record {
   uint32_t peer_group;
   uint32_t master;
   uint32_t propagate_from;
-  uint32_t text;      // where its strings begin among the texts
+  uint32_t text;      // the offset of its strings among the texts
   uint32_t sizes[6];  // root, target, type, subtype, source, options
 };
 static_assert(sizeof(Record) == 80);
@@ -49,7 +49,7 @@ class Table {
   Table(const Table&) = delete;
   Table& operator=(const Table&) = delete;
 
-  // The ids of all mounts.
+  // Lists the ids of all mounts.
   long list(std::vector<uint64_t>* ids) {
     constexpr size_t at_once = 4096;
     uint64_t last = 0;
@@ -65,7 +65,7 @@ class Table {
     }
   }
 
-  // Adds a mount; one that is gone by now, or in no table, is left out.
+  // Adds a mount. Leaves out a mount that is gone by now, or is in no table.
   long add(uint64_t id) {
     abi::MountIdRequest request = request_for(id, mask_);
     long result;
@@ -154,7 +154,7 @@ class Table {
 
 }  // namespace
 
-// The id of the namespace, 0 for the caller's own, or minus the errno.
+// Finds the id of the namespace, 0 for the caller's own. Returns minus the errno if it fails.
 static long identify(int namespace_fd, uint64_t* id) {
   *id = 0;
   return namespace_fd < 0 ? 0 : sys::call(abi::ioctl, namespace_fd, abi::ns_get_mntns_id, id);
@@ -197,12 +197,12 @@ long Execution::read_mount_table(const Step& step) {
 
 namespace {
 
-// Tables of namespaces, one after the other: uint32 inode number, uint32 size, the table, filled up to 8 bytes.
+// The tables of namespaces, one after the other: uint32 inode number, uint32 size, the table, filled up to 8 bytes.
 class Tables {
  public:
   Tables(uint64_t mask, const std::vector<uint64_t>& known) : mask_(mask), known_(known) {}
 
-  // Adds those of the namespaces on one side of the one that a descriptor is of.
+  // Adds the tables of the namespaces on one side of the descriptor's namespace.
   long walk(int fd, unsigned long direction) {
     int at = fd;
     for (;;) {
@@ -251,8 +251,8 @@ class Tables {
 
 }  // namespace
 
-// namespace_tables(descriptor of a mount namespace, STATMOUNT_*, inode numbers); data: the tables of all others
-// but those with these numbers, those too that no process is in.
+// namespace_tables(descriptor of a mount namespace, STATMOUNT_*, inode numbers); data: the tables of all other
+// namespaces, including those without processes, but not of those with these inode numbers.
 long Execution::read_namespace_tables(const Step& step) {
   Text text(*this, step.a[2]);
   std::vector<uint64_t> known(text.size() / sizeof(uint64_t));
@@ -268,8 +268,8 @@ long Execution::read_namespace_tables(const Step& step) {
   return 0;
 }
 
-// mount_of(dirfd, path, AT_*, STATMOUNT_*, STATX_ATTR_* that the path must have); data: a table of one mount or
-// of none. ENOSYS: this kernel has no unique ids.
+// mount_of(dirfd, path, AT_*, STATMOUNT_*, STATX_ATTR_* that the path must have); data: a table of one mount or of
+// none. ENOSYS: this kernel has no unique ids.
 long Execution::read_mount_of(const Step& step) {
   abi::Statx found;
   long result = sys::statx(descriptor(step.a[0]), Text(*this, step.a[1]), step.a[2], abi::statx_mnt_id_unique, &found);
@@ -283,7 +283,7 @@ long Execution::read_mount_of(const Step& step) {
   return static_cast<long>(table.count());
 }
 
-// read_file(dirfd, path); data: what is in it.
+// read_file(dirfd, path); data: the content of the file.
 long Execution::read_file(const Step& step) {
   int fd = sys::openat2(descriptor(step.a[0]), Text(*this, step.a[1]), O_RDONLY | O_CLOEXEC, 0, 0);
   if (fd < 0) return fd;

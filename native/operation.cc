@@ -10,15 +10,15 @@ namespace overlayfs {
 
 namespace {
 
-// Never destroyed: its threads may outlive every environment (the addon is linked with -z nodelete).
+// Never destroyed: their threads may outlive every environment (the addon is linked with -z nodelete).
 Threads threads;
 Poller poller;
 
-// True: it was still waiting, and will never run.
+// Returns true if the task was still waiting; it will then never run.
 bool withdraw(Task* task) { return threads.withdraw(task) || poller.withdraw(task); }
 
 napi_value string_value(napi_env env, const std::string& text) {
-  // The kernel quotes paths, which are bytes: a Buffer, decoded by whoever shows it.
+  // The kernel quotes paths, which are bytes. So this is a Buffer, which the code that shows it decodes.
   napi_value value = nullptr;
   napi_create_buffer_copy(env, text.size(), text.data(), nullptr, &value);
   return value;
@@ -44,7 +44,8 @@ napi_value failure_value(napi_env env, const Failure& failure, bool cancelled) {
   return value;
 }
 
-// An ArrayBuffer: outputs and data, to a multiple of 4 bytes, so that it can be read as numbers of 32 bits.
+// Returns an ArrayBuffer of the outputs and the data. Its size is a multiple of 4 bytes, so that it can be read as
+// numbers of 32 bits.
 napi_value buffer_value(napi_env env, const uint8_t* outputs, size_t outputs_size, const std::vector<uint8_t>& found) {
   napi_value value = nullptr;
   void* memory = nullptr;
@@ -69,7 +70,7 @@ class Operation final : public Task {
       : environment_(environment), block_(copy(block, size)), execution_(block_, &environment->steps_after_stop_), token_(token) {}
   ~Operation() { free(block_); }
 
-  // On one of our threads: performs the plan, or, when that is done and not wanted any more, takes it back.
+  // Performs the plan on one of the addon's threads. Takes it back if the plan is done and the caller has given it up.
   void run() override {
     if (!performed_) {
       performed_ = true;
@@ -79,7 +80,7 @@ class Operation final : public Task {
     if (is_unwanted()) take_back();
   }
 
-  // Done, and given up since. What has no way back (an unmount) counts as done for all that.
+  // True if it succeeded and was given up since. An operation that cannot be taken back (an unmount) counts as done.
   bool is_unwanted() const { return succeeded_ && is_cancelled() && execution_.can_be_taken_back(); }
 
   void announce() override { environment_->finished(this); }
@@ -124,7 +125,7 @@ Environment* Environment::of(napi_env env) {
 namespace {
 
 constexpr size_t results_room = 64 * 1024;
-// The count of what has been taken, to a multiple of 8 bytes.
+// The counter of the places that have been read, rounded up to 8 bytes.
 constexpr size_t results_start = 8;
 
 }  // namespace
@@ -136,19 +137,20 @@ napi_status Environment::attach(napi_env env) {
   napi_create_string_utf8(env, "overlayfs", NAPI_AUTO_LENGTH, &name);
   napi_status status = napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr,
                                                        self, on_finished, &self->function_);
-  // Referenced only while there is something to wait for, or no program would ever end.
+  // Referenced only while an operation is unsettled; otherwise no program would ever end.
   if (status == napi_ok) status = napi_unref_threadsafe_function(env, self->function_);
   if (status == napi_ok) status = napi_create_arraybuffer(env, results_room, &memory, &results);
   if (status == napi_ok) status = napi_create_reference(env, results, 1, &self->results_ref_);
   self->results_ = static_cast<uint8_t*>(memory);
   self->results_size_ = results_start;
   if (status == napi_ok) status = napi_set_instance_data(env, self, nullptr, nullptr);
-  // Cleanup hooks run last in, first out: ours, which still needs the function, before the function's own.
+  // Node runs cleanup hooks last in, first out. This one still needs the function, so it must run before the function's
+  // own.
   if (status == napi_ok) status = napi_add_env_cleanup_hook(env, on_end, self);
   if (status == napi_ok) {
     remember(self);
   } else {
-    // A worker that is terminated meanwhile: nobody has seen it yet.
+    // The worker is being terminated; no other code has seen this environment yet.
     if (self->function_ != nullptr) napi_release_threadsafe_function(self->function_, napi_tsfn_abort);
     self->unref();
   }
@@ -215,7 +217,7 @@ napi_value Environment::cancel(napi_env env, napi_callback_info info) {
   napi_get_value_uint32(env, argument, &token);
   for (Operation* operation = self->operations_; operation != nullptr; operation = operation->next_) {
     if (operation->token_ != token) continue;
-    // One that waits to be taken back goes on waiting.
+    // An operation that waits to be taken back goes on waiting.
     bool is_new = !operation->is_cancelled();
     operation->cancel();
     if (is_new && withdraw(operation)) self->settle(operation, 0);
@@ -224,7 +226,7 @@ napi_value Environment::cancel(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-// The descriptor that is the argument, which is not closed with the environment any more.
+// Returns the descriptor in the argument, which the environment no longer closes at its end.
 int Environment::take_kept(napi_env env, napi_callback_info info) {
   napi_value argument;
   size_t count = 1;
@@ -251,12 +253,12 @@ napi_value Environment::close(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-// On the thread that ran the operation.
+// Runs on the thread that ran the operation.
 void Environment::finished(Operation* operation) {
   __atomic_add_fetch(&ringing_, 1, __ATOMIC_SEQ_CST);
   bool has_ended = __atomic_load_n(&ended_, __ATOMIC_SEQ_CST);
   if (!has_ended) {
-    // Whoever finds the list empty rings.
+    // The thread that finds the list empty rings.
     Operation* last = __atomic_load_n(&finished_, __ATOMIC_RELAXED);
     do {
       operation->next_finished_ = last;
@@ -265,7 +267,7 @@ void Environment::finished(Operation* operation) {
   }
   __atomic_sub_fetch(&ringing_, 1, __ATOMIC_SEQ_CST);
   if (!has_ended) return;
-  // The environment has gone on without it. What it did is to be undone, unless it was cancelled in time.
+  // The environment has ended without it. Its effects are undone, unless it was cancelled in time.
   if (operation->succeeded_) operation->take_back();
   bool is_awaited = operation->is_awaited_;
   delete operation;
@@ -282,7 +284,7 @@ void Environment::on_finished(napi_env env, napi_value, void* context, void*) {
   if (env != nullptr) static_cast<Environment*>(context)->settle_finished();
 }
 
-// In the order in which they finished.
+// Returns them in the order in which they finished.
 Operation* Environment::take_finished() {
   Operation* reversed = __atomic_exchange_n(&finished_, nullptr, __ATOMIC_ACQUIRE);
   Operation* list = nullptr;
@@ -296,7 +298,7 @@ Operation* Environment::take_finished() {
 }
 
 void Environment::settle_finished() {
-  // Whoever was told of the last ones has run since, unless other callbacks of the event loop threw.
+  // The receivers of the last places have run since, unless other callbacks of the event loop threw.
   uint32_t taken = 0;
   memcpy(&taken, results_, sizeof taken);
   if (taken == results_told_) results_size_ = results_start;
@@ -305,7 +307,7 @@ void Environment::settle_finished() {
     Operation* operation = list;
     list = operation->next_finished_;
     operation->next_finished_ = nullptr;
-    // Given up between its end and now: back to a thread, since taking it back may take its time.
+    // Given up between its end and now. It goes back to a thread, since taking it back may take long.
     if (operation->is_unwanted()) {
       if (threads.submit(operation) == 0) continue;
       operation->take_back();
@@ -379,9 +381,9 @@ void Environment::on_end(void* data) {
   self->unref();
 }
 
-// The environment ends with operations under way: what waits is dropped, what has finished unseen is taken
-// back here, what runs is taken back by its thread. That is waited for, or the end of the process could come
-// between the mount and its undoing. A call that has done nothing yet is not: it is kept from beginning.
+// The environment ends with operations under way. It drops those that wait and takes back those that have finished
+// unseen. Threads take back those that run. The environment waits for these; otherwise the process could end between a
+// mount and its undoing. It does not wait for a call that has done nothing yet: stop() keeps that call from beginning.
 void Environment::give_up() {
   for (Operation* operation = operations_; operation != nullptr;) {
     Operation* next = operation->next_;
@@ -408,7 +410,7 @@ void Environment::give_up() {
     unref();
     operation = next;
   }
-  // For as long as one of them gets on: a file system that does not answer may hold others.
+  // Waits as long as one of them makes progress: a file system that does not answer may hold others.
   constexpr long patience_milliseconds = 500;
   for (uint32_t steps = 0;;) {
     uint32_t seen = awaited_.value();
@@ -450,7 +452,7 @@ void Environment::give_up_all() {
 
 namespace {
 
-// process.exit() runs no cleanup hooks on the main thread. exit(3) still has the loader run this.
+// process.exit() runs no cleanup hooks on the main thread. The loader still runs this in exit(3).
 __attribute__((destructor)) void at_exit() { Environment::give_up_all(); }
 
 }  // namespace

@@ -1,8 +1,8 @@
-// One description of what is to be done, a plan, in two forms: performed on the caller's thread while it
-// waits, or on one of ours, with a promise for the caller.
+// Performs a plan in one of two forms: on the caller's thread, which waits, or on one of the addon's threads, with a
+// promise for the caller.
 //
-// Whoever gives up a running operation (an AbortSignal, an environment that ends) gets it undone: on success
-// an operation keeps what taking it back needs until its promise is settled.
+// A running operation that is given up (by an AbortSignal, or by an environment that ends) is undone. So an operation
+// that succeeds keeps what taking it back needs until its promise is settled.
 #pragma once
 
 #include <napi.h>
@@ -14,31 +14,31 @@ namespace overlayfs {
 
 class Operation;
 
-// What the addon holds for each JavaScript environment: the main one and every worker.
+// The addon's state for one JavaScript environment: the main one or a worker.
 class Environment {
  public:
   static Environment* of(napi_env env);
   static napi_status attach(napi_env env);
 
-  // perform(block): undefined, or the failure
+  // perform(block): returns undefined, or the failure
   static napi_value perform(napi_env env, napi_callback_info info);
-  // start(block, size, token): a promise of the outputs: undefined where there are none, their place in `results`,
-  // valid until the event loop goes on, an ArrayBuffer where they are large; or of the failure. Whoever is told a
-  // place counts it in the first 32 bits of `results`
+  // start(block, size, token): returns a promise of the outputs, or of the failure. The promise resolves to undefined
+  // if there are no outputs, to an ArrayBuffer if they are large, and else to their place in `results`, which is valid
+  // until the event loop goes on. The receiver of a place counts it in the first 32 bits of `results`
   static napi_value start(napi_env env, napi_callback_info info);
-  // cancel(token): gives up what was started with this token
+  // cancel(token): gives up the operation that was started with this token
   static napi_value cancel(napi_env env, napi_callback_info info);
 
-  // disown(descriptor): a kept one that the caller is about to close
+  // disown(descriptor): forgets a kept descriptor that the caller is about to close
   static napi_value disown(napi_env env, napi_callback_info info);
 
-  // close(descriptor): closes a kept one, or any
+  // close(descriptor): closes a descriptor, kept or not
   static napi_value close(napi_env env, napi_callback_info info);
 
-  // Where small outputs are found.
+  // The buffer of small outputs.
   napi_value results() const;
 
-  // At the end of the process: gives up what runs in environments that have not ended.
+  // Gives up, at the end of the process, the operations of all environments that have not ended.
   static void give_up_all();
 
  private:
@@ -70,16 +70,16 @@ class Environment {
   napi_ref results_ref_ = nullptr;
   uint8_t* results_ = nullptr;
   size_t results_size_ = 0;                      // of those that may not have been read yet
-  uint32_t results_told_ = 0;                    // how often a place has been told
-  std::vector<int> kept_;                        // descriptors of the caller's, closed with the environment
+  uint32_t results_told_ = 0;                    // the number of places that have been returned
+  std::vector<int> kept_;                        // the caller's descriptors, closed with the environment
 
-  // Shared with our threads, by atomic operations only. A lock would often be run into: ringing wakes the
-  // environment, which may have the next operation finished on another thread before this one goes on.
+  // Shared with the addon's threads, by atomic operations only. A lock would often be contended: ringing wakes the
+  // environment, which may have another thread finish the next operation before this one goes on.
   Operation* finished_ = nullptr;  // the last one first
   bool ended_ = false;
-  uint32_t ringing_ = 0;     // how many threads may be about to ring
+  uint32_t ringing_ = 0;     // the number of threads that may be about to ring
   uint32_t references_ = 1;  // this environment's and one for each operation
-  uint32_t to_await_ = 0;    // operations that the end of the environment has to wait for
+  uint32_t to_await_ = 0;    // operations that the end of the environment waits for
   uint32_t steps_after_stop_ = 0;
   Signal awaited_;
 };

@@ -24,7 +24,7 @@ constexpr uint32_t descriptor_arguments[] = {
 };
 
 size_t page_size() {
-  static size_t size = 0;  // the same whoever finds it out first
+  static size_t size = 0;  // every thread that finds it out finds the same
   size_t known = __atomic_load_n(&size, __ATOMIC_RELAXED);
   if (known == 0) __atomic_store_n(&size, known = static_cast<size_t>(sysconf(_SC_PAGESIZE)), __ATOMIC_RELAXED);
   return known;
@@ -45,14 +45,14 @@ bool is_tolerated(const Step& step, long result) {
   return false;
 }
 
-// Which mounts of this process's namespace are no news, for all its threads: those that plans have attached, and those
-// that were looked at. Ids are given when a mount is made, and it can be attached later than one with a higher id. So a
-// look at what is new begins some ids below the highest one known.
+// The mounts of this process's namespace that are no news, for all its threads: those that plans have attached, and
+// those that a table look-up has seen. The kernel gives an id when a mount is made, and a mount may be attached later
+// than one with a higher id. So a search for news begins some ids below the highest known one.
 class KnownMounts {
  public:
   void add(uint64_t id) { __atomic_store_n(&ids_[id % size], id, __ATOMIC_RELEASE); }
   bool has(uint64_t id) const { return __atomic_load_n(&ids_[id % size], __ATOMIC_ACQUIRE) == id; }
-  // Ids above this one are compared; where all were known, up to `newest`.
+  // Ids above this one are compared. If all ids are known up to `newest`, the comparison starts `slack` below it.
   uint64_t start() const {
     uint64_t newest = __atomic_load_n(&newest_, __ATOMIC_ACQUIRE);
     return newest < slack ? 0 : newest - slack;
@@ -65,19 +65,19 @@ class KnownMounts {
 
  private:
   static constexpr uint64_t slack = 4096;
-  static constexpr uint64_t size = 2 * slack;  // two ids that are compared share no place
+  static constexpr uint64_t size = 2 * slack;  // so that two ids that are compared never share a place
   uint64_t ids_[size] = {};
   uint64_t newest_ = 0;
 };
 
 KnownMounts known_mounts;
 
-// Before listmount(2): by the table, a line a mount: its id, its parent's id, and more.
+// For kernels before listmount(2): reads the table, whose lines begin with a mount's id and its parent's id.
 bool has_submounts_in_table(uint64_t id) {
   int table = static_cast<int>(sys::openat2(AT_FDCWD, "/proc/thread-self/mountinfo", O_RDONLY | O_CLOEXEC, 0, 0));
   if (table < 0) return false;
   char text[4096];
-  int column = 0;  // of those that spaces separate
+  int column = 0;  // columns are separated by spaces
   uint64_t number = 0;
   bool found = false;
   for (long size; !found && (size = sys::read(table, text, sizeof text)) > 0;) {
@@ -137,14 +137,14 @@ bool Execution::perform() {
 }
 
 void Execution::take_back() {
-  // What a child did elsewhere than here is gone with its namespaces.
+  // The effects of a child in its own namespaces end with these.
   if (!has_joined_) return take_back_here();
   bool succeeded = false;
   int error = run_on_own_thread(&Execution::rejoin_and_take_back, &succeeded);
   if (error != 0) failure_.undo_error = error;
 }
 
-// 0, or the errno with which there was no thread.
+// Returns 0, or the errno with which no thread could be made.
 int Execution::run_on_own_thread(bool (Execution::*method)(), bool* succeeded) {
   struct Errand {
     Execution* execution;
@@ -179,7 +179,7 @@ bool Execution::rejoin_and_take_back() {
 
 namespace {
 
-// The stack for a child, of which one is kept: whoever comes second makes another.
+// The stack of a child. One is kept for reuse; a second user at the same time makes another.
 class Stack {
  public:
   static constexpr size_t size = 64 * 1024;
@@ -201,7 +201,7 @@ class Stack {
   Stack(const Stack&) = delete;
   Stack& operator=(const Stack&) = delete;
 
-  // 0, or the errno with which there is none.
+  // 0, or the errno with which no stack could be made.
   int error() const { return error_; }
   char* top() const { return memory_ + size; }
 
@@ -213,11 +213,11 @@ class Stack {
 
 char* Stack::kept_ = nullptr;
 
-// A child shares the memory of this process. Signals are held back, so that it runs none of the program's handlers.
-// With no exit signal no SIGCHLD is sent, and nobody but us reaps it.
+// A child shares the memory of this process. Its signals are blocked, so that it runs none of the program's handlers.
+// It has no exit signal, so that the kernel sends no SIGCHLD and only this code reaps it.
 namespace child {
 
-// The calling thread waits in the kernel until the child has ended, or is another program.
+// The calling thread waits in the kernel until the child ends or executes another program.
 constexpr int waited_for = CLONE_VM | CLONE_VFORK;
 
 int make(int (*main)(void*), void* data, const Stack& stack, int flags, long* pid, int* pidfd) {
@@ -258,7 +258,7 @@ bool Execution::perform_in_child() {
     static_cast<Execution*>(data)->run_steps();
     return 0;
   };
-  // The namespaces that it would unshare first, it is made with.
+  // The child is made with the namespaces that its first step would unshare.
   constexpr int namespaces = CLONE_NEWUSER | CLONE_NEWNS;
   const bool has_own = header().count > 0 && steps_[0].call == Call::unshare && (steps_[0].a[0] & ~namespaces) == 0;
   const int flags = child::waited_for | CLONE_FILES | (has_own ? steps_[0].a[0] : 0);
@@ -267,7 +267,7 @@ bool Execution::perform_in_child() {
   int pidfd;
   int error = child::make(main, this, stack, flags, &pid, &pidfd);
   if (error != 0) {
-    // Without memory, or within no limit for one process more, it is no matter of the step.
+    // A lack of memory or a limit on processes is not the step's fault.
     if (has_own && error != EAGAIN && error != ENOMEM) failure_.step = 0;
     failure_.error = error;
     done_ = 0;
@@ -284,8 +284,8 @@ bool Execution::perform_in_child() {
 
 bool Execution::perform_here() { return run_steps() || fail(); }
 
-// Takes no memory, and no lock but the one of the directories in use, which is taken back from a child that is killed: a
-// child that shares both with a waiting thread runs it too.
+// Takes no memory, since it also runs in a child that shares memory with a waiting thread. Its only lock is that of the
+// directories in use, which is recovered from a child that is killed.
 bool Execution::run_steps() {
   for (; done_ < header().count; done_++) {
     Step& step = steps_[done_];
@@ -307,16 +307,16 @@ bool Execution::run_steps() {
 namespace {
 
 constexpr uint32_t stopped = 1;
-constexpr uint32_t effective = 2;  // a step has been begun that has to be taken back
+constexpr uint32_t effective = 2;  // a step that has to be taken back has begun
 
-// To join a namespace alone is nothing that could be taken back.
+// Joining a namespace has no effect of its own that could be taken back.
 bool joins_namespace(Call call) { return call == Call::unshare || call == Call::setns; }
 
 }  // namespace
 
 bool Execution::stop() { return !(__atomic_fetch_or(&progress_, stopped, __ATOMIC_SEQ_CST) & effective); }
 
-// A step that is `later` takes back mount(2). A superblock that is made leaves directories in its workdir.
+// A `later` step takes back mount(2). Making a superblock leaves directories in its workdir.
 bool Execution::is_stopped_before(const Step& step) {
   bool makes_superblock = step.call == Call::fsconfig && step.a[1] == abi::fsconfig_cmd_create;
   bool has_effect =
@@ -351,7 +351,7 @@ void Execution::take_back_here() {
     }
     if (result < 0 && failure_.undo_error == 0) failure_.undo_error = static_cast<int>(-result);
   }
-  // Last, since a step may be taken back by a descriptor that a later one made.
+  // Descriptors are closed last, since taking back a step may need one that a later step made.
   while (count > 0) close_result(steps_[--count]);
   end_reservation();
 }
@@ -371,7 +371,7 @@ void Execution::refuse(int error) {
 bool Execution::can_be_taken_back() const {
   for (int i = 0; i < header().count; i++) {
     const Step& step = steps_[i];
-    // A detached mount is taken back by its descriptor.
+    // Closing the descriptor of a detached mount takes it back.
     if ((step.flags & (undo | later | keep)) && !joins_namespace(step.call)) return true;
   }
   return false;
@@ -420,7 +420,7 @@ void Execution::close_result(Step& step) {
   step.result = -EBADF;
 }
 
-// The kernel hands out one message a read and drops what does not fit.
+// The kernel returns one message a read and drops what does not fit.
 void Execution::read_log(int context) {
   char message[8192];
   for (;;) {
@@ -480,7 +480,7 @@ long Execution::run(Step& step) {
       return sys::move_mount(fd(0), Text(*this, a[1]), fd(2), Text(*this, a[3]), unsigned_at(4));
     case Call::mount: {
       Text data(*this, a[4]);
-      // The kernel would cut what passes a page, and use the rest.
+      // The kernel would cut off what exceeds a page, and use the rest.
       if (data.size() >= page_size()) return -E2BIG;
       return sys::mount(Text(*this, a[0]), Text(*this, a[1]), Text(*this, a[2]), unsigned_at(3),
                         static_cast<const char*>(data));
@@ -494,7 +494,7 @@ long Execution::run(Step& step) {
     case Call::linkat:
       return sys::linkat(fd(0), Text(*this, a[1]), fd(2), Text(*this, a[3]), a[4]);
     case Call::unlinkat:
-      // unlinkat(dirfd, path, flags, the step that has to have made something)
+      // unlinkat(dirfd, path, flags, the step that must have made something)
       if (a[3] >= made_by && steps_[a[3] - made_by].result < 0) return 0;
       return sys::unlinkat(fd(0), Text(*this, a[1]), a[2]);
     case Call::renameat2:
@@ -504,7 +504,7 @@ long Execution::run(Step& step) {
       return sys::setxattr(Text(*this, a[0]), Text(*this, a[1]), static_cast<const char*>(value),
                            value.size(), a[3]);
     }
-    // Into the output, so far as there is room.
+    // Into the output, as far as there is room.
     case Call::getxattr:
       return sys::getxattr(Text(*this, a[0]), Text(*this, a[1]), block_ + step.output + 8, unsigned_at(2));
     case Call::lgetxattr:
@@ -574,7 +574,7 @@ long Execution::run(Step& step) {
       return list_mounts(step);
     case Call::statmount:
       return get_mount(step);
-    // Whether it is there at all: without arguments it fails.
+    // Only asks whether the call exists: without arguments it fails.
     case Call::open_tree_attr:
       return sys::call(abi::open_tree_attr, -1, nullptr, 0U, nullptr, 0L);
     case Call::fanotify_mark:
@@ -598,13 +598,13 @@ long Execution::run(Step& step) {
 
 namespace {
 
-// By the working directory, which has to be the caller's own.
+// Unmounts by way of the working directory, which must be the caller's own.
 long unmount_from_inside(int root) {
   long result = sys::call(abi::fchdir, root);
   return result < 0 ? result : sys::call(abi::umount2, ".", abi::mnt_detach);
 }
 
-// The same in a child, whose working directory is its own.
+// Does the same in a child, which has a working directory of its own.
 long unmount_in_child(int root) {
   struct Errand {
     int root;
@@ -627,17 +627,18 @@ long unmount_in_child(int root) {
 
 }  // namespace
 
-// By a descriptor of its root: that leads to where it is now attached, whatever has become of the path. What
-// others have stacked over it, or mounted inside, would go with it, or in its stead.
+// Unmounts by a descriptor of the mount's root, which leads to where the mount is attached now, whatever has become of
+// the path. Refuses if others have stacked a mount over it or mounted something inside: their mount would be removed
+// with it, or in its stead.
 long Execution::unmount_by_root(int root) const {
   if (has_submounts(root)) return -EBUSY;
-  if (has_joined_) return unmount_from_inside(root);  // another namespace may have no /proc, or another's
+  if (has_joined_) return unmount_from_inside(root);  // the other namespace may have no /proc, or that of another
   char path[32] = "/proc/self/fd/";
   size_t length = strlen(path);
   length += write_decimal(path + length, root);
   path[length] = '\0';
   long result = sys::umount2(path, abi::mnt_detach);
-  return result == -ENOENT ? unmount_in_child(root) : result;  // there is no /proc
+  return result == -ENOENT ? unmount_in_child(root) : result;  // no /proc
 }
 
 long Execution::revert(Step& step) {
@@ -646,12 +647,12 @@ long Execution::revert(Step& step) {
     case Call::move_mount:
       return unmount_by_root(descriptor(a[0]));
     case Call::mount:
-      // Without its root it can only be the last one on the target.
+      // Without its root it can only be the last mount on the target.
       return a[5] >= made_by && descriptor(a[5]) >= 0 ? unmount_by_root(descriptor(a[5]))
                                    : sys::umount2(Text(*this, a[1]), abi::mnt_detach);
     case Call::unshare:
     case Call::setns:
-      return 0;  // it ends with its thread
+      return 0;  // ends with its thread
     case Call::mkdirat:
       return is_left_to_others(step) ? 0 : sys::unlinkat(descriptor(a[0]), Text(*this, a[1]), AT_REMOVEDIR);
     case Call::mknodat:
@@ -667,9 +668,9 @@ long Execution::revert(Step& step) {
   }
 }
 
-// statfs(path, refused f_flags, refused f_type, wanted f_type or 0), fstatfs(descriptor, …); output: f_type,
-// f_flags, f_blocks, f_bavail, f_files, f_ffree. EROFS: it has a refused flag; EPERM: it is of the refused type;
-// ESTALE: it is not of the wanted one.
+// statfs(path, refused f_flags, refused f_type, wanted f_type or 0), fstatfs(descriptor, …); output: f_type, f_flags,
+// f_blocks, f_bavail, f_files, f_ffree. EROFS: it has a refused flag; EPERM: it is of the refused type; ESTALE: it is
+// not of the wanted type.
 long Execution::check_statfs(const Step& step, long result, const abi::Statfs& found) {
   if (result < 0) return result;
   if (step.output != 0) {
@@ -686,14 +687,14 @@ long Execution::check_statfs(const Step& step, long result, const abi::Statfs& f
   return step.a[2] != 0 && found.type == static_cast<int64_t>(static_cast<uint32_t>(step.a[2])) ? -EPERM : 0;
 }
 
-// Where in the output of statx the device and the mount's id are.
+// The places of the device and of the mount's id in the output of statx.
 constexpr size_t device_at = 24;
 constexpr size_t mount_id_at = 48;
 
-// statx(dirfd, path, flags, mask, refused attributes, wanted mount id in two halves or 0, wanted S_IFMT or 0 or
-// minus a refused one); output: see below. ENOTDIR: it is of another type; ELOOP: of the refused one; EBUSY: it has a
-// refused attribute; ESTALE: it is another mount; ENOENT: without an output, it was asked for its links and has none:
-// it has been removed.
+// statx(dirfd, path, flags, mask, refused attributes, wanted mount id in two halves or 0, wanted S_IFMT or 0 or minus a
+// refused one); output: see below. ENOTDIR: it is of another type; ELOOP: it is of the refused type; EBUSY: it has a
+// refused attribute; ESTALE: it is on another mount; ENOENT: the step has no output, asks for the number of links, and
+// finds none, so the file has been removed.
 long Execution::check_statx(const Step& step) {
   const int32_t* a = step.a;
   abi::Statx found;
@@ -728,7 +729,7 @@ long Execution::scan(const Step& step) {
                          static_cast<size_t>(step.a[4]));
 }
 
-// Room among the data for what a step has found, and its place into the step's output.
+// Makes room in the data for what a step has found, and writes its place to the step's output.
 uint8_t* Execution::add_data(const Step& step, size_t size) {
   size_t offset = (data_.size() + 7) & ~size_t{7};
   data_.resize(offset + size);
@@ -767,7 +768,8 @@ long Execution::get_mount(const Step& step) {
   return sys::statmount(&request, to, static_cast<size_t>(step.a[3]));
 }
 
-// Before it is attached, or another thread could see it and not know it: the id that a look at it has found.
+// Adds the id that an earlier statx has found. This comes before the mount is attached: otherwise another thread could
+// see the mount and not know it.
 void Execution::remember_mount(const Step& attaching) {
   for (const Step* step = &attaching; step-- != steps_;) {
     if (step->call != Call::statx || step->a[0] != attaching.a[0] || step->output == 0) continue;
@@ -789,7 +791,7 @@ long list_newer(uint64_t last, uint64_t* ids, size_t room) {
   return sys::listmount(&request, ids, room);
 }
 
-// 0, or minus the errno.
+// Returns 0, or minus the errno.
 long find_key(int dirfd, const char* path, DirectoryKey* key) {
   abi::Statx found;
   long result = sys::statx(dirfd, path, AT_EMPTY_PATH | abi::at_statx_dont_sync, abi::statx_ino, &found);
@@ -814,7 +816,7 @@ long Execution::list_mounts(const Step& step) {
   return count;
 }
 
-// news(): ESTALE where the namespace has mounts that were neither looked at nor attached by plans of this process.
+// news(): ESTALE if the namespace has mounts that this process has neither looked up nor attached with its plans.
 long Execution::check_news(const Step&) {
   constexpr long room = 256;
   uint64_t ids[room];
@@ -831,7 +833,7 @@ long Execution::check_news(const Step&) {
   return 0;
 }
 
-// seen(ids of 64 bits each): these mounts have been looked at, and all below the last one.
+// seen(ids of 64 bits each): marks these mounts, and all below the last one, as looked up.
 long Execution::see_mounts(const Step& step) {
   Text ids(*this, step.a[0]);
   uint64_t id = 0;
@@ -843,7 +845,7 @@ long Execution::see_mounts(const Step& step) {
   return 0;
 }
 
-// Before a child may be made, which shares this process's memory and takes none.
+// Comes before a child is made, since the child shares this process's memory and takes none.
 void Execution::prepare_reservation() {
   for (int i = 0; i < header().count && reservation_ == nullptr; i++) {
     if (steps_[i].call == Call::reserve || steps_[i].call == Call::reserve_target) reservation_ = directories_in_use.prepare((header().flags & in_child) != 0);
@@ -856,8 +858,8 @@ void Execution::end_reservation() {
   reservation_ = nullptr;
 }
 
-// reserve(directory, role, against whom, the step that would have made it or 0): as InUse::reserve; EBUSY also where
-// nothing tells, use_of() says which.
+// reserve(directory, role, against whom, the step that would have made it or 0): as InUse::reserve. Returns EBUSY also
+// if nothing is known of the user; use_of() says which it is.
 long Execution::reserve(const Step& step) {
   const int32_t* a = step.a;
   DirectoryKey key;
@@ -868,8 +870,8 @@ long Execution::reserve(const Step& step) {
   return directories_in_use.reserve(reservation_, key, role, static_cast<Against>(a[2]), is_new) == 0 ? 0 : -EBUSY;
 }
 
-// Whether another plan of this process has come to use an upper or work directory that this one has made. Else it is
-// reserved, so that no other one does while it is removed.
+// Returns whether another plan of this process now uses an upper or work directory that this plan made. Otherwise
+// reserves it, so that no other plan uses it while it is removed.
 bool Execution::is_left_to_others(const Step& making) {
   for (int i = 0; i < header().count; i++) {
     const Step& step = steps_[i];
@@ -883,7 +885,7 @@ bool Execution::is_left_to_others(const Step& making) {
   return false;
 }
 
-// reserve_target(directory): as InUse::reserve_target, for a directory that is no mount point. EEXIST: it is one.
+// reserve_target(directory): as InUse::reserve_target, for a directory that is not a mount point. EEXIST: it is one.
 long Execution::reserve_target(const Step& step) {
   for (;;) {
     const uint64_t ended = directories_in_use.ended_targets();
@@ -892,15 +894,15 @@ long Execution::reserve_target(const Step& step) {
     long result = sys::statx(descriptor(step.a[0]), "", flags, abi::statx_ino | abi::statx_mnt_id, &found);
     if (result < 0) return result;
     if (found.attributes & abi::statx_attr_mount_root) return -EEXIST;
-    // By its mount, since one directory can be a target in several namespaces at once.
+    // The key includes the mount, since one directory can be a target in several namespaces at once.
     const DirectoryKey key{found.mnt_id | UINT64_C(1) << 63, found.ino};
     int error = directories_in_use.reserve_target(reservation_, key, ended);
     if (error != EAGAIN) return -error;
   }
 }
 
-// record(root): the overlay of which this plan has reserved the directories is there. Its id and device are those that
-// a look at this descriptor has found.
+// record(root): the overlay whose directories this plan has reserved is mounted. An earlier statx of this descriptor
+// has found its id and device.
 long Execution::record(const Step& step) {
   for (const Step* look = &step; look-- != steps_;) {
     if (look->call != Call::statx || look->a[0] != step.a[0] || look->output == 0) continue;
@@ -931,7 +933,7 @@ long Execution::see_use(const Step& step) {
   return 0;
 }
 
-// use_of(dirfd, path): as InUse::ask; output: who uses it.
+// use_of(dirfd, path): as InUse::ask; output: the user.
 long Execution::ask_use(const Step& step) {
   DirectoryKey key;
   long result = find_key(descriptor(step.a[0]), Text(*this, step.a[1]), &key);
@@ -951,14 +953,14 @@ long Execution::forget_use(const Step& step) {
   return 0;
 }
 
-// write(path, value): opens what is there, writes all of it at once, closes it.
+// write(path, value): opens an existing file, writes the value in one call, closes the file.
 long Execution::write_file(const Step& step) {
   Text value(*this, step.a[1]);
   return write_whole(Text(*this, step.a[0]), value, value.size());
 }
 
-// userns(uid map, gid map): a user namespace, by descriptor. It needs no process once it is there, but its maps
-// are written by way of one: the child has ended by then, and is reaped last.
+// userns(uid map, gid map): makes a user namespace and returns its descriptor. The namespace needs no process once it
+// exists, but its maps are written through one. The child has ended by then, and is reaped last.
 long Execution::make_user_namespace(const Step& step) {
   Stack stack;
   if (stack.error() != 0) return -stack.error();
@@ -998,10 +1000,10 @@ class Pipe {
   Pipe(const Pipe&) = delete;
   Pipe& operator=(const Pipe&) = delete;
 
-  // 0, or the errno with which there is none.
+  // 0, or the errno with which no pipe could be made.
   int error() const { return error_; }
   int input() const { return ends_[1]; }
-  // Whoever has a copy of it may still write.
+  // A process that has a copy of it may still write.
   void end_input() {
     if (ends_[1] >= 0) sys::close(ends_[1]);
     ends_[1] = -1;
@@ -1013,8 +1015,8 @@ class Pipe {
   int error_;
 };
 
-// A process that does nothing, in a user namespace of its own, until it is to end. It is a program with memory of its
-// own: one that shared this process's would have its maps belong to root where this process has changed its user.
+// A process that does nothing, in a user namespace of its own, until it is killed. It executes a program to have memory
+// of its own: if it shared this process's memory and this process had changed its user, root would own its maps.
 class Holder {
  public:
   explicit Holder(const char* program) {
@@ -1047,12 +1049,12 @@ class Holder {
   Holder(const Holder&) = delete;
   Holder& operator=(const Holder&) = delete;
 
-  // 0, or the errno with which there is none.
+  // 0, or the errno with which the process could not be made.
   int error() const { return error_; }
   int pid() const { return static_cast<int>(pid_); }
 
  private:
-  // The caller goes on once it has its memory, which is before its files in /proc have their owner.
+  // The kernel lets the caller go on once the child has its memory. The child's files in /proc get their owner later.
   bool waits_until_ready() {
     ready_.end_input();
     char byte;
@@ -1075,7 +1077,7 @@ class ProcessFiles {
  public:
   explicit ProcessFiles(int pid) { end_ = start + write_decimal(path_ + start, pid); }
 
-  // NAME with a slash in front; the path is valid until the next.
+  // NAME begins with a slash; the path is valid until the next call.
   const char* path(const char* name) {
     memcpy(path_ + end_, name, strlen(name) + 1);
     return path_;
@@ -1092,10 +1094,10 @@ class ProcessFiles {
   size_t end_;
 };
 
-// A program and its arguments, run to its end, and the beginning of what it prints.
+// Runs a program with its arguments to its end, and keeps the beginning of what it prints.
 class Program {
  public:
-  // WORDS: a NUL after each but the last. PID is put behind the first.
+  // WORDS: a NUL after each but the last. PID is inserted after the first.
   Program(const char* words, size_t size, const char* pid) {
     const char* end = words + size;
     for (const char* word = words; word < end && count_ < most_words - 2; word += strlen(word) + 1) {
@@ -1105,7 +1107,7 @@ class Program {
     words_[count_] = nullptr;
   }
 
-  // 0, or the errno with which it could not be started.
+  // Returns 0, or the errno with which it could not be started.
   int run() {
     if (output_.error() != 0) return output_.error();
     null_ = sys::openat2(AT_FDCWD, "/dev/null", O_RDWR | O_CLOEXEC, 0, 0);
@@ -1132,10 +1134,11 @@ class Program {
     };
     long pid;
     int pidfd;
-    // Whether it succeeds shows by what it does: a process that ignores SIGCHLD is told of no program's end.
+    // The caller judges success by the map that the program writes, not by its exit status: the kernel does not report
+    // a program's end to a process that ignores SIGCHLD.
     int error = child::make(main, this, stack, child::waited_for, &pid, &pidfd);
     if (error != 0) return error;
-    // Or what the program prints would have no end.
+    // Otherwise the program's output would never end.
     output_.end_input();
     read_text();
     child::reap(pidfd);
@@ -1165,9 +1168,10 @@ class Program {
 
 }  // namespace
 
-// userns_by(holder, program for the uid map, program for the gid map), the latter with their arguments: a user
-// namespace, by descriptor, whose maps these programs write, which may do what the process may not. Its id is their
-// first argument. EPERM: a program has left no map; then the failure has what it printed, if only an empty line.
+// userns_by(holder, program for the uid map, program for the gid map), each program with its arguments: makes a user
+// namespace and returns its descriptor. The programs write its maps, since they may do what this process may not. They
+// get the holder's process id as their first argument. EPERM: a program has left no map; the failure then has what it
+// printed, or an empty line.
 long Execution::make_user_namespace_by_programs(const Step& step) {
   Holder holder(Text(*this, step.a[0]));
   if (holder.error() != 0) return -holder.error();
@@ -1189,12 +1193,13 @@ long Execution::make_user_namespace_by_programs(const Step& step) {
   return files.open("/ns/user");
 }
 
-// userns_own(holder, uid map, gid map): a user namespace, by descriptor, with one id of each, which are the process's.
+// userns_own(holder, uid map, gid map): makes a user namespace that maps one uid and one gid, the process's own, and
+// returns its descriptor.
 long Execution::make_own_user_namespace(const Step& step) {
   Holder holder(Text(*this, step.a[0]));
   if (holder.error() != 0) return -holder.error();
   ProcessFiles files(holder.pid());
-  // Or the group map may not be written.
+  // Otherwise the kernel refuses the group map.
   constexpr char deny[] = "deny";
   long result = write_whole(files.path("/setgroups"), deny, strlen(deny));
   constexpr const char* maps[] = {"/uid_map", "/gid_map"};

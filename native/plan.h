@@ -1,22 +1,22 @@
-// A plan is a list of kernel calls that TypeScript has decided on, in one block of memory; an Execution
-// performs it, and takes back what it did when a step fails or nobody wants the result any more. There is no
-// policy here: which calls, in which order, with which fallbacks, is the plan's.
+// A plan is a list of kernel calls in one block of memory. TypeScript decides which calls it holds, in which order, and
+// with which fallbacks. An Execution performs the plan. It takes back what it did when a step fails or when the caller
+// gives up the result. This file holds no policy.
 //
-// The block, all numbers in the machine's byte order:
+// The block, with all numbers in the machine's byte order:
 //
-//   Header        how many steps, and where the outputs are
-//   Step[count]   a call, its arguments, what may go wrong
+//   Header        the number of steps, and the place of the outputs
+//   Step[count]   a call, its arguments, the errors that it tolerates
 //   texts         paths and values, each aligned to 4 bytes: int32 length, bytes, NUL
-//   outputs       what steps report: int32 result, 4 bytes unused, then what the call returned
+//   outputs       the steps' reports: int32 result, 4 bytes unused, then what the call returned
 //
-// What a step returns whose size nobody knows before (read_file, mount_ids, mount_table, mount_of, namespace_tables)
-// is in the plan's data, and its output says where: uint32 offset, uint32 size.
+// Some steps return data of a size unknown beforehand (read_file, mount_ids, mount_table, mount_of, namespace_tables).
+// It is in the plan's data, and the step's output holds its place: uint32 offset, uint32 size.
 //
-// A descriptor argument is a number as the kernel takes it, or `made_by` | the index of the step that
-// made it. A text argument is its offset in the block, 0 for NULL. A text of negative length is put together
-// when its step is reached, since it names descriptors: -(bytes that follow) and then pieces, each an int32
-// length and its bytes padded to 4, or -1 and a descriptor argument that is written in decimal. Behind the
-// pieces there is room for what they come to.
+// A descriptor argument is a number as the kernel takes it, or `made_by` | the index of the step that makes it. A text
+// argument is its offset in the block, 0 for NULL. A text of negative length names descriptors, so it is put together
+// when its step is reached. Its length is -(bytes that follow), and pieces follow it. A piece is an int32 length and
+// its bytes padded to 4, or -1 and a descriptor argument that is written in decimal. Behind the pieces there is room
+// for the complete text.
 #pragma once
 
 #include <stddef.h>
@@ -30,8 +30,8 @@
 
 namespace overlayfs {
 
-// The calls that a plan may hold, with the positions of their descriptor arguments as a bit mask.
-// lib/kernel/calls.ts describes the arguments; it learns the numbers from the addon.
+// The calls that a plan may hold, with the positions of their descriptor arguments as a bit mask. lib/kernel/calls.ts
+// describes the arguments; it learns the numbers from the addon.
 #define OVERLAYFS_CALLS(X) \
   X(openat2, 0b1)          \
   X(close, 0b1)            \
@@ -98,22 +98,22 @@ enum class Call : int32_t {
 #undef OVERLAYFS_CALL
 };
 
-// What a step's flags say; lib/kernel/calls.ts learns these from the addon too.
+// The flags of a step; lib/kernel/calls.ts learns these from the addon too.
 enum StepFlag : int32_t {
   undo = 1,   // take this step back when the plan fails or is abandoned
   keep = 2,   // the descriptor that this step makes is the caller's when the plan succeeds
-  later = 4,  // not performed in its turn, only when the plan is taken back
+  later = 4,  // performed only when the plan is taken back, not in its turn
 };
 
-// What a plan's flags say.
+// The flags of a plan.
 enum PlanFlag : int32_t {
-  // The steps change the working directory or the mount namespace: they are performed on a thread made for
-  // them, which ends with them. The caller's thread shares its own with all others of the process. Where they
-  // are taken back later, that is on another such thread, for which the steps `unshare` and `setns` are made
-  // again; `undo` on the latter keeps its descriptor until then.
+  // The steps change the working directory or the mount namespace, which the caller's thread shares with all other
+  // threads of the process. So they are performed on a thread made for them, which ends with them. If they are taken
+  // back later, that happens on another such thread, which repeats the steps `unshare` and `setns`; `undo` on the
+  // latter keeps its descriptor until then.
   own_thread = 1,
-  // The steps change namespaces that a thread of a process with several cannot change: they are performed in a
-  // child process made for them, which shares memory and descriptors with this one and ends with the steps.
+  // The steps change namespaces that a thread of a process with several threads cannot change. So they are performed in
+  // a child process made for them. It shares memory and descriptors with this process and ends with the steps.
   in_child = 2,
 };
 
@@ -138,50 +138,50 @@ struct Step {
 static_assert(sizeof(Header) == 16 && sizeof(Step) == 52);
 
 struct Failure {
-  int step = -1;       // which step failed; -1: none
+  int step = -1;       // the step that failed; -1: none
   int error = 0;       // its errno
-  int undo_error = 0;  // the errno of the first step that could not be taken back; 0: all were
-  std::vector<std::string> log;  // what the file system context had to say, a line each
+  int undo_error = 0;  // the errno of the first step that could not be taken back; 0: all were taken back
+  std::vector<std::string> log;  // the messages of the file system context, a line each
 };
 
 class Execution {
  public:
-  // Borrows the block, which has to outlive this object, and a counter of the steps that are made after stop().
+  // Borrows the block, which must outlive this object, and a counter of the steps that are made after stop().
   explicit Execution(uint8_t* block, uint32_t* steps_after_stop = nullptr);
   ~Execution() { end_reservation(); }
   Execution(const Execution&) = delete;
   Execution& operator=(const Execution&) = delete;
 
-  // Performs the steps. When one fails, what was done is taken back and false is returned.
+  // Performs the steps. If one fails, takes back what was done and returns false.
   bool perform();
   // Takes back what perform() did, and closes what it opened.
   void take_back();
-  // After success: closes all that taking back would not need.
+  // After success: closes every descriptor that taking back would not need.
   void release();
-  // After success: there is no way back; closes all but what the caller keeps.
+  // After success: makes the result final. Closes every descriptor but those that the caller keeps.
   void commit();
 
-  // Instead of all that: closes what it was to close, which nobody else will.
+  // Instead of all that: closes the descriptors that the plan was to close, since nothing else will.
   void abandon();
-  // After success: the caller's descriptors.
+  // After success: adds the caller's descriptors.
   void add_kept(std::vector<int>& to) const;
 
   bool can_be_taken_back() const;
 
-  // From another thread, when the environment ends: nothing that would outlive the process is begun any more. False:
-  // it has been.
+  // Called from another thread when the environment ends: from now on, the plan begins nothing that would outlive the
+  // process. Returns false if it already has.
   bool stop();
   const Failure& failure() const { return failure_; }
   const uint8_t* outputs() const { return block_ + header().outputs; }
   size_t outputs_size() const { return static_cast<size_t>(header().outputs_size); }
   const std::vector<uint8_t>& data() const { return data_; }
 
-  // Whether the plan begins with waiting for a descriptor, and for what (poll(2)).
+  // Returns whether the plan begins by waiting for a descriptor, and for which events (poll(2)).
   bool waits_for(int* fd, uint32_t* events) const;
-  // The plan could not begin to wait.
+  // Records that the plan could not begin to wait.
   void refuse(int error);
 
-  // For the steps' own code.
+  // For the code of the steps.
   int descriptor(int32_t argument) const;
 
  private:
@@ -243,40 +243,40 @@ class Execution {
   int done_ = 0;
   bool has_joined_ = false;  // another namespace, on a thread of its own
   uint32_t progress_ = 0;    // of stop() and is_stopped_before(), by atomic operations
-  bool ran_ = false;  // run_steps() has come to its end, of whichever kind
+  bool ran_ = false;  // run_steps() has returned, with success or without
   InUse::Overlay* reservation_ = nullptr;
   WhiteoutSource whiteout_source_;
   std::vector<uint8_t> data_;
   Failure failure_;
 };
 
-// Makes NAME in DIRFD a whiteout, whatever it is now; a directory only where `recursive` says so. ASIDE is a
-// free name beside it.
+// Makes NAME in DIRFD a whiteout, whatever it is now; a directory only if `recursive` is set. ASIDE is a free name
+// beside it.
 long replace_with_whiteout(int dirfd, const char* name, const char* aside, bool recursive);
 
-// The names in directory PATH of what is, links followed, on one of the mounts with these ids: each with a NUL at
-// its end, as many as there is room for. Returns their size; where there is none and some could not be looked at
-// for want of privilege, that errno. `mask` is that of statx(2) for ids of this sort.
+// Writes the names in directory PATH that lead, links followed, to a file on one of the mounts with these ids. Each
+// name ends with a NUL; as many are written as there is room for. Returns their size. If there are none and some could
+// not be examined for want of privilege, returns that errno. `mask` is the statx(2) mask for ids of this sort.
 long names_on_mounts(int dirfd, const char* path, uint32_t mask, const char* ids, size_t ids_size, char* names,
                      size_t room);
 
 struct RemoveOptions {
-  // A directory that its mode closes is opened up, if it is this user's.
+  // Opens up a directory that its mode closes, if this user owns it.
   bool opens_up = false;
-  // Of what is in NAME itself, only what overlayfs makes in its directory `work` goes. ENOTEMPTY: there is more.
+  // In NAME itself, removes only what overlayfs makes in its directory `work`. ENOTEMPTY: there is more.
   bool only_kernels = false;
   // A directory that the record has as the upper or work of an overlay stays, and ends the removal: EBUSY where an
   // overlay uses it, ESTALE where nothing tells.
   bool spares_used = false;
   // Entries; 0: no limit.
   uint32_t limit = 0;
-  // Where the place of a failure is written, from NAME on.
+  // Receives the path of a failure, from NAME on.
   char* path = nullptr;
   size_t room = 0;
 };
 
-// Removes the directory NAME in DIRFD with all that it holds. Follows no link and goes into no other mount: EBUSY,
-// EXDEV. Returns 1 where the limit has come before the end.
+// Removes the directory NAME in DIRFD with all that it holds. Follows no link and enters no other mount: EBUSY, EXDEV.
+// Returns 1 if it reached the limit before the end.
 long remove_tree(int dirfd, const char* name, const RemoveOptions& options = {});
 
 }  // namespace overlayfs

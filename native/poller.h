@@ -1,5 +1,5 @@
-// Where a plan waits that begins when a descriptor is ready: one thread for all of them, asleep in epoll(7). It
-// is made when something waits and ends when that has not been so for a while.
+// Holds the plans that begin when a descriptor is ready. One thread waits for all of them in epoll(7). It is made when
+// a plan waits, and ends when none has waited for a while.
 #pragma once
 
 #include "threads.h"
@@ -8,8 +8,8 @@ namespace overlayfs {
 
 class Poller {
  public:
-  // The task runs once, when the descriptor has one of the events. 0, or the errno with which that cannot be,
-  // and the task is the caller's again.
+  // Runs the task once, when the descriptor has one of the events. Returns 0, or the errno with which that is
+  // impossible; the task is then the caller's again.
   int submit(Task* task, int fd, uint32_t events) {
     Lock lock(mutex_);
     int error = is_running_ ? 0 : start();
@@ -25,13 +25,13 @@ class Poller {
     return 0;
   }
 
-  // True: the task was still waiting, and will never run.
+  // Returns true if the task was still waiting; it will then never run.
   bool withdraw(Task* task) {
     Lock lock(mutex_);
     for (Waiting** at = &waiting_; *at != nullptr; at = &(*at)->next) {
       if ((*at)->task != task) continue;
       take(at);
-      // The thread sleeps until something happens, or until then nothing waits: it has to learn of that.
+      // While a task waits, the thread sleeps without a time limit. This tells it that none waits any more.
       uint64_t one = 1;
       if (waiting_ == nullptr) sys::call(abi::write, wake_, &one, sizeof one);
       return true;
@@ -103,7 +103,7 @@ class Poller {
     }
   }
 
-  // Null where it has been withdrawn meanwhile.
+  // Returns null if it has been withdrawn meanwhile.
   Task* take_by_id(uint64_t id) {
     for (Waiting** at = &waiting_; *at != nullptr; at = &(*at)->next) {
       if ((*at)->id == id) return take(at);

@@ -1,6 +1,6 @@
-// The little of the C++ runtime that this addon uses, so that it needs no library by name and one binary
-// loads with glibc and with musl. What runs out of memory or breaks a container's rules ends the process:
-// there are no exceptions here.
+// The small part of the C++ runtime that this addon uses. With it, the addon needs no library by name, and one binary
+// loads with glibc and with musl. Running out of memory or breaking a container's rules ends the process: there are no
+// exceptions here.
 #include <stddef.h>
 #include <stdlib.h>
 
@@ -17,7 +17,7 @@ void operator delete[](void* memory, size_t) noexcept { free(memory); }
 
 extern "C" void __cxa_pure_virtual() { abort(); }
 
-// Checked by debug assertions of the standard library and thrown by its containers.
+// The standard library's debug assertions check these, and its containers throw them.
 namespace std {
 void __throw_length_error(const char*) { abort(); }
 void __throw_logic_error(const char*) { abort(); }

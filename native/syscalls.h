@@ -1,5 +1,5 @@
-// One thin function a system call. Each answers as the kernel does: the result, or minus the errno. A call
-// that a signal interrupted before it did anything is made again.
+// One thin function a system call. Each returns the kernel's answer: the result, or minus the errno. A call that a
+// signal interrupted before it did anything is repeated.
 #pragma once
 
 #include <errno.h>
@@ -22,15 +22,15 @@ inline long call(abi::Number number, Args... args) {
 inline int openat2(int dirfd, const char* path, uint64_t flags, uint64_t mode, uint64_t resolve) {
   abi::OpenHow how{flags, mode, resolve};
   long result = call(abi::openat2, dirfd, path, &how, sizeof how);
-  // A seccomp filter that does not know the call; openat(2) does the same where nothing is to be resolved
-  // otherwise.
+  // A seccomp filter that does not know the call answers with these errnos. openat(2) does the same if there are no
+  // RESOLVE_ flags.
   if ((result == -ENOSYS || result == -EPERM) && resolve == 0) {
     result = call(abi::openat, dirfd, path, static_cast<int>(flags), static_cast<unsigned>(mode));
   }
   return static_cast<int>(result);
 }
 
-// Never made again after EINTR: Linux has released the descriptor by then.
+// Never repeated after EINTR: Linux has released the descriptor by then.
 inline void close(int fd) { ::syscall(abi::close, fd); }
 
 inline long read(int fd, void* buffer, size_t size) { return call(abi::read, fd, buffer, size); }
@@ -82,7 +82,7 @@ inline long statmount(const abi::MountIdRequest* request, abi::Statmount* to, si
   return call(abi::statmount, request, to, size, 0U);
 }
 
-// 0 where a superblock has the device number; EINVAL where none has.
+// Returns 0 if a superblock has the device number, EINVAL if none has.
 inline long ustat(uint64_t device) {
   uint64_t report[8];
   const uint64_t major = device >> 32, minor = device & 0xffffffff;

@@ -1,4 +1,4 @@
-// A text argument as the executor's own code takes it.
+// A text argument, for the executor's own code.
 #pragma once
 
 #include <string.h>
@@ -7,10 +7,10 @@
 
 namespace overlayfs {
 
-// Returns how many digits it has written, no NUL among them.
+// Returns the number of digits that it has written. Writes no NUL.
 size_t write_decimal(char* to, int number);
 
-// A text argument as a C string: where it stands in the block, or put together in the room that is there for it.
+// A text argument as a C string. It is in the block, or is put together in the room that the block has for it.
 class Execution::Text {
  public:
   Text(const Execution& execution, int32_t offset) {

@@ -1,12 +1,12 @@
-// The threads on which promises are kept: one set a process, shared by all environments, grown on demand,
-// parked when there is nothing to do, ended when that lasts. Not libuv's pool: an unmount waits for a file
-// system to be synced, and four of those would stop every fs, dns and crypto call of the program.
+// The threads that perform asynchronous operations: one set a process, shared by all environments. Threads are added on
+// demand, parked when there is nothing to do, and ended when they stay idle. Libuv's pool would not do: an unmount
+// waits for a file system to be synced, and four of those would stop every fs, dns and crypto call of the program.
 //
-// A thread is made by the thread that submits a task and so starts in its mount namespace, root and working
-// directory. A task goes only to threads that see the tree which it was submitted from.
+// The thread that submits a task makes the new thread, which so starts in its mount namespace, root and working
+// directory. A task goes only to threads that see the tree from which it was submitted.
 //
-// Waiting is by futex: an unversioned pthread_cond_* binds to the wrong symbol on glibc, and this addon
-// links against no library by name.
+// Threads wait by futex: an unversioned pthread_cond_* binds to the wrong symbol on glibc, and this addon links against
+// no library by name.
 #pragma once
 
 #include <fcntl.h>
@@ -29,9 +29,9 @@ class Signal {
     wake();
   }
   void change() { __atomic_add_fetch(&word_, 1, __ATOMIC_RELEASE); }
-  // Touches no memory: the word may be gone by then, and whoever else waits at its address looks again.
+  // Touches no memory, since the word may be gone by then. Any other waiter at its address looks again.
   void wake() { ::syscall(abi::futex, &word_, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0); }
-  // Returns when the word is not `seen` any more, or false when that has not come in time.
+  // Returns true when the word is no longer `seen`, false if it does not change in time.
   bool wait(uint32_t seen, long milliseconds) {
     timespec left{milliseconds / 1000, milliseconds % 1000 * 1000000};
     while (value() == seen) {
@@ -58,7 +58,8 @@ class Lock {
   pthread_mutex_t& mutex_;
 };
 
-// A thread that nobody waits for; 0 or the errno. The program's signals are for the program's own threads.
+// Starts a detached thread. Returns 0 or the errno. The thread blocks all signals, so that the program's own threads
+// get them.
 inline int start_thread(void* (*main)(void*), void* data) {
   sigset_t everything, before;
   sigfillset(&everything);
@@ -74,8 +75,8 @@ inline int start_thread(void* (*main)(void*), void* data) {
   return error;
 }
 
-// What a thread sees as "/". A mount belongs to one namespace, so that its id stands for the namespace too,
-// for as long as a thread is in there.
+// The root directory of a thread. A mount belongs to one namespace, so its id identifies the namespace too, as long as
+// a thread is in there.
 struct Root {
   uint64_t mount = 0;
   uint64_t device = 0;
@@ -90,12 +91,12 @@ struct Root {
   }
 };
 
-// What a thread does.
+// A piece of work for a thread.
 class Task {
  public:
   virtual void run() = 0;
-  // Tells whoever waits for it. The thread is free again by then: what is submitted in answer finds it awake.
-  // The task may delete itself here.
+  // Notifies the submitter. The thread is free again by then, so a task that is submitted in answer finds it awake. The
+  // task may delete itself here.
   virtual void announce() = 0;
 
  protected:
@@ -109,27 +110,27 @@ class Task {
 
 class Threads {
  public:
-  // How many there are, without those that have been at one call for long: a file system that does not answer holds
-  // these for as long as it likes, and the others have to go on.
+  // The limit on threads, not counting those that have been in one call for long. A file system that does not answer
+  // holds these for as long as it likes, and the others have to go on.
   static constexpr int most = 16;
-  // How many there are in all. When as many calls do not return, the next one waits.
+  // The limit on all threads. When as many calls do not return, the next one waits.
   static constexpr int most_with_stuck = 128;
   // A call that takes longer than one to two of these counts as stuck.
   static constexpr long stuck_milliseconds = 500;
   static constexpr long idle_milliseconds = 2000;
 
-  // 0, or the errno with which no thread could be made for the task, which then is the caller's again.
+  // Returns 0, or the errno with which no thread could be made for the task; the task is then the caller's again.
   int submit(Task* task) {
     task->next_ = nullptr;
     task->root_ = Root::of_this_thread();
     Signal* woken = nullptr;
     int error = hand_over(task, &woken);
-    // When the lock is free again: the thread may run at once, and need it.
+    // Wakes after the lock is released: the thread may run at once, and need it.
     if (woken != nullptr) woken->wake();
     return error;
   }
 
-  // True: the task was still waiting, and will never run.
+  // Returns true if the task was still waiting; it will then never run.
   bool withdraw(Task* task) {
     Lock lock(mutex_);
     for (Task** at = &queue_; *at != nullptr; at = &(*at)->next_) {
@@ -153,14 +154,14 @@ class Threads {
     bool is_stuck = false;
   };
 
-  // Looks at the threads that serve one root, while tasks wait for these.
+  // Looks at the threads that serve one root, while tasks wait for them.
   struct Watcher {
     Threads* threads;
     Watcher* next;
     Root root;
   };
 
-  // To a parked thread, which is then to be woken, to a new one, or into the queue.
+  // Gives the task to a parked thread, which the caller then wakes, or to a new one, or puts it into the queue.
   int hand_over(Task* task, Signal** woken) {
     Lock lock(mutex_);
     for (Thread** at = &parked_; *at != nullptr; at = &(*at)->next) {
@@ -173,7 +174,7 @@ class Threads {
       *woken = &thread->woken;
       return 0;
     }
-    // A tree that no thread sees gets one, however many others there are: none of them may serve it.
+    // A tree that no thread sees gets one, however many other threads there are: none of those may serve it.
     bool served = is_served(task->root_);
     if (may_start() || !served) {
       int error = start(task);
@@ -187,7 +188,7 @@ class Threads {
 
   bool may_start() const { return count_ - stuck_ < most && count_ < most_with_stuck; }
 
-  // With the lock held. A watcher that cannot be made is made for the next task that waits.
+  // With the lock held. If a watcher cannot be made now, the next task that waits tries again.
   void watch(const Root& root) {
     for (const Watcher* watcher = watchers_; watcher != nullptr; watcher = watcher->next) {
       if (watcher->root == root) return;
@@ -211,8 +212,8 @@ class Threads {
     return nullptr;
   }
 
-  // Starts threads in the place of those that are stuck. It sees what these see, since it was made by whoever
-  // submitted a task of theirs. False: no task waits any more.
+  // Starts threads in place of those that are stuck. A new thread sees the same tree as the watcher, which was made by
+  // the submitter of a task for that tree. Returns false when no task waits any more.
   bool relieve(Watcher* watcher) {
     Lock lock(mutex_);
     for (Thread* thread = all_; thread != nullptr; thread = thread->next_all) {
@@ -296,7 +297,7 @@ class Threads {
     }
   }
 
-  // The first task that waits for a thread with this root.
+  // Returns the first task that waits for a thread with this root.
   Task** find_queued(const Root& root) {
     for (Task** at = &queue_; *at != nullptr; at = &(*at)->next_) {
       if ((*at)->root_ == root) return at;

@@ -1,24 +1,24 @@
 /**
- * The arguments as bytes. Node decodes them as UTF-8, which loses what is none; the kernel still has them. They
- * are kept as strings of one character a byte (latin1), which node:util can parse and nothing is lost in.
+ * The arguments as bytes. Node decodes them as UTF-8, which loses bytes that are not UTF-8; the kernel still has them.
+ * They are kept as strings of one character a byte (latin1), which node:util can parse and which lose nothing.
  */
 import { readFileSync } from 'node:fs';
 import { fromBytes, type Path } from '../paths.js';
 import { UsageError } from './usage-error.js';
 
-/** One character a byte. */
+/** A string of one character a byte. */
 export type Bytes = string;
 
 const toBytes = (text: string): Bytes => Buffer.from(text).toString('latin1');
 
-/** As text; undefined when the bytes are no UTF-8. */
+/** Decodes the bytes as text; returns undefined if they are not UTF-8. */
 export function toText(bytes: Bytes): string | undefined {
   const buffer = Buffer.from(bytes, 'latin1');
   const text = buffer.toString();
   return Buffer.from(text).equals(buffer) ? text : undefined;
 }
 
-/** As a path: a string where that holds it. */
+/** Returns the bytes as a path: a string if a string can hold it. */
 export function toPath(bytes: Bytes): Path {
   return fromBytes(Buffer.from(bytes, 'latin1'));
 }
@@ -32,9 +32,9 @@ function readCommandLine(): Bytes[] {
 }
 
 /**
- * What stands behind the program's name. The kernel's list begins with options of Node's own, so the two are
- * laid beside each other from the end. Where they do not match (no /proc, or a process title written over it),
- * Node's will do unless something was lost in it.
+ * Returns the arguments after the program's name. Node's list is enough if decoding has lost nothing. Otherwise returns
+ * the end of the kernel's list, which begins with Node's own options. Throws if the two lists do not match there (no
+ * /proc, or a process title written over it).
  */
 export function argumentsOf(decoded: readonly string[], read: () => Bytes[] = readCommandLine): Bytes[] {
   const plain = decoded.map(toBytes);

@@ -1,27 +1,27 @@
-/** What a command is to the program that runs it. */
+/** The description of a command, for the program that runs it. */
 import { type Flag, kebab } from './flags.js';
 import type { Parsed } from './parse.js';
 
-/** What a command comes to. */
+/** The result of a command. */
 export interface Outcome {
-  /** For people; mostly nothing where all went well. */
+  /** The text for people; mostly empty on success. */
   readonly text?: string;
-  /** With --json. */
+  /** The result for --json. */
   readonly json: Readonly<Record<string, unknown>>;
-  /** What failed of several things, the others being done. */
+  /** The errors of a command that does several things, the others being done. */
   readonly errors?: readonly unknown[];
-  /** Of a program that was run. */
+  /** The exit code of a program that was run. */
   readonly exitCode?: number;
 }
 
 export interface Command {
   readonly about: string;
-  /** What follows the command's name, a line a form. */
+  /** The forms of the arguments after the command's name, a line each. */
   readonly usage: readonly string[];
   readonly groups: readonly FlagGroup[];
   readonly notes?: string;
   readonly examples: readonly string[];
-  /** Whether what is left on the line are no paths but the arguments of a program, which may be empty. */
+  /** True if the operands are not paths but the arguments of a program, which may be empty. */
   readonly hasArguments?: boolean;
   run(parsed: Parsed): Promise<Outcome>;
 }
@@ -31,13 +31,13 @@ export interface FlagGroup {
   readonly flags: readonly Flag[];
 }
 
-/** A flag that is the command line's own. */
+/** Returns a flag that belongs to the command line alone, not to the library. */
 export function ownFlag(name: string, about: string, more: Partial<Flag> = {}): Flag {
   const plain = { kind: 'boolean', isList: false, hasNegative: false, words: [], default: 'false' } as const;
   return { name, spellings: [kebab(name)], ...plain, about, ...more };
 }
 
-/** What every command takes. */
+/** The flags that every command takes. */
 export const commonFlags: readonly Flag[] = [
   ownFlag('json', 'one JSON document on standard output, for results and errors'),
   ownFlag('help', 'this text', { short: 'h' }),
@@ -48,7 +48,7 @@ export const flagsOfCommand = ({ groups }: Command): Flag[] => [
   ...commonFlags,
 ];
 
-/** The options without those of the command line itself. */
+/** Returns the options without those of the command line itself. */
 export function libraryOptions<T>(options: Parsed['options'], own: readonly string[] = []): T {
   const left = Object.entries(options).filter(([name]) => !own.includes(name) && name !== 'json' && name !== 'help');
   return Object.fromEntries(left) as T;

@@ -1,4 +1,4 @@
-/** The commands of the program `overlayfs`: finds the one that is asked for and prints its outcome. */
+/** The commands of the program `overlayfs`: finds the requested one and prints its outcome. */
 import { type Command, flagsOfCommand } from './command.js';
 import { argumentsOf, type Bytes } from './command-line.js';
 import { errorText, exitCodeOf, FAILED, toShown, WRONG_USAGE } from './errors.js';
@@ -18,7 +18,7 @@ import { whiteout } from './whiteout.js';
 const commands: Readonly<Record<string, Command>> = { mount, umount, run, ls, holders, whiteout, explain, features };
 const commandNames = Object.keys(commands);
 
-/** Errors, and where more is to be read when they are about the command line. */
+/** Prints errors, and points to the help if they are about the command line. */
 function report(errors: readonly unknown[], command?: string): void {
   for (const error of errors) process.stderr.write(errorText(error));
   if (errors.some((error) => exitCodeOf(error) === WRONG_USAGE)) {
@@ -28,7 +28,7 @@ function report(errors: readonly unknown[], command?: string): void {
 
 async function runCommand(name: string, command: Command, args: readonly Bytes[]): Promise<number> {
   const end = args.indexOf('--');
-  // Also where the rest of the line cannot be read.
+  // Searched by hand, since it counts even if the rest of the line cannot be parsed.
   const isJson = args.slice(0, end < 0 ? args.length : end).includes('--json');
   try {
     const parsed = parse(args, flagsOfCommand(command), command.hasArguments);
@@ -53,7 +53,7 @@ async function runCommand(name: string, command: Command, args: readonly Bytes[]
   }
 }
 
-/** Returns the exit code. */
+/** Runs the program. Returns the exit code. */
 export async function main(decoded: readonly string[]): Promise<number> {
   try {
     const [first, ...rest] = argumentsOf(decoded);
@@ -76,7 +76,7 @@ export async function main(decoded: readonly string[]): Promise<number> {
 }
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  // Whoever reads has seen enough (head): nothing to complain about.
+  // The reader has seen enough (head), which is not an error.
   if (error.code === 'EPIPE') return;
   report([error]);
   process.exit(FAILED);

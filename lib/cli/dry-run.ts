@@ -1,4 +1,4 @@
-/** What a mount would do, as text: the plan, with nothing performed. Pure. */
+/** The effects of a mount as text: the plan, with nothing performed. Pure. */
 import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import { formatPlan } from '../kernel/format.js';
@@ -12,8 +12,8 @@ import { UsageError } from './usage-error.js';
 import { type WayName, ways } from './ways.js';
 
 /**
- * The system calls, one a line; the options being those of absolute paths. With a way, those of this one: as on a
- * kernel that has no better.
+ * Returns the system calls, one a line. The paths in the options must be absolute. With a way, returns its calls, as on
+ * a kernel that has no better way.
  */
 export function dryRun(options: OverlayOptions, features: KernelFeatures, way?: WayName): string[] {
   const found = way === undefined ? features : { ...features, ...ways[way].features };
@@ -22,7 +22,7 @@ export function dryRun(options: OverlayOptions, features: KernelFeatures, way?: 
   return formatPlan(planned).trimEnd().split('\n');
 }
 
-/** As on a machine whose page is too small for these paths. */
+/** Plans as on a machine whose page is too small for these paths. */
 function planByNumbers(checked: CheckedOptions, features: KernelFeatures): MountPlan {
   const whole = plan(checked, { ...features, pageSize: Number.POSITIVE_INFINITY });
   const data = whole.plan.steps.find(({ call }) => call === calls.mount)?.args[4] as readonly Path[];

@@ -1,4 +1,4 @@
-/** Errors as the command line shows them, and the exit codes that they come to. */
+/** Errors as the command line shows them, and their exit codes. */
 import { OverlayError } from '../errors.js';
 import type { Holder } from '../holder.js';
 import { phrase } from './phrase.js';
@@ -21,7 +21,9 @@ export interface ShownError {
 
 type AnyError = Error & Partial<Omit<ShownError, 'message'>>;
 
-/** Arguments that the library refuses are the user's: TypeError and RangeError with one of Node's codes. */
+/**
+ * True for arguments that the library refuses, which are the user's: TypeError and RangeError with one of Node's codes.
+ */
 function isArgumentError({ code }: AnyError): boolean {
   return ['ERR_INVALID_ARG_TYPE', 'ERR_INVALID_ARG_VALUE', 'ERR_OUT_OF_RANGE'].includes(code ?? '');
 }
@@ -30,7 +32,7 @@ export function exitCodeOf(error: unknown): number {
   return error instanceof UsageError || (error instanceof Error && isArgumentError(error)) ? WRONG_USAGE : FAILED;
 }
 
-/** Who speaks, and in which words. */
+/** The name of the program that speaks, and its wording. */
 export interface Voice {
   readonly program: string;
   readonly say: (text: string) => string;
@@ -38,10 +40,10 @@ export interface Voice {
 
 const ownVoice: Voice = { program: 'overlayfs', say: phrase };
 
-/** Arguments of the library that are what is left on the line. */
+/** The library's arguments that are operands of the command line. */
 const operand = /^The argument "(target|path)s?(?:\[\d+\])?"/;
 
-/** What the library says about arguments, up to the value that was received. */
+/** Rephrases the library's message about an argument, up to the value that was received. */
 function phraseArgument(message: string, say: Voice['say']): string {
   const at = message.indexOf(' Received ');
   const told = at < 0 ? message : message.slice(0, at);
@@ -69,7 +71,7 @@ export function toShown(thrown: unknown, { say }: Voice = ownVoice): ShownError 
   };
 }
 
-/** For standard error. */
+/** Returns the error's text for standard error. */
 export function errorText(thrown: unknown, voice: Voice = ownVoice): string {
   const { reason, message, hint, kernel = [] } = toShown(thrown, voice);
   const lines = [`${voice.program}: ${message}`];

@@ -14,7 +14,7 @@ import { mountGroups, toDetachedOptions, toMountOptions } from './mount.js';
 import type { Parsed } from './parse.js';
 import { UsageError } from './usage-error.js';
 
-/** What each path is on, a line each. */
+/** Describes the file system of each path, a line each. */
 function describe({ facts: { paths, mountCount, isIncomplete } }: Beforehand, options: CheckedOptions): string {
   const unknown =
     mountCount === 0
@@ -27,14 +27,14 @@ function describe({ facts: { paths, mountCount, isIncomplete } }: Beforehand, op
   return lines.join('') + (isIncomplete ? 'A file system does not answer: there may be more to say.\n' : '');
 }
 
-/** The options of a mount at a place, or of a detached one. */
+/** Returns the options of a mount at a target, or of a detached mount. */
 function toOptions(parsed: Parsed): OverlayOptions {
   if (parsed.options['rootless'] !== true) return toMountOptions(parsed);
   if (parsed.operands.length > 0) throw new UsageError('with --rootless there is no directory to mount on');
   return { ...toDetachedOptions(parsed.options, ['rootless']), rootless: true };
 }
 
-/** Of the layers that have something below them: whether a rootless mount would show what they hide. */
+/** Finds, among the layers that have a layer below them, those whose hidden files a rootless mount would show. */
 async function findUnhidden(options: CheckedOptions): Promise<OverlayError[]> {
   const { lowerdir, upperdir } = options;
   const above = lowerdir.map((path, i) => [`lowerdir[${i}]`, path] as const).slice(0, -1);

@@ -10,7 +10,7 @@ import { UsageError } from './usage-error.js';
 
 type Forbidding = 'no-privilege' | 'overlay-unavailable';
 
-/** Why nothing can be mounted here. */
+/** Returns the reasons why nothing can be mounted here. */
 export function forbids({ mayMount, overlay }: KernelFeatures): Forbidding[] {
   return [
     ...(mayMount === false ? (['no-privilege'] as const) : []),
@@ -18,7 +18,7 @@ export function forbids({ mayMount, overlay }: KernelFeatures): Forbidding[] {
   ];
 }
 
-/** In words; a feature without any goes by its name. */
+/** Features in words; a feature without an entry goes by its name. */
 const labels: Readonly<Partial<Record<string, string>>> = {
   userNamespace: 'in a user namespace of its own',
   mayMount: 'this process may mount',
@@ -48,7 +48,7 @@ function verdict(found: Features, paint: Paint): string {
   return `${paint('yellow', 'Whether this process can mount overlays shows only when it tries.')}\n`;
 }
 
-/** For those who may not mount otherwise. */
+/** Returns the verdict for users who cannot mount otherwise. */
 function rootlessVerdict({ rootless, rootlessForbidden, overlay }: Features, paint: Paint): string {
   if (overlay === false) return '';
   return rootless

@@ -1,18 +1,18 @@
-/** Flags, derived from tables of options: kebab-case of the library's names. */
+/** Flags, derived from tables of options: the library's names in kebab-case. */
 import type { OptionRow } from '../overlay/option-table.js';
 
-/** What follows a flag: nothing, or one value; lists are made by repeating it. */
+/** The value after a flag: none, or one. Repeating the flag makes a list. */
 export type FlagKind = 'boolean' | 'path' | 'word' | 'text' | 'names' | 'time';
 
 export interface Flag {
   /** The library's name for the option. */
   readonly name: string;
-  /** Without the dashes; the first is the one in the documentation. */
+  /** The spellings without the dashes; the first is the one in the documentation. */
   readonly spellings: readonly [string, ...string[]];
   readonly short?: string;
   readonly kind: FlagKind;
   readonly isList: boolean;
-  /** Whether `--no-…` says something else than leaving it out. */
+  /** True if `--no-…` means something else than leaving the flag out. */
   readonly hasNegative: boolean;
   readonly words: readonly string[];
   readonly default: string;
@@ -37,7 +37,7 @@ const kinds: Readonly<Record<OptionRow['form'], FlagKind | undefined>> = {
   namespace: 'text',
 };
 
-/** `--lower` is short for `--lowerdir`. */
+/** Returns the spellings; `--lower` is short for `--lowerdir`. */
 function spellingsOf(name: string, { form }: OptionRow): [string, ...string[]] {
   const isLayer = (form === 'path' || form === 'paths') && name.endsWith('dir');
   return isLayer ? [name.slice(0, -'dir'.length), name] : [kebab(name)];
@@ -67,7 +67,10 @@ export function flagsOf(table: OptionTable): Flag[] {
   return Object.entries(table).flatMap(([name, row]) => toFlag(name, row));
 }
 
-/** As the documentation writes it: `--[no-]index`, `--redirect-dir on|off|follow|nofollow`, `--lower DIR`. */
+/**
+ * Returns the flag as the documentation writes it: `--[no-]index`, `--redirect-dir on|off|follow|nofollow`,
+ * `--lower DIR`.
+ */
 export function signature({ spellings: [spelling], short, kind, words, hasNegative, isList }: Flag): string {
   const start = short === undefined ? '' : `-${short}, `;
   const list = isList ? '...' : '';

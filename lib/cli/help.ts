@@ -30,7 +30,7 @@ export const exitCodes = [
   ['2', 'wrong usage: nothing was tried'],
 ] as const;
 
-/** The default, where it is more than that nothing happens. */
+/** Appends the default if it says more than that nothing happens. */
 function withDefault({ about, default: standard }: { about: string; default: string }): string {
   const goesWithoutSaying = ['false', 'none', 'required'].includes(standard);
   return phrase(goesWithoutSaying ? about : `${about}; default: ${standard}`).replaceAll('`', '');

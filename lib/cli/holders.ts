@@ -8,7 +8,7 @@ import type { Command, Outcome } from './command.js';
 import type { Parsed } from './parse.js';
 import { UsageError } from './usage-error.js';
 
-/** Whoever asks at a terminal has the patience, in ms. */
+/** A user at a terminal waits longer than a program, in ms. */
 const TIMEOUT = 30_000;
 
 const headers = ['PID', 'HELD BY', 'PATH', 'COMMAND'] as const;
@@ -18,7 +18,7 @@ function cells(holder: Holder): string[] {
   return [String(pid ?? '-'), whatText(holder), quotePath(path), command ?? device ?? boundAt ?? '-'];
 }
 
-/** A table, and what it does not cover. */
+/** Returns a table of the holders, and says what it does not cover. */
 export function holdersTable(holders: Holders, paint: Paint): string {
   const unseen = unseenText(holders);
   const note = unseen === '' ? '' : `${paint('yellow', unseen)}\n`;

@@ -1,7 +1,7 @@
 /** Results as JSON. */
 import { fromBytes } from '../paths.js';
 
-/** A path that is no text comes as `{ "base64": … }`: JSON holds text only. */
+/** Converts a value for JSON. JSON holds text only, so a path that is not text becomes `{ "base64": … }`. */
 function toPlain(value: unknown): unknown {
   if (value instanceof Uint8Array) {
     const bytes = Buffer.from(value);

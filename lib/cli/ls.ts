@@ -14,7 +14,7 @@ import { UsageError } from './usage-error.js';
 
 type Entry = MountEntry<Buffer>;
 
-/** What stands behind the target. */
+/** Returns the text after the target. */
 function describe({ type, source, flags, root, propagation }: Entry): string {
   const words = [
     flags.readonly ? 'ro' : 'rw',
@@ -28,7 +28,7 @@ function describe({ type, source, flags, root, propagation }: Entry): string {
   return `${type} ${formatBytes(source)}${part} ${words.join(',')}`;
 }
 
-/** The layers of an overlay, topmost first, by their roles. */
+/** Returns the layers of an overlay with their roles, topmost first. */
 function layersOf({ overlay }: Entry): [role: string, path: Path][] {
   if (overlay === undefined) return [];
   const { upperdir, workdir, lowerdir, datadir } = overlay;
@@ -40,10 +40,10 @@ function layersOf({ overlay }: Entry): [role: string, path: Path][] {
   ];
 }
 
-/** Mounts that lie deeper in each other are indented no further: the text would grow with the square of the depth. */
+/** Mounts nested more deeply are indented no further: the text would grow with the square of the depth. */
 const DEEPEST = 50;
 
-/** Mounts below those that they are mounted on, and layers below their overlays. */
+/** Returns the mounts as a tree: mounts below those that they are mounted on, and layers below their overlays. */
 export function treeText(entries: readonly Entry[], paint: Paint): string {
   const ids = new Set(entries.map(({ id }) => id));
   const isTop = ({ id, parent }: Entry) => !ids.has(parent) || parent === id;
@@ -70,7 +70,7 @@ export function treeText(entries: readonly Entry[], paint: Paint): string {
   return lines.map((line) => `${line}\n`).join('');
 }
 
-/** A line a mount, for other programs. */
+/** Returns a line a mount, for other programs. */
 export const linesText = (entries: readonly Entry[]): string =>
   entries.map((entry) => `${formatBytes(entry.target)} ${describe(entry)}\n`).join('');
 
@@ -81,7 +81,9 @@ function toPlain(value: unknown): unknown {
   return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, toPlain(inner)]));
 }
 
-/** As the table has it; one that is not there, or is in another namespace, as it is written. */
+/**
+ * Resolves the path as the table has it. A path that does not exist here, or is in another namespace, stays as given.
+ */
 function resolved(path: Path): Path {
   try {
     return fromBytes(realpathSync(typeof path === 'string' ? path : Buffer.from(path), { encoding: 'buffer' }));
@@ -90,7 +92,10 @@ function resolved(path: Path): Path {
   }
 }
 
-/** What is not there is a mistake more likely than a place without mounts. Another namespace has paths of its own. */
+/**
+ * Throws if the path does not exist: that is more likely a mistake than a place without mounts. Another namespace has
+ * paths of its own.
+ */
 function refuseMissing(path: Path | undefined, namespace: unknown): void {
   if (path === undefined || namespace !== undefined) return;
   const { errno } = lookSync(path, { flags: AT_SYMLINK_NOFOLLOW });

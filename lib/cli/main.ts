@@ -1,13 +1,13 @@
 #!/usr/bin/env node
 /**
- * The program `overlayfs`. It loads what the call at hand needs: the commands, or under the name `mount.overlay` mount(8)'s
- * helper.
+ * The program `overlayfs`. It loads only what the call needs: the commands, or the mount(8) helper if its name is
+ * `mount.overlay`.
  */
 import { readFileSync } from 'node:fs';
 import { basename } from 'node:path';
 
 function version(): string {
-  // From dist/cli/main.js.
+  // The path is relative to dist/cli/main.js.
   const { version: number } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'));
   return `overlayfs ${number}\n`;
 }

@@ -11,7 +11,7 @@ import type { Parsed } from './parse.js';
 import { UsageError, unknownWord } from './usage-error.js';
 import { type WayName, wayNames } from './ways.js';
 
-/** The target is what is left on the line. */
+/** The target is an operand, not a flag. */
 const mountFlags = flagsOf(optionTable).filter(({ name }) => name !== 'target');
 const overlayNames: ReadonlySet<string> = new Set(overlayOptionNames);
 
@@ -19,7 +19,7 @@ const isLayer = ({ kind }: Flag): boolean => kind === 'path';
 const isLibrarys = ({ name }: Flag): boolean =>
   ['create', 'stack', 'exclusive', 'namespace', 'allowDegraded'].includes(name);
 
-/** The groups, each with what no earlier one takes. */
+/** The groups; each takes the flags that no earlier group takes. */
 const groupRules: readonly (readonly [title: string, takes: (flag: Flag) => boolean])[] = [
   ['layers', isLayer],
   ["overlayfs' options", ({ name }) => overlayNames.has(name)],
@@ -33,7 +33,7 @@ export const mountGroups: readonly FlagGroup[] = groupRules.map(([title]) => ({
   flags: mountFlags.filter((flag) => groupRules.find(([, takes]) => takes(flag))?.[0] === title),
 }));
 
-/** Names as flags have them, or as the library does. */
+/** Returns the library's names; accepts the names of flags and those of the library. */
 function toOptionNames(given: readonly string[]): OverlayOptions['allowDegraded'] {
   const known = new Map(overlayOptionNames.flatMap((name) => [[name, name] as const, [kebab(name), name] as const]));
   return given.map((word) => {
@@ -43,7 +43,7 @@ function toOptionNames(given: readonly string[]): OverlayOptions['allowDegraded'
   }) as OverlayOptions['allowDegraded'];
 }
 
-/** The options of the library, with paths that are absolute, as errors and plans show them. */
+/** Returns the options of the library. Their paths are absolute, as errors and plans show them. */
 export function toMountOptions({ options, operands }: Parsed): OverlayOptions {
   const [target, ...rest] = operands;
   if (target === undefined) throw new UsageError('name the directory to mount on');
@@ -56,7 +56,7 @@ export function toMountOptions({ options, operands }: Parsed): OverlayOptions {
   return { ...toDetachedOptions(options, ['dryRun', 'way']), target: toAbsolute(target) };
 }
 
-/** The same without a target; `own` are the flags that are no options of a mount. */
+/** Returns the same options without a target; `own` names the flags that are not options of a mount. */
 export function toDetachedOptions(options: Parsed['options'], own: readonly string[]): OverlayOptions {
   if (options['lowerdir'] === undefined) throw new UsageError('name the lower layers: --lower DIR, the topmost first');
   const chosen: Record<string, unknown> = libraryOptions(options, own);

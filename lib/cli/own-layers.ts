@@ -1,4 +1,4 @@
-/** An upper and its workdir for one `overlayfs run` at a time. */
+/** An upper and its workdir that only one `overlayfs run` uses at a time. */
 import { existsSync, mkdirSync, rmdirSync } from 'node:fs';
 import { EBUSY } from '../errnos.js';
 import { OverlayError } from '../errors.js';
@@ -8,14 +8,14 @@ import { lockDirectory } from '../layers/lock.js';
 import { type Path, pathString, quotePath, splitPath, toBytes } from '../paths.js';
 
 export interface OwnLayers {
-  /** Where nothing came of the mount: removes the directories that were made, too. */
+  /** Releases the locks and removes the directories that were made. Called if the mount failed. */
   undo(): void;
   release(): void;
 }
 
 const bytes = (path: Path): Buffer => Buffer.from(toBytes(path));
 
-/** Makes a directory; returns those that were not there, the deepest first. */
+/** Makes a directory; returns the directories that did not exist, the deepest first. */
 function makeDirectory(path: Path): Path[] {
   const missing: Path[] = [];
   for (let at = path; !existsSync(bytes(at)); [at] = splitPath(at)) missing.push(at);
@@ -28,8 +28,8 @@ function makeDirectory(path: Path): Path[] {
 }
 
 /**
- * Locks the directories, which are absolute; with `create`, makes them first: a mount would already take what another
- * program has in its workdir.
+ * Locks the directories, whose paths are absolute. With `create`, makes them first, so that they are locked before the
+ * mount: the mount would already take over what another program has in its workdir.
  *
  * @throws {OverlayError} `'upper-in-use'`, `'work-in-use'`
  */
@@ -42,7 +42,7 @@ export async function ownLayers(upper?: Path, work?: Path, create = false): Prom
       try {
         rmdirSync(bytes(path));
       } catch {
-        // It could not be made, or another program has come to use it.
+        // It could not be made, or another program uses it now.
       }
     }
     release();

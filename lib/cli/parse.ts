@@ -1,15 +1,15 @@
-/** A command line into options and operands, by a list of flags. Pure. */
+/** Parses a command line into options and operands, by a list of flags. Pure. */
 import { parseArgs } from 'node:util';
 import type { Path } from '../paths.js';
 import { type Bytes, toPath, toText } from './command-line.js';
 import type { Flag } from './flags.js';
 import { UsageError, unknownWord } from './usage-error.js';
 
-/** A time is its milliseconds. */
+/** The value of an option; a time is in milliseconds. */
 export type Value = boolean | number | string | Path | (string | Path)[];
 
 export interface Parsed {
-  /** By the library's names. */
+  /** The options by the library's names. */
   readonly options: Readonly<Record<string, Value>>;
   readonly operands: readonly Path[];
 }
@@ -34,7 +34,10 @@ const show = (bytes: Bytes): string => Buffer.from(bytes, 'latin1').toString();
 
 const units = { ms: 1, s: 1000, m: 60_000 } as const;
 
-/** `500ms`, `5s`, `1.5m`, in milliseconds. A number alone would be seconds to some and milliseconds to others. */
+/**
+ * Converts `500ms`, `5s` or `1.5m` to milliseconds. A number alone is refused: some users would mean seconds, others
+ * milliseconds.
+ */
 function toMilliseconds(written: string, text: string): number {
   const [, number, unit] = /^(\d+(?:\.\d+)?)(ms|s|m)$/.exec(text) ?? [];
   if (number !== undefined) return Number(number) * units[unit as keyof typeof units];
@@ -61,7 +64,7 @@ export function parse(args: readonly Bytes[], flags: readonly Flag[], hasArgumen
       return [spelling, { type: flag.kind === 'boolean' ? ('boolean' as const) : ('string' as const), ...short }];
     }),
   );
-  // Not strict: what is wrong is said here, with the name that was meant.
+  // Not strict: the code below reports the errors, with the name that was meant.
   const { tokens } = parseArgs({ args: [...args], options: config, strict: false, tokens: true });
   const options: Record<string, Value> = {};
   const operands: Path[] = [];

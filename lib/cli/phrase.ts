@@ -1,6 +1,7 @@
 /**
- * The library's texts in the command line's words: "pass `create: true`" as "pass --create". Or in others: only the
- * names of options are looked for here. Only for texts of the library's own: not for what holds a path.
+ * Rephrases the library's texts for the command line: "pass `create: true`" becomes "pass --create". A caller may
+ * supply other wording: this file only finds the names of options. It is only for the library's own texts, not for
+ * those that hold a path.
  */
 import { WITHOUT_TARGET } from '../overlay/diagnosis/process.js';
 import { optionTable } from '../overlay/option-table.js';
@@ -10,16 +11,19 @@ type Named = Pick<Flag, 'spellings' | 'hasNegative'>;
 
 function makeFlags(): ReadonlyMap<string, Named> {
   const flags = new Map<string, Named>(flagsOf(optionTable).map((flag) => [flag.name, flag]));
-  // What is left on the line.
+  // The target is an operand.
   flags.delete('target');
-  // Those of the other commands, which have no table.
+  // Flags of the other commands, which have no table.
   for (const name of ['detach', 'force', 'followSymlinks', 'removeWork', 'timeout', 'replace', 'recursive']) {
     flags.set(name, { spellings: [kebab(name)], hasNegative: false });
   }
   return flags;
 }
 
-/** A name alone can be a word of the sentence: only what shows that it is an option counts. */
+/**
+ * Makes the patterns that find options. A bare name can be an ordinary word, so a name counts only if something marks
+ * it as an option.
+ */
 function makePatterns(names: Iterable<string>): readonly RegExp[] {
   const name = `(?<name>${[...names].join('|')})(?:\\[\\d+\\])?`;
   const value = String.raw`: (?:(?<boolean>true|false)|'(?<word>\w+)'|\['(?<listed>\w+)'\])`;
@@ -33,7 +37,7 @@ function makePatterns(names: Iterable<string>): readonly RegExp[] {
 
 let vocabulary: { readonly flags: ReadonlyMap<string, Named>; readonly patterns: readonly RegExp[] } | undefined;
 
-/** Made for the first text: a program that has nothing to say starts without. */
+/** Built for the first text, so that a program without messages starts faster. */
 function getVocabulary(): NonNullable<typeof vocabulary> {
   if (vocabulary === undefined) {
     const flags = makeFlags();
@@ -42,7 +46,7 @@ function getVocabulary(): NonNullable<typeof vocabulary> {
   return vocabulary;
 }
 
-/** An option as a text of the library names it, with what it says about the value. */
+/** An option as a text of the library names it, with the value that the text gives. */
 export type FoundOption = Partial<Record<'name' | 'boolean' | 'word' | 'listed', string>>;
 
 function toFlag({ name: option = '', boolean, word, listed }: FoundOption): string | undefined {
@@ -54,7 +58,7 @@ function toFlag({ name: option = '', boolean, word, listed }: FoundOption): stri
   return given === undefined ? `--${spelling}` : `--${spelling} ${given}`;
 }
 
-/** The text with each option as `spell` says it; undefined leaves it as it is. */
+/** Returns the text with each option spelled by `spell`; undefined leaves the option as it is. */
 export function rephrase(text: string, spell: (found: FoundOption) => string | undefined): string {
   return getVocabulary().patterns.reduce(
     (said, pattern) => said.replace(pattern, (whole, ...rest) => spell(rest.at(-1) as FoundOption) ?? whole),

@@ -30,21 +30,22 @@ const ownFlags = [
   ownFlag('cwd', 'where the program starts', { kind: 'path', default: 'the working directory in --at, else --at' }),
 ];
 
-/** Those of a mount without a place, where nothing can be stacked. */
+/** The groups of a detached mount, on which nothing can be stacked. */
 const groups: readonly FlagGroup[] = [
   ...mountGroups.map(({ title, flags }) => ({ title, flags: flags.filter(({ name }) => name !== 'stack') })),
   { title: 'the program', flags: ownFlags },
 ];
 
 const passedOn = ['SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2'] as const;
-/** What a terminal sends reaches the program by itself. */
+/** The terminal sends these to the program by itself. */
 const ofTerminal = ['SIGINT', 'SIGQUIT'] as const;
 
-/** Whether there is a terminal that sends its signals to this process, and so to the program, of the same group. */
+/** True if a terminal sends its signals to this process, and so to the program, which is in the same group. */
 function isInForeground(): boolean {
   try {
     const stat = readFileSync('/proc/self/stat', 'latin1');
-    // After the name, which may hold anything: state, parent, group, session, terminal, its foreground group.
+    // Skips the name, which may hold anything. The fields are state, parent, group, session, terminal, its foreground
+    // group.
     const [, , group, , terminal, foreground] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
     return terminal !== '0' && group === foreground;
   } catch {
@@ -82,7 +83,7 @@ async function runProgram({ options, operands }: Parsed): Promise<Outcome> {
   const place = toAbsolute(at);
   const stdio = options['json'] ? (['inherit', 2, 2] as const) : 'inherit';
   let child: ChildProcess | undefined;
-  // Before the program is there: a signal that comes meanwhile is passed on after that.
+  // Installed before the program starts: a signal that comes meanwhile is passed on afterwards.
   for (const signal of passedOn) process.on(signal, () => child?.kill(signal));
   for (const signal of ofTerminal) process.on(signal, () => isInForeground() || child?.kill(signal));
   try {
@@ -111,7 +112,7 @@ async function runProgram({ options, operands }: Parsed): Promise<Outcome> {
   }
 }
 
-/** The working directory, if that is in the overlay; else the overlay's root. */
+/** Returns the working directory if it is in the overlay, else the overlay's root. */
 function startIn(at: Path): Path {
   try {
     const here = toReal(toAbsolute('.'));
@@ -121,7 +122,7 @@ function startIn(at: Path): Path {
   }
 }
 
-/** The exit code of a program that is not there, or is none, as shells have it. */
+/** Returns the exit code of shells for a program that does not exist or cannot be executed. */
 function notStarted(error: unknown): number | undefined {
   if (!(error instanceof Error) || error instanceof OverlayError) return undefined;
   const { code, syscall } = error as NodeJS.ErrnoException;

@@ -3,7 +3,7 @@
 import type { Path } from '../paths.js';
 import { toPath } from './command-line.js';
 
-/** The pieces between separators; one at the end ends the last piece. */
+/** Splits the bytes at the separators; a separator at the end ends the last piece. */
 export function splitPaths(bytes: Uint8Array, separator: '\n' | '\0'): Path[] {
   const pieces = Buffer.from(bytes).toString('latin1').split(separator);
   if (pieces.at(-1) === '') pieces.pop();

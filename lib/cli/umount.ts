@@ -10,10 +10,10 @@ import { UsageError } from './usage-error.js';
 
 type Options = Parsed['options'];
 
-/** What is about one mount, and not about all below a directory. */
+/** Options that apply to one mount, not to all mounts below a directory. */
 const ofOneMount = ['detach', 'force', 'followSymlinks', 'removeWork', 'namespace'] as const;
 
-/** Unmounts what is at a target, and returns how many mounts that were. */
+/** Returns a function that unmounts a target and returns the number of mounts. */
 function unmounter(options: Options): (target: Path) => Promise<number> {
   if (options['tree'] === true) {
     const other = ofOneMount.find((name) => options[name] !== undefined);
@@ -31,7 +31,7 @@ function unmounter(options: Options): (target: Path) => Promise<number> {
   };
 }
 
-/** One after the other; a target that fails does not keep the others mounted. */
+/** Unmounts one target after the other; a failure does not keep the others mounted. */
 async function run({ options, operands }: Parsed): Promise<Outcome> {
   if (operands.length === 0) throw new UsageError('name what is to be unmounted');
   const unmountAt = unmounter(options);
@@ -43,7 +43,7 @@ async function run({ options, operands }: Parsed): Promise<Outcome> {
       mounts += await unmountAt(target);
       unmounted.push(target);
     } catch (error) {
-      // Wrong options are wrong for all.
+      // Wrong options are wrong for all targets.
       if (exitCodeOf(error) !== FAILED) throw error;
       errors.push(error);
       if (isUnmountedAllTheSame(error)) unmounted.push(target);

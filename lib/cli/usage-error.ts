@@ -1,4 +1,4 @@
-/** What is wrong with a command line, as opposed to what failed. */
+/** An error in a command line, as opposed to a failure. */
 import { nearestName } from '../arguments.js';
 
 export class UsageError extends Error {
@@ -15,7 +15,7 @@ export class UsageError extends Error {
   }
 }
 
-/** A word that is none of the known ones; the nearest of these is the hint, or all of them. */
+/** Returns the error for an unknown word; the hint names the nearest known word, or all of them. */
 export function unknownWord(what: string, given: string, known: readonly string[]): UsageError {
   const nearest = nearestName(given, known);
   return new UsageError(

@@ -1,4 +1,4 @@
-/** The ways down by name: what the record of a kernel's features has to say for a mount to go that way. */
+/** The ways to mount, by name: each with the kernel features for which the library chooses it. */
 import type { KernelFeatures } from '../overlay/features.js';
 
 export interface Way {
@@ -7,7 +7,7 @@ export interface Way {
 }
 
 const context = { fsContext: true, lowerdirAppend: true } as const;
-// Without the strings, or a short plain path would go as one.
+// Without lowerdirAppend; otherwise a short plain path would be passed as a string.
 const descriptors = { ...context, lowerdirAppend: false } as const;
 const wrapper = { fsContext: false, lowerdirAppend: false, layerDescriptors: false } as const;
 const mount2 = { ...wrapper, mountApi: false } as const;

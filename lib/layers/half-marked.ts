@@ -1,4 +1,7 @@
-/** Directories that are opaque for some mounts only: to be found by root, since others cannot read `trusted.*`. */
+/**
+ * Finds directories that are opaque for some mounts only. Only root can find them, since others cannot read
+ * `trusted.*`.
+ */
 import { ask, type Dialogue, list } from '../kernel/dialogue.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
@@ -7,16 +10,19 @@ import { addMark, isMarked } from './opaque.js';
 import { opaqueName } from './xattrs.js';
 
 export interface HalfMarked {
-  /** Directories that have the mark of other mounts only. */
+  /** Directories that have only the mark of other mounts. */
   readonly paths: readonly Path[];
-  /** Whether the whole layer was looked at. */
+  /** True if the whole layer was examined. */
   readonly isComplete: boolean;
 }
 
 const MOST_DIRECTORIES = 100_000;
 const AT_ONCE = 256;
 
-/** Looks through a layer for what is opaque only with, or without, `userxattr`, and should be for the other too. */
+/**
+ * Searches a layer for directories that are opaque only for the other kind of mount: they lack the mark that counts for
+ * mounts with `userxattr`, or without it.
+ */
 export function* findHalfMarked(layer: Path, userxattr: boolean): Dialogue<HalfMarked> {
   const paths: Path[] = [];
   const left: Path[] = [layer];

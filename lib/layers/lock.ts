@@ -1,6 +1,6 @@
 /**
- * Locks on layer directories: flock(2), which needs no privilege and holds across processes and namespaces. A lock
- * ends with the process that has it, however that ends.
+ * Locks on layer directories by flock(2), which needs no privilege and holds across processes and namespaces. A lock
+ * ends with its process, however that ends.
  */
 import * as e from '../errnos.js';
 import { calls } from '../kernel/calls.js';
@@ -12,8 +12,8 @@ import { type Descriptor, Plan } from '../kernel/plan.js';
 import type { Path } from '../paths.js';
 
 /**
- * Locks a directory. `'taken'` where another process has locked it; undefined where it cannot be opened, or its file
- * system has no locks for directories, as NFS.
+ * Locks a directory. Returns `'taken'` if another process has locked it. Returns undefined if it cannot be opened, or
+ * if its file system has no locks for directories, as NFS.
  */
 export function* lockDirectory(path: Path, at: Descriptor = k.AT_FDCWD): Dialogue<Held | 'taken' | undefined> {
   const plan = new Plan();

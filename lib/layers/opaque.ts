@@ -1,4 +1,4 @@
-/** Opaque directories: those of a layer that hide what is below them. */
+/** Opaque directories: directories of a layer that hide the contents below them. */
 
 import { checkWord, toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
@@ -22,14 +22,14 @@ import { opaqueName } from './xattrs.js';
 
 export interface OpaqueOptions {
   /**
-   * The mark is `user.overlay.opaque`, which counts for mounts with `userxattr`, instead of
-   * `trusted.overlay.opaque`, which counts for the others and needs CAP_SYS_ADMIN in the initial user
-   * namespace. Default: as for mounts, true in a user namespace, which may not write the latter.
+   * Uses the mark `user.overlay.opaque`, which counts for mounts with `userxattr`. The mark for all other mounts is
+   * `trusted.overlay.opaque`, which needs CAP_SYS_ADMIN in the initial user namespace. Default: as for mounts, true in
+   * a user namespace, which may not write `trusted.*`.
    */
   userxattr?: boolean;
   /**
-   * `'both'`: both marks, for a layer that root mounts, and a plain user with `rootless`. `isOpaque` then is about both,
-   * so that it tells a directory that has only one. Cannot go with `userxattr`.
+   * `'both'`: uses both marks, for a layer that root mounts and that a plain user mounts with `rootless`. `isOpaque`
+   * then checks both marks, so that it detects a directory that has only one. Cannot be combined with `userxattr`.
    */
   marks?: 'both';
 }
@@ -37,7 +37,7 @@ export interface OpaqueOptions {
 const booleans: ReadonlySet<string> = new Set(['userxattr']);
 const names: ReadonlySet<string> = new Set([...booleans, 'marks']);
 
-/** The value that counts; any other does nothing. */
+/** The value that counts; any other has no effect. */
 const OPAQUE = 'y';
 
 interface OpaquePlan {
@@ -47,12 +47,12 @@ interface OpaquePlan {
 }
 
 function prepare(dir: PathLike, options: OpaqueOptions | undefined): OpaquePlan {
-  // A slash at the end would have a link followed.
+  // The kernel would follow a symbolic link with a slash at the end.
   const path = withoutTrailingSlashes(toAbsolute(toPath(dir, 'dir')));
   return { path, attributes: toNamespaces(options).map(opaqueName), plan: new Plan() };
 }
 
-/** Of the marks, by whether they are those of `userxattr`. */
+/** Returns, for each mark, whether it is that of `userxattr`. */
 function toNamespaces(options: OpaqueOptions | undefined): boolean[] {
   const { userxattr, marks } = toBooleanOptions(options, names, booleans);
   if (checkWord(marks, 'marks', ['both']) === undefined) return [userxattr ?? featuresSync().userNamespace];
@@ -68,18 +68,18 @@ function* marked(dir: PathLike, options: OpaqueOptions | undefined): Dialogue<vo
   const made = prepare(dir, options);
   const { path, attributes, plan } = made;
   const directory = addDirectory(made);
-  // Through a mounted overlay the mark would land on another name, and say nothing about this overlay.
+  // Through a mounted overlay the mark would get another name, and would have no effect on this overlay.
   plan.add(calls.fstatfs, [directory, 0, k.OVERLAYFS_SUPER_MAGIC]);
   const set = (attribute: string, flags = 0, tolerate: readonly number[] = []) =>
     plan.add(calls.setxattr, [['/proc/self/fd/', directory], attribute, OPAQUE, flags], { tolerate });
-  // Without privilege this one fails, before the other mark is there.
+  // Without privilege this one fails, before the other mark is set.
   if (attributes.length > 1) set(`${opaqueName(false)}.none`, k.XATTR_REPLACE, [e.ENODATA]);
   for (const attribute of attributes) set(attribute);
   const outcome = yield* ask(plan);
   if (outcome instanceof StepFailure) throw explainOpaque(path, outcome);
 }
 
-/** The reason for a directory that could not be looked at or marked. Pure. */
+/** Explains why a directory could not be examined or marked. Pure. */
 export function explainOpaque(path: Path, failure: StepFailure): OverlayError {
   const { errno, step } = failure;
   const attribute = String(step?.args[1] ?? '').replace(/\.none$/, '');
@@ -130,8 +130,8 @@ export function explainOpaque(path: Path, failure: StepFailure): OverlayError {
 }
 
 /**
- * Marks a directory of a layer as opaque, so that what is below it is hidden: setxattr(2) of
- * `trusted.overlay.opaque` (or `user.`, or both) to `y`. On a layer's own root directory the mark has no effect.
+ * Marks a directory of a layer as opaque, which hides the contents below it: setxattr(2) of `trusted.overlay.opaque`
+ * (or `user.`, or both) to `y`. On a layer's own root directory the mark has no effect.
  *
  * @throws {OverlayError} `'path-missing'`, `'path-not-directory'`, `'xattr-denied'`, `'merged-mount'`, …
  */
@@ -139,12 +139,12 @@ export async function makeOpaque(dir: PathLike, options?: OpaqueOptions): Promis
   return hold(marked(dir, options));
 }
 
-/** `makeOpaque`, on the calling thread. */
+/** The synchronous form of `makeOpaque`. */
 export function makeOpaqueSync(dir: PathLike, options?: OpaqueOptions): void {
   holdSync(marked(dir, options));
 }
 
-/** Adds a look at a mark. */
+/** Adds a step that reads a mark. */
 export function addMark(
   plan: Plan,
   path: Text,
@@ -169,8 +169,8 @@ function* hasMark(dir: PathLike, options: OpaqueOptions | undefined): Dialogue<b
 }
 
 /**
- * Whether a directory of a layer is opaque: its `trusted.overlay.opaque` (or `user.`, or both) is `y`. The first of
- * these can be read with CAP_SYS_ADMIN only; without, the answer is false. lgetxattr(2).
+ * Returns whether a directory of a layer is opaque: its `trusted.overlay.opaque` (or `user.`, or both) is `y`. Only a
+ * process with CAP_SYS_ADMIN can read `trusted.*`; without it, the answer for that mark is false. lgetxattr(2).
  *
  * @throws {OverlayError} `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'`
  */
@@ -178,7 +178,7 @@ export async function isOpaque(dir: PathLike, options?: OpaqueOptions): Promise<
   return hold(hasMark(dir, options));
 }
 
-/** `isOpaque`, on the calling thread. */
+/** The synchronous form of `isOpaque`. */
 export function isOpaqueSync(dir: PathLike, options?: OpaqueOptions): boolean {
   return holdSync(hasMark(dir, options));
 }

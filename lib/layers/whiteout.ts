@@ -1,4 +1,4 @@
-/** Whiteouts: the character devices 0:0 by which a layer says that a name below it is gone. */
+/** Whiteouts: the character devices 0:0 by which a layer marks a name below it as deleted. */
 
 import { toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
@@ -25,11 +25,11 @@ import { whiteoutName } from './xattrs.js';
 
 export interface WhiteoutOptions {
   /**
-   * Puts the whiteout in the place of what is there: it is made aside and exchanged with it, so that the name
-   * is never free, and what was there is removed. Default false.
+   * Replaces an existing file with the whiteout. The whiteout is made aside and exchanged with the file, so that the
+   * name is never free. Then the file is removed. Default false.
    */
   replace?: boolean;
-  /** With `replace`: of a directory too, which is removed with all that it holds. Default false. */
+  /** With `replace`: also replaces a directory, which is removed with all that it holds. Default false. */
   recursive?: boolean;
 }
 
@@ -72,13 +72,13 @@ function whiteoutPlan(paths: PathLike | readonly PathLike[], options: WhiteoutOp
     ? Array.from(paths, (path, i) => toEntry(path, `paths[${i}]`))
     : [toEntry(paths, 'path')];
 
-  // All directories are opened before anything is made. What they hold is made directory by directory, so that
-  // those of one file system, which can share an inode, mostly follow each other.
+  // The plan opens all directories before it makes anything. Then it makes the whiteouts directory by directory: those
+  // of one file system, which can share an inode, mostly follow each other.
   const plan = new Plan();
   const directories = new Map<string, { directory: Descriptor; entries: Entry[] }>();
   for (const entry of list) {
     const { parent } = entry;
-    // Bytes that are no UTF-8 stand apart from all strings.
+    // Bytes that are not UTF-8 get a key that no string has.
     const key = typeof parent === 'string' ? parent : `\0${Buffer.from(parent).toString('latin1')}`;
     const known = directories.get(key);
     if (known !== undefined) {
@@ -107,12 +107,12 @@ const undoOnFailure: StepOptions = { undo: true };
 
 // ------------------------------------------------------------------------------------------ what went wrong
 
-/** What is found at the path of a failed whiteout, and where it is. */
+/** Facts about the path of a failed whiteout, and about its directory. */
 export interface WhiteoutFacts {
   readonly found: Found;
   readonly parent: Found;
   readonly isOnOverlay: boolean;
-  /** Whether the process may change the directory that it is in. */
+  /** True if the process may change the directory of the path. */
   readonly mayChange: boolean;
 }
 
@@ -146,7 +146,7 @@ function syscallOf({ step, errno }: StepFailure): string | undefined {
 const isFrozen = (shown: string): string => `${shown} is immutable, or can be appended to only`;
 const FROZEN_HINT = 'take the attribute away: chattr -ia';
 
-/** For a refusal: whose it is. */
+/** Explains a refusal. */
 function explainDenied(shown: string, { found, parent, mayChange }: WhiteoutFacts, isTree: boolean): [string, string?] {
   if (found.isImmutable) return [isFrozen(shown), FROZEN_HINT];
   if (parent.isImmutable) return [isFrozen(`the directory of ${shown}`), FROZEN_HINT];
@@ -157,7 +157,7 @@ function explainDenied(shown: string, { found, parent, mayChange }: WhiteoutFact
   ];
 }
 
-/** The reason for a whiteout that could not be made. Pure. */
+/** Explains why a whiteout could not be made. Pure. */
 export function explainWhiteout(path: Path, failure: StepFailure, facts: WhiteoutFacts): OverlayErrorFields {
   const { errno, step } = failure;
   const shown = quotePath(path);
@@ -182,7 +182,7 @@ export function explainWhiteout(path: Path, failure: StepFailure, facts: Whiteou
       'use the path in the layer directory, which must not lie on an overlay itself; to delete a file of a mounted overlay, remove it there';
     return fields('merged-mount', what, hint);
   }
-  // A directory that was to be removed with all that it holds.
+  // True for a directory that was to be removed with all that it holds.
   const isTree = step?.call === calls.replace && step.args[3] === 1 && facts.found.type === k.S_IFDIR;
   switch (errno) {
     case e.EEXIST:
@@ -222,7 +222,7 @@ function failedPath({ entries }: WhiteoutPlan, failure: StepFailure): [path: Pat
   return [path, splitPath(path)[0]];
 }
 
-/** Whether another path of the call ends in the same name: where nothing is there any more, it was the same path. */
+/** True if another path of the call ends in the same name: since nothing is there any more, it was the same path. */
 function isNamedTwice({ entries }: WhiteoutPlan, { errno, step }: StepFailure, { found }: WhiteoutFacts): boolean {
   const entry = step && entries.get(step);
   if (entry === undefined || errno !== e.EEXIST || found.errno !== e.ENOENT) return false;
@@ -258,11 +258,11 @@ function* whitedOut(path: PathLike | readonly PathLike[], options: WhiteoutOptio
 }
 
 /**
- * Makes whiteouts in a layer directory: character devices 0:0, as overlayfs itself makes them, mknodat(2).
- * Needs no privilege from Linux 5.8 on. Those of one call share an inode where the file system allows it. A
- * call that fails midway removes what it made, or, with `replace`, says what was done.
+ * Makes whiteouts in a layer directory: character devices 0:0, as overlayfs itself makes them, mknodat(2). Needs no
+ * privilege from Linux 5.8 on. The whiteouts of one call share an inode if the file system allows it. A call that fails
+ * midway removes what it made, or, with `replace`, reports what was done.
  *
- * @throws {OverlayError} for the first path that cannot be one; `reason` is `'path-exists'`,
+ * @throws {OverlayError} for the first path that cannot be a whiteout; `reason` is `'path-exists'`,
  * `'path-is-directory'`, `'path-missing'`, `'merged-mount'` (the path is in a mounted overlay: use the layer's
  * directory), `'read-only'`, `'permission-denied'`, …
  */
@@ -270,13 +270,13 @@ export async function whiteout(path: PathLike | readonly PathLike[], options?: W
   return hold(whitedOut(path, options));
 }
 
-/** `whiteout`, on the calling thread. */
+/** The synchronous form of `whiteout`. */
 export function whiteoutSync(path: PathLike | readonly PathLike[], options?: WhiteoutOptions): void {
   holdSync(whitedOut(path, options));
 }
 
 function* isMarkedOut(value: PathLike): Dialogue<boolean> {
-  // A slash at the end would have a link followed.
+  // The kernel would follow a symbolic link with a slash at the end.
   const path = withoutTrailingSlashes(toAbsolute(toPath(value, 'path')));
   const plan = new Plan();
   const itself = addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW, mask: k.STATX_SIZE, tolerate: [] });
@@ -300,9 +300,9 @@ function* isMarkedOut(value: PathLike): Dialogue<boolean> {
 }
 
 /**
- * Whether a path in a layer directory is a whiteout: a character device 0:0, or (Linux 6.7) an empty file
- * with the attribute `trusted.overlay.whiteout` or `user.overlay.whiteout`. The first of these can be read
- * with CAP_SYS_ADMIN only. A link is not followed. statx(2), lgetxattr(2).
+ * Returns whether a path in a layer directory is a whiteout: a character device 0:0, or (Linux 6.7) an empty file with
+ * the attribute `trusted.overlay.whiteout` or `user.overlay.whiteout`. Only a process with CAP_SYS_ADMIN can read
+ * `trusted.*`. Does not follow a link. statx(2), lgetxattr(2).
  *
  * @throws {OverlayError} `'path-missing'`, `'path-inaccessible'`
  */
@@ -310,7 +310,7 @@ export async function isWhiteout(path: PathLike): Promise<boolean> {
   return hold(isMarkedOut(path));
 }
 
-/** `isWhiteout`, on the calling thread. */
+/** The synchronous form of `isWhiteout`. */
 export function isWhiteoutSync(path: PathLike): boolean {
   return holdSync(isMarkedOut(path));
 }

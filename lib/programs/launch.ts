@@ -1,31 +1,31 @@
-/** What the launcher is told, so that a program sees mounts at places: native/launch.cc says how. Pure. */
+/** The launcher's orders, which show mounts at places to a program; native/launch.cc lists them. Pure. */
 import * as k from '../kernel/constants.js';
 import { type Ids, idMaps } from '../kernel/namespaces.js';
 import { isAtOrBelow, type Path, toBytes } from '../paths.js';
 
-/** A path, and where it leads, by which it is compared with others. */
+/** A path, and the real path by which it is compared with others. */
 export interface Place {
   readonly path: Path;
   readonly real: Path;
 }
 
-/** A mount and where it is to be seen. */
+/** A mount and the place where the program sees it. */
 export interface Placed {
-  /** The descriptor in the launcher, or where a mount is that has a place already. */
+  /** The descriptor in the launcher, or the path and the id of a mount that has a place already. */
   readonly mount: number | { readonly path: Path; readonly id: number };
   readonly at: Place;
 }
 
 export interface Launch {
-  /** Where the launcher writes what failed. */
+  /** The descriptor to which the launcher writes a failure. */
   readonly report: number;
   readonly mounts: readonly Placed[];
-  /** Trees that the program can only read, and what it finds empty. */
+  /** Trees that the program can only read, and paths that it finds empty. */
   readonly readonly: readonly Place[];
   readonly hidden: readonly Path[];
   /**
-   * For a program without privilege: the ids of its user namespace, or the descriptor in the launcher of one that is
-   * there. Undefined: the capabilities are there.
+   * The user namespace of a program without privilege: the ids to map in a new one, or the launcher's descriptor of an
+   * existing one. Undefined: the process has the capabilities.
    */
   readonly user: Ids | { readonly joined: number } | undefined;
   readonly cwd: Path;
@@ -33,15 +33,15 @@ export interface Launch {
   readonly command: readonly string[];
 }
 
-/** One thing that the launcher does: a word and what it is about. */
+/** One action of the launcher: a word and its arguments. */
 export interface Order {
   readonly word: string;
   readonly args: readonly string[];
-  /** As it was passed, for an error. */
+  /** The path as it was passed, for an error. */
   readonly path?: Path;
 }
 
-/** A path as an argument, which is text. */
+/** Encodes a path as an argument, which is text. */
 function encodePath(path: Path): string {
   const isPlain = (byte: number) => byte > 0x20 && byte < 0x7f && byte !== 0x25;
   return Array.from(toBytes(path), (byte) =>
@@ -65,8 +65,9 @@ function toNamespaces({ user }: Launch): Order[] {
 }
 
 /**
- * All mounts are taken hold of before one is attached, which may hide another. What is to be read-only or hidden may
- * be inside of one, and so comes after that; but a tree in which a mount is shown becomes read-only without it.
+ * Returns the orders of a launch. The launcher takes all mounts before it attaches one, which may hide another. A
+ * read-only or hidden path may be inside a mount, so those orders come after. But a tree in which a mount is shown
+ * becomes read-only before that, without the mount.
  */
 export function orders(launch: Launch): Order[] {
   const { report, mounts, cwd, argv0, command, user } = launch;
@@ -81,8 +82,8 @@ export function orders(launch: Launch): Order[] {
     ...descriptors.map((descriptor) => ({ word: 'cloexec', args: [String(descriptor)] })),
     ...places.map(({ path, id }) => ({ word: 'mounted', args: [encodePath(path), String(id)], path })),
     ...toNamespaces(launch),
-    // As a slave the program loses a mount when its owner unmounts it, and does not keep its file system alive. A tree
-    // that is read-only would get mounts that are not.
+    // With `slave`, the program loses a mount when its owner unmounts it, and does not keep its file system alive. A
+    // read-only tree needs `private`: it would otherwise receive mounts that are not read-only.
     { word: launch.readonly.length > 0 ? 'private' : 'slave', args: [] },
     ...mounts.map(({ mount, at }) =>
       typeof mount === 'number' ? { word: 'clone', args: [String(mount)], path: at.path } : about('tree', mount.path),
@@ -106,7 +107,10 @@ export interface LaunchFailure {
   readonly errno: number;
 }
 
-/** What the launcher has reported: the position of the word that failed, counted from its own name, and an errno. */
+/**
+ * Parses the launcher's report: the position of the word that failed, counted from the launcher's own name, and an
+ * errno.
+ */
 export function readReport(given: readonly Order[], text: string): LaunchFailure | undefined {
   const [position = Number.NaN, errno = Number.NaN] = text.split(' ').map(Number);
   let at = 1;

@@ -1,4 +1,4 @@
-/** Programs that see mounts at places of their choice, in namespaces of their own. */
+/** Starts programs that see mounts at places of the caller's choice, in namespaces of their own. */
 import type {
   ChildProcess,
   ChildProcessByStdio,
@@ -44,13 +44,14 @@ import { type LaunchFailure, orders, type Placed, readReport, toArguments } from
 export interface PlacedMount {
   mount: Mount;
   /**
-   * At the root directory, however it is spelled, the mount becomes the root of the program: of all else the program
-   * has what is at /proc, /dev and /sys, where the mount has these directories, and the mounts that come after this.
+   * The directory. At the root directory, however it is spelled, the mount becomes the root of the program. Of
+   * everything else, the program keeps what is at /proc, /dev and /sys, if the mount has these directories, and the
+   * mounts that come after this one.
    */
   at: PathLike;
 }
 
-/** Options of child_process.spawn that go on to it. */
+/** Options that are passed on to child_process.spawn. */
 const passedNames = ['env', 'stdio', 'detached', 'timeout', 'killSignal', 'serialization'] as const;
 
 export interface SpawnOptions
@@ -59,23 +60,23 @@ export interface SpawnOptions
   /** More mounts, each at its place. */
   mounts?: readonly PlacedMount[];
   /**
-   * Directories that the program can only read, with all that is mounted in them (Linux 5.12), but for the mounts that
-   * are shown in them.
+   * Directories that the program can only read, with all that is mounted in them (Linux 5.12). The mounts that are
+   * shown in them are excepted.
    */
   readonly?: readonly PathLike[];
   /**
-   * Directories and files that the program finds empty: those of a mount that is shown, where they are in one. The
-   * root directory cannot be.
+   * Directories and files that the program finds empty. A path inside a shown mount means the one in that mount. The
+   * root directory cannot be hidden.
    */
   hidden?: readonly PathLike[];
-  /** Where the program starts. Default: the working directory of this process, as the program sees it. */
+  /** The directory where the program starts. Default: the working directory of this process, as the program sees it. */
   cwd?: PathLike;
 }
 
-/** Options by which each stream is a pipe. */
+/** Options that make each stream a pipe. */
 type PipedOptions = SpawnOptions & { stdio?: StdioPipeNamed | StdioPipe[] | undefined };
 
-/** What a stream is, and what the ChildProcess has for it. */
+/** The form of a stream, and what the ChildProcess has for it. */
 type Way = StdioPipe | StdioNull;
 type TupleOptions<I extends Way, O extends Way, E extends Way> = SpawnOptions & { stdio: [I, O, E] };
 type Input<I> = I extends StdioNull ? null : Writable;
@@ -101,7 +102,7 @@ interface Checked {
   readonly cwd: Path;
 }
 
-/** As many as the launcher has room for. */
+/** The launcher has room for this many. */
 const MOST_MOUNTS = 64;
 
 const placedNames: ReadonlySet<string> = new Set(['mount', 'at']);
@@ -121,7 +122,7 @@ function checkPlaced({ mount, at }: Partial<PlacedMount>, prefix = ''): Checked[
 function checkList(value: unknown, name: string): readonly unknown[] {
   if (value === undefined) return [];
   if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list', value);
-  // With what is missing in it as undefined.
+  // Turns the holes of a sparse list into undefined.
   return Array.from(value);
 }
 
@@ -130,7 +131,7 @@ function checkText(value: unknown, name: string): void {
   if (value.includes('\0')) throw invalidArgumentValue(name, value, 'must not have a NUL in it');
 }
 
-/** What would reach node:child_process as something else, whose error would then be about that. */
+/** Checks what node:child_process would misread, and then report as another error. */
 function checkPassed({ argv0, shell, signal, stdio }: SpawnOptions): void {
   checkSignal(signal);
   if (argv0 !== undefined) checkText(argv0, 'argv0');
@@ -166,7 +167,7 @@ function check(command: unknown, args: unknown, options: SpawnOptions): Checked 
   };
 }
 
-/** What the program and its arguments are; a shell gets one line, as in node:child_process. */
+/** Returns the program and its arguments; a shell gets one line, as in node:child_process. */
 function toCommand(command: string, args: readonly string[], shell: SpawnOptions['shell']): string[] {
   if (shell === undefined || shell === false || shell === '') return [command, ...args];
   return [shell === true ? '/bin/sh' : shell, '-c', [command, ...args].join(' ')];
@@ -188,7 +189,7 @@ const pathReasons: Readonly<Record<number, Reason>> = {
   [e.ELOOP]: 'path-inaccessible',
 };
 
-/** As node:child_process has it. */
+/** Returns the same error as node:child_process. */
 function commandError({ spawnfile, spawnargs }: ChildProcess, errno: number): Error {
   const { code } = new OverlayError({ errno, reason: 'unexplained', what: '' });
   return Object.assign(new Error(`spawn ${spawnfile} ${code}`), {
@@ -200,7 +201,7 @@ function commandError({ spawnfile, spawnargs }: ChildProcess, errno: number): Er
   });
 }
 
-/** The reason why the program did not start. */
+/** Explains why the program did not start. */
 export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boolean): Error {
   const { word, path } = order;
   if (word === 'hide' && errno === e.EBUSY) {
@@ -226,7 +227,7 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
     if (errno !== e.ENOSPC) return fields('no-privilege', 'this process may not make a mount namespace');
   }
   if (errno === e.ENOSPC) {
-    // A mount without a place is in a namespace of its own.
+    // A detached mount is in a namespace of its own.
     return word === 'attach' || word === 'hide'
       ? fields('too-many-mounts', 'the program would see more mounts than a mount namespace may have')
       : fields(outOfNamespaces.reason, outOfNamespaces.what);
@@ -273,30 +274,32 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
 // ------------------------------------------------------------------------------------------ the call
 
 /**
- * Starts a program that sees a mount at a place: `mount` at the directory `at`, and `mounts` likewise. Nobody else
- * sees it there. Paths, working directory and all, are as if it were mounted, so that git, node and npm work. The
- * program is of the same user; where a mount is `rootless`, or the process may not mount, it has no capability,
- * and files of other users, subordinate ids of a mount with `subIds` aside, show as those of nobody.
+ * Starts a program that sees a mount at a place: `mount` at the directory `at`, and each of `mounts` at its own. No
+ * other process sees it there. All paths, including the working directory, are as if it were mounted, so that git, node
+ * and npm work. The program runs as the same user. If a mount is `rootless`, or the process may not mount, the program
+ * has no capability, and files of other users appear to belong to nobody, except those of the subordinate ids of a
+ * mount with `subIds`.
  *
- * The result is Node's own ChildProcess, started through a launcher that becomes the program (unshare(2),
- * open_tree(2), move_mount(2), execve(2)). What the launcher cannot do comes as the event `error`, and then the exit
- * code is 127. The mount is in use until the program and its children have ended. Before Linux 6.15 a detached mount
- * can be shown to one program only.
+ * The result is Node's own ChildProcess, started through a launcher that becomes the program (unshare(2), open_tree(2),
+ * move_mount(2), execve(2)). If the launcher fails, the child emits the event `error` and exits with code 127. The
+ * mount is in use until the program and its children have ended. Before Linux 6.15 a detached mount can be shown to one
+ * program only.
  *
- * For a mount with `subIds` the call waits until newuidmap(1) and newgidmap(1) have ended, mostly some milliseconds:
- * nothing else runs meanwhile, and `timeout` and `signal` count from then on.
+ * For a mount with `subIds` the call blocks the event loop until newuidmap(1) and newgidmap(1) have ended, usually for
+ * some milliseconds. `timeout` and `signal` count from then on.
  *
- * `options` are those of `child_process.spawn` but `uid` and `gid`, and `readonly` and `hidden`: directories that the
- * program can only read, or finds empty.
+ * `options` are those of `child_process.spawn` except `uid` and `gid`, and also `readonly` and `hidden`: directories
+ * that the program can only read, or finds empty.
  *
  * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`
  * @throws {RangeError} `ERR_OUT_OF_RANGE`: more than 64 mounts
  * @throws {OverlayError} `reason` is `'sub-ids-missing'`, `'sub-ids-refused'`, `'out-of-descriptors'` or
  * `'out-of-threads'`, of a mount with `subIds`;
- * by the event: `reason` is `'rootless-forbidden'`, `'no-privilege'`, `'out-of-namespaces'`, `'too-many-mounts'`,
- * `'option-unsupported'`, `'not-mounted'`, `'target-missing'`, `'target-not-directory'`, `'target-symlink'`,
- * `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'`, `'shown-before'` or, in a chroot, `'proc-missing'`;
- * where the program is not found, Node's own error
+ * as the event's error: `reason` is `'rootless-forbidden'`, `'no-privilege'`, `'out-of-namespaces'`,
+ * `'too-many-mounts'`, `'option-unsupported'`, `'not-mounted'`, `'target-missing'`, `'target-not-directory'`,
+ * `'target-symlink'`, `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'`, `'shown-before'` or, in a
+ * chroot, `'proc-missing'`;
+ * if the program is not found, Node's own error
  */
 export function spawn(command: string, options?: PipedOptions): ChildProcessWithoutNullStreams;
 export function spawn<I extends Way, O extends Way, E extends Way>(
@@ -321,7 +324,7 @@ export function spawn(
   third: SpawnOptions = {},
 ): ChildProcess {
   if (process.platform !== 'linux') throw platformError();
-  // As in node:child_process: arguments may be left out.
+  // The arguments may be left out, as in node:child_process.
   const hasOptionsOnly = typeof second === 'object' && second !== null && !Array.isArray(second);
   const [args, given] = (hasOptionsOnly ? [[], second] : [second, third]) as [readonly string[], SpawnOptions];
   const options = toOptions(given, names);
@@ -348,7 +351,7 @@ function launch(
   const words = toCommand(command, args, options.shell);
   const stdio = toStdio(options.stdio);
   const own = stdio.length;
-  // Only what is to be read-only is compared with the places of mounts.
+  // Only read-only paths are compared with the places of mounts.
   const toPlace = (path: Path) => ({ path, real: checked.readonly.length === 0 ? path : toReal(path) });
   const mounts = checked.mounts.map(({ mount, at: path }): Placed => {
     const at = toPlace(path);
@@ -367,18 +370,18 @@ function launch(
     command: words,
   });
   const passed = Object.fromEntries(passedNames.flatMap((name) => (name in options ? [[name, options[name]]] : [])));
-  // Loaded by those who start programs.
+  // Loaded only when a program is started.
   const child = process
     .getBuiltinModule('node:child_process')
     .spawn(launcher(), toArguments(ordered), { ...passed, stdio });
-  // Of the program, not of its launcher.
+  // The program's name, not its launcher's.
   const [file = '', ...rest] = words;
   Object.assign(child, { spawnfile: file, spawnargs: [options.argv0 ?? file, ...rest] });
-  // Where no descriptor is left, Node has made no streams, and emits the error.
+  // If no descriptor is left, Node makes no streams and emits the error.
   if (child.stdio === undefined) return child;
   const fail = reporterOf(child, options);
   const reported = child.stdio[report] as Readable | undefined;
-  // The launcher's are no business of the caller's.
+  // Hides the launcher's streams from the caller.
   (child.stdio as unknown[]).length = own;
   let text = '';
   reported?.setEncoding('latin1').on('data', (piece: string) => {
@@ -394,8 +397,9 @@ function launch(
 }
 
 /**
- * What emits `error`, once for each child. Node would emit another one when the signal of a program aborts that the
- * launcher has not found, so the signal is ours: it kills the child as node:child_process does.
+ * Returns a function that emits `error`, once for each child. If the launcher has not found a program and its signal
+ * then aborts, Node would emit a second error. So the library handles the signal: it kills the child as
+ * node:child_process does.
  */
 function reporterOf(child: ChildProcess, { signal, killSignal }: SpawnOptions): (error: Error) => void {
   let hasFailed = false;

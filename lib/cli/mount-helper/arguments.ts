@@ -7,13 +7,13 @@ import { UsageError } from '../usage-error.js';
 export interface Request {
   readonly source: Path;
   readonly target: Path;
-  /** Of the mount namespace that all paths are meant in. */
+  /** The path of the mount namespace in which all paths are meant. */
   readonly namespace?: Path;
   /** The options of all `-o`, joined by commas. */
   readonly options: Buffer;
-  /** What the file system does not know is left out. */
+  /** True to leave out options that the file system does not know. */
   readonly isSloppy: boolean;
-  /** Nothing is mounted. */
+  /** True to mount nothing. */
   readonly isFake: boolean;
   readonly isVerbose: boolean;
 }

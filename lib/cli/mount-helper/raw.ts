@@ -1,4 +1,4 @@
-/** Plans of mount(2) as mount(8) itself would call it: what the kernel lets pass, passes. */
+/** Plans of mount(2) as mount(8) itself would call it: they refuse nothing that the kernel accepts. */
 import * as e from '../../errnos.js';
 import { OverlayError, type OverlayErrorFields } from '../../errors.js';
 import { calls } from '../../kernel/calls.js';
@@ -10,7 +10,7 @@ import { type Path, pathString, quotePath } from '../../paths.js';
 import type { Request } from './arguments.js';
 import type { Words } from './words.js';
 
-/** All that follows means the paths of the namespace, from its root on. */
+/** Returns a plan whose further steps resolve paths in the namespace, from its root on. */
 function planIn(namespace: Path | undefined): Plan {
   const plan = new Plan();
   if (namespace === undefined) return plan;
@@ -21,7 +21,7 @@ function planIn(namespace: Path | undefined): Plan {
   return plan;
 }
 
-/** `isGuarded`: one that comes out read-only is taken down again. */
+/** Plans a mount. With `isGuarded`, a mount that comes out read-only is unmounted again. */
 export function mountPlan(
   { source, target, namespace }: Request,
   { flags, propagation, rest }: Words,
@@ -35,9 +35,9 @@ export function mountPlan(
 }
 
 /**
- * Of an overlay only: this is a helper for no other. Overlayfs' own options are none that a remount changes.
- * `isView`: the superblock is to stay read-only, as the kernel has made that of an overlay without an upper, while the
- * mount is not to become so.
+ * Plans a remount, of an overlay only: this is a helper for no other file system. A remount changes none of overlayfs'
+ * own options. With `isView`, the superblock stays read-only, as the kernel has made that of an overlay without an
+ * upper, but the mount does not become read-only.
  */
 export function remountPlan({ target, namespace }: Request, { flags, propagation }: Words, isView = false): Plan {
   const plan = planIn(namespace);
@@ -90,13 +90,13 @@ function explain({ errno, step }: StepFailure, { target, namespace }: Request): 
   }
 }
 
-/** Returns what failed, if anything. */
+/** Mounts. Returns what failed, if anything. */
 export function mountRaw(request: Request, words: Words, isGuarded = false): StepFailure | undefined {
   const outcome = performSync(mountPlan(request, words, isGuarded));
   return outcome instanceof StepFailure ? outcome : undefined;
 }
 
-/** What the errno alone tells. */
+/** Explains the failure by its errno alone. */
 export function explainRaw(failure: StepFailure, request: Request): OverlayError {
   const { errno, step } = failure;
   return new OverlayError({ errno, ...explain(failure, request), syscall: step?.call.name });

@@ -1,4 +1,4 @@
-/** `mount -o remount` of an overlay: its flags change, its own options never do. */
+/** `mount -o remount` of an overlay: it changes the flags, never the overlay's own options. */
 import { statSync } from 'node:fs';
 import * as e from '../../errnos.js';
 import { OverlayError } from '../../errors.js';
@@ -19,10 +19,10 @@ function isSame(a: Path, b: Path): boolean {
   return first !== undefined && second !== undefined && first.dev === second.dev && first.ino === second.ino;
 }
 
-/** Values that the table may not show, since they are the kernel's own. */
+/** Values that the table may not show, since they are the kernel's defaults. */
 const quiet: ReadonlySet<unknown> = new Set([false, 'off', 'auto', 'nofollow', 'null']);
 
-/** Whether the option as given is what the mount has; of lists, mount(8) may hand on a part only. */
+/** True if the mount has the option as given; mount(8) may pass on only a part of a list. */
 function isUnchanged(given: unknown, shown: unknown): boolean {
   if (shown === undefined) return quiet.has(given);
   const [wanted, there] = [given, shown].map((value) => [value].flat() as (Path | boolean)[]) as [Path[], Path[]];
@@ -32,7 +32,7 @@ function isUnchanged(given: unknown, shown: unknown): boolean {
   );
 }
 
-/** The last mount at the target, its options as shown. */
+/** Returns the shown options of the last mount at the target. */
 function shownAt(target: Path): NamedOptions | undefined {
   const entry = readMountinfo().findLast((candidate) => candidate.target.equals(toBytes(target)));
   if (entry?.type !== 'overlay') return undefined;
@@ -40,7 +40,7 @@ function shownAt(target: Path): NamedOptions | undefined {
   return readShown(splitShown(entry.superOptions), existing).options;
 }
 
-/** The options that a remount would have to change, by the kernel's names. */
+/** Returns the options that a remount would have to change, by the kernel's names. */
 export function ignoredOptions(target: Path, rest: readonly RawOption[]): string[] {
   const shown = shownAt(target);
   if (shown === undefined) return [];

@@ -1,6 +1,6 @@
 /**
- * mount(8)'s helper: mounts as the library does, and where the library would refuse what the kernel takes, as mount(8)
- * itself would, with a warning.
+ * The mount(8) helper. It mounts as the library does. If the library would refuse what the kernel accepts, it mounts as
+ * mount(8) itself would, with a warning.
  */
 import { nearestName } from '../../arguments.js';
 import * as e from '../../errnos.js';
@@ -31,7 +31,7 @@ import { wasGivenToMount } from './strict.js';
 import { Speaker, type Write, writeAnyway } from './voice.js';
 import { readWords, STRICT, SUPERBLOCK_ONLY, toAttributes, type Words } from './words.js';
 
-/** As mount(8) has them. */
+/** The exit codes of mount(8). */
 export const exitCodes = { usage: 1, system: 2, bug: 4, failed: 32 } as const;
 
 const reasonCodes: Readonly<Partial<Record<Reason, number>>> = {
@@ -40,7 +40,7 @@ const reasonCodes: Readonly<Partial<Record<Reason, number>>> = {
   'out-of-threads': exitCodes.system,
 };
 
-/** An error that is about what was given, as opposed to a fault of ours. */
+/** True if the error is about the input, false if it is a fault of this program. */
 const isExpected = (error: unknown): boolean => error instanceof OverlayError || exitCodeOf(error) === WRONG_USAGE;
 
 function codeOf(error: unknown): number {
@@ -48,7 +48,7 @@ function codeOf(error: unknown): number {
   return (error instanceof OverlayError && reasonCodes[error.reason]) || exitCodes.failed;
 }
 
-/** What the kernel is not asked for, since it would say the same. */
+/** True if asking the kernel is pointless, since it would give the same answer. */
 const isFinal = (error: unknown): boolean =>
   !isExpected(error) ||
   (error instanceof OverlayError && (error.reason in reasonCodes || error.reason === 'overlay-unavailable'));
@@ -57,7 +57,7 @@ const byKernelName = new Map(
   Object.values(optionRows).flatMap((row) => (row?.kernel === undefined ? [] : [[row.kernel, row] as const])),
 );
 
-/** What is not right about an option that the table does not take. */
+/** Returns what is wrong with an option that the table does not take. */
 function optionProblem(option: RawOption, rest: readonly RawOption[]): UsageError {
   const { name, value } = option;
   const row = byKernelName.get(name);
@@ -84,7 +84,7 @@ function optionProblem(option: RawOption, rest: readonly RawOption[]): UsageErro
   return unknownWord('unknown option', name, known);
 }
 
-/** Whether it comes after a path, which ends at a comma. */
+/** True if the option comes after a path, which ends at a comma. */
 function isAfterPath(option: RawOption, rest: readonly RawOption[]): boolean {
   const before = rest[rest.indexOf(option) - 1];
   return before !== undefined && layerNames.has(before.name);
@@ -99,7 +99,7 @@ function toLibrary({ source, target }: Request, words: Words): OverlayOptions {
   return {
     ...own,
     ...toAttributes(words),
-    // Left out, the library says that it is missing.
+    // If lowerdir is left out, the library reports it as missing.
     ...(lowerdir.length > 0 && { lowerdir: lowerdir.map(toAbsolute) }),
     ...(datadir.length > 0 && { datadir: datadir.map(toAbsolute) }),
     ...layer('upperdir', upperdir),
@@ -111,21 +111,21 @@ function toLibrary({ source, target }: Request, words: Words): OverlayOptions {
 
 const fromRoot = (path: Path): Path => (isAbsolute(path) ? path : joinPath('/', path));
 
-/** By which option the library mounts in spite of its objection, as the kernel does. */
+/** The options with which the library mounts in spite of its objection, as the kernel does. */
 const tolerances: Readonly<Partial<Record<Reason, Partial<OverlayOptions>>>> = {
   'target-mounted': { stack: true },
   'upper-in-use': { exclusive: false },
   'work-in-use': { exclusive: false },
 };
 
-/** Whether the library refuses what the kernel may take: it names no system call that has failed. */
+/** True if the library refuses what the kernel may accept: such an error names no failed system call. */
 const isObjection = (error: unknown): error is OverlayError =>
   error instanceof OverlayError && error.syscall === undefined;
 
 const isSame = (one: unknown, other: unknown): boolean =>
   one === other || (one instanceof OverlayError && other instanceof OverlayError && one.reason === other.reason);
 
-/** The reasons that `nofail` is about: for mount(8), a device that does not exist. */
+/** The reasons that `nofail` covers: for mount(8), a device that does not exist. */
 const missing: ReadonlySet<Reason> = new Set(['lower-missing', 'upper-missing', 'work-missing', 'path-missing']);
 
 class Helper {
@@ -136,7 +136,8 @@ class Helper {
 
   constructor(given: Request, speaker: Speaker) {
     this.#speaker = speaker;
-    // As mount(8) passes it; in another mount namespace it begins where the layers do.
+    // Not resolved, as mount(8) passes it. In another mount namespace, a relative path begins at the root, as those of
+    // the layers do.
     const target = given.namespace === undefined ? toAbsolute(given.target) : fromRoot(given.target);
     const request = { ...given, target: withoutTrailingSlashes(target) };
     this.#request = request;
@@ -147,7 +148,7 @@ class Helper {
     this.#words = { ...words, rest: words.rest.filter((option) => !dropped.includes(option)) };
   }
 
-  /** Looked for only where there is something to object to. */
+  /** Looked up only when there is an objection. */
   get #isStrict(): boolean {
     if (this.#words.isStrict) return true;
     this.#wasGivenStrict ??= wasGivenToMount(STRICT, this.#request.target);
@@ -191,7 +192,7 @@ class Helper {
     try {
       options = toLibrary(this.#request, this.#words);
     } catch (error) {
-      // From a working directory that has been removed, the kernel still finds what a relative path leads to.
+      // In a working directory that has been removed, the kernel still resolves a relative path.
       if (isFake || mountRaw(this.#request, this.#words, this.#isStrict) !== undefined) throw error;
       return;
     }
@@ -207,7 +208,7 @@ class Helper {
     else this.#mountRaw(options, problems);
   }
 
-  /** What the options themselves show, before anything is tried. */
+  /** Finds the problems that the options themselves show, before anything is tried. */
   #findProblems(options: OverlayOptions): Problem[] {
     const { rest } = this.#words;
     const problems: Problem[] = readGiven(rest).others.map((option) => refused(optionProblem(option, rest)));
@@ -230,7 +231,7 @@ class Helper {
     return problems;
   }
 
-  /** By the library: what it has objected to, it is told to tolerate. */
+  /** Mounts by the library, which is told to tolerate its previous objections. */
   #mountTolerantly(options: OverlayOptions, objections: readonly Problem[] = []): void {
     try {
       this.#mountByLibrary(options);
@@ -266,8 +267,9 @@ class Helper {
   }
 
   /**
-   * By mount(2), as mount(8) itself would. Where the kernel mounts, the problems are warnings. Where it refuses, they are
-   * warnings beside the reason, which may be one of them, or `known`: the kernel's reason to refuse the library.
+   * Mounts by mount(2), as mount(8) itself would. If the kernel mounts, the problems become warnings. If it refuses,
+   * they become warnings beside the reason. The reason may be one of them, or `known`: the error with which the kernel
+   * refused the library's mount.
    */
   #mountRaw(options: OverlayOptions, problems: readonly Problem[], known?: Error): void {
     const isWritable = options.upperdir !== undefined && (this.#words.flags & k.MS_RDONLY) === 0;
@@ -287,7 +289,7 @@ class Helper {
     this.#speaker.throwAll(causes);
   }
 
-  /** Why the kernel has refused. */
+  /** Explains why the kernel has refused. */
   #explain(options: OverlayOptions, failure: StepFailure): OverlayError {
     const raw = explainRaw(failure, this.#request);
     if (this.#request.namespace !== undefined) return raw;
@@ -304,7 +306,7 @@ class Helper {
 
 const isWorkAlone = ({ upperdir, workdir }: OverlayOptions): boolean => workdir !== undefined && upperdir === undefined;
 
-/** Without a workdir that is of no use, which the library takes for an error. */
+/** Checks the options without a useless workdir, which the library reports as an error. */
 function check(options: OverlayOptions): CheckedOptions {
   const { workdir, ...others } = options;
   return checkOptions(takeOptions(isWorkAlone(options) ? others : options));
@@ -312,7 +314,7 @@ function check(options: OverlayOptions): CheckedOptions {
 
 const refused = (error: Error): Problem => ({ error, isRefused: true });
 
-/** The library's plan as text; nothing where the library has none. */
+/** Returns the library's plan as text; an empty text if the library has none. */
 function planText(options: OverlayOptions): string {
   try {
     return `${dryRun(options, featuresSync()).join('\n')}\n`;
@@ -321,12 +323,12 @@ function planText(options: OverlayOptions): string {
   }
 }
 
-/** For -f, which is to fail where the mount would: paths, as they are now. */
+/** Checks the paths as they are now, for -f, which must fail if the mount would. */
 const findBadPaths = (options: OverlayOptions): Problem[] => findBadPathsSync(prepare(options).checked).map(refused);
 
 const isKnown = (name: string): boolean => byKernelName.has(name) || name === 'lowerdir+';
 
-/** Returns the exit code. */
+/** Runs the helper. Returns the exit code. */
 export function mountHelper(decoded: readonly string[], write: Write = writeAnyway): number {
   const speaker = new Speaker(write);
   let helper: Helper | undefined;

@@ -1,13 +1,13 @@
 /**
- * Whether an option was given that begins with `x-`: mount(8) keeps these to itself. So they are looked for where it
- * has them from, its command line and the fstab.
+ * Finds out whether an option that begins with `x-` was given. mount(8) keeps these to itself, so they are searched for
+ * in its sources: its command line and the fstab.
  */
 import { readdirSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { splitGiven, unescapeOctal } from '../../mount-strings.js';
 import { type Path, toBytes } from '../../paths.js';
 
-/** One character a byte; empty where it cannot be read. */
+/** Reads a file as one character a byte; returns an empty text if it cannot be read. */
 function read(path: string): string {
   try {
     return readFileSync(path, 'latin1');
@@ -19,7 +19,7 @@ function read(path: string): string {
 const holds = (options: string, word: string): boolean =>
   splitGiven(Buffer.from(options, 'latin1')).some(({ name }) => name === word);
 
-/** The files that mount(8) takes for the fstab: -T, or --fstab, can name a directory of them. */
+/** Returns the files that mount(8) takes for the fstab: -T, or --fstab, can name a directory of them. */
 function tablesOf(mount: readonly string[]): string[] {
   const at = mount.findIndex((argument) => /^(-T|--fstab)$/.test(argument));
   const joined = mount.find((argument) => /^(-T|--fstab=)./.test(argument))?.replace(/^(-T|--fstab=)/, '');
@@ -51,7 +51,7 @@ function isInTable(text: string, target: string, word: string): boolean {
   });
 }
 
-/** Whether the mount(8) that has started this process was given the option for this target. */
+/** Returns whether the mount(8) that started this process was given the option for this target. */
 export function wasGivenToMount(word: string, target: Path): boolean {
   const mount = read(`/proc/${process.ppid}/cmdline`).split('\0').slice(0, -1);
   if (mount.some((argument) => holds(argument.replace(/^(-o|--options=)/, ''), word))) return true;

@@ -1,4 +1,7 @@
-/** The library's texts for those who mount by mount(8): its options by the kernel's names, and none of the library's own. */
+/**
+ * The library's texts for users of mount(8): options have the kernel's names, and the library's own options do not
+ * appear.
+ */
 import { writeFileSync } from 'node:fs';
 import { OverlayError } from '../../errors.js';
 import type { Problem } from '../../overlay/conflicts.js';
@@ -20,10 +23,10 @@ function spell({ name = '', boolean, word }: FoundOption): string | undefined {
   return row.form === 'flag' ? row.off : undefined;
 }
 
-/** The ways out that only a program has. */
+/** Workarounds that only a program can use. */
 const librarys = /,? or (?:pass|name it in) `(?:create|stack|allowDegraded|detach)\b(?:(?!\.(?:\s|$)|;).)*/g;
 
-/** The library says what the kernel would do; once it has done it, that is wrong. */
+/** Phrases about what the kernel would do, and their form once the kernel has done it. */
 const turns: readonly (readonly [would: RegExp, does: string])[] = [
   [/EROFS: /, 'mounted read-only, because '],
   [/(?:, so that|:) the kernel would have mounted read-only/, ''],
@@ -34,7 +37,7 @@ const turns: readonly (readonly [would: RegExp, does: string])[] = [
   [/the kernel would mount, and a directory that was removed could not/, 'a directory that has been removed cannot'],
 ];
 
-/** The text of an objection to a mount that is there. */
+/** Returns the text of an objection to a mount that has been made. */
 const asDone = (text: string): string => turns.reduce((told, [would, does]) => told.replace(would, does), text);
 
 const voice: Voice = {
@@ -50,14 +53,14 @@ const warning: Voice = { ...voice, program: `${voice.program}: warning` };
 
 export type Write = (descriptor: 1 | 2, text: string) => void;
 
-/** Writes at once. Where nobody reads it, or the device is full, the mount is no worse. */
+/** Writes at once. If nothing reads it, or the device is full, the mount is still good. */
 export const writeAnyway: Write = (descriptor, text) => {
   try {
     writeFileSync(descriptor, text);
   } catch {}
 };
 
-/** What the helper says, and to whom. */
+/** Writes the output and the messages of the helper. */
 export class Speaker {
   readonly write: Write;
 
@@ -73,14 +76,14 @@ export class Speaker {
     this.write(2, errorText(problem, warning));
   }
 
-  /** Warns of what is now the case. */
+  /** Warns of a problem that the mount now has. */
   warnMounted(problem: unknown): void {
     const isReadOnly = problem instanceof OverlayError && problem.code === 'EROFS';
     const program = isReadOnly ? warning.program : `${warning.program}, mounted all the same`;
     this.write(2, asDone(errorText(problem, { ...warning, program })));
   }
 
-  /** Complains of all problems, of the last one by throwing it. */
+  /** Reports all problems, the last one by throwing it. */
   throwAll(problems: readonly Problem[]): never {
     for (const { error } of problems.slice(0, -1)) this.complain(error);
     throw problems.at(-1)?.error;

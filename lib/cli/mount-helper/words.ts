@@ -1,24 +1,24 @@
-/** The options of any file system, as mount(8) hands them to its helpers: words for the flags of mount(2). Pure. */
+/** The options of any file system, as mount(8) passes them to its helpers: words for the flags of mount(2). Pure. */
 import * as k from '../../kernel/constants.js';
 import type { RawOption } from '../../mount-strings.js';
 import type { OverlayOptions } from '../../overlay/options.js';
 
 export interface Words {
-  /** MS_*, propagation apart. */
+  /** MS_*, without propagation. */
   readonly flags: number;
-  /** MS_*, with MS_REC for the words that begin with an r; 0 where none is given. */
+  /** MS_*, with MS_REC for the words that begin with an r; 0 if none is given. */
   readonly propagation: number;
-  /** What is left: the file system's own. */
+  /** The other options: the file system's own. */
   readonly rest: readonly RawOption[];
   readonly isStrict: boolean;
   /** `nofail`: a layer that does not exist is no error. */
   readonly isNofail: boolean;
 }
 
-/** Makes an error out of what would be a warning. */
+/** Turns what would be a warning into an error. */
 export const STRICT = 'x-overlayfs.strict';
 
-/** The bits that a word sets, and those that it takes away. */
+/** The bits that a word sets, and those that it clears. */
 const flagWords: Readonly<Record<string, readonly [set: number, cleared: number]>> = {
   defaults: [0, 0],
   ro: [k.MS_RDONLY, 0],
@@ -66,7 +66,7 @@ const propagationWords: Readonly<Record<string, number>> = {
   runbindable: k.MS_UNBINDABLE | k.MS_REC,
 };
 
-/** mount(8)'s own. It has drawn the consequences of `user` and its like before it calls a helper. */
+/** Words for mount(8) itself. It has already acted on `user` and the like before it calls a helper. */
 const ignored = /^(?:no)?(?:auto|user|users|owner|group)$|^_r?netdev$|^(?:comment|u?helper)$|^[xX]-/;
 
 export function readWords(options: readonly RawOption[]): Words {
@@ -89,7 +89,7 @@ export function readWords(options: readonly RawOption[]): Words {
 
 const attributeBits = {
   readonly: k.MS_RDONLY,
-  // As mount(2) has it, which makes the superblock and the mount read-only at once.
+  // mount(2) makes the superblock and the mount read-only at once.
   readonlySuperblock: k.MS_RDONLY,
   nosuid: k.MS_NOSUID,
   nodev: k.MS_NODEV,
@@ -98,7 +98,7 @@ const attributeBits = {
   nodiratime: k.MS_NODIRATIME,
 } as const;
 
-/** What the library has no option for: flags of the superblock, which a remount can set. */
+/** Flags of the superblock for which the library has no option; a remount can set them. */
 export const SUPERBLOCK_ONLY = k.MS_SYNCHRONOUS | k.MS_MANDLOCK | k.MS_DIRSYNC | k.MS_I_VERSION | k.MS_LAZYTIME;
 
 const propagations = {
@@ -108,7 +108,7 @@ const propagations = {
   [k.MS_UNBINDABLE]: 'unbindable',
 } as const;
 
-/** The flags as options of the library. */
+/** Returns the flags as options of the library. */
 export function toAttributes({ flags, propagation }: Words): Partial<OverlayOptions> {
   const set = Object.entries(attributeBits).filter(([, bit]) => (flags & bit) !== 0);
   const atime = (flags & k.MS_STRICTATIME && 'strictatime') || (flags & k.MS_NOATIME && 'noatime') || 'relatime';
