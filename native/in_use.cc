@@ -338,11 +338,11 @@ void InUse::sees(DirectoryKey key, Role role, uint64_t mount, uint64_t device, i
   begin(seen, mount, device, root, is_findable);
 }
 
-int InUse::ask(DirectoryKey key, User* user) {
-  Locked locked(lock_, OwnedLock::anybody);
+int InUse::ask(DirectoryKey key, User* user, const Overlay* asker) {
+  Locked locked(lock_, asker == nullptr ? OwnedLock::anybody : asker->token);
   if (bucket_count_ == 0) return 0;
   Use* found = nullptr;
-  int error = state(key, nullptr, 0, &found);
+  int error = state(key, asker, 0, &found);
   if (found != nullptr) *user = {found->overlay->mount, found->overlay->device, static_cast<int64_t>(found->role)};
   return error;
 }

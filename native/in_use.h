@@ -96,7 +96,7 @@ class InUse {
   void sees(DirectoryKey key, Role role, uint64_t mount, uint64_t device, int root);
 
   // Returns the same as reserve(), and tells the user.
-  int ask(DirectoryKey key, User* user);
+  int ask(DirectoryKey key, User* user, const Overlay* asker = nullptr);
 
   // Records the kernel's answer that this overlay no longer uses the directory. Another overlay may use it by now.
   void forget(DirectoryKey key, uint64_t mount, uint64_t device);

@@ -544,6 +544,7 @@ long Execution::run(Step& step) {
                          {.opens_up = true,
                           .only_kernels = a[2] != 0,
                           .spares_used = true,
+                          .asker = reservation_,
                           .limit = unsigned_at(3),
                           .path = reinterpret_cast<char*>(block_) + step.output + 8,
                           .room = static_cast<size_t>(a[4])});
@@ -848,7 +849,11 @@ long Execution::see_mounts(const Step& step) {
 // Comes before a child is made, since the child shares this process's memory and takes none.
 void Execution::prepare_reservation() {
   for (int i = 0; i < header().count && reservation_ == nullptr; i++) {
-    if (steps_[i].call == Call::reserve || steps_[i].call == Call::reserve_target) reservation_ = directories_in_use.prepare((header().flags & in_child) != 0);
+    const Call call = steps_[i].call;
+    const bool is_in_child = (header().flags & in_child) != 0;
+    if (call == Call::reserve || call == Call::reserve_target || (call == Call::remove && is_in_child)) {
+      reservation_ = directories_in_use.prepare(is_in_child);
+    }
   }
 }
 

@@ -268,6 +268,8 @@ struct RemoveOptions {
   // A directory that the record has as the upper or work of an overlay stays, and ends the removal: EBUSY where an
   // overlay uses it, ESTALE where nothing tells.
   bool spares_used = false;
+  // Who asks the record; of a plan that a child performs, so that the record survives the child's death.
+  const InUse::Overlay* asker = nullptr;
   // Entries; 0: no limit.
   uint32_t limit = 0;
   // Receives the path of a failure, from NAME on.

@@ -207,7 +207,7 @@ class Removal {
     constexpr int flags = AT_SYMLINK_NOFOLLOW | abi::at_statx_dont_sync;
     if (sys::statx(at, name, flags, abi::statx_ino, &found) < 0) return 0;  // the removal meets the same error
     InUse::User user;
-    return -directories_in_use.ask({device_of(found), found.ino}, &user);
+    return -directories_in_use.ask({device_of(found), found.ino}, &user, options_.asker);
   }
 
   long fail(const char* name, long result) {
