@@ -55,7 +55,8 @@ class KnownMounts {
   // Ids above this one are compared. If all ids are known up to `newest`, the comparison starts `slack` below it.
   uint64_t start() const {
     uint64_t newest = __atomic_load_n(&newest_, __ATOMIC_ACQUIRE);
-    return newest < slack ? 0 : newest - slack;
+    // The kernel takes 0 or an id to begin behind, and ids begin above 2^31.
+    return newest <= slack + (uint64_t{1} << 31) ? 0 : newest - slack;
   }
   void know_all_to(uint64_t id) {
     uint64_t before = __atomic_load_n(&newest_, __ATOMIC_ACQUIRE);
