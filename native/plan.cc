@@ -65,7 +65,7 @@ class KnownMounts {
   }
 
  private:
-  static constexpr uint64_t slack = 4096;
+  static constexpr uint64_t slack = 512;
   static constexpr uint64_t size = 2 * slack;  // so that two ids that are compared never share a place
   uint64_t ids_[size] = {};
   uint64_t newest_ = 0;
