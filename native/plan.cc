@@ -538,13 +538,14 @@ long Execution::run(Step& step) {
       return make_whiteout(fd(0), Text(*this, a[1]));
     case Call::replace:
       return replace_with_whiteout(fd(0), Text(*this, a[1]), Text(*this, a[2]), a[3] != 0);
-    // remove(dirfd, path, only what the kernel makes, limit, room for a path); output: the path of what could not be
+    // remove(dirfd, path, only what the kernel makes, limit, room for a path, whether directories in use are spared);
+    // output: the path of what could not be
     // removed
     case Call::remove:
       return remove_tree(fd(0), Text(*this, a[1]),
                          {.opens_up = true,
                           .only_kernels = a[2] != 0,
-                          .spares_used = true,
+                          .spares_used = a[5] != 0,
                           .asker = reservation_,
                           .limit = unsigned_at(3),
                           .path = reinterpret_cast<char*>(block_) + step.output + 8,

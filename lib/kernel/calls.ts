@@ -87,7 +87,7 @@ const described = {
   seen: [hiddenValue],
   whiteout: [descriptor, text],
   replace: [descriptor, text, text, number],
-  remove: [descriptor, text, hiddenNumber, hiddenNumber, hiddenNumber],
+  remove: [descriptor, text, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber],
   scan: [descriptor, text, bits(named('STATX_MNT')), value, number],
   unshare: [bits(named('CLONE_'))],
   setns: [descriptor, bits(named('CLONE_'))],

@@ -125,7 +125,8 @@ function* remove({ path, parent, name }: Target, user?: Descriptor): Dialogue<Fa
       plan.isInChild = true;
       plan.add(calls.setns, [user, k.CLONE_NEWUSER]);
     }
-    const args = [parent, name, 0, SLICE, PATH_ROOM];
+    // The last one spares a directory that an overlay uses.
+    const args = [parent, name, 0, SLICE, PATH_ROOM, 1];
     const step = plan.stepOf(plan.add(calls.remove, args, { output: PATH_ROOM, tolerate: 'any' }));
     const outcome = yield* ask(plan);
     if (outcome instanceof StepFailure) return { errno: outcome.errno, inside: '' };
