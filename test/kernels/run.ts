@@ -35,7 +35,7 @@ const { values: options } = parseArgs({
 function testFiles(): string[] {
   const tests = 'dist-test/test';
   return readdirSync(join(packageRoot, tests), { recursive: true, encoding: 'utf8' })
-    .filter((file) => file.endsWith('.test.js') && !/^(package|cli(?!\/mount-helper))\//.test(file))
+    .filter((file) => file.endsWith('.test.js') && !/^(package|docs|cli(?!\/mount-helper))\//.test(file))
     .map((file) => join(tests, file))
     .filter((file) => /\b(mount|kernel)Test\(/.test(readFileSync(join(packageRoot, file), 'utf8')))
     .sort();

@@ -87,7 +87,8 @@ mountTest('sixteen calls that hang do not stop the seventeenth', { needs: 'FUSE'
   t.is(countDescriptors(), before);
 });
 
-mountTest('a process with calls that hang exits within a second', { needs: 'FUSE' }, async (t) => {
+const needs = ['FUSE', 'an exit with threads that hang'] as const;
+mountTest('a process with calls that hang exits within a second', { needs }, async (t) => {
   const dir = scratch(t);
   const { lowerdir, target } = layers(dir);
   mkdirSync(join(dir, 'silent'));

@@ -134,6 +134,8 @@ const probes = {
   'user xattrs on tmpfs': () => takesUserAttributes(),
   // AddressSanitizer finds its options and a program's leaks there.
   'programs without /proc': () => process.env['ASAN_OPTIONS'] === undefined,
+  // LeakSanitizer stops all threads at the exit, and waits for those that hang.
+  'an exit with threads that hang': () => process.env['ASAN_OPTIONS'] === undefined,
   rootless: () => askFeaturesSync().rootless,
   O_TMPFILE: () => makesNamelessFiles(),
   'subordinate ids': () =>
