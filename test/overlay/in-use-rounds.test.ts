@@ -236,39 +236,44 @@ mountTest('of calls that create one upper, no two mount, and the others leave th
   }
 });
 
-mountTest('removeWork succeeds beside programs that start and run', async (t) => {
-  const dir = scratch(t);
-  const base = layers(dir);
-  const { target: _, ...shown } = base;
-  const mount = await mountOverlay(shown);
-  const at = String(base.lowerdir);
-  const running = spawn('sleep', ['600'], { mount, at, stdio: 'ignore' });
-  t.teardown(() => running.kill('SIGKILL'));
-  for (let i = 0; i < scaled(150, 10); i++) {
-    const own = join(dir, `job${i}`);
+mountTest(
+  'removeWork succeeds beside programs that start and run',
+  { needs: 'detached mounts that can be cloned' },
+  async (t) => {
+    const dir = scratch(t);
+    const base = layers(dir);
+    const { target: _, ...shown } = base;
+    const mount = await mountOverlay(shown);
+    const at = String(base.lowerdir);
+    const running = spawn('sleep', ['600'], { mount, at, stdio: 'ignore' });
+    t.teardown(() => running.kill('SIGKILL'));
+    for (let i = 0; i < scaled(150, 10); i++) {
+      const own = join(dir, `job${i}`);
+      mkdirSync(own);
+      const job = await mountOverlay(layers(own));
+      const program = spawn('true', [], { mount, at, stdio: 'ignore' });
+      await job.unmount({ removeWork: true });
+      if (program.exitCode === null) await once(program, 'exit');
+    }
+    // Mounted before the program began, and so copied into its namespace.
+    const own = join(dir, 'before');
     mkdirSync(own);
-    const job = await mountOverlay(layers(own));
-    const program = spawn('true', [], { mount, at, stdio: 'ignore' });
-    await job.unmount({ removeWork: true });
-    if (program.exitCode === null) await once(program, 'exit');
-  }
-  // Mounted before the program began, and so copied into its namespace.
-  const own = join(dir, 'before');
-  mkdirSync(own);
-  const before = await mountOverlay(layers(own));
-  const late = spawn('sh', ['-c', 'echo; exec sleep 600'], { mount, at, stdio: ['ignore', 'pipe', 'ignore'] });
-  t.teardown(() => late.kill('SIGKILL'));
-  await once(late.stdout as Readable, 'data');
-  await before.unmount({ removeWork: true });
-  for (const child of [running, late]) {
-    child.kill('SIGKILL');
-    await once(child, 'exit');
-  }
-  await mount.unmount();
-  t.pass();
-});
+    const before = await mountOverlay(layers(own));
+    const late = spawn('sh', ['-c', 'echo; exec sleep 600'], { mount, at, stdio: ['ignore', 'pipe', 'ignore'] });
+    t.teardown(() => late.kill('SIGKILL'));
+    await once(late.stdout as Readable, 'data');
+    await before.unmount({ removeWork: true });
+    for (const child of [running, late]) {
+      child.kill('SIGKILL');
+      await once(child, 'exit');
+    }
+    await mount.unmount();
+    t.pass();
+  },
+);
 
-mountTest("removeWork succeeds right after a mount with rootless: 'keep'", async (t) => {
+const keeps = ['rootless', 'uniqueMountId'] as const;
+mountTest("removeWork succeeds right after a mount with rootless: 'keep'", { needs: keeps }, async (t) => {
   const dir = scratch(t);
   const [kept, ...jobs] = many(dir, 1 + scaled(20, 3));
   const { target: _, ...options } = kept as OverlayOptions;
