@@ -122,6 +122,8 @@ export abstract class Watch {
   /** The mounts when the watch began, if the table is short. A long table is read on another thread. */
   readonly #first: Promise<readonly RawMount[]>;
   #isFilled = false;
+  /** The known mounts, by id; undefined for one that is known by its id only, or was gone before it could be looked at. */
+  protected known: Map<number, RawMount | undefined>;
 
   constructor({ descriptor, namespace, named }: Opened) {
     this.#held = { descriptor };
@@ -134,6 +136,14 @@ export abstract class Watch {
     this.#first = listFirst(this.namespace);
     // The error is reported by next().
     this.#first.catch(() => {});
+    // The list is read at once. A mount that ends before the table is read could not be reported if a queue of events
+    // then overflowed.
+    try {
+      this.known = holdSync(listKnown(this.namespace));
+    } catch (error) {
+      void this.close();
+      throw error;
+    }
   }
 
   get descriptor(): number {
@@ -160,12 +170,12 @@ export abstract class Watch {
   }
 
   /** Adds the details of the mounts that existed when the watch began. Only the first call does anything. */
-  protected async fill(known: Map<number, RawMount | undefined>): Promise<void> {
+  protected async fill(): Promise<void> {
     if (this.#isFilled) return;
     this.#isFilled = true;
     for (const mount of await this.#first) {
       const id = keyOf(mount);
-      if (known.has(id) && known.get(id) === undefined) known.set(id, mount);
+      if (this.known.has(id) && this.known.get(id) === undefined) this.known.set(id, mount);
     }
   }
 
@@ -191,8 +201,6 @@ function explainWatch(failure: StepFailure): OverlayError {
 
 /** Watches by fanotify(7). It reports each change, even one that is reversed at once. */
 class EventWatch extends Watch {
-  /** The known mounts; undefined for a mount that was gone before it could be looked at. */
-  readonly #known: Map<number, RawMount | undefined>;
   /** The events that a comparison has reported and that the queue will report again. */
   readonly #toldAlready = new Set<string>();
 
@@ -211,20 +219,8 @@ class EventWatch extends Watch {
     });
   }
 
-  constructor(opened: Opened) {
-    super(opened);
-    // The list is read at once. A mount that ends before the table is read could not be reported if the queue then
-    // overflowed.
-    try {
-      this.#known = holdSync(listKnown(this.namespace));
-    } catch (error) {
-      void this.close();
-      throw error;
-    }
-  }
-
   async next(): Promise<RawMountEvent[] | undefined> {
-    await this.fill(this.#known);
+    await this.fill();
     while (!this.isClosed) {
       const told = this.#read();
       if (told.length === 0) {
@@ -262,9 +258,9 @@ class EventWatch extends Watch {
       const isDetached = (mask & k.FAN_MNT_DETACH) !== 0;
       const type = isAttached ? (isDetached ? 'moved' : 'mounted') : 'unmounted';
       if (this.#toldAlready.delete(`${type} ${id}`)) continue;
-      const mount = found.get(id) ?? this.#known.get(id);
-      if (isAttached) this.#known.set(id, mount);
-      else this.#known.delete(id);
+      const mount = found.get(id) ?? this.known.get(id);
+      if (isAttached) this.known.set(id, mount);
+      else this.known.delete(id);
       events.push({ type, id, mount });
     }
     return events;
@@ -273,9 +269,9 @@ class EventWatch extends Watch {
   /** Compares tables after the queue has overflowed, to find the lost events. */
   async #compare(): Promise<RawMountEvent[]> {
     const after = await hold(listRaw({ namespace: this.namespace }));
-    const events = await hold(compareTables(this.#known, after));
-    this.#known.clear();
-    for (const mount of after) this.#known.set(keyOf(mount), mount);
+    const events = await hold(compareTables(this.known, after));
+    this.known.clear();
+    for (const mount of after) this.known.set(keyOf(mount), mount);
     for (const { type, id } of events) this.#toldAlready.add(`${type} ${id}`);
     return events;
   }
@@ -283,18 +279,7 @@ class EventWatch extends Watch {
 
 /** Watches by comparing tables. It misses mounts that come and go between two looks. */
 class TableWatch extends Watch {
-  #known: Map<number, RawMount | undefined>;
   #waiting: Promise<void> | undefined;
-
-  constructor(opened: Opened) {
-    super(opened);
-    try {
-      this.#known = holdSync(listKnown(this.namespace));
-    } catch (error) {
-      void this.close();
-      throw error;
-    }
-  }
 
   static open(watched: Namespace | undefined): TableWatch {
     const plan = new Plan();
@@ -330,10 +315,10 @@ class TableWatch extends Watch {
         // The table is read after the wait has begun, because beginning the wait marks all earlier changes as seen.
         this.#waiting = this.wait(k.POLLPRI);
         this.#waiting.catch(() => {});
-        await this.fill(this.#known);
+        await this.fill();
         const after = await hold(listRaw({ namespace: this.namespace }));
-        const events = await hold(compareTables(this.#known, after));
-        this.#known = toKnown(after);
+        const events = await hold(compareTables(this.known, after));
+        this.known = toKnown(after);
         if (events.length > 0 && !this.isClosed) return events;
       }
       await this.#waiting;
