@@ -23,8 +23,8 @@ import {
   unmount,
   unmountSync,
 } from 'overlayfs';
+import { askUse } from '#lib/in-use/probe.js';
 import { holdSync } from '#lib/kernel/dialogue.js';
-import { askUse } from '#lib/mounts/use-probe.js';
 import { generator, native, packageRoot, scaled, scratch } from '../support/index.js';
 
 /** Ten times as many with OVERLAYFS_TEST_SCALE=10. */

@@ -19,11 +19,11 @@ import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { mountOverlaySync, OverlayError, type OverlayOptions } from 'overlayfs';
+import { featuresSync, needsMetacopy } from '#lib/features/probe.js';
 import { calls } from '#lib/kernel/calls.js';
 import { performSync, StepFailure } from '#lib/kernel/perform.js';
 import { Plan } from '#lib/kernel/plan.js';
-import { featuresSync, needsMetacopy } from '#lib/overlay/features.js';
-import { featuresSync as askFeaturesSync } from '#lib/overlay/rootless.js';
+import { featuresSync as askFeaturesSync } from '#lib/rootless/lease.js';
 
 /** The directory of package.json, from dist-test/test/support. */
 export const packageRoot = resolve(import.meta.dirname, '../../..');
