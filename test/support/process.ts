@@ -2,10 +2,14 @@
 
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 
+/** Lists what the process's open descriptors refer to; undefined for one that was closed meanwhile. */
+export const openPaths = (): (string | undefined)[] =>
+  readdirSync('/proc/self/fd').map((name) => linkOf(`/proc/self/fd/${name}`));
+
 /** Counts the process's open descriptors. */
 export function countDescriptors(): number {
   // The library keeps its inotify descriptor, through which the kernel tells of overlays that have ended.
-  return readdirSync('/proc/self/fd').filter((name) => linkOf(`/proc/self/fd/${name}`) !== 'anon_inode:inotify').length;
+  return openPaths().filter((path) => path !== 'anon_inode:inotify').length;
 }
 
 function linkOf(path: string): string | undefined {
