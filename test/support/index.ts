@@ -12,3 +12,4 @@ export * from './process.js';
 export * from './programs.js';
 export * from './random.js';
 export * from './scale.js';
+export * from './workers.js';

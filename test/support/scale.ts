@@ -1,7 +1,7 @@
-/** How much is done where much is done: 1 is all of it. */
-const scale = Number(process.env['OVERLAYFS_TEST_SCALE'] ?? 1);
+/** The share of the repetitions that tests perform. `npm run test:long` performs all. */
+const scale = Number(process.env['OVERLAYFS_TEST_SCALE'] ?? 0.1);
 
-/** This many, or fewer where OVERLAYFS_TEST_SCALE is below 1. */
+/** Scales a number of repetitions, but not below `least`. */
 export function scaled(n: number, least = 1): number {
   return Math.max(Math.round(n * scale), Math.min(least, n));
 }
@@ -9,5 +9,5 @@ export function scaled(n: number, least = 1): number {
 const every = Number(process.env['OVERLAYFS_TEST_EVERY'] ?? 1);
 let declared = 0;
 
-/** With OVERLAYFS_TEST_EVERY=n, of the kernel tests of a file the first and each n-th after it. */
+/** With OVERLAYFS_TEST_EVERY=n, chooses the first kernel test of each file and every n-th after it. */
 export const isChosen = (): boolean => declared++ % every === 0;
