@@ -13,6 +13,7 @@ import { findUser, forgetUser, isStale, refresh } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
 import { AT_FDCWD, AT_REMOVEDIR, FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING } from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync, inEitherForm, pause } from '../kernel/dialogue.js';
+import { close } from '../kernel/held.js';
 import { type MountIds, readMountIds } from '../kernel/look.js';
 import { type Outcome, type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
@@ -135,7 +136,10 @@ export class OverlayMount extends Mount {
   static {
     takeOver = (mount, next, mounted) => {
       const { target } = mount;
+      const { held } = mountedOf(next);
       become(mount, target, mounted);
+      // At once: an unmount by path finds the new mount busy while this file descriptor is open.
+      if (held !== undefined) close(held);
       mount.#options = { ...next.options, target: target as PathLike };
     };
   }

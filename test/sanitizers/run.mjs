@@ -180,7 +180,6 @@ async function suite() {
       ASAN_OPTIONS: `log_path=${logs}/report:detect_leaks=1:stack_trace_format="    #%n %p in %f %S (%m)"`,
       LSAN_OPTIONS: 'exitcode=0',
       UBSAN_OPTIONS: `log_path=${logs}/report:print_stacktrace=1:halt_on_error=1`,
-      OVERLAYFS_TEST_SCALE: '0.1',
     },
   });
   const found = reports(logs);
