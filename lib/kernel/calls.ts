@@ -109,6 +109,8 @@ const described = {
   mount_table: [bits(named('STATMOUNT_')), value],
   mount_of: [text, at, bits(named('STATMOUNT_')), hiddenNumber],
   namespace_tables: [bits(named('STATMOUNT_')), value],
+  walk: [text, hiddenNumber, hiddenNumber, hiddenNumber],
+  examine: [hiddenNumber, hiddenValue],
   wait_for: [bits(named('POLL'))],
 } as const satisfies Readonly<Record<string, readonly Described[]>>;
 
