@@ -43,6 +43,7 @@ const deferred = [
   'lib/programs/',
   'lib/reasons',
   'lib/rootless/',
+  'lib/snapshots/',
 ];
 const isDeferred = (source) => deferred.some((start) => source.startsWith(start));
 const toName = (source) => source.replace(/\W/g, '_');
@@ -199,6 +200,16 @@ function writeLayers() {
   );
 }
 
+/** The entry `overlayfs/snapshots`, whose classes are there at once: it loads the deferred modules when it is imported. */
+function writeSnapshots() {
+  const index = 'lib/snapshots/index.ts';
+  const lines = [
+    "import { loadDeferred } from './index.js';",
+    `export const { ${reexportsOf(index).join(', ')} } = loadDeferred().${toName(index)};`,
+  ];
+  writeFileSync(join(root, 'dist/snapshots.js'), `${lines.join('\n')}\n`);
+}
+
 await bundle('deferred.cjs', 'deferred', [deferredOnes], {
   format: 'cjs',
   banner: { js: "'use strict'; module.exports = (shared) => { const module = {};" },
@@ -217,6 +228,7 @@ for (const [file, source] of Object.entries(entries)) {
   }
 }
 writeLayers();
+writeSnapshots();
 for (const program of ['cli/main.js', 'mount-helper.cjs']) chmodSync(join(root, 'dist', program), 0o755);
 
 const tests = join(root, 'dist-test');
@@ -227,10 +239,12 @@ const scope = {
   exports: {
     '.': { types: './types.d.ts', default: './lib/index.js' },
     './layers': { types: './layers.d.ts', default: './lib/layers/index.js' },
+    './snapshots': { types: './snapshots.d.ts', default: './lib/snapshots/index.js' },
   },
   imports: { '#lib/*': './lib/*' },
 };
 writeFileSync(join(tests, 'package.json'), `${JSON.stringify(scope, undefined, 2)}\n`);
 writeFileSync(join(tests, 'types.d.ts'), "export * from '../dist/index.js';\n");
 writeFileSync(join(tests, 'layers.d.ts'), "export * from '../dist/layers/index.js';\n");
+writeFileSync(join(tests, 'snapshots.d.ts'), "export * from '../dist/snapshots/index.js';\n");
 symlinkSync('../build', join(tests, 'build'));

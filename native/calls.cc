@@ -146,6 +146,11 @@ long Execution::run(Step& step) {
       return sys::call(abi::chdir, static_cast<const char*>(Text(*this, a[0])));
     case Call::flock:
       return sys::call(abi::flock, fd(0), a[1]);
+    case Call::fsync:
+      return sys::call(abi::fsync, fd(0));
+    case Call::fchownat:
+      return sys::call(abi::fchownat, fd(0), static_cast<const char*>(Text(*this, a[1])), unsigned_at(2),
+                       unsigned_at(3), a[4]);
     case Call::fanotify_init:
       return sys::call(abi::fanotify_init, unsigned_at(0), unsigned_at(1));
     case Call::listmount:

@@ -99,6 +99,8 @@ const described = {
   userns_own: [text, value, value],
   chdir: [text],
   flock: [bits(named('LOCK_'))],
+  fsync: [],
+  fchownat: [text, number, number, at],
   fanotify_init: [bits(named('FAN_CLOEXEC', 'FAN_NONBLOCK', 'FAN_UNLIMITED', 'FAN_REPORT')), number],
   listmount: [number, hiddenNumber, hiddenNumber],
   statmount: [number, number, number, hiddenNumber],

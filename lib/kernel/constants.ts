@@ -11,6 +11,8 @@ export const XATTR_REPLACE = 2;
 /** name_to_handle_at(2) */
 export const AT_SYMLINK_FOLLOW = 0x400;
 export const AT_REMOVEDIR = 0x200;
+/** renameat2(2) */
+export const RENAME_NOREPLACE = 1;
 /** faccessat2(2); the same bit as AT_REMOVEDIR. */
 export const AT_EACCESS = 0x200;
 export const AT_EMPTY_PATH = 0x1000;
@@ -168,6 +170,7 @@ export const CLONE_NEWNS = 0x20000;
 export const CLONE_NEWUSER = 0x10000000;
 
 // statfs(2): file systems that matter when they hold a layer
+export const TMPFS_MAGIC = 0x01021994;
 export const PROC_SUPER_MAGIC = 0x9fa0;
 export const HUGETLBFS_MAGIC = 0x958458f6;
 export const AUTOFS_SUPER_MAGIC = 0x187;

@@ -164,7 +164,8 @@ function* subIdNamespace(): Dialogue<Descriptor | undefined> {
   }
 }
 
-function* removeDirectory(path: Path): Dialogue<void> {
+/** Removes a directory by its absolute path. */
+export function* removeDirectory(path: Path): Dialogue<void> {
   const target = yield* look(path);
   let lock: Held | 'taken' | undefined;
   try {
@@ -183,6 +184,44 @@ function* removeDirectory(path: Path): Dialogue<void> {
       }
     }
     if (failure !== undefined) throw explainRemoval(path, failure.errno, failure.inside);
+  } finally {
+    if (typeof lock === 'object') close(lock);
+    close({ descriptor: target.parent });
+  }
+}
+
+export interface Aside {
+  /** The new path of the directory, on the same file system. */
+  readonly path: Path;
+  /** Whether the new name has to be on the disk: fsync(2). */
+  readonly isSynced: boolean;
+  /** Asked while the directory is locked. Nothing happens if it returns false. */
+  readonly isWanted: () => boolean;
+}
+
+/**
+ * Renames a directory, unless something uses it: then it throws as `removeLayer`. Returns why it did not: another
+ * program has locked the directory, or it is not wanted.
+ */
+export function* moveAside(path: Path, aside: Aside): Dialogue<'moved' | 'locked' | 'unwanted'> {
+  const target = yield* look(path);
+  let lock: Held | 'taken' | undefined;
+  try {
+    yield* refuseUsed(target);
+    lock = yield* lockDirectory(target.name, target.parent);
+    if (lock === 'taken') return 'locked';
+    if (!aside.isWanted()) return 'unwanted';
+    const [above, name] = splitPath(aside.path);
+    const plan = new Plan();
+    const place = plan.add(calls.openat2, [k.AT_FDCWD, above, k.O_DIRECTORY | k.O_CLOEXEC, 0]);
+    plan.add(calls.renameat2, [target.parent, target.name, place, name, k.RENAME_NOREPLACE]);
+    if (aside.isSynced) {
+      plan.add(calls.fsync, [place]);
+      plan.add(calls.fsync, [plan.add(calls.openat2, [target.parent, '.', k.O_DIRECTORY | k.O_CLOEXEC, 0])]);
+    }
+    const outcome = yield* ask(plan);
+    if (outcome instanceof StepFailure) throw explainRemoval(path, outcome.errno, '', 'rename');
+    return 'moved';
   } finally {
     if (typeof lock === 'object') close(lock);
     close({ descriptor: target.parent });

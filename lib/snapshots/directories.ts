@@ -1,0 +1,215 @@
+/**
+ * The directories of snapshots. A directory is made under a number that nobody else has, and locked by flock(2) until its
+ * record is in the store. A directory without a record and without a lock is therefore nobody's.
+ */
+import * as e from '../errnos.js';
+import { OverlayError } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import { ask, type Dialogue, list } from '../kernel/dialogue.js';
+import { close, type Held } from '../kernel/held.js';
+import { StepFailure } from '../kernel/perform.js';
+import { Plan } from '../kernel/plan.js';
+import { moveAside, removeDirectory } from '../layers/remove.js';
+import { examine } from '../layers/walk.js';
+import { pathString, quotePath, splitPath } from '../paths.js';
+import type { Reason } from '../reasons.js';
+import type { Owner } from './labels.js';
+import type { SnapshotKind } from './records.js';
+
+/** The modes with which containerd makes directories. The umask applies, as there. */
+const mode = { root: 0o700, snapshot: 0o700, fs: 0o755, work: 0o711 } as const;
+
+const OPEN = k.O_DIRECTORY | k.O_CLOEXEC;
+
+const reasons: Readonly<Record<number, Reason>> = {
+  [e.ENOSPC]: 'out-of-space',
+  [e.EDQUOT]: 'out-of-space',
+  [e.EROFS]: 'read-only',
+  [e.EACCES]: 'permission-denied',
+  [e.EPERM]: 'permission-denied',
+  [e.EIO]: 'io-error',
+  [e.ENOENT]: 'path-missing',
+  [e.ENOTDIR]: 'path-not-directory',
+  [e.EMFILE]: 'out-of-descriptors',
+  [e.ENFILE]: 'out-of-descriptors',
+};
+
+function failure(path: string, what: string, { errno, step }: StepFailure): OverlayError {
+  const reason = reasons[errno] ?? 'unexplained';
+  return new OverlayError({ errno, reason, what: `${what} ${quotePath(path)} failed`, path, syscall: step?.call.name });
+}
+
+/** Makes a directory and those above it that are missing, with mode 0700. */
+export function* makeRoot(path: string): Dialogue<void> {
+  const plan = new Plan();
+  const step = plan.stepOf(
+    plan.add(calls.mkdirat, [k.AT_FDCWD, path, mode.root], { output: 0, tolerate: [e.EEXIST, e.ENOENT] }),
+  );
+  const outcome = yield* ask(plan);
+  if (outcome instanceof StepFailure) throw failure(path, 'making the directory', outcome);
+  if (outcome.result(step) !== -e.ENOENT) return;
+  const [parent] = splitPath(path);
+  yield* makeRoot(pathString(parent));
+  yield* makeRoot(path);
+}
+
+/** The directories of a root that is open. */
+export class Directories {
+  /** The directory with those of the snapshots. */
+  readonly snapshots: string;
+  readonly #removed: string;
+  /** The same directory, open. */
+  readonly #all: Held;
+  readonly #isSynced: boolean;
+
+  private constructor(root: string, all: Held, isSynced: boolean) {
+    this.snapshots = `${root}/snapshots`;
+    this.#removed = `${root}/removed`;
+    this.#all = all;
+    this.#isSynced = isSynced;
+  }
+
+  /**
+   * Opens the directories, and makes them where they are missing, unless `isReadonly`. `isSynced`: a directory is on the
+   * disk before its record is written, and its removal before the record goes.
+   */
+  static *open(root: string, { isReadonly, isSynced }: DirectoryOptions): Dialogue<Directories> {
+    if (!isReadonly) yield* makeRoot(root);
+    const plan = new Plan();
+    if (!isReadonly) {
+      for (const name of ['snapshots', 'removed']) {
+        plan.add(calls.mkdirat, [k.AT_FDCWD, `${root}/${name}`, mode.root], { tolerate: [e.EEXIST] });
+      }
+    }
+    const open = plan.add(calls.openat2, [k.AT_FDCWD, `${root}/snapshots`, OPEN, 0], { keep: true, output: 0 });
+    const outcome = yield* ask(plan);
+    if (outcome instanceof StepFailure) throw failure(root, 'opening the root', outcome);
+    return new Directories(root, { descriptor: outcome.result(plan.stepOf(open)) }, isSynced);
+  }
+
+  close(): void {
+    close(this.#all);
+  }
+
+  pathOf(id: number): string {
+    return `${this.snapshots}/${id}`;
+  }
+
+  /**
+   * Makes the directory of a snapshot. Returns the descriptor that locks it, or undefined if the number cannot be used:
+   * something has the name, or a clean-up in another process took the directory for a stray one.
+   */
+  *make(id: number, kind: SnapshotKind, owner: Owner | undefined): Dialogue<Held | undefined> {
+    const plan = new Plan();
+    const all = this.#all.descriptor;
+    const name = String(id);
+    const made = plan.add(calls.mkdirat, [all, name, mode.snapshot], { undo: true });
+    const directory = plan.add(calls.openat2, [all, name, OPEN | k.O_NOFOLLOW, 0], { keep: true, output: 0 });
+    const lock = plan.add(calls.flock, [directory, k.LOCK_EX | k.LOCK_NB]);
+    plan.add(calls.mkdirat, [directory, 'fs', mode.fs], { undo: true });
+    if (kind === 'active') plan.add(calls.mkdirat, [directory, 'work', mode.work], { undo: true });
+    if (owner !== undefined) {
+      plan.add(calls.fchownat, [directory, 'fs', owner.uid, owner.gid, k.AT_SYMLINK_NOFOLLOW]);
+    }
+    if (this.#isSynced) for (const synced of [directory, all]) plan.add(calls.fsync, [synced]);
+    const outcome = yield* ask(plan);
+    if (!(outcome instanceof StepFailure)) return { descriptor: outcome.result(plan.stepOf(directory)) };
+    const { errno, step } = outcome;
+    const isTaken =
+      (step === plan.stepOf(made) && errno === e.EEXIST) ||
+      (step === plan.stepOf(lock) && errno === e.EAGAIN) ||
+      (step !== plan.stepOf(made) && errno === e.ENOENT);
+    if (isTaken) return undefined;
+    throw failure(this.pathOf(id), 'making the directory', outcome);
+  }
+
+  /** Removes a directory that `make` has made, and nothing has been put into. */
+  *unmake(id: number): Dialogue<void> {
+    const plan = new Plan();
+    for (const path of ['/fs', '/work', '']) {
+      plan.add(calls.unlinkat, [this.#all.descriptor, id + path, k.AT_REMOVEDIR], { tolerate: 'any' });
+    }
+    yield* ask(plan);
+  }
+
+  /** Returns the owner of a snapshot's root directory. */
+  *ownerOf(id: number): Dialogue<Owner> {
+    const found = yield* examine(this.#all.descriptor, [`${id}/fs`]);
+    found.advance();
+    const { uid, gid, error } = found;
+    if (error === 0) return { uid, gid };
+    const path = `${this.pathOf(id)}/fs`;
+    throw new OverlayError({
+      errno: error,
+      reason: reasons[error] ?? 'unexplained',
+      what: `the directory ${quotePath(path)} of the parent could not be looked at`,
+      path,
+    });
+  }
+
+  /** Removes the directory of a snapshot, unless something uses it. `onAside` is called once it has no name any more. */
+  *remove(id: number, onAside: () => void): Dialogue<void> {
+    const outcome = yield* this.#moveAside(id, () => true);
+    if (outcome === 'locked') {
+      const path = this.pathOf(id);
+      const what = `another program has locked ${quotePath(path)}`;
+      throw new OverlayError({ errno: e.EBUSY, reason: 'layer-in-use', what, hint: 'try again later', path });
+    }
+    onAside();
+    yield* this.removeAside(id);
+  }
+
+  /**
+   * Removes a directory that no record seems to name. Returns false if it is being made. `isStray` is asked again while
+   * it is locked, so that it cannot get a record.
+   */
+  *removeStray(id: number, isStray: () => boolean): Dialogue<boolean> {
+    const outcome = yield* this.#moveAside(id, isStray);
+    if (outcome === 'moved') yield* this.removeAside(id);
+    return outcome === 'moved';
+  }
+
+  *#moveAside(id: number, isWanted: () => boolean): Dialogue<'moved' | 'locked' | 'unwanted' | undefined> {
+    const aside = { path: this.asideOf(id), isSynced: this.#isSynced, isWanted };
+    return yield* unlessMissing(moveAside(this.pathOf(id), aside));
+  }
+
+  /** Removes a directory that was moved aside, if it is there. */
+  *removeAside(id: number): Dialogue<void> {
+    yield* unlessMissing(removeDirectory(this.asideOf(id)));
+  }
+
+  asideOf(id: number): string {
+    return `${this.#removed}/${id}`;
+  }
+
+  /** The numbers of the snapshots' directories, and of those that were moved aside. */
+  *numbers(): Dialogue<{ readonly snapshots: number[]; readonly removed: number[] }> {
+    return { snapshots: yield* numbersIn(this.snapshots), removed: yield* numbersIn(this.#removed) };
+  }
+}
+
+interface DirectoryOptions {
+  readonly isReadonly: boolean;
+  readonly isSynced: boolean;
+}
+
+/** The numbers that are names of directories in a directory, in order. What has another name is not ours. */
+function* numbersIn(directory: string): Dialogue<number[]> {
+  const entries = yield* list(directory);
+  const names = entries.flatMap(({ name, isDirectory }) => (isDirectory ? [String(name)] : []));
+  return names
+    .filter((name) => /^[1-9]\d{0,14}$/.test(name))
+    .map(Number)
+    .sort((a, b) => a - b);
+}
+
+function* unlessMissing<T>(dialogue: Dialogue<T>): Dialogue<T | undefined> {
+  try {
+    return yield* dialogue;
+  } catch (error) {
+    if (error instanceof OverlayError && error.reason === 'path-missing') return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,10 @@
+/**
+ * Snapshots: containerd's overlay snapshotter as a library.
+ *
+ * @packageDocumentation
+ */
+export { SnapshotError, type SnapshotErrorCode } from './errors.js';
+export type { SnapshotMount } from './mounts.js';
+export type { CommitOptions, SnapshotOptions, SnapshotterOptions } from './options.js';
+export type { Labels, SnapshotKind, SnapshotUsage } from './records.js';
+export { type Cleanup, type SnapshotInfo, Snapshotter } from './snapshotter.js';

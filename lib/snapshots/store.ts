@@ -1,0 +1,292 @@
+/**
+ * The store: the records in an LMDB environment, which several processes may have open. docs/snapshots.md describes its
+ * tables.
+ */
+import { existsSync } from 'node:fs';
+import { damaged, quoteKey, SnapshotError } from './errors.js';
+import { type Environment, loadLmdb, type ReadTransaction, type Table } from './lmdb.js';
+import {
+  decodeNumber,
+  decodeRecord,
+  encodeNumber,
+  encodeRecord,
+  fromNumberKey,
+  type SnapshotRecord,
+  toKey,
+  toNumberKey,
+} from './records.js';
+import type { Writer } from './rules.js';
+
+/** The version of the layout that this library reads and writes. */
+const VERSION = 1;
+
+const versionKey = Buffer.from('version');
+const nextKey = Buffer.from('next');
+const nothing = Buffer.alloc(0);
+
+/** LMDB's errors for a file that is not as it should be: MDB_PAGE_NOTFOUND, MDB_CORRUPTED, MDB_INVALID and their like. */
+const corruptions: ReadonlySet<unknown> = new Set([-30797, -30796, -30795, -30794, -30793, -30779]);
+
+/** The name of the store's file in a root. */
+export const STORE_FILE = 'metadata.mdb';
+
+export interface StoreOptions {
+  readonly isReadonly: boolean;
+  /** Whether a transaction is on the disk when its promise is fulfilled. */
+  readonly isSynced: boolean;
+}
+
+/** The tables, inside a transaction. */
+export class Tables implements Writer {
+  readonly #path: string;
+  readonly #about: Table;
+  readonly #snapshots: Table;
+  readonly #numbers: Table;
+  readonly #children: Table;
+  readonly #removing: Table;
+
+  constructor(path: string, environment: Environment) {
+    const open = (name: string) => environment.openDB({ name, encoding: 'binary', keyEncoding: 'binary' });
+    this.#path = path;
+    this.#about = open('about');
+    this.#snapshots = open('snapshots');
+    this.#numbers = open('numbers');
+    this.#children = open('children');
+    this.#removing = open('removing');
+  }
+
+  damaged(what: string, key?: string): SnapshotError {
+    return damaged(this.#path, what, key);
+  }
+
+  #decode(bytes: Buffer, key?: string): SnapshotRecord {
+    const record = decodeRecord(bytes);
+    if (record === undefined || (key !== undefined && record.name !== key)) {
+      throw this.damaged(
+        key === undefined
+          ? 'a record does not match its checksum'
+          : `the record of ${quoteKey(key)} does not match its checksum`,
+        key,
+      );
+    }
+    return record;
+  }
+
+  #number(key: Buffer): number | undefined {
+    const bytes = this.#about.get(key);
+    if (bytes === undefined) return undefined;
+    const number = decodeNumber(bytes);
+    if (number === undefined) throw this.damaged(`its '${key}' does not match its checksum`);
+    return number;
+  }
+
+  get version(): number | undefined {
+    return this.#number(versionKey);
+  }
+
+  /** Makes an empty store one of this version. */
+  initialize(): void {
+    this.#about.put(versionKey, encodeNumber(VERSION));
+    this.#about.put(nextKey, encodeNumber(1));
+  }
+
+  /** Throws unless the store has the version that this library knows. */
+  checkVersion(): void {
+    const { version } = this;
+    if (version === VERSION) return;
+    if (version === undefined) throw this.damaged('it has no version');
+    throw new SnapshotError({
+      code: 'ERR_SNAPSHOT_STORE_VERSION',
+      what: `the store ${quoteKey(this.#path)} has version ${version}, and this library knows version ${VERSION}`,
+      hint: version > VERSION ? 'use the newer version of overlayfs that made it' : 'use the version that made it',
+      path: this.#path,
+    });
+  }
+
+  /** Takes numbers for new directories. No number is ever given out again. Returns the first of them. */
+  takeNumbers(count: number): number {
+    const first = this.#number(nextKey);
+    if (first === undefined) throw this.damaged("it has no 'next'");
+    this.#about.put(nextKey, encodeNumber(first + count));
+    return first;
+  }
+
+  get(name: string): SnapshotRecord | undefined {
+    const bytes = this.#snapshots.get(toKey(name));
+    return bytes && this.#decode(bytes, name);
+  }
+
+  put(record: SnapshotRecord): void {
+    this.#snapshots.put(toKey(record.name), encodeRecord(record));
+    this.#numbers.put(toNumberKey(record.id), Buffer.from(record.name));
+  }
+
+  delete({ name, id }: SnapshotRecord): void {
+    this.#snapshots.remove(toKey(name));
+    this.#numbers.remove(toNumberKey(id));
+  }
+
+  /** Whether a snapshot has this number, or one that is being removed. */
+  hasNumber(id: number): boolean {
+    return this.#numbers.get(toNumberKey(id)) !== undefined || this.#removing.get(toNumberKey(id)) !== undefined;
+  }
+
+  /** All records in the order of their keys. */
+  *records(transaction?: ReadTransaction): Generator<SnapshotRecord> {
+    const range = transaction === undefined ? {} : { transaction };
+    for (const { value } of this.#snapshots.getRange(range)) yield this.#decode(value);
+  }
+
+  link(parent: number, child: number): void {
+    this.#children.put(toNumberKey(parent, child), nothing);
+  }
+
+  unlink(parent: number, child: number): void {
+    this.#children.remove(toNumberKey(parent, child));
+  }
+
+  hasChild(id: number): boolean {
+    const range = { start: toNumberKey(id), end: toNumberKey(id + 1), limit: 1 };
+    return !this.#children.getKeys(range)[Symbol.iterator]().next().done;
+  }
+
+  putRemoving(record: SnapshotRecord): void {
+    this.#removing.put(toNumberKey(record.id), encodeRecord(record));
+  }
+
+  deleteRemoving(id: number): void {
+    this.#removing.remove(toNumberKey(id));
+  }
+
+  /** The numbers whose directories are to be removed. */
+  get removing(): number[] {
+    return Array.from(this.#removing.getKeys({}), (key) => fromNumberKey(key));
+  }
+}
+
+interface LmdbError extends Error {
+  readonly code?: unknown;
+  /** Rejected with the reason, when a transaction could not be written. */
+  readonly commitError?: Promise<never>;
+}
+
+export class Store {
+  readonly path: string;
+  readonly #environment: Environment;
+  readonly #tables: Tables;
+  #isClosed = false;
+
+  private constructor(path: string, environment: Environment, tables: Tables) {
+    this.path = path;
+    this.#environment = environment;
+    this.#tables = tables;
+  }
+
+  /** Opens the store, and makes it where there is none. */
+  static async open(path: string, { isReadonly, isSynced }: StoreOptions): Promise<Store> {
+    const lmdb = await loadLmdb();
+    if (isReadonly && !existsSync(path)) {
+      throw new SnapshotError({
+        code: 'ERR_SNAPSHOT_NOT_FOUND',
+        what: `there is no store ${quoteKey(path)}`,
+        hint: 'check the root, or leave `readonly` out to make one',
+        path,
+      });
+    }
+    let store: Store;
+    try {
+      const environment = lmdb.open({
+        path,
+        noSubdir: true,
+        readOnly: isReadonly,
+        noSync: !isSynced,
+        // A promise is fulfilled when the transaction is on the disk, not before.
+        overlappingSync: false,
+        encoding: 'binary',
+        keyEncoding: 'binary',
+        maxDbs: 8,
+      });
+      store = new Store(path, environment, new Tables(path, environment));
+    } catch (error) {
+      throw await explain(path, error as LmdbError);
+    }
+    try {
+      if (!isReadonly && store.read((tables) => tables.version) === undefined) await store.#initialize();
+      store.read((tables) => tables.checkVersion());
+    } catch (error) {
+      await store.close();
+      throw error;
+    }
+    return store;
+  }
+
+  async #initialize(): Promise<void> {
+    await this.#perform((tables) => {
+      if (tables.version === undefined) tables.initialize();
+    });
+  }
+
+  #refuseClosed(): void {
+    if (!this.#isClosed) return;
+    throw new SnapshotError({
+      code: 'ERR_SNAPSHOT_CLOSED',
+      what: 'the snapshotter has been closed',
+      hint: 'open it again',
+      path: this.path,
+    });
+  }
+
+  /** Calls a function that reads. It sees all that was acknowledged before, by any process. */
+  read<T>(perform: (tables: Tables) => T): T {
+    this.#refuseClosed();
+    this.#environment.resetReadTxn();
+    return perform(this.#tables);
+  }
+
+  /** A state of the store that does not change until `end` is called. */
+  hold(): { readonly records: Generator<SnapshotRecord>; readonly end: () => void } {
+    this.#refuseClosed();
+    this.#environment.resetReadTxn();
+    const transaction = this.#environment.useReadTransaction();
+    return { records: this.#tables.records(transaction), end: () => transaction.done() };
+  }
+
+  /** Calls a function in a transaction. It throws before it changes anything, or not at all. */
+  async write<T>(perform: (tables: Tables) => T): Promise<T> {
+    this.#refuseClosed();
+    return this.#perform((tables) => {
+      tables.checkVersion();
+      return perform(tables);
+    });
+  }
+
+  async #perform<T>(perform: (tables: Tables) => T): Promise<T> {
+    try {
+      return await this.#environment.transaction(() => perform(this.#tables));
+    } catch (error) {
+      if (error instanceof SnapshotError) throw error;
+      throw await explain(this.path, error as LmdbError);
+    }
+  }
+
+  async close(): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    await this.#environment.close();
+  }
+}
+
+/** Returns the error for a failure of LMDB. */
+async function explain(path: string, error: LmdbError): Promise<Error> {
+  const cause = await (error.commitError?.catch((reason: LmdbError) => reason) ?? error);
+  if (corruptions.has((cause as LmdbError).code)) return damaged(path, cause.message);
+  return new SnapshotError(
+    {
+      code: 'ERR_SNAPSHOT_STORE_FAILED',
+      what: `the store ${quoteKey(path)} could not be used: ${cause.message}`,
+      hint: 'make room on its file system, or see the kernel log (dmesg); nothing was changed',
+      path,
+    },
+    { cause },
+  );
+}
