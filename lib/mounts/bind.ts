@@ -6,9 +6,9 @@ import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { formatStep, systemCallOf } from '../kernel/format.js';
-import { addLook, readLook, readMountId, STATX_OUTPUT } from '../kernel/look.js';
+import { addLook, readLook, readMountId, readMountIds, STATX_OUTPUT } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
-import { Plan, type Step } from '../kernel/plan.js';
+import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
 import {
   addJoin,
   checkNamespace,
@@ -28,6 +28,7 @@ import {
   propagationBits,
   propagations,
 } from '../options/attributes.js';
+import { addMapNamespace, addMapping, checkMap, type IdMap, isMapping, type MapSource } from '../options/idmap.js';
 import {
   type Path,
   type PathLike,
@@ -57,6 +58,8 @@ export interface BindOptions {
   nodiratime?: boolean;
   /** When the kernel updates access times. */
   atime?: AccessTimes;
+  /** Shows the files with other owners: a list of ranges of ids, or the descriptor of a user namespace (5.12). */
+  idmap?: IdMap;
   /** The propagation type, which decides if mounts inside it appear in other namespaces. */
   propagation?: Propagation;
   /** Allows a target that is a mount point already, and covers that mount. Default false: such a target is an error. */
@@ -71,6 +74,7 @@ const names: ReadonlySet<string> = new Set([
   'recursive',
   ...mountAttributes,
   'atime',
+  'idmap',
   'propagation',
   'stack',
   'namespace',
@@ -79,33 +83,37 @@ const names: ReadonlySet<string> = new Set([
 
 interface Bind extends AttributeSet {
   readonly source: Path;
-  readonly target: Path;
+  /** Undefined for a detached bind. */
+  readonly target: Path | undefined;
   readonly recursive: boolean;
+  readonly idmap: MapSource | undefined;
   readonly propagation: Propagation | undefined;
   readonly stack: boolean;
   readonly namespace: Namespace | undefined;
   readonly signal: AbortSignal | undefined;
 }
 
-function check(source: PathLike, target: PathLike, options: BindOptions | undefined): Bind {
+function check(source: PathLike, target: PathLike | undefined, options: BindOptions | undefined): Bind {
   const given = toOptions(options, names);
   const namespace = checkNamespace(given.namespace);
   const checked = {
     source: toPath(source, 'source'),
-    target: toTarget(target, namespace),
+    target: target === undefined ? undefined : withoutTrailingSlashes(toTarget(target, namespace)),
     ...checkAttributes(given),
     recursive: checkBoolean(given.recursive, 'recursive') ?? false,
+    idmap: given.idmap === undefined ? undefined : checkMap(given.idmap, 'idmap'),
     propagation: checkWord(given.propagation, 'propagation', propagations),
     stack: checkBoolean(given.stack, 'stack') ?? false,
     namespace,
     signal: checkSignal(given.signal),
   };
   if (checked.signal?.aborted) throw abortError(checked.signal);
-  return { ...checked, source: toAbsolute(checked.source), target: withoutTrailingSlashes(checked.target) };
+  return { ...checked, source: toAbsolute(checked.source) };
 }
 
 interface BindPlan {
   readonly plan: Plan;
+  readonly tree: Step;
   readonly id: Step;
 }
 
@@ -116,9 +124,12 @@ function bindPlan(bind: Bind): BindPlan {
   const plan = new Plan();
   const recursive = bind.recursive ? k.AT_RECURSIVE : 0;
   const source = { role: 'source', path: bind.source } as const;
-  const target = { role: 'target', path: bind.target } as const;
   const clone = k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC | recursive;
-  const tree = plan.add(calls.open_tree, [k.AT_FDCWD, bind.source, clone], { subject: source });
+  const tree = plan.add(calls.open_tree, [k.AT_FDCWD, bind.source, clone], {
+    subject: source,
+    ...(bind.target === undefined && { keep: true, output: 0 }),
+  });
+  if (bind.idmap !== undefined) addMapping(plan, tree, addMapNamespace(plan, bind.idmap), source, recursive);
   const set = attributeBits(bind);
   if (set !== 0 || bind.atime !== undefined) {
     const clear = bind.atime === undefined ? 0 : ACCESS_TIMES;
@@ -131,8 +142,18 @@ function bindPlan(bind: Bind): BindPlan {
       output: STATX_OUTPUT,
     },
   );
+  if (bind.target !== undefined) addAttachment(plan, tree, bind, bind.target);
+  if (bind.propagation !== undefined) {
+    const bits = propagationBits[bind.propagation];
+    plan.add(calls.mount_setattr, [tree, '', k.AT_EMPTY_PATH | recursive, 0, 0, bits], { subject: source });
+  }
+  return { plan, tree: plan.stepOf(tree), id: plan.stepOf(look) };
+}
+
+function addAttachment(plan: Plan, tree: Descriptor, bind: Bind, path: Path): void {
+  const target = { role: 'target', path } as const;
   if (bind.namespace !== undefined) addJoin(plan, bind.namespace);
-  const at = plan.add(calls.openat2, [k.AT_FDCWD, bind.target, k.O_PATH | k.O_NOFOLLOW | k.O_CLOEXEC, 0], {
+  const at = plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_PATH | k.O_NOFOLLOW | k.O_CLOEXEC, 0], {
     subject: target,
   });
   const refused = bind.stack ? 0 : k.STATX_ATTR_MOUNT_ROOT;
@@ -141,11 +162,6 @@ function bindPlan(bind: Bind): BindPlan {
     undo: true,
     subject: target,
   });
-  if (bind.propagation !== undefined) {
-    const bits = propagationBits[bind.propagation];
-    plan.add(calls.mount_setattr, [tree, '', k.AT_EMPTY_PATH | recursive, 0, 0, bits], { subject: target });
-  }
-  return { plan, id: plan.stepOf(look) };
 }
 
 /** Returns true when one of source and target is a directory and the other is not. */
@@ -153,6 +169,7 @@ function* areUnlike(bind: Bind): Dialogue<boolean> {
   const plan = new Plan();
   const source = addLook(plan, bind.source);
   if (bind.namespace !== undefined) addJoin(plan, bind.namespace);
+  if (bind.target === undefined) return false;
   const target = addLook(plan, bind.target, { flags: k.AT_SYMLINK_NOFOLLOW });
   const outcome = yield* ask(plan);
   const isDirectory = (step: Step) => readLook(step, outcome).type === k.S_IFDIR;
@@ -163,7 +180,8 @@ function* areUnlike(bind: Bind): Dialogue<boolean> {
 function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayError {
   const { errno, step, undoErrno } = failure;
   const subject = step?.options.subject;
-  const name = `the ${subject?.role ?? 'target'} ${quotePath(subject?.path ?? bind.target)}`;
+  const place = bind.target ?? bind.source;
+  const name = `the ${subject?.role ?? 'target'} ${quotePath(subject?.path ?? place)}`;
   const call = step === undefined ? 'the call' : formatStep(failure.plan, step);
   const verdict = (): Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'> => {
     if (step?.call === calls.statx) {
@@ -181,6 +199,9 @@ function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayErro
         reason: 'target-mismatch',
         what: `of the source ${quotePath(bind.source)} and ${name}, one is a directory and the other is not`,
       };
+    }
+    if (step?.call === calls.userns || (step?.call === calls.mount_setattr && isMapping(step.args))) {
+      return explainMapping(name, step.call === calls.userns, errno);
     }
     if (errno === e.ENOENT) {
       return subject?.role === 'source'
@@ -210,16 +231,42 @@ function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayErro
     if (cause !== undefined) return { reason: 'path-inaccessible', what: `${name} cannot be reached: ${cause}` };
     return {
       reason: 'unexplained',
-      what: `the kernel refused to bind at ${quotePath(bind.target)}: ${call} failed, and nothing known explains it`,
+      what: `the kernel refused to bind at ${quotePath(place)}: ${call} failed, and nothing known explains it`,
     };
   };
   return new OverlayError({
     errno,
-    path: pathString(subject?.path ?? bind.target),
+    path: pathString(subject?.path ?? place),
     syscall: step === undefined || step.call === calls.statx ? undefined : systemCallOf(step),
     ...verdict(),
     leftover: undoErrno === 0 ? undefined : `what was bound could not be unmounted again (errno ${undoErrno})`,
   });
+}
+
+/** The reasons why a bind cannot show other owners. */
+function explainMapping(
+  name: string,
+  isNamespace: boolean,
+  errno: number,
+): Pick<OverlayErrorFields, 'reason' | 'what'> {
+  if (errno === e.EPERM || errno === e.EACCES) {
+    return { reason: 'no-privilege', what: `this process may not map the owners of ${name}` };
+  }
+  if (isNamespace) return { reason: 'idmap-refused', what: 'the kernel refuses the ranges of `idmap`' };
+  return { reason: 'idmap-unsupported', what: `the kernel cannot map the owners of ${name}` };
+}
+
+/**
+ * Binds `source` at no place: the mount is its file descriptor. The options are those of `bind` without the ones about a
+ * target.
+ */
+export function* bindDetached(source: PathLike, options: BindOptions): Dialogue<Mount> {
+  const checked = check(source, undefined, options);
+  const { plan, tree, id } = bindPlan(checked);
+  const outcome = yield* ask(plan, checked.signal);
+  if (outcome instanceof StepFailure) throw explain(checked, outcome, false);
+  const held = { descriptor: outcome.result(tree) };
+  return new Mount(undefined, { ...readMountIds(id, outcome), held, path: `/proc/self/fd/${held.descriptor}` });
 }
 
 function* bound(source: PathLike, target: PathLike, options: BindOptions | undefined): Dialogue<Mount> {
@@ -227,7 +274,9 @@ function* bound(source: PathLike, target: PathLike, options: BindOptions | undef
   const { target: path, namespace, signal } = checked;
   const { plan, id } = bindPlan(checked);
   const outcome = yield* ask(plan, signal);
-  if (!(outcome instanceof StepFailure)) return new Mount(target, { path, id: readMountId(id, outcome), namespace });
+  if (!(outcome instanceof StepFailure)) {
+    return new Mount(target, { path: path as Path, id: readMountId(id, outcome), namespace });
+  }
   if (outcome.cancelled && signal) throw abortError(signal, outcome.undoErrno);
   throw explainJoin(outcome) ?? explain(checked, outcome, yield* areUnlike(checked));
 }
@@ -238,7 +287,7 @@ function* bound(source: PathLike, target: PathLike, options: BindOptions | undef
  *
  * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`: an argument is wrong
  * @throws {OverlayError} `reason` is `'path-missing'`, `'target-missing'`, `'target-mounted'`, `'target-mismatch'`,
- * `'target-symlink'`, `'source-unbindable'`, `'no-privilege'`, `'namespace-missing'`, `'namespace-denied'`,
+ * `'target-symlink'`, `'source-unbindable'`, `'idmap-unsupported'`, `'idmap-refused'`, `'no-privilege'`, `'namespace-missing'`, `'namespace-denied'`,
  * `'path-inaccessible'`, `'out-of-descriptors'` or `'option-unsupported'`
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
