@@ -84,7 +84,7 @@ function parseBind(source: string, parts: Split, name: string): Parsed {
 
 /** The layers are literal: colons separate lower ones, and nothing is escaped. */
 function parseOverlay(parts: Split, name: string): Parsed {
-  const layers: OverlayOptions = { lowerdir: [] };
+  const layers: { lowerdir: Path[]; upperdir?: Path; workdir?: Path } = { lowerdir: [] };
   const others: { name: string; value: Buffer | null }[] = [];
   for (const option of parts.rest) {
     const at = option.indexOf('=');
@@ -94,10 +94,17 @@ function parseOverlay(parts: Split, name: string): Parsed {
     else others.push({ name: key, value: value === null ? null : Buffer.from(value) });
   }
   const { options, others: unknown } = readGiven(others);
+  const { lowerdir, datadir, ...own } = options;
   const [first] = unknown;
   if (first !== undefined) throw invalidArgumentValue(name, first.name, 'has an option that overlayfs does not have');
   const { idmap } = toIdMap(parts, name);
-  const named: OverlayOptions = { ...options, ...parts.attributes, ...layers };
+  const named: OverlayOptions = {
+    ...own,
+    ...parts.attributes,
+    ...layers,
+    lowerdir: [...layers.lowerdir, ...lowerdir],
+    ...(datadir.length > 0 && { datadir }),
+  };
   // Those of the upper are the container's already.
   return { type: 'overlay', options: idmap === undefined ? named : { ...named, idmap: { lowerdir: idmap } } };
 }
@@ -322,14 +329,16 @@ export async function withTempMount<T>(
     );
   }
   const directory = mkdtempSync(`${tmpdir()}/overlayfs-mounts-`);
+  let isMounted = false;
   return ending(
     async () => {
       await mountAll(lasting, directory);
-      return ending(
-        async () => fn(directory),
-        () => unmountAll(lasting, directory),
-      );
+      isMounted = true;
+      return fn(directory);
     },
-    async () => rmdirSync(directory),
+    async () => {
+      if (isMounted) await unmountAll(lasting, directory);
+      rmdirSync(directory);
+    },
   );
 }
