@@ -11,11 +11,22 @@ import { ls } from './ls.js';
 import { mount } from './mount.js';
 import { parse } from './parse.js';
 import { run } from './run.js';
+import { snapshot } from './snapshot.js';
 import { umount } from './umount.js';
 import { UsageError, unknownWord } from './usage-error.js';
 import { whiteout } from './whiteout.js';
 
-const commands: Readonly<Record<string, Command>> = { mount, umount, run, ls, holders, whiteout, explain, features };
+const commands: Readonly<Record<string, Command>> = {
+  mount,
+  umount,
+  run,
+  ls,
+  holders,
+  whiteout,
+  snapshot,
+  explain,
+  features,
+};
 const commandNames = Object.keys(commands);
 
 /** Prints errors, and points to the help if they are about the command line. */

@@ -92,6 +92,9 @@ export function decodeRecord(bytes: Buffer): SnapshotRecord | undefined {
   return record;
 }
 
+/** Whether bytes of `encodeRecord` or `encodeNumber` are as they were written. */
+export const isSealed = (bytes: Buffer): boolean => unseal(bytes) !== undefined;
+
 export const encodeNumber = (number: number): Buffer => seal(String(number));
 
 /** Returns undefined if the bytes are damaged. */

@@ -52,9 +52,8 @@ export function checkCreation(reader: Reader, { key, parent }: Creation): Snapsh
   return found;
 }
 
-/** Adds a snapshot. */
-export function create(writer: Writer, record: SnapshotRecord): void {
-  const parent = checkCreation(writer, { key: record.name, parent: record.parent });
+/** Adds a snapshot that can be made. */
+export function create(writer: Writer, record: SnapshotRecord, parent: SnapshotRecord | undefined): void {
   writer.put(record);
   if (parent !== undefined) writer.link(parent.id, record.id);
 }

@@ -223,8 +223,11 @@ export class Snapshotter {
       return await this.#write((tables) => {
         const time = now();
         const record = { name, id, kind, parent, created: time, updated: time, labels };
-        rules.create(tables, record);
-        return this.#toMounts(tables, record);
+        // LMDB keeps what was written before an error is thrown.
+        const above = rules.checkCreation(tables, { key: name, parent });
+        const mounts = this.#toMounts(tables, record);
+        rules.create(tables, record, above);
+        return mounts;
       });
     } catch (error) {
       // If the store has failed, its last transaction may be on the disk all the same.
@@ -264,7 +267,7 @@ export class Snapshotter {
     }
   }
 
-  #toMounts(tables: Tables, record: SnapshotRecord): SnapshotMount[] {
+  #toMounts(tables: rules.Reader, record: SnapshotRecord): SnapshotMount[] {
     const parents = rules.ancestorsOf(tables, record).map(({ id }) => id);
     return toMounts(record, parents, this.#settings);
   }

@@ -3,19 +3,22 @@
  * tables.
  */
 import { existsSync } from 'node:fs';
+import { hold } from '../kernel/dialogue.js';
 import { damaged, quoteKey, SnapshotError } from './errors.js';
 import { type Environment, loadLmdb, type ReadTransaction, type Table } from './lmdb.js';
+import { type Contents, type Entry, lastTransaction, readPages } from './pages.js';
 import {
   decodeNumber,
   decodeRecord,
   encodeNumber,
   encodeRecord,
   fromNumberKey,
+  isSealed,
   type SnapshotRecord,
   toKey,
   toNumberKey,
 } from './records.js';
-import type { Writer } from './rules.js';
+import type { Reader, Writer } from './rules.js';
 
 /** The version of the layout that this library reads and writes. */
 const VERSION = 1;
@@ -36,8 +39,20 @@ export interface StoreOptions {
   readonly isSynced: boolean;
 }
 
+/** What can be read of a store. */
+export interface ReadableTables extends Reader {
+  readonly version: number | undefined;
+  /** The numbers whose directories are to be removed. */
+  readonly removing: readonly number[];
+  checkVersion(): void;
+  /** Whether a snapshot has this number, or one that is being removed. */
+  hasNumber(id: number): boolean;
+  /** All records in the order of their keys. */
+  records(transaction?: ReadTransaction): Iterable<SnapshotRecord>;
+}
+
 /** The tables, inside a transaction. */
-export class Tables implements Writer {
+export class Tables implements ReadableTables, Writer {
   readonly #path: string;
   readonly #about: Table;
   readonly #snapshots: Table;
@@ -90,17 +105,8 @@ export class Tables implements Writer {
     this.#about.put(nextKey, encodeNumber(1));
   }
 
-  /** Throws unless the store has the version that this library knows. */
   checkVersion(): void {
-    const { version } = this;
-    if (version === VERSION) return;
-    if (version === undefined) throw this.damaged('it has no version');
-    throw new SnapshotError({
-      code: 'ERR_SNAPSHOT_STORE_VERSION',
-      what: `the store ${quoteKey(this.#path)} has version ${version}, and this library knows version ${VERSION}`,
-      hint: version > VERSION ? 'use the newer version of overlayfs that made it' : 'use the version that made it',
-      path: this.#path,
-    });
+    checkVersion(this.#path, this.version);
   }
 
   /** Takes numbers for new directories. No number is ever given out again. Returns the first of them. */
@@ -126,12 +132,10 @@ export class Tables implements Writer {
     this.#numbers.remove(toNumberKey(id));
   }
 
-  /** Whether a snapshot has this number, or one that is being removed. */
   hasNumber(id: number): boolean {
     return this.#numbers.get(toNumberKey(id)) !== undefined || this.#removing.get(toNumberKey(id)) !== undefined;
   }
 
-  /** All records in the order of their keys. */
   *records(transaction?: ReadTransaction): Generator<SnapshotRecord> {
     const range = transaction === undefined ? {} : { transaction };
     for (const { value } of this.#snapshots.getRange(range)) yield this.#decode(value);
@@ -158,10 +162,98 @@ export class Tables implements Writer {
     this.#removing.remove(toNumberKey(id));
   }
 
-  /** The numbers whose directories are to be removed. */
   get removing(): number[] {
     return Array.from(this.#removing.getKeys({}), (key) => fromNumberKey(key));
   }
+}
+
+/** Throws unless the store has the version that this library knows. */
+function checkVersion(path: string, version: number | undefined): void {
+  if (version === VERSION) return;
+  if (version === undefined) throw damaged(path, 'it has no version');
+  throw new SnapshotError({
+    code: 'ERR_SNAPSHOT_STORE_VERSION',
+    what: `the store ${quoteKey(path)} has version ${version}, and this library knows version ${VERSION}`,
+    hint: version > VERSION ? 'use the newer version of overlayfs that made it' : 'use the version that made it',
+    path,
+  });
+}
+
+/** What could be read of a damaged store. */
+class Remains implements ReadableTables {
+  readonly version: number | undefined;
+  readonly removing: readonly number[];
+  readonly #path: string;
+  readonly #records: ReadonlyMap<string, SnapshotRecord>;
+
+  constructor(path: string, { tables }: Contents) {
+    const about = tables.get('about')?.find(({ key }) => key.equals(versionKey));
+    const records = (tables.get('snapshots') ?? []).map(({ value }) => decodeRecord(value) as SnapshotRecord);
+    this.version = about && decodeNumber(about.value);
+    this.removing = (tables.get('removing') ?? []).map(({ key }) => fromNumberKey(key));
+    this.#path = path;
+    this.#records = new Map(records.map((record) => [record.name, record]));
+  }
+
+  checkVersion(): void {
+    // Without a version it may be that of another layout; its records have been read all the same.
+    if (this.version !== undefined) checkVersion(this.#path, this.version);
+  }
+
+  damaged(what: string, key?: string): SnapshotError {
+    return damaged(this.#path, what, key);
+  }
+
+  get(name: string): SnapshotRecord | undefined {
+    return this.#records.get(name);
+  }
+
+  hasChild(id: number): boolean {
+    const name = [...this.#records.values()].find((record) => record.id === id)?.name;
+    return [...this.#records.values()].some(({ parent }) => parent === name);
+  }
+
+  hasNumber(id: number): boolean {
+    return this.removing.includes(id) || [...this.#records.values()].some((record) => record.id === id);
+  }
+
+  records(): Iterable<SnapshotRecord> {
+    return this.#records.values();
+  }
+}
+
+/** The tables whose values are sealed. */
+const sealedTables: ReadonlySet<string> = new Set(['about', 'snapshots', 'removing']);
+
+const checkEntry = (table: string, { value }: Entry): string | undefined =>
+  sealedTables.has(table) && !isSealed(value) ? `an entry of '${table}' does not match its checksum` : undefined;
+
+/** How often to look again, while other processes write. Then they use the store, so it is not damaged. */
+const MOST_LOOKS = 5;
+
+/** Looks through the file of a store. Returns undefined if there is nothing wrong. */
+async function findDamage(path: string): Promise<Contents | undefined> {
+  const { readFile } = process.getBuiltinModule('node:fs/promises');
+  const read = async (): Promise<Buffer> => {
+    try {
+      return await readFile(path);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return Buffer.alloc(0);
+      throw error;
+    }
+  };
+  let last: bigint | undefined;
+  for (let i = 0; i < MOST_LOOKS; i++) {
+    const file = await read();
+    // LMDB makes what is missing, or what a crash has left empty.
+    if (file.every((byte) => byte === 0)) return undefined;
+    const transaction = lastTransaction(file);
+    const contents = await hold(readPages(file, checkEntry));
+    if (contents.problems.length === 0) return undefined;
+    if (i > 0 && transaction === last) return contents;
+    last = transaction;
+  }
+  return undefined;
 }
 
 interface LmdbError extends Error {
@@ -172,11 +264,12 @@ interface LmdbError extends Error {
 
 export class Store {
   readonly path: string;
-  readonly #environment: Environment;
-  readonly #tables: Tables;
+  /** Undefined for a damaged store that is open for reading. */
+  readonly #environment: Environment | undefined;
+  readonly #tables: ReadableTables;
   #isClosed = false;
 
-  private constructor(path: string, environment: Environment, tables: Tables) {
+  private constructor(path: string, environment: Environment | undefined, tables: ReadableTables) {
     this.path = path;
     this.#environment = environment;
     this.#tables = tables;
@@ -193,6 +286,13 @@ export class Store {
         path,
       });
     }
+    const contents = await findDamage(path);
+    if (contents !== undefined) {
+      if (!isReadonly) throw damaged(path, contents.problems.join('; '));
+      const remains = new Remains(path, contents);
+      remains.checkVersion();
+      return new Store(path, undefined, remains);
+    }
     let store: Store;
     try {
       const environment = lmdb.open({
@@ -202,6 +302,8 @@ export class Store {
         noSync: !isSynced,
         // A promise is fulfilled when the transaction is on the disk, not before.
         overlappingSync: false,
+        // Its batches have promises of their own, which nobody could handle when a transaction fails.
+        eventTurnBatching: false,
         encoding: 'binary',
         keyEncoding: 'binary',
         maxDbs: 8,
@@ -237,15 +339,16 @@ export class Store {
   }
 
   /** Calls a function that reads. It sees all that was acknowledged before, by any process. */
-  read<T>(perform: (tables: Tables) => T): T {
+  read<T>(perform: (tables: ReadableTables) => T): T {
     this.#refuseClosed();
-    this.#environment.resetReadTxn();
+    this.#environment?.resetReadTxn();
     return perform(this.#tables);
   }
 
   /** A state of the store that does not change until `end` is called. */
-  hold(): { readonly records: Generator<SnapshotRecord>; readonly end: () => void } {
+  hold(): { readonly records: Iterable<SnapshotRecord>; readonly end: () => void } {
     this.#refuseClosed();
+    if (this.#environment === undefined) return { records: this.#tables.records(), end: () => {} };
     this.#environment.resetReadTxn();
     const transaction = this.#environment.useReadTransaction();
     return { records: this.#tables.records(transaction), end: () => transaction.done() };
@@ -261,8 +364,10 @@ export class Store {
   }
 
   async #perform<T>(perform: (tables: Tables) => T): Promise<T> {
+    // Only a store that is open for reading has no environment, and nobody writes to one.
+    const environment = this.#environment as Environment;
     try {
-      return await this.#environment.transaction(() => perform(this.#tables));
+      return await environment.transaction(() => perform(this.#tables as Tables));
     } catch (error) {
       if (error instanceof SnapshotError) throw error;
       throw await explain(this.path, error as LmdbError);
@@ -272,7 +377,7 @@ export class Store {
   async close(): Promise<void> {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    await this.#environment.close();
+    await this.#environment?.close();
   }
 }
 
