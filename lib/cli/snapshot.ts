@@ -211,6 +211,7 @@ async function run({ options, operands }: Parsed): Promise<Outcome> {
   }
   const other = ['label', 'parent', 'async'].find((flag) => options[flag] !== undefined && !verb.flags.includes(flag));
   if (other !== undefined) throw new UsageError(`--${other} is of no use for snapshot ${name}`);
+  labelsOf(options);
   const root = options['root'] as Path | undefined;
   if (root === undefined) throw new UsageError('--root is missing', 'Name the directory of the snapshots: --root DIR.');
   const snapshotter = await Snapshotter.open(root, {
