@@ -5,6 +5,7 @@ import { flatKinds } from './kinds/flat.js';
 import { manyKinds } from './kinds/many.js';
 import { pairKinds } from './kinds/pairs.js';
 import { programKinds } from './kinds/programs.js';
+import { snapshotKinds } from './kinds/snapshots.js';
 import { startUpKinds } from './kinds/start-up.js';
 import { statKinds } from './kinds/stats.js';
 import { variantKinds } from './kinds/variants.js';
@@ -12,7 +13,7 @@ import { whiteoutKinds } from './kinds/whiteouts.js';
 
 const kinds = [
   ...[...pairKinds, ...atOnceKinds, ...flatKinds, ...programKinds],
-  ...[...statKinds, ...variantKinds, ...whiteoutKinds, ...manyKinds, ...startUpKinds],
+  ...[...statKinds, ...variantKinds, ...whiteoutKinds, ...manyKinds, ...snapshotKinds, ...startUpKinds],
 ];
 
 export const rows: readonly Row[] = kinds.flatMap((kind) =>
