@@ -164,6 +164,22 @@ function* subIdNamespace(): Dialogue<Descriptor | undefined> {
   }
 }
 
+/** Removes it, files of the user's subordinate ids too. */
+function* removeAll(target: Target): Dialogue<void> {
+  let failure = yield* remove(target);
+  if (failure !== undefined && isDenied(failure)) {
+    const user = yield* subIdNamespace();
+    if (user !== undefined) {
+      try {
+        failure = yield* remove(target, user);
+      } finally {
+        close({ descriptor: user });
+      }
+    }
+  }
+  if (failure !== undefined) throw explainRemoval(target.path, failure.errno, failure.inside);
+}
+
 /** Removes a directory by its absolute path. */
 export function* removeDirectory(path: Path): Dialogue<void> {
   const target = yield* look(path);
@@ -172,18 +188,7 @@ export function* removeDirectory(path: Path): Dialogue<void> {
     yield* refuseUsed(target);
     lock = yield* lockDirectory(target.name, target.parent);
     if (lock === 'taken') throw inUse(path, `the overlay of an \`overlayfs run\` uses ${quotePath(path)}`);
-    let failure = yield* remove(target);
-    if (failure !== undefined && isDenied(failure)) {
-      const user = yield* subIdNamespace();
-      if (user !== undefined) {
-        try {
-          failure = yield* remove(target, user);
-        } finally {
-          close({ descriptor: user });
-        }
-      }
-    }
-    if (failure !== undefined) throw explainRemoval(path, failure.errno, failure.inside);
+    yield* removeAll(target);
   } finally {
     if (typeof lock === 'object') close(lock);
     close({ descriptor: target.parent });
@@ -193,19 +198,22 @@ export function* removeDirectory(path: Path): Dialogue<void> {
 export interface Aside {
   /** The new path of the directory, on the same file system. */
   readonly path: Path;
-  /** Whether the new name has to be on the disk: fsync(2). */
+  /** Whether the new name has to be on the disk before the removal: fsync(2). */
   readonly isSynced: boolean;
   /** Asked while the directory is locked. Nothing happens if it returns false. */
   readonly isWanted: () => boolean;
+  /** Called when the directory has its new name. */
+  readonly onMoved: () => void;
 }
 
 /**
- * Renames a directory, unless something uses it: then it throws as `removeLayer`. Returns why it did not: another
- * program has locked the directory, or it is not wanted.
+ * Renames a directory and removes it then, unless something uses it: then it throws as `removeLayer`. Returns why it did
+ * not: another program has locked the directory, or it is not wanted.
  */
-export function* moveAside(path: Path, aside: Aside): Dialogue<'moved' | 'locked' | 'unwanted'> {
+export function* removeAside(path: Path, aside: Aside): Dialogue<'removed' | 'locked' | 'unwanted'> {
   const target = yield* look(path);
   let lock: Held | 'taken' | undefined;
+  let place: Descriptor | undefined;
   try {
     yield* refuseUsed(target);
     lock = yield* lockDirectory(target.name, target.parent);
@@ -213,18 +221,23 @@ export function* moveAside(path: Path, aside: Aside): Dialogue<'moved' | 'locked
     if (!aside.isWanted()) return 'unwanted';
     const [above, name] = splitPath(aside.path);
     const plan = new Plan();
-    const place = plan.add(calls.openat2, [k.AT_FDCWD, above, k.O_DIRECTORY | k.O_CLOEXEC, 0]);
-    plan.add(calls.renameat2, [target.parent, target.name, place, name, k.RENAME_NOREPLACE]);
+    const flags = k.O_DIRECTORY | k.O_CLOEXEC;
+    const opened = plan.add(calls.openat2, [k.AT_FDCWD, above, flags, 0], { keep: true, output: 0 });
+    plan.add(calls.renameat2, [target.parent, target.name, opened, name, k.RENAME_NOREPLACE]);
     if (aside.isSynced) {
-      plan.add(calls.fsync, [place]);
-      plan.add(calls.fsync, [plan.add(calls.openat2, [target.parent, '.', k.O_DIRECTORY | k.O_CLOEXEC, 0])]);
+      plan.add(calls.fsync, [opened]);
+      plan.add(calls.fsync, [plan.add(calls.openat2, [target.parent, '.', flags, 0])]);
     }
     const outcome = yield* ask(plan);
     if (outcome instanceof StepFailure) throw explainRemoval(path, outcome.errno, '', 'rename');
-    return 'moved';
+    place = outcome.result(plan.stepOf(opened));
+    aside.onMoved();
+    yield* removeAll({ ...target, path: aside.path, parent: place, name });
+    return 'removed';
   } finally {
     if (typeof lock === 'object') close(lock);
     close({ descriptor: target.parent });
+    if (place !== undefined) close({ descriptor: place });
   }
 }
 

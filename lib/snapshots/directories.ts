@@ -10,7 +10,7 @@ import { ask, type Dialogue, list } from '../kernel/dialogue.js';
 import { close, type Held } from '../kernel/held.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
-import { moveAside, removeDirectory } from '../layers/remove.js';
+import { removeAside, removeDirectory } from '../layers/remove.js';
 import { examine } from '../layers/walk.js';
 import { pathString, quotePath, splitPath } from '../paths.js';
 import type { Reason } from '../reasons.js';
@@ -148,15 +148,17 @@ export class Directories {
     });
   }
 
-  /** Removes the directory of a snapshot, unless something uses it. `onAside` is called once it has no name any more. */
-  *remove(id: number, onAside: () => void): Dialogue<void> {
-    const outcome = yield* this.#moveAside(id, () => true);
+  /** Removes the directory of a snapshot, unless something uses it. `onMoved` is called once it has no name any more. */
+  *remove(id: number, onMoved: () => void): Dialogue<void> {
+    const outcome = yield* this.#remove(id, () => true, onMoved);
     if (outcome === 'locked') {
       const path = this.pathOf(id);
       const what = `another program has locked ${quotePath(path)}`;
       throw new OverlayError({ errno: e.EBUSY, reason: 'layer-in-use', what, hint: 'try again later', path });
     }
-    onAside();
+    if (outcome !== undefined) return;
+    // An earlier attempt has moved it.
+    onMoved();
     yield* this.removeAside(id);
   }
 
@@ -165,14 +167,12 @@ export class Directories {
    * it is locked, so that it cannot get a record.
    */
   *removeStray(id: number, isStray: () => boolean): Dialogue<boolean> {
-    const outcome = yield* this.#moveAside(id, isStray);
-    if (outcome === 'moved') yield* this.removeAside(id);
-    return outcome === 'moved';
+    return (yield* this.#remove(id, isStray, () => {})) === 'removed';
   }
 
-  *#moveAside(id: number, isWanted: () => boolean): Dialogue<'moved' | 'locked' | 'unwanted' | undefined> {
-    const aside = { path: this.asideOf(id), isSynced: this.#isSynced, isWanted };
-    return yield* unlessMissing(moveAside(this.pathOf(id), aside));
+  *#remove(id: number, isWanted: () => boolean, onMoved: () => void): Dialogue<string | undefined> {
+    const aside = { path: this.asideOf(id), isSynced: this.#isSynced, isWanted, onMoved };
+    return yield* unlessMissing(removeAside(this.pathOf(id), aside));
   }
 
   /** Removes a directory that was moved aside, if it is there. */
