@@ -6,7 +6,7 @@ import type { CheckedOptions } from '../options/check.js';
 import { foresee, WANTED_BEFOREHAND } from './explain.js';
 import type { Facts } from './facts.js';
 import type { Wanted } from './gather.js';
-import { look, lookSync } from './look.js';
+import { look, lookSync } from './gather-facts.js';
 import { isAboutPath, judgePaths } from './paths.js';
 import { refusalOfProcess } from './process.js';
 
@@ -17,7 +17,7 @@ export interface Beforehand {
 }
 
 /** Examines everything that the mount would use. Mounts nothing and changes nothing. */
-export async function lookBeforehand(options: CheckedOptions, features: KernelFeatures): Promise<Beforehand> {
+export async function examineBeforehand(options: CheckedOptions, features: KernelFeatures): Promise<Beforehand> {
   const facts = await look(options, WANTED_BEFOREHAND);
   const errors = foresee(options, facts);
   const refusal = refusalOfProcess({ options, facts, failure: undefined }, features);

@@ -6,11 +6,11 @@ import { askUse } from '../in-use/probe.js';
 import { findUser, forgetUser } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { close, type Held } from '../kernel/held.js';
-import { addLook, type Found, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
+import { addStat, readStat, type StatResult } from '../kernel/stat.js';
+import { ask, run, runSync, type Task } from '../kernel/task.js';
 import { layersOf } from '../mount-table/layers-of.js';
 import { listRaw } from '../mount-table/table.js';
 import {
@@ -38,7 +38,7 @@ interface Target {
   readonly name: Path;
   /** The directory that it is in. */
   readonly parent: Descriptor;
-  readonly found: Found;
+  readonly found: StatResult;
   /** Without symbolic links. */
   readonly real: Path;
 }
@@ -52,13 +52,13 @@ function toDirectory(dir: PathLike): Path {
   return path;
 }
 
-function* look(path: Path): Dialogue<Target> {
+function* look(path: Path): Task<Target> {
   const [above, name] = splitPath(path);
   const plan = new Plan();
   const open = k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC;
   const parent = plan.add(calls.openat2, [k.AT_FDCWD, above, open, 0], { keep: true, output: 0 });
   const directory = plan.add(calls.openat2, [parent, name, open | k.O_NOFOLLOW, 0]);
-  const found = addLook(plan, '', { at: directory, flags: k.AT_EMPTY_PATH, tolerate: [] });
+  const found = addStat(plan, '', { at: directory, flags: k.AT_EMPTY_PATH, tolerate: [] });
   const link = plan.stepOf(
     plan.add(calls.readlinkat, [k.AT_FDCWD, ['/proc/self/fd/', directory], PATH_ROOM], {
       output: PATH_ROOM,
@@ -72,7 +72,7 @@ function* look(path: Path): Dialogue<Target> {
     path,
     name,
     parent: outcome.result(plan.stepOf(parent)),
-    found: readLook(found, outcome),
+    found: readStat(found, outcome),
     real: length > 0 ? outcome.bytes(link, length) : path,
   };
 }
@@ -81,7 +81,7 @@ const inUse = (path: Path, what: string, reason: Reason = 'layer-in-use'): Overl
   new OverlayError({ errno: e.EBUSY, reason, what, path: pathString(path) });
 
 /** Throws where the directory is a mount point or has one inside, or where an overlay is known to use it. */
-function* refuseUsed({ path, found, real }: Target): Dialogue<void> {
+function* refuseUsed({ path, found, real }: Target): Task<void> {
   const shown = quotePath(path);
   if (found.isMountRoot) throw inUse(path, `${shown} is a mount point`, 'mount-inside');
   const isInside = (raw: string): boolean => isAtOrBelow(Buffer.from(raw, 'latin1'), real);
@@ -103,7 +103,7 @@ const usedUnseen = (path: Path, left = ''): OverlayError =>
  * Whether a mount that this process has made or seen uses the directory, such as a detached one. `'forgotten'`: one
  * that the record had does so no more.
  */
-function* askRecord(path: Path): Dialogue<'used' | 'free' | 'forgotten'> {
+function* askRecord(path: Path): Task<'used' | 'free' | 'forgotten'> {
   const user = yield* findUser(path);
   if (user === undefined) return 'free';
   if (user.isCertain || (yield* askUse(path, '/')) !== false) return 'used';
@@ -118,7 +118,7 @@ interface Failure {
 }
 
 /** Removes it in slices; `user` is a user namespace to do so in. */
-function* remove({ path, parent, name }: Target, user?: Descriptor): Dialogue<Failure | undefined> {
+function* remove({ path, parent, name }: Target, user?: Descriptor): Task<Failure | undefined> {
   for (let isFirst = true; ; isFirst = false) {
     const plan = new Plan();
     if (user !== undefined) {
@@ -155,7 +155,7 @@ const leftOf = (path: Path, inside: Path): string =>
 const isDenied = ({ errno }: Failure): boolean => errno === e.EACCES || errno === e.EPERM;
 
 /** Those of the user, where it has subordinate ids that it can map. */
-function* subIdNamespace(): Dialogue<Descriptor | undefined> {
+function* subIdNamespace(): Task<Descriptor | undefined> {
   try {
     return yield* makeSubIdNamespace();
   } catch (error) {
@@ -165,7 +165,7 @@ function* subIdNamespace(): Dialogue<Descriptor | undefined> {
 }
 
 /** Removes it, files of the user's subordinate ids too. */
-function* removeAll(target: Target): Dialogue<void> {
+function* removeAll(target: Target): Task<void> {
   let failure = yield* remove(target);
   if (failure !== undefined && isDenied(failure)) {
     const user = yield* subIdNamespace();
@@ -181,7 +181,7 @@ function* removeAll(target: Target): Dialogue<void> {
 }
 
 /** Removes a directory by its absolute path. */
-export function* removeDirectory(path: Path): Dialogue<void> {
+export function* removeDirectory(path: Path): Task<void> {
   const target = yield* look(path);
   let lock: Held | 'taken' | undefined;
   try {
@@ -210,7 +210,7 @@ export interface Aside {
  * Renames a directory and removes it then, unless something uses it: then it throws as `removeLayer`. Returns why it did
  * not: another program has locked the directory, or it is not wanted.
  */
-export function* removeAside(path: Path, aside: Aside): Dialogue<'removed' | 'locked' | 'unwanted'> {
+export function* removeAside(path: Path, aside: Aside): Task<'removed' | 'locked' | 'unwanted'> {
   const target = yield* look(path);
   let lock: Held | 'taken' | undefined;
   let place: Descriptor | undefined;
@@ -300,10 +300,10 @@ export function explainRemoval(path: Path, errno: number, inside: Path, syscall 
  * `'path-inaccessible'`, `'mount-inside'`, `'layer-in-use'`, `'permission-denied'` or `'read-only'`
  */
 export async function removeLayer(dir: PathLike): Promise<void> {
-  await hold(removeDirectory(toDirectory(dir)));
+  await run(removeDirectory(toDirectory(dir)));
 }
 
 /** `removeLayer`, on the calling thread. */
 export function removeLayerSync(dir: PathLike): void {
-  holdSync(removeDirectory(toDirectory(dir)));
+  runSync(removeDirectory(toDirectory(dir)));
 }

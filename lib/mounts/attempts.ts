@@ -5,10 +5,10 @@
 import * as e from '../errnos.js';
 import { abortError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
-import { ask, type Dialogue, inEitherForm, pause } from '../kernel/dialogue.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import type { Plan } from '../kernel/plan.js';
 import type { Turns } from '../kernel/shared-lock.js';
+import { ask, inEitherForm, pause, type Task } from '../kernel/task.js';
 
 export interface Waiting {
   /** In ms. Default: 0, or without limit when a signal is given. */
@@ -71,7 +71,7 @@ export class Attempts {
     plan: () => Plan,
     { signal, timeout = signal === undefined ? 0 : Infinity }: Waiting,
     isDetached = false,
-  ): Dialogue<Outcome> {
+  ): Task<Outcome> {
     const pauses = timeout > 0 ? new Pauses(timeout) : undefined;
     let others: Pauses | undefined;
     for (;;) {
@@ -91,7 +91,7 @@ export class Attempts {
     }
   }
 
-  #attempt(plan: () => Plan, signal: AbortSignal | undefined, isDetached: boolean): Dialogue<Outcome> {
+  #attempt(plan: () => Plan, signal: AbortSignal | undefined, isDetached: boolean): Task<Outcome> {
     const turns = this.#turns;
     if (turns === undefined) return ask(plan(), signal);
     return inEitherForm<Outcome>(

@@ -4,11 +4,11 @@ import * as e from '../errnos.js';
 import { abortError, OverlayError, type OverlayErrorFields } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { formatStep, systemCallOf } from '../kernel/format.js';
-import { addLook, readLook, readMountId, readMountIds, STATX_OUTPUT } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
+import { addStat, readMountId, readMountIds, readStat, STATX_OUTPUT } from '../kernel/stat.js';
+import { ask, run, runSync, type Task } from '../kernel/task.js';
 import {
   addJoin,
   checkNamespace,
@@ -165,14 +165,14 @@ function addAttachment(plan: Plan, tree: Descriptor, bind: Bind, path: Path): vo
 }
 
 /** Returns true when one of source and target is a directory and the other is not. */
-function* areUnlike(bind: Bind): Dialogue<boolean> {
+function* areUnlike(bind: Bind): Task<boolean> {
   const plan = new Plan();
-  const source = addLook(plan, bind.source);
+  const source = addStat(plan, bind.source);
   if (bind.namespace !== undefined) addJoin(plan, bind.namespace);
   if (bind.target === undefined) return false;
-  const target = addLook(plan, bind.target, { flags: k.AT_SYMLINK_NOFOLLOW });
+  const target = addStat(plan, bind.target, { flags: k.AT_SYMLINK_NOFOLLOW });
   const outcome = yield* ask(plan);
-  const isDirectory = (step: Step) => readLook(step, outcome).type === k.S_IFDIR;
+  const isDirectory = (step: Step) => readStat(step, outcome).type === k.S_IFDIR;
   return !(outcome instanceof StepFailure) && isDirectory(source) !== isDirectory(target);
 }
 
@@ -260,7 +260,7 @@ function explainMapping(
  * Binds `source` at no place: the mount is its file descriptor. The options are those of `bind` without the ones about a
  * target.
  */
-export function* bindDetached(source: PathLike, options: BindOptions): Dialogue<Mount> {
+export function* bindDetached(source: PathLike, options: BindOptions): Task<Mount> {
   const checked = check(source, undefined, options);
   const { plan, tree, id } = bindPlan(checked);
   const outcome = yield* ask(plan, checked.signal);
@@ -269,7 +269,7 @@ export function* bindDetached(source: PathLike, options: BindOptions): Dialogue<
   return new Mount(undefined, { ...readMountIds(id, outcome), held, path: `/proc/self/fd/${held.descriptor}` });
 }
 
-function* bound(source: PathLike, target: PathLike, options: BindOptions | undefined): Dialogue<Mount> {
+function* bound(source: PathLike, target: PathLike, options: BindOptions | undefined): Task<Mount> {
   const checked = check(source, target, options);
   const { target: path, namespace, signal } = checked;
   const { plan, id } = bindPlan(checked);
@@ -292,10 +292,10 @@ function* bound(source: PathLike, target: PathLike, options: BindOptions | undef
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
 export async function bind(source: PathLike, target: PathLike, options?: BindOptions): Promise<Mount> {
-  return hold(bound(source, target, options));
+  return run(bound(source, target, options));
 }
 
 /** The synchronous form of `bind`. */
 export function bindSync(source: PathLike, target: PathLike, options?: BindOptions): Mount {
-  return holdSync(bound(source, target, options));
+  return runSync(bound(source, target, options));
 }

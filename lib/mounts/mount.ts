@@ -1,9 +1,9 @@
 /** A mount that this library has made. */
 import { type InspectOptions, inspect } from 'node:util';
 import { OverlayError } from '../errors.js';
-import { type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { close, closeWith } from '../kernel/held.js';
 import { Turns } from '../kernel/shared-lock.js';
+import { run, runSync, type Task } from '../kernel/task.js';
 import type { Mounted } from '../mount-table/identity.js';
 import { type PathLike, pathString, toBytes } from '../paths.js';
 import { Attempts } from './attempts.js';
@@ -128,7 +128,7 @@ export class Mount {
    * @throws {OverlayError} as `unmount`
    */
   async unmount(options?: MountUnmountOptions): Promise<void> {
-    return hold(this.#unmount(checkMountUnmountOptions(options)));
+    return run(this.#unmount(checkMountUnmountOptions(options)));
   }
 
   /**
@@ -138,10 +138,10 @@ export class Mount {
    * replacement, is pending
    */
   unmountSync(options?: MountUnmountOptions): void {
-    holdSync(this.#unmount(withoutEndlessWait(checkMountUnmountOptions(options))));
+    runSync(this.#unmount(withoutEndlessWait(checkMountUnmountOptions(options))));
   }
 
-  *#unmount(options: MountUnmountOptions): Dialogue<void> {
+  *#unmount(options: MountUnmountOptions): Task<void> {
     yield* unmountMounted(() => this.#mounted, options, this.#attempts);
   }
 
@@ -153,12 +153,12 @@ export class Mount {
    * `'no-privilege'`, `'not-mounted'`, `'namespace-missing'` or `'namespace-denied'`
    */
   async attach(target: PathLike, options?: AttachOptions): Promise<void> {
-    await this.#turns.end(async () => become(this, target, await hold(attach(this.#mounted, target, options))));
+    await this.#turns.end(async () => become(this, target, await run(attach(this.#mounted, target, options))));
   }
 
   /** The synchronous form of `attach`. */
   attachSync(target: PathLike, options?: AttachOptions): void {
-    this.#turns.endSync(() => become(this, target, holdSync(attach(this.#mounted, target, options))));
+    this.#turns.endSync(() => become(this, target, runSync(attach(this.#mounted, target, options))));
   }
 
   /**
@@ -168,14 +168,14 @@ export class Mount {
    * @throws {OverlayError} `reason` is `'source-unbindable'`, `'not-mounted'` or `'no-privilege'`
    */
   async clone(): Promise<Mount> {
-    return new Mount(undefined, await use(this, (mounted) => hold(clone(mounted))));
+    return new Mount(undefined, await use(this, (mounted) => run(clone(mounted))));
   }
 
   /** The synchronous form of `clone`. */
   cloneSync(): Mount {
     return new Mount(
       undefined,
-      useSync(this, (mounted) => holdSync(clone(mounted))),
+      useSync(this, (mounted) => runSync(clone(mounted))),
     );
   }
 
@@ -186,12 +186,12 @@ export class Mount {
    * upper that can be written, `'not-mounted'` or `'no-privilege'`
    */
   async remount(options: RemountOptions): Promise<void> {
-    await use(this, (mounted) => hold(remount(mounted, options)));
+    await use(this, (mounted) => run(remount(mounted, options)));
   }
 
   /** The synchronous form of `remount`. */
   remountSync(options: RemountOptions): void {
-    useSync(this, (mounted) => holdSync(remount(mounted, options)));
+    useSync(this, (mounted) => runSync(remount(mounted, options)));
   }
 
   /** Unmounts at the end of an `await using` block, as `unmount()`. Also removes a workdir that `create` has made. */

@@ -2,11 +2,11 @@
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { S_IFLNK } from '../kernel/constants.js';
-import type { Found } from '../kernel/look.js';
+import type { StatResult } from '../kernel/stat.js';
 import { type Path, pathString, quotePath } from '../paths.js';
 
 /** Returns the error that explains why a path is not a usable mount point. The look must not follow links. Pure. */
-export function explainTarget(path: Path, { errno, type }: Found): OverlayError {
+export function explainTarget(path: Path, { errno, type }: StatResult): OverlayError {
   const shown = quotePath(path);
   const fields = { errno: errno || e.EINVAL, path: pathString(path), ...(errno !== 0 && { syscall: 'statx' }) };
   if (errno === e.ENOENT) {

@@ -11,11 +11,11 @@ import {
 } from '../errors.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { systemCallOf } from '../kernel/format.js';
 import { close, closeLater, closeWith, type Held } from '../kernel/held.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
+import { ask, run, runSync, type Task } from '../kernel/task.js';
 import { isAbsolute, type Path, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
 import { OWN_MOUNT_NAMESPACE } from './user-namespace.js';
 
@@ -160,7 +160,7 @@ export function explainJoin({ step, errno }: StepFailure): OverlayError | undefi
   });
 }
 
-function* creation(): Dialogue<MountNamespace> {
+function* creation(): Task<MountNamespace> {
   const plan = new Plan();
   plan.isOnOwnThread = true;
   plan.add(calls.unshare, [k.CLONE_NEWNS]);
@@ -205,10 +205,10 @@ function* creation(): Dialogue<MountNamespace> {
  * or `'chrooted'`
  */
 export async function createNamespace(): Promise<MountNamespace> {
-  return hold(creation());
+  return run(creation());
 }
 
 /** The synchronous form of `createNamespace`. */
 export function createNamespaceSync(): MountNamespace {
-  return holdSync(creation());
+  return runSync(creation());
 }

@@ -3,20 +3,20 @@
 import { explainMount, wantedAfter } from '../diagnosis/explain.js';
 import { emptyFacts } from '../diagnosis/facts.js';
 import { gather } from '../diagnosis/gather.js';
-import { look, lookSync } from '../diagnosis/look.js';
+import { look, statPathSync } from '../diagnosis/gather-facts.js';
 import { describeErrno, EBUSY, EINVAL, ENOSYS, EPERM } from '../errnos.js';
 import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
 import { checkConflicts } from '../features/conflicts.js';
-import { briefFeaturesSync, featuresSync, type KernelFeatures } from '../features/probe.js';
+import { briefFeaturesSync, type KernelFeatures, kernelFeaturesSync } from '../features/probe.js';
 import { askUse } from '../in-use/probe.js';
 import { findUser, forgetUser, isStale, refresh } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
 import { AT_FDCWD, AT_REMOVEDIR, FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING } from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync, inEitherForm, pause } from '../kernel/dialogue.js';
 import { close } from '../kernel/held.js';
-import { type MountIds, readMountIds } from '../kernel/look.js';
 import { type Outcome, type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
+import { type MountIds, readMountIds } from '../kernel/stat.js';
+import { ask, inEitherForm, pause, run, runSync, type Task } from '../kernel/task.js';
 import type { Mounted } from '../mount-table/identity.js';
 import { Pauses } from '../mounts/attempts.js';
 import { refuseInside, takePlace } from '../mounts/change.js';
@@ -51,7 +51,7 @@ function replaceOptions(options: ReplaceOptions): OverlayOptions {
 }
 
 /** Throws if the mount cannot be replaced. Runs before anything is mounted. */
-function* checkReplaced(mount: OverlayMount, options: ReplaceOptions): Dialogue<void> {
+function* checkReplaced(mount: OverlayMount, options: ReplaceOptions): Task<void> {
   if (mount.target === undefined) {
     throw invalidArgumentValue('options', options, 'replace a mount that has a target: this one is detached');
   }
@@ -86,12 +86,12 @@ export class OverlayMount extends Mount {
    * the kernel does not show
    */
   async effective(): Promise<EffectiveOptions> {
-    return use(this, (mounted) => hold(effectiveOptions(mounted)));
+    return use(this, (mounted) => run(effectiveOptions(mounted)));
   }
 
   /** The synchronous form of `effective`. */
   effectiveSync(): EffectiveOptions {
-    return useSync(this, (mounted) => holdSync(effectiveOptions(mounted)));
+    return useSync(this, (mounted) => runSync(effectiveOptions(mounted)));
   }
 
   /**
@@ -109,10 +109,10 @@ export class OverlayMount extends Mount {
   async replace(options: ReplaceOptions): Promise<void> {
     const given = replaceOptions(options);
     await change(this, async () => {
-      await hold(checkReplaced(this, options));
+      await run(checkReplaced(this, options));
       const next = await mountOverlay(given);
       try {
-        takeOver(this, next, await hold(takePlace(mountedOf(this), mountedOf(next))));
+        takeOver(this, next, await run(takePlace(mountedOf(this), mountedOf(next))));
       } finally {
         await next.unmount();
       }
@@ -123,10 +123,10 @@ export class OverlayMount extends Mount {
   replaceSync(options: ReplaceOptions): void {
     const given = replaceOptions(options);
     changeSync(this, () => {
-      holdSync(checkReplaced(this, options));
+      runSync(checkReplaced(this, options));
       const next = mountOverlaySync(given);
       try {
-        takeOver(this, next, holdSync(takePlace(mountedOf(this), mountedOf(next))));
+        takeOver(this, next, runSync(takePlace(mountedOf(this), mountedOf(next))));
       } finally {
         next.unmountSync();
       }
@@ -173,7 +173,7 @@ interface Prepared {
 }
 
 const featuresFor = ({ overlay, datadir, idmap }: CheckedOptions): KernelFeatures =>
-  overlay.length === 0 && datadir.length === 0 && idmap === undefined ? briefFeaturesSync() : featuresSync();
+  overlay.length === 0 && datadir.length === 0 && idmap === undefined ? briefFeaturesSync() : kernelFeaturesSync();
 
 /** Runs the checks that come before any plan. */
 export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepared {
@@ -185,7 +185,7 @@ export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepa
     if (Array.isArray(list)) Object.assign(given, { [name]: [...list] });
   }
   if (asked.signal?.aborted) throw abortError(asked.signal);
-  const rootless = asked.rootless === 'auto' ? (record ?? featuresSync()).mayMount !== true : asked.rootless;
+  const rootless = asked.rootless === 'auto' ? (record ?? kernelFeaturesSync()).mayMount !== true : asked.rootless;
   const checked = asked.rootless === rootless ? asked : { ...asked, rootless };
   const features = rootless ? rootlessRecord(record) : (record ?? featuresFor(checked));
   return { given, checked: checkConflicts(checked, features), features };
@@ -236,13 +236,13 @@ const BLOCKS = 2;
 function verifyMounted(prepared: Prepared, made: Made): Error | undefined {
   if (!made.isSuspect && toVerify(prepared.checked).length === 0) return undefined;
   try {
-    return holdSync(findProblem(prepared, made));
+    return runSync(findProblem(prepared, made));
   } catch (error) {
     return error as Error; // a mount that cannot be verified counts as wrong
   }
 }
 
-function* findProblem({ checked, features }: Prepared, made: Made): Dialogue<OverlayError | undefined> {
+function* findProblem({ checked, features }: Prepared, made: Made): Task<OverlayError | undefined> {
   return (
     (made.isSuspect ? yield* findMarkless(checked, features) : undefined) ??
     (toVerify(checked).length > 0 ? yield* verify(checked, features, made.mounted) : undefined)
@@ -250,7 +250,7 @@ function* findProblem({ checked, features }: Prepared, made: Made): Dialogue<Ove
 }
 
 /** Unmounts a mount that differs from what the caller asked for, and returns the error. */
-function* takeDown({ checked }: Prepared, made: Made, fault: Error): Dialogue<Error> {
+function* takeDown({ checked }: Prepared, made: Made, fault: Error): Task<Error> {
   const outcome = yield* ask(takeDownPlan(checked, made));
   if (outcome instanceof StepFailure) {
     fault.message += ` The mount is still there: it could not be unmounted (${describeErrno(outcome.errno)[0]}).`;
@@ -259,7 +259,7 @@ function* takeDown({ checked }: Prepared, made: Made, fault: Error): Dialogue<Er
 }
 
 /** Returns the error for an upperdir whose file system has no `trusted.*` attributes, if that is so. */
-function* findMarkless(checked: CheckedOptions, features: KernelFeatures): Dialogue<OverlayError | undefined> {
+function* findMarkless(checked: CheckedOptions, features: KernelFeatures): Task<OverlayError | undefined> {
   const { upperdir } = checked;
   if (upperdir === undefined || sentOptions(checked, features).some(([name]) => name === 'userxattr')) return undefined;
   const guard = new Plan();
@@ -296,7 +296,7 @@ function toMount({ given, checked }: Prepared, { mounted, directories }: Made): 
 }
 
 /** Decides, after a guard has refused the upperdir or workdir, whether to try the mount again. */
-function* settleUse({ checked }: Prepared, failure: StepFailure): Dialogue<boolean> {
+function* settleUse({ checked }: Prepared, failure: StepFailure): Task<boolean> {
   if (isStale(failure)) {
     yield* refresh();
     return true;
@@ -325,7 +325,7 @@ function* settleUse({ checked }: Prepared, failure: StepFailure): Dialogue<boole
 const MOMENT = 20;
 
 /** Asks the kernel whether a directory is in use. Returns undefined if this process may not ask. */
-function* askKernel({ rootless, subIds, lowerdir }: CheckedOptions, directory: Path): Dialogue<boolean | undefined> {
+function* askKernel({ rootless, subIds, lowerdir }: CheckedOptions, directory: Path): Task<boolean | undefined> {
   const lower = lowerdir[0] as Path;
   if (rootless === false) return yield* askUse(directory, lower);
   const { namespaces, end } = yield* lease(rootless, subIds);
@@ -346,7 +346,7 @@ const planHere = ({ checked, features }: Prepared): Planned => [
 ];
 
 /** Returns the plan of a mount in namespaces, and makes the namespaces first if necessary. */
-function* planRootless({ checked, features }: Prepared): Dialogue<Planned> {
+function* planRootless({ checked, features }: Prepared): Task<Planned> {
   const { namespaces, end } = yield* lease(checked.rootless, checked.subIds);
   try {
     return [plan(checked, features, namespaces), end];
@@ -409,7 +409,7 @@ export function mountOverlay(options: OverlayOptions): Promise<OverlayMount> {
 
 /** `mountOverlay` with a given record of what the kernel supports. */
 export async function mountOverlayWith(options: OverlayOptions, features?: KernelFeatures): Promise<OverlayMount> {
-  return hold(mountPrepared(prepare(options, features)));
+  return run(mountPrepared(prepare(options, features)));
 }
 
 /** The synchronous form of `mountOverlay`. */
@@ -419,10 +419,10 @@ export function mountOverlaySync(options: OverlayOptions): OverlayMount {
 
 /** The synchronous form of `mountOverlayWith`. */
 export function mountOverlayWithSync(options: OverlayOptions, features?: KernelFeatures): OverlayMount {
-  return holdSync(mountPrepared(prepare(options, features)));
+  return runSync(mountPrepared(prepare(options, features)));
 }
 
-function* mountPrepared(prepared: Prepared): Dialogue<OverlayMount> {
+function* mountPrepared(prepared: Prepared): Task<OverlayMount> {
   const { checked } = prepared;
   const { signal, exclusive, upperdir, rootless } = checked;
   // The plan of a rootless mount sees only the mounts of its own namespace.
@@ -449,7 +449,7 @@ function* mountPrepared(prepared: Prepared): Dialogue<OverlayMount> {
   const wanted = wantedAfter(outcome);
   const facts = yield* inEitherForm(
     () => look(checked, wanted),
-    () => lookSync(checked, wanted),
+    () => statPathSync(checked, wanted),
   );
   throw explainMount(checked, outcome, facts);
 }

@@ -6,10 +6,10 @@ import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, list } from '../kernel/dialogue.js';
 import { close, type Held } from '../kernel/held.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
+import { ask, list, type Task } from '../kernel/task.js';
 import { removeAside, removeDirectory } from '../layers/remove.js';
 import { examine } from '../layers/walk.js';
 import { pathString, quotePath, splitPath } from '../paths.js';
@@ -41,7 +41,7 @@ function failure(path: string, what: string, { errno, step }: StepFailure): Over
 }
 
 /** Makes a directory and those above it that are missing, with mode 0700. */
-export function* makeRoot(path: string): Dialogue<void> {
+export function* makeRoot(path: string): Task<void> {
   const plan = new Plan();
   const step = plan.stepOf(
     plan.add(calls.mkdirat, [k.AT_FDCWD, path, mode.root], { output: 0, tolerate: [e.EEXIST, e.ENOENT] }),
@@ -74,7 +74,7 @@ export class Directories {
    * Opens the directories, and makes them where they are missing, unless `isReadonly`. `isSynced`: a directory is on the
    * disk before its record is written, and its removal before the record goes.
    */
-  static *open(root: string, { isReadonly, isSynced }: DirectoryOptions): Dialogue<Directories> {
+  static *open(root: string, { isReadonly, isSynced }: DirectoryOptions): Task<Directories> {
     if (!isReadonly) yield* makeRoot(root);
     const plan = new Plan();
     if (!isReadonly) {
@@ -100,7 +100,7 @@ export class Directories {
    * Makes the directory of a snapshot. Returns the descriptor that locks it, or undefined if the number cannot be used:
    * something has the name, or a clean-up in another process took the directory for a stray one.
    */
-  *make(id: number, kind: SnapshotKind, owner: Owner | undefined): Dialogue<Held | undefined> {
+  *make(id: number, kind: SnapshotKind, owner: Owner | undefined): Task<Held | undefined> {
     const plan = new Plan();
     const all = this.#all.descriptor;
     const name = String(id);
@@ -125,7 +125,7 @@ export class Directories {
   }
 
   /** Removes a directory that `make` has made, and nothing has been put into. */
-  *unmake(id: number): Dialogue<void> {
+  *unmake(id: number): Task<void> {
     const plan = new Plan();
     for (const path of ['/fs', '/work', '']) {
       plan.add(calls.unlinkat, [this.#all.descriptor, id + path, k.AT_REMOVEDIR], { tolerate: 'any' });
@@ -134,7 +134,7 @@ export class Directories {
   }
 
   /** Returns the owner of a snapshot's root directory. */
-  *ownerOf(id: number): Dialogue<Owner> {
+  *ownerOf(id: number): Task<Owner> {
     const found = yield* examine(this.#all.descriptor, [`${id}/fs`]);
     found.advance();
     const { uid, gid, error } = found;
@@ -149,7 +149,7 @@ export class Directories {
   }
 
   /** Removes the directory of a snapshot, unless something uses it. `onMoved` is called once it has no name any more. */
-  *remove(id: number, onMoved: () => void): Dialogue<void> {
+  *remove(id: number, onMoved: () => void): Task<void> {
     const outcome = yield* this.#remove(id, () => true, onMoved);
     if (outcome === 'locked') {
       const path = this.pathOf(id);
@@ -166,17 +166,17 @@ export class Directories {
    * Removes a directory that no record seems to name. Returns false if it is being made. `isStray` is asked again while
    * it is locked, so that it cannot get a record.
    */
-  *removeStray(id: number, isStray: () => boolean): Dialogue<boolean> {
+  *removeStray(id: number, isStray: () => boolean): Task<boolean> {
     return (yield* this.#remove(id, isStray, () => {})) === 'removed';
   }
 
-  *#remove(id: number, isWanted: () => boolean, onMoved: () => void): Dialogue<string | undefined> {
+  *#remove(id: number, isWanted: () => boolean, onMoved: () => void): Task<string | undefined> {
     const aside = { path: this.asideOf(id), isSynced: this.#isSynced, isWanted, onMoved };
     return yield* unlessMissing(removeAside(this.pathOf(id), aside));
   }
 
   /** Removes a directory that was moved aside, if it is there. */
-  *removeAside(id: number): Dialogue<void> {
+  *removeAside(id: number): Task<void> {
     yield* unlessMissing(removeDirectory(this.asideOf(id)));
   }
 
@@ -185,7 +185,7 @@ export class Directories {
   }
 
   /** The numbers of the snapshots' directories, and of those that were moved aside. */
-  *numbers(): Dialogue<{ readonly snapshots: number[]; readonly removed: number[] }> {
+  *numbers(): Task<{ readonly snapshots: number[]; readonly removed: number[] }> {
     return { snapshots: yield* numbersIn(this.snapshots), removed: yield* numbersIn(this.#removed) };
   }
 }
@@ -196,7 +196,7 @@ interface DirectoryOptions {
 }
 
 /** The numbers that are names of directories in a directory, in order. What has another name is not ours. */
-function* numbersIn(directory: string): Dialogue<number[]> {
+function* numbersIn(directory: string): Task<number[]> {
   const entries = yield* list(directory);
   const names = entries.flatMap(({ name, isDirectory }) => (isDirectory ? [String(name)] : []));
   return names
@@ -205,7 +205,7 @@ function* numbersIn(directory: string): Dialogue<number[]> {
     .sort((a, b) => a - b);
 }
 
-function* unlessMissing<T>(dialogue: Dialogue<T>): Dialogue<T | undefined> {
+function* unlessMissing<T>(dialogue: Task<T>): Task<T | undefined> {
   try {
     return yield* dialogue;
   } catch (error) {

@@ -3,7 +3,7 @@ import { mkdtempSync, rmdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { checkMilliseconds, checkSignal, toOptions } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue, OverlayError } from '../errors.js';
-import { type Dialogue, hold, holdSync, inEitherForm } from '../kernel/dialogue.js';
+import { inEitherForm, run, runSync, type Task } from '../kernel/task.js';
 import { type BindOptions, bind, bindDetached, bindSync } from '../mounts/bind.js';
 import type { Mount } from '../mounts/mount.js';
 import { unmount, unmountSync } from '../mounts/unmount.js';
@@ -147,7 +147,7 @@ export interface MountAllOptions {
   signal?: AbortSignal;
 }
 
-function perform(parsed: Parsed, place: Path, stack: boolean, signal: AbortSignal | undefined): Dialogue<Mount> {
+function perform(parsed: Parsed, place: Path, stack: boolean, signal: AbortSignal | undefined): Task<Mount> {
   const more = { stack, ...(signal && { signal }) };
   if (parsed.type === 'bind') {
     const options = { ...parsed.options, ...more };
@@ -163,7 +163,7 @@ function perform(parsed: Parsed, place: Path, stack: boolean, signal: AbortSigna
   );
 }
 
-const end = (mount: Mount): Dialogue<void> =>
+const end = (mount: Mount): Task<void> =>
   inEitherForm(
     () => mount.unmount(),
     () => mount.unmountSync(),
@@ -173,7 +173,7 @@ function* performAll(
   mounts: readonly SnapshotMount[],
   target: PathLike,
   options: MountAllOptions | undefined,
-): Dialogue<Mount[]> {
+): Task<Mount[]> {
   const parsed = parseAll(mounts);
   const root = toAbsolute(toPath(target, 'target'));
   const signal = checkSignal(toOptions(options, mountOptions).signal);
@@ -210,12 +210,12 @@ export async function mountAll(
   target: PathLike,
   options?: MountAllOptions,
 ): Promise<Mount[]> {
-  return hold(performAll(mounts, target, options));
+  return run(performAll(mounts, target, options));
 }
 
 /** The synchronous form of `mountAll`. */
 export function mountAllSync(mounts: readonly SnapshotMount[], target: PathLike, options?: MountAllOptions): Mount[] {
-  return holdSync(performAll(mounts, target, options));
+  return runSync(performAll(mounts, target, options));
 }
 
 export interface UnmountAllOptions {
@@ -232,7 +232,7 @@ const isNone = (error: unknown): boolean =>
   error instanceof OverlayError && (error.reason === 'not-mounted' || error.reason === 'target-missing');
 
 /** Unmounts whatever is at a place, until nothing is. */
-function* clear(place: Path, timeout: number): Dialogue<void> {
+function* clear(place: Path, timeout: number): Task<void> {
   try {
     for (;;) {
       yield* inEitherForm(
@@ -249,7 +249,7 @@ function* clearAll(
   mounts: readonly SnapshotMount[],
   target: PathLike,
   options: UnmountAllOptions | undefined,
-): Dialogue<void> {
+): Task<void> {
   parseAll(mounts);
   const root = toAbsolute(toPath(target, 'target'));
   const timeout = checkMilliseconds(toOptions(options, unmountOptions).timeout, 'timeout') ?? PATIENCE;
@@ -270,12 +270,12 @@ export async function unmountAll(
   target: PathLike,
   options?: UnmountAllOptions,
 ): Promise<void> {
-  return hold(clearAll(mounts, target, options));
+  return run(clearAll(mounts, target, options));
 }
 
 /** The synchronous form of `unmountAll`. It blocks the calling thread while a mount is busy. */
 export function unmountAllSync(mounts: readonly SnapshotMount[], target: PathLike, options?: UnmountAllOptions): void {
-  holdSync(clearAll(mounts, target, options));
+  runSync(clearAll(mounts, target, options));
 }
 
 /** Makes a mount that lasts only a moment: it need not leave anything behind that a later one could not use. */
@@ -286,7 +286,7 @@ const withoutVolatile = (mount: SnapshotMount): SnapshotMount => ({
 
 /** Makes a mount that has no place. */
 const performDetached = (parsed: Parsed): Promise<Mount> =>
-  parsed.type === 'bind' ? hold(bindDetached(parsed.source, parsed.options)) : mountOverlay(parsed.options);
+  parsed.type === 'bind' ? run(bindDetached(parsed.source, parsed.options)) : mountOverlay(parsed.options);
 
 /** Calls a function and then the one that ends, whatever happens. Throws what either throws, or both. */
 async function ending<T>(perform: () => Promise<T>, end: () => Promise<void>): Promise<T> {

@@ -2,8 +2,9 @@
  * Looks through the file of an LMDB environment, without LMDB: that trusts what the file says, and a program that reads a
  * damaged one with it may end by a signal. The layout is that of LMDB's data version 2, which lmdb uses. Pure.
  */
-import type { Dialogue } from '../kernel/dialogue.js';
+
 import { Slices } from '../kernel/slices.js';
+import type { Task } from '../kernel/task.js';
 
 const MAGIC = 0xbeefc0de;
 const DATA_VERSION = 2;
@@ -133,7 +134,7 @@ class Reader {
   }
 
   /** Reads the tree whose description is at a place of these bytes. `use` gets each entry, with its flags. */
-  *readTree(bytes: Buffer, at: number, name: string, use: (entry: Entry, flags: number) => void): Dialogue<void> {
+  *readTree(bytes: Buffer, at: number, name: string, use: (entry: Entry, flags: number) => void): Task<void> {
     const [depth, count, root] = [
       bytes.readUInt16LE(at + 6),
       bytes.readBigUInt64LE(at + 32),
@@ -181,10 +182,7 @@ class Reader {
 }
 
 /** Reads all tables. `check` tells what is wrong with an entry. */
-export function* readPages(
-  file: Buffer,
-  check: (table: string, entry: Entry) => string | undefined,
-): Dialogue<Contents> {
+export function* readPages(file: Buffer, check: (table: string, entry: Entry) => string | undefined): Task<Contents> {
   const meta = findMeta(file);
   const tables = new Map<string, Entry[]>();
   if (meta === undefined) return { tables, problems: ['it has no valid meta page'] };

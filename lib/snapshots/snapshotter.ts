@@ -1,8 +1,8 @@
 /** containerd's overlay snapshotter: its verbs, over the store and the directories. */
 import { invalidArgumentType } from '../errors.js';
-import { type Dialogue, hold } from '../kernel/dialogue.js';
 import { close, type Held } from '../kernel/held.js';
 import { collect } from '../kernel/slices.js';
+import { run, type Task } from '../kernel/task.js';
 import { isAbsolute, type PathLike, pathString, toAbsolute, toPath, withoutTrailingSlashes } from '../paths.js';
 import { Directories } from './directories.js';
 import { failedPrecondition, invalidArgument, quoteKey, SnapshotError } from './errors.js';
@@ -164,13 +164,13 @@ export class Snapshotter {
     const path = toRoot(root);
     const checked = checkSnapshotterOptions(options);
     const { isReadonly, fsync } = checked;
-    const directories = await hold(Directories.open(path, { isReadonly, isSynced: fsync === 'all' }));
+    const directories = await run(Directories.open(path, { isReadonly, isSynced: fsync === 'all' }));
     try {
       const directory = directories.snapshots;
-      if (!isReadonly) await hold(refuseUnsuitable(directory));
+      if (!isReadonly) await run(refuseUnsuitable(directory));
       const settings = {
         directory,
-        remapIds: checked.remapIds ?? (await hold(canRemap(directory))),
+        remapIds: checked.remapIds ?? (await run(canRemap(directory))),
         mountOptions: toMountOptions(directory, checked.mountOptions),
       };
       const store = await Store.open(`${path}/${STORE_FILE}`, { isReadonly, isSynced: fsync !== 'none' });
@@ -217,7 +217,7 @@ export class Snapshotter {
     this.#refuseReadonly(name);
     const mapped = mappedOwner(labels);
     const found = this.#store.read((tables) => rules.checkCreation(tables, { key: name, parent }));
-    const owner = mapped ?? (found && (await hold(this.#directories.ownerOf(found.id))));
+    const owner = mapped ?? (found && (await run(this.#directories.ownerOf(found.id))));
     const { id, lock } = await this.#makeDirectory(kind, owner);
     try {
       return await this.#write((tables) => {
@@ -231,7 +231,7 @@ export class Snapshotter {
       });
     } catch (error) {
       // If the store has failed, its last transaction may be on the disk all the same.
-      if (isRefusal(error)) await hold(this.#directories.unmake(id));
+      if (isRefusal(error)) await run(this.#directories.unmake(id));
       throw error;
     } finally {
       close(lock);
@@ -241,7 +241,7 @@ export class Snapshotter {
   async #makeDirectory(kind: SnapshotKind, owner: Owner | undefined): Promise<{ id: number; lock: Held }> {
     for (;;) {
       const id = await this.#takeNumber();
-      const lock = await hold(this.#directories.make(id, kind, owner));
+      const lock = await run(this.#directories.make(id, kind, owner));
       if (lock !== undefined) return { id, lock };
     }
   }
@@ -319,7 +319,7 @@ export class Snapshotter {
   }
 
   #measure(id: number): Promise<SnapshotUsage> {
-    return hold(usageOf(upperPath(this.#settings.directory, id)));
+    return run(usageOf(upperPath(this.#settings.directory, id)));
   }
 
   /**
@@ -334,10 +334,10 @@ export class Snapshotter {
     const { id } = await this.#write((tables) => rules.remove(tables, key));
     if (this.#options.asyncRemove) return;
     // The record is gone, so the snapshot is removed; what cannot go now is left to `cleanup`.
-    await hold(this.#removeDirectory(id)).catch(() => {});
+    await run(this.#removeDirectory(id)).catch(() => {});
   }
 
-  #removeDirectory(id: number): Dialogue<void> {
+  #removeDirectory(id: number): Task<void> {
     return this.#directories.remove(id, () => this.#aside.add(id));
   }
 
@@ -390,10 +390,10 @@ export class Snapshotter {
     const texts = typeof filters === 'string' ? [filters] : filters;
     if (!Array.isArray(texts)) throw invalidArgumentType('filters', 'a string, or a list of strings', filters);
     const matches = parseFilters(texts.map((text, i) => checkText(text, `filters[${i}]`)));
-    const { records, end } = this.#store.hold();
+    const { records, end } = this.#store.run();
     let found: SnapshotRecord[];
     try {
-      found = await hold(collect(records, (record) => (matches(toFields(record)) ? record : undefined)));
+      found = await run(collect(records, (record) => (matches(toFields(record)) ? record : undefined)));
     } finally {
       end();
     }
@@ -421,16 +421,16 @@ export class Snapshotter {
     this.#refuseReadonly();
     const removed: number[] = [];
     const kept: { path: string; error: Error }[] = [];
-    const attempt = async (id: number, path: string, dialogue: Dialogue<unknown>): Promise<void> => {
+    const attempt = async (id: number, path: string, dialogue: Task<unknown>): Promise<void> => {
       try {
-        if ((await hold(dialogue)) !== false) removed.push(id);
+        if ((await run(dialogue)) !== false) removed.push(id);
       } catch (error) {
         kept.push({ path, error: error as Error });
       }
     };
     const directories = this.#directories;
     const entries = this.#store.read((tables) => tables.removing).filter((id) => !this.#aside.has(id));
-    const found = await hold(directories.numbers());
+    const found = await run(directories.numbers());
     for (const id of entries) await attempt(id, directories.pathOf(id), this.#removeDirectory(id));
     const isStray = (id: number): boolean => !this.#store.read((tables) => tables.hasNumber(id));
     for (const id of found.removed) {

@@ -3,7 +3,7 @@
  * tables.
  */
 import { existsSync } from 'node:fs';
-import { hold } from '../kernel/dialogue.js';
+import { run } from '../kernel/task.js';
 import { damaged, quoteKey, SnapshotError } from './errors.js';
 import { type Environment, loadLmdb, type ReadTransaction, type Table } from './lmdb.js';
 import { type Contents, type Entry, lastTransaction, readPages } from './pages.js';
@@ -248,7 +248,7 @@ async function findDamage(path: string): Promise<Contents | undefined> {
     // LMDB makes what is missing, or what a crash has left empty.
     if (file.every((byte) => byte === 0)) return undefined;
     const transaction = lastTransaction(file);
-    const contents = await hold(readPages(file, checkEntry));
+    const contents = await run(readPages(file, checkEntry));
     if (contents.problems.length === 0) return undefined;
     if (i > 0 && transaction === last) return contents;
     last = transaction;
@@ -346,7 +346,7 @@ export class Store {
   }
 
   /** A state of the store that does not change until `end` is called. */
-  hold(): { readonly records: Iterable<SnapshotRecord>; readonly end: () => void } {
+  run(): { readonly records: Iterable<SnapshotRecord>; readonly end: () => void } {
     this.#refuseClosed();
     if (this.#environment === undefined) return { records: this.#tables.records(), end: () => {} };
     this.#environment.resetReadTxn();

@@ -3,11 +3,11 @@ import { existsSync, statfsSync } from 'node:fs';
 import { explainMount, foresee, wantedAfter } from '../diagnosis/explain.js';
 import { emptyFacts } from '../diagnosis/facts.js';
 import { gather } from '../diagnosis/gather.js';
-import { featuresSync } from '../features/probe.js';
+import { kernelFeaturesSync } from '../features/probe.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
+import { ask, type Task } from '../kernel/task.js';
 import { checkOptions } from '../options/check.js';
 import { Mapper } from '../options/idmap.js';
 import { addXattrGuard } from '../overlay/plan.js';
@@ -17,10 +17,10 @@ import type { Reason } from '../reasons.js';
 const unsuitable: ReadonlySet<Reason> = new Set(['upper-unsupported', 'upper-read-only', 'layer-unsupported']);
 
 /** Throws if the file system of a directory cannot hold an upper. */
-export function* refuseUnsuitable(directory: string): Dialogue<void> {
+export function* refuseUnsuitable(directory: string): Task<void> {
   const options = checkOptions({ lowerdir: directory, upperdir: directory, workdir: directory });
   const guard = new Plan();
-  addXattrGuard(guard, directory, featuresSync().userNamespace ? 'user' : 'trusted');
+  addXattrGuard(guard, directory, kernelFeaturesSync().userNamespace ? 'user' : 'trusted');
   const outcome = yield* ask(guard);
   const facts = emptyFacts();
   if (outcome instanceof StepFailure) {
@@ -45,7 +45,7 @@ const has = (options: readonly string[], name: string): boolean =>
 
 /** Returns the options of overlays in this directory: the caller's, and those that containerd adds. */
 export function toMountOptions(directory: string, options: readonly string[]): string[] {
-  const { userNamespace, options: supported } = featuresSync();
+  const { userNamespace, options: supported } = kernelFeaturesSync();
   const needsUserXattr = userNamespace && supported.userxattr !== false && statfsSync(directory).type !== k.TMPFS_MAGIC;
   return [
     ...options,
@@ -55,8 +55,8 @@ export function toMountOptions(directory: string, options: readonly string[]): s
 }
 
 /** Whether the kernel can show the files of this directory with other owners. */
-export function* canRemap(directory: string): Dialogue<boolean> {
-  if (featuresSync().userNamespace) return false;
+export function* canRemap(directory: string): Task<boolean> {
+  if (kernelFeaturesSync().userNamespace) return false;
   const plan = new Plan();
   const ids = '0 0 1\n';
   new Mapper(plan, false).add(directory, { uids: ids, gids: ids }, { role: 'path', path: directory });
@@ -64,4 +64,4 @@ export function* canRemap(directory: string): Dialogue<boolean> {
 }
 
 /** Whether a committed snapshot can get a parent: whiteouts made in a user namespace do not say so to others. */
-export const canRebase = (): boolean => !featuresSync().userNamespace;
+export const canRebase = (): boolean => !kernelFeaturesSync().userNamespace;

@@ -1,5 +1,5 @@
 /** The space that a directory takes. */
-import type { Dialogue } from '../kernel/dialogue.js';
+import type { Task } from '../kernel/task.js';
 import { Walker } from '../layers/walk.js';
 import type { Path } from '../paths.js';
 import type { SnapshotUsage } from './records.js';
@@ -8,7 +8,7 @@ import type { SnapshotUsage } from './records.js';
 const BLOCK = 512;
 
 /** Counts each file once, however many names it has, and the directory itself. */
-export function* usageOf(path: Path): Dialogue<SnapshotUsage> {
+export function* usageOf(path: Path): Task<SnapshotUsage> {
   const seen = new Set<string>();
   const walker = new Walker(path, { unsorted: true, followRoot: false });
   let size = 0;

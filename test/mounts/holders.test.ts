@@ -28,7 +28,7 @@ import {
   unmountSync,
 } from 'overlayfs';
 import { mountsInside } from '#lib/holders/search-mounts.js';
-import { holdSync } from '#lib/kernel/dialogue.js';
+import { runSync } from '#lib/kernel/task.js';
 import { splitMountinfo } from '#lib/mount-table/mountinfo.js';
 import {
   countDescriptors,

@@ -5,11 +5,11 @@
 import { nearestName } from '../../arguments.js';
 import { findBadPathsSync } from '../../diagnosis/beforehand.js';
 import { explainMount, wantedAfter } from '../../diagnosis/explain.js';
-import { lookSync } from '../../diagnosis/look.js';
+import { lookSync } from '../../diagnosis/gather-facts.js';
 import * as e from '../../errnos.js';
 import { OverlayError } from '../../errors.js';
 import { findProblems, type Problem } from '../../features/conflicts.js';
-import { featuresSync } from '../../features/probe.js';
+import { kernelFeaturesSync } from '../../features/probe.js';
 import * as k from '../../kernel/constants.js';
 import { formatPlan } from '../../kernel/format.js';
 import type { StepFailure } from '../../kernel/perform.js';
@@ -201,7 +201,7 @@ class Helper {
     const isByLibrary = problems.length === 0 && namespace === undefined;
     this.#showPlan(() => (isByLibrary ? planText(options) : '') || formatPlan(mountPlan(this.#request, this.#words)));
     if (isFake) {
-      dryRun(options, featuresSync());
+      dryRun(options, kernelFeaturesSync());
       const bad = namespace === undefined ? findBadPaths(options) : [];
       if (bad.length > 0) this.#speaker.throwAll(bad);
     } else if (isByLibrary) this.#mountTolerantly(options);
@@ -223,7 +223,7 @@ class Helper {
     try {
       const checked = check(options);
       if (checked.overlay.length > 0 || checked.datadir.length > 0) {
-        problems.push(...findProblems(checked, featuresSync()));
+        problems.push(...findProblems(checked, kernelFeaturesSync()));
       }
     } catch (error) {
       problems.push(refused(error as Error));
@@ -317,7 +317,7 @@ const refused = (error: Error): Problem => ({ error, isRefused: true });
 /** Returns the library's plan as text; an empty text if the library has none. */
 function planText(options: OverlayOptions): string {
   try {
-    return `${dryRun(options, featuresSync()).join('\n')}\n`;
+    return `${dryRun(options, kernelFeaturesSync()).join('\n')}\n`;
   } catch {
     return '';
   }

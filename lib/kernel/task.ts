@@ -39,24 +39,24 @@ interface TwoForms {
 }
 
 type Question = Plan | Cancellable | Listing | Pause | TwoForms;
-export type Dialogue<T> = Generator<Question, T, unknown>;
+export type Task<T> = Generator<Question, T, unknown>;
 
 /**
  * Asks the kernel to perform a plan. The outputs are valid until the next question. In the promise form, the plan is
  * undone when the signal aborts.
  */
-export function* ask(plan: Plan, signal?: AbortSignal): Dialogue<Outputs | StepFailure> {
+export function* ask(plan: Plan, signal?: AbortSignal): Task<Outputs | StepFailure> {
   return (yield signal === undefined ? plan : { plan, signal }) as Outputs | StepFailure;
 }
 
 /** Asks the kernel to perform a plan whose steps tolerate every error. */
-export function* askTolerant(plan: Plan): Dialogue<Outputs> {
+export function* askTolerant(plan: Plan): Task<Outputs> {
   const outcome = yield* ask(plan);
   if (outcome instanceof StepFailure) throw new Error(`a plan that tolerates all errors has failed: ${outcome.errno}`);
   return outcome;
 }
 
-export function* list(path: Path): Dialogue<readonly ListedEntry[]> {
+export function* list(path: Path): Task<readonly ListedEntry[]> {
   return (yield { list: path }) as readonly ListedEntry[];
 }
 
@@ -65,12 +65,12 @@ export function* list(path: Path): Dialogue<readonly ListedEntry[]> {
  *
  * @throws {Error} `ABORT_ERR` when the signal aborts; the synchronous form ignores the signal
  */
-export function* pause(milliseconds: number, signal?: AbortSignal): Dialogue<void> {
+export function* pause(milliseconds: number, signal?: AbortSignal): Task<void> {
   yield { pause: milliseconds, signal };
 }
 
 /** Calls `later` in the promise form and `now` in the synchronous form. */
-export function* inEitherForm<T>(later: () => Promise<T>, now: () => T): Dialogue<T> {
+export function* inEitherForm<T>(later: () => Promise<T>, now: () => T): Task<T> {
   return (yield { later, now }) as T;
 }
 
@@ -139,7 +139,7 @@ function sleep(milliseconds: number, signal: AbortSignal | undefined): Promise<v
  * Runs a dialogue on the calling thread. An error in an answer is thrown into the dialogue, so that it can release what
  * it holds.
  */
-export function holdSync<T>(dialogue: Dialogue<T>): T {
+export function runSync<T>(dialogue: Task<T>): T {
   let next = dialogue.next();
   while (!next.done) {
     let answered: unknown;
@@ -154,7 +154,7 @@ export function holdSync<T>(dialogue: Dialogue<T>): T {
   return next.value;
 }
 
-export async function hold<T>(dialogue: Dialogue<T>): Promise<T> {
+export async function run<T>(dialogue: Task<T>): Promise<T> {
   let next = dialogue.next();
   while (!next.done) {
     const question = next.value;
