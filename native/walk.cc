@@ -123,7 +123,12 @@ bool Records::add(const abi::Statx& found, int fd, int dirfd, const char* name, 
   Record record{0, found.mode, found.uid, found.gid, found.nlink, found.rdev_major, found.rdev_minor, depth,
                 found.dev_major, found.dev_minor, 0, flags, static_cast<uint32_t>(name_size), 0, 0,
                 found.mtime.tv_nsec, found.ctime.tv_nsec, 0, found.ino, found.size, found.blocks,
-                found.mtime.tv_sec, found.ctime.tv_sec};
+                found.mtime.tv_sec, found.ctime.tv_sec, 0};
+  constexpr int64_t second = 1'000'000'000, most_seconds = INT64_MAX / second - 1;
+  if (found.mtime.tv_sec <= most_seconds && found.mtime.tv_sec >= -most_seconds) {
+    record.flags |= has_whole_mtime;
+    record.mtime_whole = found.mtime.tv_sec * second + found.mtime.tv_nsec;
+  }
   if (!append(&record, sizeof record) || !append(name, name_size) || !align(8)) return false;
   if ((flags_ & targets) && (found.mode & S_IFMT) == S_IFLNK && dirfd >= 0 && !add_target(dirfd, name)) {
     return false;

@@ -83,6 +83,7 @@ export class Walker extends Records {
   /** The paths of the directories that lead to the current entry, by depth; the root's is empty. */
   readonly #parents: string[] = [];
   readonly #areAscii: boolean[] = [];
+  #name = '';
   #path = '';
   #pathIsAscii = true;
   /** The number of the current entry, from 1 on. */
@@ -168,7 +169,8 @@ export class Walker extends Records {
 
   #enter(depth: number): void {
     if (depth > 0) {
-      this.#path = below(this.#parents[depth - 1] as string, this.name);
+      this.#name = super.name;
+      this.#path = below(this.#parents[depth - 1] as string, this.#name);
       this.#pathIsAscii = (this.#areAscii[depth - 1] as boolean) && this.isAscii;
     }
     if (this.type === k.S_IFDIR) {
@@ -180,6 +182,10 @@ export class Walker extends Records {
   /** Below the root, one character a byte; empty for the root. */
   get path(): string {
     return this.#path;
+  }
+
+  override get name(): string {
+    return this.#name;
   }
 
   get hasAsciiPath(): boolean {
