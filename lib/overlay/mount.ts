@@ -4,7 +4,7 @@ import { explainMount, wantedAfter } from '../diagnosis/explain.js';
 import { emptyFacts } from '../diagnosis/facts.js';
 import { gather } from '../diagnosis/gather.js';
 import { look, lookSync } from '../diagnosis/look.js';
-import { describeErrno, EBUSY, EINVAL, ENOSYS, EPERM } from '../errnos.js';
+import { describeErrno, EBUSY, EINVAL, ENOENT, ENOSYS, EPERM, EROFS } from '../errnos.js';
 import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
 import { checkConflicts } from '../features/conflicts.js';
 import { findBriefFeatures, findFeatures, type KernelFeatures } from '../features/probe.js';
@@ -426,7 +426,22 @@ function* mountWith(options: OverlayOptions, features?: KernelFeatures): Dialogu
   return yield* mountPrepared(yield* prepare(options, features));
 }
 
-function* mountPrepared(prepared: Prepared): Dialogue<OverlayMount> {
+/** How often to try again when other calls take back directories that they and this call create. */
+const MOST_ROUNDS = 4;
+
+/**
+ * Returns true if the upperdir or workdir may have vanished during the plan: another call with `create` made it, failed,
+ * and took it back before this plan had reserved it.
+ */
+function mayHaveVanished({ create }: CheckedOptions, { step, errno }: StepFailure): boolean {
+  if (!create) return false;
+  const role = step?.options.subject?.role;
+  if (errno === ENOENT) return role === 'upperdir' || role === 'workdir';
+  // The kernel mounts read-only if it cannot make its directory in a workdir.
+  return errno === EROFS && (step?.call === calls.fstatfs || step?.call === calls.statfs);
+}
+
+function* mountPrepared(prepared: Prepared, round = 0): Dialogue<OverlayMount> {
   const { checked } = prepared;
   const { signal, exclusive, upperdir, rootless } = checked;
   // The plan of a rootless mount sees only the mounts of its own namespace.
@@ -446,6 +461,7 @@ function* mountPrepared(prepared: Prepared): Dialogue<OverlayMount> {
   }
   if (outcome.cancelled && signal) throw abortError(signal, outcome.undoErrno);
   if (yield* settleUse(prepared, outcome)) return yield* mountPrepared(prepared);
+  if (round < MOST_ROUNDS && mayHaveVanished(checked, outcome)) return yield* mountPrepared(prepared, round + 1);
   const again = retry(prepared, outcome);
   if (again !== undefined) return yield* mountPrepared(again);
   const notJoined = explainJoin(outcome);
