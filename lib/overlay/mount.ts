@@ -4,7 +4,7 @@ import { explainMount, wantedAfter } from '../diagnosis/explain.js';
 import { emptyFacts } from '../diagnosis/facts.js';
 import { gather } from '../diagnosis/gather.js';
 import { look, lookSync } from '../diagnosis/look.js';
-import { describeErrno, EBUSY, EINVAL, ENOSYS, EPERM } from '../errnos.js';
+import { describeErrno, EINVAL, ENOSYS, EPERM } from '../errnos.js';
 import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
 import { checkConflicts } from '../features/conflicts.js';
 import { briefFeaturesSync, featuresSync, type KernelFeatures } from '../features/probe.js';
@@ -298,7 +298,7 @@ function* settleUse({ checked }: Prepared, failure: StepFailure): Dialogue<boole
     return true;
   }
   const directory = failure.step?.options.subject?.path;
-  if (failure.step?.call !== calls.reserve || failure.errno !== EBUSY || directory === undefined) return false;
+  if (failure.guard !== 'directory-is-in-use' || directory === undefined) return false;
   const pauses = new Pauses(MOMENT);
   for (;;) {
     const user = yield* findUser(directory);
