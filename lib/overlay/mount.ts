@@ -1,6 +1,15 @@
 /** Checks and plans the options of a mount, performs the plan in one native call, and explains a failure. */
+
+import { explainMount, wantedAfter } from '../diagnosis/explain.js';
+import { emptyFacts } from '../diagnosis/facts.js';
+import { gather } from '../diagnosis/gather.js';
+import { look, lookSync } from '../diagnosis/look.js';
 import { describeErrno, EBUSY, EINVAL, ENOSYS, EPERM } from '../errnos.js';
 import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
+import { checkConflicts } from '../features/conflicts.js';
+import { briefFeaturesSync, featuresSync, type KernelFeatures } from '../features/probe.js';
+import { askUse } from '../in-use/probe.js';
+import { findUser, forgetUser, isStale, refresh } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
 import { AT_FDCWD, AT_REMOVEDIR, FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING } from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync, inEitherForm, pause } from '../kernel/dialogue.js';
@@ -8,28 +17,20 @@ import { close } from '../kernel/held.js';
 import { type MountIds, readMountIds } from '../kernel/look.js';
 import { type Outcome, type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
+import type { Mounted } from '../mount-table/identity.js';
 import { Pauses } from '../mounts/attempts.js';
 import { refuseInside, takePlace } from '../mounts/change.js';
-import { findUser, forgetUser, isStale, refresh } from '../mounts/in-use.js';
 import { become, change, changeSync, Mount, mountedOf, use, useSync } from '../mounts/mount.js';
-import { explainJoin } from '../mounts/mount-namespace.js';
-import type { Mounted } from '../mounts/mounted.js';
 import { unmountPlan } from '../mounts/unmount.js';
-import { askUse } from '../mounts/use-probe.js';
 import { addWorkContentsRemoval } from '../mounts/work-removal.js';
+import { explainJoin } from '../namespaces/mount-namespace.js';
+import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from '../options/check.js';
 import { isAbsolute, isSamePath, type Path, type PathLike, toAbsolute, withoutTrailingSlashes } from '../paths.js';
-import { checkConflicts } from './conflicts.js';
-import { explainMount, wantedAfter } from './diagnosis/explain.js';
-import { emptyFacts } from './diagnosis/facts.js';
-import { gather } from './diagnosis/gather.js';
-import { look, lookSync } from './diagnosis/look.js';
+import { lease, rootlessRecord } from '../rootless/lease.js';
 import { type EffectiveOptions, effectiveOptions } from './effective.js';
-import { briefFeaturesSync, featuresSync, type KernelFeatures } from './features.js';
-import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from './options.js';
 import { planPlain } from './plain-plan.js';
 import { addVolatileRemoval, addXattrGuard, type MountPlan, plan, sentOptions } from './plan.js';
-import { toVerify, verify } from './readback.js';
-import { lease, rootlessRecord } from './rootless.js';
+import { toVerify, verify } from './verify.js';
 
 /** The options of a mount that replaces another: all except those that choose the place. */
 export type ReplaceOptions = Omit<

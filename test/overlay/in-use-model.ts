@@ -22,8 +22,8 @@ import {
   unmount,
   unmountSync,
 } from 'overlayfs';
+import { askUse } from '#lib/in-use/probe.js';
 import { holdSync } from '#lib/kernel/dialogue.js';
-import { askUse } from '#lib/mounts/use-probe.js';
 import { generator, MNT_DETACH, native, scaled, scratch, startWorker, withLibrary } from '../support/index.js';
 
 const STEPS = scaled(2_000, 200);

@@ -16,7 +16,7 @@ import {
   unmount,
   unmountSync,
 } from 'overlayfs';
-import { featuresSync } from '#lib/overlay/features.js';
+import { featuresSync } from '#lib/features/probe.js';
 import { mountOverlayWith } from '#lib/overlay/mount.js';
 import {
   countDescriptors,

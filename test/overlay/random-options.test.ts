@@ -4,9 +4,9 @@
  */
 import { join } from 'node:path';
 import { OverlayError, type OverlayOptions } from 'overlayfs';
-import { checkConflicts, conflicts } from '#lib/overlay/conflicts.js';
-import { featuresSync } from '#lib/overlay/features.js';
-import { type CheckedOptions, checkOptions } from '#lib/overlay/options.js';
+import { checkConflicts, conflicts } from '#lib/features/conflicts.js';
+import { featuresSync } from '#lib/features/probe.js';
+import { type CheckedOptions, checkOptions } from '#lib/options/check.js';
 import { generator, mountTest, native, scaled } from '../support/index.js';
 import { ways } from '../support/ways.js';
 import { attributesAmiss, fallen } from './random/differences.js';

@@ -15,8 +15,8 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { mountOverlaySync } from 'overlayfs';
-import { featuresSync, needsMetacopy } from '#lib/overlay/features.js';
-import { featuresSync as askFeaturesSync } from '#lib/overlay/rootless.js';
+import { featuresSync, needsMetacopy } from '#lib/features/probe.js';
+import { featuresSync as askFeaturesSync } from '#lib/rootless/lease.js';
 import { setAttribute } from './attributes.js';
 import { mountsBelow } from './mount-table.js';
 import { MNT_DETACH, native } from './native.js';
