@@ -19,6 +19,8 @@ import { readMountinfo } from '#lib/mount-table/mountinfo.js';
 import { readShown } from '#lib/options/text.js';
 import {
   eventually,
+  MNT_DETACH,
+  MS_BIND,
   makeTree,
   mountsBelow,
   mountTest,
@@ -29,8 +31,6 @@ import {
 } from '../support/index.js';
 import { program, type Ran } from './run.js';
 
-const MS_BIND = 4096;
-const MNT_DETACH = 2;
 const sbin = realpathSync('/sbin');
 const helper = join(packageRoot, 'dist/mount-helper.cjs');
 

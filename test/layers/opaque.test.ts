@@ -20,6 +20,8 @@ import {
   getAttribute,
   kernelTest,
   layers,
+  MS_RDONLY,
+  MS_REMOUNT,
   makeTree,
   mountTest,
   native,
@@ -29,9 +31,6 @@ import {
   withoutCapabilities,
   withUserAttributes,
 } from '../support/index.js';
-
-const MS_RDONLY = 1;
-const MS_REMOUNT = 32;
 
 const TRUSTED = 'trusted.overlay.opaque';
 const USER = 'user.overlay.opaque';

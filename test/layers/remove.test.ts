@@ -28,6 +28,7 @@ import {
   failsAndLeaves,
   kernelTest,
   layers,
+  MS_BIND,
   makeTree,
   mountTest,
   native,
@@ -37,7 +38,6 @@ import {
 import { NOBODY } from '../support/nobody.js';
 import { evaluateAsNobody, giveTo } from '../support/plain-user.js';
 
-const MS_BIND = 4096;
 const FIRST = 100_000;
 
 const forms = {

@@ -37,6 +37,8 @@ import {
   failsAndLeaves,
   kernelTest,
   layers,
+  MS_RDONLY,
+  MS_REMOUNT,
   makeTree,
   mountsBelow,
   mountTest,
@@ -47,8 +49,6 @@ import {
   withoutCapabilities,
 } from '../support/index.js';
 
-const MS_RDONLY = 1;
-const MS_REMOUNT = 32;
 const EXT4_SUPER_MAGIC = 0xef53;
 const EXT4_LINK_MAX = 65000;
 

@@ -35,6 +35,7 @@ import {
   evaluateIn,
   eventually,
   layers,
+  MS_BIND,
   makeTree,
   mountsBelow,
   mountTest,
@@ -48,8 +49,6 @@ interface Form {
   find: (mount: Mount | PathLike) => Promise<Holders>;
   unmount: (target: PathLike) => Promise<void>;
 }
-
-const MS_BIND = 4096;
 
 /** However long it takes on a machine that has much else to do. */
 const whole = { timeout: Number.POSITIVE_INFINITY };

@@ -14,6 +14,7 @@ import {
   countDescriptors,
   failsAndLeaves,
   layers,
+  MS_BIND,
   makeTree,
   mountsBelow,
   mountTest,
@@ -28,8 +29,6 @@ const forms: Readonly<Record<string, UnmountTree>> = {
   promise: unmountTree,
   twin: async (target, options) => unmountTreeSync(target, options),
 };
-
-const MS_BIND = 4096;
 
 /** Mounts a tmpfs with the directories in it. */
 function tmpfs(t: ExecutionContext, at: string, ...directories: string[]): void {

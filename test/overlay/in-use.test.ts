@@ -24,6 +24,7 @@ import {
   eventually,
   hasFeature,
   layers,
+  MNT_DETACH,
   makeTree,
   mountsBelow,
   mountTest,
@@ -33,8 +34,6 @@ import {
   withUserAttributes,
 } from '../support/index.js';
 import { evaluateAsNobody, giveTo } from '../support/plain-user.js';
-
-const MNT_DETACH = 2;
 
 interface Two {
   readonly dir: string;

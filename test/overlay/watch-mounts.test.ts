@@ -24,6 +24,8 @@ import {
   evaluateIn,
   eventually,
   layers,
+  MNT_DETACH,
+  MS_MOVE,
   makeTree,
   mountTest,
   native,
@@ -32,9 +34,6 @@ import {
   scratch,
   withoutCapabilities,
 } from '../support/index.js';
-
-const MS_MOVE = 8192;
-const MNT_DETACH = 2;
 
 type AnyEvent = MountEvent<string | Buffer>;
 

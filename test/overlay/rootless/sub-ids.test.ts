@@ -5,13 +5,12 @@ import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { mountOverlaySync } from 'overlayfs';
 import { readRanges, toDisjoint, toMapArguments } from '#lib/rootless/sub-ids.js';
-import { eventually, makeTree, mountTest, native, scratch } from '../../support/index.js';
+import { eventually, MS_BIND, makeTree, mountTest, native, scratch } from '../../support/index.js';
 import { NOBODY } from '../../support/nobody.js';
 import { asNobody, evaluateAs, evaluateAsNobody, giveTo, readablePackage } from '../../support/plain-user.js';
 
 const needs = 'subordinate ids';
 const FIRST = 100_000;
-const MS_BIND = 4096;
 
 /** Has a file show at the place of another, in the mount namespace of the test. */
 function cover(t: ExecutionContext, path: string, file: string): void {
