@@ -1,4 +1,7 @@
-/** Random options: what mount.overlay makes of them, against the kernel's own verdict. */
+/**
+ * Random options: mount.overlay against the kernel's own verdict. Imports internals: a process for each of hundreds of
+ * sets would take minutes.
+ */
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { mountHelper } from '#lib/cli/mount-helper/run.js';

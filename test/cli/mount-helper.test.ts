@@ -1,4 +1,7 @@
-/** mount.overlay, through the real mount(8): with a link in /sbin, in the mount namespace of this test file. */
+/**
+ * mount.overlay, through the real mount(8): with a link in /sbin, in the mount namespace of this test file. Imports
+ * internals: it reads the mount table as options.
+ */
 import { spawn, spawnSync } from 'node:child_process';
 import {
   closeSync,

@@ -1,4 +1,4 @@
-/** What is said about a command line that is wrong, and about one that asks for help. */
+/** Messages about a wrong command line, and help. Imports internals: a process for each phrase would take minutes. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';

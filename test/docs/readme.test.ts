@@ -1,4 +1,4 @@
-/** README.md names all that there is. */
+/** README.md names all exports and options. Imports internals: the table of options. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';

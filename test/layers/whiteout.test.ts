@@ -1,3 +1,4 @@
+/** Whiteouts. Imports internals: it explains failures that no test can cause. */
 import { execFileSync } from 'node:child_process';
 import {
   chmodSync,

@@ -1,3 +1,4 @@
+/** `findHolders` and the holders in errors. Imports internals: they read tables that this machine does not have. */
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {

@@ -1,3 +1,4 @@
+/** `unmount`. Imports internals: it mounts as on kernels that lack features. */
 import {
   closeSync,
   existsSync,

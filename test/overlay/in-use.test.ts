@@ -1,4 +1,7 @@
-/** `exclusive`: what is known to be in use, by whichever hand, and what is not any more. */
+/**
+ * `exclusive`: directories in use, whoever uses them, and directories that are free again. Imports internals: it
+ * mounts as on kernels that lack features.
+ */
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, existsSync, mkdirSync, openSync, symlinkSync, unlinkSync } from 'node:fs';

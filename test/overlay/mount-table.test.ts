@@ -1,3 +1,4 @@
+/** `listMounts` and `findMount`. Imports internals: it forces each way of reading the table. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, mkdirSync, openSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';

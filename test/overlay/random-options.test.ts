@@ -1,6 +1,6 @@
 /**
- * Random options: what the library's checks say of them, against what the kernel does with them when it is asked
- * without the library.
+ * Random options: the verdict of the library's checks against the kernel's own, which is asked without the library.
+ * Imports internals: a mount would not say which check refused it.
  */
 import { join } from 'node:path';
 import { OverlayError, type OverlayOptions } from 'overlayfs';

@@ -1,3 +1,4 @@
+/** `watchMounts`. Imports internals: it forces each way of watching. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, mkdirSync, openSync, rmSync } from 'node:fs';

@@ -1,4 +1,7 @@
-/** Mounts without privilege that know the subordinate ids of their user. */
+/**
+ * Mounts without privilege that know the subordinate ids of their user. Imports internals: the parsers of /etc/subuid
+ * take lines that no machine should have.
+ */
 import { spawn } from 'node:child_process';
 import { chmodSync, chownSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
