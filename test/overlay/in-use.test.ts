@@ -25,6 +25,7 @@ import {
   countDescriptors,
   evaluateIn,
   eventually,
+  forms,
   hasFeature,
   layers,
   MNT_DETACH,
@@ -60,10 +61,9 @@ function two(dir: string): Two {
 
 const upperInUse = { instanceOf: OverlayError, code: 'EBUSY' } as const;
 
-for (const [form, mount] of [
-  ['promise', mountOverlay],
-  ['twin', async (options: OverlayOptions) => mountOverlaySync(options)],
-] as const) {
+for (const { form, of } of forms) {
+  const mount = of('mountOverlay');
+
   mountTest(`an upper or work that was taken here is refused, until it is unmounted (${form})`, async (t) => {
     const { one, sameUpper, sameWork } = two(scratch(t));
     const mounted = await mount(one);
@@ -111,10 +111,9 @@ for (const [form, mount] of [
   });
 }
 
-for (const [form, mount] of [
-  ['promise', mountOverlay],
-  ['twin', async (options: OverlayOptions) => mountOverlaySync(options)],
-] as const) {
+for (const { form, of, method } of forms) {
+  const mount = of('mountOverlay');
+
   const detached = ({ target: _, ...rest }: OverlayOptions): OverlayOptions => rest;
 
   mountTest(`what a detached mount uses is in use until it is closed (${form})`, async (t) => {
@@ -152,8 +151,7 @@ for (const [form, mount] of [
   mountTest(`a detached mount that gets a place keeps what it uses (${form})`, async (t) => {
     const { dir, one, sameUpper } = two(scratch(t));
     const mounted = await mount(detached(one));
-    if (form === 'twin') mounted.attachSync(String(one.target));
-    else await mounted.attach(String(one.target));
+    await method(mounted, 'attach')(String(one.target));
     const error = await t.throwsAsync(mount(detached(sameUpper)), upperInUse);
     t.like(error, { reason: 'upper-in-use', dest: join(dir, 'merged') });
     // By another hand: only the kernel tells that it is gone.
@@ -165,7 +163,7 @@ for (const [form, mount] of [
     const { one, sameUpper } = two(scratch(t));
     for (const options of [one, ...(hasFeature('detached mounts that can be cloned') ? [detached(one)] : [])]) {
       const mounted = await mount(options);
-      const clone = form === 'twin' ? mounted.cloneSync() : await mounted.clone();
+      const clone = await method(mounted, 'clone')();
       await mounted.unmount();
       await t.throwsAsync(mount(sameUpper), upperInUse);
       await clone.unmount();
@@ -223,8 +221,7 @@ for (const [form, mount] of [
       const { dir, one, sameUpper } = two(scratch(t));
       const mounted = await mount(one);
       const next = { lowerdir: String(one.lowerdir), upperdir: join(dir, 'upper2'), workdir: join(dir, 'work2') };
-      const replace = (options: typeof next) =>
-        form === 'twin' ? mounted.replaceSync(options) : mounted.replace(options);
+      const replace = (options: typeof next) => method(mounted, 'replace')(options);
       await t.throwsAsync(
         async () => replace({ ...next, upperdir: String(one.upperdir) }),
         upperInUse,

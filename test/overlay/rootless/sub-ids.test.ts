@@ -53,10 +53,13 @@ const prelude = `const [dir] = args;
   };
   const mountOnce = (rootless, subIds) => overlayfs.mountOverlay({ ...layers, rootless, subIds });`;
 
-mountTest("files of subordinate ids are copied up with their owner, by 'keep' too, and by the twin", { needs }, (t) => {
-  const dir = prepare(t);
-  const outcome = evaluateAsNobody(
-    `${prelude}
+mountTest(
+  "files of subordinate ids are copied up with their owner, by 'keep' too, and by the synchronous form",
+  { needs },
+  (t) => {
+    const dir = prepare(t);
+    const outcome = evaluateAsNobody(
+      `${prelude}
     const state = () => [
       fs.readdirSync('/proc/self/fd').length,
       fs.readFileSync('/proc/self/task/' + process.pid + '/children', 'utf8'),
@@ -76,13 +79,17 @@ mountTest("files of subordinate ids are copied up with their owner, by 'keep' to
       look(overlayfs.mountOverlaySync({ ...layers, rootless, subIds: true }));
     }
     return { outcomes, same: JSON.stringify(state()) === JSON.stringify(before) };`,
-    dir,
-  );
-  const mapped = ['appended', FIRST + 5, FIRST + 6, 'EOVERFLOW'];
-  const unmapped = ['EOVERFLOW', 0, 0, 'EOVERFLOW'];
-  t.deepEqual(outcome, { outcomes: [mapped, unmapped, mapped, unmapped, mapped, mapped, mapped, mapped], same: true });
-  t.is(readFileSync(join(dir, 'lower/sub'), 'utf8'), 'sub');
-});
+      dir,
+    );
+    const mapped = ['appended', FIRST + 5, FIRST + 6, 'EOVERFLOW'];
+    const unmapped = ['EOVERFLOW', 0, 0, 'EOVERFLOW'];
+    t.deepEqual(outcome, {
+      outcomes: [mapped, unmapped, mapped, unmapped, mapped, mapped, mapped, mapped],
+      same: true,
+    });
+    t.is(readFileSync(join(dir, 'lower/sub'), 'utf8'), 'sub');
+  },
+);
 
 mountTest('a process that has changed its user maps them too', { needs }, (t) => {
   const dir = prepare(t);
