@@ -4,10 +4,10 @@ import { explainMount, wantedAfter } from '../diagnosis/explain.js';
 import { emptyFacts } from '../diagnosis/facts.js';
 import { gather } from '../diagnosis/gather.js';
 import { look, lookSync } from '../diagnosis/look.js';
-import { describeErrno, EBUSY, EINVAL, ENOSYS, EPERM } from '../errnos.js';
+import { describeErrno, EBUSY, EINVAL, ENOENT, ENOSYS, EPERM, EROFS } from '../errnos.js';
 import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
 import { checkConflicts } from '../features/conflicts.js';
-import { briefFeaturesSync, featuresSync, type KernelFeatures } from '../features/probe.js';
+import { findBriefFeatures, findFeatures, type KernelFeatures } from '../features/probe.js';
 import { askUse } from '../in-use/probe.js';
 import { findUser, forgetUser, isStale, refresh } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
@@ -26,7 +26,7 @@ import { addWorkContentsRemoval } from '../mounts/work-removal.js';
 import { explainJoin } from '../namespaces/mount-namespace.js';
 import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from '../options/check.js';
 import { isAbsolute, isSamePath, type Path, type PathLike, toAbsolute, withoutTrailingSlashes } from '../paths.js';
-import { lease, rootlessRecord } from '../rootless/lease.js';
+import { findRootlessFeatures, lease } from '../rootless/lease.js';
 import { type EffectiveOptions, effectiveOptions } from './effective.js';
 import { planPlain } from './plain-plan.js';
 import { addVolatileRemoval, addXattrGuard, type MountPlan, plan, sentOptions } from './plan.js';
@@ -172,11 +172,11 @@ interface Prepared {
   readonly features: KernelFeatures;
 }
 
-const featuresFor = ({ overlay, datadir, idmap }: CheckedOptions): KernelFeatures =>
-  overlay.length === 0 && datadir.length === 0 && idmap === undefined ? briefFeaturesSync() : featuresSync();
+const featuresFor = ({ overlay, datadir, idmap }: CheckedOptions): Dialogue<KernelFeatures> =>
+  overlay.length === 0 && datadir.length === 0 && idmap === undefined ? findBriefFeatures() : findFeatures();
 
 /** Runs the checks that come before any plan. */
-export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepared {
+export function* prepare(options: OverlayOptions, record?: KernelFeatures): Dialogue<Prepared> {
   const given = takeOptions(options);
   const asked = resolve(checkOptions(given));
   // The caller may change its lists later. Their lengths have been checked.
@@ -185,9 +185,9 @@ export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepa
     if (Array.isArray(list)) Object.assign(given, { [name]: [...list] });
   }
   if (asked.signal?.aborted) throw abortError(asked.signal);
-  const rootless = asked.rootless === 'auto' ? (record ?? featuresSync()).mayMount !== true : asked.rootless;
+  const rootless = asked.rootless === 'auto' ? (record ?? (yield* findFeatures())).mayMount !== true : asked.rootless;
   const checked = asked.rootless === rootless ? asked : { ...asked, rootless };
-  const features = rootless ? rootlessRecord(record) : (record ?? featuresFor(checked));
+  const features = rootless ? yield* findRootlessFeatures(record) : (record ?? (yield* featuresFor(checked)));
   return { given, checked: checkConflicts(checked, features), features };
 }
 
@@ -409,7 +409,7 @@ export function mountOverlay(options: OverlayOptions): Promise<OverlayMount> {
 
 /** `mountOverlay` with a given record of what the kernel supports. */
 export async function mountOverlayWith(options: OverlayOptions, features?: KernelFeatures): Promise<OverlayMount> {
-  return hold(mountPrepared(prepare(options, features)));
+  return hold(mountWith(options, features));
 }
 
 /** The synchronous form of `mountOverlay`. */
@@ -419,10 +419,29 @@ export function mountOverlaySync(options: OverlayOptions): OverlayMount {
 
 /** The synchronous form of `mountOverlayWith`. */
 export function mountOverlayWithSync(options: OverlayOptions, features?: KernelFeatures): OverlayMount {
-  return holdSync(mountPrepared(prepare(options, features)));
+  return holdSync(mountWith(options, features));
 }
 
-function* mountPrepared(prepared: Prepared): Dialogue<OverlayMount> {
+function* mountWith(options: OverlayOptions, features?: KernelFeatures): Dialogue<OverlayMount> {
+  return yield* mountPrepared(yield* prepare(options, features));
+}
+
+/** How often to try again when other calls take back directories that they and this call create. */
+const MOST_ROUNDS = 4;
+
+/**
+ * Returns true if the upperdir or workdir may have vanished during the plan: another call with `create` made it, failed,
+ * and took it back before this plan had reserved it.
+ */
+function mayHaveVanished({ create }: CheckedOptions, { step, errno }: StepFailure): boolean {
+  if (!create) return false;
+  const role = step?.options.subject?.role;
+  if (errno === ENOENT) return role === 'upperdir' || role === 'workdir';
+  // The kernel mounts read-only if it cannot make its directory in a workdir.
+  return errno === EROFS && (step?.call === calls.fstatfs || step?.call === calls.statfs);
+}
+
+function* mountPrepared(prepared: Prepared, round = 0): Dialogue<OverlayMount> {
   const { checked } = prepared;
   const { signal, exclusive, upperdir, rootless } = checked;
   // The plan of a rootless mount sees only the mounts of its own namespace.
@@ -442,6 +461,7 @@ function* mountPrepared(prepared: Prepared): Dialogue<OverlayMount> {
   }
   if (outcome.cancelled && signal) throw abortError(signal, outcome.undoErrno);
   if (yield* settleUse(prepared, outcome)) return yield* mountPrepared(prepared);
+  if (round < MOST_ROUNDS && mayHaveVanished(checked, outcome)) return yield* mountPrepared(prepared, round + 1);
   const again = retry(prepared, outcome);
   if (again !== undefined) return yield* mountPrepared(again);
   const notJoined = explainJoin(outcome);
