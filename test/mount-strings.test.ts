@@ -1,6 +1,11 @@
+/**
+ * Strings of mount(2) and of the mount table, against the kernel. Imports internals: the package does not export its
+ * parsers.
+ */
 import { existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import test from 'ava';
 import { type OverlayOptions, unmountSync } from 'overlayfs';
+import { featuresSync } from '#lib/features/probe.js';
 import {
   escapeLayer,
   findOption,
@@ -14,8 +19,7 @@ import {
   unescapeLayer,
   unescapeOctal,
 } from '#lib/mount-strings.js';
-import { readMountinfo } from '#lib/mounts/mountinfo.js';
-import { featuresSync } from '#lib/overlay/features.js';
+import { readMountinfo } from '#lib/mount-table/mountinfo.js';
 import { mountOverlayWithSync } from '#lib/overlay/mount.js';
 import { escapeOctal, generator, mountTest, scratch } from './support/index.js';
 

@@ -3,15 +3,16 @@
 import { realpathSync } from 'node:fs';
 import { checkMilliseconds, checkSignal, toBooleanOptions } from '../arguments.js';
 import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
+import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync, pause } from '../kernel/dialogue.js';
 import { lookSync } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import { Slices } from '../kernel/slices.js';
+import { type MountinfoLine, readTable } from '../mount-table/mountinfo.js';
 import { type Path, type PathLike, toAbsolute, toBytes, toPath, withoutTrailingSlashes } from '../paths.js';
 import { isBusy, Pauses } from './attempts.js';
-import { type MountinfoLine, readTable } from './mountinfo.js';
 import { explainTarget } from './target.js';
 import { addUnmount, explain, explainUnmount, identify, searchBusy, withoutEndlessWait } from './unmount.js';
 
@@ -156,7 +157,8 @@ class Tree {
         continue;
       }
       if (this.#signal && outcome.cancelled) throw abortError(this.#signal);
-      const done = plan.steps.indexOf(outcome.step as Step) >> 1; // two steps for each mount
+      const before = plan.steps.slice(0, plan.steps.indexOf(outcome.step as Step));
+      const done = before.filter(({ call }) => call === calls.umount2).length;
       if (done > 0) tries = 0;
       at += done;
       const row = rows[at] as Row;

@@ -1,4 +1,7 @@
-/** What forbids a rootless mount: a row of docs/rootless.md each, on gathered facts. */
+/**
+ * The rows of docs/rootless.md that forbid a rootless mount, each from gathered facts. Imports internals: one machine
+ * cannot have all these settings.
+ */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
@@ -6,7 +9,7 @@ import * as e from '#lib/errnos.js';
 import { type Call, calls } from '#lib/kernel/calls.js';
 import { FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING } from '#lib/kernel/constants.js';
 import { Plan } from '#lib/kernel/plan.js';
-import { explainRefusal, type NamespaceSettings, readNamespaceSettings } from '#lib/overlay/refusal.js';
+import { explainRefusal, type NamespaceSettings, readNamespaceSettings } from '#lib/rootless/refusal.js';
 import { packageRoot } from '../../support/index.js';
 
 const open: NamespaceSettings = {
