@@ -90,14 +90,15 @@ function seeLayers(
   return seen;
 }
 
-async function checkUpper(
-  t: ExecutionContext,
-  upper: string,
-  lowerdir: string[],
-  expected: object[],
-  after: Map<string, SeenEntry>,
-  before: Map<string, SeenEntry>,
-): Promise<void> {
+interface Checked {
+  readonly upper: string;
+  readonly lowerdir: string[];
+  readonly expected: object[];
+  readonly after: Map<string, SeenEntry>;
+  readonly before: Map<string, SeenEntry>;
+}
+
+async function checkUpper(t: ExecutionContext, { upper, lowerdir, expected, after, before }: Checked): Promise<void> {
   const exact = [...changesSync(upper, { lowerdir, content: true, encoding: 'buffer' })];
   t.deepEqual(exact.map(plain), expected);
   for (const { from, path } of exact) {
@@ -154,9 +155,28 @@ for (const [title, options] of Object.entries(variants)) {
         mount.unmountSync();
         const expected = difference(before, after);
         t.deepEqual(ofMount, expected, `seed ${seed}, level ${level}`);
-        await checkUpper(t, upperdir, lowerdir, expected, after, before);
+        await checkUpper(t, { upper: upperdir, lowerdir, expected, after, before });
         lowerdir = [upperdir, ...lowerdir];
       }
     }
   });
 }
+
+mountTest('thousands of random changes in one upper, with renames and metacopies', async (t) => {
+  const random = generator(5);
+  const dir = scratch(t);
+  const [lower, upperdir, workdir, target] = ['lower', 'upper', 'work', 'merged'].map((name) => join(dir, name)) as [
+    string,
+    string,
+    string,
+    string,
+  ];
+  for (const path of [lower, upperdir, workdir, target]) mkdirSync(path);
+  changeTree(lower, random, scaled(1000));
+  const lowerdir = [lower];
+  const mount = mountOverlaySync({ lowerdir, upperdir, workdir, target, redirectDir: 'on', metacopy: true });
+  changeTree(target, random, scaled(5000, 1000));
+  const [before, after] = [seeTree(lower), seeTree(target)];
+  mount.unmountSync();
+  await checkUpper(t, { upper: upperdir, lowerdir, expected: difference(before, after), after, before });
+});
