@@ -312,7 +312,11 @@ constexpr unsigned statx_nlink = 0x4;     // STATX_NLINK
 constexpr unsigned statx_ino = 0x100;     // STATX_INO
 constexpr unsigned statx_mnt_id = 0x1000; // STATX_MNT_ID, 5.8
 constexpr unsigned statx_mnt_id_unique = 0x4000;  // STATX_MNT_ID_UNIQUE, 6.8
+constexpr uint64_t statx_attr_immutable = 0x10;     // STATX_ATTR_IMMUTABLE
+constexpr uint64_t statx_attr_append = 0x20;        // STATX_ATTR_APPEND
 constexpr uint64_t statx_attr_mount_root = 0x2000;  // STATX_ATTR_MOUNT_ROOT, 5.8
+constexpr int64_t st_rdonly = 0x1;                  // ST_RDONLY, statfs(2)
+constexpr int64_t overlay_magic = 0x794c7630;       // OVERLAYFS_SUPER_MAGIC
 constexpr int at_statx_dont_sync = 0x4000;  // AT_STATX_DONT_SYNC
 
 }  // namespace overlayfs::abi

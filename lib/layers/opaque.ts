@@ -7,6 +7,7 @@ import { featuresSync } from '../features/probe.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
+import { addGuard } from '../kernel/guards.js';
 import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step, type Text } from '../kernel/plan.js';
 import {
@@ -69,7 +70,8 @@ function* marked(dir: PathLike, options: OpaqueOptions | undefined): Dialogue<vo
   const { path, attributes, plan } = made;
   const directory = addDirectory(made);
   // Through a mounted overlay the mark would get another name, and would have no effect on this overlay.
-  plan.add(calls.fstatfs, [directory, 0, k.OVERLAYFS_SUPER_MAGIC]);
+  plan.add(calls.fstatfs, [directory]);
+  addGuard(plan, 'file-system-is-overlay');
   const set = (attribute: string, flags = 0, tolerate: readonly number[] = []) =>
     plan.add(calls.setxattr, [['/proc/self/fd/', directory], attribute, OPAQUE, flags], { tolerate });
   // Without privilege this one fails, before the other mark is set.
@@ -81,17 +83,17 @@ function* marked(dir: PathLike, options: OpaqueOptions | undefined): Dialogue<vo
 
 /** Explains why a directory could not be examined or marked. Pure. */
 export function explainOpaque(path: Path, failure: StepFailure): OverlayError {
-  const { errno, step } = failure;
+  const { errno, step, guard } = failure;
   const attribute = String(step?.args[1] ?? '').replace(/\.none$/, '');
   const shown = quotePath(path);
   const fields = (rest: Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'>): OverlayError =>
     new OverlayError({
-      errno,
-      syscall: step?.call === calls.openat2 ? 'open' : step?.call === calls.fstatfs ? undefined : step?.call.name,
+      errno: failure.shownErrno,
+      syscall: guard !== undefined ? undefined : step?.call === calls.openat2 ? 'open' : step?.call.name,
       path: pathString(path),
       ...rest,
     });
-  if (step?.call === calls.fstatfs && errno === e.EPERM) {
+  if (guard === 'file-system-is-overlay') {
     return fields({ reason: 'merged-mount', what: `${shown} is in a mounted overlay, where the mark does not count` });
   }
   if (e.isOutOfDescriptors(errno)) {

@@ -6,6 +6,7 @@ import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { formatStep, systemCallOf } from '../kernel/format.js';
+import { addGuard } from '../kernel/guards.js';
 import { addLook, readLook, readMountId, STATX_OUTPUT } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
@@ -135,8 +136,9 @@ function bindPlan(bind: Bind): BindPlan {
   const at = plan.add(calls.openat2, [k.AT_FDCWD, bind.target, k.O_PATH | k.O_NOFOLLOW | k.O_CLOEXEC, 0], {
     subject: target,
   });
-  const refused = bind.stack ? 0 : k.STATX_ATTR_MOUNT_ROOT;
-  plan.add(calls.statx, [at, '', k.AT_EMPTY_PATH, k.STATX_TYPE, refused, 0, 0, -k.S_IFLNK], { subject: target });
+  plan.add(calls.statx, [at, '', k.AT_EMPTY_PATH, k.STATX_TYPE], { subject: target });
+  addGuard(plan, 'target-is-symlink', { subject: target });
+  if (!bind.stack) addGuard(plan, 'target-is-mount-point', { subject: target });
   plan.add(calls.move_mount, [tree, '', at, '', k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH], {
     undo: true,
     subject: target,
@@ -161,15 +163,15 @@ function* areUnlike(bind: Bind): Dialogue<boolean> {
 
 /** Returns the error that explains a failed bind. Pure. */
 function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayError {
-  const { errno, step, undoErrno } = failure;
+  const { errno, step, guard, undoErrno } = failure;
   const subject = step?.options.subject;
   const name = `the ${subject?.role ?? 'target'} ${quotePath(subject?.path ?? bind.target)}`;
   const call = step === undefined ? 'the call' : formatStep(failure.plan, step);
   const verdict = (): Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'> => {
-    if (step?.call === calls.statx) {
-      if (errno === e.EBUSY) return { reason: 'target-mounted', what: `${name} is a mount point already` };
-      if (errno === e.ELOOP) return { reason: 'target-symlink', what: `${name} is a symbolic link` };
+    if (guard === 'target-is-mount-point') {
+      return { reason: 'target-mounted', what: `${name} is a mount point already` };
     }
+    if (guard === 'target-is-symlink') return { reason: 'target-symlink', what: `${name} is a symbolic link` };
     if (step?.call === calls.open_tree && errno === e.EINVAL) {
       return {
         reason: 'source-unbindable',
@@ -214,9 +216,9 @@ function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayErro
     };
   };
   return new OverlayError({
-    errno,
+    errno: failure.shownErrno,
     path: pathString(subject?.path ?? bind.target),
-    syscall: step === undefined || step.call === calls.statx ? undefined : systemCallOf(step),
+    syscall: step === undefined || guard !== undefined ? undefined : systemCallOf(step),
     ...verdict(),
     leftover: undoErrno === 0 ? undefined : `what was bound could not be unmounted again (errno ${undoErrno})`,
   });

@@ -10,12 +10,13 @@ import { deviceOf, seeMounts } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
+import { addMountGuard } from '../kernel/guards.js';
 import { type Held, take } from '../kernel/held.js';
 import { addLook, type Found, lookSync, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { findOption, shownLayers } from '../mount-strings.js';
-import { idHalves, type Mounted, mountIdMask } from '../mount-table/identity.js';
+import { type Mounted, mountIdMask } from '../mount-table/identity.js';
 import type { RawMount } from '../mount-table/raw-mount.js';
 import { type FindQuery, findRaw } from '../mount-table/table.js';
 import { addJoin, checkNamespace, explainJoin, type NamespaceLike, toTarget } from '../namespaces/mount-namespace.js';
@@ -115,7 +116,8 @@ function lookFlags(options: UnmountOptions): number {
 export function addUnmount(plan: Plan, mounted: Mounted, options: UnmountOptions): void {
   if (mounted.id !== undefined) {
     const { id, path } = mounted;
-    plan.add(calls.statx, [k.AT_FDCWD, path, lookFlags(options), mountIdMask(id), 0, ...idHalves(id)]);
+    plan.add(calls.statx, [k.AT_FDCWD, path, lookFlags(options), mountIdMask(id)]);
+    addMountGuard(plan, id);
   }
   const flags =
     (options.force ? k.MNT_FORCE : 0) |
@@ -202,17 +204,23 @@ const SEARCH = 500;
 /** Returns the error that explains a failed unmount. Pure. */
 export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Facts = {}): OverlayError {
   const { found, holders, leftover } = facts;
-  const { errno, step } = failure;
+  const { errno, step, guard } = failure;
   const shown = quotePath(mounted.path);
   const fields = (rest: Pick<OverlayErrorFields, 'reason' | 'what' | 'hint' | 'holders'>): OverlayError =>
     new OverlayError({
-      errno: errno === e.ESTALE ? e.EINVAL : errno,
-      syscall: errno === e.ESTALE ? undefined : step?.call.name,
+      errno: failure.shownErrno,
+      syscall: guard === undefined ? step?.call.name : undefined,
       path: pathString(mounted.path),
       leftover,
       ...rest,
     });
 
+  if (guard === 'mount-is-another') {
+    return fields({
+      reason: 'not-mounted',
+      what: `what is at ${shown} is not the mount that was made here any more`,
+    });
+  }
   switch (errno) {
     case e.ENOENT:
       return fields({ reason: 'target-missing', what: `the target ${shown} does not exist`, hint: 'check the path' });
@@ -228,11 +236,6 @@ export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Fa
         reason: 'no-privilege',
         what: `this process may not unmount ${shown}`,
         hint: `${todoOf('no-privilege')}; a seccomp filter, or a sandbox such as Landlock, refuses it to root too`,
-      });
-    case e.ESTALE:
-      return fields({
-        reason: 'not-mounted',
-        what: `what is at ${shown} is not the mount that was made here any more`,
       });
     case e.EINVAL:
       if (found?.type === k.S_IFLNK) {
@@ -311,7 +314,7 @@ const UNSEEN = 100;
 
 /** Returns true when another call may have unmounted the mount that was found at the path. */
 const isOther = (outcome: unknown): boolean =>
-  outcome instanceof StepFailure && (outcome.errno === e.ESTALE || outcome.errno === e.EINVAL);
+  outcome instanceof StepFailure && (outcome.guard === 'mount-is-another' || outcome.errno === e.EINVAL);
 
 /** How often to look at the path again while other calls unmount and mount there. */
 const MOST_ROUNDS = 4;

@@ -4,7 +4,7 @@ import { explainMount, wantedAfter } from '../diagnosis/explain.js';
 import { emptyFacts } from '../diagnosis/facts.js';
 import { gather } from '../diagnosis/gather.js';
 import { look, lookSync } from '../diagnosis/look.js';
-import { describeErrno, EBUSY, EINVAL, ENOENT, ENOSYS, EPERM, EROFS } from '../errnos.js';
+import { describeErrno, EINVAL, ENOENT, ENOSYS, EPERM } from '../errnos.js';
 import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
 import { checkConflicts } from '../features/conflicts.js';
 import { findBriefFeatures, findFeatures, type KernelFeatures } from '../features/probe.js';
@@ -302,7 +302,7 @@ function* settleUse({ checked }: Prepared, failure: StepFailure): Dialogue<boole
     return true;
   }
   const directory = failure.step?.options.subject?.path;
-  if (failure.step?.call !== calls.reserve || failure.errno !== EBUSY || directory === undefined) return false;
+  if (failure.guard !== 'directory-is-in-use' || directory === undefined) return false;
   const pauses = new Pauses(MOMENT);
   for (;;) {
     const user = yield* findUser(directory);
@@ -414,7 +414,8 @@ export async function mountOverlayWith(options: OverlayOptions, features?: Kerne
 
 /** The synchronous form of `mountOverlay`. */
 export function mountOverlaySync(options: OverlayOptions): OverlayMount {
-  return mountOverlayWithSync(options);
+  // Not by way of mountOverlayWithSync: a stack trace shows ten frames, and should name the function that was called.
+  return holdSync(mountWith(options));
 }
 
 /** The synchronous form of `mountOverlayWith`. */
@@ -433,12 +434,11 @@ const MOST_ROUNDS = 4;
  * Returns true if the upperdir or workdir may have vanished during the plan: another call with `create` made it, failed,
  * and took it back before this plan had reserved it.
  */
-function mayHaveVanished({ create }: CheckedOptions, { step, errno }: StepFailure): boolean {
-  if (!create) return false;
+function mayHaveVanished({ create }: CheckedOptions, { step, errno, guard }: StepFailure): boolean {
   const role = step?.options.subject?.role;
-  if (errno === ENOENT) return role === 'upperdir' || role === 'workdir';
+  const isMissing = errno === ENOENT && (role === 'upperdir' || role === 'workdir');
   // The kernel mounts read-only if it cannot make its directory in a workdir.
-  return errno === EROFS && (step?.call === calls.fstatfs || step?.call === calls.statfs);
+  return create && (isMissing || guard === 'superblock-is-read-only');
 }
 
 function* mountPrepared(prepared: Prepared, round = 0): Dialogue<OverlayMount> {

@@ -3,6 +3,7 @@ import * as e from '../../errnos.js';
 import { OverlayError, type OverlayErrorFields } from '../../errors.js';
 import { calls } from '../../kernel/calls.js';
 import * as k from '../../kernel/constants.js';
+import { addGuard } from '../../kernel/guards.js';
 import { performSync, StepFailure } from '../../kernel/perform.js';
 import { Plan, type Step } from '../../kernel/plan.js';
 import { joinGiven } from '../../mount-strings.js';
@@ -29,7 +30,10 @@ export function mountPlan(
 ): Plan {
   const plan = planIn(namespace);
   plan.add(calls.mount, [source, target, 'overlay', flags, joinGiven(rest)], { undo: true });
-  if (isGuarded) plan.add(calls.statfs, [target, k.ST_RDONLY]);
+  if (isGuarded) {
+    plan.add(calls.statfs, [target]);
+    addGuard(plan, 'superblock-is-read-only');
+  }
   if (propagation !== 0) plan.add(calls.mount, [null, target, null, propagation]);
   return plan;
 }
@@ -41,7 +45,8 @@ export function mountPlan(
  */
 export function remountPlan({ target, namespace }: Request, { flags, propagation }: Words, isView = false): Plan {
   const plan = planIn(namespace);
-  plan.add(calls.statfs, [target, 0, 0, k.OVERLAYFS_SUPER_MAGIC]);
+  plan.add(calls.statfs, [target]);
+  addGuard(plan, 'file-system-is-no-overlay');
   const kept = isView ? k.MS_RDONLY : 0;
   plan.add(calls.mount, [null, target, null, flags | k.MS_REMOUNT | kept]);
   if ((kept & ~flags) !== 0) plan.add(calls.mount, [null, target, null, flags | k.MS_REMOUNT | k.MS_BIND]);
@@ -66,11 +71,12 @@ export function explainNamespace(errno: number, namespace: Path): Why {
   };
 }
 
-function explain({ errno, step }: StepFailure, { target, namespace }: Request): Why {
+function explain({ errno, shownErrno, step }: StepFailure, { target, namespace }: Request): Why {
   if (namespace !== undefined && isAboutNamespace(step)) return explainNamespace(errno, namespace);
   const path = pathString(target);
   const what = `the kernel refused the mount at ${quotePath(target)}`;
-  switch (errno) {
+  // Linux 5.10 itself answers EROFS for an upperdir that is read-only.
+  switch (shownErrno) {
     case e.EPERM:
       return { reason: 'no-privilege', what, path };
     case e.ENOENT:
@@ -98,6 +104,7 @@ export function mountRaw(request: Request, words: Words, isGuarded = false): Ste
 
 /** Explains the failure by its errno alone. */
 export function explainRaw(failure: StepFailure, request: Request): OverlayError {
-  const { errno, step } = failure;
-  return new OverlayError({ errno, ...explain(failure, request), syscall: step?.call.name });
+  const { shownErrno: errno, guard, step } = failure;
+  const syscall = guard === undefined ? step?.call.name : undefined;
+  return new OverlayError({ errno, ...explain(failure, request), syscall });
 }

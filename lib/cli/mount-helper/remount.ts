@@ -53,15 +53,14 @@ export function ignoredOptions(target: Path, rest: readonly RawOption[]): string
     .map(({ name }) => name);
 }
 
-function explain({ errno, step }: StepFailure, { target, namespace }: Request): Why {
+function explain({ shownErrno, errno, step }: StepFailure, { target, namespace }: Request): Why {
   const name = quotePath(target);
   if (namespace !== undefined && isAboutNamespace(step)) return explainNamespace(errno, namespace);
-  switch (errno) {
+  switch (shownErrno) {
     case e.EPERM:
       return { reason: 'no-privilege', what: `this process may not change the mount at ${name}` };
     case e.ENOENT:
       return { reason: 'target-missing', what: `${name} does not exist`, hint: 'check the path' };
-    case e.ESTALE:
     case e.EINVAL:
       return { reason: 'not-mounted', what: `${name} is not the mount point of an overlay` };
     case e.EBUSY:
@@ -90,11 +89,11 @@ function explain({ errno, step }: StepFailure, { target, namespace }: Request): 
 export function remount(request: Request, words: Words, isView = false): void {
   const outcome = performSync(remountPlan(request, words, isView));
   if (!(outcome instanceof StepFailure)) return;
-  const { errno, step } = outcome;
+  const { shownErrno: errno, guard, step } = outcome;
   throw new OverlayError({
-    errno: errno === e.ESTALE ? e.EINVAL : errno,
+    errno,
     path: pathString(request.target),
     ...explain(outcome, request),
-    syscall: step?.call.name,
+    syscall: guard === undefined ? step?.call.name : undefined,
   });
 }
