@@ -8,7 +8,7 @@ import { features } from '../features/probe.js';
 import { hold } from '../kernel/dialogue.js';
 import { findHalfMarked } from '../layers/half-marked.js';
 import type { CheckedOptions, OverlayOptions } from '../options/check.js';
-import { prepare } from '../overlay/mount.js';
+import { prepare, readOptions } from '../overlay/mount.js';
 import { pathString, quotePath } from '../paths.js';
 import { type Command, type Outcome, ownFlag } from './command.js';
 import { mountGroups, toDetachedOptions, toMountOptions } from './mount.js';
@@ -59,7 +59,7 @@ async function findUnhidden(options: CheckedOptions): Promise<OverlayError[]> {
 
 async function run(parsed: Parsed): Promise<Outcome> {
   const record = await features();
-  const { checked } = await hold(prepare(toOptions(parsed), record));
+  const { checked } = await hold(prepare(readOptions(toOptions(parsed)), record));
   const beforehand = await lookBeforehand(checked, record);
   const { facts } = beforehand;
   const errors = [...beforehand.errors, ...(checked.rootless === false ? [] : await findUnhidden(checked))];

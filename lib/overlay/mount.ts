@@ -175,8 +175,14 @@ interface Prepared {
 const featuresFor = ({ overlay, datadir, idmap }: CheckedOptions): Dialogue<KernelFeatures> =>
   overlay.length === 0 && datadir.length === 0 && idmap === undefined ? findBriefFeatures() : findFeatures();
 
-/** Runs the checks that come before any plan. */
-export function* prepare(options: OverlayOptions, record?: KernelFeatures): Dialogue<Prepared> {
+/** The caller's options, and what they mean. */
+interface Requested {
+  readonly given: OverlayOptions;
+  readonly asked: CheckedOptions;
+}
+
+/** Reads and checks the caller's options. It is no generator, whose frames would push the caller out of the stack trace. */
+export function readOptions(options: OverlayOptions): Requested {
   const given = takeOptions(options);
   const asked = resolve(checkOptions(given));
   // The caller may change its lists later. Their lengths have been checked.
@@ -185,6 +191,11 @@ export function* prepare(options: OverlayOptions, record?: KernelFeatures): Dial
     if (Array.isArray(list)) Object.assign(given, { [name]: [...list] });
   }
   if (asked.signal?.aborted) throw abortError(asked.signal);
+  return { given, asked };
+}
+
+/** Runs the checks against the kernel's features that come before any plan. */
+export function* prepare({ given, asked }: Requested, record?: KernelFeatures): Dialogue<Prepared> {
   const rootless = asked.rootless === 'auto' ? (record ?? (yield* findFeatures())).mayMount !== true : asked.rootless;
   const checked = asked.rootless === rootless ? asked : { ...asked, rootless };
   const features = rootless ? yield* findRootlessFeatures(record) : (record ?? (yield* featuresFor(checked)));
@@ -409,7 +420,7 @@ export function mountOverlay(options: OverlayOptions): Promise<OverlayMount> {
 
 /** `mountOverlay` with a given record of what the kernel supports. */
 export async function mountOverlayWith(options: OverlayOptions, features?: KernelFeatures): Promise<OverlayMount> {
-  return hold(mountWith(options, features));
+  return hold(mountWith(readOptions(options), features));
 }
 
 /** The synchronous form of `mountOverlay`. */
@@ -420,11 +431,11 @@ export function mountOverlaySync(options: OverlayOptions): OverlayMount {
 
 /** The synchronous form of `mountOverlayWith`. */
 export function mountOverlayWithSync(options: OverlayOptions, features?: KernelFeatures): OverlayMount {
-  return holdSync(mountWith(options, features));
+  return holdSync(mountWith(readOptions(options), features));
 }
 
-function* mountWith(options: OverlayOptions, features?: KernelFeatures): Dialogue<OverlayMount> {
-  return yield* mountPrepared(yield* prepare(options, features));
+function* mountWith(requested: Requested, features?: KernelFeatures): Dialogue<OverlayMount> {
+  return yield* mountPrepared(yield* prepare(requested, features));
 }
 
 /** How often to try again when other calls take back directories that they and this call create. */
