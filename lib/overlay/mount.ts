@@ -425,8 +425,7 @@ export async function mountOverlayWith(options: OverlayOptions, features?: Kerne
 
 /** The synchronous form of `mountOverlay`. */
 export function mountOverlaySync(options: OverlayOptions): OverlayMount {
-  // Not by way of mountOverlayWithSync: a stack trace shows ten frames, and should name the function that was called.
-  return holdSync(mountWith(options));
+  return mountOverlayWithSync(options);
 }
 
 /** The synchronous form of `mountOverlayWith`. */
