@@ -1,8 +1,8 @@
 /** docs/errors.md, made from the table of reasons. Pure. */
 import { type Reason, reasons } from '#lib/reasons.js';
+import { sentence } from '#lib/text.js';
 
 const cell = (text: string): string => text.replaceAll('|', '\\|').replaceAll('<', '&lt;');
-const sentence = (text: string): string => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 
 /** The headings, each with the first reason below it, in the order of the table. */
 const sections: Readonly<Partial<Record<Reason, string>>> = {
@@ -12,21 +12,22 @@ const sections: Readonly<Partial<Record<Reason, string>>> = {
   'no-privilege': 'The kernel and the process',
   'not-mounted': 'Unmounting',
   'path-missing': 'Whiteouts and opaque directories',
-  unexplained: 'What nothing explains',
+  unexplained: 'No known cause',
 };
 
 const intro = `# Errors
 
-What fails for a reason that lies outside the call itself fails with an \`OverlayError\`. It has the shape of Node's own
-system errors (\`code\`, \`errno\`, \`syscall\`, \`path\`, \`dest\`), and \`reason\`, a word from the tables below; \`hint\`, one
-sentence that says what to do; \`kernel\`, the lines that the kernel gave. \`syscall\` is absent where the library refuses
-before the kernel does. Where a mount has several layers, the message says which, by number and path.
+A call that fails for a reason outside of its arguments throws an \`OverlayError\`. It has the shape of Node's own system
+errors (\`code\`, \`errno\`, \`syscall\`, \`path\`, \`dest\`). In addition, \`reason\` is a word from the tables below, \`hint\` is
+one sentence that says what to do, and \`kernel\` has the messages of the kernel. \`syscall\` is absent if the library refuses
+before the kernel does. If a mount has several layers, the message names the layer by number and path.
 
-Types, values and conflicts of options are errors of the caller: a \`TypeError\` or \`RangeError\` with one of Node's codes.
+Wrong types and values and conflicting options are errors of the caller: a \`TypeError\` or \`RangeError\` with one of
+Node's codes.
 
-After a failure, and only then, the library looks at the layers, the mount table and the process to find the reason. A
-promise waits two seconds for that look when a file system does not answer, and then goes on with what is known; a
-synchronous call waits as long as it takes. \`overlayfs explain\` makes the same look without mounting.
+Only after a failure, the library examines the layers, the mount table and the process to find the reason. If a file
+system does not answer, a promise waits two seconds and then continues with the facts that it has; a synchronous call
+waits as long as it takes. \`overlayfs explain\` examines the same facts without mounting.
 
 \`\`\`js
 import { mountOverlay, OverlayError } from 'overlayfs';
@@ -39,11 +40,11 @@ try {
 }
 \`\`\`
 
-\`exclusive\`, the default, refuses an upperdir or workdir while an overlay uses it that this process has mounted, from any
-thread and in any way, or that the mount table of this namespace has shown since. The directory stays in use until the
-kernel says that the overlay's superblock is gone: a clone, a bind, an open file, a program or another mount namespace
-keeps it alive after an unmount. Two calls of one process never mount with the same directory, or on the same target, at
-once; the second is refused, promise or not. What it cannot see:
+\`exclusive\`, the default, refuses an upperdir or workdir that another overlay uses, if this process has mounted that
+overlay, on any thread, or the mount table of this namespace has shown it. The directory stays in use until the kernel
+reports that the superblock of the overlay is gone: a clone, a bind, an open file, a program or another mount namespace
+keeps it after an unmount. Two calls of one process never mount with the same directory, or on the same target, at the
+same time; the second one is refused. \`exclusive\` cannot see:
 
 - overlays of other processes that this namespace's table does not show: rootless or detached ones, those in other mount
   namespaces, and those that were unmounted lazily before this process looked;
@@ -56,12 +57,11 @@ shows when the other overlay changes is undefined.
 `;
 
 const firstUse = `
-## What files answer later
+## Errors of files in a mount
 
-An overlay that is mounted rightly can still refuse what a program does in it. These errors are the kernel's, and come
-from the program's own calls:
+The kernel can refuse calls of a program in an overlay that is mounted correctly:
 
-| call | answer | why, and what helps |
+| call | error | cause and remedy |
 | --- | --- | --- |
 | rename(2) of a directory of a lower layer | \`EXDEV\` | Without \`redirectDir: 'on'\` such a directory cannot be moved: copy it, as mv(1) does, or mount with that option. |
 | any, on the name of an upperdir or workdir that lies inside a lower layer | \`ELOOP\` | The kernel shows no layer in itself: use another path to it. |

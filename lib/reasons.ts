@@ -2,123 +2,115 @@
  * The reasons why a call can fail, as one closed set: the reason's word, when it occurs, and what to do about it. The
  * texts of single errors say the same with their paths.
  */
+import { either, option, type Text, text } from './text.js';
+
 interface ReasonText {
   readonly when: string;
-  readonly todo: string;
+  readonly todo: Text;
 }
+
+const create = either('create it', text`pass ${option('create', true)}`);
 
 export const reasons = {
   // The paths of a mount
   'lower-missing': {
-    when: 'a lowerdir does not exist, or has been removed and is reached by a descriptor only',
-    todo: 'check the path; lower layers are never created',
+    when: 'a lowerdir does not exist, or has been removed and only a descriptor still leads to it',
+    todo: 'check the path; the library never creates lower layers',
   },
-  'lower-not-directory': { when: 'a lowerdir is not a directory', todo: 'name the directory that is the layer' },
+  'lower-not-directory': { when: 'a lowerdir is not a directory', todo: 'name a directory as the layer' },
   'upper-missing': {
-    when: 'the upperdir does not exist, or has been removed and is reached by a descriptor only',
-    todo: 'create it, or pass `create: true`',
+    when: 'the upperdir does not exist, or has been removed and only a descriptor still leads to it',
+    todo: create,
   },
   'upper-not-directory': { when: 'the upperdir is not a directory', todo: 'name a directory' },
-  'work-missing': { when: 'the workdir does not exist', todo: 'create it, or pass `create: true`' },
+  'work-missing': { when: 'the workdir does not exist', todo: create },
   'work-not-directory': { when: 'the workdir is not a directory', todo: 'name a directory' },
-  'target-missing': { when: 'the target does not exist', todo: 'create it, or pass `create: true`' },
+  'target-missing': { when: 'the target does not exist', todo: create },
   'target-not-directory': { when: 'the target is not a directory', todo: 'name a directory' },
-  'target-symlink': {
-    when: 'the target is a symbolic link',
-    todo: 'name what the link points to, so that the mount is where it is looked for',
-  },
+  'target-symlink': { when: 'the target is a symbolic link', todo: 'name the directory that the link points to' },
   'target-mounted': {
-    when: 'the target is a mount point already',
-    todo: 'unmount it first, or pass `stack: true` to mount over it',
+    when: 'the target is already a mount point',
+    todo: either('unmount it first', text`pass ${option('stack', true)} to mount over it`),
   },
   'target-foreign': {
-    when: 'the target is on a mount of another mount namespace, or on one that is attached nowhere',
-    todo: 'name a directory that the mount namespace of the calling thread has',
+    when: 'the target is on a mount of another mount namespace, or on a mount that is not attached',
+    todo: 'name a directory in the mount namespace of the calling thread',
   },
   'path-inaccessible': {
-    when: 'a path cannot be reached: search permission, too many links, a name too long',
-    todo: 'mend the path that the error names',
+    when: 'a path cannot be reached: search permission is missing, there are too many symbolic links, or a name is too long',
+    todo: 'correct the path that the error names, or its permissions',
   },
   // The options together
   'conflicting-options': {
-    when: 'two options cannot go together, or one lacks another',
-    todo: 'leave one of them out, or add what is missing',
+    when: 'two options exclude each other, or one needs another',
+    todo: 'leave one of them out, or add the missing one',
   },
   // The layers together
   'work-inside-upper': {
-    when: 'one of upperdir and workdir lies inside the other, or they are the same',
-    todo: 'put them beside each other on one file system',
+    when: 'the upperdir and the workdir are the same directory, or one is inside the other',
+    todo: 'put them side by side on one file system',
   },
   'work-on-other-mount': {
-    when: 'upperdir and workdir are on two file systems, or on two mounts of one',
+    when: 'the upperdir and the workdir are on two file systems, or on two mounts of one file system',
     todo: 'put the workdir beside the upperdir',
   },
-  'layers-overlap': {
-    when: 'a lower layer lies inside another layer',
-    todo: 'name no layer that lies inside another',
-  },
-  'layer-twice': {
-    when: 'two layers are the same directory',
-    todo: 'name each layer once',
-  },
+  'layers-overlap': { when: 'a lower layer is inside another layer', todo: 'name no layer that is inside another one' },
+  'layer-twice': { when: 'two layers are the same directory', todo: 'name each layer once' },
   'layer-unbindable': {
-    when: 'a layer is on an unbindable mount (mount_namespaces(7)), of which an overlay cannot have a mount of its own',
+    when: 'a layer is on an unbindable mount (mount_namespaces(7)), which an overlay cannot clone',
     todo: 'make that mount private: mount --make-private',
   },
   'layer-locked': {
-    when: 'in a user namespace, something is mounted inside a layer, which an overlay would uncover',
+    when: 'in a user namespace, something is mounted inside a layer, and an overlay would uncover the directory below it',
     todo: 'name a directory with no mount inside, or a recursive bind mount made in this namespace',
   },
   'layer-foreign': {
-    when: 'a layer is on a mount of another mount namespace, or on one that is attached nowhere',
-    todo: 'name the layer by a path that leads through the mounts of the mount namespace of the calling thread',
+    when: 'a layer is on a mount of another mount namespace, or on a mount that is not attached',
+    todo: 'name the layer by a path through the mounts of the mount namespace of the calling thread',
   },
   'layer-unsupported': {
-    when: 'a layer is on a file system that overlayfs does not take: procfs, hugetlbfs, autofs, FAT and its like',
+    when: 'a layer is on a file system that overlayfs does not support: procfs, hugetlbfs, autofs, FAT and similar ones',
     todo: 'copy the tree to ext4, xfs, btrfs or tmpfs',
   },
   'layer-casefolded': {
-    when: 'a layer is on a file system with case folding, which this kernel does not take (before 6.18, or beside layers without)',
-    todo: 'use a file system that was made without the casefold feature, or Linux 6.18 with all layers alike',
+    when: 'a layer is on a file system with case folding, which this kernel does not accept (before 6.18, or beside layers without case folding)',
+    todo: 'use a file system made without the casefold feature, or Linux 6.18 with case folding on all layers',
   },
   'upper-read-only': {
-    when: 'the upperdir or workdir is on a read-only mount or file system',
-    todo: 'put both on a writable one, or leave both out for a read-only view',
+    when: 'the upperdir or the workdir is on a read-only mount or file system',
+    todo: 'put both on a writable file system, or leave both out for a read-only view',
   },
   'upper-unsupported': {
-    when: 'the file system of the upperdir cannot hold an upper layer (an overlay, for one)',
-    todo: 'put upperdir and workdir on ext4, xfs, btrfs or tmpfs',
+    when: 'the file system of the upperdir cannot hold an upper layer (an overlay, for example)',
+    todo: 'put the upperdir and the workdir on ext4, xfs, btrfs or tmpfs',
   },
   'upper-without-xattrs': {
-    when: 'the file system of the upperdir has no extended attributes of the kind that overlayfs keeps its marks in (ramfs; user.* on tmpfs before 6.6)',
-    todo: 'put upperdir and workdir on ext4, xfs or btrfs, or on tmpfs from Linux 6.6 on',
+    when: 'the file system of the upperdir lacks the extended attributes in which overlayfs keeps its marks (ramfs; user.* on tmpfs before 6.6)',
+    todo: 'put the upperdir and the workdir on ext4, xfs or btrfs, or on tmpfs with Linux 6.6 or later',
   },
   'upper-remote': {
-    when: 'the upperdir is on a remote file system (NFS, SMB, 9p, FUSE) that lacks something an upper needs',
-    todo: 'put upperdir and workdir on a local file system',
+    when: 'the upperdir is on a remote file system (NFS, SMB, 9p, FUSE) that lacks something an upper layer needs',
+    todo: 'put the upperdir and the workdir on a local file system',
   },
   'upper-not-writable': {
-    when: 'the mounting user may not write to the upperdir, or nobody may: it is immutable, or can be appended to only',
-    todo: 'make it writable for the mounting user (chown, chmod u+rwx, chattr -ia), or leave upperdir and workdir out for a read-only view',
+    when: 'the mounting user may not write to the upperdir, or the upperdir is immutable or append-only',
+    todo: 'make it writable for the mounting user (chown, chmod u+rwx, chattr -ia), or leave the upperdir and the workdir out for a read-only view',
   },
   'upper-in-use': {
-    when: 'the upperdir is in use by another overlay',
+    when: 'another overlay uses the upperdir',
     todo: 'unmount the other overlay, or use other directories',
   },
-  'work-in-use': {
-    when: 'the workdir is in use by another overlay',
-    todo: 'use a workdir of its own for each overlay',
-  },
+  'work-in-use': { when: 'another overlay uses the workdir', todo: 'give each overlay a workdir of its own' },
   'lower-in-use': {
     when: 'with `index`, a lower layer is the upperdir or workdir of another overlay, or is inside one',
-    todo: 'unmount the other overlay, or leave `index` out',
+    todo: either('unmount the other overlay', text`leave ${option('index')} out`),
   },
   'mounted-read-only': {
-    when: 'the kernel would have mounted read-only, since it cannot make its directory in the workdir, for none of the causes below',
+    when: 'the kernel cannot create its directory in the workdir and would mount read-only, and no cause below explains it',
     todo: 'empty the workdir and make it writable for the mounting user',
   },
   'work-leftovers': {
-    when: 'the workdir holds directories in `work` that the kernel does not clear away',
+    when: 'the `work` directory in the workdir holds directories that the kernel does not remove',
     todo: 'empty the workdir',
   },
   'work-not-writable': {
@@ -126,20 +118,20 @@ export const reasons = {
     todo: 'make it writable for the mounting user: chown, or chmod u+rwx',
   },
   'work-removed': {
-    when: 'the workdir has been removed, and is reached by a descriptor only',
-    todo: 'make it again, and name it by its path',
+    when: 'the workdir has been removed, and only a descriptor still leads to it',
+    todo: 'create it again, and name it by its path',
   },
   'work-idmapped': {
-    when: 'the workdir is on an idmapped mount that does not let the mounting user make a directory there',
-    todo: 'use a mapping that holds the mounting user, or the directory through a mount without one',
+    when: 'the workdir is on an idmapped mount that does not let the mounting user create a directory there',
+    todo: 'use a mapping that contains the mounting user, or reach the directory through a mount without a mapping',
   },
   'work-immutable': {
-    when: 'the workdir, or what an earlier mount has left in it, is immutable, or can be appended to only',
-    todo: 'take the attribute away: chattr -ia',
+    when: 'the workdir, or a directory that an earlier mount left in it, is immutable or append-only',
+    todo: 'remove the attribute: chattr -ia',
   },
   'volatile-leftover': {
     when: 'the workdir holds the mark of a volatile mount',
-    todo: 'remove work/incompat in the workdir if the data is known to be whole; else start with a fresh upper',
+    todo: 'remove work/incompat in the workdir if you know that the data is complete; otherwise start with a fresh upperdir',
   },
   'feature-unknown': {
     when: 'the workdir holds the mark of a feature that this kernel does not know',
@@ -147,23 +139,27 @@ export const reasons = {
   },
   stale: {
     when: 'with `index`, the upperdir was made with other lower layers',
-    todo: 'use the layers that the upper was made with, a fresh upperdir and workdir, or leave `index` out',
+    todo: either(
+      'use the layers that the upperdir was made with',
+      'start with a fresh upperdir and workdir',
+      text`leave ${option('index')} out`,
+    ),
   },
   'index-of-other-upper': {
     when: 'with `index`, the index in the workdir was made with another upperdir',
-    todo: 'use the workdir that belongs to the upperdir, or remove its `index` directory',
+    todo: 'use the workdir that belongs to the upperdir, or remove the directory index in it',
   },
   'index-stray': {
-    when: 'with `index` or `nfsExport`, `index` in the workdir is no directory, or holds what is no entry of an index',
+    when: 'with `index` or `nfsExport`, `index` in the workdir is not a directory, or holds a file that is not an index entry',
     todo: 'remove what the error names, use an empty workdir, or leave both options out',
   },
   'idmap-unsupported': {
-    when: 'the file system of a layer, or the kernel, cannot show its files with other owners',
-    todo: 'put the layer on ext4, xfs or btrfs (tmpfs: Linux 6.3), or leave `idmap` out',
+    when: 'the file system of a layer, or the kernel, cannot show files with other owners',
+    todo: either('put the layer on ext4, xfs or btrfs (tmpfs: Linux 6.3)', text`leave ${option('idmap')} out`),
   },
   'idmap-refused': {
-    when: 'the ranges of `idmap` overlap, or the user namespace cannot serve as a map',
-    todo: 'mend the ranges; a user namespace must not be the initial one',
+    when: 'the ranges of `idmap` overlap, or the user namespace cannot serve as a mapping',
+    todo: 'correct the ranges; a user namespace must not be the initial one',
   },
   'too-deep': { when: 'overlays are stacked more than two deep', todo: 'use the layers of the overlay below instead' },
   // The kernel and the process
@@ -172,40 +168,40 @@ export const reasons = {
     todo: 'run it as root with CAP_SYS_ADMIN, or in a user namespace: unshare -Urm',
   },
   'capability-missing': {
-    when: 'the process may mount, and lacks another capability: CAP_DAC_OVERRIDE, where there is an upperdir',
+    when: 'the process may mount but lacks CAP_DAC_OVERRIDE, which an overlay with an upperdir needs',
     todo: 'run it with that capability',
   },
   'namespace-foreign': {
-    when: 'the process is in a user namespace to which its mount namespace does not belong',
-    todo: 'start it with a mount namespace of its own: unshare -Urm',
+    when: 'the mount namespace of the process does not belong to its user namespace',
+    todo: 'start the process with a mount namespace of its own: unshare -Urm',
   },
   'seccomp-denied': {
     when: 'a seccomp filter refuses the system calls of mounting (a container runtime, a service manager)',
-    todo: 'allow mount(2), fsopen(2) and their like in the profile of the container or service',
+    todo: 'allow mount(2), fsopen(2) and the related calls in the profile of the container or service',
   },
   'lsm-denied': {
     when: 'a security module (AppArmor, SELinux, Landlock) confines the process',
-    todo: 'allow mounts in its profile, or run the process unconfined; a Landlock sandbox allows none',
+    todo: 'allow mounts in its profile, or run the process unconfined; a Landlock sandbox allows no mounts',
   },
   'rootless-forbidden': {
-    when: 'the machine lets no plain user make the namespaces that a rootless mount is made in',
+    when: 'the machine does not let plain users create the namespaces that a rootless mount needs',
     todo: 'have root allow user namespaces, or mount as root',
   },
   'sub-ids-missing': {
-    when: '`subIds` is asked for, and the user has no subordinate ids, or newuidmap(1) and newgidmap(1) are not there',
-    todo: 'have root give the user ids in /etc/subuid and /etc/subgid, and install both programs',
+    when: '`subIds` is set, and the user has no subordinate ids, or newuidmap(1) and newgidmap(1) are not installed',
+    todo: 'have root add ids for the user to /etc/subuid and /etc/subgid, and install both programs',
   },
   'sub-ids-refused': {
     when: 'newuidmap(1) or newgidmap(1) does not map the subordinate ids',
-    todo: 'see that both are set-user-ID root or have their capabilities, that the process is not under no_new_privs, and what /etc/subuid and /etc/subgid say',
+    todo: 'check that both programs are set-user-ID root or have their capabilities, that the process does not run under no_new_privs, and what /etc/subuid and /etc/subgid contain',
   },
   'shown-before': {
-    when: 'a detached mount was shown to a program before, which a kernel before 6.15 can do once',
+    when: 'a detached mount was already shown to a program, and a kernel before 6.15 can do this only once',
     todo: 'mount it anew for each program, or use Linux 6.15',
   },
   'proc-missing': {
-    when: '/proc is not mounted, and the call needs it, or the only way that is left to mount does',
-    todo: 'mount it (mount -t proc proc /proc); where that is refused too, the process lacks CAP_SYS_ADMIN',
+    when: 'the call needs /proc, which is not mounted',
+    todo: 'mount it (mount -t proc proc /proc); if that is refused too, the process lacks CAP_SYS_ADMIN',
   },
   'overlay-unavailable': {
     when: 'the kernel has no overlay file system',
@@ -213,30 +209,33 @@ export const reasons = {
   },
   'option-unsupported': {
     when: 'the kernel does not have an option, or a value of it',
-    todo: 'leave it out, or name it in `allowDegraded` to have it left out where the kernel lacks it',
+    todo: either(
+      'leave it out',
+      text`name it in ${option('allowDegraded')} to mount without it on kernels that lack it`,
+    ),
   },
   'option-refused': {
-    when: 'the kernel does not know an option or refuses its value',
+    when: 'the kernel does not know an option, or refuses its value',
     todo: 'leave the option out on this kernel',
   },
   'feature-dropped': {
-    when: 'the kernel has mounted without a feature that was asked for, which it does without a word; the mount is taken down again',
-    todo: 'leave the option out, or name it in `allowDegraded` to have the mount all the same',
+    when: 'the kernel silently mounted without a feature that the caller asked for; the library has unmounted it again',
+    todo: either('leave the option out', text`name it in ${option('allowDegraded')} to mount without it`),
   },
   'feature-unverifiable': {
-    when: 'whether a feature that was asked for came into force cannot be read back',
-    todo: 'name it in `allowDegraded` to mount without knowing',
+    when: 'the library cannot read back whether a requested feature is in force',
+    todo: text`name it in ${option('allowDegraded')} to mount without the check`,
   },
   'options-too-long': {
-    when: 'the options pass the page that mount(2) takes, and the kernel is too old for another way',
+    when: 'the options are longer than the page that mount(2) accepts, and the kernel is too old for another way',
     todo: 'use fewer layers or shorter paths',
   },
   'out-of-descriptors': {
-    when: 'the process or the machine has no descriptor left',
-    todo: 'raise the limit (ulimit -n) or do less at once',
+    when: 'the process or the machine has no file descriptor left',
+    todo: 'raise the limit (ulimit -n), or do less at once',
   },
   'out-of-threads': {
-    when: 'the process can start no thread, or no process',
+    when: 'the process cannot start a thread or a process',
     todo: 'raise the limit (ulimit -u, the pids of the control group), or do less at once',
   },
   'out-of-memory': {
@@ -244,99 +243,99 @@ export const reasons = {
     todo: 'free memory, or raise the limit of the control group',
   },
   'too-many-mounts': {
-    when: 'the mount namespace has as many mounts as it may have (fs.mount-max)',
-    todo: 'unmount what is of no use, or raise the limit: sysctl fs.mount-max',
+    when: 'the mount namespace has reached its limit of mounts (fs.mount-max)',
+    todo: 'unmount what you do not need, or raise the limit: sysctl fs.mount-max',
   },
   'out-of-inodes': {
     when: 'the file system has no inode left',
-    todo: 'remove files, or make a file system with more inodes',
+    todo: 'remove files, or create a file system with more inodes',
   },
   'io-error': {
     when: 'the file system of a layer reports an I/O error, or is damaged',
-    todo: 'look into the kernel log (dmesg), and check the file system',
+    todo: 'read the kernel log (dmesg), and check the file system',
   },
-  'out-of-space': { when: 'the file system is full, or a quota is used up', todo: 'make room' },
+  'out-of-space': { when: 'the file system is full, or a quota is used up', todo: 'free some space' },
   // Binding, and other mount namespaces
   'source-unbindable': {
-    when: 'the source of a bind is on an unbindable mount, or on one of another namespace',
+    when: 'the source of a bind is on an unbindable mount, or on a mount of another namespace',
     todo: 'bind from another mount of it, or make the mount private first',
   },
   'target-mismatch': {
-    when: 'of source and target of a bind, one is a directory and the other is not',
+    when: 'one of the source and the target of a bind is a directory, and the other is not',
     todo: 'bind directories on directories, and files on files',
   },
   'namespace-missing': {
-    when: 'the mount namespace is not there, or is none: the process that it is named by has ended',
-    todo: 'name one that lives: /proc/PID/ns/mnt, or a descriptor that keeps it',
+    when: 'the mount namespace does not exist, or the process that names it has ended',
+    todo: 'name the namespace of a running process, /proc/PID/ns/mnt, or pass a descriptor that keeps it',
   },
   'namespace-denied': {
     when: 'the process may not join the mount namespace',
-    todo: 'joining needs CAP_SYS_ADMIN in the user namespace that owns it, and CAP_SYS_ADMIN and CAP_SYS_CHROOT in its own',
+    todo: 'run it with CAP_SYS_ADMIN in the user namespace that owns the mount namespace, and with CAP_SYS_ADMIN and CAP_SYS_CHROOT in its own',
   },
   chrooted: {
-    when: 'the process is chrooted to a directory that is no mount point, where no mount namespace begins',
-    todo: 'have its root changed by pivot_root(2) in a mount namespace of its own, or make the namespace outside',
+    when: 'the process is chrooted to a directory that is not a mount point, so it cannot create a mount namespace',
+    todo: 'change its root by pivot_root(2) in a mount namespace of its own, or create the namespace outside the chroot',
   },
   'out-of-namespaces': {
-    when: 'the limit on mount namespaces, of which each detached mount has one, or on user namespaces is reached',
-    todo: 'raise /proc/sys/user/max_mnt_namespaces or max_user_namespaces, or close what is not needed',
+    when: 'the limit on mount namespaces or user namespaces is reached; each detached mount has a mount namespace of its own',
+    todo: 'raise /proc/sys/user/max_mnt_namespaces or max_user_namespaces, or close what you do not need',
   },
   // Unmounting
   'not-mounted': {
-    when: 'the path is not a mount point, or not that of this mount any more',
-    todo: 'check the path: it has to be the mount point itself',
+    when: 'the path is not a mount point, or no longer the mount point of this mount',
+    todo: 'check the path: it must be the mount point itself',
   },
   'mount-busy': {
-    when: 'something still uses the mount: an open file, a working directory, a mount inside it; or a promise of a detached one is not kept yet',
-    todo: 'end its users, or pass `detach: true` to take it out of sight now and free it when they end',
+    when: 'something still uses the mount: an open file, a working directory, a mount inside it, or a pending promise of a detached mount',
+    todo: either('end its users', text`pass ${option('detach', true)} to detach it now and free it when they end`),
   },
   'mount-locked': {
     when: 'the mount was inherited from outside this user namespace',
     todo: 'unmount it where it was mounted',
   },
   'work-unknown': {
-    when: '`removeWork` is asked for, and the mount table does not tell which directory is the workdir',
-    todo: 'unmount without `removeWork`, and remove the workdir by its path',
+    when: '`removeWork` is set, and the mount table does not show which directory is the workdir',
+    todo: text`unmount without ${option('removeWork')}, and remove the workdir by its path`,
   },
   'work-not-empty': {
-    when: "the mount is gone, but the workdir holds more than the kernel's own empty directory",
-    todo: 'look at what is in it, and remove it if it is of no use',
+    when: 'the mount is gone, but the workdir holds more than the empty directory of the kernel',
+    todo: 'look at its contents, and remove it if you do not need them',
   },
   // Whiteouts and opaque directories
   'path-missing': { when: 'the path, or its parent directory, does not exist', todo: 'check the path' },
   'path-exists': {
-    when: 'something is where the whiteout should be, or comes back while it is removed',
-    todo: 'pass `replace: true` to put the whiteout in its place',
+    when: 'a file exists where the whiteout should be, or appears again while the library removes it',
+    todo: text`pass ${option('replace', true)} to put the whiteout in its place`,
   },
   'path-is-directory': {
-    when: 'a directory is where the whiteout should be',
-    todo: 'pass `recursive: true` with `replace` to remove it and all that it holds',
+    when: 'a directory exists where the whiteout should be',
+    todo: text`pass ${option('recursive', true)} with ${option('replace')} to remove it with all its contents`,
   },
   'mount-inside': {
     when: 'something is mounted at or inside a directory that is to be removed, or inside a mount that is to be replaced',
     todo: 'unmount it first',
   },
   'layer-in-use': {
-    when: 'a directory that is to be removed is, or holds, a layer or the workdir of a mounted overlay',
+    when: 'a directory that is to be removed is, or contains, a layer or the workdir of a mounted overlay',
     todo: 'unmount the overlay first',
   },
   'path-not-directory': { when: 'the path, or its parent, is not a directory', todo: 'name a directory' },
   'merged-mount': {
-    when: "the path is in a mounted overlay, where this can't be made",
-    todo: 'use the path in the layer directory; layers that are to take marks cannot lie on an overlay',
+    when: 'the path is in a mounted overlay, where such marks cannot be made',
+    todo: 'use the path in the layer directory; a layer that takes marks cannot be on an overlay',
   },
   'xattr-denied': {
     when: 'the file system or the kernel refuses the extended attribute',
-    todo: 'trusted.* needs CAP_SYS_ADMIN in the initial user namespace: pass `userxattr: true` to use user.*',
+    todo: text`trusted.* needs CAP_SYS_ADMIN in the initial user namespace: pass ${option('userxattr', true)} to use user.*`,
   },
   'mark-unseen': {
-    when: 'a directory of a layer is opaque by `trusted.overlay.opaque` only, which a rootless mount cannot read: it would show what the directory hides',
-    todo: "set both marks, as root: `makeOpaque(dir, { marks: 'both' })`",
+    when: 'a directory of a layer is opaque only by `trusted.overlay.opaque`, which a rootless mount cannot read, so the mount would show what the directory hides',
+    todo: text`set both marks as root: makeOpaque with ${option('marks', 'both')}`,
   },
   'permission-denied': { when: 'the process may not change the directory', todo: 'run as its owner or as root' },
-  'read-only': { when: 'the directory is on a read-only mount or file system', todo: 'use a writable one' },
+  'read-only': { when: 'the directory is on a read-only mount or file system', todo: 'use a writable file system' },
   unexplained: {
-    when: 'nothing that is known matches',
+    when: 'no known cause matches',
     todo: 'look at the system call, its errno and the kernel log (dmesg)',
   },
 } as const satisfies Readonly<Record<string, ReasonText>>;
@@ -345,4 +344,4 @@ export const reasons = {
 export type Reason = keyof typeof reasons;
 
 /** Returns what to do about the reason, as a part of a sentence. */
-export const todoOf = (reason: Reason): string => reasons[reason].todo;
+export const todoOf = (reason: Reason): Text => reasons[reason].todo;

@@ -59,14 +59,14 @@ function judge(scene: Scene, failure: StepFailure): Verdict | undefined {
 /** Names the facts that were examined, for a failure that no rule explains. */
 function lookedAt({ paths, mountCount, isIncomplete }: Facts): string {
   const whole = `${paths.length} paths with their file systems, ${mountCount} mounts, the capabilities and filters of the process`;
-  return isIncomplete ? `${whole}, as far as the file systems have answered` : whole;
+  return isIncomplete ? `${whole}, as far as the file systems answered` : whole;
 }
 
 function unexplained({ options, facts }: Scene, { plan, step }: StepFailure): Verdict {
   const call = step === undefined ? 'the call' : formatStep(plan, step);
   return {
     reason: 'unexplained',
-    what: `the kernel refused the mount${place(options)}: ${call} failed, and nothing known explains it; looked at were ${lookedAt(facts)}`,
+    what: `the kernel refused the mount${place(options)}: ${call} failed, and no known cause matches; the library examined ${lookedAt(facts)}`,
   };
 }
 
@@ -82,7 +82,7 @@ export function explainMount(options: CheckedOptions, failure: StepFailure, fact
     // The errno of a guard comes from the library, not from a system call.
     syscall: step === undefined || guards.has(step.call) ? undefined : systemCallOf(step),
     kernel: failure.kernel,
-    leftover: undoErrno === 0 ? undefined : `what was made for it could not all be removed (errno ${undoErrno})`,
+    leftover: undoErrno === 0 ? undefined : `some of its effects could not be undone (errno ${undoErrno})`,
   });
 }
 

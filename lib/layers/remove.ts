@@ -1,7 +1,7 @@
 /** Removal of layer directories and work directories, with whatever modes the kernel has left in them. */
 
 import * as e from '../errnos.js';
-import { explainShortage, invalidArgumentValue, OverlayError } from '../errors.js';
+import { invalidArgumentValue, OverlayError } from '../errors.js';
 import { askUse } from '../in-use/probe.js';
 import { findUser, forgetUser } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
@@ -27,6 +27,8 @@ import {
 } from '../paths.js';
 import type { Reason } from '../reasons.js';
 import { makeSubIdNamespace } from '../rootless/sub-ids.js';
+import { text } from '../text.js';
+import { explainErrno, type Verdict } from '../verdicts.js';
 import { lockDirectory } from './lock.js';
 
 /** Entries removed in one native call: a program that ends waits for the call under way. */
@@ -97,7 +99,7 @@ function* refuseUsed({ path, found, real }: Target): Dialogue<void> {
 }
 
 const usedUnseen = (path: Path, left = ''): OverlayError =>
-  inUse(path, `an overlay that this process has mounted uses ${quotePath(path)}${left}`);
+  inUse(path, `an overlay that this process mounted uses ${quotePath(path)}${left}`);
 
 /**
  * Whether a mount that this process has made or seen uses the directory, such as a detached one. `'forgotten'`: one
@@ -150,7 +152,7 @@ function* remove({ path, parent, name }: Target, user?: Descriptor): Dialogue<Fa
 const placeOf = (path: Path, inside: Path): Path => (inside.length === 0 ? path : joinPath(path, inside));
 
 const leftOf = (path: Path, inside: Path): string =>
-  inside.length === 0 ? '' : `; other contents of ${quotePath(path)} may be gone`;
+  inside.length === 0 ? '' : `; other files in ${quotePath(path)} may be gone`;
 
 const isDenied = ({ errno }: Failure): boolean => errno === e.EACCES || errno === e.EPERM;
 
@@ -170,7 +172,7 @@ function* removeDirectory(path: Path): Dialogue<void> {
   try {
     yield* refuseUsed(target);
     lock = yield* lockDirectory(target.name, target.parent);
-    if (lock === 'taken') throw inUse(path, `the overlay of an \`overlayfs run\` uses ${quotePath(path)}`);
+    if (lock === 'taken') throw inUse(path, `the overlay of an 'overlayfs run' uses ${quotePath(path)}`);
     let failure = yield* remove(target);
     if (failure !== undefined && isDenied(failure)) {
       const user = yield* subIdNamespace();
@@ -189,47 +191,42 @@ function* removeDirectory(path: Path): Dialogue<void> {
   }
 }
 
-/** The reason for a directory that could not be removed. Pure. */
-export function explainRemoval(path: Path, errno: number, inside: Path, syscall = 'unlink'): OverlayError {
-  const shown = quotePath(path);
-  const place = placeOf(path, inside);
-  const left = leftOf(path, inside);
-  const fields = (reason: Reason, what: string, hint?: string): OverlayError =>
-    new OverlayError({ errno, syscall, path: pathString(place), reason, what: what + left, hint });
-  const isOpening = syscall === 'open';
+/** The rules of removals. The others are those of any call. */
+function findVerdict(path: Path, place: Path, errno: number, isOpening: boolean): Verdict | undefined {
   switch (errno) {
-    case e.ENOENT:
-      return fields('path-missing', `the directory ${shown} does not exist`);
     case e.ENOTDIR:
-      return fields('path-not-directory', `${shown} is not a directory`);
+      return { reason: 'path-not-directory', what: `${quotePath(path)} is not a directory` };
     case e.EBUSY:
     case e.EXDEV:
-      return fields('mount-inside', `something is mounted at ${quotePath(place)}`);
-    case e.EROFS:
-      return fields('read-only', `the file system of ${shown} is read-only`);
+      return { reason: 'mount-inside', what: `something is mounted at ${quotePath(place)}` };
     case e.EACCES:
     case e.EPERM:
-      if (isOpening) return fields('path-inaccessible', `the directory ${shown} cannot be reached`);
-      return fields(
-        'permission-denied',
-        `this process may not remove ${quotePath(place)}`,
-        'run as the owner or as root; for files of subordinate ids the user needs newuidmap(1); see lsattr(1) for what is immutable',
-      );
-    case e.ELOOP:
-    case e.ENAMETOOLONG:
-      return fields('path-inaccessible', `the directory ${shown} cannot be reached`);
+      return isOpening
+        ? { reason: 'path-inaccessible', what: `the directory ${quotePath(path)} cannot be reached` }
+        : {
+            reason: 'permission-denied',
+            what: `this process may not remove ${quotePath(place)}`,
+            hint: 'run as the owner or as root; files with subordinate ids need newuidmap(1), and lsattr(1) shows immutable files',
+          };
     case e.ENOTEMPTY:
     case e.EEXIST:
-      return fields(
-        'path-exists',
-        `another program makes files in ${quotePath(place)} as fast as they are removed`,
-        'end that program first',
-      );
+      return {
+        reason: 'path-exists',
+        what: `another program creates files in ${quotePath(place)} while they are removed`,
+        hint: 'end that program first',
+      };
     default:
-      return (
-        explainShortage(errno, `remove ${shown}`) ?? fields('unexplained', `${quotePath(place)} could not be removed`)
-      );
+      return undefined;
   }
+}
+
+/** The reason for a directory that could not be removed. Pure. */
+export function explainRemoval(path: Path, errno: number, inside: Path, syscall = 'unlink'): OverlayError {
+  const place = placeOf(path, inside);
+  const failed = { name: `the directory ${quotePath(path)}`, purpose: `remove ${quotePath(place)}` };
+  const verdict = findVerdict(path, place, errno, syscall === 'open') ?? explainErrno(errno, failed);
+  const what = text`${verdict.what}${leftOf(path, inside)}`;
+  return new OverlayError({ errno, syscall, path: pathString(place), ...verdict, what });
 }
 
 /**

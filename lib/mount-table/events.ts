@@ -4,7 +4,7 @@
  */
 
 import * as e from '../errnos.js';
-import { OverlayError } from '../errors.js';
+import type { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
@@ -14,6 +14,7 @@ import { type Descriptor, Plan } from '../kernel/plan.js';
 import { collect } from '../kernel/slices.js';
 import { addJoin, addOpen, type Namespace } from '../namespaces/mount-namespace.js';
 import { OWN_MOUNT_NAMESPACE } from '../namespaces/user-namespace.js';
+import { explainShortage } from '../verdicts.js';
 import type { RawMount } from './raw-mount.js';
 import { addThreadSelf, explainTable, listIds, listRaw, processOf, statRaw } from './table.js';
 
@@ -189,14 +190,9 @@ export abstract class Watch {
 }
 
 function explainWatch(failure: StepFailure): OverlayError {
-  if (failure.step?.call !== calls.wait_for || e.isOutOfDescriptors(failure.errno)) {
-    return explainTable(failure);
-  }
-  return new OverlayError({
-    errno: failure.errno,
-    reason: 'out-of-threads',
-    what: 'no thread could be started to wait for changes of the mount table',
-  });
+  const isWait = failure.step?.call === calls.wait_for;
+  const shortage = isWait && explainShortage(failure.errno, 'wait for changes of the mount table');
+  return shortage || explainTable(failure);
 }
 
 /** Watches by fanotify(7). It reports each change, even one that is reversed at once. */

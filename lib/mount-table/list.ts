@@ -7,6 +7,7 @@ import { addLook, type Found, readLook } from '../kernel/look.js';
 import { Plan } from '../kernel/plan.js';
 import { checkNamespace, type Namespace, type NamespaceLike } from '../namespaces/mount-namespace.js';
 import { isAbsolute, type Path, type PathLike, toAbsolute, toBytes, toPath, withoutTrailingSlashes } from '../paths.js';
+import { option, text } from '../text.js';
 import { type Encoding, entryMaker, type MountEntry } from './entry.js';
 import { layersOf } from './layers-of.js';
 import type { RawMount } from './raw-mount.js';
@@ -142,7 +143,7 @@ function find(
   const { namespace, encoding, exact } = checkCommon(options, 'options', findNames);
   const isExact = checkBoolean(exact, 'exact') ?? false;
   if (namespace !== undefined && !isAbsolute(given)) {
-    throw invalidArgumentValue('path', path, 'must be an absolute path where "namespace" is given');
+    throw invalidArgumentValue('path', path, text`must be an absolute path when ${option('namespace')} is given`);
   }
   // A thread of the library may have another working directory.
   const query = { path: toAbsolute(given), namespace, isExact, way };

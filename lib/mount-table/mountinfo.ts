@@ -1,6 +1,7 @@
 /**
  * Parses the mount table of /proc: proc_pid_mountinfo(5). The parser takes text and does no I/O; readMountinfo does.
  */
+
 import { readFileSync } from 'node:fs';
 import * as e from '../errnos.js';
 import { missingProc, OverlayError } from '../errors.js';
@@ -11,6 +12,7 @@ import { DATA_OUTPUT, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { collect } from '../kernel/slices.js';
 import { unescapeOctal } from '../mount-strings.js';
+import { explainErrno } from '../verdicts.js';
 
 /** A line of the table. Each character of a string is one byte. Octal escapes are decoded, except in the options. */
 export interface MountinfoLine {
@@ -167,8 +169,6 @@ export function* readTable(
     errno,
     syscall: 'open',
     path,
-    ...(e.isOutOfDescriptors(errno)
-      ? { reason: 'out-of-descriptors', what: 'no descriptor is left to read the mount table by' }
-      : { reason: 'unexplained', what: 'the mount table could not be read' }),
+    ...explainErrno(errno, { name: path, purpose: 'read the mount table' }),
   });
 }

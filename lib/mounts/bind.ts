@@ -1,7 +1,8 @@
 /** Bind mounts: show a file or a tree at a second place, with open_tree(2) and move_mount(2). */
+
 import { checkBoolean, checkSignal, checkWord, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
-import { abortError, OverlayError, type OverlayErrorFields } from '../errors.js';
+import { abortError, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
@@ -37,6 +38,8 @@ import {
   toPath,
   withoutTrailingSlashes,
 } from '../paths.js';
+import { option, text } from '../text.js';
+import { explainErrno, type Verdict } from '../verdicts.js';
 import { Mount } from './mount.js';
 
 /** Options of a bind mount. An attribute that is left out is the same as on the source's mount. */
@@ -159,66 +162,53 @@ function* areUnlike(bind: Bind): Dialogue<boolean> {
   return !(outcome instanceof StepFailure) && isDirectory(source) !== isDirectory(target);
 }
 
+/** The rules of a bind. The others are those of any call. */
+function findVerdict(bind: Bind, { errno, step }: StepFailure, name: string, differ: boolean): Verdict | undefined {
+  if (step?.call === calls.statx && errno === e.EBUSY) {
+    return { reason: 'target-mounted', what: `${name} is already a mount point` };
+  }
+  if (step?.call === calls.statx && errno === e.ELOOP) {
+    return { reason: 'target-symlink', what: `${name} is a symbolic link` };
+  }
+  if (step?.call === calls.open_tree && errno === e.EINVAL) {
+    return {
+      reason: 'source-unbindable',
+      what: text`${name} cannot be bound: its mount is unbindable, belongs to another namespace, or hides a directory that only ${option('recursive')} would show`,
+    };
+  }
+  if (step?.call === calls.move_mount && differ) {
+    return {
+      reason: 'target-mismatch',
+      what: `one of the source ${quotePath(bind.source)} and ${name} is a directory, and the other is not`,
+    };
+  }
+  if (step?.call === calls.open_tree && errno === e.ENOSPC) return outOfNamespaces;
+  if (errno === e.EPERM) {
+    return { reason: 'no-privilege', what: 'this process may not bind: it lacks CAP_SYS_ADMIN in its user namespace' };
+  }
+  return undefined;
+}
+
 /** Returns the error that explains a failed bind. Pure. */
 function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayError {
-  const { errno, step, undoErrno } = failure;
-  const subject = step?.options.subject;
-  const name = `the ${subject?.role ?? 'target'} ${quotePath(subject?.path ?? bind.target)}`;
-  const call = step === undefined ? 'the call' : formatStep(failure.plan, step);
-  const verdict = (): Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'> => {
-    if (step?.call === calls.statx) {
-      if (errno === e.EBUSY) return { reason: 'target-mounted', what: `${name} is a mount point already` };
-      if (errno === e.ELOOP) return { reason: 'target-symlink', what: `${name} is a symbolic link` };
-    }
-    if (step?.call === calls.open_tree && errno === e.EINVAL) {
-      return {
-        reason: 'source-unbindable',
-        what: `${name} is on a mount that cannot be bound: it is unbindable, or belongs to another namespace, or hides something that only \`recursive\` would show`,
-      };
-    }
-    if (step?.call === calls.move_mount && differ) {
-      return {
-        reason: 'target-mismatch',
-        what: `of the source ${quotePath(bind.source)} and ${name}, one is a directory and the other is not`,
-      };
-    }
-    if (errno === e.ENOENT) {
-      return subject?.role === 'source'
-        ? { reason: 'path-missing', what: `${name} does not exist` }
-        : { reason: 'target-missing', what: `${name} does not exist`, hint: 'create it' };
-    }
-    if (errno === e.EPERM) {
-      return {
-        reason: 'no-privilege',
-        what: `this process may not bind: it lacks CAP_SYS_ADMIN in its user namespace`,
-      };
-    }
-    if (errno === e.ENOSYS) {
-      return {
-        reason: 'option-unsupported',
-        what:
-          step?.call === calls.mount_setattr
-            ? 'this kernel cannot change the attributes of a bind: mount_setattr(2) comes with Linux 5.12'
-            : 'this kernel cannot bind by descriptor: open_tree(2) comes with Linux 5.2',
-        hint: 'use a newer kernel',
-      };
-    }
-    if (step?.call === calls.open_tree && errno === e.ENOSPC) return outOfNamespaces;
-    if (e.isOutOfDescriptors(errno))
-      return { reason: 'out-of-descriptors', what: `no descriptor is left to bind ${name}` };
-    const cause = e.unreachable[errno];
-    if (cause !== undefined) return { reason: 'path-inaccessible', what: `${name} cannot be reached: ${cause}` };
-    return {
-      reason: 'unexplained',
-      what: `the kernel refused to bind at ${quotePath(bind.target)}: ${call} failed, and nothing known explains it`,
-    };
-  };
+  const { errno, step, undoErrno, plan } = failure;
+  const { role = 'target', path = bind.target } = step?.options.subject ?? {};
+  const name = `the ${role} ${quotePath(path)}`;
+  const detail = step === undefined ? '' : `: ${formatStep(plan, step)} failed, and no known cause matches`;
+  const missing = role === 'source' ? 'path-missing' : 'target-missing';
+  const common = explainErrno(errno, {
+    name,
+    purpose: `bind at ${quotePath(bind.target)}`,
+    syscall: step?.call.name,
+    missing,
+  });
   return new OverlayError({
     errno,
-    path: pathString(subject?.path ?? bind.target),
+    path: pathString(path),
     syscall: step === undefined || step.call === calls.statx ? undefined : systemCallOf(step),
-    ...verdict(),
-    leftover: undoErrno === 0 ? undefined : `what was bound could not be unmounted again (errno ${undoErrno})`,
+    ...(common.reason === 'unexplained' ? { ...common, what: text`${common.what}${detail}` } : common),
+    ...findVerdict(bind, failure, name, differ),
+    leftover: undoErrno === 0 ? undefined : `the bind mount could not be unmounted again (errno ${undoErrno})`,
   });
 }
 

@@ -9,7 +9,7 @@ import { addLook, readLook } from '../kernel/look.js';
 import { Plan } from '../kernel/plan.js';
 import type { Mounted } from '../mount-table/identity.js';
 import { type PathLike, toAbsolute, toPath, withoutTrailingSlashes } from '../paths.js';
-import { Mount, mountedOf } from './mount.js';
+import { internalsOf, Mount } from './mount.js';
 import { explainTarget } from './target.js';
 
 export interface HoldersOptions {
@@ -30,7 +30,7 @@ interface Prepared {
 function prepare(mount: Mount | PathLike, options: HoldersOptions | undefined): Prepared {
   const checked = toOptions(options, names);
   const timeout = checkMilliseconds(checked.timeout, 'timeout') ?? TIMEOUT;
-  if (mount instanceof Mount) return { mounted: mountedOf(mount), isPath: false, timeout };
+  if (mount instanceof Mount) return { mounted: internalsOf(mount).mounted, isPath: false, timeout };
   const path = withoutTrailingSlashes(toAbsolute(toPath(mount, 'mount')));
   return { mounted: { path }, isPath: true, timeout };
 }

@@ -2,7 +2,7 @@
 
 import { checkMilliseconds, checkSignal, toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
-import { conflictingOptions, OverlayError, type OverlayErrorFields } from '../errors.js';
+import { conflictingOptions, OverlayError } from '../errors.js';
 import type { Holders } from '../holder.js';
 import { searchHolders } from '../holders/search-mounts.js';
 import { holdersText } from '../holders/text.js';
@@ -29,6 +29,8 @@ import {
   withoutTrailingSlashes,
 } from '../paths.js';
 import { todoOf } from '../reasons.js';
+import { either, option, type Text, text } from '../text.js';
+import { explainErrno, replacedMount, type Verdict } from '../verdicts.js';
 import { Attempts, isBusy, type Waiting } from './attempts.js';
 import { removeWork } from './work-removal.js';
 
@@ -84,13 +86,13 @@ function checkUnmountOptions(options: UnmountOptions | undefined, known: Readonl
   checkSignal(checked.signal);
   if (checkNamespace(checked.namespace) !== undefined && checked.removeWork) {
     throw conflictingOptions(
-      '"removeWork" cannot go with "namespace": the workdir may have another path there, or none',
+      text`${option('removeWork')} and ${option('namespace')} exclude each other: the workdir may have another path there, or none`,
       'leave one of the two out',
     );
   }
   if (checked.detach && checked.removeWork) {
     throw conflictingOptions(
-      '"removeWork" cannot go with "detach": a detached overlay may still use its workdir',
+      text`${option('removeWork')} and ${option('detach')} exclude each other: a detached overlay may still use its workdir`,
       'leave one of the two out',
     );
   }
@@ -161,7 +163,7 @@ function* findWorkdir(
   throw new OverlayError({
     errno: e.EINVAL,
     reason: 'work-unknown',
-    what: `the mount table shows the workdir of ${quotePath(path)} as ${quotePath(text)}, which can mean more than one directory`,
+    what: `the mount table shows the workdir of ${quotePath(path)} as ${quotePath(text)}, which can mean several directories`,
     path: pathString(path),
   });
 }
@@ -183,9 +185,10 @@ function exists(path: Path): boolean {
 
 // ------------------------------------------------------------------------------------------------- failures
 
-const INSIDE = 'unmount what is mounted inside first, or all at once with unmountTree';
+const INSIDE: Text = either('unmount the mounts inside it first', 'unmount all of them with unmountTree');
 
-const by = (holders: string): string => (holders === '' ? '; by whom is not to be seen' : ` by ${holders}`);
+const usedBy = (holders: string): string =>
+  holders === '' ? ', and no process that uses it could be identified' : `: in use by ${holders}`;
 
 /** Facts that were gathered after a failure. */
 interface Facts {
@@ -199,68 +202,61 @@ interface Facts {
 /** How long to search for the holders of a mount, in ms. */
 const SEARCH = 500;
 
-/** Returns the error that explains a failed unmount. Pure. */
-export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Facts = {}): OverlayError {
-  const { found, holders, leftover } = facts;
-  const { errno, step } = failure;
-  const shown = quotePath(mounted.path);
-  const fields = (rest: Pick<OverlayErrorFields, 'reason' | 'what' | 'hint' | 'holders'>): OverlayError =>
-    new OverlayError({
-      errno: errno === e.ESTALE ? e.EINVAL : errno,
-      syscall: errno === e.ESTALE ? undefined : step?.call.name,
-      path: pathString(mounted.path),
-      leftover,
-      ...rest,
-    });
-
+/** The rules of an unmount. The others are those of any call. */
+function findVerdict({ path }: Mounted, errno: number, { found, holders }: Facts): Verdict | undefined {
+  const shown = quotePath(path);
+  const isMountRoot = found?.isMountRoot === true;
   switch (errno) {
-    case e.ENOENT:
-      return fields({ reason: 'target-missing', what: `the target ${shown} does not exist`, hint: 'check the path' });
     case e.EBUSY:
-      return fields({
+      return {
         reason: 'mount-busy',
-        what: `the mount at ${shown} is in use${holders && by(holdersText(holders))}`,
+        what: `the mount at ${shown} is busy${holders === undefined ? '' : usedBy(holdersText(holders))}`,
         hint: holders?.length && holders.every(({ what }) => what === 'inside') ? INSIDE : undefined,
-        holders,
-      });
+      };
     case e.EPERM:
-      return fields({
+      return {
         reason: 'no-privilege',
         what: `this process may not unmount ${shown}`,
-        hint: `${todoOf('no-privilege')}; a seccomp filter, or a sandbox such as Landlock, refuses it to root too`,
-      });
+        hint: text`${todoOf('no-privilege')}; a seccomp filter, or a sandbox such as Landlock, refuses it to root too`,
+      };
     case e.ESTALE:
-      return fields({
-        reason: 'not-mounted',
-        what: `what is at ${shown} is not the mount that was made here any more`,
-      });
+      return replacedMount(path);
     case e.EINVAL:
       if (found?.type === k.S_IFLNK) {
-        return fields({
+        return {
           reason: 'target-symlink',
           what: `the target ${shown} is a symbolic link`,
-          hint: 'name the mount point itself, or pass `followSymlinks: true`',
-        });
+          hint: either('name the mount point itself', text`pass ${option('followSymlinks', true)}`),
+        };
       }
-      if (found?.isMountRoot && goesByDescriptors(mounted.path)) {
-        return fields({
+      if (isMountRoot && goesByDescriptors(path)) {
+        return {
           reason: 'not-mounted',
-          what: `the mount at ${shown} is attached nowhere in this namespace, or belongs to another user namespace`,
-          hint: 'a detached mount ends by its own `unmount`, or when its descriptor is closed',
-        });
+          what: `the mount at ${shown} is not attached in this namespace, or belongs to another user namespace`,
+          hint: 'end a detached mount by its own `unmount`, or close its descriptor',
+        };
       }
-      if (found?.isMountRoot) {
-        return fields({ reason: 'mount-locked', what: `the mount at ${shown} belongs to another user namespace` });
-      }
-      return fields({ reason: 'not-mounted', what: `the target ${shown} is not a mount point` });
-    case e.EACCES:
-    case e.ELOOP:
-    case e.ENAMETOOLONG:
-    case e.ENOTDIR:
-      return fields({ reason: 'path-inaccessible', what: `the target ${shown} cannot be reached` });
+      return isMountRoot
+        ? { reason: 'mount-locked', what: `the mount at ${shown} belongs to another user namespace` }
+        : { reason: 'not-mounted', what: `the target ${shown} is not a mount point` };
     default:
-      return fields({ reason: 'unexplained', what: `${shown} could not be unmounted` });
+      return undefined;
   }
+}
+
+/** Returns the error that explains a failed unmount. Pure. */
+export function explainUnmount(mounted: Mounted, { errno, step }: StepFailure, facts: Facts = {}): OverlayError {
+  const shown = quotePath(mounted.path);
+  const name = `the target ${shown}`;
+  return new OverlayError({
+    errno: errno === e.ESTALE ? e.EINVAL : errno,
+    syscall: errno === e.ESTALE ? undefined : step?.call.name,
+    path: pathString(mounted.path),
+    leftover: facts.leftover,
+    holders: facts.holders,
+    ...(findVerdict(mounted, errno, facts) ??
+      explainErrno(errno, { name, purpose: `unmount ${shown}`, missing: 'target-missing' })),
+  });
 }
 
 /** Returns true when the mount is gone although the call has failed. */

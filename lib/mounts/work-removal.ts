@@ -107,8 +107,8 @@ const inUse = ({ path }: Mounted, workdir: Path): OverlayError =>
     errno: e.EBUSY,
     path: pathString(workdir),
     reason: 'work-in-use',
-    what: `${quotePath(path)} is unmounted, but its workdir ${quotePath(workdir)} is left: an overlay still uses it`,
-    hint: 'unmount what else is of the same overlay (a clone, a bind), close its files, and then remove the workdir',
+    what: `${quotePath(path)} is unmounted, but its workdir ${quotePath(workdir)} remains: an overlay still uses it`,
+    hint: 'unmount the other mounts of this overlay (clones, binds), close its files, and then remove the workdir',
   });
 
 const reasonsOf: Readonly<Record<number, Reason>> = {
@@ -127,8 +127,8 @@ function notRemoved({ path }: Mounted, workdir: Path, { step, errno }: StepFailu
       errno,
       path: pathString(workdir),
       reason: 'path-not-directory',
-      what: `${quotePath(path)} is unmounted, but its workdir is left: ${quotePath(workdir)} is no directory any more`,
-      hint: 'find where the workdir is now, and remove it with `removeLayer`',
+      what: `${quotePath(path)} is unmounted, but its workdir remains: ${quotePath(workdir)} is no longer a directory`,
+      hint: 'find the workdir, and remove it with `removeLayer`',
     });
   }
   const directory = step?.call === calls.remove ? joinPath(workdir, splitPath(step.args[1] as Path)[1]) : workdir;

@@ -74,9 +74,9 @@ function toText(mappings: readonly IdMapping[], ids: 'uid' | 'gid'): string {
 function checkMap(value: unknown, name: string): MapSource {
   if (typeof value === 'number') {
     if (isDescriptor(value)) return { descriptor: value };
-    throw outOfRange(name, 'a descriptor', showValue(value));
+    throw outOfRange(name, 'a file descriptor', showValue(value));
   }
-  if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list of ranges, or a descriptor', value);
+  if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list of ranges or a file descriptor', value);
   if (value.length === 0 || value.length > MAX_RANGES) {
     throw outOfRange(name, `a list of 1 to ${MAX_RANGES} ranges`, `${value.length} ranges`);
   }

@@ -72,11 +72,11 @@ function* findDetached(mounted: Mounted): Dialogue<RawMount> {
     errno: EOPNOTSUPP,
     reason: 'feature-unverifiable',
     what: mounted.isRootless
-      ? `the options in force of the rootless mount ${shown} cannot be read: its user namespace owns it`
-      : `the options in force of the detached mount ${shown} cannot be read: that takes CAP_SYS_ADMIN and Linux 6.15`,
+      ? `the options in force of the rootless mount ${shown} cannot be read: it belongs to a user namespace of its own`
+      : `the options in force of the detached mount ${shown} cannot be read without CAP_SYS_ADMIN and Linux 6.15`,
     hint: mounted.isRootless
-      ? "show it to a program, whose mount table has them: spawn('cat', ['/proc/self/mountinfo'], { mount, at })"
-      : 'attach it first, or do without',
+      ? "show it to a program, and read them in its mount table: spawn('cat', ['/proc/self/mountinfo'], { mount, at })"
+      : 'attach it first',
     path: pathString(mounted.path),
   });
 }

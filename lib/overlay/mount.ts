@@ -19,7 +19,7 @@ import { Plan } from '../kernel/plan.js';
 import type { Mounted } from '../mount-table/identity.js';
 import { Pauses } from '../mounts/attempts.js';
 import { refuseInside, takePlace } from '../mounts/change.js';
-import { become, change, changeSync, Mount, mountedOf, use, useSync } from '../mounts/mount.js';
+import { internalsOf, Mount } from '../mounts/mount.js';
 import { unmountPlan } from '../mounts/unmount.js';
 import { addWorkContentsRemoval } from '../mounts/work-removal.js';
 import { explainJoin } from '../namespaces/mount-namespace.js';
@@ -44,7 +44,11 @@ function replaceOptions(options: ReplaceOptions): OverlayOptions {
   const given = takeOptions(options);
   for (const name of ['target', 'stack', 'namespace', 'rootless', 'subIds', 'propagation'] as const) {
     if (given[name] === undefined) continue;
-    throw invalidArgumentValue(name, given[name], 'cannot be given here: the place is that of the mount');
+    throw invalidArgumentValue(
+      name,
+      given[name],
+      'cannot be given here: the new mount takes the target of the old one',
+    );
   }
   return given;
 }
@@ -52,9 +56,13 @@ function replaceOptions(options: ReplaceOptions): OverlayOptions {
 /** Throws if the mount cannot be replaced. Runs before anything is mounted. */
 function* checkReplaced(mount: OverlayMount, options: ReplaceOptions): Dialogue<void> {
   if (mount.target === undefined) {
-    throw invalidArgumentValue('options', options, 'replace a mount that has a target: this one is detached');
+    throw invalidArgumentValue(
+      'options',
+      options,
+      'cannot be used: this mount is detached, and only a mount with a target can be replaced',
+    );
   }
-  yield* refuseInside(mountedOf(mount));
+  yield* refuseInside(internalsOf(mount).mounted);
 }
 
 /** An overlay that this process mounted. Unmount it, or let `using` or `await using` dispose of it. */
@@ -85,12 +93,12 @@ export class OverlayMount extends Mount {
    * the kernel does not show
    */
   async effective(): Promise<EffectiveOptions> {
-    return use(this, (mounted) => hold(effectiveOptions(mounted)));
+    return hold(readEffective(this));
   }
 
   /** The synchronous form of `effective`. */
   effectiveSync(): EffectiveOptions {
-    return useSync(this, (mounted) => holdSync(effectiveOptions(mounted)));
+    return holdSync(readEffective(this));
   }
 
   /**
@@ -106,39 +114,42 @@ export class OverlayMount extends Mount {
    * the kernel has no such step
    */
   async replace(options: ReplaceOptions): Promise<void> {
-    const given = replaceOptions(options);
-    await change(this, async () => {
-      await hold(checkReplaced(this, options));
-      const next = await mountOverlay(given);
-      try {
-        takeOver(this, next, await hold(takePlace(mountedOf(this), mountedOf(next))));
-      } finally {
-        await next.unmount();
-      }
-    });
+    await hold(replace(this, replaceOptions(options), options));
   }
 
   /** The synchronous form of `replace`. */
   replaceSync(options: ReplaceOptions): void {
-    const given = replaceOptions(options);
-    changeSync(this, () => {
-      holdSync(checkReplaced(this, options));
-      const next = mountOverlaySync(given);
-      try {
-        takeOver(this, next, holdSync(takePlace(mountedOf(this), mountedOf(next))));
-      } finally {
-        next.unmountSync();
-      }
-    });
+    holdSync(replace(this, replaceOptions(options), options));
   }
 
   static {
     takeOver = (mount, next, mounted) => {
       const { target } = mount;
-      become(mount, target, mounted);
+      internalsOf(mount).replaceState(target, mounted);
       mount.#options = { ...next.options, target: target as PathLike };
     };
   }
+}
+
+function readEffective(mount: OverlayMount): Dialogue<EffectiveOptions> {
+  const { lock } = internalsOf(mount);
+  return lock.share(() => effectiveOptions(internalsOf(mount).mounted));
+}
+
+/** Mounts the replacement without a target, and lets it take the place of the mount. */
+function replace(mount: OverlayMount, given: OverlayOptions, options: ReplaceOptions): Dialogue<void> {
+  return internalsOf(mount).lock.exclude(function* () {
+    yield* checkReplaced(mount, options);
+    const next = yield* mountPrepared(prepare(given));
+    try {
+      takeOver(mount, next, yield* takePlace(internalsOf(mount).mounted, internalsOf(next).mounted));
+    } finally {
+      yield* inEitherForm(
+        () => next.unmount(),
+        () => next.unmountSync(),
+      );
+    }
+  });
 }
 
 /** Makes the paths absolute, so that they mean the same on every thread and at every time. */

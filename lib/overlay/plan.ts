@@ -26,6 +26,7 @@ import {
   toBytes,
   withoutTrailingSlashes,
 } from '../paths.js';
+import { option, text } from '../text.js';
 
 /** fsconfig(2) refuses a longer value, without a message. */
 const FSCONFIG_MAX_BYTES = 255;
@@ -589,8 +590,8 @@ function notByMount({ target }: Attached, { release }: KernelFeatures): OverlayE
   return new OverlayError({
     errno: e.EOPNOTSUPP,
     reason: 'option-unsupported',
-    what: `these options can only go by mount(2) on this kernel (${release}), which mounts in the caller's own "namespace"`,
-    hint: 'use a kernel from Linux 6.7 on, or fewer lower layers, with short names and without commas',
+    what: text`on this kernel (${release}), only mount(2) takes these options, and it cannot mount in another ${option('namespace')}`,
+    hint: 'use Linux 6.7 or later, or fewer lower layers with short names and without commas',
     path: pathString(target),
   });
 }
@@ -613,7 +614,7 @@ function addWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): 
     throw new OverlayError({
       errno: e.E2BIG,
       reason: 'options-too-long',
-      what: `this kernel takes the layers of a detached mount in ${FSCONFIG_MAX_BYTES} bytes, which these pass`,
+      what: `the layers of this detached mount need more than the ${FSCONFIG_MAX_BYTES} bytes that this kernel accepts`,
       hint: 'use fewer layers, or a target',
     });
   }
@@ -627,7 +628,7 @@ function addWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): 
   throw new OverlayError({
     errno: e.E2BIG,
     reason: 'options-too-long',
-    what: `the options of this mount are ${sizeOf(data)} bytes long, mount(2) takes ${features.pageSize - 1}, and would cut the rest off`,
+    what: `the options of this mount are ${sizeOf(data)} bytes long, and mount(2) would cut them off after ${features.pageSize - 1}`,
     path: pathString(options.target),
   });
 }

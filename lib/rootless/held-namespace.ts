@@ -3,14 +3,15 @@
  * has memory of its own. Its files in /proc therefore belong to the current user of this process, even if this process
  * has changed its user.
  */
+
 import { accessSync, constants } from 'node:fs';
 import { launcher } from '../binding.js';
-import { explainShortage } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
 import { type Ids, ownMap } from '../namespaces/user-namespace.js';
+import { explainShortage } from '../verdicts.js';
 
 /** Returns the path of the launcher, or undefined if this process may not execute it. */
 export function findHolder(): string | undefined {

@@ -154,7 +154,10 @@ function* askIn(namespaces: Namespaces): Dialogue<RootlessAnswers> {
   // The plan failed, so nothing is known. A later mount fails too, and that failure is explained.
   const nothing = { step: -1, errno: EPERM, undoErrno: 0, cancelled: false, log: [] };
   const record = { ...read(new StepFailure(plan, nothing)), userNamespace: true };
-  const unknown = { what: `the kernel refuses it (${describeErrno(outcome.errno)[0]})`, hint: 'look at dmesg' };
+  const unknown = {
+    what: `the kernel refuses it (${describeErrno(outcome.errno)[0]})`,
+    hint: 'read the kernel log (dmesg)',
+  };
   return { record, refusal: explainRefusal(outcome, readNamespaceSettings()) ?? unknown, isLast: false };
 }
 

@@ -1,6 +1,6 @@
 /** `overlayfs mount --dry-run`: without privilege, and by each way down. */
 import test from 'ava';
-import { type WayName, wayNames } from '#lib/cli/ways.js';
+import { type WayName, wayNames } from '#lib/cli/mount-ways.js';
 import { withoutCapabilities } from '../support/index.js';
 import { json, overlayfs, run } from './run.js';
 

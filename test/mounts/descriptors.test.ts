@@ -51,7 +51,7 @@ mountTest(
     for (const message of messages) {
       t.regex(
         message,
-        /^EMFILE: no descriptor is left in the process to (?:make the mount|open the \w+(?:\[\d\])? '.*')\. /,
+        /^EMFILE: no file descriptor is left in the process to (?:make the mount|open the \w+(?:\[\d\])? '.*')\. /,
       );
     }
   },

@@ -544,7 +544,7 @@ for (const [form, { unmount, end, suffix }] of Object.entries(forms)) {
       () => end(mounted, { removeWork: true }),
       expected,
     );
-    t.regex(error.message, /is unmounted, but its workdir .* is left: an overlay still uses it/);
+    t.regex(error.message, /is unmounted, but its workdir .* remains: an overlay still uses it/);
     rmSync(join(second, '2'));
     await t.throwsAsync(async () => mountOverlaySync(options), { code: 'EBUSY' }, 'and its upper is in use');
     await unmount(second, { removeWork: true });

@@ -119,7 +119,7 @@ const rows: readonly FactsRow[] = [
     says: 'case-insensitive capable filesystem on /l not supported',
     reason: 'layer-casefolded',
     path: '/l',
-    text: /the lowerdir '\/l' is on a file system that can tell names apart without their case/,
+    text: /the lowerdir '\/l' is on a file system with case folding/,
   },
   {
     title: 'an upper with case folding, before 6.18',
@@ -129,7 +129,7 @@ const rows: readonly FactsRow[] = [
     says: 'case-insensitive capable filesystem on /u not supported',
     reason: 'layer-casefolded',
     path: '/u',
-    text: /the upperdir '\/u' is on a file system that can tell names apart/,
+    text: /the upperdir '\/u' is on a file system with case folding/,
   },
   {
     title: 'a lower by autofs',
@@ -150,7 +150,7 @@ const rows: readonly FactsRow[] = [
     facts: { work: { ...emptyFacts().work, attempt: e.EDQUOT } },
     reason: 'out-of-space',
     path: '/w',
-    text: /no directory can be made in the workdir '\/w': a quota is used up/,
+    text: /no directory can be created in the workdir '\/w': a quota is used up/,
   },
   {
     title: 'room that is reserved for others',
@@ -159,7 +159,7 @@ const rows: readonly FactsRow[] = [
     facts: { work: { ...emptyFacts().work, attempt: e.ENOSPC } },
     reason: 'out-of-space',
     path: '/w',
-    text: /has no room for it/,
+    text: /has no space for it/,
   },
   {
     title: 'a workdir in which a security module lets nothing be made',
@@ -168,7 +168,7 @@ const rows: readonly FactsRow[] = [
     facts: { work: { ...emptyFacts().work, attempt: e.EACCES } },
     reason: 'mounted-read-only',
     path: '/w',
-    text: /nor can this process: permission denied/,
+    text: /neither can this process \(permission denied\)/,
   },
   {
     title: 'an upper with an error that nobody has seen yet, volatile',
@@ -176,7 +176,7 @@ const rows: readonly FactsRow[] = [
     call: calls.fsconfig,
     errno: e.EIO,
     reason: 'io-error',
-    text: /or the upperdir has one that nobody has seen yet/,
+    text: /or the upperdir has an earlier one that was not yet reported/,
   },
   {
     title: 'a file system that is damaged',
@@ -204,7 +204,7 @@ const rows: readonly FactsRow[] = [
     call: calls.openat2,
     errno: e.ENFILE,
     reason: 'out-of-descriptors',
-    text: /no descriptor is left on the machine/,
+    text: /no file descriptor is left on the machine/,
   },
   {
     title: 'a target that is removed meanwhile',
@@ -212,7 +212,7 @@ const rows: readonly FactsRow[] = [
     errno: e.ENOENT,
     reason: 'target-missing',
     path: '/m',
-    text: /removed while the mount was made/,
+    text: /was removed during the mount/,
   },
 ];
 

@@ -112,13 +112,13 @@ for (const [way, mount] of Object.entries(ways)) {
     fails(
       { idmap: { lowerdir: map }, lowerdir: '/proc/self' },
       { code: 'EINVAL', reason: 'idmap-unsupported', path: '/proc/self' },
-      /the file system of the lowerdir '\/proc\/self', proc, cannot be mapped/,
+      /cannot map the file system of the lowerdir '\/proc\/self', proc/,
     );
     symlinkSync(options.upperdir, join(dir, 'link'));
     fails(
       { idmap: { upperdir: upperMap }, upperdir: join(dir, 'link') },
       { reason: 'idmap-unsupported' },
-      /through a link or another mount/,
+      /through a symbolic link or another mount/,
     );
     t.is(mountsBelow(dir).length, 0);
     t.is(countDescriptors(), descriptors);
@@ -168,7 +168,7 @@ test('a kernel without mapped mounts says so', (t) => {
   const options = checkOptions({ lowerdir: ['/l', '/m'], idmap: map });
   const error = explainMount(options, failure, emptyFacts());
   t.like(error, { code: 'ENOSYS', reason: 'idmap-unsupported' });
-  t.regex(error.message, /this kernel has no mounts that show files with other owners.*5\.19/);
+  t.regex(error.message, /this kernel has no idmapped mounts.*5\.19/);
 });
 
 mountTest('file systems that cannot be mapped are named', (t) => {
@@ -178,7 +178,7 @@ mountTest('file systems that cannot be mapped are named', (t) => {
   t.is(native.mount('none', lowerdir, 'proc', 0, ''), 0);
   t.throws(() => mountOverlaySync({ ...options, idmap: { lowerdir: map } }), {
     instanceOf: OverlayError,
-    message: /, proc, cannot be mapped by this kernel|does not have|no mounts that show/,
+    message: /cannot map the file system|does not have|no idmapped mounts/,
   });
 });
 
@@ -209,6 +209,6 @@ test('arguments are checked', (t) => {
   refuse({ lowerdir: [5] }, 'ERR_INVALID_ARG_TYPE', /"idmap\.lowerdir\[0\]"/);
   t.throws(() => mountOverlaySync({ lowerdir: '/l', upperdir: '/u', workdir: '/w', idmap: [range], rootless: true }), {
     code: 'ERR_INVALID_ARG_VALUE',
-    message: /"idmap" cannot go with "rootless"/,
+    message: /`idmap` and `rootless` exclude each other/,
   });
 });

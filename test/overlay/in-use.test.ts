@@ -129,7 +129,7 @@ for (const [form, mount] of [
       t.like(error, { reason, path, dest: mounted.path, syscall: undefined });
       t.regex(
         String(error),
-        /of the detached overlay '\/proc\/self\/fd\/\d+'\. Unmount that one by its `unmount`, or use other/,
+        /of the detached overlay '\/proc\/self\/fd\/\d+'\. Unmount it by its `unmount`, or use other/,
       );
     }
     await (await mount(detached({ ...sameUpper, exclusive: false }))).unmount();
@@ -186,7 +186,7 @@ for (const [form, mount] of [
         t.like(await t.throwsAsync(mount(sameUpper), upperInUse), { reason: 'upper-in-use', path: one.upperdir });
         const error = await t.throwsAsync(mount(sameWork), upperInUse);
         t.like(error, { reason: 'work-in-use', path: one.workdir, dest: undefined });
-        t.regex(String(error), /is alive, though this mount namespace does not show it\. End what keeps it alive/);
+        t.regex(String(error), /still exists, although this mount namespace does not show it\. End what keeps it/);
         child.kill('SIGKILL');
         await once(child, 'close');
       }

@@ -294,7 +294,7 @@ mountTest('what the program says is in the error', { needs }, (t) => {
 mountTest('a program that fails without a word, with many, or cannot be executed', { needs }, (t) => {
   const dir = prepare(t);
   coverProgram(t, dir, 'newuidmap', '#!/bin/sh\nexit 1\n');
-  failsWith(t, evaluateAsNobody(why, dir), 'EPERM', 'sub-ids-refused', /has not mapped the subordinate ids\. /);
+  failsWith(t, evaluateAsNobody(why, dir), 'EPERM', 'sub-ids-refused', /did not map the subordinate ids\. /);
   writeFileSync(join(dir, 'newuidmap'), '#!/bin/sh\necho first >&2; seq 100000\n');
   failsWith(t, evaluateAsNobody(why, dir), 'EPERM', 'sub-ids-refused', /subordinate ids: '?first; 1; 2; 3/);
   writeFileSync(join(dir, 'newuidmap'), '#!/no/such/shell\n');
@@ -329,7 +329,7 @@ mountTest('a process that is killed meanwhile leaves no child that holds the nam
 test('subIds is a boolean, and goes with rootless', (t) => {
   const refuse = (options: object, code: string, message: RegExp) =>
     t.throws(() => mountOverlaySync({ lowerdir: ['/a', '/b'], ...options }), { code, message });
-  refuse({ subIds: true }, 'ERR_INVALID_ARG_VALUE', /"subIds" is of no use without "rootless"/);
+  refuse({ subIds: true }, 'ERR_INVALID_ARG_VALUE', /`subIds` has no effect without `rootless`/);
   refuse({ subIds: 'yes', rootless: true }, 'ERR_INVALID_ARG_TYPE', /"subIds"/);
 });
 
