@@ -31,6 +31,8 @@ napi_value failure_value(napi_env env, const Failure& failure, bool cancelled) {
   napi_set_named_property(env, value, "step", field);
   napi_create_int32(env, failure.error, &field);
   napi_set_named_property(env, value, "errno", field);
+  napi_create_int32(env, failure.guard, &field);
+  napi_set_named_property(env, value, "guard", field);
   napi_create_int32(env, failure.undo_error, &field);
   napi_set_named_property(env, value, "undoErrno", field);
   napi_get_boolean(env, cancelled, &field);

@@ -59,7 +59,7 @@ async function findUnhidden(options: CheckedOptions): Promise<OverlayError[]> {
 
 async function run(parsed: Parsed): Promise<Outcome> {
   const record = await features();
-  const { checked } = prepare(toOptions(parsed), record);
+  const { checked } = await hold(prepare(toOptions(parsed), record));
   const beforehand = await lookBeforehand(checked, record);
   const { facts } = beforehand;
   const errors = [...beforehand.errors, ...(checked.rootless === false ? [] : await findUnhidden(checked))];

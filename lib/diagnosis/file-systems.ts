@@ -1,7 +1,6 @@
 /** Rules about the file systems and mounts that hold the layers. */
 
 import * as e from '../errnos.js';
-import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import type { StepFailure } from '../kernel/perform.js';
 import { pathString, quotePath } from '../paths.js';
@@ -123,7 +122,7 @@ const NO_DIRECTORY_AGAIN: Text = {
 
 /** The guard on the upperdir's attributes has failed. */
 const withoutXattrs: Rule = {
-  when: ({ step, errno }) => step?.call === calls.getxattr && errno === e.EOPNOTSUPP,
+  when: ({ guard, errno }) => guard === 'upperdir-has-no-xattrs' && errno === e.EOPNOTSUPP,
   find({ options, facts, failure }) {
     const upper = findRole(facts, 'upperdir');
     const { upperdir } = options;

@@ -1,6 +1,5 @@
 /** Rules about relations of layers: overlaps, uses by other overlays, the layers with which an upperdir was made. */
 import * as e from '../errnos.js';
-import { calls } from '../kernel/calls.js';
 import { goesByDescriptors, type Path, pathString, quotePath } from '../paths.js';
 import { identityOf, isInside, type OtherUse, type PathFacts } from './facts.js';
 import { findRole, isCreation, isLayer, isLower, nameOf, type Rule, type Scene, show, type Verdict } from './rule.js';
@@ -116,7 +115,7 @@ function otherOverlay({ target, isPending }: OtherUse): [which: string, end: str
 
 /** Another overlay that the library knows uses a layer. */
 const used: Rule = {
-  when: ({ errno, step }) => errno === e.EBUSY && step?.call !== calls.statx && step?.call !== calls.reserve_target,
+  when: ({ errno, guard }) => errno === e.EBUSY || guard === 'directory-is-in-use',
   find({ options, facts, failure }) {
     // An upperdir or workdir in use tells more than a lower layer. The kernel refuses a lower layer that is another
     // overlay's upperdir only with an index.
@@ -164,7 +163,7 @@ const elsewhere = 'by an overlay that still exists, although this mount namespac
 
 /** The guard has found a directory in use. Its user could not be identified, or the directory is free by now. */
 const reserved: Rule = {
-  when: ({ step, errno }) => step?.call === calls.reserve && errno === e.EBUSY,
+  when: ({ guard }) => guard === 'directory-is-in-use',
   find({ options, failure }) {
     const role = failure?.step?.options.subject?.role === 'workdir' ? 'workdir' : 'upperdir';
     const path = options[role] as Path;

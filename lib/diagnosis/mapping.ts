@@ -6,7 +6,7 @@ import { OWN_MOUNT_NAMESPACE } from '../namespaces/user-namespace.js';
 import { isMapping } from '../options/idmap.js';
 import { pathString } from '../paths.js';
 import { either, option, text } from '../text.js';
-import { fileSystemName, findSubject, nameOf, type Rule, show, type Verdict } from './rule.js';
+import { cameOutReadOnly, fileSystemName, findSubject, nameOf, type Rule, show, type Verdict } from './rule.js';
 
 const isDenied = (errno: number | undefined): boolean => errno === e.EPERM || errno === e.EACCES;
 
@@ -97,7 +97,7 @@ const notMapped: Rule = {
 
 /** A guard has found the superblock of a mapped upperdir read-only. The workdir itself may be fully writable. */
 const mounterUnmapped: Rule = {
-  when: ({ step, errno }) => step?.call === calls.fstatfs && errno === e.EROFS,
+  when: cameOutReadOnly,
   find({ options }) {
     if (options.idmap?.upper === undefined || options.workdir === undefined) return undefined;
     return {

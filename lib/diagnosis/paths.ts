@@ -69,11 +69,11 @@ const looking: readonly (Call | undefined)[] = [calls.openat2, calls.open_tree, 
 
 /** The step that failed was about one path. */
 const unreachable: Rule = {
-  when: ({ step }) => looking.includes(step?.call),
+  when: ({ step, guard }) => looking.includes(step?.call) || guard === 'directory-is-removed',
   find(scene) {
     const culprit = findSubject(scene);
     if (culprit === undefined || scene.failure === undefined) return undefined;
-    const { errno } = scene.failure;
+    const errno = scene.failure.shownErrno;
     // fsconfig(2) answers EINVAL for any fault of a layer that is passed by its path.
     return judge(scene, culprit, errno === e.EINVAL ? errnoOf(culprit) : errno);
   },
@@ -129,8 +129,8 @@ const notCreated: Rule = {
 };
 
 const targetMounted: Rule = {
-  when: ({ step, errno }) => step?.call === calls.reserve_target && errno === e.EEXIST,
-  find: (scene) => ({ ...mountedAlready(scene), errno: e.EBUSY }),
+  when: ({ guard }) => guard === 'target-is-mount-point',
+  find: mountedAlready,
 };
 
 function mountedAlready({ options }: Scene): Verdict {
@@ -142,7 +142,7 @@ function mountedAlready({ options }: Scene): Verdict {
 }
 
 const targetReserved: Rule = {
-  when: ({ step, errno }) => step?.call === calls.reserve_target && errno === e.EBUSY,
+  when: ({ guard }) => guard === 'target-is-reserved',
   find: ({ options }) => ({
     reason: 'mount-busy',
     what: `another call of this process is mounting at the target ${show(options.target)}`,

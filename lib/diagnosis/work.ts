@@ -11,7 +11,6 @@ import type { FileSystemFacts, PathFacts } from './facts.js';
 import {
   CAP_DAC_OVERRIDE,
   cameOutReadOnly,
-  cameOutUnchangeable,
   findRole,
   hasCapability,
   isCreation,
@@ -191,7 +190,7 @@ const readOnlySuperblock: Rule = {
 };
 
 const upperUnchangeable: Rule = {
-  when: cameOutUnchangeable,
+  when: ({ guard }) => guard === 'upperdir-is-immutable',
   find({ options: { upperdir } }) {
     if (upperdir === undefined) return undefined;
     return {
@@ -215,12 +214,13 @@ const upperFrozen: Rule = {
 };
 
 const upperNotWritable: Rule = {
-  when: (failure) => failure.step?.call === calls.faccessat2 || (isCreation(failure) && failure.errno === e.EACCES),
+  when: (failure) =>
+    failure.guard === 'upperdir-is-not-writable' || (isCreation(failure) && failure.errno === e.EACCES),
   find(scene) {
     const { options, facts, failure } = scene;
     const upper = findRole(facts, 'upperdir');
     if (upper === undefined) return undefined;
-    const errno = failure?.step?.call === calls.faccessat2 ? failure.errno : upper.writeErrno;
+    const errno = failure?.guard === 'upperdir-is-not-writable' ? failure.errno : upper.writeErrno;
     if (failure === undefined && options.readonlySuperblock && errno !== e.EROFS) return undefined;
     if (![e.EACCES, e.EPERM, e.EROFS].includes(errno)) return undefined;
     const name = nameOf(upper.subject, options);

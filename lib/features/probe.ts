@@ -5,7 +5,7 @@ import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask as askKernel, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { addLook, type Found, readLook } from '../kernel/look.js';
-import { type Outputs, performSync, StepFailure } from '../kernel/perform.js';
+import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step, type StepOptions, type Text } from '../kernel/plan.js';
 import { addon } from '../native.js';
 import { askByMounting, knownBefore65 } from './probe-before-6.5.js';
@@ -250,26 +250,31 @@ function remember([features, isLast]: readonly [record: KernelFeatures, isLast: 
 }
 
 /** Returns the record for this process, from which a mount with privilege is planned. */
-export async function features(): Promise<KernelFeatures> {
-  return remembered ?? remember(await hold(findOut()));
+export function* findFeatures(): Dialogue<KernelFeatures> {
+  return remembered ?? remember(yield* findOut());
 }
 
-/** The synchronous form of `features`. */
+/** The promise form of `findFeatures`. */
+export async function features(): Promise<KernelFeatures> {
+  return hold(findFeatures());
+}
+
+/** The synchronous form of `findFeatures`. */
 export function featuresSync(): KernelFeatures {
-  return remembered ?? remember(holdSync(findOut()));
+  return holdSync(findFeatures());
 }
 
 let rememberedBrief: KernelFeatures | undefined;
 
 /** Returns the record for a mount without options. Probes only for what it needs, unless more is known already. */
-export function briefFeaturesSync(): KernelFeatures {
+export function* findBriefFeatures(): Dialogue<KernelFeatures> {
   const known = remembered ?? rememberedBrief;
   if (known !== undefined) return known;
   const { plan, read } = questions(new Plan(), true);
-  const outputs = performSync(plan);
+  const outputs = yield* askKernel(plan);
   const record = read(outputs);
   // Before Linux 6.5 the choice of a fallback depends on the rest of the record, too.
-  if (record.fsContext !== true || !isFinal(record) || !wereAllAsked(plan, outputs)) return featuresSync();
+  if (record.fsContext !== true || !isFinal(record) || !wereAllAsked(plan, outputs)) return yield* findFeatures();
   rememberedBrief = record;
   return record;
 }

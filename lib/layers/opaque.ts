@@ -7,6 +7,7 @@ import { featuresSync } from '../features/probe.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
+import { addGuard } from '../kernel/guards.js';
 import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step, type Text } from '../kernel/plan.js';
 import {
@@ -74,7 +75,8 @@ function* marked(dir: PathLike, options: OpaqueOptions | undefined): Dialogue<vo
   const { path, attributes, plan } = made;
   const directory = addDirectory(made);
   // Through a mounted overlay the mark would get another name, and would have no effect on this overlay.
-  plan.add(calls.fstatfs, [directory, 0, k.OVERLAYFS_SUPER_MAGIC]);
+  plan.add(calls.fstatfs, [directory]);
+  addGuard(plan, 'file-system-is-overlay');
   const set = (attribute: string, flags = 0, tolerate: readonly number[] = []) =>
     plan.add(calls.setxattr, [['/proc/self/fd/', directory], attribute, OPAQUE, flags], { tolerate });
   // Without privilege this one fails, before the other mark is set.
@@ -85,11 +87,9 @@ function* marked(dir: PathLike, options: OpaqueOptions | undefined): Dialogue<vo
 }
 
 /** The rules of marks. The others are those of any call. */
-function findVerdict(shown: string, { errno, step }: StepFailure): Verdict | undefined {
-  if (step?.call === calls.fstatfs) {
-    return errno === e.EPERM
-      ? { reason: 'merged-mount', what: `${shown} is in a mounted overlay, where the mark has no effect` }
-      : undefined;
+function findVerdict(shown: string, { errno, step, guard }: StepFailure): Verdict | undefined {
+  if (guard === 'file-system-is-overlay') {
+    return { reason: 'merged-mount', what: `${shown} is in a mounted overlay, where the mark has no effect` };
   }
   if (step?.call === calls.openat2) {
     return errno === e.ENOTDIR ? { reason: 'path-not-directory', what: `${shown} is not a directory` } : undefined;
@@ -117,14 +117,14 @@ function findVerdict(shown: string, { errno, step }: StepFailure): Verdict | und
 
 /** Explains why a directory could not be examined or marked. Pure. */
 export function explainOpaque(path: Path, failure: StepFailure): OverlayError {
-  const { errno, step } = failure;
+  const { errno, step, guard } = failure;
   const isOpening = step?.call === calls.openat2;
   const shown = quotePath(path);
   if (!isOpening && errno === e.ENOENT) return missingProc('/proc/self/fd');
   const failed = { name: `the directory ${shown}`, purpose: isOpening ? `open ${shown}` : `mark ${shown} as opaque` };
   return new OverlayError({
-    errno,
-    syscall: isOpening ? 'open' : step?.call === calls.fstatfs ? undefined : step?.call.name,
+    errno: failure.shownErrno,
+    syscall: guard !== undefined ? undefined : isOpening ? 'open' : step?.call.name,
     path: pathString(path),
     ...(findVerdict(shown, failure) ?? explainErrno(errno, failed)),
   });

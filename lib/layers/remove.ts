@@ -2,8 +2,7 @@
 
 import * as e from '../errnos.js';
 import { invalidArgumentValue, OverlayError } from '../errors.js';
-import { askUse } from '../in-use/probe.js';
-import { findUser, forgetUser } from '../in-use/registry.js';
+import { isUsed } from '../in-use/probe.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
@@ -95,23 +94,11 @@ function* refuseUsed({ path, found, real }: Target): Dialogue<void> {
       throw inUse(path, `the overlay at ${place} has a layer or its workdir in ${shown}`);
     }
   }
-  if ((yield* askRecord(path)) === 'used') throw usedUnseen(path);
+  if (yield* isUsed(path)) throw usedUnseen(path);
 }
 
 const usedUnseen = (path: Path, left = ''): OverlayError =>
   inUse(path, `an overlay that this process mounted uses ${quotePath(path)}${left}`);
-
-/**
- * Whether a mount that this process has made or seen uses the directory, such as a detached one. `'forgotten'`: one
- * that the record had does so no more.
- */
-function* askRecord(path: Path): Dialogue<'used' | 'free' | 'forgotten'> {
-  const user = yield* findUser(path);
-  if (user === undefined) return 'free';
-  if (user.isCertain || (yield* askUse(path, '/')) !== false) return 'used';
-  yield* forgetUser(path, user);
-  return 'forgotten';
-}
 
 interface Failure {
   readonly errno: number;
@@ -139,13 +126,9 @@ function* remove({ path, parent, name }: Target, user?: Descriptor): Dialogue<Fa
     if (!isFirst && result === -e.ENOENT) return undefined;
     const bytes = outcome.bytes(step, PATH_ROOM);
     const inside = bytes.subarray(0, bytes.indexOf(0));
-    if (result === -e.EBUSY || result === -e.ESTALE) {
-      const place = placeOf(path, inside);
-      const use = yield* askRecord(place);
-      if (use === 'used') throw usedUnseen(place, leftOf(path, inside));
-      if (use === 'forgotten') continue;
-    }
-    return { errno: -result, inside };
+    if (outcome.guard(step) === undefined) return { errno: -result, inside };
+    const place = placeOf(path, inside);
+    if (yield* isUsed(place)) throw usedUnseen(place, leftOf(path, inside));
   }
 }
 

@@ -6,7 +6,8 @@ import { conflictingOptions, invalidArgumentValue, OverlayError, type OverlayErr
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
-import { addLook, type Found, readLook, STATFS_OUTPUT } from '../kernel/look.js';
+import { addGuard } from '../kernel/guards.js';
+import { addLook, type Found, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step, type StepOptions, type Subject } from '../kernel/plan.js';
 import {
@@ -125,7 +126,8 @@ function* lookAt(path: Path, parent: Path): Dialogue<WhiteoutFacts> {
   const itself = addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW });
   const above = addLook(plan, parent);
   const any = { output: 0, tolerate: 'any' } as const;
-  const guard = plan.add(calls.statfs, [parent, 0, k.OVERLAYFS_SUPER_MAGIC], { ...any, output: STATFS_OUTPUT });
+  plan.add(calls.statfs, [parent], any);
+  const guard = addGuard(plan, 'file-system-is-overlay', any);
   const access = plan.add(calls.faccessat2, [k.AT_FDCWD, parent, k.W_OK | k.X_OK, k.AT_EACCESS], any);
   const outcome = yield* ask(plan);
   const answers = (descriptor: Descriptor, errno: number): boolean =>
@@ -133,7 +135,7 @@ function* lookAt(path: Path, parent: Path): Dialogue<WhiteoutFacts> {
   return {
     found: readLook(itself, outcome),
     parent: readLook(above, outcome),
-    isOnOverlay: answers(guard, e.EPERM),
+    isOnOverlay: !(outcome instanceof StepFailure) && outcome.guard(guard) !== undefined,
     mayChange: !answers(access, e.EACCES) && !answers(access, e.EPERM),
   };
 }

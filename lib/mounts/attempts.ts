@@ -47,7 +47,9 @@ export const isBusy = (outcome: Outcome): outcome is StepFailure =>
   outcome instanceof StepFailure && outcome.errno === e.EBUSY && outcome.step?.call === calls.umount2;
 
 const isGoneAlready = (outcome: Outcome): boolean =>
-  outcome instanceof StepFailure && !outcome.cancelled && (outcome.errno === e.ESTALE || outcome.errno === e.EINVAL);
+  outcome instanceof StepFailure &&
+  !outcome.cancelled &&
+  (outcome.guard === 'mount-is-another' || outcome.errno === e.EINVAL);
 
 /**
  * The attempts to unmount one mount. Each takes the lock of its own, because a concurrent use would make the mount busy.

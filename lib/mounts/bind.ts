@@ -7,6 +7,7 @@ import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { formatStep, systemCallOf } from '../kernel/format.js';
+import { addGuard } from '../kernel/guards.js';
 import { addLook, readLook, readMountId, STATX_OUTPUT } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
@@ -138,8 +139,9 @@ function bindPlan(bind: Bind): BindPlan {
   const at = plan.add(calls.openat2, [k.AT_FDCWD, bind.target, k.O_PATH | k.O_NOFOLLOW | k.O_CLOEXEC, 0], {
     subject: target,
   });
-  const refused = bind.stack ? 0 : k.STATX_ATTR_MOUNT_ROOT;
-  plan.add(calls.statx, [at, '', k.AT_EMPTY_PATH, k.STATX_TYPE, refused, 0, 0, -k.S_IFLNK], { subject: target });
+  plan.add(calls.statx, [at, '', k.AT_EMPTY_PATH, k.STATX_TYPE], { subject: target });
+  addGuard(plan, 'target-is-symlink', { subject: target });
+  if (!bind.stack) addGuard(plan, 'target-is-mount-point', { subject: target });
   plan.add(calls.move_mount, [tree, '', at, '', k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH], {
     undo: true,
     subject: target,
@@ -163,13 +165,12 @@ function* areUnlike(bind: Bind): Dialogue<boolean> {
 }
 
 /** The rules of a bind. The others are those of any call. */
-function findVerdict(bind: Bind, { errno, step }: StepFailure, name: string, differ: boolean): Verdict | undefined {
-  if (step?.call === calls.statx && errno === e.EBUSY) {
+function findVerdict(bind: Bind, failure: StepFailure, name: string, differ: boolean): Verdict | undefined {
+  const { errno, step, guard } = failure;
+  if (guard === 'target-is-mount-point') {
     return { reason: 'target-mounted', what: `${name} is already a mount point` };
   }
-  if (step?.call === calls.statx && errno === e.ELOOP) {
-    return { reason: 'target-symlink', what: `${name} is a symbolic link` };
-  }
+  if (guard === 'target-is-symlink') return { reason: 'target-symlink', what: `${name} is a symbolic link` };
   if (step?.call === calls.open_tree && errno === e.EINVAL) {
     return {
       reason: 'source-unbindable',
@@ -191,7 +192,7 @@ function findVerdict(bind: Bind, { errno, step }: StepFailure, name: string, dif
 
 /** Returns the error that explains a failed bind. Pure. */
 function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayError {
-  const { errno, step, undoErrno, plan } = failure;
+  const { errno, step, guard, undoErrno, plan } = failure;
   const { role = 'target', path = bind.target } = step?.options.subject ?? {};
   const name = `the ${role} ${quotePath(path)}`;
   const detail = step === undefined ? '' : `: ${formatStep(plan, step)} failed, and no known cause matches`;
@@ -203,9 +204,9 @@ function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayErro
     missing,
   });
   return new OverlayError({
-    errno,
+    errno: failure.shownErrno,
     path: pathString(path),
-    syscall: step === undefined || step.call === calls.statx ? undefined : systemCallOf(step),
+    syscall: step === undefined || guard !== undefined ? undefined : systemCallOf(step),
     ...(common.reason === 'unexplained' ? { ...common, what: text`${common.what}${detail}` } : common),
     ...findVerdict(bind, failure, name, differ),
     leftover: undoErrno === 0 ? undefined : `the bind mount could not be unmounted again (errno ${undoErrno})`,

@@ -9,10 +9,11 @@ import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, askTolerant, type Dialogue } from '../kernel/dialogue.js';
 import { formatStep, systemCallOf } from '../kernel/format.js';
+import { addGuard, addMountGuard } from '../kernel/guards.js';
 import { addLook, lookSync, readLook, readMountId, readMountIds, STATX_OUTPUT } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Text } from '../kernel/plan.js';
-import { idHalves, type Mounted, mountIdMask } from '../mount-table/identity.js';
+import { type Mounted, mountIdMask } from '../mount-table/identity.js';
 import { listRaw } from '../mount-table/table.js';
 import {
   addJoin,
@@ -55,7 +56,8 @@ function addRoot(plan: Plan, { held, path, id, namespace }: Mounted & Id): Descr
   if (namespace !== undefined) addJoin(plan, namespace);
   const subject = { role: 'target', path } as const;
   const root = plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_PATH | k.O_NOFOLLOW | k.O_CLOEXEC, 0], { subject });
-  plan.add(calls.statx, [root, '', k.AT_EMPTY_PATH, mountIdMask(id), 0, ...idHalves(id)], { subject });
+  plan.add(calls.statx, [root, '', k.AT_EMPTY_PATH, mountIdMask(id)], { subject });
+  addMountGuard(plan, id, { subject });
   return root;
 }
 
@@ -63,9 +65,9 @@ const shownAs = ({ held, path }: Mounted): string =>
   held === undefined ? `the mount at ${quotePath(path)}` : `the detached mount of descriptor ${held.descriptor}`;
 
 /** Returns the explanation of an error that each of these changes can fail with. */
-function commonVerdict(mounted: Mounted, { errno, step, plan }: StepFailure): Verdict {
+function commonVerdict(mounted: Mounted, { errno, step, guard, plan }: StepFailure): Verdict {
   const shown = shownAs(mounted);
-  if (step?.call === calls.statx && errno === e.ESTALE) return replacedMount(mounted.path);
+  if (guard === 'mount-is-another') return replacedMount(mounted.path);
   if (errno === e.EBADF) return { reason: 'not-mounted', what: `${shown} has been unmounted` };
   if (errno === e.EPERM && mounted.isRootless) {
     return {
@@ -89,13 +91,12 @@ function toError(
   failure: StepFailure,
   own: (failure: StepFailure) => Verdict | undefined = () => undefined,
 ): OverlayError {
-  const { errno, step, undoErrno } = failure;
-  const isGuard = step === undefined || step.call === calls.statx;
+  const { step, guard, undoErrno } = failure;
   return (
     explainJoin(failure) ??
     new OverlayError({
-      errno: errno === e.ESTALE ? e.EINVAL : errno,
-      syscall: isGuard ? undefined : systemCallOf(step),
+      errno: failure.shownErrno,
+      syscall: step === undefined || guard !== undefined ? undefined : systemCallOf(step),
       path: pathString(step?.options.subject?.path ?? mounted.path),
       ...(own(failure) ?? commonVerdict(mounted, failure)),
       leftover: undoErrno === 0 ? undefined : `its effects could not be undone (errno ${undoErrno})`,
@@ -124,17 +125,19 @@ export function* attach(
   const subject = { role: 'target', path } as const;
   const flags = k.O_PATH | k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC;
   const at = plan.add(calls.openat2, [k.AT_FDCWD, path, flags, 0], { subject });
-  const refused = stack ? 0 : k.STATX_ATTR_MOUNT_ROOT;
-  plan.add(calls.statx, [at, '', k.AT_EMPTY_PATH, k.STATX_TYPE, refused], { subject });
+  if (!stack) {
+    plan.add(calls.statx, [at, '', k.AT_EMPTY_PATH, k.STATX_TYPE], { subject });
+    addGuard(plan, 'target-is-mount-point', { subject });
+  }
   addMove(plan, mounted.held.descriptor, at, 0, { undo: true, subject });
   const outcome = yield* ask(plan);
   if (!(outcome instanceof StepFailure)) return { ...mounted, held: undefined, path, namespace };
   const isLink = outcome.errno === e.ENOTDIR && (yield* isSymbolicLink(path, namespace));
-  throw toError(mounted, outcome, ({ step, errno }) => {
+  throw toError(mounted, outcome, ({ step, errno, guard }) => {
     if (step?.call === calls.openat2 && isLink) {
       return { reason: 'target-symlink', what: `the target ${quotePath(path)} is a symbolic link` };
     }
-    if (step?.call === calls.statx && errno === e.EBUSY) {
+    if (guard === 'target-is-mount-point') {
       return { reason: 'target-mounted', what: `the target ${quotePath(path)} is already a mount point` };
     }
     if (step?.call === calls.openat2 && (errno === e.ENOTDIR || errno === e.ELOOP)) {
@@ -149,7 +152,8 @@ function* refuseGone(mounted: Mounted & Id): Dialogue<void> {
   const plan = new Plan();
   addRoot(plan, mounted);
   const outcome = yield* ask(plan);
-  if (!(outcome instanceof StepFailure) || ![e.ESTALE, e.ENOENT, e.ENOTDIR, e.ELOOP].includes(outcome.errno)) return;
+  if (!(outcome instanceof StepFailure)) return;
+  if (outcome.guard === undefined && ![e.ENOENT, e.ENOTDIR, e.ELOOP].includes(outcome.errno)) return;
   throw toError(mounted, outcome, () => ({
     reason: 'not-mounted',
     what: `${shownAs(mounted)} has been unmounted, or another mount covers it`,

@@ -3,6 +3,7 @@
 import { realpathSync } from 'node:fs';
 import { checkMilliseconds, checkSignal, toBooleanOptions } from '../arguments.js';
 import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
+import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync, pause } from '../kernel/dialogue.js';
 import { lookSync } from '../kernel/look.js';
@@ -156,7 +157,8 @@ class Tree {
         continue;
       }
       if (this.#signal && outcome.cancelled) throw abortError(this.#signal);
-      const done = plan.steps.indexOf(outcome.step as Step) >> 1; // two steps for each mount
+      const before = plan.steps.slice(0, plan.steps.indexOf(outcome.step as Step));
+      const done = before.filter(({ call }) => call === calls.umount2).length;
       if (done > 0) tries = 0;
       at += done;
       const row = rows[at] as Row;

@@ -10,12 +10,13 @@ import { deviceOf, seeMounts } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
+import { addMountGuard } from '../kernel/guards.js';
 import { type Held, take } from '../kernel/held.js';
 import { addLook, type Found, lookSync, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { findOption, shownLayers } from '../mount-strings.js';
-import { idHalves, type Mounted, mountIdMask } from '../mount-table/identity.js';
+import { type Mounted, mountIdMask } from '../mount-table/identity.js';
 import type { RawMount } from '../mount-table/raw-mount.js';
 import { type FindQuery, findRaw } from '../mount-table/table.js';
 import { addJoin, checkNamespace, explainJoin, type NamespaceLike, toTarget } from '../namespaces/mount-namespace.js';
@@ -117,7 +118,8 @@ function lookFlags(options: UnmountOptions): number {
 export function addUnmount(plan: Plan, mounted: Mounted, options: UnmountOptions): void {
   if (mounted.id !== undefined) {
     const { id, path } = mounted;
-    plan.add(calls.statx, [k.AT_FDCWD, path, lookFlags(options), mountIdMask(id), 0, ...idHalves(id)]);
+    plan.add(calls.statx, [k.AT_FDCWD, path, lookFlags(options), mountIdMask(id)]);
+    addMountGuard(plan, id);
   }
   const flags =
     (options.force ? k.MNT_FORCE : 0) |
@@ -203,7 +205,9 @@ interface Facts {
 const SEARCH = 500;
 
 /** The rules of an unmount. The others are those of any call. */
-function findVerdict({ path }: Mounted, errno: number, { found, holders }: Facts): Verdict | undefined {
+function findVerdict({ path }: Mounted, { errno, guard }: StepFailure, facts: Facts): Verdict | undefined {
+  if (guard === 'mount-is-another') return replacedMount(path);
+  const { found, holders } = facts;
   const shown = quotePath(path);
   const isMountRoot = found?.isMountRoot === true;
   switch (errno) {
@@ -219,8 +223,6 @@ function findVerdict({ path }: Mounted, errno: number, { found, holders }: Facts
         what: `this process may not unmount ${shown}`,
         hint: text`${todoOf('no-privilege')}; a seccomp filter, or a sandbox such as Landlock, refuses it to root too`,
       };
-    case e.ESTALE:
-      return replacedMount(path);
     case e.EINVAL:
       if (found?.type === k.S_IFLNK) {
         return {
@@ -245,16 +247,17 @@ function findVerdict({ path }: Mounted, errno: number, { found, holders }: Facts
 }
 
 /** Returns the error that explains a failed unmount. Pure. */
-export function explainUnmount(mounted: Mounted, { errno, step }: StepFailure, facts: Facts = {}): OverlayError {
+export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Facts = {}): OverlayError {
+  const { errno, step, guard } = failure;
   const shown = quotePath(mounted.path);
   const name = `the target ${shown}`;
   return new OverlayError({
-    errno: errno === e.ESTALE ? e.EINVAL : errno,
-    syscall: errno === e.ESTALE ? undefined : step?.call.name,
+    errno: failure.shownErrno,
+    syscall: guard === undefined ? step?.call.name : undefined,
     path: pathString(mounted.path),
     leftover: facts.leftover,
     holders: facts.holders,
-    ...(findVerdict(mounted, errno, facts) ??
+    ...(findVerdict(mounted, failure, facts) ??
       explainErrno(errno, { name, purpose: `unmount ${shown}`, missing: 'target-missing' })),
   });
 }
@@ -307,7 +310,7 @@ const UNSEEN = 100;
 
 /** Returns true when another call may have unmounted the mount that was found at the path. */
 const isOther = (outcome: unknown): boolean =>
-  outcome instanceof StepFailure && (outcome.errno === e.ESTALE || outcome.errno === e.EINVAL);
+  outcome instanceof StepFailure && (outcome.guard === 'mount-is-another' || outcome.errno === e.EINVAL);
 
 /** How often to look at the path again while other calls unmount and mount there. */
 const MOST_ROUNDS = 4;

@@ -1,8 +1,8 @@
 /** Removes the work directory that an overlay leaves behind, once the overlay has ended. */
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
-import { askUse } from '../in-use/probe.js';
-import { addReservation, findUser, forgetUser } from '../in-use/registry.js';
+import { isUsed } from '../in-use/probe.js';
+import { addReservation } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, pause } from '../kernel/dialogue.js';
@@ -80,26 +80,18 @@ export function* removeWork(mounted: Mounted): Dialogue<void> {
   for (let round = 0; ; round++) {
     const outcome = yield* ask(removalPlan(workdir));
     if (!(outcome instanceof StepFailure)) return;
-    const { step, errno } = outcome;
+    const { step, errno, guard } = outcome;
     if (step?.call === calls.openat2 && errno === e.ENOENT) return;
     if (step?.call === calls.openat2 && errno === e.ENOTDIR && workdir === given) {
       workdir = (yield* followLink(given)) ?? given;
       if (workdir !== given) continue;
     }
-    if (step?.call !== calls.reserve) throw notRemoved(mounted, workdir, outcome);
+    if (guard !== 'directory-is-in-use') throw notRemoved(mounted, workdir, outcome);
     const length = pauses.next();
     if (round === INHERITED_ROUND) yield* dropInherited(mounted);
     if (length !== undefined) yield* pause(length);
-    else if (yield* isStillUsed(workdir)) throw inUse(mounted, workdir);
+    else if (yield* isUsed(workdir)) throw inUse(mounted, workdir);
   }
-}
-
-function* isStillUsed(workdir: Path): Dialogue<boolean> {
-  const user = yield* findUser(workdir);
-  if (user === undefined) return false;
-  if (user.isCertain || (yield* askUse(workdir, '/')) !== false) return true;
-  yield* forgetUser(workdir, user);
-  return false;
 }
 
 const inUse = ({ path }: Mounted, workdir: Path): OverlayError =>

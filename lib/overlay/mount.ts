@@ -4,15 +4,16 @@ import { explainMount, wantedAfter } from '../diagnosis/explain.js';
 import { emptyFacts } from '../diagnosis/facts.js';
 import { gather } from '../diagnosis/gather.js';
 import { look, lookSync } from '../diagnosis/look.js';
-import { describeErrno, EBUSY, EINVAL, ENOSYS, EPERM } from '../errnos.js';
+import { describeErrno, EINVAL, ENOENT, ENOSYS, EPERM } from '../errnos.js';
 import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
 import { checkConflicts } from '../features/conflicts.js';
-import { briefFeaturesSync, featuresSync, type KernelFeatures } from '../features/probe.js';
+import { findBriefFeatures, findFeatures, type KernelFeatures } from '../features/probe.js';
 import { askUse } from '../in-use/probe.js';
 import { findUser, forgetUser, isStale, refresh } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
 import { AT_FDCWD, AT_REMOVEDIR, FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING } from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync, inEitherForm, pause } from '../kernel/dialogue.js';
+import { close } from '../kernel/held.js';
 import { type MountIds, readMountIds } from '../kernel/look.js';
 import { type Outcome, type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
@@ -25,7 +26,7 @@ import { addWorkContentsRemoval } from '../mounts/work-removal.js';
 import { explainJoin } from '../namespaces/mount-namespace.js';
 import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from '../options/check.js';
 import { isAbsolute, isSamePath, type Path, type PathLike, toAbsolute, withoutTrailingSlashes } from '../paths.js';
-import { lease, rootlessRecord } from '../rootless/lease.js';
+import { findRootlessFeatures, lease } from '../rootless/lease.js';
 import { type EffectiveOptions, effectiveOptions } from './effective.js';
 import { planPlain } from './plain-plan.js';
 import { addVolatileRemoval, addXattrGuard, type MountPlan, plan, sentOptions } from './plan.js';
@@ -125,7 +126,10 @@ export class OverlayMount extends Mount {
   static {
     takeOver = (mount, next, mounted) => {
       const { target } = mount;
+      const { held } = internalsOf(next).mounted;
       internalsOf(mount).replaceState(target, mounted);
+      // At once: an unmount by path finds the new mount busy while this file descriptor is open.
+      if (held !== undefined) close(held);
       mount.#options = { ...next.options, target: target as PathLike };
     };
   }
@@ -140,7 +144,7 @@ function readEffective(mount: OverlayMount): Dialogue<EffectiveOptions> {
 function replace(mount: OverlayMount, given: OverlayOptions, options: ReplaceOptions): Dialogue<void> {
   return internalsOf(mount).lock.exclude(function* () {
     yield* checkReplaced(mount, options);
-    const next = yield* mountPrepared(prepare(given));
+    const next = yield* mountWith(given);
     try {
       takeOver(mount, next, yield* takePlace(internalsOf(mount).mounted, internalsOf(next).mounted));
     } finally {
@@ -179,11 +183,11 @@ interface Prepared {
   readonly features: KernelFeatures;
 }
 
-const featuresFor = ({ overlay, datadir, idmap }: CheckedOptions): KernelFeatures =>
-  overlay.length === 0 && datadir.length === 0 && idmap === undefined ? briefFeaturesSync() : featuresSync();
+const featuresFor = ({ overlay, datadir, idmap }: CheckedOptions): Dialogue<KernelFeatures> =>
+  overlay.length === 0 && datadir.length === 0 && idmap === undefined ? findBriefFeatures() : findFeatures();
 
 /** Runs the checks that come before any plan. */
-export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepared {
+export function* prepare(options: OverlayOptions, record?: KernelFeatures): Dialogue<Prepared> {
   const given = takeOptions(options);
   const asked = resolve(checkOptions(given));
   // The caller may change its lists later. Their lengths have been checked.
@@ -192,9 +196,9 @@ export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepa
     if (Array.isArray(list)) Object.assign(given, { [name]: [...list] });
   }
   if (asked.signal?.aborted) throw abortError(asked.signal);
-  const rootless = asked.rootless === 'auto' ? (record ?? featuresSync()).mayMount !== true : asked.rootless;
+  const rootless = asked.rootless === 'auto' ? (record ?? (yield* findFeatures())).mayMount !== true : asked.rootless;
   const checked = asked.rootless === rootless ? asked : { ...asked, rootless };
-  const features = rootless ? rootlessRecord(record) : (record ?? featuresFor(checked));
+  const features = rootless ? yield* findRootlessFeatures(record) : (record ?? (yield* featuresFor(checked)));
   return { given, checked: checkConflicts(checked, features), features };
 }
 
@@ -309,7 +313,7 @@ function* settleUse({ checked }: Prepared, failure: StepFailure): Dialogue<boole
     return true;
   }
   const directory = failure.step?.options.subject?.path;
-  if (failure.step?.call !== calls.reserve || failure.errno !== EBUSY || directory === undefined) return false;
+  if (failure.guard !== 'directory-is-in-use' || directory === undefined) return false;
   const pauses = new Pauses(MOMENT);
   for (;;) {
     const user = yield* findUser(directory);
@@ -416,7 +420,7 @@ export function mountOverlay(options: OverlayOptions): Promise<OverlayMount> {
 
 /** `mountOverlay` with a given record of what the kernel supports. */
 export async function mountOverlayWith(options: OverlayOptions, features?: KernelFeatures): Promise<OverlayMount> {
-  return hold(mountPrepared(prepare(options, features)));
+  return hold(mountWith(options, features));
 }
 
 /** The synchronous form of `mountOverlay`. */
@@ -426,10 +430,28 @@ export function mountOverlaySync(options: OverlayOptions): OverlayMount {
 
 /** The synchronous form of `mountOverlayWith`. */
 export function mountOverlayWithSync(options: OverlayOptions, features?: KernelFeatures): OverlayMount {
-  return holdSync(mountPrepared(prepare(options, features)));
+  return holdSync(mountWith(options, features));
 }
 
-function* mountPrepared(prepared: Prepared): Dialogue<OverlayMount> {
+function* mountWith(options: OverlayOptions, features?: KernelFeatures): Dialogue<OverlayMount> {
+  return yield* mountPrepared(yield* prepare(options, features));
+}
+
+/** How often to try again when other calls take back directories that they and this call create. */
+const MOST_ROUNDS = 4;
+
+/**
+ * Returns true if the upperdir or workdir may have vanished during the plan: another call with `create` made it, failed,
+ * and took it back before this plan had reserved it.
+ */
+function mayHaveVanished({ create }: CheckedOptions, { step, errno, guard }: StepFailure): boolean {
+  const role = step?.options.subject?.role;
+  const isMissing = errno === ENOENT && (role === 'upperdir' || role === 'workdir');
+  // The kernel mounts read-only if it cannot make its directory in a workdir.
+  return create && (isMissing || guard === 'superblock-is-read-only');
+}
+
+function* mountPrepared(prepared: Prepared, round = 0): Dialogue<OverlayMount> {
   const { checked } = prepared;
   const { signal, exclusive, upperdir, rootless } = checked;
   // The plan of a rootless mount sees only the mounts of its own namespace.
@@ -449,6 +471,7 @@ function* mountPrepared(prepared: Prepared): Dialogue<OverlayMount> {
   }
   if (outcome.cancelled && signal) throw abortError(signal, outcome.undoErrno);
   if (yield* settleUse(prepared, outcome)) return yield* mountPrepared(prepared);
+  if (round < MOST_ROUNDS && mayHaveVanished(checked, outcome)) return yield* mountPrepared(prepared, round + 1);
   const again = retry(prepared, outcome);
   if (again !== undefined) return yield* mountPrepared(again);
   const notJoined = explainJoin(outcome);

@@ -9,6 +9,7 @@ import { type KernelFeatures, needsMetacopy } from '../features/probe.js';
 import { addNewsGuard, addRecord, addReservation, type UseRole, useRoles } from '../in-use/registry.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { addGuard } from '../kernel/guards.js';
 import { STATFS_OUTPUT, STATX_OUTPUT } from '../kernel/look.js';
 import { type Descriptor, MADE_BY, Plan, type Step, type Subject, type Text } from '../kernel/plan.js';
 import { escapeLayer } from '../mount-strings.js';
@@ -135,6 +136,7 @@ function addRemovedGuards(plan: Plan, { lowerdir, datadir, upperdir, workdir }: 
     if (!goesByDescriptors(subject.path)) return;
     const args = [k.AT_FDCWD, subject.path, k.AT_STATX_DONT_SYNC, k.STATX_TYPE | k.STATX_NLINK];
     plan.add(calls.statx, args, { subject });
+    addGuard(plan, 'directory-is-removed', { subject });
   };
   lowerdir.forEach((path, index) => {
     add({ role: 'lowerdir', index, path });
@@ -150,8 +152,8 @@ const targetFlags = k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC | k.O_PATH;
 
 /**
  * Opens the target, so that later changes of its path do not matter. Fails with ENOTDIR on a link or a file. Unless the
- * mount may be stacked, fails with EEXIST if something is mounted there, and with EBUSY if another plan is about to
- * mount there.
+ * mount may be stacked, guards against a mount that is there already, and against another plan that is about to mount
+ * there.
  */
 function addTarget(plan: Plan, options: Attached): Descriptor {
   const subject = targetSubject(options);
@@ -306,6 +308,7 @@ function addUpperGuards(plan: Plan, options: CheckedOptions, features: KernelFea
   if (isAccessChecked(options, features) && upper !== undefined) {
     // Tolerates a seccomp filter that does not know the call, and errors that the kernel will report itself.
     plan.add(calls.faccessat2, [upper, '', k.W_OK | k.X_OK, k.AT_EACCESS | k.AT_EMPTY_PATH], {
+      guard: 'upperdir-is-not-writable',
       tolerate: [e.ENOSYS, e.EPERM, e.EROFS, e.EINVAL],
     });
   }
@@ -334,6 +337,7 @@ const isAccessChecked = ({ readonlySuperblock }: CheckedOptions, { userNamespace
 /** Adds a guard that the upperdir's file system has extended attributes of the kind that holds the marks. */
 export function addXattrGuard(plan: Plan, upperdir: Path, kind: 'user' | 'trusted'): void {
   plan.add(calls.getxattr, [upperdir, `${kind}.overlay.opaque`, 0], {
+    guard: 'upperdir-has-no-xattrs',
     tolerate: [e.ENODATA, e.EPERM, e.EACCES, e.ENOENT],
   });
 }
@@ -369,7 +373,10 @@ function addDetachedWay(
     [context, k.FSMOUNT_CLOEXEC, early],
     isAttached(options) ? {} : { keep: true, output: 0 },
   );
-  if (isGuarded(options)) plan.add(calls.fstatfs, [mount, k.ST_RDONLY], { output: STATFS_OUTPUT });
+  if (isGuarded(options)) {
+    plan.add(calls.fstatfs, [mount], { output: STATFS_OUTPUT });
+    addGuard(plan, 'superblock-is-read-only');
+  }
   if (early !== set) plan.add(calls.mount_setattr, [mount, '', k.AT_EMPTY_PATH, set & ~early]);
   const id = addIdLook(plan, mount, options, features);
   if (options.upperdir !== undefined) addRecord(plan, mount);
@@ -453,10 +460,10 @@ function addMountWay(
   const subject = targetSubject(options);
   plan.add(calls.openat2, [k.AT_FDCWD, withoutTrailingSlashes(options.target), targetFlags, 0], { subject });
   addVolatileRemoval(plan, options, true);
+  plan.add(calls.fstatfs, [root], { output: STATFS_OUTPUT });
   // If the target's path has changed meanwhile, the descriptor is on another file system.
-  plan.add(calls.fstatfs, [root, isGuarded(options) ? k.ST_RDONLY : 0, 0, k.OVERLAYFS_SUPER_MAGIC], {
-    output: STATFS_OUTPUT,
-  });
+  addGuard(plan, 'target-was-replaced');
+  if (isGuarded(options)) addGuard(plan, 'superblock-is-read-only');
   if (early !== set) plan.add(calls.mount, [null, viaDescriptor(root), null, k.MS_REMOUNT | k.MS_BIND | set]);
   if (options.propagation !== undefined) {
     plan.add(calls.mount, [null, viaDescriptor(root), null, propagationBits[options.propagation]]);
@@ -500,19 +507,17 @@ function addNumbersWay(plan: Plan, options: Attached, features: KernelFeatures, 
 }
 
 /**
- * Adds the step that reads the new mount's id. The step also fails if the attributes of the mount's root, which are
- * those of the upperdir, forbid changes.
+ * Adds the step that reads the new mount's id, and a guard against a root that cannot be changed: its attributes are
+ * those of the upperdir.
  */
 function addIdLook(plan: Plan, root: Descriptor, options: CheckedOptions, features: KernelFeatures): Step {
   const { upperdir } = options;
   const mask = features.uniqueMountId ? k.STATX_MNT_ID_UNIQUE : k.STATX_MNT_ID;
-  const args = [root, '', k.AT_EMPTY_PATH, mask | k.STATX_INO];
-  if (upperdir === undefined || !isGuarded(options)) {
-    return plan.stepOf(plan.add(calls.statx, args, { output: STATX_OUTPUT }));
+  const look = plan.add(calls.statx, [root, '', k.AT_EMPTY_PATH, mask | k.STATX_INO], { output: STATX_OUTPUT });
+  if (upperdir !== undefined && isGuarded(options)) {
+    addGuard(plan, 'upperdir-is-immutable', { subject: { role: 'upperdir', path: upperdir } });
   }
-  const refused = k.STATX_ATTR_IMMUTABLE | k.STATX_ATTR_APPEND;
-  const subject: Subject = { role: 'upperdir', path: upperdir };
-  return plan.stepOf(plan.add(calls.statx, [...args, refused], { output: STATX_OUTPUT, subject }));
+  return plan.stepOf(look);
 }
 
 /** Returns the layers as the value of `lowerdir`, in pieces. */

@@ -169,8 +169,8 @@ function remember(answers: RootlessAnswers): RootlessAnswers {
 }
 
 /** Returns the kernel's features in a user namespace: from the given record, or else from the kernel's answers. */
-export function rootlessRecord(record?: KernelFeatures): KernelFeatures {
-  return record === undefined ? holdSync(askRootless()).record : { ...record, userNamespace: true };
+export function* findRootlessFeatures(record?: KernelFeatures): Dialogue<KernelFeatures> {
+  return record === undefined ? (yield* askRootless()).record : { ...record, userNamespace: true };
 }
 
 /** The kernel's features, and whether this process can mount without privilege. */

@@ -8,6 +8,7 @@ import * as e from '#lib/errnos.js';
 import type { KernelFeatures } from '#lib/features/probe.js';
 import { type Call, calls } from '#lib/kernel/calls.js';
 import * as k from '#lib/kernel/constants.js';
+import type { GuardName } from '#lib/kernel/guards.js';
 import { NOT_FOUND } from '#lib/kernel/look.js';
 import { StepFailure } from '#lib/kernel/perform.js';
 import type { Subject } from '#lib/kernel/plan.js';
@@ -20,10 +21,12 @@ interface FactsRow {
   readonly title: string;
   readonly record?: KernelFeatures;
   readonly options?: Partial<OverlayOptions>;
+  /** The guard that failed. */
+  readonly guard?: GuardName;
   /** The call that failed, the last one of its kind; of fsconfig(2) with a key that of the key. */
-  readonly call: Call;
+  readonly call?: Call;
   readonly key?: string;
-  readonly errno: number;
+  readonly errno?: number;
   readonly says?: string;
   /** What was found about paths, by role. */
   readonly found?: Partial<Record<Subject['role'], Partial<PathFacts>>>;
@@ -145,8 +148,7 @@ const rows: readonly FactsRow[] = [
   },
   {
     title: 'a quota that is used up, of a user',
-    call: calls.fstatfs,
-    errno: e.EROFS,
+    guard: 'superblock-is-read-only',
     facts: { work: { ...emptyFacts().work, attempt: e.EDQUOT } },
     reason: 'out-of-space',
     path: '/w',
@@ -154,8 +156,7 @@ const rows: readonly FactsRow[] = [
   },
   {
     title: 'room that is reserved for others',
-    call: calls.fstatfs,
-    errno: e.EROFS,
+    guard: 'superblock-is-read-only',
     facts: { work: { ...emptyFacts().work, attempt: e.ENOSPC } },
     reason: 'out-of-space',
     path: '/w',
@@ -163,8 +164,7 @@ const rows: readonly FactsRow[] = [
   },
   {
     title: 'a workdir in which a security module lets nothing be made',
-    call: calls.fstatfs,
-    errno: e.EROFS,
+    guard: 'superblock-is-read-only',
     facts: { work: { ...emptyFacts().work, attempt: e.EACCES } },
     reason: 'mounted-read-only',
     path: '/w',
@@ -221,11 +221,13 @@ for (const row of rows) {
     const options = checkOptions({ ...given, ...row.options });
     const { plan: planned } = plan(options, row.record ?? newest);
     const step = planned.steps.findLastIndex(
-      ({ call, args }) => call === row.call && (row.key === undefined || args[2] === row.key),
+      ({ call, args, options: { guard } }) =>
+        (guard !== undefined && guard === row.guard) ||
+        (call === row.call && (row.key === undefined || args[2] === row.key)),
     );
     t.true(step >= 0);
     const log = row.says === undefined ? [] : [Buffer.from(`e overlay: ${row.says}`)];
-    const failure = new StepFailure(planned, { step, errno: row.errno, undoErrno: 0, cancelled: false, log });
+    const failure = new StepFailure(planned, { step, errno: row.errno ?? 0, undoErrno: 0, cancelled: false, log });
     const plain = emptyFacts();
     const paths = subjectsOf(options).map(
       (subject, i): PathFacts => ({

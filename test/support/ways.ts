@@ -8,7 +8,7 @@ import type { Feature } from './index.js';
 export interface Way {
   readonly mount: (options: OverlayOptions) => Promise<OverlayMount>;
   readonly mountSync: (options: OverlayOptions) => OverlayMount;
-  /** What the kernel must have for it. */
+  /** A feature that it needs of the kernel. */
   readonly needs?: Feature;
 }
 

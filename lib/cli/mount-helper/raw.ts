@@ -4,6 +4,7 @@ import * as e from '../../errnos.js';
 import { OverlayError } from '../../errors.js';
 import { calls } from '../../kernel/calls.js';
 import * as k from '../../kernel/constants.js';
+import { addGuard } from '../../kernel/guards.js';
 import { performSync, StepFailure } from '../../kernel/perform.js';
 import { Plan, type Step } from '../../kernel/plan.js';
 import { joinGiven } from '../../mount-strings.js';
@@ -32,7 +33,10 @@ export function mountPlan(
 ): Plan {
   const plan = planIn(namespace);
   plan.add(calls.mount, [source, target, 'overlay', flags, joinGiven(rest)], { undo: true });
-  if (isGuarded) plan.add(calls.statfs, [target, k.ST_RDONLY]);
+  if (isGuarded) {
+    plan.add(calls.statfs, [target]);
+    addGuard(plan, 'superblock-is-read-only');
+  }
   if (propagation !== 0) plan.add(calls.mount, [null, target, null, propagation]);
   return plan;
 }
@@ -44,7 +48,8 @@ export function mountPlan(
  */
 export function remountPlan({ target, namespace }: Request, { flags, propagation }: Words, isView = false): Plan {
   const plan = planIn(namespace);
-  plan.add(calls.statfs, [target, 0, 0, k.OVERLAYFS_SUPER_MAGIC]);
+  plan.add(calls.statfs, [target]);
+  addGuard(plan, 'file-system-is-no-overlay');
   const kept = isView ? k.MS_RDONLY : 0;
   plan.add(calls.mount, [null, target, null, flags | k.MS_REMOUNT | kept]);
   if ((kept & ~flags) !== 0) plan.add(calls.mount, [null, target, null, flags | k.MS_REMOUNT | k.MS_BIND]);
@@ -63,10 +68,11 @@ export function explainNamespace(errno: number, namespace: Path): Verdict {
 
 const READ_ONLY: Text = { before: ', so it would mount read-only', after: '' };
 
-function explain({ errno, step }: StepFailure, { target, namespace }: Request): Verdict {
+function explain({ shownErrno, errno, step }: StepFailure, { target, namespace }: Request): Verdict {
   if (namespace !== undefined && isAboutNamespace(step)) return explainNamespace(errno, namespace);
   const what = `the kernel refused the mount at ${quotePath(target)}`;
-  switch (errno) {
+  // Linux 5.10 itself answers EROFS for an upperdir that is read-only.
+  switch (shownErrno) {
     case e.ENOENT:
       return { reason: 'path-missing', what: `${what}: it, or a layer, does not exist` };
     case e.EROFS:
@@ -94,8 +100,13 @@ export function mountRaw(request: Request, words: Words, isGuarded = false): Ste
 
 /** Explains the failure by its errno alone. */
 export function explainRaw(failure: StepFailure, request: Request): OverlayError {
-  const { errno, step } = failure;
+  const { shownErrno: errno, guard, step } = failure;
   const isJoin = request.namespace !== undefined && isAboutNamespace(step);
   const path = pathString(isJoin ? (request.namespace as Path) : request.target);
-  return new OverlayError({ errno, path, ...explain(failure, request), syscall: step?.call.name });
+  return new OverlayError({
+    errno,
+    path,
+    ...explain(failure, request),
+    syscall: guard === undefined ? step?.call.name : undefined,
+  });
 }

@@ -55,11 +55,10 @@ export function ignoredOptions(target: Path, rest: readonly RawOption[]): string
     .map(({ name }) => name);
 }
 
-function explain({ errno, step }: StepFailure, { target, namespace }: Request): Verdict {
+function explain({ shownErrno, errno, step }: StepFailure, { target, namespace }: Request): Verdict {
   const name = quotePath(target);
   if (namespace !== undefined && isAboutNamespace(step)) return explainNamespace(errno, namespace);
-  switch (errno) {
-    case e.ESTALE:
+  switch (shownErrno) {
     case e.EINVAL:
       return { reason: 'not-mounted', what: `${name} is not the mount point of an overlay` };
     case e.EBUSY:
@@ -88,11 +87,11 @@ function explain({ errno, step }: StepFailure, { target, namespace }: Request): 
 export function remount(request: Request, words: Words, isView = false): void {
   const outcome = performSync(remountPlan(request, words, isView));
   if (!(outcome instanceof StepFailure)) return;
-  const { errno, step } = outcome;
+  const { shownErrno: errno, guard, step } = outcome;
   throw new OverlayError({
-    errno: errno === e.ESTALE ? e.EINVAL : errno,
+    errno,
     path: pathString(request.target),
     ...explain(outcome, request),
-    syscall: step?.call.name,
+    syscall: guard === undefined ? step?.call.name : undefined,
   });
 }

@@ -11,6 +11,7 @@ import { OverlayError } from '../../errors.js';
 import { findProblems, type Problem } from '../../features/conflicts.js';
 import { featuresSync } from '../../features/probe.js';
 import * as k from '../../kernel/constants.js';
+import { holdSync } from '../../kernel/dialogue.js';
 import { formatPlan } from '../../kernel/format.js';
 import type { StepFailure } from '../../kernel/perform.js';
 import { type RawOption, splitGiven } from '../../mount-strings.js';
@@ -325,7 +326,8 @@ function planText(options: OverlayOptions): string {
 }
 
 /** Checks the paths as they are now, for -f, which must fail if the mount would. */
-const findBadPaths = (options: OverlayOptions): Problem[] => findBadPathsSync(prepare(options).checked).map(refused);
+const findBadPaths = (options: OverlayOptions): Problem[] =>
+  findBadPathsSync(holdSync(prepare(options)).checked).map(refused);
 
 const isKnown = (name: string): boolean => byKernelName.has(name) || name === 'lowerdir+';
 
