@@ -1,11 +1,11 @@
 /** `overlayfs explain` */
 
-import { type Beforehand, lookBeforehand } from '../diagnosis/beforehand.js';
+import { type Beforehand, examineBeforehand } from '../diagnosis/beforehand.js';
 import { nameOf } from '../diagnosis/rule.js';
 import { EINVAL } from '../errnos.js';
 import { OverlayError } from '../errors.js';
-import { features } from '../features/probe.js';
-import { hold } from '../kernel/dialogue.js';
+import { kernelFeatures } from '../features/probe.js';
+import { run as runTask } from '../kernel/task.js';
 import { findHalfMarked } from '../layers/half-marked.js';
 import type { CheckedOptions, OverlayOptions } from '../options/check.js';
 import { prepare } from '../overlay/mount.js';
@@ -21,8 +21,8 @@ function describe({ facts: { paths, mountCount, isIncomplete } }: Beforehand, op
     mountCount === 0
       ? 'on an unknown file system, because /proc is not mounted'
       : 'on a mount that this namespace does not show';
-  const lines = paths.map(({ subject, found, isUnmade, mount }) => {
-    const type = found.errno !== 0 || isUnmade ? 'not there' : (mount?.type ?? unknown);
+  const lines = paths.map(({ subject, found, isMissing, mount }) => {
+    const type = found.errno !== 0 || isMissing ? 'not there' : (mount?.type ?? unknown);
     return `${nameOf(subject, options).replace(/^the /, '')}: ${type}\n`;
   });
   return lines.join('') + (isIncomplete ? 'A file system does not answer: some facts are missing.\n' : '');
@@ -41,7 +41,7 @@ async function findUnhidden(options: CheckedOptions): Promise<OverlayError[]> {
   const above = lowerdir.map((path, i) => [`lowerdir[${i}]`, path] as const).slice(0, -1);
   const errors: OverlayError[] = [];
   for (const [role, path] of [...(upperdir === undefined ? [] : [['upperdir', upperdir] as const]), ...above]) {
-    const { paths, isComplete } = await hold(findHalfMarked(path, true));
+    const { paths, isComplete } = await runTask(findHalfMarked(path, true));
     const [first] = paths;
     if (first === undefined) continue;
     const others = paths.length === 1 ? '' : `, and ${isComplete ? '' : 'at least '}${paths.length - 1} more`;
@@ -58,9 +58,9 @@ async function findUnhidden(options: CheckedOptions): Promise<OverlayError[]> {
 }
 
 async function run(parsed: Parsed): Promise<Outcome> {
-  const record = await features();
-  const { checked } = await hold(prepare(toOptions(parsed), record));
-  const beforehand = await lookBeforehand(checked, record);
+  const record = await kernelFeatures();
+  const { checked } = await runTask(prepare(toOptions(parsed), record));
+  const beforehand = await examineBeforehand(checked, record);
   const { facts } = beforehand;
   const errors = [...beforehand.errors, ...(checked.rootless === false ? [] : await findUnhidden(checked))];
   const verdict = errors.length === 0 ? 'Nothing that can be seen beforehand is in the way of this mount.\n' : '';
@@ -68,11 +68,11 @@ async function run(parsed: Parsed): Promise<Outcome> {
     text: describe(beforehand, checked) + verdict,
     json: {
       complete: !facts.isIncomplete,
-      paths: facts.paths.map(({ subject: { role, index, path }, found, isUnmade, mount }) => ({
+      paths: facts.paths.map(({ subject: { role, index, path }, found, isMissing, mount }) => ({
         role,
         ...(index !== undefined && { index }),
         path,
-        found: found.errno === 0 && !isUnmade,
+        found: found.errno === 0 && !isMissing,
         ...(mount && { fileSystem: mount.type, mount: mount.target }),
       })),
     },

@@ -1,5 +1,5 @@
 /** `overlayfs mount` */
-import { features } from '../features/probe.js';
+import { kernelFeatures } from '../features/probe.js';
 import type { OverlayOptions } from '../options/check.js';
 import { optionTable, overlayOptionNames } from '../options/table.js';
 import { mountOverlay } from '../overlay/mount.js';
@@ -73,7 +73,7 @@ async function run(parsed: Parsed): Promise<Outcome> {
   const options = toMountOptions(parsed);
   const { dryRun: isDry, way } = parsed.options;
   if (isDry) {
-    const calls = dryRun(options, await features(), way as WayName | undefined);
+    const calls = dryRun(options, await kernelFeatures(), way as WayName | undefined);
     return { text: `${calls.join('\n')}\n`, json: { calls } };
   }
   if (way !== undefined) throw new UsageError('--way needs --dry-run', 'Add --dry-run.');

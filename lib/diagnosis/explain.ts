@@ -7,12 +7,12 @@ import type { CheckedOptions } from '../options/check.js';
 import type { Facts } from './facts.js';
 import { fileSystemRules, lastFileSystemRules, upperRules } from './file-systems.js';
 import type { Wanted } from './gather.js';
+import { messageRules } from './kernel-messages.js';
 import { layerRules } from './layers.js';
 import { mappingRules } from './mapping.js';
 import { isAboutPath, judgePaths, pathRules } from './paths.js';
 import { lastProcessRules, processRules } from './process.js';
 import { cameOutReadOnly, isCreation, pathField, place, type Rule, type Scene, type Verdict } from './rule.js';
-import { saidRules } from './said.js';
 import { leftoverRules, workRules } from './work.js';
 
 /** The rules in their order. The first one that applies decides; certain causes come before likely ones. */
@@ -21,7 +21,7 @@ export const rules: readonly Rule[] = [
   ...mappingRules,
   ...pathRules,
   ...workRules,
-  ...saidRules,
+  ...messageRules,
   ...upperRules,
   ...layerRules,
   ...fileSystemRules,

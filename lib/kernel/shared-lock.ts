@@ -5,7 +5,7 @@
  */
 import { EBUSY } from '../errnos.js';
 import { OverlayError } from '../errors.js';
-import { type Dialogue, inEitherForm } from './dialogue.js';
+import { inEitherForm, type Task } from './task.js';
 
 /**
  * A lock that calls which use the mount share, and that a call which ends the mount has alone. A promise waits for its
@@ -17,7 +17,7 @@ export class SharedLock {
   #alone: Promise<void> | undefined;
 
   /** Runs a call that uses the mount, after a pending call that ends it. */
-  *share<T>(body: () => Dialogue<T>): Dialogue<T> {
+  *share<T>(body: () => Task<T>): Task<T> {
     while (this.#alone !== undefined) yield* this.#wait(this.#alone);
     const { ended, end } = turn();
     this.#shares.add(ended);
@@ -30,7 +30,7 @@ export class SharedLock {
   }
 
   /** Runs a call that ends the mount, after all calls that use it. Calls that are made later run after it. */
-  *exclude<T>(body: () => Dialogue<T>): Dialogue<T> {
+  *exclude<T>(body: () => Task<T>): Task<T> {
     const { ended, end } = turn();
     if (this.isTaken) {
       const others = Promise.all([...this.#shares, this.#alone]);
@@ -51,7 +51,7 @@ export class SharedLock {
     return this.#shares.size > 0 || this.#alone !== undefined;
   }
 
-  #wait(others: Promise<unknown>, register?: () => void): Dialogue<unknown> {
+  #wait(others: Promise<unknown>, register?: () => void): Task<unknown> {
     const later = (): Promise<unknown> => {
       register?.();
       return others;

@@ -3,13 +3,13 @@
 import { checkWord, toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { conflictingOptions, missingProc, OverlayError } from '../errors.js';
-import { featuresSync } from '../features/probe.js';
+import { kernelFeaturesSync } from '../features/probe.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { addGuard } from '../kernel/guards.js';
 import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step, type Text } from '../kernel/plan.js';
+import { ask, run, runSync, type Task } from '../kernel/task.js';
 import {
   type Path,
   type PathLike,
@@ -58,7 +58,7 @@ function prepare(dir: PathLike, options: OpaqueOptions | undefined): OpaquePlan 
 /** Returns, for each mark, whether it is that of `userxattr`. */
 function toNamespaces(options: OpaqueOptions | undefined): boolean[] {
   const { userxattr, marks } = toBooleanOptions(options, names, booleans);
-  if (checkWord(marks, 'marks', ['both']) === undefined) return [userxattr ?? featuresSync().userNamespace];
+  if (checkWord(marks, 'marks', ['both']) === undefined) return [userxattr ?? kernelFeaturesSync().userNamespace];
   if (userxattr === undefined) return [true, false];
   throw conflictingOptions(
     text`${option('marks')} and ${option('userxattr')} exclude each other`,
@@ -70,7 +70,7 @@ function addDirectory({ plan, path }: OpaquePlan): number {
   return plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_PATH | k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC, 0]);
 }
 
-function* marked(dir: PathLike, options: OpaqueOptions | undefined): Dialogue<void> {
+function* marked(dir: PathLike, options: OpaqueOptions | undefined): Task<void> {
   const made = prepare(dir, options);
   const { path, attributes, plan } = made;
   const directory = addDirectory(made);
@@ -137,12 +137,12 @@ export function explainOpaque(path: Path, failure: StepFailure): OverlayError {
  * @throws {OverlayError} `'path-missing'`, `'path-not-directory'`, `'xattr-denied'`, `'merged-mount'`, …
  */
 export async function makeOpaque(dir: PathLike, options?: OpaqueOptions): Promise<void> {
-  return hold(marked(dir, options));
+  return run(marked(dir, options));
 }
 
 /** The synchronous form of `makeOpaque`. */
 export function makeOpaqueSync(dir: PathLike, options?: OpaqueOptions): void {
-  holdSync(marked(dir, options));
+  runSync(marked(dir, options));
 }
 
 /** Adds a step that reads a mark. */
@@ -159,7 +159,7 @@ export function addMark(
 export const isMarked = (outputs: Outputs, mark: Step): boolean =>
   outputs.result(mark) === OPAQUE.length && outputs.bytes(mark, OPAQUE.length).toString() === OPAQUE;
 
-function* hasMark(dir: PathLike, options: OpaqueOptions | undefined): Dialogue<boolean> {
+function* hasMark(dir: PathLike, options: OpaqueOptions | undefined): Task<boolean> {
   const asked = prepare(dir, options);
   const { path, attributes, plan } = asked;
   const directory = addDirectory(asked);
@@ -176,10 +176,10 @@ function* hasMark(dir: PathLike, options: OpaqueOptions | undefined): Dialogue<b
  * @throws {OverlayError} `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'`
  */
 export async function isOpaque(dir: PathLike, options?: OpaqueOptions): Promise<boolean> {
-  return hold(hasMark(dir, options));
+  return run(hasMark(dir, options));
 }
 
 /** The synchronous form of `isOpaque`. */
 export function isOpaqueSync(dir: PathLike, options?: OpaqueOptions): boolean {
-  return holdSync(hasMark(dir, options));
+  return runSync(hasMark(dir, options));
 }

@@ -5,11 +5,11 @@ import { invalidArgumentValue, OverlayError } from '../errors.js';
 import { isUsed } from '../in-use/probe.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { close, type Held } from '../kernel/held.js';
-import { addLook, type Found, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
+import { addStat, readStat, type StatResult } from '../kernel/stat.js';
+import { ask, run, runSync, type Task } from '../kernel/task.js';
 import { layersOf } from '../mount-table/layers-of.js';
 import { listRaw } from '../mount-table/table.js';
 import {
@@ -39,7 +39,7 @@ interface Target {
   readonly name: Path;
   /** The directory that it is in. */
   readonly parent: Descriptor;
-  readonly found: Found;
+  readonly found: StatResult;
   /** Without symbolic links. */
   readonly real: Path;
 }
@@ -53,13 +53,13 @@ function toDirectory(dir: PathLike): Path {
   return path;
 }
 
-function* look(path: Path): Dialogue<Target> {
+function* look(path: Path): Task<Target> {
   const [above, name] = splitPath(path);
   const plan = new Plan();
   const open = k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC;
   const parent = plan.add(calls.openat2, [k.AT_FDCWD, above, open, 0], { keep: true, output: 0 });
   const directory = plan.add(calls.openat2, [parent, name, open | k.O_NOFOLLOW, 0]);
-  const found = addLook(plan, '', { at: directory, flags: k.AT_EMPTY_PATH, tolerate: [] });
+  const found = addStat(plan, '', { at: directory, flags: k.AT_EMPTY_PATH, tolerate: [] });
   const link = plan.stepOf(
     plan.add(calls.readlinkat, [k.AT_FDCWD, ['/proc/self/fd/', directory], PATH_ROOM], {
       output: PATH_ROOM,
@@ -73,7 +73,7 @@ function* look(path: Path): Dialogue<Target> {
     path,
     name,
     parent: outcome.result(plan.stepOf(parent)),
-    found: readLook(found, outcome),
+    found: readStat(found, outcome),
     real: length > 0 ? outcome.bytes(link, length) : path,
   };
 }
@@ -82,7 +82,7 @@ const inUse = (path: Path, what: string, reason: Reason = 'layer-in-use'): Overl
   new OverlayError({ errno: e.EBUSY, reason, what, path: pathString(path) });
 
 /** Throws where the directory is a mount point or has one inside, or where an overlay is known to use it. */
-function* refuseUsed({ path, found, real }: Target): Dialogue<void> {
+function* refuseUsed({ path, found, real }: Target): Task<void> {
   const shown = quotePath(path);
   if (found.isMountRoot) throw inUse(path, `${shown} is a mount point`, 'mount-inside');
   const isInside = (raw: string): boolean => isAtOrBelow(Buffer.from(raw, 'latin1'), real);
@@ -107,7 +107,7 @@ interface Failure {
 }
 
 /** Removes it in slices; `user` is a user namespace to do so in. */
-function* remove({ path, parent, name }: Target, user?: Descriptor): Dialogue<Failure | undefined> {
+function* remove({ path, parent, name }: Target, user?: Descriptor): Task<Failure | undefined> {
   for (let isFirst = true; ; isFirst = false) {
     const plan = new Plan();
     if (user !== undefined) {
@@ -140,7 +140,7 @@ const leftOf = (path: Path, inside: Path): string =>
 const isDenied = ({ errno }: Failure): boolean => errno === e.EACCES || errno === e.EPERM;
 
 /** Those of the user, where it has subordinate ids that it can map. */
-function* subIdNamespace(): Dialogue<Descriptor | undefined> {
+function* subIdNamespace(): Task<Descriptor | undefined> {
   try {
     return yield* makeSubIdNamespace();
   } catch (error) {
@@ -149,7 +149,7 @@ function* subIdNamespace(): Dialogue<Descriptor | undefined> {
   }
 }
 
-function* removeDirectory(path: Path): Dialogue<void> {
+function* removeDirectory(path: Path): Task<void> {
   const target = yield* look(path);
   let lock: Held | 'taken' | undefined;
   try {
@@ -228,10 +228,10 @@ export function explainRemoval(path: Path, errno: number, inside: Path, syscall 
  * `'path-inaccessible'`, `'mount-inside'`, `'layer-in-use'`, `'permission-denied'` or `'read-only'`
  */
 export async function removeLayer(dir: PathLike): Promise<void> {
-  await hold(removeDirectory(toDirectory(dir)));
+  await run(removeDirectory(toDirectory(dir)));
 }
 
 /** `removeLayer`, on the calling thread. */
 export function removeLayerSync(dir: PathLike): void {
-  holdSync(removeDirectory(toDirectory(dir)));
+  runSync(removeDirectory(toDirectory(dir)));
 }

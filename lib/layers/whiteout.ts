@@ -5,11 +5,11 @@ import * as e from '../errnos.js';
 import { conflictingOptions, invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { addGuard } from '../kernel/guards.js';
-import { addLook, type Found, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step, type StepOptions, type Subject } from '../kernel/plan.js';
+import { addStat, readStat, type StatResult } from '../kernel/stat.js';
+import { ask, run, runSync, type Task } from '../kernel/task.js';
 import {
   type Path,
   type PathLike,
@@ -114,17 +114,17 @@ const undoOnFailure: StepOptions = { undo: true };
 
 /** Facts about the path of a failed whiteout, and about its directory. */
 export interface WhiteoutFacts {
-  readonly found: Found;
-  readonly parent: Found;
+  readonly found: StatResult;
+  readonly parent: StatResult;
   readonly isOnOverlay: boolean;
   /** True if the process may change the directory of the path. */
   readonly mayChange: boolean;
 }
 
-function* lookAt(path: Path, parent: Path): Dialogue<WhiteoutFacts> {
+function* lookAt(path: Path, parent: Path): Task<WhiteoutFacts> {
   const plan = new Plan();
-  const itself = addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW });
-  const above = addLook(plan, parent);
+  const itself = addStat(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW });
+  const above = addStat(plan, parent);
   const any = { output: 0, tolerate: 'any' } as const;
   plan.add(calls.statfs, [parent], any);
   const guard = addGuard(plan, 'file-system-is-overlay', any);
@@ -133,14 +133,14 @@ function* lookAt(path: Path, parent: Path): Dialogue<WhiteoutFacts> {
   const answers = (descriptor: Descriptor, errno: number): boolean =>
     !(outcome instanceof StepFailure) && outcome.result(plan.stepOf(descriptor)) === -errno;
   return {
-    found: readLook(itself, outcome),
-    parent: readLook(above, outcome),
+    found: readStat(itself, outcome),
+    parent: readStat(above, outcome),
     isOnOverlay: !(outcome instanceof StepFailure) && outcome.guard(guard) !== undefined,
     mayChange: !answers(access, e.EACCES) && !answers(access, e.EPERM),
   };
 }
 
-const isWhiteoutDevice = (found: Found): boolean => found.type === k.S_IFCHR && found.represents === 0;
+const isWhiteoutDevice = (found: StatResult): boolean => found.type === k.S_IFCHR && found.represents === 0;
 
 function syscallOf({ step, errno }: StepFailure): string | undefined {
   if (step?.call === calls.openat2) return 'open';
@@ -273,7 +273,7 @@ function toError(made: WhiteoutPlan, path: Path, failure: StepFailure, facts: Wh
 
 // ------------------------------------------------------------------------------------------ the calls
 
-function* whitedOut(path: PathLike | readonly PathLike[], options: WhiteoutOptions | undefined): Dialogue<void> {
+function* whitedOut(path: PathLike | readonly PathLike[], options: WhiteoutOptions | undefined): Task<void> {
   const made = whiteoutPlan(path, options);
   const outcome = yield* ask(made.plan);
   if (!(outcome instanceof StepFailure)) return;
@@ -291,19 +291,19 @@ function* whitedOut(path: PathLike | readonly PathLike[], options: WhiteoutOptio
  * directory), `'read-only'`, `'permission-denied'`, …
  */
 export async function whiteout(path: PathLike | readonly PathLike[], options?: WhiteoutOptions): Promise<void> {
-  return hold(whitedOut(path, options));
+  return run(whitedOut(path, options));
 }
 
 /** The synchronous form of `whiteout`. */
 export function whiteoutSync(path: PathLike | readonly PathLike[], options?: WhiteoutOptions): void {
-  holdSync(whitedOut(path, options));
+  runSync(whitedOut(path, options));
 }
 
-function* isMarkedOut(value: PathLike): Dialogue<boolean> {
+function* isMarkedOut(value: PathLike): Task<boolean> {
   // The kernel would follow a symbolic link with a slash at the end.
   const path = withoutTrailingSlashes(toAbsolute(toPath(value, 'path')));
   const plan = new Plan();
-  const itself = addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW, mask: k.STATX_SIZE, tolerate: [] });
+  const itself = addStat(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW, mask: k.STATX_SIZE, tolerate: [] });
   const marks = [false, true].map((userxattr) =>
     plan.stepOf(plan.add(calls.lgetxattr, [path, whiteoutName(userxattr), 0], { output: 0, tolerate: 'any' })),
   );
@@ -315,7 +315,7 @@ function* isMarkedOut(value: PathLike): Dialogue<boolean> {
     const verdict = explainErrno(errno === e.ENOTDIR ? e.ENOENT : errno, { name, purpose: `look at ${name}` });
     throw new OverlayError({ errno, syscall: 'statx', path: pathString(path), ...verdict });
   }
-  const found = readLook(itself, outcome);
+  const found = readStat(itself, outcome);
   if (found.type !== k.S_IFREG || found.size !== 0) return isWhiteoutDevice(found);
   return marks.some((mark) => outcome.result(mark) >= 0);
 }
@@ -328,10 +328,10 @@ function* isMarkedOut(value: PathLike): Dialogue<boolean> {
  * @throws {OverlayError} `'path-missing'`, `'path-inaccessible'`
  */
 export async function isWhiteout(path: PathLike): Promise<boolean> {
-  return hold(isMarkedOut(path));
+  return run(isMarkedOut(path));
 }
 
 /** The synchronous form of `isWhiteout`. */
 export function isWhiteoutSync(path: PathLike): boolean {
-  return holdSync(isMarkedOut(path));
+  return runSync(isMarkedOut(path));
 }

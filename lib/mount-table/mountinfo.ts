@@ -7,10 +7,10 @@ import * as e from '../errnos.js';
 import { missingProc, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import { AT_FDCWD } from '../kernel/constants.js';
-import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { DATA_OUTPUT, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { collect } from '../kernel/slices.js';
+import { ask, type Task } from '../kernel/task.js';
 import { unescapeOctal } from '../mount-strings.js';
 import { explainErrno } from '../verdicts.js';
 
@@ -153,12 +153,9 @@ const whole = (line: MountinfoLine): MountinfoLine => line;
  *
  * @throws {OverlayError} `reason` is `'proc-missing'`, `'out-of-descriptors'` or `'unexplained'`
  */
-export function readTable(): Dialogue<MountinfoLine[]>;
-export function readTable<T>(make: (line: MountinfoLine) => T | undefined, path?: string): Dialogue<T[]>;
-export function* readTable(
-  make: (line: MountinfoLine) => unknown = whole,
-  path: string = MOUNTINFO,
-): Dialogue<unknown[]> {
+export function readTable(): Task<MountinfoLine[]>;
+export function readTable<T>(make: (line: MountinfoLine) => T | undefined, path?: string): Task<T[]>;
+export function* readTable(make: (line: MountinfoLine) => unknown = whole, path: string = MOUNTINFO): Task<unknown[]> {
   const plan = new Plan();
   const text = plan.stepOf(plan.add(calls.read_file, [AT_FDCWD, path], { output: DATA_OUTPUT }));
   const outcome = yield* ask(plan);

@@ -5,10 +5,10 @@
 import * as e from '../errnos.js';
 import { abortError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
-import { ask, type Dialogue, hold, holdSync, inEitherForm, pause } from '../kernel/dialogue.js';
 import { type Outputs, StepFailure } from '../kernel/perform.js';
 import type { Plan } from '../kernel/plan.js';
 import type { SharedLock } from '../kernel/shared-lock.js';
+import { ask, inEitherForm, pause, run, runSync, type Task } from '../kernel/task.js';
 
 export interface Waiting {
   /** In ms. Default: 0, or without limit when a signal is given. */
@@ -73,7 +73,7 @@ export class Attempts {
     plan: () => Plan,
     { signal, timeout = signal === undefined ? 0 : Infinity }: Waiting,
     isDetached = false,
-  ): Dialogue<Outcome> {
+  ): Task<Outcome> {
     const pauses = timeout > 0 ? new Pauses(timeout) : undefined;
     let others: Pauses | undefined;
     for (;;) {
@@ -93,18 +93,18 @@ export class Attempts {
     }
   }
 
-  *#attempt(plan: () => Plan, signal: AbortSignal | undefined, isDetached: boolean): Dialogue<Outcome> {
+  *#attempt(plan: () => Plan, signal: AbortSignal | undefined, isDetached: boolean): Task<Outcome> {
     const lock = this.#lock;
     if (lock === undefined) return yield* ask(plan(), signal);
     // The kernel decides if other calls keep an attached mount busy.
     const perform = () => ask(plan());
     return yield* inEitherForm<Outcome>(
-      () => hold(lock.exclude(() => this.#performAlone(plan, signal))),
-      () => holdSync(isDetached ? lock.exclude(perform) : this.#isUnderWay ? perform() : lock.share(perform)),
+      () => run(lock.exclude(() => this.#performAlone(plan, signal))),
+      () => runSync(isDetached ? lock.exclude(perform) : this.#isUnderWay ? perform() : lock.share(perform)),
     );
   }
 
-  *#performAlone(plan: () => Plan, signal: AbortSignal | undefined): Dialogue<Outcome> {
+  *#performAlone(plan: () => Plan, signal: AbortSignal | undefined): Task<Outcome> {
     if (this.#isDone) return undefined;
     this.#isUnderWay = true;
     try {

@@ -5,12 +5,12 @@ import * as e from '../errnos.js';
 import { abortError, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { formatStep, systemCallOf } from '../kernel/format.js';
 import { addGuard } from '../kernel/guards.js';
-import { addLook, readLook, readMountId, STATX_OUTPUT } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
+import { addStat, readMountId, readStat, STATX_OUTPUT } from '../kernel/stat.js';
+import { ask, run, runSync, type Task } from '../kernel/task.js';
 import {
   addJoin,
   checkNamespace,
@@ -154,13 +154,13 @@ function bindPlan(bind: Bind): BindPlan {
 }
 
 /** Returns true when one of source and target is a directory and the other is not. */
-function* areUnlike(bind: Bind): Dialogue<boolean> {
+function* areUnlike(bind: Bind): Task<boolean> {
   const plan = new Plan();
-  const source = addLook(plan, bind.source);
+  const source = addStat(plan, bind.source);
   if (bind.namespace !== undefined) addJoin(plan, bind.namespace);
-  const target = addLook(plan, bind.target, { flags: k.AT_SYMLINK_NOFOLLOW });
+  const target = addStat(plan, bind.target, { flags: k.AT_SYMLINK_NOFOLLOW });
   const outcome = yield* ask(plan);
-  const isDirectory = (step: Step) => readLook(step, outcome).type === k.S_IFDIR;
+  const isDirectory = (step: Step) => readStat(step, outcome).type === k.S_IFDIR;
   return !(outcome instanceof StepFailure) && isDirectory(source) !== isDirectory(target);
 }
 
@@ -213,7 +213,7 @@ function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayErro
   });
 }
 
-function* bound(source: PathLike, target: PathLike, options: BindOptions | undefined): Dialogue<Mount> {
+function* bound(source: PathLike, target: PathLike, options: BindOptions | undefined): Task<Mount> {
   const checked = check(source, target, options);
   const { target: path, namespace, signal } = checked;
   const { plan, id } = bindPlan(checked);
@@ -234,10 +234,10 @@ function* bound(source: PathLike, target: PathLike, options: BindOptions | undef
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
 export async function bind(source: PathLike, target: PathLike, options?: BindOptions): Promise<Mount> {
-  return hold(bound(source, target, options));
+  return run(bound(source, target, options));
 }
 
 /** The synchronous form of `bind`. */
 export function bindSync(source: PathLike, target: PathLike, options?: BindOptions): Mount {
-  return holdSync(bound(source, target, options));
+  return runSync(bound(source, target, options));
 }

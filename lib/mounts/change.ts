@@ -7,12 +7,12 @@ import type { Holder, Holders } from '../holder.js';
 import { holdersText } from '../holders/text.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, askTolerant, type Dialogue } from '../kernel/dialogue.js';
 import { formatStep, systemCallOf } from '../kernel/format.js';
 import { addGuard, addMountGuard } from '../kernel/guards.js';
-import { addLook, lookSync, readLook, readMountId, readMountIds, STATX_OUTPUT } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Text } from '../kernel/plan.js';
+import { addStat, readMountId, readMountIds, readStat, STATX_OUTPUT, statSync } from '../kernel/stat.js';
+import { ask, askTolerant, type Task } from '../kernel/task.js';
 import { type Mounted, mountIdMask } from '../mount-table/identity.js';
 import { listRaw } from '../mount-table/table.js';
 import {
@@ -111,7 +111,7 @@ export function* attach(
   mounted: Mounted & Id,
   target: PathLike,
   options: AttachOptions | undefined,
-): Dialogue<Mounted & Id> {
+): Task<Mounted & Id> {
   const given = toOptions(options, attachNames);
   const stack = checkBoolean(given.stack, 'stack') ?? false;
   const namespace = checkNamespace(given.namespace);
@@ -148,7 +148,7 @@ export function* attach(
 }
 
 /** Throws when an attached mount is no longer at its path. */
-function* refuseGone(mounted: Mounted & Id): Dialogue<void> {
+function* refuseGone(mounted: Mounted & Id): Task<void> {
   const plan = new Plan();
   addRoot(plan, mounted);
   const outcome = yield* ask(plan);
@@ -161,11 +161,11 @@ function* refuseGone(mounted: Mounted & Id): Dialogue<void> {
   }));
 }
 
-function* isSymbolicLink(path: Path, namespace: Namespace | undefined): Dialogue<boolean> {
+function* isSymbolicLink(path: Path, namespace: Namespace | undefined): Task<boolean> {
   const plan = new Plan();
   if (namespace !== undefined) addJoin(plan, namespace);
-  const look = addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW });
-  return readLook(look, yield* askTolerant(plan)).type === k.S_IFLNK;
+  const look = addStat(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW });
+  return readStat(look, yield* askTolerant(plan)).type === k.S_IFLNK;
 }
 
 function addMove(
@@ -180,7 +180,7 @@ function addMove(
 }
 
 /** Makes a second, detached mount of the same files: open_tree(2). */
-export function* clone(mounted: Mounted & Id): Dialogue<Mounted & Ids> {
+export function* clone(mounted: Mounted & Id): Task<Mounted & Ids> {
   const plan = new Plan();
   const root = addRoot(plan, mounted);
   const flags = k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC | k.AT_EMPTY_PATH;
@@ -207,7 +207,7 @@ export function* clone(mounted: Mounted & Id): Dialogue<Mounted & Ids> {
 const remountNames: ReadonlySet<string> = new Set(['readonly', 'readonlySuperblock']);
 
 /** Makes the mount, its superblock, or both read-only or writable. */
-export function* remount(mounted: Mounted & Id, options: RemountOptions | undefined): Dialogue<void> {
+export function* remount(mounted: Mounted & Id, options: RemountOptions | undefined): Task<void> {
   const given = toOptions(options, remountNames);
   const readonly = checkBoolean(given.readonly, 'readonly');
   const superblock = checkBoolean(given.readonlySuperblock, 'readonlySuperblock');
@@ -247,7 +247,7 @@ export function* remount(mounted: Mounted & Id, options: RemountOptions | undefi
  * Throws when a mount has other mounts inside it, because these would be unmounted with it. A mount that covers it is
  * not inside it.
  */
-export function* refuseInside(mounted: Mounted & Id): Dialogue<void> {
+export function* refuseInside(mounted: Mounted & Id): Task<void> {
   const plan = new Plan();
   const root = addRoot(plan, mounted);
   const look = plan.add(calls.statx, [root, '', k.AT_EMPTY_PATH, k.STATX_MNT_ID], { output: STATX_OUTPUT });
@@ -278,7 +278,7 @@ export function* refuseInside(mounted: Mounted & Id): Dialogue<void> {
  * Replaces a mount with a detached one in one step. The plan attaches the new mount beneath the old one
  * (MOVE_MOUNT_BENEATH, 6.5) and then detaches the old one. No process sees the place empty.
  */
-export function* takePlace(above: Mounted & Id, next: Mounted & Id): Dialogue<Mounted & Id> {
+export function* takePlace(above: Mounted & Id, next: Mounted & Id): Task<Mounted & Id> {
   if (above.held !== undefined || next.held === undefined) {
     throw new TypeError('only a mount that has a target can be replaced');
   }
@@ -287,7 +287,7 @@ export function* takePlace(above: Mounted & Id, next: Mounted & Id): Dialogue<Mo
   const subject = { role: 'target', path: above.path } as const;
   addMove(plan, next.held.descriptor, root, k.MOVE_MOUNT_BENEATH, { undo: true, subject });
   // The root's file descriptor names the mount, unless /proc belongs to another namespace or is not mounted.
-  const isByRoot = above.namespace === undefined && lookSync('/proc/self/fd').errno === 0;
+  const isByRoot = above.namespace === undefined && statSync('/proc/self/fd').errno === 0;
   const place: Text = isByRoot ? ['/proc/self/fd/', root] : above.path;
   const flags = isByRoot ? k.MNT_DETACH : k.MNT_DETACH | k.UMOUNT_NOFOLLOW;
   plan.add(calls.umount2, [place, flags], { subject });

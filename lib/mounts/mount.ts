@@ -1,9 +1,9 @@
 /** A mount that this library has made. */
 import { type InspectOptions, inspect } from 'node:util';
 import { OverlayError } from '../errors.js';
-import { type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { close, closeWith } from '../kernel/held.js';
 import { SharedLock } from '../kernel/shared-lock.js';
+import { run, runSync, type Task } from '../kernel/task.js';
 import type { Mounted } from '../mount-table/identity.js';
 import { type PathLike, pathString, toBytes } from '../paths.js';
 import { Attempts } from './attempts.js';
@@ -123,7 +123,7 @@ export class Mount {
    * @throws {OverlayError} as `unmount`
    */
   async unmount(options?: MountUnmountOptions): Promise<void> {
-    return hold(this.#unmount(checkMountUnmountOptions(options)));
+    return run(this.#unmount(checkMountUnmountOptions(options)));
   }
 
   /**
@@ -133,10 +133,10 @@ export class Mount {
    * replacement, is pending
    */
   unmountSync(options?: MountUnmountOptions): void {
-    holdSync(this.#unmount(withoutEndlessWait(checkMountUnmountOptions(options))));
+    runSync(this.#unmount(withoutEndlessWait(checkMountUnmountOptions(options))));
   }
 
-  *#unmount(options: MountUnmountOptions): Dialogue<void> {
+  *#unmount(options: MountUnmountOptions): Task<void> {
     yield* unmountMounted(() => this.#mounted, options, this.#attempts);
   }
 
@@ -148,15 +148,15 @@ export class Mount {
    * `'no-privilege'`, `'not-mounted'`, `'namespace-missing'` or `'namespace-denied'`
    */
   async attach(target: PathLike, options?: AttachOptions): Promise<void> {
-    await hold(this.#attach(target, options));
+    await run(this.#attach(target, options));
   }
 
   /** The synchronous form of `attach`. */
   attachSync(target: PathLike, options?: AttachOptions): void {
-    holdSync(this.#attach(target, options));
+    runSync(this.#attach(target, options));
   }
 
-  #attach(target: PathLike, options: AttachOptions | undefined): Dialogue<void> {
+  #attach(target: PathLike, options: AttachOptions | undefined): Task<void> {
     const self = this;
     return this.#lock.exclude(function* () {
       self.#replaceState(target, yield* attach(self.#mounted, target, options));
@@ -170,12 +170,12 @@ export class Mount {
    * @throws {OverlayError} `reason` is `'source-unbindable'`, `'not-mounted'` or `'no-privilege'`
    */
   async clone(): Promise<Mount> {
-    return new Mount(undefined, await hold(this.#share(clone)));
+    return new Mount(undefined, await run(this.#share(clone)));
   }
 
   /** The synchronous form of `clone`. */
   cloneSync(): Mount {
-    return new Mount(undefined, holdSync(this.#share(clone)));
+    return new Mount(undefined, runSync(this.#share(clone)));
   }
 
   /**
@@ -185,16 +185,16 @@ export class Mount {
    * upper that can be written, `'not-mounted'` or `'no-privilege'`
    */
   async remount(options: RemountOptions): Promise<void> {
-    await hold(this.#share((mounted) => remount(mounted, options)));
+    await run(this.#share((mounted) => remount(mounted, options)));
   }
 
   /** The synchronous form of `remount`. */
   remountSync(options: RemountOptions): void {
-    holdSync(this.#share((mounted) => remount(mounted, options)));
+    runSync(this.#share((mounted) => remount(mounted, options)));
   }
 
   /** Runs a function that uses the mount; no other call ends the mount meanwhile. */
-  #share<T>(body: (mounted: Identified) => Dialogue<T>): Dialogue<T> {
+  #share<T>(body: (mounted: Identified) => Task<T>): Task<T> {
     return this.#lock.share(() => body(this.#mounted));
   }
 

@@ -3,12 +3,12 @@
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { S_IFLNK } from '../kernel/constants.js';
-import type { Found } from '../kernel/look.js';
+import type { StatResult } from '../kernel/stat.js';
 import { type Path, pathString, quotePath } from '../paths.js';
 import { explainErrno } from '../verdicts.js';
 
 /** Returns the error that explains why a path is not a usable mount point. `found` must not follow links. Pure. */
-export function explainTarget(path: Path, { errno, type }: Found): OverlayError {
+export function explainTarget(path: Path, { errno, type }: StatResult): OverlayError {
   const name = `the target ${quotePath(path)}`;
   const syscall = errno === 0 ? undefined : 'statx';
   return new OverlayError({

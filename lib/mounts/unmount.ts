@@ -9,12 +9,12 @@ import { holdersText } from '../holders/text.js';
 import { deviceOf, seeMounts } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { addMountGuard } from '../kernel/guards.js';
 import { type Held, take } from '../kernel/held.js';
-import { addLook, type Found, lookSync, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
+import { addStat, readStat, type StatResult, statSync } from '../kernel/stat.js';
+import { ask, run, runSync, type Task } from '../kernel/task.js';
 import { findOption, shownLayers } from '../mount-strings.js';
 import { type Mounted, mountIdMask } from '../mount-table/identity.js';
 import type { RawMount } from '../mount-table/raw-mount.js';
@@ -148,7 +148,7 @@ function addClose(plan: Plan, held: Held): void {
 function* findWorkdir(
   { path, namespace }: Mounted,
   options: UnmountOptions,
-): Dialogue<Pick<Mounted, 'workdir' | 'device'> | undefined> {
+): Task<Pick<Mounted, 'workdir' | 'device'> | undefined> {
   const mount = yield* findMountAt({ path, namespace, isExact: true, flags: lookFlags(options) });
   if (mount?.type !== 'overlay') return undefined;
   const text = findOption(Buffer.from(mount.options, 'latin1'), 'workdir');
@@ -171,7 +171,7 @@ function* findWorkdir(
 }
 
 /** Returns undefined when nothing is at the path. The unmount then fails and reports this. */
-function* findMountAt(query: FindQuery): Dialogue<RawMount | undefined> {
+function* findMountAt(query: FindQuery): Task<RawMount | undefined> {
   try {
     return yield* findRaw(query);
   } catch (error) {
@@ -182,7 +182,7 @@ function* findMountAt(query: FindQuery): Dialogue<RawMount | undefined> {
 }
 
 function exists(path: Path): boolean {
-  return lookSync(path, { flags: k.AT_SYMLINK_NOFOLLOW }).errno === 0;
+  return statSync(path, { flags: k.AT_SYMLINK_NOFOLLOW }).errno === 0;
 }
 
 // ------------------------------------------------------------------------------------------------- failures
@@ -194,7 +194,7 @@ const usedBy = (holders: string): string =>
 
 /** Facts that were gathered after a failure. */
 interface Facts {
-  readonly found?: Found;
+  readonly found?: StatResult;
   /** Set when the mount is busy. */
   readonly holders?: Holders;
   /** The part of the work that was done before the failure. */
@@ -273,28 +273,28 @@ export function* explain(
   failure: StepFailure,
   options: UnmountOptions,
   leftover?: string,
-): Dialogue<OverlayError> {
+): Task<OverlayError> {
   const notJoined = explainJoin(failure);
   if (notJoined !== undefined) return notJoined;
   return explainUnmount(mounted, failure, { found: yield* lookAt(mounted, options), leftover });
 }
 
-function* lookAt(mounted: Mounted, options: UnmountOptions, mask?: number): Dialogue<Found> {
+function* lookAt(mounted: Mounted, options: UnmountOptions, mask?: number): Task<StatResult> {
   const plan = new Plan();
   if (mounted.namespace !== undefined) addJoin(plan, mounted.namespace);
-  const step = addLook(plan, mounted.path, { flags: lookFlags(options), ...(mask !== undefined && { mask }) });
-  return readLook(step, yield* ask(plan));
+  const step = addStat(plan, mounted.path, { flags: lookFlags(options), ...(mask !== undefined && { mask }) });
+  return readStat(step, yield* ask(plan));
 }
 
 /** Searches for what makes a mount busy. */
-export const searchBusy = (mounted: Mounted, options: UnmountOptions): Dialogue<Holders> =>
+export const searchBusy = (mounted: Mounted, options: UnmountOptions): Task<Holders> =>
   searchHolders(mounted, { scope: 'busy', limit: SEARCH, flags: lookFlags(options) });
 
 /** Returns the mount with its id; undefined when it is no longer at its path. */
 export function* identify<M extends Mounted>(
   mounted: M,
   options: UnmountOptions,
-): Dialogue<(M & { readonly id: number }) | undefined> {
+): Task<(M & { readonly id: number }) | undefined> {
   const mask = mounted.id === undefined ? k.STATX_MNT_ID_UNIQUE | k.STATX_MNT_ID : mountIdMask(mounted.id);
   const { isMountRoot, mountId } = yield* lookAt(mounted, options, mask);
   if (!isMountRoot || (mounted.id !== undefined && mounted.id !== mountId)) return undefined;
@@ -324,7 +324,7 @@ export function* unmountMounted(
   current: () => Mounted,
   options: UnmountOptions,
   attempts = new Attempts(),
-): Dialogue<void> {
+): Task<void> {
   const { signal, timeout = signal === undefined ? 0 : Infinity } = options;
   const attempt = (mounted: () => Mounted, milliseconds: number) =>
     attempts.perform(
@@ -360,7 +360,7 @@ export function* unmountMounted(
 export const withoutEndlessWait = <T extends Waiting>(options: T): T =>
   options.signal === undefined ? options : { ...options, timeout: options.timeout ?? 0 };
 
-function* unmountAt(target: PathLike, options: UnmountOptions): Dialogue<void> {
+function* unmountAt(target: PathLike, options: UnmountOptions): Task<void> {
   const mounted = toMounted(target, options);
   const known = options.removeWork ? { ...mounted, ...(yield* findWorkdir(mounted, options)) } : mounted;
   yield* unmountMounted(() => known, options);
@@ -380,10 +380,10 @@ function* unmountAt(target: PathLike, options: UnmountOptions): Dialogue<void> {
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
 export async function unmount(target: PathLike, options?: UnmountOptions): Promise<void> {
-  return hold(unmountAt(target, checkUnmountOptions(options, names)));
+  return run(unmountAt(target, checkUnmountOptions(options, names)));
 }
 
 /** The synchronous form of `unmount`. */
 export function unmountSync(target: PathLike, options?: UnmountOptions): void {
-  holdSync(unmountAt(target, withoutEndlessWait(checkUnmountOptions(options, names))));
+  runSync(unmountAt(target, withoutEndlessWait(checkUnmountOptions(options, names))));
 }

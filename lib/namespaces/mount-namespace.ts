@@ -6,11 +6,11 @@ import * as e from '../errnos.js';
 import { invalidArgumentType, invalidArgumentValue, missingProc, OverlayError } from '../errors.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { systemCallOf } from '../kernel/format.js';
 import { close, closeLater, closeWith, type Held } from '../kernel/held.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
+import { ask, run, runSync, type Task } from '../kernel/task.js';
 import { isAbsolute, type Path, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
 import { option, text } from '../text.js';
 import { explainErrno, type Verdict } from '../verdicts.js';
@@ -152,7 +152,7 @@ export function explainJoin({ step, errno }: StepFailure): OverlayError | undefi
   return new OverlayError({ errno, syscall: step.call === calls.setns ? 'setns' : 'open', path, ...verdict });
 }
 
-function* creation(): Dialogue<MountNamespace> {
+function* creation(): Task<MountNamespace> {
   const plan = new Plan();
   plan.isOnOwnThread = true;
   plan.add(calls.unshare, [k.CLONE_NEWNS]);
@@ -189,10 +189,10 @@ function* creation(): Dialogue<MountNamespace> {
  * or `'chrooted'`
  */
 export async function createNamespace(): Promise<MountNamespace> {
-  return hold(creation());
+  return run(creation());
 }
 
 /** The synchronous form of `createNamespace`. */
 export function createNamespaceSync(): MountNamespace {
-  return holdSync(creation());
+  return runSync(creation());
 }

@@ -4,9 +4,9 @@ import { EINVAL, EOPNOTSUPP } from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { DATA_OUTPUT, type Outcome, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
+import { ask, type Task } from '../kernel/task.js';
 import { entryMaker, type MountFlags } from '../mount-table/entry.js';
 import { type Mounted, mountIdMask } from '../mount-table/identity.js';
 import type { RawMount } from '../mount-table/raw-mount.js';
@@ -22,14 +22,14 @@ export interface EffectiveOptions extends Omit<NamedOptions, 'readonlySuperblock
 }
 
 /** Returns the options in force. */
-export function* effectiveOptions(mounted: Mounted & { readonly id: number }): Dialogue<EffectiveOptions> {
+export function* effectiveOptions(mounted: Mounted & { readonly id: number }): Task<EffectiveOptions> {
   const raw = mounted.held === undefined ? yield* findAttached(mounted) : yield* findDetached(mounted);
   const { overlay, flags, superblockOptions, source } = entryMaker('utf8')(raw);
   const readonlySuperblock = superblockOptions[0] === 'ro';
   return { ...(overlay as NamedOptions), ...flags, readonlySuperblock, source: String(source) };
 }
 
-function* findAttached({ path, id, namespace }: Mounted & { readonly id: number }): Dialogue<RawMount> {
+function* findAttached({ path, id, namespace }: Mounted & { readonly id: number }): Task<RawMount> {
   const raw = yield* findRaw({ path, namespace, isExact: true });
   const found = mountIdMask(id) === k.STATX_MNT_ID_UNIQUE ? raw?.uniqueId : raw?.id;
   if (raw !== undefined && found === id) return raw;
@@ -63,7 +63,7 @@ export function lookAtDetached({ held }: Mounted): { plan: Plan; read: (outcome:
   };
 }
 
-function* findDetached(mounted: Mounted): Dialogue<RawMount> {
+function* findDetached(mounted: Mounted): Task<RawMount> {
   const { plan, read } = lookAtDetached(mounted);
   const raw = read(yield* ask(plan));
   if (raw !== undefined) return raw;

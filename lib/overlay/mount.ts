@@ -3,7 +3,7 @@
 import { explainMount, wantedAfter } from '../diagnosis/explain.js';
 import { emptyFacts } from '../diagnosis/facts.js';
 import { gather } from '../diagnosis/gather.js';
-import { look, lookSync } from '../diagnosis/look.js';
+import { gatherFacts, gatherFactsSync } from '../diagnosis/gather-facts.js';
 import { describeErrno, EINVAL, ENOENT, ENOSYS, EPERM } from '../errnos.js';
 import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
 import { checkConflicts } from '../features/conflicts.js';
@@ -12,11 +12,11 @@ import { askUse } from '../in-use/probe.js';
 import { findUser, forgetUser, isStale, refresh } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
 import { AT_FDCWD, AT_REMOVEDIR, FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING } from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync, inEitherForm, pause } from '../kernel/dialogue.js';
 import { close } from '../kernel/held.js';
-import { type MountIds, readMountIds } from '../kernel/look.js';
 import { type Outcome, type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
+import { type MountIds, readMountIds } from '../kernel/stat.js';
+import { ask, inEitherForm, pause, run, runSync, type Task } from '../kernel/task.js';
 import type { Mounted } from '../mount-table/identity.js';
 import { Pauses } from '../mounts/attempts.js';
 import { refuseInside, takePlace } from '../mounts/change.js';
@@ -55,7 +55,7 @@ function replaceOptions(options: ReplaceOptions): OverlayOptions {
 }
 
 /** Throws if the mount cannot be replaced. Runs before anything is mounted. */
-function* checkReplaced(mount: OverlayMount, options: ReplaceOptions): Dialogue<void> {
+function* checkReplaced(mount: OverlayMount, options: ReplaceOptions): Task<void> {
   if (mount.target === undefined) {
     throw invalidArgumentValue(
       'options',
@@ -94,12 +94,12 @@ export class OverlayMount extends Mount {
    * the kernel does not show
    */
   async effective(): Promise<EffectiveOptions> {
-    return hold(readEffective(this));
+    return run(readEffective(this));
   }
 
   /** The synchronous form of `effective`. */
   effectiveSync(): EffectiveOptions {
-    return holdSync(readEffective(this));
+    return runSync(readEffective(this));
   }
 
   /**
@@ -115,12 +115,12 @@ export class OverlayMount extends Mount {
    * the kernel has no such step
    */
   async replace(options: ReplaceOptions): Promise<void> {
-    await hold(replace(this, replaceOptions(options), options));
+    await run(replace(this, replaceOptions(options), options));
   }
 
   /** The synchronous form of `replace`. */
   replaceSync(options: ReplaceOptions): void {
-    holdSync(replace(this, replaceOptions(options), options));
+    runSync(replace(this, replaceOptions(options), options));
   }
 
   static {
@@ -135,13 +135,13 @@ export class OverlayMount extends Mount {
   }
 }
 
-function readEffective(mount: OverlayMount): Dialogue<EffectiveOptions> {
+function readEffective(mount: OverlayMount): Task<EffectiveOptions> {
   const { lock } = internalsOf(mount);
   return lock.share(() => effectiveOptions(internalsOf(mount).mounted));
 }
 
 /** Mounts the replacement without a target, and lets it take the place of the mount. */
-function replace(mount: OverlayMount, given: OverlayOptions, options: ReplaceOptions): Dialogue<void> {
+function replace(mount: OverlayMount, given: OverlayOptions, options: ReplaceOptions): Task<void> {
   return internalsOf(mount).lock.exclude(function* () {
     yield* checkReplaced(mount, options);
     const next = yield* mountWith(given);
@@ -183,11 +183,11 @@ interface Prepared {
   readonly features: KernelFeatures;
 }
 
-const featuresFor = ({ overlay, datadir, idmap }: CheckedOptions): Dialogue<KernelFeatures> =>
+const featuresFor = ({ overlay, datadir, idmap }: CheckedOptions): Task<KernelFeatures> =>
   overlay.length === 0 && datadir.length === 0 && idmap === undefined ? findBriefFeatures() : findFeatures();
 
 /** Runs the checks that come before any plan. */
-export function* prepare(options: OverlayOptions, record?: KernelFeatures): Dialogue<Prepared> {
+export function* prepare(options: OverlayOptions, record?: KernelFeatures): Task<Prepared> {
   const given = takeOptions(options);
   const asked = resolve(checkOptions(given));
   // The caller may change its lists later. Their lengths have been checked.
@@ -247,13 +247,13 @@ const BLOCKS = 2;
 function verifyMounted(prepared: Prepared, made: Made): Error | undefined {
   if (!made.isSuspect && toVerify(prepared.checked).length === 0) return undefined;
   try {
-    return holdSync(findProblem(prepared, made));
+    return runSync(findProblem(prepared, made));
   } catch (error) {
     return error as Error; // a mount that cannot be verified counts as wrong
   }
 }
 
-function* findProblem({ checked, features }: Prepared, made: Made): Dialogue<OverlayError | undefined> {
+function* findProblem({ checked, features }: Prepared, made: Made): Task<OverlayError | undefined> {
   return (
     (made.isSuspect ? yield* findMarkless(checked, features) : undefined) ??
     (toVerify(checked).length > 0 ? yield* verify(checked, features, made.mounted) : undefined)
@@ -261,7 +261,7 @@ function* findProblem({ checked, features }: Prepared, made: Made): Dialogue<Ove
 }
 
 /** Unmounts a mount that differs from what the caller asked for, and returns the error. */
-function* takeDown({ checked }: Prepared, made: Made, fault: Error): Dialogue<Error> {
+function* takeDown({ checked }: Prepared, made: Made, fault: Error): Task<Error> {
   const outcome = yield* ask(takeDownPlan(checked, made));
   if (outcome instanceof StepFailure) {
     fault.message += ` The mount is still there: it could not be unmounted (${describeErrno(outcome.errno)[0]}).`;
@@ -270,7 +270,7 @@ function* takeDown({ checked }: Prepared, made: Made, fault: Error): Dialogue<Er
 }
 
 /** Returns the error for an upperdir whose file system has no `trusted.*` attributes, if that is so. */
-function* findMarkless(checked: CheckedOptions, features: KernelFeatures): Dialogue<OverlayError | undefined> {
+function* findMarkless(checked: CheckedOptions, features: KernelFeatures): Task<OverlayError | undefined> {
   const { upperdir } = checked;
   if (upperdir === undefined || sentOptions(checked, features).some(([name]) => name === 'userxattr')) return undefined;
   const guard = new Plan();
@@ -307,7 +307,7 @@ function toMount({ given, checked }: Prepared, { mounted, directories }: Made): 
 }
 
 /** Decides, after a guard has refused the upperdir or workdir, whether to try the mount again. */
-function* settleUse({ checked }: Prepared, failure: StepFailure): Dialogue<boolean> {
+function* settleUse({ checked }: Prepared, failure: StepFailure): Task<boolean> {
   if (isStale(failure)) {
     yield* refresh();
     return true;
@@ -336,7 +336,7 @@ function* settleUse({ checked }: Prepared, failure: StepFailure): Dialogue<boole
 const MOMENT = 20;
 
 /** Asks the kernel whether a directory is in use. Returns undefined if this process may not ask. */
-function* askKernel({ rootless, subIds, lowerdir }: CheckedOptions, directory: Path): Dialogue<boolean | undefined> {
+function* askKernel({ rootless, subIds, lowerdir }: CheckedOptions, directory: Path): Task<boolean | undefined> {
   const lower = lowerdir[0] as Path;
   if (rootless === false) return yield* askUse(directory, lower);
   const { namespaces, end } = yield* lease(rootless, subIds);
@@ -357,7 +357,7 @@ const planHere = ({ checked, features }: Prepared): Planned => [
 ];
 
 /** Returns the plan of a mount in namespaces, and makes the namespaces first if necessary. */
-function* planRootless({ checked, features }: Prepared): Dialogue<Planned> {
+function* planRootless({ checked, features }: Prepared): Task<Planned> {
   const { namespaces, end } = yield* lease(checked.rootless, checked.subIds);
   try {
     return [plan(checked, features, namespaces), end];
@@ -420,7 +420,7 @@ export function mountOverlay(options: OverlayOptions): Promise<OverlayMount> {
 
 /** `mountOverlay` with a given record of what the kernel supports. */
 export async function mountOverlayWith(options: OverlayOptions, features?: KernelFeatures): Promise<OverlayMount> {
-  return hold(mountWith(options, features));
+  return run(mountWith(options, features));
 }
 
 /** The synchronous form of `mountOverlay`. */
@@ -430,10 +430,10 @@ export function mountOverlaySync(options: OverlayOptions): OverlayMount {
 
 /** The synchronous form of `mountOverlayWith`. */
 export function mountOverlayWithSync(options: OverlayOptions, features?: KernelFeatures): OverlayMount {
-  return holdSync(mountWith(options, features));
+  return runSync(mountWith(options, features));
 }
 
-function* mountWith(options: OverlayOptions, features?: KernelFeatures): Dialogue<OverlayMount> {
+function* mountWith(options: OverlayOptions, features?: KernelFeatures): Task<OverlayMount> {
   return yield* mountPrepared(yield* prepare(options, features));
 }
 
@@ -451,7 +451,7 @@ function mayHaveVanished({ create }: CheckedOptions, { step, errno, guard }: Ste
   return create && (isMissing || guard === 'superblock-is-read-only');
 }
 
-function* mountPrepared(prepared: Prepared, round = 0): Dialogue<OverlayMount> {
+function* mountPrepared(prepared: Prepared, round = 0): Task<OverlayMount> {
   const { checked } = prepared;
   const { signal, exclusive, upperdir, rootless } = checked;
   // The plan of a rootless mount sees only the mounts of its own namespace.
@@ -478,8 +478,8 @@ function* mountPrepared(prepared: Prepared, round = 0): Dialogue<OverlayMount> {
   if (notJoined !== undefined) throw notJoined;
   const wanted = wantedAfter(outcome);
   const facts = yield* inEitherForm(
-    () => look(checked, wanted),
-    () => lookSync(checked, wanted),
+    () => gatherFacts(checked, wanted),
+    () => gatherFactsSync(checked, wanted),
   );
   throw explainMount(checked, outcome, facts);
 }

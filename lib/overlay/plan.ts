@@ -6,12 +6,12 @@
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { type KernelFeatures, needsMetacopy } from '../features/probe.js';
-import { addNewsGuard, addRecord, addReservation, type UseRole, useRoles } from '../in-use/registry.js';
+import { addNewerMountsGuard, addRecord, addReservation, type UseRole, useRoles } from '../in-use/registry.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { addGuard } from '../kernel/guards.js';
-import { STATFS_OUTPUT, STATX_OUTPUT } from '../kernel/look.js';
 import { type Descriptor, MADE_BY, Plan, type Step, type Subject, type Text } from '../kernel/plan.js';
+import { STATFS_OUTPUT, STATX_OUTPUT } from '../kernel/stat.js';
 import { escapeLayer } from '../mount-strings.js';
 import { addJoin } from '../namespaces/mount-namespace.js';
 import { addNamespaces, type Namespaces, OWN_MOUNT_NAMESPACE } from '../namespaces/user-namespace.js';
@@ -301,7 +301,7 @@ function addUpperGuards(plan: Plan, options: CheckedOptions, features: KernelFea
   const { upperdir, exclusive, readonlySuperblock } = options;
   if (upperdir === undefined) return;
   const isHere = options.rootless === false && !hasOwnMounts(options, features);
-  if (exclusive && isHere && features.statmount !== false) addNewsGuard(plan);
+  if (exclusive && isHere && features.statmount !== false) addNewerMountsGuard(plan);
   for (const role of useRoles) addUpperReservation(plan, options, role, layers);
   const upper = layers.upper?.descriptor;
   if (readonlySuperblock) return;

@@ -10,15 +10,15 @@ import { OverlayError } from '../errors.js';
 import type { KernelFeatures } from '../features/probe.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue } from '../kernel/dialogue.js';
-import { addLook, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
+import { addStat, readStat } from '../kernel/stat.js';
+import { ask, type Task } from '../kernel/task.js';
 import { splitShown } from '../mount-strings.js';
 import { isUniqueId, type Mounted } from '../mount-table/identity.js';
 import { readTable } from '../mount-table/mountinfo.js';
 import { WHOLE_MOUNT } from '../mount-table/statmount.js';
-import { lookAtMounts } from '../mount-table/table.js';
+import { readMounts } from '../mount-table/table.js';
 import type { CheckedOptions, NamedOption } from '../options/check.js';
 import { optionTable } from '../options/table.js';
 import { type Path, pathString, quotePath } from '../paths.js';
@@ -67,7 +67,7 @@ export function* verify(
   options: CheckedOptions,
   features: KernelFeatures,
   mounted: Mounted & { readonly id: number },
-): Dialogue<OverlayError | undefined> {
+): Task<OverlayError | undefined> {
   const wanted = toVerify(options);
   const text =
     mounted.held !== undefined
@@ -84,24 +84,24 @@ export function* verify(
   return undefined;
 }
 
-function* readDetached(mounted: Mounted): Dialogue<Buffer | undefined> {
+function* readDetached(mounted: Mounted): Task<Buffer | undefined> {
   const look = lookAtDetached(mounted);
   const raw = look.read(yield* ask(look.plan));
   return raw && Buffer.from(raw.options, 'latin1');
 }
 
 /** Reads the options by the unique id of the mount, from Linux 6.11 on. */
-function* readById(id: number): Dialogue<Buffer | undefined> {
-  const [mount] = isUniqueId(id) ? yield* lookAtMounts([id], WHOLE_MOUNT) : [];
+function* readById(id: number): Task<Buffer | undefined> {
+  const [mount] = isUniqueId(id) ? yield* readMounts([id], WHOLE_MOUNT) : [];
   // Each overlay has lower layers. If none are shown, the kernel does not report the options.
   return mount?.options.includes('lowerdir') ? Buffer.from(mount.options, 'latin1') : undefined;
 }
 
 /** Reads the options from the mount table, before Linux 6.11. The table has another id for the mount. */
-function* readFromTable(target: Path): Dialogue<Buffer | undefined> {
+function* readFromTable(target: Path): Task<Buffer | undefined> {
   const plan = new Plan();
-  const step = addLook(plan, target, { flags: k.AT_SYMLINK_NOFOLLOW, mask: k.STATX_MNT_ID });
-  const { mountId } = readLook(step, yield* ask(plan));
+  const step = addStat(plan, target, { flags: k.AT_SYMLINK_NOFOLLOW, mask: k.STATX_MNT_ID });
+  const { mountId } = readStat(step, yield* ask(plan));
   const [options] = yield* readTable(({ id, type, superOptions }) =>
     id === mountId && type === 'overlay' ? superOptions : undefined,
   );
@@ -122,12 +122,12 @@ function unverifiable({ target }: CheckedOptions, wanted: readonly NamedOption[]
   });
 }
 
-function* isOnOneFileSystem(options: CheckedOptions): Dialogue<boolean> {
+function* isOnOneFileSystem(options: CheckedOptions): Task<boolean> {
   const plan = new Plan();
   const layers: Path[] = [...options.lowerdir, ...(options.upperdir === undefined ? [] : [options.upperdir])];
-  const steps = layers.map((path) => addLook(plan, path, { mask: k.STATX_INO | k.STATX_MNT_ID }));
+  const steps = layers.map((path) => addStat(plan, path, { mask: k.STATX_INO | k.STATX_MNT_ID }));
   const outputs = yield* ask(plan);
-  const found = steps.map((step) => readLook(step, outputs));
+  const found = steps.map((step) => readStat(step, outputs));
   if (new Set(found.map(({ device }) => device)).size === 1) return true;
   // Subvolumes of one file system have different devices.
   const devices = new Map(yield* readTable(({ id, device }): [number, string] => [id, device]));
@@ -135,7 +135,7 @@ function* isOnOneFileSystem(options: CheckedOptions): Dialogue<boolean> {
 }
 
 /** Returns the error for a dropped option. Names the layer that causes it, if one gives out no file handles. */
-function* dropped(options: CheckedOptions, named: NamedOption): Dialogue<OverlayError> {
+function* dropped(options: CheckedOptions, named: NamedOption): Task<OverlayError> {
   const plan = new Plan();
   const subjects = subjectsOf(options).filter(({ role }) => role === 'lowerdir' || role === 'upperdir');
   const steps = subjects.map(({ path }) =>

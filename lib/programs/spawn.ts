@@ -23,14 +23,14 @@ import {
   outOfRange,
   platformError,
 } from '../errors.js';
-import { featuresSync } from '../features/probe.js';
+import { kernelFeaturesSync } from '../features/probe.js';
 import { calls } from '../kernel/calls.js';
 import { AT_SYMLINK_NOFOLLOW, S_IFDIR, S_IFLNK } from '../kernel/constants.js';
-import { holdSync } from '../kernel/dialogue.js';
 import { close, type Held } from '../kernel/held.js';
-import { lookSync } from '../kernel/look.js';
 import { onAbort } from '../kernel/on-abort.js';
 import { Plan } from '../kernel/plan.js';
+import { statSync } from '../kernel/stat.js';
+import { runSync } from '../kernel/task.js';
 import { internalsOf, Mount } from '../mounts/mount.js';
 import { outOfNamespaces } from '../namespaces/mount-namespace.js';
 import { type Ids, ownIds } from '../namespaces/user-namespace.js';
@@ -249,7 +249,7 @@ function findVerdict({ word, path }: LaunchFailure['order'], errno: number, isRo
     return { reason: 'no-privilege', what: 'this process may not leave its chroot, whose root is not a mount point' };
   }
   if (errno === e.ESTALE && (word === 'mounted' || word === 'tree')) return replacedMount(path ?? '');
-  const type = path === undefined ? undefined : lookSync(path, { flags: AT_SYMLINK_NOFOLLOW }).type;
+  const type = path === undefined ? undefined : statSync(path, { flags: AT_SYMLINK_NOFOLLOW }).type;
   if ((word === 'attach' || word === 'clone') && errno === e.EINVAL && type === S_IFDIR) {
     return { reason: 'shown-before', what: `the detached mount cannot be shown at${shown}` };
   }
@@ -339,11 +339,11 @@ export function spawn(
   const [args, given] = (hasOptionsOnly ? [[], second] : [second, third]) as [readonly string[], SpawnOptions];
   const options = toOptions(given, names);
   const checked = check(command, args, options);
-  const isRootless = checked.mounts.some(({ mount }) => mount.isRootless) || featuresSync().mayMount !== true;
+  const isRootless = checked.mounts.some(({ mount }) => mount.isRootless) || kernelFeaturesSync().mayMount !== true;
   const hasSubIds = checked.mounts.some(({ mount }) => internalsOf(mount).mounted.hasSubIds);
   if (!hasSubIds) return launch([command, args], options, checked, isRootless ? ownIds() : undefined);
   // With the same maps as the mount's own.
-  const namespace = { descriptor: holdSync(makeSubIdNamespace()) };
+  const namespace = { descriptor: runSync(makeSubIdNamespace()) };
   try {
     return launch([command, args], options, checked, namespace);
   } finally {

@@ -7,9 +7,9 @@
 import { accessSync, constants } from 'node:fs';
 import { launcher } from '../binding.js';
 import { calls } from '../kernel/calls.js';
-import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
+import { ask, type Task } from '../kernel/task.js';
 import { type Ids, ownMap } from '../namespaces/user-namespace.js';
 import { explainShortage } from '../verdicts.js';
 
@@ -25,7 +25,7 @@ export function findHolder(): string | undefined {
 }
 
 /** Makes a namespace with the user's own ids. The caller owns the descriptor. Returns undefined if that fails. */
-export function* makeHeldNamespace({ uid, gid }: Ids): Dialogue<Descriptor | undefined> {
+export function* makeHeldNamespace({ uid, gid }: Ids): Task<Descriptor | undefined> {
   const holder = findHolder();
   if (holder === undefined) return undefined;
   const plan = new Plan();

@@ -9,9 +9,9 @@ import { join } from 'node:path';
 import { EACCES, EINVAL, ENOENT, EPERM } from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
-import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
+import { ask, type Task } from '../kernel/task.js';
 import { type Ids, ownIds } from '../namespaces/user-namespace.js';
 import { addon } from '../native.js';
 import { quotePath } from '../paths.js';
@@ -181,7 +181,7 @@ export function explainSubIds({ errno, kernel, plan, step }: StepFailure): Overl
 }
 
 /** Makes a user namespace with the user's own ids and the subordinate ones. The caller owns the descriptor. */
-export function* makeSubIdNamespace(): Dialogue<Descriptor> {
+export function* makeSubIdNamespace(): Task<Descriptor> {
   const ids = ownIds();
   const users = namesOfUser(ids);
   const commands = sources.map(({ file, program, id }) => {

@@ -26,9 +26,9 @@ import {
   whiteout,
   whiteoutSync,
 } from 'overlayfs';
-import { NOT_FOUND } from '#lib/kernel/look.js';
 import { StepFailure } from '#lib/kernel/perform.js';
 import { Plan } from '#lib/kernel/plan.js';
+import { NOT_FOUND } from '#lib/kernel/stat.js';
 import { explainWhiteout } from '#lib/layers/whiteout.js';
 import {
   countDescriptors,

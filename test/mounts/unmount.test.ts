@@ -25,7 +25,7 @@ import {
   unmount,
   unmountSync,
 } from 'overlayfs';
-import { featuresSync } from '#lib/features/probe.js';
+import { kernelFeaturesSync } from '#lib/features/probe.js';
 import * as k from '#lib/kernel/constants.js';
 import { mountOverlayWithSync } from '#lib/overlay/mount.js';
 import {
@@ -61,8 +61,8 @@ const forms: Readonly<Record<string, Form>> = {
 
 /** Both ways of mounting: with descriptors, and with one string of escaped paths. */
 const ways: Readonly<Record<string, (options: OverlayOptions) => Mount>> = {
-  descriptors: (options) => mountOverlayWithSync(options, featuresSync()),
-  'mount(2)': (options) => mountOverlayWithSync(options, { ...featuresSync(), mountApi: false }),
+  descriptors: (options) => mountOverlayWithSync(options, kernelFeaturesSync()),
+  'mount(2)': (options) => mountOverlayWithSync(options, { ...kernelFeaturesSync(), mountApi: false }),
 };
 
 /** The call fails as expected, and all mounts below the directory are still there. */
@@ -753,7 +753,7 @@ mountTest('removeWork where the table shows the workdir as a descriptor', { need
   const workdir = join(dir, 'w'.repeat(200), 'o'.repeat(200));
   mkdirSync(workdir, { recursive: true });
   const options = { ...layers(dir), workdir };
-  mountOverlayWithSync(options, { ...featuresSync(), layerDescriptors: false });
+  mountOverlayWithSync(options, { ...kernelFeaturesSync(), layerDescriptors: false });
   await t.throwsAsync(unmount(options.target, { removeWork: true }), { message: /'\/proc\/self\/fd\/\d+'/ });
   t.is(mountsBelow(options.target).length, 1);
   await unmount(options.target);

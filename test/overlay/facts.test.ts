@@ -9,9 +9,9 @@ import type { KernelFeatures } from '#lib/features/probe.js';
 import { type Call, calls } from '#lib/kernel/calls.js';
 import * as k from '#lib/kernel/constants.js';
 import type { GuardName } from '#lib/kernel/guards.js';
-import { NOT_FOUND } from '#lib/kernel/look.js';
 import { StepFailure } from '#lib/kernel/perform.js';
 import type { Subject } from '#lib/kernel/plan.js';
+import { NOT_FOUND } from '#lib/kernel/stat.js';
 import { checkOptions } from '#lib/options/check.js';
 import { plan } from '#lib/overlay/plan.js';
 import type { Reason } from '#lib/reasons.js';
@@ -233,7 +233,7 @@ for (const row of rows) {
       (subject, i): PathFacts => ({
         subject,
         found: { ...NOT_FOUND, type: k.S_IFDIR, device: 1, inode: BigInt(i + 1), mountId: 1 },
-        isUnmade: false,
+        isMissing: false,
         isSymlink: false,
         fileSystem: undefined,
         mount: undefined,

@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import { featuresSync } from '#lib/features/probe.js';
+import { kernelFeaturesSync } from '#lib/features/probe.js';
 import { mountTest, packageRoot } from '../support/index.js';
 import { asNobody } from '../support/plain-user.js';
 
@@ -14,12 +14,12 @@ const atLeast = (major: number, minor: number) => {
 };
 
 mountTest('the record is what this kernel is known to have', (t) => {
-  const features = featuresSync();
+  const features = kernelFeaturesSync();
   t.is(features.fsContext, atLeast(6, 5));
   t.is(features.lowerdirAppend, atLeast(6, 7));
   t.is(features.layerDescriptors !== false, atLeast(6, 13));
   t.is(features.uniqueMountId, atLeast(6, 8));
-  t.is(featuresSync(), features, 'asked once');
+  t.is(kernelFeaturesSync(), features, 'asked once');
 });
 
 mountTest('what could not be asked for want of descriptors is asked again', (t) => {
@@ -32,10 +32,10 @@ mountTest('what could not be asked for want of descriptors is asked again', (t) 
     try { for (;;) open.push(openSync('/dev/null', 'r')); } catch {}
     const records = [0, 1, 1, 1, 1].map((more) => {
       if (more) closeSync(open.pop());
-      return featuresSync();
+      return kernelFeaturesSync();
     });
     for (const fd of open) closeSync(fd);
-    const whole = featuresSync();
+    const whole = kernelFeaturesSync();
     const wrong = records.flatMap((record) => Object.entries(record).filter(
       ([name, value]) => value !== 'unknown' && typeof value !== 'object' && value !== whole[name]));
     console.log(JSON.stringify({ wrong, first: records[0].mayMount, whole: whole.mayMount }));`;
@@ -48,8 +48,8 @@ mountTest('what could not be asked for want of descriptors is asked again', (t) 
 test('a process that may not ask gets no for an answer only where it is one, and does not remember', (t) => {
   const script = `
     import { featuresSync } from '${join(packageRoot, 'dist-test/lib/features/probe.js')}';
-    const first = featuresSync();
-    console.log(JSON.stringify({ ...first, isRemembered: featuresSync() === first }));`;
+    const first = kernelFeaturesSync();
+    console.log(JSON.stringify({ ...first, isRemembered: kernelFeaturesSync() === first }));`;
   const [command = '', ...args] = [...asNobody, process.execPath, '--input-type=module', '-e', script];
   const { stdout, stderr } = spawnSync(command, args, { encoding: 'utf8' });
   if (stdout === '') return t.fail(stderr);

@@ -8,7 +8,7 @@ import { mountOverlay, mountOverlaySync, OverlayError, type OverlayOptions } fro
 import { explainMount } from '#lib/diagnosis/explain.js';
 import { emptyFacts } from '#lib/diagnosis/facts.js';
 import { ENOSYS } from '#lib/errnos.js';
-import { featuresSync } from '#lib/features/probe.js';
+import { kernelFeaturesSync } from '#lib/features/probe.js';
 import { calls } from '#lib/kernel/calls.js';
 import { MOUNT_ATTR_IDMAP } from '#lib/kernel/constants.js';
 import { StepFailure } from '#lib/kernel/perform.js';
@@ -25,13 +25,13 @@ const upperMap = [{ inside: 100_000, outside: 0, size: 65_536 }];
 
 /** On the kernel's own way, and attached in a mount namespace of the plan's, as before 6.15. */
 const ways: Readonly<Record<string, (options: OverlayOptions) => ReturnType<typeof mountOverlaySync>>> = {
-  'the best way': (options) => mountOverlayWithSync(options, featuresSync()),
-  'as before 6.15': (options) => mountOverlayWithSync(options, { ...featuresSync(), openTreeAttr: false }),
+  'the best way': (options) => mountOverlayWithSync(options, kernelFeaturesSync()),
+  'as before 6.15': (options) => mountOverlayWithSync(options, { ...kernelFeaturesSync(), openTreeAttr: false }),
   'as before 6.7': (options) =>
     mountOverlayWithSync(options, {
-      ...featuresSync(),
+      ...kernelFeaturesSync(),
       openTreeAttr: false,
-      fsContext: featuresSync().fsContext,
+      fsContext: kernelFeaturesSync().fsContext,
       lowerdirAppend: false,
       layerDescriptors: false,
     }),

@@ -16,7 +16,7 @@ import {
   unmount,
   unmountSync,
 } from 'overlayfs';
-import { featuresSync } from '#lib/features/probe.js';
+import { kernelFeaturesSync } from '#lib/features/probe.js';
 import { mountOverlayWith } from '#lib/overlay/mount.js';
 import {
   countDescriptors,
@@ -283,7 +283,7 @@ mountTest(
   { needs: 'idmapped layers' },
   async (t) => {
     const { one, sameUpper } = two(scratch(t, 'disk'));
-    const before615 = { ...featuresSync(), openTreeAttr: false as const };
+    const before615 = { ...kernelFeaturesSync(), openTreeAttr: false as const };
     const mapped = (options: OverlayOptions): OverlayOptions => ({
       ...options,
       idmap: { lowerdir: [{ inside: 0, outside: 0, size: 10 }] },

@@ -15,7 +15,7 @@ import {
   type WatchMountsOptions,
   watchMounts,
 } from 'overlayfs';
-import { holdSync } from '#lib/kernel/dialogue.js';
+import { runSync } from '#lib/kernel/task.js';
 import { compareTables, readMountEvents, type WatchWay } from '#lib/mount-table/events.js';
 import { watchMountsWith } from '#lib/mount-table/watch.js';
 import {
@@ -418,7 +418,7 @@ test('two tables', (t) => {
     propagation: { unbindable: false },
   });
   const compare = (before: ReturnType<typeof mount>[], after: ReturnType<typeof mount>[]) =>
-    holdSync(compareTables(new Map(before.map((one) => [one.uniqueId ?? one.id, one])), after)).map(
+    runSync(compareTables(new Map(before.map((one) => [one.uniqueId ?? one.id, one])), after)).map(
       ({ type, id, mount: of }) => `${type} ${id} ${of?.source}`,
     );
   const root = mount(1, 1, '/', 'root');

@@ -5,15 +5,15 @@
 import { nearestName } from '../../arguments.js';
 import { findBadPathsSync } from '../../diagnosis/beforehand.js';
 import { explainMount, wantedAfter } from '../../diagnosis/explain.js';
-import { lookSync } from '../../diagnosis/look.js';
+import { gatherFactsSync } from '../../diagnosis/gather-facts.js';
 import * as e from '../../errnos.js';
 import { OverlayError } from '../../errors.js';
 import { findProblems, type Problem } from '../../features/conflicts.js';
-import { featuresSync } from '../../features/probe.js';
+import { kernelFeaturesSync } from '../../features/probe.js';
 import * as k from '../../kernel/constants.js';
-import { holdSync } from '../../kernel/dialogue.js';
 import { formatPlan } from '../../kernel/format.js';
 import type { StepFailure } from '../../kernel/perform.js';
+import { runSync } from '../../kernel/task.js';
 import { type RawOption, splitGiven } from '../../mount-strings.js';
 import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from '../../options/check.js';
 import { optionRows } from '../../options/table.js';
@@ -203,7 +203,7 @@ class Helper {
     const isByLibrary = problems.length === 0 && namespace === undefined;
     this.#showPlan(() => (isByLibrary ? planText(options) : '') || formatPlan(mountPlan(this.#request, this.#words)));
     if (isFake) {
-      dryRun(options, featuresSync());
+      dryRun(options, kernelFeaturesSync());
       const bad = namespace === undefined ? findBadPaths(options) : [];
       if (bad.length > 0) this.#messages.throwAll(bad);
     } else if (isByLibrary) this.#mountTolerantly(options);
@@ -225,7 +225,7 @@ class Helper {
     try {
       const checked = check(options);
       if (checked.overlay.length > 0 || checked.datadir.length > 0) {
-        problems.push(...findProblems(checked, featuresSync()));
+        problems.push(...findProblems(checked, kernelFeaturesSync()));
       }
     } catch (error) {
       problems.push(refused(error as Error));
@@ -301,7 +301,7 @@ class Helper {
     } catch {
       return raw;
     }
-    const error = explainMount(checked, failure, lookSync(checked, wantedAfter(failure)));
+    const error = explainMount(checked, failure, gatherFactsSync(checked, wantedAfter(failure)));
     return error.reason === 'unexplained' ? raw : error;
   }
 }
@@ -319,7 +319,7 @@ const refused = (error: Error): Problem => ({ error, isRefused: true });
 /** Returns the library's plan as text; an empty text if the library has none. */
 function planText(options: OverlayOptions): string {
   try {
-    return `${dryRun(options, featuresSync()).join('\n')}\n`;
+    return `${dryRun(options, kernelFeaturesSync()).join('\n')}\n`;
   } catch {
     return '';
   }
@@ -327,7 +327,7 @@ function planText(options: OverlayOptions): string {
 
 /** Checks the paths as they are now, for -f, which must fail if the mount would. */
 const findBadPaths = (options: OverlayOptions): Problem[] =>
-  findBadPathsSync(holdSync(prepare(options)).checked).map(refused);
+  findBadPathsSync(runSync(prepare(options)).checked).map(refused);
 
 const isKnown = (name: string): boolean => byKernelName.has(name) || name === 'lowerdir+';
 

@@ -69,4 +69,4 @@ const attributeRefused: Rule = {
   }),
 };
 
-export const saidRules: readonly Rule[] = [casefolded, readOnly, notSupported, optionRefused, attributeRefused];
+export const messageRules: readonly Rule[] = [casefolded, readOnly, notSupported, optionRefused, attributeRefused];
