@@ -3,7 +3,7 @@ import { realpathSync } from 'node:fs';
 import { ENOENT, ENOTDIR } from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { AT_SYMLINK_NOFOLLOW } from '../kernel/constants.js';
-import { statSync } from '../kernel/stat.js';
+import { statPathSync } from '../kernel/stat.js';
 import type { MountEntry } from '../mount-table/entry.js';
 import { listMounts, type MountFilter } from '../mount-table/list.js';
 import { formatBytes, fromBytes, type Path, pathString, quotePath } from '../paths.js';
@@ -98,7 +98,7 @@ function resolved(path: Path): Path {
  */
 function refuseMissing(path: Path | undefined, namespace: unknown): void {
   if (path === undefined || namespace !== undefined) return;
-  const { errno } = statSync(path, { flags: AT_SYMLINK_NOFOLLOW });
+  const { errno } = statPathSync(path, { flags: AT_SYMLINK_NOFOLLOW });
   if (errno !== ENOENT && errno !== ENOTDIR) return;
   throw new OverlayError({
     errno,

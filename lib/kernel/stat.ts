@@ -113,7 +113,7 @@ export function readStat(step: Step | undefined, outputs: Outputs | StepFailure)
 }
 
 /** Inspects one path on the calling thread. */
-export function statSync(path: Path, options?: StatOptions): StatResult {
+export function statPathSync(path: Path, options?: StatOptions): StatResult {
   const plan = new Plan();
   const step = addStat(plan, path, options);
   return readStat(step, performSync(plan));

@@ -11,7 +11,7 @@ import { formatStep, systemCallOf } from '../kernel/format.js';
 import { addGuard, addMountGuard } from '../kernel/guards.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Text } from '../kernel/plan.js';
-import { addStat, readMountId, readMountIds, readStat, STATX_OUTPUT, statSync } from '../kernel/stat.js';
+import { addStat, readMountId, readMountIds, readStat, STATX_OUTPUT, statPathSync } from '../kernel/stat.js';
 import { ask, askTolerant, type Task } from '../kernel/task.js';
 import { type Mounted, mountIdMask } from '../mount-table/identity.js';
 import { listRaw } from '../mount-table/table.js';
@@ -287,7 +287,7 @@ export function* takePlace(above: Mounted & Id, next: Mounted & Id): Task<Mounte
   const subject = { role: 'target', path: above.path } as const;
   addMove(plan, next.held.descriptor, root, k.MOVE_MOUNT_BENEATH, { undo: true, subject });
   // The root's file descriptor names the mount, unless /proc belongs to another namespace or is not mounted.
-  const isByRoot = above.namespace === undefined && statSync('/proc/self/fd').errno === 0;
+  const isByRoot = above.namespace === undefined && statPathSync('/proc/self/fd').errno === 0;
   const place: Text = isByRoot ? ['/proc/self/fd/', root] : above.path;
   const flags = isByRoot ? k.MNT_DETACH : k.MNT_DETACH | k.UMOUNT_NOFOLLOW;
   plan.add(calls.umount2, [place, flags], { subject });

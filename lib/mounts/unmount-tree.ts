@@ -8,7 +8,7 @@ import * as k from '../kernel/constants.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import { Slices } from '../kernel/slices.js';
-import { statSync } from '../kernel/stat.js';
+import { statPathSync } from '../kernel/stat.js';
 import { ask, pause, run, runSync, type Task } from '../kernel/task.js';
 import { type MountinfoLine, readTable } from '../mount-table/mountinfo.js';
 import { type Path, type PathLike, toAbsolute, toBytes, toPath, withoutTrailingSlashes } from '../paths.js';
@@ -77,7 +77,7 @@ function listBelow(directory: string): Task<Row[]> {
 
 /** Returns the path as it is in the mount table. */
 function realPath(path: Path): string {
-  const found = statSync(path, { flags: k.AT_SYMLINK_NOFOLLOW });
+  const found = statPathSync(path, { flags: k.AT_SYMLINK_NOFOLLOW });
   if (found.errno !== 0 || found.type === k.S_IFLNK) throw explainTarget(path, found);
   return realpathSync(Buffer.from(toBytes(path)), { encoding: 'latin1' });
 }

@@ -13,7 +13,7 @@ import { addMountGuard } from '../kernel/guards.js';
 import { type Held, take } from '../kernel/held.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
-import { addStat, readStat, type StatResult, statSync } from '../kernel/stat.js';
+import { addStat, readStat, type StatResult, statPathSync } from '../kernel/stat.js';
 import { ask, run, runSync, type Task } from '../kernel/task.js';
 import { findOption, shownLayers } from '../mount-strings.js';
 import { type Mounted, mountIdMask } from '../mount-table/identity.js';
@@ -182,7 +182,7 @@ function* findMountAt(query: FindQuery): Task<RawMount | undefined> {
 }
 
 function exists(path: Path): boolean {
-  return statSync(path, { flags: k.AT_SYMLINK_NOFOLLOW }).errno === 0;
+  return statPathSync(path, { flags: k.AT_SYMLINK_NOFOLLOW }).errno === 0;
 }
 
 // ------------------------------------------------------------------------------------------------- failures

@@ -385,10 +385,16 @@ function checkOther(draft: Draft, options: OverlayOptions, name: string): void {
  * Checks the options against each other. Raw values appear in messages only, because the object that holds them
  * inherits from Object.prototype.
  */
-function checkTogether(draft: Draft, { lowerdir, target, upperdir, workdir }: OverlayOptions): void {
+function checkTogether(draft: Draft, given: OverlayOptions): void {
   if (draft.lowerdir.length === 0) {
-    throw invalidArgumentType('lowerdir', 'one path or a list of paths, the topmost layer first', lowerdir);
+    throw invalidArgumentType('lowerdir', 'one path or a list of paths, the topmost layer first', given.lowerdir);
   }
+  checkPlace(draft, given.target);
+  checkLayersTogether(draft, given);
+}
+
+/** Checks the options that say where and in which namespaces the library mounts. */
+function checkPlace(draft: Draft, target: PathLike | undefined): void {
   if (draft.rootless !== false && draft.idmap !== undefined) {
     throw conflictingOptions(
       text`${option('idmap')} and ${option('rootless')} exclude each other: mapping the owners of a layer needs privilege in the initial user namespace`,
@@ -416,6 +422,9 @@ function checkTogether(draft: Draft, { lowerdir, target, upperdir, workdir }: Ov
     }
     draft.target = toTarget(draft.target, draft.namespace);
   }
+}
+
+function checkLayersTogether(draft: Draft, { lowerdir, upperdir, workdir }: OverlayOptions): void {
   const layers = draft.lowerdir.length + draft.datadir.length;
   if (layers > MAX_LOWER_LAYERS) {
     throw outOfRange(

@@ -29,7 +29,7 @@ import { AT_SYMLINK_NOFOLLOW, S_IFDIR, S_IFLNK } from '../kernel/constants.js';
 import { close, type Held } from '../kernel/held.js';
 import { onAbort } from '../kernel/on-abort.js';
 import { Plan } from '../kernel/plan.js';
-import { statSync } from '../kernel/stat.js';
+import { statPathSync } from '../kernel/stat.js';
 import { runSync } from '../kernel/task.js';
 import { internalsOf, Mount } from '../mounts/mount.js';
 import { outOfNamespaces } from '../namespaces/mount-namespace.js';
@@ -249,7 +249,7 @@ function findVerdict({ word, path }: LaunchFailure['order'], errno: number, isRo
     return { reason: 'no-privilege', what: 'this process may not leave its chroot, whose root is not a mount point' };
   }
   if (errno === e.ESTALE && (word === 'mounted' || word === 'tree')) return replacedMount(path ?? '');
-  const type = path === undefined ? undefined : statSync(path, { flags: AT_SYMLINK_NOFOLLOW }).type;
+  const type = path === undefined ? undefined : statPathSync(path, { flags: AT_SYMLINK_NOFOLLOW }).type;
   if ((word === 'attach' || word === 'clone') && errno === e.EINVAL && type === S_IFDIR) {
     return { reason: 'shown-before', what: `the detached mount cannot be shown at${shown}` };
   }
