@@ -1,5 +1,4 @@
 /** `overlayfs explain` */
-
 import { type Beforehand, examineBeforehand } from '../diagnosis/beforehand.js';
 import { nameOf } from '../diagnosis/rule.js';
 import { EINVAL } from '../errnos.js';

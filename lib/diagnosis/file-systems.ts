@@ -1,5 +1,4 @@
 /** Rules about the file systems and mounts that hold the layers. */
-
 import * as e from '../errnos.js';
 import * as k from '../kernel/constants.js';
 import type { StepFailure } from '../kernel/perform.js';

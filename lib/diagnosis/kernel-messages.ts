@@ -1,5 +1,4 @@
 /** Rules about the kernel's own messages, from the log of the file system context. */
-
 import * as e from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import type { StepFailure } from '../kernel/perform.js';

@@ -1,5 +1,4 @@
 /** Rules about layers with mapped owners. */
-
 import * as e from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import { OWN_MOUNT_NAMESPACE } from '../namespaces/user-namespace.js';

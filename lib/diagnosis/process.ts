@@ -1,5 +1,4 @@
 /** Rules about the process: its permissions and its remaining resources. */
-
 import * as e from '../errnos.js';
 import type { KernelFeatures } from '../features/probe.js';
 import { calls } from '../kernel/calls.js';

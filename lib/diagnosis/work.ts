@@ -2,7 +2,6 @@
  * Rules about the workdir and free space: why the kernel could not make its directory in the workdir, and what it found
  * there.
  */
-
 import * as e from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import { joinPath, pathString, quotePath } from '../paths.js';

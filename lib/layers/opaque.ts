@@ -1,5 +1,4 @@
 /** Opaque directories: directories of a layer that hide the contents below them. */
-
 import { checkWord, toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { conflictingOptions, missingProc, OverlayError } from '../errors.js';

@@ -1,5 +1,4 @@
 /** Removal of layer directories and work directories, with whatever modes the kernel has left in them. */
-
 import * as e from '../errnos.js';
 import { invalidArgumentValue, OverlayError } from '../errors.js';
 import { isUsed } from '../in-use/probe.js';

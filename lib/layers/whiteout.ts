@@ -1,5 +1,4 @@
 /** Whiteouts: the character devices 0:0 by which a layer marks a name below it as deleted. */
-
 import { toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { conflictingOptions, invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';

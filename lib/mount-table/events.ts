@@ -2,7 +2,6 @@
  * Watches the mount table for changes. The changes come from fanotify(7), where it reports mounts (6.15) and the
  * process may use it. Otherwise, tables are compared whenever poll(2) on /proc/self/mountinfo reports a change.
  */
-
 import * as e from '../errnos.js';
 import type { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';

@@ -1,5 +1,4 @@
 /** The mount table for callers: all mounts, the mount of a path, and the overlays that use a directory. */
-
 import { checkBoolean, checkWord, toOptions } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
 import { Plan } from '../kernel/plan.js';

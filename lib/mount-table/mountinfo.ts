@@ -1,7 +1,6 @@
 /**
  * Parses the mount table of /proc: proc_pid_mountinfo(5). The parser takes text and does no I/O; readMountinfo does.
  */
-
 import { readFileSync } from 'node:fs';
 import * as e from '../errnos.js';
 import { missingProc, OverlayError } from '../errors.js';

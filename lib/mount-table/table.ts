@@ -2,7 +2,6 @@
  * Reads the mount table, or one mount of it: from /proc, or by statmount(2) on kernels where it reports everything
  * (6.13).
  */
-
 import * as e from '../errnos.js';
 import { missingProc, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';

@@ -1,5 +1,4 @@
 /** Bind mounts: show a file or a tree at a second place, with open_tree(2) and move_mount(2). */
-
 import { checkBoolean, checkSignal, checkWord, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { abortError, OverlayError } from '../errors.js';

@@ -1,5 +1,4 @@
 /** Changes to an existing mount: attach it, clone it, make it read-only, or replace another mount with it. */
-
 import { checkBoolean, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { invalidArgumentValue, OverlayError } from '../errors.js';

@@ -1,5 +1,4 @@
 /** findHolders: finds the holders of a mount. */
-
 import { checkMilliseconds, toOptions } from '../arguments.js';
 import type { Holders } from '../holder.js';
 import { searchHolders } from '../holders/search-mounts.js';

@@ -1,5 +1,4 @@
 /** Explains errors in the path of a mount point. */
-
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { S_IFLNK } from '../kernel/constants.js';

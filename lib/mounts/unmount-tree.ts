@@ -1,5 +1,4 @@
 /** unmountTree: unmounts all mounts below a directory, deepest first. */
-
 import { realpathSync } from 'node:fs';
 import { checkMilliseconds, checkSignal, toBooleanOptions } from '../arguments.js';
 import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';

@@ -1,5 +1,4 @@
 /** Unmounts: umount2(2), the meaning of its errnos, and the work directory that an overlay leaves behind. */
-
 import { checkMilliseconds, checkSignal, toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { conflictingOptions, OverlayError } from '../errors.js';

@@ -1,5 +1,4 @@
 /** Mount namespaces: selects the one that a call works in, and creates private ones that a file descriptor holds. */
-
 import { existsSync } from 'node:fs';
 import { isDescriptor } from '../arguments.js';
 import * as e from '../errnos.js';

@@ -1,5 +1,4 @@
 /** The options of an overlay mount: their types, their checks, and the kernel's names for them. Pure. */
-
 import { checkBoolean, checkNames, checkSignal, checkWord, takeOnce } from '../arguments.js';
 import { conflictingOptions, invalidArgumentType, invalidArgumentValue, outOfRange, showValue } from '../errors.js';
 import { checkNamespace, type Namespace, type NamespaceLike, toTarget } from '../namespaces/mount-namespace.js';

@@ -1,5 +1,4 @@
 /** Layers that show their files with other owners than on disk: idmapped mounts, mount_setattr(2). */
-
 import { isDescriptor, toOptions } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue, outOfRange, showValue } from '../errors.js';
 import { calls } from '../kernel/calls.js';

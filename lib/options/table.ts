@@ -2,7 +2,6 @@
  * The options of an overlay mount as one table: the caller's name, the kernel's name, the values, and the first kernel.
  * Checks and plans follow it, and docs/options.md is made from it.
  */
-
 import { option, type Text, text } from '../text.js';
 
 /** The form in which the caller gives an option, and in which the plan sends it if the kernel takes it as text. */

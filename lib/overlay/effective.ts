@@ -14,6 +14,7 @@ import { readMountRecords, WHOLE_MOUNT } from '../mount-table/statmount.js';
 import { findRaw } from '../mount-table/table.js';
 import type { NamedOptions } from '../options/text.js';
 import { pathString, quotePath } from '../paths.js';
+import { replacedMount } from '../verdicts.js';
 
 /** The options in force, named as in `OverlayOptions`: those that the kernel shows, and the flags of the mount. */
 export interface EffectiveOptions extends Omit<NamedOptions, 'readonlySuperblock'>, MountFlags {
@@ -33,12 +34,7 @@ function* findAttached({ path, id, namespace }: Mounted & { readonly id: number 
   const raw = yield* findRaw({ path, namespace, isExact: true });
   const found = mountIdMask(id) === k.STATX_MNT_ID_UNIQUE ? raw?.uniqueId : raw?.id;
   if (raw !== undefined && found === id) return raw;
-  throw new OverlayError({
-    errno: EINVAL,
-    reason: 'not-mounted',
-    what: `what is at ${quotePath(path)} is not the mount that was made here any more`,
-    path: pathString(path),
-  });
+  throw new OverlayError({ errno: EINVAL, path: pathString(path), ...replacedMount(path) });
 }
 
 /**

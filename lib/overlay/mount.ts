@@ -1,5 +1,4 @@
 /** Checks and plans the options of a mount, performs the plan in one native call, and explains a failure. */
-
 import { explainMount, wantedAfter } from '../diagnosis/explain.js';
 import { emptyFacts } from '../diagnosis/facts.js';
 import { gather } from '../diagnosis/gather.js';

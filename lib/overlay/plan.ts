@@ -2,7 +2,6 @@
  * Plans the kernel calls for the options of a mount. Pure: the calls depend only on the options and on the record of
  * what the kernel supports. A record that lacks features therefore selects each fallback on any kernel.
  */
-
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { type KernelFeatures, needsMetacopy } from '../features/probe.js';

@@ -2,7 +2,6 @@
  * Finds options that the kernel has dropped: it silently mounts without some features. The library reads the options
  * back only if the caller has named one that the kernel can drop.
  */
-
 import { subjectsOf } from '../diagnosis/gather.js';
 import { nameOf, pathField } from '../diagnosis/rule.js';
 import { EOPNOTSUPP } from '../errnos.js';

@@ -1,5 +1,4 @@
 /** Starts programs that see mounts at places of the caller's choice, in namespaces of their own. */
-
 import type {
   ChildProcess,
   ChildProcessByStdio,

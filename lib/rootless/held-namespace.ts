@@ -3,7 +3,6 @@
  * has memory of its own. Its files in /proc therefore belong to the current user of this process, even if this process
  * has changed its user.
  */
-
 import { accessSync, constants } from 'node:fs';
 import { launcher } from '../binding.js';
 import { calls } from '../kernel/calls.js';

@@ -2,7 +2,6 @@
  * Makes user namespaces with the subordinate ids of the user, subuid(5). An unprivileged user may map only its own ids;
  * newuidmap(1) and newgidmap(1) map the subordinate ones.
  */
-
 import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';

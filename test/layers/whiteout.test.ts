@@ -287,7 +287,7 @@ for (const [form, { make, is }] of Object.entries(forms)) {
     await refused({ Recursive: true }, { code: 'ERR_INVALID_ARG_VALUE', message: /did you mean "recursive"\?/ });
     await refused({ zzz: undefined }, { code: 'ERR_INVALID_ARG_VALUE', message: /one of replace, recursive/ });
     await refused({ replace: 1 }, { code: 'ERR_INVALID_ARG_TYPE', message: /"replace"/ });
-    await refused({ replace: true, recursive: 'yes' }, { code: 'ERR_INVALID_ARG_TYPE', message: /`recursive`/ });
+    await refused({ replace: true, recursive: 'yes' }, { code: 'ERR_INVALID_ARG_TYPE', message: /"recursive"/ });
     await refused(null, { code: 'ERR_INVALID_ARG_TYPE', message: /"options"/ });
     await refused([], { code: 'ERR_INVALID_ARG_TYPE', message: /"options"/ });
     await refused(true, { code: 'ERR_INVALID_ARG_TYPE', message: /"options"/ });

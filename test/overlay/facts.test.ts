@@ -80,7 +80,7 @@ const folding = (
     found: { lowerdir: on(magic, type) },
     reason: 'layer-unsupported',
     path: '/l',
-    text: new RegExp(`is on ${type}, whose names have no case`),
+    text: new RegExp(`is on ${type}, whose names are case-insensitive`),
   }),
 );
 

@@ -1,5 +1,4 @@
 /** Plans of mount(2) as mount(8) itself would call it: they refuse nothing that the kernel accepts. */
-
 import * as e from '../../errnos.js';
 import { OverlayError } from '../../errors.js';
 import { calls } from '../../kernel/calls.js';

@@ -1,5 +1,4 @@
 /** `mount -o remount` of an overlay: it changes the flags, never the overlay's own options. */
-
 import { statSync } from 'node:fs';
 import * as e from '../../errnos.js';
 import { OverlayError } from '../../errors.js';

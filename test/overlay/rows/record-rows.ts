@@ -138,7 +138,7 @@ export const recordRows: readonly RecordRow[] = [
     { datadir: 'd', redirectDir: 'nofollow' },
     conflict(/`datadir`.*`redirectDir/),
   ),
-  row('6.12: data-only layers with nfsExport', linux612, { datadir: 'd', nfsExport: true }, conflict(/"nfsExport/)),
+  row('6.12: data-only layers with nfsExport', linux612, { datadir: 'd', nfsExport: true }, conflict(/`nfsExport/)),
   view(
     '6.12: verity with redirectDir nofollow, in a view',
     linux612,

@@ -26,7 +26,7 @@ export const structureRows: readonly Row[] = [
   viewRow(
     'one lower and no upper',
     { lowerdir: 'l1' },
-    conflict(/without `upperdir`, an overlay needs at least 2 paths in `lowerdir`/),
+    conflict(/Without `upperdir`, an overlay needs at least 2 paths in `lowerdir`/),
   ),
   viewRow('one lower in a list and no upper', { lowerdir: ['l1'] }, conflict(/at least 2/)),
   viewRow(
