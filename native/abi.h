@@ -1,6 +1,6 @@
 // The part of the kernel's interface that the addon and the launcher use: system call numbers, struct layouts, and the
-// few constants by which they decide themselves. Distribution headers are older than the supported kernels (Debian 12's lack
-// statmount, for one), so nothing here comes from them.
+// few constants by which they decide themselves. Distribution headers are older than the supported kernels (Debian 12's
+// lack statmount, for one), so nothing here comes from them.
 //
 // Constants that a plan merely carries (MS_*, MOUNT_ATTR_*, FSCONFIG_* and so on) are not here: they are in
 // lib/kernel/constants.ts and pass through as numbers.

@@ -54,7 +54,8 @@ class OwnedLock {
   uint32_t waiting_ = 0;
 };
 
-// What the record knows of the use of a directory as upper or work. `possible`: it cannot tell if the user still exists.
+// What the record knows of the use of a directory as upper or work. `possible`: it cannot tell if the user still
+// exists.
 enum class Usage : int32_t { none, possible, certain };
 
 // The outcome of an attempt to reserve a target. `taken`: another plan has reserved it. `outdated`: the caller has to
@@ -81,9 +82,9 @@ class InUse {
   // Recovers the lock after the child that used the reservation was killed.
   void recover(Overlay* reservation);
 
-  // Reserves a directory, unless an overlay uses it, or may use it, or a plan is about to. For a directory that the plan
-  // has made (`is_new`), only uses since the plan began count: earlier ones mean another directory that had the same
-  // number.
+  // Reserves a directory, unless an overlay uses it, or may use it, or a plan is about to. For a directory that the
+  // plan has made (`is_new`), only uses since the plan began count: earlier ones mean another directory that had the
+  // same number.
   bool reserve(Overlay* reservation, DirectoryKey key, Role role, Against against, bool is_new);
 
   // Returns the number of plans with a target that have ended. Earlier look-ups of a target may be out of date since.

@@ -317,9 +317,9 @@ class Execution {
 // beside it.
 long replace_with_whiteout(int dirfd, const char* name, const char* aside, bool recursive);
 
-// Writes the names in directory PATH that lead, links followed, to a file on one of the mounts with these ids. Each
-// name ends with a NUL; as many are written as there is room for. Returns their size. If there are none and some could
-// not be examined for want of privilege, returns that errno. `mask` is the statx(2) mask for ids of this sort.
+// Writes the names of the links in directory PATH that lead to a file on one of the mounts with these ids. Each name
+// ends with a NUL. Writes as many names as there is room for, and returns their size. If there are none, and the
+// process may not examine some links, returns the errno of these. `mask` is the statx(2) mask for ids of this kind.
 long names_on_mounts(int dirfd, const char* path, uint32_t mask, const char* ids, size_t ids_size, char* names,
                      size_t room);
 
@@ -331,9 +331,9 @@ struct RemoveOptions {
   // A directory that an overlay uses as upper or work, or may use, stays. It ends the removal:
   // Guard::directory_is_in_use.
   bool spares_used = false;
-  // Who asks the record; of a plan that a child performs, so that the record survives the child's death.
+  // The reservation of the plan, if a child performs it: the record's lock can then be recovered from a killed child.
   const InUse::Overlay* asker = nullptr;
-  // Entries; 0: no limit.
+  // The most entries to remove; 0: no limit.
   uint32_t limit = 0;
   // Receives the path of a failure, from NAME on.
   char* path = nullptr;

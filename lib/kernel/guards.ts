@@ -68,9 +68,11 @@ export function addGuard(plan: Plan, guard: CheckedGuard, options?: StepOptions)
 
 /** Adds the guard `mount-is-another`: the last statx(2) must have found the mount with this id. */
 export function addMountGuard(plan: Plan, id: number, options?: StepOptions): void {
-  const guard = 'mount-is-another';
-  plan.add(calls.guard, [numberOf(guard), ...idHalves(id)], { ...options, guard });
+  const { guard } = another;
+  plan.add(calls.guard, [numberOf(guard), ...idHalves(id)], options === undefined ? another : { ...options, guard });
 }
+
+const another = { guard: 'mount-is-another' } as const;
 
 /** Splits an id into the two halves of a 64-bit number in a plan. */
 export const idHalves = (id: number): [low: number, high: number] => [id | 0, (id / 2 ** 32) | 0];
