@@ -412,15 +412,18 @@ void Environment::give_up() {
     unref();
     operation = next;
   }
-  // Waits as long as one of them makes progress: a file system that does not answer may hold others.
-  constexpr long patience_milliseconds = 500;
-  for (uint32_t steps = 0;;) {
+  // Waits until none of them has made progress for half a second: a file system that does not answer may hold them. The
+  // slices are short, so that the half second begins with the last progress.
+  constexpr long slice_milliseconds = 50;
+  constexpr int patience_slices = 10;
+  uint32_t steps = 0;
+  for (int idle = 0; idle < patience_slices; idle++) {
     uint32_t seen = awaited_.value();
     if (__atomic_load_n(&to_await_, __ATOMIC_ACQUIRE) == 0) break;
-    if (awaited_.wait(seen, patience_milliseconds)) continue;
+    bool has_ended = awaited_.wait(seen, slice_milliseconds);
     uint32_t before = steps;
     steps = __atomic_load_n(&steps_after_stop_, __ATOMIC_RELAXED);
-    if (steps == before) break;
+    if (has_ended || steps != before) idle = -1;
   }
 }
 

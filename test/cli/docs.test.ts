@@ -1,4 +1,7 @@
-/** The examples of docs/cli.md, run in a row: the lines after `$` in a shell, and what they print. */
+/**
+ * Runs the examples of docs/cli.md in a row: the lines after `$` in a shell, with their output. Imports internals: the
+ * page has to agree with the help and the exit codes.
+ */
 import { execFileSync } from 'node:child_process';
 import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -4,7 +4,16 @@ import { join } from 'node:path';
 import test from 'ava';
 import { makeOpaqueSync, mountOverlaySync } from 'overlayfs';
 import { overlay } from '../overlay/rows/setup.js';
-import { layers, makeTree, mountsBelow, mountTest, native, scratch, withoutCapabilities } from '../support/index.js';
+import {
+  layers,
+  MS_BIND,
+  makeTree,
+  mountsBelow,
+  mountTest,
+  native,
+  scratch,
+  withoutCapabilities,
+} from '../support/index.js';
 import { evaluateAsNobody, giveTo } from '../support/plain-user.js';
 import { json, overlayfs, run } from './run.js';
 
@@ -103,7 +112,6 @@ mountTest('overlaps, by number', (t) => {
   t.regex(stderr, /lowerdir\[0\] '.*inside' is inside the lowerdir\[1\]/);
 });
 
-const MS_BIND = 4096;
 const lowers = (...paths: string[]): string[] => paths.flatMap((path) => ['--lower', path]);
 
 mountTest('a layer on a mount of its own is in no other layer', (t) => {

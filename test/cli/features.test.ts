@@ -1,4 +1,7 @@
-/** `overlayfs features`: the table, the verdict, and colour. */
+/**
+ * `overlayfs features`: the table, the verdict, and colour. Imports internals: the text for kernels that this machine
+ * does not run.
+ */
 import test from 'ava';
 import { featuresSync } from 'overlayfs';
 import { paintFor, plain } from '#lib/cli/colour.js';

@@ -1,4 +1,7 @@
-/** `overlayfs holders`, and what `overlayfs umount` says of who keeps it from its work. */
+/**
+ * `overlayfs holders`, and the holders that `overlayfs umount` names. Imports internals: the text of a table of
+ * holders that no test can cause.
+ */
 import { closeSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';

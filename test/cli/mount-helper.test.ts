@@ -1,4 +1,7 @@
-/** mount.overlay, through the real mount(8): with a link in /sbin, in the mount namespace of this test file. */
+/**
+ * mount.overlay, through the real mount(8): with a link in /sbin, in the mount namespace of this test file. Imports
+ * internals: it reads the mount table as options.
+ */
 import { spawn, spawnSync } from 'node:child_process';
 import {
   closeSync,
@@ -19,6 +22,8 @@ import { readMountinfo } from '#lib/mount-table/mountinfo.js';
 import { readShown } from '#lib/options/text.js';
 import {
   eventually,
+  MNT_DETACH,
+  MS_BIND,
   makeTree,
   mountsBelow,
   mountTest,
@@ -29,8 +34,6 @@ import {
 } from '../support/index.js';
 import { program, type Ran } from './run.js';
 
-const MS_BIND = 4096;
-const MNT_DETACH = 2;
 const sbin = realpathSync('/sbin');
 const helper = join(packageRoot, 'dist/mount-helper.cjs');
 

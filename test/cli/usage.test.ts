@@ -1,4 +1,4 @@
-/** What is said about a command line that is wrong, and about one that asks for help. */
+/** Messages about a wrong command line, and help. Imports internals: a process for each phrase would take minutes. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
@@ -6,7 +6,7 @@ import { argumentsOf } from '#lib/cli/command-line.js';
 import { inFlags } from '#lib/cli/spelling.js';
 import { argument, either, option, render, type Text, text } from '#lib/text.js';
 import { packageRoot } from '../support/index.js';
-import { json, overlayfs, run } from './run.js';
+import { json, overlayfs, run, runHere } from './run.js';
 
 const layers = ['--lower', '/l', '--upper', '/u', '--work', '/w'];
 
@@ -119,8 +119,8 @@ const wrong: Readonly<Record<string, readonly [args: string[], says: RegExp]>> =
 };
 
 for (const [title, [args, says]] of Object.entries(wrong)) {
-  test(`wrong usage: ${title}`, (t) => {
-    const { code, stdout, stderr } = overlayfs(...args);
+  test.serial(`wrong usage: ${title}`, async (t) => {
+    const { code, stdout, stderr } = await runHere(args);
     t.is(code, 2, stderr);
     t.is(stdout, '');
     t.true(stderr.startsWith('overlayfs: '));

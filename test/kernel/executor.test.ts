@@ -1,4 +1,7 @@
-/** The executor by itself: each call that a plan may hold, on the real kernel. */
+/**
+ * The executor by itself: each call that a plan may hold, on the real kernel. Imports internals: no public call makes
+ * such plans.
+ */
 import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';

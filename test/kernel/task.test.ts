@@ -1,3 +1,7 @@
+/**
+ * One generator in both forms. Imports internals: each public call is one such generator, and none throws at each
+ * place.
+ */
 import test from 'ava';
 import { inEitherForm, pause, run, runSync, type Task } from '#lib/kernel/task.js';
 

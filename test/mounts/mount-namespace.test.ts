@@ -7,7 +7,6 @@ import type { ExecutionContext } from 'ava';
 import test from 'ava';
 import {
   bind,
-  bindSync,
   createNamespace,
   createNamespaceSync,
   listMounts,
@@ -16,13 +15,13 @@ import {
   mountOverlaySync,
   OverlayError,
   unmount,
-  unmountSync,
 } from 'overlayfs';
 import {
   countDescriptors,
   countThreads,
   evaluateIn,
   eventually,
+  forms,
   layers,
   makeTree,
   mountsBelow,
@@ -44,16 +43,9 @@ async function other(t: ExecutionContext): Promise<{ child: ChildProcess; namesp
 
 const tableOf = ({ pid }: ChildProcess): string => readFileSync(`/proc/${pid}/mountinfo`, 'utf8');
 
-const forms = {
-  promise: { mount: mountOverlay, bind, unmount },
-  twin: {
-    mount: async (options: Parameters<typeof mountOverlaySync>[0]) => mountOverlaySync(options),
-    bind: async (...args: Parameters<typeof bindSync>) => bindSync(...args),
-    unmount: async (...args: Parameters<typeof unmountSync>) => unmountSync(...args),
-  },
-} as const;
+for (const { form, of } of forms) {
+  const calls = { mount: of('mountOverlay'), bind: of('bind'), unmount: of('unmount') };
 
-for (const [form, calls] of Object.entries(forms)) {
   mountTest(`an overlay in another process's namespace is seen there and not here (${form})`, async (t) => {
     const dir = scratch(t);
     const options = layers(dir);

@@ -1,4 +1,7 @@
-/** Facts to reason, without a kernel: whatever the facts are, there is a reason, and a text without a hole. */
+/**
+ * Random facts to reason, without a kernel: each has a reason, and a text without a hole. Imports internals: few of
+ * these facts can be made on one machine.
+ */
 import test from 'ava';
 import type { OverlayOptions } from 'overlayfs';
 import { explainMount, foresee } from '#lib/diagnosis/explain.js';

@@ -1,4 +1,7 @@
-/** Facts to reason for what few machines have: each a failure, what the look has found, and the reason for it. */
+/**
+ * Facts to reason for failures that few machines can have: each with its reason. Imports internals: the facts are its
+ * input.
+ */
 import test from 'ava';
 import type { OverlayOptions } from 'overlayfs';
 import { explainMount } from '#lib/diagnosis/explain.js';

@@ -1,3 +1,7 @@
+/**
+ * `features`, in processes that may do less and less. Imports internals: plans depend on a record that the public one
+ * does not show in full.
+ */
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,5 +1,7 @@
-/** Layers whose files show with other owners than they have on disk. */
-
+/**
+ * Layers whose files show with other owners than they have on disk. Imports internals: it mounts as on kernels that
+ * lack features, and explains their failures.
+ */
 import { spawn } from 'node:child_process';
 import { chownSync, closeSync, mkdirSync, openSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,4 +1,7 @@
-/** What is decided, without privilege: options and a record of features in, a list of system calls out. */
+/**
+ * Plans without privilege: options and a record of features in, a list of system calls out. Imports internals: the
+ * plan is what it tests.
+ */
 import test from 'ava';
 import type { OverlayOptions } from 'overlayfs';
 import type { KernelFeatures } from '#lib/features/probe.js';

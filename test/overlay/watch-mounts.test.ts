@@ -1,3 +1,4 @@
+/** `watchMounts`. Imports internals: it forces each way of watching. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, mkdirSync, openSync, rmSync } from 'node:fs';
@@ -24,6 +25,8 @@ import {
   evaluateIn,
   eventually,
   layers,
+  MNT_DETACH,
+  MS_MOVE,
   makeTree,
   mountTest,
   native,
@@ -32,9 +35,6 @@ import {
   scratch,
   withoutCapabilities,
 } from '../support/index.js';
-
-const MS_MOVE = 8192;
-const MNT_DETACH = 2;
 
 type AnyEvent = MountEvent<string | Buffer>;
 

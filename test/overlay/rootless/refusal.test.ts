@@ -1,4 +1,7 @@
-/** What forbids a rootless mount: a row of docs/rootless.md each, on gathered facts. */
+/**
+ * The rows of docs/rootless.md that forbid a rootless mount, each from gathered facts. Imports internals: one machine
+ * cannot have all these settings.
+ */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';

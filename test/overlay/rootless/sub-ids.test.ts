@@ -1,17 +1,19 @@
-/** Mounts without privilege that know the subordinate ids of their user. */
+/**
+ * Mounts without privilege that know the subordinate ids of their user. Imports internals: the parsers of /etc/subuid
+ * take lines that no machine should have.
+ */
 import { spawn } from 'node:child_process';
 import { chmodSync, chownSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { mountOverlaySync } from 'overlayfs';
 import { readRanges, toDisjoint, toMapArguments } from '#lib/rootless/sub-ids.js';
-import { eventually, makeTree, mountTest, native, scratch } from '../../support/index.js';
+import { eventually, MS_BIND, makeTree, mountTest, native, scratch } from '../../support/index.js';
 import { NOBODY } from '../../support/nobody.js';
 import { asNobody, evaluateAs, evaluateAsNobody, giveTo, readablePackage } from '../../support/plain-user.js';
 
 const needs = 'subordinate ids';
 const FIRST = 100_000;
-const MS_BIND = 4096;
 
 /** Has a file show at the place of another, in the mount namespace of the test. */
 function cover(t: ExecutionContext, path: string, file: string): void {
@@ -51,10 +53,13 @@ const prelude = `const [dir] = args;
   };
   const mountOnce = (rootless, subIds) => overlayfs.mountOverlay({ ...layers, rootless, subIds });`;
 
-mountTest("files of subordinate ids are copied up with their owner, by 'keep' too, and by the twin", { needs }, (t) => {
-  const dir = prepare(t);
-  const outcome = evaluateAsNobody(
-    `${prelude}
+mountTest(
+  "files of subordinate ids are copied up with their owner, by 'keep' too, and by the synchronous form",
+  { needs },
+  (t) => {
+    const dir = prepare(t);
+    const outcome = evaluateAsNobody(
+      `${prelude}
     const state = () => [
       fs.readdirSync('/proc/self/fd').length,
       fs.readFileSync('/proc/self/task/' + process.pid + '/children', 'utf8'),
@@ -74,13 +79,17 @@ mountTest("files of subordinate ids are copied up with their owner, by 'keep' to
       look(overlayfs.mountOverlaySync({ ...layers, rootless, subIds: true }));
     }
     return { outcomes, same: JSON.stringify(state()) === JSON.stringify(before) };`,
-    dir,
-  );
-  const mapped = ['appended', FIRST + 5, FIRST + 6, 'EOVERFLOW'];
-  const unmapped = ['EOVERFLOW', 0, 0, 'EOVERFLOW'];
-  t.deepEqual(outcome, { outcomes: [mapped, unmapped, mapped, unmapped, mapped, mapped, mapped, mapped], same: true });
-  t.is(readFileSync(join(dir, 'lower/sub'), 'utf8'), 'sub');
-});
+      dir,
+    );
+    const mapped = ['appended', FIRST + 5, FIRST + 6, 'EOVERFLOW'];
+    const unmapped = ['EOVERFLOW', 0, 0, 'EOVERFLOW'];
+    t.deepEqual(outcome, {
+      outcomes: [mapped, unmapped, mapped, unmapped, mapped, mapped, mapped, mapped],
+      same: true,
+    });
+    t.is(readFileSync(join(dir, 'lower/sub'), 'utf8'), 'sub');
+  },
+);
 
 mountTest('a process that has changed its user maps them too', { needs }, (t) => {
   const dir = prepare(t);

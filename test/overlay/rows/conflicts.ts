@@ -1,10 +1,6 @@
 /** Options that do not go together, and some that do though they look as if they did not. */
 import { conflict } from './errors.js';
-import type { Expected, Given, Row } from './row.js';
-
-const row = (title: string, options: Given, expect: Expected, view = false): Row => ({ title, options, expect, view });
-const viewRow = (title: string, options: Given, expect: Expected): Row => row(title, options, expect, true);
-const shown = (...options: string[]): Expected => ({ shown: options });
+import { type Expected, type Row, row, shown, viewRow } from './row.js';
 
 const metacopyRedirect = (word: string): Expected =>
   conflict(new RegExp(`metacopy: true.*redirectDir: '${word}'.*leave .redirectDir. out`, 'i'));

@@ -1,15 +1,8 @@
 /** What earlier mounts leave in upper and work, and what a later one makes of it. */
 import { accessSync } from 'node:fs';
 import { fails } from './errors.js';
-import type { Expected, Given, Row } from './row.js';
+import { type Expected, type Row, row } from './row.js';
 import { dirs, file, mode, overlay, readonlyBind, removed, type Setup, unmounted } from './setup.js';
-
-const row = (title: string, options: Given, expect: Expected, ...setup: Setup[]): Row => ({
-  title,
-  options,
-  expect,
-  setup,
-});
 
 /** An overlay that was there, and is not any more. */
 const past = (...options: string[]): Setup[] => [overlay('l1,u,w', 'm', ...options), unmounted('m')];

@@ -1,6 +1,6 @@
 /** Each option with each of its values, with an upperdir and without. */
 import { conflict, fails, lacking } from './errors.js';
-import type { Expected, Given, Row } from './row.js';
+import { type Expected, type Given, type Row, shown } from './row.js';
 import { dirs, tmpfs } from './setup.js';
 
 const both = (options: Given, writable: Expected, view: Expected): Row[] => [
@@ -14,7 +14,6 @@ const nameOf = (options: Given): string =>
     .join(', ');
 
 const plain: Expected = {};
-const shown = (...options: string[]): Expected => ({ shown: options });
 
 /** Layers on two file systems, where xino is of use. */
 const onTwo = (xino: string, expect: Expected, view: boolean): Row => ({

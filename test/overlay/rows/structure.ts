@@ -1,18 +1,7 @@
 /** Which layers there have to be, and how many. */
 import { conflict, fails, outOfRange } from './errors.js';
-import type { Expected, Given, Row } from './row.js';
-import { bind, dirs, file, link, overlay, type Setup, tmpfs } from './setup.js';
-
-const row = (title: string, options: Given, expect: Expected, ...setup: Setup[]): Row => ({
-  title,
-  options,
-  expect,
-  setup,
-});
-const viewRow = (title: string, options: Given, expect: Expected, ...setup: Setup[]): Row => ({
-  ...row(title, options, expect, ...setup),
-  view: true,
-});
+import { type Row, row, viewRow } from './row.js';
+import { bind, dirs, file, link, overlay, tmpfs } from './setup.js';
 
 const numbered = (count: number, prefix = 'n/'): string[] => Array.from({ length: count }, (_, i) => `${prefix}${i}`);
 const overlap = (path: string) => fails('ELOOP', 'layers-overlap', /is inside/, path);
