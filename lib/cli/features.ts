@@ -10,7 +10,12 @@ import type { Parsed } from './parse.js';
 import { inFlags } from './spelling.js';
 import { UsageError } from './usage-error.js';
 
-type Forbidding = 'no-privilege' | 'overlay-unavailable';
+const causes = {
+  'no-privilege': 'the process may not mount',
+  'overlay-unavailable': 'the kernel has no overlay file system',
+} as const;
+
+type Forbidding = keyof typeof causes;
 
 /** Returns the reasons why nothing can be mounted here. */
 export function forbids({ mayMount, overlay }: KernelFeatures): Forbidding[] {
@@ -40,8 +45,8 @@ const labels: Readonly<Partial<Record<string, string>>> = {
 
 function verdict(found: Features, paint: Paint): string {
   const why = forbids(found).map((reason) => {
-    const { when, todo } = reasons[reason];
-    return `${paint('red', sentence(`this process cannot mount: ${when}`))} ${sentence(todo, inFlags)}\n`;
+    const problem = sentence(`this process cannot mount: ${causes[reason]}`);
+    return `${paint('red', problem)} ${sentence(reasons[reason], inFlags)}\n`;
   });
   if (why.length > 0) return why.join('') + rootlessVerdict(found, paint);
   if (found.mayMount === true) return `${paint('green', 'This process can mount overlays.')}\n`;
@@ -87,7 +92,7 @@ export function featuresText(found: Features, paint: Paint): string {
 async function run({ operands }: Parsed): Promise<Outcome> {
   if (operands.length > 0) throw new UsageError('features takes no path');
   const found = await askFeatures();
-  const hints = forbids(found).map((reason) => ({ reason, hint: sentence(reasons[reason].todo, inFlags) }));
+  const hints = forbids(found).map((reason) => ({ reason, hint: sentence(reasons[reason], inFlags) }));
   return {
     text: featuresText(found, paintFor(process.stdout.isTTY, process.env)),
     json: { features: found, forbids: hints },

@@ -5,7 +5,7 @@ import { calls } from '../kernel/calls.js';
 import type { StepFailure } from '../kernel/perform.js';
 import { outOfNamespaces } from '../namespaces/mount-namespace.js';
 import { pathString, quotePath } from '../paths.js';
-import { reasons } from '../reasons.js';
+import { todoOf } from '../reasons.js';
 import { explainRefusal, forbiddenBy } from '../rootless/refusal.js';
 import { either, option, text } from '../text.js';
 import { explainErrno } from '../verdicts.js';
@@ -67,7 +67,7 @@ const noPrivilege: Rule = {
       reason: 'no-privilege',
       what: `this process may not mount${place(options)}: it lacks CAP_SYS_ADMIN in ${where}`,
       hint: either(
-        reasons['no-privilege'].todo,
+        todoOf('no-privilege'),
         text`mount without a target by ${option('rootless', true)}, which needs neither`,
         text`use ${{ command: 'run' }}, which needs neither`,
       ),
