@@ -39,7 +39,12 @@ const shortages: Readonly<Record<number, Explain>> = {
 
 const meanings: Readonly<Record<number, Explain>> = {
   ...shortages,
-  [e.ENOENT]: ({ name, missing = 'path-missing' }) => ({ reason: missing, what: `${name} does not exist` }),
+  [e.ENOENT]: ({ name, missing = 'path-missing' }) => ({
+    reason: missing,
+    what: `${name} does not exist`,
+    // The usual hint for a target names an option that only mounts of overlays have.
+    hint: 'check the path',
+  }),
   [e.ENOTDIR]: unreachable(e.ENOTDIR),
   [e.EACCES]: unreachable(e.EACCES),
   [e.ELOOP]: unreachable(e.ELOOP),

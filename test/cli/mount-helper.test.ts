@@ -611,7 +611,7 @@ mountTest('mount.overlay: in another mount namespace', async (t) => {
   t.regex(missing.stderr, /^mount\.overlay: ENOENT: .*\n {2}reason: path-missing\n/);
   for (const [namespace, says] of [
     ['/proc/self/ns/none', /the mount namespace '\/proc\/self\/ns\/none' does not exist/],
-    ['/proc/self/ns/uts', /cannot be joined as a mount namespace/],
+    ['/proc/self/ns/uts', /refused to join the mount namespace/],
   ] as const) {
     const { code, stderr } = run(dir, ['bin/mount.overlay', 'src', 'm', '-N', namespace, '-o', absolute]);
     t.is(code, 32);
