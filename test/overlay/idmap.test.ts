@@ -200,7 +200,7 @@ test('arguments are checked', (t) => {
   const range = { inside: 0, outside: 1, size: 1 };
   refuse('0:1:1', 'ERR_INVALID_ARG_TYPE', /"idmap" must be a list of ranges/);
   refuse([], 'ERR_OUT_OF_RANGE', /1 to 340 ranges/);
-  refuse(-1, 'ERR_OUT_OF_RANGE', /must be a descriptor/);
+  refuse(-1, 'ERR_OUT_OF_RANGE', /must be a file descriptor/);
   refuse([{ ...range, size: 0 }], 'ERR_OUT_OF_RANGE', /"idmap\[0\]\.size"/);
   refuse([{ ...range, inside: 2 ** 32 }], 'ERR_OUT_OF_RANGE', /"idmap\[0\]\.inside"/);
   refuse([{ ...range, outside: '1' }], 'ERR_INVALID_ARG_TYPE', /"idmap\[0\]\.outside"/);
