@@ -126,25 +126,33 @@ function withCode<E extends Error>(error: E, code: string): E & { code: string }
   return Object.assign(error, { code });
 }
 
-function argumentError<E extends Error>(type: new (message: string) => E, message: Text, code: string): E {
-  return withTexts(withCode(new type(render(message)), code), message);
+/** The stack of the error begins at the caller of `maker`. */
+function argumentError<E extends Error>(
+  type: new (message: string) => E,
+  message: Text,
+  code: string,
+  maker: (...args: never[]) => E,
+): E {
+  const error = withTexts(withCode(new type(render(message)), code), message);
+  Error.captureStackTrace(error, maker);
+  return error;
 }
 
 /** `expected` completes "must be …". */
 export function invalidArgumentType(name: string, expected: string, value: unknown): TypeError {
   const message = text`${argument(name)} must be ${expected}. Received ${showValue(value)}`;
-  return argumentError(TypeError, message, 'ERR_INVALID_ARG_TYPE');
+  return argumentError(TypeError, message, 'ERR_INVALID_ARG_TYPE', invalidArgumentType);
 }
 
 /** `problem` begins with its verb: "must be one of …". */
 export function invalidArgumentValue(name: string, value: unknown, problem: Text): TypeError {
   const message = text`${argument(name)} ${problem}. Received ${showValue(value)}`;
-  return argumentError(TypeError, message, 'ERR_INVALID_ARG_VALUE');
+  return argumentError(TypeError, message, 'ERR_INVALID_ARG_VALUE', invalidArgumentValue);
 }
 
 export function outOfRange(name: string, expected: Text, received: string): RangeError {
   const message = text`${argument(name)} must be ${expected}. Received ${received}`;
-  return argumentError(RangeError, message, 'ERR_OUT_OF_RANGE');
+  return argumentError(RangeError, message, 'ERR_OUT_OF_RANGE', outOfRange);
 }
 
 /** Returns the error for options that cannot be combined, or for one that lacks another. */
