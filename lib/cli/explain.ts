@@ -7,7 +7,7 @@ import { kernelFeatures } from '../features/probe.js';
 import { run as runTask } from '../kernel/task.js';
 import { findHalfMarked } from '../layers/half-marked.js';
 import type { CheckedOptions, OverlayOptions } from '../options/check.js';
-import { prepare } from '../overlay/mount.js';
+import { prepare, readOptions } from '../overlay/mount.js';
 import { pathString, quotePath } from '../paths.js';
 import { type Command, type Outcome, ownFlag } from './command.js';
 import { mountGroups, toDetachedOptions, toMountOptions } from './mount.js';
@@ -58,7 +58,7 @@ async function findUnhidden(options: CheckedOptions): Promise<OverlayError[]> {
 
 async function run(parsed: Parsed): Promise<Outcome> {
   const record = await kernelFeatures();
-  const { checked } = await runTask(prepare(toOptions(parsed), record));
+  const { checked } = await runTask(prepare(readOptions(toOptions(parsed)), record));
   const beforehand = await examineBeforehand(checked, record);
   const { facts } = beforehand;
   const errors = [...beforehand.errors, ...(checked.rootless === false ? [] : await findUnhidden(checked))];

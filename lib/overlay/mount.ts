@@ -143,7 +143,7 @@ function readEffective(mount: OverlayMount): Task<EffectiveOptions> {
 function replace(mount: OverlayMount, given: OverlayOptions, options: ReplaceOptions): Task<void> {
   return internalsOf(mount).lock.exclude(function* () {
     yield* checkReplaced(mount, options);
-    const next = yield* mountWith(given);
+    const next = yield* mountWith(readOptions(given));
     try {
       takeOver(mount, next, yield* takePlace(internalsOf(mount).mounted, internalsOf(next).mounted));
     } finally {
@@ -185,8 +185,14 @@ interface Prepared {
 const featuresFor = ({ overlay, datadir, idmap }: CheckedOptions): Task<KernelFeatures> =>
   overlay.length === 0 && datadir.length === 0 && idmap === undefined ? findBriefFeatures() : findFeatures();
 
-/** Runs the checks that come before any plan. */
-export function* prepare(options: OverlayOptions, record?: KernelFeatures): Task<Prepared> {
+/** The caller's options, and what they mean. */
+interface Requested {
+  readonly given: OverlayOptions;
+  readonly asked: CheckedOptions;
+}
+
+/** Reads and checks the caller's options. It is no generator, whose frames would push the caller out of the stack trace. */
+export function readOptions(options: OverlayOptions): Requested {
   const given = takeOptions(options);
   const asked = resolve(checkOptions(given));
   // The caller may change its lists later. Their lengths have been checked.
@@ -195,6 +201,11 @@ export function* prepare(options: OverlayOptions, record?: KernelFeatures): Task
     if (Array.isArray(list)) Object.assign(given, { [name]: [...list] });
   }
   if (asked.signal?.aborted) throw abortError(asked.signal);
+  return { given, asked };
+}
+
+/** Runs the checks against the kernel's features that come before any plan. */
+export function* prepare({ given, asked }: Requested, record?: KernelFeatures): Task<Prepared> {
   const rootless = asked.rootless === 'auto' ? (record ?? (yield* findFeatures())).mayMount !== true : asked.rootless;
   const checked = asked.rootless === rootless ? asked : { ...asked, rootless };
   const features = rootless ? yield* findRootlessFeatures(record) : (record ?? (yield* featuresFor(checked)));
@@ -419,7 +430,7 @@ export function mountOverlay(options: OverlayOptions): Promise<OverlayMount> {
 
 /** `mountOverlay` with a given record of what the kernel supports. */
 export async function mountOverlayWith(options: OverlayOptions, features?: KernelFeatures): Promise<OverlayMount> {
-  return run(mountWith(options, features));
+  return run(mountWith(readOptions(options), features));
 }
 
 /** The synchronous form of `mountOverlay`. */
@@ -429,11 +440,11 @@ export function mountOverlaySync(options: OverlayOptions): OverlayMount {
 
 /** The synchronous form of `mountOverlayWith`. */
 export function mountOverlayWithSync(options: OverlayOptions, features?: KernelFeatures): OverlayMount {
-  return runSync(mountWith(options, features));
+  return runSync(mountWith(readOptions(options), features));
 }
 
-function* mountWith(options: OverlayOptions, features?: KernelFeatures): Task<OverlayMount> {
-  return yield* mountPrepared(yield* prepare(options, features));
+function* mountWith(requested: Requested, features?: KernelFeatures): Task<OverlayMount> {
+  return yield* mountPrepared(yield* prepare(requested, features));
 }
 
 /** How often to try again when other calls take back directories that they and this call create. */

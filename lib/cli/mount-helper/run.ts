@@ -18,7 +18,7 @@ import { type RawOption, splitGiven } from '../../mount-strings.js';
 import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from '../../options/check.js';
 import { optionRows } from '../../options/table.js';
 import { readGiven } from '../../options/text.js';
-import { mountOverlaySync, prepare } from '../../overlay/mount.js';
+import { mountOverlaySync, prepare, readOptions } from '../../overlay/mount.js';
 import { isAbsolute, joinPath, type Path, toAbsolute, toBytes, withoutTrailingSlashes } from '../../paths.js';
 import type { Reason } from '../../reasons.js';
 import { argumentsOf } from '../command-line.js';
@@ -327,7 +327,7 @@ function planText(options: OverlayOptions): string {
 
 /** Checks the paths as they are now, for -f, which must fail if the mount would. */
 const findBadPaths = (options: OverlayOptions): Problem[] =>
-  findBadPathsSync(runSync(prepare(options)).checked).map(refused);
+  findBadPathsSync(runSync(prepare(readOptions(options))).checked).map(refused);
 
 const isKnown = (name: string): boolean => byKernelName.has(name) || name === 'lowerdir+';
 
