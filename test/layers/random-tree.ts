@@ -20,9 +20,9 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { calls } from '#lib/kernel/calls.js';
-import { holdSync } from '#lib/kernel/dialogue.js';
 import { performSync } from '#lib/kernel/perform.js';
 import { Plan } from '#lib/kernel/plan.js';
+import { runSync } from '#lib/kernel/task.js';
 import { Walker } from '#lib/layers/walk.js';
 
 export type Random = (below: number) => number;
@@ -196,7 +196,7 @@ const S_IFREG = 0o100000;
 export function seeTree(root: string): Map<string, SeenEntry> {
   const seen = new Map<string, SeenEntry>();
   const walker = new Walker(root, { attributes: 'all', targets: true });
-  while (holdSync(walker.more())) {
+  while (runSync(walker.more())) {
     while (walker.advance()) {
       const { path, mode, uid, gid, size, mtimeNs, inode, target, attributes } = walker;
       const type = mode & S_IFMT;
