@@ -132,7 +132,7 @@ for (const [title, options] of Object.entries(variants)) {
   const needs = title === 'userxattr' ? 'userxattr' : title === 'rootless' ? 'rootless' : undefined;
   mountTest(`random changes through a mount: ${title}`, { needs }, async (t) => {
     const first = Number(process.env['OVERLAYFS_TEST_SEED'] ?? 1);
-    for (let seed = first; seed < first + scaled(5, 2); seed++) {
+    for (let seed = first; seed < first + scaled(50, 2); seed++) {
       t.log(`seed ${seed}`);
       const random = generator(seed);
       const dir = scratch(t);

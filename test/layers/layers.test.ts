@@ -88,7 +88,7 @@ mountTest('lookup says which layer answers, and what hides the others', async (t
 });
 
 mountTest('lookup agrees with random overlays', (t) => {
-  for (let seed = 1; seed <= scaled(5, 2); seed++) {
+  for (let seed = 1; seed <= scaled(50, 2); seed++) {
     const random = generator(seed);
     const dir = scratch(t);
     const target = join(dir, 'merged');
@@ -344,7 +344,7 @@ kernelTest('a layer that is swapped for links during the walk: nothing outside i
   const child = spawn(process.execPath, ['-e', swaps, dir], { stdio: 'ignore' });
   const upper = join(dir, 'upper');
   try {
-    for (let i = 0; i < scaled(300, 100); i++) {
+    for (let i = 0; i < scaled(2000, 100); i++) {
       try {
         for (const { path, type } of changesSync(upper, { lowerdir: join(dir, 'lower') })) {
           if (/secret/.test(path)) t.fail(`${path} is outside`);
