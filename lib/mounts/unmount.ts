@@ -109,7 +109,7 @@ export function toMounted(target: PathLike, options: UnmountOptions): Mounted {
   };
 }
 
-function lookFlags(options: UnmountOptions): number {
+function statFlags(options: UnmountOptions): number {
   return options.followSymlinks ? 0 : k.AT_SYMLINK_NOFOLLOW;
 }
 
@@ -117,7 +117,7 @@ function lookFlags(options: UnmountOptions): number {
 export function addUnmount(plan: Plan, mounted: Mounted, options: UnmountOptions): void {
   if (mounted.id !== undefined) {
     const { id, path } = mounted;
-    plan.add(calls.statx, [k.AT_FDCWD, path, lookFlags(options), mountIdMask(id)]);
+    plan.add(calls.statx, [k.AT_FDCWD, path, statFlags(options), mountIdMask(id)]);
     addMountGuard(plan, id);
   }
   const flags =
@@ -148,7 +148,7 @@ function* findWorkdir(
   { path, namespace }: Mounted,
   options: UnmountOptions,
 ): Task<Pick<Mounted, 'workdir' | 'device'> | undefined> {
-  const mount = yield* findMountAt({ path, namespace, isExact: true, flags: lookFlags(options) });
+  const mount = yield* findMountAt({ path, namespace, isExact: true, flags: statFlags(options) });
   if (mount?.type !== 'overlay') return undefined;
   const text = findOption(Buffer.from(mount.options, 'latin1'), 'workdir');
   if (text === undefined) return undefined;
@@ -275,19 +275,19 @@ export function* explain(
 ): Task<OverlayError> {
   const notJoined = explainJoin(failure);
   if (notJoined !== undefined) return notJoined;
-  return explainUnmount(mounted, failure, { found: yield* lookAt(mounted, options), leftover });
+  return explainUnmount(mounted, failure, { found: yield* statTarget(mounted, options), leftover });
 }
 
-function* lookAt(mounted: Mounted, options: UnmountOptions, mask?: number): Task<StatResult> {
+function* statTarget(mounted: Mounted, options: UnmountOptions, mask?: number): Task<StatResult> {
   const plan = new Plan();
   if (mounted.namespace !== undefined) addJoin(plan, mounted.namespace);
-  const step = addStat(plan, mounted.path, { flags: lookFlags(options), ...(mask !== undefined && { mask }) });
+  const step = addStat(plan, mounted.path, { flags: statFlags(options), ...(mask !== undefined && { mask }) });
   return readStat(step, yield* ask(plan));
 }
 
 /** Searches for what makes a mount busy. */
 export const searchBusy = (mounted: Mounted, options: UnmountOptions): Task<Holders> =>
-  searchHolders(mounted, { scope: 'busy', limit: SEARCH, flags: lookFlags(options) });
+  searchHolders(mounted, { scope: 'busy', limit: SEARCH, flags: statFlags(options) });
 
 /** Returns the mount with its id; undefined when it is no longer at its path. */
 export function* identify<M extends Mounted>(
@@ -295,7 +295,7 @@ export function* identify<M extends Mounted>(
   options: UnmountOptions,
 ): Task<(M & { readonly id: number }) | undefined> {
   const mask = mounted.id === undefined ? k.STATX_MNT_ID_UNIQUE | k.STATX_MNT_ID : mountIdMask(mounted.id);
-  const { isMountRoot, mountId } = yield* lookAt(mounted, options, mask);
+  const { isMountRoot, mountId } = yield* statTarget(mounted, options, mask);
   if (!isMountRoot || (mounted.id !== undefined && mounted.id !== mountId)) return undefined;
   return { ...mounted, id: mountId };
 }
