@@ -176,13 +176,13 @@ const bundle = (file, source, plugins, more = {}) =>
 
 for (const name of ['dist', 'dist-test', 'dist-bench']) rmSync(join(root, name), { recursive: true, force: true });
 
-/** index.js also exports the function that loads the deferred modules, for layers.js. */
+/** index.js also exports the function that loads the deferred modules, by a name that no program uses, for layers.js. */
 const withLoader = {
   name: 'with loader',
   setup({ onLoad, onResolve }) {
     onResolve({ filter: /^index$/ }, ({ path }) => ({ path, namespace: 'index' }));
     onLoad({ filter: /./, namespace: 'index' }, () => ({
-      contents: "export * from './lib/index.ts'; export { load as loadDeferred } from 'load';",
+      contents: "export * from './lib/index.ts'; export { load as '#deferred' } from 'load';",
       resolveDir: root,
     }));
   },
@@ -196,7 +196,7 @@ function writeLayers() {
   );
   writeFileSync(
     join(root, 'dist/layers.js'),
-    `${["import { loadDeferred } from './index.js';", ...lines].join('\n')}\n`,
+    `${["import { '#deferred' as loadDeferred } from './index.js';", ...lines].join('\n')}\n`,
   );
 }
 
@@ -204,7 +204,7 @@ function writeLayers() {
 function writeSnapshots() {
   const index = 'lib/snapshots/index.ts';
   const lines = [
-    "import { loadDeferred } from './index.js';",
+    "import { '#deferred' as loadDeferred } from './index.js';",
     `export const { ${reexportsOf(index).join(', ')} } = loadDeferred().${toName(index)};`,
   ];
   writeFileSync(join(root, 'dist/snapshots.js'), `${lines.join('\n')}\n`);

@@ -1,6 +1,6 @@
 // The part of the kernel's interface that the addon and the launcher use: system call numbers, struct layouts, and the
-// few constants by which they decide themselves. Distribution headers are older than the supported kernels (Debian 12's lack
-// statmount, for one), so nothing here comes from them.
+// few constants by which they decide themselves. Distribution headers are older than the supported kernels (Debian 12's
+// lack statmount, for one), so nothing here comes from them.
 //
 // Constants that a plan merely carries (MS_*, MOUNT_ATTR_*, FSCONFIG_* and so on) are not here: they are in
 // lib/kernel/constants.ts and pass through as numbers.
@@ -20,6 +20,7 @@ enum Number : long {
   fsmount = 432,         // 5.2
   fspick = 433,          // 5.2
   openat2 = 437,         // 5.6
+  quotactl_fd = 443,     // 5.14
   faccessat2 = 439,      // 5.8
   mount_setattr = 442,   // 5.12
   fchmodat2 = 452,       // 6.6
@@ -154,6 +155,19 @@ enum Number : long {
 #error "overlayfs has no system call numbers for this architecture yet: add them to native/abi.h"
 #endif
 };
+
+// ioctl(2), struct fsxattr of linux/fs.h
+struct FsXattr {
+  uint32_t flags;
+  uint32_t extent_size;
+  uint32_t extents;
+  uint32_t project;
+  uint32_t copy_extent_size;
+  uint8_t padding[8];
+};
+constexpr unsigned fs_ioc_fsgetxattr = 0x801c581f;
+constexpr unsigned fs_ioc_fssetxattr = 0x401c5820;
+constexpr uint32_t fs_xflag_projinherit = 0x200;
 
 // openat2(2)
 struct OpenHow {
@@ -324,7 +338,11 @@ constexpr unsigned statx_nlink = 0x4;     // STATX_NLINK
 constexpr unsigned statx_ino = 0x100;     // STATX_INO
 constexpr unsigned statx_mnt_id = 0x1000; // STATX_MNT_ID, 5.8
 constexpr unsigned statx_mnt_id_unique = 0x4000;  // STATX_MNT_ID_UNIQUE, 6.8
+constexpr uint64_t statx_attr_immutable = 0x10;     // STATX_ATTR_IMMUTABLE
+constexpr uint64_t statx_attr_append = 0x20;        // STATX_ATTR_APPEND
 constexpr uint64_t statx_attr_mount_root = 0x2000;  // STATX_ATTR_MOUNT_ROOT, 5.8
+constexpr int64_t st_rdonly = 0x1;                  // ST_RDONLY, statfs(2)
+constexpr int64_t overlay_magic = 0x794c7630;       // OVERLAYFS_SUPER_MAGIC
 constexpr int at_statx_dont_sync = 0x4000;  // AT_STATX_DONT_SYNC
 
 }  // namespace overlayfs::abi

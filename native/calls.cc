@@ -37,15 +37,17 @@ long Execution::run(Step& step) {
     case Call::fstatfs: {
       abi::Statfs found;
       long result = sys::fstatfs(fd(0), &found);
-      return check_statfs(step, result, found);
+      return look_at_file_system(step, result, found);
     }
     case Call::statfs: {
       abi::Statfs found;
       long result = sys::statfs(Text(*this, a[0]), &found);
-      return check_statfs(step, result, found);
+      return look_at_file_system(step, result, found);
     }
     case Call::statx:
-      return check_statx(step);
+      return look_at_file(step);
+    case Call::guard:
+      return check_guard(step);
     case Call::mount_setattr:
       return sys::mount_setattr(fd(0), Text(*this, a[1]), unsigned_at(2),
                                 {unsigned_at(3), unsigned_at(4), unsigned_at(5),
@@ -148,6 +150,18 @@ long Execution::run(Step& step) {
       return sys::call(abi::flock, fd(0), a[1]);
     case Call::fsync:
       return sys::call(abi::fsync, fd(0));
+    // set_project(fd, project id): gives it to a directory, and to what is made in it.
+    case Call::set_project: {
+      abi::FsXattr attributes;
+      long result = sys::call(abi::ioctl, fd(0), abi::fs_ioc_fsgetxattr, &attributes);
+      if (result < 0) return result;
+      attributes.flags |= abi::fs_xflag_projinherit;
+      attributes.project = unsigned_at(1);
+      return sys::call(abi::ioctl, fd(0), abi::fs_ioc_fssetxattr, &attributes);
+    }
+    // quotactl_fd(fd, command, id); output: struct if_dqblk
+    case Call::quotactl_fd:
+      return sys::call(abi::quotactl_fd, fd(0), unsigned_at(1), unsigned_at(2), block_ + step.output + 8);
     case Call::fchownat:
       return sys::call(abi::fchownat, fd(0), static_cast<const char*>(Text(*this, a[1])), unsigned_at(2),
                        unsigned_at(3), a[4]);
@@ -168,6 +182,8 @@ long Execution::run(Step& step) {
       return walk(step);
     case Call::examine:
       return examine(step);
+    case Call::compare:
+      return compare(step);
     case Call::mount_ids:
       return read_mount_ids(step);
     case Call::mount_table:

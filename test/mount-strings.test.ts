@@ -1,3 +1,7 @@
+/**
+ * Strings of mount(2) and of the mount table, against the kernel. Imports internals: the package does not export its
+ * parsers.
+ */
 import { existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import test from 'ava';
 import { type OverlayOptions, unmountSync } from 'overlayfs';

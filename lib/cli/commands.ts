@@ -1,12 +1,16 @@
 /** The commands of the program `overlayfs`: finds the requested one and prints its outcome. */
+import { changes } from './changes.js';
+import { check } from './check.js';
 import { type Command, flagsOfCommand } from './command.js';
 import { argumentsOf, type Bytes } from './command-line.js';
+import { du } from './du.js';
 import { errorText, exitCodeOf, FAILED, toShown, WRONG_USAGE } from './errors.js';
 import { explain } from './explain.js';
 import { features } from './features.js';
 import { commandHelp, programHelp } from './help.js';
 import { holders } from './holders.js';
 import { toJson } from './json.js';
+import { lookup } from './lookup.js';
 import { ls } from './ls.js';
 import { mount } from './mount.js';
 import { parse } from './parse.js';
@@ -22,6 +26,10 @@ const commands: Readonly<Record<string, Command>> = {
   run,
   ls,
   holders,
+  changes,
+  lookup,
+  check,
+  du,
   whiteout,
   snapshot,
   explain,
@@ -37,6 +45,13 @@ function report(errors: readonly unknown[], command?: string): void {
   }
 }
 
+/** Writes as fast as the reader reads. */
+async function writeParts(parts: AsyncIterable<string>): Promise<void> {
+  for await (const part of parts) {
+    if (!process.stdout.write(part)) await new Promise((resolve) => process.stdout.once('drain', resolve));
+  }
+}
+
 async function runCommand(name: string, command: Command, args: readonly Bytes[]): Promise<number> {
   const end = args.indexOf('--');
   // Searched by hand, since it counts even if the rest of the line cannot be parsed.
@@ -47,8 +62,9 @@ async function runCommand(name: string, command: Command, args: readonly Bytes[]
       process.stdout.write(commandHelp(name, command));
       return 0;
     }
-    const { text = '', json, errors = [], exitCode } = await command.run(parsed);
-    if (isJson)
+    const { text = '', json, parts, errors = [], exitCode } = await command.run(parsed);
+    if (parts !== undefined) await writeParts(parts);
+    else if (isJson)
       process.stdout.write(
         toJson(errors.length === 0 ? json : { ...json, errors: errors.map((error) => toShown(error)) }),
       );

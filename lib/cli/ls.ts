@@ -120,7 +120,7 @@ async function run({ options, operands }: Parsed): Promise<Outcome> {
     ...(options['namespace'] !== undefined && { namespace: options['namespace'] as Path }),
   };
   if (options['all'] === true && options['type'] !== undefined) {
-    throw new UsageError('--type cannot go with --all', 'Leave one of the two out.');
+    throw new UsageError('--type cannot be used with --all', 'Leave one of the two out.');
   }
   const entries = await listMounts(filter);
   if (entries.length === 0) {
@@ -134,20 +134,20 @@ async function run({ options, operands }: Parsed): Promise<Outcome> {
 }
 
 export const ls: Command = {
-  about: 'Lists mounts, overlays unless told otherwise: on a terminal as a tree with their layers, else a line each.',
+  about: 'Lists mounts, by default only overlays: on a terminal as a tree with their layers, else one on each line.',
   usage: ['[OPTION...] [PATH]'],
   groups: [
     {
       title: 'options',
       flags: [
-        ownFlag('all', 'mounts of every type'),
-        ownFlag('type', 'mounts of this type', { kind: 'names', isList: true }),
-        ownFlag('layer', 'overlays that have this directory among their layers', { kind: 'path' }),
-        ownFlag('namespace', 'of another mount namespace: /proc/PID/ns/mnt', { kind: 'path' }),
+        ownFlag('all', 'lists mounts of every type'),
+        ownFlag('type', 'lists mounts of this type', { kind: 'names', isList: true }),
+        ownFlag('layer', 'lists overlays that have this directory as a layer', { kind: 'path' }),
+        ownFlag('namespace', 'works in another mount namespace: /proc/PID/ns/mnt', { kind: 'path' }),
       ],
     },
   ],
-  notes: 'With PATH, those at it and below it.',
+  notes: 'With PATH, lists the mounts at it and below it.',
   examples: ['overlayfs ls', 'overlayfs ls --layer /srv/base', 'overlayfs ls --all --json /srv'],
   run,
 };

@@ -1,5 +1,4 @@
 /** The facts of a diagnosis: plain data about the paths of a mount, the mount table and the process. */
-
 import type { Subject } from '../kernel/plan.js';
 import type { StatResult } from '../kernel/stat.js';
 import type { Path } from '../paths.js';

@@ -8,14 +8,14 @@ import { gather, type Wanted } from './gather.js';
 const BOUND_MILLISECONDS = 2000;
 
 /** Gathers the facts on the calling thread, without a time limit. */
-export function statPathSync(options: CheckedOptions, wanted: Wanted): Facts {
+export function gatherFactsSync(options: CheckedOptions, wanted: Wanted): Facts {
   const draft = emptyFacts();
   runSync(gather(draft, options, wanted));
   return draft;
 }
 
 /** Gathers the facts on the library's threads. If a file system hangs, returns the facts that are known by then. */
-export async function look(options: CheckedOptions, wanted: Wanted): Promise<Facts> {
+export async function gatherFacts(options: CheckedOptions, wanted: Wanted): Promise<Facts> {
   const draft = emptyFacts();
   let timer: NodeJS.Timeout | undefined;
   const bound = new Promise<void>((resolve) => {

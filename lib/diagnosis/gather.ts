@@ -283,7 +283,7 @@ function* gatherFileSystems(
   const plan = new Plan();
   const asked = paths.map(({ subject: { path, role } }) => ({
     system: plan.stepOf(
-      plan.add(calls.statfs, [unmade.get(path)?.nearest ?? path, 0, 0], { output: STATFS_OUTPUT, tolerate: 'any' }),
+      plan.add(calls.statfs, [unmade.get(path)?.nearest ?? path], { output: STATFS_OUTPUT, tolerate: 'any' }),
     ),
     write: isUpper(role)
       ? plan.stepOf(

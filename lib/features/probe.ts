@@ -3,7 +3,7 @@ import { release } from 'node:os';
 import * as e from '../errnos.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { type Outputs, performSync, StepFailure } from '../kernel/perform.js';
+import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step, type StepOptions, type Text } from '../kernel/plan.js';
 import { addStat, readStat, type StatResult } from '../kernel/stat.js';
 import { ask as askKernel, run, runSync, type Task } from '../kernel/task.js';
@@ -114,6 +114,13 @@ function isTrustedDenied(results: readonly number[]): boolean {
  * features that a mount without options needs; the rest of its record is unknown, and has no options.
  */
 export function questions(plan = new Plan(), isBrief = false): Questions {
+  const probes = addProbes(plan, isBrief);
+  return { plan, read: (outputs) => readRecord(plan, probes, outputs) };
+}
+
+type Probes = ReturnType<typeof addProbes>;
+
+function addProbes(plan: Plan, isBrief: boolean) {
   const ask = (call: Call, args: readonly (Text | number)[], options?: StepOptions): number =>
     plan.add(call, args, { tolerate: 'any', output: 0, ...options });
   const flags = k.O_DIRECTORY | k.O_CLOEXEC;
@@ -140,7 +147,7 @@ export function questions(plan = new Plan(), isBrief = false): Questions {
         events: ask(calls.fanotify_init, [k.FAN_REPORT_MNT]),
         selinux: addStat(plan, '/sys/fs/selinux'),
       };
-  const look = addStat(plan, '/', { mask: k.STATX_MNT_ID_UNIQUE });
+  const root = addStat(plan, '/', { mask: k.STATX_MNT_ID_UNIQUE });
   const userNamespace = addStat(plan, '/proc/self/ns/user', { mask: k.STATX_INO });
   const trusted = mostlyWritable.map((place) =>
     ask(calls.setxattr, [place, 'trusted.overlay.probe', '', k.XATTR_REPLACE]),
@@ -149,66 +156,66 @@ export function questions(plan = new Plan(), isBrief = false): Questions {
     const file = ask(calls.openat2, [k.AT_FDCWD, `/sys/module/overlay/parameters/${name}`, k.O_CLOEXEC]);
     return [name, plan.stepOf(ask(calls.read, [file, 1], { output: 1 }))] as const;
   });
+  const probes = { context, madeUp, pathLayer, readableLayer, append, options, statmount, more };
+  return { ...probes, root, userNamespace, trusted, parameters };
+}
 
+function readRecord(plan: Plan, probes: Probes, outputs: Outputs | StepFailure): KernelFeatures {
+  const { context, options, more, userNamespace, parameters } = probes;
+  const result = (made: number): number =>
+    outputs instanceof StepFailure ? -outputs.errno : outputs.result(plan.stepOf(made) as Step);
+  const opened = result(context);
+  // A seccomp filter causes EPERM, too. Then mount(2) tells whether the process may mount.
+  const isDenied = opened === -e.EPERM || opened === -e.EACCES;
+  const isUnknown = isDenied || e.isShortage(-opened);
+  const answer = (value: () => boolean): FeatureState => (isUnknown ? 'unknown' : value());
+  const ofMore = (read: (made: NonNullable<typeof more>) => FeatureState): FeatureState =>
+    more === undefined ? 'unknown' : read(more);
+  const fsContext = answer(() => opened >= 0 && result(probes.madeUp) < 0);
+  const accepts = (made: number): FeatureState => (fsContext === false ? false : answer(() => result(made) >= 0));
+  const hasSelinux = more !== undefined && readStat(more.selinux, outputs).errno === 0;
+  const defaults: Partial<Record<DefaultName, boolean>> = {};
+  for (const [name, step] of parameters) {
+    if (outputs instanceof StepFailure || outputs.result(step) !== 1) continue;
+    defaults[name] = outputs.bytes(step, 1).toString() === 'Y';
+  }
   return {
-    plan,
-    read(outputs) {
-      const result = (made: number): number =>
-        outputs instanceof StepFailure ? -outputs.errno : outputs.result(plan.stepOf(made) as Step);
-      const opened = result(context);
-      // A seccomp filter causes EPERM, too. Then mount(2) tells whether the process may mount.
-      const isDenied = opened === -e.EPERM || opened === -e.EACCES;
-      const isUnknown = isDenied || e.isShortage(-opened);
-      const answer = (value: () => boolean): FeatureState => (isUnknown ? 'unknown' : value());
-      const ofMore = (read: (made: NonNullable<typeof more>) => FeatureState): FeatureState =>
-        more === undefined ? 'unknown' : read(more);
-      const fsContext = answer(() => opened >= 0 && result(madeUp) < 0);
-      const accepts = (made: number): FeatureState => (fsContext === false ? false : answer(() => result(made) >= 0));
-      const hasSelinux = more !== undefined && readStat(more.selinux, outputs).errno === 0;
-      const defaults: Partial<Record<DefaultName, boolean>> = {};
-      for (const [name, step] of parameters) {
-        if (outputs instanceof StepFailure || outputs.result(step) !== 1) continue;
-        defaults[name] = outputs.bytes(step, 1).toString() === 'Y';
-      }
-      return {
-        release: release(),
-        pageSize: addon().pageSize,
-        // Without /proc: a process that may mount but may not set trusted attributes is in a user namespace.
-        userNamespace:
-          readStat(userNamespace, outputs).errno === 0
-            ? isOtherUserNamespace(readStat(userNamespace, outputs))
-            : opened >= 0 && isTrustedDenied(trusted.map(result)),
-        mayMount: opened >= 0 ? true : isDenied ? false : 'unknown',
-        overlay: answer(() => opened !== -e.ENODEV),
-        mountApi: answer(() => opened !== -e.ENOSYS),
-        fsContext,
-        lowerdirAppend: accepts(append),
-        layerDescriptors:
-          fsContext === 'unknown'
-            ? 'unknown'
-            : accepts(pathLayer) === true
-              ? 'path'
-              : accepts(readableLayer) === true
-                ? 'readable'
-                : false,
-        options: Object.fromEntries(
-          options.map(([name, made]) => [
-            name,
-            fsContext === false ? knownBefore65(name, defaults, hasSelinux) : accepts(made),
-          ]),
-        ) as Record<ProbedOption, FeatureState>,
-        mountSetattr: ofMore((made) => result(made.setattr) !== -e.ENOSYS),
-        // The kernel checks the privilege first.
-        mountBeneath: ofMore(({ beneath }) =>
-          result(beneath) === -e.EPERM ? 'unknown' : ![-e.ENOSYS, -e.EINVAL].includes(result(beneath)),
-        ),
-        statmount: result(statmount) !== -e.ENOSYS,
-        openTreeAttr: ofMore((made) => result(made.openTreeAttr) !== -e.ENOSYS),
-        mountEvents: ofMore(({ events }) => (e.isShortage(-result(events)) ? 'unknown' : result(events) >= 0)),
-        uniqueMountId: readStat(look, outputs).hasUniqueMountId,
-        defaults,
-      };
-    },
+    release: release(),
+    pageSize: addon().pageSize,
+    // Without /proc: a process that may mount but may not set trusted attributes is in a user namespace.
+    userNamespace:
+      readStat(userNamespace, outputs).errno === 0
+        ? isOtherUserNamespace(readStat(userNamespace, outputs))
+        : opened >= 0 && isTrustedDenied(probes.trusted.map(result)),
+    mayMount: opened >= 0 ? true : isDenied ? false : 'unknown',
+    overlay: answer(() => opened !== -e.ENODEV),
+    mountApi: answer(() => opened !== -e.ENOSYS),
+    fsContext,
+    lowerdirAppend: accepts(probes.append),
+    layerDescriptors:
+      fsContext === 'unknown'
+        ? 'unknown'
+        : accepts(probes.pathLayer) === true
+          ? 'path'
+          : accepts(probes.readableLayer) === true
+            ? 'readable'
+            : false,
+    options: Object.fromEntries(
+      options.map(([name, made]) => [
+        name,
+        fsContext === false ? knownBefore65(name, defaults, hasSelinux) : accepts(made),
+      ]),
+    ) as Record<ProbedOption, FeatureState>,
+    mountSetattr: ofMore((made) => result(made.setattr) !== -e.ENOSYS),
+    // The kernel checks the privilege first.
+    mountBeneath: ofMore(({ beneath }) =>
+      result(beneath) === -e.EPERM ? 'unknown' : ![-e.ENOSYS, -e.EINVAL].includes(result(beneath)),
+    ),
+    statmount: result(probes.statmount) !== -e.ENOSYS,
+    openTreeAttr: ofMore((made) => result(made.openTreeAttr) !== -e.ENOSYS),
+    mountEvents: ofMore(({ events }) => (e.isShortage(-result(events)) ? 'unknown' : result(events) >= 0)),
+    uniqueMountId: readStat(probes.root, outputs).hasUniqueMountId,
+    defaults,
   };
 }
 
@@ -250,26 +257,31 @@ function remember([features, isLast]: readonly [record: KernelFeatures, isLast: 
 }
 
 /** Returns the record for this process, from which a mount with privilege is planned. */
-export async function kernelFeatures(): Promise<KernelFeatures> {
-  return remembered ?? remember(await run(findOut()));
+export function* findFeatures(): Task<KernelFeatures> {
+  return remembered ?? remember(yield* findOut());
 }
 
-/** The synchronous form of `features`. */
+/** The promise form of `findFeatures`. */
+export async function kernelFeatures(): Promise<KernelFeatures> {
+  return run(findFeatures());
+}
+
+/** The synchronous form of `findFeatures`. */
 export function kernelFeaturesSync(): KernelFeatures {
-  return remembered ?? remember(runSync(findOut()));
+  return runSync(findFeatures());
 }
 
 let rememberedBrief: KernelFeatures | undefined;
 
 /** Returns the record for a mount without options. Probes only for what it needs, unless more is known already. */
-export function briefFeaturesSync(): KernelFeatures {
+export function* findBriefFeatures(): Task<KernelFeatures> {
   const known = remembered ?? rememberedBrief;
   if (known !== undefined) return known;
   const { plan, read } = questions(new Plan(), true);
-  const outputs = performSync(plan);
+  const outputs = yield* askKernel(plan);
   const record = read(outputs);
   // Before Linux 6.5 the choice of a fallback depends on the rest of the record, too.
-  if (record.fsContext !== true || !isFinal(record) || !wereAllAsked(plan, outputs)) return featuresSync();
+  if (record.fsContext !== true || !isFinal(record) || !wereAllAsked(plan, outputs)) return yield* findFeatures();
   rememberedBrief = record;
   return record;
 }

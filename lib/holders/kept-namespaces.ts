@@ -1,5 +1,4 @@
 /** Mount namespaces that no process is in: finds their mounts and their keepers. */
-
 import { readdirSync, readlinkSync } from 'node:fs';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';

@@ -1,5 +1,4 @@
 /** The mount namespaces of processes, and their mount tables. */
-
 import { readdirSync, readlinkSync } from 'node:fs';
 import type { Task } from '../kernel/task.js';
 import { MOUNTINFO, type MountinfoLine, readTable } from '../mount-table/mountinfo.js';

@@ -1,5 +1,4 @@
 /** Shared parts of the searches through /proc, which look at many files. */
-
 import type { Outputs } from '../kernel/perform.js';
 import type { Plan } from '../kernel/plan.js';
 import { Slices } from '../kernel/slices.js';

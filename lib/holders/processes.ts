@@ -1,5 +1,4 @@
 /** Finds the processes that use mounts: proc_pid_fd(5), proc_pid_maps(5), proc_pid_root(5) and similar files. */
-
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import * as e from '../errnos.js';
 import type { Holder, Holding } from '../holder.js';

@@ -2,7 +2,6 @@
  * Searches /proc for the holders of a mount, after an unmount has failed or when a caller asks. The mount's id from
  * statx(2) shows what is in the mount; the text of a path does not.
  */
-
 import { readdirSync, readFileSync } from 'node:fs';
 import type { Holder, Holders } from '../holder.js';
 import * as k from '../kernel/constants.js';

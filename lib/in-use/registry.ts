@@ -3,14 +3,14 @@
  * (native/in_use.h). Each mount reads and extends it by steps of its plan. This file adds these steps. It also looks at
  * overlays that other programs have mounted, and answers the questions that follow a refusal.
  */
-import { EBUSY, ENOSYS, EPERM, ESTALE } from '../errnos.js';
+import { ENOSYS, EPERM } from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { idHalves } from '../kernel/guards.js';
 import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step, type Subject } from '../kernel/plan.js';
 import { ask, type Task } from '../kernel/task.js';
 import { findOption, shownLayers } from '../mount-strings.js';
-import { idHalves } from '../mount-table/identity.js';
 import type { RawMount } from '../mount-table/raw-mount.js';
 import { MOUNT_BASICS, WHOLE_MOUNT } from '../mount-table/statmount.js';
 import { readMounts } from '../mount-table/table.js';
@@ -21,7 +21,7 @@ export const useRoles = ['upperdir', 'workdir'] as const;
 export type UseRole = (typeof useRoles)[number];
 
 /**
- * Adds a step that fails with ESTALE when the namespace has mounts that this process has neither made nor seen.
+ * Adds the guard `mounts-are-unknown`: the namespace must have no mounts that this process has neither made nor seen.
  * `refresh` then looks at them.
  */
 export function addNewerMountsGuard(plan: Plan): void {
@@ -29,7 +29,7 @@ export function addNewerMountsGuard(plan: Plan): void {
 }
 
 /** Returns true when the guard failed, so that newer mounts must be looked at first. */
-export const isStale = ({ step, errno }: StepFailure): boolean => step?.call === calls.news && errno === ESTALE;
+export const isStale = ({ guard }: StepFailure): boolean => guard === 'mounts-are-unknown';
 
 /** The uses by other overlays that prevent a reservation. The position is the addon's number. */
 const against = ['nobody', 'everybody', 'certain'] as const;
@@ -46,8 +46,8 @@ export interface Reservation {
 }
 
 /**
- * Reserves a directory until the plan ends or has mounted an overlay. The step fails with EBUSY while others use the
- * directory.
+ * Reserves a directory until the plan ends or has mounted an overlay. The guard `directory-is-in-use` fails while others
+ * use the directory.
  */
 export function addReservation(plan: Plan, directory: Descriptor, reservation: Reservation): void {
   const { role, subject, madeBy = 0 } = reservation;
@@ -145,6 +145,10 @@ export interface DirectoryUser {
 
 const USER_OUTPUT = 24;
 
+/** The results of a query for a directory that is not free: Usage in native/in_use.h. */
+const PERHAPS_USED = 1;
+const USED = 2;
+
 /** Adds a query to the record. */
 export const addUserQuery = (plan: Plan, directory: Path): Step =>
   plan.stepOf(plan.add(calls.use_of, [k.AT_FDCWD, directory], { output: USER_OUTPUT, tolerate: 'any' }));
@@ -153,9 +157,9 @@ export const addUserQuery = (plan: Plan, directory: Path): Step =>
 export function readUser(step: Step, outputs: Outputs | StepFailure): DirectoryUser | undefined {
   if (outputs instanceof StepFailure) return undefined;
   const result = outputs.result(step);
-  if (result !== -EBUSY && result !== -ESTALE) return undefined;
+  if (result !== USED && result !== PERHAPS_USED) return undefined;
   const as = useRoles[outputs.number(step, 2)] ?? 'upperdir';
-  return { isCertain: result === -EBUSY, id: outputs.number(step, 0), device: outputs.number(step, 1), as };
+  return { isCertain: result === USED, id: outputs.number(step, 0), device: outputs.number(step, 1), as };
 }
 
 export function* findUser(directory: Path): Task<DirectoryUser | undefined> {

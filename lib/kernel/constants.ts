@@ -26,6 +26,9 @@ export const O_NONBLOCK = 0o4000;
 export const O_CLOEXEC = 0o2000000;
 export const O_PATH = 0o10000000;
 
+/** quotactl(2): QCMD(Q_GETQUOTA, PRJQUOTA) */
+export const Q_GETPRJQUOTA = (0x800007 << 8) | 2;
+
 /** flock(2) */
 export const LOCK_EX = 2;
 export const LOCK_NB = 4;
@@ -34,6 +37,9 @@ export const S_IFMT = 0o170000;
 export const S_IFDIR = 0o040000;
 export const S_IFCHR = 0o020000;
 export const S_IFREG = 0o100000;
+export const S_IFBLK = 0o060000;
+export const S_IFIFO = 0o010000;
+export const S_IFSOCK = 0o140000;
 export const S_IFLNK = 0o120000;
 
 // fsopen(2) and related calls, 5.2

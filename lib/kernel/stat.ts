@@ -1,5 +1,4 @@
 /** Inspects a path with statx(2), as a step of a plan. */
-
 import type { Path } from '../paths.js';
 import { calls } from './calls.js';
 import * as k from './constants.js';

@@ -2,7 +2,6 @@
  * Finds directories that are opaque for some mounts only. Only root can find them, since others cannot read
  * `trusted.*`.
  */
-
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { ask, list, type Task } from '../kernel/task.js';

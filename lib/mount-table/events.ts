@@ -2,9 +2,8 @@
  * Watches the mount table for changes. The changes come from fanotify(7), where it reports mounts (6.15) and the
  * process may use it. Otherwise, tables are compared whenever poll(2) on /proc/self/mountinfo reports a change.
  */
-
 import * as e from '../errnos.js';
-import { OverlayError } from '../errors.js';
+import type { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { closeLater, closeWith, type Held } from '../kernel/held.js';
@@ -14,6 +13,7 @@ import { collect } from '../kernel/slices.js';
 import { run, runSync, type Task } from '../kernel/task.js';
 import { addJoin, addOpen, type Namespace } from '../namespaces/mount-namespace.js';
 import { OWN_MOUNT_NAMESPACE } from '../namespaces/user-namespace.js';
+import { explainShortage } from '../verdicts.js';
 import type { RawMount } from './raw-mount.js';
 import { addThreadSelf, explainTable, listIds, listRaw, processOf, statRaw } from './table.js';
 
@@ -189,14 +189,9 @@ export abstract class Watch {
 }
 
 function explainWatch(failure: StepFailure): OverlayError {
-  if (failure.step?.call !== calls.wait_for || e.isOutOfDescriptors(failure.errno)) {
-    return explainTable(failure);
-  }
-  return new OverlayError({
-    errno: failure.errno,
-    reason: 'out-of-threads',
-    what: 'no thread could be started to wait for changes of the mount table',
-  });
+  const isWait = failure.step?.call === calls.wait_for;
+  const shortage = isWait && explainShortage(failure.errno, 'wait for changes of the mount table');
+  return shortage || explainTable(failure);
 }
 
 /** Watches by fanotify(7). It reports each change, even one that is reversed at once. */

@@ -1,5 +1,4 @@
 /** The mount table for callers: all mounts, the mount of a path, and the overlays that use a directory. */
-
 import { checkBoolean, checkWord, toOptions } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
 import { Plan } from '../kernel/plan.js';
@@ -7,6 +6,7 @@ import { addStat, readStat, type StatResult } from '../kernel/stat.js';
 import { ask, run, runSync, type Task } from '../kernel/task.js';
 import { checkNamespace, type Namespace, type NamespaceLike } from '../namespaces/mount-namespace.js';
 import { isAbsolute, type Path, type PathLike, toAbsolute, toBytes, toPath, withoutTrailingSlashes } from '../paths.js';
+import { option, text } from '../text.js';
 import { type Encoding, entryMaker, type MountEntry } from './entry.js';
 import { layersOf } from './layers-of.js';
 import type { RawMount } from './raw-mount.js';
@@ -142,7 +142,7 @@ function find(
   const { namespace, encoding, exact } = checkCommon(options, 'options', findNames);
   const isExact = checkBoolean(exact, 'exact') ?? false;
   if (namespace !== undefined && !isAbsolute(given)) {
-    throw invalidArgumentValue('path', path, 'must be an absolute path where "namespace" is given');
+    throw invalidArgumentValue('path', path, text`must be an absolute path when ${option('namespace')} is given`);
   }
   // A thread of the library may have another working directory.
   const query = { path: toAbsolute(given), namespace, isExact, way };

@@ -11,6 +11,7 @@ import { Plan } from '../kernel/plan.js';
 import { collect } from '../kernel/slices.js';
 import { ask, type Task } from '../kernel/task.js';
 import { unescapeOctal } from '../mount-strings.js';
+import { explainErrno } from '../verdicts.js';
 
 /** A line of the table. Each character of a string is one byte. Octal escapes are decoded, except in the options. */
 export interface MountinfoLine {
@@ -164,8 +165,6 @@ export function* readTable(make: (line: MountinfoLine) => unknown = whole, path:
     errno,
     syscall: 'open',
     path,
-    ...(e.isOutOfDescriptors(errno)
-      ? { reason: 'out-of-descriptors', what: 'no descriptor is left to read the mount table by' }
-      : { reason: 'unexplained', what: 'the mount table could not be read' }),
+    ...explainErrno(errno, { name: path, purpose: 'read the mount table' }),
   });
 }

@@ -2,7 +2,6 @@
  * Reads the mount table, or one mount of it: from /proc, or by statmount(2) on kernels where it reports everything
  * (6.13).
  */
-
 import * as e from '../errnos.js';
 import { missingProc, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
@@ -14,6 +13,7 @@ import { addStat, readStat } from '../kernel/stat.js';
 import { ask, type Task } from '../kernel/task.js';
 import { addJoin, addOpen, explainJoin, type Namespace } from '../namespaces/mount-namespace.js';
 import { type Path, pathString, quotePath } from '../paths.js';
+import { explainErrno } from '../verdicts.js';
 import { MOUNTINFO, splitMountinfo } from './mountinfo.js';
 import { mountinfoReader, type RawMount } from './raw-mount.js';
 import { MOUNT_BASICS, mountRecords, readMountRecords, tellsSources, WHOLE_MOUNT } from './statmount.js';
@@ -76,25 +76,19 @@ export function explainTable(failure: StepFailure, path?: Path): OverlayError {
   const { errno, step } = failure;
   const outside = explainJoin(failure);
   if (outside !== undefined) return outside;
-  const fail = (reason: OverlayError['reason'], what: string, about?: Path): OverlayError =>
-    new OverlayError({
-      errno,
-      reason,
-      what,
-      syscall: syscallOf(step),
-      path: about === undefined ? undefined : pathString(about),
-    });
-  if (e.isOutOfDescriptors(errno)) {
-    return fail('out-of-descriptors', 'no descriptor is left to read the mount table by');
-  }
   const isLook = step?.call === calls.mount_of || step?.call === calls.statx;
-  if (isLook && path !== undefined) {
-    const shown = quotePath(path);
-    if (errno === e.ENOENT) return fail('path-missing', `${shown} does not exist`, path);
-    return fail('path-inaccessible', `${shown} cannot be reached`, path);
-  }
-  if (errno === e.ENOENT) return missingProc(MOUNTINFO);
-  return fail('unexplained', 'the mount table could not be read', MOUNTINFO);
+  const about = isLook ? path : undefined;
+  if (about === undefined && errno === e.ENOENT) return missingProc(MOUNTINFO);
+  const failed =
+    about === undefined
+      ? { name: MOUNTINFO, purpose: 'read the mount table' }
+      : { name: quotePath(about), purpose: `look at ${quotePath(about)}` };
+  return new OverlayError({
+    errno,
+    syscall: syscallOf(step),
+    path: pathString(about ?? MOUNTINFO),
+    ...explainErrno(errno, failed),
+  });
 }
 
 /** Packs the ids in the form that the kernel takes. */

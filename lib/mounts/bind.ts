@@ -1,10 +1,11 @@
 /** Bind mounts: show a file or a tree at a second place, with open_tree(2) and move_mount(2). */
 import { checkBoolean, checkSignal, checkWord, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
-import { abortError, OverlayError, type OverlayErrorFields } from '../errors.js';
+import { abortError, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { formatStep, systemCallOf } from '../kernel/format.js';
+import { addGuard } from '../kernel/guards.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
 import { addStat, readMountId, readMountIds, readStat, STATX_OUTPUT } from '../kernel/stat.js';
@@ -38,6 +39,8 @@ import {
   toPath,
   withoutTrailingSlashes,
 } from '../paths.js';
+import { option, text } from '../text.js';
+import { explainErrno, type Verdict } from '../verdicts.js';
 import { Mount } from './mount.js';
 
 /** Options of a bind mount. An attribute that is left out is the same as on the source's mount. */
@@ -156,8 +159,9 @@ function addAttachment(plan: Plan, tree: Descriptor, bind: Bind, path: Path): vo
   const at = plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_PATH | k.O_NOFOLLOW | k.O_CLOEXEC, 0], {
     subject: target,
   });
-  const refused = bind.stack ? 0 : k.STATX_ATTR_MOUNT_ROOT;
-  plan.add(calls.statx, [at, '', k.AT_EMPTY_PATH, k.STATX_TYPE, refused, 0, 0, -k.S_IFLNK], { subject: target });
+  plan.add(calls.statx, [at, '', k.AT_EMPTY_PATH, k.STATX_TYPE], { subject: target });
+  addGuard(plan, 'target-is-symlink', { subject: target });
+  if (!bind.stack) addGuard(plan, 'target-is-mount-point', { subject: target });
   plan.add(calls.move_mount, [tree, '', at, '', k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH], {
     undo: true,
     subject: target,
@@ -176,84 +180,66 @@ function* areUnlike(bind: Bind): Task<boolean> {
   return !(outcome instanceof StepFailure) && isDirectory(source) !== isDirectory(target);
 }
 
-/** Returns the error that explains a failed bind. Pure. */
-function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayError {
-  const { errno, step, undoErrno } = failure;
-  const subject = step?.options.subject;
-  const place = bind.target ?? bind.source;
-  const name = `the ${subject?.role ?? 'target'} ${quotePath(subject?.path ?? place)}`;
-  const call = step === undefined ? 'the call' : formatStep(failure.plan, step);
-  const verdict = (): Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'> => {
-    if (step?.call === calls.statx) {
-      if (errno === e.EBUSY) return { reason: 'target-mounted', what: `${name} is a mount point already` };
-      if (errno === e.ELOOP) return { reason: 'target-symlink', what: `${name} is a symbolic link` };
-    }
-    if (step?.call === calls.open_tree && errno === e.EINVAL) {
-      return {
-        reason: 'source-unbindable',
-        what: `${name} is on a mount that cannot be bound: it is unbindable, or belongs to another namespace, or hides something that only \`recursive\` would show`,
-      };
-    }
-    if (step?.call === calls.move_mount && differ) {
-      return {
-        reason: 'target-mismatch',
-        what: `of the source ${quotePath(bind.source)} and ${name}, one is a directory and the other is not`,
-      };
-    }
-    if (step?.call === calls.userns || (step?.call === calls.mount_setattr && isMapping(step.args))) {
-      return explainMapping(name, step.call === calls.userns, errno);
-    }
-    if (errno === e.ENOENT) {
-      return subject?.role === 'source'
-        ? { reason: 'path-missing', what: `${name} does not exist` }
-        : { reason: 'target-missing', what: `${name} does not exist`, hint: 'create it' };
-    }
-    if (errno === e.EPERM) {
-      return {
-        reason: 'no-privilege',
-        what: `this process may not bind: it lacks CAP_SYS_ADMIN in its user namespace`,
-      };
-    }
-    if (errno === e.ENOSYS) {
-      return {
-        reason: 'option-unsupported',
-        what:
-          step?.call === calls.mount_setattr
-            ? 'this kernel cannot change the attributes of a bind: mount_setattr(2) comes with Linux 5.12'
-            : 'this kernel cannot bind by descriptor: open_tree(2) comes with Linux 5.2',
-        hint: 'use a newer kernel',
-      };
-    }
-    if (step?.call === calls.open_tree && errno === e.ENOSPC) return outOfNamespaces;
-    if (e.isOutOfDescriptors(errno))
-      return { reason: 'out-of-descriptors', what: `no descriptor is left to bind ${name}` };
-    const cause = e.unreachable[errno];
-    if (cause !== undefined) return { reason: 'path-inaccessible', what: `${name} cannot be reached: ${cause}` };
+/** The rules of a bind. The others are those of any call. */
+function findVerdict(bind: Bind, failure: StepFailure, name: string, differ: boolean): Verdict | undefined {
+  const { errno, step, guard } = failure;
+  if (guard === 'target-is-mount-point') {
+    return { reason: 'target-mounted', what: `${name} is already a mount point` };
+  }
+  if (guard === 'target-is-symlink') return { reason: 'target-symlink', what: `${name} is a symbolic link` };
+  if (step?.call === calls.open_tree && errno === e.EINVAL) {
     return {
-      reason: 'unexplained',
-      what: `the kernel refused to bind at ${quotePath(place)}: ${call} failed, and nothing known explains it`,
+      reason: 'source-unbindable',
+      what: text`${name} cannot be bound: its mount is unbindable, belongs to another namespace, or hides a directory that only ${option('recursive')} would show`,
     };
-  };
-  return new OverlayError({
-    errno,
-    path: pathString(subject?.path ?? place),
-    syscall: step === undefined || step.call === calls.statx ? undefined : systemCallOf(step),
-    ...verdict(),
-    leftover: undoErrno === 0 ? undefined : `what was bound could not be unmounted again (errno ${undoErrno})`,
-  });
+  }
+  if (step?.call === calls.move_mount && differ) {
+    return {
+      reason: 'target-mismatch',
+      what: `one of the source ${quotePath(bind.source)} and ${name} is a directory, and the other is not`,
+    };
+  }
+  if (step?.call === calls.open_tree && errno === e.ENOSPC) return outOfNamespaces;
+  if (step?.call === calls.userns || (step?.call === calls.mount_setattr && isMapping(step.args))) {
+    return findMappingVerdict(name, step.call === calls.userns, errno);
+  }
+  if (errno === e.EPERM) {
+    return { reason: 'no-privilege', what: 'this process may not bind: it lacks CAP_SYS_ADMIN in its user namespace' };
+  }
+  return undefined;
 }
 
-/** The reasons why a bind cannot show other owners. */
-function explainMapping(
-  name: string,
-  isNamespace: boolean,
-  errno: number,
-): Pick<OverlayErrorFields, 'reason' | 'what'> {
+/** The rules of a bind that shows other owners. */
+function findMappingVerdict(name: string, isNamespace: boolean, errno: number): Verdict {
   if (errno === e.EPERM || errno === e.EACCES) {
     return { reason: 'no-privilege', what: `this process may not map the owners of ${name}` };
   }
-  if (isNamespace) return { reason: 'idmap-refused', what: 'the kernel refuses the ranges of `idmap`' };
+  if (isNamespace) return { reason: 'idmap-refused', what: text`the kernel refuses the ranges of ${option('idmap')}` };
   return { reason: 'idmap-unsupported', what: `the kernel cannot map the owners of ${name}` };
+}
+
+/** Returns the error that explains a failed bind. Pure. */
+function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayError {
+  const { errno, step, guard, undoErrno, plan } = failure;
+  const place = bind.target ?? bind.source;
+  const { role = 'target', path = place } = step?.options.subject ?? {};
+  const name = `the ${role} ${quotePath(path)}`;
+  const detail = step === undefined ? '' : `: ${formatStep(plan, step)} failed, and no known cause matches`;
+  const missing = role === 'source' ? 'path-missing' : 'target-missing';
+  const common = explainErrno(errno, {
+    name,
+    purpose: `bind at ${quotePath(place)}`,
+    syscall: step?.call.name,
+    missing,
+  });
+  return new OverlayError({
+    errno: failure.shownErrno,
+    path: pathString(path),
+    syscall: step === undefined || guard !== undefined ? undefined : systemCallOf(step),
+    ...(common.reason === 'unexplained' ? { ...common, what: text`${common.what}${detail}` } : common),
+    ...findVerdict(bind, failure, name, differ),
+    leftover: undoErrno === 0 ? undefined : `the bind mount could not be unmounted again (errno ${undoErrno})`,
+  });
 }
 
 /**

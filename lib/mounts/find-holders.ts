@@ -1,5 +1,4 @@
 /** findHolders: finds the holders of a mount. */
-
 import { checkMilliseconds, toOptions } from '../arguments.js';
 import type { Holders } from '../holder.js';
 import { searchHolders } from '../holders/search-mounts.js';
@@ -9,7 +8,7 @@ import { addStat, readStat } from '../kernel/stat.js';
 import { askTolerant, run, runSync, type Task } from '../kernel/task.js';
 import type { Mounted } from '../mount-table/identity.js';
 import { type PathLike, toAbsolute, toPath, withoutTrailingSlashes } from '../paths.js';
-import { Mount, mountedOf } from './mount.js';
+import { internalsOf, Mount } from './mount.js';
 import { explainTarget } from './target.js';
 
 export interface HoldersOptions {
@@ -30,7 +29,7 @@ interface Prepared {
 function prepare(mount: Mount | PathLike, options: HoldersOptions | undefined): Prepared {
   const checked = toOptions(options, names);
   const timeout = checkMilliseconds(checked.timeout, 'timeout') ?? TIMEOUT;
-  if (mount instanceof Mount) return { mounted: mountedOf(mount), isPath: false, timeout };
+  if (mount instanceof Mount) return { mounted: internalsOf(mount).mounted, isPath: false, timeout };
   const path = withoutTrailingSlashes(toAbsolute(toPath(mount, 'mount')));
   return { mounted: { path }, isPath: true, timeout };
 }

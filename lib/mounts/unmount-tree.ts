@@ -1,8 +1,8 @@
 /** unmountTree: unmounts all mounts below a directory, deepest first. */
-
 import { realpathSync } from 'node:fs';
 import { checkMilliseconds, checkSignal, toBooleanOptions } from '../arguments.js';
 import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
+import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
@@ -156,7 +156,8 @@ class Tree {
         continue;
       }
       if (this.#signal && outcome.cancelled) throw abortError(this.#signal);
-      const done = plan.steps.indexOf(outcome.step as Step) >> 1; // two steps for each mount
+      const before = plan.steps.slice(0, plan.steps.indexOf(outcome.step as Step));
+      const done = before.filter(({ call }) => call === calls.umount2).length;
       if (done > 0) tries = 0;
       at += done;
       const row = rows[at] as Row;

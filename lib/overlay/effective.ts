@@ -14,6 +14,7 @@ import { readMountRecords, WHOLE_MOUNT } from '../mount-table/statmount.js';
 import { findRaw } from '../mount-table/table.js';
 import type { NamedOptions } from '../options/text.js';
 import { pathString, quotePath } from '../paths.js';
+import { replacedMount } from '../verdicts.js';
 
 /** The options in force, named as in `OverlayOptions`: those that the kernel shows, and the flags of the mount. */
 export interface EffectiveOptions extends Omit<NamedOptions, 'readonlySuperblock'>, MountFlags {
@@ -33,12 +34,7 @@ function* findAttached({ path, id, namespace }: Mounted & { readonly id: number 
   const raw = yield* findRaw({ path, namespace, isExact: true });
   const found = mountIdMask(id) === k.STATX_MNT_ID_UNIQUE ? raw?.uniqueId : raw?.id;
   if (raw !== undefined && found === id) return raw;
-  throw new OverlayError({
-    errno: EINVAL,
-    reason: 'not-mounted',
-    what: `what is at ${quotePath(path)} is not the mount that was made here any more`,
-    path: pathString(path),
-  });
+  throw new OverlayError({ errno: EINVAL, path: pathString(path), ...replacedMount(path) });
 }
 
 /**
@@ -72,11 +68,11 @@ function* findDetached(mounted: Mounted): Task<RawMount> {
     errno: EOPNOTSUPP,
     reason: 'feature-unverifiable',
     what: mounted.isRootless
-      ? `the options in force of the rootless mount ${shown} cannot be read: its user namespace owns it`
-      : `the options in force of the detached mount ${shown} cannot be read: that takes CAP_SYS_ADMIN and Linux 6.15`,
+      ? `the options in force of the rootless mount ${shown} cannot be read: it belongs to a user namespace of its own`
+      : `the options in force of the detached mount ${shown} cannot be read without CAP_SYS_ADMIN and Linux 6.15`,
     hint: mounted.isRootless
-      ? "show it to a program, whose mount table has them: spawn('cat', ['/proc/self/mountinfo'], { mount, at })"
-      : 'attach it first, or do without',
+      ? "show it to a program, and read them in its mount table: spawn('cat', ['/proc/self/mountinfo'], { mount, at })"
+      : 'attach it first',
     path: pathString(mounted.path),
   });
 }

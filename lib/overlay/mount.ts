@@ -1,13 +1,12 @@
 /** Checks and plans the options of a mount, performs the plan in one native call, and explains a failure. */
-
 import { explainMount, wantedAfter } from '../diagnosis/explain.js';
 import { emptyFacts } from '../diagnosis/facts.js';
 import { gather } from '../diagnosis/gather.js';
-import { look, statPathSync } from '../diagnosis/gather-facts.js';
-import { describeErrno, EBUSY, EINVAL, ENOSYS, EPERM } from '../errnos.js';
+import { gatherFacts, gatherFactsSync } from '../diagnosis/gather-facts.js';
+import { describeErrno, EINVAL, ENOENT, ENOSYS, EPERM } from '../errnos.js';
 import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
 import { checkConflicts } from '../features/conflicts.js';
-import { briefFeaturesSync, type KernelFeatures, kernelFeaturesSync } from '../features/probe.js';
+import { findBriefFeatures, findFeatures, type KernelFeatures } from '../features/probe.js';
 import { askUse } from '../in-use/probe.js';
 import { findUser, forgetUser, isStale, refresh } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
@@ -20,13 +19,13 @@ import { ask, inEitherForm, pause, run, runSync, type Task } from '../kernel/tas
 import type { Mounted } from '../mount-table/identity.js';
 import { Pauses } from '../mounts/attempts.js';
 import { refuseInside, takePlace } from '../mounts/change.js';
-import { become, change, changeSync, Mount, mountedOf, use, useSync } from '../mounts/mount.js';
+import { internalsOf, Mount } from '../mounts/mount.js';
 import { unmountPlan } from '../mounts/unmount.js';
 import { addWorkContentsRemoval } from '../mounts/work-removal.js';
 import { explainJoin } from '../namespaces/mount-namespace.js';
 import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from '../options/check.js';
 import { isAbsolute, isSamePath, type Path, type PathLike, toAbsolute, withoutTrailingSlashes } from '../paths.js';
-import { lease, rootlessRecord } from '../rootless/lease.js';
+import { findRootlessFeatures, lease } from '../rootless/lease.js';
 import { type EffectiveOptions, effectiveOptions } from './effective.js';
 import { planPlain } from './plain-plan.js';
 import { addVolatileRemoval, addXattrGuard, type MountPlan, plan, sentOptions } from './plan.js';
@@ -45,7 +44,11 @@ function replaceOptions(options: ReplaceOptions): OverlayOptions {
   const given = takeOptions(options);
   for (const name of ['target', 'stack', 'namespace', 'rootless', 'subIds', 'propagation'] as const) {
     if (given[name] === undefined) continue;
-    throw invalidArgumentValue(name, given[name], 'cannot be given here: the place is that of the mount');
+    throw invalidArgumentValue(
+      name,
+      given[name],
+      'cannot be given here: the new mount takes the target of the old one',
+    );
   }
   return given;
 }
@@ -53,9 +56,13 @@ function replaceOptions(options: ReplaceOptions): OverlayOptions {
 /** Throws if the mount cannot be replaced. Runs before anything is mounted. */
 function* checkReplaced(mount: OverlayMount, options: ReplaceOptions): Task<void> {
   if (mount.target === undefined) {
-    throw invalidArgumentValue('options', options, 'replace a mount that has a target: this one is detached');
+    throw invalidArgumentValue(
+      'options',
+      options,
+      'cannot be used: this mount is detached, and only a mount with a target can be replaced',
+    );
   }
-  yield* refuseInside(mountedOf(mount));
+  yield* refuseInside(internalsOf(mount).mounted);
 }
 
 /** An overlay that this process mounted. Unmount it, or let `using` or `await using` dispose of it. */
@@ -86,12 +93,12 @@ export class OverlayMount extends Mount {
    * the kernel does not show
    */
   async effective(): Promise<EffectiveOptions> {
-    return use(this, (mounted) => run(effectiveOptions(mounted)));
+    return run(readEffective(this));
   }
 
   /** The synchronous form of `effective`. */
   effectiveSync(): EffectiveOptions {
-    return useSync(this, (mounted) => runSync(effectiveOptions(mounted)));
+    return runSync(readEffective(this));
   }
 
   /**
@@ -107,42 +114,45 @@ export class OverlayMount extends Mount {
    * the kernel has no such step
    */
   async replace(options: ReplaceOptions): Promise<void> {
-    const given = replaceOptions(options);
-    await change(this, async () => {
-      await run(checkReplaced(this, options));
-      const next = await mountOverlay(given);
-      try {
-        takeOver(this, next, await run(takePlace(mountedOf(this), mountedOf(next))));
-      } finally {
-        await next.unmount();
-      }
-    });
+    await run(replace(this, replaceOptions(options), options));
   }
 
   /** The synchronous form of `replace`. */
   replaceSync(options: ReplaceOptions): void {
-    const given = replaceOptions(options);
-    changeSync(this, () => {
-      runSync(checkReplaced(this, options));
-      const next = mountOverlaySync(given);
-      try {
-        takeOver(this, next, runSync(takePlace(mountedOf(this), mountedOf(next))));
-      } finally {
-        next.unmountSync();
-      }
-    });
+    runSync(replace(this, replaceOptions(options), options));
   }
 
   static {
     takeOver = (mount, next, mounted) => {
       const { target } = mount;
-      const { held } = mountedOf(next);
-      become(mount, target, mounted);
+      const { held } = internalsOf(next).mounted;
+      internalsOf(mount).replaceState(target, mounted);
       // At once: an unmount by path finds the new mount busy while this file descriptor is open.
       if (held !== undefined) close(held);
       mount.#options = { ...next.options, target: target as PathLike };
     };
   }
+}
+
+function readEffective(mount: OverlayMount): Task<EffectiveOptions> {
+  const { lock } = internalsOf(mount);
+  return lock.share(() => effectiveOptions(internalsOf(mount).mounted));
+}
+
+/** Mounts the replacement without a target, and lets it take the place of the mount. */
+function replace(mount: OverlayMount, given: OverlayOptions, options: ReplaceOptions): Task<void> {
+  return internalsOf(mount).lock.exclude(function* () {
+    yield* checkReplaced(mount, options);
+    const next = yield* mountWith(readOptions(given));
+    try {
+      takeOver(mount, next, yield* takePlace(internalsOf(mount).mounted, internalsOf(next).mounted));
+    } finally {
+      yield* inEitherForm(
+        () => next.unmount(),
+        () => next.unmountSync(),
+      );
+    }
+  });
 }
 
 /** Makes the paths absolute, so that they mean the same on every thread and at every time. */
@@ -172,11 +182,17 @@ interface Prepared {
   readonly features: KernelFeatures;
 }
 
-const featuresFor = ({ overlay, datadir, idmap }: CheckedOptions): KernelFeatures =>
-  overlay.length === 0 && datadir.length === 0 && idmap === undefined ? briefFeaturesSync() : kernelFeaturesSync();
+const featuresFor = ({ overlay, datadir, idmap }: CheckedOptions): Task<KernelFeatures> =>
+  overlay.length === 0 && datadir.length === 0 && idmap === undefined ? findBriefFeatures() : findFeatures();
 
-/** Runs the checks that come before any plan. */
-export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepared {
+/** The caller's options, and what they mean. */
+interface Requested {
+  readonly given: OverlayOptions;
+  readonly asked: CheckedOptions;
+}
+
+/** Reads and checks the caller's options. It is no generator, whose frames would push the caller out of the stack trace. */
+export function readOptions(options: OverlayOptions): Requested {
   const given = takeOptions(options);
   const asked = resolve(checkOptions(given));
   // The caller may change its lists later. Their lengths have been checked.
@@ -185,9 +201,14 @@ export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepa
     if (Array.isArray(list)) Object.assign(given, { [name]: [...list] });
   }
   if (asked.signal?.aborted) throw abortError(asked.signal);
-  const rootless = asked.rootless === 'auto' ? (record ?? kernelFeaturesSync()).mayMount !== true : asked.rootless;
+  return { given, asked };
+}
+
+/** Runs the checks against the kernel's features that come before any plan. */
+export function* prepare({ given, asked }: Requested, record?: KernelFeatures): Task<Prepared> {
+  const rootless = asked.rootless === 'auto' ? (record ?? (yield* findFeatures())).mayMount !== true : asked.rootless;
   const checked = asked.rootless === rootless ? asked : { ...asked, rootless };
-  const features = rootless ? rootlessRecord(record) : (record ?? featuresFor(checked));
+  const features = rootless ? yield* findRootlessFeatures(record) : (record ?? (yield* featuresFor(checked)));
   return { given, checked: checkConflicts(checked, features), features };
 }
 
@@ -302,7 +323,7 @@ function* settleUse({ checked }: Prepared, failure: StepFailure): Task<boolean> 
     return true;
   }
   const directory = failure.step?.options.subject?.path;
-  if (failure.step?.call !== calls.reserve || failure.errno !== EBUSY || directory === undefined) return false;
+  if (failure.guard !== 'directory-is-in-use' || directory === undefined) return false;
   const pauses = new Pauses(MOMENT);
   for (;;) {
     const user = yield* findUser(directory);
@@ -409,7 +430,7 @@ export function mountOverlay(options: OverlayOptions): Promise<OverlayMount> {
 
 /** `mountOverlay` with a given record of what the kernel supports. */
 export async function mountOverlayWith(options: OverlayOptions, features?: KernelFeatures): Promise<OverlayMount> {
-  return run(mountPrepared(prepare(options, features)));
+  return run(mountWith(readOptions(options), features));
 }
 
 /** The synchronous form of `mountOverlay`. */
@@ -419,10 +440,28 @@ export function mountOverlaySync(options: OverlayOptions): OverlayMount {
 
 /** The synchronous form of `mountOverlayWith`. */
 export function mountOverlayWithSync(options: OverlayOptions, features?: KernelFeatures): OverlayMount {
-  return runSync(mountPrepared(prepare(options, features)));
+  return runSync(mountWith(readOptions(options), features));
 }
 
-function* mountPrepared(prepared: Prepared): Task<OverlayMount> {
+function* mountWith(requested: Requested, features?: KernelFeatures): Task<OverlayMount> {
+  return yield* mountPrepared(yield* prepare(requested, features));
+}
+
+/** How often to try again when other calls take back directories that they and this call create. */
+const MOST_ROUNDS = 4;
+
+/**
+ * Returns true if the upperdir or workdir may have vanished during the plan: another call with `create` made it, failed,
+ * and took it back before this plan had reserved it.
+ */
+function mayHaveVanished({ create }: CheckedOptions, { step, errno, guard }: StepFailure): boolean {
+  const role = step?.options.subject?.role;
+  const isMissing = errno === ENOENT && (role === 'upperdir' || role === 'workdir');
+  // The kernel mounts read-only if it cannot make its directory in a workdir.
+  return create && (isMissing || guard === 'superblock-is-read-only');
+}
+
+function* mountPrepared(prepared: Prepared, round = 0): Task<OverlayMount> {
   const { checked } = prepared;
   const { signal, exclusive, upperdir, rootless } = checked;
   // The plan of a rootless mount sees only the mounts of its own namespace.
@@ -442,14 +481,15 @@ function* mountPrepared(prepared: Prepared): Task<OverlayMount> {
   }
   if (outcome.cancelled && signal) throw abortError(signal, outcome.undoErrno);
   if (yield* settleUse(prepared, outcome)) return yield* mountPrepared(prepared);
+  if (round < MOST_ROUNDS && mayHaveVanished(checked, outcome)) return yield* mountPrepared(prepared, round + 1);
   const again = retry(prepared, outcome);
   if (again !== undefined) return yield* mountPrepared(again);
   const notJoined = explainJoin(outcome);
   if (notJoined !== undefined) throw notJoined;
   const wanted = wantedAfter(outcome);
   const facts = yield* inEitherForm(
-    () => look(checked, wanted),
-    () => statPathSync(checked, wanted),
+    () => gatherFacts(checked, wanted),
+    () => gatherFactsSync(checked, wanted),
   );
   throw explainMount(checked, outcome, facts);
 }

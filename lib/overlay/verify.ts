@@ -2,7 +2,6 @@
  * Finds options that the kernel has dropped: it silently mounts without some features. The library reads the options
  * back only if the caller has named one that the kernel can drop.
  */
-
 import { subjectsOf } from '../diagnosis/gather.js';
 import { nameOf, pathField } from '../diagnosis/rule.js';
 import { EOPNOTSUPP } from '../errnos.js';
@@ -22,6 +21,7 @@ import { readMounts } from '../mount-table/table.js';
 import type { CheckedOptions, NamedOption } from '../options/check.js';
 import { optionTable } from '../options/table.js';
 import { type Path, pathString, quotePath } from '../paths.js';
+import { either, option, type Text, text } from '../text.js';
 import { lookAtDetached } from './effective.js';
 
 /** Options as the kernel shows them: null for a bare word. */
@@ -75,10 +75,10 @@ export function* verify(
   if (text === undefined) return unverifiable(options, wanted);
   const shown = toShown(text);
   const fallen = wanted.filter(({ kernel, value }) => !inForce[kernel]?.(value ?? '', shown, features));
-  for (const option of fallen) {
+  for (const named of fallen) {
     // If all layers are on one file system, xino does nothing, and the kernel does not show it.
-    if (option.kernel === 'xino' && (yield* isOnOneFileSystem(options))) continue;
-    return yield* dropped(options, option);
+    if (named.kernel === 'xino' && (yield* isOnOneFileSystem(options))) continue;
+    return yield* dropped(options, named);
   }
   return undefined;
 }
@@ -107,16 +107,16 @@ function* readFromTable(target: Path): Task<Buffer | undefined> {
   return options === undefined ? undefined : Buffer.from(options, 'latin1');
 }
 
-const call = ({ name, value }: NamedOption): string =>
-  `"${name}: ${optionTable[name].form === 'switch' ? 'true' : `'${value}'`}"`;
+const toPart = ({ name, value }: NamedOption): Text => option(name, optionTable[name].form === 'switch' ? true : value);
 
 function unverifiable({ target }: CheckedOptions, wanted: readonly NamedOption[]): OverlayError {
-  const names = wanted.map(call).join(', ');
+  const names = wanted.flatMap((named, i) => (i === 0 ? toPart(named) : [', ', toPart(named)]));
+  const where = target === undefined ? '' : ` at ${quotePath(target)}`;
   return new OverlayError({
     errno: EOPNOTSUPP,
     reason: 'feature-unverifiable',
-    what: `whether ${names} came into force${target === undefined ? '' : ` at ${quotePath(target)}`} cannot be verified: the mount table of this process does not show the mount`,
-    hint: `pass \`allowDegraded: ['${wanted[0]?.name}']\` to mount without knowing`,
+    what: text`the library cannot verify that ${names} is in force${where}: the mount table of this process does not show the mount`,
+    hint: text`pass ${option('allowDegraded', [wanted[0]?.name])} to mount without the check`,
     path: target && pathString(target),
   });
 }
@@ -134,7 +134,7 @@ function* isOnOneFileSystem(options: CheckedOptions): Task<boolean> {
 }
 
 /** Returns the error for a dropped option. Names the layer that causes it, if one gives out no file handles. */
-function* dropped(options: CheckedOptions, option: NamedOption): Task<OverlayError> {
+function* dropped(options: CheckedOptions, named: NamedOption): Task<OverlayError> {
   const plan = new Plan();
   const subjects = subjectsOf(options).filter(({ role }) => role === 'lowerdir' || role === 'upperdir');
   const steps = subjects.map(({ path }) =>
@@ -144,16 +144,16 @@ function* dropped(options: CheckedOptions, option: NamedOption): Task<OverlayErr
   );
   const outputs = yield* ask(plan);
   const culprit =
-    outputs instanceof StepFailure || !['index', 'nfs_export', 'xino'].includes(option.kernel)
+    outputs instanceof StepFailure || !['index', 'nfs_export', 'xino'].includes(named.kernel)
       ? undefined
       : subjects.find((_, i) => outputs.result(steps[i] as (typeof steps)[number]) === -EOPNOTSUPP);
   const why =
-    culprit === undefined ? '' : `, since the file system of ${nameOf(culprit, options)} gives out no file handles`;
+    culprit === undefined ? '' : `, because the file system of ${nameOf(culprit, options)} has no file handles`;
   return new OverlayError({
     errno: EOPNOTSUPP,
     reason: 'feature-dropped',
-    what: `the kernel has mounted without ${call(option)}, without a word${why}`,
-    hint: `leave it out, or pass \`allowDegraded: ['${option.name}']\` to have the mount all the same`,
+    what: text`the kernel silently mounted without ${toPart(named)}${why}`,
+    hint: either('leave it out', text`pass ${option('allowDegraded', [named.name])} to mount without it`),
     ...pathField(culprit?.path ?? options.target),
   });
 }

@@ -148,7 +148,10 @@ function* askIn(namespaces: Namespaces): Task<RootlessAnswers> {
   // The plan failed, so nothing is known. A later mount fails too, and that failure is explained.
   const nothing = { step: -1, errno: EPERM, undoErrno: 0, cancelled: false, log: [] };
   const record = { ...read(new StepFailure(plan, nothing)), userNamespace: true };
-  const unknown = { what: `the kernel refuses it (${describeErrno(outcome.errno)[0]})`, hint: 'look at dmesg' };
+  const unknown = {
+    what: `the kernel refuses it (${describeErrno(outcome.errno)[0]})`,
+    hint: 'read the kernel log (dmesg)',
+  };
   return { record, refusal: explainRefusal(outcome, readNamespaceSettings()) ?? unknown, isLast: false };
 }
 
@@ -160,8 +163,8 @@ function remember(answers: RootlessAnswers): RootlessAnswers {
 }
 
 /** Returns the kernel's features in a user namespace: from the given record, or else from the kernel's answers. */
-export function rootlessRecord(record?: KernelFeatures): KernelFeatures {
-  return record === undefined ? runSync(askRootless()).record : { ...record, userNamespace: true };
+export function* findRootlessFeatures(record?: KernelFeatures): Task<KernelFeatures> {
+  return record === undefined ? (yield* askRootless()).record : { ...record, userNamespace: true };
 }
 
 /** The kernel's features, and whether this process can mount without privilege. */

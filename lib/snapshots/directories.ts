@@ -9,35 +9,26 @@ import * as k from '../kernel/constants.js';
 import { close, type Held } from '../kernel/held.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
-import { ask, list, type Task } from '../kernel/task.js';
+import { addStat, readStat } from '../kernel/stat.js';
+import { ask, list, run, type Task } from '../kernel/task.js';
 import { removeAside, removeDirectory } from '../layers/remove.js';
+import { diskUsage } from '../layers/usage.js';
 import { examine } from '../layers/walk.js';
 import { pathString, quotePath, splitPath } from '../paths.js';
-import type { Reason } from '../reasons.js';
+import { explainErrno } from '../verdicts.js';
 import type { Owner } from './labels.js';
-import type { SnapshotKind } from './records.js';
+import { hasProjectQuota, projectUsage, toProject } from './quota.js';
+import type { SnapshotKind, SnapshotRecord, SnapshotUsage } from './records.js';
 
 /** The modes with which containerd makes directories. The umask applies, as there. */
 const mode = { root: 0o700, snapshot: 0o700, fs: 0o755, work: 0o711 } as const;
 
 const OPEN = k.O_DIRECTORY | k.O_CLOEXEC;
 
-const reasons: Readonly<Record<number, Reason>> = {
-  [e.ENOSPC]: 'out-of-space',
-  [e.EDQUOT]: 'out-of-space',
-  [e.EROFS]: 'read-only',
-  [e.EACCES]: 'permission-denied',
-  [e.EPERM]: 'permission-denied',
-  [e.EIO]: 'io-error',
-  [e.ENOENT]: 'path-missing',
-  [e.ENOTDIR]: 'path-not-directory',
-  [e.EMFILE]: 'out-of-descriptors',
-  [e.ENFILE]: 'out-of-descriptors',
-};
-
-function failure(path: string, what: string, { errno, step }: StepFailure): OverlayError {
-  const reason = reasons[errno] ?? 'unexplained';
-  return new OverlayError({ errno, reason, what: `${what} ${quotePath(path)} failed`, path, syscall: step?.call.name });
+/** The error for a directory that could not be made, opened or read. `purpose` follows "to". */
+function failure(path: string, purpose: string, errno: number, syscall?: string): OverlayError {
+  const verdict = explainErrno(errno, { name: `the directory ${quotePath(path)}`, purpose, syscall });
+  return new OverlayError({ errno, path, syscall, ...verdict });
 }
 
 /** Makes a directory and those above it that are missing, with mode 0700. */
@@ -47,7 +38,8 @@ export function* makeRoot(path: string): Task<void> {
     plan.add(calls.mkdirat, [k.AT_FDCWD, path, mode.root], { output: 0, tolerate: [e.EEXIST, e.ENOENT] }),
   );
   const outcome = yield* ask(plan);
-  if (outcome instanceof StepFailure) throw failure(path, 'making the directory', outcome);
+  if (outcome instanceof StepFailure)
+    throw failure(path, `make ${quotePath(path)}`, outcome.errno, outcome.step?.call.name);
   if (outcome.result(step) !== -e.ENOENT) return;
   const [parent] = splitPath(path);
   yield* makeRoot(pathString(parent));
@@ -62,12 +54,17 @@ export class Directories {
   /** The same directory, open. */
   readonly #all: Held;
   readonly #isSynced: boolean;
+  /** Whether each snapshot is a project of its own. */
+  readonly #hasProjects: boolean;
+  readonly #inode: bigint;
 
-  private constructor(root: string, all: Held, isSynced: boolean) {
+  private constructor(root: string, all: Held, isSynced: boolean, inode: bigint, hasProjects: boolean) {
     this.snapshots = `${root}/snapshots`;
     this.#removed = `${root}/removed`;
     this.#all = all;
     this.#isSynced = isSynced;
+    this.#inode = inode;
+    this.#hasProjects = hasProjects;
   }
 
   /**
@@ -83,9 +80,30 @@ export class Directories {
       }
     }
     const open = plan.add(calls.openat2, [k.AT_FDCWD, `${root}/snapshots`, OPEN, 0], { keep: true, output: 0 });
+    const stat = addStat(plan, '', { at: open, flags: k.AT_EMPTY_PATH });
     const outcome = yield* ask(plan);
-    if (outcome instanceof StepFailure) throw failure(root, 'opening the root', outcome);
-    return new Directories(root, { descriptor: outcome.result(plan.stepOf(open)) }, isSynced);
+    if (outcome instanceof StepFailure)
+      throw failure(root, `open ${quotePath(root)}`, outcome.errno, outcome.step?.call.name);
+    const { inode } = readStat(stat, outcome);
+    const all = { descriptor: outcome.result(plan.stepOf(open)) };
+    return new Directories(root, all, isSynced, inode, !isReadonly && (yield* hasProjectQuota(all.descriptor)));
+  }
+
+  /** Returns the project of a new snapshot, where it gets one. */
+  projectOf(id: number): number | undefined {
+    return this.#hasProjects ? toProject(this.#inode, id) : undefined;
+  }
+
+  /** Returns the space that the files of a snapshot take. */
+  async measure({ id, project }: Pick<SnapshotRecord, 'id' | 'project'>): Promise<SnapshotUsage> {
+    const counted = project === undefined ? undefined : await run(projectUsage(this.#all.descriptor, project));
+    if (counted === undefined) {
+      const { bytes, inodes } = await diskUsage(`${this.pathOf(id)}/fs`);
+      return { size: bytes, inodes };
+    }
+    // The workdir has to be of the same project, as rename(2) demands.
+    const work = await diskUsage(`${this.pathOf(id)}/work`);
+    return { size: counted.size - work.bytes, inodes: counted.inodes - work.inodes };
   }
 
   close(): void {
@@ -108,7 +126,15 @@ export class Directories {
     const directory = plan.add(calls.openat2, [all, name, OPEN | k.O_NOFOLLOW, 0], { keep: true, output: 0 });
     const lock = plan.add(calls.flock, [directory, k.LOCK_EX | k.LOCK_NB]);
     plan.add(calls.mkdirat, [directory, 'fs', mode.fs], { undo: true });
-    if (kind === 'active') plan.add(calls.mkdirat, [directory, 'work', mode.work], { undo: true });
+    if (kind === 'active') {
+      plan.add(calls.mkdirat, [directory, 'work', mode.work], { undo: true });
+      const project = this.projectOf(id);
+      if (project !== undefined) {
+        for (const name of ['fs', 'work']) {
+          plan.add(calls.set_project, [plan.add(calls.openat2, [directory, name, OPEN | k.O_NOFOLLOW, 0]), project]);
+        }
+      }
+    }
     if (owner !== undefined) {
       plan.add(calls.fchownat, [directory, 'fs', owner.uid, owner.gid, k.AT_SYMLINK_NOFOLLOW]);
     }
@@ -121,7 +147,8 @@ export class Directories {
       (step === plan.stepOf(lock) && errno === e.EAGAIN) ||
       (step !== plan.stepOf(made) && errno === e.ENOENT);
     if (isTaken) return undefined;
-    throw failure(this.pathOf(id), 'making the directory', outcome);
+    const path = this.pathOf(id);
+    throw failure(path, `make ${quotePath(path)}`, errno, step?.call.name);
   }
 
   /** Removes a directory that `make` has made, and nothing has been put into. */
@@ -140,12 +167,7 @@ export class Directories {
     const { uid, gid, error } = found;
     if (error === 0) return { uid, gid };
     const path = `${this.pathOf(id)}/fs`;
-    throw new OverlayError({
-      errno: error,
-      reason: reasons[error] ?? 'unexplained',
-      what: `the directory ${quotePath(path)} of the parent could not be looked at`,
-      path,
-    });
+    throw failure(path, `read the owner of ${quotePath(path)}`, error, 'statx');
   }
 
   /** Removes the directory of a snapshot, unless something uses it. `onMoved` is called once it has no name any more. */

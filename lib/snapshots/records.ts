@@ -27,6 +27,8 @@ export interface SnapshotRecord {
   readonly labels: Labels;
   /** Of a committed snapshot. */
   readonly usage?: SnapshotUsage;
+  /** The project whose quota tells its usage, where it was made with one. */
+  readonly project?: number;
 }
 
 /** Names of fewer bytes are keys as they are. A key of a longer name has exactly this size: its start, and its digest. */

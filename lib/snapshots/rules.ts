@@ -106,10 +106,20 @@ export interface CommittedFields {
 /** Makes an active snapshot a committed one of another name. Its labels are replaced. */
 export function commit(writer: Writer, committal: Committal, { labels, usage, now }: CommittedFields): void {
   const { active, newParent } = checkCommittal(writer, committal);
-  const { id } = active;
+  const { id, project } = active;
   const parent = newParent?.name ?? '';
   writer.delete(active);
-  writer.put({ name: committal.name, id, kind: 'committed', parent, created: now, updated: now, labels, usage });
+  writer.put({
+    name: committal.name,
+    id,
+    kind: 'committed',
+    parent,
+    created: now,
+    updated: now,
+    labels,
+    usage,
+    ...(project !== undefined && { project }),
+  });
   if (newParent !== undefined) writer.link(newParent.id, id);
 }
 

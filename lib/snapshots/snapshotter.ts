@@ -24,7 +24,6 @@ import type { Labels, SnapshotKind, SnapshotRecord, SnapshotUsage } from './reco
 import * as rules from './rules.js';
 import { STORE_FILE, Store, type Tables } from './store.js';
 import { canRebase, canRemap, refuseUnsuitable, toMountOptions } from './suitable.js';
-import { usageOf } from './usage.js';
 
 /** What is known of a snapshot. */
 export interface SnapshotInfo {
@@ -222,7 +221,9 @@ export class Snapshotter {
     try {
       return await this.#write((tables) => {
         const time = now();
-        const record = { name, id, kind, parent, created: time, updated: time, labels };
+        const project = kind === 'active' ? this.#directories.projectOf(id) : undefined;
+        const made = { name, id, kind, parent, created: time, updated: time, labels };
+        const record = project === undefined ? made : { ...made, project };
         // LMDB keeps what was written before an error is thrown.
         const above = rules.checkCreation(tables, { key: name, parent });
         const mounts = this.#toMounts(tables, record);
@@ -307,19 +308,15 @@ export class Snapshotter {
     const committal = { name, key, parent };
     for (let isDone = false; !isDone; ) {
       // Measured outside the transaction, in which nobody else could write.
-      const { id } = this.#store.read((tables) => rules.checkCommittal(tables, committal)).active;
-      const usage = await this.#measure(id);
+      const { active } = this.#store.read((tables) => rules.checkCommittal(tables, committal));
+      const usage = await this.#directories.measure(active);
       isDone = await this.#write((tables) => {
-        const isSame = tables.get(key)?.id === id;
+        const isSame = tables.get(key)?.id === active.id;
         // Others have removed it, and may have made another one of that key.
         if (isSame || tables.get(key) === undefined) rules.commit(tables, committal, { labels, usage, now: now() });
         return isSame;
       });
     }
-  }
-
-  #measure(id: number): Promise<SnapshotUsage> {
-    return run(usageOf(upperPath(this.#settings.directory, id)));
   }
 
   /**
@@ -408,9 +405,9 @@ export class Snapshotter {
    */
   async usage(key: string): Promise<SnapshotUsage> {
     checkKey(key, 'key');
-    const { kind, id, usage } = this.#store.read((tables) => rules.find(tables, key));
-    if (kind === 'active') return this.#measure(id);
-    return usage ?? { size: 0, inodes: 0 };
+    const record = this.#store.read((tables) => rules.find(tables, key));
+    if (record.kind === 'active') return this.#directories.measure(record);
+    return record.usage ?? { size: 0, inodes: 0 };
   }
 
   /**

@@ -1,3 +1,7 @@
+/**
+ * `features`, in processes that may do less and less. Imports internals: plans depend on a record that the public one
+ * does not show in full.
+ */
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -26,7 +30,7 @@ mountTest('what could not be asked for want of descriptors is asked again', (t) 
   const script = `
     import { closeSync, openSync } from 'node:fs';
     import { whiteoutSync } from '${join(packageRoot, 'dist-test/lib/index.js')}';
-    import { featuresSync } from '${join(packageRoot, 'dist-test/lib/features/probe.js')}';
+    import { kernelFeaturesSync } from '${join(packageRoot, 'dist-test/lib/features/probe.js')}';
     whiteoutSync([]);
     const open = [];
     try { for (;;) open.push(openSync('/dev/null', 'r')); } catch {}
@@ -47,7 +51,7 @@ mountTest('what could not be asked for want of descriptors is asked again', (t) 
 
 test('a process that may not ask gets no for an answer only where it is one, and does not remember', (t) => {
   const script = `
-    import { featuresSync } from '${join(packageRoot, 'dist-test/lib/features/probe.js')}';
+    import { kernelFeaturesSync } from '${join(packageRoot, 'dist-test/lib/features/probe.js')}';
     const first = kernelFeaturesSync();
     console.log(JSON.stringify({ ...first, isRemembered: kernelFeaturesSync() === first }));`;
   const [command = '', ...args] = [...asNobody, process.execPath, '--input-type=module', '-e', script];

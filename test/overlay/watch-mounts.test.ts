@@ -1,3 +1,4 @@
+/** `watchMounts`. Imports internals: it forces each way of watching. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, mkdirSync, openSync, rmSync } from 'node:fs';
@@ -24,6 +25,8 @@ import {
   evaluateIn,
   eventually,
   layers,
+  MNT_DETACH,
+  MS_MOVE,
   makeTree,
   mountTest,
   native,
@@ -32,9 +35,6 @@ import {
   scratch,
   withoutCapabilities,
 } from '../support/index.js';
-
-const MS_MOVE = 8192;
-const MNT_DETACH = 2;
 
 type AnyEvent = MountEvent<string | Buffer>;
 
@@ -292,7 +292,7 @@ for (const way of ways) {
     for (const namespace of ['/proc/0/ns/mnt', '/dev/null', '/proc/self/ns/net', 12_345]) {
       t.throws(() => watchMountsWith(way, { namespace }), {
         instanceOf: OverlayError,
-        message: /namespace.*is not (there|a mount namespace)/,
+        message: /namespace.*(does not exist|is not a mount namespace)/,
       });
     }
     t.is(countDescriptors(), descriptors);

@@ -3,7 +3,7 @@
 import { mountOverlay, mountOverlaySync, type OverlayOptions } from 'overlayfs';
 import { type KernelFeatures, kernelFeaturesSync } from '#lib/features/probe.js';
 import { mountOverlayWith, mountOverlayWithSync, type OverlayMount } from '#lib/overlay/mount.js';
-import type { Feature } from './index.js';
+import { type Feature, hasFeature } from './probes.js';
 
 export interface Way {
   readonly mount: (options: OverlayOptions) => Promise<OverlayMount>;
@@ -28,3 +28,9 @@ export const ways: Readonly<Record<string, Way>> = {
   'by one string': lacking({ fsContext: false, layerDescriptors: false }),
   'by mount(2)': lacking({ mountApi: false }),
 };
+
+/** Tells whether this kernel has the way of that name. */
+export function isPossible(way: string): boolean {
+  const needs = ways[way]?.needs;
+  return needs === undefined || hasFeature(needs);
+}

@@ -1,3 +1,7 @@
+/**
+ * One generator in both forms. Imports internals: each public call is one such generator, and none throws at each
+ * place.
+ */
 import test from 'ava';
 import { inEitherForm, pause, run, runSync, type Task } from '#lib/kernel/task.js';
 
@@ -27,10 +31,10 @@ function* recovering(log: string[]): Task<string> {
   }
 }
 
-const forms = { promise: hold, synchronous: async <T>(dialogue: Task<T>) => runSync(dialogue) };
+const forms = { promise: run, synchronous: async <T>(task: Task<T>) => runSync(task) };
 
 for (const [form, perform] of Object.entries(forms)) {
-  test(`an error in an answer goes through the dialogue (${form})`, async (t) => {
+  test(`an error in a result goes through the task (${form})`, async (t) => {
     const log: string[] = [];
     t.is(await t.throwsAsync(async () => perform(asking(log))), failure);
     t.is(await perform(recovering(log)), 'no thread');
