@@ -17,7 +17,7 @@ import { examine } from '../layers/walk.js';
 import { pathString, quotePath, splitPath } from '../paths.js';
 import { explainErrno } from '../verdicts.js';
 import type { Owner } from './labels.js';
-import { hasProjectQuota, projectUsage, toProject } from './quota.js';
+import { hasProjectQuota, projectUsage, toProject, workUsage } from './quota.js';
 import type { SnapshotKind, SnapshotRecord, SnapshotUsage } from './records.js';
 
 /** The modes with which containerd makes directories. The umask applies, as there. */
@@ -102,8 +102,8 @@ export class Directories {
       return { size: bytes, inodes };
     }
     // The workdir has to be of the same project, as rename(2) demands.
-    const work = await diskUsage(`${this.pathOf(id)}/work`);
-    return { size: counted.size - work.bytes, inodes: counted.inodes - work.inodes };
+    const work = await run(workUsage(`${this.pathOf(id)}/work`));
+    return { size: counted.size - work.size, inodes: counted.inodes - work.inodes };
   }
 
   close(): void {

@@ -1,5 +1,7 @@
 /** The errors of the snapshotter: containerd's codes, and those about the store itself. */
+import { withTexts } from '../errors.js';
 import { quotePath } from '../paths.js';
+import { option, sentence, type Text, text } from '../text.js';
 
 /** The first four are containerd's NotFound, AlreadyExists, InvalidArgument and FailedPrecondition. */
 export type SnapshotErrorCode =
@@ -24,12 +26,10 @@ export interface SnapshotErrorFields {
   /** One sentence without the full stop. */
   readonly what: string;
   /** The remedy, in the same form. */
-  readonly hint: string;
+  readonly hint: Text;
   readonly key?: string | undefined;
   readonly path?: string | undefined;
 }
-
-const sentence = (text: string): string => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 
 /** A verb of a snapshotter that failed because of a rule, or because of the store. */
 export class SnapshotError extends Error {
@@ -43,6 +43,7 @@ export class SnapshotError extends Error {
 
   constructor({ code, what, hint, key, path }: SnapshotErrorFields, options?: ErrorOptions) {
     super(`${sentence(what)} ${sentence(hint)}`, options);
+    withTexts(this, sentence(what), hint);
     this.code = code;
     this.hint = sentence(hint);
     if (key !== undefined) this.key = key;
@@ -62,7 +63,7 @@ export const quoteKey = (key: string): string =>
   key.length <= MOST ? quotePath(key) : `${quotePath(key.slice(0, MOST))}... (${key.length} characters)`;
 
 export function notFound(key: string, what = `the snapshot ${quoteKey(key)} does not exist`): SnapshotError {
-  return new SnapshotError({ code: 'ERR_SNAPSHOT_NOT_FOUND', what, hint: 'list the snapshots with `walk`', key });
+  return new SnapshotError({ code: 'ERR_SNAPSHOT_NOT_FOUND', what, hint: 'check the key', key });
 }
 
 export function alreadyExists(key: string): SnapshotError {
@@ -74,7 +75,7 @@ export function alreadyExists(key: string): SnapshotError {
   });
 }
 
-export function invalidArgument(key: string | undefined, what: string, hint: string): SnapshotError {
+export function invalidArgument(key: string | undefined, what: string, hint: Text): SnapshotError {
   return new SnapshotError({ code: 'ERR_SNAPSHOT_INVALID_ARGUMENT', what, hint, key });
 }
 
@@ -86,7 +87,7 @@ export function damaged(path: string, what: string, key?: string): SnapshotError
   return new SnapshotError({
     code: 'ERR_SNAPSHOT_STORE_DAMAGED',
     what: `the store ${quotePath(path)} is damaged: ${what}`,
-    hint: 'restore it from a backup; `readonly: true` opens it to read what is left',
+    hint: text`restore it from a backup; ${option('readonly', true)} opens it to read what is left`,
     path,
     key,
   });

@@ -1,4 +1,5 @@
 /** containerd's rules for the records, each inside one transaction. A rule checks everything before it changes anything. */
+import { option, text } from '../text.js';
 import { alreadyExists, failedPrecondition, invalidArgument, notFound, quoteKey } from './errors.js';
 import type { Labels, SnapshotRecord, SnapshotUsage } from './records.js';
 
@@ -76,14 +77,14 @@ export function checkCommittal(
     throw failedPrecondition(
       key,
       `the snapshot ${quoteKey(key)} is not active, but ${active.kind}`,
-      'commit a snapshot that `prepare` has made',
+      'commit a snapshot that was prepared',
     );
   }
   if (parent !== '' && active.parent !== '' && parent !== active.parent) {
     throw invalidArgument(
       key,
       `the snapshot ${quoteKey(key)} has the parent ${quoteKey(active.parent)} and cannot get ${quoteKey(parent)}`,
-      'leave `parent` out; only a snapshot without a parent can be rebased',
+      text`leave ${option('parent')} out: only a snapshot without a parent can be rebased`,
     );
   }
   const newParent = findParent(reader, key, active.parent === '' ? parent : active.parent);

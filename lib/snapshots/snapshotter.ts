@@ -4,6 +4,7 @@ import { close, type Held } from '../kernel/held.js';
 import { collect } from '../kernel/slices.js';
 import { run, type Task } from '../kernel/task.js';
 import { isAbsolute, type PathLike, pathString, toAbsolute, toPath, withoutTrailingSlashes } from '../paths.js';
+import { option, text } from '../text.js';
 import { Directories } from './directories.js';
 import { failedPrecondition, invalidArgument, quoteKey, SnapshotError } from './errors.js';
 import { type Fields, parseFilters } from './filters.js';
@@ -286,7 +287,7 @@ export class Snapshotter {
         throw failedPrecondition(
           key,
           `the snapshot ${quoteKey(key)} is committed and has no mounts`,
-          'use `view` or `prepare` to make a snapshot of it that has',
+          'make a view of it, or prepare a snapshot on it',
         );
       }
       return this.#toMounts(tables, record);
@@ -462,7 +463,7 @@ export class Snapshotter {
     throw new SnapshotError({
       code: 'ERR_SNAPSHOT_READ_ONLY',
       what: `the snapshotter of ${quoteKey(this.root)} is open for reading`,
-      hint: 'open it without `readonly`',
+      hint: text`open it without ${option('readonly')}`,
       key,
     });
   }

@@ -282,7 +282,7 @@ export class Store {
       throw new SnapshotError({
         code: 'ERR_SNAPSHOT_NOT_FOUND',
         what: `there is no store ${quoteKey(path)}`,
-        hint: 'check the root, or leave `readonly` out to make one',
+        hint: 'check the root',
         path,
       });
     }
