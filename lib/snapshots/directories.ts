@@ -9,6 +9,7 @@ import * as k from '../kernel/constants.js';
 import { close, type Held } from '../kernel/held.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
+import { collect } from '../kernel/slices.js';
 import { addStat, readStat } from '../kernel/stat.js';
 import { ask, list, run, type Task } from '../kernel/task.js';
 import { removeAside, removeDirectory } from '../layers/remove.js';
@@ -217,14 +218,13 @@ interface DirectoryOptions {
   readonly isSynced: boolean;
 }
 
-/** The numbers that are names of directories in a directory, in order. What has another name is not ours. */
+/** The numbers that are names of directories in a directory. What has another name is not ours. */
 function* numbersIn(directory: string): Task<number[]> {
   const entries = yield* list(directory);
-  const names = entries.flatMap(({ name, isDirectory }) => (isDirectory ? [String(name)] : []));
-  return names
-    .filter((name) => /^[1-9]\d{0,14}$/.test(name))
-    .map(Number)
-    .sort((a, b) => a - b);
+  return yield* collect(entries, ({ name, isDirectory }) => {
+    const text = String(name);
+    return isDirectory && /^[1-9]\d{0,14}$/.test(text) ? Number(text) : undefined;
+  });
 }
 
 function* unlessMissing<T>(dialogue: Task<T>): Task<T | undefined> {

@@ -26,14 +26,6 @@ export interface Entry {
   readonly value: Buffer;
 }
 
-/** What can be read of the file. */
-export interface Contents {
-  /** The entries of each named table. */
-  readonly tables: ReadonlyMap<string, readonly Entry[]>;
-  /** What is wrong, the first things only. */
-  readonly problems: readonly string[];
-}
-
 interface Meta {
   readonly pageSize: number;
   readonly lastPage: bigint;
@@ -181,11 +173,13 @@ class Reader {
   }
 }
 
-/** Reads all tables. `check` tells what is wrong with an entry. */
-export function* readPages(file: Buffer, check: (table: string, entry: Entry) => string | undefined): Task<Contents> {
+/** Reads all tables. `use` gets each entry, and says if it is wrong. Returns the first things that are wrong. */
+export function* readPages(
+  file: Buffer,
+  use: (table: string, entry: Entry) => string | undefined,
+): Task<readonly string[]> {
   const meta = findMeta(file);
-  const tables = new Map<string, Entry[]>();
-  if (meta === undefined) return { tables, problems: ['it has no valid meta page'] };
+  if (meta === undefined) return ['it has no valid meta page'];
   const reader = new Reader(file, meta.pageSize);
   const [free = 0, main = 0] = meta.trees;
   // LMDB makes the file longer before it writes to the pages, and may leave out free ones at the end.
@@ -196,15 +190,12 @@ export function* readPages(file: Buffer, check: (table: string, entry: Entry) =>
     if ((flags & nodeFlag.sub) !== 0 && value.length === DB_SIZE) found.push([nameOf(key), value]);
   });
   for (const [name, description] of found) {
-    const entries: Entry[] = [];
-    tables.set(name, entries);
     yield* reader.readTree(description, 0, `the table '${name}'`, (entry) => {
-      const problem = check(name, entry);
-      if (problem === undefined) entries.push(entry);
-      else reader.complain(problem);
+      const problem = use(name, entry);
+      if (problem !== undefined) reader.complain(problem);
     });
   }
-  return { tables, problems: reader.problems };
+  return reader.problems;
 }
 
 /** The name of a table, which may end in a NUL. */

@@ -1,7 +1,7 @@
 /** containerd's overlay snapshotter: its verbs, over the store and the directories. */
 import { invalidArgumentType } from '../errors.js';
 import { close, type Held } from '../kernel/held.js';
-import { collect } from '../kernel/slices.js';
+import { Slices } from '../kernel/slices.js';
 import { run, type Task } from '../kernel/task.js';
 import { isAbsolute, type PathLike, pathString, toAbsolute, toPath, withoutTrailingSlashes } from '../paths.js';
 import { option, text } from '../text.js';
@@ -388,14 +388,16 @@ export class Snapshotter {
     const texts = typeof filters === 'string' ? [filters] : filters;
     if (!Array.isArray(texts)) throw invalidArgumentType('filters', 'a string, or a list of strings', filters);
     const matches = parseFilters(texts.map((text, i) => checkText(text, `filters[${i}]`)));
-    const { records, end } = this.#store.run();
-    let found: SnapshotRecord[];
-    try {
-      found = await run(collect(records, (record) => (matches(toFields(record)) ? record : undefined)));
-    } finally {
-      end();
+    const found = await this.#store.readAll(
+      (tables, transaction) => tables.records(transaction),
+      (record) => (matches(toFields(record)) ? record : undefined),
+    );
+    const slices = new Slices();
+    for (const record of found) {
+      // A consumer that waits for nothing else would hold up the event loop.
+      if (slices.isOver()) await run(slices.pause());
+      yield this.#toInfo(record);
     }
-    for (const record of found) yield this.#toInfo(record);
   }
 
   /**
@@ -430,12 +432,19 @@ export class Snapshotter {
     const entries = this.#store.read((tables) => tables.removing).filter((id) => !this.#aside.has(id));
     const found = await run(directories.numbers());
     for (const id of entries) await attempt(id, directories.pathOf(id), this.#removeDirectory(id));
+    const known = new Set(
+      await this.#store.readAll(
+        (tables, transaction) => tables.numbers(transaction),
+        (id) => id,
+      ),
+    );
+    // What was made in the meantime has a record now, or a lock.
     const isStray = (id: number): boolean => !this.#store.read((tables) => tables.hasNumber(id));
     for (const id of found.removed) {
-      if (isStray(id)) await attempt(id, directories.asideOf(id), directories.removeAside(id));
+      if (!known.has(id) && isStray(id)) await attempt(id, directories.asideOf(id), directories.removeAside(id));
     }
     for (const id of found.snapshots) {
-      if (!isStray(id)) continue;
+      if (known.has(id) || !isStray(id)) continue;
       await attempt(
         id,
         directories.pathOf(id),

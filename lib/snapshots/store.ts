@@ -3,10 +3,11 @@
  * tables.
  */
 import { existsSync } from 'node:fs';
+import { collect } from '../kernel/slices.js';
 import { run } from '../kernel/task.js';
 import { damaged, quoteKey, SnapshotError } from './errors.js';
 import { type Environment, loadLmdb, type ReadTransaction, type Table } from './lmdb.js';
-import { type Contents, type Entry, lastTransaction, readPages } from './pages.js';
+import { type Entry, lastTransaction, readPages } from './pages.js';
 import {
   decodeNumber,
   decodeRecord,
@@ -49,6 +50,8 @@ export interface ReadableTables extends Reader {
   hasNumber(id: number): boolean;
   /** All records in the order of their keys. */
   records(transaction?: ReadTransaction): Iterable<SnapshotRecord>;
+  /** The numbers of all snapshots. */
+  numbers(transaction?: ReadTransaction): Iterable<number>;
 }
 
 /** The tables, inside a transaction. */
@@ -141,6 +144,11 @@ export class Tables implements ReadableTables, Writer {
     for (const { value } of this.#snapshots.getRange(range)) yield this.#decode(value);
   }
 
+  *numbers(transaction?: ReadTransaction): Generator<number> {
+    const range = transaction === undefined ? {} : { transaction };
+    for (const key of this.#numbers.getKeys(range)) yield fromNumberKey(key);
+  }
+
   link(parent: number, child: number): void {
     this.#children.put(toNumberKey(parent, child), nothing);
   }
@@ -186,13 +194,27 @@ class Remains implements ReadableTables {
   readonly #path: string;
   readonly #records: ReadonlyMap<string, SnapshotRecord>;
 
-  constructor(path: string, { tables }: Contents) {
+  constructor(path: string, tables: ReadonlyMap<string, readonly Entry[]>) {
     const about = tables.get('about')?.find(({ key }) => key.equals(versionKey));
     const records = (tables.get('snapshots') ?? []).map(({ value }) => decodeRecord(value) as SnapshotRecord);
     this.version = about && decodeNumber(about.value);
     this.removing = (tables.get('removing') ?? []).map(({ key }) => fromNumberKey(key));
     this.#path = path;
     this.#records = new Map(records.map((record) => [record.name, record]));
+  }
+
+  /** Reads what can be read of a file. */
+  static async read(path: string, file: Buffer): Promise<Remains> {
+    const tables = new Map<string, Entry[]>();
+    const add = (table: string, entry: Entry): string | undefined => {
+      const entries = tables.get(table) ?? [];
+      tables.set(table, entries);
+      const problem = checkEntry(table, entry);
+      if (problem === undefined) entries.push(entry);
+      return problem;
+    };
+    await run(readPages(file, add));
+    return new Remains(path, tables);
   }
 
   checkVersion(): void {
@@ -220,6 +242,10 @@ class Remains implements ReadableTables {
   records(): Iterable<SnapshotRecord> {
     return this.#records.values();
   }
+
+  numbers(): Iterable<number> {
+    return Array.from(this.#records.values(), ({ id }) => id);
+  }
 }
 
 /** The tables whose values are sealed. */
@@ -231,26 +257,23 @@ const checkEntry = (table: string, { value }: Entry): string | undefined =>
 /** How often to look again, while other processes write. Then they use the store, so it is not damaged. */
 const MOST_LOOKS = 5;
 
+interface Damage {
+  readonly file: Buffer;
+  readonly problems: readonly string[];
+}
+
 /** Looks through the file of a store. Returns undefined if there is nothing wrong. */
-async function findDamage(path: string): Promise<Contents | undefined> {
+async function findDamage(path: string): Promise<Damage | undefined> {
   const { readFile } = process.getBuiltinModule('node:fs/promises');
-  const read = async (): Promise<Buffer> => {
-    try {
-      return await readFile(path);
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return Buffer.alloc(0);
-      throw error;
-    }
-  };
   let last: bigint | undefined;
-  for (let i = 0; i < MOST_LOOKS; i++) {
-    const file = await read();
+  for (let i = 0; i < MOST_LOOKS && existsSync(path); i++) {
+    const file = await readFile(path);
     // LMDB makes what is missing, or what a crash has left empty.
     if (file.every((byte) => byte === 0)) return undefined;
     const transaction = lastTransaction(file);
-    const contents = await run(readPages(file, checkEntry));
-    if (contents.problems.length === 0) return undefined;
-    if (i > 0 && transaction === last) return contents;
+    const problems = await run(readPages(file, checkEntry));
+    if (problems.length === 0) return undefined;
+    if (i > 0 && transaction === last) return { file, problems };
     last = transaction;
   }
   return undefined;
@@ -286,10 +309,10 @@ export class Store {
         path,
       });
     }
-    const contents = await findDamage(path);
-    if (contents !== undefined) {
-      if (!isReadonly) throw damaged(path, contents.problems.join('; '));
-      const remains = new Remains(path, contents);
+    const damage = await findDamage(path);
+    if (damage !== undefined) {
+      if (!isReadonly) throw damaged(path, damage.problems.join('; '));
+      const remains = await Remains.read(path, damage.file);
       remains.checkVersion();
       return new Store(path, undefined, remains);
     }
@@ -345,13 +368,19 @@ export class Store {
     return perform(this.#tables);
   }
 
-  /** A state of the store that does not change until `end` is called. */
-  run(): { readonly records: Iterable<SnapshotRecord>; readonly end: () => void } {
+  /** Reads much, in slices, of a state of the store that does not change meanwhile. */
+  async readAll<T, R>(
+    list: (tables: ReadableTables, transaction?: ReadTransaction) => Iterable<T>,
+    make: (item: T) => R | undefined,
+  ): Promise<R[]> {
     this.#refuseClosed();
-    if (this.#environment === undefined) return { records: this.#tables.records(), end: () => {} };
-    this.#environment.resetReadTxn();
-    const transaction = this.#environment.useReadTransaction();
-    return { records: this.#tables.records(transaction), end: () => transaction.done() };
+    this.#environment?.resetReadTxn();
+    const transaction = this.#environment?.useReadTransaction();
+    try {
+      return await run(collect(list(this.#tables, transaction), make));
+    } finally {
+      transaction?.done();
+    }
   }
 
   /** Calls a function in a transaction. It throws before it changes anything, or not at all. */
