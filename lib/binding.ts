@@ -20,8 +20,16 @@ const places = {
   deferred: ['deferred.cjs'],
 };
 
-/** A module in CommonJS has this, and an ES module has not. */
-declare const __filename: string | undefined;
+declare const __filename: string;
+
+/** The path of a module in CommonJS. webpack replaces `typeof __filename` also in ES modules, which have none. */
+function ownFile(): string | undefined {
+  try {
+    return __filename;
+  } catch {
+    return undefined;
+  }
+}
 
 /**
  * The directories from which the places lead. A bundle in CommonJS by esbuild has no `import.meta.url`, and one by
@@ -30,8 +38,7 @@ declare const __filename: string | undefined;
 function* directories(): Generator<string> {
   const url: string | undefined = import.meta.url;
   if (url !== undefined) yield dirname(fileURLToPath(url));
-  if (typeof __filename === 'string') yield dirname(__filename);
-  if (process.argv[1] !== undefined) yield dirname(process.argv[1]);
+  for (const path of [ownFile(), process.argv[1]]) if (path !== undefined) yield dirname(path);
 }
 
 function find(name: keyof typeof places): string {

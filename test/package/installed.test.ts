@@ -3,4 +3,3 @@ import './installed/contents.js';
 import './installed/programs.js';
 import './installed/types.js';
 import './installed/bundlers.js';
-import './installed/arm64.js';
