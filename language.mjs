@@ -36,7 +36,10 @@ function textsOf(file) {
     const inline = trimmed.startsWith(start) ? undefined : /(?:^|[;,{}()\]] +)(\/\/|#) (.*)$/.exec(trimmed);
     isBlock ||= opens;
     if (isBlock || trimmed.startsWith(start)) {
-      const text = trimmed.replace(marks, '').replace(/\s*\*\/$/, '').trim();
+      const text = trimmed
+        .replace(marks, '')
+        .replace(/\s*\*\/$/, '')
+        .trim();
       // An example or a list begins anew, and so does a tag.
       if (current === undefined || opens || text === '' || /^(?:-|@|\d\.)/.test(text)) {
         current = { line: i + 1, text };
@@ -53,8 +56,10 @@ function textsOf(file) {
 
 const known = /\.(?:ts|mjs|cjs|cc|h|c|gyp|md|go)$|^\.ci\/run$|\/boot$/;
 const named = process.argv.slice(2);
-const tracked = () => execFileSync('git', ['ls-files', '-z', '-co', '--exclude-standard'], { encoding: 'utf8' }).split('\0');
-const files = named.length > 0 ? named : tracked().filter((file) => known.test(file) && !file.startsWith('docs/reference/'));
+const tracked = () =>
+  execFileSync('git', ['ls-files', '-z', '-co', '--exclude-standard'], { encoding: 'utf8' }).split('\0');
+const files =
+  named.length > 0 ? named : tracked().filter((file) => known.test(file) && !file.startsWith('docs/reference/'));
 
 let found = 0;
 for (const file of files) {
@@ -66,6 +71,8 @@ for (const file of files) {
   }
 }
 if (found > 0) {
-  console.log(`\n${found} sentences open with a clause. Begin with the subject: who does what, then under which condition.`);
+  console.log(
+    `\n${found} sentences open with a clause. Begin with the subject: who does what, then under which condition.`,
+  );
   process.exitCode = 1;
 }
