@@ -42,37 +42,33 @@ const entries = { ...Object.fromEntries(publicEntries), ...programs };
 
 /** The modules that most programs never need, or only when a call fails. index.js loads them together, from a file. */
 const deferred = [
+  'lib/diagnosis/',
+  'lib/features/probe-before',
+  'lib/holders/',
+  'lib/in-use/probe',
   'lib/kernel/format',
   'lib/layers/',
+  'lib/mount-table/entry',
+  'lib/mount-table/events',
+  'lib/mount-table/layers-of',
+  'lib/mount-table/list',
+  'lib/mount-table/watch',
   'lib/mounts/bind',
   'lib/mounts/change',
-  'lib/mounts/holder',
+  'lib/mounts/find-holders',
   'lib/mounts/inherited',
-  'lib/mounts/kept-namespaces',
-  'lib/mounts/namespaces',
-  'lib/mounts/search',
   'lib/mounts/unmount-tree',
-  'lib/mounts/use',
-  'lib/mounts/watch',
   'lib/mounts/work-removal',
-  'lib/overlay/diagnosis/',
+  'lib/options/text',
   'lib/overlay/effective',
-  'lib/overlay/features-before',
-  'lib/overlay/held-namespace',
-  'lib/overlay/mount-entry',
-  'lib/overlay/mount-table',
-  'lib/overlay/option-strings',
-  'lib/overlay/refusal',
-  'lib/overlay/rootless',
-  'lib/overlay/sub-ids',
-  'lib/overlay/watch-mounts',
   'lib/programs/',
   'lib/reasons',
+  'lib/rootless/',
 ];
 const isDeferred = (source) => deferred.some((start) => source.startsWith(start));
 
 /** The one of them that the mount helper needs for each mount. */
-const neededByHelper = 'lib/overlay/option-strings.ts';
+const neededByHelper = 'lib/options/text.ts';
 /** All modules of the library. */
 const sources = readdirSync(join(root, 'lib'), { recursive: true })
   .filter((name) => name.endsWith('.ts'))

@@ -5,7 +5,10 @@ import { platformError } from './errors.js';
 export interface NativeFailure {
   /** The index of the step that failed; -1 if none did. */
   step: number;
+  /** 0 if a guard failed. */
   errno: number;
+  /** The number of the guard that failed; -1 if none did. */
+  guard?: number;
   /** The errno of the first step that could not be taken back, or 0. */
   undoErrno: number;
   cancelled: boolean;
@@ -30,6 +33,12 @@ export interface Addon {
    */
   readonly results: ArrayBuffer;
   readonly calls: Readonly<Record<string, number>>;
+  /** For each call: the positions of its file descriptors as bits, and `makesDescriptor` when it returns a new one. */
+  readonly descriptors: Readonly<Record<string, number>>;
+  readonly makesDescriptor: number;
+  readonly guards: Readonly<Record<string, number>>;
+  /** A step that a guard fails has minus this number, minus the guard's number, as its result. */
+  readonly firstGuard: number;
   readonly flags: Readonly<Record<'undo' | 'keep' | 'later', number>>;
   readonly ownThread: number;
   readonly inChild: number;

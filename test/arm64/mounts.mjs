@@ -22,7 +22,7 @@ rmSync(`${overlay.path}/gone`);
 assert.deepEqual(readdirSync(overlay.path), ['file']);
 assert.equal(readFileSync(`${dir}/lower/file`, 'utf8'), 'lower');
 assert.equal(await isWhiteout(`${dir}/upper/gone`), true);
-assert.equal(overlay.effective().options.lowerdir.length, 2);
+assert.equal((await overlay.effective()).lowerdir.length, 2);
 
 const child = spawn('cat', [`${dir}/base/file`], {
   mount: overlay,

@@ -285,7 +285,8 @@ class Slot {
         break;
       }
       case mount:
-        plan.add(Call::statx, {at_cwd, target, AT_SYMLINK_NOFOLLOW, 1, is_mount_root, 0, 0, S_IFDIR});
+        plan.add(Call::statx, {at_cwd, target, AT_SYMLINK_NOFOLLOW, 1});
+        plan.add(Call::guard, {static_cast<int32_t>(Guard::target_is_mount_point)});
         if (random.one_in(4)) {  // with layers below a working directory of its own
           plan.flags = own_thread;
           plan.add(Call::unshare, {CLONE_FS});
@@ -295,7 +296,8 @@ class Slot {
           plan.add(Call::mount, {"hammer", target, "overlay", 0, data()});
         }
         plan.add(Call::umount2, {target, abi::mnt_detach}, {later});
-        plan.add(Call::statfs, {target, 1});
+        plan.add(Call::statfs, {target});
+        plan.add(Call::guard, {static_cast<int32_t>(Guard::superblock_is_read_only)});
         plan.add(Call::statx, {at_cwd, target, 0, whole_mount}, {0, 0, own_output});
         break;
       case context: {
@@ -310,7 +312,8 @@ class Slot {
         if (fails && random.one_in(2)) set("no_such_option", "1");  // with a line in the context's log
         plan.add(Call::fsconfig, {made, 6, nullptr, nullptr, 0});
         int32_t mounted = plan.add(Call::fsmount, {made, 1, 0});
-        plan.add(Call::fstatfs, {mounted, 1});
+        plan.add(Call::fstatfs, {mounted});
+        plan.add(Call::guard, {static_cast<int32_t>(Guard::superblock_is_read_only)});
         plan.add(Call::statx, {mounted, "", AT_EMPTY_PATH, whole_mount}, {0, 0, own_output});
         plan.add(Call::move_mount, {mounted, "", at, "", empty_paths}, {undo});
         break;

@@ -1,9 +1,9 @@
 /** Bundled programs: with the package outside of the bundle, and inside, with its files beside the bundle. */
 import { cpSync, mkdirSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { mountTest, packageRoot, scratch } from '../../support/index.js';
+import { isLong, mountTest, packageRoot, scratch } from '../../support/index.js';
 import { inJavaScript, printed } from './mounting.js';
-import { directoryIn, isLong, packedPackage, run } from './package.js';
+import { directoryIn, packedPackage, run } from './package.js';
 
 type Format = 'esm' | 'cjs';
 

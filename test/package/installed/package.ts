@@ -3,10 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { packageRoot, scaled } from '../../support/index.js';
-
-/** Whether the tests that take long are run: those with all repetitions. */
-export const isLong = scaled(10) === 10;
+import { packageRoot } from '../../support/index.js';
 
 export interface Packed {
   /** The directory of a project that has the package among its dependencies. */
@@ -18,7 +15,8 @@ export interface Packed {
 }
 
 export function run(cwd: string, command: string, ...args: string[]): string {
-  return execFileSync(command, args, { cwd, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] });
+  const env = { ...process.env, HOME: tmpdir() }; // npm writes to it
+  return execFileSync(command, args, { cwd, env, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] });
 }
 
 /** Copies what a release has into a directory: with the addon in prebuilds, and no development build to shadow it. */

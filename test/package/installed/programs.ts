@@ -1,5 +1,5 @@
 /** Programs in JavaScript and TypeScript, as ES modules and in CommonJS. */
-import { cpSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { mountTest, packageRoot, scratch } from '../../support/index.js';
@@ -26,6 +26,11 @@ mountTest('a program in TypeScript', (t) => {
   const tsc = join(packageRoot, 'node_modules/typescript/bin/tsc');
   run(dir, process.execPath, tsc, '--ignoreConfig', ...strict, 'program.ts');
   t.is(run(dir, process.execPath, 'program.js', scratch(t)), printed);
+});
+
+test('the program overlayfs', (t) => {
+  const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8'));
+  t.is(run(packedPackage().project, 'node_modules/.bin/overlayfs', '--version'), `overlayfs ${version}\n`);
 });
 
 test('without a binary for the processor, the error leads to a page that says how to build one', (t) => {

@@ -3,8 +3,8 @@ import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import { packageRoot } from '../../support/index.js';
-import { directoryIn, isLong, packedPackage } from './package.js';
+import { isLong, packageRoot } from '../../support/index.js';
+import { directoryIn, packedPackage } from './package.js';
 
 const compilers = {
   'TypeScript 5.4': 'test/package/consumers/node_modules/typescript',
