@@ -102,10 +102,10 @@ const deferredOnes = {
 function functionsOf(source) {
   const declarations = /^export (?:async )?(?:function\*? (\w+)|const (\w+) = (?:async )?\()/gm;
   const names = Array.from(read(source).matchAll(declarations), ([, declared, arrow]) => declared ?? arrow);
-  return [...new Set(names)]; // of overloads, one
+  return [...new Set(names)]; // one for all overloads
 }
 
-/** Whether a module takes nothing but functions and types from another. */
+/** Returns true if a module takes nothing but functions and types from another. */
 function takesFunctionsOnly(importer, path, source) {
   const statements = read(relative(root, importer)).matchAll(/^import (type )?(\{[^}]*\}|[^{}]*) from '(.*)';$/gm);
   const functions = functionsOf(source);

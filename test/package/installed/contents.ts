@@ -1,4 +1,4 @@
-/** What the tarball has, and what its README leads to. */
+/** The contents of the tarball, and the links of its README. */
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
