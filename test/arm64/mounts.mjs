@@ -38,7 +38,7 @@ assert.equal(printed, 'changed');
 
 const holder = spawn('sleep', ['60'], { mount: overlay, at: `${dir}/base`, cwd: `${dir}/base` });
 await new Promise((resolve) => setTimeout(resolve, 2000));
-assert.ok((await findHolders(overlay)).some(({ pid }) => pid === holder.pid));
+assert.ok((await findHolders(overlay, { timeout: 60_000 })).some(({ pid }) => pid === holder.pid));
 holder.kill();
 await once(holder, 'close');
 await overlay.unmount({ removeWork: true });
