@@ -54,7 +54,7 @@ class OwnedLock {
   uint32_t waiting_ = 0;
 };
 
-// What the record knows of the use of a directory as upper or work. `possible`: it cannot tell if the user still
+// The record of the use of a directory as upper or work. `possible`: it cannot tell if the user still
 // exists.
 enum class Usage : int32_t { none, possible, certain };
 
@@ -72,7 +72,7 @@ class InUse {
   // The user of a directory.
   struct User {
     uint64_t mount;   // the id of the mount by which the overlay was seen; 0 while it is being mounted
-    uint64_t device;  // of its superblock
+    uint64_t device;  // the device number of its superblock
     int64_t role;
   };
 

@@ -304,7 +304,7 @@ class Execution {
   uint32_t* steps_after_stop_;
   int done_ = 0;
   bool has_joined_ = false;  // another namespace, on a thread of its own
-  uint32_t progress_ = 0;    // of stop() and is_stopped_before(), by atomic operations
+  uint32_t progress_ = 0;    // used by stop() and is_stopped_before(), by atomic operations
   bool ran_ = false;  // run_steps() has returned, with success or without
   InUse::Overlay* reservation_ = nullptr;
   Found found_{};

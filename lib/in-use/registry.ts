@@ -78,7 +78,7 @@ export function* refresh(): Task<void> {
 }
 
 interface Page {
-  /** Of mounts that are not known yet. */
+  /** For mounts that are not known yet. */
   readonly ids: readonly number[];
   readonly last: number;
   readonly isLast: boolean;

@@ -374,8 +374,8 @@ function* unmountAt(target: PathLike, options: UnmountOptions): Task<void> {
  *
  * @throws {OverlayError} `reason` is `'not-mounted'`, `'mount-busy'`, `'target-missing'`,
  * `'target-symlink'`, `'mount-locked'`, `'no-privilege'`, `'path-inaccessible'` or, when the mount is gone
- * and its workdir is not, `'work-not-empty'`, `'work-in-use'` or `'path-not-directory'`. Of a busy one, `holders` tells
- * who uses it.
+ * and its workdir is not, `'work-not-empty'`, `'work-in-use'` or `'path-not-directory'`. `holders` tells who uses a
+ * busy one.
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
 export async function unmount(target: PathLike, options?: UnmountOptions): Promise<void> {

@@ -46,7 +46,7 @@ for (const stacked of [false, true]) {
       const dir = scratch(t);
       const options = lowers(dir);
       const beneath = stacked ? mountOverlaySync(options) : undefined;
-      // What holds the mount beneath, or the file system on which the target is.
+      // A holder of the mount beneath, or of the file system on which the target is.
       const held = openSync(stacked ? fileOf(options) : join(dir, 'lower/from-lower'), 'r');
       for (let round = 0; round < scaled(100, 20); round++) {
         mountOverlaySync({ ...options, stack: true });

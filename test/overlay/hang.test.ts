@@ -75,7 +75,7 @@ mountTest('sixteen calls that hang do not stop the seventeenth', { needs: 'FUSE'
     pending.push(...hang(2 * MOST_THREADS));
     t.false(await isWhiteout(options.lowerdir));
     t.is(settled, 0);
-    // What can never be served takes no more threads than there may be.
+    // Calls that are never served take no more threads than there may be.
     pending.push(...hang(2 * MOST_WITH_STUCK));
     await eventually(t, () => countThreads() >= MOST_WITH_STUCK, 30);
     t.true(countThreads() <= MOST_WITH_STUCK + 1);

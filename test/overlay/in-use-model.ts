@@ -281,7 +281,7 @@ export async function runModel(t: ExecutionContext): Promise<void> {
       const slot = pick(slots);
       const before = isUsed(slot.upperdir) || isUsed(slot.workdir);
       const refused = isRefused(slot);
-      // What a killed process had open can end meanwhile, so either answer of the kernel will do.
+      // An overlay that a killed process had open can end meanwhile, so either answer of the kernel will do.
       if (refused === before || refused === (isUsed(slot.upperdir) || isUsed(slot.workdir))) continue;
       t.log(trace.slice(-40).join('\n'));
       t.fail(`step ${step}: ${refused ? 'a false refusal' : 'a missed double use'} of ${slot.upperdir}, seed ${seed}`);
