@@ -38,6 +38,7 @@
             "native/reservations.cc",
             "native/undo.cc",
             "native/user_namespaces.cc",
+            "native/walk.cc",
             "native/whiteouts.cc"
           ],
           "cflags": ["-fvisibility=hidden"],

@@ -117,6 +117,7 @@ export const reasons = {
   'path-is-directory': text`pass ${option('recursive', true)} with ${option('replace')} to remove it with all its contents`,
   'mount-inside': 'unmount it first',
   'layer-in-use': 'unmount the overlay first',
+  'layer-changed': 'let nothing change the layer meanwhile',
   'path-not-directory': 'name a directory',
   'merged-mount': 'use the path in the layer directory; a layer that takes marks cannot be on an overlay',
   'xattr-denied': text`trusted.* needs CAP_SYS_ADMIN in the initial user namespace: pass ${option('userxattr', true)} to use user.*`,

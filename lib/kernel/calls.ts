@@ -102,6 +102,9 @@ const described = {
   mount_table: [bits(named('STATMOUNT_')), value],
   mount_of: [text, at, bits(named('STATMOUNT_')), hiddenNumber],
   namespace_tables: [bits(named('STATMOUNT_')), value],
+  walk: [text, hiddenNumber, hiddenNumber, hiddenNumber],
+  examine: [hiddenNumber, hiddenValue],
+  compare: [text, text],
   wait_for: [bits(named('POLL'))],
 } as const satisfies Readonly<Record<string, readonly Described[]>>;
 

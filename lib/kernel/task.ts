@@ -41,6 +41,23 @@ interface TwoForms {
 type Request = Plan | Cancellable | Listing | Pause | TwoForms;
 export type Task<T> = Generator<Request, T, unknown>;
 
+/** Results that a task has before its end. */
+class Results<T> {
+  readonly items: readonly T[];
+
+  constructor(items: readonly T[]) {
+    this.items = items;
+  }
+}
+
+/** A task whose results are many, and come out one by one. */
+export type StreamTask<T, R = void> = Generator<Request | Results<T>, R, unknown>;
+
+/** Hands results to the consumer of a stream. */
+export function* emit<T>(items: readonly T[]): StreamTask<T> {
+  if (items.length > 0) yield new Results(items);
+}
+
 /**
  * Asks the kernel to perform a plan. The outputs are valid until the next request. In the promise form, the plan is
  * undone when the signal aborts.
@@ -168,4 +185,83 @@ export async function run<T>(task: Task<T>): Promise<T> {
     next = task.next(result);
   }
   return next.value;
+}
+
+/** The results of a task on the calling thread. */
+export function* streamSync<T>(task: StreamTask<T>): Generator<T, void, undefined> {
+  try {
+    let next = task.next();
+    while (!next.done) {
+      const request = next.value;
+      let result: unknown;
+      try {
+        if (request instanceof Results) yield* request.items;
+        else result = performRequestSync(request);
+      } catch (error) {
+        next = task.throw(error);
+        continue;
+      }
+      next = task.next(result);
+    }
+  } finally {
+    task.return();
+  }
+}
+
+/** The results of a task, with promises. An async generator would take three turns of the queue for each result. */
+export function stream<T>(task: StreamTask<T>): AsyncIterableIterator<T> {
+  let items: readonly T[] = [];
+  let taken = 0;
+  /** The calls that wait for more results, one after the other. */
+  let last: Promise<unknown> = Promise.resolve();
+  let waiting = 0;
+
+  async function fill(): Promise<boolean> {
+    let next = task.next();
+    while (!next.done) {
+      const request = next.value;
+      if (request instanceof Results) {
+        items = request.items;
+        taken = 0;
+        return true;
+      }
+      let result: unknown;
+      try {
+        result = await (request instanceof Plan ? perform(request) : performRequest(request));
+      } catch (error) {
+        next = task.throw(error);
+        continue;
+      }
+      next = task.next(result);
+    }
+    return false;
+  }
+
+  const inTurn = <R>(call: () => Promise<R>): Promise<R> => {
+    waiting++;
+    const called = last.then(call).finally(() => waiting--);
+    last = called.catch(() => {});
+    return called;
+  };
+
+  async function take(): Promise<IteratorResult<T>> {
+    if (taken >= items.length && !(await fill())) return { value: undefined, done: true };
+    return { value: items[taken++] as T, done: false };
+  }
+
+  return {
+    next: () =>
+      waiting === 0 && taken < items.length
+        ? Promise.resolve({ value: items[taken++] as T, done: false })
+        : inTurn(take),
+    return: () =>
+      inTurn(async () => {
+        items = [];
+        task.return();
+        return { value: undefined, done: true };
+      }),
+    [Symbol.asyncIterator]() {
+      return this;
+    },
+  };
 }
