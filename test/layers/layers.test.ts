@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import test from 'ava';
 import { makeOpaqueSync, mountOverlaySync, whiteoutSync } from 'overlayfs';
 import {
+  changes,
   changesSync,
   diskUsage,
   diskUsageSync,
@@ -15,7 +16,17 @@ import {
   verifyLayer,
   verifyLayerSync,
 } from 'overlayfs/layers';
-import { generator, kernelTest, makeTree, mountTest, scaled, scratch, setAttribute } from '../support/index.js';
+import {
+  countDescriptors,
+  eventually,
+  generator,
+  kernelTest,
+  makeTree,
+  mountTest,
+  scaled,
+  scratch,
+  setAttribute,
+} from '../support/index.js';
 import { changeTree, growTree, seeTree } from './random-tree.js';
 
 // ------------------------------------------------------------------------------------------ space
@@ -303,6 +314,29 @@ test('files of one size and time, of which none is a copy, are compared by their
   for (const path of ['l/a', 'u/a', 'l/b', 'u/b', 'l', 'u'])
     execFileSync('touch', ['-d', '2001-01-01', join(dir, path)]);
   t.deepEqual(lines(join(dir, 'u'), { lowerdir: join(dir, 'l') }), ['M a (content)']);
+});
+
+mountTest('a loop that is left early closes all descriptors', async (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'upper/': '', 'lower/d0/x': '' });
+  for (let i = 0; i < 30; i++) for (let j = 0; j < 100; j++) makeTree(join(dir, 'upper'), { [`d${i}/f${j}`]: 'x' });
+  const [upper, options] = [join(dir, 'upper'), { lowerdir: join(dir, 'lower') }];
+  const before = countDescriptors();
+  for (const _ of changesSync(upper, options)) break;
+  for await (const { path } of changes(upper, options)) if (path === 'd20/f5') break;
+  const failing = changes(upper, { lowerdir: [join(dir, 'lower'), join(dir, 'none')] });
+  await t.throwsAsync(failing.next(), { message: /none/ });
+  t.deepEqual(await failing.next(), { value: undefined, done: true });
+  await eventually(t, () => countDescriptors() <= before);
+  // Several calls at once come one after the other.
+  const found = changes(upper, options);
+  const records = await Promise.all([found.next(), found.next(), found.next()]);
+  t.deepEqual(
+    records.map(({ value }) => value.path),
+    ['.', 'd0', 'd0/f0'],
+  );
+  await found.return?.();
+  t.deepEqual(await found.next(), { value: undefined, done: true });
 });
 
 test('bad arguments are refused at once', (t) => {
