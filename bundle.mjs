@@ -129,9 +129,13 @@ const laterExcept = (needed) => ({
   name: 'later',
   setup({ onLoad, onResolve }) {
     onResolve({ filter: /^load$/ }, ({ path }) => ({ path, namespace: 'later' }));
-    onResolve({ filter: /^\./ }, ({ path, resolveDir, importer }) => {
+    onResolve({ filter: /^\./ }, ({ kind, path, resolveDir, importer }) => {
       const source = toSource(resolveDir, path);
-      const isLater = isDeferred(source) && source !== needed && takesFunctionsOnly(importer, path, source);
+      const isLater =
+        kind !== 'entry-point' &&
+        isDeferred(source) &&
+        source !== needed &&
+        takesFunctionsOnly(importer, path, source);
       return isLater ? { path: source, namespace: 'later' } : undefined;
     });
     onLoad({ filter: /^lib/, namespace: 'later' }, ({ path }) => {
