@@ -47,6 +47,9 @@ once; the second is refused, promise or not. What it cannot see:
 
 - overlays of other processes that this namespace's table does not show: rootless or detached ones, those in other mount
   namespaces, and those that were unmounted lazily before this process looked;
+- overlays of other processes whose upperdir and workdir the table shows by paths that do not lead there: relative ones,
+  and ones that have been renamed or are covered since;
+- the second of two overlays that other processes have mounted with one directory, once the first has ended;
 - overlays that others mount at the very same moment;
 - before Linux 6.8, all overlays of other processes.
 

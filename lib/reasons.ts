@@ -287,7 +287,7 @@ export const reasons = {
     todo: 'check the path: it has to be the mount point itself',
   },
   'mount-busy': {
-    when: 'something still uses the mount: an open file, a working directory, a mount inside it; or a promise of a detached one is not kept yet',
+    when: 'something still uses the mount: an open file, a working directory, a mount inside it; or a promise of a detached one is not kept yet; or another call is mounting at the target',
     todo: 'end its users, or pass `detach: true` to take it out of sight now and free it when they end',
   },
   'mount-locked': {

@@ -3,6 +3,7 @@ import * as e from '../errnos.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import type { StepFailure } from '../kernel/perform.js';
+import { reservedVerdict } from '../mounts/target.js';
 import { goesByDescriptors, type Path, pathString, quotePath } from '../paths.js';
 import type { Reason } from '../reasons.js';
 import type { PathFacts } from './facts.js';
@@ -143,12 +144,7 @@ function mountedAlready({ options }: Scene): Verdict {
 
 const targetReserved: Rule = {
   when: ({ guard }) => guard === 'target-is-reserved',
-  find: ({ options }) => ({
-    reason: 'mount-busy',
-    what: `another call of this process is mounting at the target ${show(options.target)}`,
-    hint: 'await that call first',
-    ...pathField(options.target),
-  }),
+  find: ({ options }) => ({ ...reservedVerdict(options.target as Path), ...pathField(options.target) }),
 };
 
 const attaches = ({ step, errno }: StepFailure): boolean =>

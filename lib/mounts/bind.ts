@@ -39,6 +39,7 @@ import {
   withoutTrailingSlashes,
 } from '../paths.js';
 import { Mount } from './mount.js';
+import { reservedVerdict } from './target.js';
 
 /** Options of a bind mount. An attribute that is left out is the same as on the source's mount. */
 export interface BindOptions {
@@ -138,7 +139,7 @@ function bindPlan(bind: Bind): BindPlan {
   });
   plan.add(calls.statx, [at, '', k.AT_EMPTY_PATH, k.STATX_TYPE], { subject: target });
   addGuard(plan, 'target-is-symlink', { subject: target });
-  if (!bind.stack) addGuard(plan, 'target-is-mount-point', { subject: target });
+  if (!bind.stack) plan.add(calls.reserve_target, [at], { subject: target });
   plan.add(calls.move_mount, [tree, '', at, '', k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH], {
     undo: true,
     subject: target,
@@ -171,6 +172,7 @@ function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayErro
     if (guard === 'target-is-mount-point') {
       return { reason: 'target-mounted', what: `${name} is a mount point already` };
     }
+    if (guard === 'target-is-reserved') return reservedVerdict(bind.target);
     if (guard === 'target-is-symlink') return { reason: 'target-symlink', what: `${name} is a symbolic link` };
     if (step?.call === calls.open_tree && errno === e.EINVAL) {
       return {
@@ -239,8 +241,8 @@ function* bound(source: PathLike, target: PathLike, options: BindOptions | undef
  * files are then in both places. A symbolic link as the last component is followed in `source`, but not in `target`.
  *
  * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`: an argument is wrong
- * @throws {OverlayError} `reason` is `'path-missing'`, `'target-missing'`, `'target-mounted'`, `'target-mismatch'`,
- * `'target-symlink'`, `'source-unbindable'`, `'no-privilege'`, `'namespace-missing'`, `'namespace-denied'`,
+ * @throws {OverlayError} `reason` is `'path-missing'`, `'target-missing'`, `'target-mounted'`, `'mount-busy'`,
+ * `'target-mismatch'`, `'target-symlink'`, `'source-unbindable'`, `'no-privilege'`, `'namespace-missing'`, `'namespace-denied'`,
  * `'path-inaccessible'`, `'out-of-descriptors'` or `'option-unsupported'`
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */

@@ -1,6 +1,6 @@
 /** Explains errors in the path of a mount point. */
 import * as e from '../errnos.js';
-import { OverlayError } from '../errors.js';
+import { OverlayError, type OverlayErrorFields } from '../errors.js';
 import { S_IFLNK } from '../kernel/constants.js';
 import type { Found } from '../kernel/look.js';
 import { type Path, pathString, quotePath } from '../paths.js';
@@ -26,3 +26,10 @@ export function explainTarget(path: Path, { errno, type }: Found): OverlayError 
   }
   return new OverlayError({ ...fields, reason: 'not-mounted', what: `the target ${shown} is not a mount point` });
 }
+
+/** Returns the explanation of the guard `target-is-reserved`. Pure. */
+export const reservedVerdict = (target: Path): Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'> => ({
+  reason: 'mount-busy',
+  what: `another call of this process is mounting at the target ${quotePath(target)}`,
+  hint: 'await that call first',
+});
