@@ -5,7 +5,7 @@
 import { existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import test from 'ava';
 import { type OverlayOptions, unmountSync } from 'overlayfs';
-import { featuresSync } from '#lib/features/probe.js';
+import { kernelFeaturesSync } from '#lib/features/probe.js';
 import {
   escapeLayer,
   findOption,
@@ -252,7 +252,7 @@ mountTest('the kernel takes and shows layers as they are escaped here', (t) => {
     writeFileSync(Buffer.concat([a, slash, Buffer.from('in-a')]), '');
     writeFileSync(Buffer.concat([b, slash, Buffer.from('in-b')]), '');
     const options: OverlayOptions = { lowerdir: [a, b], upperdir, workdir, target };
-    mountOverlayWithSync(options, { ...featuresSync(), mountApi: false });
+    mountOverlayWithSync(options, { ...kernelFeaturesSync(), mountApi: false });
     t.deepEqual(readdirSync(target).sort(), ['in-a', 'in-b']);
     writeFileSync(Buffer.concat([target, slash, Buffer.from('new')]), '');
     t.true(existsSync(Buffer.concat([upperdir, slash, Buffer.from('new')])));

@@ -7,12 +7,12 @@ import type { CheckedOptions } from '../options/check.js';
 import type { Facts } from './facts.js';
 import { fileSystemRules, lastFileSystemRules, upperRules } from './file-systems.js';
 import type { Wanted } from './gather.js';
+import { messageRules } from './kernel-messages.js';
 import { layerRules } from './layers.js';
 import { mappingRules } from './mapping.js';
 import { isAboutPath, judgePaths, pathRules } from './paths.js';
 import { lastProcessRules, processRules } from './process.js';
 import { cameOutReadOnly, isCreation, pathField, place, type Rule, type Scene, type Verdict } from './rule.js';
-import { saidRules } from './said.js';
 import { leftoverRules, workRules } from './work.js';
 
 /** The rules in their order. The first one that applies decides; certain causes come before likely ones. */
@@ -21,7 +21,7 @@ export const rules: readonly Rule[] = [
   ...mappingRules,
   ...pathRules,
   ...workRules,
-  ...saidRules,
+  ...messageRules,
   ...upperRules,
   ...layerRules,
   ...fileSystemRules,
@@ -57,14 +57,14 @@ function judge(scene: Scene, failure: StepFailure): Verdict | undefined {
 /** Names the facts that were examined, for a failure that no rule explains. */
 function lookedAt({ paths, mountCount, isIncomplete }: Facts): string {
   const whole = `${paths.length} paths with their file systems, ${mountCount} mounts, the capabilities and filters of the process`;
-  return isIncomplete ? `${whole}, as far as the file systems have answered` : whole;
+  return isIncomplete ? `${whole}, as far as the file systems answered` : whole;
 }
 
 function unexplained({ options, facts }: Scene, { plan, step }: StepFailure): Verdict {
   const call = step === undefined ? 'the call' : formatStep(plan, step);
   return {
     reason: 'unexplained',
-    what: `the kernel refused the mount${place(options)}: ${call} failed, and nothing known explains it; looked at were ${lookedAt(facts)}`,
+    what: `the kernel refused the mount${place(options)}: ${call} failed, and no known cause matches; the library examined ${lookedAt(facts)}`,
   };
 }
 
@@ -80,7 +80,7 @@ export function explainMount(options: CheckedOptions, failure: StepFailure, fact
     // A guard is the library's own, and no system call that the kernel has refused.
     syscall: step === undefined || guard !== undefined ? undefined : systemCallOf(step),
     kernel: failure.kernel,
-    leftover: undoErrno === 0 ? undefined : `what was made for it could not all be removed (errno ${undoErrno})`,
+    leftover: undoErrno === 0 ? undefined : `some of its effects could not be undone (errno ${undoErrno})`,
   });
 }
 

@@ -3,9 +3,9 @@ import * as e from '../errnos.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import type { StepFailure } from '../kernel/perform.js';
-import { reservedVerdict } from '../mounts/target.js';
 import { goesByDescriptors, type Path, pathString, quotePath } from '../paths.js';
 import type { Reason } from '../reasons.js';
+import { reservedTarget } from '../verdicts.js';
 import type { PathFacts } from './facts.js';
 import { findSubject, isLayer, nameOf, pathField, type Rule, type Scene, show, type Verdict } from './rule.js';
 
@@ -31,8 +31,8 @@ function judge({ options }: Scene, { subject, found, isSymlink }: PathFacts, err
     return {
       errno,
       reason: role === 'work' ? 'work-removed' : (`${role}-missing` as Reason),
-      what: `${name} has been removed, and is reached by a descriptor only`,
-      hint: 'make the directory again, and name it by its path',
+      what: `${name} has been removed, and only a descriptor still leads to it`,
+      hint: 'create the directory again, and name it by its path',
       path,
     };
   }
@@ -42,9 +42,9 @@ function judge({ options }: Scene, { subject, found, isSymlink }: PathFacts, err
     return {
       errno,
       reason,
-      what: `${name} does not exist: it is a symbolic link that leads nowhere`,
+      what: `${name} does not exist: it is a symbolic link to a missing path`,
       // Nothing can be made in place of the link.
-      hint: 'make the directory that the link is to lead to, or remove the link',
+      hint: 'create the directory that the link points to, or remove the link',
       path,
     };
   }
@@ -123,7 +123,7 @@ const notCreated: Rule = {
     };
     return {
       reason: reasonsOf[failure?.errno ?? 0] ?? 'path-inaccessible',
-      what: `the directory ${quotePath(path)} could not be made`,
+      what: `the directory ${quotePath(path)} could not be created`,
       path: pathString(path),
     };
   },
@@ -137,14 +137,14 @@ const targetMounted: Rule = {
 function mountedAlready({ options }: Scene): Verdict {
   return {
     reason: 'target-mounted',
-    what: `the target ${show(options.target)} is a mount point already`,
+    what: `the target ${show(options.target)} is already a mount point`,
     ...pathField(options.target),
   };
 }
 
 const targetReserved: Rule = {
   when: ({ guard }) => guard === 'target-is-reserved',
-  find: ({ options }) => ({ ...reservedVerdict(options.target as Path), ...pathField(options.target) }),
+  find: ({ options }) => ({ ...reservedTarget(options.target as Path), ...pathField(options.target) }),
 };
 
 const attaches = ({ step, errno }: StepFailure): boolean =>
@@ -160,7 +160,7 @@ const targetForeign: Rule = {
     }
     return {
       reason: 'target-foreign',
-      what: `the target ${show(options.target)} is on a mount of another mount namespace, or on one that is attached nowhere`,
+      what: `the target ${show(options.target)} is on a mount of another mount namespace, or on a mount that is not attached`,
       ...pathField(options.target),
     };
   },
@@ -176,7 +176,7 @@ export const layerForeign: Rule = {
     if (foreign === undefined || foreign.found.type === 0) return undefined;
     return {
       reason: 'layer-foreign',
-      what: `${nameOf(foreign.subject, options)} is on a mount of another mount namespace, or on one that is attached nowhere`,
+      what: `${nameOf(foreign.subject, options)} is on a mount of another mount namespace, or on a mount that is not attached`,
       path: pathString(foreign.subject.path),
     };
   },
@@ -186,7 +186,7 @@ const targetGone: Rule = {
   when: ({ step, errno }) => step?.call === calls.move_mount && errno === e.ENOENT,
   find: ({ options }) => ({
     reason: 'target-missing',
-    what: `the target ${show(options.target)} was removed while the mount was made`,
+    what: `the target ${show(options.target)} was removed during the mount`,
     ...pathField(options.target),
   }),
 };

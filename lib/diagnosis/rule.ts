@@ -79,7 +79,7 @@ export function fileSystemName({ mount, fileSystem }: PathFacts): string {
 /** Returns the verdict for an upperdir or workdir that is read-only. */
 export const isReadOnly = (name: string, { subject, mount }: PathFacts): Verdict => ({
   reason: 'upper-read-only',
-  what: `${name} is on a read-only file system, or on a mount that is read-only${mount === undefined ? '' : `: the one at ${quotePath(mount.target)}`}`,
+  what: `${name} is on a read-only file system or mount${mount === undefined ? '' : `, at ${quotePath(mount.target)}`}`,
   path: pathString(subject.path),
 });
 

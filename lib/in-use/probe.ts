@@ -2,9 +2,9 @@
 import { EBUSY, EINVAL } from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan, type Step, type Text } from '../kernel/plan.js';
+import { ask, type Task } from '../kernel/task.js';
 import { addNamespaces, type Namespaces } from '../namespaces/user-namespace.js';
 import type { Path } from '../paths.js';
 import { addReservation, findUser, forgetUser } from './registry.js';
@@ -38,7 +38,7 @@ function addProbe(plan: Plan, directory: Path, lower: Path): Step {
  * The kernel claims the directory for a moment during the probe. An overlay that another thread mounts at that moment
  * would not get it, and would never count as its user again. So the plan reserves the directory during the probe.
  */
-export function* askUse(directory: Path, lower: Path, namespaces?: Namespaces): Dialogue<boolean | undefined> {
+export function* askUse(directory: Path, lower: Path, namespaces?: Namespaces): Task<boolean | undefined> {
   const plan = new Plan();
   if (namespaces !== undefined) addNamespaces(plan, namespaces);
   const subject = { role: 'upperdir', path: directory } as const;
@@ -56,7 +56,7 @@ export function* askUse(directory: Path, lower: Path, namespaces?: Namespaces): 
  * Returns true when an overlay that this process has mounted or seen uses the directory, such as a detached one. A user
  * of which the record is not certain counts only when the kernel confirms it.
  */
-export function* isUsed(directory: Path): Dialogue<boolean> {
+export function* isUsed(directory: Path): Task<boolean> {
   const user = yield* findUser(directory);
   if (user === undefined) return false;
   if (user.isCertain || (yield* askUse(directory, '/')) !== false) return true;

@@ -2,7 +2,6 @@
  * Prints a plan as text, one system call a line as strace(1) does. File descriptors are named after the step that makes
  * them.
  */
-
 import { describeErrno } from '../errnos.js';
 import { formatBytes } from '../paths.js';
 import { type Argument, calls, learnCalls } from './calls.js';

@@ -2,16 +2,15 @@
  * Plans the kernel calls for the options of a mount. Pure: the calls depend only on the options and on the record of
  * what the kernel supports. A record that lacks features therefore selects each fallback on any kernel.
  */
-
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { type KernelFeatures, needsMetacopy } from '../features/probe.js';
-import { addNewsGuard, addRecord, addReservation, type UseRole, useRoles } from '../in-use/registry.js';
+import { addNewerMountsGuard, addRecord, addReservation, type UseRole, useRoles } from '../in-use/registry.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { addGuard } from '../kernel/guards.js';
-import { STATFS_OUTPUT, STATX_OUTPUT } from '../kernel/look.js';
 import { type Descriptor, MADE_BY, Plan, type Step, type Subject, type Text } from '../kernel/plan.js';
+import { STATFS_OUTPUT, STATX_OUTPUT } from '../kernel/stat.js';
 import { escapeLayer } from '../mount-strings.js';
 import { addJoin } from '../namespaces/mount-namespace.js';
 import { addNamespaces, type Namespaces, OWN_MOUNT_NAMESPACE } from '../namespaces/user-namespace.js';
@@ -27,6 +26,7 @@ import {
   toBytes,
   withoutTrailingSlashes,
 } from '../paths.js';
+import { option, text } from '../text.js';
 
 /** fsconfig(2) refuses a longer value, without a message. */
 const FSCONFIG_MAX_BYTES = 255;
@@ -300,7 +300,7 @@ function addUpperGuards(plan: Plan, options: CheckedOptions, features: KernelFea
   const { upperdir, exclusive, readonlySuperblock } = options;
   if (upperdir === undefined) return;
   const isHere = options.rootless === false && !hasOwnMounts(options, features);
-  if (exclusive && isHere && features.statmount !== false) addNewsGuard(plan);
+  if (exclusive && isHere && features.statmount !== false) addNewerMountsGuard(plan);
   for (const role of useRoles) addUpperReservation(plan, options, role, layers);
   const upper = layers.upper?.descriptor;
   if (readonlySuperblock) return;
@@ -594,8 +594,8 @@ function notByMount({ target }: Attached, { release }: KernelFeatures): OverlayE
   return new OverlayError({
     errno: e.EOPNOTSUPP,
     reason: 'option-unsupported',
-    what: `these options can only go by mount(2) on this kernel (${release}), which mounts in the caller's own "namespace"`,
-    hint: 'use a kernel from Linux 6.7 on, or fewer lower layers, with short names and without commas',
+    what: text`on this kernel (${release}), only mount(2) takes these options, and it cannot mount in another ${option('namespace')}`,
+    hint: 'use Linux 6.7 or later, or fewer lower layers with short names and without commas',
     path: pathString(target),
   });
 }
@@ -618,7 +618,7 @@ function addWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): 
     throw new OverlayError({
       errno: e.E2BIG,
       reason: 'options-too-long',
-      what: `this kernel takes the layers of a detached mount in ${FSCONFIG_MAX_BYTES} bytes, which these pass`,
+      what: `the layers of this detached mount need more than the ${FSCONFIG_MAX_BYTES} bytes that this kernel accepts`,
       hint: 'use fewer layers, or a target',
     });
   }
@@ -632,7 +632,7 @@ function addWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): 
   throw new OverlayError({
     errno: e.E2BIG,
     reason: 'options-too-long',
-    what: `the options of this mount are ${sizeOf(data)} bytes long, mount(2) takes ${features.pageSize - 1}, and would cut the rest off`,
+    what: `the options of this mount are ${sizeOf(data)} bytes long, and mount(2) would cut them off after ${features.pageSize - 1}`,
     path: pathString(options.target),
   });
 }

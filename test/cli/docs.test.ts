@@ -9,6 +9,7 @@ import test from 'ava';
 import { commandHelp, exitCodes } from '#lib/cli/help.js';
 import { umount } from '#lib/cli/umount.js';
 import { whiteout } from '#lib/cli/whiteout.js';
+import { render } from '#lib/text.js';
 import { mountTest, packageRoot, scratch } from '../support/index.js';
 import { program } from './run.js';
 
@@ -47,7 +48,7 @@ test('docs/cli.md has the flags and exit codes of the help', (t) => {
   for (const command of [umount, whiteout]) {
     for (const { spellings, about } of command.groups.flatMap(({ flags }) => flags)) {
       const row = page.split('\n').find((line) => /^\| `--(\S+?)[` ]/.exec(line)?.[1] === spellings[0]);
-      t.is(row?.split(' | ')[1]?.replace(' |', '').replaceAll('`', '').toLowerCase(), about.toLowerCase());
+      t.is(row?.split(' | ')[1]?.replace(' |', '').replaceAll('`', '').toLowerCase(), render(about).toLowerCase());
     }
   }
   for (const [code, meaning] of exitCodes) t.true(page.includes(`| ${code} | ${meaning.split(':')[0]}`));

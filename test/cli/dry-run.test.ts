@@ -3,7 +3,7 @@
  * complete.
  */
 import test from 'ava';
-import { type WayName, wayNames } from '#lib/cli/ways.js';
+import { type WayName, wayNames } from '#lib/cli/mount-ways.js';
 import { withoutCapabilities } from '../support/index.js';
 import { json, overlayfs, run } from './run.js';
 

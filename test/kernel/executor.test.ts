@@ -9,9 +9,9 @@ import * as e from '#lib/errnos.js';
 import { calls } from '#lib/kernel/calls.js';
 import * as k from '#lib/kernel/constants.js';
 import { addGuard, type CheckedGuard } from '#lib/kernel/guards.js';
-import { addLook, readLook } from '#lib/kernel/look.js';
 import { Outputs, perform, performSync, StepFailure } from '#lib/kernel/perform.js';
 import { Plan, type Step, type StepOptions } from '#lib/kernel/plan.js';
+import { addStat, readStat } from '#lib/kernel/stat.js';
 import { countDescriptors, makeTree, mountsBelow, mountTest, scratch } from '../support/index.js';
 
 const S_IFIFO = 0o010000;
@@ -306,8 +306,8 @@ mountTest('outputs that wait to be read, since other callbacks throw, are not ov
       const plan = new Plan();
       // So that they end one by one.
       for (let others = 0; others < 30 + i; others++) plan.add(calls.statx, [k.AT_FDCWD, dir, 0, k.STATX_TYPE]);
-      const step = addLook(plan, join(dir, String(i)));
-      if (readLook(step, await perform(plan)).inode !== expected) wrong.push(i);
+      const step = addStat(plan, join(dir, String(i)));
+      if (readStat(step, await perform(plan)).inode !== expected) wrong.push(i);
     }
   };
   await Promise.all(Array.from({ length: count }, (_, i) => look(i)));

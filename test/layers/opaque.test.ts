@@ -298,7 +298,7 @@ for (const { form, of, suffix } of forms) {
     for (const userxattr of [false, true]) {
       const error = await t.throwsAsync(make(ram, { userxattr }));
       t.like(error, { code: 'ENOTSUP', reason: 'xattr-denied', path: ram });
-      t.regex(error.message, /ram' keeps no attribute such as \w+\.overlay\.opaque\. Use a layer on ext4/);
+      t.regex(error.message, /ram' does not support the attribute \w+\.overlay\.opaque\. Use a layer on ext4/);
       t.notRegex(error.message, /CAP_SYS_ADMIN/);
     }
   });

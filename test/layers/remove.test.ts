@@ -140,7 +140,7 @@ for (const { form, of } of forms) {
       mounts.push(mount(`${deep}u`, `${deep}w`));
       writeFileSync(at(`${deep}u/file`), '');
       const descriptors = countDescriptors();
-      const message = /an overlay that this process has mounted uses '.*'; other contents of '.*' may be gone/;
+      const message = /an overlay that this process mounted uses '.*'; other files in '.*' may be gone/;
       for (const [name, inside] of [
         ['job', 'job/a/'],
         ['job/a', 'job/a/'],
@@ -370,7 +370,7 @@ mountTest('removeWork removes a workdir that was given by a symbolic link', asyn
     symlinkSync('lower/from-lower', link);
     const error = await t.throwsAsync<OverlayError>(() => end(mounted), { instanceOf: OverlayError });
     t.like(error, { code: 'ENOTDIR', reason: 'path-not-directory', path: link });
-    t.regex(error?.message ?? '', /is unmounted, but its workdir is left: '.*link' is no directory any more/);
+    t.regex(error?.message ?? '', /is unmounted, but its workdir remains: '.*link' is no longer a directory/);
     t.deepEqual(readdirSync(options.workdir), ['work']);
     t.true(existsSync(join(dir, 'lower/from-lower')));
     rmSync(link);

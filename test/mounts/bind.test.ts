@@ -139,7 +139,7 @@ mountTest('an abort takes a bind back', async (t) => {
 test('wrong arguments of bind are named', async (t) => {
   const cases: readonly (readonly [unknown[], RegExp])[] = [
     [[1, '/b'], /"source" must be a path/],
-    [['/a', ''], /"target" must be a path/],
+    [['/a', ''], /"target" must not be empty/],
     [['/a', '/b', { recursiv: true }], /did you mean "recursive"/],
     [['/a', '/b', { readonly: 'yes' }], /"readonly" must be true or false/],
     [['/a', '/b', { atime: 'never' }], /"atime" must be one of/],

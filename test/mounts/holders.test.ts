@@ -26,7 +26,7 @@ import {
   type PathLike,
 } from 'overlayfs';
 import { mountsInside } from '#lib/holders/search-mounts.js';
-import { holdSync } from '#lib/kernel/dialogue.js';
+import { runSync } from '#lib/kernel/task.js';
 import { splitMountinfo } from '#lib/mount-table/mountinfo.js';
 import {
   countDescriptors,
@@ -507,7 +507,7 @@ test.serial('the options of findHolders are checked', async (t) => {
 test.serial('a mount that is its own parent, as the root of a mount table can be, is not inside itself', (t) => {
   const text = '1 1 0:2 / / rw - rootfs rootfs rw\n2 1 0:3 / /m rw - tmpfs x rw\n3 2 0:4 / /m/n rw - tmpfs x rw\n';
   const namespace = { inode: undefined, pid: 1, table: [...splitMountinfo(Buffer.from(text))] };
-  t.deepEqual(holdSync(mountsInside([namespace], new Map([[1, {}]]))), [
+  t.deepEqual(runSync(mountsInside([namespace], new Map([[1, {}]]))), [
     { what: 'inside', path: '/m' },
     { what: 'inside', path: '/m/n' },
   ]);

@@ -198,12 +198,12 @@ test('what is no namespace is an argument error', async (t) => {
   await t.throwsAsync(mountOverlay({ ...options, namespace: '' }), { code: 'ERR_INVALID_ARG_VALUE' });
   await t.throwsAsync(mountOverlay({ ...options, target: 'm', namespace: '/proc/1/ns/mnt' }), {
     code: 'ERR_INVALID_ARG_VALUE',
-    message: /"target" must be an absolute path where "namespace" is given/,
+    message: /"target" must be an absolute path when `namespace` is given/,
   });
   await t.throwsAsync(bind('/a', 'b', { namespace: '/proc/1/ns/mnt' }), { code: 'ERR_INVALID_ARG_VALUE' });
   await t.throwsAsync(unmount('/m', { namespace: '/proc/1/ns/mnt', removeWork: true }), {
     code: 'ERR_INVALID_ARG_VALUE',
-    message: /"removeWork" cannot go with "namespace"/,
+    message: /`removeWork` and `namespace` exclude each other/,
   });
 });
 

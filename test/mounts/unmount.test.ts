@@ -24,7 +24,7 @@ import {
   type UnmountOptions,
   unmount,
 } from 'overlayfs';
-import { featuresSync } from '#lib/features/probe.js';
+import { kernelFeaturesSync } from '#lib/features/probe.js';
 import * as k from '#lib/kernel/constants.js';
 import { mountOverlayWithSync } from '#lib/overlay/mount.js';
 import {
@@ -45,8 +45,8 @@ import {
 
 /** Both ways of mounting: with descriptors, and with one string of escaped paths. */
 const ways: Readonly<Record<string, (options: OverlayOptions) => Mount>> = {
-  descriptors: (options) => mountOverlayWithSync(options, featuresSync()),
-  'mount(2)': (options) => mountOverlayWithSync(options, { ...featuresSync(), mountApi: false }),
+  descriptors: (options) => mountOverlayWithSync(options, kernelFeaturesSync()),
+  'mount(2)': (options) => mountOverlayWithSync(options, { ...kernelFeaturesSync(), mountApi: false }),
 };
 
 /** The call fails as expected, and all mounts below the directory are still there. */
@@ -532,7 +532,7 @@ for (const { form, of, method, suffix } of forms) {
       () => end(mounted, { removeWork: true }),
       expected,
     );
-    t.regex(error.message, /is unmounted, but its workdir .* is left: an overlay still uses it/);
+    t.regex(error.message, /is unmounted, but its workdir .* remains: an overlay still uses it/);
     rmSync(join(second, '2'));
     await t.throwsAsync(async () => mountOverlaySync(options), { code: 'EBUSY' }, 'and its upper is in use');
     await unmount(second, { removeWork: true });
@@ -741,7 +741,7 @@ mountTest('removeWork where the table shows the workdir as a descriptor', { need
   const workdir = join(dir, 'w'.repeat(200), 'o'.repeat(200));
   mkdirSync(workdir, { recursive: true });
   const options = { ...layers(dir), workdir };
-  mountOverlayWithSync(options, { ...featuresSync(), layerDescriptors: false });
+  mountOverlayWithSync(options, { ...kernelFeaturesSync(), layerDescriptors: false });
   await t.throwsAsync(unmount(options.target, { removeWork: true }), { message: /'\/proc\/self\/fd\/\d+'/ });
   t.is(mountsBelow(options.target).length, 1);
   await unmount(options.target);

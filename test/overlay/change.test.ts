@@ -55,7 +55,7 @@ for (const { form, method } of forms) {
     t.is(countDescriptors(), descriptors);
     await t.throwsAsync(calls.attach(mounted, target), {
       code: 'ERR_INVALID_ARG_VALUE',
-      message: /has a place already/,
+      message: /is already attached/,
     });
     await mounted.unmount();
     t.is(mountsBelow(target).length, 0);
@@ -358,7 +358,7 @@ mountTest('a mount made by another program is replaced by none of ours', { needs
 const underWay = {
   instanceOf: OverlayError,
   code: 'EBUSY',
-  message: /a promise of this mount is not kept yet/,
+  message: /a promise of this mount is still pending/,
 };
 
 mountTest(

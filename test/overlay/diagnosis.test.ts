@@ -10,9 +10,9 @@ import { subjectsOf } from '#lib/diagnosis/gather.js';
 import * as errnos from '#lib/errnos.js';
 import { calls } from '#lib/kernel/calls.js';
 import * as k from '#lib/kernel/constants.js';
-import { NOT_FOUND } from '#lib/kernel/look.js';
 import { StepFailure } from '#lib/kernel/perform.js';
 import { Plan } from '#lib/kernel/plan.js';
+import { NOT_FOUND } from '#lib/kernel/stat.js';
 import { addon } from '#lib/native.js';
 import { checkOptions } from '#lib/options/check.js';
 import { plan } from '#lib/overlay/plan.js';
@@ -76,7 +76,7 @@ function randomPath(subject: PathFacts['subject']): PathFacts {
   return {
     subject,
     found,
-    isUnmade: rarely(),
+    isMissing: rarely(),
     isSymlink: rarely(),
     fileSystem: maybe({
       magic: pick(magics),

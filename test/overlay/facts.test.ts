@@ -12,9 +12,9 @@ import type { KernelFeatures } from '#lib/features/probe.js';
 import { type Call, calls } from '#lib/kernel/calls.js';
 import * as k from '#lib/kernel/constants.js';
 import type { GuardName } from '#lib/kernel/guards.js';
-import { NOT_FOUND } from '#lib/kernel/look.js';
 import { StepFailure } from '#lib/kernel/perform.js';
 import type { Subject } from '#lib/kernel/plan.js';
+import { NOT_FOUND } from '#lib/kernel/stat.js';
 import { checkOptions } from '#lib/options/check.js';
 import { plan } from '#lib/overlay/plan.js';
 import type { Reason } from '#lib/reasons.js';
@@ -83,7 +83,7 @@ const folding = (
     found: { lowerdir: on(magic, type) },
     reason: 'layer-unsupported',
     path: '/l',
-    text: new RegExp(`is on ${type}, whose names have no case`),
+    text: new RegExp(`is on ${type}, whose names are case-insensitive`),
   }),
 );
 
@@ -125,7 +125,7 @@ const rows: readonly FactsRow[] = [
     says: 'case-insensitive capable filesystem on /l not supported',
     reason: 'layer-casefolded',
     path: '/l',
-    text: /the lowerdir '\/l' is on a file system that can tell names apart without their case/,
+    text: /the lowerdir '\/l' is on a file system with case folding/,
   },
   {
     title: 'an upper with case folding, before 6.18',
@@ -135,7 +135,7 @@ const rows: readonly FactsRow[] = [
     says: 'case-insensitive capable filesystem on /u not supported',
     reason: 'layer-casefolded',
     path: '/u',
-    text: /the upperdir '\/u' is on a file system that can tell names apart/,
+    text: /the upperdir '\/u' is on a file system with case folding/,
   },
   {
     title: 'a lower by autofs',
@@ -155,7 +155,7 @@ const rows: readonly FactsRow[] = [
     facts: { work: { ...emptyFacts().work, attempt: e.EDQUOT } },
     reason: 'out-of-space',
     path: '/w',
-    text: /no directory can be made in the workdir '\/w': a quota is used up/,
+    text: /no directory can be created in the workdir '\/w': a quota is used up/,
   },
   {
     title: 'room that is reserved for others',
@@ -163,7 +163,7 @@ const rows: readonly FactsRow[] = [
     facts: { work: { ...emptyFacts().work, attempt: e.ENOSPC } },
     reason: 'out-of-space',
     path: '/w',
-    text: /has no room for it/,
+    text: /has no space for it/,
   },
   {
     title: 'a workdir in which a security module lets nothing be made',
@@ -171,7 +171,7 @@ const rows: readonly FactsRow[] = [
     facts: { work: { ...emptyFacts().work, attempt: e.EACCES } },
     reason: 'mounted-read-only',
     path: '/w',
-    text: /nor can this process: permission denied/,
+    text: /neither can this process \(permission denied\)/,
   },
   {
     title: 'an upper with an error that nobody has seen yet, volatile',
@@ -179,7 +179,7 @@ const rows: readonly FactsRow[] = [
     call: calls.fsconfig,
     errno: e.EIO,
     reason: 'io-error',
-    text: /or the upperdir has one that nobody has seen yet/,
+    text: /or the upperdir has an earlier one that was not yet reported/,
   },
   {
     title: 'a file system that is damaged',
@@ -207,7 +207,7 @@ const rows: readonly FactsRow[] = [
     call: calls.openat2,
     errno: e.ENFILE,
     reason: 'out-of-descriptors',
-    text: /no descriptor is left on the machine/,
+    text: /no file descriptor is left on the machine/,
   },
   {
     title: 'a target that is removed meanwhile',
@@ -215,7 +215,7 @@ const rows: readonly FactsRow[] = [
     errno: e.ENOENT,
     reason: 'target-missing',
     path: '/m',
-    text: /removed while the mount was made/,
+    text: /was removed during the mount/,
   },
 ];
 
@@ -236,7 +236,7 @@ for (const row of rows) {
       (subject, i): PathFacts => ({
         subject,
         found: { ...NOT_FOUND, type: k.S_IFDIR, device: 1, inode: BigInt(i + 1), mountId: 1 },
-        isUnmade: false,
+        isMissing: false,
         isSymlink: false,
         fileSystem: undefined,
         mount: undefined,

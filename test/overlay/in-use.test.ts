@@ -19,7 +19,7 @@ import {
   unmount,
   unmountSync,
 } from 'overlayfs';
-import { featuresSync } from '#lib/features/probe.js';
+import { kernelFeaturesSync } from '#lib/features/probe.js';
 import { mountOverlayWith } from '#lib/overlay/mount.js';
 import {
   countDescriptors,
@@ -129,7 +129,7 @@ for (const { form, of, method } of forms) {
       t.like(error, { reason, path, dest: mounted.path, syscall: undefined });
       t.regex(
         String(error),
-        /of the detached overlay '\/proc\/self\/fd\/\d+'\. Unmount that one by its `unmount`, or use other/,
+        /of the detached overlay '\/proc\/self\/fd\/\d+'\. Unmount it by its `unmount`, or use other/,
       );
     }
     await (await mount(detached({ ...sameUpper, exclusive: false }))).unmount();
@@ -201,7 +201,7 @@ for (const { form, of, method } of forms) {
         t.like(await t.throwsAsync(mount(sameUpper), upperInUse), { reason: 'upper-in-use', path: one.upperdir });
         const error = await t.throwsAsync(mount(sameWork), upperInUse);
         t.like(error, { reason: 'work-in-use', path: one.workdir, dest: undefined });
-        t.regex(String(error), /is alive, though this mount namespace does not show it\. End what keeps it alive/);
+        t.regex(String(error), /still exists, although this mount namespace does not show it\. End what keeps it/);
         child.kill('SIGKILL');
         await once(child, 'close');
       }
@@ -298,7 +298,7 @@ mountTest(
   { needs: 'idmapped layers' },
   async (t) => {
     const { one, sameUpper } = two(scratch(t, 'disk'));
-    const before615 = { ...featuresSync(), openTreeAttr: false as const };
+    const before615 = { ...kernelFeaturesSync(), openTreeAttr: false as const };
     const mapped = (options: OverlayOptions): OverlayOptions => ({
       ...options,
       idmap: { lowerdir: [{ inside: 0, outside: 0, size: 10 }] },

@@ -454,7 +454,7 @@ mountTest('an abort takes back its own mount only, whatever is stacked over it',
     const stacked = mountOverlaySync(above);
     controller.abort();
     const error = await t.throwsAsync(pending, { code: 'ABORT_ERR' });
-    t.regex(error?.message ?? '', /could not be taken back/);
+    t.regex(error?.message ?? '', /could not be undone/);
     await stacked.unmount();
     t.is(mountsBelow(below.target).length, 1);
     unmountSync(below.target);

@@ -5,7 +5,7 @@
 import { join } from 'node:path';
 import { OverlayError, type OverlayOptions } from 'overlayfs';
 import { checkConflicts, conflicts } from '#lib/features/conflicts.js';
-import { featuresSync } from '#lib/features/probe.js';
+import { kernelFeaturesSync } from '#lib/features/probe.js';
 import { type CheckedOptions, checkOptions } from '#lib/options/check.js';
 import { generator, MNT_DETACH, mountTest, native, scaled } from '../support/index.js';
 import { ways } from '../support/ways.js';
@@ -35,13 +35,13 @@ function verdictOf(options: OverlayOptions): Verdict {
     return { kind: 'argument', error: error as Error };
   }
   try {
-    return { kind: 'passes', checked: checkConflicts(checked, featuresSync()) };
+    return { kind: 'passes', checked: checkConflicts(checked, kernelFeaturesSync()) };
   } catch (error) {
     const found = {
       named: Object.fromEntries(checked.overlay.map(({ name, value }) => [name, value])),
       hasUpper: checked.upperdir !== undefined,
       hasData: checked.datadir.length > 0,
-      features: featuresSync(),
+      features: kernelFeaturesSync(),
     };
     const rows = conflicts.filter(({ applies }) => applies(found));
     return {

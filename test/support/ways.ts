@@ -1,7 +1,7 @@
 /** The ways down by which an overlay can be mounted, each as a record of features that leads to it. */
 
 import { mountOverlay, mountOverlaySync, type OverlayOptions } from 'overlayfs';
-import { featuresSync, type KernelFeatures } from '#lib/features/probe.js';
+import { type KernelFeatures, kernelFeaturesSync } from '#lib/features/probe.js';
 import { mountOverlayWith, mountOverlayWithSync, type OverlayMount } from '#lib/overlay/mount.js';
 import { type Feature, hasFeature } from './probes.js';
 
@@ -14,8 +14,8 @@ export interface Way {
 
 function lacking(what: Partial<KernelFeatures>, needs?: Feature): Way {
   return {
-    mount: (options) => mountOverlayWith(options, { ...featuresSync(), ...what }),
-    mountSync: (options) => mountOverlayWithSync(options, { ...featuresSync(), ...what }),
+    mount: (options) => mountOverlayWith(options, { ...kernelFeaturesSync(), ...what }),
+    mountSync: (options) => mountOverlayWithSync(options, { ...kernelFeaturesSync(), ...what }),
     ...(needs && { needs }),
   };
 }

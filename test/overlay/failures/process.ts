@@ -148,7 +148,7 @@ export const processRows: readonly ProcessRow[] = [
     'a filter that refuses fsopen and mount',
     ['fsopen', 'mount'],
     EPERM,
-    seccomp(/has CAP_SYS_ADMIN, but runs under a seccomp filter, which refuses mount\(2\)/),
+    seccomp(/has CAP_SYS_ADMIN, but its seccomp filter refuses mount\(2\)/),
   ),
   filtered(
     'a filter that does not know fsopen and refuses mount',
@@ -156,7 +156,12 @@ export const processRows: readonly ProcessRow[] = [
     ENOSYS,
     seccomp(/seccomp filter/),
   ),
-  filtered('a filter that refuses move_mount', ['move_mount'], EPERM, seccomp(/which refuses move_mount\(2\)/)),
+  filtered(
+    'a filter that refuses move_mount',
+    ['move_mount'],
+    EPERM,
+    seccomp(/its seccomp filter refuses move_mount\(2\)/),
+  ),
   ...([[], inUser] as const).map((command) =>
     row(
       `in a Landlock sandbox${command.length > 0 ? ', in a user namespace' : ''}`,
@@ -226,7 +231,7 @@ export const processRows: readonly ProcessRow[] = [
     'what is to be made in a directory that may not be written',
     mountOnly,
     { upperdir: 'x/u', create: true },
-    fails('EACCES', 'permission-denied', /x\/u' could not be made/, 'x/u'),
+    fails('EACCES', 'permission-denied', /x\/u' could not be created/, 'x/u'),
     { setup: [dirs('x'), mode('x', 0o555)], mend: { command: [] } },
   ),
   row(

@@ -307,8 +307,8 @@ mountTest('rootless does not go with a target, and takes no other word', (t) => 
   const paths = { lowerdir: '/l', upperdir: '/u', workdir: '/w' };
   const refuse = (options: object, code: string, message: RegExp) =>
     t.throws(() => mountOverlaySync({ ...paths, ...options }), { code, message });
-  refuse({ target: '/m', rootless: true }, 'ERR_INVALID_ARG_VALUE', /"target" cannot go with "rootless"/);
-  refuse({ target: '/m', rootless: 'auto' }, 'ERR_INVALID_ARG_VALUE', /"target" cannot go with "rootless"/);
+  refuse({ target: '/m', rootless: true }, 'ERR_INVALID_ARG_VALUE', /`target` and `rootless` exclude each other/);
+  refuse({ target: '/m', rootless: 'auto' }, 'ERR_INVALID_ARG_VALUE', /`target` and `rootless` exclude each other/);
   refuse({ rootless: 'yes' }, 'ERR_INVALID_ARG_VALUE', /'keep', 'auto'/);
   refuse({ rootless: 1 }, 'ERR_INVALID_ARG_TYPE', /"rootless"/);
 });

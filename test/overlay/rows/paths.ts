@@ -128,7 +128,7 @@ export const pathRows: readonly Row[] = [
   row(
     'a link that leads nowhere',
     { lowerdir: 'link' },
-    fails('ENOENT', 'lower-missing', /symbolic link that leads nowhere/, 'link'),
+    fails('ENOENT', 'lower-missing', /symbolic link to a missing path/, 'link'),
     link('link', 'none'),
   ),
   row(

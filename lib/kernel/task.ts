@@ -1,6 +1,6 @@
 /**
- * A dialogue with the kernel, in which each question may depend on the previous answers. It is written once, as a
- * generator of questions, and runs in two forms: synchronously on the calling thread, or with promises.
+ * A task: several requests to the kernel, each of which may depend on the results before it. A task is written once, as
+ * a generator of requests, and runs in two forms: synchronously on the calling thread, or with promises.
  */
 import { type Dirent, readdirSync } from 'node:fs';
 import { abortError } from '../errors.js';
@@ -9,7 +9,7 @@ import { onAbort } from './on-abort.js';
 import { type Outputs, perform, performSync, StepFailure } from './perform.js';
 import { Plan } from './plan.js';
 
-/** A request for the names in a directory. The answer is empty when the directory cannot be read. */
+/** A request for the names in a directory. The result is empty when the directory cannot be read. */
 export interface Listing {
   readonly list: Path;
 }
@@ -38,25 +38,25 @@ interface TwoForms {
   readonly now: () => unknown;
 }
 
-type Question = Plan | Cancellable | Listing | Pause | TwoForms;
-export type Dialogue<T> = Generator<Question, T, unknown>;
+type Request = Plan | Cancellable | Listing | Pause | TwoForms;
+export type Task<T> = Generator<Request, T, unknown>;
 
 /**
- * Asks the kernel to perform a plan. The outputs are valid until the next question. In the promise form, the plan is
+ * Asks the kernel to perform a plan. The outputs are valid until the next request. In the promise form, the plan is
  * undone when the signal aborts.
  */
-export function* ask(plan: Plan, signal?: AbortSignal): Dialogue<Outputs | StepFailure> {
+export function* ask(plan: Plan, signal?: AbortSignal): Task<Outputs | StepFailure> {
   return (yield signal === undefined ? plan : { plan, signal }) as Outputs | StepFailure;
 }
 
 /** Asks the kernel to perform a plan whose steps tolerate every error. */
-export function* askTolerant(plan: Plan): Dialogue<Outputs> {
+export function* askTolerant(plan: Plan): Task<Outputs> {
   const outcome = yield* ask(plan);
   if (outcome instanceof StepFailure) throw new Error(`a plan that tolerates all errors has failed: ${outcome.errno}`);
   return outcome;
 }
 
-export function* list(path: Path): Dialogue<readonly ListedEntry[]> {
+export function* list(path: Path): Task<readonly ListedEntry[]> {
   return (yield { list: path }) as readonly ListedEntry[];
 }
 
@@ -65,12 +65,12 @@ export function* list(path: Path): Dialogue<readonly ListedEntry[]> {
  *
  * @throws {Error} `ABORT_ERR` when the signal aborts; the synchronous form ignores the signal
  */
-export function* pause(milliseconds: number, signal?: AbortSignal): Dialogue<void> {
+export function* pause(milliseconds: number, signal?: AbortSignal): Task<void> {
   yield { pause: milliseconds, signal };
 }
 
 /** Calls `later` in the promise form and `now` in the synchronous form. */
-export function* inEitherForm<T>(later: () => Promise<T>, now: () => T): Dialogue<T> {
+export function* inEitherForm<T>(later: () => Promise<T>, now: () => T): Task<T> {
   return (yield { later, now }) as T;
 }
 
@@ -98,21 +98,21 @@ async function read(path: Path): Promise<ListedEntry[]> {
 
 const sleepWord = new Int32Array(new SharedArrayBuffer(4));
 
-function answerSync(question: Question): unknown {
-  if (question instanceof Plan) return performSync(question);
-  if ('plan' in question) return performSync(question.plan);
-  if ('list' in question) return readSync(question.list);
-  if ('now' in question) return question.now();
-  if (question.pause > 0) Atomics.wait(sleepWord, 0, 0, question.pause);
+function performRequestSync(request: Request): unknown {
+  if (request instanceof Plan) return performSync(request);
+  if ('plan' in request) return performSync(request.plan);
+  if ('list' in request) return readSync(request.list);
+  if ('now' in request) return request.now();
+  if (request.pause > 0) Atomics.wait(sleepWord, 0, 0, request.pause);
   return undefined;
 }
 
-function answer(question: Exclude<Question, Plan>): Promise<unknown> {
-  if ('plan' in question) return perform(question.plan, question.signal);
-  if ('list' in question) return read(question.list);
-  if ('later' in question) return question.later();
-  if (question.pause === 0) return new Promise((resolve) => setImmediate(resolve));
-  return sleep(question.pause, question.signal);
+function performRequest(request: Exclude<Request, Plan>): Promise<unknown> {
+  if ('plan' in request) return perform(request.plan, request.signal);
+  if ('list' in request) return read(request.list);
+  if ('later' in request) return request.later();
+  if (request.pause === 0) return new Promise((resolve) => setImmediate(resolve));
+  return sleep(request.pause, request.signal);
 }
 
 function sleep(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
@@ -136,36 +136,36 @@ function sleep(milliseconds: number, signal: AbortSignal | undefined): Promise<v
 }
 
 /**
- * Runs a dialogue on the calling thread. An error in an answer is thrown into the dialogue, so that it can release what
- * it holds.
+ * Runs a task on the calling thread. An error in a result is thrown into the task, so that it can release everything that
+ * it has acquired.
  */
-export function holdSync<T>(dialogue: Dialogue<T>): T {
-  let next = dialogue.next();
+export function runSync<T>(task: Task<T>): T {
+  let next = task.next();
   while (!next.done) {
-    let answered: unknown;
+    let result: unknown;
     try {
-      answered = answerSync(next.value);
+      result = performRequestSync(next.value);
     } catch (error) {
-      next = dialogue.throw(error);
+      next = task.throw(error);
       continue;
     }
-    next = dialogue.next(answered);
+    next = task.next(result);
   }
   return next.value;
 }
 
-export async function hold<T>(dialogue: Dialogue<T>): Promise<T> {
-  let next = dialogue.next();
+export async function run<T>(task: Task<T>): Promise<T> {
+  let next = task.next();
   while (!next.done) {
-    const question = next.value;
-    let answered: unknown;
+    const request = next.value;
+    let result: unknown;
     try {
-      answered = await (question instanceof Plan ? perform(question) : answer(question));
+      result = await (request instanceof Plan ? perform(request) : performRequest(request));
     } catch (error) {
-      next = dialogue.throw(error);
+      next = task.throw(error);
       continue;
     }
-    next = dialogue.next(answered);
+    next = task.next(result);
   }
   return next.value;
 }
