@@ -5,10 +5,12 @@ import { join } from 'node:path';
 
 const here = import.meta.dirname;
 const { exports } = JSON.parse(readFileSync(join(here, '../../package.json'), 'utf8'));
-const entries = Object.values(exports).flatMap(({ types }) =>
-  types === undefined ? [] : [types.replace('./dist/', '../../lib/').replace(/\.d\.ts$/, '.ts')],
-);
-const arguments_ = entries.flatMap((entry) => ['--entryPoints', entry]);
-// The directory in which the reference goes can be another one, for a comparison.
-const out = process.argv[2] === undefined ? [] : ['--out', process.argv[2]];
-execFileSync(join(here, 'node_modules/.bin/typedoc'), [...arguments_, ...out], { cwd: here, stdio: 'inherit' });
+// The reference can go to another directory, for a comparison.
+const [reference = join(here, '../reference')] = process.argv.slice(2);
+// A directory for each entry. typedoc empties it first, so the outermost comes first.
+for (const [name, { types }] of Object.entries(exports)) {
+  if (types === undefined) continue;
+  const source = types.replace('./dist/', '../../lib/').replace(/\.d\.ts$/, '.ts');
+  const options = ['--entryPoints', source, '--out', join(reference, name), '--name', join('overlayfs', name)];
+  execFileSync(join(here, 'node_modules/.bin/typedoc'), options, { cwd: here, stdio: 'inherit' });
+}

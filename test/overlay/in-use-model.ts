@@ -91,7 +91,7 @@ class Helper {
 
 /** Runs the steps; the seed is in the log. */
 export async function runModel(t: ExecutionContext): Promise<void> {
-  t.timeout(20 * 60_000);
+  t.timeout(60_000 + 300 * STEPS);
   const seed = Number(process.env['OVERLAYFS_TEST_SEED'] ?? Date.now() % 2 ** 31);
   t.log(`seed ${seed}, ${STEPS} steps`);
   const random = generator(seed);
