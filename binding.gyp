@@ -31,7 +31,8 @@
             "native/plan.cc",
             "native/holders.cc",
             "native/remove.cc",
-            "native/whiteouts.cc"
+            "native/whiteouts.cc",
+            "native/write.cc"
           ],
           "cflags": ["-fvisibility=hidden"],
           # Node unloads an addon with the last worker that loaded it; our parked threads would be left
