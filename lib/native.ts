@@ -55,6 +55,11 @@ export type Stage =
   | 'source'
   | 'sync';
 
+/** A walk of a directory tree. */
+export interface NativeWalk {
+  readonly id: number;
+}
+
 /** The addon's exports; native/addon.cc is the list. */
 export interface Addon {
   /** Performs a plan. Returns the data that no output holds, or the failure. */
@@ -66,6 +71,9 @@ export interface Addon {
   disown(descriptor: number): void;
   /** Does the same, and closes the descriptor. */
   close(descriptor: number): void;
+  /** Begins a walk, which ends when it is closed or its object is collected; see native/walk.h. */
+  openWalk(flags: number): NativeWalk;
+  closeWalk(id: number): void;
   /**
    * The outputs of operations, valid until the event loop goes on. The first 32 bits belong to the caller, who counts
    * there how many places it has read.

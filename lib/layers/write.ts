@@ -10,6 +10,7 @@ import { type Dialogue, inEitherForm } from '../kernel/dialogue.js';
 import { type Outcome, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
 import { addon, type OperationFlag, type OperationKind, type Stage } from '../native.js';
+import type { Time } from './records.js';
 
 const PIECE = 1 << 20;
 /** Gathered pieces that wait while the thread writes others. */
@@ -20,12 +21,6 @@ const REMOVED = 0xffffffff;
 /** Leaves a time as it is: UTIME_OMIT, utimensat(2). */
 const OMIT = 0x3ffffffe;
 const UINT32 = 2 ** 32;
-
-/** A time of a file. The nanoseconds count from the second on, before 1970 too. */
-export interface Time {
-  readonly seconds: number;
-  readonly nanoseconds: number;
-}
 
 /** A path or a name: bytes, or a string in which each character is one byte. */
 export type Bytes = string | Uint8Array;
