@@ -6,8 +6,8 @@ import { type Flag, signature } from '#lib/cli/flags.js';
 import { mount, mountGroups, toMountOptions } from '#lib/cli/mount.js';
 import { parse } from '#lib/cli/parse.js';
 import { type WayName, wayNames, ways } from '#lib/cli/ways.js';
-import { conflicts } from '#lib/overlay/conflicts.js';
-import { type OptionRow, optionRows } from '#lib/overlay/option-table.js';
+import { conflicts } from '#lib/features/conflicts.js';
+import { type OptionRow, optionRows } from '#lib/options/table.js';
 import { newest } from '../test/support/features.js';
 
 const cell = (text: string): string => text.replaceAll('|', '\\|');
@@ -86,7 +86,7 @@ function waySections(): string {
 }
 
 export function optionsPage(): string {
-  return `<!-- Made by \`npm run docs\` from lib/overlay/option-table.ts, lib/overlay/conflicts.ts and lib/cli/ways.ts. -->
+  return `<!-- Made by \`npm run docs\` from lib/options/table.ts, lib/features/conflicts.ts and lib/cli/ways.ts. -->
 
 # Options of a mount
 

@@ -80,6 +80,9 @@ export interface Addon {
    */
   readonly results: ArrayBuffer;
   readonly calls: Readonly<Record<string, number>>;
+  /** For each call: the positions of its file descriptors as bits, and `makesDescriptor` when it returns a new one. */
+  readonly descriptors: Readonly<Record<string, number>>;
+  readonly makesDescriptor: number;
   readonly flags: Readonly<Record<'undo' | 'keep' | 'later', number>>;
   /** The kinds of operations of a batch, what else an operation asks for, and the parts of it that may fail. */
   readonly operations: Readonly<Record<OperationKind, number>>;

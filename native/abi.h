@@ -1,5 +1,5 @@
-// The part of the kernel's interface that this addon uses: system call numbers, struct layouts, and the few constants
-// by which the executor itself decides. Distribution headers are older than the supported kernels (Debian 12's lack
+// The part of the kernel's interface that the addon and the launcher use: system call numbers, struct layouts, and the
+// few constants by which they decide themselves. Distribution headers are older than the supported kernels (Debian 12's lack
 // statmount, for one), so nothing here comes from them.
 //
 // Constants that a plan merely carries (MS_*, MOUNT_ATTR_*, FSCONFIG_* and so on) are not here: they are in
@@ -57,7 +57,13 @@ enum Number : long {
   rt_sigprocmask = 14,
   waitid = 247,
   execve = 59,
+  exit = 60,
+  fcntl = 72,
   getpid = 39,
+  getppid = 110,
+  prctl = 157,
+  chroot = 161,
+  ppoll = 271,
   dup3 = 292,
   pipe2 = 293,
   getdents64 = 217,
@@ -129,7 +135,13 @@ enum Number : long {
   rt_sigprocmask = 135,
   waitid = 95,
   execve = 221,
+  exit = 93,
+  fcntl = 25,
   getpid = 172,
+  getppid = 173,
+  prctl = 167,
+  chroot = 51,
+  ppoll = 73,
   dup3 = 24,
   pipe2 = 59,
   getdents64 = 61,
@@ -322,8 +334,13 @@ struct Dirent {
   char name[1];
 };
 
-// Constants for undoing and removing that libc's headers may lack.
+// Constants that libc's headers may lack.
 constexpr int fsconfig_cmd_create = 6;    // FSCONFIG_CMD_CREATE
+constexpr int open_tree_clone = 1;        // OPEN_TREE_CLONE
+constexpr int at_recursive = 0x8000;      // AT_RECURSIVE
+constexpr int move_mount_from_empty_path = 0x4;  // MOVE_MOUNT_F_EMPTY_PATH
+constexpr int move_mount_to_symlinks = 0x10;     // MOVE_MOUNT_T_SYMLINKS
+constexpr uint64_t mount_attr_rdonly = 0x1;      // MOUNT_ATTR_RDONLY
 constexpr int mnt_detach = 2;             // MNT_DETACH, umount2(2)
 constexpr int clone_pidfd = 0x1000;       // CLONE_PIDFD, clone(2), 5.2
 constexpr int p_pidfd = 3;                // P_PIDFD, waitid(2), 5.4

@@ -35,8 +35,10 @@ napi_value init(napi_env env, napi_value exports) {
     return object;
   };
 
-  napi_value calls = set_object("calls");
-#define OVERLAYFS_CALL(name, descriptors) set_number(calls, #name, static_cast<int32_t>(Call::name));
+  napi_value calls = set_object("calls"), descriptors = set_object("descriptors");
+#define OVERLAYFS_CALL(name, of_call)                              \
+  set_number(calls, #name, static_cast<int32_t>(Call::name));      \
+  set_number(descriptors, #name, of_call);
   OVERLAYFS_CALLS(OVERLAYFS_CALL)
 #undef OVERLAYFS_CALL
 
@@ -60,6 +62,7 @@ napi_value init(napi_env env, napi_value exports) {
   OVERLAYFS_STAGES(OVERLAYFS_STAGE)
 #undef OVERLAYFS_STAGE
 
+  set_number(exports, "makesDescriptor", makes_descriptor);
   set_number(exports, "ownThread", own_thread);
   set_number(exports, "inChild", in_child);
   set_number(exports, "anyErrno", static_cast<int32_t>(any_errno));

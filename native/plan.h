@@ -31,21 +31,25 @@
 
 namespace overlayfs {
 
-// The calls that a plan may hold, with the positions of their descriptor arguments as a bit mask. lib/kernel/calls.ts
-// describes the arguments; it learns the numbers from the addon.
+// In the second column of the table below: the call returns a new descriptor. The other bits of the column are the
+// positions of the call's descriptor arguments.
+constexpr uint32_t makes_descriptor = 1U << 8;
+
+// The calls that a plan may hold. lib/kernel/calls.ts describes their other arguments; it reads the numbers and the
+// second column from the addon.
 #define OVERLAYFS_CALLS(X) \
-  X(openat2, 0b1)          \
+  X(openat2, makes_descriptor | 0b1) \
   X(close, 0b1)            \
   X(read, 0b1)             \
-  X(fsopen, 0)             \
+  X(fsopen, makes_descriptor) \
   X(fsconfig, 0b10001)     \
-  X(fsmount, 0b1)          \
-  X(fspick, 0b1)           \
+  X(fsmount, makes_descriptor | 0b1) \
+  X(fspick, makes_descriptor | 0b1) \
   X(fstatfs, 0b1)          \
   X(statfs, 0)             \
   X(statx, 0b1)            \
   X(mount_setattr, 0b1000001) \
-  X(open_tree, 0b1)        \
+  X(open_tree, makes_descriptor | 0b1) \
   X(move_mount, 0b101)     \
   X(mount, 0b100000)       \
   X(umount2, 0)            \
@@ -60,7 +64,7 @@ namespace overlayfs {
   X(faccessat2, 0b1)       \
   X(readlinkat, 0b1)       \
   X(name_to_handle_at, 0b1) \
-  X(open_by_handle_at, 0b1) \
+  X(open_by_handle_at, makes_descriptor | 0b1) \
   X(reserve, 0b1)          \
   X(reserve_target, 0b1)   \
   X(record, 0b1)           \
@@ -77,12 +81,12 @@ namespace overlayfs {
   X(unshare, 0)            \
   X(setns, 0b1)            \
   X(write, 0)              \
-  X(userns, 0)             \
-  X(userns_by, 0)          \
-  X(userns_own, 0)         \
+  X(userns, makes_descriptor) \
+  X(userns_by, makes_descriptor) \
+  X(userns_own, makes_descriptor) \
   X(chdir, 0)              \
   X(flock, 0b1)            \
-  X(fanotify_init, 0)      \
+  X(fanotify_init, makes_descriptor) \
   X(listmount, 0)          \
   X(statmount, 0)          \
   X(open_tree_attr, 0)     \
@@ -102,7 +106,7 @@ enum class Call : int32_t {
 #undef OVERLAYFS_CALL
 };
 
-// The flags of a step; lib/kernel/calls.ts learns these from the addon too.
+// The flags of a step. TypeScript reads these from the addon too.
 enum StepFlag : int32_t {
   undo = 1,   // take this step back when the plan fails or is abandoned
   keep = 2,   // the descriptor that this step makes is the caller's when the plan succeeds
@@ -140,6 +144,24 @@ struct Step {
   int32_t a[8];
 };
 static_assert(sizeof(Header) == 16 && sizeof(Step) == 52);
+
+// A number of 64 bits is two arguments.
+inline uint64_t whole(int32_t low, int32_t high) {
+  return static_cast<uint64_t>(static_cast<uint32_t>(high)) << 32 | static_cast<uint32_t>(low);
+}
+
+// The output of the call statx; lib/kernel/look.ts reads it.
+struct StatxReport {
+  uint64_t mask;
+  uint64_t mode;
+  uint64_t inode;
+  uint64_t device;      // the major number in the upper half
+  uint64_t represents;  // the same, of a device node
+  uint64_t size;
+  uint64_t mount;
+  uint64_t attributes;
+  uint64_t links;
+};
 
 struct Failure {
   int step = -1;       // the step that failed; -1: none
@@ -223,6 +245,7 @@ class Execution {
   long get_handle(const Step& step);
   long open_handle(const Step& step);
   long get_mount(const Step& step);
+  bool find_report(const Step& step, StatxReport* report) const;
   void remember_mount(const Step& attaching);
   long list_mounts(const Step& step);
   long check_news(const Step& step);
@@ -236,6 +259,7 @@ class Execution {
   long see_use(const Step& step);
   long ask_use(const Step& step);
   long forget_use(const Step& step);
+  long write_text(const char* path, int32_t argument) const;
   long write_file(const Step& step);
   long make_user_namespace(const Step& step);
   long make_user_namespace_by_programs(const Step& step);
@@ -249,6 +273,9 @@ class Execution {
   uint32_t* steps_after_stop_;
   int done_ = 0;
   bool has_joined_ = false;  // another namespace, on a thread of its own
+  // A bit of progress_: stop() has been called.
+  static constexpr uint32_t stopped = 1;
+
   uint32_t progress_ = 0;    // of stop() and is_stopped_before(), by atomic operations
   bool ran_ = false;  // run_steps() has returned, with success or without
   InUse::Overlay* reservation_ = nullptr;

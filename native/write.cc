@@ -3,6 +3,7 @@
 #include "write.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -791,6 +792,26 @@ class Batch {
 long write_batch(const char* batch, size_t size, const WriteOptions& options, WriteReport* report) {
   Batch all(batch, size, options, report);
   return all.run();
+}
+
+// write_tree(root, second root or -1, batch, staging directory or NULL, whether links are followed in the root); output:
+// as WriteReport.
+long Execution::write_tree(const Step& step) {
+  Text batch(*this, step.a[2]), staging(*this, step.a[3]);
+  // Neither a child nor a thread that has left the others shares its umask.
+  const bool has_own_umask = (header().flags & in_child) != 0 ||
+                             ((header().flags & own_thread) != 0 && sys::call(abi::unshare, CLONE_FS) >= 0);
+  WriteReport report;
+  const WriteOptions options{.root = descriptor(step.a[0]),
+                             .second = descriptor(step.a[1]),
+                             .staging = staging,
+                             .in_root = step.a[4] != 0,
+                             .has_own_umask = has_own_umask,
+                             .stop = &progress_,
+                             .stop_bit = stopped};
+  long result = write_batch(batch, batch.size(), options, &report);
+  memcpy(block_ + step.output + 8, &report, sizeof report);
+  return result;
 }
 
 }  // namespace overlayfs

@@ -1,6 +1,7 @@
 import { existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import test from 'ava';
 import { type OverlayOptions, unmountSync } from 'overlayfs';
+import { featuresSync } from '#lib/features/probe.js';
 import {
   escapeLayer,
   findOption,
@@ -14,8 +15,7 @@ import {
   unescapeLayer,
   unescapeOctal,
 } from '#lib/mount-strings.js';
-import { readMountinfo } from '#lib/mounts/mountinfo.js';
-import { featuresSync } from '#lib/overlay/features.js';
+import { readMountinfo } from '#lib/mount-table/mountinfo.js';
 import { mountOverlayWithSync } from '#lib/overlay/mount.js';
 import { escapeOctal, generator, mountTest, scratch } from './support/index.js';
 

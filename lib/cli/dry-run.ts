@@ -1,10 +1,10 @@
 /** The effects of a mount as text: the plan, with nothing performed. Pure. */
 import { OverlayError } from '../errors.js';
+import { checkConflicts } from '../features/conflicts.js';
+import type { KernelFeatures } from '../features/probe.js';
 import { calls } from '../kernel/calls.js';
 import { formatPlan } from '../kernel/format.js';
-import { checkConflicts } from '../overlay/conflicts.js';
-import type { KernelFeatures } from '../overlay/features.js';
-import { type CheckedOptions, checkOptions, type OverlayOptions } from '../overlay/options.js';
+import { type CheckedOptions, checkOptions, type OverlayOptions } from '../options/check.js';
 import { type MountPlan, plan } from '../overlay/plan.js';
 import type { Path } from '../paths.js';
 import { toBytes } from '../paths.js';

@@ -1,13 +1,14 @@
 /** `overlayfs explain` */
+
+import { type Beforehand, lookBeforehand } from '../diagnosis/beforehand.js';
+import { nameOf } from '../diagnosis/rule.js';
 import { EINVAL } from '../errnos.js';
 import { OverlayError } from '../errors.js';
+import { features } from '../features/probe.js';
 import { hold } from '../kernel/dialogue.js';
 import { findHalfMarked } from '../layers/half-marked.js';
-import { type Beforehand, lookBeforehand } from '../overlay/diagnosis/beforehand.js';
-import { nameOf } from '../overlay/diagnosis/rule.js';
-import { features } from '../overlay/features.js';
+import type { CheckedOptions, OverlayOptions } from '../options/check.js';
 import { prepare } from '../overlay/mount.js';
-import type { CheckedOptions, OverlayOptions } from '../overlay/options.js';
 import { pathString, quotePath } from '../paths.js';
 import { type Command, type Outcome, ownFlag } from './command.js';
 import { mountGroups, toDetachedOptions, toMountOptions } from './mount.js';
@@ -58,7 +59,7 @@ async function findUnhidden(options: CheckedOptions): Promise<OverlayError[]> {
 
 async function run(parsed: Parsed): Promise<Outcome> {
   const record = await features();
-  const { checked } = prepare(toOptions(parsed), record);
+  const { checked } = await hold(prepare(toOptions(parsed), record));
   const beforehand = await lookBeforehand(checked, record);
   const { facts } = beforehand;
   const errors = [...beforehand.errors, ...(checked.rootless === false ? [] : await findUnhidden(checked))];

@@ -1,7 +1,7 @@
 /** `overlayfs features` */
-import type { KernelFeatures } from '../overlay/features.js';
-import { features as askFeatures, type Features } from '../overlay/rootless.js';
+import type { KernelFeatures } from '../features/probe.js';
 import { reasons } from '../reasons.js';
+import { features as askFeatures, type Features } from '../rootless/lease.js';
 import { type Paint, paintFor } from './colour.js';
 import type { Command, Outcome } from './command.js';
 import { kebab } from './flags.js';

@@ -1,5 +1,5 @@
 /** Flags, derived from tables of options: the library's names in kebab-case. */
-import type { OptionRow } from '../overlay/option-table.js';
+import type { OptionRow } from '../options/table.js';
 
 /** The value after a flag: none, or one. Repeating the flag makes a list. */
 export type FlagKind = 'boolean' | 'path' | 'word' | 'text' | 'names' | 'time';

@@ -1,7 +1,7 @@
 /** `overlayfs holders` */
 import type { Holder, Holders } from '../holder.js';
-import { unseenText, whatText } from '../mounts/holder-text.js';
-import { findHolders } from '../mounts/holders.js';
+import { unseenText, whatText } from '../holders/text.js';
+import { findHolders } from '../mounts/find-holders.js';
 import { quotePath } from '../paths.js';
 import { type Paint, paintFor } from './colour.js';
 import type { Command, Outcome } from './command.js';

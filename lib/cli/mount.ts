@@ -1,8 +1,8 @@
 /** `overlayfs mount` */
-import { features } from '../overlay/features.js';
+import { features } from '../features/probe.js';
+import type { OverlayOptions } from '../options/check.js';
+import { optionTable, overlayOptionNames } from '../options/table.js';
 import { mountOverlay } from '../overlay/mount.js';
-import { optionTable, overlayOptionNames } from '../overlay/option-table.js';
-import type { OverlayOptions } from '../overlay/options.js';
 import { fromBytes, type Path, toAbsolute } from '../paths.js';
 import { type Command, type FlagGroup, libraryOptions, type Outcome, ownFlag } from './command.js';
 import { dryRun } from './dry-run.js';

@@ -3,8 +3,8 @@
  * supply other wording: this file only finds the names of options. It is only for the library's own texts, not for
  * those that hold a path.
  */
-import { WITHOUT_TARGET } from '../overlay/diagnosis/process.js';
-import { optionTable } from '../overlay/option-table.js';
+import { WITHOUT_TARGET } from '../diagnosis/process.js';
+import { optionTable } from '../options/table.js';
 import { type Flag, flagsOf, kebab } from './flags.js';
 
 type Named = Pick<Flag, 'spellings' | 'hasNegative'>;

@@ -5,20 +5,9 @@
 
 import { describeErrno } from '../errnos.js';
 import { formatBytes } from '../paths.js';
-import { type Argument, type Call, calls } from './calls.js';
+import { type Argument, calls, learnCalls } from './calls.js';
 import { AT_FDCWD } from './constants.js';
 import { MADE_BY, type Plan, type Step, type Text } from './plan.js';
-
-const makers: ReadonlySet<Call> = new Set([
-  calls.openat2,
-  calls.fsopen,
-  calls.fsmount,
-  calls.fspick,
-  calls.open_tree,
-  calls.userns,
-  calls.userns_by,
-  calls.userns_own,
-]);
 
 function formatDescriptor(descriptor: number, names: ReadonlyMap<number, string>): string {
   if (descriptor === AT_FDCWD) return 'AT_FDCWD';
@@ -53,9 +42,10 @@ function formatNumber(value: number, { bits, words, kind }: Argument): string {
 
 /** Returns the names of a plan's file descriptors, by the index of the step that makes each. */
 function nameDescriptors(plan: Plan): ReadonlyMap<number, string> {
+  learnCalls();
   const names = new Map<number, string>();
   plan.steps.forEach((step, i) => {
-    if (makers.has(step.call)) names.set(i, `fd${names.size}`);
+    if (step.call.makesDescriptor) names.set(i, `fd${names.size}`);
   });
   return names;
 }

@@ -41,7 +41,7 @@ export const NOT_FOUND: Found = {
   hasUniqueMountId: false,
 };
 
-/** The positions of the 64-bit words of the output, as in native/plan.cc. */
+/** The positions of the 64-bit words of the output: StatxReport in native/plan.h. */
 const word = {
   mask: 0,
   mode: 1,

@@ -3,12 +3,12 @@
 import { checkWord, toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { conflictingOptions, missingProc, OverlayError, type OverlayErrorFields } from '../errors.js';
+import { featuresSync } from '../features/probe.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step, type Text } from '../kernel/plan.js';
-import { featuresSync } from '../overlay/features.js';
 import {
   type Path,
   type PathLike,

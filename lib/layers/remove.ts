@@ -2,6 +2,8 @@
 
 import * as e from '../errnos.js';
 import { explainShortage, invalidArgumentValue, OverlayError } from '../errors.js';
+import { askUse } from '../in-use/probe.js';
+import { findUser, forgetUser } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
@@ -9,11 +11,8 @@ import { close, type Held } from '../kernel/held.js';
 import { addLook, type Found, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
-import { findUser, forgetUser } from '../mounts/in-use.js';
-import { listRaw } from '../mounts/table.js';
-import { askUse } from '../mounts/use-probe.js';
-import { layersOf } from '../overlay/layers-of.js';
-import { makeSubIdNamespace } from '../overlay/sub-ids.js';
+import { layersOf } from '../mount-table/layers-of.js';
+import { listRaw } from '../mount-table/table.js';
 import {
   isAtOrBelow,
   joinPath,
@@ -27,6 +26,7 @@ import {
   withoutTrailingSlashes,
 } from '../paths.js';
 import type { Reason } from '../reasons.js';
+import { makeSubIdNamespace } from '../rootless/sub-ids.js';
 import { lockDirectory } from './lock.js';
 
 /** Entries removed in one native call: a program that ends waits for the call under way. */

@@ -8,7 +8,7 @@ import { calls } from '../kernel/calls.js';
 import { ask, type Dialogue, inEitherForm, pause } from '../kernel/dialogue.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import type { Plan } from '../kernel/plan.js';
-import type { Turns } from './turns.js';
+import type { Turns } from '../kernel/shared-lock.js';
 
 export interface Waiting {
   /** In ms. Default: 0, or without limit when a signal is given. */

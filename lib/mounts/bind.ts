@@ -10,14 +10,14 @@ import { addLook, readLook, readMountId, STATX_OUTPUT } from '../kernel/look.js'
 import { StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import {
-  type Path,
-  type PathLike,
-  pathString,
-  quotePath,
-  toAbsolute,
-  toPath,
-  withoutTrailingSlashes,
-} from '../paths.js';
+  addJoin,
+  checkNamespace,
+  explainJoin,
+  type Namespace,
+  type NamespaceLike,
+  outOfNamespaces,
+  toTarget,
+} from '../namespaces/mount-namespace.js';
 import {
   type AccessTimes,
   type AttributeSet,
@@ -27,17 +27,17 @@ import {
   type Propagation,
   propagationBits,
   propagations,
-} from './attributes.js';
-import { Mount } from './mount.js';
+} from '../options/attributes.js';
 import {
-  addJoin,
-  checkNamespace,
-  explainJoin,
-  type Namespace,
-  type NamespaceLike,
-  outOfNamespaces,
-  toTarget,
-} from './mount-namespace.js';
+  type Path,
+  type PathLike,
+  pathString,
+  quotePath,
+  toAbsolute,
+  toPath,
+  withoutTrailingSlashes,
+} from '../paths.js';
+import { Mount } from './mount.js';
 
 /** Options of a bind mount. An attribute that is left out is the same as on the source's mount. */
 export interface BindOptions {

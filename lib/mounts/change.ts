@@ -4,6 +4,7 @@ import { checkBoolean, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
 import type { Holder, Holders } from '../holder.js';
+import { holdersText } from '../holders/text.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, askTolerant, type Dialogue } from '../kernel/dialogue.js';
@@ -11,8 +12,8 @@ import { formatStep, systemCallOf } from '../kernel/format.js';
 import { addLook, lookSync, readLook, readMountId, readMountIds, STATX_OUTPUT } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Text } from '../kernel/plan.js';
-import { type Path, type PathLike, pathString, quotePath, withoutTrailingSlashes } from '../paths.js';
-import { holdersText } from './holder-text.js';
+import { idHalves, type Mounted, mountIdMask } from '../mount-table/identity.js';
+import { listRaw } from '../mount-table/table.js';
 import {
   addJoin,
   checkNamespace,
@@ -21,9 +22,8 @@ import {
   type NamespaceLike,
   outOfNamespaces,
   toTarget,
-} from './mount-namespace.js';
-import { idHalves, type Mounted, mountIdMask } from './mounted.js';
-import { listRaw } from './table.js';
+} from '../namespaces/mount-namespace.js';
+import { type Path, type PathLike, pathString, quotePath, withoutTrailingSlashes } from '../paths.js';
 
 /** Options for attaching a detached mount. */
 export interface AttachOptions {

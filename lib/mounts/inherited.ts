@@ -4,16 +4,16 @@
  * mounts, the copies would keep an overlay alive until the program ends, although no caller asked to show it there.
  */
 import { readFileSync } from 'node:fs';
+import { listProcesses, type Namespace, readNamespaces } from '../holders/namespaces.js';
+import { attempt, Patience } from '../holders/patience.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
+import type { Mounted } from '../mount-table/identity.js';
+import { addJoin } from '../namespaces/mount-namespace.js';
 import { isSamePath, type Path } from '../paths.js';
-import { addJoin } from './mount-namespace.js';
-import type { Mounted } from './mounted.js';
-import { listProcesses, type Namespace, readNamespaces } from './namespaces.js';
-import { attempt, Patience } from './search.js';
 
 /** How long to look through /proc, in ms. */
 const SEARCH = 100;

@@ -3,11 +3,11 @@ import { type InspectOptions, inspect } from 'node:util';
 import { OverlayError } from '../errors.js';
 import { type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { close, closeWith } from '../kernel/held.js';
+import { Turns } from '../kernel/shared-lock.js';
+import type { Mounted } from '../mount-table/identity.js';
 import { type PathLike, pathString, toBytes } from '../paths.js';
 import { Attempts } from './attempts.js';
 import { type AttachOptions, attach, clone, type RemountOptions, remount } from './change.js';
-import type { Mounted } from './mounted.js';
-import { Turns } from './turns.js';
 import { checkMountUnmountOptions, type MountUnmountOptions, unmountMounted, withoutEndlessWait } from './unmount.js';
 
 const forgottenText = (descriptor: number): string =>

@@ -9,9 +9,9 @@ import { lookSync } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import { Slices } from '../kernel/slices.js';
+import { type MountinfoLine, readTable } from '../mount-table/mountinfo.js';
 import { type Path, type PathLike, toAbsolute, toBytes, toPath, withoutTrailingSlashes } from '../paths.js';
 import { isBusy, Pauses } from './attempts.js';
-import { type MountinfoLine, readTable } from './mountinfo.js';
 import { explainTarget } from './target.js';
 import { addUnmount, explain, explainUnmount, identify, searchBusy, withoutEndlessWait } from './unmount.js';
 

@@ -4,6 +4,9 @@ import { checkMilliseconds, checkSignal, toBooleanOptions } from '../arguments.j
 import * as e from '../errnos.js';
 import { conflictingOptions, OverlayError, type OverlayErrorFields } from '../errors.js';
 import type { Holders } from '../holder.js';
+import { searchHolders } from '../holders/search-mounts.js';
+import { holdersText } from '../holders/text.js';
+import { deviceOf, seeMounts } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
@@ -12,6 +15,10 @@ import { addLook, type Found, lookSync, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { findOption, shownLayers } from '../mount-strings.js';
+import { idHalves, type Mounted, mountIdMask } from '../mount-table/identity.js';
+import type { RawMount } from '../mount-table/raw-mount.js';
+import { type FindQuery, findRaw } from '../mount-table/table.js';
+import { addJoin, checkNamespace, explainJoin, type NamespaceLike, toTarget } from '../namespaces/mount-namespace.js';
 import {
   goesByDescriptors,
   isAbsolute,
@@ -23,13 +30,6 @@ import {
 } from '../paths.js';
 import { todoOf } from '../reasons.js';
 import { Attempts, isBusy, type Waiting } from './attempts.js';
-import { holdersText } from './holder-text.js';
-import { deviceOf, seeMounts } from './in-use.js';
-import { addJoin, checkNamespace, explainJoin, type NamespaceLike, toTarget } from './mount-namespace.js';
-import { idHalves, type Mounted, mountIdMask } from './mounted.js';
-import type { RawMount } from './raw-mount.js';
-import { searchHolders } from './search-holders.js';
-import { type FindQuery, findRaw } from './table.js';
 import { removeWork } from './work-removal.js';
 
 /** Options for unmounting: the flags of umount2(2), and the treatment of what an overlay leaves behind. */

@@ -1,18 +1,18 @@
 /** Removes the work directory that an overlay leaves behind, once the overlay has ended. */
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
+import { askUse } from '../in-use/probe.js';
+import { addReservation, findUser, forgetUser } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { ask, type Dialogue, pause } from '../kernel/dialogue.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
+import type { Mounted } from '../mount-table/identity.js';
 import { joinPath, type Path, pathString, quotePath, splitPath, withoutTrailingSlashes } from '../paths.js';
 import type { Reason } from '../reasons.js';
 import { Pauses } from './attempts.js';
-import { addReservation, findUser, forgetUser } from './in-use.js';
 import { dropInherited } from './inherited.js';
-import type { Mounted } from './mounted.js';
-import { askUse } from './use-probe.js';
 
 /** How long the removal waits, in ms. A child process of the library can hold a copy of the mount for a moment. */
 const MOMENT = 100;

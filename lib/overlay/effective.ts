@@ -7,13 +7,13 @@ import * as k from '../kernel/constants.js';
 import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { DATA_OUTPUT, type Outcome, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
-import { type Mounted, mountIdMask } from '../mounts/mounted.js';
-import type { RawMount } from '../mounts/raw-mount.js';
-import { readMountRecords, WHOLE_MOUNT } from '../mounts/statmount.js';
-import { findRaw } from '../mounts/table.js';
+import { entryMaker, type MountFlags } from '../mount-table/entry.js';
+import { type Mounted, mountIdMask } from '../mount-table/identity.js';
+import type { RawMount } from '../mount-table/raw-mount.js';
+import { readMountRecords, WHOLE_MOUNT } from '../mount-table/statmount.js';
+import { findRaw } from '../mount-table/table.js';
+import type { NamedOptions } from '../options/text.js';
 import { pathString, quotePath } from '../paths.js';
-import { entryMaker, type MountFlags } from './mount-entry.js';
-import type { NamedOptions } from './option-strings.js';
 
 /** The options in force, named as in `OverlayOptions`: those that the kernel shows, and the flags of the mount. */
 export interface EffectiveOptions extends Omit<NamedOptions, 'readonlySuperblock'>, MountFlags {

@@ -1,34 +1,36 @@
 /** Checks and plans the options of a mount, performs the plan in one native call, and explains a failure. */
-import { describeErrno, EBUSY, EINVAL, ENOSYS, EPERM } from '../errnos.js';
+
+import { explainMount, wantedAfter } from '../diagnosis/explain.js';
+import { emptyFacts } from '../diagnosis/facts.js';
+import { gather } from '../diagnosis/gather.js';
+import { look, lookSync } from '../diagnosis/look.js';
+import { describeErrno, EBUSY, EINVAL, ENOENT, ENOSYS, EPERM, EROFS } from '../errnos.js';
 import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
+import { checkConflicts } from '../features/conflicts.js';
+import { findBriefFeatures, findFeatures, type KernelFeatures } from '../features/probe.js';
+import { askUse } from '../in-use/probe.js';
+import { findUser, forgetUser, isStale, refresh } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
 import { AT_FDCWD, AT_REMOVEDIR, FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING } from '../kernel/constants.js';
 import { ask, type Dialogue, hold, holdSync, inEitherForm, pause } from '../kernel/dialogue.js';
+import { close } from '../kernel/held.js';
 import { type MountIds, readMountIds } from '../kernel/look.js';
 import { type Outcome, type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
+import type { Mounted } from '../mount-table/identity.js';
 import { Pauses } from '../mounts/attempts.js';
 import { refuseInside, takePlace } from '../mounts/change.js';
-import { findUser, forgetUser, isStale, refresh } from '../mounts/in-use.js';
 import { become, change, changeSync, Mount, mountedOf, use, useSync } from '../mounts/mount.js';
-import { explainJoin } from '../mounts/mount-namespace.js';
-import type { Mounted } from '../mounts/mounted.js';
 import { unmountPlan } from '../mounts/unmount.js';
-import { askUse } from '../mounts/use-probe.js';
 import { addWorkContentsRemoval } from '../mounts/work-removal.js';
+import { explainJoin } from '../namespaces/mount-namespace.js';
+import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from '../options/check.js';
 import { isAbsolute, isSamePath, type Path, type PathLike, toAbsolute, withoutTrailingSlashes } from '../paths.js';
-import { checkConflicts } from './conflicts.js';
-import { explainMount, wantedAfter } from './diagnosis/explain.js';
-import { emptyFacts } from './diagnosis/facts.js';
-import { gather } from './diagnosis/gather.js';
-import { look, lookSync } from './diagnosis/look.js';
+import { findRootlessFeatures, lease } from '../rootless/lease.js';
 import { type EffectiveOptions, effectiveOptions } from './effective.js';
-import { briefFeaturesSync, featuresSync, type KernelFeatures } from './features.js';
-import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from './options.js';
 import { planPlain } from './plain-plan.js';
 import { addVolatileRemoval, addXattrGuard, type MountPlan, plan, sentOptions } from './plan.js';
-import { toVerify, verify } from './readback.js';
-import { lease, rootlessRecord } from './rootless.js';
+import { toVerify, verify } from './verify.js';
 
 /** The options of a mount that replaces another: all except those that choose the place. */
 export type ReplaceOptions = Omit<
@@ -134,7 +136,10 @@ export class OverlayMount extends Mount {
   static {
     takeOver = (mount, next, mounted) => {
       const { target } = mount;
+      const { held } = mountedOf(next);
       become(mount, target, mounted);
+      // At once: an unmount by path finds the new mount busy while this file descriptor is open.
+      if (held !== undefined) close(held);
       mount.#options = { ...next.options, target: target as PathLike };
     };
   }
@@ -167,11 +172,11 @@ interface Prepared {
   readonly features: KernelFeatures;
 }
 
-const featuresFor = ({ overlay, datadir, idmap }: CheckedOptions): KernelFeatures =>
-  overlay.length === 0 && datadir.length === 0 && idmap === undefined ? briefFeaturesSync() : featuresSync();
+const featuresFor = ({ overlay, datadir, idmap }: CheckedOptions): Dialogue<KernelFeatures> =>
+  overlay.length === 0 && datadir.length === 0 && idmap === undefined ? findBriefFeatures() : findFeatures();
 
 /** Runs the checks that come before any plan. */
-export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepared {
+export function* prepare(options: OverlayOptions, record?: KernelFeatures): Dialogue<Prepared> {
   const given = takeOptions(options);
   const asked = resolve(checkOptions(given));
   // The caller may change its lists later. Their lengths have been checked.
@@ -180,9 +185,9 @@ export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepa
     if (Array.isArray(list)) Object.assign(given, { [name]: [...list] });
   }
   if (asked.signal?.aborted) throw abortError(asked.signal);
-  const rootless = asked.rootless === 'auto' ? (record ?? featuresSync()).mayMount !== true : asked.rootless;
+  const rootless = asked.rootless === 'auto' ? (record ?? (yield* findFeatures())).mayMount !== true : asked.rootless;
   const checked = asked.rootless === rootless ? asked : { ...asked, rootless };
-  const features = rootless ? rootlessRecord(record) : (record ?? featuresFor(checked));
+  const features = rootless ? yield* findRootlessFeatures(record) : (record ?? (yield* featuresFor(checked)));
   return { given, checked: checkConflicts(checked, features), features };
 }
 
@@ -404,7 +409,7 @@ export function mountOverlay(options: OverlayOptions): Promise<OverlayMount> {
 
 /** `mountOverlay` with a given record of what the kernel supports. */
 export async function mountOverlayWith(options: OverlayOptions, features?: KernelFeatures): Promise<OverlayMount> {
-  return hold(mountPrepared(prepare(options, features)));
+  return hold(mountWith(options, features));
 }
 
 /** The synchronous form of `mountOverlay`. */
@@ -414,10 +419,29 @@ export function mountOverlaySync(options: OverlayOptions): OverlayMount {
 
 /** The synchronous form of `mountOverlayWith`. */
 export function mountOverlayWithSync(options: OverlayOptions, features?: KernelFeatures): OverlayMount {
-  return holdSync(mountPrepared(prepare(options, features)));
+  return holdSync(mountWith(options, features));
 }
 
-function* mountPrepared(prepared: Prepared): Dialogue<OverlayMount> {
+function* mountWith(options: OverlayOptions, features?: KernelFeatures): Dialogue<OverlayMount> {
+  return yield* mountPrepared(yield* prepare(options, features));
+}
+
+/** How often to try again when other calls take back directories that they and this call create. */
+const MOST_ROUNDS = 4;
+
+/**
+ * Returns true if the upperdir or workdir may have vanished during the plan: another call with `create` made it, failed,
+ * and took it back before this plan had reserved it.
+ */
+function mayHaveVanished({ create }: CheckedOptions, { step, errno }: StepFailure): boolean {
+  if (!create) return false;
+  const role = step?.options.subject?.role;
+  if (errno === ENOENT) return role === 'upperdir' || role === 'workdir';
+  // The kernel mounts read-only if it cannot make its directory in a workdir.
+  return errno === EROFS && (step?.call === calls.fstatfs || step?.call === calls.statfs);
+}
+
+function* mountPrepared(prepared: Prepared, round = 0): Dialogue<OverlayMount> {
   const { checked } = prepared;
   const { signal, exclusive, upperdir, rootless } = checked;
   // The plan of a rootless mount sees only the mounts of its own namespace.
@@ -437,6 +461,7 @@ function* mountPrepared(prepared: Prepared): Dialogue<OverlayMount> {
   }
   if (outcome.cancelled && signal) throw abortError(signal, outcome.undoErrno);
   if (yield* settleUse(prepared, outcome)) return yield* mountPrepared(prepared);
+  if (round < MOST_ROUNDS && mayHaveVanished(checked, outcome)) return yield* mountPrepared(prepared, round + 1);
   const again = retry(prepared, outcome);
   if (again !== undefined) return yield* mountPrepared(again);
   const notJoined = explainJoin(outcome);

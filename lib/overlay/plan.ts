@@ -5,15 +5,18 @@
 
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
+import { type KernelFeatures, needsMetacopy } from '../features/probe.js';
+import { addNewsGuard, addRecord, addReservation, type UseRole, useRoles } from '../in-use/registry.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { STATFS_OUTPUT, STATX_OUTPUT } from '../kernel/look.js';
-import { addNamespaces, type Namespaces, OWN_MOUNT_NAMESPACE } from '../kernel/namespaces.js';
 import { type Descriptor, MADE_BY, Plan, type Step, type Subject, type Text } from '../kernel/plan.js';
 import { escapeLayer } from '../mount-strings.js';
-import { attributeBits, flagBits, propagationBits } from '../mounts/attributes.js';
-import { addNewsGuard, addRecord, addReservation, type UseRole, useRoles } from '../mounts/in-use.js';
-import { addJoin } from '../mounts/mount-namespace.js';
+import { addJoin } from '../namespaces/mount-namespace.js';
+import { addNamespaces, type Namespaces, OWN_MOUNT_NAMESPACE } from '../namespaces/user-namespace.js';
+import { attributeBits, flagBits, propagationBits } from '../options/attributes.js';
+import type { CheckedOptions } from '../options/check.js';
+import { commonDirectory, Mapper } from '../options/idmap.js';
 import {
   goesByDescriptors,
   isSamePath,
@@ -23,9 +26,6 @@ import {
   toBytes,
   withoutTrailingSlashes,
 } from '../paths.js';
-import { type KernelFeatures, needsMetacopy } from './features.js';
-import { commonDirectory, Mapper } from './idmap.js';
-import type { CheckedOptions } from './options.js';
 
 /** fsconfig(2) refuses a longer value, without a message. */
 const FSCONFIG_MAX_BYTES = 255;

@@ -23,21 +23,21 @@ import {
   outOfRange,
   platformError,
 } from '../errors.js';
+import { featuresSync } from '../features/probe.js';
 import { calls } from '../kernel/calls.js';
 import { AT_SYMLINK_NOFOLLOW, S_IFDIR, S_IFLNK } from '../kernel/constants.js';
 import { holdSync } from '../kernel/dialogue.js';
 import { close, type Held } from '../kernel/held.js';
 import { lookSync } from '../kernel/look.js';
-import { type Ids, ownIds } from '../kernel/namespaces.js';
 import { onAbort } from '../kernel/on-abort.js';
 import { Plan } from '../kernel/plan.js';
 import { Mount, mountedOf } from '../mounts/mount.js';
-import { outOfNamespaces } from '../mounts/mount-namespace.js';
-import { featuresSync } from '../overlay/features.js';
-import { explainRefusal, readNamespaceSettings } from '../overlay/refusal.js';
-import { makeSubIdNamespace } from '../overlay/sub-ids.js';
+import { outOfNamespaces } from '../namespaces/mount-namespace.js';
+import { type Ids, ownIds } from '../namespaces/user-namespace.js';
 import { type Path, type PathLike, pathString, quotePath, toAbsolute, toPath, toReal } from '../paths.js';
 import type { Reason } from '../reasons.js';
+import { explainRefusal, readNamespaceSettings } from '../rootless/refusal.js';
+import { makeSubIdNamespace } from '../rootless/sub-ids.js';
 import { type LaunchFailure, orders, type Placed, readReport, toArguments } from './launch.js';
 
 /** A mount and the directory where the program sees it. */

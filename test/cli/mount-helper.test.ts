@@ -15,8 +15,8 @@ import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { exitCodes } from '#lib/cli/mount-helper/run.js';
 import { splitShown } from '#lib/mount-strings.js';
-import { readMountinfo } from '#lib/mounts/mountinfo.js';
-import { readShown } from '#lib/overlay/option-strings.js';
+import { readMountinfo } from '#lib/mount-table/mountinfo.js';
+import { readShown } from '#lib/options/text.js';
 import {
   eventually,
   makeTree,

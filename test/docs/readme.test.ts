@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import { optionTable } from '#lib/overlay/option-table.js';
+import { optionTable } from '#lib/options/table.js';
 import { packageRoot } from '../support/index.js';
 
 const read = (path: string): string => readFileSync(join(packageRoot, path), 'utf8');

@@ -27,9 +27,9 @@ import {
   unmount,
   unmountSync,
 } from 'overlayfs';
+import { mountsInside } from '#lib/holders/search-mounts.js';
 import { holdSync } from '#lib/kernel/dialogue.js';
-import { splitMountinfo } from '#lib/mounts/mountinfo.js';
-import { mountsInside } from '#lib/mounts/search-holders.js';
+import { splitMountinfo } from '#lib/mount-table/mountinfo.js';
 import {
   countDescriptors,
   evaluateIn,

@@ -25,8 +25,8 @@ import {
   unmount,
   unmountSync,
 } from 'overlayfs';
+import { featuresSync } from '#lib/features/probe.js';
 import * as k from '#lib/kernel/constants.js';
-import { featuresSync } from '#lib/overlay/features.js';
 import { mountOverlayWithSync } from '#lib/overlay/mount.js';
 import {
   countDescriptors,

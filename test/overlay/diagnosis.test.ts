@@ -1,16 +1,16 @@
 /** Facts to reason, without a kernel: whatever the facts are, there is a reason, and a text without a hole. */
 import test from 'ava';
 import type { OverlayOptions } from 'overlayfs';
+import { explainMount, foresee } from '#lib/diagnosis/explain.js';
+import { emptyFacts, type Facts, type PathFacts } from '#lib/diagnosis/facts.js';
+import { subjectsOf } from '#lib/diagnosis/gather.js';
 import * as errnos from '#lib/errnos.js';
 import { calls } from '#lib/kernel/calls.js';
 import * as k from '#lib/kernel/constants.js';
 import { NOT_FOUND } from '#lib/kernel/look.js';
 import { StepFailure } from '#lib/kernel/perform.js';
 import { Plan } from '#lib/kernel/plan.js';
-import { explainMount, foresee } from '#lib/overlay/diagnosis/explain.js';
-import { emptyFacts, type Facts, type PathFacts } from '#lib/overlay/diagnosis/facts.js';
-import { subjectsOf } from '#lib/overlay/diagnosis/gather.js';
-import { checkOptions } from '#lib/overlay/options.js';
+import { checkOptions } from '#lib/options/check.js';
 import { plan } from '#lib/overlay/plan.js';
 import { reasons } from '#lib/reasons.js';
 import { linux61, linux612, newest } from '../support/features.js';

@@ -1,17 +1,17 @@
 /** Facts to reason for what few machines have: each a failure, what the look has found, and the reason for it. */
 import test from 'ava';
 import type { OverlayOptions } from 'overlayfs';
+import { explainMount } from '#lib/diagnosis/explain.js';
+import { emptyFacts, type Facts, type PathFacts, type ProcessFacts } from '#lib/diagnosis/facts.js';
+import { subjectsOf } from '#lib/diagnosis/gather.js';
 import * as e from '#lib/errnos.js';
+import type { KernelFeatures } from '#lib/features/probe.js';
 import { type Call, calls } from '#lib/kernel/calls.js';
 import * as k from '#lib/kernel/constants.js';
 import { NOT_FOUND } from '#lib/kernel/look.js';
 import { StepFailure } from '#lib/kernel/perform.js';
 import type { Subject } from '#lib/kernel/plan.js';
-import { explainMount } from '#lib/overlay/diagnosis/explain.js';
-import { emptyFacts, type Facts, type PathFacts, type ProcessFacts } from '#lib/overlay/diagnosis/facts.js';
-import { subjectsOf } from '#lib/overlay/diagnosis/gather.js';
-import type { KernelFeatures } from '#lib/overlay/features.js';
-import { checkOptions } from '#lib/overlay/options.js';
+import { checkOptions } from '#lib/options/check.js';
 import { plan } from '#lib/overlay/plan.js';
 import type { Reason } from '#lib/reasons.js';
 import { linux61, newest } from '../support/features.js';

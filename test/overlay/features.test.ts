@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import { featuresSync } from '#lib/overlay/features.js';
+import { featuresSync } from '#lib/features/probe.js';
 import { mountTest, packageRoot } from '../support/index.js';
 import { asNobody } from '../support/plain-user.js';
 
@@ -26,7 +26,7 @@ mountTest('what could not be asked for want of descriptors is asked again', (t) 
   const script = `
     import { closeSync, openSync } from 'node:fs';
     import { whiteoutSync } from '${join(packageRoot, 'dist-test/lib/index.js')}';
-    import { featuresSync } from '${join(packageRoot, 'dist-test/lib/overlay/features.js')}';
+    import { featuresSync } from '${join(packageRoot, 'dist-test/lib/features/probe.js')}';
     whiteoutSync([]);
     const open = [];
     try { for (;;) open.push(openSync('/dev/null', 'r')); } catch {}
@@ -47,7 +47,7 @@ mountTest('what could not be asked for want of descriptors is asked again', (t) 
 
 test('a process that may not ask gets no for an answer only where it is one, and does not remember', (t) => {
   const script = `
-    import { featuresSync } from '${join(packageRoot, 'dist-test/lib/overlay/features.js')}';
+    import { featuresSync } from '${join(packageRoot, 'dist-test/lib/features/probe.js')}';
     const first = featuresSync();
     console.log(JSON.stringify({ ...first, isRemembered: featuresSync() === first }));`;
   const [command = '', ...args] = [...asNobody, process.execPath, '--input-type=module', '-e', script];

@@ -5,17 +5,17 @@ import { chownSync, closeSync, mkdirSync, openSync, readFileSync, statSync, syml
 import { join } from 'node:path';
 import test from 'ava';
 import { mountOverlay, mountOverlaySync, OverlayError, type OverlayOptions } from 'overlayfs';
+import { explainMount } from '#lib/diagnosis/explain.js';
+import { emptyFacts } from '#lib/diagnosis/facts.js';
 import { ENOSYS } from '#lib/errnos.js';
+import { featuresSync } from '#lib/features/probe.js';
 import { calls } from '#lib/kernel/calls.js';
 import { MOUNT_ATTR_IDMAP } from '#lib/kernel/constants.js';
 import { StepFailure } from '#lib/kernel/perform.js';
 import { Plan } from '#lib/kernel/plan.js';
-import { explainMount } from '#lib/overlay/diagnosis/explain.js';
-import { emptyFacts } from '#lib/overlay/diagnosis/facts.js';
-import { featuresSync } from '#lib/overlay/features.js';
-import { commonDirectory } from '#lib/overlay/idmap.js';
+import { checkOptions } from '#lib/options/check.js';
+import { commonDirectory } from '#lib/options/idmap.js';
 import { mountOverlayWithSync } from '#lib/overlay/mount.js';
-import { checkOptions } from '#lib/overlay/options.js';
 import { countDescriptors, layers, mountsBelow, mountTest, native, scaled, scratch } from '../support/index.js';
 import { evaluateAsNobody } from '../support/plain-user.js';
 

@@ -6,7 +6,6 @@ import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { Worker } from 'node:worker_threads';
 import {
   createNamespace,
   mountOverlay,
@@ -17,7 +16,7 @@ import {
   unmount,
   unmountSync,
 } from 'overlayfs';
-import { featuresSync } from '#lib/overlay/features.js';
+import { featuresSync } from '#lib/features/probe.js';
 import { mountOverlayWith } from '#lib/overlay/mount.js';
 import {
   countDescriptors,
@@ -29,8 +28,8 @@ import {
   mountsBelow,
   mountTest,
   native,
-  packageRoot,
   scratch,
+  startWorker,
   withUserAttributes,
 } from '../support/index.js';
 import { evaluateAsNobody, giveTo } from '../support/plain-user.js';
@@ -399,13 +398,7 @@ mountTest('a mount without privilege sees what the mount table shows', { needs: 
 
 mountTest('what a worker mounts is seen', { needs: 'uniqueMountId' }, async (t) => {
   const { one, sameUpper } = two(scratch(t));
-  const script = `import { mountOverlaySync } from 'file://${packageRoot}/dist/index.js';
-    import { workerData } from 'node:worker_threads';
-    mountOverlaySync(workerData);`;
-  const worker = new Worker(new URL(`data:text/javascript,${encodeURIComponent(script)}`), {
-    workerData: one,
-    execArgv: [],
-  });
+  const worker = startWorker('overlayfs.mountOverlaySync(workerData);', one);
   await new Promise<void>((resolve, reject) => {
     worker.once('error', reject);
     worker.once('exit', () => resolve());

@@ -14,8 +14,8 @@ import {
   mountOverlaySync,
   OverlayError,
 } from 'overlayfs';
-import type { TableWay } from '#lib/mounts/table.js';
-import { findMountWith, listMountsWith } from '#lib/overlay/mount-table.js';
+import { findMountWith, listMountsWith } from '#lib/mount-table/list.js';
+import type { TableWay } from '#lib/mount-table/table.js';
 import {
   countDescriptors,
   countThreads,

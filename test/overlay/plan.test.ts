@@ -1,9 +1,9 @@
 /** What is decided, without privilege: options and a record of features in, a list of system calls out. */
 import test from 'ava';
 import type { OverlayOptions } from 'overlayfs';
+import type { KernelFeatures } from '#lib/features/probe.js';
 import { formatPlan } from '#lib/kernel/format.js';
-import type { KernelFeatures } from '#lib/overlay/features.js';
-import { checkOptions } from '#lib/overlay/options.js';
+import { checkOptions } from '#lib/options/check.js';
 import { plan } from '#lib/overlay/plan.js';
 import { newest } from '../support/features.js';
 

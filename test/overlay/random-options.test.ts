@@ -4,9 +4,9 @@
  */
 import { join } from 'node:path';
 import { OverlayError, type OverlayOptions } from 'overlayfs';
-import { checkConflicts, conflicts } from '#lib/overlay/conflicts.js';
-import { featuresSync } from '#lib/overlay/features.js';
-import { type CheckedOptions, checkOptions } from '#lib/overlay/options.js';
+import { checkConflicts, conflicts } from '#lib/features/conflicts.js';
+import { featuresSync } from '#lib/features/probe.js';
+import { type CheckedOptions, checkOptions } from '#lib/options/check.js';
 import { generator, mountTest, native, scaled } from '../support/index.js';
 import { ways } from '../support/ways.js';
 import { attributesAmiss, fallen } from './random/differences.js';
@@ -17,8 +17,7 @@ import { type Line, overlayAt } from './rows/mount-table.js';
 import { givenOptions } from './rows/row.js';
 
 const seed = 20261124;
-/** All of them are 20,000. */
-const sets = scaled(Number(process.env['OVERLAYFS_TEST_SETS'] ?? 2000), 100);
+const sets = scaled(2000, 100);
 const MNT_DETACH = 2;
 
 /** What the library's checks say. */

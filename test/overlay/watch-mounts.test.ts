@@ -16,8 +16,8 @@ import {
   watchMounts,
 } from 'overlayfs';
 import { holdSync } from '#lib/kernel/dialogue.js';
-import { compareTables, readMountEvents, type WatchWay } from '#lib/mounts/watch.js';
-import { watchMountsWith } from '#lib/overlay/watch-mounts.js';
+import { compareTables, readMountEvents, type WatchWay } from '#lib/mount-table/events.js';
+import { watchMountsWith } from '#lib/mount-table/watch.js';
 import {
   countDescriptors,
   countThreads,
@@ -303,7 +303,7 @@ for (const way of ways) {
     const descriptors = countDescriptors();
     const script = `
       const { parentPort } = require('node:worker_threads');
-      import('${packageRoot}/dist-test/lib/overlay/watch-mounts.js').then(async ({ watchMountsWith }) => {
+      import('${packageRoot}/dist-test/lib/mount-table/watch.js').then(async ({ watchMountsWith }) => {
         const watches = [0, 1, 2].map(() => watchMountsWith('${way}'));
         for (const watch of watches.slice(1)) watch.next();
         setTimeout(() => parentPort.postMessage('watching'), 20);

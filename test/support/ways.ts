@@ -1,14 +1,14 @@
 /** The ways down by which an overlay can be mounted, each as a record of features that leads to it. */
 
 import { mountOverlay, mountOverlaySync, type OverlayOptions } from 'overlayfs';
-import { featuresSync, type KernelFeatures } from '#lib/overlay/features.js';
+import { featuresSync, type KernelFeatures } from '#lib/features/probe.js';
 import { mountOverlayWith, mountOverlayWithSync, type OverlayMount } from '#lib/overlay/mount.js';
 import type { Feature } from './index.js';
 
 export interface Way {
   readonly mount: (options: OverlayOptions) => Promise<OverlayMount>;
   readonly mountSync: (options: OverlayOptions) => OverlayMount;
-  /** What the kernel must have for it. */
+  /** A feature that it needs of the kernel. */
   readonly needs?: Feature;
 }
 

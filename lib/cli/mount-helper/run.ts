@@ -3,21 +3,22 @@
  * mount(8) itself would, with a warning.
  */
 import { nearestName } from '../../arguments.js';
+import { findBadPathsSync } from '../../diagnosis/beforehand.js';
+import { explainMount, wantedAfter } from '../../diagnosis/explain.js';
+import { lookSync } from '../../diagnosis/look.js';
 import * as e from '../../errnos.js';
 import { OverlayError } from '../../errors.js';
+import { findProblems, type Problem } from '../../features/conflicts.js';
+import { featuresSync } from '../../features/probe.js';
 import * as k from '../../kernel/constants.js';
+import { holdSync } from '../../kernel/dialogue.js';
 import { formatPlan } from '../../kernel/format.js';
 import type { StepFailure } from '../../kernel/perform.js';
 import { type RawOption, splitGiven } from '../../mount-strings.js';
-import { findProblems, type Problem } from '../../overlay/conflicts.js';
-import { findBadPathsSync } from '../../overlay/diagnosis/beforehand.js';
-import { explainMount, wantedAfter } from '../../overlay/diagnosis/explain.js';
-import { lookSync } from '../../overlay/diagnosis/look.js';
-import { featuresSync } from '../../overlay/features.js';
+import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from '../../options/check.js';
+import { optionRows } from '../../options/table.js';
+import { readGiven } from '../../options/text.js';
 import { mountOverlaySync, prepare } from '../../overlay/mount.js';
-import { readGiven } from '../../overlay/option-strings.js';
-import { optionRows } from '../../overlay/option-table.js';
-import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from '../../overlay/options.js';
 import { isAbsolute, joinPath, type Path, toAbsolute, toBytes, withoutTrailingSlashes } from '../../paths.js';
 import type { Reason } from '../../reasons.js';
 import { argumentsOf } from '../command-line.js';
@@ -324,7 +325,8 @@ function planText(options: OverlayOptions): string {
 }
 
 /** Checks the paths as they are now, for -f, which must fail if the mount would. */
-const findBadPaths = (options: OverlayOptions): Problem[] => findBadPathsSync(prepare(options).checked).map(refused);
+const findBadPaths = (options: OverlayOptions): Problem[] =>
+  findBadPathsSync(holdSync(prepare(options)).checked).map(refused);
 
 const isKnown = (name: string): boolean => byKernelName.has(name) || name === 'lowerdir+';
 

@@ -3,10 +3,10 @@
  * appear.
  */
 import { writeFileSync } from 'node:fs';
+import { WITHOUT_TARGET } from '../../diagnosis/process.js';
 import { OverlayError } from '../../errors.js';
-import type { Problem } from '../../overlay/conflicts.js';
-import { WITHOUT_TARGET } from '../../overlay/diagnosis/process.js';
-import { optionRows } from '../../overlay/option-table.js';
+import type { Problem } from '../../features/conflicts.js';
+import { optionRows } from '../../options/table.js';
 import { errorText, type Voice } from '../errors.js';
 import { type FoundOption, rephrase } from '../phrase.js';
 

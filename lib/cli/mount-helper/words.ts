@@ -1,7 +1,7 @@
 /** The options of any file system, as mount(8) passes them to its helpers: words for the flags of mount(2). Pure. */
 import * as k from '../../kernel/constants.js';
 import type { RawOption } from '../../mount-strings.js';
-import type { OverlayOptions } from '../../overlay/options.js';
+import type { OverlayOptions } from '../../options/check.js';
 
 export interface Words {
   /** MS_*, without propagation. */

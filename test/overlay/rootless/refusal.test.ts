@@ -6,7 +6,7 @@ import * as e from '#lib/errnos.js';
 import { type Call, calls } from '#lib/kernel/calls.js';
 import { FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING } from '#lib/kernel/constants.js';
 import { Plan } from '#lib/kernel/plan.js';
-import { explainRefusal, type NamespaceSettings, readNamespaceSettings } from '#lib/overlay/refusal.js';
+import { explainRefusal, type NamespaceSettings, readNamespaceSettings } from '#lib/rootless/refusal.js';
 import { packageRoot } from '../../support/index.js';
 
 const open: NamespaceSettings = {

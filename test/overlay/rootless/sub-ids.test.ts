@@ -4,7 +4,7 @@ import { chmodSync, chownSync, existsSync, readFileSync, writeFileSync } from 'n
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { mountOverlaySync } from 'overlayfs';
-import { readRanges, toDisjoint, toMapArguments } from '#lib/overlay/sub-ids.js';
+import { readRanges, toDisjoint, toMapArguments } from '#lib/rootless/sub-ids.js';
 import { eventually, makeTree, mountTest, native, scratch } from '../../support/index.js';
 import { NOBODY } from '../../support/nobody.js';
 import { asNobody, evaluateAs, evaluateAsNobody, giveTo, readablePackage } from '../../support/plain-user.js';

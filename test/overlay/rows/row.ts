@@ -1,5 +1,5 @@
 /** What a row of the tables is: a mount as data, and what has to come of it. */
-import type { KernelFeatures } from '#lib/overlay/features.js';
+import type { KernelFeatures } from '#lib/features/probe.js';
 import type { Reason } from '#lib/reasons.js';
 import type { Feature } from '../../support/index.js';
 import type { Setup } from './setup.js';
