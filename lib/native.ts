@@ -39,7 +39,9 @@ export type OperationFlag =
   | 'second'
   | 'from_second'
   | 'linked'
-  | 'existing';
+  | 'existing'
+  | 'exact'
+  | 'tree';
 
 /** The part of an operation that failed. */
 export type Stage =

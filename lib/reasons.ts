@@ -324,6 +324,10 @@ export const reasons = {
     when: 'a directory was moved, or changed again and again, while it was read',
     todo: 'let nothing change it meanwhile',
   },
+  'layer-conflict': {
+    when: 'others have changed files that are to be merged, in the directory that takes them',
+    todo: "look at `conflicts` of the error; pass `conflict: 'ours'` or `'theirs'`, or a function that decides",
+  },
   'path-not-directory': { when: 'the path, or its parent, is not a directory', todo: 'name a directory' },
   'merged-mount': {
     when: "the path is in a mounted overlay, where this can't be made",

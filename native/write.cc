@@ -327,6 +327,10 @@ class Batch {
       sys::call(abi::lremovexattr, static_cast<const char*>(ProcPath(at.dirfd, at.name)), access_acl);
       sys::call(abi::lremovexattr, static_cast<const char*>(ProcPath(at.dirfd, at.name)), default_acl);
     }
+    if (has(wants::exact)) {
+      long result = remove_other_attributes(at);
+      if (result < 0) return fail(Stage::xattr, result);
+    }
     if (record_.attributes_size != 0) {
       long result = set_attributes(at, fd);
       if (result < 0) return fail(Stage::xattr, result);
@@ -356,6 +360,35 @@ class Batch {
     result = sys::call(abi::fchmodat, AT_FDCWD, static_cast<const char*>(ProcPath(fd, nullptr)), mode);
     sys::close(fd);
     return result;
+  }
+
+  long remove_other_attributes(const Place& at) {
+    char names[16384];
+    ProcPath path(at.dirfd, at.name);
+    const char* text = path;
+    const long size = sys::call(abi::llistxattr, text, names, sizeof names);
+    if (size == -EOPNOTSUPP) return 0;
+    if (size < 0) return size;
+    report_->attribute = UINT64_MAX;
+    for (const char* name = names; name < names + size; name += strlen(name) + 1) {
+      if (is_in_record(name)) continue;
+      long result = sys::call(abi::lremovexattr, text, name);
+      if (result < 0 && result != -ENODATA) return result;
+    }
+    return 0;
+  }
+
+  bool is_in_record(const char* name) const {
+    const size_t length = strlen(name) + 1;
+    for (const char* next = attributes_; next < data_;) {
+      uint16_t name_size;
+      uint32_t size;
+      memcpy(&name_size, next, sizeof name_size);
+      memcpy(&size, next + 4, sizeof size);
+      if (name_size == length && memcmp(next + 8, name, length) == 0) return true;
+      next += 8 + name_size + (size == removed_attribute ? 0 : size);
+    }
+    return false;
   }
 
   long set_attributes(const Place& at, int fd) {
@@ -651,7 +684,7 @@ class Batch {
       if (result < 0) return fail(Stage::create, result);
       if ((found.mode & S_IFMT) == S_IFDIR) {
         if (found.attributes & abi::statx_attr_mount_root) return fail(Stage::create, -EXDEV);
-        return set_metadata(place, -1, false);
+        return has(wants::atomic) && !has(wants::existing) ? 0 : set_metadata(place, -1, false);
       }
       if (has(wants::atomic)) return put_directory(place);
       if (!has(wants::replace)) return fail(Stage::create, -ENOTDIR);
@@ -710,7 +743,8 @@ class Batch {
   long remove_empty(const Place& place) {
     long result = sys::unlinkat(place.dirfd, place.name, AT_REMOVEDIR);
     has_moved_directories_ = result >= 0;
-    return result < 0 && result != -ENOENT ? fail(Stage::remove, result) : 0;
+    const bool stays = result == -ENOENT || result == -ENOTEMPTY || result == -EEXIST;
+    return result < 0 && !stays ? fail(Stage::remove, result) : 0;
   }
 
   long rename(const Place& to) {
@@ -721,7 +755,7 @@ class Batch {
       result = set_metadata(from, -1, false);
       if (result < 0) return result;
     }
-    has_moved_directories_ = (record_.mode & S_IFMT) == S_IFDIR;
+    has_moved_directories_ = has(wants::tree);
     result = sys::renameat2(from.dirfd, from.name, to.dirfd, to.name, 0);
     if (result >= 0) {
       if (has(wants::linked)) sys::unlinkat(from.dirfd, from.name, 0);

@@ -37,7 +37,7 @@ namespace overlayfs {
   X(whiteout)                   \
   /* removes whatever is there, with all that it holds; nothing may be there */ \
   X(remove)                     \
-  /* removes a directory if it is empty; nothing may be there */ \
+  /* removes a directory if it is empty */ \
   X(rmdir)                      \
   /* renames the other path */  \
   X(rename)                     \
@@ -60,7 +60,9 @@ enum class Kind : uint16_t {
   X(second, 32)  /* the path is below the second root */ \
   X(from_second, 64)  /* the other path is below the second root */ \
   X(linked, 128) /* the renamed file has other links: the kernel keeps its name if the new one is one of them */ \
-  X(existing, 256)  /* of a directory: one that exists stays, and gets the metadata */
+  X(existing, 256)  /* of a directory: one that exists stays, and gets the metadata */ \
+  X(exact, 512)  /* attributes that the record does not have are removed */ \
+  X(tree, 1024)  /* of a rename: the entry is a directory */
 
 namespace wants {
 enum Flag : uint16_t {

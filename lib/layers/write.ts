@@ -67,6 +67,8 @@ export class WriteFailure extends Error {
   readonly kind: OperationKind;
   readonly errno: number;
   readonly stage: Stage;
+  /** The path is below the second root. */
+  readonly isInSecond: boolean;
   /** The extended attribute, where one of these failed. */
   readonly attribute: string | undefined;
 
@@ -75,6 +77,7 @@ export class WriteFailure extends Error {
     this.path = record.path;
     this.kind = record.kind;
     this.errno = errno;
+    this.isInSecond = record.isInSecond;
     this.stage = stage;
     this.attribute = stage === 'xattr' ? record.attributes[attribute] : undefined;
   }
@@ -105,6 +108,7 @@ const keyOf = <K extends string>(numbers: Readonly<Record<K, number>>, number: n
 interface Recorded {
   readonly kind: OperationKind;
   readonly path: Buffer;
+  readonly isInSecond: boolean;
   readonly attributes: readonly string[];
 }
 
@@ -124,7 +128,8 @@ function readRecord(batch: Buffer, position: number): Recorded {
     next += 8 + nameSize + (size === REMOVED ? 0 : size);
   }
   const kind = keyOf(addon().operations, batch.readUInt16LE(at + 4));
-  return { kind, path: Buffer.from(batch.subarray(start, start + pathSize)), attributes };
+  const isInSecond = (batch.readUInt16LE(at + 6) & addon().operationFlags.second) !== 0;
+  return { kind, isInSecond, path: Buffer.from(batch.subarray(start, start + pathSize)), attributes };
 }
 
 export class TreeWriter {

@@ -1,0 +1,89 @@
+/** Folding an upper into a directory. The judge is the kernel: the result equals the merged view. */
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import type { ExecutionContext } from 'ava';
+import { mountOverlaySync, type OverlayOptions } from 'overlayfs';
+import { mergeLayer, mergeLayerSync } from 'overlayfs/layers';
+import { generator, mountTest, scaled, scratch } from '../support/index.js';
+import { changeTree, seeTree } from './random-tree.js';
+
+interface Seen {
+  readonly path: string;
+  readonly [key: string]: unknown;
+}
+
+/** What a tree holds, without what is by chance: inode numbers become groups of linked paths. */
+export function look(root: string): Seen[] {
+  const seen = [...seeTree(root).values()].sort((a, b) => (a.path < b.path ? -1 : 1));
+  const first = new Map<bigint, string>();
+  return seen.map(({ inode, size, ...rest }) => {
+    const isDirectory = rest.type === 0o040000;
+    if (!first.has(inode)) first.set(inode, rest.path);
+    return { ...rest, ...(isDirectory ? {} : { size, linked: first.get(inode) }) };
+  });
+}
+
+const copy = (from: string, to: string): void => {
+  execFileSync('cp', ['-a', from, to]);
+};
+
+/** Makes layers at random; returns what the merged view shows. */
+export function makeLayers(dir: string, seed: number, options: Partial<OverlayOptions>): Seen[] {
+  const random = generator(seed);
+  const at = (name: string): string => join(dir, name);
+  for (const name of ['lower', 'upper', 'work', 'merged']) mkdirSync(at(name), { recursive: true });
+  changeTree(at('lower'), random, 60);
+  const mount = mountOverlaySync({
+    lowerdir: at('lower'),
+    upperdir: at('upper'),
+    workdir: at('work'),
+    target: at('merged'),
+    ...options,
+  });
+  try {
+    changeTree(at('merged'), random, 10 + random(60));
+    return look(at('merged'));
+  } finally {
+    mount.unmountSync();
+  }
+}
+
+export const kinds: readonly Partial<OverlayOptions>[] = [
+  {},
+  { redirectDir: 'on' },
+  { metacopy: true, redirectDir: 'on' },
+];
+
+async function mergesAsShown(t: ExecutionContext, dir: string, seed: number): Promise<void> {
+  const options = kinds[seed % kinds.length] as Partial<OverlayOptions>;
+  const shown = makeLayers(dir, seed, options);
+  const note = `seed ${seed} ${JSON.stringify(options)}`;
+  const upper = join(dir, 'upper');
+  const before = look(upper);
+  copy(join(dir, 'lower'), join(dir, 'copied'));
+  const summary = await mergeLayer(upper, join(dir, 'copied'), { root: true });
+  t.deepEqual(look(join(dir, 'copied')), shown, `copy, ${note}`);
+  t.deepEqual(look(upper), before, `the upper stays, ${note}`);
+  t.is(summary.entries, before.length - 1);
+  copy(join(dir, 'lower'), join(dir, 'moved'));
+  mergeLayerSync(upper, join(dir, 'moved'), { mode: 'move', root: true });
+  t.deepEqual(look(join(dir, 'moved')), shown, `move, ${note}`);
+  t.deepEqual(readdirSync(upper), [], note);
+  t.false(existsSync(join(dir, 'moved/.overlayfs-merge')));
+}
+
+for (const kind of ['tmpfs', 'disk'] as const) {
+  mountTest(`a merge gives what the mount shows (${kind})`, async (t) => {
+    const dir = scratch(t, kind);
+    const count = scaled(500);
+    const first = Number(process.env['OVERLAYFS_TEST_SEED'] ?? Date.now() % 1e9);
+    t.log(`seeds from ${first}`);
+    for (let seed = first; seed < first + count; seed++) {
+      const own = join(dir, String(seed));
+      await mergesAsShown(t, own, seed);
+      if (t.passed === false) return;
+      rmSync(own, { recursive: true });
+    }
+  });
+}
