@@ -112,6 +112,7 @@ const described = {
   namespace_tables: [bits(named('STATMOUNT_')), value],
   walk: [text, hiddenNumber, hiddenNumber, hiddenNumber],
   examine: [hiddenNumber, hiddenValue],
+  compare: [text, text],
   wait_for: [bits(named('POLL'))],
 } as const satisfies Readonly<Record<string, readonly Described[]>>;
 

@@ -279,7 +279,7 @@ class Merge {
     const redirects = new Map<bigint, string>();
     /** By depth: where the directory's entries come from, below `dir`. */
     const origins: string[] = [''];
-    const walker = new Walker('.', { at: this.#upper.descriptor, attributes: 'all' });
+    const walker = new Walker('', { at: this.#upper.descriptor, attributes: 'all' });
     let entries = 0;
     let deleted = 0;
     try {
@@ -430,7 +430,7 @@ class Merge {
       this.#writeState({ ...state, isCopied: true });
       yield* this.#writer.finish();
     }
-    const walker = new Walker('.', { at: this.#upper.descriptor });
+    const walker = new Walker('', { at: this.#upper.descriptor });
     try {
       while (yield* walker.more()) {
         while (walker.advance()) {
@@ -472,7 +472,7 @@ class Merge {
   // -------------------------------------------------------------------------------- the second walk
 
   *#write(theirs: ReadonlySet<string>): Dialogue<void> {
-    const walker = new Walker('.', { at: this.#upper.descriptor, attributes: 'all', targets: true });
+    const walker = new Walker('', { at: this.#upper.descriptor, attributes: 'all', targets: true });
     try {
       while (yield* walker.more()) {
         while (walker.advance()) {
