@@ -324,6 +324,10 @@ export const reasons = {
     when: 'a directory was moved, or changed again and again, while it was read',
     todo: 'let nothing change it meanwhile',
   },
+  'layers-incomplete': {
+    when: 'an entry of a layer can be understood only with the layers below, which are not given',
+    todo: 'name these layers too',
+  },
   'layer-conflict': {
     when: 'others have changed files that are to be merged, in the directory that takes them',
     todo: "look at `conflicts` of the error; pass `conflict: 'ours'` or `'theirs'`, or a function that decides",

@@ -77,7 +77,7 @@ constexpr uint32_t makes_descriptor = 1U << 8;
   X(replace, 0b1)          \
   X(remove, 0b1)           \
   X(scan, 0b1)             \
-  X(write_tree, 0b11)      \
+  X(write_tree, 0b1)       \
   X(unshare, 0)            \
   X(setns, 0b1)            \
   X(write, 0)              \

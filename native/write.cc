@@ -26,8 +26,10 @@ struct Record {
   uint64_t data_size;
   int64_t atime, mtime;
   uint32_t atime_ns, mtime_ns;
+  uint32_t other;  // the number of the other root
+  uint32_t unused;
 };
-static_assert(sizeof(Record) == 72);
+static_assert(sizeof(Record) == 80);
 
 constexpr uint32_t removed_attribute = 0xffffffff;
 enum Tolerance : uint16_t { tolerates_unsupported = 1, tolerates_denied = 2 };
@@ -43,7 +45,7 @@ struct Parent {
   uint32_t size;
   int next;          // with the same hash; -1: none
   int fd;
-  bool in_second;
+  int root;          // the root's descriptor
   bool is_known;     // whether it passes things on to what is made in it
   bool passes_on;    // a group, access control lists
 };
@@ -147,7 +149,7 @@ class Batch {
       return result < 0 ? fail(Stage::sync, result) : 0;
     }
     Place place;
-    long result = find(path_, record_.path_size, has(wants::second), &place);
+    long result = find(path_, record_.path_size, root_of(wants::other), &place);
     if (result < 0) return fail(Stage::parent, result);
     switch (record_.kind) {
       case Kind::metadata:
@@ -177,8 +179,14 @@ class Batch {
 
   // ------------------------------------------------------------------------------------------ places
 
-  long find(const char* path, uint32_t size, bool in_second, Place* place) {
-    const int root = in_second ? options_.second : options_.root;
+  int root_of(wants::Flag flag) const {
+    if (!has(flag)) return options_.root;
+    int32_t root;
+    memcpy(&root, options_.others + record_.other * sizeof root, sizeof root);
+    return root;
+  }
+
+  long find(const char* path, uint32_t size, int root, Place* place) {
     if (size == 0) {
       *place = {root, ".", nullptr};
       return 0;
@@ -188,32 +196,32 @@ class Batch {
     const char* name = path + slash;
     if (slash == size || is_dotdot(name, size - slash)) return -EINVAL;
     Parent* parent;
-    long result = open(path, slash == 0 ? 0 : slash - 1, in_second, &parent);
+    long result = open(path, slash == 0 ? 0 : slash - 1, root, &parent);
     if (result >= 0) *place = {parent->fd, name, parent};
     return result;
   }
 
-  long open(const char* path, uint32_t size, bool in_second, Parent** opened) {
+  long open(const char* path, uint32_t size, int root, Parent** opened) {
     if (last_ >= 0) {
       Parent& last = parents_[last_];
-      if (last.size == size && last.in_second == in_second && memcmp(last.path, path, size) == 0) {
+      if (last.size == size && last.root == root && memcmp(last.path, path, size) == 0) {
         *opened = &last;
         return 0;
       }
     }
-    uint32_t hash = in_second ? 2166136261U : 2166136262U;
+    uint32_t hash = 2166136261U + static_cast<uint32_t>(root);
     for (uint32_t i = 0; i < size; i++) hash = (hash ^ static_cast<uint8_t>(path[i])) * 16777619U;
     int& head = heads_[hash % heads];
     for (int i = head; i >= 0; i = parents_[i].next) {
       Parent& parent = parents_[i];
-      if (parent.size != size || parent.in_second != in_second || memcmp(parent.path, path, size) != 0) continue;
+      if (parent.size != size || parent.root != root || memcmp(parent.path, path, size) != 0) continue;
       last_ = i;
       *opened = &parent;
       return 0;
     }
-    int fd = open_below(in_second ? options_.second : options_.root, path, size);
+    int fd = open_below(root, path, size);
     if (fd < 0) return fd;
-    parents_[count_] = {path, size, head, fd, in_second, false, false};
+    parents_[count_] = {path, size, head, fd, root, false, false};
     last_ = head = count_++;
     *opened = &parents_[last_];
     return 0;
@@ -460,7 +468,7 @@ class Batch {
 
   long find_aside(Place* staging) {
     Parent* parent;
-    long result = open(options_.staging, static_cast<uint32_t>(strlen(options_.staging)), false, &parent);
+    long result = open(options_.staging, static_cast<uint32_t>(strlen(options_.staging)), options_.root, &parent);
     if (result >= 0) *staging = {parent->fd, aside, parent};
     return result;
   }
@@ -539,7 +547,7 @@ class Batch {
   long make_whiteout(const Place& at) {
     if (whiteout_ != nullptr) {
       Place first;
-      if (find(whiteout_, whiteout_size_, whiteout_in_second_, &first) >= 0 &&
+      if (find(whiteout_, whiteout_size_, whiteout_root_, &first) >= 0 &&
           sys::linkat(first.dirfd, first.name, at.dirfd, at.name, 0) >= 0) {
         return 0;
       }
@@ -548,11 +556,11 @@ class Batch {
     if (result < 0) return result;
     whiteout_ = path_;
     whiteout_size_ = record_.path_size;
-    whiteout_in_second_ = has(wants::second);
+    whiteout_root_ = root_of(wants::other);
     return 0;
   }
 
-  long find_from(Place* from) { return find(from_, record_.from_size, has(wants::from_second), from); }
+  long find_from(Place* from) { return find(from_, record_.from_size, root_of(wants::from_other), from); }
 
   // openat2(2) would open no file of more than 2 GiB without O_LARGEFILE, which libc's headers do not tell.
   static int open_file(const Place& at, int flags, unsigned mode) {
@@ -759,7 +767,7 @@ class Batch {
     result = sys::renameat2(from.dirfd, from.name, to.dirfd, to.name, 0);
     if (result >= 0) {
       if (has(wants::linked)) sys::unlinkat(from.dirfd, from.name, 0);
-    } else if (!is_of_other_type(result)) {
+    } else if (!is_of_other_type(result) || !has(wants::atomic)) {
       return fail(Stage::place, result);
     } else if (is_directory(from)) {
       result = exchange(from, to);
@@ -814,7 +822,7 @@ class Batch {
   int sync_fd_ = -1;
   const char* whiteout_ = nullptr;
   uint32_t whiteout_size_ = 0;
-  bool whiteout_in_second_ = false;
+  int whiteout_root_ = -1;
 
   Parent parents_[most_parents];
   int heads_[heads];
@@ -828,16 +836,16 @@ long write_batch(const char* batch, size_t size, const WriteOptions& options, Wr
   return all.run();
 }
 
-// write_tree(root, second root or -1, batch, staging directory or NULL, whether links are followed in the root); output:
-// as WriteReport.
+// write_tree(root, other roots, batch, staging directory or NULL, whether links are followed in the root); output: as
+// WriteReport.
 long Execution::write_tree(const Step& step) {
-  Text batch(*this, step.a[2]), staging(*this, step.a[3]);
+  Text others(*this, step.a[1]), batch(*this, step.a[2]), staging(*this, step.a[3]);
   // Neither a child nor a thread that has left the others shares its umask.
   const bool has_own_umask = (header().flags & in_child) != 0 ||
                              ((header().flags & own_thread) != 0 && sys::call(abi::unshare, CLONE_FS) >= 0);
   WriteReport report;
   const WriteOptions options{.root = descriptor(step.a[0]),
-                             .second = descriptor(step.a[1]),
+                             .others = others,
                              .staging = staging,
                              .in_root = step.a[4] != 0,
                              .has_own_umask = has_own_umask,

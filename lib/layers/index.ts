@@ -15,6 +15,16 @@ export {
   formatChanges,
 } from './changes.js';
 export type { PathEncoding } from './encodings.js';
+export {
+  type FlattenOptions,
+  type FoldProgress,
+  type FoldSummary,
+  flattenLayers,
+  flattenLayersSync,
+  type SquashOptions,
+  squashLayers,
+  squashLayersSync,
+} from './fold.js';
 export type { LayersLike, MountedLayers } from './given.js';
 export {
   type Hider,

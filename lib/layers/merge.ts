@@ -209,7 +209,7 @@ class Merge {
     const isOneMount = upper.found.mountId === dir.found.mountId && upper.found.device === dir.found.device;
     this.#renames = settings.moves && isOneMount;
     this.#writer = new TreeWriter(dir.descriptor, {
-      second: upper.descriptor,
+      others: [upper.descriptor],
       staging: STAGING,
       signal: settings.signal,
     });
@@ -230,7 +230,7 @@ class Merge {
     } catch (error) {
       yield* this.#writer.stop();
       if (!(error instanceof WriteFailure)) throw error;
-      throw explainWrite(error, error.isInSecond ? this.#upper.path : this.#dir.path, this.#leftover());
+      throw explainWrite(error, error.isInOther ? this.#upper.path : this.#dir.path, this.#leftover());
     }
     return { entries, deleted, conflicts, bytes: this.#writer.totals.copied };
   }
@@ -435,7 +435,7 @@ class Merge {
       while (yield* walker.more()) {
         while (walker.advance()) {
           if (walker.depth !== 1) continue;
-          this.#writer.add('remove', walker.path, { flags: ['second'] });
+          this.#writer.add('remove', walker.path, { flags: ['other'] });
           if (walker.type === k.S_IFDIR) walker.skip();
         }
       }
@@ -494,7 +494,7 @@ class Merge {
 
   #drop(walker: Walker): void {
     if (walker.type === k.S_IFDIR) walker.skip();
-    if (this.#renames) this.#writer.add('remove', walker.path, { flags: ['second'] });
+    if (this.#renames) this.#writer.add('remove', walker.path, { flags: ['other'] });
   }
 
   *#enter(walker: Walker): Dialogue<void> {
@@ -515,7 +515,7 @@ class Merge {
     const target = below(parent.target, walker.name);
     if (isWhiteoutEntry(walker, marks)) {
       if (!parent.isPure) this.#writer.add('remove', target);
-      if (this.#renames) this.#writer.add('remove', walker.path, { flags: ['second'] });
+      if (this.#renames) this.#writer.add('remove', walker.path, { flags: ['other'] });
     } else if (walker.type === k.S_IFDIR) yield* this.#enterDirectory(walker, marks, parent, target);
     else if (marks.metacopy === true) yield* this.#placeMetacopy(walker, target);
     else if (this.#renames) this.#move(walker, target);
@@ -596,7 +596,7 @@ class Merge {
         if (first.startsWith(`${target}/`)) this.#links.set(inode, place + first.slice(target.length));
       }
     }
-    if (this.#renames) this.#writer.add('rmdir', path, { flags: ['second'] });
+    if (this.#renames) this.#writer.add('rmdir', path, { flags: ['other'] });
   }
 
   #metadata(entry: Records): OperationFields {
@@ -633,11 +633,11 @@ class Merge {
       const value = Buffer.from(`${seconds}.${nanoseconds}`);
       xattrs.unshift({ name: this.#timeMark, value, toleratesUnsupported: true, toleratesDenied: true });
     }
-    if (xattrs.length > 0) this.#writer.add('metadata', walker.path, { xattrs, flags: ['second'] });
+    if (xattrs.length > 0) this.#writer.add('metadata', walker.path, { xattrs, flags: ['other'] });
   }
 
   #removeTimeMark(): void {
-    this.#writer.add('metadata', '', { xattrs: [{ name: this.#timeMark }], flags: ['second'] });
+    this.#writer.add('metadata', '', { xattrs: [{ name: this.#timeMark }], flags: ['other'] });
   }
 
   #move(walker: Walker, target: string): void {
@@ -648,7 +648,7 @@ class Merge {
       if (name !== undefined && value !== undefined) xattrs.push({ name, value });
       xattrs.push({ name: attribute });
     }
-    const flags: OperationFlag[] = ['from_second', 'atomic'];
+    const flags: OperationFlag[] = ['from_other', 'atomic'];
     if (walker.links > 1) flags.push('linked');
     this.#writer.add('rename', target, { from: walker.path, xattrs, flags });
   }
@@ -659,7 +659,7 @@ class Merge {
     const fields = { ...metadataOf(walker), xattrs: this.#shown(walker.attributes) };
     if (walker.type === k.S_IFREG) {
       const { inode, size, path } = walker;
-      writer.add('copy', target, { ...fields, from: path, number: inode, size, flags: ['from_second', 'atomic'] });
+      writer.add('copy', target, { ...fields, from: path, number: inode, size, flags: ['from_other', 'atomic'] });
     } else addSpecial(writer, walker, target, { ...fields, flags: ['atomic'] });
   }
 
@@ -686,7 +686,7 @@ class Merge {
     if (!this.#renames) return;
     // The links to it are found by its number; so all of them stay until the end.
     if (walker.links > 1) this.#leavesRest = true;
-    else writer.add('remove', path, { flags: ['second'] });
+    else writer.add('remove', path, { flags: ['other'] });
   }
 
   /** True if the entry is another link to a file that has been placed, and so becomes one there. */

@@ -16,7 +16,7 @@ const PIECE = 1 << 20;
 /** Gathered pieces that wait while the thread writes others. */
 const MOST_WAITING = 3;
 
-const RECORD_SIZE = 72;
+const RECORD_SIZE = 80;
 const REMOVED = 0xffffffff;
 /** Leaves a time as it is: UTIME_OMIT, utimensat(2). */
 const OMIT = 0x3ffffffe;
@@ -59,6 +59,8 @@ export interface OperationFields extends Metadata {
   /** The size of the file to copy. */
   readonly size?: number;
   readonly flags?: readonly OperationFlag[];
+  /** Which of the other roots is meant. Default: the first one. */
+  readonly other?: number;
 }
 
 /** An operation that failed. The operations before it are done; those behind it have not begun. */
@@ -67,8 +69,8 @@ export class WriteFailure extends Error {
   readonly kind: OperationKind;
   readonly errno: number;
   readonly stage: Stage;
-  /** The path is below the second root. */
-  readonly isInSecond: boolean;
+  /** The path is below another root. */
+  readonly isInOther: boolean;
   /** The extended attribute, where one of these failed. */
   readonly attribute: string | undefined;
 
@@ -77,7 +79,7 @@ export class WriteFailure extends Error {
     this.path = record.path;
     this.kind = record.kind;
     this.errno = errno;
-    this.isInSecond = record.isInSecond;
+    this.isInOther = record.isInOther;
     this.stage = stage;
     this.attribute = stage === 'xattr' ? record.attributes[attribute] : undefined;
   }
@@ -93,8 +95,8 @@ export interface WriteTotals {
 }
 
 export interface WriterOptions {
-  /** The root of paths with the flag `second` or `from_second`. */
-  readonly second?: Descriptor | undefined;
+  /** The roots of paths with the flag `other` or `from_other`. */
+  readonly others?: readonly Descriptor[];
   /** A directory below the root for what `atomic` makes aside. */
   readonly staging?: Bytes | undefined;
   /** Follow symbolic links in paths, inside the root. Otherwise a path with one fails with ELOOP or ENOTDIR. */
@@ -108,7 +110,7 @@ const keyOf = <K extends string>(numbers: Readonly<Record<K, number>>, number: n
 interface Recorded {
   readonly kind: OperationKind;
   readonly path: Buffer;
-  readonly isInSecond: boolean;
+  readonly isInOther: boolean;
   readonly attributes: readonly string[];
 }
 
@@ -128,8 +130,8 @@ function readRecord(batch: Buffer, position: number): Recorded {
     next += 8 + nameSize + (size === REMOVED ? 0 : size);
   }
   const kind = keyOf(addon().operations, batch.readUInt16LE(at + 4));
-  const isInSecond = (batch.readUInt16LE(at + 6) & addon().operationFlags.second) !== 0;
-  return { kind, isInSecond, path: Buffer.from(batch.subarray(start, start + pathSize)), attributes };
+  const isInOther = (batch.readUInt16LE(at + 6) & addon().operationFlags.other) !== 0;
+  return { kind, isInOther, path: Buffer.from(batch.subarray(start, start + pathSize)), attributes };
 }
 
 export class TreeWriter {
@@ -137,6 +139,7 @@ export class TreeWriter {
   readonly #root: Descriptor;
   readonly #options: WriterOptions;
   readonly #staging: Uint8Array | null;
+  readonly #others: Buffer;
   #gathered = Buffer.allocUnsafe(PIECE + PIECE / 4);
   #end = 0;
   #waiting: Buffer[] = [];
@@ -150,7 +153,9 @@ export class TreeWriter {
   constructor(root: Descriptor, options: WriterOptions = {}) {
     this.#root = root;
     this.#options = options;
-    const { staging } = options;
+    const { staging, others = [] } = options;
+    this.#others = Buffer.alloc(4 * others.length);
+    for (const [i, other] of others.entries()) this.#others.writeInt32LE(other, 4 * i);
     this.#staging = typeof staging === 'string' ? Buffer.from(staging, 'latin1') : (staging ?? null);
   }
 
@@ -227,6 +232,8 @@ export class TreeWriter {
     writeNumber(to, mtime?.seconds ?? 0, start + 56);
     to.writeUInt32LE(atime?.nanoseconds ?? OMIT, start + 64);
     to.writeUInt32LE(mtime?.nanoseconds ?? OMIT, start + 68);
+    to.writeUInt32LE(fields.other ?? 0, start + 72);
+    to.writeUInt32LE(0, start + 76);
   }
 
   /**
@@ -284,9 +291,12 @@ export class TreeWriter {
     const plan = new Plan();
     // A thread with an umask of its own.
     plan.isOnOwnThread = true;
-    const { second = -1, inRoot } = this.#options;
+    const { inRoot } = this.#options;
     const staging = this.#staging;
-    plan.add(calls.write_tree, [this.#root, second, batch, staging, inRoot ? 1 : 0], { output: 40, tolerate: 'any' });
+    plan.add(calls.write_tree, [this.#root, this.#others, batch, staging, inRoot ? 1 : 0], {
+      output: 40,
+      tolerate: 'any',
+    });
     return plan;
   }
 

@@ -6,23 +6,8 @@ import type { ExecutionContext } from 'ava';
 import { mountOverlaySync, type OverlayOptions } from 'overlayfs';
 import { mergeLayer, mergeLayerSync } from 'overlayfs/layers';
 import { generator, mountTest, scaled, scratch } from '../support/index.js';
-import { changeTree, seeTree } from './random-tree.js';
-
-interface Seen {
-  readonly path: string;
-  readonly [key: string]: unknown;
-}
-
-/** What a tree holds, without what is by chance: inode numbers become groups of linked paths. */
-export function look(root: string): Seen[] {
-  const seen = [...seeTree(root).values()].sort((a, b) => (a.path < b.path ? -1 : 1));
-  const first = new Map<bigint, string>();
-  return seen.map(({ inode, size, ...rest }) => {
-    const isDirectory = rest.type === 0o040000;
-    if (!first.has(inode)) first.set(inode, rest.path);
-    return { ...rest, ...(isDirectory ? {} : { size, linked: first.get(inode) }) };
-  });
-}
+import { look, type Seen } from './look.js';
+import { changeTree } from './random-tree.js';
 
 const copy = (from: string, to: string): void => {
   execFileSync('cp', ['-a', from, to]);
