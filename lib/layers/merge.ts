@@ -857,7 +857,8 @@ function refuseOtherBase(dir: Root, { since }: Settings): void {
  *
  * Each file is replaced atomically, rename(2), and a path that both states have is never missing. A merge that fails or
  * is killed may be called again: it goes on, and the result is the same. Meanwhile `dir` has a directory
- * `.overlayfs-merge`.
+ * `.overlayfs-merge`. Do not repeat a merge by copy that has ended, if the upper has renamed directories: the second one
+ * would look for them where they no longer are. A merge by move leaves nothing to repeat.
  *
  * With `since`, all conflicts are found before anything is written: paths that the upper changes and that others have
  * changed in the directory. A file that the upper replaces with another one, and that others removed, is no conflict.

@@ -1,44 +1,17 @@
 /** Folding an upper into a directory. The judge is the kernel: the result equals the merged view. */
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
-import { mountOverlaySync, type OverlayOptions } from 'overlayfs';
+import type { OverlayOptions } from 'overlayfs';
 import { mergeLayer, mergeLayerSync } from 'overlayfs/layers';
-import { generator, mountTest, scaled, scratch } from '../support/index.js';
-import { look, type Seen } from './look.js';
-import { changeTree } from './random-tree.js';
+import { mountTest, scaled, scratch } from '../support/index.js';
+import { look } from './look.js';
+import { kinds, makeLayers } from './merged-layers.js';
 
 const copy = (from: string, to: string): void => {
   execFileSync('cp', ['-a', from, to]);
 };
-
-/** Makes layers at random; returns what the merged view shows. */
-export function makeLayers(dir: string, seed: number, options: Partial<OverlayOptions>): Seen[] {
-  const random = generator(seed);
-  const at = (name: string): string => join(dir, name);
-  for (const name of ['lower', 'upper', 'work', 'merged']) mkdirSync(at(name), { recursive: true });
-  changeTree(at('lower'), random, 60);
-  const mount = mountOverlaySync({
-    lowerdir: at('lower'),
-    upperdir: at('upper'),
-    workdir: at('work'),
-    target: at('merged'),
-    ...options,
-  });
-  try {
-    changeTree(at('merged'), random, 10 + random(60));
-    return look(at('merged'));
-  } finally {
-    mount.unmountSync();
-  }
-}
-
-export const kinds: readonly Partial<OverlayOptions>[] = [
-  {},
-  { redirectDir: 'on' },
-  { metacopy: true, redirectDir: 'on' },
-];
 
 async function mergesAsShown(t: ExecutionContext, dir: string, seed: number): Promise<void> {
   const options = kinds[seed % kinds.length] as Partial<OverlayOptions>;
