@@ -3,6 +3,8 @@
  *
  * @packageDocumentation
  */
+
+export type { Conflict } from '../errors.js';
 export { type Baseline, baseline, baselineSync } from './baseline.js';
 export {
   type Change,
