@@ -1,5 +1,5 @@
 /** Errors as the command line shows them, and their exit codes. */
-import { OverlayError } from '../errors.js';
+import { type Conflict, OverlayError } from '../errors.js';
 import type { Holder } from '../holder.js';
 import { phrase } from './phrase.js';
 import { UsageError } from './usage-error.js';
@@ -17,6 +17,7 @@ export interface ShownError {
   readonly dest?: string;
   readonly kernel?: readonly string[];
   readonly holders?: readonly Holder[];
+  readonly conflicts?: readonly Conflict[];
 }
 
 type AnyError = Error & Partial<Omit<ShownError, 'message'>>;
@@ -54,7 +55,7 @@ function phraseArgument(message: string, say: Voice['say']): string {
 export function toShown(thrown: unknown, { say }: Voice = ownVoice): ShownError {
   if (!(thrown instanceof Error)) return { message: String(thrown) };
   const error = thrown as AnyError;
-  const { code, reason, hint, syscall, path, dest, kernel, holders } = error;
+  const { code, reason, hint, syscall, path, dest, kernel, holders, conflicts } = error;
   // The hint has a line of its own.
   const message = hint === undefined ? error.message : error.message.replace(` ${hint}`, '');
   const isOwnWording = error instanceof UsageError || (error instanceof OverlayError && path !== undefined);
@@ -68,15 +69,17 @@ export function toShown(thrown: unknown, { say }: Voice = ownVoice): ShownError 
     ...(dest !== undefined && { dest }),
     ...(kernel !== undefined && { kernel }),
     ...(holders !== undefined && { holders: [...holders] }),
+    ...(conflicts !== undefined && { conflicts }),
   };
 }
 
 /** Returns the error's text for standard error. */
 export function errorText(thrown: unknown, voice: Voice = ownVoice): string {
-  const { reason, message, hint, kernel = [] } = toShown(thrown, voice);
+  const { reason, message, hint, kernel = [], conflicts = [] } = toShown(thrown, voice);
   const lines = [`${voice.program}: ${message}`];
   if (reason !== undefined) lines.push(`  reason: ${reason}`);
   if (hint !== undefined) lines.push(`  hint: ${hint}`);
+  for (const { path, ours, theirs } of conflicts) lines.push(`  conflict: ${path} (${ours}; by others ${theirs})`);
   for (const line of kernel) lines.push(`  kernel: ${line}`);
   return `${lines.join('\n')}\n`;
 }
