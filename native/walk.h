@@ -145,7 +145,7 @@ class Walk {
   size_t lowest_open_ = 0;
   Records records_;
   Array<Level> levels_;
-  Array<char> names_;      // of all levels: a type, a byte unused, uint16 size, the name, NUL
+  Array<char> names_;      // of all levels: each a byte for its type, and a NUL at its end
   Array<uint32_t> order_;  // of all levels: the offsets of the names
   Array<char> entries_;    // as the kernel returns them
 

@@ -53,9 +53,12 @@ const toFlags = ({ at, attributes, targets, unsorted, followRoot = true }: WalkO
   (followRoot ? flag.followRoot : 0) |
   (at === undefined ? 0 : flag.rootInside);
 
-/** The size of a batch of records. The first one is small, so that a small tree needs no more. */
-const FIRST_BATCH = 32 * 1024;
-const BATCH = 256 * 1024;
+/**
+ * The size of a batch of records, some hundreds of entries. Larger ones are no faster, and let V8's heap grow. The first
+ * one is small, so that a small tree needs no more.
+ */
+const FIRST_BATCH = 16 * 1024;
+const BATCH = 64 * 1024;
 
 interface Batch {
   readonly count: number;
