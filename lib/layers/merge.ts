@@ -28,7 +28,7 @@ import { type LayersLike, toLayers } from './given.js';
 import { lockDirectory } from './lock.js';
 import { isWhiteoutEntry, type MarkSpace, type Marks, markName, readMarks, shownName, spaceOf } from './marks.js';
 import type { Attributes, Records, Time } from './records.js';
-import { examine, explainWalk, Walker } from './walk.js';
+import { examine, explainWalk, Tape, Walker } from './walk.js';
 import { type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
 import { explainWrite } from './written.js';
 
@@ -84,6 +84,8 @@ const STATE = `${STAGING}/state`;
 const CLONES = `${STAGING}/clones`;
 const CLONES_UNDER_WAY = `${STAGING}/clones.new`;
 
+/** Directories that are looked for at once. */
+const AT_ONCE = 256;
 /** Entries between two looks at the clock. */
 const ENTRIES = 32;
 
@@ -178,6 +180,8 @@ interface Frame {
   readonly place: string | undefined;
   /** Nothing of the directory below shows in it. */
   readonly isPure: boolean;
+  /** It is made beside its place, where nobody sees it, with all that it holds. */
+  readonly isWhole: boolean;
   readonly metadata: OperationFields;
 }
 
@@ -192,6 +196,13 @@ class Merge {
   readonly #frames: Frame[] = [];
   /** By inode of the upper: the first path of a file with several links, below the directory. */
   readonly #links = new Map<bigint, string>();
+  /** Where directories that were made in the staging directory have been brought. */
+  readonly #placed = new Map<string, string>();
+  readonly #tape = new Tape();
+  /** Inodes of the upper: directories that the other side does not have, the topmost ones. */
+  readonly #absent = new Set<bigint>();
+  /** Inodes of the upper: directories in which something is not to be renamed as it is. */
+  readonly #soiled = new Set<bigint>();
   #state: State | undefined;
   /** By inode of the upper: the names of clones that have not found their place. */
   #clones = new Map<bigint, string>();
@@ -279,7 +290,10 @@ class Merge {
     const redirects = new Map<bigint, string>();
     /** By depth: where the directory's entries come from, below `dir`. */
     const origins: string[] = [''];
-    const walker = new Walker('', { at: this.#upper.descriptor, attributes: 'all' });
+    const walker = new Walker('', { at: this.#upper.descriptor, attributes: 'all', targets: true, tape: this.#tape });
+    const absent = new AbsentDirectories(this.#dir.descriptor, this.#absent);
+    /** By depth: the inodes of the directories above. */
+    const above: bigint[] = [];
     let entries = 0;
     let deleted = 0;
     try {
@@ -288,7 +302,10 @@ class Merge {
           yield* this.#breathe();
           if (walker.error !== 0) throw walker.failure();
           if (walker.isOtherMount) throw mountInside(this.#upper.path, walker.path);
-          if (walker.depth === 0) continue;
+          if (walker.depth === 0) {
+            above[0] = walker.inode;
+            continue;
+          }
           entries++;
           if (walker.depth === 1 && walker.name === STAGING) throw stagingInUpper(this.#upper.path);
           const { attributes } = walker;
@@ -299,7 +316,13 @@ class Merge {
           const origin = redirect === undefined ? below(parent, walker.name) : follow(redirect, parent);
           const isWhiteout = isWhiteoutEntry(walker, marks);
           if (isWhiteout) deleted++;
-          if (walker.type === k.S_IFDIR) origins[walker.depth] = origin;
+          if (isWhiteout || !hasOnlyShown(attributes, this.#space)) this.#soil(walker, above);
+          if (walker.type === k.S_IFDIR) {
+            origins[walker.depth] = origin;
+            above[walker.depth] = walker.inode;
+            if (origin === walker.path) absent.add(walker.path, walker.inode);
+            if (absent.isFull) yield* absent.look();
+          }
           if (redirect !== undefined) redirects.set(walker.inode, origin);
           looked?.add(walker, marks, isWhiteout, below(parent, walker.name), this.#space);
           if (looked?.isFull) yield* looked.look();
@@ -308,6 +331,7 @@ class Merge {
     } finally {
       walker.close();
     }
+    yield* absent.look();
     if (!isResumed) yield* this.#checkRedirects(redirects);
     const found = looked === undefined ? [] : yield* looked.end();
     const theirs: string[] = [...(this.#state?.theirs ?? [])];
@@ -320,6 +344,17 @@ class Merge {
       }
     }
     return { entries, deleted, conflicts: found.map((one) => one.conflict), theirs, redirects };
+  }
+
+  /** Notes that the entry, and so the directories above it, cannot be renamed as they are. */
+  #soil(walker: Walker, above: readonly bigint[]): void {
+    if (!this.#renames) return;
+    if (walker.type === k.S_IFDIR) this.#soiled.add(walker.inode);
+    for (let depth = walker.depth - 1; depth >= 0; depth--) {
+      const inode = above[depth] as bigint;
+      if (this.#soiled.has(inode)) return;
+      this.#soiled.add(inode);
+    }
   }
 
   *#checkRedirects(redirects: ReadonlyMap<bigint, string>): Dialogue<void> {
@@ -451,6 +486,7 @@ class Merge {
     const [root] = this.#frames;
     if (this.#settings.root && root !== undefined) writer.add('metadata', '', { ...root.metadata, flags: ['exact'] });
     yield* writer.finish();
+    this.#entries = this.#total;
     this.#report();
   }
 
@@ -472,7 +508,7 @@ class Merge {
   // -------------------------------------------------------------------------------- the second walk
 
   *#write(theirs: ReadonlySet<string>): Dialogue<void> {
-    const walker = new Walker('', { at: this.#upper.descriptor, attributes: 'all', targets: true });
+    const walker = new Walker('', { at: this.#upper.descriptor, attributes: 'all', targets: true, tape: this.#tape });
     try {
       while (yield* walker.more()) {
         while (walker.advance()) {
@@ -508,6 +544,7 @@ class Merge {
         target: '',
         place: undefined,
         isPure: false,
+        isWhole: false,
         metadata: this.#metadata(walker),
       });
       return;
@@ -526,15 +563,31 @@ class Merge {
     const writer = this.#writer;
     const isOpaque = marks.opaque === 'y';
     const clone = isOpaque ? undefined : this.#clones.get(walker.inode);
+    const isAbsent = clone === undefined && !parent.isWhole && this.#absent.has(walker.inode);
+    if (isAbsent && this.#renames && !this.#soiled.has(walker.inode)) {
+      // If others make it meanwhile, this fails.
+      writer.add('rename', target, { from: walker.path, flags: ['from_other', 'tree'] });
+      walker.skip();
+      return;
+    }
+    const isMadeAside = isAbsent && !this.#renames;
+    const aside = isMadeAside ? `${STAGING}/${walker.inode}` : clone === undefined ? undefined : `${CLONES}/${clone}`;
     const frame: Frame = {
       depth: walker.depth,
       path: walker.path,
-      target: clone === undefined ? target : `${CLONES}/${clone}`,
-      place: clone === undefined ? undefined : target,
-      isPure: clone === undefined && (parent.isPure || isOpaque),
+      target: aside ?? target,
+      place: aside === undefined ? undefined : target,
+      isPure: clone === undefined && (parent.isPure || isOpaque || isMadeAside),
+      isWhole: clone === undefined && (parent.isWhole || isMadeAside),
       metadata: this.#metadata(walker),
     };
     this.#frames.push(frame);
+    if (frame.isWhole) {
+      // An earlier call may have left it.
+      if (isMadeAside) writer.add('remove', frame.target);
+      writer.add('directory', frame.target, { mode: (walker.mode & 0o7777) | 0o700 });
+      return;
+    }
     if (isOpaque && !parent.isPure) yield* this.#clear(walker.path, target);
     if (this.#renames) {
       this.#keepTime(walker, isOpaque ? [...walker.attributes.keys()].filter((name) => this.#isOpaqueMark(name)) : []);
@@ -588,13 +641,11 @@ class Merge {
   }
 
   #leave(): void {
-    const { path, target, place, metadata } = this.#frames.pop() as Frame;
-    this.#writer.add('metadata', target, { ...metadata, flags: ['exact'] });
+    const { path, target, place, isWhole, metadata } = this.#frames.pop() as Frame;
+    this.#writer.add('metadata', target, isWhole ? metadata : { ...metadata, flags: ['exact'] });
     if (place !== undefined) {
-      this.#writer.add('rename', place, { from: target, flags: ['atomic', 'tree'] });
-      for (const [inode, first] of this.#links) {
-        if (first.startsWith(`${target}/`)) this.#links.set(inode, place + first.slice(target.length));
-      }
+      this.#writer.add('rename', place, { from: target, flags: isWhole ? ['tree'] : ['atomic', 'tree'] });
+      this.#placed.set(target, place);
     }
     if (this.#renames) this.#writer.add('rmdir', path, { flags: ['other'] });
   }
@@ -653,14 +704,40 @@ class Merge {
     this.#writer.add('rename', target, { from: walker.path, xattrs, flags });
   }
 
+  /** In the place of what is there; or where nobody sees it yet. */
+  #asideFlags(): OperationFlag[] {
+    return this.#frames.at(-1)?.isWhole ? [] : ['atomic'];
+  }
+
+  /** Returns where a path in the staging directory has been brought. */
+  #placeOf(path: string): string {
+    let [place, before] = [path, ''];
+    while (place !== before && place.startsWith(`${STAGING}/`)) {
+      before = place;
+      for (let end = place.indexOf('/', STAGING.length + 1); end >= 0; end = place.indexOf('/', end + 1)) {
+        const found = this.#placed.get(place.slice(0, end));
+        if (found === undefined) continue;
+        place = found + place.slice(end);
+        break;
+      }
+    }
+    return place;
+  }
+
   #copy(walker: Walker, target: string): void {
     const writer = this.#writer;
     if (this.#isLinked(walker, target)) return;
     const fields = { ...metadataOf(walker), xattrs: this.#shown(walker.attributes) };
     if (walker.type === k.S_IFREG) {
       const { inode, size, path } = walker;
-      writer.add('copy', target, { ...fields, from: path, number: inode, size, flags: ['from_other', 'atomic'] });
-    } else addSpecial(writer, walker, target, { ...fields, flags: ['atomic'] });
+      writer.add('copy', target, {
+        ...fields,
+        from: path,
+        number: inode,
+        size,
+        flags: ['from_other', ...this.#asideFlags()],
+      });
+    } else addSpecial(writer, walker, target, { ...fields, flags: this.#asideFlags() });
   }
 
   /** The upper has the metadata of a file, and the directory has its data. */
@@ -693,7 +770,8 @@ class Merge {
   #isLinked({ links, inode }: Walker, target: string): boolean {
     if (links === 1) return false;
     const first = this.#links.get(inode);
-    if (first !== undefined) this.#writer.add('link', target, { from: first, flags: ['atomic'] });
+    if (first !== undefined)
+      this.#writer.add('link', target, { from: this.#placeOf(first), flags: this.#asideFlags() });
     else this.#links.set(inode, target);
     return first !== undefined;
   }
@@ -728,6 +806,53 @@ export function addSpecial(writer: TreeWriter, entry: Records, target: string, f
     const device = { major: entry.rdevMajor, minor: entry.rdevMinor };
     writer.add('node', target, { ...fields, mode: entry.mode, device });
   }
+}
+
+/** Finds which directories of the upper the other side does not have, many in one native call. */
+class AbsentDirectories {
+  readonly #dir: Descriptor;
+  readonly #found: Set<bigint>;
+  #waiting: (readonly [path: string, inode: bigint])[] = [];
+  #last: string | undefined;
+
+  constructor(dir: Descriptor, found: Set<bigint>) {
+    this.#dir = dir;
+    this.#found = found;
+  }
+
+  get isFull(): boolean {
+    return this.#waiting.length >= AT_ONCE;
+  }
+
+  add(path: string, inode: bigint): void {
+    if (!this.#isInside(path)) this.#waiting.push([path, inode]);
+  }
+
+  #isInside(path: string): boolean {
+    return this.#last !== undefined && path.startsWith(`${this.#last}/`);
+  }
+
+  *look(): Dialogue<void> {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    if (waiting.length === 0) return;
+    const records = yield* examine(
+      this.#dir,
+      waiting.map(([path]) => path),
+    );
+    for (const [path, inode] of waiting) {
+      records.advance();
+      if (records.error !== e.ENOENT || this.#isInside(path)) continue;
+      this.#found.add(inode);
+      this.#last = path;
+    }
+  }
+}
+
+/** True if nothing is hidden through a mount, or has another name there. */
+function hasOnlyShown(attributes: Attributes, space: MarkSpace): boolean {
+  for (const name of attributes.keys()) if (shownName(name, space) !== name) return false;
+  return true;
 }
 
 function refuseUnreadable(attributes: Attributes, root: Path, path: string): void {
