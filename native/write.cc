@@ -640,6 +640,7 @@ class Batch {
       }
       clones_ = false;
     }
+    if (size <= most_small && is_on_tmpfs(to)) return copy_small(from, to);
     if (found.blocks * 512 >= size) return copy_range(from, to, 0, size);
     // Holes stay holes.
     uint64_t at = 0;
@@ -656,6 +657,28 @@ class Batch {
       at = until;
     }
     return sys::call(abi::ftruncate, to, static_cast<int64_t>(size));
+  }
+
+  // There it is faster than copy_file_range(2), which goes through a pipe.
+  long copy_small(int from, int to) {
+    char buffer[most_small];
+    long size = sys::read(from, buffer, sizeof buffer);
+    for (long done = 0; done < size;) {
+      const long result = sys::call(abi::write, to, buffer + done, static_cast<size_t>(size - done));
+      if (result < 0) return result;
+      done += result;
+    }
+    if (size > 0) report_->copied += static_cast<uint64_t>(size);
+    return size < 0 ? size : 0;
+  }
+
+  bool is_on_tmpfs(int fd) {
+    if (is_on_tmpfs_ == 0) {
+      abi::Statfs found;
+      constexpr int64_t tmpfs_magic = 0x01021994;
+      is_on_tmpfs_ = sys::fstatfs(fd, &found) == 0 && found.type == tmpfs_magic ? 1 : -1;
+    }
+    return is_on_tmpfs_ > 0;
   }
 
   // A file that has become shorter meanwhile fails the look that follows.
@@ -802,6 +825,7 @@ class Batch {
   static constexpr int heads = 1024;
   static constexpr uint32_t most_path = 4096;
   static constexpr size_t most_copied = 1U << 30;
+  static constexpr size_t most_small = 8192;
 
   const char* at_;
   const char* const end_;
@@ -819,6 +843,7 @@ class Batch {
   uint32_t uid_ = 0, gid_ = 0;
   bool clones_ = true;  // until the file system refuses
   bool ranges_ = true;
+  int is_on_tmpfs_ = 0;  // 0: not known yet, -1: no
   int sync_fd_ = -1;
   const char* whiteout_ = nullptr;
   uint32_t whiteout_size_ = 0;
