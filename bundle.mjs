@@ -175,13 +175,13 @@ const bundle = (file, source, plugins, more = {}) =>
 
 for (const name of ['dist', 'dist-test', 'dist-bench']) rmSync(join(root, name), { recursive: true, force: true });
 
-/** index.js also exports the function that loads the deferred modules, for layers.js. */
+/** index.js also exports the function that loads the deferred modules, by a name that no program uses, for layers.js. */
 const withLoader = {
   name: 'with loader',
   setup({ onLoad, onResolve }) {
     onResolve({ filter: /^index$/ }, ({ path }) => ({ path, namespace: 'index' }));
     onLoad({ filter: /./, namespace: 'index' }, () => ({
-      contents: "export * from './lib/index.ts'; export { load as loadDeferred } from 'load';",
+      contents: "export * from './lib/index.ts'; export { load as '#deferred' } from 'load';",
       resolveDir: root,
     }));
   },
@@ -195,7 +195,7 @@ function writeLayers() {
   );
   writeFileSync(
     join(root, 'dist/layers.js'),
-    `${["import { loadDeferred } from './index.js';", ...lines].join('\n')}\n`,
+    `${["import { '#deferred' as loadDeferred } from './index.js';", ...lines].join('\n')}\n`,
   );
 }
 

@@ -5,7 +5,10 @@ import { platformError } from './errors.js';
 export interface NativeFailure {
   /** The index of the step that failed; -1 if none did. */
   step: number;
+  /** 0 if a guard failed. */
   errno: number;
+  /** The number of the guard that failed; -1 if none did. */
+  guard?: number;
   /** The errno of the first step that could not be taken back, or 0. */
   undoErrno: number;
   cancelled: boolean;
@@ -85,6 +88,9 @@ export interface Addon {
   /** For each call: the positions of its file descriptors as bits, and `makesDescriptor` when it returns a new one. */
   readonly descriptors: Readonly<Record<string, number>>;
   readonly makesDescriptor: number;
+  readonly guards: Readonly<Record<string, number>>;
+  /** A step that a guard fails has minus this number, minus the guard's number, as its result. */
+  readonly firstGuard: number;
   readonly flags: Readonly<Record<'undo' | 'keep' | 'later', number>>;
   /** The kinds of operations of a batch, what else an operation asks for, and the parts of it that may fail. */
   readonly operations: Readonly<Record<OperationKind, number>>;

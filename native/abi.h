@@ -1,6 +1,6 @@
 // The part of the kernel's interface that the addon and the launcher use: system call numbers, struct layouts, and the
-// few constants by which they decide themselves. Distribution headers are older than the supported kernels (Debian 12's lack
-// statmount, for one), so nothing here comes from them.
+// few constants by which they decide themselves. Distribution headers are older than the supported kernels (Debian 12's
+// lack statmount, for one), so nothing here comes from them.
 //
 // Constants that a plan merely carries (MS_*, MOUNT_ATTR_*, FSCONFIG_* and so on) are not here: they are in
 // lib/kernel/constants.ts and pass through as numbers.
@@ -356,6 +356,8 @@ constexpr unsigned statx_size = 0x200;    // STATX_SIZE
 constexpr unsigned statx_blocks = 0x400;  // STATX_BLOCKS
 constexpr unsigned statx_mnt_id = 0x1000; // STATX_MNT_ID, 5.8
 constexpr unsigned statx_mnt_id_unique = 0x4000;  // STATX_MNT_ID_UNIQUE, 6.8
+constexpr uint64_t statx_attr_immutable = 0x10;     // STATX_ATTR_IMMUTABLE
+constexpr uint64_t statx_attr_append = 0x20;        // STATX_ATTR_APPEND
 constexpr uint64_t statx_attr_mount_root = 0x2000;  // STATX_ATTR_MOUNT_ROOT, 5.8
 // openat2(2)
 constexpr uint64_t resolve_no_xdev = 0x01;
@@ -364,6 +366,8 @@ constexpr uint64_t resolve_no_symlinks = 0x04;
 constexpr uint64_t resolve_beneath = 0x08;
 constexpr uint64_t resolve_in_root = 0x10;
 constexpr unsigned long ficlone = 0x40049409;  // FICLONE, ioctl_ficlone(2)
+constexpr int64_t st_rdonly = 0x1;                  // ST_RDONLY, statfs(2)
+constexpr int64_t overlay_magic = 0x794c7630;       // OVERLAYFS_SUPER_MAGIC
 constexpr int at_statx_dont_sync = 0x4000;  // AT_STATX_DONT_SYNC
 
 }  // namespace overlayfs::abi

@@ -42,6 +42,12 @@ napi_value init(napi_env env, napi_value exports) {
   OVERLAYFS_CALLS(OVERLAYFS_CALL)
 #undef OVERLAYFS_CALL
 
+  napi_value guards = set_object("guards");
+#define OVERLAYFS_GUARD(name) set_number(guards, #name, static_cast<int32_t>(Guard::name));
+  OVERLAYFS_GUARDS(OVERLAYFS_GUARD)
+#undef OVERLAYFS_GUARD
+  set_number(exports, "firstGuard", static_cast<int32_t>(first_guard));
+
   napi_value flags = set_object("flags");
   set_number(flags, "undo", undo);
   set_number(flags, "keep", keep);

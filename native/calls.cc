@@ -37,15 +37,17 @@ long Execution::run(Step& step) {
     case Call::fstatfs: {
       abi::Statfs found;
       long result = sys::fstatfs(fd(0), &found);
-      return check_statfs(step, result, found);
+      return look_at_file_system(step, result, found);
     }
     case Call::statfs: {
       abi::Statfs found;
       long result = sys::statfs(Text(*this, a[0]), &found);
-      return check_statfs(step, result, found);
+      return look_at_file_system(step, result, found);
     }
     case Call::statx:
-      return check_statx(step);
+      return look_at_file(step);
+    case Call::guard:
+      return check_guard(step);
     case Call::mount_setattr:
       return sys::mount_setattr(fd(0), Text(*this, a[1]), unsigned_at(2),
                                 {unsigned_at(3), unsigned_at(4), unsigned_at(5),

@@ -1,8 +1,8 @@
 // Child processes that do what no thread of a process with several threads can do.
 //
-// A child shares the memory of this process, so it must take no memory from malloc and no lock that it cannot give back.
-// Its signals are blocked, so that it runs none of the program's handlers. It has no exit signal: the kernel sends no
-// SIGCHLD, and only this code reaps it.
+// A child shares the memory of this process, so it must take no memory from malloc and no lock that it cannot give
+// back. Its signals are blocked, so that it runs none of the program's handlers. It has no exit signal: the kernel
+// sends no SIGCHLD, and only this code reaps it.
 #pragma once
 
 #include <sched.h>

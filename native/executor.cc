@@ -142,7 +142,8 @@ bool Execution::run_steps() {
     if (step.output != 0) memcpy(block_ + step.output, &step.result, sizeof step.result);
     if (result >= 0 || (!is_stopped && is_tolerated(step, result))) continue;
     failure_.step = done_;
-    failure_.error = static_cast<int>(-result);
+    if (-result < first_guard) failure_.error = static_cast<int>(-result);
+    else failure_.guard = static_cast<int>(-result - first_guard);
     break;
   }
   ran_ = true;

@@ -65,7 +65,7 @@ long Execution::list_mounts(const Step& step) {
   return count;
 }
 
-// news(): ESTALE if the namespace has mounts that this process does not know.
+// news(): fails if the namespace has mounts that this process does not know, Guard::mounts_are_unknown.
 long Execution::check_news(const Step&) {
   constexpr long room = 256;
   uint64_t ids[room];
@@ -74,7 +74,7 @@ long Execution::check_news(const Step&) {
     count = list_newer(last, ids, room);
     if (count < 0) return count;
     for (long i = 0; i < count; i++) {
-      if (!known_mounts.has(ids[i])) return -ESTALE;
+      if (!known_mounts.has(ids[i])) return fails_by(Guard::mounts_are_unknown);
     }
     if (count > 0) last = ids[count - 1];
   }

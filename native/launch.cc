@@ -1,5 +1,5 @@
-// Starts a program in namespaces of its own, with mounts at places that no other program sees. It follows its
-// arguments, which lib/programs/launch.ts decides on, and then becomes the program:
+// Starts a program in namespaces of its own, with mounts that no other program sees. The launcher carries out its
+// arguments in order, which lib/programs/launch.ts chooses, and then executes the program:
 //
 //   report FD            write a failure to FD as "INDEX ERRNO": the argument whose word failed; exec closes FD
 //   cloexec FD           have exec close a descriptor
@@ -7,21 +7,21 @@
 //   unshare FLAGS        unshare(2)
 //   write PATH TEXT      write to an existing file
 //   private              make all mounts private: mounts here and elsewhere no longer affect each other
-//   slave                show no mount elsewhere any more; an unmount elsewhere on a shared mount happens here too
-//   clone FD             take a mount by its descriptor, to be attached
+//   slave                make all mounts slaves: none shows elsewhere any more; unmounts elsewhere still reach here
+//   clone FD             clone a mount by its descriptor, for `attach`
 //   mounted PATH ID      check that the mount with this id is at the path, before there are other namespaces
-//   tree PATH            take a mount by its path: the first of those checked by `mounted` that is not taken yet
+//   tree PATH            clone a mount by its path: the first one that `mounted` has checked and `tree` has not used
 //   readonly PATH        make a tree of mounts read-only for this program; follows a symbolic link
-//   hide PATH            make it empty for this program; follows a symbolic link
-//   attach PATH          attach the first mount that is not attached yet; at the root it becomes the root, and the
-//                        mounts in /proc, /dev and /sys are taken along
+//   hide PATH            make a directory or file empty for this program; follows a symbolic link
+//   attach PATH          attach the first mount that is not attached yet; at the root it becomes the root, and keeps
+//                        the mounts in /proc, /dev and /sys
 //   drop                 let no program gain capabilities
 //   chdir PATH
 //   argv0 NAME           the program's own name for itself
 //   exec COMMAND ARG...  search for COMMAND in PATH if it has no slash
 //   hold PARENT          write a byte, and do nothing until killed or until the parent, process PARENT, has ended
 //
-// In a PATH, `%` and two hexadecimal digits stand for a byte, since Node's arguments are text.
+// In a PATH, `%` and two hexadecimal digits stand for a byte, because Node passes arguments as text.
 //
 // This is a static program without any library: it starts in a few milliseconds, on glibc and musl alike.
 #include <errno.h>
@@ -151,7 +151,8 @@ long set_propagation(unsigned long propagation) {
   auto set = [propagation] { return call(abi::mount, 0, at("/"), 0, static_cast<long>(MS_REC | propagation)); };
   long result = set();
   if (result != -EINVAL) return result;
-  // EINVAL: in a chroot, the root is no mount point. Joining the own namespace leads to its root; enter() leads back.
+  // EINVAL: in a chroot, the root is no mount point. setns(2) into its own namespace moves the process to the root of
+  // the namespace, and enter() moves it back.
   long root = call(abi::openat, AT_FDCWD, at("/"), O_PATH | O_CLOEXEC);
   if (root < 0) return root;
   long own = call(abi::openat, AT_FDCWD, at("/proc/self/ns/mnt"), O_CLOEXEC);
@@ -231,7 +232,8 @@ long make_readonly(const char* path) {
   // EINVAL: a directory inside a mount. It gets a mount of its own.
   long tree = call(abi::open_tree, AT_FDCWD, at(path), abi::open_tree_clone | O_CLOEXEC | abi::at_recursive);
   if (tree < 0) return tree;
-  result = call(abi::mount_setattr, tree, at(""), AT_EMPTY_PATH | abi::at_recursive, at(&attributes), sizeof attributes);
+  const long flags = AT_EMPTY_PATH | abi::at_recursive;
+  result = call(abi::mount_setattr, tree, at(""), flags, at(&attributes), sizeof attributes);
   if (result == 0) result = attach(tree, path, true);
   call(abi::close, tree);
   return result;
@@ -308,7 +310,7 @@ long search(const char* command, char** arguments, char** environment) {
       if (n > 0) *to++ = '/';
       for (long i = 0; i <= size; i++) *to++ = command[i];
       long tried = execute(path, arguments, environment);
-      // EACCES for a file that is there is the better answer; the search goes on all the same.
+      // The search continues after EACCES, which is then a better report than ENOENT.
       if (tried == -EACCES) result = tried;
       else if (tried != -ENOENT && tried != -ENOTDIR) return tried;
     }

@@ -48,6 +48,7 @@ constexpr uint32_t makes_descriptor = 1U << 8;
   X(fstatfs, 0b1)          \
   X(statfs, 0)             \
   X(statx, 0b1)            \
+  X(guard, 0)              \
   X(mount_setattr, 0b1000001) \
   X(open_tree, makes_descriptor | 0b1) \
   X(move_mount, 0b101)     \
@@ -107,6 +108,32 @@ enum class Call : int32_t {
 #undef OVERLAYFS_CALL
 };
 
+// The faults that a plan guards against, because the kernel does not. A step that finds one fails and reports the guard
+// instead of an errno. TypeScript reads the numbers from the addon (lib/kernel/guards.ts).
+#define OVERLAYFS_GUARDS(X) \
+  X(target_is_mount_point) \
+  X(target_is_symlink) \
+  X(target_is_reserved) \
+  X(target_was_replaced) \
+  X(mount_is_another) \
+  X(mounts_are_unknown) \
+  X(directory_is_removed) \
+  X(directory_is_in_use) \
+  X(upperdir_is_immutable) \
+  X(superblock_is_read_only) \
+  X(file_system_is_overlay) \
+  X(file_system_is_no_overlay)
+
+enum class Guard : int32_t {
+#define OVERLAYFS_GUARD(name) name,
+  OVERLAYFS_GUARDS(OVERLAYFS_GUARD)
+#undef OVERLAYFS_GUARD
+};
+
+// The result of a step that a guard fails. The kernel's errnos are smaller.
+constexpr long first_guard = 4096;
+constexpr long fails_by(Guard guard) { return -(first_guard + static_cast<long>(guard)); }
+
 // The flags of a step. TypeScript reads these from the addon too.
 enum StepFlag : int32_t {
   undo = 1,   // take this step back when the plan fails or is abandoned
@@ -141,7 +168,7 @@ struct Step {
   int32_t flags;
   uint32_t tolerated;  // up to four errnos, a byte each, with which the step counts as done; or any_errno
   int32_t output;      // offset in the block, 0 for none
-  int32_t result;      // filled in: what the call returned, or minus the errno
+  int32_t result;      // filled in: what the call returned, or minus the errno, or fails_by()
   int32_t a[8];
 };
 static_assert(sizeof(Header) == 16 && sizeof(Step) == 52);
@@ -166,7 +193,8 @@ struct StatxReport {
 
 struct Failure {
   int step = -1;       // the step that failed; -1: none
-  int error = 0;       // its errno
+  int error = 0;       // its errno; 0 if a guard failed
+  int guard = -1;      // the guard that failed
   int undo_error = 0;  // the errno of the first step that could not be taken back; 0: all were taken back
   std::vector<std::string> log;  // the messages of the file system context, a line each
 };
@@ -213,6 +241,15 @@ class Execution {
 
  private:
   class Text;
+  // The last answers of statx and statfs, which the guards that follow judge. All is 0 where a call has failed.
+  struct Found {
+    uint32_t mode;
+    uint64_t attributes;
+    uint64_t mount;
+    bool is_removed;
+    int64_t file_system;  // f_type
+    int64_t file_system_flags;
+  };
   struct WhiteoutSource {
     int dirfd = -1;
     const char* name = nullptr;
@@ -231,8 +268,9 @@ class Execution {
   bool fail();
   long run(Step& step);
   long revert(Step& step);
-  long check_statfs(const Step& step, long result, const abi::Statfs& found);
-  long check_statx(const Step& step);
+  long look_at_file_system(const Step& step, long result, const abi::Statfs& found);
+  long look_at_file(const Step& step);
+  long check_guard(const Step& step) const;
   long scan(const Step& step);
   long write_tree(const Step& step);
   long read_mount_ids(const Step& step);
@@ -281,6 +319,7 @@ class Execution {
   uint32_t progress_ = 0;    // of stop() and is_stopped_before(), by atomic operations
   bool ran_ = false;  // run_steps() has returned, with success or without
   InUse::Overlay* reservation_ = nullptr;
+  Found found_{};
   WhiteoutSource whiteout_source_;
   std::vector<uint8_t> data_;
   Failure failure_;
@@ -290,9 +329,9 @@ class Execution {
 // beside it.
 long replace_with_whiteout(int dirfd, const char* name, const char* aside, bool recursive);
 
-// Writes the names in directory PATH that lead, links followed, to a file on one of the mounts with these ids. Each
-// name ends with a NUL; as many are written as there is room for. Returns their size. If there are none and some could
-// not be examined for want of privilege, returns that errno. `mask` is the statx(2) mask for ids of this sort.
+// Writes the names of the links in directory PATH that lead to a file on one of the mounts with these ids. Each name
+// ends with a NUL. Writes as many names as there is room for, and returns their size. If there are none, and the
+// process may not examine some links, returns the errno of these. `mask` is the statx(2) mask for ids of this kind.
 long names_on_mounts(int dirfd, const char* path, uint32_t mask, const char* ids, size_t ids_size, char* names,
                      size_t room);
 
@@ -301,12 +340,12 @@ struct RemoveOptions {
   bool opens_up = false;
   // In NAME itself, removes only what overlayfs makes in its directory `work`. ENOTEMPTY: there is more.
   bool only_kernels = false;
-  // A directory that the record has as the upper or work of an overlay stays, and ends the removal: EBUSY where an
-  // overlay uses it, ESTALE where nothing tells.
+  // A directory that an overlay uses as upper or work, or may use, stays. It ends the removal:
+  // Guard::directory_is_in_use.
   bool spares_used = false;
-  // Who asks the record; of a plan that a child performs, so that the record survives the child's death.
+  // The reservation of the plan, if a child performs it: the record's lock can then be recovered from a killed child.
   const InUse::Overlay* asker = nullptr;
-  // Entries; 0: no limit.
+  // The most entries to remove; 0: no limit.
   uint32_t limit = 0;
   // Receives the path of a failure, from NAME on.
   char* path = nullptr;

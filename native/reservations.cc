@@ -40,8 +40,8 @@ void Execution::end_reservation() {
   reservation_ = nullptr;
 }
 
-// reserve(directory, role, against whom, the step that would have made it or 0): as InUse::reserve. Returns EBUSY also
-// if nothing is known of the user; use_of() says which it is.
+// reserve(directory, role, against whom, the step that would have made it or 0): as InUse::reserve. Fails if an overlay
+// uses the directory, or may use it: Guard::directory_is_in_use. use_of() says which it is.
 long Execution::reserve(const Step& step) {
   const int32_t* a = step.a;
   DirectoryKey key;
@@ -49,7 +49,8 @@ long Execution::reserve(const Step& step) {
   if (result < 0) return result;
   const bool is_new = a[3] >= made_by && steps_[a[3] - made_by].result >= 0;
   const auto role = static_cast<Role>(a[1]);
-  return directories_in_use.reserve(reservation_, key, role, static_cast<Against>(a[2]), is_new) == 0 ? 0 : -EBUSY;
+  const bool is_reserved = directories_in_use.reserve(reservation_, key, role, static_cast<Against>(a[2]), is_new);
+  return is_reserved ? 0 : fails_by(Guard::directory_is_in_use);
 }
 
 // Returns whether another plan of this process now uses an upper or work directory that this plan made. Otherwise
@@ -62,12 +63,13 @@ bool Execution::is_left_to_others(const Step& making) {
     }
     DirectoryKey key;
     if (find_key(descriptor(making.a[0]), Text(*this, making.a[1]), &key) < 0) return false;
-    return directories_in_use.reserve(reservation_, key, static_cast<Role>(step.a[1]), Against::everybody, true) != 0;
+    return !directories_in_use.reserve(reservation_, key, static_cast<Role>(step.a[1]), Against::everybody, true);
   }
   return false;
 }
 
-// reserve_target(directory): as InUse::reserve_target, for a directory that is not a mount point. EEXIST: it is one.
+// reserve_target(directory): reserves the directory as a target. Fails if it is a mount point,
+// Guard::target_is_mount_point, or if another plan has reserved it, Guard::target_is_reserved.
 long Execution::reserve_target(const Step& step) {
   for (;;) {
     const uint64_t ended = directories_in_use.ended_targets();
@@ -75,11 +77,17 @@ long Execution::reserve_target(const Step& step) {
     const int flags = AT_EMPTY_PATH | abi::at_statx_dont_sync;
     long result = sys::statx(descriptor(step.a[0]), "", flags, abi::statx_ino | abi::statx_mnt_id, &found);
     if (result < 0) return result;
-    if (found.attributes & abi::statx_attr_mount_root) return -EEXIST;
+    if (found.attributes & abi::statx_attr_mount_root) return fails_by(Guard::target_is_mount_point);
     // The key includes the mount, since one directory can be a target in several namespaces at once.
     const DirectoryKey key{found.mnt_id | UINT64_C(1) << 63, found.ino};
-    int error = directories_in_use.reserve_target(reservation_, key, ended);
-    if (error != EAGAIN) return -error;
+    switch (directories_in_use.reserve_target(reservation_, key, ended)) {
+      case TargetReservation::made:
+        return 0;
+      case TargetReservation::taken:
+        return fails_by(Guard::target_is_reserved);
+      case TargetReservation::outdated:
+        continue;
+    }
   }
 }
 
@@ -109,15 +117,15 @@ long Execution::see_use(const Step& step) {
   return 0;
 }
 
-// use_of(dirfd, path): as InUse::ask; output: the user.
+// use_of(dirfd, path): asks the record for the use of a directory. The result is a Usage; output: the user.
 long Execution::ask_use(const Step& step) {
   DirectoryKey key;
   long result = find_key(descriptor(step.a[0]), Text(*this, step.a[1]), &key);
   if (result < 0) return result;
   InUse::User user{};
-  int error = directories_in_use.ask(key, &user);
+  const Usage usage = directories_in_use.ask(key, &user);
   if (step.output != 0) memcpy(block_ + step.output + 8, &user, sizeof user);
-  return -error;
+  return static_cast<long>(usage);
 }
 
 // forget(dirfd, path, id of the mount in two halves, its device in two halves): as InUse::forget.

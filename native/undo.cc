@@ -74,9 +74,8 @@ long unmount_in_child(int root) {
 
 }  // namespace
 
-// Unmounts by a descriptor of the mount's root, which leads to where the mount is attached now, whatever has become of
-// the path. Refuses if others have stacked a mount over it or mounted something inside: their mount would be removed
-// with it, or in its stead.
+// Unmounts by a descriptor of the mount's root, which finds the mount even if its path has changed. Refuses if others
+// have stacked a mount over it or mounted something inside: umount2(2) would remove their mount too, or instead.
 long Execution::unmount_by_root(int root) const {
   if (has_submounts(root)) return -EBUSY;
   if (has_joined_) return unmount_from_inside(root);  // the other namespace may have no /proc, or that of another
@@ -94,12 +93,12 @@ long Execution::revert(Step& step) {
     case Call::move_mount:
       return unmount_by_root(descriptor(a[0]));
     case Call::mount:
-      // Without its root it can only be the last mount on the target.
+      // If its root was not opened, it is the last mount on the target.
       return a[5] >= made_by && descriptor(a[5]) >= 0 ? unmount_by_root(descriptor(a[5]))
                                    : sys::umount2(Text(*this, a[1]), abi::mnt_detach);
     case Call::unshare:
     case Call::setns:
-      return 0;  // ends with its thread
+      return 0;  // its effect ends with the thread
     case Call::mkdirat:
       return is_left_to_others(step) ? 0 : sys::unlinkat(descriptor(a[0]), Text(*this, a[1]), AT_REMOVEDIR);
     case Call::mknodat:

@@ -8,8 +8,8 @@ import { type CheckedOptions, checkOptions, type OverlayOptions } from '../optio
 import { type MountPlan, plan } from '../overlay/plan.js';
 import type { Path } from '../paths.js';
 import { toBytes } from '../paths.js';
+import { type WayName, ways } from './mount-ways.js';
 import { UsageError } from './usage-error.js';
-import { type WayName, ways } from './ways.js';
 
 /**
  * Returns the system calls, one a line. The paths in the options must be absolute. With a way, returns its calls, as on
@@ -31,6 +31,6 @@ function planByNumbers(checked: CheckedOptions, features: KernelFeatures): Mount
     return plan(checked, { ...features, pageSize });
   } catch (error) {
     if (!(error instanceof OverlayError)) throw error;
-    throw new UsageError('--way numbers is never gone for paths as short as these', 'Name longer ones.');
+    throw new UsageError('--way numbers is only for longer paths than these', 'Use longer paths.');
   }
 }

@@ -1,5 +1,6 @@
 /** Flags, derived from tables of options: the library's names in kebab-case. */
 import type { OptionRow } from '../options/table.js';
+import type { Text } from '../text.js';
 
 /** The value after a flag: none, or one. Repeating the flag makes a list. */
 export type FlagKind = 'boolean' | 'path' | 'word' | 'text' | 'names' | 'time';
@@ -17,8 +18,8 @@ export interface Flag {
   /** True if `--no-…` means something else than leaving the flag out. */
   readonly hasNegative: boolean;
   readonly words: readonly string[];
-  readonly default: string;
-  readonly about: string;
+  readonly default: Text;
+  readonly about: Text;
 }
 
 export type OptionTable = Readonly<Record<string, OptionRow>>;

@@ -6,7 +6,7 @@ import type { CheckedOptions } from '../options/check.js';
 import { foresee, WANTED_BEFOREHAND } from './explain.js';
 import type { Facts } from './facts.js';
 import type { Wanted } from './gather.js';
-import { look, lookSync } from './look.js';
+import { gatherFacts, gatherFactsSync } from './gather-facts.js';
 import { isAboutPath, judgePaths } from './paths.js';
 import { refusalOfProcess } from './process.js';
 
@@ -17,8 +17,8 @@ export interface Beforehand {
 }
 
 /** Examines everything that the mount would use. Mounts nothing and changes nothing. */
-export async function lookBeforehand(options: CheckedOptions, features: KernelFeatures): Promise<Beforehand> {
-  const facts = await look(options, WANTED_BEFOREHAND);
+export async function examineBeforehand(options: CheckedOptions, features: KernelFeatures): Promise<Beforehand> {
+  const facts = await gatherFacts(options, WANTED_BEFOREHAND);
   const errors = foresee(options, facts);
   const refusal = refusalOfProcess({ options, facts, failure: undefined }, features);
   const isSaid = errors.some(({ reason }) => reason === refusal?.reason);
@@ -36,7 +36,7 @@ const NOTHING_MORE: Wanted = {
 
 /** Returns the errors of the paths themselves: a path is missing, is not a directory, or cannot be reached. */
 export function findBadPathsSync(options: CheckedOptions): readonly OverlayError[] {
-  const scene = { options, facts: lookSync(options, NOTHING_MORE), failure: undefined };
+  const scene = { options, facts: gatherFactsSync(options, NOTHING_MORE), failure: undefined };
   return judgePaths(scene)
     .filter(({ reason }) => isAboutPath(reason))
     .map((verdict) => new OverlayError({ errno: EINVAL, ...verdict }));

@@ -1,6 +1,6 @@
 /** The facts of a diagnosis: plain data about the paths of a mount, the mount table and the process. */
-import type { Found } from '../kernel/look.js';
 import type { Subject } from '../kernel/plan.js';
+import type { StatResult } from '../kernel/stat.js';
 import type { Path } from '../paths.js';
 import type { NamespaceSettings } from '../rootless/refusal.js';
 
@@ -29,9 +29,9 @@ export interface MountFacts {
 /** A path of the mount, and the file that it leads to. */
 export interface PathFacts {
   readonly subject: Subject;
-  readonly found: Found;
+  readonly found: StatResult;
   /** Whether the path is missing and `create` would make it. The other facts are then as they would be. */
-  readonly isUnmade: boolean;
+  readonly isMissing: boolean;
   /** Whether the path's last component is a symbolic link. */
   readonly isSymlink: boolean;
   /** Undefined if statfs(2) failed. */
@@ -131,7 +131,7 @@ export const emptyFacts = (): Draft => ({
 });
 
 /** Returns the device and inode of a file as one word; undefined if there is no file. */
-export function identityOf({ errno, type, device, inode }: Found): string | undefined {
+export function identityOf({ errno, type, device, inode }: StatResult): string | undefined {
   return errno === 0 && type !== 0 ? `${device.toString(36)}:${inode.toString(36)}` : undefined;
 }
 

@@ -1,9 +1,9 @@
 /** Rules about the file systems and mounts that hold the layers. */
 import * as e from '../errnos.js';
-import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import type { StepFailure } from '../kernel/perform.js';
 import { pathString, quotePath } from '../paths.js';
+import { type Text, text } from '../text.js';
 import type { PathFacts } from './facts.js';
 import { layerForeign } from './paths.js';
 import {
@@ -50,7 +50,7 @@ const upperOnOverlay = where(
   (path) => isUpper(path) && isOn(path, k.OVERLAYFS_SUPER_MAGIC),
   (name) => ({
     reason: 'upper-unsupported',
-    what: `the file system of ${name} cannot hold this layer: it is an overlay itself`,
+    what: `the file system of ${name} cannot hold this layer: it is an overlay`,
   }),
 );
 
@@ -58,7 +58,7 @@ const unbindable = where(
   (path) => isLayer(path) && path.mount?.isUnbindable === true,
   (name, { mount }) => ({
     reason: 'layer-unbindable',
-    what: `${name} is on an unbindable mount${mount === undefined ? '' : `, the one at ${quotePath(mount.target)}`}, of which an overlay cannot have a mount of its own`,
+    what: `${name} is on an unbindable mount${mount === undefined ? '' : ` at ${quotePath(mount.target)}`}, which an overlay cannot clone`,
   }),
 );
 
@@ -66,7 +66,7 @@ const locked = where(
   (path, { facts }) => isLayer(path) && facts.process.isInUserNamespace && path.mount?.inside !== undefined,
   (name, { mount }) => ({
     reason: 'layer-locked',
-    what: `something is mounted inside ${name}${mount?.inside === undefined ? '' : `, at ${quotePath(mount.inside)}`}: what that hides, a user namespace may not uncover, so this cannot be a layer here`,
+    what: `something is mounted inside ${name}${mount?.inside === undefined ? '' : `, at ${quotePath(mount.inside)}`}: in a user namespace, an overlay may not uncover the directory below it`,
   }),
 );
 
@@ -74,7 +74,7 @@ const pseudo = where(
   (path) => isLayer(path) && isOn(path, k.PROC_SUPER_MAGIC, k.HUGETLBFS_MAGIC, k.AUTOFS_SUPER_MAGIC),
   (name, path) => ({
     reason: 'layer-unsupported',
-    what: `${name} is on ${fileSystemName(path)}, which can be no layer`,
+    what: `${name} is on ${fileSystemName(path)}, which overlayfs does not support`,
   }),
 );
 
@@ -92,7 +92,7 @@ const remote = where(
   (path) => isUpper(path) && isOn(path, ...remoteMagics),
   (name, path) => ({
     reason: 'upper-remote',
-    what: `${name} is on ${fileSystemName(path)}, which lacks something that an upper needs: file types in directories, RENAME_WHITEOUT, or extended attributes`,
+    what: `${name} is on ${fileSystemName(path)}, which lacks something that an upper layer needs: file types in directories, RENAME_WHITEOUT, or extended attributes`,
   }),
 );
 
@@ -102,7 +102,7 @@ const folding = where(
   (path) => isLayer(path) && isOn(path, ...foldingMagics),
   (name, path) => ({
     reason: 'layer-unsupported',
-    what: `${name} is on ${fileSystemName(path)}, whose names have no case: overlayfs does not take it as a layer`,
+    what: `${name} is on ${fileSystemName(path)}, whose names are case-insensitive: overlayfs does not support it`,
   }),
 );
 
@@ -110,22 +110,27 @@ const tooDeep = where(
   (path) => isLayer(path) && isOn(path, k.OVERLAYFS_SUPER_MAGIC),
   (name) => ({
     reason: 'too-deep',
-    what: `${name} is on an overlay, and overlays are stacked no more than two deep`,
+    what: `${name} is on an overlay, and overlays cannot be stacked more than two deep`,
   }),
 );
 
+const NO_DIRECTORY_AGAIN: Text = {
+  before: 'the kernel would mount, but a removed directory could not be created again',
+  after: 'a removed directory cannot be created again',
+};
+
 /** The guard on the upperdir's attributes has failed. */
 const withoutXattrs: Rule = {
-  when: ({ step, errno }) => step?.call === calls.getxattr && errno === e.EOPNOTSUPP,
+  when: ({ guard, errno }) => guard === 'upperdir-has-no-xattrs' && errno === e.EOPNOTSUPP,
   find({ options, facts, failure }) {
     const upper = findRole(facts, 'upperdir');
     const { upperdir } = options;
     if (upperdir === undefined) return undefined;
-    const kind = String(failure?.step?.args[1] ?? 'trusted.').split('.')[0];
+    const [kind = 'trusted'] = String(failure?.step?.args[1] ?? 'trusted.').split('.');
     const where = upper === undefined ? '' : ` (${fileSystemName(upper)})`;
     return {
       reason: 'upper-without-xattrs',
-      what: `the file system of the upperdir ${quotePath(upperdir)}${where} has no ${kind}.* attributes: the kernel would mount, and a directory that was removed could not be made again`,
+      what: text`the file system of the upperdir ${quotePath(upperdir)}${where} has no ${kind}.* attributes: ${NO_DIRECTORY_AGAIN}`,
       path: pathString(upperdir),
     };
   },

@@ -6,18 +6,18 @@ import { readFileSync } from 'node:fs';
 import { EEXIST, ENOENT } from '../errnos.js';
 import { isOtherUserNamespace } from '../features/probe.js';
 import { askUse } from '../in-use/probe.js';
-import { addUserLook, type DirectoryUser, readUser, useRoles } from '../in-use/registry.js';
+import { addUserQuery, type DirectoryUser, readUser, useRoles } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, list } from '../kernel/dialogue.js';
-import { addLook, type Found, readLook, STATFS_OUTPUT } from '../kernel/look.js';
 import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step, type Subject } from '../kernel/plan.js';
+import { addStat, readStat, STATFS_OUTPUT, type StatResult } from '../kernel/stat.js';
+import { ask, list, type Task } from '../kernel/task.js';
 import { findOption, shownLayers } from '../mount-strings.js';
 import { isUniqueId } from '../mount-table/identity.js';
 import { type MountinfoLine, readTable } from '../mount-table/mountinfo.js';
 import { MOUNT_BASICS } from '../mount-table/statmount.js';
-import { lookAtMounts } from '../mount-table/table.js';
+import { readMounts } from '../mount-table/table.js';
 import type { CheckedOptions } from '../options/check.js';
 import { isAbsolute, joinPath, type Path, toBytes, withoutTrailingSlashes } from '../paths.js';
 import { readNamespaceSettings } from '../rootless/refusal.js';
@@ -32,7 +32,7 @@ import {
   type ProcessFacts,
   type UseFacts,
 } from './facts.js';
-import { findUnmade, type Unmade } from './unmade.js';
+import { findMissingDirectory, type MissingDirectory } from './missing-directory.js';
 
 /** The facts to gather besides those that are always gathered. */
 export interface Wanted {
@@ -82,30 +82,30 @@ function bytesOf(step: Step, outputs: Outputs | StepFailure): Buffer | undefined
 const mask = k.STATX_INO | k.STATX_MNT_ID | k.STATX_NLINK;
 
 /** Fills the draft with facts. */
-export function* gather(draft: Draft, options: CheckedOptions, wanted: Wanted): Dialogue<void> {
+export function* gather(draft: Draft, options: CheckedOptions, wanted: Wanted): Task<void> {
   draft.mountMax = Number(readText('/proc/sys/fs/mount-max'));
   const subjects = subjectsOf(options);
 
   const cached = new Plan();
   const looks = subjects.map(({ path }) => [
-    addLook(cached, path, { mask }),
-    addLook(cached, withoutTrailingSlashes(path), { flags: k.AT_SYMLINK_NOFOLLOW }),
+    addStat(cached, path, { mask }),
+    addStat(cached, withoutTrailingSlashes(path), { flags: k.AT_SYMLINK_NOFOLLOW }),
   ]) as [Step, Step][];
-  const userNamespace = addLook(cached, '/proc/self/ns/user');
+  const userNamespace = addStat(cached, '/proc/self/ns/user');
   const outputs = yield* ask(cached);
   if (options.rootless !== false) draft.namespaces = readNamespaceSettings();
-  draft.process = readProcess(isOtherUserNamespace(readLook(userNamespace, outputs)));
+  draft.process = readProcess(isOtherUserNamespace(readStat(userNamespace, outputs)));
   const paths = looks.map(([followed, itself], i) => ({
     subject: subjects[i] as Subject,
-    found: readLook(followed, outputs),
-    isSymlink: readLook(itself, outputs).type === k.S_IFLNK,
+    found: readStat(followed, outputs),
+    isSymlink: readStat(itself, outputs).type === k.S_IFLNK,
   }));
   const table = yield* readTableIfAny();
   draft.mountCount = table.length;
   const found = paths.map(
     (path): PathFacts => ({
       ...path,
-      isUnmade: false,
+      isMissing: false,
       fileSystem: undefined,
       mount: mountOf(path.subject.path, path.found, table),
       writeErrno: 0,
@@ -115,7 +115,7 @@ export function* gather(draft: Draft, options: CheckedOptions, wanted: Wanted): 
 
   const parents = new Map<string, string>();
   const made = options.create ? found.filter(isToBeMade).map(({ subject }) => subject.path) : [];
-  const unmade = yield* findUnmade(made, parents);
+  const unmade = yield* findMissingDirectory(made, parents);
   const whole = found.map((path) => asIfMade(path, unmade.get(path.subject.path), table));
   draft.paths = yield* gatherFileSystems(whole, unmade);
   if (wanted.parents !== 'none') {
@@ -148,10 +148,10 @@ const isUpper = (role: Subject['role']): boolean => role === 'upperdir' || role 
 const isToBeMade = ({ subject, found, isSymlink }: PathFacts): boolean =>
   isUpper(subject.role) && found.errno === ENOENT && !isSymlink;
 
-const asIfMade = (path: PathFacts, unmade: Unmade | undefined, table: readonly MountinfoLine[]): PathFacts =>
+const asIfMade = (path: PathFacts, unmade: MissingDirectory | undefined, table: readonly MountinfoLine[]): PathFacts =>
   unmade === undefined || !isToBeMade(path)
     ? path
-    : { ...path, found: unmade.found, isUnmade: true, mount: mountOf(path.subject.path, unmade.found, table) };
+    : { ...path, found: unmade.found, isMissing: true, mount: mountOf(path.subject.path, unmade.found, table) };
 
 // ------------------------------------------------------------------------------------------------ the process
 
@@ -179,7 +179,7 @@ function readProcess(isInUserNamespace: boolean): ProcessFacts {
 // ------------------------------------------------------------------------------------------------ the mount table
 
 /** Reads the mount table. Returns no mounts if there is no /proc. */
-function* readTableIfAny(): Dialogue<readonly MountinfoLine[]> {
+function* readTableIfAny(): Task<readonly MountinfoLine[]> {
   try {
     return yield* readTable();
   } catch {
@@ -192,7 +192,7 @@ const toBuffer = (bytes: string): Buffer => Buffer.from(bytes, 'latin1');
 /** Returns a path as the table has it, one character for each byte. */
 const toRaw = (path: Path): string => Buffer.from(toBytes(withoutTrailingSlashes(path))).toString('latin1');
 
-function mountOf(path: Path, { mountId }: Found, table: readonly MountinfoLine[]): MountFacts | undefined {
+function mountOf(path: Path, { mountId }: StatResult, table: readonly MountinfoLine[]): MountFacts | undefined {
   const entry = table.find(({ id }) => id === mountId);
   if (entry === undefined) return undefined;
   const directory = toRaw(path);
@@ -214,15 +214,15 @@ function* gatherOtherUses(
   paths: readonly PathFacts[],
   table: readonly MountinfoLine[],
   which: 'certain' | 'any',
-): Dialogue<OtherUse[]> {
+): Task<OtherUse[]> {
   const shown = yield* gatherShownUses(paths, table);
   const untold = paths.filter(({ subject }) => isUpper(subject.role) && !shown.some((use) => use.subject === subject));
   return [...shown, ...(yield* gatherRecordedUses(untold, which))];
 }
 
-function* gatherRecordedUses(paths: readonly PathFacts[], which: 'certain' | 'any'): Dialogue<OtherUse[]> {
+function* gatherRecordedUses(paths: readonly PathFacts[], which: 'certain' | 'any'): Task<OtherUse[]> {
   const plan = new Plan();
-  const looks = paths.map(({ subject }) => ({ subject, step: addUserLook(plan, subject.path) }));
+  const looks = paths.map(({ subject }) => ({ subject, step: addUserQuery(plan, subject.path) }));
   const outputs = yield* ask(plan);
   const users = looks.flatMap(({ subject, step }) => {
     const user = readUser(step, outputs);
@@ -236,21 +236,21 @@ function* gatherRecordedUses(paths: readonly PathFacts[], which: 'certain' | 'an
 }
 
 /** Returns the target of the mount that stands for an overlay, or the descriptor path of a detached one. */
-function* findPlace({ id }: DirectoryUser): Dialogue<Path | undefined> {
+function* findPlace({ id }: DirectoryUser): Task<Path | undefined> {
   if (!isUniqueId(id)) return undefined;
-  const [mount] = yield* lookAtMounts([id], MOUNT_BASICS);
+  const [mount] = yield* readMounts([id], MOUNT_BASICS);
   if (mount !== undefined) return Buffer.from(mount.target, 'latin1');
   const plan = new Plan();
   const own = yield* list('/proc/self/fd');
   const looks = own.map(({ name }) => {
     const path = joinPath('/proc/self/fd', name);
-    return { path, step: addLook(plan, path, { mask: k.STATX_MNT_ID_UNIQUE }) };
+    return { path, step: addStat(plan, path, { mask: k.STATX_MNT_ID_UNIQUE }) };
   });
   const outputs = yield* ask(plan);
-  return looks.find(({ step }) => readLook(step, outputs).mountId === id)?.path;
+  return looks.find(({ step }) => readStat(step, outputs).mountId === id)?.path;
 }
 
-function* gatherShownUses(paths: readonly PathFacts[], table: readonly MountinfoLine[]): Dialogue<OtherUse[]> {
+function* gatherShownUses(paths: readonly PathFacts[], table: readonly MountinfoLine[]): Task<OtherUse[]> {
   const plan = new Plan();
   const looks: { step: Step; target: Path; as: OtherUse['as'] }[] = [];
   for (const { type, target, superOptions } of table) {
@@ -259,14 +259,14 @@ function* gatherShownUses(paths: readonly PathFacts[], table: readonly Mountinfo
       const text = findOption(toBuffer(superOptions), as);
       if (text === undefined) continue;
       for (const path of shownLayers(text)) {
-        if (isAbsolute(path)) looks.push({ step: addLook(plan, path), target: toBuffer(target), as });
+        if (isAbsolute(path)) looks.push({ step: addStat(plan, path), target: toBuffer(target), as });
       }
     }
   }
   if (looks.length === 0) return [];
   const outputs = yield* ask(plan);
   return looks.flatMap(({ step, target, as }): OtherUse[] => {
-    const identity = identityOf(readLook(step, outputs));
+    const identity = identityOf(readStat(step, outputs));
     if (identity === undefined) return [];
     return paths
       .filter(({ subject, found }) => subject.role !== 'target' && identityOf(found) === identity)
@@ -276,11 +276,14 @@ function* gatherShownUses(paths: readonly PathFacts[], table: readonly Mountinfo
 
 // ------------------------------------------------------------------------------------------------ the layers
 
-function* gatherFileSystems(paths: readonly PathFacts[], unmade: ReadonlyMap<Path, Unmade>): Dialogue<PathFacts[]> {
+function* gatherFileSystems(
+  paths: readonly PathFacts[],
+  unmade: ReadonlyMap<Path, MissingDirectory>,
+): Task<PathFacts[]> {
   const plan = new Plan();
   const asked = paths.map(({ subject: { path, role } }) => ({
     system: plan.stepOf(
-      plan.add(calls.statfs, [unmade.get(path)?.nearest ?? path, 0, 0], { output: STATFS_OUTPUT, tolerate: 'any' }),
+      plan.add(calls.statfs, [unmade.get(path)?.nearest ?? path], { output: STATFS_OUTPUT, tolerate: 'any' }),
     ),
     write: isUpper(role)
       ? plan.stepOf(
@@ -330,12 +333,12 @@ function isInPlace(id: number, table: readonly MountinfoLine[]): boolean {
  */
 function* gatherParents(
   paths: readonly PathFacts[],
-  unmade: ReadonlyMap<Path, Unmade>,
+  unmade: ReadonlyMap<Path, MissingDirectory>,
   parents: Map<string, string>,
   table: readonly MountinfoLine[],
-): Dialogue<Map<string, string>> {
+): Task<Map<string, string>> {
   interface Place {
-    readonly found: Found;
+    readonly found: StatResult;
     readonly path: Path;
   }
   // Two mounts can lead to one directory, and one of them can go further up.
@@ -351,12 +354,12 @@ function* gatherParents(
     const plan = new Plan();
     const looks = Array.from(frontier.values(), ({ found, path }) => {
       const above = joinPath(path, '..');
-      return { found, above, step: addLook(plan, above, { mask }) };
+      return { found, above, step: addStat(plan, above, { mask }) };
     });
     const outputs = yield* ask(plan);
     frontier = new Map();
     for (const { found, above, step } of looks) {
-      const foundAbove = readLook(step, outputs);
+      const foundAbove = readStat(step, outputs);
       const [identity, parent] = [identityOf(found), identityOf(foundAbove)];
       if (identity === undefined || parent === undefined || parent === identity) continue;
       if (foundAbove.mountId !== found.mountId && !isInPlace(found.mountId, table)) continue;
@@ -371,7 +374,7 @@ function* gatherParents(
 // ------------------------------------------------------------------------------------------------ upper and work
 
 /** Returns the first directory, two levels below `work/work`, that is not empty. */
-function* findLeftover(inner: Path): Dialogue<Path | undefined> {
+function* findLeftover(inner: Path): Task<Path | undefined> {
   for (const { name, isDirectory } of yield* list(inner)) {
     if (!isDirectory || Buffer.from(name).equals(Buffer.from('incompat'))) continue;
     const outer = joinPath(inner, name);
@@ -385,7 +388,7 @@ function* findLeftover(inner: Path): Dialogue<Path | undefined> {
 }
 
 /** Returns the kernel's own directory, or an entry of it, if immutable. The kernel clears it two levels deep. */
-function* findImmutable(inner: Path): Dialogue<Path | undefined> {
+function* findImmutable(inner: Path): Task<Path | undefined> {
   const paths = [inner];
   for (const { name, isDirectory } of yield* list(inner)) {
     const outer = joinPath(inner, name);
@@ -394,18 +397,18 @@ function* findImmutable(inner: Path): Dialogue<Path | undefined> {
     if (paths.length > MAX_LOOKED_AT) break;
   }
   const plan = new Plan();
-  const looks = paths.map((path) => addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW }));
+  const looks = paths.map((path) => addStat(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW }));
   const outputs = yield* ask(plan);
-  return paths.find((_, i) => readLook(looks[i], outputs).isImmutable);
+  return paths.find((_, i) => readStat(looks[i], outputs).isImmutable);
 }
 
 /** The name of an index entry: a file handle in hexadecimal digits, or a file that the kernel was about to remove. */
 const INDEX_ENTRY = /^(?:#.*|(?:[0-9a-f]{2}){21,})$/;
 
-function* findStrayIndex(index: Path): Dialogue<Path | undefined> {
+function* findStrayIndex(index: Path): Task<Path | undefined> {
   const plan = new Plan();
-  const step = addLook(plan, index, { flags: k.AT_SYMLINK_NOFOLLOW });
-  const { errno, type } = readLook(step, yield* ask(plan));
+  const step = addStat(plan, index, { flags: k.AT_SYMLINK_NOFOLLOW });
+  const { errno, type } = readStat(step, yield* ask(plan));
   if (errno !== 0) return undefined;
   if (type !== k.S_IFDIR) return index;
   const stray = (yield* list(index)).find(({ name }) => !INDEX_ENTRY.test(Buffer.from(name).toString('latin1')));
@@ -413,7 +416,7 @@ function* findStrayIndex(index: Path): Dialogue<Path | undefined> {
 }
 
 /** Makes a directory as the kernel has tried to, and returns the errno, which the kernel does not report. */
-function* attemptIn(workdir: Path): Dialogue<number | undefined> {
+function* attemptIn(workdir: Path): Task<number | undefined> {
   const plan = new Plan();
   const path = joinPath(workdir, '.overlayfs-attempt');
   const made = plan.stepOf(plan.add(calls.mkdirat, [k.AT_FDCWD, path, 0o700], { tolerate: 'any', output: 0 }));
@@ -430,7 +433,7 @@ const handleType = (stored: Buffer): number => stored[4] as number;
 const isHandle = (stored: Buffer | undefined): stored is Buffer =>
   stored !== undefined && stored.length > HANDLE_HEADER && stored[1] === HANDLE_MAGIC;
 
-function* gatherOrigin({ upperdir, workdir, lowerdir, userxattr }: CheckedOptions): Dialogue<OriginFacts> {
+function* gatherOrigin({ upperdir, workdir, lowerdir, userxattr }: CheckedOptions): Task<OriginFacts> {
   const nothing = { isOfLower: undefined, lower: undefined, isIndexOfUpper: undefined, indexUpper: undefined };
   const [lower] = lowerdir;
   if (upperdir === undefined || workdir === undefined || lower === undefined) return nothing;
@@ -467,7 +470,7 @@ function* gatherOrigin({ upperdir, workdir, lowerdir, userxattr }: CheckedOption
 }
 
 /** Returns the path of a file handle on the file system of `path`. Needs CAP_DAC_READ_SEARCH. */
-function* pathOfHandle(path: Path, stored: Buffer): Dialogue<Path | undefined> {
+function* pathOfHandle(path: Path, stored: Buffer): Task<Path | undefined> {
   const plan = new Plan();
   const tolerate = 'any';
   const at = plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_DIRECTORY | k.O_CLOEXEC, 0], { tolerate });
@@ -487,9 +490,9 @@ function* pathOfHandle(path: Path, stored: Buffer): Dialogue<Path | undefined> {
 }
 
 /** Asks the kernel whether the upperdir and workdir are in use, in any namespace. */
-function* gatherUse({ upperdir, workdir, lowerdir }: CheckedOptions): Dialogue<UseFacts> {
+function* gatherUse({ upperdir, workdir, lowerdir }: CheckedOptions): Task<UseFacts> {
   const lower = lowerdir[0] as Path;
-  const isUsed = function* (directory: Path | undefined): Dialogue<boolean | undefined> {
+  const isUsed = function* (directory: Path | undefined): Task<boolean | undefined> {
     return directory === undefined ? undefined : yield* askUse(directory, lower);
   };
   return { upper: yield* isUsed(upperdir), work: yield* isUsed(workdir) };

@@ -1,6 +1,5 @@
 /** Rules about relations of layers: overlaps, uses by other overlays, the layers with which an upperdir was made. */
 import * as e from '../errnos.js';
-import { calls } from '../kernel/calls.js';
 import { goesByDescriptors, type Path, pathString, quotePath } from '../paths.js';
 import { identityOf, isInside, type OtherUse, type PathFacts } from './facts.js';
 import { findRole, isCreation, isLayer, isLower, nameOf, type Rule, type Scene, show, type Verdict } from './rule.js';
@@ -21,7 +20,8 @@ const upperAndWork: Rule = {
     const [upperId, workId] = [identityOf(upper.found), identityOf(work.found)];
     if (upperId === undefined || workId === undefined) return undefined;
     const paths = pair(work, upper);
-    if (upperId === workId) return { reason: 'work-inside-upper', what: `${u} and ${w} are one directory`, ...paths };
+    if (upperId === workId)
+      return { reason: 'work-inside-upper', what: `${u} and ${w} are the same directory`, ...paths };
     if (isInside(workId, upperId, facts.parents)) {
       return { reason: 'work-inside-upper', what: `${w} is inside ${u}`, ...paths };
     }
@@ -34,7 +34,7 @@ const upperAndWork: Rule = {
     if (upper.found.mountId !== work.found.mountId) {
       return {
         reason: 'work-on-other-mount',
-        what: `${w} is reached through another mount than ${u}, though the file system is the same`,
+        what: `${w} is on the same file system as ${u}, but on another mount`,
         ...paths,
       };
     }
@@ -86,7 +86,7 @@ const overlapUnseen: Rule = {
   when: (failure) => isCreation(failure) && failure.errno === e.ELOOP,
   find: () => ({
     reason: 'layers-overlap',
-    what: 'two layers are the same directory, or one is inside another, by way of a mount that shows them at another place',
+    what: 'two layers are the same directory, or one is inside another, through a mount that shows it at another path',
   }),
 };
 
@@ -102,20 +102,20 @@ function otherOverlay({ target, isPending }: OtherUse): [which: string, end: str
   if (isPending) return ['an overlay that another call is mounting', 'wait for that call'];
   if (target === undefined) {
     return [
-      'an overlay that is alive, though this mount namespace does not show it',
-      'end what keeps it alive: an open file, a program, a clone or bind of it, or another mount namespace',
+      'an overlay that still exists, although this mount namespace does not show it',
+      'end what keeps it: an open file, a program, a clone or bind of it, or another mount namespace',
     ];
   }
   const shown = quotePath(target);
   // The library never names another process's mount by a descriptor.
   return goesByDescriptors(target)
-    ? [`the detached overlay ${shown}`, 'unmount that one by its `unmount`']
+    ? [`the detached overlay ${shown}`, 'unmount it by its `unmount`']
     : [`the overlay at ${shown}`, `unmount ${shown}`];
 }
 
 /** Another overlay that the library knows uses a layer. */
 const used: Rule = {
-  when: ({ errno, step }) => errno === e.EBUSY && step?.call !== calls.statx && step?.call !== calls.reserve_target,
+  when: ({ errno, guard }) => errno === e.EBUSY || guard === 'directory-is-in-use',
   find({ options, facts, failure }) {
     // An upperdir or workdir in use tells more than a lower layer. The kernel refuses a lower layer that is another
     // overlay's upperdir only with an index.
@@ -130,7 +130,7 @@ const used: Rule = {
     const [which, end] = otherOverlay(use);
     return {
       reason: useReasons[role as keyof typeof useReasons],
-      what: `${nameOf(use.subject, options)} is in use: it is the ${use.as} of ${which}`,
+      what: `${nameOf(use.subject, options)} is in use as the ${use.as} of ${which}`,
       hint: `${end}, or use ${role === 'lowerdir' || role === 'datadir' ? 'another lower layer' : 'other directories'}`,
       path: pathString(use.subject.path),
       ...(use.target !== undefined && { dest: pathString(use.target) }),
@@ -154,22 +154,22 @@ const usedElsewhere: Rule = {
     }
     return {
       reason: 'lower-in-use',
-      what: `a lower layer is the upperdir or workdir, or is inside one, of an overlay; of ${lowerdir.length} the kernel does not say which`,
+      what: `one of ${lowerdir.length} lower layers is the upperdir or workdir of an overlay, or is inside one; the kernel does not say which`,
     };
   },
 };
 
-const elsewhere = 'by an overlay that is alive, though this mount namespace does not show it';
+const elsewhere = 'by an overlay that still exists, although this mount namespace does not show it';
 
 /** The guard has found a directory in use. Its user could not be identified, or the directory is free by now. */
 const reserved: Rule = {
-  when: ({ step, errno }) => step?.call === calls.reserve && errno === e.EBUSY,
+  when: ({ guard }) => guard === 'directory-is-in-use',
   find({ options, failure }) {
     const role = failure?.step?.options.subject?.role === 'workdir' ? 'workdir' : 'upperdir';
     const path = options[role] as Path;
     return {
       reason: useReasons[role],
-      what: `the ${role} ${quotePath(path)} is in use by an overlay that another call was mounting, or that is alive though this mount namespace does not show it`,
+      what: `the ${role} ${quotePath(path)} is in use by an overlay that another call was mounting, or that still exists although this mount namespace does not show it`,
       path: pathString(path),
     };
   },
@@ -192,10 +192,10 @@ const stale: Rule = {
       };
     }
     const lower = quotePath(lowerdir[0] ?? '');
-    const made = origin.lower === undefined ? 'other layers' : `other layers: with the lowerdir ${show(origin.lower)}`;
+    const made = origin.lower === undefined ? 'other layers' : `another lowerdir, ${show(origin.lower)}`;
     return {
       reason: 'stale',
-      what: `the upperdir ${u} was made with ${made}, and not with ${lower}${origin.isOfLower === undefined ? ', or its index is of no use any more' : ''}`,
+      what: `the upperdir ${u} was made with ${made}, not with ${lower}${origin.isOfLower === undefined ? ', or its index is no longer valid' : ''}`,
       path: pathString(upperdir),
       ...(origin.lower !== undefined && { dest: pathString(origin.lower) }),
     };

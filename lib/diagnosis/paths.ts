@@ -30,8 +30,8 @@ function judge({ options }: Scene, { subject, found, isSymlink }: PathFacts, err
     return {
       errno,
       reason: role === 'work' ? 'work-removed' : (`${role}-missing` as Reason),
-      what: `${name} has been removed, and is reached by a descriptor only`,
-      hint: 'make the directory again, and name it by its path',
+      what: `${name} has been removed, and only a descriptor still leads to it`,
+      hint: 'create the directory again, and name it by its path',
       path,
     };
   }
@@ -41,9 +41,9 @@ function judge({ options }: Scene, { subject, found, isSymlink }: PathFacts, err
     return {
       errno,
       reason,
-      what: `${name} does not exist: it is a symbolic link that leads nowhere`,
+      what: `${name} does not exist: it is a symbolic link to a missing path`,
       // Nothing can be made in place of the link.
-      hint: 'make the directory that the link is to lead to, or remove the link',
+      hint: 'create the directory that the link points to, or remove the link',
       path,
     };
   }
@@ -69,11 +69,11 @@ const looking: readonly (Call | undefined)[] = [calls.openat2, calls.open_tree, 
 
 /** The step that failed was about one path. */
 const unreachable: Rule = {
-  when: ({ step }) => looking.includes(step?.call),
+  when: ({ step, guard }) => looking.includes(step?.call) || guard === 'directory-is-removed',
   find(scene) {
     const culprit = findSubject(scene);
     if (culprit === undefined || scene.failure === undefined) return undefined;
-    const { errno } = scene.failure;
+    const errno = scene.failure.shownErrno;
     // fsconfig(2) answers EINVAL for any fault of a layer that is passed by its path.
     return judge(scene, culprit, errno === e.EINVAL ? errnoOf(culprit) : errno);
   },
@@ -122,27 +122,27 @@ const notCreated: Rule = {
     };
     return {
       reason: reasonsOf[failure?.errno ?? 0] ?? 'path-inaccessible',
-      what: `the directory ${quotePath(path)} could not be made`,
+      what: `the directory ${quotePath(path)} could not be created`,
       path: pathString(path),
     };
   },
 };
 
 const targetMounted: Rule = {
-  when: ({ step, errno }) => step?.call === calls.reserve_target && errno === e.EEXIST,
-  find: (scene) => ({ ...mountedAlready(scene), errno: e.EBUSY }),
+  when: ({ guard }) => guard === 'target-is-mount-point',
+  find: mountedAlready,
 };
 
 function mountedAlready({ options }: Scene): Verdict {
   return {
     reason: 'target-mounted',
-    what: `the target ${show(options.target)} is a mount point already`,
+    what: `the target ${show(options.target)} is already a mount point`,
     ...pathField(options.target),
   };
 }
 
 const targetReserved: Rule = {
-  when: ({ step, errno }) => step?.call === calls.reserve_target && errno === e.EBUSY,
+  when: ({ guard }) => guard === 'target-is-reserved',
   find: ({ options }) => ({
     reason: 'mount-busy',
     what: `another call of this process is mounting at the target ${show(options.target)}`,
@@ -164,7 +164,7 @@ const targetForeign: Rule = {
     }
     return {
       reason: 'target-foreign',
-      what: `the target ${show(options.target)} is on a mount of another mount namespace, or on one that is attached nowhere`,
+      what: `the target ${show(options.target)} is on a mount of another mount namespace, or on a mount that is not attached`,
       ...pathField(options.target),
     };
   },
@@ -180,7 +180,7 @@ export const layerForeign: Rule = {
     if (foreign === undefined || foreign.found.type === 0) return undefined;
     return {
       reason: 'layer-foreign',
-      what: `${nameOf(foreign.subject, options)} is on a mount of another mount namespace, or on one that is attached nowhere`,
+      what: `${nameOf(foreign.subject, options)} is on a mount of another mount namespace, or on a mount that is not attached`,
       path: pathString(foreign.subject.path),
     };
   },
@@ -190,7 +190,7 @@ const targetGone: Rule = {
   when: ({ step, errno }) => step?.call === calls.move_mount && errno === e.ENOENT,
   find: ({ options }) => ({
     reason: 'target-missing',
-    what: `the target ${show(options.target)} was removed while the mount was made`,
+    what: `the target ${show(options.target)} was removed during the mount`,
     ...pathField(options.target),
   }),
 };

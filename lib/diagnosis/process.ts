@@ -5,8 +5,10 @@ import { calls } from '../kernel/calls.js';
 import type { StepFailure } from '../kernel/perform.js';
 import { outOfNamespaces } from '../namespaces/mount-namespace.js';
 import { pathString, quotePath } from '../paths.js';
-import { reasons } from '../reasons.js';
+import { todoOf } from '../reasons.js';
 import { explainRefusal, forbiddenBy } from '../rootless/refusal.js';
+import { either, option, text } from '../text.js';
+import { explainErrno } from '../verdicts.js';
 import {
   CAP_DAC_OVERRIDE,
   CAP_SYS_ADMIN,
@@ -25,12 +27,8 @@ const outOfDescriptors: Rule = {
   find({ options, failure }) {
     const subject = failure?.step?.options.subject;
     const purpose = subject === undefined ? 'make the mount' : `open ${nameOf(subject, options)}`;
-    const whose = failure?.errno === e.ENFILE ? 'on the machine' : 'in the process';
-    return {
-      reason: 'out-of-descriptors',
-      what: `no descriptor is left ${whose} to ${purpose}`,
-      ...pathField(subject?.path ?? options.target),
-    };
+    const path = subject?.path ?? options.target;
+    return { ...explainErrno(failure?.errno ?? e.EMFILE, { purpose }), ...pathField(path) };
   },
 };
 
@@ -38,7 +36,7 @@ const outOfMemory: Rule = {
   when: ({ errno }) => errno === e.ENOMEM,
   find: ({ options }) => ({
     reason: 'out-of-memory',
-    what: `the kernel has no memory for the mount${place(options)}, or its control group has not`,
+    what: `the kernel, or the control group of the process, has no memory for the mount${place(options)}`,
   }),
 };
 
@@ -56,9 +54,6 @@ const asksForPrivilege = ({ step }: StepFailure): boolean =>
   step?.call === calls.fsopen || step?.call === calls.mount || step?.call === calls.move_mount;
 const isRefusal = (failure: StepFailure): boolean => failure.errno === e.EPERM && asksForPrivilege(failure);
 
-/** A remedy that only a program can use. */
-export const WITHOUT_TARGET = 'a mount without a target needs neither, by `rootless: true`';
-
 const lacksCapability = ({ facts: { process } }: Scene): boolean => !hasCapability(process, CAP_SYS_ADMIN);
 
 const noPrivilege: Rule = {
@@ -71,7 +66,11 @@ const noPrivilege: Rule = {
       errno: e.EPERM,
       reason: 'no-privilege',
       what: `this process may not mount${place(options)}: it lacks CAP_SYS_ADMIN in ${where}`,
-      hint: `${reasons['no-privilege'].todo}; ${WITHOUT_TARGET}`,
+      hint: either(
+        todoOf('no-privilege'),
+        text`mount without a target by ${option('rootless', true)}, which needs neither`,
+        text`use ${{ command: 'run' }}, which needs neither`,
+      ),
     };
   },
   foresees: true,
@@ -92,7 +91,7 @@ const confined: Rule = {
     if (process.label === undefined || (failure?.errno === e.EPERM && process.hasSeccompFilter)) return undefined;
     return {
       reason: 'lsm-denied',
-      what: `a security module does not let this process mount${place(options)}: it runs as '${process.label}'`,
+      what: `a security module does not let this process mount${place(options)}: the process runs as '${process.label}'`,
     };
   },
 };
@@ -104,7 +103,7 @@ const filtered: Rule = {
     const call = failure?.step?.call.name ?? 'mount';
     return {
       reason: 'seccomp-denied',
-      what: `this process may not mount${place(options)}: it has CAP_SYS_ADMIN, but runs under a seccomp filter, which refuses ${call}(2)`,
+      what: `this process may not mount${place(options)}: it has CAP_SYS_ADMIN, but its seccomp filter refuses ${call}(2)`,
     };
   },
 };
@@ -116,7 +115,7 @@ const procMissing: Rule = {
     if (mountCount > 0 || paths.length === 0 || paths.some(({ found }) => found.errno !== 0)) return undefined;
     return {
       reason: 'proc-missing',
-      what: `the mount${place(options)} has to be made by mount(2), since fsopen(2) is refused or not known, and that needs /proc, which is not mounted`,
+      what: `the mount${place(options)} needs mount(2), because fsopen(2) is refused or missing, and mount(2) needs /proc, which is not mounted`,
     };
   },
 };
@@ -134,8 +133,8 @@ const sandboxed: Rule = {
     if (call !== calls.move_mount && process.isInUserNamespace) return undefined;
     return {
       reason: 'lsm-denied',
-      what: `a security module does not let this process mount${place(options)}: it has CAP_SYS_ADMIN, no seccomp filter and no label, and ${call?.name ?? 'mount'}(2) is refused, as in a Landlock sandbox`,
-      hint: 'mount before the process is confined: in a Landlock sandbox (landlock(7)) nothing can be mounted, whatever its rules',
+      what: `a security module does not let this process mount${place(options)}: the process has CAP_SYS_ADMIN, no seccomp filter and no label, and ${call?.name ?? 'mount'}(2) is refused, as in a Landlock sandbox`,
+      hint: 'mount before the process is confined: no rule of a Landlock sandbox (landlock(7)) allows mounts',
     };
   },
 };
@@ -173,7 +172,7 @@ const cannotOverride: Rule = {
     if (options.workdir === undefined || hasCapability(process, CAP_DAC_OVERRIDE)) return undefined;
     return {
       reason: 'capability-missing',
-      what: `this process lacks CAP_DAC_OVERRIDE, without which the kernel's own directory in the workdir ${quotePath(options.workdir)}, of mode 000, is closed to it`,
+      what: `this process lacks CAP_DAC_OVERRIDE, which it needs to use the kernel's directory in the workdir ${quotePath(options.workdir)}, whose mode is 000`,
       path: pathString(options.workdir),
     };
   },
@@ -189,7 +188,7 @@ const layerForeign: Rule = {
     if (layer === undefined || mountCount === 0) return undefined;
     return {
       reason: 'permission-denied',
-      what: `${nameOf(layer.subject, options)} is in a detached mount, which may belong to another user namespace, as that of a rootless mount does`,
+      what: `${nameOf(layer.subject, options)} is in a detached mount, which may belong to another user namespace, as a rootless mount does`,
       hint: 'name the layers of that mount instead',
       path: pathString(layer.subject.path),
     };
@@ -200,10 +199,10 @@ const notAllowed: Rule = {
   when: (failure) => isCreation(failure) && (failure.errno === e.EPERM || failure.errno === e.EACCES),
   find({ options, facts: { process } }) {
     const user = process.isInUserNamespace ? ', in a user namespace,' : '';
-    const since = process.isInUserNamespace ? '; before Linux 5.11 there are no overlays in user namespaces' : '';
+    const since = process.isInUserNamespace ? '; overlays in user namespaces need Linux 5.11' : '';
     return {
       reason: 'permission-denied',
-      what: `this process${user} may not make the mount${place(options)} as it is: a layer, or an option, needs more privilege than it has`,
+      what: `this process${user} may not make the mount${place(options)}: a layer, or an option, needs more privilege`,
       hint: `run it with CAP_SYS_ADMIN and CAP_DAC_OVERRIDE in the initial user namespace, or leave out the options that need trusted.* attributes${since}`,
     };
   },

@@ -55,12 +55,7 @@ export function findSubject({ failure, facts }: Scene): PathFacts | undefined {
 }
 
 /** A guard has found the new superblock read-only. */
-export const cameOutReadOnly = ({ step, errno }: StepFailure): boolean =>
-  (step?.call === calls.fstatfs || step?.call === calls.statfs) && errno === e.EROFS;
-
-/** The step that reads the new mount has found that its root, which is that of the upperdir, cannot be changed. */
-export const cameOutUnchangeable = ({ step, errno }: StepFailure): boolean =>
-  step?.call === calls.statx && errno === e.EBUSY && step.options.subject?.role === 'upperdir';
+export const cameOutReadOnly = ({ guard }: StepFailure): boolean => guard === 'superblock-is-read-only';
 
 /** Whether the step makes the superblock. The kernel checks all layers at once there. */
 export function isCreation({ step }: StepFailure): boolean {
@@ -84,7 +79,7 @@ export function fileSystemName({ mount, fileSystem }: PathFacts): string {
 /** Returns the verdict for an upperdir or workdir that is read-only. */
 export const isReadOnly = (name: string, { subject, mount }: PathFacts): Verdict => ({
   reason: 'upper-read-only',
-  what: `${name} is on a read-only file system, or on a mount that is read-only${mount === undefined ? '' : `: the one at ${quotePath(mount.target)}`}`,
+  what: `${name} is on a read-only file system or mount${mount === undefined ? '' : `, at ${quotePath(mount.target)}`}`,
   path: pathString(subject.path),
 });
 

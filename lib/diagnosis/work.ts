@@ -5,11 +5,11 @@
 import * as e from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import { joinPath, pathString, quotePath } from '../paths.js';
+import { either, option, type Text, text } from '../text.js';
 import type { FileSystemFacts, PathFacts } from './facts.js';
 import {
   CAP_DAC_OVERRIDE,
   cameOutReadOnly,
-  cameOutUnchangeable,
   findRole,
   hasCapability,
   isCreation,
@@ -23,7 +23,13 @@ import {
   type Verdict,
 } from './rule.js';
 
-const consequence = 'so that the kernel would have mounted read-only';
+/** The consequence for the mount. The message about a mount that was made says itself that it is read-only. */
+const consequence: Text = { before: ', so the kernel would mount read-only', after: '' };
+
+const REFUSES_CHANGES: Text = {
+  before: 'the kernel would mount, but refuse every change',
+  after: 'the kernel refuses every change',
+};
 
 const isFull = ({ blocks, freeBlocks }: FileSystemFacts): boolean => blocks > 0 && freeBlocks === 0;
 const hasNoInodes = ({ inodes, freeInodes }: FileSystemFacts): boolean => inodes > 0 && freeInodes === 0;
@@ -58,7 +64,7 @@ const withoutForesight = ({ when, find }: Rule): Rule => ({ when, find });
 
 const removed = ofWork(({ found }, name) =>
   found.errno === 0 && found.links === 0
-    ? { reason: 'work-removed', what: `${name} has been removed, and nothing can be made in it, ${consequence}` }
+    ? { reason: 'work-removed', what: text`${name} has been removed, and nothing can be created in it${consequence}` }
     : undefined,
 );
 
@@ -67,8 +73,8 @@ const leftover = ofWork((_, name, { facts: { work } }) =>
     ? undefined
     : {
         reason: 'work-leftovers',
-        what: `${name} holds what the kernel does not clear away, ${quotePath(work.leftover)}, ${consequence}`,
-        hint: `remove ${quotePath(work.leftover)} and what is in it, or use an empty workdir`,
+        what: text`${name} contains ${quotePath(work.leftover)}, which the kernel does not remove${consequence}`,
+        hint: `remove ${quotePath(work.leftover)} with its contents, or use an empty workdir`,
         dest: pathString(work.leftover),
       },
 );
@@ -79,7 +85,7 @@ const mountedInside: Rule = withoutForesight(
       ? undefined
       : {
           reason: 'mount-inside',
-          what: `something is mounted in ${name}, at ${quotePath(mount.inside)}, ${consequence}`,
+          what: text`something is mounted in ${name}, at ${quotePath(mount.inside)}${consequence}`,
           dest: pathString(mount.inside),
         },
   ),
@@ -89,7 +95,7 @@ const idmapped = ofWork(({ mount, found, writeErrno }, name) =>
   mount?.isIdmapped && found.errno === 0 && (writeErrno === e.EOVERFLOW || writeErrno === e.EACCES)
     ? {
         reason: 'work-idmapped',
-        what: `${name} is on an idmapped mount that has no id for the mounting user, ${consequence}`,
+        what: text`${name} is on an idmapped mount that has no id for the mounting user${consequence}`,
       }
     : undefined,
 );
@@ -98,8 +104,8 @@ const immutable = ofWork(({ found }, name) =>
   found.isImmutable
     ? {
         reason: 'work-immutable',
-        what: `${name} is immutable, or can be appended to only, ${consequence}`,
-        hint: 'take the attribute away: chattr -ia',
+        what: text`${name} is immutable or append-only${consequence}`,
+        hint: 'remove the attribute: chattr -ia',
       }
     : undefined,
 );
@@ -111,8 +117,8 @@ const immutableInside: Rule = withoutForesight(
       ? undefined
       : {
           reason: 'work-immutable',
-          what: `${name} holds what is immutable, or can be appended to only, ${quotePath(work.immutable)}, ${consequence}`,
-          hint: `take the attribute away: chattr -ia ${quotePath(work.immutable)}`,
+          what: text`${name} contains ${quotePath(work.immutable)}, which is immutable or append-only${consequence}`,
+          hint: `remove the attribute: chattr -ia ${quotePath(work.immutable)}`,
           dest: pathString(work.immutable),
         },
   ),
@@ -122,13 +128,13 @@ const immutableInside: Rule = withoutForesight(
 const writableHint = ({ facts: { process } }: Scene): string | undefined =>
   hasCapability(process, CAP_DAC_OVERRIDE)
     ? undefined
-    : 'give the process CAP_DAC_OVERRIDE, without which it can use no workdir';
+    : 'give the process CAP_DAC_OVERRIDE, which it needs to use a workdir';
 
 const notWritable = ofWork(({ writeErrno }, name, scene) =>
   writeErrno === e.EACCES || writeErrno === e.EPERM
     ? {
         reason: 'work-not-writable',
-        what: `the mounting user may not write to ${name}, ${consequence}`,
+        what: text`the mounting user may not write to ${name}${consequence}`,
         hint: writableHint(scene),
       }
     : undefined,
@@ -139,17 +145,17 @@ const room = ofWork((work, _, scene) => outOfRoom(work, scene));
 /** The library has repeated the kernel's attempt to make a directory, and it failed. */
 const attempted: Rule = withoutForesight(
   ofWork((_, name, { facts: { work } }) => {
-    const tried = `no directory can be made in ${name}`;
+    const tried = `no directory can be created in ${name}`;
     if (work.attempt === e.EDQUOT) {
-      return { reason: 'out-of-space', what: `${tried}: a quota is used up, ${consequence}`, hint: QUOTA_HINT };
+      return { reason: 'out-of-space', what: text`${tried}: a quota is used up${consequence}`, hint: QUOTA_HINT };
     }
     return work.attempt === e.ENOSPC
-      ? { reason: 'out-of-space', what: `${tried}: its file system has no room for it, ${consequence}` }
+      ? { reason: 'out-of-space', what: text`${tried}: its file system has no space for it${consequence}` }
       : undefined;
   }),
 );
 
-const QUOTA_HINT = 'remove what counts towards the quota, or have it raised';
+const QUOTA_HINT = 'remove files that count towards the quota, or have it raised';
 
 /** The workdir is on an idmapped mount, and nothing else explains why the kernel could not write to it. */
 const perhapsIdmapped: Rule = {
@@ -159,7 +165,7 @@ const perhapsIdmapped: Rule = {
     if (!work?.mount?.isIdmapped) return undefined;
     return {
       reason: 'work-idmapped',
-      what: `${nameOf(work.subject, options)} is on an idmapped mount, which does not let the mounting user make a directory there, ${consequence}`,
+      what: text`${nameOf(work.subject, options)} is on an idmapped mount, which does not let the mounting user create a directory there${consequence}`,
       path: pathString(work.subject.path),
     };
   },
@@ -172,25 +178,25 @@ const readOnlySuperblock: Rule = {
     if (workdir === undefined) return undefined;
     const work = quotePath(workdir);
     const { attempt } = facts.work;
-    const tried = attempt === undefined ? '' : `, nor can this process: ${e.describeErrno(attempt)[1]}`;
+    const tried = attempt === undefined ? '' : `, and neither can this process (${e.describeErrno(attempt)[1]})`;
     return {
       reason: 'mounted-read-only',
-      what: `the kernel could not make its directory in the workdir ${work}${tried}, ${consequence}`,
-      hint: `remove what is in ${work}, and make it writable for the mounting user`,
+      what: text`the kernel could not create its directory in the workdir ${work}${tried}${consequence}`,
+      hint: `empty ${work}, and make it writable for the mounting user`,
       path: pathString(workdir),
     };
   },
 };
 
 const upperUnchangeable: Rule = {
-  when: cameOutUnchangeable,
+  when: ({ guard }) => guard === 'upperdir-is-immutable',
   find({ options: { upperdir } }) {
     if (upperdir === undefined) return undefined;
     return {
       errno: e.EPERM,
       reason: 'upper-not-writable',
-      what: `the upperdir ${quotePath(upperdir)} is immutable, or can be appended to only: the kernel would mount, and refuse changes`,
-      hint: 'take the attribute away: chattr -ia',
+      what: text`the upperdir ${quotePath(upperdir)} is immutable or append-only: ${REFUSES_CHANGES}`,
+      hint: 'remove the attribute: chattr -ia',
       path: pathString(upperdir),
     };
   },
@@ -207,12 +213,13 @@ const upperFrozen: Rule = {
 };
 
 const upperNotWritable: Rule = {
-  when: (failure) => failure.step?.call === calls.faccessat2 || (isCreation(failure) && failure.errno === e.EACCES),
+  when: (failure) =>
+    failure.guard === 'upperdir-is-not-writable' || (isCreation(failure) && failure.errno === e.EACCES),
   find(scene) {
     const { options, facts, failure } = scene;
     const upper = findRole(facts, 'upperdir');
     if (upper === undefined) return undefined;
-    const errno = failure?.step?.call === calls.faccessat2 ? failure.errno : upper.writeErrno;
+    const errno = failure?.guard === 'upperdir-is-not-writable' ? failure.errno : upper.writeErrno;
     if (failure === undefined && options.readonlySuperblock && errno !== e.EROFS) return undefined;
     if (![e.EACCES, e.EPERM, e.EROFS].includes(errno)) return undefined;
     const name = nameOf(upper.subject, options);
@@ -221,7 +228,7 @@ const upperNotWritable: Rule = {
     return {
       errno,
       reason: 'upper-not-writable',
-      what: `the mounting user may not write to ${name}: the kernel would mount, and refuse each change`,
+      what: text`the mounting user may not write to ${name}: ${REFUSES_CHANGES}`,
       hint: writableHint(scene),
       path,
     };
@@ -242,14 +249,14 @@ const incompatible: Rule = {
     if (unknown !== undefined) {
       return {
         reason: 'feature-unknown',
-        what: `the upper was mounted by a kernel with a feature that this one does not know, ${quotePath(unknown)}: ${mark} says so`,
+        what: `a kernel with the feature ${quotePath(unknown)}, which this kernel does not know, has mounted the upperdir: see ${mark}`,
         path,
       };
     }
     return {
       reason: 'volatile-leftover',
-      what: `the upper was mounted volatile, so that what was written then may not all be on the disk: ${mark} says so`,
-      hint: `if the upper's data is known to be whole (synced since, and no crash between), remove ${mark}; else start with a fresh upperdir and workdir`,
+      what: `the upperdir was mounted volatile, so its data may not be complete on the disk: see ${mark}`,
+      hint: `if you know that the data is complete (synced since, and no crash in between), remove ${mark}; otherwise start with a fresh upperdir and workdir`,
       path,
     };
   },
@@ -269,8 +276,8 @@ const strayIndex: Rule = {
     const path = quotePath(stray);
     return {
       reason: 'index-stray',
-      what: `the workdir ${quotePath(workdir)} holds what is no index of overlayfs, ${path}, and is to be used with one`,
-      hint: `remove ${path}, or leave \`index\` and \`nfsExport\` out`,
+      what: `the workdir ${quotePath(workdir)} contains ${path}, which is not an index of overlayfs`,
+      hint: either(`remove ${path}`, text`leave ${option('index')} and ${option('nfsExport')} out`),
       path: pathString(workdir),
       dest: pathString(stray),
     };
@@ -289,7 +296,7 @@ const noRoom: Rule = {
     const upper = options.upperdir === undefined ? '' : ` in ${quotePath(options.upperdir)} or its workdir`;
     return {
       reason: 'out-of-space',
-      what: `no room is left for the mount${upper}${failure?.errno === e.EDQUOT ? ': a quota is used up' : ''}`,
+      what: `no space is left for the mount${upper}${failure?.errno === e.EDQUOT ? ': a quota is used up' : ''}`,
     };
   },
 };
@@ -304,7 +311,7 @@ const tooManyMounts: Rule = {
     if (!isAttaching && (mountMax === 0 || mountCount < mountMax - UNSHOWN)) return undefined;
     return {
       reason: 'too-many-mounts',
-      what: `the mount namespace takes no further mount${place(options)}: it has ${mountCount}, and fs.mount-max is ${mountMax}`,
+      what: `the mount namespace has reached its limit of mounts${place(options)}: it has ${mountCount}, and fs.mount-max is ${mountMax}`,
       ...pathField(options.target),
     };
   },
@@ -319,9 +326,9 @@ const ioError: Rule = {
     const where = subject === undefined ? 'of a layer' : `of ${nameOf(subject, options)}`;
     return {
       reason: 'io-error',
-      what: `the file system ${where} reports ${failure?.errno === e.EUCLEAN ? 'that it is damaged' : 'an I/O error'}${isVolatile ? ', or the upperdir has one that nobody has seen yet' : ''}`,
+      what: `the file system ${where} reports ${failure?.errno === e.EUCLEAN ? 'that it is damaged' : 'an I/O error'}${isVolatile ? ', or the upperdir has an earlier one that was not yet reported' : ''}`,
       ...(isVolatile && {
-        hint: 'sync the file system of the upperdir, look into the kernel log (dmesg), and try again',
+        hint: 'sync the file system of the upperdir, read the kernel log (dmesg), and try again',
       }),
     };
   },

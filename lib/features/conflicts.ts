@@ -7,6 +7,7 @@ import { EOPNOTSUPP } from '../errnos.js';
 import { conflictingOptions, OverlayError } from '../errors.js';
 import type { CheckedOptions, NamedOption, OverlayOptionName } from '../options/check.js';
 import { type OptionRow, optionRows } from '../options/table.js';
+import { either, option, type Text, text } from '../text.js';
 import { type KernelFeatures, needsMetacopy, type ProbedOption } from './probe.js';
 
 /** The input of a row's test. */
@@ -34,7 +35,7 @@ export interface Conflict {
   readonly when: string;
   readonly applies: (found: Case) => boolean;
   readonly kernel: Outcome;
-  readonly hint: string;
+  readonly hint: Text;
   /** The kind of the conflict. Without it the two options exclude each other. */
   readonly lack?: 'needs the other' | 'user namespace';
 }
@@ -52,20 +53,26 @@ const lacksTrusted = ({ features, named }: Case): boolean => features.userNamesp
 const excludesMetacopy = (redirectDir: string | null | undefined, hasUpper: boolean): boolean =>
   redirectDir === 'off' || redirectDir === 'nofollow' || (redirectDir === 'follow' && hasUpper);
 
+const leaveOut = (name: string, why?: string): Text =>
+  why === undefined ? text`leave ${option(name)} out` : text`leave ${option(name)} out: ${why}`;
+
+const TRUSTED = 'the kernel keeps it in trusted.* attributes, which a process in a user namespace may not write';
+const HANDLES = 'it needs file handles, which a process in a user namespace may not open';
+
 export const conflicts: readonly Conflict[] = [
   {
     options: ['metacopy', 'redirectDir'],
     when: "`metacopy: true` with `redirectDir: 'off'` or `'nofollow'`",
     applies: ({ named }) => isOn(named.metacopy) && (named.redirectDir === 'off' || named.redirectDir === 'nofollow'),
     kernel: 'refuses',
-    hint: "leave `redirectDir` out, which is then 'on', or leave `metacopy` out",
+    hint: either(text`leave ${option('redirectDir')} out, which is then on`, leaveOut('metacopy')),
   },
   {
     options: ['metacopy', 'redirectDir'],
     when: "`metacopy: true` with `redirectDir: 'follow'` and an upperdir",
     applies: ({ named, hasUpper }) => isOn(named.metacopy) && named.redirectDir === 'follow' && hasUpper,
     kernel: 'refuses',
-    hint: "leave `redirectDir` out, which is then 'on', or leave `metacopy` out",
+    hint: either(text`leave ${option('redirectDir')} out, which is then on`, leaveOut('metacopy')),
   },
   {
     options: ['nfsExport', 'upperdir'],
@@ -73,14 +80,14 @@ export const conflicts: readonly Conflict[] = [
     applies: ({ named, hasUpper }) => isOn(named.nfsExport) && !hasUpper && named.redirectDir !== 'nofollow',
     lack: 'needs the other',
     kernel: 'drops',
-    hint: "add `redirectDir: 'nofollow'`, or an upperdir, or leave `nfsExport` out",
+    hint: either(text`add ${option('redirectDir', 'nofollow')}`, 'add an upperdir', leaveOut('nfsExport')),
   },
   {
     options: ['nfsExport', 'index'],
     when: '`nfsExport: true` with `index: false`',
     applies: ({ named }) => isOn(named.nfsExport) && named.index === 'off',
     kernel: 'refuses',
-    hint: 'leave `index` out, which is then true, or leave `nfsExport` out',
+    hint: either(text`leave ${option('index')} out, which is then on`, leaveOut('nfsExport')),
   },
   {
     options: ['nfsExport', 'metacopy'],
@@ -101,14 +108,14 @@ export const conflicts: readonly Conflict[] = [
     when: "`userxattr: true` with `redirectDir: 'on'` or `'follow'`",
     applies: ({ named }) => isSet(named.userxattr) && (named.redirectDir === 'on' || named.redirectDir === 'follow'),
     kernel: 'refuses',
-    hint: "leave `redirectDir` out, which is then 'nofollow', or leave `userxattr` out",
+    hint: either(text`leave ${option('redirectDir')} out, which is then nofollow`, leaveOut('userxattr')),
   },
   {
     options: ['userxattr', 'metacopy'],
     when: '`userxattr: true` with `metacopy: true`',
     applies: ({ named }) => isSet(named.userxattr) && isOn(named.metacopy),
     kernel: 'refuses',
-    hint: 'leave one of the two out: `metacopy` files are never trusted in user.* attributes',
+    hint: text`leave one of the two out: the kernel never trusts ${option('metacopy')} in user.* attributes`,
   },
   {
     options: ['index', 'upperdir'],
@@ -116,7 +123,7 @@ export const conflicts: readonly Conflict[] = [
     applies: ({ named, hasUpper }) => isOn(named.index) && !hasUpper,
     lack: 'needs the other',
     kernel: 'drops',
-    hint: 'leave `index` out, or add an upperdir',
+    hint: either(leaveOut('index'), 'add an upperdir'),
   },
   {
     options: ['volatile', 'upperdir'],
@@ -124,14 +131,14 @@ export const conflicts: readonly Conflict[] = [
     applies: ({ named, hasUpper }) => isSet(named.volatile) && !hasUpper,
     lack: 'needs the other',
     kernel: 'drops',
-    hint: 'leave `volatile` out: nothing is written without an upperdir',
+    hint: leaveOut('volatile', 'without an upperdir nothing is written'),
   },
   {
     options: ['volatile', 'fsync'],
     when: '`volatile: true` with `fsync`',
     applies: ({ named }) => isSet(named.volatile) && named.fsync !== undefined,
     kernel: 'drops',
-    hint: 'leave one of the two out: `volatile` is a value of `fsync` to the kernel',
+    hint: text`leave one of the two out: for the kernel, ${option('volatile')} is a value of ${option('fsync')}`,
   },
   {
     options: ['uuid', 'upperdir'],
@@ -139,14 +146,14 @@ export const conflicts: readonly Conflict[] = [
     applies: ({ named, hasUpper }) => named.uuid === 'on' && !hasUpper,
     lack: 'needs the other',
     kernel: 'drops',
-    hint: "leave `uuid` out, or pass 'null'",
+    hint: either(leaveOut('uuid'), text`pass ${option('uuid', 'null')}`),
   },
   {
     options: ['verity', 'metacopy'],
     when: '`verity` with `metacopy: false`, up to Linux 6.15',
     applies: ({ named, features }) => isOn(named.verity) && named.metacopy === 'off' && needsMetacopy(features),
     kernel: 'refuses',
-    hint: 'leave `metacopy` out, which is then true: on this kernel `verity` is kept in `metacopy` files',
+    hint: text`leave ${option('metacopy')} out, which is then on: this kernel keeps the digests of ${option('verity')} in metacopy files`,
   },
   {
     options: ['verity', 'redirectDir'],
@@ -154,7 +161,7 @@ export const conflicts: readonly Conflict[] = [
     applies: ({ named, hasUpper, features }) =>
       isOn(named.verity) && excludesMetacopy(named.redirectDir, hasUpper) && needsMetacopy(features),
     kernel: 'refuses',
-    hint: "leave `redirectDir` out, which is then 'on'",
+    hint: text`leave ${option('redirectDir')} out, which is then on`,
   },
   {
     options: ['userxattr', 'verity'],
@@ -168,7 +175,7 @@ export const conflicts: readonly Conflict[] = [
     when: '`datadir` with `metacopy: false`, up to Linux 6.15',
     applies: ({ named, hasData, features }) => hasData && named.metacopy === 'off' && needsMetacopy(features),
     kernel: 'refuses',
-    hint: 'leave `metacopy` out, which is then true: on this kernel data-only layers need it',
+    hint: text`leave ${option('metacopy')} out, which is then on: on this kernel data-only layers need it`,
   },
   {
     options: ['datadir', 'redirectDir'],
@@ -176,7 +183,7 @@ export const conflicts: readonly Conflict[] = [
     applies: ({ named, hasData, hasUpper, features }) =>
       hasData && excludesMetacopy(named.redirectDir, hasUpper) && needsMetacopy(features),
     kernel: 'refuses',
-    hint: "leave `redirectDir` out, which is then 'on': on this kernel data-only layers need metacopy",
+    hint: text`leave ${option('redirectDir')} out, which is then on: on this kernel data-only layers need metacopy`,
   },
   {
     options: ['datadir', 'nfsExport'],
@@ -190,7 +197,7 @@ export const conflicts: readonly Conflict[] = [
     when: '`datadir` with `userxattr: true`, up to Linux 6.15',
     applies: ({ named, hasData, features }) => hasData && isSet(named.userxattr) && needsMetacopy(features),
     kernel: 'refuses',
-    hint: 'leave one of the two out on this kernel: data-only layers need `metacopy`, which `userxattr` excludes',
+    hint: text`leave one of the two out: on this kernel data-only layers need ${option('metacopy')}, which ${option('userxattr')} excludes`,
   },
   {
     options: ['redirectDir', 'userxattr'],
@@ -199,7 +206,7 @@ export const conflicts: readonly Conflict[] = [
       lacksTrusted(found) && (found.named.redirectDir === 'on' || found.named.redirectDir === 'follow'),
     lack: 'user namespace',
     kernel: 'lies',
-    hint: 'leave `redirectDir` out: it is kept in trusted.* attributes, which a user namespace may not write',
+    hint: leaveOut('redirectDir', TRUSTED),
   },
   {
     options: ['metacopy', 'userxattr'],
@@ -207,7 +214,7 @@ export const conflicts: readonly Conflict[] = [
     applies: (found) => lacksTrusted(found) && isOn(found.named.metacopy),
     lack: 'user namespace',
     kernel: 'lies',
-    hint: 'leave `metacopy` out: it is kept in trusted.* attributes, which a user namespace may not write',
+    hint: leaveOut('metacopy', TRUSTED),
   },
   {
     options: ['verity', 'userxattr'],
@@ -215,7 +222,7 @@ export const conflicts: readonly Conflict[] = [
     applies: (found) => lacksTrusted(found) && isOn(found.named.verity),
     lack: 'user namespace',
     kernel: 'refuses',
-    hint: 'add `userxattr: true` (Linux 6.16), or leave `verity` out',
+    hint: either(text`add ${option('userxattr', true)} (Linux 6.16)`, leaveOut('verity')),
   },
   {
     options: ['datadir', 'userxattr'],
@@ -223,14 +230,14 @@ export const conflicts: readonly Conflict[] = [
     applies: (found) => lacksTrusted(found) && found.hasData,
     lack: 'user namespace',
     kernel: 'refuses',
-    hint: 'add `userxattr: true` (Linux 6.16), or leave `datadir` out',
+    hint: either(text`add ${option('userxattr', true)} (Linux 6.16)`, leaveOut('datadir')),
   },
   {
     options: ['index', 'userxattr'],
     when: '`index: true` in a user namespace',
     applies: ({ named, features }) => isOn(named.index) && features.userNamespace,
     kernel: 'drops',
-    hint: 'leave `index` out: it needs file handles, which a user namespace may not open',
+    hint: leaveOut('index', HANDLES),
     lack: 'user namespace',
   },
   {
@@ -238,32 +245,38 @@ export const conflicts: readonly Conflict[] = [
     when: '`nfsExport: true` in a user namespace',
     applies: ({ named, features }) => isOn(named.nfsExport) && features.userNamespace,
     kernel: 'drops',
-    hint: 'leave `nfsExport` out: it needs file handles, which a user namespace may not open',
+    hint: leaveOut('nfsExport', HANDLES),
     lack: 'user namespace',
   },
 ];
 
-function show(name: string, { named }: Case): string {
-  const value = named[name as OverlayOptionName];
-  if (value === undefined) return `"${name}"`;
+/** Returns the option as a part of a text, with the value that the caller named. */
+function toPart(name: string, value: string | null | undefined): Text {
+  if (value === undefined) return option(name);
   const form = optionRows[name]?.form;
-  const shown = form === 'flag' ? 'true' : form === 'switch' ? String(value === 'on') : `'${value}'`;
-  return `"${name}: ${shown}"`;
+  return option(name, form === 'flag' || (form === 'switch' ? value === 'on' : value));
 }
 
-function conflictError(conflict: Conflict, found: Case): Error {
-  const [first, second] = conflict.options.map((name) => show(name, found)) as [string, string];
-  const ends = {
-    refuses: 'the kernel refuses that',
-    drops: 'the kernel would mount, and drop one of them without a word',
-    lies: 'the kernel refuses that, or mounts without it and shows it all the same',
-  };
+/** The consequences in words. */
+const outcomes = {
+  refuses: 'the kernel refuses this',
+  drops: { before: 'the kernel would silently drop one of them', after: 'the kernel has dropped one of them' },
+  lies: {
+    before: 'the kernel refuses this, or mounts without the option and shows it in the mount table',
+    after: 'the mount table shows the option, but the mount lacks it',
+  },
+} as const satisfies Readonly<Record<Outcome, Text>>;
+
+const DROPPED: Text = { before: 'the kernel would silently drop it', after: 'the kernel has dropped it' };
+
+function conflictError({ options, kernel, lack, hint }: Conflict, { named }: Case): Error {
+  const [first, second] = options.map((name) => toPart(name, named[name as OverlayOptionName])) as [Text, Text];
   const whats = {
-    'needs the other': `${first} is of no use without ${second}: the kernel would mount and drop it without a word`,
-    'user namespace': `${first} cannot be had in a user namespace as it is: ${ends[conflict.kernel]}`,
+    none: text`${first} and ${second} exclude each other: ${outcomes[kernel]}`,
+    'needs the other': text`${first} has no effect without ${second}: ${DROPPED}`,
+    'user namespace': text`${first} is not available in a user namespace: ${outcomes[kernel]}`,
   };
-  const what = conflict.lack ? whats[conflict.lack] : `${first} cannot go with ${second}: ${ends[conflict.kernel]}`;
-  return conflictingOptions(what, conflict.hint);
+  return conflictingOptions(whats[lack ?? 'none'], hint);
 }
 
 /** Whether the mount may lack what the kernel would drop: either option, if the two exclude each other. */
@@ -290,12 +303,16 @@ function isLacking({ kernel, value }: NamedOption, { options }: KernelFeatures):
 const isOff = ({ kernel, value }: NamedOption): boolean =>
   value === null ? kernel.startsWith('no') : value === 'off' && kernel !== 'uuid';
 
-function lackingError(name: string, shown: string, first: string, { release }: KernelFeatures): OverlayError {
+function lackingError(named: NamedOption, { release }: KernelFeatures): OverlayError {
+  const { name, value } = named;
   return new OverlayError({
     errno: EOPNOTSUPP,
     reason: 'option-unsupported',
-    what: `this kernel (${release}) does not know ${shown}, which comes with Linux ${first}`,
-    hint: `leave it out, or pass \`allowDegraded: ['${name}']\` to have it left out where the kernel lacks it`,
+    what: text`this kernel (${release}) does not know ${toPart(name, value)}, which needs Linux ${firstKernel(named)}`,
+    hint: either(
+      'leave it out',
+      text`pass ${option('allowDegraded', [name])} to mount without it on kernels that lack it`,
+    ),
   });
 }
 
@@ -313,18 +330,16 @@ export function* findProblems(options: CheckedOptions, features: KernelFeatures)
     const error = new OverlayError({
       errno: EOPNOTSUPP,
       reason: 'option-unsupported',
-      what: `this kernel (${features.release}) has no data-only layers, "datadir": they come with Linux 6.5`,
-      hint: 'use a newer kernel, or layers that hold their data themselves',
+      what: text`this kernel (${features.release}) has no data-only layers (${option('datadir')}), which need Linux 6.5`,
+      hint: 'use a newer kernel, or layers that contain their data',
     });
     yield { error, isRefused: true };
   }
   const kept: NamedOption[] = [];
-  for (const option of overlay) {
-    if (!isLacking(option, features)) kept.push(option);
-    else if (!isOff(option) && !allowDegraded.includes(option.name)) {
-      const found: Case = { named: { [option.name]: option.value }, hasUpper: true, hasData: false, features };
-      const error = lackingError(option.name, show(option.name, found), firstKernel(option), features);
-      yield { error, isRefused: true };
+  for (const named of overlay) {
+    if (!isLacking(named, features)) kept.push(named);
+    else if (!isOff(named) && !allowDegraded.includes(named.name)) {
+      yield { error: lackingError(named, features), isRefused: true };
     }
   }
   const found: Case = {

@@ -7,13 +7,13 @@ import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
-import type { Answer, KernelFeatures } from './probe.js';
+import type { FeatureState, KernelFeatures } from './probe.js';
 
 /**
  * Answers without a probe if possible. An option with a default has a module parameter; other options came with later
  * kernels, or long before.
  */
-export function knownBefore65(name: string, defaults: KernelFeatures['defaults'], hasSelinux: boolean): Answer {
+export function knownBefore65(name: string, defaults: KernelFeatures['defaults'], hasSelinux: boolean): FeatureState {
   // Without SELinux the kernel hands its options to overlayfs, which refuses them.
   if (name === 'context') return hasSelinux || (Object.keys(defaults).length === 0 && 'unknown');
   const isLater = ['datadir+', 'verity', 'override_creds', 'fsync'].includes(name) || name.includes('=');
@@ -32,7 +32,7 @@ type Option = readonly [name: string, option: readonly [key: string, value: stri
  */
 export function askByMounting(options: readonly Option[]): {
   plan: Plan;
-  read: (outputs: Outputs | StepFailure) => Readonly<Record<string, Answer>>;
+  read: (outputs: Outputs | StepFailure) => Readonly<Record<string, FeatureState>>;
 } {
   const plan = new Plan();
   const tries = options.map(([name, [key, value]]): [name: string, step: Step] => {
@@ -49,7 +49,7 @@ export function askByMounting(options: readonly Option[]): {
     });
     return [name, plan.stepOf(created)];
   });
-  const answer = (outputs: Outputs | StepFailure, step: Step): Answer => {
+  const answer = (outputs: Outputs | StepFailure, step: Step): FeatureState => {
     const errno = outputs instanceof StepFailure ? outputs.errno : -outputs.result(step);
     if (errno === e.EINVAL) return false;
     return errno === e.ENOENT || errno === e.ENOTDIR || 'unknown';

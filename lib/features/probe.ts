@@ -3,15 +3,15 @@ import { release } from 'node:os';
 import * as e from '../errnos.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask as askKernel, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
-import { addLook, type Found, readLook } from '../kernel/look.js';
 import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step, type StepOptions, type Text } from '../kernel/plan.js';
+import { addStat, readStat, type StatResult } from '../kernel/stat.js';
+import { ask as askKernel, run, runSync, type Task } from '../kernel/task.js';
 import { addon } from '../native.js';
 import { askByMounting, knownBefore65 } from './probe-before-6.5.js';
 
 /** `'unknown'` if the process lacks the privilege to ask, or if the kernel tells only when it mounts. */
-export type Answer = boolean | 'unknown';
+export type FeatureState = boolean | 'unknown';
 
 /** The options and values of overlayfs in which kernels differ, by the kernel's names. */
 export const probedOptions = {
@@ -44,31 +44,31 @@ export interface KernelFeatures {
   /** Whether the process is in another user namespace than the initial one, without access to `trusted.*`. */
   readonly userNamespace: boolean;
   /** Whether the process may mount an overlay: fsopen(2), which needs CAP_SYS_ADMIN. */
-  readonly mayMount: Answer;
+  readonly mayMount: FeatureState;
   /** Whether the kernel has the overlay file system, built in or as a module that it can load. */
-  readonly overlay: Answer;
+  readonly overlay: FeatureState;
   /** fsopen(2), fsconfig(2), fsmount(2), move_mount(2) (5.2). */
-  readonly mountApi: Answer;
+  readonly mountApi: FeatureState;
   /** Whether overlayfs itself reads its options from fsconfig(2) (6.5). */
-  readonly fsContext: Answer;
+  readonly fsContext: FeatureState;
   /** `lowerdir+`: layers set one by one, unescaped (6.7, and late 6.6). */
-  readonly lowerdirAppend: Answer;
+  readonly lowerdirAppend: FeatureState;
   /** Layers by file descriptor (6.13): O_PATH ones too (6.15, and late 6.13 and 6.14), or only readable ones. */
   readonly layerDescriptors: 'path' | 'readable' | false | 'unknown';
   /** Whether the kernel knows each option of overlayfs. */
-  readonly options: Readonly<Record<ProbedOption, Answer>>;
+  readonly options: Readonly<Record<ProbedOption, FeatureState>>;
   /** mount_setattr(2) (5.12). */
-  readonly mountSetattr: Answer;
+  readonly mountSetattr: FeatureState;
   /** MOVE_MOUNT_BENEATH (6.5). */
-  readonly mountBeneath: Answer;
+  readonly mountBeneath: FeatureState;
   /** statmount(2) and listmount(2) (6.8). */
-  readonly statmount: Answer;
+  readonly statmount: FeatureState;
   /** open_tree_attr(2) (6.15). */
-  readonly openTreeAttr: Answer;
+  readonly openTreeAttr: FeatureState;
   /** FAN_REPORT_MNT: fanotify(7) reports mounts (6.15). */
-  readonly mountEvents: Answer;
+  readonly mountEvents: FeatureState;
   /** Mount ids that the kernel never reuses, statx(2) (6.8). */
-  readonly uniqueMountId: Answer;
+  readonly uniqueMountId: FeatureState;
   /** The overlay module's parameters, which are the defaults of its options: /sys/module/overlay/parameters. */
   readonly defaults: Readonly<Partial<Record<DefaultName, boolean>>>;
 }
@@ -114,6 +114,13 @@ function isTrustedDenied(results: readonly number[]): boolean {
  * features that a mount without options needs; the rest of its record is unknown, and has no options.
  */
 export function questions(plan = new Plan(), isBrief = false): Questions {
+  const probes = addProbes(plan, isBrief);
+  return { plan, read: (outputs) => readRecord(plan, probes, outputs) };
+}
+
+type Probes = ReturnType<typeof addProbes>;
+
+function addProbes(plan: Plan, isBrief: boolean) {
   const ask = (call: Call, args: readonly (Text | number)[], options?: StepOptions): number =>
     plan.add(call, args, { tolerate: 'any', output: 0, ...options });
   const flags = k.O_DIRECTORY | k.O_CLOEXEC;
@@ -138,10 +145,10 @@ export function questions(plan = new Plan(), isBrief = false): Questions {
         beneath: ask(calls.move_mount, [-1, '', -1, '', k.MOVE_MOUNT_BENEATH]),
         openTreeAttr: ask(calls.open_tree_attr, []),
         events: ask(calls.fanotify_init, [k.FAN_REPORT_MNT]),
-        selinux: addLook(plan, '/sys/fs/selinux'),
+        selinux: addStat(plan, '/sys/fs/selinux'),
       };
-  const look = addLook(plan, '/', { mask: k.STATX_MNT_ID_UNIQUE });
-  const userNamespace = addLook(plan, '/proc/self/ns/user', { mask: k.STATX_INO });
+  const root = addStat(plan, '/', { mask: k.STATX_MNT_ID_UNIQUE });
+  const userNamespace = addStat(plan, '/proc/self/ns/user', { mask: k.STATX_INO });
   const trusted = mostlyWritable.map((place) =>
     ask(calls.setxattr, [place, 'trusted.overlay.probe', '', k.XATTR_REPLACE]),
   );
@@ -149,66 +156,66 @@ export function questions(plan = new Plan(), isBrief = false): Questions {
     const file = ask(calls.openat2, [k.AT_FDCWD, `/sys/module/overlay/parameters/${name}`, k.O_CLOEXEC]);
     return [name, plan.stepOf(ask(calls.read, [file, 1], { output: 1 }))] as const;
   });
+  const probes = { context, madeUp, pathLayer, readableLayer, append, options, statmount, more };
+  return { ...probes, root, userNamespace, trusted, parameters };
+}
 
+function readRecord(plan: Plan, probes: Probes, outputs: Outputs | StepFailure): KernelFeatures {
+  const { context, options, more, userNamespace, parameters } = probes;
+  const result = (made: number): number =>
+    outputs instanceof StepFailure ? -outputs.errno : outputs.result(plan.stepOf(made) as Step);
+  const opened = result(context);
+  // A seccomp filter causes EPERM, too. Then mount(2) tells whether the process may mount.
+  const isDenied = opened === -e.EPERM || opened === -e.EACCES;
+  const isUnknown = isDenied || e.isShortage(-opened);
+  const answer = (value: () => boolean): FeatureState => (isUnknown ? 'unknown' : value());
+  const ofMore = (read: (made: NonNullable<typeof more>) => FeatureState): FeatureState =>
+    more === undefined ? 'unknown' : read(more);
+  const fsContext = answer(() => opened >= 0 && result(probes.madeUp) < 0);
+  const accepts = (made: number): FeatureState => (fsContext === false ? false : answer(() => result(made) >= 0));
+  const hasSelinux = more !== undefined && readStat(more.selinux, outputs).errno === 0;
+  const defaults: Partial<Record<DefaultName, boolean>> = {};
+  for (const [name, step] of parameters) {
+    if (outputs instanceof StepFailure || outputs.result(step) !== 1) continue;
+    defaults[name] = outputs.bytes(step, 1).toString() === 'Y';
+  }
   return {
-    plan,
-    read(outputs) {
-      const result = (made: number): number =>
-        outputs instanceof StepFailure ? -outputs.errno : outputs.result(plan.stepOf(made) as Step);
-      const opened = result(context);
-      // A seccomp filter causes EPERM, too. Then mount(2) tells whether the process may mount.
-      const isDenied = opened === -e.EPERM || opened === -e.EACCES;
-      const isUnknown = isDenied || e.isShortage(-opened);
-      const answer = (value: () => boolean): Answer => (isUnknown ? 'unknown' : value());
-      const ofMore = (read: (made: NonNullable<typeof more>) => Answer): Answer =>
-        more === undefined ? 'unknown' : read(more);
-      const fsContext = answer(() => opened >= 0 && result(madeUp) < 0);
-      const accepts = (made: number): Answer => (fsContext === false ? false : answer(() => result(made) >= 0));
-      const hasSelinux = more !== undefined && readLook(more.selinux, outputs).errno === 0;
-      const defaults: Partial<Record<DefaultName, boolean>> = {};
-      for (const [name, step] of parameters) {
-        if (outputs instanceof StepFailure || outputs.result(step) !== 1) continue;
-        defaults[name] = outputs.bytes(step, 1).toString() === 'Y';
-      }
-      return {
-        release: release(),
-        pageSize: addon().pageSize,
-        // Without /proc: a process that may mount but may not set trusted attributes is in a user namespace.
-        userNamespace:
-          readLook(userNamespace, outputs).errno === 0
-            ? isOtherUserNamespace(readLook(userNamespace, outputs))
-            : opened >= 0 && isTrustedDenied(trusted.map(result)),
-        mayMount: opened >= 0 ? true : isDenied ? false : 'unknown',
-        overlay: answer(() => opened !== -e.ENODEV),
-        mountApi: answer(() => opened !== -e.ENOSYS),
-        fsContext,
-        lowerdirAppend: accepts(append),
-        layerDescriptors:
-          fsContext === 'unknown'
-            ? 'unknown'
-            : accepts(pathLayer) === true
-              ? 'path'
-              : accepts(readableLayer) === true
-                ? 'readable'
-                : false,
-        options: Object.fromEntries(
-          options.map(([name, made]) => [
-            name,
-            fsContext === false ? knownBefore65(name, defaults, hasSelinux) : accepts(made),
-          ]),
-        ) as Record<ProbedOption, Answer>,
-        mountSetattr: ofMore((made) => result(made.setattr) !== -e.ENOSYS),
-        // The kernel checks the privilege first.
-        mountBeneath: ofMore(({ beneath }) =>
-          result(beneath) === -e.EPERM ? 'unknown' : ![-e.ENOSYS, -e.EINVAL].includes(result(beneath)),
-        ),
-        statmount: result(statmount) !== -e.ENOSYS,
-        openTreeAttr: ofMore((made) => result(made.openTreeAttr) !== -e.ENOSYS),
-        mountEvents: ofMore(({ events }) => (e.isShortage(-result(events)) ? 'unknown' : result(events) >= 0)),
-        uniqueMountId: readLook(look, outputs).hasUniqueMountId,
-        defaults,
-      };
-    },
+    release: release(),
+    pageSize: addon().pageSize,
+    // Without /proc: a process that may mount but may not set trusted attributes is in a user namespace.
+    userNamespace:
+      readStat(userNamespace, outputs).errno === 0
+        ? isOtherUserNamespace(readStat(userNamespace, outputs))
+        : opened >= 0 && isTrustedDenied(probes.trusted.map(result)),
+    mayMount: opened >= 0 ? true : isDenied ? false : 'unknown',
+    overlay: answer(() => opened !== -e.ENODEV),
+    mountApi: answer(() => opened !== -e.ENOSYS),
+    fsContext,
+    lowerdirAppend: accepts(probes.append),
+    layerDescriptors:
+      fsContext === 'unknown'
+        ? 'unknown'
+        : accepts(probes.pathLayer) === true
+          ? 'path'
+          : accepts(probes.readableLayer) === true
+            ? 'readable'
+            : false,
+    options: Object.fromEntries(
+      options.map(([name, made]) => [
+        name,
+        fsContext === false ? knownBefore65(name, defaults, hasSelinux) : accepts(made),
+      ]),
+    ) as Record<ProbedOption, FeatureState>,
+    mountSetattr: ofMore((made) => result(made.setattr) !== -e.ENOSYS),
+    // The kernel checks the privilege first.
+    mountBeneath: ofMore(({ beneath }) =>
+      result(beneath) === -e.EPERM ? 'unknown' : ![-e.ENOSYS, -e.EINVAL].includes(result(beneath)),
+    ),
+    statmount: result(probes.statmount) !== -e.ENOSYS,
+    openTreeAttr: ofMore((made) => result(made.openTreeAttr) !== -e.ENOSYS),
+    mountEvents: ofMore(({ events }) => (e.isShortage(-result(events)) ? 'unknown' : result(events) >= 0)),
+    uniqueMountId: readStat(probes.root, outputs).hasUniqueMountId,
+    defaults,
   };
 }
 
@@ -216,7 +223,7 @@ export function questions(plan = new Plan(), isBrief = false): Questions {
  * Whether a user namespace is not the initial one, which has a fixed inode number (PROC_USER_INIT_INO). Its maps do not
  * tell: another namespace can have the same ones.
  */
-export function isOtherUserNamespace({ errno, inode }: Found): boolean {
+export function isOtherUserNamespace({ errno, inode }: StatResult): boolean {
   const INITIAL = 0xeffffffd;
   return errno === 0 && Number(inode) !== INITIAL;
 }
@@ -233,7 +240,7 @@ export function wereAllAsked(plan: Plan, outputs: Outputs | StepFailure): boolea
 const isFinal = ({ fsContext, overlay }: KernelFeatures): boolean => fsContext !== 'unknown' && overlay === true;
 
 /** Returns the record, and whether it is final. */
-function* findOut(): Dialogue<readonly [record: KernelFeatures, isLast: boolean]> {
+function* findOut(): Task<readonly [record: KernelFeatures, isLast: boolean]> {
   const { plan, read } = questions();
   const outputs = yield* askKernel(plan);
   const record = read(outputs);
@@ -250,24 +257,24 @@ function remember([features, isLast]: readonly [record: KernelFeatures, isLast: 
 }
 
 /** Returns the record for this process, from which a mount with privilege is planned. */
-export function* findFeatures(): Dialogue<KernelFeatures> {
+export function* findFeatures(): Task<KernelFeatures> {
   return remembered ?? remember(yield* findOut());
 }
 
 /** The promise form of `findFeatures`. */
-export async function features(): Promise<KernelFeatures> {
-  return hold(findFeatures());
+export async function kernelFeatures(): Promise<KernelFeatures> {
+  return run(findFeatures());
 }
 
 /** The synchronous form of `findFeatures`. */
-export function featuresSync(): KernelFeatures {
-  return holdSync(findFeatures());
+export function kernelFeaturesSync(): KernelFeatures {
+  return runSync(findFeatures());
 }
 
 let rememberedBrief: KernelFeatures | undefined;
 
 /** Returns the record for a mount without options. Probes only for what it needs, unless more is known already. */
-export function* findBriefFeatures(): Dialogue<KernelFeatures> {
+export function* findBriefFeatures(): Task<KernelFeatures> {
   const known = remembered ?? rememberedBrief;
   if (known !== undefined) return known;
   const { plan, read } = questions(new Plan(), true);

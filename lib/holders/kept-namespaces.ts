@@ -1,12 +1,11 @@
 /** Mount namespaces that no process is in: finds their mounts and their keepers. */
-
 import { readdirSync, readlinkSync } from 'node:fs';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { DATA_OUTPUT, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { collect } from '../kernel/slices.js';
+import { ask, type Task } from '../kernel/task.js';
 import type { RawMount } from '../mount-table/raw-mount.js';
 import { mountRecords, WHOLE_MOUNT } from '../mount-table/statmount.js';
 import { listRaw } from '../mount-table/table.js';
@@ -49,7 +48,7 @@ export interface KeptMount {
  * kernel has no such call or denies it. The call needs CAP_SYS_ADMIN in the user namespaces that own them. On later
  * kernels, the process must be in the first pid namespace and have CAP_SYS_ADMIN in the first user namespace.
  */
-function* askKernel(known: ReadonlySet<number>): Dialogue<Kept[] | undefined> {
+function* askKernel(known: ReadonlySet<number>): Task<Kept[] | undefined> {
   const plan = new Plan();
   const own = plan.add(calls.openat2, [k.AT_FDCWD, OWN_MOUNT_NAMESPACE, k.O_CLOEXEC, 0]);
   const inodes = new Uint8Array(BigUint64Array.from(known, BigInt).buffer);
@@ -79,7 +78,7 @@ function* findKeepers(
   namespaces: readonly Namespace[],
   known: ReadonlySet<number>,
   patience: Patience,
-): Dialogue<Keeper[]> {
+): Task<Keeper[]> {
   const keepers: Keeper[] = [];
   const add = (keeper: Keeper): void => {
     if (!Number.isNaN(keeper.inode) && !known.has(keeper.inode)) keepers.push(keeper);
@@ -110,7 +109,7 @@ function* findKeepers(
 }
 
 /** Reads the namespaces of the keepers one by one, on kernels that do not list namespaces. */
-function* readTables(keepers: readonly Keeper[], patience: Patience): Dialogue<Kept[]> {
+function* readTables(keepers: readonly Keeper[], patience: Patience): Task<Kept[]> {
   const found = new Map<number, Kept>();
   for (const { inode, file } of keepers) {
     if (found.has(inode)) continue;
@@ -133,7 +132,7 @@ export function* findKept(
   namespaces: readonly Namespace[],
   isWanted: (mount: RawMount) => boolean,
   patience: Patience,
-): Dialogue<KeptMount[]> {
+): Task<KeptMount[]> {
   const inodes = [inodeOf('thread-self', 'mnt'), ...namespaces.map(({ inode }) => inode)];
   const known = new Set(inodes.filter((inode) => inode !== undefined));
   const told = yield* askKernel(known);

@@ -1,7 +1,6 @@
 /** The mount namespaces of processes, and their mount tables. */
-
 import { readdirSync, readlinkSync } from 'node:fs';
-import type { Dialogue } from '../kernel/dialogue.js';
+import type { Task } from '../kernel/task.js';
 import { MOUNTINFO, type MountinfoLine, readTable } from '../mount-table/mountinfo.js';
 import { joinPath, type Path } from '../paths.js';
 import { attempt, type Patience } from './patience.js';
@@ -35,7 +34,7 @@ export function* findNamespaces(
   kind: 'mnt' | 'net',
   pids: readonly number[],
   patience: Patience,
-): Dialogue<{ inode: number | undefined; pid: number }[]> {
+): Task<{ inode: number | undefined; pid: number }[]> {
   // A thread may be in other namespaces than its process.
   const own = inodeOf('thread-self', kind);
   const found = [{ inode: undefined as number | undefined, pid: process.pid }];
@@ -53,7 +52,7 @@ export function* findNamespaces(
 }
 
 /** Returns the table, or an empty one when the process has ended or may not be inspected. */
-function* readTableIfAny(path: string): Dialogue<MountinfoLine[]> {
+function* readTableIfAny(path: string): Task<MountinfoLine[]> {
   try {
     return yield* readTable((line) => line, path);
   } catch {
@@ -62,7 +61,7 @@ function* readTableIfAny(path: string): Dialogue<MountinfoLine[]> {
 }
 
 /** Returns the caller's own namespace with its table, even when time is over, and as many others as time allows. */
-export function* readNamespaces(pids: readonly number[], patience: Patience): Dialogue<Namespace[]> {
+export function* readNamespaces(pids: readonly number[], patience: Patience): Task<Namespace[]> {
   const namespaces: Namespace[] = [];
   for (const { inode, pid } of yield* findNamespaces('mnt', pids, patience)) {
     if (inode !== undefined && patience.isLate()) break;

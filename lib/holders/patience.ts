@@ -1,9 +1,8 @@
 /** Shared parts of the searches through /proc, which look at many files. */
-
-import { askTolerant, type Dialogue } from '../kernel/dialogue.js';
 import type { Outputs } from '../kernel/perform.js';
 import type { Plan } from '../kernel/plan.js';
 import { Slices } from '../kernel/slices.js';
+import { askTolerant, type Task } from '../kernel/task.js';
 
 /** The time limits of a search: in total, and for one slice. */
 export class Patience extends Slices {
@@ -24,7 +23,7 @@ export class Patience extends Slices {
   }
 
   /** Performs a plan, and then begins a new slice. */
-  *look(plan: Plan): Dialogue<Outputs> {
+  *look(plan: Plan): Task<Outputs> {
     const outputs = yield* askTolerant(plan);
     this.begin();
     return outputs;

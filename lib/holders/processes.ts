@@ -1,14 +1,13 @@
 /** Finds the processes that use mounts: proc_pid_fd(5), proc_pid_maps(5), proc_pid_root(5) and similar files. */
-
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import * as e from '../errnos.js';
 import type { Holder, Holding } from '../holder.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import type { Dialogue } from '../kernel/dialogue.js';
-import { addLook, readMountId } from '../kernel/look.js';
 import type { Outputs } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
+import { addStat, readMountId } from '../kernel/stat.js';
+import type { Task } from '../kernel/task.js';
 import { pathString } from '../paths.js';
 import { attempt, type Patience } from './patience.js';
 
@@ -73,7 +72,7 @@ class Batch {
   }
 
   look(candidate: Candidate, wanted: Wanted): void {
-    this.#looks.push([candidate, wanted, addLook(this.plan, candidate.link, { mask: wanted.mask })]);
+    this.#looks.push([candidate, wanted, addStat(this.plan, candidate.link, { mask: wanted.mask })]);
   }
 
   scan(directory: Directory, wanted: Wanted): void {
@@ -148,7 +147,7 @@ function* mappingsByDevice(pid: number, devices: ReadonlyMap<string, Via>): Gene
 }
 
 /** Returns the processes that have one of the sockets open. */
-function* findSocketUsers(pids: readonly number[], sockets: Sockets, patience: Patience): Dialogue<Holder[]> {
+function* findSocketUsers(pids: readonly number[], sockets: Sockets, patience: Patience): Task<Holder[]> {
   const holders: Holder[] = [];
   for (const pid of sockets.size === 0 ? [] : pids) {
     if (patience.isLate()) break;
@@ -174,7 +173,7 @@ export function* findUsers(
   sockets: Sockets,
   devices: ReadonlyMap<string, Via>,
   patience: Patience,
-): Dialogue<Users> {
+): Task<Users> {
   const hidden = new Set<number>();
   const found = new Map<string, Holder>();
   const note = (holders: Iterable<Holder>): void => {
@@ -183,7 +182,7 @@ export function* findUsers(
       found.set(`${pid} ${what} ${descriptor} ${path}`, holder);
     }
   };
-  function* finish(batch: Batch): Dialogue<void> {
+  function* finish(batch: Batch): Task<void> {
     if (batch.plan.steps.length === 0) return;
     const outputs = yield* patience.look(batch.plan);
     note(batch.hits(outputs));

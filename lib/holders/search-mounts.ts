@@ -2,14 +2,13 @@
  * Searches /proc for the holders of a mount, after an unmount has failed or when a caller asks. The mount's id from
  * statx(2) shows what is in the mount; the text of a path does not.
  */
-
 import { readdirSync, readFileSync } from 'node:fs';
 import type { Holder, Holders } from '../holder.js';
 import * as k from '../kernel/constants.js';
-import type { Dialogue } from '../kernel/dialogue.js';
-import { addLook, type Found, readLook, readMountId } from '../kernel/look.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import { collect } from '../kernel/slices.js';
+import { addStat, readMountId, readStat, type StatResult } from '../kernel/stat.js';
+import type { Task } from '../kernel/task.js';
 import { findOption, findOptions, shownLayers, splitLowerdir } from '../mount-strings.js';
 import { isUniqueId, type Mounted } from '../mount-table/identity.js';
 import type { MountinfoLine } from '../mount-table/mountinfo.js';
@@ -28,14 +27,14 @@ type Places<T> = readonly (readonly [path: Path, say: T])[];
 const MOST_PLACES = 250;
 
 /** Returns the values of those places that are in one of the mounts. */
-function* placesIn<T>(places: Places<T>, ids: Wanted['ids'], patience: Patience): Dialogue<[say: T, via: Via][]> {
+function* placesIn<T>(places: Places<T>, ids: Wanted['ids'], patience: Patience): Task<[say: T, via: Via][]> {
   const found: [say: T, via: Via][] = [];
   for (let start = 0; start < places.length; start += MOST_PLACES) {
     if (patience.isLate()) break;
     const some = places.slice(start, start + MOST_PLACES);
     const plan = new Plan();
     const steps = some.map(
-      ([path]): Step => addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW, mask: k.STATX_MNT_ID }),
+      ([path]): Step => addStat(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW, mask: k.STATX_MNT_ID }),
     );
     const outputs = yield* patience.look(plan);
     some.forEach(([, say], i) => {
@@ -56,14 +55,14 @@ interface Held {
   readonly device: string | undefined;
 }
 
-function* lookAt({ path, id, device, namespace, workdir }: Mounted, flags: number, patience: Patience): Dialogue<Held> {
+function* lookAt({ path, id, device, namespace, workdir }: Mounted, flags: number, patience: Patience): Task<Held> {
   const plan = new Plan();
   if (namespace !== undefined) addJoin(plan, namespace);
-  const look = (mask: number) => addLook(plan, path, { flags, mask });
+  const look = (mask: number) => addStat(plan, path, { flags, mask });
   const [reused, unique] = [look(k.STATX_MNT_ID), look(k.STATX_MNT_ID_UNIQUE)];
   const outputs = yield* patience.look(plan);
-  const found: Found = readLook(reused, outputs);
-  const idThere = id !== undefined && isUniqueId(id) ? readLook(unique, outputs).mountId : found.mountId;
+  const found: StatResult = readStat(reused, outputs);
+  const idThere = id !== undefined && isUniqueId(id) ? readStat(unique, outputs).mountId : found.mountId;
   const isThere = found.errno === 0 && (id === undefined || id === idThere);
   const number = isThere ? found.device : device;
   return {
@@ -77,7 +76,7 @@ function* lookAt({ path, id, device, namespace, workdir }: Mounted, flags: numbe
 type Row = readonly [row: MountinfoLine, namespace: Namespace];
 
 /** Returns the overlays in all tables. */
-function* overlaysIn(namespaces: readonly Namespace[]): Dialogue<Row[]> {
+function* overlaysIn(namespaces: readonly Namespace[]): Task<Row[]> {
   const rows: Row[] = [];
   for (const namespace of namespaces) {
     const overlays = yield* collect(namespace.table, (row): Row | undefined =>
@@ -113,7 +112,7 @@ function showsWorkdir(options: string, workdir: Path): boolean {
 }
 
 /** Returns the mounts inside the mounts, at any depth. */
-export function* mountsInside(namespaces: readonly Namespace[], ids: Wanted['ids']): Dialogue<Holder[]> {
+export function* mountsInside(namespaces: readonly Namespace[], ids: Wanted['ids']): Task<Holder[]> {
   const children = new Map<number, MountinfoLine[]>();
   for (const { table } of namespaces) {
     yield* collect(table, (row): undefined => {
@@ -141,7 +140,7 @@ export function* mountsInside(namespaces: readonly Namespace[], ids: Wanted['ids
 const boundSocket = /^\S+ \S+ \S+ \S+ \S+ \S+ +(\d+) (\/.*)$/;
 
 /** Returns the sockets that are bound in one of the mounts: unix(7), found by the path that they were bound with. */
-function* findSockets(pids: readonly number[], ids: Wanted['ids'], patience: Patience): Dialogue<Sockets> {
+function* findSockets(pids: readonly number[], ids: Wanted['ids'], patience: Patience): Task<Sockets> {
   const places: [Path, { inode: number; path: string }][] = [];
   for (const namespace of yield* findNamespaces('net', pids, patience)) {
     if (patience.isLate()) break;
@@ -159,7 +158,7 @@ function* findSockets(pids: readonly number[], ids: Wanted['ids'], patience: Pat
 }
 
 /** Returns the files in one of the mounts that back loop devices, as loop(4) reports in /sys. */
-function* findLoops(ids: Wanted['ids'], patience: Patience): Dialogue<Holder[]> {
+function* findLoops(ids: Wanted['ids'], patience: Patience): Task<Holder[]> {
   const names = attempt(() => readdirSync('/sys/block')) ?? [];
   const places = names.flatMap((name): [Path, { device: string; path: string }][] => {
     if (!name.startsWith('loop')) return [];
@@ -188,7 +187,7 @@ function* findLayers(
   held: Held,
   ids: Wanted['ids'],
   patience: Patience,
-): Dialogue<Holder[]> {
+): Task<Holder[]> {
   const others = overlays.filter(([row]) => row.device !== held.device);
   const holders: Holder[] = [];
   for (const [row, namespace] of others) {
@@ -234,7 +233,7 @@ interface Extent {
   readonly flags: number;
 }
 
-export function* searchHolders(mounted: Mounted, { scope, limit, flags }: Extent): Dialogue<Holders> {
+export function* searchHolders(mounted: Mounted, { scope, limit, flags }: Extent): Task<Holders> {
   const patience = new Patience(limit);
   const pids = listProcesses();
   const held = yield* lookAt(mounted, flags, patience);

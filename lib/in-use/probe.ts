@@ -2,12 +2,12 @@
 import { EBUSY, EINVAL } from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan, type Step, type Text } from '../kernel/plan.js';
+import { ask, type Task } from '../kernel/task.js';
 import { addNamespaces, type Namespaces } from '../namespaces/user-namespace.js';
 import type { Path } from '../paths.js';
-import { addReservation } from './registry.js';
+import { addReservation, findUser, forgetUser } from './registry.js';
 
 /** Returns true for a short path that every kernel parses the same way. Other paths are passed as file descriptors. */
 const isPlain = (path: Path): boolean => typeof path === 'string' && /^[^\\,:]{1,80}$/.test(path);
@@ -38,7 +38,7 @@ function addProbe(plan: Plan, directory: Path, lower: Path): Step {
  * The kernel claims the directory for a moment during the probe. An overlay that another thread mounts at that moment
  * would not get it, and would never count as its user again. So the plan reserves the directory during the probe.
  */
-export function* askUse(directory: Path, lower: Path, namespaces?: Namespaces): Dialogue<boolean | undefined> {
+export function* askUse(directory: Path, lower: Path, namespaces?: Namespaces): Task<boolean | undefined> {
   const plan = new Plan();
   if (namespaces !== undefined) addNamespaces(plan, namespaces);
   const subject = { role: 'upperdir', path: directory } as const;
@@ -47,7 +47,19 @@ export function* askUse(directory: Path, lower: Path, namespaces?: Namespaces): 
   addReservation(plan, reserved, { role: 'upperdir', subject, against: 'certain' });
   const step = addProbe(plan, directory, lower);
   const outputs = yield* ask(plan);
-  if (outputs instanceof StepFailure) return outputs.step?.call === calls.reserve ? true : undefined;
+  if (outputs instanceof StepFailure) return outputs.guard === 'directory-is-in-use' ? true : undefined;
   const result = outputs.result(step);
   return result === -EBUSY ? true : result === -EINVAL ? false : undefined;
+}
+
+/**
+ * Returns true when an overlay that this process has mounted or seen uses the directory, such as a detached one. A user
+ * of which the record is not certain counts only when the kernel confirms it.
+ */
+export function* isUsed(directory: Path): Task<boolean> {
+  const user = yield* findUser(directory);
+  if (user === undefined) return false;
+  if (user.isCertain || (yield* askUse(directory, '/')) !== false) return true;
+  yield* forgetUser(directory, user);
+  return false;
 }

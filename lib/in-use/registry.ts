@@ -3,17 +3,17 @@
  * (native/in_use.h). Each mount reads and extends it by steps of its plan. This file adds these steps. It also looks at
  * overlays that other programs have mounted, and answers the questions that follow a refusal.
  */
-import { EBUSY, ENOSYS, EPERM, ESTALE } from '../errnos.js';
+import { ENOSYS, EPERM } from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue } from '../kernel/dialogue.js';
+import { idHalves } from '../kernel/guards.js';
 import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step, type Subject } from '../kernel/plan.js';
+import { ask, type Task } from '../kernel/task.js';
 import { findOption, shownLayers } from '../mount-strings.js';
-import { idHalves } from '../mount-table/identity.js';
 import type { RawMount } from '../mount-table/raw-mount.js';
 import { MOUNT_BASICS, WHOLE_MOUNT } from '../mount-table/statmount.js';
-import { lookAtMounts } from '../mount-table/table.js';
+import { readMounts } from '../mount-table/table.js';
 import { isAbsolute, type Path } from '../paths.js';
 
 /** The uses of a directory by an overlay. The position is the addon's number. */
@@ -21,15 +21,15 @@ export const useRoles = ['upperdir', 'workdir'] as const;
 export type UseRole = (typeof useRoles)[number];
 
 /**
- * Adds a step that fails with ESTALE when the namespace has mounts that this process has neither made nor seen.
+ * Adds the guard `mounts-are-unknown`: the namespace must have no mounts that this process has neither made nor seen.
  * `refresh` then looks at them.
  */
-export function addNewsGuard(plan: Plan): void {
+export function addNewerMountsGuard(plan: Plan): void {
   plan.add(calls.news, [], { tolerate: [ENOSYS, EPERM] });
 }
 
 /** Returns true when the guard failed, so that newer mounts must be looked at first. */
-export const isStale = ({ step, errno }: StepFailure): boolean => step?.call === calls.news && errno === ESTALE;
+export const isStale = ({ guard }: StepFailure): boolean => guard === 'mounts-are-unknown';
 
 /** The uses by other overlays that prevent a reservation. The position is the addon's number. */
 const against = ['nobody', 'everybody', 'certain'] as const;
@@ -46,8 +46,8 @@ export interface Reservation {
 }
 
 /**
- * Reserves a directory until the plan ends or has mounted an overlay. The step fails with EBUSY while others use the
- * directory.
+ * Reserves a directory until the plan ends or has mounted an overlay. The guard `directory-is-in-use` fails while others
+ * use the directory.
  */
 export function addReservation(plan: Plan, directory: Descriptor, reservation: Reservation): void {
   const { role, subject, madeBy = 0 } = reservation;
@@ -63,7 +63,7 @@ export function addRecord(plan: Plan, root: Descriptor): void {
 const LISTED_AT_ONCE = 512;
 
 /** Adds the overlays that others have mounted since the last call to the record: listmount(2), statmount(2). */
-export function* refresh(): Dialogue<void> {
+export function* refresh(): Task<void> {
   for (let last = 0; ; ) {
     const page = yield* listNewer(last);
     if (page.ids.length > 0) {
@@ -85,7 +85,7 @@ interface Page {
 }
 
 /** The mounts with ids above this one. */
-function* listNewer(after: number): Dialogue<Page> {
+function* listNewer(after: number): Task<Page> {
   const plan = new Plan();
   const output = 8 * (1 + LISTED_AT_ONCE);
   const args = [LISTED_AT_ONCE, ...idHalves(after)];
@@ -98,14 +98,14 @@ function* listNewer(after: number): Dialogue<Page> {
   return { ids, last: outputs.number(step, 0), isLast: count < LISTED_AT_ONCE };
 }
 
-function* see(ids: readonly number[]): Dialogue<void> {
-  const basics = yield* lookAtMounts(ids, MOUNT_BASICS);
+function* see(ids: readonly number[]): Task<void> {
+  const basics = yield* readMounts(ids, MOUNT_BASICS);
   const overlays = basics.flatMap(({ type, uniqueId }) => (type === 'overlay' ? [uniqueId as number] : []));
-  yield* seeMounts(yield* lookAtMounts(overlays, WHOLE_MOUNT));
+  yield* seeMounts(yield* readMounts(overlays, WHOLE_MOUNT));
 }
 
 /** Adds overlays from the mount table to the record. */
-export function* seeMounts(mounts: readonly RawMount[]): Dialogue<void> {
+export function* seeMounts(mounts: readonly RawMount[]): Task<void> {
   if (mounts.length === 0) return;
   const plan = new Plan();
   for (const mount of mounts) addSight(plan, mount);
@@ -145,22 +145,26 @@ export interface DirectoryUser {
 
 const USER_OUTPUT = 24;
 
+/** The results of a query for a directory that is not free: Usage in native/in_use.h. */
+const PERHAPS_USED = 1;
+const USED = 2;
+
 /** Adds a query to the record. */
-export const addUserLook = (plan: Plan, directory: Path): Step =>
+export const addUserQuery = (plan: Plan, directory: Path): Step =>
   plan.stepOf(plan.add(calls.use_of, [k.AT_FDCWD, directory], { output: USER_OUTPUT, tolerate: 'any' }));
 
 /** Reads the answer; undefined when the directory is free as far as the record knows. */
 export function readUser(step: Step, outputs: Outputs | StepFailure): DirectoryUser | undefined {
   if (outputs instanceof StepFailure) return undefined;
   const result = outputs.result(step);
-  if (result !== -EBUSY && result !== -ESTALE) return undefined;
+  if (result !== USED && result !== PERHAPS_USED) return undefined;
   const as = useRoles[outputs.number(step, 2)] ?? 'upperdir';
-  return { isCertain: result === -EBUSY, id: outputs.number(step, 0), device: outputs.number(step, 1), as };
+  return { isCertain: result === USED, id: outputs.number(step, 0), device: outputs.number(step, 1), as };
 }
 
-export function* findUser(directory: Path): Dialogue<DirectoryUser | undefined> {
+export function* findUser(directory: Path): Task<DirectoryUser | undefined> {
   const plan = new Plan();
-  const step = addUserLook(plan, directory);
+  const step = addUserQuery(plan, directory);
   return readUser(step, yield* ask(plan));
 }
 
@@ -168,7 +172,7 @@ export function* findUser(directory: Path): Dialogue<DirectoryUser | undefined> 
  * Removes a user from the record, after the kernel has shown that it no longer uses the directory. Another user may
  * have taken its place by now, and is kept.
  */
-export function* forgetUser(directory: Path, { id, device }: DirectoryUser): Dialogue<void> {
+export function* forgetUser(directory: Path, { id, device }: DirectoryUser): Task<void> {
   const plan = new Plan();
   plan.add(calls.forget, [k.AT_FDCWD, directory, ...idHalves(id), ...idHalves(device)], { tolerate: 'any' });
   yield* ask(plan);

@@ -2,11 +2,11 @@
  * Prints a plan as text, one system call a line as strace(1) does. File descriptors are named after the step that makes
  * them.
  */
-
 import { describeErrno } from '../errnos.js';
 import { formatBytes } from '../paths.js';
 import { type Argument, calls, learnCalls } from './calls.js';
 import { AT_FDCWD } from './constants.js';
+import { guardsOf } from './guards.js';
 import { MADE_BY, type Plan, type Step, type Text } from './plan.js';
 
 function formatDescriptor(descriptor: number, names: ReadonlyMap<number, string>): string {
@@ -57,7 +57,7 @@ export function systemCallOf({ call }: Step): string {
 
 /** Prints one step of a plan. */
 export function formatStep(plan: Plan, step: Step, names = nameDescriptors(plan)): string {
-  const args: string[] = [];
+  const args: string[] = step.call === calls.guard ? [...guardsOf(step)] : [];
   step.call.args.forEach((argument, i) => {
     if (argument.hidden) return;
     const value = step.args[i] ?? 0;
@@ -82,6 +82,8 @@ export function formatPlan(plan: Plan): string {
     const made = names.has(i) ? ` = ${names.get(i)}` : '';
     const notes: string[] = [];
     const { tolerate, later, undo } = step.options;
+    const guards = step.call === calls.guard ? [] : guardsOf(step);
+    if (guards.length > 0) notes.push(`guard: ${guards.join(', ')}`);
     if (later) notes.push('only on failure');
     if (undo) notes.push('undone on failure');
     if (tolerate === 'any') notes.push('any error will do');

@@ -5,60 +5,77 @@
  */
 import { EBUSY } from '../errnos.js';
 import { OverlayError } from '../errors.js';
+import { inEitherForm, type Task } from './task.js';
 
-/** Calls that use the mount run concurrently. A call that ends it runs alone. */
-export class Turns {
-  readonly #uses = new Set<Promise<unknown>>();
-  #end: Promise<unknown> | undefined;
+/**
+ * A lock that calls which use the mount share, and that a call which ends the mount has alone. A promise waits for its
+ * turn. The synchronous form throws instead, because no promise can settle while its thread waits.
+ */
+export class SharedLock {
+  readonly #shares = new Set<Promise<void>>();
+  /** The last call that has the lock alone, or waits for it. */
+  #alone: Promise<void> | undefined;
 
   /** Runs a call that uses the mount, after a pending call that ends it. */
-  use<T>(perform: () => Promise<T>): Promise<T> {
-    if (this.#end !== undefined) return settled(this.#end).then(() => this.use(perform));
-    const use = perform();
-    this.#uses.add(use);
-    // The caller does not wait for this.
-    const done = () => this.#uses.delete(use);
-    use.then(done, done);
-    return use;
-  }
-
-  /** Runs a call that ends the mount, after all calls that use it. Calls that are made later run after it. */
-  async end<T>(perform: () => Promise<T>): Promise<T> {
-    const end = this.isTaken ? Promise.allSettled([...this.#uses, this.#end]).then(perform) : perform();
-    this.#end = end;
+  *share<T>(body: () => Task<T>): Task<T> {
+    while (this.#alone !== undefined) yield* this.#wait(this.#alone);
+    const { ended, end } = turn();
+    this.#shares.add(ended);
     try {
-      return await end;
+      return yield* body();
     } finally {
-      if (this.#end === end) this.#end = undefined;
+      this.#shares.delete(ended);
+      end();
     }
   }
 
-  /**
-   * The synchronous form of `use`. It throws while a promise ends the mount, because no promise can settle while this
-   * thread waits.
-   */
-  useSync<T>(perform: () => T): T {
-    if (this.#end !== undefined) throw underWay();
-    return perform();
+  /** Runs a call that ends the mount, after all calls that use it. Calls that are made later run after it. */
+  *exclude<T>(body: () => Task<T>): Task<T> {
+    const { ended, end } = turn();
+    if (this.isTaken) {
+      const others = Promise.all([...this.#shares, this.#alone]);
+      yield* this.#wait(others, () => {
+        this.#alone = ended;
+      });
+    } else this.#alone = ended;
+    try {
+      return yield* body();
+    } finally {
+      if (this.#alone === ended) this.#alone = undefined;
+      end();
+    }
   }
 
-  endSync<T>(perform: () => T): T {
-    if (this.isTaken) throw underWay();
-    return perform();
-  }
-
-  /** True while a promise uses the mount or is about to end it. */
+  /** True while a call uses the mount or is about to end it. */
   get isTaken(): boolean {
-    return this.#uses.size > 0 || this.#end !== undefined;
+    return this.#shares.size > 0 || this.#alone !== undefined;
+  }
+
+  #wait(others: Promise<unknown>, register?: () => void): Task<unknown> {
+    const later = (): Promise<unknown> => {
+      register?.();
+      return others;
+    };
+    const now = (): never => {
+      throw stillPending();
+    };
+    return inEitherForm(later, now);
   }
 }
 
-const settled = (promise: Promise<unknown>): Promise<unknown> => promise.catch(() => {});
+/** Returns a promise for the end of a call. It never rejects. */
+function turn(): { readonly ended: Promise<void>; readonly end: () => void } {
+  let end = () => {};
+  const ended = new Promise<void>((resolve) => {
+    end = resolve;
+  });
+  return { ended, end };
+}
 
-const underWay = (): OverlayError =>
+const stillPending = (): OverlayError =>
   new OverlayError({
     errno: EBUSY,
     reason: 'mount-busy',
-    what: 'a promise of this mount is not kept yet',
-    hint: 'await it first, or use the promise of this call too, which comes after it',
+    what: 'a promise of this mount is still pending',
+    hint: 'await it first, or use the promise form of this call, which runs after it',
   });

@@ -5,9 +5,10 @@
 import { constants } from 'node:fs';
 import { takeOnce } from '../arguments.js';
 import * as e from '../errnos.js';
-import { explainShortage, invalidArgumentType, OverlayError } from '../errors.js';
-import { type Dialogue, hold, holdSync, inEitherForm, pause } from '../kernel/dialogue.js';
+import { invalidArgumentType, OverlayError } from '../errors.js';
+import { inEitherForm, pause, run, runSync, type Task } from '../kernel/task.js';
 import { type Path, type PathLike, pathString, quotePath, toAbsolute, toBytes, toPath } from '../paths.js';
+import { explainShortage } from '../verdicts.js';
 
 /** A moment, to compare later changes of a directory with. Plain data: it can be kept as JSON. */
 export interface Baseline {
@@ -26,8 +27,8 @@ const PATIENCE = 5000;
 
 interface Probe {
   /** Changes the file and returns its ctime. */
-  readonly touch: () => Dialogue<bigint>;
-  readonly close: () => Dialogue<void>;
+  readonly touch: () => Task<bigint>;
+  readonly close: () => Task<void>;
 }
 
 const nameless = constants.O_RDWR | O_TMPFILE;
@@ -38,7 +39,7 @@ const isRefused = (error: unknown): boolean =>
   [e.EOPNOTSUPP, e.EISDIR, e.EINVAL].includes(-((error as NodeJS.ErrnoException).errno ?? 0));
 
 /** A file without a name in the directory, so that the directory does not change; else one whose name goes at once. */
-function* openProbe(dir: Path): Dialogue<Probe> {
+function* openProbe(dir: Path): Task<Probe> {
   const fs = process.getBuiltinModule('node:fs');
   const { open, unlink } = process.getBuiltinModule('node:fs/promises');
   const path = Buffer.from(toBytes(dir));
@@ -88,7 +89,7 @@ function* openProbe(dir: Path): Dialogue<Probe> {
   };
 }
 
-function* identify(dir: Path): Dialogue<{ dev: bigint; ino: bigint }> {
+function* identify(dir: Path): Task<{ dev: bigint; ino: bigint }> {
   const fs = process.getBuiltinModule('node:fs');
   const { stat } = process.getBuiltinModule('node:fs/promises');
   const path = Buffer.from(toBytes(dir));
@@ -98,7 +99,7 @@ function* identify(dir: Path): Dialogue<{ dev: bigint; ino: bigint }> {
   );
 }
 
-function* takeBaseline(value: PathLike): Dialogue<Baseline> {
+function* takeBaseline(value: PathLike): Task<Baseline> {
   const dir = toAbsolute(toPath(value, 'dir'));
   try {
     const { dev, ino } = yield* identify(dir);
@@ -174,10 +175,10 @@ export function toBaseline(value: unknown): {
  * `'out-of-space'`, or `'unsupported'` where the file system has no files without names
  */
 export async function baseline(dir: PathLike): Promise<Baseline> {
-  return hold(takeBaseline(dir));
+  return run(takeBaseline(dir));
 }
 
 /** The synchronous form of `baseline`. */
 export function baselineSync(dir: PathLike): Baseline {
-  return holdSync(takeBaseline(dir));
+  return runSync(takeBaseline(dir));
 }

@@ -6,9 +6,9 @@ import * as e from '../errnos.js';
 import type { Conflict } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { askTolerant, type Dialogue } from '../kernel/dialogue.js';
 import { close } from '../kernel/held.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
+import { askTolerant, type Task } from '../kernel/task.js';
 import { isAtOrBelow } from '../paths.js';
 import { toBytePath, toText } from './encodings.js';
 import { type MarkSpace, type Marks, shownAttributes } from './marks.js';
@@ -74,13 +74,13 @@ export class Conflicts {
     });
   }
 
-  *end(): Dialogue<readonly FoundConflict[]> {
+  *end(): Task<readonly FoundConflict[]> {
     yield* this.look();
     return this.#found;
   }
 
   /** Looks at what the directory has at the paths that were noted. */
-  *look(): Dialogue<void> {
+  *look(): Task<void> {
     const waiting = this.#waiting;
     this.#waiting = [];
     if (waiting.length === 0) return;
@@ -128,7 +128,7 @@ export class Conflicts {
     return ours.origin !== undefined && ours.origin.length > 0 ? 'look at origin' : undefined;
   }
 
-  *#hasChangedInside(path: string): Dialogue<boolean> {
+  *#hasChangedInside(path: string): Task<boolean> {
     const walker = new Walker(toBytePath(path), { at: this.#dir, followRoot: false, unsorted: true });
     try {
       while (yield* walker.more()) {
@@ -144,7 +144,7 @@ export class Conflicts {
    * Compares the file that the kernel copied up with the one that is there now, by their handles. A file of another
    * layer, or of the directory that this one is a copy of, says nothing.
    */
-  *#compareOrigins(all: readonly Ours[]): Dialogue<void> {
+  *#compareOrigins(all: readonly Ours[]): Task<void> {
     if (all.length === 0) return;
     const plan = new Plan();
     const room = 16 + 128;
@@ -171,7 +171,7 @@ export class Conflicts {
   }
 
   /** The origin is gone, or has been moved inside the directory; or, undefined, it is elsewhere. */
-  *#findOrigin(origin: Buffer): Dialogue<Conflict['theirs'] | undefined> {
+  *#findOrigin(origin: Buffer): Task<Conflict['theirs'] | undefined> {
     const plan = new Plan();
     const room = 4096;
     const handle = origin.subarray(HANDLE.start);

@@ -6,9 +6,9 @@ import { checkBoolean, checkSignal, checkWord, toOptions } from '../arguments.js
 import * as e from '../errnos.js';
 import { abortError, invalidArgumentType, invalidArgumentValue, OverlayError } from '../errors.js';
 import * as k from '../kernel/constants.js';
-import { type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { close, type Held } from '../kernel/held.js';
 import { Slices } from '../kernel/slices.js';
+import { run, runSync, type Task } from '../kernel/task.js';
 import type { OperationFlag } from '../native.js';
 import { type Path, type PathLike, pathString, quotePath, splitPath, toAbsolute, toBytes, toPath } from '../paths.js';
 import { below, toBytePath } from './encodings.js';
@@ -93,7 +93,7 @@ class Fold {
     this.#settings = settings;
   }
 
-  *run(): Dialogue<FoldSummary> {
+  *run(): Task<FoldSummary> {
     const { isLayer, signal } = this.#settings;
     const walker = new MergedWalker(this.#stack, this.#stack.roots(0), {
       attributes: 'all',
@@ -128,7 +128,7 @@ class Fold {
     this.#settings.onProgress?.({ entries: this.#entries, bytes: this.#writer.totals.copied });
   }
 
-  *#enter(walker: MergedWalker, depth: number): Dialogue<void> {
+  *#enter(walker: MergedWalker, depth: number): Task<void> {
     const { entry, path } = walker;
     const marks = readMarks(entry.attributes, this.#space);
     const target = path === '' ? this.#root : below(this.#root, path);
@@ -177,7 +177,7 @@ class Fold {
   }
 
   /** The entry has the metadata of the file; a layer below has its data. */
-  *#copyData(walker: MergedWalker, target: string, fields: OperationFields): Dialogue<void> {
+  *#copyData(walker: MergedWalker, target: string, fields: OperationFields): Task<void> {
     const data = (yield* walker.sources()).at(-1);
     if (data === undefined || data.type !== k.S_IFREG || data.marks.metacopy) {
       throw this.#unsupported(walker, `the data of ${quotePath(toBytePath(walker.path))} is in none of these layers`);
@@ -257,7 +257,7 @@ function toTarget(value: unknown): Target {
   return { path, parent, name, partial: `.${name.slice(0, 200)}.overlayfs-partial` };
 }
 
-function* refuseFull({ path, name }: Target, parent: number): Dialogue<void> {
+function* refuseFull({ path, name }: Target, parent: number): Task<void> {
   const there = yield* examine(parent, [name]);
   if (!there.advance() || there.mode === 0) return;
   const fail = (what: string): OverlayError =>
@@ -272,7 +272,7 @@ function* refuseFull({ path, name }: Target, parent: number): Dialogue<void> {
   if (!(yield* isEmpty(parent, name))) throw fail('is not empty');
 }
 
-function* isEmpty(parent: number, name: string): Dialogue<boolean> {
+function* isEmpty(parent: number, name: string): Task<boolean> {
   const walker = new Walker(toBytePath(name), { at: parent, unsorted: true });
   try {
     let count = 0;
@@ -283,12 +283,7 @@ function* isEmpty(parent: number, name: string): Dialogue<boolean> {
   }
 }
 
-function* folded(
-  from: unknown,
-  to: unknown,
-  isLayer: boolean,
-  given: SquashOptions | undefined,
-): Dialogue<FoldSummary> {
+function* folded(from: unknown, to: unknown, isLayer: boolean, given: SquashOptions | undefined): Task<FoldSummary> {
   const options = toOptions(given, isLayer ? squashNames : flattenNames);
   const userxattr = checkBoolean(options.userxattr, 'userxattr');
   const { onProgress } = options;
@@ -328,7 +323,7 @@ function toSources(from: unknown, userxattr: boolean | undefined) {
   return { paths: toPaths(from, 'layers'), dataPaths: [], space: toSpace(userxattr) };
 }
 
-function* write(stack: LayerStack, target: Target, parent: number, settings: Settings): Dialogue<FoldSummary> {
+function* write(stack: LayerStack, target: Target, parent: number, settings: Settings): Task<FoldSummary> {
   const { partial, name } = target;
   const others = [...stack.layers, ...stack.dataLayers].map(({ root }) => root);
   const writer = new TreeWriter(parent, { others, signal: settings.signal });
@@ -368,7 +363,7 @@ function* write(stack: LayerStack, target: Target, parent: number, settings: Set
 }
 
 /** Removes what a call that was killed has left in the directory, which stays: it is locked. */
-function* clear(writer: TreeWriter, parent: number, partial: string): Dialogue<void> {
+function* clear(writer: TreeWriter, parent: number, partial: string): Task<void> {
   const walker = new Walker(toBytePath(partial), { at: parent, unsorted: true });
   try {
     while (yield* walker.more()) {
@@ -384,7 +379,7 @@ function* clear(writer: TreeWriter, parent: number, partial: string): Dialogue<v
   yield* writer.finish();
 }
 
-function* discard(parent: number, partial: string): Dialogue<void> {
+function* discard(parent: number, partial: string): Task<void> {
   const writer = new TreeWriter(parent);
   writer.add('remove', partial);
   try {
@@ -408,12 +403,12 @@ export async function squashLayers(
   dir: PathLike,
   options?: SquashOptions,
 ): Promise<FoldSummary> {
-  return hold(folded(layers, dir, true, options));
+  return run(folded(layers, dir, true, options));
 }
 
 /** The synchronous form of `squashLayers`. */
 export function squashLayersSync(layers: readonly PathLike[], dir: PathLike, options?: SquashOptions): FoldSummary {
-  return holdSync(folded(layers, dir, true, options));
+  return runSync(folded(layers, dir, true, options));
 }
 
 /**
@@ -428,7 +423,7 @@ export async function flattenLayers(
   dir: PathLike,
   options?: FlattenOptions,
 ): Promise<FoldSummary> {
-  return hold(folded(layers, dir, false, options));
+  return run(folded(layers, dir, false, options));
 }
 
 /** The synchronous form of `flattenLayers`. */
@@ -437,5 +432,5 @@ export function flattenLayersSync(
   dir: PathLike,
   options?: FlattenOptions,
 ): FoldSummary {
-  return holdSync(folded(layers, dir, false, options));
+  return runSync(folded(layers, dir, false, options));
 }

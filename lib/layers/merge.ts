@@ -13,12 +13,12 @@ import * as e from '../errnos.js';
 import { abortError, type Conflict, invalidArgumentType, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { close } from '../kernel/held.js';
-import { addLook, type Found, readLook } from '../kernel/look.js';
 import { DATA_OUTPUT, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
 import { Slices } from '../kernel/slices.js';
+import { addStat, readStat, type StatResult } from '../kernel/stat.js';
+import { ask, run, runSync, type Task } from '../kernel/task.js';
 import type { OperationFlag } from '../native.js';
 import { isAtOrBelow, type Path, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
 import { type Baseline, toBaseline } from './baseline.js';
@@ -102,7 +102,7 @@ interface State {
 interface Root {
   readonly path: Path;
   readonly descriptor: Descriptor;
-  readonly found: Found;
+  readonly found: StatResult;
   readonly real: Path;
 }
 
@@ -144,11 +144,11 @@ function toSettings(options: MergeOptions): Settings {
   };
 }
 
-export function* openRoot(path: Path): Dialogue<Root> {
+export function* openRoot(path: Path): Task<Root> {
   const plan = new Plan();
   const flags = k.O_DIRECTORY | k.O_CLOEXEC;
   const root = plan.add(calls.openat2, [k.AT_FDCWD, path, flags, 0], { keep: true, output: 0 });
-  const look = addLook(plan, '', {
+  const look = addStat(plan, '', {
     at: root,
     flags: k.AT_EMPTY_PATH,
     mask: k.STATX_INO | k.STATX_MNT_ID,
@@ -164,7 +164,7 @@ export function* openRoot(path: Path): Dialogue<Root> {
   return {
     path,
     descriptor: outcome.result(plan.stepOf(root)),
-    found: readLook(look, outcome),
+    found: readStat(look, outcome),
     real: length > 0 ? outcome.bytes(link, length) : path,
   };
 }
@@ -226,7 +226,7 @@ class Merge {
     });
   }
 
-  *run(): Dialogue<MergeSummary> {
+  *run(): Task<MergeSummary> {
     this.#state = yield* this.#readState();
     const checked = yield* this.#check();
     this.#total = checked.entries;
@@ -260,7 +260,7 @@ class Merge {
 
   // -------------------------------------------------------------------------------- what an earlier call has left
 
-  *#readState(): Dialogue<State | undefined> {
+  *#readState(): Task<State | undefined> {
     const plan = new Plan();
     const text = plan.stepOf(
       plan.add(calls.read_file, [this.#dir.descriptor, STATE], { output: DATA_OUTPUT, tolerate: 'any' }),
@@ -283,7 +283,7 @@ class Merge {
 
   // -------------------------------------------------------------------------------- the first walk
 
-  *#check(): Dialogue<Checked> {
+  *#check(): Task<Checked> {
     const { since, conflict } = this.#settings;
     const isResumed = this.#state !== undefined;
     const looked = since === undefined || isResumed ? undefined : new Conflicts(this.#dir.descriptor, since.ctime);
@@ -357,7 +357,7 @@ class Merge {
     }
   }
 
-  *#checkRedirects(redirects: ReadonlyMap<bigint, string>): Dialogue<void> {
+  *#checkRedirects(redirects: ReadonlyMap<bigint, string>): Task<void> {
     const paths = [...redirects.values()];
     if (paths.length === 0) return;
     const records = yield* examine(this.#dir.descriptor, paths);
@@ -375,7 +375,7 @@ class Merge {
     }
   }
 
-  *#breathe(): Dialogue<void> {
+  *#breathe(): Task<void> {
     if (this.#entries++ % ENTRIES !== 0) return;
     const { signal } = this.#settings;
     if (signal?.aborted) throw abortError(signal);
@@ -384,7 +384,7 @@ class Merge {
 
   // -------------------------------------------------------------------------------- before and after the second walk
 
-  *#begin({ theirs, redirects }: Checked): Dialogue<void> {
+  *#begin({ theirs, redirects }: Checked): Task<void> {
     this.#entries = 0;
     const writer = this.#writer;
     if (this.#state === undefined) writer.add('remove', STAGING);
@@ -396,7 +396,7 @@ class Merge {
   }
 
   /** Copies what redirects lead to, before anything there changes. */
-  *#clone(redirects: ReadonlyMap<bigint, string>): Dialogue<void> {
+  *#clone(redirects: ReadonlyMap<bigint, string>): Task<void> {
     const writer = this.#writer;
     writer.add('directory', CLONES_UNDER_WAY, { mode: 0o700 });
     for (const [inode, path] of redirects) {
@@ -443,7 +443,7 @@ class Merge {
     writer.add('rename', CLONES, { from: CLONES_UNDER_WAY, flags: ['tree'] });
   }
 
-  *#findClones(): Dialogue<void> {
+  *#findClones(): Task<void> {
     const walker = new Walker(CLONES, { at: this.#dir.descriptor, followRoot: false });
     try {
       while (yield* walker.more()) {
@@ -459,7 +459,7 @@ class Merge {
     }
   }
 
-  *#emptyUpper(): Dialogue<void> {
+  *#emptyUpper(): Task<void> {
     const state = this.#state as State;
     if (state.isCopied !== true) {
       this.#writeState({ ...state, isCopied: true });
@@ -480,7 +480,7 @@ class Merge {
     yield* this.#writer.finish();
   }
 
-  *#end(): Dialogue<void> {
+  *#end(): Task<void> {
     const writer = this.#writer;
     writer.add('remove', STAGING);
     const [root] = this.#frames;
@@ -490,7 +490,7 @@ class Merge {
     this.#report();
   }
 
-  *#send(): Dialogue<void> {
+  *#send(): Task<void> {
     yield* this.#writer.send();
     this.#report();
   }
@@ -507,7 +507,7 @@ class Merge {
 
   // -------------------------------------------------------------------------------- the second walk
 
-  *#write(theirs: ReadonlySet<string>): Dialogue<void> {
+  *#write(theirs: ReadonlySet<string>): Task<void> {
     const walker = new Walker('', { at: this.#upper.descriptor, attributes: 'all', targets: true, tape: this.#tape });
     try {
       while (yield* walker.more()) {
@@ -533,7 +533,7 @@ class Merge {
     if (this.#renames) this.#writer.add('remove', walker.path, { flags: ['other'] });
   }
 
-  *#enter(walker: Walker): Dialogue<void> {
+  *#enter(walker: Walker): Task<void> {
     const marks = readMarks(walker.attributes, this.#space);
     const parent = this.#frames.at(-1);
     if (parent === undefined) {
@@ -559,7 +559,7 @@ class Merge {
     else this.#copy(walker, target);
   }
 
-  *#enterDirectory(walker: Walker, marks: Marks, parent: Frame, target: string): Dialogue<void> {
+  *#enterDirectory(walker: Walker, marks: Marks, parent: Frame, target: string): Task<void> {
     const writer = this.#writer;
     const isOpaque = marks.opaque === 'y';
     const clone = isOpaque ? undefined : this.#clones.get(walker.inode);
@@ -604,13 +604,13 @@ class Merge {
   }
 
   /** Removes what an opaque directory hides, if it is not replaced by an entry of the same name. */
-  *#clear(path: string, target: string): Dialogue<void> {
+  *#clear(path: string, target: string): Task<void> {
     yield* this.#writer.finish();
     const there = yield* examine(this.#dir.descriptor, [target]);
     if (!there.advance() || there.type !== k.S_IFDIR) return;
     const over = new Walker(toBytePath(path), { at: this.#upper.descriptor, attributes: 'all', followRoot: false });
     const under = new Walker(toBytePath(target), { at: this.#dir.descriptor, followRoot: false });
-    function* next(walker: Walker): Dialogue<boolean> {
+    function* next(walker: Walker): Task<boolean> {
       while (!walker.advance()) if (!(yield* walker.more())) return false;
       if (walker.error !== 0) throw walker.failure();
       return true;
@@ -741,7 +741,7 @@ class Merge {
   }
 
   /** The upper has the metadata of a file, and the directory has its data. */
-  *#placeMetacopy(walker: Walker, target: string): Dialogue<void> {
+  *#placeMetacopy(walker: Walker, target: string): Task<void> {
     const writer = this.#writer;
     if (this.#isLinked(walker, target)) return;
     const clone = this.#clones.get(walker.inode);
@@ -832,7 +832,7 @@ class AbsentDirectories {
     return this.#last !== undefined && path.startsWith(`${this.#last}/`);
   }
 
-  *look(): Dialogue<void> {
+  *look(): Task<void> {
     const waiting = this.#waiting;
     this.#waiting = [];
     if (waiting.length === 0) return;
@@ -908,7 +908,7 @@ function conflictError(dir: Path, found: readonly { readonly conflict: Conflict 
   });
 }
 
-function* merged(from: LayersLike, to: PathLike, given: MergeOptions | undefined): Dialogue<MergeSummary> {
+function* merged(from: LayersLike, to: PathLike, given: MergeOptions | undefined): Task<MergeSummary> {
   const options = toOptions(given, known);
   const settings = toSettings(options);
   const { upper: upperPath, space: givenSpace } = toLayers(from, {
@@ -946,7 +946,7 @@ function* merged(from: LayersLike, to: PathLike, given: MergeOptions | undefined
   }
 }
 
-function* findSpace({ descriptor }: Root): Dialogue<MarkSpace> {
+function* findSpace({ descriptor }: Root): Task<MarkSpace> {
   const records = yield* examine(descriptor, [''], { attributes: 'directories' });
   return records.advance() ? spaceOf(records.attributes) : 'either';
 }
@@ -994,10 +994,10 @@ function refuseOtherBase(dir: Root, { since }: Settings): void {
  * `'out-of-space'`, `'read-only'`, `'permission-denied'` or `'xattr-denied'`. The message says what was done
  */
 export async function mergeLayer(upper: LayersLike, dir: PathLike, options?: MergeOptions): Promise<MergeSummary> {
-  return hold(merged(upper, dir, options));
+  return run(merged(upper, dir, options));
 }
 
 /** The synchronous form of `mergeLayer`. It cannot be aborted once it has begun. */
 export function mergeLayerSync(upper: LayersLike, dir: PathLike, options?: MergeOptions): MergeSummary {
-  return holdSync(merged(upper, dir, options));
+  return runSync(merged(upper, dir, options));
 }

@@ -4,7 +4,7 @@
  */
 
 import * as k from '../kernel/constants.js';
-import type { Dialogue } from '../kernel/dialogue.js';
+import type { Task } from '../kernel/task.js';
 import { below, comparePaths, toBytePath } from './encodings.js';
 import { isWhiteoutEntry, readMarks } from './marks.js';
 import { findChild, type LayerStack, type Places, placesOf, type Source } from './stack.js';
@@ -90,7 +90,7 @@ export class MergedWalker {
   }
 
   /** What the layers have at the current path, from the current one on. */
-  *sources(): Dialogue<Source[]> {
+  *sources(): Task<Source[]> {
     const { path, layer } = this;
     const isDirectory = (this.#current as Stream).walker.type === k.S_IFDIR;
     const { places } = this.#ancestors.at(isDirectory ? -2 : -1) as Ancestor;
@@ -103,7 +103,7 @@ export class MergedWalker {
   }
 
   /** Goes on to the next entry. Returns false at the end. */
-  *next(): Dialogue<boolean> {
+  *next(): Task<boolean> {
     for (;;) {
       yield* this.#advance();
       const group = this.#nextGroup();
@@ -117,7 +117,7 @@ export class MergedWalker {
     }
   }
 
-  *#advance(): Dialogue<void> {
+  *#advance(): Task<void> {
     for (let i = 0; i < this.#streams.length; ) {
       const one = this.#streams[i] as Stream;
       if (!one.isUsed || (yield* this.#step(one))) i++;
@@ -125,7 +125,7 @@ export class MergedWalker {
     }
   }
 
-  *#step(one: Stream): Dialogue<boolean> {
+  *#step(one: Stream): Task<boolean> {
     const { walker, prefix } = one;
     while (!walker.advance()) if (!(yield* walker.more())) return false;
     one.path = walker.path === '' ? prefix : below(prefix, walker.path);
@@ -147,7 +147,7 @@ export class MergedWalker {
   }
 
   /** Finds out what the layers make of one path: which have part in it, and what the others' contents are left out of. */
-  *#merge(group: readonly Stream[]): Dialogue<Stream | undefined> {
+  *#merge(group: readonly Stream[]): Task<Stream | undefined> {
     const [first] = group as [Stream];
     const { path } = first;
     while (!isBelow(path, (this.#ancestors.at(-1) as Ancestor).path)) this.#ancestors.pop();
@@ -183,7 +183,7 @@ export class MergedWalker {
   }
 
   /** Begins to walk the directories that a redirect in a layer leads to. */
-  *#follow(path: string, top: number, layer: number, places: (string | undefined)[]): Dialogue<void> {
+  *#follow(path: string, top: number, layer: number, places: (string | undefined)[]): Task<void> {
     const parent = (this.#ancestors.at(-1) as Ancestor).places;
     const name = path.slice(path.lastIndexOf('/') + 1);
     const found = placesOf(this.#stack, yield* findChild(this.#stack, parent, name, { first: top }));

@@ -4,15 +4,16 @@
  */
 
 import * as e from '../errnos.js';
-import { explainShortage, OverlayError } from '../errors.js';
+import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, inEitherForm } from '../kernel/dialogue.js';
 import { DATA_OUTPUT, type Outcome, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
+import { ask, inEitherForm, type Task } from '../kernel/task.js';
 import { addon, type NativeWalk } from '../native.js';
 import { joinPath, type Path, pathString, quotePath } from '../paths.js';
 import type { Reason } from '../reasons.js';
+import { explainShortage } from '../verdicts.js';
 import { below, toBytePath } from './encodings.js';
 import { Records } from './records.js';
 
@@ -136,7 +137,7 @@ export class Walker extends Records {
   }
 
   /** Gets more entries. Returns false when there are none. Throws an OverlayError if the root cannot be opened. */
-  *more(): Dialogue<boolean> {
+  *more(): Task<boolean> {
     if (this.#isClosed) return false;
     const isReplay = this.#tape?.isComplete === true;
     const batch = isReplay
@@ -283,7 +284,7 @@ export function* examine(
   directory: Descriptor,
   paths: readonly string[],
   options: Pick<WalkOptions, 'attributes' | 'targets'> = {},
-): Dialogue<Records> {
+): Task<Records> {
   const plan = new Plan();
   const args = [directory, toFlags(options), encodePaths(paths)];
   const step = plan.stepOf(plan.add(calls.examine, args, { output: DATA_OUTPUT }));

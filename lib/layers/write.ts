@@ -6,9 +6,9 @@
 import { ECANCELED } from '../errnos.js';
 import { abortError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
-import { type Dialogue, inEitherForm } from '../kernel/dialogue.js';
 import { type Outcome, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
+import { inEitherForm, type Task } from '../kernel/task.js';
 import { addon, type OperationFlag, type OperationKind, type Stage } from '../native.js';
 import type { Time } from './records.js';
 
@@ -245,7 +245,7 @@ export class TreeWriter {
   }
 
   /** Passes on what is gathered. In the promise form, waits only while too much is outstanding. */
-  *send(): Dialogue<void> {
+  *send(): Task<void> {
     if (this.#end === 0) return;
     const batch = this.#gathered.subarray(0, this.#end);
     this.#gathered = Buffer.allocUnsafe(PIECE + PIECE / 4);
@@ -257,7 +257,7 @@ export class TreeWriter {
   }
 
   /** Writes all that is gathered, and the metadata for the end. */
-  *finish(): Dialogue<WriteTotals> {
+  *finish(): Task<WriteTotals> {
     for (let entry = this.#last.pop(); entry !== undefined; entry = this.#last.pop()) {
       this.add('metadata', ...entry);
       if (this.isFull) yield* this.send();
@@ -271,7 +271,7 @@ export class TreeWriter {
   }
 
   /** Drops what has not begun, and waits for the rest. For a caller that gives up; throws nothing. */
-  *stop(): Dialogue<void> {
+  *stop(): Task<void> {
     this.#end = 0;
     this.#waiting = [];
     yield* inEitherForm(

@@ -1,9 +1,10 @@
 /** Explains why a tree could not be written, and what was done by then. Pure. */
 import * as e from '../errnos.js';
-import { explainShortage, OverlayError } from '../errors.js';
+import { OverlayError } from '../errors.js';
 import type { Stage } from '../native.js';
 import { joinPath, type Path, pathString, quotePath } from '../paths.js';
 import type { Reason } from '../reasons.js';
+import { explainShortage } from '../verdicts.js';
 import type { WriteFailure } from './write.js';
 
 const syscalls: Readonly<Record<Stage, string>> = {

@@ -2,18 +2,18 @@
  * Watches the mount table for changes. The changes come from fanotify(7), where it reports mounts (6.15) and the
  * process may use it. Otherwise, tables are compared whenever poll(2) on /proc/self/mountinfo reports a change.
  */
-
 import * as e from '../errnos.js';
-import { OverlayError } from '../errors.js';
+import type { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { closeLater, closeWith, type Held } from '../kernel/held.js';
 import { perform, performSync, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
 import { collect } from '../kernel/slices.js';
+import { run, runSync, type Task } from '../kernel/task.js';
 import { addJoin, addOpen, type Namespace } from '../namespaces/mount-namespace.js';
 import { OWN_MOUNT_NAMESPACE } from '../namespaces/user-namespace.js';
+import { explainShortage } from '../verdicts.js';
 import type { RawMount } from './raw-mount.js';
 import { addThreadSelf, explainTable, listIds, listRaw, processOf, statRaw } from './table.js';
 
@@ -39,7 +39,7 @@ function placeOf(mount: RawMount, byTableId: ReadonlyMap<number, RawMount>): str
   return `${mount.parent} ${parent === undefined ? mount.target : mount.target.slice(parent.target.length)}`;
 }
 
-function* byTableId(mounts: Iterable<RawMount | undefined>): Dialogue<Map<number, RawMount>> {
+function* byTableId(mounts: Iterable<RawMount | undefined>): Task<Map<number, RawMount>> {
   return new Map(yield* collect(mounts, (mount): [number, RawMount] | undefined => mount && [mount.id, mount]));
 }
 
@@ -49,7 +49,7 @@ const isSame = (one: RawMount, other: RawMount): boolean =>
   (one.device === other.device && one.root === other.root && one.source === other.source && one.type === other.type);
 
 /** Returns the differences between two tables. */
-export function* compareTables(before: Known, after: readonly RawMount[]): Dialogue<RawMountEvent[]> {
+export function* compareTables(before: Known, after: readonly RawMount[]): Task<RawMountEvent[]> {
   const [placesBefore, placesAfter] = [yield* byTableId(before.values()), yield* byTableId(after)];
   const left = new Map(before);
   const arrived = yield* collect(after, (mount): RawMountEvent | undefined => {
@@ -139,7 +139,7 @@ export abstract class Watch {
     // The list is read at once. A mount that ends before the table is read could not be reported if a queue of events
     // then overflowed.
     try {
-      this.known = holdSync(listKnown(this.namespace));
+      this.known = runSync(listKnown(this.namespace));
     } catch (error) {
       void this.close();
       throw error;
@@ -189,14 +189,9 @@ export abstract class Watch {
 }
 
 function explainWatch(failure: StepFailure): OverlayError {
-  if (failure.step?.call !== calls.wait_for || e.isOutOfDescriptors(failure.errno)) {
-    return explainTable(failure);
-  }
-  return new OverlayError({
-    errno: failure.errno,
-    reason: 'out-of-threads',
-    what: 'no thread could be started to wait for changes of the mount table',
-  });
+  const isWait = failure.step?.call === calls.wait_for;
+  const shortage = isWait && explainShortage(failure.errno, 'wait for changes of the mount table');
+  return shortage || explainTable(failure);
 }
 
 /** Watches by fanotify(7). It reports each change, even one that is reversed at once. */
@@ -246,7 +241,7 @@ class EventWatch extends Watch {
 
   async #explain(told: readonly Told[]): Promise<RawMountEvent[]> {
     const attached = told.filter(({ mask }) => mask & k.FAN_MNT_ATTACH).map(({ id }) => id);
-    const mounts = attached.length === 0 ? [] : await hold(statRaw(attached, this.namespace));
+    const mounts = attached.length === 0 ? [] : await run(statRaw(attached, this.namespace));
     const found = new Map(mounts.map((mount) => [keyOf(mount), mount]));
     const events: RawMountEvent[] = [];
     for (const { mask, id } of told) {
@@ -268,8 +263,8 @@ class EventWatch extends Watch {
 
   /** Compares tables after the queue has overflowed, to find the lost events. */
   async #compare(): Promise<RawMountEvent[]> {
-    const after = await hold(listRaw({ namespace: this.namespace }));
-    const events = await hold(compareTables(this.known, after));
+    const after = await run(listRaw({ namespace: this.namespace }));
+    const events = await run(compareTables(this.known, after));
     this.known.clear();
     for (const mount of after) this.known.set(keyOf(mount), mount);
     for (const { type, id } of events) this.#toldAlready.add(`${type} ${id}`);
@@ -316,8 +311,8 @@ class TableWatch extends Watch {
         this.#waiting = this.wait(k.POLLPRI);
         this.#waiting.catch(() => {});
         await this.fill();
-        const after = await hold(listRaw({ namespace: this.namespace }));
-        const events = await hold(compareTables(this.known, after));
+        const after = await run(listRaw({ namespace: this.namespace }));
+        const events = await run(compareTables(this.known, after));
         this.known = toKnown(after);
         if (events.length > 0 && !this.isClosed) return events;
       }
@@ -335,13 +330,13 @@ const toKnown = (mounts: readonly RawMount[]): Map<number, RawMount> =>
 const SHORT_TABLE = 500;
 
 async function listFirst(namespace: Namespace | undefined): Promise<readonly RawMount[]> {
-  const ids = holdSync(listIds(namespace));
+  const ids = runSync(listIds(namespace));
   const listing = listRaw({ namespace });
-  return ids !== undefined && ids.length <= SHORT_TABLE ? holdSync(listing) : hold(listing);
+  return ids !== undefined && ids.length <= SHORT_TABLE ? runSync(listing) : run(listing);
 }
 
 /** Returns the present mounts. If listmount(2) is available (6.8), it returns only their ids, which is faster. */
-function* listKnown(namespace: Namespace | undefined): Dialogue<Map<number, RawMount | undefined>> {
+function* listKnown(namespace: Namespace | undefined): Task<Map<number, RawMount | undefined>> {
   const ids = yield* listIds(namespace);
   return ids === undefined ? toKnown(yield* listRaw({ namespace })) : new Map(ids.map((id) => [id, undefined]));
 }

@@ -29,9 +29,6 @@ export interface Mounted {
 /** Returns true for a unique id. Unique ids begin above 2^31; reused ones stay below. */
 export const isUniqueId = (id: number): boolean => id > 0x7fffffff;
 
-/** Splits an id into the two halves of a 64-bit number in a plan. */
-export const idHalves = (id: number): [low: number, high: number] => [id | 0, (id / 2 ** 32) | 0];
-
 /** Returns the statx(2) mask that requests an id of this kind. */
 export function mountIdMask(id: number): number {
   return isUniqueId(id) ? STATX_MNT_ID_UNIQUE : STATX_MNT_ID;

@@ -1,12 +1,12 @@
 /** The mount table for callers: all mounts, the mount of a path, and the overlays that use a directory. */
-
 import { checkBoolean, checkWord, toOptions } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
-import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
-import { addLook, type Found, readLook } from '../kernel/look.js';
 import { Plan } from '../kernel/plan.js';
+import { addStat, readStat, type StatResult } from '../kernel/stat.js';
+import { ask, run, runSync, type Task } from '../kernel/task.js';
 import { checkNamespace, type Namespace, type NamespaceLike } from '../namespaces/mount-namespace.js';
 import { isAbsolute, type Path, type PathLike, toAbsolute, toBytes, toPath, withoutTrailingSlashes } from '../paths.js';
+import { option, text } from '../text.js';
 import { type Encoding, entryMaker, type MountEntry } from './entry.js';
 import { layersOf } from './layers-of.js';
 import type { RawMount } from './raw-mount.js';
@@ -83,7 +83,7 @@ function isAtOrBelow(path: string, directory: string): boolean {
   return directory === '/' || path === directory || path.startsWith(`${directory}/`);
 }
 
-const identityOf = ({ errno, device, inode }: Found): string | undefined =>
+const identityOf = ({ errno, device, inode }: StatResult): string | undefined =>
   errno === 0 ? `${device}:${inode}` : undefined;
 
 /** Whether the library may look up a path of the table. In /proc/self it would find its own files instead. */
@@ -94,15 +94,15 @@ function* withLayer(
   mounts: readonly RawMount[],
   layer: string,
   namespace: Namespace | undefined,
-): Dialogue<readonly RawMount[]> {
+): Task<readonly RawMount[]> {
   const layers = mounts.map(({ options }) => layersOf(options));
   const isSame = new Set([layer]);
   if (namespace === undefined) {
     const paths = [...new Set([layer, ...layers.flat()])].filter(isComparable);
     const plan = new Plan();
-    const looks = paths.map((path) => addLook(plan, Buffer.from(path, 'latin1')));
+    const looks = paths.map((path) => addStat(plan, Buffer.from(path, 'latin1')));
     const outcome = yield* ask(plan);
-    const identities = looks.map((look) => identityOf(readLook(look, outcome)));
+    const identities = looks.map((look) => identityOf(readStat(look, outcome)));
     const [own] = identities;
     if (own !== undefined) {
       paths.forEach((path, i) => {
@@ -113,7 +113,7 @@ function* withLayer(
   return mounts.filter((_, i) => layers[i]?.some((path) => isSame.has(withoutTrailingSlashes(path) as string)));
 }
 
-function list(filter: MountFilter | undefined, way?: TableWay): Dialogue<MountEntry<string | Buffer>[]> {
+function list(filter: MountFilter | undefined, way?: TableWay): Task<MountEntry<string | Buffer>[]> {
   const { namespace, encoding, ...wanted } = checkCommon(filter, 'filter', filterNames);
   const types = toTypes(wanted.type);
   const target = rawPath(wanted.target, 'target');
@@ -137,12 +137,12 @@ function find(
   path: PathLike,
   options: FindMountOptions | undefined,
   way?: TableWay,
-): Dialogue<MountEntry<string | Buffer> | undefined> {
+): Task<MountEntry<string | Buffer> | undefined> {
   const given = toPath(path, 'path');
   const { namespace, encoding, exact } = checkCommon(options, 'options', findNames);
   const isExact = checkBoolean(exact, 'exact') ?? false;
   if (namespace !== undefined && !isAbsolute(given)) {
-    throw invalidArgumentValue('path', path, 'must be an absolute path where "namespace" is given');
+    throw invalidArgumentValue('path', path, text`must be an absolute path when ${option('namespace')} is given`);
   }
   // A thread of the library may have another working directory.
   const query = { path: toAbsolute(given), namespace, isExact, way };
@@ -154,7 +154,7 @@ function find(
 
 /** @internal */
 export function listMountsWith(way: TableWay, filter?: MountFilter): MountEntry<string | Buffer>[] {
-  return holdSync(list(filter, way));
+  return runSync(list(filter, way));
 }
 
 /** @internal */
@@ -163,7 +163,7 @@ export function findMountWith(
   path: PathLike,
   options?: FindMountOptions,
 ): MountEntry<string | Buffer> | undefined {
-  return holdSync(find(path, options, way));
+  return runSync(find(path, options, way));
 }
 
 /**
@@ -177,7 +177,7 @@ export async function listMounts(filter: MountFilter & { encoding: 'buffer' }): 
 export async function listMounts(filter?: MountFilter & { encoding?: 'utf8' }): Promise<MountEntry[]>;
 export async function listMounts(filter?: MountFilter): Promise<MountEntry<string | Buffer>[]>;
 export async function listMounts(filter?: MountFilter): Promise<MountEntry<string | Buffer>[]> {
-  return await hold(list(filter));
+  return await run(list(filter));
 }
 
 /** The synchronous form of `listMounts`. */
@@ -185,7 +185,7 @@ export function listMountsSync(filter: MountFilter & { encoding: 'buffer' }): Mo
 export function listMountsSync(filter?: MountFilter & { encoding?: 'utf8' }): MountEntry[];
 export function listMountsSync(filter?: MountFilter): MountEntry<string | Buffer>[];
 export function listMountsSync(filter?: MountFilter): MountEntry<string | Buffer>[] {
-  return holdSync(list(filter));
+  return runSync(list(filter));
 }
 
 /**
@@ -212,7 +212,7 @@ export async function findMount(
   path: PathLike,
   options?: FindMountOptions,
 ): Promise<MountEntry<string | Buffer> | undefined> {
-  return await hold(find(path, options));
+  return await run(find(path, options));
 }
 
 /** The synchronous form of `findMount`. */
@@ -226,5 +226,5 @@ export function findMountSync(
 ): MountEntry | undefined;
 export function findMountSync(path: PathLike, options?: FindMountOptions): MountEntry<string | Buffer> | undefined;
 export function findMountSync(path: PathLike, options?: FindMountOptions): MountEntry<string | Buffer> | undefined {
-  return holdSync(find(path, options));
+  return runSync(find(path, options));
 }

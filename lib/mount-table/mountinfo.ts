@@ -6,11 +6,12 @@ import * as e from '../errnos.js';
 import { missingProc, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import { AT_FDCWD } from '../kernel/constants.js';
-import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { DATA_OUTPUT, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { collect } from '../kernel/slices.js';
+import { ask, type Task } from '../kernel/task.js';
 import { unescapeOctal } from '../mount-strings.js';
+import { explainErrno } from '../verdicts.js';
 
 /** A line of the table. Each character of a string is one byte. Octal escapes are decoded, except in the options. */
 export interface MountinfoLine {
@@ -151,12 +152,9 @@ const whole = (line: MountinfoLine): MountinfoLine => line;
  *
  * @throws {OverlayError} `reason` is `'proc-missing'`, `'out-of-descriptors'` or `'unexplained'`
  */
-export function readTable(): Dialogue<MountinfoLine[]>;
-export function readTable<T>(make: (line: MountinfoLine) => T | undefined, path?: string): Dialogue<T[]>;
-export function* readTable(
-  make: (line: MountinfoLine) => unknown = whole,
-  path: string = MOUNTINFO,
-): Dialogue<unknown[]> {
+export function readTable(): Task<MountinfoLine[]>;
+export function readTable<T>(make: (line: MountinfoLine) => T | undefined, path?: string): Task<T[]>;
+export function* readTable(make: (line: MountinfoLine) => unknown = whole, path: string = MOUNTINFO): Task<unknown[]> {
   const plan = new Plan();
   const text = plan.stepOf(plan.add(calls.read_file, [AT_FDCWD, path], { output: DATA_OUTPUT }));
   const outcome = yield* ask(plan);
@@ -167,8 +165,6 @@ export function* readTable(
     errno,
     syscall: 'open',
     path,
-    ...(e.isOutOfDescriptors(errno)
-      ? { reason: 'out-of-descriptors', what: 'no descriptor is left to read the mount table by' }
-      : { reason: 'unexplained', what: 'the mount table could not be read' }),
+    ...explainErrno(errno, { name: path, purpose: 'read the mount table' }),
   });
 }

@@ -2,18 +2,18 @@
  * Reads the mount table, or one mount of it: from /proc, or by statmount(2) on kernels where it reports everything
  * (6.13).
  */
-
 import * as e from '../errnos.js';
 import { missingProc, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue } from '../kernel/dialogue.js';
-import { addLook, readLook } from '../kernel/look.js';
 import { DATA_OUTPUT, type Outputs, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
 import { collect } from '../kernel/slices.js';
+import { addStat, readStat } from '../kernel/stat.js';
+import { ask, type Task } from '../kernel/task.js';
 import { addJoin, addOpen, explainJoin, type Namespace } from '../namespaces/mount-namespace.js';
 import { type Path, pathString, quotePath } from '../paths.js';
+import { explainErrno } from '../verdicts.js';
 import { MOUNTINFO, splitMountinfo } from './mountinfo.js';
 import { mountinfoReader, type RawMount } from './raw-mount.js';
 import { MOUNT_BASICS, mountRecords, readMountRecords, tellsSources, WHOLE_MOUNT } from './statmount.js';
@@ -76,25 +76,19 @@ export function explainTable(failure: StepFailure, path?: Path): OverlayError {
   const { errno, step } = failure;
   const outside = explainJoin(failure);
   if (outside !== undefined) return outside;
-  const fail = (reason: OverlayError['reason'], what: string, about?: Path): OverlayError =>
-    new OverlayError({
-      errno,
-      reason,
-      what,
-      syscall: syscallOf(step),
-      path: about === undefined ? undefined : pathString(about),
-    });
-  if (e.isOutOfDescriptors(errno)) {
-    return fail('out-of-descriptors', 'no descriptor is left to read the mount table by');
-  }
   const isLook = step?.call === calls.mount_of || step?.call === calls.statx;
-  if (isLook && path !== undefined) {
-    const shown = quotePath(path);
-    if (errno === e.ENOENT) return fail('path-missing', `${shown} does not exist`, path);
-    return fail('path-inaccessible', `${shown} cannot be reached`, path);
-  }
-  if (errno === e.ENOENT) return missingProc(MOUNTINFO);
-  return fail('unexplained', 'the mount table could not be read', MOUNTINFO);
+  const about = isLook ? path : undefined;
+  if (about === undefined && errno === e.ENOENT) return missingProc(MOUNTINFO);
+  const failed =
+    about === undefined
+      ? { name: MOUNTINFO, purpose: 'read the mount table' }
+      : { name: quotePath(about), purpose: `look at ${quotePath(about)}` };
+  return new OverlayError({
+    errno,
+    syscall: syscallOf(step),
+    path: pathString(about ?? MOUNTINFO),
+    ...explainErrno(errno, failed),
+  });
 }
 
 /** Packs the ids in the form that the kernel takes. */
@@ -107,7 +101,7 @@ function* askStatmount(
   namespace: Namespace | undefined,
   mask: number,
   wanted?: readonly number[],
-): Dialogue<Buffer | StepFailure> {
+): Task<Buffer | StepFailure> {
   const plan = new Plan();
   const descriptor =
     typeof namespace === 'number' ? namespace : namespace === undefined ? -1 : addOpen(plan, namespace, false);
@@ -125,13 +119,13 @@ function isWhole(data: Buffer): boolean {
   return isStatmountWhole ?? false;
 }
 
-const collectMounts = (data: Buffer): Dialogue<RawMount[]> => collect(mountRecords(data), (mount) => mount);
+const collectMounts = (data: Buffer): Task<RawMount[]> => collect(mountRecords(data), (mount) => mount);
 
 /**
  * Reads the basics first, so that the options, which cost most, are read for wanted mounts only. Returns undefined when
  * the kernel does not report everything.
  */
-function* listByStatmount({ namespace, select }: TableQuery): Dialogue<RawMount[] | undefined> {
+function* listByStatmount({ namespace, select }: TableQuery): Task<RawMount[] | undefined> {
   let ids: number[] | undefined;
   if (select !== undefined) {
     const basics = yield* askStatmount(namespace, MOUNT_BASICS);
@@ -154,14 +148,14 @@ function* listByStatmount({ namespace, select }: TableQuery): Dialogue<RawMount[
  * Returns what the kernel reports (STATMOUNT_*) of those mounts with these unique ids that still exist. Returns an
  * empty list when the kernel cannot be asked.
  */
-export function* lookAtMounts(ids: readonly number[], mask: number): Dialogue<readonly RawMount[]> {
+export function* readMounts(ids: readonly number[], mask: number): Task<readonly RawMount[]> {
   if (ids.length === 0) return [];
   const data = yield* askStatmount(undefined, mask, ids);
   return data instanceof StepFailure ? [] : yield* collectMounts(data);
 }
 
 /** Returns the unique ids of all mounts of a namespace; undefined when the kernel does not report them. */
-export function* listIds(namespace: Namespace | undefined): Dialogue<number[] | undefined> {
+export function* listIds(namespace: Namespace | undefined): Task<number[] | undefined> {
   const plan = new Plan();
   const descriptor =
     typeof namespace === 'number' ? namespace : namespace === undefined ? -1 : addOpen(plan, namespace, false);
@@ -171,14 +165,14 @@ export function* listIds(namespace: Namespace | undefined): Dialogue<number[] | 
 }
 
 /** Returns those mounts of a namespace with these unique ids that still exist. */
-export function* statRaw(ids: readonly number[], namespace: Namespace | undefined): Dialogue<readonly RawMount[]> {
+export function* statRaw(ids: readonly number[], namespace: Namespace | undefined): Task<readonly RawMount[]> {
   const data = yield* askStatmount(namespace, WHOLE_MOUNT, ids);
   if (data instanceof StepFailure) throw explainTable(data);
   return yield* collectMounts(data);
 }
 
 /** Reads the table from /proc, on a thread that is in the namespace. Adds the unique ids when the kernel has them. */
-function* listByMountinfo({ namespace, select }: TableQuery): Dialogue<RawMount[] | StepFailure> {
+function* listByMountinfo({ namespace, select }: TableQuery): Task<RawMount[] | StepFailure> {
   const plan = new Plan();
   const self = addJoining(plan, namespace);
   const before = addIds(plan);
@@ -207,7 +201,7 @@ function idsOf(step: Step, outputs: Outputs): Buffer | undefined {
  * Adds unique ids to the lines of a table. The kernel walks the same list for the text and for the ids. So each id
  * belongs to the line at its position, if the ids are the same before and after, and as many as the lines.
  */
-function* join(text: Buffer, select: TableQuery['select'], before?: Buffer, after?: Buffer): Dialogue<RawMount[]> {
+function* join(text: Buffer, select: TableQuery['select'], before?: Buffer, after?: Buffer): Task<RawMount[]> {
   const isStill = before !== undefined && after?.equals(before) && before.length === countLines(text) * ID_SIZE;
   const ids = isStill ? readIds(before) : undefined;
   const toMount = mountinfoReader();
@@ -243,7 +237,7 @@ export function processOf(namespace: Path): string | undefined {
 const sameness = ({ id, device, root }: RawMount): string => `${id} ${device} ${root}`;
 
 /** Adds the unique ids by a second query, where the kernel has them. Leaves out the mounts that are gone by then. */
-function* addIdsLater(mounts: readonly RawMount[], namespace: Namespace | undefined): Dialogue<readonly RawMount[]> {
+function* addIdsLater(mounts: readonly RawMount[], namespace: Namespace | undefined): Task<readonly RawMount[]> {
   const basics = yield* askStatmount(namespace, MOUNT_BASICS);
   if (basics instanceof StepFailure) return mounts;
   const ids = new Map(
@@ -261,7 +255,7 @@ function* addIdsLater(mounts: readonly RawMount[], namespace: Namespace | undefi
  * kernel assumes that the first mount on the namespace's lowest root covers this root. This holds on a machine that has
  * started from a disk.
  */
-export function* listRaw(query: TableQuery): Dialogue<readonly RawMount[]> {
+export function* listRaw(query: TableQuery): Task<readonly RawMount[]> {
   const { namespace, way = namespace === undefined ? 'mountinfo' : 'statmount' } = query;
   if (way === 'statmount' && isStatmountWhole !== false) {
     const mounts = yield* listByStatmount(query);
@@ -291,7 +285,7 @@ export interface FindQuery {
 }
 
 /** Returns the mount that a path is on. */
-export function* findRaw(query: FindQuery): Dialogue<RawMount | undefined> {
+export function* findRaw(query: FindQuery): Task<RawMount | undefined> {
   const { path, namespace, isExact, flags = 0, way } = query;
   if (way !== 'mountinfo' && isStatmountWhole !== false) {
     const plan = new Plan();
@@ -309,16 +303,16 @@ export function* findRaw(query: FindQuery): Dialogue<RawMount | undefined> {
   return yield* findInMountinfo(query);
 }
 
-function* findInMountinfo(query: FindQuery): Dialogue<RawMount | undefined> {
+function* findInMountinfo(query: FindQuery): Task<RawMount | undefined> {
   const { path, namespace, isExact, flags = 0 } = query;
   const plan = new Plan();
   const self = addJoining(plan, namespace);
-  const look = addLook(plan, path, { flags, mask: k.STATX_MNT_ID, tolerate: [] });
-  const unique = addLook(plan, path, { flags, mask: k.STATX_MNT_ID_UNIQUE });
+  const look = addStat(plan, path, { flags, mask: k.STATX_MNT_ID, tolerate: [] });
+  const unique = addStat(plan, path, { flags, mask: k.STATX_MNT_ID_UNIQUE });
   const text = addText(plan, self);
   const outcome = yield* ask(plan);
   if (outcome instanceof StepFailure) throw explainTable(outcome, path);
-  const [found, again] = [readLook(look, outcome), readLook(unique, outcome)];
+  const [found, again] = [readStat(look, outcome), readStat(unique, outcome)];
   if (isExact && !found.isMountRoot) return undefined;
   const uniqueId = again.hasUniqueMountId ? again.mountId : undefined;
   const [line] = yield* collect(splitMountinfo(outcome.data(text)), (line) =>

@@ -1,15 +1,14 @@
 /** findHolders: finds the holders of a mount. */
-
 import { checkMilliseconds, toOptions } from '../arguments.js';
 import type { Holders } from '../holder.js';
 import { searchHolders } from '../holders/search-mounts.js';
 import * as k from '../kernel/constants.js';
-import { askTolerant, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
-import { addLook, readLook } from '../kernel/look.js';
 import { Plan } from '../kernel/plan.js';
+import { addStat, readStat } from '../kernel/stat.js';
+import { askTolerant, run, runSync, type Task } from '../kernel/task.js';
 import type { Mounted } from '../mount-table/identity.js';
 import { type PathLike, toAbsolute, toPath, withoutTrailingSlashes } from '../paths.js';
-import { Mount, mountedOf } from './mount.js';
+import { internalsOf, Mount } from './mount.js';
 import { explainTarget } from './target.js';
 
 export interface HoldersOptions {
@@ -30,16 +29,16 @@ interface Prepared {
 function prepare(mount: Mount | PathLike, options: HoldersOptions | undefined): Prepared {
   const checked = toOptions(options, names);
   const timeout = checkMilliseconds(checked.timeout, 'timeout') ?? TIMEOUT;
-  if (mount instanceof Mount) return { mounted: mountedOf(mount), isPath: false, timeout };
+  if (mount instanceof Mount) return { mounted: internalsOf(mount).mounted, isPath: false, timeout };
   const path = withoutTrailingSlashes(toAbsolute(toPath(mount, 'mount')));
   return { mounted: { path }, isPath: true, timeout };
 }
 
-function* find({ mounted, isPath, timeout }: Prepared): Dialogue<Holders> {
+function* find({ mounted, isPath, timeout }: Prepared): Task<Holders> {
   if (isPath) {
     const plan = new Plan();
-    const step = addLook(plan, mounted.path, { flags: k.AT_SYMLINK_NOFOLLOW });
-    const found = readLook(step, yield* askTolerant(plan));
+    const step = addStat(plan, mounted.path, { flags: k.AT_SYMLINK_NOFOLLOW });
+    const found = readStat(step, yield* askTolerant(plan));
     if (!found.isMountRoot) throw explainTarget(mounted.path, found);
   }
   return yield* searchHolders(mounted, { scope: 'all', limit: timeout, flags: k.AT_SYMLINK_NOFOLLOW });
@@ -59,10 +58,10 @@ function* find({ mounted, isPath, timeout }: Prepared): Dialogue<Holders> {
  * `'path-inaccessible'`
  */
 export async function findHolders(mount: Mount | PathLike, options?: HoldersOptions): Promise<Holders> {
-  return hold(find(prepare(mount, options)));
+  return run(find(prepare(mount, options)));
 }
 
 /** The synchronous form of `findHolders`. */
 export function findHoldersSync(mount: Mount | PathLike, options?: HoldersOptions): Holders {
-  return holdSync(find(prepare(mount, options)));
+  return runSync(find(prepare(mount, options)));
 }

@@ -2,21 +2,17 @@
 import { existsSync } from 'node:fs';
 import { isDescriptor } from '../arguments.js';
 import * as e from '../errnos.js';
-import {
-  invalidArgumentType,
-  invalidArgumentValue,
-  missingProc,
-  OverlayError,
-  type OverlayErrorFields,
-} from '../errors.js';
+import { invalidArgumentType, invalidArgumentValue, missingProc, OverlayError } from '../errors.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { systemCallOf } from '../kernel/format.js';
 import { close, closeLater, closeWith, type Held } from '../kernel/held.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
+import { ask, run, runSync, type Task } from '../kernel/task.js';
 import { isAbsolute, type Path, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
+import { option, text } from '../text.js';
+import { explainErrno, type Verdict } from '../verdicts.js';
 import { OWN_MOUNT_NAMESPACE } from './user-namespace.js';
 
 /**
@@ -77,7 +73,7 @@ export function checkNamespace(value: unknown, name = 'namespace'): Namespace | 
   const found = value instanceof MountNamespace ? value.fd : value;
   if (typeof found === 'number') {
     if (isDescriptor(found)) return found;
-    const expected = value instanceof MountNamespace ? 'a MountNamespace that is not closed' : 'a descriptor';
+    const expected = value instanceof MountNamespace ? 'a MountNamespace that is not closed' : 'a file descriptor';
     throw invalidArgumentType(name, `${expected}, or the path of a mount namespace`, value);
   }
   return toAbsolute(toPath(found, name));
@@ -88,7 +84,7 @@ export function toTarget(value: unknown, namespace: Namespace | undefined): Path
   const path = toPath(value, 'target');
   if (namespace === undefined) return toAbsolute(path);
   if (isAbsolute(path)) return path;
-  throw invalidArgumentValue('target', value, 'must be an absolute path where "namespace" is given');
+  throw invalidArgumentValue('target', value, text`must be an absolute path when ${option('namespace')} is given`);
 }
 
 const subjectOf = (namespace: Namespace) =>
@@ -127,7 +123,7 @@ export function addJoin(plan: Plan, namespace: Namespace, isKept = false): Descr
  */
 export const outOfNamespaces = {
   reason: 'out-of-namespaces',
-  what: 'there are as many mount namespaces, of which each detached mount has one, as /proc/sys/user/max_mnt_namespaces allows',
+  what: 'the limit of mount namespaces in /proc/sys/user/max_mnt_namespaces is reached; each detached mount has a mount namespace of its own',
 } as const;
 
 const joining: ReadonlySet<Call> = new Set([calls.openat2, calls.setns]);
@@ -144,23 +140,18 @@ export function explainJoin({ step, errno }: StepFailure): OverlayError | undefi
   if (errno === e.ENOENT && isInMissingProc(path))
     return missingProc(path.startsWith('/') ? path : '/proc/thread-self/fd');
   const shown = /^\d+$/.test(path) ? `the namespace of descriptor ${path}` : `the namespace ${quotePath(subject.path)}`;
-  const verdict: Pick<OverlayErrorFields, 'reason' | 'what'> =
+  const verdict: Verdict =
     errno === e.EPERM || errno === e.EACCES
       ? { reason: 'namespace-denied', what: `this process may not join ${shown}` }
-      : e.isOutOfDescriptors(errno)
-        ? { reason: 'out-of-descriptors', what: `no descriptor is left to open ${shown}` }
-        : errno === e.EINVAL || errno === e.EBADF
-          ? { reason: 'namespace-missing', what: `${shown} is not a mount namespace` }
-          : { reason: 'namespace-missing', what: `${shown} is not there` };
-  return new OverlayError({
-    errno,
-    syscall: step.call === calls.setns ? 'setns' : 'open',
-    path,
-    ...verdict,
-  });
+      : errno === e.EINVAL || errno === e.EBADF
+        ? { reason: 'namespace-missing', what: `${shown} is not a mount namespace` }
+        : e.isOutOfDescriptors(errno)
+          ? explainErrno(errno, { purpose: `open ${shown}` })
+          : { reason: 'namespace-missing', what: `${shown} does not exist` };
+  return new OverlayError({ errno, syscall: step.call === calls.setns ? 'setns' : 'open', path, ...verdict });
 }
 
-function* creation(): Dialogue<MountNamespace> {
+function* creation(): Task<MountNamespace> {
   const plan = new Plan();
   plan.isOnOwnThread = true;
   plan.add(calls.unshare, [k.CLONE_NEWNS]);
@@ -173,27 +164,19 @@ function* creation(): Dialogue<MountNamespace> {
   if (errno === e.ENOENT) throw missingProc(OWN_MOUNT_NAMESPACE);
   if (errno === e.EINVAL && step?.call === calls.mount) {
     // The namespace could be made, but paths in it would start at a root that the process does not see.
-    const what = 'this process is chrooted, and its root is not the root of a mount';
+    const what = 'this process is chrooted to a directory that is not a mount point';
     throw new OverlayError({ errno, syscall: 'mount', reason: 'chrooted', what });
   }
-  const noDescriptor = {
-    reason: 'out-of-descriptors',
-    what: 'no descriptor is left to hold a mount namespace by',
-  } as const;
-  const causes: Readonly<Record<number, Pick<OverlayErrorFields, 'reason' | 'what'>>> = {
-    [e.EMFILE]: noDescriptor,
-    [e.ENFILE]: noDescriptor,
-    [e.EPERM]: {
-      reason: 'no-privilege',
-      what: 'this process may not make a mount namespace: it lacks CAP_SYS_ADMIN in its user namespace',
-    },
-    [e.ENOSPC]: outOfNamespaces,
-  };
-  throw new OverlayError({
-    errno,
-    syscall: step && systemCallOf(step),
-    ...(causes[errno] ?? { reason: 'unexplained', what: 'no mount namespace could be made' }),
-  });
+  const verdict: Verdict =
+    errno === e.EPERM
+      ? {
+          reason: 'no-privilege',
+          what: 'this process may not create a mount namespace: it lacks CAP_SYS_ADMIN in its user namespace',
+        }
+      : errno === e.ENOSPC
+        ? outOfNamespaces
+        : explainErrno(errno, { purpose: 'create a mount namespace' });
+  throw new OverlayError({ errno, syscall: step && systemCallOf(step), ...verdict });
 }
 
 /**
@@ -205,10 +188,10 @@ function* creation(): Dialogue<MountNamespace> {
  * or `'chrooted'`
  */
 export async function createNamespace(): Promise<MountNamespace> {
-  return hold(creation());
+  return run(creation());
 }
 
 /** The synchronous form of `createNamespace`. */
 export function createNamespaceSync(): MountNamespace {
-  return holdSync(creation());
+  return runSync(creation());
 }

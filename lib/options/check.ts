@@ -3,6 +3,7 @@ import { checkBoolean, checkNames, checkSignal, checkWord, takeOnce } from '../a
 import { conflictingOptions, invalidArgumentType, invalidArgumentValue, outOfRange, showValue } from '../errors.js';
 import { checkNamespace, type Namespace, type NamespaceLike, toTarget } from '../namespaces/mount-namespace.js';
 import { joinPath, type Path, type PathLike, splitPath, toPath } from '../paths.js';
+import { either, option, text } from '../text.js';
 import type { AccessTimes, MountAttribute, Propagation } from './attributes.js';
 import { type CheckedIdMap, checkIdMap, type IdMapOption } from './idmap.js';
 import { type OptionRow, optionRows, optionTable, overlayOptionNames } from './table.js';
@@ -383,59 +384,76 @@ function checkOther(draft: Draft, options: OverlayOptions, name: string): void {
  * Checks the options against each other. Raw values appear in messages only, because the object that holds them
  * inherits from Object.prototype.
  */
-function checkTogether(draft: Draft, { lowerdir, target, upperdir, workdir }: OverlayOptions): void {
+function checkTogether(draft: Draft, given: OverlayOptions): void {
   if (draft.lowerdir.length === 0) {
-    throw invalidArgumentType('lowerdir', 'one path or a list of paths, the topmost layer first', lowerdir);
+    throw invalidArgumentType('lowerdir', 'one path or a list of paths, the topmost layer first', given.lowerdir);
   }
+  checkPlace(draft, given.target);
+  checkLayersTogether(draft, given);
+}
+
+/** Checks the options that say where and in which namespaces the library mounts. */
+function checkPlace(draft: Draft, target: PathLike | undefined): void {
   if (draft.rootless !== false && draft.idmap !== undefined) {
     throw conflictingOptions(
-      '"idmap" cannot go with "rootless": the file system of a layer belongs to the initial user namespace, and only with privilege there can its owners be mapped',
+      text`${option('idmap')} and ${option('rootless')} exclude each other: mapping the owners of a layer needs privilege in the initial user namespace`,
       'leave one of the two out',
     );
   }
   if (draft.rootless !== false && draft.target !== undefined) {
     throw conflictingOptions(
-      `"target" cannot go with "rootless": without privilege a mount cannot be attached. Received the target ${showValue(target)}`,
-      'leave `target` out and use the `path` of the mount; programs see it at a place of their own by `spawn`',
+      text`${option('target')} and ${option('rootless')} exclude each other: a mount cannot be attached without privilege. Received the target ${showValue(target)}`,
+      text`leave ${option('target')} out and use the \`path\` of the mount, or show it to a program with \`spawn\``,
     );
   }
   if (draft.rootless === false && draft.subIds) {
     throw conflictingOptions(
-      '"subIds" is of no use without "rootless": a mount with privilege knows all ids',
-      'leave it out, or add `rootless`',
+      text`${option('subIds')} has no effect without ${option('rootless')}: a mount with privilege has all ids`,
+      either('leave it out', text`add ${option('rootless')}`),
     );
   }
   if (draft.namespace !== undefined) {
     if (draft.target === undefined) {
       throw conflictingOptions(
-        '"namespace" is of no use without a "target": a detached mount is in no namespace',
-        'leave it out, or add `target`',
+        text`${option('namespace')} has no effect without ${option('target')}: a detached mount is in no namespace`,
+        either('leave it out', text`add ${option('target')}`),
       );
     }
     draft.target = toTarget(draft.target, draft.namespace);
   }
+}
+
+function checkLayersTogether(draft: Draft, { lowerdir, upperdir, workdir }: OverlayOptions): void {
   const layers = draft.lowerdir.length + draft.datadir.length;
   if (layers > MAX_LOWER_LAYERS) {
-    throw outOfRange('datadir', `at most ${MAX_LOWER_LAYERS} layers with those of "lowerdir"`, `${layers} layers`);
+    throw outOfRange(
+      'datadir',
+      text`at most ${String(MAX_LOWER_LAYERS)} layers together with ${option('lowerdir')}`,
+      `${layers} layers`,
+    );
   }
   if (draft.upperdir === undefined) {
     if (draft.workdir !== undefined) {
       throw conflictingOptions(
-        `"workdir" is of no use without an "upperdir", and the kernel would ignore it. Received the workdir ${showValue(workdir)}`,
-        'leave it out, or add `upperdir`',
+        text`${option('workdir')} has no effect without ${option('upperdir')}: the kernel would ignore it. Received the workdir ${showValue(workdir)}`,
+        either('leave it out', text`add ${option('upperdir')}`),
       );
     }
     if (layers < 2) {
       throw conflictingOptions(
-        `One "lowerdir" alone is no overlay: without an "upperdir" there must be at least 2. Received ${showValue(lowerdir)}`,
-        'add `upperdir` and `workdir`, or a second `lowerdir`; for a plain view of one directory, a bind mount will do',
+        text`without ${option('upperdir')}, an overlay needs at least 2 paths in ${option('lowerdir')}. Received ${showValue(lowerdir)}`,
+        either(
+          text`add ${option('upperdir')} and ${option('workdir')}`,
+          text`add a second ${option('lowerdir')}`,
+          'use a bind mount for a plain view of one directory',
+        ),
       );
     }
   } else if (draft.workdir === undefined) {
     if (!draft.create) {
       throw conflictingOptions(
-        `"upperdir" needs a "workdir": an empty directory on the same file system. Received only the upperdir ${showValue(upperdir)}`,
-        'add one, or pass `create: true` to have <upperdir>.work made',
+        text`${option('upperdir')} needs ${option('workdir')}, an empty directory on the same file system. Received only the upperdir ${showValue(upperdir)}`,
+        either('add one', text`pass ${option('create', true)} to create <upperdir>.work`),
       );
     }
     draft.workdir = defaultWorkdir(draft.upperdir);

@@ -1,5 +1,4 @@
 /** Layers that show their files with other owners than on disk: idmapped mounts, mount_setattr(2). */
-
 import { isDescriptor, toOptions } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue, outOfRange, showValue } from '../errors.js';
 import { calls } from '../kernel/calls.js';
@@ -74,9 +73,9 @@ function toText(mappings: readonly IdMapping[], ids: 'uid' | 'gid'): string {
 function checkMap(value: unknown, name: string): MapSource {
   if (typeof value === 'number') {
     if (isDescriptor(value)) return { descriptor: value };
-    throw outOfRange(name, 'a descriptor', showValue(value));
+    throw outOfRange(name, 'a file descriptor', showValue(value));
   }
-  if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list of ranges, or a descriptor', value);
+  if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list of ranges or a file descriptor', value);
   if (value.length === 0 || value.length > MAX_RANGES) {
     throw outOfRange(name, `a list of 1 to ${MAX_RANGES} ranges`, `${value.length} ranges`);
   }

@@ -2,6 +2,7 @@
  * The options of an overlay mount as one table: the caller's name, the kernel's name, the values, and the first kernel.
  * Checks and plans follow it, and docs/options.md is made from it.
  */
+import { option, type Text, text } from '../text.js';
 
 /** The form in which the caller gives an option, and in which the plan sends it if the kernel takes it as text. */
 export type OptionForm =
@@ -28,8 +29,8 @@ export type OptionRow = OptionForm & {
   readonly kernel?: string;
   /** The first mainline kernel that has it. */
   readonly first?: string;
-  readonly default: string;
-  readonly about: string;
+  readonly default: Text;
+  readonly about: Text;
 };
 
 export const optionTable = {
@@ -38,14 +39,14 @@ export const optionTable = {
     kernel: 'lowerdir',
     first: '3.18; several: 4.0',
     default: 'required',
-    about: 'the lower layers, the topmost first: 1 to 500 with the data-only ones, at least 2 without an upperdir',
+    about: 'the lower layers, topmost first: 1 to 500 including data-only layers, at least 2 without an upperdir',
   },
   datadir: {
     form: 'paths',
     kernel: 'datadir+',
     first: '6.5',
     default: 'none',
-    about: 'data-only layers below all others: their files show only where a metacopy file redirects to them',
+    about: 'data-only layers below all others: their files appear only where a metacopy file redirects to them',
   },
   upperdir: {
     form: 'path',
@@ -58,8 +59,8 @@ export const optionTable = {
     form: 'path',
     kernel: 'workdir',
     first: '3.18',
-    default: 'with `create`: `<upperdir>.work`',
-    about: "an empty directory for the kernel's own use, on the same mount as the upperdir and not inside it",
+    default: text`with ${option('create')}: \`<upperdir>.work\``,
+    about: 'an empty directory for the kernel, on the same mount as the upperdir and not inside it',
   },
   target: {
     form: 'path',
@@ -73,29 +74,29 @@ export const optionTable = {
     firstOf: { follow: '4.15', nofollow: '4.15' },
     kernel: 'redirect_dir',
     first: '4.10',
-    default: "the module's; with `metacopy`: on; with `userxattr`: nofollow",
-    about: 'whether lower directories can be renamed, by a mark that says where they came from',
+    default: text`that of the module; with ${option('metacopy')}: on; with ${option('userxattr')}: nofollow`,
+    about: 'whether lower directories can be renamed: a mark in the upper records where they came from',
   },
   index: {
     form: 'switch',
     kernel: 'index',
     first: '4.13',
-    default: "the module's; with `nfsExport`: on",
-    about: 'hard links stay linked when copied up, and an upper in use is refused',
+    default: text`that of the module; with ${option('nfsExport')}: on`,
+    about: 'keeps hard links linked when they are copied up, and refuses an upperdir in use',
   },
   nfsExport: {
     form: 'switch',
     kernel: 'nfs_export',
     first: '4.16',
-    default: "the module's",
-    about: 'the mount can be exported by NFS',
+    default: 'that of the module',
+    about: 'allows the mount to be exported by NFS',
   },
   metacopy: {
     form: 'switch',
     kernel: 'metacopy',
     first: '4.19',
-    default: "the module's",
-    about: 'a change of metadata copies no data up',
+    default: 'that of the module',
+    about: 'copies only metadata up when only metadata changes',
   },
   uuid: {
     form: 'word',
@@ -104,15 +105,15 @@ export const optionTable = {
     kernel: 'uuid',
     first: '5.11',
     default: 'auto (before 6.6: on)',
-    about: "where the file system's UUID comes from",
+    about: 'the source of the UUID of the file system',
   },
   xino: {
     form: 'word',
     words: ['on', 'off', 'auto'],
     kernel: 'xino',
     first: '4.17',
-    default: "the module's",
-    about: 'inode numbers that are unique and stay, for layers on several file systems',
+    default: 'that of the module',
+    about: 'gives unique and persistent inode numbers when the layers are on several file systems',
   },
   verity: {
     form: 'word',
@@ -120,14 +121,15 @@ export const optionTable = {
     kernel: 'verity',
     first: '6.6',
     default: 'off',
-    about: 'whether the fs-verity digests of lower files are kept in metacopy files and checked',
+    about: 'whether metacopy files keep the fs-verity digests of lower files, which the kernel then checks',
   },
   volatile: {
     form: 'flag',
     kernel: 'volatile',
     first: '5.10',
     default: 'false',
-    about: 'nothing is synced: after a crash the upper is lost, and after an unmount it is not mounted again as it is',
+    about:
+      'syncs nothing: after a crash the upperdir is lost, and it cannot be mounted again unless the mark in the workdir is removed',
   },
   fsync: {
     form: 'word',
@@ -135,14 +137,14 @@ export const optionTable = {
     kernel: 'fsync',
     first: '7.0, and stable kernels from 6.12 on',
     default: 'auto',
-    about: 'whether data is synced before metadata when files are copied up',
+    about: 'whether the kernel syncs data before metadata when it copies files up',
   },
   userxattr: {
     form: 'flag',
     kernel: 'userxattr',
     first: '5.11',
     default: 'true in a user namespace, else false',
-    about: 'marks are kept in `user.overlay.*` instead of `trusted.overlay.*`',
+    about: 'keeps marks in `user.overlay.*` attributes instead of `trusted.overlay.*`',
   },
   overrideCreds: {
     form: 'flag',
@@ -150,21 +152,21 @@ export const optionTable = {
     kernel: 'override_creds',
     first: '6.15',
     default: 'false',
-    about: "the layers are reached with the credentials of the thread that sets this, not with the mounter's",
+    about: 'accesses the layers with the credentials of the thread that sets the option, not with those of the mounter',
   },
   defaultPermissions: {
     form: 'flag',
     kernel: 'default_permissions',
     first: '4.0',
     default: 'false',
-    about: "permissions are checked by mode alone, not by the layers' file systems",
+    about: 'checks permissions by mode only, not by the file systems of the layers',
   },
   context: {
     form: 'text',
     kernel: 'context',
     first: '3.18, with SELinux',
     default: 'none',
-    about: 'the SELinux context of all that is in the mount',
+    about: 'the SELinux context of all files in the mount',
   },
   fscontext: {
     form: 'text',
@@ -188,78 +190,78 @@ export const optionTable = {
     about: 'the SELinux context of the root directory',
   },
 
-  readonly: { form: 'attribute', default: 'false', about: 'the mount is read-only; the superblock below it is not' },
+  readonly: { form: 'attribute', default: 'false', about: 'makes the mount read-only, but not its superblock' },
   readonlySuperblock: {
     form: 'boolean',
     default: 'false',
-    about: 'the superblock is read-only, and with it every mount of it',
+    about: 'makes the superblock read-only, and with it every mount of it',
   },
-  nosuid: { form: 'attribute', default: 'false', about: 'set-user-ID bits and file capabilities are ignored' },
-  nodev: { form: 'attribute', default: 'false', about: 'device nodes cannot be opened' },
-  noexec: { form: 'attribute', default: 'false', about: 'nothing can be executed' },
-  nosymfollow: { form: 'attribute', first: '5.10', default: 'false', about: 'symbolic links are not followed' },
-  nodiratime: { form: 'attribute', default: 'false', about: 'access times of directories are not updated' },
+  nosuid: { form: 'attribute', default: 'false', about: 'ignores set-user-ID bits and file capabilities' },
+  nodev: { form: 'attribute', default: 'false', about: 'refuses to open device nodes' },
+  noexec: { form: 'attribute', default: 'false', about: 'refuses to execute files' },
+  nosymfollow: { form: 'attribute', first: '5.10', default: 'false', about: 'does not follow symbolic links' },
+  nodiratime: { form: 'attribute', default: 'false', about: 'does not update access times of directories' },
   atime: {
     form: 'word',
     words: ['relatime', 'noatime', 'strictatime'],
     default: 'relatime',
-    about: 'when access times are updated',
+    about: 'when the kernel updates access times',
   },
   propagation: {
     form: 'word',
     words: ['private', 'shared', 'slave', 'unbindable'],
-    default: "the target's parent mount's",
-    about: 'whether mounts inside it show in other namespaces, mount_namespaces(7)',
+    default: 'that of the parent mount of the target',
+    about: 'whether mounts inside it appear in other namespaces, mount_namespaces(7)',
   },
-  source: { form: 'text', default: '`overlay`', about: 'what the mount table shows as the source' },
+  source: { form: 'text', default: '`overlay`', about: 'the source that the mount table shows' },
 
   create: {
     form: 'boolean',
     default: 'false',
-    about: 'makes what is missing of upperdir, workdir and target, mode 0755, with parents; removed again on failure',
+    about:
+      'creates missing directories for upperdir, workdir and target, with parents and mode 0755; removes them again on failure',
   },
-  stack: { form: 'boolean', default: 'false', about: 'allows a target that is a mount point already' },
+  stack: { form: 'boolean', default: 'false', about: 'allows a target that is already a mount point' },
   exclusive: {
     form: 'boolean',
     default: 'true',
     about:
-      'refuses an upperdir or workdir that another overlay uses: one that this process has mounted, or that this mount namespace shows',
+      'refuses an upperdir or workdir that another overlay uses, if this process has mounted that overlay or this mount namespace shows it',
   },
   idmap: {
     form: 'object',
     first: '5.19',
     default: 'none',
     about:
-      "the layers' files show with other owners: `[{ inside, outside, size }]` or the descriptor of a user namespace; `{ lowerdir, upperdir }` for one of the two",
+      'shows the files of the layers with other owners: `[{ inside, outside, size }]` or the descriptor of a user namespace; `{ lowerdir, upperdir }` for one of the two',
   },
   rootless: {
     form: 'object',
     first: '5.11',
     default: 'false',
     about:
-      'true: mounts without privilege and without a target; `keep`: the same, in namespaces that are kept for the next; `auto`: where the process may not mount',
+      'true: mounts without privilege and without a target; `keep`: the same, and keeps the namespaces for the next mount; `auto`: only if the process may not mount',
   },
   subIds: {
     form: 'object',
     default: 'false',
-    about:
-      "with `rootless`: the user's subordinate ids are mapped too, by newuidmap(1) and newgidmap(1), which are run for it",
+    about: text`with ${option('rootless')}: maps the subordinate ids of the user too, by newuidmap(1) and newgidmap(1)`,
   },
   namespace: {
     form: 'namespace',
     first: '5.2',
-    default: "the caller's",
-    about: "the mount namespace in which the target is: the path of one or a descriptor; the layers are the caller's",
+    default: 'that of the caller',
+    about: 'the mount namespace of the target, by path or descriptor; the layers are those of the caller',
   },
   allowDegraded: {
     form: 'names',
     default: 'none',
-    about: 'the options that may fall away, where the kernel or a layer lacks something, instead of an error',
+    about: 'options that the mount may lack, instead of an error, if the kernel or a layer does not support them',
   },
   signal: {
     form: 'object',
     default: 'none',
-    about: 'an AbortSignal: what has not begun never does, what has is undone',
+    about: 'an AbortSignal: a mount that has not begun does not begin, and one that has begun is undone',
   },
 } as const satisfies Readonly<Record<string, OptionRow>>;
 

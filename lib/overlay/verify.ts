@@ -2,7 +2,6 @@
  * Finds options that the kernel has dropped: it silently mounts without some features. The library reads the options
  * back only if the caller has named one that the kernel can drop.
  */
-
 import { subjectsOf } from '../diagnosis/gather.js';
 import { nameOf, pathField } from '../diagnosis/rule.js';
 import { EOPNOTSUPP } from '../errnos.js';
@@ -10,18 +9,19 @@ import { OverlayError } from '../errors.js';
 import type { KernelFeatures } from '../features/probe.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue } from '../kernel/dialogue.js';
-import { addLook, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
+import { addStat, readStat } from '../kernel/stat.js';
+import { ask, type Task } from '../kernel/task.js';
 import { splitShown } from '../mount-strings.js';
 import { isUniqueId, type Mounted } from '../mount-table/identity.js';
 import { readTable } from '../mount-table/mountinfo.js';
 import { WHOLE_MOUNT } from '../mount-table/statmount.js';
-import { lookAtMounts } from '../mount-table/table.js';
+import { readMounts } from '../mount-table/table.js';
 import type { CheckedOptions, NamedOption } from '../options/check.js';
 import { optionTable } from '../options/table.js';
 import { type Path, pathString, quotePath } from '../paths.js';
+import { either, option, type Text, text } from '../text.js';
 import { lookAtDetached } from './effective.js';
 
 /** Options as the kernel shows them: null for a bare word. */
@@ -66,7 +66,7 @@ export function* verify(
   options: CheckedOptions,
   features: KernelFeatures,
   mounted: Mounted & { readonly id: number },
-): Dialogue<OverlayError | undefined> {
+): Task<OverlayError | undefined> {
   const wanted = toVerify(options);
   const text =
     mounted.held !== undefined
@@ -75,58 +75,58 @@ export function* verify(
   if (text === undefined) return unverifiable(options, wanted);
   const shown = toShown(text);
   const fallen = wanted.filter(({ kernel, value }) => !inForce[kernel]?.(value ?? '', shown, features));
-  for (const option of fallen) {
+  for (const named of fallen) {
     // If all layers are on one file system, xino does nothing, and the kernel does not show it.
-    if (option.kernel === 'xino' && (yield* isOnOneFileSystem(options))) continue;
-    return yield* dropped(options, option);
+    if (named.kernel === 'xino' && (yield* isOnOneFileSystem(options))) continue;
+    return yield* dropped(options, named);
   }
   return undefined;
 }
 
-function* readDetached(mounted: Mounted): Dialogue<Buffer | undefined> {
+function* readDetached(mounted: Mounted): Task<Buffer | undefined> {
   const look = lookAtDetached(mounted);
   const raw = look.read(yield* ask(look.plan));
   return raw && Buffer.from(raw.options, 'latin1');
 }
 
 /** Reads the options by the unique id of the mount, from Linux 6.11 on. */
-function* readById(id: number): Dialogue<Buffer | undefined> {
-  const [mount] = isUniqueId(id) ? yield* lookAtMounts([id], WHOLE_MOUNT) : [];
+function* readById(id: number): Task<Buffer | undefined> {
+  const [mount] = isUniqueId(id) ? yield* readMounts([id], WHOLE_MOUNT) : [];
   // Each overlay has lower layers. If none are shown, the kernel does not report the options.
   return mount?.options.includes('lowerdir') ? Buffer.from(mount.options, 'latin1') : undefined;
 }
 
 /** Reads the options from the mount table, before Linux 6.11. The table has another id for the mount. */
-function* readFromTable(target: Path): Dialogue<Buffer | undefined> {
+function* readFromTable(target: Path): Task<Buffer | undefined> {
   const plan = new Plan();
-  const step = addLook(plan, target, { flags: k.AT_SYMLINK_NOFOLLOW, mask: k.STATX_MNT_ID });
-  const { mountId } = readLook(step, yield* ask(plan));
+  const step = addStat(plan, target, { flags: k.AT_SYMLINK_NOFOLLOW, mask: k.STATX_MNT_ID });
+  const { mountId } = readStat(step, yield* ask(plan));
   const [options] = yield* readTable(({ id, type, superOptions }) =>
     id === mountId && type === 'overlay' ? superOptions : undefined,
   );
   return options === undefined ? undefined : Buffer.from(options, 'latin1');
 }
 
-const call = ({ name, value }: NamedOption): string =>
-  `"${name}: ${optionTable[name].form === 'switch' ? 'true' : `'${value}'`}"`;
+const toPart = ({ name, value }: NamedOption): Text => option(name, optionTable[name].form === 'switch' ? true : value);
 
 function unverifiable({ target }: CheckedOptions, wanted: readonly NamedOption[]): OverlayError {
-  const names = wanted.map(call).join(', ');
+  const names = wanted.flatMap((named, i) => (i === 0 ? toPart(named) : [', ', toPart(named)]));
+  const where = target === undefined ? '' : ` at ${quotePath(target)}`;
   return new OverlayError({
     errno: EOPNOTSUPP,
     reason: 'feature-unverifiable',
-    what: `whether ${names} came into force${target === undefined ? '' : ` at ${quotePath(target)}`} cannot be verified: the mount table of this process does not show the mount`,
-    hint: `pass \`allowDegraded: ['${wanted[0]?.name}']\` to mount without knowing`,
+    what: text`the library cannot verify that ${names} is in force${where}: the mount table of this process does not show the mount`,
+    hint: text`pass ${option('allowDegraded', [wanted[0]?.name])} to mount without the check`,
     path: target && pathString(target),
   });
 }
 
-function* isOnOneFileSystem(options: CheckedOptions): Dialogue<boolean> {
+function* isOnOneFileSystem(options: CheckedOptions): Task<boolean> {
   const plan = new Plan();
   const layers: Path[] = [...options.lowerdir, ...(options.upperdir === undefined ? [] : [options.upperdir])];
-  const steps = layers.map((path) => addLook(plan, path, { mask: k.STATX_INO | k.STATX_MNT_ID }));
+  const steps = layers.map((path) => addStat(plan, path, { mask: k.STATX_INO | k.STATX_MNT_ID }));
   const outputs = yield* ask(plan);
-  const found = steps.map((step) => readLook(step, outputs));
+  const found = steps.map((step) => readStat(step, outputs));
   if (new Set(found.map(({ device }) => device)).size === 1) return true;
   // Subvolumes of one file system have different devices.
   const devices = new Map(yield* readTable(({ id, device }): [number, string] => [id, device]));
@@ -134,7 +134,7 @@ function* isOnOneFileSystem(options: CheckedOptions): Dialogue<boolean> {
 }
 
 /** Returns the error for a dropped option. Names the layer that causes it, if one gives out no file handles. */
-function* dropped(options: CheckedOptions, option: NamedOption): Dialogue<OverlayError> {
+function* dropped(options: CheckedOptions, named: NamedOption): Task<OverlayError> {
   const plan = new Plan();
   const subjects = subjectsOf(options).filter(({ role }) => role === 'lowerdir' || role === 'upperdir');
   const steps = subjects.map(({ path }) =>
@@ -144,16 +144,16 @@ function* dropped(options: CheckedOptions, option: NamedOption): Dialogue<Overla
   );
   const outputs = yield* ask(plan);
   const culprit =
-    outputs instanceof StepFailure || !['index', 'nfs_export', 'xino'].includes(option.kernel)
+    outputs instanceof StepFailure || !['index', 'nfs_export', 'xino'].includes(named.kernel)
       ? undefined
       : subjects.find((_, i) => outputs.result(steps[i] as (typeof steps)[number]) === -EOPNOTSUPP);
   const why =
-    culprit === undefined ? '' : `, since the file system of ${nameOf(culprit, options)} gives out no file handles`;
+    culprit === undefined ? '' : `, because the file system of ${nameOf(culprit, options)} has no file handles`;
   return new OverlayError({
     errno: EOPNOTSUPP,
     reason: 'feature-dropped',
-    what: `the kernel has mounted without ${call(option)}, without a word${why}`,
-    hint: `leave it out, or pass \`allowDegraded: ['${option.name}']\` to have the mount all the same`,
+    what: text`the kernel silently mounted without ${toPart(named)}${why}`,
+    hint: either('leave it out', text`pass ${option('allowDegraded', [named.name])} to mount without it`),
     ...pathField(culprit?.path ?? options.target),
   });
 }

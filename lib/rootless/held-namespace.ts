@@ -5,12 +5,12 @@
  */
 import { accessSync, constants } from 'node:fs';
 import { launcher } from '../binding.js';
-import { explainShortage } from '../errors.js';
 import { calls } from '../kernel/calls.js';
-import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
+import { ask, type Task } from '../kernel/task.js';
 import { type Ids, ownMap } from '../namespaces/user-namespace.js';
+import { explainShortage } from '../verdicts.js';
 
 /** Returns the path of the launcher, or undefined if this process may not execute it. */
 export function findHolder(): string | undefined {
@@ -24,7 +24,7 @@ export function findHolder(): string | undefined {
 }
 
 /** Makes a namespace with the user's own ids. The caller owns the descriptor. Returns undefined if that fails. */
-export function* makeHeldNamespace({ uid, gid }: Ids): Dialogue<Descriptor | undefined> {
+export function* makeHeldNamespace({ uid, gid }: Ids): Task<Descriptor | undefined> {
   const holder = findHolder();
   if (holder === undefined) return undefined;
   const plan = new Plan();

@@ -1,18 +1,12 @@
 /** Mounts without privilege: the namespaces that hold them, and what the kernel supports there. */
 import { describeErrno, EPERM } from '../errnos.js';
-import {
-  type KernelFeatures,
-  features as kernelFeatures,
-  featuresSync as kernelFeaturesSync,
-  questions,
-  wereAllAsked,
-} from '../features/probe.js';
+import { type KernelFeatures, kernelFeatures, kernelFeaturesSync, questions, wereAllAsked } from '../features/probe.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask as askKernel, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { close } from '../kernel/held.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
+import { ask as askKernel, run, runSync, type Task } from '../kernel/task.js';
 import { addNamespaces, type Ids, type Namespaces, ownIds, ownsProcFiles } from '../namespaces/user-namespace.js';
 import { makeHeldNamespace } from './held-namespace.js';
 import { explainRefusal, type Refusal, readNamespaceSettings } from './refusal.js';
@@ -45,7 +39,7 @@ function canMapIds({ uid }: Ids): boolean {
 }
 
 /** Returns the user namespace for a lease: one that the plan will make, or one that exists already. */
-function* userNamespace(hasSubIds: boolean): Dialogue<Ids | { readonly user: number }> {
+function* userNamespace(hasSubIds: boolean): Task<Ids | { readonly user: number }> {
   if (hasSubIds) return { user: yield* makeSubIdNamespace() };
   const ids = ownIds();
   const held = canMapIds(ids) ? undefined : yield* makeHeldNamespace(ids);
@@ -60,7 +54,7 @@ const isMade = (namespaces: Namespaces): namespaces is { user: number } => 'user
  * if that fails. It keeps no mount namespace, which would hold copies of all mounts and keep overlays alive that others
  * unmount.
  */
-function* keep(namespaces: Ids | { readonly user: number }): Dialogue<Kept | undefined> {
+function* keep(namespaces: Ids | { readonly user: number }): Task<Kept | undefined> {
   if (isMade(namespaces)) return { user: namespaces.user, leases: 0, timer: undefined };
   const plan = new Plan();
   addNamespaces(plan, namespaces);
@@ -99,7 +93,7 @@ function leaseKept(current: Kept, hasSubIds: boolean): Lease {
  * @throws {OverlayError} `reason` is `'sub-ids-missing'`, `'sub-ids-refused'`, `'rootless-forbidden'`, or names the
  * resource that ran out
  */
-export function* lease(mode: boolean | 'keep' | 'auto', hasSubIds: boolean): Dialogue<Lease> {
+export function* lease(mode: boolean | 'keep' | 'auto', hasSubIds: boolean): Task<Lease> {
   const known = mode === 'keep' ? kept.get(hasSubIds) : undefined;
   if (known !== undefined) return leaseKept(known, hasSubIds);
   const namespaces = yield* userNamespace(hasSubIds);
@@ -124,7 +118,7 @@ interface RootlessAnswers {
 }
 
 /** Probes the kernel in a user namespace for its features, and for permission to make an overlay there. */
-function* askRootless(): Dialogue<RootlessAnswers> {
+function* askRootless(): Task<RootlessAnswers> {
   if (remembered !== undefined) return remembered;
   const namespaces = yield* userNamespace(false);
   try {
@@ -134,7 +128,7 @@ function* askRootless(): Dialogue<RootlessAnswers> {
   }
 }
 
-function* askIn(namespaces: Namespaces): Dialogue<RootlessAnswers> {
+function* askIn(namespaces: Namespaces): Task<RootlessAnswers> {
   const plan = new Plan();
   addNamespaces(plan, namespaces);
   const { read } = questions(plan);
@@ -154,7 +148,10 @@ function* askIn(namespaces: Namespaces): Dialogue<RootlessAnswers> {
   // The plan failed, so nothing is known. A later mount fails too, and that failure is explained.
   const nothing = { step: -1, errno: EPERM, undoErrno: 0, cancelled: false, log: [] };
   const record = { ...read(new StepFailure(plan, nothing)), userNamespace: true };
-  const unknown = { what: `the kernel refuses it (${describeErrno(outcome.errno)[0]})`, hint: 'look at dmesg' };
+  const unknown = {
+    what: `the kernel refuses it (${describeErrno(outcome.errno)[0]})`,
+    hint: 'read the kernel log (dmesg)',
+  };
   return { record, refusal: explainRefusal(outcome, readNamespaceSettings()) ?? unknown, isLast: false };
 }
 
@@ -166,7 +163,7 @@ function remember(answers: RootlessAnswers): RootlessAnswers {
 }
 
 /** Returns the kernel's features in a user namespace: from the given record, or else from the kernel's answers. */
-export function* findRootlessFeatures(record?: KernelFeatures): Dialogue<KernelFeatures> {
+export function* findRootlessFeatures(record?: KernelFeatures): Task<KernelFeatures> {
   return record === undefined ? (yield* askRootless()).record : { ...record, userNamespace: true };
 }
 
@@ -190,10 +187,10 @@ function withRootless(kernel: KernelFeatures, { refusal }: RootlessAnswers): Fea
  * `'unknown'` if the process lacks the privilege to ask; then the next call asks again.
  */
 export async function features(): Promise<Features> {
-  return withRootless(await kernelFeatures(), await hold(askRootless()));
+  return withRootless(await kernelFeatures(), await run(askRootless()));
 }
 
 /** The synchronous form of `features`. */
 export function featuresSync(): Features {
-  return withRootless(kernelFeaturesSync(), holdSync(askRootless()));
+  return withRootless(kernelFeaturesSync(), runSync(askRootless()));
 }

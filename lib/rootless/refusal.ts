@@ -65,7 +65,7 @@ export interface Refusal {
 /** Returns the fields of a mount's error for a refusal. */
 export const forbiddenBy = ({ what, hint }: Refusal): Refusal & { readonly reason: Reason } => ({
   reason: 'rootless-forbidden',
-  what: `this machine lets no plain user mount: ${what}`,
+  what: `this machine does not let plain users mount: ${what}`,
   hint,
 });
 
@@ -75,14 +75,14 @@ export function isEntry(step: Step | undefined): boolean {
 }
 
 const appArmor: Refusal = {
-  what: 'AppArmor takes the capabilities away from user namespaces (kernel.apparmor_restrict_unprivileged_userns=1)',
-  hint: 'give this program an AppArmor profile that has `userns,`, or have root set that sysctl to 0',
+  what: 'AppArmor removes the capabilities of user namespaces (kernel.apparmor_restrict_unprivileged_userns=1)',
+  hint: 'give this program an AppArmor profile with a "userns," rule, or have root set that sysctl to 0',
 };
 
 /** After a change of the user another program makes the namespace: lib/rootless/held-namespace.ts. */
 const changedUser: Refusal = {
-  what: "this process has changed its user since it started, so that its files in /proc are root's, and the launcher of this package, which makes namespaces in its stead, cannot be started by it",
-  hint: 'let the user read and execute what is in the package, or start the process as that user: setpriv(1), or `User=` of systemd',
+  what: 'this process has changed its user since it started, so its files in /proc belong to root, and it may not execute the launcher of this package, which would make the namespaces',
+  hint: 'let the user read and execute the files of the package, or start the process as that user: setpriv(1), or User= in systemd',
 };
 
 /** Returns the refusal for a limit on the number of namespaces, or on their nesting. */
@@ -91,11 +91,11 @@ function usedUp({ maxUserNamespaces, maxMountNamespaces }: NamespaceSettings): R
     ['user.max_user_namespaces', maxUserNamespaces],
     ['user.max_mnt_namespaces', maxMountNamespaces],
   ] as const) {
-    if (value === 0) return { what: `${name} is 0`, hint: `have root set it to more: sysctl -w ${name}=15000` };
+    if (value === 0) return { what: `${name} is 0`, hint: `have root raise it: sysctl -w ${name}=15000` };
   }
   return {
-    what: `no namespace is left (user.max_user_namespaces=${maxUserNamespaces}, user.max_mnt_namespaces=${maxMountNamespaces}), or this one is 32 levels deep`,
-    hint: 'unmount what is not used any more, or have root raise the two',
+    what: `the limit of namespaces is reached (user.max_user_namespaces=${maxUserNamespaces}, user.max_mnt_namespaces=${maxMountNamespaces}), or this namespace is 32 levels deep`,
+    hint: 'unmount what you do not need, or have root raise both limits',
   };
 }
 
@@ -108,19 +108,19 @@ function forbidden({ unprivilegedClone, isChrooted, hasSeccompFilter }: Namespac
   }
   if (isChrooted) {
     return {
-      what: 'this process is chrooted, and from a chroot no user namespace can be made',
-      hint: 'have its root changed by pivot_root(2) in a mount namespace of its own, or mount outside',
+      what: 'this process is chrooted, and a chrooted process may not create a user namespace',
+      hint: 'change its root by pivot_root(2) in a mount namespace of its own, or mount outside the chroot',
     };
   }
   if (hasSeccompFilter) {
     return {
-      what: 'a seccomp filter refuses it, as that of a container does',
+      what: 'a seccomp filter refuses it, as in a container',
       hint: 'run the container with a profile that allows unshare(2) with CLONE_NEWUSER',
     };
   }
   return {
     what: 'the kernel refuses it: a chroot, a seccomp filter or a security module',
-    hint: 'look at how this process was started, and at the kernel log (dmesg)',
+    hint: 'check how this process was started, and read the kernel log (dmesg)',
   };
 }
 
@@ -142,7 +142,7 @@ export function explainRefusal(
     return forbidden(settings);
   }
   if (step.call === calls.write) {
-    if (errno === e.ENOENT) return { what: '/proc is not mounted', hint: 'mount it' };
+    if (errno === e.ENOENT) return { what: '/proc is not mounted', hint: 'mount it: mount -t proc proc /proc' };
     if (errno === e.EACCES && !settings.ownsProcFiles) return changedUser;
     return settings.appArmorRestricts === 1 ? appArmor : forbidden(settings);
   }
@@ -161,7 +161,7 @@ export function explainRefusal(
     const isLater = ({ args }: Step): boolean => args[2] === 'lowerdir+' || (args[2] === 'lowerdir' && !opensLower);
     if (plan.steps.some(isLater)) return undefined;
     return {
-      what: 'this kernel makes no overlay in a user namespace',
+      what: 'this kernel does not allow overlays in user namespaces',
       hint: 'use Linux 5.11 or later',
     };
   }

@@ -6,14 +6,16 @@ import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { EACCES, EINVAL, ENOENT, EPERM } from '../errnos.js';
-import { explainShortage, OverlayError } from '../errors.js';
+import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
-import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
+import { ask, type Task } from '../kernel/task.js';
 import { type Ids, ownIds } from '../namespaces/user-namespace.js';
 import { addon } from '../native.js';
 import { quotePath } from '../paths.js';
+import { either, option, text } from '../text.js';
+import { explainShortage } from '../verdicts.js';
 import { findHolder } from './held-namespace.js';
 import { explainRefusal, forbiddenBy, readNamespaceSettings } from './refusal.js';
 
@@ -82,8 +84,8 @@ function findProgram(name: string): string {
   throw new OverlayError({
     errno: ENOENT,
     reason: 'sub-ids-missing',
-    what: `\`subIds\` needs the program ${name}, which is not in PATH`,
-    hint: 'install it (uidmap on Debian, shadow-utils on Fedora), or leave `subIds` out',
+    what: text`${option('subIds')} needs the program ${name}, which is not in PATH`,
+    hint: either('install it (uidmap on Debian, shadow-utils on Fedora)', text`leave ${option('subIds')} out`),
   });
 }
 
@@ -93,7 +95,7 @@ function namesOfUser({ uid }: Ids): Set<string> {
   try {
     names.add(userInfo().username);
   } catch (error) {
-    const shortage = explainShortage(errnoOf(error), 'find out the name of the user');
+    const shortage = explainShortage(errnoOf(error), 'look up the name of the user');
     if (shortage !== undefined) throw shortage;
     // the user has no name
   }
@@ -114,8 +116,8 @@ function readTable(file: string): string {
       new OverlayError({
         errno,
         reason: 'sub-ids-missing',
-        what: `the subordinate ids of the user cannot be known: ${file} cannot be read`,
-        hint: `have root let every user read it: chmod a+r ${file}`,
+        what: `this process may not read ${file}, which lists the subordinate ids of the user`,
+        hint: `have root make it readable for every user: chmod a+r ${file}`,
         path: file,
       })
     );
@@ -129,7 +131,7 @@ function findRanges(file: string, users: ReadonlySet<string>): IdRange[] {
   throw new OverlayError({
     errno: ENOENT,
     reason: 'sub-ids-missing',
-    what: `the user ${name} has no subordinate ids: there is no line for it in ${file}`,
+    what: `the user ${name} has no subordinate ids: ${file} has no line for it`,
     hint: `have root add one: usermod --add-sub${file.slice(-3)}s 100000-165535 ${name}`,
     path: file,
   });
@@ -146,8 +148,8 @@ function toMap(file: string, own: number, ranges: readonly IdRange[]): string[] 
   throw new OverlayError({
     errno: EINVAL,
     reason: 'sub-ids-refused',
-    what: `the user has ${disjoint.length} ranges of subordinate ids in ${file}: a map takes ${MOST_LINES - 1} besides the own id, in less than ${addon().pageSize} characters`,
-    hint: `have root give it fewer and larger ranges in ${file}`,
+    what: `the user has ${disjoint.length} ranges of subordinate ids in ${file}, but a map holds ${MOST_LINES - 1} ranges besides the user's own id, in less than ${addon().pageSize} characters`,
+    hint: `have root give the user fewer and larger ranges in ${file}`,
     path: file,
   });
 }
@@ -163,7 +165,7 @@ export function explainSubIds({ errno, kernel, plan, step }: StepFailure): Overl
     return new OverlayError({
       errno,
       syscall: 'clone',
-      ...(verdict ?? { reason: 'unexplained', what: 'the kernel has made no user namespace' }),
+      ...(verdict ?? { reason: 'unexplained', what: 'the kernel refused to create a user namespace' }),
     });
   }
   const words = said.trim().replace(/\s*\n\s*/g, '; ');
@@ -172,13 +174,13 @@ export function explainSubIds({ errno, kernel, plan, step }: StepFailure): Overl
     reason: 'sub-ids-refused',
     what:
       errno === EPERM
-        ? `newuidmap or newgidmap has not mapped the subordinate ids${words === '' ? '' : `: ${quotePath(words)}`}`
+        ? `newuidmap or newgidmap did not map the subordinate ids${words === '' ? '' : `: ${quotePath(words)}`}`
         : 'newuidmap or newgidmap cannot be executed',
   });
 }
 
 /** Makes a user namespace with the user's own ids and the subordinate ones. The caller owns the descriptor. */
-export function* makeSubIdNamespace(): Dialogue<Descriptor> {
+export function* makeSubIdNamespace(): Task<Descriptor> {
   const ids = ownIds();
   const users = namesOfUser(ids);
   const commands = sources.map(({ file, program, id }) => {
@@ -190,8 +192,8 @@ export function* makeSubIdNamespace(): Dialogue<Descriptor> {
     throw new OverlayError({
       errno: EACCES,
       reason: 'rootless-forbidden',
-      what: 'the launcher of this package, by which namespaces with `subIds` are made, cannot be executed by this process',
-      hint: 'let its user read and execute what is in the package',
+      what: text`this process may not execute the launcher of this package, which makes the namespaces for ${option('subIds')}`,
+      hint: 'let the user of this process read and execute the files of the package',
     });
   }
   const plan = new Plan();

@@ -1,4 +1,4 @@
-/** docs/options.md is what the code's tables say. */
+/** docs/options.md agrees with the tables of the code. Imports internals: these tables. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';

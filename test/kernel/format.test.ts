@@ -1,9 +1,10 @@
 /** Prints plans. The internals are imported, because no export prints a plan with these calls. */
 import test from 'ava';
-import { calls } from '../../lib/kernel/calls.js';
-import * as k from '../../lib/kernel/constants.js';
-import { formatPlan } from '../../lib/kernel/format.js';
-import { Plan } from '../../lib/kernel/plan.js';
+import { calls } from '#lib/kernel/calls.js';
+import * as k from '#lib/kernel/constants.js';
+import { formatPlan } from '#lib/kernel/format.js';
+import { addMountGuard } from '#lib/kernel/guards.js';
+import { Plan } from '#lib/kernel/plan.js';
 
 test('each call that makes a file descriptor names it', (t) => {
   const plan = new Plan();
@@ -31,6 +32,22 @@ test('the file descriptor by which mount(2) is undone is not printed', (t) => {
     formatPlan(plan),
     `mount("none", "/m", "tmpfs", 0, NULL)  # undone on failure
 openat2(AT_FDCWD, "/m", O_PATH, 0) = fd0
+`,
+  );
+});
+
+test('the names of guards are printed', (t) => {
+  const plan = new Plan();
+  plan.add(calls.news, [], { tolerate: [1] });
+  plan.add(calls.statx, [k.AT_FDCWD, '/m', 0, k.STATX_MNT_ID_UNIQUE]);
+  addMountGuard(plan, 2 ** 32 + 1);
+  plan.add(calls.getxattr, ['/u', 'user.overlay.opaque', 0], { guard: 'upperdir-has-no-xattrs' });
+  t.is(
+    formatPlan(plan),
+    `news()  # guard: mounts-are-unknown; EPERM will do
+statx(AT_FDCWD, "/m", 0, STATX_MNT_ID_UNIQUE)
+guard(mount-is-another)
+getxattr("/u", "user.overlay.opaque", 0)  # guard: upperdir-has-no-xattrs
 `,
   );
 });

@@ -1,3 +1,4 @@
+/** The parser of /proc/self/mountinfo. Imports internals: it takes lines that no kernel writes. */
 import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';

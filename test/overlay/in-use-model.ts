@@ -23,7 +23,7 @@ import {
   unmountSync,
 } from 'overlayfs';
 import { askUse } from '#lib/in-use/probe.js';
-import { holdSync } from '#lib/kernel/dialogue.js';
+import { runSync } from '#lib/kernel/task.js';
 import { generator, MNT_DETACH, native, scaled, scratch, startWorker, withLibrary } from '../support/index.js';
 
 const STEPS = scaled(2_000, 200);
@@ -240,7 +240,7 @@ export async function runModel(t: ExecutionContext): Promise<void> {
   const rare = new Set(['process', 'restart', 'mount8', 'program', 'cwd', 'namespace']);
   const names = Object.keys(begin).flatMap((name) => (rare.has(name) ? [name] : [name, name, name, name]));
 
-  const isUsed = (path: string): boolean => holdSync(askUse(path, base)) === true;
+  const isUsed = (path: string): boolean => runSync(askUse(path, base)) === true;
   const isRefused = ({ upperdir, workdir }: (typeof slots)[number]): boolean => {
     try {
       mountOverlaySync({ lowerdir: base, upperdir, workdir }).unmountSync();

@@ -1,4 +1,7 @@
-/** Options as text, and the same again from what they are written as and from what the kernel shows. */
+/**
+ * Options as text: written, split, and read back from the kernel's spelling. Imports internals: the package does not
+ * export its parsers.
+ */
 import { existsSync, mkdirSync } from 'node:fs';
 import test from 'ava';
 import { type OverlayOptions, unmountSync } from 'overlayfs';

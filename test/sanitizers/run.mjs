@@ -24,7 +24,7 @@ import { parseArgs } from 'node:util';
 
 const root = resolve(import.meta.dirname, '../..');
 const { values } = parseArgs({
-  options: { tsan: { type: 'boolean' }, asan: { type: 'boolean' }, seconds: { type: 'string', default: '25' } },
+  options: { tsan: { type: 'boolean' }, asan: { type: 'boolean' }, seconds: { type: 'string', default: '30' } },
 });
 const ASAN = 'address,undefined';
 const cxx = process.env.CXX ?? 'g++';

@@ -3,6 +3,7 @@
 export * from './attributes.js';
 export * from './directories.js';
 export * from './expectations.js';
+export * from './forms.js';
 export * from './mount-table.js';
 export * from './mount-test.js';
 export * from './native.js';

@@ -13,6 +13,12 @@ interface TestSupport {
   landlockVersion(): number;
 }
 
+/** Flags of mount(2) and umount2(2). */
+export const MS_RDONLY = 1;
+export const MS_REMOUNT = 32;
+export const MS_BIND = 4096;
+export const MS_MOVE = 8192;
+export const MS_REC = 16384;
 export const MNT_DETACH = 2;
 
 export const native: TestSupport = createRequire(import.meta.url)(join(packageRoot, 'build/Release/test_support.node'));

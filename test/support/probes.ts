@@ -15,7 +15,7 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { mountOverlaySync } from 'overlayfs';
-import { featuresSync, needsMetacopy } from '#lib/features/probe.js';
+import { kernelFeaturesSync, needsMetacopy } from '#lib/features/probe.js';
 import { featuresSync as askFeaturesSync } from '#lib/rootless/lease.js';
 import { setAttribute } from './attributes.js';
 import { mountsBelow } from './mount-table.js';
@@ -36,15 +36,16 @@ export const cannotMount: string | undefined = (() => {
 
 /** Features that not every kernel or machine has, each with its probe. */
 const probes = {
-  fsContext: () => featuresSync().fsContext === true,
-  lowerdirAppend: () => featuresSync().lowerdirAppend === true,
-  layerDescriptors: () => ['path', 'readable'].includes(String(featuresSync().layerDescriptors)),
-  pathDescriptors: () => featuresSync().layerDescriptors === 'path',
-  uniqueMountId: () => featuresSync().uniqueMountId === true,
-  mountEvents: () => featuresSync().mountEvents === true,
-  mountSetattr: () => featuresSync().mountSetattr === true,
-  mountBeneath: () => featuresSync().mountBeneath === true,
-  'data-only layers without metacopy': () => featuresSync().lowerdirAppend === true && !needsMetacopy(featuresSync()),
+  fsContext: () => kernelFeaturesSync().fsContext === true,
+  lowerdirAppend: () => kernelFeaturesSync().lowerdirAppend === true,
+  layerDescriptors: () => ['path', 'readable'].includes(String(kernelFeaturesSync().layerDescriptors)),
+  pathDescriptors: () => kernelFeaturesSync().layerDescriptors === 'path',
+  uniqueMountId: () => kernelFeaturesSync().uniqueMountId === true,
+  mountEvents: () => kernelFeaturesSync().mountEvents === true,
+  mountSetattr: () => kernelFeaturesSync().mountSetattr === true,
+  mountBeneath: () => kernelFeaturesSync().mountBeneath === true,
+  'data-only layers without metacopy': () =>
+    kernelFeaturesSync().lowerdirAppend === true && !needsMetacopy(kernelFeaturesSync()),
   'verity without metacopy': () => takesOption('verity=on,metacopy=off'),
   fsync: () => takesOption('fsync=auto'),
   override_creds: () => takesOption('override_creds'),
@@ -79,7 +80,7 @@ const probes = {
   'idmapped layers': () => takesIdMaps(),
   'uuid=off over several file systems': () => keepsUuidOff(),
   'uuid=off over one file system only': () => takesOption('uuid=off') && !keepsUuidOff(),
-  'detached mounts that can be cloned': () => featuresSync().openTreeAttr === true,
+  'detached mounts that can be cloned': () => kernelFeaturesSync().openTreeAttr === true,
 } as const satisfies Readonly<Record<string, () => boolean>>;
 
 export type Feature = keyof typeof probes;

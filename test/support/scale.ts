@@ -1,6 +1,9 @@
 /** The share of the repetitions that tests perform. `npm run test:long` performs all. */
 const scale = Number(process.env['OVERLAYFS_TEST_SCALE'] ?? 0.1);
 
+/** True when tests perform all repetitions. Tests that repeat another one at great cost are left out otherwise. */
+export const isLong = scale >= 1;
+
 /** Scales a number of repetitions, but not below `least`. */
 export function scaled(n: number, least = 1): number {
   return Math.max(Math.round(n * scale), Math.min(least, n));

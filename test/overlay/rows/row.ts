@@ -74,6 +74,22 @@ export interface Row {
   readonly after?: Setup;
 }
 
+/** Makes a row with an upperdir. */
+export const row = (title: string, options: Given, expect: Expected, ...setup: Setup[]): Row => ({
+  title,
+  options,
+  expect,
+  setup,
+});
+
+/** Makes a row of a view. */
+export const viewRow = (title: string, options: Given, expect: Expected, ...setup: Setup[]): Row => ({
+  ...row(title, options, expect, ...setup),
+  view: true,
+});
+
+export const shown = (...options: string[]): Shows => ({ shown: options });
+
 /** A row that is decided by a record of a kernel's features, without the kernel. */
 export interface RecordRow {
   readonly title: string;

@@ -1,9 +1,9 @@
 /** Rules about the kernel's own messages, from the log of the file system context. */
-
 import * as e from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import type { StepFailure } from '../kernel/perform.js';
 import { pathString } from '../paths.js';
+import { option, text } from '../text.js';
 import { fileSystemName, findSubject, isReadOnly, isSetting, nameOf, place, type Rule } from './rule.js';
 
 const says =
@@ -18,7 +18,7 @@ const casefolded: Rule = {
     const name = culprit === undefined ? 'a layer' : nameOf(culprit.subject, scene.options);
     return {
       reason: 'layer-casefolded',
-      what: `${name} is on a file system that can tell names apart without their case, which this kernel does not take as a layer`,
+      what: `${name} is on a file system with case folding, which this kernel does not accept as a layer`,
       ...(culprit && { path: pathString(culprit.subject.path) }),
     };
   },
@@ -63,9 +63,9 @@ const attributeRefused: Rule = {
     (step?.call === calls.mount_setattr || step?.call === calls.fsmount) && (errno === e.ENOSYS || errno === e.EINVAL),
   find: ({ options, failure }) => ({
     reason: 'option-unsupported',
-    what: `this kernel does not know an attribute that the mount${place(options)} is to have: ${failure?.step?.call.name}(2) refuses it`,
-    hint: 'leave out `readonly`, `propagation` or `nosymfollow` on this kernel',
+    what: `this kernel does not know an attribute of the mount${place(options)}: ${failure?.step?.call.name}(2) refuses it`,
+    hint: text`leave out ${option('readonly')}, ${option('propagation')} or ${option('nosymfollow')} on this kernel`,
   }),
 };
 
-export const saidRules: readonly Rule[] = [casefolded, readOnly, notSupported, optionRefused, attributeRefused];
+export const messageRules: readonly Rule[] = [casefolded, readOnly, notSupported, optionRefused, attributeRefused];

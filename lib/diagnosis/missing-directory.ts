@@ -4,19 +4,19 @@
  */
 import { ENOENT } from '../errnos.js';
 import { S_IFDIR, STATX_INO, STATX_MNT_ID } from '../kernel/constants.js';
-import { ask, type Dialogue } from '../kernel/dialogue.js';
-import { addLook, type Found, readLook } from '../kernel/look.js';
 import { Plan } from '../kernel/plan.js';
+import { addStat, readStat, type StatResult } from '../kernel/stat.js';
+import { ask, type Task } from '../kernel/task.js';
 import { type Path, toBytes } from '../paths.js';
 import { identityOf } from './facts.js';
 
 /** A directory that does not exist. */
-export interface Unmade {
+export interface MissingDirectory {
   /** The facts that it would have. Its inode number is one that no directory has. */
-  readonly found: Found;
+  readonly found: StatResult;
   /** The nearest directory above it that exists. */
   readonly nearest: Path;
-  readonly nearestFound: Found;
+  readonly nearestFound: StatResult;
 }
 
 /** Cuts the path before each of its names, longest part first, and yields it with the names that were cut off. */
@@ -40,18 +40,21 @@ function walk(names: readonly string[]): string[] | undefined {
 }
 
 /** Returns the missing directories of one mount by their paths, and adds their future parents to `parents`. */
-export function* findUnmade(paths: readonly Path[], parents: Map<string, string>): Dialogue<Map<Path, Unmade>> {
-  const unmade = new Map<Path, Unmade>();
+export function* findMissingDirectory(
+  paths: readonly Path[],
+  parents: Map<string, string>,
+): Task<Map<Path, MissingDirectory>> {
+  const unmade = new Map<Path, MissingDirectory>();
   if (paths.length === 0) return unmade;
   const plan = new Plan();
   const looks = paths.flatMap((path) =>
-    Array.from(cuts(path), ([above, names]) => ({ path, above, names, step: addLook(plan, above, lookOptions) })),
+    Array.from(cuts(path), ([above, names]) => ({ path, above, names, step: addStat(plan, above, lookOptions) })),
   );
   const outputs = yield* ask(plan);
   const inodes = new Map<string, bigint>();
   const done = new Set<Path>();
   for (const { path, above, names, step } of looks) {
-    const nearestFound = readLook(step, outputs);
+    const nearestFound = readStat(step, outputs);
     if (done.has(path) || nearestFound.errno === ENOENT) continue;
     done.add(path);
     const down = nearestFound.type === S_IFDIR ? walk(names) : undefined;

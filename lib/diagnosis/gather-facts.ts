@@ -1,5 +1,5 @@
 /** Gathers the facts, asynchronously with a time limit, or synchronously. */
-import { hold, holdSync } from '../kernel/dialogue.js';
+import { run, runSync } from '../kernel/task.js';
 import type { CheckedOptions } from '../options/check.js';
 import { emptyFacts, type Facts } from './facts.js';
 import { gather, type Wanted } from './gather.js';
@@ -8,14 +8,14 @@ import { gather, type Wanted } from './gather.js';
 const BOUND_MILLISECONDS = 2000;
 
 /** Gathers the facts on the calling thread, without a time limit. */
-export function lookSync(options: CheckedOptions, wanted: Wanted): Facts {
+export function gatherFactsSync(options: CheckedOptions, wanted: Wanted): Facts {
   const draft = emptyFacts();
-  holdSync(gather(draft, options, wanted));
+  runSync(gather(draft, options, wanted));
   return draft;
 }
 
 /** Gathers the facts on the library's threads. If a file system hangs, returns the facts that are known by then. */
-export async function look(options: CheckedOptions, wanted: Wanted): Promise<Facts> {
+export async function gatherFacts(options: CheckedOptions, wanted: Wanted): Promise<Facts> {
   const draft = emptyFacts();
   let timer: NodeJS.Timeout | undefined;
   const bound = new Promise<void>((resolve) => {
@@ -24,7 +24,7 @@ export async function look(options: CheckedOptions, wanted: Wanted): Promise<Fac
       resolve();
     }, BOUND_MILLISECONDS);
   });
-  await Promise.race([bound, hold(gather(draft, options, wanted))]);
+  await Promise.race([bound, run(gather(draft, options, wanted))]);
   clearTimeout(timer);
   // Facts that arrive later must not change the result.
   return { ...draft };

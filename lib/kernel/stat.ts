@@ -1,5 +1,4 @@
 /** Inspects a path with statx(2), as a step of a plan. */
-
 import type { Path } from '../paths.js';
 import { calls } from './calls.js';
 import * as k from './constants.js';
@@ -7,7 +6,7 @@ import { type Outputs, performSync, StepFailure } from './perform.js';
 import { type Descriptor, Plan, type Step, type StepOptions } from './plan.js';
 
 /** The result of inspecting a path. */
-export interface Found {
+export interface StatResult {
   /** The errno of statx(2) as a positive number, or 0. */
   readonly errno: number;
   /** The S_IFMT bits of the mode; 0 when nothing exists at the path. */
@@ -27,7 +26,7 @@ export interface Found {
   readonly hasUniqueMountId: boolean;
 }
 
-export const NOT_FOUND: Found = {
+export const NOT_FOUND: StatResult = {
   errno: 0,
   type: 0,
   device: 0,
@@ -74,7 +73,7 @@ export function readMountIds(step: Step, outputs: Outputs): MountIds {
   return { id: readMountId(step, outputs), device: outputs.number(step, word.device) };
 }
 
-export interface LookOptions extends StepOptions {
+export interface StatOptions extends StepOptions {
   /** The directory that a relative path starts from. */
   readonly at?: Descriptor;
   /** AT_* */
@@ -84,14 +83,14 @@ export interface LookOptions extends StepOptions {
 }
 
 /** Adds a statx(2) step to a plan. An error of this step does not fail the plan, unless `tolerate` says otherwise. */
-export function addLook(plan: Plan, path: Path, options: LookOptions = {}): Step {
+export function addStat(plan: Plan, path: Path, options: StatOptions = {}): Step {
   const { at = k.AT_FDCWD, flags = 0, mask = k.STATX_INO, ...rest } = options;
   const args = [at, path, flags | k.AT_STATX_DONT_SYNC, mask | k.STATX_TYPE];
   return plan.stepOf(plan.add(calls.statx, args, { output: STATX_OUTPUT, tolerate: 'any', ...rest }));
 }
 
 /** Reads the result of a look. */
-export function readLook(step: Step | undefined, outputs: Outputs | StepFailure): Found {
+export function readStat(step: Step | undefined, outputs: Outputs | StepFailure): StatResult {
   if (step === undefined) return NOT_FOUND;
   if (outputs instanceof StepFailure) return { ...NOT_FOUND, errno: outputs.errno };
   const result = outputs.result(step);
@@ -113,8 +112,8 @@ export function readLook(step: Step | undefined, outputs: Outputs | StepFailure)
 }
 
 /** Inspects one path on the calling thread. */
-export function lookSync(path: Path, options?: LookOptions): Found {
+export function statPathSync(path: Path, options?: StatOptions): StatResult {
   const plan = new Plan();
-  const step = addLook(plan, path, options);
-  return readLook(step, performSync(plan));
+  const step = addStat(plan, path, options);
+  return readStat(step, performSync(plan));
 }

@@ -1,10 +1,14 @@
+/**
+ * One generator in both forms. Imports internals: each public call is one such generator, and none throws at each
+ * place.
+ */
 import test from 'ava';
-import { type Dialogue, hold, holdSync, inEitherForm, pause } from '#lib/kernel/dialogue.js';
+import { inEitherForm, pause, run, runSync, type Task } from '#lib/kernel/task.js';
 
 const failure = new Error('no thread');
 
 /** Takes something, asks a question whose answer is an error, and gives back. */
-function* asking(log: string[]): Dialogue<string> {
+function* asking(log: string[]): Task<string> {
   log.push('taken');
   try {
     yield* inEitherForm<never>(
@@ -19,7 +23,7 @@ function* asking(log: string[]): Dialogue<string> {
   }
 }
 
-function* recovering(log: string[]): Dialogue<string> {
+function* recovering(log: string[]): Task<string> {
   try {
     return yield* asking(log);
   } catch (error) {
@@ -27,10 +31,10 @@ function* recovering(log: string[]): Dialogue<string> {
   }
 }
 
-const forms = { promise: hold, synchronous: async <T>(dialogue: Dialogue<T>) => holdSync(dialogue) };
+const forms = { promise: run, synchronous: async <T>(task: Task<T>) => runSync(task) };
 
 for (const [form, perform] of Object.entries(forms)) {
-  test(`an error in an answer goes through the dialogue (${form})`, async (t) => {
+  test(`an error in a result goes through the task (${form})`, async (t) => {
     const log: string[] = [];
     t.is(await t.throwsAsync(async () => perform(asking(log))), failure);
     t.is(await perform(recovering(log)), 'no thread');
@@ -47,8 +51,8 @@ for (const [form, perform] of Object.entries(forms)) {
 test('a pause ends when its signal aborts', async (t) => {
   const reason = new Error('enough');
   const controller = new AbortController();
-  const pending = hold(pause(60_000, controller.signal));
+  const pending = run(pause(60_000, controller.signal));
   controller.abort(reason);
   t.like(await t.throwsAsync(pending), { code: 'ABORT_ERR', cause: reason });
-  await t.throwsAsync(hold(pause(60_000, controller.signal)), { code: 'ABORT_ERR' });
+  await t.throwsAsync(run(pause(60_000, controller.signal)), { code: 'ABORT_ERR' });
 });

@@ -1,6 +1,6 @@
 /**
- * A dialogue with the kernel, in which each question may depend on the previous answers. It is written once, as a
- * generator of questions, and runs in two forms: synchronously on the calling thread, or with promises.
+ * A task: several requests to the kernel, each of which may depend on the results before it. A task is written once, as
+ * a generator of requests, and runs in two forms: synchronously on the calling thread, or with promises.
  */
 import { type Dirent, readdirSync } from 'node:fs';
 import { abortError } from '../errors.js';
@@ -9,7 +9,7 @@ import { onAbort } from './on-abort.js';
 import { type Outputs, perform, performSync, StepFailure } from './perform.js';
 import { Plan } from './plan.js';
 
-/** A request for the names in a directory. The answer is empty when the directory cannot be read. */
+/** A request for the names in a directory. The result is empty when the directory cannot be read. */
 export interface Listing {
   readonly list: Path;
 }
@@ -38,10 +38,10 @@ interface TwoForms {
   readonly now: () => unknown;
 }
 
-type Question = Plan | Cancellable | Listing | Pause | TwoForms;
-export type Dialogue<T> = Generator<Question, T, unknown>;
+type Request = Plan | Cancellable | Listing | Pause | TwoForms;
+export type Task<T> = Generator<Request, T, unknown>;
 
-/** Results that a dialogue has before its end. */
+/** Results that a task has before its end. */
 class Results<T> {
   readonly items: readonly T[];
 
@@ -50,30 +50,30 @@ class Results<T> {
   }
 }
 
-/** A dialogue whose results are many, and come out one by one. */
-export type StreamDialogue<T, R = void> = Generator<Question | Results<T>, R, unknown>;
+/** A task whose results are many, and come out one by one. */
+export type StreamTask<T, R = void> = Generator<Request | Results<T>, R, unknown>;
 
 /** Hands results to the consumer of a stream. */
-export function* emit<T>(items: readonly T[]): StreamDialogue<T> {
+export function* emit<T>(items: readonly T[]): StreamTask<T> {
   if (items.length > 0) yield new Results(items);
 }
 
 /**
- * Asks the kernel to perform a plan. The outputs are valid until the next question. In the promise form, the plan is
+ * Asks the kernel to perform a plan. The outputs are valid until the next request. In the promise form, the plan is
  * undone when the signal aborts.
  */
-export function* ask(plan: Plan, signal?: AbortSignal): Dialogue<Outputs | StepFailure> {
+export function* ask(plan: Plan, signal?: AbortSignal): Task<Outputs | StepFailure> {
   return (yield signal === undefined ? plan : { plan, signal }) as Outputs | StepFailure;
 }
 
 /** Asks the kernel to perform a plan whose steps tolerate every error. */
-export function* askTolerant(plan: Plan): Dialogue<Outputs> {
+export function* askTolerant(plan: Plan): Task<Outputs> {
   const outcome = yield* ask(plan);
   if (outcome instanceof StepFailure) throw new Error(`a plan that tolerates all errors has failed: ${outcome.errno}`);
   return outcome;
 }
 
-export function* list(path: Path): Dialogue<readonly ListedEntry[]> {
+export function* list(path: Path): Task<readonly ListedEntry[]> {
   return (yield { list: path }) as readonly ListedEntry[];
 }
 
@@ -82,12 +82,12 @@ export function* list(path: Path): Dialogue<readonly ListedEntry[]> {
  *
  * @throws {Error} `ABORT_ERR` when the signal aborts; the synchronous form ignores the signal
  */
-export function* pause(milliseconds: number, signal?: AbortSignal): Dialogue<void> {
+export function* pause(milliseconds: number, signal?: AbortSignal): Task<void> {
   yield { pause: milliseconds, signal };
 }
 
 /** Calls `later` in the promise form and `now` in the synchronous form. */
-export function* inEitherForm<T>(later: () => Promise<T>, now: () => T): Dialogue<T> {
+export function* inEitherForm<T>(later: () => Promise<T>, now: () => T): Task<T> {
   return (yield { later, now }) as T;
 }
 
@@ -115,21 +115,21 @@ async function read(path: Path): Promise<ListedEntry[]> {
 
 const sleepWord = new Int32Array(new SharedArrayBuffer(4));
 
-function answerSync(question: Question): unknown {
-  if (question instanceof Plan) return performSync(question);
-  if ('plan' in question) return performSync(question.plan);
-  if ('list' in question) return readSync(question.list);
-  if ('now' in question) return question.now();
-  if (question.pause > 0) Atomics.wait(sleepWord, 0, 0, question.pause);
+function performRequestSync(request: Request): unknown {
+  if (request instanceof Plan) return performSync(request);
+  if ('plan' in request) return performSync(request.plan);
+  if ('list' in request) return readSync(request.list);
+  if ('now' in request) return request.now();
+  if (request.pause > 0) Atomics.wait(sleepWord, 0, 0, request.pause);
   return undefined;
 }
 
-function answer(question: Exclude<Question, Plan>): Promise<unknown> {
-  if ('plan' in question) return perform(question.plan, question.signal);
-  if ('list' in question) return read(question.list);
-  if ('later' in question) return question.later();
-  if (question.pause === 0) return new Promise((resolve) => setImmediate(resolve));
-  return sleep(question.pause, question.signal);
+function performRequest(request: Exclude<Request, Plan>): Promise<unknown> {
+  if ('plan' in request) return perform(request.plan, request.signal);
+  if ('list' in request) return read(request.list);
+  if ('later' in request) return request.later();
+  if (request.pause === 0) return new Promise((resolve) => setImmediate(resolve));
+  return sleep(request.pause, request.signal);
 }
 
 function sleep(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
@@ -153,63 +153,63 @@ function sleep(milliseconds: number, signal: AbortSignal | undefined): Promise<v
 }
 
 /**
- * Runs a dialogue on the calling thread. An error in an answer is thrown into the dialogue, so that it can release what
- * it holds.
+ * Runs a task on the calling thread. An error in a result is thrown into the task, so that it can release everything that
+ * it has acquired.
  */
-export function holdSync<T>(dialogue: Dialogue<T>): T {
-  let next = dialogue.next();
+export function runSync<T>(task: Task<T>): T {
+  let next = task.next();
   while (!next.done) {
-    let answered: unknown;
+    let result: unknown;
     try {
-      answered = answerSync(next.value);
+      result = performRequestSync(next.value);
     } catch (error) {
-      next = dialogue.throw(error);
+      next = task.throw(error);
       continue;
     }
-    next = dialogue.next(answered);
+    next = task.next(result);
   }
   return next.value;
 }
 
-export async function hold<T>(dialogue: Dialogue<T>): Promise<T> {
-  let next = dialogue.next();
+export async function run<T>(task: Task<T>): Promise<T> {
+  let next = task.next();
   while (!next.done) {
-    const question = next.value;
-    let answered: unknown;
+    const request = next.value;
+    let result: unknown;
     try {
-      answered = await (question instanceof Plan ? perform(question) : answer(question));
+      result = await (request instanceof Plan ? perform(request) : performRequest(request));
     } catch (error) {
-      next = dialogue.throw(error);
+      next = task.throw(error);
       continue;
     }
-    next = dialogue.next(answered);
+    next = task.next(result);
   }
   return next.value;
 }
 
-/** The results of a dialogue on the calling thread. */
-export function* streamSync<T>(dialogue: StreamDialogue<T>): Generator<T, void, undefined> {
+/** The results of a task on the calling thread. */
+export function* streamSync<T>(task: StreamTask<T>): Generator<T, void, undefined> {
   try {
-    let next = dialogue.next();
+    let next = task.next();
     while (!next.done) {
-      const question = next.value;
-      let answered: unknown;
+      const request = next.value;
+      let result: unknown;
       try {
-        if (question instanceof Results) yield* question.items;
-        else answered = answerSync(question);
+        if (request instanceof Results) yield* request.items;
+        else result = performRequestSync(request);
       } catch (error) {
-        next = dialogue.throw(error);
+        next = task.throw(error);
         continue;
       }
-      next = dialogue.next(answered);
+      next = task.next(result);
     }
   } finally {
-    dialogue.return();
+    task.return();
   }
 }
 
-/** The results of a dialogue, with promises. An async generator would take three turns of the queue for each result. */
-export function stream<T>(dialogue: StreamDialogue<T>): AsyncIterableIterator<T> {
+/** The results of a task, with promises. An async generator would take three turns of the queue for each result. */
+export function stream<T>(task: StreamTask<T>): AsyncIterableIterator<T> {
   let items: readonly T[] = [];
   let taken = 0;
   /** The calls that wait for more results, one after the other. */
@@ -217,22 +217,22 @@ export function stream<T>(dialogue: StreamDialogue<T>): AsyncIterableIterator<T>
   let waiting = 0;
 
   async function fill(): Promise<boolean> {
-    let next = dialogue.next();
+    let next = task.next();
     while (!next.done) {
-      const question = next.value;
-      if (question instanceof Results) {
-        items = question.items;
+      const request = next.value;
+      if (request instanceof Results) {
+        items = request.items;
         taken = 0;
         return true;
       }
-      let answered: unknown;
+      let result: unknown;
       try {
-        answered = await (question instanceof Plan ? perform(question) : answer(question));
+        result = await (request instanceof Plan ? perform(request) : performRequest(request));
       } catch (error) {
-        next = dialogue.throw(error);
+        next = task.throw(error);
         continue;
       }
-      next = dialogue.next(answered);
+      next = task.next(result);
     }
     return false;
   }
@@ -257,7 +257,7 @@ export function stream<T>(dialogue: StreamDialogue<T>): AsyncIterableIterator<T>
     return: () =>
       inTurn(async () => {
         items = [];
-        dialogue.return();
+        task.return();
         return { value: undefined, done: true };
       }),
     [Symbol.asyncIterator]() {
