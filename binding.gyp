@@ -39,7 +39,8 @@
             "native/undo.cc",
             "native/user_namespaces.cc",
             "native/walk.cc",
-            "native/whiteouts.cc"
+            "native/whiteouts.cc",
+            "native/write.cc"
           ],
           "cflags": ["-fvisibility=hidden"],
           # Node unloads an addon with the last worker that loaded it; our parked threads would be left

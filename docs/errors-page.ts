@@ -114,7 +114,11 @@ const conditions: Readonly<Record<Reason, string>> = {
   'mount-inside':
     'something is mounted at or inside a directory that is to be removed, or inside a mount that is to be replaced',
   'layer-in-use': 'a directory that is to be removed is, or contains, a layer or the workdir of a mounted overlay',
-  'layer-changed': 'a directory was moved, or changed again and again, while it was read',
+  'layer-changed':
+    'a directory was moved, or changed again and again, while it was read; or a file changed while it was copied',
+  'layers-incomplete': 'an entry of a layer depends on layers below it that the call does not have',
+  'layer-conflict':
+    'others have changed files that a merge would change, since the baseline; `conflicts` lists them all',
   'path-not-directory': 'the path, or its parent, is not a directory',
   'merged-mount': 'the path is in a mounted overlay, where such marks cannot be made',
   'xattr-denied': 'the file system or the kernel refuses the extended attribute',

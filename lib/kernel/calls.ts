@@ -84,6 +84,7 @@ const described = {
   replace: [text, text, number],
   remove: [text, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber],
   scan: [text, bits(named('STATX_MNT')), value, number],
+  write_tree: [hiddenValue, hiddenValue, text, hiddenNumber],
   unshare: [bits(named('CLONE_'))],
   setns: [bits(named('CLONE_'))],
   write: [text, value],
