@@ -132,10 +132,7 @@ const laterExcept = (needed) => ({
     onResolve({ filter: /^\./ }, ({ kind, path, resolveDir, importer }) => {
       const source = toSource(resolveDir, path);
       const isLater =
-        kind !== 'entry-point' &&
-        isDeferred(source) &&
-        source !== needed &&
-        takesFunctionsOnly(importer, path, source);
+        kind !== 'entry-point' && isDeferred(source) && source !== needed && takesFunctionsOnly(importer, path, source);
       return isLater ? { path: source, namespace: 'later' } : undefined;
     });
     onLoad({ filter: /^lib/, namespace: 'later' }, ({ path }) => {
