@@ -39,7 +39,8 @@
             "native/undo.cc",
             "native/user_namespaces.cc",
             "native/walk.cc",
-            "native/whiteouts.cc"
+            "native/whiteouts.cc",
+            "native/write.cc"
           ],
           "cflags": ["-fvisibility=hidden"],
           # Node unloads an addon with the last worker that loaded it; our parked threads would be left
@@ -58,6 +59,8 @@
                 "-U_FORTIFY_SOURCE"
               ],
               "cflags_cc": ["-fno-threadsafe-statics", "-D_GLIBCXX_EXTERN_TEMPLATE=0"],
+              # Outline atomics are functions of libgcc, which is not linked.
+              "conditions": [["target_arch=='arm64'", {"cflags": ["-mno-outline-atomics"]}]],
               "ldflags": [
                 "-nostdlib",
                 "-Wl,--gc-sections",

@@ -1,9 +1,10 @@
-/** What is measured, one row each. */
+/** The measurements, one row each. */
 import type { Row } from './kind.js';
 import { atOnceKinds } from './kinds/at-once.js';
 import { flatKinds } from './kinds/flat.js';
 import { layerKinds } from './kinds/layers.js';
 import { manyKinds } from './kinds/many.js';
+import { mergeKinds } from './kinds/merges.js';
 import { pairKinds } from './kinds/pairs.js';
 import { programKinds } from './kinds/programs.js';
 import { snapshotKinds } from './kinds/snapshots.js';
@@ -14,7 +15,7 @@ import { whiteoutKinds } from './kinds/whiteouts.js';
 
 const kinds = [
   ...[...pairKinds, ...atOnceKinds, ...flatKinds, ...programKinds],
-  ...[...statKinds, ...variantKinds, ...whiteoutKinds, ...layerKinds, ...manyKinds, ...snapshotKinds],
+  ...[...statKinds, ...variantKinds, ...whiteoutKinds, ...layerKinds, ...mergeKinds, ...manyKinds, ...snapshotKinds],
   ...startUpKinds,
 ];
 

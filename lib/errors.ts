@@ -5,6 +5,16 @@ import type { Holders } from './holder.js';
 import { type Reason, todoOf } from './reasons.js';
 import { argument, render, sentence, type Text, text } from './text.js';
 
+/** A path that both sides of a merge have changed. */
+export interface Conflict {
+  /** Below the directory; text, in which bytes that are not UTF-8 are replaced. */
+  readonly path: string;
+  /** The change that the upper has: the path is deleted, or has other contents or attributes. */
+  readonly ours: 'deleted' | 'changed';
+  /** The change that others made in the directory since the baseline. */
+  readonly theirs: 'removed' | 'changed';
+}
+
 export interface OverlayErrorFields {
   /** A positive number. */
   errno: number;
@@ -18,6 +28,7 @@ export interface OverlayErrorFields {
   dest?: string | undefined;
   kernel?: readonly string[] | undefined;
   holders?: Holders | undefined;
+  conflicts?: readonly Conflict[] | undefined;
   /** A sentence about what the call made and could not take back. */
   leftover?: string | undefined;
 }
@@ -64,6 +75,8 @@ export class OverlayError extends Error {
   readonly kernel: readonly string[];
   /** The holders of a mount that an unmount found busy, as far as a search of half a second finds them. */
   declare readonly holders?: Holders;
+  /** The conflicts of a merge, all of them. */
+  declare readonly conflicts?: readonly Conflict[];
 
   constructor(fields: OverlayErrorFields, options?: ErrorOptions) {
     const [code] = describeErrno(fields.errno);
@@ -81,6 +94,7 @@ export class OverlayError extends Error {
     this.hint = sentence(hint);
     this.kernel = fields.kernel ?? [];
     if (fields.holders !== undefined) this.holders = fields.holders;
+    if (fields.conflicts !== undefined) this.conflicts = fields.conflicts;
   }
 
   override get name(): string {

@@ -1,4 +1,4 @@
-import { load } from './binding.js';
+import { loadAddon } from './binding.js';
 import { platformError } from './errors.js';
 
 /** The report of a plan that failed; see native/plan.h. */
@@ -15,6 +15,50 @@ export interface NativeFailure {
   /** The messages of the file system context, a line each. */
   log: Buffer[];
 }
+
+/** The kinds of operations that write a tree; native/write.h describes them. */
+export type OperationKind =
+  | 'metadata'
+  | 'directory'
+  | 'file'
+  | 'data'
+  | 'truncate'
+  | 'copy'
+  | 'link'
+  | 'symlink'
+  | 'node'
+  | 'whiteout'
+  | 'remove'
+  | 'rmdir'
+  | 'rename'
+  | 'sync';
+
+export type OperationFlag =
+  | 'owner'
+  | 'mode'
+  | 'times'
+  | 'replace'
+  | 'atomic'
+  | 'other'
+  | 'from_other'
+  | 'linked'
+  | 'existing'
+  | 'exact'
+  | 'tree';
+
+/** The part of an operation that failed. */
+export type Stage =
+  | 'parent'
+  | 'create'
+  | 'data'
+  | 'owner'
+  | 'xattr'
+  | 'mode'
+  | 'times'
+  | 'place'
+  | 'remove'
+  | 'source'
+  | 'sync';
 
 /** A walk of a directory tree. */
 export interface NativeWalk {
@@ -48,6 +92,10 @@ export interface Addon {
   /** A step that a guard fails has minus this number, minus the guard's number, as its result. */
   readonly firstGuard: number;
   readonly flags: Readonly<Record<'undo' | 'keep' | 'later', number>>;
+  /** The kinds of operations of a batch, what else an operation asks for, and the parts of it that may fail. */
+  readonly operations: Readonly<Record<OperationKind, number>>;
+  readonly operationFlags: Readonly<Record<OperationFlag, number>>;
+  readonly stages: Readonly<Record<Stage, number>>;
   readonly ownThread: number;
   readonly inChild: number;
   readonly anyErrno: number;
@@ -60,6 +108,6 @@ let loaded: Addon | undefined;
 export function addon(): Addon {
   if (loaded !== undefined) return loaded;
   if (process.platform !== 'linux') throw platformError();
-  loaded = load();
+  loaded = loadAddon();
   return loaded;
 }

@@ -118,6 +118,8 @@ export const reasons = {
   'mount-inside': 'unmount it first',
   'layer-in-use': 'unmount the overlay first',
   'layer-changed': 'let nothing change the layer meanwhile',
+  'layers-incomplete': 'name the layers below too',
+  'layer-conflict': text`look at the conflicts, and pass ${option('conflict', 'ours')} or ${option('conflict', 'theirs')}`,
   'path-not-directory': 'name a directory',
   'merged-mount': 'use the path in the layer directory; a layer that takes marks cannot be on an overlay',
   'xattr-denied': text`trusted.* needs CAP_SYS_ADMIN in the initial user namespace: pass ${option('userxattr', true)} to use user.*`,

@@ -37,6 +37,23 @@ enum Number : long {
   mmap = 9,
   munmap = 11,
   mremap = 25,
+  pwrite64 = 18,
+  sendfile = 40,
+  ftruncate = 77,
+  fchown = 93,
+  umask = 95,
+  getegid = 108,
+  geteuid = 107,
+  lsetxattr = 189,
+  llistxattr = 195,
+  fsetxattr = 190,
+  lremovexattr = 198,
+  fremovexattr = 199,
+  fchownat = 260,
+  symlinkat = 266,
+  utimensat = 280,
+  syncfs = 306,
+  copy_file_range = 326,  // 4.5
   fchmod = 91,
   fchmodat = 268,
   rt_sigprocmask = 14,
@@ -76,13 +93,11 @@ enum Number : long {
   getxattr = 191,
   lgetxattr = 192,
   fgetxattr = 193,
-  llistxattr = 195,
   flistxattr = 196,
   futex = 202,
   openat = 257,
   mkdirat = 258,
   mknodat = 259,
-  fchownat = 260,
   unlinkat = 263,
   linkat = 265,
   readlinkat = 267,
@@ -101,6 +116,23 @@ enum Number : long {
   mmap = 222,
   munmap = 215,
   mremap = 216,
+  pwrite64 = 68,
+  sendfile = 71,
+  ftruncate = 46,
+  fchown = 55,
+  umask = 166,
+  getegid = 177,
+  geteuid = 175,
+  lsetxattr = 6,
+  llistxattr = 12,
+  fsetxattr = 7,
+  lremovexattr = 15,
+  fremovexattr = 16,
+  fchownat = 54,
+  symlinkat = 36,
+  utimensat = 88,
+  syncfs = 267,
+  copy_file_range = 285,  // 4.5
   fchmod = 52,
   fchmodat = 53,
   rt_sigprocmask = 135,
@@ -137,13 +169,11 @@ enum Number : long {
   getxattr = 8,
   lgetxattr = 9,
   fgetxattr = 10,
-  llistxattr = 12,
   flistxattr = 13,
   futex = 98,
   openat = 56,
   mkdirat = 34,
   mknodat = 33,
-  fchownat = 54,
   unlinkat = 35,
   linkat = 37,
   readlinkat = 78,
@@ -175,6 +205,7 @@ struct OpenHow {
   uint64_t mode;
   uint64_t resolve;
 };
+constexpr uint64_t resolve_cached = 0x20;  // RESOLVE_CACHED, 5.12
 
 // mount_setattr(2)
 struct MountAttr {
@@ -335,12 +366,23 @@ constexpr unsigned rename_exchange = 2;   // RENAME_EXCHANGE
 constexpr unsigned statx_type = 0x1;      // STATX_TYPE
 constexpr unsigned statx_mode = 0x2;      // STATX_MODE
 constexpr unsigned statx_nlink = 0x4;     // STATX_NLINK
+constexpr unsigned statx_mtime = 0x40;    // STATX_MTIME
+constexpr unsigned statx_gid = 0x10;      // STATX_GID
 constexpr unsigned statx_ino = 0x100;     // STATX_INO
+constexpr unsigned statx_size = 0x200;    // STATX_SIZE
+constexpr unsigned statx_blocks = 0x400;  // STATX_BLOCKS
 constexpr unsigned statx_mnt_id = 0x1000; // STATX_MNT_ID, 5.8
 constexpr unsigned statx_mnt_id_unique = 0x4000;  // STATX_MNT_ID_UNIQUE, 6.8
 constexpr uint64_t statx_attr_immutable = 0x10;     // STATX_ATTR_IMMUTABLE
 constexpr uint64_t statx_attr_append = 0x20;        // STATX_ATTR_APPEND
 constexpr uint64_t statx_attr_mount_root = 0x2000;  // STATX_ATTR_MOUNT_ROOT, 5.8
+// openat2(2)
+constexpr uint64_t resolve_no_xdev = 0x01;
+constexpr uint64_t resolve_no_magiclinks = 0x02;
+constexpr uint64_t resolve_no_symlinks = 0x04;
+constexpr uint64_t resolve_beneath = 0x08;
+constexpr uint64_t resolve_in_root = 0x10;
+constexpr unsigned long ficlone = 0x40049409;  // FICLONE, ioctl_ficlone(2)
 constexpr int64_t st_rdonly = 0x1;                  // ST_RDONLY, statfs(2)
 constexpr int64_t overlay_magic = 0x794c7630;       // OVERLAYFS_SUPER_MAGIC
 constexpr int at_statx_dont_sync = 0x4000;  // AT_STATX_DONT_SYNC

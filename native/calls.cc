@@ -129,6 +129,8 @@ long Execution::run(Step& step) {
                           .room = static_cast<size_t>(a[4])});
     case Call::scan:
       return scan(step);
+    case Call::write_tree:
+      return write_tree(step);
     case Call::unshare:
       return sys::call(abi::unshare, unsigned_at(0));
     case Call::setns: {

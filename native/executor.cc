@@ -152,7 +152,6 @@ bool Execution::run_steps() {
 
 namespace {
 
-constexpr uint32_t stopped = 1;
 constexpr uint32_t effective = 2;  // a step that has to be taken back has begun
 
 // Joining a namespace has no effect of its own that could be taken back.

@@ -78,6 +78,7 @@ constexpr uint32_t makes_descriptor = 1U << 8;
   X(replace, 0b1)          \
   X(remove, 0b1)           \
   X(scan, 0b1)             \
+  X(write_tree, 0b1)       \
   X(unshare, 0)            \
   X(setns, 0b1)            \
   X(write, 0)              \
@@ -275,6 +276,7 @@ class Execution {
   long look_at_file(const Step& step);
   long check_guard(const Step& step) const;
   long scan(const Step& step);
+  long write_tree(const Step& step);
   long read_mount_ids(const Step& step);
   long read_mount_table(const Step& step);
   long read_mount_of(const Step& step);
@@ -315,7 +317,10 @@ class Execution {
   uint32_t* steps_after_stop_;
   int done_ = 0;
   bool has_joined_ = false;  // another namespace, on a thread of its own
-  uint32_t progress_ = 0;    // of stop() and is_stopped_before(), by atomic operations
+  // A bit of progress_: stop() has been called.
+  static constexpr uint32_t stopped = 1;
+
+  uint32_t progress_ = 0;    // used by stop() and is_stopped_before(), by atomic operations
   bool ran_ = false;  // run_steps() has returned, with success or without
   InUse::Overlay* reservation_ = nullptr;
   Found found_{};

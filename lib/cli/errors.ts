@@ -1,5 +1,5 @@
 /** Errors as the command line shows them, and their exit codes. */
-import { textsOf } from '../errors.js';
+import { type Conflict, textsOf } from '../errors.js';
 import type { Holder } from '../holder.js';
 import { render, type Spelling, sentence } from '../text.js';
 import { inFlags } from './spelling.js';
@@ -18,6 +18,7 @@ export interface ShownError {
   readonly dest?: string;
   readonly kernel?: readonly string[];
   readonly holders?: readonly Holder[];
+  readonly conflicts?: readonly Conflict[];
 }
 
 type AnyError = Error & Partial<Omit<ShownError, 'message'>>;
@@ -37,7 +38,7 @@ export interface MessageStyle {
   /** The start of each message. */
   readonly program: string;
   readonly spelling: Spelling;
-  /** Whether the message leaves out the name of the errno. */
+  /** True if the message leaves out the name of the errno. */
   readonly isWithoutCode?: boolean;
 }
 
@@ -46,7 +47,7 @@ const ownStyle: MessageStyle = { program: 'overlayfs', spelling: inFlags };
 export function toShown(thrown: unknown, { spelling, isWithoutCode }: MessageStyle = ownStyle): ShownError {
   if (!(thrown instanceof Error)) return { message: String(thrown) };
   const error = thrown as AnyError;
-  const { code, reason, syscall, path, dest, kernel, holders } = error;
+  const { code, reason, syscall, path, dest, kernel, holders, conflicts } = error;
   const texts = textsOf(error);
   // The hint has a line of its own.
   const whole = texts === undefined ? error.message : render(texts.message, spelling);
@@ -62,15 +63,17 @@ export function toShown(thrown: unknown, { spelling, isWithoutCode }: MessageSty
     ...(dest !== undefined && { dest }),
     ...(kernel !== undefined && { kernel }),
     ...(holders !== undefined && { holders: [...holders] }),
+    ...(conflicts !== undefined && { conflicts }),
   };
 }
 
 /** Returns the error's text for standard error. */
 export function errorText(thrown: unknown, style: MessageStyle = ownStyle): string {
-  const { reason, message, hint, kernel = [] } = toShown(thrown, style);
+  const { reason, message, hint, kernel = [], conflicts = [] } = toShown(thrown, style);
   const lines = [`${style.program}: ${message}`];
   if (reason !== undefined) lines.push(`  reason: ${reason}`);
   if (hint !== undefined) lines.push(`  hint: ${hint}`);
+  for (const { path, ours, theirs } of conflicts) lines.push(`  conflict: ${path} (${ours}; by others ${theirs})`);
   for (const line of kernel) lines.push(`  kernel: ${line}`);
   return `${lines.join('\n')}\n`;
 }

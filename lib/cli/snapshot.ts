@@ -8,7 +8,7 @@ import { UsageError, unknownWord } from './usage-error.js';
 
 type Options = Parsed['options'];
 
-/** What a verb does with its operands, of which there are at least and at most so many. */
+/** A verb, with the least and the most operands that it takes. */
 interface Verb {
   readonly least: number;
   readonly most: number;

@@ -3,6 +3,9 @@
  *
  * @packageDocumentation
  */
+
+export type { Conflict } from '../errors.js';
+export { type Baseline, baseline, baselineSync } from './baseline.js';
 export {
   type Change,
   type ChangedProperty,
@@ -14,6 +17,16 @@ export {
   formatChanges,
 } from './changes.js';
 export type { PathEncoding } from './encodings.js';
+export {
+  type FlattenOptions,
+  type FoldProgress,
+  type FoldSummary,
+  flattenLayers,
+  flattenLayersSync,
+  type SquashOptions,
+  squashLayers,
+  squashLayersSync,
+} from './fold.js';
 export type { LayersLike, MountedLayers } from './given.js';
 export {
   type Hider,
@@ -24,6 +37,7 @@ export {
   lookup,
   lookupSync,
 } from './lookup.js';
+export { type MergeOptions, type MergeProgress, type MergeSummary, mergeLayer, mergeLayerSync } from './merge.js';
 export { isOpaque, isOpaqueSync, makeOpaque, makeOpaqueSync, type OpaqueOptions } from './opaque.js';
 export { removeLayer, removeLayerSync } from './remove.js';
 export { type DiskUsage, diskUsage, diskUsageSync } from './usage.js';

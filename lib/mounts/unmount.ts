@@ -2,7 +2,7 @@
 import { checkMilliseconds, checkSignal, toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { conflictingOptions, OverlayError } from '../errors.js';
-import type { Holders } from '../holder.js';
+import type { Holder, Holders } from '../holder.js';
 import { searchHolders } from '../holders/search-mounts.js';
 import { holdersText } from '../holders/text.js';
 import { deviceOf, seeMounts } from '../in-use/registry.js';
@@ -304,20 +304,24 @@ export function* identify<M extends Mounted>(
 
 /** How long to wait for momentary holders, such as a process that looks at a path, in ms. */
 const MOMENT = 5;
-/** How long to continue when no holder of the mount can be found, in ms. */
+/** How long to continue when no holder of the mount can be found but perhaps this library, in ms. */
 const UNSEEN = 100;
 
 /** Returns true when another call may have unmounted the mount that was found at the path. */
 const isOther = (outcome: unknown): boolean =>
   outcome instanceof StepFailure && (outcome.guard === 'mount-is-another' || outcome.errno === e.EINVAL);
 
+/** Returns true for what may be a descriptor of a plan under way, such as a replacement of this mount. */
+const isPerhapsOurs = ({ pid, path }: Holder, mounted: Mounted): boolean =>
+  pid === process.pid && path === pathString(mounted.path);
+
 /** How often to look at the path again while other calls unmount and mount there. */
 const MOST_ROUNDS = 4;
 
 /**
  * Unmounts a mount. Each attempt calls `current` for it, because an object may stand for another mount meanwhile. If
- * no holder of a busy mount is found, the unmount is tried again before the call fails: the holder has released the
- * mount since, or cannot be seen.
+ * no holder of a busy mount is found, or none but a descriptor of its root that another call may have, the unmount is
+ * tried again before the call fails: the holder has released the mount since, or cannot be seen.
  */
 export function* unmountMounted(
   current: () => Mounted,
@@ -342,7 +346,8 @@ export function* unmountMounted(
       if (!isBusy(outcome)) continue;
       const holders = yield* searchBusy(mounted, options);
       const isStill = (yield* identify(mounted, options)) !== undefined;
-      if (round >= MOST_ROUNDS || (isStill && (holders.length > 0 || round > 0))) {
+      const areSeen = holders.some((holder) => !isPerhapsOurs(holder, mounted));
+      if (round >= MOST_ROUNDS || (isStill && (areSeen || round > 0))) {
         throw explainUnmount(mounted, outcome, { holders });
       }
     } else {
@@ -374,8 +379,8 @@ function* unmountAt(target: PathLike, options: UnmountOptions): Task<void> {
  *
  * @throws {OverlayError} `reason` is `'not-mounted'`, `'mount-busy'`, `'target-missing'`,
  * `'target-symlink'`, `'mount-locked'`, `'no-privilege'`, `'path-inaccessible'` or, when the mount is gone
- * and its workdir is not, `'work-not-empty'`, `'work-in-use'` or `'path-not-directory'`. Of a busy one, `holders` tells
- * who uses it.
+ * and its workdir is not, `'work-not-empty'`, `'work-in-use'` or `'path-not-directory'`. `holders` tells who uses a
+ * busy one.
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
 export async function unmount(target: PathLike, options?: UnmountOptions): Promise<void> {

@@ -13,12 +13,12 @@ import { collect } from '../kernel/slices.js';
 import { addStat, readStat } from '../kernel/stat.js';
 import { ask, list, run, type Task } from '../kernel/task.js';
 import { removeAside, removeDirectory } from '../layers/remove.js';
-import { diskUsage } from '../layers/usage.js';
+import { diskUsage, measure } from '../layers/usage.js';
 import { examine } from '../layers/walk.js';
 import { pathString, quotePath, splitPath } from '../paths.js';
 import { explainErrno } from '../verdicts.js';
 import type { Owner } from './labels.js';
-import { hasProjectQuota, projectUsage, toProject, workUsage } from './quota.js';
+import { hasProjectQuota, projectUsage, toProject } from './quota.js';
 import type { SnapshotKind, SnapshotRecord, SnapshotUsage } from './records.js';
 
 /** The modes with which containerd makes directories. The umask applies, as there. */
@@ -55,7 +55,7 @@ export class Directories {
   /** The same directory, open. */
   readonly #all: Held;
   readonly #isSynced: boolean;
-  /** Whether each snapshot is a project of its own. */
+  /** True when each snapshot is a project of its own. */
   readonly #hasProjects: boolean;
   readonly #inode: bigint;
 
@@ -102,9 +102,10 @@ export class Directories {
       const { bytes, inodes } = await diskUsage(`${this.pathOf(id)}/fs`);
       return { size: bytes, inodes };
     }
-    // The workdir has to be of the same project, as rename(2) demands.
-    const work = await run(workUsage(`${this.pathOf(id)}/work`));
-    return { size: counted.size - work.size, inodes: counted.inodes - work.inodes };
+    // The workdir has to be of the same project, as rename(2) demands. Whiteouts in it may have links in the upper, and
+    // count there.
+    const work = await run(measure(`${this.pathOf(id)}/work`, true));
+    return { size: counted.size - work.bytes, inodes: counted.inodes - work.inodes };
   }
 
   close(): void {
@@ -218,7 +219,7 @@ interface DirectoryOptions {
   readonly isSynced: boolean;
 }
 
-/** The numbers that are names of directories in a directory. What has another name is not ours. */
+/** The numbers that are names of directories in a directory. Other names are not ours. */
 function* numbersIn(directory: string): Task<number[]> {
   const entries = yield* list(directory);
   return yield* collect(entries, ({ name, isDirectory }) => {

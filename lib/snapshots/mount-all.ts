@@ -47,7 +47,7 @@ interface Split {
   readonly attributes: Record<string, unknown>;
   readonly uids: IdMapping[];
   readonly gids: IdMapping[];
-  /** What is not about any mount. */
+  /** The options of the file system. */
   readonly rest: readonly string[];
 }
 

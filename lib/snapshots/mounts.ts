@@ -14,7 +14,7 @@ export interface SnapshotMount {
   readonly options: readonly string[];
 }
 
-/** Where the directories are, and what is added to the options. */
+/** The place of the directories, and the additions to the options. */
 export interface MountSettings {
   /** The directory that holds the numbered ones. */
   readonly directory: string;

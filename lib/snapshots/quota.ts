@@ -9,8 +9,6 @@ import * as k from '../kernel/constants.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
 import { ask, type Task } from '../kernel/task.js';
-import { Walker } from '../layers/walk.js';
-import type { Path } from '../paths.js';
 import type { SnapshotUsage } from './records.js';
 
 /** The size of struct if_dqblk, and the places of its 64-bit words. */
@@ -38,33 +36,10 @@ function* readQuota(file: Descriptor, project: number): Task<SnapshotUsage | num
   return { size: outcome.number(step, word.space), inodes: outcome.number(step, word.inodes) };
 }
 
-/** Whether the file system counts what projects take: quotactl_fd(2), Linux 5.14. */
+/** Returns true when the file system counts what projects take: quotactl_fd(2), Linux 5.14. */
 export function* hasProjectQuota(directory: Descriptor): Task<boolean> {
   const found = yield* readQuota(directory, 0);
   return typeof found !== 'number' || found === e.ENOENT;
-}
-
-/**
- * Returns what a workdir takes by itself. A whiteout in it may have links in the upper, and counts there: then it is left
- * out.
- */
-export function* workUsage(workdir: Path): Task<SnapshotUsage> {
-  const walker = new Walker(workdir, { unsorted: true });
-  let blocks = 0;
-  let inodes = 0;
-  try {
-    while (yield* walker.more()) {
-      while (walker.advance()) {
-        if (walker.error !== 0) throw walker.failure();
-        if (walker.type !== k.S_IFDIR && walker.links > 1) continue;
-        blocks += walker.blocks;
-        inodes++;
-      }
-    }
-  } finally {
-    walker.close();
-  }
-  return { size: blocks * 512, inodes };
 }
 
 /** Returns what a project takes; undefined if the file system does not count any more. */

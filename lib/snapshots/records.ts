@@ -2,7 +2,7 @@
  * The records of the store as bytes. docs/snapshots.md describes this layout; a change of it needs a new version of the
  * store. Pure.
  */
-/** What a snapshot is: one that is being written, a read-only view, or one that is complete. */
+/** The kind of a snapshot: one that is being written, a read-only view, or one that is complete. */
 export type SnapshotKind = 'active' | 'view' | 'committed';
 
 export type Labels = Readonly<Record<string, string>>;
@@ -25,7 +25,7 @@ export interface SnapshotRecord {
   readonly created: bigint;
   readonly updated: bigint;
   readonly labels: Labels;
-  /** Of a committed snapshot. */
+  /** Set for a committed snapshot. */
   readonly usage?: SnapshotUsage;
   /** The project whose quota tells its usage, where it was made with one. */
   readonly project?: number;
@@ -94,7 +94,7 @@ export function decodeRecord(bytes: Buffer): SnapshotRecord | undefined {
   return record;
 }
 
-/** Whether bytes of `encodeRecord` or `encodeNumber` are as they were written. */
+/** Returns true when bytes of `encodeRecord` or `encodeNumber` are as they were written. */
 export const isSealed = (bytes: Buffer): boolean => unseal(bytes) !== undefined;
 
 export const encodeNumber = (number: number): Buffer => seal(String(number));

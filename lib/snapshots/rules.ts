@@ -3,7 +3,7 @@ import { option, text } from '../text.js';
 import { alreadyExists, failedPrecondition, invalidArgument, notFound, quoteKey } from './errors.js';
 import type { Labels, SnapshotRecord, SnapshotUsage } from './records.js';
 
-/** What a transaction may read. */
+/** The reads of a transaction. */
 export interface Reader {
   get(name: string): SnapshotRecord | undefined;
   hasChild(id: number): boolean;
@@ -11,7 +11,7 @@ export interface Reader {
   damaged(what: string, key: string): Error;
 }
 
-/** What a transaction may change. */
+/** The changes of a transaction. */
 export interface Writer extends Reader {
   put(record: SnapshotRecord): void;
   delete(record: SnapshotRecord): void;

@@ -26,7 +26,7 @@ import * as rules from './rules.js';
 import { STORE_FILE, Store, type Tables } from './store.js';
 import { canRebase, canRemap, refuseUnsuitable, toMountOptions } from './suitable.js';
 
-/** What is known of a snapshot. */
+/** A snapshot, as the store knows it. */
 export interface SnapshotInfo {
   /** The key of an active snapshot or a view, the name of a committed one. */
   readonly name: string;
@@ -41,7 +41,7 @@ export interface SnapshotInfo {
   readonly id: number;
 }
 
-/** What `cleanup` did. */
+/** The result of `cleanup`. */
 export interface Cleanup {
   /** The numbers of the directories that are gone now. */
   readonly removed: readonly number[];
@@ -181,7 +181,7 @@ export class Snapshotter {
     }
   }
 
-  /** What containerd calls the capabilities of a snapshotter: `remap-ids`, `only-remap-ids`, `rebase`. */
+  /** The capabilities, in containerd's words: `remap-ids`, `only-remap-ids`, `rebase`. */
   get capabilities(): string[] {
     return [
       ...(this.#settings.remapIds ? ['remap-ids'] : []),
@@ -438,7 +438,7 @@ export class Snapshotter {
         (id) => id,
       ),
     );
-    // What was made in the meantime has a record now, or a lock.
+    // A directory that was made in the meantime has a record now, or a lock.
     const isStray = (id: number): boolean => !this.#store.read((tables) => tables.hasNumber(id));
     for (const id of found.removed) {
       if (!known.has(id) && isStray(id)) await attempt(id, directories.asideOf(id), directories.removeAside(id));
@@ -489,6 +489,6 @@ export class Snapshotter {
   }
 }
 
-/** Whether a rule has refused what was asked for: then nothing was written. */
+/** Returns true when a rule has refused the request: then nothing was written. */
 const isRefusal = (error: unknown): boolean =>
   error instanceof SnapshotError && error.code !== 'ERR_SNAPSHOT_STORE_FAILED';

@@ -36,17 +36,17 @@ export const STORE_FILE = 'metadata.mdb';
 
 export interface StoreOptions {
   readonly isReadonly: boolean;
-  /** Whether a transaction is on the disk when its promise is fulfilled. */
+  /** True when a transaction is to be on the disk before its promise is fulfilled. */
   readonly isSynced: boolean;
 }
 
-/** What can be read of a store. */
+/** The readable part of a store. */
 export interface ReadableTables extends Reader {
   readonly version: number | undefined;
   /** The numbers whose directories are to be removed. */
   readonly removing: readonly number[];
   checkVersion(): void;
-  /** Whether a snapshot has this number, or one that is being removed. */
+  /** Returns true when a snapshot has this number, or one that is being removed. */
   hasNumber(id: number): boolean;
   /** All records in the order of their keys. */
   records(transaction?: ReadTransaction): Iterable<SnapshotRecord>;
@@ -187,7 +187,7 @@ function checkVersion(path: string, version: number | undefined): void {
   });
 }
 
-/** What could be read of a damaged store. */
+/** The readable rest of a damaged store. */
 class Remains implements ReadableTables {
   readonly version: number | undefined;
   readonly removing: readonly number[];

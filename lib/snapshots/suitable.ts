@@ -1,4 +1,4 @@
-/** Whether a root can hold snapshots, and how the kernel would mount them. */
+/** The checks of a root: its file system has to hold uppers, and decides which options mounts get. */
 import { existsSync, statfsSync } from 'node:fs';
 import { explainMount, foresee, wantedAfter } from '../diagnosis/explain.js';
 import { emptyFacts } from '../diagnosis/facts.js';
@@ -54,7 +54,7 @@ export function toMountOptions(directory: string, options: readonly string[]): s
   ];
 }
 
-/** Whether the kernel can show the files of this directory with other owners. */
+/** Returns true when the kernel can show the files of this directory with other owners. */
 export function* canRemap(directory: string): Task<boolean> {
   if (kernelFeaturesSync().userNamespace) return false;
   const plan = new Plan();
@@ -63,5 +63,5 @@ export function* canRemap(directory: string): Task<boolean> {
   return !((yield* ask(plan)) instanceof StepFailure);
 }
 
-/** Whether a committed snapshot can get a parent: whiteouts made in a user namespace do not say so to others. */
+/** Returns true when a committed snapshot can get a parent. In a user namespace, whiteouts have marks of another kind. */
 export const canRebase = (): boolean => !kernelFeaturesSync().userNamespace;

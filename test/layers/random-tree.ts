@@ -196,7 +196,7 @@ export interface SeenEntry {
 const S_IFMT = 0o170000;
 const S_IFREG = 0o100000;
 
-/** What a tree holds, by path; a path is one character a byte. */
+/** Returns the entries of a tree by path. A path has one character for each byte. */
 export function seeTree(root: string): Map<string, SeenEntry> {
   const seen = new Map<string, SeenEntry>();
   const walker = new Walker(root, { attributes: 'all', targets: true });

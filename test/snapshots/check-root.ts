@@ -23,7 +23,7 @@ export interface FoundRoot {
   /** The first number that nobody has taken. */
   readonly next: number;
   readonly removing: readonly number[];
-  /** What contradicts the layout. */
+  /** Contradictions to the layout. */
   readonly problems: readonly string[];
 }
 

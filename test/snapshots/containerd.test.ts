@@ -91,7 +91,7 @@ function changeLayer(target: string, layer: number): void {
   }
 }
 
-/** What there is in a directory, a line an entry, without the whiteout that the kernel keeps in a workdir. */
+/** Lists a directory, a line an entry, without the whiteout that the kernel keeps in a workdir. */
 function describe(directory: string): string[] {
   const lines: string[] = [];
   const visit = (path: string): void => {

@@ -15,7 +15,7 @@ export interface Line {
   readonly caller: string;
   readonly verb: string;
   readonly key: string;
-  /** Of a commit: the name. */
+  /** The name, for a commit. */
   readonly name?: string;
   readonly state: 'begun' | 'done' | 'refused';
 }

@@ -87,7 +87,7 @@ test('flipped bytes in pages that are in use are found, and never end the proces
     try {
       const snapshotter = await Snapshotter.open(root, { fsync: 'none' });
       try {
-        // What is not in use, or is of no importance: all can be read.
+        // The bytes are not in use, or of no importance: all can be read.
         t.true((await namesOf(snapshotter.walk())).length > 0, `round ${round} of seed ${seed}, at ${at}`);
       } finally {
         await snapshotter.close();
