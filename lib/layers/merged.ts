@@ -1,6 +1,6 @@
 /**
  * A walk of the merged view of layers, without a mount: parents first, the names of a directory in byte order. One
- * walker reads each layer; where a redirect leads elsewhere, others begin there.
+ * walker reads each layer. A redirect adds walkers that begin at the directories that it leads to.
  */
 
 import * as k from '../kernel/constants.js';
@@ -10,19 +10,19 @@ import { isWhiteoutEntry, readMarks } from './marks.js';
 import { findChild, type LayerStack, type Places, placesOf, type Source } from './stack.js';
 import { Walker, type WalkOptions } from './walk.js';
 
-/** A walker of one layer, from a directory on that is at `prefix` in the merged view. */
+/** A walker of one layer. It begins at the directory `base`, which is at `prefix` in the merged view. */
 interface Stream {
   readonly layer: number;
   readonly base: string;
   readonly prefix: string;
   readonly walker: Walker;
-  /** Of its current entry, in the merged view. */
+  /** The path of its current entry in the merged view. */
   path: string;
   isUsed: boolean;
 }
 
 interface MergedOptions extends Pick<WalkOptions, 'targets' | 'attributes'> {
-  /** Also the paths that a whiteout hides, as entries. */
+  /** Includes the paths that a whiteout hides. */
   readonly whiteouts?: boolean;
 }
 
@@ -31,19 +31,19 @@ interface Ancestor {
   readonly places: Places;
 }
 
-/** A cursor over the merged view. The current entry is that of the topmost layer that has it. */
+/** A cursor over the merged view. The current entry comes from the topmost layer that has it. */
 export class MergedWalker {
   readonly #stack: LayerStack;
   readonly #options: WalkOptions;
   readonly #hasWhiteouts: boolean;
-  /** By layer. */
+  /** Sorted by layer. */
   readonly #streams: Stream[] = [];
   readonly #ancestors: Ancestor[] = [];
   #current: Stream | undefined;
   #group: Stream[] = [];
   #isOver = false;
 
-  /** `places` are those of the directory to begin at, which is the root of the paths. */
+  /** `places` are those of the directory at which the walk begins. Paths are relative to this directory. */
   constructor(stack: LayerStack, places: Places, { whiteouts = false, ...options }: MergedOptions = {}) {
     this.#stack = stack;
     this.#options = { attributes: 'directories', ...options };
@@ -65,7 +65,7 @@ export class MergedWalker {
     return opened;
   }
 
-  /** The entry, as its layer has it. Valid until the next entry. */
+  /** The entry in its layer. Valid until the next entry. */
   get entry(): Walker {
     return (this.#current as Stream).walker;
   }
@@ -84,12 +84,12 @@ export class MergedWalker {
     return base === '' ? walker.path : walker.path === '' ? base : below(base, walker.path);
   }
 
-  /** The current directory hides what layers below these have there. */
+  /** The current directory hides the entries that the layers below it have at its path. */
   get isOpaque(): boolean {
     return this.#isOver;
   }
 
-  /** What the layers have at the current path, from the current one on. */
+  /** Returns the entries at the current path, in the current layer and those below. */
   *sources(): Task<Source[]> {
     const { path, layer } = this;
     const isDirectory = (this.#current as Stream).walker.type === k.S_IFDIR;
@@ -97,7 +97,7 @@ export class MergedWalker {
     return yield* findChild(this.#stack, places, path.slice(path.lastIndexOf('/') + 1), { first: layer });
   }
 
-  /** Leaves out what the current entry, a directory, holds. */
+  /** Skips the contents of the current entry, a directory. */
   skip(): void {
     for (const { walker } of this.#group) if (walker.type === k.S_IFDIR) walker.skip();
   }
@@ -133,7 +133,7 @@ export class MergedWalker {
     return true;
   }
 
-  /** The layers that have the next path. */
+  /** Returns the streams of the layers that have the next path. */
   #nextGroup(): Stream[] | undefined {
     const [first, ...others] = this.#streams;
     if (first === undefined) return undefined;
@@ -146,13 +146,13 @@ export class MergedWalker {
     return group;
   }
 
-  /** Finds out what the layers make of one path: which have part in it, and what the others' contents are left out of. */
+  /** Merges the entries at one path. Returns the topmost visible one, and skips the directories that it hides. */
   *#merge(group: readonly Stream[]): Task<Stream | undefined> {
     const [first] = group as [Stream];
     const { path } = first;
     while (!isBelow(path, (this.#ancestors.at(-1) as Ancestor).path)) this.#ancestors.pop();
     this.#isOver = false;
-    if (path === '' || first.walker.path === '') return first; // where the walkers begin
+    if (path === '' || first.walker.path === '') return first; // a directory at which walkers begin
     let top: Stream | undefined;
     const places: (string | undefined)[] = [];
     let isOver = false;
@@ -182,14 +182,14 @@ export class MergedWalker {
     return this.#hasWhiteouts ? (top ?? first) : top;
   }
 
-  /** Begins to walk the directories that a redirect in a layer leads to. */
+  /** Opens walkers for the directories that a redirect in a layer leads to. */
   *#follow(path: string, top: number, layer: number, places: (string | undefined)[]): Task<void> {
     const parent = (this.#ancestors.at(-1) as Ancestor).places;
     const name = path.slice(path.lastIndexOf('/') + 1);
     const found = placesOf(this.#stack, yield* findChild(this.#stack, parent, name, { first: top }));
     for (const one of this.#open(found, path, layer + 1)) {
       places[one.layer] = one.base;
-      // The directory itself is not seen again.
+      // The walk has already visited the directory itself.
       while (!one.walker.advance()) if (!(yield* one.walker.more())) break;
     }
   }

@@ -1,4 +1,4 @@
-/** What an upper changes, with the kernel as the judge: the difference of what it shows with the upper and without. */
+/** Tests of `changes`. The kernel is the judge: the expected changes are the difference of two mounts' views. */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
@@ -10,7 +10,7 @@ import { changeTree, growTree, type SeenEntry, seeTree } from './random-tree.js'
 
 const S_IFDIR = 0o040000;
 
-/** The difference of two trees, as `changes` is to report it. */
+/** Returns the difference of two trees in the form in which `changes` must report it. */
 function difference(before: Map<string, SeenEntry>, after: Map<string, SeenEntry>): object[] {
   const found: object[] = [];
   const gone: string[] = [];
@@ -29,7 +29,7 @@ function difference(before: Map<string, SeenEntry>, after: Map<string, SeenEntry
       add('deleted', old);
       gone.push(path);
     } else if (old === undefined) add('added', now);
-    // The kernel gives a merged directory the number of the one below.
+    // The kernel gives a merged directory the inode number of the lower one.
     else if (old.type !== now.type || (now.type === S_IFDIR && path !== '' && old.inode !== now.inode)) {
       add('replaced', now);
       gone.push(path);
@@ -57,7 +57,7 @@ const types: Readonly<Record<string, number>> = {
   'block device': 0o060000,
 };
 
-/** A change in the form of `difference`. */
+/** Returns a change in the form of `difference`. */
 function plain({ path, kind, type, mode, uid, gid, size, mtime, what }: Change<Buffer>): object {
   const ownSize = type === 'directory' ? undefined : size;
   return {
@@ -73,7 +73,7 @@ function plain({ path, kind, type, mode, uid, gid, size, mtime, what }: Change<B
   };
 }
 
-/** The kernel's view of layers. */
+/** Returns the kernel's view of layers. */
 function seeLayers(
   t: ExecutionContext,
   dir: string,
@@ -108,7 +108,7 @@ async function checkUpper(t: ExecutionContext, { upper, lowerdir, expected, afte
   const later: Change<Buffer>[] = [];
   for await (const change of changes(upper, { lowerdir, content: true, encoding: 'buffer' })) later.push(change);
   t.deepEqual(later, exact);
-  // By default, another time counts as other content.
+  // By default, `changes` reports other content if the time differs.
   const quick = [...changesSync(upper, { lowerdir, encoding: 'buffer' })].map(plain) as { what: string[] }[];
   const without = (list: readonly object[]): object[] =>
     (list as { what: string[] }[]).map((one) => ({ ...one, what: one.what.filter((word) => word !== 'content') }));

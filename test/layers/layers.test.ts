@@ -1,4 +1,4 @@
-/** What is said of layers without a mount, with mounts as the judge. */
+/** Tests of the calls that read layers without a mount. Mounts of the same layers are the judge. */
 import { execFileSync, spawn } from 'node:child_process';
 import { linkSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -120,7 +120,7 @@ mountTest('lookup agrees with random overlays', (t) => {
         t.is(found.layers.filter(({ role }) => role === 'answers').length, seen.has(path) ? 1 : 0);
       }
       mount.unmountSync();
-      // What the kernel has written is right.
+      // A layer that the kernel has written has no fault.
       t.deepEqual(verifyLayerSync(upperdir, { lowerdir }), [], `seed ${seed}, level ${level}`);
       lowerdir = layers;
     }
@@ -129,7 +129,7 @@ mountTest('lookup agrees with random overlays', (t) => {
 
 // ------------------------------------------------------------------------------------------ checks
 
-/** What is planted in a layer, and what is to be found. */
+/** Faults to plant in a layer, and the reports that must name them. */
 const planted: readonly {
   readonly reason: LayerFault;
   readonly path: string;
@@ -328,7 +328,7 @@ mountTest('a loop that is left early closes all descriptors', async (t) => {
   await t.throwsAsync(failing.next(), { message: /none/ });
   t.deepEqual(await failing.next(), { value: undefined, done: true });
   await eventually(t, () => countDescriptors() <= before);
-  // Several calls at once come one after the other.
+  // Concurrent calls of next() are answered one after the other.
   const found = changes(upper, options);
   const records = await Promise.all([found.next(), found.next(), found.next()]);
   t.deepEqual(

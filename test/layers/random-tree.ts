@@ -1,4 +1,4 @@
-/** Random changes of a tree by system calls, and what a tree holds. */
+/** Changes a tree at random by system calls, and reads its contents. */
 import {
   appendFileSync,
   chmodSync,
@@ -28,7 +28,7 @@ import { Walker } from '#lib/layers/walk.js';
 export type Random = (below: number) => number;
 
 const S_IFIFO = 0o010000;
-/** Node has no name for it. The kernel returns it for some renames in rootless mounts. */
+/** Node does not export it. The kernel returns it for some renames in rootless mounts. */
 const ESTALE = 116;
 
 function makeFifo(path: Buffer): void {
@@ -45,12 +45,12 @@ function setUserAttribute(path: Buffer, name: string, value: string): void {
 
 const join = (dir: Buffer, name: Buffer): Buffer => Buffer.concat([dir, Buffer.from('/'), name]);
 
-/** Few names, so that they meet again; some are no text, or sort between a directory and what it holds. */
+/** The names are few, so that they recur. Some are not UTF-8, or sort between a directory and its entries. */
 const names = ['a', 'b', 'c', 'd', 'a b', 'a-', 'a.x', 'ab', '\xff\xfe', 'é', 'Z', 'b0', 'c!'].map((name) =>
   Buffer.from(name, 'latin1'),
 );
 
-/** All paths below a directory, with it, by kind. */
+/** Returns the directory and all paths below it, by kind. */
 function list(dir: Buffer): { directories: Buffer[]; files: Buffer[]; others: Buffer[] } {
   const found = { directories: [dir], files: [] as Buffer[], others: [] as Buffer[] };
   for (let i = 0; i < found.directories.length; i++) {
@@ -65,7 +65,7 @@ function list(dir: Buffer): { directories: Buffer[]; files: Buffer[]; others: Bu
   return found;
 }
 
-/** Makes about this many directories, files and links in a tree. */
+/** Makes about `entries` directories, files and links in a tree. */
 export function growTree(root: string, random: Random, entries: number): void {
   const directories: Buffer[] = [Buffer.from(root)];
   for (let i = 0; i < entries; i++) {
@@ -81,7 +81,7 @@ export function growTree(root: string, random: Random, entries: number): void {
   }
 }
 
-/** The calls that may fail: the tree is as it is. */
+/** A random call may fail with these codes, since it does not fit every tree. */
 const expectedCodes = new Set([
   'ENOENT',
   'EEXIST',
@@ -98,8 +98,8 @@ const expectedCodes = new Set([
 ]);
 
 /**
- * Makes this many random changes in a tree, with modes, owners, times, attributes and links. Without `owners`, all stays
- * with the user of the process.
+ * Makes `steps` random changes in a tree, including modes, owners, times, attributes and links. Without `owners`, no
+ * change sets an owner.
  */
 export function changeTree(root: string, random: Random, steps: number, { owners = true } = {}): void {
   const dir = Buffer.from(root);
@@ -107,18 +107,18 @@ export function changeTree(root: string, random: Random, steps: number, { owners
   const pick = <T>(from: readonly T[]): T | undefined => from[random(from.length)];
   const place = (): Buffer => join(pick(found.directories) as Buffer, pick(names) as Buffer);
   const isFile = (path: Buffer): boolean => lstatSync(path, { throwIfNoEntry: false })?.isFile() === true;
-  /** Never a pipe, which would wait for a reader. */
+  /** Never returns a pipe: opening it would wait for a reader. */
   const anyFile = (): Buffer => {
     const path = pick(found.files);
     return path !== undefined && isFile(path) ? path : join(dir, Buffer.from('none'));
   };
   const inner = (): Buffer => found.directories[1 + random(Math.max(1, found.directories.length - 1))] ?? place();
   const anything = (): Buffer => [anyFile, inner, () => pick(found.others) ?? place()][random(3)]?.() as Buffer;
-  /** A tree that is small is rarely made smaller. */
+  /** Rarely makes a small tree smaller. */
   const less = (remove: () => void): void => {
     if (found.files.length + found.directories.length > 150 || random(50) === 0) remove();
   };
-  /** Not of half the tree at once. */
+  /** Keeps a large directory, so that one step does not remove half of the tree. */
   const removeSmall = (at: Buffer): void => {
     if (lstatSync(at).isDirectory() && list(at).directories.length > 4) return;
     less(() => rmSync(at, { recursive: true }));
@@ -150,7 +150,7 @@ export function changeTree(root: string, random: Random, steps: number, { owners
     () => utimesSync(anyFile(), time(), time()),
     () => copyFileSync(anyFile(), place(), constants.COPYFILE_EXCL),
     () => {
-      // Away and made again, with other contents.
+      // Removes a directory and makes it again with other contents.
       const at = inner();
       if (!lstatSync(at).isDirectory()) return;
       removeSmall(at);
@@ -158,7 +158,7 @@ export function changeTree(root: string, random: Random, steps: number, { owners
       writeFileSync(join(at, pick(names) as Buffer), text());
     },
     () => {
-      // A directory in the place of a file, and the other way round.
+      // Puts a directory in the place of a file. The next operation does the opposite.
       const at = anyFile();
       less(() => unlinkSync(at));
       mkdirSync(at);
@@ -196,7 +196,7 @@ export interface SeenEntry {
 const S_IFMT = 0o170000;
 const S_IFREG = 0o100000;
 
-/** What a tree holds, by path; a path is one character a byte. */
+/** Returns the entries of a tree by path. Each character of a path is one byte. */
 export function seeTree(root: string): Map<string, SeenEntry> {
   const seen = new Map<string, SeenEntry>();
   const walker = new Walker(root, { attributes: 'all', targets: true });
