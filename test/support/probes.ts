@@ -131,7 +131,7 @@ function mountWritable(dir: string, ...options: readonly string[]): number {
   return native.mount('probe', join(dir, 'merged'), 'overlay', 0, data);
 }
 
-/** Whether the kernel mounts an image of xfs with project quotas. */
+/** Returns true when the kernel mounts an image of xfs with project quotas. */
 const mountsWithProjectQuotas = (): boolean =>
   inDirectory((dir) => {
     const script = 'truncate -s 320M image && mkfs.xfs -q image && mkdir at && mount -o loop,prjquota image at';
