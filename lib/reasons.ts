@@ -333,6 +333,19 @@ export const reasons = {
     when: 'a directory of a layer is opaque by `trusted.overlay.opaque` only, which a rootless mount cannot read: it would show what the directory hides',
     todo: "set both marks, as root: `makeOpaque(dir, { marks: 'both' })`",
   },
+  // Archives of layers
+  'archive-invalid': {
+    when: 'an archive is no tar archive, is cut or damaged, or has an entry that no layer can have',
+    todo: 'fetch or make the archive anew',
+  },
+  'archive-limit': {
+    when: 'an archive holds more than a limit of the call allows: entries, bytes, depth, ratio of compression',
+    todo: 'raise the limit if the archive is trusted',
+  },
+  'digest-mismatch': {
+    when: 'the archive is not the one that `expectedDigest` or `expectedDiffId` names',
+    todo: 'fetch the archive anew, and check the digest',
+  },
   'permission-denied': { when: 'the process may not change the directory', todo: 'run as its owner or as root' },
   'read-only': { when: 'the directory is on a read-only mount or file system', todo: 'use a writable one' },
   unexplained: {
