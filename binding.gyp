@@ -31,6 +31,7 @@
             "native/plan.cc",
             "native/holders.cc",
             "native/remove.cc",
+            "native/walk.cc",
             "native/whiteouts.cc"
           ],
           "cflags": ["-fvisibility=hidden"],

@@ -83,6 +83,13 @@ function functionsOf(source) {
   return [...new Set(names)]; // of overloads, one
 }
 
+/** The functions that an index exports from other modules. */
+function reexportsOf(source) {
+  const lists = Array.from(read(source).matchAll(/^export \{([^}]*)\} from/gm), ([, list]) => list.split(','));
+  const names = lists.flat().map((name) => name.trim());
+  return names.filter((name) => name !== '' && !name.startsWith('type '));
+}
+
 /** In the place of deferred modules, functions that load them by require(): the synchronous calls cannot await. */
 const later = {
   name: 'later',
@@ -172,13 +179,37 @@ const bundle = (file, source, plugins, more = {}) =>
 
 for (const name of ['dist', 'dist-test', 'dist-bench']) rmSync(join(root, name), { recursive: true, force: true });
 
+/** index.js also exports the function that loads the deferred modules, for layers.js. */
+const withLoader = {
+  name: 'with loader',
+  setup({ onLoad, onResolve }) {
+    onResolve({ filter: /^index$/ }, ({ path }) => ({ path, namespace: 'index' }));
+    onLoad({ filter: /./, namespace: 'index' }, () => ({
+      contents: "export * from './lib/index.ts'; export { load as loadDeferred } from 'load';",
+      resolveDir: root,
+    }));
+  },
+};
+
+/** The entry `overlayfs/layers`: its modules are deferred ones, which share the others with index.js. */
+function writeLayers() {
+  const index = 'lib/layers/index.ts';
+  const lines = reexportsOf(index).map(
+    (name) => `export const ${name} = (...args) => loadDeferred().${toName(index)}.${name}(...args);`,
+  );
+  writeFileSync(
+    join(root, 'dist/layers.js'),
+    `${["import { loadDeferred } from './index.js';", ...lines].join('\n')}\n`,
+  );
+}
+
 await bundle('deferred.cjs', 'deferred', [deferredOnes], {
   format: 'cjs',
   banner: { js: "'use strict'; module.exports = (shared) => { const module = {};" },
   footer: { js: 'return module.exports; };' },
 });
 for (const [file, source] of Object.entries(entries)) {
-  if (file === 'index.js') await bundle(file, source, [later]);
+  if (file === 'index.js') await bundle(file, 'index', [withLoader, later]);
   else if (file.endsWith('.js')) await bundle(file, source, [otherEntries]);
   else {
     // Node starts a CommonJS program faster, and this one is started for each mount.
@@ -189,6 +220,7 @@ for (const [file, source] of Object.entries(entries)) {
     });
   }
 }
+writeLayers();
 for (const program of ['cli/main.js', 'mount-helper.cjs']) chmodSync(join(root, 'dist', program), 0o755);
 
 const tests = join(root, 'dist-test');
@@ -196,9 +228,13 @@ mkdirSync(tests, { recursive: true });
 const scope = {
   name: 'overlayfs',
   type: 'module',
-  exports: { types: './types.d.ts', default: './lib/index.js' },
+  exports: {
+    '.': { types: './types.d.ts', default: './lib/index.js' },
+    './layers': { types: './layers.d.ts', default: './lib/layers/index.js' },
+  },
   imports: { '#lib/*': './lib/*' },
 };
 writeFileSync(join(tests, 'package.json'), `${JSON.stringify(scope, undefined, 2)}\n`);
 writeFileSync(join(tests, 'types.d.ts'), "export * from '../dist/index.js';\n");
+writeFileSync(join(tests, 'layers.d.ts'), "export * from '../dist/layers/index.js';\n");
 symlinkSync('../build', join(tests, 'build'));

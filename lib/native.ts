@@ -13,6 +13,11 @@ export interface NativeFailure {
   log: Buffer[];
 }
 
+/** A walk of a directory tree. */
+export interface NativeWalk {
+  readonly id: number;
+}
+
 /** The addon's exports; native/addon.cc is the list. */
 export interface Addon {
   /** Performs a plan. Returns the data that no output holds, or the failure. */
@@ -24,6 +29,9 @@ export interface Addon {
   disown(descriptor: number): void;
   /** Does the same, and closes the descriptor. */
   close(descriptor: number): void;
+  /** Begins a walk, which ends when it is closed or its object is collected; see native/walk.h. */
+  openWalk(flags: number): NativeWalk;
+  closeWalk(id: number): void;
   /**
    * The outputs of operations, valid until the event loop goes on. The first 32 bits belong to the caller, who counts
    * there how many places it has read.

@@ -320,6 +320,10 @@ export const reasons = {
     when: 'a directory that is to be removed is, or holds, a layer or the workdir of a mounted overlay',
     todo: 'unmount the overlay first',
   },
+  'layer-changed': {
+    when: 'a directory was moved, or changed again and again, while it was read',
+    todo: 'let nothing change it meanwhile',
+  },
   'path-not-directory': { when: 'the path, or its parent, is not a directory', todo: 'name a directory' },
   'merged-mount': {
     when: "the path is in a mounted overlay, where this can't be made",

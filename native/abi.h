@@ -25,6 +25,8 @@ enum Number : long {
   fchmodat2 = 452,       // 6.6
   statmount = 457,       // 6.8
   listmount = 458,       // 6.8
+  getxattrat = 464,      // 6.13
+  listxattrat = 465,     // 6.13
   open_tree_attr = 467,  // 6.15
 #if defined(__x86_64__)
   read = 0,
@@ -65,6 +67,9 @@ enum Number : long {
   setxattr = 188,
   getxattr = 191,
   lgetxattr = 192,
+  fgetxattr = 193,
+  llistxattr = 195,
+  flistxattr = 196,
   futex = 202,
   openat = 257,
   mkdirat = 258,
@@ -115,6 +120,9 @@ enum Number : long {
   setxattr = 5,
   getxattr = 8,
   lgetxattr = 9,
+  fgetxattr = 10,
+  llistxattr = 12,
+  flistxattr = 13,
   futex = 98,
   openat = 56,
   mkdirat = 34,

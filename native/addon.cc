@@ -3,6 +3,7 @@
 #include <napi.h>
 
 #include "operation.h"
+#include "walk.h"
 
 namespace overlayfs {
 
@@ -17,6 +18,8 @@ napi_value init(napi_env env, napi_value exports) {
       {"cancel", nullptr, Environment::cancel, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"disown", nullptr, Environment::disown, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"close", nullptr, Environment::close, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"openWalk", nullptr, Walk::open, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"closeWalk", nullptr, Walk::close, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
   };
   napi_define_properties(env, exports, sizeof functions / sizeof functions[0], functions);
 

@@ -584,6 +584,10 @@ long Execution::run(Step& step) {
       return sys::call(abi::fanotify_mark, fd(0), unsigned_at(1), static_cast<uint64_t>(unsigned_at(2)), fd(3), nullptr);
     case Call::read_file:
       return read_file(step);
+    case Call::walk:
+      return walk(step);
+    case Call::examine:
+      return examine(step);
     case Call::mount_ids:
       return read_mount_ids(step);
     case Call::mount_table:

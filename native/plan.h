@@ -9,7 +9,8 @@
 //   texts         paths and values, each aligned to 4 bytes: int32 length, bytes, NUL
 //   outputs       the steps' reports: int32 result, 4 bytes unused, then what the call returned
 //
-// Some steps return data of a size unknown beforehand (read_file, mount_ids, mount_table, mount_of, namespace_tables).
+// Some steps return data of a size unknown beforehand (read_file, mount_ids, mount_table, mount_of, namespace_tables,
+// walk, examine).
 // It is in the plan's data, and the step's output holds its place: uint32 offset, uint32 size.
 //
 // A descriptor argument is a number as the kernel takes it, or `made_by` | the index of the step that makes it. A text
@@ -90,6 +91,8 @@ namespace overlayfs {
   X(mount_table, 0b1)      \
   X(mount_of, 0b1)         \
   X(namespace_tables, 0b1) \
+  X(walk, 0b1)             \
+  X(examine, 0b1)          \
   X(wait_for, 0b1)
 
 enum class Call : int32_t {
@@ -212,6 +215,8 @@ class Execution {
   long read_mount_of(const Step& step);
   long read_namespace_tables(const Step& step);
   long read_file(const Step& step);
+  long walk(const Step& step);
+  long examine(const Step& step);
   uint8_t* add_data(const Step& step, size_t size);
   long get_handle(const Step& step);
   long open_handle(const Step& step);

@@ -2,9 +2,9 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "array.h"
 #include "in_use.h"
 #include "plan.h"
 #include "syscalls.h"
@@ -22,57 +22,6 @@ constexpr size_t entries_size = 16384;
 
 // A directory that another program keeps filling is given up.
 constexpr int most_rewinds = 16;
-
-#if defined(__SANITIZE_THREAD__)
-// ThreadSanitizer has to be told that an address is another mapping's by now, and knows libc's functions only.
-void unmap(void* at, size_t size) { ::munmap(at, size); }
-void* map_again(void* at, size_t size, size_t room) {
-  void* made = at == nullptr ? ::mmap(nullptr, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-                             : ::mremap(at, size, room, MREMAP_MAYMOVE);
-  return made == MAP_FAILED ? nullptr : made;
-}
-#else
-void unmap(void* at, size_t size) { sys::call(abi::munmap, at, size); }
-void* map_again(void* at, size_t size, size_t room) {
-  constexpr int access = PROT_READ | PROT_WRITE, kind = MAP_PRIVATE | MAP_ANONYMOUS;
-  long made = at == nullptr ? sys::call(abi::mmap, nullptr, room, access, kind, -1, 0L)
-                            : sys::call(abi::mremap, at, size, room, MREMAP_MAYMOVE);
-  return made < 0 && made > -4096 ? nullptr : reinterpret_cast<void*>(made);
-}
-#endif
-
-// Memory straight from the kernel: a child process that shares this process's memory must not wait for a lock of
-// malloc's.
-template <typename T>
-class Array {
- public:
-  Array() = default;
-  ~Array() {
-    if (items_ != nullptr) unmap(items_, room_ * sizeof(T));
-  }
-  Array(const Array&) = delete;
-  Array& operator=(const Array&) = delete;
-
-  size_t size() const { return size_; }
-  T& operator[](size_t i) { return items_[i]; }
-  T& back() { return items_[size_ - 1]; }
-  void resize(size_t size) { size_ = size; }
-
-  bool reserve(size_t more) {
-    if (size_ + more <= room_) return true;
-    size_t room = room_ == 0 ? 65536 / sizeof(T) : room_;
-    while (room < size_ + more) room *= 2;
-    void* made = map_again(items_, room_ * sizeof(T), room * sizeof(T));
-    if (made == nullptr) return false;
-    items_ = static_cast<T*>(made);
-    room_ = room;
-    return true;
-  }
-
- private:
-  T* items_ = nullptr;
-  size_t size_ = 0, room_ = 0;
-};
 
 struct Level {
   int fd;                 // -1: closed meanwhile

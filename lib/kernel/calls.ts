@@ -107,6 +107,8 @@ const described = {
   mount_table: [descriptor, bits(named('STATMOUNT_')), value],
   mount_of: [descriptor, text, at, bits(named('STATMOUNT_')), hiddenNumber],
   namespace_tables: [descriptor, bits(named('STATMOUNT_')), value],
+  walk: [descriptor, text, hiddenNumber, hiddenNumber, hiddenNumber],
+  examine: [descriptor, hiddenNumber, hiddenValue],
   wait_for: [descriptor, bits(named('POLL'))],
 } as const satisfies Readonly<Record<string, readonly Argument[]>>;
 

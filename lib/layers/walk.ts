@@ -1,0 +1,256 @@
+/**
+ * The walk of a directory tree by descriptors: parents first, the names of a directory in byte order. native/walk.cc
+ * does it, thousands of entries a native call, and here is the cursor over its records.
+ */
+
+import * as e from '../errnos.js';
+import { explainShortage, OverlayError } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import { ask, type Dialogue, inEitherForm } from '../kernel/dialogue.js';
+import { DATA_OUTPUT, type Outcome, perform, performSync, StepFailure } from '../kernel/perform.js';
+import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
+import { addon, type NativeWalk } from '../native.js';
+import { joinPath, type Path, pathString, quotePath } from '../paths.js';
+import type { Reason } from '../reasons.js';
+import { below, toBytePath } from './encodings.js';
+import { Records } from './records.js';
+
+/** The bits of a walk, as in native/walk.h. */
+const flag = { unsorted: 1, attributesOfDirectories: 2, attributesOfOthers: 4, targets: 8, followRoot: 16 } as const;
+
+export interface WalkOptions {
+  /** The directory by whose descriptor the root is found. Default: the root's path says it all. */
+  readonly at?: Descriptor;
+  /**
+   * The entries whose extended attributes are read. `'directories'` includes empty files that may be whiteouts, in
+   * directories that are marked so. Default: none.
+   */
+  readonly attributes?: 'directories' | 'all';
+  /** Reads the targets of symbolic links. */
+  readonly targets?: boolean;
+  /** Leaves the names of a directory in the order of the file system. */
+  readonly unsorted?: boolean;
+  /** Follows the root if it is a symbolic link. Default: true. */
+  readonly followRoot?: boolean;
+}
+
+const toFlags = ({ attributes, targets, unsorted, followRoot = true }: WalkOptions): number =>
+  (unsorted ? flag.unsorted : 0) |
+  (attributes === undefined ? 0 : flag.attributesOfDirectories) |
+  (attributes === 'all' ? flag.attributesOfOthers : 0) |
+  (targets ? flag.targets : 0) |
+  (followRoot ? flag.followRoot : 0);
+
+/** The size of a batch of records. The first one is small, so that a small tree needs no more. */
+const FIRST_BATCH = 32 * 1024;
+const BATCH = 256 * 1024;
+
+interface Batch {
+  readonly count: number;
+  readonly records: Buffer;
+}
+
+/**
+ * A cursor over the entries of a directory tree. The current entry is the one that `advance` has reached.
+ *
+ * ```ts
+ * const walker = new Walker(dir, { attributes: 'all' });
+ * try {
+ *   while (yield* walker.more()) {
+ *     while (walker.advance()) use(walker.path, walker.mode, …);
+ *   }
+ * } finally {
+ *   walker.close();
+ * }
+ * ```
+ */
+export class Walker extends Records {
+  readonly #root: Path;
+  readonly #at: Descriptor;
+  readonly #native: NativeWalk;
+  /** The paths of the directories that lead to the current entry, by depth; the root's is empty. */
+  readonly #parents: string[] = [];
+  readonly #areAscii: boolean[] = [];
+  #path = '';
+  #pathIsAscii = true;
+  /** The number of the current entry, from 1 on. */
+  #number = 0;
+  /** Entries deeper than this one are left out. */
+  #skipDepth = Number.POSITIVE_INFINITY;
+  #skipped = 0;
+  #batchSize = FIRST_BATCH;
+  #ahead: Promise<Batch> | undefined;
+  #isClosed = false;
+
+  constructor(root: Path, options: WalkOptions = {}) {
+    super();
+    this.#root = root;
+    this.#at = options.at ?? k.AT_FDCWD;
+    this.#native = addon().openWalk(toFlags(options));
+  }
+
+  /** Gets more entries. Returns false when there are none. Throws an OverlayError if the root cannot be opened. */
+  *more(): Dialogue<boolean> {
+    if (this.#isClosed) return false;
+    const batch = yield* inEitherForm(
+      () => this.#nextBatch(),
+      () => this.#readSync(),
+    );
+    this.load(batch.records);
+    if (batch.count === 0) this.close();
+    return batch.count > 0;
+  }
+
+  /** A thread reads the next batch while the caller uses this one. */
+  async #nextBatch(): Promise<Batch> {
+    const batch = await (this.#ahead ?? this.#read());
+    this.#ahead = batch.count === 0 || this.#isClosed ? undefined : this.#read();
+    // The error comes out when the batch is asked for.
+    this.#ahead?.catch(() => {});
+    return batch;
+  }
+
+  async #read(): Promise<Batch> {
+    const plan = this.#plan();
+    return this.#toBatch(plan, await perform(plan));
+  }
+
+  #readSync(): Batch {
+    const plan = this.#plan();
+    return this.#toBatch(plan, performSync(plan));
+  }
+
+  #plan(): Plan {
+    const plan = new Plan();
+    const args = [this.#at, this.#root, this.#native.id, this.#batchSize, this.#skipped];
+    plan.add(calls.walk, args, { output: DATA_OUTPUT });
+    this.#batchSize = BATCH;
+    return plan;
+  }
+
+  #toBatch({ steps }: Plan, outcome: Outcome): Batch {
+    if (outcome instanceof StepFailure) throw explainWalk(this.#root, outcome.errno);
+    const step = steps[0] as Step;
+    const count = outcome.result(step);
+    return { count, records: count === 0 ? Buffer.alloc(0) : outcome.data(step) };
+  }
+
+  /**
+   * Goes on to the next entry of the batch. Returns false when all have been used: `more` gets others.
+   *
+   * @throws {OverlayError} `'layer-changed'` when a directory has been moved away, so that the walk cannot go on
+   */
+  override advance(): boolean {
+    while (super.advance()) {
+      this.#number++;
+      const { depth } = this;
+      if (this.isBrokenOff) throw explainWalk(this.#root, this.error, this.#parents[depth] ?? '');
+      if (depth > this.#skipDepth) continue;
+      this.#skipDepth = Number.POSITIVE_INFINITY;
+      this.#skipped = 0;
+      this.#enter(depth);
+      return true;
+    }
+    return false;
+  }
+
+  #enter(depth: number): void {
+    if (depth > 0) {
+      this.#path = below(this.#parents[depth - 1] as string, this.name);
+      this.#pathIsAscii = (this.#areAscii[depth - 1] as boolean) && this.isAscii;
+    }
+    if (this.type === k.S_IFDIR) {
+      this.#parents[depth] = this.#path;
+      this.#areAscii[depth] = this.#pathIsAscii;
+    }
+  }
+
+  /** Below the root, one character a byte; empty for the root. */
+  get path(): string {
+    return this.#path;
+  }
+
+  get hasAsciiPath(): boolean {
+    return this.#pathIsAscii;
+  }
+
+  /** Leaves out what the current entry, a directory, holds. */
+  skip(): void {
+    this.#skipDepth = this.depth;
+    this.#skipped = this.#number;
+  }
+
+  /** The error of the current entry, as its `error` tells it. */
+  failure(): OverlayError {
+    return explainWalk(this.#root, this.error, this.#path);
+  }
+
+  /** Ends the walk. Nothing happens the second time. */
+  close(): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    addon().closeWalk(this.#native.id);
+  }
+}
+
+/** The error for a tree that could not be read. `inside` is the path below its root. */
+export function explainWalk(root: Path, errno: number, inside = ''): OverlayError {
+  const path = inside === '' ? root : joinPath(root, toBytePath(inside));
+  const shown = quotePath(path);
+  const fields = (reason: Reason, what: string, hint?: string): OverlayError =>
+    new OverlayError({ errno, path: pathString(path), reason, what, hint });
+  switch (errno) {
+    case e.ENOENT:
+      return fields('path-missing', `the directory ${shown} does not exist`);
+    case e.ENOTDIR:
+      return fields('path-not-directory', `${shown} is not a directory`);
+    case e.ELOOP:
+    case e.ENAMETOOLONG:
+      return fields('path-inaccessible', `the directory ${shown} cannot be reached`);
+    case e.EACCES:
+    case e.EPERM:
+      return fields('path-inaccessible', `this process may not read ${shown}`, 'run as its owner or as root');
+    case e.ESTALE:
+    case e.EXDEV:
+      return fields('layer-changed', `the directory ${shown} was moved away while it was read`);
+    case e.EAGAIN:
+      return fields('layer-changed', `${shown} changed each time that it was looked at`);
+    default:
+      return explainShortage(errno, `read ${shown}`) ?? fields('unexplained', `${shown} could not be read`);
+  }
+}
+
+/**
+ * Describes single entries below a directory, in the order of the paths. An entry that does not exist has an `error`.
+ * The way to an entry leads through no symbolic link and into no other mount.
+ */
+export function* examine(
+  directory: Descriptor,
+  paths: readonly string[],
+  options: Pick<WalkOptions, 'attributes' | 'targets'> = {},
+): Dialogue<Records> {
+  const plan = new Plan();
+  const args = [directory, toFlags(options), encodePaths(paths)];
+  const step = plan.stepOf(plan.add(calls.examine, args, { output: DATA_OUTPUT }));
+  const outcome = yield* ask(plan);
+  if (outcome instanceof StepFailure) throw explainWalk('.', outcome.errno);
+  const records = new Records();
+  records.load(outcome.data(step));
+  return records;
+}
+
+/** As native/walk.cc reads them: the size, the bytes, a NUL, aligned to 4 bytes. */
+function encodePaths(paths: readonly string[]): Buffer {
+  const roomOf = ({ length }: string): number => (4 + length + 1 + 3) & ~3;
+  let room = 0;
+  for (const path of paths) room += roomOf(path);
+  const bytes = Buffer.alloc(room);
+  let at = 0;
+  for (const path of paths) {
+    bytes.writeUInt32LE(path.length, at);
+    bytes.write(path, at + 4, 'latin1');
+    at += roomOf(path);
+  }
+  return bytes;
+}

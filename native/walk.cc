@@ -1,0 +1,673 @@
+#include "walk.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "plan.h"
+#include "syscalls.h"
+#include "text.h"
+#include "threads.h"
+
+namespace overlayfs {
+
+namespace {
+
+constexpr size_t entries_size = 65536;
+constexpr size_t most_open = 32;               // levels; the root stays open too
+constexpr size_t most_attribute = 65536;       // XATTR_SIZE_MAX, XATTR_LIST_MAX
+constexpr int statx_no_automount = 0x800;      // AT_NO_AUTOMOUNT
+constexpr unsigned wanted = 0x7ff | abi::statx_mnt_id;  // STATX_BASIC_STATS
+constexpr uint64_t resolve_no_xdev = 1;        // RESOLVE_NO_XDEV
+constexpr size_t name_head = 4;
+
+uint64_t device_of(const abi::Statx& found) { return static_cast<uint64_t>(found.dev_major) << 32 | found.dev_minor; }
+
+bool is_dot_or_dotdot(const char* name) {
+  return name[0] == '.' && (name[1] == '\0' || (name[1] == '.' && name[2] == '\0'));
+}
+
+// The kernel has listxattrat(2) and getxattrat(2): 6.13. Found out once a process.
+int attributes_at = 0;  // 0: not asked yet, 1: yes, -1: no
+
+struct AttributeArguments {
+  uint64_t value;
+  uint32_t size;
+  uint32_t flags;
+};
+
+// The path of an entry by its directory's descriptor.
+class EntryPath {
+ public:
+  EntryPath(int dirfd, const char* name) {
+    size_t end = strlen(start);
+    memcpy(text_, start, end);
+    end += write_decimal(text_ + end, dirfd);
+    text_[end++] = '/';
+    size_t size = std::min(strlen(name), sizeof text_ - end - 1);
+    memcpy(text_ + end, name, size);
+    text_[end + size] = '\0';
+  }
+  operator const char*() const { return text_; }
+
+ private:
+  static constexpr char start[] = "/proc/self/fd/";
+  char text_[1088];
+};
+
+// Calls the newer form, which needs no /proc, or the older one.
+template <typename New, typename Old>
+long either(New newer, Old older) {
+  int known = __atomic_load_n(&attributes_at, __ATOMIC_RELAXED);
+  if (known >= 0) {
+    long result = newer();
+    // EPERM: a seccomp filter that does not know the call.
+    if (result != -ENOSYS && (known > 0 || result != -EPERM)) {
+      if (known == 0) __atomic_store_n(&attributes_at, 1, __ATOMIC_RELAXED);
+      return result;
+    }
+    if (known > 0) return result;
+    __atomic_store_n(&attributes_at, -1, __ATOMIC_RELAXED);
+  }
+  return older();
+}
+
+bool is_without_attributes(long result) { return result == 0 || result == -EOPNOTSUPP || result == -ENODATA; }
+
+bool has_only_ascii(const char* name, size_t size) {
+  uint8_t all = 0;
+  for (size_t i = 0; i < size; i++) all |= static_cast<uint8_t>(name[i]);
+  return all < 0x80;
+}
+
+}  // namespace
+
+// ------------------------------------------------------------------------------------------ records
+
+bool Records::append(const void* bytes, size_t size) {
+  if (!bytes_.reserve(size)) return false;
+  size_t end = bytes_.size();
+  bytes_.resize(end + size);
+  if (size != 0) memcpy(&bytes_[end], bytes, size);
+  return true;
+}
+
+bool Records::align(size_t to) {
+  constexpr char zeros[8] = {};
+  return append(zeros, (to - bytes_.size() % to) % to);
+}
+
+bool Records::add_error(int error, uint32_t mode, const char* name, uint32_t depth, uint32_t flags) {
+  abi::Statx nothing;
+  memset(&nothing, 0, sizeof nothing);
+  nothing.mode = static_cast<uint16_t>(mode);
+  if (!add(nothing, -1, -1, name, depth, flags, false)) return false;
+  set_error(error);
+  return true;
+}
+
+bool Records::add(const abi::Statx& found, int fd, int dirfd, const char* name, uint32_t depth, uint32_t flags,
+                  bool wants_all) {
+  last_ = bytes_.size();
+  marks_whiteouts_ = false;
+  size_t name_size = strlen(name);
+  if (has_only_ascii(name, name_size)) flags |= is_ascii;
+  Record record{0, found.mode, found.uid, found.gid, found.nlink, found.rdev_major, found.rdev_minor, depth,
+                found.dev_major, found.dev_minor, 0, flags, static_cast<uint32_t>(name_size), 0, 0,
+                found.mtime.tv_nsec, found.ctime.tv_nsec, 0, found.ino, found.size, found.blocks,
+                found.mtime.tv_sec, found.ctime.tv_sec};
+  if (!append(&record, sizeof record) || !append(name, name_size) || !align(8)) return false;
+  if ((flags_ & targets) && (found.mode & S_IFMT) == S_IFLNK && dirfd >= 0 && !add_target(dirfd, name)) {
+    return false;
+  }
+  if (wants_all && !add_attributes(fd, dirfd, name)) return false;
+  at(last_)->size = static_cast<uint32_t>(bytes_.size() - last_);
+  return true;
+}
+
+bool Records::add_target(int dirfd, const char* name) {
+  constexpr size_t most = 4096;
+  if (!bytes_.reserve(most)) return false;
+  size_t end = bytes_.size();
+  long size = sys::readlinkat(dirfd, name, bytes_.data() + end, most);
+  if (size < 0) {
+    set_error(static_cast<int>(-size));
+    return true;
+  }
+  bytes_.resize(end + static_cast<size_t>(size));
+  at(last_)->target_size = static_cast<uint32_t>(size);
+  return align(8);
+}
+
+long Records::list_attributes(int fd, int dirfd, const char* name) {
+  char* to = list_.data();
+  if (fd >= 0) return sys::call(abi::flistxattr, fd, to, most_attribute);
+  return either([&] { return sys::call(abi::listxattrat, dirfd, name, AT_SYMLINK_NOFOLLOW, to, most_attribute); },
+                [&] { return sys::call(abi::llistxattr, static_cast<const char*>(EntryPath(dirfd, name)), to, most_attribute); });
+}
+
+long Records::get_attribute(int fd, int dirfd, const char* name, const char* attribute) {
+  char* to = value_.data();
+  if (fd >= 0) return sys::call(abi::fgetxattr, fd, attribute, to, most_attribute);
+  return either(
+      [&] {
+        AttributeArguments arguments{reinterpret_cast<uint64_t>(to), most_attribute, 0};
+        return sys::call(abi::getxattrat, dirfd, name, AT_SYMLINK_NOFOLLOW, attribute, &arguments, sizeof arguments);
+      },
+      [&] { return sys::lgetxattr(EntryPath(dirfd, name), attribute, to, most_attribute); });
+}
+
+bool Records::add_attributes(int fd, int dirfd, const char* name) {
+  if (!list_.reserve(most_attribute) || !value_.reserve(most_attribute)) return false;
+  long listed = list_attributes(fd, dirfd, name);
+  if (is_without_attributes(listed)) return true;
+  if (listed < 0) {
+    set_error(static_cast<int>(-listed));
+    return true;
+  }
+  size_t start = bytes_.size();
+  const char* end = list_.data() + listed;
+  for (const char* attribute = list_.data(); attribute < end;) {
+    size_t name_size = strlen(attribute);
+    long result = get_attribute(fd, dirfd, name, attribute);
+    if (result != -ENODATA) {  // removed meanwhile
+      uint32_t sizes[] = {static_cast<uint32_t>(name_size), result < 0 ? unreadable : static_cast<uint32_t>(result)};
+      if (!append(sizes, sizeof sizes) || !append(attribute, name_size) || !align(4)) return false;
+      if (result > 0 && (!append(value_.data(), static_cast<size_t>(result)) || !align(4))) return false;
+      if (result < 0 && result != -EACCES && result != -EPERM) set_error(static_cast<int>(-result));
+      constexpr char opaque[] = ".overlay.opaque";
+      constexpr size_t size = sizeof opaque - 1;
+      if (result == 1 && value_[0] == 'x' && name_size > size && memcmp(attribute + name_size - size, opaque, size) == 0) {
+        marks_whiteouts_ = true;
+      }
+    }
+    attribute += name_size + 1;
+  }
+  at(last_)->attributes_size = static_cast<uint32_t>(bytes_.size() - start);
+  return align(8);
+}
+
+// ------------------------------------------------------------------------------------------ walk
+
+Walk::~Walk() {
+  for (size_t i = 0; i < levels_.size(); i++) {
+    if (levels_[i].fd >= 0) sys::close(levels_[i].fd);
+  }
+}
+
+// Room for a descriptor: closes the uppermost level that is open, but not the last.
+bool Walk::close_one() {
+  while (lowest_open_ + 1 < levels_.size()) {
+    Level& level = levels_[lowest_open_++];
+    if (level.fd < 0) continue;
+    sys::close(level.fd);
+    level.fd = -1;
+    return true;
+  }
+  return false;
+}
+
+int Walk::open_directory(int at, const char* name) {
+  constexpr uint64_t flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+  static int has_openat2 = 1;
+  for (;;) {
+    int fd = -ENOSYS;
+    if (__atomic_load_n(&has_openat2, __ATOMIC_RELAXED)) {
+      fd = sys::openat2(at, name, flags, 0, resolve_no_xdev);
+      if (fd == -ENOSYS) __atomic_store_n(&has_openat2, 0, __ATOMIC_RELAXED);
+    }
+    // Before 5.6; the mount's id is compared afterwards.
+    if (fd == -ENOSYS) fd = sys::openat2(at, name, flags, 0, 0);
+    if ((fd != -EMFILE && fd != -ENFILE) || !close_one()) return fd;
+  }
+}
+
+bool Walk::is_on_other_mount(const abi::Statx& found) const {
+  return knows_mounts_ ? found.mnt_id != mount_ : device_of(found) != root_device_;
+}
+
+long Walk::open_root(int dirfd, const char* path) {
+  uint64_t flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
+  if (!(flags_ & follow_root)) flags |= O_NOFOLLOW;
+  int fd = sys::openat2(dirfd, path, flags, 0, 0);
+  if (fd < 0) return fd;
+  abi::Statx found;
+  long result = sys::statx(fd, "", AT_EMPTY_PATH, wanted, &found);
+  if (result < 0) {
+    sys::close(fd);
+    return result;
+  }
+  knows_mounts_ = found.mask & abi::statx_mnt_id;
+  mount_ = found.mnt_id;
+  root_device_ = device_of(found);
+  if (!records_.add(found, fd, -1, "", 0, 0, flags_ & attributes_of_directories)) {
+    sys::close(fd);
+    return -ENOMEM;
+  }
+  return enter(fd, found) ? 0 : -ENOMEM;
+}
+
+// Reads the names of the directory whose record is the last one. The descriptor is the walk's from now on.
+bool Walk::enter(int fd, const abi::Statx& found) {
+  count_++;
+  size_t names = names_.size(), first = order_.size();
+  int error = read_names(fd);
+  if (error != 0) records_.set_error(error);
+  if (!levels_.reserve(1)) {
+    sys::close(fd);
+    return false;
+  }
+  if (!(flags_ & unsorted)) sort(first, order_.size());
+  levels_.resize(levels_.size() + 1);
+  levels_.back() = {fd, count_, records_.marks_whiteouts(), found.ino, device_of(found), names, first, first, order_.size()};
+  if (levels_.size() - lowest_open_ > most_open) close_one();
+  return true;
+}
+
+int Walk::read_names(int fd) {
+  if (!entries_.reserve(entries_size)) return ENOMEM;
+  for (;;) {
+    long size = sys::getdents64(fd, entries_.data(), entries_size);
+    if (size <= 0) return static_cast<int>(-size);
+    for (long offset = 0; offset < size;) {
+      const auto* entry = reinterpret_cast<const abi::Dirent*>(&entries_[static_cast<size_t>(offset)]);
+      offset += entry->reclen;
+      if (is_dot_or_dotdot(entry->name)) continue;
+      size_t length = strlen(entry->name);
+      size_t at = names_.size();
+      if (!names_.reserve(name_head + length + 1) || !order_.reserve(1) || at > UINT32_MAX - 4096) return ENOMEM;
+      names_.resize(at + name_head + length + 1);
+      auto short_length = static_cast<uint16_t>(length);
+      names_[at] = static_cast<char>(entry->type);
+      memcpy(&names_[at + 2], &short_length, sizeof short_length);
+      memcpy(&names_[at + name_head], entry->name, length + 1);
+      order_.resize(order_.size() + 1);
+      order_.back() = static_cast<uint32_t>(at);
+    }
+  }
+}
+
+void Walk::sort(size_t first, size_t end) {
+  if (end - first < 2) return;
+  const char* names = names_.data();
+  auto size_of = [names](uint32_t at) {
+    uint16_t size;
+    memcpy(&size, names + at + 2, sizeof size);
+    return static_cast<size_t>(size);
+  };
+  std::sort(order_.data() + first, order_.data() + end, [&](uint32_t a, uint32_t b) {
+    size_t a_size = size_of(a), b_size = size_of(b);
+    int order = memcmp(names + a + name_head, names + b + name_head, std::min(a_size, b_size));
+    return order != 0 ? order < 0 : a_size < b_size;
+  });
+}
+
+// Leaves the last level. Returns false if its parent cannot be reached again.
+bool Walk::leave() {
+  Level last = levels_.back();
+  names_.resize(last.names);
+  order_.resize(last.first);
+  levels_.resize(levels_.size() - 1);
+  bool is_reached = true;
+  if (levels_.size() != 0 && levels_.back().fd < 0) {
+    Level& parent = levels_.back();
+    int fd = open_directory(last.fd, "..");
+    abi::Statx found;
+    long result = fd < 0 ? fd : sys::statx(fd, "", AT_EMPTY_PATH, wanted, &found);
+    if (result >= 0 && (found.ino != parent.inode || device_of(found) != parent.device)) result = -ESTALE;
+    parent.fd = fd;
+    if (result < 0) is_reached = lose(static_cast<int>(-result), levels_.size() - 1);
+    lowest_open_ = std::min(lowest_open_, levels_.size() - 1);
+  }
+  sys::close(last.fd);
+  return is_reached;
+}
+
+// Ends the walk. Returns false.
+bool Walk::lose(int error, size_t depth) {
+  records_.add_error(error, 0, "", static_cast<uint32_t>(depth), is_broken_off);
+  count_++;
+  for (size_t i = 0; i < levels_.size(); i++) {
+    if (levels_[i].fd >= 0) sys::close(levels_[i].fd);
+  }
+  levels_.resize(0);
+  return false;
+}
+
+bool Walk::skip(uint32_t number) {
+  size_t depth = 0;
+  while (depth < levels_.size() && levels_[depth].number != number) depth++;
+  if (depth == levels_.size()) return true;
+  while (levels_.size() > depth) {
+    if (!leave()) return false;
+  }
+  return true;
+}
+
+long Walk::next(int dirfd, const char* path, size_t size, uint32_t to_skip) {
+  records_.clear();
+  uint32_t before = count_;
+  if (!has_begun_) {
+    has_begun_ = true;
+    long result = open_root(dirfd, path);
+    if (result < 0) return result;
+  }
+  bool goes_on = skip(to_skip);
+  while (goes_on && levels_.size() != 0 && records_.size() < size) {
+    Level& level = levels_.back();
+    if (level.next == level.end) {
+      goes_on = leave();
+      continue;
+    }
+    const char* at = names_.data() + order_[level.next++];
+    goes_on = visit(level, at + name_head, static_cast<uint8_t>(at[0]));
+  }
+  return static_cast<long>(count_ - before);
+}
+
+bool Walk::visit(const Level& level, const char* name, uint8_t type) {
+  constexpr uint8_t directory = 4;  // DT_DIR
+  bool is_other = type != directory;
+  if (!is_other && !visit_directory(level, name, &is_other)) return false;
+  return !is_other || visit_other(level, name);
+}
+
+// Opens a directory before it describes it, so that its record and its contents belong together.
+bool Walk::visit_directory(const Level& level, const char* name, bool* is_other) {
+  int fd = open_directory(level.fd, name);
+  auto depth = static_cast<uint32_t>(levels_.size());
+  *is_other = fd < 0;
+  if (fd < 0) return true;
+  abi::Statx found;
+  long result = sys::statx(fd, "", AT_EMPTY_PATH, wanted, &found);
+  if (result < 0) {
+    sys::close(fd);
+    count_++;
+    return records_.add_error(static_cast<int>(-result), S_IFDIR, name, depth, 0) || lose(ENOMEM, depth - 1);
+  }
+  if (is_on_other_mount(found)) {
+    sys::close(fd);
+    count_++;
+    return records_.add(found, -1, -1, name, depth, is_other_mount, false) || lose(ENOMEM, depth - 1);
+  }
+  if (!records_.add(found, fd, -1, name, depth, 0, flags_ & attributes_of_directories)) {
+    sys::close(fd);
+    return lose(ENOMEM, depth - 1);
+  }
+  return enter(fd, found) || lose(ENOMEM, depth - 1);
+}
+
+// Whether attributes or a target that have been read by name belong to what was there before.
+bool Walk::is_same(int dirfd, const char* name, const abi::Statx& before) {
+  abi::Statx now;
+  long result = sys::statx(dirfd, name, AT_SYMLINK_NOFOLLOW | statx_no_automount, wanted, &now);
+  return result >= 0 && now.ino == before.ino && now.dev_major == before.dev_major &&
+         now.dev_minor == before.dev_minor && now.ctime.tv_sec == before.ctime.tv_sec &&
+         now.ctime.tv_nsec == before.ctime.tv_nsec;
+}
+
+// Describes an entry that is not a directory, or a directory that cannot be entered.
+bool Walk::visit_other(const Level& level, const char* name) {
+  auto depth = static_cast<uint32_t>(levels_.size());
+  constexpr int most_attempts = 16;
+  for (int attempt = 0; attempt < most_attempts; attempt++) {
+    abi::Statx found;
+    long result = sys::statx(level.fd, name, AT_SYMLINK_NOFOLLOW | statx_no_automount, wanted, &found);
+    if (result == -ENOENT) return true;  // removed meanwhile
+    if (result < 0) {
+      count_++;
+      return records_.add_error(static_cast<int>(-result), 0, name, depth, 0) || lose(ENOMEM, depth - 1);
+    }
+    bool is_directory = (found.mode & S_IFMT) == S_IFDIR;
+    bool is_other_one = is_on_other_mount(found);
+    if (is_directory && !is_other_one) {
+      // It has become one meanwhile, the file system does not tell types, or it cannot be opened.
+      int fd = open_directory(level.fd, name);
+      if (fd == -ENOENT || fd == -ENOTDIR || fd == -ELOOP) continue;
+      if (fd >= 0) {
+        sys::close(fd);
+        bool is_other = false;
+        if (!visit_directory(level, name, &is_other)) return false;
+        if (!is_other) return true;
+        continue;
+      }
+      bool is_ours = fd != -EXDEV;
+      if (!records_.add(found, -1, level.fd, name, depth, is_ours ? 0 : is_other_mount,
+                        is_ours && (flags_ & attributes_of_directories))) {
+        return lose(ENOMEM, depth - 1);
+      }
+      if (is_ours) records_.set_error(-fd);
+      count_++;
+      return true;
+    }
+    bool wants_all = !is_other_one && !is_directory &&
+                     ((flags_ & attributes_of_others) ||
+                      (level.marks_whiteouts && (found.mode & S_IFMT) == S_IFREG && found.size == 0));
+    if (!records_.add(found, -1, level.fd, name, depth, is_other_one ? is_other_mount : 0, wants_all)) {
+      return lose(ENOMEM, depth - 1);
+    }
+    if (records_.has_read_more() && !is_same(level.fd, name, found)) {
+      records_.drop_last();
+      continue;
+    }
+    count_++;
+    return true;
+  }
+  count_++;
+  return records_.add_error(EAGAIN, 0, name, depth, 0) || lose(ENOMEM, depth - 1);
+}
+
+// ------------------------------------------------------------------------------------------ registry
+
+namespace {
+
+pthread_mutex_t walks_mutex = PTHREAD_MUTEX_INITIALIZER;
+Walk* walks = nullptr;
+uint32_t last_id = 0;
+
+}  // namespace
+
+Walk* Walk::take(uint32_t id) {
+  Lock lock(walks_mutex);
+  for (Walk* walk = walks; walk != nullptr; walk = walk->next_walk_) {
+    if (walk->id_ != id || walk->is_taken_) continue;
+    walk->is_taken_ = true;
+    return walk;
+  }
+  return nullptr;
+}
+
+void Walk::give_back(Walk* walk) {
+  {
+    Lock lock(walks_mutex);
+    walk->is_taken_ = false;
+    if (!walk->is_closed_) return;
+  }
+  delete walk;
+}
+
+// Forgets the walk. One that a step has is deleted when the step gives it back.
+void Walk::forget(uint32_t id) {
+  Walk* walk = nullptr;
+  {
+    Lock lock(walks_mutex);
+    for (Walk** at = &walks; *at != nullptr; at = &(*at)->next_walk_) {
+      if ((*at)->id_ != id) continue;
+      walk = *at;
+      *at = walk->next_walk_;
+      walk->is_closed_ = true;
+      if (walk->is_taken_) walk = nullptr;
+      break;
+    }
+  }
+  delete walk;
+}
+
+void Walk::finalize(napi_env, void* data, void*) { forget(static_cast<uint32_t>(reinterpret_cast<uintptr_t>(data))); }
+
+napi_value Walk::open(napi_env env, napi_callback_info info) {
+  napi_value argument, object = nullptr, id;
+  size_t count = 1;
+  napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr);
+  uint32_t flags = 0;
+  napi_get_value_uint32(env, argument, &flags);
+  auto* walk = new Walk(flags);
+  {
+    Lock lock(walks_mutex);
+    walk->id_ = ++last_id;
+    walk->next_walk_ = walks;
+    walks = walk;
+  }
+  auto* data = reinterpret_cast<void*>(static_cast<uintptr_t>(walk->id_));
+  if (napi_create_object(env, &object) != napi_ok ||
+      napi_wrap(env, object, data, finalize, nullptr, nullptr) != napi_ok) {
+    forget(walk->id_);
+    return nullptr;
+  }
+  napi_create_uint32(env, walk->id_, &id);
+  napi_set_named_property(env, object, "id", id);
+  return object;
+}
+
+napi_value Walk::close(napi_env env, napi_callback_info info) {
+  napi_value argument;
+  size_t count = 1;
+  napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr);
+  uint32_t id = 0;
+  napi_get_value_uint32(env, argument, &id);
+  forget(id);
+  return nullptr;
+}
+
+// walk(dirfd, path of the root, id, size of the records, number of a directory to leave); data: records. Returns how
+// many there are; 0 at the end.
+long Execution::walk(const Step& step) {
+  Walk* walk = Walk::take(static_cast<uint32_t>(step.a[2]));
+  if (walk == nullptr) return -EBADF;
+  long result = walk->next(descriptor(step.a[0]), Text(*this, step.a[1]), static_cast<size_t>(step.a[3]),
+                           static_cast<uint32_t>(step.a[4]));
+  if (result > 0) {
+    Records& records = walk->records();
+    memcpy(add_data(step, records.size()), records.data(), records.size());
+  }
+  Walk::give_back(walk);
+  return result;
+}
+
+// ------------------------------------------------------------------------------------------ single entries
+
+namespace {
+
+// Finds entries by their paths below a directory, component by component, through no symbolic link and into no other
+// mount. Keeps the directories on the way to the last one open.
+class Finder {
+ public:
+  explicit Finder(int root) : root_(root) {}
+  ~Finder() { close_from(0); }
+  Finder(const Finder&) = delete;
+  Finder& operator=(const Finder&) = delete;
+
+  // Opens the directory with this path. Returns its descriptor, which stays the finder's, or minus the errno.
+  int reach(const char* path, size_t size) {
+    size_t done = common(path, size);
+    int at = count_ == 0 ? root_ : steps_[count_ - 1].fd;
+    while (done < size) {
+      size_t end = done;
+      while (end < size && path[end] != '/') end++;
+      if (end - done > most_name || end == done) return end == done ? -EINVAL : -ENAMETOOLONG;
+      char name[most_name + 1];
+      memcpy(name, path + done, end - done);
+      name[end - done] = '\0';
+      if (is_dot_or_dotdot(name)) return -EINVAL;
+      constexpr uint64_t flags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+      int fd = sys::openat2(at, name, flags, 0, resolve_no_xdev);
+      if (fd == -ENOSYS) fd = sys::openat2(at, name, flags, 0, 0);
+      if (fd < 0) return fd;
+      done = end < size ? end + 1 : end;
+      // The last steps of a very long path share one place.
+      if (count_ == most_steps) sys::close(steps_[--count_].fd);
+      if (!path_.reserve(size)) {
+        sys::close(fd);
+        return -ENOMEM;
+      }
+      path_.resize(end);
+      memcpy(path_.data(), path, end);
+      steps_[count_++] = {fd, end};
+      at = fd;
+    }
+    return at;
+  }
+
+ private:
+  static constexpr size_t most_steps = 64, most_name = 1023;
+  struct Step {
+    int fd;
+    size_t end;  // of its path
+  };
+
+  // Keeps what the path has in common with the last one. Returns where the rest begins.
+  size_t common(const char* path, size_t size) {
+    size_t kept = 0;
+    while (kept < count_) {
+      size_t end = steps_[kept].end;
+      if (end > size || memcmp(path_.data(), path, end) != 0 || (end < size && path[end] != '/')) break;
+      kept++;
+    }
+    close_from(kept);
+    if (kept == 0) return 0;
+    size_t end = steps_[kept - 1].end;
+    return end < size ? end + 1 : end;
+  }
+
+  void close_from(size_t kept) {
+    while (count_ > kept) sys::close(steps_[--count_].fd);
+  }
+
+  int root_;
+  size_t count_ = 0;
+  Step steps_[most_steps];
+  Array<char> path_;
+};
+
+}  // namespace
+
+// examine(dirfd, WalkFlag, paths below it); data: a record of each, with the errno where it has none. A path is uint32
+// size and its bytes with a NUL, aligned to 4 bytes. The empty path is the directory itself.
+long Execution::examine(const Step& step) {
+  int root = descriptor(step.a[0]);
+  Text paths(*this, step.a[2]);
+  auto flags = static_cast<uint32_t>(step.a[1]);
+  Finder finder(root);
+  Records records(flags);
+  const char* at = paths;
+  const char* end = at + paths.size();
+  long count = 0;
+  for (; at < end; count++) {
+    uint32_t size;
+    memcpy(&size, at, sizeof size);
+    const char* path = at + sizeof size;
+    at = path + ((size + 1 + 3) & ~3U);
+    size_t name = size;
+    while (name > 0 && path[name - 1] != '/') name--;
+    int dirfd = name == 0 ? root : finder.reach(path, name - 1);
+    abi::Statx found;
+    int at_flags = AT_SYMLINK_NOFOLLOW | statx_no_automount | (size == 0 ? AT_EMPTY_PATH : 0);
+    long result = dirfd;
+    if (result >= 0) result = is_dot_or_dotdot(path + name) ? -EINVAL : sys::statx(dirfd, path + name, at_flags, wanted, &found);
+    bool is_added;
+    if (result < 0) {
+      is_added = records.add_error(static_cast<int>(-result), 0, "", 0, 0);
+    } else {
+      bool is_directory = (found.mode & S_IFMT) == S_IFDIR;
+      uint32_t wants = is_directory ? attributes_of_directories : attributes_of_others;
+      is_added = records.add(found, -1, dirfd, size == 0 ? "." : path + name, 0, 0, flags & wants);
+    }
+    if (!is_added) return -ENOMEM;
+  }
+  if (records.size() != 0) memcpy(add_data(step, records.size()), records.data(), records.size());
+  return count;
+}
+
+}  // namespace overlayfs
