@@ -32,7 +32,8 @@
             "native/holders.cc",
             "native/remove.cc",
             "native/walk.cc",
-            "native/whiteouts.cc"
+            "native/whiteouts.cc",
+            "native/write.cc"
           ],
           "cflags": ["-fvisibility=hidden"],
           # Node unloads an addon with the last worker that loaded it; our parked threads would be left

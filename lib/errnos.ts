@@ -7,6 +7,7 @@ export const {
   EACCES,
   EAGAIN,
   EBUSY,
+  ECANCELED,
   EEXIST,
   EINVAL,
   EIO,

@@ -18,6 +18,48 @@ export interface NativeWalk {
   readonly id: number;
 }
 
+/** The kinds of operations that write a tree; native/write.h describes them. */
+export type OperationKind =
+  | 'metadata'
+  | 'directory'
+  | 'file'
+  | 'data'
+  | 'truncate'
+  | 'copy'
+  | 'link'
+  | 'symlink'
+  | 'node'
+  | 'whiteout'
+  | 'remove'
+  | 'rmdir'
+  | 'rename'
+  | 'sync';
+
+export type OperationFlag =
+  | 'owner'
+  | 'mode'
+  | 'times'
+  | 'replace'
+  | 'atomic'
+  | 'second'
+  | 'from_second'
+  | 'linked'
+  | 'existing';
+
+/** The part of an operation that failed. */
+export type Stage =
+  | 'parent'
+  | 'create'
+  | 'data'
+  | 'owner'
+  | 'xattr'
+  | 'mode'
+  | 'times'
+  | 'place'
+  | 'remove'
+  | 'source'
+  | 'sync';
+
 /** The addon's exports; native/addon.cc is the list. */
 export interface Addon {
   /** Performs a plan. Returns the data that no output holds, or the failure. */
@@ -39,6 +81,10 @@ export interface Addon {
   readonly results: ArrayBuffer;
   readonly calls: Readonly<Record<string, number>>;
   readonly flags: Readonly<Record<'undo' | 'keep' | 'later', number>>;
+  /** The kinds of operations of a batch, what else an operation asks for, and the parts of it that may fail. */
+  readonly operations: Readonly<Record<OperationKind, number>>;
+  readonly operationFlags: Readonly<Record<OperationFlag, number>>;
+  readonly stages: Readonly<Record<Stage, number>>;
   readonly ownThread: number;
   readonly inChild: number;
   readonly anyErrno: number;

@@ -4,6 +4,7 @@
 
 #include "operation.h"
 #include "walk.h"
+#include "write.h"
 
 namespace overlayfs {
 
@@ -43,6 +44,21 @@ napi_value init(napi_env env, napi_value exports) {
   set_number(flags, "undo", undo);
   set_number(flags, "keep", keep);
   set_number(flags, "later", later);
+
+  napi_value kinds = set_object("operations");
+#define OVERLAYFS_KIND(name) set_number(kinds, #name, static_cast<int32_t>(Kind::name));
+  OVERLAYFS_OPERATIONS(OVERLAYFS_KIND)
+#undef OVERLAYFS_KIND
+
+  napi_value asked = set_object("operationFlags");
+#define OVERLAYFS_FLAG(name, bit) set_number(asked, #name, bit);
+  OVERLAYFS_OPERATION_FLAGS(OVERLAYFS_FLAG)
+#undef OVERLAYFS_FLAG
+
+  napi_value stages = set_object("stages");
+#define OVERLAYFS_STAGE(name) set_number(stages, #name, static_cast<int32_t>(Stage::name));
+  OVERLAYFS_STAGES(OVERLAYFS_STAGE)
+#undef OVERLAYFS_STAGE
 
   set_number(exports, "ownThread", own_thread);
   set_number(exports, "inChild", in_child);

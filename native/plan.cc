@@ -12,6 +12,7 @@
 
 #include "syscalls.h"
 #include "text.h"
+#include "write.h"
 
 namespace overlayfs {
 
@@ -552,6 +553,8 @@ long Execution::run(Step& step) {
                           .room = static_cast<size_t>(a[4])});
     case Call::scan:
       return scan(step);
+    case Call::write_tree:
+      return write_tree(step);
     case Call::unshare:
       return sys::call(abi::unshare, unsigned_at(0));
     case Call::setns: {
@@ -734,6 +737,26 @@ long Execution::scan(const Step& step) {
   return names_on_mounts(descriptor(step.a[0]), Text(*this, step.a[1]), static_cast<uint32_t>(step.a[2]), ids,
                          ids.size(), reinterpret_cast<char*>(block_) + step.output + 8,
                          static_cast<size_t>(step.a[4]));
+}
+
+// write_tree(root, second root or -1, batch, staging directory or NULL, whether links are followed in the root); output:
+// as WriteReport.
+long Execution::write_tree(const Step& step) {
+  Text batch(*this, step.a[2]), staging(*this, step.a[3]);
+  // Neither a child nor a thread that has left the others shares its umask.
+  const bool has_own_umask = (header().flags & in_child) != 0 ||
+                             ((header().flags & own_thread) != 0 && sys::call(abi::unshare, CLONE_FS) >= 0);
+  WriteReport report;
+  const WriteOptions options{.root = descriptor(step.a[0]),
+                             .second = descriptor(step.a[1]),
+                             .staging = staging,
+                             .in_root = step.a[4] != 0,
+                             .has_own_umask = has_own_umask,
+                             .stop = &progress_,
+                             .stop_bit = stopped};
+  long result = write_batch(batch, batch.size(), options, &report);
+  memcpy(block_ + step.output + 8, &report, sizeof report);
+  return result;
 }
 
 // Makes room in the data for what a step has found, and writes its place to the step's output.

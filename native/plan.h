@@ -73,6 +73,7 @@ namespace overlayfs {
   X(replace, 0b1)          \
   X(remove, 0b1)           \
   X(scan, 0b1)             \
+  X(write_tree, 0b11)      \
   X(unshare, 0)            \
   X(setns, 0b1)            \
   X(write, 0)              \
@@ -210,6 +211,7 @@ class Execution {
   long check_statfs(const Step& step, long result, const abi::Statfs& found);
   long check_statx(const Step& step);
   long scan(const Step& step);
+  long write_tree(const Step& step);
   long read_mount_ids(const Step& step);
   long read_mount_table(const Step& step);
   long read_mount_of(const Step& step);

@@ -89,6 +89,7 @@ const described = {
   replace: [descriptor, text, text, number],
   remove: [descriptor, text, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber],
   scan: [descriptor, text, bits(named('STATX_MNT')), value, number],
+  write_tree: [descriptor, descriptor, value, text, hiddenNumber],
   unshare: [bits(named('CLONE_'))],
   setns: [descriptor, bits(named('CLONE_'))],
   write: [text, value],

@@ -1,0 +1,369 @@
+/**
+ * Writes trees in batches: operations below a root directory, performed in order on a thread of the library. The
+ * writer gathers operations and passes them on in pieces of about 1 MiB. In the promise form it goes on gathering while
+ * the thread writes, with at most 4 MiB outstanding. native/write.h describes the operations.
+ */
+import { ECANCELED } from '../errnos.js';
+import { abortError } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import { type Dialogue, inEitherForm } from '../kernel/dialogue.js';
+import { type Outcome, perform, performSync, StepFailure } from '../kernel/perform.js';
+import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
+import { addon, type OperationFlag, type OperationKind, type Stage } from '../native.js';
+
+const PIECE = 1 << 20;
+/** Gathered pieces that wait while the thread writes others. */
+const MOST_WAITING = 3;
+
+const RECORD_SIZE = 72;
+const REMOVED = 0xffffffff;
+/** Leaves a time as it is: UTIME_OMIT, utimensat(2). */
+const OMIT = 0x3ffffffe;
+const UINT32 = 2 ** 32;
+
+/** A time of a file. The nanoseconds count from the second on, before 1970 too. */
+export interface Time {
+  readonly seconds: number;
+  readonly nanoseconds: number;
+}
+
+/** A path or a name: bytes, or a string in which each character is one byte. */
+export type Bytes = string | Uint8Array;
+
+export interface WrittenXattr {
+  /** With its prefix: `user.comment`. */
+  readonly name: Bytes;
+  /** Left out: the attribute is removed, if it is there. */
+  readonly value?: Uint8Array;
+  /** Counted and left out where the file system has no such attributes (EOPNOTSUPP). */
+  readonly toleratesUnsupported?: boolean;
+  /** Counted and left out where the kernel refuses it for this type of file or this process (EPERM). */
+  readonly toleratesDenied?: boolean;
+}
+
+/** What an operation sets. Left out: as the kernel makes it, or as it is. */
+export interface Metadata {
+  readonly uid?: number;
+  readonly gid?: number;
+  /** The permissions; for a node with its type. */
+  readonly mode?: number;
+  readonly atime?: Time | undefined;
+  readonly mtime?: Time | undefined;
+  readonly xattrs?: readonly WrittenXattr[] | undefined;
+}
+
+export interface OperationFields extends Metadata {
+  /** The other path, or the text of a symbolic link. */
+  readonly from?: Bytes;
+  /** The contents. */
+  readonly data?: Uint8Array;
+  /** An offset, a size, or the inode of the file to copy. */
+  readonly number?: number | bigint;
+  /** The device of a node. */
+  readonly device?: { readonly major: number; readonly minor: number };
+  /** The size of the file to copy. */
+  readonly size?: number;
+  readonly flags?: readonly OperationFlag[];
+}
+
+/** An operation that failed. The operations before it are done; those behind it have not begun. */
+export class WriteFailure extends Error {
+  readonly path: Buffer;
+  readonly kind: OperationKind;
+  readonly errno: number;
+  readonly stage: Stage;
+  /** The extended attribute, where one of these failed. */
+  readonly attribute: string | undefined;
+
+  constructor(record: Recorded, errno: number, stage: Stage, attribute: number) {
+    super(`${record.kind} of ${record.path}: errno ${errno} (${stage})`);
+    this.path = record.path;
+    this.kind = record.kind;
+    this.errno = errno;
+    this.stage = stage;
+    this.attribute = stage === 'xattr' ? record.attributes[attribute] : undefined;
+  }
+}
+
+export interface WriteTotals {
+  /** Operations that are done. */
+  operations: number;
+  /** Bytes that `copy` has copied or cloned. */
+  copied: number;
+  /** Attributes that were refused and left out. */
+  tolerated: number;
+}
+
+export interface WriterOptions {
+  /** The root of paths with the flag `second` or `from_second`. */
+  readonly second?: Descriptor | undefined;
+  /** A directory below the root for what `atomic` makes aside. */
+  readonly staging?: Bytes | undefined;
+  /** Follow symbolic links in paths, inside the root. Otherwise a path with one fails with ELOOP or ENOTDIR. */
+  readonly inRoot?: boolean;
+  readonly signal?: AbortSignal | undefined;
+}
+
+const keyOf = <K extends string>(numbers: Readonly<Record<K, number>>, number: number): K =>
+  (Object.keys(numbers) as K[]).find((key) => numbers[key] === number) as K;
+
+interface Recorded {
+  readonly kind: OperationKind;
+  readonly path: Buffer;
+  readonly attributes: readonly string[];
+}
+
+/** Reads the operation at this position of a batch. */
+function readRecord(batch: Buffer, position: number): Recorded {
+  let at = 0;
+  for (let i = 0; i < position; i++) at += batch.readUInt32LE(at);
+  const start = at + RECORD_SIZE;
+  const pathSize = batch.readUInt32LE(at + 8);
+  const attributes: string[] = [];
+  let next = start + pathSize + 1 + batch.readUInt32LE(at + 12) + 1;
+  const end = next + batch.readUInt32LE(at + 16);
+  while (next < end) {
+    const nameSize = batch.readUInt16LE(next);
+    const size = batch.readUInt32LE(next + 4);
+    attributes.push(batch.toString('utf8', next + 8, next + 7 + nameSize));
+    next += 8 + nameSize + (size === REMOVED ? 0 : size);
+  }
+  const kind = keyOf(addon().operations, batch.readUInt16LE(at + 4));
+  return { kind, path: Buffer.from(batch.subarray(start, start + pathSize)), attributes };
+}
+
+export class TreeWriter {
+  readonly totals: WriteTotals = { operations: 0, copied: 0, tolerated: 0 };
+  readonly #root: Descriptor;
+  readonly #options: WriterOptions;
+  readonly #staging: Uint8Array | null;
+  #gathered = Buffer.allocUnsafe(PIECE + PIECE / 4);
+  #end = 0;
+  #waiting: Buffer[] = [];
+  /** The native call under way and those that follow it at once. */
+  #running: Promise<void> | undefined;
+  #failure: unknown;
+  #roomMade: (() => void) | undefined;
+  readonly #last: (readonly [Bytes, OperationFields])[] = [];
+
+  /** The caller closes the descriptors, after `finish` or `stop`. */
+  constructor(root: Descriptor, options: WriterOptions = {}) {
+    this.#root = root;
+    this.#options = options;
+    const { staging } = options;
+    this.#staging = typeof staging === 'string' ? Buffer.from(staging, 'latin1') : (staging ?? null);
+  }
+
+  /** Whether enough is gathered for `send`. */
+  get isFull(): boolean {
+    return this.#end >= PIECE;
+  }
+
+  /** Gathers an operation. The path is relative to the root; the empty path is the root itself. */
+  add(kind: OperationKind, path: Bytes, fields: OperationFields = {}): void {
+    const { operations, operationFlags } = addon();
+    const { xattrs, data, from = '', device } = fields;
+    const attributes = xattrs ?? [];
+    const room = RECORD_SIZE + 16 + path.length + from.length + (data?.length ?? 0) + sizeOf(attributes);
+    this.#reserve(room);
+    const start = this.#end;
+    const to = this.#gathered;
+    let at = start + RECORD_SIZE;
+    const put = (text: Bytes): number => {
+      const before = at;
+      if (typeof text === 'string') at += to.write(text, at, 'latin1');
+      else {
+        to.set(text, at);
+        at += text.length;
+      }
+      return at - before;
+    };
+    const pathSize = put(path);
+    to[at++] = 0;
+    const fromSize = put(from);
+    to[at++] = 0;
+    const attributesStart = at;
+    for (const { name, value, toleratesUnsupported, toleratesDenied } of attributes) {
+      const head = at;
+      at += 8;
+      to.writeUInt16LE(put(name) + 1, head);
+      to[at++] = 0;
+      to.writeUInt16LE((toleratesUnsupported ? 1 : 0) | (toleratesDenied ? 2 : 0), head + 2);
+      to.writeUInt32LE(value === undefined ? REMOVED : value.length, head + 4);
+      if (value !== undefined) put(value);
+    }
+    const attributesSize = at - attributesStart;
+    if (data !== undefined) put(data);
+    while (at % 8 !== 0) to[at++] = 0;
+    this.#end = at;
+
+    let flags = 0;
+    for (const flag of fields.flags ?? []) flags |= operationFlags[flag];
+    if (fields.uid !== undefined || fields.gid !== undefined) flags |= operationFlags.owner;
+    if (fields.mode !== undefined) flags |= operationFlags.mode;
+    const { atime, mtime } = fields;
+    // The time of a file to copy tells that it is the same file, even where its copy gets no times.
+    if (atime !== undefined || mtime !== undefined) flags |= operationFlags.times;
+    to.writeUInt32LE(at - start, start);
+    to.writeUInt16LE(operations[kind], start + 4);
+    to.writeUInt16LE(flags, start + 6);
+    to.writeUInt32LE(pathSize, start + 8);
+    to.writeUInt32LE(fromSize, start + 12);
+    to.writeUInt32LE(attributesSize, start + 16);
+    to.writeUInt32LE(fields.mode ?? 0, start + 20);
+    // An id that is left out stays: -1, chown(2).
+    to.writeUInt32LE(fields.uid ?? 0xffffffff, start + 24);
+    to.writeUInt32LE(fields.gid ?? 0xffffffff, start + 28);
+    if (device !== undefined) {
+      to.writeUInt32LE(device.minor, start + 32);
+      to.writeUInt32LE(device.major, start + 36);
+    } else if (typeof fields.number === 'bigint') {
+      to.writeBigUInt64LE(fields.number, start + 32);
+    } else {
+      writeNumber(to, fields.number ?? 0, start + 32);
+    }
+    writeNumber(to, data?.length ?? fields.size ?? 0, start + 40);
+    writeNumber(to, atime?.seconds ?? 0, start + 48);
+    writeNumber(to, mtime?.seconds ?? 0, start + 56);
+    to.writeUInt32LE(atime?.nanoseconds ?? OMIT, start + 64);
+    to.writeUInt32LE(mtime?.nanoseconds ?? OMIT, start + 68);
+  }
+
+  /**
+   * Sets metadata at the end, when nothing inside the directory changes any more; the last one first. A later call for
+   * the same path replaces none, so it must not differ.
+   */
+  addLast(path: Bytes, metadata: Metadata): void {
+    this.#last.push([path, metadata]);
+  }
+
+  /** Passes on what is gathered. In the promise form, waits only while too much is outstanding. */
+  *send(): Dialogue<void> {
+    if (this.#end === 0) return;
+    const batch = this.#gathered.subarray(0, this.#end);
+    this.#gathered = Buffer.allocUnsafe(PIECE + PIECE / 4);
+    this.#end = 0;
+    yield* inEitherForm(
+      () => this.#sendLater(batch),
+      () => this.#sendNow(batch),
+    );
+  }
+
+  /** Writes all that is gathered, and the metadata for the end. */
+  *finish(): Dialogue<WriteTotals> {
+    for (let entry = this.#last.pop(); entry !== undefined; entry = this.#last.pop()) {
+      this.add('metadata', ...entry);
+      if (this.isFull) yield* this.send();
+    }
+    yield* this.send();
+    yield* inEitherForm(
+      () => this.#idle(),
+      () => undefined,
+    );
+    return this.totals;
+  }
+
+  /** Drops what has not begun, and waits for the rest. For a caller that gives up; throws nothing. */
+  *stop(): Dialogue<void> {
+    this.#end = 0;
+    this.#waiting = [];
+    yield* inEitherForm(
+      async () => this.#running,
+      () => undefined,
+    );
+  }
+
+  #reserve(size: number): void {
+    if (this.#end + size <= this.#gathered.length) return;
+    const larger = Buffer.allocUnsafe(Math.max(this.#gathered.length * 2, this.#end + size));
+    this.#gathered.copy(larger, 0, 0, this.#end);
+    this.#gathered = larger;
+  }
+
+  #plan(batch: readonly Buffer[]): Plan {
+    const plan = new Plan();
+    // A thread with an umask of its own.
+    plan.isOnOwnThread = true;
+    const { second = -1, inRoot } = this.#options;
+    const staging = this.#staging;
+    plan.add(calls.write_tree, [this.#root, second, batch, staging, inRoot ? 1 : 0], { output: 40, tolerate: 'any' });
+    return plan;
+  }
+
+  #sendNow(batch: Buffer): void {
+    const plan = this.#plan([batch]);
+    this.#take(performSync(plan), plan.steps[0] as Step, [batch]);
+  }
+
+  /** Counts what was done. */
+  #take(outcome: Outcome, step: Step, batch: readonly Buffer[]): void {
+    // Only a plan that did not begin fails: its step tolerates all errors.
+    if (outcome instanceof StepFailure) throw abortError(this.#options.signal as AbortSignal);
+    const done = outcome.number(step, 0);
+    this.totals.operations += done;
+    this.totals.copied += outcome.number(step, 3);
+    this.totals.tolerated += outcome.number(step, 4);
+    const errno = -outcome.result(step);
+    if (errno <= 0) return;
+    const { signal } = this.#options;
+    if (errno === ECANCELED && signal?.aborted) throw abortError(signal);
+    const stage = keyOf(addon().stages, outcome.number(step, 1));
+    throw new WriteFailure(readRecord(Buffer.concat(batch), done), errno, stage, outcome.number(step, 2));
+  }
+
+  async #sendLater(batch: Buffer): Promise<void> {
+    this.#throwFailure();
+    this.#waiting.push(batch);
+    this.#running ??= this.#run();
+    if (this.#waiting.length >= MOST_WAITING) {
+      await new Promise<void>((resolve) => {
+        this.#roomMade = resolve;
+      });
+      this.#throwFailure();
+    }
+  }
+
+  /** Performs what waits, all of it at once, until nothing waits. */
+  async #run(): Promise<void> {
+    try {
+      while (this.#waiting.length > 0) {
+        const batch = this.#waiting;
+        this.#waiting = [];
+        const { signal } = this.#options;
+        if (signal?.aborted) throw abortError(signal);
+        const plan = this.#plan(batch);
+        const writing = perform(plan, signal);
+        this.#makeRoom();
+        this.#take(await writing, plan.steps[0] as Step, batch);
+      }
+    } catch (error) {
+      this.#failure = error;
+      this.#waiting = [];
+    }
+    this.#running = undefined;
+    this.#makeRoom();
+  }
+
+  #makeRoom(): void {
+    this.#roomMade?.();
+    this.#roomMade = undefined;
+  }
+
+  async #idle(): Promise<void> {
+    await this.#running;
+    this.#throwFailure();
+  }
+
+  #throwFailure(): void {
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+}
+
+const sizeOf = (attributes: readonly WrittenXattr[]): number =>
+  attributes.reduce((size, { name, value }) => size + 16 + name.length + (value?.length ?? 0), 0);
+
+/** Writes an integer of 64 bits that is exact as a number. */
+function writeNumber(to: Buffer, value: number, at: number): void {
+  to.writeUInt32LE(((value % UINT32) + UINT32) % UINT32, at);
+  to.writeInt32LE(Math.floor(value / UINT32) | 0, at + 4);
+}
