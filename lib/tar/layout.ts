@@ -1,9 +1,7 @@
 /** The layout of a header block: ustar (pax(1)) with the extensions of GNU tar and star. */
+import { type Field, readNumber } from './numbers.js';
 
 export const BLOCK = 512;
-
-/** Where a field is in its block. */
-export type Field = readonly [at: number, size: number];
 
 export const fields = {
   name: [0, 100],
@@ -33,6 +31,12 @@ export const MORE_PARTS = 504;
 
 export const padded = (size: number): number => Math.ceil(size / BLOCK) * BLOCK;
 
+/** Returns whether the block is a header, by its checksum. */
+export function hasChecksum(block: Buffer): boolean {
+  const sum = readNumber(block, fields.checksum);
+  return sum === checksumOf(block) || sum === signedChecksumOf(block);
+}
+
 /** Returns the sum of a header's bytes, its checksum taken as spaces. */
 export function checksumOf(block: Buffer): number {
   let sum = 8 * 0x20;
@@ -41,8 +45,8 @@ export function checksumOf(block: Buffer): number {
   return sum;
 }
 
-/** Returns the sum that old programs wrote, who took bytes as signed. */
-export function signedChecksumOf(block: Buffer): number {
+/** Returns the sum that old programs wrote, which took bytes as signed. */
+function signedChecksumOf(block: Buffer): number {
   let sum = 8 * 0x20;
   for (let i = 0; i < BLOCK; i++) if (i < 148 || i >= 156) sum += ((block[i] as number) << 24) >> 24;
   return sum;

@@ -1,6 +1,8 @@
 /** The numbers in headers: octal digits, or base-256 where the first bit of the field is set. */
 import type { Moment } from './entry.js';
-import type { Field } from './layout.js';
+
+/** Where a field is in its block. */
+export type Field = readonly [at: number, size: number];
 
 const SPACE = 0x20;
 const ZERO = 0x30;

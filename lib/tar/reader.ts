@@ -4,8 +4,8 @@
  */
 import { type EntryType, type FoundEntry, type Moment, NO_XATTRS } from './entry.js';
 import { invalidArchive } from './invalid.js';
-import { BLOCK, checksumOf, type Field, fields, MORE_PARTS, padded, signedChecksumOf } from './layout.js';
-import { parseMoment, readNumber } from './numbers.js';
+import { BLOCK, fields, hasChecksum, MORE_PARTS, padded } from './layout.js';
+import { type Field, parseMoment, readNumber } from './numbers.js';
 import { type PaxRecord, parseRecords, toXattr } from './pax.js';
 
 /** Receives the parts of an archive in order. */
@@ -186,10 +186,7 @@ export class TarReader {
   }
 
   #checkSum(block: Buffer): void {
-    const sum = readNumber(block, fields.checksum);
-    if (sum !== checksumOf(block) && sum !== signedChecksumOf(block)) {
-      this.#fail('the checksum of a header is wrong: this is no header, or it is damaged');
-    }
+    if (!hasChecksum(block)) this.#fail('the checksum of a header is wrong: this is no header, or it is damaged');
   }
 
   #number(block: Buffer, field: 'mode' | 'uid' | 'gid' | 'major' | 'minor' | 'mtime' | 'size' | 'realSize'): number {
