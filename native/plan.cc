@@ -591,6 +591,8 @@ long Execution::run(Step& step) {
       return walk(step);
     case Call::examine:
       return examine(step);
+    case Call::compare:
+      return compare(step);
     case Call::mount_ids:
       return read_mount_ids(step);
     case Call::mount_table:

@@ -94,6 +94,7 @@ namespace overlayfs {
   X(namespace_tables, 0b1) \
   X(walk, 0b1)             \
   X(examine, 0b1)          \
+  X(compare, 0b101)        \
   X(wait_for, 0b1)
 
 enum class Call : int32_t {
@@ -219,6 +220,7 @@ class Execution {
   long read_file(const Step& step);
   long walk(const Step& step);
   long examine(const Step& step);
+  long compare(const Step& step);
   uint8_t* add_data(const Step& step, size_t size);
   long get_handle(const Step& step);
   long open_handle(const Step& step);

@@ -76,6 +76,13 @@ long either(New newer, Old older) {
 
 bool is_without_attributes(long result) { return result == 0 || result == -EOPNOTSUPP || result == -ENODATA; }
 
+// The flags with which the attributes of an entry are read.
+uint32_t attributes_wanted(const abi::Statx& found) {
+  uint32_t type = found.mode & S_IFMT;
+  bool may_have_marks = type == S_IFDIR || (type == S_IFREG && found.size == 0);
+  return may_have_marks ? attributes_of_directories | attributes_of_others : attributes_of_others;
+}
+
 bool has_only_ascii(const char* name, size_t size) {
   uint8_t all = 0;
   for (size_t i = 0; i < size; i++) all |= static_cast<uint8_t>(name[i]);
@@ -111,7 +118,6 @@ bool Records::add_error(int error, uint32_t mode, const char* name, uint32_t dep
 bool Records::add(const abi::Statx& found, int fd, int dirfd, const char* name, uint32_t depth, uint32_t flags,
                   bool wants_all) {
   last_ = bytes_.size();
-  marks_whiteouts_ = false;
   size_t name_size = strlen(name);
   if (has_only_ascii(name, name_size)) flags |= is_ascii;
   Record record{0, found.mode, found.uid, found.gid, found.nlink, found.rdev_major, found.rdev_minor, depth,
@@ -177,11 +183,6 @@ bool Records::add_attributes(int fd, int dirfd, const char* name) {
       if (!append(sizes, sizeof sizes) || !append(attribute, name_size) || !align(4)) return false;
       if (result > 0 && (!append(value_.data(), static_cast<size_t>(result)) || !align(4))) return false;
       if (result < 0 && result != -EACCES && result != -EPERM) set_error(static_cast<int>(-result));
-      constexpr char opaque[] = ".overlay.opaque";
-      constexpr size_t size = sizeof opaque - 1;
-      if (result == 1 && value_[0] == 'x' && name_size > size && memcmp(attribute + name_size - size, opaque, size) == 0) {
-        marks_whiteouts_ = true;
-      }
     }
     attribute += name_size + 1;
   }
@@ -228,27 +229,6 @@ bool Walk::is_on_other_mount(const abi::Statx& found) const {
   return knows_mounts_ ? found.mnt_id != mount_ : device_of(found) != root_device_;
 }
 
-long Walk::open_root(int dirfd, const char* path) {
-  uint64_t flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
-  if (!(flags_ & follow_root)) flags |= O_NOFOLLOW;
-  int fd = sys::openat2(dirfd, path, flags, 0, 0);
-  if (fd < 0) return fd;
-  abi::Statx found;
-  long result = sys::statx(fd, "", AT_EMPTY_PATH, wanted, &found);
-  if (result < 0) {
-    sys::close(fd);
-    return result;
-  }
-  knows_mounts_ = found.mask & abi::statx_mnt_id;
-  mount_ = found.mnt_id;
-  root_device_ = device_of(found);
-  if (!records_.add(found, fd, -1, "", 0, 0, flags_ & attributes_of_directories)) {
-    sys::close(fd);
-    return -ENOMEM;
-  }
-  return enter(fd, found) ? 0 : -ENOMEM;
-}
-
 // Reads the names of the directory whose record is the last one. The descriptor is the walk's from now on.
 bool Walk::enter(int fd, const abi::Statx& found) {
   count_++;
@@ -261,7 +241,7 @@ bool Walk::enter(int fd, const abi::Statx& found) {
   }
   if (!(flags_ & unsorted)) sort(first, order_.size());
   levels_.resize(levels_.size() + 1);
-  levels_.back() = {fd, count_, records_.marks_whiteouts(), found.ino, device_of(found), names, first, first, order_.size()};
+  levels_.back() = {fd, count_, found.ino, device_of(found), names, first, first, order_.size()};
   if (levels_.size() - lowest_open_ > most_open) close_one();
   return true;
 }
@@ -442,9 +422,7 @@ bool Walk::visit_other(const Level& level, const char* name) {
       count_++;
       return true;
     }
-    bool wants_all = !is_other_one && !is_directory &&
-                     ((flags_ & attributes_of_others) ||
-                      (level.marks_whiteouts && (found.mode & S_IFMT) == S_IFREG && found.size == 0));
+    bool wants_all = !is_other_one && !is_directory && (flags_ & attributes_wanted(found));
     if (!records_.add(found, -1, level.fd, name, depth, is_other_one ? is_other_mount : 0, wants_all)) {
       return lose(ENOMEM, depth - 1);
     }
@@ -571,6 +549,7 @@ class Finder {
 
   // Opens the directory with this path. Returns its descriptor, which stays the finder's, or minus the errno.
   int reach(const char* path, size_t size) {
+    if (missing_.size() != 0 && is_at_or_below(path, size, missing_.data(), missing_.size())) return -ENOENT;
     size_t done = common(path, size);
     int at = count_ == 0 ? root_ : steps_[count_ - 1].fd;
     while (done < size) {
@@ -584,6 +563,7 @@ class Finder {
       constexpr uint64_t flags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
       int fd = sys::openat2(at, name, flags, 0, resolve_no_xdev);
       if (fd == -ENOSYS) fd = sys::openat2(at, name, flags, 0, 0);
+      if (fd == -ENOENT) remember_missing(path, end);
       if (fd < 0) return fd;
       done = end < size ? end + 1 : end;
       // The last steps of a very long path share one place.
@@ -612,13 +592,26 @@ class Finder {
     size_t kept = 0;
     while (kept < count_) {
       size_t end = steps_[kept].end;
-      if (end > size || memcmp(path_.data(), path, end) != 0 || (end < size && path[end] != '/')) break;
+      if (!is_at_or_below(path, size, path_.data(), end)) break;
       kept++;
     }
     close_from(kept);
     if (kept == 0) return 0;
     size_t end = steps_[kept - 1].end;
     return end < size ? end + 1 : end;
+  }
+
+  static bool is_at_or_below(const char* path, size_t size, const char* directory, size_t directory_size) {
+    return directory_size <= size && memcmp(directory, path, directory_size) == 0 &&
+           (directory_size == size || path[directory_size] == '/');
+  }
+
+  // The entries of one directory follow each other, so the next one is likely to be missing there too.
+  void remember_missing(const char* path, size_t size) {
+    missing_.resize(0);
+    if (!missing_.reserve(size)) return;
+    missing_.resize(size);
+    memcpy(missing_.data(), path, size);
   }
 
   void close_from(size_t kept) {
@@ -629,9 +622,38 @@ class Finder {
   size_t count_ = 0;
   Step steps_[most_steps];
   Array<char> path_;
+  Array<char> missing_;
 };
 
 }  // namespace
+
+long Walk::open_root(int dirfd, const char* path) {
+  int fd;
+  if (flags_ & root_inside) {
+    Finder finder(dirfd);
+    int found = finder.reach(path, strlen(path));
+    fd = found < 0 ? found : open_directory(found, ".");
+  } else {
+    uint64_t flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
+    if (!(flags_ & follow_root)) flags |= O_NOFOLLOW;
+    fd = sys::openat2(dirfd, path, flags, 0, 0);
+  }
+  if (fd < 0) return fd;
+  abi::Statx found;
+  long result = sys::statx(fd, "", AT_EMPTY_PATH, wanted, &found);
+  if (result < 0) {
+    sys::close(fd);
+    return result;
+  }
+  knows_mounts_ = found.mask & abi::statx_mnt_id;
+  mount_ = found.mnt_id;
+  root_device_ = device_of(found);
+  if (!records_.add(found, fd, -1, "", 0, 0, flags_ & attributes_of_directories)) {
+    sys::close(fd);
+    return -ENOMEM;
+  }
+  return enter(fd, found) ? 0 : -ENOMEM;
+}
 
 // examine(dirfd, WalkFlag, paths below it); data: a record of each, with the errno where it has none. A path is uint32
 // size and its bytes with a NUL, aligned to 4 bytes. The empty path is the directory itself.
@@ -660,14 +682,67 @@ long Execution::examine(const Step& step) {
     if (result < 0) {
       is_added = records.add_error(static_cast<int>(-result), 0, "", 0, 0);
     } else {
-      bool is_directory = (found.mode & S_IFMT) == S_IFDIR;
-      uint32_t wants = is_directory ? attributes_of_directories : attributes_of_others;
-      is_added = records.add(found, -1, dirfd, size == 0 ? "." : path + name, 0, 0, flags & wants);
+      is_added = records.add(found, -1, dirfd, size == 0 ? "." : path + name, 0, 0, flags & attributes_wanted(found));
     }
     if (!is_added) return -ENOMEM;
   }
   if (records.size() != 0) memcpy(add_data(step, records.size()), records.data(), records.size());
   return count;
+}
+
+namespace {
+
+// Opens a regular file below a directory to read it.
+int open_file(int root, const char* path, size_t size) {
+  size_t name = size;
+  while (name > 0 && path[name - 1] != '/') name--;
+  Finder finder(root);
+  int dirfd = name == 0 ? root : finder.reach(path, name - 1);
+  if (dirfd < 0) return dirfd;
+  if (is_dot_or_dotdot(path + name)) return -EINVAL;
+  constexpr uint64_t flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+  int fd = sys::openat2(dirfd, path + name, flags, 0, resolve_no_xdev);
+  return fd == -ENOSYS ? sys::openat2(dirfd, path + name, flags, 0, 0) : fd;
+}
+
+// Reads until the buffer is full or the file ends.
+long read_all(int fd, char* to, size_t size) {
+  size_t done = 0;
+  while (done < size) {
+    long result = sys::read(fd, to + done, size - done);
+    if (result < 0) return result;
+    if (result == 0) break;
+    done += static_cast<size_t>(result);
+  }
+  return static_cast<long>(done);
+}
+
+long compare_files(int a, int b) {
+  constexpr size_t chunk = 131072;
+  Array<char> buffer;
+  if (!buffer.reserve(2 * chunk)) return -ENOMEM;
+  for (;;) {
+    long a_size = read_all(a, buffer.data(), chunk);
+    if (a_size < 0) return a_size;
+    long b_size = read_all(b, buffer.data() + chunk, chunk);
+    if (b_size < 0) return b_size;
+    if (a_size != b_size || memcmp(buffer.data(), buffer.data() + chunk, static_cast<size_t>(a_size)) != 0) return 0;
+    if (a_size == 0) return 1;
+  }
+}
+
+}  // namespace
+
+// compare(dirfd, path below it, another dirfd, path below that). Returns 1 if both files hold the same bytes, else 0.
+long Execution::compare(const Step& step) {
+  Text path(*this, step.a[1]), other_path(*this, step.a[3]);
+  int fd = open_file(descriptor(step.a[0]), path, path.size());
+  if (fd < 0) return fd;
+  int other = open_file(descriptor(step.a[2]), other_path, other_path.size());
+  long result = other < 0 ? other : compare_files(fd, other);
+  sys::close(fd);
+  if (other >= 0) sys::close(other);
+  return result;
 }
 
 }  // namespace overlayfs

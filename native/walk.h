@@ -42,10 +42,11 @@ constexpr uint32_t unreadable = 0xffffffff;  // the size of a value that this pr
 // What the records of a walk or a look contain.
 enum WalkFlag : uint32_t {
   unsorted = 1,
-  attributes_of_directories = 2,  // and of what may be a whiteout because of them
+  attributes_of_directories = 2,  // and of empty files, which may be whiteouts
   attributes_of_others = 4,
   targets = 8,                    // of symbolic links
   follow_root = 16,               // if the root is a symbolic link
+  root_inside = 32,               // the way to the root leads through no symbolic link and into no other mount
 };
 
 // Puts records together.
@@ -67,8 +68,6 @@ class Records {
   void drop_last() { bytes_.resize(last_); }
   // True if attributes or a target of the last entry have been read.
   bool has_read_more() { return at(last_)->attributes_size != 0 || at(last_)->target_size != 0; }
-  // True if the last entry, a directory, says that empty files in it may be whiteouts.
-  bool marks_whiteouts() const { return marks_whiteouts_; }
 
  private:
   Record* at(size_t offset) { return reinterpret_cast<Record*>(&bytes_[offset]); }
@@ -81,7 +80,6 @@ class Records {
 
   uint32_t flags_;
   size_t last_ = 0;
-  bool marks_whiteouts_ = false;
   Array<uint8_t> bytes_;
   Array<char> list_;   // the names of an entry's attributes
   Array<char> value_;
@@ -113,7 +111,6 @@ class Walk {
   struct Level {
     int fd;                   // -1: closed meanwhile
     uint32_t number;          // of its record
-    bool marks_whiteouts;
     uint64_t inode, device;
     size_t names;             // where its names begin
     size_t next, first, end;  // of its part of the order

@@ -110,6 +110,7 @@ const described = {
   namespace_tables: [descriptor, bits(named('STATMOUNT_')), value],
   walk: [descriptor, text, hiddenNumber, hiddenNumber, hiddenNumber],
   examine: [descriptor, hiddenNumber, hiddenValue],
+  compare: [descriptor, text, descriptor, text],
   wait_for: [descriptor, bits(named('POLL'))],
 } as const satisfies Readonly<Record<string, readonly Argument[]>>;
 

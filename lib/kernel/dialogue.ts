@@ -41,6 +41,23 @@ interface TwoForms {
 type Question = Plan | Cancellable | Listing | Pause | TwoForms;
 export type Dialogue<T> = Generator<Question, T, unknown>;
 
+/** Results that a dialogue has before its end. */
+class Results<T> {
+  readonly items: readonly T[];
+
+  constructor(items: readonly T[]) {
+    this.items = items;
+  }
+}
+
+/** A dialogue whose results are many, and come out one by one. */
+export type StreamDialogue<T, R = void> = Generator<Question | Results<T>, R, unknown>;
+
+/** Hands results to the consumer of a stream. */
+export function* emit<T>(items: readonly T[]): StreamDialogue<T> {
+  if (items.length > 0) yield new Results(items);
+}
+
 /**
  * Asks the kernel to perform a plan. The outputs are valid until the next question. In the promise form, the plan is
  * undone when the signal aborts.
@@ -168,4 +185,83 @@ export async function hold<T>(dialogue: Dialogue<T>): Promise<T> {
     next = dialogue.next(answered);
   }
   return next.value;
+}
+
+/** The results of a dialogue on the calling thread. */
+export function* streamSync<T>(dialogue: StreamDialogue<T>): Generator<T, void, undefined> {
+  try {
+    let next = dialogue.next();
+    while (!next.done) {
+      const question = next.value;
+      let answered: unknown;
+      try {
+        if (question instanceof Results) yield* question.items;
+        else answered = answerSync(question);
+      } catch (error) {
+        next = dialogue.throw(error);
+        continue;
+      }
+      next = dialogue.next(answered);
+    }
+  } finally {
+    dialogue.return();
+  }
+}
+
+/** The results of a dialogue, with promises. An async generator would take three turns of the queue for each result. */
+export function stream<T>(dialogue: StreamDialogue<T>): AsyncIterableIterator<T> {
+  let items: readonly T[] = [];
+  let taken = 0;
+  /** The calls that wait for more results, one after the other. */
+  let last: Promise<unknown> = Promise.resolve();
+  let waiting = 0;
+
+  async function fill(): Promise<boolean> {
+    let next = dialogue.next();
+    while (!next.done) {
+      const question = next.value;
+      if (question instanceof Results) {
+        items = question.items;
+        taken = 0;
+        return true;
+      }
+      let answered: unknown;
+      try {
+        answered = await (question instanceof Plan ? perform(question) : answer(question));
+      } catch (error) {
+        next = dialogue.throw(error);
+        continue;
+      }
+      next = dialogue.next(answered);
+    }
+    return false;
+  }
+
+  const inTurn = <R>(call: () => Promise<R>): Promise<R> => {
+    waiting++;
+    const called = last.then(call).finally(() => waiting--);
+    last = called.catch(() => {});
+    return called;
+  };
+
+  async function take(): Promise<IteratorResult<T>> {
+    if (taken >= items.length && !(await fill())) return { value: undefined, done: true };
+    return { value: items[taken++] as T, done: false };
+  }
+
+  return {
+    next: () =>
+      waiting === 0 && taken < items.length
+        ? Promise.resolve({ value: items[taken++] as T, done: false })
+        : inTurn(take),
+    return: () =>
+      inTurn(async () => {
+        items = [];
+        dialogue.return();
+        return { value: undefined, done: true };
+      }),
+    [Symbol.asyncIterator]() {
+      return this;
+    },
+  };
 }

@@ -13,6 +13,29 @@ export {
   type OwnerMaps,
   type SkippedEntries,
 } from './apply.js';
+export {
+  type Change,
+  type ChangedProperty,
+  type ChangeKind,
+  type ChangesOptions,
+  changes,
+  changesSync,
+  type EntryType,
+  formatChanges,
+} from './changes.js';
+export type { PathEncoding } from './encodings.js';
+export type { LayersLike, MountedLayers } from './given.js';
+export {
+  type Hider,
+  type LayerLookup,
+  type LayerRole,
+  type Lookup,
+  type LookupOptions,
+  lookup,
+  lookupSync,
+} from './lookup.js';
 export { isOpaque, isOpaqueSync, makeOpaque, makeOpaqueSync, type OpaqueOptions } from './opaque.js';
 export { removeLayer, removeLayerSync } from './remove.js';
+export { type DiskUsage, diskUsage, diskUsageSync } from './usage.js';
+export { type LayerFault, type LayerFinding, type VerifyLayerOptions, verifyLayer, verifyLayerSync } from './verify.js';
 export { isWhiteout, isWhiteoutSync, type WhiteoutOptions, whiteout, whiteoutSync } from './whiteout.js';

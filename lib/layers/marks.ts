@@ -86,8 +86,8 @@ export const isWhiteoutDevice = (entry: Records): boolean =>
   entry.type === k.S_IFCHR && entry.rdevMajor === 0 && entry.rdevMinor === 0;
 
 /**
- * True if the entry is a whiteout of either kind. `directory` has the marks of its directory: without `'x'`, the kernel
- * shows the name of a whiteout by attribute, but finds nothing there (6.7).
+ * True if the entry is a whiteout of either kind. The kernel finds nothing at a whiteout by attribute (6.7), but shows
+ * its name unless the directory is marked with `'x'`.
  */
 export const isWhiteoutEntry = (entry: Records, marks: Marks): boolean =>
   isWhiteoutDevice(entry) || (entry.type === k.S_IFREG && entry.size === 0 && marks.whiteout === true);

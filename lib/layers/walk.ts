@@ -17,14 +17,24 @@ import { below, toBytePath } from './encodings.js';
 import { Records } from './records.js';
 
 /** The bits of a walk, as in native/walk.h. */
-const flag = { unsorted: 1, attributesOfDirectories: 2, attributesOfOthers: 4, targets: 8, followRoot: 16 } as const;
+const flag = {
+  unsorted: 1,
+  attributesOfDirectories: 2,
+  attributesOfOthers: 4,
+  targets: 8,
+  followRoot: 16,
+  rootInside: 32,
+} as const;
 
 export interface WalkOptions {
-  /** The directory by whose descriptor the root is found. Default: the root's path says it all. */
+  /**
+   * The directory that the root is in: the root's path, which may be empty, leads through no symbolic link and into no
+   * other mount. Default: the root's path says it all.
+   */
   readonly at?: Descriptor;
   /**
-   * The entries whose extended attributes are read. `'directories'` includes empty files that may be whiteouts, in
-   * directories that are marked so. Default: none.
+   * The entries whose extended attributes are read. `'directories'` includes empty files, which may be whiteouts.
+   * Default: none.
    */
   readonly attributes?: 'directories' | 'all';
   /** Reads the targets of symbolic links. */
@@ -35,12 +45,13 @@ export interface WalkOptions {
   readonly followRoot?: boolean;
 }
 
-const toFlags = ({ attributes, targets, unsorted, followRoot = true }: WalkOptions): number =>
+const toFlags = ({ at, attributes, targets, unsorted, followRoot = true }: WalkOptions): number =>
   (unsorted ? flag.unsorted : 0) |
   (attributes === undefined ? 0 : flag.attributesOfDirectories) |
   (attributes === 'all' ? flag.attributesOfOthers : 0) |
   (targets ? flag.targets : 0) |
-  (followRoot ? flag.followRoot : 0);
+  (followRoot ? flag.followRoot : 0) |
+  (at === undefined ? 0 : flag.rootInside);
 
 /** The size of a batch of records. The first one is small, so that a small tree needs no more. */
 const FIRST_BATCH = 32 * 1024;

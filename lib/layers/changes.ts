@@ -1,0 +1,622 @@
+/** What an upper directory changes: the difference between the merged view and the layers below. */
+
+import { toBooleanOptions } from '../arguments.js';
+import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import { askTolerant, type Dialogue, emit, type StreamDialogue, stream, streamSync } from '../kernel/dialogue.js';
+import { Plan, type Step } from '../kernel/plan.js';
+import { formatBytes, type PathLike } from '../paths.js';
+import { below, encodePath, type PathEncoding, toBytePath, toEncoding } from './encodings.js';
+import { type GivenLayers, type LayersLike, toLayers } from './given.js';
+import { isWhiteoutEntry, type Marks, readMarks, shownAttributes } from './marks.js';
+import { MergedWalker } from './merged.js';
+import type { Attributes } from './records.js';
+import {
+  findChild,
+  haveSameBytes,
+  isAbsent,
+  type LayerStack,
+  openLayers,
+  type Places,
+  placesOf,
+  type Source,
+  toSource,
+} from './stack.js';
+import { examine, explainWalk, Walker } from './walk.js';
+
+/** The types of entries, by their S_IFMT bits. */
+const types = {
+  [k.S_IFREG]: 'file',
+  [k.S_IFDIR]: 'directory',
+  [k.S_IFLNK]: 'symlink',
+  [k.S_IFCHR]: 'character device',
+  [k.S_IFBLK]: 'block device',
+  [k.S_IFIFO]: 'fifo',
+  [k.S_IFSOCK]: 'socket',
+} as const;
+
+export type EntryType = (typeof types)[keyof typeof types];
+
+export const toEntryType = (type: number): EntryType => types[type as keyof typeof types];
+
+/** A property in which an entry differs from the one below. */
+export type ChangedProperty = 'content' | 'mode' | 'owner' | 'times' | 'xattrs';
+
+/**
+ * - `added`: nothing is there below
+ * - `modified`: an entry of the same type is there below
+ * - `replaced`: an entry of another type is there below, or a directory whose contents are hidden. Nothing of it is left;
+ *   what a new directory holds follows as `added`
+ * - `deleted`: an entry below is gone, with all that it holds
+ * - `changed`: `added` or `modified`. Which of them is not known without the layers below
+ */
+export type ChangeKind = 'added' | 'modified' | 'deleted' | 'replaced' | 'changed';
+
+export interface Change<P extends string | Buffer = string> {
+  /** Below the root of the overlay; `'.'` for the root itself. */
+  path: P;
+  kind: ChangeKind;
+  /** Of a deleted entry, this and the following describe what was there; undefined where that is not known. */
+  type: EntryType | undefined;
+  /** The permission bits. */
+  mode: number;
+  uid: number;
+  gid: number;
+  /** In bytes. */
+  size: number;
+  /** In nanoseconds since 1970. */
+  mtime: bigint;
+  /** The properties that differ; empty unless the kind is `modified` or `replaced`. */
+  what: readonly ChangedProperty[];
+  /** Of a directory that was renamed: its path below, in the layers. */
+  from?: P;
+}
+
+export interface ChangesOptions<E extends PathEncoding = PathEncoding> {
+  /** The layers below, the topmost first. For a mounted overlay, its own. */
+  lowerdir?: PathLike | readonly PathLike[];
+  /** Layers that hold the data of metacopies only. */
+  datadir?: PathLike | readonly PathLike[];
+  /**
+   * Compares the bytes of each file with those below, so that a file rewritten with the same bytes is not `modified` in
+   * its content. Default: a file of the same size and modification time that was copied up is the same, and one of
+   * another time is not.
+   */
+  content?: boolean;
+  /** Includes entries that were copied up and are the same as below, as `modified` with an empty `what`. */
+  unchanged?: boolean;
+  /**
+   * The marks begin with `user.`, as in the upper of a mount with `userxattr`. Default: as the mount's options or the
+   * marks on the upper's root tell; marks of both kinds count if neither does.
+   */
+  userxattr?: boolean;
+  /** `'buffer'` for paths as bytes. Default: text, in which bytes that are not UTF-8 are replaced, as in node:fs. */
+  encoding?: E;
+}
+
+const booleans: ReadonlySet<string> = new Set(['content', 'unchanged', 'userxattr']);
+const names: ReadonlySet<string> = new Set([...booleans, 'lowerdir', 'datadir', 'encoding']);
+
+const MODE = 0o7777;
+
+const bit = { content: 1, mode: 2, owner: 4, times: 8, xattrs: 16 } as const;
+
+/** The lists of changed properties by their bits: shared, since there may be millions of records. */
+const lists: readonly (readonly ChangedProperty[])[] = Array.from({ length: 32 }, (_, bits) =>
+  Object.freeze((Object.keys(bit) as ChangedProperty[]).filter((name) => bits & bit[name])),
+);
+const nothing = lists[0] as readonly ChangedProperty[];
+
+/** An entry of the upper, and what is below it. */
+interface Entry {
+  readonly path: string;
+  readonly name: string;
+  readonly isAscii: boolean;
+  readonly type: number;
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly size: number;
+  readonly mtime: bigint;
+  readonly attributes: Attributes;
+  readonly isWhiteout: boolean;
+  readonly isOpaque: boolean;
+  readonly redirect: string | undefined;
+  /** The directory that it is in; undefined for the root. */
+  readonly parent: Entry | undefined;
+  /** Of a directory: nothing below is merged into it, so that all that it holds is new. Known when it is compared. */
+  isNew: boolean;
+  isCompared: boolean;
+  /** Of a directory: its paths in the layers below, by layer. */
+  places: (string | undefined)[];
+  /** What the layers below have at its path, the topmost first. */
+  below: Source[];
+  /** The layers further down are not asked. */
+  isOver: boolean;
+  /** The path at which the layer under way is asked; undefined if it is not asked. */
+  asked: string | undefined;
+  /** A directory below has a redirect, so that those further down are at another path. */
+  isRedirectedBelow: boolean;
+  /** The entry again, with all attributes, where something of its type is below. */
+  own: Source | undefined;
+  /** The entry is a copy of the one below. */
+  isCopy: boolean;
+}
+
+/** The index of the upper among the layers. */
+const UPPER = 0;
+
+/** File handles that one plan asks for. */
+const HANDLES_AT_ONCE = 256;
+const HANDLE_ROOM = 136;
+/** `struct ovl_fb`: version, magic, length, flags, the type of the handle, the id of its file system, the handle. */
+const ORIGIN = { magicAt: 1, magic: 0xfb, typeAt: 4, handleAt: 21 } as const;
+
+type AnyChange = Change<string | Buffer>;
+
+class Comparison {
+  readonly #stack: LayerStack;
+  readonly #hasLower: boolean;
+  readonly #encoding: PathEncoding;
+  readonly #comparesBytes: boolean;
+  readonly #showsUnchanged: boolean;
+  #out: AnyChange[] = [];
+
+  constructor(stack: LayerStack, { content = false, unchanged = false, encoding }: ChangesOptions) {
+    this.#stack = stack;
+    this.#hasLower = stack.layers.length > 1;
+    this.#encoding = toEncoding(encoding);
+    this.#comparesBytes = content;
+    this.#showsUnchanged = unchanged;
+  }
+
+  *run(): StreamDialogue<AnyChange> {
+    const { root, path } = this.#stack.at(UPPER);
+    const walker = new Walker('', { at: root, attributes: 'directories' });
+    /** The directories that lead to the current entry, by depth. */
+    const parents: Entry[] = [];
+    let entries: Entry[] = [];
+    try {
+      while (yield* walker.more()) {
+        while (walker.advance()) {
+          const { depth, error } = walker;
+          if (error !== 0) throw explainWalk(path, error, walker.path);
+          const entry = this.#take(walker, parents[depth - 1]);
+          if (entry.type === k.S_IFDIR) parents[depth] = entry;
+          if (entry.redirect === undefined || !this.#hasLower) {
+            entries.push(entry);
+            continue;
+          }
+          yield* this.#compare(entries);
+          entries = [];
+          yield* emit(this.#taken());
+          if (yield* this.#compareRedirected(entry, entry.redirect)) walker.skip();
+        }
+        yield* this.#compare(entries);
+        entries = [];
+        yield* emit(this.#taken());
+      }
+    } finally {
+      walker.close();
+    }
+  }
+
+  #taken(): AnyChange[] {
+    const out = this.#out;
+    this.#out = [];
+    return out;
+  }
+
+  #take(walker: Walker, parent: Entry | undefined): Entry {
+    const { type, size } = walker;
+    const mayHaveMarks = walker.hasAttributes;
+    const attributes = mayHaveMarks ? walker.attributes : noAttributes;
+    const marks = mayHaveMarks ? readMarks(attributes, this.#stack.space) : noMarks;
+    // On the root, these marks have no effect.
+    const isDirectory = type === k.S_IFDIR && parent !== undefined;
+    const isOpaque = isDirectory && marks.opaque === 'y';
+    return {
+      path: walker.path,
+      name: parent === undefined ? '' : walker.name,
+      isAscii: walker.hasAsciiPath,
+      type,
+      mode: walker.mode,
+      uid: walker.uid,
+      gid: walker.gid,
+      size,
+      mtime: walker.mtimeNs,
+      attributes,
+      isWhiteout: isWhiteoutEntry(walker, marks),
+      isOpaque,
+      redirect: isDirectory && !isOpaque ? marks.redirect : undefined,
+      parent,
+      isNew: false,
+      isCompared: false,
+      places: noPlaces,
+      below: noSources,
+      isOver: false,
+      asked: undefined,
+      isRedirectedBelow: false,
+      own: undefined,
+      isCopy: false,
+    };
+  }
+
+  /** Compares entries that follow each other. */
+  *#compare(entries: readonly Entry[]): Dialogue<void> {
+    for (let rest = entries; rest.length > 0; ) {
+      if (this.#hasLower) {
+        yield* this.#lookBelow(rest);
+        yield* this.#lookAgain(rest);
+        yield* this.#findCopies(rest);
+      }
+      rest = yield* this.#addChanges(rest);
+    }
+  }
+
+  /**
+   * Asks one layer after the other, at the same paths as in the upper. A directory's own answer is not waited for: the
+   * answers for its contents count only if it has a place in the layer.
+   */
+  *#lookBelow(entries: readonly Entry[]): Dialogue<void> {
+    const { layers, space } = this.#stack;
+    for (let layer = UPPER + 1; layer < layers.length; layer++) {
+      const paths: string[] = [];
+      for (const entry of entries) {
+        entry.asked = askedPath(entry, layer);
+        if (entry.asked !== undefined) paths.push(entry.asked);
+      }
+      if (paths.length === 0) return;
+      const { root, path } = this.#stack.at(layer);
+      const records = yield* examine(root, paths, { attributes: 'all', targets: true });
+      for (const entry of entries) {
+        if (entry.asked === undefined) continue;
+        records.advance();
+        const { parent } = entry;
+        if (parent !== undefined && parent.places[layer] === undefined) continue;
+        const { error } = records;
+        if (error !== 0 && isAbsent(error)) continue;
+        if (error !== 0) throw explainWalk(path, error, entry.asked);
+        this.#addBelow(entry, toSource(records, layer, entry.asked, space));
+      }
+    }
+  }
+
+  /** Adds what a layer has below an entry, as the kernel does; see stack.ts. */
+  #addBelow(entry: Entry, source: Source): void {
+    const isDirectory = source.type === k.S_IFDIR;
+    if (source.isWhiteout || (entry.below.length > 0 && !isDirectory)) {
+      entry.isOver = true;
+      return;
+    }
+    if (entry.below.length === 0) entry.below = [source];
+    else entry.below.push(source);
+    if (!isDirectory || entry.type !== k.S_IFDIR || entry.isOpaque) {
+      entry.isOver = true;
+      return;
+    }
+    if (entry.places === noPlaces) entry.places = [];
+    entry.places[source.layer] = source.path;
+    if (entry.parent === undefined) return;
+    const { opaque, redirect } = source.marks;
+    const isLowest = source.layer === this.#stack.layers.length - 1;
+    entry.isRedirectedBelow = opaque !== 'y' && redirect !== undefined && !isLowest;
+    entry.isOver = opaque === 'y' || entry.isRedirectedBelow;
+  }
+
+  /** Reads those entries of the upper with all attributes that have something of their type below. */
+  *#lookAgain(entries: readonly Entry[]): Dialogue<void> {
+    const { root, path } = this.#stack.at(UPPER);
+    const both = entries.filter(({ type, below: [top] }) => top?.type === type && type !== k.S_IFDIR);
+    if (both.length === 0) return;
+    const paths = both.map((entry) => entry.path);
+    const records = yield* examine(root, paths, { attributes: 'all', targets: true });
+    for (const entry of both) {
+      records.advance();
+      const { error } = records;
+      if (error !== 0 && !isAbsent(error)) throw explainWalk(path, error, entry.path);
+      // Gone meanwhile, or something else by now: it is compared by what the walk has seen.
+      if (error === 0 && records.type === entry.type)
+        entry.own = toSource(records, UPPER, entry.path, this.#stack.space);
+    }
+  }
+
+  /** Finds out, for files that look the same as those below, whether they are copies of just these. */
+  *#findCopies(entries: readonly Entry[]): Dialogue<void> {
+    if (this.#comparesBytes) return;
+    const alike = entries.filter(
+      ({ own, below: [top] }) => own !== undefined && top !== undefined && looksSame(own, top),
+    );
+    for (let i = 0; i < alike.length; i += HANDLES_AT_ONCE) {
+      const asked = alike.slice(i, i + HANDLES_AT_ONCE);
+      const plan = new Plan();
+      const steps = asked.map(({ below: [top] }) => {
+        const { layer, path } = top as Source;
+        const args = [this.#stack.at(layer).root, toBytePath(path), 0];
+        return plan.stepOf(plan.add(calls.name_to_handle_at, args, { output: HANDLE_ROOM, tolerate: 'any' }));
+      });
+      const outputs = yield* askTolerant(plan);
+      asked.forEach(({ own }, j) => {
+        const step = steps[j] as Step;
+        const entry = asked[j] as Entry;
+        const origin = own?.marks.origin;
+        if (outputs.result(step) < 0 || origin?.[ORIGIN.magicAt] !== ORIGIN.magic) return;
+        const [type, size] = [outputs.number(step, 0), outputs.number(step, 1)];
+        const handle = outputs.bytes(step, 16 + size).subarray(16);
+        entry.isCopy = origin[ORIGIN.typeAt] === type && origin.subarray(ORIGIN.handleAt).equals(handle);
+      });
+    }
+  }
+
+  /** Returns the entries that have to be looked at again, because a redirect above them leads elsewhere. */
+  *#addChanges(entries: readonly Entry[]): Dialogue<Entry[]> {
+    for (const [i, entry] of entries.entries()) {
+      if (entry.isRedirectedBelow) {
+        const { parent, name } = entry;
+        entry.below = yield* findChild(this.#stack, parent?.places ?? noPlaces, name, { first: UPPER + 1 });
+        entry.places = [...placesOf(this.#stack, entry.below)];
+      }
+      yield* this.#addChange(entry);
+      entry.isCompared = true;
+      if (!entry.isRedirectedBelow) continue;
+      const rest = entries.slice(i + 1);
+      for (const again of rest) {
+        Object.assign(again, { below: noSources, places: noPlaces, isOver: false, isRedirectedBelow: false });
+        Object.assign(again, { own: undefined, isCopy: false });
+      }
+      return rest;
+    }
+    return [];
+  }
+
+  *#addChange(entry: Entry): Dialogue<void> {
+    const { type, isOpaque, parent } = entry;
+    const isInNew = parent?.isNew === true;
+    const top = entry.below[0];
+    const isDirectory = type === k.S_IFDIR;
+    if (entry.isWhiteout) {
+      if (top !== undefined) this.#out.push(this.#deleted(entry, top));
+      else if (!this.#hasLower && !isInNew) this.#out.push(this.#add(entry, 'deleted', nothing, true));
+    } else if (!this.#hasLower) {
+      entry.isNew = isOpaque || isInNew;
+      this.#out.push(this.#add(entry, isInNew ? 'added' : isOpaque ? 'replaced' : 'changed', nothing));
+      if (entry.redirect !== undefined) this.#setFrom(entry, entry.redirect);
+    } else if (top === undefined) {
+      entry.isNew = isDirectory;
+      this.#out.push(this.#add(entry, 'added', nothing));
+    } else if (top.type !== type || isOpaque) {
+      entry.isNew = isDirectory;
+      this.#out.push(this.#add(entry, 'replaced', nothing));
+    } else {
+      const what = lists[yield* this.#differences(entry, top)] as readonly ChangedProperty[];
+      if (what.length > 0 || this.#showsUnchanged) this.#out.push(this.#add(entry, 'modified', what));
+    }
+  }
+
+  #setFrom({ parent }: Entry, redirect: string): void {
+    const from = redirect.startsWith('/') ? redirect.slice(1) : below(parent?.path ?? '', redirect);
+    (this.#out.at(-1) as AnyChange).from = encodePath(from, this.#encoding);
+  }
+
+  #pathOf({ path, isAscii }: Pick<Entry, 'path' | 'isAscii'>): string | Buffer {
+    return encodePath(path === '' ? '.' : path, this.#encoding, isAscii);
+  }
+
+  #add(entry: Entry, kind: ChangeKind, what: readonly ChangedProperty[], isUnknown = false): AnyChange {
+    return {
+      path: this.#pathOf(entry),
+      kind,
+      type: isUnknown ? undefined : toEntryType(entry.type),
+      mode: isUnknown ? 0 : entry.mode & MODE,
+      uid: entry.uid,
+      gid: entry.gid,
+      size: entry.size,
+      mtime: entry.mtime,
+      what,
+    };
+  }
+
+  #deleted(entry: Entry, { type, mode, uid, gid, size, mtimeNs }: Source): AnyChange {
+    return {
+      path: this.#pathOf(entry),
+      kind: 'deleted',
+      type: toEntryType(type),
+      mode: mode & MODE,
+      uid,
+      gid,
+      size,
+      mtime: mtimeNs,
+      what: nothing,
+    };
+  }
+
+  /** Returns the bits of the properties in which an entry differs from the one below, of the same type. */
+  *#differences(entry: Entry, top: Source): Dialogue<number> {
+    const { own } = entry;
+    const { mode, uid, gid } = own ?? entry;
+    const attributes = own?.attributes ?? entry.attributes;
+    const { space } = this.#stack;
+    return (
+      ((yield* this.#hasOtherContent(entry, top)) ? bit.content : 0) |
+      ((mode & MODE) !== (top.mode & MODE) ? bit.mode : 0) |
+      (uid !== top.uid || gid !== top.gid ? bit.owner : 0) |
+      ((own?.mtimeNs ?? entry.mtime) !== top.mtimeNs ? bit.times : 0) |
+      (haveSameAttributes(shownAttributes(attributes, space), shownAttributes(top.attributes, space)) ? 0 : bit.xattrs)
+    );
+  }
+
+  *#hasOtherContent(entry: Entry, top: Source): Dialogue<boolean> {
+    const { own, isCopy } = entry;
+    if (own === undefined) return entry.type !== k.S_IFDIR;
+    if (own.type === k.S_IFLNK) return !own.target.equals(top.target);
+    if (own.type === k.S_IFCHR || own.type === k.S_IFBLK) {
+      return own.rdevMajor !== top.rdevMajor || own.rdevMinor !== top.rdevMinor;
+    }
+    if (own.type !== k.S_IFREG || (own.size === 0 && top.size === 0)) return false;
+    if (own.size !== top.size) return true;
+    const { metacopy, redirect } = own.marks;
+    if (metacopy && redirect === undefined) return false;
+    if (!metacopy && !this.#comparesBytes) {
+      if (own.mtimeNs !== top.mtimeNs) return true;
+      if (isCopy) return false;
+    }
+    const data = metacopy ? yield* this.#dataBelow(entry, redirect) : own;
+    const dataBelow = top.marks.metacopy ? yield* this.#dataBelow(entry, undefined) : top;
+    if (data === undefined || dataBelow === undefined) return true;
+    if (data.layer === dataBelow.layer && data.path === dataBelow.path) return false;
+    return !(yield* haveSameBytes(this.#stack, data, dataBelow));
+  }
+
+  /** Finds the file that holds the data of a metacopy. */
+  *#dataBelow({ parent, name }: Entry, redirect: string | undefined): Dialogue<Source | undefined> {
+    const options = { first: UPPER + 1, redirect, isMetacopy: true };
+    return (yield* findChild(this.#stack, parent?.places ?? noPlaces, name, options)).at(-1);
+  }
+
+  /** Compares a directory that has a redirect. Returns true if that leads elsewhere, and all of its contents are done. */
+  *#compareRedirected(entry: Entry, redirect: string): StreamDialogue<AnyChange, boolean> {
+    const stack = this.#stack;
+    const { parent, name } = entry;
+    const around = parent?.places ?? noPlaces;
+    const first = UPPER + 1;
+    const source = yield* findChild(stack, around, name, { first, redirect });
+    entry.below = yield* findChild(stack, around, name, { first });
+    entry.isCompared = true;
+    const [places, placesHere] = [placesOf(stack, source), placesOf(stack, entry.below)];
+    if (source[0]?.type !== k.S_IFDIR) {
+      // It leads nowhere, and hides what is here.
+      entry.isNew = true;
+      this.#out.push(this.#add(entry, entry.below.length === 0 ? 'added' : 'replaced', nothing));
+      return false;
+    }
+    if (places.every((place, i) => place === placesHere[i])) {
+      entry.places = [...places];
+      yield* this.#addChange(entry);
+      return false;
+    }
+    this.#out.push(this.#add(entry, entry.below.length === 0 ? 'added' : 'replaced', nothing));
+    this.#setFrom(entry, redirect);
+    yield* this.#addMerged(entry, places.with(UPPER, entry.path));
+    return true;
+  }
+
+  /** Adds all that is merged into a directory from elsewhere. */
+  *#addMerged(directory: Entry, places: Places): StreamDialogue<AnyChange> {
+    const merged = new MergedWalker(this.#stack, places);
+    try {
+      while (yield* merged.next()) {
+        const { entry, path } = merged;
+        if (entry.error !== 0) throw entry.failure();
+        if (path === '') continue;
+        const { type, mode, uid, gid, size, mtimeNs } = entry;
+        this.#out.push({
+          path: this.#pathOf({ path: below(directory.path, path), isAscii: false }),
+          kind: 'added',
+          type: toEntryType(type),
+          mode: mode & MODE,
+          uid,
+          gid,
+          size,
+          mtime: mtimeNs,
+          what: nothing,
+        });
+        if (this.#out.length >= MERGED_AT_ONCE) yield* emit(this.#taken());
+      }
+    } finally {
+      merged.close();
+    }
+  }
+}
+
+const MERGED_AT_ONCE = 1000;
+const noPlaces: (string | undefined)[] = [];
+const noSources: Source[] = [];
+const noAttributes: Attributes = new Map();
+const noMarks: Marks = {};
+
+/** Returns where a layer is asked for an entry, as far as is known. */
+function askedPath({ parent, name, isOver }: Entry, layer: number): string | undefined {
+  if (isOver) return undefined;
+  if (parent === undefined) return '';
+  if (parent.isNew || parent.isOpaque) return undefined;
+  const place = parent.isCompared ? parent.places[layer] : parent.asked;
+  return place === undefined ? undefined : below(place, name);
+}
+
+/** True if only their bytes can tell two files apart. */
+const looksSame = (a: Source, b: Source): boolean =>
+  a.type === k.S_IFREG && a.size === b.size && a.size > 0 && a.mtimeNs === b.mtimeNs && a.marks.metacopy !== true;
+
+function haveSameAttributes(a: Attributes, b: Attributes): boolean {
+  if (a.size !== b.size) return false;
+  for (const [name, value] of a) {
+    if (!b.has(name)) return false;
+    const other = b.get(name);
+    if (value === undefined || other === undefined ? value !== other : !value.equals(other)) return false;
+  }
+  return true;
+}
+
+/** Checks the arguments at once; the rest runs when the first record is asked for. */
+function compared(from: LayersLike, given: ChangesOptions | undefined): StreamDialogue<AnyChange> {
+  const options = toBooleanOptions(given, names, booleans);
+  const layers = toLayers(from, options);
+  toEncoding(options.encoding);
+  return compare(layers, options);
+}
+
+function* compare(layers: GivenLayers, options: ChangesOptions): StreamDialogue<AnyChange> {
+  const stack = yield* openLayers([layers.upper, ...layers.lowers], layers);
+  try {
+    yield* new Comparison(stack, options).run();
+  } finally {
+    stack.close();
+  }
+}
+
+/**
+ * Returns what an upper directory changes, or the upper of a mounted overlay: one record for each path, parents first,
+ * the names of a directory in byte order. The records come as they are found, and the memory that it takes does not grow
+ * with their number. getdents64(2), statx(2), listxattr(2) by descriptors.
+ *
+ * A whiteout with nothing below it is no change. A directory that was renamed (redirect_dir) is `added`, with `from`, and
+ * all that it holds is `added` too; the old path is `deleted`. Without the layers below, its contents from there are
+ * left out.
+ *
+ * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'`, or
+ * `'layer-changed'` if a directory was moved away meanwhile
+ */
+export function changes<E extends PathEncoding = 'utf8'>(
+  upper: LayersLike,
+  options?: ChangesOptions<E>,
+): AsyncIterableIterator<Change<E extends 'buffer' ? Buffer : string>> {
+  return stream(compared(upper, options)) as never;
+}
+
+/** The synchronous form of `changes`. */
+export function changesSync<E extends PathEncoding = 'utf8'>(
+  upper: LayersLike,
+  options?: ChangesOptions<E>,
+): IterableIterator<Change<E extends 'buffer' ? Buffer : string>> {
+  return streamSync(compared(upper, options)) as never;
+}
+
+const letters: Readonly<Record<ChangeKind, string>> = {
+  added: 'A',
+  modified: 'M',
+  deleted: 'D',
+  replaced: 'R',
+  changed: 'C',
+};
+
+/**
+ * Returns a change as one line, in the manner of `git status --short`: `A path/`, `M path (mode, times)`,
+ * `A new/ <- old/`. Control characters, backslashes and bytes that are not UTF-8 are escaped.
+ */
+export function formatChanges(change: Change<string | Buffer>): string {
+  const { path, kind, type, what, from } = change;
+  const slash = type === 'directory' ? '/' : '';
+  const details = what.length === 0 ? '' : ` (${what.join(', ')})`;
+  const origin = from === undefined ? '' : ` <- ${formatBytes(from)}${slash}`;
+  return `${letters[kind]} ${formatBytes(path)}${slash}${origin}${details}`;
+}

@@ -1,0 +1,76 @@
+/** The layers that a caller names: as directories, or as those of a mounted overlay. */
+
+import { conflictingOptions, invalidArgumentType, invalidArgumentValue } from '../errors.js';
+import { type Path, type PathLike, toAbsolute, toPath } from '../paths.js';
+import type { MarkSpace } from './marks.js';
+
+/** A mounted overlay, as `mountOverlay` returns it: its options name its layers. */
+export interface MountedLayers {
+  readonly options: {
+    readonly lowerdir: PathLike | readonly PathLike[];
+    readonly datadir?: PathLike | readonly PathLike[];
+    readonly upperdir?: PathLike;
+    readonly userxattr?: boolean;
+    readonly rootless?: unknown;
+  };
+}
+
+/** An upper directory, or a mounted overlay. */
+export type LayersLike = PathLike | MountedLayers;
+
+interface LayerOptions {
+  readonly lowerdir?: PathLike | readonly PathLike[] | undefined;
+  readonly datadir?: PathLike | readonly PathLike[] | undefined;
+  readonly userxattr?: boolean | undefined;
+}
+
+export interface GivenLayers {
+  readonly upper: Path;
+  readonly lowers: readonly Path[];
+  readonly dataPaths: readonly Path[];
+  readonly space: MarkSpace | undefined;
+}
+
+export const isMount = (value: unknown): value is MountedLayers =>
+  typeof value === 'object' && value !== null && 'options' in value && typeof value.options === 'object';
+
+/** Returns one path or several as a list. */
+export function toPaths(value: unknown, name: string): Path[] {
+  if (value === undefined) return [];
+  if (!Array.isArray(value)) return [toAbsolute(toPath(value, name))];
+  return value.map((one, i) => toAbsolute(toPath(one, `${name}[${i}]`)));
+}
+
+/** Returns the namespace of the marks; undefined if it is not known. */
+export function toSpace(userxattr: boolean | undefined, rootless?: unknown): MarkSpace | undefined {
+  if (userxattr !== undefined) return userxattr ? 'user' : 'trusted';
+  return rootless === undefined ? undefined : rootless === false ? 'trusted' : undefined;
+}
+
+/** Returns the layers of an upper, or of a mounted overlay, whose options say it all. */
+export function toLayers(from: LayersLike, { lowerdir, datadir, userxattr }: LayerOptions): GivenLayers {
+  if (!isMount(from)) {
+    if (typeof from === 'object' && !(from instanceof Uint8Array) && !(from instanceof URL)) {
+      throw invalidArgumentType('upper', 'the path of an upper directory, or a mounted overlay', from);
+    }
+    return {
+      upper: toAbsolute(toPath(from, 'upper')),
+      lowers: toPaths(lowerdir, 'lowerdir'),
+      dataPaths: toPaths(datadir, 'datadir'),
+      space: toSpace(userxattr),
+    };
+  }
+  if (lowerdir !== undefined || datadir !== undefined) {
+    throw conflictingOptions('"lowerdir" and "datadir" cannot go with a mount, which has its own', 'leave them out');
+  }
+  const { options } = from;
+  if (options.upperdir === undefined) {
+    throw invalidArgumentValue('upper', from, 'must be a mount with an upperdir, which is what changes');
+  }
+  return {
+    upper: toAbsolute(toPath(options.upperdir, 'upperdir')),
+    lowers: toPaths(options.lowerdir, 'lowerdir'),
+    dataPaths: toPaths(options.datadir, 'datadir'),
+    space: toSpace(userxattr ?? options.userxattr, options.rootless ?? false),
+  };
+}

@@ -1,0 +1,234 @@
+/** Which layer answers for a path, and what the others have there. */
+
+import { toOptions } from '../arguments.js';
+import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
+import * as k from '../kernel/constants.js';
+import { type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
+import { type Path, type PathLike, toAbsolute, toPath } from '../paths.js';
+import { type EntryType, toEntryType } from './changes.js';
+import { encodePath, type PathEncoding, toEncoding } from './encodings.js';
+import { isMount, type MountedLayers, toPaths, toSpace } from './given.js';
+import { findChild, isAbsent, type LayerStack, openLayers, placesOf, type Source, toSource } from './stack.js';
+import { examine, explainWalk } from './walk.js';
+
+/** What hides an entry: a layer above has it at this path, which is that of the entry or of a directory above it. */
+export interface Hider<P extends string | Buffer = string> {
+  /** The index of the layer. */
+  layer: number;
+  path: P;
+  as: 'whiteout' | 'opaque' | 'redirect' | EntryType;
+}
+
+/**
+ * - `'answers'`: the mount shows this entry
+ * - `'merged'`: its contents show in the directory that answers
+ * - `'data'`: it holds the data of the file that answers, a metacopy
+ * - `'whiteout'`: it hides what lies below
+ * - `'hidden'`: a layer above hides it
+ * - `'nothing'`: the layer has nothing there
+ */
+export type LayerRole = 'answers' | 'merged' | 'data' | 'whiteout' | 'hidden' | 'nothing';
+
+export interface LayerLookup<P extends string | Buffer = string> {
+  /** The directory of the layer. */
+  layer: P;
+  role: LayerRole;
+  /** Below the layer's root: another path than that asked for where a redirect leads elsewhere. */
+  path: P;
+  type?: EntryType;
+  /** True for a directory that hides the contents of those below. */
+  opaque?: true;
+  /** True for a file that takes its data from below. */
+  metacopy?: true;
+  /** Where the entry's contents or data are, further down: from the root with a slash, else beside it. */
+  redirect?: P;
+  hiddenBy?: Hider<P>;
+}
+
+export interface Lookup<P extends string | Buffer = string> {
+  /** The index of the layer that answers; undefined if the mount shows nothing at the path. */
+  layer: number | undefined;
+  type: EntryType | undefined;
+  /** Of all layers, the topmost first. */
+  layers: LayerLookup<P>[];
+}
+
+export interface LookupOptions<E extends PathEncoding = PathEncoding> {
+  /** The marks begin with `user.`, as for a mount with `userxattr`. Default: as for `changes`. */
+  userxattr?: boolean;
+  /** `'buffer'` for paths as bytes. Default: text. */
+  encoding?: E;
+}
+
+const names: ReadonlySet<string> = new Set(['userxattr', 'encoding']);
+
+interface Asked {
+  readonly layers: readonly Path[];
+  readonly dataPaths: readonly Path[];
+  readonly space: ReturnType<typeof toSpace>;
+  readonly components: readonly string[];
+  readonly encoding: PathEncoding;
+}
+
+function toAsked(from: readonly PathLike[] | MountedLayers, path: PathLike, given: LookupOptions | undefined): Asked {
+  const { userxattr, encoding } = toOptions(given, names);
+  const text = Buffer.from(toPath(path, 'path')).toString('latin1');
+  const components = text.split('/').filter((name) => name !== '' && name !== '.');
+  if (components.includes('..')) throw invalidArgumentValue('path', path, 'must be a path without ".."');
+  const rest = { components, encoding: toEncoding(encoding) };
+  if (isMount(from)) {
+    const { upperdir, lowerdir, datadir, userxattr: own, rootless = false } = from.options;
+    const upper = upperdir === undefined ? [] : [toAbsolute(toPath(upperdir, 'upperdir'))];
+    const layers = [...upper, ...toPaths(lowerdir, 'lowerdir')];
+    return { layers, dataPaths: toPaths(datadir, 'datadir'), space: toSpace(userxattr ?? own, rootless), ...rest };
+  }
+  if (!Array.isArray(from) || from.length === 0) {
+    throw invalidArgumentType('layers', 'a list of layer directories, the topmost first, or a mounted overlay', from);
+  }
+  return { layers: toPaths(from, 'layers'), dataPaths: [], space: toSpace(userxattr), ...rest };
+}
+
+/** What each layer has at the path itself and at the directories on the way, whether it counts or not. */
+function* askLayers(stack: LayerStack, prefixes: readonly string[]): Dialogue<(Source | undefined)[][]> {
+  const answers: (Source | undefined)[][] = [];
+  for (const [layer, { root, path }] of stack.layers.entries()) {
+    const records = yield* examine(root, prefixes, { attributes: 'all', targets: true });
+    const found: (Source | undefined)[] = [];
+    for (const prefix of prefixes) {
+      records.advance();
+      const { error } = records;
+      if (error !== 0 && !isAbsent(error)) throw explainWalk(path, error, prefix);
+      found.push(error === 0 ? toSource(records, layer, prefix, stack.space) : undefined);
+    }
+    answers.push(found);
+  }
+  return answers;
+}
+
+/** Returns as what an entry hides those of the layers below it; undefined if it does not. */
+function hides(source: Source, isLast: boolean): Hider['as'] | undefined {
+  if (source.isWhiteout) return 'whiteout';
+  if (source.type !== k.S_IFDIR) return toEntryType(source.type);
+  if (isLast && source.marks.opaque === undefined && source.marks.redirect === undefined) return 'directory';
+  if (source.marks.opaque === 'y') return 'opaque';
+  return source.marks.redirect === undefined ? undefined : 'redirect';
+}
+
+interface Hidden {
+  readonly layer: number;
+  readonly path: string;
+  readonly as: Hider['as'];
+}
+
+function* lookUp({ layers, dataPaths, space, components, encoding }: Asked): Dialogue<Lookup<string | Buffer>> {
+  const stack = yield* openLayers(layers, { dataPaths, space });
+  try {
+    const prefixes = components.map((_, i) => components.slice(0, i + 1).join('/'));
+    if (prefixes.length === 0) prefixes.push('');
+    const answers = yield* askLayers(stack, prefixes);
+    let places = stack.roots(0);
+    let found: Source[] = components.length === 0 ? answers.flatMap(([root]) => root ?? []) : [];
+    const hiddenBy: (Hidden | undefined)[] = new Array(layers.length).fill(undefined);
+    let alive = layers.map((_, i) => i);
+    for (const [i, name] of components.entries()) {
+      found = yield* findChild(stack, places, name);
+      places = placesOf(stack, found);
+      const isLast = i === components.length - 1;
+      const part = new Set(found.map(({ layer }) => layer));
+      for (const layer of alive) {
+        if (part.has(layer) || answers[layer]?.[i] === undefined) continue;
+        hiddenBy[layer] = findHider(answers, alive, layer, i, isLast);
+      }
+      alive = alive.filter((layer) => part.has(layer) || (answers[layer]?.[i]?.isWhiteout && isLast));
+    }
+    const path = components.join('/');
+    return describe(stack, found, answers, hiddenBy, path, encoding);
+  } finally {
+    stack.close();
+  }
+}
+
+function findHider(
+  answers: readonly (Source | undefined)[][],
+  alive: readonly number[],
+  layer: number,
+  i: number,
+  isLast: boolean,
+): Hidden | undefined {
+  for (const other of alive) {
+    const source = other < layer ? answers[other]?.[i] : undefined;
+    const as = source && hides(source, isLast);
+    if (source !== undefined && as !== undefined) return { layer: other, path: source.path, as };
+  }
+  return undefined;
+}
+
+function describe(
+  stack: LayerStack,
+  found: readonly Source[],
+  answers: readonly (Source | undefined)[][],
+  hiddenBy: readonly (Hidden | undefined)[],
+  path: string,
+  encoding: PathEncoding,
+): Lookup<string | Buffer> {
+  const [top] = found;
+  const encode = (text: string): string | Buffer => encodePath(text, encoding);
+  const layers = [...stack.layers, ...stack.dataLayers].map((layer, index): LayerLookup<string | Buffer> => {
+    const own = found.find((source) => source.layer === index);
+    const raw = answers[index]?.at(-1);
+    const hider = hiddenBy[index];
+    const shown = own ?? raw;
+    const role = toRole(own, raw, hider, top);
+    const bytes = Buffer.from(layer.path);
+    return {
+      layer: encoding === 'buffer' ? bytes : bytes.toString(),
+      role,
+      path: encode(own?.path ?? path),
+      ...(shown === undefined || role === 'nothing' ? {} : { type: toEntryType(shown.type) }),
+      ...(shown?.marks.opaque === 'y' && shown.type === k.S_IFDIR && path !== '' ? { opaque: true } : {}),
+      ...(shown?.marks.metacopy ? { metacopy: true } : {}),
+      ...(shown?.marks.redirect === undefined ? {} : { redirect: encode(shown.marks.redirect) }),
+      ...(hider === undefined || role !== 'hidden' ? {} : { hiddenBy: { ...hider, path: encode(hider.path) } }),
+    };
+  });
+  return { layer: top?.layer, type: top && toEntryType(top.type), layers };
+}
+
+function toRole(
+  own: Source | undefined,
+  raw: Source | undefined,
+  hider: Hidden | undefined,
+  top: Source | undefined,
+): LayerRole {
+  if (own !== undefined) {
+    if (own === top) return 'answers';
+    return own.type === k.S_IFDIR ? 'merged' : 'data';
+  }
+  if (raw === undefined) return 'nothing';
+  if (hider !== undefined) return 'hidden';
+  return raw.isWhiteout ? 'whiteout' : 'hidden';
+}
+
+/**
+ * Returns which layer answers for a path of an overlay, and what each other layer has there. The path counts from the
+ * root of the overlay. Makes no mount: the look-up is the kernel's own, with whiteouts, opaque directories, redirects and
+ * metacopies. statx(2), listxattr(2).
+ *
+ * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'` or `'path-inaccessible'`, of a layer
+ */
+export async function lookup<E extends PathEncoding = 'utf8'>(
+  layers: readonly PathLike[] | MountedLayers,
+  path: PathLike,
+  options?: LookupOptions<E>,
+): Promise<Lookup<E extends 'buffer' ? Buffer : string>> {
+  return hold(lookUp(toAsked(layers, path, options))) as never;
+}
+
+/** The synchronous form of `lookup`. */
+export function lookupSync<E extends PathEncoding = 'utf8'>(
+  layers: readonly PathLike[] | MountedLayers,
+  path: PathLike,
+  options?: LookupOptions<E>,
+): Lookup<E extends 'buffer' ? Buffer : string> {
+  return holdSync(lookUp(toAsked(layers, path, options))) as never;
+}

@@ -1,0 +1,179 @@
+/**
+ * A walk of the merged view of layers, without a mount: parents first, the names of a directory in byte order. One
+ * walker reads each layer; where a redirect leads elsewhere, others begin there.
+ */
+
+import * as k from '../kernel/constants.js';
+import type { Dialogue } from '../kernel/dialogue.js';
+import { below, comparePaths, toBytePath } from './encodings.js';
+import { isWhiteoutEntry, readMarks } from './marks.js';
+import { findChild, type LayerStack, type Places, placesOf } from './stack.js';
+import { Walker, type WalkOptions } from './walk.js';
+
+/** A walker of one layer, from a directory on that is at `prefix` in the merged view. */
+interface Stream {
+  readonly layer: number;
+  readonly base: string;
+  readonly prefix: string;
+  readonly walker: Walker;
+  /** Of its current entry, in the merged view. */
+  path: string;
+  isUsed: boolean;
+}
+
+interface Ancestor {
+  readonly path: string;
+  readonly places: Places;
+}
+
+/** A cursor over the merged view. The current entry is that of the topmost layer that has it. */
+export class MergedWalker {
+  readonly #stack: LayerStack;
+  readonly #options: WalkOptions;
+  /** By layer. */
+  readonly #streams: Stream[] = [];
+  readonly #ancestors: Ancestor[] = [];
+  #current: Stream | undefined;
+  #group: Stream[] = [];
+
+  /** `places` are those of the directory to begin at, which is the root of the paths. */
+  constructor(stack: LayerStack, places: Places, options: Pick<WalkOptions, 'targets' | 'attributes'> = {}) {
+    this.#stack = stack;
+    this.#options = { attributes: 'directories', ...options };
+    this.#ancestors.push({ path: '', places });
+    this.#open(places, '', 0);
+  }
+
+  #open(places: Places, prefix: string, first: number): Stream[] {
+    const opened: Stream[] = [];
+    places.forEach((base, layer) => {
+      if (base === undefined || layer < first) return;
+      const at = this.#stack.at(layer).root;
+      const walker = new Walker(toBytePath(base), { ...this.#options, at });
+      opened.push({ layer, base, prefix, walker, path: prefix, isUsed: true });
+    });
+    this.#streams.push(...opened);
+    this.#streams.sort((a, b) => a.layer - b.layer);
+    return opened;
+  }
+
+  /** The entry, as its layer has it. Valid until the next entry. */
+  get entry(): Walker {
+    return (this.#current as Stream).walker;
+  }
+
+  get path(): string {
+    return (this.#current as Stream).path;
+  }
+
+  /** The index of the layer that has the entry, and its path there. */
+  get layer(): number {
+    return (this.#current as Stream).layer;
+  }
+
+  get layerPath(): string {
+    const { base, walker } = this.#current as Stream;
+    return base === '' ? walker.path : walker.path === '' ? base : below(base, walker.path);
+  }
+
+  /** Leaves out what the current entry, a directory, holds. */
+  skip(): void {
+    for (const { walker } of this.#group) if (walker.type === k.S_IFDIR) walker.skip();
+  }
+
+  /** Goes on to the next entry. Returns false at the end. */
+  *next(): Dialogue<boolean> {
+    for (;;) {
+      yield* this.#advance();
+      const group = this.#nextGroup();
+      if (group === undefined) return false;
+      this.#group = group;
+      for (const one of group) one.isUsed = true;
+      const top = yield* this.#merge(group);
+      if (top === undefined) continue;
+      this.#current = top;
+      return true;
+    }
+  }
+
+  *#advance(): Dialogue<void> {
+    for (let i = 0; i < this.#streams.length; ) {
+      const one = this.#streams[i] as Stream;
+      if (!one.isUsed || (yield* this.#step(one))) i++;
+      else this.#streams.splice(i, 1);
+    }
+  }
+
+  *#step(one: Stream): Dialogue<boolean> {
+    const { walker, prefix } = one;
+    while (!walker.advance()) if (!(yield* walker.more())) return false;
+    one.path = walker.path === '' ? prefix : below(prefix, walker.path);
+    one.isUsed = false;
+    return true;
+  }
+
+  /** The layers that have the next path. */
+  #nextGroup(): Stream[] | undefined {
+    const [first, ...others] = this.#streams;
+    if (first === undefined) return undefined;
+    let group = [first];
+    for (const one of others) {
+      const order = comparePaths(one.path, (group[0] as Stream).path);
+      if (order < 0) group = [one];
+      else if (order === 0) group.push(one);
+    }
+    return group;
+  }
+
+  /** Finds out what the layers make of one path: which have part in it, and what the others' contents are left out of. */
+  *#merge(group: readonly Stream[]): Dialogue<Stream | undefined> {
+    const [first] = group as [Stream];
+    const { path } = first;
+    while (!isBelow(path, (this.#ancestors.at(-1) as Ancestor).path)) this.#ancestors.pop();
+    if (path === '' || first.walker.path === '') return first; // where the walkers begin
+    let top: Stream | undefined;
+    const places: (string | undefined)[] = [];
+    let isOver = false;
+    for (const one of group) {
+      const { walker, layer } = one;
+      const marks = readMarks(walker.attributes, this.#stack.space);
+      const isDirectory = walker.type === k.S_IFDIR;
+      if (isOver || isWhiteoutEntry(walker, marks) || (top !== undefined && !isDirectory)) {
+        isOver = true;
+        if (isDirectory) walker.skip();
+        continue;
+      }
+      top ??= one;
+      if (!isDirectory) {
+        isOver = true;
+        continue;
+      }
+      places[layer] = one.base === '' ? walker.path : below(one.base, walker.path);
+      if (marks.opaque === 'y') isOver = true;
+      else if (marks.redirect !== undefined) {
+        isOver = true;
+        yield* this.#follow(path, top.layer, layer, places);
+      }
+    }
+    if (top?.walker.type === k.S_IFDIR) this.#ancestors.push({ path, places });
+    return top;
+  }
+
+  /** Begins to walk the directories that a redirect in a layer leads to. */
+  *#follow(path: string, top: number, layer: number, places: (string | undefined)[]): Dialogue<void> {
+    const parent = (this.#ancestors.at(-1) as Ancestor).places;
+    const name = path.slice(path.lastIndexOf('/') + 1);
+    const found = placesOf(this.#stack, yield* findChild(this.#stack, parent, name, { first: top }));
+    for (const one of this.#open(found, path, layer + 1)) {
+      places[one.layer] = one.base;
+      // The directory itself is not seen again.
+      while (!one.walker.advance()) if (!(yield* one.walker.more())) break;
+    }
+  }
+
+  close(): void {
+    for (const { walker } of this.#streams) walker.close();
+  }
+}
+
+const isBelow = (path: string, directory: string): boolean => directory === '' || path.startsWith(`${directory}/`);

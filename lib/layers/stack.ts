@@ -1,0 +1,289 @@
+/**
+ * Layers on top of each other, and what they have at a path: the kernel's own look-up (ovl_lookup in fs/overlayfs),
+ * with whiteouts, opaque directories, redirects and metacopies.
+ */
+
+import * as e from '../errnos.js';
+import { explainShortage } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import { ask, type Dialogue } from '../kernel/dialogue.js';
+import { close } from '../kernel/held.js';
+import { StepFailure } from '../kernel/perform.js';
+import { type Descriptor, Plan } from '../kernel/plan.js';
+import type { Path } from '../paths.js';
+import { below, toBytePath } from './encodings.js';
+import { isWhiteoutDevice, type MarkSpace, type Marks, readMarks, spaceOf } from './marks.js';
+import type { Attributes, Records, Time } from './records.js';
+import { examine, explainWalk } from './walk.js';
+
+export interface Layer {
+  readonly path: Path;
+  readonly root: Descriptor;
+}
+
+/** The path of a directory in each layer, by the layer's index; undefined where a layer has no part in it. */
+export type Places = readonly (string | undefined)[];
+
+/** What one layer has at a path. */
+export interface Source {
+  readonly layer: number;
+  /** Below the layer's root, one character a byte. */
+  readonly path: string;
+  /** The S_IFMT bits, and all bits. */
+  readonly type: number;
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly size: number;
+  readonly rdevMajor: number;
+  readonly rdevMinor: number;
+  readonly device: number;
+  readonly inode: bigint;
+  readonly links: number;
+  readonly mtime: Time;
+  readonly mtimeNs: bigint;
+  readonly target: Buffer;
+  readonly attributes: Attributes;
+  readonly marks: Marks;
+  readonly isWhiteout: boolean;
+}
+
+/** Takes the current entry out of the records. */
+export function toSource(entry: Records, layer: number, path: string, space: MarkSpace): Source {
+  const { type, attributes } = entry;
+  const marks = readMarks(attributes, space);
+  const isEmptyFile = type === k.S_IFREG && entry.size === 0;
+  return {
+    layer,
+    path,
+    type,
+    mode: entry.mode,
+    uid: entry.uid,
+    gid: entry.gid,
+    size: entry.size,
+    rdevMajor: entry.rdevMajor,
+    rdevMinor: entry.rdevMinor,
+    device: entry.device,
+    inode: entry.inode,
+    links: entry.links,
+    mtime: entry.mtime,
+    mtimeNs: entry.mtimeNs,
+    target: entry.target,
+    attributes,
+    marks,
+    isWhiteout: isWhiteoutDevice(entry) || (isEmptyFile && marks.whiteout === true),
+  };
+}
+
+/** Opened layers, the topmost first. Whoever opens them closes them. */
+export class LayerStack {
+  readonly layers: readonly Layer[];
+  /** Layers that hold the data of metacopies only. */
+  readonly dataLayers: readonly Layer[];
+  readonly space: MarkSpace;
+
+  constructor(layers: readonly Layer[], dataLayers: readonly Layer[], space: MarkSpace) {
+    this.layers = layers;
+    this.dataLayers = dataLayers;
+    this.space = space;
+  }
+
+  close(): void {
+    for (const { root } of [...this.layers, ...this.dataLayers]) close({ descriptor: root });
+  }
+
+  /** The layer with this index; those for data come behind the others. */
+  at(index: number): Layer {
+    return (this.layers[index] ?? this.dataLayers[index - this.layers.length]) as Layer;
+  }
+
+  /** The places of the root, in the layers from one on. */
+  roots(first: number): Places {
+    return this.layers.map((_, i) => (i >= first ? '' : undefined));
+  }
+}
+
+function* openLayer(path: Path): Dialogue<Layer> {
+  const plan = new Plan();
+  const flags = k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC;
+  const root = plan.add(calls.openat2, [k.AT_FDCWD, path, flags, 0], { keep: true, output: 0 });
+  const outcome = yield* ask(plan);
+  if (outcome instanceof StepFailure) throw explainWalk(path, outcome.errno);
+  return { path, root: outcome.result(plan.stepOf(root)) };
+}
+
+/**
+ * Opens layers, the topmost first. Finds out by the marks of their roots which namespace of attributes counts, if that
+ * is not given.
+ */
+export function* openLayers(
+  paths: readonly Path[],
+  { dataPaths = [], space }: { readonly dataPaths?: readonly Path[]; readonly space?: MarkSpace | undefined } = {},
+): Dialogue<LayerStack> {
+  const layers: Layer[] = [];
+  try {
+    for (const path of [...paths, ...dataPaths]) layers.push(yield* openLayer(path));
+    const own = layers.slice(0, paths.length);
+    const data = layers.slice(paths.length);
+    return new LayerStack(own, data, space ?? (yield* findSpace(own)));
+  } catch (error) {
+    new LayerStack(layers, [], 'either').close();
+    throw error;
+  }
+}
+
+function* findSpace(layers: readonly Layer[]): Dialogue<MarkSpace> {
+  for (const { root } of layers) {
+    const records = yield* examine(root, [''], { attributes: 'directories' });
+    if (!records.advance()) continue;
+    const space = spaceOf(records.attributes);
+    if (space !== 'either') return space;
+  }
+  return 'either';
+}
+
+/** The state of a look-up, as `struct ovl_lookup_data`. */
+interface LookUp {
+  /** A name, or a path that begins with a slash and is looked up from the root. */
+  name: string;
+  isDirectory: boolean;
+  isMetacopy: boolean;
+  stops: boolean;
+}
+
+/** Takes a redirect over into the name that the layers below are asked for. */
+function followRedirect(lookUp: LookUp, redirect: string, before: string, after: string): void {
+  if (redirect.startsWith('/')) {
+    // An opaque directory on the way does not hide what an absolute redirect leads to.
+    lookUp.stops = false;
+    lookUp.name = redirect + after;
+  } else {
+    lookUp.name = before + redirect + after;
+  }
+}
+
+/** Looks a name up in one layer. Returns what counts of it, or undefined. */
+function* findInLayer(stack: LayerStack, layer: number, base: string, lookUp: LookUp): Dialogue<Source | undefined> {
+  const { name } = lookUp;
+  const isAbsolute = name.startsWith('/');
+  const components = isAbsolute ? name.slice(1).split('/') : [name];
+  const paths: string[] = [];
+  for (const component of components) paths.push(below(paths.at(-1) ?? (isAbsolute ? '' : base), component));
+  const records = yield* examine(stack.at(layer).root, paths, { attributes: 'all', targets: true });
+  let before = isAbsolute ? 1 : 0;
+  for (const [i, component] of components.entries()) {
+    records.advance();
+    const end = before + component.length;
+    if (records.error !== 0 && records.mode === 0) {
+      if (isAbsent(records.error)) return undefined;
+      throw explainWalk(stack.at(layer).path, records.error, paths[i]);
+    }
+    const source = toSource(records, layer, paths[i] as string, stack.space);
+    const isLast = i === components.length - 1;
+    const isDirectory = source.type === k.S_IFDIR;
+    if (source.isWhiteout || (isLast && lookUp.isMetacopy && source.type !== k.S_IFREG)) {
+      lookUp.stops = true;
+      return undefined;
+    }
+    if (!isDirectory && (lookUp.isDirectory || !isLast)) {
+      lookUp.stops = true;
+      return undefined;
+    }
+    const isLowest = layer === stack.layers.length - 1;
+    if (!isDirectory) {
+      lookUp.isMetacopy = source.marks.metacopy === true && source.type === k.S_IFREG;
+      lookUp.stops = !lookUp.isMetacopy;
+      if (!lookUp.isMetacopy) return source;
+    } else {
+      if (isLast) lookUp.isDirectory = true;
+      if (!isLowest && source.marks.opaque === 'y') lookUp.stops = true;
+    }
+    const { redirect } = source.marks;
+    // An opaque directory has no redirect that counts.
+    if (redirect !== undefined && !(isDirectory && source.marks.opaque === 'y')) {
+      followRedirect(lookUp, redirect, name.slice(0, before), name.slice(end));
+    }
+    if (isLast) return source;
+    before = end + 1;
+  }
+  return undefined;
+}
+
+/** True if the errno says that a layer has nothing at a path. */
+export const isAbsent = (errno: number): boolean =>
+  errno === e.ENOENT || errno === e.ENOTDIR || errno === e.ELOOP || errno === e.ENAMETOOLONG;
+
+export interface FindOptions {
+  /** Where an upper entry's redirect leads, instead of the name. */
+  readonly redirect?: string | undefined;
+  /** True if the data of a metacopy above is looked for. */
+  readonly isMetacopy?: boolean;
+  /** The first layer that is asked. */
+  readonly first?: number;
+}
+
+/**
+ * Finds what the layers have at a name in a directory, the topmost first: a file, or all directories that are merged.
+ * A metacopy is followed by the file that has its data. Empty if there is nothing.
+ */
+export function* findChild(
+  stack: LayerStack,
+  parent: Places,
+  name: string,
+  { redirect, isMetacopy = false, first = 0 }: FindOptions = {},
+): Dialogue<Source[]> {
+  const lookUp: LookUp = { name: redirect ?? name, isDirectory: false, isMetacopy, stops: false };
+  const found: Source[] = [];
+  for (let i = first; i < stack.layers.length && !lookUp.stops; i++) {
+    const base = lookUp.name.startsWith('/') ? '' : parent[i];
+    if (base === undefined) continue;
+    const source = yield* findInLayer(stack, i, base, lookUp);
+    if (source !== undefined) found.push(source);
+  }
+  if (lookUp.isMetacopy && lookUp.name.startsWith('/')) {
+    const data = yield* findData(stack, lookUp.name.slice(1));
+    if (data !== undefined) found.push(data);
+  }
+  return found;
+}
+
+function* findData(stack: LayerStack, path: string): Dialogue<Source | undefined> {
+  for (const [i, { root }] of stack.dataLayers.entries()) {
+    const records = yield* examine(root, [path], { attributes: 'all' });
+    if (records.advance() && records.type === k.S_IFREG) {
+      return toSource(records, stack.layers.length + i, path, stack.space);
+    }
+  }
+  return undefined;
+}
+
+/** The places of a directory that these sources are merged into. */
+export function placesOf(stack: LayerStack, sources: readonly Source[]): Places {
+  const places: (string | undefined)[] = new Array(stack.layers.length).fill(undefined);
+  for (const { layer, path, type } of sources) if (type === k.S_IFDIR) places[layer] = path;
+  return places;
+}
+
+/** Finds what the layers from `first` on have at a path below the root of the overlay. */
+export function* findPath(stack: LayerStack, path: string, first = 0): Dialogue<Source[]> {
+  let places = stack.roots(first);
+  let found: Source[] = [];
+  for (const name of path === '' ? [] : path.split('/')) {
+    found = yield* findChild(stack, places, name, { first });
+    places = placesOf(stack, found);
+  }
+  return found;
+}
+
+/** Returns whether two files hold the same bytes. */
+export function* haveSameBytes(stack: LayerStack, a: Source, b: Source): Dialogue<boolean> {
+  const plan = new Plan();
+  const args = [stack.at(a.layer).root, toBytePath(a.path), stack.at(b.layer).root, toBytePath(b.path)];
+  const step = plan.stepOf(plan.add(calls.compare, args, { output: 0 }));
+  const outcome = yield* ask(plan);
+  if (outcome instanceof StepFailure) {
+    throw explainShortage(outcome.errno, 'compare files') ?? explainWalk(stack.at(a.layer).path, outcome.errno, a.path);
+  }
+  return outcome.result(step) === 1;
+}

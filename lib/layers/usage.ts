@@ -1,0 +1,55 @@
+/** The space that a directory tree takes. */
+
+import * as k from '../kernel/constants.js';
+import { type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
+import { type Path, type PathLike, toAbsolute, toPath } from '../paths.js';
+import { Walker } from './walk.js';
+
+export interface DiskUsage {
+  /** The space that is allocated, in bytes: less than the sizes of sparse files, metacopies and holes. */
+  bytes: number;
+  /** The number of inodes: a file with several hard links counts once. */
+  inodes: number;
+}
+
+const BLOCK = 512;
+
+function* measure(dir: Path): Dialogue<DiskUsage> {
+  const walker = new Walker(dir, { unsorted: true });
+  const linked = new Set<string>();
+  let blocks = 0;
+  let inodes = 0;
+  try {
+    while (yield* walker.more()) {
+      while (walker.advance()) {
+        if (walker.error !== 0) throw walker.failure();
+        if (walker.isOtherMount) continue;
+        if (walker.links > 1 && walker.type !== k.S_IFDIR) {
+          const inode = `${walker.device}:${walker.inode}`;
+          if (linked.has(inode)) continue;
+          linked.add(inode);
+        }
+        blocks += walker.blocks;
+        inodes++;
+      }
+    }
+  } finally {
+    walker.close();
+  }
+  return { bytes: blocks * BLOCK, inodes };
+}
+
+/**
+ * Returns the space that a directory takes with all that it holds, as `du -s` counts it. Other mounts inside do not count.
+ * statx(2).
+ *
+ * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'` or `'path-inaccessible'`
+ */
+export async function diskUsage(dir: PathLike): Promise<DiskUsage> {
+  return hold(measure(toAbsolute(toPath(dir, 'dir'))));
+}
+
+/** The synchronous form of `diskUsage`. */
+export function diskUsageSync(dir: PathLike): DiskUsage {
+  return holdSync(measure(toAbsolute(toPath(dir, 'dir'))));
+}

@@ -1,0 +1,276 @@
+/** A check of layer directories: marks that have no effect, or another one than meant, and leftovers. */
+
+import { toBooleanOptions } from '../arguments.js';
+import * as k from '../kernel/constants.js';
+import { type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
+import { type Path, type PathLike, toAbsolute, toPath } from '../paths.js';
+import { encodePath, type PathEncoding, toEncoding } from './encodings.js';
+import { toPaths, toSpace } from './given.js';
+import { isWhiteoutDevice, isWhiteoutEntry, type MarkSpace, markName, readMarks } from './marks.js';
+import type { Attributes } from './records.js';
+import { findChild, type LayerStack, openLayers, type Places, placesOf, type Source } from './stack.js';
+import { Walker } from './walk.js';
+
+/** What can be wrong, with its remedy. */
+const faults = {
+  'whiteout-in-lowest': {
+    what: 'a whiteout in the lowest layer hides nothing',
+    remedy: 'remove it',
+  },
+  'whiteout-of-nothing': {
+    what: 'a whiteout hides nothing: no layer below has this name',
+    remedy: 'remove it',
+  },
+  'whiteout-in-opaque': {
+    what: 'a whiteout in an opaque directory hides nothing, and its name shows in listings',
+    remedy: 'remove it',
+  },
+  'whiteout-shows': {
+    what: 'the name of a whiteout by attribute shows in listings, since its directory is not marked with overlay.opaque=x',
+    remedy: 'set overlay.opaque to x on the directory, or make the whiteout a character device 0:0',
+  },
+  'redirect-to-nowhere': {
+    what: 'the redirect of a directory leads to no directory below',
+    remedy: 'restore the layer that has it, or remove the attribute overlay.redirect',
+  },
+  'metacopy-without-data': {
+    what: 'no layer below has the data of a metacopy, which cannot be read',
+    remedy: 'restore the layer that has it; without, the content is lost',
+  },
+  'stray-mark': {
+    what: 'a mark has no effect here',
+    remedy: 'remove the attribute',
+  },
+  'unknown-mark': {
+    what: 'the kernel knows no such mark',
+    remedy: 'remove the attribute, or escape it as overlay.overlay. if it is that of another overlay',
+  },
+  'whiteout-name': {
+    what: 'a name that begins with .wh. is a whiteout in an archive only, and cannot be put into one',
+    remedy: 'make it a whiteout, or give it another name',
+  },
+  leftover: {
+    what: "it belongs into an overlay's workdir",
+    remedy: 'remove it while no overlay uses the layer',
+  },
+  unreadable: {
+    what: 'this process may not read it',
+    remedy: 'run the check as its owner or as root',
+  },
+  'other-mount': {
+    what: 'something else is mounted here, which an overlay does not show',
+    remedy: 'unmount it, or copy what it holds into the layer',
+  },
+} as const satisfies Readonly<Record<string, { readonly what: string; readonly remedy: string }>>;
+
+export type LayerFault = keyof typeof faults;
+
+export interface LayerFinding<P extends string | Buffer = string> {
+  /** Below the layer's root; `'.'` for the root itself. */
+  path: P;
+  reason: LayerFault;
+  /** The reason in words. */
+  what: string;
+  remedy: string;
+  /** The attribute that the finding is about. */
+  attribute?: string;
+}
+
+export interface VerifyLayerOptions<E extends PathEncoding = PathEncoding> {
+  /**
+   * The layers below, the topmost first; an empty list for the lowest layer. Default: they are not known, and the layer
+   * is checked by itself.
+   */
+  lowerdir?: PathLike | readonly PathLike[];
+  /** Layers that hold the data of metacopies only. */
+  datadir?: PathLike | readonly PathLike[];
+  /** The marks begin with `user.`, as for a mount with `userxattr`. Default: as for `changes`. */
+  userxattr?: boolean;
+  /** `'buffer'` for paths as bytes. Default: text. */
+  encoding?: E;
+}
+
+const booleans: ReadonlySet<string> = new Set(['userxattr']);
+const names: ReadonlySet<string> = new Set([...booleans, 'lowerdir', 'datadir', 'encoding']);
+
+/** The marks that the kernel sets, by the types of entry that may have them. */
+const knownMarks: Readonly<Record<string, readonly number[]>> = {
+  opaque: [k.S_IFDIR],
+  whiteout: [k.S_IFREG],
+  redirect: [k.S_IFDIR, k.S_IFREG],
+  metacopy: [k.S_IFREG],
+  origin: [k.S_IFDIR, k.S_IFREG, k.S_IFLNK, k.S_IFCHR, k.S_IFBLK, k.S_IFIFO, k.S_IFSOCK],
+  impure: [k.S_IFDIR],
+  nlink: [k.S_IFREG, k.S_IFLNK, k.S_IFCHR, k.S_IFBLK, k.S_IFIFO, k.S_IFSOCK],
+  uuid: [k.S_IFDIR],
+  protattr: [k.S_IFDIR, k.S_IFREG],
+  // Only in the index of a workdir.
+  upper: [],
+};
+
+/** As overlayfs names what it has not put into its place yet. */
+const temporaryName = /^#[0-9a-f]+$/;
+
+interface Directory {
+  readonly isOpaque: boolean;
+  readonly marksWhiteouts: boolean;
+  readonly places: Places;
+}
+
+class Check {
+  readonly #stack: LayerStack;
+  readonly #knowsLowers: boolean;
+  readonly #encoding: PathEncoding;
+  readonly findings: LayerFinding<string | Buffer>[] = [];
+
+  constructor(stack: LayerStack, knowsLowers: boolean, encoding: PathEncoding) {
+    this.#stack = stack;
+    this.#knowsLowers = knowsLowers;
+    this.#encoding = encoding;
+  }
+
+  get #space(): MarkSpace {
+    return this.#stack.space;
+  }
+
+  #find(path: string, reason: LayerFault, attribute?: string): void {
+    const found = { path: encodePath(path === '' ? '.' : path, this.#encoding), reason, ...faults[reason] };
+    this.findings.push(attribute === undefined ? found : { ...found, attribute });
+  }
+
+  *run(): Dialogue<void> {
+    const walker = new Walker('', { at: this.#stack.at(0).root, attributes: 'all' });
+    const parents: Directory[] = [];
+    try {
+      while (yield* walker.more()) {
+        while (walker.advance()) {
+          const { depth, path } = walker;
+          if (walker.isOtherMount) this.#find(path, 'other-mount');
+          else if (walker.error !== 0) this.#find(path, 'unreadable');
+          const checked = yield* this.#check(walker, parents[depth - 1]);
+          if (checked !== undefined) parents[depth] = checked;
+        }
+      }
+    } finally {
+      walker.close();
+    }
+  }
+
+  /** Checks an entry. Returns what its contents are checked by. */
+  *#check(walker: Walker, parent: Directory | undefined): Dialogue<Directory | undefined> {
+    const { path, type, size, attributes } = walker;
+    const marks = readMarks(attributes, this.#space);
+    const name = path.slice(path.lastIndexOf('/') + 1);
+    this.#checkMarks(path, type, size, attributes, parent === undefined);
+    if (parent === undefined) {
+      return { isOpaque: false, marksWhiteouts: marks.opaque === 'x', places: this.#stack.roots(1) };
+    }
+    if (name.startsWith('.wh.')) this.#find(path, 'whiteout-name');
+    if (temporaryName.test(name) && isWhiteoutDevice(walker)) this.#find(path, 'leftover');
+    else if (isWhiteoutEntry(walker, marks)) {
+      if (!isWhiteoutDevice(walker) && !parent.marksWhiteouts) this.#find(path, 'whiteout-shows');
+      yield* this.#checkWhiteout(path, name, parent);
+      return undefined;
+    }
+    if (type === k.S_IFREG && marks.metacopy && this.#knowsLowers) {
+      const found = yield* this.#below(parent, name, { redirect: marks.redirect, isMetacopy: true });
+      const data = found.at(-1);
+      if (data?.type !== k.S_IFREG || data.marks.metacopy) this.#find(path, 'metacopy-without-data');
+    }
+    if (type !== k.S_IFDIR) return undefined;
+    const isOpaque = marks.opaque === 'y';
+    const sources =
+      isOpaque || !this.#knowsLowers ? [] : yield* this.#below(parent, name, { redirect: marks.redirect });
+    if (!isOpaque && marks.redirect !== undefined && this.#knowsLowers && sources[0]?.type !== k.S_IFDIR) {
+      this.#find(path, 'redirect-to-nowhere');
+    }
+    return { isOpaque, marksWhiteouts: marks.opaque === 'x', places: placesOf(this.#stack, sources) };
+  }
+
+  *#below(
+    { places }: Directory,
+    name: string,
+    options: { redirect?: string | undefined; isMetacopy?: boolean },
+  ): Dialogue<Source[]> {
+    return yield* findChild(this.#stack, places, name, { ...options, first: 1 });
+  }
+
+  *#checkWhiteout(path: string, name: string, parent: Directory): Dialogue<void> {
+    if (parent.isOpaque) this.#find(path, 'whiteout-in-opaque');
+    else if (!this.#knowsLowers) return;
+    else if (this.#stack.layers.length === 1) this.#find(path, 'whiteout-in-lowest');
+    else if ((yield* this.#below(parent, name, {})).length === 0) this.#find(path, 'whiteout-of-nothing');
+  }
+
+  #checkMarks(path: string, type: number, size: number, attributes: Attributes, isRoot: boolean): void {
+    for (const [attribute, value] of attributes) {
+      const name = markName(attribute, this.#space);
+      if (name === undefined) continue;
+      const known = knownMarks[name];
+      const text = value?.toString('latin1');
+      if (known === undefined) this.#find(path, 'unknown-mark', attribute);
+      else if (name === 'upper') this.#find(path, 'leftover', attribute);
+      else if (
+        !known.includes(type) ||
+        (name === 'opaque' && (text === 'y' ? isRoot : text !== 'x')) ||
+        (name === 'whiteout' && size > 0) ||
+        (name === 'redirect' && (isRoot || text === '')) ||
+        (name === 'uuid' && !isRoot)
+      ) {
+        this.#find(path, 'stray-mark', attribute);
+      }
+    }
+  }
+}
+
+interface Asked {
+  readonly dir: Path;
+  readonly lowers: readonly Path[] | undefined;
+  readonly dataPaths: readonly Path[];
+  readonly space: MarkSpace | undefined;
+  readonly encoding: PathEncoding;
+}
+
+function toAsked(dir: PathLike, given: VerifyLayerOptions | undefined): Asked {
+  const { lowerdir, datadir, userxattr, encoding } = toBooleanOptions(given, names, booleans);
+  return {
+    dir: toAbsolute(toPath(dir, 'dir')),
+    lowers: lowerdir === undefined ? undefined : toPaths(lowerdir, 'lowerdir'),
+    dataPaths: toPaths(datadir, 'datadir'),
+    space: toSpace(userxattr),
+    encoding: toEncoding(encoding),
+  };
+}
+
+function* verify({ dir, lowers, dataPaths, space, encoding }: Asked): Dialogue<LayerFinding<string | Buffer>[]> {
+  const stack = yield* openLayers([dir, ...(lowers ?? [])], { dataPaths, space });
+  try {
+    const check = new Check(stack, lowers !== undefined, encoding);
+    yield* check.run();
+    return check.findings;
+  } finally {
+    stack.close();
+  }
+}
+
+/**
+ * Checks a layer directory, as a file system check does: marks and whiteouts that have no effect, redirects and
+ * metacopies whose target is missing, names that no archive can hold, and leftovers of overlayfs itself. Changes nothing.
+ * Returns an empty list for a layer in which nothing is wrong. statx(2), listxattr(2).
+ *
+ * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'` or `'path-inaccessible'`, of a layer
+ */
+export async function verifyLayer<E extends PathEncoding = 'utf8'>(
+  dir: PathLike,
+  options?: VerifyLayerOptions<E>,
+): Promise<LayerFinding<E extends 'buffer' ? Buffer : string>[]> {
+  return hold(verify(toAsked(dir, options))) as never;
+}
+
+/** The synchronous form of `verifyLayer`. */
+export function verifyLayerSync<E extends PathEncoding = 'utf8'>(
+  dir: PathLike,
+  options?: VerifyLayerOptions<E>,
+): LayerFinding<E extends 'buffer' ? Buffer : string>[] {
+  return holdSync(verify(toAsked(dir, options))) as never;
+}
