@@ -30,6 +30,7 @@
             "native/operation.cc",
             "native/plan.cc",
             "native/holders.cc",
+            "native/read_files.cc",
             "native/remove.cc",
             "native/walk.cc",
             "native/whiteouts.cc",

@@ -346,6 +346,10 @@ export const reasons = {
     when: 'an archive holds more than a limit of the call allows: entries, bytes, depth, ratio of compression',
     todo: 'raise the limit if the archive is trusted',
   },
+  'layer-unpackable': {
+    when: 'a layer holds something that an archive cannot say: a renamed directory or a metacopy without the layers below, or a file called `.wh.…`',
+    todo: 'pass the layers below as `lowerdir`, or mend what the error names',
+  },
   'digest-mismatch': {
     when: 'the archive is not the one that `expectedDigest` or `expectedDiffId` names',
     todo: 'fetch the archive anew, and check the digest',

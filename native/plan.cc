@@ -12,6 +12,7 @@
 
 #include "syscalls.h"
 #include "text.h"
+#include "read_files.h"
 #include "write.h"
 
 namespace overlayfs {
@@ -593,6 +594,8 @@ long Execution::run(Step& step) {
       return examine(step);
     case Call::compare:
       return compare(step);
+    case Call::read_files:
+      return read_files(step);
     case Call::mount_ids:
       return read_mount_ids(step);
     case Call::mount_table:
@@ -758,6 +761,16 @@ long Execution::write_tree(const Step& step) {
                              .stop_bit = stopped};
   long result = write_batch(batch, batch.size(), options, &report);
   memcpy(block_ + step.output + 8, &report, sizeof report);
+  return result;
+}
+
+// read_files(batch); output: the place of the data, and the number of records that are done.
+long Execution::read_files(const Step& step) {
+  Text batch(*this, step.a[0]);
+  uint8_t* to = add_data(step, room_for_files(batch, batch.size()));
+  uint64_t done;
+  long result = overlayfs::read_files(batch, batch.size(), to, &done);
+  memcpy(block_ + step.output + 16, &done, sizeof done);
   return result;
 }
 

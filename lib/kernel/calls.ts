@@ -111,6 +111,7 @@ const described = {
   walk: [descriptor, text, hiddenNumber, hiddenNumber, hiddenNumber],
   examine: [descriptor, hiddenNumber, hiddenValue],
   compare: [descriptor, text, descriptor, text],
+  read_files: [hiddenValue],
   wait_for: [descriptor, bits(named('POLL'))],
 } as const satisfies Readonly<Record<string, readonly Argument[]>>;
 

@@ -450,7 +450,7 @@ async function dropTarget({ parent, temporary }: Target): Promise<void> {
 /** Draws the picture of a directory that exists. */
 async function load(placement: Placement, root: Descriptor, { userxattr }: Checked): Promise<void> {
   const space = userxattr ? 'user' : 'trusted';
-  const walker = new Walker('.', { at: root, attributes: 'directories', targets: true, unsorted: true });
+  const walker = new Walker('', { at: root, attributes: 'directories', targets: true, unsorted: true });
   const above: Directory[] = [placement.root];
   try {
     while (await hold(walker.more())) {

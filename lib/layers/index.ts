@@ -23,6 +23,13 @@ export {
   type EntryType,
   formatChanges,
 } from './changes.js';
+export {
+  type ArchiveSummary,
+  type CreateOptions,
+  type CreateProgress,
+  createLayer,
+  type LayerArchive,
+} from './create.js';
 export type { PathEncoding } from './encodings.js';
 export type { LayersLike, MountedLayers } from './given.js';
 export {

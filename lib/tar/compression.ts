@@ -80,7 +80,7 @@ export const levels = {
   zstd: { least: 1, most: 22, usual: 3 },
 } as const;
 
-export function encoder(compression: 'gzip' | 'zstd', level: number): Transform {
+function encoder(compression: 'gzip' | 'zstd', level: number): Transform {
   if (compression === 'gzip') return zlib().createGzip({ ...room, level });
   const { createZstdCompress, constants } = zlib();
   if (createZstdCompress === undefined) return new (zstdPackage().CompressStream)({ compressionLevel: level });
@@ -88,20 +88,30 @@ export function encoder(compression: 'gzip' | 'zstd', level: number): Transform 
 }
 
 /** Yields the uncompressed bytes. Reads the source to its end, whatever follows the compressed data. */
-export async function* decode(source: Chunks, compression: 'gzip' | 'zstd'): AsyncGenerator<Uint8Array> {
-  const stream = decoder(compression);
+export const decode = (source: Chunks, compression: 'gzip' | 'zstd'): AsyncGenerator<Uint8Array> =>
+  pass(source, decoder(compression), (error) => explainDecoding(error, compression));
+
+/** Yields the compressed bytes. */
+export const encode = (source: Chunks, compression: 'gzip' | 'zstd', level: number): AsyncGenerator<Uint8Array> =>
+  pass(source, encoder(compression, level), (error) => error);
+
+async function* pass(
+  source: Chunks,
+  stream: Transform,
+  explain: (error: unknown) => unknown,
+): AsyncGenerator<Uint8Array> {
   let failure: unknown;
-  const feeding = feed(source, stream).catch((error) => {
+  // Not waited for: a source that sends no more would keep a caller waiting who has given up.
+  feed(source, stream).catch((error) => {
     failure = error;
     stream.destroy();
   });
   try {
     for await (const chunk of stream) yield chunk as Uint8Array;
   } catch (error) {
-    throw failure ?? explainDecoding(error, compression);
+    throw failure ?? explain(error);
   } finally {
     stream.destroy();
-    await feeding;
   }
   if (failure !== undefined) throw failure;
 }
