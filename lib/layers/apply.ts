@@ -242,7 +242,9 @@ interface Source {
   readonly chunks: AsyncIterable<Uint8Array>;
   readonly total: number | undefined;
   /** Releases what the source holds, whether it was read or not. */
-  close(): void;
+  close(): void | Promise<void>;
+  /** Lets it use the memory of a chunk again when the next one is asked for. */
+  reuse?(): void;
 }
 
 async function* ofBytes(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
@@ -263,6 +265,8 @@ class SourceFile implements Source {
   readonly #path: Path;
   readonly #descriptor: number;
   #ahead: Promise<Uint8Array> | undefined;
+  #buffers: readonly Buffer[] | undefined;
+  #turn = 0;
 
   constructor(path: Path, descriptor: number, total: number | undefined) {
     this.#path = path;
@@ -287,8 +291,10 @@ class SourceFile implements Source {
 
   #next(): Promise<Uint8Array> {
     const { read } = process.getBuiltinModule('node:fs');
+    const to = this.#buffers?.[this.#turn] ?? Buffer.allocUnsafeSlow(CHUNK);
+    this.#turn = 1 - this.#turn;
     return new Promise((resolve, reject) => {
-      read(this.#descriptor, Buffer.allocUnsafeSlow(CHUNK), 0, CHUNK, null, (error, size, buffer) => {
+      read(this.#descriptor, to, 0, CHUNK, null, (error, size, buffer) => {
         if (error === null) resolve(buffer.subarray(0, size));
         else reject(explainSource(error, this.#path));
       });
@@ -307,11 +313,16 @@ class SourceFile implements Source {
     }
   }
 
+  reuse(): void {
+    this.#buffers = [Buffer.allocUnsafeSlow(CHUNK), Buffer.allocUnsafeSlow(CHUNK)];
+  }
+
   /** A read under way still uses the descriptor. */
-  close(): void {
+  async close(): Promise<void> {
     const { close: closeFile } = process.getBuiltinModule('node:fs');
-    const release = (): void => closeFile(this.#descriptor);
-    if (this.#ahead === undefined) release();
+    const release = (): Promise<void> => new Promise((resolve) => closeFile(this.#descriptor, () => resolve()));
+    if (this.#ahead === undefined) await release();
+    // It may never end, where the file is a pipe.
     else this.#ahead.then(release, release);
   }
 }
@@ -463,6 +474,9 @@ async function load(placement: Placement, root: Descriptor, { userxattr }: Check
           const directory = parent === undefined ? placement.root : new Directory(false, parent.hides);
           if (marks.opaque === 'y') directory.isOpaque = directory.hides = true;
           directory.before = walker.mtime;
+          if (walker.hasAttributes) {
+            directory.xattrs = [...walker.attributes.keys()].filter((name) => !isOverlays(name) && name !== SELINUX);
+          }
           parent?.entries.set(name, directory);
           above[depth] = directory;
         } else if (type === k.S_IFLNK) {
@@ -493,6 +507,10 @@ interface Open {
 }
 
 const MARK = /^(trusted|user)\.overlay\./;
+/** A mark that counts, not an escaped one. */
+const isOverlays = (name: string): boolean => /^(trusted|user)\.overlay\.(?!overlay\.)/.test(name);
+/** The kernel gives each file one. */
+const SELINUX = 'security.selinux';
 
 /** A mark in an archive would plant a redirect or hide files; with one level more it is plain data (Linux 6.7). */
 const escapeMark = (name: string): string => name.replace(MARK, '$1.overlay.overlay.');
@@ -624,6 +642,13 @@ class Unpacking {
     this.add('metadata', path, fields);
   }
 
+  /** Keeps what has come of a small file: the chunk that it is in is about to be overwritten. */
+  keep(): void {
+    const parts = this.#open?.parts;
+    if (parts === undefined || parts.length === 0) return;
+    parts[parts.length - 1] = Buffer.from(parts[parts.length - 1] as Buffer);
+  }
+
   skipped(): SkippedEntries[] {
     const all = Array.from(this.#skipped, ([reason, rest]) => ({ reason, ...rest }));
     const { tolerated } = this.#writer.totals;
@@ -695,6 +720,7 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
   const [start, all] = await peek(untilAborted(intake.count(source.chunks), signal));
   const compression = detect(start);
   // Of a plain archive, both digests are one.
+  if (compression === 'none') source.reuse?.();
   const plainHash = compression === 'none' ? undefined : createHash('sha256');
   const chunks = compression === 'none' ? all : decode(all, compression);
   let bytes = 0;
@@ -708,6 +734,7 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
       throw limit(`its ratio of compression is above ${maxRatio}, the limit that \`maxRatio\` sets`);
     }
     reader.write(chunk);
+    unpacking.keep();
     if (writer.isFull) await hold(writer.send());
     await hold(slices.pause());
   };
@@ -774,7 +801,7 @@ export async function applyLayer(source: ArchiveSource, dir: PathLike, options?:
     if (target !== undefined) await dropTarget(target);
     throw error;
   } finally {
-    opened.close();
+    await opened.close();
     if (target !== undefined) {
       close({ descriptor: target.root });
       if (target.parent >= 0) close({ descriptor: target.parent });

@@ -61,6 +61,8 @@ export class Directory {
   /** Its time before this layer: it stays, unless the layer has an entry for it. */
   before: Moment | undefined;
   isChanged = false;
+  /** The names of its attributes before this layer, marks of overlayfs left out. */
+  xattrs: readonly string[] = [];
   /** To be set at the end: a mode that would keep its owner from writing into it. */
   mode: number | undefined;
 
@@ -281,7 +283,13 @@ export class Placement {
   #describeDirectory(directory: Directory, path: string): void {
     directory.isOurs = true;
     const fields = this.#options.describe(this.#entry as FoundEntry);
-    this.#writer.add('metadata', path, { ...fields, mode: fields.mode | MODE_TO_WRITE, mtime: undefined });
+    const { xattrs = [] } = fields;
+    // An entry says all of a directory, so that other attributes go.
+    const gone = directory.xattrs.filter((name) => !xattrs.some((xattr) => xattr.name === name));
+    directory.xattrs = [];
+    const all = [...xattrs, ...gone.map((name) => ({ name }))];
+    const mode = fields.mode | MODE_TO_WRITE;
+    this.#writer.add('metadata', path, { ...fields, xattrs: all, mode, mtime: undefined });
     setLast(directory, fields);
   }
 

@@ -12,6 +12,8 @@ import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
 import { addon, type OperationFlag, type OperationKind, type Stage } from '../native.js';
 
 const PIECE = 1 << 20;
+/** Of the buffer for a piece. */
+const ROOM = PIECE + PIECE / 4;
 /** Gathered pieces that wait while the thread writes others. */
 const MOST_WAITING = 3;
 
@@ -137,7 +139,9 @@ export class TreeWriter {
   readonly #root: Descriptor;
   readonly #options: WriterOptions;
   readonly #staging: Uint8Array | null;
-  #gathered = Buffer.allocUnsafe(PIECE + PIECE / 4);
+  #gathered: Buffer = Buffer.allocUnsafeSlow(ROOM);
+  /** Buffers whose operations are done. New memory for each piece would cost more than what is copied. */
+  readonly #free: Buffer[] = [];
   #end = 0;
   #waiting: Buffer[] = [];
   /** The native call under way and those that follow it at once. */
@@ -241,7 +245,7 @@ export class TreeWriter {
   *send(): Dialogue<void> {
     if (this.#end === 0) return;
     const batch = this.#gathered.subarray(0, this.#end);
-    this.#gathered = Buffer.allocUnsafe(PIECE + PIECE / 4);
+    this.#gathered = this.#free.pop() ?? Buffer.allocUnsafeSlow(ROOM);
     this.#end = 0;
     yield* inEitherForm(
       () => this.#sendLater(batch),
@@ -304,7 +308,11 @@ export class TreeWriter {
     this.totals.copied += outcome.number(step, 3);
     this.totals.tolerated += outcome.number(step, 4);
     const errno = -outcome.result(step);
-    if (errno <= 0) return;
+    if (errno <= 0) {
+      for (const { buffer } of batch)
+        if (buffer.byteLength === ROOM) this.#free.push(Buffer.from(buffer));
+      return;
+    }
     const { signal } = this.#options;
     if (errno === ECANCELED && signal?.aborted) throw abortError(signal);
     const stage = keyOf(addon().stages, outcome.number(step, 1));

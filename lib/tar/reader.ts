@@ -103,13 +103,17 @@ export class TarReader {
     throw invalidArchive(offset, this.#name, rule);
   }
 
+  /** Returns the next bytes, if the chunk has them all. A generator for each header would cost more than its parsing. */
+  #takeNow(size: number): Buffer | undefined {
+    const end = this.#at + size;
+    if (end > this.#chunk.length) return undefined;
+    const piece = this.#chunk.subarray(this.#at, end);
+    this.#at = end;
+    return piece;
+  }
+
   /** Returns the next bytes as one piece. */
   *#take(size: number, reading: string): Generator<void, Buffer, void> {
-    if (this.#chunk.length - this.#at >= size) {
-      const piece = this.#chunk.subarray(this.#at, this.#at + size);
-      this.#at += size;
-      return piece;
-    }
     const whole = Buffer.allocUnsafe(size);
     for (let filled = 0; ; ) {
       const more = Math.min(size - filled, this.#chunk.length - this.#at);
@@ -143,7 +147,8 @@ export class TarReader {
     for (;;) {
       this.#name = undefined;
       this.#headerAt = this.offset;
-      const block = yield* this.#take(BLOCK, isExtended ? 'the entry of an extended header' : '');
+      const next = isExtended ? 'the entry of an extended header' : '';
+      const block = this.#takeNow(BLOCK) ?? (yield* this.#take(BLOCK, next));
       const isZero = block[0] === 0 && block.every((byte) => byte === 0);
       if (isZero) {
         if (isExtended) this.#fail('an extended header has no entry');
@@ -204,8 +209,9 @@ export class TarReader {
   *#readRecords(block: Buffer): Generator<void, PaxRecord[], void> {
     const size = this.#size(block);
     if (size > MOST_RECORDS) this.#fail(`an extended header of ${size} bytes; at most ${MOST_RECORDS} are read`);
-    const bytes = yield* this.#take(padded(size), 'the end of an extended header');
-    const records = parseRecords(bytes.subarray(0, size));
+    const bytes = this.#takeNow(padded(size)) ?? (yield* this.#take(padded(size), 'the end of an extended header'));
+    // Values outlive the chunk, which the caller may overwrite.
+    const records = parseRecords(Buffer.from(bytes.subarray(0, size)));
     if (typeof records === 'string') this.#fail(`in an extended header, ${records}`);
     return records;
   }
@@ -236,7 +242,8 @@ export class TarReader {
     const stored = number('size', 'size');
     // Links, devices and directories have no data; some programs write a size all the same.
     const hasData = type === 'file' || typeflag === 'D';
-    const sparse = type === 'file' ? yield* this.#readSparse(block, typeflag, records, values, stored) : undefined;
+    const mayBeSparse = type === 'file' && (typeflag === 'S' || values !== undefined);
+    const sparse = mayBeSparse ? yield* this.#readSparse(block, typeflag, records, values, stored) : undefined;
     const mtime = text('mtime');
     const isDevice = type === 'character' || type === 'block';
     const { xattrs, unread } = this.#xattrsOf(records, values);
@@ -258,6 +265,13 @@ export class TarReader {
       offset: this.#headerAt,
       unread,
     });
+    const isHere = segments === undefined && type === 'file' && this.#at + padded(data) <= this.#chunk.length;
+    if (isHere) {
+      if (data > 0) this.#handler.data(this.#chunk.subarray(this.#at, this.#at + data), 0);
+      this.#at += padded(data);
+      this.#handler.finish();
+      return;
+    }
     if (type !== 'file') yield* this.#skip(data, 'the end of its data');
     else if (segments === undefined) yield* this.#pass(0, data);
     else {

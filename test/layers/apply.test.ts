@@ -405,6 +405,15 @@ kernelTest("layout 'plain': .opq removes all that this layer did not write", asy
   t.is(opaque(join(root, 'd')), undefined);
 });
 
+kernelTest('an entry of an existing directory replaces its attributes, but no marks', async (t) => {
+  const root = join(scratch(t, 'disk'), 'layer');
+  mkdirSync(join(root, 'd'), { recursive: true });
+  for (const name of ['user.old', 'user.both', 'trusted.overlay.opaque', 'trusted.overlay.overlay.x'])
+    setAttribute(join(root, 'd'), name, 'y');
+  await applyLayer(archiveOf(dir('d/', { xattrs: new Map([['user.both', Buffer.from('z')]]) })), root);
+  t.deepEqual(describeTree(root)['d']?.xattrs, { 'user.both': '7a', 'trusted.overlay.opaque': '79' });
+});
+
 kernelTest("layout 'plain': a directory without an entry keeps its time", async (t) => {
   let before: Tree = {};
   const { root } = await apply(t, [file('d/new')], { layout: 'plain' }, (path) => {
