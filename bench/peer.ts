@@ -44,6 +44,12 @@ export class Peer {
     return total;
   }
 
+  /** In µs: a walk of a directory tree. */
+  async walk(directory: string): Promise<number> {
+    const [total = Number.NaN] = await this.#ask(`walk ${directory}`);
+    return total;
+  }
+
   /** Unmounts all sets, one after the other; in µs, for all of them. */
   async unmount(base: string, sets: number): Promise<number> {
     const [total = Number.NaN] = await this.#ask(`unmount ${sets} ${base}`);

@@ -2,6 +2,7 @@
 import type { Row } from './kind.js';
 import { atOnceKinds } from './kinds/at-once.js';
 import { flatKinds } from './kinds/flat.js';
+import { layerKinds } from './kinds/layers.js';
 import { manyKinds } from './kinds/many.js';
 import { pairKinds } from './kinds/pairs.js';
 import { programKinds } from './kinds/programs.js';
@@ -12,7 +13,7 @@ import { whiteoutKinds } from './kinds/whiteouts.js';
 
 const kinds = [
   ...[...pairKinds, ...atOnceKinds, ...flatKinds, ...programKinds],
-  ...[...statKinds, ...variantKinds, ...whiteoutKinds, ...manyKinds, ...startUpKinds],
+  ...[...statKinds, ...variantKinds, ...whiteoutKinds, ...layerKinds, ...manyKinds, ...startUpKinds],
 ];
 
 export const rows: readonly Row[] = kinds.flatMap((kind) =>

@@ -49,11 +49,11 @@ async function mountTmpfs(at: string): Promise<void> {
 
 async function mountExt4(image: string, at: string): Promise<void> {
   closeSync(openSync(image, 'w'));
-  truncateSync(image, 256 * 2 ** 20);
+  truncateSync(image, 512 * 2 ** 20);
   // Nothing left for the kernel to do later, in the midst of a measurement.
   const complete = 'lazy_itable_init=0,lazy_journal_init=0';
   const run = promisify(execFile);
-  await run('mkfs.ext4', ['-q', '-F', '-E', complete, image]);
+  await run('mkfs.ext4', ['-q', '-F', '-N', '300000', '-E', complete, image]);
   mkdirSync(at);
   await run('mount', ['-o', 'loop', image, at]); // the loop device goes with the mount
 }

@@ -21,7 +21,6 @@ constexpr size_t most_attribute = 65536;       // XATTR_SIZE_MAX, XATTR_LIST_MAX
 constexpr int statx_no_automount = 0x800;      // AT_NO_AUTOMOUNT
 constexpr unsigned wanted = 0x7ff | abi::statx_mnt_id;  // STATX_BASIC_STATS
 constexpr uint64_t resolve_no_xdev = 1;        // RESOLVE_NO_XDEV
-constexpr size_t name_head = 4;
 
 uint64_t device_of(const abi::Statx& found) { return static_cast<uint64_t>(found.dev_major) << 32 | found.dev_minor; }
 
@@ -123,7 +122,12 @@ bool Records::add(const abi::Statx& found, int fd, int dirfd, const char* name, 
   Record record{0, found.mode, found.uid, found.gid, found.nlink, found.rdev_major, found.rdev_minor, depth,
                 found.dev_major, found.dev_minor, 0, flags, static_cast<uint32_t>(name_size), 0, 0,
                 found.mtime.tv_nsec, found.ctime.tv_nsec, 0, found.ino, found.size, found.blocks,
-                found.mtime.tv_sec, found.ctime.tv_sec};
+                found.mtime.tv_sec, found.ctime.tv_sec, 0};
+  constexpr int64_t second = 1'000'000'000, most_seconds = INT64_MAX / second - 1;
+  if (found.mtime.tv_sec <= most_seconds && found.mtime.tv_sec >= -most_seconds) {
+    record.flags |= has_whole_mtime;
+    record.mtime_whole = found.mtime.tv_sec * second + found.mtime.tv_nsec;
+  }
   if (!append(&record, sizeof record) || !append(name, name_size) || !align(8)) return false;
   if ((flags_ & targets) && (found.mode & S_IFMT) == S_IFLNK && dirfd >= 0 && !add_target(dirfd, name)) {
     return false;
@@ -249,20 +253,18 @@ bool Walk::enter(int fd, const abi::Statx& found) {
 int Walk::read_names(int fd) {
   if (!entries_.reserve(entries_size)) return ENOMEM;
   for (;;) {
-    long size = sys::getdents64(fd, entries_.data(), entries_size);
-    if (size <= 0) return static_cast<int>(-size);
-    for (long offset = 0; offset < size;) {
+    long filled = sys::getdents64(fd, entries_.data(), entries_size);
+    if (filled <= 0) return static_cast<int>(-filled);
+    for (long offset = 0; offset < filled;) {
       const auto* entry = reinterpret_cast<const abi::Dirent*>(&entries_[static_cast<size_t>(offset)]);
       offset += entry->reclen;
       if (is_dot_or_dotdot(entry->name)) continue;
-      size_t length = strlen(entry->name);
+      size_t size = strlen(entry->name) + 1;
       size_t at = names_.size();
-      if (!names_.reserve(name_head + length + 1) || !order_.reserve(1) || at > UINT32_MAX - 4096) return ENOMEM;
-      names_.resize(at + name_head + length + 1);
-      auto short_length = static_cast<uint16_t>(length);
+      if (!names_.reserve(size + 1) || !order_.reserve(1) || at > UINT32_MAX - 4096) return ENOMEM;
+      names_.resize(at + size + 1);
       names_[at] = static_cast<char>(entry->type);
-      memcpy(&names_[at + 2], &short_length, sizeof short_length);
-      memcpy(&names_[at + name_head], entry->name, length + 1);
+      memcpy(&names_[at + 1], entry->name, size);
       order_.resize(order_.size() + 1);
       order_.back() = static_cast<uint32_t>(at);
     }
@@ -271,16 +273,12 @@ int Walk::read_names(int fd) {
 
 void Walk::sort(size_t first, size_t end) {
   if (end - first < 2) return;
-  const char* names = names_.data();
-  auto size_of = [names](uint32_t at) {
-    uint16_t size;
-    memcpy(&size, names + at + 2, sizeof size);
-    return static_cast<size_t>(size);
-  };
-  std::sort(order_.data() + first, order_.data() + end, [&](uint32_t a, uint32_t b) {
-    size_t a_size = size_of(a), b_size = size_of(b);
-    int order = memcmp(names + a + name_head, names + b + name_head, std::min(a_size, b_size));
-    return order != 0 ? order < 0 : a_size < b_size;
+  const char* names = names_.data() + 1;
+  std::sort(order_.data() + first, order_.data() + end, [names](uint32_t a, uint32_t b) {
+    const auto* left = reinterpret_cast<const uint8_t*>(names + a);
+    const auto* right = reinterpret_cast<const uint8_t*>(names + b);
+    while (*left == *right && *left != 0) left++, right++;
+    return *left < *right;
   });
 }
 
@@ -342,7 +340,7 @@ long Walk::next(int dirfd, const char* path, size_t size, uint32_t to_skip) {
       continue;
     }
     const char* at = names_.data() + order_[level.next++];
-    goes_on = visit(level, at + name_head, static_cast<uint8_t>(at[0]));
+    goes_on = visit(level, at + 1, static_cast<uint8_t>(at[0]));
   }
   return static_cast<long>(count_ - before);
 }

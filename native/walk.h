@@ -29,12 +29,14 @@ struct Record {
   uint32_t mtime_ns, ctime_ns, unused;
   uint64_t inode, bytes, blocks;  // a block has 512 bytes
   int64_t mtime, ctime;           // in seconds
+  int64_t mtime_whole;            // in nanoseconds, if `has_whole_mtime` says so: from 1677 to 2262
 };
-static_assert(sizeof(Record) == 112);
+static_assert(sizeof(Record) == 120);
 
 // The flags of a record.
 constexpr uint32_t is_ascii = 1;        // the name
 constexpr uint32_t is_other_mount = 2;  // the root of another mount, which the walk does not enter
+constexpr uint32_t has_whole_mtime = 8;
 constexpr uint32_t is_broken_off = 4;   // instead of an entry: the walk ends, since the directory of this depth is lost
 
 constexpr uint32_t unreadable = 0xffffffff;  // the size of a value that this process may not read
@@ -143,7 +145,7 @@ class Walk {
   size_t lowest_open_ = 0;
   Records records_;
   Array<Level> levels_;
-  Array<char> names_;      // of all levels: a type, a byte unused, uint16 size, the name, NUL
+  Array<char> names_;      // of all levels: each a byte for its type, and a NUL at its end
   Array<uint32_t> order_;  // of all levels: the offsets of the names
   Array<char> entries_;    // as the kernel returns them
 

@@ -13,6 +13,7 @@
 //   mknod COUNT EACH DIRECTORY        whiteouts, one mknod(2) each                             -> TOTAL
 //   link COUNT EACH DIRECTORY         whiteouts, links of the first                            -> TOTAL
 //   unmount SETS BASE                 what is mounted at their targets, one umount2(2) each    -> TOTAL
+//   walk DIRECTORY                    a tree: getdents64(2), statx(2), flistxattr(2)           -> TOTAL ENTRIES
 //   table                             the mount table, read and split                          -> TOTAL
 //
 // BASE holds the directories 0 to SETS - 1, used in turn, each with lower, upper, work and target in it.
@@ -58,6 +59,8 @@ static void serve(void) {
       measure_whiteouts(path, count, each, 1);
     } else if (sscanf(line, "unmount %d %4095[^\n]", &sets, path) == 2) {
       measure_unmounts(path, sets);
+    } else if (sscanf(line, "walk %4095[^\n]", path) == 1) {
+      measure_walk(path);
     } else if (strcmp(line, "table\n") == 0) {
       measure_table();
     } else {

@@ -41,5 +41,6 @@ void hand_over_guarded(struct call call);
 
 void measure_rootless(const char *base, int set_count, int pairs);
 void measure_whiteouts(const char *directory, int count, int each, int links);
+void measure_walk(const char *directory);
 void measure_unmounts(const char *base, int set_count);
 void measure_table(void);

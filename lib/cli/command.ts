@@ -8,6 +8,8 @@ export interface Outcome {
   readonly text?: string;
   /** The result for --json. */
   readonly json: Readonly<Record<string, unknown>>;
+  /** The whole output, of a command that has too much for one text; of the form that was asked for. */
+  readonly parts?: AsyncIterable<string>;
   /** The errors of a command that does several things, the others being done. */
   readonly errors?: readonly unknown[];
   /** The exit code of a program that was run. */

@@ -1,12 +1,16 @@
 /** The commands of the program `overlayfs`: finds the requested one and prints its outcome. */
+import { changes } from './changes.js';
+import { check } from './check.js';
 import { type Command, flagsOfCommand } from './command.js';
 import { argumentsOf, type Bytes } from './command-line.js';
+import { du } from './du.js';
 import { errorText, exitCodeOf, FAILED, toShown, WRONG_USAGE } from './errors.js';
 import { explain } from './explain.js';
 import { features } from './features.js';
 import { commandHelp, programHelp } from './help.js';
 import { holders } from './holders.js';
 import { toJson } from './json.js';
+import { lookup } from './lookup.js';
 import { ls } from './ls.js';
 import { mount } from './mount.js';
 import { parse } from './parse.js';
@@ -15,7 +19,20 @@ import { umount } from './umount.js';
 import { UsageError, unknownWord } from './usage-error.js';
 import { whiteout } from './whiteout.js';
 
-const commands: Readonly<Record<string, Command>> = { mount, umount, run, ls, holders, whiteout, explain, features };
+const commands: Readonly<Record<string, Command>> = {
+  mount,
+  umount,
+  run,
+  ls,
+  holders,
+  changes,
+  lookup,
+  check,
+  du,
+  whiteout,
+  explain,
+  features,
+};
 const commandNames = Object.keys(commands);
 
 /** Prints errors, and points to the help if they are about the command line. */
@@ -23,6 +40,13 @@ function report(errors: readonly unknown[], command?: string): void {
   for (const error of errors) process.stderr.write(errorText(error));
   if (errors.some((error) => exitCodeOf(error) === WRONG_USAGE)) {
     process.stderr.write(`Try 'overlayfs ${command === undefined ? '' : `${command} `}--help'.\n`);
+  }
+}
+
+/** Writes as fast as the reader reads. */
+async function writeParts(parts: AsyncIterable<string>): Promise<void> {
+  for await (const part of parts) {
+    if (!process.stdout.write(part)) await new Promise((resolve) => process.stdout.once('drain', resolve));
   }
 }
 
@@ -36,8 +60,9 @@ async function runCommand(name: string, command: Command, args: readonly Bytes[]
       process.stdout.write(commandHelp(name, command));
       return 0;
     }
-    const { text = '', json, errors = [], exitCode } = await command.run(parsed);
-    if (isJson)
+    const { text = '', json, parts, errors = [], exitCode } = await command.run(parsed);
+    if (parts !== undefined) await writeParts(parts);
+    else if (isJson)
       process.stdout.write(
         toJson(errors.length === 0 ? json : { ...json, errors: errors.map((error) => toShown(error)) }),
       );

@@ -1,8 +1,12 @@
 /** Results as JSON. */
 import { fromBytes } from '../paths.js';
 
-/** Converts a value for JSON. JSON holds text only, so a path that is not text becomes `{ "base64": … }`. */
-function toPlain(value: unknown): unknown {
+/**
+ * Converts a value for JSON. JSON holds text only, so a path that is not text becomes `{ "base64": … }`. A number that may
+ * be too large for other readers becomes text.
+ */
+export function toPlain(value: unknown): unknown {
+  if (typeof value === 'bigint') return String(value);
   if (value instanceof Uint8Array) {
     const bytes = Buffer.from(value);
     const text = fromBytes(bytes);

@@ -8,7 +8,7 @@ import { Plan, type Step } from '../kernel/plan.js';
 import { formatBytes, type PathLike } from '../paths.js';
 import { below, encodePath, type PathEncoding, toBytePath, toEncoding } from './encodings.js';
 import { type GivenLayers, type LayersLike, toLayers } from './given.js';
-import { isWhiteoutEntry, type Marks, readMarks, shownAttributes } from './marks.js';
+import { isWhiteoutEntry, type MarkSpace, type Marks, readMarks, shownAttributes } from './marks.js';
 import { MergedWalker } from './merged.js';
 import type { Attributes } from './records.js';
 import {
@@ -107,17 +107,20 @@ const lists: readonly (readonly ChangedProperty[])[] = Array.from({ length: 32 }
 );
 const nothing = lists[0] as readonly ChangedProperty[];
 
+type AnyChange = Change<string | Buffer>;
+
+const noPlaces: (string | undefined)[] = [];
+const noSources: Source[] = [];
+const noAttributes: Attributes = new Map();
+const noMarks: Marks = {};
+
 /** An entry of the upper, and what is below it. */
-interface Entry {
+class Entry {
+  /** One character a byte. */
   readonly path: string;
-  readonly name: string;
-  readonly isAscii: boolean;
+  /** The record that it makes, unless it comes out otherwise. */
+  readonly change: AnyChange;
   readonly type: number;
-  readonly mode: number;
-  readonly uid: number;
-  readonly gid: number;
-  readonly size: number;
-  readonly mtime: bigint;
   readonly attributes: Attributes;
   readonly isWhiteout: boolean;
   readonly isOpaque: boolean;
@@ -125,22 +128,64 @@ interface Entry {
   /** The directory that it is in; undefined for the root. */
   readonly parent: Entry | undefined;
   /** Of a directory: nothing below is merged into it, so that all that it holds is new. Known when it is compared. */
-  isNew: boolean;
-  isCompared: boolean;
+  isNew = false;
   /** Of a directory: its paths in the layers below, by layer. */
-  places: (string | undefined)[];
+  places = noPlaces;
   /** What the layers below have at its path, the topmost first. */
-  below: Source[];
+  below = noSources;
   /** The layers further down are not asked. */
-  isOver: boolean;
+  isOver = false;
   /** The path at which the layer under way is asked; undefined if it is not asked. */
-  asked: string | undefined;
+  asked: string | undefined = undefined;
+  /** The answer is not there yet. */
+  isAsked = false;
   /** A directory below has a redirect, so that those further down are at another path. */
-  isRedirectedBelow: boolean;
+  isRedirectedBelow = false;
   /** The entry again, with all attributes, where something of its type is below. */
-  own: Source | undefined;
+  own: Source | undefined = undefined;
   /** The entry is a copy of the one below. */
-  isCopy: boolean;
+  isCopy = false;
+
+  constructor(walker: Walker, parent: Entry | undefined, space: MarkSpace, encoding: PathEncoding) {
+    const { type, path } = walker;
+    const hasAttributes = walker.hasAttributes;
+    const attributes = hasAttributes ? walker.attributes : noAttributes;
+    const marks = hasAttributes ? readMarks(attributes, space) : noMarks;
+    // On the root, these marks have no effect.
+    const isInner = type === k.S_IFDIR && parent !== undefined;
+    this.path = path;
+    this.type = type;
+    this.attributes = attributes;
+    this.isWhiteout = isWhiteoutEntry(walker, marks);
+    this.isOpaque = isInner && marks.opaque === 'y';
+    this.redirect = isInner && !this.isOpaque ? marks.redirect : undefined;
+    this.parent = parent;
+    this.change = {
+      path: encodePath(path === '' ? '.' : path, encoding, walker.hasAsciiPath),
+      kind: 'added',
+      type: toEntryType(type),
+      mode: walker.mode & MODE,
+      uid: walker.uid,
+      gid: walker.gid,
+      size: walker.size,
+      mtime: walker.mtimeNs,
+      what: nothing,
+    };
+  }
+
+  get name(): string {
+    return this.path.slice(this.path.lastIndexOf('/') + 1);
+  }
+
+  /** Forgets what has been found below. */
+  reset(): void {
+    this.places = noPlaces;
+    this.below = noSources;
+    this.isOver = false;
+    this.isRedirectedBelow = false;
+    this.own = undefined;
+    this.isCopy = false;
+  }
 }
 
 /** The index of the upper among the layers. */
@@ -151,8 +196,6 @@ const HANDLES_AT_ONCE = 256;
 const HANDLE_ROOM = 136;
 /** `struct ovl_fb`: version, magic, length, flags, the type of the handle, the id of its file system, the handle. */
 const ORIGIN = { magicAt: 1, magic: 0xfb, typeAt: 4, handleAt: 21 } as const;
-
-type AnyChange = Change<string | Buffer>;
 
 class Comparison {
   readonly #stack: LayerStack;
@@ -181,7 +224,7 @@ class Comparison {
         while (walker.advance()) {
           const { depth, error } = walker;
           if (error !== 0) throw explainWalk(path, error, walker.path);
-          const entry = this.#take(walker, parents[depth - 1]);
+          const entry = new Entry(walker, parents[depth - 1], this.#stack.space, this.#encoding);
           if (entry.type === k.S_IFDIR) parents[depth] = entry;
           if (entry.redirect === undefined || !this.#hasLower) {
             entries.push(entry);
@@ -207,41 +250,6 @@ class Comparison {
     return out;
   }
 
-  #take(walker: Walker, parent: Entry | undefined): Entry {
-    const { type, size } = walker;
-    const mayHaveMarks = walker.hasAttributes;
-    const attributes = mayHaveMarks ? walker.attributes : noAttributes;
-    const marks = mayHaveMarks ? readMarks(attributes, this.#stack.space) : noMarks;
-    // On the root, these marks have no effect.
-    const isDirectory = type === k.S_IFDIR && parent !== undefined;
-    const isOpaque = isDirectory && marks.opaque === 'y';
-    return {
-      path: walker.path,
-      name: parent === undefined ? '' : walker.name,
-      isAscii: walker.hasAsciiPath,
-      type,
-      mode: walker.mode,
-      uid: walker.uid,
-      gid: walker.gid,
-      size,
-      mtime: walker.mtimeNs,
-      attributes,
-      isWhiteout: isWhiteoutEntry(walker, marks),
-      isOpaque,
-      redirect: isDirectory && !isOpaque ? marks.redirect : undefined,
-      parent,
-      isNew: false,
-      isCompared: false,
-      places: noPlaces,
-      below: noSources,
-      isOver: false,
-      asked: undefined,
-      isRedirectedBelow: false,
-      own: undefined,
-      isCopy: false,
-    };
-  }
-
   /** Compares entries that follow each other. */
   *#compare(entries: readonly Entry[]): Dialogue<void> {
     for (let rest = entries; rest.length > 0; ) {
@@ -254,31 +262,38 @@ class Comparison {
     }
   }
 
-  /**
-   * Asks one layer after the other, at the same paths as in the upper. A directory's own answer is not waited for: the
-   * answers for its contents count only if it has a place in the layer.
-   */
+  /** Asks one layer after the other, at the same paths as in the upper. */
   *#lookBelow(entries: readonly Entry[]): Dialogue<void> {
-    const { layers, space } = this.#stack;
-    for (let layer = UPPER + 1; layer < layers.length; layer++) {
-      const paths: string[] = [];
-      for (const entry of entries) {
-        entry.asked = askedPath(entry, layer);
-        if (entry.asked !== undefined) paths.push(entry.asked);
-      }
-      if (paths.length === 0) return;
-      const { root, path } = this.#stack.at(layer);
-      const records = yield* examine(root, paths, { attributes: 'all', targets: true });
-      for (const entry of entries) {
-        if (entry.asked === undefined) continue;
-        records.advance();
-        const { parent } = entry;
-        if (parent !== undefined && parent.places[layer] === undefined) continue;
-        const { error } = records;
-        if (error !== 0 && isAbsent(error)) continue;
-        if (error !== 0) throw explainWalk(path, error, entry.asked);
-        this.#addBelow(entry, toSource(records, layer, entry.asked, space));
-      }
+    const directories = entries.filter(({ type }) => type === k.S_IFDIR);
+    const others = entries.filter(({ type }) => type !== k.S_IFDIR);
+    for (let layer = UPPER + 1; layer < this.#stack.layers.length; layer++) {
+      // Most of an upper's files are in directories that are new: these layers are not asked for them.
+      yield* this.#ask(directories, layer);
+      yield* this.#ask(others, layer);
+    }
+  }
+
+  /** A directory's own answer is not waited for: the answers for those in it count only if it has a place in the layer. */
+  *#ask(entries: readonly Entry[], layer: number): Dialogue<void> {
+    const asked: Entry[] = [];
+    for (const entry of entries) {
+      entry.asked = askedPath(entry, layer);
+      entry.isAsked = entry.asked !== undefined;
+      if (entry.isAsked) asked.push(entry);
+    }
+    if (asked.length === 0) return;
+    const { root, path } = this.#stack.at(layer);
+    const paths = asked.map((entry) => entry.asked as string);
+    const records = yield* examine(root, paths, { attributes: 'all', targets: true });
+    for (const entry of asked) {
+      records.advance();
+      const { parent, asked: place } = entry;
+      entry.isAsked = false;
+      if (parent !== undefined && parent.places[layer] === undefined) continue;
+      const { error } = records;
+      if (error !== 0 && isAbsent(error)) continue;
+      if (error !== 0) throw explainWalk(path, error, place);
+      this.#addBelow(entry, toSource(records, layer, place as string, this.#stack.space));
     }
   }
 
@@ -350,97 +365,78 @@ class Comparison {
 
   /** Returns the entries that have to be looked at again, because a redirect above them leads elsewhere. */
   *#addChanges(entries: readonly Entry[]): Dialogue<Entry[]> {
-    for (const [i, entry] of entries.entries()) {
+    for (let i = 0; i < entries.length; i++) {
+      const entry = entries[i] as Entry;
       if (entry.isRedirectedBelow) {
         const { parent, name } = entry;
         entry.below = yield* findChild(this.#stack, parent?.places ?? noPlaces, name, { first: UPPER + 1 });
         entry.places = [...placesOf(this.#stack, entry.below)];
       }
-      yield* this.#addChange(entry);
-      entry.isCompared = true;
+      // A generator for each entry would take as long as all the rest.
+      if (!this.#addUncompared(entry)) yield* this.#addCompared(entry);
       if (!entry.isRedirectedBelow) continue;
       const rest = entries.slice(i + 1);
-      for (const again of rest) {
-        Object.assign(again, { below: noSources, places: noPlaces, isOver: false, isRedirectedBelow: false });
-        Object.assign(again, { own: undefined, isCopy: false });
-      }
+      for (const again of rest) again.reset();
       return rest;
     }
     return [];
   }
 
-  *#addChange(entry: Entry): Dialogue<void> {
+  /** Adds what an entry is, unless it has to be compared with the one below: then this returns false. */
+  #addUncompared(entry: Entry): boolean {
     const { type, isOpaque, parent } = entry;
     const isInNew = parent?.isNew === true;
     const top = entry.below[0];
     const isDirectory = type === k.S_IFDIR;
     if (entry.isWhiteout) {
-      if (top !== undefined) this.#out.push(this.#deleted(entry, top));
-      else if (!this.#hasLower && !isInNew) this.#out.push(this.#add(entry, 'deleted', nothing, true));
+      if (top !== undefined) this.#addDeleted(entry, top);
+      else if (!this.#hasLower && !isInNew) this.#addDeleted(entry, undefined);
     } else if (!this.#hasLower) {
       entry.isNew = isOpaque || isInNew;
-      this.#out.push(this.#add(entry, isInNew ? 'added' : isOpaque ? 'replaced' : 'changed', nothing));
+      this.#add(entry, isInNew ? 'added' : isOpaque ? 'replaced' : 'changed');
       if (entry.redirect !== undefined) this.#setFrom(entry, entry.redirect);
-    } else if (top === undefined) {
+    } else if (top === undefined || top.type !== type || isOpaque) {
       entry.isNew = isDirectory;
-      this.#out.push(this.#add(entry, 'added', nothing));
-    } else if (top.type !== type || isOpaque) {
-      entry.isNew = isDirectory;
-      this.#out.push(this.#add(entry, 'replaced', nothing));
+      this.#add(entry, top === undefined ? 'added' : 'replaced');
     } else {
-      const what = lists[yield* this.#differences(entry, top)] as readonly ChangedProperty[];
-      if (what.length > 0 || this.#showsUnchanged) this.#out.push(this.#add(entry, 'modified', what));
+      return false;
     }
+    return true;
   }
 
-  #setFrom({ parent }: Entry, redirect: string): void {
+  *#addCompared(entry: Entry): Dialogue<void> {
+    const what = lists[yield* this.#differences(entry, entry.below[0] as Source)] as readonly ChangedProperty[];
+    if (what.length > 0 || this.#showsUnchanged) this.#add(entry, 'modified', what);
+  }
+
+  #add({ change }: Entry, kind: ChangeKind, what = nothing): void {
+    change.kind = kind;
+    change.what = what;
+    this.#out.push(change);
+  }
+
+  #addDeleted({ change: { path } }: Entry, top: Source | undefined): void {
+    const { type = 0, mode = 0, uid = 0, gid = 0, size = 0, mtimeNs = 0n } = top ?? {};
+    const rest = { type: toEntryType(type), mode: mode & MODE, uid, gid, size, mtime: mtimeNs, what: nothing };
+    this.#out.push({ path, kind: 'deleted', ...rest });
+  }
+
+  #setFrom({ parent, change }: Entry, redirect: string): void {
     const from = redirect.startsWith('/') ? redirect.slice(1) : below(parent?.path ?? '', redirect);
-    (this.#out.at(-1) as AnyChange).from = encodePath(from, this.#encoding);
-  }
-
-  #pathOf({ path, isAscii }: Pick<Entry, 'path' | 'isAscii'>): string | Buffer {
-    return encodePath(path === '' ? '.' : path, this.#encoding, isAscii);
-  }
-
-  #add(entry: Entry, kind: ChangeKind, what: readonly ChangedProperty[], isUnknown = false): AnyChange {
-    return {
-      path: this.#pathOf(entry),
-      kind,
-      type: isUnknown ? undefined : toEntryType(entry.type),
-      mode: isUnknown ? 0 : entry.mode & MODE,
-      uid: entry.uid,
-      gid: entry.gid,
-      size: entry.size,
-      mtime: entry.mtime,
-      what,
-    };
-  }
-
-  #deleted(entry: Entry, { type, mode, uid, gid, size, mtimeNs }: Source): AnyChange {
-    return {
-      path: this.#pathOf(entry),
-      kind: 'deleted',
-      type: toEntryType(type),
-      mode: mode & MODE,
-      uid,
-      gid,
-      size,
-      mtime: mtimeNs,
-      what: nothing,
-    };
+    change.from = encodePath(from, this.#encoding);
   }
 
   /** Returns the bits of the properties in which an entry differs from the one below, of the same type. */
   *#differences(entry: Entry, top: Source): Dialogue<number> {
     const { own } = entry;
-    const { mode, uid, gid } = own ?? entry;
+    const { mode, uid, gid } = own ?? entry.change;
     const attributes = own?.attributes ?? entry.attributes;
     const { space } = this.#stack;
     return (
       ((yield* this.#hasOtherContent(entry, top)) ? bit.content : 0) |
       ((mode & MODE) !== (top.mode & MODE) ? bit.mode : 0) |
       (uid !== top.uid || gid !== top.gid ? bit.owner : 0) |
-      ((own?.mtimeNs ?? entry.mtime) !== top.mtimeNs ? bit.times : 0) |
+      ((own?.mtimeNs ?? entry.change.mtime) !== top.mtimeNs ? bit.times : 0) |
       (haveSameAttributes(shownAttributes(attributes, space), shownAttributes(top.attributes, space)) ? 0 : bit.xattrs)
     );
   }
@@ -481,20 +477,19 @@ class Comparison {
     const first = UPPER + 1;
     const source = yield* findChild(stack, around, name, { first, redirect });
     entry.below = yield* findChild(stack, around, name, { first });
-    entry.isCompared = true;
     const [places, placesHere] = [placesOf(stack, source), placesOf(stack, entry.below)];
     if (source[0]?.type !== k.S_IFDIR) {
       // It leads nowhere, and hides what is here.
       entry.isNew = true;
-      this.#out.push(this.#add(entry, entry.below.length === 0 ? 'added' : 'replaced', nothing));
+      this.#add(entry, entry.below.length === 0 ? 'added' : 'replaced');
       return false;
     }
     if (places.every((place, i) => place === placesHere[i])) {
       entry.places = [...places];
-      yield* this.#addChange(entry);
+      yield* this.#addCompared(entry);
       return false;
     }
-    this.#out.push(this.#add(entry, entry.below.length === 0 ? 'added' : 'replaced', nothing));
+    this.#add(entry, entry.below.length === 0 ? 'added' : 'replaced');
     this.#setFrom(entry, redirect);
     yield* this.#addMerged(entry, places.with(UPPER, entry.path));
     return true;
@@ -510,7 +505,7 @@ class Comparison {
         if (path === '') continue;
         const { type, mode, uid, gid, size, mtimeNs } = entry;
         this.#out.push({
-          path: this.#pathOf({ path: below(directory.path, path), isAscii: false }),
+          path: encodePath(below(directory.path, path), this.#encoding),
           kind: 'added',
           type: toEntryType(type),
           mode: mode & MODE,
@@ -529,17 +524,12 @@ class Comparison {
 }
 
 const MERGED_AT_ONCE = 1000;
-const noPlaces: (string | undefined)[] = [];
-const noSources: Source[] = [];
-const noAttributes: Attributes = new Map();
-const noMarks: Marks = {};
-
 /** Returns where a layer is asked for an entry, as far as is known. */
 function askedPath({ parent, name, isOver }: Entry, layer: number): string | undefined {
   if (isOver) return undefined;
   if (parent === undefined) return '';
   if (parent.isNew || parent.isOpaque) return undefined;
-  const place = parent.isCompared ? parent.places[layer] : parent.asked;
+  const place = parent.isAsked ? parent.asked : parent.places[layer];
   return place === undefined ? undefined : below(place, name);
 }
 

@@ -28,10 +28,10 @@ const word = {
   mtimeNs: 15,
   ctimeNs: 16,
 } as const;
-const wide = { inode: 9, bytes: 10, blocks: 11, mtime: 12, ctime: 13 } as const;
-const HEAD = 112;
+const wide = { inode: 9, bytes: 10, blocks: 11, mtime: 12, ctime: 13, mtimeWhole: 14 } as const;
+const HEAD = 120;
 
-const flag = { isAscii: 1, isOtherMount: 2, isBrokenOff: 4 } as const;
+const flag = { isAscii: 1, isOtherMount: 2, isBrokenOff: 4, hasWholeMtime: 8 } as const;
 
 /** The size of a value that the process may not read. */
 const UNREADABLE = 0xffffffff;
@@ -159,6 +159,7 @@ export class Records {
 
   /** In nanoseconds since 1970. */
   get mtimeNs(): bigint {
+    if (this.#word(word.flags) & flag.hasWholeMtime) return this.#wide[(this.#at >> 3) + wide.mtimeWhole] as bigint;
     return (this.#wide[(this.#at >> 3) + wide.mtime] as bigint) * 1_000_000_000n + BigInt(this.#word(word.mtimeNs));
   }
 

@@ -53,9 +53,12 @@ const toFlags = ({ at, attributes, targets, unsorted, followRoot = true }: WalkO
   (followRoot ? flag.followRoot : 0) |
   (at === undefined ? 0 : flag.rootInside);
 
-/** The size of a batch of records. The first one is small, so that a small tree needs no more. */
-const FIRST_BATCH = 32 * 1024;
-const BATCH = 256 * 1024;
+/**
+ * The size of a batch of records, some hundreds of entries. Larger ones are no faster, and let V8's heap grow. The first
+ * one is small, so that a small tree needs no more.
+ */
+const FIRST_BATCH = 16 * 1024;
+const BATCH = 64 * 1024;
 
 interface Batch {
   readonly count: number;
@@ -83,6 +86,7 @@ export class Walker extends Records {
   /** The paths of the directories that lead to the current entry, by depth; the root's is empty. */
   readonly #parents: string[] = [];
   readonly #areAscii: boolean[] = [];
+  #name = '';
   #path = '';
   #pathIsAscii = true;
   /** The number of the current entry, from 1 on. */
@@ -168,7 +172,8 @@ export class Walker extends Records {
 
   #enter(depth: number): void {
     if (depth > 0) {
-      this.#path = below(this.#parents[depth - 1] as string, this.name);
+      this.#name = super.name;
+      this.#path = below(this.#parents[depth - 1] as string, this.#name);
       this.#pathIsAscii = (this.#areAscii[depth - 1] as boolean) && this.isAscii;
     }
     if (this.type === k.S_IFDIR) {
@@ -180,6 +185,10 @@ export class Walker extends Records {
   /** Below the root, one character a byte; empty for the root. */
   get path(): string {
     return this.#path;
+  }
+
+  override get name(): string {
+    return this.#name;
   }
 
   get hasAsciiPath(): boolean {
