@@ -1,4 +1,5 @@
 /** The commands of the program `overlayfs`: finds the requested one and prints its outcome. */
+import { apply } from './apply.js';
 import { changes } from './changes.js';
 import { check } from './check.js';
 import { type Command, flagsOfCommand } from './command.js';
@@ -13,6 +14,7 @@ import { toJson } from './json.js';
 import { lookup } from './lookup.js';
 import { ls } from './ls.js';
 import { mount } from './mount.js';
+import { pack } from './pack.js';
 import { parse } from './parse.js';
 import { run } from './run.js';
 import { umount } from './umount.js';
@@ -29,6 +31,8 @@ const commands: Readonly<Record<string, Command>> = {
   lookup,
   check,
   du,
+  apply,
+  pack,
   whiteout,
   explain,
   features,

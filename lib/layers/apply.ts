@@ -808,3 +808,25 @@ export async function applyLayer(source: ArchiveSource, dir: PathLike, options?:
     }
   }
 }
+
+/**
+ * Yields the entries of an archive, those of a chunk at a time. The layer is not checked: only what no archive may say is
+ * an error.
+ */
+export async function* readEntries(source: ArchiveSource): AsyncGenerator<FoundEntry[]> {
+  const opened = await open(source);
+  try {
+    let found: FoundEntry[] = [];
+    const reader = new TarReader({ entry: (entry) => found.push(entry), data: () => {}, finish: () => {} });
+    const [start, all] = await peek(opened.chunks);
+    const compression = detect(start);
+    for await (const chunk of compression === 'none' ? all : decode(all, compression)) {
+      reader.write(chunk);
+      if (found.length > 0) yield found;
+      found = [];
+    }
+    reader.end();
+  } finally {
+    await opened.close();
+  }
+}

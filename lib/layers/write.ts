@@ -309,8 +309,7 @@ export class TreeWriter {
     this.totals.tolerated += outcome.number(step, 4);
     const errno = -outcome.result(step);
     if (errno <= 0) {
-      for (const { buffer } of batch)
-        if (buffer.byteLength === ROOM) this.#free.push(Buffer.from(buffer));
+      for (const { buffer } of batch) if (buffer.byteLength === ROOM) this.#free.push(Buffer.from(buffer));
       return;
     }
     const { signal } = this.#options;

@@ -77,7 +77,17 @@ export function describeTree(dir: string): Tree {
     for (const name of names) visit(path === '' ? name : `${path}/${name}`);
   };
   visit('');
-  return tree;
+  // An overlay counts links that it does not show.
+  const sizes = new Map<string, number>();
+  for (const { linkedTo } of Object.values(tree)) {
+    if (linkedTo !== undefined) sizes.set(linkedTo, (sizes.get(linkedTo) ?? 0) + 1);
+  }
+  return Object.fromEntries(
+    Object.entries(tree).map(([path, { linkedTo, ...rest }]) => [
+      path,
+      linkedTo === undefined || sizes.get(linkedTo) === 1 ? rest : { ...rest, linkedTo },
+    ]),
+  );
 }
 
 /** By the first four bits of the mode. */
