@@ -5,7 +5,7 @@ import * as e from '../errnos.js';
 import { abortError, invalidArgumentType, invalidArgumentValue, OverlayError, outOfRange } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { hold } from '../kernel/dialogue.js';
+import { type Dialogue, hold } from '../kernel/dialogue.js';
 import { close } from '../kernel/held.js';
 import { onAbort } from '../kernel/on-abort.js';
 import { perform, StepFailure } from '../kernel/perform.js';
@@ -28,8 +28,10 @@ import type { FoundEntry } from '../tar/entry.js';
 import { invalidArchive } from '../tar/invalid.js';
 import { TarReader } from '../tar/reader.js';
 import { explainWrite } from './explain-write.js';
-import { isWhiteoutDevice, isWhiteoutEntry, readMarks } from './marks.js';
+import { toPaths } from './given.js';
+import { isWhiteoutDevice, isWhiteoutEntry, readMarks, shownAttributes } from './marks.js';
 import { Directory, type Layout, Leaf, Placement } from './placement.js';
+import { findPath, openLayers } from './stack.js';
 import { Walker } from './walk.js';
 import { type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
 import { opaqueName } from './xattrs.js';
@@ -75,6 +77,11 @@ export interface ApplyOptions {
    * archive's ids. Default: `'keep'` for root, else `'ignore'`.
    */
   readonly owners?: 'keep' | 'ignore' | OwnerMaps | undefined;
+  /**
+   * The layers below, the topmost first. A directory that the archive has no entry for, only for something in it, gets
+   * owner, mode, time and attributes that it has there. Without them: 0755, root.
+   */
+  readonly lowerdir?: PathLike | readonly PathLike[] | undefined;
   /** What to do with device nodes. Default: `'create'` for root, else `'skip'`. */
   readonly devices?: 'create' | 'skip' | 'fail' | undefined;
   /** The digest that the source must have: `sha256:` and 64 digits. */
@@ -139,6 +146,7 @@ const known: ReadonlySet<string> = new Set<keyof ApplyOptions>([
   'onProgress',
   'signal',
   'sync',
+  'lowerdir',
 ]);
 
 /** Files up to this size are one operation. */
@@ -164,6 +172,7 @@ interface Checked {
   readonly onProgress: ((progress: ApplyProgress) => void) | undefined;
   readonly signal: AbortSignal | undefined;
   readonly syncs: boolean;
+  readonly lowers: readonly Path[];
 }
 
 function checkLimit(value: unknown, name: string, usual: number): number {
@@ -232,6 +241,7 @@ function check(given: ApplyOptions | undefined): Checked {
     maxRatio: checkLimit(options.maxRatio, 'maxRatio', 200),
     onProgress,
     signal: checkSignal(options.signal),
+    lowers: toPaths(options.lowerdir, 'lowerdir'),
     syncs: checkWord(options.sync, 'sync', ['none', 'end']) === 'end',
   };
 }
@@ -536,6 +546,7 @@ class Unpacking {
       layout: checked.layout,
       opaqueName: opaqueName(checked.userxattr),
       maxPathDepth: checked.maxPathDepth,
+      ownerOfMissing: ownerOfMissing(checked.owners),
       describe: (entry) => this.#describe(entry),
     });
   }
@@ -642,6 +653,33 @@ class Unpacking {
     this.add('metadata', path, fields);
   }
 
+  /** Gives directories without an entry the metadata that the layers below have for them. */
+  *describeImplied(): Dialogue<void> {
+    const { lowers, userxattr } = this.#checked;
+    const { implied } = this.placement;
+    if (lowers.length === 0 || implied.size === 0) return;
+    const stack = yield* openLayers(lowers, { space: userxattr ? 'user' : 'trusted' });
+    try {
+      for (const [directory, path] of implied) {
+        // Another entry may have taken its place.
+        if (!this.placement.holds(directory, path)) continue;
+        const [top] = yield* findPath(stack, path);
+        if (top?.type !== k.S_IFDIR) continue;
+        const xattrs = Array.from(shownAttributes(top.attributes, stack.space), ([name, value = Buffer.alloc(0)]) => ({
+          name,
+          value,
+        }));
+        const { mode, uid, gid, mtime } = top;
+        const owner = this.#checked.owners === undefined ? {} : { uid, gid };
+        this.add('metadata', path, { mode: mode & 0o7777, ...owner, xattrs });
+        directory.mtime = mtime;
+        if (this.#writer.isFull) yield* this.#writer.send();
+      }
+    } finally {
+      stack.close();
+    }
+  }
+
   /** Keeps what has come of a small file: the chunk that it is in is about to be overwritten. */
   keep(): void {
     const parts = this.#open?.parts;
@@ -654,6 +692,13 @@ class Unpacking {
     const { tolerated } = this.#writer.totals;
     return tolerated === 0 ? all : [...all, { reason: 'attribute', count: tolerated, first: undefined }];
   }
+}
+
+/** Root, as far as it is mapped. */
+function ownerOfMissing(owners: Checked['owners']): { uid?: number; gid?: number } {
+  if (owners === undefined) return {};
+  const [uid, gid] = [owners.uid(0), owners.gid(0)];
+  return { ...(uid >= 0 && { uid }), ...(gid >= 0 && { gid }) };
 }
 
 const digestOf = (hash: Hash): string => `sha256:${hash.digest('hex')}`;
@@ -744,6 +789,7 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
       onProgress?.({ entries: unpacking.entries, bytes, read: intake.read, total: source.total });
     }
     reader.end();
+    await hold(unpacking.describeImplied());
     for (const [path, metadata] of unpacking.placement.directories()) writer.addLast(path, metadata);
     await hold(writer.finish());
     if (checked.syncs) {

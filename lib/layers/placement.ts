@@ -26,6 +26,7 @@ export interface PlacementOptions {
   /** The attribute that makes a directory opaque. */
   readonly opaqueName: string;
   readonly maxPathDepth: number;
+  readonly ownerOfMissing: { readonly uid?: number; readonly gid?: number };
   /** Owner, mode, times and attributes of an entry. */
   describe(entry: FoundEntry): OperationFields & { readonly mode: number };
 }
@@ -99,6 +100,9 @@ interface Place {
   readonly node: Node | undefined;
 }
 
+/** A directory, and its path. */
+type Found = readonly [Directory, string];
+
 /** What has become of an entry. A file is left to the caller: it is written at the path, with its data. */
 export type Placed =
   | { readonly action: 'done' | 'ignored' | 'whiteout' | 'opaque-root' }
@@ -111,6 +115,8 @@ const reversed = (path: string): string[] => path.split('/').reverse();
 
 export class Placement {
   readonly root = new Directory(false, false);
+  /** Directories that were made because an entry is in them: those that still have no entry of their own. */
+  readonly implied = new Map<Directory, string>();
   readonly #writer: Writer;
   readonly #options: PlacementOptions;
   #entry: FoundEntry | undefined;
@@ -142,11 +148,11 @@ export class Placement {
       const hidden = last.slice(WHITEOUT.length);
       if (hidden === '' || hidden === '.' || hidden === '..') this.#fail('it is a whiteout of no name');
       if (entry.type === 'directory') this.#fail('a whiteout is no directory');
-      return this.#makeWhiteout(this.#find([...components.slice(0, -1), hidden]));
+      return this.#makeWhiteout([...components.slice(0, -1), hidden]);
     }
     const { type, major, minor } = entry;
     const isWhiteoutDevice = type === 'character' && major === 0 && minor === 0;
-    if (isWhiteoutDevice && this.#options.layout === 'overlay') return this.#makeWhiteout(this.#find(components));
+    if (isWhiteoutDevice && this.#options.layout === 'overlay') return this.#makeWhiteout(components);
     if (type === 'link') return this.#makeLink(components, entry.linkname);
     const place = this.#find(components);
     if (type === 'directory') return this.#makeDirectory(place);
@@ -170,6 +176,13 @@ export class Placement {
         device: { major, minor },
       });
     return done;
+  }
+
+  /** Whether a directory is still at its path. */
+  holds(directory: Directory, path: string): boolean {
+    let at: Node | undefined = this.root;
+    for (const name of path.split('/')) at = at instanceof Directory ? at.entries.get(name) : undefined;
+    return at === directory;
   }
 
   /** Yields what directories get at the end, parents first. */
@@ -210,16 +223,19 @@ export class Placement {
 
   /** Finds where an entry goes. Makes the directories that lead there, if they are missing. */
   #find(components: readonly string[]): Place {
-    const [parent, path] = this.#resolve(components.slice(0, -1), true);
+    return this.#placeIn(this.#resolve(components.slice(0, -1), 'make') as Found, components);
+  }
+
+  #placeIn([parent, path]: Found, components: readonly string[]): Place {
     const name = components.at(-1) as string;
     return { parent, name, path: below(path, name), node: parent.entries.get(name) };
   }
 
   /**
    * Follows a path as the kernel does with RESOLVE_IN_ROOT: absolute links begin at the root, and `..` does not lead
-   * out of it.
+   * out of it. Makes missing directories, or fails, or gives up where this layer says that nothing is there.
    */
-  #resolve(components: readonly string[], makes: boolean): readonly [Directory, string] {
+  #resolve(components: readonly string[], missing: 'make' | 'fail' | 'give up'): Found | undefined {
     const stack: Directory[] = [this.root];
     const names: string[] = [];
     const waiting = [...components].reverse();
@@ -244,16 +260,25 @@ export class Placement {
           stack.length = 1;
           names.length = 0;
         }
+      } else if (missing === 'give up' && (node !== undefined || this.#options.layout === 'plain')) {
+        return undefined;
       } else if (node?.kind === 'other') {
         this.#fail(`${quoteName([...names, name].join('/'))}, which leads to it, is no directory`);
       } else {
-        if (!makes) this.#fail(`the target of a hard link, ${quoteName(this.#entry?.linkname ?? '')}, does not exist`);
+        if (missing === 'fail')
+          this.#fail(`the target of a hard link, ${quoteName(this.#entry?.linkname ?? '')}, does not exist`);
         if (name.length > MOST_NAME) this.#fail(`a symbolic link leads to it by a name of ${name.length} bytes`);
         names.push(name);
-        stack.push(this.#enter(directory, name, names.join('/'), { mode: MODE_OF_MISSING, uid: 0, gid: 0 }));
+        stack.push(this.#imply(directory, name, names.join('/')));
       }
     }
     return [stack.at(-1) as Directory, names.join('/')];
+  }
+
+  #imply(parent: Directory, name: string, path: string): Directory {
+    const made = this.#enter(parent, name, path, { mode: MODE_OF_MISSING, ...this.#options.ownerOfMissing });
+    this.implied.set(made, path);
+    return made;
   }
 
   /** Makes a directory where there is none. */
@@ -282,6 +307,7 @@ export class Placement {
   /** Gives an existing directory what its entry says. */
   #describeDirectory(directory: Directory, path: string): void {
     directory.isOurs = true;
+    this.implied.delete(directory);
     const fields = this.#options.describe(this.#entry as FoundEntry);
     const { xattrs = [] } = fields;
     // An entry says all of a directory, so that other attributes go.
@@ -293,7 +319,11 @@ export class Placement {
     setLast(directory, fields);
   }
 
-  #makeWhiteout({ parent, name, path, node }: Place): Placed {
+  #makeWhiteout(components: readonly string[]): Placed {
+    // Where this layer has a file or a whiteout, nothing is left to hide.
+    const found = this.#resolve(components.slice(0, -1), 'give up');
+    if (found === undefined) return { action: 'whiteout' };
+    const { parent, name, path, node } = this.#placeIn(found, components);
     const isPlain = this.#options.layout === 'plain';
     parent.isChanged = true;
     if (isPlain || parent.hides) {
@@ -312,9 +342,9 @@ export class Placement {
       const place = this.#find(components);
       const { parent, name, node } = place;
       if (node instanceof Directory) [directory, path] = [node, place.path];
-      else if (node?.kind === 'symlink') [directory, path] = this.#resolve(components, true);
+      else if (node?.kind === 'symlink') [directory, path] = this.#resolve(components, 'make') as Found;
       else {
-        directory = this.#enter(parent, name, place.path, { mode: MODE_OF_MISSING, uid: 0, gid: 0 });
+        directory = this.#imply(parent, name, place.path);
         path = place.path;
       }
     }
@@ -378,7 +408,7 @@ export class Placement {
     if (from.some((name) => name.startsWith(WHITEOUT))) this.#fail('a hard link leads to a whiteout');
     // The way to the link first: a directory that is made for it may be the target's too.
     const place = this.#find(components);
-    const [directory, above] = this.#resolve(from.slice(0, -1), false);
+    const [directory, above] = this.#resolve(from.slice(0, -1), 'fail') as Found;
     const target = directory.entries.get(last);
     const path = below(above, last);
     if (target === undefined || (target instanceof Leaf && target.kind === 'whiteout')) {

@@ -161,6 +161,15 @@ kernelTest('a directory where this layer made a whiteout: the directory, opaque'
   t.true(existsSync(join(root, 'd/a')));
 });
 
+kernelTest('a whiteout in what is a file or a whiteout by now: nothing is left to hide', async (t) => {
+  const entries = [file('f', 'f'), file('f/.wh.x', ''), file('.wh.d', ''), file('d/.wh.x', ''), file('d/e/.wh.x', '')];
+  const { root } = await apply(t, entries);
+  t.deepEqual(readdirSync(root), ['d', 'f']);
+  t.true(isWhiteout(join(root, 'd')));
+  const plain = await apply(t, [...entries, file('missing/.wh.x', '')], { layout: 'plain' });
+  t.deepEqual(readdirSync(plain.root), ['f']);
+});
+
 kernelTest('a file where this layer made a whiteout: the file', async (t) => {
   const { root } = await apply(t, [file('.wh.f', ''), file('f', 'new')]);
   t.is(readFileSync(join(root, 'f'), 'utf8'), 'new');
