@@ -45,6 +45,24 @@ interface Extended {
   longLink: string | undefined;
 }
 
+type Values = ReadonlyMap<string, Buffer>;
+
+interface Attributes {
+  readonly xattrs: ReadonlyMap<string, Buffer>;
+  readonly unread: readonly string[];
+}
+
+const NO_ATTRIBUTES: Attributes = { xattrs: NO_XATTRS, unread: [] };
+
+const textIn = (values: Values | undefined, keyword: string): string | undefined =>
+  values?.get(keyword)?.toString('latin1');
+
+/** Whether records are those of a sparse file. */
+const isSparse = (values: Values, records: readonly PaxRecord[]): boolean =>
+  ['GNU.sparse.major', 'GNU.sparse.map', 'GNU.sparse.size', 'GNU.sparse.realsize'].some((keyword) =>
+    values.has(keyword),
+  ) || records.some(([keyword]) => keyword === 'GNU.sparse.offset');
+
 interface SparseMap {
   readonly realSize: number;
   readonly segments: readonly number[];
@@ -183,8 +201,11 @@ export class TarReader {
           yield* this.#skip(padded(this.#size(block)), 'the end of a label');
           break;
         default:
-          yield* this.#readEntry(block, type, extended);
-          extended = { records: [], longName: undefined, longLink: undefined };
+          {
+            const rest = this.#readEntry(block, type, extended);
+            if (rest !== undefined) yield* rest;
+          }
+          if (isExtended) extended = { records: [], longName: undefined, longLink: undefined };
           isExtended = false;
       }
     }
@@ -223,62 +244,87 @@ export class TarReader {
     return textOf(bytes, [0, size]);
   }
 
-  *#readEntry(block: Buffer, typeflag: string, extended: Extended): Generator<void, void, void> {
-    const { records } = extended;
-    const values = this.#valuesOf(records);
-    const text = (keyword: string): string | undefined => values?.get(keyword)?.toString('latin1');
-    const name = text('GNU.sparse.name') ?? text('path') ?? extended.longName ?? nameOf(block);
+  /** Reads an entry with its data. A plain function as long as the chunk has all: most entries are small files. */
+  #readEntry(block: Buffer, typeflag: string, extended: Extended): Generator<void, void, void> | undefined {
+    const values = this.#valuesOf(extended.records);
+    const header = this.#parseHeader(block, typeflag, extended, values);
+    const { type } = header;
+    const stored = this.#numberOf(block, values, 'size', 'size');
+    if (type === 'file' && (typeflag === 'S' || (values !== undefined && isSparse(values, extended.records)))) {
+      return this.#readSparseEntry(header, block, typeflag, extended.records, values, stored);
+    }
+    // Links, devices and directories have no data; some programs write a size all the same.
+    const data = type === 'file' || typeflag === 'D' ? stored : 0;
+    this.#handler.entry(type === 'file' ? { ...header, size: data } : header);
+    const end = this.#at + padded(data);
+    if (end > this.#chunk.length) return this.#readData(type, data);
+    if (data > 0 && type === 'file') this.#handler.data(this.#chunk.subarray(this.#at, this.#at + data), 0);
+    this.#at = end;
+    this.#handler.finish();
+    return undefined;
+  }
+
+  *#readData(type: EntryType, data: number): Generator<void, void, void> {
+    if (type === 'file') yield* this.#pass(0, data);
+    else yield* this.#skip(data, 'the end of its data');
+    yield* this.#skip(padded(data) - data, 'the end of its data');
+    this.#handler.finish();
+  }
+
+  *#readSparseEntry(
+    header: FoundEntry,
+    block: Buffer,
+    typeflag: string,
+    records: readonly PaxRecord[],
+    values: Values | undefined,
+    stored: number,
+  ): Generator<void, void, void> {
+    const sparse = yield* this.#readSparse(block, typeflag, records, values, stored);
+    const data = stored - sparse.mapSize;
+    const segments = this.#toSegments(sparse, data);
+    this.#handler.entry({ ...header, size: sparse.realSize, segments });
+    for (let i = 0; i < segments.length; i += 2) yield* this.#pass(segments[i] as number, segments[i + 1] as number);
+    yield* this.#skip(padded(data) - data, 'the end of its data');
+    this.#handler.finish();
+  }
+
+  /** What a header says, but for the size. */
+  #parseHeader(block: Buffer, typeflag: string, extended: Extended, values: Values | undefined): FoundEntry {
+    const { longName, longLink, records } = extended;
+    const name = textIn(values, 'GNU.sparse.name') ?? textIn(values, 'path') ?? longName ?? nameOf(block);
     this.#name = name;
-    const linkname = text('linkpath') ?? extended.longLink ?? textOf(block, fields.linkname);
-    if (name.includes('\0') || linkname.includes('\0')) this.#fail('a name contains a NUL byte');
     let type = types[typeflag];
     if (type === undefined) this.#fail(`the type ${quoteType(typeflag)} of an entry is unknown`);
+    const isLink = type === 'link' || type === 'symlink';
+    const linkname = isLink ? (textIn(values, 'linkpath') ?? longLink ?? textOf(block, fields.linkname)) : '';
+    if (name.includes('\0') || linkname.includes('\0')) this.#fail('a name contains a NUL byte');
     // Before ustar, the slash alone told directories.
     if (type === 'file' && typeflag !== '7' && typeflag !== 'S' && name.endsWith('/')) type = 'directory';
-    const number = (keyword: string, field: 'uid' | 'gid' | 'size'): number => {
-      const record = text(keyword);
-      return record === undefined ? this.#number(block, field) : this.#decimal(record, keyword);
-    };
-    const stored = number('size', 'size');
-    // Links, devices and directories have no data; some programs write a size all the same.
-    const hasData = type === 'file' || typeflag === 'D';
-    const mayBeSparse = type === 'file' && (typeflag === 'S' || values !== undefined);
-    const sparse = mayBeSparse ? yield* this.#readSparse(block, typeflag, records, values, stored) : undefined;
-    const mtime = text('mtime');
+    const mtime = textIn(values, 'mtime');
     const isDevice = type === 'character' || type === 'block';
-    const { xattrs, unread } = this.#xattrsOf(records, values);
-    const data = hasData ? stored - (sparse?.mapSize ?? 0) : 0;
-    const segments = sparse === undefined ? undefined : this.#toSegments(sparse, data);
-    this.#handler.entry({
+    const { xattrs, unread } = values === undefined ? NO_ATTRIBUTES : this.#xattrsOf(records);
+    return {
       name,
       type,
-      linkname: type === 'link' || type === 'symlink' ? linkname : '',
+      linkname,
       mode: this.#number(block, 'mode') & 0o7777,
-      uid: number('uid', 'uid'),
-      gid: number('gid', 'gid'),
-      size: type === 'file' ? (sparse?.realSize ?? data) : 0,
+      uid: this.#numberOf(block, values, 'uid', 'uid'),
+      gid: this.#numberOf(block, values, 'gid', 'gid'),
+      size: 0,
       mtime: mtime === undefined ? { seconds: this.#number(block, 'mtime'), nanoseconds: 0 } : this.#moment(mtime),
       major: isDevice ? this.#number(block, 'major') : 0,
       minor: isDevice ? this.#number(block, 'minor') : 0,
       xattrs,
-      segments,
+      segments: undefined,
       offset: this.#headerAt,
       unread,
-    });
-    const isHere = segments === undefined && type === 'file' && this.#at + padded(data) <= this.#chunk.length;
-    if (isHere) {
-      if (data > 0) this.#handler.data(this.#chunk.subarray(this.#at, this.#at + data), 0);
-      this.#at += padded(data);
-      this.#handler.finish();
-      return;
-    }
-    if (type !== 'file') yield* this.#skip(data, 'the end of its data');
-    else if (segments === undefined) yield* this.#pass(0, data);
-    else {
-      for (let i = 0; i < segments.length; i += 2) yield* this.#pass(segments[i] as number, segments[i + 1] as number);
-    }
-    yield* this.#skip(padded(data) - data, 'the end of its data');
-    this.#handler.finish();
+    };
+  }
+
+  /** A number of the header, or of the record in its place. */
+  #numberOf(block: Buffer, values: Values | undefined, keyword: string, field: 'uid' | 'gid' | 'size'): number {
+    const record = textIn(values, keyword);
+    return record === undefined ? this.#number(block, field) : this.#decimal(record, keyword);
   }
 
   /** Passes data on as it comes. */
@@ -296,7 +342,7 @@ export class TarReader {
   }
 
   /** The last value of each keyword, global ones included. An empty value takes a record back. */
-  #valuesOf(records: readonly PaxRecord[]): ReadonlyMap<string, Buffer> | undefined {
+  #valuesOf(records: readonly PaxRecord[]): Values | undefined {
     if (records.length === 0) return this.#global.size === 0 ? undefined : this.#global;
     const values = new Map(this.#global);
     for (const [keyword, value] of records) {
@@ -317,11 +363,7 @@ export class TarReader {
     return parseMoment(value) ?? this.#fail(`the record mtime is no time: ${quoteType(value)}`);
   }
 
-  #xattrsOf(
-    records: readonly PaxRecord[],
-    values: ReadonlyMap<string, Buffer> | undefined,
-  ): { xattrs: ReadonlyMap<string, Buffer>; unread: readonly string[] } {
-    if (values === undefined) return { xattrs: NO_XATTRS, unread: [] };
+  #xattrsOf(records: readonly PaxRecord[]): Attributes {
     const xattrs = new Map<string, Buffer>();
     const unread: string[] = [];
     // An attribute may be empty, so its record counts even then.
@@ -340,20 +382,14 @@ export class TarReader {
     block: Buffer,
     typeflag: string,
     records: readonly PaxRecord[],
-    values: ReadonlyMap<string, Buffer> | undefined,
+    values: Values | undefined,
     stored: number,
-  ): Generator<void, (SparseMap & { mapSize: number }) | undefined, void> {
+  ): Generator<void, SparseMap & { mapSize: number }, void> {
     if (typeflag === 'S') return { ...(yield* this.#readOldSparse(block)), mapSize: 0 };
-    const text = (keyword: string): string | undefined => values?.get(keyword)?.toString('latin1');
+    const text = (keyword: string): string | undefined => textIn(values, keyword);
     const size = text('GNU.sparse.realsize') ?? text('GNU.sparse.size');
     const major = text('GNU.sparse.major');
     const list = text('GNU.sparse.map');
-    const hasParts = records.some(([keyword]) => keyword === 'GNU.sparse.offset');
-    if (major === undefined && list === undefined && !hasParts) {
-      if (size === undefined) return undefined;
-      // Version 0 of a file that is one hole.
-      return { realSize: this.#decimal(size, 'GNU.sparse.size'), segments: [], mapSize: 0 };
-    }
     if (size === undefined) this.#fail('a sparse file has no record of its size');
     const realSize = this.#decimal(size, 'GNU.sparse.size');
     if (major !== undefined && major !== '0') {
