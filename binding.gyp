@@ -25,13 +25,20 @@
         ["OS!='linux'", {"type": "none"}, {
           "sources": [
             "native/addon.cc",
+            "native/calls.cc",
+            "native/child.cc",
+            "native/executor.cc",
+            "native/guards.cc",
+            "native/holders.cc",
             "native/in_use.cc",
+            "native/known_mounts.cc",
             "native/mount_table.cc",
             "native/operation.cc",
-            "native/plan.cc",
-            "native/holders.cc",
             "native/read_files.cc",
             "native/remove.cc",
+            "native/reservations.cc",
+            "native/undo.cc",
+            "native/user_namespaces.cc",
             "native/walk.cc",
             "native/whiteouts.cc",
             "native/write.cc"

@@ -21,32 +21,28 @@ const entries = {
 
 /** The modules that most programs never need, or only when a call fails. index.js loads them together, from a file. */
 const deferred = [
+  'lib/diagnosis/',
+  'lib/features/probe-before',
+  'lib/holders/',
+  'lib/in-use/probe',
   'lib/kernel/format',
   'lib/layers/',
+  'lib/mount-table/entry',
+  'lib/mount-table/events',
+  'lib/mount-table/layers-of',
+  'lib/mount-table/list',
+  'lib/mount-table/watch',
   'lib/mounts/bind',
   'lib/mounts/change',
-  'lib/mounts/holder',
+  'lib/mounts/find-holders',
   'lib/mounts/inherited',
-  'lib/mounts/kept-namespaces',
-  'lib/mounts/namespaces',
-  'lib/mounts/search',
   'lib/mounts/unmount-tree',
-  'lib/mounts/use',
-  'lib/mounts/watch',
   'lib/mounts/work-removal',
-  'lib/overlay/diagnosis/',
+  'lib/options/text',
   'lib/overlay/effective',
-  'lib/overlay/features-before',
-  'lib/overlay/held-namespace',
-  'lib/overlay/mount-entry',
-  'lib/overlay/mount-table',
-  'lib/overlay/option-strings',
-  'lib/overlay/refusal',
-  'lib/overlay/rootless',
-  'lib/overlay/sub-ids',
-  'lib/overlay/watch-mounts',
   'lib/programs/',
   'lib/reasons',
+  'lib/rootless/',
 ];
 const isDeferred = (source) => deferred.some((start) => source.startsWith(start));
 const toName = (source) => source.replace(/\W/g, '_');
@@ -179,13 +175,13 @@ const bundle = (file, source, plugins, more = {}) =>
 
 for (const name of ['dist', 'dist-test', 'dist-bench']) rmSync(join(root, name), { recursive: true, force: true });
 
-/** index.js also exports the function that loads the deferred modules, for layers.js. */
+/** index.js also exports the function that loads the deferred modules, by a name that no program uses, for layers.js. */
 const withLoader = {
   name: 'with loader',
   setup({ onLoad, onResolve }) {
     onResolve({ filter: /^index$/ }, ({ path }) => ({ path, namespace: 'index' }));
     onLoad({ filter: /./, namespace: 'index' }, () => ({
-      contents: "export * from './lib/index.ts'; export { load as loadDeferred } from 'load';",
+      contents: "export * from './lib/index.ts'; export { load as '#deferred' } from 'load';",
       resolveDir: root,
     }));
   },
@@ -199,7 +195,7 @@ function writeLayers() {
   );
   writeFileSync(
     join(root, 'dist/layers.js'),
-    `${["import { loadDeferred } from './index.js';", ...lines].join('\n')}\n`,
+    `${["import { '#deferred' as loadDeferred } from './index.js';", ...lines].join('\n')}\n`,
   );
 }
 

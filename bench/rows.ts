@@ -4,6 +4,7 @@ import { atOnceKinds } from './kinds/at-once.js';
 import { flatKinds } from './kinds/flat.js';
 import { layerKinds } from './kinds/layers.js';
 import { manyKinds } from './kinds/many.js';
+import { mergeKinds } from './kinds/merges.js';
 import { pairKinds } from './kinds/pairs.js';
 import { programKinds } from './kinds/programs.js';
 import { startUpKinds } from './kinds/start-up.js';
@@ -13,7 +14,7 @@ import { whiteoutKinds } from './kinds/whiteouts.js';
 
 const kinds = [
   ...[...pairKinds, ...atOnceKinds, ...flatKinds, ...programKinds],
-  ...[...statKinds, ...variantKinds, ...whiteoutKinds, ...layerKinds, ...manyKinds, ...startUpKinds],
+  ...[...statKinds, ...variantKinds, ...whiteoutKinds, ...layerKinds, ...mergeKinds, ...manyKinds, ...startUpKinds],
 ];
 
 export const rows: readonly Row[] = kinds.flatMap((kind) =>

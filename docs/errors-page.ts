@@ -1,8 +1,8 @@
 /** docs/errors.md, made from the table of reasons. Pure. */
 import { type Reason, reasons } from '#lib/reasons.js';
+import { sentence } from '#lib/text.js';
 
 const cell = (text: string): string => text.replaceAll('|', '\\|').replaceAll('<', '&lt;');
-const sentence = (text: string): string => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 
 /** The headings, each with the first reason below it, in the order of the table. */
 const sections: Readonly<Partial<Record<Reason, string>>> = {
@@ -12,21 +12,140 @@ const sections: Readonly<Partial<Record<Reason, string>>> = {
   'no-privilege': 'The kernel and the process',
   'not-mounted': 'Unmounting',
   'path-missing': 'Whiteouts and opaque directories',
-  unexplained: 'What nothing explains',
+  unexplained: 'No known cause',
+};
+
+/** When a call fails for each reason. */
+const conditions: Readonly<Record<Reason, string>> = {
+  'lower-missing': 'a lowerdir does not exist, or has been removed and only a descriptor still leads to it',
+  'lower-not-directory': 'a lowerdir is not a directory',
+  'upper-missing': 'the upperdir does not exist, or has been removed and only a descriptor still leads to it',
+  'upper-not-directory': 'the upperdir is not a directory',
+  'work-missing': 'the workdir does not exist',
+  'work-not-directory': 'the workdir is not a directory',
+  'target-missing': 'the target does not exist',
+  'target-not-directory': 'the target is not a directory',
+  'target-symlink': 'the target is a symbolic link',
+  'target-mounted': 'the target is already a mount point',
+  'target-foreign': 'the target is on a mount of another mount namespace, or on a mount that is not attached',
+  'path-inaccessible':
+    'a path cannot be reached: search permission is missing, there are too many symbolic links, or a name is too long',
+  'conflicting-options': 'two options exclude each other, or one needs another',
+  'work-inside-upper': 'the upperdir and the workdir are the same directory, or one is inside the other',
+  'work-on-other-mount': 'the upperdir and the workdir are on two file systems, or on two mounts of one file system',
+  'layers-overlap': 'a lower layer is inside another layer',
+  'layer-twice': 'two layers are the same directory',
+  'layer-unbindable': 'a layer is on an unbindable mount (mount_namespaces(7)), which an overlay cannot clone',
+  'layer-locked':
+    'in a user namespace, something is mounted inside a layer, and an overlay would uncover the directory below it',
+  'layer-foreign': 'a layer is on a mount of another mount namespace, or on a mount that is not attached',
+  'layer-unsupported':
+    'a layer is on a file system that overlayfs does not support: procfs, hugetlbfs, autofs, FAT and similar ones',
+  'layer-casefolded':
+    'a layer is on a file system with case folding, which this kernel does not accept (before 6.18, or beside layers without case folding)',
+  'upper-read-only': 'the upperdir or the workdir is on a read-only mount or file system',
+  'upper-unsupported': 'the file system of the upperdir cannot hold an upper layer (an overlay, for example)',
+  'upper-without-xattrs':
+    'the file system of the upperdir lacks the extended attributes in which overlayfs keeps its marks (ramfs; user.* on tmpfs before 6.6)',
+  'upper-remote':
+    'the upperdir is on a remote file system (NFS, SMB, 9p, FUSE) that lacks something an upper layer needs',
+  'upper-not-writable': 'the mounting user may not write to the upperdir, or the upperdir is immutable or append-only',
+  'upper-in-use': 'another overlay uses the upperdir',
+  'work-in-use': 'another overlay uses the workdir',
+  'lower-in-use': 'with `index`, a lower layer is the upperdir or workdir of another overlay, or is inside one',
+  'mounted-read-only':
+    'the kernel cannot create its directory in the workdir and would mount read-only, and no cause below explains it',
+  'work-leftovers': 'the `work` directory in the workdir holds directories that the kernel does not remove',
+  'work-not-writable': 'the mounting user may not write to the workdir',
+  'work-removed': 'the workdir has been removed, and only a descriptor still leads to it',
+  'work-idmapped': 'the workdir is on an idmapped mount that does not let the mounting user create a directory there',
+  'work-immutable': 'the workdir, or a directory that an earlier mount left in it, is immutable or append-only',
+  'volatile-leftover': 'the workdir holds the mark of a volatile mount',
+  'feature-unknown': 'the workdir holds the mark of a feature that this kernel does not know',
+  stale: 'with `index`, the upperdir was made with other lower layers',
+  'index-of-other-upper': 'with `index`, the index in the workdir was made with another upperdir',
+  'index-stray':
+    'with `index` or `nfsExport`, `index` in the workdir is not a directory, or holds a file that is not an index entry',
+  'idmap-unsupported': 'the file system of a layer, or the kernel, cannot show files with other owners',
+  'idmap-refused': 'the ranges of `idmap` overlap, or the user namespace cannot serve as a mapping',
+  'too-deep': 'overlays are stacked more than two deep',
+  'no-privilege': 'the process may not mount',
+  'capability-missing': 'the process may mount but lacks CAP_DAC_OVERRIDE, which an overlay with an upperdir needs',
+  'namespace-foreign': 'the mount namespace of the process does not belong to its user namespace',
+  'seccomp-denied': 'a seccomp filter refuses the system calls of mounting (a container runtime, a service manager)',
+  'lsm-denied': 'a security module (AppArmor, SELinux, Landlock) confines the process',
+  'rootless-forbidden': 'the machine does not let plain users create the namespaces that a rootless mount needs',
+  'sub-ids-missing':
+    '`subIds` is set, and the user has no subordinate ids, or newuidmap(1) and newgidmap(1) are not installed',
+  'sub-ids-refused': 'newuidmap(1) or newgidmap(1) does not map the subordinate ids',
+  'shown-before': 'a detached mount was already shown to a program, and a kernel before 6.15 can do this only once',
+  'proc-missing': 'the call needs /proc, which is not mounted',
+  'overlay-unavailable': 'the kernel has no overlay file system',
+  'option-unsupported': 'the kernel does not have an option, or a value of it',
+  'option-refused': 'the kernel does not know an option, or refuses its value',
+  'feature-dropped':
+    'the kernel silently mounted without a feature that the caller asked for; the library has unmounted it again',
+  'feature-unverifiable': 'the library cannot read back whether a requested feature is in force',
+  'options-too-long':
+    'the options are longer than the page that mount(2) accepts, and the kernel is too old for another way',
+  'out-of-descriptors': 'the process or the machine has no file descriptor left',
+  'out-of-threads': 'the process cannot start a thread or a process',
+  'out-of-memory': 'the kernel, or the control group of the process, has no memory for the mount',
+  'too-many-mounts': 'the mount namespace has reached its limit of mounts (fs.mount-max)',
+  'out-of-inodes': 'the file system has no inode left',
+  'io-error': 'the file system of a layer reports an I/O error, or is damaged',
+  'out-of-space': 'the file system is full, or a quota is used up',
+  'source-unbindable': 'the source of a bind is on an unbindable mount, or on a mount of another namespace',
+  'target-mismatch': 'one of the source and the target of a bind is a directory, and the other is not',
+  'namespace-missing': 'the mount namespace does not exist, or the process that names it has ended',
+  'namespace-denied': 'the process may not join the mount namespace',
+  chrooted: 'the process is chrooted to a directory that is not a mount point, so it cannot create a mount namespace',
+  'out-of-namespaces':
+    'the limit on mount namespaces or user namespaces is reached; each detached mount has a mount namespace of its own',
+  'not-mounted': 'the path is not a mount point, or no longer the mount point of this mount',
+  'mount-busy':
+    'something still uses the mount: an open file, a working directory, a mount inside it, or a pending promise of a detached mount',
+  'mount-locked': 'the mount was inherited from outside this user namespace',
+  'work-unknown': '`removeWork` is set, and the mount table does not show which directory is the workdir',
+  'work-not-empty': 'the mount is gone, but the workdir holds more than the empty directory of the kernel',
+  'path-missing': 'the path, or its parent directory, does not exist',
+  'path-exists': 'a file exists where the whiteout should be, or appears again while the library removes it',
+  'path-is-directory': 'a directory exists where the whiteout should be',
+  'mount-inside':
+    'something is mounted at or inside a directory that is to be removed, or inside a mount that is to be replaced',
+  'layer-in-use': 'a directory that is to be removed is, or contains, a layer or the workdir of a mounted overlay',
+  'layer-changed':
+    'a directory was moved, or changed again and again, while it was read; or a file changed while it was copied',
+  'layers-incomplete': 'an entry of a layer depends on layers below it that the call does not have',
+  'layer-conflict':
+    'others have changed files that a merge would change, since the baseline; `conflicts` lists them all',
+  'archive-invalid': 'an archive is no tar archive, is cut or damaged, or has an entry that no layer can have',
+  'archive-limit': 'an archive holds more than a limit of the call allows: entries, bytes, depth, ratio of compression',
+  'digest-mismatch': 'the archive is not the one that `expectedDigest` or `expectedDiffId` names',
+  'layer-unpackable': 'a layer holds something that no archive can say, such as a file called `.wh.x`',
+  'path-not-directory': 'the path, or its parent, is not a directory',
+  'merged-mount': 'the path is in a mounted overlay, where such marks cannot be made',
+  'xattr-denied': 'the file system or the kernel refuses the extended attribute',
+  'mark-unseen':
+    'a directory of a layer is opaque only by `trusted.overlay.opaque`, which a rootless mount cannot read, so the mount would show what the directory hides',
+  'permission-denied': 'the process may not change the directory',
+  'read-only': 'the directory is on a read-only mount or file system',
+  unexplained: 'no known cause matches',
 };
 
 const intro = `# Errors
 
-What fails for a reason that lies outside the call itself fails with an \`OverlayError\`. It has the shape of Node's own
-system errors (\`code\`, \`errno\`, \`syscall\`, \`path\`, \`dest\`), and \`reason\`, a word from the tables below; \`hint\`, one
-sentence that says what to do; \`kernel\`, the lines that the kernel gave. \`syscall\` is absent where the library refuses
-before the kernel does. Where a mount has several layers, the message says which, by number and path.
+A call that fails for a reason outside of its arguments throws an \`OverlayError\`. It has the shape of Node's own system
+errors (\`code\`, \`errno\`, \`syscall\`, \`path\`, \`dest\`). In addition, \`reason\` is a word from the tables below, \`hint\` is
+one sentence that says what to do, and \`kernel\` has the messages of the kernel. \`syscall\` is absent if the library refuses
+before the kernel does. If a mount has several layers, the message names the layer by number and path.
 
-Types, values and conflicts of options are errors of the caller: a \`TypeError\` or \`RangeError\` with one of Node's codes.
+Wrong types and values and conflicting options are errors of the caller: a \`TypeError\` or \`RangeError\` with one of
+Node's codes.
 
-After a failure, and only then, the library looks at the layers, the mount table and the process to find the reason. A
-promise waits two seconds for that look when a file system does not answer, and then goes on with what is known; a
-synchronous call waits as long as it takes. \`overlayfs explain\` makes the same look without mounting.
+Only after a failure, the library examines the layers, the mount table and the process to find the reason. If a file
+system does not answer, a promise waits two seconds and then continues with the facts that it has; a synchronous call
+waits as long as it takes. \`overlayfs explain\` examines the same facts without mounting.
 
 \`\`\`js
 import { mountOverlay, OverlayError } from 'overlayfs';
@@ -39,11 +158,11 @@ try {
 }
 \`\`\`
 
-\`exclusive\`, the default, refuses an upperdir or workdir while an overlay uses it that this process has mounted, from any
-thread and in any way, or that the mount table of this namespace has shown since. The directory stays in use until the
-kernel says that the overlay's superblock is gone: a clone, a bind, an open file, a program or another mount namespace
-keeps it alive after an unmount. Two calls of one process never mount with the same directory, or on the same target, at
-once; the second is refused, promise or not. What it cannot see:
+\`exclusive\`, the default, refuses an upperdir or workdir that another overlay uses, if this process has mounted that
+overlay, on any thread, or the mount table of this namespace has shown it. The directory stays in use until the kernel
+reports that the superblock of the overlay is gone: a clone, a bind, an open file, a program or another mount namespace
+keeps it after an unmount. Two calls of one process never mount with the same directory, or on the same target, at the
+same time; the second one is refused. \`exclusive\` cannot see:
 
 - overlays of other processes that this namespace's table does not show: rootless or detached ones, those in other mount
   namespaces, and those that were unmounted lazily before this process looked;
@@ -56,12 +175,11 @@ shows when the other overlay changes is undefined.
 `;
 
 const firstUse = `
-## What files answer later
+## Errors of files in a mount
 
-An overlay that is mounted rightly can still refuse what a program does in it. These errors are the kernel's, and come
-from the program's own calls:
+The kernel can refuse calls of a program in an overlay that is mounted correctly:
 
-| call | answer | why, and what helps |
+| call | error | cause and remedy |
 | --- | --- | --- |
 | rename(2) of a directory of a lower layer | \`EXDEV\` | Without \`redirectDir: 'on'\` such a directory cannot be moved: copy it, as mv(1) does, or mount with that option. |
 | any, on the name of an upperdir or workdir that lies inside a lower layer | \`ELOOP\` | The kernel shows no layer in itself: use another path to it. |
@@ -78,10 +196,10 @@ from the program's own calls:
 
 export function errorsPage(): string {
   let page = intro;
-  for (const [reason, { when, todo }] of Object.entries(reasons)) {
+  for (const [reason, todo] of Object.entries(reasons)) {
     const title = sections[reason as Reason];
     if (title !== undefined) page += `\n## ${title}\n\n| reason | when | what to do |\n| --- | --- | --- |\n`;
-    page += `| \`${reason}\` | ${cell(sentence(when))} | ${cell(sentence(todo))} |\n`;
+    page += `| \`${reason}\` | ${cell(sentence(conditions[reason as Reason]))} | ${cell(sentence(todo))} |\n`;
   }
   return page + firstUse;
 }

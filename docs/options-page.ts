@@ -4,10 +4,11 @@ import { flagsOfCommand } from '#lib/cli/command.js';
 import { dryRun } from '#lib/cli/dry-run.js';
 import { type Flag, signature } from '#lib/cli/flags.js';
 import { mount, mountGroups, toMountOptions } from '#lib/cli/mount.js';
+import { type WayName, wayNames, ways } from '#lib/cli/mount-ways.js';
 import { parse } from '#lib/cli/parse.js';
-import { type WayName, wayNames, ways } from '#lib/cli/ways.js';
-import { conflicts } from '#lib/overlay/conflicts.js';
-import { type OptionRow, optionRows } from '#lib/overlay/option-table.js';
+import { conflicts } from '#lib/features/conflicts.js';
+import { type OptionRow, optionRows } from '#lib/options/table.js';
+import { render } from '#lib/text.js';
 import { newest } from '../test/support/features.js';
 
 const cell = (text: string): string => text.replaceAll('|', '\\|');
@@ -39,7 +40,7 @@ function since(option: OptionRow): string {
 function optionCells(name: string, flag?: Flag): string[] {
   const option = optionRows[name] as OptionRow;
   const line = flag === undefined ? '' : code(signature(flag));
-  return [code(name), line, toKernel(option), since(option), option.default, option.about];
+  return [code(name), line, toKernel(option), since(option), render(option.default), render(option.about)];
 }
 
 function optionTables(): string {
@@ -56,15 +57,15 @@ function optionTables(): string {
 }
 
 const outcomes = {
-  refuses: 'refuses without a word',
-  drops: 'mounts, and drops one without a word',
-  lies: 'refuses, or mounts without it and shows it all the same',
+  refuses: 'refuses it without a message',
+  drops: 'mounts and silently drops one',
+  lies: 'refuses it, or mounts without it but shows it',
 } as const;
 
 const conflictTable = (): string =>
   table(
-    ['asked for', 'the kernel', 'instead'],
-    conflicts.map(({ when, kernel, hint }) => [when, outcomes[kernel], hint]),
+    ['options', 'the kernel', 'instead'],
+    conflicts.map(({ when, kernel, hint }) => [when, outcomes[kernel], render(hint)]),
   );
 
 const example =
@@ -86,38 +87,39 @@ function waySections(): string {
 }
 
 export function optionsPage(): string {
-  return `<!-- Made by \`npm run docs\` from lib/overlay/option-table.ts, lib/overlay/conflicts.ts and lib/cli/ways.ts. -->
+  return `<!-- Made by \`npm run docs\` from lib/options/table.ts, lib/features/conflicts.ts and lib/cli/mount-ways.ts. -->
 
 # Options of a mount
 
-What \`mountOverlay(options)\` and \`overlayfs mount\` take. Options are named in the library's way here; the second
-column is the [command line](cli.md). An option that is left out is not sent, and the kernel's default holds: for
-some, that of the overlay module, which \`features()\` and \`overlayfs features\` show.
+The options of \`mountOverlay(options)\` and \`overlayfs mount\`. The first column has the names of the library, the second
+those of the [command line](cli.md). The library does not send an option that you leave out. The kernel then uses its
+default, for some options that of the overlay module, which \`features()\` and \`overlayfs features\` show.
 
 ## The options
 
 ${optionTables()}
-## What does not go together
+## Conflicting options
 
-Refused before the kernel is asked, with reason \`conflicting-options\`. "Without" is said of what is not named. What is
-left to the library fits by itself: \`metacopy: true\` is sent with \`redirect_dir=on\`, for one. What the kernel mounts
-without is let pass where \`allowDegraded\` names it; where it can be either of two, both.
+The library refuses these combinations before it calls the kernel, with reason \`conflicting-options\`. "Without" means
+that the caller does not name the option. The library chooses fitting values for options that you leave out: it sends
+\`metacopy: true\` with \`redirect_dir=on\`, for example. If the kernel would drop an option, \`allowDegraded\` can name it; if
+the kernel would drop one of two, it must name both.
 
 ${conflictTable()}
-## What a kernel lacks
+## Options that a kernel lacks
 
-An option that this kernel does not know is an error before anything is mounted, with reason \`option-unsupported\` and
-the first release that has it. With its name in \`allowDegraded\` it is left out instead. Where the kernel does not tell
-what it knows (before 6.5, or without the privilege to ask), it is sent, and the kernel decides.
+The library refuses an option that this kernel does not know before it mounts, with reason \`option-unsupported\` and the
+first release that has it. If \`allowDegraded\` names the option, the library leaves it out instead. If the kernel does not
+report what it knows (before 6.5, or without privilege), the library sends the option, and the kernel decides.
 
-## Ways down
+## Fallbacks
 
-How a mount is made depends on what the kernel has. \`overlayfs mount --dry-run\` prints the system calls, and makes none;
-\`--way\` has it print those of one way, as on a kernel that has no better. Where fsopen(2) is forbidden (a seccomp filter
-that knows mount(2) only), mount(2) follows on any kernel.
+The library mounts in the best way that the kernel supports. \`overlayfs mount --dry-run\` prints the system calls without
+making them; \`--way\` prints those of one way, as on a kernel that has no better one. If a seccomp filter forbids fsopen(2),
+the library uses mount(2) on any kernel.
 
-One layer below has a colon in its name, which descriptors and strings of one layer take as it is; where a string has
-several layers, it is escaped.
+One layer below has a colon in its name. File descriptors and strings of one layer take it as it is; a string of several
+layers contains it escaped.
 
 ${waySections()}`;
 }

@@ -1,27 +1,55 @@
 /** The errors that the library throws: OverlayError, and Node's own argument errors. */
 import { inspect } from 'node:util';
-import { describeErrno, EAGAIN, ENFILE, ENOENT, ENOMEM, isOutOfDescriptors } from './errnos.js';
+import { describeErrno, ENFILE, ENOENT, isOutOfDescriptors } from './errnos.js';
 import type { Holders } from './holder.js';
 import { type Reason, todoOf } from './reasons.js';
+import { argument, render, sentence, type Text, text } from './text.js';
+
+/** A path that both sides of a merge have changed. */
+export interface Conflict {
+  /** Below the directory; text, in which bytes that are not UTF-8 are replaced. */
+  readonly path: string;
+  /** The change that the upper has: the path is deleted, or has other contents or attributes. */
+  readonly ours: 'deleted' | 'changed';
+  /** The change that others made in the directory since the baseline. */
+  readonly theirs: 'removed' | 'changed';
+}
 
 export interface OverlayErrorFields {
   /** A positive number. */
   errno: number;
   reason: Reason;
   /** One sentence that says what is wrong, without the full stop. */
-  what: string;
-  /** One sentence that says what to do. Default: that of the reason. */
-  hint?: string | undefined;
+  what: Text;
+  /** One sentence that says what to do, without the full stop. Default: that of the reason. */
+  hint?: Text | undefined;
   syscall?: string | undefined;
   path?: string | undefined;
   dest?: string | undefined;
   kernel?: readonly string[] | undefined;
   holders?: Holders | undefined;
+  conflicts?: readonly Conflict[] | undefined;
   /** A sentence about what the call made and could not take back. */
   leftover?: string | undefined;
 }
 
-const sentence = (text: string): string => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
+/** The parts of an error's message, for interfaces that spell options in another way. */
+export interface ErrorTexts {
+  /** The message without the hint, as it stands. */
+  readonly message: Text;
+  /** A sentence without its full stop. */
+  readonly hint?: Text;
+}
+
+const texts = new WeakMap<object, ErrorTexts>();
+
+/** Returns the texts of an error of this library. */
+export const textsOf = (error: object): ErrorTexts | undefined => texts.get(error);
+
+function withTexts<E extends Error>(error: E, message: Text, hint?: Text): E {
+  texts.set(error, hint === undefined ? { message } : { message, hint });
+  return error;
+}
 
 /**
  * A mount, an unmount or a whiteout that failed. It has the shape of Node's own system errors, with the reason in
@@ -46,12 +74,16 @@ export class OverlayError extends Error {
   readonly kernel: readonly string[];
   /** The holders of a mount that an unmount found busy, as far as a search of half a second finds them. */
   declare readonly holders?: Holders;
+  /** The conflicts of a merge, all of them. */
+  declare readonly conflicts?: readonly Conflict[];
 
   constructor(fields: OverlayErrorFields, options?: ErrorOptions) {
     const [code] = describeErrno(fields.errno);
     const hint = fields.hint ?? todoOf(fields.reason);
     const left = fields.leftover === undefined ? '' : ` ${sentence(fields.leftover)}`;
-    super(`${code}: ${fields.what}. ${sentence(hint)}${left}`, options);
+    const problem = text`${code}: ${fields.what}.`;
+    super(`${render(problem)} ${sentence(hint)}${left}`, options);
+    withTexts(this, text`${problem}${left}`, hint);
     this.code = code;
     this.errno = -fields.errno;
     if (fields.syscall !== undefined) this.syscall = fields.syscall;
@@ -61,6 +93,7 @@ export class OverlayError extends Error {
     this.hint = sentence(hint);
     this.kernel = fields.kernel ?? [];
     if (fields.holders !== undefined) this.holders = fields.holders;
+    if (fields.conflicts !== undefined) this.conflicts = fields.conflicts;
   }
 
   override get name(): string {
@@ -70,24 +103,8 @@ export class OverlayError extends Error {
 
 /** Returns the error for a file of /proc that does not exist. */
 export function missingProc(file: string): OverlayError {
-  const what = `there is no ${file}: /proc is not mounted`;
+  const what = `${file} does not exist: /proc is not mounted`;
   return new OverlayError({ errno: ENOENT, reason: 'proc-missing', what, path: file });
-}
-
-/** Returns an error if the errno reports a mere limit, else undefined. `purpose` is what failed: "open it". */
-export function explainShortage(errno: number, purpose: string): OverlayError | undefined {
-  if (isOutOfDescriptors(errno)) {
-    const whose = errno === ENFILE ? 'on the machine' : 'in the process';
-    const what = `no descriptor is left ${whose} to ${purpose}`;
-    return new OverlayError({ errno, reason: 'out-of-descriptors', what });
-  }
-  if (errno === EAGAIN) {
-    return new OverlayError({ errno, reason: 'out-of-threads', what: `no process could be started to ${purpose}` });
-  }
-  if (errno === ENOMEM) {
-    return new OverlayError({ errno, reason: 'out-of-memory', what: `the kernel has no memory to ${purpose}` });
-  }
-  return undefined;
 }
 
 /**
@@ -102,8 +119,8 @@ export function explainUnloaded(error: unknown): unknown {
     {
       errno: -errno,
       reason: 'out-of-descriptors',
-      what: `no descriptor is left ${whose} to load a part of this library`,
-      hint: 'raise the limit (ulimit -n) or do less at once',
+      what: `no file descriptor is left ${whose} to load a part of this library`,
+      hint: 'raise the limit (ulimit -n), or do less at once',
       syscall: 'open',
       path,
     },
@@ -123,33 +140,40 @@ function withCode<E extends Error>(error: E, code: string): E & { code: string }
   return Object.assign(error, { code });
 }
 
+/** The stack of the error begins at the caller of `maker`. */
+function argumentError<E extends Error>(
+  type: new (message: string) => E,
+  message: Text,
+  code: string,
+  maker: (...args: never[]) => E,
+): E {
+  const error = withTexts(withCode(new type(render(message)), code), message);
+  Error.captureStackTrace(error, maker);
+  return error;
+}
+
 /** `expected` completes "must be …". */
 export function invalidArgumentType(name: string, expected: string, value: unknown): TypeError {
-  return withCode(
-    new TypeError(`The argument "${name}" must be ${expected}. Received ${showValue(value)}`),
-    'ERR_INVALID_ARG_TYPE',
-  );
+  const message = text`${argument(name)} must be ${expected}. Received ${showValue(value)}`;
+  return argumentError(TypeError, message, 'ERR_INVALID_ARG_TYPE', invalidArgumentType);
 }
 
 /** `problem` begins with its verb: "must be one of …". */
-export function invalidArgumentValue(name: string, value: unknown, problem: string): TypeError {
-  return withCode(
-    new TypeError(`The argument "${name}" ${problem}. Received ${showValue(value)}`),
-    'ERR_INVALID_ARG_VALUE',
-  );
+export function invalidArgumentValue(name: string, value: unknown, problem: Text): TypeError {
+  const message = text`${argument(name)} ${problem}. Received ${showValue(value)}`;
+  return argumentError(TypeError, message, 'ERR_INVALID_ARG_VALUE', invalidArgumentValue);
+}
+
+export function outOfRange(name: string, expected: Text, received: string): RangeError {
+  const message = text`${argument(name)} must be ${expected}. Received ${received}`;
+  return argumentError(RangeError, message, 'ERR_OUT_OF_RANGE', outOfRange);
 }
 
 /** Returns the error for options that cannot be combined, or for one that lacks another. */
-export function conflictingOptions(what: string, hint: string): TypeError & { reason: Reason; hint: string } {
+export function conflictingOptions(what: Text, hint: Text): TypeError & { reason: Reason; hint: string } {
   const error = withCode(new TypeError(`${sentence(what)} ${sentence(hint)}`), 'ERR_INVALID_ARG_VALUE');
+  withTexts(error, text`${what}.`, hint);
   return Object.assign(error, { reason: 'conflicting-options' as const, hint: sentence(hint) });
-}
-
-export function outOfRange(name: string, expected: string, received: string): RangeError {
-  return withCode(
-    new RangeError(`The argument "${name}" must be ${expected}. Received ${received}`),
-    'ERR_OUT_OF_RANGE',
-  );
 }
 
 /** Returns the error that Node throws for a function that a platform lacks. */
@@ -164,7 +188,7 @@ export function platformError(): TypeError {
 
 /** Returns the error with which node:fs rejects when its signal aborts. */
 export function abortError(signal: AbortSignal, undoErrno = 0): Error {
-  const left = undoErrno === 0 ? '' : `; what it had done could not be taken back (${describeErrno(undoErrno)[0]})`;
+  const left = undoErrno === 0 ? '' : `; its effects could not be undone (${describeErrno(undoErrno)[0]})`;
   const error = withCode(new Error(`The operation was aborted${left}`, { cause: signal.reason }), 'ABORT_ERR');
   error.name = 'AbortError';
   return error;

@@ -5,17 +5,15 @@ import { platformError } from './errors.js';
 export interface NativeFailure {
   /** The index of the step that failed; -1 if none did. */
   step: number;
+  /** 0 if a guard failed. */
   errno: number;
+  /** The number of the guard that failed; -1 if none did. */
+  guard?: number;
   /** The errno of the first step that could not be taken back, or 0. */
   undoErrno: number;
   cancelled: boolean;
   /** The messages of the file system context, a line each. */
   log: Buffer[];
-}
-
-/** A walk of a directory tree. */
-export interface NativeWalk {
-  readonly id: number;
 }
 
 /** The kinds of operations that write a tree; native/write.h describes them. */
@@ -41,10 +39,12 @@ export type OperationFlag =
   | 'times'
   | 'replace'
   | 'atomic'
-  | 'second'
-  | 'from_second'
+  | 'other'
+  | 'from_other'
   | 'linked'
-  | 'existing';
+  | 'existing'
+  | 'exact'
+  | 'tree';
 
 /** The part of an operation that failed. */
 export type Stage =
@@ -59,6 +59,11 @@ export type Stage =
   | 'remove'
   | 'source'
   | 'sync';
+
+/** A walk of a directory tree. */
+export interface NativeWalk {
+  readonly id: number;
+}
 
 /** The addon's exports; native/addon.cc is the list. */
 export interface Addon {
@@ -80,6 +85,12 @@ export interface Addon {
    */
   readonly results: ArrayBuffer;
   readonly calls: Readonly<Record<string, number>>;
+  /** For each call: the positions of its file descriptors as bits, and `makesDescriptor` when it returns a new one. */
+  readonly descriptors: Readonly<Record<string, number>>;
+  readonly makesDescriptor: number;
+  readonly guards: Readonly<Record<string, number>>;
+  /** A step that a guard fails has minus this number, minus the guard's number, as its result. */
+  readonly firstGuard: number;
   readonly flags: Readonly<Record<'undo' | 'keep' | 'later', number>>;
   /** The kinds of operations of a batch, what else an operation asks for, and the parts of it that may fail. */
   readonly operations: Readonly<Record<OperationKind, number>>;

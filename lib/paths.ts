@@ -26,14 +26,14 @@ export function toPath(value: unknown, name: string): Path {
   else if (isUint8Array(value)) path = Buffer.copyBytesFrom(value);
   else if (value instanceof URL) path = fromUrl(value);
   else throw invalidArgumentType(name, 'a path: a string, a Buffer or a file: URL', value);
-  if (path.length === 0) throw invalidArgumentValue(name, value, 'must be a path, not an empty one');
+  if (path.length === 0) throw invalidArgumentValue(name, value, 'must not be empty');
   if (path.length > MAX_PATH_BYTES) {
     throw invalidArgumentValue(name, value, `must be a path of at most ${MAX_PATH_BYTES} bytes`);
   }
   const hasNul = typeof path === 'string' ? path.includes('\0') : path.includes(0);
-  if (hasNul) throw invalidArgumentValue(name, value, 'must be a path, which holds no NUL byte');
+  if (hasNul) throw invalidArgumentValue(name, value, 'must not contain a NUL byte');
   if (typeof path === 'string' && !path.isWellFormed()) {
-    throw invalidArgumentValue(name, value, 'must be text without lone surrogates; pass the bytes in a Buffer');
+    throw invalidArgumentValue(name, value, 'must not contain lone surrogates; pass the bytes in a Buffer');
   }
   return path;
 }
@@ -88,7 +88,7 @@ function workingDirectory(): Path {
     throw new OverlayError({
       errno: ENOENT,
       reason: 'path-missing',
-      what: 'a relative path leads nowhere: the working directory has been removed, or has no path',
+      what: 'a relative path cannot be resolved: the working directory has been removed, or has no path',
       hint: 'pass an absolute path',
       path: '.',
     });

@@ -1,6 +1,6 @@
-// The part of the kernel's interface that this addon uses: system call numbers, struct layouts, and the few constants
-// by which the executor itself decides. Distribution headers are older than the supported kernels (Debian 12's lack
-// statmount, for one), so nothing here comes from them.
+// The part of the kernel's interface that the addon and the launcher use: system call numbers, struct layouts, and the
+// few constants by which they decide themselves. Distribution headers are older than the supported kernels (Debian 12's
+// lack statmount, for one), so nothing here comes from them.
 //
 // Constants that a plan merely carries (MS_*, MOUNT_ATTR_*, FSCONFIG_* and so on) are not here: they are in
 // lib/kernel/constants.ts and pass through as numbers.
@@ -45,6 +45,7 @@ enum Number : long {
   getegid = 108,
   geteuid = 107,
   lsetxattr = 189,
+  llistxattr = 195,
   fsetxattr = 190,
   lremovexattr = 198,
   fremovexattr = 199,
@@ -58,7 +59,13 @@ enum Number : long {
   rt_sigprocmask = 14,
   waitid = 247,
   execve = 59,
+  exit = 60,
+  fcntl = 72,
   getpid = 39,
+  getppid = 110,
+  prctl = 157,
+  chroot = 161,
+  ppoll = 271,
   dup3 = 292,
   pipe2 = 293,
   getdents64 = 217,
@@ -85,7 +92,6 @@ enum Number : long {
   getxattr = 191,
   lgetxattr = 192,
   fgetxattr = 193,
-  llistxattr = 195,
   flistxattr = 196,
   futex = 202,
   openat = 257,
@@ -118,6 +124,7 @@ enum Number : long {
   getegid = 177,
   geteuid = 175,
   lsetxattr = 6,
+  llistxattr = 12,
   fsetxattr = 7,
   lremovexattr = 15,
   fremovexattr = 16,
@@ -131,7 +138,13 @@ enum Number : long {
   rt_sigprocmask = 135,
   waitid = 95,
   execve = 221,
+  exit = 93,
+  fcntl = 25,
   getpid = 172,
+  getppid = 173,
+  prctl = 167,
+  chroot = 51,
+  ppoll = 73,
   dup3 = 24,
   pipe2 = 59,
   getdents64 = 61,
@@ -155,7 +168,6 @@ enum Number : long {
   getxattr = 8,
   lgetxattr = 9,
   fgetxattr = 10,
-  llistxattr = 12,
   flistxattr = 13,
   futex = 98,
   openat = 56,
@@ -324,8 +336,13 @@ struct Dirent {
   char name[1];
 };
 
-// Constants for undoing and removing that libc's headers may lack.
+// Constants that libc's headers may lack.
 constexpr int fsconfig_cmd_create = 6;    // FSCONFIG_CMD_CREATE
+constexpr int open_tree_clone = 1;        // OPEN_TREE_CLONE
+constexpr int at_recursive = 0x8000;      // AT_RECURSIVE
+constexpr int move_mount_from_empty_path = 0x4;  // MOVE_MOUNT_F_EMPTY_PATH
+constexpr int move_mount_to_symlinks = 0x10;     // MOVE_MOUNT_T_SYMLINKS
+constexpr uint64_t mount_attr_rdonly = 0x1;      // MOUNT_ATTR_RDONLY
 constexpr int mnt_detach = 2;             // MNT_DETACH, umount2(2)
 constexpr int clone_pidfd = 0x1000;       // CLONE_PIDFD, clone(2), 5.2
 constexpr int p_pidfd = 3;                // P_PIDFD, waitid(2), 5.4
@@ -341,6 +358,8 @@ constexpr unsigned statx_size = 0x200;    // STATX_SIZE
 constexpr unsigned statx_blocks = 0x400;  // STATX_BLOCKS
 constexpr unsigned statx_mnt_id = 0x1000; // STATX_MNT_ID, 5.8
 constexpr unsigned statx_mnt_id_unique = 0x4000;  // STATX_MNT_ID_UNIQUE, 6.8
+constexpr uint64_t statx_attr_immutable = 0x10;     // STATX_ATTR_IMMUTABLE
+constexpr uint64_t statx_attr_append = 0x20;        // STATX_ATTR_APPEND
 constexpr uint64_t statx_attr_mount_root = 0x2000;  // STATX_ATTR_MOUNT_ROOT, 5.8
 // openat2(2)
 constexpr uint64_t resolve_no_xdev = 0x01;
@@ -349,6 +368,8 @@ constexpr uint64_t resolve_no_symlinks = 0x04;
 constexpr uint64_t resolve_beneath = 0x08;
 constexpr uint64_t resolve_in_root = 0x10;
 constexpr unsigned long ficlone = 0x40049409;  // FICLONE, ioctl_ficlone(2)
+constexpr int64_t st_rdonly = 0x1;                  // ST_RDONLY, statfs(2)
+constexpr int64_t overlay_magic = 0x794c7630;       // OVERLAYFS_SUPER_MAGIC
 constexpr int at_statx_dont_sync = 0x4000;  // AT_STATX_DONT_SYNC
 
 }  // namespace overlayfs::abi

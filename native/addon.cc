@@ -35,10 +35,18 @@ napi_value init(napi_env env, napi_value exports) {
     return object;
   };
 
-  napi_value calls = set_object("calls");
-#define OVERLAYFS_CALL(name, descriptors) set_number(calls, #name, static_cast<int32_t>(Call::name));
+  napi_value calls = set_object("calls"), descriptors = set_object("descriptors");
+#define OVERLAYFS_CALL(name, of_call)                              \
+  set_number(calls, #name, static_cast<int32_t>(Call::name));      \
+  set_number(descriptors, #name, of_call);
   OVERLAYFS_CALLS(OVERLAYFS_CALL)
 #undef OVERLAYFS_CALL
+
+  napi_value guards = set_object("guards");
+#define OVERLAYFS_GUARD(name) set_number(guards, #name, static_cast<int32_t>(Guard::name));
+  OVERLAYFS_GUARDS(OVERLAYFS_GUARD)
+#undef OVERLAYFS_GUARD
+  set_number(exports, "firstGuard", static_cast<int32_t>(first_guard));
 
   napi_value flags = set_object("flags");
   set_number(flags, "undo", undo);
@@ -60,6 +68,7 @@ napi_value init(napi_env env, napi_value exports) {
   OVERLAYFS_STAGES(OVERLAYFS_STAGE)
 #undef OVERLAYFS_STAGE
 
+  set_number(exports, "makesDescriptor", makes_descriptor);
   set_number(exports, "ownThread", own_thread);
   set_number(exports, "inChild", in_child);
   set_number(exports, "anyErrno", static_cast<int32_t>(any_errno));

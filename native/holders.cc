@@ -1,5 +1,5 @@
-// Finds the files of a mount that a process holds, in a directory of links (/proc/PID/fd, /proc/PID/map_files). A
-// directory has so many links that a step for each would cost more than the look-up itself.
+// Finds the files of a mount that a process holds, in a directory of links (/proc/PID/fd, /proc/PID/map_files). Such a
+// directory may have thousands of links, and a step for each would cost more than its statx(2).
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>

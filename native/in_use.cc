@@ -242,46 +242,49 @@ void InUse::ask_kernel(DirectoryKey key, const Overlay& about, uint64_t question
   }
 }
 
-// Returns the state of the directory, leaving out its use by OWN and uses before SINCE. The caller holds the lock,
-// which is released meanwhile.
-int InUse::state(DirectoryKey key, const Overlay* own, uint64_t since, Use** found) {
+// Returns the use of the directory, leaving out that by OWN and uses before SINCE. The caller holds the lock, which is
+// released meanwhile.
+Usage InUse::usage(DirectoryKey key, const Overlay* own, uint64_t since, Use** found) {
   const uint64_t question = ++questions_;
   const uint32_t token = own == nullptr ? OwnedLock::anybody : own->token;
   while (const Use* use = find_unasked(key, own, since, question)) {
     ask_kernel(key, *use->overlay, question, token);
   }
   hear();
-  int result = 0;
+  Usage result = Usage::none;
   for (Use* use = *bucket(key); use != nullptr; use = use->next) {
     const Overlay* other = use->overlay;
     if (!(use->key == key) || other == own || use->role == Role::target || use->since < since) continue;
     // The path of another program's overlay may mean a directory that has been removed and made anew since.
     const bool is_certain = !other->is_mounted || (!other->is_seen && (other->watch >= 0 || other->is_shown));
-    if (result == EBUSY || (result == ESTALE && !is_certain)) continue;
-    result = is_certain ? EBUSY : ESTALE;
+    const Usage found_usage = is_certain ? Usage::certain : Usage::possible;
+    if (found_usage <= result) continue;
+    result = found_usage;
     if (found != nullptr) *found = use;
   }
   return result;
 }
 
-int InUse::reserve(Overlay* reservation, DirectoryKey key, Role role, Against against, bool is_new) {
+bool InUse::reserve(Overlay* reservation, DirectoryKey key, Role role, Against against, bool is_new) {
   Locked locked(lock_, reservation->token);
   Use& use = reservation->uses[static_cast<size_t>(role)];
-  if (use.is_linked) return use.key == key ? 0 : EBUSY;
-  int error = against == Against::nobody ? 0 : state(key, reservation, is_new ? reservation->begun : 0, nullptr);
-  if (error == EBUSY || (error == ESTALE && against == Against::everybody)) return error;
+  if (use.is_linked) return use.key == key;
+  if (against != Against::nobody) {
+    const Usage by_others = usage(key, reservation, is_new ? reservation->begun : 0, nullptr);
+    if (by_others == Usage::certain || (by_others == Usage::possible && against == Against::everybody)) return false;
+  }
   enter(&use, key);
-  return 0;
+  return true;
 }
 
-int InUse::reserve_target(Overlay* reservation, DirectoryKey key, uint64_t ended) {
+TargetReservation InUse::reserve_target(Overlay* reservation, DirectoryKey key, uint64_t ended) {
   Locked locked(lock_, reservation->token);
-  if (ended != ended_targets_) return EAGAIN;
+  if (ended != ended_targets_) return TargetReservation::outdated;
   for (Use* use = *bucket(key); use != nullptr; use = use->next) {
-    if (use->key == key && use->role == Role::target) return EBUSY;
+    if (use->key == key && use->role == Role::target) return TargetReservation::taken;
   }
   enter(&reservation->uses[static_cast<size_t>(Role::target)], key);
-  return 0;
+  return TargetReservation::made;
 }
 
 void InUse::begin(Overlay* overlay, uint64_t mount, uint64_t device, int root, bool is_findable) {
@@ -338,13 +341,13 @@ void InUse::sees(DirectoryKey key, Role role, uint64_t mount, uint64_t device, i
   begin(seen, mount, device, root, is_findable);
 }
 
-int InUse::ask(DirectoryKey key, User* user, const Overlay* asker) {
+Usage InUse::ask(DirectoryKey key, User* user, const Overlay* asker) {
   Locked locked(lock_, asker == nullptr ? OwnedLock::anybody : asker->token);
-  if (bucket_count_ == 0) return 0;
+  if (bucket_count_ == 0) return Usage::none;
   Use* found = nullptr;
-  int error = state(key, asker, 0, &found);
+  const Usage result = usage(key, asker, 0, &found);
   if (found != nullptr) *user = {found->overlay->mount, found->overlay->device, static_cast<int64_t>(found->role)};
-  return error;
+  return result;
 }
 
 void InUse::forget(DirectoryKey key, uint64_t mount, uint64_t device) {

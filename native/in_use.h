@@ -54,6 +54,14 @@ class OwnedLock {
   uint32_t waiting_ = 0;
 };
 
+// What the record knows of the use of a directory as upper or work. `possible`: it cannot tell if the user still
+// exists.
+enum class Usage : int32_t { none, possible, certain };
+
+// The outcome of an attempt to reserve a target. `taken`: another plan has reserved it. `outdated`: the caller has to
+// look at the target again.
+enum class TargetReservation : int32_t { made, taken, outdated };
+
 // The uses by others that block a reservation.
 enum class Against : int32_t { nobody, everybody, certain };
 
@@ -74,17 +82,17 @@ class InUse {
   // Recovers the lock after the child that used the reservation was killed.
   void recover(Overlay* reservation);
 
-  // Returns 0 once the directory is reserved; EBUSY if an overlay uses it or a plan is about to; ESTALE if the record
-  // cannot tell. For a directory that the plan has made (`is_new`), only uses since the plan began count: earlier ones
-  // mean another directory that had the same number.
-  int reserve(Overlay* reservation, DirectoryKey key, Role role, Against against, bool is_new);
+  // Reserves a directory, unless an overlay uses it, or may use it, or a plan is about to. For a directory that the
+  // plan has made (`is_new`), only uses since the plan began count: earlier ones mean another directory that had the
+  // same number.
+  bool reserve(Overlay* reservation, DirectoryKey key, Role role, Against against, bool is_new);
 
   // Returns the number of plans with a target that have ended. Earlier look-ups of a target may be out of date since.
   uint64_t ended_targets() const { return __atomic_load_n(&ended_targets_, __ATOMIC_ACQUIRE); }
 
-  // Returns 0 if no other plan can mount on this target for now; EBUSY if another plan is about to; EAGAIN if plans
-  // have ended since the count was `ended`.
-  int reserve_target(Overlay* reservation, DirectoryKey key, uint64_t ended);
+  // Keeps other plans from mounting on this target. The reservation is outdated if plans have ended since the count was
+  // `ended`.
+  TargetReservation reserve_target(Overlay* reservation, DirectoryKey key, uint64_t ended);
 
   // Records that the overlay of the reservation is mounted. ROOT is a descriptor of its root.
   void is_mounted(Overlay* reservation, uint64_t mount, uint64_t device, int root);
@@ -95,8 +103,8 @@ class InUse {
   // Records that an overlay mounted by another program uses a directory. ROOT may be -1.
   void sees(DirectoryKey key, Role role, uint64_t mount, uint64_t device, int root);
 
-  // Returns the same as reserve(), and tells the user.
-  int ask(DirectoryKey key, User* user, const Overlay* asker = nullptr);
+  // Returns the use of a directory, and tells the user.
+  Usage ask(DirectoryKey key, User* user, const Overlay* asker = nullptr);
 
   // Records the kernel's answer that this overlay no longer uses the directory. Another overlay may use it by now.
   void forget(DirectoryKey key, uint64_t mount, uint64_t device);
@@ -116,7 +124,7 @@ class InUse {
   void drop_each(DirectoryKey key, Predicate is_dropped);
   void make_room();
   Overlay* add();
-  int state(DirectoryKey key, const Overlay* own, uint64_t since, Use** found);
+  Usage usage(DirectoryKey key, const Overlay* own, uint64_t since, Use** found);
   Use* find_unasked(DirectoryKey key, const Overlay* own, uint64_t since, uint64_t question) const;
   bool can_find(uint64_t device) const;
   void ask_kernel(DirectoryKey key, const Overlay& about, uint64_t question, uint32_t token);

@@ -1,5 +1,5 @@
-// Starts a program in namespaces of its own, with mounts at places that no other program sees. It follows its
-// arguments, which lib/programs/launch.ts decides on, and then becomes the program:
+// Starts a program in namespaces of its own, with mounts that no other program sees. The launcher carries out its
+// arguments in order, which lib/programs/launch.ts chooses, and then executes the program:
 //
 //   report FD            write a failure to FD as "INDEX ERRNO": the argument whose word failed; exec closes FD
 //   cloexec FD           have exec close a descriptor
@@ -7,53 +7,39 @@
 //   unshare FLAGS        unshare(2)
 //   write PATH TEXT      write to an existing file
 //   private              make all mounts private: mounts here and elsewhere no longer affect each other
-//   slave                show no mount elsewhere any more; an unmount elsewhere on a shared mount happens here too
-//   clone FD             take a mount by its descriptor, to be attached
+//   slave                make all mounts slaves: none shows elsewhere any more; unmounts elsewhere still reach here
+//   clone FD             clone a mount by its descriptor, for `attach`
 //   mounted PATH ID      check that the mount with this id is at the path, before there are other namespaces
-//   tree PATH            take a mount by its path: the first of those checked by `mounted` that is not taken yet
+//   tree PATH            clone a mount by its path: the first one that `mounted` has checked and `tree` has not used
 //   readonly PATH        make a tree of mounts read-only for this program; follows a symbolic link
-//   hide PATH            make it empty for this program; follows a symbolic link
-//   attach PATH          attach the first mount that is not attached yet; at the root it becomes the root, and the
-//                        mounts in /proc, /dev and /sys are taken along
+//   hide PATH            make a directory or file empty for this program; follows a symbolic link
+//   attach PATH          attach the first mount that is not attached yet; at the root it becomes the root, and keeps
+//                        the mounts in /proc, /dev and /sys
 //   drop                 let no program gain capabilities
 //   chdir PATH
 //   argv0 NAME           the program's own name for itself
 //   exec COMMAND ARG...  search for COMMAND in PATH if it has no slash
 //   hold PARENT          write a byte, and do nothing until killed or until the parent, process PARENT, has ended
 //
-// In a PATH, `%` and two hexadecimal digits stand for a byte, since Node's arguments are text.
+// In a PATH, `%` and two hexadecimal digits stand for a byte, because Node passes arguments as text.
 //
 // This is a static program without any library: it starts in a few milliseconds, on glibc and musl alike.
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+
+#include "abi.h"
 
 namespace {
 
-#if defined(__x86_64__)
-enum Number : long {
-  write_ = 1, open_ = 257, close_ = 3, fcntl_ = 72, execve_ = 59, exit_ = 60, chdir_ = 80, fchdir_ = 81, getppid_ = 110,
-  prctl_ = 157, chroot_ = 161, ppoll_ = 271,
-  mount_ = 165, unshare_ = 272, setns_ = 308, statx_ = 332, open_tree = 428, move_mount = 429, mount_setattr = 442,
-};
-#elif defined(__aarch64__)
-enum Number : long {
-  write_ = 64, open_ = 56, close_ = 57, fcntl_ = 25, execve_ = 221, exit_ = 93, chdir_ = 49, fchdir_ = 50, getppid_ = 173,
-  prctl_ = 167, chroot_ = 51, ppoll_ = 73,
-  mount_ = 40, unshare_ = 97, setns_ = 268, statx_ = 291, open_tree = 428, move_mount = 429, mount_setattr = 442,
-};
-#endif
+namespace abi = overlayfs::abi;
 
-constexpr long enoent = 2, e2big = 7, enoexec = 8, eacces = 13, ebusy = 16, enotdir = 20, einval = 22, estale = 116;
-constexpr long at_fdcwd = -100, at_symlink_nofollow = 0x100, at_empty_path = 0x1000, at_recursive = 0x8000;
-constexpr long statx_ino = 0x100, statx_mnt_id = 0x1000, statx_mnt_id_unique = 0x4000;
-constexpr long open_tree_clone = 1, o_cloexec = 02000000, o_path = 010000000, o_wronly = 1;
-constexpr long move_mount_f_empty_path = 4, move_mount_t_symlinks = 0x10;
-constexpr long clone_newns = 0x20000, clone_newuser = 0x10000000;
-constexpr long f_setfd = 2, fd_cloexec = 1, pr_capbset_drop = 24, pr_set_pdeathsig = 1, sigkill = 9;
-constexpr unsigned long ms_rdonly = 1, ms_nosuid = 2, ms_nodev = 4, ms_noexec = 8, ms_rec = 16384, ms_private = 1 << 18,
-                        ms_slave = 1 << 19;
-
-long call(Number number, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0) {
+long call(abi::Number number, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0) {
 #if defined(__x86_64__)
   long result;
   register long r10 __asm__("r10") = d;
@@ -111,10 +97,6 @@ const char* decode(char* path) {
   return path;
 }
 
-struct MountAttr {
-  uint64_t set, clear, propagation, userns;
-};
-
 constexpr int most_mounts = 64;
 long mounts[most_mounts];
 int mounts_opened = 0, mounts_attached = 0;
@@ -122,92 +104,77 @@ long report = -1;
 
 long push(long mount) {
   if (mount < 0) return mount;
-  if (mounts_opened == most_mounts) return -e2big;
+  if (mounts_opened == most_mounts) return -E2BIG;
   mounts[mounts_opened++] = mount;
   return 0;
 }
 
-// The layout in which statx(2) writes it.
-struct Found {
-  uint32_t mask, block_size;
-  uint64_t attributes;
-  uint32_t links, uid, gid;
-  uint16_t mode, spare;
-  uint64_t inode;
-  uint64_t sizes[3];
-  uint64_t times[8];
-  uint32_t represents[2];
-  uint32_t device[2];
-  uint64_t mount;
-  uint64_t rest[13];
-};
-static_assert(offsetof(Found, mount) == 144 && sizeof(Found) == 256, "as in linux/stat.h");
-
-long look(long at_descriptor, const char* path, long flags, Found& found, long mask = statx_mnt_id) {
-  return call(statx_, at_descriptor, at(path), flags, statx_ino | mask, at(&found));
+long look(long at_descriptor, const char* path, long flags, abi::Statx& found, long mask = abi::statx_mnt_id) {
+  return call(abi::statx, at_descriptor, at(path), flags, abi::statx_ino | mask, at(&found));
 }
 
-bool same_file(const Found& a, const Found& b) {
-  return a.inode == b.inode && a.device[0] == b.device[0] && a.device[1] == b.device[1];
+bool same_file(const abi::Statx& a, const abi::Statx& b) {
+  return a.ino == b.ino && a.dev_major == b.dev_major && a.dev_minor == b.dev_minor;
 }
 
-Found expected[most_mounts];
+abi::Statx expected[most_mounts];
 int mounts_expected = 0, mounts_taken = 0;
 
 long expect(const char* path, long id) {
-  if (mounts_expected == most_mounts) return -e2big;
+  if (mounts_expected == most_mounts) return -E2BIG;
   // The kernel numbers unique ids above all others.
-  const long mask = id > 0x7fffffff ? statx_mnt_id_unique : statx_mnt_id;
-  Found& found = expected[mounts_expected++];
-  long result = look(at_fdcwd, path, at_symlink_nofollow, found, mask);
+  const long mask = id > 0x7fffffff ? abi::statx_mnt_id_unique : abi::statx_mnt_id;
+  abi::Statx& found = expected[mounts_expected++];
+  long result = look(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, found, mask);
   if (result < 0) return result;
-  return found.mount == static_cast<uint64_t>(id) ? 0 : -estale;
+  return found.mnt_id == static_cast<uint64_t>(id) ? 0 : -ESTALE;
 }
 
 // In a new namespace the mount has another id, but the same root.
 long take(const char* path) {
-  if (mounts_taken == mounts_expected) return -einval;
-  const Found& known = expected[mounts_taken++];
-  long tree = call(open_tree, at_fdcwd, at(path), open_tree_clone | o_cloexec | at_symlink_nofollow);
+  if (mounts_taken == mounts_expected) return -EINVAL;
+  const abi::Statx& known = expected[mounts_taken++];
+  long tree = call(abi::open_tree, AT_FDCWD, at(path), abi::open_tree_clone | O_CLOEXEC | AT_SYMLINK_NOFOLLOW);
   if (tree < 0) return tree;
-  Found found;
-  long result = look(tree, "", at_empty_path, found);
+  abi::Statx found;
+  long result = look(tree, "", AT_EMPTY_PATH, found);
   if (result < 0) return result;
-  return same_file(found, known) ? push(tree) : -estale;
+  return same_file(found, known) ? push(tree) : -ESTALE;
 }
 
 long enter(long directory) {
-  long result = call(fchdir_, directory);
-  return result < 0 ? result : call(chroot_, at("."));
+  long result = call(abi::fchdir, directory);
+  return result < 0 ? result : call(abi::chroot, at("."));
 }
 
 long set_propagation(unsigned long propagation) {
-  auto set = [propagation] { return call(mount_, 0, at("/"), 0, static_cast<long>(ms_rec | propagation)); };
+  auto set = [propagation] { return call(abi::mount, 0, at("/"), 0, static_cast<long>(MS_REC | propagation)); };
   long result = set();
-  if (result != -einval) return result;
-  // EINVAL: in a chroot, the root is no mount point. Joining the own namespace leads to its root; enter() leads back.
-  long root = call(open_, at_fdcwd, at("/"), o_path | o_cloexec);
+  if (result != -EINVAL) return result;
+  // EINVAL: in a chroot, the root is no mount point. setns(2) into its own namespace moves the process to the root of
+  // the namespace, and enter() moves it back.
+  long root = call(abi::openat, AT_FDCWD, at("/"), O_PATH | O_CLOEXEC);
   if (root < 0) return root;
-  long own = call(open_, at_fdcwd, at("/proc/self/ns/mnt"), o_cloexec);
+  long own = call(abi::openat, AT_FDCWD, at("/proc/self/ns/mnt"), O_CLOEXEC);
   if (own < 0) return own;
-  result = call(setns_, own, clone_newns);
+  result = call(abi::setns, own, CLONE_NEWNS);
   if (result == 0) result = set();
   if (result == 0) result = enter(root);
-  call(close_, own);
-  call(close_, root);
+  call(abi::close, own);
+  call(abi::close, root);
   return result;
 }
 
 bool is_root(const char* path, long flags = 0) {
-  Found found, root;
-  return look(at_fdcwd, path, flags, found) == 0 && look(at_fdcwd, "/", 0, root) == 0 && same_file(found, root) &&
-         found.mount == root.mount;
+  abi::Statx found, root;
+  return look(AT_FDCWD, path, flags, found) == 0 && look(AT_FDCWD, "/", 0, root) == 0 && same_file(found, root) &&
+         found.mnt_id == root.mnt_id;
 }
 
 long attach(long mount, const char* path, bool follows = false) {
-  const bool becomes_root = is_root(path, follows ? 0 : at_symlink_nofollow);
-  const long flags = move_mount_f_empty_path | (follows ? move_mount_t_symlinks : 0);
-  long result = call(move_mount, mount, at(""), at_fdcwd, at(path), flags);
+  const bool becomes_root = is_root(path, follows ? 0 : AT_SYMLINK_NOFOLLOW);
+  const long flags = abi::move_mount_from_empty_path | (follows ? abi::move_mount_to_symlinks : 0);
+  long result = call(abi::move_mount, mount, at(""), AT_FDCWD, at(path), flags);
   // Attaching does not move the process: it would stay below the new root.
   return result < 0 || !becomes_root ? result : enter(mount);
 }
@@ -219,20 +186,20 @@ struct Kept {
 };
 
 long take_along(Kept& kept) {
-  kept.tree = call(open_tree, at_fdcwd, at(kept.path), open_tree_clone | o_cloexec | at_recursive);
-  return kept.tree == -enoent ? 0 : kept.tree;
+  kept.tree = call(abi::open_tree, AT_FDCWD, at(kept.path), abi::open_tree_clone | O_CLOEXEC | abi::at_recursive);
+  return kept.tree == -ENOENT ? 0 : kept.tree;
 }
 
 // Attaches nothing if the new root has no such directory.
 long put_back(const Kept& kept) {
   if (kept.tree < 0) return 0;
   long result = attach(kept.tree, kept.path);
-  call(close_, kept.tree);
-  return result == -enoent || result == -enotdir || result == -einval ? 0 : result;
+  call(abi::close, kept.tree);
+  return result == -ENOENT || result == -ENOTDIR || result == -EINVAL ? 0 : result;
 }
 
 long show(long mount, const char* path) {
-  if (!is_root(path, at_symlink_nofollow)) return attach(mount, path);
+  if (!is_root(path, AT_SYMLINK_NOFOLLOW)) return attach(mount, path);
   Kept all[] = {{"/proc", -1}, {"/dev", -1}, {"/sys", -1}};
   for (Kept& kept : all) {
     if (long result = take_along(kept); result < 0) return result;
@@ -245,55 +212,56 @@ long show(long mount, const char* path) {
 }
 
 long clone(long fd) {
-  long tree = call(open_tree, fd, at(""), open_tree_clone | o_cloexec | at_empty_path);
+  long tree = call(abi::open_tree, fd, at(""), abi::open_tree_clone | O_CLOEXEC | AT_EMPTY_PATH);
   // Before 6.15 a detached mount cannot be cloned. The mount itself is used then, which works once.
-  return push(tree == -einval ? fd : tree);
+  return push(tree == -EINVAL ? fd : tree);
 }
 
 long write_file(const char* path, const char* text) {
-  long file = call(open_, at_fdcwd, at(path), o_wronly | o_cloexec);
+  long file = call(abi::openat, AT_FDCWD, at(path), O_WRONLY | O_CLOEXEC);
   if (file < 0) return file;
-  long result = call(write_, file, at(text), length(text));
-  call(close_, file);
+  long result = call(abi::write, file, at(text), length(text));
+  call(abi::close, file);
   return result;
 }
 
 long make_readonly(const char* path) {
-  MountAttr attributes{1, 0, 0, 0};  // MOUNT_ATTR_RDONLY
-  long result = call(mount_setattr, at_fdcwd, at(path), at_recursive, at(&attributes), sizeof attributes);
-  if (result != -einval) return result;
+  abi::MountAttr attributes{abi::mount_attr_rdonly, 0, 0, 0};
+  long result = call(abi::mount_setattr, AT_FDCWD, at(path), abi::at_recursive, at(&attributes), sizeof attributes);
+  if (result != -EINVAL) return result;
   // EINVAL: a directory inside a mount. It gets a mount of its own.
-  long tree = call(open_tree, at_fdcwd, at(path), open_tree_clone | o_cloexec | at_recursive);
+  long tree = call(abi::open_tree, AT_FDCWD, at(path), abi::open_tree_clone | O_CLOEXEC | abi::at_recursive);
   if (tree < 0) return tree;
-  result = call(mount_setattr, tree, at(""), at_empty_path | at_recursive, at(&attributes), sizeof attributes);
+  const long flags = AT_EMPTY_PATH | abi::at_recursive;
+  result = call(abi::mount_setattr, tree, at(""), flags, at(&attributes), sizeof attributes);
   if (result == 0) result = attach(tree, path, true);
-  call(close_, tree);
+  call(abi::close, tree);
   return result;
 }
 
 long hide(const char* path) {
   // Hiding the root would leave no program to run.
-  if (is_root(path)) return -ebusy;
-  constexpr unsigned long flags = ms_rdonly | ms_nosuid | ms_nodev | ms_noexec;
-  long result = call(mount_, at("hidden"), at(path), at("tmpfs"), static_cast<long>(flags), at("mode=555"));
-  if (result != -enotdir) return result;
-  long null = call(open_tree, at_fdcwd, at("/dev/null"), open_tree_clone | o_cloexec);
+  if (is_root(path)) return -EBUSY;
+  constexpr unsigned long flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+  long result = call(abi::mount, at("hidden"), at(path), at("tmpfs"), static_cast<long>(flags), at("mode=555"));
+  if (result != -ENOTDIR) return result;
+  long null = call(abi::open_tree, AT_FDCWD, at("/dev/null"), abi::open_tree_clone | O_CLOEXEC);
   if (null < 0) return null;
   result = attach(null, path, true);
-  call(close_, null);
+  call(abi::close, null);
   return result;
 }
 
 [[noreturn]] void hold(long parent) {
-  call(prctl_, pr_set_pdeathsig, sigkill);
-  call(write_, 1, at(""), 1);
+  call(abi::prctl, PR_SET_PDEATHSIG, SIGKILL);
+  call(abi::write, 1, at(""), 1);
   // The parent may have ended before prctl(2).
-  while (call(getppid_) == parent) call(ppoll_);
-  for (;;) call(exit_, 0);
+  while (call(abi::getppid) == parent) call(abi::ppoll);
+  for (;;) call(abi::exit, 0);
 }
 
 long drop() {
-  for (long capability = 0; call(prctl_, pr_capbset_drop, capability) == 0;) capability++;
+  for (long capability = 0; call(abi::prctl, PR_CAPBSET_DROP, capability) == 0;) capability++;
   return 0;
 }
 
@@ -311,20 +279,20 @@ constexpr long most_arguments = 32768;
 char* shell_arguments[most_arguments];
 
 long execute(const char* path, char** arguments, char** environment) {
-  long result = call(execve_, at(path), at(arguments), at(environment));
-  if (result != -enoexec) return result;
+  long result = call(abi::execve, at(path), at(arguments), at(environment));
+  if (result != -ENOEXEC) return result;
   // Runs a script without a `#!` line with /bin/sh, as execvp(3) does.
   long count = 0;
   while (arguments[count] != nullptr) count++;
-  if (count + 2 > most_arguments) return -e2big;
+  if (count + 2 > most_arguments) return -E2BIG;
   shell_arguments[0] = const_cast<char*>("/bin/sh");
   shell_arguments[1] = const_cast<char*>(path);
   for (long i = 1; i <= count; i++) shell_arguments[i + 1] = arguments[i];
-  return call(execve_, at("/bin/sh"), at(shell_arguments), at(environment));
+  return call(abi::execve, at("/bin/sh"), at(shell_arguments), at(environment));
 }
 
 long search(const char* command, char** arguments, char** environment) {
-  if (*command == '\0') return -enoent;
+  if (*command == '\0') return -ENOENT;
   for (const char* c = command; *c != '\0'; c++) {
     if (*c == '/') return execute(command, arguments, environment);
   }
@@ -332,7 +300,7 @@ long search(const char* command, char** arguments, char** environment) {
   if (paths == nullptr) paths = "/usr/local/bin:/bin:/usr/bin";
   long size = length(command);
   static char path[4096];
-  long result = -enoent;
+  long result = -ENOENT;
   for (;;) {
     long n = 0;
     while (paths[n] != '\0' && paths[n] != ':') n++;
@@ -342,9 +310,9 @@ long search(const char* command, char** arguments, char** environment) {
       if (n > 0) *to++ = '/';
       for (long i = 0; i <= size; i++) *to++ = command[i];
       long tried = execute(path, arguments, environment);
-      // EACCES for a file that is there is the better answer; the search goes on all the same.
-      if (tried == -eacces) result = tried;
-      else if (tried != -enoent && tried != -enotdir) return tried;
+      // The search continues after EACCES, which is then a better report than ENOENT.
+      if (tried == -EACCES) result = tried;
+      else if (tried != -ENOENT && tried != -ENOTDIR) return tried;
     }
     if (paths[n] == '\0') return result;
     paths += n + 1;
@@ -364,8 +332,8 @@ long write_decimal(char* to, long value) {
   long size = write_decimal(text, index);
   text[size++] = ' ';
   size += write_decimal(text + size, error);
-  if (report >= 0) call(write_, report, at(text), size);
-  for (;;) call(exit_, 127);
+  if (report >= 0) call(abi::write, report, at(text), size);
+  for (;;) call(abi::exit, 127);
 }
 
 [[noreturn]] void run(long count, char** arguments, char** environment) {
@@ -376,7 +344,7 @@ long write_decimal(char* to, long value) {
     static char none[1];
     auto next = [&] { return i < count ? arguments[i++] : none; };
     auto path_next = [&] { return decode(next()); };
-    long result = -einval;
+    long result = -EINVAL;
     if (same(name, "exec")) {
       char** rest = arguments + i;
       const char* command = next();
@@ -384,20 +352,20 @@ long write_decimal(char* to, long value) {
       fail(word, -search(command, rest, environment));
     } else if (same(name, "report")) {
       report = number(next());
-      result = call(fcntl_, report, f_setfd, fd_cloexec);
+      result = call(abi::fcntl, report, F_SETFD, FD_CLOEXEC);
     } else if (same(name, "cloexec")) {
-      result = call(fcntl_, number(next()), f_setfd, fd_cloexec);
+      result = call(abi::fcntl, number(next()), F_SETFD, FD_CLOEXEC);
     } else if (same(name, "join")) {
-      result = call(setns_, number(next()), clone_newuser);
+      result = call(abi::setns, number(next()), CLONE_NEWUSER);
     } else if (same(name, "unshare")) {
-      result = call(unshare_, number(next()));
+      result = call(abi::unshare, number(next()));
     } else if (same(name, "write")) {
       const char* path = next();
       result = write_file(path, next());
     } else if (same(name, "private")) {
-      result = set_propagation(ms_private);
+      result = set_propagation(MS_PRIVATE);
     } else if (same(name, "slave")) {
-      result = set_propagation(ms_slave);
+      result = set_propagation(MS_SLAVE);
     } else if (same(name, "clone")) {
       result = clone(number(next()));
     } else if (same(name, "mounted")) {
@@ -411,20 +379,20 @@ long write_decimal(char* to, long value) {
       result = hide(path_next());
     } else if (same(name, "attach")) {
       const char* path = path_next();
-      result = mounts_attached < mounts_opened ? show(mounts[mounts_attached++], path) : -einval;
+      result = mounts_attached < mounts_opened ? show(mounts[mounts_attached++], path) : -EINVAL;
     } else if (same(name, "hold")) {
       hold(number(next()));
     } else if (same(name, "drop")) {
       result = drop();
     } else if (same(name, "chdir")) {
-      result = call(chdir_, at(path_next()));
+      result = call(abi::chdir, at(path_next()));
     } else if (same(name, "argv0")) {
       argv0 = next();
       result = 0;
     }
     if (result < 0) fail(word, -result);
   }
-  fail(count, einval);
+  fail(count, EINVAL);
 }
 
 }  // namespace

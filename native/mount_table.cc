@@ -1,4 +1,4 @@
-// Reads the mount table, whole or one mount of it, into one block of memory that lib/mounts/statmount.ts reads:
+// Reads the mount table, whole or one mount of it, into one block of memory that lib/mount-table/statmount.ts reads:
 //
 //   uint32 count          of the records
 //   uint32 texts          offset in the block

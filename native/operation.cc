@@ -31,6 +31,8 @@ napi_value failure_value(napi_env env, const Failure& failure, bool cancelled) {
   napi_set_named_property(env, value, "step", field);
   napi_create_int32(env, failure.error, &field);
   napi_set_named_property(env, value, "errno", field);
+  napi_create_int32(env, failure.guard, &field);
+  napi_set_named_property(env, value, "guard", field);
   napi_create_int32(env, failure.undo_error, &field);
   napi_set_named_property(env, value, "undoErrno", field);
   napi_get_boolean(env, cancelled, &field);
@@ -410,15 +412,18 @@ void Environment::give_up() {
     unref();
     operation = next;
   }
-  // Waits as long as one of them makes progress: a file system that does not answer may hold others.
-  constexpr long patience_milliseconds = 500;
-  for (uint32_t steps = 0;;) {
+  // Waits until none of them has made progress for half a second: a file system that does not answer may hold them. The
+  // slices are short, so that the half second begins with the last progress.
+  constexpr long slice_milliseconds = 50;
+  constexpr int patience_slices = 10;
+  uint32_t steps = 0;
+  for (int idle = 0; idle < patience_slices; idle++) {
     uint32_t seen = awaited_.value();
     if (__atomic_load_n(&to_await_, __ATOMIC_ACQUIRE) == 0) break;
-    if (awaited_.wait(seen, patience_milliseconds)) continue;
+    bool has_ended = awaited_.wait(seen, slice_milliseconds);
     uint32_t before = steps;
     steps = __atomic_load_n(&steps_after_stop_, __ATOMIC_RELAXED);
-    if (steps == before) break;
+    if (has_ended || steps != before) idle = -1;
   }
 }
 

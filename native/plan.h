@@ -31,21 +31,26 @@
 
 namespace overlayfs {
 
-// The calls that a plan may hold, with the positions of their descriptor arguments as a bit mask. lib/kernel/calls.ts
-// describes the arguments; it learns the numbers from the addon.
+// In the second column of the table below: the call returns a new descriptor. The other bits of the column are the
+// positions of the call's descriptor arguments.
+constexpr uint32_t makes_descriptor = 1U << 8;
+
+// The calls that a plan may hold. lib/kernel/calls.ts describes their other arguments; it reads the numbers and the
+// second column from the addon.
 #define OVERLAYFS_CALLS(X) \
-  X(openat2, 0b1)          \
+  X(openat2, makes_descriptor | 0b1) \
   X(close, 0b1)            \
   X(read, 0b1)             \
-  X(fsopen, 0)             \
+  X(fsopen, makes_descriptor) \
   X(fsconfig, 0b10001)     \
-  X(fsmount, 0b1)          \
-  X(fspick, 0b1)           \
+  X(fsmount, makes_descriptor | 0b1) \
+  X(fspick, makes_descriptor | 0b1) \
   X(fstatfs, 0b1)          \
   X(statfs, 0)             \
   X(statx, 0b1)            \
+  X(guard, 0)              \
   X(mount_setattr, 0b1000001) \
-  X(open_tree, 0b1)        \
+  X(open_tree, makes_descriptor | 0b1) \
   X(move_mount, 0b101)     \
   X(mount, 0b100000)       \
   X(umount2, 0)            \
@@ -60,7 +65,7 @@ namespace overlayfs {
   X(faccessat2, 0b1)       \
   X(readlinkat, 0b1)       \
   X(name_to_handle_at, 0b1) \
-  X(open_by_handle_at, 0b1) \
+  X(open_by_handle_at, makes_descriptor | 0b1) \
   X(reserve, 0b1)          \
   X(reserve_target, 0b1)   \
   X(record, 0b1)           \
@@ -73,16 +78,16 @@ namespace overlayfs {
   X(replace, 0b1)          \
   X(remove, 0b1)           \
   X(scan, 0b1)             \
-  X(write_tree, 0b11)      \
+  X(write_tree, 0b1)       \
   X(unshare, 0)            \
   X(setns, 0b1)            \
   X(write, 0)              \
-  X(userns, 0)             \
-  X(userns_by, 0)          \
-  X(userns_own, 0)         \
+  X(userns, makes_descriptor) \
+  X(userns_by, makes_descriptor) \
+  X(userns_own, makes_descriptor) \
   X(chdir, 0)              \
   X(flock, 0b1)            \
-  X(fanotify_init, 0)      \
+  X(fanotify_init, makes_descriptor) \
   X(listmount, 0)          \
   X(statmount, 0)          \
   X(open_tree_attr, 0)     \
@@ -104,7 +109,33 @@ enum class Call : int32_t {
 #undef OVERLAYFS_CALL
 };
 
-// The flags of a step; lib/kernel/calls.ts learns these from the addon too.
+// The faults that a plan guards against, because the kernel does not. A step that finds one fails and reports the guard
+// instead of an errno. TypeScript reads the numbers from the addon (lib/kernel/guards.ts).
+#define OVERLAYFS_GUARDS(X) \
+  X(target_is_mount_point) \
+  X(target_is_symlink) \
+  X(target_is_reserved) \
+  X(target_was_replaced) \
+  X(mount_is_another) \
+  X(mounts_are_unknown) \
+  X(directory_is_removed) \
+  X(directory_is_in_use) \
+  X(upperdir_is_immutable) \
+  X(superblock_is_read_only) \
+  X(file_system_is_overlay) \
+  X(file_system_is_no_overlay)
+
+enum class Guard : int32_t {
+#define OVERLAYFS_GUARD(name) name,
+  OVERLAYFS_GUARDS(OVERLAYFS_GUARD)
+#undef OVERLAYFS_GUARD
+};
+
+// The result of a step that a guard fails. The kernel's errnos are smaller.
+constexpr long first_guard = 4096;
+constexpr long fails_by(Guard guard) { return -(first_guard + static_cast<long>(guard)); }
+
+// The flags of a step. TypeScript reads these from the addon too.
 enum StepFlag : int32_t {
   undo = 1,   // take this step back when the plan fails or is abandoned
   keep = 2,   // the descriptor that this step makes is the caller's when the plan succeeds
@@ -138,14 +169,33 @@ struct Step {
   int32_t flags;
   uint32_t tolerated;  // up to four errnos, a byte each, with which the step counts as done; or any_errno
   int32_t output;      // offset in the block, 0 for none
-  int32_t result;      // filled in: what the call returned, or minus the errno
+  int32_t result;      // filled in: what the call returned, or minus the errno, or fails_by()
   int32_t a[8];
 };
 static_assert(sizeof(Header) == 16 && sizeof(Step) == 52);
 
+// A number of 64 bits is two arguments.
+inline uint64_t whole(int32_t low, int32_t high) {
+  return static_cast<uint64_t>(static_cast<uint32_t>(high)) << 32 | static_cast<uint32_t>(low);
+}
+
+// The output of the call statx; lib/kernel/look.ts reads it.
+struct StatxReport {
+  uint64_t mask;
+  uint64_t mode;
+  uint64_t inode;
+  uint64_t device;      // the major number in the upper half
+  uint64_t represents;  // the same, of a device node
+  uint64_t size;
+  uint64_t mount;
+  uint64_t attributes;
+  uint64_t links;
+};
+
 struct Failure {
   int step = -1;       // the step that failed; -1: none
-  int error = 0;       // its errno
+  int error = 0;       // its errno; 0 if a guard failed
+  int guard = -1;      // the guard that failed
   int undo_error = 0;  // the errno of the first step that could not be taken back; 0: all were taken back
   std::vector<std::string> log;  // the messages of the file system context, a line each
 };
@@ -192,6 +242,15 @@ class Execution {
 
  private:
   class Text;
+  // The last answers of statx and statfs, which the guards that follow judge. All is 0 where a call has failed.
+  struct Found {
+    uint32_t mode;
+    uint64_t attributes;
+    uint64_t mount;
+    bool is_removed;
+    int64_t file_system;  // f_type
+    int64_t file_system_flags;
+  };
   struct WhiteoutSource {
     int dirfd = -1;
     const char* name = nullptr;
@@ -210,8 +269,9 @@ class Execution {
   bool fail();
   long run(Step& step);
   long revert(Step& step);
-  long check_statfs(const Step& step, long result, const abi::Statfs& found);
-  long check_statx(const Step& step);
+  long look_at_file_system(const Step& step, long result, const abi::Statfs& found);
+  long look_at_file(const Step& step);
+  long check_guard(const Step& step) const;
   long scan(const Step& step);
   long write_tree(const Step& step);
   long read_mount_ids(const Step& step);
@@ -227,6 +287,7 @@ class Execution {
   long get_handle(const Step& step);
   long open_handle(const Step& step);
   long get_mount(const Step& step);
+  bool find_report(const Step& step, StatxReport* report) const;
   void remember_mount(const Step& attaching);
   long list_mounts(const Step& step);
   long check_news(const Step& step);
@@ -240,6 +301,7 @@ class Execution {
   long see_use(const Step& step);
   long ask_use(const Step& step);
   long forget_use(const Step& step);
+  long write_text(const char* path, int32_t argument) const;
   long write_file(const Step& step);
   long make_user_namespace(const Step& step);
   long make_user_namespace_by_programs(const Step& step);
@@ -253,9 +315,13 @@ class Execution {
   uint32_t* steps_after_stop_;
   int done_ = 0;
   bool has_joined_ = false;  // another namespace, on a thread of its own
+  // A bit of progress_: stop() has been called.
+  static constexpr uint32_t stopped = 1;
+
   uint32_t progress_ = 0;    // of stop() and is_stopped_before(), by atomic operations
   bool ran_ = false;  // run_steps() has returned, with success or without
   InUse::Overlay* reservation_ = nullptr;
+  Found found_{};
   WhiteoutSource whiteout_source_;
   std::vector<uint8_t> data_;
   Failure failure_;
@@ -265,9 +331,9 @@ class Execution {
 // beside it.
 long replace_with_whiteout(int dirfd, const char* name, const char* aside, bool recursive);
 
-// Writes the names in directory PATH that lead, links followed, to a file on one of the mounts with these ids. Each
-// name ends with a NUL; as many are written as there is room for. Returns their size. If there are none and some could
-// not be examined for want of privilege, returns that errno. `mask` is the statx(2) mask for ids of this sort.
+// Writes the names of the links in directory PATH that lead to a file on one of the mounts with these ids. Each name
+// ends with a NUL. Writes as many names as there is room for, and returns their size. If there are none, and the
+// process may not examine some links, returns the errno of these. `mask` is the statx(2) mask for ids of this kind.
 long names_on_mounts(int dirfd, const char* path, uint32_t mask, const char* ids, size_t ids_size, char* names,
                      size_t room);
 
@@ -276,12 +342,12 @@ struct RemoveOptions {
   bool opens_up = false;
   // In NAME itself, removes only what overlayfs makes in its directory `work`. ENOTEMPTY: there is more.
   bool only_kernels = false;
-  // A directory that the record has as the upper or work of an overlay stays, and ends the removal: EBUSY where an
-  // overlay uses it, ESTALE where nothing tells.
+  // A directory that an overlay uses as upper or work, or may use, stays. It ends the removal:
+  // Guard::directory_is_in_use.
   bool spares_used = false;
-  // Who asks the record; of a plan that a child performs, so that the record survives the child's death.
+  // The reservation of the plan, if a child performs it: the record's lock can then be recovered from a killed child.
   const InUse::Overlay* asker = nullptr;
-  // Entries; 0: no limit.
+  // The most entries to remove; 0: no limit.
   uint32_t limit = 0;
   // Receives the path of a failure, from NAME on.
   char* path = nullptr;

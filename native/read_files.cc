@@ -5,7 +5,9 @@
 #include <sys/stat.h>
 
 #include "abi.h"
+#include "plan.h"
 #include "syscalls.h"
+#include "text.h"
 
 namespace overlayfs {
 
@@ -26,8 +28,9 @@ int walk(int root, const char* path) {
   char name[256];
   int at = root;
   for (;;) {
-    const char* slash = strchr(path, '/');
-    const size_t size = slash == nullptr ? strlen(path) : static_cast<size_t>(slash - path);
+    size_t size = 0;
+    while (path[size] != '\0' && path[size] != '/') size++;
+    const char* slash = path[size] == '\0' ? nullptr : path + size;
     const bool is_bad = size == 0 || size >= sizeof name || (size == 2 && path[0] == '.' && path[1] == '.');
     int next = -EINVAL;
     if (!is_bad) {
@@ -109,6 +112,16 @@ long read_files(const char* batch, size_t size, uint8_t* to, uint64_t* done) {
     at += record.size;
   }
   return 0;
+}
+
+// read_files(batch); output: the place of the data, and the number of records that are done.
+long Execution::read_files(const Step& step) {
+  Text batch(*this, step.a[0]);
+  uint8_t* to = add_data(step, room_for_files(batch, batch.size()));
+  uint64_t done;
+  long result = overlayfs::read_files(batch, batch.size(), to, &done);
+  memcpy(block_ + step.output + 16, &done, sizeof done);
+  return result;
 }
 
 }  // namespace overlayfs

@@ -1,4 +1,4 @@
-// Removes directory trees: by descriptors, never through a symbolic link and never into another mount.
+// Removes directory trees by descriptor. Follows no symbolic link and enters no other mount.
 #include <dirent.h>
 #include <fcntl.h>
 #include <string.h>
@@ -16,21 +16,21 @@ namespace {
 
 constexpr int open_directory = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
 
-// Directories that are open at a time. Those further up are opened again, by "..", when the way leads back to them.
+// The number of directories that are open at a time. The walk reopens those further up, by "..", on its way back.
 constexpr size_t window = 16;
 constexpr size_t entries_size = 16384;
 
-// A directory that another program keeps filling is given up.
+// The walk gives up on a directory that another program keeps filling.
 constexpr int most_rewinds = 16;
 
 struct Level {
-  int fd;                 // -1: closed meanwhile
-  bool is_opened_up;      // its mode has been changed, or cannot be
-  bool has_lost_entries;  // since it was read from its beginning
+  int fd;                 // -1: closed for want of room in the window
+  bool is_opened_up;      // its mode has been changed, or cannot be changed
+  bool has_lost_entries;  // entries were removed since it was read from its beginning
   int rewinds;
   size_t name;            // where its name begins
   uint64_t device, inode;
-  long size, offset;      // of the entries read and those done, in its part of the window
+  long size, offset;      // the size of the entries that were read, and of those that are done
 };
 
 bool is_dot_or_dotdot(const char* name) {
@@ -41,7 +41,7 @@ uint64_t device_of(const abi::Statx& found) { return static_cast<uint64_t>(found
 
 bool is_not_empty(long result) { return result == -ENOTEMPTY || result == -EEXIST; }
 
-// What overlayfs itself makes in the directory `work` of a workdir.
+// The entries that overlayfs makes in the directory `work` of a workdir.
 bool is_made_by_kernel(const char* name) {
   constexpr char volatile_mark[] = "incompat";
   return name[0] == '#' || (strlen(name) == strlen(volatile_mark) && memcmp(name, volatile_mark, strlen(name)) == 0);
@@ -60,7 +60,7 @@ class Removal {
   long run() {
     long result = check_use(dirfd_, name_);
     if (result < 0) return result;
-    // Before anything is removed, this tells whether NAME itself may be, and that it is no mount point.
+    // Checks that NAME itself may be removed and is no mount point, before anything in it is removed.
     result = sys::unlinkat(dirfd_, name_, AT_REMOVEDIR);
     if (!is_not_empty(result)) return result;
     if (!entries_.reserve(window * entries_size)) return -ENOMEM;
@@ -72,7 +72,7 @@ class Removal {
     return result;
   }
 
-  // The path, from NAME on, of what could not be removed.
+  // Writes the path of the entry that could not be removed, from NAME on.
   void write_path(char* to, size_t room) {
     size_t end = 0;
     auto add = [&](const char* name) {
@@ -96,7 +96,7 @@ class Removal {
     level.size = level.offset = 0;
   }
 
-  // Room for a descriptor: the level furthest up that has one is closed, but for the last.
+  // Makes room for a descriptor: closes the one furthest up, unless it is the last.
   bool close_one() {
     for (size_t i = 0; i + 1 < levels_.size(); i++) {
       if (levels_[i].fd < 0) continue;
@@ -121,10 +121,10 @@ class Removal {
     return found->mnt_id == mount_ ? 0 : -EXDEV;
   }
 
-  // The owner of a directory may do all in it, whatever its mode was.
+  // Returns a mode that allows the owner of the directory everything.
   static unsigned opened_up(const abi::Statx& found) { return (found.mode & 07777U) | S_IRWXU; }
 
-  // By its name, where the mode lets nobody open it to read.
+  // Opens up a directory that cannot be opened to read it.
   long open_up(int at, const char* name) {
     int fd = open(at, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0) return fd;
@@ -149,14 +149,15 @@ class Removal {
     return look(level.fd, &found) >= 0 && sys::call(abi::fchmod, level.fd, opened_up(found)) >= 0;
   }
 
-  // As InUse::ask answers: the errno where an overlay uses the directory as upper or work, or may do so.
+  // Fails if an overlay uses the directory as upper or work, or may do so.
   long check_use(int at, const char* name) {
     if (!options_.spares_used) return 0;
     abi::Statx found;
     constexpr int flags = AT_SYMLINK_NOFOLLOW | abi::at_statx_dont_sync;
     if (sys::statx(at, name, flags, abi::statx_ino, &found) < 0) return 0;  // the removal meets the same error
     InUse::User user;
-    return -directories_in_use.ask({device_of(found), found.ino}, &user, options_.asker);
+    const Usage usage = directories_in_use.ask({device_of(found), found.ino}, &user, options_.asker);
+    return usage == Usage::none ? 0 : fails_by(Guard::directory_is_in_use);
   }
 
   long fail(const char* name, long result) {
@@ -185,7 +186,7 @@ class Removal {
     return 0;
   }
 
-  // The next entry of the directory, or the way back from one that has none left.
+  // Removes the next entry of the directory, or leaves the directory if none is left.
   long go_on() {
     Level& level = levels_.back();
     char* entries = entries_of(levels_.size() - 1);
@@ -201,7 +202,7 @@ class Removal {
     if (options_.only_kernels && levels_.size() == 1 && !is_made_by_kernel(entry->name)) return 0;
     bool is_directory = entry->type == DT_DIR;
     long result = is_directory ? remove_directory(level, entry->name) : unlink(level, entry->name, 0);
-    // A file system may keep no types; then it is told by the answer.
+    // Some file systems keep no types. The errno of unlinkat(2) then tells a directory.
     if (!is_directory && (result == -EISDIR || result == -EPERM)) {
       long as_directory = remove_directory(level, entry->name);
       is_directory = as_directory != -ENOTDIR;
@@ -216,7 +217,7 @@ class Removal {
     return result < 0 ? result : unlink(above, name, AT_REMOVEDIR);
   }
 
-  // What another program has removed meanwhile is gone as well.
+  // Another program may have removed the entry first.
   long unlink(Level& level, const char* name, int flags) {
     long result = sys::unlinkat(level.fd, name, flags);
     if (result == -EACCES && open_up(level)) result = sys::unlinkat(level.fd, name, flags);
@@ -227,8 +228,8 @@ class Removal {
     return 0;
   }
 
-  // A directory that has been gone through. The way up by ".." has to lead to where the way down came from, or
-  // somebody has moved the directory to elsewhere.
+  // Leaves a directory that is empty, and removes it. Its ".." must be the directory that the walk came from: another
+  // program may have moved it.
   long leave() {
     Level& level = levels_.back();
     const char* name = &names_[level.name];

@@ -35,6 +35,13 @@ inline void close(int fd) { ::syscall(abi::close, fd); }
 
 inline long read(int fd, void* buffer, size_t size) { return call(abi::read, fd, buffer, size); }
 
+inline size_t page_size() {
+  static size_t size = 0;  // every thread that finds it out finds the same
+  size_t known = __atomic_load_n(&size, __ATOMIC_RELAXED);
+  if (known == 0) __atomic_store_n(&size, known = static_cast<size_t>(sysconf(_SC_PAGESIZE)), __ATOMIC_RELAXED);
+  return known;
+}
+
 inline int fsopen(const char* type, unsigned flags) {
   return static_cast<int>(call(abi::fsopen, type, flags));
 }

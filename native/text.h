@@ -1,4 +1,4 @@
-// A text argument, for the executor's own code.
+// The text arguments of a step, and numbers as text.
 #pragma once
 
 #include <string.h>
@@ -7,8 +7,19 @@
 
 namespace overlayfs {
 
-// Returns the number of digits that it has written. Writes no NUL.
-size_t write_decimal(char* to, int number);
+// Returns the number of characters that it has written. Writes no NUL.
+inline size_t write_decimal(char* to, int number) {
+  char digits[12];
+  size_t count = 0;
+  unsigned rest = number < 0 ? 0U - static_cast<unsigned>(number) : static_cast<unsigned>(number);
+  do {
+    digits[count++] = static_cast<char>('0' + rest % 10);
+    rest /= 10;
+  } while (rest != 0);
+  if (number < 0) digits[count++] = '-';
+  for (size_t i = 0; i < count; i++) to[i] = digits[count - 1 - i];
+  return count;
+}
 
 // A text argument as a C string. It is in the block, or is put together in the room that the block has for it.
 class Execution::Text {

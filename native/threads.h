@@ -1,9 +1,9 @@
-// The threads that perform asynchronous operations: one set a process, shared by all environments. Threads are added on
-// demand, parked when there is nothing to do, and ended when they stay idle. Libuv's pool would not do: an unmount
-// waits for a file system to be synced, and four of those would stop every fs, dns and crypto call of the program.
+// The threads that perform asynchronous operations: one set per process, shared by all environments. Threads start on
+// demand, park when there is nothing to do, and end when they stay idle. Libuv's pool is no alternative: an unmount
+// waits until a file system is synced, and four unmounts would stop every fs, dns and crypto call of the program.
 //
-// The thread that submits a task makes the new thread, which so starts in its mount namespace, root and working
-// directory. A task goes only to threads that see the tree from which it was submitted.
+// The thread that submits a task makes the new thread, which therefore starts in its mount namespace, root and working
+// directory. A task goes only to threads that see the same tree as its submitter.
 //
 // Threads wait by futex: an unversioned pthread_cond_* binds to the wrong symbol on glibc, and this addon links against
 // no library by name.

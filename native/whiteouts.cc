@@ -1,4 +1,4 @@
-// Makes whiteouts, character devices 0:0: one or many, alone or in place of something.
+// Makes whiteouts, which are character devices 0:0. A whiteout can replace an existing file.
 #include <fcntl.h>
 #include <sys/stat.h>
 
@@ -7,9 +7,9 @@
 
 namespace overlayfs {
 
-// All whiteouts of a plan share an inode if possible, as overlayfs itself does it: a link costs the file system less
-// than an inode. If it is not possible (another file system, one without links, no link left), this whiteout gets an
-// inode of its own, which those after it share.
+// The whiteouts of a plan share an inode if possible, as those of overlayfs do: a link costs the file system less than
+// an inode. If the link fails (another file system, one without links, too many links), this whiteout gets an inode of
+// its own, which the next ones share.
 long Execution::make_whiteout(int dirfd, const char* name) {
   if (whiteout_source_.dirfd >= 0 &&
       sys::linkat(whiteout_source_.dirfd, whiteout_source_.name, dirfd, name, 0) == 0) {
@@ -26,12 +26,12 @@ static bool is_directory(int dirfd, const char* name) {
          (found.mode & S_IFMT) == S_IFDIR;
 }
 
-// Makes the whiteout aside and exchanges it with what is in its place, so that the name is never free. Only the
-// exchange shows what was there: a look-up beforehand could have seen something else.
+// Makes the whiteout under the name ASIDE and exchanges it with the file, so that the name is never free. Only the
+// exchange shows reliably which file was there.
 long replace_with_whiteout(int dirfd, const char* name, const char* aside, bool recursive) {
   long result = sys::mknodat(dirfd, aside, S_IFCHR, 0);
   if (result < 0) return result;
-  // A look-up beforehand keeps a refused whiteout from ever showing. The entry that has been exchanged still decides.
+  // Checks first, so that a refused whiteout is never visible. The exchanged entry is checked again below.
   if (!recursive && is_directory(dirfd, name)) {
     sys::unlinkat(dirfd, aside, 0);
     return -EISDIR;
@@ -51,7 +51,7 @@ long replace_with_whiteout(int dirfd, const char* name, const char* aside, bool 
   if (result != -EISDIR && result != -EPERM) return result;
   if (!is_directory(dirfd, aside)) return result;
   result = recursive ? remove_tree(dirfd, aside) : -EISDIR;
-  if (result < 0) {  // back to its place, or what is left of it
+  if (result < 0) {  // moves the entry, or the rest of it, back to its place
     sys::renameat2(dirfd, aside, dirfd, name, abi::rename_exchange);
     sys::unlinkat(dirfd, aside, 0);
   }

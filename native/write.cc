@@ -3,6 +3,7 @@
 #include "write.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -25,8 +26,10 @@ struct Record {
   uint64_t data_size;
   int64_t atime, mtime;
   uint32_t atime_ns, mtime_ns;
+  uint32_t other;  // the number of the other root
+  uint32_t unused;
 };
-static_assert(sizeof(Record) == 72);
+static_assert(sizeof(Record) == 80);
 
 constexpr uint32_t removed_attribute = 0xffffffff;
 enum Tolerance : uint16_t { tolerates_unsupported = 1, tolerates_denied = 2 };
@@ -42,7 +45,7 @@ struct Parent {
   uint32_t size;
   int next;          // with the same hash; -1: none
   int fd;
-  bool in_second;
+  int root;          // the root's descriptor
   bool is_known;     // whether it passes things on to what is made in it
   bool passes_on;    // a group, access control lists
 };
@@ -146,7 +149,7 @@ class Batch {
       return result < 0 ? fail(Stage::sync, result) : 0;
     }
     Place place;
-    long result = find(path_, record_.path_size, has(wants::second), &place);
+    long result = find(path_, record_.path_size, root_of(wants::other), &place);
     if (result < 0) return fail(Stage::parent, result);
     switch (record_.kind) {
       case Kind::metadata:
@@ -176,8 +179,14 @@ class Batch {
 
   // ------------------------------------------------------------------------------------------ places
 
-  long find(const char* path, uint32_t size, bool in_second, Place* place) {
-    const int root = in_second ? options_.second : options_.root;
+  int root_of(wants::Flag flag) const {
+    if (!has(flag)) return options_.root;
+    int32_t root;
+    memcpy(&root, options_.others + record_.other * sizeof root, sizeof root);
+    return root;
+  }
+
+  long find(const char* path, uint32_t size, int root, Place* place) {
     if (size == 0) {
       *place = {root, ".", nullptr};
       return 0;
@@ -187,32 +196,32 @@ class Batch {
     const char* name = path + slash;
     if (slash == size || is_dotdot(name, size - slash)) return -EINVAL;
     Parent* parent;
-    long result = open(path, slash == 0 ? 0 : slash - 1, in_second, &parent);
+    long result = open(path, slash == 0 ? 0 : slash - 1, root, &parent);
     if (result >= 0) *place = {parent->fd, name, parent};
     return result;
   }
 
-  long open(const char* path, uint32_t size, bool in_second, Parent** opened) {
+  long open(const char* path, uint32_t size, int root, Parent** opened) {
     if (last_ >= 0) {
       Parent& last = parents_[last_];
-      if (last.size == size && last.in_second == in_second && memcmp(last.path, path, size) == 0) {
+      if (last.size == size && last.root == root && memcmp(last.path, path, size) == 0) {
         *opened = &last;
         return 0;
       }
     }
-    uint32_t hash = in_second ? 2166136261U : 2166136262U;
+    uint32_t hash = 2166136261U + static_cast<uint32_t>(root);
     for (uint32_t i = 0; i < size; i++) hash = (hash ^ static_cast<uint8_t>(path[i])) * 16777619U;
     int& head = heads_[hash % heads];
     for (int i = head; i >= 0; i = parents_[i].next) {
       Parent& parent = parents_[i];
-      if (parent.size != size || parent.in_second != in_second || memcmp(parent.path, path, size) != 0) continue;
+      if (parent.size != size || parent.root != root || memcmp(parent.path, path, size) != 0) continue;
       last_ = i;
       *opened = &parent;
       return 0;
     }
-    int fd = open_below(in_second ? options_.second : options_.root, path, size);
+    int fd = open_below(root, path, size);
     if (fd < 0) return fd;
-    parents_[count_] = {path, size, head, fd, in_second, false, false};
+    parents_[count_] = {path, size, head, fd, root, false, false};
     last_ = head = count_++;
     *opened = &parents_[last_];
     return 0;
@@ -326,6 +335,10 @@ class Batch {
       sys::call(abi::lremovexattr, static_cast<const char*>(ProcPath(at.dirfd, at.name)), access_acl);
       sys::call(abi::lremovexattr, static_cast<const char*>(ProcPath(at.dirfd, at.name)), default_acl);
     }
+    if (has(wants::exact)) {
+      long result = remove_other_attributes(at);
+      if (result < 0) return fail(Stage::xattr, result);
+    }
     if (record_.attributes_size != 0) {
       long result = set_attributes(at, fd);
       if (result < 0) return fail(Stage::xattr, result);
@@ -355,6 +368,35 @@ class Batch {
     result = sys::call(abi::fchmodat, AT_FDCWD, static_cast<const char*>(ProcPath(fd, nullptr)), mode);
     sys::close(fd);
     return result;
+  }
+
+  long remove_other_attributes(const Place& at) {
+    char names[16384];
+    ProcPath path(at.dirfd, at.name);
+    const char* text = path;
+    const long size = sys::call(abi::llistxattr, text, names, sizeof names);
+    if (size == -EOPNOTSUPP) return 0;
+    if (size < 0) return size;
+    report_->attribute = UINT64_MAX;
+    for (const char* name = names; name < names + size; name += strlen(name) + 1) {
+      if (is_in_record(name)) continue;
+      long result = sys::call(abi::lremovexattr, text, name);
+      if (result < 0 && result != -ENODATA) return result;
+    }
+    return 0;
+  }
+
+  bool is_in_record(const char* name) const {
+    const size_t length = strlen(name) + 1;
+    for (const char* next = attributes_; next < data_;) {
+      uint16_t name_size;
+      uint32_t size;
+      memcpy(&name_size, next, sizeof name_size);
+      memcpy(&size, next + 4, sizeof size);
+      if (name_size == length && memcmp(next + 8, name, length) == 0) return true;
+      next += 8 + name_size + (size == removed_attribute ? 0 : size);
+    }
+    return false;
   }
 
   long set_attributes(const Place& at, int fd) {
@@ -426,7 +468,7 @@ class Batch {
 
   long find_aside(Place* staging) {
     Parent* parent;
-    long result = open(options_.staging, static_cast<uint32_t>(strlen(options_.staging)), false, &parent);
+    long result = open(options_.staging, static_cast<uint32_t>(strlen(options_.staging)), options_.root, &parent);
     if (result >= 0) *staging = {parent->fd, aside, parent};
     return result;
   }
@@ -505,7 +547,7 @@ class Batch {
   long make_whiteout(const Place& at) {
     if (whiteout_ != nullptr) {
       Place first;
-      if (find(whiteout_, whiteout_size_, whiteout_in_second_, &first) >= 0 &&
+      if (find(whiteout_, whiteout_size_, whiteout_root_, &first) >= 0 &&
           sys::linkat(first.dirfd, first.name, at.dirfd, at.name, 0) >= 0) {
         return 0;
       }
@@ -514,11 +556,11 @@ class Batch {
     if (result < 0) return result;
     whiteout_ = path_;
     whiteout_size_ = record_.path_size;
-    whiteout_in_second_ = has(wants::second);
+    whiteout_root_ = root_of(wants::other);
     return 0;
   }
 
-  long find_from(Place* from) { return find(from_, record_.from_size, has(wants::from_second), from); }
+  long find_from(Place* from) { return find(from_, record_.from_size, root_of(wants::from_other), from); }
 
   // openat2(2) would open no file of more than 2 GiB without O_LARGEFILE, which libc's headers do not tell.
   static int open_file(const Place& at, int flags, unsigned mode) {
@@ -598,6 +640,7 @@ class Batch {
       }
       clones_ = false;
     }
+    if (size <= most_small && is_on_tmpfs(to)) return copy_small(from, to);
     if (found.blocks * 512 >= size) return copy_range(from, to, 0, size);
     // Holes stay holes.
     uint64_t at = 0;
@@ -614,6 +657,28 @@ class Batch {
       at = until;
     }
     return sys::call(abi::ftruncate, to, static_cast<int64_t>(size));
+  }
+
+  // There it is faster than copy_file_range(2), which goes through a pipe.
+  long copy_small(int from, int to) {
+    char buffer[most_small];
+    long size = sys::read(from, buffer, sizeof buffer);
+    for (long done = 0; done < size;) {
+      const long result = sys::call(abi::write, to, buffer + done, static_cast<size_t>(size - done));
+      if (result < 0) return result;
+      done += result;
+    }
+    if (size > 0) report_->copied += static_cast<uint64_t>(size);
+    return size < 0 ? size : 0;
+  }
+
+  bool is_on_tmpfs(int fd) {
+    if (is_on_tmpfs_ == 0) {
+      abi::Statfs found;
+      constexpr int64_t tmpfs_magic = 0x01021994;
+      is_on_tmpfs_ = sys::fstatfs(fd, &found) == 0 && found.type == tmpfs_magic ? 1 : -1;
+    }
+    return is_on_tmpfs_ > 0;
   }
 
   // A file that has become shorter meanwhile fails the look that follows.
@@ -650,7 +715,7 @@ class Batch {
       if (result < 0) return fail(Stage::create, result);
       if ((found.mode & S_IFMT) == S_IFDIR) {
         if (found.attributes & abi::statx_attr_mount_root) return fail(Stage::create, -EXDEV);
-        return set_metadata(place, -1, false);
+        return has(wants::atomic) && !has(wants::existing) ? 0 : set_metadata(place, -1, false);
       }
       if (has(wants::atomic)) return put_directory(place);
       if (!has(wants::replace)) return fail(Stage::create, -ENOTDIR);
@@ -709,7 +774,8 @@ class Batch {
   long remove_empty(const Place& place) {
     long result = sys::unlinkat(place.dirfd, place.name, AT_REMOVEDIR);
     has_moved_directories_ = result >= 0;
-    return result < 0 && result != -ENOENT ? fail(Stage::remove, result) : 0;
+    const bool stays = result == -ENOENT || result == -ENOTEMPTY || result == -EEXIST;
+    return result < 0 && !stays ? fail(Stage::remove, result) : 0;
   }
 
   long rename(const Place& to) {
@@ -720,11 +786,11 @@ class Batch {
       result = set_metadata(from, -1, false);
       if (result < 0) return result;
     }
-    has_moved_directories_ = (record_.mode & S_IFMT) == S_IFDIR;
+    has_moved_directories_ = has(wants::tree);
     result = sys::renameat2(from.dirfd, from.name, to.dirfd, to.name, 0);
     if (result >= 0) {
       if (has(wants::linked)) sys::unlinkat(from.dirfd, from.name, 0);
-    } else if (!is_of_other_type(result)) {
+    } else if (!is_of_other_type(result) || !has(wants::atomic)) {
       return fail(Stage::place, result);
     } else if (is_directory(from)) {
       result = exchange(from, to);
@@ -759,6 +825,7 @@ class Batch {
   static constexpr int heads = 1024;
   static constexpr uint32_t most_path = 4096;
   static constexpr size_t most_copied = 1U << 30;
+  static constexpr size_t most_small = 8192;
 
   const char* at_;
   const char* const end_;
@@ -776,10 +843,11 @@ class Batch {
   uint32_t uid_ = 0, gid_ = 0;
   bool clones_ = true;  // until the file system refuses
   bool ranges_ = true;
+  int is_on_tmpfs_ = 0;  // 0: not known yet, -1: no
   int sync_fd_ = -1;
   const char* whiteout_ = nullptr;
   uint32_t whiteout_size_ = 0;
-  bool whiteout_in_second_ = false;
+  int whiteout_root_ = -1;
 
   Parent parents_[most_parents];
   int heads_[heads];
@@ -791,6 +859,26 @@ class Batch {
 long write_batch(const char* batch, size_t size, const WriteOptions& options, WriteReport* report) {
   Batch all(batch, size, options, report);
   return all.run();
+}
+
+// write_tree(root, other roots, batch, staging directory or NULL, whether links are followed in the root); output: as
+// WriteReport.
+long Execution::write_tree(const Step& step) {
+  Text others(*this, step.a[1]), batch(*this, step.a[2]), staging(*this, step.a[3]);
+  // Neither a child nor a thread that has left the others shares its umask.
+  const bool has_own_umask = (header().flags & in_child) != 0 ||
+                             ((header().flags & own_thread) != 0 && sys::call(abi::unshare, CLONE_FS) >= 0);
+  WriteReport report;
+  const WriteOptions options{.root = descriptor(step.a[0]),
+                             .others = others,
+                             .staging = staging,
+                             .in_root = step.a[4] != 0,
+                             .has_own_umask = has_own_umask,
+                             .stop = &progress_,
+                             .stop_bit = stopped};
+  long result = write_batch(batch, batch.size(), options, &report);
+  memcpy(block_ + step.output + 8, &report, sizeof report);
+  return result;
 }
 
 }  // namespace overlayfs

@@ -1,4 +1,4 @@
-// Writes trees: a batch of operations below one or two root directories, performed in order. TypeScript decides what
+// Writes trees: a batch of operations below one root directory, and others where needed, performed in order. TypeScript decides what
 // the operations are (lib/layers/write.ts); this code performs them and reports the first that fails.
 //
 // A batch is a sequence of records. After each record come, without gaps: the path and a NUL, the other text and a NUL,
@@ -37,7 +37,7 @@ namespace overlayfs {
   X(whiteout)                   \
   /* removes whatever is there, with all that it holds; nothing may be there */ \
   X(remove)                     \
-  /* removes a directory if it is empty; nothing may be there */ \
+  /* removes a directory if it is empty */ \
   X(rmdir)                      \
   /* renames the other path */  \
   X(rename)                     \
@@ -57,10 +57,12 @@ enum class Kind : uint16_t {
   X(times, 4)    /* the times are to be set */ \
   X(replace, 8)  /* something else in its place is removed first; a directory stays for a directory */ \
   X(atomic, 16)  /* it is made in the staging directory and takes its place by a rename */ \
-  X(second, 32)  /* the path is below the second root */ \
-  X(from_second, 64)  /* the other path is below the second root */ \
+  X(other, 32)   /* the path is below the root with the number `other` */ \
+  X(from_other, 64)  /* the other path is below that root */ \
   X(linked, 128) /* the renamed file has other links: the kernel keeps its name if the new one is one of them */ \
-  X(existing, 256)  /* of a directory: one that exists stays, and gets the metadata */
+  X(existing, 256)  /* of a directory: one that exists stays, and gets the metadata */ \
+  X(exact, 512)  /* attributes that the record does not have are removed */ \
+  X(tree, 1024)  /* of a rename: the entry is a directory */
 
 namespace wants {
 enum Flag : uint16_t {
@@ -81,7 +83,7 @@ enum class Stage : uint64_t {
 
 struct WriteOptions {
   int root;
-  int second;           // -1: none
+  const char* others;   // the descriptors of other roots, 32 bits each
   const char* staging;  // a directory below the first root, for what is made aside
   bool in_root;         // symbolic links in paths are followed, inside the root; otherwise a path has none
   bool has_own_umask;   // the thread shares its umask with no other

@@ -1,6 +1,11 @@
+/**
+ * Strings of mount(2) and of the mount table, against the kernel. Imports internals: the package does not export its
+ * parsers.
+ */
 import { existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import test from 'ava';
 import { type OverlayOptions, unmountSync } from 'overlayfs';
+import { kernelFeaturesSync } from '#lib/features/probe.js';
 import {
   escapeLayer,
   findOption,
@@ -14,8 +19,7 @@ import {
   unescapeLayer,
   unescapeOctal,
 } from '#lib/mount-strings.js';
-import { readMountinfo } from '#lib/mounts/mountinfo.js';
-import { featuresSync } from '#lib/overlay/features.js';
+import { readMountinfo } from '#lib/mount-table/mountinfo.js';
 import { mountOverlayWithSync } from '#lib/overlay/mount.js';
 import { escapeOctal, generator, mountTest, scratch } from './support/index.js';
 
@@ -248,7 +252,7 @@ mountTest('the kernel takes and shows layers as they are escaped here', (t) => {
     writeFileSync(Buffer.concat([a, slash, Buffer.from('in-a')]), '');
     writeFileSync(Buffer.concat([b, slash, Buffer.from('in-b')]), '');
     const options: OverlayOptions = { lowerdir: [a, b], upperdir, workdir, target };
-    mountOverlayWithSync(options, { ...featuresSync(), mountApi: false });
+    mountOverlayWithSync(options, { ...kernelFeaturesSync(), mountApi: false });
     t.deepEqual(readdirSync(target).sort(), ['in-a', 'in-b']);
     writeFileSync(Buffer.concat([target, slash, Buffer.from('new')]), '');
     t.true(existsSync(Buffer.concat([upperdir, slash, Buffer.from('new')])));

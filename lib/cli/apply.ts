@@ -1,12 +1,11 @@
 /** `overlayfs apply` */
 import { type ApplyOptions, applyLayer } from '../layers/apply.js';
-import { formatBytes, type Path, toBytes } from '../paths.js';
+import { formatBytes, type Path, toAbsolute, toBytes } from '../paths.js';
 import { entryJson, entryLines } from './archive-lines.js';
 import { type Command, libraryOptions, type Outcome, ownFlag } from './command.js';
 import { kebab } from './flags.js';
 import type { Parsed } from './parse.js';
-import { progressBar } from './progress.js';
-import { formatSize } from './size.js';
+import { formatSize, ProgressBar } from './progress.js';
 import { UsageError } from './usage-error.js';
 
 const STDIN = '-';
@@ -14,8 +13,8 @@ const STDIN = '-';
 const limits = ['maxEntries', 'maxBytes', 'maxPathDepth', 'maxRatio'] as const;
 
 /** A path with any bytes, for a call that takes bytes as contents. */
-export const toUrl = (path: Path): URL => {
-  const escaped = Array.from(toBytes(path), (byte) => `%${byte.toString(16).padStart(2, '0')}`).join('');
+const toUrl = (path: Path): URL => {
+  const escaped = Array.from(toBytes(toAbsolute(path)), (byte) => `%${byte.toString(16).padStart(2, '0')}`).join('');
   return new URL(`file://${escaped.replaceAll('%2f', '/')}`);
 };
 
@@ -41,8 +40,9 @@ async function run({ options, operands }: Parsed): Promise<Outcome> {
   const source = archive === STDIN ? process.stdin : toUrl(archive);
   if (isDry) return { json: {}, parts: options['json'] ? entryJson(source) : entryLines(source) };
   const chosen = withLimits(options);
-  const bar = progressBar();
-  const onProgress: ApplyOptions['onProgress'] = ({ read, total, entries }) => bar.show(read, total, entries);
+  const bar = new ProgressBar(options['json'] === true);
+  const onProgress: ApplyOptions['onProgress'] = ({ bytes, read, total, entries }) =>
+    bar.show({ entries, bytes, share: total === undefined || total === 0 ? undefined : read / total });
   try {
     const summary = await applyLayer(source, dir as Path, { ...chosen, onProgress });
     const { entries, bytes, whiteouts, diffId, skipped } = summary;

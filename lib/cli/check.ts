@@ -5,7 +5,6 @@ import { type Command, libraryOptions, type Outcome, ownFlag } from './command.j
 import { FAILED } from './errors.js';
 import { layerFlags } from './layers.js';
 import type { Parsed } from './parse.js';
-import { phrase } from './phrase.js';
 import { UsageError } from './usage-error.js';
 
 async function run({ options, operands }: Parsed): Promise<Outcome> {
@@ -19,7 +18,7 @@ async function run({ options, operands }: Parsed): Promise<Outcome> {
   const findings = await verifyLayer(dir, { ...given, ...lowest, encoding: 'buffer' });
   const lines = findings.map(({ path, what, remedy, attribute }) => {
     const mark = attribute === undefined ? '' : ` (${attribute})`;
-    return `${formatBytes(path)}: ${phrase(what)}${mark}. To mend it: ${phrase(remedy)}.\n`;
+    return `${formatBytes(path)}: ${what}${mark}. To mend it: ${remedy}.\n`;
   });
   return { text: lines.join(''), json: { findings }, exitCode: findings.length === 0 ? 0 : FAILED };
 }

@@ -8,11 +8,13 @@ import { du } from './du.js';
 import { errorText, exitCodeOf, FAILED, toShown, WRONG_USAGE } from './errors.js';
 import { explain } from './explain.js';
 import { features } from './features.js';
+import { flatten, squash } from './fold.js';
 import { commandHelp, programHelp } from './help.js';
 import { holders } from './holders.js';
 import { toJson } from './json.js';
 import { lookup } from './lookup.js';
 import { ls } from './ls.js';
+import { baseline, merge } from './merge.js';
 import { mount } from './mount.js';
 import { pack } from './pack.js';
 import { parse } from './parse.js';
@@ -31,6 +33,10 @@ const commands: Readonly<Record<string, Command>> = {
   lookup,
   check,
   du,
+  merge,
+  baseline,
+  squash,
+  flatten,
   apply,
   pack,
   whiteout,

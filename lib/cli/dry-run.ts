@@ -1,15 +1,15 @@
 /** The effects of a mount as text: the plan, with nothing performed. Pure. */
 import { OverlayError } from '../errors.js';
+import { checkConflicts } from '../features/conflicts.js';
+import type { KernelFeatures } from '../features/probe.js';
 import { calls } from '../kernel/calls.js';
 import { formatPlan } from '../kernel/format.js';
-import { checkConflicts } from '../overlay/conflicts.js';
-import type { KernelFeatures } from '../overlay/features.js';
-import { type CheckedOptions, checkOptions, type OverlayOptions } from '../overlay/options.js';
+import { type CheckedOptions, checkOptions, type OverlayOptions } from '../options/check.js';
 import { type MountPlan, plan } from '../overlay/plan.js';
 import type { Path } from '../paths.js';
 import { toBytes } from '../paths.js';
+import { type WayName, ways } from './mount-ways.js';
 import { UsageError } from './usage-error.js';
-import { type WayName, ways } from './ways.js';
 
 /**
  * Returns the system calls, one a line. The paths in the options must be absolute. With a way, returns its calls, as on
@@ -31,6 +31,6 @@ function planByNumbers(checked: CheckedOptions, features: KernelFeatures): Mount
     return plan(checked, { ...features, pageSize });
   } catch (error) {
     if (!(error instanceof OverlayError)) throw error;
-    throw new UsageError('--way numbers is never gone for paths as short as these', 'Name longer ones.');
+    throw new UsageError('--way numbers is only for longer paths than these', 'Use longer paths.');
   }
 }

@@ -1,13 +1,13 @@
 /** `overlayfs explain` */
+import { type Beforehand, examineBeforehand } from '../diagnosis/beforehand.js';
+import { nameOf } from '../diagnosis/rule.js';
 import { EINVAL } from '../errnos.js';
 import { OverlayError } from '../errors.js';
-import { hold } from '../kernel/dialogue.js';
+import { kernelFeatures } from '../features/probe.js';
+import { run as runTask } from '../kernel/task.js';
 import { findHalfMarked } from '../layers/half-marked.js';
-import { type Beforehand, lookBeforehand } from '../overlay/diagnosis/beforehand.js';
-import { nameOf } from '../overlay/diagnosis/rule.js';
-import { features } from '../overlay/features.js';
-import { prepare } from '../overlay/mount.js';
-import type { CheckedOptions, OverlayOptions } from '../overlay/options.js';
+import type { CheckedOptions, OverlayOptions } from '../options/check.js';
+import { prepare, readOptions } from '../overlay/mount.js';
 import { pathString, quotePath } from '../paths.js';
 import { type Command, type Outcome, ownFlag } from './command.js';
 import { mountGroups, toDetachedOptions, toMountOptions } from './mount.js';
@@ -18,19 +18,19 @@ import { UsageError } from './usage-error.js';
 function describe({ facts: { paths, mountCount, isIncomplete } }: Beforehand, options: CheckedOptions): string {
   const unknown =
     mountCount === 0
-      ? 'on a file system that /proc, which is not mounted, would tell'
+      ? 'on an unknown file system, because /proc is not mounted'
       : 'on a mount that this namespace does not show';
-  const lines = paths.map(({ subject, found, isUnmade, mount }) => {
-    const type = found.errno !== 0 || isUnmade ? 'not there' : (mount?.type ?? unknown);
+  const lines = paths.map(({ subject, found, isMissing, mount }) => {
+    const type = found.errno !== 0 || isMissing ? 'not there' : (mount?.type ?? unknown);
     return `${nameOf(subject, options).replace(/^the /, '')}: ${type}\n`;
   });
-  return lines.join('') + (isIncomplete ? 'A file system does not answer: there may be more to say.\n' : '');
+  return lines.join('') + (isIncomplete ? 'A file system does not answer: some facts are missing.\n' : '');
 }
 
 /** Returns the options of a mount at a target, or of a detached mount. */
 function toOptions(parsed: Parsed): OverlayOptions {
   if (parsed.options['rootless'] !== true) return toMountOptions(parsed);
-  if (parsed.operands.length > 0) throw new UsageError('with --rootless there is no directory to mount on');
+  if (parsed.operands.length > 0) throw new UsageError('--rootless takes no directory to mount on');
   return { ...toDetachedOptions(parsed.options, ['rootless']), rootless: true };
 }
 
@@ -40,7 +40,7 @@ async function findUnhidden(options: CheckedOptions): Promise<OverlayError[]> {
   const above = lowerdir.map((path, i) => [`lowerdir[${i}]`, path] as const).slice(0, -1);
   const errors: OverlayError[] = [];
   for (const [role, path] of [...(upperdir === undefined ? [] : [['upperdir', upperdir] as const]), ...above]) {
-    const { paths, isComplete } = await hold(findHalfMarked(path, true));
+    const { paths, isComplete } = await runTask(findHalfMarked(path, true));
     const [first] = paths;
     if (first === undefined) continue;
     const others = paths.length === 1 ? '' : `, and ${isComplete ? '' : 'at least '}${paths.length - 1} more`;
@@ -48,7 +48,7 @@ async function findUnhidden(options: CheckedOptions): Promise<OverlayError[]> {
       new OverlayError({
         errno: EINVAL,
         reason: 'mark-unseen',
-        what: `the ${role} ${quotePath(path)} has directories that are opaque for mounts of root only: ${quotePath(first)}${others}`,
+        what: `the ${role} ${quotePath(path)} has directories that are opaque only for mounts by root: ${quotePath(first)}${others}`,
         path: pathString(first),
       }),
     );
@@ -57,9 +57,9 @@ async function findUnhidden(options: CheckedOptions): Promise<OverlayError[]> {
 }
 
 async function run(parsed: Parsed): Promise<Outcome> {
-  const record = await features();
-  const { checked } = prepare(toOptions(parsed), record);
-  const beforehand = await lookBeforehand(checked, record);
+  const record = await kernelFeatures();
+  const { checked } = await runTask(prepare(readOptions(toOptions(parsed)), record));
+  const beforehand = await examineBeforehand(checked, record);
   const { facts } = beforehand;
   const errors = [...beforehand.errors, ...(checked.rootless === false ? [] : await findUnhidden(checked))];
   const verdict = errors.length === 0 ? 'Nothing that can be seen beforehand is in the way of this mount.\n' : '';
@@ -67,11 +67,11 @@ async function run(parsed: Parsed): Promise<Outcome> {
     text: describe(beforehand, checked) + verdict,
     json: {
       complete: !facts.isIncomplete,
-      paths: facts.paths.map(({ subject: { role, index, path }, found, isUnmade, mount }) => ({
+      paths: facts.paths.map(({ subject: { role, index, path }, found, isMissing, mount }) => ({
         role,
         ...(index !== undefined && { index }),
         path,
-        found: found.errno === 0 && !isUnmade,
+        found: found.errno === 0 && !isMissing,
         ...(mount && { fileSystem: mount.type, mount: mount.target }),
       })),
     },
@@ -81,8 +81,8 @@ async function run(parsed: Parsed): Promise<Outcome> {
 
 export const explain: Command = {
   about:
-    'Looks at all that a mount with these options would use, and says what would stop it or make it a wrong one. ' +
-    'Nothing is mounted, and nothing changed.',
+    'Examines everything that a mount with these options would use, and reports what would prevent it or make it wrong. ' +
+    'Mounts nothing and changes nothing.',
   usage: ['--lower DIR... [OPTION...] TARGET', '--rootless --lower DIR... [OPTION...]'],
   groups: [
     ...mountGroups,
@@ -91,14 +91,14 @@ export const explain: Command = {
       flags: [
         ownFlag(
           'rootless',
-          'a mount in a user namespace, without TARGET; as root, what its layers hide from mounts of root only is told too',
+          'a mount in a user namespace, without TARGET; as root, also reports directories that are opaque only for mounts by root',
         ),
       ],
     },
   ],
   notes:
-    'The options are those of overlayfs mount. What only the attempt shows is not foreseen: overlayfs mount says ' +
-    'why it failed then. Each reason is in docs/errors.md.',
+    'The options are those of overlayfs mount. Some failures show only in the attempt: overlayfs mount then says ' +
+    'why it failed. docs/errors.md lists all reasons.',
   examples: [
     'overlayfs explain --lower /srv/base --upper /srv/upper --work /srv/work /srv/merged',
     'overlayfs explain --json --lower /srv/app --lower /srv/base /srv/view',

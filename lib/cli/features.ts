@@ -1,14 +1,21 @@
 /** `overlayfs features` */
-import type { KernelFeatures } from '../overlay/features.js';
-import { features as askFeatures, type Features } from '../overlay/rootless.js';
+import type { KernelFeatures } from '../features/probe.js';
 import { reasons } from '../reasons.js';
+import { features as askFeatures, type Features } from '../rootless/lease.js';
+import { sentence } from '../text.js';
 import { type Paint, paintFor } from './colour.js';
 import type { Command, Outcome } from './command.js';
 import { kebab } from './flags.js';
 import type { Parsed } from './parse.js';
+import { inFlags } from './spelling.js';
 import { UsageError } from './usage-error.js';
 
-type Forbidding = 'no-privilege' | 'overlay-unavailable';
+const causes = {
+  'no-privilege': 'the process may not mount',
+  'overlay-unavailable': 'the kernel has no overlay file system',
+} as const;
+
+type Forbidding = keyof typeof causes;
 
 /** Returns the reasons why nothing can be mounted here. */
 export function forbids({ mayMount, overlay }: KernelFeatures): Forbidding[] {
@@ -23,7 +30,7 @@ const labels: Readonly<Partial<Record<string, string>>> = {
   userNamespace: 'in a user namespace of its own',
   mayMount: 'this process may mount',
   overlay: 'overlay file system',
-  mountApi: 'fsopen(2) and its like',
+  mountApi: 'fsopen(2) and related calls',
   fsContext: 'overlayfs takes options one by one',
   lowerdirAppend: 'lower layers one by one',
   layerDescriptors: 'layers by descriptor',
@@ -31,29 +38,27 @@ const labels: Readonly<Partial<Record<string, string>>> = {
   mountBeneath: 'mounting beneath a mount',
   statmount: 'statmount(2) and listmount(2)',
   openTreeAttr: 'open_tree_attr(2)',
-  mountEvents: 'fanotify(7) tells of mounts',
-  uniqueMountId: 'mount ids that are never used again',
+  mountEvents: 'fanotify(7) reports mounts',
+  uniqueMountId: 'mount ids that are never reused',
   rootless: 'detached mounts without privilege',
 };
 
-const sentence = (text: string): string => `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
-
 function verdict(found: Features, paint: Paint): string {
   const why = forbids(found).map((reason) => {
-    const { when, todo } = reasons[reason];
-    return `${paint('red', sentence(`nothing can be mounted: ${when}`))} ${sentence(todo)}\n`;
+    const problem = sentence(`this process cannot mount: ${causes[reason]}`);
+    return `${paint('red', problem)} ${sentence(reasons[reason], inFlags)}\n`;
   });
   if (why.length > 0) return why.join('') + rootlessVerdict(found, paint);
   if (found.mayMount === true) return `${paint('green', 'This process can mount overlays.')}\n`;
-  return `${paint('yellow', 'Whether this process can mount overlays shows only when it tries.')}\n`;
+  return `${paint('yellow', 'Only an attempt shows if this process can mount overlays.')}\n`;
 }
 
 /** Returns the verdict for users who cannot mount otherwise. */
 function rootlessVerdict({ rootless, rootlessForbidden, overlay }: Features, paint: Paint): string {
   if (overlay === false) return '';
   return rootless
-    ? `${paint('green', 'Without a target it can mount all the same: `rootless` in a program, and overlayfs run.')}\n`
-    : `${paint('red', 'Nor can it mount without a target:')} ${rootlessForbidden}.\n`;
+    ? `${paint('green', 'It can still mount without a target: with rootless in a program, or by overlayfs run.')}\n`
+    : `${paint('red', 'It cannot mount without a target either:')} ${rootlessForbidden}.\n`;
 }
 
 function show(answer: unknown, paint: Paint): string {
@@ -87,7 +92,7 @@ export function featuresText(found: Features, paint: Paint): string {
 async function run({ operands }: Parsed): Promise<Outcome> {
   if (operands.length > 0) throw new UsageError('features takes no path');
   const found = await askFeatures();
-  const hints = forbids(found).map((reason) => ({ reason, hint: sentence(reasons[reason].todo) }));
+  const hints = forbids(found).map((reason) => ({ reason, hint: sentence(reasons[reason], inFlags) }));
   return {
     text: featuresText(found, paintFor(process.stdout.isTTY, process.env)),
     json: { features: found, forbids: hints },
@@ -95,10 +100,10 @@ async function run({ operands }: Parsed): Promise<Outcome> {
 }
 
 export const features: Command = {
-  about: 'Says what this kernel can do for overlays, and what this process may. Nothing is mounted.',
+  about: 'Shows what this kernel supports for overlays, and what this process may do. Mounts nothing.',
   usage: ['[OPTION...]'],
   groups: [],
-  notes: 'The answers come from the kernel; unknown is what it does not tell a process without CAP_SYS_ADMIN.',
+  notes: 'The answers come from the kernel. An answer is unknown if the kernel gives it only with CAP_SYS_ADMIN.',
   examples: ['overlayfs features', 'unshare -Urm overlayfs features', 'overlayfs features --json'],
   run,
 };

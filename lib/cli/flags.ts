@@ -1,5 +1,6 @@
 /** Flags, derived from tables of options: the library's names in kebab-case. */
-import type { OptionRow } from '../overlay/option-table.js';
+import type { OptionRow } from '../options/table.js';
+import type { Text } from '../text.js';
 
 /** The value after a flag: none, or one. Repeating the flag makes a list. */
 export type FlagKind = 'boolean' | 'path' | 'word' | 'text' | 'names' | 'time';
@@ -11,12 +12,14 @@ export interface Flag {
   readonly spellings: readonly [string, ...string[]];
   readonly short?: string;
   readonly kind: FlagKind;
+  /** What the value of a path is called. Default: DIR. */
+  readonly value?: string;
   readonly isList: boolean;
   /** True if `--no-…` means something else than leaving the flag out. */
   readonly hasNegative: boolean;
   readonly words: readonly string[];
-  readonly default: string;
-  readonly about: string;
+  readonly default: Text;
+  readonly about: Text;
 }
 
 export type OptionTable = Readonly<Record<string, OptionRow>>;
@@ -71,7 +74,7 @@ export function flagsOf(table: OptionTable): Flag[] {
  * Returns the flag as the documentation writes it: `--[no-]index`, `--redirect-dir on|off|follow|nofollow`,
  * `--lower DIR`.
  */
-export function signature({ spellings: [spelling], short, kind, words, hasNegative, isList }: Flag): string {
+export function signature({ spellings: [spelling], short, kind, value, words, hasNegative, isList }: Flag): string {
   const start = short === undefined ? '' : `-${short}, `;
   const list = isList ? '...' : '';
   switch (kind) {
@@ -80,6 +83,6 @@ export function signature({ spellings: [spelling], short, kind, words, hasNegati
     case 'word':
       return `${start}--${spelling} ${words.join('|')}`;
     default:
-      return `${start}--${spelling} ${{ path: 'DIR', text: 'TEXT', names: 'NAME', time: 'TIME' }[kind]}${list}`;
+      return `${start}--${spelling} ${{ path: value ?? 'DIR', text: 'TEXT', names: 'NAME', time: 'TIME' }[kind]}${list}`;
   }
 }

@@ -1,15 +1,16 @@
 /** The texts of `--help`. */
+import { render, text } from '../text.js';
 import { type Command, commonFlags } from './command.js';
-import { signature } from './flags.js';
-import { phrase } from './phrase.js';
+import { type Flag, signature } from './flags.js';
+import { inFlags } from './spelling.js';
 
 const WIDTH = 80;
 const COLUMN = 24;
 
-function wrap(text: string, indent: number): string {
+function wrap(given: string, indent: number): string {
   const lines: string[] = [];
   let line = '';
-  for (const word of text.split(' ')) {
+  for (const word of given.split(' ')) {
     if (line !== '' && indent + line.length + 1 + word.length > WIDTH) {
       lines.push(line);
       line = word;
@@ -27,13 +28,13 @@ function row(term: string, about: string): string {
 export const exitCodes = [
   ['0', 'done'],
   ['1', 'failed: the error says why'],
-  ['2', 'wrong usage: nothing was tried'],
+  ['2', 'wrong usage: nothing was done'],
 ] as const;
 
 /** Appends the default if it says more than that nothing happens. */
-function withDefault({ about, default: standard }: { about: string; default: string }): string {
-  const goesWithoutSaying = ['false', 'none', 'required'].includes(standard);
-  return phrase(goesWithoutSaying ? about : `${about}; default: ${standard}`).replaceAll('`', '');
+function withDefault({ about, default: standard }: Flag): string {
+  const goesWithoutSaying = standard === 'false' || standard === 'none' || standard === 'required';
+  return render(goesWithoutSaying ? about : text`${about}; default: ${standard}`, inFlags).replaceAll('`', '');
 }
 
 export function commandHelp(name: string, command: Command): string {
@@ -57,6 +58,6 @@ export function programHelp(commands: readonly (readonly [name: string, about: s
     'Mounts, unmounts and prepares overlay file systems.\n',
     `commands:\n${commands.map(([name, about]) => row(name, about)).join('')}`,
     `exit codes:\n${exitCodes.map(([code, meaning]) => row(code, meaning)).join('')}`,
-    "'overlayfs COMMAND --help' says what a command takes.\n",
+    "'overlayfs COMMAND --help' describes a command.\n",
   ].join('\n');
 }

@@ -1,7 +1,7 @@
 /** `overlayfs holders` */
 import type { Holder, Holders } from '../holder.js';
-import { unseenText, whatText } from '../mounts/holder-text.js';
-import { findHolders } from '../mounts/holders.js';
+import { unseenText, whatText } from '../holders/text.js';
+import { findHolders } from '../mounts/find-holders.js';
 import { quotePath } from '../paths.js';
 import { type Paint, paintFor } from './colour.js';
 import type { Command, Outcome } from './command.js';
@@ -22,7 +22,8 @@ function cells(holder: Holder): string[] {
 export function holdersTable(holders: Holders, paint: Paint): string {
   const unseen = unseenText(holders);
   const note = unseen === '' ? '' : `${paint('yellow', unseen)}\n`;
-  if (holders.length === 0) return `nobody holds it${unseen === '' ? '' : ' that could be seen'}\n${note}`;
+  if (holders.length === 0)
+    return `no process uses it${unseen === '' ? '' : ', as far as this search could see'}\n${note}`;
   const rows = holders.map(cells);
   const widths = headers.map((header, i) => Math.max(header.length, ...rows.map((row) => (row[i] ?? '').length)));
   const line = (row: readonly string[]) =>
@@ -45,10 +46,10 @@ async function run({ operands }: Parsed): Promise<Outcome> {
 }
 
 export const holders: Command = {
-  about: 'Says who holds what is mounted at TARGET, or its file system: processes, mounts, loop devices, overlays.',
+  about: 'Lists what uses the mount at TARGET, or its file system: processes, mounts, loop devices, overlays.',
   usage: ['[OPTION...] TARGET'],
   groups: [],
-  notes: 'Only root sees what the processes of other users hold.',
+  notes: 'Only root sees the processes of other users.',
   examples: ['overlayfs holders /srv/merged', 'overlayfs holders --json /srv/merged'],
   run,
 };

@@ -1,7 +1,7 @@
 /** The layers that a command line names: by flags, or by the mount point of an overlay. */
 import { realpathSync } from 'node:fs';
 import type { MountedLayers } from '../layers/given.js';
-import { findMount } from '../overlay/mount-table.js';
+import { findMount } from '../mount-table/list.js';
 import { isSamePath, type Path } from '../paths.js';
 import { ownFlag } from './command.js';
 import type { Parsed } from './parse.js';

@@ -3,9 +3,9 @@ import { realpathSync } from 'node:fs';
 import { ENOENT, ENOTDIR } from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { AT_SYMLINK_NOFOLLOW } from '../kernel/constants.js';
-import { lookSync } from '../kernel/look.js';
-import type { MountEntry } from '../overlay/mount-entry.js';
-import { listMounts, type MountFilter } from '../overlay/mount-table.js';
+import { statPathSync } from '../kernel/stat.js';
+import type { MountEntry } from '../mount-table/entry.js';
+import { listMounts, type MountFilter } from '../mount-table/list.js';
 import { formatBytes, fromBytes, type Path, pathString, quotePath } from '../paths.js';
 import { type Paint, paintFor } from './colour.js';
 import { type Command, type Outcome, ownFlag } from './command.js';
@@ -98,7 +98,7 @@ function resolved(path: Path): Path {
  */
 function refuseMissing(path: Path | undefined, namespace: unknown): void {
   if (path === undefined || namespace !== undefined) return;
-  const { errno } = lookSync(path, { flags: AT_SYMLINK_NOFOLLOW });
+  const { errno } = statPathSync(path, { flags: AT_SYMLINK_NOFOLLOW });
   if (errno !== ENOENT && errno !== ENOTDIR) return;
   throw new OverlayError({
     errno,
@@ -120,7 +120,7 @@ async function run({ options, operands }: Parsed): Promise<Outcome> {
     ...(options['namespace'] !== undefined && { namespace: options['namespace'] as Path }),
   };
   if (options['all'] === true && options['type'] !== undefined) {
-    throw new UsageError('--type cannot go with --all', 'Leave one of the two out.');
+    throw new UsageError('--type cannot be used with --all', 'Leave one of the two out.');
   }
   const entries = await listMounts(filter);
   if (entries.length === 0) {
@@ -134,20 +134,20 @@ async function run({ options, operands }: Parsed): Promise<Outcome> {
 }
 
 export const ls: Command = {
-  about: 'Lists mounts, overlays unless told otherwise: on a terminal as a tree with their layers, else a line each.',
+  about: 'Lists mounts, by default only overlays: on a terminal as a tree with their layers, else one on each line.',
   usage: ['[OPTION...] [PATH]'],
   groups: [
     {
       title: 'options',
       flags: [
-        ownFlag('all', 'mounts of every type'),
-        ownFlag('type', 'mounts of this type', { kind: 'names', isList: true }),
-        ownFlag('layer', 'overlays that have this directory among their layers', { kind: 'path' }),
-        ownFlag('namespace', 'of another mount namespace: /proc/PID/ns/mnt', { kind: 'path' }),
+        ownFlag('all', 'lists mounts of every type'),
+        ownFlag('type', 'lists mounts of this type', { kind: 'names', isList: true }),
+        ownFlag('layer', 'lists overlays that have this directory as a layer', { kind: 'path' }),
+        ownFlag('namespace', 'works in another mount namespace: /proc/PID/ns/mnt', { kind: 'path' }),
       ],
     },
   ],
-  notes: 'With PATH, those at it and below it.',
+  notes: 'With PATH, lists the mounts at it and below it.',
   examples: ['overlayfs ls', 'overlayfs ls --layer /srv/base', 'overlayfs ls --all --json /srv'],
   run,
 };

@@ -1,15 +1,15 @@
 /** `overlayfs mount` */
-import { features } from '../overlay/features.js';
+import { kernelFeatures } from '../features/probe.js';
+import type { OverlayOptions } from '../options/check.js';
+import { optionTable, overlayOptionNames } from '../options/table.js';
 import { mountOverlay } from '../overlay/mount.js';
-import { optionTable, overlayOptionNames } from '../overlay/option-table.js';
-import type { OverlayOptions } from '../overlay/options.js';
 import { fromBytes, type Path, toAbsolute } from '../paths.js';
 import { type Command, type FlagGroup, libraryOptions, type Outcome, ownFlag } from './command.js';
 import { dryRun } from './dry-run.js';
 import { type Flag, flagsOf, kebab } from './flags.js';
+import { type WayName, wayNames } from './mount-ways.js';
 import type { Parsed } from './parse.js';
 import { UsageError, unknownWord } from './usage-error.js';
-import { type WayName, wayNames } from './ways.js';
 
 /** The target is an operand, not a flag. */
 const mountFlags = flagsOf(optionTable).filter(({ name }) => name !== 'target');
@@ -49,8 +49,8 @@ export function toMountOptions({ options, operands }: Parsed): OverlayOptions {
   if (target === undefined) throw new UsageError('name the directory to mount on');
   if (rest.length > 0) {
     throw new UsageError(
-      `one directory to mount on, not ${operands.length}`,
-      'Each lower layer has a --lower of its own.',
+      `${operands.length} directories to mount on: only one is possible`,
+      'Give each lower layer its own --lower.',
     );
   }
   return { ...toDetachedOptions(options, ['dryRun', 'way']), target: toAbsolute(target) };
@@ -73,18 +73,18 @@ async function run(parsed: Parsed): Promise<Outcome> {
   const options = toMountOptions(parsed);
   const { dryRun: isDry, way } = parsed.options;
   if (isDry) {
-    const calls = dryRun(options, await features(), way as WayName | undefined);
+    const calls = dryRun(options, await kernelFeatures(), way as WayName | undefined);
     return { text: `${calls.join('\n')}\n`, json: { calls } };
   }
-  if (way !== undefined) throw new UsageError('--way is about plans', 'Add --dry-run.');
+  if (way !== undefined) throw new UsageError('--way needs --dry-run', 'Add --dry-run.');
   const mounted = await mountOverlay(options);
   return { json: { target: fromBytes(mounted.pathBytes), id: mounted.id, options: mounted.options } };
 }
 
 export const mount: Command = {
   about:
-    'Mounts an overlay of the lower layers, and of an upper that takes the changes, on TARGET. ' +
-    'Either it is mounted as asked for, or nothing is.',
+    'Mounts an overlay of the lower layers, and of an upper layer that takes the changes, on TARGET. ' +
+    'It mounts exactly what the options say, or nothing.',
   usage: [
     '--lower DIR... --upper DIR --work DIR [OPTION...] TARGET',
     '--lower DIR... --upper DIR --create [OPTION...] TARGET',
@@ -95,18 +95,18 @@ export const mount: Command = {
     {
       title: 'plans',
       flags: [
-        ownFlag('dryRun', 'prints the system calls that would be made, and makes none; needs no privilege'),
-        ownFlag('way', 'with --dry-run: those of one way down, as on a kernel that has no better one', {
+        ownFlag('dryRun', 'prints the system calls of the mount without making them; needs no privilege'),
+        ownFlag('way', 'with --dry-run: prints the calls of this fallback, as on a kernel that has no better one', {
           kind: 'word',
           words: wayNames,
-          default: "this kernel's",
+          default: 'that of this kernel',
         }),
       ],
     },
   ],
   notes:
-    'Lists are made by repeating a flag: --lower /a --lower /b, /a being above /b. The layers go by the names of ' +
-    'mount(8) too: --lowerdir, --datadir, --upperdir, --workdir. A path may hold any byte; nothing in it is escaped.',
+    'Repeat a flag for a list: --lower /a --lower /b puts /a above /b. The layers also have the names of ' +
+    'mount(8): --lowerdir, --datadir, --upperdir, --workdir. A path may contain any byte; nothing in it is escaped.',
   examples: [
     'overlayfs mount --lower /srv/base --upper /srv/upper --work /srv/work /srv/merged',
     'overlayfs mount --lower /srv/app --lower /srv/base --upper /srv/upper --create /srv/merged',

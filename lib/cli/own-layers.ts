@@ -2,8 +2,8 @@
 import { existsSync, mkdirSync, rmdirSync } from 'node:fs';
 import { EBUSY } from '../errnos.js';
 import { OverlayError } from '../errors.js';
-import { hold } from '../kernel/dialogue.js';
 import { close, type Held } from '../kernel/held.js';
+import { run } from '../kernel/task.js';
 import { lockDirectory } from '../layers/lock.js';
 import { type Path, pathString, quotePath, splitPath, toBytes } from '../paths.js';
 
@@ -54,7 +54,7 @@ export async function ownLayers(upper?: Path, work?: Path, create = false): Prom
     ] as const) {
       if (path === undefined) continue;
       if (create) made.push(...makeDirectory(path).reverse());
-      const lock = await hold(lockDirectory(path));
+      const lock = await run(lockDirectory(path));
       if (lock === 'taken') {
         throw new OverlayError({
           errno: EBUSY,

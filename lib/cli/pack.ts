@@ -9,8 +9,7 @@ import { entryJson, entryLines } from './archive-lines.js';
 import { type Command, libraryOptions, type Outcome, ownFlag } from './command.js';
 import { hasLayers, layerFlags, mountedLayers } from './layers.js';
 import type { Parsed } from './parse.js';
-import { progressBar } from './progress.js';
-import { formatSize } from './size.js';
+import { formatSize, ProgressBar } from './progress.js';
 import { UsageError } from './usage-error.js';
 
 const STDOUT = '-';
@@ -67,11 +66,11 @@ async function run(parsed: Parsed): Promise<Outcome> {
   if (isStdout && process.stdout.isTTY) {
     throw new UsageError('an archive is nothing for a terminal', 'Name a file, or send it into a pipe.');
   }
-  const bar = progressBar();
+  const bar = new ProgressBar(options['json'] === true);
   const stream = createLayer(mount ?? dir, {
     compression: isStdout ? 'none' : compressionOf(archive),
     ...chosen,
-    onProgress: ({ bytes, entries }) => bar.show(bytes, undefined, entries),
+    onProgress: bar.show,
   });
   try {
     if (isStdout) await pipeline(stream, process.stdout, { end: false });

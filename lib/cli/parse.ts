@@ -41,14 +41,14 @@ const units = { ms: 1, s: 1000, m: 60_000 } as const;
 function toMilliseconds(written: string, text: string): number {
   const [, number, unit] = /^(\d+(?:\.\d+)?)(ms|s|m)$/.exec(text) ?? [];
   if (number !== undefined) return Number(number) * units[unit as keyof typeof units];
-  throw new UsageError(`${written} cannot be '${text}'`, 'A time has its unit: 500ms, 5s or 2m.');
+  throw new UsageError(`${written} cannot be '${text}'`, 'Give the time a unit: 500ms, 5s or 2m.');
 }
 
 function toValue(flag: Flag, written: string, bytes: Bytes): number | string | Path {
   if (bytes === '') throw new UsageError(`${written} must not be empty`);
   if (flag.kind === 'path') return toPath(bytes);
   const text = toText(bytes);
-  if (text === undefined) throw new UsageError(`the value of ${written} is no UTF-8: '${show(bytes)}'`);
+  if (text === undefined) throw new UsageError(`the value of ${written} is not UTF-8: '${show(bytes)}'`);
   if (flag.kind === 'word' && !flag.words.includes(text)) {
     throw unknownWord(`${written} cannot be`, text, flag.words);
   }
@@ -95,8 +95,8 @@ export function parse(args: readonly Bytes[], flags: readonly Flag[], hasArgumen
     if (value === undefined) throw new UsageError(`${written} needs a value`);
     if (!token.inlineValue && value.length > 1 && value.startsWith('-')) {
       throw new UsageError(
-        `${written} needs a value, and an option follows: ${show(value)}`,
-        `A value that begins with a dash is written ${written}=${show(value)}.`,
+        `${written} needs a value, but an option follows: ${show(value)}`,
+        `Write a value that begins with a dash as ${written}=${show(value)}.`,
       );
     }
     const given = toValue(flag, written, value);

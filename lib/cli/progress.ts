@@ -1,40 +1,60 @@
-/** A bar on a terminal for work that takes long. */
-import { formatSize } from './size.js';
+/** A progress bar on a terminal, for long work. */
 
-/** In ms: people see no more. */
-const PAUSE = 100;
-const WIDTH = 30;
+const WIDTH = 24;
+/** In ms. Work that is done sooner shows no bar. */
+const DELAY = 500;
+const INTERVAL = 100;
 
 export interface Progress {
-  /** Bytes that are done, of a total if it is known. */
-  show(done: number, total: number | undefined, entries: number): void;
-  /** Takes the bar away. */
-  end(): void;
+  readonly entries: number;
+  readonly totalEntries?: number;
+  readonly bytes: number;
+  /** The part that is done, 0 to 1, where the number of entries is not known beforehand. */
+  readonly share?: number | undefined;
 }
 
-/** Returns a bar on standard error if that is a terminal, else one that shows nothing. */
-export function progressBar(stream: NodeJS.WriteStream = process.stderr): Progress {
-  if (!stream.isTTY) return { show: () => {}, end: () => {} };
-  let next = performance.now() + PAUSE;
-  let isShown = false;
-  return {
-    show(done, total, entries) {
-      const now = performance.now();
-      if (now < next) return;
-      next = now + PAUSE;
-      isShown = true;
-      stream.write(`\r\u001b[K${barText(done, total, entries)}`);
-    },
-    end() {
-      if (isShown) stream.write('\r\u001b[K');
-    },
+const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+
+export function formatSize(bytes: number): string {
+  let [size, unit] = [bytes, 0];
+  for (; size >= 1024 && unit < units.length - 1; unit++) size /= 1024;
+  return `${unit === 0 ? size : size.toFixed(1)} ${units[unit]}`;
+}
+
+const bar = (share: number): string => {
+  const done = Math.round(WIDTH * share);
+  return `[${'#'.repeat(done)}${'.'.repeat(WIDTH - done)}]`;
+};
+
+export function formatProgress({ entries, totalEntries, bytes, share: part }: Progress): string {
+  const copied = bytes === 0 ? '' : `, ${formatSize(bytes)}`;
+  if (part !== undefined) return `${bar(part)} ${Math.floor(part * 100)} %, ${entries} entries${copied}`;
+  if (totalEntries === undefined) return `${entries} entries${copied}`;
+  const share = totalEntries === 0 ? 1 : Math.min(1, entries / totalEntries);
+  return `${bar(share)} ${entries} of ${totalEntries} entries${copied}`;
+}
+
+export class ProgressBar {
+  readonly #isShown: boolean;
+  readonly #start = performance.now();
+  #last = 0;
+  #isDirty = false;
+
+  constructor(isJson: boolean) {
+    this.#isShown = !isJson && process.stderr.isTTY === true;
+  }
+
+  readonly show = (progress: Progress): void => {
+    const now = performance.now();
+    if (!this.#isShown || now - this.#start < DELAY || now - this.#last < INTERVAL) return;
+    this.#last = now;
+    this.#isDirty = true;
+    process.stderr.write(`\r\x1b[K${formatProgress(progress)}`);
   };
-}
 
-export function barText(done: number, total: number | undefined, entries: number): string {
-  const counts = `${formatSize(done)}, ${entries} entries`;
-  if (total === undefined || total === 0) return counts;
-  const part = Math.min(1, done / total);
-  const filled = Math.round(part * WIDTH);
-  return `[${'='.repeat(filled)}${' '.repeat(WIDTH - filled)}] ${Math.floor(part * 100)}%  ${counts}`;
+  /** Takes the bar away, before anything else is printed. */
+  end(): void {
+    if (this.#isDirty) process.stderr.write('\r\x1b[K');
+    this.#isDirty = false;
+  }
 }

@@ -4,8 +4,8 @@ import { readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { isatty } from 'node:tty';
 import { OverlayError } from '../errors.js';
+import type { OverlayOptions } from '../options/check.js';
 import { mountOverlay, type OverlayMount } from '../overlay/mount.js';
-import type { OverlayOptions } from '../overlay/options.js';
 import { isAtOrBelow, type Path, toAbsolute, toReal } from '../paths.js';
 import { spawn } from '../programs/spawn.js';
 import { type Command, type FlagGroup, type Outcome, ownFlag } from './command.js';
@@ -15,7 +15,7 @@ import type { Parsed } from './parse.js';
 import { UsageError } from './usage-error.js';
 
 const ownFlags = [
-  ownFlag('at', 'where the program sees the overlay: a directory that is there', { kind: 'path', default: 'required' }),
+  ownFlag('at', 'where the program sees the overlay: an existing directory', { kind: 'path', default: 'required' }),
   ownFlag('readonlyPath', 'a directory that the program can only read', {
     kind: 'path',
     isList: true,
@@ -26,8 +26,11 @@ const ownFlags = [
     isList: true,
     default: 'none',
   }),
-  ownFlag('subIds', "maps the user's subordinate ids too, by newuidmap(1) and newgidmap(1)"),
-  ownFlag('cwd', 'where the program starts', { kind: 'path', default: 'the working directory in --at, else --at' }),
+  ownFlag('subIds', 'maps the subordinate ids of the user too, by newuidmap(1) and newgidmap(1)'),
+  ownFlag('cwd', 'where the program starts', {
+    kind: 'path',
+    default: 'the working directory if it is inside --at, else --at',
+  }),
 ];
 
 /** The groups of a detached mount, on which nothing can be stacked. */
@@ -56,7 +59,7 @@ function isInForeground(): boolean {
 async function runProgram({ options, operands }: Parsed): Promise<Outcome> {
   const [command, ...args] = operands.map((operand) => {
     if (typeof operand === 'string') return operand;
-    throw new UsageError(`an argument of the program is no UTF-8: '${Buffer.from(operand)}'`);
+    throw new UsageError(`an argument of the program is not UTF-8: '${Buffer.from(operand)}'`);
   });
   const { at, readonlyPath, hidden, subIds, cwd } = options as {
     readonly at?: Path;
@@ -132,14 +135,14 @@ function notStarted(error: unknown): number | undefined {
 
 export const run: Command = {
   about:
-    'Runs a program that sees an overlay of the layers at the directory --at, as the same user. Nobody else sees it, ' +
-    'and it ends with the program; what was changed is in the upper. Needs no privilege where the machine has user ' +
-    'namespaces for plain users.',
+    'Runs a program that sees an overlay of the layers at the directory --at, as the same user. No other program sees ' +
+    'it, and it ends with the program; the changes are in the upper layer. Needs no privilege on machines that allow ' +
+    'plain users to create user namespaces.',
   usage: ['--lower DIR... --upper DIR --work DIR --at DIR [OPTION...] -- COMMAND [ARG...]'],
   groups,
   notes:
-    "The exit code is the program's: 128 and the signal's number where a signal ended it, 127 where it is not " +
-    'found, 126 where it cannot be executed. With --json the program ' +
+    'The exit code is that of the program: 128 plus the number of the signal that ended it, 127 if it is not ' +
+    'found, 126 if it cannot be executed. With --json the program ' +
     'writes to standard error.',
   examples: [
     'overlayfs run --lower /srv/app --upper /tmp/changes --create --at /srv/app -- npm install',

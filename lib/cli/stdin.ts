@@ -1,5 +1,4 @@
 /** Paths from standard input. */
-
 import type { Path } from '../paths.js';
 import { toPath } from './command-line.js';
 

@@ -18,7 +18,7 @@ function unmounter(options: Options): (target: Path) => Promise<number> {
   if (options['tree'] === true) {
     const other = ofOneMount.find((name) => options[name] !== undefined);
     if (other !== undefined) {
-      throw new UsageError(`--${kebab(other)} cannot go with --tree`, 'Leave one of the two out.');
+      throw new UsageError(`--${kebab(other)} cannot be used with --tree`, 'Leave one of the two out.');
     }
     const chosen = libraryOptions<UnmountTreeOptions>(options, ['tree']);
     return (target) => unmountTree(target, chosen);
@@ -33,7 +33,7 @@ function unmounter(options: Options): (target: Path) => Promise<number> {
 
 /** Unmounts one target after the other; a failure does not keep the others mounted. */
 async function run({ options, operands }: Parsed): Promise<Outcome> {
-  if (operands.length === 0) throw new UsageError('name what is to be unmounted');
+  if (operands.length === 0) throw new UsageError('name the mount points to unmount');
   const unmountAt = unmounter(options);
   const unmounted: Path[] = [];
   const errors: unknown[] = [];
@@ -53,24 +53,27 @@ async function run({ options, operands }: Parsed): Promise<Outcome> {
 }
 
 export const umount: Command = {
-  about: 'Unmounts what is mounted at each TARGET.',
+  about: 'Unmounts the mount at each TARGET.',
   usage: ['[OPTION...] TARGET...'],
   groups: [
     {
       title: 'options',
       flags: [
-        ownFlag('detach', 'takes the mount out of sight now, and frees it when its last user ends'),
-        ownFlag('force', 'MNT_FORCE, for which OverlayFS itself has no use'),
-        ownFlag('followSymlinks', 'a TARGET that is a symbolic link is followed, not refused'),
-        ownFlag('removeWork', "removes the overlay's workdir afterwards, if nothing but the kernel's own is in it"),
+        ownFlag('detach', 'detaches the mount now, and frees it when its last user ends'),
+        ownFlag('force', 'MNT_FORCE, which OverlayFS itself ignores'),
+        ownFlag('followSymlinks', 'follows a TARGET that is a symbolic link'),
+        ownFlag('removeWork', 'removes the workdir afterwards, if it contains only what the kernel made'),
         ownFlag('timeout', 'how long to wait while a mount is busy: 500ms, 5s or 2m', { kind: 'time' }),
-        ownFlag('namespace', 'of another mount namespace: /proc/PID/ns/mnt', { kind: 'path' }),
-        ownFlag('tree', 'all that is mounted at a TARGET and below it, what is inside another first'),
-        ownFlag('bulk', 'with --tree: one lazy detaching of it all, quicker; what is busy is freed with its last user'),
+        ownFlag('namespace', 'works in another mount namespace: /proc/PID/ns/mnt', { kind: 'path' }),
+        ownFlag('tree', 'unmounts all mounts at and below a TARGET, inner mounts first'),
+        ownFlag(
+          'bulk',
+          'with --tree: detaches all mounts at once, which is faster; busy mounts are freed when their last user ends',
+        ),
       ],
     },
   ],
-  notes: 'When a TARGET fails, the others are unmounted all the same.',
+  notes: 'If one TARGET fails, the others are still unmounted.',
   examples: [
     'overlayfs umount /srv/merged',
     'overlayfs umount --remove-work /srv/a /srv/b',

@@ -9,11 +9,11 @@ import { UsageError } from './usage-error.js';
 const STDIN = '-';
 
 async function run({ options, operands }: Parsed): Promise<Outcome> {
-  if (operands.length === 0) throw new UsageError('name the paths to be whiteouts');
+  if (operands.length === 0) throw new UsageError('name the paths of the whiteouts');
   const reads = operands.filter((path) => path === STDIN).length;
-  if (reads > 1) throw new UsageError('standard input, -, can be read once');
+  if (reads > 1) throw new UsageError('standard input (-) can be read only once');
   if (options['null'] && reads === 0) {
-    throw new UsageError('--null is about standard input', 'Add - where the paths from there belong.');
+    throw new UsageError('--null needs standard input', 'Add - in the place of its paths.');
   }
   const paths: Path[] = [];
   for (const path of operands) {
@@ -26,20 +26,20 @@ async function run({ options, operands }: Parsed): Promise<Outcome> {
 
 export const whiteout: Command = {
   about:
-    'Makes a whiteout at each PATH of a layer directory, which hides what lower layers have there. ' +
-    'Either all are made or, without --replace, none.',
+    'Makes a whiteout at each PATH of a layer directory, which hides the files of lower layers there. ' +
+    'Without --replace it makes all of them or none.',
   usage: ['[OPTION...] PATH...', '[--null] [OPTION...] -'],
   groups: [
     {
       title: 'options',
       flags: [
-        ownFlag('replace', 'puts the whiteout in the place of what is there'),
-        ownFlag('recursive', 'with --replace: of a directory too, with all that it holds'),
-        ownFlag('null', 'paths on standard input end in a NUL byte, not in a newline', { short: '0' }),
+        ownFlag('replace', 'replaces an existing file with the whiteout'),
+        ownFlag('recursive', 'with --replace: replaces directories too, with all their contents'),
+        ownFlag('null', 'paths on standard input end with a NUL byte instead of a newline', { short: '0' }),
       ],
     },
   ],
-  notes: 'A PATH that is - stands for the paths on standard input, one a line. A file of that name is ./-',
+  notes: 'The PATH - stands for the paths on standard input, one on each line. A file of that name is ./-',
   examples: [
     'overlayfs whiteout /srv/layer/etc/motd',
     'overlayfs whiteout --replace --recursive /srv/layer/var/cache',

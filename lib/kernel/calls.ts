@@ -1,7 +1,8 @@
 /**
  * The calls that a plan may hold, with the kinds of their arguments. Plans are encoded and printed from this one table.
- * native/plan.h holds the same list and assigns the numbers.
+ * native/plan.h holds the list of the calls, and says which of their arguments are file descriptors.
  */
+import { addon } from '../native.js';
 import * as k from './constants.js';
 
 /** A function, because the names are needed only when a plan is printed, which is rare. */
@@ -20,16 +21,17 @@ export interface Argument {
   readonly words?: Names;
 }
 
-const descriptor: Argument = { kind: 'descriptor' };
-const text: Argument = { kind: 'text' };
-const value: Argument = { kind: 'value' };
-const number: Argument = { kind: 'number' };
-const octal: Argument = { kind: 'octal' };
-const hiddenNumber: Argument = { kind: 'number', hidden: true };
-const hiddenDescriptor: Argument = { kind: 'descriptor', hidden: true };
-const hiddenValue: Argument = { kind: 'value', hidden: true };
-const bits = (names: Names): Argument => ({ kind: 'number', bits: names });
-const words = (names: Names): Argument => ({ kind: 'number', words: names });
+/** An argument that is no file descriptor. */
+type Described = Argument & { readonly kind: Exclude<ArgumentKind, 'descriptor'> };
+
+const text: Described = { kind: 'text' };
+const value: Described = { kind: 'value' };
+const number: Described = { kind: 'number' };
+const octal: Described = { kind: 'octal' };
+const hiddenNumber: Described = { kind: 'number', hidden: true };
+const hiddenValue: Described = { kind: 'value', hidden: true };
+const bits = (names: Names): Described => ({ kind: 'number', bits: names });
+const words = (names: Names): Described => ({ kind: 'number', words: names });
 
 /** The constants whose names begin with one of the prefixes. */
 const named =
@@ -40,98 +42,113 @@ const named =
 const at = bits(named('AT_SYMLINK', 'AT_EMPTY', 'AT_REMOVEDIR', 'AT_STATX'));
 const attributes = bits(named('MOUNT_ATTR_'));
 
+/** The arguments of each call that are no file descriptors, in order. */
 const described = {
-  openat2: [descriptor, text, bits(named('O_')), number],
-  close: [descriptor],
-  read: [descriptor, number],
+  openat2: [text, bits(named('O_')), number],
+  close: [],
+  read: [number],
   fsopen: [text, bits(named('FSOPEN_'))],
-  fsconfig: [descriptor, words(named('FSCONFIG_')), text, text, descriptor],
-  fsmount: [descriptor, bits(named('FSMOUNT_')), attributes],
-  fspick: [descriptor, text, bits(named('FSPICK_'))],
-  fstatfs: [descriptor, hiddenNumber, hiddenNumber, hiddenNumber],
-  statfs: [text, hiddenNumber, hiddenNumber, hiddenNumber],
-  statx: [
-    descriptor,
-    text,
-    at,
-    bits(named('STATX_TYPE', 'STATX_NLINK', 'STATX_INO', 'STATX_SIZE', 'STATX_MNT')),
-    hiddenNumber,
-    hiddenNumber,
-    hiddenNumber,
-    hiddenNumber,
-  ],
-  mount_setattr: [descriptor, text, at, attributes, attributes, number, descriptor],
-  open_tree: [descriptor, text, bits(named('OPEN_TREE_'))],
-  move_mount: [descriptor, text, descriptor, text, bits(named('MOVE_MOUNT_'))],
-  mount: [text, text, text, bits(named('MS_')), text, hiddenDescriptor],
+  fsconfig: [words(named('FSCONFIG_')), text, text],
+  fsmount: [bits(named('FSMOUNT_')), attributes],
+  fspick: [text, bits(named('FSPICK_'))],
+  fstatfs: [],
+  statfs: [text],
+  statx: [text, at, bits(named('STATX_TYPE', 'STATX_NLINK', 'STATX_INO', 'STATX_SIZE', 'STATX_MNT'))],
+  guard: [hiddenNumber, hiddenNumber, hiddenNumber],
+  mount_setattr: [text, at, attributes, attributes, number],
+  open_tree: [text, bits(named('OPEN_TREE_'))],
+  move_mount: [text, text, bits(named('MOVE_MOUNT_'))],
+  mount: [text, text, text, bits(named('MS_')), text],
   umount2: [text, bits(named('MNT_', 'UMOUNT_'))],
-  mkdirat: [descriptor, text, octal],
-  mknodat: [descriptor, text, octal, number],
-  linkat: [descriptor, text, descriptor, text, at],
-  unlinkat: [descriptor, text, at, hiddenDescriptor],
-  renameat2: [descriptor, text, descriptor, text, number],
+  mkdirat: [text, octal],
+  mknodat: [text, octal, number],
+  linkat: [text, text, at],
+  unlinkat: [text, at, hiddenNumber],
+  renameat2: [text, text, number],
   setxattr: [text, text, value, number],
   getxattr: [text, text, number],
   lgetxattr: [text, text, number],
-  faccessat2: [descriptor, text, number, number],
-  readlinkat: [descriptor, text, hiddenNumber],
-  name_to_handle_at: [descriptor, text, at],
-  open_by_handle_at: [descriptor, number, hiddenValue, bits(named('O_'))],
-  reserve: [descriptor, hiddenNumber, hiddenNumber, hiddenDescriptor],
-  reserve_target: [descriptor],
-  record: [descriptor],
+  faccessat2: [text, number, number],
+  readlinkat: [text, hiddenNumber],
+  name_to_handle_at: [text, at],
+  open_by_handle_at: [number, hiddenValue, bits(named('O_'))],
+  reserve: [hiddenNumber, hiddenNumber, hiddenNumber],
+  reserve_target: [],
+  record: [],
   sees: [text, text, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber],
-  use_of: [descriptor, text],
-  forget: [descriptor, text, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber],
+  use_of: [text],
+  forget: [text, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber],
   news: [],
   seen: [hiddenValue],
-  whiteout: [descriptor, text],
-  replace: [descriptor, text, text, number],
-  remove: [descriptor, text, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber],
-  scan: [descriptor, text, bits(named('STATX_MNT')), value, number],
-  write_tree: [descriptor, descriptor, value, text, hiddenNumber],
+  whiteout: [text],
+  replace: [text, text, number],
+  remove: [text, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber],
+  scan: [text, bits(named('STATX_MNT')), value, number],
+  write_tree: [hiddenValue, hiddenValue, text, hiddenNumber],
   unshare: [bits(named('CLONE_'))],
-  setns: [descriptor, bits(named('CLONE_'))],
+  setns: [bits(named('CLONE_'))],
   write: [text, value],
   userns: [value, value],
   userns_by: [text, value, value],
   userns_own: [text, value, value],
   chdir: [text],
-  flock: [descriptor, bits(named('LOCK_'))],
+  flock: [bits(named('LOCK_'))],
   fanotify_init: [bits(named('FAN_CLOEXEC', 'FAN_NONBLOCK', 'FAN_UNLIMITED', 'FAN_REPORT')), number],
   listmount: [number, hiddenNumber, hiddenNumber],
   statmount: [number, number, number, hiddenNumber],
   open_tree_attr: [],
-  fanotify_mark: [descriptor, bits(named('FAN_MARK_')), bits(named('FAN_MNT_')), descriptor],
-  read_file: [descriptor, text],
-  mount_ids: [descriptor],
-  mount_table: [descriptor, bits(named('STATMOUNT_')), value],
-  mount_of: [descriptor, text, at, bits(named('STATMOUNT_')), hiddenNumber],
-  namespace_tables: [descriptor, bits(named('STATMOUNT_')), value],
-  walk: [descriptor, text, hiddenNumber, hiddenNumber, hiddenNumber],
-  examine: [descriptor, hiddenNumber, hiddenValue],
-  compare: [descriptor, text, descriptor, text],
+  fanotify_mark: [bits(named('FAN_MARK_')), bits(named('FAN_MNT_'))],
+  read_file: [text],
+  mount_ids: [],
+  mount_table: [bits(named('STATMOUNT_')), value],
+  mount_of: [text, at, bits(named('STATMOUNT_')), hiddenNumber],
+  namespace_tables: [bits(named('STATMOUNT_')), value],
+  walk: [text, hiddenNumber, hiddenNumber, hiddenNumber],
+  examine: [hiddenNumber, hiddenValue],
+  compare: [text, text],
   read_files: [hiddenValue],
-  wait_for: [descriptor, bits(named('POLL'))],
-} as const satisfies Readonly<Record<string, readonly Argument[]>>;
+  wait_for: [bits(named('POLL'))],
+} as const satisfies Readonly<Record<string, readonly Described[]>>;
 
 export interface Call {
   readonly name: string;
-  readonly args: readonly Argument[];
-  /** By position: true when the argument is a text or a value. */
-  readonly isText: readonly boolean[];
-  /** The number that the addon assigns to the call, set by learnNumbers; -1 until then. */
+  /** The number that the addon assigns to the call; -1 until learnCalls has run, like the next three. */
   number: number;
+  args: readonly Argument[];
+  /** By position: true when the argument is a text or a value. */
+  isText: readonly boolean[];
+  makesDescriptor: boolean;
 }
 
 export const calls = Object.fromEntries(
-  Object.entries(described).map(([name, args]: [string, readonly Argument[]]): [string, Call] => [
+  Object.keys(described).map((name): [string, Call] => [
     name,
-    { name, args, isText: args.map(({ kind }) => kind === 'text' || kind === 'value'), number: -1 },
+    { name, number: -1, args: [], isText: [], makesDescriptor: false },
   ]),
 ) as { readonly [Name in keyof typeof described]: Call };
 
-/** Copies the numbers of the calls from the addon. */
-export function learnNumbers(numbers: Readonly<Record<string, number>>): void {
-  for (const call of Object.values(calls)) call.number = numbers[call.name] as number;
+/** Adds the file descriptors of a call to its other arguments. They are at the positions of the bits that are set. */
+function toArguments(name: string, others: readonly Described[], positions: number): readonly Argument[] {
+  // mount(2) takes no file descriptor. The executor undoes the mount by this one.
+  const descriptor: Argument = { kind: 'descriptor', ...(name === 'mount' ? { hidden: true } : {}) };
+  const args: Argument[] = [];
+  const rest = [...others];
+  while (rest.length > 0 || positions >> args.length > 0) {
+    const isDescriptor = ((positions >> args.length) & 1) !== 0;
+    args.push(isDescriptor ? descriptor : (rest.shift() as Described));
+  }
+  return args;
+}
+
+/** Reads the numbers of the calls and their file descriptors from the addon. */
+export function learnCalls(): void {
+  if (calls.openat2.number >= 0) return;
+  const native = addon();
+  for (const [name, call] of Object.entries(calls)) {
+    const descriptors = native.descriptors[name] as number;
+    call.number = native.calls[name] as number;
+    call.args = toArguments(name, described[name as keyof typeof described], descriptors & ~native.makesDescriptor);
+    call.isText = call.args.map(({ kind }) => kind === 'text' || kind === 'value');
+    call.makesDescriptor = (descriptors & native.makesDescriptor) !== 0;
+  }
 }

@@ -1,7 +1,7 @@
 /** Encodes a plan into the block of memory that native/plan.h describes. */
 import { addon } from '../native.js';
 import type { Path } from '../paths.js';
-import { calls, learnNumbers } from './calls.js';
+import { learnCalls } from './calls.js';
 import type { Plan, Step, Text } from './plan.js';
 
 const HEADER_SIZE = 16;
@@ -156,7 +156,7 @@ export function encodeAs({ numbers: pattern, size, outputs, slots }: Pattern, te
 
 export function encode(plan: Plan): Encoded {
   const native = addon();
-  if (calls.openat2.number < 0) learnNumbers(native.calls);
+  learnCalls();
   const { flags } = native;
   const { steps } = plan;
   end = 0;

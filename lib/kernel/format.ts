@@ -2,23 +2,12 @@
  * Prints a plan as text, one system call a line as strace(1) does. File descriptors are named after the step that makes
  * them.
  */
-
 import { describeErrno } from '../errnos.js';
 import { formatBytes } from '../paths.js';
-import { type Argument, type Call, calls } from './calls.js';
+import { type Argument, calls, learnCalls } from './calls.js';
 import { AT_FDCWD } from './constants.js';
+import { guardsOf } from './guards.js';
 import { MADE_BY, type Plan, type Step, type Text } from './plan.js';
-
-const makers: ReadonlySet<Call> = new Set([
-  calls.openat2,
-  calls.fsopen,
-  calls.fsmount,
-  calls.fspick,
-  calls.open_tree,
-  calls.userns,
-  calls.userns_by,
-  calls.userns_own,
-]);
 
 function formatDescriptor(descriptor: number, names: ReadonlyMap<number, string>): string {
   if (descriptor === AT_FDCWD) return 'AT_FDCWD';
@@ -53,9 +42,10 @@ function formatNumber(value: number, { bits, words, kind }: Argument): string {
 
 /** Returns the names of a plan's file descriptors, by the index of the step that makes each. */
 function nameDescriptors(plan: Plan): ReadonlyMap<number, string> {
+  learnCalls();
   const names = new Map<number, string>();
   plan.steps.forEach((step, i) => {
-    if (makers.has(step.call)) names.set(i, `fd${names.size}`);
+    if (step.call.makesDescriptor) names.set(i, `fd${names.size}`);
   });
   return names;
 }
@@ -67,7 +57,7 @@ export function systemCallOf({ call }: Step): string {
 
 /** Prints one step of a plan. */
 export function formatStep(plan: Plan, step: Step, names = nameDescriptors(plan)): string {
-  const args: string[] = [];
+  const args: string[] = step.call === calls.guard ? [...guardsOf(step)] : [];
   step.call.args.forEach((argument, i) => {
     if (argument.hidden) return;
     const value = step.args[i] ?? 0;
@@ -92,6 +82,8 @@ export function formatPlan(plan: Plan): string {
     const made = names.has(i) ? ` = ${names.get(i)}` : '';
     const notes: string[] = [];
     const { tolerate, later, undo } = step.options;
+    const guards = step.call === calls.guard ? [] : guardsOf(step);
+    if (guards.length > 0) notes.push(`guard: ${guards.join(', ')}`);
     if (later) notes.push('only on failure');
     if (undo) notes.push('undone on failure');
     if (tolerate === 'any') notes.push('any error will do');

@@ -2,6 +2,7 @@
 import { OverlayError } from '../errors.js';
 import { addon, type NativeFailure } from '../native.js';
 import { type Encoded, encode } from './encode.js';
+import { errnoOf, type GuardName, guardOf } from './guards.js';
 import { onAbort } from './on-abort.js';
 import { type Plan, RESULT_SIZE, type Step } from './plan.js';
 import { FilledPlan } from './template.js';
@@ -11,7 +12,9 @@ export class StepFailure {
   readonly plan: Plan;
   /** The step that failed; undefined when the plan was cancelled. */
   readonly step: Step | undefined;
-  /** The errno as a positive number; 0 when the plan was cancelled. */
+  /** The guard that failed: the one that the step is, or one that its call checks by itself. */
+  readonly guard: GuardName | undefined;
+  /** The kernel's errno as a positive number; 0 when the executor's own guard failed or the plan was cancelled. */
   readonly errno: number;
   /** The errno with which undoing the plan failed, or 0. */
   readonly undoErrno: number;
@@ -22,10 +25,16 @@ export class StepFailure {
   constructor(plan: Plan, failure: NativeFailure) {
     this.plan = plan;
     this.step = plan.steps[failure.step];
+    this.guard = guardOf(failure.guard ?? -1) ?? this.step?.options.guard;
     this.errno = failure.errno;
     this.undoErrno = failure.undoErrno;
     this.cancelled = failure.cancelled;
     this.kernel = failure.log.map((line) => line.toString().replace(/^[ewi] /, ''));
+  }
+
+  /** The errno of an error about this failure: the kernel's, or the one that stands for the guard. */
+  get shownErrno(): number {
+    return this.errno === 0 && this.guard !== undefined ? errnoOf(this.guard) : this.errno;
   }
 }
 
@@ -69,6 +78,11 @@ export class Outputs {
   /** Returns the result of the step's call, or the negated errno that the step tolerates. */
   result(step: Step): number {
     return this.#numbers[(this.#start + step.outputAt) >> 2] as number;
+  }
+
+  /** Returns the guard that has failed in a step that tolerates this. */
+  guard(step: Step): GuardName | undefined {
+    return guardOf(-this.result(step) - addon().firstGuard);
   }
 
   /** Returns the 64-bit number at this position, counted from 0. It is exact below 2^53. */

@@ -4,6 +4,7 @@
  */
 import type { Path } from '../paths.js';
 import type { Call } from './calls.js';
+import type { GuardName } from './guards.js';
 
 /** A file descriptor: the kernel's number, or the number of an earlier step, from `Plan.add`. */
 export type Descriptor = number;
@@ -31,6 +32,8 @@ export interface StepOptions {
   /** Report the result, and this many bytes of what the call returned. */
   readonly output?: number;
   readonly subject?: Subject;
+  /** The guard that this step is. Its failure reports the name. */
+  readonly guard?: GuardName;
 }
 
 export interface Step {

@@ -1,5 +1,5 @@
 /** Divides long work on the JavaScript thread into slices and lets the event loop run between them. */
-import { type Dialogue, pause } from './dialogue.js';
+import { pause, type Task } from './task.js';
 
 /** In ms. */
 const SLICE = 2;
@@ -18,7 +18,7 @@ export class Slices {
   }
 
   /** Lets other callbacks run when the slice is over. */
-  *pause(): Dialogue<void> {
+  *pause(): Task<void> {
     if (!this.isOver()) return;
     yield* pause(0);
     this.begin();
@@ -29,7 +29,7 @@ export class Slices {
 const ITEMS = 16;
 
 /** Returns the results of a function for each item, computed in slices. Results that are undefined are left out. */
-export function* collect<T, R>(items: Iterable<T>, make: (item: T, index: number) => R | undefined): Dialogue<R[]> {
+export function* collect<T, R>(items: Iterable<T>, make: (item: T, index: number) => R | undefined): Task<R[]> {
   const slices = new Slices();
   const made: R[] = [];
   let index = 0;

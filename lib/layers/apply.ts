@@ -5,12 +5,12 @@ import * as e from '../errnos.js';
 import { abortError, invalidArgumentType, invalidArgumentValue, OverlayError, outOfRange } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { type Dialogue, hold } from '../kernel/dialogue.js';
 import { close } from '../kernel/held.js';
 import { onAbort } from '../kernel/on-abort.js';
 import { perform, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
 import { Slices } from '../kernel/slices.js';
+import { run, type Task } from '../kernel/task.js';
 import {
   joinPath,
   type Path,
@@ -474,7 +474,7 @@ async function load(placement: Placement, root: Descriptor, { userxattr }: Check
   const walker = new Walker('', { at: root, attributes: 'directories', targets: true, unsorted: true });
   const above: Directory[] = [placement.root];
   try {
-    while (await hold(walker.more())) {
+    while (await run(walker.more())) {
       while (walker.advance()) {
         const { depth, type, name } = walker;
         if (walker.error !== 0) throw walker.failure();
@@ -654,7 +654,7 @@ class Unpacking {
   }
 
   /** Gives directories without an entry the metadata that the layers below have for them. */
-  *describeImplied(): Dialogue<void> {
+  *describeImplied(): Task<void> {
     const { lowers, userxattr } = this.#checked;
     const { implied } = this.placement;
     if (lowers.length === 0 || implied.size === 0) return;
@@ -780,8 +780,8 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
     }
     reader.write(chunk);
     unpacking.keep();
-    if (writer.isFull) await hold(writer.send());
-    await hold(slices.pause());
+    if (writer.isFull) await run(writer.send());
+    await run(slices.pause());
   };
   try {
     for await (const chunk of untilAborted(chunks, signal)) {
@@ -789,15 +789,15 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
       onProgress?.({ entries: unpacking.entries, bytes, read: intake.read, total: source.total });
     }
     reader.end();
-    await hold(unpacking.describeImplied());
+    await run(unpacking.describeImplied());
     for (const [path, metadata] of unpacking.placement.directories()) writer.addLast(path, metadata);
-    await hold(writer.finish());
+    await run(writer.finish());
     if (checked.syncs) {
       unpacking.add('sync', '');
-      await hold(writer.finish());
+      await run(writer.finish());
     }
   } catch (error) {
-    await hold(writer.stop());
+    await run(writer.stop());
     if (!(error instanceof WriteFailure)) throw error;
     throw explainWrite(error, target.path, { offset: unpacking.offsetOf(writer.totals.operations) });
   }

@@ -3,8 +3,8 @@
 import { toBooleanOptions } from '../arguments.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { askTolerant, type Dialogue, emit, type StreamDialogue, stream, streamSync } from '../kernel/dialogue.js';
 import { Plan, type Step } from '../kernel/plan.js';
+import { askTolerant, emit, type StreamTask, stream, streamSync, type Task } from '../kernel/task.js';
 import { formatBytes, type PathLike } from '../paths.js';
 import { below, encodePath, type PathEncoding, toBytePath, toEncoding } from './encodings.js';
 import { type GivenLayers, type LayersLike, toLayers } from './given.js';
@@ -213,7 +213,7 @@ class Comparison {
     this.#showsUnchanged = unchanged;
   }
 
-  *run(): StreamDialogue<AnyChange> {
+  *run(): StreamTask<AnyChange> {
     const { root, path } = this.#stack.at(UPPER);
     const walker = new Walker('', { at: root, attributes: 'directories' });
     /** The directories that lead to the current entry, by depth. */
@@ -251,7 +251,7 @@ class Comparison {
   }
 
   /** Compares entries that follow each other. */
-  *#compare(entries: readonly Entry[]): Dialogue<void> {
+  *#compare(entries: readonly Entry[]): Task<void> {
     for (let rest = entries; rest.length > 0; ) {
       if (this.#hasLower) {
         yield* this.#lookBelow(rest);
@@ -263,7 +263,7 @@ class Comparison {
   }
 
   /** Asks one layer after the other, at the same paths as in the upper. */
-  *#lookBelow(entries: readonly Entry[]): Dialogue<void> {
+  *#lookBelow(entries: readonly Entry[]): Task<void> {
     const directories = entries.filter(({ type }) => type === k.S_IFDIR);
     const others = entries.filter(({ type }) => type !== k.S_IFDIR);
     for (let layer = UPPER + 1; layer < this.#stack.layers.length; layer++) {
@@ -274,7 +274,7 @@ class Comparison {
   }
 
   /** A directory's own answer is not waited for: the answers for those in it count only if it has a place in the layer. */
-  *#ask(entries: readonly Entry[], layer: number): Dialogue<void> {
+  *#ask(entries: readonly Entry[], layer: number): Task<void> {
     const asked: Entry[] = [];
     for (const entry of entries) {
       entry.asked = askedPath(entry, layer);
@@ -320,7 +320,7 @@ class Comparison {
   }
 
   /** Reads those entries of the upper with all attributes that have something of their type below. */
-  *#lookAgain(entries: readonly Entry[]): Dialogue<void> {
+  *#lookAgain(entries: readonly Entry[]): Task<void> {
     const { root, path } = this.#stack.at(UPPER);
     const both = entries.filter(({ type, below: [top] }) => top?.type === type && type !== k.S_IFDIR);
     if (both.length === 0) return;
@@ -337,7 +337,7 @@ class Comparison {
   }
 
   /** Finds out, for files that look the same as those below, whether they are copies of just these. */
-  *#findCopies(entries: readonly Entry[]): Dialogue<void> {
+  *#findCopies(entries: readonly Entry[]): Task<void> {
     if (this.#comparesBytes) return;
     const alike = entries.filter(
       ({ own, below: [top] }) => own !== undefined && top !== undefined && looksSame(own, top),
@@ -364,7 +364,7 @@ class Comparison {
   }
 
   /** Returns the entries that have to be looked at again, because a redirect above them leads elsewhere. */
-  *#addChanges(entries: readonly Entry[]): Dialogue<Entry[]> {
+  *#addChanges(entries: readonly Entry[]): Task<Entry[]> {
     for (let i = 0; i < entries.length; i++) {
       const entry = entries[i] as Entry;
       if (entry.isRedirectedBelow) {
@@ -404,7 +404,7 @@ class Comparison {
     return true;
   }
 
-  *#addCompared(entry: Entry): Dialogue<void> {
+  *#addCompared(entry: Entry): Task<void> {
     const what = lists[yield* this.#differences(entry, entry.below[0] as Source)] as readonly ChangedProperty[];
     if (what.length > 0 || this.#showsUnchanged) this.#add(entry, 'modified', what);
   }
@@ -427,7 +427,7 @@ class Comparison {
   }
 
   /** Returns the bits of the properties in which an entry differs from the one below, of the same type. */
-  *#differences(entry: Entry, top: Source): Dialogue<number> {
+  *#differences(entry: Entry, top: Source): Task<number> {
     const { own } = entry;
     const { mode, uid, gid } = own ?? entry.change;
     const attributes = own?.attributes ?? entry.attributes;
@@ -441,7 +441,7 @@ class Comparison {
     );
   }
 
-  *#hasOtherContent(entry: Entry, top: Source): Dialogue<boolean> {
+  *#hasOtherContent(entry: Entry, top: Source): Task<boolean> {
     const { own, isCopy } = entry;
     if (own === undefined) return entry.type !== k.S_IFDIR;
     if (own.type === k.S_IFLNK) return !own.target.equals(top.target);
@@ -464,13 +464,13 @@ class Comparison {
   }
 
   /** Finds the file that holds the data of a metacopy. */
-  *#dataBelow({ parent, name }: Entry, redirect: string | undefined): Dialogue<Source | undefined> {
+  *#dataBelow({ parent, name }: Entry, redirect: string | undefined): Task<Source | undefined> {
     const options = { first: UPPER + 1, redirect, isMetacopy: true };
     return (yield* findChild(this.#stack, parent?.places ?? noPlaces, name, options)).at(-1);
   }
 
   /** Compares a directory that has a redirect. Returns true if that leads elsewhere, and all of its contents are done. */
-  *#compareRedirected(entry: Entry, redirect: string): StreamDialogue<AnyChange, boolean> {
+  *#compareRedirected(entry: Entry, redirect: string): StreamTask<AnyChange, boolean> {
     const stack = this.#stack;
     const { parent, name } = entry;
     const around = parent?.places ?? noPlaces;
@@ -496,7 +496,7 @@ class Comparison {
   }
 
   /** Adds all that is merged into a directory from elsewhere. */
-  *#addMerged(directory: Entry, places: Places): StreamDialogue<AnyChange> {
+  *#addMerged(directory: Entry, places: Places): StreamTask<AnyChange> {
     const merged = new MergedWalker(this.#stack, places);
     try {
       while (yield* merged.next()) {
@@ -548,14 +548,14 @@ function haveSameAttributes(a: Attributes, b: Attributes): boolean {
 }
 
 /** Checks the arguments at once; the rest runs when the first record is asked for. */
-function compared(from: LayersLike, given: ChangesOptions | undefined): StreamDialogue<AnyChange> {
+function compared(from: LayersLike, given: ChangesOptions | undefined): StreamTask<AnyChange> {
   const options = toBooleanOptions(given, names, booleans);
   const layers = toLayers(from, options);
   toEncoding(options.encoding);
   return compare(layers, options);
 }
 
-function* compare(layers: GivenLayers, options: ChangesOptions): StreamDialogue<AnyChange> {
+function* compare(layers: GivenLayers, options: ChangesOptions): StreamTask<AnyChange> {
   const stack = yield* openLayers([layers.upper, ...layers.lowers], layers);
   try {
     yield* new Comparison(stack, options).run();

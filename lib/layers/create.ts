@@ -5,13 +5,14 @@ import { checkSignal, checkWord, toOptions } from '../arguments.js';
 import { EINVAL } from '../errnos.js';
 import { abortError, conflictingOptions, invalidArgumentType, OverlayError, outOfRange } from '../errors.js';
 import * as k from '../kernel/constants.js';
-import { type Dialogue, hold } from '../kernel/dialogue.js';
 import { Slices } from '../kernel/slices.js';
+import { run, type Task } from '../kernel/task.js';
 import { joinPath, type PathLike, pathString, quotePath } from '../paths.js';
 import type { Reason } from '../reasons.js';
 import { CHUNK, type Compression, encode, levels } from '../tar/compression.js';
 import { type EntryType, type Moment, NO_XATTRS } from '../tar/entry.js';
 import { END_OF_ARCHIVE, encodeEntry, padding } from '../tar/writer.js';
+import { option, type Text, text } from '../text.js';
 import { below, toBytePath } from './encodings.js';
 import { type GivenLayers, type LayersLike, toLayers } from './given.js';
 import { isWhiteoutEntry, shownAttributes } from './marks.js';
@@ -131,7 +132,10 @@ interface Checked {
 function checkLevel(value: unknown, compression: Compression): number {
   if (compression === 'none') {
     if (value === undefined) return 0;
-    throw conflictingOptions('"level" needs a compression', "pass `compression: 'gzip'` or `'zstd'`");
+    throw conflictingOptions(
+      text`${option('level')} needs a compression`,
+      text`pass ${option('compression', 'gzip')} or 'zstd'`,
+    );
   }
   const { least, most, usual } = levels[compression];
   if (value === undefined) return usual;
@@ -141,12 +145,13 @@ function checkLevel(value: unknown, compression: Compression): number {
 }
 
 function checkEpoch(value: unknown): number | undefined {
-  const text = process.env['SOURCE_DATE_EPOCH'];
-  const given = value ?? (text === undefined || text === '' ? undefined : Number(text));
+  const variable = process.env['SOURCE_DATE_EPOCH'];
+  const given = value ?? (variable === undefined || variable === '' ? undefined : Number(variable));
   if (given === undefined) return undefined;
   const name = value === undefined ? 'SOURCE_DATE_EPOCH' : 'sourceDateEpoch';
   if (typeof given !== 'number') throw invalidArgumentType(name, 'a number of seconds', given);
-  if (!Number.isSafeInteger(given)) throw outOfRange(name, 'an integer, in seconds since 1970', String(value ?? text));
+  if (!Number.isSafeInteger(given))
+    throw outOfRange(name, 'an integer, in seconds since 1970', String(value ?? variable));
   return given;
 }
 
@@ -230,7 +235,7 @@ class Packing {
     this.#add(padding(file.size));
   }
 
-  #fail(path: string, what: string, hint: string, reason: Reason = 'layer-unpackable'): never {
+  #fail(path: string, what: string, hint: Text, reason: Reason = 'layer-unpackable'): never {
     const whole = joinPath(this.#stack.at(UPPER).path, toBytePath(path));
     throw new OverlayError({
       errno: EINVAL,
@@ -247,7 +252,7 @@ class Packing {
     const walker = new Walker('', { at: root, attributes: 'all', targets: true });
     const frames: Frame[] = [];
     try {
-      while (await hold(walker.more())) {
+      while (await run(walker.more())) {
         while (walker.advance()) {
           if (walker.error !== 0) throw explainWalk(path, walker.error, walker.path);
           const parent = frames[walker.depth - 1];
@@ -270,7 +275,7 @@ class Packing {
 
   async *#complete(): AsyncGenerator<Piece> {
     if (this.#full.length > 0) yield* this.#full.splice(0);
-    if (this.#slices.isOver()) await hold(this.#slices.pause());
+    if (this.#slices.isOver()) await run(this.#slices.pause());
   }
 
   /** Returns the frame of a directory. */
@@ -281,7 +286,7 @@ class Packing {
     const { isPlain } = this.#checked;
     const name = parent === undefined ? '' : walker.name;
     if (!isPlain && isWhiteoutEntry(walker, marks)) {
-      if (!this.#hasLower || (await hold(this.#find(parent, name))).length > 0) this.#addWhiteout(path, name);
+      if (!this.#hasLower || (await run(this.#find(parent, name))).length > 0) this.#addWhiteout(path, name);
       return undefined;
     }
     const isMetacopy = !isPlain && type === k.S_IFREG && marks.metacopy === true;
@@ -295,7 +300,7 @@ class Packing {
       return frame;
     }
     if (isPlain || (marks.opaque !== 'y' && marks.redirect === undefined)) return frame;
-    const here = this.#hasLower ? await hold(this.#find(parent, name)) : [];
+    const here = this.#hasLower ? await run(this.#find(parent, name)) : [];
     const hides = !this.#hasLower || here[0]?.type === k.S_IFDIR;
     if (marks.opaque === 'y') {
       frame.places = [];
@@ -303,10 +308,15 @@ class Packing {
       return frame;
     }
     if (!this.#hasLower) {
-      this.#fail(path, 'was renamed, and its contents are in the layers below', 'pass them as `lowerdir`');
+      this.#fail(
+        path,
+        'was renamed, and its contents are in the layers below',
+        text`pass them as ${option('lowerdir')}`,
+        'layers-incomplete',
+      );
     }
     frame.redirect = marks.redirect;
-    const places = await hold(this.#placesOf(frame));
+    const places = await run(this.#placesOf(frame));
     const placesHere = placesOf(this.#stack, here);
     // A redirect may lead to where it is, or nowhere.
     if (places.every((place, i) => place === placesHere[i])) return frame;
@@ -319,11 +329,11 @@ class Packing {
     parent: Frame | undefined,
     name: string,
     more: { redirect?: string | undefined; isMetacopy?: boolean } = {},
-  ): Dialogue<Source[]> {
+  ): Task<Source[]> {
     return yield* findChild(this.#stack, yield* this.#placesOf(parent), name, { first: UPPER + 1, ...more });
   }
 
-  *#placesOf(frame: Frame | undefined): Dialogue<Places> {
+  *#placesOf(frame: Frame | undefined): Task<Places> {
     if (frame === undefined) return [];
     const { parent, name, redirect } = frame;
     frame.places ??= placesOf(this.#stack, yield* this.#find(parent, name, { redirect }));
@@ -332,11 +342,12 @@ class Packing {
 
   /** Finds the file that has the data of a metacopy. */
   async #dataOf({ path, marks, size }: Source, parent: Frame | undefined, name: string): Promise<Source> {
-    const hint = 'pass the layers below as `lowerdir`, and data-only layers as `datadir`';
-    if (!this.#hasLower) this.#fail(path, 'is a metacopy, whose data is in the layers below', hint);
-    const found = (await hold(this.#find(parent, name, { redirect: marks.redirect, isMetacopy: true }))).at(-1);
+    const hint = text`pass the layers below as ${option('lowerdir')}, and data-only layers as ${option('datadir')}`;
+    if (!this.#hasLower)
+      this.#fail(path, 'is a metacopy, whose data is in the layers below', hint, 'layers-incomplete');
+    const found = (await run(this.#find(parent, name, { redirect: marks.redirect, isMetacopy: true }))).at(-1);
     if (found === undefined || found.marks.metacopy || found.size !== size) {
-      this.#fail(path, 'is a metacopy, whose data is not in the layers below', hint);
+      this.#fail(path, 'is a metacopy, whose data is not in the layers below', hint, 'layers-incomplete');
     }
     return found;
   }
@@ -345,19 +356,20 @@ class Packing {
   async *#visitMerged(top: string, places: Places): AsyncGenerator<Piece> {
     const merged = new MergedWalker(this.#stack, places.with(UPPER, top), { attributes: 'all', targets: true });
     try {
-      while (await hold(merged.next())) {
+      while (await run(merged.next())) {
         const { entry, layer, layerPath } = merged;
         if (merged.path === '') continue;
         if (entry.error !== 0) throw entry.failure();
         const path = below(top, merged.path);
         const source = toSource(entry, layer, layerPath, this.#stack.space);
         const isMetacopy = source.type === k.S_IFREG && source.marks.metacopy === true;
-        const data = isMetacopy ? (await hold(findPath(this.#stack, path))).at(-1) : source;
+        const data = isMetacopy ? (await run(findPath(this.#stack, path))).at(-1) : source;
         if (data === undefined || (isMetacopy && data.marks.metacopy)) {
           this.#fail(
             path,
             'is a metacopy, whose data is not in the layers below',
-            'pass data-only layers as `datadir`',
+            text`pass data-only layers as ${option('datadir')}`,
+            'layers-incomplete',
           );
         }
         this.#addEntry(source, path, entry.name, data);
@@ -445,7 +457,7 @@ class Packing {
         this.#fail(
           path,
           `has the attribute ${name}, which this process may not read`,
-          'run as root, or name it in `excludeXattrs`',
+          text`run as root, or name it in ${option('excludeXattrs')}`,
           'path-inaccessible',
         );
       }
@@ -504,7 +516,7 @@ async function* pack(
   checked: Checked,
   done: (summary: ArchiveSummary) => void,
 ): AsyncGenerator<Uint8Array> {
-  const stack = await hold(openLayers([layers.upper, ...layers.lowers], layers));
+  const stack = await run(openLayers([layers.upper, ...layers.lowers], layers));
   try {
     const packing = new Packing(stack, checked);
     const { compression, level } = checked;

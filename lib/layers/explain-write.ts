@@ -1,8 +1,10 @@
 /** Why an operation of a writer has failed, in words. */
 import * as e from '../errnos.js';
-import { explainShortage, OverlayError } from '../errors.js';
+import { OverlayError } from '../errors.js';
 import { joinPath, type Path, pathString, quotePath } from '../paths.js';
 import type { Reason } from '../reasons.js';
+import { option, type Text, text } from '../text.js';
+import { explainShortage } from '../verdicts.js';
 import type { WriteFailure } from './write.js';
 
 /** The system call of each operation; of the others, the stage tells it. */
@@ -32,7 +34,7 @@ export function explainWrite(failure: WriteFailure, directory: Path, { offset }:
   const path = failure.path.length === 0 ? directory : joinPath(directory, failure.path);
   const shown = quotePath(path);
   const from = `, of the entry at byte ${offset} of the archive`;
-  const fields = (reason: Reason, what: string, hint?: string): OverlayError =>
+  const fields = (reason: Reason, what: string, hint?: Text): OverlayError =>
     new OverlayError({
       errno,
       syscall: setters[stage] ?? makers[kind],
@@ -66,7 +68,7 @@ export function explainWrite(failure: WriteFailure, directory: Path, { offset }:
       'xattr-denied',
       `the attribute ${attribute} of ${shown} could not be set`,
       errno === e.EPERM && attribute?.startsWith('trusted.')
-        ? 'trusted.* needs CAP_SYS_ADMIN in the initial user namespace: pass `userxattr: true` to use user.*'
+        ? text`trusted.* needs CAP_SYS_ADMIN in the initial user namespace: pass ${option('userxattr', true)} to use user.*`
         : 'use a file system that keeps such attributes, or run as root',
     );
   }
@@ -74,11 +76,15 @@ export function explainWrite(failure: WriteFailure, directory: Path, { offset }:
     return fields(
       'permission-denied',
       `the owner of ${shown} could not be set`,
-      'pass `owners`: "ignore", or maps to ids that this process may use',
+      text`pass ${option('owners', 'ignore')}, or maps to ids that this process may use`,
     );
   }
   if (kind === 'node' && (errno === e.EPERM || errno === e.EACCES)) {
-    return fields('permission-denied', `this process may not make the device ${shown}`, "pass `devices: 'skip'`");
+    return fields(
+      'permission-denied',
+      `this process may not make the device ${shown}`,
+      text`pass ${option('devices', 'skip')}`,
+    );
   }
   if (errno === e.EACCES || errno === e.EPERM) {
     return fields('permission-denied', `this process may not write ${shown}`);

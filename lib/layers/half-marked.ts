@@ -2,9 +2,9 @@
  * Finds directories that are opaque for some mounts only. Only root can find them, since others cannot read
  * `trusted.*`.
  */
-import { ask, type Dialogue, list } from '../kernel/dialogue.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
+import { ask, list, type Task } from '../kernel/task.js';
 import { joinPath, type Path } from '../paths.js';
 import { addMark, isMarked } from './opaque.js';
 import { opaqueName } from './xattrs.js';
@@ -23,7 +23,7 @@ const AT_ONCE = 256;
  * Searches a layer for directories that are opaque only for the other kind of mount: they lack the mark that counts for
  * mounts with `userxattr`, or without it.
  */
-export function* findHalfMarked(layer: Path, userxattr: boolean): Dialogue<HalfMarked> {
+export function* findHalfMarked(layer: Path, userxattr: boolean): Task<HalfMarked> {
   const paths: Path[] = [];
   const left: Path[] = [layer];
   let seen = 0;
@@ -40,7 +40,7 @@ export function* findHalfMarked(layer: Path, userxattr: boolean): Dialogue<HalfM
   return { paths, isComplete: true };
 }
 
-function* halfMarkedOf(paths: readonly Path[], userxattr: boolean): Dialogue<Path[]> {
+function* halfMarkedOf(paths: readonly Path[], userxattr: boolean): Task<Path[]> {
   const plan = new Plan();
   const marks = paths.map((path) =>
     [userxattr, !userxattr].map((space) => addMark(plan, path, opaqueName(space), 'any')),

@@ -3,6 +3,8 @@
  *
  * @packageDocumentation
  */
+
+export type { Conflict } from '../errors.js';
 export {
   type ApplyOptions,
   type ApplyProgress,
@@ -13,6 +15,7 @@ export {
   type OwnerMaps,
   type SkippedEntries,
 } from './apply.js';
+export { type Baseline, baseline, baselineSync } from './baseline.js';
 export {
   type Change,
   type ChangedProperty,
@@ -31,6 +34,16 @@ export {
   type LayerArchive,
 } from './create.js';
 export type { PathEncoding } from './encodings.js';
+export {
+  type FlattenOptions,
+  type FoldProgress,
+  type FoldSummary,
+  flattenLayers,
+  flattenLayersSync,
+  type SquashOptions,
+  squashLayers,
+  squashLayersSync,
+} from './fold.js';
 export type { LayersLike, MountedLayers } from './given.js';
 export {
   type Hider,
@@ -41,6 +54,7 @@ export {
   lookup,
   lookupSync,
 } from './lookup.js';
+export { type MergeOptions, type MergeProgress, type MergeSummary, mergeLayer, mergeLayerSync } from './merge.js';
 export { isOpaque, isOpaqueSync, makeOpaque, makeOpaqueSync, type OpaqueOptions } from './opaque.js';
 export { removeLayer, removeLayerSync } from './remove.js';
 export { type DiskUsage, diskUsage, diskUsageSync } from './usage.js';

@@ -5,17 +5,17 @@
 import * as e from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue } from '../kernel/dialogue.js';
 import type { Held } from '../kernel/held.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
+import { ask, type Task } from '../kernel/task.js';
 import type { Path } from '../paths.js';
 
 /**
  * Locks a directory. Returns `'taken'` if another process has locked it. Returns undefined if it cannot be opened, or
  * if its file system has no locks for directories, as NFS.
  */
-export function* lockDirectory(path: Path, at: Descriptor = k.AT_FDCWD): Dialogue<Held | 'taken' | undefined> {
+export function* lockDirectory(path: Path, at: Descriptor = k.AT_FDCWD): Task<Held | 'taken' | undefined> {
   const plan = new Plan();
   const flags = k.O_DIRECTORY | k.O_CLOEXEC;
   const directory = plan.add(calls.openat2, [at, path, flags, 0], { keep: true, output: 0 });

@@ -3,7 +3,7 @@
 import { toOptions } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
 import * as k from '../kernel/constants.js';
-import { type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
+import { run, runSync, type Task } from '../kernel/task.js';
 import { type Path, type PathLike, toAbsolute, toPath } from '../paths.js';
 import { type EntryType, toEntryType } from './changes.js';
 import { encodePath, type PathEncoding, toEncoding } from './encodings.js';
@@ -89,7 +89,7 @@ function toAsked(from: readonly PathLike[] | MountedLayers, path: PathLike, give
 }
 
 /** What each layer has at the path itself and at the directories on the way, whether it counts or not. */
-function* askLayers(stack: LayerStack, prefixes: readonly string[]): Dialogue<(Source | undefined)[][]> {
+function* askLayers(stack: LayerStack, prefixes: readonly string[]): Task<(Source | undefined)[][]> {
   const answers: (Source | undefined)[][] = [];
   for (const [layer, { root, path }] of stack.layers.entries()) {
     const records = yield* examine(root, prefixes, { attributes: 'all', targets: true });
@@ -120,7 +120,7 @@ interface Hidden {
   readonly as: Hider['as'];
 }
 
-function* lookUp({ layers, dataPaths, space, components, encoding }: Asked): Dialogue<Lookup<string | Buffer>> {
+function* lookUp({ layers, dataPaths, space, components, encoding }: Asked): Task<Lookup<string | Buffer>> {
   const stack = yield* openLayers(layers, { dataPaths, space });
   try {
     const prefixes = components.map((_, i) => components.slice(0, i + 1).join('/'));
@@ -221,7 +221,7 @@ export async function lookup<E extends PathEncoding = 'utf8'>(
   path: PathLike,
   options?: LookupOptions<E>,
 ): Promise<Lookup<E extends 'buffer' ? Buffer : string>> {
-  return hold(lookUp(toAsked(layers, path, options))) as never;
+  return run(lookUp(toAsked(layers, path, options))) as never;
 }
 
 /** The synchronous form of `lookup`. */
@@ -230,5 +230,5 @@ export function lookupSync<E extends PathEncoding = 'utf8'>(
   path: PathLike,
   options?: LookupOptions<E>,
 ): Lookup<E extends 'buffer' ? Buffer : string> {
-  return holdSync(lookUp(toAsked(layers, path, options))) as never;
+  return runSync(lookUp(toAsked(layers, path, options))) as never;
 }

@@ -4,10 +4,10 @@
  */
 
 import * as k from '../kernel/constants.js';
-import type { Dialogue } from '../kernel/dialogue.js';
+import type { Task } from '../kernel/task.js';
 import { below, comparePaths, toBytePath } from './encodings.js';
 import { isWhiteoutEntry, readMarks } from './marks.js';
-import { findChild, type LayerStack, type Places, placesOf } from './stack.js';
+import { findChild, type LayerStack, type Places, placesOf, type Source } from './stack.js';
 import { Walker, type WalkOptions } from './walk.js';
 
 /** A walker of one layer, from a directory on that is at `prefix` in the merged view. */
@@ -21,6 +21,11 @@ interface Stream {
   isUsed: boolean;
 }
 
+interface MergedOptions extends Pick<WalkOptions, 'targets' | 'attributes'> {
+  /** Also the paths that a whiteout hides, as entries. */
+  readonly whiteouts?: boolean;
+}
+
 interface Ancestor {
   readonly path: string;
   readonly places: Places;
@@ -30,16 +35,19 @@ interface Ancestor {
 export class MergedWalker {
   readonly #stack: LayerStack;
   readonly #options: WalkOptions;
+  readonly #hasWhiteouts: boolean;
   /** By layer. */
   readonly #streams: Stream[] = [];
   readonly #ancestors: Ancestor[] = [];
   #current: Stream | undefined;
   #group: Stream[] = [];
+  #isOver = false;
 
   /** `places` are those of the directory to begin at, which is the root of the paths. */
-  constructor(stack: LayerStack, places: Places, options: Pick<WalkOptions, 'targets' | 'attributes'> = {}) {
+  constructor(stack: LayerStack, places: Places, { whiteouts = false, ...options }: MergedOptions = {}) {
     this.#stack = stack;
     this.#options = { attributes: 'directories', ...options };
+    this.#hasWhiteouts = whiteouts;
     this.#ancestors.push({ path: '', places });
     this.#open(places, '', 0);
   }
@@ -76,13 +84,26 @@ export class MergedWalker {
     return base === '' ? walker.path : walker.path === '' ? base : below(base, walker.path);
   }
 
+  /** The current directory hides what layers below these have there. */
+  get isOpaque(): boolean {
+    return this.#isOver;
+  }
+
+  /** What the layers have at the current path, from the current one on. */
+  *sources(): Task<Source[]> {
+    const { path, layer } = this;
+    const isDirectory = (this.#current as Stream).walker.type === k.S_IFDIR;
+    const { places } = this.#ancestors.at(isDirectory ? -2 : -1) as Ancestor;
+    return yield* findChild(this.#stack, places, path.slice(path.lastIndexOf('/') + 1), { first: layer });
+  }
+
   /** Leaves out what the current entry, a directory, holds. */
   skip(): void {
     for (const { walker } of this.#group) if (walker.type === k.S_IFDIR) walker.skip();
   }
 
   /** Goes on to the next entry. Returns false at the end. */
-  *next(): Dialogue<boolean> {
+  *next(): Task<boolean> {
     for (;;) {
       yield* this.#advance();
       const group = this.#nextGroup();
@@ -96,7 +117,7 @@ export class MergedWalker {
     }
   }
 
-  *#advance(): Dialogue<void> {
+  *#advance(): Task<void> {
     for (let i = 0; i < this.#streams.length; ) {
       const one = this.#streams[i] as Stream;
       if (!one.isUsed || (yield* this.#step(one))) i++;
@@ -104,7 +125,7 @@ export class MergedWalker {
     }
   }
 
-  *#step(one: Stream): Dialogue<boolean> {
+  *#step(one: Stream): Task<boolean> {
     const { walker, prefix } = one;
     while (!walker.advance()) if (!(yield* walker.more())) return false;
     one.path = walker.path === '' ? prefix : below(prefix, walker.path);
@@ -126,10 +147,11 @@ export class MergedWalker {
   }
 
   /** Finds out what the layers make of one path: which have part in it, and what the others' contents are left out of. */
-  *#merge(group: readonly Stream[]): Dialogue<Stream | undefined> {
+  *#merge(group: readonly Stream[]): Task<Stream | undefined> {
     const [first] = group as [Stream];
     const { path } = first;
     while (!isBelow(path, (this.#ancestors.at(-1) as Ancestor).path)) this.#ancestors.pop();
+    this.#isOver = false;
     if (path === '' || first.walker.path === '') return first; // where the walkers begin
     let top: Stream | undefined;
     const places: (string | undefined)[] = [];
@@ -155,12 +177,13 @@ export class MergedWalker {
         yield* this.#follow(path, top.layer, layer, places);
       }
     }
+    this.#isOver = isOver;
     if (top?.walker.type === k.S_IFDIR) this.#ancestors.push({ path, places });
-    return top;
+    return this.#hasWhiteouts ? (top ?? first) : top;
   }
 
   /** Begins to walk the directories that a redirect in a layer leads to. */
-  *#follow(path: string, top: number, layer: number, places: (string | undefined)[]): Dialogue<void> {
+  *#follow(path: string, top: number, layer: number, places: (string | undefined)[]): Task<void> {
     const parent = (this.#ancestors.at(-1) as Ancestor).places;
     const name = path.slice(path.lastIndexOf('/') + 1);
     const found = placesOf(this.#stack, yield* findChild(this.#stack, parent, name, { first: top }));

@@ -1,14 +1,14 @@
 /** Opaque directories: directories of a layer that hide the contents below them. */
-
 import { checkWord, toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
-import { conflictingOptions, missingProc, OverlayError, type OverlayErrorFields } from '../errors.js';
+import { conflictingOptions, missingProc, OverlayError } from '../errors.js';
+import { kernelFeaturesSync } from '../features/probe.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
+import { addGuard } from '../kernel/guards.js';
 import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step, type Text } from '../kernel/plan.js';
-import { featuresSync } from '../overlay/features.js';
+import { ask, run, runSync, type Task } from '../kernel/task.js';
 import {
   type Path,
   type PathLike,
@@ -18,6 +18,8 @@ import {
   toPath,
   withoutTrailingSlashes,
 } from '../paths.js';
+import { option, text } from '../text.js';
+import { explainErrno, type Verdict } from '../verdicts.js';
 import { opaqueName } from './xattrs.js';
 
 export interface OpaqueOptions {
@@ -55,21 +57,25 @@ function prepare(dir: PathLike, options: OpaqueOptions | undefined): OpaquePlan 
 /** Returns, for each mark, whether it is that of `userxattr`. */
 function toNamespaces(options: OpaqueOptions | undefined): boolean[] {
   const { userxattr, marks } = toBooleanOptions(options, names, booleans);
-  if (checkWord(marks, 'marks', ['both']) === undefined) return [userxattr ?? featuresSync().userNamespace];
+  if (checkWord(marks, 'marks', ['both']) === undefined) return [userxattr ?? kernelFeaturesSync().userNamespace];
   if (userxattr === undefined) return [true, false];
-  throw conflictingOptions('"marks" cannot go with "userxattr"', 'leave one of the two out');
+  throw conflictingOptions(
+    text`${option('marks')} and ${option('userxattr')} exclude each other`,
+    'leave one of the two out',
+  );
 }
 
 function addDirectory({ plan, path }: OpaquePlan): number {
   return plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_PATH | k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC, 0]);
 }
 
-function* marked(dir: PathLike, options: OpaqueOptions | undefined): Dialogue<void> {
+function* marked(dir: PathLike, options: OpaqueOptions | undefined): Task<void> {
   const made = prepare(dir, options);
   const { path, attributes, plan } = made;
   const directory = addDirectory(made);
   // Through a mounted overlay the mark would get another name, and would have no effect on this overlay.
-  plan.add(calls.fstatfs, [directory, 0, k.OVERLAYFS_SUPER_MAGIC]);
+  plan.add(calls.fstatfs, [directory]);
+  addGuard(plan, 'file-system-is-overlay');
   const set = (attribute: string, flags = 0, tolerate: readonly number[] = []) =>
     plan.add(calls.setxattr, [['/proc/self/fd/', directory], attribute, OPAQUE, flags], { tolerate });
   // Without privilege this one fails, before the other mark is set.
@@ -79,54 +85,48 @@ function* marked(dir: PathLike, options: OpaqueOptions | undefined): Dialogue<vo
   if (outcome instanceof StepFailure) throw explainOpaque(path, outcome);
 }
 
-/** Explains why a directory could not be examined or marked. Pure. */
-export function explainOpaque(path: Path, failure: StepFailure): OverlayError {
-  const { errno, step } = failure;
-  const attribute = String(step?.args[1] ?? '').replace(/\.none$/, '');
-  const shown = quotePath(path);
-  const fields = (rest: Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'>): OverlayError =>
-    new OverlayError({
-      errno,
-      syscall: step?.call === calls.openat2 ? 'open' : step?.call === calls.fstatfs ? undefined : step?.call.name,
-      path: pathString(path),
-      ...rest,
-    });
-  if (step?.call === calls.fstatfs && errno === e.EPERM) {
-    return fields({ reason: 'merged-mount', what: `${shown} is in a mounted overlay, where the mark does not count` });
-  }
-  if (e.isOutOfDescriptors(errno)) {
-    return fields({ reason: 'out-of-descriptors', what: `no descriptor is left to open ${shown}` });
+/** The rules of marks. The others are those of any call. */
+function findVerdict(shown: string, { errno, step, guard }: StepFailure): Verdict | undefined {
+  if (guard === 'file-system-is-overlay') {
+    return { reason: 'merged-mount', what: `${shown} is in a mounted overlay, where the mark has no effect` };
   }
   if (step?.call === calls.openat2) {
-    if (errno === e.ENOENT) return fields({ reason: 'path-missing', what: `the directory ${shown} does not exist` });
-    if (errno === e.ENOTDIR) {
-      return fields({ reason: 'path-not-directory', what: `${shown} is not a directory` });
-    }
-    return fields({ reason: 'path-inaccessible', what: `the directory ${shown} cannot be reached` });
+    return errno === e.ENOTDIR ? { reason: 'path-not-directory', what: `${shown} is not a directory` } : undefined;
   }
-  if (errno === e.ENOENT) return missingProc('/proc/self/fd');
+  const attribute = String(step?.args[1] ?? '').replace(/\.none$/, '');
   if (errno === e.EOPNOTSUPP) {
-    return fields({
+    return {
       reason: 'xattr-denied',
-      what: `the file system of ${shown} keeps no attribute such as ${attribute}`,
-      hint: 'use a layer on ext4, xfs, btrfs or tmpfs (which takes user.* from Linux 6.6 on)',
-    });
+      what: `the file system of ${shown} does not support the attribute ${attribute}`,
+      hint: 'use a layer on ext4, xfs, btrfs or tmpfs (user.* on tmpfs: Linux 6.6)',
+    };
   }
-  if (errno === e.EPERM && attribute.startsWith('user.')) {
-    return fields({
+  if (errno === e.EPERM && !attribute.startsWith('user.')) {
+    return { reason: 'xattr-denied', what: `the kernel refuses the attribute ${attribute} on ${shown}` };
+  }
+  if (errno === e.EPERM || errno === e.EACCES) {
+    return {
       reason: 'permission-denied',
       what: `this process may not mark ${shown}`,
-      hint: 'run as its owner or as root; what is immutable takes no mark (chattr -ia)',
-    });
+      hint: 'run as its owner or as root; an immutable directory takes no mark (chattr -ia)',
+    };
   }
-  if (errno === e.EPERM) {
-    return fields({ reason: 'xattr-denied', what: `the attribute ${attribute} is refused on ${shown}` });
-  }
-  if (errno === e.EROFS) return fields({ reason: 'read-only', what: `the file system of ${shown} is read-only` });
-  if (errno === e.ENOSPC || errno === e.EDQUOT)
-    return fields({ reason: 'out-of-space', what: `no room is left for ${attribute} on ${shown}` });
-  if (errno === e.EACCES) return fields({ reason: 'permission-denied', what: `this process may not mark ${shown}` });
-  return fields({ reason: 'unexplained', what: `${shown} could not be made opaque` });
+  return undefined;
+}
+
+/** Explains why a directory could not be examined or marked. Pure. */
+export function explainOpaque(path: Path, failure: StepFailure): OverlayError {
+  const { errno, step, guard } = failure;
+  const isOpening = step?.call === calls.openat2;
+  const shown = quotePath(path);
+  if (!isOpening && errno === e.ENOENT) return missingProc('/proc/self/fd');
+  const failed = { name: `the directory ${shown}`, purpose: isOpening ? `open ${shown}` : `mark ${shown} as opaque` };
+  return new OverlayError({
+    errno: failure.shownErrno,
+    syscall: guard !== undefined ? undefined : isOpening ? 'open' : step?.call.name,
+    path: pathString(path),
+    ...(findVerdict(shown, failure) ?? explainErrno(errno, failed)),
+  });
 }
 
 /**
@@ -136,12 +136,12 @@ export function explainOpaque(path: Path, failure: StepFailure): OverlayError {
  * @throws {OverlayError} `'path-missing'`, `'path-not-directory'`, `'xattr-denied'`, `'merged-mount'`, …
  */
 export async function makeOpaque(dir: PathLike, options?: OpaqueOptions): Promise<void> {
-  return hold(marked(dir, options));
+  return run(marked(dir, options));
 }
 
 /** The synchronous form of `makeOpaque`. */
 export function makeOpaqueSync(dir: PathLike, options?: OpaqueOptions): void {
-  holdSync(marked(dir, options));
+  runSync(marked(dir, options));
 }
 
 /** Adds a step that reads a mark. */
@@ -158,7 +158,7 @@ export function addMark(
 export const isMarked = (outputs: Outputs, mark: Step): boolean =>
   outputs.result(mark) === OPAQUE.length && outputs.bytes(mark, OPAQUE.length).toString() === OPAQUE;
 
-function* hasMark(dir: PathLike, options: OpaqueOptions | undefined): Dialogue<boolean> {
+function* hasMark(dir: PathLike, options: OpaqueOptions | undefined): Task<boolean> {
   const asked = prepare(dir, options);
   const { path, attributes, plan } = asked;
   const directory = addDirectory(asked);
@@ -175,10 +175,10 @@ function* hasMark(dir: PathLike, options: OpaqueOptions | undefined): Dialogue<b
  * @throws {OverlayError} `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'`
  */
 export async function isOpaque(dir: PathLike, options?: OpaqueOptions): Promise<boolean> {
-  return hold(hasMark(dir, options));
+  return run(hasMark(dir, options));
 }
 
 /** The synchronous form of `isOpaque`. */
 export function isOpaqueSync(dir: PathLike, options?: OpaqueOptions): boolean {
-  return holdSync(hasMark(dir, options));
+  return runSync(hasMark(dir, options));
 }

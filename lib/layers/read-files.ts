@@ -1,10 +1,11 @@
 /** The data of files for an archive, between its headers: a native call reads some hundred files. */
 import { ESTALE } from '../errnos.js';
-import { explainShortage, OverlayError } from '../errors.js';
+import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import { perform, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
 import { joinPath, type Path, pathString, quotePath } from '../paths.js';
+import { explainShortage } from '../verdicts.js';
 import { toBytePath } from './encodings.js';
 import type { Source } from './stack.js';
 

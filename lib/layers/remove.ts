@@ -1,19 +1,16 @@
 /** Removal of layer directories and work directories, with whatever modes the kernel has left in them. */
-
 import * as e from '../errnos.js';
-import { explainShortage, invalidArgumentValue, OverlayError } from '../errors.js';
+import { invalidArgumentValue, OverlayError } from '../errors.js';
+import { isUsed } from '../in-use/probe.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { close, type Held } from '../kernel/held.js';
-import { addLook, type Found, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
-import { findUser, forgetUser } from '../mounts/in-use.js';
-import { listRaw } from '../mounts/table.js';
-import { askUse } from '../mounts/use-probe.js';
-import { layersOf } from '../overlay/layers-of.js';
-import { makeSubIdNamespace } from '../overlay/sub-ids.js';
+import { addStat, readStat, type StatResult } from '../kernel/stat.js';
+import { ask, run, runSync, type Task } from '../kernel/task.js';
+import { layersOf } from '../mount-table/layers-of.js';
+import { listRaw } from '../mount-table/table.js';
 import {
   isAtOrBelow,
   joinPath,
@@ -27,6 +24,9 @@ import {
   withoutTrailingSlashes,
 } from '../paths.js';
 import type { Reason } from '../reasons.js';
+import { makeSubIdNamespace } from '../rootless/sub-ids.js';
+import { text } from '../text.js';
+import { explainErrno, type Verdict } from '../verdicts.js';
 import { lockDirectory } from './lock.js';
 
 /** Entries removed in one native call: a program that ends waits for the call under way. */
@@ -38,7 +38,7 @@ interface Target {
   readonly name: Path;
   /** The directory that it is in. */
   readonly parent: Descriptor;
-  readonly found: Found;
+  readonly found: StatResult;
   /** Without symbolic links. */
   readonly real: Path;
 }
@@ -52,13 +52,13 @@ function toDirectory(dir: PathLike): Path {
   return path;
 }
 
-function* look(path: Path): Dialogue<Target> {
+function* look(path: Path): Task<Target> {
   const [above, name] = splitPath(path);
   const plan = new Plan();
   const open = k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC;
   const parent = plan.add(calls.openat2, [k.AT_FDCWD, above, open, 0], { keep: true, output: 0 });
   const directory = plan.add(calls.openat2, [parent, name, open | k.O_NOFOLLOW, 0]);
-  const found = addLook(plan, '', { at: directory, flags: k.AT_EMPTY_PATH, tolerate: [] });
+  const found = addStat(plan, '', { at: directory, flags: k.AT_EMPTY_PATH, tolerate: [] });
   const link = plan.stepOf(
     plan.add(calls.readlinkat, [k.AT_FDCWD, ['/proc/self/fd/', directory], PATH_ROOM], {
       output: PATH_ROOM,
@@ -72,7 +72,7 @@ function* look(path: Path): Dialogue<Target> {
     path,
     name,
     parent: outcome.result(plan.stepOf(parent)),
-    found: readLook(found, outcome),
+    found: readStat(found, outcome),
     real: length > 0 ? outcome.bytes(link, length) : path,
   };
 }
@@ -81,7 +81,7 @@ const inUse = (path: Path, what: string, reason: Reason = 'layer-in-use'): Overl
   new OverlayError({ errno: e.EBUSY, reason, what, path: pathString(path) });
 
 /** Throws where the directory is a mount point or has one inside, or where an overlay is known to use it. */
-function* refuseUsed({ path, found, real }: Target): Dialogue<void> {
+function* refuseUsed({ path, found, real }: Target): Task<void> {
   const shown = quotePath(path);
   if (found.isMountRoot) throw inUse(path, `${shown} is a mount point`, 'mount-inside');
   const isInside = (raw: string): boolean => isAtOrBelow(Buffer.from(raw, 'latin1'), real);
@@ -93,23 +93,11 @@ function* refuseUsed({ path, found, real }: Target): Dialogue<void> {
       throw inUse(path, `the overlay at ${place} has a layer or its workdir in ${shown}`);
     }
   }
-  if ((yield* askRecord(path)) === 'used') throw usedUnseen(path);
+  if (yield* isUsed(path)) throw usedUnseen(path);
 }
 
 const usedUnseen = (path: Path, left = ''): OverlayError =>
-  inUse(path, `an overlay that this process has mounted uses ${quotePath(path)}${left}`);
-
-/**
- * Whether a mount that this process has made or seen uses the directory, such as a detached one. `'forgotten'`: one
- * that the record had does so no more.
- */
-function* askRecord(path: Path): Dialogue<'used' | 'free' | 'forgotten'> {
-  const user = yield* findUser(path);
-  if (user === undefined) return 'free';
-  if (user.isCertain || (yield* askUse(path, '/')) !== false) return 'used';
-  yield* forgetUser(path, user);
-  return 'forgotten';
-}
+  inUse(path, `an overlay that this process mounted uses ${quotePath(path)}${left}`);
 
 interface Failure {
   readonly errno: number;
@@ -118,7 +106,7 @@ interface Failure {
 }
 
 /** Removes it in slices; `user` is a user namespace to do so in. */
-function* remove({ path, parent, name }: Target, user?: Descriptor): Dialogue<Failure | undefined> {
+function* remove({ path, parent, name }: Target, user?: Descriptor): Task<Failure | undefined> {
   for (let isFirst = true; ; isFirst = false) {
     const plan = new Plan();
     if (user !== undefined) {
@@ -137,25 +125,21 @@ function* remove({ path, parent, name }: Target, user?: Descriptor): Dialogue<Fa
     if (!isFirst && result === -e.ENOENT) return undefined;
     const bytes = outcome.bytes(step, PATH_ROOM);
     const inside = bytes.subarray(0, bytes.indexOf(0));
-    if (result === -e.EBUSY || result === -e.ESTALE) {
-      const place = placeOf(path, inside);
-      const use = yield* askRecord(place);
-      if (use === 'used') throw usedUnseen(place, leftOf(path, inside));
-      if (use === 'forgotten') continue;
-    }
-    return { errno: -result, inside };
+    if (outcome.guard(step) === undefined) return { errno: -result, inside };
+    const place = placeOf(path, inside);
+    if (yield* isUsed(place)) throw usedUnseen(place, leftOf(path, inside));
   }
 }
 
 const placeOf = (path: Path, inside: Path): Path => (inside.length === 0 ? path : joinPath(path, inside));
 
 const leftOf = (path: Path, inside: Path): string =>
-  inside.length === 0 ? '' : `; other contents of ${quotePath(path)} may be gone`;
+  inside.length === 0 ? '' : `; other files in ${quotePath(path)} may be gone`;
 
 const isDenied = ({ errno }: Failure): boolean => errno === e.EACCES || errno === e.EPERM;
 
 /** Those of the user, where it has subordinate ids that it can map. */
-function* subIdNamespace(): Dialogue<Descriptor | undefined> {
+function* subIdNamespace(): Task<Descriptor | undefined> {
   try {
     return yield* makeSubIdNamespace();
   } catch (error) {
@@ -164,13 +148,13 @@ function* subIdNamespace(): Dialogue<Descriptor | undefined> {
   }
 }
 
-function* removeDirectory(path: Path): Dialogue<void> {
+function* removeDirectory(path: Path): Task<void> {
   const target = yield* look(path);
   let lock: Held | 'taken' | undefined;
   try {
     yield* refuseUsed(target);
     lock = yield* lockDirectory(target.name, target.parent);
-    if (lock === 'taken') throw inUse(path, `the overlay of an \`overlayfs run\` uses ${quotePath(path)}`);
+    if (lock === 'taken') throw inUse(path, `the overlay of an 'overlayfs run' uses ${quotePath(path)}`);
     let failure = yield* remove(target);
     if (failure !== undefined && isDenied(failure)) {
       const user = yield* subIdNamespace();
@@ -189,47 +173,42 @@ function* removeDirectory(path: Path): Dialogue<void> {
   }
 }
 
-/** The reason for a directory that could not be removed. Pure. */
-export function explainRemoval(path: Path, errno: number, inside: Path, syscall = 'unlink'): OverlayError {
-  const shown = quotePath(path);
-  const place = placeOf(path, inside);
-  const left = leftOf(path, inside);
-  const fields = (reason: Reason, what: string, hint?: string): OverlayError =>
-    new OverlayError({ errno, syscall, path: pathString(place), reason, what: what + left, hint });
-  const isOpening = syscall === 'open';
+/** The rules of removals. The others are those of any call. */
+function findVerdict(path: Path, place: Path, errno: number, isOpening: boolean): Verdict | undefined {
   switch (errno) {
-    case e.ENOENT:
-      return fields('path-missing', `the directory ${shown} does not exist`);
     case e.ENOTDIR:
-      return fields('path-not-directory', `${shown} is not a directory`);
+      return { reason: 'path-not-directory', what: `${quotePath(path)} is not a directory` };
     case e.EBUSY:
     case e.EXDEV:
-      return fields('mount-inside', `something is mounted at ${quotePath(place)}`);
-    case e.EROFS:
-      return fields('read-only', `the file system of ${shown} is read-only`);
+      return { reason: 'mount-inside', what: `something is mounted at ${quotePath(place)}` };
     case e.EACCES:
     case e.EPERM:
-      if (isOpening) return fields('path-inaccessible', `the directory ${shown} cannot be reached`);
-      return fields(
-        'permission-denied',
-        `this process may not remove ${quotePath(place)}`,
-        'run as the owner or as root; for files of subordinate ids the user needs newuidmap(1); see lsattr(1) for what is immutable',
-      );
-    case e.ELOOP:
-    case e.ENAMETOOLONG:
-      return fields('path-inaccessible', `the directory ${shown} cannot be reached`);
+      return isOpening
+        ? { reason: 'path-inaccessible', what: `the directory ${quotePath(path)} cannot be reached` }
+        : {
+            reason: 'permission-denied',
+            what: `this process may not remove ${quotePath(place)}`,
+            hint: 'run as the owner or as root; files with subordinate ids need newuidmap(1), and lsattr(1) shows immutable files',
+          };
     case e.ENOTEMPTY:
     case e.EEXIST:
-      return fields(
-        'path-exists',
-        `another program makes files in ${quotePath(place)} as fast as they are removed`,
-        'end that program first',
-      );
+      return {
+        reason: 'path-exists',
+        what: `another program creates files in ${quotePath(place)} while they are removed`,
+        hint: 'end that program first',
+      };
     default:
-      return (
-        explainShortage(errno, `remove ${shown}`) ?? fields('unexplained', `${quotePath(place)} could not be removed`)
-      );
+      return undefined;
   }
+}
+
+/** The reason for a directory that could not be removed. Pure. */
+export function explainRemoval(path: Path, errno: number, inside: Path, syscall = 'unlink'): OverlayError {
+  const place = placeOf(path, inside);
+  const failed = { name: `the directory ${quotePath(path)}`, purpose: `remove ${quotePath(place)}` };
+  const verdict = findVerdict(path, place, errno, syscall === 'open') ?? explainErrno(errno, failed);
+  const what = text`${verdict.what}${leftOf(path, inside)}`;
+  return new OverlayError({ errno, syscall, path: pathString(place), ...verdict, what });
 }
 
 /**
@@ -248,10 +227,10 @@ export function explainRemoval(path: Path, errno: number, inside: Path, syscall 
  * `'path-inaccessible'`, `'mount-inside'`, `'layer-in-use'`, `'permission-denied'` or `'read-only'`
  */
 export async function removeLayer(dir: PathLike): Promise<void> {
-  await hold(removeDirectory(toDirectory(dir)));
+  await run(removeDirectory(toDirectory(dir)));
 }
 
 /** `removeLayer`, on the calling thread. */
 export function removeLayerSync(dir: PathLike): void {
-  holdSync(removeDirectory(toDirectory(dir)));
+  runSync(removeDirectory(toDirectory(dir)));
 }

@@ -4,14 +4,14 @@
  */
 
 import * as e from '../errnos.js';
-import { explainShortage } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { close } from '../kernel/held.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
+import { ask, type Task } from '../kernel/task.js';
 import type { Path } from '../paths.js';
+import { explainShortage } from '../verdicts.js';
 import { below, toBytePath } from './encodings.js';
 import { isWhiteoutDevice, type MarkSpace, type Marks, readMarks, spaceOf } from './marks.js';
 import type { Attributes, Records, Time } from './records.js';
@@ -104,7 +104,7 @@ export class LayerStack {
   }
 }
 
-function* openLayer(path: Path): Dialogue<Layer> {
+function* openLayer(path: Path): Task<Layer> {
   const plan = new Plan();
   const flags = k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC;
   const root = plan.add(calls.openat2, [k.AT_FDCWD, path, flags, 0], { keep: true, output: 0 });
@@ -120,7 +120,7 @@ function* openLayer(path: Path): Dialogue<Layer> {
 export function* openLayers(
   paths: readonly Path[],
   { dataPaths = [], space }: { readonly dataPaths?: readonly Path[]; readonly space?: MarkSpace | undefined } = {},
-): Dialogue<LayerStack> {
+): Task<LayerStack> {
   const layers: Layer[] = [];
   try {
     for (const path of [...paths, ...dataPaths]) layers.push(yield* openLayer(path));
@@ -133,7 +133,7 @@ export function* openLayers(
   }
 }
 
-function* findSpace(layers: readonly Layer[]): Dialogue<MarkSpace> {
+function* findSpace(layers: readonly Layer[]): Task<MarkSpace> {
   for (const { root } of layers) {
     const records = yield* examine(root, [''], { attributes: 'directories' });
     if (!records.advance()) continue;
@@ -164,7 +164,7 @@ function followRedirect(lookUp: LookUp, redirect: string, before: string, after:
 }
 
 /** Looks a name up in one layer. Returns what counts of it, or undefined. */
-function* findInLayer(stack: LayerStack, layer: number, base: string, lookUp: LookUp): Dialogue<Source | undefined> {
+function* findInLayer(stack: LayerStack, layer: number, base: string, lookUp: LookUp): Task<Source | undefined> {
   const { name } = lookUp;
   const isAbsolute = name.startsWith('/');
   const components = isAbsolute ? name.slice(1).split('/') : [name];
@@ -232,7 +232,7 @@ export function* findChild(
   parent: Places,
   name: string,
   { redirect, isMetacopy = false, first = 0 }: FindOptions = {},
-): Dialogue<Source[]> {
+): Task<Source[]> {
   const lookUp: LookUp = { name: redirect ?? name, isDirectory: false, isMetacopy, stops: false };
   const found: Source[] = [];
   for (let i = first; i < stack.layers.length && !lookUp.stops; i++) {
@@ -248,7 +248,7 @@ export function* findChild(
   return found;
 }
 
-function* findData(stack: LayerStack, path: string): Dialogue<Source | undefined> {
+function* findData(stack: LayerStack, path: string): Task<Source | undefined> {
   for (const [i, { root }] of stack.dataLayers.entries()) {
     const records = yield* examine(root, [path], { attributes: 'all' });
     if (records.advance() && records.type === k.S_IFREG) {
@@ -266,7 +266,7 @@ export function placesOf(stack: LayerStack, sources: readonly Source[]): Places 
 }
 
 /** Finds what the layers from `first` on have at a path below the root of the overlay. */
-export function* findPath(stack: LayerStack, path: string, first = 0): Dialogue<Source[]> {
+export function* findPath(stack: LayerStack, path: string, first = 0): Task<Source[]> {
   let places = stack.roots(first);
   let found: Source[] = [];
   for (const name of path === '' ? [] : path.split('/')) {
@@ -277,7 +277,7 @@ export function* findPath(stack: LayerStack, path: string, first = 0): Dialogue<
 }
 
 /** Returns whether two files hold the same bytes. */
-export function* haveSameBytes(stack: LayerStack, a: Source, b: Source): Dialogue<boolean> {
+export function* haveSameBytes(stack: LayerStack, a: Source, b: Source): Task<boolean> {
   const plan = new Plan();
   const args = [stack.at(a.layer).root, toBytePath(a.path), stack.at(b.layer).root, toBytePath(b.path)];
   const step = plan.stepOf(plan.add(calls.compare, args, { output: 0 }));

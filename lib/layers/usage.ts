@@ -1,7 +1,7 @@
 /** The space that a directory tree takes. */
 
 import * as k from '../kernel/constants.js';
-import { type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
+import { run, runSync, type Task } from '../kernel/task.js';
 import { type Path, type PathLike, toAbsolute, toPath } from '../paths.js';
 import { Walker } from './walk.js';
 
@@ -14,7 +14,7 @@ export interface DiskUsage {
 
 const BLOCK = 512;
 
-function* measure(dir: Path): Dialogue<DiskUsage> {
+function* measure(dir: Path): Task<DiskUsage> {
   const walker = new Walker(dir, { unsorted: true });
   const linked = new Set<string>();
   let blocks = 0;
@@ -46,10 +46,10 @@ function* measure(dir: Path): Dialogue<DiskUsage> {
  * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'` or `'path-inaccessible'`
  */
 export async function diskUsage(dir: PathLike): Promise<DiskUsage> {
-  return hold(measure(toAbsolute(toPath(dir, 'dir'))));
+  return run(measure(toAbsolute(toPath(dir, 'dir'))));
 }
 
 /** The synchronous form of `diskUsage`. */
 export function diskUsageSync(dir: PathLike): DiskUsage {
-  return holdSync(measure(toAbsolute(toPath(dir, 'dir'))));
+  return runSync(measure(toAbsolute(toPath(dir, 'dir'))));
 }

@@ -2,7 +2,7 @@
 
 import { toBooleanOptions } from '../arguments.js';
 import * as k from '../kernel/constants.js';
-import { type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
+import { run, runSync, type Task } from '../kernel/task.js';
 import { type Path, type PathLike, toAbsolute, toPath } from '../paths.js';
 import { encodePath, type PathEncoding, toEncoding } from './encodings.js';
 import { toPaths, toSpace } from './given.js';
@@ -138,7 +138,7 @@ class Check {
     this.findings.push(attribute === undefined ? found : { ...found, attribute });
   }
 
-  *run(): Dialogue<void> {
+  *run(): Task<void> {
     const walker = new Walker('', { at: this.#stack.at(0).root, attributes: 'all' });
     const parents: Directory[] = [];
     try {
@@ -157,7 +157,7 @@ class Check {
   }
 
   /** Checks an entry. Returns what its contents are checked by. */
-  *#check(walker: Walker, parent: Directory | undefined): Dialogue<Directory | undefined> {
+  *#check(walker: Walker, parent: Directory | undefined): Task<Directory | undefined> {
     const { path, type, size, attributes } = walker;
     const marks = readMarks(attributes, this.#space);
     const name = path.slice(path.lastIndexOf('/') + 1);
@@ -191,11 +191,11 @@ class Check {
     { places }: Directory,
     name: string,
     options: { redirect?: string | undefined; isMetacopy?: boolean },
-  ): Dialogue<Source[]> {
+  ): Task<Source[]> {
     return yield* findChild(this.#stack, places, name, { ...options, first: 1 });
   }
 
-  *#checkWhiteout(path: string, name: string, parent: Directory): Dialogue<void> {
+  *#checkWhiteout(path: string, name: string, parent: Directory): Task<void> {
     if (parent.isOpaque) this.#find(path, 'whiteout-in-opaque');
     else if (!this.#knowsLowers) return;
     else if (this.#stack.layers.length === 1) this.#find(path, 'whiteout-in-lowest');
@@ -242,7 +242,7 @@ function toAsked(dir: PathLike, given: VerifyLayerOptions | undefined): Asked {
   };
 }
 
-function* verify({ dir, lowers, dataPaths, space, encoding }: Asked): Dialogue<LayerFinding<string | Buffer>[]> {
+function* verify({ dir, lowers, dataPaths, space, encoding }: Asked): Task<LayerFinding<string | Buffer>[]> {
   const stack = yield* openLayers([dir, ...(lowers ?? [])], { dataPaths, space });
   try {
     const check = new Check(stack, lowers !== undefined, encoding);
@@ -255,7 +255,7 @@ function* verify({ dir, lowers, dataPaths, space, encoding }: Asked): Dialogue<L
 
 /**
  * Checks a layer directory, as a file system check does: marks and whiteouts that have no effect, redirects and
- * metacopies whose target is missing, names that no archive can hold, and leftovers of overlayfs itself. Changes nothing.
+ * metacopies whose target is missing, names that no archive can run, and leftovers of overlayfs itself. Changes nothing.
  * Returns an empty list for a layer in which nothing is wrong. statx(2), listxattr(2).
  *
  * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'` or `'path-inaccessible'`, of a layer
@@ -264,7 +264,7 @@ export async function verifyLayer<E extends PathEncoding = 'utf8'>(
   dir: PathLike,
   options?: VerifyLayerOptions<E>,
 ): Promise<LayerFinding<E extends 'buffer' ? Buffer : string>[]> {
-  return hold(verify(toAsked(dir, options))) as never;
+  return run(verify(toAsked(dir, options))) as never;
 }
 
 /** The synchronous form of `verifyLayer`. */
@@ -272,5 +272,5 @@ export function verifyLayerSync<E extends PathEncoding = 'utf8'>(
   dir: PathLike,
   options?: VerifyLayerOptions<E>,
 ): LayerFinding<E extends 'buffer' ? Buffer : string>[] {
-  return holdSync(verify(toAsked(dir, options))) as never;
+  return runSync(verify(toAsked(dir, options))) as never;
 }

@@ -4,15 +4,16 @@
  */
 
 import * as e from '../errnos.js';
-import { explainShortage, OverlayError } from '../errors.js';
+import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, inEitherForm } from '../kernel/dialogue.js';
 import { DATA_OUTPUT, type Outcome, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
+import { ask, inEitherForm, type Task } from '../kernel/task.js';
 import { addon, type NativeWalk } from '../native.js';
 import { joinPath, type Path, pathString, quotePath } from '../paths.js';
 import type { Reason } from '../reasons.js';
+import { explainShortage } from '../verdicts.js';
 import { below, toBytePath } from './encodings.js';
 import { Records } from './records.js';
 
@@ -43,6 +44,8 @@ export interface WalkOptions {
   readonly unsorted?: boolean;
   /** Follows the root if it is a symbolic link. Default: true. */
   readonly followRoot?: boolean;
+  /** Keeps the records of a walk that skips nothing; or has them of an earlier one. */
+  readonly tape?: Tape;
 }
 
 const toFlags = ({ at, attributes, targets, unsorted, followRoot = true }: WalkOptions): number =>
@@ -59,6 +62,32 @@ const toFlags = ({ at, attributes, targets, unsorted, followRoot = true }: WalkO
  */
 const FIRST_BATCH = 16 * 1024;
 const BATCH = 64 * 1024;
+
+/** Most bytes of records that are kept for a second walk. */
+const TAPE = 32 * 2 ** 20;
+
+/** The records of a complete walk, for a second one that does not ask the kernel again. */
+export class Tape {
+  readonly #batches: Batch[] = [];
+  #size = 0;
+  #isComplete = false;
+
+  /** False if the walk is not at its end, or was too long. */
+  get isComplete(): boolean {
+    return this.#isComplete && this.#size <= TAPE;
+  }
+
+  add(batch: Batch): void {
+    this.#size += batch.records.length;
+    if (batch.count === 0) this.#isComplete = true;
+    else if (this.#size <= TAPE) this.#batches.push(batch);
+    else this.#batches.length = 0;
+  }
+
+  take(): Batch {
+    return this.#batches.shift() ?? { count: 0, records: Buffer.alloc(0) };
+  }
+}
 
 interface Batch {
   readonly count: number;
@@ -83,6 +112,7 @@ export class Walker extends Records {
   readonly #root: Path;
   readonly #at: Descriptor;
   readonly #native: NativeWalk;
+  readonly #tape: Tape | undefined;
   /** The paths of the directories that lead to the current entry, by depth; the root's is empty. */
   readonly #parents: string[] = [];
   readonly #areAscii: boolean[] = [];
@@ -103,15 +133,20 @@ export class Walker extends Records {
     this.#root = root;
     this.#at = options.at ?? k.AT_FDCWD;
     this.#native = addon().openWalk(toFlags(options));
+    this.#tape = options.tape;
   }
 
   /** Gets more entries. Returns false when there are none. Throws an OverlayError if the root cannot be opened. */
-  *more(): Dialogue<boolean> {
+  *more(): Task<boolean> {
     if (this.#isClosed) return false;
-    const batch = yield* inEitherForm(
-      () => this.#nextBatch(),
-      () => this.#readSync(),
-    );
+    const isReplay = this.#tape?.isComplete === true;
+    const batch = isReplay
+      ? (this.#tape as Tape).take()
+      : yield* inEitherForm(
+          () => this.#nextBatch(),
+          () => this.#readSync(),
+        );
+    if (!isReplay) this.#tape?.add(batch);
     this.load(batch.records);
     if (batch.count === 0) this.close();
     return batch.count > 0;
@@ -249,7 +284,7 @@ export function* examine(
   directory: Descriptor,
   paths: readonly string[],
   options: Pick<WalkOptions, 'attributes' | 'targets'> = {},
-): Dialogue<Records> {
+): Task<Records> {
   const plan = new Plan();
   const args = [directory, toFlags(options), encodePaths(paths)];
   const step = plan.stepOf(plan.add(calls.examine, args, { output: DATA_OUTPUT }));

@@ -1,14 +1,14 @@
 /** Whiteouts: the character devices 0:0 by which a layer marks a name below it as deleted. */
-
 import { toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { conflictingOptions, invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
-import { addLook, type Found, readLook, STATFS_OUTPUT } from '../kernel/look.js';
+import { addGuard } from '../kernel/guards.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step, type StepOptions, type Subject } from '../kernel/plan.js';
+import { addStat, readStat, type StatResult } from '../kernel/stat.js';
+import { ask, run, runSync, type Task } from '../kernel/task.js';
 import {
   type Path,
   type PathLike,
@@ -20,7 +20,8 @@ import {
   toPath,
   withoutTrailingSlashes,
 } from '../paths.js';
-import type { Reason } from '../reasons.js';
+import { either, option, text } from '../text.js';
+import { explainErrno, type Verdict } from '../verdicts.js';
 import { whiteoutName } from './xattrs.js';
 
 export interface WhiteoutOptions {
@@ -53,7 +54,7 @@ function toEntry(value: unknown, argument: string): Entry {
   const [parent, name] = splitPath(path);
   const text = pathString(name);
   if (text === '.' || text === '..' || text === '' || text === '/') {
-    throw invalidArgumentValue(argument, value, 'must end in a name, which is what the whiteout hides');
+    throw invalidArgumentValue(argument, value, 'must end in the name that the whiteout hides');
   }
   return { path, parent, name };
 }
@@ -61,7 +62,10 @@ function toEntry(value: unknown, argument: string): Entry {
 function checkOptions(options: WhiteoutOptions | undefined): Required<WhiteoutOptions> {
   const { replace = false, recursive = false } = toBooleanOptions(options, names);
   if (recursive && !replace) {
-    throw conflictingOptions('"recursive" is of use with "replace" only', 'add `replace: true`, or leave it out');
+    throw conflictingOptions(
+      text`${option('recursive')} has no effect without ${option('replace')}`,
+      either(text`add ${option('replace', true)}`, 'leave it out'),
+    );
   }
   return { replace, recursive };
 }
@@ -109,32 +113,33 @@ const undoOnFailure: StepOptions = { undo: true };
 
 /** Facts about the path of a failed whiteout, and about its directory. */
 export interface WhiteoutFacts {
-  readonly found: Found;
-  readonly parent: Found;
+  readonly found: StatResult;
+  readonly parent: StatResult;
   readonly isOnOverlay: boolean;
   /** True if the process may change the directory of the path. */
   readonly mayChange: boolean;
 }
 
-function* lookAt(path: Path, parent: Path): Dialogue<WhiteoutFacts> {
+function* lookAt(path: Path, parent: Path): Task<WhiteoutFacts> {
   const plan = new Plan();
-  const itself = addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW });
-  const above = addLook(plan, parent);
+  const itself = addStat(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW });
+  const above = addStat(plan, parent);
   const any = { output: 0, tolerate: 'any' } as const;
-  const guard = plan.add(calls.statfs, [parent, 0, k.OVERLAYFS_SUPER_MAGIC], { ...any, output: STATFS_OUTPUT });
+  plan.add(calls.statfs, [parent], any);
+  const guard = addGuard(plan, 'file-system-is-overlay', any);
   const access = plan.add(calls.faccessat2, [k.AT_FDCWD, parent, k.W_OK | k.X_OK, k.AT_EACCESS], any);
   const outcome = yield* ask(plan);
   const answers = (descriptor: Descriptor, errno: number): boolean =>
     !(outcome instanceof StepFailure) && outcome.result(plan.stepOf(descriptor)) === -errno;
   return {
-    found: readLook(itself, outcome),
-    parent: readLook(above, outcome),
-    isOnOverlay: answers(guard, e.EPERM),
+    found: readStat(itself, outcome),
+    parent: readStat(above, outcome),
+    isOnOverlay: !(outcome instanceof StepFailure) && outcome.guard(guard) !== undefined,
     mayChange: !answers(access, e.EACCES) && !answers(access, e.EPERM),
   };
 }
 
-const isWhiteoutDevice = (found: Found): boolean => found.type === k.S_IFCHR && found.represents === 0;
+const isWhiteoutDevice = (found: StatResult): boolean => found.type === k.S_IFCHR && found.represents === 0;
 
 function syscallOf({ step, errno }: StepFailure): string | undefined {
   if (step?.call === calls.openat2) return 'open';
@@ -143,75 +148,93 @@ function syscallOf({ step, errno }: StepFailure): string | undefined {
   return errno === e.EROFS || errno === e.ENOSPC || errno === e.EDQUOT ? 'mknod' : 'rename';
 }
 
-const isFrozen = (shown: string): string => `${shown} is immutable, or can be appended to only`;
-const FROZEN_HINT = 'take the attribute away: chattr -ia';
+const frozen = (shown: string): Verdict => ({
+  reason: 'permission-denied',
+  what: `${shown} is immutable or append-only`,
+  hint: 'remove the attribute: chattr -ia',
+});
 
 /** Explains a refusal. */
-function explainDenied(shown: string, { found, parent, mayChange }: WhiteoutFacts, isTree: boolean): [string, string?] {
-  if (found.isImmutable) return [isFrozen(shown), FROZEN_HINT];
-  if (parent.isImmutable) return [isFrozen(`the directory of ${shown}`), FROZEN_HINT];
-  if (!isTree || !mayChange) return [`this process may not make a whiteout at ${shown}`];
-  return [
-    `something inside ${shown} may not be removed, whose other contents may be gone in part`,
-    'look for what is immutable or can be appended to only (lsattr -R), and take that away (chattr -ia); else run as the owner of it all, or as root',
-  ];
+function explainDenied(shown: string, { found, parent, mayChange }: WhiteoutFacts, isTree: boolean): Verdict {
+  if (found.isImmutable) return frozen(shown);
+  if (parent.isImmutable) return frozen(`the directory of ${shown}`);
+  if (!isTree || !mayChange) {
+    return { reason: 'permission-denied', what: `this process may not make a whiteout at ${shown}` };
+  }
+  return {
+    reason: 'permission-denied',
+    what: `a file inside ${shown} may not be removed; other files inside may be gone`,
+    hint: either(
+      'find immutable and append-only files (lsattr -R) and remove the attribute (chattr -ia)',
+      'run as the owner of all files or as root',
+    ),
+  };
+}
+
+/** Returns whether a directory was to be removed with its contents. */
+const removesTree = (step: Step | undefined, { found }: WhiteoutFacts): boolean =>
+  step?.call === calls.replace && step.args[3] === 1 && found.type === k.S_IFDIR;
+
+/** The rules of whiteouts. The others are those of any call. */
+function findVerdict(shown: string, { errno, step }: StepFailure, facts: WhiteoutFacts): Verdict | undefined {
+  if (e.isOutOfDescriptors(errno)) {
+    return {
+      ...explainErrno(errno, { purpose: `open ${shown}` }),
+      hint: 'raise the limit (ulimit -n), or name whiteouts in fewer directories at once',
+    };
+  }
+  if (step?.call === calls.openat2) {
+    if (errno !== e.ENOTDIR) return undefined;
+    const what = facts.found.errno === 0 ? shown : `the parent of ${shown}`;
+    return { reason: 'path-not-directory', what: `${what} is not a directory` };
+  }
+  if (facts.isOnOverlay) {
+    return {
+      reason: 'merged-mount',
+      what: `${shown} is in a mounted overlay, where no whiteout can be made`,
+      hint: 'use the path in the layer directory, which must not be on an overlay; to delete a file from a mounted overlay, remove it there',
+    };
+  }
+  switch (errno) {
+    case e.EEXIST:
+      return isWhiteoutDevice(facts.found)
+        ? { reason: 'path-exists', what: `${shown} is already a whiteout`, hint: 'leave it as it is' }
+        : { reason: 'path-exists', what: `${shown} exists` };
+    case e.EISDIR:
+      return { reason: 'path-is-directory', what: `${shown} is a directory` };
+    case e.EBUSY:
+    case e.EXDEV:
+      return {
+        reason: 'mount-inside',
+        what: `something is mounted inside ${shown}; other files inside may be gone`,
+      };
+    case e.ENOENT:
+      return { reason: 'path-missing', what: `the directory of ${shown} was removed in the meantime` };
+    case e.EACCES:
+    case e.EPERM:
+      return explainDenied(shown, facts, removesTree(step, facts));
+    default:
+      return undefined;
+  }
 }
 
 /** Explains why a whiteout could not be made. Pure. */
 export function explainWhiteout(path: Path, failure: StepFailure, facts: WhiteoutFacts): OverlayErrorFields {
   const { errno, step } = failure;
   const shown = quotePath(path);
-  const fields = (reason: Reason, what: string, hint?: string): OverlayErrorFields => {
-    return { errno, syscall: syscallOf(failure), path: pathString(path), reason, what, hint };
+  const failed =
+    step?.call === calls.openat2
+      ? { name: `the directory ${shown}`, purpose: `open ${shown}` }
+      : { name: shown, purpose: `make a whiteout at ${shown}` };
+  const own = findVerdict(shown, failure, facts);
+  const isBroken = own === undefined && removesTree(step, facts);
+  return {
+    errno,
+    syscall: syscallOf(failure),
+    path: pathString(path),
+    ...(own ?? explainErrno(errno, failed)),
+    leftover: isBroken ? `files in ${shown} may be gone` : undefined,
   };
-  if (e.isOutOfDescriptors(errno)) {
-    const hint = 'raise the limit (ulimit -n), or name whiteouts of fewer directories in one call';
-    return fields('out-of-descriptors', `no descriptor is left to open ${shown}`, hint);
-  }
-  if (step?.call === calls.openat2) {
-    if (errno === e.ENOENT) return fields('path-missing', `the directory ${shown} does not exist`);
-    if (errno === e.ENOTDIR) {
-      const what = facts.found.errno === 0 ? shown : `what should hold ${shown}`;
-      return fields('path-not-directory', `${what} is not a directory`);
-    }
-    return fields('path-inaccessible', `the directory ${shown} cannot be reached`);
-  }
-  if (facts.isOnOverlay) {
-    const what = `${shown} is in a mounted overlay, through which no whiteout can be made`;
-    const hint =
-      'use the path in the layer directory, which must not lie on an overlay itself; to delete a file of a mounted overlay, remove it there';
-    return fields('merged-mount', what, hint);
-  }
-  // True for a directory that was to be removed with all that it holds.
-  const isTree = step?.call === calls.replace && step.args[3] === 1 && facts.found.type === k.S_IFDIR;
-  switch (errno) {
-    case e.EEXIST:
-      return isWhiteoutDevice(facts.found)
-        ? fields('path-exists', `${shown} is a whiteout already`, 'leave it as it is')
-        : fields('path-exists', `${shown} exists`);
-    case e.EISDIR:
-      return fields('path-is-directory', `${shown} is a directory`);
-    case e.EBUSY:
-    case e.EXDEV:
-      return fields('mount-inside', `something is mounted inside ${shown}, whose other contents may be gone in part`);
-    case e.ENOENT:
-      return fields('path-missing', `the directory of ${shown} went away meanwhile`);
-    case e.EROFS:
-      return fields('read-only', `the file system of ${shown} is read-only`);
-    case e.EACCES:
-    case e.EPERM:
-      return fields('permission-denied', ...explainDenied(shown, facts, isTree));
-    case e.ENAMETOOLONG:
-      return fields('path-inaccessible', `the name of ${shown} is too long`);
-    case e.ENOSPC:
-    case e.EDQUOT:
-      return fields('out-of-space', `no room is left for a whiteout at ${shown}`);
-    default:
-      return fields(
-        'unexplained',
-        `the whiteout ${shown} could not be made${isTree ? ', and what the directory holds may be gone in part' : ''}`,
-      );
-  }
 }
 
 function failedPath({ entries }: WhiteoutPlan, failure: StepFailure): [path: Path, parent: Path] {
@@ -238,18 +261,18 @@ function toError(made: WhiteoutPlan, path: Path, failure: StepFailure, facts: Wh
     fields.hint = 'name each path once';
   }
   if (failure.undoErrno !== 0) {
-    fields.leftover = `not all that was made could be removed again (errno ${failure.undoErrno})`;
+    fields.leftover = `some of the new whiteouts could not be removed again (errno ${failure.undoErrno})`;
   }
   if (made.replaces && failure.step !== undefined) {
     const before = [...made.entries.keys()].indexOf(failure.step);
-    if (before > 0) fields.leftover = `${before} of the ${made.entries.size} paths are whiteouts now`;
+    if (before > 0) fields.leftover = `${before} of the ${made.entries.size} paths are now whiteouts`;
   }
   return new OverlayError(fields);
 }
 
 // ------------------------------------------------------------------------------------------ the calls
 
-function* whitedOut(path: PathLike | readonly PathLike[], options: WhiteoutOptions | undefined): Dialogue<void> {
+function* whitedOut(path: PathLike | readonly PathLike[], options: WhiteoutOptions | undefined): Task<void> {
   const made = whiteoutPlan(path, options);
   const outcome = yield* ask(made.plan);
   if (!(outcome instanceof StepFailure)) return;
@@ -267,34 +290,31 @@ function* whitedOut(path: PathLike | readonly PathLike[], options: WhiteoutOptio
  * directory), `'read-only'`, `'permission-denied'`, …
  */
 export async function whiteout(path: PathLike | readonly PathLike[], options?: WhiteoutOptions): Promise<void> {
-  return hold(whitedOut(path, options));
+  return run(whitedOut(path, options));
 }
 
 /** The synchronous form of `whiteout`. */
 export function whiteoutSync(path: PathLike | readonly PathLike[], options?: WhiteoutOptions): void {
-  holdSync(whitedOut(path, options));
+  runSync(whitedOut(path, options));
 }
 
-function* isMarkedOut(value: PathLike): Dialogue<boolean> {
+function* isMarkedOut(value: PathLike): Task<boolean> {
   // The kernel would follow a symbolic link with a slash at the end.
   const path = withoutTrailingSlashes(toAbsolute(toPath(value, 'path')));
   const plan = new Plan();
-  const itself = addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW, mask: k.STATX_SIZE, tolerate: [] });
+  const itself = addStat(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW, mask: k.STATX_SIZE, tolerate: [] });
   const marks = [false, true].map((userxattr) =>
     plan.stepOf(plan.add(calls.lgetxattr, [path, whiteoutName(userxattr), 0], { output: 0, tolerate: 'any' })),
   );
   const outcome = yield* ask(plan);
   if (outcome instanceof StepFailure) {
-    const missing = outcome.errno === e.ENOENT || outcome.errno === e.ENOTDIR;
-    throw new OverlayError({
-      errno: outcome.errno,
-      syscall: 'statx',
-      path: pathString(path),
-      reason: missing ? 'path-missing' : 'path-inaccessible',
-      what: missing ? `${quotePath(path)} does not exist` : `${quotePath(path)} cannot be reached`,
-    });
+    const { errno } = outcome;
+    const name = quotePath(path);
+    // A path below a file does not exist either.
+    const verdict = explainErrno(errno === e.ENOTDIR ? e.ENOENT : errno, { name, purpose: `look at ${name}` });
+    throw new OverlayError({ errno, syscall: 'statx', path: pathString(path), ...verdict });
   }
-  const found = readLook(itself, outcome);
+  const found = readStat(itself, outcome);
   if (found.type !== k.S_IFREG || found.size !== 0) return isWhiteoutDevice(found);
   return marks.some((mark) => outcome.result(mark) >= 0);
 }
@@ -307,10 +327,10 @@ function* isMarkedOut(value: PathLike): Dialogue<boolean> {
  * @throws {OverlayError} `'path-missing'`, `'path-inaccessible'`
  */
 export async function isWhiteout(path: PathLike): Promise<boolean> {
-  return hold(isMarkedOut(path));
+  return run(isMarkedOut(path));
 }
 
 /** The synchronous form of `isWhiteout`. */
 export function isWhiteoutSync(path: PathLike): boolean {
-  return holdSync(isMarkedOut(path));
+  return runSync(isMarkedOut(path));
 }

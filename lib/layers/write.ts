@@ -6,10 +6,11 @@
 import { ECANCELED } from '../errnos.js';
 import { abortError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
-import { type Dialogue, inEitherForm } from '../kernel/dialogue.js';
 import { type Outcome, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
+import { inEitherForm, type Task } from '../kernel/task.js';
 import { addon, type OperationFlag, type OperationKind, type Stage } from '../native.js';
+import type { Time } from './records.js';
 
 const PIECE = 1 << 20;
 /** Of the buffer for a piece. */
@@ -17,17 +18,11 @@ const ROOM = PIECE + PIECE / 4;
 /** Gathered pieces that wait while the thread writes others. */
 const MOST_WAITING = 3;
 
-const RECORD_SIZE = 72;
+const RECORD_SIZE = 80;
 const REMOVED = 0xffffffff;
 /** Leaves a time as it is: UTIME_OMIT, utimensat(2). */
 const OMIT = 0x3ffffffe;
 const UINT32 = 2 ** 32;
-
-/** A time of a file. The nanoseconds count from the second on, before 1970 too. */
-export interface Time {
-  readonly seconds: number;
-  readonly nanoseconds: number;
-}
 
 /** A path or a name: bytes, or a string in which each character is one byte. */
 export type Bytes = string | Uint8Array;
@@ -66,6 +61,8 @@ export interface OperationFields extends Metadata {
   /** The size of the file to copy. */
   readonly size?: number;
   readonly flags?: readonly OperationFlag[];
+  /** Which of the other roots is meant. Default: the first one. */
+  readonly other?: number;
 }
 
 /** An operation that failed. The operations before it are done; those behind it have not begun. */
@@ -74,6 +71,8 @@ export class WriteFailure extends Error {
   readonly kind: OperationKind;
   readonly errno: number;
   readonly stage: Stage;
+  /** The path is below another root. */
+  readonly isInOther: boolean;
   /** The extended attribute, where one of these failed. */
   readonly attribute: string | undefined;
 
@@ -82,6 +81,7 @@ export class WriteFailure extends Error {
     this.path = record.path;
     this.kind = record.kind;
     this.errno = errno;
+    this.isInOther = record.isInOther;
     this.stage = stage;
     this.attribute = stage === 'xattr' ? record.attributes[attribute] : undefined;
   }
@@ -97,8 +97,8 @@ export interface WriteTotals {
 }
 
 export interface WriterOptions {
-  /** The root of paths with the flag `second` or `from_second`. */
-  readonly second?: Descriptor | undefined;
+  /** The roots of paths with the flag `other` or `from_other`. */
+  readonly others?: readonly Descriptor[];
   /** A directory below the root for what `atomic` makes aside. */
   readonly staging?: Bytes | undefined;
   /** Follow symbolic links in paths, inside the root. Otherwise a path with one fails with ELOOP or ENOTDIR. */
@@ -112,6 +112,7 @@ const keyOf = <K extends string>(numbers: Readonly<Record<K, number>>, number: n
 interface Recorded {
   readonly kind: OperationKind;
   readonly path: Buffer;
+  readonly isInOther: boolean;
   readonly attributes: readonly string[];
 }
 
@@ -131,7 +132,8 @@ function readRecord(batch: Buffer, position: number): Recorded {
     next += 8 + nameSize + (size === REMOVED ? 0 : size);
   }
   const kind = keyOf(addon().operations, batch.readUInt16LE(at + 4));
-  return { kind, path: Buffer.from(batch.subarray(start, start + pathSize)), attributes };
+  const isInOther = (batch.readUInt16LE(at + 6) & addon().operationFlags.other) !== 0;
+  return { kind, isInOther, path: Buffer.from(batch.subarray(start, start + pathSize)), attributes };
 }
 
 export class TreeWriter {
@@ -142,6 +144,7 @@ export class TreeWriter {
   #gathered: Buffer = Buffer.allocUnsafeSlow(ROOM);
   /** Buffers whose operations are done. New memory for each piece would cost more than what is copied. */
   readonly #free: Buffer[] = [];
+  readonly #others: Buffer;
   #end = 0;
   #waiting: Buffer[] = [];
   /** The native call under way and those that follow it at once. */
@@ -154,7 +157,9 @@ export class TreeWriter {
   constructor(root: Descriptor, options: WriterOptions = {}) {
     this.#root = root;
     this.#options = options;
-    const { staging } = options;
+    const { staging, others = [] } = options;
+    this.#others = Buffer.alloc(4 * others.length);
+    for (const [i, other] of others.entries()) this.#others.writeInt32LE(other, 4 * i);
     this.#staging = typeof staging === 'string' ? Buffer.from(staging, 'latin1') : (staging ?? null);
   }
 
@@ -231,6 +236,8 @@ export class TreeWriter {
     writeNumber(to, mtime?.seconds ?? 0, start + 56);
     to.writeUInt32LE(atime?.nanoseconds ?? OMIT, start + 64);
     to.writeUInt32LE(mtime?.nanoseconds ?? OMIT, start + 68);
+    to.writeUInt32LE(fields.other ?? 0, start + 72);
+    to.writeUInt32LE(0, start + 76);
   }
 
   /**
@@ -242,7 +249,7 @@ export class TreeWriter {
   }
 
   /** Passes on what is gathered. In the promise form, waits only while too much is outstanding. */
-  *send(): Dialogue<void> {
+  *send(): Task<void> {
     if (this.#end === 0) return;
     const batch = this.#gathered.subarray(0, this.#end);
     this.#gathered = this.#free.pop() ?? Buffer.allocUnsafeSlow(ROOM);
@@ -254,7 +261,7 @@ export class TreeWriter {
   }
 
   /** Writes all that is gathered, and the metadata for the end. */
-  *finish(): Dialogue<WriteTotals> {
+  *finish(): Task<WriteTotals> {
     for (let entry = this.#last.pop(); entry !== undefined; entry = this.#last.pop()) {
       this.add('metadata', ...entry);
       if (this.isFull) yield* this.send();
@@ -268,7 +275,7 @@ export class TreeWriter {
   }
 
   /** Drops what has not begun, and waits for the rest. For a caller that gives up; throws nothing. */
-  *stop(): Dialogue<void> {
+  *stop(): Task<void> {
     this.#end = 0;
     this.#waiting = [];
     yield* inEitherForm(
@@ -288,9 +295,12 @@ export class TreeWriter {
     const plan = new Plan();
     // A thread with an umask of its own.
     plan.isOnOwnThread = true;
-    const { second = -1, inRoot } = this.#options;
+    const { inRoot } = this.#options;
     const staging = this.#staging;
-    plan.add(calls.write_tree, [this.#root, second, batch, staging, inRoot ? 1 : 0], { output: 40, tolerate: 'any' });
+    plan.add(calls.write_tree, [this.#root, this.#others, batch, staging, inRoot ? 1 : 0], {
+      output: 40,
+      tolerate: 'any',
+    });
     return plan;
   }
 

@@ -5,10 +5,10 @@
 import * as e from '../errnos.js';
 import { abortError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
-import { ask, type Dialogue, inEitherForm, pause } from '../kernel/dialogue.js';
-import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
+import { type Outputs, StepFailure } from '../kernel/perform.js';
 import type { Plan } from '../kernel/plan.js';
-import type { Turns } from './turns.js';
+import type { SharedLock } from '../kernel/shared-lock.js';
+import { ask, inEitherForm, pause, run, runSync, type Task } from '../kernel/task.js';
 
 export interface Waiting {
   /** In ms. Default: 0, or without limit when a signal is given. */
@@ -47,18 +47,20 @@ export const isBusy = (outcome: Outcome): outcome is StepFailure =>
   outcome instanceof StepFailure && outcome.errno === e.EBUSY && outcome.step?.call === calls.umount2;
 
 const isGoneAlready = (outcome: Outcome): boolean =>
-  outcome instanceof StepFailure && !outcome.cancelled && (outcome.errno === e.ESTALE || outcome.errno === e.EINVAL);
+  outcome instanceof StepFailure &&
+  !outcome.cancelled &&
+  (outcome.guard === 'mount-is-another' || outcome.errno === e.EINVAL);
 
 /**
- * The attempts to unmount one mount. Each takes a turn of its own, because a concurrent use would make the mount busy.
+ * The attempts to unmount one mount. Each takes the lock of its own, because a concurrent use would make the mount busy.
  */
 export class Attempts {
-  readonly #turns: Turns | undefined;
+  readonly #lock: SharedLock | undefined;
   #isDone = false;
   #isUnderWay = false;
 
-  constructor(turns?: Turns) {
-    this.#turns = turns;
+  constructor(lock?: SharedLock) {
+    this.#lock = lock;
   }
 
   /** True when an attempt has succeeded. */
@@ -71,7 +73,7 @@ export class Attempts {
     plan: () => Plan,
     { signal, timeout = signal === undefined ? 0 : Infinity }: Waiting,
     isDetached = false,
-  ): Dialogue<Outcome> {
+  ): Task<Outcome> {
     const pauses = timeout > 0 ? new Pauses(timeout) : undefined;
     let others: Pauses | undefined;
     for (;;) {
@@ -84,30 +86,29 @@ export class Attempts {
       this.#isDone ||= !(outcome instanceof StepFailure);
       if (signal && outcome instanceof StepFailure && outcome.cancelled) throw abortError(signal);
       if (!isBusy(outcome)) return outcome;
-      if (this.#turns?.isTaken) others ??= new Pauses(UNDER_WAY);
+      if (this.#lock?.isTaken) others ??= new Pauses(UNDER_WAY);
       const length = pauses?.next() ?? others?.next();
       if (length === undefined) return outcome;
       yield* pause(length, signal);
     }
   }
 
-  #attempt(plan: () => Plan, signal: AbortSignal | undefined, isDetached: boolean): Dialogue<Outcome> {
-    const turns = this.#turns;
-    if (turns === undefined) return ask(plan(), signal);
-    return inEitherForm<Outcome>(
-      () => turns.end(() => this.#performAlone(plan, signal)),
-      () => {
-        if (isDetached) return turns.endSync(() => performSync(plan()));
-        return this.#isUnderWay ? performSync(plan()) : turns.useSync(() => performSync(plan()));
-      },
+  *#attempt(plan: () => Plan, signal: AbortSignal | undefined, isDetached: boolean): Task<Outcome> {
+    const lock = this.#lock;
+    if (lock === undefined) return yield* ask(plan(), signal);
+    // The kernel decides if other calls keep an attached mount busy.
+    const perform = () => ask(plan());
+    return yield* inEitherForm<Outcome>(
+      () => run(lock.exclude(() => this.#performAlone(plan, signal))),
+      () => runSync(isDetached ? lock.exclude(perform) : this.#isUnderWay ? perform() : lock.share(perform)),
     );
   }
 
-  async #performAlone(plan: () => Plan, signal: AbortSignal | undefined): Promise<Outcome> {
+  *#performAlone(plan: () => Plan, signal: AbortSignal | undefined): Task<Outcome> {
     if (this.#isDone) return undefined;
     this.#isUnderWay = true;
     try {
-      return await perform(plan(), signal);
+      return yield* ask(plan(), signal);
     } finally {
       this.#isUnderWay = false;
     }

@@ -1,23 +1,24 @@
 /** Bind mounts: show a file or a tree at a second place, with open_tree(2) and move_mount(2). */
 import { checkBoolean, checkSignal, checkWord, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
-import { abortError, OverlayError, type OverlayErrorFields } from '../errors.js';
+import { abortError, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { formatStep, systemCallOf } from '../kernel/format.js';
-import { addLook, readLook, readMountId, STATX_OUTPUT } from '../kernel/look.js';
+import { addGuard } from '../kernel/guards.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
+import { addStat, readMountId, readStat, STATX_OUTPUT } from '../kernel/stat.js';
+import { ask, run, runSync, type Task } from '../kernel/task.js';
 import {
-  type Path,
-  type PathLike,
-  pathString,
-  quotePath,
-  toAbsolute,
-  toPath,
-  withoutTrailingSlashes,
-} from '../paths.js';
+  addJoin,
+  checkNamespace,
+  explainJoin,
+  type Namespace,
+  type NamespaceLike,
+  outOfNamespaces,
+  toTarget,
+} from '../namespaces/mount-namespace.js';
 import {
   type AccessTimes,
   type AttributeSet,
@@ -27,17 +28,19 @@ import {
   type Propagation,
   propagationBits,
   propagations,
-} from './attributes.js';
-import { Mount } from './mount.js';
+} from '../options/attributes.js';
 import {
-  addJoin,
-  checkNamespace,
-  explainJoin,
-  type Namespace,
-  type NamespaceLike,
-  outOfNamespaces,
-  toTarget,
-} from './mount-namespace.js';
+  type Path,
+  type PathLike,
+  pathString,
+  quotePath,
+  toAbsolute,
+  toPath,
+  withoutTrailingSlashes,
+} from '../paths.js';
+import { option, text } from '../text.js';
+import { explainErrno, type Verdict } from '../verdicts.js';
+import { Mount } from './mount.js';
 
 /** Options of a bind mount. An attribute that is left out is the same as on the source's mount. */
 export interface BindOptions {
@@ -135,8 +138,9 @@ function bindPlan(bind: Bind): BindPlan {
   const at = plan.add(calls.openat2, [k.AT_FDCWD, bind.target, k.O_PATH | k.O_NOFOLLOW | k.O_CLOEXEC, 0], {
     subject: target,
   });
-  const refused = bind.stack ? 0 : k.STATX_ATTR_MOUNT_ROOT;
-  plan.add(calls.statx, [at, '', k.AT_EMPTY_PATH, k.STATX_TYPE, refused, 0, 0, -k.S_IFLNK], { subject: target });
+  plan.add(calls.statx, [at, '', k.AT_EMPTY_PATH, k.STATX_TYPE], { subject: target });
+  addGuard(plan, 'target-is-symlink', { subject: target });
+  if (!bind.stack) addGuard(plan, 'target-is-mount-point', { subject: target });
   plan.add(calls.move_mount, [tree, '', at, '', k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH], {
     undo: true,
     subject: target,
@@ -149,80 +153,66 @@ function bindPlan(bind: Bind): BindPlan {
 }
 
 /** Returns true when one of source and target is a directory and the other is not. */
-function* areUnlike(bind: Bind): Dialogue<boolean> {
+function* areUnlike(bind: Bind): Task<boolean> {
   const plan = new Plan();
-  const source = addLook(plan, bind.source);
+  const source = addStat(plan, bind.source);
   if (bind.namespace !== undefined) addJoin(plan, bind.namespace);
-  const target = addLook(plan, bind.target, { flags: k.AT_SYMLINK_NOFOLLOW });
+  const target = addStat(plan, bind.target, { flags: k.AT_SYMLINK_NOFOLLOW });
   const outcome = yield* ask(plan);
-  const isDirectory = (step: Step) => readLook(step, outcome).type === k.S_IFDIR;
+  const isDirectory = (step: Step) => readStat(step, outcome).type === k.S_IFDIR;
   return !(outcome instanceof StepFailure) && isDirectory(source) !== isDirectory(target);
+}
+
+/** The rules of a bind. The others are those of any call. */
+function findVerdict(bind: Bind, failure: StepFailure, name: string, differ: boolean): Verdict | undefined {
+  const { errno, step, guard } = failure;
+  if (guard === 'target-is-mount-point') {
+    return { reason: 'target-mounted', what: `${name} is already a mount point` };
+  }
+  if (guard === 'target-is-symlink') return { reason: 'target-symlink', what: `${name} is a symbolic link` };
+  if (step?.call === calls.open_tree && errno === e.EINVAL) {
+    return {
+      reason: 'source-unbindable',
+      what: text`${name} cannot be bound: its mount is unbindable, belongs to another namespace, or hides a directory that only ${option('recursive')} would show`,
+    };
+  }
+  if (step?.call === calls.move_mount && differ) {
+    return {
+      reason: 'target-mismatch',
+      what: `one of the source ${quotePath(bind.source)} and ${name} is a directory, and the other is not`,
+    };
+  }
+  if (step?.call === calls.open_tree && errno === e.ENOSPC) return outOfNamespaces;
+  if (errno === e.EPERM) {
+    return { reason: 'no-privilege', what: 'this process may not bind: it lacks CAP_SYS_ADMIN in its user namespace' };
+  }
+  return undefined;
 }
 
 /** Returns the error that explains a failed bind. Pure. */
 function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayError {
-  const { errno, step, undoErrno } = failure;
-  const subject = step?.options.subject;
-  const name = `the ${subject?.role ?? 'target'} ${quotePath(subject?.path ?? bind.target)}`;
-  const call = step === undefined ? 'the call' : formatStep(failure.plan, step);
-  const verdict = (): Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'> => {
-    if (step?.call === calls.statx) {
-      if (errno === e.EBUSY) return { reason: 'target-mounted', what: `${name} is a mount point already` };
-      if (errno === e.ELOOP) return { reason: 'target-symlink', what: `${name} is a symbolic link` };
-    }
-    if (step?.call === calls.open_tree && errno === e.EINVAL) {
-      return {
-        reason: 'source-unbindable',
-        what: `${name} is on a mount that cannot be bound: it is unbindable, or belongs to another namespace, or hides something that only \`recursive\` would show`,
-      };
-    }
-    if (step?.call === calls.move_mount && differ) {
-      return {
-        reason: 'target-mismatch',
-        what: `of the source ${quotePath(bind.source)} and ${name}, one is a directory and the other is not`,
-      };
-    }
-    if (errno === e.ENOENT) {
-      return subject?.role === 'source'
-        ? { reason: 'path-missing', what: `${name} does not exist` }
-        : { reason: 'target-missing', what: `${name} does not exist`, hint: 'create it' };
-    }
-    if (errno === e.EPERM) {
-      return {
-        reason: 'no-privilege',
-        what: `this process may not bind: it lacks CAP_SYS_ADMIN in its user namespace`,
-      };
-    }
-    if (errno === e.ENOSYS) {
-      return {
-        reason: 'option-unsupported',
-        what:
-          step?.call === calls.mount_setattr
-            ? 'this kernel cannot change the attributes of a bind: mount_setattr(2) comes with Linux 5.12'
-            : 'this kernel cannot bind by descriptor: open_tree(2) comes with Linux 5.2',
-        hint: 'use a newer kernel',
-      };
-    }
-    if (step?.call === calls.open_tree && errno === e.ENOSPC) return outOfNamespaces;
-    if (e.isOutOfDescriptors(errno))
-      return { reason: 'out-of-descriptors', what: `no descriptor is left to bind ${name}` };
-    const cause = e.unreachable[errno];
-    if (cause !== undefined) return { reason: 'path-inaccessible', what: `${name} cannot be reached: ${cause}` };
-    return {
-      reason: 'unexplained',
-      what: `the kernel refused to bind at ${quotePath(bind.target)}: ${call} failed, and nothing known explains it`,
-    };
-  };
+  const { errno, step, guard, undoErrno, plan } = failure;
+  const { role = 'target', path = bind.target } = step?.options.subject ?? {};
+  const name = `the ${role} ${quotePath(path)}`;
+  const detail = step === undefined ? '' : `: ${formatStep(plan, step)} failed, and no known cause matches`;
+  const missing = role === 'source' ? 'path-missing' : 'target-missing';
+  const common = explainErrno(errno, {
+    name,
+    purpose: `bind at ${quotePath(bind.target)}`,
+    syscall: step?.call.name,
+    missing,
+  });
   return new OverlayError({
-    errno,
-    path: pathString(subject?.path ?? bind.target),
-    syscall: step === undefined || step.call === calls.statx ? undefined : systemCallOf(step),
-    ...verdict(),
-    leftover: undoErrno === 0 ? undefined : `what was bound could not be unmounted again (errno ${undoErrno})`,
+    errno: failure.shownErrno,
+    path: pathString(path),
+    syscall: step === undefined || guard !== undefined ? undefined : systemCallOf(step),
+    ...(common.reason === 'unexplained' ? { ...common, what: text`${common.what}${detail}` } : common),
+    ...findVerdict(bind, failure, name, differ),
+    leftover: undoErrno === 0 ? undefined : `the bind mount could not be unmounted again (errno ${undoErrno})`,
   });
 }
 
-function* bound(source: PathLike, target: PathLike, options: BindOptions | undefined): Dialogue<Mount> {
+function* bound(source: PathLike, target: PathLike, options: BindOptions | undefined): Task<Mount> {
   const checked = check(source, target, options);
   const { target: path, namespace, signal } = checked;
   const { plan, id } = bindPlan(checked);
@@ -243,10 +233,10 @@ function* bound(source: PathLike, target: PathLike, options: BindOptions | undef
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
 export async function bind(source: PathLike, target: PathLike, options?: BindOptions): Promise<Mount> {
-  return hold(bound(source, target, options));
+  return run(bound(source, target, options));
 }
 
 /** The synchronous form of `bind`. */
 export function bindSync(source: PathLike, target: PathLike, options?: BindOptions): Mount {
-  return holdSync(bound(source, target, options));
+  return runSync(bound(source, target, options));
 }

@@ -1,18 +1,19 @@
 /** Changes to an existing mount: attach it, clone it, make it read-only, or replace another mount with it. */
-
 import { checkBoolean, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
-import { invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
+import { invalidArgumentValue, OverlayError } from '../errors.js';
 import type { Holder, Holders } from '../holder.js';
+import { holdersText } from '../holders/text.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, askTolerant, type Dialogue } from '../kernel/dialogue.js';
 import { formatStep, systemCallOf } from '../kernel/format.js';
-import { addLook, lookSync, readLook, readMountId, readMountIds, STATX_OUTPUT } from '../kernel/look.js';
+import { addGuard, addMountGuard } from '../kernel/guards.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Text } from '../kernel/plan.js';
-import { type Path, type PathLike, pathString, quotePath, withoutTrailingSlashes } from '../paths.js';
-import { holdersText } from './holder-text.js';
+import { addStat, readMountId, readMountIds, readStat, STATX_OUTPUT, statPathSync } from '../kernel/stat.js';
+import { ask, askTolerant, type Task } from '../kernel/task.js';
+import { type Mounted, mountIdMask } from '../mount-table/identity.js';
+import { listRaw } from '../mount-table/table.js';
 import {
   addJoin,
   checkNamespace,
@@ -21,13 +22,14 @@ import {
   type NamespaceLike,
   outOfNamespaces,
   toTarget,
-} from './mount-namespace.js';
-import { idHalves, type Mounted, mountIdMask } from './mounted.js';
-import { listRaw } from './table.js';
+} from '../namespaces/mount-namespace.js';
+import { type Path, type PathLike, pathString, quotePath, withoutTrailingSlashes } from '../paths.js';
+import { text } from '../text.js';
+import { explainErrno, replacedMount, type Verdict } from '../verdicts.js';
 
 /** Options for attaching a detached mount. */
 export interface AttachOptions {
-  /** Allows a target that is a mount point already, and covers that mount. Default false: such a target is an error. */
+  /** Allows a target that is already a mount point, and covers that mount. Default false: such a target is an error. */
   stack?: boolean;
   /** The mount namespace of the target, which is then an absolute path in it. Default: the caller's. */
   namespace?: NamespaceLike;
@@ -53,74 +55,52 @@ function addRoot(plan: Plan, { held, path, id, namespace }: Mounted & Id): Descr
   if (namespace !== undefined) addJoin(plan, namespace);
   const subject = { role: 'target', path } as const;
   const root = plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_PATH | k.O_NOFOLLOW | k.O_CLOEXEC, 0], { subject });
-  plan.add(calls.statx, [root, '', k.AT_EMPTY_PATH, mountIdMask(id), 0, ...idHalves(id)], { subject });
+  plan.add(calls.statx, [root, '', k.AT_EMPTY_PATH, mountIdMask(id)], { subject });
+  addMountGuard(plan, id, { subject });
   return root;
 }
 
 const shownAs = ({ held, path }: Mounted): string =>
   held === undefined ? `the mount at ${quotePath(path)}` : `the detached mount of descriptor ${held.descriptor}`;
 
-type Verdict = Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'>;
-
 /** Returns the explanation of an error that each of these changes can fail with. */
-function commonVerdict(mounted: Mounted, { errno, step }: StepFailure): Verdict | undefined {
+function commonVerdict(mounted: Mounted, { errno, step, guard, plan }: StepFailure): Verdict {
   const shown = shownAs(mounted);
-  if (step?.call === calls.statx && errno === e.ESTALE) {
-    return {
-      reason: 'not-mounted',
-      what: `what is at ${quotePath(mounted.path)} is not the mount that was made here any more`,
-    };
-  }
-  if (errno === e.ENOENT && step?.call === calls.openat2) {
-    const path = step.options.subject?.path ?? mounted.path;
-    return { reason: 'target-missing', what: `the target ${quotePath(path)} does not exist`, hint: 'create it' };
-  }
+  if (guard === 'mount-is-another') return replacedMount(mounted.path);
   if (errno === e.EBADF) return { reason: 'not-mounted', what: `${shown} has been unmounted` };
-  if (errno === e.EPERM) {
-    return mounted.isRootless
-      ? {
-          reason: 'no-privilege',
-          what: `${shown} belongs to a user namespace of its own, in which this process is not`,
-          hint: 'use it by its `path`; programs see it at a place of their own by `spawn`',
-        }
-      : { reason: 'no-privilege', what: 'this process lacks CAP_SYS_ADMIN in its user namespace' };
-  }
-  if (step?.call === calls.open_tree && errno === e.ENOSPC) return outOfNamespaces;
-  if (e.isOutOfDescriptors(errno)) {
-    return { reason: 'out-of-descriptors', what: `no descriptor is left to take hold of ${shown}` };
-  }
-  if (errno === e.ENOSYS) {
+  if (errno === e.EPERM && mounted.isRootless) {
     return {
-      reason: 'option-unsupported',
-      what: `this kernel has no ${step?.call.name}(2)`,
-      hint: 'use a newer kernel',
+      reason: 'no-privilege',
+      what: `${shown} belongs to a user namespace of its own, and this process is not in it`,
+      hint: 'use its `path`, or show it to a program with `spawn`',
     };
   }
-  return undefined;
+  if (errno === e.EPERM)
+    return { reason: 'no-privilege', what: 'this process lacks CAP_SYS_ADMIN in its user namespace' };
+  if (step?.call === calls.open_tree && errno === e.ENOSPC) return outOfNamespaces;
+  const name = `the target ${quotePath(step?.options.subject?.path ?? mounted.path)}`;
+  const detail = step === undefined ? '' : `: ${formatStep(plan, step)} failed, and no known cause matches`;
+  const purpose = `change ${shown}`;
+  const verdict = explainErrno(errno, { name, purpose, syscall: step?.call.name, missing: 'target-missing' });
+  return verdict.reason === 'unexplained' ? { ...verdict, what: text`${verdict.what}${detail}` } : verdict;
 }
 
 function toError(
   mounted: Mounted,
   failure: StepFailure,
-  own: (failure: StepFailure) => Verdict | undefined,
+  own: (failure: StepFailure) => Verdict | undefined = () => undefined,
 ): OverlayError {
-  const { errno, step, undoErrno } = failure;
-  const outside = explainJoin(failure);
-  if (outside !== undefined) return outside;
-  const call = step === undefined ? 'the call' : formatStep(failure.plan, step);
-  const verdict = own(failure) ??
-    commonVerdict(mounted, failure) ?? {
-      reason: 'unexplained',
-      what: `the kernel refused to change ${shownAs(mounted)}: ${call} failed, and nothing known explains it`,
-    };
-  const isGuard = step === undefined || step.call === calls.statx;
-  return new OverlayError({
-    errno: errno === e.ESTALE ? e.EINVAL : errno,
-    syscall: isGuard ? undefined : systemCallOf(step),
-    path: pathString(step?.options.subject?.path ?? mounted.path),
-    ...verdict,
-    leftover: undoErrno === 0 ? undefined : `what was done could not be undone (errno ${undoErrno})`,
-  });
+  const { step, guard, undoErrno } = failure;
+  return (
+    explainJoin(failure) ??
+    new OverlayError({
+      errno: failure.shownErrno,
+      syscall: step === undefined || guard !== undefined ? undefined : systemCallOf(step),
+      path: pathString(step?.options.subject?.path ?? mounted.path),
+      ...(own(failure) ?? commonVerdict(mounted, failure)),
+      leftover: undoErrno === 0 ? undefined : `its effects could not be undone (errno ${undoErrno})`,
+    })
+  );
 }
 
 const attachNames: ReadonlySet<string> = new Set(['stack', 'namespace']);
@@ -130,32 +110,34 @@ export function* attach(
   mounted: Mounted & Id,
   target: PathLike,
   options: AttachOptions | undefined,
-): Dialogue<Mounted & Id> {
+): Task<Mounted & Id> {
   const given = toOptions(options, attachNames);
   const stack = checkBoolean(given.stack, 'stack') ?? false;
   const namespace = checkNamespace(given.namespace);
   const path = withoutTrailingSlashes(toTarget(target, namespace));
   if (mounted.held === undefined) {
     yield* refuseGone(mounted);
-    throw invalidArgumentValue('target', target, `cannot be attached to: ${shownAs(mounted)} has a place already`);
+    throw invalidArgumentValue('target', target, `cannot take another mount: ${shownAs(mounted)} is already attached`);
   }
   const plan = new Plan();
   if (namespace !== undefined) addJoin(plan, namespace);
   const subject = { role: 'target', path } as const;
   const flags = k.O_PATH | k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC;
   const at = plan.add(calls.openat2, [k.AT_FDCWD, path, flags, 0], { subject });
-  const refused = stack ? 0 : k.STATX_ATTR_MOUNT_ROOT;
-  plan.add(calls.statx, [at, '', k.AT_EMPTY_PATH, k.STATX_TYPE, refused], { subject });
+  if (!stack) {
+    plan.add(calls.statx, [at, '', k.AT_EMPTY_PATH, k.STATX_TYPE], { subject });
+    addGuard(plan, 'target-is-mount-point', { subject });
+  }
   addMove(plan, mounted.held.descriptor, at, 0, { undo: true, subject });
   const outcome = yield* ask(plan);
   if (!(outcome instanceof StepFailure)) return { ...mounted, held: undefined, path, namespace };
   const isLink = outcome.errno === e.ENOTDIR && (yield* isSymbolicLink(path, namespace));
-  throw toError(mounted, outcome, ({ step, errno }) => {
+  throw toError(mounted, outcome, ({ step, errno, guard }) => {
     if (step?.call === calls.openat2 && isLink) {
       return { reason: 'target-symlink', what: `the target ${quotePath(path)} is a symbolic link` };
     }
-    if (step?.call === calls.statx && errno === e.EBUSY) {
-      return { reason: 'target-mounted', what: `the target ${quotePath(path)} is a mount point already` };
+    if (guard === 'target-is-mount-point') {
+      return { reason: 'target-mounted', what: `the target ${quotePath(path)} is already a mount point` };
     }
     if (step?.call === calls.openat2 && (errno === e.ENOTDIR || errno === e.ELOOP)) {
       return { reason: 'target-not-directory', what: `the target ${quotePath(path)} is not a directory` };
@@ -165,23 +147,24 @@ export function* attach(
 }
 
 /** Throws when an attached mount is no longer at its path. */
-function* refuseGone(mounted: Mounted & Id): Dialogue<void> {
+function* refuseGone(mounted: Mounted & Id): Task<void> {
   const plan = new Plan();
   addRoot(plan, mounted);
   const outcome = yield* ask(plan);
-  if (!(outcome instanceof StepFailure) || ![e.ESTALE, e.ENOENT, e.ENOTDIR, e.ELOOP].includes(outcome.errno)) return;
+  if (!(outcome instanceof StepFailure)) return;
+  if (outcome.guard === undefined && ![e.ENOENT, e.ENOTDIR, e.ELOOP].includes(outcome.errno)) return;
   throw toError(mounted, outcome, () => ({
     reason: 'not-mounted',
-    what: `${shownAs(mounted)} has been unmounted, or something covers it`,
+    what: `${shownAs(mounted)} has been unmounted, or another mount covers it`,
     hint: 'mount it again',
   }));
 }
 
-function* isSymbolicLink(path: Path, namespace: Namespace | undefined): Dialogue<boolean> {
+function* isSymbolicLink(path: Path, namespace: Namespace | undefined): Task<boolean> {
   const plan = new Plan();
   if (namespace !== undefined) addJoin(plan, namespace);
-  const look = addLook(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW });
-  return readLook(look, yield* askTolerant(plan)).type === k.S_IFLNK;
+  const look = addStat(plan, path, { flags: k.AT_SYMLINK_NOFOLLOW });
+  return readStat(look, yield* askTolerant(plan)).type === k.S_IFLNK;
 }
 
 function addMove(
@@ -196,7 +179,7 @@ function addMove(
 }
 
 /** Makes a second, detached mount of the same files: open_tree(2). */
-export function* clone(mounted: Mounted & Id): Dialogue<Mounted & Ids> {
+export function* clone(mounted: Mounted & Id): Task<Mounted & Ids> {
   const plan = new Plan();
   const root = addRoot(plan, mounted);
   const flags = k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC | k.AT_EMPTY_PATH;
@@ -209,7 +192,7 @@ export function* clone(mounted: Mounted & Id): Dialogue<Mounted & Ids> {
       step?.call === calls.open_tree && errno === e.EINVAL
         ? {
             reason: 'source-unbindable',
-            what: `${shownAs(mounted)} cannot be cloned: it is unbindable, or detached on a kernel before 6.15`,
+            what: `${shownAs(mounted)} cannot be cloned: it is unbindable, or it is detached and the kernel is older than 6.15`,
           }
         : undefined,
     );
@@ -223,7 +206,7 @@ export function* clone(mounted: Mounted & Id): Dialogue<Mounted & Ids> {
 const remountNames: ReadonlySet<string> = new Set(['readonly', 'readonlySuperblock']);
 
 /** Makes the mount, its superblock, or both read-only or writable. */
-export function* remount(mounted: Mounted & Id, options: RemountOptions | undefined): Dialogue<void> {
+export function* remount(mounted: Mounted & Id, options: RemountOptions | undefined): Task<void> {
   const given = toOptions(options, remountNames);
   const readonly = checkBoolean(given.readonly, 'readonly');
   const superblock = checkBoolean(given.readonlySuperblock, 'readonlySuperblock');
@@ -244,15 +227,15 @@ export function* remount(mounted: Mounted & Id, options: RemountOptions | undefi
     if (errno === e.EBUSY) {
       return {
         reason: 'mount-busy',
-        what: `${shownAs(mounted)} cannot become read-only: a file of it is open for writing`,
-        hint: 'close the files that are open for writing; `findHolders` tells whose they are',
+        what: `${shownAs(mounted)} cannot become read-only: a file in it is open for writing`,
+        hint: 'close the files that are open for writing; `findHolders` finds the processes',
       };
     }
     if (errno === e.EROFS) {
       return {
         reason: 'read-only',
-        what: `the superblock of ${shownAs(mounted)} cannot become writable: it has no upper that can be written`,
-        hint: 'mount again with an upperdir and a workdir that can be written',
+        what: `the superblock of ${shownAs(mounted)} cannot become writable: it has no writable upperdir`,
+        hint: 'mount again with a writable upperdir and workdir',
       };
     }
     return undefined;
@@ -263,12 +246,12 @@ export function* remount(mounted: Mounted & Id, options: RemountOptions | undefi
  * Throws when a mount has other mounts inside it, because these would be unmounted with it. A mount that covers it is
  * not inside it.
  */
-export function* refuseInside(mounted: Mounted & Id): Dialogue<void> {
+export function* refuseInside(mounted: Mounted & Id): Task<void> {
   const plan = new Plan();
   const root = addRoot(plan, mounted);
   const look = plan.add(calls.statx, [root, '', k.AT_EMPTY_PATH, k.STATX_MNT_ID], { output: STATX_OUTPUT });
   const outcome = yield* ask(plan);
-  if (outcome instanceof StepFailure) throw toError(mounted, outcome, () => undefined);
+  if (outcome instanceof StepFailure) throw toError(mounted, outcome);
   const own = readMountId(plan.stepOf(look), outcome);
   const table = yield* listRaw({
     namespace: mounted.namespace,
@@ -284,7 +267,7 @@ export function* refuseInside(mounted: Mounted & Id): Dialogue<void> {
   throw new OverlayError({
     errno: e.EBUSY,
     reason: 'mount-inside',
-    what: `${shownAs(mounted)} cannot be replaced, since what is mounted inside would go with it: ${holdersText(all)}`,
+    what: `${shownAs(mounted)} cannot be replaced, because the mounts inside it would be lost: ${holdersText(all)}`,
     path: pathString(mounted.path),
     holders: all,
   });
@@ -294,7 +277,7 @@ export function* refuseInside(mounted: Mounted & Id): Dialogue<void> {
  * Replaces a mount with a detached one in one step. The plan attaches the new mount beneath the old one
  * (MOVE_MOUNT_BENEATH, 6.5) and then detaches the old one. No process sees the place empty.
  */
-export function* takePlace(above: Mounted & Id, next: Mounted & Id): Dialogue<Mounted & Id> {
+export function* takePlace(above: Mounted & Id, next: Mounted & Id): Task<Mounted & Id> {
   if (above.held !== undefined || next.held === undefined) {
     throw new TypeError('only a mount that has a target can be replaced');
   }
@@ -303,7 +286,7 @@ export function* takePlace(above: Mounted & Id, next: Mounted & Id): Dialogue<Mo
   const subject = { role: 'target', path: above.path } as const;
   addMove(plan, next.held.descriptor, root, k.MOVE_MOUNT_BENEATH, { undo: true, subject });
   // The root's file descriptor names the mount, unless /proc belongs to another namespace or is not mounted.
-  const isByRoot = above.namespace === undefined && lookSync('/proc/self/fd').errno === 0;
+  const isByRoot = above.namespace === undefined && statPathSync('/proc/self/fd').errno === 0;
   const place: Text = isByRoot ? ['/proc/self/fd/', root] : above.path;
   const flags = isByRoot ? k.MNT_DETACH : k.MNT_DETACH | k.UMOUNT_NOFOLLOW;
   plan.add(calls.umount2, [place, flags], { subject });
@@ -315,8 +298,8 @@ export function* takePlace(above: Mounted & Id, next: Mounted & Id): Dialogue<Mo
     step?.call === calls.move_mount && errno === e.EINVAL
       ? {
           reason: 'option-unsupported',
-          what: `${shownAs(above)} cannot be replaced in one step: this kernel is older than 6.5, or the place is on a shared mount`,
-          hint: 'unmount it and mount the other; between the two, the place is empty',
+          what: `${shownAs(above)} cannot be replaced in one step: this kernel is older than 6.5, or the target is on a shared mount`,
+          hint: 'unmount it and mount the other one; in between, the target is empty',
         }
       : undefined,
   );

@@ -4,16 +4,16 @@
  * mounts, the copies would keep an overlay alive until the program ends, although no caller asked to show it there.
  */
 import { readFileSync } from 'node:fs';
+import { listProcesses, type Namespace, readNamespaces } from '../holders/namespaces.js';
+import { attempt, Patience } from '../holders/patience.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
+import { ask, type Task } from '../kernel/task.js';
+import type { Mounted } from '../mount-table/identity.js';
+import { addJoin } from '../namespaces/mount-namespace.js';
 import { isSamePath, type Path } from '../paths.js';
-import { addJoin } from './mount-namespace.js';
-import type { Mounted } from './mounted.js';
-import { listProcesses, type Namespace, readNamespaces } from './namespaces.js';
-import { attempt, Patience } from './search.js';
 
 /** How long to look through /proc, in ms. */
 const SEARCH = 100;
@@ -25,7 +25,7 @@ const MOST_PARENTS = 64;
  * Unmounts the copies of an overlay that programs have inherited at its former place. A program that shows the overlay
  * at a different place keeps it. Returns true when at least one copy was unmounted.
  */
-export function* dropInherited({ path, device }: Mounted): Dialogue<boolean> {
+export function* dropInherited({ path, device }: Mounted): Task<boolean> {
   if (device === undefined) return false;
   const shown = `${Math.floor(device / 2 ** 32)}:${device % 2 ** 32}`;
   const patience = new Patience(SEARCH);
@@ -40,7 +40,7 @@ export function* dropInherited({ path, device }: Mounted): Dialogue<boolean> {
   return hasDropped;
 }
 
-function* unmountIn({ pid }: Namespace, path: Path): Dialogue<boolean> {
+function* unmountIn({ pid }: Namespace, path: Path): Task<boolean> {
   const plan = new Plan();
   addJoin(plan, `/proc/${pid}/ns/mnt`);
   plan.add(calls.umount2, [path, k.MNT_DETACH | k.UMOUNT_NOFOLLOW]);

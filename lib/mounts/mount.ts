@@ -1,13 +1,13 @@
 /** A mount that this library has made. */
 import { type InspectOptions, inspect } from 'node:util';
 import { OverlayError } from '../errors.js';
-import { type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
 import { close, closeWith } from '../kernel/held.js';
+import { SharedLock } from '../kernel/shared-lock.js';
+import { run, runSync, type Task } from '../kernel/task.js';
+import type { Mounted } from '../mount-table/identity.js';
 import { type PathLike, pathString, toBytes } from '../paths.js';
 import { Attempts } from './attempts.js';
 import { type AttachOptions, attach, clone, type RemountOptions, remount } from './change.js';
-import type { Mounted } from './mounted.js';
-import { Turns } from './turns.js';
 import { checkMountUnmountOptions, type MountUnmountOptions, unmountMounted, withoutEndlessWait } from './unmount.js';
 
 const forgottenText = (descriptor: number): string =>
@@ -16,24 +16,18 @@ const forgottenText = (descriptor: number): string =>
 /** Returns true when the error says that a clone or an open file may still need the workdir of a disposed mount. */
 const isLeftInUse = (error: unknown): boolean => error instanceof OverlayError && error.reason === 'work-in-use';
 
-/** Returns the internal description of a mount, for the library's other functions. */
-export let mountedOf: (mount: Mount) => Identified;
-
 type Identified = Mounted & { readonly id: number };
 
-/** Calls a function that uses the mount; no other call ends the mount meanwhile. `useSync` is the synchronous form. */
-export let use: <T>(mount: Mount, perform: (mounted: Identified) => Promise<T>) => Promise<T>;
-export let useSync: <T>(mount: Mount, perform: (mounted: Identified) => T) => T;
+/** The parts of a mount for the library's other functions. */
+export interface MountInternals {
+  readonly mounted: Identified;
+  /** Shared by calls that use the mount. A call that ends the mount, or makes the object stand for another, has it alone. */
+  readonly lock: SharedLock;
+  /** Makes the object stand for a mount at another path, or for another mount. */
+  replaceState(target: PathLike | undefined, mounted: Identified): void;
+}
 
-/**
- * Calls a function that makes the object stand for another mount, while no other call uses it. `changeSync` is the
- * synchronous form.
- */
-export let change: (mount: Mount, perform: () => Promise<void>) => Promise<void>;
-export let changeSync: (mount: Mount, perform: () => void) => void;
-
-/** Makes the object stand for a mount that has moved to another place, or for another mount. */
-export let become: (mount: Mount, target: PathLike | undefined, mounted: Identified) => void;
+export let internalsOf: (mount: Mount) => MountInternals;
 
 /**
  * A mount in the namespace of the thread that made it, or a detached mount, which is in no namespace. An attached mount
@@ -56,21 +50,22 @@ export class Mount {
 
   #target: PathLike | undefined;
   #mounted: Identified;
-  readonly #turns = new Turns();
-  readonly #attempts = new Attempts(this.#turns);
+  readonly #lock = new SharedLock();
+  readonly #attempts = new Attempts(this.#lock);
 
   static {
-    mountedOf = (mount) => mount.#mounted;
-    use = (mount, perform) => mount.#turns.use(() => perform(mount.#mounted));
-    useSync = (mount, perform) => mount.#turns.useSync(() => perform(mount.#mounted));
-    change = (mount, perform) => mount.#turns.end(perform);
-    changeSync = (mount, perform) => mount.#turns.endSync(perform);
-    become = (mount, target, mounted) => {
-      const { held } = mount.#mounted;
-      mount.#target = target;
-      mount.#mounted = mounted;
-      if (held !== undefined) close(held);
-    };
+    internalsOf = (mount) => ({
+      mounted: mount.#mounted,
+      lock: mount.#lock,
+      replaceState: (target, mounted) => mount.#replaceState(target, mounted),
+    });
+  }
+
+  #replaceState(target: PathLike | undefined, mounted: Identified): void {
+    const { held } = this.#mounted;
+    this.#target = target;
+    this.#mounted = mounted;
+    if (held !== undefined) close(held);
   }
 
   /** @internal */
@@ -128,7 +123,7 @@ export class Mount {
    * @throws {OverlayError} as `unmount`
    */
   async unmount(options?: MountUnmountOptions): Promise<void> {
-    return hold(this.#unmount(checkMountUnmountOptions(options)));
+    return run(this.#unmount(checkMountUnmountOptions(options)));
   }
 
   /**
@@ -138,10 +133,10 @@ export class Mount {
    * replacement, is pending
    */
   unmountSync(options?: MountUnmountOptions): void {
-    holdSync(this.#unmount(withoutEndlessWait(checkMountUnmountOptions(options))));
+    runSync(this.#unmount(withoutEndlessWait(checkMountUnmountOptions(options))));
   }
 
-  *#unmount(options: MountUnmountOptions): Dialogue<void> {
+  *#unmount(options: MountUnmountOptions): Task<void> {
     yield* unmountMounted(() => this.#mounted, options, this.#attempts);
   }
 
@@ -153,12 +148,19 @@ export class Mount {
    * `'no-privilege'`, `'not-mounted'`, `'namespace-missing'` or `'namespace-denied'`
    */
   async attach(target: PathLike, options?: AttachOptions): Promise<void> {
-    await this.#turns.end(async () => become(this, target, await hold(attach(this.#mounted, target, options))));
+    await run(this.#attach(target, options));
   }
 
   /** The synchronous form of `attach`. */
   attachSync(target: PathLike, options?: AttachOptions): void {
-    this.#turns.endSync(() => become(this, target, holdSync(attach(this.#mounted, target, options))));
+    runSync(this.#attach(target, options));
+  }
+
+  #attach(target: PathLike, options: AttachOptions | undefined): Task<void> {
+    const self = this;
+    return this.#lock.exclude(function* () {
+      self.#replaceState(target, yield* attach(self.#mounted, target, options));
+    });
   }
 
   /**
@@ -168,15 +170,12 @@ export class Mount {
    * @throws {OverlayError} `reason` is `'source-unbindable'`, `'not-mounted'` or `'no-privilege'`
    */
   async clone(): Promise<Mount> {
-    return new Mount(undefined, await use(this, (mounted) => hold(clone(mounted))));
+    return new Mount(undefined, await run(this.#share(clone)));
   }
 
   /** The synchronous form of `clone`. */
   cloneSync(): Mount {
-    return new Mount(
-      undefined,
-      useSync(this, (mounted) => holdSync(clone(mounted))),
-    );
+    return new Mount(undefined, runSync(this.#share(clone)));
   }
 
   /**
@@ -186,12 +185,17 @@ export class Mount {
    * upper that can be written, `'not-mounted'` or `'no-privilege'`
    */
   async remount(options: RemountOptions): Promise<void> {
-    await use(this, (mounted) => hold(remount(mounted, options)));
+    await run(this.#share((mounted) => remount(mounted, options)));
   }
 
   /** The synchronous form of `remount`. */
   remountSync(options: RemountOptions): void {
-    useSync(this, (mounted) => holdSync(remount(mounted, options)));
+    runSync(this.#share((mounted) => remount(mounted, options)));
+  }
+
+  /** Runs a function that uses the mount; no other call ends the mount meanwhile. */
+  #share<T>(body: (mounted: Identified) => Task<T>): Task<T> {
+    return this.#lock.share(() => body(this.#mounted));
   }
 
   /** Unmounts at the end of an `await using` block, as `unmount()`. Also removes a workdir that `create` has made. */

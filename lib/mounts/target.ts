@@ -2,27 +2,22 @@
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { S_IFLNK } from '../kernel/constants.js';
-import type { Found } from '../kernel/look.js';
+import type { StatResult } from '../kernel/stat.js';
 import { type Path, pathString, quotePath } from '../paths.js';
+import { explainErrno } from '../verdicts.js';
 
-/** Returns the error that explains why a path is not a usable mount point. The look must not follow links. Pure. */
-export function explainTarget(path: Path, { errno, type }: Found): OverlayError {
-  const shown = quotePath(path);
-  const fields = { errno: errno || e.EINVAL, path: pathString(path), ...(errno !== 0 && { syscall: 'statx' }) };
-  if (errno === e.ENOENT) {
-    return new OverlayError({
-      ...fields,
-      reason: 'target-missing',
-      what: `the target ${shown} does not exist`,
-      hint: 'check the path',
-    });
-  }
-  if (errno !== 0) {
-    return new OverlayError({ ...fields, reason: 'path-inaccessible', what: `the target ${shown} cannot be reached` });
-  }
-  if (type === S_IFLNK) {
-    const what = `the target ${shown} is a symbolic link`;
-    return new OverlayError({ ...fields, reason: 'target-symlink', what });
-  }
-  return new OverlayError({ ...fields, reason: 'not-mounted', what: `the target ${shown} is not a mount point` });
+/** Returns the error that explains why a path is not a usable mount point. `found` must not follow links. Pure. */
+export function explainTarget(path: Path, { errno, type }: StatResult): OverlayError {
+  const name = `the target ${quotePath(path)}`;
+  const syscall = errno === 0 ? undefined : 'statx';
+  return new OverlayError({
+    errno: errno || e.EINVAL,
+    path: pathString(path),
+    syscall,
+    ...(errno !== 0
+      ? explainErrno(errno, { name, purpose: `look at ${quotePath(path)}`, syscall, missing: 'target-missing' })
+      : type === S_IFLNK
+        ? { reason: 'target-symlink', what: `${name} is a symbolic link` }
+        : { reason: 'not-mounted', what: `${name} is not a mount point` }),
+  });
 }

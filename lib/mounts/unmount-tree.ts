@@ -1,17 +1,17 @@
 /** unmountTree: unmounts all mounts below a directory, deepest first. */
-
 import { realpathSync } from 'node:fs';
 import { checkMilliseconds, checkSignal, toBooleanOptions } from '../arguments.js';
 import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
+import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync, pause } from '../kernel/dialogue.js';
-import { lookSync } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import { Slices } from '../kernel/slices.js';
+import { statPathSync } from '../kernel/stat.js';
+import { ask, pause, run, runSync, type Task } from '../kernel/task.js';
+import { type MountinfoLine, readTable } from '../mount-table/mountinfo.js';
 import { type Path, type PathLike, toAbsolute, toBytes, toPath, withoutTrailingSlashes } from '../paths.js';
 import { isBusy, Pauses } from './attempts.js';
-import { type MountinfoLine, readTable } from './mountinfo.js';
 import { explainTarget } from './target.js';
 import { addUnmount, explain, explainUnmount, identify, searchBusy, withoutEndlessWait } from './unmount.js';
 
@@ -37,7 +37,7 @@ type Row = Pick<MountinfoLine, 'id' | 'parent' | 'target'>;
  * Sorts the mounts of a tree so that each can be unmounted by its path: a mount that is inside or over another comes
  * first. In bulk, returns only the mounts whose unmount takes all the others along. Pure.
  */
-function* inOrder(wanted: readonly Row[], bulk: boolean): Dialogue<Row[]> {
+function* inOrder(wanted: readonly Row[], bulk: boolean): Task<Row[]> {
   const slices = new Slices();
   const ids = new Set(wanted.map(({ id }) => id));
   const children = new Map<number, Row[]>();
@@ -68,7 +68,7 @@ function* inOrder(wanted: readonly Row[], bulk: boolean): Dialogue<Row[]> {
 }
 
 /** Returns the mounts at and below a directory. All paths are as in the mount table. */
-function listBelow(directory: string): Dialogue<Row[]> {
+function listBelow(directory: string): Task<Row[]> {
   return readTable(({ id, parent, target }) =>
     target === directory || target.startsWith(`${directory}/`) ? { id, parent, target } : undefined,
   );
@@ -76,7 +76,7 @@ function listBelow(directory: string): Dialogue<Row[]> {
 
 /** Returns the path as it is in the mount table. */
 function realPath(path: Path): string {
-  const found = lookSync(path, { flags: k.AT_SYMLINK_NOFOLLOW });
+  const found = statPathSync(path, { flags: k.AT_SYMLINK_NOFOLLOW });
   if (found.errno !== 0 || found.type === k.S_IFLNK) throw explainTarget(path, found);
   return realpathSync(Buffer.from(toBytes(path)), { encoding: 'latin1' });
 }
@@ -116,7 +116,7 @@ class Tree {
     if (this.#directory === '/') throw invalidArgumentValue('target', target, 'must not be the root directory');
   }
 
-  *unmount(): Dialogue<number> {
+  *unmount(): Task<number> {
     let unseen: Pauses | undefined;
     for (;;) {
       const rows = yield* listBelow(this.#directory);
@@ -142,7 +142,7 @@ class Tree {
    * Unmounts the mounts in order. Returns `'again'` when some were gone, because other processes may unmount the same
    * mounts; the table must then be read again.
    */
-  *#unmountEach(rows: readonly Row[]): Dialogue<Obstacle | 'again' | undefined> {
+  *#unmountEach(rows: readonly Row[]): Task<Obstacle | 'again' | undefined> {
     let tries = 0;
     let isMissed = false;
     for (let at = 0; at < rows.length; ) {
@@ -156,7 +156,8 @@ class Tree {
         continue;
       }
       if (this.#signal && outcome.cancelled) throw abortError(this.#signal);
-      const done = plan.steps.indexOf(outcome.step as Step) >> 1; // two steps for each mount
+      const before = plan.steps.slice(0, plan.steps.indexOf(outcome.step as Step));
+      const done = before.filter(({ call }) => call === calls.umount2).length;
       if (done > 0) tries = 0;
       at += done;
       const row = rows[at] as Row;
@@ -174,7 +175,7 @@ class Tree {
   }
 
   /** Returns the error that explains the failure; undefined when the mount has gone meanwhile. */
-  *#explain({ row, failure }: Obstacle): Dialogue<OverlayError | undefined> {
+  *#explain({ row, failure }: Obstacle): Task<OverlayError | undefined> {
     const mounted = toMounted(row);
     const holders = isBusy(failure) ? yield* searchBusy(mounted, {}) : undefined;
     const left = yield* listBelow(this.#directory);
@@ -187,7 +188,7 @@ class Tree {
   }
 }
 
-function* unmountBelow(target: PathLike, options: UnmountTreeOptions): Dialogue<number> {
+function* unmountBelow(target: PathLike, options: UnmountTreeOptions): Task<number> {
   return yield* new Tree(target, options).unmount();
 }
 
@@ -209,10 +210,10 @@ function check(options: UnmountTreeOptions | undefined): UnmountTreeOptions {
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
 export async function unmountTree(target: PathLike, options?: UnmountTreeOptions): Promise<number> {
-  return hold(unmountBelow(target, check(options)));
+  return run(unmountBelow(target, check(options)));
 }
 
 /** The synchronous form of `unmountTree`. */
 export function unmountTreeSync(target: PathLike, options?: UnmountTreeOptions): number {
-  return holdSync(unmountBelow(target, withoutEndlessWait(check(options))));
+  return runSync(unmountBelow(target, withoutEndlessWait(check(options))));
 }

@@ -1,17 +1,24 @@
 /** Unmounts: umount2(2), the meaning of its errnos, and the work directory that an overlay leaves behind. */
-
 import { checkMilliseconds, checkSignal, toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
-import { conflictingOptions, OverlayError, type OverlayErrorFields } from '../errors.js';
+import { conflictingOptions, OverlayError } from '../errors.js';
 import type { Holders } from '../holder.js';
+import { searchHolders } from '../holders/search-mounts.js';
+import { holdersText } from '../holders/text.js';
+import { deviceOf, seeMounts } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync } from '../kernel/dialogue.js';
+import { addMountGuard } from '../kernel/guards.js';
 import { type Held, take } from '../kernel/held.js';
-import { addLook, type Found, lookSync, readLook } from '../kernel/look.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
+import { addStat, readStat, type StatResult, statPathSync } from '../kernel/stat.js';
+import { ask, run, runSync, type Task } from '../kernel/task.js';
 import { findOption, shownLayers } from '../mount-strings.js';
+import { type Mounted, mountIdMask } from '../mount-table/identity.js';
+import type { RawMount } from '../mount-table/raw-mount.js';
+import { type FindQuery, findRaw } from '../mount-table/table.js';
+import { addJoin, checkNamespace, explainJoin, type NamespaceLike, toTarget } from '../namespaces/mount-namespace.js';
 import {
   goesByDescriptors,
   isAbsolute,
@@ -22,14 +29,9 @@ import {
   withoutTrailingSlashes,
 } from '../paths.js';
 import { todoOf } from '../reasons.js';
+import { either, option, type Text, text } from '../text.js';
+import { explainErrno, replacedMount, type Verdict } from '../verdicts.js';
 import { Attempts, isBusy, type Waiting } from './attempts.js';
-import { holdersText } from './holder-text.js';
-import { deviceOf, seeMounts } from './in-use.js';
-import { addJoin, checkNamespace, explainJoin, type NamespaceLike, toTarget } from './mount-namespace.js';
-import { idHalves, type Mounted, mountIdMask } from './mounted.js';
-import type { RawMount } from './raw-mount.js';
-import { searchHolders } from './search-holders.js';
-import { type FindQuery, findRaw } from './table.js';
 import { removeWork } from './work-removal.js';
 
 /** Options for unmounting: the flags of umount2(2), and the treatment of what an overlay leaves behind. */
@@ -84,13 +86,13 @@ function checkUnmountOptions(options: UnmountOptions | undefined, known: Readonl
   checkSignal(checked.signal);
   if (checkNamespace(checked.namespace) !== undefined && checked.removeWork) {
     throw conflictingOptions(
-      '"removeWork" cannot go with "namespace": the workdir may have another path there, or none',
+      text`${option('removeWork')} and ${option('namespace')} exclude each other: the workdir may have another path there, or none`,
       'leave one of the two out',
     );
   }
   if (checked.detach && checked.removeWork) {
     throw conflictingOptions(
-      '"removeWork" cannot go with "detach": a detached overlay may still use its workdir',
+      text`${option('removeWork')} and ${option('detach')} exclude each other: a detached overlay may still use its workdir`,
       'leave one of the two out',
     );
   }
@@ -115,7 +117,8 @@ function lookFlags(options: UnmountOptions): number {
 export function addUnmount(plan: Plan, mounted: Mounted, options: UnmountOptions): void {
   if (mounted.id !== undefined) {
     const { id, path } = mounted;
-    plan.add(calls.statx, [k.AT_FDCWD, path, lookFlags(options), mountIdMask(id), 0, ...idHalves(id)]);
+    plan.add(calls.statx, [k.AT_FDCWD, path, lookFlags(options), mountIdMask(id)]);
+    addMountGuard(plan, id);
   }
   const flags =
     (options.force ? k.MNT_FORCE : 0) |
@@ -144,7 +147,7 @@ function addClose(plan: Plan, held: Held): void {
 function* findWorkdir(
   { path, namespace }: Mounted,
   options: UnmountOptions,
-): Dialogue<Pick<Mounted, 'workdir' | 'device'> | undefined> {
+): Task<Pick<Mounted, 'workdir' | 'device'> | undefined> {
   const mount = yield* findMountAt({ path, namespace, isExact: true, flags: lookFlags(options) });
   if (mount?.type !== 'overlay') return undefined;
   const text = findOption(Buffer.from(mount.options, 'latin1'), 'workdir');
@@ -161,13 +164,13 @@ function* findWorkdir(
   throw new OverlayError({
     errno: e.EINVAL,
     reason: 'work-unknown',
-    what: `the mount table shows the workdir of ${quotePath(path)} as ${quotePath(text)}, which can mean more than one directory`,
+    what: `the mount table shows the workdir of ${quotePath(path)} as ${quotePath(text)}, which can mean several directories`,
     path: pathString(path),
   });
 }
 
 /** Returns undefined when nothing is at the path. The unmount then fails and reports this. */
-function* findMountAt(query: FindQuery): Dialogue<RawMount | undefined> {
+function* findMountAt(query: FindQuery): Task<RawMount | undefined> {
   try {
     return yield* findRaw(query);
   } catch (error) {
@@ -178,18 +181,19 @@ function* findMountAt(query: FindQuery): Dialogue<RawMount | undefined> {
 }
 
 function exists(path: Path): boolean {
-  return lookSync(path, { flags: k.AT_SYMLINK_NOFOLLOW }).errno === 0;
+  return statPathSync(path, { flags: k.AT_SYMLINK_NOFOLLOW }).errno === 0;
 }
 
 // ------------------------------------------------------------------------------------------------- failures
 
-const INSIDE = 'unmount what is mounted inside first, or all at once with unmountTree';
+const INSIDE: Text = either('unmount the mounts inside it first', 'unmount all of them with unmountTree');
 
-const by = (holders: string): string => (holders === '' ? '; by whom is not to be seen' : ` by ${holders}`);
+const usedBy = (holders: string): string =>
+  holders === '' ? ', and no process that uses it could be identified' : `: in use by ${holders}`;
 
 /** Facts that were gathered after a failure. */
 interface Facts {
-  readonly found?: Found;
+  readonly found?: StatResult;
   /** Set when the mount is busy. */
   readonly holders?: Holders;
   /** The part of the work that was done before the failure. */
@@ -199,68 +203,62 @@ interface Facts {
 /** How long to search for the holders of a mount, in ms. */
 const SEARCH = 500;
 
-/** Returns the error that explains a failed unmount. Pure. */
-export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Facts = {}): OverlayError {
-  const { found, holders, leftover } = facts;
-  const { errno, step } = failure;
-  const shown = quotePath(mounted.path);
-  const fields = (rest: Pick<OverlayErrorFields, 'reason' | 'what' | 'hint' | 'holders'>): OverlayError =>
-    new OverlayError({
-      errno: errno === e.ESTALE ? e.EINVAL : errno,
-      syscall: errno === e.ESTALE ? undefined : step?.call.name,
-      path: pathString(mounted.path),
-      leftover,
-      ...rest,
-    });
-
+/** The rules of an unmount. The others are those of any call. */
+function findVerdict({ path }: Mounted, { errno, guard }: StepFailure, facts: Facts): Verdict | undefined {
+  if (guard === 'mount-is-another') return replacedMount(path);
+  const { found, holders } = facts;
+  const shown = quotePath(path);
+  const isMountRoot = found?.isMountRoot === true;
   switch (errno) {
-    case e.ENOENT:
-      return fields({ reason: 'target-missing', what: `the target ${shown} does not exist`, hint: 'check the path' });
     case e.EBUSY:
-      return fields({
+      return {
         reason: 'mount-busy',
-        what: `the mount at ${shown} is in use${holders && by(holdersText(holders))}`,
+        what: `the mount at ${shown} is busy${holders === undefined ? '' : usedBy(holdersText(holders))}`,
         hint: holders?.length && holders.every(({ what }) => what === 'inside') ? INSIDE : undefined,
-        holders,
-      });
+      };
     case e.EPERM:
-      return fields({
+      return {
         reason: 'no-privilege',
         what: `this process may not unmount ${shown}`,
-        hint: `${todoOf('no-privilege')}; a seccomp filter, or a sandbox such as Landlock, refuses it to root too`,
-      });
-    case e.ESTALE:
-      return fields({
-        reason: 'not-mounted',
-        what: `what is at ${shown} is not the mount that was made here any more`,
-      });
+        hint: text`${todoOf('no-privilege')}; a seccomp filter, or a sandbox such as Landlock, refuses it to root too`,
+      };
     case e.EINVAL:
       if (found?.type === k.S_IFLNK) {
-        return fields({
+        return {
           reason: 'target-symlink',
           what: `the target ${shown} is a symbolic link`,
-          hint: 'name the mount point itself, or pass `followSymlinks: true`',
-        });
+          hint: either('name the mount point itself', text`pass ${option('followSymlinks', true)}`),
+        };
       }
-      if (found?.isMountRoot && goesByDescriptors(mounted.path)) {
-        return fields({
+      if (isMountRoot && goesByDescriptors(path)) {
+        return {
           reason: 'not-mounted',
-          what: `the mount at ${shown} is attached nowhere in this namespace, or belongs to another user namespace`,
-          hint: 'a detached mount ends by its own `unmount`, or when its descriptor is closed',
-        });
+          what: `the mount at ${shown} is not attached in this namespace, or belongs to another user namespace`,
+          hint: 'end a detached mount by its own `unmount`, or close its descriptor',
+        };
       }
-      if (found?.isMountRoot) {
-        return fields({ reason: 'mount-locked', what: `the mount at ${shown} belongs to another user namespace` });
-      }
-      return fields({ reason: 'not-mounted', what: `the target ${shown} is not a mount point` });
-    case e.EACCES:
-    case e.ELOOP:
-    case e.ENAMETOOLONG:
-    case e.ENOTDIR:
-      return fields({ reason: 'path-inaccessible', what: `the target ${shown} cannot be reached` });
+      return isMountRoot
+        ? { reason: 'mount-locked', what: `the mount at ${shown} belongs to another user namespace` }
+        : { reason: 'not-mounted', what: `the target ${shown} is not a mount point` };
     default:
-      return fields({ reason: 'unexplained', what: `${shown} could not be unmounted` });
+      return undefined;
   }
+}
+
+/** Returns the error that explains a failed unmount. Pure. */
+export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Facts = {}): OverlayError {
+  const { errno, step, guard } = failure;
+  const shown = quotePath(mounted.path);
+  const name = `the target ${shown}`;
+  return new OverlayError({
+    errno: failure.shownErrno,
+    syscall: guard === undefined ? step?.call.name : undefined,
+    path: pathString(mounted.path),
+    leftover: facts.leftover,
+    holders: facts.holders,
+    ...(findVerdict(mounted, failure, facts) ??
+      explainErrno(errno, { name, purpose: `unmount ${shown}`, missing: 'target-missing' })),
+  });
 }
 
 /** Returns true when the mount is gone although the call has failed. */
@@ -274,28 +272,28 @@ export function* explain(
   failure: StepFailure,
   options: UnmountOptions,
   leftover?: string,
-): Dialogue<OverlayError> {
+): Task<OverlayError> {
   const notJoined = explainJoin(failure);
   if (notJoined !== undefined) return notJoined;
   return explainUnmount(mounted, failure, { found: yield* lookAt(mounted, options), leftover });
 }
 
-function* lookAt(mounted: Mounted, options: UnmountOptions, mask?: number): Dialogue<Found> {
+function* lookAt(mounted: Mounted, options: UnmountOptions, mask?: number): Task<StatResult> {
   const plan = new Plan();
   if (mounted.namespace !== undefined) addJoin(plan, mounted.namespace);
-  const step = addLook(plan, mounted.path, { flags: lookFlags(options), ...(mask !== undefined && { mask }) });
-  return readLook(step, yield* ask(plan));
+  const step = addStat(plan, mounted.path, { flags: lookFlags(options), ...(mask !== undefined && { mask }) });
+  return readStat(step, yield* ask(plan));
 }
 
 /** Searches for what makes a mount busy. */
-export const searchBusy = (mounted: Mounted, options: UnmountOptions): Dialogue<Holders> =>
+export const searchBusy = (mounted: Mounted, options: UnmountOptions): Task<Holders> =>
   searchHolders(mounted, { scope: 'busy', limit: SEARCH, flags: lookFlags(options) });
 
 /** Returns the mount with its id; undefined when it is no longer at its path. */
 export function* identify<M extends Mounted>(
   mounted: M,
   options: UnmountOptions,
-): Dialogue<(M & { readonly id: number }) | undefined> {
+): Task<(M & { readonly id: number }) | undefined> {
   const mask = mounted.id === undefined ? k.STATX_MNT_ID_UNIQUE | k.STATX_MNT_ID : mountIdMask(mounted.id);
   const { isMountRoot, mountId } = yield* lookAt(mounted, options, mask);
   if (!isMountRoot || (mounted.id !== undefined && mounted.id !== mountId)) return undefined;
@@ -311,7 +309,7 @@ const UNSEEN = 100;
 
 /** Returns true when another call may have unmounted the mount that was found at the path. */
 const isOther = (outcome: unknown): boolean =>
-  outcome instanceof StepFailure && (outcome.errno === e.ESTALE || outcome.errno === e.EINVAL);
+  outcome instanceof StepFailure && (outcome.guard === 'mount-is-another' || outcome.errno === e.EINVAL);
 
 /** How often to look at the path again while other calls unmount and mount there. */
 const MOST_ROUNDS = 4;
@@ -325,7 +323,7 @@ export function* unmountMounted(
   current: () => Mounted,
   options: UnmountOptions,
   attempts = new Attempts(),
-): Dialogue<void> {
+): Task<void> {
   const { signal, timeout = signal === undefined ? 0 : Infinity } = options;
   const attempt = (mounted: () => Mounted, milliseconds: number) =>
     attempts.perform(
@@ -361,7 +359,7 @@ export function* unmountMounted(
 export const withoutEndlessWait = <T extends Waiting>(options: T): T =>
   options.signal === undefined ? options : { ...options, timeout: options.timeout ?? 0 };
 
-function* unmountAt(target: PathLike, options: UnmountOptions): Dialogue<void> {
+function* unmountAt(target: PathLike, options: UnmountOptions): Task<void> {
   const mounted = toMounted(target, options);
   const known = options.removeWork ? { ...mounted, ...(yield* findWorkdir(mounted, options)) } : mounted;
   yield* unmountMounted(() => known, options);
@@ -381,10 +379,10 @@ function* unmountAt(target: PathLike, options: UnmountOptions): Dialogue<void> {
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
 export async function unmount(target: PathLike, options?: UnmountOptions): Promise<void> {
-  return hold(unmountAt(target, checkUnmountOptions(options, names)));
+  return run(unmountAt(target, checkUnmountOptions(options, names)));
 }
 
 /** The synchronous form of `unmount`. */
 export function unmountSync(target: PathLike, options?: UnmountOptions): void {
-  holdSync(unmountAt(target, withoutEndlessWait(checkUnmountOptions(options, names))));
+  runSync(unmountAt(target, withoutEndlessWait(checkUnmountOptions(options, names))));
 }

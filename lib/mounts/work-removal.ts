@@ -1,18 +1,18 @@
 /** Removes the work directory that an overlay leaves behind, once the overlay has ended. */
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
+import { isUsed } from '../in-use/probe.js';
+import { addReservation } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue, pause } from '../kernel/dialogue.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
+import { ask, pause, type Task } from '../kernel/task.js';
+import type { Mounted } from '../mount-table/identity.js';
 import { joinPath, type Path, pathString, quotePath, splitPath, withoutTrailingSlashes } from '../paths.js';
 import type { Reason } from '../reasons.js';
 import { Pauses } from './attempts.js';
-import { addReservation, findUser, forgetUser } from './in-use.js';
 import { dropInherited } from './inherited.js';
-import type { Mounted } from './mounted.js';
-import { askUse } from './use-probe.js';
 
 /** How long the removal waits, in ms. A child process of the library can hold a copy of the mount for a moment. */
 const MOMENT = 100;
@@ -23,7 +23,7 @@ const INHERITED_ROUND = 2;
 const PATH_ROOM = 4096;
 
 /** The directory that a symbolic link leads to; undefined where that can't be told. */
-function* followLink(link: Path): Dialogue<Path | undefined> {
+function* followLink(link: Path): Task<Path | undefined> {
   const plan = new Plan();
   const directory = plan.add(calls.openat2, [k.AT_FDCWD, link, k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC, 0]);
   const args = [k.AT_FDCWD, ['/proc/self/fd/', directory] as const, PATH_ROOM];
@@ -72,7 +72,7 @@ export function addWorkContentsRemoval(
  * @throws {OverlayError} `reason` is `'work-in-use'` or `'work-not-empty'`, `'permission-denied'`, `'read-only'`,
  * `'mount-inside'`, `'path-not-directory'`
  */
-export function* removeWork(mounted: Mounted): Dialogue<void> {
+export function* removeWork(mounted: Mounted): Task<void> {
   if (mounted.workdir === undefined) return;
   const given = withoutTrailingSlashes(mounted.workdir);
   let workdir = given;
@@ -80,26 +80,18 @@ export function* removeWork(mounted: Mounted): Dialogue<void> {
   for (let round = 0; ; round++) {
     const outcome = yield* ask(removalPlan(workdir));
     if (!(outcome instanceof StepFailure)) return;
-    const { step, errno } = outcome;
+    const { step, errno, guard } = outcome;
     if (step?.call === calls.openat2 && errno === e.ENOENT) return;
     if (step?.call === calls.openat2 && errno === e.ENOTDIR && workdir === given) {
       workdir = (yield* followLink(given)) ?? given;
       if (workdir !== given) continue;
     }
-    if (step?.call !== calls.reserve) throw notRemoved(mounted, workdir, outcome);
+    if (guard !== 'directory-is-in-use') throw notRemoved(mounted, workdir, outcome);
     const length = pauses.next();
     if (round === INHERITED_ROUND) yield* dropInherited(mounted);
     if (length !== undefined) yield* pause(length);
-    else if (yield* isStillUsed(workdir)) throw inUse(mounted, workdir);
+    else if (yield* isUsed(workdir)) throw inUse(mounted, workdir);
   }
-}
-
-function* isStillUsed(workdir: Path): Dialogue<boolean> {
-  const user = yield* findUser(workdir);
-  if (user === undefined) return false;
-  if (user.isCertain || (yield* askUse(workdir, '/')) !== false) return true;
-  yield* forgetUser(workdir, user);
-  return false;
 }
 
 const inUse = ({ path }: Mounted, workdir: Path): OverlayError =>
@@ -107,8 +99,8 @@ const inUse = ({ path }: Mounted, workdir: Path): OverlayError =>
     errno: e.EBUSY,
     path: pathString(workdir),
     reason: 'work-in-use',
-    what: `${quotePath(path)} is unmounted, but its workdir ${quotePath(workdir)} is left: an overlay still uses it`,
-    hint: 'unmount what else is of the same overlay (a clone, a bind), close its files, and then remove the workdir',
+    what: `${quotePath(path)} is unmounted, but its workdir ${quotePath(workdir)} remains: an overlay still uses it`,
+    hint: 'unmount the other mounts of this overlay (clones, binds), close its files, and then remove the workdir',
   });
 
 const reasonsOf: Readonly<Record<number, Reason>> = {
@@ -127,8 +119,8 @@ function notRemoved({ path }: Mounted, workdir: Path, { step, errno }: StepFailu
       errno,
       path: pathString(workdir),
       reason: 'path-not-directory',
-      what: `${quotePath(path)} is unmounted, but its workdir is left: ${quotePath(workdir)} is no directory any more`,
-      hint: 'find where the workdir is now, and remove it with `removeLayer`',
+      what: `${quotePath(path)} is unmounted, but its workdir remains: ${quotePath(workdir)} is no longer a directory`,
+      hint: 'find the workdir, and remove it with `removeLayer`',
     });
   }
   const directory = step?.call === calls.remove ? joinPath(workdir, splitPath(step.args[1] as Path)[1]) : workdir;

@@ -4,16 +4,17 @@ import { EINVAL, EOPNOTSUPP } from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { ask, type Dialogue } from '../kernel/dialogue.js';
 import { DATA_OUTPUT, type Outcome, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
-import { type Mounted, mountIdMask } from '../mounts/mounted.js';
-import type { RawMount } from '../mounts/raw-mount.js';
-import { readMountRecords, WHOLE_MOUNT } from '../mounts/statmount.js';
-import { findRaw } from '../mounts/table.js';
+import { ask, type Task } from '../kernel/task.js';
+import { entryMaker, type MountFlags } from '../mount-table/entry.js';
+import { type Mounted, mountIdMask } from '../mount-table/identity.js';
+import type { RawMount } from '../mount-table/raw-mount.js';
+import { readMountRecords, WHOLE_MOUNT } from '../mount-table/statmount.js';
+import { findRaw } from '../mount-table/table.js';
+import type { NamedOptions } from '../options/text.js';
 import { pathString, quotePath } from '../paths.js';
-import { entryMaker, type MountFlags } from './mount-entry.js';
-import type { NamedOptions } from './option-strings.js';
+import { replacedMount } from '../verdicts.js';
 
 /** The options in force, named as in `OverlayOptions`: those that the kernel shows, and the flags of the mount. */
 export interface EffectiveOptions extends Omit<NamedOptions, 'readonlySuperblock'>, MountFlags {
@@ -22,23 +23,18 @@ export interface EffectiveOptions extends Omit<NamedOptions, 'readonlySuperblock
 }
 
 /** Returns the options in force. */
-export function* effectiveOptions(mounted: Mounted & { readonly id: number }): Dialogue<EffectiveOptions> {
+export function* effectiveOptions(mounted: Mounted & { readonly id: number }): Task<EffectiveOptions> {
   const raw = mounted.held === undefined ? yield* findAttached(mounted) : yield* findDetached(mounted);
   const { overlay, flags, superblockOptions, source } = entryMaker('utf8')(raw);
   const readonlySuperblock = superblockOptions[0] === 'ro';
   return { ...(overlay as NamedOptions), ...flags, readonlySuperblock, source: String(source) };
 }
 
-function* findAttached({ path, id, namespace }: Mounted & { readonly id: number }): Dialogue<RawMount> {
+function* findAttached({ path, id, namespace }: Mounted & { readonly id: number }): Task<RawMount> {
   const raw = yield* findRaw({ path, namespace, isExact: true });
   const found = mountIdMask(id) === k.STATX_MNT_ID_UNIQUE ? raw?.uniqueId : raw?.id;
   if (raw !== undefined && found === id) return raw;
-  throw new OverlayError({
-    errno: EINVAL,
-    reason: 'not-mounted',
-    what: `what is at ${quotePath(path)} is not the mount that was made here any more`,
-    path: pathString(path),
-  });
+  throw new OverlayError({ errno: EINVAL, path: pathString(path), ...replacedMount(path) });
 }
 
 /**
@@ -63,7 +59,7 @@ export function lookAtDetached({ held }: Mounted): { plan: Plan; read: (outcome:
   };
 }
 
-function* findDetached(mounted: Mounted): Dialogue<RawMount> {
+function* findDetached(mounted: Mounted): Task<RawMount> {
   const { plan, read } = lookAtDetached(mounted);
   const raw = read(yield* ask(plan));
   if (raw !== undefined) return raw;
@@ -72,11 +68,11 @@ function* findDetached(mounted: Mounted): Dialogue<RawMount> {
     errno: EOPNOTSUPP,
     reason: 'feature-unverifiable',
     what: mounted.isRootless
-      ? `the options in force of the rootless mount ${shown} cannot be read: its user namespace owns it`
-      : `the options in force of the detached mount ${shown} cannot be read: that takes CAP_SYS_ADMIN and Linux 6.15`,
+      ? `the options in force of the rootless mount ${shown} cannot be read: it belongs to a user namespace of its own`
+      : `the options in force of the detached mount ${shown} cannot be read without CAP_SYS_ADMIN and Linux 6.15`,
     hint: mounted.isRootless
-      ? "show it to a program, whose mount table has them: spawn('cat', ['/proc/self/mountinfo'], { mount, at })"
-      : 'attach it first, or do without',
+      ? "show it to a program, and read them in its mount table: spawn('cat', ['/proc/self/mountinfo'], { mount, at })"
+      : 'attach it first',
     path: pathString(mounted.path),
   });
 }

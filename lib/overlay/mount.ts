@@ -1,34 +1,35 @@
 /** Checks and plans the options of a mount, performs the plan in one native call, and explains a failure. */
-import { describeErrno, EBUSY, EINVAL, ENOSYS, EPERM } from '../errnos.js';
+import { explainMount, wantedAfter } from '../diagnosis/explain.js';
+import { emptyFacts } from '../diagnosis/facts.js';
+import { gather } from '../diagnosis/gather.js';
+import { gatherFacts, gatherFactsSync } from '../diagnosis/gather-facts.js';
+import { describeErrno, EINVAL, ENOENT, ENOSYS, EPERM } from '../errnos.js';
 import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
+import { checkConflicts } from '../features/conflicts.js';
+import { findBriefFeatures, findFeatures, type KernelFeatures } from '../features/probe.js';
+import { askUse } from '../in-use/probe.js';
+import { findUser, forgetUser, isStale, refresh } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
 import { AT_FDCWD, AT_REMOVEDIR, FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING } from '../kernel/constants.js';
-import { ask, type Dialogue, hold, holdSync, inEitherForm, pause } from '../kernel/dialogue.js';
-import { type MountIds, readMountIds } from '../kernel/look.js';
+import { close } from '../kernel/held.js';
 import { type Outcome, type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
+import { type MountIds, readMountIds } from '../kernel/stat.js';
+import { ask, inEitherForm, pause, run, runSync, type Task } from '../kernel/task.js';
+import type { Mounted } from '../mount-table/identity.js';
 import { Pauses } from '../mounts/attempts.js';
 import { refuseInside, takePlace } from '../mounts/change.js';
-import { findUser, forgetUser, isStale, refresh } from '../mounts/in-use.js';
-import { become, change, changeSync, Mount, mountedOf, use, useSync } from '../mounts/mount.js';
-import { explainJoin } from '../mounts/mount-namespace.js';
-import type { Mounted } from '../mounts/mounted.js';
+import { internalsOf, Mount } from '../mounts/mount.js';
 import { unmountPlan } from '../mounts/unmount.js';
-import { askUse } from '../mounts/use-probe.js';
 import { addWorkContentsRemoval } from '../mounts/work-removal.js';
+import { explainJoin } from '../namespaces/mount-namespace.js';
+import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from '../options/check.js';
 import { isAbsolute, isSamePath, type Path, type PathLike, toAbsolute, withoutTrailingSlashes } from '../paths.js';
-import { checkConflicts } from './conflicts.js';
-import { explainMount, wantedAfter } from './diagnosis/explain.js';
-import { emptyFacts } from './diagnosis/facts.js';
-import { gather } from './diagnosis/gather.js';
-import { look, lookSync } from './diagnosis/look.js';
+import { findRootlessFeatures, lease } from '../rootless/lease.js';
 import { type EffectiveOptions, effectiveOptions } from './effective.js';
-import { briefFeaturesSync, featuresSync, type KernelFeatures } from './features.js';
-import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from './options.js';
 import { planPlain } from './plain-plan.js';
 import { addVolatileRemoval, addXattrGuard, type MountPlan, plan, sentOptions } from './plan.js';
-import { toVerify, verify } from './readback.js';
-import { lease, rootlessRecord } from './rootless.js';
+import { toVerify, verify } from './verify.js';
 
 /** The options of a mount that replaces another: all except those that choose the place. */
 export type ReplaceOptions = Omit<
@@ -43,17 +44,25 @@ function replaceOptions(options: ReplaceOptions): OverlayOptions {
   const given = takeOptions(options);
   for (const name of ['target', 'stack', 'namespace', 'rootless', 'subIds', 'propagation'] as const) {
     if (given[name] === undefined) continue;
-    throw invalidArgumentValue(name, given[name], 'cannot be given here: the place is that of the mount');
+    throw invalidArgumentValue(
+      name,
+      given[name],
+      'cannot be given here: the new mount takes the target of the old one',
+    );
   }
   return given;
 }
 
 /** Throws if the mount cannot be replaced. Runs before anything is mounted. */
-function* checkReplaced(mount: OverlayMount, options: ReplaceOptions): Dialogue<void> {
+function* checkReplaced(mount: OverlayMount, options: ReplaceOptions): Task<void> {
   if (mount.target === undefined) {
-    throw invalidArgumentValue('options', options, 'replace a mount that has a target: this one is detached');
+    throw invalidArgumentValue(
+      'options',
+      options,
+      'cannot be used: this mount is detached, and only a mount with a target can be replaced',
+    );
   }
-  yield* refuseInside(mountedOf(mount));
+  yield* refuseInside(internalsOf(mount).mounted);
 }
 
 /** An overlay that this process mounted. Unmount it, or let `using` or `await using` dispose of it. */
@@ -84,12 +93,12 @@ export class OverlayMount extends Mount {
    * the kernel does not show
    */
   async effective(): Promise<EffectiveOptions> {
-    return use(this, (mounted) => hold(effectiveOptions(mounted)));
+    return run(readEffective(this));
   }
 
   /** The synchronous form of `effective`. */
   effectiveSync(): EffectiveOptions {
-    return useSync(this, (mounted) => holdSync(effectiveOptions(mounted)));
+    return runSync(readEffective(this));
   }
 
   /**
@@ -105,39 +114,45 @@ export class OverlayMount extends Mount {
    * the kernel has no such step
    */
   async replace(options: ReplaceOptions): Promise<void> {
-    const given = replaceOptions(options);
-    await change(this, async () => {
-      await hold(checkReplaced(this, options));
-      const next = await mountOverlay(given);
-      try {
-        takeOver(this, next, await hold(takePlace(mountedOf(this), mountedOf(next))));
-      } finally {
-        await next.unmount();
-      }
-    });
+    await run(replace(this, replaceOptions(options), options));
   }
 
   /** The synchronous form of `replace`. */
   replaceSync(options: ReplaceOptions): void {
-    const given = replaceOptions(options);
-    changeSync(this, () => {
-      holdSync(checkReplaced(this, options));
-      const next = mountOverlaySync(given);
-      try {
-        takeOver(this, next, holdSync(takePlace(mountedOf(this), mountedOf(next))));
-      } finally {
-        next.unmountSync();
-      }
-    });
+    runSync(replace(this, replaceOptions(options), options));
   }
 
   static {
     takeOver = (mount, next, mounted) => {
       const { target } = mount;
-      become(mount, target, mounted);
+      const { held } = internalsOf(next).mounted;
+      internalsOf(mount).replaceState(target, mounted);
+      // At once: an unmount by path finds the new mount busy while this file descriptor is open.
+      if (held !== undefined) close(held);
       mount.#options = { ...next.options, target: target as PathLike };
     };
   }
+}
+
+function readEffective(mount: OverlayMount): Task<EffectiveOptions> {
+  const { lock } = internalsOf(mount);
+  return lock.share(() => effectiveOptions(internalsOf(mount).mounted));
+}
+
+/** Mounts the replacement without a target, and lets it take the place of the mount. */
+function replace(mount: OverlayMount, given: OverlayOptions, options: ReplaceOptions): Task<void> {
+  return internalsOf(mount).lock.exclude(function* () {
+    yield* checkReplaced(mount, options);
+    const next = yield* mountWith(readOptions(given));
+    try {
+      takeOver(mount, next, yield* takePlace(internalsOf(mount).mounted, internalsOf(next).mounted));
+    } finally {
+      yield* inEitherForm(
+        () => next.unmount(),
+        () => next.unmountSync(),
+      );
+    }
+  });
 }
 
 /** Makes the paths absolute, so that they mean the same on every thread and at every time. */
@@ -167,11 +182,17 @@ interface Prepared {
   readonly features: KernelFeatures;
 }
 
-const featuresFor = ({ overlay, datadir, idmap }: CheckedOptions): KernelFeatures =>
-  overlay.length === 0 && datadir.length === 0 && idmap === undefined ? briefFeaturesSync() : featuresSync();
+const featuresFor = ({ overlay, datadir, idmap }: CheckedOptions): Task<KernelFeatures> =>
+  overlay.length === 0 && datadir.length === 0 && idmap === undefined ? findBriefFeatures() : findFeatures();
 
-/** Runs the checks that come before any plan. */
-export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepared {
+/** The caller's options, and what they mean. */
+interface Requested {
+  readonly given: OverlayOptions;
+  readonly asked: CheckedOptions;
+}
+
+/** Reads and checks the caller's options. It is no generator, whose frames would push the caller out of the stack trace. */
+export function readOptions(options: OverlayOptions): Requested {
   const given = takeOptions(options);
   const asked = resolve(checkOptions(given));
   // The caller may change its lists later. Their lengths have been checked.
@@ -180,9 +201,14 @@ export function prepare(options: OverlayOptions, record?: KernelFeatures): Prepa
     if (Array.isArray(list)) Object.assign(given, { [name]: [...list] });
   }
   if (asked.signal?.aborted) throw abortError(asked.signal);
-  const rootless = asked.rootless === 'auto' ? (record ?? featuresSync()).mayMount !== true : asked.rootless;
+  return { given, asked };
+}
+
+/** Runs the checks against the kernel's features that come before any plan. */
+export function* prepare({ given, asked }: Requested, record?: KernelFeatures): Task<Prepared> {
+  const rootless = asked.rootless === 'auto' ? (record ?? (yield* findFeatures())).mayMount !== true : asked.rootless;
   const checked = asked.rootless === rootless ? asked : { ...asked, rootless };
-  const features = rootless ? rootlessRecord(record) : (record ?? featuresFor(checked));
+  const features = rootless ? yield* findRootlessFeatures(record) : (record ?? (yield* featuresFor(checked)));
   return { given, checked: checkConflicts(checked, features), features };
 }
 
@@ -231,13 +257,13 @@ const BLOCKS = 2;
 function verifyMounted(prepared: Prepared, made: Made): Error | undefined {
   if (!made.isSuspect && toVerify(prepared.checked).length === 0) return undefined;
   try {
-    return holdSync(findProblem(prepared, made));
+    return runSync(findProblem(prepared, made));
   } catch (error) {
     return error as Error; // a mount that cannot be verified counts as wrong
   }
 }
 
-function* findProblem({ checked, features }: Prepared, made: Made): Dialogue<OverlayError | undefined> {
+function* findProblem({ checked, features }: Prepared, made: Made): Task<OverlayError | undefined> {
   return (
     (made.isSuspect ? yield* findMarkless(checked, features) : undefined) ??
     (toVerify(checked).length > 0 ? yield* verify(checked, features, made.mounted) : undefined)
@@ -245,7 +271,7 @@ function* findProblem({ checked, features }: Prepared, made: Made): Dialogue<Ove
 }
 
 /** Unmounts a mount that differs from what the caller asked for, and returns the error. */
-function* takeDown({ checked }: Prepared, made: Made, fault: Error): Dialogue<Error> {
+function* takeDown({ checked }: Prepared, made: Made, fault: Error): Task<Error> {
   const outcome = yield* ask(takeDownPlan(checked, made));
   if (outcome instanceof StepFailure) {
     fault.message += ` The mount is still there: it could not be unmounted (${describeErrno(outcome.errno)[0]}).`;
@@ -254,7 +280,7 @@ function* takeDown({ checked }: Prepared, made: Made, fault: Error): Dialogue<Er
 }
 
 /** Returns the error for an upperdir whose file system has no `trusted.*` attributes, if that is so. */
-function* findMarkless(checked: CheckedOptions, features: KernelFeatures): Dialogue<OverlayError | undefined> {
+function* findMarkless(checked: CheckedOptions, features: KernelFeatures): Task<OverlayError | undefined> {
   const { upperdir } = checked;
   if (upperdir === undefined || sentOptions(checked, features).some(([name]) => name === 'userxattr')) return undefined;
   const guard = new Plan();
@@ -291,13 +317,13 @@ function toMount({ given, checked }: Prepared, { mounted, directories }: Made): 
 }
 
 /** Decides, after a guard has refused the upperdir or workdir, whether to try the mount again. */
-function* settleUse({ checked }: Prepared, failure: StepFailure): Dialogue<boolean> {
+function* settleUse({ checked }: Prepared, failure: StepFailure): Task<boolean> {
   if (isStale(failure)) {
     yield* refresh();
     return true;
   }
   const directory = failure.step?.options.subject?.path;
-  if (failure.step?.call !== calls.reserve || failure.errno !== EBUSY || directory === undefined) return false;
+  if (failure.guard !== 'directory-is-in-use' || directory === undefined) return false;
   const pauses = new Pauses(MOMENT);
   for (;;) {
     const user = yield* findUser(directory);
@@ -320,7 +346,7 @@ function* settleUse({ checked }: Prepared, failure: StepFailure): Dialogue<boole
 const MOMENT = 20;
 
 /** Asks the kernel whether a directory is in use. Returns undefined if this process may not ask. */
-function* askKernel({ rootless, subIds, lowerdir }: CheckedOptions, directory: Path): Dialogue<boolean | undefined> {
+function* askKernel({ rootless, subIds, lowerdir }: CheckedOptions, directory: Path): Task<boolean | undefined> {
   const lower = lowerdir[0] as Path;
   if (rootless === false) return yield* askUse(directory, lower);
   const { namespaces, end } = yield* lease(rootless, subIds);
@@ -341,7 +367,7 @@ const planHere = ({ checked, features }: Prepared): Planned => [
 ];
 
 /** Returns the plan of a mount in namespaces, and makes the namespaces first if necessary. */
-function* planRootless({ checked, features }: Prepared): Dialogue<Planned> {
+function* planRootless({ checked, features }: Prepared): Task<Planned> {
   const { namespaces, end } = yield* lease(checked.rootless, checked.subIds);
   try {
     return [plan(checked, features, namespaces), end];
@@ -404,7 +430,7 @@ export function mountOverlay(options: OverlayOptions): Promise<OverlayMount> {
 
 /** `mountOverlay` with a given record of what the kernel supports. */
 export async function mountOverlayWith(options: OverlayOptions, features?: KernelFeatures): Promise<OverlayMount> {
-  return hold(mountPrepared(prepare(options, features)));
+  return run(mountWith(readOptions(options), features));
 }
 
 /** The synchronous form of `mountOverlay`. */
@@ -414,10 +440,28 @@ export function mountOverlaySync(options: OverlayOptions): OverlayMount {
 
 /** The synchronous form of `mountOverlayWith`. */
 export function mountOverlayWithSync(options: OverlayOptions, features?: KernelFeatures): OverlayMount {
-  return holdSync(mountPrepared(prepare(options, features)));
+  return runSync(mountWith(readOptions(options), features));
 }
 
-function* mountPrepared(prepared: Prepared): Dialogue<OverlayMount> {
+function* mountWith(requested: Requested, features?: KernelFeatures): Task<OverlayMount> {
+  return yield* mountPrepared(yield* prepare(requested, features));
+}
+
+/** How often to try again when other calls take back directories that they and this call create. */
+const MOST_ROUNDS = 4;
+
+/**
+ * Returns true if the upperdir or workdir may have vanished during the plan: another call with `create` made it, failed,
+ * and took it back before this plan had reserved it.
+ */
+function mayHaveVanished({ create }: CheckedOptions, { step, errno, guard }: StepFailure): boolean {
+  const role = step?.options.subject?.role;
+  const isMissing = errno === ENOENT && (role === 'upperdir' || role === 'workdir');
+  // The kernel mounts read-only if it cannot make its directory in a workdir.
+  return create && (isMissing || guard === 'superblock-is-read-only');
+}
+
+function* mountPrepared(prepared: Prepared, round = 0): Task<OverlayMount> {
   const { checked } = prepared;
   const { signal, exclusive, upperdir, rootless } = checked;
   // The plan of a rootless mount sees only the mounts of its own namespace.
@@ -437,14 +481,15 @@ function* mountPrepared(prepared: Prepared): Dialogue<OverlayMount> {
   }
   if (outcome.cancelled && signal) throw abortError(signal, outcome.undoErrno);
   if (yield* settleUse(prepared, outcome)) return yield* mountPrepared(prepared);
+  if (round < MOST_ROUNDS && mayHaveVanished(checked, outcome)) return yield* mountPrepared(prepared, round + 1);
   const again = retry(prepared, outcome);
   if (again !== undefined) return yield* mountPrepared(again);
   const notJoined = explainJoin(outcome);
   if (notJoined !== undefined) throw notJoined;
   const wanted = wantedAfter(outcome);
   const facts = yield* inEitherForm(
-    () => look(checked, wanted),
-    () => lookSync(checked, wanted),
+    () => gatherFacts(checked, wanted),
+    () => gatherFactsSync(checked, wanted),
   );
   throw explainMount(checked, outcome, facts);
 }

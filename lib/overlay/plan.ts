@@ -2,18 +2,21 @@
  * Plans the kernel calls for the options of a mount. Pure: the calls depend only on the options and on the record of
  * what the kernel supports. A record that lacks features therefore selects each fallback on any kernel.
  */
-
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
+import { type KernelFeatures, needsMetacopy } from '../features/probe.js';
+import { addNewerMountsGuard, addRecord, addReservation, type UseRole, useRoles } from '../in-use/registry.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { STATFS_OUTPUT, STATX_OUTPUT } from '../kernel/look.js';
-import { addNamespaces, type Namespaces, OWN_MOUNT_NAMESPACE } from '../kernel/namespaces.js';
+import { addGuard } from '../kernel/guards.js';
 import { type Descriptor, MADE_BY, Plan, type Step, type Subject, type Text } from '../kernel/plan.js';
+import { STATFS_OUTPUT, STATX_OUTPUT } from '../kernel/stat.js';
 import { escapeLayer } from '../mount-strings.js';
-import { attributeBits, flagBits, propagationBits } from '../mounts/attributes.js';
-import { addNewsGuard, addRecord, addReservation, type UseRole, useRoles } from '../mounts/in-use.js';
-import { addJoin } from '../mounts/mount-namespace.js';
+import { addJoin } from '../namespaces/mount-namespace.js';
+import { addNamespaces, type Namespaces, OWN_MOUNT_NAMESPACE } from '../namespaces/user-namespace.js';
+import { attributeBits, flagBits, propagationBits } from '../options/attributes.js';
+import type { CheckedOptions } from '../options/check.js';
+import { commonDirectory, Mapper } from '../options/idmap.js';
 import {
   goesByDescriptors,
   isSamePath,
@@ -23,9 +26,7 @@ import {
   toBytes,
   withoutTrailingSlashes,
 } from '../paths.js';
-import { type KernelFeatures, needsMetacopy } from './features.js';
-import { commonDirectory, Mapper } from './idmap.js';
-import type { CheckedOptions } from './options.js';
+import { option, text } from '../text.js';
 
 /** fsconfig(2) refuses a longer value, without a message. */
 const FSCONFIG_MAX_BYTES = 255;
@@ -134,6 +135,7 @@ function addRemovedGuards(plan: Plan, { lowerdir, datadir, upperdir, workdir }: 
     if (!goesByDescriptors(subject.path)) return;
     const args = [k.AT_FDCWD, subject.path, k.AT_STATX_DONT_SYNC, k.STATX_TYPE | k.STATX_NLINK];
     plan.add(calls.statx, args, { subject });
+    addGuard(plan, 'directory-is-removed', { subject });
   };
   lowerdir.forEach((path, index) => {
     add({ role: 'lowerdir', index, path });
@@ -149,8 +151,8 @@ const targetFlags = k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC | k.O_PATH;
 
 /**
  * Opens the target, so that later changes of its path do not matter. Fails with ENOTDIR on a link or a file. Unless the
- * mount may be stacked, fails with EEXIST if something is mounted there, and with EBUSY if another plan is about to
- * mount there.
+ * mount may be stacked, guards against a mount that is there already, and against another plan that is about to mount
+ * there.
  */
 function addTarget(plan: Plan, options: Attached): Descriptor {
   const subject = targetSubject(options);
@@ -298,13 +300,14 @@ function addUpperGuards(plan: Plan, options: CheckedOptions, features: KernelFea
   const { upperdir, exclusive, readonlySuperblock } = options;
   if (upperdir === undefined) return;
   const isHere = options.rootless === false && !hasOwnMounts(options, features);
-  if (exclusive && isHere && features.statmount !== false) addNewsGuard(plan);
+  if (exclusive && isHere && features.statmount !== false) addNewerMountsGuard(plan);
   for (const role of useRoles) addUpperReservation(plan, options, role, layers);
   const upper = layers.upper?.descriptor;
   if (readonlySuperblock) return;
   if (isAccessChecked(options, features) && upper !== undefined) {
     // Tolerates a seccomp filter that does not know the call, and errors that the kernel will report itself.
     plan.add(calls.faccessat2, [upper, '', k.W_OK | k.X_OK, k.AT_EACCESS | k.AT_EMPTY_PATH], {
+      guard: 'upperdir-is-not-writable',
       tolerate: [e.ENOSYS, e.EPERM, e.EROFS, e.EINVAL],
     });
   }
@@ -333,6 +336,7 @@ const isAccessChecked = ({ readonlySuperblock }: CheckedOptions, { userNamespace
 /** Adds a guard that the upperdir's file system has extended attributes of the kind that holds the marks. */
 export function addXattrGuard(plan: Plan, upperdir: Path, kind: 'user' | 'trusted'): void {
   plan.add(calls.getxattr, [upperdir, `${kind}.overlay.opaque`, 0], {
+    guard: 'upperdir-has-no-xattrs',
     tolerate: [e.ENODATA, e.EPERM, e.EACCES, e.ENOENT],
   });
 }
@@ -368,7 +372,10 @@ function addDetachedWay(
     [context, k.FSMOUNT_CLOEXEC, early],
     isAttached(options) ? {} : { keep: true, output: 0 },
   );
-  if (isGuarded(options)) plan.add(calls.fstatfs, [mount, k.ST_RDONLY], { output: STATFS_OUTPUT });
+  if (isGuarded(options)) {
+    plan.add(calls.fstatfs, [mount], { output: STATFS_OUTPUT });
+    addGuard(plan, 'superblock-is-read-only');
+  }
   if (early !== set) plan.add(calls.mount_setattr, [mount, '', k.AT_EMPTY_PATH, set & ~early]);
   const id = addIdLook(plan, mount, options, features);
   if (options.upperdir !== undefined) addRecord(plan, mount);
@@ -452,10 +459,10 @@ function addMountWay(
   const subject = targetSubject(options);
   plan.add(calls.openat2, [k.AT_FDCWD, withoutTrailingSlashes(options.target), targetFlags, 0], { subject });
   addVolatileRemoval(plan, options, true);
+  plan.add(calls.fstatfs, [root], { output: STATFS_OUTPUT });
   // If the target's path has changed meanwhile, the descriptor is on another file system.
-  plan.add(calls.fstatfs, [root, isGuarded(options) ? k.ST_RDONLY : 0, 0, k.OVERLAYFS_SUPER_MAGIC], {
-    output: STATFS_OUTPUT,
-  });
+  addGuard(plan, 'target-was-replaced');
+  if (isGuarded(options)) addGuard(plan, 'superblock-is-read-only');
   if (early !== set) plan.add(calls.mount, [null, viaDescriptor(root), null, k.MS_REMOUNT | k.MS_BIND | set]);
   if (options.propagation !== undefined) {
     plan.add(calls.mount, [null, viaDescriptor(root), null, propagationBits[options.propagation]]);
@@ -499,19 +506,17 @@ function addNumbersWay(plan: Plan, options: Attached, features: KernelFeatures, 
 }
 
 /**
- * Adds the step that reads the new mount's id. The step also fails if the attributes of the mount's root, which are
- * those of the upperdir, forbid changes.
+ * Adds the step that reads the new mount's id, and a guard against a root that cannot be changed: its attributes are
+ * those of the upperdir.
  */
 function addIdLook(plan: Plan, root: Descriptor, options: CheckedOptions, features: KernelFeatures): Step {
   const { upperdir } = options;
   const mask = features.uniqueMountId ? k.STATX_MNT_ID_UNIQUE : k.STATX_MNT_ID;
-  const args = [root, '', k.AT_EMPTY_PATH, mask | k.STATX_INO];
-  if (upperdir === undefined || !isGuarded(options)) {
-    return plan.stepOf(plan.add(calls.statx, args, { output: STATX_OUTPUT }));
+  const look = plan.add(calls.statx, [root, '', k.AT_EMPTY_PATH, mask | k.STATX_INO], { output: STATX_OUTPUT });
+  if (upperdir !== undefined && isGuarded(options)) {
+    addGuard(plan, 'upperdir-is-immutable', { subject: { role: 'upperdir', path: upperdir } });
   }
-  const refused = k.STATX_ATTR_IMMUTABLE | k.STATX_ATTR_APPEND;
-  const subject: Subject = { role: 'upperdir', path: upperdir };
-  return plan.stepOf(plan.add(calls.statx, [...args, refused], { output: STATX_OUTPUT, subject }));
+  return plan.stepOf(look);
 }
 
 /** Returns the layers as the value of `lowerdir`, in pieces. */
@@ -589,8 +594,8 @@ function notByMount({ target }: Attached, { release }: KernelFeatures): OverlayE
   return new OverlayError({
     errno: e.EOPNOTSUPP,
     reason: 'option-unsupported',
-    what: `these options can only go by mount(2) on this kernel (${release}), which mounts in the caller's own "namespace"`,
-    hint: 'use a kernel from Linux 6.7 on, or fewer lower layers, with short names and without commas',
+    what: text`on this kernel (${release}), only mount(2) takes these options, and it cannot mount in another ${option('namespace')}`,
+    hint: 'use Linux 6.7 or later, or fewer lower layers with short names and without commas',
     path: pathString(target),
   });
 }
@@ -613,7 +618,7 @@ function addWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): 
     throw new OverlayError({
       errno: e.E2BIG,
       reason: 'options-too-long',
-      what: `this kernel takes the layers of a detached mount in ${FSCONFIG_MAX_BYTES} bytes, which these pass`,
+      what: `the layers of this detached mount need more than the ${FSCONFIG_MAX_BYTES} bytes that this kernel accepts`,
       hint: 'use fewer layers, or a target',
     });
   }
@@ -627,7 +632,7 @@ function addWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): 
   throw new OverlayError({
     errno: e.E2BIG,
     reason: 'options-too-long',
-    what: `the options of this mount are ${sizeOf(data)} bytes long, mount(2) takes ${features.pageSize - 1}, and would cut the rest off`,
+    what: `the options of this mount are ${sizeOf(data)} bytes long, and mount(2) would cut them off after ${features.pageSize - 1}`,
     path: pathString(options.target),
   });
 }

@@ -1,6 +1,6 @@
 /** The launcher's orders, which show mounts at places to a program; native/launch.cc lists them. Pure. */
 import * as k from '../kernel/constants.js';
-import { type Ids, idMaps } from '../kernel/namespaces.js';
+import { type Ids, idMaps } from '../namespaces/user-namespace.js';
 import { isAtOrBelow, type Path, toBytes } from '../paths.js';
 
 /** A path, and the real path by which it is compared with others. */

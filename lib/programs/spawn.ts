@@ -15,7 +15,6 @@ import * as e from '../errnos.js';
 import {
   abortError,
   conflictingOptions,
-  explainShortage,
   invalidArgumentType,
   invalidArgumentValue,
   missingProc,
@@ -23,21 +22,23 @@ import {
   outOfRange,
   platformError,
 } from '../errors.js';
+import { kernelFeaturesSync } from '../features/probe.js';
 import { calls } from '../kernel/calls.js';
 import { AT_SYMLINK_NOFOLLOW, S_IFDIR, S_IFLNK } from '../kernel/constants.js';
-import { holdSync } from '../kernel/dialogue.js';
 import { close, type Held } from '../kernel/held.js';
-import { lookSync } from '../kernel/look.js';
-import { type Ids, ownIds } from '../kernel/namespaces.js';
 import { onAbort } from '../kernel/on-abort.js';
 import { Plan } from '../kernel/plan.js';
-import { Mount, mountedOf } from '../mounts/mount.js';
-import { outOfNamespaces } from '../mounts/mount-namespace.js';
-import { featuresSync } from '../overlay/features.js';
-import { explainRefusal, readNamespaceSettings } from '../overlay/refusal.js';
-import { makeSubIdNamespace } from '../overlay/sub-ids.js';
+import { statPathSync } from '../kernel/stat.js';
+import { runSync } from '../kernel/task.js';
+import { internalsOf, Mount } from '../mounts/mount.js';
+import { outOfNamespaces } from '../namespaces/mount-namespace.js';
+import { type Ids, ownIds } from '../namespaces/user-namespace.js';
 import { type Path, type PathLike, pathString, quotePath, toAbsolute, toPath, toReal } from '../paths.js';
 import type { Reason } from '../reasons.js';
+import { explainRefusal, forbiddenBy, readNamespaceSettings } from '../rootless/refusal.js';
+import { makeSubIdNamespace } from '../rootless/sub-ids.js';
+import { option, text } from '../text.js';
+import { explainShortage, replacedMount, type Verdict } from '../verdicts.js';
 import { type LaunchFailure, orders, type Placed, readReport, toArguments } from './launch.js';
 
 /** A mount and the directory where the program sees it. */
@@ -109,10 +110,11 @@ const placedNames: ReadonlySet<string> = new Set(['mount', 'at']);
 
 function checkPlaced({ mount, at }: Partial<PlacedMount>, prefix = ''): Checked['mounts'][number] {
   if (!(mount instanceof Mount)) throw invalidArgumentType(`${prefix}mount`, 'a mount', mount);
-  if (mount.fd === -1) throw conflictingOptions(`"${prefix}mount" is unmounted`, 'pass a mount that is not');
-  if (mountedOf(mount).namespace !== undefined) {
+  if (mount.fd === -1)
+    throw conflictingOptions(text`${option(`${prefix}mount`)} is unmounted`, 'pass a mount that is still mounted');
+  if (internalsOf(mount).mounted.namespace !== undefined) {
     throw conflictingOptions(
-      `"${prefix}mount" is in another mount namespace, where the program cannot take hold of it`,
+      text`${option(`${prefix}mount`)} is in another mount namespace, where the program cannot open it`,
       'start the program from there, or mount in the namespace of this process',
     );
   }
@@ -128,7 +130,7 @@ function checkList(value: unknown, name: string): readonly unknown[] {
 
 function checkText(value: unknown, name: string): void {
   if (typeof value !== 'string') throw invalidArgumentType(name, 'a string', value);
-  if (value.includes('\0')) throw invalidArgumentValue(name, value, 'must not have a NUL in it');
+  if (value.includes('\0')) throw invalidArgumentValue(name, value, 'must not contain a NUL byte');
 }
 
 /** Checks what node:child_process would misread, and then report as another error. */
@@ -201,74 +203,81 @@ function commandError({ spawnfile, spawnargs }: ChildProcess, errno: number): Er
   });
 }
 
-/** Explains why the program did not start. */
-export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boolean): Error {
-  const { word, path } = order;
-  if (word === 'hide' && errno === e.EBUSY) {
-    return invalidArgumentValue('hidden', path, 'must not hold the root directory, in which the program itself is');
-  }
+/** Explains why the namespaces of the program could not be made. */
+function explainNamespaces(word: 'unshare' | 'write', errno: number, isRootless: boolean): Verdict | undefined {
+  const plan = new Plan();
+  plan.isInChild = isRootless;
+  plan.add(calls[word], []);
+  const refusal = explainRefusal({ plan, step: plan.steps[0], errno }, readNamespaceSettings());
+  if (refusal !== undefined) return forbiddenBy(refusal);
+  return errno === e.ENOSPC
+    ? undefined
+    : { reason: 'no-privilege', what: 'this process may not create a mount namespace' };
+}
+
+/** Explains why a mount could not be shown at a path of the program. */
+function explainAttach(path: Path | undefined, errno: number, type: number | undefined): Verdict {
+  const what = `the mount cannot be shown at ${path === undefined ? 'its path' : quotePath(path)}`;
+  if (type === S_IFLNK) return { reason: 'target-symlink', what: `${what}, a symbolic link` };
+  const reasons: Partial<Record<number, Reason>> = {
+    [e.ENOENT]: 'target-missing',
+    [e.ENOTDIR]: 'target-not-directory',
+    [e.EINVAL]: 'target-not-directory',
+  };
+  const reason = reasons[errno] ?? pathReasons[errno] ?? 'unexplained';
+  return { reason, what, hint: 'name an existing directory' };
+}
+
+function findVerdict({ word, path }: LaunchFailure['order'], errno: number, isRootless: boolean): Verdict {
   const shown = path === undefined ? '' : ` ${quotePath(path)}`;
-  const fields = (reason: Reason, what: string, hint?: string): OverlayError =>
-    new OverlayError({ errno, reason, what, hint, path: path === undefined ? undefined : pathString(path) });
   if (word === 'unshare' || word === 'write') {
-    const shortage = explainShortage(errno, 'make the namespaces of the program');
-    if (shortage !== undefined) return shortage;
-    const plan = new Plan();
-    plan.isInChild = isRootless;
-    plan.add(calls[word], []);
-    const refusal = explainRefusal({ plan, step: plan.steps[0], errno }, readNamespaceSettings());
-    if (refusal !== undefined) {
-      return fields(
-        'rootless-forbidden',
-        `this machine lets no plain user have a mount: ${refusal.what}`,
-        refusal.hint,
-      );
-    }
-    if (errno !== e.ENOSPC) return fields('no-privilege', 'this process may not make a mount namespace');
+    const verdict = explainNamespaces(word, errno, isRootless);
+    if (verdict !== undefined) return verdict;
   }
   if (errno === e.ENOSPC) {
     // A detached mount is in a namespace of its own.
     return word === 'attach' || word === 'hide'
-      ? fields('too-many-mounts', 'the program would see more mounts than a mount namespace may have')
-      : fields(outOfNamespaces.reason, outOfNamespaces.what);
+      ? { reason: 'too-many-mounts', what: 'the program would exceed the limit of mounts in a mount namespace' }
+      : outOfNamespaces;
   }
   if (errno === e.ENOSYS) {
-    const calls = word === 'readonly' ? 'mount_setattr(2), which `readonly` needs' : 'open_tree(2) or move_mount(2)';
-    return fields('option-unsupported', `this kernel has no ${calls}`, 'use a newer kernel');
+    const needed = word === 'readonly' ? 'mount_setattr(2), which `readonly` needs' : 'open_tree(2) or move_mount(2)';
+    return { reason: 'option-unsupported', what: `this kernel has no ${needed}`, hint: 'use a newer kernel' };
   }
   if (word === 'private' || word === 'slave') {
-    return errno === e.ENOENT
-      ? missingProc('/proc/self/ns/mnt')
-      : fields('no-privilege', 'this process may not leave its chroot, whose root is no mount point, for a moment');
+    return { reason: 'no-privilege', what: 'this process may not leave its chroot, whose root is not a mount point' };
   }
-  if (errno === e.ESTALE && (word === 'mounted' || word === 'tree')) {
-    return fields('not-mounted', `what is at${shown} is not the mount that was made here any more`);
-  }
-  const type = path === undefined ? undefined : lookSync(path, { flags: AT_SYMLINK_NOFOLLOW }).type;
+  if (errno === e.ESTALE && (word === 'mounted' || word === 'tree')) return replacedMount(path ?? '');
+  const type = path === undefined ? undefined : statPathSync(path, { flags: AT_SYMLINK_NOFOLLOW }).type;
   if ((word === 'attach' || word === 'clone') && errno === e.EINVAL && type === S_IFDIR) {
-    return fields('shown-before', `the detached mount cannot be shown at${shown}`);
+    return { reason: 'shown-before', what: `the detached mount cannot be shown at${shown}` };
   }
-  if (word === 'attach') {
-    if (type === S_IFLNK) return fields('target-symlink', `the mount cannot be shown at${shown}, a symbolic link`);
-    const reasons: Partial<Record<number, Reason>> = {
-      [e.ENOENT]: 'target-missing',
-      [e.ENOTDIR]: 'target-not-directory',
-      [e.EINVAL]: 'target-not-directory',
-    };
-    return fields(
-      reasons[errno] ?? pathReasons[errno] ?? 'unexplained',
-      `the mount cannot be shown at${shown}`,
-      'name a directory that is there',
-    );
-  }
+  if (word === 'attach') return explainAttach(path, errno, type);
   const whats: Readonly<Record<string, string>> = {
-    mounted: `the mount at${shown} cannot be taken hold of`,
-    tree: `the mount at${shown} cannot be taken hold of`,
+    mounted: `the mount at${shown} cannot be opened`,
+    tree: `the mount at${shown} cannot be opened`,
     readonly: `${shown.trim()} cannot be made read-only`,
     hide: `${shown.trim()} cannot be hidden`,
     chdir: `the program cannot start in${shown}`,
   };
-  return fields(pathReasons[errno] ?? 'unexplained', whats[word] ?? `the launcher failed at "${word}"`);
+  return { reason: pathReasons[errno] ?? 'unexplained', what: whats[word] ?? `the launcher failed at "${word}"` };
+}
+
+/** Explains why the program did not start. */
+export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boolean): Error {
+  const { word, path } = order;
+  if (word === 'hide' && errno === e.EBUSY) {
+    return invalidArgumentValue('hidden', path, 'must not contain the root directory, in which the program itself is');
+  }
+  const isNamespace = word === 'unshare' || word === 'write';
+  const shortage = isNamespace ? explainShortage(errno, 'make the namespaces of the program') : undefined;
+  if (shortage !== undefined) return shortage;
+  if ((word === 'private' || word === 'slave') && errno === e.ENOENT) return missingProc('/proc/self/ns/mnt');
+  return new OverlayError({
+    errno,
+    path: path === undefined ? undefined : pathString(path),
+    ...findVerdict(order, errno, isRootless),
+  });
 }
 
 // ------------------------------------------------------------------------------------------ the call
@@ -329,11 +338,11 @@ export function spawn(
   const [args, given] = (hasOptionsOnly ? [[], second] : [second, third]) as [readonly string[], SpawnOptions];
   const options = toOptions(given, names);
   const checked = check(command, args, options);
-  const isRootless = checked.mounts.some(({ mount }) => mount.isRootless) || featuresSync().mayMount !== true;
-  const hasSubIds = checked.mounts.some(({ mount }) => mountedOf(mount).hasSubIds);
+  const isRootless = checked.mounts.some(({ mount }) => mount.isRootless) || kernelFeaturesSync().mayMount !== true;
+  const hasSubIds = checked.mounts.some(({ mount }) => internalsOf(mount).mounted.hasSubIds);
   if (!hasSubIds) return launch([command, args], options, checked, isRootless ? ownIds() : undefined);
   // With the same maps as the mount's own.
-  const namespace = { descriptor: holdSync(makeSubIdNamespace()) };
+  const namespace = { descriptor: runSync(makeSubIdNamespace()) };
   try {
     return launch([command, args], options, checked, namespace);
   } finally {
@@ -355,7 +364,7 @@ function launch(
   const toPlace = (path: Path) => ({ path, real: checked.readonly.length === 0 ? path : toReal(path) });
   const mounts = checked.mounts.map(({ mount, at: path }): Placed => {
     const at = toPlace(path);
-    const mounted = mountedOf(mount);
+    const mounted = internalsOf(mount).mounted;
     return { mount: mounted.held === undefined ? mounted : stdio.push(mounted.held.descriptor) - 1, at };
   });
   const report = stdio.push('pipe') - 1;

@@ -1,4 +1,7 @@
-/** The examples of docs/cli.md, run in a row: the lines after `$` in a shell, and what they print. */
+/**
+ * Runs the examples of docs/cli.md in a row: the lines after `$` in a shell, with their output. Imports internals: the
+ * page has to agree with the help and the exit codes.
+ */
 import { execFileSync } from 'node:child_process';
 import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -6,6 +9,7 @@ import test from 'ava';
 import { commandHelp, exitCodes } from '#lib/cli/help.js';
 import { umount } from '#lib/cli/umount.js';
 import { whiteout } from '#lib/cli/whiteout.js';
+import { render } from '#lib/text.js';
 import { mountTest, packageRoot, scratch } from '../support/index.js';
 import { program } from './run.js';
 
@@ -44,7 +48,7 @@ test('docs/cli.md has the flags and exit codes of the help', (t) => {
   for (const command of [umount, whiteout]) {
     for (const { spellings, about } of command.groups.flatMap(({ flags }) => flags)) {
       const row = page.split('\n').find((line) => /^\| `--(\S+?)[` ]/.exec(line)?.[1] === spellings[0]);
-      t.is(row?.split(' | ')[1]?.replace(' |', '').replaceAll('`', '').toLowerCase(), about.toLowerCase());
+      t.is(row?.split(' | ')[1]?.replace(' |', '').replaceAll('`', '').toLowerCase(), render(about).toLowerCase());
     }
   }
   for (const [code, meaning] of exitCodes) t.true(page.includes(`| ${code} | ${meaning.split(':')[0]}`));

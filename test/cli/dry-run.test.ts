@@ -1,6 +1,9 @@
-/** `overlayfs mount --dry-run`: without privilege, and by each way down. */
+/**
+ * `overlayfs mount --dry-run`: without privilege, by each fallback. Imports internals: the list of fallbacks has to be
+ * complete.
+ */
 import test from 'ava';
-import { type WayName, wayNames } from '#lib/cli/ways.js';
+import { type WayName, wayNames } from '#lib/cli/mount-ways.js';
 import { withoutCapabilities } from '../support/index.js';
 import { json, overlayfs, run } from './run.js';
 

@@ -4,7 +4,16 @@ import { join } from 'node:path';
 import test from 'ava';
 import { makeOpaqueSync, mountOverlaySync } from 'overlayfs';
 import { overlay } from '../overlay/rows/setup.js';
-import { layers, makeTree, mountsBelow, mountTest, native, scratch, withoutCapabilities } from '../support/index.js';
+import {
+  layers,
+  MS_BIND,
+  makeTree,
+  mountsBelow,
+  mountTest,
+  native,
+  scratch,
+  withoutCapabilities,
+} from '../support/index.js';
 import { evaluateAsNobody, giveTo } from '../support/plain-user.js';
 import { json, overlayfs, run } from './run.js';
 
@@ -68,7 +77,7 @@ mountTest('an upper in use, and by whom', (t) => {
   overlay('lower,upper,work', 'other')((path) => join(dir, path));
   const { code, stderr } = overlayfs('explain', ...flags(set));
   t.is(code, 1);
-  t.regex(stderr, /in use: it is the upperdir of the overlay at '.*other'/);
+  t.regex(stderr, /in use as the upperdir of the overlay at '.*other'/);
   t.regex(stderr, /reason: upper-in-use/);
   t.is(overlayfs('explain', '--no-exclusive', ...flags(set)).code, 0);
 });
@@ -103,7 +112,6 @@ mountTest('overlaps, by number', (t) => {
   t.regex(stderr, /lowerdir\[0\] '.*inside' is inside the lowerdir\[1\]/);
 });
 
-const MS_BIND = 4096;
 const lowers = (...paths: string[]): string[] => paths.flatMap((path) => ['--lower', path]);
 
 mountTest('a layer on a mount of its own is in no other layer', (t) => {
@@ -150,9 +158,9 @@ mountTest('what cannot be created is in the way', (t) => {
   symlinkSync('nowhere', upperdir);
   const { code, stderr } = overlayfs('explain', '--create', ...flags({ lowerdir, upperdir, workdir, target }));
   t.is(code, 1);
-  t.regex(stderr, /leads nowhere\.\n.*upper-missing\n {2}hint: Make the directory that the link is to lead to, or/);
+  t.regex(stderr, /to a missing path\.\n.*upper-missing\n {2}hint: Create the directory that the link points to, or/);
   const error = t.throws(() => mountOverlaySync({ lowerdir, upperdir, workdir, target, create: true }));
-  t.regex(error.message, /leads nowhere\. Make the directory/);
+  t.regex(error.message, /to a missing path\. Create the directory/);
 });
 
 mountTest('a process that may not mount', (t) => {
@@ -163,7 +171,7 @@ mountTest('a process that may not mount', (t) => {
   t.is(code, 1);
   t.regex(stderr, /lacks CAP_SYS_ADMIN/);
   t.is(stderr.match(/reason: no-privilege/g)?.length, 1);
-  t.regex(stderr, /unshare -Urm; `overlayfs run` needs neither\.\n/);
+  t.regex(stderr, /unshare -Urm, or use 'overlayfs run', which needs neither\.\n/);
 });
 
 test('what is no mount at all is wrong usage', (t) => {
@@ -186,7 +194,7 @@ mountTest('--rootless: a layer that hides from mounts of root only', { needs: 'r
     errors.map(({ reason }) => reason),
     ['mark-unseen'],
   );
-  t.regex(errors[0]?.message ?? '', /lowerdir\[0\] '.*\/over' .* opaque for mounts of root only: '.*', and 1 more/);
+  t.regex(errors[0]?.message ?? '', /lowerdir\[0\] '.*\/over' .* opaque only for mounts by root: '.*', and 1 more/);
   const shows = (name: string) =>
     evaluateAsNobody(
       `const mount = await overlayfs.mountOverlay({ lowerdir: args.slice(1), rootless: true });

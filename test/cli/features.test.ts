@@ -1,4 +1,7 @@
-/** `overlayfs features`: the table, the verdict, and colour. */
+/**
+ * `overlayfs features`: the table, the verdict, and colour. Imports internals: the text for kernels that this machine
+ * does not run.
+ */
 import test from 'ava';
 import { featuresSync } from 'overlayfs';
 import { paintFor, plain } from '#lib/cli/colour.js';
@@ -21,15 +24,15 @@ test('a kernel that has everything', (t) => {
 test('what forbids mounting is said in words', (t) => {
   t.regex(featuresText(linux61, plain), /^ {2}verity +no$/m);
   const may = featuresText({ ...newest, mayMount: false }, plain);
-  t.regex(may, /^Nothing can be mounted: the process may not mount\. Run it as root .*unshare -Urm\.$/m);
-  t.regex(may, /^Without a target it can mount all the same: `rootless` in a program, and overlayfs run\.$/m);
+  t.regex(may, /^This process cannot mount: the process may not mount\. Run it as root .*unshare -Urm\.$/m);
+  t.regex(may, /^It can still mount without a target: with rootless in a program, or by overlayfs run\.$/m);
   const forbidden = { ...newest, mayMount: false, rootless: false, rootlessForbidden: 'user.x is 0: set it' } as const;
-  t.regex(featuresText(forbidden, plain), /^Nor can it mount without a target: user\.x is 0: set it\.$/m);
+  t.regex(featuresText(forbidden, plain), /^It cannot mount without a target either: user\.x is 0: set it\.$/m);
   t.regex(featuresText(forbidden, plain), /^ {2}detached mounts without privilege +no$/m);
   const none = { ...newest, mayMount: 'unknown', overlay: false } as const;
-  t.regex(featuresText(none, plain), /^Nothing can be mounted: the kernel has no overlay file system\. Load /m);
+  t.regex(featuresText(none, plain), /^This process cannot mount: the kernel has no overlay file system\. Load /m);
   t.deepEqual(forbids(none), ['overlay-unavailable']);
-  t.regex(featuresText({ ...newest, mayMount: 'unknown' }, plain), /^Whether this process can mount/m);
+  t.regex(featuresText({ ...newest, mayMount: 'unknown' }, plain), /^Only an attempt shows if this process can mount/m);
 });
 
 test('colour is for terminals, and NO_COLOR takes it away', (t) => {
@@ -61,6 +64,6 @@ test('of this kernel: as a table, as JSON, and with colour on a terminal', (t) =
 mountTest('without privilege: what is not told is unknown', (t) => {
   const { code, stdout } = run(['features'], { command: withoutCapabilities });
   t.is(code, 0);
-  t.regex(stdout, /^Nothing can be mounted: the process may not mount\./m);
+  t.regex(stdout, /^This process cannot mount: the process may not mount\./m);
   t.regex(stdout, /^ {2}layers by descriptor +unknown$/m);
 });

@@ -1,4 +1,7 @@
-/** `overlayfs holders`, and what `overlayfs umount` says of who keeps it from its work. */
+/**
+ * `overlayfs holders`, and the holders that `overlayfs umount` names. Imports internals: the text of a table of
+ * holders that no test can cause.
+ */
 import { closeSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
@@ -11,7 +14,7 @@ import { json, overlayfs } from './run.js';
 mountTest('holders are shown, and in JSON', (t) => {
   const { target, ...options } = layers(scratch(t));
   const mounted = mountOverlaySync({ ...options, target });
-  t.regex(overlayfs('holders', target).stdout, /^nobody holds it/);
+  t.regex(overlayfs('holders', target).stdout, /^no process uses it/);
   const path = join(target, 'from-lower');
   const fd = openSync(path, 'r');
   const { code, stdout } = overlayfs('holders', target);
@@ -41,7 +44,7 @@ test('the table says what it does not cover', (t) => {
   const none = Object.assign([], { hidden: 2, complete: false });
   t.is(
     holdersTable(none, plain),
-    'nobody holds it that could be seen\n2 processes could not be looked at; the search was cut short\n',
+    'no process uses it, as far as this search could see\n2 processes could not be looked at; the search was cut short\n',
   );
   const one = [{ what: 'loop', path: '/m/image', device: '/dev/loop0' }] as const;
   const some = Object.assign([...one], { hidden: 1, complete: true });

@@ -1,10 +1,8 @@
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { mountOverlaySync } from 'overlayfs';
-import { layers, makeTree, mountTest, native, scaled, scratch } from '../support/index.js';
+import { layers, MS_BIND, makeTree, mountTest, native, scaled, scratch } from '../support/index.js';
 import { run } from './run.js';
-
-const MS_BIND = 4096;
 
 /** script(1) has a terminal. */
 const onTerminal = (...args: string[]): string[] => {

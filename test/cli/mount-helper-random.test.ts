@@ -1,18 +1,20 @@
-/** Random options: what mount.overlay makes of them, against the kernel's own verdict. */
+/**
+ * Random options: mount.overlay against the kernel's own verdict. Imports internals: a process for each of hundreds of
+ * sets would take minutes.
+ */
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { mountHelper } from '#lib/cli/mount-helper/run.js';
 import { splitShown } from '#lib/mount-strings.js';
-import { readMountinfo } from '#lib/mounts/mountinfo.js';
-import { type NamedOptions, readShown } from '#lib/overlay/option-strings.js';
+import { readMountinfo } from '#lib/mount-table/mountinfo.js';
+import { type NamedOptions, readShown } from '#lib/options/text.js';
 import { freshen, makeDirectories } from '../overlay/random/directories.js';
 import { type Generated, generate } from '../overlay/random/generator.js';
 import { textOf } from '../overlay/random/kernel.js';
-import { generator, mountTest, native, scaled } from '../support/index.js';
+import { generator, MNT_DETACH, mountTest, native, scaled } from '../support/index.js';
 
 const seed = 20261125;
 const sets = scaled(600, 60);
-const MNT_DETACH = 2;
 
 interface Made {
   readonly code: number;

@@ -1,4 +1,7 @@
-/** mount.overlay, through the real mount(8): with a link in /sbin, in the mount namespace of this test file. */
+/**
+ * mount.overlay, through the real mount(8): with a link in /sbin, in the mount namespace of this test file. Imports
+ * internals: it reads the mount table as options.
+ */
 import { spawn, spawnSync } from 'node:child_process';
 import {
   closeSync,
@@ -15,10 +18,12 @@ import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { exitCodes } from '#lib/cli/mount-helper/run.js';
 import { splitShown } from '#lib/mount-strings.js';
-import { readMountinfo } from '#lib/mounts/mountinfo.js';
-import { readShown } from '#lib/overlay/option-strings.js';
+import { readMountinfo } from '#lib/mount-table/mountinfo.js';
+import { readShown } from '#lib/options/text.js';
 import {
   eventually,
+  MNT_DETACH,
+  MS_BIND,
   makeTree,
   mountsBelow,
   mountTest,
@@ -29,8 +34,6 @@ import {
 } from '../support/index.js';
 import { program, type Ran } from './run.js';
 
-const MS_BIND = 4096;
-const MNT_DETACH = 2;
 const sbin = realpathSync('/sbin');
 const helper = join(packageRoot, 'dist/mount-helper.cjs');
 
@@ -245,9 +248,9 @@ mountTest('mount.overlay: remount: the flags change, options of overlayfs do not
 
 /** What the library refuses and the kernel takes. */
 const passing: readonly (readonly [title: string, options: string, says: RegExp, before?: (place: Place) => void])[] = [
-  ['index without upper', 'lowerdir=a:b,index=on', /index=on is of no use without upperdir/],
-  ['volatile without upper', 'lowerdir=a:b,volatile', /volatile is of no use without upperdir/],
-  ['a workdir alone', 'lowerdir=a:b,workdir=w', /workdir is of no use without an upperdir/],
+  ['index without upper', 'lowerdir=a:b,index=on', /index=on has no effect without upperdir/],
+  ['volatile without upper', 'lowerdir=a:b,volatile', /volatile has no effect without upperdir/],
+  ['a workdir alone', 'lowerdir=a:b,workdir=w', /workdir has no effect without an upperdir/],
   [
     'an upper that comes out read-only',
     merged,
@@ -285,7 +288,7 @@ for (const [title, options, says, before] of passing) {
       const lax = overlay(options);
       t.is(lax.code, 0);
       t.regex(lax.stderr, says);
-      t.regex(lax.stderr, /^mount\.overlay: warning(, mounted all the same: |: mounted read-only, because )/);
+      t.regex(lax.stderr, /^mount\.overlay: warning(, mounted anyway: |: mounted read-only: )/);
       t.notRegex(lax.stderr, / would /);
       t.notDeepEqual(mounted(), without);
       umount();
@@ -313,7 +316,7 @@ const hidden: readonly {
     options: 'lowerdir=none,upperdir=u,workdir=w',
     before: ({ dir }) => mountBelow(join(dir, 'm')),
     reason: 'lower-missing',
-    warnings: [/is a mount point already/],
+    warnings: [/is already a mount point/],
   },
   {
     title: 'a stale index, behind a mounted target',
@@ -324,7 +327,7 @@ const hidden: readonly {
       mountBelow(join(dir, 'm'));
     },
     reason: 'stale',
-    warnings: [/is a mount point already/],
+    warnings: [/is already a mount point/],
   },
   {
     title: 'an upper in use and an index, behind a mounted target',
@@ -335,7 +338,7 @@ const hidden: readonly {
       mountBelow(join(dir, 'm'));
     },
     reason: 'upper-in-use',
-    warnings: [/is a mount point already/],
+    warnings: [/is already a mount point/],
   },
   {
     title: 'a missing lowerdir, behind an upper in use',
@@ -353,7 +356,7 @@ const hidden: readonly {
     options: 'lowerdir=none:a,workdir=w,index=on,volatile',
     before: () => {},
     reason: 'lower-missing',
-    warnings: [/workdir is of no use/, /index=on is of no use/, /volatile is of no use/],
+    warnings: [/workdir has no effect/, /index=on has no effect/, /volatile has no effect/],
   },
 ];
 
@@ -384,7 +387,7 @@ mountTest('mount.overlay: where the kernel mounts, every objection is a warning,
   t.is(lines.length, 4, useless.stderr);
   for (const name of ['workdir', 'index', 'volatile', 'uuid']) {
     t.true(
-      lines.some((line) => new RegExp(`^mount.overlay: warning, mounted all the same: ${name}\\b`).test(line)),
+      lines.some((line) => new RegExp(`^mount.overlay: warning, mounted anyway: ${name}\\b`).test(line)),
       useless.stderr,
     );
   }
@@ -398,7 +401,7 @@ mountTest('mount.overlay: where the kernel mounts, every objection is a warning,
   const { code, stderr } = overlay('lowerdir=a,upperdir=u,workdir=w2');
   t.is(code, 0);
   t.deepEqual(reasonsOf(stderr), ['target-mounted', 'upper-in-use', 'work-leftovers']);
-  t.regex(stderr, /^mount\.overlay: warning: mounted read-only, because the workdir '\.\/w2' holds/m);
+  t.regex(stderr, /^mount\.overlay: warning: mounted read-only: the workdir '\.\/w2' contains/m);
   t.notRegex(stderr, / would /);
   t.regex(mounted()?.super ?? '', /^ro,/);
   native.umount(join(dir, 'm2'), 0);
@@ -473,7 +476,7 @@ mountTest('mount.overlay: a comment in the fstab makes nothing strict', (t) => {
   writeFileSync(join(dir, 'fstab'), ` #${line('x-overlayfs.strict,')}${line('')}`);
   const { code, stderr } = mount('-T', 'fstab', join(dir, 'm'));
   t.is(code, 0);
-  t.regex(stderr, /^mount\.overlay: warning, mounted all the same: /);
+  t.regex(stderr, /^mount\.overlay: warning, mounted anyway: /);
   umount();
 });
 
@@ -486,13 +489,13 @@ mountTest('mount.overlay: what the kernel refuses is an error that says why, wit
     ],
     ['lowerdir=a,upperdir=none,workdir=w', /reason: upper-missing\n {2}hint: Create it\.\n/],
     ['lowerdir=a,upperdir=u,workdir=u', /reason: work-inside-upper\n/],
-    ['lowerdir=a,upperdir=u', /upperdir needs a workdir.*\n.*\n {2}hint: Add one\.\n/],
+    ['lowerdir=a,upperdir=u', /upperdir needs workdir.*\n.*\n {2}hint: Add one\.\n/],
     ['upperdir=u,workdir=w', /^mount\.overlay: no lowerdir is given\n {2}hint: Name the lower layers/],
     ['lowerdir=a', /needs|at least 2/],
-    [`${merged},metacopy=on,redirect_dir=off`, /metacopy=on cannot go with redirect_dir=off/],
+    [`${merged},metacopy=on,redirect_dir=off`, /metacopy=on and redirect_dir=off exclude each other/],
     [
       'upperdir=u,workdir=w,lowerdir=a,b',
-      /^mount\.overlay: unknown option 'b'\n {2}hint: If that is a part of the path before it: write a comma in a path as '\\,'\.\n$/,
+      /^mount\.overlay: unknown option 'b'\n {2}hint: If this is a part of the path before it, write the comma in the path as '\\,'\.\n$/,
     ],
     ['upperdir=u,lowerdir=a,workdir=w,userxatr', /'userxatr'\n {2}hint: Did you mean userxattr\?\n$/],
     [`${merged},nfs_export=on,index=off`, /hint: Leave index out, which is then on, or/],
@@ -602,13 +605,13 @@ mountTest('mount.overlay: in another mount namespace', async (t) => {
   t.is(table().match(/ - overlay src /g)?.length, 1);
   const conflict = mount(...args, 'lowerdir=/a:/b,index=on,x-overlayfs.strict', join(dir, 'm'));
   t.is(conflict.code, 32);
-  t.regex(conflict.stderr, /index=on is of no use/);
+  t.regex(conflict.stderr, /index=on has no effect/);
   const missing = mount(...args, 'lowerdir=/none1:/none2', join(dir, 'm'));
   t.is(missing.code, 32);
   t.regex(missing.stderr, /^mount\.overlay: ENOENT: .*\n {2}reason: path-missing\n/);
   for (const [namespace, says] of [
     ['/proc/self/ns/none', /the mount namespace '\/proc\/self\/ns\/none' does not exist/],
-    ['/proc/self/ns/uts', /cannot be joined as a mount namespace/],
+    ['/proc/self/ns/uts', /refused to join the mount namespace/],
   ] as const) {
     const { code, stderr } = run(dir, ['bin/mount.overlay', 'src', 'm', '-N', namespace, '-o', absolute]);
     t.is(code, 32);

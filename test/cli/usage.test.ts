@@ -1,11 +1,12 @@
-/** What is said about a command line that is wrong, and about one that asks for help. */
+/** Messages about a wrong command line, and help. Imports internals: a process for each phrase would take minutes. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { argumentsOf } from '#lib/cli/command-line.js';
-import { phrase } from '#lib/cli/phrase.js';
+import { inFlags } from '#lib/cli/spelling.js';
+import { argument, either, option, render, type Text, text } from '#lib/text.js';
 import { packageRoot } from '../support/index.js';
-import { json, overlayfs, run } from './run.js';
+import { json, overlayfs, run, runHere } from './run.js';
 
 const layers = ['--lower', '/l', '--upper', '/u', '--work', '/w'];
 
@@ -61,7 +62,7 @@ const wrong: Readonly<Record<string, readonly [args: string[], says: RegExp]>> =
   'a flag without a value': [['mount', '/m', '--lower'], /--lower needs a value/],
   'a flag whose value is a flag': [
     ['mount', '--upper', '--work', '/w'],
-    /--upper needs a value, and an option follows/,
+    /--upper needs a value, but an option follows/,
   ],
   'a flag twice': [['mount', ...layers, '--upperdir', '/v', '/m'], /--upperdir is given twice/],
   'a flag and its opposite': [['mount', ...layers, '--index', '--no-index', '/m'], /--no-index is given twice/],
@@ -71,15 +72,15 @@ const wrong: Readonly<Record<string, readonly [args: string[], says: RegExp]>> =
   'no program': [['run', ...layers, '--at', '/m'], /name the program to run\n {2}hint: It comes after --/],
   'an empty target': [['umount', ''], /a path must not be empty/],
   'no target': [['mount', ...layers], /name the directory to mount on/],
-  'two targets': [['mount', ...layers, '/m', '/n'], /one directory to mount on, not 2/],
+  'two targets': [['mount', ...layers, '/m', '/n'], /2 directories to mount on: only one is possible/],
   'no lower': [['mount', '/m'], /name the lower layers/],
   'an upper without work': [
     ['mount', '--lower', '/l', '--upper', '/u', '/m'],
-    /--upper needs a --work:[\s\S]*pass --create/,
+    /--upper needs --work,[\s\S]*pass --create/,
   ],
   'one lower alone': [
     ['mount', '--lower', '/l', '/m'],
-    /One --lower alone is no overlay[\s\S]*hint: Add --upper and --work, or a second --lower;/,
+    /an overlay needs at least 2 paths in --lower[\s\S]*hint: Add --upper and --work, or add a second --lower,/,
   ],
   'a work alone': [
     ['mount', ...layers.slice(0, 2), '--lower', '/k', '--work', '/w', '/m'],
@@ -88,35 +89,38 @@ const wrong: Readonly<Record<string, readonly [args: string[], says: RegExp]>> =
   'a long path': [['mount', '--lower', '/k', '--lower', 'x'.repeat(5000), '/m'], /^overlayfs: --lower must be a path/],
   'a conflict': [
     ['mount', ...layers, '--nfs-export', '--no-index', '/m'],
-    /--nfs-export cannot go with --no-index: .*\n {2}reason: conflicting-options\n {2}hint: Leave --index out/,
+    /--nfs-export and --no-index exclude each other: .*\n {2}reason: conflicting-options\n {2}hint: Leave --index out/,
   ],
   'a name that cannot fall away': [
     ['mount', ...layers, '--allow-degraded', 'redirectdir', '/m'],
     /cannot name 'redirectdir'\n {2}hint: Did you mean redirect-dir\?/,
   ],
   'a way without a dry run': [['mount', ...layers, '--way', 'mount', '/m'], /hint: Add --dry-run\./],
-  'numbers longer than paths': [['mount', '--dry-run', '--way', 'numbers', ...layers, '/m'], /Name longer ones/],
-  'nothing to unmount': [['umount'], /name what is to be unmounted/],
+  'numbers longer than paths': [['mount', '--dry-run', '--way', 'numbers', ...layers, '/m'], /Use longer paths/],
+  'nothing to unmount': [['umount'], /name the mount points to unmount/],
   'a time without a unit': [['umount', '--timeout', '5', '/m'], /--timeout cannot be '5'\n.*500ms, 5s or 2m/],
   'a time of another unit': [['umount', '--timeout=5h', '/m'], /--timeout cannot be '5h'/],
   'no time': [['umount', '--timeout'], /--timeout needs a value/],
-  'tree with detach': [['umount', '--tree', '--detach', '/m'], /--detach cannot go with --tree/],
-  'tree with remove-work': [['umount', '--remove-work', '--tree', '/m'], /--remove-work cannot go with --tree/],
-  'tree with a namespace': [['umount', '--namespace', '/n', '--tree', '/m'], /--namespace cannot go with --tree/],
+  'tree with detach': [['umount', '--tree', '--detach', '/m'], /--detach cannot be used with --tree/],
+  'tree with remove-work': [['umount', '--remove-work', '--tree', '/m'], /--remove-work cannot be used with --tree/],
+  'tree with a namespace': [['umount', '--namespace', '/n', '--tree', '/m'], /--namespace cannot be used with --tree/],
   'bulk without tree': [['umount', '--bulk', '/m'], /--bulk needs --tree/],
   'the root as a tree': [['umount', '--tree', '/'], /^overlayfs: TARGET must not be the root directory/],
-  'detach with remove-work': [['umount', '--detach', '--remove-work', '/m'], /--remove-work cannot go with --detach/],
+  'detach with remove-work': [
+    ['umount', '--detach', '--remove-work', '/m'],
+    /--remove-work and --detach exclude each other/,
+  ],
   'nothing to hide': [['whiteout'], /name the paths/],
   'recursive alone': [['whiteout', '--recursive', '/x'], /hint: Add --replace, or leave it out\./],
-  'null without a list': [['whiteout', '-0', '/x'], /--null is about standard input/],
-  'two lists': [['whiteout', '-', '-'], /can be read once/],
-  'a root': [['whiteout', '/'], /^overlayfs: PATH must end in a name/],
+  'null without a list': [['whiteout', '-0', '/x'], /--null needs standard input/],
+  'two lists': [['whiteout', '-', '-'], /can be read only once/],
+  'a root': [['whiteout', '/'], /^overlayfs: PATH must end in the name/],
   'a path for features': [['features', '/x'], /takes no path/],
 };
 
 for (const [title, [args, says]] of Object.entries(wrong)) {
-  test(`wrong usage: ${title}`, (t) => {
-    const { code, stdout, stderr } = overlayfs(...args);
+  test.serial(`wrong usage: ${title}`, async (t) => {
+    const { code, stdout, stderr } = await runHere(args);
     t.is(code, 2, stderr);
     t.is(stdout, '');
     t.true(stderr.startsWith('overlayfs: '));
@@ -138,12 +142,19 @@ test('wrong usage with --json is a document too', (t) => {
 });
 
 test('texts of the library come in the words of the command line', (t) => {
-  t.is(phrase('create it, or pass `create: true`'), 'create it, or pass --create');
-  t.is(phrase("pass `allowDegraded: ['redirectDir']`"), 'pass --allow-degraded redirect-dir');
-  t.is(phrase("leave redirectDir out, which is then 'on'"), "leave --redirect-dir out, which is then 'on'");
-  t.is(phrase("add redirectDir: 'nofollow', or an upperdir"), 'add --redirect-dir nofollow, or an upperdir');
-  t.is(phrase('"nfsExport: true" cannot go with "index: false"'), '--nfs-export cannot go with --no-index');
-  t.is(phrase('the index in the workdir'), 'the index in the workdir');
+  const inFlagsOf = (source: Text) => render(source, inFlags);
+  const create = either('create it', text`pass ${option('create', true)}`);
+  t.is(inFlagsOf(create), 'create it, or pass --create');
+  t.is(inFlagsOf(text`pass ${option('allowDegraded', ['redirectDir'])}`), 'pass --allow-degraded redirect-dir');
+  t.is(inFlagsOf(text`add ${option('redirectDir', 'nofollow')}`), 'add --redirect-dir nofollow');
+  t.is(inFlagsOf(text`${option('nfsExport', true)}, ${option('index', false)}`), '--nfs-export, --no-index');
+  t.is(inFlagsOf(text`${argument('lowerdir[2]')} is wrong`), '--lower is wrong');
+  t.is(inFlagsOf(text`${argument('paths[2]')} is wrong`), 'PATH is wrong');
+  // Remedies that only programs have do not appear, unless there is no other.
+  const rootless = text`pass ${option('rootless', 'keep')}`;
+  t.is(inFlagsOf(either('run it as root', rootless)), 'run it as root');
+  t.is(inFlagsOf(rootless), "pass `rootless: 'keep'`");
+  t.is(render(create), 'create it, or pass `create: true`');
 });
 
 test('arguments are what the kernel has, where Node has lost something', (t) => {

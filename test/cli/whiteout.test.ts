@@ -1,4 +1,7 @@
-/** `overlayfs whiteout`, for real. It needs no privilege. */
+/**
+ * `overlayfs whiteout`, for real. It needs no privilege. Imports internals: the parser of standard input takes any
+ * bytes.
+ */
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';

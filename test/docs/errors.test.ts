@@ -1,4 +1,6 @@
-/** docs/errors.md is what the code's table says, and the code says no other reason. */
+/**
+ * docs/errors.md agrees with the table of reasons, and the code uses no other reason. Imports internals: this table.
+ */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';

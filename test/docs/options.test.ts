@@ -1,8 +1,8 @@
-/** docs/options.md is what the code's tables say. */
+/** docs/options.md agrees with the tables of the code. Imports internals: these tables. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import { optionTable } from '#lib/overlay/option-table.js';
+import { optionTable } from '#lib/options/table.js';
 import { optionsPage } from '../../docs/options-page.js';
 import { packageRoot } from '../support/index.js';
 

@@ -1,13 +1,13 @@
-/** README.md names all that there is. */
+/** README.md names all exports and options. Imports internals: the table of options. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import { optionTable } from '#lib/overlay/option-table.js';
+import { optionTable } from '#lib/options/table.js';
 import { packageRoot } from '../support/index.js';
 
 const read = (path: string): string => readFileSync(join(packageRoot, path), 'utf8');
 
-test('every export is named; a twin is by its other half', (t) => {
+test('every export is named, a synchronous form by its promise form', (t) => {
   const lists = read('lib/index.ts').matchAll(/^export (?:type )?\{([^}]*)\}/gm);
   const names = Array.from(lists, ([, list = '']) => list.match(/\w+/g) ?? []).flat();
   t.true(names.length > 40);

@@ -1,13 +1,17 @@
-/** The executor by itself: each call that a plan may hold, on the real kernel. */
-import { existsSync, lstatSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+/**
+ * The executor by itself: each call that a plan may hold, on the real kernel. Imports internals: no public call makes
+ * such plans.
+ */
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
 import * as e from '#lib/errnos.js';
-import { type Call, calls } from '#lib/kernel/calls.js';
+import { calls } from '#lib/kernel/calls.js';
 import * as k from '#lib/kernel/constants.js';
-import { addLook, readLook } from '#lib/kernel/look.js';
+import { addGuard, type CheckedGuard } from '#lib/kernel/guards.js';
 import { Outputs, perform, performSync, StepFailure } from '#lib/kernel/perform.js';
-import { Plan, type StepOptions, type Text } from '#lib/kernel/plan.js';
+import { Plan, type Step, type StepOptions } from '#lib/kernel/plan.js';
+import { addStat, readStat } from '#lib/kernel/stat.js';
 import { countDescriptors, makeTree, mountsBelow, mountTest, scratch } from '../support/index.js';
 
 const S_IFIFO = 0o010000;
@@ -154,22 +158,73 @@ mountTest('attributes are written and read', async (t) => {
   );
 });
 
-mountTest('guards say why: a flag, a type, an attribute, another mount', async (t) => {
-  const guard = (call: Call, args: (path: string) => readonly (Text | number)[], errno: number) =>
+mountTest('the failure names the guard', async (t) => {
+  const fails = (guard: CheckedGuard, look: (plan: Plan, dir: string) => void, errno: number) =>
     both(
       t,
-      (plan, dir) => plan.add(call, args(dir)),
-      (outcome) => t.like(outcome, { errno }),
+      (plan, dir) => {
+        look(plan, dir);
+        addGuard(plan, guard);
+      },
+      (outcome) => t.like(outcome, { guard, errno: 0, shownErrno: errno }),
     );
-  const TMPFS_MAGIC = 0x01021994;
-  await guard(calls.statfs, (dir) => [dir, 0, TMPFS_MAGIC], e.EPERM);
-  await guard(calls.statfs, (dir) => [dir, 0xffff & ~k.ST_RDONLY], e.EROFS);
-  const statx =
-    (...rest: number[]) =>
-    (dir: string) => [k.AT_FDCWD, dir, 0, k.STATX_TYPE | k.STATX_MNT_ID, ...rest];
-  await guard(calls.statx, statx(k.STATX_ATTR_MOUNT_ROOT), e.EBUSY);
-  await guard(calls.statx, statx(0, 1, 0), e.ESTALE);
-  await guard(calls.statx, statx(0, 0, 0, k.S_IFREG), e.ENOTDIR);
+  const statfs = (plan: Plan, dir: string) => plan.add(calls.statfs, [dir]);
+  const statx = (path: string) => (plan: Plan, dir: string) =>
+    plan.add(calls.statx, [k.AT_FDCWD, join(dir, path), k.AT_SYMLINK_NOFOLLOW, k.STATX_TYPE | k.STATX_MNT_ID]);
+  await fails('file-system-is-no-overlay', statfs, e.EINVAL);
+  await fails('target-was-replaced', statfs, e.ESTALE);
+  await fails('target-is-mount-point', statx('.'), e.EBUSY);
+  await fails('mount-is-another', statx('.'), e.EINVAL);
+  const link = (plan: Plan, dir: string) => {
+    symlinkSync('nowhere', join(dir, 'link'));
+    statx('link')(plan, dir);
+  };
+  await fails('target-is-symlink', link, e.ELOOP);
+  const removed = (plan: Plan, dir: string) => {
+    mkdirSync(join(dir, 'removed'));
+    const at = plan.add(calls.openat2, [k.AT_FDCWD, join(dir, 'removed'), k.O_PATH, 0]);
+    plan.add(calls.unlinkat, [k.AT_FDCWD, join(dir, 'removed'), k.AT_REMOVEDIR]);
+    plan.add(calls.statx, [at, '', k.AT_EMPTY_PATH, k.STATX_TYPE | k.STATX_NLINK]);
+  };
+  await fails('directory-is-removed', removed, e.ENOENT);
+});
+
+mountTest('a guard holds where there is no fault, and its failure can be tolerated', async (t) => {
+  const holding = [
+    'file-system-is-overlay',
+    'superblock-is-read-only',
+    'target-is-mount-point',
+    'target-is-symlink',
+    'directory-is-removed',
+    'upperdir-is-immutable',
+  ] as const;
+  const guards: Step[] = [];
+  await both(
+    t,
+    (plan, dir) => {
+      makeTree(dir, { 'a/': '' });
+      plan.add(calls.statfs, [dir]);
+      plan.add(calls.statx, [k.AT_FDCWD, join(dir, 'a'), 0, k.STATX_TYPE | k.STATX_NLINK]);
+      for (const guard of holding) addGuard(plan, guard);
+      guards.push(addGuard(plan, 'file-system-is-no-overlay', { tolerate: 'any', output: 0 }));
+      guards.push(addGuard(plan, 'file-system-is-overlay', { tolerate: 'any', output: 0 }));
+    },
+    (outcome) => {
+      if (!(outcome instanceof Outputs)) return t.fail();
+      const [fails, holds] = guards.splice(0);
+      if (fails === undefined || holds === undefined) return t.fail();
+      t.is(outcome.guard(fails), 'file-system-is-no-overlay');
+      t.is(outcome.guard(holds), undefined);
+    },
+  );
+});
+
+mountTest('two guards of one target: the mount point, and the other plan', async (t) => {
+  await both(
+    t,
+    (plan, dir) => plan.add(calls.reserve_target, [open(plan, dir)]),
+    (outcome) => t.like(outcome, { guard: 'target-is-mount-point' }),
+  );
 });
 
 mountTest('what the file system context says comes with the failure', { needs: 'fsContext' }, async (t) => {
@@ -251,8 +306,8 @@ mountTest('outputs that wait to be read, since other callbacks throw, are not ov
       const plan = new Plan();
       // So that they end one by one.
       for (let others = 0; others < 30 + i; others++) plan.add(calls.statx, [k.AT_FDCWD, dir, 0, k.STATX_TYPE]);
-      const step = addLook(plan, join(dir, String(i)));
-      if (readLook(step, await perform(plan)).inode !== expected) wrong.push(i);
+      const step = addStat(plan, join(dir, String(i)));
+      if (readStat(step, await perform(plan)).inode !== expected) wrong.push(i);
     }
   };
   await Promise.all(Array.from({ length: count }, (_, i) => look(i)));

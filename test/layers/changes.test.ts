@@ -6,7 +6,7 @@ import { mountOverlaySync, type OverlayOptions } from 'overlayfs';
 import { type Change, changes, changesSync } from 'overlayfs/layers';
 import { comparePaths } from '#lib/layers/encodings.js';
 import { generator, mountTest, scaled, scratch } from '../support/index.js';
-import { changeTree, type SeenEntry, seeTree } from './random-tree.js';
+import { changeTree, growTree, type SeenEntry, seeTree } from './random-tree.js';
 
 const S_IFDIR = 0o040000;
 
@@ -90,14 +90,15 @@ function seeLayers(
   return seen;
 }
 
-async function checkUpper(
-  t: ExecutionContext,
-  upper: string,
-  lowerdir: string[],
-  expected: object[],
-  after: Map<string, SeenEntry>,
-  before: Map<string, SeenEntry>,
-): Promise<void> {
+interface Checked {
+  readonly upper: string;
+  readonly lowerdir: string[];
+  readonly expected: object[];
+  readonly after: Map<string, SeenEntry>;
+  readonly before: Map<string, SeenEntry>;
+}
+
+async function checkUpper(t: ExecutionContext, { upper, lowerdir, expected, after, before }: Checked): Promise<void> {
   const exact = [...changesSync(upper, { lowerdir, content: true, encoding: 'buffer' })];
   t.deepEqual(exact.map(plain), expected);
   for (const { from, path } of exact) {
@@ -139,7 +140,8 @@ for (const [title, options] of Object.entries(variants)) {
       mkdirSync(base);
       mkdirSync(target);
       const owners = options.rootless === undefined;
-      changeTree(base, random, 150, { owners });
+      growTree(base, random, 150);
+      changeTree(base, random, 50, { owners });
       let lowerdir = [base];
       for (const level of [1, 2, 3]) {
         const [upperdir, workdir] = [join(dir, `upper${level}`), join(dir, `work${level}`)];
@@ -154,9 +156,35 @@ for (const [title, options] of Object.entries(variants)) {
         mount.unmountSync();
         const expected = difference(before, after);
         t.deepEqual(ofMount, expected, `seed ${seed}, level ${level}`);
-        await checkUpper(t, upperdir, lowerdir, expected, after, before);
+        await checkUpper(t, { upper: upperdir, lowerdir, expected, after, before });
         lowerdir = [upperdir, ...lowerdir];
       }
     }
   });
 }
+
+mountTest('thousands of random changes in one upper, with renames and metacopies', async (t) => {
+  const random = generator(5);
+  const dir = scratch(t);
+  const [lower, upperdir, workdir, target] = ['lower', 'upper', 'work', 'merged'].map((name) => join(dir, name)) as [
+    string,
+    string,
+    string,
+    string,
+  ];
+  for (const path of [lower, upperdir, workdir, target]) mkdirSync(path);
+  growTree(lower, random, 300);
+  changeTree(lower, random, 100);
+  const lowerdir = [lower];
+  const mount = mountOverlaySync({ lowerdir, upperdir, workdir, target, redirectDir: 'on', metacopy: true });
+  changeTree(target, random, scaled(5000, 1000));
+  const [before, after] = [seeTree(lower), seeTree(target)];
+  mount.unmountSync();
+  const expected = difference(before, after);
+  t.true(expected.length > 50 && before.size > 50, `${expected.length} changes of ${before.size} entries`);
+  t.true(
+    [...changesSync(upperdir, { lowerdir })].some(({ from }) => from !== undefined),
+    'a directory was renamed',
+  );
+  await checkUpper(t, { upper: upperdir, lowerdir, expected, after, before });
+});

@@ -130,7 +130,7 @@ mountTest(
     mount.unmountSync();
     const names = await namesOf(paths.upperdir, { lowerdir: paths.lowerdir });
     t.deepEqual(names, ['./', 'new/', 'new/added', 'new/deep/', 'new/deep/file', '.wh.old']);
-    await refuses(t, paths.upperdir, {}, /upper\/new' was renamed/);
+    await refuses(t, paths.upperdir, {}, /upper\/new' was renamed/, 'layers-incomplete');
     t.deepEqual(await namesOf(mount), names, "a mount's own layers");
   },
 );
@@ -146,9 +146,15 @@ mountTest('`overlay.metacopy`: with the layers below the data is theirs, without
   t.is(moved?.entry.name, 'moved');
   t.is(moved?.data.toString(), 'the data');
   t.is(moved?.entry.mode, 0o4711);
-  await refuses(t, paths.upperdir, {}, /moved' is a metacopy/);
+  await refuses(t, paths.upperdir, {}, /moved' is a metacopy/, 'layers-incomplete');
   writeFileSync(join(paths.lowerdir, 'file'), 'other data');
-  await refuses(t, paths.upperdir, { lowerdir: paths.lowerdir }, /whose data is not in the layers/);
+  await refuses(
+    t,
+    paths.upperdir,
+    { lowerdir: paths.lowerdir },
+    /whose data is not in the layers/,
+    'layers-incomplete',
+  );
 });
 
 kernelTest(
@@ -322,7 +328,7 @@ kernelTest('a stream that is given up, or aborted, leaves nothing open', async (
 kernelTest('wrong arguments and directories', async (t) => {
   const wrong = [
     [{ compression: 'xz' }, /"compression"/],
-    [{ level: 3 }, /"level" needs a compression/],
+    [{ level: 3 }, /`level` needs a compression/],
     [{ compression: 'gzip', level: 10 }, /"level"/],
     [{ sourceDateEpoch: 'x' }, /"sourceDateEpoch"/],
     [{ excludeXattrs: 'x' }, /"excludeXattrs"/],

@@ -16,7 +16,7 @@ import {
   verifyLayerSync,
 } from 'overlayfs/layers';
 import { generator, kernelTest, makeTree, mountTest, scaled, scratch, setAttribute } from '../support/index.js';
-import { changeTree, seeTree } from './random-tree.js';
+import { changeTree, growTree, seeTree } from './random-tree.js';
 
 // ------------------------------------------------------------------------------------------ space
 
@@ -93,7 +93,7 @@ mountTest('lookup agrees with random overlays', (t) => {
     const dir = scratch(t);
     const target = join(dir, 'merged');
     for (const name of ['base', 'merged']) mkdirSync(join(dir, name));
-    changeTree(join(dir, 'base'), random, 100);
+    growTree(join(dir, 'base'), random, 150);
     let lowerdir = [join(dir, 'base')];
     for (const level of [1, 2, 3]) {
       const [upperdir, workdir] = [join(dir, `upper${level}`), join(dir, `work${level}`)];

@@ -4,22 +4,23 @@ import { pathToFileURL } from 'node:url';
 import type { ExecutionContext } from 'ava';
 import {
   isOpaque,
-  isOpaqueSync,
   makeOpaque,
   makeOpaqueSync,
   mountOverlaySync,
   type OpaqueOptions,
   OverlayError,
   type OverlayOptions,
-  type PathLike,
   whiteoutSync,
 } from 'overlayfs';
 import {
   countDescriptors,
   evaluateIn,
+  forms,
   getAttribute,
   kernelTest,
   layers,
+  MS_RDONLY,
+  MS_REMOUNT,
   makeTree,
   mountTest,
   native,
@@ -30,23 +31,8 @@ import {
   withUserAttributes,
 } from '../support/index.js';
 
-const MS_RDONLY = 1;
-const MS_REMOUNT = 32;
-
 const TRUSTED = 'trusted.overlay.opaque';
 const USER = 'user.overlay.opaque';
-
-type Make = (dir: PathLike, options?: OpaqueOptions) => Promise<void>;
-type Is = (dir: PathLike, options?: OpaqueOptions) => Promise<boolean>;
-
-const forms: Readonly<Record<string, { make: Make; is: Is; suffix: string }>> = {
-  promise: { make: makeOpaque, is: isOpaque, suffix: '' },
-  twin: {
-    make: async (dir, options) => makeOpaqueSync(dir, options),
-    is: async (dir, options) => isOpaqueSync(dir, options),
-    suffix: 'Sync',
-  },
-};
 
 interface Expected {
   code: string;
@@ -73,7 +59,10 @@ function shown(options: OverlayOptions, name: string): string[] {
   }
 }
 
-for (const [form, { make, is, suffix }] of Object.entries(forms)) {
+for (const { form, of, suffix } of forms) {
+  const make = of('makeOpaque');
+  const is = of('isOpaque');
+
   mountTest(`both marks hide from every mount, and a directory with only one is told (${form})`, async (t) => {
     const dir = scratch(t, withUserAttributes());
     const options = layers(dir);
@@ -309,7 +298,7 @@ for (const [form, { make, is, suffix }] of Object.entries(forms)) {
     for (const userxattr of [false, true]) {
       const error = await t.throwsAsync(make(ram, { userxattr }));
       t.like(error, { code: 'ENOTSUP', reason: 'xattr-denied', path: ram });
-      t.regex(error.message, /ram' keeps no attribute such as \w+\.overlay\.opaque\. Use a layer on ext4/);
+      t.regex(error.message, /ram' does not support the attribute \w+\.overlay\.opaque\. Use a layer on ext4/);
       t.notRegex(error.message, /CAP_SYS_ADMIN/);
     }
   });

@@ -20,9 +20,9 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { calls } from '#lib/kernel/calls.js';
-import { holdSync } from '#lib/kernel/dialogue.js';
 import { performSync } from '#lib/kernel/perform.js';
 import { Plan } from '#lib/kernel/plan.js';
+import { runSync } from '#lib/kernel/task.js';
 import { Walker } from '#lib/layers/walk.js';
 
 export type Random = (below: number) => number;
@@ -65,6 +65,22 @@ function list(dir: Buffer): { directories: Buffer[]; files: Buffer[]; others: Bu
   return found;
 }
 
+/** Makes about this many directories, files and links in a tree. */
+export function growTree(root: string, random: Random, entries: number): void {
+  const directories: Buffer[] = [Buffer.from(root)];
+  for (let i = 0; i < entries; i++) {
+    const parent = directories[random(directories.length)] as Buffer;
+    const path = join(parent, names[random(names.length)] as Buffer);
+    if (lstatSync(path, { throwIfNoEntry: false }) !== undefined) continue;
+    const kind = random(10);
+    if (kind < 3) {
+      mkdirSync(path);
+      directories.push(path);
+    } else if (kind === 3) symlinkSync('a', path);
+    else writeFileSync(path, `${i}`.repeat(1 + random(20)));
+  }
+}
+
 /** The calls that may fail: the tree is as it is. */
 const expectedCodes = new Set([
   'ENOENT',
@@ -93,6 +109,15 @@ export function changeTree(root: string, random: Random, steps: number, { owners
   const anyFile = (): Buffer => pick(found.files) ?? join(dir, Buffer.from('none')); // never a pipe, which would wait
   const inner = (): Buffer => found.directories[1 + random(Math.max(1, found.directories.length - 1))] ?? place();
   const anything = (): Buffer => [anyFile, inner, () => pick(found.others) ?? place()][random(3)]?.() as Buffer;
+  /** A tree that is small is rarely made smaller. */
+  const less = (remove: () => void): void => {
+    if (found.files.length + found.directories.length > 150 || random(50) === 0) remove();
+  };
+  /** Not of half the tree at once. */
+  const removeSmall = (at: Buffer): void => {
+    if (lstatSync(at).isDirectory() && list(at).directories.length > 4) return;
+    less(() => rmSync(at, { recursive: true }));
+  };
   const text = (): string => `${random(1000)}`.repeat(1 + random(20));
   const time = (): number => 1e9 + random(5);
   const operations: (() => void)[] = [
@@ -109,12 +134,12 @@ export function changeTree(root: string, random: Random, steps: number, { owners
     () => symlinkSync(pick(names) as Buffer, place()),
     () => makeFifo(place()),
     () => renameSync(anyFile(), place()),
-    () => renameSync(anyFile(), anyFile()),
+    () => less(() => renameSync(anyFile(), anyFile())),
     () => renameSync(inner(), place()),
     () => renameSync(inner(), inner()),
-    () => unlinkSync(anyFile()),
-    () => unlinkSync(pick(found.others) ?? place()),
-    () => rmdirSync(inner()),
+    () => less(() => unlinkSync(anyFile())),
+    () => less(() => unlinkSync(pick(found.others) ?? place())),
+    () => less(() => rmdirSync(inner())),
     () => mkdirSync(place()),
     () => mkdirSync(place()),
     () => utimesSync(anyFile(), time(), time()),
@@ -123,20 +148,19 @@ export function changeTree(root: string, random: Random, steps: number, { owners
       // Away and made again, with other contents.
       const at = inner();
       if (!lstatSync(at).isDirectory()) return;
-      rmSync(at, { recursive: true });
+      removeSmall(at);
       mkdirSync(at);
       writeFileSync(join(at, pick(names) as Buffer), text());
     },
     () => {
       // A directory in the place of a file, and the other way round.
       const at = anyFile();
-      unlinkSync(at);
+      less(() => unlinkSync(at));
       mkdirSync(at);
     },
     () => {
       const at = inner();
-      if (found.directories.length < 10) return;
-      rmSync(at, { recursive: true });
+      removeSmall(at);
       writeFileSync(at, text());
     },
   ];
@@ -172,7 +196,7 @@ const S_IFREG = 0o100000;
 export function seeTree(root: string): Map<string, SeenEntry> {
   const seen = new Map<string, SeenEntry>();
   const walker = new Walker(root, { attributes: 'all', targets: true });
-  while (holdSync(walker.more())) {
+  while (runSync(walker.more())) {
     while (walker.advance()) {
       const { path, mode, uid, gid, size, mtimeNs, inode, target, attributes } = walker;
       const type = mode & S_IFMT;

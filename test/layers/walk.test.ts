@@ -2,8 +2,8 @@
 import { lstatSync, mkdirSync, readdirSync, readlinkSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import type { Dialogue } from '#lib/kernel/dialogue.js';
-import { hold, holdSync } from '#lib/kernel/dialogue.js';
+import type { Task } from '#lib/kernel/task.js';
+import { run, runSync } from '#lib/kernel/task.js';
 import { comparePaths } from '#lib/layers/encodings.js';
 import { removeLayerSync } from '#lib/layers/remove.js';
 import { Walker, type WalkOptions } from '#lib/layers/walk.js';
@@ -19,11 +19,7 @@ interface Seen {
   readonly target: string;
 }
 
-function* walk(
-  dir: string,
-  options: WalkOptions = {},
-  skipped: (path: string) => boolean = () => false,
-): Dialogue<Seen[]> {
+function* walk(dir: string, options: WalkOptions = {}, skipped: (path: string) => boolean = () => false): Task<Seen[]> {
   const walker = new Walker(dir, { targets: true, ...options });
   const seen: Seen[] = [];
   try {
@@ -82,11 +78,11 @@ test('a walk sees all that node:fs sees, in byte order, with names of any byte',
     makeTree(dir, seed);
     const expected = read(Buffer.from(dir));
     t.true(expected.length > 200);
-    t.deepEqual(holdSync(walk(dir)), expected, `seed ${seed}`);
-    t.deepEqual(await hold(walk(dir)), expected, `seed ${seed}`);
+    t.deepEqual(runSync(walk(dir)), expected, `seed ${seed}`);
+    t.deepEqual(await run(walk(dir)), expected, `seed ${seed}`);
     const paths = expected.map(({ path }) => path);
     t.deepEqual(paths, [...paths].sort(comparePaths));
-    const unsorted = holdSync(walk(dir, { unsorted: true }));
+    const unsorted = runSync(walk(dir, { unsorted: true }));
     t.deepEqual(
       unsorted.sort((a, b) => comparePaths(a.path, b.path)),
       expected,
@@ -105,8 +101,8 @@ test('a directory that is skipped shows, and what is in it does not', async (t) 
   for (const skipped of [(path: string) => path.length % 3 === 0, (path: string) => path.startsWith('many1')]) {
     const isSkipped = (path: string): boolean => path !== '' && skipped(path);
     const expected = read(Buffer.from(dir), '', isSkipped);
-    t.deepEqual(holdSync(walk(dir, {}, isSkipped)), expected);
-    t.deepEqual(await hold(walk(dir, {}, isSkipped)), expected);
+    t.deepEqual(runSync(walk(dir, {}, isSkipped)), expected);
+    t.deepEqual(await run(walk(dir, {}, isSkipped)), expected);
   }
 });
 
@@ -131,7 +127,7 @@ test('a tree of 3,000 levels takes few descriptors', async (t) => {
     return false;
   };
   const before = countDescriptors();
-  for (const seen of [holdSync(walk(inner, {}, count)), await hold(walk(inner, {}, count))]) {
+  for (const seen of [runSync(walk(inner, {}, count)), await run(walk(inner, {}, count))]) {
     t.is(seen.length, 2 * levels);
     t.is(seen.at(-1)?.path, 'z');
   }
@@ -146,17 +142,17 @@ test('a root that is not there or no directory gives an error with its path', as
   symlinkSync('.', join(dir, 'link'));
   const missing = { code: 'ENOENT', reason: 'path-missing', path: join(dir, 'none') };
   t.like(
-    t.throws(() => holdSync(walk(join(dir, 'none')))),
+    t.throws(() => runSync(walk(join(dir, 'none')))),
     missing,
   );
-  t.like(await t.throwsAsync(hold(walk(join(dir, 'none')))), missing);
+  t.like(await t.throwsAsync(run(walk(join(dir, 'none')))), missing);
   t.like(
-    t.throws(() => holdSync(walk(join(dir, 'file')))),
+    t.throws(() => runSync(walk(join(dir, 'file')))),
     { code: 'ENOTDIR', reason: 'path-not-directory' },
   );
   t.like(
-    t.throws(() => holdSync(walk(join(dir, 'link'), { followRoot: false }))),
+    t.throws(() => runSync(walk(join(dir, 'link'), { followRoot: false }))),
     { reason: 'path-not-directory' },
   );
-  t.is(holdSync(walk(join(dir, 'link'))).length, 3);
+  t.is(runSync(walk(join(dir, 'link'))).length, 3);
 });

@@ -15,7 +15,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { hold, holdSync } from '#lib/kernel/dialogue.js';
+import { run, runSync } from '#lib/kernel/task.js';
 import { TreeWriter, WriteFailure, type WriterOptions, type WriteTotals } from '#lib/layers/write.js';
 import { countDescriptors, kernelTest, makeTree, scratch } from '../support/index.js';
 
@@ -28,7 +28,7 @@ function writes(dir: string, work: Work, options?: WriterOptions): WriteTotals {
   try {
     const writer = new TreeWriter(root, options);
     work(writer);
-    return holdSync(writer.finish());
+    return runSync(writer.finish());
   } finally {
     closeSync(root);
   }
@@ -170,10 +170,10 @@ kernelTest('with promises many batches come in order, and the first failure ends
     }
     return yield* writer.finish();
   }
-  const totals = await hold(all(100, -1));
+  const totals = await run(all(100, -1));
   t.is(totals.operations, 200);
   t.true(readdirSync(join(dir, 'tree')).every((name) => statSync(join(dir, 'tree', name)).size === data.length));
   writeFileSync(join(dir, 'tree/f0'), '');
-  await t.throwsAsync(hold(all(100, 99)), { instanceOf: WriteFailure, message: /f0/ });
+  await t.throwsAsync(run(all(100, 99)), { instanceOf: WriteFailure, message: /f0/ });
   closeSync(root);
 });

@@ -10,7 +10,16 @@ import {
   unmount,
   unmountTree,
 } from 'overlayfs';
-import { countDescriptors, layers, mountsBelow, mountTest, native, scaled, scratch } from '../support/index.js';
+import {
+  countDescriptors,
+  layers,
+  mountsBelow,
+  mountTest,
+  native,
+  openPaths,
+  scaled,
+  scratch,
+} from '../support/index.js';
 
 /** Read-only overlays: an upper of which one is still in use is no part of these tests. */
 function lowers(dir: string): OverlayOptions & { target: string } {
@@ -137,6 +146,20 @@ for (const [name, beside] of Object.entries(besides)) {
     },
   );
 }
+
+mountTest('a replacement holds the new mount by no descriptor', { needs: 'mountBeneath' }, async (t) => {
+  const options = lowers(scratch(t));
+  for (let round = 0; round < scaled(1000, 100); round++) {
+    const mounted = mountOverlaySync(options);
+    const { id } = mounted;
+    const replaced = mounted.replace({ lowerdir: options.lowerdir });
+    while (mounted.id === id) await new Promise(setImmediate);
+    // An unmount by path that begins now must not find the mount busy.
+    t.false(openPaths().includes(options.target), `round ${round}`);
+    await replaced;
+    await mounted.unmount();
+  }
+});
 
 mountTest(
   'one that waits does not stop a replacement, nor what detaches that',

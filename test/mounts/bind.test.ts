@@ -1,10 +1,11 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import { type BindOptions, bind, bindSync, type Mount, OverlayError } from 'overlayfs';
+import { type BindOptions, bind, bindSync, OverlayError } from 'overlayfs';
 import {
   countDescriptors,
   evaluateIn,
+  forms,
   makeTree,
   mountsBelow,
   mountTest,
@@ -13,12 +14,9 @@ import {
   withoutCapabilities,
 } from '../support/index.js';
 
-const forms = {
-  promise: bind,
-  twin: async (...args: Parameters<typeof bindSync>): Promise<Mount> => bindSync(...args),
-} as const;
+for (const { form, of } of forms) {
+  const make = of('bind');
 
-for (const [form, make] of Object.entries(forms)) {
   mountTest(`a directory and a file in a second place (${form})`, async (t) => {
     const dir = scratch(t);
     makeTree(dir, { 'a/file': 'x', 'b/': '', f: 'one', g: '' });
@@ -141,7 +139,7 @@ mountTest('an abort takes a bind back', async (t) => {
 test('wrong arguments of bind are named', async (t) => {
   const cases: readonly (readonly [unknown[], RegExp])[] = [
     [[1, '/b'], /"source" must be a path/],
-    [['/a', ''], /"target" must be a path/],
+    [['/a', ''], /"target" must not be empty/],
     [['/a', '/b', { recursiv: true }], /did you mean "recursive"/],
     [['/a', '/b', { readonly: 'yes' }], /"readonly" must be true or false/],
     [['/a', '/b', { atime: 'never' }], /"atime" must be one of/],

@@ -1,19 +1,13 @@
 /** Mounts in the mount namespace of a container that a runtime has made. */
 import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { findMount, listMounts, mountOverlay, mountOverlaySync, OverlayError, unmount, unmountSync } from 'overlayfs';
+import { findMount, listMounts, OverlayError } from 'overlayfs';
 import { startContainer } from '../support/container.js';
-import { countDescriptors, layers, mountsBelow, mountTest, scratch } from '../support/index.js';
+import { countDescriptors, forms, layers, mountsBelow, mountTest, scratch } from '../support/index.js';
 
-const forms = {
-  promise: { mount: mountOverlay, unmount },
-  twin: {
-    mount: async (options: Parameters<typeof mountOverlaySync>[0]) => mountOverlaySync(options),
-    unmount: async (...args: Parameters<typeof unmountSync>) => unmountSync(...args),
-  },
-} as const;
+for (const { form, of } of forms) {
+  const calls = { mount: of('mountOverlay'), unmount: of('unmount') };
 
-for (const [form, calls] of Object.entries(forms)) {
   mountTest(`an overlay in a container of crun's (${form})`, { needs: 'crun' }, async (t) => {
     const dir = scratch(t);
     const { target: _, ...options } = layers(dir);

@@ -51,7 +51,7 @@ mountTest(
     for (const message of messages) {
       t.regex(
         message,
-        /^EMFILE: no descriptor is left in the process to (?:make the mount|open the \w+(?:\[\d\])? '.*')\. /,
+        /^EMFILE: no file descriptor is left in the process to (?:make the mount|open the \w+(?:\[\d\])? '.*')\. /,
       );
     }
   },
@@ -115,7 +115,7 @@ mountTest('the first call that needs the deferred part of the library, without d
       join(dir, 'l'),
       join(dir, 'm'),
     );
-    const hint = 'Raise the limit (ulimit -n) or do less at once.';
+    const hint = 'Raise the limit (ulimit -n), or do less at once.';
     const later = name.startsWith('mountOverlay') ? 'lower-missing' : 'done';
     t.deepEqual(outcome, [true, 'out-of-descriptors', 'EMFILE', hint, later], name);
   }

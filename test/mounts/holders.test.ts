@@ -1,3 +1,4 @@
+/** `findHolders` and the holders in errors. Imports internals: they read tables that this machine does not have. */
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
@@ -19,22 +20,21 @@ import {
   findHolders,
   findHoldersSync,
   type Holder,
-  type Holders,
   type Mount,
   mountOverlaySync,
   type OverlayError,
   type PathLike,
-  unmount,
-  unmountSync,
 } from 'overlayfs';
-import { holdSync } from '#lib/kernel/dialogue.js';
-import { splitMountinfo } from '#lib/mounts/mountinfo.js';
-import { mountsInside } from '#lib/mounts/search-holders.js';
+import { mountsInside } from '#lib/holders/search-mounts.js';
+import { runSync } from '#lib/kernel/task.js';
+import { splitMountinfo } from '#lib/mount-table/mountinfo.js';
 import {
   countDescriptors,
   evaluateIn,
   eventually,
+  forms,
   layers,
+  MS_BIND,
   makeTree,
   mountsBelow,
   mountTest,
@@ -44,20 +44,8 @@ import {
   scratch,
 } from '../support/index.js';
 
-interface Form {
-  find: (mount: Mount | PathLike) => Promise<Holders>;
-  unmount: (target: PathLike) => Promise<void>;
-}
-
-const MS_BIND = 4096;
-
 /** However long it takes on a machine that has much else to do. */
 const whole = { timeout: Number.POSITIVE_INFINITY };
-
-const forms: Readonly<Record<string, Form>> = {
-  promise: { find: (mount) => findHolders(mount, whole), unmount },
-  twin: { find: async (mount) => findHoldersSync(mount, whole), unmount: async (target) => unmountSync(target) },
-};
 
 /** The error of an unmount whose search has not been cut short by other programs. */
 async function busyError(t: ExecutionContext, unmount: () => Promise<void>): Promise<OverlayError> {
@@ -219,7 +207,10 @@ const kinds: Readonly<Record<string, (site: Site) => Promise<Held>>> = {
   },
 };
 
-for (const [form, { find, unmount }] of Object.entries(forms)) {
+for (const { form, of } of forms) {
+  const find = (mount: Mount | PathLike) => of('findHolders')(mount, whole);
+  const unmount = of('unmount');
+
   for (const [kind, hold] of Object.entries(kinds)) {
     mountTest(`a busy mount's error names ${kind}, and so does findHolders (${form})`, async (t) => {
       const dir = scratch(t);
@@ -516,7 +507,7 @@ test.serial('the options of findHolders are checked', async (t) => {
 test.serial('a mount that is its own parent, as the root of a mount table can be, is not inside itself', (t) => {
   const text = '1 1 0:2 / / rw - rootfs rootfs rw\n2 1 0:3 / /m rw - tmpfs x rw\n3 2 0:4 / /m/n rw - tmpfs x rw\n';
   const namespace = { inode: undefined, pid: 1, table: [...splitMountinfo(Buffer.from(text))] };
-  t.deepEqual(holdSync(mountsInside([namespace], new Map([[1, {}]]))), [
+  t.deepEqual(runSync(mountsInside([namespace], new Map([[1, {}]]))), [
     { what: 'inside', path: '/m' },
     { what: 'inside', path: '/m/n' },
   ]);

@@ -7,7 +7,6 @@ import type { ExecutionContext } from 'ava';
 import test from 'ava';
 import {
   bind,
-  bindSync,
   createNamespace,
   createNamespaceSync,
   listMounts,
@@ -16,13 +15,13 @@ import {
   mountOverlaySync,
   OverlayError,
   unmount,
-  unmountSync,
 } from 'overlayfs';
 import {
   countDescriptors,
   countThreads,
   evaluateIn,
   eventually,
+  forms,
   layers,
   makeTree,
   mountsBelow,
@@ -44,16 +43,9 @@ async function other(t: ExecutionContext): Promise<{ child: ChildProcess; namesp
 
 const tableOf = ({ pid }: ChildProcess): string => readFileSync(`/proc/${pid}/mountinfo`, 'utf8');
 
-const forms = {
-  promise: { mount: mountOverlay, bind, unmount },
-  twin: {
-    mount: async (options: Parameters<typeof mountOverlaySync>[0]) => mountOverlaySync(options),
-    bind: async (...args: Parameters<typeof bindSync>) => bindSync(...args),
-    unmount: async (...args: Parameters<typeof unmountSync>) => unmountSync(...args),
-  },
-} as const;
+for (const { form, of } of forms) {
+  const calls = { mount: of('mountOverlay'), bind: of('bind'), unmount: of('unmount') };
 
-for (const [form, calls] of Object.entries(forms)) {
   mountTest(`an overlay in another process's namespace is seen there and not here (${form})`, async (t) => {
     const dir = scratch(t);
     const options = layers(dir);
@@ -206,12 +198,12 @@ test('what is no namespace is an argument error', async (t) => {
   await t.throwsAsync(mountOverlay({ ...options, namespace: '' }), { code: 'ERR_INVALID_ARG_VALUE' });
   await t.throwsAsync(mountOverlay({ ...options, target: 'm', namespace: '/proc/1/ns/mnt' }), {
     code: 'ERR_INVALID_ARG_VALUE',
-    message: /"target" must be an absolute path where "namespace" is given/,
+    message: /"target" must be an absolute path when `namespace` is given/,
   });
   await t.throwsAsync(bind('/a', 'b', { namespace: '/proc/1/ns/mnt' }), { code: 'ERR_INVALID_ARG_VALUE' });
   await t.throwsAsync(unmount('/m', { namespace: '/proc/1/ns/mnt', removeWork: true }), {
     code: 'ERR_INVALID_ARG_VALUE',
-    message: /"removeWork" cannot go with "namespace"/,
+    message: /`removeWork` and `namespace` exclude each other/,
   });
 });
 

@@ -1,9 +1,10 @@
+/** The parser of /proc/self/mountinfo. Imports internals: it takes lines that no kernel writes. */
 import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { mountOverlaySync } from 'overlayfs';
 import { findOption } from '#lib/mount-strings.js';
-import { parseMountinfo, readMountinfo } from '#lib/mounts/mountinfo.js';
+import { parseMountinfo, readMountinfo } from '#lib/mount-table/mountinfo.js';
 import { escapeOctal, generator, layers, mountTest, native, scratch } from '../support/index.js';
 
 const awkward = Buffer.from(' \t\n\\#-,:=/"\'0134x\r\x01\x7f\xff\xc3\x80', 'latin1');

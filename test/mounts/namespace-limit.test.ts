@@ -15,7 +15,7 @@ mountTest('each call that takes a mount namespace says that none is left', { nee
     fs.writeFileSync('/proc/sys/user/max_mnt_namespaces', '1');
     const attempts = {
       detached: () => overlayfs.mountOverlay(lowers),
-      twin: () => overlayfs.mountOverlaySync(lowers),
+      'synchronous form': () => overlayfs.mountOverlaySync(lowers),
       bind: () => overlayfs.bind(join(dir, 'lower'), target),
       createNamespace: () => overlayfs.createNamespace(),
       ...(canClone === 'true' && { clone: () => held.clone() }),

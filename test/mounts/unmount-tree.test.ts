@@ -2,18 +2,13 @@ import { execFileSync } from 'node:child_process';
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import {
-  mountOverlaySync,
-  type OverlayError,
-  type PathLike,
-  type UnmountTreeOptions,
-  unmountTree,
-  unmountTreeSync,
-} from 'overlayfs';
+import { mountOverlaySync, type OverlayError, unmountTree } from 'overlayfs';
 import {
   countDescriptors,
   failsAndLeaves,
+  forms,
   layers,
+  MS_BIND,
   makeTree,
   mountsBelow,
   mountTest,
@@ -22,22 +17,14 @@ import {
   scratch,
 } from '../support/index.js';
 
-type UnmountTree = (target: PathLike, options?: UnmountTreeOptions) => Promise<number>;
-
-const forms: Readonly<Record<string, UnmountTree>> = {
-  promise: unmountTree,
-  twin: async (target, options) => unmountTreeSync(target, options),
-};
-
-const MS_BIND = 4096;
-
 /** Mounts a tmpfs with the directories in it. */
 function tmpfs(t: ExecutionContext, at: string, ...directories: string[]): void {
   t.is(native.mount('tree', at, 'tmpfs', 0, ''), 0);
   for (const directory of directories) makeTree(join(at, directory), {});
 }
 
-for (const [form, unmountTree] of Object.entries(forms)) {
+for (const { form, of } of forms) {
+  const unmountTree = of('unmountTree');
   for (const bulk of [false, true]) {
     const title = `${form}${bulk ? ', bulk' : ''}`;
 

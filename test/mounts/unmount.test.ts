@@ -1,3 +1,4 @@
+/** `unmount`. Imports internals: it mounts as on kernels that lack features. */
 import {
   closeSync,
   existsSync,
@@ -20,19 +21,18 @@ import {
   mountOverlaySync,
   OverlayError,
   type OverlayOptions,
-  type PathLike,
   type UnmountOptions,
   unmount,
-  unmountSync,
 } from 'overlayfs';
+import { kernelFeaturesSync } from '#lib/features/probe.js';
 import * as k from '#lib/kernel/constants.js';
-import { featuresSync } from '#lib/overlay/features.js';
 import { mountOverlayWithSync } from '#lib/overlay/mount.js';
 import {
   countDescriptors,
   type Expected,
   evaluateIn,
   failsAndLeaves,
+  forms,
   layers,
   makeTree,
   mountsBelow,
@@ -43,26 +43,10 @@ import {
   withoutCapabilities,
 } from '../support/index.js';
 
-interface Form {
-  unmount: (target: PathLike, options?: UnmountOptions) => Promise<void>;
-  /** The same, of the object. */
-  end: (mounted: Mount, options?: UnmountOptions) => Promise<void>;
-  suffix: string;
-}
-
-const forms: Readonly<Record<string, Form>> = {
-  promise: { unmount, end: (mounted, options) => mounted.unmount(options), suffix: '' },
-  twin: {
-    unmount: async (target, options) => unmountSync(target, options),
-    end: async (mounted, options) => mounted.unmountSync(options),
-    suffix: 'Sync',
-  },
-};
-
 /** Both ways of mounting: with descriptors, and with one string of escaped paths. */
 const ways: Readonly<Record<string, (options: OverlayOptions) => Mount>> = {
-  descriptors: (options) => mountOverlayWithSync(options, featuresSync()),
-  'mount(2)': (options) => mountOverlayWithSync(options, { ...featuresSync(), mountApi: false }),
+  descriptors: (options) => mountOverlayWithSync(options, kernelFeaturesSync()),
+  'mount(2)': (options) => mountOverlayWithSync(options, { ...kernelFeaturesSync(), mountApi: false }),
 };
 
 /** The call fails as expected, and all mounts below the directory are still there. */
@@ -75,7 +59,11 @@ function keepWorkingDirectory(t: ExecutionContext): void {
   t.teardown(() => process.chdir(before));
 }
 
-for (const [form, { unmount, end, suffix }] of Object.entries(forms)) {
+for (const { form, of, method, suffix } of forms) {
+  const unmount = of('unmount');
+  /** The same, of the object. */
+  const end = (mounted: Mount, options?: UnmountOptions) => method(mounted, 'unmount')(options);
+
   mountTest(`unmounts what is mounted at a path (${form})`, async (t) => {
     const dir = scratch(t);
     const options = layers(dir);
@@ -544,7 +532,7 @@ for (const [form, { unmount, end, suffix }] of Object.entries(forms)) {
       () => end(mounted, { removeWork: true }),
       expected,
     );
-    t.regex(error.message, /is unmounted, but its workdir .* is left: an overlay still uses it/);
+    t.regex(error.message, /is unmounted, but its workdir .* remains: an overlay still uses it/);
     rmSync(join(second, '2'));
     await t.throwsAsync(async () => mountOverlaySync(options), { code: 'EBUSY' }, 'and its upper is in use');
     await unmount(second, { removeWork: true });
@@ -696,7 +684,7 @@ mountTest(
   },
 );
 
-mountTest('the twin while the promise is pending', async (t) => {
+mountTest('the synchronous form while the promise is pending', async (t) => {
   const options = layers(scratch(t));
   for (let i = 0; i < scaled(100); i++) {
     const mounted = mountOverlaySync(options);
@@ -753,7 +741,7 @@ mountTest('removeWork where the table shows the workdir as a descriptor', { need
   const workdir = join(dir, 'w'.repeat(200), 'o'.repeat(200));
   mkdirSync(workdir, { recursive: true });
   const options = { ...layers(dir), workdir };
-  mountOverlayWithSync(options, { ...featuresSync(), layerDescriptors: false });
+  mountOverlayWithSync(options, { ...kernelFeaturesSync(), layerDescriptors: false });
   await t.throwsAsync(unmount(options.target, { removeWork: true }), { message: /'\/proc\/self\/fd\/\d+'/ });
   t.is(mountsBelow(options.target).length, 1);
   await unmount(options.target);

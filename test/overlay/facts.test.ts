@@ -1,17 +1,21 @@
-/** Facts to reason for what few machines have: each a failure, what the look has found, and the reason for it. */
+/**
+ * Facts to reason for failures that few machines can have: each with its reason. Imports internals: the facts are its
+ * input.
+ */
 import test from 'ava';
 import type { OverlayOptions } from 'overlayfs';
+import { explainMount } from '#lib/diagnosis/explain.js';
+import { emptyFacts, type Facts, type PathFacts, type ProcessFacts } from '#lib/diagnosis/facts.js';
+import { subjectsOf } from '#lib/diagnosis/gather.js';
 import * as e from '#lib/errnos.js';
+import type { KernelFeatures } from '#lib/features/probe.js';
 import { type Call, calls } from '#lib/kernel/calls.js';
 import * as k from '#lib/kernel/constants.js';
-import { NOT_FOUND } from '#lib/kernel/look.js';
+import type { GuardName } from '#lib/kernel/guards.js';
 import { StepFailure } from '#lib/kernel/perform.js';
 import type { Subject } from '#lib/kernel/plan.js';
-import { explainMount } from '#lib/overlay/diagnosis/explain.js';
-import { emptyFacts, type Facts, type PathFacts, type ProcessFacts } from '#lib/overlay/diagnosis/facts.js';
-import { subjectsOf } from '#lib/overlay/diagnosis/gather.js';
-import type { KernelFeatures } from '#lib/overlay/features.js';
-import { checkOptions } from '#lib/overlay/options.js';
+import { NOT_FOUND } from '#lib/kernel/stat.js';
+import { checkOptions } from '#lib/options/check.js';
 import { plan } from '#lib/overlay/plan.js';
 import type { Reason } from '#lib/reasons.js';
 import { linux61, newest } from '../support/features.js';
@@ -20,10 +24,12 @@ interface FactsRow {
   readonly title: string;
   readonly record?: KernelFeatures;
   readonly options?: Partial<OverlayOptions>;
+  /** The guard that failed. */
+  readonly guard?: GuardName;
   /** The call that failed, the last one of its kind; of fsconfig(2) with a key that of the key. */
-  readonly call: Call;
+  readonly call?: Call;
   readonly key?: string;
-  readonly errno: number;
+  readonly errno?: number;
   readonly says?: string;
   /** What was found about paths, by role. */
   readonly found?: Partial<Record<Subject['role'], Partial<PathFacts>>>;
@@ -77,7 +83,7 @@ const folding = (
     found: { lowerdir: on(magic, type) },
     reason: 'layer-unsupported',
     path: '/l',
-    text: new RegExp(`is on ${type}, whose names have no case`),
+    text: new RegExp(`is on ${type}, whose names are case-insensitive`),
   }),
 );
 
@@ -119,7 +125,7 @@ const rows: readonly FactsRow[] = [
     says: 'case-insensitive capable filesystem on /l not supported',
     reason: 'layer-casefolded',
     path: '/l',
-    text: /the lowerdir '\/l' is on a file system that can tell names apart without their case/,
+    text: /the lowerdir '\/l' is on a file system with case folding/,
   },
   {
     title: 'an upper with case folding, before 6.18',
@@ -129,7 +135,7 @@ const rows: readonly FactsRow[] = [
     says: 'case-insensitive capable filesystem on /u not supported',
     reason: 'layer-casefolded',
     path: '/u',
-    text: /the upperdir '\/u' is on a file system that can tell names apart/,
+    text: /the upperdir '\/u' is on a file system with case folding/,
   },
   {
     title: 'a lower by autofs',
@@ -145,30 +151,27 @@ const rows: readonly FactsRow[] = [
   },
   {
     title: 'a quota that is used up, of a user',
-    call: calls.fstatfs,
-    errno: e.EROFS,
+    guard: 'superblock-is-read-only',
     facts: { work: { ...emptyFacts().work, attempt: e.EDQUOT } },
     reason: 'out-of-space',
     path: '/w',
-    text: /no directory can be made in the workdir '\/w': a quota is used up/,
+    text: /no directory can be created in the workdir '\/w': a quota is used up/,
   },
   {
     title: 'room that is reserved for others',
-    call: calls.fstatfs,
-    errno: e.EROFS,
+    guard: 'superblock-is-read-only',
     facts: { work: { ...emptyFacts().work, attempt: e.ENOSPC } },
     reason: 'out-of-space',
     path: '/w',
-    text: /has no room for it/,
+    text: /has no space for it/,
   },
   {
     title: 'a workdir in which a security module lets nothing be made',
-    call: calls.fstatfs,
-    errno: e.EROFS,
+    guard: 'superblock-is-read-only',
     facts: { work: { ...emptyFacts().work, attempt: e.EACCES } },
     reason: 'mounted-read-only',
     path: '/w',
-    text: /nor can this process: permission denied/,
+    text: /neither can this process \(permission denied\)/,
   },
   {
     title: 'an upper with an error that nobody has seen yet, volatile',
@@ -176,7 +179,7 @@ const rows: readonly FactsRow[] = [
     call: calls.fsconfig,
     errno: e.EIO,
     reason: 'io-error',
-    text: /or the upperdir has one that nobody has seen yet/,
+    text: /or the upperdir has an earlier one that was not yet reported/,
   },
   {
     title: 'a file system that is damaged',
@@ -204,7 +207,7 @@ const rows: readonly FactsRow[] = [
     call: calls.openat2,
     errno: e.ENFILE,
     reason: 'out-of-descriptors',
-    text: /no descriptor is left on the machine/,
+    text: /no file descriptor is left on the machine/,
   },
   {
     title: 'a target that is removed meanwhile',
@@ -212,7 +215,7 @@ const rows: readonly FactsRow[] = [
     errno: e.ENOENT,
     reason: 'target-missing',
     path: '/m',
-    text: /removed while the mount was made/,
+    text: /was removed during the mount/,
   },
 ];
 
@@ -221,17 +224,19 @@ for (const row of rows) {
     const options = checkOptions({ ...given, ...row.options });
     const { plan: planned } = plan(options, row.record ?? newest);
     const step = planned.steps.findLastIndex(
-      ({ call, args }) => call === row.call && (row.key === undefined || args[2] === row.key),
+      ({ call, args, options: { guard } }) =>
+        (guard !== undefined && guard === row.guard) ||
+        (call === row.call && (row.key === undefined || args[2] === row.key)),
     );
     t.true(step >= 0);
     const log = row.says === undefined ? [] : [Buffer.from(`e overlay: ${row.says}`)];
-    const failure = new StepFailure(planned, { step, errno: row.errno, undoErrno: 0, cancelled: false, log });
+    const failure = new StepFailure(planned, { step, errno: row.errno ?? 0, undoErrno: 0, cancelled: false, log });
     const plain = emptyFacts();
     const paths = subjectsOf(options).map(
       (subject, i): PathFacts => ({
         subject,
         found: { ...NOT_FOUND, type: k.S_IFDIR, device: 1, inode: BigInt(i + 1), mountId: 1 },
-        isUnmade: false,
+        isMissing: false,
         isSymlink: false,
         fileSystem: undefined,
         mount: undefined,

@@ -1,7 +1,7 @@
 /** Tables of mounts that are refused: on many file systems, each with its reason, its path, and what mends it. */
 import test from 'ava';
 import { hasFeature, mountTest } from '../support/index.js';
-import { ways } from '../support/ways.js';
+import { isPossible } from '../support/ways.js';
 import { featureRows } from './failures/features.js';
 import { fileSystemRows } from './failures/file-systems.js';
 import { placeRows } from './failures/places.js';
@@ -17,11 +17,6 @@ const tables: Readonly<Record<string, readonly FailureRow[]>> = {
   features: featureRows,
   places: placeRows,
 };
-
-function isPossible(way: string): boolean {
-  const needs = ways[way]?.needs;
-  return needs === undefined || hasFeature(needs);
-}
 
 for (const [table, rows] of Object.entries(tables)) {
   for (const row of rows.filter(({ where }) => where === undefined || hasFeature(where))) {

@@ -1,8 +1,12 @@
+/**
+ * `features`, in processes that may do less and less. Imports internals: plans depend on a record that the public one
+ * does not show in full.
+ */
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import { featuresSync } from '#lib/overlay/features.js';
+import { kernelFeaturesSync } from '#lib/features/probe.js';
 import { mountTest, packageRoot } from '../support/index.js';
 import { asNobody } from '../support/plain-user.js';
 
@@ -14,28 +18,28 @@ const atLeast = (major: number, minor: number) => {
 };
 
 mountTest('the record is what this kernel is known to have', (t) => {
-  const features = featuresSync();
+  const features = kernelFeaturesSync();
   t.is(features.fsContext, atLeast(6, 5));
   t.is(features.lowerdirAppend, atLeast(6, 7));
   t.is(features.layerDescriptors !== false, atLeast(6, 13));
   t.is(features.uniqueMountId, atLeast(6, 8));
-  t.is(featuresSync(), features, 'asked once');
+  t.is(kernelFeaturesSync(), features, 'asked once');
 });
 
 mountTest('what could not be asked for want of descriptors is asked again', (t) => {
   const script = `
     import { closeSync, openSync } from 'node:fs';
     import { whiteoutSync } from '${join(packageRoot, 'dist-test/lib/index.js')}';
-    import { featuresSync } from '${join(packageRoot, 'dist-test/lib/overlay/features.js')}';
+    import { kernelFeaturesSync } from '${join(packageRoot, 'dist-test/lib/features/probe.js')}';
     whiteoutSync([]);
     const open = [];
     try { for (;;) open.push(openSync('/dev/null', 'r')); } catch {}
     const records = [0, 1, 1, 1, 1].map((more) => {
       if (more) closeSync(open.pop());
-      return featuresSync();
+      return kernelFeaturesSync();
     });
     for (const fd of open) closeSync(fd);
-    const whole = featuresSync();
+    const whole = kernelFeaturesSync();
     const wrong = records.flatMap((record) => Object.entries(record).filter(
       ([name, value]) => value !== 'unknown' && typeof value !== 'object' && value !== whole[name]));
     console.log(JSON.stringify({ wrong, first: records[0].mayMount, whole: whole.mayMount }));`;
@@ -47,9 +51,9 @@ mountTest('what could not be asked for want of descriptors is asked again', (t) 
 
 test('a process that may not ask gets no for an answer only where it is one, and does not remember', (t) => {
   const script = `
-    import { featuresSync } from '${join(packageRoot, 'dist-test/lib/overlay/features.js')}';
-    const first = featuresSync();
-    console.log(JSON.stringify({ ...first, isRemembered: featuresSync() === first }));`;
+    import { kernelFeaturesSync } from '${join(packageRoot, 'dist-test/lib/features/probe.js')}';
+    const first = kernelFeaturesSync();
+    console.log(JSON.stringify({ ...first, isRemembered: kernelFeaturesSync() === first }));`;
   const [command = '', ...args] = [...asNobody, process.execPath, '--input-type=module', '-e', script];
   const { stdout, stderr } = spawnSync(command, args, { encoding: 'utf8' });
   if (stdout === '') return t.fail(stderr);

@@ -1,4 +1,7 @@
-/** What docs/errors.md says of a mount's files: each row made, but for fs-verity, which few kernels have. */
+/**
+ * Each row of docs/errors.md about a mount's files, but for fs-verity, which few kernels have. Imports internals: Node
+ * has no call for extended attributes.
+ */
 import {
   chmodSync,
   mkdirSync,

@@ -87,7 +87,7 @@ mountTest('sixteen calls that hang do not stop the seventeenth', { needs: 'FUSE'
   t.is(countDescriptors(), before);
 });
 
-const needs = ['FUSE', 'an exit with threads that hang', 'uniqueMountId'] as const;
+const needs = ['FUSE', 'an exit with threads that hang'] as const;
 mountTest('a process with calls that hang exits within a second', { needs }, async (t) => {
   const dir = scratch(t);
   const { lowerdir, target } = layers(dir);

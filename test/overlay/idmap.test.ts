@@ -1,21 +1,23 @@
-/** Layers whose files show with other owners than they have on disk. */
-
+/**
+ * Layers whose files show with other owners than they have on disk. Imports internals: it mounts as on kernels that
+ * lack features, and explains their failures.
+ */
 import { spawn } from 'node:child_process';
 import { chownSync, closeSync, mkdirSync, openSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { mountOverlay, mountOverlaySync, OverlayError, type OverlayOptions } from 'overlayfs';
+import { explainMount } from '#lib/diagnosis/explain.js';
+import { emptyFacts } from '#lib/diagnosis/facts.js';
 import { ENOSYS } from '#lib/errnos.js';
+import { kernelFeaturesSync } from '#lib/features/probe.js';
 import { calls } from '#lib/kernel/calls.js';
 import { MOUNT_ATTR_IDMAP } from '#lib/kernel/constants.js';
 import { StepFailure } from '#lib/kernel/perform.js';
 import { Plan } from '#lib/kernel/plan.js';
-import { explainMount } from '#lib/overlay/diagnosis/explain.js';
-import { emptyFacts } from '#lib/overlay/diagnosis/facts.js';
-import { featuresSync } from '#lib/overlay/features.js';
-import { commonDirectory } from '#lib/overlay/idmap.js';
+import { checkOptions } from '#lib/options/check.js';
+import { commonDirectory } from '#lib/options/idmap.js';
 import { mountOverlayWithSync } from '#lib/overlay/mount.js';
-import { checkOptions } from '#lib/overlay/options.js';
 import { countDescriptors, layers, mountsBelow, mountTest, native, scaled, scratch } from '../support/index.js';
 import { evaluateAsNobody } from '../support/plain-user.js';
 
@@ -25,13 +27,13 @@ const upperMap = [{ inside: 100_000, outside: 0, size: 65_536 }];
 
 /** On the kernel's own way, and attached in a mount namespace of the plan's, as before 6.15. */
 const ways: Readonly<Record<string, (options: OverlayOptions) => ReturnType<typeof mountOverlaySync>>> = {
-  'the best way': (options) => mountOverlayWithSync(options, featuresSync()),
-  'as before 6.15': (options) => mountOverlayWithSync(options, { ...featuresSync(), openTreeAttr: false }),
+  'the best way': (options) => mountOverlayWithSync(options, kernelFeaturesSync()),
+  'as before 6.15': (options) => mountOverlayWithSync(options, { ...kernelFeaturesSync(), openTreeAttr: false }),
   'as before 6.7': (options) =>
     mountOverlayWithSync(options, {
-      ...featuresSync(),
+      ...kernelFeaturesSync(),
       openTreeAttr: false,
-      fsContext: featuresSync().fsContext,
+      fsContext: kernelFeaturesSync().fsContext,
       lowerdirAppend: false,
       layerDescriptors: false,
     }),
@@ -112,13 +114,13 @@ for (const [way, mount] of Object.entries(ways)) {
     fails(
       { idmap: { lowerdir: map }, lowerdir: '/proc/self' },
       { code: 'EINVAL', reason: 'idmap-unsupported', path: '/proc/self' },
-      /the file system of the lowerdir '\/proc\/self', proc, cannot be mapped/,
+      /cannot map the file system of the lowerdir '\/proc\/self', proc/,
     );
     symlinkSync(options.upperdir, join(dir, 'link'));
     fails(
       { idmap: { upperdir: upperMap }, upperdir: join(dir, 'link') },
       { reason: 'idmap-unsupported' },
-      /through a link or another mount/,
+      /through a symbolic link or another mount/,
     );
     t.is(mountsBelow(dir).length, 0);
     t.is(countDescriptors(), descriptors);
@@ -168,7 +170,7 @@ test('a kernel without mapped mounts says so', (t) => {
   const options = checkOptions({ lowerdir: ['/l', '/m'], idmap: map });
   const error = explainMount(options, failure, emptyFacts());
   t.like(error, { code: 'ENOSYS', reason: 'idmap-unsupported' });
-  t.regex(error.message, /this kernel has no mounts that show files with other owners.*5\.19/);
+  t.regex(error.message, /this kernel has no idmapped mounts.*5\.19/);
 });
 
 mountTest('file systems that cannot be mapped are named', (t) => {
@@ -178,7 +180,7 @@ mountTest('file systems that cannot be mapped are named', (t) => {
   t.is(native.mount('none', lowerdir, 'proc', 0, ''), 0);
   t.throws(() => mountOverlaySync({ ...options, idmap: { lowerdir: map } }), {
     instanceOf: OverlayError,
-    message: /, proc, cannot be mapped by this kernel|does not have|no mounts that show/,
+    message: /cannot map the file system|does not have|no idmapped mounts/,
   });
 });
 
@@ -198,7 +200,7 @@ test('arguments are checked', (t) => {
   const range = { inside: 0, outside: 1, size: 1 };
   refuse('0:1:1', 'ERR_INVALID_ARG_TYPE', /"idmap" must be a list of ranges/);
   refuse([], 'ERR_OUT_OF_RANGE', /1 to 340 ranges/);
-  refuse(-1, 'ERR_OUT_OF_RANGE', /must be a descriptor/);
+  refuse(-1, 'ERR_OUT_OF_RANGE', /must be a file descriptor/);
   refuse([{ ...range, size: 0 }], 'ERR_OUT_OF_RANGE', /"idmap\[0\]\.size"/);
   refuse([{ ...range, inside: 2 ** 32 }], 'ERR_OUT_OF_RANGE', /"idmap\[0\]\.inside"/);
   refuse([{ ...range, outside: '1' }], 'ERR_INVALID_ARG_TYPE', /"idmap\[0\]\.outside"/);
@@ -209,6 +211,6 @@ test('arguments are checked', (t) => {
   refuse({ lowerdir: [5] }, 'ERR_INVALID_ARG_TYPE', /"idmap\.lowerdir\[0\]"/);
   t.throws(() => mountOverlaySync({ lowerdir: '/l', upperdir: '/u', workdir: '/w', idmap: [range], rootless: true }), {
     code: 'ERR_INVALID_ARG_VALUE',
-    message: /"idmap" cannot go with "rootless"/,
+    message: /`idmap` and `rootless` exclude each other/,
   });
 });

@@ -7,7 +7,6 @@ import { type ChildProcess, execFileSync, fork, spawn as spawnProcess } from 'no
 import { once } from 'node:events';
 import { closeSync, mkdirSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { pathToFileURL } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import type { ExecutionContext } from 'ava';
 import {
@@ -23,16 +22,14 @@ import {
   unmount,
   unmountSync,
 } from 'overlayfs';
-import { holdSync } from '#lib/kernel/dialogue.js';
-import { askUse } from '#lib/mounts/use-probe.js';
-import { generator, native, packageRoot, scaled, scratch } from '../support/index.js';
+import { askUse } from '#lib/in-use/probe.js';
+import { runSync } from '#lib/kernel/task.js';
+import { generator, MNT_DETACH, native, scaled, scratch, startWorker, withLibrary } from '../support/index.js';
 
-/** Ten times as many with OVERLAYFS_TEST_SCALE=10. */
 const STEPS = scaled(2_000, 200);
 const SLOTS = 6;
-/** So many mounts, files and programs at once: beyond that, something ends at each step. */
+/** The most mounts, files and programs at once. When there are as many, each step ends one. */
 const MOST_THINGS = 14;
-const MNT_DETACH = 2;
 
 /** Something that uses a slot's overlay, and the ways in which it can end. */
 interface Thing {
@@ -44,8 +41,7 @@ interface Thing {
 
 /** Mounts and unmounts by path for whoever asks; `exit` leaves the mounts. */
 const helper = `
-const { mountOverlaySync, unmountSync } = await import(${JSON.stringify(pathToFileURL(join(packageRoot, 'dist/index.js')))});
-const { parentPort } = await import('node:worker_threads');
+const { mountOverlaySync, unmountSync } = overlayfs;
 const answer = parentPort ? (m) => parentPort.postMessage(m) : (m) => process.send(m);
 const held = new Map();
 (parentPort ?? process).on('message', ({ options, target, detach }) => {
@@ -67,13 +63,13 @@ class Helper {
     this.#peer = peer;
   }
   static async worker(): Promise<Helper> {
-    const worker = new Worker(new URL(`data:text/javascript,${encodeURIComponent(helper)}`));
+    const worker = startWorker(helper);
     await once(worker, 'message');
     return new Helper(worker);
   }
   static async process(dir: string): Promise<Helper> {
     const file = join(dir, 'helper.mjs');
-    writeFileSync(file, helper);
+    writeFileSync(file, withLibrary(helper));
     const child = fork(file, { execArgv: [] });
     await once(child, 'message');
     return new Helper(child);
@@ -244,7 +240,7 @@ export async function runModel(t: ExecutionContext): Promise<void> {
   const rare = new Set(['process', 'restart', 'mount8', 'program', 'cwd', 'namespace']);
   const names = Object.keys(begin).flatMap((name) => (rare.has(name) ? [name] : [name, name, name, name]));
 
-  const isUsed = (path: string): boolean => holdSync(askUse(path, base)) === true;
+  const isUsed = (path: string): boolean => runSync(askUse(path, base)) === true;
   const isRefused = ({ upperdir, workdir }: (typeof slots)[number]): boolean => {
     try {
       mountOverlaySync({ lowerdir: base, upperdir, workdir }).unmountSync();

@@ -1,4 +1,7 @@
-/** `exclusive`: what is known to be in use, by whichever hand, and what is not any more. */
+/**
+ * `exclusive`: directories in use, whoever uses them, and directories that are free again. Imports internals: it
+ * mounts as on kernels that lack features.
+ */
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, existsSync, mkdirSync, openSync, symlinkSync, unlinkSync } from 'node:fs';
@@ -6,7 +9,6 @@ import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { Worker } from 'node:worker_threads';
 import {
   createNamespace,
   mountOverlay,
@@ -17,25 +19,25 @@ import {
   unmount,
   unmountSync,
 } from 'overlayfs';
-import { featuresSync } from '#lib/overlay/features.js';
+import { kernelFeaturesSync } from '#lib/features/probe.js';
 import { mountOverlayWith } from '#lib/overlay/mount.js';
 import {
   countDescriptors,
   evaluateIn,
   eventually,
+  forms,
   hasFeature,
   layers,
+  MNT_DETACH,
   makeTree,
   mountsBelow,
   mountTest,
   native,
-  packageRoot,
   scratch,
+  startWorker,
   withUserAttributes,
 } from '../support/index.js';
 import { evaluateAsNobody, giveTo } from '../support/plain-user.js';
-
-const MNT_DETACH = 2;
 
 interface Two {
   readonly dir: string;
@@ -59,10 +61,9 @@ function two(dir: string): Two {
 
 const upperInUse = { instanceOf: OverlayError, code: 'EBUSY' } as const;
 
-for (const [form, mount] of [
-  ['promise', mountOverlay],
-  ['twin', async (options: OverlayOptions) => mountOverlaySync(options)],
-] as const) {
+for (const { form, of } of forms) {
+  const mount = of('mountOverlay');
+
   mountTest(`an upper or work that was taken here is refused, until it is unmounted (${form})`, async (t) => {
     const { one, sameUpper, sameWork } = two(scratch(t));
     const mounted = await mount(one);
@@ -110,10 +111,9 @@ for (const [form, mount] of [
   });
 }
 
-for (const [form, mount] of [
-  ['promise', mountOverlay],
-  ['twin', async (options: OverlayOptions) => mountOverlaySync(options)],
-] as const) {
+for (const { form, of, method } of forms) {
+  const mount = of('mountOverlay');
+
   const detached = ({ target: _, ...rest }: OverlayOptions): OverlayOptions => rest;
 
   mountTest(`what a detached mount uses is in use until it is closed (${form})`, async (t) => {
@@ -129,7 +129,7 @@ for (const [form, mount] of [
       t.like(error, { reason, path, dest: mounted.path, syscall: undefined });
       t.regex(
         String(error),
-        /of the detached overlay '\/proc\/self\/fd\/\d+'\. Unmount that one by its `unmount`, or use other/,
+        /of the detached overlay '\/proc\/self\/fd\/\d+'\. Unmount it by its `unmount`, or use other/,
       );
     }
     await (await mount(detached({ ...sameUpper, exclusive: false }))).unmount();
@@ -151,8 +151,7 @@ for (const [form, mount] of [
   mountTest(`a detached mount that gets a place keeps what it uses (${form})`, async (t) => {
     const { dir, one, sameUpper } = two(scratch(t));
     const mounted = await mount(detached(one));
-    if (form === 'twin') mounted.attachSync(String(one.target));
-    else await mounted.attach(String(one.target));
+    await method(mounted, 'attach')(String(one.target));
     const error = await t.throwsAsync(mount(detached(sameUpper)), upperInUse);
     t.like(error, { reason: 'upper-in-use', dest: join(dir, 'merged') });
     // By another hand: only the kernel tells that it is gone.
@@ -164,7 +163,7 @@ for (const [form, mount] of [
     const { one, sameUpper } = two(scratch(t));
     for (const options of [one, ...(hasFeature('detached mounts that can be cloned') ? [detached(one)] : [])]) {
       const mounted = await mount(options);
-      const clone = form === 'twin' ? mounted.cloneSync() : await mounted.clone();
+      const clone = await method(mounted, 'clone')();
       await mounted.unmount();
       await t.throwsAsync(mount(sameUpper), upperInUse);
       await clone.unmount();
@@ -186,7 +185,7 @@ for (const [form, mount] of [
         t.like(await t.throwsAsync(mount(sameUpper), upperInUse), { reason: 'upper-in-use', path: one.upperdir });
         const error = await t.throwsAsync(mount(sameWork), upperInUse);
         t.like(error, { reason: 'work-in-use', path: one.workdir, dest: undefined });
-        t.regex(String(error), /is alive, though this mount namespace does not show it\. End what keeps it alive/);
+        t.regex(String(error), /still exists, although this mount namespace does not show it\. End what keeps it/);
         child.kill('SIGKILL');
         await once(child, 'close');
       }
@@ -222,8 +221,7 @@ for (const [form, mount] of [
       const { dir, one, sameUpper } = two(scratch(t));
       const mounted = await mount(one);
       const next = { lowerdir: String(one.lowerdir), upperdir: join(dir, 'upper2'), workdir: join(dir, 'work2') };
-      const replace = (options: typeof next) =>
-        form === 'twin' ? mounted.replaceSync(options) : mounted.replace(options);
+      const replace = (options: typeof next) => method(mounted, 'replace')(options);
       await t.throwsAsync(
         async () => replace({ ...next, upperdir: String(one.upperdir) }),
         upperInUse,
@@ -284,7 +282,7 @@ mountTest(
   { needs: 'idmapped layers' },
   async (t) => {
     const { one, sameUpper } = two(scratch(t, 'disk'));
-    const before615 = { ...featuresSync(), openTreeAttr: false as const };
+    const before615 = { ...kernelFeaturesSync(), openTreeAttr: false as const };
     const mapped = (options: OverlayOptions): OverlayOptions => ({
       ...options,
       idmap: { lowerdir: [{ inside: 0, outside: 0, size: 10 }] },
@@ -399,13 +397,7 @@ mountTest('a mount without privilege sees what the mount table shows', { needs: 
 
 mountTest('what a worker mounts is seen', { needs: 'uniqueMountId' }, async (t) => {
   const { one, sameUpper } = two(scratch(t));
-  const script = `import { mountOverlaySync } from 'file://${packageRoot}/dist/index.js';
-    import { workerData } from 'node:worker_threads';
-    mountOverlaySync(workerData);`;
-  const worker = new Worker(new URL(`data:text/javascript,${encodeURIComponent(script)}`), {
-    workerData: one,
-    execArgv: [],
-  });
+  const worker = startWorker('overlayfs.mountOverlaySync(workerData);', one);
   await new Promise<void>((resolve, reject) => {
     worker.once('error', reject);
     worker.once('exit', () => resolve());

@@ -46,7 +46,7 @@ const rows: readonly Row[] = [
   },
   {
     of: ['mountOverlaySync', 'unmountSync'],
-    title: 'the twins',
+    title: 'the synchronous forms',
     code: `overlayfs.mountOverlaySync({ ...layers, target });
       const names = fs.readdirSync(target);
       overlayfs.unmountSync(target);

@@ -1,3 +1,4 @@
+/** `listMounts` and `findMount`. Imports internals: it forces each way of reading the table. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, mkdirSync, openSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
@@ -14,13 +15,14 @@ import {
   mountOverlaySync,
   OverlayError,
 } from 'overlayfs';
-import type { TableWay } from '#lib/mounts/table.js';
-import { findMountWith, listMountsWith } from '#lib/overlay/mount-table.js';
+import { findMountWith, listMountsWith } from '#lib/mount-table/list.js';
+import type { TableWay } from '#lib/mount-table/table.js';
 import {
   countDescriptors,
   countThreads,
   evaluateIn,
   eventually,
+  forms,
   generator,
   layers,
   makeTree,
@@ -49,13 +51,6 @@ const MS = {
   STRICTATIME: 1 << 24,
   LAZYTIME: 1 << 25,
 } as const;
-
-type Form = (filter?: MountFilter & { encoding?: 'utf8' }) => Promise<MountEntry[]>;
-
-const forms: Readonly<Record<string, Form>> = {
-  promise: (filter) => listMounts(filter),
-  twin: async (filter) => listMountsSync(filter),
-};
 
 const ways: readonly TableWay[] = ['statmount', 'mountinfo'];
 
@@ -156,10 +151,10 @@ mountTest('a thousand mounts of many kinds, as the kernel writes them down, by e
   const dir = scratch(t);
   makeMounts(t, dir, scaled(1000, 100));
   const lines = table();
-  const [unique] = [listMountsSync()];
+  const unique = listMountsSync();
   const readings: Record<string, MountEntry<string | Buffer>[]> = {
     promise: await listMounts(),
-    twin: unique,
+    'synchronous form': unique,
     bytes: await listMounts({ encoding: 'buffer' }),
     statmount: listMountsWith('statmount'),
     mountinfo: listMountsWith('mountinfo', { encoding: 'buffer' }),
@@ -216,7 +211,8 @@ mountTest('unique ids while mounts come and go', { needs: 'uniqueMountId' }, asy
   }
 });
 
-for (const [form, list] of Object.entries(forms)) {
+for (const { form, suffix, of } of forms) {
+  const list = of('listMounts');
   mountTest(`filters (${form})`, async (t) => {
     const dir = scratch(t);
     const a = layers(join(dir, 'a'));
@@ -327,20 +323,23 @@ for (const [form, list] of Object.entries(forms)) {
   mountTest(`without a capability (${form})`, (t) => {
     const { target } = layers(scratch(t));
     mountOverlaySync({ ...layers(join(target, '..')), source: 'mine' });
-    const call = form === 'twin' ? 'Sync' : '';
     const shown = evaluateIn(
       withoutCapabilities,
-      `(await overlayfs.listMounts${call}({ target: args[0] })).map(({ source }) => source)`,
+      `(await overlayfs.listMounts${suffix}({ target: args[0] })).map(({ source }) => source)`,
       target,
     );
     t.deepEqual(shown, ['mine']);
     t.is(
-      evaluateIn(withoutCapabilities, `(await overlayfs.findMount${call}(args[0])).source`, join(target, 'from-lower')),
+      evaluateIn(
+        withoutCapabilities,
+        `(await overlayfs.findMount${suffix}(args[0])).source`,
+        join(target, 'from-lower'),
+      ),
       'mine',
     );
     const error = evaluateIn(
       ['unshare', '--user', '--map-root-user', '--mount'],
-      `overlayfs.listMounts${call}({ namespace: Number(args[0]) })`,
+      `overlayfs.listMounts${suffix}({ namespace: Number(args[0]) })`,
       '0',
     );
     t.like(error, { reason: 'namespace-missing' });

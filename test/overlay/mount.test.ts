@@ -24,6 +24,7 @@ import {
 } from 'overlayfs';
 import {
   countDescriptors,
+  forms,
   hasFeature,
   layers,
   makeTree,
@@ -33,13 +34,9 @@ import {
   scratch,
 } from '../support/index.js';
 
-/** Both forms of mounting, for what must hold for each. */
-const forms = {
-  promise: (options: OverlayOptions) => mountOverlay(options),
-  twin: async (options: OverlayOptions) => mountOverlaySync(options),
-};
+for (const { form, of } of forms) {
+  const mount = of('mountOverlay');
 
-for (const [form, mount] of Object.entries(forms)) {
   mountTest(`an overlay shows both layers, and takes changes in the upper (${form})`, async (t) => {
     const dir = scratch(t);
     const options = layers(dir);
@@ -457,7 +454,7 @@ mountTest('an abort takes back its own mount only, whatever is stacked over it',
     const stacked = mountOverlaySync(above);
     controller.abort();
     const error = await t.throwsAsync(pending, { code: 'ABORT_ERR' });
-    t.regex(error?.message ?? '', /could not be taken back/);
+    t.regex(error?.message ?? '', /could not be undone/);
     await stacked.unmount();
     t.is(mountsBelow(below.target).length, 1);
     unmountSync(below.target);

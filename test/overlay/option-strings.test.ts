@@ -1,11 +1,14 @@
-/** Options as text, and the same again from what they are written as and from what the kernel shows. */
+/**
+ * Options as text: written, split, and read back from the kernel's spelling. Imports internals: the package does not
+ * export its parsers.
+ */
 import { existsSync, mkdirSync } from 'node:fs';
 import test from 'ava';
 import { type OverlayOptions, unmountSync } from 'overlayfs';
 import { escapeLayer, joinGiven, splitArray, splitGiven, splitShown } from '#lib/mount-strings.js';
-import { readMountinfo } from '#lib/mounts/mountinfo.js';
-import { type Choose, type NamedOptions, readGiven, readShown } from '#lib/overlay/option-strings.js';
-import { optionTable, overlayOptionNames } from '#lib/overlay/option-table.js';
+import { readMountinfo } from '#lib/mount-table/mountinfo.js';
+import { optionTable, overlayOptionNames } from '#lib/options/table.js';
+import { type Choose, type NamedOptions, readGiven, readShown } from '#lib/options/text.js';
 import { fromBytes, type Path, toBytes } from '#lib/paths.js';
 import { escapeOctal, generator, mountTest, scaled, scratch } from '../support/index.js';
 import { ways } from '../support/ways.js';

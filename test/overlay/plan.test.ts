@@ -1,9 +1,12 @@
-/** What is decided, without privilege: options and a record of features in, a list of system calls out. */
+/**
+ * Plans without privilege: options and a record of features in, a list of system calls out. Imports internals: the
+ * plan is what it tests.
+ */
 import test from 'ava';
 import type { OverlayOptions } from 'overlayfs';
+import type { KernelFeatures } from '#lib/features/probe.js';
 import { formatPlan } from '#lib/kernel/format.js';
-import type { KernelFeatures } from '#lib/overlay/features.js';
-import { checkOptions } from '#lib/overlay/options.js';
+import { checkOptions } from '#lib/options/check.js';
 import { plan } from '#lib/overlay/plan.js';
 import { newest } from '../support/features.js';
 
@@ -14,20 +17,22 @@ const planned = (change: Partial<OverlayOptions>, features: Partial<KernelFeatur
     .trimEnd()
     .split('\n');
 /** Whether there are newer mounts, which is asked before an upper is used. */
-const news = 'news()  # ENOSYS, EPERM will do';
-const calls = (lines: string[]): string[] => lines.map((line) => line.replace(/\(.*/, ''));
+const news = 'news()  # guard: mounts-are-unknown; ENOSYS, EPERM will do';
+/** The names of the calls, and the guards. */
+const calls = (lines: string[]): string[] =>
+  lines.map((line) => (line.startsWith('guard(') ? line : line.replace(/\(.*/, '')));
 
 test('by descriptors: 6.13 and later', (t) => {
   t.deepEqual(planned({ redirectDir: 'on', volatile: true }, { lowerdirAppend: false }), [
     'openat2(AT_FDCWD, "/m", O_CLOEXEC|O_DIRECTORY|O_NOFOLLOW|O_PATH, 0) = fd0',
-    'reserve_target(fd0)',
+    'reserve_target(fd0)  # guard: target-is-mount-point, target-is-reserved',
     'openat2(AT_FDCWD, "/a", O_CLOEXEC|O_DIRECTORY|O_PATH, 0) = fd1',
     'openat2(AT_FDCWD, "/b:c", O_CLOEXEC|O_DIRECTORY|O_PATH, 0) = fd2',
     'openat2(AT_FDCWD, "/u,v", O_CLOEXEC|O_DIRECTORY|O_PATH, 0) = fd3',
     'openat2(AT_FDCWD, "/w\\\\x", O_CLOEXEC|O_DIRECTORY|O_PATH, 0) = fd4',
     news,
-    'reserve(fd3)',
-    'reserve(fd4)',
+    'reserve(fd3)  # guard: directory-is-in-use',
+    'reserve(fd4)  # guard: directory-is-in-use',
     'fsopen("overlay", FSOPEN_CLOEXEC) = fd5',
     'fsconfig(fd5, FSCONFIG_SET_STRING, "source", "overlay", 0)',
     'fsconfig(fd5, FSCONFIG_SET_FD, "lowerdir+", NULL, fd1)',
@@ -42,7 +47,9 @@ test('by descriptors: 6.13 and later', (t) => {
     'unlinkat(AT_FDCWD, "/w\\\\x/work/incompat/volatile/dirty", 0)  # only on failure; any error will do',
     'fsmount(fd5, FSMOUNT_CLOEXEC, 0) = fd6',
     'fstatfs(fd6)',
+    'guard(superblock-is-read-only)',
     'statx(fd6, "", AT_EMPTY_PATH, STATX_INO|STATX_MNT_ID_UNIQUE)',
+    'guard(upperdir-is-immutable)',
     'record(fd6)',
     'move_mount(fd6, "", fd0, "", MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH)  # undone on failure',
   ]);
@@ -88,16 +95,19 @@ test('by strings: 255 bytes fit, 256 go by descriptor', (t) => {
 test('by mount(2): older, with everything escaped', (t) => {
   t.deepEqual(planned({ index: false }, { mountApi: false }), [
     'openat2(AT_FDCWD, "/m", O_CLOEXEC|O_DIRECTORY|O_NOFOLLOW|O_PATH, 0) = fd0',
-    'reserve_target(fd0)',
+    'reserve_target(fd0)  # guard: target-is-mount-point, target-is-reserved',
     'openat2(AT_FDCWD, "/u,v", O_CLOEXEC|O_DIRECTORY|O_PATH, 0) = fd1',
     'openat2(AT_FDCWD, "/w\\\\x", O_CLOEXEC|O_DIRECTORY|O_PATH, 0) = fd2',
     news,
-    'reserve(fd1)',
-    'reserve(fd2)',
+    'reserve(fd1)  # guard: directory-is-in-use',
+    'reserve(fd2)  # guard: directory-is-in-use',
     'mount("overlay", "/proc/self/fd/{fd0}", "overlay", 0, "lowerdir=/a:/b\\\\:c,upperdir=/u\\\\,v,workdir=/w\\\\\\\\x,index=off")  # undone on failure',
     'openat2(AT_FDCWD, "/m", O_CLOEXEC|O_DIRECTORY|O_NOFOLLOW|O_PATH, 0) = fd3',
     'fstatfs(fd3)',
+    'guard(target-was-replaced)',
+    'guard(superblock-is-read-only)',
     'statx(fd3, "", AT_EMPTY_PATH, STATX_INO|STATX_MNT_ID_UNIQUE)',
+    'guard(upperdir-is-immutable)',
     'record(fd3)',
   ]);
 });
@@ -131,7 +141,10 @@ test('by mount(2) with numbers: on a thread that has a working directory of its 
     'mount',
     'openat2',
     'fstatfs',
+    'guard(target-was-replaced)',
+    'guard(superblock-is-read-only)',
     'statx',
+    'guard(upperdir-is-immutable)',
     'record',
   ]);
   t.true(lines.includes('unshare(CLONE_FS)'));
@@ -188,8 +201,10 @@ test('a read-only mount of a writable overlay is made so after its superblock is
   t.deepEqual(lines.slice(lines.indexOf('fsmount')), [
     'fsmount',
     'fstatfs',
+    'guard(superblock-is-read-only)',
     'mount_setattr',
     'statx',
+    'guard(upperdir-is-immutable)',
     'record',
     'move_mount',
   ]);
@@ -204,8 +219,11 @@ test('a read-only mount of a writable overlay is made so after its superblock is
     'mount',
     'openat2',
     'fstatfs',
+    'guard(target-was-replaced)',
+    'guard(superblock-is-read-only)',
     'mount',
     'statx',
+    'guard(upperdir-is-immutable)',
     'record',
   ]);
   const lowerOnly = { upperdir: undefined, workdir: undefined } as unknown as Partial<OverlayOptions>;

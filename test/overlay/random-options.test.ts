@@ -1,13 +1,13 @@
 /**
- * Random options: what the library's checks say of them, against what the kernel does with them when it is asked
- * without the library.
+ * Random options: the verdict of the library's checks against the kernel's own, which is asked without the library.
+ * Imports internals: a mount would not say which check refused it.
  */
 import { join } from 'node:path';
 import { OverlayError, type OverlayOptions } from 'overlayfs';
-import { checkConflicts, conflicts } from '#lib/overlay/conflicts.js';
-import { featuresSync } from '#lib/overlay/features.js';
-import { type CheckedOptions, checkOptions } from '#lib/overlay/options.js';
-import { generator, mountTest, native, scaled } from '../support/index.js';
+import { checkConflicts, conflicts } from '#lib/features/conflicts.js';
+import { kernelFeaturesSync } from '#lib/features/probe.js';
+import { type CheckedOptions, checkOptions } from '#lib/options/check.js';
+import { generator, MNT_DETACH, mountTest, native, scaled } from '../support/index.js';
 import { ways } from '../support/ways.js';
 import { attributesAmiss, fallen } from './random/differences.js';
 import { freshen, makeDirectories } from './random/directories.js';
@@ -17,9 +17,7 @@ import { type Line, overlayAt } from './rows/mount-table.js';
 import { givenOptions } from './rows/row.js';
 
 const seed = 20261124;
-/** All of them are 20,000. */
-const sets = scaled(Number(process.env['OVERLAYFS_TEST_SETS'] ?? 2000), 100);
-const MNT_DETACH = 2;
+const sets = scaled(2000, 100);
 
 /** What the library's checks say. */
 type Verdict =
@@ -37,13 +35,13 @@ function verdictOf(options: OverlayOptions): Verdict {
     return { kind: 'argument', error: error as Error };
   }
   try {
-    return { kind: 'passes', checked: checkConflicts(checked, featuresSync()) };
+    return { kind: 'passes', checked: checkConflicts(checked, kernelFeaturesSync()) };
   } catch (error) {
     const found = {
       named: Object.fromEntries(checked.overlay.map(({ name, value }) => [name, value])),
       hasUpper: checked.upperdir !== undefined,
       hasData: checked.datadir.length > 0,
-      features: featuresSync(),
+      features: kernelFeaturesSync(),
     };
     const rows = conflicts.filter(({ applies }) => applies(found));
     return {

@@ -1,7 +1,7 @@
 /** Tables of mounts, each row with what comes of it: on this kernel, by a record of another one, in a user namespace. */
 import test from 'ava';
-import { type Feature, hasFeature, mountTest } from '../support/index.js';
-import { ways } from '../support/ways.js';
+import { type Feature, mountTest } from '../support/index.js';
+import { isPossible, ways } from '../support/ways.js';
 import { attributeRows } from './rows/attributes.js';
 import { conflictRows } from './rows/conflicts.js';
 import { lifecycleRows } from './rows/lifecycle.js';
@@ -46,11 +46,6 @@ function needsOf({
   // Before those of 6.6, `on` was all there was and not shown, nor what became of `off`.
   if (options['uuid'] !== undefined) needs.push('uuid=null');
   return own.some(isPossible) ? needs : [...needs, ...own.flatMap((way) => ways[way]?.needs ?? [])];
-}
-
-function isPossible(way: string): boolean {
-  const needs = ways[way]?.needs;
-  return needs === undefined || hasFeature(needs);
 }
 
 for (const [table, rows] of Object.entries(tables)) {

@@ -1,3 +1,4 @@
+/** `watchMounts`. Imports internals: it forces each way of watching. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, mkdirSync, openSync, rmSync } from 'node:fs';
@@ -15,15 +16,17 @@ import {
   type WatchMountsOptions,
   watchMounts,
 } from 'overlayfs';
-import { holdSync } from '#lib/kernel/dialogue.js';
-import { compareTables, readMountEvents, type WatchWay } from '#lib/mounts/watch.js';
-import { watchMountsWith } from '#lib/overlay/watch-mounts.js';
+import { runSync } from '#lib/kernel/task.js';
+import { compareTables, readMountEvents, type WatchWay } from '#lib/mount-table/events.js';
+import { watchMountsWith } from '#lib/mount-table/watch.js';
 import {
   countDescriptors,
   countThreads,
   evaluateIn,
   eventually,
   layers,
+  MNT_DETACH,
+  MS_MOVE,
   makeTree,
   mountTest,
   native,
@@ -32,9 +35,6 @@ import {
   scratch,
   withoutCapabilities,
 } from '../support/index.js';
-
-const MS_MOVE = 8192;
-const MNT_DETACH = 2;
 
 type AnyEvent = MountEvent<string | Buffer>;
 
@@ -292,7 +292,7 @@ for (const way of ways) {
     for (const namespace of ['/proc/0/ns/mnt', '/dev/null', '/proc/self/ns/net', 12_345]) {
       t.throws(() => watchMountsWith(way, { namespace }), {
         instanceOf: OverlayError,
-        message: /namespace.*is not (there|a mount namespace)/,
+        message: /namespace.*(does not exist|is not a mount namespace)/,
       });
     }
     t.is(countDescriptors(), descriptors);
@@ -303,7 +303,7 @@ for (const way of ways) {
     const descriptors = countDescriptors();
     const script = `
       const { parentPort } = require('node:worker_threads');
-      import('${packageRoot}/dist-test/lib/overlay/watch-mounts.js').then(async ({ watchMountsWith }) => {
+      import('${packageRoot}/dist-test/lib/mount-table/watch.js').then(async ({ watchMountsWith }) => {
         const watches = [0, 1, 2].map(() => watchMountsWith('${way}'));
         for (const watch of watches.slice(1)) watch.next();
         setTimeout(() => parentPort.postMessage('watching'), 20);
@@ -418,7 +418,7 @@ test('two tables', (t) => {
     propagation: { unbindable: false },
   });
   const compare = (before: ReturnType<typeof mount>[], after: ReturnType<typeof mount>[]) =>
-    holdSync(compareTables(new Map(before.map((one) => [one.uniqueId ?? one.id, one])), after)).map(
+    runSync(compareTables(new Map(before.map((one) => [one.uniqueId ?? one.id, one])), after)).map(
       ({ type, id, mount: of }) => `${type} ${id} ${of?.source}`,
     );
   const root = mount(1, 1, '/', 'root');

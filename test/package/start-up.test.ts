@@ -40,6 +40,19 @@ mountTest('a mount and its unmount load no more', (t) => {
   t.is(output, '0\n');
 });
 
+test('overlayfs/layers loads the rest at its first call, and shares its errors with overlayfs', (t) => {
+  const output = evaluate(`
+    import { createRequire } from 'node:module';
+    import { OverlayError } from 'overlayfs';
+    import * as layers from 'overlayfs/layers';
+    const isLoaded = () => Object.keys(createRequire(import.meta.url).cache).some((path) => path.endsWith('deferred.cjs'));
+    const before = isLoaded();
+    try { [...layers.changesSync('/none')]; } catch (error) {
+      console.log(JSON.stringify([before, isLoaded(), error instanceof OverlayError, error.reason]));
+    }`);
+  t.deepEqual(JSON.parse(output), [false, true, true, 'path-missing']);
+});
+
 test('a stack trace names the functions, in lines that can be read', (t) => {
   const [, ...frames] = evaluate(`
     import { mountOverlaySync } from 'overlayfs';

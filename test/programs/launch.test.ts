@@ -1,4 +1,7 @@
-/** What the launcher is told, and what it answers. */
+/**
+ * The input of the launcher, and its answers. Imports internals: only `spawn` talks to the launcher, and it never
+ * sends wrong input.
+ */
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import test from 'ava';

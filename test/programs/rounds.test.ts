@@ -35,9 +35,9 @@ const rounds = `
       }
     }
   };
-  const mount = (rootless, twin, more) => {
+  const mount = (rootless, isSync, more) => {
     const options = { ...layers, rootless, ...more };
-    return twin ? overlayfs.mountOverlaySync(options) : overlayfs.mountOverlay(options);
+    return isSync ? overlayfs.mountOverlaySync(options) : overlayfs.mountOverlay(options);
   };
   const run = (command, args, options) => new Promise((resolve) => {
     let reason;

@@ -508,7 +508,7 @@ mountTest('the root cannot be hidden, however it is spelled', async (t) => {
   for (const path of ['/', '/tmp/..', join(dir, 'link')]) {
     await t.throwsAsync(() => end(undefined, 'true', { hidden: [path] }), {
       code: 'ERR_INVALID_ARG_VALUE',
-      message: /"hidden" must not hold the root directory/,
+      message: /"hidden" must not contain the root directory/,
     });
   }
 });

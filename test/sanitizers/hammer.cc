@@ -2,7 +2,7 @@
 // one, and only Node-API is stood in for, by the few functions that native/operation.cc calls. Environments
 // are threads here that start, cancel and await operations, and end while some are under way, as workers do;
 // child processes leave by exit(3) with operations under way; and tasks are thrown at sets of threads around
-// the moment at which these give up waiting. What is found: what a sanitizer reports, and an invariant that
+// the moment at which these give up waiting. Walks go through a tree that changes all the time. What is found: what a sanitizer reports, and an invariant that
 // does not hold, after which the program exits with 1.
 //
 // test/sanitizers/run.mjs compiles and runs it: hammer [--seconds N] [--seed N]
@@ -17,6 +17,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -33,6 +34,7 @@
 #include "../../native/operation.h"
 #include "../../native/plan.h"
 #include "../../native/threads.h"
+#include "../../native/walk.h"
 
 using namespace overlayfs;
 
@@ -87,6 +89,7 @@ void sleep_until_threads_end(Random& random) {
 struct {
   std::atomic<int> environments, started, kept, failed, cancelled, refused, unsettled, performed;
   std::atomic<int> tasks, withdrawn, exits, namespaces;
+  std::atomic<int> walks, walked, lost;
 } counts;
 
 // Objects with a destructor are never destroyed: threads that outlive main() use them.
@@ -285,7 +288,8 @@ class Slot {
         break;
       }
       case mount:
-        plan.add(Call::statx, {at_cwd, target, AT_SYMLINK_NOFOLLOW, 1, is_mount_root, 0, 0, S_IFDIR});
+        plan.add(Call::statx, {at_cwd, target, AT_SYMLINK_NOFOLLOW, 1});
+        plan.add(Call::guard, {static_cast<int32_t>(Guard::target_is_mount_point)});
         if (random.one_in(4)) {  // with layers below a working directory of its own
           plan.flags = own_thread;
           plan.add(Call::unshare, {CLONE_FS});
@@ -295,7 +299,8 @@ class Slot {
           plan.add(Call::mount, {"hammer", target, "overlay", 0, data()});
         }
         plan.add(Call::umount2, {target, abi::mnt_detach}, {later});
-        plan.add(Call::statfs, {target, 1});
+        plan.add(Call::statfs, {target});
+        plan.add(Call::guard, {static_cast<int32_t>(Guard::superblock_is_read_only)});
         plan.add(Call::statx, {at_cwd, target, 0, whole_mount}, {0, 0, own_output});
         break;
       case context: {
@@ -310,7 +315,8 @@ class Slot {
         if (fails && random.one_in(2)) set("no_such_option", "1");  // with a line in the context's log
         plan.add(Call::fsconfig, {made, 6, nullptr, nullptr, 0});
         int32_t mounted = plan.add(Call::fsmount, {made, 1, 0});
-        plan.add(Call::fstatfs, {mounted, 1});
+        plan.add(Call::fstatfs, {mounted});
+        plan.add(Call::guard, {static_cast<int32_t>(Guard::superblock_is_read_only)});
         plan.add(Call::statx, {mounted, "", AT_EMPTY_PATH, whole_mount}, {0, 0, own_output});
         plan.add(Call::move_mount, {mounted, "", at, "", empty_paths}, {undo});
         break;
@@ -609,6 +615,8 @@ napi_status napi_create_uint32(napi_env env, uint32_t number, napi_value* result
   (*result)->is_place = true;
   return napi_ok;
 }
+
+napi_status napi_wrap(napi_env, napi_value, void*, napi_finalize, void*, napi_ref*) { return napi_generic_failure; }
 
 napi_status napi_set_named_property(napi_env env, napi_value object, const char* name, napi_value value) {
   if (env->takes_no_more()) return napi_pending_exception;
@@ -1067,6 +1075,107 @@ void submit_jobs(Set* set, int lane, uint64_t seed) {
 }
 
 // ---------------------------------------------------------------------------------------------------------
+// Walks of a tree while it changes
+
+constexpr int walkers = 2;
+
+std::string walk_tree() { return scratch + "/walked"; }
+std::string outside_tree() { return scratch + "/outside"; }
+
+std::string random_place(Random& random) {
+  std::string path = walk_tree();
+  for (uint32_t depth = 1 + random.below(6); depth > 0; depth--) path += "/" + std::string(1, static_cast<char>('a' + random.below(4)));
+  return path;
+}
+
+// Makes, moves and removes entries, and puts links to another tree in their places.
+void change_tree(uint64_t seed) {
+  Random random(seed);
+  while (!is_over) {
+    std::string path = random_place(random), other = random_place(random);
+    switch (random.below(8)) {
+      case 0:
+      case 1:
+      case 2:
+        mkdir(path.c_str(), 0755);
+        break;
+      case 3: {
+        int fd = open(path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0644);
+        if (fd >= 0) close(fd);
+        setxattr(path.c_str(), "user.overlay.opaque", "x", 1, 0);
+        break;
+      }
+      case 4:
+        rename(path.c_str(), other.c_str());
+        break;
+      case 5:
+        if (symlink(outside_tree().c_str(), path.c_str()) != 0) unlink(path.c_str());
+        break;
+      case 6:
+        if (random.one_in(20)) remove_tree(AT_FDCWD, path.c_str());
+        break;
+      case 7:
+        renameat2(AT_FDCWD, path.c_str(), AT_FDCWD, other.c_str(), abi::rename_exchange);
+        break;
+    }
+  }
+}
+
+// Checks that the records of a batch are whole, and that each entry has its directory before it.
+void check_records(Records& records, uint32_t* depth, bool* is_broken) {
+  const uint8_t* at = records.data();
+  const uint8_t* end = at + records.size();
+  while (at < end) {
+    Record record;
+    memcpy(&record, at, sizeof record);
+    CHECK(record.size >= sizeof record && record.size % 8 == 0 && record.size <= static_cast<size_t>(end - at), "size %u", record.size);
+    CHECK(sizeof record + record.name_size + record.target_size + record.attributes_size <= record.size, "parts");
+    std::string name(reinterpret_cast<const char*>(at + sizeof record), record.name_size);
+    CHECK(name != "secret", "a walk is outside of its tree");
+    *is_broken = (record.flags & is_broken_off) != 0;
+    CHECK(*is_broken || record.depth <= *depth + 1, "depth %u after %u", record.depth, *depth);
+    *depth = record.depth;
+    counts.walked++;
+    at += record.size;
+  }
+}
+
+void run_walks(uint64_t seed) {
+  Random random(seed);
+  while (!is_over) {
+    auto* walk = new Walk(random.below(16) | follow_root);
+    uint32_t depth = 0, entry = 0;
+    bool is_broken = false;
+    const bool is_left_early = random.one_in(10);
+    for (int round = 0; !is_left_early || round < 2; round++) {
+      uint32_t to_skip = random.one_in(3) ? random.below(entry + 1) : 0;
+      long count = walk->next(AT_FDCWD, walk_tree().c_str(), 1 + random.below(4096), to_skip);
+      CHECK(count >= 0, "a walk fails: %ld", count);
+      if (count == 0) break;
+      CHECK(!is_broken, "a walk goes on behind its end");
+      check_records(walk->records(), &depth, &is_broken);
+      entry += static_cast<uint32_t>(count);
+    }
+    if (is_broken) counts.lost++;
+    counts.walks++;
+    delete walk;
+  }
+}
+
+void make_walked() {
+  for (const std::string& path : {walk_tree(), outside_tree(), outside_tree() + "/secret"}) {
+    CHECK(mkdir(path.c_str(), 0755) == 0, "mkdir %s: errno %d", path.c_str(), errno);
+  }
+}
+
+void remove_walked() {
+  for (const std::string& path : {walk_tree(), outside_tree()}) {
+    long result = remove_tree(AT_FDCWD, path.c_str());
+    CHECK(result == 0, "%s: %ld", path.c_str(), result);
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------
 // Processes that exit with operations under way
 
 int exit_under_way(const std::string& dir, uint64_t seed) {
@@ -1197,6 +1306,9 @@ int main(int count, char** arguments) {
       members.emplace_back(submit_jobs, &all_sets[i], lane, seed * 2000 + static_cast<uint64_t>(lane));
     }
   }
+  make_walked();
+  members.emplace_back(change_tree, seed * 3000);
+  for (int i = 1; i <= walkers; i++) members.emplace_back(run_walks, seed * 3000 + static_cast<uint64_t>(i));
   std::thread terminator(terminate_some);
   sleep_us(seconds * 1'000'000);
   is_over = true;
@@ -1210,14 +1322,17 @@ int main(int count, char** arguments) {
   }
   gate_ends = true;
   gate.join();
+  remove_walked();
   int left = count_descriptors();
   CHECK(left == descriptors, "%d descriptors, %d before", left, descriptors);
   remove_scratch();
 
   printf("hammer: %d environments, %d promises: %d kept, %d failed, %d cancelled, %d without a thread, "
-         "%d left by their environments; %d plans at once; %d tasks, %d withdrawn; %d namespaces; %d exits\n",
+         "%d left by their environments; %d plans at once; %d tasks, %d withdrawn; %d namespaces; %d exits; "
+         "%d walks of %d entries, %d lost their way\n",
          counts.environments.load(), counts.started.load(), counts.kept.load(), counts.failed.load(),
          counts.cancelled.load(), counts.refused.load(), counts.unsettled.load(), counts.performed.load(),
-         counts.tasks.load(), counts.withdrawn.load(), counts.namespaces.load(), counts.exits.load());
+         counts.tasks.load(), counts.withdrawn.load(), counts.namespaces.load(), counts.exits.load(),
+         counts.walks.load(), counts.walked.load(), counts.lost.load());
   return 0;
 }

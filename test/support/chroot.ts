@@ -2,10 +2,8 @@
 import { mkdirSync, readdirSync, readlinkSync, statSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
-import { native } from './index.js';
+import { MS_BIND, MS_REC, native } from './native.js';
 import { readablePackage } from './plain-user.js';
-
-const MS_BIND_RECURSIVE = 4096 | 16384;
 
 /** A command that runs another with the same root directory by another path, which no mount is at. */
 export function chrooted(t: ExecutionContext, dir: string, ...options: readonly string[]): readonly string[] {
@@ -16,7 +14,7 @@ export function chrooted(t: ExecutionContext, dir: string, ...options: readonly 
     if (entry.isSymbolicLink()) symlinkSync(readlinkSync(from), to);
     else if (entry.isDirectory() && statSync(from).size >= 0) {
       mkdirSync(to);
-      t.is(native.mount(from, to, '', MS_BIND_RECURSIVE, ''), 0);
+      t.is(native.mount(from, to, '', MS_BIND | MS_REC, ''), 0);
     }
   }
   const enter = ['sh', '-c', 'cd "$1" && shift && exec "$@"', 'sh', readablePackage()];

@@ -6,9 +6,9 @@ import type { ExecutionContext } from 'ava';
 import { native } from './index.js';
 
 export interface Container {
-  /** Of its first process, here. */
+  /** The number of its first process in this pid namespace. */
   readonly pid: number;
-  /** What a program prints in it; throws when that fails. */
+  /** Runs a program in it and returns its output; throws when the program fails. */
   readonly exec: (...args: string[]) => string;
 }
 

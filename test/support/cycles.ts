@@ -1,6 +1,6 @@
 /**
- * What programs do again and again: cycles of a mount and its end, of every sort. After each, nothing is mounted and
- * nothing is left but the layer set.
+ * Cycles of a mount and its end, one of each sort that programs repeat. After each cycle, nothing is mounted, and only
+ * the layer set is left.
  */
 import { spawn as spawnPlain } from 'node:child_process';
 import { once } from 'node:events';

@@ -1,6 +1,6 @@
 /** Records of what kernels can do, for what is decided without asking one. */
-import type { KernelFeatures, ProbedOption } from '#lib/overlay/features.js';
-import { probedOptions } from '#lib/overlay/features.js';
+import type { KernelFeatures, ProbedOption } from '#lib/features/probe.js';
+import { probedOptions } from '#lib/features/probe.js';
 
 /** Every option known, but for those named. */
 export function knownOptions(...lacking: ProbedOption[]): KernelFeatures['options'] {

@@ -50,8 +50,9 @@ const fields = ({ code, reason, syscall, path, message, hint }) => ({ code, reas
 `;
 
 /**
- * What a function's body comes to, as JSON, or the fields of the error that it throws, in a child of this user
- * that a command starts: `args`, `overlayfs`, `fs`, `childProcess`, `join` and `fields` are at hand.
+ * Runs a function's body in a child of this user that a command starts, and returns its result by way of JSON, or
+ * the fields of the error that it throws. The body finds `args`, `overlayfs`, `fs`,
+ * `childProcess`, `join` and `fields`.
  */
 export function evaluateAs(command: readonly string[], body: string, ...args: readonly string[]): unknown {
   const script = `${prelude}

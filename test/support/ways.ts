@@ -1,21 +1,21 @@
 /** The ways down by which an overlay can be mounted, each as a record of features that leads to it. */
 
 import { mountOverlay, mountOverlaySync, type OverlayOptions } from 'overlayfs';
-import { featuresSync, type KernelFeatures } from '#lib/overlay/features.js';
+import { type KernelFeatures, kernelFeaturesSync } from '#lib/features/probe.js';
 import { mountOverlayWith, mountOverlayWithSync, type OverlayMount } from '#lib/overlay/mount.js';
-import type { Feature } from './index.js';
+import { type Feature, hasFeature } from './probes.js';
 
 export interface Way {
   readonly mount: (options: OverlayOptions) => Promise<OverlayMount>;
   readonly mountSync: (options: OverlayOptions) => OverlayMount;
-  /** What the kernel must have for it. */
+  /** A feature that it needs of the kernel. */
   readonly needs?: Feature;
 }
 
 function lacking(what: Partial<KernelFeatures>, needs?: Feature): Way {
   return {
-    mount: (options) => mountOverlayWith(options, { ...featuresSync(), ...what }),
-    mountSync: (options) => mountOverlayWithSync(options, { ...featuresSync(), ...what }),
+    mount: (options) => mountOverlayWith(options, { ...kernelFeaturesSync(), ...what }),
+    mountSync: (options) => mountOverlayWithSync(options, { ...kernelFeaturesSync(), ...what }),
     ...(needs && { needs }),
   };
 }
@@ -28,3 +28,9 @@ export const ways: Readonly<Record<string, Way>> = {
   'by one string': lacking({ fsContext: false, layerDescriptors: false }),
   'by mount(2)': lacking({ mountApi: false }),
 };
+
+/** Tells whether this kernel has the way of that name. */
+export function isPossible(way: string): boolean {
+  const needs = ways[way]?.needs;
+  return needs === undefined || hasFeature(needs);
+}

@@ -24,6 +24,9 @@ function makeSets(dir: string): void {
   for (let i = 0; i < 4; i++) layers(join(dir, String(i)));
 }
 
+/** Coverage of each worker would cost more than its work. */
+const { NODE_V8_COVERAGE: _, ...env } = process.env;
+
 const program = join(packageRoot, 'dist-test/test/support/busy.js');
 
 mountTest('a process that exits with calls under way leaves no mount behind', async (t) => {
@@ -32,7 +35,7 @@ mountTest('a process that exits with calls under way leaves no mount behind', as
   const run = async (round: number) => {
     const child = spawn(process.execPath, [program, join(dir, `lane-${round % atOnce}`), String(round)], {
       stdio: ['ignore', 'inherit', 'inherit'],
-      env: { ...process.env, NODE_V8_COVERAGE: undefined },
+      env,
     });
     const [code, signal] = await once(child, 'exit');
     t.is(signal, null, `round ${round} was ended by ${signal}`);
@@ -62,7 +65,7 @@ mountTest('workers that end with calls under way leave no mount, thread or descr
 async function endWorkers(t: ExecutionContext, dir: string, rounds: number): Promise<void> {
   makeSets(dir);
   for (let round = 0; round < rounds; round++) {
-    const worker = new Worker(program, { argv: [dir, String(round)] });
+    const worker = new Worker(program, { argv: [dir, String(round)], execArgv: [], env });
     const exited = once(worker, 'exit');
     const failed = once(worker, 'error').then(([error]) => t.fail(String(error)));
     await Promise.race([once(worker, 'message'), failed]);
@@ -78,7 +81,7 @@ mountTest('many mounts from four workers at once leave no thread, descriptor or 
   const WORKERS = 4;
   const run = async (worker: number, count: number) => {
     makeSets(join(dir, String(worker)));
-    const thread = new Worker(loop, { argv: [join(dir, String(worker)), String(count)] });
+    const thread = new Worker(loop, { argv: [join(dir, String(worker)), String(count)], execArgv: [], env });
     const [code] = await once(thread, 'exit');
     t.is(code, 0);
   };
@@ -116,7 +119,7 @@ mountTest('workers that are terminated while they load the addon do no harm', as
   const child = spawn(process.execPath, ['--input-type=module', '-e', main], {
     cwd: packageRoot,
     stdio: ['ignore', 'inherit', 'inherit'],
-    env: { ...process.env, NODE_V8_COVERAGE: undefined },
+    env,
   });
   t.deepEqual(await once(child, 'exit'), [0, null]);
 });

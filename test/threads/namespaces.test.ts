@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { mountOverlay, mountOverlaySync, unmount } from 'overlayfs';
 import { countThreads, eventually, layers, mountsBelow, mountTest, native, scratch } from '../support/index.js';
 
-mountTest('when the main thread has left its mount namespace, promise and twin mount in the new one', async (t) => {
+mountTest('when the main thread has left its mount namespace, both forms mount in the new one', async (t) => {
   const dir = scratch(t);
   const before = layers(join(dir, 'before'));
   // Our threads are now parked in the namespace that is about to be left.
@@ -12,13 +12,13 @@ mountTest('when the main thread has left its mount namespace, promise and twin m
 
   t.is(native.unshareMounts(), 0);
   const promised = await mountOverlay(layers(join(dir, 'promised')));
-  const twin = mountOverlaySync(layers(join(dir, 'twin')));
+  const other = mountOverlaySync(layers(join(dir, 'other')));
   t.is(mountsBelow(join(dir, 'promised')).length, 1);
-  t.is(mountsBelow(join(dir, 'twin')).length, 1);
+  t.is(mountsBelow(join(dir, 'other')).length, 1);
   t.deepEqual(readdirSync(promised.path as string), ['from-lower']);
-  await unmount(twin.path);
+  await unmount(other.path);
   promised.unmountSync();
-  t.is(mountsBelow(join(dir, 'promised')).length + mountsBelow(join(dir, 'twin')).length, 0);
+  t.is(mountsBelow(join(dir, 'promised')).length + mountsBelow(join(dir, 'other')).length, 0);
 
   // And again, with threads parked in two namespaces that are not the caller's.
   for (let i = 0; i < 20; i++) {

@@ -1,14 +1,17 @@
 /** Plans of mount(2) as mount(8) itself would call it: they refuse nothing that the kernel accepts. */
 import * as e from '../../errnos.js';
-import { OverlayError, type OverlayErrorFields } from '../../errors.js';
+import { OverlayError } from '../../errors.js';
 import { calls } from '../../kernel/calls.js';
 import * as k from '../../kernel/constants.js';
+import { addGuard } from '../../kernel/guards.js';
 import { performSync, StepFailure } from '../../kernel/perform.js';
 import { Plan, type Step } from '../../kernel/plan.js';
 import { joinGiven } from '../../mount-strings.js';
 import { type Path, pathString, quotePath } from '../../paths.js';
+import { type Text, text } from '../../text.js';
+import { explainErrno, type Verdict } from '../../verdicts.js';
 import type { Request } from './arguments.js';
-import type { Words } from './words.js';
+import type { Words } from './mount-flags.js';
 
 /** Returns a plan whose further steps resolve paths in the namespace, from its root on. */
 function planIn(namespace: Path | undefined): Plan {
@@ -29,7 +32,10 @@ export function mountPlan(
 ): Plan {
   const plan = planIn(namespace);
   plan.add(calls.mount, [source, target, 'overlay', flags, joinGiven(rest)], { undo: true });
-  if (isGuarded) plan.add(calls.statfs, [target, k.ST_RDONLY]);
+  if (isGuarded) {
+    plan.add(calls.statfs, [target]);
+    addGuard(plan, 'superblock-is-read-only');
+  }
   if (propagation !== 0) plan.add(calls.mount, [null, target, null, propagation]);
   return plan;
 }
@@ -41,7 +47,8 @@ export function mountPlan(
  */
 export function remountPlan({ target, namespace }: Request, { flags, propagation }: Words, isView = false): Plan {
   const plan = planIn(namespace);
-  plan.add(calls.statfs, [target, 0, 0, k.OVERLAYFS_SUPER_MAGIC]);
+  plan.add(calls.statfs, [target]);
+  addGuard(plan, 'file-system-is-no-overlay');
   const kept = isView ? k.MS_RDONLY : 0;
   plan.add(calls.mount, [null, target, null, flags | k.MS_REMOUNT | kept]);
   if ((kept & ~flags) !== 0) plan.add(calls.mount, [null, target, null, flags | k.MS_REMOUNT | k.MS_BIND]);
@@ -49,44 +56,38 @@ export function remountPlan({ target, namespace }: Request, { flags, propagation
   return plan;
 }
 
-export type Why = Pick<OverlayErrorFields, 'reason' | 'what' | 'hint' | 'path'>;
-
 export const isAboutNamespace = (step: Step | undefined): boolean =>
   step?.call === calls.openat2 || step?.call === calls.unshare || step?.call === calls.setns;
 
-export function explainNamespace(errno: number, namespace: Path): Why {
-  const [name, path] = [quotePath(namespace), pathString(namespace)];
-  if (errno === e.EPERM) return { reason: 'no-privilege', what: `this process may not join ${name}`, path };
-  if (errno === e.ENOENT) return { reason: 'path-missing', what: `the mount namespace ${name} does not exist`, path };
-  return {
-    reason: 'unexplained',
-    what: `${name} cannot be joined as a mount namespace`,
-    hint: 'name one as it stands in /proc: /proc/PID/ns/mnt',
-    path,
-  };
+export function explainNamespace(errno: number, namespace: Path): Verdict {
+  const name = `the mount namespace ${quotePath(namespace)}`;
+  const verdict = explainErrno(errno, { name, purpose: `join ${name}` });
+  return verdict.reason === 'unexplained' ? { ...verdict, hint: 'name one of a process: /proc/PID/ns/mnt' } : verdict;
 }
 
-function explain({ errno, step }: StepFailure, { target, namespace }: Request): Why {
+const READ_ONLY: Text = { before: ', so it would mount read-only', after: '' };
+
+function explain({ shownErrno, errno, step }: StepFailure, { target, namespace }: Request): Verdict {
   if (namespace !== undefined && isAboutNamespace(step)) return explainNamespace(errno, namespace);
-  const path = pathString(target);
   const what = `the kernel refused the mount at ${quotePath(target)}`;
-  switch (errno) {
-    case e.EPERM:
-      return { reason: 'no-privilege', what, path };
+  // Linux 5.10 itself answers EROFS for an upperdir that is read-only.
+  switch (shownErrno) {
     case e.ENOENT:
-      return { reason: 'path-missing', what: `${what}: it, or a layer, does not exist`, path };
+      return { reason: 'path-missing', what: `${what}: it, or a layer, does not exist` };
     case e.EROFS:
       return {
         reason: 'mounted-read-only',
-        what: `the kernel could not make its directory in the workdir of ${quotePath(target)}, and would have mounted read-only`,
-        path,
+        what: text`the kernel could not create its directory in the workdir of ${quotePath(target)}${READ_ONLY}`,
       };
     case e.E2BIG:
-      return { reason: 'options-too-long', what: `${what}: the options pass the page that mount(2) takes`, path };
+      return {
+        reason: 'options-too-long',
+        what: `${what}: the options are longer than the page that mount(2) accepts`,
+      };
     case e.EINVAL:
-      return { reason: 'option-refused', what: `${what} with these options`, path };
+      return { reason: 'option-refused', what: `${what} with these options` };
     default:
-      return { reason: 'unexplained', what, path };
+      return explainErrno(errno, { name: quotePath(target), purpose: `mount at ${quotePath(target)}` });
   }
 }
 
@@ -98,6 +99,13 @@ export function mountRaw(request: Request, words: Words, isGuarded = false): Ste
 
 /** Explains the failure by its errno alone. */
 export function explainRaw(failure: StepFailure, request: Request): OverlayError {
-  const { errno, step } = failure;
-  return new OverlayError({ errno, ...explain(failure, request), syscall: step?.call.name });
+  const { shownErrno: errno, guard, step } = failure;
+  const isJoin = request.namespace !== undefined && isAboutNamespace(step);
+  const path = pathString(isJoin ? (request.namespace as Path) : request.target);
+  return new OverlayError({
+    errno,
+    path,
+    ...explain(failure, request),
+    syscall: guard === undefined ? step?.call.name : undefined,
+  });
 }

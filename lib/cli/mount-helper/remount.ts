@@ -4,12 +4,13 @@ import * as e from '../../errnos.js';
 import { OverlayError } from '../../errors.js';
 import { performSync, StepFailure } from '../../kernel/perform.js';
 import { type RawOption, splitShown } from '../../mount-strings.js';
-import { readMountinfo } from '../../mounts/mountinfo.js';
-import { type Choose, type NamedOptions, readGiven, readShown } from '../../overlay/option-strings.js';
+import { readMountinfo } from '../../mount-table/mountinfo.js';
+import { type Choose, type NamedOptions, readGiven, readShown } from '../../options/text.js';
 import { type Path, pathString, quotePath, toBytes } from '../../paths.js';
+import { explainErrno, type Verdict } from '../../verdicts.js';
 import type { Request } from './arguments.js';
-import { explainNamespace, isAboutNamespace, remountPlan, type Why } from './raw.js';
-import type { Words } from './words.js';
+import type { Words } from './mount-flags.js';
+import { explainNamespace, isAboutNamespace, remountPlan } from './raw.js';
 
 const look = (path: Path) => statSync(Buffer.from(toBytes(path)), { bigint: true, throwIfNoEntry: false });
 
@@ -53,48 +54,43 @@ export function ignoredOptions(target: Path, rest: readonly RawOption[]): string
     .map(({ name }) => name);
 }
 
-function explain({ errno, step }: StepFailure, { target, namespace }: Request): Why {
+function explain({ shownErrno, errno, step }: StepFailure, { target, namespace }: Request): Verdict {
   const name = quotePath(target);
   if (namespace !== undefined && isAboutNamespace(step)) return explainNamespace(errno, namespace);
-  switch (errno) {
-    case e.EPERM:
-      return { reason: 'no-privilege', what: `this process may not change the mount at ${name}` };
-    case e.ENOENT:
-      return { reason: 'target-missing', what: `${name} does not exist`, hint: 'check the path' };
-    case e.ESTALE:
+  switch (shownErrno) {
     case e.EINVAL:
       return { reason: 'not-mounted', what: `${name} is not the mount point of an overlay` };
     case e.EBUSY:
       return {
         reason: 'mount-busy',
-        what: `a file of ${name} is open for writing, so that it cannot become read-only`,
+        what: `a file in ${name} is open for writing, so the mount cannot become read-only`,
         hint: 'end the program that has it open (fuser -vm)',
       };
     case e.EROFS:
       return shownAt(target)?.upperdir === undefined
         ? {
             reason: 'read-only',
-            what: `the overlay at ${name} has no upperdir: it can only be read`,
-            hint: 'mount it anew with an upperdir and a workdir',
+            what: `the overlay at ${name} has no upperdir, so it cannot become writable`,
+            hint: 'mount it again with an upperdir and a workdir',
           }
         : {
             reason: 'mounted-read-only',
-            what: `the overlay at ${name} came out read-only when it was mounted, since the kernel could not make its directory in the workdir`,
+            what: `the overlay at ${name} was mounted read-only, because the kernel could not create its directory in the workdir`,
             hint: 'unmount it, empty the workdir, make it writable for the mounting user, and mount again',
           };
     default:
-      return { reason: 'unexplained', what: `the kernel refused to change the mount at ${name}` };
+      return explainErrno(errno, { name, purpose: `change the mount at ${name}`, missing: 'target-missing' });
   }
 }
 
 export function remount(request: Request, words: Words, isView = false): void {
   const outcome = performSync(remountPlan(request, words, isView));
   if (!(outcome instanceof StepFailure)) return;
-  const { errno, step } = outcome;
+  const { shownErrno: errno, guard, step } = outcome;
   throw new OverlayError({
-    errno: errno === e.ESTALE ? e.EINVAL : errno,
+    errno,
     path: pathString(request.target),
     ...explain(outcome, request),
-    syscall: step?.call.name,
+    syscall: guard === undefined ? step?.call.name : undefined,
   });
 }

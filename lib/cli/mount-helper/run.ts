@@ -3,21 +3,22 @@
  * mount(8) itself would, with a warning.
  */
 import { nearestName } from '../../arguments.js';
+import { findBadPathsSync } from '../../diagnosis/beforehand.js';
+import { explainMount, wantedAfter } from '../../diagnosis/explain.js';
+import { gatherFactsSync } from '../../diagnosis/gather-facts.js';
 import * as e from '../../errnos.js';
 import { OverlayError } from '../../errors.js';
+import { findProblems, type Problem } from '../../features/conflicts.js';
+import { kernelFeaturesSync } from '../../features/probe.js';
 import * as k from '../../kernel/constants.js';
 import { formatPlan } from '../../kernel/format.js';
 import type { StepFailure } from '../../kernel/perform.js';
+import { runSync } from '../../kernel/task.js';
 import { type RawOption, splitGiven } from '../../mount-strings.js';
-import { findProblems, type Problem } from '../../overlay/conflicts.js';
-import { findBadPathsSync } from '../../overlay/diagnosis/beforehand.js';
-import { explainMount, wantedAfter } from '../../overlay/diagnosis/explain.js';
-import { lookSync } from '../../overlay/diagnosis/look.js';
-import { featuresSync } from '../../overlay/features.js';
-import { mountOverlaySync, prepare } from '../../overlay/mount.js';
-import { readGiven } from '../../overlay/option-strings.js';
-import { optionRows } from '../../overlay/option-table.js';
-import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from '../../overlay/options.js';
+import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from '../../options/check.js';
+import { optionRows } from '../../options/table.js';
+import { readGiven } from '../../options/text.js';
+import { mountOverlaySync, prepare, readOptions } from '../../overlay/mount.js';
 import { isAbsolute, joinPath, type Path, toAbsolute, toBytes, withoutTrailingSlashes } from '../../paths.js';
 import type { Reason } from '../../reasons.js';
 import { argumentsOf } from '../command-line.js';
@@ -25,11 +26,11 @@ import { dryRun } from '../dry-run.js';
 import { exitCodeOf, WRONG_USAGE } from '../errors.js';
 import { UsageError, unknownWord } from '../usage-error.js';
 import { type Request, readArguments } from './arguments.js';
+import { Messages, type Write, writeAnyway } from './messages.js';
+import { readWords, STRICT, SUPERBLOCK_ONLY, toAttributes, type Words } from './mount-flags.js';
 import { explainRaw, mountPlan, mountRaw, remountPlan } from './raw.js';
 import { ignoredOptions, remount } from './remount.js';
 import { wasGivenToMount } from './strict.js';
-import { Speaker, type Write, writeAnyway } from './voice.js';
-import { readWords, STRICT, SUPERBLOCK_ONLY, toAttributes, type Words } from './words.js';
 
 /** The exit codes of mount(8). */
 export const exitCodes = { usage: 1, system: 2, bug: 4, failed: 32 } as const;
@@ -70,15 +71,15 @@ function optionProblem(option: RawOption, rest: readonly RawOption[]): UsageErro
   if (row?.form === 'flag') return new UsageError(`the option '${shown}' takes no value`, `Write ${name}.`);
   if (row !== undefined || name === 'lowerdir+') {
     return new UsageError(
-      `the option '${shown}' is wrong, or wrong after what comes before it`,
-      'lowerdir is paths with colons between them, and data-only layers after two colons; lowerdir+ and datadir+ are one path each, and follow no lowerdir.',
+      `the option '${shown}' is wrong, or cannot follow the option before it`,
+      'lowerdir takes paths separated by colons, then data-only layers after two colons; lowerdir+ and datadir+ take one path each, and cannot follow lowerdir.',
     );
   }
   const known = [...byKernelName.keys()];
   if (value === null && isAfterPath(option, rest) && nearestName(name, known) === undefined) {
     return new UsageError(
       `unknown option '${name}'`,
-      `If that is a part of the path before it: write a comma in a path as '\\,'.`,
+      `If this is a part of the path before it, write the comma in the path as '\\,'.`,
     );
   }
   return unknownWord('unknown option', name, known);
@@ -131,11 +132,11 @@ const missing: ReadonlySet<Reason> = new Set(['lower-missing', 'upper-missing', 
 class Helper {
   readonly #request: Request;
   readonly #words: Words;
-  readonly #speaker: Speaker;
+  readonly #messages: Messages;
   #wasGivenStrict: boolean | undefined;
 
-  constructor(given: Request, speaker: Speaker) {
-    this.#speaker = speaker;
+  constructor(given: Request, messages: Messages) {
+    this.#messages = messages;
     // Not resolved, as mount(8) passes it. In another mount namespace, a relative path begins at the root, as those of
     // the layers do.
     const target = given.namespace === undefined ? toAbsolute(given.target) : fromRoot(given.target);
@@ -144,7 +145,8 @@ class Helper {
     const words = readWords(splitGiven(request.options));
     const { others } = readGiven(words.rest);
     const dropped = request.isSloppy ? others.filter(({ name }) => !isKnown(name)) : [];
-    for (const { name } of dropped) this.#speaker.warn(new UsageError(`the unknown option '${name}' is left out (-s)`));
+    for (const { name } of dropped)
+      this.#messages.warn(new UsageError(`the unknown option '${name}' is left out (-s)`));
     this.#words = { ...words, rest: words.rest.filter((option) => !dropped.includes(option)) };
   }
 
@@ -160,13 +162,13 @@ class Helper {
   }
 
   #showPlan(plan: () => string): void {
-    if (this.#request.isVerbose) this.#speaker.write(1, plan());
+    if (this.#request.isVerbose) this.#messages.write(1, plan());
   }
 
   run(): void {
     if ((this.#words.flags & k.MS_REMOUNT) !== 0) this.#remount();
     else if ((this.#words.flags & k.MS_BIND) !== 0) {
-      throw new UsageError('a bind mount is none of an overlay', 'Leave the type out: mount --bind.');
+      throw new UsageError('a bind mount has no file system type', 'Leave the type out: mount --bind.');
     } else this.#mount();
   }
 
@@ -176,11 +178,11 @@ class Helper {
     if (ignored.length > 0) {
       const names = ignored.map((name) => `'${name}'`).join(', ');
       const problem = new UsageError(
-        `a remount changes no option of overlayfs: ${names} stays as it is`,
-        'Unmount, and mount again.',
+        `a remount changes no option of overlayfs: ${names} stays unchanged`,
+        'Unmount it and mount it again.',
       );
       if (this.#isStrict || isFake) throw problem;
-      this.#speaker.warn(problem);
+      this.#messages.warn(problem);
     }
     this.#showPlan(() => formatPlan(remountPlan(this.#request, this.#words)));
     if (!isFake) remount(this.#request, this.#words);
@@ -197,13 +199,13 @@ class Helper {
       return;
     }
     const problems = this.#findProblems(options);
-    if (problems.length > 0 && (this.#isStrict || isFake)) this.#speaker.throwAll(problems);
+    if (problems.length > 0 && (this.#isStrict || isFake)) this.#messages.throwAll(problems);
     const isByLibrary = problems.length === 0 && namespace === undefined;
     this.#showPlan(() => (isByLibrary ? planText(options) : '') || formatPlan(mountPlan(this.#request, this.#words)));
     if (isFake) {
-      dryRun(options, featuresSync());
+      dryRun(options, kernelFeaturesSync());
       const bad = namespace === undefined ? findBadPaths(options) : [];
-      if (bad.length > 0) this.#speaker.throwAll(bad);
+      if (bad.length > 0) this.#messages.throwAll(bad);
     } else if (isByLibrary) this.#mountTolerantly(options);
     else this.#mountRaw(options, problems);
   }
@@ -217,13 +219,13 @@ class Helper {
       return problems.length > 0 ? problems : [refused(new UsageError('no lowerdir is given', hint))];
     }
     if (isWorkAlone(options)) {
-      const what = 'workdir is of no use without an upperdir, and the kernel ignores it';
+      const what = 'workdir has no effect without an upperdir: the kernel ignores it';
       problems.push({ error: new UsageError(what, 'Leave it out, or add an upperdir.'), isRefused: false });
     }
     try {
       const checked = check(options);
       if (checked.overlay.length > 0 || checked.datadir.length > 0) {
-        problems.push(...findProblems(checked, featuresSync()));
+        problems.push(...findProblems(checked, kernelFeaturesSync()));
       }
     } catch (error) {
       problems.push(refused(error as Error));
@@ -237,14 +239,14 @@ class Helper {
       this.#mountByLibrary(options);
     } catch (error) {
       if (this.#isStrict || isFinal(error)) {
-        for (const objection of objections) this.#speaker.warn(objection.error);
+        for (const objection of objections) this.#messages.warn(objection.error);
         throw error;
       }
       if (isObjection(error)) this.#mountAgain(options, objections, error);
       else this.#mountRaw(options, objections, error as Error);
       return;
     }
-    for (const { error } of objections) this.#speaker.warnMounted(error);
+    for (const { error } of objections) this.#messages.warnMounted(error);
   }
 
   #mountAgain(options: OverlayOptions, before: readonly Problem[], error: OverlayError): void {
@@ -275,18 +277,18 @@ class Helper {
     const isWritable = options.upperdir !== undefined && (this.#words.flags & k.MS_RDONLY) === 0;
     const failure = mountRaw(this.#request, this.#words, isWritable && this.#isStrict);
     if (failure === undefined) {
-      for (const { error } of problems) this.#speaker.warnMounted(error);
-      if (known !== undefined) this.#speaker.warnMounted(known);
+      for (const { error } of problems) this.#messages.warnMounted(error);
+      if (known !== undefined) this.#messages.warnMounted(known);
       return;
     }
     const isAboutOptions = failure.errno === e.EINVAL || failure.errno === e.EPERM;
     const causes = problems.filter(({ isRefused }) => isRefused && isAboutOptions);
     const error = causes.length > 0 ? undefined : (known ?? this.#explain(options, failure));
     for (const problem of problems) {
-      if (!causes.includes(problem) && !isSame(problem.error, error)) this.#speaker.warn(problem.error);
+      if (!causes.includes(problem) && !isSame(problem.error, error)) this.#messages.warn(problem.error);
     }
     if (error !== undefined) throw error;
-    this.#speaker.throwAll(causes);
+    this.#messages.throwAll(causes);
   }
 
   /** Explains why the kernel has refused. */
@@ -299,7 +301,7 @@ class Helper {
     } catch {
       return raw;
     }
-    const error = explainMount(checked, failure, lookSync(checked, wantedAfter(failure)));
+    const error = explainMount(checked, failure, gatherFactsSync(checked, wantedAfter(failure)));
     return error.reason === 'unexplained' ? raw : error;
   }
 }
@@ -317,35 +319,36 @@ const refused = (error: Error): Problem => ({ error, isRefused: true });
 /** Returns the library's plan as text; an empty text if the library has none. */
 function planText(options: OverlayOptions): string {
   try {
-    return `${dryRun(options, featuresSync()).join('\n')}\n`;
+    return `${dryRun(options, kernelFeaturesSync()).join('\n')}\n`;
   } catch {
     return '';
   }
 }
 
 /** Checks the paths as they are now, for -f, which must fail if the mount would. */
-const findBadPaths = (options: OverlayOptions): Problem[] => findBadPathsSync(prepare(options).checked).map(refused);
+const findBadPaths = (options: OverlayOptions): Problem[] =>
+  findBadPathsSync(runSync(prepare(readOptions(options))).checked).map(refused);
 
 const isKnown = (name: string): boolean => byKernelName.has(name) || name === 'lowerdir+';
 
 /** Runs the helper. Returns the exit code. */
 export function mountHelper(decoded: readonly string[], write: Write = writeAnyway): number {
-  const speaker = new Speaker(write);
+  const messages = new Messages(write);
   let helper: Helper | undefined;
   let request: Request;
   try {
     request = readArguments(argumentsOf(decoded));
   } catch (error) {
-    speaker.complain(error);
+    messages.error(error);
     return exitCodes.usage;
   }
   try {
-    helper = new Helper(request, speaker);
+    helper = new Helper(request, messages);
     helper.run();
     return 0;
   } catch (error) {
     if (helper?.isNofail && error instanceof OverlayError && missing.has(error.reason)) return 0;
-    speaker.complain(error);
+    messages.error(error);
     return codeOf(error);
   }
 }

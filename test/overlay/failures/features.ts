@@ -5,9 +5,9 @@ import { type FailureRow, refused } from './row.js';
 import { squashed, squashedAgain } from './steps.js';
 
 const dropped = (option: string, path: string, more = '') =>
-  fails('ENOTSUP', 'feature-dropped', new RegExp(`mounted without "${option}", without a word${more}`), path);
+  fails('ENOTSUP', 'feature-dropped', new RegExp(`silently mounted without \`${option}\`${more}`), path);
 const noHandles = (layer: string) =>
-  `, since the file system of the ${layer.replace(/[[\]]/g, '\\$&')} '.*' gives out no file handles`;
+  `, because the file system of the ${layer.replace(/[[\]]/g, '\\$&')} '.*' has no file handles`;
 
 export const featureRows: readonly FailureRow[] = [
   refused(

@@ -1,10 +1,9 @@
 /** Layers and targets at places where they cannot be: other namespaces, links, files, directories without permission. */
+import { MNT_DETACH } from '../../support/index.js';
 import { fails } from '../rows/errors.js';
 import { dirs, file, link, mode, overlay, removed, tmpfs, unmounted } from '../rows/setup.js';
 import { type FailureRow, refused } from './row.js';
 import { elsewhere, openedFile, removedOpen, runs, without } from './steps.js';
-
-const MNT_DETACH = 2;
 
 /** A tmpfs that only a process elsewhere has. */
 const hidden = elsewhere('mkdir hidden && mount -t tmpfs hidden hidden && mkdir hidden/l hidden/u hidden/w hidden/m');
@@ -54,7 +53,7 @@ export const placeRows: readonly FailureRow[] = [
         fails(
           'EBUSY',
           'upper-in-use',
-          /upperdir '.*\/u' is in use.* an overlay that is alive, though this mount namespace does not/,
+          /upperdir '.*\/u' is in use.* an overlay that still exists, although this mount namespace does not/,
           'u',
         ),
         { instead: { index: undefined, exclusive: false } },
@@ -65,7 +64,7 @@ export const placeRows: readonly FailureRow[] = [
         fails(
           'EBUSY',
           'work-in-use',
-          /workdir '.*\/w' is in use.* an overlay that is alive, though this mount namespace does not/,
+          /workdir '.*\/w' is in use.* an overlay that still exists, although this mount namespace does not/,
           'w',
         ),
         { instead: { workdir: 'w2' } },
@@ -73,7 +72,11 @@ export const placeRows: readonly FailureRow[] = [
       [
         'a lower that is an upper in use in another mount namespace, with index',
         { lowerdir: ['l1', 'u'], upperdir: 'u2', workdir: 'w2', index: true },
-        fails('EBUSY', 'lower-in-use', /a lower layer is the upperdir or workdir.*of 2 the kernel does not say which/),
+        fails(
+          'EBUSY',
+          'lower-in-use',
+          /one of 2 lower layers is the upperdir or workdir.*the kernel does not say which/,
+        ),
         { instead: { lowerdir: 'l1' } },
       ],
     ] as const
@@ -89,7 +92,7 @@ export const placeRows: readonly FailureRow[] = [
   refused(
     'an upper of an overlay that was detached and is still used, with index',
     { workdir: 'w2', index: true },
-    fails('EBUSY', 'upper-in-use', /is alive, though this mount namespace does not show it/, 'u'),
+    fails('EBUSY', 'upper-in-use', /still exists, although this mount namespace does not show it/, 'u'),
     [dirs('w2'), overlay('l2,u,w', 'other'), openedFile('other/one'), unmounted('other', MNT_DETACH)],
     { instead: { index: undefined, exclusive: false } },
   ),
@@ -139,7 +142,7 @@ export const placeRows: readonly FailureRow[] = [
   refused(
     'a lower that is a link to nowhere',
     { lowerdir: 'link' },
-    fails('ENOENT', 'lower-missing', /leads nowhere/, 'link'),
+    fails('ENOENT', 'lower-missing', /is a symbolic link to a missing path/, 'link'),
     [link('link', 'none')],
     {
       remedy: [dirs('none')],
@@ -193,7 +196,7 @@ export const placeRows: readonly FailureRow[] = [
   refused(
     'a lower that has been removed, by a descriptor',
     { lowerdir: '/proc/self/fd/{fd}' },
-    fails('ENOENT', 'lower-missing', /has been removed, and is reached by a descriptor only/),
+    fails('ENOENT', 'lower-missing', /has been removed, and only a descriptor still leads to it/),
     [removedOpen('gone')],
     { instead: { lowerdir: 'l1' } },
   ),
@@ -214,14 +217,14 @@ export const placeRows: readonly FailureRow[] = [
   refused(
     'an upper that has been removed, by a descriptor',
     { upperdir: '/proc/self/fd/{fd}' },
-    fails('ENOENT', 'upper-missing', /has been removed, and is reached by a descriptor only/),
+    fails('ENOENT', 'upper-missing', /has been removed, and only a descriptor still leads to it/),
     [removedOpen('gone')],
     { instead: { upperdir: 'u' } },
   ),
   refused(
     'a work that has been removed, by a descriptor',
     { workdir: '/proc/self/fd/{fd}' },
-    fails('ENOENT', 'work-removed', /has been removed, and is reached by a descriptor only/),
+    fails('ENOENT', 'work-removed', /has been removed, and only a descriptor still leads to it/),
     [removedOpen('gone')],
     { instead: { workdir: 'w' } },
   ),
@@ -237,7 +240,7 @@ export const placeRows: readonly FailureRow[] = [
   refused(
     'a target that is a mount point',
     {},
-    fails('EBUSY', 'target-mounted', /mount point already/, 'm'),
+    fails('EBUSY', 'target-mounted', /already a mount point/, 'm'),
     [tmpfs('m')],
     {
       remedy: [unmounted('m')],
@@ -246,7 +249,7 @@ export const placeRows: readonly FailureRow[] = [
   refused(
     'a target that is an overlay',
     { upperdir: 'u2', workdir: 'w2' },
-    fails('EBUSY', 'target-mounted', /mount point already/, 'm'),
+    fails('EBUSY', 'target-mounted', /already a mount point/, 'm'),
     [dirs('u2', 'w2'), overlay('l1:l2', 'm')],
     {
       instead: { stack: true },

@@ -1,14 +1,20 @@
 /** A row of the failures against the kernel: refused for its reason, nothing left, and mended as the hint says. */
 import type { ExecutionContext } from 'ava';
 import type { OverlayOptions } from 'overlayfs';
-import { countDescriptors, eventually, mountsBelow, native, scratch, withUserAttributes } from '../../support/index.js';
+import {
+  countDescriptors,
+  eventually,
+  MNT_DETACH,
+  mountsBelow,
+  native,
+  scratch,
+  withUserAttributes,
+} from '../../support/index.js';
 import { ways } from '../../support/ways.js';
 import { givenOptions } from '../rows/row.js';
 import { assertRefused } from '../rows/run.js';
 import { type At, base } from '../rows/setup.js';
 import type { FailureRow, Step } from './row.js';
-
-const MNT_DETACH = 2;
 
 function fill(value: unknown, words: ReadonlyMap<string, string>): unknown {
   if (Array.isArray(value)) return value.map((one) => fill(one, words));

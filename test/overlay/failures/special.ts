@@ -21,7 +21,7 @@ const plain = { upperdir: 'u', workdir: 'w' };
 const noXattrs = (path: string) =>
   fails('ENOTSUP', 'upper-without-xattrs', /ramfs.*has no trusted\.\* attributes/, path);
 const noLayer = (type: string, path: string) =>
-  fails('EINVAL', 'layer-unsupported', new RegExp(`is on ${type}, which can be no layer`), path);
+  fails('EINVAL', 'layer-unsupported', new RegExp(`is on ${type}, which overlayfs does not support`), path);
 
 export const specialRows: readonly FailureRow[] = [
   refused(
@@ -154,14 +154,14 @@ export const specialRows: readonly FailureRow[] = [
   refused(
     'overlay: two deep, as lower',
     { lowerdir: 'o2' },
-    fails('EINVAL', 'too-deep', /no more than two deep/, 'o2'),
+    fails('EINVAL', 'too-deep', /more than two deep/, 'o2'),
     [overlay('l1:l2', 'o1'), overlay('o1:d1', 'o2')],
     { instead: { lowerdir: ['o1', 'd1'] } },
   ),
   refused(
     'overlay: two deep, as the last of several lowers',
     { lowerdir: ['d1', 'd2', 'o2'] },
-    fails('EINVAL', 'too-deep', /lowerdir\[2\].*no more than two deep/, 'o2'),
+    fails('EINVAL', 'too-deep', /lowerdir\[2\].*more than two deep/, 'o2'),
     [dirs('a', 'b', 'c'), overlay('a:b', 'o1'), overlay('o1:c', 'o2')],
     { instead: { lowerdir: ['d1', 'd2', 'o1', 'c'] } },
   ),
@@ -196,35 +196,35 @@ export const specialRows: readonly FailureRow[] = [
   refused(
     'tmpfs: no inode left for what is to be made',
     { upperdir: 'fs/u', workdir: 'fs/w', create: true },
-    fails('ENOSPC', 'out-of-space', /fs\/u' could not be made/, 'fs/u'),
+    fails('ENOSPC', 'out-of-space', /fs\/u' could not be created/, 'fs/u'),
     [ofType('tmpfs', 'fs', 'nr_inodes=40'), withoutInodes('fs')],
     { remedy: [without(...someFiles)] },
   ),
   refused(
     'ext4: what is to be made on a read-only mount',
     { upperdir: 'fs/u', workdir: 'fs/w', create: true },
-    fails('EROFS', 'read-only', /fs\/u' could not be made/, 'fs/u'),
+    fails('EROFS', 'read-only', /fs\/u' could not be created/, 'fs/u'),
     [made('ext4', 'fs'), remounted('fs', 'ro')],
     { remedy: [remounted('fs', 'rw')], needs: ['mkfs.ext4'] },
   ),
   refused(
     'ext4: a work that may be appended to only',
     { upperdir: 'fs/u', workdir: 'fs/w' },
-    fails('EROFS', 'work-immutable', /fs\/w' is immutable, or can be appended to only/, 'fs/w'),
+    fails('EROFS', 'work-immutable', /fs\/w' is immutable or append-only/, 'fs/w'),
     [made('ext4', 'fs', 'u', 'w', 'w/work/x'), attributed('+a', 'fs/w')],
     { remedy: [attributed('-a', 'fs/w')], needs: ['mkfs.ext4'] },
   ),
   refused(
     "ext4: the kernel's own directory in the work is immutable",
     { upperdir: 'fs/u', workdir: 'fs/w' },
-    fails('EROFS', 'work-immutable', /holds what is immutable.*, '.*fs\/w\/work'/, 'fs/w'),
+    fails('EROFS', 'work-immutable', /contains '.*fs\/w\/work', which is immutable/, 'fs/w'),
     [made('ext4', 'fs', 'u', 'w', 'w/work'), attributed('+i', 'fs/w/work')],
     { remedy: [attributed('-i', 'fs/w/work')], needs: ['mkfs.ext4'] },
   ),
   refused(
     'ext4: the work holds a file that is immutable',
     { upperdir: 'fs/u', workdir: 'fs/w' },
-    fails('EROFS', 'work-immutable', /holds what is immutable.*, '.*fs\/w\/work\/x\/y'/, 'fs/w'),
+    fails('EROFS', 'work-immutable', /contains '.*fs\/w\/work\/x\/y', which is immutable/, 'fs/w'),
     [made('ext4', 'fs', 'u', 'w'), file('fs/w/work/x/y'), attributed('+i', 'fs/w/work/x/y')],
     { remedy: [attributed('-i', 'fs/w/work/x/y')], needs: ['mkfs.ext4'] },
   ),
@@ -234,7 +234,7 @@ export const specialRows: readonly FailureRow[] = [
     fails(
       'EROFS',
       'out-of-space',
-      /no directory can be made in the workdir '.*fs\/sub\/w': a quota is used up/,
+      /no directory can be created in the workdir '.*fs\/sub\/w': a quota is used up/,
       'fs/sub/w',
     ),
     [made('btrfs', 'fs'), limited('fs/sub')],
@@ -243,14 +243,14 @@ export const specialRows: readonly FailureRow[] = [
   refused(
     'btrfs: a quota that is used up, for what is to be made',
     { upperdir: 'fs/sub/new', workdir: 'fs/sub/w', create: true },
-    fails('EDQUOT', 'out-of-space', /fs\/sub\/new' could not be made/, 'fs/sub/new'),
+    fails('EDQUOT', 'out-of-space', /fs\/sub\/new' could not be created/, 'fs/sub/new'),
     [made('btrfs', 'fs'), limited('fs/sub')],
     { remedy: [runs('btrfs', 'qgroup', 'limit', 'none', 'fs/sub')], needs: ['mkfs.btrfs with quotas'] },
   ),
   refused(
     'FUSE: upper and work, without RENAME_WHITEOUT',
     { upperdir: 'fuse/u', workdir: 'fuse/w' },
-    fails('EINVAL', 'upper-remote', /fuse\/u' is on fuse.*, which lacks something that an upper needs/, 'fuse/u'),
+    fails('EINVAL', 'upper-remote', /fuse\/u' is on fuse.*, which lacks something that an upper layer needs/, 'fuse/u'),
     [fused('fuse', 'u', 'w')],
     { instead: plain, needs: ['a FUSE file system'] },
   ),

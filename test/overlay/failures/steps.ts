@@ -5,12 +5,8 @@ import { calls } from '#lib/kernel/calls.js';
 import * as k from '#lib/kernel/constants.js';
 import { performSync, StepFailure } from '#lib/kernel/perform.js';
 import { Plan } from '#lib/kernel/plan.js';
-import { native } from '../../support/index.js';
+import { MNT_DETACH, MS_RDONLY, MS_REMOUNT, native } from '../../support/index.js';
 import type { Step } from './row.js';
-
-const MS_RDONLY = 1;
-const MS_REMOUNT = 32;
-const MNT_DETACH = 2;
 
 const makers = {
   ext4: { size: '16M', command: ['mkfs.ext4', '-q', '-F'] },

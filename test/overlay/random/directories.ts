@@ -2,12 +2,9 @@
 import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
-import { makeTree, native, scratch } from '../../support/index.js';
+import { MS_BIND, MS_RDONLY, MS_REMOUNT, makeTree, native, scratch } from '../../support/index.js';
 import { link } from '../rows/setup.js';
 import { dataDirs, fresh, lowers } from './generator.js';
-
-const MS_BIND = 4096;
-const MS_REMOUNT_READONLY = 32 | MS_BIND | 1;
 
 export function makeDirectories(t: ExecutionContext): string {
   const dir = scratch(t);
@@ -21,7 +18,7 @@ export function makeDirectories(t: ExecutionContext): string {
   makeTree(dir, { 'o1/u/': '', 'o2/w/': '', 'overlay/': '', 'readonly/': '' });
   t.is(native.mount('o', join(dir, 'overlay'), 'overlay', 0, `lowerdir=${dir}/o1:${dir}/o2`), 0);
   t.is(native.mount(join(dir, 'x'), join(dir, 'readonly'), '', MS_BIND, ''), 0);
-  t.is(native.mount('', join(dir, 'readonly'), '', MS_REMOUNT_READONLY, ''), 0);
+  t.is(native.mount('', join(dir, 'readonly'), '', MS_REMOUNT | MS_BIND | MS_RDONLY, ''), 0);
   return dir;
 }
 

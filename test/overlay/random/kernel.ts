@@ -1,8 +1,6 @@
 /** The kernel's own verdict: mount(2) with text that is put together here, and what the mount table shows. */
-import { native } from '../../support/index.js';
+import { MNT_DETACH, native } from '../../support/index.js';
 import { type Line, overlayAt } from '../rows/mount-table.js';
-
-const MNT_DETACH = 2;
 
 /** The library's options as the kernel's text, one by one. */
 const switches: Readonly<Record<string, string>> = { index: 'index', nfsExport: 'nfs_export', metacopy: 'metacopy' };

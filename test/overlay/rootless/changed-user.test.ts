@@ -75,7 +75,7 @@ mountTest(
     return { errors, rootless, rootlessForbidden };`,
       dir,
     ) as { readonly errors: readonly { readonly message: string }[]; rootless: boolean; rootlessForbidden: string };
-    const what = /has changed its user since it started.*launcher.*cannot be started by it/;
+    const what = /has changed its user since it started.*may not execute the launcher/;
     t.is(outcome.errors.length, 2);
     for (const error of outcome.errors) {
       t.like(error, { code: 'EACCES', reason: 'rootless-forbidden' });

@@ -41,13 +41,13 @@ const rows: readonly Row[] = [
     title: 'no user namespaces allowed',
     command: limited('max_user_namespaces', 0),
     code: 'ENOSPC',
-    what: /user\.max_user_namespaces is 0: have root set it to more/i,
+    what: /user\.max_user_namespaces is 0: have root raise it/i,
   },
   {
     title: 'no mount namespaces allowed',
     command: limited('max_mnt_namespaces', 0),
     code: 'ENOSPC',
-    what: /user\.max_mnt_namespaces is 0: have root set it to more/i,
+    what: /user\.max_mnt_namespaces is 0: have root raise it/i,
   },
   {
     title: 'as many user namespaces as are allowed in use',
@@ -63,13 +63,13 @@ const rows: readonly Row[] = [
         await new Promise((resolve) => setTimeout(resolve, 50));
       }`,
     code: 'ENOSPC',
-    what: /no namespace is left \(user\.max_user_namespaces=4, .*: unmount what is not used/i,
+    what: /the limit of namespaces is reached \(user\.max_user_namespaces=4, .*: unmount what you do not need/i,
   },
   {
     title: 'user namespaces nested too deep',
     command: () => [...asNobody, ...Array<string[]>(33).fill(['unshare', '-Ur']).flat()],
     code: 'ENOSPC',
-    what: /or this one is 32 levels deep/,
+    what: /or this namespace is 32 levels deep/,
   },
   {
     title: 'in a chroot',

@@ -95,17 +95,17 @@ function plainLayers(dir: string): void {
 const layers = `const [dir] = args;
   const layers = { lowerdir: join(dir, 'lower'), upperdir: join(dir, 'upper'), workdir: join(dir, 'work') };`;
 
-mountTest('the twin, a worker, and no_new_privs', { needs }, (t) => {
+mountTest('the synchronous form, a worker, and no_new_privs', { needs }, (t) => {
   const dir = scratch(t, 'disk');
   plainLayers(dir);
-  const twin = `${layers}
+  const synchronous = `${layers}
     const mount = overlayfs.mountOverlaySync({ ...layers, rootless: true });
-    fs.writeFileSync(join(mount.path, 'twin'), '');
+    fs.writeFileSync(join(mount.path, 'second'), '');
     const names = fs.readdirSync(mount.path);
     mount.unmountSync();
     mount.unmountSync();
     return names;`;
-  t.deepEqual(evaluateAs([...asNobody, '--no-new-privs'], twin, dir), ['file', 'twin']);
+  t.deepEqual(evaluateAs([...asNobody, '--no-new-privs'], synchronous, dir), ['file', 'second']);
   const worker = `${layers}
     const { Worker } = await import('node:worker_threads');
     const code = \`
@@ -124,7 +124,7 @@ mountTest('the twin, a worker, and no_new_privs', { needs }, (t) => {
     const [, , before] = await run(); // what Node opens for the first worker stays open
     const [names, exists, after] = await run();
     return [names, exists, after - before];`;
-  t.deepEqual(evaluateAsNobody(worker, dir), [['file', 'twin'], false, 0], 'closed with the worker');
+  t.deepEqual(evaluateAsNobody(worker, dir), [['file', 'second'], false, 0], 'closed with the worker');
 });
 
 mountTest('nothing shows of the mount elsewhere, and its end frees the upper', { needs }, (t) => {
@@ -307,8 +307,8 @@ mountTest('rootless does not go with a target, and takes no other word', (t) => 
   const paths = { lowerdir: '/l', upperdir: '/u', workdir: '/w' };
   const refuse = (options: object, code: string, message: RegExp) =>
     t.throws(() => mountOverlaySync({ ...paths, ...options }), { code, message });
-  refuse({ target: '/m', rootless: true }, 'ERR_INVALID_ARG_VALUE', /"target" cannot go with "rootless"/);
-  refuse({ target: '/m', rootless: 'auto' }, 'ERR_INVALID_ARG_VALUE', /"target" cannot go with "rootless"/);
+  refuse({ target: '/m', rootless: true }, 'ERR_INVALID_ARG_VALUE', /`target` and `rootless` exclude each other/);
+  refuse({ target: '/m', rootless: 'auto' }, 'ERR_INVALID_ARG_VALUE', /`target` and `rootless` exclude each other/);
   refuse({ rootless: 'yes' }, 'ERR_INVALID_ARG_VALUE', /'keep', 'auto'/);
   refuse({ rootless: 1 }, 'ERR_INVALID_ARG_TYPE', /"rootless"/);
 });

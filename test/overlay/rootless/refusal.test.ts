@@ -1,4 +1,7 @@
-/** What forbids a rootless mount: a row of docs/rootless.md each, on gathered facts. */
+/**
+ * The rows of docs/rootless.md that forbid a rootless mount, each from gathered facts. Imports internals: one machine
+ * cannot have all these settings.
+ */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
@@ -6,7 +9,7 @@ import * as e from '#lib/errnos.js';
 import { type Call, calls } from '#lib/kernel/calls.js';
 import { FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING } from '#lib/kernel/constants.js';
 import { Plan } from '#lib/kernel/plan.js';
-import { explainRefusal, type NamespaceSettings, readNamespaceSettings } from '#lib/overlay/refusal.js';
+import { explainRefusal, type NamespaceSettings, readNamespaceSettings } from '#lib/rootless/refusal.js';
 import { packageRoot } from '../../support/index.js';
 
 const open: NamespaceSettings = {
@@ -48,7 +51,7 @@ const rows: readonly Row[] = [
     cause: 'as many as these allow are in use',
     call: calls.unshare,
     errno: e.ENOSPC,
-    what: /no namespace is left .*=15000/,
+    what: /the limit of namespaces is reached .*=15000/,
   },
   { cause: 'more than 32 levels of user namespaces', call: calls.unshare, errno: e.ENOSPC, what: /32 levels/ },
   {
@@ -100,7 +103,7 @@ const rows: readonly Row[] = [
     cause: 'the kernel is older than 5.11',
     call: calls.fsconfig,
     errno: e.EPERM,
-    what: /makes no overlay in a user namespace/,
+    what: /does not allow overlays in user namespaces/,
   },
 ];
 

@@ -1,17 +1,19 @@
-/** Mounts without privilege that know the subordinate ids of their user. */
+/**
+ * Mounts without privilege that know the subordinate ids of their user. Imports internals: the parsers of /etc/subuid
+ * take lines that no machine should have.
+ */
 import { spawn } from 'node:child_process';
 import { chmodSync, chownSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import { mountOverlaySync } from 'overlayfs';
-import { readRanges, toDisjoint, toMapArguments } from '#lib/overlay/sub-ids.js';
-import { eventually, makeTree, mountTest, native, scratch } from '../../support/index.js';
+import { readRanges, toDisjoint, toMapArguments } from '#lib/rootless/sub-ids.js';
+import { eventually, MS_BIND, makeTree, mountTest, native, scratch } from '../../support/index.js';
 import { NOBODY } from '../../support/nobody.js';
 import { asNobody, evaluateAs, evaluateAsNobody, giveTo, readablePackage } from '../../support/plain-user.js';
 
 const needs = 'subordinate ids';
 const FIRST = 100_000;
-const MS_BIND = 4096;
 
 /** Has a file show at the place of another, in the mount namespace of the test. */
 function cover(t: ExecutionContext, path: string, file: string): void {
@@ -51,10 +53,13 @@ const prelude = `const [dir] = args;
   };
   const mountOnce = (rootless, subIds) => overlayfs.mountOverlay({ ...layers, rootless, subIds });`;
 
-mountTest("files of subordinate ids are copied up with their owner, by 'keep' too, and by the twin", { needs }, (t) => {
-  const dir = prepare(t);
-  const outcome = evaluateAsNobody(
-    `${prelude}
+mountTest(
+  "files of subordinate ids are copied up with their owner, by 'keep' too, and by the synchronous form",
+  { needs },
+  (t) => {
+    const dir = prepare(t);
+    const outcome = evaluateAsNobody(
+      `${prelude}
     const state = () => [
       fs.readdirSync('/proc/self/fd').length,
       fs.readFileSync('/proc/self/task/' + process.pid + '/children', 'utf8'),
@@ -74,13 +79,17 @@ mountTest("files of subordinate ids are copied up with their owner, by 'keep' to
       look(overlayfs.mountOverlaySync({ ...layers, rootless, subIds: true }));
     }
     return { outcomes, same: JSON.stringify(state()) === JSON.stringify(before) };`,
-    dir,
-  );
-  const mapped = ['appended', FIRST + 5, FIRST + 6, 'EOVERFLOW'];
-  const unmapped = ['EOVERFLOW', 0, 0, 'EOVERFLOW'];
-  t.deepEqual(outcome, { outcomes: [mapped, unmapped, mapped, unmapped, mapped, mapped, mapped, mapped], same: true });
-  t.is(readFileSync(join(dir, 'lower/sub'), 'utf8'), 'sub');
-});
+      dir,
+    );
+    const mapped = ['appended', FIRST + 5, FIRST + 6, 'EOVERFLOW'];
+    const unmapped = ['EOVERFLOW', 0, 0, 'EOVERFLOW'];
+    t.deepEqual(outcome, {
+      outcomes: [mapped, unmapped, mapped, unmapped, mapped, mapped, mapped, mapped],
+      same: true,
+    });
+    t.is(readFileSync(join(dir, 'lower/sub'), 'utf8'), 'sub');
+  },
+);
 
 mountTest('a process that has changed its user maps them too', { needs }, (t) => {
   const dir = prepare(t);
@@ -172,7 +181,7 @@ function failsWith(t: ExecutionContext, outcome: unknown, code: string, reason: 
 mountTest('a user without subordinate ids is told which file has none', { needs }, (t) => {
   const dir = prepare(t, { gids: 'someone:100000:65536\n' });
   const outcome = evaluateAsNobody(why, dir);
-  failsWith(t, outcome, 'ENOENT', 'sub-ids-missing', /no line for it in \/etc\/subgid.*--add-subgids/);
+  failsWith(t, outcome, 'ENOENT', 'sub-ids-missing', /\/etc\/subgid has no line for it.*--add-subgids/);
 });
 
 mountTest('a program that is not there is named', { needs }, (t) => {
@@ -216,7 +225,7 @@ mountTest('more ranges than a map takes are counted', { needs }, (t) => {
   const lines = (count: number) => Array.from({ length: count }, (_, i) => `${NOBODY}:${FIRST + 10 * i}:5\n`).join('');
   const dir = prepare(t, { gids: lines(400) });
   const message = (count: number) =>
-    new RegExp(`has ${count} ranges of subordinate ids in /etc/subgid: a map takes 339`);
+    new RegExp(`has ${count} ranges of subordinate ids in /etc/subgid, but a map holds 339`);
   failsWith(t, evaluateAsNobody(why, dir), 'EINVAL', 'sub-ids-refused', message(400));
   // So many are fewer, and too long all the same.
   writeFileSync(join(dir, 'subgid'), lines(339));
@@ -226,7 +235,7 @@ mountTest('more ranges than a map takes are counted', { needs }, (t) => {
 mountTest('a file of ranges that may not be read is named', { needs }, (t) => {
   const dir = prepare(t);
   chmodSync(join(dir, 'subuid'), 0o600);
-  failsWith(t, evaluateAsNobody(why, dir), 'EACCES', 'sub-ids-missing', /\/etc\/subuid cannot be read/);
+  failsWith(t, evaluateAsNobody(why, dir), 'EACCES', 'sub-ids-missing', /may not read \/etc\/subuid/);
 });
 
 mountTest('where descriptors are short, that is the reason, and none is lost', { needs }, (t) => {
@@ -294,7 +303,7 @@ mountTest('what the program says is in the error', { needs }, (t) => {
 mountTest('a program that fails without a word, with many, or cannot be executed', { needs }, (t) => {
   const dir = prepare(t);
   coverProgram(t, dir, 'newuidmap', '#!/bin/sh\nexit 1\n');
-  failsWith(t, evaluateAsNobody(why, dir), 'EPERM', 'sub-ids-refused', /has not mapped the subordinate ids\. /);
+  failsWith(t, evaluateAsNobody(why, dir), 'EPERM', 'sub-ids-refused', /did not map the subordinate ids\. /);
   writeFileSync(join(dir, 'newuidmap'), '#!/bin/sh\necho first >&2; seq 100000\n');
   failsWith(t, evaluateAsNobody(why, dir), 'EPERM', 'sub-ids-refused', /subordinate ids: '?first; 1; 2; 3/);
   writeFileSync(join(dir, 'newuidmap'), '#!/no/such/shell\n');
@@ -329,7 +338,7 @@ mountTest('a process that is killed meanwhile leaves no child that holds the nam
 test('subIds is a boolean, and goes with rootless', (t) => {
   const refuse = (options: object, code: string, message: RegExp) =>
     t.throws(() => mountOverlaySync({ lowerdir: ['/a', '/b'], ...options }), { code, message });
-  refuse({ subIds: true }, 'ERR_INVALID_ARG_VALUE', /"subIds" is of no use without "rootless"/);
+  refuse({ subIds: true }, 'ERR_INVALID_ARG_VALUE', /`subIds` has no effect without `rootless`/);
   refuse({ subIds: 'yes', rootless: true }, 'ERR_INVALID_ARG_TYPE', /"subIds"/);
 });
 

@@ -1,13 +1,7 @@
 /** The attributes of the mount, the flags of its superblock, its propagation. */
-import type { Expected, Given, Row } from './row.js';
-import { bind, dirs, file, noexec, runs, type Setup, shared, tmpfs } from './setup.js';
+import { type Row, row } from './row.js';
+import { bind, dirs, file, noexec, runs, shared, tmpfs } from './setup.js';
 
-const row = (title: string, options: Given, expect: Expected, ...setup: Setup[]): Row => ({
-  title,
-  options,
-  expect,
-  setup,
-});
 const view = (made: Row): Row => ({ ...made, title: `${made.title}, in a view`, view: true });
 
 const alone = ['nosuid', 'nodev', 'noexec', 'nosymfollow', 'nodiratime'];

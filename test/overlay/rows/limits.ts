@@ -1,15 +1,8 @@
 /** Lengths, depths and the odd ways in which a layer can be named. */
 import { mkdirSync, rmdirSync } from 'node:fs';
 import { fails, wrongValue } from './errors.js';
-import type { Expected, Given, Row } from './row.js';
-import { bind, dirs, overlay, ramfs, type Setup, tmpfs, unbindable } from './setup.js';
-
-const row = (title: string, options: Given, expect: Expected, ...setup: Setup[]): Row => ({
-  title,
-  options,
-  expect,
-  setup,
-});
+import { type Row, row } from './row.js';
+import { bind, dirs, overlay, ramfs, tmpfs, unbindable } from './setup.js';
 
 /** A path of as many bytes below the row's directory, of which the kernel takes 255 in a component. */
 function deep(prefix: string, bytes: number): string {

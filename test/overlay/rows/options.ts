@@ -1,6 +1,6 @@
 /** Each option with each of its values, with an upperdir and without. */
 import { conflict, fails, lacking } from './errors.js';
-import type { Expected, Given, Row } from './row.js';
+import { type Expected, type Given, type Row, shown } from './row.js';
 import { dirs, tmpfs } from './setup.js';
 
 const both = (options: Given, writable: Expected, view: Expected): Row[] => [
@@ -14,7 +14,6 @@ const nameOf = (options: Given): string =>
     .join(', ');
 
 const plain: Expected = {};
-const shown = (...options: string[]): Expected => ({ shown: options });
 
 /** Layers on two file systems, where xino is of use. */
 const onTwo = (xino: string, expect: Expected, view: boolean): Row => ({
@@ -29,7 +28,7 @@ const contexts = (name: string): Row[] => [
   {
     title: `${name}, on a kernel without SELinux`,
     options: { [name]: 'system_u:object_r:tmp_t:s0' },
-    expect: lacking(new RegExp(`does not know "${name}(: '.*')?".*SELinux.*allowDegraded: \\['${name}'\\]`)),
+    expect: lacking(new RegExp(`does not know \`${name}(: '.*')?\`.*SELinux.*allowDegraded: \\['${name}'\\]`)),
   },
   {
     title: `${name} may fall away, on a kernel without SELinux`,
@@ -52,9 +51,9 @@ export const optionRows: readonly Row[] = [
   ...both({ redirectDir: 'off' }, shown('redirect_dir=off'), shown('redirect_dir=off')),
   ...both({ redirectDir: 'follow' }, shown('redirect_dir=follow'), shown('redirect_dir=follow')),
   ...both({ redirectDir: 'nofollow' }, shown('redirect_dir=nofollow'), shown('redirect_dir=nofollow')),
-  ...both({ index: true }, shown('index=on'), conflict(/"index: true".*"upperdir"/)),
+  ...both({ index: true }, shown('index=on'), conflict(/`index: true`.*`upperdir`/)),
   ...both({ index: false }, shown('index=off'), shown('index=off')),
-  ...both({ nfsExport: true }, shown('nfs_export=on', 'index=on'), conflict(/"nfsExport: true".*"upperdir"/)),
+  ...both({ nfsExport: true }, shown('nfs_export=on', 'index=on'), conflict(/`nfsExport: true`.*`upperdir`/)),
   ...both({ nfsExport: false }, shown('nfs_export=off'), shown('nfs_export=off')),
   ...both(
     { nfsExport: true, redirectDir: 'nofollow' },
@@ -68,13 +67,13 @@ export const optionRows: readonly Row[] = [
     shown('metacopy=on', 'redirect_dir=on'),
     shown('metacopy=on', 'redirect_dir=on'),
   ),
-  ...both({ uuid: 'on' }, shown('uuid=on'), conflict(/"uuid: 'on'".*"upperdir"/)),
+  ...both({ uuid: 'on' }, shown('uuid=on'), conflict(/`uuid: 'on'`.*`upperdir`/)),
   { title: 'uuid: "off", with an upperdir', options: { uuid: 'off' }, expect: shown('uuid=off') },
   {
     title: 'uuid: "off", in a view',
     view: true,
     options: { uuid: 'off' },
-    expect: fails('ENOTSUP', 'feature-dropped', /mounted without "uuid: 'off'"/),
+    expect: fails('ENOTSUP', 'feature-dropped', /mounted without `uuid: 'off'`/),
     needs: ['uuid=off over one file system only'],
   },
   ...[false, true].map(
@@ -102,7 +101,7 @@ export const optionRows: readonly Row[] = [
   ...both({ verity: 'off' }, shown('verity=off'), shown('verity=off')),
   ...both({ verity: 'on' }, shown('verity=on'), shown('verity=on')),
   ...both({ verity: 'require' }, shown('verity=require'), shown('verity=require')),
-  ...both({ volatile: true }, shown('volatile'), conflict(/"volatile: true".*"upperdir"/)),
+  ...both({ volatile: true }, shown('volatile'), conflict(/`volatile: true`.*`upperdir`/)),
   ...both({ volatile: false }, { notShown: ['volatile', 'fsync'] }, { notShown: ['volatile', 'fsync'] }),
   ...both({ fsync: 'auto' }, shown('fsync=auto'), shown('fsync=auto')),
   ...both({ fsync: 'strict' }, shown('fsync=strict'), shown('fsync=strict')),

@@ -1,15 +1,8 @@
 /** The shapes of paths, the characters in them, and how the mount table shows them. */
 import { mkdirSync } from 'node:fs';
 import { fails } from './errors.js';
-import type { Expected, Given, Reads, Row } from './row.js';
+import { type Reads, type Row, row } from './row.js';
 import { dirs, file, link, type Setup, tmpfs } from './setup.js';
-
-const row = (title: string, options: Given, expect: Expected, ...setup: Setup[]): Row => ({
-  title,
-  options,
-  expect,
-  setup,
-});
 
 const layer = (name: string): Setup => file(`${name}/one`, 'awkward');
 const both = (path: string): Reads => [[path], [path]];
@@ -135,7 +128,7 @@ export const pathRows: readonly Row[] = [
   row(
     'a link that leads nowhere',
     { lowerdir: 'link' },
-    fails('ENOENT', 'lower-missing', /symbolic link that leads nowhere/, 'link'),
+    fails('ENOENT', 'lower-missing', /symbolic link to a missing path/, 'link'),
     link('link', 'none'),
   ),
   row(

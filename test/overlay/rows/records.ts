@@ -1,8 +1,8 @@
 /** A row against a record of what a kernel can do: what would be sent to it, or the error. */
 import type { ExecutionContext } from 'ava';
 import type { OverlayOptions } from 'overlayfs';
-import { checkConflicts } from '#lib/overlay/conflicts.js';
-import { checkOptions } from '#lib/overlay/options.js';
+import { checkConflicts } from '#lib/features/conflicts.js';
+import { checkOptions } from '#lib/options/check.js';
 import { sentOptions } from '#lib/overlay/plan.js';
 import { givenOptions, type RecordRow } from './row.js';
 import { assertRefused } from './run.js';

@@ -1,5 +1,5 @@
 /** What a row of the tables is: a mount as data, and what has to come of it. */
-import type { KernelFeatures } from '#lib/overlay/features.js';
+import type { KernelFeatures } from '#lib/features/probe.js';
 import type { Reason } from '#lib/reasons.js';
 import type { Feature } from '../../support/index.js';
 import type { Setup } from './setup.js';
@@ -73,6 +73,22 @@ export interface Row {
   /** A step with the overlay mounted. */
   readonly after?: Setup;
 }
+
+/** Makes a row with an upperdir. */
+export const row = (title: string, options: Given, expect: Expected, ...setup: Setup[]): Row => ({
+  title,
+  options,
+  expect,
+  setup,
+});
+
+/** Makes a row of a view. */
+export const viewRow = (title: string, options: Given, expect: Expected, ...setup: Setup[]): Row => ({
+  ...row(title, options, expect, ...setup),
+  view: true,
+});
+
+export const shown = (...options: string[]): Shows => ({ shown: options });
 
 /** A row that is decided by a record of a kernel's features, without the kernel. */
 export interface RecordRow {

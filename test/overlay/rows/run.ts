@@ -3,14 +3,12 @@ import { closeSync, constants, openSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
 import type { OverlayOptions } from 'overlayfs';
-import { mountsBelow, native, scratch, withUserAttributes } from '../../support/index.js';
+import { MNT_DETACH, mountsBelow, native, scratch, withUserAttributes } from '../../support/index.js';
 import { ways } from '../../support/ways.js';
 import { effective, toMap } from './effective.js';
 import { overlayAt } from './mount-table.js';
 import { type Given, givenOptions, type Refusal, type Row, type Shows } from './row.js';
 import { type At, base } from './setup.js';
-
-const MNT_DETACH = 2;
 
 /** The error is the one expected. */
 export function assertRefused(t: ExecutionContext, error: unknown, refusal: Refusal, at: string, dir: string): void {

@@ -2,14 +2,12 @@
 import { execFileSync } from 'node:child_process';
 import { chmodSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { makeTree, native } from '../../support/index.js';
+import { MS_BIND, MS_RDONLY, MS_REMOUNT, makeTree, native } from '../../support/index.js';
 
 /** Absolute, from a path below the row's directory. */
 export type At = (path: string) => string;
 export type Setup = (at: At) => void;
 
-const MS_BIND = 4096;
-const MS_REMOUNT_READONLY = 32 | 1 | MS_BIND;
 const MS_PRIVATE = 1 << 18;
 const MS_SHARED = 1 << 20;
 const MS_UNBINDABLE = 1 << 17;
@@ -82,12 +80,12 @@ export const readonlyBind =
   (from: string, to: string): Setup =>
   (at) => {
     bind(from, to)(at);
-    mounts('', at(to), '', MS_REMOUNT_READONLY);
+    mounts('', at(to), '', MS_REMOUNT | MS_BIND | MS_RDONLY);
   };
 export const noexec =
   (path: string): Setup =>
   (at) =>
-    mounts('', at(path), '', 32 | MS_BIND | MS_NOEXEC);
+    mounts('', at(path), '', MS_REMOUNT | MS_BIND | MS_NOEXEC);
 
 const propagation =
   (flag: number) =>

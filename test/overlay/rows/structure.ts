@@ -1,18 +1,7 @@
 /** Which layers there have to be, and how many. */
 import { conflict, fails, outOfRange } from './errors.js';
-import type { Expected, Given, Row } from './row.js';
-import { bind, dirs, file, link, overlay, type Setup, tmpfs } from './setup.js';
-
-const row = (title: string, options: Given, expect: Expected, ...setup: Setup[]): Row => ({
-  title,
-  options,
-  expect,
-  setup,
-});
-const viewRow = (title: string, options: Given, expect: Expected, ...setup: Setup[]): Row => ({
-  ...row(title, options, expect, ...setup),
-  view: true,
-});
+import { type Row, row, viewRow } from './row.js';
+import { bind, dirs, file, link, overlay, tmpfs } from './setup.js';
 
 const numbered = (count: number, prefix = 'n/'): string[] => Array.from({ length: count }, (_, i) => `${prefix}${i}`);
 const overlap = (path: string) => fails('ELOOP', 'layers-overlap', /is inside/, path);
@@ -21,9 +10,13 @@ const inside = (text: RegExp, path: string) => fails('EINVAL', 'work-inside-uppe
 
 export const structureRows: readonly Row[] = [
   row('upper and work without a lower', { lowerdir: [] }, outOfRange(/"lowerdir".*1 to 500.*0 paths/)),
-  row('upper without work', { workdir: undefined }, conflict(/"upperdir" needs a "workdir".*create/)),
-  row('work without upper', { upperdir: undefined }, conflict(/"workdir" is of no use without an "upperdir"/)),
-  viewRow('one lower and no upper', { lowerdir: 'l1' }, conflict(/"lowerdir" alone is no overlay.*at least 2/)),
+  row('upper without work', { workdir: undefined }, conflict(/`upperdir` needs `workdir`.*create/)),
+  row('work without upper', { upperdir: undefined }, conflict(/`workdir` has no effect without `upperdir`/)),
+  viewRow(
+    'one lower and no upper',
+    { lowerdir: 'l1' },
+    conflict(/Without `upperdir`, an overlay needs at least 2 paths in `lowerdir`/),
+  ),
   viewRow('one lower in a list and no upper', { lowerdir: ['l1'] }, conflict(/at least 2/)),
   viewRow(
     'two lowers and no upper',
@@ -104,8 +97,8 @@ export const structureRows: readonly Row[] = [
   row('a lower inside the work', { lowerdir: 'w/l' }, overlap('w/l'), dirs('w/l')),
   row('an upper inside the lower is allowed', { upperdir: 'l1/up' }, {}, dirs('l1/up')),
   row('a target that is the lower', { target: 'l1' }, { files: {} }),
-  row('work is upper', { workdir: 'u' }, inside(/are one directory/, 'u')),
-  row('work is upper, by a link', { workdir: 'again' }, inside(/are one directory/, 'again'), link('again', 'u')),
+  row('work is upper', { workdir: 'u' }, inside(/are the same directory/, 'u')),
+  row('work is upper, by a link', { workdir: 'again' }, inside(/are the same directory/, 'again'), link('again', 'u')),
   row('work inside upper', { workdir: 'u/x/w' }, inside(/'.*\/u\/x\/w' is inside/, 'u/x/w'), dirs('u/x/w')),
   row('upper inside work', { upperdir: 'w/x/u' }, inside(/'.*\/w\/x\/u' is inside/, 'w'), dirs('w/x/u')),
   row(
@@ -117,7 +110,7 @@ export const structureRows: readonly Row[] = [
   row(
     'upper and work in two clones of one file system',
     { workdir: 'clone/w' },
-    fails('EINVAL', 'work-on-other-mount', /another mount.*though the file system is the same/, 'clone/w'),
+    fails('EINVAL', 'work-on-other-mount', /on the same file system as .*, but on another mount/, 'clone/w'),
     dirs('x'),
     bind('', 'clone'),
   ),

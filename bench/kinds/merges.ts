@@ -1,0 +1,58 @@
+/** Merges of small files, beside cp(1). */
+import { execFileSync } from 'node:child_process';
+import { closeSync, fsyncSync, mkdirSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { mergeLayer } from 'overlayfs/layers';
+import { atMost, type Kind } from '../kind.js';
+import type { Site } from '../stage.js';
+
+const FILES = 10_000;
+const FILES_EACH = 100;
+
+const upperOf = ({ many }: Site): string => join(many, 'upper');
+const targetOf = ({ many }: Site): string => join(many, 'target');
+
+function makeUpper(root: string): void {
+  for (let i = 0; i < FILES; i++) {
+    const directory = join(root, `d${Math.floor(i / FILES_EACH)}`);
+    if (i % FILES_EACH === 0) mkdirSync(directory, { recursive: true });
+    writeFileSync(join(directory, `file-${i}.js`), 'x'.repeat(500 + ((i * 7) % 3000)));
+  }
+}
+
+/** The time of one merge, in ms, into an empty directory. */
+async function around(site: Site, merge: () => unknown): Promise<number> {
+  makeUpper(upperOf(site));
+  mkdirSync(targetOf(site));
+  // So that neither side pays for what was written before it.
+  const directory = openSync(site.many, 'r');
+  fsyncSync(directory);
+  closeSync(directory);
+  const start = performance.now();
+  await merge();
+  const time = performance.now() - start;
+  for (const path of [upperOf(site), targetOf(site)]) rmSync(path, { recursive: true });
+  return time;
+}
+
+function merges(mode: 'copy' | 'move', limit: number): Kind {
+  return {
+    what: `mergeLayer by ${mode}, ${FILES} files : cp -a`,
+    unit: 'ms',
+    ratio: 'ours / peer',
+    waits: false,
+    spreads: true,
+    warmUpBlocks: 2,
+    setUp: ({ many }) => {
+      mkdirSync(many, { recursive: true });
+      return () => rmSync(many, { recursive: true });
+    },
+    blocks: (site) => [
+      () => around(site, () => mergeLayer(upperOf(site), targetOf(site), { mode })),
+      () => around(site, () => execFileSync('cp', ['-a', `${upperOf(site)}/.`, targetOf(site)])),
+    ],
+    bound: () => atMost(limit),
+  };
+}
+
+export const mergeKinds: readonly Kind[] = [merges('move', 0.3), merges('copy', 1)];

@@ -1,0 +1,209 @@
+/**
+ * Finds the paths that others have changed in a directory since a moment, among those that an upper changes. It looks at
+ * many entries of the directory at once.
+ */
+import * as e from '../errnos.js';
+import type { Conflict } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import { close } from '../kernel/held.js';
+import { type Descriptor, Plan } from '../kernel/plan.js';
+import { askTolerant, type Task } from '../kernel/task.js';
+import { isAtOrBelow } from '../paths.js';
+import { toBytePath, toText } from './encodings.js';
+import { type MarkSpace, type Marks, shownAttributes } from './marks.js';
+import { type Attributes, type Records, toNanoseconds } from './records.js';
+import { examine, Walker } from './walk.js';
+
+/** Paths that are looked at in one native call. */
+const AT_ONCE = 512;
+
+export interface FoundConflict {
+  /** One character a byte. */
+  readonly bytePath: string;
+  readonly conflict: Conflict;
+}
+
+/** What the upper has at a path. */
+interface Ours {
+  readonly path: string;
+  readonly isWhiteout: boolean;
+  readonly isDirectory: boolean;
+  readonly isOpaque: boolean;
+  /** Undefined if it was not copied up; the value may be empty. */
+  readonly origin: Buffer | undefined;
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly attributes: Attributes;
+}
+
+/** The head of the mark `origin`: struct ovl_fb in fs/overlayfs/overlayfs.h. */
+const HANDLE = { type: 4, start: 21 } as const;
+
+export class Conflicts {
+  readonly #dir: Descriptor;
+  readonly #since: bigint;
+  #waiting: Ours[] = [];
+  readonly #found: FoundConflict[] = [];
+  /** The nearest directory that is a conflict as a whole: its contents are covered by it. */
+  #covered: string | undefined;
+
+  constructor(dir: Descriptor, since: bigint) {
+    this.#dir = dir;
+    this.#since = since;
+  }
+
+  get isFull(): boolean {
+    return this.#waiting.length >= AT_ONCE;
+  }
+
+  /** Notes the current entry of the upper; `path` is its place in the directory. */
+  add(entry: Records, marks: Marks, isWhiteout: boolean, path: string, space: MarkSpace): void {
+    const isDirectory = entry.type === k.S_IFDIR;
+    this.#waiting.push({
+      path,
+      isWhiteout,
+      isDirectory,
+      isOpaque: marks.opaque === 'y',
+      origin: marks.origin === undefined ? undefined : Buffer.from(marks.origin),
+      mode: entry.mode,
+      uid: entry.uid,
+      gid: entry.gid,
+      attributes: isDirectory ? copyOf(shownAttributes(entry.attributes, space)) : new Map(),
+    });
+  }
+
+  *end(): Task<readonly FoundConflict[]> {
+    yield* this.look();
+    return this.#found;
+  }
+
+  /** Looks at what the directory has at the paths that were noted. */
+  *look(): Task<void> {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    if (waiting.length === 0) return;
+    const records = yield* examine(
+      this.#dir,
+      waiting.map(({ path }) => path),
+      { attributes: 'all' },
+    );
+    const unsure: Ours[] = [];
+    const deep: Ours[] = [];
+    for (const ours of waiting) {
+      records.advance();
+      const theirs = this.#judge(ours, records);
+      if (theirs === 'look inside') deep.push(ours);
+      else if (theirs === 'look at origin') unsure.push(ours);
+      else if (theirs !== undefined) this.#add(ours, theirs);
+    }
+    for (const ours of deep) if (yield* this.#hasChangedInside(ours.path)) this.#add(ours, 'changed');
+    yield* this.#compareOrigins(unsure);
+  }
+
+  #add({ path, isWhiteout }: Ours, theirs: Conflict['theirs']): void {
+    if (this.#covered !== undefined && path.startsWith(`${this.#covered}/`)) return;
+    this.#covered = path;
+    const conflict: Conflict = { path: toText(path), ours: isWhiteout ? 'deleted' : 'changed', theirs };
+    this.#found.push({ bytePath: path, conflict });
+  }
+
+  #judge(ours: Ours, theirs: Records): Conflict['theirs'] | 'look inside' | 'look at origin' | undefined {
+    if (theirs.mode === 0) {
+      // Both have deleted it, or the upper has made it.
+      if (ours.isWhiteout || ours.origin === undefined) return undefined;
+      return ours.origin.length > 0 ? 'look at origin' : 'removed';
+    }
+    const isDirectory = theirs.type === k.S_IFDIR;
+    const hasChanged = toNanoseconds(theirs.ctime) >= this.#since;
+    if (!isDirectory) {
+      if (hasChanged) return 'changed';
+      return ours.origin !== undefined && ours.origin.length > 0 ? 'look at origin' : undefined;
+    }
+    // The upper removes or replaces the directory with all that it holds.
+    if (!ours.isDirectory || ours.isOpaque) return hasChanged ? 'changed' : 'look inside';
+    // The time of a directory tells of its entries too, each of which is looked at by itself.
+    if (hasChanged && !hasSameMetadata(ours, theirs)) return 'changed';
+    return ours.origin !== undefined && ours.origin.length > 0 ? 'look at origin' : undefined;
+  }
+
+  *#hasChangedInside(path: string): Task<boolean> {
+    const walker = new Walker(toBytePath(path), { at: this.#dir, followRoot: false, unsorted: true });
+    try {
+      while (yield* walker.more()) {
+        while (walker.advance()) if (toNanoseconds(walker.ctime) >= this.#since) return true;
+      }
+    } finally {
+      walker.close();
+    }
+    return false;
+  }
+
+  /**
+   * Compares the file that the kernel copied up with the one that is there now, by their handles. A file of another
+   * layer, or of the directory that this one is a copy of, says nothing.
+   */
+  *#compareOrigins(all: readonly Ours[]): Task<void> {
+    if (all.length === 0) return;
+    const plan = new Plan();
+    const room = 16 + 128;
+    const steps = all.map(({ path }) =>
+      plan.stepOf(
+        plan.add(calls.name_to_handle_at, [this.#dir, toBytePath(path), 0], { output: room, tolerate: 'any' }),
+      ),
+    );
+    const outputs = yield* askTolerant(plan);
+    const others: Ours[] = [];
+    for (const [i, ours] of all.entries()) {
+      const step = steps[i] as (typeof steps)[number];
+      const handle = (ours.origin as Buffer).subarray(HANDLE.start);
+      if (outputs.result(step) >= 0) {
+        const bytes = outputs.bytes(step, room).subarray(16, 16 + outputs.number(step, 1));
+        if (bytes.equals(handle)) continue;
+      }
+      others.push(ours);
+    }
+    for (const ours of others) {
+      const theirs = yield* this.#findOrigin(ours.origin as Buffer);
+      if (theirs !== undefined) this.#add(ours, theirs);
+    }
+  }
+
+  /** The origin is gone, or has been moved inside the directory; or, undefined, it is elsewhere. */
+  *#findOrigin(origin: Buffer): Task<Conflict['theirs'] | undefined> {
+    const plan = new Plan();
+    const room = 4096;
+    const handle = origin.subarray(HANDLE.start);
+    const args = [this.#dir, origin[HANDLE.type] as number, handle, k.O_PATH | k.O_CLOEXEC];
+    const opened = plan.add(calls.open_by_handle_at, args, { output: 0, tolerate: 'any', keep: true });
+    const linkOf = (descriptor: Descriptor) =>
+      plan.stepOf(
+        plan.add(calls.readlinkat, [k.AT_FDCWD, ['/proc/self/fd/', descriptor], room], {
+          output: room,
+          tolerate: 'any',
+        }),
+      );
+    const [there, root] = [linkOf(opened), linkOf(this.#dir)];
+    const outputs = yield* askTolerant(plan);
+    const descriptor = outputs.result(plan.stepOf(opened));
+    const read = (step: typeof there) => outputs.bytes(step, Math.max(outputs.result(step), 0));
+    const [path, dir] = [read(there), read(root)];
+    if (descriptor >= 0) close({ descriptor });
+    if (descriptor < 0) return descriptor === -e.ESTALE ? 'removed' : undefined;
+    return isAtOrBelow(path, dir) ? 'changed' : undefined;
+  }
+}
+
+const copyOf = (attributes: Attributes): Attributes =>
+  new Map([...attributes].map(([name, value]) => [name, value && Buffer.from(value)]));
+
+function hasSameMetadata(ours: Ours, theirs: Records): boolean {
+  if (ours.mode !== theirs.mode || ours.uid !== theirs.uid || ours.gid !== theirs.gid) return false;
+  const { attributes } = theirs;
+  if (ours.attributes.size !== attributes.size) return false;
+  return [...ours.attributes].every(([name, value]) => {
+    const other = attributes.get(name);
+    return value !== undefined && other !== undefined && value.equals(other);
+  });
+}

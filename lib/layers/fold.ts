@@ -1,0 +1,436 @@
+/**
+ * Several layers as one directory: as a layer, with whiteouts and opaque marks for what lies below, or as a plain
+ * directory with the merged view. It is written beside its place and renamed in the end.
+ */
+import { checkBoolean, checkSignal, checkWord, toOptions } from '../arguments.js';
+import * as e from '../errnos.js';
+import { abortError, invalidArgumentType, invalidArgumentValue, OverlayError } from '../errors.js';
+import * as k from '../kernel/constants.js';
+import { close, type Held } from '../kernel/held.js';
+import { Slices } from '../kernel/slices.js';
+import { run, runSync, type Task } from '../kernel/task.js';
+import type { OperationFlag } from '../native.js';
+import { type Path, type PathLike, pathString, quotePath, splitPath, toAbsolute, toBytes, toPath } from '../paths.js';
+import { below, toBytePath } from './encodings.js';
+import { isMount, type LayersLike, toLayers, toPaths, toSpace } from './given.js';
+import { lockDirectory } from './lock.js';
+import { isWhiteoutEntry, type MarkSpace, markName, readMarks, shownName } from './marks.js';
+import { addSpecial, metadataOf, openRoot } from './merge.js';
+import { MergedWalker } from './merged.js';
+import type { Attributes } from './records.js';
+import { type LayerStack, openLayers } from './stack.js';
+import { examine, Walker } from './walk.js';
+import { type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
+import { explainWrite } from './written.js';
+
+export interface FoldProgress {
+  /** Entries that have been dealt with. */
+  readonly entries: number;
+  /** Bytes copied, or cloned by the file system. */
+  readonly bytes: number;
+}
+
+export interface FlattenOptions {
+  /** The marks of the layers are `user.overlay.*`. Default: as the layers' roots have it. */
+  userxattr?: boolean;
+  onProgress?: (progress: FoldProgress) => void;
+  signal?: AbortSignal;
+}
+
+export interface SquashOptions extends FlattenOptions {
+  /**
+   * The kind of whiteouts: character devices 0:0, or, with `'xattr'`, empty files with the attribute `overlay.whiteout`
+   * in directories that are marked for it (Linux 6.7). The latter can be made without mknod(2) and through a mounted
+   * overlay, and count only in a lower layer that is not the lowest. Default: `'device'`.
+   */
+  mechanism?: 'device' | 'xattr';
+}
+
+export interface FoldSummary {
+  /** Entries written, without the root. */
+  readonly entries: number;
+  readonly bytes: number;
+}
+
+const flattenNames: ReadonlySet<string> = new Set(['userxattr', 'onProgress', 'signal']);
+const squashNames: ReadonlySet<string> = new Set([...flattenNames, 'mechanism']);
+const ENTRIES = 32;
+
+interface Settings {
+  readonly isLayer: boolean;
+  readonly usesXattr: boolean;
+  readonly onProgress: FlattenOptions['onProgress'];
+  readonly signal: AbortSignal | undefined;
+}
+
+/** A directory whose entries are under way. */
+interface Frame {
+  readonly depth: number;
+  readonly target: string;
+  readonly metadata: OperationFields;
+  readonly isOpaque: boolean;
+  hasXattrWhiteouts: boolean;
+}
+
+class Fold {
+  readonly #stack: LayerStack;
+  readonly #space: MarkSpace;
+  readonly #settings: Settings;
+  readonly #writer: TreeWriter;
+  /** Where the tree is written, below the root of the writer. */
+  readonly #root: string;
+  readonly #frames: Frame[] = [];
+  /** By layer and inode: the first path of a file with several links. */
+  readonly #links = new Map<string, string>();
+  readonly #slices = new Slices();
+  #entries = 0;
+
+  constructor(stack: LayerStack, writer: TreeWriter, root: string, settings: Settings) {
+    this.#stack = stack;
+    this.#space = stack.space;
+    this.#writer = writer;
+    this.#root = root;
+    this.#settings = settings;
+  }
+
+  *run(): Task<FoldSummary> {
+    const { isLayer, signal } = this.#settings;
+    const walker = new MergedWalker(this.#stack, this.#stack.roots(0), {
+      attributes: 'all',
+      targets: true,
+      whiteouts: isLayer,
+    });
+    try {
+      for (let i = 0; yield* walker.next(); i++) {
+        if (i % ENTRIES === 0) {
+          if (signal?.aborted) throw abortError(signal);
+          if (this.#slices.isOver()) yield* this.#slices.pause();
+        }
+        if (walker.entry.error !== 0) throw walker.entry.failure();
+        const depth = walker.path === '' ? 0 : walker.path.split('/').length;
+        while (this.#frames.length > 0 && depth <= (this.#frames.at(-1) as Frame).depth) this.#leave();
+        yield* this.#enter(walker, depth);
+        if (this.#writer.isFull) {
+          yield* this.#writer.send();
+          this.#report();
+        }
+      }
+    } finally {
+      walker.close();
+    }
+    while (this.#frames.length > 0) this.#leave();
+    yield* this.#writer.finish();
+    this.#report();
+    return { entries: this.#entries, bytes: this.#writer.totals.copied };
+  }
+
+  #report(): void {
+    this.#settings.onProgress?.({ entries: this.#entries, bytes: this.#writer.totals.copied });
+  }
+
+  *#enter(walker: MergedWalker, depth: number): Task<void> {
+    const { entry, path } = walker;
+    const marks = readMarks(entry.attributes, this.#space);
+    const target = path === '' ? this.#root : below(this.#root, path);
+    const parent = this.#frames.at(-1);
+    const fields = { ...metadataOf(entry), xattrs: this.#kept(entry.attributes, walker) };
+    if (depth === 0 || (entry.type === k.S_IFDIR && !isWhiteoutEntry(entry, marks))) {
+      if (this.#settings.isLayer && marks.redirect !== undefined && marks.opaque !== 'y') {
+        throw this.#unsupported(walker, `${quotePath(toBytePath(path))} is a renamed directory`);
+      }
+      const isOpaque = this.#settings.isLayer && depth > 0 && (walker.isOpaque || parent?.isOpaque === true);
+      const flags: OperationFlag[] = depth === 0 ? ['existing'] : [];
+      this.#writer.add('directory', target, { mode: (entry.mode & 0o7777) | 0o700, flags });
+      // Inside an opaque directory nothing of the layers below shows.
+      const metadata = isOpaque && parent?.isOpaque !== true ? this.#marked(fields, 'opaque', 'y') : fields;
+      this.#frames.push({ depth, target, metadata, isOpaque, hasXattrWhiteouts: false });
+      if (depth > 0) this.#entries++;
+      return;
+    }
+    if (isWhiteoutEntry(entry, marks)) {
+      if (parent === undefined || parent.isOpaque) return;
+      this.#entries++;
+      if (!this.#settings.usesXattr) this.#writer.add('whiteout', target);
+      else {
+        parent.hasXattrWhiteouts = true;
+        this.#writer.add('file', target, this.#marked({ mode: 0o600 }, 'whiteout', 'y'));
+      }
+      return;
+    }
+    this.#entries++;
+    if (entry.links > 1) {
+      const key = `${walker.layer} ${entry.inode}`;
+      const first = this.#links.get(key);
+      if (first !== undefined) {
+        this.#writer.add('link', target, { from: first });
+        return;
+      }
+      this.#links.set(key, target);
+    }
+    if (entry.type !== k.S_IFREG) addSpecial(this.#writer, entry, target, fields);
+    else if (marks.metacopy) yield* this.#copyData(walker, target, fields);
+    else {
+      const { inode, size } = entry;
+      const from = { from: walker.layerPath, other: walker.layer, number: inode, size };
+      this.#writer.add('copy', target, { ...fields, ...from, flags: ['from_other'] });
+    }
+  }
+
+  /** The entry has the metadata of the file; a layer below has its data. */
+  *#copyData(walker: MergedWalker, target: string, fields: OperationFields): Task<void> {
+    const data = (yield* walker.sources()).at(-1);
+    if (data === undefined || data.type !== k.S_IFREG || data.marks.metacopy) {
+      throw this.#unsupported(walker, `the data of ${quotePath(toBytePath(walker.path))} is in none of these layers`);
+    }
+    const { layer, path: from, inode, size, mtime } = data;
+    this.#writer.add('copy', target, {
+      ...fields,
+      mtime,
+      from,
+      other: layer,
+      number: inode,
+      size,
+      flags: ['from_other'],
+    });
+    this.#writer.add('metadata', target, { mtime: fields.mtime });
+  }
+
+  #leave(): void {
+    const { target, metadata, isOpaque, hasXattrWhiteouts } = this.#frames.pop() as Frame;
+    const marked = hasXattrWhiteouts && !isOpaque ? this.#marked(metadata, 'opaque', 'x') : metadata;
+    this.#writer.add('metadata', target, marked);
+  }
+
+  #marked(fields: OperationFields, mark: string, value: string): OperationFields {
+    const prefix = this.#space === 'user' ? 'user.overlay.' : 'trusted.overlay.';
+    const xattr = { name: prefix + mark, value: Buffer.from(value) };
+    return { ...fields, xattrs: [...(fields.xattrs ?? []), xattr] };
+  }
+
+  /** A layer keeps attributes as they are; a plain directory has them as they show. Neither has marks of other layers. */
+  #kept(attributes: Attributes, walker: MergedWalker): WrittenXattr[] {
+    const kept: WrittenXattr[] = [];
+    for (const [attribute, value] of attributes) {
+      const isMark = markName(attribute, this.#space) !== undefined;
+      const name = this.#settings.isLayer ? (isMark ? undefined : attribute) : shownName(attribute, this.#space);
+      if (name === undefined) continue;
+      if (value === undefined) {
+        const shown = quotePath(toBytePath(walker.path));
+        throw new OverlayError({
+          errno: e.EACCES,
+          reason: 'path-inaccessible',
+          what: `this process may not read the attribute ${name} of ${shown}`,
+          hint: 'run as its owner or as root',
+          path: pathString(this.#stack.at(walker.layer).path),
+        });
+      }
+      kept.push({ name, value: Buffer.from(value) });
+    }
+    return kept;
+  }
+
+  #unsupported(walker: MergedWalker, what: string): OverlayError {
+    return new OverlayError({
+      errno: e.EINVAL,
+      reason: 'layers-incomplete',
+      what: `${what}, which needs layers below to be understood`,
+      hint: 'flatten all layers of the overlay (flattenLayers) instead',
+      path: pathString(this.#stack.at(walker.layer).path),
+    });
+  }
+}
+
+interface Target {
+  readonly path: Path;
+  readonly parent: Path;
+  readonly name: string;
+  readonly partial: string;
+}
+
+function toTarget(value: unknown): Target {
+  const path = toAbsolute(toPath(value, 'dir'));
+  const [parent, nameBytes] = splitPath(path);
+  const name = Buffer.from(toBytes(nameBytes)).toString('latin1');
+  if (name === '' || name === '.' || name === '..') {
+    throw invalidArgumentValue('dir', value, 'must end in the name of the directory to make');
+  }
+  return { path, parent, name, partial: `.${name.slice(0, 200)}.overlayfs-partial` };
+}
+
+function* refuseFull({ path, name }: Target, parent: number): Task<void> {
+  const there = yield* examine(parent, [name]);
+  if (!there.advance() || there.mode === 0) return;
+  const fail = (what: string): OverlayError =>
+    new OverlayError({
+      errno: e.EEXIST,
+      reason: 'path-exists',
+      what: `${quotePath(path)} ${what}`,
+      hint: 'name a directory that does not exist, or an empty one',
+      path: pathString(path),
+    });
+  if (there.type !== k.S_IFDIR) throw fail('exists');
+  if (!(yield* isEmpty(parent, name))) throw fail('is not empty');
+}
+
+function* isEmpty(parent: number, name: string): Task<boolean> {
+  const walker = new Walker(toBytePath(name), { at: parent, unsorted: true });
+  try {
+    let count = 0;
+    while (count < 2 && (yield* walker.more())) while (count < 2 && walker.advance()) count++;
+    return count < 2;
+  } finally {
+    walker.close();
+  }
+}
+
+function* folded(from: unknown, to: unknown, isLayer: boolean, given: SquashOptions | undefined): Task<FoldSummary> {
+  const options = toOptions(given, isLayer ? squashNames : flattenNames);
+  const userxattr = checkBoolean(options.userxattr, 'userxattr');
+  const { onProgress } = options;
+  if (onProgress !== undefined && typeof onProgress !== 'function') {
+    throw invalidArgumentType('onProgress', 'a function', onProgress);
+  }
+  const settings: Settings = {
+    isLayer,
+    usesXattr: checkWord(options.mechanism, 'mechanism', ['device', 'xattr']) === 'xattr',
+    onProgress,
+    signal: checkSignal(options.signal),
+  };
+  if (settings.signal?.aborted) throw abortError(settings.signal);
+  const { paths, dataPaths, space } = toSources(from, userxattr);
+  const target = toTarget(to);
+  const parent = yield* openRoot(target.parent);
+  try {
+    yield* refuseFull(target, parent.descriptor);
+    const stack = yield* openLayers(paths, { dataPaths, space });
+    try {
+      return yield* write(stack, target, parent.descriptor, settings);
+    } finally {
+      stack.close();
+    }
+  } finally {
+    close({ descriptor: parent.descriptor });
+  }
+}
+
+function toSources(from: unknown, userxattr: boolean | undefined) {
+  if (isMount(from)) {
+    const { upper, lowers, dataPaths, space } = toLayers(from as LayersLike, { userxattr });
+    return { paths: [upper, ...lowers], dataPaths, space };
+  }
+  if (!Array.isArray(from)) throw invalidArgumentType('layers', 'an array of layers, or a mounted overlay', from);
+  if (from.length === 0) throw invalidArgumentValue('layers', from, 'must name one layer or more');
+  return { paths: toPaths(from, 'layers'), dataPaths: [], space: toSpace(userxattr) };
+}
+
+function* write(stack: LayerStack, target: Target, parent: number, settings: Settings): Task<FoldSummary> {
+  const { partial, name } = target;
+  const others = [...stack.layers, ...stack.dataLayers].map(({ root }) => root);
+  const writer = new TreeWriter(parent, { others, signal: settings.signal });
+  // The lock tells what another call writes from what one that was killed has left.
+  writer.add('directory', partial, { mode: 0o700, flags: ['existing'] });
+  let lock: Held | undefined;
+  try {
+    yield* writer.finish();
+    const taken = yield* lockDirectory(toBytePath(partial), parent);
+    if (taken === 'taken') {
+      throw new OverlayError({
+        errno: e.EBUSY,
+        reason: 'layer-in-use',
+        what: `another call is writing ${quotePath(target.path)}`,
+        hint: 'wait for it',
+        path: pathString(target.path),
+      });
+    }
+    lock = taken;
+    try {
+      yield* clear(writer, parent, partial);
+      const summary = yield* new Fold(stack, writer, partial, settings).run();
+      writer.add('rename', name, { from: partial, flags: ['tree'] });
+      yield* writer.finish();
+      return summary;
+    } catch (error) {
+      yield* writer.stop();
+      yield* discard(parent, partial);
+      throw error;
+    }
+  } catch (error) {
+    if (!(error instanceof WriteFailure)) throw error;
+    throw explainWrite(error, target.parent, 'nothing is left of it');
+  } finally {
+    if (lock !== undefined) close(lock);
+  }
+}
+
+/** Removes what a call that was killed has left in the directory, which stays: it is locked. */
+function* clear(writer: TreeWriter, parent: number, partial: string): Task<void> {
+  const walker = new Walker(toBytePath(partial), { at: parent, unsorted: true });
+  try {
+    while (yield* walker.more()) {
+      while (walker.advance()) {
+        if (walker.depth === 0) continue;
+        writer.add('remove', below(partial, walker.path));
+        if (walker.type === k.S_IFDIR) walker.skip();
+      }
+    }
+  } finally {
+    walker.close();
+  }
+  yield* writer.finish();
+}
+
+function* discard(parent: number, partial: string): Task<void> {
+  const writer = new TreeWriter(parent);
+  writer.add('remove', partial);
+  try {
+    yield* writer.finish();
+  } catch {
+    // The first error says why.
+  }
+}
+
+/**
+ * Writes several layers, the topmost first, as one layer: files, whiteouts for what the layers below are not to show,
+ * opaque directories, hard links, owners, modes, times and attributes. A mount with the new layer shows what a mount
+ * with the several ones shows. `dir` does not exist or is empty; it appears when it is complete, rename(2).
+ *
+ * @throws {OverlayError} `reason` is `'layers-incomplete'` for a renamed directory (`redirectDir`), or for a file without
+ * data in these layers (`metacopy`); `'path-exists'`, `'path-missing'`, `'path-not-directory'`, `'layer-changed'`,
+ * `'layer-in-use'`, `'out-of-space'`, `'read-only'`, `'permission-denied'`, `'xattr-denied'`
+ */
+export async function squashLayers(
+  layers: readonly PathLike[],
+  dir: PathLike,
+  options?: SquashOptions,
+): Promise<FoldSummary> {
+  return run(folded(layers, dir, true, options));
+}
+
+/** The synchronous form of `squashLayers`. */
+export function squashLayersSync(layers: readonly PathLike[], dir: PathLike, options?: SquashOptions): FoldSummary {
+  return runSync(folded(layers, dir, true, options));
+}
+
+/**
+ * Writes the merged view of layers, the topmost first, or of a mounted overlay's layers, as a plain directory without
+ * marks. Renames and metacopies are resolved. `dir` does not exist or is empty; it appears when it is complete,
+ * rename(2).
+ *
+ * @throws {OverlayError} as `squashLayers`; `'layers-incomplete'` for a file whose data is in none of the layers
+ */
+export async function flattenLayers(
+  layers: readonly PathLike[] | LayersLike,
+  dir: PathLike,
+  options?: FlattenOptions,
+): Promise<FoldSummary> {
+  return run(folded(layers, dir, false, options));
+}
+
+/** The synchronous form of `flattenLayers`. */
+export function flattenLayersSync(
+  layers: readonly PathLike[] | LayersLike,
+  dir: PathLike,
+  options?: FlattenOptions,
+): FoldSummary {
+  return runSync(folded(layers, dir, false, options));
+}

@@ -1,0 +1,1003 @@
+/**
+ * Folds an upper into a directory. A first walk of the upper finds everything that stands against it: conflicts, and
+ * redirects that lead nowhere. A second walk writes.
+ *
+ * Each step leaves a state from which a later call goes on: what it has to know is in the upper or in a directory
+ * beside the results, STAGING. In particular,
+ * - a file keeps its name in the upper until it has its new one;
+ * - an opaque directory loses its mark when the other entries below are gone, and before its own are moved;
+ * - a directory whose entries are moved has its time in an attribute.
+ */
+import { checkBoolean, checkSignal, checkWord, toOptions } from '../arguments.js';
+import * as e from '../errnos.js';
+import { abortError, type Conflict, invalidArgumentType, OverlayError } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import { close } from '../kernel/held.js';
+import { DATA_OUTPUT, StepFailure } from '../kernel/perform.js';
+import { type Descriptor, Plan } from '../kernel/plan.js';
+import { Slices } from '../kernel/slices.js';
+import { addStat, readStat, type StatResult } from '../kernel/stat.js';
+import { ask, run, runSync, type Task } from '../kernel/task.js';
+import type { OperationFlag } from '../native.js';
+import { isAtOrBelow, type Path, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
+import { type Baseline, toBaseline } from './baseline.js';
+import { Conflicts } from './conflicts.js';
+import { below, comparePaths, toBytePath } from './encodings.js';
+import { type LayersLike, toLayers } from './given.js';
+import { lockDirectory } from './lock.js';
+import { isWhiteoutEntry, type MarkSpace, type Marks, markName, readMarks, shownName, spaceOf } from './marks.js';
+import type { Attributes, Records, Time } from './records.js';
+import { examine, explainWalk, Tape, Walker } from './walk.js';
+import { type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
+import { explainWrite } from './written.js';
+
+export interface MergeProgress {
+  /** Entries of the upper that have been dealt with, and all of them. */
+  readonly entries: number;
+  readonly totalEntries: number;
+  /** Bytes copied, or cloned by the file system. */
+  readonly bytes: number;
+}
+
+export interface MergeOptions {
+  /**
+   * `'copy'` leaves the upper as it is, and clones files where the file system can (FICLONE, ioctl_ficlone(2)).
+   * `'move'` empties the upper: it renames files where the upper and the directory are on one mount. Default: `'copy'`.
+   */
+  mode?: 'copy' | 'move';
+  /** The moment from which on changes by others in the directory are conflicts. Default: conflicts are not looked for. */
+  since?: Baseline;
+  /**
+   * The decision about conflicts: an error that lists all of them, the upper's version (`'ours'`), or the directory's
+   * (`'theirs'`). Default: `'error'`.
+   */
+  conflict?: 'error' | 'ours' | 'theirs' | ((conflict: Conflict) => 'ours' | 'theirs');
+  /** Gives the directory itself the owner, mode, times and attributes of the upper's root. Default: false. */
+  root?: boolean;
+  /** The upper's marks are `user.overlay.*`. Default: as the upper's root has it. */
+  userxattr?: boolean;
+  /** Looks for everything that stands against it, and changes nothing. */
+  dryRun?: boolean;
+  onProgress?: (progress: MergeProgress) => void;
+  signal?: AbortSignal;
+}
+
+export interface MergeSummary {
+  /** Entries of the upper, without its root. */
+  readonly entries: number;
+  /** Whiteouts among them. */
+  readonly deleted: number;
+  /** Bytes copied, or cloned by the file system; 0 for a dry run. */
+  readonly bytes: number;
+  /** Conflicts that were decided by `conflict`. */
+  readonly conflicts: readonly Conflict[];
+}
+
+const names = ['mode', 'since', 'conflict', 'root', 'userxattr', 'dryRun', 'onProgress', 'signal'] as const;
+const known: ReadonlySet<string> = new Set(names);
+
+/** Beside the results, and gone in the end. */
+const STAGING = '.overlayfs-merge';
+const STATE = `${STAGING}/state`;
+/** Copies, by hard links, of the directories and files that redirects lead to. */
+const CLONES = `${STAGING}/clones`;
+const CLONES_UNDER_WAY = `${STAGING}/clones.new`;
+
+/** Directories that are looked for at once. */
+const AT_ONCE = 256;
+/** Entries between two looks at the clock. */
+const ENTRIES = 32;
+
+/** Kept in STATE from the first change on. */
+interface State {
+  readonly upper: string;
+  /** Paths that are left to the others. */
+  readonly theirs: readonly string[];
+  readonly hasClones: boolean;
+  /** All has been copied, and the upper is to be emptied. */
+  readonly isCopied?: boolean;
+}
+
+interface Root {
+  readonly path: Path;
+  readonly descriptor: Descriptor;
+  readonly found: StatResult;
+  readonly real: Path;
+}
+
+interface Checked {
+  readonly entries: number;
+  readonly deleted: number;
+  readonly conflicts: readonly Conflict[];
+  readonly theirs: readonly string[];
+  /** By the upper's inode: the path below the directory that a redirect leads to. */
+  readonly redirects: ReadonlyMap<bigint, string>;
+}
+
+interface Settings {
+  readonly moves: boolean;
+  readonly since: ReturnType<typeof toBaseline> | undefined;
+  readonly conflict: NonNullable<MergeOptions['conflict']>;
+  readonly root: boolean;
+  readonly dryRun: boolean;
+  readonly onProgress: MergeOptions['onProgress'];
+  readonly signal: AbortSignal | undefined;
+}
+
+function toSettings(options: MergeOptions): Settings {
+  const { conflict, onProgress, since } = options;
+  if (onProgress !== undefined && typeof onProgress !== 'function') {
+    throw invalidArgumentType('onProgress', 'a function', onProgress);
+  }
+  return {
+    moves: checkWord(options.mode, 'mode', ['copy', 'move']) === 'move',
+    since: since === undefined ? undefined : toBaseline(since),
+    conflict:
+      typeof conflict === 'function'
+        ? conflict
+        : (checkWord<'error' | 'ours' | 'theirs'>(conflict, 'conflict', ['error', 'ours', 'theirs']) ?? 'error'),
+    root: checkBoolean(options.root, 'root') ?? false,
+    dryRun: checkBoolean(options.dryRun, 'dryRun') ?? false,
+    onProgress,
+    signal: checkSignal(options.signal),
+  };
+}
+
+export function* openRoot(path: Path): Task<Root> {
+  const plan = new Plan();
+  const flags = k.O_DIRECTORY | k.O_CLOEXEC;
+  const root = plan.add(calls.openat2, [k.AT_FDCWD, path, flags, 0], { keep: true, output: 0 });
+  const look = addStat(plan, '', {
+    at: root,
+    flags: k.AT_EMPTY_PATH,
+    mask: k.STATX_INO | k.STATX_MNT_ID,
+    tolerate: [],
+  });
+  const room = 4096;
+  const link = plan.stepOf(
+    plan.add(calls.readlinkat, [k.AT_FDCWD, ['/proc/self/fd/', root], room], { output: room, tolerate: 'any' }),
+  );
+  const outcome = yield* ask(plan);
+  if (outcome instanceof StepFailure) throw explainWalk(path, outcome.errno);
+  const length = outcome.result(link);
+  return {
+    path,
+    descriptor: outcome.result(plan.stepOf(root)),
+    found: readStat(look, outcome),
+    real: length > 0 ? outcome.bytes(link, length) : path,
+  };
+}
+
+/** A directory of the upper whose entries are under way. */
+interface Frame {
+  readonly depth: number;
+  /** In the upper. */
+  readonly path: string;
+  /** Where its entries go, below the directory. */
+  readonly target: string;
+  /** Where the directory goes in the end, if that is elsewhere. */
+  readonly place: string | undefined;
+  /** Nothing of the directory below shows in it. */
+  readonly isPure: boolean;
+  /** It is made beside its place, where nobody sees it, with all that it holds. */
+  readonly isWhole: boolean;
+  readonly metadata: OperationFields;
+}
+
+class Merge {
+  readonly #upper: Root;
+  readonly #dir: Root;
+  readonly #space: MarkSpace;
+  readonly #settings: Settings;
+  readonly #writer: TreeWriter;
+  /** Renames files out of the upper. */
+  readonly #renames: boolean;
+  readonly #frames: Frame[] = [];
+  /** By inode of the upper: the first path of a file with several links, below the directory. */
+  readonly #links = new Map<bigint, string>();
+  /** Where directories that were made in the staging directory have been brought. */
+  readonly #placed = new Map<string, string>();
+  readonly #tape = new Tape();
+  /** Inodes of the upper: directories that the other side does not have, the topmost ones. */
+  readonly #absent = new Set<bigint>();
+  /** Inodes of the upper: directories in which something is not to be renamed as it is. */
+  readonly #soiled = new Set<bigint>();
+  #state: State | undefined;
+  /** By inode of the upper: the names of clones that have not found their place. */
+  #clones = new Map<bigint, string>();
+  /** Something stays in the upper until all is done. */
+  #leavesRest = false;
+  #entries = 0;
+  #total = 0;
+  #slices = new Slices();
+
+  constructor(upper: Root, dir: Root, space: MarkSpace, settings: Settings) {
+    this.#upper = upper;
+    this.#dir = dir;
+    this.#space = space;
+    this.#settings = settings;
+    const isOneMount = upper.found.mountId === dir.found.mountId && upper.found.device === dir.found.device;
+    this.#renames = settings.moves && isOneMount;
+    this.#writer = new TreeWriter(dir.descriptor, {
+      others: [upper.descriptor],
+      staging: STAGING,
+      signal: settings.signal,
+    });
+  }
+
+  *run(): Task<MergeSummary> {
+    this.#state = yield* this.#readState();
+    const checked = yield* this.#check();
+    this.#total = checked.entries;
+    const { entries, deleted, conflicts } = checked;
+    if (this.#settings.dryRun) return { entries, deleted, conflicts, bytes: 0 };
+    try {
+      yield* this.#begin(checked);
+      if (this.#state?.isCopied !== true) yield* this.#write(new Set(checked.theirs));
+      if (this.#settings.moves && (!this.#renames || this.#leavesRest || this.#state?.isCopied))
+        yield* this.#emptyUpper();
+      yield* this.#end();
+    } catch (error) {
+      yield* this.#writer.stop();
+      if (!(error instanceof WriteFailure)) throw error;
+      throw explainWrite(error, error.isInOther ? this.#upper.path : this.#dir.path, this.#leftover());
+    }
+    return { entries, deleted, conflicts, bytes: this.#writer.totals.copied };
+  }
+
+  #leftover(): string {
+    const upper = quotePath(this.#upper.path);
+    const done = `${Math.min(this.#entries, this.#total)} of ${this.#total} entries of ${upper} had been passed on`;
+    return this.#writer.totals.operations === 0
+      ? `nothing was changed`
+      : `${done}; what is merged stays, and the rest is still in ${upper}`;
+  }
+
+  get #upperId(): string {
+    return `${this.#upper.found.device}:${this.#upper.found.inode}`;
+  }
+
+  // -------------------------------------------------------------------------------- what an earlier call has left
+
+  *#readState(): Task<State | undefined> {
+    const plan = new Plan();
+    const text = plan.stepOf(
+      plan.add(calls.read_file, [this.#dir.descriptor, STATE], { output: DATA_OUTPUT, tolerate: 'any' }),
+    );
+    const outcome = yield* ask(plan);
+    if (outcome instanceof StepFailure || outcome.result(text) < 0) return undefined;
+    try {
+      const state = JSON.parse(outcome.data(text).toString('latin1')) as State;
+      return state.upper === this.#upperId && Array.isArray(state.theirs) ? state : undefined;
+    } catch {
+      return undefined;
+    }
+  }
+
+  #writeState(state: State): void {
+    const data = Buffer.from(JSON.stringify(state), 'latin1');
+    this.#writer.add('file', STATE, { mode: 0o600, data, flags: ['atomic'] });
+    this.#state = state;
+  }
+
+  // -------------------------------------------------------------------------------- the first walk
+
+  *#check(): Task<Checked> {
+    const { since, conflict } = this.#settings;
+    const isResumed = this.#state !== undefined;
+    const looked = since === undefined || isResumed ? undefined : new Conflicts(this.#dir.descriptor, since.ctime);
+    const redirects = new Map<bigint, string>();
+    /** By depth: where the directory's entries come from, below `dir`. */
+    const origins: string[] = [''];
+    const walker = new Walker('', { at: this.#upper.descriptor, attributes: 'all', targets: true, tape: this.#tape });
+    const absent = new AbsentDirectories(this.#dir.descriptor, this.#absent);
+    /** By depth: the inodes of the directories above. */
+    const above: bigint[] = [];
+    let entries = 0;
+    let deleted = 0;
+    try {
+      while (yield* walker.more()) {
+        while (walker.advance()) {
+          yield* this.#breathe();
+          if (walker.error !== 0) throw walker.failure();
+          if (walker.isOtherMount) throw mountInside(this.#upper.path, walker.path);
+          if (walker.depth === 0) {
+            above[0] = walker.inode;
+            continue;
+          }
+          entries++;
+          if (walker.depth === 1 && walker.name === STAGING) throw stagingInUpper(this.#upper.path);
+          const { attributes } = walker;
+          const marks = readMarks(attributes, this.#space);
+          refuseUnreadable(attributes, this.#upper.path, walker.path);
+          const parent = origins[walker.depth - 1] as string;
+          const redirect = countingRedirect(walker, marks);
+          const origin = redirect === undefined ? below(parent, walker.name) : follow(redirect, parent);
+          const isWhiteout = isWhiteoutEntry(walker, marks);
+          if (isWhiteout) deleted++;
+          if (isWhiteout || !hasOnlyShown(attributes, this.#space)) this.#soil(walker, above);
+          if (walker.type === k.S_IFDIR) {
+            origins[walker.depth] = origin;
+            above[walker.depth] = walker.inode;
+            if (origin === walker.path) absent.add(walker.path, walker.inode);
+            if (absent.isFull) yield* absent.look();
+          }
+          if (redirect !== undefined) redirects.set(walker.inode, origin);
+          looked?.add(walker, marks, isWhiteout, below(parent, walker.name), this.#space);
+          if (looked?.isFull) yield* looked.look();
+        }
+      }
+    } finally {
+      walker.close();
+    }
+    yield* absent.look();
+    if (!isResumed) yield* this.#checkRedirects(redirects);
+    const found = looked === undefined ? [] : yield* looked.end();
+    const theirs: string[] = [...(this.#state?.theirs ?? [])];
+    if (found.length > 0 && conflict === 'error' && !this.#settings.dryRun) throw conflictError(this.#dir.path, found);
+    for (const { bytePath, conflict: one } of found) {
+      const decision = typeof conflict === 'function' ? conflict(one) : conflict;
+      if (decision === 'theirs') theirs.push(bytePath);
+      else if (typeof conflict === 'function' && decision !== 'ours') {
+        throw invalidArgumentType('conflict', "a function that returns 'ours' or 'theirs'", decision);
+      }
+    }
+    return { entries, deleted, conflicts: found.map((one) => one.conflict), theirs, redirects };
+  }
+
+  /** Notes that the entry, and so the directories above it, cannot be renamed as they are. */
+  #soil(walker: Walker, above: readonly bigint[]): void {
+    if (!this.#renames) return;
+    if (walker.type === k.S_IFDIR) this.#soiled.add(walker.inode);
+    for (let depth = walker.depth - 1; depth >= 0; depth--) {
+      const inode = above[depth] as bigint;
+      if (this.#soiled.has(inode)) return;
+      this.#soiled.add(inode);
+    }
+  }
+
+  *#checkRedirects(redirects: ReadonlyMap<bigint, string>): Task<void> {
+    const paths = [...redirects.values()];
+    if (paths.length === 0) return;
+    const records = yield* examine(this.#dir.descriptor, paths);
+    for (const path of paths) {
+      records.advance();
+      if (records.mode !== 0) continue;
+      const what = `a redirect of the upper leads to ${quotePath(toBytePath(path))}, which ${quotePath(this.#dir.path)} does not have`;
+      throw new OverlayError({
+        errno: e.ENOENT,
+        reason: 'path-missing',
+        what,
+        hint: 'merge into the directory, or a copy of it, that was the lower layer of the overlay',
+        path: pathString(this.#dir.path),
+      });
+    }
+  }
+
+  *#breathe(): Task<void> {
+    if (this.#entries++ % ENTRIES !== 0) return;
+    const { signal } = this.#settings;
+    if (signal?.aborted) throw abortError(signal);
+    if (this.#slices.isOver()) yield* this.#slices.pause();
+  }
+
+  // -------------------------------------------------------------------------------- before and after the second walk
+
+  *#begin({ theirs, redirects }: Checked): Task<void> {
+    this.#entries = 0;
+    const writer = this.#writer;
+    if (this.#state === undefined) writer.add('remove', STAGING);
+    writer.add('directory', STAGING, { mode: 0o700, flags: ['existing'] });
+    if (this.#state === undefined && redirects.size > 0) yield* this.#clone(redirects);
+    if (this.#state === undefined) this.#writeState({ upper: this.#upperId, theirs, hasClones: redirects.size > 0 });
+    yield* writer.finish();
+    if (this.#state?.hasClones) yield* this.#findClones();
+  }
+
+  /** Copies what redirects lead to, before anything there changes. */
+  *#clone(redirects: ReadonlyMap<bigint, string>): Task<void> {
+    const writer = this.#writer;
+    writer.add('directory', CLONES_UNDER_WAY, { mode: 0o700 });
+    for (const [inode, path] of redirects) {
+      const root = `${CLONES_UNDER_WAY}/${inode}`;
+      const walker = new Walker(toBytePath(path), {
+        at: this.#dir.descriptor,
+        attributes: 'all',
+        followRoot: false,
+      });
+      try {
+        while (yield* walker.more()) {
+          while (walker.advance()) {
+            yield* this.#breathe();
+            if (walker.error !== 0) throw walker.failure();
+            const to = walker.path === '' ? root : below(root, walker.path);
+            const from = walker.path === '' ? path : below(path, walker.path);
+            if (walker.type === k.S_IFDIR) {
+              writer.add('directory', to, { mode: 0o700 });
+              writer.addLast(to, { ...metadataOf(walker), xattrs: copied(walker.attributes) });
+            } else writer.add('link', to, { from });
+            if (writer.isFull) yield* this.#send();
+          }
+        }
+      } catch (error) {
+        // A file: the data of a renamed metacopy.
+        if (!(error instanceof OverlayError) || error.reason !== 'path-not-directory') throw error;
+        writer.add('link', root, { from: path });
+      } finally {
+        walker.close();
+      }
+    }
+    yield* writer.finish();
+    // A clone has its own inode in its name, so that a later call tells it from what it was exchanged for.
+    const inodes = [...redirects.keys()];
+    const made = yield* examine(
+      this.#dir.descriptor,
+      inodes.map((inode) => `${CLONES_UNDER_WAY}/${inode}`),
+    );
+    for (const inode of inodes) {
+      made.advance();
+      const from = `${CLONES_UNDER_WAY}/${inode}`;
+      writer.add('rename', `${from}-${made.inode}`, { from, flags: ['tree'] });
+    }
+    writer.add('rename', CLONES, { from: CLONES_UNDER_WAY, flags: ['tree'] });
+  }
+
+  *#findClones(): Task<void> {
+    const walker = new Walker(CLONES, { at: this.#dir.descriptor, followRoot: false });
+    try {
+      while (yield* walker.more()) {
+        while (walker.advance()) {
+          if (walker.depth !== 1) continue;
+          const [upper, own] = walker.name.split('-');
+          if (String(walker.inode) === own) this.#clones.set(BigInt(upper as string), walker.name);
+          if (walker.type === k.S_IFDIR) walker.skip();
+        }
+      }
+    } finally {
+      walker.close();
+    }
+  }
+
+  *#emptyUpper(): Task<void> {
+    const state = this.#state as State;
+    if (state.isCopied !== true) {
+      this.#writeState({ ...state, isCopied: true });
+      yield* this.#writer.finish();
+    }
+    const walker = new Walker('', { at: this.#upper.descriptor });
+    try {
+      while (yield* walker.more()) {
+        while (walker.advance()) {
+          if (walker.depth !== 1) continue;
+          this.#writer.add('remove', walker.path, { flags: ['other'] });
+          if (walker.type === k.S_IFDIR) walker.skip();
+        }
+      }
+    } finally {
+      walker.close();
+    }
+    yield* this.#writer.finish();
+  }
+
+  *#end(): Task<void> {
+    const writer = this.#writer;
+    writer.add('remove', STAGING);
+    const [root] = this.#frames;
+    if (this.#settings.root && root !== undefined) writer.add('metadata', '', { ...root.metadata, flags: ['exact'] });
+    yield* writer.finish();
+    this.#entries = this.#total;
+    this.#report();
+  }
+
+  *#send(): Task<void> {
+    yield* this.#writer.send();
+    this.#report();
+  }
+
+  #report(): void {
+    const { onProgress } = this.#settings;
+    if (onProgress === undefined) return;
+    onProgress({
+      entries: Math.min(this.#entries, this.#total),
+      totalEntries: this.#total,
+      bytes: this.#writer.totals.copied,
+    });
+  }
+
+  // -------------------------------------------------------------------------------- the second walk
+
+  *#write(theirs: ReadonlySet<string>): Task<void> {
+    const walker = new Walker('', { at: this.#upper.descriptor, attributes: 'all', targets: true, tape: this.#tape });
+    try {
+      while (yield* walker.more()) {
+        while (walker.advance()) {
+          yield* this.#breathe();
+          if (walker.error !== 0) throw walker.failure();
+          while (this.#frames.length > 0 && walker.depth <= (this.#frames.at(-1) as Frame).depth) this.#leave();
+          if (walker.depth > 0 && theirs.has(walker.path)) this.#drop(walker);
+          else yield* this.#enter(walker);
+          if (this.#writer.isFull) yield* this.#send();
+        }
+      }
+    } finally {
+      walker.close();
+    }
+    while (this.#frames.length > 1) this.#leave();
+    yield* this.#writer.finish();
+    if (this.#renames && this.#settings.root) this.#removeTimeMark();
+  }
+
+  #drop(walker: Walker): void {
+    if (walker.type === k.S_IFDIR) walker.skip();
+    if (this.#renames) this.#writer.add('remove', walker.path, { flags: ['other'] });
+  }
+
+  *#enter(walker: Walker): Task<void> {
+    const marks = readMarks(walker.attributes, this.#space);
+    const parent = this.#frames.at(-1);
+    if (parent === undefined) {
+      if (this.#renames && this.#settings.root) this.#keepTime(walker, []);
+      this.#frames.push({
+        depth: 0,
+        path: '',
+        target: '',
+        place: undefined,
+        isPure: false,
+        isWhole: false,
+        metadata: this.#metadata(walker),
+      });
+      return;
+    }
+    const target = below(parent.target, walker.name);
+    if (isWhiteoutEntry(walker, marks)) {
+      if (!parent.isPure) this.#writer.add('remove', target);
+      if (this.#renames) this.#writer.add('remove', walker.path, { flags: ['other'] });
+    } else if (walker.type === k.S_IFDIR) yield* this.#enterDirectory(walker, marks, parent, target);
+    else if (marks.metacopy === true) yield* this.#placeMetacopy(walker, target);
+    else if (this.#renames) this.#move(walker, target);
+    else this.#copy(walker, target);
+  }
+
+  *#enterDirectory(walker: Walker, marks: Marks, parent: Frame, target: string): Task<void> {
+    const writer = this.#writer;
+    const isOpaque = marks.opaque === 'y';
+    const clone = isOpaque ? undefined : this.#clones.get(walker.inode);
+    const isAbsent = clone === undefined && !parent.isWhole && this.#absent.has(walker.inode);
+    if (isAbsent && this.#renames && !this.#soiled.has(walker.inode)) {
+      // If others make it meanwhile, this fails.
+      writer.add('rename', target, { from: walker.path, flags: ['from_other', 'tree'] });
+      walker.skip();
+      return;
+    }
+    const isMadeAside = isAbsent && !this.#renames;
+    const aside = isMadeAside ? `${STAGING}/${walker.inode}` : clone === undefined ? undefined : `${CLONES}/${clone}`;
+    const frame: Frame = {
+      depth: walker.depth,
+      path: walker.path,
+      target: aside ?? target,
+      place: aside === undefined ? undefined : target,
+      isPure: clone === undefined && (parent.isPure || isOpaque || isMadeAside),
+      isWhole: clone === undefined && (parent.isWhole || isMadeAside),
+      metadata: this.#metadata(walker),
+    };
+    this.#frames.push(frame);
+    if (frame.isWhole) {
+      // An earlier call may have left it.
+      if (isMadeAside) writer.add('remove', frame.target);
+      writer.add('directory', frame.target, { mode: (walker.mode & 0o7777) | 0o700 });
+      return;
+    }
+    if (isOpaque && !parent.isPure) yield* this.#clear(walker.path, target);
+    if (this.#renames) {
+      this.#keepTime(walker, isOpaque ? [...walker.attributes.keys()].filter((name) => this.#isOpaqueMark(name)) : []);
+    }
+    if (clone !== undefined) return;
+    const mode = (walker.mode & 0o7777) | 0o700;
+    // Only its owner may write in a directory that another mode closes; root may in any.
+    const isRoot = process.geteuid?.() === 0;
+    writer.add('directory', target, { mode, flags: isRoot ? ['atomic'] : ['atomic', 'existing'] });
+  }
+
+  #isOpaqueMark(name: string): boolean {
+    return markName(name, this.#space) === 'opaque';
+  }
+
+  /** Removes what an opaque directory hides, if it is not replaced by an entry of the same name. */
+  *#clear(path: string, target: string): Task<void> {
+    yield* this.#writer.finish();
+    const there = yield* examine(this.#dir.descriptor, [target]);
+    if (!there.advance() || there.type !== k.S_IFDIR) return;
+    const over = new Walker(toBytePath(path), { at: this.#upper.descriptor, attributes: 'all', followRoot: false });
+    const under = new Walker(toBytePath(target), { at: this.#dir.descriptor, followRoot: false });
+    function* next(walker: Walker): Task<boolean> {
+      while (!walker.advance()) if (!(yield* walker.more())) return false;
+      if (walker.error !== 0) throw walker.failure();
+      return true;
+    }
+    try {
+      let [hasOver, hasUnder] = [yield* next(over), yield* next(under)];
+      while (hasUnder) {
+        yield* this.#breathe();
+        const order = hasOver ? comparePaths(over.path, under.path) : 1;
+        if (order < 0) {
+          if (over.type === k.S_IFDIR) over.skip();
+          hasOver = yield* next(over);
+          continue;
+        }
+        const isHidden = order > 0 || isWhiteoutEntry(over, readMarks(over.attributes, this.#space));
+        if (isHidden) this.#writer.add('remove', below(target, under.path));
+        if (this.#writer.isFull) yield* this.#send();
+        const areDirectories = order === 0 && over.type === k.S_IFDIR && under.type === k.S_IFDIR;
+        if (order === 0 && !areDirectories && over.type === k.S_IFDIR) over.skip();
+        if (!areDirectories && under.type === k.S_IFDIR) under.skip();
+        hasUnder = yield* next(under);
+        if (order === 0) hasOver = yield* next(over);
+      }
+    } finally {
+      over.close();
+      under.close();
+    }
+  }
+
+  #leave(): void {
+    const { path, target, place, isWhole, metadata } = this.#frames.pop() as Frame;
+    this.#writer.add('metadata', target, isWhole ? metadata : { ...metadata, flags: ['exact'] });
+    if (place !== undefined) {
+      this.#writer.add('rename', place, { from: target, flags: isWhole ? ['tree'] : ['atomic', 'tree'] });
+      this.#placed.set(target, place);
+    }
+    if (this.#renames) this.#writer.add('rmdir', path, { flags: ['other'] });
+  }
+
+  #metadata(entry: Records): OperationFields {
+    const { attributes } = entry;
+    return { ...metadataOf(entry), mtime: this.#timeOf(entry, attributes), xattrs: this.#shown(attributes) };
+  }
+
+  #shown(attributes: Attributes): WrittenXattr[] {
+    const shown: WrittenXattr[] = [];
+    for (const [attribute, value] of attributes) {
+      const name = shownName(attribute, this.#space);
+      if (name !== undefined && value !== undefined) shown.push({ name, value: Buffer.from(value) });
+    }
+    return shown;
+  }
+
+  // Renames out of a directory change its time.
+
+  get #timeMark(): string {
+    return this.#space === 'user' ? 'user.overlay.merge' : 'trusted.overlay.merge';
+  }
+
+  #timeOf(entry: Records, attributes: Attributes): Time {
+    const kept = this.#renames ? attributes.get(this.#timeMark) : undefined;
+    if (kept === undefined) return entry.mtime;
+    const [seconds, nanoseconds] = kept.toString('latin1').split('.').map(Number);
+    return { seconds: seconds as number, nanoseconds: nanoseconds as number };
+  }
+
+  #keepTime(walker: Walker, removed: readonly string[]): void {
+    const { seconds, nanoseconds } = walker.mtime;
+    const xattrs: WrittenXattr[] = removed.map((name) => ({ name }));
+    if (!walker.attributes.has(this.#timeMark)) {
+      const value = Buffer.from(`${seconds}.${nanoseconds}`);
+      xattrs.unshift({ name: this.#timeMark, value, toleratesUnsupported: true, toleratesDenied: true });
+    }
+    if (xattrs.length > 0) this.#writer.add('metadata', walker.path, { xattrs, flags: ['other'] });
+  }
+
+  #removeTimeMark(): void {
+    this.#writer.add('metadata', '', { xattrs: [{ name: this.#timeMark }], flags: ['other'] });
+  }
+
+  #move(walker: Walker, target: string): void {
+    const xattrs: WrittenXattr[] = [];
+    for (const [attribute, value] of walker.attributes) {
+      const name = shownName(attribute, this.#space);
+      if (name === attribute) continue;
+      if (name !== undefined && value !== undefined) xattrs.push({ name, value });
+      xattrs.push({ name: attribute });
+    }
+    const flags: OperationFlag[] = ['from_other', 'atomic'];
+    if (walker.links > 1) flags.push('linked');
+    this.#writer.add('rename', target, { from: walker.path, xattrs, flags });
+  }
+
+  /** In the place of what is there; or where nobody sees it yet. */
+  #asideFlags(): OperationFlag[] {
+    return this.#frames.at(-1)?.isWhole ? [] : ['atomic'];
+  }
+
+  /** Returns where a path in the staging directory has been brought. */
+  #placeOf(path: string): string {
+    let [place, before] = [path, ''];
+    while (place !== before && place.startsWith(`${STAGING}/`)) {
+      before = place;
+      for (let end = place.indexOf('/', STAGING.length + 1); end >= 0; end = place.indexOf('/', end + 1)) {
+        const found = this.#placed.get(place.slice(0, end));
+        if (found === undefined) continue;
+        place = found + place.slice(end);
+        break;
+      }
+    }
+    return place;
+  }
+
+  #copy(walker: Walker, target: string): void {
+    const writer = this.#writer;
+    if (this.#isLinked(walker, target)) return;
+    const fields = { ...metadataOf(walker), xattrs: this.#shown(walker.attributes) };
+    if (walker.type === k.S_IFREG) {
+      const { inode, size, path } = walker;
+      writer.add('copy', target, {
+        ...fields,
+        from: path,
+        number: inode,
+        size,
+        flags: ['from_other', ...this.#asideFlags()],
+      });
+    } else addSpecial(writer, walker, target, { ...fields, flags: this.#asideFlags() });
+  }
+
+  /** The upper has the metadata of a file, and the directory has its data. */
+  *#placeMetacopy(walker: Walker, target: string): Task<void> {
+    const writer = this.#writer;
+    if (this.#isLinked(walker, target)) return;
+    const clone = this.#clones.get(walker.inode);
+    const source = clone === undefined ? target : `${CLONES}/${clone}`;
+    const metadata = this.#metadata(walker);
+    const { path } = walker;
+    // What is outstanding may still bring the data to its place.
+    yield* writer.finish();
+    const data = yield* examine(this.#dir.descriptor, [source]);
+    if (!data.advance() || data.type !== k.S_IFREG || data.size !== walker.size) {
+      throw noData(this.#upper.path, path);
+    }
+    const { inode, size, mtime, links } = data;
+    if (clone === undefined && links === 1) writer.add('metadata', target, { ...metadata, flags: ['exact'] });
+    else {
+      writer.add('copy', target, { ...metadata, mtime, from: source, number: inode, size, flags: ['atomic'] });
+      writer.add('metadata', target, { mtime: metadata.mtime });
+    }
+    if (!this.#renames) return;
+    // The links to it are found by its number; so all of them stay until the end.
+    if (walker.links > 1) this.#leavesRest = true;
+    else writer.add('remove', path, { flags: ['other'] });
+  }
+
+  /** True if the entry is another link to a file that has been placed, and so becomes one there. */
+  #isLinked({ links, inode }: Walker, target: string): boolean {
+    if (links === 1) return false;
+    const first = this.#links.get(inode);
+    if (first !== undefined)
+      this.#writer.add('link', target, { from: this.#placeOf(first), flags: this.#asideFlags() });
+    else this.#links.set(inode, target);
+    return first !== undefined;
+  }
+}
+
+/** Returns the redirect if it counts: that of an opaque directory, or of a file with data, says nothing. */
+function countingRedirect(entry: Records, { redirect, opaque, metacopy }: Marks): string | undefined {
+  return entry.type === k.S_IFDIR ? (opaque === 'y' ? undefined : redirect) : metacopy ? redirect : undefined;
+}
+
+/** Returns where a redirect leads, below the root. */
+function follow(redirect: string, parent: string): string {
+  return redirect.startsWith('/') ? redirect.slice(1) : below(parent, redirect);
+}
+
+export const metadataOf = (entry: Records): OperationFields => ({
+  uid: entry.uid,
+  gid: entry.gid,
+  mode: entry.mode & 0o7777,
+  mtime: entry.mtime,
+});
+
+const copied = (attributes: Attributes): WrittenXattr[] =>
+  [...attributes].flatMap(([name, value]) => (value === undefined ? [] : [{ name, value: Buffer.from(value) }]));
+
+/** Adds a file that is neither a regular one nor a directory. */
+export function addSpecial(writer: TreeWriter, entry: Records, target: string, fields: OperationFields): void {
+  if (entry.type === k.S_IFLNK) {
+    const { mode: _, ...rest } = fields;
+    writer.add('symlink', target, { ...rest, from: Buffer.from(entry.target) });
+  } else {
+    const device = { major: entry.rdevMajor, minor: entry.rdevMinor };
+    writer.add('node', target, { ...fields, mode: entry.mode, device });
+  }
+}
+
+/** Finds which directories of the upper the other side does not have, many in one native call. */
+class AbsentDirectories {
+  readonly #dir: Descriptor;
+  readonly #found: Set<bigint>;
+  #waiting: (readonly [path: string, inode: bigint])[] = [];
+  #last: string | undefined;
+
+  constructor(dir: Descriptor, found: Set<bigint>) {
+    this.#dir = dir;
+    this.#found = found;
+  }
+
+  get isFull(): boolean {
+    return this.#waiting.length >= AT_ONCE;
+  }
+
+  add(path: string, inode: bigint): void {
+    if (!this.#isInside(path)) this.#waiting.push([path, inode]);
+  }
+
+  #isInside(path: string): boolean {
+    return this.#last !== undefined && path.startsWith(`${this.#last}/`);
+  }
+
+  *look(): Task<void> {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    if (waiting.length === 0) return;
+    const records = yield* examine(
+      this.#dir,
+      waiting.map(([path]) => path),
+    );
+    for (const [path, inode] of waiting) {
+      records.advance();
+      if (records.error !== e.ENOENT || this.#isInside(path)) continue;
+      this.#found.add(inode);
+      this.#last = path;
+    }
+  }
+}
+
+/** True if nothing is hidden through a mount, or has another name there. */
+function hasOnlyShown(attributes: Attributes, space: MarkSpace): boolean {
+  for (const name of attributes.keys()) if (shownName(name, space) !== name) return false;
+  return true;
+}
+
+function refuseUnreadable(attributes: Attributes, root: Path, path: string): void {
+  for (const [name, value] of attributes) {
+    if (value !== undefined) continue;
+    const shown = quotePath(toBytePath(below(pathString(root), path)));
+    throw new OverlayError({
+      errno: e.EACCES,
+      reason: 'path-inaccessible',
+      what: `this process may not read the attribute ${name} of ${shown}`,
+      hint: 'run as its owner or as root',
+      path: pathString(root),
+    });
+  }
+}
+
+const mountInside = (root: Path, path: string): OverlayError =>
+  new OverlayError({
+    errno: e.EXDEV,
+    reason: 'mount-inside',
+    what: `something is mounted inside ${quotePath(root)}, at ${quotePath(toBytePath(path))}`,
+    path: pathString(root),
+  });
+
+const stagingInUpper = (root: Path): OverlayError =>
+  new OverlayError({
+    errno: e.EEXIST,
+    reason: 'path-exists',
+    what: `${quotePath(root)} has an entry ${STAGING}, a name that the merge needs in the other directory`,
+    hint: 'rename or remove it; if it is left of a merge, merge into that directory again first',
+    path: pathString(root),
+  });
+
+const noData = (root: Path, path: string): OverlayError =>
+  new OverlayError({
+    errno: e.ENOENT,
+    reason: 'path-missing',
+    what: `the data of ${quotePath(toBytePath(path))}, of which ${quotePath(root)} has the metadata only, is not in the directory`,
+    hint: 'merge into the directory, or a copy of it, that was the lower layer of the overlay',
+    path: pathString(root),
+  });
+
+function conflictError(dir: Path, found: readonly { readonly conflict: Conflict }[]): OverlayError {
+  const conflicts = found.map(({ conflict }) => conflict);
+  const [first] = conflicts as [Conflict, ...Conflict[]];
+  const more = conflicts.length === 1 ? '' : ` and ${conflicts.length - 1} more`;
+  return new OverlayError({
+    errno: e.EEXIST,
+    reason: 'layer-conflict',
+    what: `others have changed ${quotePath(first.path)}${more} in ${quotePath(dir)} since the baseline; nothing was merged`,
+    path: pathString(dir),
+    conflicts,
+  });
+}
+
+function* merged(from: LayersLike, to: PathLike, given: MergeOptions | undefined): Task<MergeSummary> {
+  const options = toOptions(given, known);
+  const settings = toSettings(options);
+  const { upper: upperPath, space: givenSpace } = toLayers(from, {
+    userxattr: checkBoolean(options.userxattr, 'userxattr'),
+  });
+  const dirPath = toAbsolute(toPath(to, 'dir'));
+  if (settings.signal?.aborted) throw abortError(settings.signal);
+  const upper = yield* openRoot(upperPath);
+  try {
+    const dir = yield* openRoot(dirPath);
+    try {
+      refuseOverlap(upper, dir);
+      refuseOtherBase(dir, settings);
+      const lock = yield* lockDirectory('.', dir.descriptor);
+      if (lock === 'taken') {
+        throw new OverlayError({
+          errno: e.EBUSY,
+          reason: 'layer-in-use',
+          what: `another merge into ${quotePath(dirPath)} is under way`,
+          hint: 'wait for it',
+          path: pathString(dirPath),
+        });
+      }
+      try {
+        const space = givenSpace ?? (yield* findSpace(upper));
+        return yield* new Merge(upper, dir, space, settings).run();
+      } finally {
+        if (lock !== undefined) close(lock);
+      }
+    } finally {
+      close({ descriptor: dir.descriptor });
+    }
+  } finally {
+    close({ descriptor: upper.descriptor });
+  }
+}
+
+function* findSpace({ descriptor }: Root): Task<MarkSpace> {
+  const records = yield* examine(descriptor, [''], { attributes: 'directories' });
+  return records.advance() ? spaceOf(records.attributes) : 'either';
+}
+
+function refuseOverlap(upper: Root, dir: Root): void {
+  const isSame = upper.found.inode === dir.found.inode && upper.found.device === dir.found.device;
+  if (!isSame && !isAtOrBelow(dir.real, upper.real)) return;
+  const [a, b] = [quotePath(upper.path), quotePath(dir.path)];
+  throw new OverlayError({
+    errno: e.EINVAL,
+    reason: isSame ? 'layer-twice' : 'layers-overlap',
+    what: isSame ? `${a} and ${b} are the same directory` : `${b} lies inside ${a}, which is to be merged into it`,
+    hint: 'name two separate directories',
+    path: pathString(dir.path),
+  });
+}
+
+function refuseOtherBase(dir: Root, { since }: Settings): void {
+  if (since === undefined || since.inode === String(dir.found.inode)) return;
+  throw new OverlayError({
+    errno: e.EINVAL,
+    reason: 'layer-changed',
+    what: `${quotePath(dir.path)} is not the directory of which the baseline was taken`,
+    hint: 'pass the baseline of this directory',
+    path: pathString(dir.path),
+  });
+}
+
+/**
+ * Folds an upper into a directory: its deletes, replacements, opaque directories, renames, hard links, contents,
+ * owners, modes, times and attributes. The directory then equals the merged view. It is a plain directory, such as the
+ * lower layer, or a mounted overlay. Unmount the overlay of the upper first, or let nothing use it meanwhile.
+ *
+ * Each file is replaced atomically, rename(2), and a path that both states have is never missing. A merge that fails or
+ * is killed may be called again: it goes on, and the result is the same. Meanwhile `dir` has a directory
+ * `.overlayfs-merge`. Do not repeat a merge by copy that has ended, if the upper has renamed directories: the second one
+ * would look for them where they no longer are. A merge by move leaves nothing to repeat.
+ *
+ * With `since`, all conflicts are found before anything is written: paths that the upper changes and that others have
+ * changed in the directory. A file that the upper replaces with another one, and that others removed, is no conflict.
+ * A program that writes through a mapping to pages that were dirty before leaves no trace, mmap(2).
+ *
+ * @throws {OverlayError} `reason` is `'layer-conflict'` with all of them in `conflicts`, `'path-missing'`,
+ * `'path-not-directory'`, `'layer-twice'`, `'layers-overlap'`, `'layer-in-use'`, `'layer-changed'`, `'mount-inside'`,
+ * `'out-of-space'`, `'read-only'`, `'permission-denied'` or `'xattr-denied'`. The message says what was done
+ */
+export async function mergeLayer(upper: LayersLike, dir: PathLike, options?: MergeOptions): Promise<MergeSummary> {
+  return run(merged(upper, dir, options));
+}
+
+/** The synchronous form of `mergeLayer`. It cannot be aborted once it has begun. */
+export function mergeLayerSync(upper: LayersLike, dir: PathLike, options?: MergeOptions): MergeSummary {
+  return runSync(merged(upper, dir, options));
+}

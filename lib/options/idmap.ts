@@ -1,0 +1,163 @@
+/** Layers that show their files with other owners than on disk: idmapped mounts, mount_setattr(2). */
+import { isDescriptor, toOptions } from '../arguments.js';
+import { invalidArgumentType, invalidArgumentValue, outOfRange, showValue } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import type { Descriptor, Plan, Subject } from '../kernel/plan.js';
+import { type Path, splitPath } from '../paths.js';
+
+/** A range of ids on disk, and the ids that the mount shows for them. */
+export interface IdMapping {
+  /** The first id on disk. */
+  inside: number;
+  /** The id that the mount shows for it. */
+  outside: number;
+  /** The number of ids in the range. */
+  size: number;
+  /** Whether the range maps users or groups. Default: both. */
+  ids?: 'uid' | 'gid';
+}
+
+/** The ranges, or the file descriptor of a user namespace that has them as its maps. */
+export type IdMap = readonly IdMapping[] | number;
+
+/** One map for all layers, or one for the lower layers, including data-only ones, and one for the upperdir. */
+export type IdMapOption = IdMap | { lowerdir?: IdMap; upperdir?: IdMap };
+
+/** A map as the plan takes it. */
+export type MapSource = { readonly descriptor: number } | { readonly uids: string; readonly gids: string };
+
+export interface CheckedIdMap {
+  readonly lower: MapSource | undefined;
+  readonly upper: MapSource | undefined;
+}
+
+/** The kernel's limits: UID_GID_MAP_MAX_EXTENTS, and -1 is not an id. */
+const MAX_RANGES = 340;
+const MAX_ID = 0xffff_fffe;
+
+const mappingNames: ReadonlySet<string> = new Set(['inside', 'outside', 'size', 'ids']);
+const partNames: ReadonlySet<string> = new Set(['lowerdir', 'upperdir']);
+
+function checkId(value: unknown, name: string, least: number): number {
+  if (typeof value !== 'number') throw invalidArgumentType(name, 'a number', value);
+  if (!Number.isInteger(value) || value < least || value > MAX_ID) {
+    throw outOfRange(name, `a whole number from ${least} to ${MAX_ID}`, showValue(value));
+  }
+  return value;
+}
+
+function checkMapping(value: unknown, name: string): IdMapping {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw invalidArgumentType(name, 'an object with inside, outside and size', value);
+  }
+  const { inside, outside, size, ids } = toOptions(value as IdMapping, mappingNames, name);
+  if (ids !== undefined && ids !== 'uid' && ids !== 'gid') {
+    throw invalidArgumentValue(`${name}.ids`, ids, "must be one of 'uid', 'gid'");
+  }
+  return {
+    inside: checkId(inside, `${name}.inside`, 0),
+    outside: checkId(outside, `${name}.outside`, 0),
+    size: checkId(size, `${name}.size`, 1),
+    ...(ids === undefined ? {} : { ids }),
+  };
+}
+
+function toText(mappings: readonly IdMapping[], ids: 'uid' | 'gid'): string {
+  return mappings
+    .filter((mapping) => mapping.ids === undefined || mapping.ids === ids)
+    .map(({ inside, outside, size }) => `${inside} ${outside} ${size}\n`)
+    .join('');
+}
+
+function checkMap(value: unknown, name: string): MapSource {
+  if (typeof value === 'number') {
+    if (isDescriptor(value)) return { descriptor: value };
+    throw outOfRange(name, 'a file descriptor', showValue(value));
+  }
+  if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list of ranges or a file descriptor', value);
+  if (value.length === 0 || value.length > MAX_RANGES) {
+    throw outOfRange(name, `a list of 1 to ${MAX_RANGES} ranges`, `${value.length} ranges`);
+  }
+  const mappings = Array.from(value, (mapping, i) => checkMapping(mapping, `${name}[${i}]`));
+  const source = { uids: toText(mappings, 'uid'), gids: toText(mappings, 'gid') };
+  if (source.uids === '' || source.gids === '') {
+    throw invalidArgumentValue(name, value, 'must have ranges for users and for groups');
+  }
+  return source;
+}
+
+export function checkIdMap(value: unknown, name: string): CheckedIdMap {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    const all = checkMap(value, name);
+    return { lower: all, upper: all };
+  }
+  const { lowerdir, upperdir } = toOptions<{ lowerdir?: unknown; upperdir?: unknown }>(value, partNames, name);
+  return {
+    lower: lowerdir === undefined ? undefined : checkMap(lowerdir, `${name}.lowerdir`),
+    upper: upperdir === undefined ? undefined : checkMap(upperdir, `${name}.upperdir`),
+  };
+}
+
+/** Whether a step gives a layer its map. */
+export const isMapping = (args: readonly unknown[]): boolean => ((args[3] as number) & k.MOUNT_ATTR_IDMAP) !== 0;
+
+/** Makes mapped clones of directories for a plan, and namespaces for them. */
+export class Mapper {
+  readonly #plan: Plan;
+  readonly #attaches: boolean;
+  readonly #namespaces = new Map<MapSource, Descriptor>();
+
+  /**
+   * `attaches` makes the plan attach each clone. Before Linux 6.15 a layer must be attached in the mount namespace in
+   * which the overlay is made. The clone goes over the root of the plan's own namespace, which no other process sees.
+   */
+  constructor(plan: Plan, attaches: boolean) {
+    this.#plan = plan;
+    this.#attaches = attaches;
+  }
+
+  #namespaceOf(source: MapSource): Descriptor {
+    if ('descriptor' in source) return source.descriptor;
+    const known = this.#namespaces.get(source);
+    if (known !== undefined) return known;
+    const made = this.#plan.add(calls.userns, [source.uids, source.gids]);
+    this.#namespaces.set(source, made);
+    return made;
+  }
+
+  /**
+   * Adds a mapped clone of the directory. `open` opens directories in the clone before it is mapped: afterwards the
+   * mounting user may have no id there, and then no access to the directories on the path.
+   */
+  add(path: Path, source: MapSource, subject: Subject, open?: (tree: Descriptor) => void): Descriptor {
+    const plan = this.#plan;
+    const namespace = this.#namespaceOf(source);
+    const tree = plan.add(calls.open_tree, [k.AT_FDCWD, path, k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC], { subject });
+    open?.(tree);
+    const args = [tree, '', k.AT_EMPTY_PATH, k.MOUNT_ATTR_IDMAP, 0, 0, namespace];
+    plan.add(calls.mount_setattr, args, { subject });
+    if (this.#attaches) plan.add(calls.move_mount, [tree, '', k.AT_FDCWD, '/', k.MOVE_MOUNT_F_EMPTY_PATH], { subject });
+    return tree;
+  }
+}
+
+const isSame = (a: Path, b: Path): boolean => Buffer.from(a).equals(Buffer.from(b));
+
+/**
+ * Returns the nearest directory that holds both the upperdir and the workdir, and their paths in it. The two must be on
+ * one mount, and so in one clone.
+ */
+export function commonDirectory(upper: Path, work: Path): { parent: Path; upper: Path; work: Path } {
+  const ancestors = (path: Path): Path[] => {
+    const list: Path[] = [];
+    for (let [parent] = splitPath(path); ; [parent] = splitPath(parent)) {
+      list.push(parent);
+      if (parent.length === 1) return list;
+    }
+  };
+  const ofWork = ancestors(work);
+  const parent = ancestors(upper).find((path) => ofWork.some((other) => isSame(path, other))) ?? '/';
+  const inside = (path: Path): Path => Buffer.from(path).subarray(parent.length === 1 ? 1 : parent.length + 1);
+  return { parent, upper: inside(upper), work: inside(work) };
+}

@@ -1,0 +1,83 @@
+/**
+ * Texts for people that name options. Each option is a part of its own, because each interface spells it in its own way:
+ * `create: true` in a program, --create on the command line. Pure.
+ */
+import { inspect } from 'node:util';
+
+/** An option, with a value if the text gives one. */
+export interface OptionPart {
+  readonly option: string;
+  readonly value?: unknown;
+}
+
+/** A command of the command line, which only the command line can spell. */
+export interface CommandPart {
+  readonly command: string;
+}
+
+/** The argument of a call, at the start of a sentence: `lowerdir[2]`. */
+export interface ArgumentPart {
+  readonly argument: string;
+}
+
+export type Part = OptionPart | CommandPart | ArgumentPart;
+
+export type Text =
+  | string
+  | Part
+  /** Remedies to choose from. An interface shows only those that it can spell. */
+  | { readonly either: readonly Text[] }
+  /** A consequence, before the kernel has mounted and after. */
+  | { readonly before: Text; readonly after: Text }
+  | readonly Text[];
+
+export const option = (name: string, value?: unknown): OptionPart => ({ option: name, value });
+
+export const argument = (name: string): ArgumentPart => ({ argument: name });
+
+export const either = (...texts: readonly Text[]): Text => ({ either: texts });
+
+/** A template tag: makes a text of strings and parts. */
+export const text = (strings: TemplateStringsArray, ...parts: readonly Text[]): Text =>
+  strings.flatMap((string, i) => (i < parts.length ? [string, parts[i] as Text] : [string]));
+
+/** How an interface spells options. */
+export interface Spelling {
+  /** Returns undefined for what the interface does not have. */
+  readonly spell: (part: Part) => string | undefined;
+  /** Whether the text is about a mount that has been made all the same. */
+  readonly isMounted?: boolean;
+}
+
+/** The spelling in programs. */
+const inPrograms: Spelling = {
+  spell(part) {
+    if ('command' in part) return undefined;
+    if ('argument' in part) return `The argument "${part.argument}"`;
+    const { option, value } = part;
+    if (value === undefined) return `\`${option}\``;
+    const shown = Array.isArray(value) ? `[${value.map((item) => inspect(item)).join(', ')}]` : inspect(value);
+    return `\`${option}: ${shown}\``;
+  },
+};
+
+function tryRender(source: Text, spelling: Spelling): string | undefined {
+  if (typeof source === 'string') return source;
+  if ('option' in source || 'command' in source || 'argument' in source) return spelling.spell(source);
+  if ('before' in source) return tryRender(spelling.isMounted ? source.after : source.before, spelling);
+  const rendered = ('either' in source ? source.either : source).map((part) => tryRender(part, spelling));
+  if (!('either' in source)) return rendered.includes(undefined) ? undefined : rendered.join('');
+  const known = rendered.filter((remedy) => remedy !== undefined);
+  return known.length === 0 ? undefined : known.join(', or ');
+}
+
+/** Returns the text with its options spelled as an interface does. A text that it cannot spell is spelled as in programs. */
+export const render = (source: Text, spelling: Spelling = inPrograms): string =>
+  tryRender(source, spelling) ??
+  (tryRender(source, { ...inPrograms, isMounted: spelling.isMounted ?? false }) as string);
+
+/** Returns the text as a sentence. */
+export function sentence(source: Text, spelling?: Spelling): string {
+  const rendered = render(source, spelling);
+  return `${rendered.charAt(0).toUpperCase()}${rendered.slice(1)}.`;
+}

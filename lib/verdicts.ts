@@ -1,0 +1,80 @@
+/**
+ * The explanations that calls share. Most errnos mean the same in each call: the table below explains them. A caller adds
+ * only the rules of its own. Pure.
+ */
+import * as e from './errnos.js';
+import { OverlayError, type OverlayErrorFields } from './errors.js';
+import { type Path, quotePath } from './paths.js';
+
+export type Verdict = Pick<OverlayErrorFields, 'reason' | 'what' | 'hint'>;
+
+/** A call that has failed, in words. */
+export interface Failed {
+  /** The path of the call: `the target '/m'`. */
+  readonly name?: string;
+  /** The purpose of the call, as a clause after "to": `unmount '/m'`. */
+  readonly purpose: string;
+  readonly syscall?: string | undefined;
+  /** The reason for a path that does not exist. */
+  readonly missing?: 'path-missing' | 'target-missing';
+}
+
+type Explain = (failed: Failed & { readonly name: string }) => Verdict;
+
+const outOfDescriptors =
+  (whose: string): Explain =>
+  ({ purpose }) => ({ reason: 'out-of-descriptors', what: `no file descriptor is left ${whose} to ${purpose}` });
+
+const unreachable =
+  (errno: number): Explain =>
+  ({ name }) => ({ reason: 'path-inaccessible', what: `${name} cannot be reached: ${e.unreachable[errno]}` });
+
+/** Errnos that report a shortage. They say nothing about the request. */
+const shortages: Readonly<Record<number, Explain>> = {
+  [e.EMFILE]: outOfDescriptors('in the process'),
+  [e.ENFILE]: outOfDescriptors('on the machine'),
+  [e.EAGAIN]: ({ purpose }) => ({ reason: 'out-of-threads', what: `no process could be started to ${purpose}` }),
+  [e.ENOMEM]: ({ purpose }) => ({ reason: 'out-of-memory', what: `the kernel has no memory to ${purpose}` }),
+};
+
+const meanings: Readonly<Record<number, Explain>> = {
+  ...shortages,
+  [e.ENOENT]: ({ name, missing = 'path-missing' }) => ({
+    reason: missing,
+    what: `${name} does not exist`,
+    // The usual hint for a target names an option that only mounts of overlays have.
+    hint: 'check the path',
+  }),
+  [e.ENOTDIR]: unreachable(e.ENOTDIR),
+  [e.EACCES]: unreachable(e.EACCES),
+  [e.ELOOP]: unreachable(e.ELOOP),
+  [e.ENAMETOOLONG]: unreachable(e.ENAMETOOLONG),
+  [e.EROFS]: ({ name }) => ({ reason: 'read-only', what: `the file system of ${name} is read-only` }),
+  [e.ENOSPC]: ({ purpose }) => ({ reason: 'out-of-space', what: `no space is left to ${purpose}` }),
+  [e.EDQUOT]: ({ purpose }) => ({ reason: 'out-of-space', what: `a quota leaves no space to ${purpose}` }),
+  [e.EPERM]: ({ purpose }) => ({ reason: 'no-privilege', what: `this process may not ${purpose}` }),
+  [e.ENOSYS]: ({ syscall, purpose }) => ({
+    reason: 'option-unsupported',
+    what: `this kernel cannot ${purpose}: it has no ${syscall ?? 'such call'}(2)`,
+    hint: 'use a newer kernel',
+  }),
+};
+
+/** Explains an errno as most calls mean it. */
+export function explainErrno(errno: number, failed: Failed): Verdict {
+  const { name = 'the path', purpose } = failed;
+  const verdict = meanings[errno]?.({ ...failed, name });
+  return verdict ?? { reason: 'unexplained', what: `the kernel refused to ${purpose}` };
+}
+
+/** Returns the error for an errno that reports a shortage, else undefined. */
+export function explainShortage(errno: number, purpose: string): OverlayError | undefined {
+  const verdict = shortages[errno]?.({ purpose, name: '' });
+  return verdict && new OverlayError({ errno, ...verdict });
+}
+
+/** The verdict for a path at which another mount, or none, has taken the place of the library's own. */
+export const replacedMount = (path: Path): Verdict => ({
+  reason: 'not-mounted',
+  what: `the mount at ${quotePath(path)} is no longer the mount that was made here`,
+});

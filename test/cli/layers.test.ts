@@ -1,0 +1,79 @@
+/** `overlayfs changes`, `lookup`, `check` and `du`, for real. */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { mountOverlaySync, whiteoutSync } from 'overlayfs';
+import { layers, makeTree, mountTest, scratch } from '../support/index.js';
+import { runHere } from './run.js';
+
+const json = async (...args: string[]): Promise<{ code: number | null; document: unknown }> => {
+  const { code, stdout } = await runHere([...args, '--json']);
+  return { code, document: JSON.parse(stdout) };
+};
+
+mountTest('changes and lookup take the layers from a mount point, or from flags', async (t) => {
+  const set = layers(scratch(t));
+  const { lowerdir, upperdir, target } = set;
+  const mount = mountOverlaySync(set);
+  writeFileSync(join(target, 'new'), 'new');
+  writeFileSync(join(target, 'from-lower'), 'changed');
+  const lines = 'M ./ (times)\nM from-lower (content, times)\nA new\n';
+  t.like(await runHere(['changes', target]), { code: 0, stdout: lines });
+  const { code, stdout } = await runHere(['lookup', target, 'from-lower']);
+  t.is(code, 0);
+  t.regex(stdout, /upper: answers, file\n.*lower: hidden, file by file from-lower in .*upper\n$/);
+  t.like(await runHere(['lookup', target, 'none']), { code: 1 });
+  mount.unmountSync();
+  t.like(await runHere(['changes', '--lower', lowerdir, upperdir]), { code: 0, stdout: lines });
+  t.like(await runHere(['lookup', '--lower', upperdir, '--lower', lowerdir, 'new']), { code: 0 });
+  const { document } = await json('changes', '--lower', lowerdir, upperdir);
+  const { changes } = document as { changes: Record<string, unknown>[] };
+  t.like(changes[2], { path: 'new', kind: 'added', type: 'file', mode: 0o644, size: 3, what: [] });
+  t.regex(String(changes[2]?.['mtime']), /^\d{19}$/);
+  t.like((await json('lookup', '--lower', upperdir, 'new')).document, { layer: 0, type: 'file' });
+});
+
+mountTest('an upper without changes prints an empty list', async (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'upper/': '' });
+  t.deepEqual(await json('changes', '--lower', join(dir, 'upper'), join(dir, 'upper')), {
+    code: 0,
+    document: { changes: [] },
+  });
+  const { code, document } = await json('changes', join(dir, 'none'));
+  t.is(code, 1);
+  t.like(document, { errors: [{ reason: 'path-missing' }] });
+});
+
+mountTest('check exits with 1 if it finds something, and du measures', async (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'layer/file': 'x', 'base/': '' });
+  const layer = join(dir, 'layer');
+  t.deepEqual(await runHere(['check', '--lowest', layer]), { code: 0, stdout: '', stderr: '' });
+  whiteoutSync(join(layer, 'gone'));
+  t.deepEqual(await runHere(['check', layer]), { code: 0, stdout: '', stderr: '' });
+  const found = await runHere(['check', '--lower', join(dir, 'base'), layer]);
+  t.is(found.code, 1);
+  t.regex(found.stdout, /^gone: a whiteout hides nothing.* To mend it: remove it\.\n$/);
+  t.like(await json('check', '--lowest', layer), { code: 1 });
+  t.regex((await runHere(['du', layer])).stdout, /^\d+\t3\t.*layer\n$/);
+  t.like(await json('du', layer), { code: 0, document: { usage: [{ path: layer, inodes: 3 }] } });
+  const mixed = await runHere(['du', layer, join(dir, 'none')]);
+  t.is(mixed.code, 1);
+  t.regex(mixed.stdout, /layer\n$/);
+  t.regex(mixed.stderr, /none/);
+});
+
+mountTest('wrong command lines are told as such', async (t) => {
+  const dir = scratch(t);
+  for (const args of [
+    ['changes'],
+    ['du'],
+    ['check'],
+    ['lookup', dir],
+    ['lookup', dir, 'a'],
+    ['check', dir, dir],
+    ['check', '--lowest', '--lower', dir, dir],
+  ]) {
+    t.is((await runHere(args)).code, 2, args.join(' '));
+  }
+});

@@ -1,0 +1,102 @@
+/** Squashing and flattening layers. The judge is the kernel: a mount of the result shows what a mount of the layers shows. */
+import { mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { ExecutionContext } from 'ava';
+import { mountOverlaySync, OverlayError, type OverlayOptions } from 'overlayfs';
+import { flattenLayers, flattenLayersSync, squashLayers, squashLayersSync } from 'overlayfs/layers';
+import { countDescriptors, generator, makeTree, mountTest, native, scaled, scratch } from '../support/index.js';
+import { look, type Seen } from './look.js';
+import { changeTree } from './random-tree.js';
+
+/** Makes a stack of layers, the topmost first, each by changes through a mount of those below. */
+function makeStack(dir: string, seed: number, options: Partial<OverlayOptions>): string[] {
+  const random = generator(seed);
+  const at = (name: string): string => {
+    mkdirSync(join(dir, name), { recursive: true });
+    return join(dir, name);
+  };
+  let stack = [at('0')];
+  changeTree(stack[0] as string, random, 50);
+  for (let i = 1; i <= 3; i++) {
+    const upperdir = at(String(i));
+    const layers = { lowerdir: stack, upperdir, workdir: at(`work${i}`), target: at('merged') };
+    const mount = mountOverlaySync({ ...layers, ...options });
+    changeTree(layers.target, random, 10 + random(40));
+    mount.unmountSync();
+    stack = [upperdir, ...stack];
+  }
+  return stack;
+}
+
+function show(dir: string, lowerdir: readonly string[], options: Partial<OverlayOptions> = {}): Seen[] {
+  const target = join(dir, 'merged');
+  const mount = mountOverlaySync({ lowerdir, target, ...options });
+  const shown = look(target);
+  mount.unmountSync();
+  return shown;
+}
+
+const seeds = (t: ExecutionContext, count: number): number[] => {
+  const first = Number(process.env['OVERLAYFS_TEST_SEED'] ?? Date.now() % 1e9);
+  t.log(`seeds from ${first}`);
+  return Array.from({ length: scaled(count) }, (_, i) => first + i);
+};
+
+mountTest('squashed layers show what the layers show, with whiteouts of both kinds', async (t) => {
+  const dir = scratch(t);
+  for (const seed of seeds(t, 300)) {
+    const own = join(dir, String(seed));
+    const stack = makeStack(own, seed, {});
+    const base = stack.at(-1) as string;
+    const shown = show(own, stack);
+    const upper = stack.slice(0, -1);
+    await squashLayers(upper, join(own, 'devices'));
+    t.deepEqual(show(own, [join(own, 'devices'), base]), shown, `seed ${seed}`);
+    squashLayersSync(upper, join(own, 'attributes'), { mechanism: 'xattr' });
+    t.deepEqual(show(own, [join(own, 'attributes'), base]), shown, `attributes, seed ${seed}`);
+    rmSync(own, { recursive: true });
+  }
+});
+
+mountTest('flattened layers hold what a mount of them shows', async (t) => {
+  const dir = scratch(t);
+  const kinds: Partial<OverlayOptions>[] = [{}, { redirectDir: 'on' }, { metacopy: true, redirectDir: 'on' }];
+  for (const seed of seeds(t, 300)) {
+    const own = join(dir, String(seed));
+    const options = kinds[seed % 3] as Partial<OverlayOptions>;
+    const stack = makeStack(own, seed, options);
+    const shown = show(own, stack, options);
+    await flattenLayers(stack, join(own, 'flat'));
+    t.deepEqual(look(join(own, 'flat')), shown, `seed ${seed} ${JSON.stringify(options)}`);
+    rmSync(own, { recursive: true });
+  }
+});
+
+mountTest('a squash that cannot be exact, or has no room, leaves nothing', async (t) => {
+  const dir = scratch(t);
+  const descriptors = countDescriptors();
+  makeTree(dir, { 'lower/old/file': 'x', 'upper/': '', 'work/': '', 'merged/': '', 'full/file': '' });
+  const at = (name: string): string => join(dir, name);
+  const paths = { lowerdir: at('lower'), upperdir: at('upper'), workdir: at('work'), target: at('merged') };
+  const mount = mountOverlaySync({ ...paths, redirectDir: 'on' });
+  renameSync(at('merged/old'), at('merged/new'));
+  mount.unmountSync();
+  const reasons: [() => unknown, string][] = [
+    [() => squashLayersSync([at('upper')], at('made')), 'layers-incomplete'],
+    [() => flattenLayersSync([at('lower')], at('full')), 'path-exists'],
+    [() => flattenLayersSync([at('lower')], at('full/file')), 'path-exists'],
+    [() => flattenLayersSync([at('none')], at('made')), 'path-missing'],
+    [() => flattenLayersSync([at('lower')], at('none/made')), 'path-missing'],
+  ];
+  for (const [call, reason] of reasons) {
+    t.is(t.throws(call, { instanceOf: OverlayError })?.reason, reason as OverlayError['reason']);
+  }
+  mkdirSync(at('small'));
+  t.is(native.mount('small', at('small'), 'tmpfs', 0, 'size=64k'), 0);
+  writeFileSync(at('lower/large'), Buffer.alloc(100_000));
+  const full = t.throws(() => flattenLayersSync([at('lower')], at('small/made')), { instanceOf: OverlayError });
+  t.deepEqual([full?.reason, full?.code], ['out-of-space', 'ENOSPC']);
+  t.deepEqual(readdirSync(at('small')), []);
+  t.deepEqual(readdirSync(dir).sort(), ['full', 'lower', 'merged', 'small', 'upper', 'work']);
+  t.is(countDescriptors(), descriptors);
+});

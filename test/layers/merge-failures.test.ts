@@ -1,0 +1,161 @@
+/** Merges that cannot be finished: nothing is lost, the error says why, and a later call goes on. */
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { mountOverlaySync, OverlayError } from 'overlayfs';
+import { mergeLayer, mergeLayerSync } from 'overlayfs/layers';
+import { setAttribute } from '../support/attributes.js';
+import { countDescriptors, makeTree, mountTest, native, scaled, scratch } from '../support/index.js';
+import { look } from './look.js';
+
+const MS_RDONLY = 1;
+const MS_REMOUNT = 32;
+const MS_BIND = 4096;
+
+const tree = (count: number, size: number): Record<string, string> =>
+  Object.fromEntries(Array.from({ length: count }, (_, i) => [`d${i % 5}/f${i}`, `${i}`.repeat(size)]));
+
+for (const mode of ['copy', 'move'] as const) {
+  mountTest(`a full file system: the rest stays in the upper, and a later call goes on (${mode})`, async (t) => {
+    const dir = scratch(t);
+    const at = (name: string): string => join(dir, name);
+    makeTree(at('upper'), tree(100, 2000));
+    mkdirSync(at('small'));
+    t.is(native.mount('small', at('small'), 'tmpfs', 0, 'size=128k'), 0);
+    makeTree(at('small/target'), { 'd0/f0': 'old', 'd1/kept': 'kept' });
+    const before = look(at('upper'));
+    const descriptors = countDescriptors();
+    const error = await t.throwsAsync(mergeLayer(at('upper'), at('small/target'), { mode }), {
+      instanceOf: OverlayError,
+    });
+    t.deepEqual([error?.reason, error?.code], ['out-of-space', 'ENOSPC']);
+    t.regex(error?.message ?? '', /No room is left|no room is left/);
+    t.true(error?.path?.startsWith(at('small/target')));
+    t.is(countDescriptors(), descriptors);
+    t.deepEqual(look(at('upper')), before);
+    t.is(readFileSync(at('small/target/d1/kept'), 'utf8'), 'kept');
+    t.is(native.mount('small', at('small'), 'tmpfs', MS_REMOUNT, 'size=10m'), 0);
+    await mergeLayer(at('upper'), at('small/target'), { mode });
+    for (const [path, content] of Object.entries(tree(100, 2000))) {
+      t.is(readFileSync(join(at('small/target'), path), 'utf8'), content);
+    }
+    t.is(readdirSync(at('upper')).length, mode === 'move' ? 0 : 5);
+    t.deepEqual(readdirSync(at('small/target')).sort(), ['d0', 'd1', 'd2', 'd3', 'd4']);
+  });
+}
+
+mountTest('a read-only directory, a refused attribute, bad arguments', async (t) => {
+  const dir = scratch(t);
+  const at = (name: string): string => join(dir, name);
+  makeTree(dir, {
+    'upper/a': 'a',
+    'upper/b': 'b',
+    'upper/c': 'c',
+    'readonly/x': '',
+    'target/': '',
+    'bare/': '',
+    file: '',
+  });
+  setAttribute(at('upper/b'), 'user.comment', 'kept');
+  t.is(native.mount(at('readonly'), at('readonly'), '', MS_BIND, ''), 0);
+  t.is(native.mount('', at('readonly'), '', MS_BIND | MS_REMOUNT | MS_RDONLY, ''), 0);
+  // A file system without attributes of users.
+  t.is(native.mount('bare', at('bare'), 'ramfs', 0, ''), 0);
+  const reasonOf = async (upper: string, target: string): Promise<unknown> =>
+    (await t.throwsAsync(mergeLayer(at(upper), at(target)), { instanceOf: OverlayError }))?.reason;
+  t.is(await reasonOf('upper', 'readonly'), 'read-only');
+  t.is(await reasonOf('none', 'target'), 'path-missing');
+  t.is(await reasonOf('file', 'target'), 'path-not-directory');
+  t.is(await reasonOf('upper', 'upper'), 'layer-twice');
+  mkdirSync(at('upper/inside'));
+  t.is(await reasonOf('upper', 'upper/inside'), 'layers-overlap');
+  rmSync(at('upper/inside'), { recursive: true });
+  const error = t.throws(() => mergeLayerSync(at('upper'), at('bare'), { mode: 'move' }), { instanceOf: OverlayError });
+  t.is(error?.reason, 'xattr-denied');
+  t.regex(error?.message ?? '', /user\.comment of '.*\/b' cannot be set.*still in/);
+  t.deepEqual(readdirSync(at('upper')), ['a', 'b', 'c']);
+  t.false(existsSync(at('bare/b')));
+  t.throws(() => mergeLayerSync(at('upper'), at('target'), { mode: 'link' as never }), { instanceOf: TypeError });
+  t.throws(() => mergeLayerSync(at('upper'), at('target'), { move: true } as never), { message: /"mode"|move/ });
+  await t.throwsAsync(mergeLayer(at('upper'), at('target'), { signal: AbortSignal.abort() }), { name: 'AbortError' });
+  t.deepEqual(readdirSync(at('target')), []);
+});
+
+mountTest('a file that grows while it is copied is an error, or is copied as it was', async (t) => {
+  const dir = scratch(t);
+  const at = (name: string): string => join(dir, name);
+  makeTree(dir, { 'upper/log': 'x'.repeat(2_000_000), 'target/': '' });
+  let isOver = false;
+  const writer = (async () => {
+    while (!isOver) {
+      appendFileSync(at('upper/log'), 'more');
+      await new Promise(setImmediate);
+    }
+  })();
+  for (let i = 0; i < 20; i++) {
+    try {
+      await mergeLayer(at('upper'), at('target'));
+    } catch (error) {
+      t.is((error as OverlayError).reason, 'layer-changed');
+    }
+  }
+  isOver = true;
+  await writer;
+  await mergeLayer(at('upper'), at('target'));
+  t.is(readFileSync(at('target/log'), 'utf8'), readFileSync(at('upper/log'), 'utf8'));
+});
+
+const swap = fileURLToPath(new URL('swap.js', import.meta.url));
+
+for (const side of ['upper', 'target'] as const) {
+  mountTest(`a directory of the ${side} that becomes a link to elsewhere leads nowhere`, async (t) => {
+    const dir = scratch(t);
+    const at = (name: string): string => join(dir, name);
+    makeTree(dir, { 'outside/d/f0': 'outside', 'outside/d/f5': 'outside', 'outside/d/kept': 'outside' });
+    makeTree(at('target'), { 'd0/f0': 'old', 'd0/f9': 'old' });
+    makeTree(at('upper'), tree(10, 1));
+    const outside = look(at('outside'));
+    mkdirSync(at('links'));
+    symlinkSync(at('outside/d'), at('links/link'));
+    const child = spawn(process.execPath, [swap, at(`${side}/d0`), at('links/link'), at('outside/d')], {
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
+    t.teardown(() => child.kill('SIGKILL'));
+    await once(child.stdout, 'data');
+    // 10,000 with OVERLAYFS_TEST_SCALE=4.
+    const rounds = scaled(2500);
+    let failures = 0;
+    for (let i = 0; i < rounds; i++) {
+      makeTree(at('upper/d1'), { f1: 'new' });
+      try {
+        await mergeLayer(at('upper'), at('target'), { mode: i % 2 === 0 ? 'copy' : 'move' });
+      } catch (error) {
+        if (!(error instanceof OverlayError)) throw error;
+        failures++;
+      }
+    }
+    child.kill('SIGKILL');
+    await once(child, 'close');
+    t.log(`${failures} of ${rounds} merges met a change`);
+    t.deepEqual(look(at('outside')), outside);
+  });
+}
+
+mountTest('a merge into a mounted overlay goes into its upper', async (t) => {
+  const dir = scratch(t, 'disk');
+  const at = (name: string): string => join(dir, name);
+  makeTree(dir, { 'base/d/old': 'old', 'base/gone': '', 'upper/': '', 'work/': '', 'merged/': '' });
+  makeTree(dir, { 'own/d/new': 'new', 'own/e/deep/file': 'x' });
+  execFileSync('mknod', [at('own/gone'), 'c', '0', '0']);
+  const paths = { lowerdir: at('base'), upperdir: at('upper'), workdir: at('work'), target: at('merged') };
+  const mount = mountOverlaySync(paths);
+  await mergeLayer(at('own'), at('merged'), { mode: 'move' });
+  t.deepEqual(readdirSync(at('merged')).sort(), ['d', 'e']);
+  t.deepEqual(readdirSync(at('merged/d')).sort(), ['new', 'old']);
+  t.is(readFileSync(at('merged/e/deep/file'), 'utf8'), 'x');
+  t.deepEqual(readdirSync(at('own')), []);
+  mount.unmountSync();
+  t.deepEqual(readdirSync(at('base')).sort(), ['d', 'gone']);
+});
