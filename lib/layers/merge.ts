@@ -483,11 +483,22 @@ class Merge {
   *#end(): Task<void> {
     const writer = this.#writer;
     writer.add('remove', STAGING);
-    const [root] = this.#frames;
-    if (this.#settings.root && root !== undefined) writer.add('metadata', '', { ...root.metadata, flags: ['exact'] });
+    if (this.#settings.root) {
+      // Last: a call that ends before it finds the time in the mark.
+      writer.add('metadata', '', { ...(yield* this.#rootMetadata()), flags: ['exact'] });
+      if (this.#settings.moves) this.#removeTimeMark();
+    }
     yield* writer.finish();
     this.#entries = this.#total;
     this.#report();
+  }
+
+  *#rootMetadata(): Task<OperationFields> {
+    const [root] = this.#frames;
+    if (root !== undefined) return root.metadata;
+    const records = yield* examine(this.#upper.descriptor, [''], { attributes: 'all' });
+    records.advance();
+    return this.#metadata(records);
   }
 
   *#send(): Task<void> {
@@ -525,7 +536,6 @@ class Merge {
     }
     while (this.#frames.length > 1) this.#leave();
     yield* this.#writer.finish();
-    if (this.#renames && this.#settings.root) this.#removeTimeMark();
   }
 
   #drop(walker: Walker): void {
@@ -537,7 +547,7 @@ class Merge {
     const marks = readMarks(walker.attributes, this.#space);
     const parent = this.#frames.at(-1);
     if (parent === undefined) {
-      if (this.#renames && this.#settings.root) this.#keepTime(walker, []);
+      if (this.#settings.moves && this.#settings.root) this.#keepTime(walker, []);
       this.#frames.push({
         depth: 0,
         path: '',
@@ -671,7 +681,7 @@ class Merge {
   }
 
   #timeOf(entry: Records, attributes: Attributes): Time {
-    const kept = this.#renames ? attributes.get(this.#timeMark) : undefined;
+    const kept = this.#settings.moves ? attributes.get(this.#timeMark) : undefined;
     if (kept === undefined) return entry.mtime;
     const [seconds, nanoseconds] = kept.toString('latin1').split('.').map(Number);
     return { seconds: seconds as number, nanoseconds: nanoseconds as number };
