@@ -60,6 +60,8 @@
                 "-U_FORTIFY_SOURCE"
               ],
               "cflags_cc": ["-fno-threadsafe-statics", "-D_GLIBCXX_EXTERN_TEMPLATE=0"],
+              # Outline atomics are functions of libgcc, which is not linked.
+              "conditions": [["target_arch=='arm64'", {"cflags": ["-mno-outline-atomics"]}]],
               "ldflags": [
                 "-nostdlib",
                 "-Wl,--gc-sections",

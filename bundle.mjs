@@ -2,6 +2,9 @@
  * Puts the compiled library together. For users that is `dist`, in which each entry is one file: at the start of a
  * program, files cost more than what is in them. For the tests it is `dist-test`, a package of the same name whose modules
  * are separate.
+ *
+ *   node bundle.mjs                 builds `dist` for development, with source maps, and `dist-test`
+ *   node bundle.mjs --release DIR   makes DIR, a `dist` with its declarations, what a release has
  */
 import { chmodSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
@@ -11,13 +14,31 @@ const root = import.meta.dirname;
 const read = (source) => readFileSync(join(root, source), 'utf8');
 const toSource = (directory, imported) => relative(root, resolve(directory, imported)).replace(/\.js$/, '.ts');
 
-/** The entries by the names of their files. Those that load the addon are side by side: it is found relative to them. */
-const entries = {
-  'index.js': 'lib/index.ts',
+const [flag, releaseDirectory] = process.argv.slice(2);
+const isRelease = flag === '--release';
+if (flag !== undefined && (!isRelease || releaseDirectory === undefined)) throw new Error('usage: --release DIR');
+const dist = resolve(isRelease ? releaseDirectory : join(root, 'dist'));
+
+/**
+ * The public entries: the file in `dist`, and the module that it is made from. package.json has the list, in `exports`: its
+ * `types` are next to where `tsc` puts the declarations of that module.
+ */
+const { exports: exported } = JSON.parse(read('package.json'));
+const publicEntries = Object.values(exported)
+  .filter((targets) => typeof targets === 'object')
+  .map(({ types, default: file }) => [
+    relative('dist', file),
+    types.replace('./dist/', 'lib/').replace(/\.d\.ts$/, '.ts'),
+  ]);
+
+/** The other ones, by the names of their files. Those that load the addon are side by side: it is found relative to them. */
+const programs = {
   'commands.js': 'lib/cli/commands.ts',
   'cli/main.js': 'lib/cli/main.ts',
   'mount-helper.cjs': 'lib/cli/mount-helper/main.ts',
 };
+
+const entries = { ...Object.fromEntries(publicEntries), ...programs };
 
 /** The modules that most programs never need, or only when a call fails. index.js loads them together, from a file. */
 const deferred = [
@@ -45,9 +66,16 @@ const deferred = [
   'lib/rootless/',
 ];
 const isDeferred = (source) => deferred.some((start) => source.startsWith(start));
+
+/** The one of them that the mount helper needs for each mount. */
+const neededByHelper = 'lib/options/text.ts';
+/** All modules of the library. */
+const sources = readdirSync(join(root, 'lib'), { recursive: true })
+  .filter((name) => name.endsWith('.ts'))
+  .map((name) => `lib/${name}`);
 const toName = (source) => source.replace(/\W/g, '_');
 
-/** What the deferred modules share with the others, which is there once. */
+/** The modules of index.js that other files get from it, so that each is there once. */
 const shared = new Set();
 
 /** The deferred modules as a function of what they share. */
@@ -60,9 +88,7 @@ const deferredOnes = {
       return isDeferred(source) ? undefined : { path: source, namespace: 'deferred' };
     });
     onLoad({ filter: /^deferred$/, namespace: 'deferred' }, () => {
-      const sources = readdirSync(join(root, 'lib'), { recursive: true }).map((name) => `lib/${name}`);
-      const modules = sources.filter((source) => source.endsWith('.ts') && isDeferred(source));
-      const lines = modules.map((source) => `export * as ${toName(source)} from './${source}';`);
+      const lines = sources.filter(isDeferred).map((source) => `export * as ${toName(source)} from './${source}';`);
       return { contents: lines.join('\n'), resolveDir: root };
     });
     onLoad({ filter: /^lib/, namespace: 'deferred' }, ({ path }) => {
@@ -72,28 +98,42 @@ const deferredOnes = {
   },
 };
 
-/** The functions that a module exports. Nothing else of a deferred module can be imported by others: esbuild complains. */
+/** The functions that a module exports. Nothing else of a deferred module can be called later. */
 function functionsOf(source) {
-  const exported = /^export (?:async )?(?:function\*? (\w+)|const (\w+) = (?:async )?\()/gm;
-  const names = Array.from(read(source).matchAll(exported), ([, declared, arrow]) => declared ?? arrow);
-  return [...new Set(names)]; // of overloads, one
+  const declarations = /^export (?:async )?(?:function\*? (\w+)|const (\w+) = (?:async )?\()/gm;
+  const names = Array.from(read(source).matchAll(declarations), ([, declared, arrow]) => declared ?? arrow);
+  return [...new Set(names)]; // one for all overloads
 }
 
-/** The functions that an index exports from other modules. */
-function reexportsOf(source) {
-  const lists = Array.from(read(source).matchAll(/^export \{([^}]*)\} from/gm), ([, list]) => list.split(','));
-  const names = lists.flat().map((name) => name.trim());
-  return names.filter((name) => name !== '' && !name.startsWith('type '));
+/** Returns true if a module takes nothing but functions and types from another. */
+function takesFunctionsOnly(importer, path, source) {
+  const statements = read(relative(root, importer)).matchAll(/^import (type )?(\{[^}]*\}|[^{}]*) from '(.*)';$/gm);
+  const functions = functionsOf(source);
+  return Array.from(statements)
+    .filter(([, isType, , from]) => from === path && isType === undefined)
+    .every(([, , names]) => {
+      if (!names.startsWith('{')) return false;
+      const values = names
+        .slice(1, -1)
+        .split(',')
+        .map((name) => name.trim().replace(/ as .*/, ''));
+      return values.every((name) => name === '' || name.startsWith('type ') || functions.includes(name));
+    });
 }
 
-/** In the place of deferred modules, functions that load them by require(): the synchronous calls cannot await. */
-const later = {
+/**
+ * In the place of deferred modules, functions that load them by require(): the synchronous calls cannot await. A module
+ * with something else that is needed at once is there twice.
+ */
+const laterExcept = (needed) => ({
   name: 'later',
   setup({ onLoad, onResolve }) {
     onResolve({ filter: /^load$/ }, ({ path }) => ({ path, namespace: 'later' }));
-    onResolve({ filter: /^\./ }, ({ path, resolveDir }) => {
+    onResolve({ filter: /^\./ }, ({ kind, path, resolveDir, importer }) => {
       const source = toSource(resolveDir, path);
-      return isDeferred(source) ? { path: source, namespace: 'later' } : undefined;
+      const isLater =
+        kind !== 'entry-point' && isDeferred(source) && source !== needed && takesFunctionsOnly(importer, path, source);
+      return isLater ? { path: source, namespace: 'later' } : undefined;
     });
     onLoad({ filter: /^lib/, namespace: 'later' }, ({ path }) => {
       const lines = functionsOf(path).map(
@@ -104,16 +144,31 @@ const later = {
     onLoad({ filter: /^load$/, namespace: 'later' }, () => {
       const names = Array.from(shared, toName);
       const imports = Array.from(shared, (source) => `import * as ${toName(source)} from './${source}';`);
-      const load = `export const load = () => loaded ??= read()({ ${names} });
-        function read() {
-          try {
-            return process.getBuiltinModule('node:module').createRequire(import.meta.url)('./deferred.cjs');
-          } catch (error) {
-            throw lib_errors_ts.explainUnloaded(error);
-          }
-        }`;
+      const load = `export const modules = () => ({ ${names} });
+        export const load = () => loaded ??= lib_binding_ts.loadDeferred()(modules());`;
       return { contents: [...imports, 'let loaded;', load].join('\n'), resolveDir: root };
     });
+  },
+});
+const later = laterExcept();
+
+/** The modules that are in index.js. */
+let core = new Set();
+
+/** Takes modules that are in index.js from there, and the deferred ones by the functions that load them. */
+const fromIndex = {
+  name: 'from index.js',
+  setup({ onLoad, onResolve }) {
+    onResolve({ filter: /^load$/ }, ({ path }) => ({ path, namespace: 'index' }));
+    onResolve({ filter: /^\./ }, ({ kind, path, resolveDir }) => {
+      const source = toSource(resolveDir, path);
+      return kind !== 'dynamic-import' && core.has(source) ? { path: source, namespace: 'index' } : undefined;
+    });
+    onLoad({ filter: /^lib/, namespace: 'index' }, ({ path }) => {
+      shared.add(path);
+      return { contents: `module.exports = $internals.modules().${toName(path)};` };
+    });
+    onLoad({ filter: /^load$/, namespace: 'index' }, () => ({ contents: 'export const load = $internals.load;' }));
   },
 };
 
@@ -157,7 +212,7 @@ const bundle = (file, source, plugins, more = {}) =>
   build({
     absWorkingDir: root,
     entryPoints: [source],
-    outfile: `dist/${file}`,
+    outfile: join(dist, file),
     bundle: true,
     format: 'esm',
     platform: 'node',
@@ -166,71 +221,108 @@ const bundle = (file, source, plugins, more = {}) =>
     minifySyntax: true,
     minifyWhitespace: true,
     lineLimit: 120,
-    sourcemap: 'linked',
+    sourcemap: isRelease ? false : 'linked',
     sourcesContent: false,
     plugins: [...plugins, builtins],
     logLevel: 'warning',
     ...more,
   });
 
-for (const name of ['dist', 'dist-test', 'dist-bench']) rmSync(join(root, name), { recursive: true, force: true });
+/** An ES module's URL, in CommonJS. */
+const commonJs = {
+  format: 'cjs',
+  define: { 'import.meta.url': 'moduleUrl' },
+  banner: { js: "'use strict'; const moduleUrl = require('node:url').pathToFileURL(__filename).href;" },
+};
 
-/** index.js also exports the function that loads the deferred modules, by a name that no program uses, for layers.js. */
-const withLoader = {
-  name: 'with loader',
+/** index.js, with an export for the other files of `dist`, which no declaration has. */
+const index = {
+  name: 'index',
   setup({ onLoad, onResolve }) {
     onResolve({ filter: /^index$/ }, ({ path }) => ({ path, namespace: 'index' }));
-    onLoad({ filter: /./, namespace: 'index' }, () => ({
-      contents: "export * from './lib/index.ts'; export { load as '#deferred' } from 'load';",
+    onLoad({ filter: /^index$/, namespace: 'index' }, () => ({
+      contents: "export * from './lib/index.ts'; export * as $internals from 'load';",
       resolveDir: root,
     }));
   },
 };
 
-/** The entry `overlayfs/layers`: its modules are deferred ones, which share the others with index.js. */
-function writeLayers() {
-  const index = 'lib/layers/index.ts';
-  const lines = reexportsOf(index).map(
-    (name) => `export const ${name} = (...args) => loadDeferred().${toName(index)}.${name}(...args);`,
-  );
-  writeFileSync(
-    join(root, 'dist/layers.js'),
-    `${["import { '#deferred' as loadDeferred } from './index.js';", ...lines].join('\n')}\n`,
-  );
+async function bundleAll() {
+  for (const start of [...deferred, neededByHelper]) {
+    if (!sources.some((source) => source.startsWith(start))) throw new Error(`no module begins with ${start}`);
+  }
+  const deferredFile = () =>
+    bundle('deferred.cjs', 'deferred', [deferredOnes], {
+      format: 'cjs',
+      banner: { js: "'use strict'; module.exports = (shared) => { const module = {};" },
+      footer: { js: 'return module.exports; };' },
+    });
+  const fromIndexOf = (file) => {
+    const path = relative(dirname(join(dist, file)), join(dist, 'index.js'));
+    return { banner: { js: `import { $internals } from './${path}';` } };
+  };
+  shared.add('lib/binding.ts');
+  await deferredFile();
+  const { metafile } = await bundle('index.js', 'index', [index, later], { metafile: true });
+  core = new Set(Object.keys(metafile.inputs).filter((input) => input.startsWith('lib/') && input !== 'lib/index.ts'));
+  const others = Object.entries(entries).filter(([file]) => file !== 'index.js');
+  for (const [file, source] of others) {
+    if (file === 'cli/main.js') await bundle(file, source, [otherEntries]);
+    else if (file.endsWith('.js')) await bundle(file, source, [fromIndex, later, otherEntries], fromIndexOf(file));
+  }
+  // Once more, with all that the others take from it.
+  await bundle('index.js', 'index', [index, later]);
+  // Node starts a CommonJS program faster, and this one is started for each mount.
+  await bundle('mount-helper.cjs', entries['mount-helper.cjs'], [laterExcept(neededByHelper)], {
+    ...commonJs,
+    minifyIdentifiers: true, // a third of its size; it prints no stack traces
+  });
+  for (const program of ['cli/main.js', 'mount-helper.cjs']) chmodSync(join(dist, program), 0o755);
 }
 
-await bundle('deferred.cjs', 'deferred', [deferredOnes], {
-  format: 'cjs',
-  banner: { js: "'use strict'; module.exports = (shared) => { const module = {};" },
-  footer: { js: 'return module.exports; };' },
-});
-for (const [file, source] of Object.entries(entries)) {
-  if (file === 'index.js') await bundle(file, 'index', [withLoader, later]);
-  else if (file.endsWith('.js')) await bundle(file, source, [otherEntries]);
-  else {
-    // Node starts a CommonJS program faster, and this one is started for each mount.
-    await bundle(file, source, [], {
-      format: 'cjs',
-      define: { 'import.meta.url': 'moduleUrl' },
-      banner: { js: "'use strict'; const moduleUrl = require('node:url').pathToFileURL(__filename).href;" },
-    });
+/** Leaves out the declarations that no public entry leads to. */
+function pruneDeclarations() {
+  const kept = new Set();
+  const keep = (file) => {
+    if (kept.has(file)) return;
+    kept.add(file);
+    for (const [, path] of readFileSync(file, 'utf8').matchAll(/(?:from|import\() ?'(\..*?)\.js'/g)) {
+      keep(`${resolve(dirname(file), path)}.d.ts`);
+    }
+  };
+  for (const { types } of Object.values(exported)) {
+    if (types !== undefined) keep(join(dist, relative('dist', types)));
+  }
+  for (const name of readdirSync(dist, { recursive: true })) {
+    const file = join(dist, name);
+    if (name.endsWith('.map') || (name.endsWith('.d.ts') && !kept.has(file))) rmSync(file);
   }
 }
-writeLayers();
-for (const program of ['cli/main.js', 'mount-helper.cjs']) chmodSync(join(root, 'dist', program), 0o755);
 
-const tests = join(root, 'dist-test');
-mkdirSync(tests, { recursive: true });
-const scope = {
-  name: 'overlayfs',
-  type: 'module',
-  exports: {
-    '.': { types: './types.d.ts', default: './lib/index.js' },
-    './layers': { types: './layers.d.ts', default: './lib/layers/index.js' },
-  },
-  imports: { '#lib/*': './lib/*' },
-};
-writeFileSync(join(tests, 'package.json'), `${JSON.stringify(scope, undefined, 2)}\n`);
-writeFileSync(join(tests, 'types.d.ts'), "export * from '../dist/index.js';\n");
-writeFileSync(join(tests, 'layers.d.ts'), "export * from '../dist/layers/index.js';\n");
-symlinkSync('../build', join(tests, 'build'));
+if (isRelease) {
+  await bundleAll();
+  pruneDeclarations();
+} else {
+  for (const name of ['dist', 'dist-test', 'dist-bench']) rmSync(join(root, name), { recursive: true, force: true });
+  await bundleAll();
+
+  const tests = join(root, 'dist-test');
+  mkdirSync(tests, { recursive: true });
+  const toTests = ([name, targets]) => {
+    if (typeof targets === 'string') return [];
+    const path = targets.types.replace('./dist/', '').replace(/\.d\.ts$/, '');
+    const types = `./types/${path}.d.ts`;
+    mkdirSync(dirname(join(tests, types)), { recursive: true });
+    const toDeclarations = relative(dirname(join(tests, types)), join(root, 'dist', path));
+    writeFileSync(join(tests, types), `export * from '${toDeclarations}.js';\n`);
+    return [[name, { types, default: `./lib/${path}.js` }]];
+  };
+  const scope = {
+    name: 'overlayfs',
+    type: 'module',
+    exports: Object.fromEntries(Object.entries(exported).flatMap(toTests)),
+    imports: { '#lib/*': './lib/*' },
+  };
+  writeFileSync(join(tests, 'package.json'), `${JSON.stringify(scope, undefined, 2)}\n`);
+  symlinkSync('../build', join(tests, 'build'));
+}

@@ -1,5 +1,5 @@
 /**
- * Where the bench runs: in a mount namespace of its own, in which all its mounts end with it, and on one CPU.
+ * The bench runs in a mount namespace of its own, in which all its mounts end with it, and on one CPU.
  * Both are had by starting it once more, from a process that stays outside and clears up when it is over,
  * however it ended.
  */
@@ -29,7 +29,7 @@ function allowedCpus(): number[] {
   });
 }
 
-/** What encloses this process, or undefined when nothing does yet. */
+/** The enclosure of this process, or undefined when nothing does yet. */
 export function enclosure(): Enclosure | undefined {
   const text = process.env[marker];
   return text === undefined ? undefined : JSON.parse(text);

@@ -1,5 +1,5 @@
 /**
- * The statistics. What a mount and an unmount take differs from machine to machine and drifts with time, so
+ * The statistics. The time of a mount and an unmount differs from machine to machine and drifts with time, so
  * that no figure means anything alone: two sides take turns in many short blocks, and each block is compared
  * with those right before and after it only.
  */
@@ -24,7 +24,7 @@ export interface Comparison {
 export interface Effort {
   readonly blocks: number;
   readonly seconds: number;
-  /** Where cycles are counted, so many. */
+  /** So many, for cycles that are counted. */
   readonly cycles: number;
 }
 

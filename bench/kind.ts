@@ -16,13 +16,13 @@ export const atLeast = (limit: number): Bound => ({ of: 'ratio', is: 'at least',
 interface AnyKind {
   readonly what: string;
   readonly unit: 'µs' | 'pairs/s' | 'ms';
-  /** What the ratio says. */
+  /** The meaning of the ratio. */
   readonly ratio: 'ours / peer' | 'peer / ours';
-  /** Whether the unmounts' waits, which depend on the other CPU, are in it. */
+  /** True if the unmounts' waits, which depend on the other CPU, are in it. */
   readonly waits: boolean;
-  /** Where it is measured, when not on all. */
+  /** The kinds on which it is measured, when not on all. */
   readonly on?: readonly FileSystem[];
-  /** Whether both sides may use the other CPU too. */
+  /** True if both sides may use the other CPU too. */
   readonly spreads?: boolean;
   /** A peer that some machines lack. */
   readonly needs?: Optional;

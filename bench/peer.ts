@@ -5,9 +5,9 @@ import { basename } from 'node:path';
 import { createInterface, type Interface } from 'node:readline';
 
 export interface PairTimes {
-  /** Of one pair, in µs. */
+  /** For one pair, in µs. */
   readonly median: number;
-  /** Of all pairs, in µs. */
+  /** For all pairs, in µs. */
   readonly total: number;
 }
 

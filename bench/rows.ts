@@ -1,4 +1,4 @@
-/** What is measured, one row each. */
+/** The measurements, one row each. */
 import type { Row } from './kind.js';
 import { atOnceKinds } from './kinds/at-once.js';
 import { flatKinds } from './kinds/flat.js';

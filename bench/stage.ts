@@ -1,4 +1,4 @@
-/** What both sides are measured on: file systems, the directories in them, and the other CPU kept busy. */
+/** Both sides are measured on these: file systems, the directories in them, and the other CPU kept busy. */
 import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process';
 import { closeSync, mkdirSync, openSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';

@@ -104,7 +104,7 @@ const conditions: Readonly<Record<Reason, string>> = {
     'the limit on mount namespaces or user namespaces is reached; each detached mount has a mount namespace of its own',
   'not-mounted': 'the path is not a mount point, or no longer the mount point of this mount',
   'mount-busy':
-    'something still uses the mount: an open file, a working directory, a mount inside it, or a pending promise of a detached mount',
+    'something still uses the mount: an open file, a working directory, a mount inside it, a pending promise of a detached mount, or another call that is mounting at the target',
   'mount-locked': 'the mount was inherited from outside this user namespace',
   'work-unknown': '`removeWork` is set, and the mount table does not show which directory is the workdir',
   'work-not-empty': 'the mount is gone, but the workdir holds more than the empty directory of the kernel',
@@ -166,6 +166,9 @@ same time; the second one is refused. \`exclusive\` cannot see:
 
 - overlays of other processes that this namespace's table does not show: rootless or detached ones, those in other mount
   namespaces, and those that were unmounted lazily before this process looked;
+- overlays of other processes whose upperdir and workdir the table shows by paths that do not lead there: relative ones,
+  and ones that have been renamed or are covered since;
+- the second of two overlays that other processes have mounted with one directory, once the first has ended;
 - overlays that others mount at the very same moment;
 - before Linux 6.8, all overlays of other processes.
 

@@ -54,7 +54,7 @@ async function main(): Promise<void> {
   process.exitCode = code ?? 1;
 }
 
-/** What to do when the place is at fault, and not the walk. */
+/** Advice for when the place is at fault, and not the walk. */
 function adviceFor(error: unknown): string {
   const { code, reason = '' } = error as Partial<OverlayError>;
   const isAboutPlace = code === 'ENOSPC' || ['upper-unsupported', 'merged-mount', 'xattr-denied'].includes(reason);

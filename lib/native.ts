@@ -1,4 +1,4 @@
-import { load } from './binding.js';
+import { loadAddon } from './binding.js';
 import { platformError } from './errors.js';
 
 /** The report of a plan that failed; see native/plan.h. */
@@ -108,6 +108,6 @@ let loaded: Addon | undefined;
 export function addon(): Addon {
   if (loaded !== undefined) return loaded;
   if (process.platform !== 'linux') throw platformError();
-  loaded = load();
+  loaded = loadAddon();
   return loaded;
 }

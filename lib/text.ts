@@ -45,7 +45,7 @@ export const text = (strings: TemplateStringsArray, ...parts: readonly Text[]): 
 export interface Spelling {
   /** Returns undefined for what the interface does not have. */
   readonly spell: (part: Part) => string | undefined;
-  /** Whether the text is about a mount that has been made all the same. */
+  /** True if the text is about a mount that has been made all the same. */
   readonly isMounted?: boolean;
 }
 

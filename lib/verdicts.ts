@@ -78,3 +78,10 @@ export const replacedMount = (path: Path): Verdict => ({
   reason: 'not-mounted',
   what: `the mount at ${quotePath(path)} is no longer the mount that was made here`,
 });
+
+/** The explanation of the guard `target-is-reserved`. */
+export const reservedTarget = (target: Path): Verdict => ({
+  reason: 'mount-busy',
+  what: `another call of this process is mounting at the target ${quotePath(target)}`,
+  hint: 'await that call first',
+});

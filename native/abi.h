@@ -191,6 +191,7 @@ struct OpenHow {
   uint64_t mode;
   uint64_t resolve;
 };
+constexpr uint64_t resolve_cached = 0x20;  // RESOLVE_CACHED, 5.12
 
 // mount_setattr(2)
 struct MountAttr {

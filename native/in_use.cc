@@ -92,6 +92,7 @@ struct InUse::Overlay {
   bool is_findable = false; // by ustat(2)
   bool is_seen = false;     // another program's
   bool is_ours = false;     // a plan's that has not ended: end() deletes it
+  bool is_shared = false;   // reserved against nobody, so the kernel may count another overlay as the user
   bool is_shown = false;    // the answer to question `asked`
   uint64_t asked = 0;
   uint64_t begun = 0;       // when its plan began
@@ -269,6 +270,7 @@ bool InUse::reserve(Overlay* reservation, DirectoryKey key, Role role, Against a
   Locked locked(lock_, reservation->token);
   Use& use = reservation->uses[static_cast<size_t>(role)];
   if (use.is_linked) return use.key == key;
+  if (against == Against::nobody) reservation->is_shared = true;
   if (against != Against::nobody) {
     const Usage by_others = usage(key, reservation, is_new ? reservation->begun : 0, nullptr);
     if (by_others == Usage::certain || (by_others == Usage::possible && against == Against::everybody)) return false;
@@ -294,7 +296,7 @@ void InUse::begin(Overlay* overlay, uint64_t mount, uint64_t device, int root, b
   overlay->is_findable = is_findable;
   overlay->device_use.key = by_device(device);
   link(&overlay->device_use);
-  if (!is_findable) watch(overlay, root);
+  if (!is_findable || overlay->is_shared) watch(overlay, root);
 }
 
 void InUse::is_mounted(Overlay* reservation, uint64_t mount, uint64_t device, int root) {

@@ -9,7 +9,8 @@
 // - A new superblock has the same device number.
 // - A watch on the root of the overlay reports IN_UNMOUNT, inotify(7). The record uses a watch if ustat(2) is missing
 //   (arm64, some seccomp filters) or cannot find the overlay. It is not the first choice, since a watch costs up to a
-//   tenth of a mount on tmpfs.
+//   tenth of a mount on tmpfs. A watch is also used for an overlay that was reserved against nobody: the kernel lets
+//   only the first overlay claim a directory, so it would call the directory free while the second one lives.
 //
 // A device number that exists may belong to another superblock by now. An overlay whose mount the namespace still shows
 // is certainly in use. The record reports any other overlay as unknown, and the caller lets the kernel decide by an
@@ -54,7 +55,7 @@ class OwnedLock {
   uint32_t waiting_ = 0;
 };
 
-// What the record knows of the use of a directory as upper or work. `possible`: it cannot tell if the user still
+// The record of the use of a directory as upper or work. `possible`: it cannot tell if the user still
 // exists.
 enum class Usage : int32_t { none, possible, certain };
 
@@ -72,7 +73,7 @@ class InUse {
   // The user of a directory.
   struct User {
     uint64_t mount;   // the id of the mount by which the overlay was seen; 0 while it is being mounted
-    uint64_t device;  // of its superblock
+    uint64_t device;  // the device number of its superblock
     int64_t role;
   };
 

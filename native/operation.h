@@ -69,7 +69,7 @@ class Environment {
   uint32_t unsettled_ = 0;
   napi_ref results_ref_ = nullptr;
   uint8_t* results_ = nullptr;
-  size_t results_size_ = 0;                      // of those that may not have been read yet
+  size_t results_size_ = 0;                      // among those that may not have been read yet
   uint32_t results_told_ = 0;                    // the number of places that have been returned
   std::vector<int> kept_;                        // the caller's descriptors, closed with the environment
 

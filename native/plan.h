@@ -318,7 +318,7 @@ class Execution {
   // A bit of progress_: stop() has been called.
   static constexpr uint32_t stopped = 1;
 
-  uint32_t progress_ = 0;    // of stop() and is_stopped_before(), by atomic operations
+  uint32_t progress_ = 0;    // used by stop() and is_stopped_before(), by atomic operations
   bool ran_ = false;  // run_steps() has returned, with success or without
   InUse::Overlay* reservation_ = nullptr;
   Found found_{};

@@ -28,7 +28,7 @@ struct Level {
   bool is_opened_up;      // its mode has been changed, or cannot be changed
   bool has_lost_entries;  // entries were removed since it was read from its beginning
   int rewinds;
-  size_t name;            // where its name begins
+  size_t name;            // the offset of its name
   uint64_t device, inode;
   long size, offset;      // the size of the entries that were read, and of those that are done
 };

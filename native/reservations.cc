@@ -21,6 +21,14 @@ long find_key(int dirfd, const char* path, DirectoryKey* key) {
   return 0;
 }
 
+// Opens a directory by a path that may lead through file systems that do not answer. `is_patient`: waits for them;
+// otherwise, the kernel must have all of the path in its cache.
+int open_in_cache(const char* path, bool is_patient) {
+  const int flags = O_PATH | O_DIRECTORY | O_CLOEXEC;
+  const int cached = sys::openat2(AT_FDCWD, path, flags, 0, abi::resolve_cached);
+  return cached < 0 && is_patient ? sys::openat2(AT_FDCWD, path, flags, 0, 0) : cached;
+}
+
 }  // namespace
 
 // Comes before a child is made, since the child shares this process's memory and takes none.
@@ -100,18 +108,23 @@ long Execution::record(const Step& step) {
   return 0;
 }
 
-// sees(target, directory, role, id of the mount in two halves, its device in two halves): another program's overlay at
-// this target uses the directory.
+// sees(target, directory, role, id of the mount in two halves, its device in two halves, whether to wait): another
+// program's overlay at this target uses the directory. Fails with EAGAIN if the directory can only be found by a wait.
 long Execution::see_use(const Step& step) {
   const int32_t* a = step.a;
+  const int directory = open_in_cache(Text(*this, a[1]), a[7] != 0);
+  if (directory < 0) return a[7] != 0 ? directory : -EAGAIN;
   DirectoryKey key;
-  long result = find_key(AT_FDCWD, Text(*this, a[1]), &key);
+  long result = find_key(directory, "", &key);
+  sys::close(directory);
   if (result < 0) return result;
   const uint64_t mount = whole(a[3], a[4]);
-  int root = sys::openat2(AT_FDCWD, Text(*this, a[0]), O_PATH | O_CLOEXEC, 0, 0);
+  // Without the root, the record has no watch, and lets the kernel decide.
+  const int root = open_in_cache(Text(*this, a[0]), false);
   abi::Statx found{};
-  const bool is_there = root >= 0 && sys::statx(root, "", AT_EMPTY_PATH, abi::statx_mnt_id_unique, &found) == 0 &&
-                        found.mnt_id == mount;
+  const int flags = AT_EMPTY_PATH | abi::at_statx_dont_sync;
+  const bool is_there =
+      root >= 0 && sys::statx(root, "", flags, abi::statx_mnt_id_unique, &found) == 0 && found.mnt_id == mount;
   directories_in_use.sees(key, static_cast<Role>(a[2]), mount, whole(a[5], a[6]), is_there ? root : -1);
   if (root >= 0) sys::close(root);
   return 0;

@@ -1,4 +1,4 @@
-/** Whether a cycle takes as long after ten thousand others as it did at first. */
+/** True if a cycle takes as long after ten thousand others as it did at first. */
 import { type CycleSet, cycles } from '../../test/support/cycles.js';
 import { type Comparison, type Effort, median, quantile } from '../interleave.js';
 import { atMost, firstSet, type Kind } from '../kind.js';

@@ -35,7 +35,7 @@ export const manyKinds: readonly Kind[] = [
   found(MOUNTS),
 ];
 
-/** Whether one mount takes longer to find among many than among few. */
+/** Returns true if one mount takes longer to find among many than among few. */
 function found(count: number): Kind {
   return {
     what: `found among ${count} : ${FEW_MOUNTS}`,
@@ -47,7 +47,7 @@ function found(count: number): Kind {
       ({ many }) =>
       () =>
         new ManyMounts(many).remove(),
-    warmUpBlocks: 0, // what is compiled is the same for both sides
+    warmUpBlocks: 0, // the compiled code is the same for both sides
     blocks: ({ many }) => {
       const mounts = new ManyMounts(many);
       const among = async (present: number) => {

@@ -1,4 +1,4 @@
-/** What the library replaces, or stands beside: programs. */
+/** Programs that the library replaces, or stands beside. */
 import { mountOverlaySync } from 'overlayfs';
 import { atLeast, firstSet, type Kind, PAIRS, WARM_UP_BLOCKS } from '../kind.js';
 import { programPairs, programStarts, startInside, startOutside, syncPairs } from '../ours.js';

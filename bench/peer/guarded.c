@@ -11,7 +11,7 @@
 
 #include "peer.h"
 
-// What older headers lack.
+// Older headers lack these.
 enum {
   NR_LISTMOUNT = 458,
   STATX_UNIQUE_ID = 0x4000,
@@ -22,7 +22,7 @@ enum {
   BOTH_EMPTY_PATHS = 0x04 | 0x40 // MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
 };
 
-// Of struct statx, whose unique mount id older headers do not know.
+// A part of struct statx, whose unique mount id older headers do not know.
 union look {
   struct statx statx;
   struct {

@@ -1,4 +1,4 @@
-// What the library is measured beside: system calls from C, with nothing around them.
+// The peer of the library: system calls from C, with nothing around them.
 //
 //   peer serve   obeys lines on stdin, and answers each with one line
 //   peer spin    keeps a CPU busy

@@ -1,4 +1,4 @@
-// What the C peers share. All times are nanoseconds.
+// The C peers share this. All times are nanoseconds.
 #pragma once
 #include <err.h>
 #include <errno.h>
@@ -14,7 +14,7 @@
 struct set {
   char lower[PATH_MAX], upper[PATH_MAX], work[PATH_MAX], target[PATH_MAX];
   char options[3 * PATH_MAX + 64]; // as mount(2) takes them
-  uint64_t mount_id;          // of what is mounted there, where the peer asks for it
+  uint64_t mount_id;          // the id of the mount there, if the peer asks for it
 };
 
 struct call {

@@ -1,4 +1,4 @@
-/** What this very Node consists of on this machine: enough files for a root file system that runs it. */
+/** The files of this very Node on this machine: enough files for a root file system that runs it. */
 import { closeSync, existsSync, openSync, readSync } from 'node:fs';
 import { constants, copyFile, link, mkdir, realpath } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';

@@ -9,7 +9,7 @@ export interface Stage {
   readonly dir: string;
   /** Aborts when the walk is to end early. */
   readonly signal: AbortSignal;
-  /** Whether this is a user namespace: marks are kept in `user.overlay.*` there. */
+  /** True if this is a user namespace: marks are kept in `user.overlay.*` there. */
   readonly userxattr: boolean;
 }
 

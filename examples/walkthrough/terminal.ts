@@ -1,4 +1,4 @@
-/** What the walk prints, and how it checks that what it tells is true. */
+/** Prints the walk, and checks that the text is true. */
 import { isDeepStrictEqual, stripVTControlCharacters, styleText } from 'node:util';
 
 type Format = Parameters<typeof styleText>[0];

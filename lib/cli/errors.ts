@@ -38,7 +38,7 @@ export interface MessageStyle {
   /** The start of each message. */
   readonly program: string;
   readonly spelling: Spelling;
-  /** Whether the message leaves out the name of the errno. */
+  /** True if the message leaves out the name of the errno. */
   readonly isWithoutCode?: boolean;
 }
 

@@ -30,9 +30,9 @@ export interface MountFacts {
 export interface PathFacts {
   readonly subject: Subject;
   readonly found: StatResult;
-  /** Whether the path is missing and `create` would make it. The other facts are then as they would be. */
+  /** True if the path is missing and `create` would make it. The other facts are then as they would be. */
   readonly isMissing: boolean;
-  /** Whether the path's last component is a symbolic link. */
+  /** True if the path's last component is a symbolic link. */
   readonly isSymlink: boolean;
   /** Undefined if statfs(2) failed. */
   readonly fileSystem: FileSystemFacts | undefined;
@@ -46,7 +46,7 @@ export interface ProcessFacts {
   /** The effective capabilities, as a bit mask. */
   readonly capabilities: bigint;
   readonly isInUserNamespace: boolean;
-  /** Whether the process runs under a seccomp(2) filter. */
+  /** True if the process runs under a seccomp(2) filter. */
   readonly hasSeccompFilter: boolean;
   /** The label of the security module that confines the process: an AppArmor profile or an SELinux context. */
   readonly label: string | undefined;
@@ -59,17 +59,17 @@ export interface OtherUse {
   /** The role of the directory in the other overlay. */
   readonly as: 'upperdir' | 'workdir';
   readonly subject: Subject;
-  /** Whether another call of this process is about to mount it. */
+  /** True if another call of this process is about to mount it. */
   readonly isPending?: boolean;
 }
 
 /** The origin of the upperdir and of the index, from their attributes. */
 export interface OriginFacts {
-  /** Whether the upperdir was first mounted with the topmost lower layer; undefined if that is not known. */
+  /** True if the upperdir was first mounted with the topmost lower layer; undefined if that is not known. */
   readonly isOfLower: boolean | undefined;
   /** The lower layer with which it was first mounted, if the library can still find it. */
   readonly lower: Path | undefined;
-  /** Whether the index belongs to the upperdir; undefined if that is not known. */
+  /** True if the index belongs to the upperdir; undefined if that is not known. */
   readonly isIndexOfUpper: boolean | undefined;
   readonly indexUpper: Path | undefined;
 }
@@ -87,7 +87,7 @@ export interface WorkFacts {
   readonly attempt: number | undefined;
 }
 
-/** Whether the kernel reports that a directory is in use; undefined if it was not asked. */
+/** True if the kernel reports that a directory is in use; undefined if it was not asked. */
 export interface UseFacts {
   readonly upper: boolean | undefined;
   readonly work: boolean | undefined;
@@ -109,7 +109,7 @@ export interface Facts {
   readonly use: UseFacts;
   /** Set for a mount in namespaces of its own. */
   readonly namespaces: NamespaceSettings | undefined;
-  /** Whether the library stopped early because a file system did not answer. */
+  /** True if the library stopped early because a file system did not answer. */
   readonly isIncomplete: boolean;
 }
 
@@ -135,7 +135,7 @@ export function identityOf({ errno, type, device, inode }: StatResult): string |
   return errno === 0 && type !== 0 ? `${device.toString(36)}:${inode.toString(36)}` : undefined;
 }
 
-/** Whether one of the directories above a directory is `ancestor`. */
+/** Returns true if one of the directories above a directory is `ancestor`. */
 export function isInside(identity: string, ancestor: string, parents: Facts['parents']): boolean {
   const seen = new Set<string>();
   for (let at = parents.get(identity); at !== undefined && !seen.has(at); at = parents.get(at)) {

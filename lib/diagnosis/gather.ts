@@ -312,7 +312,8 @@ function readFileSystem(step: Step, outputs: Outputs | StepFailure): FileSystemF
 }
 
 /**
- * Whether the parent of a mount point is also the parent of the mount's root on its file system, for example if a
+ * Returns true if the parent of a mount point is also the parent of the mount's root on its file system, for example if
+ * a
  * directory is bound onto itself.
  */
 function isInPlace(id: number, table: readonly MountinfoLine[]): boolean {

@@ -5,6 +5,7 @@ import * as k from '../kernel/constants.js';
 import type { StepFailure } from '../kernel/perform.js';
 import { goesByDescriptors, type Path, pathString, quotePath } from '../paths.js';
 import type { Reason } from '../reasons.js';
+import { reservedTarget } from '../verdicts.js';
 import type { PathFacts } from './facts.js';
 import { findSubject, isLayer, nameOf, pathField, type Rule, type Scene, show, type Verdict } from './rule.js';
 
@@ -143,12 +144,7 @@ function mountedAlready({ options }: Scene): Verdict {
 
 const targetReserved: Rule = {
   when: ({ guard }) => guard === 'target-is-reserved',
-  find: ({ options }) => ({
-    reason: 'mount-busy',
-    what: `another call of this process is mounting at the target ${show(options.target)}`,
-    hint: 'await that call first',
-    ...pathField(options.target),
-  }),
+  find: ({ options }) => ({ ...reservedTarget(options.target as Path), ...pathField(options.target) }),
 };
 
 const attaches = ({ step, errno }: StepFailure): boolean =>

@@ -23,10 +23,10 @@ export type Verdict = Pick<OverlayErrorFields, 'reason' | 'what' | 'hint' | 'pat
 };
 
 export interface Rule {
-  /** Whether the rule can explain a failure. */
+  /** True if the rule can explain a failure. */
   readonly when: (failure: StepFailure) => boolean;
   readonly find: (scene: Scene) => Verdict | undefined;
-  /** Whether the rule works without a failure: its findings would stop a mount or make it wrong. */
+  /** True if the rule works without a failure: its findings would stop a mount or make it wrong. */
   readonly foresees?: true;
 }
 
@@ -57,12 +57,12 @@ export function findSubject({ failure, facts }: Scene): PathFacts | undefined {
 /** A guard has found the new superblock read-only. */
 export const cameOutReadOnly = ({ guard }: StepFailure): boolean => guard === 'superblock-is-read-only';
 
-/** Whether the step makes the superblock. The kernel checks all layers at once there. */
+/** Returns true if the step makes the superblock. The kernel checks all layers at once there. */
 export function isCreation({ step }: StepFailure): boolean {
   return step?.call === calls.mount || (step?.call === calls.fsconfig && step.args[1] === k.FSCONFIG_CMD_CREATE);
 }
 
-/** Whether the step passes a layer or an option to the kernel. */
+/** Returns true if the step passes a layer or an option to the kernel. */
 export const isSetting = ({ step }: StepFailure): boolean =>
   step?.call === calls.fsconfig && step.args[1] !== k.FSCONFIG_CMD_CREATE;
 

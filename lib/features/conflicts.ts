@@ -49,7 +49,7 @@ const isSet = (value: string | null | undefined): boolean => value === null;
  */
 const lacksTrusted = ({ features, named }: Case): boolean => features.userNamespace && !isSet(named.userxattr);
 
-/** Whether the options exclude metacopy, even if the caller has not named it. */
+/** Returns true if the options exclude metacopy, even if the caller has not named it. */
 const excludesMetacopy = (redirectDir: string | null | undefined, hasUpper: boolean): boolean =>
   redirectDir === 'off' || redirectDir === 'nofollow' || (redirectDir === 'follow' && hasUpper);
 
@@ -279,7 +279,7 @@ function conflictError({ options, kernel, lack, hint }: Conflict, { named }: Cas
   return conflictingOptions(whats[lack ?? 'none'], hint);
 }
 
-/** Whether the mount may lack what the kernel would drop: either option, if the two exclude each other. */
+/** Returns true if the mount may lack what the kernel would drop: either option, if the two exclude each other. */
 function mayFall({ kernel, options, lack }: Conflict, allowed: readonly string[]): boolean {
   if (kernel !== 'drops' || allowed.length === 0) return false;
   return (lack === undefined ? options : options.slice(0, 1)).every((name) => allowed.includes(name));
@@ -319,7 +319,7 @@ function lackingError(named: NamedOption, { release }: KernelFeatures): OverlayE
 /** A fault of the options. */
 export interface Problem {
   readonly error: Error;
-  /** Whether the kernel refuses such a mount; otherwise it mounts and drops an option. */
+  /** True if the kernel refuses such a mount; otherwise it mounts and drops an option. */
   readonly isRefused: boolean;
 }
 

@@ -41,21 +41,21 @@ export interface KernelFeatures {
   readonly release: string;
   /** The size of a page. mount(2) takes options of one byte less. */
   readonly pageSize: number;
-  /** Whether the process is in another user namespace than the initial one, without access to `trusted.*`. */
+  /** True if the process is in another user namespace than the initial one, without access to `trusted.*`. */
   readonly userNamespace: boolean;
-  /** Whether the process may mount an overlay: fsopen(2), which needs CAP_SYS_ADMIN. */
+  /** True if the process may mount an overlay: fsopen(2), which needs CAP_SYS_ADMIN. */
   readonly mayMount: FeatureState;
-  /** Whether the kernel has the overlay file system, built in or as a module that it can load. */
+  /** True if the kernel has the overlay file system, built in or as a module that it can load. */
   readonly overlay: FeatureState;
   /** fsopen(2), fsconfig(2), fsmount(2), move_mount(2) (5.2). */
   readonly mountApi: FeatureState;
-  /** Whether overlayfs itself reads its options from fsconfig(2) (6.5). */
+  /** True if overlayfs itself reads its options from fsconfig(2) (6.5). */
   readonly fsContext: FeatureState;
   /** `lowerdir+`: layers set one by one, unescaped (6.7, and late 6.6). */
   readonly lowerdirAppend: FeatureState;
   /** Layers by file descriptor (6.13): O_PATH ones too (6.15, and late 6.13 and 6.14), or only readable ones. */
   readonly layerDescriptors: 'path' | 'readable' | false | 'unknown';
-  /** Whether the kernel knows each option of overlayfs. */
+  /** For each option of overlayfs, true if the kernel knows it. */
   readonly options: Readonly<Record<ProbedOption, FeatureState>>;
   /** mount_setattr(2) (5.12). */
   readonly mountSetattr: FeatureState;
@@ -84,7 +84,8 @@ const defaultNames = [
 export type DefaultName = (typeof defaultNames)[number];
 
 /**
- * Whether verity and data-only layers need metacopy, as they do up to Linux 6.15. Only a mount shows that directly. The
+ * Returns true if verity and data-only layers need metacopy, as they do up to Linux 6.15. Only a mount shows that
+ * directly. The
  * library goes by override_creds, which came one release before.
  */
 export function needsMetacopy({ options }: KernelFeatures): boolean {
@@ -100,7 +101,8 @@ export interface Questions {
 const mostlyWritable = ['/', '/dev', '/tmp', '.'];
 
 /**
- * Whether the process lacks CAP_SYS_ADMIN in the initial user namespace, which trusted attributes need. Takes the
+ * Returns true if the process lacks CAP_SYS_ADMIN in the initial user namespace, which trusted attributes need. Takes
+ * the
  * results of replacing a trusted attribute that does not exist, which changes nothing. A read-only file system or an
  * immutable directory fails before the kernel checks the capability.
  */
@@ -220,7 +222,8 @@ function readRecord(plan: Plan, probes: Probes, outputs: Outputs | StepFailure):
 }
 
 /**
- * Whether a user namespace is not the initial one, which has a fixed inode number (PROC_USER_INIT_INO). Its maps do not
+ * Returns true if a user namespace is not the initial one, which has a fixed inode number (PROC_USER_INIT_INO). Its
+ * maps do not
  * tell: another namespace can have the same ones.
  */
 export function isOtherUserNamespace({ errno, inode }: StatResult): boolean {
@@ -230,13 +233,13 @@ export function isOtherUserNamespace({ errno, inode }: StatResult): boolean {
 
 let remembered: KernelFeatures | undefined;
 
-/** Whether all probes ran, without a temporary shortage of resources. */
+/** Returns true if all probes ran, without a temporary shortage of resources. */
 export function wereAllAsked(plan: Plan, outputs: Outputs | StepFailure): boolean {
   if (outputs instanceof StepFailure) return false;
   return !plan.steps.some((step) => step.outputAt >= 0 && e.isShortage(-outputs.result(step)));
 }
 
-/** Whether the record can be kept. The process may gain privileges later, and a module may be loaded. */
+/** Returns true if the record can be kept. The process may gain privileges later, and a module may be loaded. */
 const isFinal = ({ fsContext, overlay }: KernelFeatures): boolean => fsContext !== 'unknown' && overlay === true;
 
 /** Returns the record, and whether it is final. */

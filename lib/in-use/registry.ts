@@ -3,13 +3,13 @@
  * (native/in_use.h). Each mount reads and extends it by steps of its plan. This file adds these steps. It also looks at
  * overlays that other programs have mounted, and answers the questions that follow a refusal.
  */
-import { ENOSYS, EPERM } from '../errnos.js';
+import { EAGAIN, ENOSYS, EPERM } from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { idHalves } from '../kernel/guards.js';
-import { type Outputs, StepFailure } from '../kernel/perform.js';
+import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step, type Subject } from '../kernel/plan.js';
-import { ask, type Task } from '../kernel/task.js';
+import { ask, inEitherForm, type Task } from '../kernel/task.js';
 import { findOption, shownLayers } from '../mount-strings.js';
 import type { RawMount } from '../mount-table/raw-mount.js';
 import { MOUNT_BASICS, WHOLE_MOUNT } from '../mount-table/statmount.js';
@@ -78,7 +78,7 @@ export function* refresh(): Task<void> {
 }
 
 interface Page {
-  /** Of mounts that are not known yet. */
+  /** For mounts that are not known yet. */
   readonly ids: readonly number[];
   readonly last: number;
   readonly isLast: boolean;
@@ -104,12 +104,45 @@ function* see(ids: readonly number[]): Task<void> {
   yield* seeMounts(yield* readMounts(overlays, WHOLE_MOUNT));
 }
 
-/** Adds overlays from the mount table to the record. */
+/**
+ * How long the promise form waits for the path of a directory that another program's overlay uses, in ms. The path may
+ * lead through a file system that does not answer.
+ */
+const LONGEST_WALK = 2000;
+
+/**
+ * Adds overlays from the mount table to the record. The kernel has the path of a directory in use in its cache, unless
+ * there are symbolic links or remote file systems in it. Only such paths are looked up by a walk that may wait.
+ */
 export function* seeMounts(mounts: readonly RawMount[]): Task<void> {
-  if (mounts.length === 0) return;
+  const sights = mounts.flatMap(sightsOf);
+  if (sights.length === 0) return;
+  const quick = planSights(sights, false);
+  const outcome = yield* ask(quick);
+  if (outcome instanceof StepFailure) return;
+  const others = sights.filter((_, i) => outcome.result(quick.steps[i] as Step) === -EAGAIN);
+  if (others.length === 0) return;
+  const plan = planSights(others, true);
+  yield* inEitherForm<unknown>(
+    () => within(LONGEST_WALK, perform(plan)),
+    () => performSync(plan),
+  );
+}
+
+function planSights(sights: readonly Sight[], mayWait: boolean): Plan {
   const plan = new Plan();
-  for (const mount of mounts) addSight(plan, mount);
-  yield* ask(plan);
+  for (const sight of sights) plan.add(calls.sees, [...sight, mayWait ? 1 : 0], { tolerate: 'any' });
+  return plan;
+}
+
+/** Waits for a promise, but no longer than this many milliseconds. */
+async function within(milliseconds: number, promise: Promise<unknown>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const bound = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, milliseconds);
+  });
+  await Promise.race([promise, bound]);
+  clearTimeout(timer);
 }
 
 /** Returns the device number of a mount's file system, in the form that looks report. */
@@ -118,17 +151,18 @@ export function deviceOf({ device }: RawMount): number {
   return major * 2 ** 32 + minor;
 }
 
-/** Adds a step for each directory that the mount table shows as the mount's upperdir or workdir. */
-function addSight(plan: Plan, mount: RawMount): void {
+/** The arguments of a step that adds a directory of another program's overlay to the record. */
+type Sight = readonly (Path | number)[];
+
+/** Returns a sight of each directory that the mount table shows as the mount's upperdir or workdir. */
+function sightsOf(mount: RawMount): Sight[] {
   const { id, uniqueId = id, target, options } = mount;
   const shown = Buffer.from(options, 'latin1');
-  useRoles.forEach((name, role) => {
+  return useRoles.flatMap((name, role) => {
     const text = findOption(shown, name);
-    for (const path of text === undefined ? [] : shownLayers(text)) {
-      if (!isAbsolute(path)) continue;
-      const args = [Buffer.from(target, 'latin1'), path, role, ...idHalves(uniqueId), ...idHalves(deviceOf(mount))];
-      plan.add(calls.sees, args, { tolerate: 'any' });
-    }
+    const paths = text === undefined ? [] : shownLayers(text).filter(isAbsolute);
+    const ids = [...idHalves(uniqueId), ...idHalves(deviceOf(mount))];
+    return paths.map((path) => [Buffer.from(target, 'latin1'), path, role, ...ids]);
   });
 }
 

@@ -75,7 +75,7 @@ const described = {
   reserve: [hiddenNumber, hiddenNumber, hiddenNumber],
   reserve_target: [],
   record: [],
-  sees: [text, text, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber],
+  sees: [text, text, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber],
   use_of: [text],
   forget: [text, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber],
   news: [],

@@ -65,7 +65,7 @@ export class Outputs {
   readonly #start: number;
   readonly #data: Buffer;
 
-  constructor(numbers: Int32Array, start: number, data = noData) {
+  constructor(numbers: Int32Array, start: number, data: Buffer = noData) {
     this.#numbers = numbers;
     this.#start = start;
     this.#data = data;

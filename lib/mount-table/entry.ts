@@ -16,7 +16,7 @@ export interface MountFlags {
   readonly nosymfollow: boolean;
   readonly nodiratime: boolean;
   readonly atime: 'relatime' | 'noatime' | 'strictatime';
-  /** Whether the mount maps the owners of files. */
+  /** True if the mount maps the owners of files. */
   readonly idmapped: boolean;
 }
 

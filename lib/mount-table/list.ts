@@ -34,7 +34,7 @@ export interface MountFilter {
 
 /** The options of findMount. */
 export interface FindMountOptions {
-  /** Whether the path must be the mount point itself. Default false. */
+  /** True if the path must be the mount point itself. Default false. */
   exact?: boolean;
   /** The mount namespace, as for `listMounts`. The path must then be absolute. */
   namespace?: NamespaceLike;
@@ -86,7 +86,7 @@ function isAtOrBelow(path: string, directory: string): boolean {
 const identityOf = ({ errno, device, inode }: StatResult): string | undefined =>
   errno === 0 ? `${device}:${inode}` : undefined;
 
-/** Whether the library may look up a path of the table. In /proc/self it would find its own files instead. */
+/** Returns true if the library may look up a path of the table. In /proc/self it would find its own files instead. */
 const isComparable = (path: string): boolean => path.startsWith('/') && !/^\/proc\/(self|thread-self)\//.test(path);
 
 /** Returns the overlays that use a directory: by path and, in the namespace of the caller, by device and inode. */

@@ -39,7 +39,7 @@ import {
   withoutTrailingSlashes,
 } from '../paths.js';
 import { option, text } from '../text.js';
-import { explainErrno, type Verdict } from '../verdicts.js';
+import { explainErrno, reservedTarget, type Verdict } from '../verdicts.js';
 import { Mount } from './mount.js';
 
 /** Options of a bind mount. An attribute that is left out is the same as on the source's mount. */
@@ -140,7 +140,7 @@ function bindPlan(bind: Bind): BindPlan {
   });
   plan.add(calls.statx, [at, '', k.AT_EMPTY_PATH, k.STATX_TYPE], { subject: target });
   addGuard(plan, 'target-is-symlink', { subject: target });
-  if (!bind.stack) addGuard(plan, 'target-is-mount-point', { subject: target });
+  if (!bind.stack) plan.add(calls.reserve_target, [at], { subject: target });
   plan.add(calls.move_mount, [tree, '', at, '', k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH], {
     undo: true,
     subject: target,
@@ -169,6 +169,7 @@ function findVerdict(bind: Bind, failure: StepFailure, name: string, differ: boo
   if (guard === 'target-is-mount-point') {
     return { reason: 'target-mounted', what: `${name} is already a mount point` };
   }
+  if (guard === 'target-is-reserved') return reservedTarget(bind.target);
   if (guard === 'target-is-symlink') return { reason: 'target-symlink', what: `${name} is a symbolic link` };
   if (step?.call === calls.open_tree && errno === e.EINVAL) {
     return {
@@ -227,8 +228,8 @@ function* bound(source: PathLike, target: PathLike, options: BindOptions | undef
  * files are then in both places. A symbolic link as the last component is followed in `source`, but not in `target`.
  *
  * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`: an argument is wrong
- * @throws {OverlayError} `reason` is `'path-missing'`, `'target-missing'`, `'target-mounted'`, `'target-mismatch'`,
- * `'target-symlink'`, `'source-unbindable'`, `'no-privilege'`, `'namespace-missing'`, `'namespace-denied'`,
+ * @throws {OverlayError} `reason` is `'path-missing'`, `'target-missing'`, `'target-mounted'`, `'mount-busy'`,
+ * `'target-mismatch'`, `'target-symlink'`, `'source-unbindable'`, `'no-privilege'`, `'namespace-missing'`, `'namespace-denied'`,
  * `'path-inaccessible'`, `'out-of-descriptors'` or `'option-unsupported'`
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */

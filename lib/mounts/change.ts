@@ -7,7 +7,7 @@ import { holdersText } from '../holders/text.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { formatStep, systemCallOf } from '../kernel/format.js';
-import { addGuard, addMountGuard } from '../kernel/guards.js';
+import { addMountGuard } from '../kernel/guards.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Text } from '../kernel/plan.js';
 import { addStat, readMountId, readMountIds, readStat, STATX_OUTPUT, statPathSync } from '../kernel/stat.js';
@@ -25,7 +25,7 @@ import {
 } from '../namespaces/mount-namespace.js';
 import { type Path, type PathLike, pathString, quotePath, withoutTrailingSlashes } from '../paths.js';
 import { text } from '../text.js';
-import { explainErrno, replacedMount, type Verdict } from '../verdicts.js';
+import { explainErrno, replacedMount, reservedTarget, type Verdict } from '../verdicts.js';
 
 /** Options for attaching a detached mount. */
 export interface AttachOptions {
@@ -124,10 +124,7 @@ export function* attach(
   const subject = { role: 'target', path } as const;
   const flags = k.O_PATH | k.O_DIRECTORY | k.O_NOFOLLOW | k.O_CLOEXEC;
   const at = plan.add(calls.openat2, [k.AT_FDCWD, path, flags, 0], { subject });
-  if (!stack) {
-    plan.add(calls.statx, [at, '', k.AT_EMPTY_PATH, k.STATX_TYPE], { subject });
-    addGuard(plan, 'target-is-mount-point', { subject });
-  }
+  if (!stack) plan.add(calls.reserve_target, [at], { subject });
   addMove(plan, mounted.held.descriptor, at, 0, { undo: true, subject });
   const outcome = yield* ask(plan);
   if (!(outcome instanceof StepFailure)) return { ...mounted, held: undefined, path, namespace };
@@ -139,6 +136,7 @@ export function* attach(
     if (guard === 'target-is-mount-point') {
       return { reason: 'target-mounted', what: `the target ${quotePath(path)} is already a mount point` };
     }
+    if (guard === 'target-is-reserved') return reservedTarget(path);
     if (step?.call === calls.openat2 && (errno === e.ENOTDIR || errno === e.ELOOP)) {
       return { reason: 'target-not-directory', what: `the target ${quotePath(path)} is not a directory` };
     }

@@ -2,7 +2,7 @@
 import { checkMilliseconds, checkSignal, toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { conflictingOptions, OverlayError } from '../errors.js';
-import type { Holders } from '../holder.js';
+import type { Holder, Holders } from '../holder.js';
 import { searchHolders } from '../holders/search-mounts.js';
 import { holdersText } from '../holders/text.js';
 import { deviceOf, seeMounts } from '../in-use/registry.js';
@@ -109,7 +109,7 @@ export function toMounted(target: PathLike, options: UnmountOptions): Mounted {
   };
 }
 
-function lookFlags(options: UnmountOptions): number {
+function statFlags(options: UnmountOptions): number {
   return options.followSymlinks ? 0 : k.AT_SYMLINK_NOFOLLOW;
 }
 
@@ -117,7 +117,7 @@ function lookFlags(options: UnmountOptions): number {
 export function addUnmount(plan: Plan, mounted: Mounted, options: UnmountOptions): void {
   if (mounted.id !== undefined) {
     const { id, path } = mounted;
-    plan.add(calls.statx, [k.AT_FDCWD, path, lookFlags(options), mountIdMask(id)]);
+    plan.add(calls.statx, [k.AT_FDCWD, path, statFlags(options), mountIdMask(id)]);
     addMountGuard(plan, id);
   }
   const flags =
@@ -148,7 +148,7 @@ function* findWorkdir(
   { path, namespace }: Mounted,
   options: UnmountOptions,
 ): Task<Pick<Mounted, 'workdir' | 'device'> | undefined> {
-  const mount = yield* findMountAt({ path, namespace, isExact: true, flags: lookFlags(options) });
+  const mount = yield* findMountAt({ path, namespace, isExact: true, flags: statFlags(options) });
   if (mount?.type !== 'overlay') return undefined;
   const text = findOption(Buffer.from(mount.options, 'latin1'), 'workdir');
   if (text === undefined) return undefined;
@@ -275,19 +275,19 @@ export function* explain(
 ): Task<OverlayError> {
   const notJoined = explainJoin(failure);
   if (notJoined !== undefined) return notJoined;
-  return explainUnmount(mounted, failure, { found: yield* lookAt(mounted, options), leftover });
+  return explainUnmount(mounted, failure, { found: yield* statTarget(mounted, options), leftover });
 }
 
-function* lookAt(mounted: Mounted, options: UnmountOptions, mask?: number): Task<StatResult> {
+function* statTarget(mounted: Mounted, options: UnmountOptions, mask?: number): Task<StatResult> {
   const plan = new Plan();
   if (mounted.namespace !== undefined) addJoin(plan, mounted.namespace);
-  const step = addStat(plan, mounted.path, { flags: lookFlags(options), ...(mask !== undefined && { mask }) });
+  const step = addStat(plan, mounted.path, { flags: statFlags(options), ...(mask !== undefined && { mask }) });
   return readStat(step, yield* ask(plan));
 }
 
 /** Searches for what makes a mount busy. */
 export const searchBusy = (mounted: Mounted, options: UnmountOptions): Task<Holders> =>
-  searchHolders(mounted, { scope: 'busy', limit: SEARCH, flags: lookFlags(options) });
+  searchHolders(mounted, { scope: 'busy', limit: SEARCH, flags: statFlags(options) });
 
 /** Returns the mount with its id; undefined when it is no longer at its path. */
 export function* identify<M extends Mounted>(
@@ -295,7 +295,7 @@ export function* identify<M extends Mounted>(
   options: UnmountOptions,
 ): Task<(M & { readonly id: number }) | undefined> {
   const mask = mounted.id === undefined ? k.STATX_MNT_ID_UNIQUE | k.STATX_MNT_ID : mountIdMask(mounted.id);
-  const { isMountRoot, mountId } = yield* lookAt(mounted, options, mask);
+  const { isMountRoot, mountId } = yield* statTarget(mounted, options, mask);
   if (!isMountRoot || (mounted.id !== undefined && mounted.id !== mountId)) return undefined;
   return { ...mounted, id: mountId };
 }
@@ -304,20 +304,24 @@ export function* identify<M extends Mounted>(
 
 /** How long to wait for momentary holders, such as a process that looks at a path, in ms. */
 const MOMENT = 5;
-/** How long to continue when no holder of the mount can be found, in ms. */
+/** How long to continue when no holder of the mount can be found but perhaps this library, in ms. */
 const UNSEEN = 100;
 
 /** Returns true when another call may have unmounted the mount that was found at the path. */
 const isOther = (outcome: unknown): boolean =>
   outcome instanceof StepFailure && (outcome.guard === 'mount-is-another' || outcome.errno === e.EINVAL);
 
+/** Returns true for what may be a descriptor of a plan under way, such as a replacement of this mount. */
+const isPerhapsOurs = ({ pid, path }: Holder, mounted: Mounted): boolean =>
+  pid === process.pid && path === pathString(mounted.path);
+
 /** How often to look at the path again while other calls unmount and mount there. */
 const MOST_ROUNDS = 4;
 
 /**
  * Unmounts a mount. Each attempt calls `current` for it, because an object may stand for another mount meanwhile. If
- * no holder of a busy mount is found, the unmount is tried again before the call fails: the holder has released the
- * mount since, or cannot be seen.
+ * no holder of a busy mount is found, or none but a descriptor of its root that another call may have, the unmount is
+ * tried again before the call fails: the holder has released the mount since, or cannot be seen.
  */
 export function* unmountMounted(
   current: () => Mounted,
@@ -342,7 +346,8 @@ export function* unmountMounted(
       if (!isBusy(outcome)) continue;
       const holders = yield* searchBusy(mounted, options);
       const isStill = (yield* identify(mounted, options)) !== undefined;
-      if (round >= MOST_ROUNDS || (isStill && (holders.length > 0 || round > 0))) {
+      const areSeen = holders.some((holder) => !isPerhapsOurs(holder, mounted));
+      if (round >= MOST_ROUNDS || (isStill && (areSeen || round > 0))) {
         throw explainUnmount(mounted, outcome, { holders });
       }
     } else {
@@ -374,8 +379,8 @@ function* unmountAt(target: PathLike, options: UnmountOptions): Task<void> {
  *
  * @throws {OverlayError} `reason` is `'not-mounted'`, `'mount-busy'`, `'target-missing'`,
  * `'target-symlink'`, `'mount-locked'`, `'no-privilege'`, `'path-inaccessible'` or, when the mount is gone
- * and its workdir is not, `'work-not-empty'`, `'work-in-use'` or `'path-not-directory'`. Of a busy one, `holders` tells
- * who uses it.
+ * and its workdir is not, `'work-not-empty'`, `'work-in-use'` or `'path-not-directory'`. `holders` tells who uses a
+ * busy one.
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */
 export async function unmount(target: PathLike, options?: UnmountOptions): Promise<void> {

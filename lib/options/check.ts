@@ -90,7 +90,7 @@ export interface OverlayOptions {
   /** When the kernel updates access times. Default `'relatime'`. */
   atime?: AccessTimes;
   /**
-   * Whether mounts inside this one appear in other namespaces; see mount_namespaces(7). Default: as the mount that
+   * True if mounts inside this one appear in other namespaces; see mount_namespaces(7). Default: as the mount that
    * holds the target.
    */
   propagation?: Propagation;
@@ -205,7 +205,7 @@ export interface CheckedOptions {
   readonly exclusive: boolean;
   readonly allowDegraded: readonly OverlayOptionName[];
   readonly signal: AbortSignal | undefined;
-  /** Whether the caller gave no option besides lowerdir, upperdir, workdir and target. */
+  /** True if the caller gave no option besides lowerdir, upperdir, workdir and target. */
   readonly isPlain: boolean;
 }
 

@@ -14,7 +14,7 @@ export interface IdMapping {
   outside: number;
   /** The number of ids in the range. */
   size: number;
-  /** Whether the range maps users or groups. Default: both. */
+  /** True if the range maps users or groups. Default: both. */
   ids?: 'uid' | 'gid';
 }
 
@@ -99,7 +99,7 @@ export function checkIdMap(value: unknown, name: string): CheckedIdMap {
   };
 }
 
-/** Whether a step gives a layer its map. */
+/** Returns true if a step gives a layer its map. */
 export const isMapping = (args: readonly unknown[]): boolean => ((args[3] as number) & k.MOUNT_ATTR_IDMAP) !== 0;
 
 /** Makes mapped clones of directories for a plan, and namespaces for them. */

@@ -215,7 +215,7 @@ export function* prepare({ given, asked }: Requested, record?: KernelFeatures): 
 /** A new mount that has not been verified yet. */
 interface Made {
   readonly mounted: Mounted & MountIds;
-  /** Whether the upperdir's file system may be unable to keep marks: one without blocks is suspect. */
+  /** True if the upperdir's file system may be unable to keep marks: one without blocks is suspect. */
   readonly isSuspect: boolean;
   /** The directories that the plan made for the mount, from the top. */
   readonly directories: readonly Path[];

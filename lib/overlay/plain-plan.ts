@@ -14,7 +14,10 @@ interface Known {
 
 let known: Known | undefined;
 
-/** Whether the path always leads to the same steps. A long path, or one that must be escaped, may need a fallback. */
+/**
+ * Returns true if the path always leads to the same steps. A long path, or one that must be escaped, may need a
+ * fallback.
+ */
 const isPlain = (path: Path | undefined): path is string =>
   typeof path === 'string' && path.length <= 80 && !/[\\:,]|\/$/.test(path) && !goesByDescriptors(path);
 

@@ -228,7 +228,7 @@ const addUpper = (plan: Plan, options: CheckedOptions): Layers =>
 const viaDescriptor = (descriptor: Descriptor): Text => ['/proc/self/fd/', descriptor];
 const fits = (path: Path): boolean =>
   (typeof path === 'string' && path.length * 3 <= FSCONFIG_MAX_BYTES) || toBytes(path).length <= FSCONFIG_MAX_BYTES;
-/** Whether fsconfig(2) reads the path the same way for every option. */
+/** Returns true if fsconfig(2) reads the path the same way for every option. */
 const isPlain = (path: Path): boolean => typeof path === 'string' && !path.includes('\\') && fits(path);
 const hasComma = (path: Path): boolean => (typeof path === 'string' ? path.includes(',') : path.includes(0x2c));
 
@@ -327,7 +327,8 @@ function addUpperReservation(plan: Plan, options: CheckedOptions, role: UseRole,
 }
 
 /**
- * Whether the plan checks access to the upperdir. Root in the initial user namespace may write everywhere. The library
+ * Returns true if the plan checks access to the upperdir. Root in the initial user namespace may write everywhere. The
+ * library
  * checks for trusted.* attributes after the mount.
  */
 const isAccessChecked = ({ readonlySuperblock }: CheckedOptions, { userNamespace }: KernelFeatures): boolean =>
@@ -410,7 +411,7 @@ function addOwnMounts(plan: Plan): Descriptor {
   return home;
 }
 
-/** Whether the plan must fail unless the superblock is writable. */
+/** Returns true if the plan must fail unless the superblock is writable. */
 const isGuarded = (options: CheckedOptions): boolean => options.upperdir !== undefined && !options.readonlySuperblock;
 
 /** Returns the attributes to set after the mount is made: early versions of fsmount(2) took no nosymfollow. */
@@ -420,7 +421,8 @@ function lateAttributes(options: CheckedOptions): number {
 }
 
 /**
- * Whether one value of `lowerdir` can hold the layers. From Linux 5.2 to 6.4 fsconfig(2) wraps the options of mount(2);
+ * Returns true if one value of `lowerdir` can hold the layers. From Linux 5.2 to 6.4 fsconfig(2) wraps the options of
+ * mount(2);
  * there this is so only if no path has to go through a descriptor, because mount(2) itself shows the paths to others.
  */
 function fitsOneValue(options: CheckedOptions, features: KernelFeatures): boolean {

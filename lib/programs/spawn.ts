@@ -45,8 +45,8 @@ import { type LaunchFailure, orders, type Placed, readReport, toArguments } from
 export interface PlacedMount {
   mount: Mount;
   /**
-   * The directory. At the root directory, however it is spelled, the mount becomes the root of the program. Of
-   * everything else, the program keeps what is at /proc, /dev and /sys, if the mount has these directories, and the
+   * The directory. At the root directory, however it is spelled, the mount becomes the root of the program. The program
+   * keeps what is at /proc, /dev and /sys, if the mount has these directories, and the
    * mounts that come after this one.
    */
   at: PathLike;

@@ -113,7 +113,7 @@ interface RootlessAnswers {
   /** The kernel's features in a user namespace. */
   readonly record: KernelFeatures;
   readonly refusal: Refusal | undefined;
-  /** Whether the answers are final. A refusal, or a question that failed for now, can change. */
+  /** True if the answers are final. A refusal, or a question that failed for now, can change. */
   readonly isLast: boolean;
 }
 
@@ -169,7 +169,7 @@ export function* findRootlessFeatures(record?: KernelFeatures): Task<KernelFeatu
 
 /** The kernel's features, and whether this process can mount without privilege. */
 export interface Features extends KernelFeatures {
-  /** Whether this process can mount with `rootless` here. */
+  /** True if this process can mount with `rootless` here. */
   readonly rootless: boolean;
   /** The reason why it cannot, and what to do about it, in words; undefined if it can. */
   readonly rootlessForbidden: string | undefined;

@@ -22,11 +22,11 @@ export interface NamespaceSettings {
   readonly unprivilegedClone: number | undefined;
   /** kernel.apparmor_restrict_unprivileged_userns: on Ubuntu, since 23.10. */
   readonly appArmorRestricts: number | undefined;
-  /** Whether the process has a seccomp filter. */
+  /** True if the process has a seccomp filter. */
   readonly hasSeccompFilter: boolean;
-  /** Whether the process's root is not a mount point. */
+  /** True if the process's root is not a mount point. */
   readonly isChrooted: boolean;
-  /** Whether the files of this process in /proc belong to its user. */
+  /** True if the files of this process in /proc belong to its user. */
   readonly ownsProcFiles: boolean;
 }
 
@@ -69,7 +69,7 @@ export const forbiddenBy = ({ what, hint }: Refusal): Refusal & { readonly reaso
   hint,
 });
 
-/** Whether the step is one that a child process uses to enter namespaces. */
+/** Returns true if the step is one that a child process uses to enter namespaces. */
 export function isEntry(step: Step | undefined): boolean {
   return step?.call === calls.unshare || step?.call === calls.setns || step?.call === calls.write;
 }

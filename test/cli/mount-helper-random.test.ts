@@ -18,7 +18,7 @@ const sets = scaled(600, 60);
 
 interface Made {
   readonly code: number;
-  /** What the mount table then shows, and the layers not, which it may show in other words. */
+  /** The mount table then shows this, without the layers, which it may show in other words. */
   readonly shown?: Omit<NamedOptions, 'lowerdir' | 'datadir' | 'upperdir' | 'workdir'>;
 }
 

@@ -246,7 +246,7 @@ mountTest('mount.overlay: remount: the flags change, options of overlayfs do not
   t.regex(nothing.stderr, /reason: not-mounted/);
 });
 
-/** What the library refuses and the kernel takes. */
+/** Options that the library refuses and the kernel takes. */
 const passing: readonly (readonly [title: string, options: string, says: RegExp, before?: (place: Place) => void])[] = [
   ['index without upper', 'lowerdir=a:b,index=on', /index=on has no effect without upperdir/],
   ['volatile without upper', 'lowerdir=a:b,volatile', /volatile has no effect without upperdir/],
@@ -303,7 +303,7 @@ const reasonsOf = (stderr: string): (string | undefined)[] =>
 
 const mountBelow = (at: string) => native.mount('below', at, 'tmpfs', 0, '');
 
-/** What the kernel refuses, and what the library objects to besides. */
+/** The kernel refuses these; the library has further objections. */
 const hidden: readonly {
   readonly title: string;
   readonly options: string;

@@ -26,7 +26,7 @@ const blocksOf = (language: RegExp): Block[] =>
 
 const blocks = blocksOf(/^[jt]s$/);
 
-/** What a block says that it prints: the comments behind what prints. */
+/** The output that a block announces: the comments behind the calls that print. */
 const told = (code: string): string[] =>
   Array.from(code.matchAll(/^.*(?:console\.log|stdio: 'inherit').*;\s+\/\/ (.*)$/gm), ([, printed = '']) => printed);
 

@@ -1,22 +1,40 @@
-/** README.md names all exports and options. Imports internals: the table of options. */
+/** README.md is short, and the reference names all exports. */
+import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import { optionTable } from '#lib/options/table.js';
-import { packageRoot } from '../support/index.js';
+import { isLong, packageRoot, scratch } from '../support/index.js';
 
 const read = (path: string): string => readFileSync(join(packageRoot, path), 'utf8');
 
-test('every export is named, a synchronous form by its promise form', (t) => {
-  const lists = read('lib/index.ts').matchAll(/^export (?:type )?\{([^}]*)\}/gm);
-  const names = Array.from(lists, ([, list = '']) => list.match(/\w+/g) ?? []).flat();
-  t.true(names.length > 40);
-  for (const name of names.filter((word) => word !== 'type' && !word.endsWith('Sync'))) {
-    t.regex(read('README.md'), new RegExp(`\`${name}\\b`), name);
+test('the README has fewer than 700 words', (t) => {
+  t.true(read('README.md').split(/\s+/).length < 700);
+});
+
+const { exports } = JSON.parse(read('package.json')) as { exports: Record<string, { types?: string }> };
+const entries = Object.entries(exports).flatMap(([name, { types }]) =>
+  types === undefined
+    ? []
+    : [{ source: types.replace('./dist/', 'lib/').replace('.d.ts', '.ts'), page: join(name, 'README.md') }],
+);
+
+test('every export is in the reference (npm run docs)', (t) => {
+  for (const { source, page } of entries) {
+    const lists = read(source).matchAll(/^export (?:type )?\{([^}]*)\}/gm);
+    const names = Array.from(lists, ([, list = '']) => list.match(/\w+/g) ?? []).flat();
+    t.true(names.length > 10);
+    const text = read(join('docs/reference', page));
+    for (const name of names.filter((word) => word !== 'type')) t.regex(text, new RegExp(`^### ${name}\\b`, 'm'), name);
   }
 });
 
-test('every option of a mount is named', (t) => {
-  const [, section = ''] = /### Options of a mount\n(.*?)\n## /s.exec(read('README.md')) ?? [];
-  for (const name of Object.keys(optionTable)) t.true(section.includes(`\`${name}\``), name);
-});
+// The reference is made by a compiler in JavaScript, which takes long.
+if (isLong) {
+  test('docs/reference is up to date (npm run docs)', (t) => {
+    const dir = scratch(t, 'disk');
+    execFileSync(process.execPath, [join(packageRoot, 'docs/typedoc/generate.mjs'), dir], { stdio: 'inherit' });
+    for (const { page } of entries) {
+      t.is(read(join('docs/reference', page)), readFileSync(join(dir, page), 'utf8'));
+    }
+  });
+}

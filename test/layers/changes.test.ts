@@ -1,4 +1,4 @@
-/** What an upper changes, with the kernel as the judge: the difference of what it shows with the upper and without. */
+/** Tests the changes of an upper against the kernel: a mount shows the differences with the upper and without it. */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
@@ -132,7 +132,7 @@ for (const [title, options] of Object.entries(variants)) {
   const needs = title === 'userxattr' ? 'userxattr' : title === 'rootless' ? 'rootless' : undefined;
   mountTest(`random changes through a mount: ${title}`, { needs }, async (t) => {
     const first = Number(process.env['OVERLAYFS_TEST_SEED'] ?? 1);
-    for (let seed = first; seed < first + scaled(5, 2); seed++) {
+    for (let seed = first; seed < first + scaled(50, 2); seed++) {
       t.log(`seed ${seed}`);
       const random = generator(seed);
       const dir = scratch(t);

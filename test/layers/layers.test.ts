@@ -1,10 +1,11 @@
-/** What is said of layers without a mount, with mounts as the judge. */
+/** Tests the functions that read layers without a mount, with mounts as the judge. */
 import { execFileSync, spawn } from 'node:child_process';
 import { linkSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { makeOpaqueSync, mountOverlaySync, whiteoutSync } from 'overlayfs';
 import {
+  changes,
   changesSync,
   diskUsage,
   diskUsageSync,
@@ -15,7 +16,17 @@ import {
   verifyLayer,
   verifyLayerSync,
 } from 'overlayfs/layers';
-import { generator, kernelTest, makeTree, mountTest, scaled, scratch, setAttribute } from '../support/index.js';
+import {
+  countDescriptors,
+  eventually,
+  generator,
+  kernelTest,
+  makeTree,
+  mountTest,
+  scaled,
+  scratch,
+  setAttribute,
+} from '../support/index.js';
 import { changeTree, growTree, seeTree } from './random-tree.js';
 
 // ------------------------------------------------------------------------------------------ space
@@ -88,7 +99,7 @@ mountTest('lookup says which layer answers, and what hides the others', async (t
 });
 
 mountTest('lookup agrees with random overlays', (t) => {
-  for (let seed = 1; seed <= scaled(5, 2); seed++) {
+  for (let seed = 1; seed <= scaled(50, 2); seed++) {
     const random = generator(seed);
     const dir = scratch(t);
     const target = join(dir, 'merged');
@@ -109,7 +120,7 @@ mountTest('lookup agrees with random overlays', (t) => {
         t.is(found.layers.filter(({ role }) => role === 'answers').length, seen.has(path) ? 1 : 0);
       }
       mount.unmountSync();
-      // What the kernel has written is right.
+      // The check finds no fault in a layer that the kernel has written.
       t.deepEqual(verifyLayerSync(upperdir, { lowerdir }), [], `seed ${seed}, level ${level}`);
       lowerdir = layers;
     }
@@ -118,7 +129,7 @@ mountTest('lookup agrees with random overlays', (t) => {
 
 // ------------------------------------------------------------------------------------------ checks
 
-/** What is planted in a layer, and what is to be found. */
+/** The faults that a test plants in a layer, each with the reason to find. */
 const planted: readonly {
   readonly reason: LayerFault;
   readonly path: string;
@@ -305,6 +316,29 @@ test('files of one size and time, of which none is a copy, are compared by their
   t.deepEqual(lines(join(dir, 'u'), { lowerdir: join(dir, 'l') }), ['M a (content)']);
 });
 
+mountTest('a loop that is left early closes all descriptors', async (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'upper/': '', 'lower/d0/x': '' });
+  for (let i = 0; i < 30; i++) for (let j = 0; j < 100; j++) makeTree(join(dir, 'upper'), { [`d${i}/f${j}`]: 'x' });
+  const [upper, options] = [join(dir, 'upper'), { lowerdir: join(dir, 'lower') }];
+  const before = countDescriptors();
+  for (const _ of changesSync(upper, options)) break;
+  for await (const { path } of changes(upper, options)) if (path === 'd20/f5') break;
+  const failing = changes(upper, { lowerdir: [join(dir, 'lower'), join(dir, 'none')] });
+  await t.throwsAsync(failing.next(), { message: /none/ });
+  t.deepEqual(await failing.next(), { value: undefined, done: true });
+  await eventually(t, () => countDescriptors() <= before);
+  // Several calls at once come one after the other.
+  const found = changes(upper, options);
+  const records = await Promise.all([found.next(), found.next(), found.next()]);
+  t.deepEqual(
+    records.map(({ value }) => value.path),
+    ['.', 'd0', 'd0/f0'],
+  );
+  await found.return?.();
+  t.deepEqual(await found.next(), { value: undefined, done: true });
+});
+
 test('bad arguments are refused at once', (t) => {
   const dir = scratch(t, 'disk');
   const call =
@@ -344,7 +378,7 @@ kernelTest('a layer that is swapped for links during the walk: nothing outside i
   const child = spawn(process.execPath, ['-e', swaps, dir], { stdio: 'ignore' });
   const upper = join(dir, 'upper');
   try {
-    for (let i = 0; i < scaled(300, 100); i++) {
+    for (let i = 0; i < scaled(2000, 100); i++) {
       try {
         for (const { path, type } of changesSync(upper, { lowerdir: join(dir, 'lower') })) {
           if (/secret/.test(path)) t.fail(`${path} is outside`);

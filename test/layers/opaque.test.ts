@@ -49,7 +49,7 @@ async function fails(t: ExecutionContext, run: () => Promise<unknown>, expected:
   return error as OverlayError;
 }
 
-/** What a mounted overlay of these layers shows in a directory. */
+/** The entries that a mounted overlay of these layers shows in a directory. */
 function shown(options: OverlayOptions, name: string): string[] {
   const mounted = mountOverlaySync(options);
   try {

@@ -106,7 +106,12 @@ export function changeTree(root: string, random: Random, steps: number, { owners
   let found = list(dir);
   const pick = <T>(from: readonly T[]): T | undefined => from[random(from.length)];
   const place = (): Buffer => join(pick(found.directories) as Buffer, pick(names) as Buffer);
-  const anyFile = (): Buffer => pick(found.files) ?? join(dir, Buffer.from('none')); // never a pipe, which would wait
+  const isFile = (path: Buffer): boolean => lstatSync(path, { throwIfNoEntry: false })?.isFile() === true;
+  /** Never a pipe, which would wait for a reader. */
+  const anyFile = (): Buffer => {
+    const path = pick(found.files);
+    return path !== undefined && isFile(path) ? path : join(dir, Buffer.from('none'));
+  };
   const inner = (): Buffer => found.directories[1 + random(Math.max(1, found.directories.length - 1))] ?? place();
   const anything = (): Buffer => [anyFile, inner, () => pick(found.others) ?? place()][random(3)]?.() as Buffer;
   /** A tree that is small is rarely made smaller. */
@@ -165,8 +170,7 @@ export function changeTree(root: string, random: Random, steps: number, { owners
     },
   ];
   for (let i = 0; i < steps; i++) {
-    // Each time: a write to what has become a pipe would wait for a reader.
-    found = list(dir);
+    if (i % 10 === 0) found = list(dir);
     try {
       operations[random(operations.length)]?.();
     } catch (error) {
@@ -192,7 +196,7 @@ export interface SeenEntry {
 const S_IFMT = 0o170000;
 const S_IFREG = 0o100000;
 
-/** What a tree holds, by path; a path is one character a byte. */
+/** Returns the entries of a tree by path. A path has one character for each byte. */
 export function seeTree(root: string): Map<string, SeenEntry> {
   const seen = new Map<string, SeenEntry>();
   const walker = new Walker(root, { attributes: 'all', targets: true });

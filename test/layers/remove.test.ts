@@ -190,7 +190,7 @@ for (const { form, of } of forms) {
   });
 }
 
-/** What deletions, copies and a second name leave in a workdir. */
+/** Deletions, copies and a second name leave this in a workdir. */
 const use = (target: string): void => {
   rmSync(join(target, 'from-lower'));
   rmSync(join(target, 'd'), { recursive: true });
@@ -362,7 +362,7 @@ mountTest('removeWork removes a workdir that was given by a symbolic link', asyn
       t.deepEqual(readdirSync(dir).sort(), ['link', 'lower', 'merged', 'upper'], `${form}, ${workdir}`);
     }
   }
-  // Where the link leads nowhere any more, nothing is removed.
+  // Nothing is removed if the link leads nowhere any more.
   for (const end of [ends.promise, ends['synchronous form']]) {
     mkdirSync(options.workdir, { recursive: true });
     const mounted = mountOverlaySync({ ...options, workdir: link });

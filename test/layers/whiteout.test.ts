@@ -45,7 +45,7 @@ import {
 const EXT4_SUPER_MAGIC = 0xef53;
 const EXT4_LINK_MAX = 65000;
 
-/** Whether the kernel shows a character device 0:0 there. */
+/** Returns true if the kernel shows a character device 0:0 there. */
 function isDevice00(path: string | Buffer): boolean {
   const found = lstatSync(path);
   return found.isCharacterDevice() && found.rdev === 0;

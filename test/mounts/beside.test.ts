@@ -3,6 +3,9 @@ import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
 import {
+  bind,
+  bindSync,
+  mountOverlay,
   mountOverlaySync,
   type OverlayError,
   type OverlayMount,
@@ -46,7 +49,7 @@ for (const stacked of [false, true]) {
       const dir = scratch(t);
       const options = lowers(dir);
       const beneath = stacked ? mountOverlaySync(options) : undefined;
-      // What holds the mount beneath, or the file system on which the target is.
+      // A holder of the mount beneath, or of the file system on which the target is.
       const held = openSync(stacked ? fileOf(options) : join(dir, 'lower/from-lower'), 'r');
       for (let round = 0; round < scaled(100, 20); round++) {
         mountOverlaySync({ ...options, stack: true });
@@ -73,6 +76,28 @@ for (const stacked of [false, true]) {
     },
   );
 }
+
+mountTest('of calls that mount at one target exactly one mounts: overlays, binds, detached mounts', async (t) => {
+  const dir = scratch(t);
+  const { lowerdir, target } = lowers(dir);
+  for (let round = 0; round < scaled(300); round++) {
+    const detached = [mountOverlaySync({ lowerdir }), mountOverlaySync({ lowerdir })] as const;
+    const calls = [
+      () => bind(join(dir, 'other'), target),
+      () => detached[0].attach(target),
+      () => mountOverlay({ lowerdir, target }),
+      async () => detached[1].attachSync(target),
+      async () => bindSync(join(dir, 'other'), target),
+    ];
+    const order = [...calls.slice(round % calls.length), ...calls.slice(0, round % calls.length)];
+    const reasons = reasonsOf(await Promise.allSettled(order.map((call) => call())));
+    t.is(reasons.length, calls.length - 1, `round ${round}: ${reasons}`);
+    for (const reason of reasons) t.regex(reason, /^(?:target-mounted|mount-busy)$/);
+    t.is(mountsBelow(target).length, 1);
+    await unmount(target);
+    for (const mount of detached) if (mount.target === undefined) await mount.unmount();
+  }
+});
 
 mountTest('an unmount that finds nobody who holds the mount is tried again', async (t) => {
   const options = lowers(scratch(t));

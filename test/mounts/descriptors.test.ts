@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { evaluateIn, makeTree, mountTest, scratch } from '../support/index.js';
 
-/** What comes of each, when a process that has opened all it may calls them; `dir` has two layers and a place. */
+/** The outcome of each, when a process that has opened all it may calls them; `dir` has two layers and a place. */
 const calls: Readonly<Record<string, string>> = {
   bind: 'overlayfs.bind(l, m)',
   bindSync: 'overlayfs.bindSync(l, m)',

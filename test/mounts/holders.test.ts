@@ -58,7 +58,7 @@ async function busyError(t: ExecutionContext, unmount: () => Promise<void>): Pro
 
 const sleep = realpathSync(execFileSync('sh', ['-c', 'command -v sleep'], { encoding: 'utf8' }).trim());
 
-/** Where a program's libraries are. */
+/** The directories of a program's libraries. */
 function librariesOf(program: string): string[] {
   const text = execFileSync('ldd', [program], { encoding: 'utf8' });
   return [...text.matchAll(/(\/\S+) \(0x/g)].map(([, path = '']) => path);
@@ -106,7 +106,7 @@ function copyBelow(dir: string, paths: readonly string[]): void {
   }
 }
 
-/** What is to be found, and how it ends. */
+/** The holder to be found, and how it ends. */
 interface Held {
   readonly expected: Partial<Holder>;
   readonly release: () => unknown;

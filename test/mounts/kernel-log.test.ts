@@ -3,7 +3,7 @@ import { closeSync, constants, openSync, readSync } from 'node:fs';
 import { type CycleSet, cycles } from '../support/cycles.js';
 import { type Feature, layers, mountTest, scaled, scratch } from '../support/index.js';
 
-/** What a cycle needs besides mounts. */
+/** A cycle needs these besides mounts. */
 const needs: Readonly<Record<string, readonly Feature[]>> = {
   replace: ['mountBeneath'],
   clone: ['uniqueMountId'],

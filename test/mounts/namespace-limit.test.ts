@@ -1,4 +1,4 @@
-/** Where as many mount namespaces are in use as are allowed: a detached mount takes one, however short it is one. */
+/** As many mount namespaces are in use as are allowed: a detached mount takes one, however short it is one. */
 import { hasFeature, makeTree, mountTest, scratch } from '../support/index.js';
 import { evaluateAs } from '../support/plain-user.js';
 

@@ -420,7 +420,7 @@ for (const { form, of, method, suffix } of forms) {
         const dir = scratch(t);
         makeTree(dir, { [`in/${own}/`]: '', [`in/${other}/work/`]: '' });
         mount({ ...layers(dir), workdir: join(dir, 'in', own) });
-        // That it could not be told may be an error, but not another's loss; nothing is done then.
+        // It may be an error that nothing could be told, but never a loss for another; nothing is done then.
         let isRefused = false;
         await unmount(join(dir, 'merged'), { removeWork: true }).catch((error: unknown) => {
           isRefused = true;

@@ -13,7 +13,7 @@ import {
   scratch,
 } from '../support/index.js';
 
-/** What the kernel says of an upper on a read-only mount: in 5.10 the errno of what it tried, later one for all. */
+/** The kernel's answer for an upper on a read-only mount: in 5.10 the errno of what it tried, later one for all. */
 const READ_ONLY = hasFeature('mountSetattr') ? 'EINVAL' : 'EROFS';
 
 type Given = Record<string, unknown>;
@@ -153,7 +153,7 @@ interface Row {
   readonly path: string;
 }
 
-/** What only a look at the file system shows to be wrong. */
+/** Mistakes that only a look at the file system shows. */
 const wrongPaths: Readonly<Record<string, Row>> = {
   'a lowerdir that is missing': {
     change: (options, dir) => ({ lowerdir: [options.lowerdir, join(dir, 'none')] }),

@@ -324,7 +324,7 @@ mountTest(
         exclusive: false,
       };
     };
-    // What the observer still reads is in use: `exclusive` would refuse to come back to it.
+    // The upper that the observer still reads is in use: `exclusive` would refuse to come back to it.
     const [one, two] = [make('one'), make('two')];
     makeTree(dir, { 'merged/': '' });
     const target = join(dir, 'merged');

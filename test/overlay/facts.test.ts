@@ -31,7 +31,7 @@ interface FactsRow {
   readonly key?: string;
   readonly errno?: number;
   readonly says?: string;
-  /** What was found about paths, by role. */
+  /** The facts about paths, by role. */
   readonly found?: Partial<Record<Subject['role'], Partial<PathFacts>>>;
   readonly process?: Partial<ProcessFacts>;
   readonly facts?: Partial<Facts>;
@@ -109,7 +109,7 @@ const confined = ['docker-default (enforce)', 'system_u:system_r:container_t:s0:
   },
 ]);
 
-/** What plans the layers one by one. */
+/** A mount that plans the layers one by one. */
 const oneByOne = { ...newest, lowerdirAppend: 'unknown' } as const;
 
 const rows: readonly FactsRow[] = [

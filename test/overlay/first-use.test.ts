@@ -21,7 +21,7 @@ import { performSync, StepFailure } from '#lib/kernel/perform.js';
 import { Plan } from '#lib/kernel/plan.js';
 import { type Feature, layers, makeTree, mountTest, native, scratch } from '../support/index.js';
 
-/** Of the options; undefined takes one away. */
+/** Options to add; undefined takes one away. */
 type Changes = { readonly [Name in keyof OverlayOptions]?: OverlayOptions[Name] | undefined };
 
 interface Place {

@@ -45,6 +45,24 @@ mountTest('a diagnosis does not wait for a file system that hangs', { needs: 'FU
   }
 });
 
+mountTest("a mount does not wait for the paths of others' overlays", { needs: 'FUSE' }, async (t) => {
+  const dir = scratch(t);
+  const options = layers(dir);
+  const covered = join(dir, 'covered');
+  mkdirSync(covered);
+  const others = layers(covered);
+  const set = `lowerdir=${others.lowerdir},upperdir=${others.upperdir},workdir=${others.workdir}`;
+  t.is(native.mount('other', others.target, 'overlay', 0, set), 0);
+  // From here on, no path of the other overlay leads anywhere.
+  const end = mountSilent(covered);
+  try {
+    for (let i = 0; i < 2; i++) await (await mountOverlay(options)).unmount();
+  } finally {
+    end();
+  }
+  t.is(native.umount(others.target, 0), 0);
+});
+
 /** As in native/threads.h. */
 const MOST_THREADS = 16;
 const MOST_WITH_STUCK = 128;
@@ -75,7 +93,7 @@ mountTest('sixteen calls that hang do not stop the seventeenth', { needs: 'FUSE'
     pending.push(...hang(2 * MOST_THREADS));
     t.false(await isWhiteout(options.lowerdir));
     t.is(settled, 0);
-    // What can never be served takes no more threads than there may be.
+    // Calls that are never served take no more threads than there may be.
     pending.push(...hang(2 * MOST_WITH_STUCK));
     await eventually(t, () => countThreads() >= MOST_WITH_STUCK, 30);
     t.true(countThreads() <= MOST_WITH_STUCK + 1);

@@ -91,7 +91,7 @@ class Helper {
 
 /** Runs the steps; the seed is in the log. */
 export async function runModel(t: ExecutionContext): Promise<void> {
-  t.timeout(20 * 60_000);
+  t.timeout(60_000 + 300 * STEPS);
   const seed = Number(process.env['OVERLAYFS_TEST_SEED'] ?? Date.now() % 2 ** 31);
   t.log(`seed ${seed}, ${STEPS} steps`);
   const random = generator(seed);
@@ -281,7 +281,7 @@ export async function runModel(t: ExecutionContext): Promise<void> {
       const slot = pick(slots);
       const before = isUsed(slot.upperdir) || isUsed(slot.workdir);
       const refused = isRefused(slot);
-      // What a killed process had open can end meanwhile, so either answer of the kernel will do.
+      // An overlay that a killed process had open can end meanwhile, so either answer of the kernel will do.
       if (refused === before || refused === (isUsed(slot.upperdir) || isUsed(slot.workdir))) continue;
       t.log(trace.slice(-40).join('\n'));
       t.fail(`step ${step}: ${refused ? 'a false refusal' : 'a missed double use'} of ${slot.upperdir}, seed ${seed}`);

@@ -138,6 +138,22 @@ for (const { form, of, method } of forms) {
     for (const options of [detached(sameUpper), detached(one), sameWork]) await (await mount(options)).unmount();
   });
 
+  mountTest(`an upper that two overlays had is in use until both have ended (${form})`, async (t) => {
+    const { one, sameUpper } = two(scratch(t));
+    const first = await mount(one);
+    // The kernel counts only the first as the user.
+    const second = await mount({ ...sameUpper, exclusive: false });
+    const third = await mount({ ...detached(sameUpper), exclusive: false });
+    const file = openSync(join(String(second.path), 'from-lower'), 'r');
+    await first.unmount();
+    await second.unmount({ detach: true });
+    await t.throwsAsync(mount(one), upperInUse, 'a file of the second is open');
+    closeSync(file);
+    await t.throwsAsync(mount(one), upperInUse, 'the third is detached');
+    await third.unmount();
+    await (await mount(one)).unmount();
+  });
+
   mountTest(`an upper that an attached mount uses is refused to a detached one (${form})`, async (t) => {
     const { one, sameUpper } = two(scratch(t));
     const mounted = await mount(one);

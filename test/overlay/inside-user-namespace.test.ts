@@ -14,7 +14,7 @@ interface Row {
   readonly title: string;
   /** Runs with `layers`, an overlay's without a target, and `target`, a fresh directory. */
   readonly code: string;
-  /** What it comes to, or the reason of the error. */
+  /** The result, or the reason of the error. */
   readonly outcome: unknown;
   readonly needs?: Feature;
 }

@@ -102,7 +102,7 @@ function makeMounts(t: ExecutionContext, dir: string, count: number): void {
   const pick = <T>(values: readonly T[]): T => values[random(values.length)] as T;
   makeTree(dir, { 'source/deep/er/': '', 'source/file': '', 'lower/': '', 'second/': '' });
   const some = (...flags: number[]) => flags.reduce((all, flag) => (random(3) === 0 ? all | flag : all), 0);
-  /** Where mounts are made: private, or each mount in them would be many. */
+  /** The directory for mounts: private, or each mount in them would be many. */
   const places = [dir, ...oddNames.map((name) => join(dir, name))];
   for (const place of places.slice(1)) {
     mkdirSync(place);
@@ -125,12 +125,12 @@ function makeMounts(t: ExecutionContext, dir: string, count: number): void {
       () => native.mount(source, target, 'overlay', flags, `lowerdir=${dir}/lower:${dir}/second`),
       () => native.mount(source, target, 'proc', flags, ''),
     ];
-    // What is unbindable has to be something else.
+    // An unbindable mount has to be something else.
     if (pick(kinds)() !== 0) t.is(native.mount('other', target, 'tmpfs', 0, ''), 0);
     if (random(3) === 0) t.is(native.mount('', target, '', MS.REMOUNT | MS.BIND | flags, ''), 0);
     if (random(3) === 0) t.is(native.mount('', target, '', pick([MS.SHARED, MS.UNBINDABLE, MS.PRIVATE]), ''), 0);
     if (random(8) === 0) {
-      // What is mounted in it shows in its slave as well, and in the slave's slave.
+      // A mount in it shows in its slave as well, and in the slave's slave.
       t.is(native.mount('master', target, 'tmpfs', 0, ''), 0);
       t.is(native.mount('', target, '', MS.SHARED, ''), 0);
       let from = target;

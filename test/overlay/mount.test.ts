@@ -444,7 +444,7 @@ mountTest('an abort takes back its own mount only, whatever is stacked over it',
   // So that the other mounts of the namespace have been looked at, for which a promise needs this thread.
   mountOverlaySync(layers(join(dir, 'first'))).unmountSync();
   for (let round = 0; round < 20; round++) {
-    // Of their own: about an upper that was in use before, the promise may have to ask.
+    // They have tests of their own: about an upper that was in use before, the promise may have to ask.
     const below = layers(join(dir, `a${round}`));
     const above = { ...layers(join(dir, `b${round}`)), target: below.target, stack: true };
     const controller = new AbortController();

@@ -106,7 +106,7 @@ function shownPiece(piece: Buffer): Buffer {
   return /^[a-z]*context=/.test(piece.toString('latin1')) ? piece : escapeOctal(piece, ', \t\n\\');
 }
 
-/** Of the paths that a shown one can stand for, that which was given. */
+/** Chooses the given path among those that a shown one can stand for. */
 const given =
   ({ upperdir, workdir }: NamedOptions): Choose =>
   (readings) =>
@@ -181,7 +181,7 @@ test('what is none of them, or would be refused, is kept as it stands', (t) => {
 for (const [way, { mountSync, needs }] of Object.entries(ways)) {
   mountTest(`what the kernel shows is what was given (${way})`, { needs }, (t) => {
     const random = generator(29);
-    // Where a comma has a layer sent as a number, the number is what is shown.
+    // The table shows the number, if a comma has a layer sent as a number.
     const excluded = way === 'by one string' || way === 'as it comes' ? '/,' : '/';
     for (let i = 0; i < scaled(30, 5); i++) {
       const dir = scratch(t);

@@ -16,7 +16,7 @@ const planned = (change: Partial<OverlayOptions>, features: Partial<KernelFeatur
   formatPlan(plan(checkOptions({ ...options, ...change }), { ...newest, ...features }).plan)
     .trimEnd()
     .split('\n');
-/** Whether there are newer mounts, which is asked before an upper is used. */
+/** True if there are newer mounts, which is asked before an upper is used. */
 const news = 'news()  # guard: mounts-are-unknown; ENOSYS, EPERM will do';
 /** The names of the calls, and the guards. */
 const calls = (lines: string[]): string[] =>

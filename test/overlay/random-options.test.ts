@@ -19,7 +19,7 @@ import { givenOptions } from './rows/row.js';
 const seed = 20261124;
 const sets = scaled(2000, 100);
 
-/** What the library's checks say. */
+/** The verdict of the library's checks. */
 type Verdict =
   | { readonly kind: 'passes'; readonly checked: CheckedOptions }
   /** A value or the structure is wrong. */
@@ -57,11 +57,11 @@ interface Outcome {
   readonly generated: Generated;
   readonly verdict: Verdict;
   readonly kernel: { errno: number; line: Line | undefined };
-  /** What the kernel mounts and does not do as asked. */
+  /** Options that the kernel mounts and does not follow. */
   readonly dropped: readonly string[];
 }
 
-/** Where validation and kernel differ and are meant to: the name, and when it applies. */
+/** Intended differences of validation and kernel: the name, and when it applies. */
 const explained: Readonly<Record<string, (outcome: Outcome) => boolean>> = {
   // The kernel mounts, and ignores the workdir.
   'a workdir without an upperdir': ({ generated: { options }, verdict }) =>
@@ -87,7 +87,7 @@ function disagreement(outcome: Outcome): string | undefined {
   return undefined;
 }
 
-/** Where the row that speaks says of the kernel what it does not do. */
+/** The row that speaks says of the kernel what it does not do. */
 function misstated({ generated, verdict, kernel, dropped }: Outcome): string | undefined {
   const { options, hasWrongPath, wrongText } = generated;
   if (verdict.kind !== 'conflict' || hasWrongPath || wrongText !== undefined) return undefined;
@@ -103,7 +103,7 @@ function misstated({ generated, verdict, kernel, dropped }: Outcome): string | u
   return isDrop ? `the kernel drops, and the row says: ${verdict.says}` : undefined;
 }
 
-/** What the library does with options that pass its checks, by one of the ways. */
+/** The outcome in the library of options that pass its checks, by one of the ways. */
 function mountByLibrary(options: OverlayOptions, way: string, target: string): Line | Error | undefined {
   try {
     ways[way]?.mountSync(options);
@@ -115,7 +115,7 @@ function mountByLibrary(options: OverlayOptions, way: string, target: string): L
   return line;
 }
 
-/** Where the library does otherwise than the kernel and is meant to. */
+/** Intended differences of the library and the kernel. */
 const explainedMounts: Readonly<
   Record<string, (options: Generated['options'], kernel: Outcome['kernel'], outcome: unknown) => boolean>
 > = {
@@ -133,7 +133,7 @@ const explainedMounts: Readonly<
     outcome.reason === 'feature-dropped',
 };
 
-/** What falls away though the checks let it through, and why they do. */
+/** Options that fall away though the checks let them through, and the cause. */
 const explainedFalls: Readonly<Record<string, (options: Generated['options'], fall: string) => boolean>> = {
   // The kernel's own choice: on where every layer's file system allows it.
   'xino auto': (_, fall) => fall === 'xino=auto, came off',

@@ -372,7 +372,7 @@ mountTest('without a capability', (t) => {
 mountTest('a namespace that may not be joined, by the table of a process in it', (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'a/': '', goes: '' });
-  // What is gone with the directory ends it, however the test ends.
+  // The removal of the directory ends it, however the test ends.
   const goes = join(dir, 'goes');
   const churn = `(while [ -e ${goes} ]; do mount -t tmpfs late ${dir}/a; sleep 0.1; umount ${dir}/a; sleep 0.1; done)`;
   const command = ['sh', '-c', `${churn} >/dev/null 2>&1 & exec "$@"`, 'sh', ...withoutCapabilities];

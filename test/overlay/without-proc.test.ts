@@ -74,7 +74,7 @@ const rows = {
   ],
 } as const;
 
-/** What some need besides. */
+/** Some need this besides. */
 const features: Readonly<Record<string, Feature>> = { 'mountOverlay, idmap': 'idmapped layers' };
 
 for (const [title, [code, outcome]] of Object.entries(rows)) {

@@ -1,4 +1,4 @@
-/** What a start loads: no more than the call at hand needs. */
+/** A start loads no more than the call at hand needs. */
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';

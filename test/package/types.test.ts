@@ -1,4 +1,4 @@
-/** What TypeScript programs may write without a cast: this file has to compile. */
+/** Programs in TypeScript that need no cast: this file has to compile. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Readable, Writable } from 'node:stream';

@@ -2,8 +2,8 @@
 // one, and only Node-API is stood in for, by the few functions that native/operation.cc calls. Environments
 // are threads here that start, cancel and await operations, and end while some are under way, as workers do;
 // child processes leave by exit(3) with operations under way; and tasks are thrown at sets of threads around
-// the moment at which these give up waiting. Walks go through a tree that changes all the time. What is found: what a sanitizer reports, and an invariant that
-// does not hold, after which the program exits with 1.
+// the moment at which these give up waiting. Walks go through a tree that changes all the time. The findings: reports of
+// a sanitizer, and an invariant that does not hold, after which the program exits with 1.
 //
 // test/sanitizers/run.mjs compiles and runs it: hammer [--seconds N] [--seed N]
 #include <dirent.h>
@@ -166,7 +166,7 @@ class Plan {
     int32_t output = -1;  // so many bytes besides the result
   };
 
-  // What stands for the descriptor that the step makes.
+  // The number that stands for the descriptor of the step.
   int32_t add(Call call, std::initializer_list<Argument> arguments, Options options) {
     Step step{};
     step.call = call;
@@ -259,7 +259,7 @@ class Slot {
   std::vector<uint8_t> plan(Kind wanted, bool fails, Random& random) {
     kind = wanted;
     Plan plan;
-    int32_t own_output = 72;  // what statx reports
+    int32_t own_output = 72;  // the fields that statx reports
     std::string d = dir_ + "/d", target = this->target();
     // Takes as long as nobody has opened the other end.
     if (random.one_in(gate_odds)) plan.add(Call::openat2, {at_cwd, scratch + "/gate", O_WRONLY | O_CLOEXEC, 0});
@@ -348,7 +348,7 @@ class Slot {
     if (kind == whiteouts || kind == nodes) CHECK(!entries(dir_ + "/d").empty(), "%s/d is empty", dir_.c_str());
     if (kind == unmount) CHECK(!is_mounted(target()), "%s is still mounted", dir_.c_str());
   }
-  // What its owner does with what was done: one that uses `replace` and `remove`.
+  // The owner's use of the outcome: one that uses `replace` and `remove`.
   std::vector<uint8_t> removal() const {
     Plan plan;
     std::string d = dir_ + "/d";
@@ -465,7 +465,7 @@ struct napi_env__ {
     return &handles.emplace_back();
   }
   void on_its_thread() const { CHECK(pthread_equal(thread, pthread_self()), "Node-API on another thread"); }
-  // What needs JavaScript fails from then on.
+  // Calls that need JavaScript fail from then on.
   bool takes_no_more() const {
     on_its_thread();
     return is_terminated;
@@ -635,7 +635,7 @@ napi_status napi_create_promise(napi_env env, napi_deferred* deferred, napi_valu
   return napi_ok;
 }
 
-// What was waiting for the promise comes after the addon has returned, as microtasks do.
+// The code that waits for the promise comes after the addon has returned, as microtasks do.
 napi_status napi_resolve_deferred(napi_env env, napi_deferred deferred, napi_value value) {
   if (env->takes_no_more()) return napi_pending_exception;
   CHECK(deferred != nullptr && value != nullptr, "a promise or its value is missing");

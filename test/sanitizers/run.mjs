@@ -33,7 +33,7 @@ chmodSync(temporary, 0o755);
 process.on('exit', () => rmSync(temporary, { recursive: true, force: true }));
 for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1));
 
-/** What a command prints, and how it ended: its exit code, or the signal. */
+/** The output of a command, and how it ended: its exit code, or the signal. */
 async function run([program, ...args], { env = {}, cwd = root, seconds = 300 } = {}) {
   const child = spawn(program, args, {
     cwd,
@@ -69,7 +69,7 @@ async function mustRun(command, options) {
 }
 
 /**
- * What a command is started with. The sanitizers of GCC 12 expect nothing where a kernel may map things by
+ * The options with which a command is started. The sanitizers of GCC 12 expect nothing where a kernel may map things by
  * more than 28 random bits.
  */
 const prefix = (() => {
@@ -81,7 +81,7 @@ const prefix = (() => {
   return [];
 })();
 
-/** Where `include/node` is, with Node's headers of this version. */
+/** The directory of `include/node`, with Node's headers of this version. */
 function nodeDirectory() {
   const config = join(root, 'build/config.gypi');
   const nodedir = existsSync(config) && readFileSync(config, 'utf8').match(/"nodedir": "([^"]+)"/)?.[1];
@@ -127,11 +127,11 @@ async function hammer(name, sanitizers) {
   return status === 0;
 }
 
-/** What the sanitizers wrote about the addon; the other leaks are Node's and of the programs that tests run. */
+/** The reports of the sanitizers about the addon; the other leaks are Node's and of the programs that tests run. */
 function reports(dir) {
   return readdirSync(dir).flatMap((name) => {
     const report = readFileSync(join(dir, name), 'utf8');
-    // Where a test forbids ptrace(2), clone(2) or /proc to a program, its leaks cannot be looked for.
+    // The leaks of a program cannot be looked for if its test forbids it ptrace(2), clone(2) or /proc.
     const isUnable = !report.includes('ERROR:') && report.includes('LeakSanitizer has encountered a fatal error');
     if (isUnable) return [];
     if (!report.includes('LeakSanitizer: detected memory leaks')) return report.trim() === '' ? [] : [report];

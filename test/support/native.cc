@@ -1,4 +1,4 @@
-// What tests do to their own process and a user of the package never needs.
+// Calls that tests make on their own process; a user of the package never needs them.
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>

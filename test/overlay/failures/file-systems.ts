@@ -202,7 +202,7 @@ function rowsOn(kind: string): FailureRow[] {
   ];
 }
 
-/** What a file system without chattr(1) lacks. */
+/** A file system without chattr(1) lacks this. */
 const immutableOn = (kind: string): FailureRow => {
   const { made: make, needs } = kinds[kind] as (typeof kinds)[string];
   return refused(

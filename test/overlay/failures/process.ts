@@ -12,14 +12,14 @@ export interface ProcessRow {
   readonly command: readonly string[];
   /** System calls that a filter refuses, and how. */
   readonly filter?: { readonly calls: readonly (keyof typeof numbers)[]; readonly errno: number };
-  /** Whether it is in a Landlock sandbox. */
+  /** True if it is in a Landlock sandbox. */
   readonly sandbox?: boolean;
   readonly needs?: readonly Feature[];
   readonly view?: boolean;
   readonly setup?: readonly Setup[];
   readonly options: Given;
   readonly expect: { readonly error: Refusal };
-  /** What mends it: another command, or steps, or options. */
+  /** The remedy: another command, or steps, or options. */
   readonly mend?: {
     readonly command?: readonly string[];
     readonly filter?: undefined;

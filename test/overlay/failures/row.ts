@@ -1,4 +1,4 @@
-/** What a row of the failures is: a mount that is refused, why, and what mends it. */
+/** A row of the failures: a mount that is refused, the reason, and the remedy. */
 import type { ExecutionContext } from 'ava';
 import type { Feature } from '../../support/index.js';
 import type { Given, Refusal } from '../rows/row.js';
@@ -10,14 +10,14 @@ export type Step = (at: At, t: ExecutionContext) => unknown;
 export interface FailureRow {
   readonly title: string;
   readonly needs?: readonly Feature[];
-  /** What only some machines have; elsewhere the row is left out. */
+  /** A feature that only some machines have; elsewhere the row is left out. */
   readonly where?: Feature;
   readonly on?: 'tmpfs' | 'disk';
   readonly view?: boolean;
   readonly setup: readonly Step[];
   readonly options: Given;
   readonly expect: { readonly error: Refusal };
-  /** What the hint says, done to the directories; the mount then succeeds. */
+  /** The advice of the hint, done to the directories; the mount then succeeds. */
   readonly remedy?: readonly Step[];
   /** The options that the hint asks for; the mount then succeeds. */
   readonly instead?: Given;

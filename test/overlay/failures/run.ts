@@ -53,7 +53,7 @@ export async function runFailure(t: ExecutionContext, row: FailureRow, way: stri
     }
     assertRefused(t, error, row.expect.error, way, dir);
     t.is(mountsBelow(dir).length, before, `${way}: nothing is mounted`);
-    // What earlier steps have left to close is closed meanwhile.
+    // Descriptors that earlier steps have left are closed meanwhile.
     await eventually(t, () => countDescriptors() <= descriptors);
   }
 

@@ -1,4 +1,4 @@
-/** What was asked for, against what came. */
+/** Compares the request with the outcome. */
 import { effective, kept } from '../rows/effective.js';
 import type { Line } from '../rows/mount-table.js';
 import { asked } from './kernel.js';
@@ -11,7 +11,7 @@ export function fallen(options: Options, line: Line): string[] {
   const found = effective(line.options, isView);
   return asked(options).flatMap(([name, value]) => {
     const [stored, want] = kept(name, value, isView);
-    // What is never shown cannot be compared.
+    // Options that are never shown cannot be compared.
     if (stored === 'override_creds') return [];
     if (stored === 'xino' && isOnOneFileSystem(options)) return [];
     // A fresh upper gets a UUID.

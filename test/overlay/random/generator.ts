@@ -41,7 +41,7 @@ export interface Generated {
   readonly options: Readonly<Record<string, unknown>>;
   /** The text of what is no right value, for the kernel. */
   readonly wrongText: string | undefined;
-  /** Whether a path is such that the mount may fail for it. */
+  /** True if a path is such that the mount may fail for it. */
   readonly hasWrongPath: boolean;
 }
 

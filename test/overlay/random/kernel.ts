@@ -18,7 +18,7 @@ const flags: Readonly<Record<string, string>> = {
   defaultPermissions: 'default_permissions',
 };
 
-/** What a caller asks of overlayfs itself, in the kernel's words; a wrong value is not among them. */
+/** The options of a caller for overlayfs itself, in the kernel's words; a wrong value is not among them. */
 export function asked(options: Readonly<Record<string, unknown>>): [name: string, value: string | null][] {
   const list: [string, string | null][] = [];
   for (const [name, value] of Object.entries(options)) {

@@ -1,4 +1,4 @@
-/** What forbids a rootless mount, made real: the error of the mount and the words of `features` say the same. */
+/** Causes that forbid a rootless mount, made real: the error of the mount and the words of `features` say the same. */
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
 import { chrooted } from '../../support/chroot.js';
@@ -16,9 +16,9 @@ interface Row {
   readonly before?: string;
   readonly code: string;
   readonly what: RegExp;
-  /** Whether `features` has been told before that it is allowed. */
+  /** True if `features` has been told before that it is allowed. */
   readonly isRemembered?: true;
-  /** Whether no program can be started at all. */
+  /** True if no program can be started at all. */
   readonly isAlone?: true;
 }
 

@@ -74,8 +74,8 @@ test('docs/rootless.md has these rows', (t) => {
   const page = readFileSync(join(packageRoot, 'docs/rootless.md'), 'utf8');
   const sections = page.split(/^## /m);
   for (const [title, rows] of [
-    ['What works', can],
-    ['What does not', cannot],
+    ['Calls that work', can],
+    ['Calls that fail', cannot],
   ] as const) {
     const section = sections.find((text) => text.startsWith(title)) ?? '';
     const shown = Array.from(section.matchAll(/^\| (?!---|doing)(.*?) \|/gm), ([, cell = '']) => cell);
@@ -121,7 +121,7 @@ mountTest('the synchronous form, a worker, and no_new_privs', { needs }, (t) => 
       await exit;
       return [names, fs.existsSync(path), fs.readdirSync('/proc/self/fd').length];
     };
-    const [, , before] = await run(); // what Node opens for the first worker stays open
+    const [, , before] = await run(); // Node keeps open some files of the first worker
     const [names, exists, after] = await run();
     return [names, exists, after - before];`;
   t.deepEqual(evaluateAsNobody(worker, dir), [['file', 'second'], false, 0], 'closed with the worker');

@@ -1,5 +1,6 @@
 /**
- * What a program can do with the files of a rootless mount, and what it cannot: a row of docs/rootless.md each.
+ * The calls that a program can make on the files of a rootless mount, and those that fail: a row of docs/rootless.md
+ * each.
  * The code runs as the plain user, with the mount's path in `path` and the layers in `dir`.
  */
 
@@ -9,7 +10,7 @@ export interface Row {
   /** As the page has it. */
   readonly title: string;
   readonly code: string;
-  /** What the code comes to, or the code of the error that it throws. */
+  /** The result of the code, or the code of the error that it throws. */
   readonly outcome: unknown;
   /** The device node of a lower needs mknod(2). */
   readonly needs?: 'mknod' | 'O_TMPFILE';

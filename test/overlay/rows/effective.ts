@@ -14,7 +14,7 @@ function parameter(name: string): boolean {
 const word = (name: string): string => (parameter(name) ? 'on' : 'off');
 const follow = parameter('redirect_always_follow') ? 'follow' : 'nofollow';
 
-/** What options come to that are not named. */
+/** The values of options that are not named. */
 const defaults: Readonly<Record<string, string>> = {
   redirect_dir: parameter('redirect_dir') ? 'on' : follow,
   index: word('index'),

@@ -1,4 +1,4 @@
-/** What earlier mounts leave in upper and work, and what a later one makes of it. */
+/** Earlier mounts leave marks in upper and work; a later one meets them. */
 import { accessSync } from 'node:fs';
 import { fails } from './errors.js';
 import { type Expected, type Row, row } from './row.js';
@@ -48,7 +48,7 @@ export const lifecycleRows: readonly Row[] = [
     ...past('index=on'),
   ),
   row('the work of another upper, without index', { upperdir: 'x' }, {}, dirs('x'), ...past('index=on')),
-  // What others have mounted is seen where there are unique ids.
+  // Mounts of others are seen if the kernel has unique ids.
   { ...row('an upper in use', {}, inUse, overlay('l2,u,w', 'other')), needs: ['uniqueMountId'] },
   row('an upper in use is let through, where it may be', { exclusive: false }, {}, overlay('l2,u,w', 'other')),
   row('an upper in use, with index', { index: true }, inUse, overlay('l2,u,w', 'other')),

@@ -42,7 +42,7 @@ const names: readonly (readonly [name: string, decoy?: string])[] = [
 
 const shown = (name: string): string => JSON.stringify(name);
 
-/** What stands in the table for upper and work as text is what was sent, with its escapes. */
+/** The table shows upper and work as text in the form that was sent, with its escapes. */
 const sent = (name: string): string => name.replace(/[\\:,]/g, '\\$&');
 
 export const pathRows: readonly Row[] = [

@@ -1,4 +1,4 @@
-/** What this kernel cannot show: older kernels, other modules' parameters, SELinux, records of user namespaces. */
+/** Rows that this kernel cannot show: older kernels, other modules' parameters, SELinux, records of user namespaces. */
 import type { KernelFeatures } from '#lib/features/probe.js';
 import { knownOptions, linux61, linux612, newest } from '../../support/features.js';
 import { conflict, lacking } from './errors.js';

@@ -1,4 +1,4 @@
-/** What a row of the tables is: a mount as data, and what has to come of it. */
+/** A row of the tables: a mount as data, and the expected outcome. */
 import type { KernelFeatures } from '#lib/features/probe.js';
 import type { Reason } from '#lib/reasons.js';
 import type { Feature } from '../../support/index.js';
@@ -27,13 +27,13 @@ export interface Refusal {
   readonly path?: string;
 }
 
-/** What the mount table has to show. Left out: as it is when nothing is asked for. */
+/** The expected options in the mount table. Left out: as it is when nothing is asked for. */
 export interface Shows {
   /** Overlayfs' own options where they differ from the module's defaults, complete. */
   readonly shown?: readonly string[];
   /** Options that may not stand in the mount table at all. */
   readonly notShown?: readonly string[];
-  /** Of the mount, besides `rw` and `relatime`, complete. */
+  /** The attributes of the mount, besides `rw` and `relatime`, complete. */
   readonly attributes?: readonly string[];
   readonly superblock?: 'ro' | 'rw';
   /** As mountinfo names it; a group's number is left out. */
@@ -44,7 +44,7 @@ export interface Shows {
   readonly datadir?: Reads;
   readonly upperdir?: Reads;
   readonly workdir?: Reads;
-  /** What files below the target hold; undefined: no such file. */
+  /** The contents of files below the target; undefined: no such file. */
   readonly files?: Readonly<Record<string, string | undefined>>;
 }
 
@@ -96,7 +96,7 @@ export interface RecordRow {
   readonly view?: boolean;
   readonly options: Given;
   readonly record: KernelFeatures;
-  /** What is sent to the kernel, or the error. */
+  /** The options sent to the kernel, or the error. */
   readonly expect: { readonly sent: readonly string[] } | { readonly error: Refusal };
 }
 

@@ -18,7 +18,7 @@ function mounts(source: string, target: string, type: string, flags = 0, data = 
   if (errno !== 0) throw new Error(`the setup's own mount at ${target} failed: errno ${errno}`);
 }
 
-/** What every row has. */
+/** Every row has this. */
 export const base: Setup = (at) =>
   makeTree(at(''), {
     'l1/one': 'l1',

@@ -26,7 +26,7 @@ interface Outcome {
   readonly line?: string;
 }
 
-/** What a child answers that needs a user namespace, if there are any. */
+/** The answer of a child that needs a user namespace, if there are any. */
 const canUnshare = ((): boolean => {
   try {
     execFileSync('unshare', ['-Ur', '-m', 'true'], { stdio: 'ignore' });

@@ -1,4 +1,4 @@
-/** What a user namespace changes: trusted.* attributes are out of reach there. */
+/** A user namespace changes this: trusted.* attributes are out of reach there. */
 import { conflict, fails } from './errors.js';
 import type { Given, UserRow } from './row.js';
 
