@@ -13,7 +13,7 @@ struct FileRecord {
   int32_t root;          // the descriptor below which the path is; -1: no file, only the bytes
   uint32_t bytes_size;
   uint32_t path_size;    // without the NUL
-  uint64_t offset;       // of the part that is read
+  uint64_t offset;       // the place of the part that is read
   uint64_t data_size;
   // The file that is meant. If it is another one by now, or has changed, the batch fails with ESTALE.
   uint64_t inode, file_size;

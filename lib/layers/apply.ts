@@ -82,7 +82,7 @@ export interface ApplyOptions {
    * owner, mode, time and attributes that it has there. Without them: 0755, root.
    */
   readonly lowerdir?: PathLike | readonly PathLike[] | undefined;
-  /** What to do with device nodes. Default: `'create'` for root, else `'skip'`. */
+  /** The treatment of device nodes. Default: `'create'` for root, else `'skip'`. */
   readonly devices?: 'create' | 'skip' | 'fail' | undefined;
   /** The digest that the source must have: `sha256:` and 64 digits. */
   readonly expectedDigest?: string | undefined;
@@ -512,7 +512,7 @@ interface Open {
   readonly entry: FoundEntry;
   readonly path: string;
   readonly replaces: boolean;
-  /** Of a small file; of a large one, what has come is written already. */
+  /** The data so far of a small file. Data of a large file is written as it comes. */
   readonly parts: Buffer[] | undefined;
 }
 
@@ -764,7 +764,7 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
   const intake = new Intake(hash);
   const [start, all] = await peek(untilAborted(intake.count(source.chunks), signal));
   const compression = detect(start);
-  // Of a plain archive, both digests are one.
+  // Both digests of a plain archive are the same.
   if (compression === 'none') source.reuse?.();
   const plainHash = compression === 'none' ? undefined : createHash('sha256');
   const chunks = compression === 'none' ? all : decode(all, compression);

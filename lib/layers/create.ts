@@ -188,9 +188,9 @@ interface Frame {
   readonly name: string;
   readonly parent: Frame | undefined;
   redirect: string | undefined;
-  /** Where the layers below have it: found when it is needed. */
+  /** Its places in the layers below: found when they are needed. */
   places: Places | undefined;
-  /** Where the layers below have its contents, if that is elsewhere. */
+  /** The places of its contents in the layers below, if these are elsewhere. */
   from: Places | undefined;
 }
 

@@ -89,7 +89,7 @@ export function explainWrite(failure: WriteFailure, directory: Path, { offset }:
   if (errno === e.EACCES || errno === e.EPERM) {
     return fields('permission-denied', `this process may not write ${shown}`);
   }
-  // What the archive says has been checked before, so that somebody else has been there.
+  // The archive was checked before, so another program must have been there.
   if ([e.ENOENT, e.ENOTDIR, e.ELOOP, e.EEXIST, e.ESTALE, e.EISDIR, e.ENOTEMPTY].includes(errno)) {
     return fields('layer-changed', `another program changed ${shown} or what leads to it while it was written`);
   }

@@ -33,7 +33,7 @@ export interface PlacementOptions {
 
 const WHITEOUT = '.wh.';
 const OPAQUE = '.wh..wh..opq';
-/** What aufs keeps for itself. */
+/** The names that aufs keeps for itself. */
 const OF_AUFS = '.wh..wh.';
 
 /** The kernel's limit on a name (NAME_MAX), and on the target of a link (PATH_MAX, with a NUL). */
@@ -77,7 +77,7 @@ export class Directory {
 export class Leaf {
   readonly kind: 'whiteout' | 'symlink' | 'other';
   readonly isOurs: boolean;
-  /** Of a symbolic link. */
+  /** The target of a symbolic link. */
   readonly target: string;
 
   constructor(kind: Leaf['kind'], isOurs: boolean, target = '') {
@@ -92,7 +92,7 @@ export type Node = Directory | Leaf;
 const ourWhiteout = new Leaf('whiteout', true);
 const ourOther = new Leaf('other', true);
 
-/** Where an entry goes. */
+/** The place of an entry. */
 interface Place {
   readonly parent: Directory;
   readonly name: string;
@@ -103,7 +103,7 @@ interface Place {
 /** A directory, and its path. */
 type Found = readonly [Directory, string];
 
-/** What has become of an entry. A file is left to the caller: it is written at the path, with its data. */
+/** The outcome for an entry. A file is left to the caller: it is written at the path, with its data. */
 export type Placed =
   | { readonly action: 'done' | 'ignored' | 'whiteout' | 'opaque-root' }
   | { readonly action: 'file'; readonly path: string; readonly replaces: boolean };
@@ -178,7 +178,7 @@ export class Placement {
     return done;
   }
 
-  /** Whether a directory is still at its path. */
+  /** Returns whether a directory is still at its path. */
   holds(directory: Directory, path: string): boolean {
     let at: Node | undefined = this.root;
     for (const name of path.split('/')) at = at instanceof Directory ? at.entries.get(name) : undefined;
@@ -320,7 +320,7 @@ export class Placement {
   }
 
   #makeWhiteout(components: readonly string[]): Placed {
-    // Where this layer has a file or a whiteout, nothing is left to hide.
+    // Nothing is left to hide below a file or a whiteout of this layer.
     const found = this.#resolve(components.slice(0, -1), 'give up');
     if (found === undefined) return { action: 'whiteout' };
     const { parent, name, path, node } = this.#placeIn(found, components);

@@ -13,7 +13,7 @@ import { addon, type OperationFlag, type OperationKind, type Stage } from '../na
 import type { Time } from './records.js';
 
 const PIECE = 1 << 20;
-/** Of the buffer for a piece. */
+/** The size of the buffer for a piece. */
 const ROOM = PIECE + PIECE / 4;
 /** Gathered pieces that wait while the thread writes others. */
 const MOST_WAITING = 3;

@@ -17,10 +17,10 @@ export const fields = {
   major: [329, 8],
   minor: [337, 8],
   prefix: [345, 155],
-  /** Of star, which keeps times behind it. */
+  /** The prefix of star, which keeps times behind it. */
   starPrefix: [345, 131],
   starMagic: [508, 4],
-  /** Of GNU tar: the first parts of a sparse file, whether more blocks of them follow, and the size with holes. */
+  /** GNU tar's fields: the first parts of a sparse file, whether more blocks of them follow, and the size with holes. */
   sparse: [386, 96],
   isExtended: [482, 1],
   realSize: [483, 12],

@@ -1,7 +1,7 @@
 /** The numbers in headers: octal digits, or base-256 where the first bit of the field is set. */
 import type { Moment } from './entry.js';
 
-/** Where a field is in its block. */
+/** The place of a field in its block. */
 export type Field = readonly [at: number, size: number];
 
 const SPACE = 0x20;

@@ -57,7 +57,7 @@ const NO_ATTRIBUTES: Attributes = { xattrs: NO_XATTRS, unread: [] };
 const textIn = (values: Values | undefined, keyword: string): string | undefined =>
   values?.get(keyword)?.toString('latin1');
 
-/** Whether records are those of a sparse file. */
+/** Returns whether records are those of a sparse file. */
 const isSparse = (values: Values, records: readonly PaxRecord[]): boolean =>
   ['GNU.sparse.major', 'GNU.sparse.map', 'GNU.sparse.size', 'GNU.sparse.realsize'].some((keyword) =>
     values.has(keyword),
@@ -79,7 +79,7 @@ export class TarReader {
   #reading: string | undefined;
   #isAtEnd = false;
   #hasZeroBlock = false;
-  /** Where the current header begins, and the name of its entry when it is known. */
+  /** The byte at which the current header begins, and the name of its entry when it is known. */
   #headerAt = 0;
   #name: string | undefined;
   readonly #global = new Map<string, Buffer>();
@@ -94,7 +94,7 @@ export class TarReader {
     return this.#before + this.#at;
   }
 
-  /** Whether the end of the archive has been read. Bytes that follow it mean nothing. */
+  /** True once the end of the archive has been read. Bytes that follow it mean nothing. */
   get isAtEnd(): boolean {
     return this.#isAtEnd;
   }
@@ -288,7 +288,7 @@ export class TarReader {
     this.#handler.finish();
   }
 
-  /** What a header says, but for the size. */
+  /** Reads a header, but for the size. */
   #parseHeader(block: Buffer, typeflag: string, extended: Extended, values: Values | undefined): FoundEntry {
     const { longName, longLink, records } = extended;
     const name = textIn(values, 'GNU.sparse.name') ?? textIn(values, 'path') ?? longName ?? nameOf(block);

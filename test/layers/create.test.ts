@@ -405,7 +405,7 @@ for (const [title, options] of Object.entries(variants)) {
             wanted,
             `plain, seed ${seed}, level ${level}`,
           );
-          // What is packed of what was unpacked is the same archive.
+          // The unpacked layer packs to the same archive.
           t.is(
             sha256(await collect(out, { lowerdir: unpacked.slice(1), ...marks })),
             diffId,

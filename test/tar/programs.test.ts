@@ -131,7 +131,7 @@ function describeEntry({ entry, data }: Whole, { hasNanoseconds = false, hasXatt
 
 const clean = (name: string): string => name.replace(/^\.\/?/, '').replace(/\/+$/, '');
 
-/** What a form loses is the same on both sides. */
+/** Drops from both sides the properties that a form loses. */
 function asIn(form: Form, described: Described): Described {
   const { hasNanoseconds = false, hasXattrs = false } = form;
   return {
@@ -146,7 +146,7 @@ function pairs(t: ExecutionContext, dir: string, form: Form): void {
   const archive = join(dir, '..', 'archive.tar');
   const all = describeTree(dir);
   const isLacking = (path: string): boolean => (form.lacks ?? []).some((lack) => lack.test(path));
-  // Where the form cannot hold something, the program says so and goes on.
+  // The program reports an entry that the form cannot hold, and goes on.
   try {
     execFileSync(program, [...args, '-cf', archive, '.'], { cwd: dir, stdio: 'pipe' });
   } catch (error) {
