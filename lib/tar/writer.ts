@@ -88,8 +88,8 @@ function formatMap(segments: readonly number[], size: number): Buffer {
 const EXTENDED_NAME = 'PaxHeaders/';
 
 /**
- * Returns the headers of an entry, after which its data follows, and then `padding`. Of a sparse file, that is the data
- * of its parts.
+ * Returns the headers of an entry, after which its data follows, and then `padding`. A sparse file has
+ * the data of its parts only.
  */
 export function encodeEntry(entry: TarEntry): Buffer {
   const { name, type, linkname, mtime, segments } = entry;
