@@ -119,6 +119,10 @@ const conditions: Readonly<Record<Reason, string>> = {
   'layers-incomplete': 'an entry of a layer depends on layers below it that the call does not have',
   'layer-conflict':
     'others have changed files that a merge would change, since the baseline; `conflicts` lists them all',
+  'archive-invalid': 'an archive is no tar archive, is cut or damaged, or has an entry that no layer can have',
+  'archive-limit': 'an archive holds more than a limit of the call allows: entries, bytes, depth, ratio of compression',
+  'digest-mismatch': 'the archive is not the one that `expectedDigest` or `expectedDiffId` names',
+  'layer-unpackable': 'a layer holds something that no archive can say, such as a file called `.wh.x`',
   'path-not-directory': 'the path, or its parent, is not a directory',
   'merged-mount': 'the path is in a mounted overlay, where such marks cannot be made',
   'xattr-denied': 'the file system or the kernel refuses the extended attribute',

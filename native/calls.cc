@@ -169,6 +169,8 @@ long Execution::run(Step& step) {
       return examine(step);
     case Call::compare:
       return compare(step);
+    case Call::read_files:
+      return read_files(step);
     case Call::mount_ids:
       return read_mount_ids(step);
     case Call::mount_table:

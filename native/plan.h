@@ -100,6 +100,7 @@ constexpr uint32_t makes_descriptor = 1U << 8;
   X(walk, 0b1)             \
   X(examine, 0b1)          \
   X(compare, 0b101)        \
+  X(read_files, 0)         \
   X(wait_for, 0b1)
 
 enum class Call : int32_t {
@@ -281,6 +282,7 @@ class Execution {
   long walk(const Step& step);
   long examine(const Step& step);
   long compare(const Step& step);
+  long read_files(const Step& step);
   uint8_t* add_data(const Step& step, size_t size);
   long get_handle(const Step& step);
   long open_handle(const Step& step);

@@ -106,6 +106,7 @@ const described = {
   walk: [text, hiddenNumber, hiddenNumber, hiddenNumber],
   examine: [hiddenNumber, hiddenValue],
   compare: [text, text],
+  read_files: [hiddenValue],
   wait_for: [bits(named('POLL'))],
 } as const satisfies Readonly<Record<string, readonly Described[]>>;
 
