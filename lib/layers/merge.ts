@@ -13,7 +13,7 @@ import * as e from '../errnos.js';
 import { abortError, type Conflict, invalidArgumentType, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { close } from '../kernel/held.js';
+import { close, type Held } from '../kernel/held.js';
 import { DATA_OUTPUT, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
 import { Slices } from '../kernel/slices.js';
@@ -28,6 +28,8 @@ import { type LayersLike, toLayers } from './given.js';
 import { lockDirectory } from './lock.js';
 import { isWhiteoutEntry, type MarkSpace, type Marks, markName, readMarks, shownName, spaceOf } from './marks.js';
 import type { Attributes, Records, Time } from './records.js';
+import { SplitLinks } from './split-links.js';
+import { refuseUsed, usedByOther } from './used.js';
 import { examine, explainWalk, Tape, Walker } from './walk.js';
 import { type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
 import { explainWrite } from './written.js';
@@ -294,6 +296,7 @@ class Merge {
     const absent = new AbsentDirectories(this.#dir.descriptor, this.#absent);
     /** By depth: the inodes of the directories above. */
     const above: bigint[] = [];
+    let links: SplitLinks | undefined;
     let entries = 0;
     let deleted = 0;
     try {
@@ -304,6 +307,9 @@ class Merge {
           if (walker.isOtherMount) throw mountInside(this.#upper.path, walker.path);
           if (walker.depth === 0) {
             above[0] = walker.inode;
+            // The kernel marks the root of an upper for `index`.
+            const isIndexed = readMarks(walker.attributes, this.#space).origin !== undefined;
+            if (isIndexed && !isResumed) links = new SplitLinks(this.#dir.path, this.#dir.descriptor);
             continue;
           }
           entries++;
@@ -324,7 +330,9 @@ class Merge {
             if (absent.isFull) yield* absent.look();
           }
           if (redirect !== undefined) redirects.set(walker.inode, origin);
-          looked?.add(walker, marks, isWhiteout, below(parent, walker.name), this.#space);
+          const place = below(parent, walker.name);
+          links?.add(walker, marks, place, redirect === undefined ? undefined : origin);
+          looked?.add(walker, marks, isWhiteout, place, this.#space);
           if (looked?.isFull) yield* looked.look();
         }
       }
@@ -333,6 +341,7 @@ class Merge {
     }
     yield* absent.look();
     if (!isResumed) yield* this.#checkRedirects(redirects);
+    if (links !== undefined) yield* links.check();
     const found = looked === undefined ? [] : yield* looked.end();
     const theirs: string[] = [...(this.#state?.theirs ?? [])];
     if (found.length > 0 && conflict === 'error' && !this.#settings.dryRun) throw conflictError(this.#dir.path, found);
@@ -942,10 +951,13 @@ function* merged(from: LayersLike, to: PathLike, given: MergeOptions | undefined
           path: pathString(dirPath),
         });
       }
+      let upperLock: Held | undefined;
       try {
+        if (settings.moves) upperLock = yield* takeUpper(upper);
         const space = givenSpace ?? (yield* findSpace(upper));
         return yield* new Merge(upper, dir, space, settings).run();
       } finally {
+        if (upperLock !== undefined) close(upperLock);
         if (lock !== undefined) close(lock);
       }
     } finally {
@@ -954,6 +966,14 @@ function* merged(from: LayersLike, to: PathLike, given: MergeOptions | undefined
   } finally {
     close({ descriptor: upper.descriptor });
   }
+}
+
+/** Locks an upper that is to be emptied. */
+function* takeUpper(upper: Root): Task<Held | undefined> {
+  yield* refuseUsed(upper);
+  const lock = yield* lockDirectory('.', upper.descriptor);
+  if (lock === 'taken') throw usedByOther(upper.path);
+  return lock;
 }
 
 function* findSpace({ descriptor }: Root): Task<MarkSpace> {
@@ -988,7 +1008,12 @@ function refuseOtherBase(dir: Root, { since }: Settings): void {
 /**
  * Folds an upper into a directory: its deletes, replacements, opaque directories, renames, hard links, contents,
  * owners, modes, times and attributes. The directory then equals the merged view. It is a plain directory, such as the
- * lower layer, or a mounted overlay. Unmount the overlay of the upper first, or let nothing use it meanwhile.
+ * lower layer, or a mounted overlay. Unmount the overlay of the upper first, or let nothing use it meanwhile. A merge by
+ * move is refused while an overlay uses the upper, also if that overlay is the argument; `removeLayer` says which overlays
+ * are seen.
+ *
+ * With `index`, the kernel shows a changed file under all its hard links, and the upper may lack some of them. A merge of
+ * such an upper is refused before anything is written, with `reason: 'layers-incomplete'` and the remedy.
  *
  * Each file is replaced atomically, rename(2), and a path that both states have is never missing. A merge that fails or
  * is killed may be called again: it goes on, and the result is the same. Meanwhile `dir` has a directory
@@ -1000,8 +1025,8 @@ function refuseOtherBase(dir: Root, { since }: Settings): void {
  * A program that writes through a mapping to pages that were dirty before leaves no trace, mmap(2).
  *
  * @throws {OverlayError} `reason` is `'layer-conflict'` with all of them in `conflicts`, `'path-missing'`,
- * `'path-not-directory'`, `'layer-twice'`, `'layers-overlap'`, `'layer-in-use'`, `'layer-changed'`, `'mount-inside'`,
- * `'out-of-space'`, `'read-only'`, `'permission-denied'` or `'xattr-denied'`. The message says what was done
+ * `'path-not-directory'`, `'layer-twice'`, `'layers-overlap'`, `'layer-in-use'`, `'layer-changed'`,
+ * `'layers-incomplete'`, `'mount-inside'`, `'out-of-space'`, `'read-only'`, `'permission-denied'` or `'xattr-denied'`. The message says what was done
  */
 export async function mergeLayer(upper: LayersLike, dir: PathLike, options?: MergeOptions): Promise<MergeSummary> {
   return run(merged(upper, dir, options));
