@@ -7,6 +7,7 @@ import { manyKinds } from './kinds/many.js';
 import { mergeKinds } from './kinds/merges.js';
 import { pairKinds } from './kinds/pairs.js';
 import { programKinds } from './kinds/programs.js';
+import { snapshotKinds } from './kinds/snapshots.js';
 import { startUpKinds } from './kinds/start-up.js';
 import { statKinds } from './kinds/stats.js';
 import { variantKinds } from './kinds/variants.js';
@@ -14,7 +15,8 @@ import { whiteoutKinds } from './kinds/whiteouts.js';
 
 const kinds = [
   ...[...pairKinds, ...atOnceKinds, ...flatKinds, ...programKinds],
-  ...[...statKinds, ...variantKinds, ...whiteoutKinds, ...layerKinds, ...mergeKinds, ...manyKinds, ...startUpKinds],
+  ...[...statKinds, ...variantKinds, ...whiteoutKinds, ...layerKinds, ...mergeKinds, ...manyKinds, ...snapshotKinds],
+  ...startUpKinds,
 ];
 
 export const rows: readonly Row[] = kinds.flatMap((kind) =>

@@ -46,7 +46,8 @@ const texts = new WeakMap<object, ErrorTexts>();
 /** Returns the texts of an error of this library. */
 export const textsOf = (error: object): ErrorTexts | undefined => texts.get(error);
 
-function withTexts<E extends Error>(error: E, message: Text, hint?: Text): E {
+/** Remembers the parts of an error's message. */
+export function withTexts<E extends Error>(error: E, message: Text, hint?: Text): E {
   texts.set(error, hint === undefined ? { message } : { message, hint });
   return error;
 }

@@ -20,6 +20,7 @@ enum Number : long {
   fsmount = 432,         // 5.2
   fspick = 433,          // 5.2
   openat2 = 437,         // 5.6
+  quotactl_fd = 443,     // 5.14
   faccessat2 = 439,      // 5.8
   mount_setattr = 442,   // 5.12
   fchmodat2 = 452,       // 6.6
@@ -74,6 +75,7 @@ enum Number : long {
   mount = 165,
   umount2 = 166,
   flock = 73,
+  fsync = 74,
   chdir = 80,
   fchdir = 81,
   unshare = 272,
@@ -153,6 +155,7 @@ enum Number : long {
   mount = 40,
   umount2 = 39,
   flock = 32,
+  fsync = 82,
   chdir = 49,
   fchdir = 50,
   unshare = 97,
@@ -184,6 +187,19 @@ enum Number : long {
 #error "overlayfs has no system call numbers for this architecture yet: add them to native/abi.h"
 #endif
 };
+
+// ioctl(2), struct fsxattr of linux/fs.h
+struct FsXattr {
+  uint32_t flags;
+  uint32_t extent_size;
+  uint32_t extents;
+  uint32_t project;
+  uint32_t copy_extent_size;
+  uint8_t padding[8];
+};
+constexpr unsigned fs_ioc_fsgetxattr = 0x801c581f;
+constexpr unsigned fs_ioc_fssetxattr = 0x401c5820;
+constexpr uint32_t fs_xflag_projinherit = 0x200;
 
 // openat2(2)
 struct OpenHow {

@@ -150,6 +150,23 @@ long Execution::run(Step& step) {
       return sys::call(abi::chdir, static_cast<const char*>(Text(*this, a[0])));
     case Call::flock:
       return sys::call(abi::flock, fd(0), a[1]);
+    case Call::fsync:
+      return sys::call(abi::fsync, fd(0));
+    // set_project(fd, project id): gives it to a directory, and to what is made in it.
+    case Call::set_project: {
+      abi::FsXattr attributes;
+      long result = sys::call(abi::ioctl, fd(0), abi::fs_ioc_fsgetxattr, &attributes);
+      if (result < 0) return result;
+      attributes.flags |= abi::fs_xflag_projinherit;
+      attributes.project = unsigned_at(1);
+      return sys::call(abi::ioctl, fd(0), abi::fs_ioc_fssetxattr, &attributes);
+    }
+    // quotactl_fd(fd, command, id); output: struct if_dqblk
+    case Call::quotactl_fd:
+      return sys::call(abi::quotactl_fd, fd(0), unsigned_at(1), unsigned_at(2), block_ + step.output + 8);
+    case Call::fchownat:
+      return sys::call(abi::fchownat, fd(0), static_cast<const char*>(Text(*this, a[1])), unsigned_at(2),
+                       unsigned_at(3), a[4]);
     case Call::fanotify_init:
       return sys::call(abi::fanotify_init, unsigned_at(0), unsigned_at(1));
     case Call::listmount:

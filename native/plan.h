@@ -87,6 +87,10 @@ constexpr uint32_t makes_descriptor = 1U << 8;
   X(userns_own, makes_descriptor) \
   X(chdir, 0)              \
   X(flock, 0b1)            \
+  X(fsync, 0b1)            \
+  X(fchownat, 0b1)         \
+  X(set_project, 0b1)      \
+  X(quotactl_fd, 0b1)      \
   X(fanotify_init, makes_descriptor) \
   X(listmount, 0)          \
   X(statmount, 0)          \

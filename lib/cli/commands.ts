@@ -19,6 +19,7 @@ import { mount } from './mount.js';
 import { pack } from './pack.js';
 import { parse } from './parse.js';
 import { run } from './run.js';
+import { snapshot } from './snapshot.js';
 import { umount } from './umount.js';
 import { UsageError, unknownWord } from './usage-error.js';
 import { whiteout } from './whiteout.js';
@@ -40,6 +41,7 @@ const commands: Readonly<Record<string, Command>> = {
   apply,
   pack,
   whiteout,
+  snapshot,
   explain,
   features,
 };

@@ -11,6 +11,8 @@ export const XATTR_REPLACE = 2;
 /** name_to_handle_at(2) */
 export const AT_SYMLINK_FOLLOW = 0x400;
 export const AT_REMOVEDIR = 0x200;
+/** renameat2(2) */
+export const RENAME_NOREPLACE = 1;
 /** faccessat2(2); the same bit as AT_REMOVEDIR. */
 export const AT_EACCESS = 0x200;
 export const AT_EMPTY_PATH = 0x1000;
@@ -23,6 +25,9 @@ export const O_NOFOLLOW: number = constants.O_NOFOLLOW;
 export const O_NONBLOCK = 0o4000;
 export const O_CLOEXEC = 0o2000000;
 export const O_PATH = 0o10000000;
+
+/** quotactl(2): QCMD(Q_GETQUOTA, PRJQUOTA) */
+export const Q_GETPRJQUOTA = (0x800007 << 8) | 2;
 
 /** flock(2) */
 export const LOCK_EX = 2;
@@ -171,6 +176,7 @@ export const CLONE_NEWNS = 0x20000;
 export const CLONE_NEWUSER = 0x10000000;
 
 // statfs(2): file systems that matter when they hold a layer
+export const TMPFS_MAGIC = 0x01021994;
 export const PROC_SUPER_MAGIC = 0x9fa0;
 export const HUGETLBFS_MAGIC = 0x958458f6;
 export const AUTOFS_SUPER_MAGIC = 0x187;

@@ -74,6 +74,12 @@ function* look(path: Path): Task<Target> {
   };
 }
 
+function* refuseMountedOrUsed(target: Target): Task<void> {
+  const { found, path } = target;
+  if (found.isMountRoot) throw inUse(path, `${quotePath(path)} is a mount point`, 'mount-inside');
+  yield* refuseUsed(target);
+}
+
 interface Failure {
   readonly errno: number;
   /** The path inside the directory; empty if it is not known. */
@@ -123,29 +129,80 @@ function* subIdNamespace(): Task<Descriptor | undefined> {
   }
 }
 
-function* removeDirectory(path: Path): Task<void> {
+/** Removes it, files of the user's subordinate ids too. */
+function* removeAll(target: Target): Task<void> {
+  let failure = yield* remove(target);
+  if (failure !== undefined && isDenied(failure)) {
+    const user = yield* subIdNamespace();
+    if (user !== undefined) {
+      try {
+        failure = yield* remove(target, user);
+      } finally {
+        close({ descriptor: user });
+      }
+    }
+  }
+  if (failure !== undefined) throw explainRemoval(target.path, failure.errno, failure.inside);
+}
+
+/** Removes a directory by its absolute path. */
+export function* removeDirectory(path: Path): Task<void> {
   const target = yield* look(path);
   let lock: Held | 'taken' | undefined;
   try {
-    if (target.found.isMountRoot) throw inUse(path, `${quotePath(path)} is a mount point`, 'mount-inside');
-    yield* refuseUsed(target);
+    yield* refuseMountedOrUsed(target);
     lock = yield* lockDirectory(target.name, target.parent);
     if (lock === 'taken') throw usedByOther(path);
-    let failure = yield* remove(target);
-    if (failure !== undefined && isDenied(failure)) {
-      const user = yield* subIdNamespace();
-      if (user !== undefined) {
-        try {
-          failure = yield* remove(target, user);
-        } finally {
-          close({ descriptor: user });
-        }
-      }
-    }
-    if (failure !== undefined) throw explainRemoval(path, failure.errno, failure.inside);
+    yield* removeAll(target);
   } finally {
     if (typeof lock === 'object') close(lock);
     close({ descriptor: target.parent });
+  }
+}
+
+export interface Aside {
+  /** The new path of the directory, on the same file system. */
+  readonly path: Path;
+  /** Whether the new name has to be on the disk before the removal: fsync(2). */
+  readonly isSynced: boolean;
+  /** Called while the directory is locked. Nothing happens if it returns false. */
+  readonly isWanted: () => boolean;
+  /** Called when the directory has its new name. */
+  readonly onMoved: () => void;
+}
+
+/**
+ * Renames a directory and then removes it, unless something uses it: then it throws as `removeLayer`. Returns why it did
+ * not: another program has locked the directory, or it is not wanted.
+ */
+export function* removeAside(path: Path, aside: Aside): Task<'removed' | 'locked' | 'unwanted'> {
+  const target = yield* look(path);
+  let lock: Held | 'taken' | undefined;
+  let place: Descriptor | undefined;
+  try {
+    yield* refuseMountedOrUsed(target);
+    lock = yield* lockDirectory(target.name, target.parent);
+    if (lock === 'taken') return 'locked';
+    if (!aside.isWanted()) return 'unwanted';
+    const [above, name] = splitPath(aside.path);
+    const plan = new Plan();
+    const flags = k.O_DIRECTORY | k.O_CLOEXEC;
+    const opened = plan.add(calls.openat2, [k.AT_FDCWD, above, flags, 0], { keep: true, output: 0 });
+    plan.add(calls.renameat2, [target.parent, target.name, opened, name, k.RENAME_NOREPLACE]);
+    if (aside.isSynced) {
+      plan.add(calls.fsync, [opened]);
+      plan.add(calls.fsync, [plan.add(calls.openat2, [target.parent, '.', flags, 0])]);
+    }
+    const outcome = yield* ask(plan);
+    if (outcome instanceof StepFailure) throw explainRemoval(path, outcome.errno, '', 'rename');
+    place = outcome.result(plan.stepOf(opened));
+    aside.onMoved();
+    yield* removeAll({ ...target, path: aside.path, parent: place, name });
+    return 'removed';
+  } finally {
+    if (typeof lock === 'object') close(lock);
+    close({ descriptor: target.parent });
+    if (place !== undefined) close({ descriptor: place });
   }
 }
 

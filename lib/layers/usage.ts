@@ -14,7 +14,8 @@ export interface DiskUsage {
 
 const BLOCK = 512;
 
-function* measure(dir: Path): Task<DiskUsage> {
+/** `isAlone` leaves out files that have several links. */
+export function* measure(dir: Path, isAlone = false): Task<DiskUsage> {
   const walker = new Walker(dir, { unsorted: true });
   const linked = new Set<string>();
   let blocks = 0;
@@ -25,6 +26,7 @@ function* measure(dir: Path): Task<DiskUsage> {
         if (walker.error !== 0) throw walker.failure();
         if (walker.isOtherMount) continue;
         if (walker.links > 1 && walker.type !== k.S_IFDIR) {
+          if (isAlone) continue;
           const inode = `${walker.device}:${walker.inode}`;
           if (linked.has(inode)) continue;
           linked.add(inode);

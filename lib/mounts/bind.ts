@@ -7,8 +7,8 @@ import * as k from '../kernel/constants.js';
 import { formatStep, systemCallOf } from '../kernel/format.js';
 import { addGuard } from '../kernel/guards.js';
 import { StepFailure } from '../kernel/perform.js';
-import { Plan, type Step } from '../kernel/plan.js';
-import { addStat, readMountId, readStat, STATX_OUTPUT } from '../kernel/stat.js';
+import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
+import { addStat, readMountId, readMountIds, readStat, STATX_OUTPUT } from '../kernel/stat.js';
 import { ask, run, runSync, type Task } from '../kernel/task.js';
 import {
   addJoin,
@@ -29,6 +29,7 @@ import {
   propagationBits,
   propagations,
 } from '../options/attributes.js';
+import { addMapNamespace, addMapping, checkMap, type IdMap, isMapping, type MapSource } from '../options/idmap.js';
 import {
   type Path,
   type PathLike,
@@ -60,6 +61,8 @@ export interface BindOptions {
   nodiratime?: boolean;
   /** When the kernel updates access times. */
   atime?: AccessTimes;
+  /** Shows the files with other owners: a list of ranges of ids, or the descriptor of a user namespace (5.12). */
+  idmap?: IdMap;
   /** The propagation type, which decides if mounts inside it appear in other namespaces. */
   propagation?: Propagation;
   /** Allows a target that is a mount point already, and covers that mount. Default false: such a target is an error. */
@@ -74,6 +77,7 @@ const names: ReadonlySet<string> = new Set([
   'recursive',
   ...mountAttributes,
   'atime',
+  'idmap',
   'propagation',
   'stack',
   'namespace',
@@ -82,33 +86,37 @@ const names: ReadonlySet<string> = new Set([
 
 interface Bind extends AttributeSet {
   readonly source: Path;
-  readonly target: Path;
+  /** Undefined for a detached bind. */
+  readonly target: Path | undefined;
   readonly recursive: boolean;
+  readonly idmap: MapSource | undefined;
   readonly propagation: Propagation | undefined;
   readonly stack: boolean;
   readonly namespace: Namespace | undefined;
   readonly signal: AbortSignal | undefined;
 }
 
-function check(source: PathLike, target: PathLike, options: BindOptions | undefined): Bind {
+function check(source: PathLike, target: PathLike | undefined, options: BindOptions | undefined): Bind {
   const given = toOptions(options, names);
   const namespace = checkNamespace(given.namespace);
   const checked = {
     source: toPath(source, 'source'),
-    target: toTarget(target, namespace),
+    target: target === undefined ? undefined : withoutTrailingSlashes(toTarget(target, namespace)),
     ...checkAttributes(given),
     recursive: checkBoolean(given.recursive, 'recursive') ?? false,
+    idmap: given.idmap === undefined ? undefined : checkMap(given.idmap, 'idmap'),
     propagation: checkWord(given.propagation, 'propagation', propagations),
     stack: checkBoolean(given.stack, 'stack') ?? false,
     namespace,
     signal: checkSignal(given.signal),
   };
   if (checked.signal?.aborted) throw abortError(checked.signal);
-  return { ...checked, source: toAbsolute(checked.source), target: withoutTrailingSlashes(checked.target) };
+  return { ...checked, source: toAbsolute(checked.source) };
 }
 
 interface BindPlan {
   readonly plan: Plan;
+  readonly tree: Step;
   readonly id: Step;
 }
 
@@ -119,9 +127,12 @@ function bindPlan(bind: Bind): BindPlan {
   const plan = new Plan();
   const recursive = bind.recursive ? k.AT_RECURSIVE : 0;
   const source = { role: 'source', path: bind.source } as const;
-  const target = { role: 'target', path: bind.target } as const;
   const clone = k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC | recursive;
-  const tree = plan.add(calls.open_tree, [k.AT_FDCWD, bind.source, clone], { subject: source });
+  const tree = plan.add(calls.open_tree, [k.AT_FDCWD, bind.source, clone], {
+    subject: source,
+    ...(bind.target === undefined && { keep: true, output: 0 }),
+  });
+  if (bind.idmap !== undefined) addMapping(plan, tree, addMapNamespace(plan, bind.idmap), source, recursive);
   const set = attributeBits(bind);
   if (set !== 0 || bind.atime !== undefined) {
     const clear = bind.atime === undefined ? 0 : ACCESS_TIMES;
@@ -134,8 +145,18 @@ function bindPlan(bind: Bind): BindPlan {
       output: STATX_OUTPUT,
     },
   );
+  if (bind.target !== undefined) addAttachment(plan, tree, bind, bind.target);
+  if (bind.propagation !== undefined) {
+    const bits = propagationBits[bind.propagation];
+    plan.add(calls.mount_setattr, [tree, '', k.AT_EMPTY_PATH | recursive, 0, 0, bits], { subject: source });
+  }
+  return { plan, tree: plan.stepOf(tree), id: plan.stepOf(look) };
+}
+
+function addAttachment(plan: Plan, tree: Descriptor, bind: Bind, path: Path): void {
+  const target = { role: 'target', path } as const;
   if (bind.namespace !== undefined) addJoin(plan, bind.namespace);
-  const at = plan.add(calls.openat2, [k.AT_FDCWD, bind.target, k.O_PATH | k.O_NOFOLLOW | k.O_CLOEXEC, 0], {
+  const at = plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_PATH | k.O_NOFOLLOW | k.O_CLOEXEC, 0], {
     subject: target,
   });
   plan.add(calls.statx, [at, '', k.AT_EMPTY_PATH, k.STATX_TYPE], { subject: target });
@@ -145,11 +166,6 @@ function bindPlan(bind: Bind): BindPlan {
     undo: true,
     subject: target,
   });
-  if (bind.propagation !== undefined) {
-    const bits = propagationBits[bind.propagation];
-    plan.add(calls.mount_setattr, [tree, '', k.AT_EMPTY_PATH | recursive, 0, 0, bits], { subject: target });
-  }
-  return { plan, id: plan.stepOf(look) };
 }
 
 /** Returns true when one of source and target is a directory and the other is not. */
@@ -157,6 +173,7 @@ function* areUnlike(bind: Bind): Task<boolean> {
   const plan = new Plan();
   const source = addStat(plan, bind.source);
   if (bind.namespace !== undefined) addJoin(plan, bind.namespace);
+  if (bind.target === undefined) return false;
   const target = addStat(plan, bind.target, { flags: k.AT_SYMLINK_NOFOLLOW });
   const outcome = yield* ask(plan);
   const isDirectory = (step: Step) => readStat(step, outcome).type === k.S_IFDIR;
@@ -169,7 +186,7 @@ function findVerdict(bind: Bind, failure: StepFailure, name: string, differ: boo
   if (guard === 'target-is-mount-point') {
     return { reason: 'target-mounted', what: `${name} is already a mount point` };
   }
-  if (guard === 'target-is-reserved') return reservedTarget(bind.target);
+  if (guard === 'target-is-reserved') return reservedTarget(bind.target ?? bind.source);
   if (guard === 'target-is-symlink') return { reason: 'target-symlink', what: `${name} is a symbolic link` };
   if (step?.call === calls.open_tree && errno === e.EINVAL) {
     return {
@@ -184,22 +201,35 @@ function findVerdict(bind: Bind, failure: StepFailure, name: string, differ: boo
     };
   }
   if (step?.call === calls.open_tree && errno === e.ENOSPC) return outOfNamespaces;
+  if (step?.call === calls.userns || (step?.call === calls.mount_setattr && isMapping(step.args))) {
+    return findMappingVerdict(name, step.call === calls.userns, errno);
+  }
   if (errno === e.EPERM) {
     return { reason: 'no-privilege', what: 'this process may not bind: it lacks CAP_SYS_ADMIN in its user namespace' };
   }
   return undefined;
 }
 
+/** The rules of a bind that shows other owners. */
+function findMappingVerdict(name: string, isNamespace: boolean, errno: number): Verdict {
+  if (errno === e.EPERM || errno === e.EACCES) {
+    return { reason: 'no-privilege', what: `this process may not map the owners of ${name}` };
+  }
+  if (isNamespace) return { reason: 'idmap-refused', what: text`the kernel refuses the ranges of ${option('idmap')}` };
+  return { reason: 'idmap-unsupported', what: `the kernel cannot map the owners of ${name}` };
+}
+
 /** Returns the error that explains a failed bind. Pure. */
 function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayError {
   const { errno, step, guard, undoErrno, plan } = failure;
-  const { role = 'target', path = bind.target } = step?.options.subject ?? {};
+  const place = bind.target ?? bind.source;
+  const { role = 'target', path = place } = step?.options.subject ?? {};
   const name = `the ${role} ${quotePath(path)}`;
   const detail = step === undefined ? '' : `: ${formatStep(plan, step)} failed, and no known cause matches`;
   const missing = role === 'source' ? 'path-missing' : 'target-missing';
   const common = explainErrno(errno, {
     name,
-    purpose: `bind at ${quotePath(bind.target)}`,
+    purpose: `bind at ${quotePath(place)}`,
     syscall: step?.call.name,
     missing,
   });
@@ -213,12 +243,27 @@ function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayErro
   });
 }
 
+/**
+ * Binds `source` at no place: the mount is its file descriptor. The options are those of `bind` without the ones about a
+ * target.
+ */
+export function* bindDetached(source: PathLike, options: BindOptions): Task<Mount> {
+  const checked = check(source, undefined, options);
+  const { plan, tree, id } = bindPlan(checked);
+  const outcome = yield* ask(plan, checked.signal);
+  if (outcome instanceof StepFailure) throw explain(checked, outcome, false);
+  const held = { descriptor: outcome.result(tree) };
+  return new Mount(undefined, { ...readMountIds(id, outcome), held, path: `/proc/self/fd/${held.descriptor}` });
+}
+
 function* bound(source: PathLike, target: PathLike, options: BindOptions | undefined): Task<Mount> {
   const checked = check(source, target, options);
   const { target: path, namespace, signal } = checked;
   const { plan, id } = bindPlan(checked);
   const outcome = yield* ask(plan, signal);
-  if (!(outcome instanceof StepFailure)) return new Mount(target, { path, id: readMountId(id, outcome), namespace });
+  if (!(outcome instanceof StepFailure)) {
+    return new Mount(target, { path: path as Path, id: readMountId(id, outcome), namespace });
+  }
   if (outcome.cancelled && signal) throw abortError(signal, outcome.undoErrno);
   throw explainJoin(outcome) ?? explain(checked, outcome, yield* areUnlike(checked));
 }
@@ -228,8 +273,8 @@ function* bound(source: PathLike, target: PathLike, options: BindOptions | undef
  * files are then in both places. A symbolic link as the last component is followed in `source`, but not in `target`.
  *
  * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`: an argument is wrong
- * @throws {OverlayError} `reason` is `'path-missing'`, `'target-missing'`, `'target-mounted'`, `'mount-busy'`,
- * `'target-mismatch'`, `'target-symlink'`, `'source-unbindable'`, `'no-privilege'`, `'namespace-missing'`, `'namespace-denied'`,
+ * @throws {OverlayError} `reason` is `'path-missing'`, `'target-missing'`, `'target-mounted'`, `'mount-busy'`, `'target-mismatch'`,
+ * `'target-symlink'`, `'source-unbindable'`, `'idmap-unsupported'`, `'idmap-refused'`, `'no-privilege'`, `'namespace-missing'`, `'namespace-denied'`,
  * `'path-inaccessible'`, `'out-of-descriptors'` or `'option-unsupported'`
  * @throws {Error} `ABORT_ERR`: the signal has aborted
  */

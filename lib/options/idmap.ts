@@ -70,7 +70,8 @@ function toText(mappings: readonly IdMapping[], ids: 'uid' | 'gid'): string {
     .join('');
 }
 
-function checkMap(value: unknown, name: string): MapSource {
+/** Checks one map. */
+export function checkMap(value: unknown, name: string): MapSource {
   if (typeof value === 'number') {
     if (isDescriptor(value)) return { descriptor: value };
     throw outOfRange(name, 'a file descriptor', showValue(value));
@@ -102,6 +103,16 @@ export function checkIdMap(value: unknown, name: string): CheckedIdMap {
 /** Returns true if a step gives a layer its map. */
 export const isMapping = (args: readonly unknown[]): boolean => ((args[3] as number) & k.MOUNT_ATTR_IDMAP) !== 0;
 
+/** Adds the user namespace that has the map; the caller's, if it has named one by its descriptor. */
+export const addMapNamespace = (plan: Plan, source: MapSource): Descriptor =>
+  'descriptor' in source ? source.descriptor : plan.add(calls.userns, [source.uids, source.gids]);
+
+/** Adds the step that gives a clone its map: mount_setattr(2). `flags` may be AT_RECURSIVE. */
+export function addMapping(plan: Plan, tree: Descriptor, namespace: Descriptor, subject: Subject, flags = 0): void {
+  const args = [tree, '', k.AT_EMPTY_PATH | flags, k.MOUNT_ATTR_IDMAP, 0, 0, namespace];
+  plan.add(calls.mount_setattr, args, { subject });
+}
+
 /** Makes mapped clones of directories for a plan, and namespaces for them. */
 export class Mapper {
   readonly #plan: Plan;
@@ -118,10 +129,9 @@ export class Mapper {
   }
 
   #namespaceOf(source: MapSource): Descriptor {
-    if ('descriptor' in source) return source.descriptor;
     const known = this.#namespaces.get(source);
     if (known !== undefined) return known;
-    const made = this.#plan.add(calls.userns, [source.uids, source.gids]);
+    const made = addMapNamespace(this.#plan, source);
     this.#namespaces.set(source, made);
     return made;
   }
@@ -135,8 +145,7 @@ export class Mapper {
     const namespace = this.#namespaceOf(source);
     const tree = plan.add(calls.open_tree, [k.AT_FDCWD, path, k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC], { subject });
     open?.(tree);
-    const args = [tree, '', k.AT_EMPTY_PATH, k.MOUNT_ATTR_IDMAP, 0, 0, namespace];
-    plan.add(calls.mount_setattr, args, { subject });
+    addMapping(plan, tree, namespace, subject);
     if (this.#attaches) plan.add(calls.move_mount, [tree, '', k.AT_FDCWD, '/', k.MOVE_MOUNT_F_EMPTY_PATH], { subject });
     return tree;
   }

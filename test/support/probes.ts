@@ -58,6 +58,7 @@ const probes = {
   'mkfs.xfs': () => hasImages('mkfs.xfs', '-q', '-f'),
   'mkfs.btrfs': () => hasImages('mkfs.btrfs', '-q', '-f'),
   'mkfs.vfat': () => hasImages('mkfs.vfat'),
+  'project quotas of xfs': () => mountsWithProjectQuotas(),
   'mkfs.btrfs with quotas': () => hasImages('mkfs.btrfs', '-q', '-f') && hasProgram('btrfs'),
   'mkfs.ext4 with casefold': () => hasImages('mkfs.ext4', '-q', '-F', '-O', 'casefold'),
   'a FUSE file system': () => existsSync('/dev/fuse') && hasProgram('fuse2fs'),
@@ -129,6 +130,13 @@ function mountWritable(dir: string, ...options: readonly string[]): number {
   const data = [`lowerdir=${dir}/lower`, `upperdir=${dir}/upper`, `workdir=${dir}/work`, ...options].join();
   return native.mount('probe', join(dir, 'merged'), 'overlay', 0, data);
 }
+
+/** Returns true when the kernel mounts an image of xfs with project quotas. */
+const mountsWithProjectQuotas = (): boolean =>
+  inDirectory((dir) => {
+    const script = 'truncate -s 320M image && mkfs.xfs -q image && mkdir at && mount -o loop,prjquota image at';
+    return spawnSync('sh', ['-c', script], { cwd: dir, stdio: 'ignore' }).status === 0;
+  });
 
 /** Tells whether the call returns without an error. */
 function works(call: () => unknown): boolean {

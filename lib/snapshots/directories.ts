@@ -1,0 +1,238 @@
+/**
+ * The directories of snapshots. A directory is made under a number that nobody else has, and locked by flock(2) until its
+ * record is in the store. A directory without a record and without a lock is therefore nobody's.
+ */
+import * as e from '../errnos.js';
+import { OverlayError } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import { close, type Held } from '../kernel/held.js';
+import { StepFailure } from '../kernel/perform.js';
+import { Plan } from '../kernel/plan.js';
+import { collect } from '../kernel/slices.js';
+import { addStat, readStat } from '../kernel/stat.js';
+import { ask, list, run, type Task } from '../kernel/task.js';
+import { removeAside, removeDirectory } from '../layers/remove.js';
+import { diskUsage, measure } from '../layers/usage.js';
+import { examine } from '../layers/walk.js';
+import { pathString, quotePath, splitPath } from '../paths.js';
+import { explainErrno } from '../verdicts.js';
+import type { Owner } from './labels.js';
+import { hasProjectQuota, projectUsage, toProject } from './quota.js';
+import type { SnapshotKind, SnapshotRecord, SnapshotUsage } from './records.js';
+
+/** The modes with which containerd makes directories. The umask applies, as there. */
+const mode = { root: 0o700, snapshot: 0o700, fs: 0o755, work: 0o711 } as const;
+
+const OPEN = k.O_DIRECTORY | k.O_CLOEXEC;
+
+/** The error for a directory that could not be made, opened or read. `purpose` follows "to". */
+function failure(path: string, purpose: string, errno: number, syscall?: string): OverlayError {
+  const verdict = explainErrno(errno, { name: `the directory ${quotePath(path)}`, purpose, syscall });
+  return new OverlayError({ errno, path, syscall, ...verdict });
+}
+
+/** Makes a directory and those above it that are missing, with mode 0700. */
+export function* makeRoot(path: string): Task<void> {
+  const plan = new Plan();
+  const step = plan.stepOf(
+    plan.add(calls.mkdirat, [k.AT_FDCWD, path, mode.root], { output: 0, tolerate: [e.EEXIST, e.ENOENT] }),
+  );
+  const outcome = yield* ask(plan);
+  if (outcome instanceof StepFailure)
+    throw failure(path, `make ${quotePath(path)}`, outcome.errno, outcome.step?.call.name);
+  if (outcome.result(step) !== -e.ENOENT) return;
+  const [parent] = splitPath(path);
+  yield* makeRoot(pathString(parent));
+  yield* makeRoot(path);
+}
+
+/** The directories of a root that is open. */
+export class Directories {
+  /** The directory with those of the snapshots. */
+  readonly snapshots: string;
+  readonly #removed: string;
+  /** The same directory, open. */
+  readonly #all: Held;
+  readonly #isSynced: boolean;
+  /** True when each snapshot is a project of its own. */
+  readonly #hasProjects: boolean;
+  readonly #inode: bigint;
+
+  private constructor(root: string, all: Held, isSynced: boolean, inode: bigint, hasProjects: boolean) {
+    this.snapshots = `${root}/snapshots`;
+    this.#removed = `${root}/removed`;
+    this.#all = all;
+    this.#isSynced = isSynced;
+    this.#inode = inode;
+    this.#hasProjects = hasProjects;
+  }
+
+  /**
+   * Opens the directories, and makes them where they are missing, unless `isReadonly`. `isSynced`: a directory is on the
+   * disk before its record is written, and its removal before the record goes.
+   */
+  static *open(root: string, { isReadonly, isSynced }: DirectoryOptions): Task<Directories> {
+    if (!isReadonly) yield* makeRoot(root);
+    const plan = new Plan();
+    if (!isReadonly) {
+      for (const name of ['snapshots', 'removed']) {
+        plan.add(calls.mkdirat, [k.AT_FDCWD, `${root}/${name}`, mode.root], { tolerate: [e.EEXIST] });
+      }
+    }
+    const open = plan.add(calls.openat2, [k.AT_FDCWD, `${root}/snapshots`, OPEN, 0], { keep: true, output: 0 });
+    const stat = addStat(plan, '', { at: open, flags: k.AT_EMPTY_PATH });
+    const outcome = yield* ask(plan);
+    if (outcome instanceof StepFailure)
+      throw failure(root, `open ${quotePath(root)}`, outcome.errno, outcome.step?.call.name);
+    const { inode } = readStat(stat, outcome);
+    const all = { descriptor: outcome.result(plan.stepOf(open)) };
+    return new Directories(root, all, isSynced, inode, !isReadonly && (yield* hasProjectQuota(all.descriptor)));
+  }
+
+  /** Returns the project of a new snapshot, where it gets one. */
+  projectOf(id: number): number | undefined {
+    return this.#hasProjects ? toProject(this.#inode, id) : undefined;
+  }
+
+  /** Returns the space that the files of a snapshot take. */
+  async measure({ id, project }: Pick<SnapshotRecord, 'id' | 'project'>): Promise<SnapshotUsage> {
+    const counted = project === undefined ? undefined : await run(projectUsage(this.#all.descriptor, project));
+    if (counted === undefined) {
+      const { bytes, inodes } = await diskUsage(`${this.pathOf(id)}/fs`);
+      return { size: bytes, inodes };
+    }
+    // The workdir has to be of the same project, as rename(2) demands. Whiteouts in it may have links in the upper, and
+    // count there.
+    const work = await run(measure(`${this.pathOf(id)}/work`, true));
+    return { size: counted.size - work.bytes, inodes: counted.inodes - work.inodes };
+  }
+
+  close(): void {
+    close(this.#all);
+  }
+
+  pathOf(id: number): string {
+    return `${this.snapshots}/${id}`;
+  }
+
+  /**
+   * Makes the directory of a snapshot. Returns the descriptor that locks it, or undefined if the number cannot be used:
+   * something has the name, or a clean-up in another process took the directory for a stray one.
+   */
+  *make(id: number, kind: SnapshotKind, owner: Owner | undefined): Task<Held | undefined> {
+    const plan = new Plan();
+    const all = this.#all.descriptor;
+    const name = String(id);
+    const made = plan.add(calls.mkdirat, [all, name, mode.snapshot], { undo: true });
+    const directory = plan.add(calls.openat2, [all, name, OPEN | k.O_NOFOLLOW, 0], { keep: true, output: 0 });
+    const lock = plan.add(calls.flock, [directory, k.LOCK_EX | k.LOCK_NB]);
+    plan.add(calls.mkdirat, [directory, 'fs', mode.fs], { undo: true });
+    if (kind === 'active') {
+      plan.add(calls.mkdirat, [directory, 'work', mode.work], { undo: true });
+      const project = this.projectOf(id);
+      if (project !== undefined) {
+        for (const name of ['fs', 'work']) {
+          plan.add(calls.set_project, [plan.add(calls.openat2, [directory, name, OPEN | k.O_NOFOLLOW, 0]), project]);
+        }
+      }
+    }
+    if (owner !== undefined) {
+      plan.add(calls.fchownat, [directory, 'fs', owner.uid, owner.gid, k.AT_SYMLINK_NOFOLLOW]);
+    }
+    if (this.#isSynced) for (const synced of [directory, all]) plan.add(calls.fsync, [synced]);
+    const outcome = yield* ask(plan);
+    if (!(outcome instanceof StepFailure)) return { descriptor: outcome.result(plan.stepOf(directory)) };
+    const { errno, step } = outcome;
+    const isTaken =
+      (step === plan.stepOf(made) && errno === e.EEXIST) ||
+      (step === plan.stepOf(lock) && errno === e.EAGAIN) ||
+      (step !== plan.stepOf(made) && errno === e.ENOENT);
+    if (isTaken) return undefined;
+    const path = this.pathOf(id);
+    throw failure(path, `make ${quotePath(path)}`, errno, step?.call.name);
+  }
+
+  /** Removes a directory that `make` has made, and nothing has been put into. */
+  *unmake(id: number): Task<void> {
+    const plan = new Plan();
+    for (const path of ['/fs', '/work', '']) {
+      plan.add(calls.unlinkat, [this.#all.descriptor, id + path, k.AT_REMOVEDIR], { tolerate: 'any' });
+    }
+    yield* ask(plan);
+  }
+
+  /** Returns the owner of a snapshot's root directory. */
+  *ownerOf(id: number): Task<Owner> {
+    const found = yield* examine(this.#all.descriptor, [`${id}/fs`]);
+    found.advance();
+    const { uid, gid, error } = found;
+    if (error === 0) return { uid, gid };
+    const path = `${this.pathOf(id)}/fs`;
+    throw failure(path, `read the owner of ${quotePath(path)}`, error, 'statx');
+  }
+
+  /** Removes the directory of a snapshot, unless something uses it. `onMoved` is called once it has no name any more. */
+  *remove(id: number, onMoved: () => void): Task<void> {
+    const outcome = yield* this.#remove(id, () => true, onMoved);
+    if (outcome === 'locked') {
+      const path = this.pathOf(id);
+      const what = `another program has locked ${quotePath(path)}`;
+      throw new OverlayError({ errno: e.EBUSY, reason: 'layer-in-use', what, hint: 'try again later', path });
+    }
+    if (outcome !== undefined) return;
+    // An earlier attempt has moved it.
+    onMoved();
+    yield* this.removeAside(id);
+  }
+
+  /**
+   * Removes a directory that no record seems to name. Returns false if it is being made. `isStray` is asked again while
+   * it is locked, so that it cannot get a record.
+   */
+  *removeStray(id: number, isStray: () => boolean): Task<boolean> {
+    return (yield* this.#remove(id, isStray, () => {})) === 'removed';
+  }
+
+  *#remove(id: number, isWanted: () => boolean, onMoved: () => void): Task<string | undefined> {
+    const aside = { path: this.asideOf(id), isSynced: this.#isSynced, isWanted, onMoved };
+    return yield* unlessMissing(removeAside(this.pathOf(id), aside));
+  }
+
+  /** Removes a directory that was moved aside, if it is there. */
+  *removeAside(id: number): Task<void> {
+    yield* unlessMissing(removeDirectory(this.asideOf(id)));
+  }
+
+  asideOf(id: number): string {
+    return `${this.#removed}/${id}`;
+  }
+
+  /** The numbers of the snapshots' directories, and of those that were moved aside. */
+  *numbers(): Task<{ readonly snapshots: number[]; readonly removed: number[] }> {
+    return { snapshots: yield* numbersIn(this.snapshots), removed: yield* numbersIn(this.#removed) };
+  }
+}
+
+interface DirectoryOptions {
+  readonly isReadonly: boolean;
+  readonly isSynced: boolean;
+}
+
+/** The numbers that are names of directories in a directory. Other names are not ours. */
+function* numbersIn(directory: string): Task<number[]> {
+  const entries = yield* list(directory);
+  return yield* collect(entries, ({ name, isDirectory }) => {
+    const text = String(name);
+    return isDirectory && /^[1-9]\d{0,14}$/.test(text) ? Number(text) : undefined;
+  });
+}
+
+function* unlessMissing<T>(dialogue: Task<T>): Task<T | undefined> {
+  try {
+    return yield* dialogue;
+  } catch (error) {
+    if (error instanceof OverlayError && error.reason === 'path-missing') return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,49 @@
+/** The package lmdb, an optional peer dependency: the part of it that the store uses. */
+import { SnapshotError } from './errors.js';
+
+export interface Table {
+  get(key: Uint8Array): Buffer | undefined;
+  getRange(range: Range): Iterable<{ readonly key: Buffer; readonly value: Buffer }>;
+  getKeys(range: Range): Iterable<Buffer>;
+  getCount(): number;
+  put(key: Uint8Array, value: Uint8Array): unknown;
+  remove(key: Uint8Array): unknown;
+}
+
+export interface Range {
+  readonly start?: Uint8Array;
+  readonly end?: Uint8Array;
+  readonly limit?: number;
+  readonly transaction?: ReadTransaction;
+}
+
+export interface ReadTransaction {
+  done(): void;
+}
+
+export interface Environment {
+  openDB(options: object): Table;
+  /** Performs the function in a transaction, with those that wait. The promise is settled when it is on the disk. */
+  transaction<T>(perform: () => T): Promise<T>;
+  useReadTransaction(): ReadTransaction;
+  /** Makes the next read see what other processes have written. */
+  resetReadTxn(): void;
+  close(): Promise<void>;
+}
+
+export async function loadLmdb(): Promise<{ open(options: object): Environment }> {
+  try {
+    // Not a literal: the types of the package are not for all settings of TypeScript.
+    const name: string = 'lmdb';
+    return await import(name);
+  } catch (cause) {
+    throw new SnapshotError(
+      {
+        code: 'ERR_SNAPSHOT_DEPENDENCY_MISSING',
+        what: 'the snapshotter needs the package lmdb, which is not installed or cannot be loaded',
+        hint: 'run npm install lmdb',
+      },
+      { cause },
+    );
+  }
+}

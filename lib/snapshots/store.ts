@@ -1,0 +1,426 @@
+/**
+ * The store: the records in an LMDB environment, which several processes may have open. docs/snapshots.md describes its
+ * tables.
+ */
+import { existsSync } from 'node:fs';
+import { collect } from '../kernel/slices.js';
+import { run } from '../kernel/task.js';
+import { damaged, quoteKey, SnapshotError } from './errors.js';
+import { type Environment, loadLmdb, type ReadTransaction, type Table } from './lmdb.js';
+import { type Entry, lastTransaction, readPages } from './pages.js';
+import {
+  decodeNumber,
+  decodeRecord,
+  encodeNumber,
+  encodeRecord,
+  fromNumberKey,
+  isSealed,
+  type SnapshotRecord,
+  toKey,
+  toNumberKey,
+} from './records.js';
+import type { Reader, Writer } from './rules.js';
+
+/** The version of the layout that this library reads and writes. */
+const VERSION = 1;
+
+const versionKey = Buffer.from('version');
+const nextKey = Buffer.from('next');
+const nothing = Buffer.alloc(0);
+
+/** LMDB's errors for a file that is not as it should be: MDB_PAGE_NOTFOUND, MDB_CORRUPTED, MDB_INVALID and their like. */
+const corruptions: ReadonlySet<unknown> = new Set([-30797, -30796, -30795, -30794, -30793, -30779]);
+
+/** The name of the store's file in a root. */
+export const STORE_FILE = 'metadata.mdb';
+
+export interface StoreOptions {
+  readonly isReadonly: boolean;
+  /** True when a transaction is to be on the disk before its promise is fulfilled. */
+  readonly isSynced: boolean;
+}
+
+/** The readable part of a store. */
+export interface ReadableTables extends Reader {
+  readonly version: number | undefined;
+  /** The numbers whose directories are to be removed. */
+  readonly removing: readonly number[];
+  checkVersion(): void;
+  /** Returns true when a snapshot has this number, or one that is being removed. */
+  hasNumber(id: number): boolean;
+  /** All records in the order of their keys. */
+  records(transaction?: ReadTransaction): Iterable<SnapshotRecord>;
+  /** The numbers of all snapshots. */
+  numbers(transaction?: ReadTransaction): Iterable<number>;
+}
+
+/** The tables, inside a transaction. */
+export class Tables implements ReadableTables, Writer {
+  readonly #path: string;
+  readonly #about: Table;
+  readonly #snapshots: Table;
+  readonly #numbers: Table;
+  readonly #children: Table;
+  readonly #removing: Table;
+
+  constructor(path: string, environment: Environment) {
+    const open = (name: string) => environment.openDB({ name, encoding: 'binary', keyEncoding: 'binary' });
+    this.#path = path;
+    this.#about = open('about');
+    this.#snapshots = open('snapshots');
+    this.#numbers = open('numbers');
+    this.#children = open('children');
+    this.#removing = open('removing');
+  }
+
+  damaged(what: string, key?: string): SnapshotError {
+    return damaged(this.#path, what, key);
+  }
+
+  #decode(bytes: Buffer, key?: string): SnapshotRecord {
+    const record = decodeRecord(bytes);
+    if (record === undefined || (key !== undefined && record.name !== key)) {
+      throw this.damaged(
+        key === undefined
+          ? 'a record does not match its checksum'
+          : `the record of ${quoteKey(key)} does not match its checksum`,
+        key,
+      );
+    }
+    return record;
+  }
+
+  #number(key: Buffer): number | undefined {
+    const bytes = this.#about.get(key);
+    if (bytes === undefined) return undefined;
+    const number = decodeNumber(bytes);
+    if (number === undefined) throw this.damaged(`its '${key}' does not match its checksum`);
+    return number;
+  }
+
+  get version(): number | undefined {
+    return this.#number(versionKey);
+  }
+
+  /** Makes an empty store one of this version. */
+  initialize(): void {
+    this.#about.put(versionKey, encodeNumber(VERSION));
+    this.#about.put(nextKey, encodeNumber(1));
+  }
+
+  checkVersion(): void {
+    checkVersion(this.#path, this.version);
+  }
+
+  /** Takes numbers for new directories. No number is ever given out again. Returns the first of them. */
+  takeNumbers(count: number): number {
+    const first = this.#number(nextKey);
+    if (first === undefined) throw this.damaged("it has no 'next'");
+    this.#about.put(nextKey, encodeNumber(first + count));
+    return first;
+  }
+
+  get(name: string): SnapshotRecord | undefined {
+    const bytes = this.#snapshots.get(toKey(name));
+    return bytes && this.#decode(bytes, name);
+  }
+
+  put(record: SnapshotRecord): void {
+    this.#snapshots.put(toKey(record.name), encodeRecord(record));
+    this.#numbers.put(toNumberKey(record.id), Buffer.from(record.name));
+  }
+
+  delete({ name, id }: SnapshotRecord): void {
+    this.#snapshots.remove(toKey(name));
+    this.#numbers.remove(toNumberKey(id));
+  }
+
+  hasNumber(id: number): boolean {
+    return this.#numbers.get(toNumberKey(id)) !== undefined || this.#removing.get(toNumberKey(id)) !== undefined;
+  }
+
+  *records(transaction?: ReadTransaction): Generator<SnapshotRecord> {
+    const range = transaction === undefined ? {} : { transaction };
+    for (const { value } of this.#snapshots.getRange(range)) yield this.#decode(value);
+  }
+
+  *numbers(transaction?: ReadTransaction): Generator<number> {
+    const range = transaction === undefined ? {} : { transaction };
+    for (const key of this.#numbers.getKeys(range)) yield fromNumberKey(key);
+  }
+
+  link(parent: number, child: number): void {
+    this.#children.put(toNumberKey(parent, child), nothing);
+  }
+
+  unlink(parent: number, child: number): void {
+    this.#children.remove(toNumberKey(parent, child));
+  }
+
+  hasChild(id: number): boolean {
+    const range = { start: toNumberKey(id), end: toNumberKey(id + 1), limit: 1 };
+    return !this.#children.getKeys(range)[Symbol.iterator]().next().done;
+  }
+
+  putRemoving(record: SnapshotRecord): void {
+    this.#removing.put(toNumberKey(record.id), encodeRecord(record));
+  }
+
+  deleteRemoving(id: number): void {
+    this.#removing.remove(toNumberKey(id));
+  }
+
+  get removing(): number[] {
+    return Array.from(this.#removing.getKeys({}), (key) => fromNumberKey(key));
+  }
+}
+
+/** Throws unless the store has the version that this library knows. */
+function checkVersion(path: string, version: number | undefined): void {
+  if (version === VERSION) return;
+  if (version === undefined) throw damaged(path, 'it has no version');
+  throw new SnapshotError({
+    code: 'ERR_SNAPSHOT_STORE_VERSION',
+    what: `the store ${quoteKey(path)} has version ${version}, and this library knows version ${VERSION}`,
+    hint: version > VERSION ? 'use the newer version of overlayfs that made it' : 'use the version that made it',
+    path,
+  });
+}
+
+/** The readable rest of a damaged store. */
+class Remains implements ReadableTables {
+  readonly version: number | undefined;
+  readonly removing: readonly number[];
+  readonly #path: string;
+  readonly #records: ReadonlyMap<string, SnapshotRecord>;
+
+  constructor(path: string, tables: ReadonlyMap<string, readonly Entry[]>) {
+    const about = tables.get('about')?.find(({ key }) => key.equals(versionKey));
+    const records = (tables.get('snapshots') ?? []).map(({ value }) => decodeRecord(value) as SnapshotRecord);
+    this.version = about && decodeNumber(about.value);
+    this.removing = (tables.get('removing') ?? []).map(({ key }) => fromNumberKey(key));
+    this.#path = path;
+    this.#records = new Map(records.map((record) => [record.name, record]));
+  }
+
+  /** Reads what can be read of a file. */
+  static async read(path: string, file: Buffer): Promise<Remains> {
+    const tables = new Map<string, Entry[]>();
+    const add = (table: string, entry: Entry): string | undefined => {
+      const entries = tables.get(table) ?? [];
+      tables.set(table, entries);
+      const problem = checkEntry(table, entry);
+      if (problem === undefined) entries.push(entry);
+      return problem;
+    };
+    await run(readPages(file, add));
+    return new Remains(path, tables);
+  }
+
+  checkVersion(): void {
+    // Without a version it may be that of another layout; its records have been read all the same.
+    if (this.version !== undefined) checkVersion(this.#path, this.version);
+  }
+
+  damaged(what: string, key?: string): SnapshotError {
+    return damaged(this.#path, what, key);
+  }
+
+  get(name: string): SnapshotRecord | undefined {
+    return this.#records.get(name);
+  }
+
+  hasChild(id: number): boolean {
+    const name = [...this.#records.values()].find((record) => record.id === id)?.name;
+    return [...this.#records.values()].some(({ parent }) => parent === name);
+  }
+
+  hasNumber(id: number): boolean {
+    return this.removing.includes(id) || [...this.#records.values()].some((record) => record.id === id);
+  }
+
+  records(): Iterable<SnapshotRecord> {
+    return this.#records.values();
+  }
+
+  numbers(): Iterable<number> {
+    return Array.from(this.#records.values(), ({ id }) => id);
+  }
+}
+
+/** The tables whose values are sealed. */
+const sealedTables: ReadonlySet<string> = new Set(['about', 'snapshots', 'removing']);
+
+const checkEntry = (table: string, { value }: Entry): string | undefined =>
+  sealedTables.has(table) && !isSealed(value) ? `an entry of '${table}' does not match its checksum` : undefined;
+
+/** How often to look again, while other processes write. Then they use the store, so it is not damaged. */
+const MOST_LOOKS = 5;
+
+interface Damage {
+  readonly file: Buffer;
+  readonly problems: readonly string[];
+}
+
+/** Looks through the file of a store. Returns undefined if there is nothing wrong. */
+async function findDamage(path: string): Promise<Damage | undefined> {
+  const { readFile } = process.getBuiltinModule('node:fs/promises');
+  let last: bigint | undefined;
+  for (let i = 0; i < MOST_LOOKS && existsSync(path); i++) {
+    const file = await readFile(path);
+    // LMDB makes what is missing, or what a crash has left empty.
+    if (file.every((byte) => byte === 0)) return undefined;
+    const transaction = lastTransaction(file);
+    const problems = await run(readPages(file, checkEntry));
+    if (problems.length === 0) return undefined;
+    if (i > 0 && transaction === last) return { file, problems };
+    last = transaction;
+  }
+  return undefined;
+}
+
+interface LmdbError extends Error {
+  readonly code?: unknown;
+  /** Rejected with the reason, when a transaction could not be written. */
+  readonly commitError?: Promise<never>;
+}
+
+export class Store {
+  readonly path: string;
+  /** Undefined for a damaged store that is open for reading. */
+  readonly #environment: Environment | undefined;
+  readonly #tables: ReadableTables;
+  #isClosed = false;
+
+  private constructor(path: string, environment: Environment | undefined, tables: ReadableTables) {
+    this.path = path;
+    this.#environment = environment;
+    this.#tables = tables;
+  }
+
+  /** Opens the store, and makes it where there is none. */
+  static async open(path: string, { isReadonly, isSynced }: StoreOptions): Promise<Store> {
+    const lmdb = await loadLmdb();
+    if (isReadonly && !existsSync(path)) {
+      throw new SnapshotError({
+        code: 'ERR_SNAPSHOT_NOT_FOUND',
+        what: `there is no store ${quoteKey(path)}`,
+        hint: 'check the root',
+        path,
+      });
+    }
+    const damage = await findDamage(path);
+    if (damage !== undefined) {
+      if (!isReadonly) throw damaged(path, damage.problems.join('; '));
+      const remains = await Remains.read(path, damage.file);
+      remains.checkVersion();
+      return new Store(path, undefined, remains);
+    }
+    let store: Store;
+    try {
+      const environment = lmdb.open({
+        path,
+        noSubdir: true,
+        readOnly: isReadonly,
+        noSync: !isSynced,
+        // A promise is fulfilled when the transaction is on the disk, not before.
+        overlappingSync: false,
+        // Its batches have promises of their own, which nobody could handle when a transaction fails.
+        eventTurnBatching: false,
+        encoding: 'binary',
+        keyEncoding: 'binary',
+        maxDbs: 8,
+      });
+      store = new Store(path, environment, new Tables(path, environment));
+    } catch (error) {
+      throw await explain(path, error as LmdbError);
+    }
+    try {
+      if (!isReadonly && store.read((tables) => tables.version) === undefined) await store.#initialize();
+      store.read((tables) => tables.checkVersion());
+    } catch (error) {
+      await store.close();
+      throw error;
+    }
+    return store;
+  }
+
+  async #initialize(): Promise<void> {
+    await this.#perform((tables) => {
+      if (tables.version === undefined) tables.initialize();
+    });
+  }
+
+  #refuseClosed(): void {
+    if (!this.#isClosed) return;
+    throw new SnapshotError({
+      code: 'ERR_SNAPSHOT_CLOSED',
+      what: 'the snapshotter has been closed',
+      hint: 'open it again',
+      path: this.path,
+    });
+  }
+
+  /** Calls a function that reads. It sees all that was acknowledged before, by any process. */
+  read<T>(perform: (tables: ReadableTables) => T): T {
+    this.#refuseClosed();
+    this.#environment?.resetReadTxn();
+    return perform(this.#tables);
+  }
+
+  /** Reads much, in slices, of a state of the store that does not change meanwhile. */
+  async readAll<T, R>(
+    list: (tables: ReadableTables, transaction?: ReadTransaction) => Iterable<T>,
+    make: (item: T) => R | undefined,
+  ): Promise<R[]> {
+    this.#refuseClosed();
+    this.#environment?.resetReadTxn();
+    const transaction = this.#environment?.useReadTransaction();
+    try {
+      return await run(collect(list(this.#tables, transaction), make));
+    } finally {
+      transaction?.done();
+    }
+  }
+
+  /** Calls a function in a transaction. It throws before it changes anything, or not at all. */
+  async write<T>(perform: (tables: Tables) => T): Promise<T> {
+    this.#refuseClosed();
+    return this.#perform((tables) => {
+      tables.checkVersion();
+      return perform(tables);
+    });
+  }
+
+  async #perform<T>(perform: (tables: Tables) => T): Promise<T> {
+    // Only a store that is open for reading has no environment, and nobody writes to one.
+    const environment = this.#environment as Environment;
+    try {
+      return await environment.transaction(() => perform(this.#tables as Tables));
+    } catch (error) {
+      if (error instanceof SnapshotError) throw error;
+      throw await explain(this.path, error as LmdbError);
+    }
+  }
+
+  async close(): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    await this.#environment?.close();
+  }
+}
+
+/** Returns the error for a failure of LMDB. */
+async function explain(path: string, error: LmdbError): Promise<Error> {
+  const cause = await (error.commitError?.catch((reason: LmdbError) => reason) ?? error);
+  if (corruptions.has((cause as LmdbError).code)) return damaged(path, cause.message);
+  return new SnapshotError(
+    {
+      code: 'ERR_SNAPSHOT_STORE_FAILED',
+      what: `the store ${quoteKey(path)} could not be used: ${cause.message}`,
+      hint: 'make room on its file system, or see the kernel log (dmesg); nothing was changed',
+      path,
+    },
+    { cause },
+  );
+}

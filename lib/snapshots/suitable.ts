@@ -1,0 +1,67 @@
+/** The checks of a root: its file system has to hold uppers, and decides which options mounts get. */
+import { existsSync, statfsSync } from 'node:fs';
+import { explainMount, foresee, wantedAfter } from '../diagnosis/explain.js';
+import { emptyFacts } from '../diagnosis/facts.js';
+import { gather } from '../diagnosis/gather.js';
+import { kernelFeaturesSync } from '../features/probe.js';
+import * as k from '../kernel/constants.js';
+import { StepFailure } from '../kernel/perform.js';
+import { Plan } from '../kernel/plan.js';
+import { ask, type Task } from '../kernel/task.js';
+import { checkOptions } from '../options/check.js';
+import { Mapper } from '../options/idmap.js';
+import { addXattrGuard } from '../overlay/plan.js';
+import type { Reason } from '../reasons.js';
+
+/** The reasons for which a directory can hold no upper of any overlay. */
+const unsuitable: ReadonlySet<Reason> = new Set(['upper-unsupported', 'upper-read-only', 'layer-unsupported']);
+
+/** Throws if the file system of a directory cannot hold an upper. */
+export function* refuseUnsuitable(directory: string): Task<void> {
+  const options = checkOptions({ lowerdir: directory, upperdir: directory, workdir: directory });
+  const guard = new Plan();
+  addXattrGuard(guard, directory, kernelFeaturesSync().userNamespace ? 'user' : 'trusted');
+  const outcome = yield* ask(guard);
+  const facts = emptyFacts();
+  if (outcome instanceof StepFailure) {
+    yield* gather(facts, options, wantedAfter(outcome));
+    throw explainMount(options, outcome, facts);
+  }
+  const wanted = {
+    parents: 'none',
+    otherUses: 'none',
+    work: false,
+    attempt: false,
+    origin: false,
+    use: false,
+  } as const;
+  yield* gather(facts, options, wanted);
+  const error = foresee(options, facts).find(({ reason }) => unsuitable.has(reason));
+  if (error !== undefined) throw error;
+}
+
+const has = (options: readonly string[], name: string): boolean =>
+  options.some((option) => option === name || option.startsWith(`${name}=`));
+
+/** Returns the options of overlays in this directory: the caller's, and those that containerd adds. */
+export function toMountOptions(directory: string, options: readonly string[]): string[] {
+  const { userNamespace, options: supported } = kernelFeaturesSync();
+  const needsUserXattr = userNamespace && supported.userxattr !== false && statfsSync(directory).type !== k.TMPFS_MAGIC;
+  return [
+    ...options,
+    ...(needsUserXattr && !has(options, 'userxattr') ? ['userxattr'] : []),
+    ...(existsSync('/sys/module/overlay/parameters/index') && !has(options, 'index') ? ['index=off'] : []),
+  ];
+}
+
+/** Returns true when the kernel can show the files of this directory with other owners. */
+export function* canRemap(directory: string): Task<boolean> {
+  if (kernelFeaturesSync().userNamespace) return false;
+  const plan = new Plan();
+  const ids = '0 0 1\n';
+  new Mapper(plan, false).add(directory, { uids: ids, gids: ids }, { role: 'path', path: directory });
+  return !((yield* ask(plan)) instanceof StepFailure);
+}
+
+/** Returns true when a committed snapshot can get a parent. In a user namespace, whiteouts have marks of another kind. */
+export const canRebase = (): boolean => !kernelFeaturesSync().userNamespace;

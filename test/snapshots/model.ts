@@ -1,0 +1,95 @@
+/** containerd's rules over a plain map, for comparison. */
+
+export interface ModelRecord {
+  readonly kind: 'active' | 'view' | 'committed';
+  readonly parent: string;
+  readonly labels: Readonly<Record<string, string>>;
+}
+
+export type Outcome = { readonly code: string } | { readonly value: unknown };
+
+const refuse = (code: string): Outcome => ({ code: `ERR_SNAPSHOT_${code}` });
+const done: Outcome = { value: undefined };
+
+type Options = { readonly labels?: Record<string, string>; readonly parent?: string } | undefined;
+
+export class Model {
+  readonly records = new Map<string, ModelRecord>();
+
+  #create(kind: 'active' | 'view', key: string, parent = '', options: Options = {}): Outcome {
+    if (parent !== '') {
+      const above = this.records.get(parent);
+      if (above === undefined) return refuse('NOT_FOUND');
+      if (above.kind !== 'committed') return refuse('INVALID_ARGUMENT');
+    }
+    if (this.records.has(key)) return refuse('ALREADY_EXISTS');
+    this.records.set(key, { kind, parent, labels: options.labels ?? {} });
+    return done;
+  }
+
+  prepare(key: string, parent?: string, options?: Options): Outcome {
+    return this.#create('active', key, parent, options);
+  }
+
+  view(key: string, parent?: string, options?: Options): Outcome {
+    return this.#create('view', key, parent, options);
+  }
+
+  mounts(key: string): Outcome {
+    const record = this.records.get(key);
+    if (record === undefined) return refuse('NOT_FOUND');
+    return record.kind === 'committed' ? refuse('FAILED_PRECONDITION') : done;
+  }
+
+  commit(name: string, key: string, { labels = {}, parent = '' }: NonNullable<Options> = {}): Outcome {
+    const record = this.records.get(key);
+    if (record === undefined) return refuse('NOT_FOUND');
+    if (this.records.has(name)) return refuse('ALREADY_EXISTS');
+    if (record.kind !== 'active') return refuse('FAILED_PRECONDITION');
+    if (parent !== '' && record.parent !== '' && parent !== record.parent) return refuse('INVALID_ARGUMENT');
+    const above = record.parent || parent;
+    if (above !== '') {
+      const found = this.records.get(above);
+      if (found === undefined) return refuse('NOT_FOUND');
+      if (found.kind !== 'committed') return refuse('FAILED_PRECONDITION');
+    }
+    this.records.delete(key);
+    this.records.set(name, { kind: 'committed', parent: above, labels });
+    return done;
+  }
+
+  remove(key: string): Outcome {
+    if (!this.records.has(key)) return refuse('NOT_FOUND');
+    if ([...this.records.values()].some(({ parent }) => parent === key)) return refuse('FAILED_PRECONDITION');
+    this.records.delete(key);
+    return done;
+  }
+
+  update({ name, labels }: { name: string; labels: Record<string, string> }, mask: readonly string[] = []): Outcome {
+    const record = this.records.get(name);
+    if (record === undefined) return refuse('NOT_FOUND');
+    let updated: Record<string, string> = { ...record.labels };
+    for (const field of mask.length === 0 ? ['labels'] : mask) {
+      if (field === 'labels') updated = { ...labels };
+      else if (field.startsWith('labels.')) {
+        const label = field.slice(7);
+        delete updated[label];
+        if (labels[label]) updated[label] = labels[label];
+      } else return refuse('INVALID_ARGUMENT');
+    }
+    this.records.set(name, { ...record, labels: updated });
+    return done;
+  }
+
+  stat(key: string): Outcome {
+    return this.records.has(key) ? done : refuse('NOT_FOUND');
+  }
+
+  usage(key: string): Outcome {
+    return this.stat(key);
+  }
+
+  cleanup(): Outcome {
+    return done;
+  }
+}

@@ -1,0 +1,264 @@
+/** The store: damage, versions, processes, a missing package, bad roots. */
+import { execFileSync } from 'node:child_process';
+import {
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { crc32 } from 'node:zlib';
+import test, { type ExecutionContext } from 'ava';
+import { OverlayError } from 'overlayfs';
+import { SnapshotError, type SnapshotInfo, Snapshotter } from 'overlayfs/snapshots';
+import { generator, mountTest, native, packageRoot, scaled, scratch } from '../support/index.js';
+import { checkRoot } from './check-root.js';
+
+const seed = Number(process.env['OVERLAYFS_TEST_SEED'] ?? Date.now() % 2 ** 31);
+
+async function namesOf(walk: AsyncIterable<SnapshotInfo>): Promise<string[]> {
+  const names: string[] = [];
+  for await (const { name } of walk) names.push(name);
+  return names;
+}
+
+/** Makes a root with some snapshots, and a long key that needs pages of its own. */
+async function makeRoot(t: ExecutionContext, count = 200): Promise<string> {
+  const root = join(scratch(t), 'root');
+  const snapshotter = await Snapshotter.open(root, { fsync: 'none' });
+  const labels = { long: 'x'.repeat(4000), other: 'y'.repeat(3000) };
+  await snapshotter.prepare('long', '', { labels });
+  await snapshotter.commit('base', 'long', { labels });
+  await Promise.all(
+    Array.from({ length: count }, (_, i) => snapshotter.prepare(`key ${i}`, i % 2 === 0 ? 'base' : '')),
+  );
+  for (let i = 0; i < count; i += 10) await snapshotter.remove(`key ${i}`);
+  await snapshotter.close();
+  return root;
+}
+
+test('a store of any state that verbs leave is found whole', async (t) => {
+  const root = await makeRoot(t, 1000);
+  const snapshotter = await Snapshotter.open(root);
+  t.is((await namesOf(snapshotter.walk())).length, 901);
+  await snapshotter.close();
+});
+
+test('a store that is cut short is refused, and readonly reads what is left', async (t) => {
+  const root = await makeRoot(t);
+  const file = join(root, 'metadata.mdb');
+  const whole = readFileSync(file);
+  const before = readdirSync(join(root, 'snapshots'));
+  for (const share of [0.99, 0.7, 0.4, 0.1, 0.02, 0.001]) {
+    const size = Math.floor(whole.length * share);
+    writeFileSync(file, whole);
+    truncateSync(file, size);
+    const error = await t.throwsAsync(() => Snapshotter.open(root), { instanceOf: SnapshotError }, `${size} bytes`);
+    t.like(error, { code: 'ERR_SNAPSHOT_STORE_DAMAGED', path: file });
+    t.true(readFileSync(file).equals(whole.subarray(0, size)), 'nothing is changed');
+    const snapshotter = await Snapshotter.open(root, { readonly: true });
+    const names = await namesOf(snapshotter.walk());
+    if (names.includes('base')) t.is((await snapshotter.stat('base')).labels['other']?.length, 3000);
+    await t.throwsAsync(() => snapshotter.prepare('new'), { code: 'ERR_SNAPSHOT_READ_ONLY' });
+    await t.throwsAsync(() => snapshotter.cleanup(), { code: 'ERR_SNAPSHOT_READ_ONLY' });
+    await snapshotter.close();
+  }
+  t.deepEqual(readdirSync(join(root, 'snapshots')), before);
+});
+
+test('flipped bytes in pages that are in use are found, and never end the process', async (t) => {
+  t.timeout(600_000);
+  t.log(`seed ${seed}`);
+  const random = generator(seed);
+  const root = await makeRoot(t);
+  const file = join(root, 'metadata.mdb');
+  const whole = readFileSync(file);
+  let found = 0;
+  const rounds = scaled(1_000);
+  for (let round = 0; round < rounds; round++) {
+    const bytes = Buffer.from(whole);
+    const at = random(bytes.length);
+    for (let i = 0; i < 1 + random(8) && at + i < bytes.length; i++) bytes[at + i] = random(256);
+    writeFileSync(file, bytes);
+    try {
+      const snapshotter = await Snapshotter.open(root, { fsync: 'none' });
+      try {
+        // The bytes are not in use, or of no importance: all can be read.
+        t.true((await namesOf(snapshotter.walk())).length > 0, `round ${round} of seed ${seed}, at ${at}`);
+      } finally {
+        await snapshotter.close();
+      }
+    } catch (error) {
+      found++;
+      t.is((error as SnapshotError).code, 'ERR_SNAPSHOT_STORE_DAMAGED', `round ${round} of seed ${seed}, at ${at}`);
+      const snapshotter = await Snapshotter.open(root, { readonly: true });
+      await namesOf(snapshotter.walk());
+      await snapshotter.close();
+    }
+  }
+  t.log(`${found} of ${rounds} were found`);
+  t.true(found > 0);
+});
+
+test('a file that is no store is refused', async (t) => {
+  const root = join(scratch(t), 'root');
+  mkdirSync(root);
+  writeFileSync(join(root, 'metadata.mdb'), 'something else entirely');
+  await t.throwsAsync(() => Snapshotter.open(root), { code: 'ERR_SNAPSHOT_STORE_DAMAGED' });
+  t.is(readFileSync(join(root, 'metadata.mdb'), 'utf8'), 'something else entirely');
+});
+
+interface RawTable {
+  putSync(key: Buffer, value: Buffer): unknown;
+  get(key: Buffer): Buffer | undefined;
+}
+
+/** Changes the store behind the back of the library. */
+async function change(root: string, table: string, key: string, edit: (text: string) => string): Promise<void> {
+  const name: string = 'lmdb';
+  const { open } = await import(name);
+  const options = { encoding: 'binary', keyEncoding: 'binary' };
+  const environment = open({
+    path: join(root, 'metadata.mdb'),
+    noSubdir: true,
+    ...options,
+    overlappingSync: false,
+    maxDbs: 8,
+  });
+  const raw: RawTable = environment.openDB({ name: table, ...options });
+  const text = Buffer.from(edit(String(raw.get(Buffer.from(key))?.subarray(4))));
+  const checksum = Buffer.alloc(4);
+  checksum.writeUInt32LE(crc32(text));
+  raw.putSync(Buffer.from(key), Buffer.concat([checksum, text]));
+  await environment.close();
+}
+
+test('a newer store is refused, also by a process that has it open', async (t) => {
+  const root = await makeRoot(t, 2);
+  const snapshotter = await Snapshotter.open(root);
+  t.teardown(() => snapshotter.close());
+  await change(root, 'about', 'version', () => '2');
+  const error = await t.throwsAsync(() => snapshotter.remove('key 1'), { code: 'ERR_SNAPSHOT_STORE_VERSION' });
+  t.regex(error?.message ?? '', /has version 2.*newer version/);
+  await t.throwsAsync(() => Snapshotter.open(root), { code: 'ERR_SNAPSHOT_STORE_VERSION' });
+  await t.throwsAsync(() => Snapshotter.open(root, { readonly: true }), { code: 'ERR_SNAPSHOT_STORE_VERSION' });
+  t.is((await checkRoot(root, false)).records.get('key 1')?.name, 'key 1');
+});
+
+test('parents that form a circle, or are missing, are a damaged store', async (t) => {
+  const root = await makeRoot(t, 0);
+  await change(root, 'snapshots', 'base', (text) => JSON.stringify({ ...JSON.parse(text), parent: 'base' }));
+  const snapshotter = await Snapshotter.open(root);
+  t.teardown(() => snapshotter.close());
+  await t.throwsAsync(() => snapshotter.view('view', 'base'), {
+    code: 'ERR_SNAPSHOT_STORE_DAMAGED',
+    message: /circle/,
+  });
+  await change(root, 'snapshots', 'base', (text) => JSON.stringify({ ...JSON.parse(text), parent: 'gone' }));
+  await t.throwsAsync(() => snapshotter.view('view', 'base'), {
+    code: 'ERR_SNAPSHOT_STORE_DAMAGED',
+    message: /'gone'/,
+  });
+  t.deepEqual(await namesOf(snapshotter.walk()), ['base']);
+});
+
+test('readonly needs a root that is there, and makes nothing', async (t) => {
+  const root = join(scratch(t), 'root');
+  await t.throwsAsync(() => Snapshotter.open(root, { readonly: true }), { code: 'ENOENT' });
+  t.false(existsSync(root));
+});
+
+test('verbs after close are refused; close waits for those before it', async (t) => {
+  const root = join(scratch(t), 'root');
+  const snapshotter = await Snapshotter.open(root);
+  const verbs = Array.from({ length: 20 }, (_, i) => snapshotter.prepare(`key ${i}`));
+  await Promise.all(verbs);
+  await snapshotter.close();
+  await snapshotter.close();
+  for (const verb of ['stat', 'prepare', 'mounts', 'remove'] as const) {
+    await t.throwsAsync(async () => snapshotter[verb]('key 1'), { code: 'ERR_SNAPSHOT_CLOSED' });
+  }
+  const { records, problems } = await checkRoot(root, true);
+  t.deepEqual(problems, []);
+  t.is(records.size, 20);
+});
+
+test('two snapshotters of one process on one root see what each other does', async (t) => {
+  const root = join(scratch(t), 'root');
+  const [a, b] = [await Snapshotter.open(root), await Snapshotter.open(root)];
+  await a.prepare('of a');
+  await b.commit('by b', 'of a');
+  t.is((await a.stat('by b')).kind, 'committed');
+  await a.close();
+  await b.prepare('later', 'by b');
+  await b.close();
+});
+
+test('without the package lmdb the error says how to get it', (t) => {
+  const copy = scratch(t);
+  for (const name of ['package.json', 'dist']) cpSync(join(packageRoot, name), join(copy, name), { recursive: true });
+  mkdirSync(join(copy, 'build/Release'), { recursive: true });
+  copyFileSync(join(packageRoot, 'build/Release/overlayfs.node'), join(copy, 'build/Release/overlayfs.node'));
+  const script = `import { Snapshotter } from 'overlayfs/snapshots';
+    const error = await Snapshotter.open(process.argv[1]).catch((error) => error);
+    console.log(error.code + ': ' + error.message);`;
+  const args = ['--input-type=module', '-e', script, join(copy, 'root')];
+  const printed = execFileSync(process.execPath, args, { cwd: copy, encoding: 'utf8' });
+  t.regex(printed, /^ERR_SNAPSHOT_DEPENDENCY_MISSING: .*npm install lmdb\./);
+});
+
+test('roots that cannot be written in options are refused', async (t) => {
+  const dir = scratch(t);
+  for (const root of [join(dir, 'a:b'), Buffer.from(`${dir}/\xff`, 'latin1')]) {
+    await t.throwsAsync(() => Snapshotter.open(root), { code: 'ERR_SNAPSHOT_INVALID_ARGUMENT' });
+  }
+  t.deepEqual(readdirSync(dir), []);
+});
+
+mountTest('a root on a file system that can hold no upper is refused at open', async (t) => {
+  const dir = scratch(t);
+  t.is(native.mount('none', dir, 'ramfs', 0, ''), 0);
+  const error = await t.throwsAsync(() => Snapshotter.open(join(dir, 'root')), { instanceOf: OverlayError });
+  t.like(error, { reason: 'upper-without-xattrs' });
+});
+
+mountTest('a root on a read-only mount is refused at open', async (t) => {
+  const dir = scratch(t);
+  mkdirSync(join(dir, 'root'));
+  t.is(native.mount(dir, dir, '', 4096, ''), 0);
+  t.is(native.mount('', dir, '', 4096 | 32 | 1, ''), 0);
+  const error = await t.throwsAsync(() => Snapshotter.open(join(dir, 'root')), { instanceOf: OverlayError });
+  t.like(error, { code: 'EROFS' });
+});
+
+mountTest('a full disk: verbs fail, and what was acknowledged is there', async (t) => {
+  const dir = scratch(t);
+  t.is(native.mount('none', dir, 'tmpfs', 0, 'size=1m'), 0);
+  const root = join(dir, 'root');
+  const snapshotter = await Snapshotter.open(root);
+  const made: string[] = [];
+  const codes = new Set<unknown>();
+  for (let i = 0; i < 3000 && codes.size === 0; i++) {
+    const key = `key ${i}`;
+    try {
+      await snapshotter.prepare(key, '', { labels: { filler: 'x'.repeat(2000) } });
+      made.push(key);
+    } catch (error) {
+      codes.add((error as NodeJS.ErrnoException).code);
+    }
+  }
+  t.log([...codes], made.length);
+  t.is(codes.size, 1);
+  for (const key of made.splice(0, 20)) await snapshotter.remove(key).catch(() => made.push(key));
+  await snapshotter.close();
+  const again = await Snapshotter.open(root);
+  await again.cleanup();
+  const names = await namesOf(again.walk());
+  for (const key of made) t.true(names.includes(key), key);
+  await again.close();
+  t.deepEqual((await checkRoot(root, false)).problems, []);
+});

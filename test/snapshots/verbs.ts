@@ -1,0 +1,16 @@
+/** The verbs of a snapshotter by their names, for tests that choose them. */
+import type { SnapshotInfo, Snapshotter } from 'overlayfs/snapshots';
+
+/** Performs a verb by its name. */
+export async function perform(snapshotter: Snapshotter, verb: string, args: readonly unknown[]): Promise<unknown> {
+  if (verb === 'walk') {
+    const infos: SnapshotInfo[] = [];
+    for await (const info of snapshotter.walk(...(args as [string[]]))) infos.push(info);
+    return infos;
+  }
+  const verbs = snapshotter as unknown as Record<string, (...args: readonly unknown[]) => Promise<unknown>>;
+  return verbs[verb]?.(...args);
+}
+
+export const codeOf = (error: unknown): string =>
+  String((error as NodeJS.ErrnoException).code ?? (error as Error).message);
