@@ -231,7 +231,8 @@ function checkText(value: unknown, name: string): string {
 
 function checkDegradable(value: unknown, name: string): OverlayOptionName[] {
   if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list of option names', value);
-  const words = overlayOptionNames as OverlayOptionName[];
+  // Does not compile if the table has a name that the type lacks.
+  const words: readonly OverlayOptionName[] = overlayOptionNames;
   return Array.from(value, (word, i) => checkWord(word ?? null, `${name}[${i}]`, words) as OverlayOptionName);
 }
 
