@@ -80,8 +80,12 @@ function unseal(bytes: Buffer): string | undefined {
   return checksum(text) === bytes.readUInt32LE() ? text.toString() : undefined;
 }
 
-export function encodeRecord({ created, updated, ...rest }: SnapshotRecord): Buffer {
-  return seal(JSON.stringify({ ...rest, created: String(created), updated: String(updated) }));
+const noLabels: Labels = Object.freeze({});
+
+/** Labels that are empty are left out: then there is less to read. */
+export function encodeRecord({ created, updated, labels, ...rest }: SnapshotRecord): Buffer {
+  const given = Object.keys(labels).length === 0 ? {} : { labels };
+  return seal(JSON.stringify({ ...rest, ...given, created: String(created), updated: String(updated) }));
 }
 
 /** Returns undefined if the bytes are damaged. */
@@ -89,8 +93,11 @@ export function decodeRecord(bytes: Buffer): SnapshotRecord | undefined {
   const text = unseal(bytes);
   if (text === undefined) return undefined;
   const record = JSON.parse(text);
-  record.created = BigInt(record.created);
-  record.updated = BigInt(record.updated);
+  record.labels ??= noLabels;
+  const { created, updated } = record;
+  record.created = BigInt(created);
+  // Most snapshots are never updated.
+  record.updated = updated === created ? record.created : BigInt(updated);
   return record;
 }
 

@@ -346,16 +346,9 @@ export class Snapshotter {
   }
 
   #toInfo({ name, parent, kind, created, updated, labels, id }: SnapshotRecord): SnapshotInfo {
+    if (!this.#options.upperdirLabel) return { name, parent, kind, created, updated, labels, id };
     const upperdir = { [UPPERDIR_LABEL]: upperPath(this.#settings.directory, id) };
-    return {
-      name,
-      parent,
-      kind,
-      created,
-      updated,
-      labels: this.#options.upperdirLabel ? { ...labels, ...upperdir } : labels,
-      id,
-    };
+    return { name, parent, kind, created, updated, labels: { ...labels, ...upperdir }, id };
   }
 
   /**
@@ -390,7 +383,7 @@ export class Snapshotter {
     const matches = parseFilters(texts.map((text, i) => checkText(text, `filters[${i}]`)));
     const found = await this.#store.readAll(
       (tables, transaction) => tables.records(transaction),
-      (record) => (matches(toFields(record)) ? record : undefined),
+      (record) => (texts.length === 0 || matches(toFields(record)) ? record : undefined),
     );
     const slices = new Slices();
     for (const record of found) {

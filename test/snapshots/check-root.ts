@@ -65,7 +65,7 @@ export async function checkRoot(root: string, isClean: boolean): Promise<FoundRo
     const records = new Map<string, FoundRecord>();
     const byId = new Map<number, FoundRecord>();
     for (const { key, value } of entries('snapshots')) {
-      const record: FoundRecord = JSON.parse(unseal(value));
+      const record: FoundRecord = { labels: {}, ...JSON.parse(unseal(value)) };
       expect(key.toString('hex') === keyOf(record.name), `${record.name} has another key`);
       expect(!byId.has(record.id), `two records have the number ${record.id}`);
       expect(record.id < next, `${record.name} has the number ${record.id}, which nobody has taken`);
