@@ -82,7 +82,7 @@ const described = {
   seen: [hiddenValue],
   whiteout: [text],
   replace: [text, text, number],
-  remove: [text, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber],
+  remove: [text, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber],
   scan: [text, bits(named('STATX_MNT')), value, number],
   write_tree: [hiddenValue, hiddenValue, text, hiddenNumber],
   unshare: [bits(named('CLONE_'))],
