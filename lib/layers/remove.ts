@@ -163,7 +163,7 @@ export function* removeDirectory(path: Path): Task<void> {
 export interface Aside {
   /** The new path of the directory, on the same file system. */
   readonly path: Path;
-  /** Whether the new name has to be on the disk before the removal: fsync(2). */
+  /** True if the new name must be on the disk before the removal, fsync(2). */
   readonly isSynced: boolean;
   /** Called while the directory is locked. Nothing happens if it returns false. */
   readonly isWanted: () => boolean;
