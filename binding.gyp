@@ -34,6 +34,7 @@
             "native/known_mounts.cc",
             "native/mount_table.cc",
             "native/operation.cc",
+            "native/read_files.cc",
             "native/remove.cc",
             "native/reservations.cc",
             "native/undo.cc",

@@ -113,12 +113,18 @@ const conditions: Readonly<Record<Reason, string>> = {
   'path-is-directory': 'a directory exists where the whiteout should be',
   'mount-inside':
     'something is mounted at or inside a directory that is to be removed, or inside a mount that is to be replaced',
-  'layer-in-use': 'a directory that is to be removed is, or contains, a layer or the workdir of a mounted overlay',
+  'layer-in-use':
+    'a directory that is to be removed, or to be emptied by a merge, is or contains a layer or the workdir of a mounted overlay',
   'layer-changed':
     'a directory was moved, or changed again and again, while it was read; or a file changed while it was copied',
-  'layers-incomplete': 'an entry of a layer depends on layers below it that the call does not have',
+  'layers-incomplete':
+    'an entry of a layer depends on layers below it, or on the index in the workdir, which the call does not have',
   'layer-conflict':
     'others have changed files that a merge would change, since the baseline; `conflicts` lists them all',
+  'archive-invalid': 'an archive is no tar archive, is cut or damaged, or has an entry that no layer can have',
+  'archive-limit': 'an archive holds more than a limit of the call allows: entries, bytes, depth, ratio of compression',
+  'digest-mismatch': 'the archive is not the one that `expectedDigest` or `expectedDiffId` names',
+  'layer-unpackable': 'a layer holds something that no archive can say, such as a file called `.wh.x`',
   'path-not-directory': 'the path, or its parent, is not a directory',
   'merged-mount': 'the path is in a mounted overlay, where such marks cannot be made',
   'xattr-denied': 'the file system or the kernel refuses the extended attribute',

@@ -8,5 +8,6 @@ import { optionsPage } from './options-page.js';
 const write = (name: string, page: string): void =>
   writeFileSync(resolve(import.meta.dirname, '../../docs', name), page);
 
-write('options.md', optionsPage());
+// First the page that needs no addon.
 write('errors.md', errorsPage());
+write('options.md', optionsPage());

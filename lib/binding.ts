@@ -48,9 +48,13 @@ function find(name: keyof typeof places): string {
       if (existsSync(path)) return path;
     }
   }
-  const what = name === 'deferred' ? 'deferred.cjs' : `${name} for ${process.platform}-${process.arch}`;
+  const [what, script] =
+    name === 'deferred'
+      ? ['deferred.cjs', 'build:ts']
+      : [`${name} for ${process.platform}-${process.arch}`, 'build:native'];
   throw new Error(
-    `overlayfs finds no ${what}. Beside a bundled program, put copies of the package's prebuilds and dist/deferred.cjs. ` +
+    `overlayfs finds no ${what}. In a clone of the repository, run \`npm run ${script}\`. ` +
+      "Beside a bundled program, put copies of the package's prebuilds and dist/deferred.cjs. " +
       'For a processor that the package has no binary for, build the package from a clone of its repository. ' +
       'See https://github.com/overlayfs/overlayfs-node/blob/main/docs/bundlers.md',
   );

@@ -120,6 +120,11 @@ export const reasons = {
   'layer-changed': 'let nothing change the layer meanwhile',
   'layers-incomplete': 'name the layers below too',
   'layer-conflict': text`look at the conflicts, and pass ${option('conflict', 'ours')} or ${option('conflict', 'theirs')}`,
+  // Archives of layers
+  'archive-invalid': 'fetch or make the archive anew',
+  'archive-limit': 'raise the limit if you trust the archive',
+  'digest-mismatch': 'fetch the archive anew, and check the digest',
+  'layer-unpackable': 'change what the error names',
   'path-not-directory': 'name a directory',
   'merged-mount': 'use the path in the layer directory; a layer that takes marks cannot be on an overlay',
   'xattr-denied': text`trusted.* needs CAP_SYS_ADMIN in the initial user namespace: pass ${option('userxattr', true)} to use user.*`,

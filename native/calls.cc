@@ -116,9 +116,10 @@ long Execution::run(Step& step) {
       return make_whiteout(fd(0), Text(*this, a[1]));
     case Call::replace:
       return replace_with_whiteout(fd(0), Text(*this, a[1]), Text(*this, a[2]), a[3] != 0);
-    // remove(dirfd, path, only what the kernel makes, limit, room for a path, whether directories in use are spared);
-    // output: the path of the entry that could not be removed
+    // remove(dirfd, path, only what the kernel makes, limit, room for a path, whether directories in use are spared, a
+    // step): does nothing if that step failed; output: the path of the entry that could not be removed
     case Call::remove:
+      if (a[6] >= made_by && steps_[a[6] - made_by].result < 0) return 0;
       return remove_tree(fd(0), Text(*this, a[1]),
                          {.opens_up = true,
                           .only_kernels = a[2] != 0,
@@ -186,6 +187,8 @@ long Execution::run(Step& step) {
       return examine(step);
     case Call::compare:
       return compare(step);
+    case Call::read_files:
+      return read_files(step);
     case Call::mount_ids:
       return read_mount_ids(step);
     case Call::mount_table:

@@ -195,6 +195,8 @@ void Execution::take_back_here() {
       result = revert(step);
     }
     if (result < 0 && failure_.undo_error == 0) failure_.undo_error = static_cast<int>(-result);
+    // The mount lives on, so the directories that earlier steps made are in use.
+    if (result < 0 && (step.call == Call::move_mount || step.call == Call::mount)) done_ = 0;
   }
   // Descriptors are closed last, since taking back a step may need one that a later step made.
   while (count > 0) close_result(steps_[--count]);
@@ -251,7 +253,7 @@ void Execution::add_kept(std::vector<int>& to) const {
   }
 }
 
-void Execution::abandon() {
+void Execution::close_given() {
   for (int i = 0; i < header().count; i++) {
     if (steps_[i].call == Call::close && steps_[i].a[0] < made_by) sys::close(steps_[i].a[0]);
   }

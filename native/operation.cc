@@ -341,7 +341,7 @@ void Environment::settle(Operation* operation, int submit_error) {
   if (operation->succeeded_) {
     value = outputs_value(operation->execution_);
   } else {
-    if (!operation->performed_) operation->execution_.abandon();
+    if (!operation->performed_) operation->execution_.close_given();
     Failure failure = operation->execution_.failure();
     if (submit_error != 0) failure.error = submit_error;
     value = failure_value(env_, failure, operation->is_cancelled());
@@ -391,7 +391,7 @@ void Environment::give_up() {
     Operation* next = operation->next_;
     if (withdraw(operation)) {
       if (operation->succeeded_) operation->take_back();  // it waited for a thread to do so
-      if (!operation->performed_) operation->execution_.abandon();
+      if (!operation->performed_) operation->execution_.close_given();
       remove(operation);
     }
     operation = next;

@@ -104,6 +104,7 @@ constexpr uint32_t makes_descriptor = 1U << 8;
   X(walk, 0b1)             \
   X(examine, 0b1)          \
   X(compare, 0b101)        \
+  X(read_files, 0)         \
   X(wait_for, 0b1)
 
 enum class Call : int32_t {
@@ -140,7 +141,7 @@ constexpr long fails_by(Guard guard) { return -(first_guard + static_cast<long>(
 
 // The flags of a step. TypeScript reads these from the addon too.
 enum StepFlag : int32_t {
-  undo = 1,   // take this step back when the plan fails or is abandoned
+  undo = 1,   // take this step back when the plan fails or its caller gives it up
   keep = 2,   // the descriptor that this step makes is the caller's when the plan succeeds
   later = 4,  // performed only when the plan is taken back, not in its turn
 };
@@ -182,7 +183,7 @@ inline uint64_t whole(int32_t low, int32_t high) {
   return static_cast<uint64_t>(static_cast<uint32_t>(high)) << 32 | static_cast<uint32_t>(low);
 }
 
-// The output of the call statx; lib/kernel/look.ts reads it.
+// The output of the call statx; lib/kernel/stat.ts reads it.
 struct StatxReport {
   uint64_t mask;
   uint64_t mode;
@@ -220,8 +221,8 @@ class Execution {
   // After success: makes the result final. Closes every descriptor but those that the caller keeps.
   void commit();
 
-  // Instead of all that: closes the descriptors that the plan was to close, since nothing else will.
-  void abandon();
+  // For a plan that is never performed: closes the descriptors that it was given to close.
+  void close_given();
   // After success: adds the caller's descriptors.
   void add_kept(std::vector<int>& to) const;
 
@@ -285,6 +286,7 @@ class Execution {
   long walk(const Step& step);
   long examine(const Step& step);
   long compare(const Step& step);
+  long read_files(const Step& step);
   uint8_t* add_data(const Step& step, size_t size);
   long get_handle(const Step& step);
   long open_handle(const Step& step);

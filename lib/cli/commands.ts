@@ -1,4 +1,5 @@
 /** The commands of the program `overlayfs`: finds the requested one and prints its outcome. */
+import { apply } from './apply.js';
 import { changes } from './changes.js';
 import { check } from './check.js';
 import { type Command, flagsOfCommand } from './command.js';
@@ -15,6 +16,7 @@ import { lookup } from './lookup.js';
 import { ls } from './ls.js';
 import { baseline, merge } from './merge.js';
 import { mount } from './mount.js';
+import { pack } from './pack.js';
 import { parse } from './parse.js';
 import { run } from './run.js';
 import { snapshot } from './snapshot.js';
@@ -36,6 +38,8 @@ const commands: Readonly<Record<string, Command>> = {
   baseline,
   squash,
   flatten,
+  apply,
+  pack,
   whiteout,
   snapshot,
   explain,

@@ -9,6 +9,8 @@ export interface Progress {
   readonly entries: number;
   readonly totalEntries?: number;
   readonly bytes: number;
+  /** The part that is done, 0 to 1, where the number of entries is not known beforehand. */
+  readonly share?: number | undefined;
 }
 
 const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
@@ -19,12 +21,17 @@ export function formatSize(bytes: number): string {
   return `${unit === 0 ? size : size.toFixed(1)} ${units[unit]}`;
 }
 
-export function formatProgress({ entries, totalEntries, bytes }: Progress): string {
+const bar = (share: number): string => {
+  const done = Math.round(WIDTH * share);
+  return `[${'#'.repeat(done)}${'.'.repeat(WIDTH - done)}]`;
+};
+
+export function formatProgress({ entries, totalEntries, bytes, share: part }: Progress): string {
   const copied = bytes === 0 ? '' : `, ${formatSize(bytes)}`;
+  if (part !== undefined) return `${bar(part)} ${Math.floor(part * 100)} %, ${entries} entries${copied}`;
   if (totalEntries === undefined) return `${entries} entries${copied}`;
   const share = totalEntries === 0 ? 1 : Math.min(1, entries / totalEntries);
-  const done = Math.round(WIDTH * share);
-  return `[${'#'.repeat(done)}${'.'.repeat(WIDTH - done)}] ${entries} of ${totalEntries} entries${copied}`;
+  return `${bar(share)} ${entries} of ${totalEntries} entries${copied}`;
 }
 
 export class ProgressBar {

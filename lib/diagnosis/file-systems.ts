@@ -96,10 +96,11 @@ const remote = where(
   }),
 );
 
-const foldingMagics = [k.MSDOS_SUPER_MAGIC, k.EXFAT_SUPER_MAGIC, k.NTFS3_SUPER_MAGIC];
+/** File systems with case-insensitive names. A directory of ext4 with case folding is a matter of kernel-messages.ts. */
+const caselessMagics = [k.MSDOS_SUPER_MAGIC, k.EXFAT_SUPER_MAGIC, k.NTFS3_SUPER_MAGIC];
 
-const folding = where(
-  (path) => isLayer(path) && isOn(path, ...foldingMagics),
+const onCaseless = where(
+  (path) => isLayer(path) && isOn(path, ...caselessMagics),
   (name, path) => ({
     reason: 'layer-unsupported',
     what: `${name} is on ${fileSystemName(path)}, whose names are case-insensitive: overlayfs does not support it`,
@@ -142,7 +143,7 @@ const likely = ({ when, find }: Rule): Rule => ({ when: (failure) => isCreation(
 /** Rules about a directory that cannot be an upperdir. They come before the rules that compare it with its workdir. */
 export const upperRules: readonly Rule[] = [withoutXattrs, readOnly, upperOnOverlay];
 
-export const fileSystemRules: readonly Rule[] = [unbindable, pseudo, folding, locked];
+export const fileSystemRules: readonly Rule[] = [unbindable, pseudo, onCaseless, locked];
 
 /** Rules about conditions that are not a fault by themselves, but the likeliest cause if there is no other. */
 export const lastFileSystemRules: readonly Rule[] = [remote, layerForeign, tooDeep].map(likely);

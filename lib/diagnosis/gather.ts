@@ -312,9 +312,8 @@ function readFileSystem(step: Step, outputs: Outputs | StepFailure): FileSystemF
 }
 
 /**
- * Returns true if the parent of a mount point is also the parent of the mount's root on its file system, for example if
- * a
- * directory is bound onto itself.
+ * Returns true if the parent of a mount point is also the parent of the mount's root on its file system. An example is
+ * a directory that is bound onto itself.
  */
 function isInPlace(id: number, table: readonly MountinfoLine[]): boolean {
   const entry = table.find((candidate) => candidate.id === id);

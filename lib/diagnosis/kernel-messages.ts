@@ -11,15 +11,27 @@ const says =
   ({ kernel }: StepFailure): boolean =>
     kernel.some((line) => text.test(line));
 
+/** From Linux 6.18 on the kernel accepts case folding, but only in all layers. */
+const isMixed = says(/case-(?:in)?sensitive directory on .* is inconsistent/s);
+
 const casefolded: Rule = {
-  when: says(/case-insensitive|casefold/i),
+  when: (failure) => isMixed(failure) || says(/case-insensitive|casefold/i)(failure),
   find(scene) {
     const culprit = findSubject(scene);
     const name = culprit === undefined ? 'a layer' : nameOf(culprit.subject, scene.options);
+    const path = culprit && { path: pathString(culprit.subject.path) };
+    if (scene.failure !== undefined && isMixed(scene.failure)) {
+      return {
+        reason: 'layer-casefolded',
+        what: `${name} and another layer differ in case folding, and the kernel takes only layers that agree in it`,
+        hint: 'use directories that all have case folding (lsattr -d shows F), or that all lack it',
+        ...path,
+      };
+    }
     return {
       reason: 'layer-casefolded',
       what: `${name} is on a file system with case folding, which this kernel does not accept as a layer`,
-      ...(culprit && { path: pathString(culprit.subject.path) }),
+      ...path,
     };
   },
 };

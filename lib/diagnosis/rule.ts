@@ -17,6 +17,7 @@ export interface Scene {
   readonly failure: StepFailure | undefined;
 }
 
+/** A cause. Its `hint` replaces the text of lib/reasons.ts, if this cause needs another remedy. */
 export type Verdict = Pick<OverlayErrorFields, 'reason' | 'what' | 'hint' | 'path' | 'dest'> & {
   /** Set if it differs from the errno of the failure. */
   readonly errno?: number;
@@ -47,7 +48,10 @@ export const isLayer = ({ subject: { role } }: PathFacts): boolean => role !== '
 export const findRole = ({ paths }: Facts, role: Subject['role']): PathFacts | undefined =>
   paths.find(({ subject }) => subject.role === role);
 
-/** Returns the path that the failed step is about. */
+/**
+ * Returns the path that the failed step is about. Undefined if the step is about none, or about several: the layers that
+ * are passed as one `lowerdir`, or the options of mount(2).
+ */
 export function findSubject({ failure, facts }: Scene): PathFacts | undefined {
   const subject = failure?.step?.options.subject;
   if (subject === undefined) return undefined;

@@ -82,7 +82,7 @@ const described = {
   seen: [hiddenValue],
   whiteout: [text],
   replace: [text, text, number],
-  remove: [text, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber],
+  remove: [text, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber],
   scan: [text, bits(named('STATX_MNT')), value, number],
   write_tree: [hiddenValue, hiddenValue, text, hiddenNumber],
   unshare: [bits(named('CLONE_'))],
@@ -110,6 +110,7 @@ const described = {
   walk: [text, hiddenNumber, hiddenNumber, hiddenNumber],
   examine: [hiddenNumber, hiddenValue],
   compare: [text, text],
+  read_files: [hiddenValue],
   wait_for: [bits(named('POLL'))],
 } as const satisfies Readonly<Record<string, readonly Described[]>>;
 

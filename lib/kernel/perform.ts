@@ -16,8 +16,8 @@ export class StepFailure {
   readonly guard: GuardName | undefined;
   /** The kernel's errno as a positive number; 0 when the executor's own guard failed or the plan was cancelled. */
   readonly errno: number;
-  /** The errno with which undoing the plan failed, or 0. */
-  readonly undoErrno: number;
+  /** The errno with which undoing the plan, or an earlier plan of the same call, failed; or 0. */
+  undoErrno: number;
   readonly cancelled: boolean;
   /** The kernel's messages, one a line, without the leading mark. */
   readonly kernel: readonly string[];

@@ -5,6 +5,16 @@
  */
 
 export type { Conflict } from '../errors.js';
+export {
+  type ApplyOptions,
+  type ApplyProgress,
+  type ArchiveSource,
+  applyLayer,
+  type IdRange,
+  type LayerSummary,
+  type OwnerMaps,
+  type SkippedEntries,
+} from './apply.js';
 export { type Baseline, baseline, baselineSync } from './baseline.js';
 export {
   type Change,
@@ -16,6 +26,13 @@ export {
   type EntryType,
   formatChanges,
 } from './changes.js';
+export {
+  type ArchiveSummary,
+  type CreateOptions,
+  type CreateProgress,
+  createLayer,
+  type LayerArchive,
+} from './create.js';
 export type { PathEncoding } from './encodings.js';
 export {
   type FlattenOptions,

@@ -63,9 +63,20 @@ export interface Marks {
   readonly metacopy?: true;
   /** The file handle of the entry that was copied up. The value may be empty. */
   readonly origin?: Buffer;
+  /**
+   * On a file in the index: its links in the overlay, by those that its inode has in the upper. Infinity if they cannot be
+   * told from these.
+   */
+  readonly links?: (own: number) => number;
 }
 
 const none: Marks = {};
+
+/** `U-1` is one link less than the inode has in the upper. `L` counts from the inode below. */
+function toLinks(text: string): (own: number) => number {
+  const difference = /^U[+-]\d+$/.test(text) ? Number(text.slice(1)) : Number.POSITIVE_INFINITY;
+  return (own) => own + difference;
+}
 
 /** Reads the marks among an entry's attributes. */
 export function readMarks(attributes: Attributes, space: MarkSpace): Marks {
@@ -80,6 +91,7 @@ export function readMarks(attributes: Attributes, space: MarkSpace): Marks {
     else if (name === 'redirect' && text !== '') marks.redirect = text;
     else if (name === 'metacopy') marks.metacopy = true;
     else if (name === 'origin') marks.origin = value;
+    else if (name === 'nlink') marks.links = toLinks(text);
   }
   return marks;
 }

@@ -13,7 +13,7 @@ import * as e from '../errnos.js';
 import { abortError, type Conflict, invalidArgumentType, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { close } from '../kernel/held.js';
+import { close, type Held } from '../kernel/held.js';
 import { DATA_OUTPUT, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
 import { Slices } from '../kernel/slices.js';
@@ -28,6 +28,8 @@ import { type LayersLike, toLayers } from './given.js';
 import { lockDirectory } from './lock.js';
 import { isWhiteoutEntry, type MarkSpace, type Marks, markName, readMarks, shownName, spaceOf } from './marks.js';
 import type { Attributes, Records, Time } from './records.js';
+import { SplitLinks } from './split-links.js';
+import { refuseUsed, usedByOther } from './used.js';
 import { examine, explainWalk, Tape, Walker } from './walk.js';
 import { type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
 import { explainWrite } from './written.js';
@@ -298,6 +300,7 @@ class Merge {
     const absent = new AbsentDirectories(this.#dir.descriptor, this.#absent);
     /** The inode of the current directory at each depth. */
     const above: bigint[] = [];
+    let links: SplitLinks | undefined;
     let entries = 0;
     let deleted = 0;
     try {
@@ -308,6 +311,9 @@ class Merge {
           if (walker.isOtherMount) throw mountInside(this.#upper.path, walker.path);
           if (walker.depth === 0) {
             above[0] = walker.inode;
+            // The kernel marks the root of an upper for `index`.
+            const isIndexed = readMarks(walker.attributes, this.#space).origin !== undefined;
+            if (isIndexed && !isResumed) links = new SplitLinks(this.#dir.path, this.#dir.descriptor);
             continue;
           }
           entries++;
@@ -328,7 +334,9 @@ class Merge {
             if (absent.isFull) yield* absent.look();
           }
           if (redirect !== undefined) redirects.set(walker.inode, origin);
-          looked?.add(walker, marks, isWhiteout, below(parent, walker.name), this.#space);
+          const place = below(parent, walker.name);
+          links?.add(walker, marks, place, redirect === undefined ? undefined : origin);
+          looked?.add(walker, marks, isWhiteout, place, this.#space);
           if (looked?.isFull) yield* looked.look();
         }
       }
@@ -337,6 +345,7 @@ class Merge {
     }
     yield* absent.look();
     if (!isResumed) yield* this.#checkRedirects(redirects);
+    if (links !== undefined) yield* links.check();
     const found = looked === undefined ? [] : yield* looked.end();
     const theirs: string[] = [...(this.#state?.theirs ?? [])];
     if (found.length > 0 && conflict === 'error' && !this.#settings.dryRun) throw conflictError(this.#dir.path, found);
@@ -948,10 +957,13 @@ function* merged(from: LayersLike, to: PathLike, given: MergeOptions | undefined
           path: pathString(dirPath),
         });
       }
+      let upperLock: Held | undefined;
       try {
+        if (settings.moves) upperLock = yield* takeUpper(upper);
         const space = givenSpace ?? (yield* findSpace(upper));
         return yield* new Merge(upper, dir, space, settings).run();
       } finally {
+        if (upperLock !== undefined) close(upperLock);
         if (lock !== undefined) close(lock);
       }
     } finally {
@@ -960,6 +972,14 @@ function* merged(from: LayersLike, to: PathLike, given: MergeOptions | undefined
   } finally {
     close({ descriptor: upper.descriptor });
   }
+}
+
+/** Locks an upper that is to be emptied. */
+function* takeUpper(upper: Root): Task<Held | undefined> {
+  yield* refuseUsed(upper);
+  const lock = yield* lockDirectory('.', upper.descriptor);
+  if (lock === 'taken') throw usedByOther(upper.path);
+  return lock;
 }
 
 function* findSpace({ descriptor }: Root): Task<MarkSpace> {
@@ -995,7 +1015,11 @@ function refuseOtherBase(dir: Root, { since }: Settings): void {
  * Folds an upper into a directory: its deletions, replacements, opaque directories, renames, hard links, contents,
  * owners, modes, times and attributes. The directory then equals the merged view. `dir` can be a plain directory, such
  * as the lower layer, or a mounted overlay. First unmount the overlay that uses the upper, or let no program use it
- * during the merge.
+ * during the merge. A merge by move refuses an upper that an overlay uses, also if that overlay is the argument.
+ * `removeLayer` says which overlays it sees.
+ *
+ * With `index`, the kernel shows a changed file under all its hard links, and the upper may lack some of them. The merge
+ * refuses such an upper before it writes anything, with `reason: 'layers-incomplete'` and the remedy.
  *
  * The merge replaces each file atomically, rename(2). A path that exists before and after the merge is never missing.
  * A merge that failed or was killed can be called again: it resumes, and the result is the same. Until the merge is
@@ -1008,8 +1032,9 @@ function refuseOtherBase(dir: Root, { since }: Settings): void {
  * dirty at the baseline: such a write changes no time.
  *
  * @throws {OverlayError} `reason` is `'layer-conflict'` with all of them in `conflicts`, `'path-missing'`,
- * `'path-not-directory'`, `'layer-twice'`, `'layers-overlap'`, `'layer-in-use'`, `'layer-changed'`, `'mount-inside'`,
- * `'out-of-space'`, `'read-only'`, `'permission-denied'` or `'xattr-denied'`. The message says how far the merge got
+ * `'path-not-directory'`, `'layer-twice'`, `'layers-overlap'`, `'layer-in-use'`, `'layer-changed'`,
+ * `'layers-incomplete'`, `'mount-inside'`, `'out-of-space'`, `'read-only'`, `'permission-denied'` or `'xattr-denied'`.
+ * The message says how far the merge got
  */
 export async function mergeLayer(upper: LayersLike, dir: PathLike, options?: MergeOptions): Promise<MergeSummary> {
   return run(merged(upper, dir, options));

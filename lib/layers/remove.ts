@@ -9,10 +9,7 @@ import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
 import { addStat, readStat, type StatResult } from '../kernel/stat.js';
 import { ask, run, runSync, type Task } from '../kernel/task.js';
-import { layersOf } from '../mount-table/layers-of.js';
-import { listRaw } from '../mount-table/table.js';
 import {
-  isAtOrBelow,
   joinPath,
   type Path,
   type PathLike,
@@ -23,11 +20,11 @@ import {
   toPath,
   withoutTrailingSlashes,
 } from '../paths.js';
-import type { Reason } from '../reasons.js';
 import { makeSubIdNamespace } from '../rootless/sub-ids.js';
 import { text } from '../text.js';
 import { explainErrno, type Verdict } from '../verdicts.js';
 import { lockDirectory } from './lock.js';
+import { inUse, refuseUsed, usedByOther, usedUnseen } from './used.js';
 
 /** The number of entries that one native call removes. An exiting program waits for the current call. */
 const SLICE = 5000;
@@ -77,27 +74,11 @@ function* look(path: Path): Task<Target> {
   };
 }
 
-const inUse = (path: Path, what: string, reason: Reason = 'layer-in-use'): OverlayError =>
-  new OverlayError({ errno: e.EBUSY, reason, what, path: pathString(path) });
-
-/** Throws if the directory is a mount point or has one inside, or if an overlay is known to use it. */
-function* refuseUsed({ path, found, real }: Target): Task<void> {
-  const shown = quotePath(path);
-  if (found.isMountRoot) throw inUse(path, `${shown} is a mount point`, 'mount-inside');
-  const isInside = (raw: string): boolean => isAtOrBelow(Buffer.from(raw, 'latin1'), real);
-  const mounts = yield* listRaw({ select: ({ type, target }) => type === 'overlay' || isInside(target) });
-  for (const { type, target, options } of mounts) {
-    const place = quotePath(Buffer.from(target, 'latin1'));
-    if (isInside(target)) throw inUse(path, `something is mounted inside ${shown}, at ${place}`, 'mount-inside');
-    if (type === 'overlay' && layersOf(options).some(isInside)) {
-      throw inUse(path, `the overlay at ${place} has a layer or its workdir in ${shown}`);
-    }
-  }
-  if (yield* isUsed(path)) throw usedUnseen(path);
+function* refuseMountedOrUsed(target: Target): Task<void> {
+  const { found, path } = target;
+  if (found.isMountRoot) throw inUse(path, `${quotePath(path)} is a mount point`, 'mount-inside');
+  yield* refuseUsed(target);
 }
-
-const usedUnseen = (path: Path, left = ''): OverlayError =>
-  inUse(path, `an overlay that this process mounted uses ${quotePath(path)}${left}`);
 
 interface Failure {
   readonly errno: number;
@@ -169,9 +150,9 @@ export function* removeDirectory(path: Path): Task<void> {
   const target = yield* look(path);
   let lock: Held | 'taken' | undefined;
   try {
-    yield* refuseUsed(target);
+    yield* refuseMountedOrUsed(target);
     lock = yield* lockDirectory(target.name, target.parent);
-    if (lock === 'taken') throw inUse(path, `the overlay of an 'overlayfs run' uses ${quotePath(path)}`);
+    if (lock === 'taken') throw usedByOther(path);
     yield* removeAll(target);
   } finally {
     if (typeof lock === 'object') close(lock);
@@ -199,7 +180,7 @@ export function* removeAside(path: Path, aside: Aside): Task<'removed' | 'locked
   let lock: Held | 'taken' | undefined;
   let place: Descriptor | undefined;
   try {
-    yield* refuseUsed(target);
+    yield* refuseMountedOrUsed(target);
     lock = yield* lockDirectory(target.name, target.parent);
     if (lock === 'taken') return 'locked';
     if (!aside.isWanted()) return 'unwanted';

@@ -13,6 +13,8 @@ import { addon, type OperationFlag, type OperationKind, type Stage } from '../na
 import type { Time } from './records.js';
 
 const PIECE = 1 << 20;
+/** The size of the buffer for a piece. */
+const ROOM = PIECE + PIECE / 4;
 /** The most gathered pieces that wait while the thread writes others. */
 const MOST_WAITING = 3;
 
@@ -139,8 +141,10 @@ export class TreeWriter {
   readonly #root: Descriptor;
   readonly #options: WriterOptions;
   readonly #staging: Uint8Array | null;
+  #gathered: Buffer = Buffer.allocUnsafeSlow(ROOM);
+  /** Buffers whose operations are done. New memory for each piece would cost more than what is copied. */
+  readonly #free: Buffer[] = [];
   readonly #others: Buffer;
-  #gathered = Buffer.allocUnsafe(PIECE + PIECE / 4);
   #end = 0;
   #waiting: Buffer[] = [];
   /** The native call under way and those that follow it at once. */
@@ -248,7 +252,7 @@ export class TreeWriter {
   *send(): Task<void> {
     if (this.#end === 0) return;
     const batch = this.#gathered.subarray(0, this.#end);
-    this.#gathered = Buffer.allocUnsafe(PIECE + PIECE / 4);
+    this.#gathered = this.#free.pop() ?? Buffer.allocUnsafeSlow(ROOM);
     this.#end = 0;
     yield* inEitherForm(
       () => this.#sendLater(batch),
@@ -314,7 +318,10 @@ export class TreeWriter {
     this.totals.copied += outcome.number(step, 3);
     this.totals.tolerated += outcome.number(step, 4);
     const errno = -outcome.result(step);
-    if (errno <= 0) return;
+    if (errno <= 0) {
+      for (const { buffer } of batch) if (buffer.byteLength === ROOM) this.#free.push(Buffer.from(buffer));
+      return;
+    }
     const { signal } = this.#options;
     if (errno === ECANCELED && signal?.aborted) throw abortError(signal);
     const stage = keyOf(addon().stages, outcome.number(step, 1));

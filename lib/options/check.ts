@@ -104,8 +104,8 @@ export interface OverlayOptions {
   create?: boolean;
   /**
    * Mounts over another mount at the target. Without it the library refuses a target that is a mount point; it refuses
-   * the second of two concurrent calls for one target. Two calls that mount there at the very same moment may both find
-   * nothing: an asynchronous and a synchronous call, two threads, or two processes. Default false.
+   * the second of two concurrent calls of this process for one target. Two processes that mount there at the very same
+   * moment may both find nothing. Default false.
    */
   stack?: boolean;
   /**
@@ -119,9 +119,9 @@ export interface OverlayOptions {
    * Mounts without privilege (Linux 5.11). A child process makes a user namespace and a mount namespace, makes the
    * mount in them, and ends with the call. This process holds the descriptor of the mount, which has no `target`.
    *
-   * `'keep'` makes the namespaces once and enters them again for later mounts, which is quicker. They hold copies of
-   * the mounts that existed then; the library drops them after ten seconds without use. `'auto'` does this only if the
-   * process may not mount. Default false.
+   * `'keep'` makes the user namespace once and enters it again for later mounts, which is quicker. The library keeps it
+   * until it has had no use for ten seconds. `'auto'` mounts in namespaces, as `true` does, only if the process may not
+   * mount. Default false.
    */
   rootless?: boolean | 'keep' | 'auto';
   /**
@@ -149,7 +149,10 @@ export interface OverlayOptions {
    * by itself or because a layer lacks a feature. The names are those of overlayfs' own options, such as `'verity'`.
    */
   allowDegraded?: readonly OverlayOptionName[];
-  /** Aborts the mount. A call that has not begun never begins; one that has begun is undone. */
+  /**
+   * Aborts the mount. A call that has not begun never begins; one that has begun is undone. The synchronous form checks
+   * the signal once, before it begins.
+   */
   signal?: AbortSignal;
 }
 
@@ -231,7 +234,8 @@ function checkText(value: unknown, name: string): string {
 
 function checkDegradable(value: unknown, name: string): OverlayOptionName[] {
   if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list of option names', value);
-  const words = overlayOptionNames as OverlayOptionName[];
+  // Does not compile if the table has a name that the type lacks.
+  const words: readonly OverlayOptionName[] = overlayOptionNames;
   return Array.from(value, (word, i) => checkWord(word ?? null, `${name}[${i}]`, words) as OverlayOptionName);
 }
 

@@ -267,10 +267,19 @@ export const optionTable = {
 
 export type OptionName = keyof typeof optionTable;
 
+/** The names of the options of overlayfs itself besides the layers. */
+type OwnName = {
+  [N in OptionName]: (typeof optionTable)[N] extends { readonly kernel: string }
+    ? (typeof optionTable)[N]['form'] extends 'path' | 'paths'
+      ? never
+      : N
+    : never;
+}[OptionName];
+
 /** The rows, for a look-up by a name that may not be an option. */
 export const optionRows: Readonly<Record<string, OptionRow | undefined>> = optionTable;
 
 /** The options of overlayfs itself besides the layers. A kernel can lack any of them. */
 export const overlayOptionNames = (Object.keys(optionTable) as OptionName[]).filter(
-  (name) => 'kernel' in optionTable[name] && !['paths', 'path'].includes(optionTable[name].form),
+  (name): name is OwnName => 'kernel' in optionTable[name] && !['paths', 'path'].includes(optionTable[name].form),
 );

@@ -28,7 +28,7 @@ export type Choose = (readings: readonly [Path, ...Path[]]) => Path;
 
 /** The options by the kernel's names. `off` marks a name that stands for the value false. */
 const known = new Map<string, readonly [name: OverlayOptionName, off: boolean]>(
-  (overlayOptionNames as OverlayOptionName[]).flatMap((name) => {
+  overlayOptionNames.flatMap((name) => {
     const row = optionRows[name];
     const names: [string, [OverlayOptionName, boolean]][] = [[row?.kernel ?? name, [name, false]]];
     if (row?.form === 'flag' && row.off !== undefined) names.push([row.off, [name, true]]);

@@ -3,7 +3,7 @@ import { explainMount, wantedAfter } from '../diagnosis/explain.js';
 import { emptyFacts } from '../diagnosis/facts.js';
 import { gather } from '../diagnosis/gather.js';
 import { gatherFacts, gatherFactsSync } from '../diagnosis/gather-facts.js';
-import { describeErrno, EINVAL, ENOENT, ENOSYS, EPERM } from '../errnos.js';
+import { describeErrno, EINVAL, ENOENT, ENOSYS, ENOTEMPTY, EPERM } from '../errnos.js';
 import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
 import { checkConflicts } from '../features/conflicts.js';
 import { findBriefFeatures, findFeatures, type KernelFeatures } from '../features/probe.js';
@@ -270,9 +270,12 @@ function* findProblem({ checked, features }: Prepared, made: Made): Task<Overlay
   );
 }
 
-/** Unmounts a mount that differs from what the caller asked for, and returns the error. */
-function* takeDown({ checked }: Prepared, made: Made, fault: Error): Task<Error> {
-  const outcome = yield* ask(takeDownPlan(checked, made));
+/**
+ * Unmounts a mount that differs from what the caller asked for, and returns the error. Runs on the calling thread in
+ * both forms, as `verifyMounted` does.
+ */
+function takeDown({ checked }: Prepared, made: Made, fault: Error): Error {
+  const outcome = runSync(ask(takeDownPlan(checked, made)));
   if (outcome instanceof StepFailure) {
     fault.message += ` The mount is still there: it could not be unmounted (${describeErrno(outcome.errno)[0]}).`;
   }
@@ -297,7 +300,7 @@ function takeDownPlan(checked: CheckedOptions, { mounted, directories }: Made): 
   const { steps } = unmountPlan(mounted, { detach: true });
   const takeDown = new Plan();
   for (const { call, args } of steps) takeDown.add(call, args);
-  addVolatileRemoval(takeDown, checked, false);
+  addVolatileRemoval(takeDown, checked);
   // In a workdir that existed before, the contents may belong to another overlay.
   if (workdir !== undefined && isAmong(directories, workdir)) {
     addWorkContentsRemoval(takeDown, AT_FDCWD, workdir, 'any');
@@ -461,7 +464,8 @@ function mayHaveVanished({ create }: CheckedOptions, { step, errno, guard }: Ste
   return create && (isMissing || guard === 'superblock-is-read-only');
 }
 
-function* mountPrepared(prepared: Prepared, round = 0): Task<OverlayMount> {
+/** `undoErrno` is that of an earlier round. */
+function* mountPrepared(prepared: Prepared, round = 0, undoErrno = 0): Task<OverlayMount> {
   const { checked } = prepared;
   const { signal, exclusive, upperdir, rootless } = checked;
   // The plan of a rootless mount sees only the mounts of its own namespace.
@@ -477,13 +481,19 @@ function* mountPrepared(prepared: Prepared, round = 0): Task<OverlayMount> {
     const made = toMade(prepared, planned, outcome);
     const error = verifyMounted(prepared, made);
     if (error === undefined) return toMount(prepared, made);
-    throw yield* takeDown(prepared, made, error);
+    throw takeDown(prepared, made, error);
   }
-  if (outcome.cancelled && signal) throw abortError(signal, outcome.undoErrno);
-  if (yield* settleUse(prepared, outcome)) return yield* mountPrepared(prepared);
-  if (round < MOST_ROUNDS && mayHaveVanished(checked, outcome)) return yield* mountPrepared(prepared, round + 1);
-  const again = retry(prepared, outcome);
-  if (again !== undefined) return yield* mountPrepared(again);
+  outcome.undoErrno ||= undoErrno;
+  const left = outcome.undoErrno;
+  if (outcome.cancelled && signal) throw abortError(signal, left);
+  // A directory that another call has filled meanwhile stays. Otherwise the mount itself may still be there.
+  if (left === 0 || left === ENOTEMPTY) {
+    if (yield* settleUse(prepared, outcome)) return yield* mountPrepared(prepared, 0, left);
+    if (round < MOST_ROUNDS && mayHaveVanished(checked, outcome))
+      return yield* mountPrepared(prepared, round + 1, left);
+    const again = retry(prepared, outcome);
+    if (again !== undefined) return yield* mountPrepared(again, 0, left);
+  }
   const notJoined = explainJoin(outcome);
   if (notJoined !== undefined) throw notJoined;
   const wanted = wantedAfter(outcome);

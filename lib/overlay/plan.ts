@@ -109,18 +109,22 @@ function addCreated(plan: Plan, options: CheckedOptions): void {
 }
 
 /**
- * Adds the removal of the directories that the kernel makes in the workdir, for a plan that is undone. They are removed
- * only if the plan has made the workdir; in one that existed before, they may belong to another overlay. Add this right
- * before the step that makes the mount, because that step makes the directories.
+ * Adds the removal of what the kernel makes in the workdir, for a plan that is undone. Add this right before the step
+ * that makes the mount, so that it is performed after the mount is gone. In a workdir that existed before, only the
+ * mark of a volatile mount is removed, since other directories may belong to another overlay.
  */
-function addWorkRemoval(plan: Plan, { create, workdir }: CheckedOptions): void {
-  if (!create || workdir === undefined) return;
-  // The plan makes the workdir last.
-  const made = MADE_BY | plan.steps.findLastIndex(({ call }) => call === calls.mkdirat);
-  for (const name of madeInWork) {
-    const args = [k.AT_FDCWD, joinPath(workdir, name), k.AT_REMOVEDIR, made];
-    plan.add(calls.unlinkat, args, { later: true, tolerate: 'any' });
+function addWorkRemoval(plan: Plan, options: CheckedOptions): void {
+  const { create, workdir } = options;
+  if (create && workdir !== undefined) {
+    // The plan makes the workdir last.
+    const made = MADE_BY | plan.steps.findLastIndex(({ call }) => call === calls.mkdirat);
+    for (const name of madeInWork) {
+      const args = [k.AT_FDCWD, joinPath(workdir, name), k.AT_REMOVEDIR, made];
+      plan.add(calls.unlinkat, args, { later: true, tolerate: 'any' });
+    }
   }
+  // If the step that follows fails, the mark belongs to another mount.
+  addVolatileRemoval(plan, options, { later: plan.following(1) });
 }
 
 /** The directories that the kernel makes in a workdir. */
@@ -271,25 +275,22 @@ function addContext(
   if (options.readonlySuperblock) set('ro', null);
   addWorkRemoval(plan, options);
   plan.add(calls.fsconfig, [context, k.FSCONFIG_CMD_CREATE, null, null]);
-  addVolatileRemoval(plan, options, true);
   return context;
 }
 
 /**
- * Adds the removal of the mark of a volatile mount, for a mount that is undone. The mark makes the kernel refuse the
- * next mount. Add this after the step that makes the mount: a mark from before belongs to another mount. The plan runs
- * its `later` steps in reverse order.
+ * Adds the removal of the mark of a volatile mount, which makes the kernel refuse the next mount. The directory `work`
+ * around it goes too: the mount has made it anew. `later` is the step that makes the mount, if the plan only undoes it.
  */
-export function addVolatileRemoval(plan: Plan, { overlay, workdir }: CheckedOptions, later: boolean): void {
+export function addVolatileRemoval(
+  plan: Plan,
+  { overlay, workdir }: CheckedOptions,
+  { later }: { readonly later?: Descriptor } = {},
+): void {
   if (workdir === undefined || !overlay.some(({ kernel }) => kernel === 'volatile')) return;
-  const marks = [
-    ['work/incompat/volatile/dirty', 0],
-    ['work/incompat/volatile', k.AT_REMOVEDIR],
-    ['work/incompat', k.AT_REMOVEDIR],
-  ] as const;
-  for (const [mark, flags] of later ? marks.toReversed() : marks) {
-    plan.add(calls.unlinkat, [k.AT_FDCWD, joinPath(workdir, mark), flags], { later, tolerate: 'any' });
-  }
+  // A user namespace leaves `work` with mode 000, which this call opens up.
+  const args = [k.AT_FDCWD, joinPath(workdir, 'work'), 1, 0, 0, 0, later ?? 0];
+  plan.add(calls.remove, args, { later: later !== undefined, tolerate: 'any' });
 }
 
 /**
@@ -460,7 +461,6 @@ function addMountWay(
   plan.add(calls.mount, [options.source, viaDescriptor(target), 'overlay', early, data, root], { undo: true });
   const subject = targetSubject(options);
   plan.add(calls.openat2, [k.AT_FDCWD, withoutTrailingSlashes(options.target), targetFlags, 0], { subject });
-  addVolatileRemoval(plan, options, true);
   plan.add(calls.fstatfs, [root], { output: STATFS_OUTPUT });
   // If the target's path has changed meanwhile, the descriptor is on another file system.
   addGuard(plan, 'target-was-replaced');

@@ -35,6 +35,7 @@ const said = [
   'filesystem on /a is read-only',
   'filesystem on /a not supported as upperdir',
   'case-insensitive capable filesystem on /a not supported',
+  'case-sensitive directory on /a is inconsistent',
   "Unknown parameter 'x'",
   "Bad value for 'index'",
   '',

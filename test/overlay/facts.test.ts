@@ -69,7 +69,7 @@ const remote = (
   }),
 );
 
-const folding = (
+const caseless = (
   [
     [k.MSDOS_SUPER_MAGIC, 'vfat'],
     [k.EXFAT_SUPER_MAGIC, 'exfat'],
@@ -114,7 +114,7 @@ const oneByOne = { ...newest, lowerdirAppend: 'unknown' } as const;
 
 const rows: readonly FactsRow[] = [
   ...remote,
-  ...folding,
+  ...caseless,
   ...confined,
   {
     title: 'a lower with case folding, before 6.18',
@@ -126,6 +126,17 @@ const rows: readonly FactsRow[] = [
     reason: 'layer-casefolded',
     path: '/l',
     text: /the lowerdir '\/l' is on a file system with case folding/,
+  },
+  {
+    title: 'a lower without case folding beside one that has it, from 6.18 on',
+    record: oneByOne,
+    call: calls.fsconfig,
+    key: 'lowerdir+',
+    errno: e.EINVAL,
+    says: 'case-sensitive directory on /l is inconsistent',
+    reason: 'layer-casefolded',
+    path: '/l',
+    text: /the lowerdir '\/l' and another layer differ in case folding/,
   },
   {
     title: 'an upper with case folding, before 6.18',

@@ -6,7 +6,8 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import { kernelFeaturesSync } from '#lib/features/probe.js';
+import { kernelFeaturesSync, probedOptions } from '#lib/features/probe.js';
+import { optionTable, overlayOptionNames } from '#lib/options/table.js';
 import { mountTest, packageRoot } from '../support/index.js';
 import { asNobody } from '../support/plain-user.js';
 
@@ -24,6 +25,14 @@ mountTest('the record is what this kernel is known to have', (t) => {
   t.is(features.layerDescriptors !== false, atLeast(6, 13));
   t.is(features.uniqueMountId, atLeast(6, 8));
   t.is(kernelFeaturesSync(), features, 'asked once');
+});
+
+/** The probe of `context` answers for them: all came with SELinux. */
+const answeredByContext: readonly string[] = ['fscontext', 'defcontext', 'rootcontext'];
+
+test("each of overlayfs' options has a probe", (t) => {
+  const without = overlayOptionNames.map((name) => optionTable[name].kernel).filter((name) => !(name in probedOptions));
+  t.deepEqual(without.toSorted(), answeredByContext.toSorted());
 });
 
 mountTest('what could not be asked for want of descriptors is asked again', (t) => {

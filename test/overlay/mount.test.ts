@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import {
   existsSync,
   lstatSync,
@@ -33,6 +34,7 @@ import {
   scaled,
   scratch,
 } from '../support/index.js';
+import { type Way, ways } from '../support/ways.js';
 
 for (const { form, of } of forms) {
   const mount = of('mountOverlay');
@@ -459,6 +461,46 @@ mountTest('an abort takes back its own mount only, whatever is stacked over it',
     t.is(mountsBelow(below.target).length, 1);
     unmountSync(below.target);
   }
+});
+
+mountTest('an abort leaves the directories of its mount if another mount is inside', async (t) => {
+  const dir = scratch(t);
+  mountOverlaySync(layers(join(dir, 'first'))).unmountSync();
+  for (const name of ['as it comes', 'by mount(2)']) {
+    for (let round = 0; round < 10; round++) {
+      const at = join(dir, `${name}${round}`);
+      const inner = layers(join(at, 'inner'));
+      makeTree(at, { 'lower/inside/': '' });
+      const made = {
+        upperdir: join(at, 'made/upper'),
+        workdir: join(at, 'made/work'),
+        target: join(at, 'made/target'),
+      };
+      const controller = new AbortController();
+      const options = { lowerdir: join(at, 'lower'), ...made, volatile: true, create: true, signal: controller.signal };
+      const pending = (ways[name] as Way).mount(options);
+      while (mountsBelow(made.target).length === 0);
+      const inside = mountOverlaySync({ ...inner, target: join(made.target, 'inside') });
+      controller.abort();
+      const error = await t.throwsAsync(pending, { code: 'ABORT_ERR' });
+      t.regex(error?.message ?? '', /could not be undone/);
+      await inside.unmount();
+      writeFileSync(join(made.target, 'new'), 'new');
+      t.true(existsSync(join(made.upperdir, 'new')) && existsSync(join(made.workdir, 'work')));
+      unmountSync(made.target);
+    }
+  }
+});
+
+mountTest('an error tells what an earlier try has left behind', (t) => {
+  const dir = scratch(t, 'disk');
+  const { target: _, ...options } = layers(dir);
+  mkdirSync(join(dir, 'append-only'));
+  execFileSync('chattr', ['+a', join(dir, 'append-only')]);
+  t.teardown(() => execFileSync('chattr', ['-a', join(dir, 'append-only')]));
+  const made = { upperdir: join(dir, 'append-only/upper'), workdir: join(dir, 'append-only/work') };
+  const error = t.throws(() => mountOverlaySync({ ...options, ...made, lowerdir: join(dir, 'missing'), create: true }));
+  t.regex(error?.message ?? '', /could not be undone/);
 });
 
 mountTest('a work directory that is a link is followed, as the kernel does', async (t) => {

@@ -30,7 +30,7 @@ const wrongValues: readonly (readonly [name: string, value: unknown, text: strin
   ['userxattr', 1, 'userxattr=1'],
   ['defaultPermissions', 'yes', 'default_permissions=yes'],
   ['overrideCreds', 'on', 'override_creds=on'],
-  ['casefold', true, 'casefold'],
+  ['neverWas', true, 'neverWas'],
   ['nouserxattr', true, 'nouserxattr'],
   ['noatime', true, 'noatime'],
   ['redirect_max', '256', 'redirect_max=256'],

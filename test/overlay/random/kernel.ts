@@ -2,7 +2,10 @@
 import { MNT_DETACH, native } from '../../support/index.js';
 import { type Line, overlayAt } from '../rows/mount-table.js';
 
-/** The library's options as the kernel's text, one by one. */
+/**
+ * The library's options as the kernel's text, one by one. The lists are written by hand on purpose: they judge the table
+ * of options, and a list made from it would repeat its mistakes. A new option needs a line here.
+ */
 const switches: Readonly<Record<string, string>> = { index: 'index', nfsExport: 'nfs_export', metacopy: 'metacopy' };
 const words: Readonly<Record<string, string>> = {
   redirectDir: 'redirect_dir',

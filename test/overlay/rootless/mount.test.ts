@@ -354,3 +354,46 @@ mountTest('the hint of effective() can be followed', { needs: 'rootless' }, (t) 
   t.is(outcome.reason, 'feature-unverifiable');
   t.regex(outcome.line, /overlay .*upperdir=.*,userxattr/);
 });
+
+/** Aborts a mount that the kernel has made, before this thread is told. */
+const abortMade = `
+  const turn = () => new Promise(setImmediate);
+  const abortMade = async (options) => {
+    for (;;) {
+      const controller = new AbortController();
+      let error;
+      const pending = overlayfs.mountOverlay({ ...options, signal: controller.signal })
+        .catch((reason) => { error = reason; });
+      const made = () => fs.existsSync(join(options.workdir, 'work'));
+      while (!made() && error === undefined) {
+        const end = Date.now() + 100;
+        while (!made() && Date.now() < end);
+        if (!made()) await turn();
+      }
+      controller.abort();
+      const mount = await pending;
+      if (mount === undefined) return error.message;
+      await mount.unmount({ removeWork: true });
+      fs.mkdirSync(options.workdir, { recursive: true });
+    }
+  };`;
+
+for (const create of [false, true]) {
+  mountTest(`an aborted volatile mount leaves no mark (create: ${create})`, { needs }, (t) => {
+    const dir = scratch(t, 'disk');
+    plainLayers(dir);
+    const outcome = evaluateAsNobody(
+      `${layers} ${abortMade}
+      const options = { ...layers, rootless: true, volatile: true, create: ${create} };
+      if (options.create) for (const path of [layers.upperdir, layers.workdir]) fs.rmdirSync(path);
+      const message = await abortMade(options);
+      const left = fs.readdirSync(dir).concat(fs.existsSync(layers.workdir) ? fs.readdirSync(layers.workdir) : []);
+      const mount = await overlayfs.mountOverlay(options);
+      await mount.unmount();
+      return { message, left };`,
+      dir,
+    );
+    const left = create ? ['lower'] : ['lower', 'upper', 'work'];
+    t.deepEqual(outcome, { message: 'The operation was aborted', left });
+  });
+}

@@ -1,0 +1,128 @@
+/** `overlayfs pack` */
+import { createWriteStream } from 'node:fs';
+import { rename, rm } from 'node:fs/promises';
+import { pipeline } from 'node:stream/promises';
+import { OverlayError } from '../errors.js';
+import { type CreateOptions, createLayer } from '../layers/create.js';
+import { type Path, pathString, quotePath, toBytes } from '../paths.js';
+import { entryJson, entryLines } from './archive-lines.js';
+import { type Command, libraryOptions, type Outcome, ownFlag } from './command.js';
+import { hasLayers, layerFlags, mountedLayers } from './layers.js';
+import type { Parsed } from './parse.js';
+import { formatSize, ProgressBar } from './progress.js';
+import { UsageError } from './usage-error.js';
+
+const STDOUT = '-';
+
+/** The compression that the end of a file's name tells. */
+function compressionOf(path: Path): CreateOptions['compression'] {
+  const text = pathString(path);
+  if (/\.(tgz|gz)$/.test(text)) return 'gzip';
+  return /\.(tzst|zst)$/.test(text) ? 'zstd' : 'none';
+}
+
+function toLevel(text: unknown): number | undefined {
+  if (text === undefined) return undefined;
+  const level = Number(text);
+  if (!Number.isInteger(level)) throw new UsageError(`--level takes a number, not '${text}'`);
+  return level;
+}
+
+/** Writes a file under another name first, so that a failure leaves no half of it. */
+async function writeFile(stream: NodeJS.ReadableStream, path: Path): Promise<void> {
+  const place = Buffer.from(toBytes(path));
+  const partial = Buffer.concat([place, Buffer.from(`.${process.pid}.partial`)]);
+  try {
+    await pipeline(stream, createWriteStream(partial, { flags: 'wx' }));
+    await rename(partial, place);
+  } catch (error) {
+    await rm(partial, { force: true });
+    const { errno, syscall } = error as NodeJS.ErrnoException;
+    if (error instanceof OverlayError || errno === undefined || syscall === undefined) throw error;
+    const what = `the archive ${quotePath(path)} could not be written`;
+    throw new OverlayError(
+      { errno: -errno, syscall, reason: 'path-inaccessible', what, path: pathString(path) },
+      { cause: error },
+    );
+  }
+}
+
+async function run(parsed: Parsed): Promise<Outcome> {
+  const { options, operands } = parsed;
+  const [dir, archive = STDOUT, ...more] = operands;
+  if (dir === undefined || more.length > 0) throw new UsageError('name one layer directory, and the archive to write');
+  const isDry = options['dryRun'] === true;
+  const isStdout = archive === STDOUT;
+  const isPlain = options['layout'] === 'plain';
+  const mount = hasLayers(parsed) || isPlain ? undefined : await mountedLayers(dir);
+  const level = toLevel(options['level']);
+  const given = libraryOptions<CreateOptions>(options, ['dryRun', 'level']);
+  const chosen = { ...given, ...(level !== undefined && { level }) };
+  if (isDry) {
+    const stream = createLayer(mount ?? dir, { ...chosen, compression: 'none' });
+    return { json: {}, parts: options['json'] ? entryJson(stream) : entryLines(stream) };
+  }
+  if (isStdout && options['json']) throw new UsageError('--json needs a file for the archive');
+  if (isStdout && process.stdout.isTTY) {
+    throw new UsageError('an archive is nothing for a terminal', 'Name a file, or send it into a pipe.');
+  }
+  const bar = new ProgressBar(options['json'] === true);
+  const stream = createLayer(mount ?? dir, {
+    compression: isStdout ? 'none' : compressionOf(archive),
+    ...chosen,
+    onProgress: bar.show,
+  });
+  try {
+    if (isStdout) await pipeline(stream, process.stdout, { end: false });
+    else await writeFile(stream, archive);
+    const summary = await stream.summary;
+    const { entries, size, whiteouts, digest, sockets } = summary;
+    const lines = [
+      `${entries} entries, ${formatSize(size)}, ${whiteouts} whiteouts`,
+      `digest ${digest}`,
+      ...(sockets > 0 ? [`skipped: ${sockets} sockets`] : []),
+    ];
+    return { text: isStdout ? '' : `${lines.join('\n')}\n`, json: { ...summary } };
+  } finally {
+    bar.end();
+  }
+}
+
+export const pack: Command = {
+  about:
+    'Packs an upper directory, or that of the overlay that is mounted at DIR, as a layer archive. ARCHIVE - is standard ' +
+    'output, and the default.',
+  usage: ['[OPTION...] DIR [ARCHIVE]', '--dry-run DIR'],
+  groups: [
+    {
+      title: 'options',
+      flags: [
+        ...layerFlags,
+        ownFlag('layout', 'a layer of an overlay, or a plain directory, packed as it is', {
+          kind: 'word',
+          words: ['overlay', 'plain'],
+          default: 'overlay',
+        }),
+        ownFlag('compression', 'of the archive', {
+          kind: 'word',
+          words: ['none', 'gzip', 'zstd'],
+          default: 'as the name of the file ends',
+        }),
+        ownFlag('level', 'of the compression: 0 to 9 for gzip, 1 to 22 for zstd', { kind: 'text', default: '6 or 3' }),
+        ownFlag('excludeXattrs', 'an extended attribute that is left out', {
+          kind: 'names',
+          isList: true,
+          default: 'security.selinux',
+        }),
+        ownFlag('dryRun', 'lists the entries and writes nothing'),
+      ],
+    },
+  ],
+  notes: 'Times later than SOURCE_DATE_EPOCH, if the environment has it, are set back to it.',
+  examples: [
+    'overlayfs pack /srv/merged layer.tar.gz',
+    'overlayfs pack --lower /srv/base /srv/upper layer.tar',
+    'overlayfs pack /srv/upper | ssh host overlayfs apply - /srv/upper',
+  ],
+  run,
+};

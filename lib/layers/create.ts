@@ -1,0 +1,574 @@
+/** Layer directories packed: a stream of tar that says what an upper changes. */
+import type { Hash } from 'node:crypto';
+import type { Readable } from 'node:stream';
+import { checkSignal, checkWord, toOptions } from '../arguments.js';
+import { EINVAL } from '../errnos.js';
+import { abortError, conflictingOptions, invalidArgumentType, OverlayError, outOfRange } from '../errors.js';
+import * as k from '../kernel/constants.js';
+import { Slices } from '../kernel/slices.js';
+import { run, type Task } from '../kernel/task.js';
+import { joinPath, type PathLike, pathString, quotePath } from '../paths.js';
+import type { Reason } from '../reasons.js';
+import { CHUNK, type Compression, encode, levels } from '../tar/compression.js';
+import { type EntryType, type Moment, NO_XATTRS } from '../tar/entry.js';
+import { END_OF_ARCHIVE, encodeEntry, padding } from '../tar/writer.js';
+import { option, type Text, text } from '../text.js';
+import { below, toBytePath } from './encodings.js';
+import { type GivenLayers, type LayersLike, toLayers } from './given.js';
+import { isWhiteoutEntry, shownAttributes } from './marks.js';
+import { MergedWalker } from './merged.js';
+import type { Layout } from './placement.js';
+import { Piece, type ReadFile } from './read-files.js';
+import {
+  findChild,
+  findPath,
+  type LayerStack,
+  openLayers,
+  type Places,
+  placesOf,
+  type Source,
+  toSource,
+} from './stack.js';
+import { explainWalk, Walker } from './walk.js';
+
+export interface CreateProgress {
+  /** Entries so far. */
+  readonly entries: number;
+  /** Bytes of the uncompressed archive so far. */
+  readonly bytes: number;
+}
+
+export interface CreateOptions {
+  /**
+   * The layers below, the topmost first. With them, a whiteout or an opaque mark is written only where it hides
+   * something, and renamed directories and metacopies are written in full. For a mounted overlay, its own.
+   */
+  readonly lowerdir?: PathLike | readonly PathLike[] | undefined;
+  /** Layers that hold the data of metacopies only. */
+  readonly datadir?: PathLike | readonly PathLike[] | undefined;
+  /** The marks begin with `user.`. Default: as the mount's options or the marks on the upper's root tell. */
+  readonly userxattr?: boolean | undefined;
+  /** `'plain'`: the directory is packed as it is, marks and devices 0:0 included. Default: `'overlay'`. */
+  readonly layout?: Layout | undefined;
+  /** Default: `'none'`. */
+  readonly compression?: Compression | undefined;
+  /** 0 to 9 for gzip, 1 to 22 for zstd. Default: 6 and 3. */
+  readonly level?: number | undefined;
+  /**
+   * Times after this one, in seconds since 1970, are set back to it. Default: the environment's SOURCE_DATE_EPOCH; times
+   * stay as they are without one.
+   */
+  readonly sourceDateEpoch?: number | undefined;
+  /** Extended attributes that are left out. Default: `['security.selinux']`. */
+  readonly excludeXattrs?: readonly string[] | undefined;
+  /** Called after each chunk, about 1 MiB. */
+  readonly onProgress?: ((progress: CreateProgress) => void) | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface ArchiveSummary {
+  /** The number of entries in the archive. */
+  readonly entries: number;
+  /** The size of all files, in bytes. */
+  readonly bytes: number;
+  /** SHA-256 of the uncompressed archive: `sha256:` and 64 digits. */
+  readonly diffId: string;
+  /** SHA-256 of the stream. */
+  readonly digest: string;
+  /** The size of the stream in bytes. */
+  readonly size: number;
+  readonly compression: Compression;
+  /** The number of whiteouts in the archive. */
+  readonly whiteouts: number;
+  /** The number of sockets, which no archive can hold. */
+  readonly sockets: number;
+}
+
+/** A stream of the archive. */
+export interface LayerArchive extends Readable {
+  /** Resolves at the end of the stream; rejects with the stream's error. */
+  readonly summary: Promise<ArchiveSummary>;
+}
+
+const known: ReadonlySet<string> = new Set<keyof CreateOptions>([
+  'lowerdir',
+  'datadir',
+  'userxattr',
+  'layout',
+  'compression',
+  'level',
+  'sourceDateEpoch',
+  'excludeXattrs',
+  'onProgress',
+  'signal',
+]);
+
+const UPPER = 0;
+/** Pieces that are read while others are hashed, compressed and consumed. */
+const AHEAD = 2;
+const WHITEOUT = '.wh.';
+const OPAQUE = '.wh..wh..opq';
+const EPOCH: Moment = { seconds: 0, nanoseconds: 0 };
+
+const types: Readonly<Record<number, EntryType>> = {
+  [k.S_IFREG]: 'file',
+  [k.S_IFDIR]: 'directory',
+  [k.S_IFLNK]: 'symlink',
+  [k.S_IFCHR]: 'character',
+  [k.S_IFBLK]: 'block',
+  [k.S_IFIFO]: 'fifo',
+};
+
+interface Checked {
+  readonly isPlain: boolean;
+  readonly compression: Compression;
+  readonly level: number;
+  readonly latest: number | undefined;
+  readonly excluded: ReadonlySet<string>;
+  readonly onProgress: ((progress: CreateProgress) => void) | undefined;
+  readonly signal: AbortSignal | undefined;
+}
+
+function checkLevel(value: unknown, compression: Compression): number {
+  if (compression === 'none') {
+    if (value === undefined) return 0;
+    throw conflictingOptions(
+      text`${option('level')} needs a compression`,
+      text`pass ${option('compression', 'gzip')} or 'zstd'`,
+    );
+  }
+  const { least, most, usual } = levels[compression];
+  if (value === undefined) return usual;
+  if (typeof value !== 'number') throw invalidArgumentType('level', 'a number', value);
+  if (Number.isInteger(value) && value >= least && value <= most) return value;
+  throw outOfRange('level', `an integer from ${least} to ${most} for ${compression}`, String(value));
+}
+
+function checkEpoch(value: unknown): number | undefined {
+  const variable = process.env['SOURCE_DATE_EPOCH'];
+  const given = value ?? (variable === undefined || variable === '' ? undefined : Number(variable));
+  if (given === undefined) return undefined;
+  const name = value === undefined ? 'SOURCE_DATE_EPOCH' : 'sourceDateEpoch';
+  if (typeof given !== 'number') throw invalidArgumentType(name, 'a number of seconds', given);
+  if (!Number.isSafeInteger(given))
+    throw outOfRange(name, 'an integer, in seconds since 1970', String(value ?? variable));
+  return given;
+}
+
+function checkExcluded(value: unknown): ReadonlySet<string> {
+  if (value === undefined) return new Set(['security.selinux']);
+  const isList = Array.isArray(value) && value.every((name) => typeof name === 'string');
+  if (!isList) throw invalidArgumentType('excludeXattrs', 'a list of names', value);
+  return new Set(value.map((name) => Buffer.from(name).toString('latin1')));
+}
+
+function check(options: CreateOptions): Checked {
+  const { onProgress } = options;
+  if (onProgress !== undefined && typeof onProgress !== 'function') {
+    throw invalidArgumentType('onProgress', 'a function', onProgress);
+  }
+  const { userxattr } = options;
+  if (userxattr !== undefined && typeof userxattr !== 'boolean') {
+    throw invalidArgumentType('userxattr', 'true or false', userxattr);
+  }
+  const compression = checkWord(options.compression, 'compression', ['none', 'gzip', 'zstd']) ?? 'none';
+  return {
+    isPlain: checkWord(options.layout, 'layout', ['overlay', 'plain']) === 'plain',
+    compression,
+    level: checkLevel(options.level, compression),
+    latest: checkEpoch(options.sourceDateEpoch),
+    excluded: checkExcluded(options.excludeXattrs),
+    onProgress,
+    signal: checkSignal(options.signal),
+  };
+}
+
+/** A directory on the way to the current entry. */
+interface Frame {
+  readonly name: string;
+  readonly parent: Frame | undefined;
+  redirect: string | undefined;
+  /** Its places in the layers below: found when they are needed. */
+  places: Places | undefined;
+  /** The places of its contents in the layers below, if these are elsewhere. */
+  from: Places | undefined;
+}
+
+/** Makes the entries of an archive, and puts them into pieces. */
+class Packing {
+  readonly #stack: LayerStack;
+  readonly #checked: Checked;
+  readonly #hasLower: boolean;
+  /** The names of files with several links that are in the archive: by layer, device and inode. */
+  readonly #linked = new Map<string, string>();
+  #piece = new Piece();
+  readonly #full: Piece[] = [];
+  readonly #slices = new Slices();
+  entries = 0;
+  bytes = 0;
+  whiteouts = 0;
+  sockets = 0;
+
+  constructor(stack: LayerStack, checked: Checked) {
+    this.#stack = stack;
+    this.#checked = checked;
+    this.#hasLower = stack.layers.length > 1;
+  }
+
+  #next(): void {
+    this.#full.push(this.#piece);
+    this.#piece = new Piece();
+  }
+
+  #add(bytes: Uint8Array): void {
+    this.#piece.add(bytes);
+    if (this.#piece.size >= CHUNK) this.#next();
+  }
+
+  #addData(file: ReadFile): void {
+    for (let at = 0; at < file.size; ) {
+      const size = Math.min(file.size - at, CHUNK - this.#piece.size);
+      this.#piece.addFile(file, at, size);
+      at += size;
+      if (this.#piece.size >= CHUNK) this.#next();
+    }
+    this.#add(padding(file.size));
+  }
+
+  #fail(path: string, what: string, hint: Text, reason: Reason = 'layer-unpackable'): never {
+    const whole = joinPath(this.#stack.at(UPPER).path, toBytePath(path));
+    throw new OverlayError({
+      errno: EINVAL,
+      reason,
+      what: `${quotePath(whole)} ${what}`,
+      path: pathString(whole),
+      hint,
+    });
+  }
+
+  /** Walks the upper. Yields pieces as they are complete. */
+  async *walk(): AsyncGenerator<Piece> {
+    const { root, path } = this.#stack.at(UPPER);
+    const walker = new Walker('', { at: root, attributes: 'all', targets: true });
+    const frames: Frame[] = [];
+    try {
+      while (await run(walker.more())) {
+        while (walker.advance()) {
+          if (walker.error !== 0) throw explainWalk(path, walker.error, walker.path);
+          const parent = frames[walker.depth - 1];
+          const frame = await this.#visit(walker, parent);
+          if (frame !== undefined) frames[walker.depth] = frame;
+          if (frame?.from !== undefined) {
+            walker.skip();
+            yield* this.#visitMerged(walker.path, frame.from);
+          }
+          yield* this.#complete();
+        }
+      }
+    } finally {
+      walker.close();
+    }
+    this.#add(END_OF_ARCHIVE);
+    this.#next();
+    yield* this.#complete();
+  }
+
+  async *#complete(): AsyncGenerator<Piece> {
+    if (this.#full.length > 0) yield* this.#full.splice(0);
+    if (this.#slices.isOver()) await run(this.#slices.pause());
+  }
+
+  /** Returns the frame of a directory. */
+  async #visit(walker: Walker, parent: Frame | undefined): Promise<Frame | undefined> {
+    const { space } = this.#stack;
+    const source = toSource(walker, UPPER, walker.path, space);
+    const { path, type, marks } = source;
+    const { isPlain } = this.#checked;
+    const name = parent === undefined ? '' : walker.name;
+    if (!isPlain && isWhiteoutEntry(walker, marks)) {
+      if (!this.#hasLower || (await run(this.#find(parent, name))).length > 0) this.#addWhiteout(path, name);
+      return undefined;
+    }
+    const isMetacopy = !isPlain && type === k.S_IFREG && marks.metacopy === true;
+    const data = isMetacopy ? await this.#dataOf(source, parent, name) : source;
+    this.#addEntry(source, path, name, data);
+    if (type !== k.S_IFDIR) return undefined;
+    const frame: Frame = { name, parent, redirect: undefined, places: undefined, from: undefined };
+    if (parent === undefined) {
+      // Marks on the root have no effect.
+      frame.places = this.#stack.roots(UPPER + 1);
+      return frame;
+    }
+    if (isPlain || (marks.opaque !== 'y' && marks.redirect === undefined)) return frame;
+    const here = this.#hasLower ? await run(this.#find(parent, name)) : [];
+    const hides = !this.#hasLower || here[0]?.type === k.S_IFDIR;
+    if (marks.opaque === 'y') {
+      frame.places = [];
+      if (hides) this.#addOpaque(path);
+      return frame;
+    }
+    if (!this.#hasLower) {
+      this.#fail(
+        path,
+        'was renamed, and its contents are in the layers below',
+        text`pass them as ${option('lowerdir')}`,
+        'layers-incomplete',
+      );
+    }
+    frame.redirect = marks.redirect;
+    const places = await run(this.#placesOf(frame));
+    const placesHere = placesOf(this.#stack, here);
+    // A redirect may lead to where it is, or nowhere.
+    if (places.every((place, i) => place === placesHere[i])) return frame;
+    if (hides) this.#addOpaque(path);
+    if (places.some((place) => place !== undefined)) frame.from = places;
+    return frame;
+  }
+
+  *#find(
+    parent: Frame | undefined,
+    name: string,
+    more: { redirect?: string | undefined; isMetacopy?: boolean } = {},
+  ): Task<Source[]> {
+    return yield* findChild(this.#stack, yield* this.#placesOf(parent), name, { first: UPPER + 1, ...more });
+  }
+
+  *#placesOf(frame: Frame | undefined): Task<Places> {
+    if (frame === undefined) return [];
+    const { parent, name, redirect } = frame;
+    frame.places ??= placesOf(this.#stack, yield* this.#find(parent, name, { redirect }));
+    return frame.places;
+  }
+
+  /** Finds the file that has the data of a metacopy. */
+  async #dataOf({ path, marks, size }: Source, parent: Frame | undefined, name: string): Promise<Source> {
+    const hint = text`pass the layers below as ${option('lowerdir')}, and data-only layers as ${option('datadir')}`;
+    if (!this.#hasLower)
+      this.#fail(path, 'is a metacopy, whose data is in the layers below', hint, 'layers-incomplete');
+    const found = (await run(this.#find(parent, name, { redirect: marks.redirect, isMetacopy: true }))).at(-1);
+    if (found === undefined || found.marks.metacopy || found.size !== size) {
+      this.#fail(path, 'is a metacopy, whose data is not in the layers below', hint, 'layers-incomplete');
+    }
+    return found;
+  }
+
+  /** Adds all that is merged into a renamed directory. */
+  async *#visitMerged(top: string, places: Places): AsyncGenerator<Piece> {
+    const merged = new MergedWalker(this.#stack, places.with(UPPER, top), { attributes: 'all', targets: true });
+    try {
+      while (await run(merged.next())) {
+        const { entry, layer, layerPath } = merged;
+        if (merged.path === '') continue;
+        if (entry.error !== 0) throw entry.failure();
+        const path = below(top, merged.path);
+        const source = toSource(entry, layer, layerPath, this.#stack.space);
+        const isMetacopy = source.type === k.S_IFREG && source.marks.metacopy === true;
+        const data = isMetacopy ? (await run(findPath(this.#stack, path))).at(-1) : source;
+        if (data === undefined || (isMetacopy && data.marks.metacopy)) {
+          this.#fail(
+            path,
+            'is a metacopy, whose data is not in the layers below',
+            text`pass data-only layers as ${option('datadir')}`,
+            'layers-incomplete',
+          );
+        }
+        this.#addEntry(source, path, entry.name, data);
+        yield* this.#complete();
+      }
+    } finally {
+      merged.close();
+    }
+  }
+
+  #addWhiteout(path: string, name: string): void {
+    this.#addEmpty(`${path.slice(0, path.length - name.length)}${WHITEOUT}${name}`);
+    this.whiteouts++;
+  }
+
+  #addOpaque(path: string): void {
+    this.#addEmpty(below(path, OPAQUE));
+  }
+
+  #addEmpty(name: string): void {
+    const nothing = { linkname: '', mode: 0o600, uid: 0, gid: 0, size: 0, mtime: EPOCH, major: 0, minor: 0 };
+    this.#add(encodeEntry({ name, type: 'file', xattrs: NO_XATTRS, ...nothing }));
+    this.entries++;
+  }
+
+  /** Adds an entry at a path of the archive. `data` is the file that holds its data. */
+  #addEntry(source: Source, path: string, name: string, data: Source): void {
+    if (source.type === k.S_IFSOCK) {
+      this.sockets++;
+      return;
+    }
+    if (name.startsWith(WHITEOUT)) {
+      this.#fail(path, 'has a name that means a whiteout in an archive', 'rename it');
+    }
+    const found = types[source.type];
+    if (found === undefined) this.#fail(path, 'is of a type that no archive can hold', 'remove it');
+    let type: EntryType = found;
+    let linkname = found === 'symlink' ? source.target.toString('latin1') : '';
+    if (source.links > 1 && found !== 'directory') {
+      const key = `${source.layer}:${source.device}:${source.inode}`;
+      const first = this.#linked.get(key);
+      if (first === undefined) this.#linked.set(key, path);
+      else {
+        type = 'link';
+        linkname = first;
+      }
+    }
+    const isFile = type === 'file';
+    const hasNumber = type === 'character' || type === 'block';
+    this.#add(
+      encodeEntry({
+        name: type === 'directory' ? `${path === '' ? '.' : path}/` : path,
+        type,
+        linkname,
+        mode: source.mode & 0o7777,
+        uid: source.uid,
+        gid: source.gid,
+        size: isFile ? data.size : 0,
+        mtime: this.#clamp(source.mtime),
+        major: hasNumber ? source.rdevMajor : 0,
+        minor: hasNumber ? source.rdevMinor : 0,
+        xattrs: type === 'link' ? NO_XATTRS : this.#xattrsOf(source, path),
+      }),
+    );
+    this.entries++;
+    if (!isFile || data.size === 0) return;
+    this.bytes += data.size;
+    const { root, path: rootPath } = this.#stack.at(data.layer);
+    this.#addData({ root, rootPath, path: data.path, inode: data.inode, size: data.size, mtime: data.mtime });
+  }
+
+  #clamp(time: Moment): Moment {
+    const { latest } = this.#checked;
+    if (latest === undefined || time.seconds < latest) return time;
+    return { seconds: latest, nanoseconds: 0 };
+  }
+
+  #xattrsOf({ attributes }: Source, path: string): ReadonlyMap<string, Buffer> {
+    if (attributes.size === 0) return NO_XATTRS;
+    const { isPlain, excluded } = this.#checked;
+    const shown = new Map<string, Buffer>();
+    for (const [name, value] of isPlain ? attributes : shownAttributes(attributes, this.#stack.space)) {
+      if (excluded.has(name)) continue;
+      if (value === undefined) {
+        this.#fail(
+          path,
+          `has the attribute ${name}, which this process may not read`,
+          text`run as root, or name it in ${option('excludeXattrs')}`,
+          'path-inaccessible',
+        );
+      }
+      shown.set(name, value);
+    }
+    return shown;
+  }
+}
+
+/** Counts and hashes what passes. */
+class Outlet {
+  size = 0;
+  readonly #hash: Hash = process.getBuiltinModule('node:crypto').createHash('sha256');
+
+  async *count(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+    for await (const chunk of chunks) {
+      this.size += chunk.length;
+      this.#hash.update(chunk);
+      yield chunk;
+    }
+  }
+
+  digest(): string {
+    return `sha256:${this.#hash.digest('hex')}`;
+  }
+}
+
+/** The bytes of the archive. The next pieces are read while the caller uses one. */
+async function* read(packing: Packing, { signal, onProgress }: Checked): AsyncGenerator<Uint8Array> {
+  const reading: Promise<Buffer>[] = [];
+  let bytes = 0;
+  const next = async (): Promise<Buffer> => {
+    const chunk = (await reading.shift()) as Buffer;
+    if (signal?.aborted) throw abortError(signal);
+    bytes += chunk.length;
+    onProgress?.({ entries: packing.entries, bytes });
+    return chunk;
+  };
+  try {
+    for await (const piece of packing.walk()) {
+      const data = piece.read();
+      // Its error comes out when its turn is.
+      data.catch(() => {});
+      reading.push(data);
+      if (reading.length > AHEAD) yield await next();
+    }
+    while (reading.length > 0) yield await next();
+  } finally {
+    // They use descriptors that are closed next.
+    await Promise.allSettled(reading);
+  }
+}
+
+async function* pack(
+  layers: GivenLayers,
+  checked: Checked,
+  done: (summary: ArchiveSummary) => void,
+): AsyncGenerator<Uint8Array> {
+  const stack = await run(openLayers([layers.upper, ...layers.lowers], layers));
+  try {
+    const packing = new Packing(stack, checked);
+    const { compression, level } = checked;
+    const [plain, out] = [new Outlet(), new Outlet()];
+    const archive = plain.count(read(packing, checked));
+    if (compression === 'none') yield* archive;
+    else yield* out.count(encode(archive, compression, level));
+    const diffId = plain.digest();
+    const { entries, bytes, whiteouts, sockets } = packing;
+    const stream =
+      compression === 'none' ? { digest: diffId, size: plain.size } : { digest: out.digest(), size: out.size };
+    done({ entries, bytes, diffId, ...stream, compression, whiteouts, sockets });
+  } finally {
+    stack.close();
+  }
+}
+
+/**
+ * Packs a layer directory: the upper of an overlay, or one that is mounted, as a tar archive of what it changes.
+ * Whiteouts become `.wh.NAME`, opaque directories hold `.wh..wh..opq`. With the layers below, renamed directories and
+ * metacopies are written in full; without them they are an error. docs/layers.md has all rules.
+ *
+ * The same tree gives the same bytes: parents come first, the names of a directory in byte order. getdents64(2),
+ * statx(2), listxattr(2), openat2(2) with RESOLVE_BENEATH (5.6).
+ *
+ * @throws {OverlayError} the stream's error; `reason` is `'path-missing'`, `'path-not-directory'`,
+ * `'path-inaccessible'`, `'layer-unpackable'`, or `'layer-changed'` if the layer changes meanwhile
+ */
+export function createLayer(source: LayersLike, given?: CreateOptions): LayerArchive {
+  const options = toOptions(given, known);
+  const checked = check(options);
+  const { lowerdir, datadir, userxattr } = options;
+  const layers = toLayers(source, { lowerdir, datadir, userxattr });
+  const { Readable: Stream } = process.getBuiltinModule('node:stream');
+  const { promise, resolve, reject } = withResolvers<ArchiveSummary>();
+  // A caller may not care.
+  promise.catch(() => {});
+  const { signal } = checked;
+  const stream = Stream.from(pack(layers, checked, resolve), {
+    objectMode: false,
+    highWaterMark: 2 * CHUNK,
+    ...(signal !== undefined && { signal }),
+  });
+  stream.once('error', reject);
+  stream.once('close', () => reject(new Error('the stream of the archive was closed before its end')));
+  return Object.assign(stream, { summary: promise });
+}
+
+function withResolvers<T>(): { promise: Promise<T>; resolve: (value: T) => void; reject: (error: unknown) => void } {
+  let [resolve, reject]: [(value: T) => void, (error: unknown) => void] = [() => {}, () => {}];
+  const promise = new Promise<T>((one, other) => {
+    [resolve, reject] = [one, other];
+  });
+  return { promise, resolve, reject };
+}

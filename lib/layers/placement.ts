@@ -1,0 +1,443 @@
+/**
+ * Decides what the entries of a layer archive do to a directory. Pure: it keeps a picture of the directory, and tells a
+ * writer what to do. Paths are strings with one character for each byte, relative to the directory; none leads through
+ * a symbolic link, because links are resolved in the picture, inside the root.
+ */
+
+import * as k from '../kernel/constants.js';
+import type { FoundEntry, Moment } from '../tar/entry.js';
+import { invalidArchive, quoteName } from '../tar/invalid.js';
+import { below } from './encodings.js';
+import type { Bytes, OperationFields } from './write.js';
+
+/** The part of a writer that this needs. */
+export interface Writer {
+  add(
+    kind: 'directory' | 'metadata' | 'link' | 'symlink' | 'node' | 'whiteout' | 'remove',
+    path: string,
+    fields?: OperationFields,
+  ): void;
+}
+
+export type Layout = 'overlay' | 'plain';
+
+export interface PlacementOptions {
+  readonly layout: Layout;
+  /** The attribute that makes a directory opaque. */
+  readonly opaqueName: string;
+  readonly maxPathDepth: number;
+  readonly ownerOfMissing: { readonly uid?: number; readonly gid?: number };
+  /** Owner, mode, times and attributes of an entry. */
+  describe(entry: FoundEntry): OperationFields & { readonly mode: number };
+}
+
+const WHITEOUT = '.wh.';
+const OPAQUE = '.wh..wh..opq';
+/** The names that aufs keeps for itself. */
+const OF_AUFS = '.wh..wh.';
+
+/** The kernel's limit on a name (NAME_MAX), and on the target of a link (PATH_MAX, with a NUL). */
+const MOST_NAME = 255;
+const MOST_TARGET = 4095;
+/** The most symbolic links on the way to an entry. */
+const MOST_LINKS = 255;
+
+const MODE_OF_MISSING = 0o755;
+/** Without these, a directory's owner cannot write into it. They are taken away at the end. */
+const MODE_TO_WRITE = 0o700;
+
+/** The type in the mode of what mknod(2) makes. */
+const nodeTypes = { fifo: k.S_IFIFO, character: k.S_IFCHR, block: k.S_IFBLK } as const;
+
+/** A directory in the picture. */
+export class Directory {
+  readonly entries = new Map<string, Node>();
+  /** It hides what is below, by itself or by a directory that it is in. */
+  hides: boolean;
+  isOpaque = false;
+  /** This layer made it or has an entry for it. */
+  isOurs: boolean;
+  /** To be set at the end, when nothing in it changes any more. */
+  mtime: Moment | undefined;
+  /** Its time before this layer: it stays, unless the layer has an entry for it. */
+  before: Moment | undefined;
+  isChanged = false;
+  /** The names of its attributes before this layer, marks of overlayfs left out. */
+  xattrs: readonly string[] = [];
+  /** To be set at the end: a mode that would keep its owner from writing into it. */
+  mode: number | undefined;
+
+  constructor(isOurs: boolean, hides: boolean) {
+    this.isOurs = isOurs;
+    this.hides = hides;
+  }
+}
+
+/** Anything else in the picture. */
+export class Leaf {
+  readonly kind: 'whiteout' | 'symlink' | 'other';
+  readonly isOurs: boolean;
+  /** The target of a symbolic link. */
+  readonly target: string;
+
+  constructor(kind: Leaf['kind'], isOurs: boolean, target = '') {
+    this.kind = kind;
+    this.isOurs = isOurs;
+    this.target = target;
+  }
+}
+
+export type Node = Directory | Leaf;
+
+const ourWhiteout = new Leaf('whiteout', true);
+const ourOther = new Leaf('other', true);
+
+/** The place of an entry. */
+interface Place {
+  readonly parent: Directory;
+  readonly name: string;
+  readonly path: string;
+  readonly node: Node | undefined;
+}
+
+/** A directory, and its path. */
+type Found = readonly [Directory, string];
+
+/** The outcome for an entry. A file is left to the caller: it is written at the path, with its data. */
+export type Placed =
+  | { readonly action: 'done' | 'ignored' | 'whiteout' | 'opaque-root' }
+  | { readonly action: 'file'; readonly path: string; readonly replaces: boolean };
+
+const done: Placed = { action: 'done' };
+
+/** In the order in which a path is walked: the last component first. */
+const reversed = (path: string): string[] => path.split('/').reverse();
+
+export class Placement {
+  readonly root = new Directory(false, false);
+  /** Directories that were made because an entry is in them: those that still have no entry of their own. */
+  readonly implied = new Map<Directory, string>();
+  readonly #writer: Writer;
+  readonly #options: PlacementOptions;
+  #entry: FoundEntry | undefined;
+
+  constructor(writer: Writer, options: PlacementOptions) {
+    this.#writer = writer;
+    this.#options = options;
+  }
+
+  /**
+   * Decides on an entry, and tells the writer.
+   *
+   * @throws {OverlayError} `'archive-invalid'` or `'archive-limit'`
+   */
+  place(entry: FoundEntry): Placed {
+    this.#entry = entry;
+    const components = this.#componentsOf(entry.name);
+    const last = components.at(-1);
+    if (last === undefined) {
+      if (entry.type !== 'directory') this.#fail('the root of a layer is a directory');
+      this.#describeDirectory(this.root, '');
+      return done;
+    }
+    if (components.some((name) => name.startsWith(OF_AUFS) && name !== OPAQUE)) return { action: 'ignored' };
+    const inside = components.slice(0, -1).find((name) => name.startsWith(WHITEOUT));
+    if (inside !== undefined) this.#fail(`it is inside the whiteout ${quoteName(inside)}`);
+    if (last === OPAQUE) return this.#makeOpaque(components.slice(0, -1));
+    if (last.startsWith(WHITEOUT)) {
+      const hidden = last.slice(WHITEOUT.length);
+      if (hidden === '' || hidden === '.' || hidden === '..') this.#fail('it is a whiteout of no name');
+      if (entry.type === 'directory') this.#fail('a whiteout is no directory');
+      return this.#makeWhiteout([...components.slice(0, -1), hidden]);
+    }
+    const { type, major, minor } = entry;
+    const isWhiteoutDevice = type === 'character' && major === 0 && minor === 0;
+    if (isWhiteoutDevice && this.#options.layout === 'overlay') return this.#makeWhiteout(components);
+    if (type === 'link') return this.#makeLink(components, entry.linkname);
+    const place = this.#find(components);
+    if (type === 'directory') return this.#makeDirectory(place);
+    if (type === 'symlink' && entry.linkname.length > MOST_TARGET) {
+      this.#fail(
+        `the target of a symbolic link has ${entry.linkname.length} bytes; at most ${MOST_TARGET} are possible`,
+      );
+    }
+    if (type === 'symlink' && entry.linkname === '') this.#fail('a symbolic link has no target');
+    place.parent.isChanged = true;
+    place.parent.entries.set(place.name, type === 'symlink' ? new Leaf('symlink', true, entry.linkname) : ourOther);
+    const replaces = place.node !== undefined;
+    if (type === 'file') return { action: 'file', path: place.path, replaces };
+    const described = this.#options.describe(entry);
+    const fields = { ...described, ...(replaces && { flags: ['replace'] as const }) };
+    if (type === 'symlink') this.#writer.add('symlink', place.path, { ...fields, from: entry.linkname });
+    else
+      this.#writer.add('node', place.path, {
+        ...fields,
+        mode: nodeTypes[type] | described.mode,
+        device: { major, minor },
+      });
+    return done;
+  }
+
+  /** Returns whether a directory is still at its path. */
+  holds(directory: Directory, path: string): boolean {
+    let at: Node | undefined = this.root;
+    for (const name of path.split('/')) at = at instanceof Directory ? at.entries.get(name) : undefined;
+    return at === directory;
+  }
+
+  /** Yields what directories get at the end, parents first. */
+  *directories(): Generator<readonly [path: string, metadata: { mtime?: Moment; mode?: number }]> {
+    const waiting: [string, Directory][] = [['', this.root]];
+    for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
+      const [path, directory] = next;
+      const { mode, mtime = directory.isChanged ? directory.before : undefined } = directory;
+      if (mtime !== undefined || mode !== undefined) {
+        yield [path, { ...(mtime !== undefined && { mtime }), ...(mode !== undefined && { mode }) }];
+      }
+      for (const [name, node] of directory.entries) {
+        if (node instanceof Directory) waiting.push([below(path, name), node]);
+      }
+    }
+  }
+
+  #fail(rule: string): never {
+    const { offset, name } = this.#entry as FoundEntry;
+    throw invalidArchive(offset, name, rule);
+  }
+
+  #componentsOf(name: string): string[] {
+    const components = name.split('/').filter((component) => component !== '' && component !== '.');
+    if (components.includes('..')) this.#fail("its name has a component '..'");
+    const long = components.find((component) => component.length > MOST_NAME);
+    if (long !== undefined) {
+      this.#fail(`its name has a component of ${long.length} bytes; at most ${MOST_NAME} are possible`);
+    }
+    const { maxPathDepth } = this.#options;
+    if (components.length > maxPathDepth) {
+      const { offset } = this.#entry as FoundEntry;
+      const rule = `it is ${components.length} directories deep; \`maxPathDepth\` allows ${maxPathDepth}`;
+      throw invalidArchive(offset, name, rule, 'archive-limit');
+    }
+    return components;
+  }
+
+  /** Finds where an entry goes. Makes the directories that lead there, if they are missing. */
+  #find(components: readonly string[]): Place {
+    return this.#placeIn(this.#resolve(components.slice(0, -1), 'make') as Found, components);
+  }
+
+  #placeIn([parent, path]: Found, components: readonly string[]): Place {
+    const name = components.at(-1) as string;
+    return { parent, name, path: below(path, name), node: parent.entries.get(name) };
+  }
+
+  /**
+   * Follows a path as the kernel does with RESOLVE_IN_ROOT: absolute links begin at the root, and `..` does not lead
+   * out of it. Makes missing directories, or fails, or gives up where this layer says that nothing is there.
+   */
+  #resolve(components: readonly string[], missing: 'make' | 'fail' | 'give up'): Found | undefined {
+    const stack: Directory[] = [this.root];
+    const names: string[] = [];
+    const waiting = [...components].reverse();
+    let links = 0;
+    for (let name = waiting.pop(); name !== undefined; name = waiting.pop()) {
+      if (name === '' || name === '.') continue;
+      if (name === '..') {
+        if (stack.length > 1) stack.pop();
+        names.pop();
+        continue;
+      }
+      const directory = stack.at(-1) as Directory;
+      const node = directory.entries.get(name);
+      if (node instanceof Directory) {
+        stack.push(node);
+        names.push(name);
+      } else if (node?.kind === 'symlink') {
+        links++;
+        if (links > MOST_LINKS) this.#fail(`more than ${MOST_LINKS} symbolic links lead to it`);
+        waiting.push(...reversed(node.target));
+        if (node.target.startsWith('/')) {
+          stack.length = 1;
+          names.length = 0;
+        }
+      } else if (missing === 'give up' && (node !== undefined || this.#options.layout === 'plain')) {
+        return undefined;
+      } else if (node?.kind === 'other') {
+        this.#fail(`${quoteName([...names, name].join('/'))}, which leads to it, is no directory`);
+      } else {
+        if (missing === 'fail')
+          this.#fail(`the target of a hard link, ${quoteName(this.#entry?.linkname ?? '')}, does not exist`);
+        if (name.length > MOST_NAME) this.#fail(`a symbolic link leads to it by a name of ${name.length} bytes`);
+        names.push(name);
+        stack.push(this.#imply(directory, name, names.join('/')));
+      }
+    }
+    return [stack.at(-1) as Directory, names.join('/')];
+  }
+
+  #imply(parent: Directory, name: string, path: string): Directory {
+    const made = this.#enter(parent, name, path, { mode: MODE_OF_MISSING, ...this.#options.ownerOfMissing });
+    this.implied.set(made, path);
+    return made;
+  }
+
+  /** Makes a directory where there is none. */
+  #enter(parent: Directory, name: string, path: string, fields: OperationFields): Directory {
+    const before = parent.entries.get(name);
+    const made = new Directory(true, parent.hides);
+    parent.entries.set(name, made);
+    parent.isChanged = true;
+    this.#writer.add('directory', path, { ...fields, ...(before !== undefined && { flags: ['replace'] }) });
+    // The kernel, too, makes a directory opaque that takes the place of something.
+    const hid = before instanceof Leaf && (before.kind === 'whiteout' || !before.isOurs);
+    if (hid && this.#options.layout === 'overlay') this.#mark(made, path);
+    return made;
+  }
+
+  #makeDirectory({ parent, name, path, node }: Place): Placed {
+    if (node instanceof Directory) this.#describeDirectory(node, path);
+    else {
+      const fields = this.#options.describe(this.#entry as FoundEntry);
+      const made = this.#enter(parent, name, path, { ...fields, mode: fields.mode | MODE_TO_WRITE, mtime: undefined });
+      setLast(made, fields);
+    }
+    return done;
+  }
+
+  /** Gives an existing directory what its entry says. */
+  #describeDirectory(directory: Directory, path: string): void {
+    directory.isOurs = true;
+    this.implied.delete(directory);
+    const fields = this.#options.describe(this.#entry as FoundEntry);
+    const { xattrs = [] } = fields;
+    // An entry says all of a directory, so that other attributes go.
+    const gone = directory.xattrs.filter((name) => !xattrs.some((xattr) => xattr.name === name));
+    directory.xattrs = [];
+    const all = [...xattrs, ...gone.map((name) => ({ name }))];
+    const mode = fields.mode | MODE_TO_WRITE;
+    this.#writer.add('metadata', path, { ...fields, xattrs: all, mode, mtime: undefined });
+    setLast(directory, fields);
+  }
+
+  #makeWhiteout(components: readonly string[]): Placed {
+    // Nothing is left to hide below a file or a whiteout of this layer.
+    const found = this.#resolve(components.slice(0, -1), 'give up');
+    if (found === undefined) return { action: 'whiteout' };
+    const { parent, name, path, node } = this.#placeIn(found, components);
+    const isPlain = this.#options.layout === 'plain';
+    parent.isChanged = true;
+    if (isPlain || parent.hides) {
+      if (node !== undefined) this.#writer.add('remove', path);
+      parent.entries.delete(name);
+    } else if (!(node instanceof Leaf && node.kind === 'whiteout')) {
+      this.#writer.add('whiteout', path, node === undefined ? {} : { flags: ['replace'] });
+      parent.entries.set(name, ourWhiteout);
+    }
+    return { action: 'whiteout' };
+  }
+
+  #makeOpaque(components: readonly string[]): Placed {
+    let [directory, path] = [this.root, ''];
+    if (components.length > 0) {
+      const place = this.#find(components);
+      const { parent, name, node } = place;
+      if (node instanceof Directory) [directory, path] = [node, place.path];
+      else if (node?.kind === 'symlink') [directory, path] = this.#resolve(components, 'make') as Found;
+      else {
+        directory = this.#imply(parent, name, place.path);
+        path = place.path;
+      }
+    }
+    if (this.#options.layout === 'plain') {
+      this.#removeOthers(directory, path);
+      return done;
+    }
+    this.#mark(directory, path);
+    return path === '' ? { action: 'opaque-root' } : done;
+  }
+
+  /** Makes a directory opaque. Nothing in it hides anything then, so its whiteouts would only show their names. */
+  #mark(directory: Directory, path: string): void {
+    if (!directory.isOpaque) {
+      const xattrs = [{ name: this.#options.opaqueName, value: Buffer.from('y') }];
+      this.#writer.add('metadata', path, { xattrs });
+    }
+    directory.isOpaque = true;
+    this.#hide(directory, path);
+  }
+
+  #hide(top: Directory, path: string): void {
+    const waiting: [Directory, string][] = [[top, path]];
+    for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
+      const [directory, at] = next;
+      if (directory.hides) continue;
+      directory.hides = true;
+      for (const [name, node] of directory.entries) {
+        if (node instanceof Directory) waiting.push([node, below(at, name)]);
+        else if (node.kind === 'whiteout') {
+          this.#writer.add('remove', below(at, name));
+          directory.isChanged = true;
+          directory.entries.delete(name);
+        }
+      }
+    }
+  }
+
+  /** Removes everything that this layer has not written. */
+  #removeOthers(top: Directory, path: string): void {
+    const waiting: [Directory, string][] = [[top, path]];
+    for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
+      const [directory, at] = next;
+      for (const [name, node] of directory.entries) {
+        if (node.isOurs && node instanceof Leaf) continue;
+        if (node instanceof Directory && holdsOurs(node)) {
+          waiting.push([node, below(at, name)]);
+          continue;
+        }
+        this.#writer.add('remove', below(at, name));
+        directory.isChanged = true;
+        directory.entries.delete(name);
+      }
+    }
+  }
+
+  #makeLink(components: readonly string[], linkname: string): Placed {
+    const from = this.#componentsOf(linkname);
+    const last = from.at(-1);
+    if (last === undefined) this.#fail('a hard link leads to the root');
+    if (from.some((name) => name.startsWith(WHITEOUT))) this.#fail('a hard link leads to a whiteout');
+    // The way to the link first: a directory that is made for it may be the target's too.
+    const place = this.#find(components);
+    const [directory, above] = this.#resolve(from.slice(0, -1), 'fail') as Found;
+    const target = directory.entries.get(last);
+    const path = below(above, last);
+    if (target === undefined || (target instanceof Leaf && target.kind === 'whiteout')) {
+      this.#fail(`the target of a hard link, ${quoteName(linkname)}, does not exist`);
+    }
+    if (target instanceof Directory) this.#fail(`the target of a hard link, ${quoteName(linkname)}, is a directory`);
+    if (path === place.path) return done;
+    if (path.startsWith(`${place.path}/`)) this.#fail('a hard link takes the place of a directory with its target');
+    const isReplaced = place.node !== undefined;
+    place.parent.isChanged = true;
+    this.#writer.add('link', place.path, { from: path as Bytes, ...(isReplaced && { flags: ['replace'] }) });
+    place.parent.entries.set(place.name, new Leaf(target.kind, true, target.target));
+    return done;
+  }
+}
+
+function setLast(directory: Directory, { mode, mtime }: OperationFields & { readonly mode: number }): void {
+  directory.mtime = mtime;
+  directory.mode = (mode & MODE_TO_WRITE) === MODE_TO_WRITE ? undefined : mode;
+}
+
+function holdsOurs(top: Directory): boolean {
+  const waiting = [top];
+  for (let directory = waiting.pop(); directory !== undefined; directory = waiting.pop()) {
+    if (directory.isOurs) return true;
+    for (const node of directory.entries.values()) {
+      if (node instanceof Directory) waiting.push(node);
+      else if (node.isOurs) return true;
+    }
+  }
+  return false;
+}
