@@ -31,6 +31,7 @@ import {
   makeTree,
   mountsBelow,
   mountTest,
+  packageRoot,
   scaled,
   scratch,
 } from '../support/index.js';
@@ -491,6 +492,35 @@ mountTest('an abort leaves the directories of its mount if another mount is insi
     }
   }
 });
+
+mountTest(
+  'a program that exits leaves no mount that differs from what it asked for',
+  { needs: 'uuid=off over one file system only' },
+  (t) => {
+    const dir = scratch(t);
+    makeTree(dir, { 'a/': '', 'b/': '', 'targets/': '' });
+    const targets = Array.from({ length: 64 }, (_, i) => join(dir, 'targets', String(i)));
+    for (const target of targets) mkdirSync(target);
+    const script = `
+    import { mountOverlay } from 'overlayfs';
+    const [a, b, ...targets] = process.argv.slice(1);
+    for (const target of targets) {
+      mountOverlay({ lowerdir: [a, b], target, uuid: 'off' }).catch(({ reason }) => {
+        console.log(reason);
+        // Not before the other calls have taken the results that are there.
+        setImmediate(() => process.exit());
+      });
+    }`;
+    for (let round = 0; round < scaled(50, 5); round++) {
+      const args = ['--input-type=module', '-e', script, join(dir, 'a'), join(dir, 'b'), ...targets];
+      t.is(
+        execFileSync(process.execPath, args, { cwd: packageRoot, encoding: 'utf8' }).slice(0, 16),
+        'feature-dropped\n',
+      );
+      t.is(mountsBelow(join(dir, 'targets')).length, 0);
+    }
+  },
+);
 
 mountTest('an error tells what an earlier try has left behind', (t) => {
   const dir = scratch(t, 'disk');
