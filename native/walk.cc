@@ -16,7 +16,7 @@ namespace overlayfs {
 namespace {
 
 constexpr size_t entries_size = 65536;
-constexpr size_t most_open = 32;               // levels; the root stays open too
+constexpr size_t most_open = 32;               // the most levels that stay open
 constexpr size_t most_attribute = 65536;       // XATTR_SIZE_MAX, XATTR_LIST_MAX
 constexpr int statx_no_automount = 0x800;      // AT_NO_AUTOMOUNT
 constexpr unsigned wanted = 0x7ff | abi::statx_mnt_id;  // STATX_BASIC_STATS
@@ -28,8 +28,8 @@ bool is_dot_or_dotdot(const char* name) {
   return name[0] == '.' && (name[1] == '\0' || (name[1] == '.' && name[2] == '\0'));
 }
 
-// The kernel has listxattrat(2) and getxattrat(2): 6.13. Found out once a process.
-int attributes_at = 0;  // 0: not asked yet, 1: yes, -1: no
+// Says if the kernel has listxattrat(2) and getxattrat(2), from 6.13 on. The first call in a process finds out.
+int attributes_at = 0;  // 0: not known yet, 1: yes, -1: no
 
 struct AttributeArguments {
   uint64_t value;
@@ -37,7 +37,7 @@ struct AttributeArguments {
   uint32_t flags;
 };
 
-// The path of an entry by its directory's descriptor.
+// A path to an entry through the descriptor of its directory.
 class EntryPath {
  public:
   EntryPath(int dirfd, const char* name) {
@@ -62,7 +62,7 @@ long either(New newer, Old older) {
   int known = __atomic_load_n(&attributes_at, __ATOMIC_RELAXED);
   if (known >= 0) {
     long result = newer();
-    // EPERM: a seccomp filter that does not know the call.
+    // A seccomp filter that does not know the call answers EPERM.
     if (result != -ENOSYS && (known > 0 || result != -EPERM)) {
       if (known == 0) __atomic_store_n(&attributes_at, 1, __ATOMIC_RELAXED);
       return result;
@@ -75,7 +75,7 @@ long either(New newer, Old older) {
 
 bool is_without_attributes(long result) { return result == 0 || result == -EOPNOTSUPP || result == -ENODATA; }
 
-// The flags with which the attributes of an entry are read.
+// Returns the flags with which a walk reads the attributes of an entry.
 uint32_t attributes_wanted(const abi::Statx& found) {
   uint32_t type = found.mode & S_IFMT;
   bool may_have_marks = type == S_IFDIR || (type == S_IFREG && found.size == 0);
@@ -202,7 +202,7 @@ Walk::~Walk() {
   }
 }
 
-// Room for a descriptor: closes the uppermost level that is open, but not the last.
+// Makes room for a descriptor: closes the uppermost open level, but never the last one.
 bool Walk::close_one() {
   while (lowest_open_ + 1 < levels_.size()) {
     Level& level = levels_[lowest_open_++];
@@ -223,7 +223,7 @@ int Walk::open_directory(int at, const char* name) {
       fd = sys::openat2(at, name, flags, 0, resolve_no_xdev);
       if (fd == -ENOSYS) __atomic_store_n(&has_openat2, 0, __ATOMIC_RELAXED);
     }
-    // Before 5.6; the mount's id is compared afterwards.
+    // Linux before 5.6 has no openat2(2). The callers compare the mount's id instead.
     if (fd == -ENOSYS) fd = sys::openat2(at, name, flags, 0, 0);
     if ((fd != -EMFILE && fd != -ENFILE) || !close_one()) return fd;
   }
@@ -233,7 +233,7 @@ bool Walk::is_on_other_mount(const abi::Statx& found) const {
   return knows_mounts_ ? found.mnt_id != mount_ : device_of(found) != root_device_;
 }
 
-// Reads the names of the directory whose record is the last one. The descriptor is the walk's from now on.
+// Reads the names of the directory that the last record describes. The walk owns the descriptor from here on.
 bool Walk::enter(int fd, const abi::Statx& found) {
   count_++;
   size_t names = names_.size(), first = order_.size();
@@ -282,7 +282,7 @@ void Walk::sort(size_t first, size_t end) {
   });
 }
 
-// Leaves the last level. Returns false if its parent cannot be reached again.
+// Leaves the last level. Returns false if the walk cannot reach its parent again.
 bool Walk::leave() {
   Level last = levels_.back();
   names_.resize(last.names);
@@ -303,7 +303,7 @@ bool Walk::leave() {
   return is_reached;
 }
 
-// Ends the walk. Returns false.
+// Ends the walk with a record of the error. Returns false.
 bool Walk::lose(int error, size_t depth) {
   records_.add_error(error, 0, "", static_cast<uint32_t>(depth), is_broken_off);
   count_++;
@@ -352,7 +352,7 @@ bool Walk::visit(const Level& level, const char* name, uint8_t type) {
   return !is_other || visit_other(level, name);
 }
 
-// Opens a directory before it describes it, so that its record and its contents belong together.
+// Opens the directory before it describes it, so that the record and the contents belong together.
 bool Walk::visit_directory(const Level& level, const char* name, bool* is_other) {
   int fd = open_directory(level.fd, name);
   auto depth = static_cast<uint32_t>(levels_.size());
@@ -377,7 +377,7 @@ bool Walk::visit_directory(const Level& level, const char* name, bool* is_other)
   return enter(fd, found) || lose(ENOMEM, depth - 1);
 }
 
-// Whether attributes or a target that have been read by name belong to what was there before.
+// Returns true if the entry is still the one that BEFORE describes, so that attributes or a target read by name are its.
 bool Walk::is_same(int dirfd, const char* name, const abi::Statx& before) {
   abi::Statx now;
   long result = sys::statx(dirfd, name, AT_SYMLINK_NOFOLLOW | statx_no_automount, wanted, &now);
@@ -401,7 +401,7 @@ bool Walk::visit_other(const Level& level, const char* name) {
     bool is_directory = (found.mode & S_IFMT) == S_IFDIR;
     bool is_other_one = is_on_other_mount(found);
     if (is_directory && !is_other_one) {
-      // It has become one meanwhile, the file system does not tell types, or it cannot be opened.
+      // The entry has become a directory, its file system reports no types, or the directory could not be opened.
       int fd = open_directory(level.fd, name);
       if (fd == -ENOENT || fd == -ENOTDIR || fd == -ELOOP) continue;
       if (fd >= 0) {
@@ -464,7 +464,7 @@ void Walk::give_back(Walk* walk) {
   delete walk;
 }
 
-// Forgets the walk. One that a step has is deleted when the step gives it back.
+// Removes the walk from the registry and deletes it. If a step has the walk, give_back deletes it.
 void Walk::forget(uint32_t id) {
   Walk* walk = nullptr;
   {
@@ -517,8 +517,8 @@ napi_value Walk::close(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-// walk(dirfd, path of the root, id, size of the records, number of a directory to leave); data: records. Returns how
-// many there are; 0 at the end.
+// walk(dirfd, path of the root, id, size of the records, number of a directory to skip); data: records. Returns the
+// number of records; 0 at the end.
 long Execution::walk(const Step& step) {
   Walk* walk = Walk::take(static_cast<uint32_t>(step.a[2]));
   if (walk == nullptr) return -EBADF;
@@ -545,7 +545,7 @@ class Finder {
   Finder(const Finder&) = delete;
   Finder& operator=(const Finder&) = delete;
 
-  // Opens the directory with this path. Returns its descriptor, which stays the finder's, or minus the errno.
+  // Opens the directory with this path. Returns its descriptor, which the finder closes, or minus the errno.
   int reach(const char* path, size_t size) {
     if (missing_.size() != 0 && is_at_or_below(path, size, missing_.data(), missing_.size())) return -ENOENT;
     size_t done = common(path, size);
@@ -564,7 +564,7 @@ class Finder {
       if (fd == -ENOENT) remember_missing(path, end);
       if (fd < 0) return fd;
       done = end < size ? end + 1 : end;
-      // The last steps of a very long path share one place.
+      // The last components of a very long path take turns in the last place.
       if (count_ == most_steps) sys::close(steps_[--count_].fd);
       if (!path_.reserve(size)) {
         sys::close(fd);
@@ -582,10 +582,10 @@ class Finder {
   static constexpr size_t most_steps = 64, most_name = 1023;
   struct Step {
     int fd;
-    size_t end;  // of its path
+    size_t end;  // the end of its path in path_
   };
 
-  // Keeps what the path has in common with the last one. Returns where the rest begins.
+  // Keeps the directories that the path shares with the last one. Returns the offset of the rest.
   size_t common(const char* path, size_t size) {
     size_t kept = 0;
     while (kept < count_) {
@@ -604,7 +604,7 @@ class Finder {
            (directory_size == size || path[directory_size] == '/');
   }
 
-  // The entries of one directory follow each other, so the next one is likely to be missing there too.
+  // Callers ask for the entries of one directory in a row, so the next path is likely to lead through it too.
   void remember_missing(const char* path, size_t size) {
     missing_.resize(0);
     if (!missing_.reserve(size)) return;
@@ -653,8 +653,8 @@ long Walk::open_root(int dirfd, const char* path) {
   return enter(fd, found) ? 0 : -ENOMEM;
 }
 
-// examine(dirfd, WalkFlag, paths below it); data: a record of each, with the errno where it has none. A path is uint32
-// size and its bytes with a NUL, aligned to 4 bytes. The empty path is the directory itself.
+// examine(dirfd, WalkFlag, paths below it); data: one record for each path; a missing entry's has the errno. A path is its
+// uint32 size and its bytes with a NUL, aligned to 4 bytes. The empty path is the directory itself.
 long Execution::examine(const Step& step) {
   int root = descriptor(step.a[0]);
   Text paths(*this, step.a[2]);

@@ -1,6 +1,6 @@
 // Walks directory trees by descriptors: parents first, the names of a directory in byte order. It follows no symbolic
 // link, enters no other mount, and keeps a few descriptors open however deep the tree is. A walk lives as long as its
-// object in JavaScript. Each step `walk` of a plan returns some thousands of its entries as records.
+// object in JavaScript. Each step `walk` of a plan returns some hundreds of its entries as records.
 #pragma once
 
 #include <napi.h>
@@ -12,46 +12,46 @@
 
 namespace overlayfs {
 
-// lib/layers/records.ts reads these. The name, the target of a symbolic link and the extended attributes follow, each
-// aligned to 8 bytes. An attribute is: uint32 size of its name, uint32 size of its value, and their bytes, each aligned
-// to 4 bytes.
+// lib/layers/records.ts reads records. The name, the target of a symbolic link and the extended attributes follow a
+// record, each aligned to 8 bytes. An attribute has the uint32 size of its name, the uint32 size of its value, and the
+// bytes of both, each aligned to 4 bytes.
 struct Record {
-  uint32_t size;         // with what follows; a multiple of 8
-  uint32_t mode;         // 0: nothing is known of it but `error`
+  uint32_t size;         // includes the name, target and attributes; a multiple of 8
+  uint32_t mode;         // 0: only `error` is known
   uint32_t uid, gid;
   uint32_t links;
   uint32_t rdev_major, rdev_minor;
   uint32_t depth;        // 0: the root
   uint32_t dev_major, dev_minor;
-  uint32_t error;        // the errno with which the entry, or a directory's contents, could not be read
+  uint32_t error;        // errno of the failure to read the entry, or a directory's contents
   uint32_t flags;        // see below
   uint32_t name_size, target_size, attributes_size;
   uint32_t mtime_ns, ctime_ns, unused;
   uint64_t inode, bytes, blocks;  // a block has 512 bytes
   int64_t mtime, ctime;           // in seconds
-  int64_t mtime_whole;            // in nanoseconds, if `has_whole_mtime` says so: from 1677 to 2262
+  int64_t mtime_whole;            // in nanoseconds; set with `has_whole_mtime`, for times from 1677 to 2262
 };
 static_assert(sizeof(Record) == 120);
 
 // The flags of a record.
-constexpr uint32_t is_ascii = 1;        // the name
+constexpr uint32_t is_ascii = 1;        // the name has only ASCII characters
 constexpr uint32_t is_other_mount = 2;  // the root of another mount, which the walk does not enter
 constexpr uint32_t has_whole_mtime = 8;
-constexpr uint32_t is_broken_off = 4;   // instead of an entry: the walk ends, since the directory of this depth is lost
+constexpr uint32_t is_broken_off = 4;   // not an entry: the walk ends, since it has lost the directory at this depth
 
 constexpr uint32_t unreadable = 0xffffffff;  // the size of a value that this process may not read
 
-// What the records of a walk or a look contain.
+// The flags of a walk or an `examine`.
 enum WalkFlag : uint32_t {
   unsorted = 1,
-  attributes_of_directories = 2,  // and of empty files, which may be whiteouts
+  attributes_of_directories = 2,  // includes empty files, which may be whiteouts
   attributes_of_others = 4,
-  targets = 8,                    // of symbolic links
-  follow_root = 16,               // if the root is a symbolic link
-  root_inside = 32,               // the way to the root leads through no symbolic link and into no other mount
+  targets = 8,                    // reads the targets of symbolic links
+  follow_root = 16,               // follows the root if it is a symbolic link
+  root_inside = 32,               // the path to the root leads through no symbolic link and into no other mount
 };
 
-// Puts records together.
+// Builds records.
 class Records {
  public:
   explicit Records(uint32_t flags) : flags_(flags) {}
@@ -61,14 +61,14 @@ class Records {
   const uint8_t* data() { return bytes_.data(); }
   void clear() { bytes_.resize(0); }
 
-  // Adds an entry that is described by FOUND. Its attributes are read from FD if it is open, else by DIRFD and NAME.
-  // Returns false if there is no memory left.
+  // Adds the entry that FOUND describes. Reads its attributes from FD if it is open, else by DIRFD and NAME. Returns
+  // false if there is no memory left.
   bool add(const abi::Statx& found, int fd, int dirfd, const char* name, uint32_t depth, uint32_t flags, bool wants_all);
   bool add_error(int error, uint32_t mode, const char* name, uint32_t depth, uint32_t flags);
-  // Of the last entry.
+  // Sets the error of the last entry.
   void set_error(int error) { at(last_)->error = static_cast<uint32_t>(error); }
   void drop_last() { bytes_.resize(last_); }
-  // True if attributes or a target of the last entry have been read.
+  // True if the last entry has attributes or a target.
   bool has_read_more() { return at(last_)->attributes_size != 0 || at(last_)->target_size != 0; }
 
  private:
@@ -94,13 +94,13 @@ class Walk {
   Walk(const Walk&) = delete;
   Walk& operator=(const Walk&) = delete;
 
-  // Goes on until the records have this size; the first call opens the root. SKIP is the number of a directory, counted
-  // from 1 in the order of the records, whose contents are left out from now on. Returns the number of entries, 0 at
-  // the end, or minus the errno if the root cannot be opened.
+  // Reads entries until the records have this size. The first call opens the root. SKIP is the number of a directory,
+  // counted from 1 in the order of the records; the walk leaves out the rest of its contents. Returns the number of
+  // entries, 0 at the end, or minus the errno if the root cannot be opened.
   long next(int dirfd, const char* path, size_t size, uint32_t skip);
   Records& records() { return records_; }
 
-  // The walk with this id, for one step; nullptr if there is none, or if another step has it.
+  // Returns the walk with this id for one step; nullptr if there is none, or if another step has it.
   static Walk* take(uint32_t id);
   static void give_back(Walk* walk);
 
@@ -111,11 +111,11 @@ class Walk {
 
  private:
   struct Level {
-    int fd;                   // -1: closed meanwhile
-    uint32_t number;          // of its record
+    int fd;                   // -1: closed to save descriptors
+    uint32_t number;          // the number of the directory's record
     uint64_t inode, device;
-    size_t names;             // where its names begin
-    size_t next, first, end;  // of its part of the order
+    size_t names;             // the start of its names in names_
+    size_t next, first, end;  // positions in order_
   };
 
   static void finalize(napi_env env, void* data, void* hint);
@@ -145,11 +145,11 @@ class Walk {
   size_t lowest_open_ = 0;
   Records records_;
   Array<Level> levels_;
-  Array<char> names_;      // of all levels: each a byte for its type, and a NUL at its end
-  Array<uint32_t> order_;  // of all levels: the offsets of the names
-  Array<char> entries_;    // as the kernel returns them
+  Array<char> names_;      // the names of all levels; each has a byte for its type before it and a NUL after it
+  Array<uint32_t> order_;  // the offsets of the names of all levels
+  Array<char> entries_;    // a buffer for getdents64(2)
 
-  // Of the registry.
+  // The fields that the registry uses.
   uint32_t id_ = 0;
   Walk* next_walk_ = nullptr;
   bool is_taken_ = false;

@@ -1,5 +1,6 @@
-// Performs batches of operations that write trees: by descriptors, never through a symbolic link and never into another
-// mount. Takes no memory of the heap, so that a child which shares this process's memory can do it too.
+// Performs batches of operations that write trees. Works with descriptors and never enters another mount. Follows no
+// symbolic link, except inside the root if the caller asks for it. Allocates no heap memory, so that a child that
+// shares this process's memory can do it too.
 #include "write.h"
 
 #include <fcntl.h>
@@ -16,7 +17,7 @@ namespace overlayfs {
 namespace {
 
 struct Record {
-  uint32_t size;  // with all that follows it
+  uint32_t size;  // including all that follows it
   Kind kind;
   uint16_t flags;
   uint32_t path_size, from_size, attributes_size;  // without the NULs
@@ -43,23 +44,23 @@ constexpr int open_parent = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
 struct Parent {
   const char* path;  // in the batch
   uint32_t size;
-  int next;          // with the same hash; -1: none
+  int next;          // the next one with the same hash; -1: none
   int fd;
   int root;          // the root's descriptor
-  bool is_known;     // whether it passes things on to what is made in it
-  bool passes_on;    // a group, access control lists
+  bool is_known;     // `passes_on` is known
+  bool passes_on;    // new entries inherit a group or access control lists
 };
 
-// Where an entry is: a name in a directory.
+// The place of an entry: a name in a directory.
 struct Place {
   int dirfd;
   const char* name;
-  Parent* parent;  // nullptr: nothing is made there
+  Parent* parent;  // nullptr: the root itself
 };
 
 bool is_dotdot(const char* name, size_t size) { return size == 2 && name[0] == '.' && name[1] == '.'; }
 
-// "/proc/self/fd/9/NAME": for calls that take neither a descriptor of O_PATH nor a directory's descriptor.
+// "/proc/self/fd/9/NAME": for calls that accept neither an O_PATH descriptor nor a directory's descriptor.
 class ProcPath {
  public:
   ProcPath(int fd, const char* name) {
@@ -126,7 +127,7 @@ class Batch {
   }
 
  private:
-  // No descriptor of a parent is closed while an operation is under way.
+  // Closes descriptors of parents only here, before the operation begins to use them.
   long attempt() {
     constexpr int most_in_one = 4;
     if (has_moved_directories_ || count_ > most_parents - most_in_one) close_parents();
@@ -171,7 +172,7 @@ class Batch {
     }
   }
 
-  // syncfs(2) takes no descriptor of O_PATH.
+  // syncfs(2) accepts no O_PATH descriptor.
   int readable_root() {
     sync_fd_ = sys::openat2(options_.root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0, 0);
     return sync_fd_;
@@ -234,7 +235,7 @@ class Batch {
     last_ = -1;
   }
 
-  // A path of at most PATH_MAX bytes goes to the kernel in one piece.
+  // The kernel accepts paths of less than PATH_MAX bytes, so a longer one is opened in pieces.
   int open_below(int root, const char* path, uint32_t size) {
     if (size == 0) return sys::openat2(root, ".", static_cast<uint64_t>(open_parent), 0, 0);
     int at = root;
@@ -269,11 +270,11 @@ class Batch {
     int attempts = 0;
     do {
       fd = sys::openat2(at, text, flags, 0, resolve);
-    } while (fd == -EAGAIN && ++attempts < 64);  // a rename elsewhere, while `..` was walked
+    } while (fd == -EAGAIN && ++attempts < 64);  // a rename elsewhere while the kernel resolved `..`
     return fd == -ENOSYS || fd == -EPERM ? walk(at, text) : fd;
   }
 
-  // For kernels before 5.6 and filters that do not know openat2(2): name by name, without symbolic links.
+  // Opens name by name, without symbolic links, for kernels before 5.6 and seccomp filters that refuse openat2(2).
   int walk(int at, char* path) {
     abi::Statx root;
     constexpr unsigned mask = abi::statx_type | abi::statx_mnt_id;
@@ -304,8 +305,8 @@ class Batch {
 
   // ------------------------------------------------------------------------------------------ metadata
 
-  // Whether what is made in the directory gets other owners, modes or attributes than asked for: by a set-group-ID bit, a
-  // mount option, a default access control list. Found out with the first entry that is made in it.
+  // Learns from the first new entry in a directory if new entries get other owners, modes or attributes than requested.
+  // A set-group-ID bit, a mount option or a default access control list can cause this.
   void learn(Parent& parent, const Place& made) {
     parent.is_known = true;
     abi::Statx found;
@@ -317,8 +318,8 @@ class Batch {
     }
   }
 
-  // Sets what the record has, in the order in which no step undoes another one. FD: the regular file that has been made,
-  // or -1. IS_NEW: it has been made with the record's mode.
+  // Sets the metadata that the record has, in an order in which no step undoes another. FD is the regular file that was
+  // made, or -1. IS_NEW says that the entry was made with the record's mode.
   long set_metadata(const Place& at, int fd, bool is_new) {
     const bool is_link = record_.kind == Kind::symlink;
     bool passes_on = false;
@@ -343,7 +344,7 @@ class Batch {
       long result = set_attributes(at, fd);
       if (result < 0) return fail(Stage::xattr, result);
     }
-    // chown(2) takes the set-user-ID and set-group-ID bits away, and mkdir(2) does not set them.
+    // chown(2) clears the set-user-ID and set-group-ID bits, and mkdir(2) does not set them.
     const bool sets_mode = has(wants::mode) && !is_link &&
                            (!is_new || passes_on || !options_.has_own_umask || record_.attributes_size != 0 ||
                             (record_.mode & 07000) != 0);
@@ -434,7 +435,7 @@ class Batch {
 
   // ------------------------------------------------------------------------------------------ making
 
-  // Makes the entry and gives it its metadata. What has been made when a later part fails is removed.
+  // Makes the entry and sets its metadata. Removes the entry if a later part fails.
   long make(const Place& place) {
     if (has(wants::atomic)) return make_aside(place);
     long result = make_at(place);
@@ -473,11 +474,11 @@ class Batch {
     return result;
   }
 
-  // Renames what has been made aside to its place, whatever is there.
+  // Renames an entry from the staging directory to its place and replaces any entry there.
   long put(const Place& staging, const Place& place) {
     long result = sys::renameat2(staging.dirfd, staging.name, place.dirfd, place.name, 0);
     if (result >= 0) {
-      // The kernel leaves both names of one file.
+      // rename(2) does nothing if both names are links to one file.
       if (record_.kind == Kind::link) sys::unlinkat(staging.dirfd, staging.name, 0);
       return 0;
     }
@@ -489,10 +490,10 @@ class Batch {
     return result == -EISDIR || result == -ENOTDIR || result == -EEXIST || result == -ENOTEMPTY;
   }
 
-  // The entry in PLACE is there until the new one is, and then gone.
+  // Puts the new entry in PLACE without a moment in which PLACE is empty, then removes the old entry.
   long exchange(const Place& made, const Place& place) {
     long result = sys::renameat2(made.dirfd, made.name, place.dirfd, place.name, abi::rename_exchange);
-    if (result == -EINVAL) {  // the file system cannot
+    if (result == -EINVAL) {  // the file system cannot exchange; PLACE is empty for a moment
       result = remove(place);
       if (result < 0) return fail(Stage::remove, result);
       result = sys::renameat2(made.dirfd, made.name, place.dirfd, place.name, 0);
@@ -502,7 +503,7 @@ class Batch {
     has_moved_directories_ = true;
     result = remove(made);
     if (result >= 0) return 0;
-    // Back to its place, or what is left of it.
+    // Puts the old entry, or its remains, back in its place.
     sys::renameat2(made.dirfd, made.name, place.dirfd, place.name, abi::rename_exchange);
     return fail(Stage::remove, result);
   }
@@ -543,7 +544,7 @@ class Batch {
     return set_metadata(at, -1, true);
   }
 
-  // All whiteouts of a batch share an inode where the file system allows it, as overlayfs itself does it.
+  // All whiteouts of a batch share an inode if the file system allows it, as they do in overlayfs itself.
   long make_whiteout(const Place& at) {
     if (whiteout_ != nullptr) {
       Place first;
@@ -562,7 +563,7 @@ class Batch {
 
   long find_from(Place* from) { return find(from_, record_.from_size, root_of(wants::from_other), from); }
 
-  // openat2(2) would open no file of more than 2 GiB without O_LARGEFILE, which libc's headers do not tell.
+  // openat2(2) refuses files over 2 GiB without O_LARGEFILE, and libc's headers do not give its value on 64 bits.
   static int open_file(const Place& at, int flags, unsigned mode) {
     return static_cast<int>(sys::call(abi::openat, at.dirfd, at.name, flags | O_NOFOLLOW | O_CLOEXEC, mode));
   }
@@ -642,7 +643,7 @@ class Batch {
     }
     if (size <= most_small && is_on_tmpfs(to)) return copy_small(from, to);
     if (found.blocks * 512 >= size) return copy_range(from, to, 0, size);
-    // Holes stay holes.
+    // Copies only the data, so that holes stay holes.
     uint64_t at = 0;
     while (at < size) {
       const long start = sys::call(abi::lseek, from, static_cast<int64_t>(at), SEEK_DATA);
@@ -659,7 +660,7 @@ class Batch {
     return sys::call(abi::ftruncate, to, static_cast<int64_t>(size));
   }
 
-  // There it is faster than copy_file_range(2), which goes through a pipe.
+  // On tmpfs this is faster than copy_file_range(2), which goes through a pipe there.
   long copy_small(int from, int to) {
     char buffer[most_small];
     long size = sys::read(from, buffer, sizeof buffer);
@@ -681,7 +682,7 @@ class Batch {
     return is_on_tmpfs_ > 0;
   }
 
-  // A file that has become shorter meanwhile fails the look that follows.
+  // Ends early if the file has become shorter; the check of the source that follows then fails.
   long copy_range(int from, int to, uint64_t at, uint64_t end) {
     while (at < end) {
       int64_t in = static_cast<int64_t>(at), out = in;
@@ -729,7 +730,7 @@ class Batch {
     return result;
   }
 
-  // A directory in the place of something that is none.
+  // Puts a directory in the place of an entry of another type.
   long put_directory(const Place& place) {
     Place staging;
     long result = find_aside(&staging);
@@ -800,8 +801,8 @@ class Batch {
     return result;
   }
 
-  // Something in the place of a directory. It keeps its old name until it is there: the directory is never to be found
-  // under that name, where a later call would take it for what is to be renamed.
+  // Puts an entry that is not a directory in the place of a directory. The entry keeps its old name until it is in its
+  // place. An exchange would put the directory under that name, and a later call would rename it.
   long put_link(const Place& from, const Place& to) {
     Place staging;
     long result = find_aside(&staging);
@@ -832,13 +833,13 @@ class Batch {
   const WriteOptions& options_;
   WriteReport* const report_;
 
-  Record record_;  // the one under way, and what follows it
+  Record record_;  // the current record, and the parts that follow it
   const char* path_ = nullptr;
   const char* from_ = nullptr;
   const char* attributes_ = nullptr;
   const char* data_ = nullptr;
-  bool has_moved_directories_ = false;  // so that descriptors of parents may lead elsewhere by now
-  bool made_ = false;  // the record's entry exists, perhaps without all that it is to have
+  bool has_moved_directories_ = false;  // descriptors of parents may lead elsewhere by now
+  bool made_ = false;  // the record's entry exists, perhaps incomplete
 
   uint32_t uid_ = 0, gid_ = 0;
   bool clones_ = true;  // until the file system refuses
@@ -861,11 +862,11 @@ long write_batch(const char* batch, size_t size, const WriteOptions& options, Wr
   return all.run();
 }
 
-// write_tree(root, other roots, batch, staging directory or NULL, whether links are followed in the root); output: as
+// write_tree(root, other roots, batch, staging directory or NULL, 1 to follow links inside the root). The output is a
 // WriteReport.
 long Execution::write_tree(const Step& step) {
   Text others(*this, step.a[1]), batch(*this, step.a[2]), staging(*this, step.a[3]);
-  // Neither a child nor a thread that has left the others shares its umask.
+  // A child has its own umask, and so has a thread after unshare(2) with CLONE_FS.
   const bool has_own_umask = (header().flags & in_child) != 0 ||
                              ((header().flags & own_thread) != 0 && sys::call(abi::unshare, CLONE_FS) >= 0);
   WriteReport report;

@@ -24,7 +24,7 @@ function makeUpper(root: string): void {
 async function around(site: Site, merge: () => unknown): Promise<number> {
   makeUpper(upperOf(site));
   mkdirSync(targetOf(site));
-  // So that neither side pays for what was written before it.
+  // Writes earlier data to the disk, so that neither side pays for it.
   const directory = openSync(site.many, 'r');
   fsyncSync(directory);
   closeSync(directory);

@@ -11,7 +11,7 @@ async function* toLines(found: AsyncIterable<Change<Buffer>>): AsyncGenerator<st
 }
 
 async function* toJsonLines(found: AsyncIterable<Change<Buffer>>): AsyncGenerator<string> {
-  // Before anything is printed, the first record shows whether the layers can be read.
+  // The first record shows that the layers can be read, so an error comes before any output.
   let start = '{\n  "changes": [';
   for await (const change of found) {
     yield `${start}\n    ${JSON.stringify(toPlain(change))}`;
@@ -32,8 +32,8 @@ async function run(parsed: Parsed): Promise<Outcome> {
 
 export const changes: Command = {
   about:
-    'Says what an upper directory changes, a line a path. PATH is a mounted overlay, or an upper directory with its ' +
-    'layers named by --lower.',
+    'Lists what an upper directory changes, one line for each path. PATH is a mounted overlay, or an upper directory ' +
+    'whose lower layers --lower names.',
   usage: ['[OPTION...] PATH', '[OPTION...] --lower DIR... UPPER'],
   groups: [
     {
@@ -41,13 +41,13 @@ export const changes: Command = {
       flags: [
         ...layerFlags,
         ownFlag('content', 'compares the bytes of files, not their sizes and times'),
-        ownFlag('unchanged', 'shows entries that were copied up and not changed, too'),
+        ownFlag('unchanged', 'also shows entries that were copied up but not changed'),
       ],
     },
   ],
   notes:
     'A line begins with A for added, M for modified, D for deleted, R for replaced (another type, or a directory whose ' +
-    'contents below are hidden), or, without the layers below, C for added or modified.',
+    'contents below are hidden). Without the layers below, C stands for added or modified.',
   examples: ['overlayfs changes /srv/merged', 'overlayfs changes --lower /srv/base /srv/upper'],
   run,
 };

@@ -25,16 +25,18 @@ async function run({ options, operands }: Parsed): Promise<Outcome> {
 
 export const check: Command = {
   about:
-    'Checks a layer directory: marks without effect, redirects and metacopies that lead nowhere, leftovers. Changes nothing.',
+    'Checks a layer directory for marks without effect, redirects and metacopies that lead nowhere, and leftovers. ' +
+    'Changes nothing.',
   usage: ['[OPTION...] DIR'],
   groups: [
     {
       title: 'options',
-      flags: [...layerFlags, ownFlag('lowest', 'no layer is below')],
+      flags: [...layerFlags, ownFlag('lowest', 'DIR is the lowest layer')],
     },
   ],
   notes:
-    'Without --lower and --lowest, the layers below are not known, and what depends on them is not checked. The exit code is 1 if something is found.',
+    'Without --lower and --lowest, the command leaves out the checks that need the layers below. The exit code is 1 if ' +
+    'it finds something.',
   examples: ['overlayfs check /srv/layer', 'overlayfs check --lower /srv/base /srv/upper'],
   run,
 };

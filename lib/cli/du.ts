@@ -22,7 +22,8 @@ async function run({ operands }: Parsed): Promise<Outcome> {
 
 export const du: Command = {
   about:
-    'Prints the space that each DIR takes, in bytes, and the number of its inodes: each counts once, and other mounts do not.',
+    'Prints the space that each DIR takes, in bytes, and the number of its inodes. An inode counts once; other mounts ' +
+    'inside do not count.',
   usage: ['[OPTION...] DIR...'],
   groups: [],
   examples: ['overlayfs du /srv/upper', 'overlayfs du --json /srv/layers/*'],

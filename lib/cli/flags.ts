@@ -12,7 +12,7 @@ export interface Flag {
   readonly spellings: readonly [string, ...string[]];
   readonly short?: string;
   readonly kind: FlagKind;
-  /** What the value of a path is called. Default: DIR. */
+  /** The name of a path value in the help text. Default: DIR. */
   readonly value?: string;
   readonly isList: boolean;
   /** True if `--no-…` means something else than leaving the flag out. */

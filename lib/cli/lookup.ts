@@ -6,7 +6,7 @@ import { hasLayers, layerFlags, mountedLayers } from './layers.js';
 import type { Parsed } from './parse.js';
 import { UsageError } from './usage-error.js';
 
-/** Says what one layer has. */
+/** Describes the entry of one layer. */
 function describe(
   { role, type, path, opaque, metacopy, redirect, hiddenBy }: LayerLookup<Buffer>,
   asked: Buffer,
@@ -31,7 +31,7 @@ async function run(parsed: Parsed): Promise<Outcome> {
   const [first, second, ...more] = operands;
   const path = own ? first : second;
   if (path === undefined || more.length > 0 || (own && second !== undefined)) {
-    throw new UsageError('name a mounted overlay and a path in it, or layers by --lower and a path in these');
+    throw new UsageError('name a mounted overlay and a path in it, or name layers with --lower and a path in them');
   }
   const given = libraryOptions<LookupOptions>(options, ['lowerdir', 'datadir']);
   const mount = own
@@ -54,11 +54,13 @@ async function run(parsed: Parsed): Promise<Outcome> {
 }
 
 export const lookup: Command = {
-  about: 'Says which layer of an overlay answers for PATH, counted from its root, and what each other layer has there.',
+  about:
+    'Says which layer of an overlay answers for PATH, and what each other layer has there. PATH counts from the root of ' +
+    'the overlay.',
   usage: ['[OPTION...] MOUNTPOINT PATH', '[OPTION...] --lower DIR... PATH'],
   groups: [{ title: 'options', flags: layerFlags }],
   notes:
-    'With --lower, the first is the topmost layer, which may be an upper. The exit code is 1 if the overlay has nothing at PATH.',
+    'The first --lower names the topmost layer, which may be an upper. The exit code is 1 if the overlay has nothing at PATH.',
   examples: ['overlayfs lookup /srv/merged etc/motd', 'overlayfs lookup --lower /srv/upper --lower /srv/base etc/motd'],
   run,
 };

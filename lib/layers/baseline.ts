@@ -1,6 +1,6 @@
 /**
- * A moment in the life of a directory tree, by the clock of its file system. Changes before it and after it can be told
- * apart by their ctime, exactly.
+ * A moment in the life of a directory tree, by the clock of its file system. The ctime of a change tells exactly if it
+ * came before or after this moment.
  */
 import { constants } from 'node:fs';
 import { takeOnce } from '../arguments.js';
@@ -10,19 +10,19 @@ import { inEitherForm, pause, run, runSync, type Task } from '../kernel/task.js'
 import { type Path, type PathLike, pathString, quotePath, toAbsolute, toBytes, toPath } from '../paths.js';
 import { explainShortage } from '../verdicts.js';
 
-/** A moment, to compare later changes of a directory with. Plain data: it can be kept as JSON. */
+/** A moment with which to compare later changes of a directory. It is plain data and can be stored as JSON. */
 export interface Baseline {
   readonly version: 1;
   /** Nanoseconds since 1970 by the clock of the file system, in decimal. */
   readonly ctime: string;
-  /** The directory, as far as it can be told apart from others. */
+  /** The device and the inode identify the directory, in decimal. */
   readonly device: string;
   readonly inode: string;
 }
 
-/** Not in node:fs. */
+/** node:fs does not export it. */
 const O_TMPFILE = 0o20000000 | constants.O_DIRECTORY;
-/** In ms. The clock of a file system ticks each 1 to 10 ms; FAT's, each 2 s. */
+/** The longest wait, in ms. The clock of a file system ticks every 1 to 10 ms; that of FAT ticks every 2 s. */
 const PATIENCE = 5000;
 
 interface Probe {
@@ -34,11 +34,14 @@ interface Probe {
 const nameless = constants.O_RDWR | O_TMPFILE;
 const named = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
 
-/** True if the file system has no files without names. */
+/** True if the file system does not support files without a name. */
 const isRefused = (error: unknown): boolean =>
   [e.EOPNOTSUPP, e.EISDIR, e.EINVAL].includes(-((error as NodeJS.ErrnoException).errno ?? 0));
 
-/** A file without a name in the directory, so that the directory does not change; else one whose name goes at once. */
+/**
+ * Opens a file without a name in the directory, so that the directory does not change. If the file system does not
+ * support this, opens a file with a name and unlinks it at once.
+ */
 function* openProbe(dir: Path): Task<Probe> {
   const fs = process.getBuiltinModule('node:fs');
   const { open, unlink } = process.getBuiltinModule('node:fs/promises');
@@ -105,7 +108,7 @@ function* takeBaseline(value: PathLike): Task<Baseline> {
     const { dev, ino } = yield* identify(dir);
     const probe = yield* openProbe(dir);
     try {
-      // The moment is one at which the clock has moved on: all changes before this call have an earlier ctime.
+      // Waits for the next tick of the clock, so that every change before this call has an earlier ctime.
       const first = yield* probe.touch();
       let now = first;
       for (const start = performance.now(); now === first && performance.now() - start < PATIENCE; ) {
@@ -133,16 +136,13 @@ function explainBaseline(dir: Path, error: unknown): unknown {
     case e.ENOTDIR:
       return fields('path-not-directory', `${shown} is not a directory`);
     case e.EROFS:
-      return fields(
-        'read-only',
-        `the file system of ${shown} is read-only, so that no file can be made to read its clock`,
-      );
+      return fields('read-only', `the file system of ${shown} is read-only, and only a new file can show its clock`);
     case e.EACCES:
     case e.EPERM:
-      return fields('permission-denied', `this process may make no file in ${shown}, by which to read its clock`);
+      return fields('permission-denied', `this process may not make a file in ${shown} to read its clock`);
     case e.ENOSPC:
     case e.EDQUOT:
-      return fields('out-of-space', `no room is left in ${shown} for a file by which to read its clock`);
+      return fields('out-of-space', `no room is left in ${shown} for a file to read its clock`);
     default:
       return explainShortage(-errno, `open a file in ${shown}`) ?? error;
   }
@@ -167,12 +167,12 @@ export function toBaseline(value: unknown): {
 
 /**
  * Returns the present moment of a directory tree. Take it when the overlay is mounted, and pass it to `mergeLayer` as
- * `since`: a file that others change in the directory from then on is a conflict. The clock is that of the file system:
- * the ctime of a file without a name (open(2), `O_TMPFILE`), which Date.now() runs ahead of. Waits until this clock has
- * moved on, mostly up to 4 ms, so that no earlier change has the same time.
+ * `since`. A file that others change in the directory after this moment is a conflict. The time comes from the clock of
+ * the file system, which lags behind `Date.now()`: it is the ctime of a file without a name (open(2), `O_TMPFILE`). The
+ * call waits until this clock ticks, mostly up to 4 ms, so that no earlier change has the same time.
  *
- * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'`, `'read-only'`, `'permission-denied'`,
- * `'out-of-space'`, or `'unsupported'` where the file system has no files without names
+ * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'`, `'read-only'`, `'permission-denied'` or
+ * `'out-of-space'`
  */
 export async function baseline(dir: PathLike): Promise<Baseline> {
   return run(takeBaseline(dir));

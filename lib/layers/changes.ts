@@ -1,4 +1,4 @@
-/** What an upper directory changes: the difference between the merged view and the layers below. */
+/** Finds the changes of an upper directory: the differences between the merged view and the layers below. */
 
 import { toBooleanOptions } from '../arguments.js';
 import { calls } from '../kernel/calls.js';
@@ -45,49 +45,52 @@ export type ChangedProperty = 'content' | 'mode' | 'owner' | 'times' | 'xattrs';
 /**
  * - `added`: nothing is there below
  * - `modified`: an entry of the same type is there below
- * - `replaced`: an entry of another type is there below, or a directory whose contents are hidden. Nothing of it is left;
- *   what a new directory holds follows as `added`
+ * - `replaced`: an entry of another type is there below, or a directory whose contents the upper hides. Nothing of it is
+ *   left; the contents of a new directory follow as `added`
  * - `deleted`: an entry below is gone, with all that it holds
- * - `changed`: `added` or `modified`. Which of them is not known without the layers below
+ * - `changed`: `added` or `modified`; only the layers below tell which
  */
 export type ChangeKind = 'added' | 'modified' | 'deleted' | 'replaced' | 'changed';
 
 export interface Change<P extends string | Buffer = string> {
-  /** Below the root of the overlay; `'.'` for the root itself. */
+  /** The path below the root of the overlay; `'.'` for the root itself. */
   path: P;
   kind: ChangeKind;
-  /** Of a deleted entry, this and the following describe what was there; undefined where that is not known. */
+  /**
+   * For a deleted entry, the fields from `type` to `mtime` describe the entry below. Without the layers below, its `type`
+   * is undefined and its numbers are 0.
+   */
   type: EntryType | undefined;
   /** The permission bits. */
   mode: number;
   uid: number;
   gid: number;
-  /** In bytes. */
+  /** The size in bytes. */
   size: number;
-  /** In nanoseconds since 1970. */
+  /** The modification time in nanoseconds since 1970. */
   mtime: bigint;
-  /** The properties that differ; empty unless the kind is `modified` or `replaced`. */
+  /** The properties that differ; empty unless the kind is `modified`. */
   what: readonly ChangedProperty[];
-  /** Of a directory that was renamed: its path below, in the layers. */
+  /** For a renamed directory: its path in the layers below. */
   from?: P;
 }
 
 export interface ChangesOptions<E extends PathEncoding = PathEncoding> {
-  /** The layers below, the topmost first. For a mounted overlay, its own. */
+  /** The layers below, the topmost first. A mounted overlay has its own, so the option cannot go with it. */
   lowerdir?: PathLike | readonly PathLike[];
   /** Layers that hold the data of metacopies only. */
   datadir?: PathLike | readonly PathLike[];
   /**
    * Compares the bytes of each file with those below, so that a file rewritten with the same bytes is not `modified` in
-   * its content. Default: a file of the same size and modification time that was copied up is the same, and one of
-   * another time is not.
+   * its content. Default: a file with another size or modification time counts as different. A file with the same ones
+   * counts as the same if `overlay.origin` says that it is a copy of the file below; if not, its bytes are compared.
    */
   content?: boolean;
   /** Includes entries that were copied up and are the same as below, as `modified` with an empty `what`. */
   unchanged?: boolean;
   /**
-   * The marks begin with `user.`, as in the upper of a mount with `userxattr`. Default: as the mount's options or the
-   * marks on the upper's root tell; marks of both kinds count if neither does.
+   * The marks begin with `user.`, as in the upper of a mount with `userxattr`. Default: the options of the mount decide,
+   * or the marks on the roots of the layers. If neither decides, marks of both kinds count.
    */
   userxattr?: boolean;
   /** `'buffer'` for paths as bytes. Default: text, in which bytes that are not UTF-8 are replaced, as in node:fs. */
@@ -101,7 +104,7 @@ const MODE = 0o7777;
 
 const bit = { content: 1, mode: 2, owner: 4, times: 8, xattrs: 16 } as const;
 
-/** The lists of changed properties by their bits: shared, since there may be millions of records. */
+/** The lists of changed properties by their bits. All records share them, since there may be millions of records. */
 const lists: readonly (readonly ChangedProperty[])[] = Array.from({ length: 32 }, (_, bits) =>
   Object.freeze((Object.keys(bit) as ChangedProperty[]).filter((name) => bits & bit[name])),
 );
@@ -114,11 +117,11 @@ const noSources: Source[] = [];
 const noAttributes: Attributes = new Map();
 const noMarks: Marks = {};
 
-/** An entry of the upper, and what is below it. */
+/** An entry of the upper, with the entries of the layers below at its path. */
 class Entry {
-  /** One character a byte. */
+  /** The path below the root of the overlay, one character for each byte. */
   readonly path: string;
-  /** The record that it makes, unless it comes out otherwise. */
+  /** The record of the entry if it is a change. A deleted entry gets a record of its own. */
   readonly change: AnyChange;
   readonly type: number;
   readonly attributes: Attributes;
@@ -127,23 +130,23 @@ class Entry {
   readonly redirect: string | undefined;
   /** The directory that it is in; undefined for the root. */
   readonly parent: Entry | undefined;
-  /** Of a directory: nothing below is merged into it, so that all that it holds is new. Known when it is compared. */
+  /** For a directory: true if nothing below is merged into it, so its contents are new. Set by the comparison. */
   isNew = false;
-  /** Of a directory: its paths in the layers below, by layer. */
+  /** For a directory: its path in each layer below, by the layer's index. */
   places = noPlaces;
-  /** What the layers below have at its path, the topmost first. */
+  /** The entries of the layers below at its path, the topmost first. */
   below = noSources;
-  /** The layers further down are not asked. */
+  /** True if the layers further down have no part in the entry. */
   isOver = false;
-  /** The path at which the layer under way is asked; undefined if it is not asked. */
+  /** The path to look up in the current layer; undefined if that layer is not asked. */
   asked: string | undefined = undefined;
-  /** The answer is not there yet. */
+  /** True until the current layer has answered. */
   isAsked = false;
-  /** A directory below has a redirect, so that those further down are at another path. */
+  /** True if a directory below has a redirect, so the directories further down have another path. */
   isRedirectedBelow = false;
-  /** The entry again, with all attributes, where something of its type is below. */
+  /** The entry, read again with all attributes. Only for a non-directory with an entry of its type below. */
   own: Source | undefined = undefined;
-  /** The entry is a copy of the one below. */
+  /** True if `overlay.origin` says that the entry is a copy of the one below. */
   isCopy = false;
 
   constructor(walker: Walker, parent: Entry | undefined, space: MarkSpace, encoding: PathEncoding) {
@@ -177,7 +180,7 @@ class Entry {
     return this.path.slice(this.path.lastIndexOf('/') + 1);
   }
 
-  /** Forgets what has been found below. */
+  /** Forgets the entries that were found below. */
   reset(): void {
     this.places = noPlaces;
     this.below = noSources;
@@ -191,7 +194,7 @@ class Entry {
 /** The index of the upper among the layers. */
 const UPPER = 0;
 
-/** File handles that one plan asks for. */
+/** The number of file handles that one plan asks for. */
 const HANDLES_AT_ONCE = 256;
 const HANDLE_ROOM = 136;
 /** `struct ovl_fb`: version, magic, length, flags, the type of the handle, the id of its file system, the handle. */
@@ -262,18 +265,21 @@ class Comparison {
     }
   }
 
-  /** Asks one layer after the other, at the same paths as in the upper. */
+  /** Looks the entries up in one layer after the other. */
   *#lookBelow(entries: readonly Entry[]): Task<void> {
     const directories = entries.filter(({ type }) => type === k.S_IFDIR);
     const others = entries.filter(({ type }) => type !== k.S_IFDIR);
     for (let layer = UPPER + 1; layer < this.#stack.layers.length; layer++) {
-      // Most of an upper's files are in directories that are new: these layers are not asked for them.
+      // Directories come first: most files of an upper are in new directories, and need no look-up below.
       yield* this.#ask(directories, layer);
       yield* this.#ask(others, layer);
     }
   }
 
-  /** A directory's own answer is not waited for: the answers for those in it count only if it has a place in the layer. */
+  /**
+   * Looks entries up in a layer by one native call, which asks for a directory and for the entries in it at once. The
+   * answers for the entries count only if the directory has a place in the layer.
+   */
   *#ask(entries: readonly Entry[], layer: number): Task<void> {
     const asked: Entry[] = [];
     for (const entry of entries) {
@@ -297,7 +303,7 @@ class Comparison {
     }
   }
 
-  /** Adds what a layer has below an entry, as the kernel does; see stack.ts. */
+  /** Adds the entry that a layer has below another one, by the kernel's rules; see stack.ts. */
   #addBelow(entry: Entry, source: Source): void {
     const isDirectory = source.type === k.S_IFDIR;
     if (source.isWhiteout || (entry.below.length > 0 && !isDirectory)) {
@@ -319,7 +325,7 @@ class Comparison {
     entry.isOver = opaque === 'y' || entry.isRedirectedBelow;
   }
 
-  /** Reads those entries of the upper with all attributes that have something of their type below. */
+  /** Reads all attributes of those entries of the upper that have an entry of their type below. */
   *#lookAgain(entries: readonly Entry[]): Task<void> {
     const { root, path } = this.#stack.at(UPPER);
     const both = entries.filter(({ type, below: [top] }) => top?.type === type && type !== k.S_IFDIR);
@@ -330,13 +336,13 @@ class Comparison {
       records.advance();
       const { error } = records;
       if (error !== 0 && !isAbsent(error)) throw explainWalk(path, error, entry.path);
-      // Gone meanwhile, or something else by now: it is compared by what the walk has seen.
+      // If the entry is gone or has another type by now, the comparison uses the record of the walk.
       if (error === 0 && records.type === entry.type)
         entry.own = toSource(records, UPPER, entry.path, this.#stack.space);
     }
   }
 
-  /** Finds out, for files that look the same as those below, whether they are copies of just these. */
+  /** Finds the files that look like the ones below and are copies of them. */
   *#findCopies(entries: readonly Entry[]): Task<void> {
     if (this.#comparesBytes) return;
     const alike = entries.filter(
@@ -363,7 +369,7 @@ class Comparison {
     }
   }
 
-  /** Returns the entries that have to be looked at again, because a redirect above them leads elsewhere. */
+  /** Adds the changes. Returns the entries to look up again, because a redirect above them leads elsewhere. */
   *#addChanges(entries: readonly Entry[]): Task<Entry[]> {
     for (let i = 0; i < entries.length; i++) {
       const entry = entries[i] as Entry;
@@ -372,7 +378,7 @@ class Comparison {
         entry.below = yield* findChild(this.#stack, parent?.places ?? noPlaces, name, { first: UPPER + 1 });
         entry.places = [...placesOf(this.#stack, entry.below)];
       }
-      // A generator for each entry would take as long as all the rest.
+      // A generator for each entry would take as long as all other work.
       if (!this.#addUncompared(entry)) yield* this.#addCompared(entry);
       if (!entry.isRedirectedBelow) continue;
       const rest = entries.slice(i + 1);
@@ -382,7 +388,7 @@ class Comparison {
     return [];
   }
 
-  /** Adds what an entry is, unless it has to be compared with the one below: then this returns false. */
+  /** Adds the change of an entry. Returns false if the entry must be compared with the one below first. */
   #addUncompared(entry: Entry): boolean {
     const { type, isOpaque, parent } = entry;
     const isInNew = parent?.isNew === true;
@@ -469,7 +475,7 @@ class Comparison {
     return (yield* findChild(this.#stack, parent?.places ?? noPlaces, name, options)).at(-1);
   }
 
-  /** Compares a directory that has a redirect. Returns true if that leads elsewhere, and all of its contents are done. */
+  /** Compares a directory with a redirect. If the redirect leads elsewhere, adds all of its contents and returns true. */
   *#compareRedirected(entry: Entry, redirect: string): StreamTask<AnyChange, boolean> {
     const stack = this.#stack;
     const { parent, name } = entry;
@@ -479,7 +485,7 @@ class Comparison {
     entry.below = yield* findChild(stack, around, name, { first });
     const [places, placesHere] = [placesOf(stack, source), placesOf(stack, entry.below)];
     if (source[0]?.type !== k.S_IFDIR) {
-      // It leads nowhere, and hides what is here.
+      // The redirect leads nowhere, and it hides the directory below at this path.
       entry.isNew = true;
       this.#add(entry, entry.below.length === 0 ? 'added' : 'replaced');
       return false;
@@ -495,7 +501,7 @@ class Comparison {
     return true;
   }
 
-  /** Adds all that is merged into a directory from elsewhere. */
+  /** Adds the contents that a redirect merges into a directory from another path. */
   *#addMerged(directory: Entry, places: Places): StreamTask<AnyChange> {
     const merged = new MergedWalker(this.#stack, places);
     try {
@@ -524,7 +530,7 @@ class Comparison {
 }
 
 const MERGED_AT_ONCE = 1000;
-/** Returns where a layer is asked for an entry, as far as is known. */
+/** Returns the path to look up in a layer for an entry; undefined if the layer has no part in it. */
 function askedPath({ parent, name, isOver }: Entry, layer: number): string | undefined {
   if (isOver) return undefined;
   if (parent === undefined) return '';
@@ -533,7 +539,7 @@ function askedPath({ parent, name, isOver }: Entry, layer: number): string | und
   return place === undefined ? undefined : below(place, name);
 }
 
-/** True if only their bytes can tell two files apart. */
+/** True if two files differ at most in their bytes. */
 const looksSame = (a: Source, b: Source): boolean =>
   a.type === k.S_IFREG && a.size === b.size && a.size > 0 && a.mtimeNs === b.mtimeNs && a.marks.metacopy !== true;
 
@@ -547,7 +553,7 @@ function haveSameAttributes(a: Attributes, b: Attributes): boolean {
   return true;
 }
 
-/** Checks the arguments at once; the rest runs when the first record is asked for. */
+/** Checks the arguments at once. The walk starts when the caller asks for the first record. */
 function compared(from: LayersLike, given: ChangesOptions | undefined): StreamTask<AnyChange> {
   const options = toBooleanOptions(given, names, booleans);
   const layers = toLayers(from, options);
@@ -565,13 +571,13 @@ function* compare(layers: GivenLayers, options: ChangesOptions): StreamTask<AnyC
 }
 
 /**
- * Returns what an upper directory changes, or the upper of a mounted overlay: one record for each path, parents first,
- * the names of a directory in byte order. The records come as they are found, and the memory that it takes does not grow
- * with their number. getdents64(2), statx(2), listxattr(2) by descriptors.
+ * Returns the changes of an upper directory, or of a mounted overlay's upper: one record for each path, parents first,
+ * the names of a directory in byte order. It yields each record when it finds it, so its memory does not grow with their
+ * number. getdents64(2), statx(2), listxattr(2) by descriptors.
  *
- * A whiteout with nothing below it is no change. A directory that was renamed (redirect_dir) is `added`, with `from`, and
- * all that it holds is `added` too; the old path is `deleted`. Without the layers below, its contents from there are
- * left out.
+ * A whiteout with nothing below it is no change. A renamed directory (redirect_dir) is `added` or `replaced`, with `from`.
+ * Its contents are `added`, and its old path is `deleted`. Without the layers below, the contents that it has from there
+ * are left out.
  *
  * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'`, or
  * `'layer-changed'` if a directory was moved away meanwhile

@@ -24,7 +24,7 @@ export interface FoundConflict {
   readonly conflict: Conflict;
 }
 
-/** What the upper has at a path. */
+/** The state of a path in the upper. */
 interface Ours {
   readonly path: string;
   readonly isWhiteout: boolean;

@@ -1,4 +1,4 @@
-/** Paths and names as callers get them, made of strings in which each character is one byte. */
+/** Converts paths and names, kept as strings with one character for each byte, to the form that callers get. */
 
 import { checkWord } from '../arguments.js';
 
@@ -11,7 +11,7 @@ export function toEncoding(encoding: unknown): PathEncoding {
 
 export const toBytePath = (path: string): Buffer => Buffer.from(path, 'latin1');
 
-/** Returns text for people or programs; `isAscii` saves the look at each character. */
+/** Decodes a path as UTF-8. `isAscii` says that there is nothing to decode. */
 export function toText(path: string, isAscii = false): string {
   return isAscii ? path : toBytePath(path).toString();
 }

@@ -1,6 +1,6 @@
 /**
- * Several layers as one directory: as a layer, with whiteouts and opaque marks for what lies below, or as a plain
- * directory with the merged view. It is written beside its place and renamed in the end.
+ * Writes several layers as one directory: as a layer, with whiteouts and opaque marks for the layers below, or as a
+ * plain directory with the merged view. The directory is written beside its place and renamed at the end.
  */
 import { checkBoolean, checkSignal, checkWord, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
@@ -24,14 +24,17 @@ import { type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } fro
 import { explainWrite } from './written.js';
 
 export interface FoldProgress {
-  /** Entries that have been dealt with. */
+  /** Entries written so far, without the root. */
   readonly entries: number;
   /** Bytes copied, or cloned by the file system. */
   readonly bytes: number;
 }
 
 export interface FlattenOptions {
-  /** The marks of the layers are `user.overlay.*`. Default: as the layers' roots have it. */
+  /**
+   * True if the marks of the layers are `user.overlay.*`, false if they are `trusted.overlay.*`. Default: the options
+   * of the mount or the marks on the layers' roots tell.
+   */
   userxattr?: boolean;
   onProgress?: (progress: FoldProgress) => void;
   signal?: AbortSignal;
@@ -39,9 +42,10 @@ export interface FlattenOptions {
 
 export interface SquashOptions extends FlattenOptions {
   /**
-   * The kind of whiteouts: character devices 0:0, or, with `'xattr'`, empty files with the attribute `overlay.whiteout`
-   * in directories that are marked for it (Linux 6.7). The latter can be made without mknod(2) and through a mounted
-   * overlay, and count only in a lower layer that is not the lowest. Default: `'device'`.
+   * The kind of whiteouts. `'device'` makes character devices 0:0, mknod(2). `'xattr'` makes empty files with the
+   * attribute `overlay.whiteout`, in directories that are marked for it (Linux 6.7). These need no mknod(2) and can be
+   * made through a mounted overlay, but the kernel honours them only in a lower layer that is not the lowest. Default:
+   * `'device'`.
    */
   mechanism?: 'device' | 'xattr';
 }
@@ -63,7 +67,7 @@ interface Settings {
   readonly signal: AbortSignal | undefined;
 }
 
-/** A directory whose entries are under way. */
+/** A directory whose entries the walk is visiting. */
 interface Frame {
   readonly depth: number;
   readonly target: string;
@@ -77,10 +81,10 @@ class Fold {
   readonly #space: MarkSpace;
   readonly #settings: Settings;
   readonly #writer: TreeWriter;
-  /** Where the tree is written, below the root of the writer. */
+  /** The path of the new tree, below the root of the writer. */
   readonly #root: string;
   readonly #frames: Frame[] = [];
-  /** By layer and inode: the first path of a file with several links. */
+  /** Maps the layer and inode of a file with several links to its first path. */
   readonly #links = new Map<string, string>();
   readonly #slices = new Slices();
   #entries = 0;
@@ -141,7 +145,7 @@ class Fold {
       const isOpaque = this.#settings.isLayer && depth > 0 && (walker.isOpaque || parent?.isOpaque === true);
       const flags: OperationFlag[] = depth === 0 ? ['existing'] : [];
       this.#writer.add('directory', target, { mode: (entry.mode & 0o7777) | 0o700, flags });
-      // Inside an opaque directory nothing of the layers below shows.
+      // A directory inside an opaque one needs no mark: nothing of the layers below shows in it.
       const metadata = isOpaque && parent?.isOpaque !== true ? this.#marked(fields, 'opaque', 'y') : fields;
       this.#frames.push({ depth, target, metadata, isOpaque, hasXattrWhiteouts: false });
       if (depth > 0) this.#entries++;
@@ -176,7 +180,7 @@ class Fold {
     }
   }
 
-  /** The entry has the metadata of the file; a layer below has its data. */
+  /** Copies a file whose entry has only the metadata; a layer below has its data. */
   *#copyData(walker: MergedWalker, target: string, fields: OperationFields): Task<void> {
     const data = (yield* walker.sources()).at(-1);
     if (data === undefined || data.type !== k.S_IFREG || data.marks.metacopy) {
@@ -207,7 +211,7 @@ class Fold {
     return { ...fields, xattrs: [...(fields.xattrs ?? []), xattr] };
   }
 
-  /** A layer keeps attributes as they are; a plain directory has them as they show. Neither has marks of other layers. */
+  /** A layer keeps attributes as they are; a plain directory gets them as a mount shows them. Neither gets old marks. */
   #kept(attributes: Attributes, walker: MergedWalker): WrittenXattr[] {
     const kept: WrittenXattr[] = [];
     for (const [attribute, value] of attributes) {
@@ -233,7 +237,7 @@ class Fold {
     return new OverlayError({
       errno: e.EINVAL,
       reason: 'layers-incomplete',
-      what: `${what}, which needs layers below to be understood`,
+      what: `${what}; layers below these are needed to resolve it`,
       hint: 'flatten all layers of the overlay (flattenLayers) instead',
       path: pathString(this.#stack.at(walker.layer).path),
     });
@@ -327,7 +331,7 @@ function* write(stack: LayerStack, target: Target, parent: number, settings: Set
   const { partial, name } = target;
   const others = [...stack.layers, ...stack.dataLayers].map(({ root }) => root);
   const writer = new TreeWriter(parent, { others, signal: settings.signal });
-  // The lock tells what another call writes from what one that was killed has left.
+  // Another call that is still writing holds the lock. If no call holds it, a killed call has left the directory.
   writer.add('directory', partial, { mode: 0o700, flags: ['existing'] });
   let lock: Held | undefined;
   try {
@@ -356,13 +360,13 @@ function* write(stack: LayerStack, target: Target, parent: number, settings: Set
     }
   } catch (error) {
     if (!(error instanceof WriteFailure)) throw error;
-    throw explainWrite(error, target.parent, 'nothing is left of it');
+    throw explainWrite(error, target.parent, 'nothing of the new directory remains');
   } finally {
     if (lock !== undefined) close(lock);
   }
 }
 
-/** Removes what a call that was killed has left in the directory, which stays: it is locked. */
+/** Removes the entries that a killed call has left in the directory. The directory stays, because it is locked. */
 function* clear(writer: TreeWriter, parent: number, partial: string): Task<void> {
   const walker = new Walker(toBytePath(partial), { at: parent, unsorted: true });
   try {
@@ -385,14 +389,14 @@ function* discard(parent: number, partial: string): Task<void> {
   try {
     yield* writer.finish();
   } catch {
-    // The first error says why.
+    // The caller throws the first error, which says why.
   }
 }
 
 /**
- * Writes several layers, the topmost first, as one layer: files, whiteouts for what the layers below are not to show,
- * opaque directories, hard links, owners, modes, times and attributes. A mount with the new layer shows what a mount
- * with the several ones shows. `dir` does not exist or is empty; it appears when it is complete, rename(2).
+ * Writes several layers, the topmost first, as one layer: files, whiteouts, opaque directories, hard links, owners,
+ * modes, times and attributes. A mount with the new layer shows the same as a mount with the given layers. `dir` must
+ * not exist or must be empty. It appears when it is complete, rename(2).
  *
  * @throws {OverlayError} `reason` is `'layers-incomplete'` for a renamed directory (`redirectDir`), or for a file without
  * data in these layers (`metacopy`); `'path-exists'`, `'path-missing'`, `'path-not-directory'`, `'layer-changed'`,
@@ -413,7 +417,7 @@ export function squashLayersSync(layers: readonly PathLike[], dir: PathLike, opt
 
 /**
  * Writes the merged view of layers, the topmost first, or of a mounted overlay's layers, as a plain directory without
- * marks. Renames and metacopies are resolved. `dir` does not exist or is empty; it appears when it is complete,
+ * marks. Renames and metacopies are resolved. `dir` must not exist or must be empty. It appears when it is complete,
  * rename(2).
  *
  * @throws {OverlayError} as `squashLayers`; `'layers-incomplete'` for a file whose data is in none of the layers

@@ -1,4 +1,4 @@
-/** The layers that a caller names: as directories, or as those of a mounted overlay. */
+/** The layers that a caller names: directories, or the layers of a mounted overlay. */
 
 import { conflictingOptions, invalidArgumentType, invalidArgumentValue } from '../errors.js';
 import { type Path, type PathLike, toAbsolute, toPath } from '../paths.js';
@@ -41,13 +41,13 @@ export function toPaths(value: unknown, name: string): Path[] {
   return value.map((one, i) => toAbsolute(toPath(one, `${name}[${i}]`)));
 }
 
-/** Returns the namespace of the marks; undefined if it is not known. */
+/** Returns the namespace of the marks; undefined if the options do not say it. */
 export function toSpace(userxattr: boolean | undefined, rootless?: unknown): MarkSpace | undefined {
   if (userxattr !== undefined) return userxattr ? 'user' : 'trusted';
   return rootless === undefined ? undefined : rootless === false ? 'trusted' : undefined;
 }
 
-/** Returns the layers of an upper, or of a mounted overlay, whose options say it all. */
+/** Returns an upper with its lower layers. The options of a mounted overlay name both. */
 export function toLayers(from: LayersLike, { lowerdir, datadir, userxattr }: LayerOptions): GivenLayers {
   if (!isMount(from)) {
     if (typeof from === 'object' && !(from instanceof Uint8Array) && !(from instanceof URL)) {
@@ -61,11 +61,14 @@ export function toLayers(from: LayersLike, { lowerdir, datadir, userxattr }: Lay
     };
   }
   if (lowerdir !== undefined || datadir !== undefined) {
-    throw conflictingOptions('"lowerdir" and "datadir" cannot go with a mount, which has its own', 'leave them out');
+    throw conflictingOptions(
+      '"lowerdir" and "datadir" cannot go with a mount, which names its own layers',
+      'leave them out',
+    );
   }
   const { options } = from;
   if (options.upperdir === undefined) {
-    throw invalidArgumentValue('upper', from, 'must be a mount with an upperdir, which is what changes');
+    throw invalidArgumentValue('upper', from, 'must be a mount with an upperdir, since only an upperdir has changes');
   }
   return {
     upper: toAbsolute(toPath(options.upperdir, 'upperdir')),

@@ -1,5 +1,5 @@
 /**
- * Finds directories that are opaque for some mounts only. Only root can find them, since others cannot read
+ * Finds directories that are opaque for some mounts only. Only root can find them, since other users cannot read
  * `trusted.*`.
  */
 import { StepFailure } from '../kernel/perform.js';
@@ -10,7 +10,7 @@ import { addMark, isMarked } from './opaque.js';
 import { opaqueName } from './xattrs.js';
 
 export interface HalfMarked {
-  /** Directories that have only the mark of other mounts. */
+  /** Directories that have only the mark for the other kind of mount. */
   readonly paths: readonly Path[];
   /** True if the whole layer was examined. */
   readonly isComplete: boolean;

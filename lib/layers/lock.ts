@@ -12,8 +12,8 @@ import { ask, type Task } from '../kernel/task.js';
 import type { Path } from '../paths.js';
 
 /**
- * Locks a directory. Returns `'taken'` if another process has locked it. Returns undefined if it cannot be opened, or
- * if its file system has no locks for directories, as NFS.
+ * Locks a directory. Returns `'taken'` if another process has locked it. Returns undefined if the directory cannot be
+ * opened, or if its file system has no locks for directories, such as NFS.
  */
 export function* lockDirectory(path: Path, at: Descriptor = k.AT_FDCWD): Task<Held | 'taken' | undefined> {
   const plan = new Plan();

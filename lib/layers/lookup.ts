@@ -1,4 +1,4 @@
-/** Which layer answers for a path, and what the others have there. */
+/** Finds the layer that answers for a path, and the entries of the other layers there. */
 
 import { toOptions } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
@@ -11,20 +11,22 @@ import { isMount, type MountedLayers, toPaths, toSpace } from './given.js';
 import { findChild, isAbsent, type LayerStack, openLayers, placesOf, type Source, toSource } from './stack.js';
 import { examine, explainWalk } from './walk.js';
 
-/** What hides an entry: a layer above has it at this path, which is that of the entry or of a directory above it. */
+/** An entry of a layer above that hides another one. It has the path of that entry, or of a directory above it. */
 export interface Hider<P extends string | Buffer = string> {
   /** The index of the layer. */
   layer: number;
+  /** The path of the hiding entry below the layer's root. */
   path: P;
+  /** The kind of the hiding entry. */
   as: 'whiteout' | 'opaque' | 'redirect' | EntryType;
 }
 
 /**
  * - `'answers'`: the mount shows this entry
- * - `'merged'`: its contents show in the directory that answers
- * - `'data'`: it holds the data of the file that answers, a metacopy
- * - `'whiteout'`: it hides what lies below
- * - `'hidden'`: a layer above hides it
+ * - `'merged'`: a directory whose contents show in the one that answers
+ * - `'data'`: the file that holds the data of the metacopy that answers
+ * - `'whiteout'`: a whiteout, which hides the entries of the layers below
+ * - `'hidden'`: a layer above hides the entry
  * - `'nothing'`: the layer has nothing there
  */
 export type LayerRole = 'answers' | 'merged' | 'data' | 'whiteout' | 'hidden' | 'nothing';
@@ -33,14 +35,17 @@ export interface LayerLookup<P extends string | Buffer = string> {
   /** The directory of the layer. */
   layer: P;
   role: LayerRole;
-  /** Below the layer's root: another path than that asked for where a redirect leads elsewhere. */
+  /** The path below the layer's root. It differs from the requested path if a redirect leads elsewhere. */
   path: P;
   type?: EntryType;
-  /** True for a directory that hides the contents of those below. */
+  /** True for a directory that hides the contents of the directories below. */
   opaque?: true;
-  /** True for a file that takes its data from below. */
+  /** True for a file that takes its data from a layer below. */
   metacopy?: true;
-  /** Where the entry's contents or data are, further down: from the root with a slash, else beside it. */
+  /**
+   * The path at which the layers below hold the entry's contents or data. It counts from the root if it begins with a
+   * slash; otherwise, it is a name in the same directory.
+   */
   redirect?: P;
   hiddenBy?: Hider<P>;
 }
@@ -49,7 +54,7 @@ export interface Lookup<P extends string | Buffer = string> {
   /** The index of the layer that answers; undefined if the mount shows nothing at the path. */
   layer: number | undefined;
   type: EntryType | undefined;
-  /** Of all layers, the topmost first. */
+  /** One record for each layer: the topmost first, then the layers that hold the data of metacopies only. */
   layers: LayerLookup<P>[];
 }
 
@@ -88,7 +93,7 @@ function toAsked(from: readonly PathLike[] | MountedLayers, path: PathLike, give
   return { layers: toPaths(from, 'layers'), dataPaths: [], space: toSpace(userxattr), ...rest };
 }
 
-/** What each layer has at the path itself and at the directories on the way, whether it counts or not. */
+/** Returns the entries of each layer at the path and at the directories that lead to it, hidden ones too. */
 function* askLayers(stack: LayerStack, prefixes: readonly string[]): Task<(Source | undefined)[][]> {
   const answers: (Source | undefined)[][] = [];
   for (const [layer, { root, path }] of stack.layers.entries()) {
@@ -105,7 +110,7 @@ function* askLayers(stack: LayerStack, prefixes: readonly string[]): Task<(Sourc
   return answers;
 }
 
-/** Returns as what an entry hides those of the layers below it; undefined if it does not. */
+/** Returns how an entry hides the entries of the layers below; undefined if it hides none. */
 function hides(source: Source, isLast: boolean): Hider['as'] | undefined {
   if (source.isWhiteout) return 'whiteout';
   if (source.type !== k.S_IFDIR) return toEntryType(source.type);
@@ -211,8 +216,8 @@ function toRole(
 
 /**
  * Returns which layer answers for a path of an overlay, and what each other layer has there. The path counts from the
- * root of the overlay. Makes no mount: the look-up is the kernel's own, with whiteouts, opaque directories, redirects and
- * metacopies. statx(2), listxattr(2).
+ * root of the overlay. Makes no mount: the look-up follows the kernel's rules for whiteouts, opaque directories, redirects
+ * and metacopies. statx(2), listxattr(2).
  *
  * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'` or `'path-inaccessible'`, of a layer
  */

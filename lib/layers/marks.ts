@@ -1,5 +1,5 @@
 /**
- * The marks of a layer: what an entry means to overlayfs by its type, its device number and its extended attributes.
+ * The marks of a layer: its entries' types, device numbers and extended attributes that mean something to overlayfs.
  * Pure; works on the records of a walk.
  */
 
@@ -8,7 +8,7 @@ import type { Attributes, Records } from './records.js';
 
 /**
  * The namespace of the attributes that count: `trusted.overlay.*`, or `user.overlay.*` for a mount with `userxattr`.
- * `'either'` for a layer of which this is not known.
+ * `'either'` if the namespace is not known.
  */
 export type MarkSpace = 'trusted' | 'user' | 'either';
 
@@ -50,15 +50,18 @@ export function shownAttributes(attributes: Attributes, space: MarkSpace): Attri
 }
 
 export interface Marks {
-  /** On a directory: `'y'` hides the contents below it, `'x'` says that empty files in it may be whiteouts. */
+  /** On a directory: `'y'` hides the contents below it; `'x'` says that empty files in it may be whiteouts. */
   readonly opaque?: 'y' | 'x';
-  /** On an empty file, which it makes a whiteout if the directory is marked with `'x'`. */
+  /** On an empty file, which is then a whiteout. */
   readonly whiteout?: true;
-  /** The path from the root of the overlay, which begins with a slash, or a name beside it; one character a byte. */
+  /**
+   * The path of the contents or data in the layers below: a path from the root of the overlay, which begins with a slash,
+   * or a name in the same directory. It has one character for each byte.
+   */
   readonly redirect?: string;
   /** On a file: its data is that of the file below. */
   readonly metacopy?: true;
-  /** It was copied up. The value may be empty. */
+  /** The file handle of the entry that was copied up. The value may be empty. */
   readonly origin?: Buffer;
   /**
    * On a file in the index: its links in the overlay, by those that its inode has in the upper. Infinity if they cannot be
@@ -105,8 +108,8 @@ export const isWhiteoutEntry = (entry: Records, marks: Marks): boolean =>
   isWhiteoutDevice(entry) || (entry.type === k.S_IFREG && entry.size === 0 && marks.whiteout === true);
 
 /**
- * Returns the namespace in which a layer's root has marks, such as `uuid` or `impure`, which the kernel sets on an upper;
- * `'either'` if it has none or both.
+ * Returns the namespace of the marks on a layer's root, such as `uuid` or `impure`, which the kernel sets on an upper.
+ * Returns `'either'` if the root has none, or has marks of both namespaces.
  */
 export function spaceOf(rootAttributes: Attributes): MarkSpace {
   const has = (space: 'trusted' | 'user'): boolean =>

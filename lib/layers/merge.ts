@@ -1,12 +1,12 @@
 /**
- * Folds an upper into a directory. A first walk of the upper finds everything that stands against it: conflicts, and
- * redirects that lead nowhere. A second walk writes.
+ * Folds an upper into a directory. The first walk of the upper finds every obstacle: conflicts, and redirects whose
+ * target is missing. The second walk writes.
  *
- * Each step leaves a state from which a later call goes on: what it has to know is in the upper or in a directory
- * beside the results, STAGING. In particular,
+ * A later call can resume after any step. The upper and the staging directory hold all that this call needs to know.
+ * In particular,
  * - a file keeps its name in the upper until it has its new one;
- * - an opaque directory loses its mark when the other entries below are gone, and before its own are moved;
- * - a directory whose entries are moved has its time in an attribute.
+ * - an opaque directory loses its mark after the entries that it hides are removed, and before its own entries move;
+ * - an attribute keeps the time of a directory whose entries move.
  */
 import { checkBoolean, checkSignal, checkWord, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
@@ -35,8 +35,9 @@ import { type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } fro
 import { explainWrite } from './written.js';
 
 export interface MergeProgress {
-  /** Entries of the upper that have been dealt with, and all of them. */
+  /** Entries of the upper that the merge has processed. */
   readonly entries: number;
+  /** All entries of the upper, without its root. */
   readonly totalEntries: number;
   /** Bytes copied, or cloned by the file system. */
   readonly bytes: number;
@@ -48,56 +49,59 @@ export interface MergeOptions {
    * `'move'` empties the upper: it renames files where the upper and the directory are on one mount. Default: `'copy'`.
    */
   mode?: 'copy' | 'move';
-  /** The moment from which on changes by others in the directory are conflicts. Default: conflicts are not looked for. */
+  /** Changes that others make in the directory after this moment are conflicts. By default the merge looks for none. */
   since?: Baseline;
   /**
-   * The decision about conflicts: an error that lists all of them, the upper's version (`'ours'`), or the directory's
-   * (`'theirs'`). Default: `'error'`.
+   * Decides conflicts. `'error'` throws an error that lists all of them, `'ours'` takes the upper's version, and
+   * `'theirs'` keeps the directory's version. A function decides each conflict. Default: `'error'`.
    */
   conflict?: 'error' | 'ours' | 'theirs' | ((conflict: Conflict) => 'ours' | 'theirs');
   /** Gives the directory itself the owner, mode, times and attributes of the upper's root. Default: false. */
   root?: boolean;
-  /** The upper's marks are `user.overlay.*`. Default: as the upper's root has it. */
+  /**
+   * True if the upper's marks are `user.overlay.*`, false if they are `trusted.overlay.*`. Default: the options of the
+   * mount or the marks on the upper's root tell.
+   */
   userxattr?: boolean;
-  /** Looks for everything that stands against it, and changes nothing. */
+  /** Makes all checks and changes nothing. The result lists conflicts even for `conflict: 'error'`. Default: false. */
   dryRun?: boolean;
   onProgress?: (progress: MergeProgress) => void;
   signal?: AbortSignal;
 }
 
 export interface MergeSummary {
-  /** Entries of the upper, without its root. */
+  /** All entries of the upper, without its root. */
   readonly entries: number;
   /** Whiteouts among them. */
   readonly deleted: number;
   /** Bytes copied, or cloned by the file system; 0 for a dry run. */
   readonly bytes: number;
-  /** Conflicts that were decided by `conflict`. */
+  /** Conflicts that `conflict` decided; for a dry run, all conflicts. */
   readonly conflicts: readonly Conflict[];
 }
 
 const names = ['mode', 'since', 'conflict', 'root', 'userxattr', 'dryRun', 'onProgress', 'signal'] as const;
 const known: ReadonlySet<string> = new Set(names);
 
-/** Beside the results, and gone in the end. */
+/** A directory inside the target directory. The last step removes it. */
 const STAGING = '.overlayfs-merge';
 const STATE = `${STAGING}/state`;
-/** Copies, by hard links, of the directories and files that redirects lead to. */
+/** Hard-link copies of the directories and files that redirects lead to. */
 const CLONES = `${STAGING}/clones`;
 const CLONES_UNDER_WAY = `${STAGING}/clones.new`;
 
-/** Directories that are looked for at once. */
+/** Directories that one native call looks up. */
 const AT_ONCE = 256;
-/** Entries between two looks at the clock. */
+/** Entries between two checks of the clock. */
 const ENTRIES = 32;
 
-/** Kept in STATE from the first change on. */
+/** Stored in STATE from the first change until the end. */
 interface State {
   readonly upper: string;
-  /** Paths that are left to the others. */
+  /** Paths at which the directory keeps its version. */
   readonly theirs: readonly string[];
   readonly hasClones: boolean;
-  /** All has been copied, and the upper is to be emptied. */
+  /** Every entry is copied; the upper remains to be emptied. */
   readonly isCopied?: boolean;
 }
 
@@ -113,7 +117,7 @@ interface Checked {
   readonly deleted: number;
   readonly conflicts: readonly Conflict[];
   readonly theirs: readonly string[];
-  /** By the upper's inode: the path below the directory that a redirect leads to. */
+  /** Maps an inode of the upper to the path, below the directory, that its redirect leads to. */
   readonly redirects: ReadonlyMap<bigint, string>;
 }
 
@@ -171,18 +175,18 @@ export function* openRoot(path: Path): Task<Root> {
   };
 }
 
-/** A directory of the upper whose entries are under way. */
+/** A directory of the upper whose entries the walk is visiting. */
 interface Frame {
   readonly depth: number;
-  /** In the upper. */
+  /** The path in the upper. */
   readonly path: string;
-  /** Where its entries go, below the directory. */
+  /** The path, below the target directory, into which its entries go. */
   readonly target: string;
-  /** Where the directory goes in the end, if that is elsewhere. */
+  /** The final path, if it differs from `target`. */
   readonly place: string | undefined;
-  /** Nothing of the directory below shows in it. */
+  /** Nothing from the lower directory shows in it, so its whiteouts have nothing to remove. */
   readonly isPure: boolean;
-  /** It is made beside its place, where nobody sees it, with all that it holds. */
+  /** The merge makes it with all its entries in the staging directory, and then renames it to its place. */
   readonly isWhole: boolean;
   readonly metadata: OperationFields;
 }
@@ -193,22 +197,22 @@ class Merge {
   readonly #space: MarkSpace;
   readonly #settings: Settings;
   readonly #writer: TreeWriter;
-  /** Renames files out of the upper. */
+  /** The merge renames files out of the upper, because both roots are on one mount. */
   readonly #renames: boolean;
   readonly #frames: Frame[] = [];
-  /** By inode of the upper: the first path of a file with several links, below the directory. */
+  /** Maps the inode of a file with several links to the first path, below the directory, at which it was placed. */
   readonly #links = new Map<bigint, string>();
-  /** Where directories that were made in the staging directory have been brought. */
+  /** Maps a path in the staging directory to the place to which that directory was renamed. */
   readonly #placed = new Map<string, string>();
   readonly #tape = new Tape();
-  /** Inodes of the upper: directories that the other side does not have, the topmost ones. */
+  /** Inodes of those directories of the upper that do not exist in the target directory, the topmost ones only. */
   readonly #absent = new Set<bigint>();
-  /** Inodes of the upper: directories in which something is not to be renamed as it is. */
+  /** Inodes of those directories of the upper that cannot be renamed whole: they, or entries in them, need changes. */
   readonly #soiled = new Set<bigint>();
   #state: State | undefined;
-  /** By inode of the upper: the names of clones that have not found their place. */
+  /** Maps an inode of the upper to the name of its clone, if no earlier call has put the clone in its place. */
   #clones = new Map<bigint, string>();
-  /** Something stays in the upper until all is done. */
+  /** Some files stay in the upper until everything else is done. */
   #leavesRest = false;
   #entries = 0;
   #total = 0;
@@ -250,17 +254,17 @@ class Merge {
 
   #leftover(): string {
     const upper = quotePath(this.#upper.path);
-    const done = `${Math.min(this.#entries, this.#total)} of ${this.#total} entries of ${upper} had been passed on`;
+    const done = `${Math.min(this.#entries, this.#total)} of ${this.#total} entries of ${upper} had been processed`;
     return this.#writer.totals.operations === 0
       ? `nothing was changed`
-      : `${done}; what is merged stays, and the rest is still in ${upper}`;
+      : `${done}; merged entries stay merged, and the others are still in ${upper}`;
   }
 
   get #upperId(): string {
     return `${this.#upper.found.device}:${this.#upper.found.inode}`;
   }
 
-  // -------------------------------------------------------------------------------- what an earlier call has left
+  // -------------------------------------------------------------------------------- the state of an earlier call
 
   *#readState(): Task<State | undefined> {
     const plan = new Plan();
@@ -290,11 +294,11 @@ class Merge {
     const isResumed = this.#state !== undefined;
     const looked = since === undefined || isResumed ? undefined : new Conflicts(this.#dir.descriptor, since.ctime);
     const redirects = new Map<bigint, string>();
-    /** By depth: where the directory's entries come from, below `dir`. */
+    /** The path below `dir` from which the entries of the current directory at each depth come. */
     const origins: string[] = [''];
     const walker = new Walker('', { at: this.#upper.descriptor, attributes: 'all', targets: true, tape: this.#tape });
     const absent = new AbsentDirectories(this.#dir.descriptor, this.#absent);
-    /** By depth: the inodes of the directories above. */
+    /** The inode of the current directory at each depth. */
     const above: bigint[] = [];
     let links: SplitLinks | undefined;
     let entries = 0;
@@ -355,7 +359,7 @@ class Merge {
     return { entries, deleted, conflicts: found.map((one) => one.conflict), theirs, redirects };
   }
 
-  /** Notes that the entry, and so the directories above it, cannot be renamed as they are. */
+  /** Records that the entry, and therefore each directory above it, cannot be renamed as it is. */
   #soil(walker: Walker, above: readonly bigint[]): void {
     if (!this.#renames) return;
     if (walker.type === k.S_IFDIR) this.#soiled.add(walker.inode);
@@ -373,12 +377,12 @@ class Merge {
     for (const path of paths) {
       records.advance();
       if (records.mode !== 0) continue;
-      const what = `a redirect of the upper leads to ${quotePath(toBytePath(path))}, which ${quotePath(this.#dir.path)} does not have`;
+      const what = `a redirect in the upper leads to ${quotePath(toBytePath(path))}, which does not exist in ${quotePath(this.#dir.path)}`;
       throw new OverlayError({
         errno: e.ENOENT,
         reason: 'path-missing',
         what,
-        hint: 'merge into the directory, or a copy of it, that was the lower layer of the overlay',
+        hint: 'merge into the lower layer of the overlay or into a copy of it',
         path: pathString(this.#dir.path),
       });
     }
@@ -404,7 +408,7 @@ class Merge {
     if (this.#state?.hasClones) yield* this.#findClones();
   }
 
-  /** Copies what redirects lead to, before anything there changes. */
+  /** Clones each directory or file that a redirect leads to, before the merge changes it. */
   *#clone(redirects: ReadonlyMap<bigint, string>): Task<void> {
     const writer = this.#writer;
     writer.add('directory', CLONES_UNDER_WAY, { mode: 0o700 });
@@ -430,7 +434,7 @@ class Merge {
           }
         }
       } catch (error) {
-        // A file: the data of a renamed metacopy.
+        // The redirect leads to a file, which holds the data of a renamed metacopy.
         if (!(error instanceof OverlayError) || error.reason !== 'path-not-directory') throw error;
         writer.add('link', root, { from: path });
       } finally {
@@ -438,7 +442,8 @@ class Merge {
       }
     }
     yield* writer.finish();
-    // A clone has its own inode in its name, so that a later call tells it from what it was exchanged for.
+    // An exchange leaves another entry under the clone's name. The name holds the clone's own inode, by which a later
+    // call tells the two apart.
     const inodes = [...redirects.keys()];
     const made = yield* examine(
       this.#dir.descriptor,
@@ -493,7 +498,7 @@ class Merge {
     const writer = this.#writer;
     writer.add('remove', STAGING);
     if (this.#settings.root) {
-      // Last: a call that ends before it finds the time in the mark.
+      // The root's metadata comes last. If the merge ends before this step, a later call reads the time from the mark.
       writer.add('metadata', '', { ...(yield* this.#rootMetadata()), flags: ['exact'] });
       if (this.#settings.moves) this.#removeTimeMark();
     }
@@ -584,7 +589,7 @@ class Merge {
     const clone = isOpaque ? undefined : this.#clones.get(walker.inode);
     const isAbsent = clone === undefined && !parent.isWhole && this.#absent.has(walker.inode);
     if (isAbsent && this.#renames && !this.#soiled.has(walker.inode)) {
-      // If others make it meanwhile, this fails.
+      // The rename fails if another process has put a file or a non-empty directory there meanwhile.
       writer.add('rename', target, { from: walker.path, flags: ['from_other', 'tree'] });
       walker.skip();
       return;
@@ -602,7 +607,7 @@ class Merge {
     };
     this.#frames.push(frame);
     if (frame.isWhole) {
-      // An earlier call may have left it.
+      // An earlier call may have left the directory.
       if (isMadeAside) writer.add('remove', frame.target);
       writer.add('directory', frame.target, { mode: (walker.mode & 0o7777) | 0o700 });
       return;
@@ -613,7 +618,8 @@ class Merge {
     }
     if (clone !== undefined) return;
     const mode = (walker.mode & 0o7777) | 0o700;
-    // Only its owner may write in a directory that another mode closes; root may in any.
+    // An unprivileged process can write only in a directory whose mode allows it, so it sets the mode of an existing
+    // directory at once. Root can write in any directory.
     const isRoot = process.geteuid?.() === 0;
     writer.add('directory', target, { mode, flags: isRoot ? ['atomic'] : ['atomic', 'existing'] });
   }
@@ -622,7 +628,7 @@ class Merge {
     return markName(name, this.#space) === 'opaque';
   }
 
-  /** Removes what an opaque directory hides, if it is not replaced by an entry of the same name. */
+  /** Removes the entries that an opaque directory hides, except those that an entry of the same path replaces. */
   *#clear(path: string, target: string): Task<void> {
     yield* this.#writer.finish();
     const there = yield* examine(this.#dir.descriptor, [target]);
@@ -683,7 +689,7 @@ class Merge {
     return shown;
   }
 
-  // Renames out of a directory change its time.
+  // A rename out of a directory changes the directory's time. A mark keeps the original.
 
   get #timeMark(): string {
     return this.#space === 'user' ? 'user.overlay.merge' : 'trusted.overlay.merge';
@@ -723,12 +729,12 @@ class Merge {
     this.#writer.add('rename', target, { from: walker.path, xattrs, flags });
   }
 
-  /** In the place of what is there; or where nobody sees it yet. */
+  /** An entry replaces another one atomically, except in a directory that is itself still in the staging directory. */
   #asideFlags(): OperationFlag[] {
     return this.#frames.at(-1)?.isWhole ? [] : ['atomic'];
   }
 
-  /** Returns where a path in the staging directory has been brought. */
+  /** Returns the present path of an entry that was made in the staging directory. */
   #placeOf(path: string): string {
     let [place, before] = [path, ''];
     while (place !== before && place.startsWith(`${STAGING}/`)) {
@@ -759,7 +765,7 @@ class Merge {
     } else addSpecial(writer, walker, target, { ...fields, flags: this.#asideFlags() });
   }
 
-  /** The upper has the metadata of a file, and the directory has its data. */
+  /** Places a file whose metadata is in the upper and whose data is in the directory. */
   *#placeMetacopy(walker: Walker, target: string): Task<void> {
     const writer = this.#writer;
     if (this.#isLinked(walker, target)) return;
@@ -767,7 +773,7 @@ class Merge {
     const source = clone === undefined ? target : `${CLONES}/${clone}`;
     const metadata = this.#metadata(walker);
     const { path } = walker;
-    // What is outstanding may still bring the data to its place.
+    // An outstanding operation may still have to bring the data to its place.
     yield* writer.finish();
     const data = yield* examine(this.#dir.descriptor, [source]);
     if (!data.advance() || data.type !== k.S_IFREG || data.size !== walker.size) {
@@ -780,12 +786,12 @@ class Merge {
       writer.add('metadata', target, { mtime: metadata.mtime });
     }
     if (!this.#renames) return;
-    // The links to it are found by its number; so all of them stay until the end.
+    // The merge recognizes the links of a file by its inode, so all of them stay in the upper until the end.
     if (walker.links > 1) this.#leavesRest = true;
     else writer.add('remove', path, { flags: ['other'] });
   }
 
-  /** True if the entry is another link to a file that has been placed, and so becomes one there. */
+  /** Makes a hard link and returns true if another link of the file is already placed. */
   #isLinked({ links, inode }: Walker, target: string): boolean {
     if (links === 1) return false;
     const first = this.#links.get(inode);
@@ -796,12 +802,12 @@ class Merge {
   }
 }
 
-/** Returns the redirect if it counts: that of an opaque directory, or of a file with data, says nothing. */
+/** Returns the redirect if it has an effect. It has none on an opaque directory or on a file with data. */
 function countingRedirect(entry: Records, { redirect, opaque, metacopy }: Marks): string | undefined {
   return entry.type === k.S_IFDIR ? (opaque === 'y' ? undefined : redirect) : metacopy ? redirect : undefined;
 }
 
-/** Returns where a redirect leads, below the root. */
+/** Returns the path, below the root, that a redirect leads to. */
 function follow(redirect: string, parent: string): string {
   return redirect.startsWith('/') ? redirect.slice(1) : below(parent, redirect);
 }
@@ -816,7 +822,7 @@ export const metadataOf = (entry: Records): OperationFields => ({
 const copied = (attributes: Attributes): WrittenXattr[] =>
   [...attributes].flatMap(([name, value]) => (value === undefined ? [] : [{ name, value: Buffer.from(value) }]));
 
-/** Adds a file that is neither a regular one nor a directory. */
+/** Adds an entry that is neither a regular file nor a directory. */
 export function addSpecial(writer: TreeWriter, entry: Records, target: string, fields: OperationFields): void {
   if (entry.type === k.S_IFLNK) {
     const { mode: _, ...rest } = fields;
@@ -827,7 +833,7 @@ export function addSpecial(writer: TreeWriter, entry: Records, target: string, f
   }
 }
 
-/** Finds which directories of the upper the other side does not have, many in one native call. */
+/** Finds the directories of the upper that do not exist in the target directory. One native call looks up many. */
 class AbsentDirectories {
   readonly #dir: Descriptor;
   readonly #found: Set<bigint>;
@@ -868,7 +874,7 @@ class AbsentDirectories {
   }
 }
 
-/** True if nothing is hidden through a mount, or has another name there. */
+/** True if a mount shows each of the attributes, and under the same name. */
 function hasOnlyShown(attributes: Attributes, space: MarkSpace): boolean {
   for (const name of attributes.keys()) if (shownName(name, space) !== name) return false;
   return true;
@@ -900,8 +906,8 @@ const stagingInUpper = (root: Path): OverlayError =>
   new OverlayError({
     errno: e.EEXIST,
     reason: 'path-exists',
-    what: `${quotePath(root)} has an entry ${STAGING}, a name that the merge needs in the other directory`,
-    hint: 'rename or remove it; if it is left of a merge, merge into that directory again first',
+    what: `${quotePath(root)} has an entry ${STAGING}; the merge needs that name in the other directory`,
+    hint: 'rename or remove it; if an earlier merge left it, merge into that directory again first',
     path: pathString(root),
   });
 
@@ -909,8 +915,8 @@ const noData = (root: Path, path: string): OverlayError =>
   new OverlayError({
     errno: e.ENOENT,
     reason: 'path-missing',
-    what: `the data of ${quotePath(toBytePath(path))}, of which ${quotePath(root)} has the metadata only, is not in the directory`,
-    hint: 'merge into the directory, or a copy of it, that was the lower layer of the overlay',
+    what: `${quotePath(root)} has only the metadata of ${quotePath(toBytePath(path))}, and the directory does not have its data`,
+    hint: 'merge into the lower layer of the overlay or into a copy of it',
     path: pathString(root),
   });
 
@@ -988,7 +994,7 @@ function refuseOverlap(upper: Root, dir: Root): void {
   throw new OverlayError({
     errno: e.EINVAL,
     reason: isSame ? 'layer-twice' : 'layers-overlap',
-    what: isSame ? `${a} and ${b} are the same directory` : `${b} lies inside ${a}, which is to be merged into it`,
+    what: isSame ? `${a} and ${b} are the same directory` : `${a} cannot be merged into ${b}, which lies inside it`,
     hint: 'name two separate directories',
     path: pathString(dir.path),
   });
@@ -999,34 +1005,37 @@ function refuseOtherBase(dir: Root, { since }: Settings): void {
   throw new OverlayError({
     errno: e.EINVAL,
     reason: 'layer-changed',
-    what: `${quotePath(dir.path)} is not the directory of which the baseline was taken`,
+    what: `the baseline belongs to another directory than ${quotePath(dir.path)}`,
     hint: 'pass the baseline of this directory',
     path: pathString(dir.path),
   });
 }
 
 /**
- * Folds an upper into a directory: its deletes, replacements, opaque directories, renames, hard links, contents,
- * owners, modes, times and attributes. The directory then equals the merged view. It is a plain directory, such as the
- * lower layer, or a mounted overlay. Unmount the overlay of the upper first, or let nothing use it meanwhile. A merge by
- * move is refused while an overlay uses the upper, also if that overlay is the argument; `removeLayer` says which overlays
- * are seen.
+ * Folds an upper into a directory: its deletions, replacements, opaque directories, renames, hard links, contents,
+ * owners, modes, times and attributes. The directory then equals the merged view. `dir` can be a plain directory, such
+ * as the lower layer, or a mounted overlay. First unmount the overlay that uses the upper, or let no program use it
+ * during the merge. A merge by move
+ * refuses an upper that an overlay uses, also if that overlay is the argument. `removeLayer` says which overlays the
+ * library sees.
  *
- * With `index`, the kernel shows a changed file under all its hard links, and the upper may lack some of them. A merge of
- * such an upper is refused before anything is written, with `reason: 'layers-incomplete'` and the remedy.
+ * With `index`, the kernel shows a changed file under all its hard links, and the upper can lack some of them. The merge
+ * refuses such an upper before it writes anything. The reason is `'layers-incomplete'`, and the error has the remedy.
  *
- * Each file is replaced atomically, rename(2), and a path that both states have is never missing. A merge that fails or
- * is killed may be called again: it goes on, and the result is the same. Meanwhile `dir` has a directory
- * `.overlayfs-merge`. Do not repeat a merge by copy that has ended, if the upper has renamed directories: the second one
- * would look for them where they no longer are. A merge by move leaves nothing to repeat.
+ * The merge replaces each file atomically, rename(2). A path that exists before and after the merge is never missing.
+ * A merge that failed or was killed can be called again: it resumes, and the result is the same. Until the merge is
+ * complete, `dir` has a directory `.overlayfs-merge`. Do not repeat a complete merge by copy if the upper has renamed
+ * directories: the second merge would look for them at their old paths. A merge by move leaves nothing to repeat.
  *
- * With `since`, all conflicts are found before anything is written: paths that the upper changes and that others have
- * changed in the directory. A file that the upper replaces with another one, and that others removed, is no conflict.
- * A program that writes through a mapping to pages that were dirty before leaves no trace, mmap(2).
+ * With `since`, the merge finds all conflicts before it writes anything. A conflict is a path that the upper changes
+ * and that others have changed in the directory. A file that the upper replaces with another one, and that others
+ * removed, is no conflict. The merge cannot see a write through a memory mapping, mmap(2), to a page that was already
+ * dirty at the baseline: such a write changes no time.
  *
  * @throws {OverlayError} `reason` is `'layer-conflict'` with all of them in `conflicts`, `'path-missing'`,
- * `'path-not-directory'`, `'layer-twice'`, `'layers-overlap'`, `'layer-in-use'`, `'layer-changed'`,
- * `'layers-incomplete'`, `'mount-inside'`, `'out-of-space'`, `'read-only'`, `'permission-denied'` or `'xattr-denied'`. The message says what was done
+ * `'path-not-directory'`, `'layer-twice'`, `'layers-overlap'`, `'layers-incomplete'`, `'layer-in-use'`,
+ * `'layer-changed'`, `'mount-inside'`, `'out-of-space'`, `'read-only'`, `'permission-denied'` or `'xattr-denied'`. The
+ * message says how far the merge got
  */
 export async function mergeLayer(upper: LayersLike, dir: PathLike, options?: MergeOptions): Promise<MergeSummary> {
   return run(merged(upper, dir, options));

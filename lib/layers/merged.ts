@@ -1,6 +1,6 @@
 /**
- * A walk of the merged view of layers, without a mount: parents first, the names of a directory in byte order. One
- * walker reads each layer; where a redirect leads elsewhere, others begin there.
+ * Walks the merged view of layers without a mount: parents first, the names of a directory in byte order. One walker
+ * reads each layer. If a redirect leads elsewhere, more walkers start there.
  */
 
 import * as k from '../kernel/constants.js';
@@ -10,13 +10,13 @@ import { isWhiteoutEntry, readMarks } from './marks.js';
 import { findChild, type LayerStack, type Places, placesOf, type Source } from './stack.js';
 import { Walker, type WalkOptions } from './walk.js';
 
-/** A walker of one layer, from a directory on that is at `prefix` in the merged view. */
+/** A walker of one layer that starts at the directory `base`, which is at `prefix` in the merged view. */
 interface Stream {
   readonly layer: number;
   readonly base: string;
   readonly prefix: string;
   readonly walker: Walker;
-  /** Of its current entry, in the merged view. */
+  /** The path of the current entry in the merged view. */
   path: string;
   isUsed: boolean;
 }
@@ -36,14 +36,14 @@ export class MergedWalker {
   readonly #stack: LayerStack;
   readonly #options: WalkOptions;
   readonly #hasWhiteouts: boolean;
-  /** By layer. */
+  /** The streams, sorted by layer. */
   readonly #streams: Stream[] = [];
   readonly #ancestors: Ancestor[] = [];
   #current: Stream | undefined;
   #group: Stream[] = [];
   #isOver = false;
 
-  /** `places` are those of the directory to begin at, which is the root of the paths. */
+  /** `places` are the places of the directory to walk. Paths count from that directory. */
   constructor(stack: LayerStack, places: Places, { whiteouts = false, ...options }: MergedOptions = {}) {
     this.#stack = stack;
     this.#options = { attributes: 'directories', ...options };
@@ -65,7 +65,7 @@ export class MergedWalker {
     return opened;
   }
 
-  /** The entry, as its layer has it. Valid until the next entry. */
+  /** The entry of the topmost layer that has it. Valid until the next entry. */
   get entry(): Walker {
     return (this.#current as Stream).walker;
   }
@@ -74,11 +74,12 @@ export class MergedWalker {
     return (this.#current as Stream).path;
   }
 
-  /** The index of the layer that has the entry, and its path there. */
+  /** The index of the layer that the entry is from. */
   get layer(): number {
     return (this.#current as Stream).layer;
   }
 
+  /** The path of the entry in that layer. */
   get layerPath(): string {
     const { base, walker } = this.#current as Stream;
     return base === '' ? walker.path : walker.path === '' ? base : below(base, walker.path);
@@ -89,7 +90,7 @@ export class MergedWalker {
     return this.#isOver;
   }
 
-  /** What the layers have at the current path, from the current one on. */
+  /** Returns the entries of the layers at the current path, from the current layer down. */
   *sources(): Task<Source[]> {
     const { path, layer } = this;
     const isDirectory = (this.#current as Stream).walker.type === k.S_IFDIR;
@@ -102,7 +103,7 @@ export class MergedWalker {
     for (const { walker } of this.#group) if (walker.type === k.S_IFDIR) walker.skip();
   }
 
-  /** Goes on to the next entry. Returns false at the end. */
+  /** Moves to the next entry. Returns false at the end. */
   *next(): Task<boolean> {
     for (;;) {
       yield* this.#advance();
@@ -133,7 +134,7 @@ export class MergedWalker {
     return true;
   }
 
-  /** The layers that have the next path. */
+  /** Returns the streams that are at the next path. */
   #nextGroup(): Stream[] | undefined {
     const [first, ...others] = this.#streams;
     if (first === undefined) return undefined;
@@ -146,13 +147,13 @@ export class MergedWalker {
     return group;
   }
 
-  /** Finds out what the layers make of one path: which have part in it, and what the others' contents are left out of. */
+  /** Decides which layers have a part in one path, and skips the directories of the others. Returns the topmost. */
   *#merge(group: readonly Stream[]): Task<Stream | undefined> {
     const [first] = group as [Stream];
     const { path } = first;
     while (!isBelow(path, (this.#ancestors.at(-1) as Ancestor).path)) this.#ancestors.pop();
     this.#isOver = false;
-    if (path === '' || first.walker.path === '') return first; // where the walkers begin
+    if (path === '' || first.walker.path === '') return first; // the start of each walker
     let top: Stream | undefined;
     const places: (string | undefined)[] = [];
     let isOver = false;
@@ -182,14 +183,14 @@ export class MergedWalker {
     return this.#hasWhiteouts ? (top ?? first) : top;
   }
 
-  /** Begins to walk the directories that a redirect in a layer leads to. */
+  /** Opens walkers for the directories that a redirect in a layer leads to. */
   *#follow(path: string, top: number, layer: number, places: (string | undefined)[]): Task<void> {
     const parent = (this.#ancestors.at(-1) as Ancestor).places;
     const name = path.slice(path.lastIndexOf('/') + 1);
     const found = placesOf(this.#stack, yield* findChild(this.#stack, parent, name, { first: top }));
     for (const one of this.#open(found, path, layer + 1)) {
       places[one.layer] = one.base;
-      // The directory itself is not seen again.
+      // The walk has already returned the directory itself.
       while (!one.walker.advance()) if (!(yield* one.walker.more())) break;
     }
   }

@@ -25,8 +25,8 @@ import { opaqueName } from './xattrs.js';
 export interface OpaqueOptions {
   /**
    * Uses the mark `user.overlay.opaque`, which counts for mounts with `userxattr`. The mark for all other mounts is
-   * `trusted.overlay.opaque`, which needs CAP_SYS_ADMIN in the initial user namespace. Default: as for mounts, true in
-   * a user namespace, which may not write `trusted.*`.
+   * `trusted.overlay.opaque`, which needs CAP_SYS_ADMIN in the initial user namespace. Default, as for mounts: true in
+   * a user namespace, where a process may not write `trusted.*`.
    */
   userxattr?: boolean;
   /**
@@ -39,7 +39,7 @@ export interface OpaqueOptions {
 const booleans: ReadonlySet<string> = new Set(['userxattr']);
 const names: ReadonlySet<string> = new Set([...booleans, 'marks']);
 
-/** The value that counts; any other has no effect. */
+/** The value of the mark. Any other value has no such effect. */
 const OPAQUE = 'y';
 
 interface OpaquePlan {
@@ -54,7 +54,7 @@ function prepare(dir: PathLike, options: OpaqueOptions | undefined): OpaquePlan 
   return { path, attributes: toNamespaces(options).map(opaqueName), plan: new Plan() };
 }
 
-/** Returns, for each mark, whether it is that of `userxattr`. */
+/** Returns true for the mark of `userxattr` and false for the other, one for each mark to use. */
 function toNamespaces(options: OpaqueOptions | undefined): boolean[] {
   const { userxattr, marks } = toBooleanOptions(options, names, booleans);
   if (checkWord(marks, 'marks', ['both']) === undefined) return [userxattr ?? kernelFeaturesSync().userNamespace];
@@ -78,14 +78,14 @@ function* marked(dir: PathLike, options: OpaqueOptions | undefined): Task<void> 
   addGuard(plan, 'file-system-is-overlay');
   const set = (attribute: string, flags = 0, tolerate: readonly number[] = []) =>
     plan.add(calls.setxattr, [['/proc/self/fd/', directory], attribute, OPAQUE, flags], { tolerate });
-  // Without privilege this one fails, before the other mark is set.
+  // A process without privilege fails here, before it sets either mark.
   if (attributes.length > 1) set(`${opaqueName(false)}.none`, k.XATTR_REPLACE, [e.ENODATA]);
   for (const attribute of attributes) set(attribute);
   const outcome = yield* ask(plan);
   if (outcome instanceof StepFailure) throw explainOpaque(path, outcome);
 }
 
-/** The rules of marks. The others are those of any call. */
+/** Explains the errors that marks have of their own. explainErrno covers the rest. */
 function findVerdict(shown: string, { errno, step, guard }: StepFailure): Verdict | undefined {
   if (guard === 'file-system-is-overlay') {
     return { reason: 'merged-mount', what: `${shown} is in a mounted overlay, where the mark has no effect` };

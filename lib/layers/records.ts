@@ -1,9 +1,9 @@
 /**
- * Reads the records of directory entries that native/walk.h describes. A cursor, since an object for each entry would
- * take longer than the kernel does.
+ * Reads the records of directory entries that native/walk.h describes. It is a cursor, since an object for each entry
+ * would take longer than the kernel does.
  *
- * Names and paths are kept as strings in which each character is one byte: any name fits, and `<` compares them in byte
- * order. encodings.ts makes of them what callers get.
+ * Names and paths are strings with one character for each byte: any name fits, and `<` compares them in byte order.
+ * encodings.ts converts them for callers.
  */
 
 import * as k from '../kernel/constants.js';
@@ -36,12 +36,12 @@ const flag = { isAscii: 1, isOtherMount: 2, isBrokenOff: 4, hasWholeMtime: 8 } a
 /** The size of a value that the process may not read. */
 const UNREADABLE = 0xffffffff;
 
-/** The extended attributes of an entry by name. A value is undefined where the process may not read it. */
+/** The extended attributes of an entry by name. A value is undefined if the process may not read it. */
 export type Attributes = ReadonlyMap<string, Buffer | undefined>;
 
 const noAttributes: Attributes = new Map();
 
-/** A time of a file. The nanoseconds count from the second on, before 1970 too. */
+/** A time of a file. The nanoseconds add to the seconds, also for times before 1970. */
 export interface Time {
   readonly seconds: number;
   readonly nanoseconds: number;
@@ -54,16 +54,16 @@ const align = (size: number, to: number): number => Math.ceil(size / to) * to;
 
 const nothing = new ArrayBuffer(0);
 
-/** Entries, of which one is current. */
+/** A cursor over records. */
 export class Records {
   #bytes: Buffer = Buffer.from(nothing);
   #words: Uint32Array = new Uint32Array(nothing);
   #wide: BigInt64Array = new BigInt64Array(nothing);
-  /** Of the current record. */
+  /** The offset of the current record. */
   #at = 0;
   #next = 0;
 
-  /** Takes other entries, before the first of which the cursor is. */
+  /** Replaces the records. The cursor is then before the first one. */
   load(records: Buffer): void {
     const { buffer, byteOffset, length } = records;
     this.#bytes = records;
@@ -73,7 +73,7 @@ export class Records {
     this.#next = 0;
   }
 
-  /** Goes on to the next entry. Returns false behind the last one. */
+  /** Moves to the next entry. Returns false after the last one. */
   advance(): boolean {
     if (this.#next >= this.#bytes.length) return false;
     this.#at = this.#next;
@@ -90,12 +90,12 @@ export class Records {
     return (this.#words[at + 1] as number) * 2 ** 32 + (this.#words[at] as number);
   }
 
-  /** The errno with which the entry, or the contents of a directory, could not be read; else 0. */
+  /** The errno of the failure to read the entry, or a directory's contents; 0 without a failure. */
   get error(): number {
     return this.#word(word.error);
   }
 
-  /** 0 if nothing is known of the entry but its error. */
+  /** The type and the permission bits; 0 if only the entry's error is known. */
   get mode(): number {
     return this.#word(word.mode);
   }
@@ -118,7 +118,7 @@ export class Records {
     return this.#word(word.links);
   }
 
-  /** The device that a device node stands for. */
+  /** The major number of the device that a device node represents. */
   get rdevMajor(): number {
     return this.#word(word.rdevMajor);
   }
@@ -127,7 +127,7 @@ export class Records {
     return this.#word(word.rdevMinor);
   }
 
-  /** 0 for the root of a walk. */
+  /** The depth below the root of the walk; 0 for the root. */
   get depth(): number {
     return this.#word(word.depth);
   }
@@ -144,7 +144,7 @@ export class Records {
     return this.#half(wide.bytes);
   }
 
-  /** The number of blocks of 512 bytes that it occupies. */
+  /** The number of allocated blocks of 512 bytes. */
   get blocks(): number {
     return this.#half(wide.blocks);
   }
@@ -157,18 +157,18 @@ export class Records {
     return { seconds: Number(this.#wide[(this.#at >> 3) + wide.ctime]), nanoseconds: this.#word(word.ctimeNs) };
   }
 
-  /** In nanoseconds since 1970. */
+  /** The modification time in nanoseconds since 1970. */
   get mtimeNs(): bigint {
     if (this.#word(word.flags) & flag.hasWholeMtime) return this.#wide[(this.#at >> 3) + wide.mtimeWhole] as bigint;
     return (this.#wide[(this.#at >> 3) + wide.mtime] as bigint) * 1_000_000_000n + BigInt(this.#word(word.mtimeNs));
   }
 
-  /** The root of another mount. The walk does not enter it. */
+  /** True for the root of another mount, which the walk does not enter. */
   get isOtherMount(): boolean {
     return (this.#word(word.flags) & flag.isOtherMount) !== 0;
   }
 
-  /** The walk has ended here, because a directory is not where it was. */
+  /** True if the walk ends here because a directory was moved away. */
   get isBrokenOff(): boolean {
     return (this.#word(word.flags) & flag.isBrokenOff) !== 0;
   }
@@ -177,7 +177,7 @@ export class Records {
     return (this.#word(word.flags) & flag.isAscii) !== 0;
   }
 
-  /** One character a byte; empty for the root. */
+  /** The name, one character for each byte; empty for the root. */
   get name(): string {
     const start = this.#at + HEAD;
     return this.#bytes.toString('latin1', start, start + this.#word(word.nameSize));
@@ -187,7 +187,7 @@ export class Records {
     return this.#at + HEAD + align(this.#word(word.nameSize), 8);
   }
 
-  /** The target of a symbolic link, if the walk reads targets. Valid as long as the buffer of the records is. */
+  /** The target of a symbolic link, if the walk reads targets. Shares the buffer of the records. */
   get target(): Buffer {
     return this.#bytes.subarray(this.#targetStart, this.#targetStart + this.#word(word.targetSize));
   }

@@ -1,4 +1,4 @@
-/** Removal of layer directories and work directories, with whatever modes the kernel has left in them. */
+/** Removes layer directories and work directories, even if the modes of directories inside deny access. */
 import * as e from '../errnos.js';
 import { invalidArgumentValue, OverlayError } from '../errors.js';
 import { isUsed } from '../in-use/probe.js';
@@ -26,17 +26,17 @@ import { explainErrno, type Verdict } from '../verdicts.js';
 import { lockDirectory } from './lock.js';
 import { inUse, refuseUsed, usedByOther, usedUnseen } from './used.js';
 
-/** Entries removed in one native call: a program that ends waits for the call under way. */
+/** The number of entries that one native call removes. An exiting program waits for the current call. */
 const SLICE = 5000;
 const PATH_ROOM = 4096;
 
 interface Target {
   readonly path: Path;
   readonly name: Path;
-  /** The directory that it is in. */
+  /** The directory that holds it. */
   readonly parent: Descriptor;
   readonly found: StatResult;
-  /** Without symbolic links. */
+  /** The path without symbolic links. */
   readonly real: Path;
 }
 
@@ -76,11 +76,11 @@ function* look(path: Path): Task<Target> {
 
 interface Failure {
   readonly errno: number;
-  /** The path inside the directory, where it is known. */
+  /** The path inside the directory; empty if it is not known. */
   readonly inside: Path;
 }
 
-/** Removes it in slices; `user` is a user namespace to do so in. */
+/** Removes the directory in slices; in the user namespace `user`, if given. */
 function* remove({ path, parent, name }: Target, user?: Descriptor): Task<Failure | undefined> {
   for (let isFirst = true; ; isFirst = false) {
     const plan = new Plan();
@@ -88,7 +88,7 @@ function* remove({ path, parent, name }: Target, user?: Descriptor): Task<Failur
       plan.isInChild = true;
       plan.add(calls.setns, [user, k.CLONE_NEWUSER]);
     }
-    // The last one spares a directory that an overlay uses.
+    // The last argument makes the call keep a directory that an overlay uses.
     const args = [parent, name, 0, SLICE, PATH_ROOM, 1];
     const step = plan.stepOf(plan.add(calls.remove, args, { output: PATH_ROOM, tolerate: 'any' }));
     const outcome = yield* ask(plan);
@@ -96,7 +96,7 @@ function* remove({ path, parent, name }: Target, user?: Descriptor): Task<Failur
     const result = outcome.result(step);
     if (result === 0) return undefined;
     if (result > 0) continue;
-    // Another program has been quicker.
+    // Another program has removed the rest.
     if (!isFirst && result === -e.ENOENT) return undefined;
     const bytes = outcome.bytes(step, PATH_ROOM);
     const inside = bytes.subarray(0, bytes.indexOf(0));
@@ -113,7 +113,7 @@ const leftOf = (path: Path, inside: Path): string =>
 
 const isDenied = ({ errno }: Failure): boolean => errno === e.EACCES || errno === e.EPERM;
 
-/** Those of the user, where it has subordinate ids that it can map. */
+/** Returns a user namespace with the user's subordinate ids; undefined if the user cannot map any. */
 function* subIdNamespace(): Task<Descriptor | undefined> {
   try {
     return yield* makeSubIdNamespace();
@@ -149,7 +149,7 @@ function* removeDirectory(path: Path): Task<void> {
   }
 }
 
-/** The rules of removals. The others are those of any call. */
+/** Explains the errors that removals have of their own. explainErrno covers the rest. */
 function findVerdict(path: Path, place: Path, errno: number, isOpening: boolean): Verdict | undefined {
   switch (errno) {
     case e.ENOTDIR:
@@ -178,7 +178,7 @@ function findVerdict(path: Path, place: Path, errno: number, isOpening: boolean)
   }
 }
 
-/** The reason for a directory that could not be removed. Pure. */
+/** Explains why a directory could not be removed. Pure. */
 export function explainRemoval(path: Path, errno: number, inside: Path, syscall = 'unlink'): OverlayError {
   const place = placeOf(path, inside);
   const failed = { name: `the directory ${quotePath(path)}`, purpose: `remove ${quotePath(place)}` };
@@ -188,25 +188,25 @@ export function explainRemoval(path: Path, errno: number, inside: Path, syscall 
 }
 
 /**
- * Removes a layer directory or a workdir with all that it holds: unlinkat(2). Directories that their mode closes, as
- * the kernel's `work/work` of mode 000, are opened up first by their owner, chmod(2). A user with subordinate ids
- * removes files of these ids in a user namespace, by newuidmap(1). Symbolic links are not followed, and no mount is
- * entered. A removal that fails midway leaves the rest.
+ * Removes a layer directory or a workdir with all that it holds: unlinkat(2). If the mode of a directory denies access,
+ * as that of the kernel's `work/work` (mode 000) does, the call first changes the mode, as the owner may: chmod(2). For a
+ * user with subordinate ids, it removes files of these ids in a user namespace: newuidmap(1). It follows no symbolic link
+ * and enters no mount. A removal that fails midway leaves the rest.
  *
- * A directory that is a mount point or has one inside is refused, and so is one that is or holds a layer or workdir of
- * an overlay in the mount table of this thread, or that an `overlayfs run` uses. The upperdir and the workdir of an
- * overlay that this process has mounted elsewhere, such as a detached one, are refused too. If they are further down, the
- * removal ends when it comes to them. Nothing tells of lower layers of such an overlay, or of overlays that other
- * processes have in another mount namespace: these are removed.
+ * The call refuses a directory that is a mount point or has one inside. It refuses a directory that is or holds a layer
+ * or workdir of an overlay in the mount table of this thread, or that an `overlayfs run` uses. It also refuses the
+ * upperdir and the workdir of an overlay that this process has mounted elsewhere, such as a detached one. If one of these
+ * is further down, the removal ends when it reaches it. The call cannot detect, and so removes, the lower layers of such
+ * an overlay and the layers of overlays that other processes have in another mount namespace.
  *
- * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'` (a symbolic link, too),
+ * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'` (also for a symbolic link),
  * `'path-inaccessible'`, `'mount-inside'`, `'layer-in-use'`, `'permission-denied'` or `'read-only'`
  */
 export async function removeLayer(dir: PathLike): Promise<void> {
   await run(removeDirectory(toDirectory(dir)));
 }
 
-/** `removeLayer`, on the calling thread. */
+/** The synchronous form of `removeLayer`. */
 export function removeLayerSync(dir: PathLike): void {
   runSync(removeDirectory(toDirectory(dir)));
 }

@@ -1,6 +1,6 @@
 /**
- * Layers on top of each other, and what they have at a path: the kernel's own look-up (ovl_lookup in fs/overlayfs),
- * with whiteouts, opaque directories, redirects and metacopies.
+ * Looks paths up in a stack of layers, by the rules of the kernel (ovl_lookup in fs/overlayfs) for whiteouts, opaque
+ * directories, redirects and metacopies.
  */
 
 import * as e from '../errnos.js';
@@ -22,16 +22,17 @@ export interface Layer {
   readonly root: Descriptor;
 }
 
-/** The path of a directory in each layer, by the layer's index; undefined where a layer has no part in it. */
+/** The path of a directory in each layer, by the layer's index; undefined if the layer has no part in it. */
 export type Places = readonly (string | undefined)[];
 
-/** What one layer has at a path. */
+/** The entry of one layer at a path. */
 export interface Source {
   readonly layer: number;
-  /** Below the layer's root, one character a byte. */
+  /** The path below the layer's root, one character for each byte. */
   readonly path: string;
-  /** The S_IFMT bits, and all bits. */
+  /** The S_IFMT bits of the mode. */
   readonly type: number;
+  /** All bits of the mode. */
   readonly mode: number;
   readonly uid: number;
   readonly gid: number;
@@ -49,7 +50,7 @@ export interface Source {
   readonly isWhiteout: boolean;
 }
 
-/** Takes the current entry out of the records. */
+/** Copies the current entry out of the records. */
 export function toSource(entry: Records, layer: number, path: string, space: MarkSpace): Source {
   const { type, attributes } = entry;
   const marks = readMarks(attributes, space);
@@ -76,7 +77,7 @@ export function toSource(entry: Records, layer: number, path: string, space: Mar
   };
 }
 
-/** Opened layers, the topmost first. Whoever opens them closes them. */
+/** Open layers, the topmost first. The caller of openLayers closes them. */
 export class LayerStack {
   readonly layers: readonly Layer[];
   /** Layers that hold the data of metacopies only. */
@@ -93,12 +94,12 @@ export class LayerStack {
     for (const { root } of [...this.layers, ...this.dataLayers]) close({ descriptor: root });
   }
 
-  /** The layer with this index; those for data come behind the others. */
+  /** Returns the layer with this index. The data layers come after the others. */
   at(index: number): Layer {
     return (this.layers[index] ?? this.dataLayers[index - this.layers.length]) as Layer;
   }
 
-  /** The places of the root, in the layers from one on. */
+  /** Returns the places of the root, in the layers from the index `first` on. */
   roots(first: number): Places {
     return this.layers.map((_, i) => (i >= first ? '' : undefined));
   }
@@ -114,8 +115,8 @@ function* openLayer(path: Path): Task<Layer> {
 }
 
 /**
- * Opens layers, the topmost first. Finds out by the marks of their roots which namespace of attributes counts, if that
- * is not given.
+ * Opens layers, the topmost first. If `space` is not given, the marks on their roots decide which namespace of attributes
+ * counts.
  */
 export function* openLayers(
   paths: readonly Path[],
@@ -143,19 +144,19 @@ function* findSpace(layers: readonly Layer[]): Task<MarkSpace> {
   return 'either';
 }
 
-/** The state of a look-up, as `struct ovl_lookup_data`. */
+/** The state of a look-up, like `struct ovl_lookup_data` of the kernel. */
 interface LookUp {
-  /** A name, or a path that begins with a slash and is looked up from the root. */
+  /** A name in a directory, or a path from the root, which begins with a slash. */
   name: string;
   isDirectory: boolean;
   isMetacopy: boolean;
   stops: boolean;
 }
 
-/** Takes a redirect over into the name that the layers below are asked for. */
+/** Applies a redirect to the name to look up in the layers below. */
 function followRedirect(lookUp: LookUp, redirect: string, before: string, after: string): void {
   if (redirect.startsWith('/')) {
-    // An opaque directory on the way does not hide what an absolute redirect leads to.
+    // An opaque directory on the way does not hide the target of an absolute redirect.
     lookUp.stops = false;
     lookUp.name = redirect + after;
   } else {
@@ -163,7 +164,7 @@ function followRedirect(lookUp: LookUp, redirect: string, before: string, after:
   }
 }
 
-/** Looks a name up in one layer. Returns what counts of it, or undefined. */
+/** Looks a name up in one layer. Returns its entry, or undefined if the layer has no part in the name. */
 function* findInLayer(stack: LayerStack, layer: number, base: string, lookUp: LookUp): Task<Source | undefined> {
   const { name } = lookUp;
   const isAbsolute = name.startsWith('/');
@@ -200,7 +201,7 @@ function* findInLayer(stack: LayerStack, layer: number, base: string, lookUp: Lo
       if (!isLowest && source.marks.opaque === 'y') lookUp.stops = true;
     }
     const { redirect } = source.marks;
-    // An opaque directory has no redirect that counts.
+    // The kernel ignores the redirect of an opaque directory.
     if (redirect !== undefined && !(isDirectory && source.marks.opaque === 'y')) {
       followRedirect(lookUp, redirect, name.slice(0, before), name.slice(end));
     }
@@ -215,17 +216,17 @@ export const isAbsent = (errno: number): boolean =>
   errno === e.ENOENT || errno === e.ENOTDIR || errno === e.ELOOP || errno === e.ENAMETOOLONG;
 
 export interface FindOptions {
-  /** Where an upper entry's redirect leads, instead of the name. */
+  /** The redirect of an entry above, looked up instead of the name. */
   readonly redirect?: string | undefined;
-  /** True if the data of a metacopy above is looked for. */
+  /** True to look for the data of a metacopy above. */
   readonly isMetacopy?: boolean;
-  /** The first layer that is asked. */
+  /** The index of the first layer to search. */
   readonly first?: number;
 }
 
 /**
- * Finds what the layers have at a name in a directory, the topmost first: a file, or all directories that are merged.
- * A metacopy is followed by the file that has its data. Empty if there is nothing.
+ * Finds the entries of the layers at a name in a directory, the topmost first: a file, or all directories that are
+ * merged. The file with the data of a metacopy follows it. Returns an empty list if there is nothing.
  */
 export function* findChild(
   stack: LayerStack,
@@ -258,14 +259,14 @@ function* findData(stack: LayerStack, path: string): Task<Source | undefined> {
   return undefined;
 }
 
-/** The places of a directory that these sources are merged into. */
+/** Returns the places of the directory into which these sources are merged. */
 export function placesOf(stack: LayerStack, sources: readonly Source[]): Places {
   const places: (string | undefined)[] = new Array(stack.layers.length).fill(undefined);
   for (const { layer, path, type } of sources) if (type === k.S_IFDIR) places[layer] = path;
   return places;
 }
 
-/** Finds what the layers from `first` on have at a path below the root of the overlay. */
+/** Finds the entries of the layers from `first` on at a path below the root of the overlay. */
 export function* findPath(stack: LayerStack, path: string, first = 0): Task<Source[]> {
   let places = stack.roots(first);
   let found: Source[] = [];

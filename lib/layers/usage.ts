@@ -6,7 +6,7 @@ import { type Path, type PathLike, toAbsolute, toPath } from '../paths.js';
 import { Walker } from './walk.js';
 
 export interface DiskUsage {
-  /** The space that is allocated, in bytes: less than the sizes of sparse files, metacopies and holes. */
+  /** The allocated space in bytes. It is less than the size for sparse files and metacopies. */
   bytes: number;
   /** The number of inodes: a file with several hard links counts once. */
   inodes: number;
@@ -40,8 +40,8 @@ function* measure(dir: Path): Task<DiskUsage> {
 }
 
 /**
- * Returns the space that a directory takes with all that it holds, as `du -s` counts it. Other mounts inside do not count.
- * statx(2).
+ * Returns the space that a directory takes with all its contents, as `du -s` counts it. Other mounts inside do not
+ * count. statx(2).
  *
  * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'` or `'path-inaccessible'`
  */

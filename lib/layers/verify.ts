@@ -1,4 +1,4 @@
-/** A check of layer directories: marks that have no effect, or another one than meant, and leftovers. */
+/** Checks layer directories for marks without effect or with an unintended one, and for leftovers. */
 
 import { toBooleanOptions } from '../arguments.js';
 import * as k from '../kernel/constants.js';
@@ -11,7 +11,7 @@ import type { Attributes } from './records.js';
 import { findChild, type LayerStack, openLayers, type Places, placesOf, type Source } from './stack.js';
 import { Walker } from './walk.js';
 
-/** What can be wrong, with its remedy. */
+/** The faults of a layer, each with its remedy. */
 const faults = {
   'whiteout-in-lowest': {
     what: 'a whiteout in the lowest layer hides nothing',
@@ -31,26 +31,26 @@ const faults = {
   },
   'redirect-to-nowhere': {
     what: 'the redirect of a directory leads to no directory below',
-    remedy: 'restore the layer that has it, or remove the attribute overlay.redirect',
+    remedy: 'restore the layer that has the directory, or remove the attribute overlay.redirect',
   },
   'metacopy-without-data': {
-    what: 'no layer below has the data of a metacopy, which cannot be read',
-    remedy: 'restore the layer that has it; without, the content is lost',
+    what: 'no layer below has the data of this metacopy, so the file cannot be read',
+    remedy: 'restore the layer that has the data; without that layer, the content is lost',
   },
   'stray-mark': {
     what: 'a mark has no effect here',
     remedy: 'remove the attribute',
   },
   'unknown-mark': {
-    what: 'the kernel knows no such mark',
-    remedy: 'remove the attribute, or escape it as overlay.overlay. if it is that of another overlay',
+    what: 'the kernel does not know this mark',
+    remedy: 'remove the attribute; if it belongs to another overlay, begin its name with overlay.overlay. instead',
   },
   'whiteout-name': {
-    what: 'a name that begins with .wh. is a whiteout in an archive only, and cannot be put into one',
+    what: 'a name that begins with .wh. means a whiteout in an archive, so no archive can hold this entry',
     remedy: 'make it a whiteout, or give it another name',
   },
   leftover: {
-    what: "it belongs into an overlay's workdir",
+    what: "it belongs in an overlay's workdir",
     remedy: 'remove it while no overlay uses the layer',
   },
   unreadable: {
@@ -58,18 +58,18 @@ const faults = {
     remedy: 'run the check as its owner or as root',
   },
   'other-mount': {
-    what: 'something else is mounted here, which an overlay does not show',
-    remedy: 'unmount it, or copy what it holds into the layer',
+    what: 'something is mounted here, and an overlay does not show it',
+    remedy: 'unmount it, or copy its contents into the layer',
   },
 } as const satisfies Readonly<Record<string, { readonly what: string; readonly remedy: string }>>;
 
 export type LayerFault = keyof typeof faults;
 
 export interface LayerFinding<P extends string | Buffer = string> {
-  /** Below the layer's root; `'.'` for the root itself. */
+  /** The path below the layer's root; `'.'` for the root itself. */
   path: P;
   reason: LayerFault;
-  /** The reason in words. */
+  /** A description of the fault. */
   what: string;
   remedy: string;
   /** The attribute that the finding is about. */
@@ -78,8 +78,8 @@ export interface LayerFinding<P extends string | Buffer = string> {
 
 export interface VerifyLayerOptions<E extends PathEncoding = PathEncoding> {
   /**
-   * The layers below, the topmost first; an empty list for the lowest layer. Default: they are not known, and the layer
-   * is checked by itself.
+   * The layers below, the topmost first; an empty list for the lowest layer. Default: the layers below are not known, and
+   * the checks that need them are left out.
    */
   lowerdir?: PathLike | readonly PathLike[];
   /** Layers that hold the data of metacopies only. */
@@ -104,11 +104,11 @@ const knownMarks: Readonly<Record<string, readonly number[]>> = {
   nlink: [k.S_IFREG, k.S_IFLNK, k.S_IFCHR, k.S_IFBLK, k.S_IFIFO, k.S_IFSOCK],
   uuid: [k.S_IFDIR],
   protattr: [k.S_IFDIR, k.S_IFREG],
-  // Only in the index of a workdir.
+  // This mark belongs only in the index of a workdir.
   upper: [],
 };
 
-/** As overlayfs names what it has not put into its place yet. */
+/** The name that overlayfs gives an entry until it moves it to its place. */
 const temporaryName = /^#[0-9a-f]+$/;
 
 interface Directory {
@@ -156,7 +156,7 @@ class Check {
     }
   }
 
-  /** Checks an entry. Returns what its contents are checked by. */
+  /** Checks an entry. For a directory, returns the facts that the checks of its contents need. */
   *#check(walker: Walker, parent: Directory | undefined): Task<Directory | undefined> {
     const { path, type, size, attributes } = walker;
     const marks = readMarks(attributes, this.#space);
@@ -254,9 +254,9 @@ function* verify({ dir, lowers, dataPaths, space, encoding }: Asked): Task<Layer
 }
 
 /**
- * Checks a layer directory, as a file system check does: marks and whiteouts that have no effect, redirects and
- * metacopies whose target is missing, names that no archive can run, and leftovers of overlayfs itself. Changes nothing.
- * Returns an empty list for a layer in which nothing is wrong. statx(2), listxattr(2).
+ * Checks a layer directory, like a file system check. It finds marks and whiteouts without effect, redirects and
+ * metacopies whose target is missing, names that no archive can hold, and leftovers of overlayfs itself. It changes
+ * nothing. Returns an empty list if nothing is wrong. statx(2), listxattr(2).
  *
  * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'` or `'path-inaccessible'`, of a layer
  */

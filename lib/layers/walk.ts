@@ -1,6 +1,6 @@
 /**
- * The walk of a directory tree by descriptors: parents first, the names of a directory in byte order. native/walk.cc
- * does it, thousands of entries a native call, and here is the cursor over its records.
+ * Walks a directory tree by descriptors: parents first, the names of a directory in byte order. native/walk.cc reads
+ * hundreds of entries in each native call. This file has the cursor over its records.
  */
 
 import * as e from '../errnos.js';
@@ -29,12 +29,12 @@ const flag = {
 
 export interface WalkOptions {
   /**
-   * The directory that the root is in: the root's path, which may be empty, leads through no symbolic link and into no
-   * other mount. Default: the root's path says it all.
+   * The directory from which the root's path counts. The path may be empty; it leads through no symbolic link and into no
+   * other mount. Default: the working directory, and a path of any kind.
    */
   readonly at?: Descriptor;
   /**
-   * The entries whose extended attributes are read. `'directories'` includes empty files, which may be whiteouts.
+   * The entries whose extended attributes the walk reads. `'directories'` includes empty files, which may be whiteouts.
    * Default: none.
    */
   readonly attributes?: 'directories' | 'all';
@@ -57,8 +57,8 @@ const toFlags = ({ at, attributes, targets, unsorted, followRoot = true }: WalkO
   (at === undefined ? 0 : flag.rootInside);
 
 /**
- * The size of a batch of records, some hundreds of entries. Larger ones are no faster, and let V8's heap grow. The first
- * one is small, so that a small tree needs no more.
+ * The size of a batch of records, some hundreds of entries. Larger batches are no faster, and make V8's heap grow. The
+ * first batch is smaller, so a small tree takes less memory.
  */
 const FIRST_BATCH = 16 * 1024;
 const BATCH = 64 * 1024;
@@ -119,9 +119,9 @@ export class Walker extends Records {
   #name = '';
   #path = '';
   #pathIsAscii = true;
-  /** The number of the current entry, from 1 on. */
+  /** The number of the current entry, counted from 1. */
   #number = 0;
-  /** Entries deeper than this one are left out. */
+  /** The cursor skips entries that are deeper than this. */
   #skipDepth = Number.POSITIVE_INFINITY;
   #skipped = 0;
   #batchSize = FIRST_BATCH;
@@ -136,7 +136,7 @@ export class Walker extends Records {
     this.#tape = options.tape;
   }
 
-  /** Gets more entries. Returns false when there are none. Throws an OverlayError if the root cannot be opened. */
+  /** Reads more entries. Returns false if there are none. Throws an OverlayError if the root cannot be opened. */
   *more(): Task<boolean> {
     if (this.#isClosed) return false;
     const isReplay = this.#tape?.isComplete === true;
@@ -156,7 +156,7 @@ export class Walker extends Records {
   async #nextBatch(): Promise<Batch> {
     const batch = await (this.#ahead ?? this.#read());
     this.#ahead = batch.count === 0 || this.#isClosed ? undefined : this.#read();
-    // The error comes out when the batch is asked for.
+    // The next call throws the error.
     this.#ahead?.catch(() => {});
     return batch;
   }
@@ -187,9 +187,9 @@ export class Walker extends Records {
   }
 
   /**
-   * Goes on to the next entry of the batch. Returns false when all have been used: `more` gets others.
+   * Moves to the next entry of the batch. Returns false at its end; `more` then reads another batch.
    *
-   * @throws {OverlayError} `'layer-changed'` when a directory has been moved away, so that the walk cannot go on
+   * @throws {OverlayError} `'layer-changed'` if another program has moved a directory away, so the walk cannot continue
    */
   override advance(): boolean {
     while (super.advance()) {
@@ -217,7 +217,7 @@ export class Walker extends Records {
     }
   }
 
-  /** Below the root, one character a byte; empty for the root. */
+  /** The path below the root, one character for each byte; empty for the root. */
   get path(): string {
     return this.#path;
   }
@@ -230,18 +230,18 @@ export class Walker extends Records {
     return this.#pathIsAscii;
   }
 
-  /** Leaves out what the current entry, a directory, holds. */
+  /** Skips the contents of the current entry, a directory. */
   skip(): void {
     this.#skipDepth = this.depth;
     this.#skipped = this.#number;
   }
 
-  /** The error of the current entry, as its `error` tells it. */
+  /** Returns an OverlayError for the `error` of the current entry. */
   failure(): OverlayError {
     return explainWalk(this.#root, this.error, this.#path);
   }
 
-  /** Ends the walk. Nothing happens the second time. */
+  /** Ends the walk. A second call has no effect. */
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
@@ -249,7 +249,7 @@ export class Walker extends Records {
   }
 }
 
-/** The error for a tree that could not be read. `inside` is the path below its root. */
+/** Explains why a tree could not be read. `inside` is the path below its root. */
 export function explainWalk(root: Path, errno: number, inside = ''): OverlayError {
   const path = inside === '' ? root : joinPath(root, toBytePath(inside));
   const shown = quotePath(path);
@@ -270,7 +270,7 @@ export function explainWalk(root: Path, errno: number, inside = ''): OverlayErro
     case e.EXDEV:
       return fields('layer-changed', `the directory ${shown} was moved away while it was read`);
     case e.EAGAIN:
-      return fields('layer-changed', `${shown} changed each time that it was looked at`);
+      return fields('layer-changed', `${shown} changed during each attempt to read it`);
     default:
       return explainShortage(errno, `read ${shown}`) ?? fields('unexplained', `${shown} could not be read`);
   }
@@ -278,7 +278,7 @@ export function explainWalk(root: Path, errno: number, inside = ''): OverlayErro
 
 /**
  * Describes single entries below a directory, in the order of the paths. An entry that does not exist has an `error`.
- * The way to an entry leads through no symbolic link and into no other mount.
+ * The path to an entry leads through no symbolic link and into no other mount.
  */
 export function* examine(
   directory: Descriptor,
@@ -295,7 +295,7 @@ export function* examine(
   return records;
 }
 
-/** As native/walk.cc reads them: the size, the bytes, a NUL, aligned to 4 bytes. */
+/** Encodes paths for native/walk.cc. Each is its size, its bytes and a NUL, aligned to 4 bytes. */
 function encodePaths(paths: readonly string[]): Buffer {
   const roomOf = ({ length }: string): number => (4 + length + 1 + 3) & ~3;
   let room = 0;

@@ -26,11 +26,11 @@ import { whiteoutName } from './xattrs.js';
 
 export interface WhiteoutOptions {
   /**
-   * Replaces an existing file with the whiteout. The whiteout is made aside and exchanged with the file, so that the
-   * name is never free. Then the file is removed. Default false.
+   * Replaces an existing file with the whiteout. The call makes the whiteout under another name, exchanges it with the
+   * file, so that the name is never free, and removes the file. Default: false.
    */
   replace?: boolean;
-  /** With `replace`: also replaces a directory, which is removed with all that it holds. Default false. */
+  /** With `replace`: also replaces a directory, and removes all that it holds. Default: false. */
   recursive?: boolean;
 }
 
@@ -76,8 +76,8 @@ function whiteoutPlan(paths: PathLike | readonly PathLike[], options: WhiteoutOp
     ? Array.from(paths, (path, i) => toEntry(path, `paths[${i}]`))
     : [toEntry(paths, 'path')];
 
-  // The plan opens all directories before it makes anything. Then it makes the whiteouts directory by directory: those
-  // of one file system, which can share an inode, mostly follow each other.
+  // The plan opens all directories before it makes anything. Then it makes the whiteouts directory by directory, so that
+  // whiteouts of one file system, which can share an inode, mostly follow each other.
   const plan = new Plan();
   const directories = new Map<string, { directory: Descriptor; entries: Entry[] }>();
   for (const entry of list) {
@@ -171,11 +171,11 @@ function explainDenied(shown: string, { found, parent, mayChange }: WhiteoutFact
   };
 }
 
-/** Returns whether a directory was to be removed with its contents. */
+/** True if the step was to remove a directory with its contents. */
 const removesTree = (step: Step | undefined, { found }: WhiteoutFacts): boolean =>
   step?.call === calls.replace && step.args[3] === 1 && found.type === k.S_IFDIR;
 
-/** The rules of whiteouts. The others are those of any call. */
+/** Explains the errors that whiteouts have of their own. explainErrno covers the rest. */
 function findVerdict(shown: string, { errno, step }: StepFailure, facts: WhiteoutFacts): Verdict | undefined {
   if (e.isOutOfDescriptors(errno)) {
     return {
@@ -245,7 +245,10 @@ function failedPath({ entries }: WhiteoutPlan, failure: StepFailure): [path: Pat
   return [path, splitPath(path)[0]];
 }
 
-/** True if another path of the call ends in the same name: since nothing is there any more, it was the same path. */
+/**
+ * True if the call names one path twice. The kernel has said that the path exists, but the undo has removed it. So
+ * another path of the call that ends in the same name was the same path.
+ */
 function isNamedTwice({ entries }: WhiteoutPlan, { errno, step }: StepFailure, { found }: WhiteoutFacts): boolean {
   const entry = step && entries.get(step);
   if (entry === undefined || errno !== e.EEXIST || found.errno !== e.ENOENT) return false;
@@ -283,7 +286,7 @@ function* whitedOut(path: PathLike | readonly PathLike[], options: WhiteoutOptio
 /**
  * Makes whiteouts in a layer directory: character devices 0:0, as overlayfs itself makes them, mknodat(2). Needs no
  * privilege from Linux 5.8 on. The whiteouts of one call share an inode if the file system allows it. A call that fails
- * midway removes what it made, or, with `replace`, reports what was done.
+ * midway removes the whiteouts that it made. With `replace`, it keeps them and reports their number.
  *
  * @throws {OverlayError} for the first path that cannot be a whiteout; `reason` is `'path-exists'`,
  * `'path-is-directory'`, `'path-missing'`, `'merged-mount'` (the path is in a mounted overlay: use the layer's

@@ -1,7 +1,7 @@
 /**
- * Writes trees in batches: operations below a root directory, performed in order on a thread of the library. The
- * writer gathers operations and passes them on in pieces of about 1 MiB. In the promise form it goes on gathering while
- * the thread writes, with at most 4 MiB outstanding. native/write.h describes the operations.
+ * Writes trees in batches. A thread of the library performs the operations in order, below a root directory. The writer
+ * gathers operations and sends them in pieces of about 1 MiB. In the promise form it continues to gather while the
+ * thread writes, with at most 4 MiB outstanding. native/write.h describes the operations.
  */
 import { ECANCELED } from '../errnos.js';
 import { abortError } from '../errors.js';
@@ -13,7 +13,7 @@ import { addon, type OperationFlag, type OperationKind, type Stage } from '../na
 import type { Time } from './records.js';
 
 const PIECE = 1 << 20;
-/** Gathered pieces that wait while the thread writes others. */
+/** The most gathered pieces that wait while the thread writes others. */
 const MOST_WAITING = 3;
 
 const RECORD_SIZE = 80;
@@ -28,19 +28,19 @@ export type Bytes = string | Uint8Array;
 export interface WrittenXattr {
   /** With its prefix: `user.comment`. */
   readonly name: Bytes;
-  /** Left out: the attribute is removed, if it is there. */
+  /** If left out, the operation removes the attribute if it exists. */
   readonly value?: Uint8Array;
-  /** Counted and left out where the file system has no such attributes (EOPNOTSUPP). */
+  /** The writer counts and skips the attribute if the file system does not support it (EOPNOTSUPP). */
   readonly toleratesUnsupported?: boolean;
-  /** Counted and left out where the kernel refuses it for this type of file or this process (EPERM). */
+  /** The writer counts and skips the attribute if the kernel refuses it for this type of file or process (EPERM). */
   readonly toleratesDenied?: boolean;
 }
 
-/** What an operation sets. Left out: as the kernel makes it, or as it is. */
+/** The metadata that an operation sets. A field that is left out keeps the kernel's default or the present value. */
 export interface Metadata {
   readonly uid?: number;
   readonly gid?: number;
-  /** The permissions; for a node with its type. */
+  /** The permissions; for a node, also its type. */
   readonly mode?: number;
   readonly atime?: Time | undefined;
   readonly mtime?: Time | undefined;
@@ -59,11 +59,11 @@ export interface OperationFields extends Metadata {
   /** The size of the file to copy. */
   readonly size?: number;
   readonly flags?: readonly OperationFlag[];
-  /** Which of the other roots is meant. Default: the first one. */
+  /** The index of the other root. Default: 0. */
   readonly other?: number;
 }
 
-/** An operation that failed. The operations before it are done; those behind it have not begun. */
+/** An operation that failed. The operations before it are complete; those after it have not begun. */
 export class WriteFailure extends Error {
   readonly path: Buffer;
   readonly kind: OperationKind;
@@ -71,7 +71,7 @@ export class WriteFailure extends Error {
   readonly stage: Stage;
   /** The path is below another root. */
   readonly isInOther: boolean;
-  /** The extended attribute, where one of these failed. */
+  /** The name of the extended attribute, if one failed. */
   readonly attribute: string | undefined;
 
   constructor(record: Recorded, errno: number, stage: Stage, attribute: number) {
@@ -86,20 +86,20 @@ export class WriteFailure extends Error {
 }
 
 export interface WriteTotals {
-  /** Operations that are done. */
+  /** Complete operations. */
   operations: number;
   /** Bytes that `copy` has copied or cloned. */
   copied: number;
-  /** Attributes that were refused and left out. */
+  /** Attributes that were refused and skipped. */
   tolerated: number;
 }
 
 export interface WriterOptions {
   /** The roots of paths with the flag `other` or `from_other`. */
   readonly others?: readonly Descriptor[];
-  /** A directory below the root for what `atomic` makes aside. */
+  /** A directory below the root, in which operations with the flag `atomic` make entries before they place them. */
   readonly staging?: Bytes | undefined;
-  /** Follow symbolic links in paths, inside the root. Otherwise a path with one fails with ELOOP or ENOTDIR. */
+  /** Follows symbolic links in paths, inside the root. Otherwise a path with one fails with ELOOP or ENOTDIR. */
   readonly inRoot?: boolean;
   readonly signal?: AbortSignal | undefined;
 }
@@ -159,7 +159,7 @@ export class TreeWriter {
     this.#staging = typeof staging === 'string' ? Buffer.from(staging, 'latin1') : (staging ?? null);
   }
 
-  /** Whether enough is gathered for `send`. */
+  /** True if the writer has gathered enough for `send`. */
   get isFull(): boolean {
     return this.#end >= PIECE;
   }
@@ -207,7 +207,7 @@ export class TreeWriter {
     if (fields.uid !== undefined || fields.gid !== undefined) flags |= operationFlags.owner;
     if (fields.mode !== undefined) flags |= operationFlags.mode;
     const { atime, mtime } = fields;
-    // The time of a file to copy tells that it is the same file, even where its copy gets no times.
+    // The time of a file to copy helps to identify it, even if its copy gets no times.
     if (atime !== undefined || mtime !== undefined) flags |= operationFlags.times;
     to.writeUInt32LE(at - start, start);
     to.writeUInt16LE(operations[kind], start + 4);
@@ -216,7 +216,7 @@ export class TreeWriter {
     to.writeUInt32LE(fromSize, start + 12);
     to.writeUInt32LE(attributesSize, start + 16);
     to.writeUInt32LE(fields.mode ?? 0, start + 20);
-    // An id that is left out stays: -1, chown(2).
+    // chown(2) leaves an id unchanged for -1.
     to.writeUInt32LE(fields.uid ?? 0xffffffff, start + 24);
     to.writeUInt32LE(fields.gid ?? 0xffffffff, start + 28);
     if (device !== undefined) {
@@ -237,14 +237,14 @@ export class TreeWriter {
   }
 
   /**
-   * Sets metadata at the end, when nothing inside the directory changes any more; the last one first. A later call for
-   * the same path replaces none, so it must not differ.
+   * Sets metadata in `finish`, when nothing inside the directory changes any more. The last call takes effect first, so
+   * two calls for one path must agree.
    */
   addLast(path: Bytes, metadata: Metadata): void {
     this.#last.push([path, metadata]);
   }
 
-  /** Passes on what is gathered. In the promise form, waits only while too much is outstanding. */
+  /** Sends the gathered operations. In the promise form, waits only while too much is outstanding. */
   *send(): Task<void> {
     if (this.#end === 0) return;
     const batch = this.#gathered.subarray(0, this.#end);
@@ -256,7 +256,7 @@ export class TreeWriter {
     );
   }
 
-  /** Writes all that is gathered, and the metadata for the end. */
+  /** Writes all gathered operations, then the metadata of `addLast`, and waits until they are complete. */
   *finish(): Task<WriteTotals> {
     for (let entry = this.#last.pop(); entry !== undefined; entry = this.#last.pop()) {
       this.add('metadata', ...entry);
@@ -270,7 +270,7 @@ export class TreeWriter {
     return this.totals;
   }
 
-  /** Drops what has not begun, and waits for the rest. For a caller that gives up; throws nothing. */
+  /** Drops the operations that have not begun and waits for the others. For a caller that gives up; throws nothing. */
   *stop(): Task<void> {
     this.#end = 0;
     this.#waiting = [];
@@ -289,7 +289,7 @@ export class TreeWriter {
 
   #plan(batch: readonly Buffer[]): Plan {
     const plan = new Plan();
-    // A thread with an umask of its own.
+    // The writer needs a thread with its own umask.
     plan.isOnOwnThread = true;
     const { inRoot } = this.#options;
     const staging = this.#staging;
@@ -305,9 +305,9 @@ export class TreeWriter {
     this.#take(performSync(plan), plan.steps[0] as Step, [batch]);
   }
 
-  /** Counts what was done. */
+  /** Adds the result of a batch to the totals. Throws if an operation failed. */
   #take(outcome: Outcome, step: Step, batch: readonly Buffer[]): void {
-    // Only a plan that did not begin fails: its step tolerates all errors.
+    // The step tolerates all errors, so a failure means that an abort kept the plan from beginning.
     if (outcome instanceof StepFailure) throw abortError(this.#options.signal as AbortSignal);
     const done = outcome.number(step, 0);
     this.totals.operations += done;
@@ -333,7 +333,7 @@ export class TreeWriter {
     }
   }
 
-  /** Performs what waits, all of it at once, until nothing waits. */
+  /** Performs all waiting pieces in one native call, and repeats this until none waits. */
   async #run(): Promise<void> {
     try {
       while (this.#waiting.length > 0) {
@@ -372,7 +372,7 @@ export class TreeWriter {
 const sizeOf = (attributes: readonly WrittenXattr[]): number =>
   attributes.reduce((size, { name, value }) => size + 16 + name.length + (value?.length ?? 0), 0);
 
-/** Writes an integer of 64 bits that is exact as a number. */
+/** Writes a safe integer as 64 bits. */
 function writeNumber(to: Buffer, value: number, at: number): void {
   to.writeUInt32LE(((value % UINT32) + UINT32) % UINT32, at);
   to.writeInt32LE(Math.floor(value / UINT32) | 0, at + 4);

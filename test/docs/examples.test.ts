@@ -75,7 +75,7 @@ for (const { name, code } of blocks) {
       const own = command.length > 0 && code.includes('target: ') ? ['unshare', '-Urm'] : [];
       for (const time of ['first', 'second']) {
         const [start = '', ...rest] = [...command, ...own, process.execPath, file];
-        const printed = execFileSync(start, rest, { cwd: '/', env, encoding: 'utf8' });
+        const printed = execFileSync(start, rest, { cwd: home, env, encoding: 'utf8' });
         t.is(printed.trim().replace(/\s+/g, ' '), expected, `${who}, ${time} time`);
       }
     }

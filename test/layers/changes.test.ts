@@ -1,4 +1,4 @@
-/** What an upper changes, with the kernel as the judge: the difference of what it shows with the upper and without. */
+/** Tests the changes of an upper against the kernel: a mount shows the differences with the upper and without it. */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';

@@ -1,4 +1,4 @@
-/** Conflicts of a merge: what others changed in the base from the baseline on, and nothing else. */
+/** A merge reports as conflicts the changes that others made in the base after the baseline, and nothing else. */
 import {
   appendFileSync,
   chmodSync,
@@ -19,7 +19,7 @@ import { generator, makeTree, mountTest, scaled, scratch } from '../support/inde
 
 const FILES = 40;
 
-/** What one side does with a path. */
+/** An action of one side on a path. */
 type Act = 'nothing' | 'write' | 'chmod' | 'remove' | 'replace' | 'add' | 'touch' | 'link';
 
 function perform(root: string, path: string, act: Act, note: string): void {
@@ -72,7 +72,7 @@ for (const kind of ['tmpfs', 'disk'] as const) {
       for (const file of added) ours.set(file, pick(['nothing', 'add']));
       for (const [file, act] of ours) perform(at('merged'), file, act, 'ours');
       for (let i = 0; i < 3; i++) rmSync(at(`merged/gone${i}`), { recursive: true });
-      // Up to the last moment before the baseline, and from the first one on after it.
+      // Others change the base immediately before the baseline and immediately after it.
       for (const file of files)
         theirs.set(file, pick(['nothing', 'write', 'chmod', 'touch', 'link', 'remove', 'replace']));
       for (const file of added) theirs.set(file, pick(['nothing', 'add']));
@@ -89,7 +89,7 @@ for (const kind of ['tmpfs', 'disk'] as const) {
         const other = theirs.get(file) as Act;
         if (act === 'nothing' || other === 'nothing') continue;
         if (other === 'remove') {
-          // Both removed it, or the upper has another file in its place, which nothing of theirs is lost by.
+          // No change of theirs is lost if both sides removed the file or if the upper has another file in its place.
           if (act !== 'remove' && act !== 'replace') expected.push(`${file} changed removed`);
         } else expected.push(`${file} ${act === 'remove' ? 'deleted' : 'changed'} changed`);
       }
@@ -136,7 +136,7 @@ mountTest('a conflict is decided for one side or the other, path by path', async
   const read = (name: string): string => readFileSync(at(`base/${name}`), 'utf8');
   t.deepEqual(['a', 'b', 'c', 'new'].map(read), ['ours', 'theirs', 'theirs', 'ours']);
   mkdirSync(at('other'));
-  await t.throwsAsync(mergeLayer(at('upper'), at('other'), { since }), { message: /not the directory of which/ });
+  await t.throwsAsync(mergeLayer(at('upper'), at('other'), { since }), { message: /belongs to another directory/ });
   await t.throwsAsync(mergeLayer(at('upper'), at('base'), { since: {} as never }), { instanceOf: TypeError });
 });
 

@@ -1,4 +1,4 @@
-/** Squashing and flattening layers. The judge is the kernel: a mount of the result shows what a mount of the layers shows. */
+/** Squashing and flattening layers. The kernel is the judge: mounts of the result and of the layers show the same. */
 import { mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
@@ -8,7 +8,7 @@ import { countDescriptors, generator, makeTree, mountTest, native, scaled, scrat
 import { look, type Seen } from './look.js';
 import { changeTree } from './random-tree.js';
 
-/** Makes a stack of layers, the topmost first, each by changes through a mount of those below. */
+/** Makes a stack of layers, the topmost first. Changes through a mount of the layers below make each one. */
 function makeStack(dir: string, seed: number, options: Partial<OverlayOptions>): string[] {
   const random = generator(seed);
   const at = (name: string): string => {

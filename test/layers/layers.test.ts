@@ -1,4 +1,4 @@
-/** What is said of layers without a mount, with mounts as the judge. */
+/** Tests the functions that read layers without a mount, with mounts as the judge. */
 import { execFileSync, spawn } from 'node:child_process';
 import { linkSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -120,7 +120,7 @@ mountTest('lookup agrees with random overlays', (t) => {
         t.is(found.layers.filter(({ role }) => role === 'answers').length, seen.has(path) ? 1 : 0);
       }
       mount.unmountSync();
-      // What the kernel has written is right.
+      // The check finds no fault in a layer that the kernel has written.
       t.deepEqual(verifyLayerSync(upperdir, { lowerdir }), [], `seed ${seed}, level ${level}`);
       lowerdir = layers;
     }
@@ -129,7 +129,7 @@ mountTest('lookup agrees with random overlays', (t) => {
 
 // ------------------------------------------------------------------------------------------ checks
 
-/** What is planted in a layer, and what is to be found. */
+/** The faults that a test plants in a layer, each with the reason to find. */
 const planted: readonly {
   readonly reason: LayerFault;
   readonly path: string;

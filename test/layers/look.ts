@@ -1,4 +1,4 @@
-/** What a tree holds, in a form that can be compared. */
+/** Reads the contents of a tree in a form that can be compared. */
 import { seeTree } from './random-tree.js';
 
 export interface Seen {
@@ -6,7 +6,7 @@ export interface Seen {
   readonly [key: string]: unknown;
 }
 
-/** What a tree holds, without what is by chance: inode numbers become groups of linked paths. */
+/** Returns the contents of a tree without accidental values: groups of linked paths replace inode numbers. */
 export function look(root: string): Seen[] {
   const seen = [...seeTree(root).values()].sort((a, b) => (a.path < b.path ? -1 : 1));
   const first = new Map<bigint, string>();

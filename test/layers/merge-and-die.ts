@@ -1,4 +1,4 @@
-/** A program that merges until it is killed. Arguments: the upper, the directory, the mode, and whether with promises. */
+/** A program that merges until it is killed. Arguments: the upper, the directory, the mode, and `promise` or `sync`. */
 import { mergeLayer, mergeLayerSync } from 'overlayfs/layers';
 
 const [upper = '', dir = '', mode, form] = process.argv.slice(2);

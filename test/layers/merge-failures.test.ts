@@ -61,7 +61,7 @@ mountTest('a read-only directory, a refused attribute, bad arguments', async (t)
   setAttribute(at('upper/b'), 'user.comment', 'kept');
   t.is(native.mount(at('readonly'), at('readonly'), '', MS_BIND, ''), 0);
   t.is(native.mount('', at('readonly'), '', MS_BIND | MS_REMOUNT | MS_RDONLY, ''), 0);
-  // A file system without attributes of users.
+  // ramfs does not support user.* attributes.
   t.is(native.mount('bare', at('bare'), 'ramfs', 0, ''), 0);
   const reasonOf = async (upper: string, target: string): Promise<unknown> =>
     (await t.throwsAsync(mergeLayer(at(upper), at(target)), { instanceOf: OverlayError }))?.reason;
@@ -124,7 +124,7 @@ for (const side of ['upper', 'target'] as const) {
     });
     t.teardown(() => child.kill('SIGKILL'));
     await once(child.stdout, 'data');
-    // 10,000 with OVERLAYFS_TEST_SCALE=4.
+    // OVERLAYFS_TEST_SCALE=4 runs 10,000 rounds.
     const rounds = scaled(2500);
     let failures = 0;
     for (let i = 0; i < rounds; i++) {

@@ -11,7 +11,7 @@ import { kinds, makeLayers } from './merged-layers.js';
 
 const program = fileURLToPath(new URL('merge-and-die.js', import.meta.url));
 
-/** Returns whether the merge was still under way when it was killed. */
+/** Kills a merge after `wait` ms. Returns true if the merge was still running. */
 function kill(args: readonly string[], wait: number): Promise<boolean> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [program, ...args], { stdio: ['ignore', 'pipe', 'inherit'] });
@@ -39,7 +39,7 @@ mountTest('a merge that is killed and called again gives what the mount shows', 
     const shown = makeLayers(own, seed, options, 300);
     const [upper, target] = [join(own, 'upper'), join(own, 'target')];
     execFileSync('cp', ['-a', join(own, 'lower'), target]);
-    // A merge that was killed behind its last step is not called again: there may be nothing left to tell it by.
+    // A merge that was killed after its last step is not called again: nothing tells a later call that it is complete.
     const isDone = (): boolean =>
       !existsSync(join(target, '.overlayfs-merge')) && isDeepStrictEqual(look(target), shown);
     for (let i = 0; i < 3 && !isDone(); i++) {

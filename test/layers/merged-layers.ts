@@ -6,7 +6,7 @@ import { generator } from '../support/index.js';
 import { look, type Seen } from './look.js';
 import { changeTree } from './random-tree.js';
 
-/** Makes layers at random; returns what the merged view shows. */
+/** Makes random layers and returns the contents of the merged view. */
 export function makeLayers(dir: string, seed: number, options: Partial<OverlayOptions>, steps = 60): Seen[] {
   const random = generator(seed);
   const at = (name: string): string => join(dir, name);

@@ -166,7 +166,8 @@ export function changeTree(root: string, random: Random, steps: number, { owners
     () => {
       const at = inner();
       removeSmall(at);
-      writeFileSync(at, text());
+      // There may be a pipe, which would wait for a reader.
+      writeFileSync(at, text(), { flag: 'wx' });
     },
   ];
   for (let i = 0; i < steps; i++) {
@@ -196,7 +197,7 @@ export interface SeenEntry {
 const S_IFMT = 0o170000;
 const S_IFREG = 0o100000;
 
-/** What a tree holds, by path; a path is one character a byte. */
+/** Returns the entries of a tree by path. A path has one character for each byte. */
 export function seeTree(root: string): Map<string, SeenEntry> {
   const seen = new Map<string, SeenEntry>();
   const walker = new Walker(root, { attributes: 'all', targets: true });

@@ -1,4 +1,4 @@
-/** The writer of trees: each kind of operation, the order of what it sets, and the failures that it reports. */
+/** Tests of the tree writer: each kind of operation, the order in which it sets metadata, and its failures. */
 import {
   chmodSync,
   closeSync,
@@ -63,7 +63,7 @@ kernelTest('every kind of entry, with its owner, mode and times, whatever the um
   t.is(modeOf(dir), 0o711);
   t.is(modeOf(at('')), 0o2775);
   t.is(readFileSync(at('f'), 'utf8'), 'text a');
-  // Writing takes the set-user-ID bit away.
+  // A write clears the set-user-ID bit.
   const file = statSync(at('f'));
   t.deepEqual([file.uid, file.gid, file.nlink], [1, 2, 2]);
   t.is(statSync(at('f'), { bigint: true }).mtimeNs, 1_000_000_000_123_456_789n);
