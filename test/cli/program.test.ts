@@ -116,7 +116,7 @@ for (const [who, command] of [
     }
     t.is(run(args('other', 'other-work', 'true'), { command }).code, 0);
     for (const name of ['upper', 'work']) {
-      t.throws(() => removeLayerSync(join(dir, name)), { code: 'EBUSY', message: /'overlayfs run' uses/ });
+      t.throws(() => removeLayerSync(join(dir, name)), { code: 'EBUSY', message: /'overlayfs run'/ });
     }
     first.stdin.end();
     t.deepEqual(await once(first, 'close'), [7, null]);

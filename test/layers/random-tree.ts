@@ -166,7 +166,8 @@ export function changeTree(root: string, random: Random, steps: number, { owners
     () => {
       const at = inner();
       removeSmall(at);
-      writeFileSync(at, text());
+      // There may be a pipe, which would wait for a reader.
+      writeFileSync(at, text(), { flag: 'wx' });
     },
   ];
   for (let i = 0; i < steps; i++) {
