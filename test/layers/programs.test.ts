@@ -1,16 +1,16 @@
 /** Other programs as judges of layer archives: GNU tar, bsdtar and umoci unpack what is packed, and pack what is unpacked. */
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { createWriteStream, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { mountOverlaySync } from 'overlayfs';
 import { applyLayer } from '#lib/layers/apply.js';
 import { type CreateOptions, createLayer } from '#lib/layers/create.js';
-import { generator, kernelTest, mountTest, scaled, scratch } from '../support/index.js';
+import { type Feature, generator, mountTest, scaled, scratch } from '../support/index.js';
 import { type Described, describeTree, type Tree } from '../support/trees.js';
 import { changeTree } from './random-tree.js';
 
-const hasUmoci = spawnSync('umoci', ['--version'], { stdio: 'ignore' }).status === 0;
+const needsOf = (program: string): { needs: Feature[] } => ({ needs: program === 'bsdtar' ? ['bsdtar'] : [] });
 const run = (program: string, ...args: string[]): void => void execFileSync(program, args, { stdio: 'pipe' });
 const packTo = (path: string, source: string, options?: CreateOptions): Promise<void> =>
   pipeline(createLayer(source, options), createWriteStream(path));
@@ -30,7 +30,7 @@ const packers = {
 };
 
 for (const [program, unpack] of Object.entries(unpackers)) {
-  kernelTest(`${program} unpacks random trees that are packed here`, async (t) => {
+  mountTest(`${program} unpacks random trees that are packed here`, needsOf(program), async (t) => {
     const first = Number(process.env['OVERLAYFS_TEST_SEED'] ?? 1);
     for (let seed = first; seed < first + scaled(10, 2); seed++) {
       t.log(`seed ${seed}`);
@@ -48,7 +48,7 @@ for (const [program, unpack] of Object.entries(unpackers)) {
 }
 
 for (const [program, pack] of Object.entries(packers)) {
-  kernelTest(`random trees that ${program} packs are unpacked here`, async (t) => {
+  mountTest(`random trees that ${program} packs are unpacked here`, needsOf(program), async (t) => {
     const first = Number(process.env['OVERLAYFS_TEST_SEED'] ?? 1);
     for (let seed = first; seed < first + scaled(10, 2); seed++) {
       t.log(`seed ${seed}`);
@@ -80,50 +80,50 @@ const inSeconds = (tree: Tree): Tree =>
     ]),
   );
 
-const umociTest = hasUmoci
-  ? mountTest
-  : (title: string, body: Parameters<typeof kernelTest>[1]) => mountTest(title, { needs: 'umoci' as never }, body);
-
-umociTest('umoci unpacks images whose layers are packed here, as the kernel shows them', async (t) => {
-  const first = Number(process.env['OVERLAYFS_TEST_SEED'] ?? 1);
-  for (let seed = first; seed < first + scaled(10, 2); seed++) {
-    t.log(`seed ${seed}`);
-    const random = generator(seed);
-    const dir = scratch(t);
-    const [base, target, layout] = [join(dir, 'base'), join(dir, 'merged'), join(dir, 'layout')];
-    for (const path of [base, target]) mkdirSync(path);
-    changeTree(base, random, 100);
-    run('umoci', 'init', '--layout', layout);
-    run('umoci', 'new', '--image', `${layout}:image`);
-    await packTo(join(dir, 'base.tar'), base);
-    run('umoci', 'raw', 'add-layer', '--image', `${layout}:image`, join(dir, 'base.tar'));
-    let lowerdir = [base];
-    let wanted: Tree = {};
-    for (const level of [1, 2]) {
-      const [upperdir, workdir] = [join(dir, `upper${level}`), join(dir, `work${level}`)];
-      for (const path of [upperdir, workdir]) mkdirSync(path);
-      const mount = mountOverlaySync({ lowerdir, upperdir, workdir, target });
-      changeTree(target, random, 60 * level);
-      wanted = describeTree(target);
+mountTest(
+  'umoci unpacks images whose layers are packed here, as the kernel shows them',
+  { needs: 'umoci' },
+  async (t) => {
+    const first = Number(process.env['OVERLAYFS_TEST_SEED'] ?? 1);
+    for (let seed = first; seed < first + scaled(10, 2); seed++) {
+      t.log(`seed ${seed}`);
+      const random = generator(seed);
+      const dir = scratch(t);
+      const [base, target, layout] = [join(dir, 'base'), join(dir, 'merged'), join(dir, 'layout')];
+      for (const path of [base, target]) mkdirSync(path);
+      changeTree(base, random, 100);
+      run('umoci', 'init', '--layout', layout);
+      run('umoci', 'new', '--image', `${layout}:image`);
+      await packTo(join(dir, 'base.tar'), base);
+      run('umoci', 'raw', 'add-layer', '--image', `${layout}:image`, join(dir, 'base.tar'));
+      let lowerdir = [base];
+      let wanted: Tree = {};
+      for (const level of [1, 2]) {
+        const [upperdir, workdir] = [join(dir, `upper${level}`), join(dir, `work${level}`)];
+        for (const path of [upperdir, workdir]) mkdirSync(path);
+        const mount = mountOverlaySync({ lowerdir, upperdir, workdir, target });
+        changeTree(target, random, 60 * level);
+        wanted = describeTree(target);
+        mount.unmountSync();
+        await packTo(join(dir, `${level}.tar`), upperdir, { lowerdir });
+        run('umoci', 'raw', 'add-layer', '--image', `${layout}:image`, join(dir, `${level}.tar`));
+        lowerdir = [upperdir, ...lowerdir];
+      }
+      run('umoci', 'raw', 'unpack', '--image', `${layout}:image`, join(dir, 'out'));
+      t.deepEqual(describeTree(join(dir, 'out')), wanted, `seed ${seed}`);
+      // And its own archives of these layers, which it has compressed.
+      for (const [i, blob] of layersOf(layout).entries()) {
+        await applyLayer(blob, join(dir, `layer${i}`));
+      }
+      const again = [2, 1, 0].map((i) => join(dir, `layer${i}`));
+      const mount = mountOverlaySync({ lowerdir: again, target });
+      t.deepEqual(describeTree(target), wanted, `mounted, seed ${seed}`);
       mount.unmountSync();
-      await packTo(join(dir, `${level}.tar`), upperdir, { lowerdir });
-      run('umoci', 'raw', 'add-layer', '--image', `${layout}:image`, join(dir, `${level}.tar`));
-      lowerdir = [upperdir, ...lowerdir];
     }
-    run('umoci', 'raw', 'unpack', '--image', `${layout}:image`, join(dir, 'out'));
-    t.deepEqual(describeTree(join(dir, 'out')), wanted, `seed ${seed}`);
-    // And its own archives of these layers, which it has compressed.
-    for (const [i, blob] of layersOf(layout).entries()) {
-      await applyLayer(blob, join(dir, `layer${i}`));
-    }
-    const again = [2, 1, 0].map((i) => join(dir, `layer${i}`));
-    const mount = mountOverlaySync({ lowerdir: again, target });
-    t.deepEqual(describeTree(target), wanted, `mounted, seed ${seed}`);
-    mount.unmountSync();
-  }
-});
+  },
+);
 
-umociTest('what umoci packs is unpacked here as umoci shows it', async (t) => {
+mountTest('what umoci packs is unpacked here as umoci shows it', { needs: 'umoci' }, async (t) => {
   const first = Number(process.env['OVERLAYFS_TEST_SEED'] ?? 1);
   for (let seed = first; seed < first + scaled(10, 2); seed++) {
     t.log(`seed ${seed}`);

@@ -175,7 +175,7 @@ function pairs(t: ExecutionContext, dir: string, form: Form): void {
 }
 
 for (const [title, form] of Object.entries(forms)) {
-  mountTest(`read: ${title}`, (t) => {
+  mountTest(`read: ${title}`, { needs: form.command[0] === 'bsdtar' ? 'bsdtar' : [] }, (t) => {
     const dir = join(scratch(t, 'disk'), 'all');
     makeAll(dir);
     pairs(t, dir, form);
@@ -219,7 +219,7 @@ for (const [program, ...args] of [
   ['tar', '-x', '-p', '--numeric-owner', '--xattrs', '--xattrs-include=*', '-f'],
   ['bsdtar', '-x', '-p', '--numeric-owner', '--xattrs', '-f'],
 ] as const) {
-  mountTest(`written: ${program} unpacks it`, (t) => {
+  mountTest(`written: ${program} unpacks it`, { needs: program === 'bsdtar' ? 'bsdtar' : [] }, (t) => {
     const dir = scratch(t, 'disk');
     const archive = archiveOf(...hard.map(([entry, data = '']) => pack(entry, data)));
     const entries = readArchive(archive);
