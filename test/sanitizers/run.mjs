@@ -159,7 +159,9 @@ async function suite() {
   // Left out is what packs or looks at the binary, and what starts many processes around the same calls; the
   // rest gets more time.
   const manifest = JSON.parse(readFileSync(join(copy, 'package.json'), 'utf8'));
-  manifest.ava.files.push(...['package', 'cli', 'docs', 'snapshots', 'tar'].map((name) => `!dist-test/test/${name}/**`));
+  manifest.ava.files.push(
+    ...['package', 'cli', 'docs', 'snapshots', 'tar'].map((name) => `!dist-test/test/${name}/**`),
+  );
   manifest.ava.timeout = '4m';
   writeFileSync(join(copy, 'package.json'), JSON.stringify(manifest));
 
