@@ -254,12 +254,14 @@ async function bundleAll() {
   const deferredFile = () =>
     bundle('deferred.cjs', 'deferred', [deferredOnes], {
       format: 'cjs',
+      minifyIdentifiers: isRelease,
       banner: { js: "'use strict'; module.exports = (shared) => { const module = {};" },
       footer: { js: 'return module.exports; };' },
     });
   const fromIndexOf = (file) => {
     const path = relative(dirname(join(dist, file)), join(dist, 'index.js'));
-    return { banner: { js: `import { $internals } from './${path}';` } };
+    // A release keeps the names in index.js for stack traces. All names together would take a third more space.
+    return { minifyIdentifiers: isRelease, banner: { js: `import { $internals } from './${path}';` } };
   };
   shared.add('lib/binding.ts');
   await deferredFile();
