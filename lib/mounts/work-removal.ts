@@ -15,7 +15,7 @@ import { Pauses } from './attempts.js';
 import { dropInherited } from './inherited.js';
 
 /** How long the removal waits, in ms. A child process of the library can hold a copy of the mount for a moment. */
-const MOMENT = 100;
+const MOMENT = 500;
 
 /** The round in which programs that have inherited a copy are searched for. Most copies are gone before it. */
 const INHERITED_ROUND = 2;
