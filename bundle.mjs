@@ -61,6 +61,7 @@ const deferred = [
   'lib/mounts/work-removal',
   'lib/options/text',
   'lib/overlay/effective',
+  'lib/overlay/find-markless',
   'lib/programs/',
   'lib/reasons',
   'lib/rootless/',

@@ -3,9 +3,8 @@ import { EINVAL } from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import type { KernelFeatures } from '../features/probe.js';
 import type { CheckedOptions } from '../options/check.js';
-import { foresee, WANTED_BEFOREHAND } from './explain.js';
+import { foresee, PATHS_ONLY, WANTED_BEFOREHAND } from './explain.js';
 import type { Facts } from './facts.js';
-import type { Wanted } from './gather.js';
 import { gatherFacts, gatherFactsSync } from './gather-facts.js';
 import { isAboutPath, judgePaths } from './paths.js';
 import { refusalOfProcess } from './process.js';
@@ -25,18 +24,9 @@ export async function examineBeforehand(options: CheckedOptions, features: Kerne
   return { facts, errors: refusal === undefined || isSaid ? errors : [new OverlayError(refusal), ...errors] };
 }
 
-const NOTHING_MORE: Wanted = {
-  parents: 'none',
-  otherUses: 'none',
-  work: false,
-  attempt: false,
-  origin: false,
-  use: false,
-};
-
 /** Returns the errors of the paths themselves: a path is missing, is not a directory, or cannot be reached. */
 export function findBadPathsSync(options: CheckedOptions): readonly OverlayError[] {
-  const scene = { options, facts: gatherFactsSync(options, NOTHING_MORE), failure: undefined };
+  const scene = { options, facts: gatherFactsSync(options, PATHS_ONLY), failure: undefined };
   return judgePaths(scene)
     .filter(({ reason }) => isAboutPath(reason))
     .map((verdict) => new OverlayError({ errno: EINVAL, ...verdict }));

@@ -94,6 +94,16 @@ export const WANTED_BEFOREHAND: Wanted = {
   use: false,
 };
 
+/** A look at the paths alone needs nothing more. */
+export const PATHS_ONLY: Wanted = {
+  parents: 'none',
+  otherUses: 'none',
+  work: false,
+  attempt: false,
+  origin: false,
+  use: false,
+};
+
 /** Returns the errors that would stop a mount with these options or make it wrong, as far as the facts show them. */
 export function foresee(options: CheckedOptions, facts: Facts): OverlayError[] {
   const scene: Scene = { options, facts, failure: undefined };

@@ -1,7 +1,5 @@
 /** Checks and plans the options of a mount, performs the plan in one native call, and explains a failure. */
 import { explainMount, wantedAfter } from '../diagnosis/explain.js';
-import { emptyFacts } from '../diagnosis/facts.js';
-import { gather } from '../diagnosis/gather.js';
 import { gatherFacts, gatherFactsSync } from '../diagnosis/gather-facts.js';
 import { describeErrno, EINVAL, ENOENT, ENOSYS, ENOTEMPTY, EPERM } from '../errnos.js';
 import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
@@ -27,8 +25,9 @@ import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } f
 import { isAbsolute, isSamePath, type Path, type PathLike, toAbsolute, withoutTrailingSlashes } from '../paths.js';
 import { findRootlessFeatures, lease } from '../rootless/lease.js';
 import { type EffectiveOptions, effectiveOptions } from './effective.js';
+import { findMarkless } from './find-markless.js';
 import { planPlain } from './plain-plan.js';
-import { addVolatileRemoval, addXattrGuard, type MountPlan, plan, sentOptions } from './plan.js';
+import { addVolatileRemoval, type MountPlan, plan, sentOptions } from './plan.js';
 import { toVerify, verify } from './verify.js';
 
 /** The options of a mount that replaces another: all except those that choose the place. */
@@ -264,9 +263,12 @@ function verifyMounted(prepared: Prepared, made: Made): Error | undefined {
 }
 
 function* findProblem({ checked, features }: Prepared, made: Made): Task<OverlayError | undefined> {
+  const { upperdir } = checked;
+  const needsTrusted = !sentOptions(checked, features).some(([name]) => name === 'userxattr');
   return (
-    (made.isSuspect ? yield* findMarkless(checked, features) : undefined) ??
-    (toVerify(checked).length > 0 ? yield* verify(checked, features, made.mounted) : undefined)
+    (made.isSuspect && needsTrusted && upperdir !== undefined
+      ? yield* findMarkless(checked, upperdir, 'trusted')
+      : undefined) ?? (toVerify(checked).length > 0 ? yield* verify(checked, features, made.mounted) : undefined)
   );
 }
 
@@ -280,19 +282,6 @@ function takeDown({ checked }: Prepared, made: Made, fault: Error): Error {
     fault.message += ` The mount is still there: it could not be unmounted (${describeErrno(outcome.errno)[0]}).`;
   }
   return fault;
-}
-
-/** Returns the error for an upperdir whose file system has no `trusted.*` attributes, if that is so. */
-function* findMarkless(checked: CheckedOptions, features: KernelFeatures): Task<OverlayError | undefined> {
-  const { upperdir } = checked;
-  if (upperdir === undefined || sentOptions(checked, features).some(([name]) => name === 'userxattr')) return undefined;
-  const guard = new Plan();
-  addXattrGuard(guard, upperdir, 'trusted');
-  const outcome = yield* ask(guard);
-  if (!(outcome instanceof StepFailure)) return undefined;
-  const draft = emptyFacts();
-  yield* gather(draft, checked, wantedAfter(outcome));
-  return explainMount(checked, outcome, draft);
 }
 
 function takeDownPlan(checked: CheckedOptions, { mounted, directories }: Made): Plan {

@@ -1,6 +1,6 @@
 /** The checks of a root: its file system has to hold uppers, and decides which options mounts get. */
 import { existsSync, statfsSync } from 'node:fs';
-import { explainMount, foresee, wantedAfter } from '../diagnosis/explain.js';
+import { foresee, PATHS_ONLY } from '../diagnosis/explain.js';
 import { emptyFacts } from '../diagnosis/facts.js';
 import { gather } from '../diagnosis/gather.js';
 import { kernelFeaturesSync } from '../features/probe.js';
@@ -10,7 +10,7 @@ import { Plan } from '../kernel/plan.js';
 import { ask, type Task } from '../kernel/task.js';
 import { checkOptions } from '../options/check.js';
 import { Mapper } from '../options/idmap.js';
-import { addXattrGuard } from '../overlay/plan.js';
+import { findMarkless } from '../overlay/find-markless.js';
 import type { Reason } from '../reasons.js';
 
 /** The reasons for which a directory can hold no upper of any overlay. */
@@ -19,23 +19,10 @@ const unsuitable: ReadonlySet<Reason> = new Set(['upper-unsupported', 'upper-rea
 /** Throws if the file system of a directory cannot hold an upper. */
 export function* refuseUnsuitable(directory: string): Task<void> {
   const options = checkOptions({ lowerdir: directory, upperdir: directory, workdir: directory });
-  const guard = new Plan();
-  addXattrGuard(guard, directory, kernelFeaturesSync().userNamespace ? 'user' : 'trusted');
-  const outcome = yield* ask(guard);
+  const markless = yield* findMarkless(options, directory, kernelFeaturesSync().userNamespace ? 'user' : 'trusted');
+  if (markless !== undefined) throw markless;
   const facts = emptyFacts();
-  if (outcome instanceof StepFailure) {
-    yield* gather(facts, options, wantedAfter(outcome));
-    throw explainMount(options, outcome, facts);
-  }
-  const wanted = {
-    parents: 'none',
-    otherUses: 'none',
-    work: false,
-    attempt: false,
-    origin: false,
-    use: false,
-  } as const;
-  yield* gather(facts, options, wanted);
+  yield* gather(facts, options, PATHS_ONLY);
   const error = foresee(options, facts).find(({ reason }) => unsuitable.has(reason));
   if (error !== undefined) throw error;
 }
