@@ -1,5 +1,4 @@
 /** Layer archives unpacked: a stream of tar becomes a layer directory, or a plain one. */
-import type { Hash } from 'node:crypto';
 import { checkSignal, checkWord, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { abortError, invalidArgumentType, invalidArgumentValue, OverlayError, outOfRange } from '../errors.js';
@@ -24,6 +23,7 @@ import {
   withoutTrailingSlashes,
 } from '../paths.js';
 import { CHUNK, type Compression, decode, detect, inPieces, peek } from '../tar/compression.js';
+import { Digester } from '../tar/digest.js';
 import type { FoundEntry } from '../tar/entry.js';
 import { invalidArchive } from '../tar/invalid.js';
 import { TarReader } from '../tar/reader.js';
@@ -701,8 +701,6 @@ function ownerOfMissing(owners: Checked['owners']): { uid?: number; gid?: number
   return { ...(uid >= 0 && { uid }), ...(gid >= 0 && { gid }) };
 }
 
-const digestOf = (hash: Hash): string => `sha256:${hash.digest('hex')}`;
-
 function mismatch(name: string, expected: string, got: string): OverlayError {
   const what = `the archive has the digest ${got}, and \`${name}\` is ${expected}`;
   return new OverlayError({ errno: e.EINVAL, reason: 'digest-mismatch', what });
@@ -735,47 +733,27 @@ async function* untilAborted(chunks: AsyncIterable<Uint8Array>, signal?: AbortSi
   }
 }
 
-/** Reads the source to its end, counts and hashes it. */
-class Intake {
-  read = 0;
-  readonly #hash: Hash;
-
-  constructor(hash: Hash) {
-    this.#hash = hash;
-  }
-
-  async *count(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
-    for await (const chunk of chunks) {
-      this.read += chunk.length;
-      this.#hash.update(chunk);
-      yield chunk;
-    }
-  }
-}
-
 async function unpack(source: Source, target: Target, checked: Checked): Promise<LayerSummary> {
-  const { createHash } = process.getBuiltinModule('node:crypto');
   const { signal, onProgress, maxBytes, maxRatio } = checked;
   const writer = new TreeWriter(target.root, { signal });
   const unpacking = new Unpacking(writer, checked);
   if (target.temporary === undefined) await load(unpacking.placement, target.root, checked);
   const reader = new TarReader(unpacking);
-  const hash = createHash('sha256');
-  const intake = new Intake(hash);
-  const [start, all] = await peek(untilAborted(intake.count(source.chunks), signal));
+  const intake = new Digester();
+  const [start, all] = await peek(untilAborted(intake.pass(source.chunks), signal));
   const compression = detect(start);
   // Both digests of a plain archive are the same.
   if (compression === 'none') source.reuse?.();
-  const plainHash = compression === 'none' ? undefined : createHash('sha256');
+  const plain = compression === 'none' ? undefined : new Digester();
   const chunks = compression === 'none' ? all : decode(all, compression);
   let bytes = 0;
   const slices = new Slices();
   const take = async (chunk: Uint8Array): Promise<void> => {
     bytes += chunk.length;
-    plainHash?.update(chunk);
+    plain?.update(chunk);
     const limit = (rule: string): OverlayError => invalidArchive(bytes, undefined, rule, 'archive-limit');
     if (bytes > maxBytes) throw limit(`it has more bytes than \`maxBytes\` allows, ${maxBytes}`);
-    if (plainHash !== undefined && bytes > RATIO_BEGINS && bytes > maxRatio * intake.read) {
+    if (plain !== undefined && bytes > RATIO_BEGINS && bytes > maxRatio * intake.size) {
       throw limit(`its ratio of compression is above ${maxRatio}, the limit that \`maxRatio\` sets`);
     }
     reader.write(chunk);
@@ -786,7 +764,7 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
   try {
     for await (const chunk of untilAborted(chunks, signal)) {
       for (let at = 0; at < chunk.length; at += PIECE) await take(chunk.subarray(at, at + PIECE));
-      onProgress?.({ entries: unpacking.entries, bytes, read: intake.read, total: source.total });
+      onProgress?.({ entries: unpacking.entries, bytes, read: intake.size, total: source.total });
     }
     reader.end();
     await run(unpacking.describeImplied());
@@ -801,8 +779,8 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
     if (!(error instanceof WriteFailure)) throw error;
     throw explainWrite(error, target.path, { offset: unpacking.offsetOf(writer.totals.operations) });
   }
-  const digest = digestOf(hash);
-  const diffId = plainHash === undefined ? digest : digestOf(plainHash);
+  const digest = intake.digest();
+  const diffId = plain?.digest() ?? digest;
   const { expectedDigest = digest, expectedDiffId = diffId } = checked;
   if (digest !== expectedDigest) throw mismatch('expectedDigest', expectedDigest, digest);
   if (diffId !== expectedDiffId) throw mismatch('expectedDiffId', expectedDiffId, diffId);
@@ -811,7 +789,7 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
     bytes: unpacking.bytes,
     diffId,
     digest,
-    size: intake.read,
+    size: intake.size,
     compression,
     whiteouts: unpacking.whiteouts,
     skipped: unpacking.skipped(),

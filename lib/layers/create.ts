@@ -1,5 +1,4 @@
 /** Layer directories packed: a stream of tar that says what an upper changes. */
-import type { Hash } from 'node:crypto';
 import type { Readable } from 'node:stream';
 import { checkSignal, checkWord, toOptions } from '../arguments.js';
 import { EINVAL } from '../errnos.js';
@@ -10,6 +9,7 @@ import { run, type Task } from '../kernel/task.js';
 import { joinPath, type PathLike, pathString, quotePath } from '../paths.js';
 import type { Reason } from '../reasons.js';
 import { CHUNK, type Compression, encode, levels } from '../tar/compression.js';
+import { Digester } from '../tar/digest.js';
 import { type EntryType, type Moment, NO_XATTRS } from '../tar/entry.js';
 import { END_OF_ARCHIVE, encodeEntry, padding } from '../tar/writer.js';
 import { option, type Text, text } from '../text.js';
@@ -467,24 +467,6 @@ class Packing {
   }
 }
 
-/** Counts and hashes what passes. */
-class Outlet {
-  size = 0;
-  readonly #hash: Hash = process.getBuiltinModule('node:crypto').createHash('sha256');
-
-  async *count(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
-    for await (const chunk of chunks) {
-      this.size += chunk.length;
-      this.#hash.update(chunk);
-      yield chunk;
-    }
-  }
-
-  digest(): string {
-    return `sha256:${this.#hash.digest('hex')}`;
-  }
-}
-
 /** The bytes of the archive. The next pieces are read while the caller uses one. */
 async function* read(packing: Packing, { signal, onProgress }: Checked): AsyncGenerator<Uint8Array> {
   const reading: Promise<Buffer>[] = [];
@@ -520,10 +502,10 @@ async function* pack(
   try {
     const packing = new Packing(stack, checked);
     const { compression, level } = checked;
-    const [plain, out] = [new Outlet(), new Outlet()];
-    const archive = plain.count(read(packing, checked));
+    const [plain, out] = [new Digester(), new Digester()];
+    const archive = plain.pass(read(packing, checked));
     if (compression === 'none') yield* archive;
-    else yield* out.count(encode(archive, compression, level));
+    else yield* out.pass(encode(archive, compression, level));
     const diffId = plain.digest();
     const { entries, bytes, whiteouts, sockets } = packing;
     const stream =
