@@ -124,7 +124,8 @@ function performRequestSync(request: Request): unknown {
   return undefined;
 }
 
-function performRequest(request: Exclude<Request, Plan>): Promise<unknown> {
+function performRequest(request: Request): Promise<unknown> {
+  if (request instanceof Plan) return perform(request);
   if ('plan' in request) return perform(request.plan, request.signal);
   if ('list' in request) return read(request.list);
   if ('later' in request) return request.later();
@@ -174,10 +175,9 @@ export function runSync<T>(task: Task<T>): T {
 export async function run<T>(task: Task<T>): Promise<T> {
   let next = task.next();
   while (!next.done) {
-    const request = next.value;
     let result: unknown;
     try {
-      result = await (request instanceof Plan ? perform(request) : performRequest(request));
+      result = await performRequest(next.value);
     } catch (error) {
       next = task.throw(error);
       continue;
@@ -227,7 +227,7 @@ export function stream<T>(task: StreamTask<T>): AsyncIterableIterator<T> {
       }
       let result: unknown;
       try {
-        result = await (request instanceof Plan ? perform(request) : performRequest(request));
+        result = await performRequest(request);
       } catch (error) {
         next = task.throw(error);
         continue;
