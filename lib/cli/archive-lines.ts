@@ -17,7 +17,7 @@ const letters: Readonly<Record<FoundEntry['type'], string>> = {
 const bytes = (name: string): Buffer => Buffer.from(name, 'latin1');
 
 /** Returns an entry as a line: `- 0644 0:0 12 etc/motd`, `l 0777 0:0 0 lib -> usr/lib`. */
-export function entryLine({ type, mode, uid, gid, size, name, linkname }: FoundEntry): string {
+function entryLine({ type, mode, uid, gid, size, name, linkname }: FoundEntry): string {
   const target = linkname === '' ? '' : ` -> ${formatBytes(bytes(linkname))}`;
   return `${letters[type]} ${mode.toString(8).padStart(4, '0')} ${uid}:${gid} ${size} ${formatBytes(bytes(name))}${target}\n`;
 }

@@ -71,7 +71,7 @@ export function treeText(entries: readonly Entry[], paint: Paint): string {
 }
 
 /** Returns a line a mount, for other programs. */
-export const linesText = (entries: readonly Entry[]): string =>
+const linesText = (entries: readonly Entry[]): string =>
   entries.map((entry) => `${formatBytes(entry.target)} ${describe(entry)}\n`).join('');
 
 function toPlain(value: unknown): unknown {

@@ -28,18 +28,7 @@ const things: Readonly<Record<Holding, string>> = {
 export const whatText = ({ what }: Holder): string => things[what].replace(/(?: inside it)? at$/, '');
 
 /** Describes a holder in a few words. */
-export function holderText({
-  what,
-  pid,
-  command,
-  path,
-  descriptor,
-  device,
-  boundAt,
-  layer,
-  copy,
-  namespace,
-}: Holder): string {
+function holderText({ what, pid, command, path, descriptor, device, boundAt, layer, copy, namespace }: Holder): string {
   const who = pid === undefined ? device : `${shorten(command ?? '')} (pid ${pid})`;
   const thing = `${things[what]} ${quotePath(path)}`;
   const more = [

@@ -123,7 +123,6 @@ export const MOVE_MOUNT_BENEATH = 0x200;
 // fanotify(7)
 export const FAN_CLOEXEC = 0x1;
 export const FAN_NONBLOCK = 0x2;
-export const FAN_UNLIMITED_QUEUE = 0x10;
 /** 6.15, like the next three */
 export const FAN_REPORT_MNT = 0x4000;
 export const FAN_MARK_MNTNS = 0x110;
@@ -149,8 +148,6 @@ export const STATMOUNT_MNT_OPTS = 0x80;
 export const STATMOUNT_FS_SUBTYPE = 0x100;
 /** 6.13 */
 export const STATMOUNT_SB_SOURCE = 0x200;
-/** 6.15 */
-export const STATMOUNT_SUPPORTED_MASK = 0x1000;
 
 // A superblock's flags, the same as those of mount(2)
 export const SB_RDONLY = 1;

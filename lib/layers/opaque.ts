@@ -115,7 +115,7 @@ function findVerdict(shown: string, { errno, step, guard }: StepFailure): Verdic
 }
 
 /** Explains why a directory could not be examined or marked. Pure. */
-export function explainOpaque(path: Path, failure: StepFailure): OverlayError {
+function explainOpaque(path: Path, failure: StepFailure): OverlayError {
   const { errno, step, guard } = failure;
   const isOpening = step?.call === calls.openat2;
   const shown = quotePath(path);

@@ -236,7 +236,7 @@ function findVerdict(path: Path, place: Path, errno: number, isOpening: boolean)
 }
 
 /** Explains why a directory could not be removed. Pure. */
-export function explainRemoval(path: Path, errno: number, inside: Path, syscall = 'unlink'): OverlayError {
+function explainRemoval(path: Path, errno: number, inside: Path, syscall = 'unlink'): OverlayError {
   const place = placeOf(path, inside);
   const failed = { name: `the directory ${quotePath(path)}`, purpose: `remove ${quotePath(place)}` };
   const verdict = findVerdict(path, place, errno, syscall === 'open') ?? explainErrno(errno, failed);

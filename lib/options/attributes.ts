@@ -7,7 +7,7 @@ export type AccessTimes = 'relatime' | 'noatime' | 'strictatime';
 export type Propagation = 'private' | 'shared' | 'slave' | 'unbindable';
 
 export const mountAttributes = ['readonly', 'nosuid', 'nodev', 'noexec', 'nosymfollow', 'nodiratime'] as const;
-export const accessTimes = ['relatime', 'noatime', 'strictatime'] as const;
+const accessTimes = ['relatime', 'noatime', 'strictatime'] as const;
 export const propagations = ['private', 'shared', 'slave', 'unbindable'] as const;
 
 const bits = {

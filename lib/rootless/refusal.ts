@@ -69,11 +69,6 @@ export const forbiddenBy = ({ what, hint }: Refusal): Refusal & { readonly reaso
   hint,
 });
 
-/** Returns true if the step is one that a child process uses to enter namespaces. */
-export function isEntry(step: Step | undefined): boolean {
-  return step?.call === calls.unshare || step?.call === calls.setns || step?.call === calls.write;
-}
-
 const appArmor: Refusal = {
   what: 'AppArmor removes the capabilities of user namespaces (kernel.apparmor_restrict_unprivileged_userns=1)',
   hint: 'give this program an AppArmor profile with a "userns," rule, or have root set that sysctl to 0',

@@ -155,7 +155,7 @@ function toMap(file: string, own: number, ranges: readonly IdRange[]): string[] 
 }
 
 /** Returns the error for a namespace that could not be made. Pure, except that it reads the settings of the machine. */
-export function explainSubIds({ errno, kernel, plan, step }: StepFailure): OverlayError {
+function explainSubIds({ errno, kernel, plan, step }: StepFailure): OverlayError {
   const shortage = explainShortage(errno, 'make a user namespace with subordinate ids');
   if (shortage !== undefined) return shortage;
   const [said] = kernel;

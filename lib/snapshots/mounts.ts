@@ -24,7 +24,7 @@ export interface MountSettings {
 }
 
 export const upperPath = (directory: string, id: number): string => `${directory}/${id}/fs`;
-export const workPath = (directory: string, id: number): string => `${directory}/${id}/work`;
+const workPath = (directory: string, id: number): string => `${directory}/${id}/work`;
 
 function mappingOptions({ labels }: SnapshotRecord): string[] {
   const uids = labels[UID_MAPPING];

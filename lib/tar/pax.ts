@@ -83,7 +83,7 @@ const NO_ID = 0xffffffff;
  * Returns an ACL in text (acl(5)) as the kernel keeps it, linux/posix_acl_xattr.h. undefined if the text is wrong, or
  * names a user by name only: the ids of this machine are not the archive's.
  */
-export function parseAcl(text: string): Buffer | undefined {
+function parseAcl(text: string): Buffer | undefined {
   const entries: (readonly [tag: number, permissions: number, id: number])[] = [];
   for (const line of text.split(/[,\n]/)) {
     const [entry = ''] = line.split('#');
