@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
 import type { OverlayOptions } from 'overlayfs';
 import { mergeLayer, mergeLayerSync } from 'overlayfs/layers';
-import { mountTest, scaled, scratch } from '../support/index.js';
+import { generator, mountTest, scaled, scratch } from '../support/index.js';
 import { look } from './look.js';
 import { kinds, makeLayers } from './merged-layers.js';
 
@@ -15,7 +15,7 @@ const copy = (from: string, to: string): void => {
 
 async function mergesAsShown(t: ExecutionContext, dir: string, seed: number): Promise<void> {
   const options = kinds[seed % kinds.length] as Partial<OverlayOptions>;
-  const shown = makeLayers(dir, seed, options);
+  const shown = makeLayers(dir, generator(seed), options);
   const note = `seed ${seed} ${JSON.stringify(options)}`;
   const upper = join(dir, 'upper');
   const before = look(upper);

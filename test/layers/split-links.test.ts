@@ -17,7 +17,7 @@ import { mountOverlaySync, OverlayError, type OverlayOptions } from 'overlayfs';
 import { mergeLayer, mergeLayerSync } from 'overlayfs/layers';
 import { generator, makeTree, mountTest, scaled, scratch } from '../support/index.js';
 import { look } from './look.js';
-import { changeTree } from './random-tree.js';
+import { kinds, makeLayers } from './merged-layers.js';
 
 interface Case {
   readonly title: string;
@@ -171,19 +171,8 @@ for (const kind of ['tmpfs', 'disk'] as const) {
       const random = generator(seed);
       const own = join(dir, String(seed));
       const at = (name: string): string => join(own, name);
-      for (const name of ['lower', 'upper', 'work', 'merged']) mkdirSync(at(name), { recursive: true });
-      changeTree(at('lower'), random, 60);
-      const mount = mountOverlaySync({
-        lowerdir: at('lower'),
-        upperdir: at('upper'),
-        workdir: at('work'),
-        target: at('merged'),
-        index: true,
-        ...[{}, { redirectDir: 'on' as const }, { redirectDir: 'on' as const, metacopy: true }][seed % 3],
-      });
-      changeTree(at('merged'), random, 1 + random(30));
-      const shown = look(at('merged'));
-      mount.unmountSync();
+      const options = { index: true, ...kinds[seed % kinds.length] };
+      const shown = makeLayers(own, random, options, { least: 1, more: 30 });
       execFileSync('cp', ['-a', at('lower'), at('copy')]);
       const before = look(at('copy'));
       try {
