@@ -31,7 +31,7 @@ import { explainWrite } from './explain-write.js';
 import { toPaths } from './given.js';
 import { isWhiteoutDevice, isWhiteoutEntry, readMarks, shownAttributes } from './marks.js';
 import { Directory, type Layout, Leaf, Placement } from './placement.js';
-import { findPath, openLayers } from './stack.js';
+import { findPath, findRoot, openLayers } from './stack.js';
 import { Walker } from './walk.js';
 import { type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
 import { opaqueName } from './xattrs.js';
@@ -663,7 +663,7 @@ class Unpacking {
       for (const [directory, path] of implied) {
         // Another entry may have taken its place.
         if (!this.placement.holds(directory, path)) continue;
-        const [top] = yield* findPath(stack, path);
+        const [top] = path === '' ? [yield* findRoot(stack)] : yield* findPath(stack, path);
         if (top?.type !== k.S_IFDIR) continue;
         const xattrs = Array.from(shownAttributes(top.attributes, stack.space), ([name, value = Buffer.alloc(0)]) => ({
           name,
@@ -738,6 +738,7 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
   const writer = new TreeWriter(target.root, { signal });
   const unpacking = new Unpacking(writer, checked);
   if (target.temporary === undefined) await load(unpacking.placement, target.root, checked);
+  else unpacking.placement.implied.set(unpacking.placement.root, '');
   const reader = new TarReader(unpacking);
   const intake = new Digester();
   const [start, all] = await peek(untilAborted(intake.pass(source.chunks), signal));

@@ -115,7 +115,7 @@ const reversed = (path: string): string[] => path.split('/').reverse();
 
 export class Placement {
   readonly root = new Directory(false, false);
-  /** Directories that were made because an entry is in them: those that still have no entry of their own. */
+  /** Directories that were made without an entry of their own, for an entry in them; the root of a new layer, too. */
   readonly implied = new Map<Directory, string>();
   readonly #writer: Writer;
   readonly #options: PlacementOptions;
@@ -181,7 +181,8 @@ export class Placement {
   /** Returns whether a directory is still at its path. */
   holds(directory: Directory, path: string): boolean {
     let at: Node | undefined = this.root;
-    for (const name of path.split('/')) at = at instanceof Directory ? at.entries.get(name) : undefined;
+    const names = path === '' ? [] : path.split('/');
+    for (const name of names) at = at instanceof Directory ? at.entries.get(name) : undefined;
     return at === directory;
   }
 

@@ -266,6 +266,14 @@ export function placesOf(stack: LayerStack, sources: readonly Source[]): Places 
   return places;
 }
 
+/** Returns the root of the topmost layer, which is that of the merged view. */
+export function* findRoot(stack: LayerStack): Task<Source> {
+  const records = yield* examine((stack.layers[0] as Layer).root, [''], { attributes: 'all', targets: true });
+  records.advance();
+  if (records.error !== 0) throw explainWalk((stack.layers[0] as Layer).path, records.error);
+  return toSource(records, 0, '', stack.space);
+}
+
 /** Finds the entries of the layers from `first` on at a path below the root of the overlay. */
 export function* findPath(stack: LayerStack, path: string, first = 0): Task<Source[]> {
   let places = stack.roots(first);

@@ -423,6 +423,18 @@ kernelTest('an entry of an existing directory replaces its attributes, but no ma
   t.deepEqual(describeTree(root)['d']?.xattrs, { 'user.both': '7a', 'trusted.overlay.opaque': '79' });
 });
 
+kernelTest('a directory without an entry, the root too, is as the layer below has it', async (t) => {
+  const base = scratch(t);
+  const [below, above] = [join(base, 'below'), join(base, 'above')];
+  const at = { mtime: { seconds: 1_000_000_000, nanoseconds: 5 } };
+  await applyLayer(archiveOf(dir('./', { ...at, mode: 0o750, uid: 7 }), dir('d/', { ...at, mode: 0o711 })), below);
+  await applyLayer(archiveOf(file('d/f')), above, { lowerdir: below });
+  for (const name of ['', 'd']) {
+    const [found, wanted] = [above, below].map((layer) => lstatSync(join(layer, name), { bigint: true }));
+    for (const field of ['mode', 'uid', 'mtimeNs'] as const) t.is(found?.[field], wanted?.[field], `${name} ${field}`);
+  }
+});
+
 kernelTest("layout 'plain': a directory without an entry keeps its time", async (t) => {
   let before: Tree = {};
   const { root } = await apply(t, [file('d/new')], { layout: 'plain' }, (path) => {
