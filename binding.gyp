@@ -25,6 +25,7 @@
         ["OS!='linux'", {"type": "none"}, {
           "sources": [
             "native/addon.cc",
+            "native/beneath.cc",
             "native/calls.cc",
             "native/child.cc",
             "native/executor.cc",

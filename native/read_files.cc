@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "abi.h"
+#include "beneath.h"
 #include "plan.h"
 #include "syscalls.h"
 #include "text.h"
@@ -20,48 +21,8 @@ constexpr uint64_t large_file = 0400000;
 constexpr uint64_t large_file = 0100000;
 #endif
 constexpr uint64_t open_flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
-constexpr uint64_t resolve =
-    abi::resolve_beneath | abi::resolve_no_symlinks | abi::resolve_no_magiclinks | abi::resolve_no_xdev;
-
-// For kernels before 5.6 and filters that do not know openat2(2): name by name, without symbolic links.
-int walk(int root, const char* path) {
-  char name[256];
-  int at = root;
-  for (;;) {
-    size_t size = 0;
-    while (path[size] != '\0' && path[size] != '/') size++;
-    const char* slash = path[size] == '\0' ? nullptr : path + size;
-    const bool is_bad = size == 0 || size >= sizeof name || (size == 2 && path[0] == '.' && path[1] == '.');
-    int next = -EINVAL;
-    if (!is_bad) {
-      memcpy(name, path, size);
-      name[size] = '\0';
-      const int flags = slash == nullptr ? static_cast<int>(open_flags | large_file) : O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
-      next = static_cast<int>(sys::call(abi::openat, at, name, flags, 0));
-    }
-    if (at != root) sys::close(at);
-    if (next < 0 || slash == nullptr) return next;
-    at = next;
-    path = slash + 1;
-  }
-}
-
-// A path of PATH_MAX bytes or more is walked too.
-int open_file(int root, const char* path, size_t size) {
-  constexpr size_t most_path = 4096;
-  if (size < most_path) {
-    for (int attempts = 0; attempts < 64; attempts++) {
-      int fd = sys::openat2(root, path, open_flags | large_file, 0, resolve);
-      if (fd == -EAGAIN) continue;
-      if (fd != -ENOSYS && fd != -EPERM) return fd;
-      break;
-    }
-  }
-  return walk(root, path);
-}
-
 long read_file(const FileRecord& record, const char* path, uint8_t* to) {
-  int fd = open_file(record.root, path, record.path_size);
+  int fd = open_beneath(record.root, path, record.path_size, open_flags | large_file);
   // Something else is there by now.
   if (fd == -ENOENT || fd == -ELOOP || fd == -ENOTDIR || fd == -ENXIO || fd == -EISDIR) return -ESTALE;
   if (fd < 0) return fd;

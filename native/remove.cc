@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "array.h"
+#include "beneath.h"
 #include "in_use.h"
 #include "plan.h"
 #include "syscalls.h"
@@ -32,12 +33,6 @@ struct Level {
   uint64_t device, inode;
   long size, offset;      // the size of the entries that were read, and of those that are done
 };
-
-bool is_dot_or_dotdot(const char* name) {
-  return name[0] == '.' && (name[1] == '\0' || (name[1] == '.' && name[2] == '\0'));
-}
-
-uint64_t device_of(const abi::Statx& found) { return static_cast<uint64_t>(found.dev_major) << 32 | found.dev_minor; }
 
 bool is_not_empty(long result) { return result == -ENOTEMPTY || result == -EEXIST; }
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "beneath.h"
 #include "plan.h"
 #include "syscalls.h"
 #include "text.h"
@@ -20,12 +21,17 @@ constexpr size_t most_open = 32;               // the most levels that stay open
 constexpr size_t most_attribute = 65536;       // XATTR_SIZE_MAX, XATTR_LIST_MAX
 constexpr int statx_no_automount = 0x800;      // AT_NO_AUTOMOUNT
 constexpr unsigned wanted = 0x7ff | abi::statx_mnt_id;  // STATX_BASIC_STATS
-constexpr uint64_t resolve_no_xdev = 1;        // RESOLVE_NO_XDEV
 
-uint64_t device_of(const abi::Statx& found) { return static_cast<uint64_t>(found.dev_major) << 32 | found.dev_minor; }
-
-bool is_dot_or_dotdot(const char* name) {
-  return name[0] == '.' && (name[1] == '\0' || (name[1] == '.' && name[2] == '\0'));
+// Opens an entry of a directory unless something is mounted there. Linux before 5.6 has no openat2(2) that could tell;
+// the callers compare the mount's id instead.
+int open_on_mount(int dirfd, const char* name, uint64_t flags) {
+  static int has_openat2 = 1;
+  if (__atomic_load_n(&has_openat2, __ATOMIC_RELAXED)) {
+    int fd = sys::openat2(dirfd, name, flags, 0, abi::resolve_no_xdev);
+    if (fd != -ENOSYS) return fd;
+    __atomic_store_n(&has_openat2, 0, __ATOMIC_RELAXED);
+  }
+  return sys::openat2(dirfd, name, flags, 0, 0);
 }
 
 // Says if the kernel has listxattrat(2) and getxattrat(2), from 6.13 on. The first call in a process finds out.
@@ -215,16 +221,8 @@ bool Walk::close_one() {
 }
 
 int Walk::open_directory(int at, const char* name) {
-  constexpr uint64_t flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
-  static int has_openat2 = 1;
   for (;;) {
-    int fd = -ENOSYS;
-    if (__atomic_load_n(&has_openat2, __ATOMIC_RELAXED)) {
-      fd = sys::openat2(at, name, flags, 0, resolve_no_xdev);
-      if (fd == -ENOSYS) __atomic_store_n(&has_openat2, 0, __ATOMIC_RELAXED);
-    }
-    // Linux before 5.6 has no openat2(2). The callers compare the mount's id instead.
-    if (fd == -ENOSYS) fd = sys::openat2(at, name, flags, 0, 0);
+    int fd = open_on_mount(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if ((fd != -EMFILE && fd != -ENFILE) || !close_one()) return fd;
   }
 }
@@ -559,8 +557,7 @@ class Finder {
       name[end - done] = '\0';
       if (is_dot_or_dotdot(name)) return -EINVAL;
       constexpr uint64_t flags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
-      int fd = sys::openat2(at, name, flags, 0, resolve_no_xdev);
-      if (fd == -ENOSYS) fd = sys::openat2(at, name, flags, 0, 0);
+      int fd = open_on_mount(at, name, flags);
       if (fd == -ENOENT) remember_missing(path, end);
       if (fd < 0) return fd;
       done = end < size ? end + 1 : end;
@@ -699,8 +696,7 @@ int open_file(int root, const char* path, size_t size) {
   if (dirfd < 0) return dirfd;
   if (is_dot_or_dotdot(path + name)) return -EINVAL;
   constexpr uint64_t flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
-  int fd = sys::openat2(dirfd, path + name, flags, 0, resolve_no_xdev);
-  return fd == -ENOSYS ? sys::openat2(dirfd, path + name, flags, 0, 0) : fd;
+  return open_on_mount(dirfd, path + name, flags);
 }
 
 // Reads until the buffer is full or the file ends.

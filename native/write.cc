@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "beneath.h"
 #include "plan.h"
 #include "syscalls.h"
 #include "text.h"
@@ -220,7 +221,8 @@ class Batch {
       *opened = &parent;
       return 0;
     }
-    int fd = open_below(root, path, size);
+    const uint64_t flags = static_cast<uint64_t>(options_.in_root ? open_parent & ~O_NOFOLLOW : open_parent);
+    int fd = open_beneath(root, path, size, flags, options_.in_root);
     if (fd < 0) return fd;
     parents_[count_] = {path, size, head, fd, root, false, false};
     last_ = head = count_++;
@@ -233,74 +235,6 @@ class Batch {
     for (int& head : heads_) head = -1;
     count_ = 0;
     last_ = -1;
-  }
-
-  // The kernel accepts paths of less than PATH_MAX bytes, so a longer one is opened in pieces.
-  int open_below(int root, const char* path, uint32_t size) {
-    if (size == 0) return sys::openat2(root, ".", static_cast<uint64_t>(open_parent), 0, 0);
-    int at = root;
-    while (size >= most_path) {
-      uint32_t part = most_path;
-      while (part > 0 && path[part - 1] != '/') part--;
-      if (part == 0) return give_back(at, root, -ENAMETOOLONG);
-      int next = open_part(at, path, part - 1);
-      give_back(at, root, 0);
-      if (next < 0) return next;
-      at = next;
-      path += part;
-      size -= part;
-    }
-    int fd = open_part(at, path, size);
-    return give_back(at, root, fd);
-  }
-
-  static int give_back(int at, int root, int result) {
-    if (at != root) sys::close(at);
-    return result;
-  }
-
-  int open_part(int at, const char* path, uint32_t size) {
-    char text[most_path];
-    memcpy(text, path, size);
-    text[size] = '\0';
-    const uint64_t resolve = abi::resolve_no_xdev | abi::resolve_no_magiclinks |
-                             (options_.in_root ? abi::resolve_in_root : abi::resolve_beneath | abi::resolve_no_symlinks);
-    const uint64_t flags = static_cast<uint64_t>(options_.in_root ? open_parent & ~O_NOFOLLOW : open_parent);
-    int fd;
-    int attempts = 0;
-    do {
-      fd = sys::openat2(at, text, flags, 0, resolve);
-    } while (fd == -EAGAIN && ++attempts < 64);  // a rename elsewhere while the kernel resolved `..`
-    return fd == -ENOSYS || fd == -EPERM ? walk(at, text) : fd;
-  }
-
-  // Opens name by name, without symbolic links, for kernels before 5.6 and seccomp filters that refuse openat2(2).
-  int walk(int at, char* path) {
-    abi::Statx root;
-    constexpr unsigned mask = abi::statx_type | abi::statx_mnt_id;
-    long result = sys::statx(at, "", AT_EMPTY_PATH | abi::at_statx_dont_sync, mask, &root);
-    if (result < 0) return static_cast<int>(result);
-    int fd = at;
-    for (char* name = path; name != nullptr;) {
-      char* end = name;
-      while (*end != '\0' && *end != '/') end++;
-      if (*end == '\0') end = nullptr;
-      if (end != nullptr) *end = '\0';
-      int next = is_dotdot(name, strlen(name)) ? -EXDEV : sys::openat2(fd, name, static_cast<uint64_t>(open_parent), 0, 0);
-      if (fd != at) sys::close(fd);
-      if (next < 0) return next;
-      abi::Statx found;
-      result = sys::statx(next, "", AT_EMPTY_PATH | abi::at_statx_dont_sync, mask, &found);
-      const bool is_elsewhere = result >= 0 && (found.mnt_id != root.mnt_id || found.dev_major != root.dev_major ||
-                                                found.dev_minor != root.dev_minor);
-      if (result < 0 || is_elsewhere) {
-        sys::close(next);
-        return result < 0 ? static_cast<int>(result) : -EXDEV;
-      }
-      fd = next;
-      name = end == nullptr ? nullptr : end + 1;
-    }
-    return fd;
   }
 
   // ------------------------------------------------------------------------------------------ metadata
@@ -824,7 +758,6 @@ class Batch {
 
   static constexpr int most_parents = 512;
   static constexpr int heads = 1024;
-  static constexpr uint32_t most_path = 4096;
   static constexpr size_t most_copied = 1U << 30;
   static constexpr size_t most_small = 8192;
 

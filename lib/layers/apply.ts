@@ -438,10 +438,9 @@ function explainTarget(path: Path, errno: number, name?: Path): OverlayError {
 /** Gives the complete directory its name. */
 async function finishTarget({ path, parent, temporary }: Target): Promise<void> {
   if (temporary === undefined) return;
-  const RENAME_NOREPLACE = 1;
   const [, name] = splitPath(path);
   const plan = new Plan();
-  plan.add(calls.renameat2, [parent, temporary, parent, name, RENAME_NOREPLACE]);
+  plan.add(calls.renameat2, [parent, temporary, parent, name, k.RENAME_NOREPLACE]);
   let outcome = await perform(plan);
   if (outcome instanceof StepFailure && outcome.errno === e.EINVAL) {
     // The file system knows no flags. An empty directory in its place is the only one that this replaces.
