@@ -22,14 +22,15 @@ constexpr size_t most_attribute = 65536;       // XATTR_SIZE_MAX, XATTR_LIST_MAX
 constexpr int statx_no_automount = 0x800;      // AT_NO_AUTOMOUNT
 constexpr unsigned wanted = 0x7ff | abi::statx_mnt_id;  // STATX_BASIC_STATS
 
-// Opens an entry of a directory unless something is mounted there. Linux before 5.6 has no openat2(2) that could tell;
-// the callers compare the mount's id instead.
+// Opens an entry of a directory unless something is mounted there. Linux before 5.6 and some seccomp filters have no
+// openat2(2) that could tell; the callers compare the mount's id instead.
 int open_on_mount(int dirfd, const char* name, uint64_t flags) {
   static int has_openat2 = 1;
   if (__atomic_load_n(&has_openat2, __ATOMIC_RELAXED)) {
     int fd = sys::openat2(dirfd, name, flags, 0, abi::resolve_no_xdev);
-    if (fd != -ENOSYS) return fd;
-    __atomic_store_n(&has_openat2, 0, __ATOMIC_RELAXED);
+    if (fd != -ENOSYS && fd != -EPERM) return fd;
+    // EPERM may also be about this one entry.
+    if (fd == -ENOSYS) __atomic_store_n(&has_openat2, 0, __ATOMIC_RELAXED);
   }
   return sys::openat2(dirfd, name, flags, 0, 0);
 }
