@@ -7,12 +7,23 @@ import { OverlayError } from '../errors.js';
 import type { OverlayOptions } from '../options/check.js';
 import { mountOverlay, type OverlayMount } from '../overlay/mount.js';
 import { isAtOrBelow, type Path, toAbsolute, toReal } from '../paths.js';
-import { spawn } from '../programs/spawn.js';
+import { type SpawnOptions, spawn } from '../programs/spawn.js';
 import { type Command, type FlagGroup, type Outcome, ownFlag } from './command.js';
 import { mountGroups, toDetachedOptions } from './mount.js';
 import { ownLayers } from './own-layers.js';
 import type { Parsed } from './parse.js';
 import { UsageError } from './usage-error.js';
+
+/** The flags of the namespaces and ids of a program. */
+export const isolationFlags = [
+  ownFlag('network', 'with --no-network, the program has a network of its own, with nothing but loopback', {
+    default: 'true',
+    hasNegative: true,
+  }),
+  ownFlag('ownPids', 'processes of its own, with a small init and a new /proc; they all end with the program'),
+  ownFlag('ownIpc', 'System V IPC and POSIX message queues of its own'),
+  ownFlag('ownUts', 'a host name of its own'),
+];
 
 const ownFlags = [
   ownFlag('at', 'where the program sees the overlay: an existing directory', { kind: 'path', default: 'required' }),
@@ -26,6 +37,13 @@ const ownFlags = [
     isList: true,
     default: 'none',
   }),
+  ownFlag('writable', 'a directory or file that the program can write to; all else but the overlay is read-only', {
+    kind: 'path',
+    isList: true,
+    default: 'none',
+  }),
+  ...isolationFlags,
+  ownFlag('root', 'user id 0 for the program, in a user namespace of its own'),
   ownFlag('subIds', 'maps the subordinate ids of the user too, by newuidmap(1) and newgidmap(1)'),
   ownFlag('cwd', 'where the program starts', {
     kind: 'path',
@@ -56,15 +74,27 @@ function isInForeground(): boolean {
   }
 }
 
+/** Returns the options of `spawn` for these flags. */
+export function toIsolation(options: Parsed['options']): Pick<SpawnOptions, 'network' | 'pids' | 'ipc' | 'uts'> {
+  return {
+    ...(options['network'] === false && { network: false }),
+    ...(options['ownPids'] === true && { pids: 'own' as const }),
+    ...(options['ownIpc'] === true && { ipc: 'own' as const }),
+    ...(options['ownUts'] === true && { uts: 'own' as const }),
+  };
+}
+
 async function runProgram({ options, operands }: Parsed): Promise<Outcome> {
   const [command, ...args] = operands.map((operand) => {
     if (typeof operand === 'string') return operand;
     throw new UsageError(`an argument of the program is not UTF-8: '${Buffer.from(operand)}'`);
   });
-  const { at, readonlyPath, hidden, subIds, cwd } = options as {
+  const { at, readonlyPath, hidden, writable, root, subIds, cwd } = options as {
     readonly at?: Path;
     readonly readonlyPath?: Path[];
     readonly hidden?: Path[];
+    readonly writable?: Path[];
+    readonly root?: boolean;
     readonly subIds?: boolean;
     readonly cwd?: Path;
   };
@@ -95,6 +125,9 @@ async function runProgram({ options, operands }: Parsed): Promise<Outcome> {
       at: place,
       readonly: readonlyPath ?? [],
       hidden: hidden ?? [],
+      ...(writable && { writable }),
+      ...toIsolation(options),
+      root: root ?? false,
       cwd: cwd ?? startIn(place),
       stdio: typeof stdio === 'string' ? stdio : [...stdio],
     });
@@ -146,6 +179,7 @@ export const run: Command = {
     'writes to standard error.',
   examples: [
     'overlayfs run --lower /srv/app --upper /tmp/changes --create --at /srv/app -- npm install',
+    'overlayfs run --lower "$PWD" --upper /tmp/changes --create --at "$PWD" --no-network --own-pids --writable /tmp -- npm test',
     'overlayfs run --lower "$PWD" --upper /tmp/changes --create --at "$PWD" -- sh -c \'rm -rf .git; ls -a\'',
   ],
   hasArguments: true,

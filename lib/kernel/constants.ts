@@ -170,7 +170,11 @@ export const MS_SHARED = 1 << 20;
 // unshare(2), setns(2)
 export const CLONE_FS = 0x200;
 export const CLONE_NEWNS = 0x20000;
+export const CLONE_NEWUTS = 0x4000000;
+export const CLONE_NEWIPC = 0x8000000;
 export const CLONE_NEWUSER = 0x10000000;
+export const CLONE_NEWPID = 0x20000000;
+export const CLONE_NEWNET = 0x40000000;
 
 // statfs(2): file systems that matter when they hold a layer
 export const TMPFS_MAGIC = 0x01021994;
