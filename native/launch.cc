@@ -363,9 +363,19 @@ bool is_stop(int status) { return (status & 0xff) == 0x7f; }
   }
 }
 
+char** words = nullptr;
+
+// Empties the arguments, which name paths outside: programs inside can read them.
+void forget_words() {
+  for (char** word = words + 1; *word != nullptr; word++) {
+    for (char* c = *word; *c != '\0'; c++) *c = '\0';
+  }
+}
+
 // The first process of the namespace. When it ends, the kernel kills the others.
 [[noreturn]] void reap(long program, int statuses, long signals) {
   close_others(statuses, signals);
+  forget_words();
   for (;;) {
     signalfd_siginfo got;
     if (call(abi::read, signals, at(&got), sizeof got) != sizeof got) continue;
@@ -568,6 +578,7 @@ long search(const char* command, char** arguments, char** environment) {
 
 [[noreturn]] void run(long count, char** arguments, char** environment) {
   const char* argv0 = nullptr;
+  words = arguments;
   for (long i = 1; i < count;) {
     const long word = i;
     const char* name = arguments[i++];

@@ -19,6 +19,7 @@ import { mount } from './mount.js';
 import { pack } from './pack.js';
 import { parse } from './parse.js';
 import { run } from './run.js';
+import { runImage } from './run-image.js';
 import { snapshot } from './snapshot.js';
 import { umount } from './umount.js';
 import { UsageError, unknownWord } from './usage-error.js';
@@ -42,6 +43,7 @@ const commands: Readonly<Record<string, Command>> = {
   pack,
   whiteout,
   snapshot,
+  'run-image': runImage,
   explain,
   features,
 };

@@ -14,12 +14,15 @@ import { ownLayers } from './own-layers.js';
 import type { Parsed } from './parse.js';
 import { UsageError } from './usage-error.js';
 
-/** The flags of the namespaces and ids of a program. */
-export const isolationFlags = [
-  ownFlag('network', 'with --no-network, the program has a network of its own, with nothing but loopback', {
-    default: 'true',
-    hasNegative: true,
-  }),
+export const networkFlag = ownFlag(
+  'network',
+  'with --no-network, the program has a network of its own, with nothing but loopback',
+  { default: 'true', hasNegative: true },
+);
+
+/** The flags of the namespaces of a program. */
+const isolationFlags = [
+  networkFlag,
   ownFlag('ownPids', 'processes of its own, with a small init and a new /proc; they all end with the program'),
   ownFlag('ownIpc', 'System V IPC and POSIX message queues of its own'),
   ownFlag('ownUts', 'a host name of its own'),
@@ -74,8 +77,14 @@ function isInForeground(): boolean {
   }
 }
 
+/** Passes signals on. Installed before the program starts: a signal that comes meanwhile is passed on afterwards. */
+export function passSignals(child: () => ChildProcess | undefined): void {
+  for (const signal of passedOn) process.on(signal, () => child()?.kill(signal));
+  for (const signal of ofTerminal) process.on(signal, () => isInForeground() || child()?.kill(signal));
+}
+
 /** Returns the options of `spawn` for these flags. */
-export function toIsolation(options: Parsed['options']): Pick<SpawnOptions, 'network' | 'pids' | 'ipc' | 'uts'> {
+function toIsolation(options: Parsed['options']): Pick<SpawnOptions, 'network' | 'pids' | 'ipc' | 'uts'> {
   return {
     ...(options['network'] === false && { network: false }),
     ...(options['ownPids'] === true && { pids: 'own' as const }),
@@ -116,9 +125,7 @@ async function runProgram({ options, operands }: Parsed): Promise<Outcome> {
   const place = toAbsolute(at);
   const stdio = options['json'] ? (['inherit', 2, 2] as const) : 'inherit';
   let child: ChildProcess | undefined;
-  // Installed before the program starts: a signal that comes meanwhile is passed on afterwards.
-  for (const signal of passedOn) process.on(signal, () => child?.kill(signal));
-  for (const signal of ofTerminal) process.on(signal, () => isInForeground() || child?.kill(signal));
+  passSignals(() => child);
   try {
     const started = spawn(command, args, {
       mount,
@@ -159,7 +166,7 @@ function startIn(at: Path): Path {
 }
 
 /** Returns the exit code of shells for a program that does not exist or cannot be executed. */
-function notStarted(error: unknown): number | undefined {
+export function notStarted(error: unknown): number | undefined {
   if (!(error instanceof Error) || error instanceof OverlayError) return undefined;
   const { code, syscall } = error as NodeJS.ErrnoException;
   if (syscall?.startsWith('spawn') !== true) return undefined;

@@ -70,6 +70,7 @@ export const MOUNT_ATTR_NOSYMFOLLOW = 0x200000;
 // openat2(2)
 export const RESOLVE_NO_XDEV = 0x1;
 export const RESOLVE_BENEATH = 0x8;
+export const RESOLVE_IN_ROOT = 0x10;
 
 // mount(2)
 export const MS_RDONLY = 1;

@@ -11,8 +11,8 @@ export interface Place {
 
 /** A mount and the place where the program sees it. */
 export interface Placed {
-  /** The descriptor in the launcher, or the path and the id of a mount that has a place already. */
-  readonly mount: number | { readonly path: Path; readonly id: number };
+  /** The descriptor in the launcher, or the path and the id of a mount that has a place already; or a path to bind. */
+  readonly mount: number | { readonly path: Path; readonly id: number } | { readonly tree: Path };
   readonly at: Place;
 }
 
@@ -99,6 +99,11 @@ const toIds = ({ uid, gid, groups }: ProgramIds): Order => ({
   args: [String(uid), String(gid), groups === undefined ? '-' : groups.join(',')],
 });
 
+function toTaking({ mount, at }: Placed): Order {
+  if (typeof mount === 'number') return { word: 'clone', args: [String(mount)], path: at.path };
+  return 'tree' in mount ? about('take', mount.tree) : about('tree', mount.path);
+}
+
 /**
  * Returns the orders of a launch. The launcher takes all mounts before it attaches one, which may hide another. A
  * read-only or hidden path may be inside a mount, so those orders come after. But a tree in which a mount is shown
@@ -111,7 +116,7 @@ export function orders(launch: Launch): Order[] {
     mounts.some(({ at }) => isAtOrBelow(at.real, real) && !isAtOrBelow(real, at.real));
   const around = launch.readonly.filter(isAround);
   const others = launch.readonly.filter((place) => !isAround(place));
-  const places = mounts.flatMap(({ mount }) => (typeof mount === 'number' ? [] : [mount]));
+  const places = mounts.flatMap(({ mount }) => (typeof mount === 'number' || 'tree' in mount ? [] : [mount]));
   const descriptors = mounts.flatMap(({ mount }) => (typeof mount === 'number' ? [mount] : []));
   const isShown = (path: Path) => mounts.some(({ at }) => isAtOrBelow(path, at.real));
   const open = (writable ?? []).filter((path) => !isShown(path));
@@ -129,9 +134,7 @@ export function orders(launch: Launch): Order[] {
     { word: launch.readonly.length > 0 || writable !== undefined ? 'private' : 'slave', args: [] },
     ...(hasOwnPids || root !== undefined ? [{ word: 'proc', args: [hasOwnPids ? 'new' : 'own'] }] : []),
     ...open.map((path) => about('take', path)),
-    ...mounts.map(({ mount, at }) =>
-      typeof mount === 'number' ? { word: 'clone', args: [String(mount)], path: at.path } : about('tree', mount.path),
-    ),
+    ...mounts.map(toTaking),
     ...(writable === undefined ? [] : [about('readonly', '/')]),
     ...open.map((path) => about('attach', path)),
     ...around.map(({ path }) => about('readonly', path)),

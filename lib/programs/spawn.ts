@@ -53,7 +53,8 @@ import { type LaunchFailure, namespaceFlags, orders, type Placed, readReport, to
 
 /** A mount and the directory where the program sees it. */
 export interface PlacedMount {
-  mount: Mount;
+  /** The mount, or the path of a directory or file that the program sees there too, with all that is mounted in it. */
+  mount: Mount | PathLike;
   /**
    * The directory. At the root directory, however it is spelled, the mount becomes the root of the program. The program
    * keeps what is at /proc, /dev and /sys, if the mount has these directories, and the
@@ -115,7 +116,7 @@ const names: ReadonlySet<string> = new Set([
 ]);
 
 interface Checked {
-  readonly mounts: readonly { readonly mount: Mount; readonly at: Path }[];
+  readonly mounts: readonly { readonly mount: Mount | Path; readonly at: Path }[];
   readonly readonly: readonly Path[];
   readonly hidden: readonly Path[];
   readonly writable: readonly Path[] | undefined;
@@ -129,7 +130,11 @@ const MOST_MOUNTS = 64;
 const placedNames: ReadonlySet<string> = new Set(['mount', 'at']);
 
 function checkPlaced({ mount, at }: Partial<PlacedMount>, prefix = ''): Checked['mounts'][number] {
-  if (!(mount instanceof Mount)) throw invalidArgumentType(`${prefix}mount`, 'a mount', mount);
+  if (!(mount instanceof Mount)) {
+    const isPath = typeof mount === 'string' || mount instanceof Uint8Array || mount instanceof URL;
+    if (!isPath) throw invalidArgumentType(`${prefix}mount`, 'a mount or a path', mount);
+    return { mount: toAbsolute(toPath(mount, `${prefix}mount`)), at: toAbsolute(toPath(at, `${prefix}at`)) };
+  }
   if (mount.fd === -1)
     throw conflictingOptions(text`${option(`${prefix}mount`)} is unmounted`, 'pass a mount that is still mounted');
   if (internalsOf(mount).mounted.namespace !== undefined) {
@@ -327,7 +332,7 @@ function findVerdict(order: LaunchFailure['order'], errno: number, isRootless: b
     mounted: `the mount at${shown} cannot be opened`,
     tree: `the mount at${shown} cannot be opened`,
     readonly: `${shown.trim()} cannot be made read-only`,
-    take: `${shown.trim()} cannot stay writable`,
+    take: `${shown.trim()} cannot be shown to the program`,
     network: 'the loopback interface of the program cannot be brought up',
     hide: `${shown.trim()} cannot be hidden`,
     chdir: `the program cannot start in${shown}`,
@@ -412,8 +417,9 @@ export function spawn(
   const [args, given] = (hasOptionsOnly ? [[], second] : [second, third]) as [readonly string[], SpawnOptions];
   const options = toOptions(given, names);
   const checked = check(command, args, options);
-  const isRootless = checked.mounts.some(({ mount }) => mount.isRootless) || kernelFeaturesSync().mayMount !== true;
-  const hasSubIds = checked.mounts.some(({ mount }) => internalsOf(mount).mounted.hasSubIds);
+  const owned = checked.mounts.flatMap(({ mount }) => (mount instanceof Mount ? [mount] : []));
+  const isRootless = owned.some((mount) => mount.isRootless) || kernelFeaturesSync().mayMount !== true;
+  const hasSubIds = owned.some((mount) => internalsOf(mount).mounted.hasSubIds);
   refuseIds(checked.isolation, isRootless);
   if (!hasSubIds) {
     const own = isRootless ? ownIds() : undefined;
@@ -451,6 +457,7 @@ function launch(
   const toPlace = (path: Path) => ({ path, real: isCompared ? toReal(path) : path });
   const mounts = checked.mounts.map(({ mount, at: path }): Placed => {
     const at = toPlace(path);
+    if (!(mount instanceof Mount)) return { mount: { tree: mount }, at };
     const mounted = internalsOf(mount).mounted;
     return { mount: mounted.held === undefined ? mounted : stdio.push(mounted.held.descriptor) - 1, at };
   });
