@@ -233,11 +233,25 @@ async function* ofBytes(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
   yield* inPieces(bytes);
 }
 
-async function* ofStream(source: AsyncIterable<unknown>): AsyncGenerator<Uint8Array> {
-  for await (const chunk of source) {
-    if (!(chunk instanceof Uint8Array)) throw invalidArgumentType('source', 'a stream of bytes', chunk);
-    yield* inPieces(chunk);
+/** Reads at once: Node drops what a child process has written when it has ended and nobody reads yet. */
+function ofStream(source: AsyncIterable<unknown>): Source {
+  const iterator = source[Symbol.asyncIterator]();
+  const first = iterator.next();
+  // Its error comes out when the first chunk is asked for.
+  first.catch(() => {});
+  async function* read(): AsyncGenerator<Uint8Array> {
+    for (let next = await first; !next.done; next = await iterator.next()) {
+      const chunk = next.value;
+      if (!(chunk instanceof Uint8Array)) throw invalidArgumentType('source', 'a stream of bytes', chunk);
+      yield* inPieces(chunk);
+    }
   }
+  const close = (): void => {
+    (source as { destroy?: () => void }).destroy?.();
+    // A chunk that never comes would keep this waiting.
+    iterator.return?.()?.catch?.(() => {});
+  };
+  return { chunks: read(), total: undefined, close };
 }
 
 /** A file that is read ahead by one chunk. */
@@ -334,10 +348,7 @@ const isStream = (source: unknown): source is AsyncIterable<unknown> =>
 
 async function open(source: unknown): Promise<Source> {
   if (source instanceof Uint8Array) return { chunks: ofBytes(source), total: source.length, close: () => {} };
-  if (isStream(source)) {
-    const { destroy } = source as { destroy?: () => void };
-    return { chunks: ofStream(source), total: undefined, close: () => destroy?.call(source) };
-  }
+  if (isStream(source)) return ofStream(source);
   if (typeof source !== 'string' && !(source instanceof URL)) {
     throw invalidArgumentType('source', 'a path, bytes, or a stream of bytes', source);
   }
