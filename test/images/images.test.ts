@@ -34,7 +34,7 @@ import { addDependency, evaluateAsNobody } from '../support/plain-user.js';
 import { describeTree, type Tree } from '../support/trees.js';
 import { makeImage, openSnapshotter } from './helper.js';
 
-/** What the snapshot of an image shows. */
+/** Describes the files that the snapshot of an image shows. */
 async function treeOf(snapshotter: Snapshotter, { layers }: Image): Promise<Tree> {
   const mounts = await snapshotter.view('look', layers.at(-1)?.chainId);
   try {

@@ -23,7 +23,7 @@ function coverCgroups(t: ExecutionContext): void {
   t.teardown(() => native.umount(SYS_FS_CGROUP, 0));
 }
 
-/** What a container has printed, and how it ended. */
+/** Returns the output of a container, and its end. */
 async function ran(
   image: Image,
   options: RunContainerOptions,
