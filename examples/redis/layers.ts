@@ -40,7 +40,7 @@ export function fetchPackages(directory: string): void {
     .flatMap(([, names]) => names)
     .filter((name) => !there.some((file) => file.startsWith(`${name}_`)));
   if (missing.length > 0)
-    execFileSync('apt-get', ['-qq', 'download', ...missing], {
+    execFileSync('apt-get', ['-qq', '-o', 'APT::Sandbox::User=root', 'download', ...missing], {
       cwd: directory,
       stdio: ['ignore', 'ignore', 'inherit'],
     });
