@@ -89,6 +89,11 @@ const STATE = `${STAGING}/state`;
 /** Hard-link copies of the directories and files that redirects lead to. */
 const CLONES = `${STAGING}/clones`;
 const CLONES_UNDER_WAY = `${STAGING}/clones.new`;
+/**
+ * Attributes of the target directory while STAGING is removed: everything is copied. A process may set one of them or
+ * both. Their value names the upper and its state.
+ */
+const COMPLETE = ['trusted.overlayfs.merged', 'user.overlayfs.merged'];
 
 /** Directories that one native call looks up. */
 const AT_ONCE = 256;
@@ -119,6 +124,10 @@ interface Checked {
   readonly theirs: readonly string[];
   /** Maps an inode of the upper to the path, below the directory, that its redirect leads to. */
   readonly redirects: ReadonlyMap<bigint, string>;
+  /** Names the upper and its state. */
+  readonly identity: string;
+  /** An earlier call has copied everything and was killed at its last steps. */
+  readonly isComplete: boolean;
 }
 
 interface Settings {
@@ -239,17 +248,20 @@ class Merge {
     const { entries, deleted, conflicts } = checked;
     if (this.#settings.dryRun) return { entries, deleted, conflicts, bytes: 0 };
     try {
-      yield* this.#begin(checked);
-      if (this.#state?.isCopied !== true) yield* this.#write(new Set(checked.theirs));
-      if (this.#settings.moves && (!this.#renames || this.#leavesRest || this.#state?.isCopied))
-        yield* this.#emptyUpper();
-      yield* this.#end();
+      if (!checked.isComplete) yield* this.#apply(checked);
+      yield* this.#end(checked.identity);
     } catch (error) {
       yield* this.#writer.stop();
       if (!(error instanceof WriteFailure)) throw error;
       throw explainWrite(error, error.isInOther ? this.#upper.path : this.#dir.path, this.#leftover());
     }
     return { entries, deleted, conflicts, bytes: this.#writer.totals.copied };
+  }
+
+  *#apply(checked: Checked): Task<void> {
+    yield* this.#begin(checked);
+    if (this.#state?.isCopied !== true) yield* this.#write(new Set(checked.theirs));
+    if (this.#settings.moves && (!this.#renames || this.#leavesRest || this.#state?.isCopied)) yield* this.#emptyUpper();
   }
 
   #leftover(): string {
@@ -303,11 +315,14 @@ class Merge {
     let links: SplitLinks | undefined;
     let entries = 0;
     let deleted = 0;
+    let latest = 0;
     try {
       while (yield* walker.more()) {
         while (walker.advance()) {
           yield* this.#breathe();
           if (walker.error !== 0) throw walker.failure();
+          const { seconds, nanoseconds } = walker.ctime;
+          latest = Math.max(latest, seconds * 1e3 + nanoseconds / 1e6);
           if (walker.isOtherMount) throw mountInside(this.#upper.path, walker.path);
           if (walker.depth === 0) {
             above[0] = walker.inode;
@@ -343,10 +358,12 @@ class Merge {
     } finally {
       walker.close();
     }
+    const identity = `${this.#upperId} ${entries} ${latest}`;
+    const isComplete = yield* this.#isComplete(identity);
     yield* absent.look();
-    if (!isResumed) yield* this.#checkRedirects(redirects);
-    if (links !== undefined) yield* links.check();
-    const found = looked === undefined ? [] : yield* looked.end();
+    if (!isResumed && !isComplete) yield* this.#checkRedirects(redirects);
+    if (links !== undefined && !isComplete) yield* links.check();
+    const found = looked === undefined || isComplete ? [] : yield* looked.end();
     const theirs: string[] = [...(this.#state?.theirs ?? [])];
     if (found.length > 0 && conflict === 'error' && !this.#settings.dryRun) throw conflictError(this.#dir.path, found);
     for (const { bytePath, conflict: one } of found) {
@@ -356,7 +373,14 @@ class Merge {
         throw invalidArgumentType('conflict', "a function that returns 'ours' or 'theirs'", decision);
       }
     }
-    return { entries, deleted, conflicts: found.map((one) => one.conflict), theirs, redirects };
+    return { entries, deleted, conflicts: found.map((one) => one.conflict), theirs, redirects, identity, isComplete };
+  }
+
+  /** A merge by move needs no such mark: an upper that is empty can be merged again. */
+  *#isComplete(identity: string): Task<boolean> {
+    if (this.#settings.moves) return false;
+    const root = yield* examine(this.#dir.descriptor, [''], { attributes: 'all' });
+    return root.advance() && COMPLETE.some((name) => root.attributes.get(name)?.toString() === identity);
   }
 
   /** Records that the entry, and therefore each directory above it, cannot be renamed as it is. */
@@ -494,14 +518,24 @@ class Merge {
     yield* this.#writer.finish();
   }
 
-  *#end(): Task<void> {
+  *#end(identity: string): Task<void> {
     const writer = this.#writer;
+    const marks: WrittenXattr[] = this.#settings.moves
+      ? []
+      : COMPLETE.map((name) => ({ name, toleratesUnsupported: true, toleratesDenied: true }));
+    const value = Buffer.from(identity);
+    const set = marks.map((mark) => ({ ...mark, value }));
+    // Without the state, a later call would look for renamed directories at their old paths.
+    if (marks.length > 0) writer.add('metadata', '', { xattrs: set });
     writer.add('remove', STAGING);
     if (this.#settings.root) {
       // The root's metadata comes last. If the merge ends before this step, a later call reads the time from the mark.
-      writer.add('metadata', '', { ...(yield* this.#rootMetadata()), flags: ['exact'] });
+      const { xattrs = [], ...metadata } = yield* this.#rootMetadata();
+      writer.add('metadata', '', { ...metadata, xattrs: [...xattrs, ...set], flags: ['exact'] });
       if (this.#settings.moves) this.#removeTimeMark();
     }
+    // This changes no time but the ctime.
+    if (marks.length > 0) writer.add('metadata', '', { xattrs: marks });
     yield* writer.finish();
     this.#entries = this.#total;
     this.#report();
