@@ -218,6 +218,8 @@ class Merge {
   readonly #absent = new Set<bigint>();
   /** Inodes of those directories of the upper that cannot be renamed whole: they, or entries in them, need changes. */
   readonly #soiled = new Set<bigint>();
+  /** Inodes of those directories of the upper in which a directory has a redirect. */
+  readonly #holders = new Set<bigint>();
   #state: State | undefined;
   /** Maps an inode of the upper to the name of its clone, if no earlier call has put the clone in its place. */
   #clones = new Map<bigint, string>();
@@ -261,7 +263,8 @@ class Merge {
   *#apply(checked: Checked): Task<void> {
     yield* this.#begin(checked);
     if (this.#state?.isCopied !== true) yield* this.#write(new Set(checked.theirs));
-    if (this.#settings.moves && (!this.#renames || this.#leavesRest || this.#state?.isCopied)) yield* this.#emptyUpper();
+    if (this.#settings.moves && (!this.#renames || this.#leavesRest || this.#state?.isCopied))
+      yield* this.#emptyUpper();
   }
 
   #leftover(): string {
@@ -308,6 +311,8 @@ class Merge {
     const redirects = new Map<bigint, string>();
     /** The path below `dir` from which the entries of the current directory at each depth come. */
     const origins: string[] = [''];
+    /** True for the current directory at each depth if it is at or below a redirect. */
+    const areMoved: boolean[] = [];
     const walker = new Walker('', { at: this.#upper.descriptor, attributes: 'all', targets: true, tape: this.#tape });
     const absent = new AbsentDirectories(this.#dir.descriptor, this.#absent);
     /** The inode of the current directory at each depth. */
@@ -345,10 +350,16 @@ class Merge {
           if (walker.type === k.S_IFDIR) {
             origins[walker.depth] = origin;
             above[walker.depth] = walker.inode;
-            if (origin === walker.path) absent.add(walker.path, walker.inode);
+            // Below a redirect, the entries go into a clone, which an earlier call may have filled.
+            const isMoved = redirect !== undefined || areMoved[walker.depth - 1] === true;
+            areMoved[walker.depth] = isMoved;
+            if (!isMoved) absent.add(walker.path, walker.inode);
             if (absent.isFull) yield* absent.look();
           }
-          if (redirect !== undefined) redirects.set(walker.inode, origin);
+          if (redirect !== undefined) {
+            redirects.set(walker.inode, origin);
+            if (walker.type === k.S_IFDIR) addAbove(walker.depth, above, this.#holders);
+          }
           const place = below(parent, walker.name);
           links?.add(walker, marks, place, redirect === undefined ? undefined : origin);
           looked?.add(walker, marks, isWhiteout, place, this.#space);
@@ -387,11 +398,7 @@ class Merge {
   #soil(walker: Walker, above: readonly bigint[]): void {
     if (!this.#renames) return;
     if (walker.type === k.S_IFDIR) this.#soiled.add(walker.inode);
-    for (let depth = walker.depth - 1; depth >= 0; depth--) {
-      const inode = above[depth] as bigint;
-      if (this.#soiled.has(inode)) return;
-      this.#soiled.add(inode);
-    }
+    addAbove(walker.depth, above, this.#soiled);
   }
 
   *#checkRedirects(redirects: ReadonlyMap<bigint, string>): Task<void> {
@@ -628,7 +635,8 @@ class Merge {
       walker.skip();
       return;
     }
-    const isMadeAside = isAbsent && !this.#renames;
+    // A later call makes such a directory again. It would lose a clone that was renamed into it.
+    const isMadeAside = isAbsent && !this.#renames && !this.#holders.has(walker.inode);
     const aside = isMadeAside ? `${STAGING}/${walker.inode}` : clone === undefined ? undefined : `${CLONES}/${clone}`;
     const frame: Frame = {
       depth: walker.depth,
@@ -684,11 +692,14 @@ class Merge {
           hasOver = yield* next(over);
           continue;
         }
-        const isHidden = order > 0 || isWhiteoutEntry(over, readMarks(over.attributes, this.#space));
+        const marks = order > 0 ? undefined : readMarks(over.attributes, this.#space);
+        const isHidden = marks === undefined || isWhiteoutEntry(over, marks);
         if (isHidden) this.#writer.add('remove', below(target, under.path));
         if (this.#writer.isFull) yield* this.#send();
-        const areDirectories = order === 0 && over.type === k.S_IFDIR && under.type === k.S_IFDIR;
-        if (order === 0 && !areDirectories && over.type === k.S_IFDIR) over.skip();
+        const isOver = !isHidden && over.type === k.S_IFDIR;
+        // The clone of a renamed directory replaces what is there, or an earlier call has put it there.
+        const areDirectories = isOver && under.type === k.S_IFDIR && countingRedirect(over, marks) === undefined;
+        if (isOver && !areDirectories) over.skip();
         if (!areDirectories && under.type === k.S_IFDIR) under.skip();
         hasUnder = yield* next(under);
         if (order === 0) hasOver = yield* next(over);
@@ -833,6 +844,15 @@ class Merge {
       this.#writer.add('link', target, { from: this.#placeOf(first), flags: this.#asideFlags() });
     else this.#links.set(inode, target);
     return first !== undefined;
+  }
+}
+
+/** Adds the directories above an entry; `found` has all directories above the ones that it has. */
+function addAbove(depth: number, above: readonly bigint[], found: Set<bigint>): void {
+  for (let at = depth - 1; at >= 0; at--) {
+    const inode = above[at] as bigint;
+    if (found.has(inode)) return;
+    found.add(inode);
   }
 }
 
