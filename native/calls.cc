@@ -1,6 +1,7 @@
 // The steps of a plan: the system call behind each, and what it writes to the step's output.
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "plan.h"
 #include "syscalls.h"
@@ -200,6 +201,12 @@ long Execution::run(Step& step) {
     // Done before the plan is performed (native/poller.h).
     case Call::wait_for:
       return 0;
+    // exit_after(milliseconds, code): ends the process, unless it has ended by then.
+    case Call::exit_after: {
+      timespec left{a[0] / 1000, a[0] % 1000 * 1000000};
+      sys::call(abi::ppoll, nullptr, 0, &left, nullptr, 0);
+      return sys::call(abi::exit_group, a[1]);
+    }
   }
   return -ENOSYS;
 }

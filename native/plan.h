@@ -105,7 +105,8 @@ constexpr uint32_t makes_descriptor = 1U << 8;
   X(examine, 0b1)          \
   X(compare, 0b101)        \
   X(read_files, 0)         \
-  X(wait_for, 0b1)
+  X(wait_for, 0b1)         \
+  X(exit_after, 0)
 
 enum class Call : int32_t {
 #define OVERLAYFS_CALL(name, descriptors) name,
