@@ -9,6 +9,22 @@
 
 namespace overlayfs {
 
+// notify(address, message): sends a datagram to a socket at a path, or to an abstract one, which begins with '@'.
+long Execution::notify(Step& step) {
+  Text address(*this, step.a[0]);
+  Text message(*this, step.a[1]);
+  abi::UnixAddress to{abi::af_unix, {}};
+  if (address.size() == 0 || address.size() >= sizeof to.path) return -ENAMETOOLONG;
+  memcpy(to.path, address, address.size());
+  if (to.path[0] == '@') to.path[0] = 0;
+  auto length = static_cast<uint32_t>(offsetof(abi::UnixAddress, path) + address.size());
+  long fd = sys::call(abi::socket, abi::af_unix, abi::sock_dgram_cloexec, 0);
+  if (fd < 0) return fd;
+  long result = sys::call(abi::sendto, fd, static_cast<const char*>(message), message.size(), 0, &to, length);
+  sys::close(static_cast<int>(fd));
+  return result;
+}
+
 long Execution::run(Step& step) {
   const int32_t* a = step.a;
   auto fd = [&](int i) { return descriptor(a[i]); };
@@ -201,6 +217,8 @@ long Execution::run(Step& step) {
     // Done before the plan is performed (native/poller.h).
     case Call::wait_for:
       return 0;
+    case Call::notify:
+      return notify(step);
     // exit_after(milliseconds, code): ends the process, unless it has ended by then.
     case Call::exit_after: {
       timespec left{a[0] / 1000, a[0] % 1000 * 1000000};

@@ -112,6 +112,7 @@ const described = {
   compare: [text, text],
   read_files: [hiddenValue],
   wait_for: [bits(named('POLL'))],
+  notify: [text, text],
   exit_after: [number, number],
 } as const satisfies Readonly<Record<string, readonly Described[]>>;
 
