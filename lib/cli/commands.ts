@@ -4,6 +4,7 @@ import { changes } from './changes.js';
 import { check } from './check.js';
 import { type Command, flagsOfCommand } from './command.js';
 import { argumentsOf, type Bytes } from './command-line.js';
+import { containerd } from './containerd.js';
 import { du } from './du.js';
 import { errorText, exitCodeOf, FAILED, toShown, WRONG_USAGE } from './errors.js';
 import { explain } from './explain.js';
@@ -42,6 +43,7 @@ const commands: Readonly<Record<string, Command>> = {
   pack,
   whiteout,
   snapshot,
+  containerd,
   explain,
   features,
 };
