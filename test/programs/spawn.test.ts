@@ -382,7 +382,14 @@ test('arguments are checked before anything starts', (t) => {
   refuse(['true', [], { at: '/m' }], 'ERR_INVALID_ARG_TYPE', /"mount"/);
   refuse(['true', [], { mounts: [{ mount: {}, at: '/m' }] }], 'ERR_INVALID_ARG_TYPE', /"mounts\[0\]\.mount"/);
   refuse(['true', [], { hiden: [] }], 'ERR_INVALID_ARG_VALUE', /did you mean "hidden"\?/);
-  refuse(['true', [], { uid: 5 }], 'ERR_INVALID_ARG_VALUE', /"uid"/);
+  refuse(['true', [], { uid: -1 }], 'ERR_OUT_OF_RANGE', /"uid"/);
+  refuse(['true', [], { groups: [1, 0.5] }], 'ERR_OUT_OF_RANGE', /"groups\[1\]"/);
+  refuse(['true', [], { groups: new Array(257).fill(1) }], 'ERR_OUT_OF_RANGE', /"groups"/);
+  refuse(['true', [], { network: 'none' }], 'ERR_INVALID_ARG_TYPE', /"network"/);
+  refuse(['true', [], { pids: 'host' }], 'ERR_INVALID_ARG_VALUE', /"pids"/);
+  refuse(['true', [], { root: 0 }], 'ERR_INVALID_ARG_TYPE', /"root"/);
+  refuse(['true', [], { writable: '/tmp' }], 'ERR_INVALID_ARG_TYPE', /"writable"/);
+  refuse(['true', [], { writable: new Array(65).fill('/tmp') }], 'ERR_OUT_OF_RANGE', /"writable"/);
   refuse(['true', [], { readonly: true }], 'ERR_INVALID_ARG_TYPE', /"readonly"/);
   refuse(['tr\0ue'], 'ERR_INVALID_ARG_VALUE', /"command"/);
   refuse(['true', ['', 'a\0b']], 'ERR_INVALID_ARG_VALUE', /"args\[1\]"/);
