@@ -71,7 +71,7 @@ export interface RunContainerOptions {
 export interface ContainerResult {
   /** The exit code; 128 plus the number of the signal that ended the program. */
   readonly exitCode: number;
-  /** What the container has changed. */
+  /** The changes that the container has made. */
   readonly changes: readonly Change[];
   /** The image that was committed. */
   readonly image: Image | undefined;
