@@ -67,10 +67,12 @@ enum Number : long {
   setgroups = 116,
   setresuid = 117,
   setresgid = 119,
-  socket = 41,
   waitid = 247,
   execve = 59,
   exit = 60,
+  exit_group = 231,
+  socket = 41,
+  sendto = 44,
   fcntl = 72,
   getpid = 39,
   getppid = 110,
@@ -156,10 +158,12 @@ enum Number : long {
   setgroups = 159,
   setresuid = 147,
   setresgid = 149,
-  socket = 198,
   waitid = 95,
   execve = 221,
   exit = 93,
+  exit_group = 94,
+  socket = 198,
+  sendto = 206,
   fcntl = 25,
   getpid = 172,
   getppid = 173,
@@ -219,6 +223,14 @@ struct FsXattr {
 constexpr unsigned fs_ioc_fsgetxattr = 0x801c581f;
 constexpr unsigned fs_ioc_fssetxattr = 0x401c5820;
 constexpr uint32_t fs_xflag_projinherit = 0x200;
+
+// unix(7)
+struct UnixAddress {
+  uint16_t family;
+  char path[108];
+};
+constexpr int af_unix = 1;
+constexpr int sock_dgram_cloexec = 2 | 02000000;
 
 // openat2(2)
 struct OpenHow {

@@ -3,6 +3,7 @@
 //
 //   report FD            write a failure to FD as "INDEX ERRNO": the argument whose word failed; exec closes FD
 //   cloexec FD           have exec close a descriptor
+//   copy FD              the same; a mount's descriptor becomes that of a clone, which only its own namespace can make
 //   join FD              enter a user namespace: setns(2)
 //   unshare FLAGS        unshare(2)
 //   write PATH TEXT      write to an existing file
@@ -227,6 +228,17 @@ long show(long mount, const char* path) {
     if (long result = put_back(kept); result < 0) return result;
   }
   return 0;
+}
+
+// From 6.15 on, a detached mount that was cloned from an attached one can be cloned in the namespace of that one only.
+// Before 6.15, the descriptor stays that of the mount itself.
+long copy(long fd) {
+  long tree = call(abi::open_tree, fd, at(""), abi::open_tree_clone | O_CLOEXEC | AT_EMPTY_PATH);
+  if (tree == -EINVAL) return call(abi::fcntl, fd, F_SETFD, FD_CLOEXEC);
+  if (tree < 0) return tree;
+  long result = call(abi::dup3, tree, fd, O_CLOEXEC);
+  call(abi::close, tree);
+  return result;
 }
 
 long clone(long fd) {
@@ -596,6 +608,8 @@ long search(const char* command, char** arguments, char** environment) {
       result = call(abi::fcntl, report, F_SETFD, FD_CLOEXEC);
     } else if (same(name, "cloexec")) {
       result = call(abi::fcntl, number(next()), F_SETFD, FD_CLOEXEC);
+    } else if (same(name, "copy")) {
+      result = copy(number(next()));
     } else if (same(name, "join")) {
       result = call(abi::setns, number(next()), CLONE_NEWUSER);
     } else if (same(name, "unshare")) {

@@ -4,6 +4,7 @@ import { changes } from './changes.js';
 import { check } from './check.js';
 import { type Command, flagsOfCommand } from './command.js';
 import { argumentsOf, type Bytes } from './command-line.js';
+import { containerd } from './containerd.js';
 import { du } from './du.js';
 import { errorText, exitCodeOf, FAILED, toShown, WRONG_USAGE } from './errors.js';
 import { explain } from './explain.js';
@@ -43,6 +44,7 @@ const commands: Readonly<Record<string, Command>> = {
   pack,
   whiteout,
   snapshot,
+  containerd,
   'run-image': runImage,
   explain,
   features,

@@ -11,7 +11,7 @@ export interface Descriptor {
   readonly platform?: Platform;
 }
 
-/** The platform of an image, in Go's words. */
+/** The platform of an image, in the words of Go. */
 export interface Platform {
   readonly os: string;
   readonly architecture: string;

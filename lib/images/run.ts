@@ -1,7 +1,7 @@
 /** Images run as containers: by an OCI runtime, or by `spawn`, which needs neither a runtime nor privilege. */
 import { type ChildProcess, type StdioOptions, spawn as spawnPlain } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { accessSync, constants, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { accessSync, constants, mkdirSync, mkdtempSync, rmdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { constants as numbers, tmpdir } from 'node:os';
 import { checkBoolean, checkSignal, toOptions } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
@@ -71,7 +71,7 @@ export interface RunContainerOptions {
 export interface ContainerResult {
   /** The exit code; 128 plus the number of the signal that ended the program. */
   readonly exitCode: number;
-  /** The changes of the container. */
+  /** The changes that the container has made. */
   readonly changes: readonly Change[];
   /** The image that was committed. */
   readonly image: Image | undefined;
@@ -278,10 +278,10 @@ async function runByRuntime(runtime: string, prepared: Prepared, key: string): P
   const { options, args, binds, directory } = prepared;
   const { snapshotter, signal, stdio = 'inherit', network = true } = options;
   const mounts = await snapshotter.mounts(key);
-  const root = `${directory}/rootfs`;
-  mkdirSync(root);
-  await mountAll(mounts, root);
+  // Not in `directory`, which is removed with all that is in it.
+  const root = mkdtempSync(`${tmpdir()}/overlayfs-rootfs-`);
   try {
+    await mountAll(mounts, root);
     const resolved = await resolve(root, prepared);
     const hasTerminal = stdio === 'inherit' && process.stdin.isTTY === true && process.stdout.isTTY === true;
     const spec = toSpec({ root, args, binds, hasNetwork: network, hasTerminal, ...resolved });
@@ -302,6 +302,7 @@ async function runByRuntime(runtime: string, prepared: Prepared, key: string): P
     }
   } finally {
     await unmountAll(mounts, root);
+    rmdirSync(root);
   }
 }
 

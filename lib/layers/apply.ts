@@ -22,7 +22,7 @@ import {
   toPath,
   withoutTrailingSlashes,
 } from '../paths.js';
-import { CHUNK, type Compression, decode, detect, inPieces, peek } from '../tar/compression.js';
+import { CHUNK, type Compression, decode, detect, peek } from '../tar/compression.js';
 import { Digester } from '../tar/digest.js';
 import type { FoundEntry } from '../tar/entry.js';
 import { invalidArchive } from '../tar/invalid.js';
@@ -225,33 +225,48 @@ interface Source {
   readonly total: number | undefined;
   /** Releases what the source holds, whether it was read or not. */
   close(): void | Promise<void>;
-  /** Lets it use the memory of a chunk again when the next one is asked for. */
-  reuse?(): void;
-}
-
-async function* ofBytes(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
-  yield* inPieces(bytes);
+  /** Gives the memory of a chunk back, to be used again when it is free. */
+  recycle?(chunk: Uint8Array, isFree: () => boolean): void;
 }
 
 /** Reads at once: Node drops what a child process has written when it has ended and nobody reads yet. */
-function ofStream(source: AsyncIterable<unknown>): Source {
+function beginReading(
+  source: AsyncIterable<unknown>,
+): Pick<Source, 'close'> & { readonly all: AsyncIterable<unknown> } {
   const iterator = source[Symbol.asyncIterator]();
   const first = iterator.next();
   // Its error comes out when the first chunk is asked for.
   first.catch(() => {});
-  async function* read(): AsyncGenerator<Uint8Array> {
-    for (let next = await first; !next.done; next = await iterator.next()) {
-      const chunk = next.value;
-      if (!(chunk instanceof Uint8Array)) throw invalidArgumentType('source', 'a stream of bytes', chunk);
-      yield* inPieces(chunk);
-    }
+  async function* read(): AsyncGenerator<unknown> {
+    for (let next = await first; !next.done; next = await iterator.next()) yield next.value;
   }
-  const close = (): void => {
+  const end = (): void => {
     (source as { destroy?: () => void }).destroy?.();
     // A chunk that never comes would keep this waiting.
     iterator.return?.()?.catch?.(() => {});
   };
-  return { chunks: read(), total: undefined, close };
+  return { all: read(), close: end };
+}
+
+/**
+ * Copies the caller's bytes into chunks of our own: threads use a chunk after the next one has been asked for, and the
+ * caller may do with its memory what it likes.
+ */
+async function* ofCaller(source: AsyncIterable<unknown> | readonly Uint8Array[]): AsyncGenerator<Uint8Array> {
+  let gathered = Buffer.alloc(0);
+  let end = 0;
+  for await (const bytes of source) {
+    if (!(bytes instanceof Uint8Array)) throw invalidArgumentType('source', 'a stream of bytes', bytes);
+    for (let at = 0; at < bytes.length; ) {
+      if (end === gathered.length) [gathered, end] = [Buffer.allocUnsafeSlow(CHUNK), 0];
+      const part = bytes.subarray(at, at + gathered.length - end);
+      gathered.set(part, end);
+      at += part.length;
+      end += part.length;
+      if (end === gathered.length) yield gathered;
+    }
+  }
+  if (end < gathered.length) yield gathered.subarray(0, end);
 }
 
 /** A file that is read ahead by one chunk. */
@@ -261,8 +276,8 @@ class SourceFile implements Source {
   readonly #path: Path;
   readonly #descriptor: number;
   #ahead: Promise<Uint8Array> | undefined;
-  #buffers: readonly Buffer[] | undefined;
-  #turn = 0;
+  /** Memory that was used before, the oldest first. */
+  readonly #used: { readonly memory: ArrayBufferLike; readonly isFree: () => boolean }[] = [];
 
   constructor(path: Path, descriptor: number, total: number | undefined) {
     this.#path = path;
@@ -287,8 +302,8 @@ class SourceFile implements Source {
 
   #next(): Promise<Uint8Array> {
     const { read } = process.getBuiltinModule('node:fs');
-    const to = this.#buffers?.[this.#turn] ?? Buffer.allocUnsafeSlow(CHUNK);
-    this.#turn = 1 - this.#turn;
+    const old = this.#used[0]?.isFree() ? this.#used.shift() : undefined;
+    const to = old === undefined ? Buffer.allocUnsafeSlow(CHUNK) : Buffer.from(old.memory);
     return new Promise((resolve, reject) => {
       read(this.#descriptor, to, 0, CHUNK, null, (error, size, buffer) => {
         if (error === null) resolve(buffer.subarray(0, size));
@@ -309,8 +324,8 @@ class SourceFile implements Source {
     }
   }
 
-  reuse(): void {
-    this.#buffers = [Buffer.allocUnsafeSlow(CHUNK), Buffer.allocUnsafeSlow(CHUNK)];
+  recycle({ buffer: memory }: Uint8Array, isFree: () => boolean): void {
+    this.#used.push({ memory, isFree });
   }
 
   /** A read under way still uses the descriptor. */
@@ -347,8 +362,11 @@ const isStream = (source: unknown): source is AsyncIterable<unknown> =>
   typeof source === 'object' && source !== null && Symbol.asyncIterator in source;
 
 async function open(source: unknown): Promise<Source> {
-  if (source instanceof Uint8Array) return { chunks: ofBytes(source), total: source.length, close: () => {} };
-  if (isStream(source)) return ofStream(source);
+  if (source instanceof Uint8Array) return { chunks: ofCaller([source]), total: source.length, close: () => {} };
+  if (isStream(source)) {
+    const { all, close: end } = beginReading(source);
+    return { chunks: ofCaller(all), total: undefined, close: end };
+  }
   if (typeof source !== 'string' && !(source instanceof URL)) {
     throw invalidArgumentType('source', 'a path, bytes, or a stream of bytes', source);
   }
@@ -494,7 +512,7 @@ interface Open {
   readonly entry: FoundEntry;
   readonly path: string;
   readonly replaces: boolean;
-  /** The data so far of a small file. Data of a large file is written as it comes. */
+  /** The data so far of a small file: parts that do not follow each other in memory. A large one is written as it comes. */
   readonly parts: Buffer[] | undefined;
 }
 
@@ -537,6 +555,11 @@ class Unpacking {
   add(...operation: Parameters<TreeWriter['add']>): void {
     this.#offsets.push(this.#offset);
     this.#writer.add(...operation);
+  }
+
+  /** The number of operations so far. */
+  get operations(): number {
+    return this.#offsets.length;
   }
 
   /** The byte at which the entry of an operation begins. */
@@ -617,7 +640,7 @@ class Unpacking {
   data(bytes: Buffer, position: number): void {
     if (this.#open === undefined) return;
     const { path, parts } = this.#open;
-    if (parts !== undefined) parts.push(bytes);
+    if (parts !== undefined) addPart(parts, bytes);
     else this.add('data', path, { data: bytes, number: position });
   }
 
@@ -676,6 +699,14 @@ class Unpacking {
   }
 }
 
+/** Adds bytes to parts. Joins them with the last part if they follow it in memory. */
+function addPart(parts: Buffer[], bytes: Buffer): void {
+  const last = parts.at(-1);
+  const follows = last?.buffer === bytes.buffer && last.byteOffset + last.length === bytes.byteOffset;
+  if (last === undefined || !follows) parts.push(bytes);
+  else parts[parts.length - 1] = Buffer.from(last.buffer, last.byteOffset, last.length + bytes.length);
+}
+
 /** Root, as far as it is mapped. */
 function ownerOfMissing(owners: Checked['owners']): { uid?: number; gid?: number } {
   if (owners === undefined) return {};
@@ -717,7 +748,7 @@ async function* untilAborted(chunks: AsyncIterable<Uint8Array>, signal?: AbortSi
 
 async function unpack(source: Source, target: Target, checked: Checked): Promise<LayerSummary> {
   const { signal, onProgress, maxBytes, maxRatio } = checked;
-  const writer = new TreeWriter(target.root, { signal });
+  const writer = new TreeWriter(target.root, { signal, lends: true });
   const unpacking = new Unpacking(writer, checked);
   if (target.temporary === undefined && !checked.isNew) await load(unpacking.placement, target.root, checked);
   else unpacking.placement.implied.set(unpacking.placement.root, '');
@@ -726,27 +757,31 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
   const [start, all] = await peek(untilAborted(intake.pass(source.chunks), signal));
   const compression = detect(start);
   // Both digests of a plain archive are the same.
-  if (compression === 'none') source.reuse?.();
   const plain = compression === 'none' ? undefined : new Digester();
   const chunks = compression === 'none' ? all : decode(all, compression);
   let bytes = 0;
   const slices = new Slices();
   const take = async (chunk: Uint8Array): Promise<void> => {
     bytes += chunk.length;
-    plain?.update(chunk);
     const limit = (rule: string): OverlayError => invalidArchive(bytes, undefined, rule, 'archive-limit');
     if (bytes > maxBytes) throw limit(`it has more bytes than \`maxBytes\` allows, ${maxBytes}`);
     if (plain !== undefined && bytes > RATIO_BEGINS && bytes > maxRatio * intake.size) {
       throw limit(`its ratio of compression is above ${maxRatio}, the limit that \`maxRatio\` sets`);
     }
     reader.write(chunk);
-    unpacking.keep();
     if (writer.isFull) await run(writer.send());
     await run(slices.pause());
   };
   try {
     for await (const chunk of untilAborted(chunks, signal)) {
+      const hashed = plain?.update(chunk);
+      hashed?.catch(() => {});
       for (let at = 0; at < chunk.length; at += PIECE) await take(chunk.subarray(at, at + PIECE));
+      unpacking.keep();
+      await hashed;
+      const { operations } = unpacking;
+      // The chunk is hashed before the next one comes, if this is a plain archive.
+      if (plain === undefined) source.recycle?.(chunk, () => writer.totals.operations >= operations);
       onProgress?.({ entries: unpacking.entries, bytes, read: intake.size, total: source.total });
     }
     reader.end();
@@ -762,8 +797,8 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
     if (!(error instanceof WriteFailure)) throw error;
     throw explainWrite(error, target.path, { offset: unpacking.offsetOf(writer.totals.operations) });
   }
-  const digest = intake.digest();
-  const diffId = plain?.digest() ?? digest;
+  const digest = await intake.digest();
+  const diffId = (await plain?.digest()) ?? digest;
   const { expectedDigest = digest, expectedDiffId = diffId } = checked;
   if (digest !== expectedDigest) throw mismatch('expectedDigest', expectedDigest, digest);
   if (diffId !== expectedDiffId) throw mismatch('expectedDiffId', expectedDiffId, diffId);

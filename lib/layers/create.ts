@@ -11,11 +11,12 @@ import type { Reason } from '../reasons.js';
 import { CHUNK, type Compression, encode, levels } from '../tar/compression.js';
 import { Digester } from '../tar/digest.js';
 import { type EntryType, type Moment, NO_XATTRS } from '../tar/entry.js';
-import { END_OF_ARCHIVE, encodeEntry, padding } from '../tar/writer.js';
+import { padded } from '../tar/layout.js';
+import { END_OF_ARCHIVE, encodeEntry } from '../tar/writer.js';
 import { option, type Text, text } from '../text.js';
 import { below, toBytePath } from './encodings.js';
 import { type GivenLayers, type LayersLike, toLayers } from './given.js';
-import { isWhiteoutEntry, shownAttributes } from './marks.js';
+import { isWhiteoutDevice, isWhiteoutEntry, shownAttributes } from './marks.js';
 import { MergedWalker } from './merged.js';
 import { checkMap, type IdMap, type OwnerMaps } from './owner-maps.js';
 import type { Layout } from './placement.js';
@@ -108,6 +109,8 @@ const known: ReadonlySet<string> = new Set<keyof CreateOptions>([
 ]);
 
 const UPPER = 0;
+/** The room of a piece: headers that begin in it may need more than a chunk. */
+const ROOM = CHUNK + 64 * 1024;
 /** Pieces that are read while others are hashed, compressed and consumed. */
 const AHEAD = 2;
 const WHITEOUT = '.wh.';
@@ -207,6 +210,14 @@ interface Frame {
   from: Places | undefined;
 }
 
+const newFrame = (name: string, parent: Frame | undefined): Frame => ({
+  name,
+  parent,
+  redirect: undefined,
+  places: undefined,
+  from: undefined,
+});
+
 /** Makes the entries of an archive, and puts them into pieces. */
 class Packing {
   readonly #stack: LayerStack;
@@ -214,7 +225,7 @@ class Packing {
   readonly #hasLower: boolean;
   /** The names of files with several links that are in the archive: by layer, device and inode. */
   readonly #linked = new Map<string, string>();
-  #piece = new Piece();
+  #piece = new Piece(ROOM);
   readonly #full: Piece[] = [];
   readonly #slices = new Slices();
   entries = 0;
@@ -228,24 +239,25 @@ class Packing {
     this.#hasLower = stack.layers.length > 1;
   }
 
-  #next(): void {
-    this.#full.push(this.#piece);
-    this.#piece = new Piece();
+  #next(room = ROOM): void {
+    if (this.#piece.size > 0) this.#full.push(this.#piece);
+    this.#piece = new Piece(Math.max(room, ROOM));
   }
 
-  #add(bytes: Uint8Array): void {
-    this.#piece.add(bytes);
-    if (this.#piece.size >= CHUNK) this.#next();
-  }
+  /** Returns room in the archive. */
+  readonly #take = (size: number): Buffer => {
+    if (this.#piece.size >= CHUNK || size > this.#piece.room) this.#next(size);
+    return this.#piece.take(size);
+  };
 
   #addData(file: ReadFile): void {
     for (let at = 0; at < file.size; ) {
+      if (this.#piece.size >= CHUNK) this.#next();
       const size = Math.min(file.size - at, CHUNK - this.#piece.size);
       this.#piece.addFile(file, at, size);
       at += size;
-      if (this.#piece.size >= CHUNK) this.#next();
     }
-    this.#add(padding(file.size));
+    this.#take(padded(file.size) - file.size).fill(0);
   }
 
   #fail(path: string, what: string, hint: Text, reason: Reason = 'layer-unpackable'): never {
@@ -269,19 +281,21 @@ class Packing {
         while (walker.advance()) {
           if (walker.error !== 0) throw explainWalk(path, walker.error, walker.path);
           const parent = frames[walker.depth - 1];
-          const frame = await this.#visit(walker, parent);
-          if (frame !== undefined) frames[walker.depth] = frame;
-          if (frame?.from !== undefined) {
+          const visited = this.#visitPlain(walker, parent) ?? this.#visit(walker, parent);
+          const frame = visited instanceof Promise ? await visited : visited;
+          if (frame !== undefined && frame !== 'done') frames[walker.depth] = frame;
+          if (frame instanceof Object && frame.from !== undefined) {
             walker.skip();
             yield* this.#visitMerged(walker.path, frame.from);
           }
-          yield* this.#complete();
+          // Most entries complete nothing, and each wait takes longer than an entry.
+          if (this.#full.length > 0 || this.#slices.isOver()) yield* this.#complete();
         }
       }
     } finally {
       walker.close();
     }
-    this.#add(END_OF_ARCHIVE);
+    this.#take(END_OF_ARCHIVE.length).fill(0);
     this.#next();
     yield* this.#complete();
   }
@@ -289,6 +303,16 @@ class Packing {
   async *#complete(): AsyncGenerator<Piece> {
     if (this.#full.length > 0) yield* this.#full.splice(0);
     if (this.#slices.isOver()) await run(this.#slices.pause());
+  }
+
+  /** Adds an entry that means nothing but itself. Returns undefined for others. */
+  #visitPlain(walker: Walker, parent: Frame | undefined): Frame | 'done' | undefined {
+    const isMarked = !this.#checked.isPlain && (walker.hasAttributes || isWhiteoutDevice(walker));
+    if (isMarked || parent === undefined) return undefined;
+    const source = toSource(walker, UPPER, walker.path, this.#stack.space);
+    const { name } = walker;
+    this.#addEntry(source, source.path, name, source);
+    return source.type === k.S_IFDIR ? newFrame(name, parent) : 'done';
   }
 
   /** Returns the frame of a directory. */
@@ -306,7 +330,7 @@ class Packing {
     const data = isMetacopy ? await this.#dataOf(source, parent, name) : source;
     this.#addEntry(source, path, name, data);
     if (type !== k.S_IFDIR) return undefined;
-    const frame: Frame = { name, parent, redirect: undefined, places: undefined, from: undefined };
+    const frame = newFrame(name, parent);
     if (parent === undefined) {
       // Marks on the root have no effect.
       frame.places = this.#stack.roots(UPPER + 1);
@@ -404,7 +428,7 @@ class Packing {
 
   #addEmpty(name: string): void {
     const nothing = { linkname: '', mode: 0o600, uid: 0, gid: 0, size: 0, mtime: EPOCH, major: 0, minor: 0 };
-    this.#add(encodeEntry({ name, type: 'file', xattrs: NO_XATTRS, ...nothing }));
+    encodeEntry({ name, type: 'file', xattrs: NO_XATTRS, ...nothing }, this.#take);
     this.entries++;
   }
 
@@ -432,8 +456,8 @@ class Packing {
     }
     const isFile = type === 'file';
     const hasNumber = type === 'character' || type === 'block';
-    this.#add(
-      encodeEntry({
+    encodeEntry(
+      {
         name: type === 'directory' ? `${path === '' ? '.' : path}/` : path,
         type,
         linkname,
@@ -444,7 +468,8 @@ class Packing {
         major: hasNumber ? source.rdevMajor : 0,
         minor: hasNumber ? source.rdevMinor : 0,
         xattrs: type === 'link' ? NO_XATTRS : this.#xattrsOf(source, path),
-      }),
+      },
+      this.#take,
     );
     this.entries++;
     if (!isFile || data.size === 0) return;
@@ -490,8 +515,13 @@ class Packing {
 }
 
 /** The bytes of the archive. The next pieces are read while the caller uses one. */
-async function* read(packing: Packing, { signal, onProgress }: Checked): AsyncGenerator<Uint8Array> {
+async function* read(
+  packing: Packing,
+  digester: Digester,
+  { signal, onProgress }: Checked,
+): AsyncGenerator<Uint8Array> {
   const reading: Promise<Buffer>[] = [];
+  let hashed: Promise<unknown> = Promise.resolve();
   let bytes = 0;
   const next = async (): Promise<Buffer> => {
     const chunk = (await reading.shift()) as Buffer;
@@ -502,8 +532,16 @@ async function* read(packing: Packing, { signal, onProgress }: Checked): AsyncGe
   };
   try {
     for await (const piece of packing.walk()) {
-      const data = piece.read();
+      const [before, read] = [hashed, piece.read()];
       // Its error comes out when its turn is.
+      read.catch(() => {});
+      const data = (async (): Promise<Buffer> => {
+        await before;
+        const chunk = await read;
+        await digester.update(chunk);
+        return chunk;
+      })();
+      hashed = data;
       data.catch(() => {});
       reading.push(data);
       if (reading.length > AHEAD) yield await next();
@@ -525,13 +563,13 @@ async function* pack(
     const packing = new Packing(stack, checked);
     const { compression, level } = checked;
     const [plain, out] = [new Digester(), new Digester()];
-    const archive = plain.pass(read(packing, checked));
+    const archive = read(packing, plain, checked);
     if (compression === 'none') yield* archive;
     else yield* out.pass(encode(archive, compression, level));
-    const diffId = plain.digest();
+    const diffId = await plain.digest();
     const { entries, bytes, whiteouts, sockets } = packing;
     const stream =
-      compression === 'none' ? { digest: diffId, size: plain.size } : { digest: out.digest(), size: out.size };
+      compression === 'none' ? { digest: diffId, size: plain.size } : { digest: await out.digest(), size: out.size };
     done({ entries, bytes, diffId, ...stream, compression, whiteouts, sockets });
   } finally {
     stack.close();

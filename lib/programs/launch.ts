@@ -99,6 +99,12 @@ const toIds = ({ uid, gid, groups }: ProgramIds): Order => ({
   args: [String(uid), String(gid), groups === undefined ? '-' : groups.join(',')],
 });
 
+/** Without privilege, no mount can be cloned before there is a user namespace. */
+function toPassing({ mount, at }: Placed, user: Launch['user']): Order[] {
+  if (typeof mount !== 'number') return [];
+  return [{ word: user === undefined ? 'copy' : 'cloexec', args: [String(mount)], path: at.path }];
+}
+
 function toTaking({ mount, at }: Placed): Order {
   if (typeof mount === 'number') return { word: 'clone', args: [String(mount)], path: at.path };
   return 'tree' in mount ? about('take', mount.tree) : about('tree', mount.path);
@@ -117,14 +123,13 @@ export function orders(launch: Launch): Order[] {
   const around = launch.readonly.filter(isAround);
   const others = launch.readonly.filter((place) => !isAround(place));
   const places = mounts.flatMap(({ mount }) => (typeof mount === 'number' || 'tree' in mount ? [] : [mount]));
-  const descriptors = mounts.flatMap(({ mount }) => (typeof mount === 'number' ? [mount] : []));
   const isShown = (path: Path) => mounts.some(({ at }) => isAtOrBelow(path, at.real));
   const open = (writable ?? []).filter((path) => !isShown(path));
   const hasOwnPids = apart.includes('pids');
   const namespaces = apart.filter((kind) => kind !== 'pids').map(toNamespace);
   return [
     { word: 'report', args: [String(report)] },
-    ...descriptors.map((descriptor) => ({ word: 'cloexec', args: [String(descriptor)] })),
+    ...mounts.flatMap((placed) => toPassing(placed, user)),
     ...places.map(({ path, id }) => ({ word: 'mounted', args: [encodePath(path), String(id)], path })),
     ...toNamespaces(launch),
     ...(root === undefined ? namespaces : []),

@@ -144,11 +144,6 @@ function explainDecoding(error: unknown, compression: Compression): unknown {
   return new OverlayError({ errno: EINVAL, reason: 'archive-invalid', what }, { cause: error });
 }
 
-/** Splits chunks that are larger, and joins none. */
-export function* inPieces(bytes: Uint8Array): Generator<Uint8Array> {
-  for (let at = 0; at < bytes.length; at += CHUNK) yield bytes.subarray(at, at + CHUNK);
-}
-
 /** Returns the first bytes, and an iterable of all. */
 export async function peek(source: Chunks): Promise<readonly [start: Buffer, all: Chunks]> {
   const iterator = source[Symbol.asyncIterator]();

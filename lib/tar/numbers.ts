@@ -33,12 +33,21 @@ function readBase256(block: Buffer, at: number, end: number): number {
   return Number.isSafeInteger(value) ? value : isNegative ? Number.NEGATIVE_INFINITY : Number.POSITIVE_INFINITY;
 }
 
-/** Writes octal digits and a NUL. The number has to fit: see `fitsOctal`. */
+/** Writes octal digits. A NUL follows in the block. The number has to fit: see `fitsOctal`. */
 export function writeOctal(block: Buffer, [at, size]: Field, value: number): void {
-  block.write(value.toString(8).padStart(size - 1, '0'), at, size - 1, 'latin1');
+  let rest = value;
+  for (let i = at + size - 2; i >= at; i--) {
+    const digit = rest % 8;
+    block[i] = ZERO + digit;
+    rest = (rest - digit) / 8;
+  }
 }
 
-export const fitsOctal = (value: number, [, size]: Field): boolean => value >= 0 && value < 8 ** (size - 1);
+/** The first number that a field of this size cannot hold. */
+const octalLimits: readonly number[] = Array.from({ length: 13 }, (_, size) => 8 ** (size - 1));
+
+export const fitsOctal = (value: number, [, size]: Field): boolean =>
+  value >= 0 && value < (octalLimits[size] as number);
 
 /** Returns a decimal number that may be negative and have a fraction; undefined if it is none. */
 export function parseMoment(text: string): Moment | undefined {

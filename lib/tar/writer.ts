@@ -5,7 +5,7 @@
 import { isUtf8 as isValidUtf8 } from 'node:buffer';
 import type { EntryType, TarEntry } from './entry.js';
 import { BLOCK, checksumOf, fields, padded } from './layout.js';
-import { fitsOctal, formatMoment, writeOctal } from './numbers.js';
+import { type Field, fitsOctal, formatMoment, writeOctal } from './numbers.js';
 import { encodeXattrName, formatRecord, XATTR } from './pax.js';
 
 const typeflags: Readonly<Record<EntryType, string>> = {
@@ -52,23 +52,30 @@ interface Header {
   readonly minor: number;
 }
 
+const magic = Buffer.from('ustar\x0000', 'latin1');
+
 function writeHeader(block: Buffer, header: Header): void {
-  const text = (field: keyof typeof fields, value: string): void => {
-    block.write(value, fields[field][0], fields[field][1], 'latin1');
-  };
-  text('name', header.name);
+  writeText(block, fields.name, header.name);
   writeOctal(block, fields.mode, header.mode);
   writeOctal(block, fields.uid, header.uid);
   writeOctal(block, fields.gid, header.gid);
   writeOctal(block, fields.size, header.size);
   writeOctal(block, fields.mtime, header.seconds);
-  text('type', header.typeflag);
-  text('linkname', header.linkname);
-  text('magic', 'ustar\x0000');
+  writeText(block, fields.type, header.typeflag);
+  writeText(block, fields.linkname, header.linkname);
+  block.set(magic, fields.magic[0]);
   writeOctal(block, fields.major, header.major);
   writeOctal(block, fields.minor, header.minor);
-  text('prefix', header.prefix);
-  block.write(`${checksumOf(block).toString(8).padStart(6, '0')}\0 `, fields.checksum[0], fields.checksum[1], 'latin1');
+  writeText(block, fields.prefix, header.prefix);
+  const [at, size] = fields.checksum;
+  writeOctal(block, [at, size - 1], checksumOf(block));
+  block[at + size - 1] = 0x20;
+}
+
+function writeText(block: Buffer, [at]: Field, value: string): void {
+  // A call of Buffer takes longer than a few characters.
+  if (value.length > 16) block.write(value, at, 'latin1');
+  else for (let i = 0; i < value.length; i++) block[at + i] = value.charCodeAt(i);
 }
 
 /**
@@ -90,8 +97,10 @@ const EXTENDED_NAME = 'PaxHeaders/';
 /**
  * Returns the headers of an entry, after which its data follows, and then `padding`. A sparse file has
  * the data of its parts only.
+ *
+ * @param room returns memory of this size, which may hold anything
  */
-export function encodeEntry(entry: TarEntry): Buffer {
+export function encodeEntry(entry: TarEntry, room: (size: number) => Buffer = Buffer.alloc): Buffer {
   const { name, type, linkname, mtime, segments } = entry;
   const records: string[] = [];
   const map = segments === undefined ? undefined : formatMap(segments, entry.size);
@@ -118,14 +127,14 @@ export function encodeEntry(entry: TarEntry): Buffer {
   const [uid, gid, size] = [orRecord('uid', entry.uid), orRecord('gid', entry.gid), orRecord('size', stored)];
   const hasSeconds = fitsOctal(mtime.seconds, fields.mtime);
   if (!hasSeconds || mtime.nanoseconds !== 0) records.push(formatRecord('mtime', formatMoment(mtime)));
-  for (const xattr of [...entry.xattrs.keys()].sort()) {
+  for (const xattr of entry.xattrs.size === 0 ? [] : [...entry.xattrs.keys()].sort()) {
     const value = entry.xattrs.get(xattr) as Buffer;
     records.push(formatRecord(XATTR + encodeXattrName(xattr), value.toString('latin1')));
   }
 
   const extended = records.join('');
   const extendedSize = extended.length === 0 ? 0 : BLOCK + padded(extended.length);
-  const bytes = Buffer.alloc(extendedSize + BLOCK + (map?.length ?? 0));
+  const bytes = room(extendedSize + BLOCK + (map?.length ?? 0)).fill(0);
   const short = names ?? ['', name.slice(0, fields.name[1])];
   if (extendedSize > 0) {
     const shown = EXTENDED_NAME + name.replace(/\/$/, '').split('/').at(-1);
@@ -138,7 +147,7 @@ export function encodeEntry(entry: TarEntry): Buffer {
     });
     bytes.write(extended, BLOCK, 'latin1');
   }
-  writeHeader(bytes.subarray(extendedSize, extendedSize + BLOCK), {
+  writeHeader(extendedSize === 0 ? bytes : bytes.subarray(extendedSize, extendedSize + BLOCK), {
     name: short[1],
     prefix: short[0],
     linkname: linkname.slice(0, fields.linkname[1]),

@@ -265,6 +265,29 @@ mountTest('with privilege: a detached mount, as root with its capabilities', asy
   t.false(existsSync(join(target, 'from-lower')));
 });
 
+mountTest(
+  'with privilege: a clone of an attached mount is shown to several programs, at several places, and attached after',
+  { needs: 'detached mounts that can be cloned' },
+  async (t) => {
+    const dir = scratch(t);
+    makeTree(dir, { 'one/': '', 'two/': '' });
+    const mounted = mountOverlaySync(layers(dir));
+    const clone = await mounted.clone();
+    const places = [join(dir, 'one'), join(dir, 'two')];
+    const names = readdirSync(mounted.path);
+    for (let i = 0; i < 2; i++) {
+      const child = spawn('ls', places, { mounts: places.map((at) => ({ mount: clone, at })) });
+      const shown = (await child.stdout.toArray()).join('');
+      for (const place of places) t.true(shown.includes([`${place}:`, ...names].join('\n')), shown);
+    }
+    const [place = ''] = places;
+    await clone.attach(place);
+    t.deepEqual(readdirSync(place), names);
+    await clone.unmount();
+    await mounted.unmount();
+  },
+);
+
 mountTest('without a mount: only what is hidden or read-only', async (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'hidden/file': '' });
