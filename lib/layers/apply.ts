@@ -814,7 +814,7 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
       unpacking.keep();
       const { operations } = unpacking;
       const end = bytes;
-      // Of a compressed archive, this is memory of the decoder's.
+      // The memory of what a decoder returns is its own.
       if (plain === undefined) {
         source.recycle?.(chunk, () => writer.totals.operations >= operations && intake.isDone(end));
       }

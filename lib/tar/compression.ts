@@ -5,6 +5,7 @@ import { OverlayError } from '../errors.js';
 import { Slices } from '../kernel/slices.js';
 import { run } from '../kernel/task.js';
 import { BLOCK, fields, hasChecksum } from './layout.js';
+import { splitFrames } from './zstd-frames.js';
 
 export type Compression = 'none' | 'gzip' | 'zstd';
 
@@ -105,7 +106,7 @@ class Filling {
 const asBuffer = ({ buffer, byteOffset, length }: Uint8Array): Buffer => Buffer.from(buffer, byteOffset, length);
 
 /** Decompresses with the package, at most a chunk at once, on this thread. */
-async function* decompressByPackage(source: Chunks): AsyncGenerator<Uint8Array> {
+export async function* decompressByPackage(source: Chunks): AsyncGenerator<Uint8Array> {
   const { dctx } = new (zstdPackage().DecompressStream)();
   const filling = new Filling();
   /** 0 between two frames. */
@@ -134,14 +135,14 @@ async function* decompressByPackage(source: Chunks): AsyncGenerator<Uint8Array> 
   if (expected !== 0) throw explainDecoding(new Error('unexpected end of file'), 'zstd');
 }
 
-/** What ZSTD_compressStream2 is to do with the end of its input. */
+/** The directives of ZSTD_compressStream2: more input follows, or none. */
 const CONTINUE = 0;
 const END = 2;
 /** A block of zstd, which is compressed at once. */
 const PART = 128 * 1024;
 
 /** Compresses with the package, on this thread. */
-async function* compressByPackage(source: Chunks, level: number): AsyncGenerator<Uint8Array> {
+export async function* compressByPackage(source: Chunks, level: number): AsyncGenerator<Uint8Array> {
   const { cctx } = new (zstdPackage().CompressStream)({ compressionLevel: level });
   const filling = new Filling();
   const slices = new Slices();
@@ -170,9 +171,10 @@ export const levels = {
 /** Yields the uncompressed bytes. Reads the source to its end, whatever follows the compressed data. */
 export function decode(source: Chunks, compression: 'gzip' | 'zstd'): AsyncGenerator<Uint8Array> {
   const { createGunzip, createZstdDecompress } = zlib();
-  const make = compression === 'gzip' ? createGunzip : createZstdDecompress;
-  if (make === undefined) return decompressByPackage(source);
-  return pass(source, make(room), (error) => explainDecoding(error, compression));
+  const explain = (error: unknown): unknown => explainDecoding(error, compression);
+  if (compression === 'gzip') return pass(source, createGunzip(room), explain);
+  if (createZstdDecompress === undefined) return decompressByPackage(source);
+  return pass(splitFrames(source), createZstdDecompress(room), explain);
 }
 
 /** Yields the compressed bytes. */
