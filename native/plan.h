@@ -107,7 +107,9 @@ constexpr uint32_t makes_descriptor = 1U << 8;
   X(compare, 0b101)        \
   X(read_files, 0)         \
   X(hash, 0)               \
-  X(wait_for, 0b1)
+  X(wait_for, 0b1)         \
+  X(notify, 0)             \
+  X(exit_after, 0)
 
 enum class Call : int32_t {
 #define OVERLAYFS_CALL(name, descriptors) name,
@@ -288,6 +290,7 @@ class Execution {
   long look_at_file_system(const Step& step, long result, const abi::Statfs& found);
   long look_at_file(const Step& step);
   long check_guard(const Step& step) const;
+  long notify(Step& step);
   long scan(const Step& step);
   long write_tree(const Step& step);
   long read_mount_ids(const Step& step);

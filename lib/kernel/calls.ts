@@ -113,6 +113,8 @@ const described = {
   read_files: [hiddenValue],
   hash: [hiddenValue, hiddenNumber],
   wait_for: [bits(named('POLL'))],
+  notify: [text, text],
+  exit_after: [number, number],
 } as const satisfies Readonly<Record<string, readonly Described[]>>;
 
 export interface Call {

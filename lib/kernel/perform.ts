@@ -77,6 +77,7 @@ export class Outputs {
 
   /** Returns the result of the step's call, or the negated errno that the step tolerates. */
   result(step: Step): number {
+    if (step.outputAt < 0) throw new Error(`a step without an output reports no result`);
     return this.#numbers[(this.#start + step.outputAt) >> 2] as number;
   }
 

@@ -30,6 +30,7 @@ import { TarReader } from '../tar/reader.js';
 import { explainWrite } from './explain-write.js';
 import { toPaths } from './given.js';
 import { isWhiteoutDevice, isWhiteoutEntry, readMarks, shownAttributes } from './marks.js';
+import { checkMap, type IdMap, type OwnerMaps } from './owner-maps.js';
 import { Directory, type Layout, Leaf, Placement } from './placement.js';
 import { findPath, findRoot, openLayers } from './stack.js';
 import { Walker } from './walk.js';
@@ -38,20 +39,6 @@ import { opaqueName } from './xattrs.js';
 
 /** An archive: its path, its bytes, or a stream of them. */
 export type ArchiveSource = string | URL | Uint8Array | AsyncIterable<Uint8Array>;
-
-/** A range of ids that other ids stand for, as in user_namespaces(7). */
-export interface IdRange {
-  /** The first id in the archive. */
-  readonly inside: number;
-  /** The first id on the file system. */
-  readonly outside: number;
-  readonly size: number;
-}
-
-export interface OwnerMaps {
-  readonly uidMap: readonly IdRange[];
-  readonly gidMap: readonly IdRange[];
-}
 
 export interface ApplyProgress {
   /** Entries of the archive so far. */
@@ -156,8 +143,6 @@ const RATIO_BEGINS = 64 * 2 ** 20;
 /** Read without a look at the clock: at most 128 entries. */
 const PIECE = 64 * 1024;
 
-type IdMap = (id: number) => number;
-
 interface Checked {
   readonly layout: Layout;
   readonly userxattr: boolean;
@@ -172,7 +157,9 @@ interface Checked {
   readonly onProgress: ((progress: ApplyProgress) => void) | undefined;
   readonly signal: AbortSignal | undefined;
   readonly syncs: boolean;
-  readonly lowers: readonly Path[];
+  /** True for a directory that was made for this layer: its root is that of the layers below, as far as the archive has none. */
+  readonly isNew: boolean;
+  readonly lowers: () => readonly Path[] | Promise<readonly Path[]>;
 }
 
 function checkLimit(value: unknown, name: string, usual: number): number {
@@ -191,29 +178,12 @@ function checkDigest(value: unknown, name: string): string | undefined {
   return value;
 }
 
-function checkMap(value: unknown, name: string): IdMap {
-  if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list of { inside, outside, size }', value);
-  const ranges = value.map((range: IdRange): IdRange => {
-    for (const key of ['inside', 'outside', 'size'] as const) {
-      const number: unknown = range?.[key];
-      const least = key === 'size' ? 1 : 0;
-      if (typeof number === 'number' && Number.isInteger(number) && number >= least && number < 2 ** 32) continue;
-      throw invalidArgumentValue(name, range, `must have in each range an integer \`${key}\` of ${least} or more`);
-    }
-    return { ...range };
-  });
-  return (id) => {
-    const range = ranges.find(({ inside, size }) => id >= inside && id < inside + size);
-    return range === undefined ? Number.NaN : range.outside + (id - range.inside);
-  };
-}
-
 function checkOwners(value: unknown, isRoot: boolean): Checked['owners'] {
   const keep = { uid: (id: number) => id, gid: (id: number) => id };
   if (value === undefined) return isRoot ? keep : undefined;
   if (typeof value === 'object' && value !== null) {
     const { uidMap, gidMap } = value as OwnerMaps;
-    return { uid: checkMap(uidMap, 'owners.uidMap'), gid: checkMap(gidMap, 'owners.gidMap') };
+    return { uid: checkMap(uidMap, 'owners.uidMap', 'outside'), gid: checkMap(gidMap, 'owners.gidMap', 'outside') };
   }
   return checkWord(value, 'owners', ['keep', 'ignore']) === 'keep' ? keep : undefined;
 }
@@ -222,6 +192,7 @@ function check(given: ApplyOptions | undefined): Checked {
   const options = toOptions(given, known);
   const isRoot = process.geteuid?.() === 0;
   const { userxattr, onProgress } = options;
+  const lowers = toPaths(options.lowerdir, 'lowerdir');
   if (userxattr !== undefined && typeof userxattr !== 'boolean') {
     throw invalidArgumentType('userxattr', 'true or false', userxattr);
   }
@@ -241,7 +212,8 @@ function check(given: ApplyOptions | undefined): Checked {
     maxRatio: checkLimit(options.maxRatio, 'maxRatio', 200),
     onProgress,
     signal: checkSignal(options.signal),
-    lowers: toPaths(options.lowerdir, 'lowerdir'),
+    lowers: () => lowers,
+    isNew: false,
     syncs: checkWord(options.sync, 'sync', ['none', 'end']) === 'end',
   };
 }
@@ -686,8 +658,8 @@ class Unpacking {
   }
 
   /** Gives directories without an entry the metadata that the layers below have for them. */
-  *describeImplied(): Task<void> {
-    const { lowers, userxattr } = this.#checked;
+  *describeImplied(lowers: readonly Path[]): Task<void> {
+    const { userxattr } = this.#checked;
     const { implied } = this.placement;
     if (lowers.length === 0 || implied.size === 0) return;
     const stack = yield* openLayers(lowers, { space: userxattr ? 'user' : 'trusted' });
@@ -785,7 +757,7 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
   const { signal, onProgress, maxBytes, maxRatio } = checked;
   const writer = new TreeWriter(target.root, { signal, lends: true });
   const unpacking = new Unpacking(writer, checked);
-  if (target.temporary === undefined) await load(unpacking.placement, target.root, checked);
+  if (target.temporary === undefined && !checked.isNew) await load(unpacking.placement, target.root, checked);
   else unpacking.placement.implied.set(unpacking.placement.root, '');
   const reader = new TarReader(unpacking);
   const intake = new Digester();
@@ -821,7 +793,7 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
       onProgress?.({ entries: unpacking.entries, bytes, read: intake.size, total: source.total });
     }
     reader.end();
-    await run(unpacking.describeImplied());
+    await run(unpacking.describeImplied(await checked.lowers()));
     for (const [path, metadata] of unpacking.placement.directories()) {
       writer.addLast(path, metadata);
       if (slices.isOver()) await run(slices.pause());
@@ -868,7 +840,23 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
  * @throws {Error} `ABORT_ERR` when the signal aborts
  */
 export async function applyLayer(source: ArchiveSource, dir: PathLike, options?: ApplyOptions): Promise<LayerSummary> {
-  const checked = check(options);
+  return apply(source, dir, check(options));
+}
+
+/**
+ * Unpacks a layer archive into an empty directory, made for it, over layers that may be made meanwhile: `lowers` is
+ * called at the end, and only there does the layer need them.
+ */
+export async function applyLayerOver(
+  source: ArchiveSource,
+  dir: PathLike,
+  options: ApplyOptions,
+  lowers: () => Promise<readonly Path[]>,
+): Promise<LayerSummary> {
+  return apply(source, dir, { ...check(options), isNew: true, lowers });
+}
+
+async function apply(source: ArchiveSource, dir: PathLike, checked: Checked): Promise<LayerSummary> {
   const path = withoutTrailingSlashes(toAbsolute(toPath(dir, 'dir')));
   if (checked.signal?.aborted) throw abortError(checked.signal);
   const opened = await open(source);

@@ -18,6 +18,7 @@ import { below, toBytePath } from './encodings.js';
 import { type GivenLayers, type LayersLike, toLayers } from './given.js';
 import { isWhiteoutDevice, isWhiteoutEntry, shownAttributes } from './marks.js';
 import { MergedWalker } from './merged.js';
+import { checkMap, type IdMap, type OwnerMaps } from './owner-maps.js';
 import type { Layout } from './placement.js';
 import { Piece, type ReadFile } from './read-files.js';
 import {
@@ -60,6 +61,8 @@ export interface CreateOptions {
    * stay as they are without one.
    */
   readonly sourceDateEpoch?: number | undefined;
+  /** Maps replace the ids of the files by those of the archive. Default: they are the same. */
+  readonly owners?: OwnerMaps | undefined;
   /** Extended attributes that are left out. Default: `['security.selinux']`. */
   readonly excludeXattrs?: readonly string[] | undefined;
   /** Called after each chunk, about 1 MiB. */
@@ -99,6 +102,7 @@ const known: ReadonlySet<string> = new Set<keyof CreateOptions>([
   'compression',
   'level',
   'sourceDateEpoch',
+  'owners',
   'excludeXattrs',
   'onProgress',
   'signal',
@@ -127,6 +131,7 @@ interface Checked {
   readonly compression: Compression;
   readonly level: number;
   readonly latest: number | undefined;
+  readonly owners: { readonly uid: IdMap; readonly gid: IdMap } | undefined;
   readonly excluded: ReadonlySet<string>;
   readonly onProgress: ((progress: CreateProgress) => void) | undefined;
   readonly signal: AbortSignal | undefined;
@@ -158,6 +163,13 @@ function checkEpoch(value: unknown): number | undefined {
   return given;
 }
 
+function checkOwners(value: unknown): Checked['owners'] {
+  if (value === undefined) return undefined;
+  if (typeof value !== 'object' || value === null) throw invalidArgumentType('owners', 'an object of maps', value);
+  const { uidMap, gidMap } = value as OwnerMaps;
+  return { uid: checkMap(uidMap, 'owners.uidMap', 'inside'), gid: checkMap(gidMap, 'owners.gidMap', 'inside') };
+}
+
 function checkExcluded(value: unknown): ReadonlySet<string> {
   if (value === undefined) return new Set(['security.selinux']);
   const isList = Array.isArray(value) && value.every((name) => typeof name === 'string');
@@ -180,6 +192,7 @@ function check(options: CreateOptions): Checked {
     compression,
     level: checkLevel(options.level, compression),
     latest: checkEpoch(options.sourceDateEpoch),
+    owners: checkOwners(options.owners),
     excluded: checkExcluded(options.excludeXattrs),
     onProgress,
     signal: checkSignal(options.signal),
@@ -456,8 +469,7 @@ class Packing {
         type,
         linkname,
         mode: source.mode & 0o7777,
-        uid: source.uid,
-        gid: source.gid,
+        ...this.#ownersOf(source, path),
         size: isFile ? data.size : 0,
         mtime: this.#clamp(source.mtime),
         major: hasNumber ? source.rdevMajor : 0,
@@ -473,6 +485,16 @@ class Packing {
     const { path: dataPath, inode, size, mtime } = data;
     this.#file = { file: { root, rootPath, path: dataPath, inode, size, mtime }, at: 0 };
     this.#addData();
+  }
+
+  #ownersOf({ uid, gid }: Source, path: string): { uid: number; gid: number } {
+    const { owners } = this.#checked;
+    if (owners === undefined) return { uid, gid };
+    const mapped = { uid: owners.uid(uid), gid: owners.gid(gid) };
+    if (Number.isNaN(mapped.uid) || Number.isNaN(mapped.gid)) {
+      this.#fail(path, `has the owner ${uid}:${gid}`, text`add a range for it to ${option('owners')}`);
+    }
+    return mapped;
   }
 
   #clamp(time: Moment): Moment {
