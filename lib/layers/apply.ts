@@ -140,8 +140,8 @@ const known: ReadonlySet<string> = new Set<keyof ApplyOptions>([
 const MOST_INLINE = 256 * 1024;
 /** The ratio of compression counts after so many bytes. */
 const RATIO_BEGINS = 64 * 2 ** 20;
-/** Read without a look at the clock: at most 512 entries. */
-const PIECE = 256 * 1024;
+/** Read without a look at the clock: at most 128 entries. */
+const PIECE = 64 * 1024;
 
 interface Checked {
   readonly layout: Layout;
@@ -515,6 +515,8 @@ class Unpacking {
   /** The entries that operations come from: by operation, the byte at which the entry begins. */
   readonly #offsets: number[] = [];
   #open: Open | undefined;
+  /** Data of a large file that is not passed on yet: more may follow it in memory. */
+  #pending: { bytes: Buffer; readonly position: number } | undefined;
   #offset = 0;
   entries = 0;
   bytes = 0;
@@ -621,8 +623,23 @@ class Unpacking {
   data(bytes: Buffer, position: number): void {
     if (this.#open === undefined) return;
     const { path, parts } = this.#open;
-    if (parts !== undefined) addPart(parts, bytes);
-    else this.add('data', path, { data: bytes, number: position });
+    if (parts !== undefined) {
+      addPart(parts, bytes);
+      return;
+    }
+    const joined = this.#pending && join(this.#pending.bytes, bytes, this.#pending.position, position);
+    if (this.#pending !== undefined && joined !== undefined) this.#pending.bytes = joined;
+    else {
+      this.#flush(path);
+      this.#pending = { bytes, position };
+    }
+  }
+
+  #flush(path: string): void {
+    if (this.#pending === undefined) return;
+    const { bytes, position } = this.#pending;
+    this.#pending = undefined;
+    this.add('data', path, { data: bytes, number: position });
   }
 
   finish(): void {
@@ -635,6 +652,7 @@ class Unpacking {
       this.add('file', path, { ...fields, data, ...(replaces && { flags: ['replace'] }) });
       return;
     }
+    this.#flush(path);
     if (entry.segments !== undefined) this.add('truncate', path, { number: entry.size });
     this.add('metadata', path, fields);
   }
@@ -666,9 +684,11 @@ class Unpacking {
     }
   }
 
-  /** Keeps what has come of a small file: the chunk that it is in is about to be overwritten. */
+  /** Ends with a chunk, which is about to be overwritten. Keeps what has come of a small file. */
   keep(): void {
-    const parts = this.#open?.parts;
+    if (this.#open === undefined) return;
+    const { parts, path } = this.#open;
+    this.#flush(path);
     if (parts === undefined || parts.length === 0) return;
     parts[parts.length - 1] = Buffer.from(parts[parts.length - 1] as Buffer);
   }
@@ -680,12 +700,18 @@ class Unpacking {
   }
 }
 
-/** Adds bytes to parts. Joins them with the last part if they follow it in memory. */
+/** Returns both as one, if the second follows the first in memory and in the file. */
+function join(first: Buffer, second: Buffer, position = 0, next = first.length): Buffer | undefined {
+  const follows = first.buffer === second.buffer && first.byteOffset + first.length === second.byteOffset;
+  if (!follows || position + first.length !== next) return undefined;
+  return Buffer.from(first.buffer, first.byteOffset, first.length + second.length);
+}
+
 function addPart(parts: Buffer[], bytes: Buffer): void {
   const last = parts.at(-1);
-  const follows = last?.buffer === bytes.buffer && last.byteOffset + last.length === bytes.byteOffset;
-  if (last === undefined || !follows) parts.push(bytes);
-  else parts[parts.length - 1] = Buffer.from(last.buffer, last.byteOffset, last.length + bytes.length);
+  const joined = last && join(last, bytes);
+  if (joined === undefined) parts.push(bytes);
+  else parts[parts.length - 1] = joined;
 }
 
 /** Root, as far as it is mapped. */
@@ -735,7 +761,7 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
   else unpacking.placement.implied.set(unpacking.placement.root, '');
   const reader = new TarReader(unpacking);
   const intake = new Digester();
-  const [start, all] = await peek(untilAborted(intake.pass(source.chunks), signal));
+  const [start, all] = await peek(untilAborted(intake.pass(source.chunks, true), signal));
   const compression = detect(start);
   // Both digests of a plain archive are the same.
   const plain = compression === 'none' ? undefined : new Digester();
@@ -755,19 +781,23 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
   };
   try {
     for await (const chunk of untilAborted(chunks, signal)) {
-      const hashed = plain?.update(chunk);
-      hashed?.catch(() => {});
+      await plain?.update(chunk);
       for (let at = 0; at < chunk.length; at += PIECE) await take(chunk.subarray(at, at + PIECE));
       unpacking.keep();
-      await hashed;
       const { operations } = unpacking;
-      // The chunk is hashed before the next one comes, if this is a plain archive.
-      if (plain === undefined) source.recycle?.(chunk, () => writer.totals.operations >= operations);
+      const end = bytes;
+      // The memory of what a decoder returns is its own.
+      if (plain === undefined) {
+        source.recycle?.(chunk, () => writer.totals.operations >= operations && intake.isDone(end));
+      }
       onProgress?.({ entries: unpacking.entries, bytes, read: intake.size, total: source.total });
     }
     reader.end();
     await run(unpacking.describeImplied(await checked.lowers()));
-    for (const [path, metadata] of unpacking.placement.directories()) writer.addLast(path, metadata);
+    for (const [path, metadata] of unpacking.placement.directories()) {
+      writer.addLast(path, metadata);
+      if (slices.isOver()) await run(slices.pause());
+    }
     await run(writer.finish());
     if (checked.syncs) {
       unpacking.add('sync', '');

@@ -112,7 +112,7 @@ const UPPER = 0;
 /** The room of a piece: headers that begin in it may need more than a chunk. */
 const ROOM = CHUNK + 64 * 1024;
 /** Pieces that are read while others are hashed, compressed and consumed. */
-const AHEAD = 2;
+const AHEAD = 4;
 const WHITEOUT = '.wh.';
 const OPAQUE = '.wh..wh..opq';
 const EPOCH: Moment = { seconds: 0, nanoseconds: 0 };
@@ -227,6 +227,8 @@ class Packing {
   readonly #linked = new Map<string, string>();
   #piece = new Piece(ROOM);
   readonly #full: Piece[] = [];
+  /** A file whose data is not in pieces yet, and the place from which on. */
+  #file: { readonly file: ReadFile; at: number } | undefined;
   readonly #slices = new Slices();
   entries = 0;
   bytes = 0;
@@ -250,13 +252,16 @@ class Packing {
     return this.#piece.take(size);
   };
 
-  #addData(file: ReadFile): void {
-    for (let at = 0; at < file.size; ) {
-      if (this.#piece.size >= CHUNK) this.#next();
-      const size = Math.min(file.size - at, CHUNK - this.#piece.size);
-      this.#piece.addFile(file, at, size);
-      at += size;
-    }
+  /** Adds as much of the current file as the piece has room for. */
+  #addData(): void {
+    if (this.#file === undefined) return;
+    const { file } = this.#file;
+    if (this.#piece.size >= CHUNK) this.#next();
+    const size = Math.min(file.size - this.#file.at, CHUNK - this.#piece.size);
+    this.#piece.addFile(file, this.#file.at, size);
+    this.#file.at += size;
+    if (this.#file.at < file.size) return;
+    this.#file = undefined;
     this.#take(padded(file.size) - file.size).fill(0);
   }
 
@@ -289,7 +294,7 @@ class Packing {
             yield* this.#visitMerged(walker.path, frame.from);
           }
           // Most entries complete nothing, and each wait takes longer than an entry.
-          if (this.#full.length > 0 || this.#slices.isOver()) yield* this.#complete();
+          if (this.#full.length > 0 || this.#file !== undefined || this.#slices.isOver()) yield* this.#complete();
         }
       }
     } finally {
@@ -301,6 +306,8 @@ class Packing {
   }
 
   async *#complete(): AsyncGenerator<Piece> {
+    // A large file is more than memory may hold, so its pieces come one by one.
+    for (; this.#file !== undefined; this.#addData()) yield* this.#full.splice(0);
     if (this.#full.length > 0) yield* this.#full.splice(0);
     if (this.#slices.isOver()) await run(this.#slices.pause());
   }
@@ -475,7 +482,9 @@ class Packing {
     if (!isFile || data.size === 0) return;
     this.bytes += data.size;
     const { root, path: rootPath } = this.#stack.at(data.layer);
-    this.#addData({ root, rootPath, path: data.path, inode: data.inode, size: data.size, mtime: data.mtime });
+    const { path: dataPath, inode, size, mtime } = data;
+    this.#file = { file: { root, rootPath, path: dataPath, inode, size, mtime }, at: 0 };
+    this.#addData();
   }
 
   #ownersOf({ uid, gid }: Source, path: string): { uid: number; gid: number } {
@@ -514,17 +523,24 @@ class Packing {
   }
 }
 
+interface Hashed {
+  readonly chunk: Buffer;
+  /** The bytes of the archive with this chunk: the caller gets it when they are hashed. */
+  readonly end: number;
+}
+
 /** The bytes of the archive. The next pieces are read while the caller uses one. */
 async function* read(
   packing: Packing,
   digester: Digester,
   { signal, onProgress }: Checked,
 ): AsyncGenerator<Uint8Array> {
-  const reading: Promise<Buffer>[] = [];
+  const reading: Promise<Hashed>[] = [];
   let hashed: Promise<unknown> = Promise.resolve();
   let bytes = 0;
   const next = async (): Promise<Buffer> => {
-    const chunk = (await reading.shift()) as Buffer;
+    const { chunk, end } = (await reading.shift()) as Hashed;
+    await digester.done(end);
     if (signal?.aborted) throw abortError(signal);
     bytes += chunk.length;
     onProgress?.({ entries: packing.entries, bytes });
@@ -535,11 +551,11 @@ async function* read(
       const [before, read] = [hashed, piece.read()];
       // Its error comes out when its turn is.
       read.catch(() => {});
-      const data = (async (): Promise<Buffer> => {
+      const data = (async (): Promise<Hashed> => {
         await before;
         const chunk = await read;
         await digester.update(chunk);
-        return chunk;
+        return { chunk, end: digester.size };
       })();
       hashed = data;
       data.catch(() => {});
@@ -565,7 +581,7 @@ async function* pack(
     const [plain, out] = [new Digester(), new Digester()];
     const archive = read(packing, plain, checked);
     if (compression === 'none') yield* archive;
-    else yield* out.pass(encode(archive, compression, level));
+    else yield* out.pass(encode(archive, compression, level), false);
     const diffId = await plain.digest();
     const { entries, bytes, whiteouts, sockets } = packing;
     const stream =
