@@ -6,7 +6,7 @@
 import * as e from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { close } from '../kernel/held.js';
+import { close, closeWith, type Held } from '../kernel/held.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
 import { ask, type Task } from '../kernel/task.js';
@@ -77,21 +77,28 @@ export function toSource(entry: Records, layer: number, path: string, space: Mar
   };
 }
 
+const forgottenText = (descriptor: number): string =>
+  `The layer of descriptor ${descriptor} is closed by garbage collection: call the iterator to its end, or its return()`;
+
 /** Open layers, the topmost first. The caller of openLayers closes them. */
 export class LayerStack {
   readonly layers: readonly Layer[];
   /** Layers that hold the data of metacopies only. */
   readonly dataLayers: readonly Layer[];
   readonly space: MarkSpace;
+  readonly #held: readonly Held[];
 
   constructor(layers: readonly Layer[], dataLayers: readonly Layer[], space: MarkSpace) {
     this.layers = layers;
     this.dataLayers = dataLayers;
     this.space = space;
+    this.#held = [...layers, ...dataLayers].map(({ root }) => ({ descriptor: root }));
+    // A caller may drop an iterator before its end.
+    for (const [i, held] of this.#held.entries()) closeWith(this, held, i === 0 ? forgottenText : () => undefined);
   }
 
   close(): void {
-    for (const { root } of [...this.layers, ...this.dataLayers]) close({ descriptor: root });
+    for (const held of this.#held) close(held);
   }
 
   /** Returns the layer with this index. The data layers come after the others. */
