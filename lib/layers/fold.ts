@@ -360,7 +360,7 @@ function* write(stack: LayerStack, target: Target, parent: number, settings: Set
     }
   } catch (error) {
     if (!(error instanceof WriteFailure)) throw error;
-    throw explainWrite(error, target.parent, 'nothing of the new directory remains');
+    throw explainWrite(error, target.parent, { leftover: 'nothing of the new directory remains' });
   } finally {
     if (lock !== undefined) close(lock);
   }

@@ -255,7 +255,7 @@ class Merge {
     } catch (error) {
       yield* this.#writer.stop();
       if (!(error instanceof WriteFailure)) throw error;
-      throw explainWrite(error, error.isInOther ? this.#upper.path : this.#dir.path, this.#leftover());
+      throw explainWrite(error, error.isInOther ? this.#upper.path : this.#dir.path, { leftover: this.#leftover() });
     }
     return { entries, deleted, conflicts, bytes: this.#writer.totals.copied };
   }

@@ -11,7 +11,6 @@ import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
 import { ask, type Task } from '../kernel/task.js';
 import type { Path } from '../paths.js';
-import { explainShortage } from '../verdicts.js';
 import { below, toBytePath } from './encodings.js';
 import { isWhiteoutDevice, type MarkSpace, type Marks, readMarks, spaceOf } from './marks.js';
 import type { Attributes, Records, Time } from './records.js';
@@ -301,7 +300,7 @@ export function* haveSameBytes(stack: LayerStack, a: Source, b: Source): Task<bo
   const step = plan.stepOf(plan.add(calls.compare, args, { output: 0 }));
   const outcome = yield* ask(plan);
   if (outcome instanceof StepFailure) {
-    throw explainShortage(outcome.errno, 'compare files') ?? explainWalk(stack.at(a.layer).path, outcome.errno, a.path);
+    throw explainWalk(stack.at(a.layer).path, outcome.errno, a.path);
   }
   return outcome.result(step) === 1;
 }
