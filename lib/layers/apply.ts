@@ -123,9 +123,9 @@ export interface LayerSummary {
   readonly bytes: number;
   /** SHA-256 of the uncompressed archive, bytes after its end included: `sha256:` and 64 digits. */
   readonly diffId: string;
-  /** SHA-256 of the source. */
+  /** SHA-256 of the archive as it is, compressed or not. */
   readonly digest: string;
-  /** The size of the source in bytes. */
+  /** The size of the archive as it is, in bytes. */
   readonly size: number;
   readonly compression: Compression;
   /** The number of whiteouts in the archive. */
