@@ -5,7 +5,7 @@ import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
 import * as k from '../kernel/constants.js';
 import { run, runSync, type Task } from '../kernel/task.js';
 import { type Path, type PathLike, toAbsolute, toPath } from '../paths.js';
-import { type ChangesOptions, type EntryType, toEntryType } from './changes.js';
+import { type EntryType, toEntryType } from './changes.js';
 import { encodePath, type PathEncoding, toEncoding } from './encodings.js';
 import { isMount, type MountedLayers, toPaths, toSpace } from './given.js';
 import { findChild, isAbsent, type LayerStack, openLayers, placesOf, type Source, toSource } from './stack.js';
@@ -58,7 +58,12 @@ export interface Lookup<P extends string | Buffer = string> {
   layers: LayerLookup<P>[];
 }
 
-export type LookupOptions<E extends PathEncoding = PathEncoding> = Pick<ChangesOptions<E>, 'userxattr' | 'encoding'>;
+export interface LookupOptions<E extends PathEncoding = PathEncoding> {
+  /** The marks begin with `user.`, as for a mount with `userxattr`. Default: as for `changes`. */
+  userxattr?: boolean;
+  /** `'buffer'` for paths as bytes. Default: text. */
+  encoding?: E;
+}
 
 const names: ReadonlySet<string> = new Set(['userxattr', 'encoding']);
 

@@ -229,13 +229,13 @@ class Merge {
   #total = 0;
   #slices = new Slices();
 
-  constructor(upper: Root, dir: Root, space: MarkSpace, settings: Settings) {
+  constructor(upper: Root, dir: Root, space: MarkSpace, settings: Settings, mayRename = true) {
     this.#upper = upper;
     this.#dir = dir;
     this.#space = space;
     this.#settings = settings;
     const isOneMount = upper.found.mountId === dir.found.mountId && upper.found.device === dir.found.device;
-    this.#renames = settings.moves && isOneMount;
+    this.#renames = settings.moves && isOneMount && mayRename;
     this.#writer = new TreeWriter(dir.descriptor, {
       others: [upper.descriptor],
       staging: STAGING,
@@ -255,6 +255,10 @@ class Merge {
     } catch (error) {
       yield* this.#writer.stop();
       if (!(error instanceof WriteFailure)) throw error;
+      if (this.#renames && isRefusedRename(error)) {
+        const again = yield* new Merge(this.#upper, this.#dir, this.#space, this.#settings, false).run();
+        return { ...again, entries, deleted, conflicts };
+      }
       throw explainWrite(error, error.isInOther ? this.#upper.path : this.#dir.path, { leftover: this.#leftover() });
     }
     return { entries, deleted, conflicts, bytes: this.#writer.totals.copied };
@@ -855,6 +859,10 @@ function addAbove(depth: number, above: readonly bigint[], found: Set<bigint>): 
     found.add(inode);
   }
 }
+
+/** True if the file system allows no renames between the two directories, as ext4 and xfs do between projects. */
+const isRefusedRename = ({ kind, stage, errno }: WriteFailure): boolean =>
+  kind === 'rename' && stage === 'place' && errno === e.EXDEV;
 
 /** Returns the redirect if it has an effect. It has none on an opaque directory or on a file with data. */
 function countingRedirect(entry: Records, { redirect, opaque, metacopy }: Marks): string | undefined {
