@@ -874,7 +874,7 @@ function follow(redirect: string, parent: string): string {
   return redirect.startsWith('/') ? redirect.slice(1) : below(parent, redirect);
 }
 
-export const metadataOf = (entry: Records): OperationFields => ({
+export const metadataOf = (entry: Pick<Records, 'uid' | 'gid' | 'mode' | 'mtime'>): OperationFields => ({
   uid: entry.uid,
   gid: entry.gid,
   mode: entry.mode & 0o7777,
@@ -885,7 +885,12 @@ const copied = (attributes: Attributes): WrittenXattr[] =>
   [...attributes].flatMap(([name, value]) => (value === undefined ? [] : [{ name, value: Buffer.from(value) }]));
 
 /** Adds an entry that is neither a regular file nor a directory. */
-export function addSpecial(writer: TreeWriter, entry: Records, target: string, fields: OperationFields): void {
+export function addSpecial(
+  writer: TreeWriter,
+  entry: Pick<Records, 'type' | 'mode' | 'target' | 'rdevMajor' | 'rdevMinor'>,
+  target: string,
+  fields: OperationFields,
+): void {
   if (entry.type === k.S_IFLNK) {
     const { mode: _, ...rest } = fields;
     writer.add('symlink', target, { ...rest, from: Buffer.from(entry.target) });

@@ -4,6 +4,7 @@
  */
 
 import * as e from '../errnos.js';
+import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { close, closeWith, type Held } from '../kernel/held.js';
@@ -85,13 +86,16 @@ export class LayerStack {
   /** Layers that hold the data of metacopies only. */
   readonly dataLayers: readonly Layer[];
   readonly space: MarkSpace;
+  /** The index in the workdir, if the overlay shows the files that it has. */
+  readonly index: Layer | undefined;
   readonly #held: readonly Held[];
 
-  constructor(layers: readonly Layer[], dataLayers: readonly Layer[], space: MarkSpace) {
+  constructor(layers: readonly Layer[], dataLayers: readonly Layer[], space: MarkSpace, index?: Layer) {
     this.layers = layers;
     this.dataLayers = dataLayers;
     this.space = space;
-    this.#held = [...layers, ...dataLayers].map(({ root }) => ({ descriptor: root }));
+    this.index = index;
+    this.#held = this.descriptors.map((descriptor) => ({ descriptor }));
     // A caller may drop an iterator before its end.
     for (const [i, held] of this.#held.entries()) closeWith(this, held, i === 0 ? forgottenText : () => undefined);
   }
@@ -100,12 +104,23 @@ export class LayerStack {
     for (const held of this.#held) close(held);
   }
 
-  /** Returns the layer with this index. The data layers come after the others. */
-  at(index: number): Layer {
-    return (this.layers[index] ?? this.dataLayers[index - this.layers.length]) as Layer;
+  /** The number of the index among the layers. */
+  get indexLayer(): number {
+    return this.layers.length + this.dataLayers.length;
   }
 
-  /** Returns the places of the root, in the layers from the index `first` on. */
+  /** The descriptors of all layers, by their numbers. */
+  get descriptors(): readonly Descriptor[] {
+    const last = this.index === undefined ? [] : [this.index];
+    return [...this.layers, ...this.dataLayers, ...last].map(({ root }) => root);
+  }
+
+  /** Returns the layer with this number. The data layers come after the others, and the index last. */
+  at(layer: number): Layer {
+    return (this.layers[layer] ?? this.dataLayers[layer - this.layers.length] ?? this.index) as Layer;
+  }
+
+  /** Returns the places of the root, in the layers from the number `first` on. */
   roots(first: number): Places {
     return this.layers.map((_, i) => (i >= first ? '' : undefined));
   }
@@ -120,22 +135,40 @@ function* openLayer(path: Path): Task<Layer> {
   return { path, root: outcome.result(plan.stepOf(root)) };
 }
 
+/** An overlay has no index if the kernel cannot make one for its layers. */
+function* openIndex(path: Path): Task<Layer | undefined> {
+  try {
+    return yield* openLayer(path);
+  } catch (error) {
+    if (error instanceof OverlayError && error.reason === 'path-missing') return undefined;
+    throw error;
+  }
+}
+
+interface StackOptions {
+  readonly dataPaths?: readonly Path[];
+  readonly space?: MarkSpace | undefined;
+  readonly index?: Path | undefined;
+}
+
 /**
  * Opens layers, the topmost first. If `space` is not given, the marks on their roots decide which namespace of attributes
  * counts.
  */
 export function* openLayers(
   paths: readonly Path[],
-  { dataPaths = [], space }: { readonly dataPaths?: readonly Path[]; readonly space?: MarkSpace | undefined } = {},
+  { dataPaths = [], space, index: indexPath }: StackOptions = {},
 ): Task<LayerStack> {
   const layers: Layer[] = [];
+  let index: Layer | undefined;
   try {
     for (const path of [...paths, ...dataPaths]) layers.push(yield* openLayer(path));
+    if (indexPath !== undefined) index = yield* openIndex(indexPath);
     const own = layers.slice(0, paths.length);
     const data = layers.slice(paths.length);
-    return new LayerStack(own, data, space ?? (yield* findSpace(own)));
+    return new LayerStack(own, data, space ?? (yield* findSpace(own)), index);
   } catch (error) {
-    new LayerStack(layers, [], 'either').close();
+    new LayerStack(layers, [], 'either', index).close();
     throw error;
   }
 }
