@@ -34,6 +34,7 @@ const publicEntries = Object.values(exported)
 /** The other ones, by the names of their files. Those that load the addon are side by side: it is found relative to them. */
 const programs = {
   'commands.js': 'lib/cli/commands.ts',
+  'containerd-service.js': 'lib/containerd/service.ts',
   'cli/main.js': 'lib/cli/main.ts',
   'mount-helper.cjs': 'lib/cli/mount-helper/main.ts',
 };
@@ -180,9 +181,10 @@ const otherEntries = {
     const files = new Map(Object.entries(entries).map(([file, source]) => [source, file]));
     onResolve({ filter: /^\./ }, ({ kind, path: imported, resolveDir, importer }) => {
       if (kind !== 'dynamic-import') return undefined;
-      const [to, from] = [toSource(resolveDir, imported), relative(root, importer)].map((source) => files.get(source));
-      if (to === undefined || from === undefined) return { errors: [{ text: `no entry: ${imported} in ${importer}` }] };
-      const path = relative(dirname(from), to);
+      const to = files.get(toSource(resolveDir, imported));
+      if (to === undefined) return { errors: [{ text: `no entry: ${imported} in ${importer}` }] };
+      // Modules that are no entry are in files beside index.js.
+      const path = relative(dirname(files.get(relative(root, importer)) ?? 'index.js'), to);
       return { path: path.startsWith('.') ? path : `./${path}`, external: true };
     });
   },
@@ -215,6 +217,7 @@ const bundle = (file, source, plugins, more = {}) =>
     entryPoints: [source],
     outfile: join(dist, file),
     bundle: true,
+    packages: 'external',
     format: 'esm',
     platform: 'node',
     target: 'node20.19',

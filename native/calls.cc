@@ -1,12 +1,29 @@
 // The steps of a plan: the system call behind each, and what it writes to the step's output.
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "plan.h"
 #include "syscalls.h"
 #include "text.h"
 
 namespace overlayfs {
+
+// notify(address, message): sends a datagram to a socket at a path, or to an abstract one, which begins with '@'.
+long Execution::notify(Step& step) {
+  Text address(*this, step.a[0]);
+  Text message(*this, step.a[1]);
+  abi::UnixAddress to{abi::af_unix, {}};
+  if (address.size() == 0 || address.size() >= sizeof to.path) return -ENAMETOOLONG;
+  memcpy(to.path, address, address.size());
+  if (to.path[0] == '@') to.path[0] = 0;
+  auto length = static_cast<uint32_t>(offsetof(abi::UnixAddress, path) + address.size());
+  long fd = sys::call(abi::socket, abi::af_unix, abi::sock_dgram_cloexec, 0);
+  if (fd < 0) return fd;
+  long result = sys::call(abi::sendto, fd, static_cast<const char*>(message), message.size(), 0, &to, length);
+  sys::close(static_cast<int>(fd));
+  return result;
+}
 
 long Execution::run(Step& step) {
   const int32_t* a = step.a;
@@ -189,6 +206,8 @@ long Execution::run(Step& step) {
       return compare(step);
     case Call::read_files:
       return read_files(step);
+    case Call::hash:
+      return hash(step);
     case Call::mount_ids:
       return read_mount_ids(step);
     case Call::mount_table:
@@ -200,6 +219,14 @@ long Execution::run(Step& step) {
     // Done before the plan is performed (native/poller.h).
     case Call::wait_for:
       return 0;
+    case Call::notify:
+      return notify(step);
+    // exit_after(milliseconds, code): ends the process, unless it has ended by then.
+    case Call::exit_after: {
+      timespec left{a[0] / 1000, a[0] % 1000 * 1000000};
+      sys::call(abi::ppoll, nullptr, 0, &left, nullptr, 0);
+      return sys::call(abi::exit_group, a[1]);
+    }
   }
   return -ENOSYS;
 }

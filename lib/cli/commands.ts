@@ -4,6 +4,7 @@ import { changes } from './changes.js';
 import { check } from './check.js';
 import { type Command, flagsOfCommand } from './command.js';
 import { argumentsOf, type Bytes } from './command-line.js';
+import { containerd } from './containerd.js';
 import { du } from './du.js';
 import { errorText, exitCodeOf, FAILED, toShown, WRONG_USAGE } from './errors.js';
 import { explain } from './explain.js';
@@ -19,6 +20,7 @@ import { mount } from './mount.js';
 import { pack } from './pack.js';
 import { parse } from './parse.js';
 import { run } from './run.js';
+import { runImage } from './run-image.js';
 import { snapshot } from './snapshot.js';
 import { umount } from './umount.js';
 import { UsageError, unknownWord } from './usage-error.js';
@@ -42,6 +44,8 @@ const commands: Readonly<Record<string, Command>> = {
   pack,
   whiteout,
   snapshot,
+  containerd,
+  'run-image': runImage,
   explain,
   features,
 };

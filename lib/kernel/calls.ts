@@ -84,7 +84,7 @@ const described = {
   replace: [text, text, number],
   remove: [text, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber],
   scan: [text, bits(named('STATX_MNT')), value, number],
-  write_tree: [hiddenValue, hiddenValue, text, hiddenNumber],
+  write_tree: [hiddenValue, hiddenValue, text, hiddenNumber, hiddenNumber, hiddenNumber],
   unshare: [bits(named('CLONE_'))],
   setns: [bits(named('CLONE_'))],
   write: [text, value],
@@ -111,7 +111,10 @@ const described = {
   examine: [hiddenNumber, hiddenValue],
   compare: [text, text],
   read_files: [hiddenValue],
+  hash: [hiddenValue, hiddenNumber],
   wait_for: [bits(named('POLL'))],
+  notify: [text, text],
+  exit_after: [number, number],
 } as const satisfies Readonly<Record<string, readonly Described[]>>;
 
 export interface Call {

@@ -18,7 +18,9 @@ export type SnapshotErrorCode =
   /** The snapshotter is open with `readonly`. */
   | 'ERR_SNAPSHOT_READ_ONLY'
   | 'ERR_SNAPSHOT_CLOSED'
-  /** The package lmdb is not installed. */
+  /** Another server has the root or the address. */
+  | 'ERR_SNAPSHOT_SERVED'
+  /** A package that is an optional peer dependency is not installed. */
   | 'ERR_SNAPSHOT_DEPENDENCY_MISSING';
 
 export interface SnapshotErrorFields {

@@ -1,4 +1,7 @@
 /** The package lmdb, an optional peer dependency: the part of it that the store uses. */
+import { calls } from '../kernel/calls.js';
+import { perform } from '../kernel/perform.js';
+import { Plan } from '../kernel/plan.js';
 import { SnapshotError } from './errors.js';
 
 export interface Table {
@@ -45,5 +48,30 @@ export async function loadLmdb(): Promise<{ open(options: object): Environment }
       },
       { cause },
     );
+  }
+}
+
+/** In ms: the time for other listeners and for the message of a fatal error. */
+const PATIENCE = 500;
+
+let underWay = 0;
+
+/**
+ * In a transaction, a thread of lmdb waits for the event loop, and exit(3) waits for that thread. So a process that exits
+ * then would stay, with the lock that other processes wait for.
+ */
+function exitAnyway(code: number): void {
+  const plan = new Plan();
+  plan.add(calls.exit_after, [PATIENCE, code]);
+  void perform(plan);
+}
+
+/** Performs a transaction. The process can exit meanwhile. */
+export async function transact<T>(environment: Environment, perform: () => T): Promise<T> {
+  if (underWay++ === 0) process.on('exit', exitAnyway);
+  try {
+    return await environment.transaction(perform);
+  } finally {
+    if (--underWay === 0) process.off('exit', exitAnyway);
   }
 }

@@ -216,8 +216,7 @@ export class Snapshotter {
     const labels = checkSnapshotOptions(options);
     this.#refuseReadonly(name);
     const mapped = mappedOwner(labels);
-    const found = this.#store.read((tables) => rules.checkCreation(tables, { key: name, parent }));
-    const owner = mapped ?? (found && (await run(this.#directories.ownerOf(found.id))));
+    const owner = await this.#chooseOwner({ key: name, parent }, mapped);
     const { id, lock } = await this.#makeDirectory(kind, owner);
     try {
       return await this.#write((tables) => {
@@ -237,6 +236,26 @@ export class Snapshotter {
       throw error;
     } finally {
       close(lock);
+    }
+  }
+
+  /** Checks that a snapshot can be made. Returns the owner of its directory: that of the id map, or the parent's. */
+  async #chooseOwner(creation: rules.Creation, mapped: Owner | undefined): Promise<Owner | undefined> {
+    for (;;) {
+      const found = this.#store.read((tables) => rules.checkCreation(tables, creation));
+      if (mapped !== undefined || found === undefined) return mapped;
+      const owner = await this.#unlessRemoved(found, () => run(this.#directories.ownerOf(found.id)));
+      if (owner !== undefined) return owner;
+    }
+  }
+
+  /** Looks at the directory of a snapshot. Returns undefined if others have removed that meanwhile. */
+  async #unlessRemoved<T>({ name, id }: SnapshotRecord, look: () => Promise<T>): Promise<T | undefined> {
+    try {
+      return await look();
+    } catch (error) {
+      if (this.#store.read((tables) => tables.get(name))?.id === id) throw error;
+      return undefined;
     }
   }
 
@@ -310,7 +329,8 @@ export class Snapshotter {
     for (let isDone = false; !isDone; ) {
       // Measured outside the transaction, in which nobody else could write.
       const { active } = this.#store.read((tables) => rules.checkCommittal(tables, committal));
-      const usage = await this.#directories.measure(active);
+      const usage = await this.#unlessRemoved(active, () => this.#directories.measure(active));
+      if (usage === undefined) continue;
       isDone = await this.#write((tables) => {
         const isSame = tables.get(key)?.id === active.id;
         // Others have removed it, and may have made another one of that key.
@@ -401,9 +421,12 @@ export class Snapshotter {
    */
   async usage(key: string): Promise<SnapshotUsage> {
     checkKey(key, 'key');
-    const record = this.#store.read((tables) => rules.find(tables, key));
-    if (record.kind === 'active') return this.#directories.measure(record);
-    return record.usage ?? { size: 0, inodes: 0 };
+    for (;;) {
+      const record = this.#store.read((tables) => rules.find(tables, key));
+      if (record.kind !== 'active') return record.usage ?? { size: 0, inodes: 0 };
+      const usage = await this.#unlessRemoved(record, () => this.#directories.measure(record));
+      if (usage !== undefined) return usage;
+    }
   }
 
   /**

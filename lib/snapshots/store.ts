@@ -2,11 +2,12 @@
  * The store: the records in an LMDB environment, which several processes may have open. docs/snapshots.md describes its
  * tables.
  */
-import { existsSync } from 'node:fs';
+import { existsSync, statfsSync } from 'node:fs';
+import * as e from '../errnos.js';
 import { collect } from '../kernel/slices.js';
 import { run } from '../kernel/task.js';
 import { damaged, quoteKey, SnapshotError } from './errors.js';
-import { type Environment, loadLmdb, type ReadTransaction, type Table } from './lmdb.js';
+import { type Environment, loadLmdb, type ReadTransaction, type Table, transact } from './lmdb.js';
 import { type Entry, lastTransaction, readPages } from './pages.js';
 import {
   decodeNumber,
@@ -396,7 +397,7 @@ export class Store {
     // Only a store that is open for reading has no environment, and nobody writes to one.
     const environment = this.#environment as Environment;
     try {
-      return await environment.transaction(() => perform(this.#tables as Tables));
+      return await transact(environment, () => perform(this.#tables as Tables));
     } catch (error) {
       if (error instanceof SnapshotError) throw error;
       throw await explain(this.path, error as LmdbError);
@@ -413,14 +414,25 @@ export class Store {
 /** Returns the error for a failure of LMDB. */
 async function explain(path: string, error: LmdbError): Promise<Error> {
   const cause = await (error.commitError?.catch((reason: LmdbError) => reason) ?? error);
-  if (corruptions.has((cause as LmdbError).code)) return damaged(path, cause.message);
+  const { code } = cause as LmdbError;
+  if (corruptions.has(code)) return damaged(path, cause.message);
+  const reason = code === e.EIO && isFull(path) ? 'no space is left on its file system' : cause.message;
   return new SnapshotError(
     {
       code: 'ERR_SNAPSHOT_STORE_FAILED',
-      what: `the store ${quoteKey(path)} could not be used: ${cause.message}`,
+      what: `the store ${quoteKey(path)} could not be used: ${reason}`,
       hint: 'make room on its file system, or see the kernel log (dmesg); nothing was changed',
       path,
     },
     { cause },
   );
+}
+
+/** In bytes. */
+const NEARLY_FULL = 2 ** 20;
+
+/** Returns true if a file system has no space left. For LMDB, a write that was cut short is an I/O error. */
+function isFull(path: string): boolean {
+  const { bavail, bsize } = statfsSync(path);
+  return bavail * bsize < NEARLY_FULL;
 }

@@ -1,6 +1,6 @@
 /** The code in README.md and docs/ is right: compiled as TypeScript, and run twice in a row by root and a plain user. */
 import { execFileSync } from 'node:child_process';
-import { chmodSync, cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import test from 'ava';
 import { program } from '../cli/run.js';
@@ -32,6 +32,15 @@ const told = (code: string): string[] =>
 
 const users = { root: [], 'a plain user': asNobody } as const;
 
+/** Copies a package that is optional for the library, with those that it needs itself. */
+function copyPackage(name: string, to: string): void {
+  const from = join(packageRoot, 'node_modules', name);
+  if (!existsSync(from) || existsSync(join(to, name))) return;
+  cpSync(from, join(to, name), { recursive: true });
+  const { dependencies, optionalDependencies } = JSON.parse(readFileSync(join(from, 'package.json'), 'utf8'));
+  for (const dependency of Object.keys({ ...dependencies, ...optionalDependencies })) copyPackage(dependency, to);
+}
+
 /** Compiles all blocks; where their JavaScript is, in the copy of the package that each user can read. */
 let compiled: string | undefined;
 function compile(): string {
@@ -52,6 +61,7 @@ function compile(): string {
   execFileSync(join(packageRoot, 'node_modules/.bin/tsc'), ['-p', dir], { encoding: 'utf8', stdio: 'pipe' });
   compiled = join(readablePackage(), 'examples');
   cpSync(join(dir, 'out'), compiled, { recursive: true });
+  copyPackage('lmdb', join(readablePackage(), 'node_modules'));
   return compiled;
 }
 
@@ -72,7 +82,7 @@ for (const { name, code } of blocks) {
     t.not(expected, '');
     for (const [who, command] of Object.entries(users)) {
       // As the page says of what is mounted at a place.
-      const own = command.length > 0 && code.includes('target: ') ? ['unshare', '-Urm'] : [];
+      const own = command.length > 0 && /target: |withTempMount/.test(code) ? ['unshare', '-Urm'] : [];
       for (const time of ['first', 'second']) {
         const [start = '', ...rest] = [...command, ...own, process.execPath, file];
         const printed = execFileSync(start, rest, { cwd: home, env, encoding: 'utf8' });

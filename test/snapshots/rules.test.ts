@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import test, { type ExecutionContext } from 'ava';
 import { SnapshotError, type SnapshotInfo, Snapshotter, type SnapshotterOptions } from 'overlayfs/snapshots';
-import { scratch } from '../support/index.js';
+import { scaled, scratch } from '../support/index.js';
 
 interface Fixture {
   readonly root: string;
@@ -44,6 +44,22 @@ async function namesOf(walk: AsyncIterable<SnapshotInfo>): Promise<string[]> {
 
 const umask = process.umask();
 const modeOf = (path: string): number => statSync(path).mode & 0o7777;
+
+test('a snapshot that others remove meanwhile is not found', async (t) => {
+  const { root, snapshotter } = await open(t);
+  const other = await Snapshotter.open(root);
+  t.teardown(() => other.close());
+  const codes = new Set<unknown>();
+  for (let i = 0; i < scaled(500); i++) {
+    await snapshotter.prepare('key');
+    const removal = other.remove('key');
+    const verbs = [snapshotter.usage('key'), snapshotter.commit('name', 'key'), snapshotter.usage('key')];
+    for (const { reason } of (await Promise.allSettled(verbs)) as PromiseRejectedResult[]) codes.add(reason?.code);
+    await removal.catch(() => snapshotter.remove('name'));
+  }
+  codes.delete(undefined);
+  t.deepEqual([...codes], ['ERR_SNAPSHOT_NOT_FOUND']);
+});
 
 // ---------------------------------------------------------------------------------------------------- creating
 

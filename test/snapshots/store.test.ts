@@ -1,5 +1,5 @@
 /** The store: damage, versions, processes, a missing package, bad roots. */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import {
   copyFileSync,
   cpSync,
@@ -261,4 +261,28 @@ mountTest('a full disk: verbs fail, and what was acknowledged is there', async (
   for (const key of made) t.true(names.includes(key), key);
   await again.close();
   t.deepEqual((await checkRoot(root, false)).problems, []);
+});
+
+test('a process that exits in the midst of a transaction ends, with its code and its error', (t) => {
+  const root = join(scratch(t, 'disk'), 'root');
+  const script = `import { Snapshotter } from 'overlayfs/snapshots';
+    const [root, wait, way] = process.argv.slice(1);
+    const snapshotter = await Snapshotter.open(root);
+    for (let i = 0; i < 20; i++) snapshotter.prepare(\`\${process.pid} \${i}\`).catch(() => {});
+    const end = performance.now() + Number(wait);
+    const step = () => {
+      if (performance.now() < end) setImmediate(step);
+      else if (way === 'exit') process.exit(3);
+      else throw new Error('thrown');
+    };
+    step();`;
+  for (const way of ['exit', 'throw']) {
+    for (let wait = 0; wait < scaled(40); wait++) {
+      const args = ['--input-type=module', '-e', script, root, `${wait}`, way];
+      const options = { cwd: import.meta.dirname, encoding: 'utf8', timeout: 20_000 } as const;
+      const { status, stderr } = spawnSync(process.execPath, args, options);
+      t.is(status, way === 'exit' ? 3 : 1, `${way} after ${wait} ms`);
+      t.is(/Error: thrown/.test(stderr), way === 'throw');
+    }
+  }
 });

@@ -1,0 +1,163 @@
+/** Serves a snapshotter to containerd, as one of its proxy plugins. */
+import { abortError, invalidArgumentType, invalidArgumentValue } from '../errors.js';
+import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import { close, type Held } from '../kernel/held.js';
+import { StepFailure } from '../kernel/perform.js';
+import { Plan } from '../kernel/plan.js';
+import { ask, run, type Task } from '../kernel/task.js';
+import { quotePath } from '../paths.js';
+import { SnapshotError } from '../snapshots/errors.js';
+import type { Snapshotter } from '../snapshots/index.js';
+import { type Admin, serveAdmin } from './admin.js';
+import { type Listener, listen } from './listen.js';
+import { Log } from './log.js';
+import { Metrics } from './metrics.js';
+import { type CheckedServeOptions, checkServeOptions, type ServeOptions } from './options.js';
+import { toStatus } from './status.js';
+import { notify, takeSockets } from './systemd.js';
+
+/** A server that is running. */
+export interface SnapshotServer {
+  /** The path of the socket. */
+  readonly address: string;
+  /** The address of `/metrics` and `/healthz`, if they are served: `HOST:PORT`, or a path. */
+  readonly metrics: string | undefined;
+  /** Fulfilled when the server has stopped. */
+  readonly closed: Promise<void>;
+  /** Stops the server: nobody can connect any more, and requests under way are finished. The snapshotter stays open. */
+  close(): Promise<void>;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+export async function loadService(): Promise<typeof import('./service.js')> {
+  try {
+    return await import('./service.js');
+  } catch (cause) {
+    throw new SnapshotError(
+      {
+        code: 'ERR_SNAPSHOT_DEPENDENCY_MISSING',
+        what: 'the server needs the packages @grpc/grpc-js and @bufbuild/protobuf, which are not installed or cannot be loaded',
+        hint: 'run npm install @grpc/grpc-js @bufbuild/protobuf',
+      },
+      { cause },
+    );
+  }
+}
+
+/** Makes this the only server of a root. The lock ends with the process. */
+function* lockRoot(root: string): Task<Held> {
+  const plan = new Plan();
+  const directory = plan.add(calls.openat2, [k.AT_FDCWD, root, k.O_DIRECTORY | k.O_CLOEXEC, 0], {
+    keep: true,
+    output: 0,
+  });
+  plan.add(calls.flock, [directory, k.LOCK_EX | k.LOCK_NB]);
+  const outcome = yield* ask(plan);
+  if (!(outcome instanceof StepFailure)) return { descriptor: outcome.result(plan.stepOf(directory)) };
+  throw new SnapshotError({
+    code: 'ERR_SNAPSHOT_SERVED',
+    what: `another server has the root ${quotePath(root)}`,
+    hint: 'stop that server, or choose another root',
+    path: root,
+  });
+}
+
+/** A place to listen at: the address, or a socket of systemd's. */
+function choosePlace({ address, isSystemd }: CheckedServeOptions): { address: string } | { descriptor: number } {
+  const [descriptor, ...others] = isSystemd ? takeSockets() : [];
+  if (others.length > 0) {
+    throw invalidArgumentValue('systemd', true, `got ${others.length + 1} sockets: let the unit have one`);
+  }
+  if (descriptor !== undefined) return { descriptor };
+  if (address === undefined) throw invalidArgumentType('address', 'the path of a socket', address);
+  return { address };
+}
+
+/** Throws when the store cannot be read. */
+async function checkHealth(snapshotter: Snapshotter): Promise<void> {
+  try {
+    await snapshotter.stat('healthz');
+  } catch (error) {
+    if (toStatus(error) !== 'NOT_FOUND') throw error;
+  }
+}
+
+/**
+ * Serves a snapshotter over gRPC on a unix socket, which has mode 0600, as containerd's service
+ * `containerd.services.snapshots.v1.Snapshots`. Needs the packages @grpc/grpc-js and @bufbuild/protobuf. A socket at the
+ * address on which nobody answers is replaced.
+ *
+ * @throws {SnapshotError} `ERR_SNAPSHOT_SERVED`: another server has the root, or somebody answers at the address, or
+ * something else than a socket is there; `ERR_SNAPSHOT_DEPENDENCY_MISSING`
+ * @throws {Error} the socket cannot be made; `code` is that of bind(2)
+ */
+export async function serve(snapshotter: Snapshotter, options?: ServeOptions): Promise<SnapshotServer> {
+  if (typeof snapshotter?.prepare !== 'function')
+    throw invalidArgumentType('snapshotter', 'a Snapshotter', snapshotter);
+  const checked = checkServeOptions(options);
+  const { signal, isSystemd, gracePeriod, concurrency } = checked;
+  if (signal?.aborted) throw abortError(signal);
+  const place = choosePlace(checked);
+  const { Service } = await loadService();
+  const log = new Log(checked.logLevel, checked.log);
+  const metrics = new Metrics();
+  const lock = await run(lockRoot(snapshotter.root));
+  let listener: Listener;
+  let admin: Admin | undefined;
+  const service = new Service(snapshotter, { concurrency, log, metrics });
+  const formatMetrics = (): string =>
+    metrics.format({ running: service.running, waiting: service.waiting, connections: listener.connections });
+  try {
+    listener = await listen(place, (socket) => {
+      log.write('debug', 'connection', { connections: listener.connections });
+      service.inject(socket);
+    });
+    try {
+      if (checked.metrics !== undefined) {
+        const sources = { metrics: formatMetrics, checkHealth: () => checkHealth(snapshotter) };
+        admin = await serveAdmin(checked.metrics, sources);
+      }
+    } catch (error) {
+      listener.stop();
+      throw error;
+    }
+  } catch (error) {
+    close(lock);
+    throw error;
+  }
+
+  const stop = async (): Promise<void> => {
+    signal?.removeEventListener('abort', closeServer);
+    if (isSystemd) await run(notify('STOPPING=1'));
+    listener.stop();
+    await service.close(gracePeriod);
+    admin?.close();
+    close(lock);
+    log.write('info', 'stopped', { address: listener.address });
+  };
+  let stopping: Promise<void> | undefined;
+  let onClosed: (stopped: Promise<void>) => void = () => {};
+  const closed = new Promise<void>((resolve) => (onClosed = resolve));
+  const closeServer = (): Promise<void> => {
+    if (stopping === undefined) {
+      stopping = stop();
+      onClosed(stopping);
+    }
+    return stopping;
+  };
+  signal?.addEventListener('abort', closeServer, { once: true });
+  if (signal?.aborted) {
+    await closeServer();
+    throw abortError(signal);
+  }
+  log.write('info', 'ready', { address: listener.address, root: snapshotter.root, metrics: admin?.address });
+  if (isSystemd) await run(notify('READY=1'));
+  return {
+    address: listener.address,
+    metrics: admin?.address,
+    closed,
+    close: closeServer,
+    [Symbol.asyncDispose]: closeServer,
+  };
+}

@@ -1,0 +1,153 @@
+/** A disk that runs full at each step of each verb: the error says so, nothing is lost, and with room all goes on. */
+import { execFileSync } from 'node:child_process';
+import { closeSync, ftruncateSync, mkdirSync, openSync, rmSync, statfsSync, truncateSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import type { ExecutionContext } from 'ava';
+import { OverlayError } from 'overlayfs';
+import { SnapshotError, Snapshotter } from 'overlayfs/snapshots';
+import { mountTest, native, scratch } from '../support/index.js';
+import { checkRoot } from './check-root.js';
+
+const MS_REMOUNT = 32;
+
+/** A file system whose free space a test sets. */
+interface Disk {
+  readonly dir: string;
+  /** Leaves this many free blocks or inodes. */
+  leave(count: number): void;
+  /** Makes room. */
+  relieve(): void;
+}
+
+function tmpfsDisk(t: ExecutionContext, limit: 'size' | 'nr_inodes'): Disk {
+  const dir = scratch(t);
+  t.is(native.mount('none', dir, 'tmpfs', 0, 'size=64m,nr_inodes=100000'), 0);
+  const set = (option: string) => t.is(native.mount('', dir, 'tmpfs', MS_REMOUNT, option), 0, option);
+  return {
+    dir,
+    leave(count) {
+      const { blocks, bfree, files, ffree, bsize } = statfsSync(dir);
+      if (limit === 'nr_inodes') set(`nr_inodes=${files - ffree + count}`);
+      else set(`size=${Math.max(1, blocks - bfree + count) * bsize}`);
+    },
+    relieve: () => set('size=64m,nr_inodes=100000'),
+  };
+}
+
+function ext4Disk(t: ExecutionContext): Disk {
+  const dir = join(scratch(t), 'disk');
+  const image = `${dir}.img`;
+  mkdirSync(dir);
+  closeSync(openSync(image, 'w'));
+  truncateSync(image, 16 * 2 ** 20);
+  execFileSync('mkfs.ext4', ['-q', '-F', '-m', '0', '-b', '4096', image]);
+  execFileSync('mount', ['-o', 'loop', image, dir]);
+  const filler = join(dir, 'filler');
+  return {
+    dir,
+    leave(count) {
+      const file = openSync(filler, 'a');
+      const block = Buffer.alloc(4096, 1);
+      let size = 0;
+      try {
+        for (;;) size += writeSync(file, block);
+      } catch {
+        // It is full.
+      }
+      ftruncateSync(file, Math.max(0, size - count * 4096));
+      closeSync(file);
+      execFileSync('sync', ['-f', dir]);
+    },
+    relieve() {
+      rmSync(filler, { force: true });
+      execFileSync('sync', ['-f', dir]);
+    },
+  };
+}
+
+/** A verb, and the keys that are there afterwards, and not before, or the other way round. */
+interface Attempt {
+  prepare?(snapshotter: Snapshotter): Promise<unknown>;
+  perform(snapshotter: Snapshotter): Promise<unknown>;
+  readonly comes?: string;
+  readonly goes?: string;
+}
+
+const filler = { filler: 'x'.repeat(3000) };
+
+const attempts: Readonly<Record<string, (name: string) => Attempt>> = {
+  prepare: (name) => ({ perform: (on) => on.prepare(name, 'base', { labels: filler }), comes: name }),
+  view: (name) => ({ perform: (on) => on.view(name, 'base', { labels: filler }), comes: name }),
+  commit: (name) => ({
+    prepare: (on) => on.prepare(`${name} active`, 'base'),
+    perform: (on) => on.commit(name, `${name} active`, { labels: filler }),
+    comes: name,
+    goes: `${name} active`,
+  }),
+  update: (name) => ({
+    prepare: (on) => on.prepare(name, 'base'),
+    perform: (on) => on.update({ name, labels: filler }),
+  }),
+  remove: (name) => ({ prepare: (on) => on.prepare(name, 'base'), perform: (on) => on.remove(name), goes: name }),
+  cleanup: (name) => ({
+    async prepare(on) {
+      await on.prepare(name, 'base');
+      await on.remove(name);
+    },
+    perform: (on) => on.cleanup(),
+  }),
+};
+
+/** Both name the shortage. */
+function saysFull(error: unknown): boolean {
+  if (error instanceof OverlayError) return error.reason === 'out-of-space';
+  return error instanceof SnapshotError && error.code === 'ERR_SNAPSHOT_STORE_FAILED' && /space/i.test(error.message);
+}
+
+/** Attempts that have to succeed in a row before a verb counts as one with enough space. */
+const ENOUGH = 4;
+const MOST = 200;
+
+async function sweep(t: ExecutionContext, disk: Disk): Promise<void> {
+  const root = join(disk.dir, 'root');
+  const asyncRemove = true;
+  let snapshotter = await Snapshotter.open(root, { asyncRemove });
+  await snapshotter.prepare('preparing');
+  await snapshotter.commit('base', 'preparing');
+  const expected = new Set(['base']);
+  for (const [verb, make] of Object.entries(attempts)) {
+    let failures = 0;
+    for (let left = 0, successes = 0; successes < ENOUGH; left++) {
+      if (left === MOST) return t.fail(`${verb} fails with ${left} free`);
+      const name = `${verb} ${left}`;
+      const attempt = make(name);
+      await attempt.prepare?.(snapshotter);
+      if (attempt.prepare && verb !== 'cleanup') expected.add(attempt.goes ?? name);
+      disk.leave(left);
+      try {
+        await attempt.perform(snapshotter);
+        successes++;
+        if (attempt.comes !== undefined) expected.add(attempt.comes);
+        if (attempt.goes !== undefined) expected.delete(attempt.goes);
+      } catch (error) {
+        successes = 0;
+        failures++;
+        t.true(saysFull(error), `${name}: ${error}`);
+      }
+      disk.relieve();
+      const { records, problems } = await checkRoot(root, false);
+      t.deepEqual(problems, [], name);
+      t.deepEqual([...records.keys()].sort(), [...expected].sort(), name);
+    }
+    t.log(`${verb}: ${failures} failures`);
+    t.deepEqual((await snapshotter.cleanup()).kept, []);
+    await snapshotter.close();
+    t.deepEqual((await checkRoot(root, true)).problems, []);
+    snapshotter = await Snapshotter.open(root, { asyncRemove });
+  }
+  return snapshotter.close();
+}
+
+mountTest('tmpfs without free blocks', (t) => sweep(t, tmpfsDisk(t, 'size')));
+mountTest('tmpfs without free inodes', (t) => sweep(t, tmpfsDisk(t, 'nr_inodes')));
+mountTest('ext4 without free blocks', (t) => sweep(t, ext4Disk(t)));
