@@ -423,8 +423,8 @@ export function squashLayersSync(layers: readonly PathLike[], dir: PathLike, opt
 
 /**
  * Writes the merged view of layers, the topmost first, or of a mounted overlay's layers, as a plain directory without
- * marks. Renames and metacopies are resolved. For a mount with `index`, so are the hard links that only the index knows. `dir` must not exist or must be empty. It appears when it is complete,
- * rename(2).
+ * marks. Renames and metacopies are resolved. For a mount with `index`, so are the hard links that only the index knows.
+ * `dir` must not exist or must be empty. It appears when it is complete, rename(2).
  *
  * @throws {OverlayError} as `squashLayers`; `'layers-incomplete'` for a file whose data is in none of the layers
  */
