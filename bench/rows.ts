@@ -7,6 +7,7 @@ import { manyKinds } from './kinds/many.js';
 import { mergeKinds } from './kinds/merges.js';
 import { pairKinds } from './kinds/pairs.js';
 import { programKinds } from './kinds/programs.js';
+import { servedKinds } from './kinds/served.js';
 import { snapshotKinds } from './kinds/snapshots.js';
 import { startUpKinds } from './kinds/start-up.js';
 import { statKinds } from './kinds/stats.js';
@@ -16,6 +17,7 @@ import { whiteoutKinds } from './kinds/whiteouts.js';
 const kinds = [
   ...[...pairKinds, ...atOnceKinds, ...flatKinds, ...programKinds],
   ...[...statKinds, ...variantKinds, ...whiteoutKinds, ...layerKinds, ...mergeKinds, ...manyKinds, ...snapshotKinds],
+  ...servedKinds,
   ...startUpKinds,
 ];
 
