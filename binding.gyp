@@ -30,6 +30,7 @@
             "native/child.cc",
             "native/executor.cc",
             "native/guards.cc",
+            "native/hash.cc",
             "native/holders.cc",
             "native/in_use.cc",
             "native/known_mounts.cc",

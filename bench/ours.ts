@@ -12,6 +12,7 @@ import {
   mountOverlay,
   mountOverlaySync,
   type OverlayMount,
+  type SpawnOptions,
   spawn,
   unmount,
   unmountSync,
@@ -81,8 +82,8 @@ export const programStarts = (start: () => ChildProcess, programs: number): Prom
   medianOfPromises(programs, () => once(start(), 'close'));
 
 /** The program where it sees a mount at a place, and the same program as it is. */
-export const startInside = (mount: OverlayMount, at: string): ChildProcess =>
-  spawn('/bin/true', [], { mount, at, cwd: at, stdio: 'ignore' });
+export const startInside = (mount: OverlayMount, at: string, more: SpawnOptions = {}): ChildProcess =>
+  spawn('/bin/true', [], { mount, at, cwd: at, stdio: 'ignore', ...more });
 export const startOutside = (at: string): ChildProcess => spawnPlain('/bin/true', [], { cwd: at, stdio: 'ignore' });
 
 /** All sets at once, each so many times; the time of the whole. */

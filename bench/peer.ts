@@ -50,6 +50,12 @@ export class Peer {
     return total;
   }
 
+  /** In µs: an archive unpacked into a directory. */
+  async apply(archive: string, directory: string): Promise<number> {
+    const [total = Number.NaN] = await this.#ask(`apply ${archive} ${directory}`);
+    return total;
+  }
+
   /** Unmounts all sets, one after the other; in µs, for all of them. */
   async unmount(base: string, sets: number): Promise<number> {
     const [total = Number.NaN] = await this.#ask(`unmount ${sets} ${base}`);

@@ -15,7 +15,7 @@ export function packageRoot(): string {
 }
 
 /** A peer that needs packages which a machine may lack. */
-export type Optional = 'libmount' | 'containerd' | 'snapshotservice';
+export type Optional = 'libmount' | 'containerd' | 'snapshotservice' | 'umoci';
 
 const bench = join(packageRoot(), 'bench');
 
@@ -52,6 +52,10 @@ function lacksContainerd(): string | undefined {
 }
 
 const optional: Readonly<Record<Optional, { lacks(): string | undefined; compile(program: string): void }>> = {
+  umoci: {
+    lacks: () => (existsSync('/usr/bin/umoci') ? undefined : 'umoci is not installed'),
+    compile: () => {},
+  },
   libmount: {
     lacks: () => (existsSync('/usr/include/libmount/libmount.h') ? undefined : 'libmount-dev is not installed'),
     compile: (program) => compileC(program, ['libmount/main.c', 'peer/pairs.c'], '-lmount'),

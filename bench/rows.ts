@@ -1,5 +1,6 @@
 /** The measurements, one row each. */
 import type { Row } from './kind.js';
+import { archiveKinds } from './kinds/archives.js';
 import { atOnceKinds } from './kinds/at-once.js';
 import { flatKinds } from './kinds/flat.js';
 import { layerKinds } from './kinds/layers.js';
@@ -16,8 +17,17 @@ import { whiteoutKinds } from './kinds/whiteouts.js';
 
 const kinds = [
   ...[...pairKinds, ...atOnceKinds, ...flatKinds, ...programKinds],
-  ...[...statKinds, ...variantKinds, ...whiteoutKinds, ...layerKinds, ...mergeKinds, ...manyKinds, ...snapshotKinds],
-  ...servedKinds,
+  ...[
+    ...statKinds,
+    ...variantKinds,
+    ...whiteoutKinds,
+    ...layerKinds,
+    ...archiveKinds,
+    ...mergeKinds,
+    ...manyKinds,
+    ...snapshotKinds,
+    ...servedKinds,
+  ],
   ...startUpKinds,
 ];
 

@@ -67,10 +67,18 @@ export interface NativeWalk {
 
 /** The addon's exports; native/addon.cc is the list. */
 export interface Addon {
-  /** Performs a plan. Returns the data that no output holds, or the failure. */
-  perform(block: Uint8Array): ArrayBuffer | undefined | NativeFailure;
-  /** Starts a plan. Resolves to the outputs, if there are any: their place in `results`, or a buffer of their own. */
-  start(block: Uint8Array, size: number, token: number): Promise<number | ArrayBuffer | undefined | NativeFailure>;
+  /** Performs a plan, which may use the lent memory. Returns the data that no output holds, or the failure. */
+  perform(block: Uint8Array, lent?: readonly Uint8Array[]): ArrayBuffer | undefined | NativeFailure;
+  /**
+   * Starts a plan. Resolves to the outputs, if there are any: their place in `results`, or a buffer of their own. The
+   * caller keeps the lent memory until then.
+   */
+  start(
+    block: Uint8Array,
+    size: number,
+    token: number,
+    lent?: readonly Uint8Array[],
+  ): Promise<number | ArrayBuffer | undefined | NativeFailure>;
   cancel(token: number): void;
   /** Gives a descriptor that a plan kept to the caller: it is no longer closed with this environment. */
   disown(descriptor: number): void;

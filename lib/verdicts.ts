@@ -79,6 +79,13 @@ export const replacedMount = (path: Path): Verdict => ({
   what: `the mount at ${quotePath(path)} is no longer the mount that was made here`,
 });
 
+/** The verdict for a detached mount whose file descriptor is closed. */
+export const closedMount = (path: Path): Verdict => ({
+  reason: 'not-mounted',
+  what: `the detached mount ${quotePath(path)} has been unmounted`,
+  hint: 'mount it again',
+});
+
 /** The explanation of the guard `target-is-reserved`. */
 export const reservedTarget = (target: Path): Verdict => ({
   reason: 'mount-busy',

@@ -19,6 +19,7 @@ enum Number : long {
   fsconfig = 431,        // 5.2
   fsmount = 432,         // 5.2
   fspick = 433,          // 5.2
+  close_range = 436,     // 5.9
   openat2 = 437,         // 5.6
   quotactl_fd = 443,     // 5.14
   faccessat2 = 439,      // 5.8
@@ -58,6 +59,14 @@ enum Number : long {
   fchmod = 91,
   fchmodat = 268,
   rt_sigprocmask = 14,
+  rt_sigqueueinfo = 129,
+  signalfd4 = 289,
+  clone = 56,
+  wait4 = 61,
+  kill = 62,
+  setgroups = 116,
+  setresuid = 117,
+  setresgid = 119,
   waitid = 247,
   execve = 59,
   exit = 60,
@@ -141,6 +150,14 @@ enum Number : long {
   fchmod = 52,
   fchmodat = 53,
   rt_sigprocmask = 135,
+  rt_sigqueueinfo = 138,
+  signalfd4 = 74,
+  clone = 220,
+  wait4 = 260,
+  kill = 129,
+  setgroups = 159,
+  setresuid = 147,
+  setresgid = 149,
   waitid = 95,
   execve = 221,
   exit = 93,
@@ -369,11 +386,16 @@ struct Dirent {
 
 // Constants that libc's headers may lack.
 constexpr int fsconfig_cmd_create = 6;    // FSCONFIG_CMD_CREATE
+constexpr int fsopen_cloexec = 1;         // FSOPEN_CLOEXEC
+constexpr int fsmount_cloexec = 1;        // FSMOUNT_CLOEXEC
 constexpr int open_tree_clone = 1;        // OPEN_TREE_CLONE
 constexpr int at_recursive = 0x8000;      // AT_RECURSIVE
 constexpr int move_mount_from_empty_path = 0x4;  // MOVE_MOUNT_F_EMPTY_PATH
 constexpr int move_mount_to_symlinks = 0x10;     // MOVE_MOUNT_T_SYMLINKS
 constexpr uint64_t mount_attr_rdonly = 0x1;      // MOUNT_ATTR_RDONLY
+constexpr uint64_t mount_attr_nosuid = 0x2;      // MOUNT_ATTR_NOSUID
+constexpr uint64_t mount_attr_nodev = 0x4;       // MOUNT_ATTR_NODEV
+constexpr uint64_t mount_attr_noexec = 0x8;      // MOUNT_ATTR_NOEXEC
 constexpr int mnt_detach = 2;             // MNT_DETACH, umount2(2)
 constexpr int clone_pidfd = 0x1000;       // CLONE_PIDFD, clone(2), 5.2
 constexpr int p_pidfd = 3;                // P_PIDFD, waitid(2), 5.4

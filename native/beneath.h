@@ -8,6 +8,9 @@
 
 namespace overlayfs {
 
+inline bool is_dot_or_dotdot(const char* name, size_t size) {
+  return size != 0 && size <= 2 && name[0] == '.' && name[size - 1] == '.';
+}
 inline bool is_dot_or_dotdot(const char* name) {
   return name[0] == '.' && (name[1] == '\0' || (name[1] == '.' && name[2] == '\0'));
 }

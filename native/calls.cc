@@ -206,6 +206,8 @@ long Execution::run(Step& step) {
       return compare(step);
     case Call::read_files:
       return read_files(step);
+    case Call::hash:
+      return hash(step);
     case Call::mount_ids:
       return read_mount_ids(step);
     case Call::mount_table:

@@ -3,6 +3,7 @@
 //
 //   report FD            write a failure to FD as "INDEX ERRNO": the argument whose word failed; exec closes FD
 //   cloexec FD           have exec close a descriptor
+//   copy FD              the same; a mount's descriptor becomes that of a clone, which only its own namespace can make
 //   join FD              enter a user namespace: setns(2)
 //   unshare FLAGS        unshare(2)
 //   write PATH TEXT      write to an existing file
@@ -15,7 +16,15 @@
 //   hide PATH            make a directory or file empty for this program; follows a symbolic link
 //   attach PATH          attach the first mount that is not attached yet; at the root it becomes the root, and keeps
 //                        the mounts in /proc, /dev and /sys
+//   take PATH            clone a tree of mounts by its path, for `attach`
+//   proc own|new         keep /proc for `lock`: as it is, or a new one, for a new process namespace
+//   show-proc            attach the new /proc, if there is such a directory
+//   init                 make the process that carries out the rest the second one of a new process namespace: the first
+//                        one reaps, and this one waits, hands signals on and ends as the program does
+//   lock FLAGS UIDS GIDS enter a user namespace inside, unshare(2), with these maps: the mounts so far cannot be undone
+//   network              bring the loopback interface up
 //   drop                 let no program gain capabilities
+//   ids UID GID GROUPS   become another user; `-` leaves the groups as they are
 //   chdir PATH
 //   argv0 NAME           the program's own name for itself
 //   exec COMMAND ARG...  search for COMMAND in PATH if it has no slash
@@ -26,12 +35,18 @@
 // This is a static program without any library: it starts in a few milliseconds, on glibc and musl alike.
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
 
 #include "abi.h"
 
@@ -76,7 +91,7 @@ long length(const char* text) {
 
 long number(const char* text) {
   long value = 0;
-  while (*text != '\0') value = value * 10 + (*text++ - '0');
+  while (*text >= '0' && *text <= '9') value = value * 10 + (*text++ - '0');
   return value;
 }
 
@@ -140,6 +155,10 @@ long take(const char* path) {
   long result = look(tree, "", AT_EMPTY_PATH, found);
   if (result < 0) return result;
   return same_file(found, known) ? push(tree) : -ESTALE;
+}
+
+long take_tree(const char* path) {
+  return push(call(abi::open_tree, AT_FDCWD, at(path), abi::open_tree_clone | O_CLOEXEC | abi::at_recursive));
 }
 
 long enter(long directory) {
@@ -211,6 +230,17 @@ long show(long mount, const char* path) {
   return 0;
 }
 
+// From 6.15 on, a detached mount that was cloned from an attached one can be cloned in the namespace of that one only.
+// Before 6.15, the descriptor stays that of the mount itself.
+long copy(long fd) {
+  long tree = call(abi::open_tree, fd, at(""), abi::open_tree_clone | O_CLOEXEC | AT_EMPTY_PATH);
+  if (tree == -EINVAL) return call(abi::fcntl, fd, F_SETFD, FD_CLOEXEC);
+  if (tree < 0) return tree;
+  long result = call(abi::dup3, tree, fd, O_CLOEXEC);
+  call(abi::close, tree);
+  return result;
+}
+
 long clone(long fd) {
   long tree = call(abi::open_tree, fd, at(""), abi::open_tree_clone | O_CLOEXEC | AT_EMPTY_PATH);
   // Before 6.15 a detached mount cannot be cloned. The mount itself is used then, which works once.
@@ -258,6 +288,236 @@ long hide(const char* path) {
   // The parent may have ended before prctl(2).
   while (call(abi::getppid) == parent) call(abi::ppoll);
   for (;;) call(abi::exit, 0);
+}
+
+long write_decimal(char* to, long value) {
+  char digits[20];
+  long count = 0, size = 0;
+  do digits[count++] = static_cast<char>('0' + value % 10); while ((value /= 10) != 0);
+  while (count > 0) to[size++] = digits[--count];
+  return size;
+}
+
+// ----------------------------------------------------------------------------------------- the process namespace
+
+[[noreturn]] void leave(long code) {
+  for (;;) call(abi::exit, code);
+}
+
+long fork() { return call(abi::clone, SIGCHLD); }
+
+// Closes all descriptors but two. The streams of the program end when the program ends or closes them.
+void close_others(long one, long other) {
+  const long low = one < other ? one : other, high = one < other ? other : one;
+  constexpr long end = 0x7fffffff;
+  if (low > 0) call(abi::close_range, 0, low - 1);
+  if (high > low + 1) call(abi::close_range, low + 1, high - 1);
+  if (call(abi::close_range, high + 1, end) != -ENOSYS) return;
+  // Before 5.9. The caller passes few descriptors.
+  for (long fd = 0; fd < 1024; fd++) {
+    if (fd != one && fd != other) call(abi::close, fd);
+  }
+}
+
+using Mask = uint64_t;
+
+void set_mask(Mask mask, Mask* before = nullptr) {
+  call(abi::rt_sigprocmask, SIG_SETMASK, at(&mask), at(before), sizeof mask);
+}
+
+// A descriptor for all signals. They have to be blocked.
+long open_signals() {
+  const Mask all = ~Mask{0};
+  return call(abi::signalfd4, -1, at(&all), sizeof all, SFD_CLOEXEC);
+}
+
+// Tells a signal that was handed on from one that a group of processes gets.
+constexpr int handed_on = 0x6f766c;
+
+bool is_stop(int status) { return (status & 0xff) == 0x7f; }
+
+// Ends as the program has ended.
+[[noreturn]] void end_like(int status) {
+  const long signal = status & 0x7f;
+  if (signal == 0) leave(status >> 8 & 0xff);
+  call(abi::prctl, PR_SET_DUMPABLE, 0);  // no second core dump
+  set_mask(0);
+  call(abi::kill, call(abi::getpid), signal);
+  leave(128 + signal);
+}
+
+// The process that the caller knows, outside the namespace.
+[[noreturn]] void wait_outside(long first, int statuses, long signals) {
+  close_others(statuses, signals);
+  int ended = -1;
+  for (;;) {
+    pollfd ready[] = {{statuses, POLLIN, 0}, {static_cast<int>(signals), POLLIN, 0}};
+    call(abi::ppoll, at(ready), 2);
+    if (ready[0].revents != 0) {
+      int status = 0;
+      if (call(abi::read, statuses, at(&status), sizeof status) != sizeof status) {
+        call(abi::wait4, first, at(&status));
+        end_like(ended < 0 ? status : ended);
+      }
+      if (is_stop(status)) call(abi::kill, call(abi::getpid), SIGSTOP);
+      else ended = status;
+    }
+    if (ready[1].revents == 0) continue;
+    signalfd_siginfo got;
+    if (call(abi::read, signals, at(&got), sizeof got) != sizeof got) continue;
+    // A terminal sends its signals to the program too.
+    if (got.ssi_signo == SIGCHLD || got.ssi_code > 0) continue;
+    siginfo_t info{};
+    info.si_signo = static_cast<int>(got.ssi_signo);
+    info.si_code = SI_QUEUE;
+    info.si_value.sival_int = handed_on;
+    call(abi::rt_sigqueueinfo, first, got.ssi_signo, at(&info));
+  }
+}
+
+char** words = nullptr;
+
+// Empties the arguments, which name paths outside: programs inside can read them.
+void forget_words() {
+  for (char** word = words + 1; *word != nullptr; word++) {
+    for (char* c = *word; *c != '\0'; c++) *c = '\0';
+  }
+}
+
+// The first process of the namespace. When it ends, the kernel kills the others.
+[[noreturn]] void reap(long program, int statuses, long signals) {
+  close_others(statuses, signals);
+  forget_words();
+  for (;;) {
+    signalfd_siginfo got;
+    if (call(abi::read, signals, at(&got), sizeof got) != sizeof got) continue;
+    if (got.ssi_signo == SIGCHLD) {
+      int status = 0;
+      for (long pid; (pid = call(abi::wait4, -1, at(&status), WNOHANG | WUNTRACED)) > 0;) {
+        if (pid != program) continue;
+        call(abi::write, statuses, at(&status), sizeof status);
+        if (!is_stop(status)) leave(0);
+      }
+    } else if (got.ssi_code <= 0 && (got.ssi_pid != 0 || (got.ssi_code == SI_QUEUE && got.ssi_int == handed_on))) {
+      // A process outside, whose id is 0 here, sends to the group, or through the one that waits.
+      call(abi::kill, program, got.ssi_signo);
+    }
+  }
+}
+
+// Returns in the process of the program only.
+long become_second() {
+  int statuses[2];
+  long result = call(abi::pipe2, at(statuses), O_CLOEXEC);
+  if (result < 0) return result;
+  Mask before;
+  set_mask(~Mask{0}, &before);
+  long signals = open_signals();
+  if (signals < 0) return signals;
+  const long first = fork();
+  if (first < 0) return first;
+  if (first > 0) wait_outside(first, statuses[0], signals);
+  // The program must not trace this process, which has capabilities that it does not have.
+  call(abi::prctl, PR_SET_DUMPABLE, 0);
+  call(abi::prctl, PR_SET_PDEATHSIG, SIGKILL);
+  call(abi::close, statuses[0]);
+  pollfd outside{statuses[1], 0, 0};
+  const int64_t now[2] = {0, 0};
+  // The process outside may have ended before prctl(2).
+  if (call(abi::ppoll, at(&outside), 1, at(now)) > 0) leave(0);
+  const long program = fork();
+  if (program < 0) return program;
+  if (program > 0) reap(program, statuses[1], signals);
+  call(abi::prctl, PR_SET_DUMPABLE, 1);
+  call(abi::close, statuses[1]);
+  call(abi::close, signals);
+  set_mask(before);
+  return 0;
+}
+
+// The root of a /proc.
+long proc = -1;
+
+long open_proc(bool is_new) {
+  // A clone stays writable when the mount becomes read-only.
+  if (!is_new) return proc = call(abi::open_tree, AT_FDCWD, at("/proc"), abi::open_tree_clone | O_CLOEXEC | abi::at_recursive);
+  long context = call(abi::fsopen, at("proc"), abi::fsopen_cloexec);
+  if (context < 0) return context;
+  long result = call(abi::fsconfig, context, abi::fsconfig_cmd_create);
+  constexpr long attributes = abi::mount_attr_nosuid | abi::mount_attr_nodev | abi::mount_attr_noexec;
+  if (result == 0) result = proc = call(abi::fsmount, context, abi::fsmount_cloexec, attributes);
+  call(abi::close, context);
+  return result;
+}
+
+long show_proc() {
+  long result = attach(proc, "/proc");
+  return result == -ENOENT || result == -ENOTDIR || result == -EINVAL ? 0 : result;
+}
+
+// --------------------------------------------------------------------------------------------- users and networks
+
+long write_map(long process, const char* name, const char* text) {
+  char path[48];
+  long size = write_decimal(path, process);
+  for (; *name != '\0'; name++) path[size++] = *name;
+  path[size] = '\0';
+  long file = call(abi::openat, proc, at(path), O_WRONLY | O_CLOEXEC);
+  if (file < 0) return file;
+  long result = call(abi::write, file, at(text), length(text));
+  call(abi::close, file);
+  return result;
+}
+
+// Another process writes the maps: it still has its capabilities in the outer namespace.
+long lock(long flags, const char* uids, const char* gids) {
+  int made[2];
+  long result = call(abi::pipe2, at(made), O_CLOEXEC);
+  if (result < 0) return result;
+  const long self = call(abi::getpid);
+  const long helper = fork();
+  if (helper < 0) return helper;
+  if (helper == 0) {
+    char byte;
+    call(abi::close, made[1]);
+    if (call(abi::read, made[0], at(&byte), 1) != 1) leave(0);
+    long written = write_map(self, "/uid_map", uids);
+    if (written > 0) written = write_map(self, "/gid_map", gids);
+    leave(written < 0 ? -written : 0);
+  }
+  result = call(abi::unshare, flags);
+  if (result == 0) call(abi::write, made[1], at(""), 1);
+  for (const int end : made) call(abi::close, end);
+  int status = 0;
+  call(abi::wait4, helper, at(&status));
+  return result < 0 ? result : -(status >> 8 & 0xff);
+}
+
+long bring_loopback_up() {
+  long socket = call(abi::socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC);
+  if (socket < 0) return socket;
+  ifreq request{};
+  request.ifr_name[0] = 'l', request.ifr_name[1] = 'o';
+  request.ifr_flags = IFF_UP | IFF_RUNNING;
+  long result = call(abi::ioctl, socket, SIOCSIFFLAGS, at(&request));
+  call(abi::close, socket);
+  return result;
+}
+
+long become(const char* uid, const char* gid, const char* groups) {
+  constexpr long most = 256;
+  static uint32_t list[most];
+  if (!same(groups, "-")) {
+    long count = 0;
+    for (const char* next = groups; *next != '\0' && count < most;) {
+      list[count++] = static_cast<uint32_t>(number(next));
+      while (*next != '\0' && *next++ != ',') {}
+    }
+    if (long result = call(abi::setgroups, count, at(list)); result < 0) return result;
+  }
+  const long group = number(gid), user = number(uid);
+  long result = call(abi::setresgid, group, group, group);
+  return result < 0 ? result : call(abi::setresuid, user, user, user);
 }
 
 long drop() {
@@ -319,25 +579,18 @@ long search(const char* command, char** arguments, char** environment) {
   }
 }
 
-long write_decimal(char* to, long value) {
-  char digits[20];
-  long count = 0, size = 0;
-  do digits[count++] = static_cast<char>('0' + value % 10); while ((value /= 10) != 0);
-  while (count > 0) to[size++] = digits[--count];
-  return size;
-}
-
 [[noreturn]] void fail(long index, long error) {
   char text[48];
   long size = write_decimal(text, index);
   text[size++] = ' ';
   size += write_decimal(text + size, error);
   if (report >= 0) call(abi::write, report, at(text), size);
-  for (;;) call(abi::exit, 127);
+  leave(127);
 }
 
 [[noreturn]] void run(long count, char** arguments, char** environment) {
   const char* argv0 = nullptr;
+  words = arguments;
   for (long i = 1; i < count;) {
     const long word = i;
     const char* name = arguments[i++];
@@ -355,6 +608,8 @@ long write_decimal(char* to, long value) {
       result = call(abi::fcntl, report, F_SETFD, FD_CLOEXEC);
     } else if (same(name, "cloexec")) {
       result = call(abi::fcntl, number(next()), F_SETFD, FD_CLOEXEC);
+    } else if (same(name, "copy")) {
+      result = copy(number(next()));
     } else if (same(name, "join")) {
       result = call(abi::setns, number(next()), CLONE_NEWUSER);
     } else if (same(name, "unshare")) {
@@ -382,6 +637,24 @@ long write_decimal(char* to, long value) {
       result = mounts_attached < mounts_opened ? show(mounts[mounts_attached++], path) : -EINVAL;
     } else if (same(name, "hold")) {
       hold(number(next()));
+    } else if (same(name, "take")) {
+      result = take_tree(path_next());
+    } else if (same(name, "proc")) {
+      result = open_proc(same(next(), "new"));
+    } else if (same(name, "show-proc")) {
+      result = show_proc();
+    } else if (same(name, "init")) {
+      result = become_second();
+    } else if (same(name, "lock")) {
+      const long flags = number(next());
+      const char* uids = next();
+      result = lock(flags, uids, next());
+    } else if (same(name, "network")) {
+      result = bring_loopback_up();
+    } else if (same(name, "ids")) {
+      const char* uid = next();
+      const char* gid = next();
+      result = become(uid, gid, next());
     } else if (same(name, "drop")) {
       result = drop();
     } else if (same(name, "chdir")) {

@@ -58,6 +58,24 @@ napi_value buffer_value(napi_env env, const uint8_t* outputs, size_t outputs_siz
   return value;
 }
 
+// The memory of the buffers in an array. The caller keeps them until the plan is done.
+std::vector<Lent> memory_of(napi_env env, napi_value buffers) {
+  bool is_array = false;
+  napi_is_array(env, buffers, &is_array);
+  uint32_t count = 0;
+  if (is_array) napi_get_array_length(env, buffers, &count);
+  std::vector<Lent> memory;
+  for (uint32_t i = 0; i < count; i++) {
+    napi_value buffer;
+    void* at = nullptr;
+    size_t size = 0;
+    napi_get_element(env, buffers, i, &buffer);
+    napi_get_typedarray_info(env, buffer, nullptr, &size, &at, nullptr, nullptr);
+    memory.push_back({static_cast<uint8_t*>(at), size});
+  }
+  return memory;
+}
+
 uint8_t* block_of(napi_env env, napi_value value) {
   void* data = nullptr;
   napi_get_typedarray_info(env, value, nullptr, nullptr, &data, nullptr, nullptr);
@@ -115,6 +133,7 @@ class Operation final : public Task {
   bool performed_ = false;
   bool succeeded_ = false;
   bool is_awaited_ = false;             // by the end of its environment
+  bool is_borrowing_ = false;           // and because it uses the environment's memory
   bool cancelled_ = false;
 };
 
@@ -166,10 +185,11 @@ napi_value Environment::results() const {
 }
 
 napi_value Environment::perform(napi_env env, napi_callback_info info) {
-  napi_value argument;
-  size_t count = 1;
-  napi_get_cb_info(env, info, &count, &argument, nullptr, nullptr);
-  Execution execution(block_of(env, argument));
+  napi_value arguments[2];
+  size_t count = 2;
+  napi_get_cb_info(env, info, &count, arguments, nullptr, nullptr);
+  Execution execution(block_of(env, arguments[0]));
+  execution.lend(memory_of(env, arguments[1]));
   if (!execution.perform()) return failure_value(env, execution.failure(), false);
   execution.add_kept(of(env)->kept_);
   execution.commit();
@@ -178,8 +198,8 @@ napi_value Environment::perform(napi_env env, napi_callback_info info) {
 }
 
 napi_value Environment::start(napi_env env, napi_callback_info info) {
-  napi_value arguments[3];
-  size_t count = 3;
+  napi_value arguments[4];
+  size_t count = 4;
   napi_get_cb_info(env, info, &count, arguments, nullptr, nullptr);
   Environment* self = of(env);
   uint32_t size = 0, token = 0;
@@ -188,6 +208,7 @@ napi_value Environment::start(napi_env env, napi_callback_info info) {
 
   if (self->unsettled_ == 0) napi_ref_threadsafe_function(env, self->function_);
   auto* operation = new Operation(self, block_of(env, arguments[0]), size, token);
+  operation->execution_.lend(memory_of(env, arguments[3]));
   napi_value promise = nullptr;
   napi_create_promise(env, &operation->deferred_, &promise);
   operation->next_ = self->operations_;
@@ -271,13 +292,13 @@ void Environment::finished(Operation* operation) {
   if (!has_ended) return;
   // The environment has ended without it. Its effects are undone, unless it was cancelled in time.
   if (operation->succeeded_) operation->take_back();
-  bool is_awaited = operation->is_awaited_;
+  if (operation->is_awaited_) no_longer_awaited(*operation);
   delete operation;
-  if (is_awaited) no_longer_awaited();
   unref();
 }
 
-void Environment::no_longer_awaited() {
+void Environment::no_longer_awaited(const Operation& operation) {
+  if (operation.is_borrowing_) __atomic_sub_fetch(&borrowing_, 1, __ATOMIC_ACQ_REL);
   __atomic_sub_fetch(&to_await_, 1, __ATOMIC_ACQ_REL);
   awaited_.raise();
 }
@@ -376,7 +397,7 @@ void Environment::remove(Operation* operation) {
 void Environment::on_end(void* data) {
   auto* self = static_cast<Environment*>(data);
   forget(self);
-  self->give_up();
+  self->give_up(true);
   for (int descriptor : self->kept_) sys::close(descriptor);
   self->kept_.clear();
   napi_release_threadsafe_function(self->function_, napi_tsfn_abort);
@@ -386,7 +407,8 @@ void Environment::on_end(void* data) {
 // The environment ends with operations under way. It drops those that wait and takes back those that have finished
 // unseen. Threads take back those that run. The environment waits for these; otherwise the process could end between a
 // mount and its undoing. It does not wait for a call that has done nothing yet: stop() keeps that call from beginning.
-void Environment::give_up() {
+// A plan that uses memory of an environment whose memory is freed is waited for in any case, as Node waits for a read.
+void Environment::give_up(bool frees_memory) {
   for (Operation* operation = operations_; operation != nullptr;) {
     Operation* next = operation->next_;
     if (withdraw(operation)) {
@@ -398,8 +420,11 @@ void Environment::give_up() {
   }
   for (Operation* operation = operations_; operation != nullptr; operation = operation->next_) {
     operation->cancel();
-    if (operation->execution_.stop() || !operation->execution_.can_be_taken_back()) continue;
+    const bool borrows = frees_memory && operation->execution_.borrows();
+    if ((operation->execution_.stop() || !operation->execution_.can_be_taken_back()) && !borrows) continue;
     operation->is_awaited_ = true;
+    operation->is_borrowing_ = borrows;
+    if (borrows) __atomic_add_fetch(&borrowing_, 1, __ATOMIC_ACQ_REL);
     __atomic_add_fetch(&to_await_, 1, __ATOMIC_ACQ_REL);
   }
   __atomic_store_n(&ended_, true, __ATOMIC_SEQ_CST);
@@ -407,7 +432,7 @@ void Environment::give_up() {
   for (Operation* operation = take_finished(); operation != nullptr;) {
     Operation* next = operation->next_finished_;
     if (operation->succeeded_) operation->take_back();
-    if (operation->is_awaited_) no_longer_awaited();
+    if (operation->is_awaited_) no_longer_awaited(*operation);
     delete operation;
     unref();
     operation = next;
@@ -417,7 +442,7 @@ void Environment::give_up() {
   constexpr long slice_milliseconds = 50;
   constexpr int patience_slices = 10;
   uint32_t steps = 0;
-  for (int idle = 0; idle < patience_slices; idle++) {
+  for (int idle = 0; idle < patience_slices || __atomic_load_n(&borrowing_, __ATOMIC_ACQUIRE) != 0; idle++) {
     uint32_t seen = awaited_.value();
     if (__atomic_load_n(&to_await_, __ATOMIC_ACQUIRE) == 0) break;
     bool has_ended = awaited_.wait(seen, slice_milliseconds);
@@ -451,7 +476,7 @@ void Environment::forget(Environment* environment) {
 
 void Environment::give_up_all() {
   for (Environment* environment = live; environment != nullptr; environment = environment->next_live_) {
-    environment->give_up();
+    environment->give_up(false);
   }
 }
 

@@ -20,9 +20,9 @@ class Environment {
   static Environment* of(napi_env env);
   static napi_status attach(napi_env env);
 
-  // perform(block): returns undefined, or the failure
+  // perform(block, buffers): returns undefined, or the failure. `buffers` are lent to the plan; or undefined
   static napi_value perform(napi_env env, napi_callback_info info);
-  // start(block, size, token): returns a promise of the outputs, or of the failure. The promise resolves to undefined
+  // start(block, size, token, buffers): returns a promise of the outputs, or of the failure. The promise resolves to undefined
   // if there are no outputs, to an ArrayBuffer if they are large, and else to their place in `results`, which is valid
   // until the event loop goes on. The receiver of a place counts it in the first 32 bits of `results`
   static napi_value start(napi_env env, napi_callback_info info);
@@ -46,14 +46,14 @@ class Environment {
 
   explicit Environment(napi_env env) : env_(env) {}
   void finished(Operation* operation);
-  void no_longer_awaited();
+  void no_longer_awaited(const Operation& operation);
   Operation* take_finished();
   void settle_finished();
   napi_value outputs_value(const Execution& execution);
   static int take_kept(napi_env env, napi_callback_info info);
   void settle(Operation* operation, int submit_error);
   void remove(Operation* operation);
-  void give_up();
+  void give_up(bool frees_memory);
   void unref();
 
   static void remember(Environment* environment);
@@ -80,6 +80,7 @@ class Environment {
   uint32_t ringing_ = 0;     // the number of threads that may be about to ring
   uint32_t references_ = 1;  // this environment's and one for each operation
   uint32_t to_await_ = 0;    // operations that the end of the environment waits for
+  uint32_t borrowing_ = 0;   // those of them that use its memory
   uint32_t steps_after_stop_ = 0;
   Signal awaited_;
 };

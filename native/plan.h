@@ -24,6 +24,7 @@
 #include <stdint.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "abi.h"
@@ -105,6 +106,7 @@ constexpr uint32_t makes_descriptor = 1U << 8;
   X(examine, 0b1)          \
   X(compare, 0b101)        \
   X(read_files, 0)         \
+  X(hash, 0)               \
   X(wait_for, 0b1)         \
   X(notify, 0)             \
   X(exit_after, 0)
@@ -198,6 +200,12 @@ struct StatxReport {
   uint64_t links;
 };
 
+// Memory of the caller that a plan reads or writes without a copy.
+struct Lent {
+  uint8_t* at;
+  size_t size;
+};
+
 struct Failure {
   int step = -1;       // the step that failed; -1: none
   int error = 0;       // its errno; 0 if a guard failed
@@ -213,6 +221,10 @@ class Execution {
   ~Execution() { end_reservation(); }
   Execution(const Execution&) = delete;
   Execution& operator=(const Execution&) = delete;
+
+  // Before perform(): the caller's memory, which stays in its place and unchanged until the plan is done.
+  void lend(std::vector<Lent> memory) { lent_ = std::move(memory); }
+  bool borrows() const { return !lent_.empty(); }
 
   // Performs the steps. If one fails, takes back what was done and returns false.
   bool perform();
@@ -290,6 +302,7 @@ class Execution {
   long examine(const Step& step);
   long compare(const Step& step);
   long read_files(const Step& step);
+  long hash(const Step& step);
   uint8_t* add_data(const Step& step, size_t size);
   long get_handle(const Step& step);
   long open_handle(const Step& step);
@@ -331,6 +344,7 @@ class Execution {
   Found found_{};
   WhiteoutSource whiteout_source_;
   std::vector<uint8_t> data_;
+  std::vector<Lent> lent_;
   Failure failure_;
 };
 

@@ -21,8 +21,40 @@ constexpr uint64_t large_file = 0400000;
 constexpr uint64_t large_file = 0100000;
 #endif
 constexpr uint64_t open_flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
-long read_file(const FileRecord& record, const char* path, uint8_t* to) {
-  int fd = open_beneath(record.root, path, record.path_size, open_flags | large_file);
+
+// The directory of the last file: the next one is mostly in it too.
+class Parent {
+ public:
+  ~Parent() { close(); }
+
+  // Returns a descriptor, or minus the errno.
+  int open(int root, const char* path, uint32_t size) {
+    if (size == 0) return root;
+    if (fd_ >= 0 && root == root_ && size == size_ && memcmp(path, path_, size) == 0) return fd_;
+    close();
+    fd_ = open_beneath(root, path, size, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    root_ = root;
+    path_ = path;
+    size_ = size;
+    return fd_;
+  }
+
+ private:
+  void close() {
+    if (fd_ >= 0) sys::close(fd_);
+    fd_ = -1;
+  }
+
+  int fd_ = -1, root_ = -1;
+  const char* path_ = nullptr;
+  uint32_t size_ = 0;
+};
+
+long read_file(const FileRecord& record, const char* path, Parent& parent, uint8_t* to) {
+  uint32_t slash = record.path_size;
+  while (slash > 0 && path[slash - 1] != '/') slash--;
+  int fd = parent.open(record.root, path, slash == 0 ? 0 : slash - 1);
+  if (fd >= 0) fd = open_beneath(fd, path + slash, record.path_size - slash, open_flags | large_file);
   // Something else is there by now.
   if (fd == -ENOENT || fd == -ELOOP || fd == -ENOTDIR || fd == -ENXIO || fd == -EISDIR) return -ESTALE;
   if (fd < 0) return fd;
@@ -46,42 +78,25 @@ long read_file(const FileRecord& record, const char* path, uint8_t* to) {
 
 }  // namespace
 
-uint64_t room_for_files(const char* batch, size_t size) {
-  uint64_t room = 0;
-  for (const char* at = batch; at < batch + size;) {
-    FileRecord record;
-    memcpy(&record, at, sizeof record);
-    room += record.bytes_size + record.data_size;
-    at += record.size;
-  }
-  return room;
-}
-
 long read_files(const char* batch, size_t size, uint8_t* to, uint64_t* done) {
   *done = 0;
+  Parent parent;
   for (const char* at = batch; at < batch + size; ++*done) {
     FileRecord record;
     memcpy(&record, at, sizeof record);
-    const char* bytes = at + sizeof record;
-    memcpy(to, bytes, record.bytes_size);
-    to += record.bytes_size;
-    if (record.root >= 0) {
-      long result = read_file(record, bytes + record.bytes_size, to);
-      if (result < 0) return result;
-      to += record.data_size;
-    }
+    long result = read_file(record, at + sizeof record, parent, to + record.at);
+    if (result < 0) return result;
     at += record.size;
   }
   return 0;
 }
 
-// read_files(batch); output: the place of the data, and the number of records that are done.
+// read_files(batch) fills the buffer that the caller has lent. Output: the number of records that are done.
 long Execution::read_files(const Step& step) {
   Text batch(*this, step.a[0]);
-  uint8_t* to = add_data(step, room_for_files(batch, batch.size()));
   uint64_t done;
-  long result = overlayfs::read_files(batch, batch.size(), to, &done);
-  memcpy(block_ + step.output + 16, &done, sizeof done);
+  long result = overlayfs::read_files(batch, batch.size(), lent_[0].at, &done);
+  memcpy(block_ + step.output + 8, &done, sizeof done);
   return result;
 }
 

@@ -546,19 +546,15 @@ class Finder {
 
   // Opens the directory with this path. Returns its descriptor, which the finder closes, or minus the errno.
   int reach(const char* path, size_t size) {
+    if (size != 0 && path[size - 1] == '/') return -EINVAL;
     if (missing_.size() != 0 && is_at_or_below(path, size, missing_.data(), missing_.size())) return -ENOENT;
     size_t done = common(path, size);
     int at = count_ == 0 ? root_ : steps_[count_ - 1].fd;
     while (done < size) {
       size_t end = done;
       while (end < size && path[end] != '/') end++;
-      if (end - done > most_name || end == done) return end == done ? -EINVAL : -ENAMETOOLONG;
-      char name[most_name + 1];
-      memcpy(name, path + done, end - done);
-      name[end - done] = '\0';
-      if (is_dot_or_dotdot(name)) return -EINVAL;
-      constexpr uint64_t flags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
-      int fd = open_on_mount(at, name, flags);
+      if (end == done || is_dot_or_dotdot(path + done, end - done)) return -EINVAL;
+      int fd = open_beneath(at, path + done, end - done, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
       if (fd == -ENOENT) remember_missing(path, end);
       if (fd < 0) return fd;
       done = end < size ? end + 1 : end;
@@ -577,7 +573,7 @@ class Finder {
   }
 
  private:
-  static constexpr size_t most_steps = 64, most_name = 1023;
+  static constexpr size_t most_steps = 64;
   struct Step {
     int fd;
     size_t end;  // the end of its path in path_
@@ -688,18 +684,6 @@ long Execution::examine(const Step& step) {
 
 namespace {
 
-// Opens a regular file below a directory to read it.
-int open_file(int root, const char* path, size_t size) {
-  size_t name = size;
-  while (name > 0 && path[name - 1] != '/') name--;
-  Finder finder(root);
-  int dirfd = name == 0 ? root : finder.reach(path, name - 1);
-  if (dirfd < 0) return dirfd;
-  if (is_dot_or_dotdot(path + name)) return -EINVAL;
-  constexpr uint64_t flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
-  return open_on_mount(dirfd, path + name, flags);
-}
-
 // Reads until the buffer is full or the file ends.
 long read_all(int fd, char* to, size_t size) {
   size_t done = 0;
@@ -730,10 +714,11 @@ long compare_files(int a, int b) {
 
 // compare(dirfd, path below it, another dirfd, path below that). Returns 1 if both files hold the same bytes, else 0.
 long Execution::compare(const Step& step) {
+  constexpr uint64_t flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
   Text path(*this, step.a[1]), other_path(*this, step.a[3]);
-  int fd = open_file(descriptor(step.a[0]), path, path.size());
+  int fd = open_beneath(descriptor(step.a[0]), path, path.size(), flags);
   if (fd < 0) return fd;
-  int other = open_file(descriptor(step.a[2]), other_path, other_path.size());
+  int other = open_beneath(descriptor(step.a[2]), other_path, other_path.size(), flags);
   long result = other < 0 ? other : compare_files(fd, other);
   sys::close(fd);
   if (other >= 0) sys::close(other);

@@ -4,9 +4,12 @@
 #include "write.h"
 
 #include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "beneath.h"
 #include "plan.h"
@@ -29,7 +32,7 @@ struct Record {
   int64_t atime, mtime;
   uint32_t atime_ns, mtime_ns;
   uint32_t other;  // the number of the other root
-  uint32_t unused;
+  uint32_t lent;   // the number of the buffer that has the data; 0: the record has it
 };
 static_assert(sizeof(Record) == 80);
 
@@ -115,6 +118,12 @@ class Batch {
       from_ = path_ + record_.path_size + 1;
       attributes_ = from_ + record_.from_size + 1;
       data_ = attributes_ + record_.attributes_size;
+      contents_ = data_;
+      if (record_.lent != 0) {
+        uint64_t offset;
+        memcpy(&offset, data_, sizeof offset);
+        contents_ = reinterpret_cast<const char*>(options_.lent[record_.lent - options_.first_lent].at) + offset;
+      }
       long result = attempt();
       if ((result == -EMFILE || result == -ENFILE) && count_ > 0 && !made_) {
         close_parents();
@@ -556,7 +565,7 @@ class Batch {
 
   long write_data(int fd, uint64_t offset) {
     for (uint64_t done = 0; done < record_.data_size;) {
-      long result = sys::call(abi::pwrite64, fd, data_ + done, static_cast<size_t>(record_.data_size - done),
+      long result = sys::call(abi::pwrite64, fd, contents_ + done, static_cast<size_t>(record_.data_size - done),
                               static_cast<int64_t>(offset + done));
       if (result < 0) return result;
       if (result == 0) return -EIO;
@@ -770,7 +779,8 @@ class Batch {
   const char* path_ = nullptr;
   const char* from_ = nullptr;
   const char* attributes_ = nullptr;
-  const char* data_ = nullptr;
+  const char* data_ = nullptr;      // the end of the attributes
+  const char* contents_ = nullptr;  // the data, wherever it is
   bool has_moved_directories_ = false;  // descriptors of parents may lead elsewhere by now
   bool made_ = false;  // the record's entry exists, perhaps incomplete
 
@@ -795,22 +805,68 @@ long write_batch(const char* batch, size_t size, const WriteOptions& options, Wr
   return all.run();
 }
 
-// write_tree(root, other roots, batch, staging directory or NULL, 1 to follow links inside the root). The output is a
-// WriteReport.
+namespace {
+
+// The batches of a writer take turns, so that the next one can wait on a thread while the event loop is busy: a word of
+// the caller's memory holds the number of the batch whose turn it is.
+class Turn {
+ public:
+  Turn(uint8_t* word, uint32_t number) : word_(reinterpret_cast<uint32_t*>(word)), number_(number) {}
+
+  // Returns -ECANCELED if a batch before this one has failed, or if this one is stopped.
+  long wait(const uint32_t* stop, uint32_t stop_bit) const {
+    constexpr long look_again_nanoseconds = 20'000'000;  // the caller may write the word too, but wakes nobody
+    for (;;) {
+      const uint32_t now = __atomic_load_n(word_, __ATOMIC_ACQUIRE);
+      if (now == number_) return 0;
+      if (now == over || (__atomic_load_n(stop, __ATOMIC_RELAXED) & stop_bit)) return -ECANCELED;
+      const timespec patience{0, look_again_nanoseconds};
+      ::syscall(abi::futex, word_, FUTEX_WAIT_PRIVATE, now, &patience, nullptr, 0);
+    }
+  }
+
+  void pass_on(bool succeeded) const {
+    __atomic_store_n(word_, succeeded ? number_ + 1 : over, __ATOMIC_RELEASE);
+    ::syscall(abi::futex, word_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+  }
+
+ private:
+  static constexpr uint32_t over = 0xffffffff;
+
+  uint32_t* const word_;
+  const uint32_t number_;
+};
+
+}  // namespace
+
+// write_tree(root, other roots, batch, staging directory or NULL, 1 to follow links inside the root, the number of the
+// first buffer that the caller has lent, the number of the turn or -1). With a turn, the buffers begin with its word.
+// The output is a WriteReport.
 long Execution::write_tree(const Step& step) {
   Text others(*this, step.a[1]), batch(*this, step.a[2]), staging(*this, step.a[3]);
   // A child has its own umask, and so has a thread after unshare(2) with CLONE_FS.
   const bool has_own_umask = (header().flags & in_child) != 0 ||
                              ((header().flags & own_thread) != 0 && sys::call(abi::unshare, CLONE_FS) >= 0);
-  WriteReport report;
+  WriteReport report{};
+  const bool has_turn = step.a[6] >= 0;
   const WriteOptions options{.root = descriptor(step.a[0]),
+                             .lent = lent_.data() + (has_turn ? 1 : 0),
+                             .first_lent = static_cast<uint32_t>(step.a[5]),
                              .others = others,
                              .staging = staging,
                              .in_root = step.a[4] != 0,
                              .has_own_umask = has_own_umask,
                              .stop = &progress_,
                              .stop_bit = stopped};
-  long result = write_batch(batch, batch.size(), options, &report);
+  long result = 0;
+  if (has_turn) {
+    const Turn turn(lent_[0].at, static_cast<uint32_t>(step.a[6]));
+    result = turn.wait(&progress_, stopped);
+    if (result >= 0) result = write_batch(batch, batch.size(), options, &report);
+    turn.pass_on(result >= 0);
+  } else {
+    result = write_batch(batch, batch.size(), options, &report);
+  }
   memcpy(block_ + step.output + 8, &report, sizeof report);
   return result;
 }

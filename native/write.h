@@ -3,7 +3,8 @@
 // that fails.
 //
 // A batch is a sequence of records. These parts follow each record without gaps: the path and a NUL, the other text and
-// a NUL, the extended attributes, the data, and padding to a multiple of 8 bytes. A path is relative to its root and
+// a NUL, the extended attributes, the data, and padding to a multiple of 8 bytes. Data that is lent by the caller stays
+// in its buffer, and the record holds its offset there, 64 bits. A path is relative to its root and
 // has no `..`; an empty path is the root itself.
 //
 // An extended attribute consists of two numbers of 16 bits (the size of its name with a NUL, and the errors that it
@@ -12,6 +13,8 @@
 
 #include <stddef.h>
 #include <stdint.h>
+
+#include "plan.h"
 
 namespace overlayfs {
 
@@ -84,6 +87,8 @@ enum class Stage : uint64_t {
 
 struct WriteOptions {
   int root;
+  const Lent* lent;     // buffers with data
+  uint32_t first_lent;  // the number of the first one
   const char* others;   // the descriptors of other roots, 32 bits each
   const char* staging;  // a directory below the first root, in which `atomic` makes entries
   bool in_root;         // follows symbolic links in paths, inside the root; otherwise a path must have none

@@ -1,9 +1,41 @@
 /** Programs that the library replaces, or stands beside. */
-import { mountOverlaySync } from 'overlayfs';
+import { mountOverlaySync, type SpawnOptions } from 'overlayfs';
 import { atLeast, firstSet, type Kind, PAIRS, WARM_UP_BLOCKS } from '../kind.js';
 import { programPairs, programStarts, startInside, startOutside, syncPairs } from '../ours.js';
 
 const PROGRAM_PAIRS = 20;
+
+/** Each kind of namespace adds to the start of a program. */
+const isolations: readonly (readonly [words: string, options: SpawnOptions])[] = [
+  ['network', { network: false }],
+  ['pids', { pids: 'own' }],
+  ['ipc and uts', { ipc: 'own', uts: 'own' }],
+  ['root', { root: true }],
+  ['writable', { writable: [] }],
+  ['all', { network: false, pids: 'own', ipc: 'own', uts: 'own', root: true, writable: [] }],
+];
+
+const isolationKinds = isolations.map(
+  ([words, options]): Kind => ({
+    what: `spawn, ${words} : spawn`,
+    unit: 'µs',
+    ratio: 'ours / peer',
+    waits: false,
+    warmUpBlocks: 2,
+    on: ['tmpfs'],
+    blocks: (site) => {
+      const { target, ...layers } = firstSet(site);
+      const start = (more: SpawnOptions) => async () => {
+        const mount = mountOverlaySync({ ...layers, rootless: true });
+        const time = await programStarts(() => startInside(mount, target, more), PROGRAM_PAIRS);
+        mount.unmountSync();
+        return time;
+      };
+      return [start(options), start({})];
+    },
+    bound: () => undefined,
+  }),
+);
 
 export const programKinds: readonly Kind[] = [
   {
@@ -35,4 +67,5 @@ export const programKinds: readonly Kind[] = [
     },
     bound: () => undefined,
   },
+  ...isolationKinds,
 ];

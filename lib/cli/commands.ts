@@ -20,6 +20,7 @@ import { mount } from './mount.js';
 import { pack } from './pack.js';
 import { parse } from './parse.js';
 import { run } from './run.js';
+import { runImage } from './run-image.js';
 import { snapshot } from './snapshot.js';
 import { umount } from './umount.js';
 import { UsageError, unknownWord } from './usage-error.js';
@@ -44,6 +45,7 @@ const commands: Readonly<Record<string, Command>> = {
   whiteout,
   snapshot,
   containerd,
+  'run-image': runImage,
   explain,
   features,
 };

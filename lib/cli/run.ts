@@ -7,12 +7,26 @@ import { OverlayError } from '../errors.js';
 import type { OverlayOptions } from '../options/check.js';
 import { mountOverlay, type OverlayMount } from '../overlay/mount.js';
 import { isAtOrBelow, type Path, toAbsolute, toReal } from '../paths.js';
-import { spawn } from '../programs/spawn.js';
+import { type SpawnOptions, spawn } from '../programs/spawn.js';
 import { type Command, type FlagGroup, type Outcome, ownFlag } from './command.js';
 import { mountGroups, toDetachedOptions } from './mount.js';
 import { ownLayers } from './own-layers.js';
 import type { Parsed } from './parse.js';
 import { UsageError } from './usage-error.js';
+
+export const networkFlag = ownFlag(
+  'network',
+  'with --no-network, the program has a network of its own, with nothing but loopback',
+  { default: 'true', hasNegative: true },
+);
+
+/** The flags of the namespaces of a program. */
+const isolationFlags = [
+  networkFlag,
+  ownFlag('ownPids', 'processes of its own, with a small init and a new /proc; they all end with the program'),
+  ownFlag('ownIpc', 'System V IPC and POSIX message queues of its own'),
+  ownFlag('ownUts', 'a host name of its own'),
+];
 
 const ownFlags = [
   ownFlag('at', 'where the program sees the overlay: an existing directory', { kind: 'path', default: 'required' }),
@@ -26,6 +40,13 @@ const ownFlags = [
     isList: true,
     default: 'none',
   }),
+  ownFlag('writable', 'a directory or file that the program can write to; all else but the overlay is read-only', {
+    kind: 'path',
+    isList: true,
+    default: 'none',
+  }),
+  ...isolationFlags,
+  ownFlag('root', 'user id 0 for the program, in a user namespace of its own'),
   ownFlag('subIds', 'maps the subordinate ids of the user too, by newuidmap(1) and newgidmap(1)'),
   ownFlag('cwd', 'where the program starts', {
     kind: 'path',
@@ -56,15 +77,33 @@ function isInForeground(): boolean {
   }
 }
 
+/** Passes signals on. Installed before the program starts: a signal that comes meanwhile is passed on afterwards. */
+export function passSignals(child: () => ChildProcess | undefined): void {
+  for (const signal of passedOn) process.on(signal, () => child()?.kill(signal));
+  for (const signal of ofTerminal) process.on(signal, () => isInForeground() || child()?.kill(signal));
+}
+
+/** Returns the options of `spawn` for these flags. */
+function toIsolation(options: Parsed['options']): Pick<SpawnOptions, 'network' | 'pids' | 'ipc' | 'uts'> {
+  return {
+    ...(options['network'] === false && { network: false }),
+    ...(options['ownPids'] === true && { pids: 'own' as const }),
+    ...(options['ownIpc'] === true && { ipc: 'own' as const }),
+    ...(options['ownUts'] === true && { uts: 'own' as const }),
+  };
+}
+
 async function runProgram({ options, operands }: Parsed): Promise<Outcome> {
   const [command, ...args] = operands.map((operand) => {
     if (typeof operand === 'string') return operand;
     throw new UsageError(`an argument of the program is not UTF-8: '${Buffer.from(operand)}'`);
   });
-  const { at, readonlyPath, hidden, subIds, cwd } = options as {
+  const { at, readonlyPath, hidden, writable, root, subIds, cwd } = options as {
     readonly at?: Path;
     readonly readonlyPath?: Path[];
     readonly hidden?: Path[];
+    readonly writable?: Path[];
+    readonly root?: boolean;
     readonly subIds?: boolean;
     readonly cwd?: Path;
   };
@@ -86,15 +125,16 @@ async function runProgram({ options, operands }: Parsed): Promise<Outcome> {
   const place = toAbsolute(at);
   const stdio = options['json'] ? (['inherit', 2, 2] as const) : 'inherit';
   let child: ChildProcess | undefined;
-  // Installed before the program starts: a signal that comes meanwhile is passed on afterwards.
-  for (const signal of passedOn) process.on(signal, () => child?.kill(signal));
-  for (const signal of ofTerminal) process.on(signal, () => isInForeground() || child?.kill(signal));
+  passSignals(() => child);
   try {
     const started = spawn(command, args, {
       mount,
       at: place,
       readonly: readonlyPath ?? [],
       hidden: hidden ?? [],
+      ...(writable && { writable }),
+      ...toIsolation(options),
+      root: root ?? false,
       cwd: cwd ?? startIn(place),
       stdio: typeof stdio === 'string' ? stdio : [...stdio],
     });
@@ -126,7 +166,7 @@ function startIn(at: Path): Path {
 }
 
 /** Returns the exit code of shells for a program that does not exist or cannot be executed. */
-function notStarted(error: unknown): number | undefined {
+export function notStarted(error: unknown): number | undefined {
   if (!(error instanceof Error) || error instanceof OverlayError) return undefined;
   const { code, syscall } = error as NodeJS.ErrnoException;
   if (syscall?.startsWith('spawn') !== true) return undefined;
@@ -146,6 +186,7 @@ export const run: Command = {
     'writes to standard error.',
   examples: [
     'overlayfs run --lower /srv/app --upper /tmp/changes --create --at /srv/app -- npm install',
+    'overlayfs run --lower "$PWD" --upper /tmp/changes --create --at "$PWD" --no-network --own-pids --writable /tmp -- npm test',
     'overlayfs run --lower "$PWD" --upper /tmp/changes --create --at "$PWD" -- sh -c \'rm -rf .git; ls -a\'',
   ],
   hasArguments: true,

@@ -131,7 +131,7 @@ export function* seeMounts(mounts: readonly RawMount[]): Task<void> {
 
 function planSights(sights: readonly Sight[], mayWait: boolean): Plan {
   const plan = new Plan();
-  for (const sight of sights) plan.add(calls.sees, [...sight, mayWait ? 1 : 0], { tolerate: 'any' });
+  for (const sight of sights) plan.add(calls.sees, [...sight, mayWait ? 1 : 0], { output: 0, tolerate: 'any' });
   return plan;
 }
 

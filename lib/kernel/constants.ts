@@ -70,6 +70,7 @@ export const MOUNT_ATTR_NOSYMFOLLOW = 0x200000;
 // openat2(2)
 export const RESOLVE_NO_XDEV = 0x1;
 export const RESOLVE_BENEATH = 0x8;
+export const RESOLVE_IN_ROOT = 0x10;
 
 // mount(2)
 export const MS_RDONLY = 1;
@@ -170,7 +171,11 @@ export const MS_SHARED = 1 << 20;
 // unshare(2), setns(2)
 export const CLONE_FS = 0x200;
 export const CLONE_NEWNS = 0x20000;
+export const CLONE_NEWUTS = 0x4000000;
+export const CLONE_NEWIPC = 0x8000000;
 export const CLONE_NEWUSER = 0x10000000;
+export const CLONE_NEWPID = 0x20000000;
+export const CLONE_NEWNET = 0x40000000;
 
 // statfs(2): file systems that matter when they hold a layer
 export const TMPFS_MAGIC = 0x01021994;

@@ -77,6 +77,7 @@ export class Outputs {
 
   /** Returns the result of the step's call, or the negated errno that the step tolerates. */
   result(step: Step): number {
+    if (step.outputAt < 0) throw new Error(`a step without an output reports no result`);
     return this.#numbers[(this.#start + step.outputAt) >> 2] as number;
   }
 
@@ -118,7 +119,7 @@ const toBlock = (plan: Plan): Encoded => (plan instanceof FilledPlan ? plan.enco
 /** Performs a plan on the calling thread. The outputs are valid until the next plan. */
 export function performSync(plan: Plan): Outputs | StepFailure {
   const { block, numbers, outputs } = toBlock(plan);
-  const outcome = addon().perform(block);
+  const outcome = addon().perform(block, plan.lent);
   if (outcome === undefined) return new Outputs(numbers, outputs);
   if (outcome instanceof ArrayBuffer) return new Outputs(numbers, outputs, Buffer.from(outcome));
   return toFailure(plan, outcome);
@@ -151,12 +152,14 @@ function takeResults(place: number): Outputs {
 export function perform(plan: Plan, signal?: AbortSignal): Promise<Outputs | StepFailure> {
   const token = signal === undefined ? 0 : ++lastToken;
   const { block, size } = toBlock(plan);
-  const promise = addon().start(block, size, token);
+  const promise = addon().start(block, size, token, plan.lent);
   const forget = signal && onAbort(signal, () => addon().cancel(token));
   // The signal may have aborted after the caller checked it; its event has already fired.
   if (signal?.aborted) addon().cancel(token);
   return promise.then((outcome) => {
     forget?.();
+    // Until here, the plan keeps what it has lent.
+    plan.lent = undefined;
     if (outcome === undefined) return noOutputs;
     if (typeof outcome === 'number') return takeResults(outcome);
     if (outcome instanceof ArrayBuffer) {

@@ -65,6 +65,11 @@ export class Plan {
   /** Perform the plan on a thread of its own, because its steps change the working directory. */
   isOnOwnThread = false;
   /**
+   * Memory that the plan reads or fills without a copy. It must not move or be freed until the plan is done, so it is
+   * never a caller's own buffer.
+   */
+  lent: readonly Uint8Array[] | undefined;
+  /**
    * Perform the plan in a child process of its own, because its steps change namespaces. The child shares memory and
    * file descriptors with this process. Its mounts end with the child, except those on a kept file descriptor.
    */

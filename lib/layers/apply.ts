@@ -22,7 +22,7 @@ import {
   toPath,
   withoutTrailingSlashes,
 } from '../paths.js';
-import { CHUNK, type Compression, decode, detect, inPieces, peek } from '../tar/compression.js';
+import { CHUNK, type Compression, decode, detect, peek } from '../tar/compression.js';
 import { Digester } from '../tar/digest.js';
 import type { FoundEntry } from '../tar/entry.js';
 import { invalidArchive } from '../tar/invalid.js';
@@ -30,6 +30,7 @@ import { TarReader } from '../tar/reader.js';
 import { explainWrite } from './explain-write.js';
 import { toPaths } from './given.js';
 import { isWhiteoutDevice, isWhiteoutEntry, readMarks, shownAttributes } from './marks.js';
+import { checkMap, type IdMap, type OwnerMaps } from './owner-maps.js';
 import { Directory, type Layout, Leaf, Placement } from './placement.js';
 import { findPath, findRoot, openLayers } from './stack.js';
 import { Walker } from './walk.js';
@@ -38,20 +39,6 @@ import { opaqueName } from './xattrs.js';
 
 /** An archive: its path, its bytes, or a stream of them. */
 export type ArchiveSource = string | URL | Uint8Array | AsyncIterable<Uint8Array>;
-
-/** A range of ids that other ids stand for, as in user_namespaces(7). */
-export interface IdRange {
-  /** The first id in the archive. */
-  readonly inside: number;
-  /** The first id on the file system. */
-  readonly outside: number;
-  readonly size: number;
-}
-
-export interface OwnerMaps {
-  readonly uidMap: readonly IdRange[];
-  readonly gidMap: readonly IdRange[];
-}
 
 export interface ApplyProgress {
   /** Entries of the archive so far. */
@@ -153,10 +140,8 @@ const known: ReadonlySet<string> = new Set<keyof ApplyOptions>([
 const MOST_INLINE = 256 * 1024;
 /** The ratio of compression counts after so many bytes. */
 const RATIO_BEGINS = 64 * 2 ** 20;
-/** Read without a look at the clock: at most 512 entries. */
-const PIECE = 256 * 1024;
-
-type IdMap = (id: number) => number;
+/** Read without a look at the clock: at most 128 entries. */
+const PIECE = 64 * 1024;
 
 interface Checked {
   readonly layout: Layout;
@@ -172,7 +157,9 @@ interface Checked {
   readonly onProgress: ((progress: ApplyProgress) => void) | undefined;
   readonly signal: AbortSignal | undefined;
   readonly syncs: boolean;
-  readonly lowers: readonly Path[];
+  /** True for a directory that was made for this layer: its root is that of the layers below, as far as the archive has none. */
+  readonly isNew: boolean;
+  readonly lowers: () => readonly Path[] | Promise<readonly Path[]>;
 }
 
 function checkLimit(value: unknown, name: string, usual: number): number {
@@ -191,29 +178,12 @@ function checkDigest(value: unknown, name: string): string | undefined {
   return value;
 }
 
-function checkMap(value: unknown, name: string): IdMap {
-  if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list of { inside, outside, size }', value);
-  const ranges = value.map((range: IdRange): IdRange => {
-    for (const key of ['inside', 'outside', 'size'] as const) {
-      const number: unknown = range?.[key];
-      const least = key === 'size' ? 1 : 0;
-      if (typeof number === 'number' && Number.isInteger(number) && number >= least && number < 2 ** 32) continue;
-      throw invalidArgumentValue(name, range, `must have in each range an integer \`${key}\` of ${least} or more`);
-    }
-    return { ...range };
-  });
-  return (id) => {
-    const range = ranges.find(({ inside, size }) => id >= inside && id < inside + size);
-    return range === undefined ? Number.NaN : range.outside + (id - range.inside);
-  };
-}
-
 function checkOwners(value: unknown, isRoot: boolean): Checked['owners'] {
   const keep = { uid: (id: number) => id, gid: (id: number) => id };
   if (value === undefined) return isRoot ? keep : undefined;
   if (typeof value === 'object' && value !== null) {
     const { uidMap, gidMap } = value as OwnerMaps;
-    return { uid: checkMap(uidMap, 'owners.uidMap'), gid: checkMap(gidMap, 'owners.gidMap') };
+    return { uid: checkMap(uidMap, 'owners.uidMap', 'outside'), gid: checkMap(gidMap, 'owners.gidMap', 'outside') };
   }
   return checkWord(value, 'owners', ['keep', 'ignore']) === 'keep' ? keep : undefined;
 }
@@ -222,6 +192,7 @@ function check(given: ApplyOptions | undefined): Checked {
   const options = toOptions(given, known);
   const isRoot = process.geteuid?.() === 0;
   const { userxattr, onProgress } = options;
+  const lowers = toPaths(options.lowerdir, 'lowerdir');
   if (userxattr !== undefined && typeof userxattr !== 'boolean') {
     throw invalidArgumentType('userxattr', 'true or false', userxattr);
   }
@@ -241,7 +212,8 @@ function check(given: ApplyOptions | undefined): Checked {
     maxRatio: checkLimit(options.maxRatio, 'maxRatio', 200),
     onProgress,
     signal: checkSignal(options.signal),
-    lowers: toPaths(options.lowerdir, 'lowerdir'),
+    lowers: () => lowers,
+    isNew: false,
     syncs: checkWord(options.sync, 'sync', ['none', 'end']) === 'end',
   };
 }
@@ -253,19 +225,29 @@ interface Source {
   readonly total: number | undefined;
   /** Releases what the source holds, whether it was read or not. */
   close(): void | Promise<void>;
-  /** Lets it use the memory of a chunk again when the next one is asked for. */
-  reuse?(): void;
+  /** Gives the memory of a chunk back, to be used again when it is free. */
+  recycle?(chunk: Uint8Array, isFree: () => boolean): void;
 }
 
-async function* ofBytes(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
-  yield* inPieces(bytes);
-}
-
-async function* ofStream(source: AsyncIterable<unknown>): AsyncGenerator<Uint8Array> {
-  for await (const chunk of source) {
-    if (!(chunk instanceof Uint8Array)) throw invalidArgumentType('source', 'a stream of bytes', chunk);
-    yield* inPieces(chunk);
+/**
+ * Copies the caller's bytes into chunks of our own: threads use a chunk after the next one has been asked for, and the
+ * caller may do with its memory what it likes.
+ */
+async function* ofCaller(source: AsyncIterable<unknown> | readonly Uint8Array[]): AsyncGenerator<Uint8Array> {
+  let gathered = Buffer.alloc(0);
+  let end = 0;
+  for await (const bytes of source) {
+    if (!(bytes instanceof Uint8Array)) throw invalidArgumentType('source', 'a stream of bytes', bytes);
+    for (let at = 0; at < bytes.length; ) {
+      if (end === gathered.length) [gathered, end] = [Buffer.allocUnsafeSlow(CHUNK), 0];
+      const part = bytes.subarray(at, at + gathered.length - end);
+      gathered.set(part, end);
+      at += part.length;
+      end += part.length;
+      if (end === gathered.length) yield gathered;
+    }
   }
+  if (end < gathered.length) yield gathered.subarray(0, end);
 }
 
 /** A file that is read ahead by one chunk. */
@@ -275,8 +257,8 @@ class SourceFile implements Source {
   readonly #path: Path;
   readonly #descriptor: number;
   #ahead: Promise<Uint8Array> | undefined;
-  #buffers: readonly Buffer[] | undefined;
-  #turn = 0;
+  /** Memory that was used before, the oldest first. */
+  readonly #used: { readonly memory: ArrayBufferLike; readonly isFree: () => boolean }[] = [];
 
   constructor(path: Path, descriptor: number, total: number | undefined) {
     this.#path = path;
@@ -301,8 +283,8 @@ class SourceFile implements Source {
 
   #next(): Promise<Uint8Array> {
     const { read } = process.getBuiltinModule('node:fs');
-    const to = this.#buffers?.[this.#turn] ?? Buffer.allocUnsafeSlow(CHUNK);
-    this.#turn = 1 - this.#turn;
+    const old = this.#used[0]?.isFree() ? this.#used.shift() : undefined;
+    const to = old === undefined ? Buffer.allocUnsafeSlow(CHUNK) : Buffer.from(old.memory);
     return new Promise((resolve, reject) => {
       read(this.#descriptor, to, 0, CHUNK, null, (error, size, buffer) => {
         if (error === null) resolve(buffer.subarray(0, size));
@@ -323,8 +305,8 @@ class SourceFile implements Source {
     }
   }
 
-  reuse(): void {
-    this.#buffers = [Buffer.allocUnsafeSlow(CHUNK), Buffer.allocUnsafeSlow(CHUNK)];
+  recycle({ buffer: memory }: Uint8Array, isFree: () => boolean): void {
+    this.#used.push({ memory, isFree });
   }
 
   /** A read under way still uses the descriptor. */
@@ -361,10 +343,10 @@ const isStream = (source: unknown): source is AsyncIterable<unknown> =>
   typeof source === 'object' && source !== null && Symbol.asyncIterator in source;
 
 async function open(source: unknown): Promise<Source> {
-  if (source instanceof Uint8Array) return { chunks: ofBytes(source), total: source.length, close: () => {} };
+  if (source instanceof Uint8Array) return { chunks: ofCaller([source]), total: source.length, close: () => {} };
   if (isStream(source)) {
     const { destroy } = source as { destroy?: () => void };
-    return { chunks: ofStream(source), total: undefined, close: () => destroy?.call(source) };
+    return { chunks: ofCaller(source), total: undefined, close: () => destroy?.call(source) };
   }
   if (typeof source !== 'string' && !(source instanceof URL)) {
     throw invalidArgumentType('source', 'a path, bytes, or a stream of bytes', source);
@@ -511,7 +493,7 @@ interface Open {
   readonly entry: FoundEntry;
   readonly path: string;
   readonly replaces: boolean;
-  /** The data so far of a small file. Data of a large file is written as it comes. */
+  /** The data so far of a small file: parts that do not follow each other in memory. A large one is written as it comes. */
   readonly parts: Buffer[] | undefined;
 }
 
@@ -533,6 +515,8 @@ class Unpacking {
   /** The entries that operations come from: by operation, the byte at which the entry begins. */
   readonly #offsets: number[] = [];
   #open: Open | undefined;
+  /** Data of a large file that is not passed on yet: more may follow it in memory. */
+  #pending: { bytes: Buffer; readonly position: number } | undefined;
   #offset = 0;
   entries = 0;
   bytes = 0;
@@ -554,6 +538,11 @@ class Unpacking {
   add(...operation: Parameters<TreeWriter['add']>): void {
     this.#offsets.push(this.#offset);
     this.#writer.add(...operation);
+  }
+
+  /** The number of operations so far. */
+  get operations(): number {
+    return this.#offsets.length;
   }
 
   /** The byte at which the entry of an operation begins. */
@@ -634,8 +623,23 @@ class Unpacking {
   data(bytes: Buffer, position: number): void {
     if (this.#open === undefined) return;
     const { path, parts } = this.#open;
-    if (parts !== undefined) parts.push(bytes);
-    else this.add('data', path, { data: bytes, number: position });
+    if (parts !== undefined) {
+      addPart(parts, bytes);
+      return;
+    }
+    const joined = this.#pending && join(this.#pending.bytes, bytes, this.#pending.position, position);
+    if (this.#pending !== undefined && joined !== undefined) this.#pending.bytes = joined;
+    else {
+      this.#flush(path);
+      this.#pending = { bytes, position };
+    }
+  }
+
+  #flush(path: string): void {
+    if (this.#pending === undefined) return;
+    const { bytes, position } = this.#pending;
+    this.#pending = undefined;
+    this.add('data', path, { data: bytes, number: position });
   }
 
   finish(): void {
@@ -648,13 +652,14 @@ class Unpacking {
       this.add('file', path, { ...fields, data, ...(replaces && { flags: ['replace'] }) });
       return;
     }
+    this.#flush(path);
     if (entry.segments !== undefined) this.add('truncate', path, { number: entry.size });
     this.add('metadata', path, fields);
   }
 
   /** Gives directories without an entry the metadata that the layers below have for them. */
-  *describeImplied(): Task<void> {
-    const { lowers, userxattr } = this.#checked;
+  *describeImplied(lowers: readonly Path[]): Task<void> {
+    const { userxattr } = this.#checked;
     const { implied } = this.placement;
     if (lowers.length === 0 || implied.size === 0) return;
     const stack = yield* openLayers(lowers, { space: userxattr ? 'user' : 'trusted' });
@@ -679,9 +684,11 @@ class Unpacking {
     }
   }
 
-  /** Keeps what has come of a small file: the chunk that it is in is about to be overwritten. */
+  /** Ends with a chunk, which is about to be overwritten. Keeps what has come of a small file. */
   keep(): void {
-    const parts = this.#open?.parts;
+    if (this.#open === undefined) return;
+    const { parts, path } = this.#open;
+    this.#flush(path);
     if (parts === undefined || parts.length === 0) return;
     parts[parts.length - 1] = Buffer.from(parts[parts.length - 1] as Buffer);
   }
@@ -691,6 +698,20 @@ class Unpacking {
     const { tolerated } = this.#writer.totals;
     return tolerated === 0 ? all : [...all, { reason: 'attribute', count: tolerated, first: undefined }];
   }
+}
+
+/** Returns both as one, if the second follows the first in memory and in the file. */
+function join(first: Buffer, second: Buffer, position = 0, next = first.length): Buffer | undefined {
+  const follows = first.buffer === second.buffer && first.byteOffset + first.length === second.byteOffset;
+  if (!follows || position + first.length !== next) return undefined;
+  return Buffer.from(first.buffer, first.byteOffset, first.length + second.length);
+}
+
+function addPart(parts: Buffer[], bytes: Buffer): void {
+  const last = parts.at(-1);
+  const joined = last && join(last, bytes);
+  if (joined === undefined) parts.push(bytes);
+  else parts[parts.length - 1] = joined;
 }
 
 /** Root, as far as it is mapped. */
@@ -734,41 +755,49 @@ async function* untilAborted(chunks: AsyncIterable<Uint8Array>, signal?: AbortSi
 
 async function unpack(source: Source, target: Target, checked: Checked): Promise<LayerSummary> {
   const { signal, onProgress, maxBytes, maxRatio } = checked;
-  const writer = new TreeWriter(target.root, { signal });
+  const writer = new TreeWriter(target.root, { signal, lends: true });
   const unpacking = new Unpacking(writer, checked);
-  if (target.temporary === undefined) await load(unpacking.placement, target.root, checked);
+  if (target.temporary === undefined && !checked.isNew) await load(unpacking.placement, target.root, checked);
   else unpacking.placement.implied.set(unpacking.placement.root, '');
   const reader = new TarReader(unpacking);
   const intake = new Digester();
-  const [start, all] = await peek(untilAborted(intake.pass(source.chunks), signal));
+  const [start, all] = await peek(untilAborted(intake.pass(source.chunks, true), signal));
   const compression = detect(start);
   // Both digests of a plain archive are the same.
-  if (compression === 'none') source.reuse?.();
   const plain = compression === 'none' ? undefined : new Digester();
   const chunks = compression === 'none' ? all : decode(all, compression);
   let bytes = 0;
   const slices = new Slices();
   const take = async (chunk: Uint8Array): Promise<void> => {
     bytes += chunk.length;
-    plain?.update(chunk);
     const limit = (rule: string): OverlayError => invalidArchive(bytes, undefined, rule, 'archive-limit');
     if (bytes > maxBytes) throw limit(`it has more bytes than \`maxBytes\` allows, ${maxBytes}`);
     if (plain !== undefined && bytes > RATIO_BEGINS && bytes > maxRatio * intake.size) {
       throw limit(`its ratio of compression is above ${maxRatio}, the limit that \`maxRatio\` sets`);
     }
     reader.write(chunk);
-    unpacking.keep();
     if (writer.isFull) await run(writer.send());
     await run(slices.pause());
   };
   try {
     for await (const chunk of untilAborted(chunks, signal)) {
+      await plain?.update(chunk);
       for (let at = 0; at < chunk.length; at += PIECE) await take(chunk.subarray(at, at + PIECE));
+      unpacking.keep();
+      const { operations } = unpacking;
+      const end = bytes;
+      // The memory of what a decoder returns is its own.
+      if (plain === undefined) {
+        source.recycle?.(chunk, () => writer.totals.operations >= operations && intake.isDone(end));
+      }
       onProgress?.({ entries: unpacking.entries, bytes, read: intake.size, total: source.total });
     }
     reader.end();
-    await run(unpacking.describeImplied());
-    for (const [path, metadata] of unpacking.placement.directories()) writer.addLast(path, metadata);
+    await run(unpacking.describeImplied(await checked.lowers()));
+    for (const [path, metadata] of unpacking.placement.directories()) {
+      writer.addLast(path, metadata);
+      if (slices.isOver()) await run(slices.pause());
+    }
     await run(writer.finish());
     if (checked.syncs) {
       unpacking.add('sync', '');
@@ -779,8 +808,8 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
     if (!(error instanceof WriteFailure)) throw error;
     throw explainWrite(error, target.path, { offset: unpacking.offsetOf(writer.totals.operations) });
   }
-  const digest = intake.digest();
-  const diffId = plain?.digest() ?? digest;
+  const digest = await intake.digest();
+  const diffId = (await plain?.digest()) ?? digest;
   const { expectedDigest = digest, expectedDiffId = diffId } = checked;
   if (digest !== expectedDigest) throw mismatch('expectedDigest', expectedDigest, digest);
   if (diffId !== expectedDiffId) throw mismatch('expectedDiffId', expectedDiffId, diffId);
@@ -811,7 +840,23 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
  * @throws {Error} `ABORT_ERR` when the signal aborts
  */
 export async function applyLayer(source: ArchiveSource, dir: PathLike, options?: ApplyOptions): Promise<LayerSummary> {
-  const checked = check(options);
+  return apply(source, dir, check(options));
+}
+
+/**
+ * Unpacks a layer archive into an empty directory, made for it, over layers that may be made meanwhile: `lowers` is
+ * called at the end, and only there does the layer need them.
+ */
+export async function applyLayerOver(
+  source: ArchiveSource,
+  dir: PathLike,
+  options: ApplyOptions,
+  lowers: () => Promise<readonly Path[]>,
+): Promise<LayerSummary> {
+  return apply(source, dir, { ...check(options), isNew: true, lowers });
+}
+
+async function apply(source: ArchiveSource, dir: PathLike, checked: Checked): Promise<LayerSummary> {
   const path = withoutTrailingSlashes(toAbsolute(toPath(dir, 'dir')));
   if (checked.signal?.aborted) throw abortError(checked.signal);
   const opened = await open(source);

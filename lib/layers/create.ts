@@ -11,12 +11,14 @@ import type { Reason } from '../reasons.js';
 import { CHUNK, type Compression, encode, levels } from '../tar/compression.js';
 import { Digester } from '../tar/digest.js';
 import { type EntryType, type Moment, NO_XATTRS } from '../tar/entry.js';
-import { END_OF_ARCHIVE, encodeEntry, padding } from '../tar/writer.js';
+import { padded } from '../tar/layout.js';
+import { END_OF_ARCHIVE, encodeEntry } from '../tar/writer.js';
 import { option, type Text, text } from '../text.js';
 import { below, toBytePath } from './encodings.js';
 import { type GivenLayers, type LayersLike, toLayers } from './given.js';
-import { isWhiteoutEntry, shownAttributes } from './marks.js';
+import { isWhiteoutDevice, isWhiteoutEntry, shownAttributes } from './marks.js';
 import { MergedWalker } from './merged.js';
+import { checkMap, type IdMap, type OwnerMaps } from './owner-maps.js';
 import type { Layout } from './placement.js';
 import { Piece, type ReadFile } from './read-files.js';
 import {
@@ -59,6 +61,8 @@ export interface CreateOptions {
    * stay as they are without one.
    */
   readonly sourceDateEpoch?: number | undefined;
+  /** Maps replace the ids of the files by those of the archive. Default: they are the same. */
+  readonly owners?: OwnerMaps | undefined;
   /** Extended attributes that are left out. Default: `['security.selinux']`. */
   readonly excludeXattrs?: readonly string[] | undefined;
   /** Called after each chunk, about 1 MiB. */
@@ -98,14 +102,17 @@ const known: ReadonlySet<string> = new Set<keyof CreateOptions>([
   'compression',
   'level',
   'sourceDateEpoch',
+  'owners',
   'excludeXattrs',
   'onProgress',
   'signal',
 ]);
 
 const UPPER = 0;
+/** The room of a piece: headers that begin in it may need more than a chunk. */
+const ROOM = CHUNK + 64 * 1024;
 /** Pieces that are read while others are hashed, compressed and consumed. */
-const AHEAD = 2;
+const AHEAD = 4;
 const WHITEOUT = '.wh.';
 const OPAQUE = '.wh..wh..opq';
 const EPOCH: Moment = { seconds: 0, nanoseconds: 0 };
@@ -124,6 +131,7 @@ interface Checked {
   readonly compression: Compression;
   readonly level: number;
   readonly latest: number | undefined;
+  readonly owners: { readonly uid: IdMap; readonly gid: IdMap } | undefined;
   readonly excluded: ReadonlySet<string>;
   readonly onProgress: ((progress: CreateProgress) => void) | undefined;
   readonly signal: AbortSignal | undefined;
@@ -155,6 +163,13 @@ function checkEpoch(value: unknown): number | undefined {
   return given;
 }
 
+function checkOwners(value: unknown): Checked['owners'] {
+  if (value === undefined) return undefined;
+  if (typeof value !== 'object' || value === null) throw invalidArgumentType('owners', 'an object of maps', value);
+  const { uidMap, gidMap } = value as OwnerMaps;
+  return { uid: checkMap(uidMap, 'owners.uidMap', 'inside'), gid: checkMap(gidMap, 'owners.gidMap', 'inside') };
+}
+
 function checkExcluded(value: unknown): ReadonlySet<string> {
   if (value === undefined) return new Set(['security.selinux']);
   const isList = Array.isArray(value) && value.every((name) => typeof name === 'string');
@@ -177,6 +192,7 @@ function check(options: CreateOptions): Checked {
     compression,
     level: checkLevel(options.level, compression),
     latest: checkEpoch(options.sourceDateEpoch),
+    owners: checkOwners(options.owners),
     excluded: checkExcluded(options.excludeXattrs),
     onProgress,
     signal: checkSignal(options.signal),
@@ -194,6 +210,14 @@ interface Frame {
   from: Places | undefined;
 }
 
+const newFrame = (name: string, parent: Frame | undefined): Frame => ({
+  name,
+  parent,
+  redirect: undefined,
+  places: undefined,
+  from: undefined,
+});
+
 /** Makes the entries of an archive, and puts them into pieces. */
 class Packing {
   readonly #stack: LayerStack;
@@ -201,8 +225,10 @@ class Packing {
   readonly #hasLower: boolean;
   /** The names of files with several links that are in the archive: by layer, device and inode. */
   readonly #linked = new Map<string, string>();
-  #piece = new Piece();
+  #piece = new Piece(ROOM);
   readonly #full: Piece[] = [];
+  /** A file whose data is not in pieces yet, and the place from which on. */
+  #file: { readonly file: ReadFile; at: number } | undefined;
   readonly #slices = new Slices();
   entries = 0;
   bytes = 0;
@@ -215,24 +241,28 @@ class Packing {
     this.#hasLower = stack.layers.length > 1;
   }
 
-  #next(): void {
-    this.#full.push(this.#piece);
-    this.#piece = new Piece();
+  #next(room = ROOM): void {
+    if (this.#piece.size > 0) this.#full.push(this.#piece);
+    this.#piece = new Piece(Math.max(room, ROOM));
   }
 
-  #add(bytes: Uint8Array): void {
-    this.#piece.add(bytes);
+  /** Returns room in the archive. */
+  readonly #take = (size: number): Buffer => {
+    if (this.#piece.size >= CHUNK || size > this.#piece.room) this.#next(size);
+    return this.#piece.take(size);
+  };
+
+  /** Adds as much of the current file as the piece has room for. */
+  #addData(): void {
+    if (this.#file === undefined) return;
+    const { file } = this.#file;
     if (this.#piece.size >= CHUNK) this.#next();
-  }
-
-  #addData(file: ReadFile): void {
-    for (let at = 0; at < file.size; ) {
-      const size = Math.min(file.size - at, CHUNK - this.#piece.size);
-      this.#piece.addFile(file, at, size);
-      at += size;
-      if (this.#piece.size >= CHUNK) this.#next();
-    }
-    this.#add(padding(file.size));
+    const size = Math.min(file.size - this.#file.at, CHUNK - this.#piece.size);
+    this.#piece.addFile(file, this.#file.at, size);
+    this.#file.at += size;
+    if (this.#file.at < file.size) return;
+    this.#file = undefined;
+    this.#take(padded(file.size) - file.size).fill(0);
   }
 
   #fail(path: string, what: string, hint: Text, reason: Reason = 'layer-unpackable'): never {
@@ -256,26 +286,40 @@ class Packing {
         while (walker.advance()) {
           if (walker.error !== 0) throw explainWalk(path, walker.error, walker.path);
           const parent = frames[walker.depth - 1];
-          const frame = await this.#visit(walker, parent);
-          if (frame !== undefined) frames[walker.depth] = frame;
-          if (frame?.from !== undefined) {
+          const visited = this.#visitPlain(walker, parent) ?? this.#visit(walker, parent);
+          const frame = visited instanceof Promise ? await visited : visited;
+          if (frame !== undefined && frame !== 'done') frames[walker.depth] = frame;
+          if (frame instanceof Object && frame.from !== undefined) {
             walker.skip();
             yield* this.#visitMerged(walker.path, frame.from);
           }
-          yield* this.#complete();
+          // Most entries complete nothing, and each wait takes longer than an entry.
+          if (this.#full.length > 0 || this.#file !== undefined || this.#slices.isOver()) yield* this.#complete();
         }
       }
     } finally {
       walker.close();
     }
-    this.#add(END_OF_ARCHIVE);
+    this.#take(END_OF_ARCHIVE.length).fill(0);
     this.#next();
     yield* this.#complete();
   }
 
   async *#complete(): AsyncGenerator<Piece> {
+    // A large file is more than memory may hold, so its pieces come one by one.
+    for (; this.#file !== undefined; this.#addData()) yield* this.#full.splice(0);
     if (this.#full.length > 0) yield* this.#full.splice(0);
     if (this.#slices.isOver()) await run(this.#slices.pause());
+  }
+
+  /** Adds an entry that means nothing but itself. Returns undefined for others. */
+  #visitPlain(walker: Walker, parent: Frame | undefined): Frame | 'done' | undefined {
+    const isMarked = !this.#checked.isPlain && (walker.hasAttributes || isWhiteoutDevice(walker));
+    if (isMarked || parent === undefined) return undefined;
+    const source = toSource(walker, UPPER, walker.path, this.#stack.space);
+    const { name } = walker;
+    this.#addEntry(source, source.path, name, source);
+    return source.type === k.S_IFDIR ? newFrame(name, parent) : 'done';
   }
 
   /** Returns the frame of a directory. */
@@ -293,7 +337,7 @@ class Packing {
     const data = isMetacopy ? await this.#dataOf(source, parent, name) : source;
     this.#addEntry(source, path, name, data);
     if (type !== k.S_IFDIR) return undefined;
-    const frame: Frame = { name, parent, redirect: undefined, places: undefined, from: undefined };
+    const frame = newFrame(name, parent);
     if (parent === undefined) {
       // Marks on the root have no effect.
       frame.places = this.#stack.roots(UPPER + 1);
@@ -391,7 +435,7 @@ class Packing {
 
   #addEmpty(name: string): void {
     const nothing = { linkname: '', mode: 0o600, uid: 0, gid: 0, size: 0, mtime: EPOCH, major: 0, minor: 0 };
-    this.#add(encodeEntry({ name, type: 'file', xattrs: NO_XATTRS, ...nothing }));
+    encodeEntry({ name, type: 'file', xattrs: NO_XATTRS, ...nothing }, this.#take);
     this.entries++;
   }
 
@@ -419,26 +463,38 @@ class Packing {
     }
     const isFile = type === 'file';
     const hasNumber = type === 'character' || type === 'block';
-    this.#add(
-      encodeEntry({
+    encodeEntry(
+      {
         name: type === 'directory' ? `${path === '' ? '.' : path}/` : path,
         type,
         linkname,
         mode: source.mode & 0o7777,
-        uid: source.uid,
-        gid: source.gid,
+        ...this.#ownersOf(source, path),
         size: isFile ? data.size : 0,
         mtime: this.#clamp(source.mtime),
         major: hasNumber ? source.rdevMajor : 0,
         minor: hasNumber ? source.rdevMinor : 0,
         xattrs: type === 'link' ? NO_XATTRS : this.#xattrsOf(source, path),
-      }),
+      },
+      this.#take,
     );
     this.entries++;
     if (!isFile || data.size === 0) return;
     this.bytes += data.size;
     const { root, path: rootPath } = this.#stack.at(data.layer);
-    this.#addData({ root, rootPath, path: data.path, inode: data.inode, size: data.size, mtime: data.mtime });
+    const { path: dataPath, inode, size, mtime } = data;
+    this.#file = { file: { root, rootPath, path: dataPath, inode, size, mtime }, at: 0 };
+    this.#addData();
+  }
+
+  #ownersOf({ uid, gid }: Source, path: string): { uid: number; gid: number } {
+    const { owners } = this.#checked;
+    if (owners === undefined) return { uid, gid };
+    const mapped = { uid: owners.uid(uid), gid: owners.gid(gid) };
+    if (Number.isNaN(mapped.uid) || Number.isNaN(mapped.gid)) {
+      this.#fail(path, `has the owner ${uid}:${gid}`, text`add a range for it to ${option('owners')}`);
+    }
+    return mapped;
   }
 
   #clamp(time: Moment): Moment {
@@ -467,12 +523,24 @@ class Packing {
   }
 }
 
+interface Hashed {
+  readonly chunk: Buffer;
+  /** The bytes of the archive with this chunk: the caller gets it when they are hashed. */
+  readonly end: number;
+}
+
 /** The bytes of the archive. The next pieces are read while the caller uses one. */
-async function* read(packing: Packing, { signal, onProgress }: Checked): AsyncGenerator<Uint8Array> {
-  const reading: Promise<Buffer>[] = [];
+async function* read(
+  packing: Packing,
+  digester: Digester,
+  { signal, onProgress }: Checked,
+): AsyncGenerator<Uint8Array> {
+  const reading: Promise<Hashed>[] = [];
+  let hashed: Promise<unknown> = Promise.resolve();
   let bytes = 0;
   const next = async (): Promise<Buffer> => {
-    const chunk = (await reading.shift()) as Buffer;
+    const { chunk, end } = (await reading.shift()) as Hashed;
+    await digester.done(end);
     if (signal?.aborted) throw abortError(signal);
     bytes += chunk.length;
     onProgress?.({ entries: packing.entries, bytes });
@@ -480,8 +548,16 @@ async function* read(packing: Packing, { signal, onProgress }: Checked): AsyncGe
   };
   try {
     for await (const piece of packing.walk()) {
-      const data = piece.read();
+      const [before, read] = [hashed, piece.read()];
       // Its error comes out when its turn is.
+      read.catch(() => {});
+      const data = (async (): Promise<Hashed> => {
+        await before;
+        const chunk = await read;
+        await digester.update(chunk);
+        return { chunk, end: digester.size };
+      })();
+      hashed = data;
       data.catch(() => {});
       reading.push(data);
       if (reading.length > AHEAD) yield await next();
@@ -503,13 +579,13 @@ async function* pack(
     const packing = new Packing(stack, checked);
     const { compression, level } = checked;
     const [plain, out] = [new Digester(), new Digester()];
-    const archive = plain.pass(read(packing, checked));
+    const archive = read(packing, plain, checked);
     if (compression === 'none') yield* archive;
-    else yield* out.pass(encode(archive, compression, level));
-    const diffId = plain.digest();
+    else yield* out.pass(encode(archive, compression, level), false);
+    const diffId = await plain.digest();
     const { entries, bytes, whiteouts, sockets } = packing;
     const stream =
-      compression === 'none' ? { digest: diffId, size: plain.size } : { digest: out.digest(), size: out.size };
+      compression === 'none' ? { digest: diffId, size: plain.size } : { digest: await out.digest(), size: out.size };
     done({ entries, bytes, diffId, ...stream, compression, whiteouts, sockets });
   } finally {
     stack.close();

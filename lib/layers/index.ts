@@ -10,9 +10,7 @@ export {
   type ApplyProgress,
   type ArchiveSource,
   applyLayer,
-  type IdRange,
   type LayerSummary,
-  type OwnerMaps,
   type SkippedEntries,
 } from './apply.js';
 export { type Baseline, baseline, baselineSync } from './baseline.js';
@@ -56,6 +54,7 @@ export {
 } from './lookup.js';
 export { type MergeOptions, type MergeProgress, type MergeSummary, mergeLayer, mergeLayerSync } from './merge.js';
 export { isOpaque, isOpaqueSync, makeOpaque, makeOpaqueSync, type OpaqueOptions } from './opaque.js';
+export type { IdRange, OwnerMaps } from './owner-maps.js';
 export { removeLayer, removeLayerSync } from './remove.js';
 export { type DiskUsage, diskUsage, diskUsageSync } from './usage.js';
 export { type LayerFault, type LayerFinding, type VerifyLayerOptions, verifyLayer, verifyLayerSync } from './verify.js';

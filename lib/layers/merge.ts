@@ -89,6 +89,11 @@ const STATE = `${STAGING}/state`;
 /** Hard-link copies of the directories and files that redirects lead to. */
 const CLONES = `${STAGING}/clones`;
 const CLONES_UNDER_WAY = `${STAGING}/clones.new`;
+/**
+ * Attributes of the target directory while STAGING is removed: everything is copied. A process may set one of them or
+ * both. Their value names the upper and its state.
+ */
+const COMPLETE = ['trusted.overlayfs.merged', 'user.overlayfs.merged'];
 
 /** Directories that one native call looks up. */
 const AT_ONCE = 256;
@@ -119,6 +124,10 @@ interface Checked {
   readonly theirs: readonly string[];
   /** Maps an inode of the upper to the path, below the directory, that its redirect leads to. */
   readonly redirects: ReadonlyMap<bigint, string>;
+  /** Names the upper and its state. */
+  readonly identity: string;
+  /** An earlier call has copied everything and was killed at its last steps. */
+  readonly isComplete: boolean;
 }
 
 interface Settings {
@@ -209,6 +218,8 @@ class Merge {
   readonly #absent = new Set<bigint>();
   /** Inodes of those directories of the upper that cannot be renamed whole: they, or entries in them, need changes. */
   readonly #soiled = new Set<bigint>();
+  /** Inodes of those directories of the upper in which a directory has a redirect. */
+  readonly #holders = new Set<bigint>();
   #state: State | undefined;
   /** Maps an inode of the upper to the name of its clone, if no earlier call has put the clone in its place. */
   #clones = new Map<bigint, string>();
@@ -239,17 +250,21 @@ class Merge {
     const { entries, deleted, conflicts } = checked;
     if (this.#settings.dryRun) return { entries, deleted, conflicts, bytes: 0 };
     try {
-      yield* this.#begin(checked);
-      if (this.#state?.isCopied !== true) yield* this.#write(new Set(checked.theirs));
-      if (this.#settings.moves && (!this.#renames || this.#leavesRest || this.#state?.isCopied))
-        yield* this.#emptyUpper();
-      yield* this.#end();
+      if (!checked.isComplete) yield* this.#apply(checked);
+      yield* this.#end(checked.identity);
     } catch (error) {
       yield* this.#writer.stop();
       if (!(error instanceof WriteFailure)) throw error;
       throw explainWrite(error, error.isInOther ? this.#upper.path : this.#dir.path, this.#leftover());
     }
     return { entries, deleted, conflicts, bytes: this.#writer.totals.copied };
+  }
+
+  *#apply(checked: Checked): Task<void> {
+    yield* this.#begin(checked);
+    if (this.#state?.isCopied !== true) yield* this.#write(new Set(checked.theirs));
+    if (this.#settings.moves && (!this.#renames || this.#leavesRest || this.#state?.isCopied))
+      yield* this.#emptyUpper();
   }
 
   #leftover(): string {
@@ -296,6 +311,8 @@ class Merge {
     const redirects = new Map<bigint, string>();
     /** The path below `dir` from which the entries of the current directory at each depth come. */
     const origins: string[] = [''];
+    /** True for the current directory at each depth if it is at or below a redirect. */
+    const areMoved: boolean[] = [];
     const walker = new Walker('', { at: this.#upper.descriptor, attributes: 'all', targets: true, tape: this.#tape });
     const absent = new AbsentDirectories(this.#dir.descriptor, this.#absent);
     /** The inode of the current directory at each depth. */
@@ -303,11 +320,14 @@ class Merge {
     let links: SplitLinks | undefined;
     let entries = 0;
     let deleted = 0;
+    let latest = 0;
     try {
       while (yield* walker.more()) {
         while (walker.advance()) {
           yield* this.#breathe();
           if (walker.error !== 0) throw walker.failure();
+          const { seconds, nanoseconds } = walker.ctime;
+          latest = Math.max(latest, seconds * 1e3 + nanoseconds / 1e6);
           if (walker.isOtherMount) throw mountInside(this.#upper.path, walker.path);
           if (walker.depth === 0) {
             above[0] = walker.inode;
@@ -330,10 +350,16 @@ class Merge {
           if (walker.type === k.S_IFDIR) {
             origins[walker.depth] = origin;
             above[walker.depth] = walker.inode;
-            if (origin === walker.path) absent.add(walker.path, walker.inode);
+            // Below a redirect, the entries go into a clone, which an earlier call may have filled.
+            const isMoved = redirect !== undefined || areMoved[walker.depth - 1] === true;
+            areMoved[walker.depth] = isMoved;
+            if (!isMoved) absent.add(walker.path, walker.inode);
             if (absent.isFull) yield* absent.look();
           }
-          if (redirect !== undefined) redirects.set(walker.inode, origin);
+          if (redirect !== undefined) {
+            redirects.set(walker.inode, origin);
+            if (walker.type === k.S_IFDIR) addAbove(walker.depth, above, this.#holders);
+          }
           const place = below(parent, walker.name);
           links?.add(walker, marks, place, redirect === undefined ? undefined : origin);
           looked?.add(walker, marks, isWhiteout, place, this.#space);
@@ -343,10 +369,12 @@ class Merge {
     } finally {
       walker.close();
     }
+    const identity = `${this.#upperId} ${entries} ${latest}`;
+    const isComplete = yield* this.#isComplete(identity);
     yield* absent.look();
-    if (!isResumed) yield* this.#checkRedirects(redirects);
-    if (links !== undefined) yield* links.check();
-    const found = looked === undefined ? [] : yield* looked.end();
+    if (!isResumed && !isComplete) yield* this.#checkRedirects(redirects);
+    if (links !== undefined && !isComplete) yield* links.check();
+    const found = looked === undefined || isComplete ? [] : yield* looked.end();
     const theirs: string[] = [...(this.#state?.theirs ?? [])];
     if (found.length > 0 && conflict === 'error' && !this.#settings.dryRun) throw conflictError(this.#dir.path, found);
     for (const { bytePath, conflict: one } of found) {
@@ -356,18 +384,21 @@ class Merge {
         throw invalidArgumentType('conflict', "a function that returns 'ours' or 'theirs'", decision);
       }
     }
-    return { entries, deleted, conflicts: found.map((one) => one.conflict), theirs, redirects };
+    return { entries, deleted, conflicts: found.map((one) => one.conflict), theirs, redirects, identity, isComplete };
+  }
+
+  /** A merge by move needs no such mark: an upper that is empty can be merged again. */
+  *#isComplete(identity: string): Task<boolean> {
+    if (this.#settings.moves) return false;
+    const root = yield* examine(this.#dir.descriptor, [''], { attributes: 'all' });
+    return root.advance() && COMPLETE.some((name) => root.attributes.get(name)?.toString() === identity);
   }
 
   /** Records that the entry, and therefore each directory above it, cannot be renamed as it is. */
   #soil(walker: Walker, above: readonly bigint[]): void {
     if (!this.#renames) return;
     if (walker.type === k.S_IFDIR) this.#soiled.add(walker.inode);
-    for (let depth = walker.depth - 1; depth >= 0; depth--) {
-      const inode = above[depth] as bigint;
-      if (this.#soiled.has(inode)) return;
-      this.#soiled.add(inode);
-    }
+    addAbove(walker.depth, above, this.#soiled);
   }
 
   *#checkRedirects(redirects: ReadonlyMap<bigint, string>): Task<void> {
@@ -494,14 +525,24 @@ class Merge {
     yield* this.#writer.finish();
   }
 
-  *#end(): Task<void> {
+  *#end(identity: string): Task<void> {
     const writer = this.#writer;
+    const marks: WrittenXattr[] = this.#settings.moves
+      ? []
+      : COMPLETE.map((name) => ({ name, toleratesUnsupported: true, toleratesDenied: true }));
+    const value = Buffer.from(identity);
+    const set = marks.map((mark) => ({ ...mark, value }));
+    // Without the state, a later call would look for renamed directories at their old paths.
+    if (marks.length > 0) writer.add('metadata', '', { xattrs: set });
     writer.add('remove', STAGING);
     if (this.#settings.root) {
       // The root's metadata comes last. If the merge ends before this step, a later call reads the time from the mark.
-      writer.add('metadata', '', { ...(yield* this.#rootMetadata()), flags: ['exact'] });
+      const { xattrs = [], ...metadata } = yield* this.#rootMetadata();
+      writer.add('metadata', '', { ...metadata, xattrs: [...xattrs, ...set], flags: ['exact'] });
       if (this.#settings.moves) this.#removeTimeMark();
     }
+    // This changes no time but the ctime.
+    if (marks.length > 0) writer.add('metadata', '', { xattrs: marks });
     yield* writer.finish();
     this.#entries = this.#total;
     this.#report();
@@ -594,7 +635,8 @@ class Merge {
       walker.skip();
       return;
     }
-    const isMadeAside = isAbsent && !this.#renames;
+    // A later call makes such a directory again. It would lose a clone that was renamed into it.
+    const isMadeAside = isAbsent && !this.#renames && !this.#holders.has(walker.inode);
     const aside = isMadeAside ? `${STAGING}/${walker.inode}` : clone === undefined ? undefined : `${CLONES}/${clone}`;
     const frame: Frame = {
       depth: walker.depth,
@@ -650,11 +692,14 @@ class Merge {
           hasOver = yield* next(over);
           continue;
         }
-        const isHidden = order > 0 || isWhiteoutEntry(over, readMarks(over.attributes, this.#space));
+        const marks = order > 0 ? undefined : readMarks(over.attributes, this.#space);
+        const isHidden = marks === undefined || isWhiteoutEntry(over, marks);
         if (isHidden) this.#writer.add('remove', below(target, under.path));
         if (this.#writer.isFull) yield* this.#send();
-        const areDirectories = order === 0 && over.type === k.S_IFDIR && under.type === k.S_IFDIR;
-        if (order === 0 && !areDirectories && over.type === k.S_IFDIR) over.skip();
+        const isOver = !isHidden && over.type === k.S_IFDIR;
+        // The clone of a renamed directory replaces what is there, or an earlier call has put it there.
+        const areDirectories = isOver && under.type === k.S_IFDIR && countingRedirect(over, marks) === undefined;
+        if (isOver && !areDirectories) over.skip();
         if (!areDirectories && under.type === k.S_IFDIR) under.skip();
         hasUnder = yield* next(under);
         if (order === 0) hasOver = yield* next(over);
@@ -799,6 +844,15 @@ class Merge {
       this.#writer.add('link', target, { from: this.#placeOf(first), flags: this.#asideFlags() });
     else this.#links.set(inode, target);
     return first !== undefined;
+  }
+}
+
+/** Adds the directories above an entry; `found` has all directories above the ones that it has. */
+function addAbove(depth: number, above: readonly bigint[], found: Set<bigint>): void {
+  for (let at = depth - 1; at >= 0; at--) {
+    const inode = above[at] as bigint;
+    if (found.has(inode)) return;
+    found.add(inode);
   }
 }
 

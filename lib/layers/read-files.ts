@@ -10,9 +10,11 @@ import { toBytePath } from './encodings.js';
 import type { Source } from './stack.js';
 
 const HEAD = 64;
+/** The room for records at first. */
+const ROOM = 16 * 1024;
 const UINT32 = 2 ** 32;
-/** The place of the data, and the number of records that are done. */
-const OUTPUT = 16;
+/** The number of records that are done. */
+const OUTPUT = 8;
 
 /** The file of which a part is read: the walk has seen it so. */
 export interface ReadFile extends Pick<Source, 'path' | 'inode' | 'size' | 'mtime'> {
@@ -21,80 +23,71 @@ export interface ReadFile extends Pick<Source, 'path' | 'inode' | 'size' | 'mtim
   readonly rootPath: Path;
 }
 
-interface Part {
-  readonly bytes: Uint8Array;
-  readonly file: ReadFile | undefined;
-  readonly offset: number;
-  readonly size: number;
-}
-
-/** Bytes and parts of files, to be read as one piece. */
+/** Bytes of an archive: some are there already, the others are parts of files, which a thread reads into their places. */
 export class Piece {
-  readonly #parts: Part[] = [];
-  #bytes: Uint8Array[] = [];
-  #room = 0;
-  /** The size of what it reads. */
+  readonly #bytes: Buffer;
+  readonly #files: ReadFile[] = [];
+  #records = Buffer.allocUnsafe(ROOM);
+  #end = 0;
   size = 0;
 
-  add(bytes: Uint8Array): void {
-    if (bytes.length === 0) return;
-    this.#bytes.push(bytes);
-    this.size += bytes.length;
+  constructor(room: number) {
+    this.#bytes = Buffer.allocUnsafeSlow(room);
+  }
+
+  /** The number of bytes for which there is room. */
+  get room(): number {
+    return this.#bytes.length - this.size;
+  }
+
+  /** Returns the next bytes, which the caller fills. */
+  take(size: number): Buffer {
+    const start = this.size;
+    this.size += size;
+    return this.#bytes.subarray(start, this.size);
   }
 
   addFile(file: ReadFile, offset: number, size: number): void {
-    this.#close(file, offset, size);
+    const { path, mtime } = file;
+    const whole = (HEAD + path.length + 1 + 7) & ~7;
+    if (this.#end + whole > this.#records.length) {
+      this.#records = Buffer.concat([this.#records], 2 * this.#records.length + whole);
+    }
+    const [to, at] = [this.#records, this.#end];
+    to.writeUInt32LE(whole, at);
+    to.writeInt32LE(file.root, at + 4);
+    to.writeUInt32LE(this.size, at + 8);
+    to.writeUInt32LE(path.length, at + 12);
+    writeNumber(to, offset, at + 16);
+    writeNumber(to, size, at + 24);
+    to.writeBigUInt64LE(file.inode, at + 32);
+    writeNumber(to, file.size, at + 40);
+    writeNumber(to, mtime.seconds, at + 48);
+    to.writeUInt32LE(mtime.nanoseconds, at + 56);
+    to.write(path, at + HEAD, 'latin1');
+    to[at + HEAD + path.length] = 0;
+    this.#end += whole;
+    this.#files.push(file);
     this.size += size;
   }
 
-  #close(file: ReadFile | undefined, offset: number, size: number): void {
-    const [first] = this.#bytes;
-    const bytes = this.#bytes.length === 1 && first !== undefined ? first : Buffer.concat(this.#bytes);
-    this.#parts.push({ bytes, file, offset, size });
-    this.#room += roomOf(bytes, file);
-    this.#bytes = [];
+  async read(): Promise<Buffer> {
+    if (this.#files.length > 0) await this.#readFiles();
+    return this.#bytes.subarray(0, this.size);
   }
 
-  async read(): Promise<Buffer> {
-    if (this.#bytes.length > 0) this.#close(undefined, 0, 0);
+  async #readFiles(): Promise<void> {
     const plan = new Plan();
-    const step = plan.stepOf(plan.add(calls.read_files, [this.#encode()], { output: OUTPUT, tolerate: 'any' }));
+    plan.lent = [this.#bytes];
+    const records = this.#records.subarray(0, this.#end);
+    const step = plan.stepOf(plan.add(calls.read_files, [records], { output: OUTPUT, tolerate: 'any' }));
     const outcome = await perform(plan);
     if (outcome instanceof StepFailure)
       throw new Error(`a plan that tolerates all errors has failed: ${outcome.errno}`);
     const errno = -outcome.result(step);
-    if (errno > 0) throw explainRead((this.#parts[outcome.number(step, 1)] as Part).file as ReadFile, errno);
-    return outcome.data(step);
-  }
-
-  #encode(): Buffer {
-    const batch = Buffer.alloc(this.#room);
-    let at = 0;
-    for (const { bytes, file, offset, size } of this.#parts) {
-      const whole = roomOf(bytes, file);
-      const pathSize = file?.path.length ?? 0;
-      batch.writeUInt32LE(whole, at);
-      batch.writeInt32LE(file?.root ?? -1, at + 4);
-      batch.writeUInt32LE(bytes.length, at + 8);
-      batch.writeUInt32LE(pathSize, at + 12);
-      writeNumber(batch, offset, at + 16);
-      writeNumber(batch, size, at + 24);
-      batch.set(bytes, at + HEAD);
-      if (file !== undefined) {
-        batch.writeBigUInt64LE(file.inode, at + 32);
-        writeNumber(batch, file.size, at + 40);
-        writeNumber(batch, file.mtime.seconds, at + 48);
-        batch.writeUInt32LE(file.mtime.nanoseconds, at + 56);
-        batch.write(file.path, at + HEAD + bytes.length, 'latin1');
-      }
-      at += whole;
-    }
-    return batch;
+    if (errno > 0) throw explainRead(this.#files[outcome.number(step, 0)] as ReadFile, errno);
   }
 }
-
-const roomOf = (bytes: Uint8Array, file: ReadFile | undefined): number =>
-  (HEAD + bytes.length + (file?.path.length ?? 0) + 1 + 7) & ~7;
 
 function writeNumber(to: Buffer, value: number, at: number): void {
   to.writeUInt32LE(((value % UINT32) + UINT32) % UINT32, at);

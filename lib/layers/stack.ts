@@ -203,7 +203,9 @@ function* findInLayer(stack: LayerStack, layer: number, base: string, lookUp: Lo
     const { redirect } = source.marks;
     // The kernel ignores the redirect of an opaque directory.
     if (redirect !== undefined && !(isDirectory && source.marks.opaque === 'y')) {
-      followRedirect(lookUp, redirect, name.slice(0, before), name.slice(end));
+      // A redirect on the way may have changed the part before this component.
+      const prefix = lookUp.name.slice(0, lookUp.name.length - name.length + before);
+      followRedirect(lookUp, redirect, prefix, name.slice(end));
     }
     if (isLast) return source;
     before = end + 1;

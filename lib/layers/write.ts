@@ -1,13 +1,14 @@
 /**
  * Writes trees in batches. A thread of the library performs the operations in order, below a root directory. The writer
- * gathers operations and sends them in pieces of about 1 MiB. In the promise form it continues to gather while the
- * thread writes, with at most 4 MiB outstanding. native/write.h describes the operations.
+ * gathers operations and sends them in pieces of about 1 MiB. In the promise form it continues to gather while
+ * threads write, one after the other, with at most 4 MiB outstanding. native/write.h describes the operations.
  */
 import { ECANCELED } from '../errnos.js';
 import { abortError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import { type Outcome, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
+import { Slices } from '../kernel/slices.js';
 import { inEitherForm, type Task } from '../kernel/task.js';
 import { addon, type OperationFlag, type OperationKind, type Stage } from '../native.js';
 import type { Time } from './records.js';
@@ -15,11 +16,19 @@ import type { Time } from './records.js';
 const PIECE = 1 << 20;
 /** The size of the buffer for a piece. */
 const ROOM = PIECE + PIECE / 4;
-/** The most gathered pieces that wait while the thread writes others. */
-const MOST_WAITING = 3;
+/** The most native calls under way: the next one begins when the first ends, without the event loop. */
+const MOST_UNDER_WAY = 2;
+/** The most gathered pieces that wait for them. */
+const MOST_WAITING = 2;
+/** In the place of a number of a turn: no further batch begins. */
+const OVER = -1;
 
 const RECORD_SIZE = 80;
 const REMOVED = 0xffffffff;
+/** Less data than this is copied into the batch. */
+const LEAST_LENT = 128;
+/** The size of a place in lent memory. */
+const PLACE = 8;
 /** Leaves a time as it is: UTIME_OMIT, utimensat(2). */
 const OMIT = 0x3ffffffe;
 const UINT32 = 2 ** 32;
@@ -104,6 +113,11 @@ export interface WriterOptions {
   /** Follows symbolic links in paths, inside the root. Otherwise a path with one fails with ELOOP or ENOTDIR. */
   readonly inRoot?: boolean;
   readonly signal?: AbortSignal | undefined;
+  /**
+   * The data of operations is not copied: it stays as it is until `totals` counts the operation. Otherwise it may change
+   * after `add`.
+   */
+  readonly lends?: boolean;
 }
 
 const keyOf = <K extends string>(numbers: Readonly<Record<K, number>>, number: number): K =>
@@ -136,6 +150,24 @@ function readRecord(batch: Buffer, position: number): Recorded {
   return { kind, isInOther, path: Buffer.from(batch.subarray(start, start + pathSize)), attributes };
 }
 
+/** Gathered operations, and the memory with their data. */
+interface Batch {
+  readonly records: Buffer;
+  readonly lent: readonly Uint8Array[];
+  /** The number of the first of these buffers, counted from 1 over all batches. */
+  readonly firstLent: number;
+}
+
+/** The result of a batch. */
+interface Report {
+  readonly copied: number;
+  readonly tolerated: number;
+  readonly errno: number;
+  readonly done: number;
+  readonly stage: number;
+  readonly attribute: number;
+}
+
 export class TreeWriter {
   readonly totals: WriteTotals = { operations: 0, copied: 0, tolerated: 0 };
   readonly #root: Descriptor;
@@ -146,12 +178,21 @@ export class TreeWriter {
   readonly #free: Buffer[] = [];
   readonly #others: Buffer;
   #end = 0;
-  #waiting: Buffer[] = [];
-  /** The native call under way and those that follow it at once. */
-  #running: Promise<void> | undefined;
+  #lent: Uint8Array[] = [];
+  /** The number of the next buffer that is lent. */
+  #nextLent = 1;
+  #lentSize = 0;
+  #waiting: Batch[] = [];
+  /** The number of native calls under way. */
+  #underWay = 0;
+  /** The last of them, after those before it. */
+  #last: Promise<void> = Promise.resolve();
+  /** The number of the call whose turn it is; OVER after a failure. Threads write it too. */
+  readonly #turn = new Uint32Array(1);
+  #nextTurn = 0;
   #failure: unknown;
   #roomMade: (() => void) | undefined;
-  readonly #last: (readonly [Bytes, OperationFields])[] = [];
+  readonly #atEnd: (readonly [Bytes, OperationFields])[] = [];
 
   /** The caller closes the descriptors, after `finish` or `stop`. */
   constructor(root: Descriptor, options: WriterOptions = {}) {
@@ -165,7 +206,7 @@ export class TreeWriter {
 
   /** True if the writer has gathered enough for `send`. */
   get isFull(): boolean {
-    return this.#end >= PIECE;
+    return this.#end + this.#lentSize >= PIECE;
   }
 
   /** Gathers an operation. The path is relative to the root; the empty path is the root itself. */
@@ -173,7 +214,9 @@ export class TreeWriter {
     const { operations, operationFlags } = addon();
     const { xattrs, data, from = '', device } = fields;
     const attributes = xattrs ?? [];
-    const room = RECORD_SIZE + 16 + path.length + from.length + (data?.length ?? 0) + sizeOf(attributes);
+    const lent = data !== undefined && this.#options.lends && data.length >= LEAST_LENT ? this.#lend(data) : 0;
+    const inside = lent === 0 ? (data?.length ?? 0) : PLACE;
+    const room = RECORD_SIZE + 16 + path.length + from.length + inside + sizeOf(attributes);
     this.#reserve(room);
     const start = this.#end;
     const to = this.#gathered;
@@ -202,7 +245,11 @@ export class TreeWriter {
       if (value !== undefined) put(value);
     }
     const attributesSize = at - attributesStart;
-    if (data !== undefined) put(data);
+    if (data !== undefined && lent === 0) put(data);
+    else if (data !== undefined) {
+      writeNumber(to, data.byteOffset - (this.#lent.at(-1) as Uint8Array).byteOffset, at);
+      at += PLACE;
+    }
     while (at % 8 !== 0) to[at++] = 0;
     this.#end = at;
 
@@ -237,7 +284,17 @@ export class TreeWriter {
     to.writeUInt32LE(atime?.nanoseconds ?? OMIT, start + 64);
     to.writeUInt32LE(mtime?.nanoseconds ?? OMIT, start + 68);
     to.writeUInt32LE(fields.other ?? 0, start + 72);
-    to.writeUInt32LE(0, start + 76);
+    to.writeUInt32LE(lent, start + 76);
+  }
+
+  /** Returns the number of the buffer. All data in one piece of memory shares it. */
+  #lend(data: Uint8Array): number {
+    this.#lentSize += data.length;
+    if (this.#lent.at(-1)?.buffer !== data.buffer) {
+      this.#lent.push(new Uint8Array(data.buffer));
+      this.#nextLent++;
+    }
+    return this.#nextLent - 1;
   }
 
   /**
@@ -245,15 +302,19 @@ export class TreeWriter {
    * two calls for one path must agree.
    */
   addLast(path: Bytes, metadata: Metadata): void {
-    this.#last.push([path, metadata]);
+    this.#atEnd.push([path, metadata]);
   }
 
   /** Sends the gathered operations. In the promise form, waits only while too much is outstanding. */
   *send(): Task<void> {
     if (this.#end === 0) return;
-    const batch = this.#gathered.subarray(0, this.#end);
+    const lent = this.#lent;
+    const records = this.#gathered.subarray(0, this.#end);
+    const batch: Batch = { records, lent, firstLent: this.#nextLent - lent.length };
     this.#gathered = this.#free.pop() ?? Buffer.allocUnsafeSlow(ROOM);
     this.#end = 0;
+    this.#lent = [];
+    this.#lentSize = 0;
     yield* inEitherForm(
       () => this.#sendLater(batch),
       () => this.#sendNow(batch),
@@ -262,9 +323,11 @@ export class TreeWriter {
 
   /** Writes all gathered operations, then the metadata of `addLast`, and waits until they are complete. */
   *finish(): Task<WriteTotals> {
-    for (let entry = this.#last.pop(); entry !== undefined; entry = this.#last.pop()) {
+    const slices = new Slices();
+    for (let entry = this.#atEnd.pop(); entry !== undefined; entry = this.#atEnd.pop()) {
       this.add('metadata', ...entry);
       if (this.isFull) yield* this.send();
+      if (slices.isOver()) yield* slices.pause();
     }
     yield* this.send();
     yield* inEitherForm(
@@ -279,7 +342,7 @@ export class TreeWriter {
     this.#end = 0;
     this.#waiting = [];
     yield* inEitherForm(
-      async () => this.#running,
+      () => this.#settle(),
       () => undefined,
     );
   }
@@ -291,47 +354,58 @@ export class TreeWriter {
     this.#gathered = larger;
   }
 
-  #plan(batch: readonly Buffer[]): Plan {
+  #plan({ records, lent, firstLent }: Batch, turn: number): Plan {
     const plan = new Plan();
+    const all = turn === OVER ? lent : [new Uint8Array(this.#turn.buffer), ...lent];
+    if (all.length > 0) plan.lent = all;
     // The writer needs a thread with its own umask.
     plan.isOnOwnThread = true;
     const { inRoot } = this.#options;
     const staging = this.#staging;
-    plan.add(calls.write_tree, [this.#root, this.#others, batch, staging, inRoot ? 1 : 0], {
+    plan.add(calls.write_tree, [this.#root, this.#others, records, staging, inRoot ? 1 : 0, firstLent, turn], {
       output: 40,
       tolerate: 'any',
     });
     return plan;
   }
 
-  #sendNow(batch: Buffer): void {
-    const plan = this.#plan([batch]);
-    this.#take(performSync(plan), plan.steps[0] as Step, [batch]);
+  #sendNow(batch: Batch): void {
+    const plan = this.#plan(batch, OVER);
+    this.#take(this.#reportOf(performSync(plan), plan), batch);
+  }
+
+  #reportOf(outcome: Outcome, plan: Plan): Report {
+    // The step tolerates all errors, so a failure means that an abort kept the plan from beginning.
+    if (outcome instanceof StepFailure) throw abortError(this.#options.signal as AbortSignal);
+    const [step] = plan.steps as [Step];
+    return {
+      errno: -outcome.result(step),
+      done: outcome.number(step, 0),
+      stage: outcome.number(step, 1),
+      attribute: outcome.number(step, 2),
+      copied: outcome.number(step, 3),
+      tolerated: outcome.number(step, 4),
+    };
   }
 
   /** Adds the result of a batch to the totals. Throws if an operation failed. */
-  #take(outcome: Outcome, step: Step, batch: readonly Buffer[]): void {
-    // The step tolerates all errors, so a failure means that an abort kept the plan from beginning.
-    if (outcome instanceof StepFailure) throw abortError(this.#options.signal as AbortSignal);
-    const done = outcome.number(step, 0);
+  #take({ errno, done, stage, attribute, copied, tolerated }: Report, { records }: Batch): void {
     this.totals.operations += done;
-    this.totals.copied += outcome.number(step, 3);
-    this.totals.tolerated += outcome.number(step, 4);
-    const errno = -outcome.result(step);
+    this.totals.copied += copied;
+    this.totals.tolerated += tolerated;
     if (errno <= 0) {
-      for (const { buffer } of batch) if (buffer.byteLength === ROOM) this.#free.push(Buffer.from(buffer));
+      if (records.buffer.byteLength === ROOM) this.#free.push(Buffer.from(records.buffer));
       return;
     }
     const { signal } = this.#options;
     if (errno === ECANCELED && signal?.aborted) throw abortError(signal);
-    const stage = keyOf(addon().stages, outcome.number(step, 1));
-    throw new WriteFailure(readRecord(Buffer.concat(batch), done), errno, stage, outcome.number(step, 2));
+    throw new WriteFailure(readRecord(records, done), errno, keyOf(addon().stages, stage), attribute);
   }
 
-  async #sendLater(batch: Buffer): Promise<void> {
+  async #sendLater(batch: Batch): Promise<void> {
     this.#throwFailure();
     this.#waiting.push(batch);
-    this.#running ??= this.#run();
+    this.#begin();
     if (this.#waiting.length >= MOST_WAITING) {
       await new Promise<void>((resolve) => {
         this.#roomMade = resolve;
@@ -340,24 +414,32 @@ export class TreeWriter {
     }
   }
 
-  /** Performs all waiting pieces in one native call, and repeats this until none waits. */
-  async #run(): Promise<void> {
+  /** Begins with batches that wait. */
+  #begin(): void {
+    while (this.#underWay < MOST_UNDER_WAY) {
+      const batch = this.#waiting.shift();
+      if (batch === undefined) return;
+      this.#underWay++;
+      this.#last = this.#write(batch, this.#last);
+    }
+  }
+
+  async #write(batch: Batch, before: Promise<void>): Promise<void> {
+    const { signal } = this.#options;
     try {
-      while (this.#waiting.length > 0) {
-        const batch = this.#waiting;
-        this.#waiting = [];
-        const { signal } = this.#options;
-        if (signal?.aborted) throw abortError(signal);
-        const plan = this.#plan(batch);
-        const writing = perform(plan, signal);
-        this.#makeRoom();
-        this.#take(await writing, plan.steps[0] as Step, batch);
-      }
+      const plan = this.#plan(batch, this.#nextTurn++);
+      // The outputs are valid until the event loop goes on.
+      const writing = perform(plan, signal).then((outcome) => this.#reportOf(outcome, plan));
+      writing.catch(() => Atomics.store(this.#turn, 0, OVER));
+      await before;
+      const report = await writing;
+      if (this.#failure === undefined) this.#take(report, batch);
     } catch (error) {
-      this.#failure = error;
+      this.#failure ??= error;
       this.#waiting = [];
     }
-    this.#running = undefined;
+    this.#underWay--;
+    this.#begin();
     this.#makeRoom();
   }
 
@@ -366,8 +448,12 @@ export class TreeWriter {
     this.#roomMade = undefined;
   }
 
+  async #settle(): Promise<void> {
+    while (this.#underWay > 0) await this.#last;
+  }
+
   async #idle(): Promise<void> {
-    await this.#running;
+    await this.#settle();
     this.#throwFailure();
   }
 

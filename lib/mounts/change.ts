@@ -25,7 +25,7 @@ import {
 } from '../namespaces/mount-namespace.js';
 import { type Path, type PathLike, pathString, quotePath, withoutTrailingSlashes } from '../paths.js';
 import { text } from '../text.js';
-import { explainErrno, replacedMount, reservedTarget, type Verdict } from '../verdicts.js';
+import { closedMount, explainErrno, replacedMount, reservedTarget, type Verdict } from '../verdicts.js';
 
 /** Options for attaching a detached mount. */
 export interface AttachOptions {
@@ -61,13 +61,13 @@ function addRoot(plan: Plan, { held, path, id, namespace }: Mounted & Id): Descr
 }
 
 const shownAs = ({ held, path }: Mounted): string =>
-  held === undefined ? `the mount at ${quotePath(path)}` : `the detached mount of descriptor ${held.descriptor}`;
+  `${held === undefined ? 'the mount at' : 'the detached mount'} ${quotePath(path)}`;
 
 /** Returns the explanation of an error that each of these changes can fail with. */
 function commonVerdict(mounted: Mounted, { errno, step, guard, plan }: StepFailure): Verdict {
   const shown = shownAs(mounted);
   if (guard === 'mount-is-another') return replacedMount(mounted.path);
-  if (errno === e.EBADF) return { reason: 'not-mounted', what: `${shown} has been unmounted` };
+  if (errno === e.EBADF) return closedMount(mounted.path);
   if (errno === e.EPERM && mounted.isRootless) {
     return {
       reason: 'no-privilege',

@@ -1,6 +1,6 @@
 /** Reads the options of a mount back from the kernel. */
 
-import { EINVAL, EOPNOTSUPP } from '../errnos.js';
+import { EBADF, EINVAL, EOPNOTSUPP } from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
@@ -14,7 +14,7 @@ import { readMountRecords, WHOLE_MOUNT } from '../mount-table/statmount.js';
 import { findRaw } from '../mount-table/table.js';
 import type { NamedOptions } from '../options/text.js';
 import { pathString, quotePath } from '../paths.js';
-import { replacedMount } from '../verdicts.js';
+import { closedMount, replacedMount } from '../verdicts.js';
 
 /** The options in force, named as in `OverlayOptions`: those that the kernel shows, and the flags of the mount. */
 export interface EffectiveOptions extends Omit<NamedOptions, 'readonlySuperblock'>, MountFlags {
@@ -60,6 +60,9 @@ export function lookAtDetached({ held }: Mounted): { plan: Plan; read: (outcome:
 }
 
 function* findDetached(mounted: Mounted): Task<RawMount> {
+  if ((mounted.held?.descriptor ?? -1) < 0) {
+    throw new OverlayError({ errno: EBADF, path: pathString(mounted.path), ...closedMount(mounted.path) });
+  }
   const { plan, read } = lookAtDetached(mounted);
   const raw = read(yield* ask(plan));
   if (raw !== undefined) return raw;

@@ -11,8 +11,8 @@ export interface Place {
 
 /** A mount and the place where the program sees it. */
 export interface Placed {
-  /** The descriptor in the launcher, or the path and the id of a mount that has a place already. */
-  readonly mount: number | { readonly path: Path; readonly id: number };
+  /** The descriptor in the launcher, or the path and the id of a mount that has a place already; or a path to bind. */
+  readonly mount: number | { readonly path: Path; readonly id: number } | { readonly tree: Path };
   readonly at: Place;
 }
 
@@ -23,6 +23,14 @@ export interface Launch {
   /** Trees that the program can only read, and paths that it finds empty. */
   readonly readonly: readonly Place[];
   readonly hidden: readonly Path[];
+  /** The paths that the program can write to, by their real paths; all else is read-only. Undefined: no such limit. */
+  readonly writable: readonly Path[] | undefined;
+  /** The namespaces of its own, besides that of mounts. */
+  readonly apart: readonly Apart[];
+  /** The maps of the user namespace in which the program has uid 0. */
+  readonly root: { readonly uids: string; readonly gids: string } | undefined;
+  /** The ids of the program. Undefined: those of the caller. */
+  readonly ids: ProgramIds | undefined;
   /**
    * The user namespace of a program without privilege: the ids to map in a new one, or the launcher's descriptor of an
    * existing one. Undefined: the process has the capabilities.
@@ -31,6 +39,21 @@ export interface Launch {
   readonly cwd: Path;
   readonly argv0: string | undefined;
   readonly command: readonly string[];
+}
+
+/** Kinds of namespaces: the option that asks for one, and the flag of unshare(2). */
+export const namespaceFlags = {
+  pids: k.CLONE_NEWPID,
+  network: k.CLONE_NEWNET,
+  ipc: k.CLONE_NEWIPC,
+  uts: k.CLONE_NEWUTS,
+} as const;
+
+export type Apart = keyof typeof namespaceFlags;
+
+export interface ProgramIds extends Ids {
+  /** The supplementary groups. Undefined: they stay as they are. */
+  readonly groups: readonly number[] | undefined;
 }
 
 /** One action of the launcher: a word and its arguments. */
@@ -64,35 +87,71 @@ function toNamespaces({ user }: Launch): Order[] {
   ];
 }
 
+const toNamespace = (kind: Apart): Order => ({ word: 'unshare', args: [String(namespaceFlags[kind])] });
+
+const toLock = ({ uids, gids }: NonNullable<Launch['root']>): Order => ({
+  word: 'lock',
+  args: [String(k.CLONE_NEWUSER | k.CLONE_NEWNS), uids, gids],
+});
+
+const toIds = ({ uid, gid, groups }: ProgramIds): Order => ({
+  word: 'ids',
+  args: [String(uid), String(gid), groups === undefined ? '-' : groups.join(',')],
+});
+
+/** Without privilege, no mount can be cloned before there is a user namespace. */
+function toPassing({ mount, at }: Placed, user: Launch['user']): Order[] {
+  if (typeof mount !== 'number') return [];
+  return [{ word: user === undefined ? 'copy' : 'cloexec', args: [String(mount)], path: at.path }];
+}
+
+function toTaking({ mount, at }: Placed): Order {
+  if (typeof mount === 'number') return { word: 'clone', args: [String(mount)], path: at.path };
+  return 'tree' in mount ? about('take', mount.tree) : about('tree', mount.path);
+}
+
 /**
  * Returns the orders of a launch. The launcher takes all mounts before it attaches one, which may hide another. A
  * read-only or hidden path may be inside a mount, so those orders come after. But a tree in which a mount is shown
- * becomes read-only before that, without the mount.
+ * becomes read-only before that, without the mount. So does everything if only some paths are writable: these are taken
+ * before, and attached again.
  */
 export function orders(launch: Launch): Order[] {
-  const { report, mounts, cwd, argv0, command, user } = launch;
+  const { report, mounts, cwd, argv0, command, user, writable, apart, root, ids } = launch;
   const isAround = ({ real }: Place) =>
     mounts.some(({ at }) => isAtOrBelow(at.real, real) && !isAtOrBelow(real, at.real));
   const around = launch.readonly.filter(isAround);
   const others = launch.readonly.filter((place) => !isAround(place));
-  const places = mounts.flatMap(({ mount }) => (typeof mount === 'number' ? [] : [mount]));
-  const descriptors = mounts.flatMap(({ mount }) => (typeof mount === 'number' ? [mount] : []));
+  const places = mounts.flatMap(({ mount }) => (typeof mount === 'number' || 'tree' in mount ? [] : [mount]));
+  const isShown = (path: Path) => mounts.some(({ at }) => isAtOrBelow(path, at.real));
+  const open = (writable ?? []).filter((path) => !isShown(path));
+  const hasOwnPids = apart.includes('pids');
+  const namespaces = apart.filter((kind) => kind !== 'pids').map(toNamespace);
   return [
     { word: 'report', args: [String(report)] },
-    ...descriptors.map((descriptor) => ({ word: 'cloexec', args: [String(descriptor)] })),
+    ...mounts.flatMap((placed) => toPassing(placed, user)),
     ...places.map(({ path, id }) => ({ word: 'mounted', args: [encodePath(path), String(id)], path })),
     ...toNamespaces(launch),
+    ...(root === undefined ? namespaces : []),
+    ...(hasOwnPids ? [toNamespace('pids'), { word: 'init', args: [] }] : []),
     // With `slave`, the program loses a mount when its owner unmounts it, and does not keep its file system alive. A
     // read-only tree needs `private`: it would otherwise receive mounts that are not read-only.
-    { word: launch.readonly.length > 0 ? 'private' : 'slave', args: [] },
-    ...mounts.map(({ mount, at }) =>
-      typeof mount === 'number' ? { word: 'clone', args: [String(mount)], path: at.path } : about('tree', mount.path),
-    ),
+    { word: launch.readonly.length > 0 || writable !== undefined ? 'private' : 'slave', args: [] },
+    ...(hasOwnPids || root !== undefined ? [{ word: 'proc', args: [hasOwnPids ? 'new' : 'own'] }] : []),
+    ...open.map((path) => about('take', path)),
+    ...mounts.map(toTaking),
+    ...(writable === undefined ? [] : [about('readonly', '/')]),
+    ...open.map((path) => about('attach', path)),
     ...around.map(({ path }) => about('readonly', path)),
     ...mounts.map(({ at }) => about('attach', at.path)),
+    ...(hasOwnPids ? [{ word: 'show-proc', args: [] }] : []),
     ...others.map(({ path }) => about('readonly', path)),
     ...launch.hidden.map((path) => about('hide', path)),
-    ...(user === undefined ? [] : [{ word: 'drop', args: [] }]),
+    // The program has all capabilities over the namespaces that come after the lock, and none over those before.
+    ...(root === undefined ? [] : [toLock(root), ...namespaces]),
+    ...(apart.includes('network') ? [{ word: 'network', args: [] }] : []),
+    ...(user === undefined || root !== undefined ? [] : [{ word: 'drop', args: [] }]),
+    ...(ids === undefined ? [] : [toIds(ids)]),
     about('chdir', cwd),
     ...(argv0 === undefined ? [] : [{ word: 'argv0', args: [argv0] }]),
     { word: 'exec', args: command },

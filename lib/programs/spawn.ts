@@ -36,14 +36,25 @@ import { type Ids, ownIds } from '../namespaces/user-namespace.js';
 import { type Path, type PathLike, pathString, quotePath, toAbsolute, toPath, toReal } from '../paths.js';
 import type { Reason } from '../reasons.js';
 import { explainRefusal, forbiddenBy, readNamespaceSettings } from '../rootless/refusal.js';
-import { makeSubIdNamespace } from '../rootless/sub-ids.js';
+import { findSubIds, makeSubIdNamespace } from '../rootless/sub-ids.js';
 import { option, text } from '../text.js';
 import { explainShortage, replacedMount, type Verdict } from '../verdicts.js';
-import { type LaunchFailure, orders, type Placed, readReport, toArguments } from './launch.js';
+import {
+  type ContainedIds,
+  checkIsolation,
+  type Isolation,
+  type IsolationOptions,
+  isolationNames,
+  refuseIds,
+  rootMaps,
+  toIds,
+} from './isolation.js';
+import { type LaunchFailure, namespaceFlags, orders, type Placed, readReport, toArguments } from './launch.js';
 
 /** A mount and the directory where the program sees it. */
 export interface PlacedMount {
-  mount: Mount;
+  /** The mount, or the path of a directory or file that the program sees there too, with all that is mounted in it. */
+  mount: Mount | PathLike;
   /**
    * The directory. At the root directory, however it is spelled, the mount becomes the root of the program. The program
    * keeps what is at /proc, /dev and /sys, if the mount has these directories, and the
@@ -57,6 +68,7 @@ const passedNames = ['env', 'stdio', 'detached', 'timeout', 'killSignal', 'seria
 
 export interface SpawnOptions
   extends Partial<PlacedMount>,
+    IsolationOptions,
     Pick<NodeSpawnOptions, (typeof passedNames)[number] | 'signal' | 'argv0' | 'shell'> {
   /** More mounts, each at its place. */
   mounts?: readonly PlacedMount[];
@@ -70,6 +82,11 @@ export interface SpawnOptions
    * root directory cannot be hidden.
    */
   hidden?: readonly PathLike[];
+  /**
+   * Directories and files that the program can write to; all else is read-only (Linux 5.12). The shown mounts are
+   * excepted, and the new /proc of `pids`.
+   */
+  writable?: readonly PathLike[];
   /** The directory where the program starts. Default: the working directory of this process, as the program sees it. */
   cwd?: PathLike;
 }
@@ -91,15 +108,19 @@ const names: ReadonlySet<string> = new Set([
   'mounts',
   'readonly',
   'hidden',
+  'writable',
   'cwd',
   'argv0',
   'shell',
+  ...isolationNames,
 ]);
 
 interface Checked {
-  readonly mounts: readonly { readonly mount: Mount; readonly at: Path }[];
+  readonly mounts: readonly { readonly mount: Mount | Path; readonly at: Path }[];
   readonly readonly: readonly Path[];
   readonly hidden: readonly Path[];
+  readonly writable: readonly Path[] | undefined;
+  readonly isolation: Isolation;
   readonly cwd: Path;
 }
 
@@ -109,7 +130,11 @@ const MOST_MOUNTS = 64;
 const placedNames: ReadonlySet<string> = new Set(['mount', 'at']);
 
 function checkPlaced({ mount, at }: Partial<PlacedMount>, prefix = ''): Checked['mounts'][number] {
-  if (!(mount instanceof Mount)) throw invalidArgumentType(`${prefix}mount`, 'a mount', mount);
+  if (!(mount instanceof Mount)) {
+    const isPath = typeof mount === 'string' || mount instanceof Uint8Array || mount instanceof URL;
+    if (!isPath) throw invalidArgumentType(`${prefix}mount`, 'a mount or a path', mount);
+    return { mount: toAbsolute(toPath(mount, `${prefix}mount`)), at: toAbsolute(toPath(at, `${prefix}at`)) };
+  }
   if (mount.fd === -1)
     throw conflictingOptions(text`${option(`${prefix}mount`)} is unmounted`, 'pass a mount that is still mounted');
   if (internalsOf(mount).mounted.namespace !== undefined) {
@@ -149,13 +174,14 @@ function check(command: unknown, args: unknown, options: SpawnOptions): Checked 
     checkText(arg, `args[${i}]`);
   });
   checkPassed(options);
-  const paths = (name: 'readonly' | 'hidden') =>
+  const paths = (name: 'readonly' | 'hidden' | 'writable') =>
     checkList(options[name], name).map((path, i) => toAbsolute(toPath(path, `${name}[${i}]`)));
   const single = options.mount === undefined && options.at === undefined ? [] : [checkPlaced(options)];
   const listed = checkList(options.mounts, 'mounts');
-  if (single.length + listed.length > MOST_MOUNTS) {
-    throw outOfRange('mounts', `a list of at most ${MOST_MOUNTS - single.length} mounts`, String(listed.length));
-  }
+  const writable = options.writable === undefined ? undefined : paths('writable');
+  const most = MOST_MOUNTS - single.length - (writable?.length ?? 0);
+  if (most < 0) throw outOfRange('writable', 'a list of at most 64 paths, mounts included', String(writable?.length));
+  if (listed.length > most) throw outOfRange('mounts', `a list of at most ${most} mounts`, String(listed.length));
   const others = listed.map((placed, i) => {
     const name = `mounts[${i}]`;
     if (placed === undefined) throw invalidArgumentType(name, 'an object', placed);
@@ -165,6 +191,8 @@ function check(command: unknown, args: unknown, options: SpawnOptions): Checked 
     mounts: [...single, ...others],
     readonly: paths('readonly'),
     hidden: paths('hidden'),
+    writable,
+    isolation: checkIsolation(options),
     cwd: toAbsolute(options.cwd === undefined ? '.' : toPath(options.cwd, 'cwd')),
   };
 }
@@ -228,10 +256,57 @@ function explainAttach(path: Path | undefined, errno: number, type: number | und
   return { reason, what, hint: 'name an existing directory' };
 }
 
-function findVerdict({ word, path }: LaunchFailure['order'], errno: number, isRootless: boolean): Verdict {
+/** The kinds of namespaces that the program may have for itself: in words, and as a limit of sysctl(8) calls them. */
+const kinds: Readonly<Record<string, readonly [words: string, limit: string]>> = {
+  [namespaceFlags.pids]: ['process', 'pid'],
+  [namespaceFlags.network]: ['network', 'net'],
+  [namespaceFlags.ipc]: ['IPC', 'ipc'],
+  [namespaceFlags.uts]: ['UTS', 'uts'],
+};
+
+/** Explains why a namespace of one of these kinds could not be made. */
+function explainKind([words, limit]: readonly [string, string], errno: number): Verdict | undefined {
+  const what = `the program cannot have a ${words} namespace of its own`;
+  if (errno === e.ENOSPC) {
+    const name = `user.max_${limit}_namespaces`;
+    const hint = `end programs that have one, or have root raise the limit: sysctl -w ${name}=15000`;
+    return { reason: 'out-of-namespaces', what: `${what}: the limit ${name} is reached`, hint };
+  }
+  if (errno !== e.EINVAL) return undefined;
+  return { reason: 'option-unsupported', what: `${what}: this kernel has none`, hint: 'leave the option out' };
+}
+
+/** Explains what the program cannot have besides its mounts. */
+function explainIsolation({ word, args }: LaunchFailure['order'], errno: number): Verdict | undefined {
+  const isDenied = errno === e.EPERM || errno === e.EACCES;
+  if (word === 'unshare') {
+    const kind = kinds[args[0] ?? ''];
+    return kind && explainKind(kind, errno);
+  }
+  if (word === 'proc' && isDenied) {
+    return {
+      reason: 'rootless-forbidden',
+      what: text`the kernel refuses the new /proc of ${option('pids')}: another mount covers a part of the /proc here, as in most containers`,
+      hint: text`uncover it (docker run --security-opt systempaths=unconfined), or leave ${option('pids')} out`,
+    };
+  }
+  if (word === 'ids' && (errno === e.EINVAL || isDenied)) {
+    return {
+      reason: 'sub-ids-missing',
+      what: `the program cannot have the ids ${args[0]}:${args[1]}, which its user namespace does not contain`,
+      hint: text`pass ${option('subIds', true)} to the mount, or use the ids 0:0`,
+    };
+  }
+  return undefined;
+}
+
+function findVerdict(order: LaunchFailure['order'], errno: number, isRootless: boolean): Verdict {
+  const { word, path } = order;
   const shown = path === undefined ? '' : ` ${quotePath(path)}`;
-  if (word === 'unshare' || word === 'write') {
-    const verdict = explainNamespaces(word, errno, isRootless);
+  const isolation = explainIsolation(order, errno);
+  if (isolation !== undefined) return isolation;
+  if (word === 'unshare' || word === 'write' || word === 'lock') {
+    const verdict = explainNamespaces(word === 'write' ? word : 'unshare', errno, isRootless || word === 'lock');
     if (verdict !== undefined) return verdict;
   }
   if (errno === e.ENOSPC) {
@@ -257,6 +332,8 @@ function findVerdict({ word, path }: LaunchFailure['order'], errno: number, isRo
     mounted: `the mount at${shown} cannot be opened`,
     tree: `the mount at${shown} cannot be opened`,
     readonly: `${shown.trim()} cannot be made read-only`,
+    take: `${shown.trim()} cannot be shown to the program`,
+    network: 'the loopback interface of the program cannot be brought up',
     hide: `${shown.trim()} cannot be hidden`,
     chdir: `the program cannot start in${shown}`,
   };
@@ -269,7 +346,7 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
   if (word === 'hide' && errno === e.EBUSY) {
     return invalidArgumentValue('hidden', path, 'must not contain the root directory, in which the program itself is');
   }
-  const isNamespace = word === 'unshare' || word === 'write';
+  const isNamespace = ['unshare', 'write', 'lock', 'init'].includes(word);
   const shortage = isNamespace ? explainShortage(errno, 'make the namespaces of the program') : undefined;
   if (shortage !== undefined) return shortage;
   if ((word === 'private' || word === 'slave') && errno === e.ENOENT) return missingProc('/proc/self/ns/mnt');
@@ -297,11 +374,13 @@ export function explainLaunch({ order, errno }: LaunchFailure, isRootless: boole
  * For a mount with `subIds` the call blocks the event loop until newuidmap(1) and newgidmap(1) have ended, usually for
  * some milliseconds. `timeout` and `signal` count from then on.
  *
- * `options` are those of `child_process.spawn` except `uid` and `gid`, and also `readonly` and `hidden`: directories
- * that the program can only read, or finds empty.
+ * `options` are those of `child_process.spawn`, and also `readonly`, `hidden` and `writable`: paths that the program can
+ * only read, finds empty, or can write to. `network`, `pids`, `ipc`, `uts` and `root` give it namespaces of its own.
+ * With `pids`, the ChildProcess is a process that waits for the program: it has another id than the program, and SIGSTOP
+ * stops it alone.
  *
  * @throws {TypeError} `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`
- * @throws {RangeError} `ERR_OUT_OF_RANGE`: more than 64 mounts
+ * @throws {RangeError} `ERR_OUT_OF_RANGE`: more than 64 mounts, or an id that is none
  * @throws {OverlayError} `reason` is `'sub-ids-missing'`, `'sub-ids-refused'`, `'out-of-descriptors'` or
  * `'out-of-threads'`, of a mount with `subIds`;
  * as the event's error: `reason` is `'rootless-forbidden'`, `'no-privilege'`, `'out-of-namespaces'`,
@@ -338,32 +417,47 @@ export function spawn(
   const [args, given] = (hasOptionsOnly ? [[], second] : [second, third]) as [readonly string[], SpawnOptions];
   const options = toOptions(given, names);
   const checked = check(command, args, options);
-  const isRootless = checked.mounts.some(({ mount }) => mount.isRootless) || kernelFeaturesSync().mayMount !== true;
-  const hasSubIds = checked.mounts.some(({ mount }) => internalsOf(mount).mounted.hasSubIds);
-  if (!hasSubIds) return launch([command, args], options, checked, isRootless ? ownIds() : undefined);
+  const owned = checked.mounts.flatMap(({ mount }) => (mount instanceof Mount ? [mount] : []));
+  const isRootless = owned.some((mount) => mount.isRootless) || kernelFeaturesSync().mayMount !== true;
+  const hasSubIds = owned.some((mount) => internalsOf(mount).mounted.hasSubIds);
+  refuseIds(checked.isolation, isRootless);
+  if (!hasSubIds) {
+    const own = isRootless ? ownIds() : undefined;
+    return launch([command, args], options, checked, { user: own, contained: own && { own, uids: [], gids: [] } });
+  }
   // With the same maps as the mount's own.
-  const namespace = { descriptor: runSync(makeSubIdNamespace()) };
+  const subIds = findSubIds();
+  const namespace = { descriptor: runSync(makeSubIdNamespace(subIds)) };
   try {
-    return launch([command, args], options, checked, namespace);
+    return launch([command, args], options, checked, { user: namespace, contained: { own: ownIds(), ...subIds } });
   } finally {
     close(namespace);
   }
+}
+
+/** The user namespace of a program without privilege, and the ids in it. Undefined: the program has the caller's. */
+interface WithoutPrivilege {
+  readonly user: Ids | Held | undefined;
+  readonly contained: ContainedIds | undefined;
 }
 
 function launch(
   [command, args]: readonly [command: string, args: readonly string[]],
   options: SpawnOptions,
   checked: Checked,
-  user: Ids | Held | undefined,
+  { user, contained }: WithoutPrivilege,
 ): ChildProcess {
   const isRootless = user !== undefined;
+  const { readonly, hidden, writable, isolation } = checked;
   const words = toCommand(command, args, options.shell);
   const stdio = toStdio(options.stdio);
   const own = stdio.length;
-  // Only read-only paths are compared with the places of mounts.
-  const toPlace = (path: Path) => ({ path, real: checked.readonly.length === 0 ? path : toReal(path) });
+  // Only read-only and writable paths are compared with the places of mounts.
+  const isCompared = readonly.length > 0 || writable !== undefined;
+  const toPlace = (path: Path) => ({ path, real: isCompared ? toReal(path) : path });
   const mounts = checked.mounts.map(({ mount, at: path }): Placed => {
     const at = toPlace(path);
+    if (!(mount instanceof Mount)) return { mount: { tree: mount }, at };
     const mounted = internalsOf(mount).mounted;
     return { mount: mounted.held === undefined ? mounted : stdio.push(mounted.held.descriptor) - 1, at };
   });
@@ -371,8 +465,12 @@ function launch(
   const ordered = orders({
     report,
     mounts,
-    readonly: checked.readonly.map(toPlace),
-    hidden: checked.hidden,
+    readonly: readonly.map(toPlace),
+    hidden,
+    writable: writable?.map(toReal),
+    apart: isolation.apart,
+    root: isolation.hasRoot ? rootMaps(contained) : undefined,
+    ids: toIds(isolation, contained),
     user: user !== undefined && 'descriptor' in user ? { joined: stdio.push(user.descriptor) - 1 } : user,
     cwd: checked.cwd,
     argv0: options.argv0,

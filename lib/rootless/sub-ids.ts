@@ -141,8 +141,7 @@ function findRanges(file: string, users: ReadonlySet<string>): IdRange[] {
 const MOST_LINES = 340;
 
 /** Returns the program's arguments. It writes a line for each range; the kernel takes less than a page of text. */
-function toMap(file: string, own: number, ranges: readonly IdRange[]): string[] {
-  const disjoint = toDisjoint(own, ranges);
+function toMap(file: string, own: number, disjoint: readonly IdRange[]): string[] {
   const words = toMapArguments(own, disjoint);
   if (disjoint.length < MOST_LINES && words.join(' ').length + 1 < addon().pageSize) return words;
   throw new OverlayError({
@@ -179,12 +178,25 @@ function explainSubIds({ errno, kernel, plan, step }: StepFailure): OverlayError
   });
 }
 
-/** Makes a user namespace with the user's own ids and the subordinate ones. The caller owns the descriptor. */
-export function* makeSubIdNamespace(): Task<Descriptor> {
+/** The subordinate ids of the user, without its own id. */
+export interface SubIds {
+  readonly uids: readonly IdRange[];
+  readonly gids: readonly IdRange[];
+}
+
+/** Reads the subordinate ids of the user from the files of subuid(5). */
+export function findSubIds(): SubIds {
   const ids = ownIds();
   const users = namesOfUser(ids);
-  const commands = sources.map(({ file, program, id }) => {
-    const words = [findProgram(program), ...toMap(file, id(ids), findRanges(file, users))];
+  const [uids = [], gids = []] = sources.map(({ file, id }) => toDisjoint(id(ids), findRanges(file, users)));
+  return { uids, gids };
+}
+
+/** Makes a user namespace with the user's own ids and the subordinate ones. The caller owns the descriptor. */
+export function* makeSubIdNamespace({ uids, gids }: SubIds = findSubIds()): Task<Descriptor> {
+  const ids = ownIds();
+  const commands = sources.map(({ file, program, id }, i) => {
+    const words = [findProgram(program), ...toMap(file, id(ids), i === 0 ? uids : gids)];
     return words.join('\0');
   });
   const holder = findHolder();

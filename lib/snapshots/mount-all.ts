@@ -10,7 +10,7 @@ import { unmount, unmountSync } from '../mounts/unmount.js';
 import type { OverlayOptions } from '../options/check.js';
 import type { IdMapping } from '../options/idmap.js';
 import { readGiven } from '../options/text.js';
-import { mountOverlay, mountOverlaySync } from '../overlay/mount.js';
+import { mountOverlay, mountOverlaySync, type OverlayMount } from '../overlay/mount.js';
 import { isAtOrBelow, joinPath, type Path, type PathLike, quotePath, toAbsolute, toPath, toReal } from '../paths.js';
 import { parseMapping } from './labels.js';
 import type { SnapshotMount } from './mounts.js';
@@ -283,6 +283,28 @@ const withoutVolatile = (mount: SnapshotMount): SnapshotMount => ({
   ...mount,
   options: (mount.options ?? []).filter((option) => option !== 'volatile' && option !== 'fsync=volatile'),
 });
+
+/**
+ * Mounts the overlay of an active snapshot without a place, for a plain user too. The options are those of `mountOverlay`.
+ */
+export async function mountDetached(
+  mounts: readonly SnapshotMount[],
+  more: Pick<OverlayOptions, 'rootless' | 'subIds'>,
+): Promise<OverlayMount> {
+  const [parsed] = parseAll(mounts);
+  if (parsed?.type !== 'overlay' || mounts.length > 1) {
+    throw invalidArgumentValue('mounts', mounts, 'must be one overlay');
+  }
+  return mountOverlay({ ...parsed.options, ...more });
+}
+
+/** The directories of the overlay of a snapshot. */
+export function layersOf(mounts: readonly SnapshotMount[]): { upper: Path; lowers: readonly Path[] } {
+  const [parsed] = parseAll(mounts);
+  if (parsed?.type !== 'overlay') throw invalidArgumentValue('mounts', mounts, 'must be one overlay');
+  const { upperdir = '', lowerdir } = parsed.options;
+  return { upper: upperdir as Path, lowers: lowerdir as Path[] };
+}
 
 /** Makes a mount that has no place. */
 const performDetached = (parsed: Parsed): Promise<Mount> =>

@@ -4,8 +4,8 @@
  */
 import { isUtf8 as isValidUtf8 } from 'node:buffer';
 import type { EntryType, TarEntry } from './entry.js';
-import { BLOCK, checksumOf, fields, padded } from './layout.js';
-import { fitsOctal, formatMoment, writeOctal } from './numbers.js';
+import { BLOCK, fields, padded } from './layout.js';
+import { type Field, fitsOctal, formatMoment, writeOctal } from './numbers.js';
 import { encodeXattrName, formatRecord, XATTR } from './pax.js';
 
 const typeflags: Readonly<Record<EntryType, string>> = {
@@ -52,23 +52,40 @@ interface Header {
   readonly minor: number;
 }
 
+/** The checksum counts its own field as spaces, and each header has these. */
+const MAGIC = 'ustar\x0000';
+const CHECKSUM_AS_SPACES = 8 * 0x20;
+
+/** Writes into a block of zeros. */
 function writeHeader(block: Buffer, header: Header): void {
-  const text = (field: keyof typeof fields, value: string): void => {
-    block.write(value, fields[field][0], fields[field][1], 'latin1');
-  };
-  text('name', header.name);
-  writeOctal(block, fields.mode, header.mode);
-  writeOctal(block, fields.uid, header.uid);
-  writeOctal(block, fields.gid, header.gid);
-  writeOctal(block, fields.size, header.size);
-  writeOctal(block, fields.mtime, header.seconds);
-  text('type', header.typeflag);
-  text('linkname', header.linkname);
-  text('magic', 'ustar\x0000');
-  writeOctal(block, fields.major, header.major);
-  writeOctal(block, fields.minor, header.minor);
-  text('prefix', header.prefix);
-  block.write(`${checksumOf(block).toString(8).padStart(6, '0')}\0 `, fields.checksum[0], fields.checksum[1], 'latin1');
+  const sum =
+    CHECKSUM_AS_SPACES +
+    writeText(block, fields.name, header.name) +
+    writeOctal(block, fields.mode, header.mode) +
+    writeOctal(block, fields.uid, header.uid) +
+    writeOctal(block, fields.gid, header.gid) +
+    writeOctal(block, fields.size, header.size) +
+    writeOctal(block, fields.mtime, header.seconds) +
+    writeText(block, fields.type, header.typeflag) +
+    writeText(block, fields.linkname, header.linkname) +
+    writeText(block, fields.magic, MAGIC) +
+    writeOctal(block, fields.major, header.major) +
+    writeOctal(block, fields.minor, header.minor) +
+    writeText(block, fields.prefix, header.prefix);
+  const [at, size] = fields.checksum;
+  writeOctal(block, [at, size - 1], sum);
+  block[at + size - 1] = 0x20;
+}
+
+/** Returns the sum of the bytes. */
+function writeText(block: Buffer, [at]: Field, value: string): number {
+  let sum = 0;
+  for (let i = 0; i < value.length; i++) {
+    const byte = value.charCodeAt(i);
+    block[at + i] = byte;
+    sum += byte;
+  }
+  return sum;
 }
 
 /**
@@ -90,8 +107,10 @@ const EXTENDED_NAME = 'PaxHeaders/';
 /**
  * Returns the headers of an entry, after which its data follows, and then `padding`. A sparse file has
  * the data of its parts only.
+ *
+ * @param room returns memory of this size, which may hold anything
  */
-export function encodeEntry(entry: TarEntry): Buffer {
+export function encodeEntry(entry: TarEntry, room: (size: number) => Buffer = Buffer.alloc): Buffer {
   const { name, type, linkname, mtime, segments } = entry;
   const records: string[] = [];
   const map = segments === undefined ? undefined : formatMap(segments, entry.size);
@@ -118,17 +137,17 @@ export function encodeEntry(entry: TarEntry): Buffer {
   const [uid, gid, size] = [orRecord('uid', entry.uid), orRecord('gid', entry.gid), orRecord('size', stored)];
   const hasSeconds = fitsOctal(mtime.seconds, fields.mtime);
   if (!hasSeconds || mtime.nanoseconds !== 0) records.push(formatRecord('mtime', formatMoment(mtime)));
-  for (const xattr of [...entry.xattrs.keys()].sort()) {
+  for (const xattr of entry.xattrs.size === 0 ? [] : [...entry.xattrs.keys()].sort()) {
     const value = entry.xattrs.get(xattr) as Buffer;
     records.push(formatRecord(XATTR + encodeXattrName(xattr), value.toString('latin1')));
   }
 
   const extended = records.join('');
   const extendedSize = extended.length === 0 ? 0 : BLOCK + padded(extended.length);
-  const bytes = Buffer.alloc(extendedSize + BLOCK + (map?.length ?? 0));
+  const bytes = room(extendedSize + BLOCK + (map?.length ?? 0)).fill(0);
   const short = names ?? ['', name.slice(0, fields.name[1])];
   if (extendedSize > 0) {
-    const shown = EXTENDED_NAME + name.replace(/\/$/, '').split('/').at(-1);
+    const shown = EXTENDED_NAME + lastOf(name);
     writeHeader(bytes.subarray(0, BLOCK), {
       ...nothing,
       name: shown.slice(0, fields.name[1]),
@@ -138,7 +157,7 @@ export function encodeEntry(entry: TarEntry): Buffer {
     });
     bytes.write(extended, BLOCK, 'latin1');
   }
-  writeHeader(bytes.subarray(extendedSize, extendedSize + BLOCK), {
+  writeHeader(extendedSize === 0 ? bytes : bytes.subarray(extendedSize, extendedSize + BLOCK), {
     name: short[1],
     prefix: short[0],
     linkname: linkname.slice(0, fields.linkname[1]),
@@ -153,6 +172,12 @@ export function encodeEntry(entry: TarEntry): Buffer {
   });
   if (map !== undefined) bytes.set(map, extendedSize + BLOCK);
   return bytes;
+}
+
+/** Returns the last component of a path. */
+function lastOf(path: string): string {
+  const end = path.endsWith('/') ? path.length - 1 : path.length;
+  return path.slice(path.lastIndexOf('/', end - 1) + 1, end);
 }
 
 const nothing: Header = {

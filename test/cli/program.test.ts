@@ -44,6 +44,12 @@ for (const [who, command] of [
     const missing = run([...base, '--', 'no-such-program'], { command, env: { PATH: '/usr/bin:/bin' } });
     t.is(missing.code, 127);
     t.regex(missing.stderr, /spawn no-such-program ENOENT/);
+    const apart = ['--own-pids', '--own-ipc', '--own-uts', '--no-network', '--root', '--writable', join(dir, 'secret')];
+    const inside = `id -u; echo $$; (: > ${dir}/none) 2>/dev/null || echo shut; : > ${dir}/secret/new && : > in && ls`;
+    t.like(run([...base, ...apart, '--cwd', at, '--', 'sh', '-c', inside], { command }), {
+      code: 0,
+      stdout: '0\n2\nshut\nfile\nin\nnew\n',
+    });
     t.is(run([...base, '--', '/etc/passwd'], { command }).code, 126, 'it may not be executed');
   });
 }

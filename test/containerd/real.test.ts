@@ -5,10 +5,10 @@ import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import type { ExecutionContext } from 'ava';
+import test, { type ExecutionContext } from 'ava';
 import { program } from '../cli/run.js';
 import { checkRoot } from '../snapshots/check-root.js';
-import { generator, longTest, packageRoot, scaled, scratch } from '../support/index.js';
+import { generator, isLong, mountTest, packageRoot, scaled, scratch } from '../support/index.js';
 import { makeImage } from './image.js';
 
 const IMAGE = 'example.org/nine:1';
@@ -17,6 +17,13 @@ const LAYERS = 9;
 const seed = Number(process.env['OVERLAYFS_TEST_SEED'] ?? Date.now() % 2 ** 31);
 
 const lacking = ['containerd', 'ctr', 'runc', 'dpkg'].filter((name) => spawnSync('which', [name]).status !== 0);
+
+/** A test that takes long, and needs programs that a machine may lack. */
+function realTest(title: string, missing: readonly string[], body: (t: ExecutionContext) => Promise<void>): void {
+  if (!isLong) test.skip(`${title} (in npm run test:containerd)`, body);
+  else if (missing.length > 0) test.skip(`${title} (needs ${missing.join(', ')})`, body);
+  else mountTest(title, body);
+}
 
 const plugins = [
   'grpc.v1.cri',
@@ -182,177 +189,155 @@ async function compareLayers(t: ExecutionContext, { ctr, root, served }: Fixture
 const script = `cat /etc/hostname && ls /srv/data/old && ! test -e /usr/bin/find &&
   echo new >/srv/new && rm /srv/data/kept && rm -r /srv/data/old && mkdir /srv/data/old && mv /usr/bin/sed /usr/bin/des`;
 
-longTest(
-  `containerd: an image of nine layers${lacking.length > 0 ? ` (needs ${lacking.join(', ')})` : ''}`,
-  { needs: [] },
-  async (t) => {
-    if (lacking.length > 0) {
-      t.pass();
-      return;
+realTest('containerd: an image of nine layers', lacking, async (t) => {
+  t.timeout(300_000);
+  const fixture = await setUp(t);
+  const { ctr, dir, image, served } = fixture;
+  await ctr('images', 'import', '--snapshotter', 'ours', image);
+  await ctr('images', 'import', '--snapshotter', 'overlayfs', image);
+  await compareLayers(t, fixture);
+
+  const views = ['ours', 'overlayfs'].map((snapshotter) => join(dir, `view-${snapshotter}`));
+  for (const [i, snapshotter] of ['ours', 'overlayfs'].entries()) {
+    mkdirSync(views[i] as string);
+    await ctr('images', 'mount', '--snapshotter', snapshotter, IMAGE, views[i] as string);
+  }
+  t.is(withoutTimes(describe(views[0] as string)), withoutTimes(describe(views[1] as string)));
+  for (const [i, snapshotter] of ['ours', 'overlayfs'].entries()) {
+    await ctr('images', 'unmount', '--rm', '--snapshotter', snapshotter, views[i] as string);
+  }
+
+  const run = ['run', '--snapshotter', 'ours', IMAGE, 'container', '/bin/sh', '-c', script];
+  t.is(await ctr(...run), 'image\nnew\n');
+  const snapshots = (...args: string[]) => ctr('snapshots', '--snapshotter', 'ours', ...args);
+  await snapshots('commit', 'committed', 'container');
+  await ctr('containers', 'rm', 'container');
+  await snapshots('prepare', 'again', 'committed');
+  t.regex(await snapshots('usage', 'committed'), /committed/);
+  const [top = ''] = await layersOf(ctr, 'ours', 'committed');
+  const changed = describe(top);
+  for (const line of ['srv/data/kept c ', 'srv/new f ', 'usr/bin/sed c ', 'usr/bin/des f ']) {
+    t.true(changed.includes(`\n${line}`), line);
+  }
+  t.true(changed.includes('trusted.overlay.opaque=0x79'));
+
+  for (const key of ['again', 'committed']) await snapshots('rm', key);
+  await ctr('images', 'rm', '--sync', IMAGE);
+  await insist(async () => {
+    await ctr('content', 'prune', 'references').catch(() => {});
+    if (readdirSync(join(served.root, 'snapshots')).length > 0) throw new Error('snapshots are left');
+  });
+  const { records, problems } = await checkRoot(served.root, true);
+  t.deepEqual(problems, []);
+  t.is(records.size, 0);
+});
+
+realTest('containerd: SIGKILL of the server in the midst of all this', lacking, async (t) => {
+  t.timeout(600_000);
+  t.log(`seed ${seed}`);
+  const random = generator(seed);
+  const fixture = await setUp(t);
+  const { ctr, image, served } = fixture;
+  const snapshots = (...args: string[]) => ctr('snapshots', '--snapshotter', 'ours', ...args);
+
+  /** Does something that is cut off, and then again to its end. */
+  const cutOff = async (most: number, run: () => Promise<unknown>): Promise<void> => {
+    const first = run().catch(() => {});
+    await sleep(random(most));
+    await served.end('SIGKILL');
+    await first;
+    const { problems } = await checkRoot(served.root, false);
+    t.deepEqual(problems, []);
+    await served.start();
+    await insist(run);
+  };
+  /** Commits a container's snapshot, or that of a new one. */
+  const commitOne = async (id: string): Promise<void> => {
+    try {
+      await snapshots('commit', 'committed', id);
+    } catch (error) {
+      if (await snapshots('info', 'committed').catch(() => undefined)) return;
+      if (!/not found/.test(String(error))) throw error;
+      // The server has committed it and died before it could say so. containerd has then forgotten the new name.
+      const { records } = await checkRoot(served.root, false);
+      t.true([...records.keys()].some((key) => /\/committed$/.test(key)));
+      t.is(await ctr('run', '--snapshotter', 'ours', IMAGE, `${id}-again`, '/bin/sh', '-c', script), 'image\nnew\n');
+      await snapshots('commit', 'committed', `${id}-again`);
     }
-    t.timeout(300_000);
-    const fixture = await setUp(t);
-    const { ctr, dir, image, served } = fixture;
-    await ctr('images', 'import', '--snapshotter', 'ours', image);
-    await ctr('images', 'import', '--snapshotter', 'overlayfs', image);
+  };
+  await ctr('images', 'import', '--snapshotter', 'overlayfs', image);
+  for (let round = 0; round < scaled(1); round++) {
+    await cutOff(1500, () => ctr('images', 'import', '--snapshotter', 'ours', image));
     await compareLayers(t, fixture);
 
-    const views = ['ours', 'overlayfs'].map((snapshotter) => join(dir, `view-${snapshotter}`));
-    for (const [i, snapshotter] of ['ours', 'overlayfs'].entries()) {
-      mkdirSync(views[i] as string);
-      await ctr('images', 'mount', '--snapshotter', snapshotter, IMAGE, views[i] as string);
-    }
-    t.is(withoutTimes(describe(views[0] as string)), withoutTimes(describe(views[1] as string)));
-    for (const [i, snapshotter] of ['ours', 'overlayfs'].entries()) {
-      await ctr('images', 'unmount', '--rm', '--snapshotter', snapshotter, views[i] as string);
-    }
-
-    const run = ['run', '--snapshotter', 'ours', IMAGE, 'container', '/bin/sh', '-c', script];
-    t.is(await ctr(...run), 'image\nnew\n');
-    const snapshots = (...args: string[]) => ctr('snapshots', '--snapshotter', 'ours', ...args);
-    await snapshots('commit', 'committed', 'container');
-    await ctr('containers', 'rm', 'container');
-    await snapshots('prepare', 'again', 'committed');
-    t.regex(await snapshots('usage', 'committed'), /committed/);
+    const name = `container-${round}`;
+    let attempt = 0;
+    await cutOff(800, async () => {
+      const id = `${name}-${attempt++}`;
+      t.is(await ctr('run', '--snapshotter', 'ours', IMAGE, id, '/bin/sh', '-c', script), 'image\nnew\n');
+    });
+    await cutOff(100, () => commitOne(`${name}-${attempt - 1}`));
     const [top = ''] = await layersOf(ctr, 'ours', 'committed');
-    const changed = describe(top);
-    for (const line of ['srv/data/kept c ', 'srv/new f ', 'usr/bin/sed c ', 'usr/bin/des f ']) {
-      t.true(changed.includes(`\n${line}`), line);
-    }
-    t.true(changed.includes('trusted.overlay.opaque=0x79'));
+    t.true(describe(top).includes('\nsrv/new f '));
 
-    for (const key of ['again', 'committed']) await snapshots('rm', key);
-    await ctr('images', 'rm', '--sync', IMAGE);
     await insist(async () => {
-      await ctr('content', 'prune', 'references').catch(() => {});
-      if (readdirSync(join(served.root, 'snapshots')).length > 0) throw new Error('snapshots are left');
+      const containers = (await ctr('containers', 'ls', '-q')).split('\n').filter((id) => id !== '');
+      for (const id of containers) {
+        await ctr('tasks', 'rm', '-f', id).catch(() => {});
+        await ctr('containers', 'rm', id);
+      }
+    });
+    await cutOff(300, async () => {
+      await snapshots('rm', 'committed').catch(() => {});
+      await ctr('images', 'rm', '--sync', IMAGE);
+      if ((await snapshots('ls')).trim().split('\n').length > 1) throw new Error('snapshots are left');
+    });
+    let key = 0;
+    await insist(async () => {
+      const printed = await snapshots('ls');
+      for (const line of printed.trim().split('\n').slice(1)) await snapshots('rm', line.trim().split(/\s+/)[0] ?? '');
+      // containerd looks for what it does not know when it has removed something itself.
+      await snapshots('prepare', `${++key}`);
+      await snapshots('rm', `${key}`);
+      await ctr('content', 'prune', 'references');
+      const left = readdirSync(join(served.root, 'snapshots'));
+      if (left.length > 0) throw new Error(`directories are left: ${left}`);
     });
     const { records, problems } = await checkRoot(served.root, true);
     t.deepEqual(problems, []);
     t.is(records.size, 0);
-  },
-);
-
-longTest(
-  `containerd: SIGKILL of the server in the midst of all this${lacking.length > 0 ? ` (needs ${lacking.join(', ')})` : ''}`,
-  { needs: [] },
-  async (t) => {
-    if (lacking.length > 0) {
-      t.pass();
-      return;
-    }
-    t.timeout(600_000);
-    t.log(`seed ${seed}`);
-    const random = generator(seed);
-    const fixture = await setUp(t);
-    const { ctr, image, served } = fixture;
-    const snapshots = (...args: string[]) => ctr('snapshots', '--snapshotter', 'ours', ...args);
-
-    /** Does something that is cut off, and then again to its end. */
-    const cutOff = async (most: number, run: () => Promise<unknown>): Promise<void> => {
-      const first = run().catch(() => {});
-      await sleep(random(most));
-      await served.end('SIGKILL');
-      await first;
-      const { problems } = await checkRoot(served.root, false);
-      t.deepEqual(problems, []);
-      await served.start();
-      await insist(run);
-    };
-    /** Commits a container's snapshot, or that of a new one. */
-    const commitOne = async (id: string): Promise<void> => {
-      try {
-        await snapshots('commit', 'committed', id);
-      } catch (error) {
-        if (await snapshots('info', 'committed').catch(() => undefined)) return;
-        if (!/not found/.test(String(error))) throw error;
-        // The server has committed it and died before it could say so. containerd has then forgotten the new name.
-        const { records } = await checkRoot(served.root, false);
-        t.true([...records.keys()].some((key) => /\/committed$/.test(key)));
-        t.is(await ctr('run', '--snapshotter', 'ours', IMAGE, `${id}-again`, '/bin/sh', '-c', script), 'image\nnew\n');
-        await snapshots('commit', 'committed', `${id}-again`);
-      }
-    };
     await ctr('images', 'import', '--snapshotter', 'overlayfs', image);
-    for (let round = 0; round < scaled(1); round++) {
-      await cutOff(1500, () => ctr('images', 'import', '--snapshotter', 'ours', image));
-      await compareLayers(t, fixture);
-
-      const name = `container-${round}`;
-      let attempt = 0;
-      await cutOff(800, async () => {
-        const id = `${name}-${attempt++}`;
-        t.is(await ctr('run', '--snapshotter', 'ours', IMAGE, id, '/bin/sh', '-c', script), 'image\nnew\n');
-      });
-      await cutOff(100, () => commitOne(`${name}-${attempt - 1}`));
-      const [top = ''] = await layersOf(ctr, 'ours', 'committed');
-      t.true(describe(top).includes('\nsrv/new f '));
-
-      await insist(async () => {
-        const containers = (await ctr('containers', 'ls', '-q')).split('\n').filter((id) => id !== '');
-        for (const id of containers) {
-          await ctr('tasks', 'rm', '-f', id).catch(() => {});
-          await ctr('containers', 'rm', id);
-        }
-      });
-      await cutOff(300, async () => {
-        await snapshots('rm', 'committed').catch(() => {});
-        await ctr('images', 'rm', '--sync', IMAGE);
-        if ((await snapshots('ls')).trim().split('\n').length > 1) throw new Error('snapshots are left');
-      });
-      let key = 0;
-      await insist(async () => {
-        const printed = await snapshots('ls');
-        for (const line of printed.trim().split('\n').slice(1))
-          await snapshots('rm', line.trim().split(/\s+/)[0] ?? '');
-        // containerd looks for what it does not know when it has removed something itself.
-        await snapshots('prepare', `${++key}`);
-        await snapshots('rm', `${key}`);
-        await ctr('content', 'prune', 'references');
-        const left = readdirSync(join(served.root, 'snapshots'));
-        if (left.length > 0) throw new Error(`directories are left: ${left}`);
-      });
-      const { records, problems } = await checkRoot(served.root, true);
-      t.deepEqual(problems, []);
-      t.is(records.size, 0);
-      await ctr('images', 'import', '--snapshotter', 'overlayfs', image);
-    }
-  },
-);
+  }
+});
 
 const WORKSPACE = '/usr/share/gocode';
 const suite = join(WORKSPACE, 'src/github.com/containerd/containerd/snapshots/testsuite');
-const hasSuite = existsSync(suite) && spawnSync('which', ['go']).status === 0;
+const lackingForSuite = [
+  ...(existsSync(suite) ? [] : ['golang-github-containerd-containerd-dev']),
+  ...(spawnSync('which', ['go']).status === 0 ? [] : ['go']),
+];
 
-longTest(
-  `containerd's own tests of snapshotters${hasSuite ? '' : ' (needs golang-github-containerd-containerd-dev)'}`,
-  { needs: [] },
-  async (t) => {
-    if (!hasSuite) {
-      t.pass();
-      return;
-    }
-    t.timeout(400_000);
-    const dir = scratch(t, 'disk');
-    const binary = join(dir, 'suite');
-    const go = { GOPATH: WORKSPACE, GO111MODULE: 'off', GOFLAGS: '', GOCACHE: join(dir, 'cache'), HOME: dir };
-    execFileSync('go', ['test', '-c', '-o', binary, '.'], {
-      cwd: join(packageRoot, 'test/containerd/suite'),
-      env: { ...process.env, ...go },
-    });
-    const server = `${process.execPath} ${program} containerd --log-level error`;
-    const { stdout } = await promisify(execFile)(binary, ['-test.v', '-test.run', 'TestServed'], {
-      cwd: dir,
-      env: { ...process.env, TMPDIR: dir, OVERLAYFS_SERVER: server },
-      maxBuffer: 2 ** 26,
-    }).catch((error) => error);
-    const results = Array.from(stdout.matchAll(/^\s+--- (\w+): TestServed\/(\S+)/gm), ([, result, name]) => [
-      name,
-      result,
-    ]);
-    t.is(results.length, 21);
-    const notPassed = results.filter(([, result]) => result !== 'PASS');
-    // containerd's own one skips this too: the option redirect_dir is not there by default.
-    t.deepEqual(notPassed, [['Rename', 'SKIP']], stdout.slice(-3000));
-  },
-);
+realTest("containerd's own tests of snapshotters", lackingForSuite, async (t) => {
+  t.timeout(400_000);
+  const dir = scratch(t, 'disk');
+  const binary = join(dir, 'suite');
+  const go = { GOPATH: WORKSPACE, GO111MODULE: 'off', GOFLAGS: '', GOCACHE: join(dir, 'cache'), HOME: dir };
+  execFileSync('go', ['test', '-c', '-o', binary, '.'], {
+    cwd: join(packageRoot, 'test/containerd/suite'),
+    env: { ...process.env, ...go },
+  });
+  const server = `${process.execPath} ${program} containerd --log-level error`;
+  const { stdout } = await promisify(execFile)(binary, ['-test.v', '-test.run', 'TestServed'], {
+    cwd: dir,
+    env: { ...process.env, TMPDIR: dir, OVERLAYFS_SERVER: server },
+    maxBuffer: 2 ** 26,
+  }).catch((error) => error);
+  const results = Array.from(stdout.matchAll(/^\s+--- (\w+): TestServed\/(\S+)/gm), ([, result, name]) => [
+    name,
+    result,
+  ]);
+  t.is(results.length, 21);
+  const notPassed = results.filter(([, result]) => result !== 'PASS');
+  // containerd's own one skips this too: the option redirect_dir is not there by default.
+  t.deepEqual(notPassed, [['Rename', 'SKIP']], stdout.slice(-3000));
+});

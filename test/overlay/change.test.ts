@@ -253,6 +253,23 @@ for (const { form, method } of forms) {
     rmSync(join(dir, 'merged'), { recursive: true });
     t.regex(String(await t.throwsAsync(calls.attach(mounted, join(dir, 'other')), failing)), /has been unmounted/);
   });
+
+  mountTest(`each call on a closed detached mount says that it has been unmounted (${form})`, async (t) => {
+    const dir = scratch(t);
+    const { target: _, ...options } = layers(dir);
+    const mounted = mountOverlaySync(options);
+    await mounted.unmount();
+    for (const call of [
+      () => calls.attach(mounted, join(dir, 'merged')),
+      () => calls.clone(mounted),
+      () => calls.remount(mounted, { readonly: true }),
+      () => calls.effective(mounted),
+    ]) {
+      const error = await t.throwsAsync(call, failing);
+      t.like(error, { reason: 'not-mounted', code: 'EBADF', hint: 'Mount it again.' });
+      t.true(error?.message.includes(`the detached mount '${mounted.path}' has been unmounted`));
+    }
+  });
 }
 
 mountTest('replacements that are asked for at once come one after the other', { needs: 'mountBeneath' }, async (t) => {

@@ -219,6 +219,20 @@ for (const { form, of, method } of forms) {
     await (await mount(sameUpper)).unmount();
   });
 
+  mountTest(
+    `a path that the kernel does not cache is followed, too (${form})`,
+    { needs: 'uniqueMountId' },
+    async (t) => {
+      const { dir, one, sameWork } = two(scratch(t));
+      // The kernel follows this link anew in each walk.
+      const link = `/proc/${process.pid}/root${dir}`;
+      const set = `lowerdir=${one.lowerdir},upperdir=${link}/upper,workdir=${link}/work`;
+      t.is(native.mount('other', String(one.target), 'overlay', 0, set), 0);
+      t.like(await t.throwsAsync(mount(sameWork), upperInUse), { reason: 'work-in-use', dest: one.target });
+      t.is(native.umount(String(one.target), 0), 0);
+    },
+  );
+
   mountTest(`what a mount in another namespace uses is in use (${form})`, async (t) => {
     const { one, sameUpper } = two(scratch(t));
     const namespace = await createNamespace();

@@ -23,6 +23,10 @@ const launch: Launch = {
   ],
   readonly: [place('/usr'), place('/link', '/srv'), place('/srv/app/etc')],
   hidden: ['/root'],
+  writable: undefined,
+  apart: [],
+  root: undefined,
+  ids: undefined,
   user: { uid: 1000, gid: 100 },
   cwd: '/srv/app',
   argv0: 'name',
@@ -69,6 +73,59 @@ test('in a user namespace that is there: by descriptor, which the program does n
   const given = orders({ ...launch, user: { joined: 7 } }).map(({ word, args }) => [word, ...args].join(' '));
   t.deepEqual(given.slice(3, 7), ['cloexec 7', 'join 7', 'unshare 131072', 'private']);
   t.true(given.includes('drop'));
+});
+
+test('namespaces of its own: before the mounts, or behind a lock with uid 0', (t) => {
+  const apart = ['pids', 'network', 'uts'] as const;
+  const words = (more: Partial<Launch>) =>
+    orders({ ...launch, readonly: [], ...more }).map(({ word, args }) => [word, ...args].join(' '));
+  const plain = words({ apart, ids: { uid: 1, gid: 2, groups: [3, 4] }, user: undefined });
+  t.deepEqual(
+    plain.slice(3),
+    [
+      'unshare 131072',
+      'unshare 1073741824',
+      'unshare 67108864',
+      'unshare 536870912',
+      'init ',
+      'slave ',
+      'proc new',
+      'clone 3',
+      'tree /mnt/merged',
+      'attach /srv/app',
+      'attach /b%ff%20c%25',
+      'show-proc ',
+      'hide /root',
+      'network ',
+      'ids 1 2 3,4',
+      'chdir /srv/app',
+      'argv0 name',
+      'exec git status',
+    ].map((line) => (line.endsWith(' ') ? line.trim() : line)),
+  );
+  const locked = words({
+    apart: ['network'],
+    root: { uids: '0 1000 1', gids: '0 100 1' },
+    writable: ['/tmp', '/srv/app/x'],
+  });
+  t.deepEqual(locked.slice(7), [
+    'private',
+    'proc own',
+    'take /tmp',
+    'clone 3',
+    'tree /mnt/merged',
+    'readonly /',
+    'attach /tmp',
+    'attach /srv/app',
+    'attach /b%ff%20c%25',
+    'hide /root',
+    'lock 268566528 0 1000 1 0 100 1',
+    'unshare 1073741824',
+    'network',
+    'chdir /srv/app',
+    'argv0 name',
+    'exec git status',
+  ]);
 });
 
 test('a report is that of the word at its position', (t) => {
@@ -119,6 +176,9 @@ test('each failure has a reason', (t) => {
   t.is(why('attach', 20, '/no/where'), 'target-not-directory');
   t.is(why('attach', 22, '/proc/self/status'), 'target-not-directory');
   t.is(why('attach', 22, '/'), 'shown-before');
+  t.is(why('proc', 1), 'rootless-forbidden');
+  t.is(why('ids', 22), 'sub-ids-missing');
+  t.is(why('take', 2, '/no/where'), 'path-missing');
   t.is(why('chdir', 2, '/no/where'), 'path-missing');
   t.is(why('chdir', 20, '/no/where'), 'path-not-directory');
   t.is(why('readonly', 13, '/no/where'), 'path-inaccessible');

@@ -265,6 +265,29 @@ mountTest('with privilege: a detached mount, as root with its capabilities', asy
   t.false(existsSync(join(target, 'from-lower')));
 });
 
+mountTest(
+  'with privilege: a clone of an attached mount is shown to several programs, at several places, and attached after',
+  { needs: 'detached mounts that can be cloned' },
+  async (t) => {
+    const dir = scratch(t);
+    makeTree(dir, { 'one/': '', 'two/': '' });
+    const mounted = mountOverlaySync(layers(dir));
+    const clone = await mounted.clone();
+    const places = [join(dir, 'one'), join(dir, 'two')];
+    const names = readdirSync(mounted.path);
+    for (let i = 0; i < 2; i++) {
+      const child = spawn('ls', places, { mounts: places.map((at) => ({ mount: clone, at })) });
+      const shown = (await child.stdout.toArray()).join('');
+      for (const place of places) t.true(shown.includes([`${place}:`, ...names].join('\n')), shown);
+    }
+    const [place = ''] = places;
+    await clone.attach(place);
+    t.deepEqual(readdirSync(place), names);
+    await clone.unmount();
+    await mounted.unmount();
+  },
+);
+
 mountTest('without a mount: only what is hidden or read-only', async (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'hidden/file': '' });
@@ -382,7 +405,14 @@ test('arguments are checked before anything starts', (t) => {
   refuse(['true', [], { at: '/m' }], 'ERR_INVALID_ARG_TYPE', /"mount"/);
   refuse(['true', [], { mounts: [{ mount: {}, at: '/m' }] }], 'ERR_INVALID_ARG_TYPE', /"mounts\[0\]\.mount"/);
   refuse(['true', [], { hiden: [] }], 'ERR_INVALID_ARG_VALUE', /did you mean "hidden"\?/);
-  refuse(['true', [], { uid: 5 }], 'ERR_INVALID_ARG_VALUE', /"uid"/);
+  refuse(['true', [], { uid: -1 }], 'ERR_OUT_OF_RANGE', /"uid"/);
+  refuse(['true', [], { groups: [1, 0.5] }], 'ERR_OUT_OF_RANGE', /"groups\[1\]"/);
+  refuse(['true', [], { groups: new Array(257).fill(1) }], 'ERR_OUT_OF_RANGE', /"groups"/);
+  refuse(['true', [], { network: 'none' }], 'ERR_INVALID_ARG_TYPE', /"network"/);
+  refuse(['true', [], { pids: 'host' }], 'ERR_INVALID_ARG_VALUE', /"pids"/);
+  refuse(['true', [], { root: 0 }], 'ERR_INVALID_ARG_TYPE', /"root"/);
+  refuse(['true', [], { writable: '/tmp' }], 'ERR_INVALID_ARG_TYPE', /"writable"/);
+  refuse(['true', [], { writable: new Array(65).fill('/tmp') }], 'ERR_OUT_OF_RANGE', /"writable"/);
   refuse(['true', [], { readonly: true }], 'ERR_INVALID_ARG_TYPE', /"readonly"/);
   refuse(['tr\0ue'], 'ERR_INVALID_ARG_VALUE', /"command"/);
   refuse(['true', ['', 'a\0b']], 'ERR_INVALID_ARG_VALUE', /"args\[1\]"/);

@@ -5,121 +5,25 @@
 //         LeakSanitizer and UndefinedBehaviorSanitizer
 //
 // Everything is built in a temporary copy. Needs g++ and make, and npm ci before.
-import { execFileSync, spawn, spawnSync } from 'node:child_process';
-import {
-  chmodSync,
-  cpSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
-import { availableParallelism, tmpdir } from 'node:os';
-import { basename, dirname, join, resolve } from 'node:path';
+import { execFileSync } from 'node:child_process';
+import { chmodSync, cpSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { ASAN, compile, cxx, mustRun, nodeDirectory, prefix, root, run, temporary } from './compile.mjs';
 
-const root = resolve(import.meta.dirname, '../..');
 const { values } = parseArgs({
   options: { tsan: { type: 'boolean' }, asan: { type: 'boolean' }, seconds: { type: 'string', default: '30' } },
 });
-const ASAN = 'address,undefined';
-const cxx = process.env.CXX ?? 'g++';
-const temporary = mkdtempSync(join(tmpdir(), 'overlayfs-sanitizers-'));
-chmodSync(temporary, 0o755);
-process.on('exit', () => rmSync(temporary, { recursive: true, force: true }));
-for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1));
-
-/** The output of a command, and how it ended: its exit code, or the signal. */
-async function run([program, ...args], { env = {}, cwd = root, seconds = 300 } = {}) {
-  const child = spawn(program, args, {
-    cwd,
-    env: { ...process.env, ...env },
-    stdio: ['ignore', 'pipe', 'pipe'],
-    detached: true, // a group of its own, so that what it started can be ended with it
-  });
-  const end = () => {
-    try {
-      process.kill(-child.pid, 'SIGKILL');
-    } catch {} // there is none left
-  };
-  process.on('exit', end);
-  const timer = setTimeout(end, seconds * 1000);
-  let output = '';
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.setEncoding('utf8').on('data', (text) => {
-      output += text;
-    });
-  }
-  const status = await new Promise((done, failed) => {
-    child.on('error', failed).on('close', (code, signal) => done(code ?? signal));
-  });
-  clearTimeout(timer);
-  process.off('exit', end);
-  return { status, output };
-}
-
-async function mustRun(command, options) {
-  const { status, output } = await run(command, options);
-  if (status !== 0) throw new Error(`${command.join(' ')} ended with ${status}:\n${output}`);
-  return output;
-}
-
-/**
- * The options with which a command is started. The sanitizers of GCC 12 expect nothing where a kernel may map things by
- * more than 28 random bits.
- */
-const prefix = (() => {
-  const bits = existsSync('/proc/sys/vm/mmap_rnd_bits') ? Number(readFileSync('/proc/sys/vm/mmap_rnd_bits')) : 0;
-  if (bits <= 28) return [];
-  const command = ['setarch', execFileSync('uname', ['-m'], { encoding: 'utf8' }).trim(), '-R'];
-  if (spawnSync(command[0], [...command.slice(1), 'true']).status === 0) return command;
-  console.log(`note: vm.mmap_rnd_bits is ${bits} and setarch -R is not allowed: the sanitizers may not start`);
-  return [];
-})();
-
-/** The directory of `include/node`, with Node's headers of this version. */
-function nodeDirectory() {
-  const config = join(root, 'build/config.gypi');
-  const nodedir = existsSync(config) && readFileSync(config, 'utf8').match(/"nodedir": "([^"]+)"/)?.[1];
-  const candidates = [nodedir || '', dirname(dirname(process.execPath))];
-  const found = candidates.find((dir) => existsSync(join(dir, 'include/node/node_api.h')));
-  if (found === undefined) throw new Error('no node_api.h: build the addon first (npm ci)');
-  return found;
-}
 
 async function hammer(name, sanitizers) {
   const dir = join(temporary, name.replace(' ', '-'));
-  mkdirSync(join(dir, 'tmp'), { recursive: true });
-  // The C interface is all that is stood in for, so nothing else is to be compiled.
-  writeFileSync(join(dir, 'napi.h'), '#include <node_api.h>\n');
-  const flags = [
-    `-std=c++20 -O1 -g -fno-omit-frame-pointer -fno-exceptions -fno-rtti -DNAPI_VERSION=8`.split(' '),
-    `-Wall -Wextra -Wshadow -Wconversion -Wno-unused-parameter -Werror`.split(' '),
-    [`-fsanitize=${sanitizers}`, '-fno-sanitize-recover=all', '-isystem', dir],
-    ['-isystem', join(nodeDirectory(), 'include/node')],
-  ].flat();
-  // The hammer stands in for Node-API, and the sanitizers bring the C++ runtime. The launcher is another program.
-  const left = ['addon.cc', 'launch.cc', 'runtime.cc'];
-  const names = readdirSync(join(root, 'native')).filter((name) => name.endsWith('.cc') && !left.includes(name));
-  const sources = ['test/sanitizers/hammer.cc', ...names.map((name) => `native/${name}`)];
-  const objects = sources.map((source) => join(dir, `${basename(source, '.cc')}.o`));
-  const compile = (i) => mustRun([cxx, ...flags, '-c', sources[i], '-o', objects[i]]);
-  // The first one takes as long as the others together.
-  const others = async () => {
-    for (let i = 1; i < sources.length; i++) await compile(i);
-  };
-  if (availableParallelism() > 1) await Promise.all([compile(0), others()]);
-  else await compile(0).then(others);
-  const program = join(dir, 'hammer');
-  await mustRun([cxx, ...flags, ...objects, '-Wl,--wrap=pthread_create', '-o', program]);
+  const tmp = join(dir, 'tmp');
+  mkdirSync(tmp, { recursive: true });
+  const program = await compile(dir, 'test/sanitizers/hammer.cc', sanitizers, ['-Wl,--wrap=pthread_create']);
 
   const command = [...prefix, program, '--seconds', values.seconds];
   const { status, output } = await run(command, {
-    env: { TMPDIR: join(dir, 'tmp') },
+    env: { TMPDIR: tmp },
     seconds: Number(values.seconds) + 150,
   });
   console.log(output.trimEnd());

@@ -2,7 +2,7 @@
 
 import test, { type ExecutionContext } from 'ava';
 import { cannotMount, type Feature, hasFeature } from './probes.js';
-import { isChosen, isLong } from './scale.js';
+import { isChosen } from './scale.js';
 
 type Body = (t: ExecutionContext) => void | Promise<void>;
 
@@ -33,10 +33,4 @@ export function mountTest(title: string, ...rest: [Body] | [Conditions, Body]): 
   } else {
     test.serial(title, body);
   }
-}
-
-/** A test for the long form only; otherwise it is skipped. */
-export function longTest(title: string, conditions: Conditions, body: Body): void {
-  if (isLong) mountTest(title, conditions, body);
-  else test.skip(`${title} (in npm run test:long)`, body);
 }

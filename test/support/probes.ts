@@ -54,6 +54,7 @@ const probes = {
   bsdtar: () => hasProgram('bsdtar'),
   crun: () => hasProgram('crun'),
   umoci: () => hasProgram('umoci'),
+  strace: () => hasProgram('strace'),
   'loop devices': () => spawnSync('losetup', ['--find'], { stdio: 'ignore' }).status === 0,
   'chattr on tmpfs': () => takesFileFlags(),
   'mkfs.ext4': () => hasImages('mkfs.ext4', '-q', '-F'),

@@ -374,7 +374,8 @@ const abortMade = `
       const mount = await pending;
       if (mount === undefined) return error.message;
       await mount.unmount({ removeWork: true });
-      fs.mkdirSync(options.workdir, { recursive: true });
+      if (options.create) fs.rmdirSync(options.upperdir);
+      else fs.mkdirSync(options.workdir, { recursive: true });
     }
   };`;
 

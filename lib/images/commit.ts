@@ -1,0 +1,185 @@
+/** Containers committed: what one has changed becomes the next layer of an image. */
+import { checkSignal, toOptions } from '../arguments.js';
+import { invalidArgumentType } from '../errors.js';
+import { type CreateOptions, createLayer, type LayerArchive } from '../layers/create.js';
+import type { OwnerMaps } from '../layers/owner-maps.js';
+import { layersOf } from '../snapshots/mount-all.js';
+import type { Snapshotter } from '../snapshots/snapshotter.js';
+import { type Descriptor, type ImageConfig, ownPlatform, type Platform, types } from './documents.js';
+import { type Image, type ImageLayout, toChainIds } from './layout.js';
+import { needsUserXattr, unless } from './unpack.js';
+
+export interface CommitImageOptions
+  extends Pick<CreateOptions, 'compression' | 'level' | 'sourceDateEpoch' | 'owners' | 'onProgress' | 'signal'> {
+  /** The tag of the new image. An image that has it loses it. */
+  readonly tag: string;
+  /** Changes to the configuration, such as `{ Cmd: ['redis-server'] }`. */
+  readonly config?: ImageConfig | undefined;
+  /** How the layer was made, for the history of the image. */
+  readonly createdBy?: string | undefined;
+  readonly comment?: string | undefined;
+}
+
+const known: ReadonlySet<string> = new Set<keyof CommitImageOptions>([
+  'tag',
+  'config',
+  'createdBy',
+  'comment',
+  'compression',
+  'level',
+  'sourceDateEpoch',
+  'owners',
+  'onProgress',
+  'signal',
+]);
+
+/** The ids of this process become those of root: a plain user's container has no others. */
+function ownersOfPlainUser(): OwnerMaps | undefined {
+  const [uid, gid] = [process.geteuid?.() ?? 0, process.getegid?.() ?? 0];
+  if (uid === 0) return undefined;
+  const map = (outside: number) => [{ inside: 0, outside, size: 1 }];
+  return { uidMap: map(uid), gidMap: map(gid) };
+}
+
+/** Returns the layer's type in the words of OCI: a manifest does not mix both. */
+const toOci = (layer: Descriptor): Descriptor => ({
+  ...layer,
+  mediaType: layer.mediaType.replace(/^application\/vnd\.docker\.image\.rootfs\..*?tar(?:\.(\w+))?$/, (_, packed) =>
+    packed === undefined ? types.layer : `${types.layer}+${packed}`,
+  ),
+});
+
+/** Writes an archive as a blob. */
+async function writeLayer(layout: ImageLayout, archive: LayerArchive): Promise<Descriptor & { diffId: string }> {
+  await layout.writeStream(archive, async () => (await archive.summary).digest);
+  const { diffId, digest, size, compression } = await archive.summary;
+  const mediaType = compression === 'none' ? types.layer : `${types.layer}+${compression}`;
+  return { mediaType, digest, size, diffId };
+}
+
+interface Written {
+  readonly document: object;
+  readonly layers: readonly Descriptor[];
+  readonly tag: string;
+  readonly platform: Platform;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Writes configuration and manifest, and the tag last: a failure leaves unused blobs at most. */
+async function writeImage(layout: ImageLayout, written: Written): Promise<Image> {
+  const { document, layers, tag, platform, signal } = written;
+  const config = await layout.writeJson(document, types.config);
+  const descriptors = layers.map(({ mediaType, digest, size }) => ({ mediaType, digest, size }));
+  const manifest = { schemaVersion: 2, mediaType: types.manifest, config, layers: descriptors };
+  const descriptor = await layout.writeJson(manifest, types.manifest);
+  await layout.tag(descriptor, tag, platform, signal);
+  return layout.image(descriptor.digest, { platform });
+}
+
+const checkTag = (tag: unknown): string => {
+  if (typeof tag === 'string' && /^[\w][\w.:/@-]{0,254}$/.test(tag)) return tag;
+  throw invalidArgumentType('tag', 'a tag of letters, digits and the characters _.:/@-', tag);
+};
+
+const toTime = (epoch: number | undefined): string =>
+  new Date(epoch === undefined ? Date.now() : epoch * 1000).toISOString();
+
+export interface CreateImageOptions {
+  readonly tag: string;
+  readonly config?: ImageConfig | undefined;
+  /** Default: that of this process. */
+  readonly platform?: Platform | undefined;
+  /** The time of the image, in seconds since 1970. Default: now. */
+  readonly sourceDateEpoch?: number | undefined;
+}
+
+const knownOfNew: ReadonlySet<string> = new Set<keyof CreateImageOptions>([
+  'tag',
+  'config',
+  'platform',
+  'sourceDateEpoch',
+]);
+
+/**
+ * Makes an image of layers, the lowest first, as `createLayer` packs them: writes them, the configuration, the manifest
+ * and the tag into the layout.
+ *
+ * @throws {OverlayError} as `createLayer`
+ */
+export async function createImage(
+  layout: ImageLayout,
+  layers: readonly LayerArchive[],
+  given: CreateImageOptions,
+): Promise<Image> {
+  const { tag, config = {}, platform = ownPlatform(), sourceDateEpoch } = toOptions(given, knownOfNew);
+  checkTag(tag);
+  if (!Array.isArray(layers)) throw invalidArgumentType('layers', 'a list of archives', layers);
+  const written: (Descriptor & { diffId: string })[] = [];
+  for (const layer of layers) written.push(await writeLayer(layout, layer));
+  const created = toTime(sourceDateEpoch);
+  const document = {
+    ...platform,
+    created,
+    config,
+    rootfs: { type: 'layers', diff_ids: written.map(({ diffId }) => diffId) },
+    history: written.map(() => ({ created, created_by: 'overlayfs' })),
+  };
+  return writeImage(layout, { document, layers: written, tag, platform });
+}
+
+/**
+ * Commits a container: packs what the active snapshot `key` has changed as one more layer, writes the configuration, the
+ * manifest and the tag of the new image into the layout of `image`, and commits the snapshot, so that the new image is
+ * unpacked already. Unmount the container before. A failure leaves unused blobs in the layout at most.
+ *
+ * @throws {ImageError} as `ImageLayout.image`
+ * @throws {OverlayError} as `createLayer`
+ * @throws {SnapshotError} as `Snapshotter.mounts` and `commit`
+ */
+export async function commitImage(
+  image: Image,
+  snapshotter: Snapshotter,
+  key: string,
+  given: CommitImageOptions,
+): Promise<Image> {
+  const { tag, config, createdBy, comment, owners, compression = 'gzip', ...packing } = toOptions(given, known);
+  checkTag(tag);
+  const signal = checkSignal(packing.signal);
+  const { layout, document, manifest, platform } = image;
+  const { upper, lowers } = layersOf(await snapshotter.mounts(key));
+  const maps = owners ?? ownersOfPlainUser();
+  const layer = await writeLayer(
+    layout,
+    createLayer(upper, {
+      ...packing,
+      compression,
+      lowerdir: lowers,
+      userxattr: needsUserXattr(),
+      ...(maps !== undefined && { owners: maps }),
+    }),
+  );
+  const created = toTime(packing.sourceDateEpoch);
+  const diffIds = [...document.rootfs.diff_ids, layer.diffId];
+  const entry = { created, created_by: createdBy ?? 'overlayfs', ...(comment !== undefined && { comment }) };
+  const committed = await writeImage(layout, {
+    document: {
+      ...document,
+      created,
+      config: { ...document.config, ...config },
+      rootfs: { type: 'layers', diff_ids: diffIds },
+      history: [...(document.history ?? []), entry],
+    },
+    layers: [...manifest.layers.map(toOci), layer],
+    tag,
+    platform,
+    signal,
+  });
+  const name = toChainIds(diffIds).at(-1) as string;
+  const isNew = await unless(
+    'ERR_SNAPSHOT_ALREADY_EXISTS',
+    snapshotter.commit(name, key).then(() => true),
+  );
+  // Another container has made the same changes.
+  if (isNew === undefined) await snapshotter.remove(key);
+  return committed;
+}

@@ -1,0 +1,17 @@
+/**
+ * Images: OCI layouts unpacked into snapshots, run as containers, and committed.
+ *
+ * @packageDocumentation
+ */
+export { type CommitImageOptions, type CreateImageOptions, commitImage, createImage } from './commit.js';
+export type { Descriptor, History, ImageConfig, ImageDocument, Manifest, Platform } from './documents.js';
+export { ImageError, type ImageErrorCode } from './errors.js';
+export { createLayout, type FindOptions, type Image, type ImageLayer, ImageLayout, openLayout } from './layout.js';
+export {
+  type ContainerResult,
+  type RunContainerOptions,
+  type RunningContainer,
+  runContainer,
+  type Volume,
+} from './run.js';
+export { type Unpacked, type UnpackOptions, type UnpackProgress, unpack } from './unpack.js';

@@ -1,0 +1,404 @@
+/** OCI image layouts: directories with an index and blobs, as skopeo, buildah, umoci and docker make them. */
+import { createHash, randomBytes } from 'node:crypto';
+import { createReadStream, createWriteStream } from 'node:fs';
+import { mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises';
+import { pipeline } from 'node:stream/promises';
+import { checkSignal } from '../arguments.js';
+import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
+import { close } from '../kernel/held.js';
+import { run } from '../kernel/task.js';
+import { lockDirectory } from '../layers/lock.js';
+import { type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
+import {
+  type Descriptor,
+  formatPlatform,
+  type ImageConfig,
+  type ImageDocument,
+  isFor,
+  isIndex,
+  isManifest,
+  type Manifest,
+  type Origin,
+  ownPlatform,
+  type Platform,
+  parseJson,
+  TAG,
+  toDocument,
+  toIndex,
+  toManifest,
+  types,
+  unknownType,
+} from './documents.js';
+import { ImageError } from './errors.js';
+
+/** The most bytes of a document. */
+const MOST = 16 * 2 ** 20;
+/** The most indexes that may lead to a manifest. */
+const DEEPEST = 4;
+
+/** An image of a layout, for one platform. */
+export interface Image {
+  readonly layout: ImageLayout;
+  readonly tag: string | undefined;
+  /** The digest of its manifest. */
+  readonly digest: string;
+  readonly platform: Platform;
+  readonly manifest: Manifest;
+  /** Its configuration. */
+  readonly document: ImageDocument;
+  /** How to run it. */
+  readonly config: ImageConfig;
+  /** The lowest first. */
+  readonly layers: readonly ImageLayer[];
+}
+
+export interface ImageLayer extends Descriptor {
+  /** The digest of the uncompressed archive. */
+  readonly diffId: string;
+  /** The digest of this layer and all below: the name of its snapshot. */
+  readonly chainId: string;
+}
+
+export interface FindOptions {
+  /** The platform of an image in an index. Default: that of this process, such as `linux/amd64`. */
+  readonly platform?: string | Platform | undefined;
+}
+
+const sha256 = (data: string | Uint8Array): string => `sha256:${createHash('sha256').update(data).digest('hex')}`;
+
+/** Returns the chain ids of layers: each is the digest of the one below and of the layer's own. */
+export function toChainIds(diffIds: readonly string[]): string[] {
+  const chain: string[] = [];
+  for (const diffId of diffIds) {
+    const below = chain.at(-1);
+    chain.push(below === undefined ? diffId : sha256(`${below} ${diffId}`));
+  }
+  return chain;
+}
+
+function checkPlatform(value: unknown): Platform {
+  if (value === undefined) return ownPlatform();
+  if (typeof value === 'string') {
+    const [os = '', architecture = '', variant, ...rest] = value.split('/');
+    if (os === '' || architecture === '' || rest.length > 0) {
+      throw invalidArgumentValue('platform', value, "must be like 'linux/amd64' or 'linux/arm/v7'");
+    }
+    return { os, architecture, ...(variant !== undefined && { variant }) };
+  }
+  const { os, architecture } = (value ?? {}) as Partial<Platform>;
+  if (typeof os === 'string' && typeof architecture === 'string') return value as Platform;
+  throw invalidArgumentType('platform', "a text like 'linux/amd64', or { os, architecture }", value);
+}
+
+const isMissing = (error: unknown): boolean => (error as NodeJS.ErrnoException).code === 'ENOENT';
+
+/** A layout that was opened. It reads index.json anew each time, since other programs may change it. */
+export class ImageLayout {
+  /** The directory, as an absolute path. */
+  readonly path: string;
+
+  /** @internal */
+  constructor(path: string) {
+    this.path = path;
+  }
+
+  /** Returns the tags in index.json. */
+  async tags(): Promise<string[]> {
+    const tags = (await this.#index()).flatMap(({ annotations }) => annotations?.[TAG] ?? []);
+    return [...new Set(tags)];
+  }
+
+  /**
+   * Returns the image with this tag, or with this digest. Without a tag, the layout has to have one image.
+   *
+   * @throws {ImageError} `ERR_IMAGE_NOT_FOUND`, `ERR_IMAGE_PLATFORM_MISSING`, `ERR_IMAGE_BLOB_MISSING`,
+   * `ERR_IMAGE_DIGEST_MISMATCH`, `ERR_IMAGE_MEDIA_TYPE`, `ERR_IMAGE_INVALID`
+   */
+  async image(tag?: string, options: FindOptions = {}): Promise<Image> {
+    if (tag !== undefined && typeof tag !== 'string') throw invalidArgumentType('tag', 'a string', tag);
+    const platform = checkPlatform(options.platform);
+    const index = await this.#index();
+    const found = index.filter(
+      ({ annotations, digest }) => tag === undefined || annotations?.[TAG] === tag || digest === tag,
+    );
+    const [first, second] = found;
+    if (first === undefined || (tag === undefined && second !== undefined)) throw this.#notFound(tag, index);
+    // Several descriptors of one tag are for several platforms.
+    const chosen = found.length === 1 ? first : this.#choose(found, platform, tag);
+    const { digest, manifest } = await this.#manifest(chosen, platform, 0);
+    const { config: descriptor, layers } = manifest;
+    const document = toDocument(...(await this.#json(descriptor, 'the configuration')));
+    const diffIds = document.rootfs.diff_ids;
+    if (diffIds.length !== layers.length) {
+      throw new ImageError({
+        code: 'ERR_IMAGE_INVALID',
+        what: `the image has ${layers.length} layers, and its configuration names ${diffIds.length}`,
+        hint: 'fetch or make the image anew',
+        digest,
+      });
+    }
+    const own = { os: document.os, architecture: document.architecture };
+    if (!isFor(own, { os: platform.os, architecture: platform.architecture })) {
+      throw this.#noPlatform(tag, platform, [own]);
+    }
+    const chain = toChainIds(diffIds);
+    return {
+      layout: this,
+      tag: chosen.annotations?.[TAG] ?? tag,
+      digest,
+      platform: own,
+      manifest,
+      document,
+      config: document.config ?? {},
+      layers: layers.map((layer, i) => ({
+        ...layer,
+        diffId: diffIds[i] as string,
+        chainId: chain[i] as string,
+      })),
+    };
+  }
+
+  #notFound(tag: string | undefined, index: readonly Descriptor[]): ImageError {
+    const tags = index.flatMap(({ annotations }) => annotations?.[TAG] ?? []);
+    const which = tag === undefined ? `${index.length} images` : `no image ${quotePath(tag)}`;
+    return new ImageError({
+      code: 'ERR_IMAGE_NOT_FOUND',
+      what: `the layout ${quotePath(this.path)} has ${which}`,
+      hint: tags.length === 0 ? 'name one by its digest' : `name one of its tags: ${tags.slice(0, 20).join(', ')}`,
+      path: this.path,
+    });
+  }
+
+  #noPlatform(tag: string | undefined, wanted: Platform, offered: readonly Platform[]): ImageError {
+    const others = [...new Set(offered.map(formatPlatform))].join(', ');
+    return new ImageError({
+      code: 'ERR_IMAGE_PLATFORM_MISSING',
+      what: `the image${tag === undefined ? '' : ` ${quotePath(tag)}`} is not for ${formatPlatform(wanted)}`,
+      hint: others === '' ? 'fetch the image for this platform' : `choose a platform that it has: ${others}`,
+      path: this.path,
+    });
+  }
+
+  #choose(found: readonly Descriptor[], platform: Platform, tag: string | undefined): Descriptor {
+    const chosen = found.find((one) => one.platform !== undefined && isFor(one.platform, platform));
+    // An entry without a platform may be an index, or the only image.
+    const unnamed = found.find((one) => one.platform === undefined);
+    const fit = chosen ?? unnamed;
+    if (fit !== undefined) return fit;
+    throw this.#noPlatform(
+      tag,
+      platform,
+      found.flatMap((one) => one.platform ?? []),
+    );
+  }
+
+  async #manifest(
+    descriptor: Descriptor,
+    platform: Platform,
+    depth: number,
+  ): Promise<{ digest: string; manifest: Manifest }> {
+    const { mediaType, digest } = descriptor;
+    if (isManifest(mediaType)) {
+      return { digest, manifest: toManifest(...(await this.#json(descriptor, 'the manifest'))) };
+    }
+    if (!isIndex(mediaType) || depth === DEEPEST) {
+      throw unknownType({ path: this.path, digest }, mediaType, `the image ${digest}`);
+    }
+    const inner = toIndex(...(await this.#json(descriptor, 'the index')));
+    // Attestations have the platform unknown/unknown.
+    const images = inner.filter(({ mediaType: type }) => isManifest(type) || isIndex(type));
+    return this.#manifest(this.#choose(images, platform, descriptor.annotations?.[TAG]), platform, depth + 1);
+  }
+
+  async #index(): Promise<Descriptor[]> {
+    const path = `${this.path}/index.json`;
+    return toIndex(parseJson(await readFile(path), { path }), { path });
+  }
+
+  /** @internal The path of a blob. */
+  pathOf(digest: string): string {
+    return `${this.path}/blobs/${digest.replace(':', '/')}`;
+  }
+
+  /** @internal Throws if a blob is missing or has another size. */
+  async checkBlob({ digest, size }: Descriptor, what: string): Promise<string> {
+    const path = this.pathOf(digest);
+    const found = await stat(path).catch((error: unknown) => {
+      if (isMissing(error)) return undefined;
+      throw error;
+    });
+    if (found?.isFile() !== true) {
+      throw new ImageError({
+        code: 'ERR_IMAGE_BLOB_MISSING',
+        what: `${what} of the image is missing: ${digest}`,
+        hint: 'copy the whole image into the layout again',
+        path,
+        digest,
+      });
+    }
+    if (found.size !== size) throw mismatch(path, digest, what, `${found.size} bytes instead of ${size}`);
+    return path;
+  }
+
+  async #json(descriptor: Descriptor, what: string): Promise<[Readonly<Record<string, unknown>>, Origin]> {
+    const { digest, size } = descriptor;
+    const path = await this.checkBlob(descriptor, what);
+    const origin = { path, digest };
+    if (size > MOST) {
+      throw new ImageError({
+        code: 'ERR_IMAGE_INVALID',
+        what: `${what} has ${size} bytes, more than the ${MOST} that a document may have`,
+        hint: 'fetch or make the image anew',
+        ...origin,
+      });
+    }
+    const bytes = await readFile(path);
+    const actual = sha256(bytes);
+    if (actual !== digest) throw mismatch(path, digest, what, `the digest ${actual}`);
+    return [parseJson(bytes, origin), origin];
+  }
+
+  /** @internal Writes a document as a blob. */
+  async writeJson(value: unknown, mediaType: string): Promise<Descriptor> {
+    const bytes = Buffer.from(JSON.stringify(value));
+    const digest = sha256(bytes);
+    await this.#put(digest, async (path) => {
+      const file = await open(path, 'wx', 0o644);
+      try {
+        await file.writeFile(bytes);
+        await file.sync();
+      } finally {
+        await file.close();
+      }
+    });
+    return { mediaType, digest, size: bytes.length };
+  }
+
+  /** @internal Writes a stream as a blob, whose digest is known only at its end. */
+  async writeStream(stream: NodeJS.ReadableStream, digestOf: () => Promise<string>): Promise<void> {
+    await this.#put(digestOf, (path) =>
+      pipeline(stream, createWriteStream(path, { flags: 'wx', mode: 0o644, flush: true } as object)),
+    );
+  }
+
+  async #put(digest: string | (() => Promise<string>), write: (path: string) => Promise<void>): Promise<void> {
+    const directory = `${this.path}/blobs/sha256`;
+    await mkdir(directory, { recursive: true });
+    const temporary = `${directory}/.overlayfs-${randomBytes(6).toString('hex')}`;
+    try {
+      await write(temporary);
+      await rename(temporary, this.pathOf(typeof digest === 'string' ? digest : await digest()));
+    } catch (error) {
+      await rm(temporary, { force: true });
+      throw error;
+    }
+  }
+
+  /** @internal Adds an image to index.json, in the place of the one that had the tag. */
+  async tag(descriptor: Descriptor, tag: string, platform: Platform, signal?: AbortSignal): Promise<void> {
+    const lock = await this.#lock(checkSignal(signal));
+    try {
+      const path = `${this.path}/index.json`;
+      const index = parseJson(await readFile(path), { path });
+      const manifests = toIndex(index, { path });
+      const all = index['manifests'] as readonly object[];
+      const isReplaced = ({ annotations, platform: other }: Descriptor): boolean =>
+        annotations?.[TAG] === tag && (other === undefined || isFor(other, platform));
+      const others = all.filter((_, i) => !isReplaced(manifests[i] as Descriptor));
+      const added = { ...descriptor, platform, annotations: { [TAG]: tag } };
+      const written = `${path}.${randomBytes(6).toString('hex')}`;
+      const file = await open(written, 'wx', 0o644);
+      try {
+        await file.writeFile(JSON.stringify({ ...index, manifests: [...others, added] }));
+        await file.sync();
+      } finally {
+        await file.close();
+      }
+      await rename(written, path);
+    } finally {
+      if (lock !== undefined) close(lock);
+    }
+  }
+
+  /** Waits for others that change index.json. */
+  async #lock(signal: AbortSignal | undefined) {
+    for (;;) {
+      const lock = await run(lockDirectory(this.path));
+      if (lock !== 'taken') return lock;
+      await pause(20, signal);
+    }
+  }
+
+  /** @internal A stream of a blob. */
+  read(digest: string): NodeJS.ReadableStream {
+    return createReadStream(this.pathOf(digest));
+  }
+}
+
+/** Waits some milliseconds; throws when the signal aborts. */
+export async function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
+  const { setTimeout } = process.getBuiltinModule('node:timers/promises');
+  await setTimeout(milliseconds, undefined, signal === undefined ? {} : { signal });
+}
+
+export function mismatch(path: string, digest: string, what: string, has: string, cause?: unknown): ImageError {
+  return new ImageError(
+    {
+      code: 'ERR_IMAGE_DIGEST_MISMATCH',
+      what: `${what} ${digest} is damaged: it has ${has}`,
+      hint: 'copy the image into the layout again',
+      path,
+      digest,
+    },
+    cause === undefined ? undefined : { cause },
+  );
+}
+
+/**
+ * Opens an OCI image layout: a directory with `oci-layout`, `index.json` and `blobs`. skopeo, buildah and umoci write
+ * one; so does `docker save`, as an archive to be unpacked first. It may hold images of Docker's media types too.
+ *
+ * @throws {ImageError} `ERR_IMAGE_NOT_FOUND`: the directory is no layout; `ERR_IMAGE_INVALID`
+ */
+export async function openLayout(dir: PathLike): Promise<ImageLayout> {
+  const path = pathString(toAbsolute(toPath(dir, 'dir')));
+  const marker = `${path}/oci-layout`;
+  const fields = {
+    code: 'ERR_IMAGE_NOT_FOUND',
+    hint: 'name the directory that has oci-layout and index.json',
+    path,
+  } as const;
+  let bytes: Buffer;
+  try {
+    bytes = await readFile(marker);
+    await stat(`${path}/index.json`);
+  } catch (cause) {
+    throw new ImageError({ ...fields, what: `${quotePath(path)} is no OCI image layout` }, { cause });
+  }
+  const { imageLayoutVersion } = parseJson(bytes, { path: marker });
+  if (typeof imageLayoutVersion !== 'string' || !imageLayoutVersion.startsWith('1.')) {
+    throw new ImageError({
+      ...fields,
+      what: `${quotePath(path)} is a layout of the version ${quotePath(String(imageLayoutVersion))}, and not of 1.x`,
+      hint: 'use a later version of this library',
+    });
+  }
+  return new ImageLayout(path);
+}
+
+/** Makes an empty layout, or opens one that exists. */
+export async function createLayout(dir: PathLike): Promise<ImageLayout> {
+  const path = pathString(toAbsolute(toPath(dir, 'dir')));
+  await mkdir(`${path}/blobs/sha256`, { recursive: true });
+  const put = async (name: string, value: object): Promise<void> => {
+    const file = await open(`${path}/${name}`, 'wx', 0o644).catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'EEXIST') return undefined;
+      throw error;
+    });
+    await file?.writeFile(JSON.stringify(value));
+    await file?.close();
+  };
+  await put('index.json', { schemaVersion: 2, mediaType: types.index, manifests: [] });
+  await put('oci-layout', { imageLayoutVersion: '1.0.0' });
+  return openLayout(path);
+}

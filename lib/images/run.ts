@@ -1,0 +1,385 @@
+/** Images run as containers: by an OCI runtime, or by `spawn`, which needs neither a runtime nor privilege. */
+import { type ChildProcess, type StdioOptions, spawn as spawnPlain } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { accessSync, constants, mkdirSync, mkdtempSync, rmdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { constants as numbers, tmpdir } from 'node:os';
+import { checkBoolean, checkSignal, toOptions } from '../arguments.js';
+import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
+import { kernelFeaturesSync } from '../features/probe.js';
+import { type Change, changes } from '../layers/changes.js';
+import type { OwnerMaps } from '../layers/owner-maps.js';
+import { type PathLike, pathString, toAbsolute, toPath } from '../paths.js';
+import { spawn } from '../programs/spawn.js';
+import { findSubIds } from '../rootless/sub-ids.js';
+import { layersOf, mountAll, mountDetached, unmountAll } from '../snapshots/mount-all.js';
+import type { Snapshotter } from '../snapshots/snapshotter.js';
+import { type CommitImageOptions, commitImage } from './commit.js';
+import { ImageError } from './errors.js';
+import type { Image } from './layout.js';
+import { findUser, makeInRoot } from './rootfs.js';
+import { type Bind, maskedPaths, readonlyPaths, toSpec } from './spec.js';
+import { needsUserXattr, type UnpackProgress, unpack } from './unpack.js';
+
+/** A directory or file of the host that a container sees. */
+export interface Volume {
+  readonly source: PathLike;
+  /** An absolute path in the container. */
+  readonly target: string;
+  readonly readonly?: boolean | undefined;
+}
+
+/** A container that runs. */
+export interface RunningContainer {
+  /** The files of the container, while it runs: `/proc/self/fd/N` without a runtime. */
+  readonly path: string;
+  readonly process: ChildProcess;
+}
+
+export interface RunContainerOptions {
+  readonly snapshotter: Snapshotter;
+  /** Takes the place of the image's Cmd. */
+  readonly command?: readonly string[] | undefined;
+  /** Takes the place of the image's Entrypoint and Cmd. */
+  readonly entrypoint?: readonly string[] | undefined;
+  /** Variables beside those of the image. */
+  readonly env?: Readonly<Record<string, string>> | undefined;
+  /** Takes the place of the image's WorkingDir. */
+  readonly cwd?: string | undefined;
+  /** Takes the place of the image's User: `NAME`, `ID`, and either with `:GROUP`. */
+  readonly user?: string | undefined;
+  /** A volume that the image declares and that is not here is a directory of the container. */
+  readonly volumes?: readonly Volume[] | undefined;
+  /** False: nothing but loopback. Default: the network of this process. */
+  readonly network?: boolean | undefined;
+  /**
+   * The OCI runtime, a name or a path; false for none. Default: runc or crun, whichever is found, if this process has
+   * privilege, else none.
+   */
+  readonly runtime?: string | false | undefined;
+  /** Maps the user's subordinate ids too, so that the container has more users than root. Default: false. */
+  readonly subIds?: boolean | undefined;
+  /** As in node:child_process. Default: `'inherit'`. */
+  readonly stdio?: StdioOptions | undefined;
+  readonly signal?: AbortSignal | undefined;
+  /** Called when the container's process has been started. */
+  readonly onStart?: ((container: RunningContainer) => void) | undefined;
+  readonly onProgress?: ((progress: UnpackProgress) => void) | undefined;
+  /** Commits the container as an image with this tag. Default: the changes are discarded. */
+  readonly commit?: string | Omit<CommitImageOptions, 'owners' | 'signal'> | undefined;
+}
+
+export interface ContainerResult {
+  /** The exit code; 128 plus the number of the signal that ended the program. */
+  readonly exitCode: number;
+  /** The changes that the container has made. */
+  readonly changes: readonly Change[];
+  /** The image that was committed. */
+  readonly image: Image | undefined;
+}
+
+const known: ReadonlySet<string> = new Set<keyof RunContainerOptions>([
+  'snapshotter',
+  'command',
+  'entrypoint',
+  'env',
+  'cwd',
+  'user',
+  'volumes',
+  'network',
+  'runtime',
+  'subIds',
+  'stdio',
+  'signal',
+  'onStart',
+  'onProgress',
+  'commit',
+]);
+
+const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+
+/** Devices that every program may need. */
+const devices = ['null', 'zero', 'full', 'random', 'urandom', 'tty'];
+
+function findProgram(name: string): string | undefined {
+  if (name.includes('/')) return name;
+  for (const place of (process.env['PATH'] ?? '').split(':')) {
+    try {
+      accessSync(`${place}/${name}`, constants.X_OK);
+      return `${place}/${name}`;
+    } catch {
+      // tries the next place
+    }
+  }
+  return undefined;
+}
+
+function toRuntime(given: unknown): string | undefined {
+  if (given === false) return undefined;
+  if (given === undefined) {
+    const isPrivileged = kernelFeaturesSync().mayMount === true && !kernelFeaturesSync().userNamespace;
+    return isPrivileged ? (findProgram('runc') ?? findProgram('crun')) : undefined;
+  }
+  if (typeof given !== 'string') throw invalidArgumentType('runtime', 'a program, or false', given);
+  const found = findProgram(given);
+  if (found === undefined) throw invalidArgumentValue('runtime', given, 'is not in PATH');
+  return found;
+}
+
+function checkTexts(value: unknown, name: string): readonly string[] | undefined {
+  if (value === undefined || value === null) return undefined;
+  if (Array.isArray(value) && value.every((one) => typeof one === 'string' && !one.includes('\0'))) return value;
+  throw invalidArgumentType(name, 'a list of strings', value);
+}
+
+function checkBinds(value: unknown): Bind[] {
+  if (value === undefined) return [];
+  if (!Array.isArray(value)) throw invalidArgumentType('volumes', 'a list', value);
+  return value.map(({ source, target, readonly }: Volume, i) => {
+    const isIn = typeof target === 'string' && target.startsWith('/') && !target.split('/').includes('..');
+    if (!isIn) throw invalidArgumentValue(`volumes[${i}].target`, target, 'must be an absolute path without ..');
+    return {
+      source: pathString(toAbsolute(toPath(source, `volumes[${i}].source`))),
+      target,
+      isReadonly: checkBoolean(readonly, `volumes[${i}].readonly`) ?? false,
+    };
+  });
+}
+
+/** Returns the variables of the container, as NAME=VALUE: those of the image, then those of the caller. */
+function toEnv(image: readonly string[], own: Readonly<Record<string, string>>, home: string): string[] {
+  const given = new Map(
+    image.map((line): [string, string] => {
+      const at = line.indexOf('=');
+      return at < 0 ? [line, ''] : [line.slice(0, at), line.slice(at + 1)];
+    }),
+  );
+  const all = new Map([['PATH', PATH], ['HOME', home], ...given, ...Object.entries(own)]);
+  return Array.from(all, ([name, value]) => `${name}=${value}`);
+}
+
+function toCommand(image: Image, { command, entrypoint }: RunContainerOptions): readonly string[] {
+  const { Entrypoint, Cmd } = image.config;
+  const own = checkTexts(entrypoint, 'entrypoint');
+  const args = [
+    ...(own ?? Entrypoint ?? []),
+    ...(checkTexts(command, 'command') ?? (own === undefined ? Cmd : []) ?? []),
+  ];
+  if (args[0] !== undefined && args[0] !== '') return args;
+  throw new ImageError({
+    code: 'ERR_IMAGE_COMMAND',
+    what: 'the image does not say what to run',
+    hint: 'name a command',
+    digest: image.digest,
+  });
+}
+
+/** A container, ready to be started. */
+interface Prepared {
+  readonly options: RunContainerOptions;
+  readonly image: Image;
+  readonly args: readonly string[];
+  readonly binds: readonly Bind[];
+  /** A directory of its own, which goes with it. */
+  readonly directory: string;
+}
+
+/** Makes what the configuration names and the image lacks. */
+async function furnish(root: string, cwd: string, binds: readonly Bind[]): Promise<void> {
+  const { statSync } = process.getBuiltinModule('node:fs');
+  for (const path of ['/proc', '/dev', '/sys', cwd]) await makeInRoot(root, path);
+  for (const { source, target } of binds) {
+    await makeInRoot(root, target, statSync(source).isDirectory() ? 'directory' : 'file');
+  }
+}
+
+async function resolve(root: string, { image, options, binds }: Prepared) {
+  const { config } = image;
+  const cwd = options.cwd ?? (config.WorkingDir || '/');
+  if (!cwd.startsWith('/')) throw invalidArgumentValue('cwd', cwd, 'must be an absolute path');
+  const user = await findUser(root, options.user ?? config.User ?? '');
+  await furnish(root, cwd, binds);
+  return { cwd, user, env: toEnv(config.Env ?? [], options.env ?? {}, user.home) };
+}
+
+type Ended = readonly [code: number | null, signal: NodeJS.Signals | null];
+
+const endOf = (child: ChildProcess): Promise<Ended> =>
+  new Promise((resolve, reject) => {
+    child.on('error', reject);
+    child.on('close', (...outcome: Ended) => resolve(outcome));
+  });
+
+function started(child: ChildProcess, path: string, { onStart }: RunContainerOptions): Promise<Ended> {
+  const ended = endOf(child);
+  ended.catch(() => {});
+  onStart?.({ path, process: child });
+  return ended;
+}
+
+/** A /dev with the devices that a container may use: the host's has all of them. */
+function makeDevices(directory: string): { mount: string; at: string }[] {
+  const dev = `${directory}/dev`;
+  mkdirSync(dev, { mode: 0o755 });
+  mkdirSync(`${dev}/shm`, { mode: 0o777 });
+  mkdirSync(`${dev}/pts`);
+  for (const name of devices) writeFileSync(`${dev}/${name}`, '');
+  for (const [name, to] of [
+    ['fd', '/proc/self/fd'],
+    ['stdin', '/proc/self/fd/0'],
+    ['stdout', '/proc/self/fd/1'],
+    ['stderr', '/proc/self/fd/2'],
+  ] as const) {
+    symlinkSync(to, `${dev}/${name}`);
+  }
+  const each = [...devices, 'pts'].map((name) => ({ mount: `/dev/${name}`, at: `/dev/${name}` }));
+  return [{ mount: dev, at: '/dev' }, ...each];
+}
+
+async function runBySpawn(prepared: Prepared, key: string): Promise<Ended> {
+  const { options, args, binds, directory } = prepared;
+  const { snapshotter, signal, stdio = 'inherit', subIds = false, network = true } = options;
+  const mount = await mountDetached(await snapshotter.mounts(key), { rootless: 'auto', subIds });
+  try {
+    const { cwd, user, env } = await resolve(mount.path, prepared);
+    const [command = '', ...rest] = args;
+    const { existsSync } = process.getBuiltinModule('node:fs');
+    const present = (paths: readonly string[]) => paths.filter((path) => existsSync(path));
+    const child = spawn(command, rest, {
+      mount,
+      at: '/',
+      mounts: [...makeDevices(directory), ...binds.map(({ source, target }) => ({ mount: source, at: target }))],
+      readonly: [
+        '/sys',
+        ...present(readonlyPaths),
+        ...binds.flatMap(({ target, isReadonly }) => (isReadonly ? [target] : [])),
+      ],
+      hidden: present(maskedPaths),
+      cwd,
+      env: Object.fromEntries(env.map((line) => [line.slice(0, line.indexOf('=')), line.slice(line.indexOf('=') + 1)])),
+      network,
+      pids: 'own',
+      ipc: 'own',
+      uts: 'own',
+      root: true,
+      uid: user.uid,
+      gid: user.gid,
+      groups: user.groups,
+      stdio,
+      ...(signal !== undefined && { signal }),
+    });
+    return await started(child, mount.path, options);
+  } finally {
+    await mount.unmount();
+  }
+}
+
+async function runByRuntime(runtime: string, prepared: Prepared, key: string): Promise<Ended> {
+  const { options, args, binds, directory } = prepared;
+  const { snapshotter, signal, stdio = 'inherit', network = true } = options;
+  const mounts = await snapshotter.mounts(key);
+  // Not in `directory`, which is removed with all that is in it.
+  const root = mkdtempSync(`${tmpdir()}/overlayfs-rootfs-`);
+  try {
+    await mountAll(mounts, root);
+    const resolved = await resolve(root, prepared);
+    const hasTerminal = stdio === 'inherit' && process.stdin.isTTY === true && process.stdout.isTTY === true;
+    const spec = toSpec({ root, args, binds, hasNetwork: network, hasTerminal, ...resolved });
+    writeFileSync(`${directory}/config.json`, JSON.stringify(spec));
+    const id = `overlayfs-${randomBytes(8).toString('hex')}`;
+    // crun cannot use all settings of control groups; the container has no limits anyway.
+    const ways = runtime.endsWith('/crun') ? ['--cgroup-manager=disabled'] : [];
+    const child = spawnPlain(runtime, [...ways, 'run', '--bundle', directory, id], {
+      stdio,
+      ...(signal !== undefined && { signal }),
+    });
+    try {
+      return await started(child, root, options);
+    } finally {
+      // The runtime has removed the container itself, unless it was killed.
+      if (child.signalCode !== null || signal?.aborted === true)
+        await endOf(spawnPlain(runtime, [...ways, 'delete', '--force', id], { stdio: 'ignore' }));
+    }
+  } finally {
+    await unmountAll(mounts, root);
+    rmdirSync(root);
+  }
+}
+
+/** The owners of a plain user's files in the image: those that they have in the container. */
+function ownersInside(subIds: boolean): OwnerMaps | undefined {
+  if (!subIds) return undefined;
+  const { uids, gids } = findSubIds();
+  const toMap = (own: number, ranges: typeof uids) => {
+    const map = [{ inside: 0, outside: own, size: 1 }];
+    let inside = 1;
+    for (const { first, count } of ranges) {
+      map.push({ inside, outside: first, size: count });
+      inside += count;
+    }
+    return map;
+  };
+  return { uidMap: toMap(process.geteuid?.() ?? 0, uids), gidMap: toMap(process.getegid?.() ?? 0, gids) };
+}
+
+async function collect(iterable: AsyncIterable<Change>): Promise<Change[]> {
+  const all: Change[] = [];
+  for await (const one of iterable) all.push(one);
+  return all;
+}
+
+/**
+ * Runs an image as a container: unpacks it, prepares a snapshot on it, mounts this, and runs the program that the image's
+ * configuration names, with its user, variables, working directory and the volumes. An OCI runtime, runc(8) or crun(1),
+ * makes the container if this process has privilege and there is one. Else `spawn` does: with a user namespace in which
+ * the program is root, its own processes, IPC and host name, a small /dev, and the snapshot as its root.
+ *
+ * When the program has ended, the changes are listed, and committed as a new image or discarded. The snapshot goes
+ * in any case.
+ *
+ * @throws {ImageError} as `unpack` and `commitImage`; `ERR_IMAGE_COMMAND`, `ERR_IMAGE_USER_MISSING`
+ * @throws {OverlayError} as `mountOverlay` and `spawn`: `reason` is `'sub-ids-missing'` for a user that a plain user's
+ * container does not have without `subIds`
+ * @throws {Error} `ENOENT` or `EACCES`: the program does not exist in the image, or cannot be executed; `ABORT_ERR`
+ */
+export async function runContainer(image: Image, given: RunContainerOptions): Promise<ContainerResult> {
+  const options = toOptions(given, known);
+  const { snapshotter, commit, onProgress, subIds = false } = options;
+  if (typeof snapshotter !== 'object' || snapshotter === null) {
+    throw invalidArgumentType('snapshotter', 'a Snapshotter', snapshotter);
+  }
+  const signal = checkSignal(options.signal);
+  for (const name of ['network', 'subIds'] as const) checkBoolean(options[name], name);
+  const runtime = toRuntime(options.runtime);
+  const binds = checkBinds(options.volumes);
+  const args = toCommand(image, options);
+  const { chainId } = await unpack(image, snapshotter, {
+    ...(onProgress !== undefined && { onProgress }),
+    ...(signal !== undefined && { signal }),
+  });
+  const key = `container ${randomBytes(12).toString('hex')}`;
+  const mounts = await snapshotter.prepare(key, chainId);
+  const directory = mkdtempSync(`${tmpdir()}/overlayfs-container-`);
+  let isCommitted = false;
+  try {
+    const prepared: Prepared = { options, image, args, binds, directory };
+    const [code, name] =
+      runtime === undefined ? await runBySpawn(prepared, key) : await runByRuntime(runtime, prepared, key);
+    const { upper, lowers } = layersOf(mounts);
+    const userxattr = needsUserXattr();
+    const found = await collect(changes(upper, { lowerdir: lowers, userxattr }));
+    const exitCode = name === null ? (code ?? 0) : 128 + numbers.signals[name];
+    if (commit === undefined) return { exitCode, changes: found, image: undefined };
+    const owners = ownersInside(subIds);
+    const chosen = typeof commit === 'string' ? { tag: commit } : commit;
+    const committed = await commitImage(image, snapshotter, key, {
+      createdBy: args.join(' '),
+      ...chosen,
+      ...(owners !== undefined && { owners }),
+    });
+    isCommitted = true;
+    return { exitCode, changes: found, image: committed };
+  } finally {
+    if (!isCommitted) await snapshotter.remove(key).catch(() => {});
+    rmSync(directory, { recursive: true, force: true });
+  }
+}

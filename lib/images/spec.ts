@@ -1,0 +1,93 @@
+/** The configuration of a container for an OCI runtime, runc(8) or crun(1). Pure. */
+import type { ContainerUser } from './rootfs.js';
+
+/** A directory or file that the container sees. */
+export interface Bind {
+  readonly source: string;
+  readonly target: string;
+  readonly isReadonly: boolean;
+}
+
+export interface Wanted {
+  /** The path of the mounted snapshot. */
+  readonly root: string;
+  readonly args: readonly string[];
+  readonly env: readonly string[];
+  readonly cwd: string;
+  readonly user: ContainerUser;
+  readonly binds: readonly Bind[];
+  readonly hasNetwork: boolean;
+  readonly hasTerminal: boolean;
+}
+
+/** The capabilities that containers usually have. */
+const capabilities = [
+  ...['CAP_AUDIT_WRITE', 'CAP_CHOWN', 'CAP_DAC_OVERRIDE', 'CAP_FOWNER', 'CAP_FSETID', 'CAP_KILL'],
+  ...[
+    'CAP_NET_BIND_SERVICE',
+    'CAP_NET_RAW',
+    'CAP_SETFCAP',
+    'CAP_SETGID',
+    'CAP_SETPCAP',
+    'CAP_SETUID',
+    'CAP_SYS_CHROOT',
+  ],
+];
+
+const fixed = (destination: string, type: string, options: readonly string[]) => ({
+  destination,
+  type,
+  source: type,
+  options,
+});
+
+const mounts = [
+  fixed('/proc', 'proc', ['nosuid', 'noexec', 'nodev']),
+  fixed('/dev', 'tmpfs', ['nosuid', 'strictatime', 'mode=755', 'size=65536k']),
+  fixed('/dev/pts', 'devpts', ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620', 'gid=5']),
+  fixed('/dev/shm', 'tmpfs', ['nosuid', 'noexec', 'nodev', 'mode=1777', 'size=65536k']),
+  fixed('/dev/mqueue', 'mqueue', ['nosuid', 'noexec', 'nodev']),
+  fixed('/sys', 'sysfs', ['nosuid', 'noexec', 'nodev', 'ro']),
+];
+
+/** Files of the kernel that a container can only read, and those that it does not see. */
+export const readonlyPaths = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger'] as const;
+export const maskedPaths = ['/proc/kcore', '/proc/keys', '/proc/timer_list', '/proc/acpi', '/proc/scsi'] as const;
+
+/** Returns config.json, as the OCI runtime specification has it. */
+export function toSpec({ root, args, env, cwd, user, binds, hasNetwork, hasTerminal }: Wanted): object {
+  const { uid, gid, groups } = user;
+  const isRoot = uid === 0;
+  const all = { bounding: capabilities, effective: isRoot ? capabilities : [], permitted: isRoot ? capabilities : [] };
+  return {
+    ociVersion: '1.0.2',
+    process: {
+      terminal: hasTerminal,
+      user: { uid, gid, additionalGids: groups },
+      args,
+      env,
+      cwd,
+      capabilities: all,
+      noNewPrivileges: false,
+    },
+    root: { path: root, readonly: false },
+    hostname: 'container',
+    mounts: [
+      ...mounts,
+      ...binds.map(({ source, target, isReadonly }) => ({
+        destination: target,
+        type: 'bind',
+        source,
+        options: ['rbind', isReadonly ? 'ro' : 'rw'],
+      })),
+    ],
+    linux: {
+      namespaces: [
+        ...['pid', 'ipc', 'uts', 'mount', 'cgroup'].map((type) => ({ type })),
+        ...(hasNetwork ? [] : [{ type: 'network' }]),
+      ],
+      readonlyPaths,
+      maskedPaths,
+    },
+  };
+}

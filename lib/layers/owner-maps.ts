@@ -1,0 +1,37 @@
+/** Maps of owners between an archive and a file system. Pure. */
+import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
+
+/** A range of ids that other ids stand for, as in user_namespaces(7). */
+export interface IdRange {
+  /** The first id in the archive. */
+  readonly inside: number;
+  /** The first id on the file system. */
+  readonly outside: number;
+  readonly size: number;
+}
+
+export interface OwnerMaps {
+  readonly uidMap: readonly IdRange[];
+  readonly gidMap: readonly IdRange[];
+}
+
+export type IdMap = (id: number) => number;
+
+/** Returns the function that maps ids to this side; ids that no range has become NaN. */
+export function checkMap(value: unknown, name: string, to: 'inside' | 'outside'): IdMap {
+  if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list of { inside, outside, size }', value);
+  const ranges = value.map((range: IdRange): IdRange => {
+    for (const key of ['inside', 'outside', 'size'] as const) {
+      const number: unknown = range?.[key];
+      const least = key === 'size' ? 1 : 0;
+      if (typeof number === 'number' && Number.isInteger(number) && number >= least && number < 2 ** 32) continue;
+      throw invalidArgumentValue(name, range, `must have in each range an integer \`${key}\` of ${least} or more`);
+    }
+    return { ...range };
+  });
+  const from = to === 'inside' ? 'outside' : 'inside';
+  return (id) => {
+    const range = ranges.find((each) => id >= each[from] && id < each[from] + each.size);
+    return range === undefined ? Number.NaN : range[to] + (id - range[from]);
+  };
+}
