@@ -50,10 +50,27 @@ export class Peer {
     return total;
   }
 
+  /** In µs: an archive unpacked into a directory. */
+  async apply(archive: string, directory: string): Promise<number> {
+    const [total = Number.NaN] = await this.#ask(`apply ${archive} ${directory}`);
+    return total;
+  }
+
   /** Unmounts all sets, one after the other; in µs, for all of them. */
   async unmount(base: string, sets: number): Promise<number> {
     const [total = Number.NaN] = await this.#ask(`unmount ${sets} ${base}`);
     return total;
+  }
+
+  /** Makes snapshots beside those of the cycles. */
+  async fill(count: number): Promise<void> {
+    await this.#ask(`fill ${count}`);
+  }
+
+  /** In µs: the median of cycles over a socket. */
+  async cycle(count: number): Promise<number> {
+    const [median = Number.NaN] = await this.#ask(`cycle ${count}`);
+    return median;
   }
 
   /** In µs: the mount table read and split. */

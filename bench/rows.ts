@@ -1,5 +1,6 @@
 /** The measurements, one row each. */
 import type { Row } from './kind.js';
+import { archiveKinds } from './kinds/archives.js';
 import { atOnceKinds } from './kinds/at-once.js';
 import { flatKinds } from './kinds/flat.js';
 import { layerKinds } from './kinds/layers.js';
@@ -7,6 +8,7 @@ import { manyKinds } from './kinds/many.js';
 import { mergeKinds } from './kinds/merges.js';
 import { pairKinds } from './kinds/pairs.js';
 import { programKinds } from './kinds/programs.js';
+import { servedKinds } from './kinds/served.js';
 import { snapshotKinds } from './kinds/snapshots.js';
 import { startUpKinds } from './kinds/start-up.js';
 import { statKinds } from './kinds/stats.js';
@@ -15,7 +17,17 @@ import { whiteoutKinds } from './kinds/whiteouts.js';
 
 const kinds = [
   ...[...pairKinds, ...atOnceKinds, ...flatKinds, ...programKinds],
-  ...[...statKinds, ...variantKinds, ...whiteoutKinds, ...layerKinds, ...mergeKinds, ...manyKinds, ...snapshotKinds],
+  ...[
+    ...statKinds,
+    ...variantKinds,
+    ...whiteoutKinds,
+    ...layerKinds,
+    ...archiveKinds,
+    ...mergeKinds,
+    ...manyKinds,
+    ...snapshotKinds,
+    ...servedKinds,
+  ],
   ...startUpKinds,
 ];
 

@@ -1,7 +1,7 @@
 /** Both sides are measured on these: file systems, the directories in them, and the other CPU kept busy. */
 import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process';
 import { closeSync, mkdirSync, openSync, truncateSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { OverlayOptions } from 'overlayfs';
@@ -29,9 +29,16 @@ export interface Site {
   readonly whiteouts: string;
   /** For a great many mounts, while they are needed. */
   readonly many: string;
+  /** A tmpfs, for what both sides read. */
+  readonly sources: string;
+  /**
+   * Calls a function with a directory on a new file system of this kind: on an ext4 that is used again, each run is slower
+   * than the one before, because the kernel passes over inodes that were deleted recently.
+   */
+  readonly onNew: <T>(use: (directory: string) => Promise<T>) => Promise<T>;
 }
 
-function makeSite(base: string): Site {
+function makeSite(base: string, sources: string, mountNew: (at: string) => Promise<void>): Site {
   const sets = Array.from({ length: SET_COUNT }, (_, i) => {
     const at = (name: string) => join(base, String(i), name);
     return { lowerdir: at('lower'), upperdir: at('upper'), workdir: at('work'), target: at('target') };
@@ -39,22 +46,33 @@ function makeSite(base: string): Site {
   for (const set of sets) {
     for (const path of Object.values(set)) mkdirSync(path, { recursive: true });
   }
-  return { base, sets, whiteouts: join(base, 'whiteouts'), many: join(base, 'many') };
+  const onNew = async <T>(use: (directory: string) => Promise<T>): Promise<T> => {
+    const at = join(dirname(sources), 'new');
+    await mountNew(at);
+    try {
+      const directory = join(at, 'directory');
+      mkdirSync(directory);
+      return await use(directory);
+    } finally {
+      await promisify(execFile)('umount', [at]);
+    }
+  };
+  return { base, sets, whiteouts: join(base, 'whiteouts'), many: join(base, 'many'), sources, onNew };
 }
 
 async function mountTmpfs(at: string): Promise<void> {
-  mkdirSync(at);
+  mkdirSync(at, { recursive: true });
   await promisify(execFile)('mount', ['-t', 'tmpfs', 'bench', at]);
 }
 
-async function mountExt4(image: string, at: string): Promise<void> {
+async function mountExt4(image: string, at: string, size = 512 * 2 ** 20): Promise<void> {
   closeSync(openSync(image, 'w'));
-  truncateSync(image, 512 * 2 ** 20);
+  truncateSync(image, size);
   // Nothing left for the kernel to do later, in the midst of a measurement.
   const complete = 'lazy_itable_init=0,lazy_journal_init=0';
   const run = promisify(execFile);
   await run('mkfs.ext4', ['-q', '-F', '-N', '300000', '-E', complete, image]);
-  mkdirSync(at);
+  mkdirSync(at, { recursive: true });
   await run('mount', ['-o', 'loop', image, at]); // the loop device goes with the mount
 }
 
@@ -73,12 +91,17 @@ export class Stage {
     const stage = new Stage(enclosure);
     const tmpfs = join(enclosure.directory, 'tmpfs');
     await mountTmpfs(tmpfs);
-    stage.#sites.set('tmpfs', makeSite(tmpfs));
+    const sources = join(tmpfs, 'sources');
+    stage.#sites.set('tmpfs', makeSite(tmpfs, sources, mountTmpfs));
     const ext4 = join(enclosure.directory, 'ext4');
     try {
       // In memory as well: the pace of a disk is nothing that either side could change.
       await mountExt4(join(tmpfs, 'ext4.img'), ext4);
-      stage.#sites.set('ext4', makeSite(ext4));
+      const image = join(tmpfs, 'new.img');
+      stage.#sites.set(
+        'ext4',
+        makeSite(ext4, sources, (at) => mountExt4(image, at, 2 ** 30)),
+      );
     } catch (error) {
       stage.missing.set('ext4', whyNoExt4(error as NodeJS.ErrnoException & { stderr?: string }));
     }

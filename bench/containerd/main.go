@@ -1,11 +1,15 @@
-// The same pairs by containerd's mount package, as its snapshots are mounted and unmounted.
+// The same pairs by containerd's mount package, as its snapshots are mounted and unmounted, and layers unpacked by its
+// archive package, as a pull does it.
 //
-// Obeys the line "sync SETS PAIRS BASE" as bench/peer/main.c does.
+// Obeys the line "sync SETS PAIRS BASE" as bench/peer/main.c does, and "apply ARCHIVE DIRECTORY".
 package main
 
 import (
 	"bufio"
+	"context"
+	"crypto/sha256"
 	"fmt"
+	"io"
 	"log"
 	"os"
 	"runtime"
@@ -13,6 +17,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/containerd/archive"
+	"github.com/containerd/containerd/archive/compression"
 	"github.com/containerd/containerd/mount"
 )
 
@@ -59,13 +65,40 @@ func measure(base string, setCount, pairs int) {
 	fmt.Println(((times[(pairs-1)/2] + times[pairs/2]) / 2).Nanoseconds(), total.Nanoseconds())
 }
 
+// Hashes the archive, and what it holds when it is uncompressed.
+func apply(path, directory string) {
+	begin := time.Now()
+	file, err := os.Open(path)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer file.Close()
+	whole, inside := sha256.New(), sha256.New()
+	uncompressed, err := compression.DecompressStream(io.TeeReader(file, whole))
+	if err != nil {
+		log.Fatal(err)
+	}
+	reader := io.TeeReader(uncompressed, inside)
+	if _, err := archive.Apply(context.Background(), directory, reader); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, reader); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(time.Since(begin).Nanoseconds())
+}
+
 func main() {
 	runtime.LockOSThread()
 	// It does not outlive the process that started it.
 	syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0)
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		var setCount, pairs int
-		var base string
+		var base, path string
+		if _, err := fmt.Sscanf(lines.Text(), "apply %s %s", &path, &base); err == nil {
+			apply(path, base)
+			continue
+		}
 		if _, err := fmt.Sscanf(lines.Text(), "sync %d %d %s", &setCount, &pairs, &base); err != nil {
 			log.Fatal(err)
 		}

@@ -27,7 +27,7 @@ import { Digester } from '../tar/digest.js';
 import type { FoundEntry } from '../tar/entry.js';
 import { invalidArchive } from '../tar/invalid.js';
 import { TarReader } from '../tar/reader.js';
-import { explainWrite } from './explain-write.js';
+import { explainErrno, type Verdict } from '../verdicts.js';
 import { toPaths } from './given.js';
 import { isWhiteoutDevice, isWhiteoutEntry, readMarks, shownAttributes } from './marks.js';
 import { checkMap, type IdMap, type OwnerMaps } from './owner-maps.js';
@@ -35,6 +35,7 @@ import { Directory, type Layout, Leaf, Placement } from './placement.js';
 import { findPath, findRoot, openLayers } from './stack.js';
 import { Walker } from './walk.js';
 import { type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
+import { explainWrite } from './written.js';
 import { opaqueName } from './xattrs.js';
 
 /** An archive: its path, its bytes, or a stream of them. */
@@ -109,9 +110,9 @@ export interface LayerSummary {
   readonly bytes: number;
   /** SHA-256 of the uncompressed archive, bytes after its end included: `sha256:` and 64 digits. */
   readonly diffId: string;
-  /** SHA-256 of the source. */
+  /** SHA-256 of the archive as it is, compressed or not. */
   readonly digest: string;
-  /** The size of the source in bytes. */
+  /** The size of the archive as it is, in bytes. */
   readonly size: number;
   readonly compression: Compression;
   /** The number of whiteouts in the archive. */
@@ -140,8 +141,8 @@ const known: ReadonlySet<string> = new Set<keyof ApplyOptions>([
 const MOST_INLINE = 256 * 1024;
 /** The ratio of compression counts after so many bytes. */
 const RATIO_BEGINS = 64 * 2 ** 20;
-/** Read without a look at the clock: at most 512 entries. */
-const PIECE = 256 * 1024;
+/** Read without a look at the clock: at most 128 entries. */
+const PIECE = 64 * 1024;
 
 interface Checked {
   readonly layout: Layout;
@@ -416,24 +417,13 @@ async function openTarget(path: Path): Promise<Target> {
 
 function explainTarget(path: Path, errno: number, name?: Path): OverlayError {
   const shown = quotePath(path);
-  const fields = { errno, path: pathString(name === undefined ? path : joinPath(path, name)) };
-  switch (errno) {
-    case e.ENOENT:
-      return new OverlayError({ ...fields, reason: 'path-missing', what: `the directory ${shown} does not exist` });
-    case e.ENOTDIR:
-      return new OverlayError({ ...fields, reason: 'path-not-directory', what: `${shown} is not a directory` });
-    case e.EROFS:
-      return new OverlayError({ ...fields, reason: 'read-only', what: `the file system of ${shown} is read-only` });
-    case e.EACCES:
-    case e.EPERM:
-      return new OverlayError({
-        ...fields,
-        reason: 'permission-denied',
-        what: `this process may not write to ${shown}`,
-      });
-    default:
-      return new OverlayError({ ...fields, reason: 'path-inaccessible', what: `${shown} cannot be opened` });
-  }
+  const own: Readonly<Record<number, Verdict>> = {
+    [e.ENOTDIR]: { reason: 'path-not-directory', what: `${shown} is not a directory` },
+    [e.EACCES]: { reason: 'permission-denied', what: `this process may not write to ${shown}` },
+    [e.EPERM]: { reason: 'permission-denied', what: `this process may not write to ${shown}` },
+  };
+  const verdict = own[errno] ?? explainErrno(errno, { name: `the directory ${shown}`, purpose: `write to ${shown}` });
+  return new OverlayError({ errno, path: pathString(name === undefined ? path : joinPath(path, name)), ...verdict });
 }
 
 /** Gives the complete directory its name. */
@@ -534,6 +524,8 @@ class Unpacking {
   /** The entries that operations come from: by operation, the byte at which the entry begins. */
   readonly #offsets: number[] = [];
   #open: Open | undefined;
+  /** Data of a large file that is not passed on yet: more may follow it in memory. */
+  #pending: { bytes: Buffer; readonly position: number } | undefined;
   #offset = 0;
   entries = 0;
   bytes = 0;
@@ -640,8 +632,23 @@ class Unpacking {
   data(bytes: Buffer, position: number): void {
     if (this.#open === undefined) return;
     const { path, parts } = this.#open;
-    if (parts !== undefined) addPart(parts, bytes);
-    else this.add('data', path, { data: bytes, number: position });
+    if (parts !== undefined) {
+      addPart(parts, bytes);
+      return;
+    }
+    const joined = this.#pending && join(this.#pending.bytes, bytes, this.#pending.position, position);
+    if (this.#pending !== undefined && joined !== undefined) this.#pending.bytes = joined;
+    else {
+      this.#flush(path);
+      this.#pending = { bytes, position };
+    }
+  }
+
+  #flush(path: string): void {
+    if (this.#pending === undefined) return;
+    const { bytes, position } = this.#pending;
+    this.#pending = undefined;
+    this.add('data', path, { data: bytes, number: position });
   }
 
   finish(): void {
@@ -654,6 +661,7 @@ class Unpacking {
       this.add('file', path, { ...fields, data, ...(replaces && { flags: ['replace'] }) });
       return;
     }
+    this.#flush(path);
     if (entry.segments !== undefined) this.add('truncate', path, { number: entry.size });
     this.add('metadata', path, fields);
   }
@@ -685,9 +693,11 @@ class Unpacking {
     }
   }
 
-  /** Keeps what has come of a small file: the chunk that it is in is about to be overwritten. */
+  /** Ends with a chunk, which is about to be overwritten. Keeps what has come of a small file. */
   keep(): void {
-    const parts = this.#open?.parts;
+    if (this.#open === undefined) return;
+    const { parts, path } = this.#open;
+    this.#flush(path);
     if (parts === undefined || parts.length === 0) return;
     parts[parts.length - 1] = Buffer.from(parts[parts.length - 1] as Buffer);
   }
@@ -699,12 +709,18 @@ class Unpacking {
   }
 }
 
-/** Adds bytes to parts. Joins them with the last part if they follow it in memory. */
+/** Returns both as one, if the second follows the first in memory and in the file. */
+function join(first: Buffer, second: Buffer, position = 0, next = first.length): Buffer | undefined {
+  const follows = first.buffer === second.buffer && first.byteOffset + first.length === second.byteOffset;
+  if (!follows || position + first.length !== next) return undefined;
+  return Buffer.from(first.buffer, first.byteOffset, first.length + second.length);
+}
+
 function addPart(parts: Buffer[], bytes: Buffer): void {
   const last = parts.at(-1);
-  const follows = last?.buffer === bytes.buffer && last.byteOffset + last.length === bytes.byteOffset;
-  if (last === undefined || !follows) parts.push(bytes);
-  else parts[parts.length - 1] = Buffer.from(last.buffer, last.byteOffset, last.length + bytes.length);
+  const joined = last && join(last, bytes);
+  if (joined === undefined) parts.push(bytes);
+  else parts[parts.length - 1] = joined;
 }
 
 /** Root, as far as it is mapped. */
@@ -754,7 +770,7 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
   else unpacking.placement.implied.set(unpacking.placement.root, '');
   const reader = new TarReader(unpacking);
   const intake = new Digester();
-  const [start, all] = await peek(untilAborted(intake.pass(source.chunks), signal));
+  const [start, all] = await peek(untilAborted(intake.pass(source.chunks, true), signal));
   const compression = detect(start);
   // Both digests of a plain archive are the same.
   const plain = compression === 'none' ? undefined : new Digester();
@@ -774,19 +790,23 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
   };
   try {
     for await (const chunk of untilAborted(chunks, signal)) {
-      const hashed = plain?.update(chunk);
-      hashed?.catch(() => {});
+      await plain?.update(chunk);
       for (let at = 0; at < chunk.length; at += PIECE) await take(chunk.subarray(at, at + PIECE));
       unpacking.keep();
-      await hashed;
       const { operations } = unpacking;
-      // The chunk is hashed before the next one comes, if this is a plain archive.
-      if (plain === undefined) source.recycle?.(chunk, () => writer.totals.operations >= operations);
+      const end = bytes;
+      // The memory of what a decoder returns is its own.
+      if (plain === undefined) {
+        source.recycle?.(chunk, () => writer.totals.operations >= operations && intake.isDone(end));
+      }
       onProgress?.({ entries: unpacking.entries, bytes, read: intake.size, total: source.total });
     }
     reader.end();
     await run(unpacking.describeImplied(await checked.lowers()));
-    for (const [path, metadata] of unpacking.placement.directories()) writer.addLast(path, metadata);
+    for (const [path, metadata] of unpacking.placement.directories()) {
+      writer.addLast(path, metadata);
+      if (slices.isOver()) await run(slices.pause());
+    }
     await run(writer.finish());
     if (checked.syncs) {
       unpacking.add('sync', '');

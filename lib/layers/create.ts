@@ -14,16 +14,19 @@ import { type EntryType, type Moment, NO_XATTRS } from '../tar/entry.js';
 import { padded } from '../tar/layout.js';
 import { END_OF_ARCHIVE, encodeEntry } from '../tar/writer.js';
 import { option, type Text, text } from '../text.js';
-import { below, toBytePath } from './encodings.js';
+import type { LayerSummary } from './apply.js';
+import { below, comparePaths, toBytePath } from './encodings.js';
 import { type GivenLayers, type LayersLike, toLayers } from './given.js';
 import { isWhiteoutDevice, isWhiteoutEntry, shownAttributes } from './marks.js';
 import { MergedWalker } from './merged.js';
 import { checkMap, type IdMap, type OwnerMaps } from './owner-maps.js';
 import type { Layout } from './placement.js';
 import { Piece, type ReadFile } from './read-files.js';
+import { haveSameAttributes } from './records.js';
 import {
   findChild,
   findPath,
+  haveSameBytes,
   type LayerStack,
   openLayers,
   type Places,
@@ -70,20 +73,7 @@ export interface CreateOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-export interface ArchiveSummary {
-  /** The number of entries in the archive. */
-  readonly entries: number;
-  /** The size of all files, in bytes. */
-  readonly bytes: number;
-  /** SHA-256 of the uncompressed archive: `sha256:` and 64 digits. */
-  readonly diffId: string;
-  /** SHA-256 of the stream. */
-  readonly digest: string;
-  /** The size of the stream in bytes. */
-  readonly size: number;
-  readonly compression: Compression;
-  /** The number of whiteouts in the archive. */
-  readonly whiteouts: number;
+export interface ArchiveSummary extends Omit<LayerSummary, 'skipped'> {
   /** The number of sockets, which no archive can hold. */
   readonly sockets: number;
 }
@@ -112,7 +102,7 @@ const UPPER = 0;
 /** The room of a piece: headers that begin in it may need more than a chunk. */
 const ROOM = CHUNK + 64 * 1024;
 /** Pieces that are read while others are hashed, compressed and consumed. */
-const AHEAD = 2;
+const AHEAD = 4;
 const WHITEOUT = '.wh.';
 const OPAQUE = '.wh..wh..opq';
 const EPOCH: Moment = { seconds: 0, nanoseconds: 0 };
@@ -127,6 +117,8 @@ const types: Readonly<Record<number, EntryType>> = {
 };
 
 interface Checked {
+  /** The source is a directory in two states. */
+  readonly hasStates: boolean;
   readonly isPlain: boolean;
   readonly compression: Compression;
   readonly level: number;
@@ -177,7 +169,7 @@ function checkExcluded(value: unknown): ReadonlySet<string> {
   return new Set(value.map((name) => Buffer.from(name).toString('latin1')));
 }
 
-function check(options: CreateOptions): Checked {
+function check(options: CreateOptions, isOfStates: boolean): Checked {
   const { onProgress } = options;
   if (onProgress !== undefined && typeof onProgress !== 'function') {
     throw invalidArgumentType('onProgress', 'a function', onProgress);
@@ -186,9 +178,17 @@ function check(options: CreateOptions): Checked {
   if (userxattr !== undefined && typeof userxattr !== 'boolean') {
     throw invalidArgumentType('userxattr', 'true or false', userxattr);
   }
+  const other = (['lowerdir', 'datadir', 'userxattr', 'layout'] as const).find((name) => options[name] !== undefined);
+  if (isOfStates && other !== undefined) {
+    throw conflictingOptions(
+      text`${option(other)} cannot go with two states of a directory, which are plain directories`,
+      'leave it out',
+    );
+  }
   const compression = checkWord(options.compression, 'compression', ['none', 'gzip', 'zstd']) ?? 'none';
   return {
-    isPlain: checkWord(options.layout, 'layout', ['overlay', 'plain']) === 'plain',
+    hasStates: isOfStates,
+    isPlain: checkWord(options.layout, 'layout', ['overlay', 'plain']) === 'plain' || isOfStates,
     compression,
     level: checkLevel(options.level, compression),
     latest: checkEpoch(options.sourceDateEpoch),
@@ -198,6 +198,15 @@ function check(options: CreateOptions): Checked {
     signal: checkSignal(options.signal),
   };
 }
+
+/** A directory in two states: the archive has what changed from one to the other. */
+export interface DirectoryStates {
+  readonly before: PathLike;
+  readonly after: PathLike;
+}
+
+const hasStates = (source: unknown): source is DirectoryStates =>
+  typeof source === 'object' && source !== null && 'before' in source && 'after' in source;
 
 /** A directory on the way to the current entry. */
 interface Frame {
@@ -218,6 +227,15 @@ const newFrame = (name: string, parent: Frame | undefined): Frame => ({
   from: undefined,
 });
 
+/** A walk of one state. */
+interface State {
+  readonly layer: number;
+  readonly walker: Walker;
+  isThere: boolean;
+}
+
+const lastOf = (path: string): string => path.slice(path.lastIndexOf('/') + 1);
+
 /** Makes the entries of an archive, and puts them into pieces. */
 class Packing {
   readonly #stack: LayerStack;
@@ -227,6 +245,8 @@ class Packing {
   readonly #linked = new Map<string, string>();
   #piece = new Piece(ROOM);
   readonly #full: Piece[] = [];
+  /** A file whose data is not in pieces yet, and the place from which on. */
+  #file: { readonly file: ReadFile; at: number } | undefined;
   readonly #slices = new Slices();
   entries = 0;
   bytes = 0;
@@ -250,13 +270,16 @@ class Packing {
     return this.#piece.take(size);
   };
 
-  #addData(file: ReadFile): void {
-    for (let at = 0; at < file.size; ) {
-      if (this.#piece.size >= CHUNK) this.#next();
-      const size = Math.min(file.size - at, CHUNK - this.#piece.size);
-      this.#piece.addFile(file, at, size);
-      at += size;
-    }
+  /** Adds as much of the current file as the piece has room for. */
+  #addData(): void {
+    if (this.#file === undefined) return;
+    const { file } = this.#file;
+    if (this.#piece.size >= CHUNK) this.#next();
+    const size = Math.min(file.size - this.#file.at, CHUNK - this.#piece.size);
+    this.#piece.addFile(file, this.#file.at, size);
+    this.#file.at += size;
+    if (this.#file.at < file.size) return;
+    this.#file = undefined;
     this.#take(padded(file.size) - file.size).fill(0);
   }
 
@@ -269,6 +292,79 @@ class Packing {
       path: pathString(whole),
       hint,
     });
+  }
+
+  /**
+   * Walks two states of a directory, the later one in the place of the upper and the earlier one below it. Yields pieces
+   * as they are complete.
+   */
+  async *walkStates(): AsyncGenerator<Piece> {
+    const [after, before] = [UPPER, UPPER + 1].map((layer): State => {
+      const walker = new Walker('', { at: this.#stack.at(layer).root, attributes: 'all', targets: true });
+      return { layer, walker, isThere: false };
+    }) as [State, State];
+    /** Directories on the way that are as before: they are added as soon as something in them is. */
+    const unchanged: (Source | undefined)[] = [];
+    try {
+      await this.#advance(after);
+      await this.#advance(before);
+      while (after.isThere || before.isThere) {
+        const order = !after.isThere ? 1 : !before.isThere ? -1 : comparePaths(after.walker.path, before.walker.path);
+        const { path, name, depth } = (order > 0 ? before : after).walker;
+        unchanged.length = Math.min(unchanged.length, depth);
+        const own = order <= 0 ? this.#stateOf(after) : undefined;
+        const old = order >= 0 ? this.#stateOf(before) : undefined;
+        const isSame = own !== undefined && old !== undefined && (await run(this.#isSame(own, old)));
+        if (isSame && own.type === k.S_IFDIR) unchanged[depth] = own;
+        else if (!isSame) {
+          for (const directory of unchanged) {
+            if (directory !== undefined) this.#addEntry(directory, directory.path, lastOf(directory.path), directory);
+          }
+          unchanged.fill(undefined);
+          if (own === undefined) this.#addWhiteout(path, name);
+          else this.#addEntry(own, path, path === '' ? '' : name, own);
+        }
+        yield* this.#complete();
+        // The contents of a directory go with it.
+        if (old?.type === k.S_IFDIR && own?.type !== k.S_IFDIR) before.walker.skip();
+        if (order <= 0) await this.#advance(after);
+        if (order >= 0) await this.#advance(before);
+      }
+    } finally {
+      after.walker.close();
+      before.walker.close();
+    }
+    yield* this.#end();
+  }
+
+  async #advance(state: State): Promise<void> {
+    const { walker, layer } = state;
+    state.isThere = false;
+    while (!walker.advance()) {
+      if (!(await run(walker.more()))) return;
+    }
+    if (walker.error !== 0) throw explainWalk(this.#stack.at(layer).path, walker.error, walker.path);
+    state.isThere = true;
+  }
+
+  #stateOf({ walker, layer }: State): Source {
+    return toSource(walker, layer, walker.path, this.#stack.space);
+  }
+
+  /** Returns whether an entry is as before. One with several links never is, so that its links stay together. */
+  *#isSame(own: Source, old: Source): Task<boolean> {
+    const hasSameMetadata =
+      own.mode === old.mode &&
+      own.uid === old.uid &&
+      own.gid === old.gid &&
+      own.mtimeNs === old.mtimeNs &&
+      own.rdevMajor === old.rdevMajor &&
+      own.rdevMinor === old.rdevMinor &&
+      (own.type === k.S_IFDIR || (own.size === old.size && own.links === 1 && old.links === 1)) &&
+      own.target.equals(old.target) &&
+      haveSameAttributes(own.attributes, old.attributes);
+    if (!hasSameMetadata || own.type !== k.S_IFREG || own.size === 0) return hasSameMetadata;
+    return yield* haveSameBytes(this.#stack, own, old);
   }
 
   /** Walks the upper. Yields pieces as they are complete. */
@@ -289,18 +385,24 @@ class Packing {
             yield* this.#visitMerged(walker.path, frame.from);
           }
           // Most entries complete nothing, and each wait takes longer than an entry.
-          if (this.#full.length > 0 || this.#slices.isOver()) yield* this.#complete();
+          if (this.#full.length > 0 || this.#file !== undefined || this.#slices.isOver()) yield* this.#complete();
         }
       }
     } finally {
       walker.close();
     }
+    yield* this.#end();
+  }
+
+  async *#end(): AsyncGenerator<Piece> {
     this.#take(END_OF_ARCHIVE.length).fill(0);
     this.#next();
     yield* this.#complete();
   }
 
   async *#complete(): AsyncGenerator<Piece> {
+    // A large file is more than memory may hold, so its pieces come one by one.
+    for (; this.#file !== undefined; this.#addData()) yield* this.#full.splice(0);
     if (this.#full.length > 0) yield* this.#full.splice(0);
     if (this.#slices.isOver()) await run(this.#slices.pause());
   }
@@ -475,7 +577,9 @@ class Packing {
     if (!isFile || data.size === 0) return;
     this.bytes += data.size;
     const { root, path: rootPath } = this.#stack.at(data.layer);
-    this.#addData({ root, rootPath, path: data.path, inode: data.inode, size: data.size, mtime: data.mtime });
+    const { path: dataPath, inode, size, mtime } = data;
+    this.#file = { file: { root, rootPath, path: dataPath, inode, size, mtime }, at: 0 };
+    this.#addData();
   }
 
   #ownersOf({ uid, gid }: Source, path: string): { uid: number; gid: number } {
@@ -514,32 +618,40 @@ class Packing {
   }
 }
 
+interface Hashed {
+  readonly chunk: Buffer;
+  /** The bytes of the archive with this chunk: the caller gets it when they are hashed. */
+  readonly end: number;
+}
+
 /** The bytes of the archive. The next pieces are read while the caller uses one. */
 async function* read(
   packing: Packing,
+  pieces: AsyncIterable<Piece>,
   digester: Digester,
   { signal, onProgress }: Checked,
 ): AsyncGenerator<Uint8Array> {
-  const reading: Promise<Buffer>[] = [];
+  const reading: Promise<Hashed>[] = [];
   let hashed: Promise<unknown> = Promise.resolve();
   let bytes = 0;
   const next = async (): Promise<Buffer> => {
-    const chunk = (await reading.shift()) as Buffer;
+    const { chunk, end } = (await reading.shift()) as Hashed;
+    await digester.done(end);
     if (signal?.aborted) throw abortError(signal);
     bytes += chunk.length;
     onProgress?.({ entries: packing.entries, bytes });
     return chunk;
   };
   try {
-    for await (const piece of packing.walk()) {
+    for await (const piece of pieces) {
       const [before, read] = [hashed, piece.read()];
       // Its error comes out when its turn is.
       read.catch(() => {});
-      const data = (async (): Promise<Buffer> => {
+      const data = (async (): Promise<Hashed> => {
         await before;
         const chunk = await read;
         await digester.update(chunk);
-        return chunk;
+        return { chunk, end: digester.size };
       })();
       hashed = data;
       data.catch(() => {});
@@ -563,9 +675,10 @@ async function* pack(
     const packing = new Packing(stack, checked);
     const { compression, level } = checked;
     const [plain, out] = [new Digester(), new Digester()];
-    const archive = read(packing, plain, checked);
+    const pieces = checked.hasStates ? packing.walkStates() : packing.walk();
+    const archive = read(packing, pieces, plain, checked);
     if (compression === 'none') yield* archive;
-    else yield* out.pass(encode(archive, compression, level));
+    else yield* out.pass(encode(archive, compression, level), false);
     const diffId = await plain.digest();
     const { entries, bytes, whiteouts, sockets } = packing;
     const stream =
@@ -581,17 +694,22 @@ async function* pack(
  * Whiteouts become `.wh.NAME`, opaque directories hold `.wh..wh..opq`. With the layers below, renamed directories and
  * metacopies are written in full; without them they are an error. docs/layers.md has all rules.
  *
+ * `{ before, after }` are two states of a plain directory: the archive has what changed from one to the other. An entry
+ * is the same if owner, mode, time, attributes and bytes are. Files with several links are always in the archive.
+ *
  * The same tree gives the same bytes: parents come first, the names of a directory in byte order. getdents64(2),
  * statx(2), listxattr(2), openat2(2) with RESOLVE_BENEATH (5.6).
  *
  * @throws {OverlayError} the stream's error; `reason` is `'path-missing'`, `'path-not-directory'`,
  * `'path-inaccessible'`, `'layer-unpackable'`, or `'layer-changed'` if the layer changes meanwhile
  */
-export function createLayer(source: LayersLike, given?: CreateOptions): LayerArchive {
+export function createLayer(source: LayersLike | DirectoryStates, given?: CreateOptions): LayerArchive {
   const options = toOptions(given, known);
-  const checked = check(options);
+  const checked = check(options, hasStates(source));
   const { lowerdir, datadir, userxattr } = options;
-  const layers = toLayers(source, { lowerdir, datadir, userxattr });
+  const layers = hasStates(source)
+    ? toLayers(source.after, { lowerdir: [source.before], userxattr: false })
+    : toLayers(source, { lowerdir, datadir, userxattr });
   const { Readable: Stream } = process.getBuiltinModule('node:stream');
   const { promise, resolve, reject } = withResolvers<ArchiveSummary>();
   // A caller may not care.

@@ -8,6 +8,7 @@ import { abortError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import { type Outcome, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
+import { Slices } from '../kernel/slices.js';
 import { inEitherForm, type Task } from '../kernel/task.js';
 import { addon, type OperationFlag, type OperationKind, type Stage } from '../native.js';
 import type { Time } from './records.js';
@@ -322,9 +323,11 @@ export class TreeWriter {
 
   /** Writes all gathered operations, then the metadata of `addLast`, and waits until they are complete. */
   *finish(): Task<WriteTotals> {
+    const slices = new Slices();
     for (let entry = this.#atEnd.pop(); entry !== undefined; entry = this.#atEnd.pop()) {
       this.add('metadata', ...entry);
       if (this.isFull) yield* this.send();
+      if (slices.isOver()) yield* slices.pause();
     }
     yield* this.send();
     yield* inEitherForm(

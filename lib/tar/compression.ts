@@ -2,7 +2,10 @@
 import type { Transform } from 'node:stream';
 import { EINVAL } from '../errnos.js';
 import { OverlayError } from '../errors.js';
+import { Slices } from '../kernel/slices.js';
+import { run } from '../kernel/task.js';
 import { BLOCK, fields, hasChecksum } from './layout.js';
+import { splitFrames } from './zstd-frames.js';
 
 export type Compression = 'none' | 'gzip' | 'zstd';
 
@@ -48,9 +51,18 @@ interface Zlib {
   readonly constants: Readonly<Record<string, number>>;
 }
 
+/** The part of the package that this needs: its own streams would put all that a chunk holds into memory at once. */
 interface ZstdPackage {
-  readonly DecompressStream: new () => Transform;
-  readonly CompressStream: new (parameters: { compressionLevel: number }) => Transform;
+  readonly DecompressStream: new () => {
+    readonly dctx: { decompressStream(to: Buffer, from: Buffer): [hint: number, produced: number, consumed: number] };
+  };
+  readonly CompressStream: new (parameters: {
+    compressionLevel: number;
+  }) => {
+    readonly cctx: {
+      compressStream2(to: Buffer, from: Buffer, end: number): [rest: number, produced: number, consumed: number];
+    };
+  };
 }
 
 const zlib = (): Zlib => process.getBuiltinModule('node:zlib') as unknown as Zlib;
@@ -68,10 +80,86 @@ function zstdPackage(): ZstdPackage {
   }
 }
 
-function decoder(compression: 'gzip' | 'zstd'): Transform {
-  if (compression === 'gzip') return zlib().createGunzip(room);
-  const { createZstdDecompress } = zlib();
-  return createZstdDecompress === undefined ? new (zstdPackage().DecompressStream)() : createZstdDecompress(room);
+/** A buffer that is filled bit by bit, and then replaced. */
+class Filling {
+  #buffer = Buffer.allocUnsafeSlow(CHUNK);
+  #end = 0;
+
+  get rest(): Buffer {
+    return this.#buffer.subarray(this.#end);
+  }
+
+  /** Returns whether the buffer is full. */
+  add(size: number): boolean {
+    this.#end += size;
+    return this.#end === this.#buffer.length;
+  }
+
+  take(): Buffer {
+    const taken = this.#buffer.subarray(0, this.#end);
+    this.#buffer = Buffer.allocUnsafeSlow(CHUNK);
+    this.#end = 0;
+    return taken;
+  }
+}
+
+const asBuffer = ({ buffer, byteOffset, length }: Uint8Array): Buffer => Buffer.from(buffer, byteOffset, length);
+
+/** Decompresses with the package, at most a chunk at once, on this thread. */
+export async function* decompressByPackage(source: Chunks): AsyncGenerator<Uint8Array> {
+  const { dctx } = new (zstdPackage().DecompressStream)();
+  const filling = new Filling();
+  /** 0 between two frames. */
+  let expected = 0;
+  for await (const chunk of source) {
+    let from = asBuffer(chunk);
+    let isFull = false;
+    // A full buffer may leave some behind in the decoder.
+    while (from.length > 0 || isFull) {
+      let found: [hint: number, produced: number, consumed: number];
+      try {
+        found = dctx.decompressStream(filling.rest, from);
+      } catch (error) {
+        throw explainDecoding(error, 'zstd');
+      }
+      const [hint, produced, consumed] = found;
+      // With nothing to do, the decoder asks for a further frame.
+      if (produced > 0 || consumed > 0) expected = hint;
+      from = from.subarray(consumed);
+      isFull = filling.add(produced);
+      if (isFull) yield filling.take();
+    }
+  }
+  const last = filling.take();
+  if (last.length > 0) yield last;
+  if (expected !== 0) throw explainDecoding(new Error('unexpected end of file'), 'zstd');
+}
+
+/** The directives of ZSTD_compressStream2: more input follows, or none. */
+const CONTINUE = 0;
+const END = 2;
+/** A block of zstd, which is compressed at once. */
+const PART = 128 * 1024;
+
+/** Compresses with the package, on this thread. */
+export async function* compressByPackage(source: Chunks, level: number): AsyncGenerator<Uint8Array> {
+  const { cctx } = new (zstdPackage().CompressStream)({ compressionLevel: level });
+  const filling = new Filling();
+  const slices = new Slices();
+  for await (const chunk of source) {
+    for (let from = asBuffer(chunk); from.length > 0; ) {
+      const [, produced, consumed] = cctx.compressStream2(filling.rest, from.subarray(0, PART), CONTINUE);
+      from = from.subarray(consumed);
+      if (filling.add(produced)) yield filling.take();
+      await run(slices.pause());
+    }
+  }
+  for (let rest = 1; rest > 0; ) {
+    const [left, produced] = cctx.compressStream2(filling.rest, Buffer.alloc(0), END);
+    rest = left;
+    if (filling.add(produced)) yield filling.take();
+  }
+  yield filling.take();
 }
 
 /** The levels that each compression has, and its own default. */
@@ -80,20 +168,23 @@ export const levels = {
   zstd: { least: 1, most: 22, usual: 3 },
 } as const;
 
-function encoder(compression: 'gzip' | 'zstd', level: number): Transform {
-  if (compression === 'gzip') return zlib().createGzip({ ...room, level });
-  const { createZstdCompress, constants } = zlib();
-  if (createZstdCompress === undefined) return new (zstdPackage().CompressStream)({ compressionLevel: level });
-  return createZstdCompress({ ...room, params: { [constants['ZSTD_c_compressionLevel'] as number]: level } });
+/** Yields the uncompressed bytes. Reads the source to its end, whatever follows the compressed data. */
+export function decode(source: Chunks, compression: 'gzip' | 'zstd'): AsyncGenerator<Uint8Array> {
+  const { createGunzip, createZstdDecompress } = zlib();
+  const explain = (error: unknown): unknown => explainDecoding(error, compression);
+  if (compression === 'gzip') return pass(source, createGunzip(room), explain);
+  if (createZstdDecompress === undefined) return decompressByPackage(source);
+  return pass(splitFrames(source), createZstdDecompress(room), explain);
 }
 
-/** Yields the uncompressed bytes. Reads the source to its end, whatever follows the compressed data. */
-export const decode = (source: Chunks, compression: 'gzip' | 'zstd'): AsyncGenerator<Uint8Array> =>
-  pass(source, decoder(compression), (error) => explainDecoding(error, compression));
-
 /** Yields the compressed bytes. */
-export const encode = (source: Chunks, compression: 'gzip' | 'zstd', level: number): AsyncGenerator<Uint8Array> =>
-  pass(source, encoder(compression, level), (error) => error);
+export function encode(source: Chunks, compression: 'gzip' | 'zstd', level: number): AsyncGenerator<Uint8Array> {
+  const { createGzip, createZstdCompress, constants } = zlib();
+  if (compression === 'gzip') return pass(source, createGzip({ ...room, level }), (error) => error);
+  if (createZstdCompress === undefined) return compressByPackage(source, level);
+  const params = { [constants['ZSTD_c_compressionLevel'] as number]: level };
+  return pass(source, createZstdCompress({ ...room, params }), (error) => error);
+}
 
 async function* pass(
   source: Chunks,

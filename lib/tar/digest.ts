@@ -8,6 +8,8 @@ import { Plan, type Step } from '../kernel/plan.js';
 /** The size of the state of a hash, which is more than that of a digest. */
 const STATE = 112;
 const DIGEST = 32;
+/** Chunks that wait while others are hashed. */
+const MOST_WAITING = 2;
 
 export class Digester {
   size = 0;
@@ -16,41 +18,61 @@ export class Digester {
   /** Hashes if the addon cannot, because the runtime exports no OpenSSL. */
   #own: Hash | undefined;
   #waiting: Uint8Array[] = [];
-  #running: Promise<void> | undefined;
+  /** Bytes that are hashed. */
+  #done = 0;
+  /** The native call under way. */
+  #call: Promise<void> | undefined;
 
-  /** Adds bytes, which must stay as they are until the promise resolves. */
-  update(chunk: Uint8Array): Promise<void> {
+  /** Adds bytes, which must stay as they are until `isDone` says so. Waits while many are not hashed yet. */
+  async update(chunk: Uint8Array): Promise<void> {
     this.size += chunk.length;
     this.#waiting.push(chunk);
-    this.#running ??= this.#run();
-    return this.#running;
+    this.#begin();
+    while (this.#waiting.length > MOST_WAITING) await this.#call;
   }
 
-  /** Passes the chunks on, which are hashed while the caller uses them. */
-  async *pass(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  /** Returns whether the first bytes, so many, are hashed. */
+  isDone(size: number): boolean {
+    return this.#done >= size;
+  }
+
+  /** Resolves when the first bytes, so many, are hashed. */
+  async done(size = this.size): Promise<void> {
+    while (this.#done < size) await this.#call;
+  }
+
+  /** Passes the chunks on. They are hashed before, or while the caller uses them if it leaves them as they are. */
+  async *pass(chunks: AsyncIterable<Uint8Array>, leavesThem: boolean): AsyncGenerator<Uint8Array> {
     for await (const chunk of chunks) {
-      const hashed = this.update(chunk);
-      hashed.catch(() => {});
+      await this.update(chunk);
+      if (!leavesThem) await this.done();
       yield chunk;
-      await hashed;
     }
   }
 
   /** Resolves to `sha256:` and 64 digits. Called once, at the end. */
   async digest(): Promise<string> {
-    await this.#running;
+    await this.done();
     const digest = this.#own?.digest() ?? (await this.#hash([], true));
     return `sha256:${digest.toString('hex')}`;
   }
 
-  async #run(): Promise<void> {
-    while (this.#waiting.length > 0) {
-      const chunks = this.#waiting;
-      this.#waiting = [];
-      if (this.#own === undefined) this.#state = await this.#hash(chunks, false);
-      else for (const chunk of chunks) this.#own.update(chunk);
-    }
-    this.#running = undefined;
+  /** Hashes all that waits, unless a call is under way. Its end begins the next one. */
+  #begin(): void {
+    if (this.#call !== undefined || this.#waiting.length === 0) return;
+    const chunks = this.#waiting;
+    this.#waiting = [];
+    this.#call = this.#run(chunks);
+    // Its error comes out where somebody waits for it.
+    this.#call.catch(() => {});
+  }
+
+  async #run(chunks: readonly Uint8Array[]): Promise<void> {
+    if (this.#own === undefined) this.#state = await this.#hash(chunks, false);
+    else for (const chunk of chunks) this.#own.update(chunk);
+    for (const { length } of chunks) this.#done += length;
+    this.#call = undefined;
+    this.#begin();
   }
 
   /** Returns the state after the chunks, or at the end the digest. */

@@ -33,14 +33,24 @@ function readBase256(block: Buffer, at: number, end: number): number {
   return Number.isSafeInteger(value) ? value : isNegative ? Number.NEGATIVE_INFINITY : Number.POSITIVE_INFINITY;
 }
 
-/** Writes octal digits. A NUL follows in the block. The number has to fit: see `fitsOctal`. */
-export function writeOctal(block: Buffer, [at, size]: Field, value: number): void {
-  let rest = value;
-  for (let i = at + size - 2; i >= at; i--) {
-    const digit = rest % 8;
-    block[i] = ZERO + digit;
-    rest = (rest - digit) / 8;
+/**
+ * Writes octal digits, which a NUL in the block follows. The number has to fit: see `fitsOctal`. Returns the sum of the
+ * bytes.
+ */
+export function writeOctal(block: Buffer, [at, size]: Field, value: number): number {
+  const last = at + size - 2;
+  let sum = 0;
+  // Digits of integers of 32 bits are much faster: eight digits at once.
+  let low = (value % 0o100000000) | 0;
+  let high = ((value - low) / 0o100000000) | 0;
+  for (let i = last; i >= at; i--) {
+    if (i === last - 8) [low, high] = [high, 0];
+    const digit = ZERO + (low & 7);
+    low >>>= 3;
+    block[i] = digit;
+    sum += digit;
   }
+  return sum;
 }
 
 /** The first number that a field of this size cannot hold. */

@@ -4,7 +4,7 @@
  */
 import { isUtf8 as isValidUtf8 } from 'node:buffer';
 import type { EntryType, TarEntry } from './entry.js';
-import { BLOCK, checksumOf, fields, padded } from './layout.js';
+import { BLOCK, fields, padded } from './layout.js';
 import { type Field, fitsOctal, formatMoment, writeOctal } from './numbers.js';
 import { encodeXattrName, formatRecord, XATTR } from './pax.js';
 
@@ -52,30 +52,40 @@ interface Header {
   readonly minor: number;
 }
 
-const magic = Buffer.from('ustar\x0000', 'latin1');
+/** The checksum counts its own field as spaces, and each header has these. */
+const MAGIC = 'ustar\x0000';
+const CHECKSUM_AS_SPACES = 8 * 0x20;
 
+/** Writes into a block of zeros. */
 function writeHeader(block: Buffer, header: Header): void {
-  writeText(block, fields.name, header.name);
-  writeOctal(block, fields.mode, header.mode);
-  writeOctal(block, fields.uid, header.uid);
-  writeOctal(block, fields.gid, header.gid);
-  writeOctal(block, fields.size, header.size);
-  writeOctal(block, fields.mtime, header.seconds);
-  writeText(block, fields.type, header.typeflag);
-  writeText(block, fields.linkname, header.linkname);
-  block.set(magic, fields.magic[0]);
-  writeOctal(block, fields.major, header.major);
-  writeOctal(block, fields.minor, header.minor);
-  writeText(block, fields.prefix, header.prefix);
+  const sum =
+    CHECKSUM_AS_SPACES +
+    writeText(block, fields.name, header.name) +
+    writeOctal(block, fields.mode, header.mode) +
+    writeOctal(block, fields.uid, header.uid) +
+    writeOctal(block, fields.gid, header.gid) +
+    writeOctal(block, fields.size, header.size) +
+    writeOctal(block, fields.mtime, header.seconds) +
+    writeText(block, fields.type, header.typeflag) +
+    writeText(block, fields.linkname, header.linkname) +
+    writeText(block, fields.magic, MAGIC) +
+    writeOctal(block, fields.major, header.major) +
+    writeOctal(block, fields.minor, header.minor) +
+    writeText(block, fields.prefix, header.prefix);
   const [at, size] = fields.checksum;
-  writeOctal(block, [at, size - 1], checksumOf(block));
+  writeOctal(block, [at, size - 1], sum);
   block[at + size - 1] = 0x20;
 }
 
-function writeText(block: Buffer, [at]: Field, value: string): void {
-  // A call of Buffer takes longer than a few characters.
-  if (value.length > 16) block.write(value, at, 'latin1');
-  else for (let i = 0; i < value.length; i++) block[at + i] = value.charCodeAt(i);
+/** Returns the sum of the bytes. */
+function writeText(block: Buffer, [at]: Field, value: string): number {
+  let sum = 0;
+  for (let i = 0; i < value.length; i++) {
+    const byte = value.charCodeAt(i);
+    block[at + i] = byte;
+    sum += byte;
+  }
+  return sum;
 }
 
 /**
@@ -137,7 +147,7 @@ export function encodeEntry(entry: TarEntry, room: (size: number) => Buffer = Bu
   const bytes = room(extendedSize + BLOCK + (map?.length ?? 0)).fill(0);
   const short = names ?? ['', name.slice(0, fields.name[1])];
   if (extendedSize > 0) {
-    const shown = EXTENDED_NAME + name.replace(/\/$/, '').split('/').at(-1);
+    const shown = EXTENDED_NAME + lastOf(name);
     writeHeader(bytes.subarray(0, BLOCK), {
       ...nothing,
       name: shown.slice(0, fields.name[1]),
@@ -162,6 +172,12 @@ export function encodeEntry(entry: TarEntry, room: (size: number) => Buffer = Bu
   });
   if (map !== undefined) bytes.set(map, extendedSize + BLOCK);
   return bytes;
+}
+
+/** Returns the last component of a path. */
+function lastOf(path: string): string {
+  const end = path.endsWith('/') ? path.length - 1 : path.length;
+  return path.slice(path.lastIndexOf('/', end - 1) + 1, end);
 }
 
 const nothing: Header = {

@@ -2,7 +2,7 @@
  * How long each promise form keeps the event loop at a stretch. Arguments: a directory with layers, and how many mounts
  * there are to be in the table. Prints the milliseconds by call.
  */
-import { closeSync, mkdirSync, openSync, readSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join, resolve } from 'node:path';
 import {
@@ -16,39 +16,9 @@ import {
   unmountTree,
   watchMounts,
 } from 'overlayfs';
+import { leastOf, measure } from './stretches.js';
 
 const [dir = '', count = '10000'] = process.argv.slice(2);
-/** In ms. */
-const LONGEST = 10;
-
-const schedule = openSync('/proc/thread-self/schedstat', 'r');
-const text = Buffer.alloc(128);
-
-/** The time without that in which this thread waited for a processor, in ms. */
-function clock(): number {
-  const size = readSync(schedule, text, 0, text.length, 0);
-  return performance.now() - Number(text.toString('latin1', 0, size).split(' ')[1]) / 1e6;
-}
-
-async function longestStretch(call: () => Promise<unknown>): Promise<number> {
-  let isOver = false;
-  let longest = 0;
-  let last = 0;
-  const tick = () => {
-    const now = clock();
-    longest = Math.max(longest, now - last);
-    last = now;
-    if (!isOver) setImmediate(tick);
-  };
-  await new Promise(setImmediate);
-  last = clock();
-  setImmediate(tick);
-  await call();
-  isOver = true;
-  await new Promise(setImmediate);
-  return longest;
-}
-
 const at = (name: string) => join(dir, name);
 const target = at('merged');
 const own: OverlayOptions = { lowerdir: at('lower'), upperdir: at('upper'), workdir: at('work'), create: true, target };
@@ -106,26 +76,6 @@ const calls: Readonly<Record<string, () => Promise<unknown>>> = {
     await mounted.unmount();
   },
 };
-
-/** The same; where it is too long, without what an idle loop on this machine is kept for in the same time. */
-async function measure(call: () => Promise<unknown>): Promise<number> {
-  const start = performance.now();
-  const longest = await longestStretch(call);
-  if (longest <= LONGEST) return longest;
-  const took = performance.now() - start;
-  const idle = await longestStretch(() => new Promise((resolve) => setTimeout(resolve, took)));
-  return Math.max(longest - idle, 0);
-}
-
-/** Returns the first of several measurements that is good enough, else the least: the machine does other things too. */
-async function leastOf(rounds: number, once: () => Promise<number>): Promise<number> {
-  let least = Number.POSITIVE_INFINITY;
-  for (let round = 0; round < rounds && least > LONGEST; round++) {
-    if (round > 0) await new Promise((resolve) => setTimeout(resolve, 100));
-    least = Math.min(least, await once());
-  }
-  return least;
-}
 
 const root = resolve(import.meta.dirname, '../../..');
 const native = createRequire(import.meta.url)(join(root, 'build/Release/test_support.node'));
