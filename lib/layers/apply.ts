@@ -230,6 +230,25 @@ interface Source {
   recycle?(chunk: Uint8Array, isFree: () => boolean): void;
 }
 
+/** Reads at once: Node drops what a child process has written when it has ended and nobody reads yet. */
+function beginReading(
+  source: AsyncIterable<unknown>,
+): Pick<Source, 'close'> & { readonly all: AsyncIterable<unknown> } {
+  const iterator = source[Symbol.asyncIterator]();
+  const first = iterator.next();
+  // Its error comes out when the first chunk is asked for.
+  first.catch(() => {});
+  async function* read(): AsyncGenerator<unknown> {
+    for (let next = await first; !next.done; next = await iterator.next()) yield next.value;
+  }
+  const end = (): void => {
+    (source as { destroy?: () => void }).destroy?.();
+    // A chunk that never comes would keep this waiting.
+    iterator.return?.()?.catch?.(() => {});
+  };
+  return { all: read(), close: end };
+}
+
 /**
  * Copies the caller's bytes into chunks of our own: threads use a chunk after the next one has been asked for, and the
  * caller may do with its memory what it likes.
@@ -346,8 +365,8 @@ const isStream = (source: unknown): source is AsyncIterable<unknown> =>
 async function open(source: unknown): Promise<Source> {
   if (source instanceof Uint8Array) return { chunks: ofCaller([source]), total: source.length, close: () => {} };
   if (isStream(source)) {
-    const { destroy } = source as { destroy?: () => void };
-    return { chunks: ofCaller(source), total: undefined, close: () => destroy?.call(source) };
+    const { all, close: end } = beginReading(source);
+    return { chunks: ofCaller(all), total: undefined, close: end };
   }
   if (typeof source !== 'string' && !(source instanceof URL)) {
     throw invalidArgumentType('source', 'a path, bytes, or a stream of bytes', source);

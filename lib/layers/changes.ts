@@ -11,7 +11,7 @@ import { type GivenLayers, type LayersLike, toLayers } from './given.js';
 import { HANDLE_ROOM, IndexedFiles, ORIGIN } from './indexed.js';
 import { isWhiteoutEntry, type MarkSpace, type Marks, readMarks, shownAttributes } from './marks.js';
 import { MergedWalker } from './merged.js';
-import type { Attributes } from './records.js';
+import { type Attributes, haveSameAttributes } from './records.js';
 import {
   findChild,
   haveSameBytes,
@@ -607,16 +607,6 @@ function askedPath({ parent, name, isOver }: Entry, layer: number): string | und
 /** True if two files differ at most in their bytes. */
 const looksSame = (a: Source, b: Source): boolean =>
   a.type === k.S_IFREG && a.size === b.size && a.size > 0 && a.mtimeNs === b.mtimeNs && a.marks.metacopy !== true;
-
-function haveSameAttributes(a: Attributes, b: Attributes): boolean {
-  if (a.size !== b.size) return false;
-  for (const [name, value] of a) {
-    if (!b.has(name)) return false;
-    const other = b.get(name);
-    if (value === undefined || other === undefined ? value !== other : !value.equals(other)) return false;
-  }
-  return true;
-}
 
 /** Checks the arguments at once. The walk starts when the caller asks for the first record. */
 function compared(from: LayersLike, given: ChangesOptions | undefined): StreamTask<AnyChange> {
