@@ -62,6 +62,17 @@ export class Peer {
     return total;
   }
 
+  /** Makes snapshots beside those of the cycles. */
+  async fill(count: number): Promise<void> {
+    await this.#ask(`fill ${count}`);
+  }
+
+  /** In µs: the median of cycles over a socket. */
+  async cycle(count: number): Promise<number> {
+    const [median = Number.NaN] = await this.#ask(`cycle ${count}`);
+    return median;
+  }
+
   /** In µs: the mount table read and split. */
   async table(): Promise<number> {
     const [total = Number.NaN] = await this.#ask('table');

@@ -15,7 +15,7 @@ export function packageRoot(): string {
 }
 
 /** A peer that needs packages which a machine may lack. */
-export type Optional = 'libmount' | 'containerd' | 'umoci';
+export type Optional = 'libmount' | 'containerd' | 'snapshotservice' | 'umoci';
 
 const bench = join(packageRoot(), 'bench');
 
@@ -29,6 +29,28 @@ function compileC(program: string, sources: readonly string[], ...options: strin
 /** Debian's packages of Go code: a workspace of their own, in which no module is fetched. */
 const GO_WORKSPACE = '/usr/share/gocode';
 
+function compileGo(program: string, source: string): void {
+  const own = {
+    GOCACHE: join(dirname(program), 'go-cache'),
+    GOPATH: GO_WORKSPACE,
+    GO111MODULE: 'off',
+    GOFLAGS: '',
+    CGO_ENABLED: '0',
+  };
+  execFileSync('/usr/bin/go', ['build', '-o', program, join(bench, source)], {
+    cwd: dirname(program),
+    env: { ...process.env, HOME: dirname(program), ...own },
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
+}
+
+function lacksContainerd(): string | undefined {
+  if (!existsSync(join(GO_WORKSPACE, 'src/github.com/containerd/containerd/mount'))) {
+    return 'golang-github-containerd-containerd-dev is not installed';
+  }
+  return existsSync('/usr/bin/go') ? undefined : 'golang-go is not installed';
+}
+
 const optional: Readonly<Record<Optional, { lacks(): string | undefined; compile(program: string): void }>> = {
   umoci: {
     lacks: () => (existsSync('/usr/bin/umoci') ? undefined : 'umoci is not installed'),
@@ -39,26 +61,12 @@ const optional: Readonly<Record<Optional, { lacks(): string | undefined; compile
     compile: (program) => compileC(program, ['libmount/main.c', 'peer/pairs.c'], '-lmount'),
   },
   containerd: {
-    lacks() {
-      if (!existsSync(join(GO_WORKSPACE, 'src/github.com/containerd/containerd/mount'))) {
-        return 'golang-github-containerd-containerd-dev is not installed';
-      }
-      return existsSync('/usr/bin/go') ? undefined : 'golang-go is not installed';
-    },
-    compile(program) {
-      const own = {
-        GOCACHE: `${program}-cache`,
-        GOPATH: GO_WORKSPACE,
-        GO111MODULE: 'off',
-        GOFLAGS: '',
-        CGO_ENABLED: '0',
-      };
-      execFileSync('/usr/bin/go', ['build', '-o', program, join(bench, 'containerd/main.go')], {
-        cwd: dirname(program),
-        env: { ...process.env, HOME: dirname(program), ...own },
-        stdio: ['ignore', 'ignore', 'inherit'],
-      });
-    },
+    lacks: () => lacksContainerd(),
+    compile: (program) => compileGo(program, 'containerd/main.go'),
+  },
+  snapshotservice: {
+    lacks: () => lacksContainerd(),
+    compile: (program) => compileGo(program, 'snapshotservice/main.go'),
   },
 };
 
@@ -88,11 +96,16 @@ export class Peers {
   get(name: Optional): Peer {
     const started = this.#others.get(name);
     if (started !== undefined) return started;
-    const program = join(this.#directory, name);
-    optional[name].compile(program);
-    const peer = new Peer(program, []);
+    const peer = new Peer(this.compile(name), []);
     this.#others.set(name, peer);
     return peer;
+  }
+
+  /** Returns the program, compiled. */
+  compile(name: Optional): string {
+    const program = join(this.#directory, name);
+    if (!existsSync(program)) optional[name].compile(program);
+    return program;
   }
 
   get pids(): readonly number[] {

@@ -8,6 +8,7 @@ import { manyKinds } from './kinds/many.js';
 import { mergeKinds } from './kinds/merges.js';
 import { pairKinds } from './kinds/pairs.js';
 import { programKinds } from './kinds/programs.js';
+import { servedKinds } from './kinds/served.js';
 import { snapshotKinds } from './kinds/snapshots.js';
 import { startUpKinds } from './kinds/start-up.js';
 import { statKinds } from './kinds/stats.js';
@@ -25,6 +26,7 @@ const kinds = [
     ...mergeKinds,
     ...manyKinds,
     ...snapshotKinds,
+    ...servedKinds,
   ],
   ...startUpKinds,
 ];

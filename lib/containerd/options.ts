@@ -17,8 +17,8 @@ export interface ServeOptions {
   /** The time that `close` gives to requests under way, in ms. Default 10,000. */
   gracePeriod?: number;
   /**
-   * The least important lines that are logged: `'debug'` for connections too, `'info'` for each request, `'warn'` for
-   * faults of the machine, `'error'` or `'silent'`. Default `'warn'`.
+   * The least important lines that are logged: `'debug'` for connections too, `'info'` for each request, `'warn'` or
+   * `'error'` for requests that a fault of the machine has failed, or `'silent'`. Default `'warn'`.
    */
   logLevel?: LogLevel;
   /** Gets each line of the log, which is JSON. Default: it is written to standard error. */

@@ -334,5 +334,7 @@ const definition: ServiceDefinition = Object.fromEntries(
 function fieldsOf(call: Call, request: Request | undefined): LogFields {
   const [namespace] = call.metadata.get('containerd-namespace');
   const { key, name, parent } = request ?? {};
-  return { namespace: namespace?.toString(), key, name, parent: parent === '' ? undefined : parent };
+  // containerd does not always say it, and puts it before its keys.
+  const [, inKey] = /^([^/]+)\/\d+\//.exec(key ?? '') ?? [];
+  return { namespace: namespace?.toString() ?? inKey, key, name, parent: parent === '' ? undefined : parent };
 }

@@ -14,6 +14,7 @@ import { type EntryType, type Moment, NO_XATTRS } from '../tar/entry.js';
 import { padded } from '../tar/layout.js';
 import { END_OF_ARCHIVE, encodeEntry } from '../tar/writer.js';
 import { option, type Text, text } from '../text.js';
+import type { LayerSummary } from './apply.js';
 import { below, comparePaths, toBytePath } from './encodings.js';
 import { type GivenLayers, type LayersLike, toLayers } from './given.js';
 import { isWhiteoutDevice, isWhiteoutEntry, shownAttributes } from './marks.js';
@@ -72,20 +73,7 @@ export interface CreateOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-export interface ArchiveSummary {
-  /** The number of entries in the archive. */
-  readonly entries: number;
-  /** The size of all files, in bytes. */
-  readonly bytes: number;
-  /** SHA-256 of the uncompressed archive: `sha256:` and 64 digits. */
-  readonly diffId: string;
-  /** SHA-256 of the stream. */
-  readonly digest: string;
-  /** The size of the stream in bytes. */
-  readonly size: number;
-  readonly compression: Compression;
-  /** The number of whiteouts in the archive. */
-  readonly whiteouts: number;
+export interface ArchiveSummary extends Omit<LayerSummary, 'skipped'> {
   /** The number of sockets, which no archive can hold. */
   readonly sockets: number;
 }

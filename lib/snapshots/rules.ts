@@ -128,7 +128,11 @@ export function commit(writer: Writer, committal: Committal, { labels, usage, no
 export function remove(writer: Writer, key: string): SnapshotRecord {
   const record = find(writer, key);
   if (writer.hasChild(record.id)) {
-    throw failedPrecondition(key, `the snapshot ${quoteKey(key)} has children`, 'remove these first');
+    throw failedPrecondition(
+      key,
+      `the snapshot ${quoteKey(key)} cannot be removed: it has children`,
+      'remove its children first',
+    );
   }
   const parent = findParent(writer, key, record.parent);
   writer.delete(record);

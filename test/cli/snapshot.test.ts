@@ -29,7 +29,7 @@ test('snapshot: the verbs, one after the other', (t) => {
   );
   const { code, stderr } = snapshot('rm', 'A', 'v');
   t.is(code, 1);
-  t.is(stderr, "overlayfs: The snapshot 'A' has children.\n  hint: Remove these first.\n");
+  t.is(stderr, "overlayfs: The snapshot 'A' cannot be removed: it has children.\n  hint: Remove its children first.\n");
   t.is(snapshot('rm', '--async', 'b').code, 0);
   t.regex(snapshot('cleanup').stdout, /^\d+\n$/);
   t.is(snapshot('rm', 'C', 'A').code, 0);

@@ -61,7 +61,9 @@ function compile(): string {
   execFileSync(join(packageRoot, 'node_modules/.bin/tsc'), ['-p', dir], { encoding: 'utf8', stdio: 'pipe' });
   compiled = join(readablePackage(), 'examples');
   cpSync(join(dir, 'out'), compiled, { recursive: true });
-  copyPackage('lmdb', join(readablePackage(), 'node_modules'));
+  for (const name of ['lmdb', '@grpc/grpc-js', '@bufbuild/protobuf']) {
+    copyPackage(name, join(readablePackage(), 'node_modules'));
+  }
   return compiled;
 }
 
