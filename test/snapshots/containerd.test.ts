@@ -1,6 +1,5 @@
 /** The same layers by containerd's own overlay snapshotter and by this one: the same directories, owners, modes, options. */
-import { execFileSync, spawn, spawnSync } from 'node:child_process';
-import { once } from 'node:events';
+import { spawnSync } from 'node:child_process';
 import {
   chmodSync,
   chownSync,
@@ -15,52 +14,11 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import type { ExecutionContext } from 'ava';
 import { mountAll, type SnapshotMount, Snapshotter, unmountAll } from 'overlayfs/snapshots';
+import { startContainerd } from '../support/containerd.js';
 import { mountTest, scratch } from '../support/index.js';
 
 const LAYERS = 9;
-
-const plugins = [
-  'grpc.v1.cri',
-  'snapshotter.v1.btrfs',
-  'snapshotter.v1.zfs',
-  'snapshotter.v1.aufs',
-  'snapshotter.v1.devmapper',
-];
-
-/** containerd with a root of its own, until the test ends. Returns the root of its snapshotter, and its client. */
-async function startContainerd(
-  t: ExecutionContext,
-  dir: string,
-): Promise<{ root: string; ctr: (...args: string[]) => string }> {
-  const socket = join(dir, 'containerd.sock');
-  const config = `version = 2
-root = "${dir}/root"
-state = "${dir}/state"
-disabled_plugins = [${plugins.map((name) => `"io.containerd.${name}"`).join(', ')}]
-[grpc]
-  address = "${socket}"
-[ttrpc]
-  address = "${dir}/ttrpc.sock"
-`;
-  mkdirSync(dir);
-  writeFileSync(join(dir, 'config.toml'), config);
-  const daemon = spawn('containerd', ['--config', join(dir, 'config.toml')], { stdio: 'ignore' });
-  t.teardown(async () => {
-    const ended = once(daemon, 'exit');
-    daemon.kill();
-    await ended;
-  });
-  for (let i = 0; spawnSync('ctr', ['--address', socket, 'version']).status !== 0; i++) {
-    if (i > 300 || daemon.exitCode !== null) throw new Error('containerd does not start');
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-  return {
-    root: join(dir, 'root/io.containerd.snapshotter.v1.overlayfs'),
-    ctr: (...args) => execFileSync('ctr', ['--address', socket, 'snapshots', ...args], { encoding: 'utf8' }),
-  };
-}
 
 /** Both print what they would mount in JSON, with other names. */
 function parseMounts(printed: string): SnapshotMount[] {
@@ -124,7 +82,9 @@ mountTest(
     const dir = scratch(t, 'disk');
     const target = join(dir, 'target');
     mkdirSync(target);
-    const { root: theirs, ctr } = await startContainerd(t, join(dir, 'containerd'));
+    const containerd = await startContainerd(t, join(dir, 'containerd'));
+    const theirs = join(containerd.root, 'io.containerd.snapshotter.v1.overlayfs');
+    const ctr = (...args: string[]): string => containerd.ctr('snapshots', ...args);
     const ours = join(dir, 'ours');
     const snapshotter = await Snapshotter.open(ours);
     t.teardown(() => snapshotter.close());
