@@ -263,7 +263,8 @@ async function runBySpawn(prepared: Prepared, key: string): Promise<Ended> {
       root: true,
       uid: user.uid,
       gid: user.gid,
-      groups: user.groups,
+      // A namespace of one group has no others: no file belongs to them.
+      groups: mount.isRootless && !subIds ? [] : user.groups,
       stdio,
       ...(signal !== undefined && { signal }),
     });

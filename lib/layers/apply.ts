@@ -27,7 +27,7 @@ import { Digester } from '../tar/digest.js';
 import type { FoundEntry } from '../tar/entry.js';
 import { invalidArchive } from '../tar/invalid.js';
 import { TarReader } from '../tar/reader.js';
-import { explainWrite } from './explain-write.js';
+import { explainErrno, type Verdict } from '../verdicts.js';
 import { toPaths } from './given.js';
 import { isWhiteoutDevice, isWhiteoutEntry, readMarks, shownAttributes } from './marks.js';
 import { checkMap, type IdMap, type OwnerMaps } from './owner-maps.js';
@@ -35,6 +35,7 @@ import { Directory, type Layout, Leaf, Placement } from './placement.js';
 import { findPath, findRoot, openLayers } from './stack.js';
 import { Walker } from './walk.js';
 import { type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
+import { explainWrite } from './written.js';
 import { opaqueName } from './xattrs.js';
 
 /** An archive: its path, its bytes, or a stream of them. */
@@ -109,9 +110,9 @@ export interface LayerSummary {
   readonly bytes: number;
   /** SHA-256 of the uncompressed archive, bytes after its end included: `sha256:` and 64 digits. */
   readonly diffId: string;
-  /** SHA-256 of the source. */
+  /** SHA-256 of the archive as it is, compressed or not. */
   readonly digest: string;
-  /** The size of the source in bytes. */
+  /** The size of the archive as it is, in bytes. */
   readonly size: number;
   readonly compression: Compression;
   /** The number of whiteouts in the archive. */
@@ -227,6 +228,25 @@ interface Source {
   close(): void | Promise<void>;
   /** Gives the memory of a chunk back, to be used again when it is free. */
   recycle?(chunk: Uint8Array, isFree: () => boolean): void;
+}
+
+/** Reads at once: Node drops what a child process has written when it has ended and nobody reads yet. */
+function beginReading(
+  source: AsyncIterable<unknown>,
+): Pick<Source, 'close'> & { readonly all: AsyncIterable<unknown> } {
+  const iterator = source[Symbol.asyncIterator]();
+  const first = iterator.next();
+  // Its error comes out when the first chunk is asked for.
+  first.catch(() => {});
+  async function* read(): AsyncGenerator<unknown> {
+    for (let next = await first; !next.done; next = await iterator.next()) yield next.value;
+  }
+  const end = (): void => {
+    (source as { destroy?: () => void }).destroy?.();
+    // A chunk that never comes would keep this waiting.
+    iterator.return?.()?.catch?.(() => {});
+  };
+  return { all: read(), close: end };
 }
 
 /**
@@ -345,8 +365,8 @@ const isStream = (source: unknown): source is AsyncIterable<unknown> =>
 async function open(source: unknown): Promise<Source> {
   if (source instanceof Uint8Array) return { chunks: ofCaller([source]), total: source.length, close: () => {} };
   if (isStream(source)) {
-    const { destroy } = source as { destroy?: () => void };
-    return { chunks: ofCaller(source), total: undefined, close: () => destroy?.call(source) };
+    const { all, close: end } = beginReading(source);
+    return { chunks: ofCaller(all), total: undefined, close: end };
   }
   if (typeof source !== 'string' && !(source instanceof URL)) {
     throw invalidArgumentType('source', 'a path, bytes, or a stream of bytes', source);
@@ -397,24 +417,13 @@ async function openTarget(path: Path): Promise<Target> {
 
 function explainTarget(path: Path, errno: number, name?: Path): OverlayError {
   const shown = quotePath(path);
-  const fields = { errno, path: pathString(name === undefined ? path : joinPath(path, name)) };
-  switch (errno) {
-    case e.ENOENT:
-      return new OverlayError({ ...fields, reason: 'path-missing', what: `the directory ${shown} does not exist` });
-    case e.ENOTDIR:
-      return new OverlayError({ ...fields, reason: 'path-not-directory', what: `${shown} is not a directory` });
-    case e.EROFS:
-      return new OverlayError({ ...fields, reason: 'read-only', what: `the file system of ${shown} is read-only` });
-    case e.EACCES:
-    case e.EPERM:
-      return new OverlayError({
-        ...fields,
-        reason: 'permission-denied',
-        what: `this process may not write to ${shown}`,
-      });
-    default:
-      return new OverlayError({ ...fields, reason: 'path-inaccessible', what: `${shown} cannot be opened` });
-  }
+  const own: Readonly<Record<number, Verdict>> = {
+    [e.ENOTDIR]: { reason: 'path-not-directory', what: `${shown} is not a directory` },
+    [e.EACCES]: { reason: 'permission-denied', what: `this process may not write to ${shown}` },
+    [e.EPERM]: { reason: 'permission-denied', what: `this process may not write to ${shown}` },
+  };
+  const verdict = own[errno] ?? explainErrno(errno, { name: `the directory ${shown}`, purpose: `write to ${shown}` });
+  return new OverlayError({ errno, path: pathString(name === undefined ? path : joinPath(path, name)), ...verdict });
 }
 
 /** Gives the complete directory its name. */

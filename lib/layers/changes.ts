@@ -6,11 +6,12 @@ import * as k from '../kernel/constants.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import { askTolerant, emit, type StreamTask, stream, streamSync, type Task } from '../kernel/task.js';
 import { formatBytes, type PathLike } from '../paths.js';
-import { below, encodePath, type PathEncoding, toBytePath, toEncoding } from './encodings.js';
+import { below, comparePaths, encodePath, type PathEncoding, toBytePath, toEncoding } from './encodings.js';
 import { type GivenLayers, type LayersLike, toLayers } from './given.js';
+import { HANDLE_ROOM, IndexedFiles, ORIGIN } from './indexed.js';
 import { isWhiteoutEntry, type MarkSpace, type Marks, readMarks, shownAttributes } from './marks.js';
 import { MergedWalker } from './merged.js';
-import type { Attributes } from './records.js';
+import { type Attributes, haveSameAttributes } from './records.js';
 import {
   findChild,
   haveSameBytes,
@@ -196,9 +197,13 @@ const UPPER = 0;
 
 /** The number of file handles that one plan asks for. */
 const HANDLES_AT_ONCE = 256;
-const HANDLE_ROOM = 136;
-/** `struct ovl_fb`: version, magic, length, flags, the type of the handle, the id of its file system, the handle. */
-const ORIGIN = { magicAt: 1, magic: 0xfb, typeAt: 4, handleAt: 21 } as const;
+
+/** A file that the overlay shows in the place of one below, because of `index`. The upper has nothing at its path. */
+interface Shared {
+  readonly path: string;
+  readonly copy: Source;
+  readonly top: Source;
+}
 
 class Comparison {
   readonly #stack: LayerStack;
@@ -206,6 +211,8 @@ class Comparison {
   readonly #encoding: PathEncoding;
   readonly #comparesBytes: boolean;
   readonly #showsUnchanged: boolean;
+  /** In the order of their paths. */
+  #shared: Shared[] = [];
   #out: AnyChange[] = [];
 
   constructor(stack: LayerStack, { content = false, unchanged = false, encoding }: ChangesOptions) {
@@ -223,10 +230,16 @@ class Comparison {
     const parents: Entry[] = [];
     let entries: Entry[] = [];
     try {
+      yield* this.#findShared();
       while (yield* walker.more()) {
         while (walker.advance()) {
           const { depth, error } = walker;
           if (error !== 0) throw explainWalk(path, error, walker.path);
+          if (this.#hasSharedBefore(walker.path)) {
+            yield* this.#compare(entries);
+            entries = [];
+            yield* this.#addShared(walker.path);
+          }
           const entry = new Entry(walker, parents[depth - 1], this.#stack.space, this.#encoding);
           if (entry.type === k.S_IFDIR) parents[depth] = entry;
           if (entry.redirect === undefined || !this.#hasLower) {
@@ -242,9 +255,70 @@ class Comparison {
         entries = [];
         yield* emit(this.#taken());
       }
+      yield* this.#addShared(undefined);
+      yield* emit(this.#taken());
     } finally {
       walker.close();
     }
+  }
+
+  /** Finds the names that only the index knows. Looks at the whole overlay if the index has files. */
+  *#findShared(): Task<void> {
+    const indexed = new IndexedFiles(this.#stack);
+    yield* indexed.read();
+    if (indexed.isEmpty) return;
+    const merged = new MergedWalker(this.#stack, this.#stack.roots(UPPER), { attributes: 'all', targets: true });
+    try {
+      while (yield* merged.next()) {
+        const { entry, layer, layerPath } = merged;
+        if (entry.error !== 0) throw entry.failure();
+        if (entry.type === k.S_IFDIR) continue;
+        const copy = yield* indexed.copyOf(layer, layerPath, entry.links);
+        if (copy !== undefined) this.#shared.push(yield* this.#toShared(merged, copy));
+      }
+    } finally {
+      merged.close();
+    }
+  }
+
+  *#toShared(merged: MergedWalker, copy: Source): Task<Shared> {
+    const { entry, path, layer, layerPath } = merged;
+    const top = toSource(entry, layer, layerPath, this.#stack.space);
+    // The data of a copy that has only metadata is that of the file below.
+    const own = copy.marks.metacopy ? { ...copy, marks: { metacopy: true } as const } : copy;
+    const data = top.marks.metacopy ? (yield* merged.sources()).at(-1) : undefined;
+    if (data === undefined) return { path, copy: own, top };
+    return { path, copy: own, top: { ...top, layer: data.layer, path: data.path, marks: data.marks } };
+  }
+
+  #hasSharedBefore(path: string | undefined): boolean {
+    const first = this.#shared[0];
+    return first !== undefined && (path === undefined || comparePaths(first.path, path) < 0);
+  }
+
+  *#addShared(before: string | undefined): Task<void> {
+    while (this.#hasSharedBefore(before)) {
+      const { path, copy, top } = this.#shared.shift() as Shared;
+      const compared = { own: copy, isCopy: true, type: copy.type };
+      const what = lists[yield* this.#differences(compared as Entry, top)] as readonly ChangedProperty[];
+      if (what.length === 0 && !this.#showsUnchanged) continue;
+      this.#out.push({ ...this.#recordOf(path, copy), kind: 'modified', what });
+    }
+  }
+
+  #recordOf(path: string, entry: Pick<Source, 'type' | 'mode' | 'uid' | 'gid' | 'size' | 'mtimeNs'>): AnyChange {
+    const { type, mode, uid, gid, size, mtimeNs } = entry;
+    return {
+      path: encodePath(path, this.#encoding),
+      kind: 'added',
+      type: toEntryType(type),
+      mode: mode & MODE,
+      uid,
+      gid,
+      size,
+      mtime: mtimeNs,
+      what: nothing,
+    };
   }
 
   #taken(): AnyChange[] {
@@ -509,18 +583,9 @@ class Comparison {
         const { entry, path } = merged;
         if (entry.error !== 0) throw entry.failure();
         if (path === '') continue;
-        const { type, mode, uid, gid, size, mtimeNs } = entry;
-        this.#out.push({
-          path: encodePath(below(directory.path, path), this.#encoding),
-          kind: 'added',
-          type: toEntryType(type),
-          mode: mode & MODE,
-          uid,
-          gid,
-          size,
-          mtime: mtimeNs,
-          what: nothing,
-        });
+        const place = below(directory.path, path);
+        const isShared = this.#shared[0]?.path === place;
+        this.#out.push(this.#recordOf(place, isShared ? (this.#shared.shift() as Shared).copy : entry));
         if (this.#out.length >= MERGED_AT_ONCE) yield* emit(this.#taken());
       }
     } finally {
@@ -542,16 +607,6 @@ function askedPath({ parent, name, isOver }: Entry, layer: number): string | und
 /** True if two files differ at most in their bytes. */
 const looksSame = (a: Source, b: Source): boolean =>
   a.type === k.S_IFREG && a.size === b.size && a.size > 0 && a.mtimeNs === b.mtimeNs && a.marks.metacopy !== true;
-
-function haveSameAttributes(a: Attributes, b: Attributes): boolean {
-  if (a.size !== b.size) return false;
-  for (const [name, value] of a) {
-    if (!b.has(name)) return false;
-    const other = b.get(name);
-    if (value === undefined || other === undefined ? value !== other : !value.equals(other)) return false;
-  }
-  return true;
-}
 
 /** Checks the arguments at once. The walk starts when the caller asks for the first record. */
 function compared(from: LayersLike, given: ChangesOptions | undefined): StreamTask<AnyChange> {
@@ -578,6 +633,9 @@ function* compare(layers: GivenLayers, options: ChangesOptions): StreamTask<AnyC
  * A whiteout with nothing below it is no change. A renamed directory (redirect_dir) is `added` or `replaced`, with `from`.
  * Its contents are `added`, and its old path is `deleted`. Without the layers below, the contents that it has from there
  * are left out.
+ *
+ * With `index`, the kernel shows a changed file under all its hard links. If the argument is the mount, `changes` finds those
+ * that the upper lacks by the index in the workdir; it then looks at the whole overlay, name_to_handle_at(2).
  *
  * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'`, or
  * `'layer-changed'` if a directory was moved away meanwhile

@@ -14,16 +14,19 @@ import { type EntryType, type Moment, NO_XATTRS } from '../tar/entry.js';
 import { padded } from '../tar/layout.js';
 import { END_OF_ARCHIVE, encodeEntry } from '../tar/writer.js';
 import { option, type Text, text } from '../text.js';
-import { below, toBytePath } from './encodings.js';
+import type { LayerSummary } from './apply.js';
+import { below, comparePaths, toBytePath } from './encodings.js';
 import { type GivenLayers, type LayersLike, toLayers } from './given.js';
 import { isWhiteoutDevice, isWhiteoutEntry, shownAttributes } from './marks.js';
 import { MergedWalker } from './merged.js';
 import { checkMap, type IdMap, type OwnerMaps } from './owner-maps.js';
 import type { Layout } from './placement.js';
 import { Piece, type ReadFile } from './read-files.js';
+import { haveSameAttributes } from './records.js';
 import {
   findChild,
   findPath,
+  haveSameBytes,
   type LayerStack,
   openLayers,
   type Places,
@@ -70,20 +73,7 @@ export interface CreateOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-export interface ArchiveSummary {
-  /** The number of entries in the archive. */
-  readonly entries: number;
-  /** The size of all files, in bytes. */
-  readonly bytes: number;
-  /** SHA-256 of the uncompressed archive: `sha256:` and 64 digits. */
-  readonly diffId: string;
-  /** SHA-256 of the stream. */
-  readonly digest: string;
-  /** The size of the stream in bytes. */
-  readonly size: number;
-  readonly compression: Compression;
-  /** The number of whiteouts in the archive. */
-  readonly whiteouts: number;
+export interface ArchiveSummary extends Omit<LayerSummary, 'skipped'> {
   /** The number of sockets, which no archive can hold. */
   readonly sockets: number;
 }
@@ -127,6 +117,8 @@ const types: Readonly<Record<number, EntryType>> = {
 };
 
 interface Checked {
+  /** The source is a directory in two states. */
+  readonly hasStates: boolean;
   readonly isPlain: boolean;
   readonly compression: Compression;
   readonly level: number;
@@ -177,7 +169,7 @@ function checkExcluded(value: unknown): ReadonlySet<string> {
   return new Set(value.map((name) => Buffer.from(name).toString('latin1')));
 }
 
-function check(options: CreateOptions): Checked {
+function check(options: CreateOptions, isOfStates: boolean): Checked {
   const { onProgress } = options;
   if (onProgress !== undefined && typeof onProgress !== 'function') {
     throw invalidArgumentType('onProgress', 'a function', onProgress);
@@ -186,9 +178,17 @@ function check(options: CreateOptions): Checked {
   if (userxattr !== undefined && typeof userxattr !== 'boolean') {
     throw invalidArgumentType('userxattr', 'true or false', userxattr);
   }
+  const other = (['lowerdir', 'datadir', 'userxattr', 'layout'] as const).find((name) => options[name] !== undefined);
+  if (isOfStates && other !== undefined) {
+    throw conflictingOptions(
+      text`${option(other)} cannot go with two states of a directory, which are plain directories`,
+      'leave it out',
+    );
+  }
   const compression = checkWord(options.compression, 'compression', ['none', 'gzip', 'zstd']) ?? 'none';
   return {
-    isPlain: checkWord(options.layout, 'layout', ['overlay', 'plain']) === 'plain',
+    hasStates: isOfStates,
+    isPlain: checkWord(options.layout, 'layout', ['overlay', 'plain']) === 'plain' || isOfStates,
     compression,
     level: checkLevel(options.level, compression),
     latest: checkEpoch(options.sourceDateEpoch),
@@ -198,6 +198,15 @@ function check(options: CreateOptions): Checked {
     signal: checkSignal(options.signal),
   };
 }
+
+/** A directory in two states: the archive has what changed from one to the other. */
+export interface DirectoryStates {
+  readonly before: PathLike;
+  readonly after: PathLike;
+}
+
+const hasStates = (source: unknown): source is DirectoryStates =>
+  typeof source === 'object' && source !== null && 'before' in source && 'after' in source;
 
 /** A directory on the way to the current entry. */
 interface Frame {
@@ -217,6 +226,15 @@ const newFrame = (name: string, parent: Frame | undefined): Frame => ({
   places: undefined,
   from: undefined,
 });
+
+/** A walk of one state. */
+interface State {
+  readonly layer: number;
+  readonly walker: Walker;
+  isThere: boolean;
+}
+
+const lastOf = (path: string): string => path.slice(path.lastIndexOf('/') + 1);
 
 /** Makes the entries of an archive, and puts them into pieces. */
 class Packing {
@@ -276,6 +294,79 @@ class Packing {
     });
   }
 
+  /**
+   * Walks two states of a directory, the later one in the place of the upper and the earlier one below it. Yields pieces
+   * as they are complete.
+   */
+  async *walkStates(): AsyncGenerator<Piece> {
+    const [after, before] = [UPPER, UPPER + 1].map((layer): State => {
+      const walker = new Walker('', { at: this.#stack.at(layer).root, attributes: 'all', targets: true });
+      return { layer, walker, isThere: false };
+    }) as [State, State];
+    /** Directories on the way that are as before: they are added as soon as something in them is. */
+    const unchanged: (Source | undefined)[] = [];
+    try {
+      await this.#advance(after);
+      await this.#advance(before);
+      while (after.isThere || before.isThere) {
+        const order = !after.isThere ? 1 : !before.isThere ? -1 : comparePaths(after.walker.path, before.walker.path);
+        const { path, name, depth } = (order > 0 ? before : after).walker;
+        unchanged.length = Math.min(unchanged.length, depth);
+        const own = order <= 0 ? this.#stateOf(after) : undefined;
+        const old = order >= 0 ? this.#stateOf(before) : undefined;
+        const isSame = own !== undefined && old !== undefined && (await run(this.#isSame(own, old)));
+        if (isSame && own.type === k.S_IFDIR) unchanged[depth] = own;
+        else if (!isSame) {
+          for (const directory of unchanged) {
+            if (directory !== undefined) this.#addEntry(directory, directory.path, lastOf(directory.path), directory);
+          }
+          unchanged.fill(undefined);
+          if (own === undefined) this.#addWhiteout(path, name);
+          else this.#addEntry(own, path, path === '' ? '' : name, own);
+        }
+        yield* this.#complete();
+        // The contents of a directory go with it.
+        if (old?.type === k.S_IFDIR && own?.type !== k.S_IFDIR) before.walker.skip();
+        if (order <= 0) await this.#advance(after);
+        if (order >= 0) await this.#advance(before);
+      }
+    } finally {
+      after.walker.close();
+      before.walker.close();
+    }
+    yield* this.#end();
+  }
+
+  async #advance(state: State): Promise<void> {
+    const { walker, layer } = state;
+    state.isThere = false;
+    while (!walker.advance()) {
+      if (!(await run(walker.more()))) return;
+    }
+    if (walker.error !== 0) throw explainWalk(this.#stack.at(layer).path, walker.error, walker.path);
+    state.isThere = true;
+  }
+
+  #stateOf({ walker, layer }: State): Source {
+    return toSource(walker, layer, walker.path, this.#stack.space);
+  }
+
+  /** Returns whether an entry is as before. One with several links never is, so that its links stay together. */
+  *#isSame(own: Source, old: Source): Task<boolean> {
+    const hasSameMetadata =
+      own.mode === old.mode &&
+      own.uid === old.uid &&
+      own.gid === old.gid &&
+      own.mtimeNs === old.mtimeNs &&
+      own.rdevMajor === old.rdevMajor &&
+      own.rdevMinor === old.rdevMinor &&
+      (own.type === k.S_IFDIR || (own.size === old.size && own.links === 1 && old.links === 1)) &&
+      own.target.equals(old.target) &&
+      haveSameAttributes(own.attributes, old.attributes);
+    if (!hasSameMetadata || own.type !== k.S_IFREG || own.size === 0) return hasSameMetadata;
+    return yield* haveSameBytes(this.#stack, own, old);
+  }
+
   /** Walks the upper. Yields pieces as they are complete. */
   async *walk(): AsyncGenerator<Piece> {
     const { root, path } = this.#stack.at(UPPER);
@@ -300,6 +391,10 @@ class Packing {
     } finally {
       walker.close();
     }
+    yield* this.#end();
+  }
+
+  async *#end(): AsyncGenerator<Piece> {
     this.#take(END_OF_ARCHIVE.length).fill(0);
     this.#next();
     yield* this.#complete();
@@ -532,6 +627,7 @@ interface Hashed {
 /** The bytes of the archive. The next pieces are read while the caller uses one. */
 async function* read(
   packing: Packing,
+  pieces: AsyncIterable<Piece>,
   digester: Digester,
   { signal, onProgress }: Checked,
 ): AsyncGenerator<Uint8Array> {
@@ -547,7 +643,7 @@ async function* read(
     return chunk;
   };
   try {
-    for await (const piece of packing.walk()) {
+    for await (const piece of pieces) {
       const [before, read] = [hashed, piece.read()];
       // Its error comes out when its turn is.
       read.catch(() => {});
@@ -579,7 +675,8 @@ async function* pack(
     const packing = new Packing(stack, checked);
     const { compression, level } = checked;
     const [plain, out] = [new Digester(), new Digester()];
-    const archive = read(packing, plain, checked);
+    const pieces = checked.hasStates ? packing.walkStates() : packing.walk();
+    const archive = read(packing, pieces, plain, checked);
     if (compression === 'none') yield* archive;
     else yield* out.pass(encode(archive, compression, level), false);
     const diffId = await plain.digest();
@@ -597,17 +694,22 @@ async function* pack(
  * Whiteouts become `.wh.NAME`, opaque directories hold `.wh..wh..opq`. With the layers below, renamed directories and
  * metacopies are written in full; without them they are an error. docs/layers.md has all rules.
  *
+ * `{ before, after }` are two states of a plain directory: the archive has what changed from one to the other. An entry
+ * is the same if owner, mode, time, attributes and bytes are. Files with several links are always in the archive.
+ *
  * The same tree gives the same bytes: parents come first, the names of a directory in byte order. getdents64(2),
  * statx(2), listxattr(2), openat2(2) with RESOLVE_BENEATH (5.6).
  *
  * @throws {OverlayError} the stream's error; `reason` is `'path-missing'`, `'path-not-directory'`,
  * `'path-inaccessible'`, `'layer-unpackable'`, or `'layer-changed'` if the layer changes meanwhile
  */
-export function createLayer(source: LayersLike, given?: CreateOptions): LayerArchive {
+export function createLayer(source: LayersLike | DirectoryStates, given?: CreateOptions): LayerArchive {
   const options = toOptions(given, known);
-  const checked = check(options);
+  const checked = check(options, hasStates(source));
   const { lowerdir, datadir, userxattr } = options;
-  const layers = toLayers(source, { lowerdir, datadir, userxattr });
+  const layers = hasStates(source)
+    ? toLayers(source.after, { lowerdir: [source.before], userxattr: false })
+    : toLayers(source, { lowerdir, datadir, userxattr });
   const { Readable: Stream } = process.getBuiltinModule('node:stream');
   const { promise, resolve, reject } = withResolvers<ArchiveSummary>();
   // A caller may not care.

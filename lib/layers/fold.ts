@@ -13,6 +13,7 @@ import type { OperationFlag } from '../native.js';
 import { type Path, type PathLike, pathString, quotePath, splitPath, toAbsolute, toBytes, toPath } from '../paths.js';
 import { below, toBytePath } from './encodings.js';
 import { isMount, type LayersLike, toLayers, toPaths, toSpace } from './given.js';
+import { IndexedFiles } from './indexed.js';
 import { lockDirectory } from './lock.js';
 import { isWhiteoutEntry, type MarkSpace, markName, readMarks, shownName } from './marks.js';
 import { addSpecial, metadataOf, openRoot } from './merge.js';
@@ -86,12 +87,14 @@ class Fold {
   readonly #frames: Frame[] = [];
   /** Maps the layer and inode of a file with several links to its first path. */
   readonly #links = new Map<string, string>();
+  readonly #indexed: IndexedFiles;
   readonly #slices = new Slices();
   #entries = 0;
 
   constructor(stack: LayerStack, writer: TreeWriter, root: string, settings: Settings) {
     this.#stack = stack;
     this.#space = stack.space;
+    this.#indexed = new IndexedFiles(stack);
     this.#writer = writer;
     this.#root = root;
     this.#settings = settings;
@@ -99,6 +102,7 @@ class Fold {
 
   *run(): Task<FoldSummary> {
     const { isLayer, signal } = this.#settings;
+    yield* this.#indexed.read();
     const walker = new MergedWalker(this.#stack, this.#stack.roots(0), {
       attributes: 'all',
       targets: true,
@@ -133,7 +137,9 @@ class Fold {
   }
 
   *#enter(walker: MergedWalker, depth: number): Task<void> {
-    const { entry, path } = walker;
+    const { path } = walker;
+    const copy = yield* this.#indexed.copyOf(walker.layer, walker.layerPath, walker.entry.links);
+    const entry = copy ?? walker.entry;
     const marks = readMarks(entry.attributes, this.#space);
     const target = path === '' ? this.#root : below(this.#root, path);
     const parent = this.#frames.at(-1);
@@ -162,8 +168,9 @@ class Fold {
       return;
     }
     this.#entries++;
-    if (entry.links > 1) {
-      const key = `${walker.layer} ${entry.inode}`;
+    if (walker.entry.links > 1) {
+      // The copies in the index are files of the upper.
+      const key = `${copy === undefined ? walker.layer : 0} ${entry.inode}`;
       const first = this.#links.get(key);
       if (first !== undefined) {
         this.#writer.add('link', target, { from: first });
@@ -175,7 +182,7 @@ class Fold {
     else if (marks.metacopy) yield* this.#copyData(walker, target, fields);
     else {
       const { inode, size } = entry;
-      const from = { from: walker.layerPath, other: walker.layer, number: inode, size };
+      const from = { from: copy?.path ?? walker.layerPath, other: copy?.layer ?? walker.layer, number: inode, size };
       this.#writer.add('copy', target, { ...fields, ...from, flags: ['from_other'] });
     }
   }
@@ -301,12 +308,12 @@ function* folded(from: unknown, to: unknown, isLayer: boolean, given: SquashOpti
     signal: checkSignal(options.signal),
   };
   if (settings.signal?.aborted) throw abortError(settings.signal);
-  const { paths, dataPaths, space } = toSources(from, userxattr);
+  const { paths, ...rest } = toSources(from, userxattr);
   const target = toTarget(to);
   const parent = yield* openRoot(target.parent);
   try {
     yield* refuseFull(target, parent.descriptor);
-    const stack = yield* openLayers(paths, { dataPaths, space });
+    const stack = yield* openLayers(paths, rest);
     try {
       return yield* write(stack, target, parent.descriptor, settings);
     } finally {
@@ -319,18 +326,17 @@ function* folded(from: unknown, to: unknown, isLayer: boolean, given: SquashOpti
 
 function toSources(from: unknown, userxattr: boolean | undefined) {
   if (isMount(from)) {
-    const { upper, lowers, dataPaths, space } = toLayers(from as LayersLike, { userxattr });
-    return { paths: [upper, ...lowers], dataPaths, space };
+    const { upper, lowers, dataPaths, space, index } = toLayers(from as LayersLike, { userxattr });
+    return { paths: [upper, ...lowers], dataPaths, space, index };
   }
   if (!Array.isArray(from)) throw invalidArgumentType('layers', 'an array of layers, or a mounted overlay', from);
   if (from.length === 0) throw invalidArgumentValue('layers', from, 'must name one layer or more');
-  return { paths: toPaths(from, 'layers'), dataPaths: [], space: toSpace(userxattr) };
+  return { paths: toPaths(from, 'layers'), dataPaths: [], space: toSpace(userxattr), index: undefined };
 }
 
 function* write(stack: LayerStack, target: Target, parent: number, settings: Settings): Task<FoldSummary> {
   const { partial, name } = target;
-  const others = [...stack.layers, ...stack.dataLayers].map(({ root }) => root);
-  const writer = new TreeWriter(parent, { others, signal: settings.signal });
+  const writer = new TreeWriter(parent, { others: stack.descriptors, signal: settings.signal });
   // Another call that is still writing holds the lock. If no call holds it, a killed call has left the directory.
   writer.add('directory', partial, { mode: 0o700, flags: ['existing'] });
   let lock: Held | undefined;
@@ -360,7 +366,7 @@ function* write(stack: LayerStack, target: Target, parent: number, settings: Set
     }
   } catch (error) {
     if (!(error instanceof WriteFailure)) throw error;
-    throw explainWrite(error, target.parent, 'nothing of the new directory remains');
+    throw explainWrite(error, target.parent, { leftover: 'nothing of the new directory remains' });
   } finally {
     if (lock !== undefined) close(lock);
   }
@@ -417,8 +423,8 @@ export function squashLayersSync(layers: readonly PathLike[], dir: PathLike, opt
 
 /**
  * Writes the merged view of layers, the topmost first, or of a mounted overlay's layers, as a plain directory without
- * marks. Renames and metacopies are resolved. `dir` must not exist or must be empty. It appears when it is complete,
- * rename(2).
+ * marks. Renames and metacopies are resolved. For a mount with `index`, so are the hard links that only the index knows.
+ * `dir` must not exist or must be empty. It appears when it is complete, rename(2).
  *
  * @throws {OverlayError} as `squashLayers`; `'layers-incomplete'` for a file whose data is in none of the layers
  */

@@ -1,7 +1,7 @@
 /** The layers that a caller names: directories, or the layers of a mounted overlay. */
 
 import { conflictingOptions, invalidArgumentType, invalidArgumentValue } from '../errors.js';
-import { type Path, type PathLike, toAbsolute, toPath } from '../paths.js';
+import { joinPath, type Path, type PathLike, toAbsolute, toPath } from '../paths.js';
 import type { MarkSpace } from './marks.js';
 
 /** A mounted overlay, as `mountOverlay` returns it: its options name its layers. */
@@ -10,6 +10,9 @@ export interface MountedLayers {
     readonly lowerdir: PathLike | readonly PathLike[];
     readonly datadir?: PathLike | readonly PathLike[];
     readonly upperdir?: PathLike;
+    readonly workdir?: PathLike;
+    readonly index?: boolean;
+    readonly nfsExport?: boolean;
     readonly userxattr?: boolean;
     readonly rootless?: unknown;
   };
@@ -29,6 +32,8 @@ export interface GivenLayers {
   readonly lowers: readonly Path[];
   readonly dataPaths: readonly Path[];
   readonly space: MarkSpace | undefined;
+  /** The index of a mount with `index`. */
+  readonly index: Path | undefined;
 }
 
 export const isMount = (value: unknown): value is MountedLayers =>
@@ -47,6 +52,11 @@ export function toSpace(userxattr: boolean | undefined, rootless?: unknown): Mar
   return rootless === undefined ? undefined : rootless === false ? 'trusted' : undefined;
 }
 
+function toIndex({ workdir, index, nfsExport }: MountedLayers['options']): Path | undefined {
+  const isIndexed = index ?? nfsExport ?? false;
+  return workdir === undefined || !isIndexed ? undefined : joinPath(toAbsolute(toPath(workdir, 'workdir')), 'index');
+}
+
 /** Returns an upper with its lower layers. The options of a mounted overlay name both. */
 export function toLayers(from: LayersLike, { lowerdir, datadir, userxattr }: LayerOptions): GivenLayers {
   if (!isMount(from)) {
@@ -58,6 +68,7 @@ export function toLayers(from: LayersLike, { lowerdir, datadir, userxattr }: Lay
       lowers: toPaths(lowerdir, 'lowerdir'),
       dataPaths: toPaths(datadir, 'datadir'),
       space: toSpace(userxattr),
+      index: undefined,
     };
   }
   if (lowerdir !== undefined || datadir !== undefined) {
@@ -75,5 +86,6 @@ export function toLayers(from: LayersLike, { lowerdir, datadir, userxattr }: Lay
     lowers: toPaths(options.lowerdir, 'lowerdir'),
     dataPaths: toPaths(options.datadir, 'datadir'),
     space: toSpace(userxattr ?? options.userxattr, options.rootless ?? false),
+    index: toIndex(options),
   };
 }

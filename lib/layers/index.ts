@@ -29,6 +29,7 @@ export {
   type CreateOptions,
   type CreateProgress,
   createLayer,
+  type DirectoryStates,
   type LayerArchive,
 } from './create.js';
 export type { PathEncoding } from './encodings.js';

@@ -96,15 +96,17 @@ export function readMarks(attributes: Attributes, space: MarkSpace): Marks {
   return marks;
 }
 
+type Node = Pick<Records, 'type' | 'rdevMajor' | 'rdevMinor'>;
+
 /** True for a character device 0:0. */
-export const isWhiteoutDevice = (entry: Records): boolean =>
+export const isWhiteoutDevice = (entry: Node): boolean =>
   entry.type === k.S_IFCHR && entry.rdevMajor === 0 && entry.rdevMinor === 0;
 
 /**
  * True if the entry is a whiteout of either kind. The kernel finds nothing at a whiteout by attribute (6.7), but shows
  * its name unless the directory is marked with `'x'`.
  */
-export const isWhiteoutEntry = (entry: Records, marks: Marks): boolean =>
+export const isWhiteoutEntry = (entry: Node & Pick<Records, 'size'>, marks: Marks): boolean =>
   isWhiteoutDevice(entry) || (entry.type === k.S_IFREG && entry.size === 0 && marks.whiteout === true);
 
 /**

@@ -229,13 +229,13 @@ class Merge {
   #total = 0;
   #slices = new Slices();
 
-  constructor(upper: Root, dir: Root, space: MarkSpace, settings: Settings) {
+  constructor(upper: Root, dir: Root, space: MarkSpace, settings: Settings, mayRename = true) {
     this.#upper = upper;
     this.#dir = dir;
     this.#space = space;
     this.#settings = settings;
     const isOneMount = upper.found.mountId === dir.found.mountId && upper.found.device === dir.found.device;
-    this.#renames = settings.moves && isOneMount;
+    this.#renames = settings.moves && isOneMount && mayRename;
     this.#writer = new TreeWriter(dir.descriptor, {
       others: [upper.descriptor],
       staging: STAGING,
@@ -255,7 +255,11 @@ class Merge {
     } catch (error) {
       yield* this.#writer.stop();
       if (!(error instanceof WriteFailure)) throw error;
-      throw explainWrite(error, error.isInOther ? this.#upper.path : this.#dir.path, this.#leftover());
+      if (this.#renames && isRefusedRename(error)) {
+        const again = yield* new Merge(this.#upper, this.#dir, this.#space, this.#settings, false).run();
+        return { ...again, entries, deleted, conflicts };
+      }
+      throw explainWrite(error, error.isInOther ? this.#upper.path : this.#dir.path, { leftover: this.#leftover() });
     }
     return { entries, deleted, conflicts, bytes: this.#writer.totals.copied };
   }
@@ -856,6 +860,10 @@ function addAbove(depth: number, above: readonly bigint[], found: Set<bigint>): 
   }
 }
 
+/** True if the file system allows no renames between the two directories, as ext4 and xfs do between projects. */
+const isRefusedRename = ({ kind, stage, errno }: WriteFailure): boolean =>
+  kind === 'rename' && stage === 'place' && errno === e.EXDEV;
+
 /** Returns the redirect if it has an effect. It has none on an opaque directory or on a file with data. */
 function countingRedirect(entry: Records, { redirect, opaque, metacopy }: Marks): string | undefined {
   return entry.type === k.S_IFDIR ? (opaque === 'y' ? undefined : redirect) : metacopy ? redirect : undefined;
@@ -866,7 +874,7 @@ function follow(redirect: string, parent: string): string {
   return redirect.startsWith('/') ? redirect.slice(1) : below(parent, redirect);
 }
 
-export const metadataOf = (entry: Records): OperationFields => ({
+export const metadataOf = (entry: Pick<Records, 'uid' | 'gid' | 'mode' | 'mtime'>): OperationFields => ({
   uid: entry.uid,
   gid: entry.gid,
   mode: entry.mode & 0o7777,
@@ -877,7 +885,12 @@ const copied = (attributes: Attributes): WrittenXattr[] =>
   [...attributes].flatMap(([name, value]) => (value === undefined ? [] : [{ name, value: Buffer.from(value) }]));
 
 /** Adds an entry that is neither a regular file nor a directory. */
-export function addSpecial(writer: TreeWriter, entry: Records, target: string, fields: OperationFields): void {
+export function addSpecial(
+  writer: TreeWriter,
+  entry: Pick<Records, 'type' | 'mode' | 'target' | 'rdevMajor' | 'rdevMinor'>,
+  target: string,
+  fields: OperationFields,
+): void {
   if (entry.type === k.S_IFLNK) {
     const { mode: _, ...rest } = fields;
     writer.add('symlink', target, { ...rest, from: Buffer.from(entry.target) });

@@ -213,3 +213,13 @@ export class Records {
     return found;
   }
 }
+
+export function haveSameAttributes(a: Attributes, b: Attributes): boolean {
+  if (a.size !== b.size) return false;
+  for (const [name, value] of a) {
+    if (!b.has(name)) return false;
+    const other = b.get(name);
+    if (value === undefined || other === undefined ? value !== other : !value.equals(other)) return false;
+  }
+  return true;
+}

@@ -4,14 +4,14 @@
  */
 
 import * as e from '../errnos.js';
+import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { close } from '../kernel/held.js';
+import { close, closeWith, type Held } from '../kernel/held.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
 import { ask, type Task } from '../kernel/task.js';
 import type { Path } from '../paths.js';
-import { explainShortage } from '../verdicts.js';
 import { below, toBytePath } from './encodings.js';
 import { isWhiteoutDevice, type MarkSpace, type Marks, readMarks, spaceOf } from './marks.js';
 import type { Attributes, Records, Time } from './records.js';
@@ -77,29 +77,50 @@ export function toSource(entry: Records, layer: number, path: string, space: Mar
   };
 }
 
+const forgottenText = (descriptor: number): string =>
+  `The layer of descriptor ${descriptor} is closed by garbage collection: call the iterator to its end, or its return()`;
+
 /** Open layers, the topmost first. The caller of openLayers closes them. */
 export class LayerStack {
   readonly layers: readonly Layer[];
   /** Layers that hold the data of metacopies only. */
   readonly dataLayers: readonly Layer[];
   readonly space: MarkSpace;
+  /** The index in the workdir, if the overlay shows the files that it has. */
+  readonly index: Layer | undefined;
+  readonly #held: readonly Held[];
 
-  constructor(layers: readonly Layer[], dataLayers: readonly Layer[], space: MarkSpace) {
+  constructor(layers: readonly Layer[], dataLayers: readonly Layer[], space: MarkSpace, index?: Layer) {
     this.layers = layers;
     this.dataLayers = dataLayers;
     this.space = space;
+    this.index = index;
+    this.#held = this.descriptors.map((descriptor) => ({ descriptor }));
+    // A caller may drop an iterator before its end.
+    for (const [i, held] of this.#held.entries()) closeWith(this, held, i === 0 ? forgottenText : () => undefined);
   }
 
   close(): void {
-    for (const { root } of [...this.layers, ...this.dataLayers]) close({ descriptor: root });
+    for (const held of this.#held) close(held);
   }
 
-  /** Returns the layer with this index. The data layers come after the others. */
-  at(index: number): Layer {
-    return (this.layers[index] ?? this.dataLayers[index - this.layers.length]) as Layer;
+  /** The number of the index among the layers. */
+  get indexLayer(): number {
+    return this.layers.length + this.dataLayers.length;
   }
 
-  /** Returns the places of the root, in the layers from the index `first` on. */
+  /** The descriptors of all layers, by their numbers. */
+  get descriptors(): readonly Descriptor[] {
+    const last = this.index === undefined ? [] : [this.index];
+    return [...this.layers, ...this.dataLayers, ...last].map(({ root }) => root);
+  }
+
+  /** Returns the layer with this number. The data layers come after the others, and the index last. */
+  at(layer: number): Layer {
+    return (this.layers[layer] ?? this.dataLayers[layer - this.layers.length] ?? this.index) as Layer;
+  }
+
+  /** Returns the places of the root, in the layers from the number `first` on. */
   roots(first: number): Places {
     return this.layers.map((_, i) => (i >= first ? '' : undefined));
   }
@@ -114,22 +135,40 @@ function* openLayer(path: Path): Task<Layer> {
   return { path, root: outcome.result(plan.stepOf(root)) };
 }
 
+/** An overlay has no index if the kernel cannot make one for its layers. */
+function* openIndex(path: Path): Task<Layer | undefined> {
+  try {
+    return yield* openLayer(path);
+  } catch (error) {
+    if (error instanceof OverlayError && error.reason === 'path-missing') return undefined;
+    throw error;
+  }
+}
+
+interface StackOptions {
+  readonly dataPaths?: readonly Path[];
+  readonly space?: MarkSpace | undefined;
+  readonly index?: Path | undefined;
+}
+
 /**
  * Opens layers, the topmost first. If `space` is not given, the marks on their roots decide which namespace of attributes
  * counts.
  */
 export function* openLayers(
   paths: readonly Path[],
-  { dataPaths = [], space }: { readonly dataPaths?: readonly Path[]; readonly space?: MarkSpace | undefined } = {},
+  { dataPaths = [], space, index: indexPath }: StackOptions = {},
 ): Task<LayerStack> {
   const layers: Layer[] = [];
+  let index: Layer | undefined;
   try {
     for (const path of [...paths, ...dataPaths]) layers.push(yield* openLayer(path));
+    if (indexPath !== undefined) index = yield* openIndex(indexPath);
     const own = layers.slice(0, paths.length);
     const data = layers.slice(paths.length);
-    return new LayerStack(own, data, space ?? (yield* findSpace(own)));
+    return new LayerStack(own, data, space ?? (yield* findSpace(own)), index);
   } catch (error) {
-    new LayerStack(layers, [], 'either').close();
+    new LayerStack(layers, [], 'either', index).close();
     throw error;
   }
 }
@@ -294,7 +333,7 @@ export function* haveSameBytes(stack: LayerStack, a: Source, b: Source): Task<bo
   const step = plan.stepOf(plan.add(calls.compare, args, { output: 0 }));
   const outcome = yield* ask(plan);
   if (outcome instanceof StepFailure) {
-    throw explainShortage(outcome.errno, 'compare files') ?? explainWalk(stack.at(a.layer).path, outcome.errno, a.path);
+    throw explainWalk(stack.at(a.layer).path, outcome.errno, a.path);
   }
   return outcome.result(step) === 1;
 }

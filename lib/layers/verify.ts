@@ -4,6 +4,7 @@ import { toBooleanOptions } from '../arguments.js';
 import * as k from '../kernel/constants.js';
 import { run, runSync, type Task } from '../kernel/task.js';
 import { type Path, type PathLike, toAbsolute, toPath } from '../paths.js';
+import type { ChangesOptions } from './changes.js';
 import { encodePath, type PathEncoding, toEncoding } from './encodings.js';
 import { toPaths, toSpace } from './given.js';
 import { isWhiteoutDevice, isWhiteoutEntry, type MarkSpace, markName, readMarks } from './marks.js';
@@ -76,18 +77,13 @@ export interface LayerFinding<P extends string | Buffer = string> {
   attribute?: string;
 }
 
-export interface VerifyLayerOptions<E extends PathEncoding = PathEncoding> {
+export interface VerifyLayerOptions<E extends PathEncoding = PathEncoding>
+  extends Pick<ChangesOptions<E>, 'datadir' | 'userxattr' | 'encoding'> {
   /**
    * The layers below, the topmost first; an empty list for the lowest layer. Default: the layers below are not known, and
    * the checks that need them are left out.
    */
   lowerdir?: PathLike | readonly PathLike[];
-  /** Layers that hold the data of metacopies only. */
-  datadir?: PathLike | readonly PathLike[];
-  /** The marks begin with `user.`, as for a mount with `userxattr`. Default: as for `changes`. */
-  userxattr?: boolean;
-  /** `'buffer'` for paths as bytes. Default: text. */
-  encoding?: E;
 }
 
 const booleans: ReadonlySet<string> = new Set(['userxattr']);

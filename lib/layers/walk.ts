@@ -12,8 +12,7 @@ import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
 import { ask, inEitherForm, type Task } from '../kernel/task.js';
 import { addon, type NativeWalk } from '../native.js';
 import { joinPath, type Path, pathString, quotePath } from '../paths.js';
-import type { Reason } from '../reasons.js';
-import { explainShortage } from '../verdicts.js';
+import { explainErrno, type Verdict } from '../verdicts.js';
 import { below, toBytePath } from './encodings.js';
 import { Records } from './records.js';
 
@@ -253,27 +252,23 @@ export class Walker extends Records {
 export function explainWalk(root: Path, errno: number, inside = ''): OverlayError {
   const path = inside === '' ? root : joinPath(root, toBytePath(inside));
   const shown = quotePath(path);
-  const fields = (reason: Reason, what: string, hint?: string): OverlayError =>
-    new OverlayError({ errno, path: pathString(path), reason, what, hint });
-  switch (errno) {
-    case e.ENOENT:
-      return fields('path-missing', `the directory ${shown} does not exist`);
-    case e.ENOTDIR:
-      return fields('path-not-directory', `${shown} is not a directory`);
-    case e.ELOOP:
-    case e.ENAMETOOLONG:
-      return fields('path-inaccessible', `the directory ${shown} cannot be reached`);
-    case e.EACCES:
-    case e.EPERM:
-      return fields('path-inaccessible', `this process may not read ${shown}`, 'run as its owner or as root');
-    case e.ESTALE:
-    case e.EXDEV:
-      return fields('layer-changed', `the directory ${shown} was moved away while it was read`);
-    case e.EAGAIN:
-      return fields('layer-changed', `${shown} changed during each attempt to read it`);
-    default:
-      return explainShortage(errno, `read ${shown}`) ?? fields('unexplained', `${shown} could not be read`);
-  }
+  const name = `the directory ${shown}`;
+  const moved: Verdict = { reason: 'layer-changed', what: `${name} was moved away while it was read` };
+  const denied: Verdict = {
+    reason: 'path-inaccessible',
+    what: `this process may not read ${shown}`,
+    hint: 'run as its owner or as root',
+  };
+  const own: Readonly<Record<number, Verdict>> = {
+    [e.ENOTDIR]: { reason: 'path-not-directory', what: `${shown} is not a directory` },
+    [e.EACCES]: denied,
+    [e.EPERM]: denied,
+    [e.ESTALE]: moved,
+    [e.EXDEV]: moved,
+    [e.EAGAIN]: { reason: 'layer-changed', what: `${shown} changed during each attempt to read it` },
+  };
+  const verdict = own[errno] ?? explainErrno(errno, { name, purpose: `read ${shown}` });
+  return new OverlayError({ errno, path: pathString(path), ...verdict });
 }
 
 /**

@@ -3,8 +3,8 @@ import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import type { Stage } from '../native.js';
 import { joinPath, type Path, pathString, quotePath } from '../paths.js';
-import type { Reason } from '../reasons.js';
-import { explainShortage } from '../verdicts.js';
+import { option, type Text, text } from '../text.js';
+import { explainErrno, type Verdict } from '../verdicts.js';
 import type { WriteFailure } from './write.js';
 
 const syscalls: Readonly<Record<Stage, string>> = {
@@ -30,51 +30,104 @@ const makers: Readonly<Record<string, string>> = {
   whiteout: 'mknod',
 };
 
-/** `dir` is the root of the failed path; `leftover` says what was done. */
-export function explainWrite(failure: WriteFailure, dir: Path, leftover: string | undefined): OverlayError {
-  const { errno, stage, kind, attribute } = failure;
-  const path = failure.path.length === 0 ? dir : joinPath(dir, failure.path);
-  const shown = quotePath(path);
-  const syscall = stage === 'create' ? (makers[kind] ?? 'open') : syscalls[stage];
-  const fields = (reason: Reason, what: string, hint?: string): OverlayError =>
-    new OverlayError({ errno, syscall, path: pathString(path), reason, what, hint, leftover }, { cause: failure });
-  const again = 'then call it again: it goes on where it ended';
-  switch (errno) {
-    case e.ENOSPC:
-    case e.EDQUOT: {
-      const whose = errno === e.EDQUOT ? 'the quota is used up' : 'the file system is full';
-      return fields('out-of-space', `no room is left to write ${shown}: ${whose}`, `make room, ${again}`);
-    }
-    case e.EROFS:
-      return fields('read-only', `${shown} cannot be written: its file system is read-only`);
-    case e.EBUSY:
-    case e.EXDEV:
-      return fields('mount-inside', `something is mounted at or inside ${shown}`, `unmount it, ${again}`);
-    case e.ESTALE:
-      return fields(
-        'layer-changed',
-        `the file to be written to ${shown} changed while it was copied`,
-        `let nothing write to it, ${again}`,
-      );
-    case e.ELOOP:
-    case e.ENOTDIR:
-    case e.EEXIST:
-    case e.ENOENT:
-      return fields('layer-changed', `${shown} changed while it was written`, `let nothing change it, ${again}`);
-    case e.EACCES:
-    case e.EPERM:
-    case e.EOPNOTSUPP:
-      if (stage === 'xattr') {
-        const which = attribute === undefined ? 'the attributes' : `the attribute ${attribute}`;
-        return fields('xattr-denied', `${which} of ${shown} cannot be set`, denial(attribute));
-      }
-      return fields('permission-denied', `this process may not write ${shown}`);
-    default:
-      return explainShortage(errno, `write ${shown}`) ?? fields('unexplained', `${shown} could not be written`);
-  }
+interface Circumstances {
+  /** The work that was done by then. */
+  readonly leftover?: string;
+  /** The byte at which the entry begins, if it is from an archive. */
+  readonly offset?: number;
 }
 
-const denial = (attribute: string | undefined): string | undefined =>
-  attribute === undefined || attribute.startsWith('trusted.')
-    ? 'run as root: trusted.* needs CAP_SYS_ADMIN in the initial user namespace'
-    : 'use a file system that has such attributes, or run as the owner or as root';
+/** `dir` is the root of the failed path. */
+export function explainWrite(failure: WriteFailure, dir: Path, { leftover, offset }: Circumstances): OverlayError {
+  const { errno, stage, kind } = failure;
+  const path = failure.path.length === 0 ? dir : joinPath(dir, failure.path);
+  const syscall = stage === 'create' ? (makers[kind] ?? 'open') : syscalls[stage];
+  const name = quotePath(path);
+  const isOfArchive = offset !== undefined;
+  const found =
+    explainStage(failure, name, isOfArchive) ??
+    rules[errno]?.(name) ??
+    explainErrno(errno, { name, purpose: `write ${name}`, syscall });
+  const what = isOfArchive ? `${found.what}, of the entry at byte ${offset} of the archive` : found.what;
+  return new OverlayError({ errno, syscall, path: pathString(path), ...found, what, leftover }, { cause: failure });
+}
+
+type Rule = (name: string) => Verdict;
+
+const isDenial = (errno: number): boolean => errno === e.EPERM || errno === e.EACCES || errno === e.EOPNOTSUPP;
+
+/** The failures of single stages. */
+function explainStage({ errno, stage, kind, attribute }: WriteFailure, name: string, isOfArchive: boolean) {
+  if (!isDenial(errno) && !(isOfArchive && stage === 'owner')) return undefined;
+  const denied = (what: string, hint: Text): Verdict => ({ reason: 'permission-denied', what, hint });
+  if (stage === 'xattr') {
+    const which = attribute === undefined ? 'the attributes' : `the attribute ${attribute}`;
+    const hint = denial(attribute, isOfArchive);
+    return { reason: 'xattr-denied', what: `${which} of ${name} cannot be set`, hint } satisfies Verdict;
+  }
+  if (!isOfArchive) return undefined;
+  if (stage === 'owner') {
+    const hint = text`pass ${option('owners', 'ignore')}, or maps to ids that this process may use`;
+    return denied(`the owner of ${name} cannot be set`, hint);
+  }
+  if (kind !== 'node') return undefined;
+  return denied(`this process may not make the device ${name}`, text`pass ${option('devices', 'skip')}`);
+}
+
+function denial(attribute: string | undefined, isOfArchive: boolean): Text {
+  if (attribute !== undefined && !attribute.startsWith('trusted.')) {
+    return 'use a file system that has such attributes, or run as the owner or as root';
+  }
+  const need = 'trusted.* needs CAP_SYS_ADMIN in the initial user namespace';
+  return isOfArchive ? text`run as root: ${need}; or pass ${option('userxattr', true)}` : `run as root: ${need}`;
+}
+
+const denied: Rule = (name) => ({ reason: 'permission-denied', what: `this process may not write ${name}` });
+
+const full =
+  (why: string): Rule =>
+  (name) => ({
+    reason: 'out-of-space',
+    what: `no room is left to write ${name}: ${why}`,
+    hint: 'make room, then call it again',
+  });
+
+const mountInside: Rule = (name) => ({
+  reason: 'mount-inside',
+  what: `something is mounted at, above or inside ${name}`,
+  hint: 'unmount it, then call it again',
+});
+
+const changed: Rule = (name) => ({
+  reason: 'layer-changed',
+  what: `another program changed ${name}, or a directory on the way, while it was written`,
+  hint: 'let nothing change it, then call it again',
+});
+
+/** The errnos that mean something of their own for a tree that is written. */
+const rules: Readonly<Record<number, Rule>> = {
+  [e.ENOSPC]: full('the file system is full'),
+  [e.EDQUOT]: full('the quota is used up'),
+  [e.EBUSY]: mountInside,
+  [e.EXDEV]: mountInside,
+  [e.ESTALE]: (name) => ({
+    reason: 'layer-changed',
+    what: `the file to be written to ${name} changed while it was copied`,
+    hint: 'let nothing write to it, then call it again',
+  }),
+  [e.ELOOP]: changed,
+  [e.ENOTDIR]: changed,
+  [e.EISDIR]: changed,
+  [e.ENOTEMPTY]: changed,
+  [e.EEXIST]: changed,
+  [e.ENOENT]: changed,
+  [e.EACCES]: denied,
+  [e.EPERM]: denied,
+  [e.EOPNOTSUPP]: denied,
+  [e.EIO]: (name) => ({ reason: 'io-error', what: `an I/O error kept ${name} from being written` }),
+  [e.EMLINK]: (name) => ({
+    reason: 'permission-denied',
+    what: `the file system allows no more links to ${name}`,
+    hint: 'use another file system',
+  }),
+};

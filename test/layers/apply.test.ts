@@ -374,7 +374,7 @@ kernelTest('sparse files keep their holes', async (t) => {
     pack({ name: 's', segments: [4096, 4096, 5 * 2 ** 20, 2 ** 20] }, data),
     pack({ name: 'h', segments: [] }, data),
   ]);
-  t.deepEqual(readFileSync(join(root, 's')), data);
+  t.true(readFileSync(join(root, 's')).equals(data));
   t.true(lstatSync(join(root, 's')).blocks * 512 < 2 ** 20 + 65536);
   t.is(lstatSync(join(root, 'h')).size, size);
   t.is(lstatSync(join(root, 'h')).blocks, 0);

@@ -7,6 +7,8 @@ import {
   mkdirSync,
   readFileSync,
   renameSync,
+  rmSync,
+  statSync,
   symlinkSync,
   unlinkSync,
   utimesSync,
@@ -17,7 +19,7 @@ import { gunzipSync } from 'node:zlib';
 import type { ExecutionContext } from 'ava';
 import { mountOverlaySync, OverlayError, type OverlayOptions } from 'overlayfs';
 import { applyLayer } from '#lib/layers/apply.js';
-import { type CreateOptions, createLayer } from '#lib/layers/create.js';
+import { type CreateOptions, createLayer, type DirectoryStates } from '#lib/layers/create.js';
 import type { LayersLike } from '#lib/layers/given.js';
 import {
   countDescriptors,
@@ -34,7 +36,7 @@ import { type Described, describeTree, type Tree } from '../support/trees.js';
 import { readArchive, type Whole } from '../tar/archives.js';
 import { changeTree } from './random-tree.js';
 
-async function collect(source: LayersLike, options?: CreateOptions): Promise<Buffer> {
+async function collect(source: LayersLike | DirectoryStates, options?: CreateOptions): Promise<Buffer> {
   const stream = createLayer(source, options);
   const chunks: Buffer[] = [];
   for await (const chunk of stream) chunks.push(chunk as Buffer);
@@ -417,3 +419,46 @@ for (const [title, options] of Object.entries(variants)) {
     },
   );
 }
+
+kernelTest('two states of a directory: the archive turns one into the other', async (t) => {
+  const first = Number(process.env['OVERLAYFS_TEST_SEED'] ?? 1);
+  for (let seed = first; seed < first + scaled(40, 8); seed++) {
+    t.log(`seed ${seed}`);
+    const random = generator(seed);
+    const dir = scratch(t);
+    const [before, after] = [join(dir, 'before'), join(dir, 'after')];
+    mkdirSync(before);
+    changeTree(before, random, 60);
+    execFileSync('cp', ['-a', before, after]);
+    changeTree(after, random, 30);
+    const archive = await collect({ before, after });
+    t.is(sha256(archive), sha256(await collect({ before, after })));
+    await applyLayer(archive, before, { layout: 'plain' });
+    t.deepEqual(comparable(describeTree(before)), comparable(describeTree(after)), `seed ${seed}`);
+    t.deepEqual(
+      readArchive(await collect({ before, after: before })).filter(({ entry }) => entry.type !== 'link').length,
+      readArchive(await collect({ before: after, after })).filter(({ entry }) => entry.type !== 'link').length,
+      'only files with several links are in both',
+    );
+  }
+});
+
+kernelTest('two states of a directory: only what changed, and the directories that lead there', async (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'a/d/same': 'x', 'a/d/gone': 'x', 'a/d/sub/deep': 'x', 'a/other/x': 'x', 'a/file': 'x' });
+  execFileSync('cp', ['-a', join(dir, 'a'), join(dir, 'b')]);
+  const states = { before: join(dir, 'a'), after: join(dir, 'b') };
+  t.deepEqual(readArchive(await collect(states)), []);
+  // The time stays: only its bytes differ.
+  const path = join(dir, 'b/d/sub/deep');
+  const { mtime } = statSync(path);
+  writeFileSync(path, 'y');
+  utimesSync(path, mtime, mtime);
+  utimesSync(join(dir, 'a/d/sub/deep'), mtime, mtime);
+  rmSync(join(dir, 'b/file'));
+  mkdirSync(join(dir, 'b/file'));
+  rmSync(join(dir, 'b/other'), { recursive: true });
+  const names = readArchive(await collect(states)).map(({ entry }) => entry.name);
+  t.deepEqual(names, ['./', 'd/', 'd/sub/', 'd/sub/deep', 'file/', '.wh.other']);
+  t.throws(() => createLayer(states, { layout: 'plain' }), { message: /two states/ });
+});

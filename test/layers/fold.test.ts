@@ -72,6 +72,28 @@ mountTest('flattened layers hold what a mount of them shows', async (t) => {
   }
 });
 
+mountTest('a flattened mount with index has changed files under all their hard links', async (t) => {
+  const dir = scratch(t);
+  const kinds: Partial<OverlayOptions>[] = [{}, { redirectDir: 'on' }, { metacopy: true, redirectDir: 'on' }];
+  for (const seed of seeds(t, 300)) {
+    const own = join(dir, String(seed));
+    const options = { index: true, ...kinds[seed % 3] };
+    const random = generator(seed);
+    const at = (name: string): string => join(own, name);
+    for (const name of ['lower', 'upper', 'work', 'merged']) mkdirSync(at(name), { recursive: true });
+    changeTree(at('lower'), random, 80);
+    const layers = { lowerdir: at('lower'), upperdir: at('upper'), workdir: at('work'), target: at('merged') };
+    const mount = mountOverlaySync({ ...layers, ...options });
+    changeTree(at('merged'), random, 10 + random(60));
+    const shown = look(at('merged'));
+    await flattenLayers(mount, at('flat'));
+    mount.unmountSync();
+    t.deepEqual(look(at('flat')), shown, `seed ${seed} ${JSON.stringify(options)}`);
+    if (!t.passed) return;
+    rmSync(own, { recursive: true });
+  }
+});
+
 mountTest('a squash that cannot be exact, or has no room, leaves nothing', async (t) => {
   const dir = scratch(t);
   const descriptors = countDescriptors();

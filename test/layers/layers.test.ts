@@ -2,6 +2,8 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { linkSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import test from 'ava';
 import { makeOpaqueSync, mountOverlaySync, whiteoutSync } from 'overlayfs';
 import {
@@ -337,6 +339,30 @@ mountTest('a loop that is left early closes all descriptors', async (t) => {
   );
   await found.return?.();
   t.deepEqual(await found.next(), { value: undefined, done: true });
+});
+
+test('an iterator that is dropped before its end is closed by garbage collection, with a warning', async (t) => {
+  const dir = scratch(t, 'disk');
+  makeTree(dir, { 'upper/a/b': 'x', 'lower/a/': '' });
+  const before = countDescriptors();
+  const warnings: string[] = [];
+  const warned = ({ message }: Error) => warnings.push(message);
+  process.on('warning', warned);
+  t.teardown(() => process.off('warning', warned));
+  const options = { lowerdir: join(dir, 'lower') };
+  const drop = async (): Promise<void> => {
+    changesSync(join(dir, 'upper'), options).next();
+    await changes(join(dir, 'upper'), options).next();
+  };
+  await drop();
+  t.true(countDescriptors() >= before + 4);
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  await eventually(t, () => {
+    collect();
+    return countDescriptors() <= before;
+  });
+  t.is(warnings.filter((text) => text.includes('return()')).length, 2);
 });
 
 test('bad arguments are refused at once', (t) => {

@@ -1,7 +1,18 @@
 /** Merges that cannot be finished: nothing is lost, the error says why, and a later call goes on. */
 import { execFileSync, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statfsSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { mountOverlaySync, OverlayError } from 'overlayfs';
@@ -45,6 +56,87 @@ for (const mode of ['copy', 'move'] as const) {
     t.deepEqual(readdirSync(at('small/target')).sort(), ['d0', 'd1', 'd2', 'd3', 'd4']);
   });
 }
+
+/** Mounts a new file system of an image at `disk`. */
+function mountImage(dir: string, type: string, size: string): string {
+  const [image, disk] = [join(dir, 'image'), join(dir, 'disk')];
+  mkdirSync(disk);
+  execFileSync('truncate', ['-s', size, image]);
+  execFileSync(`mkfs.${type}`, ['-q', image]);
+  execFileSync('mount', ['-o', 'loop', image, disk]);
+  return disk;
+}
+
+mountTest('a merge by move copies where projects forbid renames (xfs)', { needs: 'mkfs.xfs' }, async (t) => {
+  const disk = mountImage(scratch(t), 'xfs', '320M');
+  const at = (name: string): string => join(disk, name);
+  makeTree(disk, { 'upper/a/b': 'new', 'upper/c': 'c', 'upper/new/d': 'd', 'target/a/b': 'old', 'target/a/kept': '' });
+  execFileSync('mknod', [at('upper/gone'), 'c', '0', '0']);
+  makeTree(disk, { 'target/gone/x': '' });
+  execFileSync('chattr', ['-p', '7', '+P', at('target')]);
+  const { entries, deleted } = await mergeLayer(at('upper'), at('target'), { mode: 'move' });
+  t.deepEqual([entries, deleted], [6, 1]);
+  t.deepEqual(
+    look(at('target')).map(({ path, content }) => [path, content]),
+    [
+      ['', ''],
+      ['a', ''],
+      ['a/b', 'new'],
+      ['a/kept', ''],
+      ['c', 'c'],
+      ['new', ''],
+      ['new/d', 'd'],
+    ],
+  );
+  t.deepEqual(readdirSync(at('upper')), []);
+});
+
+mountTest('a merge by copy clones files where the file system can (xfs)', { needs: 'mkfs.xfs' }, async (t) => {
+  const disk = mountImage(scratch(t), 'xfs', '320M');
+  makeTree(disk, { 'target/': '', 'upper/': '' });
+  writeFileSync(join(disk, 'upper/large'), Buffer.alloc(50_000_000, 1));
+  execFileSync('sync', ['-f', disk]);
+  const free = statfsSync(disk).bfree;
+  const { bytes } = await mergeLayer(join(disk, 'upper'), join(disk, 'target'));
+  execFileSync('sync', ['-f', disk]);
+  t.is(bytes, 50_000_000);
+  const { bfree, bsize } = statfsSync(disk);
+  t.true((free - bfree) * bsize < 5_000_000);
+  t.true(readFileSync(join(disk, 'target/large')).equals(Buffer.alloc(50_000_000, 1)));
+});
+
+mountTest(
+  'a quota: the rest stays in the upper, and a later call goes on',
+  { needs: 'mkfs.btrfs with quotas' },
+  async (t) => {
+    const disk = mountImage(scratch(t), 'btrfs', '256M');
+    const at = (name: string): string => join(disk, name);
+    const btrfs = (...args: string[]): unknown => execFileSync('btrfs', args, { stdio: 'pipe' });
+    btrfs('quota', 'enable', disk);
+    btrfs('subvolume', 'create', at('target'));
+    makeTree(at('target'), { 'd0/f0': 'old' });
+    mkdirSync(at('upper'));
+    for (let i = 0; i < 40; i++) writeFileSync(at(`upper/f${i}`), randomBytes(200_000));
+    const before = look(at('upper'));
+    btrfs('quota', 'rescan', '-w', disk);
+    btrfs('qgroup', 'limit', '4M', at('target'));
+    const outside = at('upper');
+    // Clones would take no room of the quota's own.
+    const source = join(disk, '../upper');
+    execFileSync('cp', ['-a', outside, source]);
+    const error = await t.throwsAsync(mergeLayer(source, at('target'), { mode: 'move' }), { instanceOf: OverlayError });
+    t.deepEqual([error?.reason, error?.code], ['out-of-space', 'EDQUOT']);
+    t.regex(error?.message ?? '', /quota/);
+    t.deepEqual(look(source), before);
+    t.is(readFileSync(at('target/d0/f0'), 'utf8'), 'old');
+    btrfs('qgroup', 'limit', 'none', at('target'));
+    await mergeLayer(source, at('target'), { mode: 'move' });
+    t.deepEqual(readdirSync(source), []);
+    for (let i = 0; i < 40; i++) {
+      t.true(readFileSync(at(`target/f${i}`)).equals(readFileSync(at(`upper/f${i}`))));
+    }
+  },
+);
 
 mountTest('a read-only directory, a refused attribute, bad arguments', async (t) => {
   const dir = scratch(t);
@@ -129,6 +221,8 @@ for (const side of ['upper', 'target'] as const) {
     let failures = 0;
     for (let i = 0; i < rounds; i++) {
       makeTree(at('upper/d1'), { f1: 'new' });
+      // The upper's own may lead elsewhere by now.
+      if (side === 'target') makeTree(at('upper/d0'), { f0: 'new', f5: 'new' });
       try {
         await mergeLayer(at('upper'), at('target'), { mode: i % 2 === 0 ? 'copy' : 'move' });
       } catch (error) {

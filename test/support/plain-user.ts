@@ -1,6 +1,6 @@
 /** Programs as a user without any privilege, from a copy of the package that this user can read. */
 import { execFileSync } from 'node:child_process';
-import { chmodSync, chownSync, cpSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { chmodSync, chownSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { packageRoot } from './index.js';
@@ -34,6 +34,16 @@ export function readablePackage(): string {
   process.on('exit', () => rmSync(dir, { recursive: true, force: true }));
   copy = dir;
   return dir;
+}
+
+/** Copies a package that the library needs into the copy, with those that it needs itself. */
+export function addDependency(name: string): void {
+  const to = join(readablePackage(), 'node_modules', name);
+  const from = join(packageRoot, 'node_modules', name);
+  if (existsSync(to) || !existsSync(from)) return;
+  cpSync(from, to, { recursive: true });
+  const { dependencies, optionalDependencies } = JSON.parse(readFileSync(join(from, 'package.json'), 'utf8'));
+  for (const each of Object.keys({ ...dependencies, ...optionalDependencies })) addDependency(each);
 }
 
 /** Has the directory, and all in it that is not meant to be another's, belong to this user. */

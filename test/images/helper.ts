@@ -1,0 +1,65 @@
+/** Images for tests: layers of a few files, and one with programs that a container can run. */
+import { execFileSync } from 'node:child_process';
+import { chownSync, copyFileSync, mkdirSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import type { ExecutionContext } from 'ava';
+import { createImage, createLayout, type Image, type ImageConfig } from 'overlayfs/images';
+import { createLayer, type OwnerMaps } from 'overlayfs/layers';
+import { Snapshotter } from 'overlayfs/snapshots';
+import { makeTree } from '../support/index.js';
+
+/** Copies programs with all that they load. */
+export function makePrograms(dir: string, names: readonly string[]): void {
+  const programs = names.map((name) => execFileSync('which', [name], { encoding: 'utf8' }).trim());
+  const files = programs.flatMap(
+    (program) => execFileSync('ldd', [program], { encoding: 'utf8' }).match(/(?<=\s)\/\S+/g) ?? [],
+  );
+  mkdirSync(join(dir, 'bin'), { recursive: true });
+  for (const file of files) {
+    mkdirSync(join(dir, dirname(file)), { recursive: true });
+    copyFileSync(file, join(dir, file));
+  }
+  for (const [i, program] of programs.entries()) copyFileSync(program, join(dir, 'bin', names[i] as string));
+}
+
+export async function openSnapshotter(t: ExecutionContext, root: string): Promise<Snapshotter> {
+  const snapshotter = await Snapshotter.open(root, { fsync: 'none' });
+  t.teardown(() => snapshotter.close());
+  return snapshotter;
+}
+
+/** An image of layers, each from a tree as `makeTree` takes it, or from a directory. */
+export async function makeImage(
+  dir: string,
+  layers: readonly (Parameters<typeof makeTree>[1] | string)[],
+  config: ImageConfig = {},
+  tag = 'one',
+  owners?: OwnerMaps,
+): Promise<Image> {
+  const layout = await createLayout(join(dir, 'layout'));
+  const directories = layers.map((layer, i) => {
+    if (typeof layer === 'string') return layer;
+    const made = join(dir, `layer-${tag}-${i}`);
+    makeTree(made, layer);
+    return made;
+  });
+  const archives = directories.map((each, i) =>
+    createLayer(each, { compression: i % 2 === 0 ? 'gzip' : 'none', ...(owners && { owners }) }),
+  );
+  return createImage(layout, archives, { tag, config });
+}
+
+/** An image with a shell and some programs, users and a file in a second layer. */
+export async function makeProgramImage(dir: string, config: ImageConfig = {}): Promise<Image> {
+  const base = join(dir, 'base');
+  makePrograms(base, ['sh', 'cat', 'id', 'sleep', 'rm', 'ls']);
+  makeTree(base, {
+    'etc/passwd': 'root:x:0:0::/root:/bin/sh\nwww:x:33:34::/srv:/bin/sh\n',
+    'etc/group': 'root:x:0:\nwww:x:34:\nextra:x:44:www,root\nmore:x:45:\n',
+    'tmp/': '',
+  });
+  const app = join(dir, 'app');
+  makeTree(app, { 'srv/hello': 'hello\n' });
+  for (const name of ['srv', 'srv/hello']) chownSync(join(app, name), 33, 34);
+  return makeImage(dir, [base, app], config);
+}

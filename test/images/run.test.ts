@@ -1,0 +1,315 @@
+/** Images run as containers: by runc, by crun and by `spawn`, as root and as a plain user; and `overlayfs run-image`. */
+import { execFileSync } from 'node:child_process';
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import test, { type ExecutionContext } from 'ava';
+import { createImage, type Image, openLayout, type RunContainerOptions, runContainer } from 'overlayfs/images';
+import { createLayer } from 'overlayfs/layers';
+import { run } from '../cli/run.js';
+import { MS_BIND, makeTree, mountTest, native, scratch } from '../support/index.js';
+import { NOBODY } from '../support/nobody.js';
+import { addDependency, asNobody, evaluateAsNobody, giveTo } from '../support/plain-user.js';
+import { makeProgramImage, openSnapshotter } from './helper.js';
+
+const SYS_FS_CGROUP = '/sys/fs/cgroup';
+
+const hasProgram = (name: string): boolean =>
+  ['/usr/bin', '/usr/sbin', '/bin', '/sbin'].some((dir) => existsSync(join(dir, name)));
+
+/** crun refuses a machine with both versions of cgroups. */
+function coverCgroups(t: ExecutionContext): void {
+  if (!existsSync(SYS_FS_CGROUP)) return;
+  t.is(native.mount('none', SYS_FS_CGROUP, 'tmpfs', 0, ''), 0);
+  t.teardown(() => native.umount(SYS_FS_CGROUP, 0));
+}
+
+/** Returns the output of a container, and its end. */
+async function ran(
+  image: Image,
+  options: RunContainerOptions,
+): Promise<{ text: string; code: number; changes: string[] }> {
+  let text = '';
+  const { exitCode, changes } = await runContainer(image, {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    ...options,
+    onStart: (container) => {
+      for (const stream of [container.process.stdout, container.process.stderr]) {
+        stream?.on('data', (piece) => {
+          text += piece;
+        });
+      }
+      options.onStart?.(container);
+    },
+  });
+  return { text, code: exitCode, changes: changes.map(({ kind, path }) => `${kind} ${path}`) };
+}
+
+const furniture = ['added dev', 'added proc', 'added sys', 'modified .'];
+const withoutFurniture = (changes: readonly string[]): string[] => changes.filter((line) => !furniture.includes(line));
+
+for (const runtime of ['runc', 'crun', false] as const) {
+  mountTest(`a container, by ${runtime || 'spawn'}, as root`, { needs: 'mountSetattr' }, async (t) => {
+    if (runtime !== false && !hasProgram(runtime)) {
+      t.pass(`${runtime} is not installed`);
+      return;
+    }
+    if (runtime === 'crun') coverCgroups(t);
+    const dir = scratch(t, 'disk');
+    makeTree(dir, { 'volume/in': 'in', 'only/read': 'read', file: 'file' });
+    const image = await makeProgramImage(dir, {
+      User: 'www',
+      Env: ['ONE=1', 'TWO=2'],
+      WorkingDir: '/srv/deep',
+      Entrypoint: ['sh', '-c'],
+      Cmd: [
+        'id; echo $ONE $TWO $THREE $HOME; echo $PWD; cat /srv/hello; (echo x > /etc/no) 2>/dev/null || echo no; echo y > /srv/new && rm /srv/hello; exit 6',
+      ],
+    });
+    const snapshotter = await openSnapshotter(t, join(dir, 'root'));
+    const common = { snapshotter, runtime } as const;
+    const first = await ran(image, { ...common, env: { THREE: '3', TWO: 'two' } });
+    t.is(first.text, 'uid=33(www) gid=34(www) groups=34(www),44(extra)\n1 two 3 /srv\n/srv/deep\nhello\nno\n');
+    t.is(first.code, 6);
+    t.deepEqual(withoutFurniture(first.changes), [
+      'modified srv',
+      'added srv/deep',
+      'deleted srv/hello',
+      'added srv/new',
+    ]);
+
+    const command = (script: string, more: Partial<RunContainerOptions> = {}) =>
+      ran(image, { ...common, command: [script], user: '0', ...more });
+    t.like(
+      await command('cat /srv/hello; echo $$ | ( read a; [ $a -lt 5 ] && echo own )'),
+      { text: 'hello\nown\n' },
+      'nothing is left of the first',
+    );
+    t.like(await command('id', { user: '7:more' }), { text: 'uid=7 gid=45(more) groups=45(more)\n' });
+    t.like(await command('', { entrypoint: ['cat', '/srv/hello'], command: [] }), { text: 'hello\n', code: 0 });
+    const volumes = [
+      { source: join(dir, 'volume'), target: '/data/deep' },
+      { source: join(dir, 'only'), target: '/only', readonly: true },
+      { source: join(dir, 'file'), target: '/etc/file' },
+    ];
+    const script =
+      'cat /data/deep/in /only/read /etc/file; echo out > /data/deep/out; (echo x > /only/x) 2>/dev/null || echo shut';
+    const bound = await command(script, { volumes });
+    t.is(bound.text, 'inreadfileshut\n');
+    t.deepEqual(readdirSync(join(dir, 'volume')), ['in', 'out']);
+    t.true(
+      bound.changes.every((line) => !line.endsWith('/out')),
+      'a volume is no change',
+    );
+    t.like(await command('ls /sys/class/net', { network: false }), {
+      text: runtime === false ? (await command('ls /sys/class/net')).text : 'lo\n',
+    });
+    t.is(
+      (await command('kill -TERM $$; sleep 5')).code,
+      runtime === false ? 143 : (await command('kill -TERM $$; sleep 5')).code,
+    );
+    t.like(
+      await command('echo x > /dev/null && echo null; (echo 1 > /proc/sys/kernel/panic) 2>/dev/null || echo shut'),
+      { text: 'null\nshut\n' },
+    );
+
+    const none = await t.throwsAsync(command('true', { user: 'nobody' }));
+    t.is((none as NodeJS.ErrnoException).code, 'ERR_IMAGE_USER_MISSING');
+    await t.throwsAsync(command('true', { user: 'www:none' }), { code: 'ERR_IMAGE_USER_MISSING' });
+    t.deepEqual(readdirSync(join(dir, 'root/removed')), []);
+    const names: string[] = [];
+    for await (const { name } of snapshotter.walk()) names.push(name);
+    t.deepEqual(names.sort(), image.layers.map(({ chainId }) => chainId).sort(), 'no snapshot of a container is left');
+  });
+}
+
+mountTest(
+  'a container that is committed, aborted, or has no program, by spawn',
+  { needs: 'mountSetattr' },
+  async (t) => {
+    const dir = scratch(t, 'disk');
+    const image = await makeProgramImage(dir);
+    const snapshotter = await openSnapshotter(t, join(dir, 'root'));
+    const common = { snapshotter, runtime: false } as const;
+    await t.throwsAsync(runContainer(image, common), { code: 'ERR_IMAGE_COMMAND' });
+    await t.throwsAsync(runContainer(image, { ...common, command: ['/no/program'] }), { code: 'ENOENT' });
+    await t.throwsAsync(runContainer(image, { ...common, command: ['true'], runtime: 'no-runtime' }), {
+      code: 'ERR_INVALID_ARG_VALUE',
+    });
+    await t.throwsAsync(runContainer(image, { ...common, command: ['true'], cwd: 'here' }), {
+      code: 'ERR_INVALID_ARG_VALUE',
+    });
+    const volumes = [{ source: dir, target: '/a/../../b' }];
+    await t.throwsAsync(runContainer(image, { ...common, command: ['true'], volumes }), {
+      code: 'ERR_INVALID_ARG_VALUE',
+    });
+    const controller = new AbortController();
+    const aborted = ran(image, {
+      ...common,
+      command: ['sleep', '60'],
+      signal: controller.signal,
+      onStart: () => controller.abort(),
+    });
+    await t.throwsAsync(aborted, { code: 'ABORT_ERR' });
+    const { image: committed } = await runContainer(image, {
+      ...common,
+      command: ['sh', '-c', 'echo kept > /kept'],
+      commit: 'two',
+    });
+    t.is(committed?.layers.length, 3);
+    t.is(committed?.document.history?.at(-1)?.created_by, 'sh -c echo kept > /kept');
+    t.like(await ran(committed as Image, { ...common, command: ['cat', '/kept'] }), { text: 'kept\n', code: 0 });
+  },
+);
+
+mountTest('symbolic links of an image lead nowhere outside', { needs: 'mountSetattr' }, async (t) => {
+  const dir = scratch(t, 'disk');
+  makeTree(dir, { 'outside/passwd': 'evil:x:5:5::/:/bin/sh\n', volume: 'volume' });
+  const image = await makeProgramImage(dir);
+  const snapshotter = await openSnapshotter(t, join(dir, 'root'));
+  const common = { snapshotter, runtime: false } as const;
+  const outside = join(dir, 'outside');
+  const made = join(dir, 'links');
+  makeTree(made, { 'etc/keep': '' });
+  for (const [to, name] of [
+    [`${outside}/passwd`, 'etc/passwd'],
+    [outside, 'data'],
+    [outside, 'work'],
+  ] as const) {
+    execFileSync('ln', ['-s', to, join(made, name)]);
+  }
+  const linked = await createImage(image.layout, [createLayer(join(dir, 'base')), createLayer(made)], { tag: 'links' });
+  await t.throwsAsync(ran(linked, { ...common, command: ['id'], user: 'evil' }), { code: 'ERR_IMAGE_USER_MISSING' });
+  const volumes = [{ source: join(dir, 'volume'), target: '/data/made' }];
+  await ran(linked, { ...common, command: ['id'], cwd: '/work/here', volumes }).catch(() => {});
+  t.deepEqual(readdirSync(outside), ['passwd'], 'nothing is made outside');
+});
+
+/** In a child of the plain user. */
+const prelude = `
+  const [dir] = args;
+  const { openLayout, runContainer } = await import('overlayfs/images');
+  const { Snapshotter } = await import('overlayfs/snapshots');
+  const image = await (await openLayout(join(dir, 'layout'))).image('one');
+  const snapshotter = await Snapshotter.open(join(dir, 'root'));
+  const run = async (of, options) => {
+    let text = '';
+    try {
+      const { exitCode, changes, image: committed } = await runContainer(of, { snapshotter, stdio: ['ignore', 'pipe', 'pipe'], ...options,
+        onStart: ({ process }) => { for (const stream of [process.stdout, process.stderr]) stream.on('data', (piece) => (text += piece)); } });
+      return { exitCode, text, changes: changes.map(({ kind, path }) => kind + ' ' + path), committed };
+    } catch (error) { return { code: error.code, reason: error.reason }; }
+  };`;
+
+mountTest(
+  'a container, as a plain user: root inside, all files its own',
+  { needs: ['rootless', 'mountSetattr'] },
+  async (t) => {
+    const dir = scratch(t, 'disk');
+    await makeProgramImage(dir, { User: 'www', WorkingDir: '/srv' });
+    makeTree(dir, { 'volume/in': 'in' });
+    execFileSync('chown', ['-R', `${NOBODY}:${NOBODY}`, dir]);
+    addDependency('lmdb');
+    const outcome = evaluateAsNobody(
+      `${prelude}
+    const script = 'id; cat hello; echo new > new; rm hello; cat /volume/in; ls /proc | { n=0; while read p; do case $p in [0-9]*) n=$((n+1));; esac; done; echo $n; }; exit 9';
+    const first = await run(image, { user: '0', command: ['sh', '-c', script], volumes: [{ source: join(dir, 'volume'), target: '/volume' }], network: false, commit: 'two' });
+    const again = await run(first.committed, { user: '0:0', command: ['cat', 'new'] });
+    const refused = await run(image, { command: ['true'] });
+    await snapshotter.close();
+    return [first.exitCode, first.text, first.changes, again.text, refused];`,
+      dir,
+    ) as unknown[];
+    t.deepEqual(outcome.slice(0, 2), [9, 'uid=0(root) gid=0(root) groups=0(root)\nhello\nin4\n']);
+    t.deepEqual(withoutFurniture(outcome[2] as string[]), [
+      'modified srv',
+      'deleted srv/hello',
+      'added srv/new',
+      'added volume',
+    ]);
+    t.is(outcome[3], 'new\n');
+    t.deepEqual(outcome[4], { code: 'EINVAL', reason: 'sub-ids-missing' }, 'it has no other user');
+  },
+);
+
+mountTest(
+  'a container, as a plain user with subordinate ids: its users are there',
+  { needs: ['subordinate ids', 'mountSetattr'] },
+  async (t) => {
+    const dir = scratch(t, 'disk');
+    await makeProgramImage(dir, { User: 'www', WorkingDir: '/srv' });
+    makeTree(dir, { subuid: `${NOBODY}:100000:1000\n`, subgid: `${NOBODY}:100000:1000\n` });
+    execFileSync('chown', ['-R', `${NOBODY}:${NOBODY}`, dir]);
+    for (const name of ['subuid', 'subgid']) {
+      t.is(native.mount(join(dir, name), `/etc/${name}`, '', MS_BIND, ''), 0);
+      t.teardown(() => native.umount(`/etc/${name}`, 0));
+    }
+    addDependency('lmdb');
+    const outcome = evaluateAsNobody(
+      `${prelude}
+    const first = await run(image, { subIds: true, command: ['sh', '-c', 'id; (echo no > hello) 2>/dev/null || echo roots; echo new > /tmp/new'] });
+    const second = await run(image, { subIds: true, user: '0', command: ['sh', '-c', 'echo x > /owned; id -u'], commit: 'two' });
+    await snapshotter.close();
+    return [first, second.text, second.exitCode];`,
+      dir,
+    ) as [{ text: string; exitCode: number }, string, number];
+    t.like(outcome[0], {
+      text: 'uid=33(www) gid=34(www) groups=34(www),44(extra)\nroots\nsh: 1: cannot create /tmp/new: Permission denied\n',
+      exitCode: 2,
+    });
+    t.deepEqual(outcome.slice(1), ['0\n', 0]);
+  },
+);
+
+for (const [who, command] of [
+  ['root', []],
+  ['a plain user', asNobody],
+] as const) {
+  mountTest(`run-image, as ${who}`, { needs: ['rootless', 'mountSetattr'] }, async (t) => {
+    const dir = scratch(t, 'disk');
+    await makeProgramImage(dir, { Cmd: ['cat', '/srv/hello'] });
+    makeTree(dir, { 'volume/in': 'in' });
+    if (who !== 'root') execFileSync('chown', ['-R', `${NOBODY}:${NOBODY}`, dir]);
+    addDependency('lmdb');
+    giveTo(dir);
+    if (who === 'root') execFileSync('chown', ['0:0', dir]);
+    const layout = join(dir, 'layout');
+    const base = ['run-image', '--root', join(dir, 'root'), '--runtime', 'none'];
+    const go = (...args: string[]) => run([...base, ...args], { command });
+    t.deepEqual(go(`${layout}:one`), { code: 0, stdout: 'hello\n', stderr: '' });
+    t.deepEqual(go(layout, '--', 'sh', '-c', 'exit 4'), { code: 4, stdout: '', stderr: '' });
+    const script = 'echo $A; cat /v/in; echo new > /new';
+    const changed = go(
+      '--env',
+      'A=b',
+      '--volume',
+      `${join(dir, 'volume')}:/v:ro`,
+      '--changes',
+      '--commit',
+      'two',
+      layout,
+      '--',
+      'sh',
+      '-c',
+      script,
+    );
+    t.is(changed.code, 0, changed.stderr);
+    t.regex(changed.stdout, /^b\nin[\s\S]*A new$/m);
+    t.like(go(`${layout}:two`, '--', 'cat', '/new'), { code: 0, stdout: 'new\n' });
+    const json = go('--json', `${layout}:two`, '--', 'sh', '-c', 'echo text; exit 3');
+    t.like({ ...json, stdout: JSON.parse(json.stdout) }, { code: 3, stdout: { exitCode: 3 }, stderr: 'text\n' });
+    t.is(go(`${layout}:one`, '--', 'no-such-program').code, 127);
+    t.regex(go(`${layout}:none`).stderr, /has no image 'none'[\s\S]*one of its tags: one, two/);
+    t.regex(go(join(dir, 'nothing')).stderr, /no OCI image layout/);
+    t.is(go('--env', 'A', layout).code, 2);
+    t.is(go('--volume', 'A', layout).code, 2);
+    t.is(run(['run-image', layout], { command }).code, 2);
+    t.is((await (await openLayout(layout)).tags()).length, 2);
+  });
+}
+
+test('an unknown option is refused', async (t) => {
+  const dir = scratch(t);
+  const image = await makeProgramImage(dir);
+  await t.throwsAsync(runContainer(image, { snapshoter: 5 } as never), { code: 'ERR_INVALID_ARG_VALUE' });
+  await t.throwsAsync(runContainer(image, {} as never), { code: 'ERR_INVALID_ARG_TYPE' });
+});
