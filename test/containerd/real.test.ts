@@ -1,13 +1,14 @@
 /** Debian's containerd with this server as a proxy plugin: images, containers, and a server that is killed. */
 import { type ChildProcess, execFile, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import test, { type ExecutionContext } from 'ava';
 import { program } from '../cli/run.js';
 import { checkRoot } from '../snapshots/check-root.js';
+import { type Containerd, startContainerd } from '../support/containerd.js';
 import { generator, isLong, mountTest, packageRoot, scaled, scratch } from '../support/index.js';
 import { makeImage } from './image.js';
 
@@ -24,14 +25,6 @@ function realTest(title: string, missing: readonly string[], body: (t: Execution
   else if (missing.length > 0) test.skip(`${title} (needs ${missing.join(', ')})`, body);
   else mountTest(title, body);
 }
-
-const plugins = [
-  'grpc.v1.cri',
-  'snapshotter.v1.btrfs',
-  'snapshotter.v1.zfs',
-  'snapshotter.v1.aufs',
-  'snapshotter.v1.devmapper',
-];
 
 /** The server, which can be killed and started again. */
 class Served {
@@ -63,51 +56,6 @@ class Served {
 
 const connecting = 'import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])';
 
-interface Containerd {
-  /** Runs ctr. Fails if it fails. */
-  ctr(...args: string[]): Promise<string>;
-  /** The root of its own overlay snapshotter. */
-  readonly root: string;
-}
-
-async function startContainerd(t: ExecutionContext, dir: string, address: string): Promise<Containerd> {
-  const socket = join(dir, 'containerd.sock');
-  const config = `version = 2
-root = "${dir}/root"
-state = "${dir}/state"
-disabled_plugins = [${plugins.map((name) => `"io.containerd.${name}"`).join(', ')}]
-[grpc]
-  address = "${socket}"
-[ttrpc]
-  address = "${dir}/ttrpc.sock"
-[proxy_plugins]
-  [proxy_plugins.ours]
-    type = "snapshot"
-    address = "${address}"
-`;
-  writeFileSync(join(dir, 'config.toml'), config);
-  const daemon = spawn('containerd', ['--config', join(dir, 'config.toml'), '--log-level', 'error'], {
-    stdio: 'ignore',
-  });
-  t.teardown(async () => {
-    const ended = once(daemon, 'exit');
-    daemon.kill();
-    await ended;
-  });
-  const run = promisify(execFile);
-  for (let i = 0; spawnSync('ctr', ['--address', socket, 'version']).status !== 0; i++) {
-    if (i > 300 || daemon.exitCode !== null) throw new Error('containerd does not start');
-    await sleep(50);
-  }
-  return {
-    root: join(dir, 'root/io.containerd.snapshotter.v1.overlayfs'),
-    async ctr(...args) {
-      const { stdout } = await run('ctr', ['--address', socket, ...args], { timeout: 60_000, maxBuffer: 2 ** 26 });
-      return stdout;
-    },
-  };
-}
-
 /** Lists all entries with their attributes, a line each. A directory's size is the file system's own affair. */
 function describe(directory: string): string {
   const script = `cd "$1" && find . -printf '%P %y %m %U:%G %T@ %l ' \\( -type f -printf '%s %n ' -o -true \\) -printf '\\n' | LC_ALL=C sort
@@ -120,7 +68,10 @@ function describe(directory: string): string {
 /** Times differ by the moment of unpacking, where the archive has none. */
 const withoutTimes = (described: string): string => described.replace(/ \d{10}\.\d+ /g, ' ');
 
-interface Fixture extends Containerd {
+interface Fixture {
+  readonly ctr: Containerd['ctrLater'];
+  /** The root of containerd's own overlay snapshotter. */
+  readonly root: string;
   readonly dir: string;
   readonly served: Served;
   readonly image: string;
@@ -131,11 +82,11 @@ async function setUp(t: ExecutionContext): Promise<Fixture> {
   const served = new Served(dir);
   await served.start();
   t.teardown(() => served.end('SIGTERM'));
-  const containerd = await startContainerd(t, dir, served.address);
+  const { root, ctrLater: ctr } = await startContainerd(t, dir, { ours: served.address });
   mkdirSync(join(dir, 'image'));
   const image = join(dir, 'image.tar');
   makeImage(join(dir, 'image'), image);
-  return { ...containerd, dir, served, image };
+  return { ctr, root: join(root, 'io.containerd.snapshotter.v1.overlayfs'), dir, served, image };
 }
 
 /** Repeats what the death of the server has cut off, until containerd has found the new one. */
@@ -152,7 +103,7 @@ async function insist(run: () => Promise<unknown>): Promise<void> {
 }
 
 /** The lowerdirs of a view of the image, the topmost first. */
-async function layersOf(ctr: Containerd['ctr'], snapshotter: string, top: string): Promise<string[]> {
+async function layersOf(ctr: Containerd['ctrLater'], snapshotter: string, top: string): Promise<string[]> {
   const printed = await ctr('snapshots', '--snapshotter', snapshotter, 'view', '--mounts', `view ${top}`, top);
   const [{ Options: options = [] } = {}] = JSON.parse(printed) as { Options?: string[] }[];
   // containerd may have collected it by itself.
@@ -162,7 +113,7 @@ async function layersOf(ctr: Containerd['ctr'], snapshotter: string, top: string
 }
 
 /** The committed snapshot that has no children. */
-async function topOf(ctr: Containerd['ctr'], snapshotter: string): Promise<string> {
+async function topOf(ctr: Containerd['ctrLater'], snapshotter: string): Promise<string> {
   const printed = await ctr('snapshots', '--snapshotter', snapshotter, 'ls');
   const rows = printed
     .trim()

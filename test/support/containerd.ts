@@ -1,8 +1,9 @@
 /** A containerd of its own for a test. */
-import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { execFile, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import type { ExecutionContext } from 'ava';
 
 const plugins = [
@@ -13,11 +14,20 @@ const plugins = [
   'snapshotter.v1.devmapper',
 ];
 
-/** containerd with a root of its own, until the test ends. Returns its root, and its client. */
+export interface Containerd {
+  readonly root: string;
+  /** Runs its client, and returns the output. */
+  ctr(...args: string[]): string;
+  /** The same, while this thread goes on. */
+  ctrLater(...args: string[]): Promise<string>;
+}
+
+/** Starts containerd, with its files in this directory, until the test ends. `proxies`: snapshotters by their sockets. */
 export async function startContainerd(
   t: ExecutionContext,
   dir: string,
-): Promise<{ root: string; ctr: (...args: string[]) => string }> {
+  proxies: Readonly<Record<string, string>> = {},
+): Promise<Containerd> {
   const socket = join(dir, 'containerd.sock');
   const config = `version = 2
 root = "${dir}/root"
@@ -27,10 +37,15 @@ disabled_plugins = [${plugins.map((name) => `"io.containerd.${name}"`).join(', '
   address = "${socket}"
 [ttrpc]
   address = "${dir}/ttrpc.sock"
-`;
-  mkdirSync(dir);
+[proxy_plugins]
+${Object.entries(proxies)
+  .map(([name, address]) => `  [proxy_plugins.${name}]\n    type = "snapshot"\n    address = "${address}"\n`)
+  .join('')}`;
+  mkdirSync(dir, { recursive: true });
   writeFileSync(join(dir, 'config.toml'), config);
-  const daemon = spawn('containerd', ['--config', join(dir, 'config.toml')], { stdio: 'ignore' });
+  const daemon = spawn('containerd', ['--config', join(dir, 'config.toml'), '--log-level', 'error'], {
+    stdio: 'ignore',
+  });
   t.teardown(async () => {
     const ended = once(daemon, 'exit');
     daemon.kill();
@@ -40,8 +55,13 @@ disabled_plugins = [${plugins.map((name) => `"io.containerd.${name}"`).join(', '
     if (i > 300 || daemon.exitCode !== null) throw new Error('containerd does not start');
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
+  const later = promisify(execFile);
   return {
     root: join(dir, 'root'),
     ctr: (...args) => execFileSync('ctr', ['--address', socket, ...args], { encoding: 'utf8' }),
+    async ctrLater(...args) {
+      const { stdout } = await later('ctr', ['--address', socket, ...args], { timeout: 60_000, maxBuffer: 2 ** 26 });
+      return stdout;
+    },
   };
 }
