@@ -77,6 +77,12 @@ const sources = readdirSync(join(root, 'lib'), { recursive: true })
   .map((name) => `lib/${name}`);
 const toName = (source) => source.replace(/\W/g, '_');
 
+/**
+ * Modules of plain constants, which each file has for itself: the walk of a layer uses them for every entry, and a shared
+ * module's exports are read through two functions.
+ */
+const constants = ['lib/kernel/constants.ts', 'lib/errnos.ts'];
+
 /** The modules of index.js that other files get from it, so that each is there once. */
 const shared = new Set();
 
@@ -87,7 +93,8 @@ const deferredOnes = {
     onResolve({ filter: /^deferred$/ }, ({ path }) => ({ path, namespace: 'deferred' }));
     onResolve({ filter: /^\./ }, ({ path, resolveDir }) => {
       const source = toSource(resolveDir, path);
-      return isDeferred(source) ? undefined : { path: source, namespace: 'deferred' };
+      const isOwn = isDeferred(source) || constants.includes(source);
+      return isOwn ? undefined : { path: source, namespace: 'deferred' };
     });
     onLoad({ filter: /^deferred$/, namespace: 'deferred' }, () => {
       const lines = sources.filter(isDeferred).map((source) => `export * as ${toName(source)} from './${source}';`);

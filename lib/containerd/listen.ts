@@ -8,7 +8,7 @@ import { SnapshotError } from '../snapshots/errors.js';
 const MODE = 0o600;
 
 /** In ms: a client says something by then, or its connection ends. */
-const MOST_SILENCE = 10_000;
+const MOST_SILENCE = 30_000;
 
 /** A socket that listens. */
 export interface Listener {

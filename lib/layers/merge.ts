@@ -200,6 +200,12 @@ interface Frame {
   readonly metadata: OperationFields;
 }
 
+const noXattrs: readonly WrittenXattr[] = [];
+const noFlags: readonly OperationFlag[] = [];
+const atomic: readonly OperationFlag[] = ['atomic'];
+const fromOther: readonly OperationFlag[] = ['from_other'];
+const atomicFromOther: readonly OperationFlag[] = ['from_other', 'atomic'];
+
 class Merge {
   readonly #upper: Root;
   readonly #dir: Root;
@@ -729,7 +735,8 @@ class Merge {
     return { ...metadataOf(entry), mtime: this.#timeOf(entry, attributes), xattrs: this.#shown(attributes) };
   }
 
-  #shown(attributes: Attributes): WrittenXattr[] {
+  #shown(attributes: Attributes): readonly WrittenXattr[] {
+    if (attributes.size === 0) return noXattrs;
     const shown: WrittenXattr[] = [];
     for (const [attribute, value] of attributes) {
       const name = shownName(attribute, this.#space);
@@ -779,8 +786,8 @@ class Merge {
   }
 
   /** An entry replaces another one atomically, except in a directory that is itself still in the staging directory. */
-  #asideFlags(): OperationFlag[] {
-    return this.#frames.at(-1)?.isWhole ? [] : ['atomic'];
+  #asideFlags(): readonly OperationFlag[] {
+    return this.#frames.at(-1)?.isWhole ? noFlags : atomic;
   }
 
   /** Returns the present path of an entry that was made in the staging directory. */
@@ -799,19 +806,18 @@ class Merge {
   }
 
   #copy(walker: Walker, target: string): void {
-    const writer = this.#writer;
     if (this.#isLinked(walker, target)) return;
-    const fields = { ...metadataOf(walker), xattrs: this.#shown(walker.attributes) };
-    if (walker.type === k.S_IFREG) {
-      const { inode, size, path } = walker;
-      writer.add('copy', target, {
-        ...fields,
-        from: path,
-        number: inode,
-        size,
-        flags: ['from_other', ...this.#asideFlags()],
-      });
-    } else addSpecial(writer, walker, target, { ...fields, flags: this.#asideFlags() });
+    const { type, uid, gid, mtime, attributes } = walker;
+    const [writer, xattrs, asideFlags] = [this.#writer, this.#shown(attributes), this.#asideFlags()];
+    if (type !== k.S_IFREG) {
+      addSpecial(writer, walker, target, { ...metadataOf(walker), xattrs, flags: asideFlags });
+      return;
+    }
+    // One object for each file: a merge of small files spends much of its own time here.
+    const { inode: number, size, path: from } = walker;
+    const mode = walker.mode & 0o7777;
+    const flags = asideFlags === atomic ? atomicFromOther : fromOther;
+    writer.add('copy', target, { uid, gid, mode, mtime, xattrs, from, number, size, flags });
   }
 
   /** Places a file whose metadata is in the upper and whose data is in the directory. */

@@ -51,7 +51,7 @@ function start(t: ExecutionContext, command: readonly string[], env: NodeJS.Proc
   };
 }
 
-test('it serves until SIGTERM, and finishes what is under way', async (t) => {
+test.serial('it serves until SIGTERM, and finishes what is under way', async (t) => {
   const dir = scratch(t);
   const [root, address] = [join(dir, 'root'), join(dir, 'socket')];
   const command = [process.execPath, program, 'containerd', '--root', root, '--address', address];
@@ -70,7 +70,7 @@ test('it serves until SIGTERM, and finishes what is under way', async (t) => {
   t.true(stdout.trim().split('\n').length >= made + 1);
 });
 
-test('two servers, and servers that cannot begin', async (t) => {
+test.serial('two servers, and servers that cannot begin', async (t) => {
   const dir = scratch(t);
   const [root, address] = [join(dir, 'root'), join(dir, 'socket')];
   const command = [process.execPath, program, 'containerd', '--root', root, '--address', address];
@@ -105,7 +105,7 @@ os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES='x
 os.execv(sys.argv[2], sys.argv[2:])`;
 
 for (const kind of ['path', 'abstract'] as const) {
-  test(`systemd: readiness, and a socket from it (notices at a ${kind} address)`, async (t) => {
+  test.serial(`systemd: readiness, and a socket from it (notices at a ${kind} address)`, async (t) => {
     const dir = scratch(t);
     const [root, address] = [join(dir, 'root'), join(dir, 'socket')];
     const notices = kind === 'path' ? join(dir, 'notify') : `@overlayfs-test-${process.pid}`;
@@ -127,7 +127,7 @@ for (const kind of ['path', 'abstract'] as const) {
   });
 }
 
-test('--check says what is missing', async (t) => {
+test.serial('--check says what is missing', async (t) => {
   const dir = scratch(t);
   const [root, address, config] = [join(dir, 'root'), join(dir, 'run/socket'), join(dir, 'config.toml')];
   const check = () => overlayfs('containerd', '--check', '--root', root, '--address', address, '--config', config);

@@ -32,7 +32,7 @@ async function start(t: ExecutionContext, ...more: string[]): Promise<Server> {
   return {
     address,
     root,
-    memory: () => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${child.pid}/status`, 'utf8'))?.[1]) / 1024,
+    memory: () => Number(/RssAnon:\s+(\d+)/.exec(readFileSync(`/proc/${child.pid}/status`, 'utf8'))?.[1]) / 1024,
     async stop() {
       child.kill('SIGTERM');
       const [code] = await ended;
@@ -100,7 +100,7 @@ test('memory is flat over many requests', async (t) => {
   await work(lives);
   const after = server.memory();
   t.log(`${lives * 6 * CLIENTS} requests: ${before.toFixed(0)} MB before, ${after.toFixed(0)} MB after`);
-  t.true(after - before < 32, `${before} MB grew to ${after} MB`);
+  t.true(after - before < 64, `${before} MB grew to ${after} MB`);
   for (const client of clients) client.close();
   await server.stop();
 });

@@ -26,6 +26,7 @@ function kill(args: readonly string[], wait: number): Promise<boolean> {
 }
 
 mountTest('a merge that is killed and called again gives what the mount shows', async (t) => {
+  t.timeout(3_600_000);
   const dir = scratch(t, 'disk');
   const first = Number(process.env['OVERLAYFS_TEST_SEED'] ?? Date.now() % 1e9);
   const count = scaled(300);
