@@ -367,7 +367,7 @@ bool is_stop(int status) { return (status & 0xff) == 0x7f; }
     if (call(abi::read, signals, at(&got), sizeof got) != sizeof got) continue;
     // A terminal sends its signals to the program too.
     if (got.ssi_signo == SIGCHLD || got.ssi_code > 0) continue;
-    siginfo_t info{};
+    static siginfo_t info;  // clearing one of its own would call memset(3), which no library brings here
     info.si_signo = static_cast<int>(got.ssi_signo);
     info.si_code = SI_QUEUE;
     info.si_value.sival_int = handed_on;
@@ -496,7 +496,7 @@ long lock(long flags, const char* uids, const char* gids) {
 long bring_loopback_up() {
   long socket = call(abi::socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC);
   if (socket < 0) return socket;
-  ifreq request{};
+  static ifreq request;
   request.ifr_name[0] = 'l', request.ifr_name[1] = 'o';
   request.ifr_flags = IFF_UP | IFF_RUNNING;
   long result = call(abi::ioctl, socket, SIOCSIFFLAGS, at(&request));
