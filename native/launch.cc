@@ -13,9 +13,10 @@
 //   mounted PATH ID      check that the mount with this id is at the path, before there are other namespaces
 //   tree PATH            clone a mount by its path: the first one that `mounted` has checked and `tree` has not used
 //   readonly PATH        make a tree of mounts read-only for this program; follows a symbolic link
+//   readonly-any PATH    the same, if there is such a path
 //   hide PATH            make a directory or file empty for this program; follows a symbolic link
-//   attach PATH          attach the first mount that is not attached yet; at the root it becomes the root, and keeps
-//                        the mounts in /proc, /dev and /sys
+//   attach PATH          attach the first mount that is not attached yet; at the root it takes the place of the root,
+//                        and keeps the mounts in /proc, /dev and /sys
 //   take PATH            clone a tree of mounts by its path, for `attach`
 //   proc own|new         keep /proc for `lock`: as it is, or a new one, for a new process namespace
 //   show-proc            attach the new /proc, if there is such a directory
@@ -190,12 +191,28 @@ bool is_root(const char* path, long flags = 0) {
          found.mnt_id == root.mnt_id;
 }
 
+long put(long mount, const char* path, bool follows = false) {
+  const long flags = abi::move_mount_from_empty_path | (follows ? abi::move_mount_to_symlinks : 0);
+  return call(abi::move_mount, mount, at(""), AT_FDCWD, at(path), flags);
+}
+
 long attach(long mount, const char* path, bool follows = false) {
   const bool becomes_root = is_root(path, follows ? 0 : AT_SYMLINK_NOFOLLOW);
-  const long flags = abi::move_mount_from_empty_path | (follows ? abi::move_mount_to_symlinks : 0);
-  long result = call(abi::move_mount, mount, at(""), AT_FDCWD, at(path), flags);
+  long result = put(mount, path, follows);
   // Attaching does not move the process: it would stay below the new root.
   return result < 0 || !becomes_root ? result : enter(mount);
+}
+
+// Makes a mount that is attached at the root the root, and removes the old one with all that is mounted in it. The kernel
+// lets a program that has a user namespace mount a new /proc or /sys, writable, wherever the namespace has such a one.
+long replace_root(long mount) {
+  long result = call(abi::fchdir, mount);
+  if (result < 0) return result;
+  // The kernel refuses in a chroot and in an initial RAM file system, and a filter may. The old root then stays below.
+  if (call(abi::pivot_root, at("."), at(".")) < 0) return enter(mount);
+  // The old root is on top of the new one now.
+  result = call(abi::umount2, at("."), MNT_DETACH);
+  return result < 0 ? result : enter(mount);
 }
 
 // A tree of the old root that every program needs and a directory of files lacks.
@@ -223,7 +240,8 @@ long show(long mount, const char* path) {
   for (Kept& kept : all) {
     if (long result = take_along(kept); result < 0) return result;
   }
-  if (long result = attach(mount, path); result < 0) return result;
+  if (long result = put(mount, path); result < 0) return result;
+  if (long result = replace_root(mount); result < 0) return result;
   for (const Kept& kept : all) {
     if (long result = put_back(kept); result < 0) return result;
   }
@@ -346,9 +364,10 @@ bool is_stop(int status) { return (status & 0xff) == 0x7f; }
   leave(128 + signal);
 }
 
-// The process that the caller knows, outside the namespace.
+// The process that the caller knows, outside the namespace. It keeps no file system in use by its working directory.
 [[noreturn]] void wait_outside(long first, int statuses, long signals) {
   close_others(statuses, signals);
+  call(abi::chdir, at("/"));
   int ended = -1;
   for (;;) {
     pollfd ready[] = {{statuses, POLLIN, 0}, {static_cast<int>(signals), POLLIN, 0}};
@@ -387,6 +406,7 @@ void forget_words() {
 // The first process of the namespace. When it ends, the kernel kills the others.
 [[noreturn]] void reap(long program, int statuses, long signals) {
   close_others(statuses, signals);
+  call(abi::chdir, at("/"));
   forget_words();
   for (;;) {
     signalfd_siginfo got;
@@ -630,6 +650,9 @@ long search(const char* command, char** arguments, char** environment) {
       result = take(path_next());
     } else if (same(name, "readonly")) {
       result = make_readonly(path_next());
+    } else if (same(name, "readonly-any")) {
+      result = make_readonly(path_next());
+      if (result == -ENOENT || result == -ENOTDIR) result = 0;
     } else if (same(name, "hide")) {
       result = hide(path_next());
     } else if (same(name, "attach")) {

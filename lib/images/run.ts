@@ -9,6 +9,7 @@ import { kernelFeaturesSync } from '../features/probe.js';
 import { type Change, changes } from '../layers/changes.js';
 import type { OwnerMaps } from '../layers/owner-maps.js';
 import { type PathLike, pathString, toAbsolute, toPath } from '../paths.js';
+import { kernelPaths } from '../programs/launch.js';
 import { spawn } from '../programs/spawn.js';
 import { findSubIds } from '../rootless/sub-ids.js';
 import { layersOf, mountAll, mountDetached, unmountAll } from '../snapshots/mount-all.js';
@@ -17,7 +18,7 @@ import { type CommitImageOptions, commitImage } from './commit.js';
 import { ImageError } from './errors.js';
 import type { Image } from './layout.js';
 import { findUser, makeInRoot } from './rootfs.js';
-import { type Bind, maskedPaths, readonlyPaths, toSpec } from './spec.js';
+import { type Bind, maskedPaths, toSpec } from './spec.js';
 import { needsUserXattr, type UnpackProgress, unpack } from './unpack.js';
 
 /** A directory or file of the host that a container sees. */
@@ -250,7 +251,7 @@ async function runBySpawn(prepared: Prepared, key: string): Promise<Ended> {
       mounts: [...makeDevices(directory), ...binds.map(({ source, target }) => ({ mount: source, at: target }))],
       readonly: [
         '/sys',
-        ...present(readonlyPaths),
+        ...present(kernelPaths),
         ...binds.flatMap(({ target, isReadonly }) => (isReadonly ? [target] : [])),
       ],
       hidden: present(maskedPaths),

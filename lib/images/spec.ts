@@ -1,4 +1,5 @@
 /** The configuration of a container for an OCI runtime, runc(8) or crun(1). Pure. */
+import { kernelPaths } from '../programs/launch.js';
 import type { ContainerUser } from './rootfs.js';
 
 /** A directory or file that the container sees. */
@@ -50,8 +51,7 @@ const mounts = [
   fixed('/sys', 'sysfs', ['nosuid', 'noexec', 'nodev', 'ro']),
 ];
 
-/** Files of the kernel that a container can only read, and those that it does not see. */
-export const readonlyPaths = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger'] as const;
+/** Files of the kernel that a container does not see. */
 export const maskedPaths = ['/proc/kcore', '/proc/keys', '/proc/timer_list', '/proc/acpi', '/proc/scsi'] as const;
 
 /** Returns config.json, as the OCI runtime specification has it. */
@@ -86,7 +86,7 @@ export function toSpec({ root, args, env, cwd, user, binds, hasNetwork, hasTermi
         ...['pid', 'ipc', 'uts', 'mount', 'cgroup'].map((type) => ({ type })),
         ...(hasNetwork ? [] : [{ type: 'network' }]),
       ],
-      readonlyPaths,
+      readonlyPaths: kernelPaths,
       maskedPaths,
     },
   };

@@ -110,6 +110,9 @@ function toTaking({ mount, at }: Placed): Order {
   return 'tree' in mount ? about('take', mount.tree) : about('tree', mount.path);
 }
 
+/** Files of the kernel in /proc that a program with uid 0 may write to, and that a contained one can only read. */
+export const kernelPaths = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger'] as const;
+
 /**
  * Returns the orders of a launch. The launcher takes all mounts before it attaches one, which may hide another. A
  * read-only or hidden path may be inside a mount, so those orders come after. But a tree in which a mount is shown
@@ -145,6 +148,7 @@ export function orders(launch: Launch): Order[] {
     ...around.map(({ path }) => about('readonly', path)),
     ...mounts.map(({ at }) => about('attach', at.path)),
     ...(hasOwnPids ? [{ word: 'show-proc', args: [] }] : []),
+    ...(hasOwnPids && writable !== undefined ? kernelPaths.map((path) => about('readonly-any', path)) : []),
     ...others.map(({ path }) => about('readonly', path)),
     ...launch.hidden.map((path) => about('hide', path)),
     // The program has all capabilities over the namespaces that come after the lock, and none over those before.

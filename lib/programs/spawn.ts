@@ -57,8 +57,9 @@ export interface PlacedMount {
   mount: Mount | PathLike;
   /**
    * The directory. At the root directory, however it is spelled, the mount becomes the root of the program. The program
-   * keeps what is at /proc, /dev and /sys, if the mount has these directories, and the
-   * mounts that come after this one.
+   * keeps what is at /proc, /dev and /sys, if the mount has these directories, and the mounts that come after this one.
+   * The old root is unmounted for it (pivot_root(2)). In a chroot, in an initial RAM file system, and where seccomp(2)
+   * refuses the call, the old root stays below, out of reach of paths.
    */
   at: PathLike;
 }
@@ -84,7 +85,7 @@ export interface SpawnOptions
   hidden?: readonly PathLike[];
   /**
    * Directories and files that the program can write to; all else is read-only (Linux 5.12). The shown mounts are
-   * excepted, and the new /proc of `pids`.
+   * excepted, and the new /proc of `pids`, but for its settings of the kernel, such as /proc/sys.
    */
   writable?: readonly PathLike[];
   /** The directory where the program starts. Default: the working directory of this process, as the program sees it. */
@@ -316,7 +317,9 @@ function findVerdict(order: LaunchFailure['order'], errno: number, isRootless: b
       : outOfNamespaces;
   }
   if (errno === e.ENOSYS) {
-    const needed = word === 'readonly' ? 'mount_setattr(2), which `readonly` needs' : 'open_tree(2) or move_mount(2)';
+    const needed = word.startsWith('readonly')
+      ? 'mount_setattr(2), which `readonly` needs'
+      : 'open_tree(2) or move_mount(2)';
     return { reason: 'option-unsupported', what: `this kernel has no ${needed}`, hint: 'use a newer kernel' };
   }
   if (word === 'private' || word === 'slave') {

@@ -205,6 +205,34 @@ asEach('an overlay at the root, with all of it, as a container', (t, evaluate) =
   t.deepEqual(outcome, [{ code: null, signal: 'SIGTERM', text: '/proc/1 /proc/2\n0\n/tmp' }, ['new']]);
 });
 
+asEach('a root of its own: uid 0 inside can mount no other /proc and no other /sys', (t, evaluate, isRoot) => {
+  const outcome = evaluate(`
+    const root = join(dir, 'root');
+    const programs = ['sh', 'unshare', 'mount'].map((name) => String(childProcess.execFileSync('which', [name])).trim());
+    const files = programs.flatMap((program) => String(childProcess.execFileSync('ldd', [program])).match(/(?<=\\s)\\/\\S+/g));
+    for (const file of files) { fs.mkdirSync(join(root, file, '..'), { recursive: true }); fs.copyFileSync(file, join(root, file)); }
+    for (const name of ['bin', 'proc', 'dev', 'sys', 'mnt', 'etc']) fs.mkdirSync(join(root, name), { recursive: true });
+    for (const program of programs) fs.copyFileSync(program, join(root, 'bin', program.split('/').at(-1)));
+    for (const name of ['upper', 'work']) fs.mkdirSync(join(dir, name));
+    const mount = await overlayfs.mountOverlay({ lowerdir: root, upperdir: join(dir, 'upper'), workdir: join(dir, 'work'), rootless: 'auto' });
+    const tries = ['proc', 'sysfs'].map((type) => 'unshare -pfn sh -c "mount -t ' + type + ' ' + type + ' /mnt" 2>/dev/null && echo ' + type);
+    const options = { mount, at: '/', cwd: '/', pids: 'own', root: true, env: { PATH: '/bin' } };
+    const script = tries.join('; ') + '; (: 3>>/proc/sys/kernel/core_pattern) 2>/dev/null && echo open; while read -r line; do set -- $line; case $5 in /|/proc*|/dev*|/sys*) ;; *) echo "$5";; esac; done < /proc/self/mountinfo; exit 3';
+    const outcomes = [
+      await end(overlayfs.spawn('sh', ['-c', script], { ...options, readonly: ['/sys', '/proc/sys'] })),
+      await end(overlayfs.spawn('sh', ['-c', '(: 3>>/proc/sys/kernel/core_pattern) 2>/dev/null && echo open; echo x > /new'], { ...options, writable: [] })),
+      await run('(: 3>>/proc/sys/kernel/core_pattern) 2>/dev/null && echo open; : >> /proc/self/comm', { pids: 'own', root: true, writable: [] }),
+    ];
+    await mount.unmount();
+    return outcomes;`);
+  const quiet = { signal: null, text: '' };
+  t.deepEqual(
+    outcome,
+    [3, 0, 0].map((code) => ({ ...quiet, code })),
+    isRoot ? 'even for uid 0 of the host' : '',
+  );
+});
+
 mountTest('a program without privilege cannot choose its ids', { needs }, (t) => {
   const dir = scratch(t, 'disk');
   giveTo(dir);
