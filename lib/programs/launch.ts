@@ -115,9 +115,9 @@ export const kernelPaths = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '
 
 /**
  * Returns the orders of a launch. The launcher takes all mounts before it attaches one, which may hide another. A
- * read-only or hidden path may be inside a mount, so those orders come after. But a tree in which a mount is shown
- * becomes read-only before that, without the mount. So does everything if only some paths are writable: these are taken
- * before, and attached again.
+ * read-only or hidden path may be inside a mount, so those orders come after. But a tree in which mounts are shown
+ * becomes read-only before these, and after the last mount that contains it. Everything becomes read-only before the
+ * mounts if only some paths are writable: these are taken before, and attached again.
  */
 export function orders(launch: Launch): Order[] {
   const { report, mounts, cwd, argv0, command, user, writable, apart, root, ids } = launch;
@@ -125,6 +125,9 @@ export function orders(launch: Launch): Order[] {
     mounts.some(({ at }) => isAtOrBelow(at.real, real) && !isAtOrBelow(real, at.real));
   const around = launch.readonly.filter(isAround);
   const others = launch.readonly.filter((place) => !isAround(place));
+  const mountsBefore = ({ real }: Place) => mounts.findLastIndex(({ at }) => isAtOrBelow(real, at.real)) + 1;
+  const readonlyAfter = (count: number) =>
+    around.filter((place) => mountsBefore(place) === count).map(({ path }) => about('readonly', path));
   const places = mounts.flatMap(({ mount }) => (typeof mount === 'number' || 'tree' in mount ? [] : [mount]));
   const isShown = (path: Path) => mounts.some(({ at }) => isAtOrBelow(path, at.real));
   const open = (writable ?? []).filter((path) => !isShown(path));
@@ -145,8 +148,8 @@ export function orders(launch: Launch): Order[] {
     ...mounts.map(toTaking),
     ...(writable === undefined ? [] : [about('readonly', '/')]),
     ...open.map((path) => about('attach', path)),
-    ...around.map(({ path }) => about('readonly', path)),
-    ...mounts.map(({ at }) => about('attach', at.path)),
+    ...readonlyAfter(0),
+    ...mounts.flatMap(({ at }, i) => [about('attach', at.path), ...readonlyAfter(i + 1)]),
     ...(hasOwnPids ? [{ word: 'show-proc', args: [] }] : []),
     ...(hasOwnPids && writable !== undefined ? kernelPaths.map((path) => about('readonly-any', path)) : []),
     ...others.map(({ path }) => about('readonly', path)),

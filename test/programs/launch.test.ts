@@ -69,6 +69,18 @@ test('with privilege: a mount namespace, and the program as it would be', (t) =>
   for (const word of ['write', 'drop', 'argv0']) t.false(words.includes(word));
 });
 
+test('a read-only mount in which another one is shown: between both', (t) => {
+  const mounts = ['/', '/srv', '/srv/cache', '/srv/cache/deep'].map((at, mount) => ({ mount, at: place(at) }));
+  const given = orders({ ...launch, mounts, readonly: [place('/srv/cache'), place('/srv'), place('/etc')] });
+  t.deepEqual(
+    given.filter(({ word }) => word === 'attach' || word === 'readonly').map(({ word, args }) => `${word} ${args[0]}`),
+    [
+      ...['attach /', 'attach /srv', 'readonly /srv'],
+      ...['attach /srv/cache', 'readonly /srv/cache', 'attach /srv/cache/deep', 'readonly /etc'],
+    ],
+  );
+});
+
 test('in a user namespace that is there: by descriptor, which the program does not inherit', (t) => {
   const given = orders({ ...launch, user: { joined: 7 } }).map(({ word, args }) => [word, ...args].join(' '));
   t.deepEqual(given.slice(3, 7), ['cloexec 7', 'join 7', 'unshare 131072', 'private']);
