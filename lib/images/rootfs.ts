@@ -101,13 +101,14 @@ export async function findUser(root: Path, user: string): Promise<ContainerUser>
   const [name = '', group, ...more] = (user === '' ? '0' : user).split(':');
   if (more.length > 0 || name === '' || group === '') throw missing('user', user);
   const [passwd, groups] = [linesOf(await read(root, '/etc/passwd')), linesOf(await read(root, '/etc/group'))];
+  // A number is an id, even if there is a user or group of that name.
   const given = toId(name);
-  const entry = passwd.find((line) => line[0] === name) ?? passwd.find((line) => toId(line[2]) === given);
-  const uid = toId(entry?.[2]) ?? given;
+  const entry = passwd.find((line) => (given === undefined ? line[0] === name : toId(line[2]) === given));
+  const uid = given ?? toId(entry?.[2]);
   if (uid === undefined) throw missing('user', name);
   const home = entry?.[5] === undefined || entry[5] === '' ? '/' : entry[5];
   if (group !== undefined) {
-    const gid = toId(groups.find((line) => line[0] === group)?.[2]) ?? toId(group);
+    const gid = toId(group) ?? toId(groups.find((line) => line[0] === group)?.[2]);
     if (gid === undefined) throw missing('group', group);
     return { uid, gid, groups: [], home };
   }

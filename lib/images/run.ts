@@ -239,7 +239,7 @@ function makeDevices(directory: string): { mount: string; at: string }[] {
 async function runBySpawn(prepared: Prepared, key: string): Promise<Ended> {
   const { options, args, binds, directory } = prepared;
   const { snapshotter, signal, stdio = 'inherit', subIds = false, network = true } = options;
-  const mount = await mountDetached(await snapshotter.mounts(key), { rootless: 'auto', subIds });
+  const mount = await mountDetached(await snapshotter.mounts(key), { rootless: 'auto', subIds, nodev: true });
   try {
     const { cwd, user, env } = await resolve(mount.path, prepared);
     const [command = '', ...rest] = args;
@@ -278,18 +278,24 @@ async function runBySpawn(prepared: Prepared, key: string): Promise<Ended> {
 async function runByRuntime(runtime: string, prepared: Prepared, key: string): Promise<Ended> {
   const { options, args, binds, directory } = prepared;
   const { snapshotter, signal, stdio = 'inherit', network = true } = options;
-  const mounts = await snapshotter.mounts(key);
+  // The image's device nodes are those of the host.
+  const mounts = (await snapshotter.mounts(key)).map((mount) => ({
+    ...mount,
+    options: [...(mount.options ?? []), 'nodev'],
+  }));
   // Not in `directory`, which is removed with all that is in it.
   const root = mkdtempSync(`${tmpdir()}/overlayfs-rootfs-`);
   try {
     await mountAll(mounts, root);
     const resolved = await resolve(root, prepared);
     const hasTerminal = stdio === 'inherit' && process.stdin.isTTY === true && process.stdout.isTTY === true;
-    const spec = toSpec({ root, args, binds, hasNetwork: network, hasTerminal, ...resolved });
+    const isCrun = runtime.endsWith('/crun');
+    const remount = isCrun ? (findProgram('mount') ?? '/bin/mount') : undefined;
+    const spec = toSpec({ root, args, binds, hasNetwork: network, hasTerminal, remount, ...resolved });
     writeFileSync(`${directory}/config.json`, JSON.stringify(spec));
     const id = `overlayfs-${randomBytes(8).toString('hex')}`;
     // crun cannot use all settings of control groups; the container has no limits anyway.
-    const ways = runtime.endsWith('/crun') ? ['--cgroup-manager=disabled'] : [];
+    const ways = isCrun ? ['--cgroup-manager=disabled'] : [];
     const child = spawnPlain(runtime, [...ways, 'run', '--bundle', directory, id], {
       stdio,
       ...(signal !== undefined && { signal }),

@@ -19,6 +19,8 @@ export interface Wanted {
   readonly binds: readonly Bind[];
   readonly hasNetwork: boolean;
   readonly hasTerminal: boolean;
+  /** The path of mount(8), for crun: it clears the flag nodev of the root, which has to be set again. */
+  readonly remount: string | undefined;
 }
 
 /** The capabilities that containers usually have. */
@@ -55,7 +57,7 @@ const mounts = [
 export const maskedPaths = ['/proc/kcore', '/proc/keys', '/proc/timer_list', '/proc/acpi', '/proc/scsi'] as const;
 
 /** Returns config.json, as the OCI runtime specification has it. */
-export function toSpec({ root, args, env, cwd, user, binds, hasNetwork, hasTerminal }: Wanted): object {
+export function toSpec({ root, args, env, cwd, user, binds, hasNetwork, hasTerminal, remount }: Wanted): object {
   const { uid, gid, groups } = user;
   const isRoot = uid === 0;
   const all = { bounding: capabilities, effective: isRoot ? capabilities : [], permitted: isRoot ? capabilities : [] };
@@ -72,13 +74,16 @@ export function toSpec({ root, args, env, cwd, user, binds, hasNetwork, hasTermi
     },
     root: { path: root, readonly: false },
     hostname: 'container',
+    ...(remount !== undefined && {
+      hooks: { createContainer: [{ path: remount, args: ['mount', '-o', 'remount,bind,nodev', root] }] },
+    }),
     mounts: [
       ...mounts,
       ...binds.map(({ source, target, isReadonly }) => ({
         destination: target,
         type: 'bind',
         source,
-        options: ['rbind', isReadonly ? 'ro' : 'rw'],
+        options: ['rbind', ...(isReadonly ? ['ro', 'rro'] : ['rw'])],
       })),
     ],
     linux: {

@@ -289,7 +289,7 @@ const withoutVolatile = (mount: SnapshotMount): SnapshotMount => ({
  */
 export async function mountDetached(
   mounts: readonly SnapshotMount[],
-  more: Pick<OverlayOptions, 'rootless' | 'subIds'>,
+  more: Pick<OverlayOptions, 'rootless' | 'subIds' | 'nodev'>,
 ): Promise<OverlayMount> {
   const [parsed] = parseAll(mounts);
   if (parsed?.type !== 'overlay' || mounts.length > 1) {

@@ -54,8 +54,8 @@ export async function makeProgramImage(dir: string, config: ImageConfig = {}): P
   const base = join(dir, 'base');
   makePrograms(base, ['sh', 'cat', 'id', 'sleep', 'rm', 'ls']);
   makeTree(base, {
-    'etc/passwd': 'root:x:0:0::/root:/bin/sh\nwww:x:33:34::/srv:/bin/sh\n',
-    'etc/group': 'root:x:0:\nwww:x:34:\nextra:x:44:www,root\nmore:x:45:\n',
+    'etc/passwd': 'root:x:0:0::/root:/bin/sh\nwww:x:33:34::/srv:/bin/sh\n7:x:0:0::/root:/bin/sh\n',
+    'etc/group': 'root:x:0:\nwww:x:34:\nextra:x:44:www,root\nmore:x:45:\n8:x:0:\n',
     'tmp/': '',
   });
   const app = join(dir, 'app');

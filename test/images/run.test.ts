@@ -55,7 +55,16 @@ for (const runtime of ['runc', 'crun', false] as const) {
     }
     if (runtime === 'crun') coverCgroups(t);
     const dir = scratch(t, 'disk');
-    makeTree(dir, { 'volume/in': 'in', 'only/read': 'read', file: 'file' });
+    makeTree(dir, {
+      'volume/in': 'in',
+      'only/read': 'read',
+      'only/inner/': '',
+      'only/below/': '',
+      'inner/': '',
+      file: 'file',
+      'nodes/srv/': '',
+    });
+    execFileSync('mknod', ['-m', '666', join(dir, 'nodes/srv/node'), 'c', '1', '3']);
     const image = await makeProgramImage(dir, {
       User: 'www',
       Env: ['ONE=1', 'TWO=2'],
@@ -85,17 +94,22 @@ for (const runtime of ['runc', 'crun', false] as const) {
       'nothing is left of the first',
     );
     t.like(await command('id', { user: '7:more' }), { text: 'uid=7 gid=45(more) groups=45(more)\n' });
+    t.like(await command('id', { user: '7:8' }), { text: 'uid=7 gid=8 groups=8\n' }, 'a number is an id, not a name');
     t.like(await command('', { entrypoint: ['cat', '/srv/hello'], command: [] }), { text: 'hello\n', code: 0 });
+    t.is(native.mount('none', join(dir, 'only/below'), 'tmpfs', 0, ''), 0);
+    t.teardown(() => native.umount(join(dir, 'only/below'), 0));
     const volumes = [
       { source: join(dir, 'volume'), target: '/data/deep' },
       { source: join(dir, 'only'), target: '/only', readonly: true },
+      { source: join(dir, 'inner'), target: '/only/inner' },
       { source: join(dir, 'file'), target: '/etc/file' },
     ];
     const script =
-      'cat /data/deep/in /only/read /etc/file; echo out > /data/deep/out; (echo x > /only/x) 2>/dev/null || echo shut';
+      'cat /data/deep/in /only/read /etc/file; echo out > /data/deep/out; echo in > /only/inner/in; (echo x > /only/x) 2>/dev/null || echo shut; (echo x > /only/below/x) 2>/dev/null || echo shut';
     const bound = await command(script, { volumes });
-    t.is(bound.text, 'inreadfileshut\n');
+    t.is(bound.text, 'inreadfileshut\nshut\n');
     t.deepEqual(readdirSync(join(dir, 'volume')), ['in', 'out']);
+    t.deepEqual(readdirSync(join(dir, 'inner')), ['in'], 'a volume in one that is read-only');
     t.true(
       bound.changes.every((line) => !line.endsWith('/out')),
       'a volume is no change',
@@ -112,13 +126,24 @@ for (const runtime of ['runc', 'crun', false] as const) {
       { text: 'null\nshut\n' },
     );
 
+    const nodes = await createImage(
+      image.layout,
+      ['base', 'app', 'nodes'].map((name) => createLayer(join(dir, name))),
+      { tag: 'nodes' },
+    );
+    t.like(
+      await ran(nodes, { ...common, command: ['sh', '-c', 'ls /srv/node; cat /srv/node'] }),
+      { text: '/srv/node\ncat: /srv/node: Permission denied\n' },
+      'a device node of the image',
+    );
+
     const none = await t.throwsAsync(command('true', { user: 'nobody' }));
     t.is((none as NodeJS.ErrnoException).code, 'ERR_IMAGE_USER_MISSING');
     await t.throwsAsync(command('true', { user: 'www:none' }), { code: 'ERR_IMAGE_USER_MISSING' });
     t.deepEqual(readdirSync(join(dir, 'root/removed')), []);
     const names: string[] = [];
     for await (const { name } of snapshotter.walk()) names.push(name);
-    t.deepEqual(names.sort(), image.layers.map(({ chainId }) => chainId).sort(), 'no snapshot of a container is left');
+    t.deepEqual(names.sort(), nodes.layers.map(({ chainId }) => chainId).sort(), 'no snapshot of a container is left');
   });
 }
 
