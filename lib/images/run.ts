@@ -1,22 +1,34 @@
 /** Images run as containers: by an OCI runtime, or by `spawn`, which needs neither a runtime nor privilege. */
 import { type ChildProcess, type StdioOptions, spawn as spawnPlain } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { accessSync, constants, mkdirSync, mkdtempSync, rmdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  accessSync,
+  chmodSync,
+  constants,
+  mkdirSync,
+  mkdtempSync,
+  rmdirSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { constants as numbers, tmpdir } from 'node:os';
 import { checkBoolean, checkSignal, toOptions } from '../arguments.js';
-import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
+import { abortError, invalidArgumentType, invalidArgumentValue } from '../errors.js';
 import { kernelFeaturesSync } from '../features/probe.js';
+import { onAbort } from '../kernel/on-abort.js';
+import { run } from '../kernel/task.js';
 import { type Change, changes } from '../layers/changes.js';
 import type { OwnerMaps } from '../layers/owner-maps.js';
+import { removeDirectory } from '../layers/remove.js';
 import { type PathLike, pathString, toAbsolute, toPath } from '../paths.js';
 import { kernelPaths } from '../programs/launch.js';
 import { spawn } from '../programs/spawn.js';
 import { findSubIds } from '../rootless/sub-ids.js';
-import { layersOf, mountAll, mountDetached, unmountAll } from '../snapshots/mount-all.js';
+import { ending, layersOf, mountAll, mountDetached, unmountAll } from '../snapshots/mount-all.js';
 import type { Snapshotter } from '../snapshots/snapshotter.js';
 import { type CommitImageOptions, commitImage } from './commit.js';
 import { ImageError } from './errors.js';
-import type { Image } from './layout.js';
+import { type Image, pause } from './layout.js';
 import { findUser, makeInRoot } from './rootfs.js';
 import { type Bind, maskedPaths, toSpec } from './spec.js';
 import { needsUserXattr, type UnpackProgress, unpack } from './unpack.js';
@@ -204,25 +216,57 @@ async function resolve(root: string, { image, options, binds }: Prepared) {
 
 type Ended = readonly [code: number | null, signal: NodeJS.Signals | null];
 
+/** Waits until a process has ended and its streams are closed. Then throws its error, if it has one. */
 const endOf = (child: ChildProcess): Promise<Ended> =>
   new Promise((resolve, reject) => {
-    child.on('error', reject);
-    child.on('close', (...outcome: Ended) => resolve(outcome));
+    let failed: Error | undefined;
+    child.on('error', (error) => {
+      failed ??= error;
+      if (child.pid === undefined) reject(error);
+    });
+    child.on('close', (...outcome: Ended) => (failed === undefined ? resolve(outcome) : reject(failed)));
   });
 
-function started(child: ChildProcess, path: string, { onStart }: RunContainerOptions): Promise<Ended> {
+/** Waits until a container has ended. Ends it before if the signal aborts, or if `onStart` throws. */
+async function started(
+  child: ChildProcess,
+  path: string,
+  { onStart, signal }: RunContainerOptions,
+  kill: () => unknown = () => child.kill('SIGKILL'),
+): Promise<Ended> {
   const ended = endOf(child);
   ended.catch(() => {});
-  onStart?.({ path, process: child });
-  return ended;
+  let isAborted = false;
+  const abort = (): void => {
+    isAborted = true;
+    kill();
+  };
+  const forget = signal && onAbort(signal, abort);
+  try {
+    if (signal?.aborted === true) abort();
+    onStart?.({ path, process: child });
+    const outcome = await ended;
+    if (isAborted && signal !== undefined) throw abortError(signal);
+    return outcome;
+  } catch (error) {
+    await kill();
+    await ended.catch(() => {});
+    throw error;
+  } finally {
+    forget?.();
+  }
 }
 
 /** A /dev with the devices that a container may use: the host's has all of them. */
 function makeDevices(directory: string): { mount: string; at: string }[] {
   const dev = `${directory}/dev`;
-  mkdirSync(dev, { mode: 0o755 });
-  mkdirSync(`${dev}/shm`, { mode: 0o777 });
-  mkdirSync(`${dev}/pts`);
+  for (const [path, mode] of [
+    [dev, 0o755],
+    [`${dev}/shm`, 0o1777],
+  ] as const) {
+    mkdirSync(path);
+    chmodSync(path, mode);
+  }
   for (const name of devices) writeFileSync(`${dev}/${name}`, '');
   for (const [name, to] of [
     ['fd', '/proc/self/fd'],
@@ -232,15 +276,15 @@ function makeDevices(directory: string): { mount: string; at: string }[] {
   ] as const) {
     symlinkSync(to, `${dev}/${name}`);
   }
-  const each = [...devices, 'pts'].map((name) => ({ mount: `/dev/${name}`, at: `/dev/${name}` }));
+  const each = devices.map((name) => ({ mount: `/dev/${name}`, at: `/dev/${name}` }));
   return [{ mount: dev, at: '/dev' }, ...each];
 }
 
 async function runBySpawn(prepared: Prepared, key: string): Promise<Ended> {
   const { options, args, binds, directory } = prepared;
-  const { snapshotter, signal, stdio = 'inherit', subIds = false, network = true } = options;
+  const { snapshotter, stdio = 'inherit', subIds = false, network = true } = options;
   const mount = await mountDetached(await snapshotter.mounts(key), { rootless: 'auto', subIds, nodev: true });
-  try {
+  const perform = async () => {
     const { cwd, user, env } = await resolve(mount.path, prepared);
     const [command = '', ...rest] = args;
     const { existsSync } = process.getBuiltinModule('node:fs');
@@ -267,17 +311,15 @@ async function runBySpawn(prepared: Prepared, key: string): Promise<Ended> {
       // A namespace of one group has no others: no file belongs to them.
       groups: mount.isRootless && !subIds ? [] : user.groups,
       stdio,
-      ...(signal !== undefined && { signal }),
     });
-    return await started(child, mount.path, options);
-  } finally {
-    await mount.unmount();
-  }
+    return started(child, mount.path, options);
+  };
+  return ending(perform, () => mount.unmount());
 }
 
 async function runByRuntime(runtime: string, prepared: Prepared, key: string): Promise<Ended> {
   const { options, args, binds, directory } = prepared;
-  const { snapshotter, signal, stdio = 'inherit', network = true } = options;
+  const { snapshotter, stdio = 'inherit', network = true } = options;
   // The image's device nodes are those of the host.
   const mounts = (await snapshotter.mounts(key)).map((mount) => ({
     ...mount,
@@ -285,7 +327,7 @@ async function runByRuntime(runtime: string, prepared: Prepared, key: string): P
   }));
   // Not in `directory`, which is removed with all that is in it.
   const root = mkdtempSync(`${tmpdir()}/overlayfs-rootfs-`);
-  try {
+  const perform = async () => {
     await mountAll(mounts, root);
     const resolved = await resolve(root, prepared);
     const hasTerminal = stdio === 'inherit' && process.stdin.isTTY === true && process.stdout.isTTY === true;
@@ -296,26 +338,27 @@ async function runByRuntime(runtime: string, prepared: Prepared, key: string): P
     const id = `overlayfs-${randomBytes(8).toString('hex')}`;
     // crun cannot use all settings of control groups; the container has no limits anyway.
     const ways = isCrun ? ['--cgroup-manager=disabled'] : [];
-    const child = spawnPlain(runtime, [...ways, 'run', '--bundle', directory, id], {
-      stdio,
-      ...(signal !== undefined && { signal }),
-    });
-    try {
-      return await started(child, root, options);
-    } finally {
-      // The runtime has removed the container itself, unless it was killed.
-      if (child.signalCode !== null || signal?.aborted === true)
-        await endOf(spawnPlain(runtime, [...ways, 'delete', '--force', id], { stdio: 'ignore' }));
-    }
-  } finally {
+    const child = spawnPlain(runtime, [...ways, 'run', '--bundle', directory, id], { stdio });
+    // A runtime knows a container only some time after its program has started. It removes one that has ended.
+    const kill = async (): Promise<void> => {
+      for (let left = 250; child.pid !== undefined && child.exitCode === null && child.signalCode === null; left--) {
+        if (left === 0) child.kill('SIGKILL');
+        await endOf(spawnPlain(runtime, [...ways, 'kill', id, 'KILL'], { stdio: 'ignore' })).catch(() => {});
+        await pause(20, undefined);
+      }
+    };
+    return started(child, root, options, kill);
+  };
+  return ending(perform, async () => {
     await unmountAll(mounts, root);
     rmdirSync(root);
-  }
+  });
 }
 
 /** The owners of a plain user's files in the image: those that they have in the container. */
 function ownersInside(subIds: boolean): OwnerMaps | undefined {
-  if (!subIds) return undefined;
+  // With privilege, the container has the ids of this process.
+  if (!subIds || kernelFeaturesSync().mayMount === true) return undefined;
   const { uids, gids } = findSubIds();
   const toMap = (own: number, ranges: typeof uids) => {
     const map = [{ inside: 0, outside: own, size: 1 }];
@@ -347,7 +390,8 @@ async function collect(iterable: AsyncIterable<Change>): Promise<Change[]> {
  * @throws {ImageError} as `unpack` and `commitImage`; `ERR_IMAGE_COMMAND`, `ERR_IMAGE_USER_MISSING`
  * @throws {OverlayError} as `mountOverlay` and `spawn`: `reason` is `'sub-ids-missing'` for a user that a plain user's
  * container does not have without `subIds`
- * @throws {Error} `ENOENT` or `EACCES`: the program does not exist in the image, or cannot be executed; `ABORT_ERR`
+ * @throws {Error} `ABORT_ERR`; without a runtime, `ENOENT` or `EACCES`: the program does not exist in the image, or cannot be
+ * executed. A runtime prints this, and has an exit code of its own for it.
  */
 export async function runContainer(image: Image, given: RunContainerOptions): Promise<ContainerResult> {
   const options = toOptions(given, known);
@@ -365,10 +409,11 @@ export async function runContainer(image: Image, given: RunContainerOptions): Pr
     ...(signal !== undefined && { signal }),
   });
   const key = `container ${randomBytes(12).toString('hex')}`;
-  const mounts = await snapshotter.prepare(key, chainId);
   const directory = mkdtempSync(`${tmpdir()}/overlayfs-container-`);
-  let isCommitted = false;
-  try {
+  let isPrepared = false;
+  const perform = async (): Promise<ContainerResult> => {
+    const mounts = await snapshotter.prepare(key, chainId);
+    isPrepared = true;
     const prepared: Prepared = { options, image, args, binds, directory };
     const [code, name] =
       runtime === undefined ? await runBySpawn(prepared, key) : await runByRuntime(runtime, prepared, key);
@@ -383,11 +428,16 @@ export async function runContainer(image: Image, given: RunContainerOptions): Pr
       createdBy: args.join(' '),
       ...chosen,
       ...(owners !== undefined && { owners }),
+      ...(signal !== undefined && { signal }),
     });
-    isCommitted = true;
+    isPrepared = false;
     return { exitCode, changes: found, image: committed };
+  };
+  try {
+    return await perform();
   } finally {
-    if (!isCommitted) await snapshotter.remove(key).catch(() => {});
-    rmSync(directory, { recursive: true, force: true });
+    // A directory that stays is no reason to lose the result.
+    if (isPrepared) await snapshotter.remove(key).catch(() => {});
+    await run(removeDirectory(directory)).catch(() => {});
   }
 }

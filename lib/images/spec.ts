@@ -75,7 +75,18 @@ export function toSpec({ root, args, env, cwd, user, binds, hasNetwork, hasTermi
     root: { path: root, readonly: false },
     hostname: 'container',
     ...(remount !== undefined && {
-      hooks: { createContainer: [{ path: remount, args: ['mount', '-o', 'remount,bind,nodev', root] }] },
+      hooks: {
+        createContainer: [
+          {
+            path: '/bin/sh',
+            // A hook that does not read all of its input fails.
+            args: [
+              ...['sh', '-c', 'while read -r line; do :; done; exec "$@"', 'sh'],
+              ...[remount, '-o', 'remount,bind,nodev', root],
+            ],
+          },
+        ],
+      },
     }),
     mounts: [
       ...mounts,

@@ -310,14 +310,14 @@ export function layersOf(mounts: readonly SnapshotMount[]): { upper: Path; lower
 const performDetached = (parsed: Parsed): Promise<Mount> =>
   parsed.type === 'bind' ? run(bindDetached(parsed.source, parsed.options)) : mountOverlay(parsed.options);
 
-/** Calls a function and then the one that ends, whatever happens. Throws what either throws, or both. */
-async function ending<T>(perform: () => Promise<T>, end: () => Promise<void>): Promise<T> {
+/** Calls a function and then the one that ends, whatever happens. An error of both is the first, and tells of the second. */
+export async function ending<T>(perform: () => Promise<T>, end: () => Promise<void>): Promise<T> {
   let result: T;
   try {
     result = await perform();
   } catch (error) {
     await end().catch((left) => {
-      throw new AggregateError([error, left], `${(error as Error).message} Then: ${(left as Error).message}`);
+      (error as Error).message += ` Then: ${(left as Error).message}`;
     });
     throw error;
   }
