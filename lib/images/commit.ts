@@ -130,7 +130,8 @@ export async function createImage(
 /**
  * Commits a container: packs what the active snapshot `key` has changed as one more layer, writes the configuration, the
  * manifest and the tag of the new image into the layout of `image`, and commits the snapshot, so that the new image is
- * unpacked already. Unmount the container before. A failure leaves unused blobs in the layout at most.
+ * unpacked already. Unmount the container before. A failure before the tag leaves unused blobs in the layout at most; one
+ * after it leaves a complete image that is not unpacked.
  *
  * @throws {ImageError} as `ImageLayout.image`
  * @throws {OverlayError} as `createLayer`

@@ -1,7 +1,7 @@
 /** OCI image layouts: directories with an index and blobs, as skopeo, buildah, umoci and docker make them. */
 import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream, createWriteStream } from 'node:fs';
-import { mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { pipeline } from 'node:stream/promises';
 import { checkSignal } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
@@ -307,14 +307,17 @@ export class ImageLayout {
       const others = all.filter((_, i) => !isReplaced(manifests[i] as Descriptor));
       const added = { ...descriptor, platform, annotations: { [TAG]: tag } };
       const written = `${path}.${randomBytes(6).toString('hex')}`;
-      const file = await open(written, 'wx', 0o644);
       try {
-        await file.writeFile(JSON.stringify({ ...index, manifests: [...others, added] }));
-        await file.sync();
-      } finally {
-        await file.close();
+        await writeFile(written, JSON.stringify({ ...index, manifests: [...others, added] }), {
+          flag: 'wx',
+          mode: 0o644,
+          flush: true,
+        });
+        await rename(written, path);
+      } catch (error) {
+        await rm(written, { force: true });
+        throw error;
       }
-      await rename(written, path);
     } finally {
       if (lock !== undefined) close(lock);
     }
