@@ -1,6 +1,7 @@
 /** `overlayfs run-image` */
 import type { ChildProcess } from 'node:child_process';
 import { existsSync } from 'node:fs';
+import { constants } from 'node:os';
 import { type Image, openLayout, runContainer, type Volume } from '../images/index.js';
 import { formatChanges } from '../layers/changes.js';
 import { formatBytes, type Path, toAbsolute } from '../paths.js';
@@ -70,7 +71,15 @@ async function run({ options, operands }: Parsed): Promise<Outcome> {
   const image = await (await openLayout(toAbsolute(layout))).image(tag, { platform });
   const isJson = options['json'] === true;
   let child: ChildProcess | undefined;
-  passSignals(() => child);
+  const controller = new AbortController();
+  let interrupt: NodeJS.Signals | undefined;
+  passSignals(
+    () => child,
+    (signal) => {
+      interrupt = signal;
+      controller.abort();
+    },
+  );
   const bar = new ProgressBar(isJson);
   const snapshotter = await Snapshotter.open(root);
   try {
@@ -80,6 +89,7 @@ async function run({ options, operands }: Parsed): Promise<Outcome> {
       image: committed,
     } = await runContainer(image, {
       snapshotter,
+      signal: controller.signal,
       ...(command.length > 0 && { command }),
       ...(entrypoint !== undefined && { entrypoint: [entrypoint] }),
       ...textsOf(options),
@@ -100,7 +110,7 @@ async function run({ options, operands }: Parsed): Promise<Outcome> {
     const json = { exitCode, changes, ...(committed !== undefined && { image: imageJson(committed) }) };
     return { text: lines.join(''), json, exitCode };
   } catch (error) {
-    const exitCode = notStarted(error);
+    const exitCode = interrupt === undefined ? notStarted(error) : 128 + constants.signals[interrupt];
     if (exitCode === undefined) throw error;
     return { json: {}, errors: [error], exitCode };
   } finally {

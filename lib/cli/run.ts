@@ -77,10 +77,23 @@ function isInForeground(): boolean {
   }
 }
 
-/** Passes signals on. Installed before the program starts: a signal that comes meanwhile is passed on afterwards. */
-export function passSignals(child: () => ChildProcess | undefined): void {
-  for (const signal of passedOn) process.on(signal, () => child()?.kill(signal));
-  for (const signal of ofTerminal) process.on(signal, () => isInForeground() || child()?.kill(signal));
+/**
+ * Passes signals on. Installed before the program starts: a signal that comes meanwhile is passed on afterwards. Calls
+ * `otherwise` while no program runs.
+ */
+export function passSignals(
+  child: () => ChildProcess | undefined,
+  otherwise: (signal: NodeJS.Signals) => void = () => {},
+): void {
+  const pass = (signal: NodeJS.Signals, isPassedOn: () => boolean): void => {
+    process.on(signal, () => {
+      const running = child();
+      if (running === undefined || running.exitCode !== null || running.signalCode !== null) otherwise(signal);
+      else if (!isPassedOn()) running.kill(signal);
+    });
+  };
+  for (const signal of passedOn) pass(signal, () => false);
+  for (const signal of ofTerminal) pass(signal, isInForeground);
 }
 
 /** Returns the options of `spawn` for these flags. */
