@@ -520,6 +520,9 @@ class Packing {
   }
 
   #addWhiteout(path: string, name: string): void {
+    if (name.startsWith(WHITEOUT)) {
+      this.#fail(path, 'is deleted, and its name means a whiteout in an archive', 'rename it in the layer below');
+    }
     this.#addEmpty(`${path.slice(0, path.length - name.length)}${WHITEOUT}${name}`);
     this.whiteouts++;
   }

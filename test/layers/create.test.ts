@@ -55,7 +55,7 @@ const whiteout = (path: string): void => void execFileSync('mknod', [path, 'c', 
 
 async function refuses(
   t: ExecutionContext,
-  source: LayersLike,
+  source: LayersLike | DirectoryStates,
   options: CreateOptions,
   what: RegExp,
   reason = 'layer-unpackable',
@@ -179,6 +179,15 @@ kernelTest('a real file called `.wh.*`: an error', async (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'upper/d/.wh.x': '' });
   await refuses(t, join(dir, 'upper'), {}, /d\/\.wh\.x' has a name that means a whiteout/);
+});
+
+kernelTest('a deleted file called `.wh.*`: an error', async (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'lower/.wh..opq': '', 'upper/': '', 'empty/': '' });
+  whiteout(join(dir, 'upper/.wh..opq'));
+  const rule = /\.wh\.\.opq' is deleted, and its name means a whiteout/;
+  await refuses(t, join(dir, 'upper'), { lowerdir: join(dir, 'lower') }, rule);
+  await refuses(t, { before: join(dir, 'lower'), after: join(dir, 'empty') }, {}, rule);
 });
 
 kernelTest('hard links: one entry with the data, links after it', async (t) => {
