@@ -651,8 +651,9 @@ async function* read(
       // Its error comes out when its turn is.
       read.catch(() => {});
       const data = (async (): Promise<Hashed> => {
-        await before;
+        // All reads end before the descriptors are closed, also after an error.
         const chunk = await read;
+        await before;
         await digester.update(chunk);
         return { chunk, end: digester.size };
       })();
@@ -674,12 +675,13 @@ async function* pack(
   done: (summary: ArchiveSummary) => void,
 ): AsyncGenerator<Uint8Array> {
   const stack = await run(openLayers([layers.upper, ...layers.lowers], layers));
+  let archive: AsyncGenerator<Uint8Array> | undefined;
   try {
     const packing = new Packing(stack, checked);
     const { compression, level } = checked;
     const [plain, out] = [new Digester(), new Digester()];
     const pieces = checked.hasStates ? packing.walkStates() : packing.walk();
-    const archive = read(packing, pieces, plain, checked);
+    archive = read(packing, pieces, plain, checked);
     if (compression === 'none') yield* archive;
     else yield* out.pass(encode(archive, compression, level), false);
     const diffId = await plain.digest();
@@ -688,6 +690,8 @@ async function* pack(
       compression === 'none' ? { digest: diffId, size: plain.size } : { digest: await out.digest(), size: out.size };
     done({ entries, bytes, diffId, ...stream, compression, whiteouts, sockets });
   } finally {
+    // A compressor that gives up leaves it in the middle.
+    await archive?.return(undefined).catch(() => {});
     stack.close();
   }
 }
