@@ -17,6 +17,7 @@ import { option, type Text, text } from '../text.js';
 import type { LayerSummary } from './apply.js';
 import { below, comparePaths, toBytePath } from './encodings.js';
 import { type GivenLayers, type LayersLike, toLayers } from './given.js';
+import { IndexedFiles } from './indexed.js';
 import { isWhiteoutDevice, isWhiteoutEntry, shownAttributes } from './marks.js';
 import { MergedWalker } from './merged.js';
 import { checkMap, type IdMap, type OwnerMaps } from './owner-maps.js';
@@ -367,8 +368,23 @@ class Packing {
     return yield* haveSameBytes(this.#stack, own, old);
   }
 
+  /** Refuses to leave out a changed file where only the index in the workdir knows that the overlay shows it. */
+  *#refuseIndexed(): Task<void> {
+    const indexed = new IndexedFiles(this.#stack);
+    yield* indexed.read();
+    const refuse = ({ path }: MergedWalker): never =>
+      this.#fail(
+        path,
+        'is missing: only the index in the workdir has what the overlay shows there, a changed hard link',
+        text`mount the overlay again with index and the same workdir, run chmod --reference=FILE FILE there, and pack again`,
+        'layers-incomplete',
+      );
+    yield* indexed.visit(refuse);
+  }
+
   /** Walks the upper. Yields pieces as they are complete. */
   async *walk(): AsyncGenerator<Piece> {
+    if (!this.#checked.isPlain) await run(this.#refuseIndexed());
     const { root, path } = this.#stack.at(UPPER);
     const walker = new Walker('', { at: root, attributes: 'all', targets: true });
     const frames: Frame[] = [];
