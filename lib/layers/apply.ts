@@ -768,6 +768,8 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
   const unpacking = new Unpacking(writer, checked);
   if (target.temporary === undefined && !checked.isNew) await load(unpacking.placement, target.root, checked);
   else unpacking.placement.implied.set(unpacking.placement.root, '');
+  // The umask may have taken bits of its mode.
+  if (target.temporary !== undefined) unpacking.add('metadata', '', { mode: 0o755, ...ownerOfMissing(checked.owners) });
   const reader = new TarReader(unpacking);
   const intake = new Digester();
   const [start, all] = await peek(untilAborted(intake.pass(source.chunks, true), signal));
