@@ -68,6 +68,8 @@ async function suite() {
     'cli',
     'docs',
     'snapshots',
+    'containerd',
+    'images',
     'tar',
     'layers/{apply,changes,conflicts,create,fold,merge,programs,split}*',
   ];
