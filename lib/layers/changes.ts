@@ -225,7 +225,7 @@ class Comparison {
 
   *run(): StreamTask<AnyChange> {
     const { root, path } = this.#stack.at(UPPER);
-    const walker = new Walker('', { at: root, attributes: 'directories' });
+    const walker = new Walker('', { at: root, atPath: path, attributes: 'directories' });
     /** The directories that lead to the current entry, by depth. */
     const parents: Entry[] = [];
     let entries: Entry[] = [];
@@ -234,7 +234,7 @@ class Comparison {
       while (yield* walker.more()) {
         while (walker.advance()) {
           const { depth, error } = walker;
-          if (error !== 0) throw explainWalk(path, error, walker.path);
+          if (error !== 0) throw walker.failure();
           if (this.#hasSharedBefore(walker.path)) {
             yield* this.#compare(entries);
             entries = [];

@@ -35,7 +35,7 @@ import {
   type Source,
   toSource,
 } from './stack.js';
-import { explainWalk, Walker } from './walk.js';
+import { Walker } from './walk.js';
 
 export interface CreateProgress {
   /** Entries so far. */
@@ -301,7 +301,8 @@ class Packing {
    */
   async *walkStates(): AsyncGenerator<Piece> {
     const [after, before] = [UPPER, UPPER + 1].map((layer): State => {
-      const walker = new Walker('', { at: this.#stack.at(layer).root, attributes: 'all', targets: true });
+      const { root: at, path: atPath } = this.#stack.at(layer);
+      const walker = new Walker('', { at, atPath, attributes: 'all', targets: true });
       return { layer, walker, isThere: false };
     }) as [State, State];
     /** Directories on the way that are as before: they are added as soon as something in them is. */
@@ -339,12 +340,12 @@ class Packing {
   }
 
   async #advance(state: State): Promise<void> {
-    const { walker, layer } = state;
+    const { walker } = state;
     state.isThere = false;
     while (!walker.advance()) {
       if (!(await run(walker.more()))) return;
     }
-    if (walker.error !== 0) throw explainWalk(this.#stack.at(layer).path, walker.error, walker.path);
+    if (walker.error !== 0) throw walker.failure();
     state.isThere = true;
   }
 
@@ -386,12 +387,12 @@ class Packing {
   async *walk(): AsyncGenerator<Piece> {
     if (!this.#checked.isPlain) await run(this.#refuseIndexed());
     const { root, path } = this.#stack.at(UPPER);
-    const walker = new Walker('', { at: root, attributes: 'all', targets: true });
+    const walker = new Walker('', { at: root, atPath: path, attributes: 'all', targets: true });
     const frames: Frame[] = [];
     try {
       while (await run(walker.more())) {
         while (walker.advance()) {
-          if (walker.error !== 0) throw explainWalk(path, walker.error, walker.path);
+          if (walker.error !== 0) throw walker.failure();
           const parent = frames[walker.depth - 1];
           const visited = this.#visitPlain(walker, parent) ?? this.#visit(walker, parent);
           const frame = visited instanceof Promise ? await visited : visited;

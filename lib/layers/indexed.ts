@@ -35,7 +35,7 @@ export class IndexedFiles {
   *read(): Task<void> {
     const { index, indexLayer, space } = this.#stack;
     if (index === undefined) return;
-    const walker = new Walker('', { at: index.root, attributes: 'all', targets: true });
+    const walker = new Walker('', { at: index.root, atPath: index.path, attributes: 'all', targets: true });
     try {
       while (yield* walker.more()) {
         while (walker.advance()) {

@@ -39,7 +39,7 @@ import { isWhiteoutEntry, type MarkSpace, type Marks, markName, readMarks, shown
 import type { Attributes, Records, Time } from './records.js';
 import { SplitLinks } from './split-links.js';
 import { refuseUsed, usedByOther } from './used.js';
-import { examine, explainWalk, Tape, Walker } from './walk.js';
+import { examine, explainWalk, Tape, Walker, type WalkOptions } from './walk.js';
 import { type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
 import { explainWrite } from './written.js';
 
@@ -223,6 +223,9 @@ const atomicFromOther: readonly OperationFlag[] = ['from_other', 'atomic'];
 class Merge {
   readonly #upper: Root;
   readonly #dir: Root;
+  /** The roots, for walks. */
+  readonly #inUpper: Pick<WalkOptions, 'at' | 'atPath'>;
+  readonly #inDir: Pick<WalkOptions, 'at' | 'atPath'>;
   readonly #space: MarkSpace;
   readonly #settings: Settings;
   readonly #writer: TreeWriter;
@@ -252,6 +255,8 @@ class Merge {
   constructor(upper: Root, dir: Root, space: MarkSpace, settings: Settings, mayRename = true) {
     this.#upper = upper;
     this.#dir = dir;
+    this.#inUpper = { at: upper.descriptor, atPath: upper.path };
+    this.#inDir = { at: dir.descriptor, atPath: dir.path };
     this.#space = space;
     this.#settings = settings;
     const isOneMount = upper.found.mountId === dir.found.mountId && upper.found.device === dir.found.device;
@@ -340,7 +345,7 @@ class Merge {
     const origins: string[] = [''];
     /** True for the current directory at each depth if it is at or below a redirect. */
     const areMoved: boolean[] = [];
-    const walker = new Walker('', { at: this.#upper.descriptor, attributes: 'all', targets: true, tape: this.#tape });
+    const walker = new Walker('', { ...this.#inUpper, attributes: 'all', targets: true, tape: this.#tape });
     const absent = new AbsentDirectories(this.#dir.descriptor, this.#absent);
     /** The inode of the current directory at each depth. */
     const above: bigint[] = [];
@@ -481,11 +486,7 @@ class Merge {
     writer.add('directory', CLONES_UNDER_WAY, { mode: 0o700 });
     for (const [inode, path] of redirects) {
       const root = `${CLONES_UNDER_WAY}/${inode}`;
-      const walker = new Walker(toBytePath(path), {
-        at: this.#dir.descriptor,
-        attributes: 'all',
-        followRoot: false,
-      });
+      const walker = new Walker(toBytePath(path), { ...this.#inDir, attributes: 'all', followRoot: false });
       try {
         while (yield* walker.more()) {
           while (walker.advance()) {
@@ -525,7 +526,7 @@ class Merge {
   }
 
   *#findClones(): Task<void> {
-    const walker = new Walker(CLONES, { at: this.#dir.descriptor, followRoot: false });
+    const walker = new Walker(CLONES, { ...this.#inDir, followRoot: false });
     try {
       while (yield* walker.more()) {
         while (walker.advance()) {
@@ -546,7 +547,7 @@ class Merge {
       this.#writeState({ ...state, isCopied: true, latest });
       yield* this.#writer.finish();
     }
-    const walker = new Walker('', { at: this.#upper.descriptor });
+    const walker = new Walker('', this.#inUpper);
     try {
       while (yield* walker.more()) {
         while (walker.advance()) {
@@ -610,7 +611,7 @@ class Merge {
   // -------------------------------------------------------------------------------- the second walk
 
   *#write(theirs: ReadonlySet<string>): Task<void> {
-    const walker = new Walker('', { at: this.#upper.descriptor, attributes: 'all', targets: true, tape: this.#tape });
+    const walker = new Walker('', { ...this.#inUpper, attributes: 'all', targets: true, tape: this.#tape });
     try {
       while (yield* walker.more()) {
         while (walker.advance()) {
@@ -710,8 +711,8 @@ class Merge {
     yield* this.#writer.finish();
     const there = yield* examine(this.#dir.descriptor, [target]);
     if (!there.advance() || there.type !== k.S_IFDIR) return;
-    const over = new Walker(toBytePath(path), { at: this.#upper.descriptor, attributes: 'all', followRoot: false });
-    const under = new Walker(toBytePath(target), { at: this.#dir.descriptor, followRoot: false });
+    const over = new Walker(toBytePath(path), { ...this.#inUpper, attributes: 'all', followRoot: false });
+    const under = new Walker(toBytePath(target), { ...this.#inDir, followRoot: false });
     function* next(walker: Walker): Task<boolean> {
       while (!walker.advance()) if (!(yield* walker.more())) return false;
       if (walker.error !== 0) throw walker.failure();
