@@ -50,6 +50,17 @@ class Parent {
   uint32_t size_ = 0;
 };
 
+// Returns -ESTALE if the file is not as the walk has seen it.
+long check_file(int fd, const FileRecord& record) {
+  abi::Statx found;
+  constexpr unsigned mask = abi::statx_type | abi::statx_ino | abi::statx_size | abi::statx_mtime;
+  const long result = sys::statx(fd, "", AT_EMPTY_PATH, mask, &found);
+  if (result < 0) return result;
+  const bool is_same = (found.mode & S_IFMT) == S_IFREG && found.ino == record.inode && found.size == record.file_size &&
+                       found.mtime.tv_sec == record.mtime && found.mtime.tv_nsec == record.mtime_ns;
+  return is_same ? 0 : -ESTALE;
+}
+
 long read_file(const FileRecord& record, const char* path, Parent& parent, uint8_t* to) {
   uint32_t slash = record.path_size;
   while (slash > 0 && path[slash - 1] != '/') slash--;
@@ -58,20 +69,15 @@ long read_file(const FileRecord& record, const char* path, Parent& parent, uint8
   // Something else is there by now.
   if (fd == -ENOENT || fd == -ELOOP || fd == -ENOTDIR || fd == -ENXIO || fd == -EISDIR) return -ESTALE;
   if (fd < 0) return fd;
-  abi::Statx found;
-  constexpr unsigned mask = abi::statx_type | abi::statx_ino | abi::statx_size | abi::statx_mtime;
-  long result = sys::statx(fd, "", AT_EMPTY_PATH, mask, &found);
-  if (result >= 0) {
-    const bool is_same = (found.mode & S_IFMT) == S_IFREG && found.ino == record.inode && found.size == record.file_size &&
-                         found.mtime.tv_sec == record.mtime && found.mtime.tv_nsec == record.mtime_ns;
-    if (!is_same) result = -ESTALE;
-  }
+  long result = check_file(fd, record);
   for (uint64_t done = 0; result >= 0 && done < record.data_size;) {
     result = sys::call(abi::pread64, fd, to + done, static_cast<size_t>(record.data_size - done),
                        static_cast<int64_t>(record.offset + done));
     if (result == 0) result = -ESTALE;
     if (result > 0) done += static_cast<uint64_t>(result);
   }
+  // Another program may have written meanwhile.
+  if (result >= 0) result = check_file(fd, record);
   sys::close(fd);
   return result < 0 ? result : 0;
 }

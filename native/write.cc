@@ -826,7 +826,13 @@ class Turn {
   }
 
   void pass_on(bool succeeded) const {
-    __atomic_store_n(word_, succeeded ? number_ + 1 : over, __ATOMIC_RELEASE);
+    // The caller may have written `over` meanwhile, and then it stays.
+    uint32_t mine = number_;
+    if (succeeded) {
+      __atomic_compare_exchange_n(word_, &mine, number_ + 1, false, __ATOMIC_RELEASE, __ATOMIC_RELAXED);
+    } else {
+      __atomic_store_n(word_, over, __ATOMIC_RELEASE);
+    }
     ::syscall(abi::futex, word_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
   }
 

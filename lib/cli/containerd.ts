@@ -90,6 +90,8 @@ async function run({ options: given, operands }: Parsed): Promise<Outcome> {
   }
   if (options.check) return check(options.root, options);
   const { signal, forget } = untilStopped();
+  // The disk of the log may be full, or its reader gone.
+  process.stderr.on('error', () => {});
   try {
     const snapshotter = await Snapshotter.open(options.root, toSnapshotterOptions(options));
     try {
@@ -99,6 +101,10 @@ async function run({ options: given, operands }: Parsed): Promise<Outcome> {
     } finally {
       await snapshotter.close();
     }
+  } catch (error) {
+    // Stopped before it was ready.
+    if (signal.aborted && (error as Error).name === 'AbortError') return { json: { address: options.address } };
+    throw error;
   } finally {
     forget();
   }

@@ -1,6 +1,7 @@
 /** `/metrics` and `/healthz` over HTTP. */
 import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { bindAt } from './listen.js';
 import type { MetricsAddress } from './options.js';
 
 export interface AdminSources {
@@ -40,12 +41,14 @@ export async function serveAdmin(at: MetricsAddress, { metrics, checkHealth }: A
     response.writeHead(status, { 'content-type': type });
     response.end(request.method === 'HEAD' ? undefined : body);
   });
-  await begin(server, at);
+  const remove = at.path === undefined ? undefined : await bindAt(server, at.path);
+  if (at.path === undefined) await begin(server, at);
   server.on('error', () => {});
   return {
-    address: addressOf(server),
+    address: at.path ?? addressOf(server),
     close() {
       server.close();
+      remove?.();
       server.closeAllConnections();
     },
   };
@@ -62,7 +65,6 @@ function begin(server: Server, at: MetricsAddress): Promise<void> {
 }
 
 function addressOf(server: Server): string {
-  const found = server.address() as AddressInfo | string;
-  if (typeof found === 'string') return found;
+  const found = server.address() as AddressInfo;
   return `${found.family === 'IPv6' ? `[${found.address}]` : found.address}:${found.port}`;
 }

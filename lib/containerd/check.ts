@@ -82,8 +82,13 @@ const looks: Readonly<Record<string, Look>> = {
   async configuration({ address, config }) {
     if (!existsSync(config)) return wrong(`${config} does not exist`, 'docs/containerd.md has what belongs into it');
     const text = readFileSync(config, 'utf8').replace(/^\s*#.*$/gm, '');
-    const plugins = Array.from(text.matchAll(/^\s*\[proxy_plugins\.([^\]]+)\]([^[]*)/gm));
-    const found = plugins.find(([, , body = '']) => address !== undefined && body.includes(`"${address}"`));
+    // Up to the next table, or the end.
+    const plugins = Array.from(text.matchAll(/^\s*\[proxy_plugins\.([^\]]+)\]([\s\S]*?)(?=^\s*\[|(?![\s\S]))/gm));
+    const socket = checkAddress(address);
+    const found = plugins.find(
+      ([, , body = '']) =>
+        socket !== undefined && [socket, `unix://${socket}`].some((one) => body.includes(`"${one}"`)),
+    );
     if (found === undefined) {
       return wrong(`${config} names no proxy plugin at this address`, 'docs/containerd.md has what belongs into it');
     }

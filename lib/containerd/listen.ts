@@ -1,9 +1,10 @@
 /** The socket of a server: never visible with another mode than 0600, and never in the place of one on which somebody answers. */
-import { chmodSync, linkSync, lstatSync, renameSync, type Stats, statSync, unlinkSync } from 'node:fs';
+import { chmodSync, existsSync, linkSync, lstatSync, renameSync, type Stats, statSync, unlinkSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { dirname, join } from 'node:path';
 import { quotePath } from '../paths.js';
 import { SnapshotError } from '../snapshots/errors.js';
+import { TEMPORARY_SIZE } from './options.js';
 
 const MODE = 0o600;
 
@@ -41,17 +42,17 @@ export function isAnswered(address: string): Promise<boolean> {
 
 const look = (path: string): Stats | undefined => lstatSync(path, { throwIfNoEntry: false });
 
-/** Throws if something at the address is not a socket that a server has left. Returns true if there is such a socket. */
-async function refuseTaken(address: string): Promise<boolean> {
+/** Throws if something at the address is not a socket that a server has left. Returns that socket, if there is one. */
+async function refuseTaken(address: string): Promise<Stats | undefined> {
   const found = look(address);
-  if (found === undefined) return false;
+  if (found === undefined) return undefined;
   if (!found.isSocket()) {
     throw served(address, `${quotePath(address)} exists and is no socket`, 'choose another address, or remove it');
   }
   if (await isAnswered(address)) {
     throw served(address, `somebody answers on ${quotePath(address)}`, 'stop that server, or choose another address');
   }
-  return true;
+  return found;
 }
 
 function begin(server: Server, to: { readonly path: string } | { readonly fd: number }): Promise<void> {
@@ -65,21 +66,42 @@ function begin(server: Server, to: { readonly path: string } | { readonly fd: nu
 }
 
 /** A name beside the socket's, which is short: the path of a socket must be. */
-const temporaryName = (): string => `.${Math.random().toString(36).slice(2, 7)}`;
+const temporaryName = (): string => `.${Math.random().toString(36).slice(2, TEMPORARY_SIZE)}`;
 
-/** Puts a socket at a path, once it has its mode. Returns a function that removes it, unless another one has come there. */
-async function bindAt(server: Server, address: string): Promise<() => void> {
-  const isStale = await refuseTaken(address);
-  const temporary = join(dirname(address), temporaryName());
+/** Takes away a socket that a server has left. Another server's socket may have come there meanwhile, and stays. */
+function removeStale(address: string, stale: Stats): void {
+  const aside = join(dirname(address), temporaryName());
+  try {
+    renameSync(address, aside);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
+    throw error;
+  }
+  try {
+    if (statSync(aside).ino !== stale.ino) linkSync(aside, address);
+  } finally {
+    unlinkSync(aside);
+  }
+}
+
+/**
+ * Puts a socket at a path, once it has its mode. Returns a function that removes it, unless another one has come there. A
+ * socket at which nobody answers is replaced.
+ */
+export async function bindAt(server: Server, address: string): Promise<() => void> {
+  const directory = dirname(address);
+  if (!existsSync(directory)) {
+    throw served(address, `the directory ${quotePath(directory)} does not exist`, `run mkdir -p ${directory}`);
+  }
+  const stale = await refuseTaken(address);
+  const temporary = join(directory, temporaryName());
   await begin(server, { path: temporary });
   try {
     chmodSync(temporary, MODE);
     const { ino } = statSync(temporary);
-    if (isStale) renameSync(temporary, address);
-    else {
-      linkSync(temporary, address);
-      unlinkSync(temporary);
-    }
+    if (stale !== undefined) removeStale(address, stale);
+    linkSync(temporary, address);
+    unlinkSync(temporary);
     return () => {
       if (look(address)?.ino === ino) unlinkSync(address);
     };
@@ -124,13 +146,17 @@ export async function listen(
   // Too many descriptors, for example. The next connection may succeed.
   server.on('error', () => {});
   return {
-    address: isOwn ? place.address : String(server.address()),
+    address: isOwn ? place.address : `fd:${place.descriptor}`,
     get connections() {
       return open.size;
     },
     stop() {
       server.close();
-      remove?.();
+      try {
+        remove?.();
+      } catch {
+        // The next server replaces it.
+      }
       for (const socket of silent) socket.destroy();
     },
   };

@@ -28,6 +28,10 @@ export class Log {
 
   write(level: Exclude<LogLevel, 'silent'>, message: string, fields: LogFields = {}): void {
     if (!this.shows(level)) return;
-    this.#write(JSON.stringify({ time: new Date().toISOString(), level, message, ...fields }, shorten));
+    try {
+      this.#write(JSON.stringify({ time: new Date().toISOString(), level, message, ...fields }, shorten));
+    } catch {
+      // A line that cannot be written fails no request.
+    }
   }
 }

@@ -53,13 +53,19 @@ const names: ReadonlySet<string> = new Set([
 /** The most bytes of a socket's path, as unix(7) says. */
 const MOST_ADDRESS = 107;
 
+/** The bytes of the name beside it that a socket has at first, and of the slash before. */
+export const TEMPORARY_SIZE = 7;
+
 function checkText(value: unknown, name: string): string {
   if (typeof value !== 'string') throw invalidArgumentType(name, 'a string', value);
   return value;
 }
 
 function checkPath(path: string, value: unknown, name: string): string {
-  const size = Buffer.byteLength(path);
+  const size = Math.max(
+    Buffer.byteLength(path),
+    Buffer.byteLength(path.slice(0, path.lastIndexOf('/'))) + TEMPORARY_SIZE,
+  );
   if (!isAbsolute(path) || path.endsWith('/') || path.includes('\0')) {
     throw invalidArgumentValue(name, value, 'must be the absolute path of a socket');
   }

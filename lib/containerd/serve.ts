@@ -1,11 +1,8 @@
 /** Serves a snapshotter to containerd, as one of its proxy plugins. */
 import { abortError, invalidArgumentType, invalidArgumentValue } from '../errors.js';
-import { calls } from '../kernel/calls.js';
-import * as k from '../kernel/constants.js';
 import { close, type Held } from '../kernel/held.js';
-import { StepFailure } from '../kernel/perform.js';
-import { Plan } from '../kernel/plan.js';
-import { ask, run, type Task } from '../kernel/task.js';
+import { run, type Task } from '../kernel/task.js';
+import { lockDirectory } from '../layers/lock.js';
 import { quotePath } from '../paths.js';
 import { SnapshotError } from '../snapshots/errors.js';
 import type { Snapshotter } from '../snapshots/index.js';
@@ -19,7 +16,7 @@ import { notify, takeSockets } from './systemd.js';
 
 /** A server that is running. */
 export interface SnapshotServer {
-  /** The path of the socket. */
+  /** The path of the socket; `fd:N` for a socket of systemd's. */
   readonly address: string;
   /** The address of `/metrics` and `/healthz`, if they are served: `HOST:PORT`, or a path. */
   readonly metrics: string | undefined;
@@ -47,14 +44,16 @@ export async function loadService(): Promise<typeof import('./service.js')> {
 
 /** Makes this the only server of a root. The lock ends with the process. */
 function* lockRoot(root: string): Task<Held> {
-  const plan = new Plan();
-  const directory = plan.add(calls.openat2, [k.AT_FDCWD, root, k.O_DIRECTORY | k.O_CLOEXEC, 0], {
-    keep: true,
-    output: 0,
-  });
-  plan.add(calls.flock, [directory, k.LOCK_EX | k.LOCK_NB]);
-  const outcome = yield* ask(plan);
-  if (!(outcome instanceof StepFailure)) return { descriptor: outcome.result(plan.stepOf(directory)) };
+  const lock = yield* lockDirectory(root);
+  if (lock === undefined) {
+    throw new SnapshotError({
+      code: 'ERR_SNAPSHOT_STORE_FAILED',
+      what: `the root ${quotePath(root)} cannot be opened and locked`,
+      hint: 'look if it is still there, and how many files this process has open',
+      path: root,
+    });
+  }
+  if (lock !== 'taken') return lock;
   throw new SnapshotError({
     code: 'ERR_SNAPSHOT_SERVED',
     what: `another server has the root ${quotePath(root)}`,

@@ -1,5 +1,6 @@
 /** The service over gRPC: requests are read, wait for their turn, become verbs of a snapshotter, and are answered. */
 
+import { constants, type ServerHttp2Stream } from 'node:http2';
 import type { Socket } from 'node:net';
 import {
   create,
@@ -46,6 +47,11 @@ const BATCH = 100;
 
 /** In ms: the time for which a client may leave a full stream unread. */
 const MOST_STALL = 30_000;
+
+/** A call of grpc-js, which does not show its stream of HTTP/2. */
+interface WithStream {
+  readonly call?: { readonly stream?: ServerHttp2Stream };
+}
 
 type Call = ServerUnaryCall<Buffer, Uint8Array> | ServerWritableStream<Buffer, Uint8Array>;
 
@@ -129,21 +135,24 @@ const decodeList = decoder(ListSnapshotsRequestSchema);
 
 const cancelled = (): RequestError => new RequestError('CANCELLED', 'The client has given up the request.');
 
-/** Waits until a client has read of a stream. */
-function drained(call: ServerWritableStream<Buffer, Uint8Array>): Promise<void> {
+/** Writes a message, and waits until the client has taken it. */
+function written(call: ServerWritableStream<Buffer, Uint8Array>, message: Uint8Array): Promise<void> {
   return new Promise((resolve, reject) => {
-    const end = (error?: Error): void => {
+    const end = (error?: Error | null): void => {
       clearTimeout(timer);
-      call.off('drain', end);
       call.off('cancelled', cancel);
-      if (error === undefined) resolve();
+      if (error === undefined || error === null) resolve();
       else reject(error);
     };
     const cancel = (): void => end(cancelled());
     const stall = new RequestError('DEADLINE_EXCEEDED', `The client has read nothing for ${MOST_STALL} ms.`);
-    const timer = setTimeout(() => end(stall), MOST_STALL);
-    call.once('drain', end);
+    const timer = setTimeout(() => {
+      end(stall);
+      // A status would wait behind the messages that nobody reads, for ever.
+      (call as unknown as WithStream).call?.stream?.close(constants.NGHTTP2_CANCEL);
+    }, MOST_STALL);
     call.once('cancelled', cancel);
+    call.write(message, end);
     if (call.cancelled) cancel();
   });
 }
@@ -232,7 +241,7 @@ export class Service {
       const message = create(ListSnapshotsResponseSchema, { info: batch.map(toInfo) });
       batch = [];
       if (call.cancelled) throw cancelled();
-      if (!call.write(toBinary(ListSnapshotsResponseSchema, message))) await drained(call);
+      await written(call, toBinary(ListSnapshotsResponseSchema, message));
     };
     for await (const info of walk) {
       if (batch.length === BATCH) await flush();
@@ -295,19 +304,25 @@ export class Service {
     }
   }
 
+  /** A request of a client that has left may begin during the shutdown. */
+  async #finish(shutdown: Promise<void>): Promise<void> {
+    await shutdown;
+    while (this.#underWay > 0) {
+      await new Promise<void>((resolve) => {
+        this.#onIdle = resolve;
+      });
+    }
+  }
+
   /** Refuses new requests, and waits for those under way, but not for longer than this. */
   async close(milliseconds: number): Promise<void> {
-    const idle = new Promise<void>((resolve) => {
-      this.#onIdle = resolve;
-      if (this.#underWay === 0) resolve();
-    });
     const shutdown = new Promise<void>((resolve) => this.#server.tryShutdown(() => resolve()));
     let timer: NodeJS.Timeout | undefined;
     const over = new Promise<void>((resolve) => {
       // A timer of 2^31 ms or more would fire at once.
       timer = setTimeout(resolve, Math.min(milliseconds, 2 ** 31 - 1));
     });
-    await Promise.race([Promise.all([idle, shutdown]), over]);
+    await Promise.race([this.#finish(shutdown), over]);
     clearTimeout(timer);
     this.#server.forceShutdown();
   }

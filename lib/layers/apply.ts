@@ -459,9 +459,9 @@ async function dropTarget({ parent, temporary }: Target): Promise<void> {
 }
 
 /** Draws the picture of a directory that exists. */
-async function load(placement: Placement, root: Descriptor, { userxattr }: Checked): Promise<void> {
+async function load(placement: Placement, { root, path }: Target, { userxattr }: Checked): Promise<void> {
   const space = userxattr ? 'user' : 'trusted';
-  const walker = new Walker('', { at: root, attributes: 'directories', targets: true, unsorted: true });
+  const walker = new Walker('', { at: root, atPath: path, attributes: 'directories', targets: true, unsorted: true });
   const above: Directory[] = [placement.root];
   try {
     while (await run(walker.more())) {
@@ -766,8 +766,10 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
   const { signal, onProgress, maxBytes, maxRatio } = checked;
   const writer = new TreeWriter(target.root, { signal, lends: true });
   const unpacking = new Unpacking(writer, checked);
-  if (target.temporary === undefined && !checked.isNew) await load(unpacking.placement, target.root, checked);
+  if (target.temporary === undefined && !checked.isNew) await load(unpacking.placement, target, checked);
   else unpacking.placement.implied.set(unpacking.placement.root, '');
+  // The umask may have taken bits of its mode.
+  if (target.temporary !== undefined) unpacking.add('metadata', '', { mode: 0o755, ...ownerOfMissing(checked.owners) });
   const reader = new TarReader(unpacking);
   const intake = new Digester();
   const [start, all] = await peek(untilAborted(intake.pass(source.chunks, true), signal));

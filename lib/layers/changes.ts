@@ -225,7 +225,7 @@ class Comparison {
 
   *run(): StreamTask<AnyChange> {
     const { root, path } = this.#stack.at(UPPER);
-    const walker = new Walker('', { at: root, attributes: 'directories' });
+    const walker = new Walker('', { at: root, atPath: path, attributes: 'directories' });
     /** The directories that lead to the current entry, by depth. */
     const parents: Entry[] = [];
     let entries: Entry[] = [];
@@ -234,7 +234,7 @@ class Comparison {
       while (yield* walker.more()) {
         while (walker.advance()) {
           const { depth, error } = walker;
-          if (error !== 0) throw explainWalk(path, error, walker.path);
+          if (error !== 0) throw walker.failure();
           if (this.#hasSharedBefore(walker.path)) {
             yield* this.#compare(entries);
             entries = [];
@@ -266,29 +266,17 @@ class Comparison {
   *#findShared(): Task<void> {
     const indexed = new IndexedFiles(this.#stack);
     yield* indexed.read();
-    if (indexed.isEmpty) return;
-    const merged = new MergedWalker(this.#stack, this.#stack.roots(UPPER), { attributes: 'all', targets: true });
-    try {
-      while (yield* merged.next()) {
-        const { entry, layer, layerPath } = merged;
-        if (entry.error !== 0) throw entry.failure();
-        if (entry.type === k.S_IFDIR) continue;
-        const copy = yield* indexed.copyOf(layer, layerPath, entry.links);
-        if (copy !== undefined) this.#shared.push(yield* this.#toShared(merged, copy));
-      }
-    } finally {
-      merged.close();
-    }
+    yield* indexed.visit((merged, copy) => this.#addSharedName(merged, copy));
   }
 
-  *#toShared(merged: MergedWalker, copy: Source): Task<Shared> {
+  *#addSharedName(merged: MergedWalker, copy: Source): Task<void> {
     const { entry, path, layer, layerPath } = merged;
     const top = toSource(entry, layer, layerPath, this.#stack.space);
     // The data of a copy that has only metadata is that of the file below.
     const own = copy.marks.metacopy ? { ...copy, marks: { metacopy: true } as const } : copy;
     const data = top.marks.metacopy ? (yield* merged.sources()).at(-1) : undefined;
-    if (data === undefined) return { path, copy: own, top };
-    return { path, copy: own, top: { ...top, layer: data.layer, path: data.path, marks: data.marks } };
+    const whole = data && { layer: data.layer, path: data.path, marks: data.marks };
+    this.#shared.push({ path, copy: own, top: { ...top, ...whole } });
   }
 
   #hasSharedBefore(path: string | undefined): boolean {

@@ -17,6 +17,7 @@ import { option, type Text, text } from '../text.js';
 import type { LayerSummary } from './apply.js';
 import { below, comparePaths, toBytePath } from './encodings.js';
 import { type GivenLayers, type LayersLike, toLayers } from './given.js';
+import { IndexedFiles } from './indexed.js';
 import { isWhiteoutDevice, isWhiteoutEntry, shownAttributes } from './marks.js';
 import { MergedWalker } from './merged.js';
 import { checkMap, type IdMap, type OwnerMaps } from './owner-maps.js';
@@ -34,7 +35,7 @@ import {
   type Source,
   toSource,
 } from './stack.js';
-import { explainWalk, Walker } from './walk.js';
+import { Walker } from './walk.js';
 
 export interface CreateProgress {
   /** Entries so far. */
@@ -300,7 +301,8 @@ class Packing {
    */
   async *walkStates(): AsyncGenerator<Piece> {
     const [after, before] = [UPPER, UPPER + 1].map((layer): State => {
-      const walker = new Walker('', { at: this.#stack.at(layer).root, attributes: 'all', targets: true });
+      const { root: at, path: atPath } = this.#stack.at(layer);
+      const walker = new Walker('', { at, atPath, attributes: 'all', targets: true });
       return { layer, walker, isThere: false };
     }) as [State, State];
     /** Directories on the way that are as before: they are added as soon as something in them is. */
@@ -338,12 +340,12 @@ class Packing {
   }
 
   async #advance(state: State): Promise<void> {
-    const { walker, layer } = state;
+    const { walker } = state;
     state.isThere = false;
     while (!walker.advance()) {
       if (!(await run(walker.more()))) return;
     }
-    if (walker.error !== 0) throw explainWalk(this.#stack.at(layer).path, walker.error, walker.path);
+    if (walker.error !== 0) throw walker.failure();
     state.isThere = true;
   }
 
@@ -367,15 +369,30 @@ class Packing {
     return yield* haveSameBytes(this.#stack, own, old);
   }
 
+  /** Refuses to leave out a changed file where only the index in the workdir knows that the overlay shows it. */
+  *#refuseIndexed(): Task<void> {
+    const indexed = new IndexedFiles(this.#stack);
+    yield* indexed.read();
+    const refuse = ({ path }: MergedWalker): never =>
+      this.#fail(
+        path,
+        'is missing: only the index in the workdir has what the overlay shows there, a changed hard link',
+        text`mount the overlay again with index and the same workdir, run chmod --reference=FILE FILE there, and pack again`,
+        'layers-incomplete',
+      );
+    yield* indexed.visit(refuse);
+  }
+
   /** Walks the upper. Yields pieces as they are complete. */
   async *walk(): AsyncGenerator<Piece> {
+    if (!this.#checked.isPlain) await run(this.#refuseIndexed());
     const { root, path } = this.#stack.at(UPPER);
-    const walker = new Walker('', { at: root, attributes: 'all', targets: true });
+    const walker = new Walker('', { at: root, atPath: path, attributes: 'all', targets: true });
     const frames: Frame[] = [];
     try {
       while (await run(walker.more())) {
         while (walker.advance()) {
-          if (walker.error !== 0) throw explainWalk(path, walker.error, walker.path);
+          if (walker.error !== 0) throw walker.failure();
           const parent = frames[walker.depth - 1];
           const visited = this.#visitPlain(walker, parent) ?? this.#visit(walker, parent);
           const frame = visited instanceof Promise ? await visited : visited;
@@ -520,6 +537,9 @@ class Packing {
   }
 
   #addWhiteout(path: string, name: string): void {
+    if (name.startsWith(WHITEOUT)) {
+      this.#fail(path, 'is deleted, and its name means a whiteout in an archive', 'rename it in the layer below');
+    }
     this.#addEmpty(`${path.slice(0, path.length - name.length)}${WHITEOUT}${name}`);
     this.whiteouts++;
   }
@@ -648,8 +668,9 @@ async function* read(
       // Its error comes out when its turn is.
       read.catch(() => {});
       const data = (async (): Promise<Hashed> => {
-        await before;
+        // All reads end before the descriptors are closed, also after an error.
         const chunk = await read;
+        await before;
         await digester.update(chunk);
         return { chunk, end: digester.size };
       })();
@@ -671,12 +692,13 @@ async function* pack(
   done: (summary: ArchiveSummary) => void,
 ): AsyncGenerator<Uint8Array> {
   const stack = await run(openLayers([layers.upper, ...layers.lowers], layers));
+  let archive: AsyncGenerator<Uint8Array> | undefined;
   try {
     const packing = new Packing(stack, checked);
     const { compression, level } = checked;
     const [plain, out] = [new Digester(), new Digester()];
     const pieces = checked.hasStates ? packing.walkStates() : packing.walk();
-    const archive = read(packing, pieces, plain, checked);
+    archive = read(packing, pieces, plain, checked);
     if (compression === 'none') yield* archive;
     else yield* out.pass(encode(archive, compression, level), false);
     const diffId = await plain.digest();
@@ -685,6 +707,8 @@ async function* pack(
       compression === 'none' ? { digest: diffId, size: plain.size } : { digest: await out.digest(), size: out.size };
     done({ entries, bytes, diffId, ...stream, compression, whiteouts, sockets });
   } finally {
+    // A compressor that gives up leaves it in the middle.
+    await archive?.return(undefined).catch(() => {});
     stack.close();
   }
 }

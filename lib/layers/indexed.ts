@@ -9,6 +9,7 @@ import { Plan } from '../kernel/plan.js';
 import { askTolerant, type Task } from '../kernel/task.js';
 import { toBytePath } from './encodings.js';
 import { isWhiteoutDevice } from './marks.js';
+import { MergedWalker } from './merged.js';
 import { type LayerStack, type Source, toSource } from './stack.js';
 import { Walker } from './walk.js';
 
@@ -34,7 +35,7 @@ export class IndexedFiles {
   *read(): Task<void> {
     const { index, indexLayer, space } = this.#stack;
     if (index === undefined) return;
-    const walker = new Walker('', { at: index.root, attributes: 'all', targets: true });
+    const walker = new Walker('', { at: index.root, atPath: index.path, attributes: 'all', targets: true });
     try {
       while (yield* walker.more()) {
         while (walker.advance()) {
@@ -49,6 +50,23 @@ export class IndexedFiles {
       }
     } finally {
       walker.close();
+    }
+  }
+
+  /** Calls `use` at each name at which the overlay shows a copy that the upper does not have there. */
+  *visit(use: (merged: MergedWalker, copy: Source) => Task<void>): Task<void> {
+    if (this.isEmpty) return;
+    const merged = new MergedWalker(this.#stack, this.#stack.roots(0), { attributes: 'all', targets: true });
+    try {
+      while (yield* merged.next()) {
+        const { entry, layer, layerPath } = merged;
+        if (entry.error !== 0) throw entry.failure();
+        if (entry.type === k.S_IFDIR) continue;
+        const copy = yield* this.copyOf(layer, layerPath, entry.links);
+        if (copy !== undefined) yield* use(merged, copy);
+      }
+    } finally {
+      merged.close();
     }
   }
 

@@ -20,7 +20,16 @@ import { Slices } from '../kernel/slices.js';
 import { addStat, readStat, type StatResult } from '../kernel/stat.js';
 import { ask, run, runSync, type Task } from '../kernel/task.js';
 import type { OperationFlag } from '../native.js';
-import { isAtOrBelow, type Path, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
+import {
+  isAtOrBelow,
+  joinPath,
+  type Path,
+  type PathLike,
+  pathString,
+  quotePath,
+  toAbsolute,
+  toPath,
+} from '../paths.js';
 import { type Baseline, toBaseline } from './baseline.js';
 import { Conflicts } from './conflicts.js';
 import { below, comparePaths, toBytePath } from './encodings.js';
@@ -30,7 +39,7 @@ import { isWhiteoutEntry, type MarkSpace, type Marks, markName, readMarks, shown
 import type { Attributes, Records, Time } from './records.js';
 import { SplitLinks } from './split-links.js';
 import { refuseUsed, usedByOther } from './used.js';
-import { examine, explainWalk, Tape, Walker } from './walk.js';
+import { examine, explainWalk, Tape, Walker, type WalkOptions } from './walk.js';
 import { type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
 import { explainWrite } from './written.js';
 
@@ -105,9 +114,12 @@ interface State {
   readonly upper: string;
   /** Paths at which the directory keeps its version. */
   readonly theirs: readonly string[];
-  readonly hasClones: boolean;
+  /** Inodes of the upper whose redirects lead to clones. */
+  readonly redirects: readonly string[];
   /** Every entry is copied; the upper remains to be emptied. */
   readonly isCopied?: boolean;
+  /** With `isCopied`: the newest change in the upper before it was copied, ctime in ms. */
+  readonly latest?: number;
 }
 
 interface Root {
@@ -124,6 +136,8 @@ interface Checked {
   readonly theirs: readonly string[];
   /** Maps an inode of the upper to the path, below the directory, that its redirect leads to. */
   readonly redirects: ReadonlyMap<bigint, string>;
+  /** The newest change in the upper, ctime in ms. */
+  readonly latest: number;
   /** Names the upper and its state. */
   readonly identity: string;
   /** An earlier call has copied everything and was killed at its last steps. */
@@ -209,6 +223,9 @@ const atomicFromOther: readonly OperationFlag[] = ['from_other', 'atomic'];
 class Merge {
   readonly #upper: Root;
   readonly #dir: Root;
+  /** The roots, for walks. */
+  readonly #inUpper: Pick<WalkOptions, 'at' | 'atPath'>;
+  readonly #inDir: Pick<WalkOptions, 'at' | 'atPath'>;
   readonly #space: MarkSpace;
   readonly #settings: Settings;
   readonly #writer: TreeWriter;
@@ -238,6 +255,8 @@ class Merge {
   constructor(upper: Root, dir: Root, space: MarkSpace, settings: Settings, mayRename = true) {
     this.#upper = upper;
     this.#dir = dir;
+    this.#inUpper = { at: upper.descriptor, atPath: upper.path };
+    this.#inDir = { at: dir.descriptor, atPath: dir.path };
     this.#space = space;
     this.#settings = settings;
     const isOneMount = upper.found.mountId === dir.found.mountId && upper.found.device === dir.found.device;
@@ -274,7 +293,7 @@ class Merge {
     yield* this.#begin(checked);
     if (this.#state?.isCopied !== true) yield* this.#write(new Set(checked.theirs));
     if (this.#settings.moves && (!this.#renames || this.#leavesRest || this.#state?.isCopied))
-      yield* this.#emptyUpper();
+      yield* this.#emptyUpper(checked.latest);
   }
 
   #leftover(): string {
@@ -300,7 +319,8 @@ class Merge {
     if (outcome instanceof StepFailure || outcome.result(text) < 0) return undefined;
     try {
       const state = JSON.parse(outcome.data(text).toString('latin1')) as State;
-      return state.upper === this.#upperId && Array.isArray(state.theirs) ? state : undefined;
+      const isOurs = state.upper === this.#upperId && Array.isArray(state.theirs) && Array.isArray(state.redirects);
+      return isOurs ? state : undefined;
     } catch {
       return undefined;
     }
@@ -317,13 +337,15 @@ class Merge {
   *#check(): Task<Checked> {
     const { since, conflict } = this.#settings;
     const isResumed = this.#state !== undefined;
+    const seenRedirects = this.#state && new Set(this.#state.redirects);
+    const seenLatest = this.#state?.latest ?? Number.POSITIVE_INFINITY;
     const looked = since === undefined || isResumed ? undefined : new Conflicts(this.#dir.descriptor, since.ctime);
     const redirects = new Map<bigint, string>();
     /** The path below `dir` from which the entries of the current directory at each depth come. */
     const origins: string[] = [''];
     /** True for the current directory at each depth if it is at or below a redirect. */
     const areMoved: boolean[] = [];
-    const walker = new Walker('', { at: this.#upper.descriptor, attributes: 'all', targets: true, tape: this.#tape });
+    const walker = new Walker('', { ...this.#inUpper, attributes: 'all', targets: true, tape: this.#tape });
     const absent = new AbsentDirectories(this.#dir.descriptor, this.#absent);
     /** The inode of the current directory at each depth. */
     const above: bigint[] = [];
@@ -336,8 +358,8 @@ class Merge {
         while (walker.advance()) {
           yield* this.#breathe();
           if (walker.error !== 0) throw walker.failure();
-          const { seconds, nanoseconds } = walker.ctime;
-          latest = Math.max(latest, seconds * 1e3 + nanoseconds / 1e6);
+          const changed = toMilliseconds(walker.ctime);
+          latest = Math.max(latest, changed);
           if (walker.isOtherMount) throw mountInside(this.#upper.path, walker.path);
           if (walker.depth === 0) {
             above[0] = walker.inode;
@@ -348,6 +370,10 @@ class Merge {
           }
           entries++;
           if (walker.depth === 1 && walker.name === STAGING) throw stagingInUpper(this.#upper.path);
+          // The removal of a link changes the ctime of the others, and only that.
+          if (walker.type !== k.S_IFDIR && changed > seenLatest && toMilliseconds(walker.mtime) > seenLatest) {
+            throw changedSince(this.#upper.path, walker.path);
+          }
           const { attributes } = walker;
           const marks = readMarks(attributes, this.#space);
           refuseUnreadable(attributes, this.#upper.path, walker.path);
@@ -367,6 +393,8 @@ class Merge {
             if (absent.isFull) yield* absent.look();
           }
           if (redirect !== undefined) {
+            // Only a first call makes clones.
+            if (seenRedirects?.has(String(walker.inode)) === false) throw changedSince(this.#upper.path, walker.path);
             redirects.set(walker.inode, origin);
             if (walker.type === k.S_IFDIR) addAbove(walker.depth, above, this.#holders);
           }
@@ -394,7 +422,8 @@ class Merge {
         throw invalidArgumentType('conflict', "a function that returns 'ours' or 'theirs'", decision);
       }
     }
-    return { entries, deleted, conflicts: found.map((one) => one.conflict), theirs, redirects, identity, isComplete };
+    const conflicts = found.map((one) => one.conflict);
+    return { entries, deleted, conflicts, theirs, redirects, latest, identity, isComplete };
   }
 
   /** A merge by move needs no such mark: an upper that is empty can be merged again. */
@@ -444,9 +473,11 @@ class Merge {
     if (this.#state === undefined) writer.add('remove', STAGING);
     writer.add('directory', STAGING, { mode: 0o700, flags: ['existing'] });
     if (this.#state === undefined && redirects.size > 0) yield* this.#clone(redirects);
-    if (this.#state === undefined) this.#writeState({ upper: this.#upperId, theirs, hasClones: redirects.size > 0 });
+    if (this.#state === undefined) {
+      this.#writeState({ upper: this.#upperId, theirs, redirects: [...redirects.keys()].map(String) });
+    }
     yield* writer.finish();
-    if (this.#state?.hasClones) yield* this.#findClones();
+    if (this.#state?.redirects.length) yield* this.#findClones();
   }
 
   /** Clones each directory or file that a redirect leads to, before the merge changes it. */
@@ -455,11 +486,7 @@ class Merge {
     writer.add('directory', CLONES_UNDER_WAY, { mode: 0o700 });
     for (const [inode, path] of redirects) {
       const root = `${CLONES_UNDER_WAY}/${inode}`;
-      const walker = new Walker(toBytePath(path), {
-        at: this.#dir.descriptor,
-        attributes: 'all',
-        followRoot: false,
-      });
+      const walker = new Walker(toBytePath(path), { ...this.#inDir, attributes: 'all', followRoot: false });
       try {
         while (yield* walker.more()) {
           while (walker.advance()) {
@@ -499,7 +526,7 @@ class Merge {
   }
 
   *#findClones(): Task<void> {
-    const walker = new Walker(CLONES, { at: this.#dir.descriptor, followRoot: false });
+    const walker = new Walker(CLONES, { ...this.#inDir, followRoot: false });
     try {
       while (yield* walker.more()) {
         while (walker.advance()) {
@@ -514,13 +541,13 @@ class Merge {
     }
   }
 
-  *#emptyUpper(): Task<void> {
+  *#emptyUpper(latest: number): Task<void> {
     const state = this.#state as State;
     if (state.isCopied !== true) {
-      this.#writeState({ ...state, isCopied: true });
+      this.#writeState({ ...state, isCopied: true, latest });
       yield* this.#writer.finish();
     }
-    const walker = new Walker('', { at: this.#upper.descriptor });
+    const walker = new Walker('', this.#inUpper);
     try {
       while (yield* walker.more()) {
         while (walker.advance()) {
@@ -584,7 +611,7 @@ class Merge {
   // -------------------------------------------------------------------------------- the second walk
 
   *#write(theirs: ReadonlySet<string>): Task<void> {
-    const walker = new Walker('', { at: this.#upper.descriptor, attributes: 'all', targets: true, tape: this.#tape });
+    const walker = new Walker('', { ...this.#inUpper, attributes: 'all', targets: true, tape: this.#tape });
     try {
       while (yield* walker.more()) {
         while (walker.advance()) {
@@ -666,7 +693,10 @@ class Merge {
     }
     if (isOpaque && !parent.isPure) yield* this.#clear(walker.path, target);
     if (this.#renames) {
-      this.#keepTime(walker, isOpaque ? [...walker.attributes.keys()].filter((name) => this.#isOpaqueMark(name)) : []);
+      // Without its opaque mark, the directory would be at the end of its redirect for a later call.
+      const marksOf = (kind: string): string[] =>
+        [...walker.attributes.keys()].filter((name) => markName(name, this.#space) === kind);
+      this.#keepTime(walker, isOpaque ? [...marksOf('redirect'), ...marksOf('opaque')] : []);
     }
     if (clone !== undefined) return;
     const mode = (walker.mode & 0o7777) | 0o700;
@@ -676,17 +706,13 @@ class Merge {
     writer.add('directory', target, { mode, flags: isRoot ? ['atomic'] : ['atomic', 'existing'] });
   }
 
-  #isOpaqueMark(name: string): boolean {
-    return markName(name, this.#space) === 'opaque';
-  }
-
   /** Removes the entries that an opaque directory hides, except those that an entry of the same path replaces. */
   *#clear(path: string, target: string): Task<void> {
     yield* this.#writer.finish();
     const there = yield* examine(this.#dir.descriptor, [target]);
     if (!there.advance() || there.type !== k.S_IFDIR) return;
-    const over = new Walker(toBytePath(path), { at: this.#upper.descriptor, attributes: 'all', followRoot: false });
-    const under = new Walker(toBytePath(target), { at: this.#dir.descriptor, followRoot: false });
+    const over = new Walker(toBytePath(path), { ...this.#inUpper, attributes: 'all', followRoot: false });
+    const under = new Walker(toBytePath(target), { ...this.#inDir, followRoot: false });
     function* next(walker: Walker): Task<boolean> {
       while (!walker.advance()) if (!(yield* walker.more())) return false;
       if (walker.error !== 0) throw walker.failure();
@@ -880,6 +906,8 @@ function follow(redirect: string, parent: string): string {
   return redirect.startsWith('/') ? redirect.slice(1) : below(parent, redirect);
 }
 
+const toMilliseconds = ({ seconds, nanoseconds }: Time): number => seconds * 1e3 + nanoseconds / 1e6;
+
 export const metadataOf = (entry: Pick<Records, 'uid' | 'gid' | 'mode' | 'mtime'>): OperationFields => ({
   uid: entry.uid,
   gid: entry.gid,
@@ -981,6 +1009,15 @@ const stagingInUpper = (root: Path): OverlayError =>
     reason: 'path-exists',
     what: `${quotePath(root)} has an entry ${STAGING}; the merge needs that name in the other directory`,
     hint: 'rename or remove it; if an earlier merge left it, merge into that directory again first',
+    path: pathString(root),
+  });
+
+const changedSince = (root: Path, path: string): OverlayError =>
+  new OverlayError({
+    errno: e.EEXIST,
+    reason: 'layer-changed',
+    what: `${quotePath(joinPath(root, toBytePath(path)))} changed after the call that this one resumes, which would lose it`,
+    hint: 'move what is new out of the upper, call again, and merge it then by itself',
     path: pathString(root),
   });
 

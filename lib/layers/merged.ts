@@ -56,8 +56,8 @@ export class MergedWalker {
     const opened: Stream[] = [];
     places.forEach((base, layer) => {
       if (base === undefined || layer < first) return;
-      const at = this.#stack.at(layer).root;
-      const walker = new Walker(toBytePath(base), { ...this.#options, at });
+      const { root: at, path: atPath } = this.#stack.at(layer);
+      const walker = new Walker(toBytePath(base), { ...this.#options, at, atPath });
       opened.push({ layer, base, prefix, walker, path: prefix, isUsed: true });
     });
     this.#streams.push(...opened);

@@ -87,7 +87,7 @@ export class SplitLinks {
   *#findNames(): Task<Map<bigint, Names>> {
     const found = new Map<bigint, Names>();
     const above: ('hidden' | 'shown' | undefined)[] = [];
-    const walker = new Walker('', { at: this.#dir });
+    const walker = new Walker('', { at: this.#dir, atPath: this.#root });
     try {
       while (yield* walker.more()) {
         while (walker.advance()) {

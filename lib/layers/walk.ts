@@ -32,6 +32,8 @@ export interface WalkOptions {
    * other mount. Default: the working directory, and a path of any kind.
    */
   readonly at?: Descriptor;
+  /** The path of `at`, for errors. */
+  readonly atPath?: Path;
   /**
    * The entries whose extended attributes the walk reads. `'directories'` includes empty files, which may be whiteouts.
    * Default: none.
@@ -110,6 +112,8 @@ interface Batch {
 export class Walker extends Records {
   readonly #root: Path;
   readonly #at: Descriptor;
+  /** The root's path in errors. */
+  readonly #shown: Path;
   readonly #native: NativeWalk;
   readonly #tape: Tape | undefined;
   /** The paths of the directories that lead to the current entry, by depth; the root's is empty. */
@@ -131,6 +135,8 @@ export class Walker extends Records {
     super();
     this.#root = root;
     this.#at = options.at ?? k.AT_FDCWD;
+    const { atPath } = options;
+    this.#shown = atPath === undefined ? root : root.length === 0 ? atPath : joinPath(atPath, root);
     this.#native = addon().openWalk(toFlags(options));
     this.#tape = options.tape;
   }
@@ -179,7 +185,7 @@ export class Walker extends Records {
   }
 
   #toBatch({ steps }: Plan, outcome: Outcome): Batch {
-    if (outcome instanceof StepFailure) throw explainWalk(this.#root, outcome.errno);
+    if (outcome instanceof StepFailure) throw explainWalk(this.#shown, outcome.errno);
     const step = steps[0] as Step;
     const count = outcome.result(step);
     return { count, records: count === 0 ? Buffer.alloc(0) : outcome.data(step) };
@@ -194,7 +200,7 @@ export class Walker extends Records {
     while (super.advance()) {
       this.#number++;
       const { depth } = this;
-      if (this.isBrokenOff) throw explainWalk(this.#root, this.error, this.#parents[depth] ?? '');
+      if (this.isBrokenOff) throw explainWalk(this.#shown, this.error, this.#parents[depth] ?? '');
       if (depth > this.#skipDepth) continue;
       this.#skipDepth = Number.POSITIVE_INFINITY;
       this.#skipped = 0;
@@ -237,7 +243,7 @@ export class Walker extends Records {
 
   /** Returns an OverlayError for the `error` of the current entry. */
   failure(): OverlayError {
-    return explainWalk(this.#root, this.error, this.#path);
+    return explainWalk(this.#shown, this.error, this.#path);
   }
 
   /** Ends the walk. A second call has no effect. */

@@ -31,6 +31,7 @@ export interface SnapshotErrorFields {
   readonly hint: Text;
   readonly key?: string | undefined;
   readonly path?: string | undefined;
+  readonly reason?: 'out-of-space' | undefined;
 }
 
 /** A verb of a snapshotter that failed because of a rule, or because of the store. */
@@ -40,16 +41,19 @@ export class SnapshotError extends Error {
   declare readonly key?: string;
   /** The file or directory that the error is about. */
   declare readonly path?: string;
+  /** A shortage of the machine, in the word of `OverlayError`. */
+  declare readonly reason?: 'out-of-space';
   /** The remedy, in one sentence. */
   readonly hint: string;
 
-  constructor({ code, what, hint, key, path }: SnapshotErrorFields, options?: ErrorOptions) {
+  constructor({ code, what, hint, key, path, reason }: SnapshotErrorFields, options?: ErrorOptions) {
     super(`${sentence(what)} ${sentence(hint)}`, options);
     withTexts(this, sentence(what), hint);
     this.code = code;
     this.hint = sentence(hint);
     if (key !== undefined) this.key = key;
     if (path !== undefined) this.path = path;
+    if (reason !== undefined) this.reason = reason;
   }
 
   override get name(): string {

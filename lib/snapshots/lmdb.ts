@@ -68,7 +68,9 @@ function exitAnyway(code: number): void {
 
 /** Performs a transaction. The process can exit meanwhile. */
 export async function transact<T>(environment: Environment, perform: () => T): Promise<T> {
-  if (underWay++ === 0) process.on('exit', exitAnyway);
+  // A worker that exits waits for nothing, and leaves the other threads.
+  const { isMainThread } = process.getBuiltinModule('node:worker_threads');
+  if (underWay++ === 0 && isMainThread) process.on('exit', exitAnyway);
   try {
     return await environment.transaction(perform);
   } finally {

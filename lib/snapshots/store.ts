@@ -416,13 +416,15 @@ async function explain(path: string, error: LmdbError): Promise<Error> {
   const cause = await (error.commitError?.catch((reason: LmdbError) => reason) ?? error);
   const { code } = cause as LmdbError;
   if (corruptions.has(code)) return damaged(path, cause.message);
-  const reason = code === e.EIO && isFull(path) ? 'no space is left on its file system' : cause.message;
+  const isShort = code === e.ENOSPC || code === e.EDQUOT || (code === e.EIO && isFull(path));
+  const problem = isShort ? 'no space is left on its file system' : cause.message;
   return new SnapshotError(
     {
       code: 'ERR_SNAPSHOT_STORE_FAILED',
-      what: `the store ${quoteKey(path)} could not be used: ${reason}`,
+      what: `the store ${quoteKey(path)} could not be used: ${problem}`,
       hint: 'make room on its file system, or see the kernel log (dmesg); nothing was changed',
       path,
+      ...(isShort && { reason: 'out-of-space' }),
     },
     { cause },
   );

@@ -192,22 +192,26 @@ async function* pass(
   explain: (error: unknown) => unknown,
 ): AsyncGenerator<Uint8Array> {
   let failure: unknown;
-  // Not waited for: a source that sends no more would keep a caller waiting who has given up.
-  feed(source, stream).catch((error) => {
+  const use = { isOver: false };
+  // A caller who gives up does not wait for it: the source may send no more.
+  const fed = feed(source, stream, use).catch((error) => {
     failure = error;
     stream.destroy();
   });
   try {
     for await (const chunk of stream) yield chunk as Uint8Array;
+    await fed;
   } catch (error) {
     throw failure ?? explain(error);
   } finally {
+    use.isOver = true;
     stream.destroy();
   }
   if (failure !== undefined) throw failure;
 }
 
-async function feed(source: Chunks, stream: Transform): Promise<void> {
+/** Writes the source to the stream. Reads it to its end even if the stream has ended, until the use is over. */
+async function feed(source: Chunks, stream: Transform, use: { readonly isOver: boolean }): Promise<void> {
   let isOpen = true;
   let goOn: (() => void) | undefined;
   const close = (): void => {
@@ -218,7 +222,7 @@ async function feed(source: Chunks, stream: Transform): Promise<void> {
   stream.on('end', close).on('close', close).on('error', close);
   stream.on('drain', () => goOn?.());
   for await (const chunk of source) {
-    if (stream.destroyed) return;
+    if (use.isOver) return;
     if (!isOpen || stream.write(chunk) || !isOpen) continue;
     await new Promise<void>((resolve) => {
       goOn = resolve;

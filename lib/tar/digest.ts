@@ -23,6 +23,11 @@ export class Digester {
   /** The native call under way. */
   #call: Promise<void> | undefined;
 
+  /** `own` hashes on this thread, as without OpenSSL. */
+  constructor(own?: Hash) {
+    this.#own = own;
+  }
+
   /** Adds bytes, which must stay as they are until `isDone` says so. Waits while many are not hashed yet. */
   async update(chunk: Uint8Array): Promise<void> {
     this.size += chunk.length;
@@ -69,7 +74,11 @@ export class Digester {
 
   async #run(chunks: readonly Uint8Array[]): Promise<void> {
     if (this.#own === undefined) this.#state = await this.#hash(chunks, false);
-    else for (const chunk of chunks) this.#own.update(chunk);
+    else {
+      // The caller has to know the call before this ends it.
+      await undefined;
+      for (const chunk of chunks) this.#own.update(chunk);
+    }
     for (const { length } of chunks) this.#done += length;
     this.#call = undefined;
     this.#begin();

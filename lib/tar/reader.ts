@@ -17,8 +17,13 @@ export interface TarHandler {
   finish(): void;
 }
 
-/** The largest extended header that is kept in memory. The attributes of a file may fill several MiB. */
+/**
+ * The most bytes of extended headers that are kept in memory: for one entry, and for all. The attributes of a file may
+ * fill several MiB.
+ */
 const MOST_RECORDS = 16 * 2 ** 20;
+/** The most keywords of global extended headers. */
+const MOST_GLOBAL = 1024;
 /** The same for a long name of GNU tar. The kernel's limit is 4096. */
 const MOST_NAME = 64 * 1024;
 /** The most parts of a sparse file: their map is kept in memory. */
@@ -41,9 +46,13 @@ const types: Readonly<Record<string, EntryType>> = {
 /** Extended headers that the next entry gets. */
 interface Extended {
   records: PaxRecord[];
+  /** The bytes of the headers that hold the records. */
+  size: number;
   longName: string | undefined;
   longLink: string | undefined;
 }
+
+const newExtended = (): Extended => ({ records: [], size: 0, longName: undefined, longLink: undefined });
 
 type Values = ReadonlyMap<string, Buffer>;
 
@@ -83,6 +92,8 @@ export class TarReader {
   #headerAt = 0;
   #name: string | undefined;
   readonly #global = new Map<string, Buffer>();
+  /** The bytes of their keywords and values. */
+  #globalSize = 0;
 
   constructor(handler: TarHandler) {
     this.#handler = handler;
@@ -160,7 +171,7 @@ export class TarReader {
   }
 
   *#read(): Generator<void, void, void> {
-    let extended: Extended = { records: [], longName: undefined, longLink: undefined };
+    let extended = newExtended();
     let isExtended = false;
     for (;;) {
       this.#name = undefined;
@@ -180,14 +191,12 @@ export class TarReader {
       switch (type) {
         case 'x':
         case 'X': // Solaris
-          extended.records.push(...(yield* this.#readRecords(block)));
+          extended.size += this.#size(block);
+          for (const record of yield* this.#readRecords(block, extended.size)) extended.records.push(record);
           isExtended = true;
           break;
         case 'g':
-          for (const [keyword, value] of yield* this.#readRecords(block)) {
-            if (value.length === 0) this.#global.delete(keyword);
-            else this.#global.set(keyword, Buffer.from(value));
-          }
+          for (const record of yield* this.#readRecords(block, this.#size(block))) this.#setGlobal(record);
           break;
         case 'L':
           extended.longName = yield* this.#readLongName(block);
@@ -205,7 +214,7 @@ export class TarReader {
             const rest = this.#readEntry(block, type, extended);
             if (rest !== undefined) yield* rest;
           }
-          if (isExtended) extended = { records: [], longName: undefined, longLink: undefined };
+          if (isExtended) extended = newExtended();
           isExtended = false;
       }
     }
@@ -227,9 +236,21 @@ export class TarReader {
     return this.#number(block, 'size');
   }
 
-  *#readRecords(block: Buffer): Generator<void, PaxRecord[], void> {
+  #setGlobal([keyword, value]: PaxRecord): void {
+    const sizeOf = (bytes: Buffer | undefined): number => (bytes === undefined ? 0 : keyword.length + bytes.length);
+    this.#globalSize -= sizeOf(this.#global.get(keyword));
+    this.#global.delete(keyword);
+    if (value.length === 0) return;
+    this.#globalSize += sizeOf(value);
+    if (this.#globalSize > MOST_RECORDS) this.#fail(`global extended headers of more than ${MOST_RECORDS} bytes`);
+    if (this.#global.size >= MOST_GLOBAL) this.#fail(`global extended headers of more than ${MOST_GLOBAL} keywords`);
+    this.#global.set(keyword, Buffer.from(value));
+  }
+
+  /** Reads a header of an entry that has extended headers of `whole` bytes with this one. */
+  *#readRecords(block: Buffer, whole: number): Generator<void, PaxRecord[], void> {
     const size = this.#size(block);
-    if (size > MOST_RECORDS) this.#fail(`an extended header of ${size} bytes; at most ${MOST_RECORDS} are read`);
+    if (whole > MOST_RECORDS) this.#fail(`an extended header of ${whole} bytes; at most ${MOST_RECORDS} are read`);
     const bytes = this.#takeNow(padded(size)) ?? (yield* this.#take(padded(size), 'the end of an extended header'));
     // Values outlive the chunk, which the caller may overwrite.
     const records = parseRecords(Buffer.from(bytes.subarray(0, size)));

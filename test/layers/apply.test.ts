@@ -19,7 +19,7 @@ import { OverlayError } from 'overlayfs';
 import { type ApplyOptions, applyLayer, type LayerSummary } from '#lib/layers/apply.js';
 import type { TarEntry } from '#lib/tar/entry.js';
 import { formatRecord } from '#lib/tar/pax.js';
-import { countDescriptors, getAttribute, kernelTest, scratch, setAttribute } from '../support/index.js';
+import { countDescriptors, getAttribute, kernelTest, packageRoot, scratch, setAttribute } from '../support/index.js';
 import { describeTree, type Tree } from '../support/trees.js';
 import { archiveOf, pack, rawExtended, rawHeader } from '../tar/archives.js';
 
@@ -98,6 +98,18 @@ kernelTest('`.wh.NAME`: a whiteout, whose parent is made if it is missing', asyn
   t.true(isWhiteout(join(root, 'b/c/x')));
   t.is(statSync(join(root, 'b/c')).mode & 0o7777, 0o755);
   t.is(summary.whiteouts, 2);
+});
+
+kernelTest('a new directory without an entry has the mode 0755, whatever the umask', (t) => {
+  const base = scratch(t);
+  writeFileSync(join(base, 'archive'), archiveOf(file('x')));
+  const program = `
+    import { applyLayer } from 'overlayfs/layers';
+    process.umask(0o077);
+    await applyLayer(process.argv[1], process.argv[2]);`;
+  const args = ['--input-type=module', '-e', program, join(base, 'archive'), join(base, 'layer')];
+  execFileSync(process.execPath, args, { cwd: packageRoot });
+  t.is(statSync(join(base, 'layer')).mode & 0o7777, 0o755);
 });
 
 for (const [what, before] of [

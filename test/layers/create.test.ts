@@ -55,7 +55,7 @@ const whiteout = (path: string): void => void execFileSync('mknod', [path, 'c', 
 
 async function refuses(
   t: ExecutionContext,
-  source: LayersLike,
+  source: LayersLike | DirectoryStates,
   options: CreateOptions,
   what: RegExp,
   reason = 'layer-unpackable',
@@ -179,6 +179,35 @@ kernelTest('a real file called `.wh.*`: an error', async (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'upper/d/.wh.x': '' });
   await refuses(t, join(dir, 'upper'), {}, /d\/\.wh\.x' has a name that means a whiteout/);
+});
+
+kernelTest('a deleted file called `.wh.*`: an error', async (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'lower/.wh..opq': '', 'upper/': '', 'empty/': '' });
+  whiteout(join(dir, 'upper/.wh..opq'));
+  const rule = /\.wh\.\.opq' is deleted, and its name means a whiteout/;
+  await refuses(t, join(dir, 'upper'), { lowerdir: join(dir, 'lower') }, rule);
+  await refuses(t, { before: join(dir, 'lower'), after: join(dir, 'empty') }, {}, rule);
+});
+
+mountTest('with `index`, a changed file that the upper does not have under all its names: an error', async (t) => {
+  const paths = layers(scratch(t, 'disk'));
+  makeTree(paths.lowerdir, { a: 'old', 'd/': '' });
+  linkSync(join(paths.lowerdir, 'a'), join(paths.lowerdir, 'd/b'));
+  const mount = mountOverlaySync({ ...paths, index: true });
+  t.deepEqual(await namesOf(mount), ['./'], 'nothing is changed');
+  writeFileSync(join(paths.target, 'a'), 'new');
+  await refuses(t, mount, {}, /upper\/d\/b' is missing: only the index/, 'layers-incomplete');
+  const { mode } = statSync(join(paths.target, 'd/b'));
+  chmodSync(join(paths.target, 'd/b'), mode & 0o7777);
+  const links = (await entriesOf(mount)).map(({ entry, data }) => [entry.name, entry.linkname, data.toString()]);
+  t.deepEqual(links, [
+    ['./', '', ''],
+    ['a', '', 'new'],
+    ['d/', '', ''],
+    ['d/b', 'a', ''],
+  ]);
+  mount.unmountSync();
 });
 
 kernelTest('hard links: one entry with the data, links after it', async (t) => {

@@ -253,3 +253,52 @@ mountTest('a merge into a mounted overlay goes into its upper', async (t) => {
   mount.unmountSync();
   t.deepEqual(readdirSync(at('base')).sort(), ['d', 'gone']);
 });
+
+/** A merge by move that copies, and then cannot empty the upper. */
+function interruptMove(at: (name: string) => string): void {
+  // Files on another mount are copied.
+  native.mount(at('target'), at('target'), '', MS_BIND, '');
+  execFileSync('chattr', ['+i', at('upper/z')]);
+  try {
+    mergeLayerSync(at('upper'), at('target'), { mode: 'move' });
+    throw new Error('the merge was not interrupted');
+  } catch (error) {
+    if (!(error instanceof OverlayError)) throw error;
+  } finally {
+    execFileSync('chattr', ['-i', at('upper/z')]);
+  }
+}
+
+mountTest('a move that goes on does not remove what was written to the upper meanwhile', async (t) => {
+  const dir = scratch(t, 'disk');
+  const at = (name: string): string => join(dir, name);
+  makeTree(dir, { 'upper/a': 'a', 'upper/z/inside': 'z', 'target/': '' });
+  interruptMove(at);
+  t.is(readFileSync(at('target/z/inside'), 'utf8'), 'z');
+  writeFileSync(at('upper/z/new'), 'new');
+  const error = await t.throwsAsync(mergeLayer(at('upper'), at('target'), { mode: 'move' }), {
+    instanceOf: OverlayError,
+  });
+  t.deepEqual([error?.reason, error?.code], ['layer-changed', 'EEXIST']);
+  t.true(error?.message.includes(`'${at('upper/z/new')}' changed after`), error?.message);
+  t.is(readFileSync(at('upper/z/new'), 'utf8'), 'new');
+  rmSync(at('upper/z/new'));
+  await mergeLayer(at('upper'), at('target'), { mode: 'move' });
+  t.deepEqual(readdirSync(at('upper')), []);
+  t.deepEqual(readdirSync(at('target')), ['a', 'z']);
+});
+
+mountTest('a merge that goes on refuses a directory that was renamed meanwhile', async (t) => {
+  const dir = scratch(t, 'disk');
+  const at = (name: string): string => join(dir, name);
+  makeTree(dir, { 'upper/a': 'a', 'upper/z/inside': 'z', 'target/old/file': 'kept' });
+  interruptMove(at);
+  mkdirSync(at('upper/renamed'));
+  setAttribute(at('upper/renamed'), 'trusted.overlay.redirect', '/old');
+  const error = await t.throwsAsync(mergeLayer(at('upper'), at('target'), { mode: 'move' }), {
+    instanceOf: OverlayError,
+  });
+  t.is(error?.reason, 'layer-changed');
+  t.true(error?.message.includes(`'${at('upper/renamed')}'`), error?.message);
+  t.is(readFileSync(at('target/old/file'), 'utf8'), 'kept');
+});

@@ -29,7 +29,7 @@ mountTest('a merge that is killed and called again gives what the mount shows', 
   t.timeout(3_600_000);
   const dir = scratch(t, 'disk');
   const first = Number(process.env['OVERLAYFS_TEST_SEED'] ?? Date.now() % 1e9);
-  const count = scaled(300);
+  const count = scaled(scaled(300), 8);
   t.log(`seeds from ${first}`);
   let killed = 0;
   for (let seed = first; seed < first + count; seed++) {
@@ -79,7 +79,7 @@ mountTest('a merge that is killed at a system call and called again gives the sa
   const first = Number(process.env['OVERLAYFS_TEST_SEED'] ?? Date.now() % 1e9);
   t.log(`seeds from ${first}`);
   let killed = 0;
-  for (let seed = first; seed < first + scaled(300); seed++) {
+  for (let seed = first; seed < first + scaled(scaled(300), 8); seed++) {
     const random = generator(seed);
     const own = join(dir, String(seed));
     const options = kinds[random(kinds.length)] ?? {};

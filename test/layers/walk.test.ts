@@ -1,7 +1,18 @@
 /** The walk of directory trees, against node:fs as another reader of the same trees. */
-import { lstatSync, mkdirSync, readdirSync, readlinkSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readlinkSync,
+  renameSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
+import { OverlayError } from 'overlayfs';
 import type { Task } from '#lib/kernel/task.js';
 import { run, runSync } from '#lib/kernel/task.js';
 import { comparePaths } from '#lib/layers/encodings.js';
@@ -155,4 +166,11 @@ test('a root that is not there or no directory gives an error with its path', as
     { reason: 'path-not-directory' },
   );
   t.is(runSync(walk(join(dir, 'link'))).length, 3);
+  const at = openSync(dir, 'r');
+  for (const name of ['none', 'file']) {
+    const error = t.throws(() => runSync(walk(name, { at, atPath: dir })), { instanceOf: OverlayError });
+    t.is(error?.path, join(dir, name));
+    t.true(error?.message.includes(`'${join(dir, name)}'`), error?.message);
+  }
+  closeSync(at);
 });

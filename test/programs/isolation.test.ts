@@ -104,7 +104,7 @@ asEach('own processes: how the program ends is how the child ends', (t, evaluate
     await until(killed, 'ready');
     killed.kill('SIGKILL');
     return [
-      await run('exit 7', pids), await run('kill -USR1 $$', pids), await run('kill -SEGV $$', pids), handled,
+      await run('exit 7', pids), await run('kill -USR1 $$', pids), await run('kill -ABRT $$', pids), handled,
       await run('sleep 60', { ...pids, timeout: 50 }), (({ signal, error }) => ({ signal, code: error.code }))(await aborted),
       (({ signal }) => signal)(await dead),
       await run('echo $$; set -- /proc/[0-9]*; echo $#; sh -c "exit 3" & wait; sleep 60 & echo $PPID', pids),
@@ -117,7 +117,7 @@ asEach('own processes: how the program ends is how the child ends', (t, evaluate
   t.deepEqual(outcome, [
     { code: 7, signal: null, text: '' },
     { code: null, signal: 'SIGUSR1', text: '' },
-    { code: null, signal: 'SIGSEGV', text: '' },
+    { code: null, signal: 'SIGABRT', text: '' },
     { code: 9, signal: null, text: 'ready\nterm' },
     { code: null, signal: 'SIGTERM', text: '' },
     { signal: 'SIGTERM', code: 'ABORT_ERR' },

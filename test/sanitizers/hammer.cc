@@ -385,8 +385,11 @@ napi_status napi_release_threadsafe_function(napi_threadsafe_function function,
 napi_status napi_get_cb_info(napi_env env, napi_callback_info info, size_t* count, napi_value* arguments, napi_value*,
                              void**) {
   env->on_its_thread();
-  CHECK(*count == info->arguments.size(), "another number of arguments");
-  for (size_t i = 0; i < *count; i++) arguments[i] = info->arguments[i];
+  CHECK(*count >= info->arguments.size(), "too many arguments");
+  for (size_t i = 0; i < *count; i++) {
+    if (i < info->arguments.size()) arguments[i] = info->arguments[i];
+    else napi_get_undefined(env, &arguments[i]);
+  }
   return napi_ok;
 }
 
@@ -469,6 +472,14 @@ napi_status napi_create_uint32(napi_env env, uint32_t number, napi_value* result
   (*result)->is_place = true;
   return napi_ok;
 }
+
+// The plans here borrow no memory.
+napi_status napi_is_array(napi_env, napi_value, bool* result) {
+  *result = false;
+  return napi_ok;
+}
+napi_status napi_get_array_length(napi_env, napi_value, uint32_t*) { return napi_generic_failure; }
+napi_status napi_get_element(napi_env, napi_value, uint32_t, napi_value*) { return napi_generic_failure; }
 
 napi_status napi_wrap(napi_env, napi_value, void*, napi_finalize, void*, napi_ref*) { return napi_generic_failure; }
 

@@ -68,8 +68,10 @@ async function suite() {
     'cli',
     'docs',
     'snapshots',
+    'containerd',
+    'images',
     'tar',
-    'layers/{apply,changes,conflicts,create,fold,merge,programs,split}*',
+    'layers/{apply,changes,event,conflicts,create,fold,merge,programs,split}*',
   ];
   manifest.ava.files.push(...leftOut.map((name) => `!dist-test/test/${name}${name.includes('*') ? '' : '/**'}`));
   manifest.ava.timeout = '4m';

@@ -193,7 +193,7 @@ const hasStrace = spawnSync('strace', ['-V']).status === 0;
   let kills = 0;
   for (const call of calls) {
     // By default only some of the moments.
-    for (let when = 1; when < MOST; when += scaled(10) >= 10 ? 1 : 1 + random(call === 'close' ? 120 : 24)) {
+    for (let when = 1; when < MOST; when += scaled(10) >= 10 ? 1 : 1 + random(call === 'close' ? 300 : 60)) {
       const root = join(mkdtempSync(join(dir, 'run-')), 'root');
       mkdirSync(root);
       const [output, log] = [join(root, '../output'), join(root, '../log')];

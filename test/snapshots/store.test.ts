@@ -1,5 +1,6 @@
 /** The store: damage, versions, processes, a missing package, bad roots. */
 import { execFileSync, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import {
   copyFileSync,
   cpSync,
@@ -11,6 +12,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
 import { crc32 } from 'node:zlib';
 import test, { type ExecutionContext } from 'ava';
 import { OverlayError } from 'overlayfs';
@@ -261,6 +263,21 @@ mountTest('a full disk: verbs fail, and what was acknowledged is there', async (
   for (const key of made) t.true(names.includes(key), key);
   await again.close();
   t.deepEqual((await checkRoot(root, false)).problems, []);
+});
+
+test('a worker that exits in the midst of a transaction leaves the other threads', async (t) => {
+  const root = join(scratch(t, 'disk'), 'root');
+  const script = `import('overlayfs/snapshots').then(async ({ Snapshotter }) => {
+    const { workerData } = require('node:worker_threads');
+    const snapshotter = await Snapshotter.open(workerData);
+    for (let i = 0; i < 20; i++) snapshotter.prepare('' + i).catch(() => {});
+    setImmediate(() => process.exit(5));
+  })`;
+  const worker = new Worker(script, { eval: true, workerData: root });
+  t.deepEqual(await once(worker, 'exit'), [5]);
+  // A process that exits with a transaction under way is ended after half a second.
+  await new Promise((resolve) => setTimeout(resolve, 1000));
+  t.pass();
 });
 
 test('a process that exits in the midst of a transaction ends, with its code and its error', (t) => {

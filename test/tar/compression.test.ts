@@ -1,10 +1,11 @@
 /** Compressed streams: zstd by Node, where it has it, and by the package; gzip as a matter of course. */
 import { execFileSync } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import * as zlib from 'node:zlib';
 import test, { type ExecutionContext } from 'ava';
 import { OverlayError } from 'overlayfs';
 import { compressByPackage, decode, decompressByPackage, encode } from '#lib/tar/compression.js';
+import { Digester } from '#lib/tar/digest.js';
 import { packageRoot } from '../support/index.js';
 
 async function* inParts(bytes: Uint8Array, size = bytes.length): AsyncGenerator<Uint8Array> {
@@ -80,6 +81,23 @@ test('a bomb takes no more memory than a chunk at once', async (t) => {
     t.is(size, 2 ** 30);
     t.true(largest <= 2 ** 20);
   }
+});
+
+test('gzip with zeros behind it: the source is read and hashed to its end', async (t) => {
+  const bytes = Buffer.concat([zlib.gzipSync('text'), Buffer.alloc(5 * 2 ** 20)]);
+  for (const size of [bytes.length, 65_536]) {
+    const digester = new Digester();
+    const got = await collect(decode(digester.pass(inParts(bytes, size), true), 'gzip'));
+    t.is(got.toString(), 'text');
+    t.is(digester.size, bytes.length);
+    t.is(await digester.digest(), `sha256:${createHash('sha256').update(bytes).digest('hex')}`);
+  }
+});
+
+test('many chunks are hashed on this thread where the addon has no OpenSSL', async (t) => {
+  const digester = new Digester(createHash('sha256'));
+  for await (const chunk of inParts(data, 10_007)) await digester.update(chunk);
+  t.is(await digester.digest(), `sha256:${createHash('sha256').update(data).digest('hex')}`);
 });
 
 test('zstd without the package: the error names the command that installs it', (t) => {

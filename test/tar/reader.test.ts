@@ -209,6 +209,23 @@ rejects(
   () => archiveOf(rawHeader({ 124: octal(2 ** 30, 12), 156: 'x' })),
   /at most \d+ are read/,
 );
+test('extended headers take bounded memory, however many there are', (t) => {
+  const many = '6 a=b\n'.repeat(300_000);
+  t.is(one(rawExtended(many), rawHeader({})).entry.name, 'raw');
+  const large = (keyword: string): string => formatRecord(keyword, 'x'.repeat(6 * 2 ** 20));
+  const refused = (...headers: readonly Buffer[]): string =>
+    t.throws(() => readArchive(archiveOf(...headers, rawHeader({}))), { instanceOf: OverlayError })?.message ?? '';
+  const local = rawExtended(large('a'));
+  t.regex(refused(local, local, local), /at most 16777216 are read/);
+  t.notThrows(() => readArchive(archiveOf(local, local, rawHeader({}), local, rawHeader({}))));
+  t.regex(refused(...['a', 'b', 'c'].map((keyword) => rawExtended(large(keyword), 'g'))), /more than 16777216 bytes/);
+  const same = rawExtended(large('a'), 'g');
+  t.is(one(same, same, same, rawHeader({})).entry.name, 'raw', 'the last value of a keyword counts');
+  const keywords = (count: number): Buffer =>
+    rawExtended(Array.from({ length: count }, (_, i) => formatRecord(`k${i}`, 'v')).join(''), 'g');
+  t.is(one(keywords(1024), keywords(1024), rawHeader({})).entry.name, 'raw');
+  t.regex(refused(keywords(1025)), /more than 1024 keywords/);
+});
 rejects(
   'a long name of 1 GiB',
   () => archiveOf(rawHeader({ 124: octal(2 ** 30, 12), 156: 'L' })),
