@@ -133,7 +133,7 @@ for (const runtime of ['runc', 'crun', false] as const) {
       { tag: 'nodes' },
     );
     t.like(
-      await ran(nodes, { ...common, command: ['sh', '-c', 'ls /srv/node; cat /srv/node'] }),
+      await ran(nodes, { ...common, command: ['sh', '-c', 'exec 2>&1; ls /srv/node; cat /srv/node'] }),
       { text: '/srv/node\ncat: /srv/node: Permission denied\n' },
       'a device node of the image',
     );
