@@ -44,9 +44,11 @@ export async function interleave(
   ratioOf: (ours: number, peer: number) => number,
   effort: Effort,
 ): Promise<Comparison> {
-  // Uncounted: the first block pays for cold caches, and for threads that are yet to be made.
-  await ours();
-  await peer();
+  if (effort.blocks > 1) {
+    // Uncounted: the first block pays for cold caches, and for threads that are yet to be made.
+    await ours();
+    await peer();
+  }
 
   const figures: [ours: number[], peer: number[]] = [[], []];
   const ratios: number[] = [];
