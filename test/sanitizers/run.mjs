@@ -86,7 +86,7 @@ async function suite() {
   const library = execFileSync(cxx, ['-print-file-name=libasan.so'], { encoding: 'utf8' }).trim();
   const { status, output } = await run([...prefix, process.execPath, bin('ava')], {
     cwd: copy,
-    seconds: 600,
+    seconds: 800,
     env: {
       TMPDIR: tmp,
       LD_PRELOAD: library,
