@@ -3,6 +3,8 @@ import { checkSignal, toOptions } from '../arguments.js';
 import { invalidArgumentType } from '../errors.js';
 import { type CreateOptions, createLayer, type LayerArchive } from '../layers/create.js';
 import type { OwnerMaps } from '../layers/owner-maps.js';
+import { ownIds } from '../namespaces/user-namespace.js';
+import { toRootMap } from '../rootless/sub-ids.js';
 import { layersOf } from '../snapshots/mount-all.js';
 import type { Snapshotter } from '../snapshots/snapshotter.js';
 import { type Descriptor, type ImageConfig, ownPlatform, type Platform, types } from './documents.js';
@@ -35,10 +37,8 @@ const known: ReadonlySet<string> = new Set<keyof CommitImageOptions>([
 
 /** The ids of this process become those of root: a plain user's container has no others. */
 function ownersOfPlainUser(): OwnerMaps | undefined {
-  const [uid, gid] = [process.geteuid?.() ?? 0, process.getegid?.() ?? 0];
-  if (uid === 0) return undefined;
-  const map = (outside: number) => [{ inside: 0, outside, size: 1 }];
-  return { uidMap: map(uid), gidMap: map(gid) };
+  const { uid, gid } = ownIds();
+  return uid === 0 ? undefined : { uidMap: toRootMap(uid, []), gidMap: toRootMap(gid, []) };
 }
 
 /** Returns the layer's type in the words of OCI: a manifest does not mix both. */

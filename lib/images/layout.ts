@@ -6,7 +6,7 @@ import { pipeline } from 'node:stream/promises';
 import { checkSignal } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
 import { close } from '../kernel/held.js';
-import { run } from '../kernel/task.js';
+import { pause, run } from '../kernel/task.js';
 import { lockDirectory } from '../layers/lock.js';
 import { type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
 import {
@@ -328,7 +328,7 @@ export class ImageLayout {
     for (;;) {
       const lock = await run(lockDirectory(this.path));
       if (lock !== 'taken') return lock;
-      await pause(20, signal);
+      await run(pause(20, signal));
     }
   }
 
@@ -336,12 +336,6 @@ export class ImageLayout {
   read(digest: string): NodeJS.ReadableStream {
     return createReadStream(this.pathOf(digest));
   }
-}
-
-/** Waits some milliseconds; throws when the signal aborts. */
-export async function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
-  const { setTimeout } = process.getBuiltinModule('node:timers/promises');
-  await setTimeout(milliseconds, undefined, signal === undefined ? {} : { signal });
 }
 
 export function mismatch(path: string, digest: string, what: string, has: string, cause?: unknown): ImageError {

@@ -2,12 +2,12 @@
 import { type ChildProcess, type StdioOptions, spawn as spawnPlain } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import {
-  accessSync,
   chmodSync,
-  constants,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   rmdirSync,
+  statSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
@@ -15,20 +15,23 @@ import { constants as numbers, tmpdir } from 'node:os';
 import { checkBoolean, checkSignal, toOptions } from '../arguments.js';
 import { abortError, invalidArgumentType, invalidArgumentValue } from '../errors.js';
 import { kernelFeaturesSync } from '../features/probe.js';
+import { findProgram } from '../find-program.js';
 import { onAbort } from '../kernel/on-abort.js';
-import { run } from '../kernel/task.js';
+import { pause, run } from '../kernel/task.js';
 import { type Change, changes } from '../layers/changes.js';
 import type { OwnerMaps } from '../layers/owner-maps.js';
 import { removeDirectory } from '../layers/remove.js';
+import { ownIds } from '../namespaces/user-namespace.js';
 import { type PathLike, pathString, toAbsolute, toPath } from '../paths.js';
 import { kernelPaths } from '../programs/launch.js';
 import { spawn } from '../programs/spawn.js';
-import { findSubIds } from '../rootless/sub-ids.js';
+import { findSubIds, toRootMap } from '../rootless/sub-ids.js';
 import { ending, layersOf, mountAll, mountDetached, unmountAll } from '../snapshots/mount-all.js';
+import type { SnapshotMount } from '../snapshots/mounts.js';
 import type { Snapshotter } from '../snapshots/snapshotter.js';
 import { type CommitImageOptions, commitImage } from './commit.js';
 import { ImageError } from './errors.js';
-import { type Image, pause } from './layout.js';
+import type { Image } from './layout.js';
 import { findUser, makeInRoot } from './rootfs.js';
 import { type Bind, maskedPaths, toSpec } from './spec.js';
 import { needsUserXattr, type UnpackProgress, unpack } from './unpack.js';
@@ -113,19 +116,6 @@ const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 /** Devices that every program may need. */
 const devices = ['null', 'zero', 'full', 'random', 'urandom', 'tty'];
 
-function findProgram(name: string): string | undefined {
-  if (name.includes('/')) return name;
-  for (const place of (process.env['PATH'] ?? '').split(':')) {
-    try {
-      accessSync(`${place}/${name}`, constants.X_OK);
-      return `${place}/${name}`;
-    } catch {
-      // tries the next place
-    }
-  }
-  return undefined;
-}
-
 function toRuntime(given: unknown): string | undefined {
   if (given === false) return undefined;
   if (given === undefined) {
@@ -133,7 +123,7 @@ function toRuntime(given: unknown): string | undefined {
     return isPrivileged ? (findProgram('runc') ?? findProgram('crun')) : undefined;
   }
   if (typeof given !== 'string') throw invalidArgumentType('runtime', 'a program, or false', given);
-  const found = findProgram(given);
+  const found = given.includes('/') ? given : findProgram(given);
   if (found === undefined) throw invalidArgumentValue('runtime', given, 'is not in PATH');
   return found;
 }
@@ -158,16 +148,15 @@ function checkBinds(value: unknown): Bind[] {
   });
 }
 
-/** Returns the variables of the container, as NAME=VALUE: those of the image, then those of the caller. */
-function toEnv(image: readonly string[], own: Readonly<Record<string, string>>, home: string): string[] {
+/** Returns the variables of the container: those of the image, then those of the caller. */
+function toEnv(image: readonly string[], own: Readonly<Record<string, string>>, home: string): Record<string, string> {
   const given = new Map(
     image.map((line): [string, string] => {
       const at = line.indexOf('=');
       return at < 0 ? [line, ''] : [line.slice(0, at), line.slice(at + 1)];
     }),
   );
-  const all = new Map([['PATH', PATH], ['HOME', home], ...given, ...Object.entries(own)]);
-  return Array.from(all, ([name, value]) => `${name}=${value}`);
+  return Object.fromEntries([['PATH', PATH], ['HOME', home], ...given, ...Object.entries(own)]);
 }
 
 function toCommand(image: Image, { command, entrypoint }: RunContainerOptions): readonly string[] {
@@ -192,13 +181,14 @@ interface Prepared {
   readonly image: Image;
   readonly args: readonly string[];
   readonly binds: readonly Bind[];
+  /** The mounts of the container's snapshot. */
+  readonly mounts: readonly SnapshotMount[];
   /** A directory of its own, which goes with it. */
   readonly directory: string;
 }
 
 /** Makes what the configuration names and the image lacks. */
 async function furnish(root: string, cwd: string, binds: readonly Bind[]): Promise<void> {
-  const { statSync } = process.getBuiltinModule('node:fs');
   for (const path of ['/proc', '/dev', '/sys', cwd]) await makeInRoot(root, path);
   for (const { source, target } of binds) {
     await makeInRoot(root, target, statSync(source).isDirectory() ? 'directory' : 'file');
@@ -280,14 +270,13 @@ function makeDevices(directory: string): { mount: string; at: string }[] {
   return [{ mount: dev, at: '/dev' }, ...each];
 }
 
-async function runBySpawn(prepared: Prepared, key: string): Promise<Ended> {
-  const { options, args, binds, directory } = prepared;
-  const { snapshotter, stdio = 'inherit', subIds = false, network = true } = options;
-  const mount = await mountDetached(await snapshotter.mounts(key), { rootless: 'auto', subIds, nodev: true });
+async function runBySpawn(prepared: Prepared): Promise<Ended> {
+  const { options, args, binds, mounts, directory } = prepared;
+  const { stdio = 'inherit', subIds = false, network = true } = options;
+  const mount = await mountDetached(mounts, { rootless: 'auto', subIds, nodev: true });
   const perform = async () => {
     const { cwd, user, env } = await resolve(mount.path, prepared);
     const [command = '', ...rest] = args;
-    const { existsSync } = process.getBuiltinModule('node:fs');
     const present = (paths: readonly string[]) => paths.filter((path) => existsSync(path));
     const child = spawn(command, rest, {
       mount,
@@ -300,7 +289,7 @@ async function runBySpawn(prepared: Prepared, key: string): Promise<Ended> {
       ],
       hidden: present(maskedPaths),
       cwd,
-      env: Object.fromEntries(env.map((line) => [line.slice(0, line.indexOf('=')), line.slice(line.indexOf('=') + 1)])),
+      env,
       network,
       pids: 'own',
       ipc: 'own',
@@ -317,14 +306,11 @@ async function runBySpawn(prepared: Prepared, key: string): Promise<Ended> {
   return ending(perform, () => mount.unmount());
 }
 
-async function runByRuntime(runtime: string, prepared: Prepared, key: string): Promise<Ended> {
+async function runByRuntime(runtime: string, prepared: Prepared): Promise<Ended> {
   const { options, args, binds, directory } = prepared;
-  const { snapshotter, stdio = 'inherit', network = true } = options;
+  const { stdio = 'inherit', network = true } = options;
   // The image's device nodes are those of the host.
-  const mounts = (await snapshotter.mounts(key)).map((mount) => ({
-    ...mount,
-    options: [...(mount.options ?? []), 'nodev'],
-  }));
+  const mounts = prepared.mounts.map((mount) => ({ ...mount, options: [...(mount.options ?? []), 'nodev'] }));
   // Not in `directory`, which is removed with all that is in it.
   const root = mkdtempSync(`${tmpdir()}/overlayfs-rootfs-`);
   const perform = async () => {
@@ -344,7 +330,7 @@ async function runByRuntime(runtime: string, prepared: Prepared, key: string): P
       for (let left = 250; child.pid !== undefined && child.exitCode === null && child.signalCode === null; left--) {
         if (left === 0) child.kill('SIGKILL');
         await endOf(spawnPlain(runtime, [...ways, 'kill', id, 'KILL'], { stdio: 'ignore' })).catch(() => {});
-        await pause(20, undefined);
+        await run(pause(20));
       }
     };
     return started(child, root, options, kill);
@@ -359,17 +345,8 @@ async function runByRuntime(runtime: string, prepared: Prepared, key: string): P
 function ownersInside(subIds: boolean): OwnerMaps | undefined {
   // With privilege, the container has the ids of this process.
   if (!subIds || kernelFeaturesSync().mayMount === true) return undefined;
-  const { uids, gids } = findSubIds();
-  const toMap = (own: number, ranges: typeof uids) => {
-    const map = [{ inside: 0, outside: own, size: 1 }];
-    let inside = 1;
-    for (const { first, count } of ranges) {
-      map.push({ inside, outside: first, size: count });
-      inside += count;
-    }
-    return map;
-  };
-  return { uidMap: toMap(process.geteuid?.() ?? 0, uids), gidMap: toMap(process.getegid?.() ?? 0, gids) };
+  const [{ uid, gid }, { uids, gids }] = [ownIds(), findSubIds()];
+  return { uidMap: toRootMap(uid, uids), gidMap: toRootMap(gid, gids) };
 }
 
 async function collect(iterable: AsyncIterable<Change>): Promise<Change[]> {
@@ -414,9 +391,8 @@ export async function runContainer(image: Image, given: RunContainerOptions): Pr
   const perform = async (): Promise<ContainerResult> => {
     const mounts = await snapshotter.prepare(key, chainId);
     isPrepared = true;
-    const prepared: Prepared = { options, image, args, binds, directory };
-    const [code, name] =
-      runtime === undefined ? await runBySpawn(prepared, key) : await runByRuntime(runtime, prepared, key);
+    const prepared: Prepared = { options, image, args, binds, mounts, directory };
+    const [code, name] = runtime === undefined ? await runBySpawn(prepared) : await runByRuntime(runtime, prepared);
     const { upper, lowers } = layersOf(mounts);
     const userxattr = needsUserXattr();
     const found = await collect(changes(upper, { lowerdir: lowers, userxattr }));

@@ -13,7 +13,7 @@ export interface Wanted {
   /** The path of the mounted snapshot. */
   readonly root: string;
   readonly args: readonly string[];
-  readonly env: readonly string[];
+  readonly env: Readonly<Record<string, string>>;
   readonly cwd: string;
   readonly user: ContainerUser;
   readonly binds: readonly Bind[];
@@ -67,7 +67,7 @@ export function toSpec({ root, args, env, cwd, user, binds, hasNetwork, hasTermi
       terminal: hasTerminal,
       user: { uid, gid, additionalGids: groups },
       args,
-      env,
+      env: Object.entries(env).map(([name, value]) => `${name}=${value}`),
       cwd,
       capabilities: all,
       noNewPrivileges: false,

@@ -4,7 +4,7 @@ import { checkSignal, checkWord, toOptions } from '../arguments.js';
 import { abortError, invalidArgumentType, OverlayError } from '../errors.js';
 import { kernelFeaturesSync } from '../features/probe.js';
 import { close, type Held } from '../kernel/held.js';
-import { run } from '../kernel/task.js';
+import { pause, run } from '../kernel/task.js';
 import { type ApplyOptions, applyLayerOver } from '../layers/apply.js';
 import { lockDirectory } from '../layers/lock.js';
 import type { Path } from '../paths.js';
@@ -12,7 +12,7 @@ import type { SnapshotErrorCode } from '../snapshots/errors.js';
 import { type SnapshotMount, upperPath } from '../snapshots/mounts.js';
 import type { Snapshotter } from '../snapshots/snapshotter.js';
 import { ImageError } from './errors.js';
-import { type Image, type ImageLayer, mismatch, pause } from './layout.js';
+import { type Image, type ImageLayer, mismatch } from './layout.js';
 
 export interface UnpackProgress {
   /** Layers that are done, those that were there before included. */
@@ -152,7 +152,7 @@ class Unpacking {
       if (await this.#isThere(i)) break;
       const claim = await this.#claim(key);
       if (claim === undefined) {
-        await pause(INTERVAL, this.#signal);
+        await run(pause(INTERVAL, this.#signal));
         continue;
       }
       try {

@@ -2,8 +2,8 @@
 import { readFileSync } from 'node:fs';
 import { checkBoolean, checkWord } from '../arguments.js';
 import { conflictingOptions, invalidArgumentType, outOfRange } from '../errors.js';
-import type { Ids } from '../namespaces/user-namespace.js';
-import type { IdRange } from '../rootless/sub-ids.js';
+import { type Ids, ownIds } from '../namespaces/user-namespace.js';
+import { type MapRange, type SubIds, toRootMap } from '../rootless/sub-ids.js';
 import { option, text } from '../text.js';
 import type { Apart, Launch, ProgramIds } from './launch.js';
 
@@ -100,8 +100,8 @@ export function refuseIds({ hasRoot, ids }: Isolation, isRootless: boolean): voi
   );
 }
 
-const mapText = (lines: readonly (readonly [inside: number, outside: number, count: number])[]): string =>
-  lines.map((line) => line.join(' ')).join('\n');
+const mapText = (ranges: readonly MapRange[]): string =>
+  ranges.map(({ inside, outside, size }) => `${inside} ${outside} ${size}`).join('\n');
 
 /** Reads the ids that this process has in its own user namespace: user_namespaces(7). */
 function allIds(file: string): string {
@@ -109,36 +109,20 @@ function allIds(file: string): string {
     .trim()
     .split('\n')
     .map((line) => line.trim().split(/\s+/).map(Number));
-  return mapText(ranges.map(([first = 0, , count = 0]) => [first, first, count]));
-}
-
-/** Returns the map of uid 0 to one id, and of the ids from 1 on to the subordinate ones. */
-function toRootMap(own: number, ranges: readonly IdRange[]): string {
-  const lines: [number, number, number][] = [[0, own, 1]];
-  let next = 1;
-  for (const { first, count } of ranges) {
-    lines.push([next, first, count]);
-    next += count;
-  }
-  return mapText(lines);
+  return mapText(ranges.map(([first = 0, , size = 0]) => ({ inside: first, outside: first, size })));
 }
 
 /** The ids that a namespace without privilege contains. */
-export interface ContainedIds {
+export interface ContainedIds extends SubIds {
   readonly own: Ids;
-  readonly uids: readonly IdRange[];
-  readonly gids: readonly IdRange[];
 }
 
 /** Returns the maps of a program's user namespace, in which it has uid 0. */
 export function rootMaps(contained: ContainedIds | undefined): NonNullable<Launch['root']> {
-  if (contained !== undefined) {
-    const { own, uids, gids } = contained;
-    return { uids: toRootMap(own.uid, uids), gids: toRootMap(own.gid, gids) };
-  }
-  const [uid, gid] = [process.geteuid?.() ?? 0, process.getegid?.() ?? 0];
-  if (uid === 0 && gid === 0) return { uids: allIds('uid_map'), gids: allIds('gid_map') };
-  return { uids: toRootMap(uid, []), gids: toRootMap(gid, []) };
+  const { own, uids, gids } = contained ?? { own: ownIds(), uids: [], gids: [] };
+  const hasAll = contained === undefined && own.uid === 0 && own.gid === 0;
+  if (hasAll) return { uids: allIds('uid_map'), gids: allIds('gid_map') };
+  return { uids: mapText(toRootMap(own.uid, uids)), gids: mapText(toRootMap(own.gid, gids)) };
 }
 
 /** Returns the ids of a program. A namespace of one group has no others, and the kernel lets no process drop groups there. */

@@ -2,11 +2,11 @@
  * Makes user namespaces with the subordinate ids of the user, subuid(5). An unprivileged user may map only its own ids;
  * newuidmap(1) and newgidmap(1) map the subordinate ones.
  */
-import { accessSync, constants, readFileSync, statSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { userInfo } from 'node:os';
-import { join } from 'node:path';
 import { EACCES, EINVAL, ENOENT, EPERM } from '../errnos.js';
 import { OverlayError } from '../errors.js';
+import { findProgram } from '../find-program.js';
 import { calls } from '../kernel/calls.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
@@ -59,6 +59,23 @@ export function toMapArguments(own: number, ranges: readonly IdRange[]): string[
   return [{ first: own, count: 1 }, ...ranges].flatMap(({ first, count }) => [first, first, count].map(String));
 }
 
+/** A range of a map, as in user_namespaces(7). */
+export interface MapRange {
+  readonly inside: number;
+  readonly outside: number;
+  readonly size: number;
+}
+
+/** Returns the map of a namespace in which 0 is the own id, and the ids from 1 on are the subordinate ones. Pure. */
+export function toRootMap(own: number, ranges: readonly IdRange[]): MapRange[] {
+  let inside = 0;
+  return [{ first: own, count: 1 }, ...ranges].map(({ first, count }) => {
+    const range = { inside, outside: first, size: count };
+    inside += count;
+    return range;
+  });
+}
+
 /** The file and the program that a map needs. */
 interface Source {
   readonly file: string;
@@ -71,16 +88,9 @@ const sources: readonly Source[] = [
   { file: '/etc/subgid', program: 'newgidmap', id: ({ gid }) => gid },
 ];
 
-function findProgram(name: string): string {
-  const places = [...(process.env['PATH'] ?? '').split(':').filter((place) => place.startsWith('/')), '/usr/bin'];
-  for (const path of places.map((place) => join(place, name))) {
-    try {
-      accessSync(path, constants.X_OK);
-      if (statSync(path).isFile()) return path;
-    } catch {
-      // tries the next place
-    }
-  }
+function findMapper(name: string): string {
+  const found = findProgram(name, '/usr/bin');
+  if (found !== undefined) return found;
   throw new OverlayError({
     errno: ENOENT,
     reason: 'sub-ids-missing',
@@ -196,7 +206,7 @@ export function findSubIds(): SubIds {
 export function* makeSubIdNamespace({ uids, gids }: SubIds = findSubIds()): Task<Descriptor> {
   const ids = ownIds();
   const commands = sources.map(({ file, program, id }, i) => {
-    const words = [findProgram(program), ...toMap(file, id(ids), i === 0 ? uids : gids)];
+    const words = [findMapper(program), ...toMap(file, id(ids), i === 0 ? uids : gids)];
     return words.join('\0');
   });
   const holder = findHolder();

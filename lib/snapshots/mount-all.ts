@@ -284,6 +284,13 @@ const withoutVolatile = (mount: SnapshotMount): SnapshotMount => ({
   options: (mount.options ?? []).filter((option) => option !== 'volatile' && option !== 'fsync=volatile'),
 });
 
+/** Returns the options of an active snapshot's overlay. */
+function overlayOf(mounts: readonly SnapshotMount[]): OverlayOptions {
+  const [parsed] = parseAll(mounts);
+  if (parsed?.type === 'overlay' && mounts.length === 1) return parsed.options;
+  throw invalidArgumentValue('mounts', mounts, 'must be one overlay');
+}
+
 /**
  * Mounts the overlay of an active snapshot without a place, for a plain user too. The options are those of `mountOverlay`.
  */
@@ -291,18 +298,12 @@ export async function mountDetached(
   mounts: readonly SnapshotMount[],
   more: Pick<OverlayOptions, 'rootless' | 'subIds' | 'nodev'>,
 ): Promise<OverlayMount> {
-  const [parsed] = parseAll(mounts);
-  if (parsed?.type !== 'overlay' || mounts.length > 1) {
-    throw invalidArgumentValue('mounts', mounts, 'must be one overlay');
-  }
-  return mountOverlay({ ...parsed.options, ...more });
+  return mountOverlay({ ...overlayOf(mounts), ...more });
 }
 
 /** The directories of the overlay of a snapshot. */
 export function layersOf(mounts: readonly SnapshotMount[]): { upper: Path; lowers: readonly Path[] } {
-  const [parsed] = parseAll(mounts);
-  if (parsed?.type !== 'overlay') throw invalidArgumentValue('mounts', mounts, 'must be one overlay');
-  const { upperdir = '', lowerdir } = parsed.options;
+  const { upperdir = '', lowerdir } = overlayOf(mounts);
   return { upper: upperdir as Path, lowers: lowerdir as Path[] };
 }
 
