@@ -1,7 +1,7 @@
 /** `/metrics` and `/healthz` over HTTP. */
 import type { Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { bindAt } from './listen.js';
+import { begin, bindAt } from './listen.js';
 import type { MetricsAddress } from './options.js';
 
 export interface AdminSources {
@@ -52,16 +52,6 @@ export async function serveAdmin(at: MetricsAddress, { metrics, checkHealth }: A
       server.closeAllConnections();
     },
   };
-}
-
-function begin(server: Server, at: MetricsAddress): Promise<void> {
-  return new Promise((resolve, reject) => {
-    server.once('error', reject);
-    server.listen(at, () => {
-      server.off('error', reject);
-      resolve();
-    });
-  });
 }
 
 function addressOf(server: Server): string {

@@ -1,6 +1,6 @@
 /** The socket of a server: never visible with another mode than 0600, and never in the place of one on which somebody answers. */
 import { chmodSync, existsSync, linkSync, lstatSync, renameSync, type Stats, statSync, unlinkSync } from 'node:fs';
-import { connect, createServer, type Server, type Socket } from 'node:net';
+import { connect, createServer, type ListenOptions, type Server, type Socket } from 'node:net';
 import { dirname, join } from 'node:path';
 import { quotePath } from '../paths.js';
 import { SnapshotError } from '../snapshots/errors.js';
@@ -55,10 +55,10 @@ async function refuseTaken(address: string): Promise<Stats | undefined> {
   return found;
 }
 
-function begin(server: Server, to: { readonly path: string } | { readonly fd: number }): Promise<void> {
+export function begin(server: Server, to: ListenOptions & { readonly fd?: number }): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once('error', reject);
-    server.listen({ ...to, backlog: 511 }, () => {
+    server.listen(to, () => {
       server.off('error', reject);
       resolve();
     });

@@ -1,6 +1,7 @@
 /** Serves a snapshotter to containerd, as one of its proxy plugins. */
 import { abortError, invalidArgumentType, invalidArgumentValue } from '../errors.js';
 import { close, type Held } from '../kernel/held.js';
+import { onAbort } from '../kernel/on-abort.js';
 import { run, type Task } from '../kernel/task.js';
 import { lockDirectory } from '../layers/lock.js';
 import { quotePath } from '../paths.js';
@@ -127,7 +128,7 @@ export async function serve(snapshotter: Snapshotter, options?: ServeOptions): P
   }
 
   const stop = async (): Promise<void> => {
-    signal?.removeEventListener('abort', closeServer);
+    forget?.();
     if (isSystemd) await run(notify('STOPPING=1'));
     listener.stop();
     await service.close(gracePeriod);
@@ -145,7 +146,7 @@ export async function serve(snapshotter: Snapshotter, options?: ServeOptions): P
     }
     return stopping;
   };
-  signal?.addEventListener('abort', closeServer, { once: true });
+  const forget = signal && onAbort(signal, closeServer);
   if (signal?.aborted) {
     await closeServer();
     throw abortError(signal);

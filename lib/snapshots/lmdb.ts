@@ -1,4 +1,5 @@
 /** The package lmdb, an optional peer dependency: the part of it that the store uses. */
+import { isMainThread } from 'node:worker_threads';
 import { calls } from '../kernel/calls.js';
 import { perform } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
@@ -69,7 +70,6 @@ function exitAnyway(code: number): void {
 /** Performs a transaction. The process can exit meanwhile. */
 export async function transact<T>(environment: Environment, perform: () => T): Promise<T> {
   // A worker that exits waits for nothing, and leaves the other threads.
-  const { isMainThread } = process.getBuiltinModule('node:worker_threads');
   if (underWay++ === 0 && isMainThread) process.on('exit', exitAnyway);
   try {
     return await environment.transaction(perform);
