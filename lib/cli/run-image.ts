@@ -4,13 +4,13 @@ import { existsSync } from 'node:fs';
 import { constants } from 'node:os';
 import { type Image, openLayout, runContainer, type Volume } from '../images/index.js';
 import { formatChanges } from '../layers/changes.js';
-import { formatBytes, type Path, toAbsolute } from '../paths.js';
+import { type Path, toAbsolute } from '../paths.js';
 import { Snapshotter } from '../snapshots/index.js';
 import { type Command, type Outcome, ownFlag } from './command.js';
 import { kebab } from './flags.js';
 import type { Parsed } from './parse.js';
 import { ProgressBar } from './progress.js';
-import { networkFlag, notStarted, passSignals } from './run.js';
+import { networkFlag, notStarted, passSignals, toTexts } from './run.js';
 import { UsageError } from './usage-error.js';
 
 type Options = Parsed['options'];
@@ -24,12 +24,6 @@ function toReference(operand: Path): { layout: Path; tag: string | undefined } {
   if (at < 1) return { layout: operand, tag: undefined };
   return { layout: operand.slice(0, at), tag: operand.slice(at + 1) };
 }
-
-const toTexts = (operands: readonly Path[]): string[] =>
-  operands.map((operand) => {
-    if (typeof operand === 'string') return operand;
-    throw new UsageError(`an argument of the program is not UTF-8: '${formatBytes(operand)}'`);
-  });
 
 const listOf = (options: Options, name: string): readonly string[] => (options[name] as string[] | undefined) ?? [];
 

@@ -6,7 +6,7 @@ import { isatty } from 'node:tty';
 import { OverlayError } from '../errors.js';
 import type { OverlayOptions } from '../options/check.js';
 import { mountOverlay, type OverlayMount } from '../overlay/mount.js';
-import { isAtOrBelow, type Path, toAbsolute, toReal } from '../paths.js';
+import { formatBytes, isAtOrBelow, type Path, toAbsolute, toReal } from '../paths.js';
 import { type SpawnOptions, spawn } from '../programs/spawn.js';
 import { type Command, type FlagGroup, type Outcome, ownFlag } from './command.js';
 import { mountGroups, toDetachedOptions } from './mount.js';
@@ -106,11 +106,15 @@ function toIsolation(options: Parsed['options']): Pick<SpawnOptions, 'network' |
   };
 }
 
-async function runProgram({ options, operands }: Parsed): Promise<Outcome> {
-  const [command, ...args] = operands.map((operand) => {
+/** Returns the program and its arguments. Node passes them as text. */
+export const toTexts = (operands: readonly Path[]): string[] =>
+  operands.map((operand) => {
     if (typeof operand === 'string') return operand;
-    throw new UsageError(`an argument of the program is not UTF-8: '${Buffer.from(operand)}'`);
+    throw new UsageError(`an argument of the program is not UTF-8: '${formatBytes(operand)}'`);
   });
+
+async function runProgram({ options, operands }: Parsed): Promise<Outcome> {
+  const [command, ...args] = toTexts(operands);
   const { at, readonlyPath, hidden, writable, root, subIds, cwd } = options as {
     readonly at?: Path;
     readonly readonlyPath?: Path[];

@@ -30,7 +30,7 @@ import { TarReader } from '../tar/reader.js';
 import { explainErrno, type Verdict } from '../verdicts.js';
 import { toPaths } from './given.js';
 import { isWhiteoutDevice, isWhiteoutEntry, readMarks, shownAttributes } from './marks.js';
-import { checkMap, type IdMap, type OwnerMaps } from './owner-maps.js';
+import { checkOwnerMaps, type MappedOwners, type OwnerMaps } from './owner-maps.js';
 import { Directory, type Layout, Leaf, Placement } from './placement.js';
 import { findPath, findRoot, openLayers } from './stack.js';
 import { Walker } from './walk.js';
@@ -147,7 +147,7 @@ const PIECE = 64 * 1024;
 interface Checked {
   readonly layout: Layout;
   readonly userxattr: boolean;
-  readonly owners: { readonly uid: IdMap; readonly gid: IdMap } | undefined;
+  readonly owners: MappedOwners | undefined;
   readonly devices: 'create' | 'skip' | 'fail';
   readonly expectedDigest: string | undefined;
   readonly expectedDiffId: string | undefined;
@@ -182,10 +182,7 @@ function checkDigest(value: unknown, name: string): string | undefined {
 function checkOwners(value: unknown, isRoot: boolean): Checked['owners'] {
   const keep = { uid: (id: number) => id, gid: (id: number) => id };
   if (value === undefined) return isRoot ? keep : undefined;
-  if (typeof value === 'object' && value !== null) {
-    const { uidMap, gidMap } = value as OwnerMaps;
-    return { uid: checkMap(uidMap, 'owners.uidMap', 'outside'), gid: checkMap(gidMap, 'owners.gidMap', 'outside') };
-  }
+  if (typeof value === 'object' && value !== null) return checkOwnerMaps(value, 'outside');
   return checkWord(value, 'owners', ['keep', 'ignore']) === 'keep' ? keep : undefined;
 }
 

@@ -20,7 +20,7 @@ import { type GivenLayers, type LayersLike, toLayers } from './given.js';
 import { IndexedFiles } from './indexed.js';
 import { isWhiteoutDevice, isWhiteoutEntry, shownAttributes } from './marks.js';
 import { MergedWalker } from './merged.js';
-import { checkMap, type IdMap, type OwnerMaps } from './owner-maps.js';
+import { checkOwnerMaps, type MappedOwners, type OwnerMaps } from './owner-maps.js';
 import type { Layout } from './placement.js';
 import { Piece, type ReadFile } from './read-files.js';
 import { haveSameAttributes } from './records.js';
@@ -124,7 +124,7 @@ interface Checked {
   readonly compression: Compression;
   readonly level: number;
   readonly latest: number | undefined;
-  readonly owners: { readonly uid: IdMap; readonly gid: IdMap } | undefined;
+  readonly owners: MappedOwners | undefined;
   readonly excluded: ReadonlySet<string>;
   readonly onProgress: ((progress: CreateProgress) => void) | undefined;
   readonly signal: AbortSignal | undefined;
@@ -159,8 +159,7 @@ function checkEpoch(value: unknown): number | undefined {
 function checkOwners(value: unknown): Checked['owners'] {
   if (value === undefined) return undefined;
   if (typeof value !== 'object' || value === null) throw invalidArgumentType('owners', 'an object of maps', value);
-  const { uidMap, gidMap } = value as OwnerMaps;
-  return { uid: checkMap(uidMap, 'owners.uidMap', 'inside'), gid: checkMap(gidMap, 'owners.gidMap', 'inside') };
+  return checkOwnerMaps(value, 'inside');
 }
 
 function checkExcluded(value: unknown): ReadonlySet<string> {

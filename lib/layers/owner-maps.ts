@@ -15,10 +15,20 @@ export interface OwnerMaps {
   readonly gidMap: readonly IdRange[];
 }
 
-export type IdMap = (id: number) => number;
+type IdMap = (id: number) => number;
 
-/** Returns the function that maps ids to this side; ids that no range has become NaN. */
-export function checkMap(value: unknown, name: string, to: 'inside' | 'outside'): IdMap {
+/** The ids that files get; those that no range has become NaN. */
+export interface MappedOwners {
+  readonly uid: IdMap;
+  readonly gid: IdMap;
+}
+
+/** Returns the functions that map ids to this side. */
+export function checkOwnerMaps({ uidMap, gidMap }: Partial<OwnerMaps>, to: 'inside' | 'outside'): MappedOwners {
+  return { uid: checkMap(uidMap, 'owners.uidMap', to), gid: checkMap(gidMap, 'owners.gidMap', to) };
+}
+
+function checkMap(value: unknown, name: string, to: 'inside' | 'outside'): IdMap {
   if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list of { inside, outside, size }', value);
   const ranges = value.map((range: IdRange): IdRange => {
     for (const key of ['inside', 'outside', 'size'] as const) {

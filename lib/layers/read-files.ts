@@ -2,8 +2,8 @@
 import { ESTALE } from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
-import { perform, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
+import { askTolerant, run } from '../kernel/task.js';
 import { joinPath, type Path, pathString, quotePath } from '../paths.js';
 import { explainShortage } from '../verdicts.js';
 import { toBytePath } from './encodings.js';
@@ -81,11 +81,9 @@ export class Piece {
     plan.lent = [this.#bytes];
     const records = this.#records.subarray(0, this.#end);
     const step = plan.stepOf(plan.add(calls.read_files, [records], { output: OUTPUT, tolerate: 'any' }));
-    const outcome = await perform(plan);
-    if (outcome instanceof StepFailure)
-      throw new Error(`a plan that tolerates all errors has failed: ${outcome.errno}`);
-    const errno = -outcome.result(step);
-    if (errno > 0) throw explainRead(this.#files[outcome.number(step, 0)] as ReadFile, errno);
+    const outputs = await run(askTolerant(plan));
+    const errno = -outputs.result(step);
+    if (errno > 0) throw explainRead(this.#files[outputs.number(step, 0)] as ReadFile, errno);
   }
 }
 

@@ -264,12 +264,12 @@ function verifyMounted(prepared: Prepared, made: Made): Error | undefined {
 
 function* findProblem({ checked, features }: Prepared, made: Made): Task<OverlayError | undefined> {
   const { upperdir } = checked;
-  const needsTrusted = !sentOptions(checked, features).some(([name]) => name === 'userxattr');
-  return (
-    (made.isSuspect && needsTrusted && upperdir !== undefined
-      ? yield* findMarkless(checked, upperdir, 'trusted')
-      : undefined) ?? (toVerify(checked).length > 0 ? yield* verify(checked, features, made.mounted) : undefined)
-  );
+  const usesTrusted = () => !sentOptions(checked, features).some(([name]) => name === 'userxattr');
+  if (made.isSuspect && upperdir !== undefined && usesTrusted()) {
+    const markless = yield* findMarkless(checked, upperdir, 'trusted');
+    if (markless !== undefined) return markless;
+  }
+  return toVerify(checked).length > 0 ? yield* verify(checked, features, made.mounted) : undefined;
 }
 
 /**

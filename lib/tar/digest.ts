@@ -2,8 +2,8 @@
 import type { Hash } from 'node:crypto';
 import { ENOSYS } from '../errnos.js';
 import { calls } from '../kernel/calls.js';
-import { type Outputs, perform, StepFailure } from '../kernel/perform.js';
-import { Plan, type Step } from '../kernel/plan.js';
+import { perform, StepFailure } from '../kernel/perform.js';
+import { Plan } from '../kernel/plan.js';
 
 /** The size of the state of a hash, which is more than that of a digest. */
 const STATE = 112;
@@ -91,8 +91,8 @@ export class Digester {
     const step = plan.stepOf(plan.add(calls.hash, [this.#state, isEnd ? 1 : 0], { output: STATE, tolerate: [ENOSYS] }));
     const outcome = await perform(plan);
     if (outcome instanceof StepFailure) throw new Error(`a hash has failed: errno ${outcome.errno}`);
-    if (outcome.result(step as Step) < 0) return this.#hashHere(chunks, isEnd);
-    return (outcome as Outputs).bytes(step, isEnd ? DIGEST : STATE);
+    if (outcome.result(step) < 0) return this.#hashHere(chunks, isEnd);
+    return outcome.bytes(step, isEnd ? DIGEST : STATE);
   }
 
   #hashHere(chunks: readonly Uint8Array[], isEnd: boolean): Buffer {
