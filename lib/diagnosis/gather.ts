@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs';
 import { EEXIST, ENOENT } from '../errnos.js';
 import { isOtherUserNamespace } from '../features/probe.js';
 import { askUse } from '../in-use/probe.js';
-import { addUserQuery, type DirectoryUser, readUser, useRoles } from '../in-use/registry.js';
+import { addUserQuery, type DirectoryUser, deviceOf, readUser, useRoles } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { type Outputs, StepFailure } from '../kernel/perform.js';
@@ -14,7 +14,7 @@ import { type Descriptor, Plan, type Step, type Subject } from '../kernel/plan.j
 import { addStat, readStat, STATFS_OUTPUT, type StatResult } from '../kernel/stat.js';
 import { ask, list, type Task } from '../kernel/task.js';
 import { findOption, shownLayers } from '../mount-strings.js';
-import { isUniqueId } from '../mount-table/identity.js';
+import { isUniqueId, mountIdMask } from '../mount-table/identity.js';
 import { type MountinfoLine, readTable } from '../mount-table/mountinfo.js';
 import { MOUNT_BASICS } from '../mount-table/statmount.js';
 import { readMounts } from '../mount-table/table.js';
@@ -217,10 +217,14 @@ function* gatherOtherUses(
 ): Task<OtherUse[]> {
   const shown = yield* gatherShownUses(paths, table);
   const untold = paths.filter(({ subject }) => isUpper(subject.role) && !shown.some((use) => use.subject === subject));
-  return [...shown, ...(yield* gatherRecordedUses(untold, which))];
+  return [...shown, ...(yield* gatherRecordedUses(untold, table, which))];
 }
 
-function* gatherRecordedUses(paths: readonly PathFacts[], which: 'certain' | 'any'): Task<OtherUse[]> {
+function* gatherRecordedUses(
+  paths: readonly PathFacts[],
+  table: readonly MountinfoLine[],
+  which: 'certain' | 'any',
+): Task<OtherUse[]> {
   const plan = new Plan();
   const looks = paths.map(({ subject }) => ({ subject, step: addUserQuery(plan, subject.path) }));
   const outputs = yield* ask(plan);
@@ -230,24 +234,30 @@ function* gatherRecordedUses(paths: readonly PathFacts[], which: 'certain' | 'an
   });
   const uses: OtherUse[] = [];
   for (const { subject, user } of users) {
-    uses.push({ subject, as: user.as, isPending: user.id === 0, target: yield* findPlace(user) });
+    uses.push({ subject, as: user.as, isPending: user.id === 0, target: yield* findPlace(user, table) });
   }
   return uses;
 }
 
 /** Returns the target of the mount that stands for an overlay, or the descriptor path of a detached one. */
-function* findPlace({ id }: DirectoryUser): Task<Path | undefined> {
-  if (!isUniqueId(id)) return undefined;
-  const [mount] = yield* readMounts([id], MOUNT_BASICS);
+function* findPlace(user: DirectoryUser, table: readonly MountinfoLine[]): Task<Path | undefined> {
+  const { id, device } = user;
+  if (id === 0) return undefined;
+  const [mount] = isUniqueId(id)
+    ? yield* readMounts([id], MOUNT_BASICS)
+    : table.filter((line) => line.id === id && deviceOf(line) === device);
   if (mount !== undefined) return Buffer.from(mount.target, 'latin1');
   const plan = new Plan();
   const own = yield* list('/proc/self/fd');
   const looks = own.map(({ name }) => {
     const path = joinPath('/proc/self/fd', name);
-    return { path, step: addStat(plan, path, { mask: k.STATX_MNT_ID_UNIQUE }) };
+    return { path, step: addStat(plan, path, { mask: mountIdMask(id) }) };
   });
   const outputs = yield* ask(plan);
-  return looks.find(({ step }) => readStat(step, outputs).mountId === id)?.path;
+  return looks.find(({ step }) => {
+    const found = readStat(step, outputs);
+    return found.mountId === id && found.device === device;
+  })?.path;
 }
 
 function* gatherShownUses(paths: readonly PathFacts[], table: readonly MountinfoLine[]): Task<OtherUse[]> {

@@ -146,7 +146,7 @@ async function within(milliseconds: number, promise: Promise<unknown>): Promise<
 }
 
 /** Returns the device number of a mount's file system, in the form that looks report. */
-export function deviceOf({ device }: RawMount): number {
+export function deviceOf({ device }: Pick<RawMount, 'device'>): number {
   const [major = 0, minor = 0] = device.split(':').map(Number);
   return major * 2 ** 32 + minor;
 }
