@@ -28,6 +28,7 @@ import {
   pathString,
   quotePath,
   toAbsolute,
+  toBytes,
   toPath,
 } from '../paths.js';
 import { type Baseline, toBaseline } from './baseline.js';
@@ -35,7 +36,16 @@ import { Conflicts } from './conflicts.js';
 import { below, comparePaths, toBytePath } from './encodings.js';
 import { type LayersLike, toLayers } from './given.js';
 import { lockDirectory } from './lock.js';
-import { isWhiteoutEntry, type MarkSpace, type Marks, markName, readMarks, shownName, spaceOf } from './marks.js';
+import {
+  isValidRedirect,
+  isWhiteoutEntry,
+  type MarkSpace,
+  type Marks,
+  markName,
+  readMarks,
+  shownName,
+  spaceOf,
+} from './marks.js';
 import type { Attributes, Records, Time } from './records.js';
 import { SplitLinks } from './split-links.js';
 import { refuseUsed, usedByOther } from './used.js';
@@ -98,6 +108,8 @@ const STATE = `${STAGING}/state`;
 /** Hard-link copies of the directories and files that redirects lead to. */
 const CLONES = `${STAGING}/clones`;
 const CLONES_UNDER_WAY = `${STAGING}/clones.new`;
+/** The names of entries in STAGING that a killed merge leaves without STATE; numbers are inodes. */
+const ownInStaging = /^(clones(\.new)?|new|\d+)$/;
 /**
  * Attributes of the target directory while STAGING is removed: everything is copied. A process may set one of them or
  * both. Their value names the upper and its state.
@@ -107,11 +119,13 @@ const COMPLETE = ['trusted.overlayfs.merged', 'user.overlayfs.merged'];
 /** Directories that one native call looks up. */
 const AT_ONCE = 256;
 /** Entries between two checks of the clock. */
-const ENTRIES = 32;
+const STEPS = 32;
 
 /** Stored in STATE from the first change until the end. */
 interface State {
   readonly upper: string;
+  /** The upper's path, for errors. */
+  readonly path: string;
   /** Paths at which the directory keeps its version. */
   readonly theirs: readonly string[];
   /** Inodes of the upper whose redirects lead to clones. */
@@ -129,13 +143,21 @@ interface Root {
   readonly real: Path;
 }
 
+/** The entry below the directory that a redirect leads to. */
+interface Redirected {
+  readonly path: string;
+  /** The S_IFMT bits of the mode that it must have. */
+  readonly type: number;
+  readonly isValid: boolean;
+}
+
 interface Checked {
   readonly entries: number;
   readonly deleted: number;
   readonly conflicts: readonly Conflict[];
   readonly theirs: readonly string[];
-  /** Maps an inode of the upper to the path, below the directory, that its redirect leads to. */
-  readonly redirects: ReadonlyMap<bigint, string>;
+  /** By the inode in the upper. */
+  readonly redirects: ReadonlyMap<bigint, Redirected>;
   /** The newest change in the upper, ctime in ms. */
   readonly latest: number;
   /** Names the upper and its state. */
@@ -248,7 +270,11 @@ class Merge {
   #clones = new Map<bigint, string>();
   /** Some files stay in the upper until everything else is done. */
   #leavesRest = false;
-  #entries = 0;
+  /** Counts what both walks have read, for the checks of the clock. */
+  #steps = 0;
+  #processed = 0;
+  /** The operations that must be complete for each entry that is not processed yet. */
+  readonly #needed: number[] = [];
   #total = 0;
   #slices = new Slices();
 
@@ -298,14 +324,24 @@ class Merge {
 
   #leftover(): string {
     const upper = quotePath(this.#upper.path);
-    const done = `${Math.min(this.#entries, this.#total)} of ${this.#total} entries of ${upper} had been processed`;
+    const done = `${this.#countProcessed()} of ${this.#total} entries of ${upper} had been processed`;
     return this.#writer.totals.operations === 0
       ? `nothing was changed`
       : `${done}; merged entries stay merged, and the others are still in ${upper}`;
   }
 
+  /** Counts the entries whose operations are complete. */
+  #countProcessed(): number {
+    const { operations } = this.#writer.totals;
+    const first = this.#needed.findIndex((needed) => needed > operations);
+    this.#processed += this.#needed.splice(0, first < 0 ? this.#needed.length : first).length;
+    return this.#processed;
+  }
+
+  /** The number of a device may be another one after a restart. */
   get #upperId(): string {
-    return `${this.#upper.found.device}:${this.#upper.found.inode}`;
+    const { device, inode } = this.#upper.found;
+    return device === this.#dir.found.device ? String(inode) : `${device}:${inode}`;
   }
 
   // -------------------------------------------------------------------------------- the state of an earlier call
@@ -316,13 +352,31 @@ class Merge {
       plan.add(calls.read_file, [this.#dir.descriptor, STATE], { output: DATA_OUTPUT, tolerate: 'any' }),
     );
     const outcome = yield* ask(plan);
-    if (outcome instanceof StepFailure || outcome.result(text) < 0) return undefined;
-    try {
-      const state = JSON.parse(outcome.data(text).toString('latin1')) as State;
-      const isOurs = state.upper === this.#upperId && Array.isArray(state.theirs) && Array.isArray(state.redirects);
-      return isOurs ? state : undefined;
-    } catch {
+    if (outcome instanceof StepFailure || outcome.result(text) < 0) {
+      yield* this.#refuseForeign();
       return undefined;
+    }
+    const state = toState(outcome.data(text));
+    if (state?.upper === this.#upperId) return state;
+    throw unfinished(this.#dir.path, state && toBytePath(state.path));
+  }
+
+  /** Refuses a staging directory with entries of others: the merge would remove them. */
+  *#refuseForeign(): Task<void> {
+    const records = yield* examine(this.#dir.descriptor, [STAGING]);
+    if (!records.advance() || records.error === e.ENOENT) return;
+    if (records.type !== k.S_IFDIR) throw foreignStaging(this.#dir.path);
+    const walker = new Walker(STAGING, { ...this.#inDir, followRoot: false });
+    try {
+      while (yield* walker.more()) {
+        while (walker.advance()) {
+          if (walker.depth === 0) continue;
+          if (!ownInStaging.test(walker.name)) throw foreignStaging(this.#dir.path);
+          if (walker.type === k.S_IFDIR) walker.skip();
+        }
+      }
+    } finally {
+      walker.close();
     }
   }
 
@@ -340,7 +394,7 @@ class Merge {
     const seenRedirects = this.#state && new Set(this.#state.redirects);
     const seenLatest = this.#state?.latest ?? Number.POSITIVE_INFINITY;
     const looked = since === undefined || isResumed ? undefined : new Conflicts(this.#dir.descriptor, since.ctime);
-    const redirects = new Map<bigint, string>();
+    const redirects = new Map<bigint, Redirected>();
     /** The path below `dir` from which the entries of the current directory at each depth come. */
     const origins: string[] = [''];
     /** True for the current directory at each depth if it is at or below a redirect. */
@@ -395,7 +449,7 @@ class Merge {
           if (redirect !== undefined) {
             // Only a first call makes clones.
             if (seenRedirects?.has(String(walker.inode)) === false) throw changedSince(this.#upper.path, walker.path);
-            redirects.set(walker.inode, origin);
+            redirects.set(walker.inode, { path: origin, type: walker.type, isValid: isValidRedirect(redirect) });
             if (walker.type === k.S_IFDIR) addAbove(walker.depth, above, this.#holders);
           }
           const place = below(parent, walker.name);
@@ -440,26 +494,21 @@ class Merge {
     addAbove(walker.depth, above, this.#soiled);
   }
 
-  *#checkRedirects(redirects: ReadonlyMap<bigint, string>): Task<void> {
-    const paths = [...redirects.values()];
-    if (paths.length === 0) return;
-    const records = yield* examine(this.#dir.descriptor, paths);
-    for (const path of paths) {
+  *#checkRedirects(redirects: ReadonlyMap<bigint, Redirected>): Task<void> {
+    const wanted = [...redirects.values()];
+    if (wanted.length === 0) return;
+    const records = yield* examine(
+      this.#dir.descriptor,
+      wanted.map(({ path }) => path),
+    );
+    for (const { path, type, isValid } of wanted) {
       records.advance();
-      if (records.mode !== 0) continue;
-      const what = `a redirect in the upper leads to ${quotePath(toBytePath(path))}, which does not exist in ${quotePath(this.#dir.path)}`;
-      throw new OverlayError({
-        errno: e.ENOENT,
-        reason: 'path-missing',
-        what,
-        hint: 'merge into the lower layer of the overlay or into a copy of it',
-        path: pathString(this.#dir.path),
-      });
+      if (!isValid || records.type !== type) throw redirectToNowhere(this.#dir.path, path, type);
     }
   }
 
   *#breathe(): Task<void> {
-    if (this.#entries++ % ENTRIES !== 0) return;
+    if (this.#steps++ % STEPS !== 0) return;
     const { signal } = this.#settings;
     if (signal?.aborted) throw abortError(signal);
     if (this.#slices.isOver()) yield* this.#slices.pause();
@@ -468,24 +517,29 @@ class Merge {
   // -------------------------------------------------------------------------------- before and after the second walk
 
   *#begin({ theirs, redirects }: Checked): Task<void> {
-    this.#entries = 0;
     const writer = this.#writer;
     if (this.#state === undefined) writer.add('remove', STAGING);
     writer.add('directory', STAGING, { mode: 0o700, flags: ['existing'] });
     if (this.#state === undefined && redirects.size > 0) yield* this.#clone(redirects);
     if (this.#state === undefined) {
-      this.#writeState({ upper: this.#upperId, theirs, redirects: [...redirects.keys()].map(String) });
+      const path = Buffer.from(toBytes(this.#upper.path)).toString('latin1');
+      this.#writeState({ upper: this.#upperId, path, theirs, redirects: [...redirects.keys()].map(String) });
     }
     yield* writer.finish();
     if (this.#state?.redirects.length) yield* this.#findClones();
   }
 
   /** Clones each directory or file that a redirect leads to, before the merge changes it. */
-  *#clone(redirects: ReadonlyMap<bigint, string>): Task<void> {
+  *#clone(redirects: ReadonlyMap<bigint, Redirected>): Task<void> {
     const writer = this.#writer;
     writer.add('directory', CLONES_UNDER_WAY, { mode: 0o700 });
-    for (const [inode, path] of redirects) {
+    for (const [inode, { path, type }] of redirects) {
       const root = `${CLONES_UNDER_WAY}/${inode}`;
+      if (type !== k.S_IFDIR) {
+        // The file holds the data of a renamed metacopy.
+        writer.add('link', root, { from: path });
+        continue;
+      }
       const walker = new Walker(toBytePath(path), { ...this.#inDir, attributes: 'all', followRoot: false });
       try {
         while (yield* walker.more()) {
@@ -501,10 +555,6 @@ class Merge {
             if (writer.isFull) yield* this.#send();
           }
         }
-      } catch (error) {
-        // The redirect leads to a file, which holds the data of a renamed metacopy.
-        if (!(error instanceof OverlayError) || error.reason !== 'path-not-directory') throw error;
-        writer.add('link', root, { from: path });
       } finally {
         walker.close();
       }
@@ -581,8 +631,7 @@ class Merge {
     // This changes no time but the ctime.
     if (marks.length > 0) writer.add('metadata', '', { xattrs: marks });
     yield* writer.finish();
-    this.#entries = this.#total;
-    this.#report();
+    this.#report(this.#total);
   }
 
   *#rootMetadata(): Task<OperationFields> {
@@ -595,17 +644,11 @@ class Merge {
 
   *#send(): Task<void> {
     yield* this.#writer.send();
-    this.#report();
+    this.#report(this.#countProcessed());
   }
 
-  #report(): void {
-    const { onProgress } = this.#settings;
-    if (onProgress === undefined) return;
-    onProgress({
-      entries: Math.min(this.#entries, this.#total),
-      totalEntries: this.#total,
-      bytes: this.#writer.totals.copied,
-    });
+  #report(entries: number): void {
+    this.#settings.onProgress?.({ entries, totalEntries: this.#total, bytes: this.#writer.totals.copied });
   }
 
   // -------------------------------------------------------------------------------- the second walk
@@ -620,6 +663,7 @@ class Merge {
           while (this.#frames.length > 0 && walker.depth <= (this.#frames.at(-1) as Frame).depth) this.#leave();
           if (walker.depth > 0 && theirs.has(walker.path)) this.#drop(walker);
           else yield* this.#enter(walker);
+          if (walker.depth > 0) this.#needed.push(this.#writer.added);
           if (this.#writer.isFull) yield* this.#send();
         }
       }
@@ -883,6 +927,16 @@ class Merge {
   }
 }
 
+function toState(data: Buffer): State | undefined {
+  try {
+    const state = JSON.parse(data.toString('latin1')) as State;
+    const isWhole = typeof state.path === 'string' && Array.isArray(state.theirs) && Array.isArray(state.redirects);
+    return isWhole ? state : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
 /** Adds the directories above an entry; `found` has all directories above the ones that it has. */
 function addAbove(depth: number, above: readonly bigint[], found: Set<bigint>): void {
   for (let at = depth - 1; at >= 0; at--) {
@@ -1012,6 +1066,36 @@ const stagingInUpper = (root: Path): OverlayError =>
     path: pathString(root),
   });
 
+const foreignStaging = (dir: Path): OverlayError =>
+  new OverlayError({
+    errno: e.EEXIST,
+    reason: 'path-exists',
+    what: `${quotePath(dir)} has an entry ${STAGING} that no merge has made; the merge needs that name`,
+    hint: 'rename or remove it',
+    path: pathString(dir),
+  });
+
+/** The staging directory of another upper may hold its entries, so it must not be removed. */
+function unfinished(dir: Path, upper: Path | undefined): OverlayError {
+  const staging = quotePath(joinPath(dir, STAGING));
+  return new OverlayError({
+    errno: e.EBUSY,
+    reason: 'layer-in-use',
+    what: `an earlier merge ${upper === undefined ? '' : `of ${quotePath(upper)} `}into ${quotePath(dir)} has not ended`,
+    hint: `merge ${upper === undefined ? 'that upper' : quotePath(upper)} again first; if it is gone, remove ${staging}, which may hold some of its entries`,
+    path: pathString(dir),
+  });
+}
+
+const redirectToNowhere = (dir: Path, path: string, type: number): OverlayError =>
+  new OverlayError({
+    errno: e.ENOENT,
+    reason: 'path-missing',
+    what: `a redirect in the upper leads to ${quotePath(toBytePath(path))}, which is no ${type === k.S_IFDIR ? 'directory' : 'file'} in ${quotePath(dir)}`,
+    hint: 'merge into the lower layer of the overlay or into a copy of it',
+    path: pathString(dir),
+  });
+
 const changedSince = (root: Path, path: string): OverlayError =>
   new OverlayError({
     errno: e.EEXIST,
@@ -1133,7 +1217,8 @@ function refuseOtherBase(dir: Root, { since }: Settings): void {
  *
  * The merge replaces each file atomically, rename(2). A path that exists before and after the merge is never missing.
  * A merge that failed or was killed can be called again: it resumes, and the result is the same. Until the merge is
- * complete, `dir` has a directory `.overlayfs-merge`. Do not repeat a complete merge by copy if the upper has renamed
+ * complete, `dir` has a directory `.overlayfs-merge`, which may hold entries of the upper, and merges of other uppers are
+ * refused (`'layer-in-use'`). Do not repeat a complete merge by copy if the upper has renamed
  * directories: the second merge would look for them at their old paths. A merge by move leaves nothing to repeat.
  *
  * With `since`, the merge finds all conflicts before it writes anything. A conflict is a path that the upper changes
@@ -1142,7 +1227,7 @@ function refuseOtherBase(dir: Root, { since }: Settings): void {
  * dirty at the baseline: such a write changes no time.
  *
  * @throws {OverlayError} `reason` is `'layer-conflict'` with all of them in `conflicts`, `'path-missing'`,
- * `'path-not-directory'`, `'layer-twice'`, `'layers-overlap'`, `'layer-in-use'`, `'layer-changed'`,
+ * `'path-not-directory'`, `'path-exists'`, `'layer-twice'`, `'layers-overlap'`, `'layer-in-use'`, `'layer-changed'`,
  * `'layers-incomplete'`, `'mount-inside'`, `'out-of-space'`, `'read-only'`, `'permission-denied'` or `'xattr-denied'`.
  * The message says how far the merge got
  */

@@ -192,6 +192,7 @@ export class TreeWriter {
   #nextTurn = 0;
   #failure: unknown;
   #roomMade: (() => void) | undefined;
+  #added = 0;
   readonly #atEnd: (readonly [Bytes, OperationFields])[] = [];
 
   /** The caller closes the descriptors, after `finish` or `stop`. */
@@ -209,8 +210,14 @@ export class TreeWriter {
     return this.#end + this.#lentSize >= PIECE;
   }
 
+  /** The number of operations that `add` has gathered; `totals` has the number of the complete ones. */
+  get added(): number {
+    return this.#added;
+  }
+
   /** Gathers an operation. The path is relative to the root; the empty path is the root itself. */
   add(kind: OperationKind, path: Bytes, fields: OperationFields = {}): void {
+    this.#added++;
     const { operations, operationFlags } = addon();
     const { xattrs, data, from = '', device } = fields;
     const attributes = xattrs ?? [];

@@ -179,6 +179,7 @@ for (const [title, options] of Object.entries(oneUpper)) {
     t.timeout(36_000_000);
     const first = Number(process.env['OVERLAYFS_TEST_SEED'] ?? 5);
     const steps = Math.min(scaled(5000, 1000), 5000);
+    let renamed = 0;
     for (let seed = first; seed < first + scaled(scaled(5)); seed++) {
       t.log(`seed ${seed}, ${steps} steps`);
       const random = generator(seed);
@@ -199,15 +200,11 @@ for (const [title, options] of Object.entries(oneUpper)) {
       const [before, after] = [seeTree(lower), seeTree(mount.path)];
       mount.unmountSync();
       const expected = difference(before, after);
-      t.true(expected.length > 50 && before.size > 50, `${expected.length} changes of ${before.size} entries`);
-      if (options.redirectDir === 'on') {
-        t.true(
-          [...changesSync(upper, { lowerdir })].some(({ from }) => from !== undefined),
-          `seed ${seed}: no directory was renamed`,
-        );
-      }
+      if ([...changesSync(upper, { lowerdir })].some(({ from }) => from !== undefined)) renamed++;
+      t.true(expected.length > 50, `seed ${seed}: ${expected.length} changes of ${before.size} entries`);
       await checkUpper(t, { upper, lowerdir, expected, after, before });
       t.true(t.passed, `seed ${seed}`);
     }
+    t.is(renamed > 0, options.redirectDir === 'on');
   });
 }

@@ -15,8 +15,9 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { ExecutionContext } from 'ava';
 import { mountOverlaySync, OverlayError } from 'overlayfs';
-import { mergeLayer, mergeLayerSync } from 'overlayfs/layers';
+import { changesSync, mergeLayer, mergeLayerSync, verifyLayer } from 'overlayfs/layers';
 import { setAttribute } from '../support/attributes.js';
 import { countDescriptors, makeTree, mountTest, native, scaled, scratch } from '../support/index.js';
 import { look } from './look.js';
@@ -301,4 +302,109 @@ mountTest('a merge that goes on refuses a directory that was renamed meanwhile',
   t.is(error?.reason, 'layer-changed');
   t.true(error?.message.includes(`'${at('upper/renamed')}'`), error?.message);
   t.is(readFileSync(at('target/old/file'), 'utf8'), 'kept');
+});
+
+/** A renamed directory into which a merge by move has brought some of its files before it ends. */
+async function stopMoveInClone(t: ExecutionContext, at: (name: string) => string): Promise<void> {
+  makeTree(at('target'), { 'old/kept': 'kept' });
+  for (let i = 0; i < 4; i++) makeTree(at('upper/new'), { [`f${i}`]: `${i}` });
+  setAttribute(at('upper/new'), 'trusted.overlay.redirect', '/old');
+  execFileSync('chattr', ['+i', at('upper/new/f3')]);
+  const error = await t.throwsAsync(mergeLayer(at('upper'), at('target'), { mode: 'move' }), {
+    instanceOf: OverlayError,
+  });
+  execFileSync('chattr', ['-i', at('upper/new/f3')]);
+  t.regex(error?.message ?? '', /4 of 5 entries of .* had been processed/);
+  t.deepEqual(readdirSync(at('upper/new')), ['f3']);
+}
+
+mountTest('a merge of another upper does not remove what an earlier one has moved', async (t) => {
+  const dir = scratch(t, 'disk');
+  const at = (name: string): string => join(dir, name);
+  await stopMoveInClone(t, at);
+  makeTree(at('other'), { b: 'b' });
+  for (const options of [{}, { mode: 'move' }, { dryRun: true }] as const) {
+    const error = await t.throwsAsync(mergeLayer(at('other'), at('target'), options), { instanceOf: OverlayError });
+    t.is(error?.reason, 'layer-in-use');
+    t.true(error?.message.includes(`an earlier merge of '${at('upper')}'`), error?.message);
+    t.deepEqual(readdirSync(at('other')), ['b']);
+  }
+  await mergeLayer(at('upper'), at('target'), { mode: 'move' });
+  t.deepEqual(readdirSync(at('target')), ['new', 'old']);
+  t.deepEqual(readdirSync(at('target/new')), ['f0', 'f1', 'f2', 'f3', 'kept']);
+  await mergeLayer(at('other'), at('target'));
+  t.deepEqual(readdirSync(at('target')), ['b', 'new', 'old']);
+});
+
+mountTest('a merge by move can be finished by a copy', async (t) => {
+  const dir = scratch(t, 'disk');
+  const at = (name: string): string => join(dir, name);
+  await stopMoveInClone(t, at);
+  await mergeLayer(at('upper'), at('target'), { mode: 'copy' });
+  t.deepEqual(readdirSync(at('target/new')), ['f0', 'f1', 'f2', 'f3', 'kept']);
+  t.deepEqual(readdirSync(at('upper/new')), ['f3']);
+});
+
+mountTest('a merge refuses a directory of others that has the name of its own', async (t) => {
+  const dir = scratch(t);
+  const at = (name: string): string => join(dir, name);
+  makeTree(dir, { 'upper/a': 'a', 'one/.overlayfs-merge/file': 'kept', 'two/.overlayfs-merge': 'kept' });
+  for (const target of ['one', 'two']) {
+    const before = look(at(target));
+    const error = await t.throwsAsync(mergeLayer(at('upper'), at(target)), { instanceOf: OverlayError });
+    t.is(error?.reason, 'path-exists');
+    t.deepEqual(look(at(target)), before);
+  }
+  // A merge that is killed before its first change leaves these.
+  makeTree(at('three/.overlayfs-merge'), { 'clones.new/12/f': '', new: '' });
+  await mergeLayer(at('upper'), at('three'));
+  t.deepEqual(readdirSync(at('three')), ['a']);
+});
+
+mountTest('a redirect that the kernel refuses, or that leads to another type, leads nowhere', async (t) => {
+  const dir = scratch(t);
+  const at = (name: string): string => join(dir, name);
+  makeTree(dir, { 'lower/a/b/f': 'x', 'lower/self/s': '', 'lower/file': '', 'upper/self/z': '', 'work/': '' });
+  mkdirSync(at('merged'));
+  symlinkSync(at('lower/a'), at('lower/link'));
+  const redirects = ['/', '//a', '/a/', '/a//b', 'a/b', '.', '..', '/..', '/a/..', '/./a', '/link', '/file', '/none'];
+  for (const redirect of redirects) {
+    setAttribute(at('upper/self'), 'trusted.overlay.redirect', redirect);
+    const mount = mountOverlaySync({
+      lowerdir: at('lower'),
+      upperdir: at('upper'),
+      workdir: at('work'),
+      target: at('merged'),
+      redirectDir: 'on',
+    });
+    let names: string[] = [];
+    try {
+      names = readdirSync(at('merged/self'));
+    } catch {
+      // The kernel refuses the redirect.
+    }
+    mount.unmountSync();
+    t.true(names.length === 0 || names.join() === 'z', `${redirect}: ${names}`);
+    const before = look(at('lower'));
+    for (const dryRun of [true, false]) {
+      const error = t.throws(() => mergeLayerSync(at('upper'), at('lower'), { dryRun }), { instanceOf: OverlayError });
+      t.is(error?.reason, 'path-missing', redirect);
+    }
+    t.deepEqual(look(at('lower')), before, redirect);
+    const found = [...changesSync(at('upper'), { lowerdir: at('lower') })].map(({ path, from }) => [path, from]);
+    t.deepEqual(
+      found.slice(-2),
+      [
+        ['self', undefined],
+        ['self/z', undefined],
+      ],
+      redirect,
+    );
+    const findings = await verifyLayer(at('upper'), { lowerdir: at('lower') });
+    t.deepEqual(
+      findings.map(({ reason }) => reason),
+      ['redirect-to-nowhere'],
+      redirect,
+    );
+  }
 });
