@@ -310,7 +310,9 @@ class Merge {
         const again = yield* new Merge(this.#upper, this.#dir, this.#space, this.#settings, false).run();
         return { ...again, entries, deleted, conflicts };
       }
-      throw explainWrite(error, error.isInOther ? this.#upper.path : this.#dir.path, { leftover: this.#leftover() });
+      const leftover = this.#leftover();
+      if (error.isInOther) throw explainWrite(error, this.#upper.path, { leftover });
+      throw explainWrite(error, this.#dir.path, { leftover, path: this.#finalPath(error.path.toString('latin1')) });
     }
     return { entries, deleted, conflicts, bytes: this.#writer.totals.copied };
   }
@@ -401,6 +403,7 @@ class Merge {
     const areMoved: boolean[] = [];
     const walker = new Walker('', { ...this.#inUpper, attributes: 'all', targets: true, tape: this.#tape });
     const absent = new AbsentDirectories(this.#dir.descriptor, this.#absent);
+    const own = pathInside(this.#upper.real, this.#dir.real);
     /** The inode of the current directory at each depth. */
     const above: bigint[] = [];
     let links: SplitLinks | undefined;
@@ -453,6 +456,10 @@ class Merge {
             if (walker.type === k.S_IFDIR) addAbove(walker.depth, above, this.#holders);
           }
           const place = below(parent, walker.name);
+          const isMerged = walker.type === k.S_IFDIR && marks.opaque !== 'y' && redirect === undefined;
+          if (place === own || (!isMerged && own !== undefined && isBelow(own, place))) {
+            throw upperInWay(this.#upper.path, this.#dir.path);
+          }
           links?.add(walker, marks, place, redirect === undefined ? undefined : origin);
           looked?.add(walker, marks, isWhiteout, place, this.#space);
           if (looked?.isFull) yield* looked.look();
@@ -875,6 +882,15 @@ class Merge {
     return place;
   }
 
+  /** Returns the path that an entry in the staging directory gets at the end. */
+  #finalPath(path: string): string {
+    let final = path;
+    for (const { target, place } of [...this.#frames].reverse()) {
+      if (place !== undefined && isBelow(final, target)) final = place + final.slice(target.length);
+    }
+    return this.#placeOf(final);
+  }
+
   #copy(walker: Walker, target: string): void {
     if (this.#isLinked(walker, target)) return;
     const { type, uid, gid, mtime, attributes } = walker;
@@ -958,6 +974,16 @@ function countingRedirect(entry: Records, { redirect, opaque, metacopy }: Marks)
 /** Returns the path, below the root, that a redirect leads to. */
 function follow(redirect: string, parent: string): string {
   return redirect.startsWith('/') ? redirect.slice(1) : below(parent, redirect);
+}
+
+/** Both have one character for each byte. */
+const isBelow = (path: string, directory: string): boolean => path === directory || path.startsWith(`${directory}/`);
+
+/** Returns the path of an entry below a directory, with one character for each byte. */
+function pathInside(path: Path, directory: Path): string | undefined {
+  if (!isAtOrBelow(path, directory)) return undefined;
+  const root = Buffer.from(toBytes(directory)).length;
+  return Buffer.from(toBytes(path)).toString('latin1', root === 1 ? 1 : root + 1);
 }
 
 const toMilliseconds = ({ seconds, nanoseconds }: Time): number => seconds * 1e3 + nanoseconds / 1e6;
@@ -1055,6 +1081,15 @@ const mountInside = (root: Path, path: string): OverlayError =>
     reason: 'mount-inside',
     what: `something is mounted inside ${quotePath(root)}, at ${quotePath(toBytePath(path))}`,
     path: pathString(root),
+  });
+
+const upperInWay = (upper: Path, dir: Path): OverlayError =>
+  new OverlayError({
+    errno: e.EINVAL,
+    reason: 'layers-overlap',
+    what: `${quotePath(upper)}, which lies inside ${quotePath(dir)}, has an entry that would take its own place there`,
+    hint: 'move the upper out of the directory',
+    path: pathString(upper),
   });
 
 const stagingInUpper = (root: Path): OverlayError =>

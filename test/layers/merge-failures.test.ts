@@ -408,3 +408,45 @@ mountTest('a redirect that the kernel refuses, or that leads to another type, le
     );
   }
 });
+
+mountTest('an upper inside the directory merges unless it would take its own place', async (t) => {
+  const dir = scratch(t);
+  const at = (name: string): string => join(dir, name);
+  for (const entry of ['whiteout', 'file', 'opaque', 'itself', 'whiteout above'] as const) {
+    makeTree(dir, { 'base/.own/upper/a': 'new', 'base/a': 'old', 'base/.own/kept': '' });
+    const upper = at('base/.own/upper');
+    makeTree(join(upper, '.own'), { b: '' });
+    if (entry === 'whiteout') execFileSync('mknod', [join(upper, '.own/upper'), 'c', '0', '0']);
+    else if (entry === 'file') writeFileSync(join(upper, '.own/upper'), '');
+    else if (entry === 'opaque') setAttribute(join(upper, '.own'), 'trusted.overlay.opaque', 'y');
+    else if (entry === 'itself') mkdirSync(join(upper, '.own/upper'));
+    else {
+      rmSync(join(upper, '.own'), { recursive: true });
+      execFileSync('mknod', [join(upper, '.own'), 'c', '0', '0']);
+    }
+    const before = look(at('base'));
+    for (const mode of ['copy', 'move'] as const) {
+      const error = await t.throwsAsync(mergeLayer(upper, at('base'), { mode }), { instanceOf: OverlayError });
+      t.is(error?.reason, 'layers-overlap', entry);
+      t.deepEqual(look(at('base')), before, entry);
+    }
+    rmSync(at('base'), { recursive: true });
+  }
+  makeTree(dir, { 'base/.own/upper/a': 'new', 'base/.own/upper/.own/b': '', 'base/a': 'old', 'base/.own/kept': '' });
+  await mergeLayer(at('base/.own/upper'), at('base'), { mode: 'move' });
+  t.deepEqual(readdirSync(at('base/.own')), ['b', 'kept', 'upper']);
+  t.is(readFileSync(at('base/a'), 'utf8'), 'new');
+});
+
+mountTest('an error names the place of an entry, not that in the staging directory', async (t) => {
+  const dir = scratch(t);
+  const at = (name: string): string => join(dir, name);
+  makeTree(dir, { 'upper/new/deep/file': 'x', 'target/': '' });
+  setAttribute(at('upper/new/deep/file'), 'user.comment', 'x');
+  makeTree(at('ram'), {});
+  t.is(native.mount('ram', at('ram'), 'ramfs', 0, ''), 0);
+  const error = await t.throwsAsync(mergeLayer(at('upper'), at('ram')), { instanceOf: OverlayError });
+  t.is(error?.reason, 'xattr-denied');
+  t.is(error?.path, at('ram/new/deep/file'));
+  t.regex(error?.message ?? '', /2 of 3 entries/);
+});
