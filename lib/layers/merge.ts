@@ -1,6 +1,6 @@
 /**
- * Folds an upper into a directory. The first walk of the upper finds every obstacle: conflicts, and redirects whose
- * target is missing. The second walk writes.
+ * Folds an upper into a directory. The first walk of the upper finds every obstacle (merge-check.ts). The second walk
+ * writes.
  *
  * A later call can resume after any step. The upper and the staging directory hold all that this call needs to know.
  * In particular,
@@ -15,9 +15,8 @@ import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { close, type Held } from '../kernel/held.js';
 import { DATA_OUTPUT, StepFailure } from '../kernel/perform.js';
-import { type Descriptor, Plan } from '../kernel/plan.js';
+import { Plan } from '../kernel/plan.js';
 import { Slices } from '../kernel/slices.js';
-import { addStat, readStat, type StatResult } from '../kernel/stat.js';
 import { ask, run, runSync, type Task } from '../kernel/task.js';
 import type { OperationFlag } from '../native.js';
 import {
@@ -32,24 +31,15 @@ import {
   toPath,
 } from '../paths.js';
 import { type Baseline, toBaseline } from './baseline.js';
-import { Conflicts } from './conflicts.js';
 import { below, comparePaths, toBytePath } from './encodings.js';
 import { type LayersLike, toLayers } from './given.js';
 import { lockDirectory } from './lock.js';
-import {
-  isValidRedirect,
-  isWhiteoutEntry,
-  type MarkSpace,
-  type Marks,
-  markName,
-  readMarks,
-  shownName,
-  spaceOf,
-} from './marks.js';
+import { isWhiteoutEntry, type MarkSpace, type Marks, markName, readMarks, shownName, spaceOf } from './marks.js';
+import { countingRedirect, type EarlierCheck, isBelow, MergeCheck, type Redirected, STAGING } from './merge-check.js';
 import type { Attributes, Records, Time } from './records.js';
-import { SplitLinks } from './split-links.js';
+import { openRoot, type Root } from './root.js';
 import { refuseUsed, usedByOther } from './used.js';
-import { examine, explainWalk, Tape, Walker, type WalkOptions } from './walk.js';
+import { examine, Tape, Walker, type WalkOptions } from './walk.js';
 import { type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
 import { explainWrite } from './written.js';
 
@@ -102,8 +92,6 @@ export interface MergeSummary {
 const names = ['mode', 'since', 'conflict', 'root', 'userxattr', 'dryRun', 'onProgress', 'signal'] as const;
 const known: ReadonlySet<string> = new Set(names);
 
-/** A directory inside the target directory. The last step removes it. */
-const STAGING = '.overlayfs-merge';
 const STATE = `${STAGING}/state`;
 /** Hard-link copies of the directories and files that redirects lead to. */
 const CLONES = `${STAGING}/clones`;
@@ -116,54 +104,16 @@ const ownInStaging = /^(clones(\.new)?|new|\d+)$/;
  */
 const COMPLETE = ['trusted.overlayfs.merged', 'user.overlayfs.merged'];
 
-/** Directories that one native call looks up. */
-const AT_ONCE = 256;
 /** Entries between two checks of the clock. */
 const STEPS = 32;
 
 /** Stored in STATE from the first change until the end. */
-interface State {
+interface State extends EarlierCheck {
   readonly upper: string;
   /** The upper's path, for errors. */
   readonly path: string;
-  /** Paths at which the directory keeps its version. */
-  readonly theirs: readonly string[];
-  /** Inodes of the upper whose redirects lead to clones. */
-  readonly redirects: readonly string[];
-  /** Every entry is copied; the upper remains to be emptied. */
+  /** Every entry is copied, and the upper remains to be emptied. */
   readonly isCopied?: boolean;
-  /** With `isCopied`: the newest change in the upper before it was copied, ctime in ms. */
-  readonly latest?: number;
-}
-
-interface Root {
-  readonly path: Path;
-  readonly descriptor: Descriptor;
-  readonly found: StatResult;
-  readonly real: Path;
-}
-
-/** The entry below the directory that a redirect leads to. */
-interface Redirected {
-  readonly path: string;
-  /** The S_IFMT bits of the mode that it must have. */
-  readonly type: number;
-  readonly isValid: boolean;
-}
-
-interface Checked {
-  readonly entries: number;
-  readonly deleted: number;
-  readonly conflicts: readonly Conflict[];
-  readonly theirs: readonly string[];
-  /** By the inode in the upper. */
-  readonly redirects: ReadonlyMap<bigint, Redirected>;
-  /** The newest change in the upper, ctime in ms. */
-  readonly latest: number;
-  /** Names the upper and its state. */
-  readonly identity: string;
-  /** An earlier call has copied everything and was killed at its last steps. */
-  readonly isComplete: boolean;
 }
 
 interface Settings {
@@ -192,31 +142,6 @@ function toSettings(options: MergeOptions): Settings {
     dryRun: checkBoolean(options.dryRun, 'dryRun') ?? false,
     onProgress,
     signal: checkSignal(options.signal),
-  };
-}
-
-export function* openRoot(path: Path): Task<Root> {
-  const plan = new Plan();
-  const flags = k.O_DIRECTORY | k.O_CLOEXEC;
-  const root = plan.add(calls.openat2, [k.AT_FDCWD, path, flags, 0], { keep: true, output: 0 });
-  const look = addStat(plan, '', {
-    at: root,
-    flags: k.AT_EMPTY_PATH,
-    mask: k.STATX_INO | k.STATX_MNT_ID,
-    tolerate: [],
-  });
-  const room = 4096;
-  const link = plan.stepOf(
-    plan.add(calls.readlinkat, [k.AT_FDCWD, ['/proc/self/fd/', root], room], { output: room, tolerate: 'any' }),
-  );
-  const outcome = yield* ask(plan);
-  if (outcome instanceof StepFailure) throw explainWalk(path, outcome.errno);
-  const length = outcome.result(link);
-  return {
-    path,
-    descriptor: outcome.result(plan.stepOf(root)),
-    found: readStat(look, outcome),
-    real: length > 0 ? outcome.bytes(link, length) : path,
   };
 }
 
@@ -259,13 +184,9 @@ class Merge {
   /** Maps a path in the staging directory to the place to which that directory was renamed. */
   readonly #placed = new Map<string, string>();
   readonly #tape = new Tape();
-  /** Inodes of those directories of the upper that do not exist in the target directory, the topmost ones only. */
-  readonly #absent = new Set<bigint>();
-  /** Inodes of those directories of the upper that cannot be renamed whole: they, or entries in them, need changes. */
-  readonly #soiled = new Set<bigint>();
-  /** Inodes of those directories of the upper in which a directory has a redirect. */
-  readonly #holders = new Set<bigint>();
   #state: State | undefined;
+  /** The directories of the upper, by the first walk. */
+  #found: Pick<MergeCheck, 'absent' | 'soiled' | 'holders'> | undefined;
   /** Maps an inode of the upper to the name of its clone, if no earlier call has put the clone in its place. */
   #clones = new Map<bigint, string>();
   /** Some files stay in the upper until everything else is done. */
@@ -296,13 +217,19 @@ class Merge {
 
   *run(): Task<MergeSummary> {
     this.#state = yield* this.#readState();
-    const checked = yield* this.#check();
-    this.#total = checked.entries;
-    const { entries, deleted, conflicts } = checked;
+    const check = this.#makeCheck();
+    this.#found = check;
+    yield* check.walk();
+    const { entries, deleted } = check;
+    this.#total = entries;
+    const identity = `${this.#upperId} ${entries} ${check.latest}`;
+    const isComplete = yield* this.#isComplete(identity);
+    if (!isComplete) yield* check.check();
+    const { conflicts } = check;
     if (this.#settings.dryRun) return { entries, deleted, conflicts, bytes: 0 };
     try {
-      if (!checked.isComplete) yield* this.#apply(checked);
-      yield* this.#end(checked.identity);
+      if (!isComplete) yield* this.#apply(check);
+      yield* this.#end(identity);
     } catch (error) {
       yield* this.#writer.stop();
       if (!(error instanceof WriteFailure)) throw error;
@@ -317,11 +244,26 @@ class Merge {
     return { entries, deleted, conflicts, bytes: this.#writer.totals.copied };
   }
 
-  *#apply(checked: Checked): Task<void> {
-    yield* this.#begin(checked);
-    if (this.#state?.isCopied !== true) yield* this.#write(new Set(checked.theirs));
+  #makeCheck(): MergeCheck {
+    const { since, conflict, dryRun } = this.#settings;
+    return new MergeCheck({
+      upper: this.#upper,
+      dir: this.#dir,
+      space: this.#space,
+      tape: this.#tape,
+      since: since?.ctime,
+      conflict,
+      dryRun,
+      earlier: this.#state,
+      breathe: () => this.#breathe(),
+    });
+  }
+
+  *#apply(check: MergeCheck): Task<void> {
+    yield* this.#begin(check);
+    if (this.#state?.isCopied !== true) yield* this.#write(new Set(check.theirs));
     if (this.#settings.moves && (!this.#renames || this.#leavesRest || this.#state?.isCopied))
-      yield* this.#emptyUpper(checked.latest);
+      yield* this.#emptyUpper(check.latest);
   }
 
   #leftover(): string {
@@ -388,130 +330,11 @@ class Merge {
     this.#state = state;
   }
 
-  // -------------------------------------------------------------------------------- the first walk
-
-  *#check(): Task<Checked> {
-    const { since, conflict } = this.#settings;
-    const isResumed = this.#state !== undefined;
-    const seenRedirects = this.#state && new Set(this.#state.redirects);
-    const seenLatest = this.#state?.latest ?? Number.POSITIVE_INFINITY;
-    const looked = since === undefined || isResumed ? undefined : new Conflicts(this.#dir.descriptor, since.ctime);
-    const redirects = new Map<bigint, Redirected>();
-    /** The path below `dir` from which the entries of the current directory at each depth come. */
-    const origins: string[] = [''];
-    /** True for the current directory at each depth if it is at or below a redirect. */
-    const areMoved: boolean[] = [];
-    const walker = new Walker('', { ...this.#inUpper, attributes: 'all', targets: true, tape: this.#tape });
-    const absent = new AbsentDirectories(this.#dir.descriptor, this.#absent);
-    const own = pathInside(this.#upper.real, this.#dir.real);
-    /** The inode of the current directory at each depth. */
-    const above: bigint[] = [];
-    let links: SplitLinks | undefined;
-    let entries = 0;
-    let deleted = 0;
-    let latest = 0;
-    try {
-      while (yield* walker.more()) {
-        while (walker.advance()) {
-          yield* this.#breathe();
-          if (walker.error !== 0) throw walker.failure();
-          const changed = toMilliseconds(walker.ctime);
-          latest = Math.max(latest, changed);
-          if (walker.isOtherMount) throw mountInside(this.#upper.path, walker.path);
-          if (walker.depth === 0) {
-            above[0] = walker.inode;
-            // The kernel marks the root of an upper for `index`.
-            const isIndexed = readMarks(walker.attributes, this.#space).origin !== undefined;
-            if (isIndexed && !isResumed) links = new SplitLinks(this.#dir.path, this.#dir.descriptor);
-            continue;
-          }
-          entries++;
-          if (walker.depth === 1 && walker.name === STAGING) throw stagingInUpper(this.#upper.path);
-          // The removal of a link changes the ctime of the others, and only that.
-          if (walker.type !== k.S_IFDIR && changed > seenLatest && toMilliseconds(walker.mtime) > seenLatest) {
-            throw changedSince(this.#upper.path, walker.path);
-          }
-          const { attributes } = walker;
-          const marks = readMarks(attributes, this.#space);
-          refuseUnreadable(attributes, this.#upper.path, walker.path);
-          const parent = origins[walker.depth - 1] as string;
-          const redirect = countingRedirect(walker, marks);
-          const origin = redirect === undefined ? below(parent, walker.name) : follow(redirect, parent);
-          const isWhiteout = isWhiteoutEntry(walker, marks);
-          if (isWhiteout) deleted++;
-          if (isWhiteout || !hasOnlyShown(attributes, this.#space)) this.#soil(walker, above);
-          if (walker.type === k.S_IFDIR) {
-            origins[walker.depth] = origin;
-            above[walker.depth] = walker.inode;
-            // Below a redirect, the entries go into a clone, which an earlier call may have filled.
-            const isMoved = redirect !== undefined || areMoved[walker.depth - 1] === true;
-            areMoved[walker.depth] = isMoved;
-            if (!isMoved) absent.add(walker.path, walker.inode);
-            if (absent.isFull) yield* absent.look();
-          }
-          if (redirect !== undefined) {
-            // Only a first call makes clones.
-            if (seenRedirects?.has(String(walker.inode)) === false) throw changedSince(this.#upper.path, walker.path);
-            redirects.set(walker.inode, { path: origin, type: walker.type, isValid: isValidRedirect(redirect) });
-            if (walker.type === k.S_IFDIR) addAbove(walker.depth, above, this.#holders);
-          }
-          const place = below(parent, walker.name);
-          const isMerged = walker.type === k.S_IFDIR && marks.opaque !== 'y' && redirect === undefined;
-          if (place === own || (!isMerged && own !== undefined && isBelow(own, place))) {
-            throw upperInWay(this.#upper.path, this.#dir.path);
-          }
-          links?.add(walker, marks, place, redirect === undefined ? undefined : origin);
-          looked?.add(walker, marks, isWhiteout, place, this.#space);
-          if (looked?.isFull) yield* looked.look();
-        }
-      }
-    } finally {
-      walker.close();
-    }
-    const identity = `${this.#upperId} ${entries} ${latest}`;
-    const isComplete = yield* this.#isComplete(identity);
-    yield* absent.look();
-    if (!isResumed && !isComplete) yield* this.#checkRedirects(redirects);
-    if (links !== undefined && !isComplete) yield* links.check();
-    const found = looked === undefined || isComplete ? [] : yield* looked.end();
-    const theirs: string[] = [...(this.#state?.theirs ?? [])];
-    if (found.length > 0 && conflict === 'error' && !this.#settings.dryRun) throw conflictError(this.#dir.path, found);
-    for (const { bytePath, conflict: one } of found) {
-      const decision = typeof conflict === 'function' ? conflict(one) : conflict;
-      if (decision === 'theirs') theirs.push(bytePath);
-      else if (typeof conflict === 'function' && decision !== 'ours') {
-        throw invalidArgumentType('conflict', "a function that returns 'ours' or 'theirs'", decision);
-      }
-    }
-    const conflicts = found.map((one) => one.conflict);
-    return { entries, deleted, conflicts, theirs, redirects, latest, identity, isComplete };
-  }
-
   /** A merge by move needs no such mark: an upper that is empty can be merged again. */
   *#isComplete(identity: string): Task<boolean> {
     if (this.#settings.moves) return false;
     const root = yield* examine(this.#dir.descriptor, [''], { attributes: 'all' });
     return root.advance() && COMPLETE.some((name) => root.attributes.get(name)?.toString() === identity);
-  }
-
-  /** Records that the entry, and therefore each directory above it, cannot be renamed as it is. */
-  #soil(walker: Walker, above: readonly bigint[]): void {
-    if (!this.#renames) return;
-    if (walker.type === k.S_IFDIR) this.#soiled.add(walker.inode);
-    addAbove(walker.depth, above, this.#soiled);
-  }
-
-  *#checkRedirects(redirects: ReadonlyMap<bigint, Redirected>): Task<void> {
-    const wanted = [...redirects.values()];
-    if (wanted.length === 0) return;
-    const records = yield* examine(
-      this.#dir.descriptor,
-      wanted.map(({ path }) => path),
-    );
-    for (const { path, type, isValid } of wanted) {
-      records.advance();
-      if (!isValid || records.type !== type) throw redirectToNowhere(this.#dir.path, path, type);
-    }
   }
 
   *#breathe(): Task<void> {
@@ -523,7 +346,7 @@ class Merge {
 
   // -------------------------------------------------------------------------------- before and after the second walk
 
-  *#begin({ theirs, redirects }: Checked): Task<void> {
+  *#begin({ theirs, redirects }: MergeCheck): Task<void> {
     const writer = this.#writer;
     if (this.#state === undefined) writer.add('remove', STAGING);
     writer.add('directory', STAGING, { mode: 0o700, flags: ['existing'] });
@@ -716,15 +539,15 @@ class Merge {
     const writer = this.#writer;
     const isOpaque = marks.opaque === 'y';
     const clone = isOpaque ? undefined : this.#clones.get(walker.inode);
-    const isAbsent = clone === undefined && !parent.isWhole && this.#absent.has(walker.inode);
-    if (isAbsent && this.#renames && !this.#soiled.has(walker.inode)) {
+    const isAbsent = clone === undefined && !parent.isWhole && this.#found?.absent.has(walker.inode) === true;
+    if (isAbsent && this.#renames && !this.#found?.soiled.has(walker.inode)) {
       // The rename fails if another process has put a file or a non-empty directory there meanwhile.
       writer.add('rename', target, { from: walker.path, flags: ['from_other', 'tree'] });
       walker.skip();
       return;
     }
     // A later call makes such a directory again. It would lose a clone that was renamed into it.
-    const isMadeAside = isAbsent && !this.#renames && !this.#holders.has(walker.inode);
+    const isMadeAside = isAbsent && !this.#renames && !this.#found?.holders.has(walker.inode);
     const aside = isMadeAside ? `${STAGING}/${walker.inode}` : clone === undefined ? undefined : `${CLONES}/${clone}`;
     const frame: Frame = {
       depth: walker.depth,
@@ -953,40 +776,9 @@ function toState(data: Buffer): State | undefined {
   }
 }
 
-/** Adds the directories above an entry; `found` has all directories above the ones that it has. */
-function addAbove(depth: number, above: readonly bigint[], found: Set<bigint>): void {
-  for (let at = depth - 1; at >= 0; at--) {
-    const inode = above[at] as bigint;
-    if (found.has(inode)) return;
-    found.add(inode);
-  }
-}
-
 /** True if the file system allows no renames between the two directories, as ext4 and xfs do between projects. */
 const isRefusedRename = ({ kind, stage, errno }: WriteFailure): boolean =>
   kind === 'rename' && stage === 'place' && errno === e.EXDEV;
-
-/** Returns the redirect if it has an effect. It has none on an opaque directory or on a file with data. */
-function countingRedirect(entry: Records, { redirect, opaque, metacopy }: Marks): string | undefined {
-  return entry.type === k.S_IFDIR ? (opaque === 'y' ? undefined : redirect) : metacopy ? redirect : undefined;
-}
-
-/** Returns the path, below the root, that a redirect leads to. */
-function follow(redirect: string, parent: string): string {
-  return redirect.startsWith('/') ? redirect.slice(1) : below(parent, redirect);
-}
-
-/** Both have one character for each byte. */
-const isBelow = (path: string, directory: string): boolean => path === directory || path.startsWith(`${directory}/`);
-
-/** Returns the path of an entry below a directory, with one character for each byte. */
-function pathInside(path: Path, directory: Path): string | undefined {
-  if (!isAtOrBelow(path, directory)) return undefined;
-  const root = Buffer.from(toBytes(directory)).length;
-  return Buffer.from(toBytes(path)).toString('latin1', root === 1 ? 1 : root + 1);
-}
-
-const toMilliseconds = ({ seconds, nanoseconds }: Time): number => seconds * 1e3 + nanoseconds / 1e6;
 
 export const metadataOf = (entry: Pick<Records, 'uid' | 'gid' | 'mode' | 'mtime'>): OperationFields => ({
   uid: entry.uid,
@@ -1014,93 +806,6 @@ export function addSpecial(
   }
 }
 
-/** Finds the directories of the upper that do not exist in the target directory. One native call looks up many. */
-class AbsentDirectories {
-  readonly #dir: Descriptor;
-  readonly #found: Set<bigint>;
-  #waiting: (readonly [path: string, inode: bigint])[] = [];
-  #last: string | undefined;
-
-  constructor(dir: Descriptor, found: Set<bigint>) {
-    this.#dir = dir;
-    this.#found = found;
-  }
-
-  get isFull(): boolean {
-    return this.#waiting.length >= AT_ONCE;
-  }
-
-  add(path: string, inode: bigint): void {
-    if (!this.#isInside(path)) this.#waiting.push([path, inode]);
-  }
-
-  #isInside(path: string): boolean {
-    return this.#last !== undefined && path.startsWith(`${this.#last}/`);
-  }
-
-  *look(): Task<void> {
-    const waiting = this.#waiting;
-    this.#waiting = [];
-    if (waiting.length === 0) return;
-    const records = yield* examine(
-      this.#dir,
-      waiting.map(([path]) => path),
-    );
-    for (const [path, inode] of waiting) {
-      records.advance();
-      if (records.error !== e.ENOENT || this.#isInside(path)) continue;
-      this.#found.add(inode);
-      this.#last = path;
-    }
-  }
-}
-
-/** True if a mount shows each of the attributes, and under the same name. */
-function hasOnlyShown(attributes: Attributes, space: MarkSpace): boolean {
-  for (const name of attributes.keys()) if (shownName(name, space) !== name) return false;
-  return true;
-}
-
-function refuseUnreadable(attributes: Attributes, root: Path, path: string): void {
-  for (const [name, value] of attributes) {
-    if (value !== undefined) continue;
-    const shown = quotePath(toBytePath(below(pathString(root), path)));
-    throw new OverlayError({
-      errno: e.EACCES,
-      reason: 'path-inaccessible',
-      what: `this process may not read the attribute ${name} of ${shown}`,
-      hint: 'run as its owner or as root',
-      path: pathString(root),
-    });
-  }
-}
-
-const mountInside = (root: Path, path: string): OverlayError =>
-  new OverlayError({
-    errno: e.EXDEV,
-    reason: 'mount-inside',
-    what: `something is mounted inside ${quotePath(root)}, at ${quotePath(toBytePath(path))}`,
-    path: pathString(root),
-  });
-
-const upperInWay = (upper: Path, dir: Path): OverlayError =>
-  new OverlayError({
-    errno: e.EINVAL,
-    reason: 'layers-overlap',
-    what: `${quotePath(upper)}, which lies inside ${quotePath(dir)}, has an entry that would take its own place there`,
-    hint: 'move the upper out of the directory',
-    path: pathString(upper),
-  });
-
-const stagingInUpper = (root: Path): OverlayError =>
-  new OverlayError({
-    errno: e.EEXIST,
-    reason: 'path-exists',
-    what: `${quotePath(root)} has an entry ${STAGING}; the merge needs that name in the other directory`,
-    hint: 'rename or remove it; if an earlier merge left it, merge into that directory again first',
-    path: pathString(root),
-  });
-
 const foreignStaging = (dir: Path): OverlayError =>
   new OverlayError({
     errno: e.EEXIST,
@@ -1122,24 +827,6 @@ function unfinished(dir: Path, upper: Path | undefined): OverlayError {
   });
 }
 
-const redirectToNowhere = (dir: Path, path: string, type: number): OverlayError =>
-  new OverlayError({
-    errno: e.ENOENT,
-    reason: 'path-missing',
-    what: `a redirect in the upper leads to ${quotePath(toBytePath(path))}, which is no ${type === k.S_IFDIR ? 'directory' : 'file'} in ${quotePath(dir)}`,
-    hint: 'merge into the lower layer of the overlay or into a copy of it',
-    path: pathString(dir),
-  });
-
-const changedSince = (root: Path, path: string): OverlayError =>
-  new OverlayError({
-    errno: e.EEXIST,
-    reason: 'layer-changed',
-    what: `${quotePath(joinPath(root, toBytePath(path)))} changed after the call that this one resumes, which would lose it`,
-    hint: 'move what is new out of the upper, call again, and merge it then by itself',
-    path: pathString(root),
-  });
-
 const noData = (root: Path, path: string): OverlayError =>
   new OverlayError({
     errno: e.ENOENT,
@@ -1148,19 +835,6 @@ const noData = (root: Path, path: string): OverlayError =>
     hint: 'merge into the lower layer of the overlay or into a copy of it',
     path: pathString(root),
   });
-
-function conflictError(dir: Path, found: readonly { readonly conflict: Conflict }[]): OverlayError {
-  const conflicts = found.map(({ conflict }) => conflict);
-  const [first] = conflicts as [Conflict, ...Conflict[]];
-  const more = conflicts.length === 1 ? '' : ` and ${conflicts.length - 1} more`;
-  return new OverlayError({
-    errno: e.EEXIST,
-    reason: 'layer-conflict',
-    what: `others have changed ${quotePath(first.path)}${more} in ${quotePath(dir)} since the baseline; nothing was merged`,
-    path: pathString(dir),
-    conflicts,
-  });
-}
 
 function* merged(from: LayersLike, to: PathLike, given: MergeOptions | undefined): Task<MergeSummary> {
   const options = toOptions(given, known);
