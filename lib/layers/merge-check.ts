@@ -40,7 +40,7 @@ export interface CheckOptions {
   readonly since: bigint | undefined;
   readonly conflict: 'error' | 'ours' | 'theirs' | ((conflict: Conflict) => 'ours' | 'theirs');
   readonly dryRun: boolean;
-  /** What an earlier call that this one resumes has stored. */
+  /** The state that an earlier call has stored, if this one resumes it. */
   readonly earlier: EarlierCheck | undefined;
   /** Called for each entry: checks the signal, and lets the event loop run. */
   readonly breathe: () => Task<void>;
