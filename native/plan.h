@@ -274,6 +274,7 @@ class Execution {
     const char* name = nullptr;
   };
 
+  bool may_change_namespaces() const { return (header().flags & (own_thread | in_child)) != 0; }
   const Header& header() const { return *reinterpret_cast<const Header*>(block_); }
   bool run_steps();
   bool is_stopped_before(const Step& step);
