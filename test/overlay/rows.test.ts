@@ -6,7 +6,7 @@ import { attributeRows } from './rows/attributes.js';
 import { conflictRows } from './rows/conflicts.js';
 import { lifecycleRows } from './rows/lifecycle.js';
 import { limitRows } from './rows/limits.js';
-import { optionRows } from './rows/options.js';
+import { eachOptionRows } from './rows/options.js';
 import { pathRows } from './rows/paths.js';
 import { recordRows } from './rows/record-rows.js';
 import { runRecord } from './rows/records.js';
@@ -18,7 +18,7 @@ import { userRows } from './rows/user-rows.js';
 import { valueRows } from './rows/values.js';
 
 const tables: Readonly<Record<string, readonly Row[]>> = {
-  options: optionRows,
+  options: eachOptionRows,
   conflicts: conflictRows,
   values: valueRows,
   structure: structureRows,
