@@ -14,7 +14,14 @@ export type OptionForm =
   | { readonly form: 'flag'; readonly off?: string }
   /** Sent as `=on` for true, as `=off` for false. */
   | { readonly form: 'switch' }
-  | { readonly form: 'word'; readonly words: readonly string[]; readonly firstOf?: Readonly<Record<string, string>> }
+  | {
+      readonly form: 'word';
+      readonly words: readonly string[];
+      /** The first kernel that has a value, if the option came before. */
+      readonly firstOf?: Readonly<Record<string, string>>;
+      /** The value that asks for no more than a kernel without the option does. For a switch it is `off`. */
+      readonly neutral?: string;
+    }
   | { readonly form: 'text' }
   /** An attribute of the mount. The plan sets it by flags. */
   | { readonly form: 'attribute' }
@@ -71,6 +78,7 @@ export const optionTable = {
   redirectDir: {
     form: 'word',
     words: ['on', 'off', 'follow', 'nofollow'],
+    neutral: 'off',
     firstOf: { follow: '4.15', nofollow: '4.15' },
     kernel: 'redirect_dir',
     first: '4.10',
@@ -110,6 +118,7 @@ export const optionTable = {
   xino: {
     form: 'word',
     words: ['on', 'off', 'auto'],
+    neutral: 'off',
     kernel: 'xino',
     first: '4.17',
     default: 'that of the module',
@@ -118,6 +127,7 @@ export const optionTable = {
   verity: {
     form: 'word',
     words: ['off', 'on', 'require'],
+    neutral: 'off',
     kernel: 'verity',
     first: '6.6',
     default: 'off',
