@@ -36,6 +36,8 @@ export type OptionRow = OptionForm & {
   readonly kernel?: string;
   /** The first mainline kernel that has it. */
   readonly first?: string;
+  /** The values that the kernel can drop without an error. The library reads them back from the mount table. */
+  readonly droppable?: readonly string[];
   readonly default: Text;
   readonly about: Text;
 };
@@ -82,6 +84,7 @@ export const optionTable = {
     firstOf: { follow: '4.15', nofollow: '4.15' },
     kernel: 'redirect_dir',
     first: '4.10',
+    droppable: ['on', 'follow'],
     default: text`that of the module; with ${option('metacopy')}: on; with ${option('userxattr')}: nofollow`,
     about: 'whether lower directories can be renamed: a mark in the upper records where they came from',
   },
@@ -89,6 +92,7 @@ export const optionTable = {
     form: 'switch',
     kernel: 'index',
     first: '4.13',
+    droppable: ['on'],
     default: text`that of the module; with ${option('nfsExport')}: on`,
     about: 'keeps hard links linked when they are copied up, and refuses an upperdir in use',
   },
@@ -96,6 +100,7 @@ export const optionTable = {
     form: 'switch',
     kernel: 'nfs_export',
     first: '4.16',
+    droppable: ['on'],
     default: 'that of the module',
     about: 'allows the mount to be exported by NFS',
   },
@@ -103,6 +108,7 @@ export const optionTable = {
     form: 'switch',
     kernel: 'metacopy',
     first: '4.19',
+    droppable: ['on'],
     default: 'that of the module',
     about: 'copies only metadata up when only metadata changes',
   },
@@ -112,6 +118,7 @@ export const optionTable = {
     firstOf: { null: '6.6', auto: '6.6' },
     kernel: 'uuid',
     first: '5.11',
+    droppable: ['on', 'off'],
     default: 'auto (before 6.6: on)',
     about: 'the source of the UUID of the file system',
   },
@@ -121,6 +128,7 @@ export const optionTable = {
     neutral: 'off',
     kernel: 'xino',
     first: '4.17',
+    droppable: ['on'],
     default: 'that of the module',
     about: 'gives unique and persistent inode numbers when the layers are on several file systems',
   },
@@ -130,6 +138,7 @@ export const optionTable = {
     neutral: 'off',
     kernel: 'verity',
     first: '6.6',
+    droppable: ['on', 'require'],
     default: 'off',
     about: 'whether metacopy files keep the fs-verity digests of lower files, which the kernel then checks',
   },
