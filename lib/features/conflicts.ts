@@ -6,7 +6,7 @@
 import { EOPNOTSUPP } from '../errnos.js';
 import { conflictingOptions, OverlayError } from '../errors.js';
 import type { CheckedOptions, NamedOption, OverlayOptionName } from '../options/check.js';
-import { type OptionRow, optionRows, optionTable } from '../options/table.js';
+import { firstKernel, type OptionRow, optionRows, optionTable } from '../options/table.js';
 import { either, option, type Text, text } from '../text.js';
 import { type KernelFeatures, needsMetacopy, type ProbedOption } from './probe.js';
 
@@ -285,13 +285,6 @@ function mayFall({ kernel, options, lack }: Conflict, allowed: readonly string[]
   return (lack === undefined ? options : options.slice(0, 1)).every((name) => allowed.includes(name));
 }
 
-/** Returns the first kernel that has an option, or a value of it. */
-function firstKernel({ name, value }: NamedOption): string {
-  const row: OptionRow = optionTable[name];
-  const firstOfValue = row.form === 'word' && value !== null ? row.firstOf?.[value] : undefined;
-  return firstOfValue ?? row.first ?? '?';
-}
-
 function isLacking({ name, value }: NamedOption, { options }: KernelFeatures): boolean {
   // One probe answers for all options of SELinux.
   const kernel = optionTable[name].kernel.replace(/^.+context$/, 'context');
@@ -319,7 +312,7 @@ function lackingError(named: NamedOption, { release }: KernelFeatures): OverlayE
   return new OverlayError({
     errno: EOPNOTSUPP,
     reason: 'option-unsupported',
-    what: text`this kernel (${release}) does not know ${toPart(name, value)}, which needs Linux ${firstKernel(named)}`,
+    what: text`this kernel (${release}) does not know ${toPart(name, value)}, which needs Linux ${firstKernel(optionTable[name], value)}`,
     hint: either(
       'leave it out',
       text`pass ${option('allowDegraded', [name])} to mount without it on kernels that lack it`,

@@ -302,3 +302,7 @@ export const optionRows: Readonly<Record<string, OptionRow | undefined>> = optio
 export const overlayOptionNames = (Object.keys(optionTable) as OptionName[]).filter(
   (name): name is OwnName => 'kernel' in optionTable[name] && !['paths', 'path'].includes(optionTable[name].form),
 );
+
+/** Returns the first kernel that has an option, or a value of it. */
+export const firstKernel = (row: OptionRow, value: string | null | undefined): string =>
+  (row.form === 'word' && row.firstOf?.[value ?? '']) || (row.first ?? '?');
