@@ -1,26 +1,11 @@
 /** Rows that this kernel cannot show: older kernels, other modules' parameters, SELinux, records of user namespaces. */
 import type { KernelFeatures, ProbedOption } from '#lib/features/probe.js';
-import { knownOptions, linux61, linux612, newest } from '../../support/features.js';
+import { knownOptions, linux61, linux510, linux612, newest } from '../../support/features.js';
 import { conflict, lacking } from './errors.js';
 import type { Given, RecordRow } from './row.js';
 
 const inUser: KernelFeatures = { ...newest, userNamespace: true };
 const inUser612: KernelFeatures = { ...linux612, userNamespace: true };
-const linux510: KernelFeatures = {
-  ...linux61,
-  release: '5.10.0',
-  options: knownOptions(
-    'override_creds',
-    'fsync',
-    'verity',
-    'datadir+',
-    'uuid',
-    'uuid=null',
-    'uuid=auto',
-    'userxattr',
-    'context',
-  ),
-};
 const withoutSelinux: KernelFeatures = { ...newest, options: knownOptions('context') };
 const withoutOptions: KernelFeatures = {
   ...linux61,
