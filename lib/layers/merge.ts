@@ -185,6 +185,8 @@ class Merge {
   readonly #placed = new Map<string, string>();
   readonly #tape = new Tape();
   #state: State | undefined;
+  /** An earlier call has left its state. */
+  #isResumed = false;
   /** The directories of the upper, by the first walk. */
   #found: Pick<MergeCheck, 'absent' | 'soiled' | 'holders'> | undefined;
   /** Maps an inode of the upper to the name of its clone, if no earlier call has put the clone in its place. */
@@ -217,6 +219,7 @@ class Merge {
 
   *run(): Task<MergeSummary> {
     this.#state = yield* this.#readState();
+    this.#isResumed = this.#state !== undefined;
     const check = this.#makeCheck();
     this.#found = check;
     yield* check.walk();
@@ -652,7 +655,8 @@ class Merge {
   }
 
   #timeOf(entry: Records, attributes: Attributes): Time {
-    const kept = this.#settings.moves ? attributes.get(this.#timeMark) : undefined;
+    // A copy reads the marks of the move that it resumes.
+    const kept = this.#settings.moves || this.#isResumed ? attributes.get(this.#timeMark) : undefined;
     if (kept === undefined) return entry.mtime;
     const [seconds, nanoseconds] = kept.toString('latin1').split('.').map(Number);
     return { seconds: seconds as number, nanoseconds: nanoseconds as number };

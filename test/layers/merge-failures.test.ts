@@ -10,7 +10,9 @@ import {
   readFileSync,
   rmSync,
   statfsSync,
+  statSync,
   symlinkSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
@@ -309,6 +311,7 @@ async function stopMoveInClone(t: ExecutionContext, at: (name: string) => string
   makeTree(at('target'), { 'old/kept': 'kept' });
   for (let i = 0; i < 4; i++) makeTree(at('upper/new'), { [`f${i}`]: `${i}` });
   setAttribute(at('upper/new'), 'trusted.overlay.redirect', '/old');
+  utimesSync(at('upper/new'), 5, 5);
   execFileSync('chattr', ['+i', at('upper/new/f3')]);
   const error = await t.throwsAsync(mergeLayer(at('upper'), at('target'), { mode: 'move' }), {
     instanceOf: OverlayError,
@@ -342,6 +345,7 @@ mountTest('a merge by move can be finished by a copy', async (t) => {
   await stopMoveInClone(t, at);
   await mergeLayer(at('upper'), at('target'), { mode: 'copy' });
   t.deepEqual(readdirSync(at('target/new')), ['f0', 'f1', 'f2', 'f3', 'kept']);
+  t.is(statSync(at('target/new')).mtimeMs, 5000);
   t.deepEqual(readdirSync(at('upper/new')), ['f3']);
 });
 
