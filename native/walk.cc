@@ -559,7 +559,7 @@ class Finder {
         if (end == start || is_dot_or_dotdot(path + start, end - start)) return -EINVAL;
       }
       int fd = open_beneath(at, path + done, end - done, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-      if (fd == -ENOENT && most > 1) {  // finds the first one that is missing
+      if (fd == -ENOENT && memchr(path + done, '/', end - done) != nullptr) {  // finds the first one that is missing
         most = 1;
         continue;
       }
