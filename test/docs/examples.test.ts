@@ -30,7 +30,7 @@ const blocks = blocksOf(/^[jt]s$/);
 const told = (code: string): string[] =>
   Array.from(code.matchAll(/^.*(?:console\.log|stdio: 'inherit').*;\s+\/\/ (.*)$/gm), ([, printed = '']) => printed);
 
-/** What a first run leaves must not trouble a second. Each user's run follows the other's in the same directory anyway. */
+/** A long run shows that a second run finds no leftovers of the first in its way. */
 const times = isLong ? ['first', 'second'] : ['first'];
 
 const users = { root: [], 'a plain user': asNobody } as const;

@@ -6,7 +6,7 @@ import { kernelTest, packageRoot, scaled, scratch } from '../support/index.js';
 import { LONGEST } from '../support/stretches.js';
 
 const FILES = scaled(20_000);
-/** Of one file that is compressed, in MiB. */
+/** The size of one more file, in MiB: the addon compresses it at a stretch. */
 const LARGE = scaled(64, 8);
 
 if (existsSync('/proc/thread-self/schedstat')) {
