@@ -40,6 +40,8 @@ export interface MountPlan {
   readonly superblock: Step | undefined;
   /** The steps that make missing directories. The result of each tells whether it made one. */
   readonly made: readonly Step[];
+  /** Those that make them in the target's namespace, if it is another. */
+  readonly madeThere: readonly Step[];
   /** The step that makes the file descriptor of a detached mount, and reports it. */
   readonly descriptor?: Step;
 }
@@ -582,14 +584,21 @@ export function plan(options: CheckedOptions, features: KernelFeatures, namespac
   addRemovedGuards(result, options);
   const { id, descriptor } = addWay(result, options, features);
   const find = (wanted: Call) => result.steps.find(({ call }) => call === wanted);
+  const making = options.create ? result.steps.filter(({ call }) => call === calls.mkdirat) : noSteps;
+  const join = options.namespace === undefined ? undefined : result.steps.findLast(({ call }) => call === calls.setns);
+  const isThere = (step: Step): boolean =>
+    join !== undefined && result.steps.indexOf(step) > result.steps.indexOf(join);
   return {
     plan: result,
     id,
     ...(descriptor === undefined ? {} : { descriptor }),
     superblock: isGuarded(options) ? find(calls.fstatfs) : undefined,
-    made: options.create ? result.steps.filter(({ call }) => call === calls.mkdirat) : [],
+    made: join === undefined ? making : making.filter((step) => !isThere(step)),
+    madeThere: join === undefined ? noSteps : making.filter(isThere),
   };
 }
+
+const noSteps: readonly Step[] = [];
 
 /** The error for a target in another namespace: mount(2) takes the layers and the target from one namespace. */
 function notByMount({ target }: Attached, { release }: KernelFeatures): OverlayError {

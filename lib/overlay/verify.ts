@@ -22,7 +22,7 @@ import type { CheckedOptions, NamedOption } from '../options/check.js';
 import { optionTable } from '../options/table.js';
 import { type Path, pathString, quotePath } from '../paths.js';
 import { either, option, type Text, text } from '../text.js';
-import { lookAtDetached } from './effective.js';
+import { findAttached, lookAtDetached } from './effective.js';
 
 /** Options as the kernel shows them: null for a bare word. */
 type Shown = ReadonlyMap<string, string | null>;
@@ -71,7 +71,9 @@ export function* verify(
   const text =
     mounted.held !== undefined
       ? yield* readDetached(mounted)
-      : ((yield* readById(mounted.id)) ?? (yield* readFromTable(mounted.path)));
+      : mounted.namespace !== undefined
+        ? yield* readThere(mounted)
+        : ((yield* readById(mounted.id)) ?? (yield* readFromTable(mounted.path)));
   if (text === undefined) return unverifiable(options, wanted);
   const shown = toShown(text);
   const fallen = wanted.filter(({ kernel, value }) => !inForce[kernel]?.(value ?? '', shown, features));
@@ -86,6 +88,12 @@ export function* verify(
 function* readDetached(mounted: Mounted): Task<Buffer | undefined> {
   const look = lookAtDetached(mounted);
   const raw = look.read(yield* ask(look.plan));
+  return raw && Buffer.from(raw.options, 'latin1');
+}
+
+/** Reads the options in the namespace of the mount, if it is still at its path there. */
+function* readThere(mounted: Mounted & { readonly id: number }): Task<Buffer | undefined> {
+  const raw = yield* findAttached(mounted);
   return raw && Buffer.from(raw.options, 'latin1');
 }
 
