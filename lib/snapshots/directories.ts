@@ -11,9 +11,9 @@ import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { collect } from '../kernel/slices.js';
 import { addStat, readStat } from '../kernel/stat.js';
-import { ask, list, run, type Task } from '../kernel/task.js';
+import { ask, list, type Task } from '../kernel/task.js';
 import { removeAside, removeDirectory } from '../layers/remove.js';
-import { diskUsage, measure } from '../layers/usage.js';
+import { measure } from '../layers/usage.js';
 import { examine } from '../layers/walk.js';
 import { pathString, quotePath, splitPath } from '../paths.js';
 import { explainErrno } from '../verdicts.js';
@@ -96,15 +96,15 @@ export class Directories {
   }
 
   /** Returns the space that the files of a snapshot take. */
-  async measure({ id, project }: Pick<SnapshotRecord, 'id' | 'project'>): Promise<SnapshotUsage> {
-    const counted = project === undefined ? undefined : await run(projectUsage(this.#all.descriptor, project));
+  *measure({ id, project }: Pick<SnapshotRecord, 'id' | 'project'>): Task<SnapshotUsage> {
+    const counted = project === undefined ? undefined : yield* projectUsage(this.#all.descriptor, project);
     if (counted === undefined) {
-      const { bytes, inodes } = await diskUsage(`${this.pathOf(id)}/fs`);
+      const { bytes, inodes } = yield* measure(`${this.pathOf(id)}/fs`);
       return { size: bytes, inodes };
     }
     // The workdir has to be of the same project, as rename(2) demands. Whiteouts in it may have links in the upper, and
     // count there.
-    const work = await run(measure(`${this.pathOf(id)}/work`, true));
+    const work = yield* measure(`${this.pathOf(id)}/work`, true);
     return { size: counted.size - work.bytes, inodes: counted.inodes - work.inodes };
   }
 

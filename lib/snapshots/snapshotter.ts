@@ -2,7 +2,7 @@
 import { invalidArgumentType } from '../errors.js';
 import { close, type Held } from '../kernel/held.js';
 import { Slices } from '../kernel/slices.js';
-import { run, type Task } from '../kernel/task.js';
+import { run, runBriefly, type Task } from '../kernel/task.js';
 import { isAbsolute, type PathLike, pathString, toAbsolute, toPath, withoutTrailingSlashes } from '../paths.js';
 import { option, text } from '../text.js';
 import { Directories } from './directories.js';
@@ -131,6 +131,8 @@ export class Snapshotter {
   readonly #store: Store;
   readonly #directories: Directories;
   readonly #settings: MountSettings;
+  /** Runs tasks that are mostly brief. */
+  readonly #run: typeof run;
   /** Numbers that this object has taken and not used. */
   readonly #numbers: number[] = [];
   #taking: Promise<void> | undefined;
@@ -144,12 +146,14 @@ export class Snapshotter {
     store: Store,
     directories: Directories,
     settings: MountSettings,
+    isBlocking: boolean,
   ) {
     this.root = root;
     this.#options = options;
     this.#store = store;
     this.#directories = directories;
     this.#settings = settings;
+    this.#run = isBlocking ? runBriefly : run;
   }
 
   /**
@@ -161,6 +165,23 @@ export class Snapshotter {
    * made
    */
   static async open(root: PathLike, options?: SnapshotterOptions): Promise<Snapshotter> {
+    return Snapshotter.#open(root, options, false);
+  }
+
+  /**
+   * @internal As `open`, for a process that does nothing else: its verbs perform brief work and write the store on the
+   * calling thread. Each takes fewer hand-overs between threads, and the event loop waits for the disk meanwhile. While
+   * such a snapshotter is open, the thread may have no other one of this root: that could wait for the same lock for ever.
+   */
+  static async openBlocking(root: PathLike, options?: SnapshotterOptions): Promise<Snapshotter> {
+    return Snapshotter.#open(root, options, true);
+  }
+
+  static async #open(
+    root: PathLike,
+    options: SnapshotterOptions | undefined,
+    isBlocking: boolean,
+  ): Promise<Snapshotter> {
     const path = toRoot(root);
     const checked = checkSnapshotterOptions(options);
     const { isReadonly, fsync } = checked;
@@ -173,8 +194,8 @@ export class Snapshotter {
         remapIds: checked.remapIds ?? (await run(canRemap(directory))),
         mountOptions: toMountOptions(directory, checked.mountOptions),
       };
-      const store = await Store.open(`${path}/${STORE_FILE}`, { isReadonly, isSynced: fsync !== 'none' });
-      return new Snapshotter(path, checked, store, directories, settings);
+      const store = await Store.open(`${path}/${STORE_FILE}`, { isReadonly, isSynced: fsync !== 'none', isBlocking });
+      return new Snapshotter(path, checked, store, directories, settings, isBlocking);
     } catch (error) {
       directories.close();
       throw error;
@@ -232,7 +253,7 @@ export class Snapshotter {
       });
     } catch (error) {
       // If the store has failed, its last transaction may be on the disk all the same.
-      if (isRefusal(error)) await run(this.#directories.unmake(id));
+      if (isRefusal(error)) await this.#run(this.#directories.unmake(id));
       throw error;
     } finally {
       close(lock);
@@ -244,15 +265,15 @@ export class Snapshotter {
     for (;;) {
       const found = this.#store.read((tables) => rules.checkCreation(tables, creation));
       if (mapped !== undefined || found === undefined) return mapped;
-      const owner = await this.#unlessRemoved(found, () => run(this.#directories.ownerOf(found.id)));
+      const owner = await this.#unlessRemoved(found, this.#directories.ownerOf(found.id));
       if (owner !== undefined) return owner;
     }
   }
 
   /** Looks at the directory of a snapshot. Returns undefined if others have removed that meanwhile. */
-  async #unlessRemoved<T>({ name, id }: SnapshotRecord, look: () => Promise<T>): Promise<T | undefined> {
+  async #unlessRemoved<T>({ name, id }: SnapshotRecord, look: Task<T>): Promise<T | undefined> {
     try {
-      return await look();
+      return await this.#run(look);
     } catch (error) {
       if (this.#store.read((tables) => tables.get(name))?.id === id) throw error;
       return undefined;
@@ -262,7 +283,7 @@ export class Snapshotter {
   async #makeDirectory(kind: SnapshotKind, owner: Owner | undefined): Promise<{ id: number; lock: Held }> {
     for (;;) {
       const id = await this.#takeNumber();
-      const lock = await run(this.#directories.make(id, kind, owner));
+      const lock = await this.#run(this.#directories.make(id, kind, owner));
       if (lock !== undefined) return { id, lock };
     }
   }
@@ -329,7 +350,7 @@ export class Snapshotter {
     for (let isDone = false; !isDone; ) {
       // Measured outside the transaction, in which nobody else could write.
       const { active } = this.#store.read((tables) => rules.checkCommittal(tables, committal));
-      const usage = await this.#unlessRemoved(active, () => this.#directories.measure(active));
+      const usage = await this.#unlessRemoved(active, this.#directories.measure(active));
       if (usage === undefined) continue;
       isDone = await this.#write((tables) => {
         const isSame = tables.get(key)?.id === active.id;
@@ -424,7 +445,7 @@ export class Snapshotter {
     for (;;) {
       const record = this.#store.read((tables) => rules.find(tables, key));
       if (record.kind !== 'active') return record.usage ?? { size: 0, inodes: 0 };
-      const usage = await this.#unlessRemoved(record, () => this.#directories.measure(record));
+      const usage = await this.#unlessRemoved(record, this.#directories.measure(record));
       if (usage !== undefined) return usage;
     }
   }

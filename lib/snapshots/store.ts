@@ -7,7 +7,14 @@ import * as e from '../errnos.js';
 import { collect } from '../kernel/slices.js';
 import { run } from '../kernel/task.js';
 import { damaged, quoteKey, SnapshotError } from './errors.js';
-import { type Environment, loadLmdb, type ReadTransaction, type Table, transact } from './lmdb.js';
+import {
+  BlockingTransactions,
+  type Environment,
+  loadLmdb,
+  type ReadTransaction,
+  type Table,
+  transact,
+} from './lmdb.js';
 import { type Entry, lastTransaction, readPages } from './pages.js';
 import {
   decodeNumber,
@@ -39,6 +46,8 @@ export interface StoreOptions {
   readonly isReadonly: boolean;
   /** True when a transaction is to be on the disk before its promise is fulfilled. */
   readonly isSynced: boolean;
+  /** True when the calling thread writes, and waits for the disk. */
+  readonly isBlocking: boolean;
 }
 
 /** The readable part of a store. */
@@ -291,16 +300,18 @@ export class Store {
   /** Undefined for a damaged store that is open for reading. */
   readonly #environment: Environment | undefined;
   readonly #tables: ReadableTables;
+  readonly #blocking: BlockingTransactions | undefined;
   #isClosed = false;
 
-  private constructor(path: string, environment: Environment | undefined, tables: ReadableTables) {
+  private constructor(path: string, tables: ReadableTables, environment?: Environment, isBlocking = false) {
     this.path = path;
     this.#environment = environment;
     this.#tables = tables;
+    this.#blocking = environment && isBlocking ? new BlockingTransactions(environment) : undefined;
   }
 
   /** Opens the store, and makes it where there is none. */
-  static async open(path: string, { isReadonly, isSynced }: StoreOptions): Promise<Store> {
+  static async open(path: string, { isReadonly, isSynced, isBlocking }: StoreOptions): Promise<Store> {
     const lmdb = await loadLmdb();
     if (isReadonly && !existsSync(path)) {
       throw new SnapshotError({
@@ -315,7 +326,7 @@ export class Store {
       if (!isReadonly) throw damaged(path, damage.problems.join('; '));
       const remains = await Remains.read(path, damage.file);
       remains.checkVersion();
-      return new Store(path, undefined, remains);
+      return new Store(path, remains);
     }
     let store: Store;
     try {
@@ -332,7 +343,7 @@ export class Store {
         keyEncoding: 'binary',
         maxDbs: 8,
       });
-      store = new Store(path, environment, new Tables(path, environment));
+      store = new Store(path, new Tables(path, environment), environment, isBlocking);
     } catch (error) {
       throw await explain(path, error as LmdbError);
     }
@@ -396,8 +407,9 @@ export class Store {
   async #perform<T>(perform: (tables: Tables) => T): Promise<T> {
     // Only a store that is open for reading has no environment, and nobody writes to one.
     const environment = this.#environment as Environment;
+    const inTables = (): T => perform(this.#tables as Tables);
     try {
-      return await transact(environment, () => perform(this.#tables as Tables));
+      return await (this.#blocking?.perform(inTables) ?? transact(environment, inTables));
     } catch (error) {
       if (error instanceof SnapshotError) throw error;
       throw await explain(this.path, error as LmdbError);
@@ -407,6 +419,7 @@ export class Store {
   async close(): Promise<void> {
     if (this.#isClosed) return;
     this.#isClosed = true;
+    this.#blocking?.performAll();
     await this.#environment?.close();
   }
 }

@@ -6,12 +6,12 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import { type SnapshotInfo, Snapshotter } from 'overlayfs/snapshots';
+import type { SnapshotInfo, Snapshotter } from 'overlayfs/snapshots';
 import { generator, scaled, scratch } from '../support/index.js';
 import { checkRoot } from './check-root.js';
 import type { Reply } from './helper.js';
 import { Model, type Outcome } from './model.js';
-import { codeOf, perform } from './verbs.js';
+import { codeOf, openRoot, perform } from './verbs.js';
 
 const STEPS = scaled(20_000);
 const NAMES = 24;
@@ -124,7 +124,7 @@ for (const asyncRemove of [false, true]) {
     const root = join(scratch(t), 'root');
     const options = { asyncRemove, fsync: 'none' } as const;
     const model = new Model();
-    let here = await Snapshotter.open(root, options);
+    let here = await openRoot(root, options);
     let other = await Other.start(root, options);
     const used = new Set<number>();
     for (let step = 0; step < STEPS / 2; step++) {
@@ -145,7 +145,7 @@ for (const asyncRemove of [false, true]) {
       }
       if (random(STEPS / 20) === 0) {
         await here.close();
-        here = await Snapshotter.open(root, options);
+        here = await openRoot(root, options);
       }
       if (random(STEPS / 5) === 0) {
         await other.end();
@@ -158,7 +158,7 @@ for (const asyncRemove of [false, true]) {
     }
     await other.end();
     await here.close();
-    here = await Snapshotter.open(root, options);
+    here = await openRoot(root, options);
     t.deepEqual((await here.cleanup()).kept, []);
     const walk = await performHere(here, 'walk', []);
     await here.close();
