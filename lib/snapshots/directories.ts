@@ -9,9 +9,8 @@ import * as k from '../kernel/constants.js';
 import { close, type Held } from '../kernel/held.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
-import { collect } from '../kernel/slices.js';
 import { addStat, readStat } from '../kernel/stat.js';
-import { ask, list, type Task } from '../kernel/task.js';
+import { ask, type Task } from '../kernel/task.js';
 import { removeAside, removeDirectory } from '../layers/remove.js';
 import { measure } from '../layers/usage.js';
 import { examine } from '../layers/walk.js';
@@ -209,10 +208,13 @@ export class Directories {
   }
 
   /** The numbers of the snapshots' directories, and of those that were moved aside. */
-  *numbers(): Task<{ readonly snapshots: number[]; readonly removed: number[] }> {
-    return { snapshots: yield* numbersIn(this.snapshots), removed: yield* numbersIn(this.#removed) };
+  async numbers(): Promise<{ readonly snapshots: number[]; readonly removed: number[] }> {
+    return { snapshots: await numbersIn(this.snapshots), removed: await numbersIn(this.#removed) };
   }
 }
+
+/** The entries of a directory that are read at once. */
+const ENTRIES = 512;
 
 interface DirectoryOptions {
   readonly isReadonly: boolean;
@@ -220,12 +222,14 @@ interface DirectoryOptions {
 }
 
 /** The numbers that are names of directories in a directory. Other names are not ours. */
-function* numbersIn(directory: string): Task<number[]> {
-  const entries = yield* list(directory);
-  return yield* collect(entries, ({ name, isDirectory }) => {
-    const text = String(name);
-    return isDirectory && /^[1-9]\d{0,14}$/.test(text) ? Number(text) : undefined;
-  });
+async function numbersIn(path: string): Promise<number[]> {
+  const { opendir } = process.getBuiltinModule('node:fs/promises');
+  const numbers: number[] = [];
+  // readdir(3) in one piece would keep the event loop while it makes objects of very many entries.
+  for await (const entry of await opendir(path, { bufferSize: ENTRIES })) {
+    if (entry.isDirectory() && /^[1-9]\d{0,14}$/.test(entry.name)) numbers.push(Number(entry.name));
+  }
+  return numbers;
 }
 
 function* unlessMissing<T>(dialogue: Task<T>): Task<T | undefined> {

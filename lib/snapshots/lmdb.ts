@@ -5,12 +5,11 @@ import { perform } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { SnapshotError } from './errors.js';
 
-export interface Table {
-  get(key: Uint8Array): Buffer | undefined;
-  getRange(range: Range): Iterable<{ readonly key: Buffer; readonly value: Buffer }>;
+export interface Table<V = Buffer> {
+  get(key: Uint8Array): V | undefined;
+  getRange(range: Range): Iterable<{ readonly key: Buffer; readonly value: V }>;
   getKeys(range: Range): Iterable<Buffer>;
-  getCount(): number;
-  put(key: Uint8Array, value: Uint8Array): unknown;
+  put(key: Uint8Array, value: V): unknown;
   remove(key: Uint8Array): unknown;
 }
 
@@ -26,7 +25,7 @@ export interface ReadTransaction {
 }
 
 export interface Environment {
-  openDB(options: object): Table;
+  openDB<V = Buffer>(options: object): Table<V>;
   /** Performs the function in a transaction, with those that wait. The promise is settled when it is on the disk. */
   transaction<T>(perform: () => T): Promise<T>;
   /** Performs the function in a transaction on this thread. Returns when it is on the disk. */

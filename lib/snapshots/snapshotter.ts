@@ -52,6 +52,18 @@ export interface Cleanup {
 /** The most numbers that are taken at once. */
 const MOST_NUMBERS = 64;
 
+/** The most removals that one transaction notes: more would keep the event loop. */
+const MOST_NOTED = 256;
+
+function firstOf<T>(items: Iterable<T>, most: number): T[] {
+  const first: T[] = [];
+  for (const item of items) {
+    if (first.length === most) break;
+    first.push(item);
+  }
+  return first;
+}
+
 /** In nanoseconds since 1970. */
 function now(): bigint {
   const milliseconds = Date.now();
@@ -466,14 +478,18 @@ export class Snapshotter {
       }
     };
     const directories = this.#directories;
-    const entries = this.#store.read((tables) => tables.removing).filter((id) => !this.#aside.has(id));
-    const found = await run(directories.numbers());
-    for (const id of entries) await attempt(id, directories.pathOf(id), this.#removeDirectory(id));
-    const known = new Set(
-      await this.#store.readAll(
-        (tables, transaction) => tables.numbers(transaction),
-        (id) => id,
-      ),
+    const removing = await this.#store.readAll(
+      (tables, transaction) => tables.removing(transaction),
+      (id) => id,
+    );
+    const found = await directories.numbers();
+    for (const id of removing) {
+      if (!this.#aside.has(id)) await attempt(id, directories.pathOf(id), this.#removeDirectory(id));
+    }
+    const known = new Set(removing);
+    await this.#store.readAll(
+      (tables, transaction) => tables.numbers(transaction),
+      (id) => void known.add(id),
     );
     // A directory that was made in the meantime has a record now, or a lock.
     const isStray = (id: number): boolean => !this.#store.read((tables) => tables.hasNumber(id));
@@ -488,13 +504,13 @@ export class Snapshotter {
         directories.removeStray(id, () => isStray(id)),
       );
     }
-    if (this.#aside.size > 0) await this.#write(() => {});
+    while (this.#aside.size > 0) await this.#write(() => {});
     return { removed, kept };
   }
 
-  /** Performs a transaction, with what earlier removals have left to be noted. */
+  /** Performs a transaction, with some of what earlier removals have left to be noted. */
   async #write<T>(perform: (tables: Tables) => T): Promise<T> {
-    const aside = [...this.#aside];
+    const aside = firstOf(this.#aside, MOST_NOTED);
     const result = await this.#store.write((tables) => {
       const value = perform(tables);
       for (const id of aside) tables.deleteRemoving(id);
@@ -516,6 +532,7 @@ export class Snapshotter {
 
   /** Closes the store, after the verbs that are under way. Mounts stay as they are. */
   async close(): Promise<void> {
+    // The next clean-up notes what stays.
     if (this.#aside.size > 0) await this.#write(() => {}).catch(() => {});
     await this.#store.close();
     this.#directories.close();

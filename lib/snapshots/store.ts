@@ -54,7 +54,7 @@ export interface StoreOptions {
 export interface ReadableTables extends Reader {
   readonly version: number | undefined;
   /** The numbers whose directories are to be removed. */
-  readonly removing: readonly number[];
+  removing(transaction?: ReadTransaction): Iterable<number>;
   checkVersion(): void;
   /** Returns true when a snapshot has this number, or one that is being removed. */
   hasNumber(id: number): boolean;
@@ -64,11 +64,14 @@ export interface ReadableTables extends Reader {
   numbers(transaction?: ReadTransaction): Iterable<number>;
 }
 
+/** Records are read from lmdb's own buffer, without a copy. One that is damaged is null: undefined is one that is not there. */
+const recordEncoder = { encode: encodeRecord, decode: (bytes: Buffer) => decodeRecord(bytes) ?? null };
+
 /** The tables, inside a transaction. */
 export class Tables implements ReadableTables, Writer {
   readonly #path: string;
   readonly #about: Table;
-  readonly #snapshots: Table;
+  readonly #snapshots: Table<SnapshotRecord | null>;
   readonly #numbers: Table;
   readonly #children: Table;
   readonly #removing: Table;
@@ -77,7 +80,7 @@ export class Tables implements ReadableTables, Writer {
     const open = (name: string) => environment.openDB({ name, encoding: 'binary', keyEncoding: 'binary' });
     this.#path = path;
     this.#about = open('about');
-    this.#snapshots = open('snapshots');
+    this.#snapshots = environment.openDB({ name: 'snapshots', encoder: recordEncoder, keyEncoding: 'binary' });
     this.#numbers = open('numbers');
     this.#children = open('children');
     this.#removing = open('removing');
@@ -87,9 +90,8 @@ export class Tables implements ReadableTables, Writer {
     return damaged(this.#path, what, key);
   }
 
-  #decode(bytes: Buffer, key?: string): SnapshotRecord {
-    const record = decodeRecord(bytes);
-    if (record === undefined || (key !== undefined && record.name !== key)) {
+  #check(record: SnapshotRecord | null, key?: string): SnapshotRecord {
+    if (record === null || (key !== undefined && record.name !== key)) {
       throw this.damaged(
         key === undefined
           ? 'a record does not match its checksum'
@@ -131,12 +133,12 @@ export class Tables implements ReadableTables, Writer {
   }
 
   get(name: string): SnapshotRecord | undefined {
-    const bytes = this.#snapshots.get(toKey(name));
-    return bytes && this.#decode(bytes, name);
+    const record = this.#snapshots.get(toKey(name));
+    return record === undefined ? undefined : this.#check(record, name);
   }
 
   put(record: SnapshotRecord): void {
-    this.#snapshots.put(toKey(record.name), encodeRecord(record));
+    this.#snapshots.put(toKey(record.name), record);
     this.#numbers.put(toNumberKey(record.id), Buffer.from(record.name));
   }
 
@@ -151,12 +153,11 @@ export class Tables implements ReadableTables, Writer {
 
   *records(transaction?: ReadTransaction): Generator<SnapshotRecord> {
     const range = transaction === undefined ? {} : { transaction };
-    for (const { value } of this.#snapshots.getRange(range)) yield this.#decode(value);
+    for (const { value } of this.#snapshots.getRange(range)) yield this.#check(value);
   }
 
-  *numbers(transaction?: ReadTransaction): Generator<number> {
-    const range = transaction === undefined ? {} : { transaction };
-    for (const key of this.#numbers.getKeys(range)) yield fromNumberKey(key);
+  numbers(transaction?: ReadTransaction): Iterable<number> {
+    return numbersOf(this.#numbers, transaction);
   }
 
   link(parent: number, child: number): void {
@@ -180,9 +181,15 @@ export class Tables implements ReadableTables, Writer {
     this.#removing.remove(toNumberKey(id));
   }
 
-  get removing(): number[] {
-    return Array.from(this.#removing.getKeys({}), (key) => fromNumberKey(key));
+  removing(transaction?: ReadTransaction): Iterable<number> {
+    return numbersOf(this.#removing, transaction);
   }
+}
+
+/** The numbers that are the keys of a table. */
+function* numbersOf(table: Table, transaction?: ReadTransaction): Generator<number> {
+  const range = transaction === undefined ? {} : { transaction };
+  for (const key of table.getKeys(range)) yield fromNumberKey(key);
 }
 
 /** Throws unless the store has the version that this library knows. */
@@ -200,7 +207,7 @@ function checkVersion(path: string, version: number | undefined): void {
 /** The readable rest of a damaged store. */
 class Remains implements ReadableTables {
   readonly version: number | undefined;
-  readonly removing: readonly number[];
+  readonly #removing: readonly number[];
   readonly #path: string;
   readonly #records: ReadonlyMap<string, SnapshotRecord>;
 
@@ -208,7 +215,7 @@ class Remains implements ReadableTables {
     const about = tables.get('about')?.find(({ key }) => key.equals(versionKey));
     const records = (tables.get('snapshots') ?? []).map(({ value }) => decodeRecord(value) as SnapshotRecord);
     this.version = about && decodeNumber(about.value);
-    this.removing = (tables.get('removing') ?? []).map(({ key }) => fromNumberKey(key));
+    this.#removing = (tables.get('removing') ?? []).map(({ key }) => fromNumberKey(key));
     this.#path = path;
     this.#records = new Map(records.map((record) => [record.name, record]));
   }
@@ -246,11 +253,15 @@ class Remains implements ReadableTables {
   }
 
   hasNumber(id: number): boolean {
-    return this.removing.includes(id) || [...this.#records.values()].some((record) => record.id === id);
+    return this.#removing.includes(id) || [...this.#records.values()].some((record) => record.id === id);
   }
 
   records(): Iterable<SnapshotRecord> {
     return this.#records.values();
+  }
+
+  removing(): Iterable<number> {
+    return this.#removing;
   }
 
   numbers(): Iterable<number> {
