@@ -93,6 +93,8 @@ const conditions: Readonly<Record<Reason, string>> = {
   'out-of-memory': 'the kernel, or the control group of the process, has no memory for the mount',
   'too-many-mounts': 'the mount namespace has reached its limit of mounts (fs.mount-max)',
   'out-of-inodes': 'the file system has no inode left',
+  'too-many-subdirectories':
+    'a directory in which one is to be made holds as many subdirectories as its file system allows (ext4 without dir_nlink: 64998)',
   'io-error': 'the file system of a layer reports an I/O error, or is damaged',
   'out-of-space': 'the file system is full, or a quota is used up',
   'source-unbindable': 'the source of a bind is on an unbindable mount, or on a mount of another namespace',

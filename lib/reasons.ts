@@ -91,6 +91,7 @@ export const reasons = {
   'out-of-memory': 'free memory, or raise the limit of the control group',
   'too-many-mounts': 'unmount what you do not need, or raise the limit: sysctl fs.mount-max',
   'out-of-inodes': 'remove files, or create a file system with more inodes',
+  'too-many-subdirectories': 'remove subdirectories, or use a directory that holds fewer',
   'io-error': 'read the kernel log (dmesg), and check the file system',
   'out-of-space': 'free some space',
   // Binding, and other mount namespaces

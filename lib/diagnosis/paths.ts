@@ -118,6 +118,7 @@ const notCreated: Rule = {
       [e.EROFS]: 'read-only',
       [e.ENOSPC]: 'out-of-space',
       [e.EDQUOT]: 'out-of-space',
+      [e.EMLINK]: 'too-many-subdirectories',
       [e.EACCES]: 'permission-denied',
       [e.EPERM]: 'permission-denied',
     };

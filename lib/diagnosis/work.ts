@@ -149,6 +149,13 @@ const attempted: Rule = withoutForesight(
     if (work.attempt === e.EDQUOT) {
       return { reason: 'out-of-space', what: text`${tried}: a quota is used up${consequence}`, hint: QUOTA_HINT };
     }
+    if (work.attempt === e.EMLINK) {
+      return {
+        reason: 'too-many-subdirectories',
+        what: text`${tried}: it holds as many subdirectories as its file system allows${consequence}`,
+        hint: either('use an empty workdir', text`pass ${option('readonlySuperblock', true)} for a read-only mount`),
+      };
+    }
     return work.attempt === e.ENOSPC
       ? { reason: 'out-of-space', what: text`${tried}: its file system has no space for it${consequence}` }
       : undefined;

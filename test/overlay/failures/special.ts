@@ -4,6 +4,7 @@ import { bind, dirs, file, overlay, ramfs, runs, tmpfs, unmounted } from '../row
 import { type FailureRow, refused } from './row.js';
 import {
   attributed,
+  crowded,
   filled,
   fused,
   idmapped,
@@ -199,6 +200,32 @@ export const specialRows: readonly FailureRow[] = [
     fails('ENOSPC', 'out-of-space', /fs\/u' could not be created/, 'fs/u'),
     [ofType('tmpfs', 'fs', 'nr_inodes=40'), withoutInodes('fs')],
     { remedy: [without(...someFiles)] },
+  ),
+  refused(
+    'ext4: a work that has as many subdirectories as it may have',
+    { upperdir: 'fs/u', workdir: 'fs/w' },
+    fails(
+      'EROFS',
+      'too-many-subdirectories',
+      /created in the workdir '.*fs\/w': it holds as many subdirectories as its file system allows, so/,
+      'fs/w',
+    ),
+    [crowded('fs', 'w', 'u', 'w2')],
+    { instead: { workdir: 'fs/w2' }, needs: ['mkfs.ext4 and debugfs(8)'] },
+  ),
+  refused(
+    'ext4: a work that has as many subdirectories as it may have, made read-only instead',
+    { upperdir: 'fs/u', workdir: 'fs/w' },
+    fails('EROFS', 'too-many-subdirectories', /pass `readonlySuperblock: true` for a read-only mount/, 'fs/w'),
+    [crowded('fs', 'w', 'u')],
+    { instead: { readonlySuperblock: true }, needs: ['mkfs.ext4 and debugfs(8)'] },
+  ),
+  refused(
+    'ext4: what is to be made in a directory that has as many subdirectories as it may have',
+    { upperdir: 'fs/full/u', workdir: 'fs/w', create: true },
+    fails('EMLINK', 'too-many-subdirectories', /fs\/full\/u' could not be created/, 'fs/full/u'),
+    [crowded('fs', 'full', 'u')],
+    { instead: { upperdir: 'fs/u' }, needs: ['mkfs.ext4 and debugfs(8)'] },
   ),
   refused(
     'ext4: what is to be made on a read-only mount',
