@@ -1,5 +1,6 @@
 /**
- * docs/errors.md agrees with the table of reasons, and the code uses no other reason. Imports internals: this table.
+ * docs/errors.md and docs/reference/ agree with the table of reasons, and the code uses no other reason. Imports
+ * internals: this table.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -12,9 +13,11 @@ test('docs/errors.md is up to date (npm run docs)', (t) => {
   t.is(readFileSync(join(packageRoot, 'docs/errors.md'), 'utf8'), errorsPage());
 });
 
-test('every reason has one row, in a section', (t) => {
+test('every reason has one row, in a section, and is in the reference', (t) => {
   const page = errorsPage();
+  const reference = readFileSync(join(packageRoot, 'docs/reference/README.md'), 'utf8');
   for (const reason of Object.keys(reasons)) {
+    t.true(reference.includes(`\`"${reason}"\``), reason);
     t.is(page.match(new RegExp(`^\\| \`${reason}\` \\|`, 'gm'))?.length, 1, reason);
   }
   t.true(page.indexOf('| `lower-missing`') > page.indexOf('\n## '));
