@@ -3,11 +3,21 @@ import * as e from '../errnos.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import type { StepFailure } from '../kernel/perform.js';
-import { goesByDescriptors, type Path, pathString, quotePath } from '../paths.js';
+import { goesByDescriptors, isAtOrBelow, type Path, pathString, quotePath } from '../paths.js';
 import type { Reason } from '../reasons.js';
-import { reservedTarget } from '../verdicts.js';
+import { explainErrno, reservedTarget } from '../verdicts.js';
 import type { PathFacts } from './facts.js';
-import { findSubject, isLayer, nameOf, pathField, type Rule, type Scene, show, type Verdict } from './rule.js';
+import {
+  findSubject,
+  isLayer,
+  nameOf,
+  outOfRoom,
+  pathField,
+  type Rule,
+  type Scene,
+  show,
+  type Verdict,
+} from './rule.js';
 
 const roleNames = {
   lowerdir: 'lower',
@@ -112,22 +122,33 @@ export const isAboutPath = (reason: Reason): boolean =>
 /** A missing directory could not be made. */
 const notCreated: Rule = {
   when: ({ step }) => step?.call === calls.mkdirat,
-  find({ failure }) {
+  find(scene) {
+    const { facts, failure } = scene;
+    const errno = failure?.errno ?? 0;
     const path = failure?.step?.args[1] as Path;
-    const reasonsOf: Readonly<Record<number, Reason>> = {
-      [e.EROFS]: 'read-only',
-      [e.ENOSPC]: 'out-of-space',
-      [e.EDQUOT]: 'out-of-space',
-      [e.EMLINK]: 'too-many-subdirectories',
-      [e.EACCES]: 'permission-denied',
-      [e.EPERM]: 'permission-denied',
-    };
-    return {
-      reason: reasonsOf[failure?.errno ?? 0] ?? 'path-inaccessible',
-      what: `the directory ${quotePath(path)} could not be created`,
-      path: pathString(path),
-    };
+    const missing = facts.paths.find(({ isMissing, subject }) => isMissing && isAtOrBelow(subject.path, path));
+    const full = errno === e.ENOSPC && missing !== undefined ? outOfRoom(missing, scene) : undefined;
+    if (full !== undefined) return full;
+    const name = `the directory ${quotePath(path)}`;
+    const purpose = `create ${name}`;
+    const verdict = ownMeanings[errno]?.(name) ?? explainErrno(errno, { name, purpose });
+    return verdict.reason === 'unexplained' ? undefined : { ...verdict, path: pathString(path) };
   },
+};
+
+const mayNotCreate = (name: string): Verdict => ({
+  reason: 'permission-denied',
+  what: `this process may not create ${name}`,
+});
+
+/** The errnos that mean something of their own for a directory to be made. */
+const ownMeanings: Readonly<Record<number, (name: string) => Verdict>> = {
+  [e.EMLINK]: (name) => ({
+    reason: 'too-many-subdirectories',
+    what: `${name} cannot be created: its parent holds as many subdirectories as its file system allows`,
+  }),
+  [e.EACCES]: mayNotCreate,
+  [e.EPERM]: mayNotCreate,
 };
 
 const targetMounted: Rule = {

@@ -7,7 +7,7 @@ import type { StepFailure } from '../kernel/perform.js';
 import type { Subject } from '../kernel/plan.js';
 import type { CheckedOptions } from '../options/check.js';
 import { type Path, pathString, quotePath } from '../paths.js';
-import type { Facts, PathFacts, ProcessFacts } from './facts.js';
+import type { Facts, FileSystemFacts, PathFacts, ProcessFacts } from './facts.js';
 
 /** A mount that failed or is only planned, and the facts about it. */
 export interface Scene {
@@ -86,6 +86,21 @@ export const isReadOnly = (name: string, { subject, mount }: PathFacts): Verdict
   what: `${name} is on a read-only file system or mount${mount === undefined ? '' : `, at ${quotePath(mount.target)}`}`,
   path: pathString(subject.path),
 });
+
+const isFull = ({ blocks, freeBlocks }: FileSystemFacts): boolean => blocks > 0 && freeBlocks === 0;
+const hasNoInodes = ({ inodes, freeInodes }: FileSystemFacts): boolean => inodes > 0 && freeInodes === 0;
+
+/** Returns the verdict for a path whose file system has no space or no inode left. */
+export function outOfRoom({ subject, fileSystem }: PathFacts, { options }: Scene): Verdict | undefined {
+  if (fileSystem === undefined) return undefined;
+  const name = nameOf(subject, options);
+  const path = pathString(subject.path);
+  if (isFull(fileSystem)) return { reason: 'out-of-space', what: `the file system of ${name} is full`, path };
+  if (hasNoInodes(fileSystem)) {
+    return { reason: 'out-of-inodes', what: `the file system of ${name} has no inode left`, path };
+  }
+  return undefined;
+}
 
 /** Returns ` at '/m'` for a mount that has a target, else nothing. */
 export const place = ({ target }: CheckedOptions): string => (target === undefined ? '' : ` at ${quotePath(target)}`);

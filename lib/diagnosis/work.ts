@@ -6,7 +6,7 @@ import * as e from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import { joinPath, pathString, quotePath } from '../paths.js';
 import { either, option, type Text, text } from '../text.js';
-import type { FileSystemFacts, PathFacts } from './facts.js';
+import type { PathFacts } from './facts.js';
 import {
   CAP_DAC_OVERRIDE,
   cameOutReadOnly,
@@ -16,6 +16,7 @@ import {
   isReadOnly,
   isUpper,
   nameOf,
+  outOfRoom,
   pathField,
   place,
   type Rule,
@@ -30,20 +31,6 @@ const REFUSES_CHANGES: Text = {
   before: 'the kernel would mount, but refuse every change',
   after: 'the kernel refuses every change',
 };
-
-const isFull = ({ blocks, freeBlocks }: FileSystemFacts): boolean => blocks > 0 && freeBlocks === 0;
-const hasNoInodes = ({ inodes, freeInodes }: FileSystemFacts): boolean => inodes > 0 && freeInodes === 0;
-
-function outOfRoom({ subject, fileSystem }: PathFacts, { options }: Scene): Verdict | undefined {
-  if (fileSystem === undefined) return undefined;
-  const name = nameOf(subject, options);
-  const path = pathString(subject.path);
-  if (isFull(fileSystem)) return { reason: 'out-of-space', what: `the file system of ${name} is full`, path };
-  if (hasNoInodes(fileSystem)) {
-    return { reason: 'out-of-inodes', what: `the file system of ${name} has no inode left`, path };
-  }
-  return undefined;
-}
 
 /** Makes a rule about the workdir of a mount that came out read-only. */
 const ofWork = (judge: (work: PathFacts, name: string, scene: Scene) => Verdict | undefined): Rule => ({

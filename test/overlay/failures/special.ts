@@ -197,7 +197,7 @@ export const specialRows: readonly FailureRow[] = [
   refused(
     'tmpfs: no inode left for what is to be made',
     { upperdir: 'fs/u', workdir: 'fs/w', create: true },
-    fails('ENOSPC', 'out-of-space', /fs\/u' could not be created/, 'fs/u'),
+    fails('ENOSPC', 'out-of-inodes', /fs\/u' has no inode left/, 'fs/u'),
     [ofType('tmpfs', 'fs', 'nr_inodes=40'), withoutInodes('fs')],
     { remedy: [without(...someFiles)] },
   ),
@@ -223,14 +223,19 @@ export const specialRows: readonly FailureRow[] = [
   refused(
     'ext4: what is to be made in a directory that has as many subdirectories as it may have',
     { upperdir: 'fs/full/u', workdir: 'fs/w', create: true },
-    fails('EMLINK', 'too-many-subdirectories', /fs\/full\/u' could not be created/, 'fs/full/u'),
+    fails(
+      'EMLINK',
+      'too-many-subdirectories',
+      /fs\/full\/u' cannot be created: its parent holds as many subdirectories/,
+      'fs/full/u',
+    ),
     [crowded('fs', 'full', 'u')],
     { instead: { upperdir: 'fs/u' }, needs: ['mkfs.ext4 and debugfs(8)'] },
   ),
   refused(
     'ext4: what is to be made on a read-only mount',
     { upperdir: 'fs/u', workdir: 'fs/w', create: true },
-    fails('EROFS', 'read-only', /fs\/u' could not be created/, 'fs/u'),
+    fails('EROFS', 'read-only', /the file system of the directory '.*fs\/u' is read-only/, 'fs/u'),
     [made('ext4', 'fs'), remounted('fs', 'ro')],
     { remedy: [remounted('fs', 'rw')], needs: ['mkfs.ext4'] },
   ),
@@ -270,7 +275,7 @@ export const specialRows: readonly FailureRow[] = [
   refused(
     'btrfs: a quota that is used up, for what is to be made',
     { upperdir: 'fs/sub/new', workdir: 'fs/sub/w', create: true },
-    fails('EDQUOT', 'out-of-space', /fs\/sub\/new' could not be created/, 'fs/sub/new'),
+    fails('EDQUOT', 'out-of-space', /a quota leaves no space to create the directory '.*fs\/sub\/new'/, 'fs/sub/new'),
     [made('btrfs', 'fs'), limited('fs/sub')],
     { remedy: [runs('btrfs', 'qgroup', 'limit', 'none', 'fs/sub')], needs: ['mkfs.btrfs with quotas'] },
   ),
