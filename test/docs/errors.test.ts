@@ -23,11 +23,26 @@ test('every reason has one row, in a section, and is in the reference', (t) => {
   t.true(page.indexOf('| `lower-missing`') > page.indexOf('\n## '));
 });
 
+const lib = join(packageRoot, 'lib');
+const sources = readdirSync(lib, { recursive: true, encoding: 'utf8' })
+  .filter((file) => file.endsWith('.ts'))
+  .map((file) => ({ file, code: readFileSync(join(lib, file), 'utf8') }));
+
+test('a text names an option by `option`, so that each interface spells it', (t) => {
+  const inText = /'[^'`]*`\w+`|\\`(?!using\\`)\w+(?:: [^`]*)?\\`/;
+  // The table has texts of docs/options.md too, and so has `when` of a conflict.
+  const isShown = (line: string) => !/^\s*(?:\*|\/[/*]|when: )/.test(line);
+  const plain = sources
+    .filter(({ file }) => file !== 'options/table.ts')
+    .flatMap(({ file, code }) => code.split('\n').map((line, i) => ({ at: `${file}:${i + 1}`, line })))
+    .filter(({ line }) => isShown(line) && inText.test(line));
+  t.deepEqual(plain, []);
+});
+
 test('every reason is given by some code', (t) => {
-  const lib = join(packageRoot, 'lib');
-  const code = readdirSync(lib, { recursive: true, encoding: 'utf8' })
-    .filter((file) => file.endsWith('.ts') && file !== 'reasons.ts')
-    .map((file) => readFileSync(join(lib, file), 'utf8'))
+  const code = sources
+    .filter(({ file }) => file !== 'reasons.ts')
+    .map(({ code }) => code)
     .join('\n');
   // Made of a role and what is wrong with it.
   const composed = /^(lower|upper|work|target|path)-(missing|not-directory)$/;
