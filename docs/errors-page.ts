@@ -4,14 +4,16 @@ import { sentence } from '#lib/text.js';
 
 const cell = (text: string): string => text.replaceAll('|', '\\|').replaceAll('<', '&lt;');
 
-/** The headings, each with the first reason below it, in the order of the table. */
-const sections: Readonly<Partial<Record<Reason, string>>> = {
+/** The headings, each with the first reason below it, in the order of the table. lib/reasons.ts has them as comments. */
+export const sections: Readonly<Partial<Record<Reason, string>>> = {
   'lower-missing': 'The paths of a mount',
   'conflicting-options': 'The options together',
   'work-inside-upper': 'The layers together, and what they are on',
   'no-privilege': 'The kernel and the process',
+  'source-unbindable': 'Binding, and other mount namespaces',
   'not-mounted': 'Unmounting',
-  'path-missing': 'Whiteouts and opaque directories',
+  'path-missing': 'Whiteouts, opaque directories, and changes of layers',
+  'archive-invalid': 'Archives of layers',
   unexplained: 'No known cause',
 };
 
@@ -123,10 +125,6 @@ const conditions: Readonly<Record<Reason, string>> = {
     'an entry of a layer depends on layers below it, or on the index in the workdir, which the call does not have',
   'layer-conflict':
     'others have changed files that a merge would change, since the baseline; `conflicts` lists them all',
-  'archive-invalid': 'an archive is no tar archive, is cut or damaged, or has an entry that no layer can have',
-  'archive-limit': 'an archive holds more than a limit of the call allows: entries, bytes, depth, ratio of compression',
-  'digest-mismatch': 'the archive is not the one that `expectedDigest` or `expectedDiffId` names',
-  'layer-unpackable': 'a layer holds something that no archive can say, such as a file called `.wh.x`',
   'path-not-directory': 'the path, or its parent, is not a directory',
   'merged-mount': 'the path is in a mounted overlay, where such marks cannot be made',
   'xattr-denied': 'the file system or the kernel refuses the extended attribute',
@@ -134,6 +132,10 @@ const conditions: Readonly<Record<Reason, string>> = {
     'a directory of a layer is opaque only by `trusted.overlay.opaque`, which a rootless mount cannot read, so the mount would show what the directory hides',
   'permission-denied': 'the process may not change the directory',
   'read-only': 'the directory is on a read-only mount or file system',
+  'archive-invalid': 'an archive is no tar archive, is cut or damaged, or has an entry that no layer can have',
+  'archive-limit': 'an archive holds more than a limit of the call allows: entries, bytes, depth, ratio of compression',
+  'digest-mismatch': 'the archive is not the one that `expectedDigest` or `expectedDiffId` names',
+  'layer-unpackable': 'a layer holds something that no archive can say, such as a file called `.wh.x`',
   unexplained: 'no known cause matches',
 };
 

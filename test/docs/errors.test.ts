@@ -6,7 +6,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { reasons } from '#lib/reasons.js';
-import { errorsPage } from '../../docs/errors-page.js';
+import { errorsPage, sections } from '../../docs/errors-page.js';
 import { packageRoot } from '../support/index.js';
 
 test('docs/errors.md is up to date (npm run docs)', (t) => {
@@ -24,6 +24,13 @@ test('every reason has one row, in a section, and is in the reference', (t) => {
 });
 
 const lib = join(packageRoot, 'lib');
+
+test('the table of reasons and the page have the same headings', (t) => {
+  const table = readFileSync(join(lib, 'reasons.ts'), 'utf8');
+  const headings = Array.from(table.matchAll(/^ {2}\/\/ (.*)\n {2}'?([\w-]+)/gm), ([, title, first]) => [first, title]);
+  t.deepEqual(Object.fromEntries(headings), sections);
+});
+
 const sources = readdirSync(lib, { recursive: true, encoding: 'utf8' })
   .filter((file) => file.endsWith('.ts'))
   .map((file) => ({ file, code: readFileSync(join(lib, file), 'utf8') }));
