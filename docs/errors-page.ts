@@ -151,7 +151,8 @@ Node's codes.
 
 Only after a failure, the library examines the layers, the mount table and the process to find the reason. If a file
 system does not answer, a promise waits two seconds and then continues with the facts that it has; a synchronous call
-waits as long as it takes. \`overlayfs explain\` examines the same facts without mounting.
+waits as long as it takes. \`overlayfs explain\` finds the faults that show without a mount; [cli.md](cli.md#explain)
+says which it does not look for.
 
 \`\`\`js
 import { mountOverlay, OverlayError } from 'overlayfs';
