@@ -3,7 +3,7 @@ import * as e from '../errnos.js';
 import { goesByDescriptors, type Path, pathString, quotePath } from '../paths.js';
 import { member, type Text, text } from '../text.js';
 import { identityOf, isInside, type OtherUse, type PathFacts } from './facts.js';
-import { findRole, isCreation, isLayer, isLower, nameOf, type Rule, type Scene, show, type Verdict } from './rule.js';
+import { type Cause, findRole, isCreation, isLayer, isLower, nameOf, type Rule, type Scene, show } from './rule.js';
 
 const pair = (one: PathFacts, other: PathFacts) => ({
   path: pathString(one.subject.path),
@@ -48,7 +48,7 @@ const upperAndWork: Rule = {
  * Finds a lower layer that is the same directory as another layer, or is inside one. The kernel refuses both. It
  * accepts an upperdir or workdir inside a lower layer.
  */
-function findOverlap({ options, facts }: Scene): Verdict | undefined {
+function findOverlap({ options, facts }: Scene): Cause | undefined {
   const byIdentity = new Map<string, PathFacts>();
   const layers = facts.paths.filter(isLayer);
   for (const layer of layers) {

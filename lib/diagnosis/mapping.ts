@@ -5,11 +5,11 @@ import { OWN_MOUNT_NAMESPACE } from '../namespaces/user-namespace.js';
 import { isMapping } from '../options/idmap.js';
 import { pathString } from '../paths.js';
 import { either, member, option, text } from '../text.js';
-import { cameOutReadOnly, fileSystemName, findSubject, nameOf, type Rule, show, type Verdict } from './rule.js';
+import { type Cause, cameOutReadOnly, fileSystemName, findSubject, nameOf, type Rule, show } from './rule.js';
 
 const isDenied = (errno: number | undefined): boolean => errno === e.EPERM || errno === e.EACCES;
 
-const foreign: Verdict = {
+const foreign: Cause = {
   reason: 'no-privilege',
   what: text`this process may not map the layers for ${option('idmap')}: it is in a user namespace, and their file systems belong to another one`,
   hint: either(text`leave ${option('idmap')} out`, 'mount with CAP_SYS_ADMIN in the initial user namespace'),

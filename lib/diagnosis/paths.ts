@@ -7,17 +7,7 @@ import { goesByDescriptors, isAtOrBelow, type Path, pathString, quotePath } from
 import type { Reason } from '../reasons.js';
 import { explainErrno, reservedTarget } from '../verdicts.js';
 import type { PathFacts } from './facts.js';
-import {
-  findSubject,
-  isLayer,
-  nameOf,
-  outOfRoom,
-  pathField,
-  type Rule,
-  type Scene,
-  show,
-  type Verdict,
-} from './rule.js';
+import { type Cause, findSubject, isLayer, nameOf, outOfRoom, pathField, type Rule, type Scene, show } from './rule.js';
 
 const roleNames = {
   lowerdir: 'lower',
@@ -30,7 +20,7 @@ const roleNames = {
   namespace: 'path',
 } as const;
 
-function judge({ options }: Scene, { subject, found, isSymlink }: PathFacts, errno: number): Verdict | undefined {
+function judge({ options }: Scene, { subject, found, isSymlink }: PathFacts, errno: number): Cause | undefined {
   const role = roleNames[subject.role];
   const name = nameOf(subject, options);
   const path = pathString(subject.path);
@@ -79,7 +69,7 @@ function errnoOf({ found, subject }: PathFacts): number {
 const looking: readonly (Call | undefined)[] = [calls.openat2, calls.open_tree, calls.statx, calls.fsconfig];
 
 /** The step that failed was about one path. */
-const unreachable: Rule = {
+const pathOfStep: Rule = {
   when: ({ step, guard }) => looking.includes(step?.call) || guard === 'directory-is-removed',
   find(scene) {
     const culprit = findSubject(scene);
@@ -101,9 +91,9 @@ const oneOfAll: Rule = {
 };
 
 /** Returns a verdict for each faulty path before a mount. A path that `create` makes may be missing. */
-export function judgePaths(scene: Scene): Verdict[] {
+export function judgePaths(scene: Scene): Cause[] {
   const { create, stack } = scene.options;
-  return scene.facts.paths.flatMap((path): Verdict[] => {
+  return scene.facts.paths.flatMap((path): Cause[] => {
     const { role } = path.subject;
     const errno = errnoOf(path);
     if (create && errno === e.ENOENT && !path.isSymlink && role !== 'lowerdir' && role !== 'datadir') return [];
@@ -136,13 +126,13 @@ const notCreated: Rule = {
   },
 };
 
-const mayNotCreate = (name: string): Verdict => ({
+const mayNotCreate = (name: string): Cause => ({
   reason: 'permission-denied',
   what: `this process may not create ${name}`,
 });
 
 /** The errnos that mean something of their own for a directory to be made. */
-const ownMeanings: Readonly<Record<number, (name: string) => Verdict>> = {
+const ownMeanings: Readonly<Record<number, (name: string) => Cause>> = {
   [e.EMLINK]: (name) => ({
     reason: 'too-many-subdirectories',
     what: `${name} cannot be created: its parent holds as many subdirectories as its file system allows`,
@@ -156,7 +146,7 @@ const targetMounted: Rule = {
   find: mountedAlready,
 };
 
-function mountedAlready({ options }: Scene): Verdict {
+function mountedAlready({ options }: Scene): Cause {
   return {
     reason: 'target-mounted',
     what: `the target ${show(options.target)} is already a mount point`,
@@ -214,7 +204,7 @@ const targetGone: Rule = {
 };
 
 export const pathRules: readonly Rule[] = [
-  unreachable,
+  pathOfStep,
   oneOfAll,
   notCreated,
   targetMounted,

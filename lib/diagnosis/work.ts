@@ -9,6 +9,7 @@ import { either, option, type Text, text } from '../text.js';
 import type { PathFacts } from './facts.js';
 import {
   CAP_DAC_OVERRIDE,
+  type Cause,
   cameOutReadOnly,
   findRole,
   hasCapability,
@@ -21,7 +22,6 @@ import {
   place,
   type Rule,
   type Scene,
-  type Verdict,
 } from './rule.js';
 
 /** The consequence for the mount. The message about a mount that was made says itself that it is read-only. */
@@ -33,7 +33,7 @@ const REFUSES_CHANGES: Text = {
 };
 
 /** Makes a rule about the workdir of a mount that came out read-only. */
-const ofWork = (judge: (work: PathFacts, name: string, scene: Scene) => Verdict | undefined): Rule => ({
+const ofWork = (judge: (work: PathFacts, name: string, scene: Scene) => Cause | undefined): Rule => ({
   when: cameOutReadOnly,
   find(scene) {
     const work = findRole(scene.facts, 'workdir');
@@ -92,7 +92,6 @@ const immutable = ofWork(({ found }, name) =>
     ? {
         reason: 'work-immutable',
         what: text`${name} is immutable or append-only${consequence}`,
-        hint: 'remove the attribute: chattr -ia',
       }
     : undefined,
 );
@@ -165,7 +164,7 @@ const perhapsIdmapped: Rule = {
   },
 };
 
-const readOnlySuperblock: Rule = {
+const directoryNotMade: Rule = {
   when: cameOutReadOnly,
   find({ options, facts }) {
     const { workdir } = options;
@@ -343,7 +342,7 @@ export const workRules: readonly Rule[] = [
   immutableInside,
   attempted,
   perhapsIdmapped,
-  readOnlySuperblock,
+  directoryNotMade,
   tooManyMounts,
   noRoom,
   ioError,
