@@ -52,6 +52,10 @@ const meanings: Readonly<Record<number, Explain>> = {
   [e.EROFS]: ({ name }) => ({ reason: 'read-only', what: `the file system of ${name} is read-only` }),
   [e.ENOSPC]: ({ purpose }) => ({ reason: 'out-of-space', what: `no space is left to ${purpose}` }),
   [e.EDQUOT]: ({ purpose }) => ({ reason: 'out-of-space', what: `a quota leaves no space to ${purpose}` }),
+  [e.EMLINK]: ({ name }) => ({
+    reason: 'too-many-subdirectories',
+    what: `${name} cannot be created: its parent holds as many subdirectories as its file system allows`,
+  }),
   [e.EPERM]: ({ purpose }) => ({ reason: 'no-privilege', what: `this process may not ${purpose}` }),
   [e.ENOSYS]: ({ syscall, purpose }) => ({
     reason: 'option-unsupported',

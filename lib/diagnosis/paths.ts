@@ -121,24 +121,12 @@ const notCreated: Rule = {
     if (full !== undefined) return full;
     const name = `the directory ${quotePath(path)}`;
     const purpose = `create ${name}`;
-    const verdict = ownMeanings[errno]?.(name) ?? explainErrno(errno, { name, purpose });
+    const verdict: Cause =
+      errno === e.EACCES || errno === e.EPERM
+        ? { reason: 'permission-denied', what: `this process may not ${purpose}` }
+        : explainErrno(errno, { name, purpose });
     return verdict.reason === 'unexplained' ? undefined : { ...verdict, path: pathString(path) };
   },
-};
-
-const mayNotCreate = (name: string): Cause => ({
-  reason: 'permission-denied',
-  what: `this process may not create ${name}`,
-});
-
-/** The errnos that mean something of their own for a directory to be made. */
-const ownMeanings: Readonly<Record<number, (name: string) => Cause>> = {
-  [e.EMLINK]: (name) => ({
-    reason: 'too-many-subdirectories',
-    what: `${name} cannot be created: its parent holds as many subdirectories as its file system allows`,
-  }),
-  [e.EACCES]: mayNotCreate,
-  [e.EPERM]: mayNotCreate,
 };
 
 const targetMounted: Rule = {

@@ -202,10 +202,3 @@ export const elsewhere =
     rmSync(ready);
     return { pid: String(child.pid) };
   };
-
-/** Runs a command in the row's directory. */
-export const runs =
-  (command: string, ...args: string[]): Step =>
-  (at) => {
-    execFileSync(command, args, { cwd: at('') });
-  };
