@@ -90,6 +90,17 @@ const probes = {
 
 export type Feature = keyof typeof probes;
 
+/** The options that some supported kernels lack, or take only with others. */
+export const optionNeeds: Readonly<Record<string, Feature>> = {
+  datadir: 'data-only layers without metacopy',
+  verity: 'verity without metacopy',
+  fsync: 'fsync',
+  overrideCreds: 'override_creds',
+  userxattr: 'userxattr',
+  // Before those of 6.6, `on` was all there was and not shown, nor what became of `off`.
+  uuid: 'uuid=null',
+};
+
 const answers = new Map<Feature, boolean>();
 
 /** Tells whether this machine has the feature; false where nothing can be mounted. */
