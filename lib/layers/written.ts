@@ -63,6 +63,10 @@ const isDenial = (errno: number): boolean => errno === e.EPERM || errno === e.EA
 
 /** The failures of single stages. */
 function explainStage({ errno, stage, kind, attribute }: WriteFailure, name: string, isOfArchive: boolean) {
+  if (errno === e.EMLINK && kind === 'link') {
+    const what = `the file system allows no more links to the file that ${name} is a link to`;
+    return { reason: 'permission-denied', what, hint: 'use another file system' } satisfies Verdict;
+  }
   if (!isDenial(errno) && !(isOfArchive && stage === 'owner')) return undefined;
   const denied = (what: string, hint: Text): Verdict => ({ reason: 'permission-denied', what, hint });
   if (stage === 'xattr') {
@@ -130,9 +134,4 @@ const rules: Readonly<Record<number, Rule>> = {
   [e.EPERM]: denied,
   [e.EOPNOTSUPP]: denied,
   [e.EIO]: (name) => ({ reason: 'io-error', what: `an I/O error kept ${name} from being written` }),
-  [e.EMLINK]: (name) => ({
-    reason: 'permission-denied',
-    what: `the file system allows no more links to ${name}`,
-    hint: 'use another file system',
-  }),
 };

@@ -3,7 +3,7 @@ import { checkBoolean, checkNames, checkSignal, checkWord, takeOnce } from '../a
 import { conflictingOptions, invalidArgumentType, invalidArgumentValue, outOfRange, showValue } from '../errors.js';
 import { checkNamespace, type Namespace, type NamespaceLike, toTarget } from '../namespaces/mount-namespace.js';
 import { joinPath, type Path, type PathLike, splitPath, toPath } from '../paths.js';
-import { either, option, text } from '../text.js';
+import { either, member, option, text } from '../text.js';
 import type { AccessTimes, MountAttribute, Propagation } from './attributes.js';
 import { type CheckedIdMap, checkIdMap, type IdMapOption } from './idmap.js';
 import { type OptionName, type OptionRow, optionRows, optionTable, overlayOptionNames } from './table.js';
@@ -418,7 +418,7 @@ function checkPlace(draft: Draft, target: PathLike | undefined): void {
   if (draft.rootless !== false && draft.target !== undefined) {
     throw conflictingOptions(
       text`${option('target')} and ${option('rootless')} exclude each other: a mount cannot be attached without privilege. Received the target ${showValue(target)}`,
-      text`leave ${option('target')} out and use the \`path\` of the mount, or show it to a program with \`spawn\``,
+      text`leave ${option('target')} out and use the ${member('path')} of the mount, or show it to a program with ${member('spawn')}`,
     );
   }
   if (draft.rootless === false && draft.subIds) {

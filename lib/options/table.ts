@@ -217,7 +217,11 @@ export const optionTable = {
   },
   nosuid: { form: 'attribute', default: 'false', about: 'ignores set-user-ID bits and file capabilities' },
   nodev: { form: 'attribute', default: 'false', about: 'refuses to open device nodes' },
-  noexec: { form: 'attribute', default: 'false', about: 'refuses to execute files' },
+  noexec: {
+    form: 'attribute',
+    default: 'false',
+    about: 'refuses to execute files; noexec of a layer does not apply to the overlay',
+  },
   nosymfollow: { form: 'attribute', first: '5.10', default: 'false', about: 'does not follow symbolic links' },
   nodiratime: { form: 'attribute', default: 'false', about: 'does not update access times of directories' },
   atime: {

@@ -58,6 +58,7 @@ const probes = {
   'loop devices': () => spawnSync('losetup', ['--find'], { stdio: 'ignore' }).status === 0,
   'chattr on tmpfs': () => takesFileFlags(),
   'mkfs.ext4': () => hasImages('mkfs.ext4', '-q', '-F'),
+  'mkfs.ext4 and debugfs(8)': () => hasImages('mkfs.ext4', '-q', '-F') && hasProgram('debugfs'),
   'mkfs.xfs': () => hasImages('mkfs.xfs', '-q', '-f'),
   'mkfs.btrfs': () => hasImages('mkfs.btrfs', '-q', '-f'),
   'mkfs.vfat': () => hasImages('mkfs.vfat'),
