@@ -655,8 +655,9 @@ class Merge {
   }
 
   #timeOf(entry: Records, attributes: Attributes): Time {
-    // A copy reads the marks of the move that it resumes.
-    const kept = this.#settings.moves || this.#isResumed ? attributes.get(this.#timeMark) : undefined;
+    // A copy reads the marks of the move that it finishes. Near its end, a move leaves an empty upper and no state.
+    const readsMarks = this.#settings.moves || this.#isResumed || this.#total === 0;
+    const kept = readsMarks ? attributes.get(this.#timeMark) : undefined;
     if (kept === undefined) return entry.mtime;
     const [seconds, nanoseconds] = kept.toString('latin1').split('.').map(Number);
     return { seconds: seconds as number, nanoseconds: nanoseconds as number };

@@ -349,6 +349,15 @@ mountTest('a merge by move can be finished by a copy', async (t) => {
   t.deepEqual(readdirSync(at('upper/new')), ['f3']);
 });
 
+mountTest('a copy gives the time of an upper that a move had emptied when it was killed', async (t) => {
+  const dir = scratch(t);
+  const at = (name: string): string => join(dir, name);
+  makeTree(dir, { 'upper/': '', 'target/': '' });
+  setAttribute(at('upper'), 'trusted.overlay.merge', '5.0');
+  await mergeLayer(at('upper'), at('target'), { mode: 'copy', root: true });
+  t.is(statSync(at('target')).mtimeMs, 5000);
+});
+
 mountTest('a merge refuses a directory of others that has the name of its own', async (t) => {
   const dir = scratch(t);
   const at = (name: string): string => join(dir, name);
