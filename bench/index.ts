@@ -3,10 +3,10 @@
  *
  *   npm run bench -- [--quick | --once] [--only TEXT] [--json] [--check]
  *
- * `--quick` takes less time for each row. With `--once` each row runs, with a hundredth of its
- * files, mounts and snapshots: the figures mean nothing. `--only` leaves the rows whose first three columns, with a space
- * between them, contain the text. `--json` prints one document. With `--check` the exit code is 1 when a
- * bound is exceeded, which otherwise is just shown.
+ * `--quick` takes less time for each row. With `--once` each row runs, with a hundredth of its files, mounts and
+ * snapshots: the figures mean nothing. `--only` leaves the rows whose first three columns, with a space between them,
+ * contain the text. `--json` prints one document. With `--check` the exit code is 1 when a bound is exceeded, which
+ * otherwise is just shown.
  */
 import { parseArgs } from 'node:util';
 import { type Enclosure, enclosure, runEnclosed } from './enclosure.js';

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import test from 'ava';
 import { argumentsOf } from '#lib/cli/command-line.js';
 import { inFlags } from '#lib/cli/spelling.js';
-import { argument, either, option, render, type Text, text } from '#lib/text.js';
+import { argument, either, member, option, render, type Text, text } from '#lib/text.js';
 import { packageRoot } from '../support/index.js';
 import { json, overlayfs, run } from './run.js';
 
@@ -154,6 +154,8 @@ test('texts of the library come in the words of the command line', (t) => {
   const rootless = text`pass ${option('rootless', 'keep')}`;
   t.is(inFlagsOf(either('run it as root', rootless)), 'run it as root');
   t.is(inFlagsOf(rootless), "pass `rootless: 'keep'`");
+  t.is(inFlagsOf(either(text`call ${member('unmount')}`, 'close it')), 'close it');
+  t.is(inFlagsOf(text`more than ${option('maxEntries')} allows, ${3}`), 'more than --max-entries allows, 3');
   t.is(render(create), 'create it, or pass `create: true`');
 });
 
