@@ -266,8 +266,9 @@ async function bundleAll() {
     bundle('deferred.cjs', 'deferred', [deferredOnes], {
       format: 'cjs',
       minifyIdentifiers: isRelease,
-      banner: { js: "'use strict'; module.exports = (shared) => { const module = {};" },
-      footer: { js: 'return module.exports; };' },
+      // V8 parses a function in parentheses once, others when they are loaded and again when they are called.
+      banner: { js: "'use strict'; module.exports = (function (shared) { const module = {};" },
+      footer: { js: 'return module.exports; });' },
     });
   const fromIndexOf = (file) => {
     const path = relative(dirname(join(dist, file)), join(dist, 'index.js'));

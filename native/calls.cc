@@ -149,9 +149,11 @@ long Execution::run(Step& step) {
       return scan(step);
     case Call::write_tree:
       return write_tree(step);
+    // A plan on the caller's thread would move that thread for good.
     case Call::unshare:
-      return sys::call(abi::unshare, unsigned_at(0));
+      return may_change_namespaces() ? sys::call(abi::unshare, unsigned_at(0)) : -EDEADLK;
     case Call::setns: {
+      if (!may_change_namespaces()) return -EDEADLK;
       long result = sys::call(abi::setns, fd(0), a[1]);
       if (result >= 0 && (header().flags & own_thread) && !(header().flags & in_child)) has_joined_ = true;
       return result;

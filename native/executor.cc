@@ -2,7 +2,9 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 #include "child.h"
 #include "plan.h"
@@ -46,17 +48,25 @@ bool Execution::perform() {
   if (header().flags & in_child) return perform_in_child();
   if (!(header().flags & own_thread)) return perform_here();
   bool succeeded = false;
-  int error = run_on_own_thread(&Execution::perform_here, &succeeded);
+  int error = run_on_own_thread(&Execution::perform_there, &succeeded);
   if (error != 0) failure_.error = error;
-  return succeeded;
+  if (succeeded) return true;
+  has_joined_ = false;  // this thread has not
+  take_back_here();
+  return false;
 }
 
 void Execution::take_back() {
-  // The effects of a child in its own namespaces end with these.
-  if (!has_joined_) return take_back_here();
-  bool succeeded = false;
-  int error = run_on_own_thread(&Execution::rejoin_and_take_back, &succeeded);
-  if (error != 0) failure_.undo_error = error;
+  performed_ = done_;
+  if (has_joined_) {
+    bool succeeded = false;
+    int error = run_on_own_thread(&Execution::rejoin_and_undo, &succeeded);
+    if (error != 0) failure_.undo_error = error;
+    // The mount lives on, so the directories that earlier steps made are in use.
+    if (!succeeded) done_ = 0;
+    has_joined_ = false;
+  }
+  take_back_here();
 }
 
 // Returns 0, or the errno with which no thread could be made.
@@ -79,7 +89,16 @@ int Execution::run_on_own_thread(bool (Execution::*method)(), bool* succeeded) {
   return 0;
 }
 
-bool Execution::rejoin_and_take_back() {
+// Performs the steps on a thread of their own. After a failure, undoes those after the last join of a namespace: the
+// paths of the others mean directories in the namespace of the waiting thread.
+bool Execution::perform_there() {
+  if (run_steps()) return true;
+  begin_failure();
+  undo_steps(has_joined_);
+  return false;
+}
+
+bool Execution::rejoin_and_undo() {
   for (int i = 0; i < done_; i++) {
     Step& step = steps_[i];
     if (step.call != Call::unshare && step.call != Call::setns) continue;
@@ -88,7 +107,7 @@ bool Execution::rejoin_and_take_back() {
     failure_.undo_error = static_cast<int>(-result);
     return false;
   }
-  take_back_here();
+  undo_steps(true);
   return true;
 }
 
@@ -100,6 +119,8 @@ bool Execution::perform_in_child() {
   }
   sys::page_size();  // asked for here, not in the child
   auto main = [](void* data) -> int {
+    // The child is a process of its own, which a kill of this one does not reach.
+    sys::call(abi::prctl, PR_SET_PDEATHSIG, SIGKILL);
     static_cast<Execution*>(data)->run_steps();
     return 0;
   };
@@ -121,7 +142,8 @@ bool Execution::perform_in_child() {
   child::reap(pidfd);
   if (!ran_) {  // killed
     if (reservation_ != nullptr) directories_in_use.recover(reservation_);
-    failure_.step = done_;
+    // It may have performed its last step.
+    failure_.step = done_ < header().count ? done_ : header().count - 1;
     failure_.error = EINTR;
   }
   return failure_.step < 0 || fail();
@@ -175,17 +197,24 @@ void Execution::count_step() {
   __atomic_add_fetch(steps_after_stop_, 1, __ATOMIC_RELAXED);
 }
 
-bool Execution::fail() {
+void Execution::begin_failure() {
   const Step& step = steps_[failure_.step];
   if (step.call == Call::fsconfig || step.call == Call::fsmount) read_log(descriptor(step.a[0]));
+  performed_ = done_;
+}
+
+bool Execution::fail() {
+  begin_failure();
   take_back_here();
   return false;
 }
 
-void Execution::take_back_here() {
-  int count = done_;
+// Goes back through the steps. `has_joined`: this thread has joined a namespace, and the steps before that are left.
+void Execution::undo_steps(bool has_joined) {
   while (done_ > 0) {
-    Step& step = steps_[--done_];
+    Step& step = steps_[done_ - 1];
+    if (has_joined && step.call == Call::setns) return;
+    done_--;
     long result = 0;
     count_step();
     if (step.flags & later) {
@@ -198,8 +227,12 @@ void Execution::take_back_here() {
     // The mount lives on, so the directories that earlier steps made are in use.
     if (result < 0 && (step.call == Call::move_mount || step.call == Call::mount)) done_ = 0;
   }
+}
+
+void Execution::take_back_here() {
+  undo_steps(false);
   // Descriptors are closed last, since taking back a step may need one that a later step made.
-  while (count > 0) close_result(steps_[--count]);
+  while (performed_ > 0) close_result(steps_[--performed_]);
   end_reservation();
 }
 

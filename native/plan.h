@@ -154,8 +154,8 @@ enum StepFlag : int32_t {
 enum PlanFlag : int32_t {
   // The steps change the working directory or the mount namespace, which the caller's thread shares with all other
   // threads of the process. So they are performed on a thread made for them, which ends with them. If they are taken
-  // back later, that happens on another such thread, which repeats the steps `unshare` and `setns`; `undo` on the
-  // latter keeps its descriptor until then.
+  // back later, that happens on another such thread, which repeats the steps `unshare` and `setns`. `setns` is marked
+  // `undo`, so that its descriptor stays open until then. The steps before it are undone in the caller's namespace.
   own_thread = 1,
   // The steps change namespaces that a thread of a process with several threads cannot change. So they are performed in
   // a child process made for them. It shares memory and descriptors with this process and ends with the steps.
@@ -274,16 +274,20 @@ class Execution {
     const char* name = nullptr;
   };
 
+  bool may_change_namespaces() const { return (header().flags & (own_thread | in_child)) != 0; }
   const Header& header() const { return *reinterpret_cast<const Header*>(block_); }
   bool run_steps();
   bool is_stopped_before(const Step& step);
   void count_step();
   bool perform_here();
+  bool perform_there();
+  void undo_steps(bool has_joined);
   void take_back_here();
   int run_on_own_thread(bool (Execution::*)(), bool* succeeded);
-  bool rejoin_and_take_back();
+  bool rejoin_and_undo();
   long unmount_by_root(int root) const;
   bool perform_in_child();
+  void begin_failure();
   bool fail();
   long run(Step& step);
   long revert(Step& step);
@@ -333,7 +337,8 @@ class Execution {
   uint8_t* block_;
   Step* steps_;
   uint32_t* steps_after_stop_;
-  int done_ = 0;
+  int done_ = 0;       // the steps before this one have been performed, and not undone
+  int performed_ = 0;  // while steps are undone: how many had been performed
   bool has_joined_ = false;  // another namespace, on a thread of its own
   // A bit of progress_: stop() has been called.
   static constexpr uint32_t stopped = 1;

@@ -69,15 +69,16 @@ long read_file(const FileRecord& record, const char* path, Parent& parent, uint8
   // Something else is there by now.
   if (fd == -ENOENT || fd == -ELOOP || fd == -ENOTDIR || fd == -ENXIO || fd == -EISDIR) return -ESTALE;
   if (fd < 0) return fd;
-  long result = check_file(fd, record);
+  long result = 0;
   for (uint64_t done = 0; result >= 0 && done < record.data_size;) {
     result = sys::call(abi::pread64, fd, to + done, static_cast<size_t>(record.data_size - done),
                        static_cast<int64_t>(record.offset + done));
     if (result == 0) result = -ESTALE;
     if (result > 0) done += static_cast<uint64_t>(result);
   }
-  // Another program may have written meanwhile.
-  if (result >= 0) result = check_file(fd, record);
+  // The bytes count only if this is the file that the walk has seen, unchanged. A pipe in its place cannot be read.
+  const long check = check_file(fd, record);
+  if (check < 0) result = check;
   sys::close(fd);
   return result < 0 ? result : 0;
 }

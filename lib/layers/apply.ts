@@ -22,11 +22,12 @@ import {
   toPath,
   withoutTrailingSlashes,
 } from '../paths.js';
-import { CHUNK, type Compression, decode, detect, peek } from '../tar/compression.js';
+import { CHUNK, ChunkMemory, type Compression, decode, detect, peek } from '../tar/compression.js';
 import { Digester } from '../tar/digest.js';
 import type { FoundEntry } from '../tar/entry.js';
 import { invalidArchive } from '../tar/invalid.js';
 import { TarReader } from '../tar/reader.js';
+import { option, type Text, text } from '../text.js';
 import { explainErrno, type Verdict } from '../verdicts.js';
 import { toPaths } from './given.js';
 import { isWhiteoutDevice, isWhiteoutEntry, readMarks, shownAttributes } from './marks.js';
@@ -223,8 +224,6 @@ interface Source {
   readonly total: number | undefined;
   /** Releases what the source holds, whether it was read or not. */
   close(): void | Promise<void>;
-  /** Gives the memory of a chunk back, to be used again when it is free. */
-  recycle?(chunk: Uint8Array, isFree: () => boolean): void;
 }
 
 /** Reads at once: Node drops what a child process has written when it has ended and nobody reads yet. */
@@ -250,13 +249,16 @@ function beginReading(
  * Copies the caller's bytes into chunks of our own: threads use a chunk after the next one has been asked for, and the
  * caller may do with its memory what it likes.
  */
-async function* ofCaller(source: AsyncIterable<unknown> | readonly Uint8Array[]): AsyncGenerator<Uint8Array> {
-  let gathered = Buffer.alloc(0);
+async function* ofCaller(
+  source: AsyncIterable<unknown> | readonly Uint8Array[],
+  memory: ChunkMemory,
+): AsyncGenerator<Uint8Array> {
+  let gathered: Buffer = Buffer.alloc(0);
   let end = 0;
   for await (const bytes of source) {
     if (!(bytes instanceof Uint8Array)) throw invalidArgumentType('source', 'a stream of bytes', bytes);
     for (let at = 0; at < bytes.length; ) {
-      if (end === gathered.length) [gathered, end] = [Buffer.allocUnsafeSlow(CHUNK), 0];
+      if (end === gathered.length) [gathered, end] = [memory.take(), 0];
       const part = bytes.subarray(at, at + gathered.length - end);
       gathered.set(part, end);
       at += part.length;
@@ -273,17 +275,17 @@ class SourceFile implements Source {
   readonly total: number | undefined;
   readonly #path: Path;
   readonly #descriptor: number;
+  readonly #memory: ChunkMemory;
   #ahead: Promise<Uint8Array> | undefined;
-  /** Memory that was used before, the oldest first. */
-  readonly #used: { readonly memory: ArrayBufferLike; readonly isFree: () => boolean }[] = [];
 
-  constructor(path: Path, descriptor: number, total: number | undefined) {
+  constructor(path: Path, descriptor: number, total: number | undefined, memory: ChunkMemory) {
     this.#path = path;
     this.#descriptor = descriptor;
     this.total = total;
+    this.#memory = memory;
   }
 
-  static open(path: Path): Promise<SourceFile> {
+  static open(path: Path, memory: ChunkMemory): Promise<SourceFile> {
     const { fstat, open: openFile } = process.getBuiltinModule('node:fs');
     return new Promise((resolve, reject) => {
       openFile(Buffer.from(toBytes(path)), 'r', (error, fd) => {
@@ -292,7 +294,7 @@ class SourceFile implements Source {
           return;
         }
         fstat(fd, (failed, found) => {
-          resolve(new SourceFile(path, fd, failed === null && found.isFile() ? found.size : undefined));
+          resolve(new SourceFile(path, fd, failed === null && found.isFile() ? found.size : undefined, memory));
         });
       });
     });
@@ -300,10 +302,8 @@ class SourceFile implements Source {
 
   #next(): Promise<Uint8Array> {
     const { read } = process.getBuiltinModule('node:fs');
-    const old = this.#used[0]?.isFree() ? this.#used.shift() : undefined;
-    const to = old === undefined ? Buffer.allocUnsafeSlow(CHUNK) : Buffer.from(old.memory);
     return new Promise((resolve, reject) => {
-      read(this.#descriptor, to, 0, CHUNK, null, (error, size, buffer) => {
+      read(this.#descriptor, this.#memory.take(), 0, CHUNK, null, (error, size, buffer) => {
         if (error === null) resolve(buffer.subarray(0, size));
         else reject(explainSource(error, this.#path));
       });
@@ -320,10 +320,6 @@ class SourceFile implements Source {
       this.#ahead.catch(() => {});
       yield chunk;
     }
-  }
-
-  recycle({ buffer: memory }: Uint8Array, isFree: () => boolean): void {
-    this.#used.push({ memory, isFree });
   }
 
   /** A read under way still uses the descriptor. */
@@ -359,16 +355,18 @@ function explainSource(error: NodeJS.ErrnoException, path: Path): unknown {
 const isStream = (source: unknown): source is AsyncIterable<unknown> =>
   typeof source === 'object' && source !== null && Symbol.asyncIterator in source;
 
-async function open(source: unknown): Promise<Source> {
-  if (source instanceof Uint8Array) return { chunks: ofCaller([source]), total: source.length, close: () => {} };
+/** Opens a source, whose chunks are in this memory. */
+async function open(source: unknown, memory: ChunkMemory): Promise<Source> {
+  if (source instanceof Uint8Array)
+    return { chunks: ofCaller([source], memory), total: source.length, close: () => {} };
   if (isStream(source)) {
     const { all, close: end } = beginReading(source);
-    return { chunks: ofCaller(all), total: undefined, close: end };
+    return { chunks: ofCaller(all, memory), total: undefined, close: end };
   }
   if (typeof source !== 'string' && !(source instanceof URL)) {
     throw invalidArgumentType('source', 'a path, bytes, or a stream of bytes', source);
   }
-  return SourceFile.open(toAbsolute(toPath(source, 'source')));
+  return SourceFile.open(toAbsolute(toPath(source, 'source')), memory);
 }
 
 // ------------------------------------------------------------------------------------------------------ the target
@@ -561,13 +559,15 @@ class Unpacking {
     this.#offset = entry.offset;
     this.entries++;
     this.bytes += entry.size;
-    const limit = (rule: string): OverlayError => invalidArchive(entry.offset, entry.name, rule, 'archive-limit');
-    if (this.entries > maxEntries) throw limit(`it is one more than \`maxEntries\` allows, ${maxEntries}`);
-    if (this.bytes > maxBytes) throw limit(`with it, the files have more bytes than \`maxBytes\` allows, ${maxBytes}`);
+    const limit = (rule: Text): OverlayError => invalidArchive(entry.offset, entry.name, rule, 'archive-limit');
+    if (this.entries > maxEntries) throw limit(text`it is one more than ${option('maxEntries')} allows, ${maxEntries}`);
+    if (this.bytes > maxBytes)
+      throw limit(text`with it, the files have more bytes than ${option('maxBytes')} allows, ${maxBytes}`);
     if (entry.unread.length > 0) this.#skip('attribute-unread', entry, entry.unread.length);
     const isDevice = entry.type === 'block' || (entry.type === 'character' && (entry.major !== 0 || entry.minor !== 0));
     if (isDevice && devices !== 'create') {
-      if (devices === 'fail') throw invalidArchive(entry.offset, entry.name, 'it is a device, and `devices` is "fail"');
+      if (devices === 'fail')
+        throw invalidArchive(entry.offset, entry.name, text`it is a device, refused by ${option('devices', 'fail')}`);
       this.#skip('device', entry);
       return;
     }
@@ -596,7 +596,9 @@ class Unpacking {
       ['group', gid, entry.gid],
     ] as const) {
       if (id >= 0 && id < 0xffffffff) continue;
-      const rule = Number.isNaN(id) ? `\`owners\` does not map its ${name} ${given}` : `its ${name} ${given} is no id`;
+      const rule = Number.isNaN(id)
+        ? text`${option('owners')} does not map its ${name} ${given}`
+        : `its ${name} ${given} is no id`;
       throw invalidArchive(entry.offset, entry.name, rule);
     }
     return { mode, uid, gid, mtime, xattrs };
@@ -728,7 +730,7 @@ function ownerOfMissing(owners: Checked['owners']): { uid?: number; gid?: number
 }
 
 function mismatch(name: string, expected: string, got: string): OverlayError {
-  const what = `the archive has the digest ${got}, and \`${name}\` is ${expected}`;
+  const what = text`the archive has the digest ${got}, and ${option(name)} is ${expected}`;
   return new OverlayError({ errno: e.EINVAL, reason: 'digest-mismatch', what });
 }
 
@@ -759,7 +761,7 @@ async function* untilAborted(chunks: AsyncIterable<Uint8Array>, signal?: AbortSi
   }
 }
 
-async function unpack(source: Source, target: Target, checked: Checked): Promise<LayerSummary> {
+async function unpack(source: Source, memory: ChunkMemory, target: Target, checked: Checked): Promise<LayerSummary> {
   const { signal, onProgress, maxBytes, maxRatio } = checked;
   const writer = new TreeWriter(target.root, { signal, lends: true });
   const unpacking = new Unpacking(writer, checked);
@@ -773,31 +775,31 @@ async function unpack(source: Source, target: Target, checked: Checked): Promise
   const compression = detect(start);
   // Both digests of a plain archive are the same.
   const plain = compression === 'none' ? undefined : new Digester();
-  const chunks = compression === 'none' ? all : decode(all, compression);
+  const chunks = compression === 'none' ? all : decode(all, compression, memory);
   let bytes = 0;
   const slices = new Slices();
-  const take = async (chunk: Uint8Array): Promise<void> => {
-    bytes += chunk.length;
-    const limit = (rule: string): OverlayError => invalidArchive(bytes, undefined, rule, 'archive-limit');
-    if (bytes > maxBytes) throw limit(`it has more bytes than \`maxBytes\` allows, ${maxBytes}`);
+  const take = (piece: Uint8Array): void => {
+    bytes += piece.length;
+    const limit = (rule: Text): OverlayError => invalidArchive(bytes, undefined, rule, 'archive-limit');
+    if (bytes > maxBytes) throw limit(text`it has more bytes than ${option('maxBytes')} allows, ${maxBytes}`);
     if (plain !== undefined && bytes > RATIO_BEGINS && bytes > maxRatio * intake.size) {
-      throw limit(`its ratio of compression is above ${maxRatio}, the limit that \`maxRatio\` sets`);
+      throw limit(text`its ratio of compression is above ${maxRatio}, the limit that ${option('maxRatio')} sets`);
     }
-    reader.write(chunk);
-    if (writer.isFull) await run(writer.send());
-    await run(slices.pause());
+    reader.write(piece);
   };
   try {
     for await (const chunk of untilAborted(chunks, signal)) {
       await plain?.update(chunk);
-      for (let at = 0; at < chunk.length; at += PIECE) await take(chunk.subarray(at, at + PIECE));
+      for (let at = 0; at < chunk.length; at += PIECE) {
+        take(chunk.subarray(at, at + PIECE));
+        if (writer.isFull) await run(writer.send());
+        if (slices.isOver()) await run(slices.pause());
+      }
       unpacking.keep();
       const { operations } = unpacking;
       const end = bytes;
-      // The memory of what a decoder returns is its own.
-      if (plain === undefined) {
-        source.recycle?.(chunk, () => writer.totals.operations >= operations && intake.isDone(end));
-      }
+      const digester = plain ?? intake;
+      memory.give(chunk, () => writer.totals.operations >= operations && digester.isDone(end));
       onProgress?.({ entries: unpacking.entries, bytes, read: intake.size, total: source.total });
     }
     reader.end();
@@ -867,11 +869,12 @@ export async function applyLayerOver(
 async function apply(source: ArchiveSource, dir: PathLike, checked: Checked): Promise<LayerSummary> {
   const path = withoutTrailingSlashes(toAbsolute(toPath(dir, 'dir')));
   if (checked.signal?.aborted) throw abortError(checked.signal);
-  const opened = await open(source);
+  const memory = new ChunkMemory();
+  const opened = await open(source, memory);
   let target: Target | undefined;
   try {
     target = await openTarget(path);
-    const summary = await unpack(opened, target, checked);
+    const summary = await unpack(opened, memory, target, checked);
     await finishTarget(target);
     return summary;
   } catch (error) {
@@ -891,7 +894,7 @@ async function apply(source: ArchiveSource, dir: PathLike, checked: Checked): Pr
  * an error.
  */
 export async function* readEntries(source: ArchiveSource): AsyncGenerator<FoundEntry[]> {
-  const opened = await open(source);
+  const opened = await open(source, new ChunkMemory());
   try {
     let found: FoundEntry[] = [];
     const reader = new TarReader({ entry: (entry) => found.push(entry), data: () => {}, finish: () => {} });

@@ -7,6 +7,7 @@
 import * as k from '../kernel/constants.js';
 import type { FoundEntry, Moment } from '../tar/entry.js';
 import { invalidArchive, quoteName } from '../tar/invalid.js';
+import { option, text } from '../text.js';
 import { below } from './encodings.js';
 import type { Bytes, OperationFields } from './write.js';
 
@@ -134,22 +135,13 @@ export class Placement {
   place(entry: FoundEntry): Placed {
     this.#entry = entry;
     const components = this.#componentsOf(entry.name);
-    const last = components.at(-1);
-    if (last === undefined) {
+    if (components.length === 0) {
       if (entry.type !== 'directory') this.#fail('the root of a layer is a directory');
       this.#describeDirectory(this.root, '');
       return done;
     }
-    if (components.some((name) => name.startsWith(OF_AUFS) && name !== OPAQUE)) return { action: 'ignored' };
-    const inside = components.slice(0, -1).find((name) => name.startsWith(WHITEOUT));
-    if (inside !== undefined) this.#fail(`it is inside the whiteout ${quoteName(inside)}`);
-    if (last === OPAQUE) return this.#makeOpaque(components.slice(0, -1));
-    if (last.startsWith(WHITEOUT)) {
-      const hidden = last.slice(WHITEOUT.length);
-      if (hidden === '' || hidden === '.' || hidden === '..') this.#fail('it is a whiteout of no name');
-      if (entry.type === 'directory') this.#fail('a whiteout is no directory');
-      return this.#makeWhiteout([...components.slice(0, -1), hidden]);
-    }
+    const placed = entry.name.includes(WHITEOUT) ? this.#placeMark(entry, components) : undefined;
+    if (placed !== undefined) return placed;
     const { type, major, minor } = entry;
     const isWhiteoutDevice = type === 'character' && major === 0 && minor === 0;
     if (isWhiteoutDevice && this.#options.layout === 'overlay') return this.#makeWhiteout(components);
@@ -176,6 +168,20 @@ export class Placement {
         device: { major, minor },
       });
     return done;
+  }
+
+  /** Decides on a name that means something to layers; undefined for others. */
+  #placeMark({ type }: FoundEntry, components: readonly string[]): Placed | undefined {
+    if (components.some((name) => name.startsWith(OF_AUFS) && name !== OPAQUE)) return { action: 'ignored' };
+    const [above, last = ''] = [components.slice(0, -1), components.at(-1)];
+    const inside = above.find((name) => name.startsWith(WHITEOUT));
+    if (inside !== undefined) this.#fail(`it is inside the whiteout ${quoteName(inside)}`);
+    if (last === OPAQUE) return this.#makeOpaque(above);
+    if (!last.startsWith(WHITEOUT)) return undefined;
+    const hidden = last.slice(WHITEOUT.length);
+    if (hidden === '' || hidden === '.' || hidden === '..') this.#fail('it is a whiteout of no name');
+    if (type === 'directory') this.#fail('a whiteout is no directory');
+    return this.#makeWhiteout([...above, hidden]);
   }
 
   /** Returns whether a directory is still at its path. */
@@ -209,14 +215,14 @@ export class Placement {
   #componentsOf(name: string): string[] {
     const components = name.split('/').filter((component) => component !== '' && component !== '.');
     if (components.includes('..')) this.#fail("its name has a component '..'");
-    const long = components.find((component) => component.length > MOST_NAME);
+    const long = name.length > MOST_NAME ? components.find((component) => component.length > MOST_NAME) : undefined;
     if (long !== undefined) {
       this.#fail(`its name has a component of ${long.length} bytes; at most ${MOST_NAME} are possible`);
     }
     const { maxPathDepth } = this.#options;
     if (components.length > maxPathDepth) {
       const { offset } = this.#entry as FoundEntry;
-      const rule = `it is ${components.length} directories deep; \`maxPathDepth\` allows ${maxPathDepth}`;
+      const rule = text`it is ${components.length} directories deep; ${option('maxPathDepth')} allows ${maxPathDepth}`;
       throw invalidArchive(offset, name, rule, 'archive-limit');
     }
     return components;

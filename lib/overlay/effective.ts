@@ -24,17 +24,24 @@ export interface EffectiveOptions extends Omit<NamedOptions, 'readonlySuperblock
 
 /** Returns the options in force. */
 export function* effectiveOptions(mounted: Mounted & { readonly id: number }): Task<EffectiveOptions> {
-  const raw = mounted.held === undefined ? yield* findAttached(mounted) : yield* findDetached(mounted);
+  const raw = mounted.held === undefined ? yield* readAttached(mounted) : yield* findDetached(mounted);
   const { overlay, flags, superblockOptions, source } = entryMaker('utf8')(raw);
   const readonlySuperblock = superblockOptions[0] === 'ro';
   return { ...(overlay as NamedOptions), ...flags, readonlySuperblock, source: String(source) };
 }
 
-function* findAttached({ path, id, namespace }: Mounted & { readonly id: number }): Task<RawMount> {
+function* readAttached(mounted: Mounted & { readonly id: number }): Task<RawMount> {
+  const raw = yield* findAttached(mounted);
+  if (raw !== undefined) return raw;
+  const { path } = mounted;
+  throw new OverlayError({ errno: EINVAL, path: pathString(path), ...replacedMount(path) });
+}
+
+/** Finds a mount with a target; undefined if it is no longer at its path. */
+export function* findAttached({ path, id, namespace }: Mounted & { readonly id: number }): Task<RawMount | undefined> {
   const raw = yield* findRaw({ path, namespace, isExact: true });
   const found = mountIdMask(id) === k.STATX_MNT_ID_UNIQUE ? raw?.uniqueId : raw?.id;
-  if (raw !== undefined && found === id) return raw;
-  throw new OverlayError({ errno: EINVAL, path: pathString(path), ...replacedMount(path) });
+  return found === id ? raw : undefined;
 }
 
 /**

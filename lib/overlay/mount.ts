@@ -11,7 +11,7 @@ import { calls } from '../kernel/calls.js';
 import { AT_FDCWD, AT_REMOVEDIR, FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING } from '../kernel/constants.js';
 import { close } from '../kernel/held.js';
 import { type Outcome, type Outputs, StepFailure } from '../kernel/perform.js';
-import { Plan } from '../kernel/plan.js';
+import { Plan, type Step } from '../kernel/plan.js';
 import { type MountIds, readMountIds } from '../kernel/stat.js';
 import { ask, inEitherForm, pause, run, runSync, type Task } from '../kernel/task.js';
 import type { Mounted } from '../mount-table/identity.js';
@@ -20,7 +20,7 @@ import { refuseInside, takePlace } from '../mounts/change.js';
 import { internalsOf, Mount } from '../mounts/mount.js';
 import { unmountPlan } from '../mounts/unmount.js';
 import { addWorkContentsRemoval } from '../mounts/work-removal.js';
-import { explainJoin } from '../namespaces/mount-namespace.js';
+import { addJoin, explainJoin } from '../namespaces/mount-namespace.js';
 import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from '../options/check.js';
 import { isAbsolute, isSamePath, type Path, type PathLike, toAbsolute, withoutTrailingSlashes } from '../paths.js';
 import { findRootlessFeatures, lease } from '../rootless/lease.js';
@@ -142,15 +142,21 @@ function readEffective(mount: OverlayMount): Task<EffectiveOptions> {
 function replace(mount: OverlayMount, given: OverlayOptions, options: ReplaceOptions): Task<void> {
   return internalsOf(mount).lock.exclude(function* () {
     yield* checkReplaced(mount, options);
-    const next = yield* mountWith(readOptions(given));
-    try {
-      takeOver(mount, next, yield* takePlace(internalsOf(mount).mounted, internalsOf(next).mounted));
-    } finally {
-      yield* inEitherForm(
+    const [prepared, made] = yield* make(yield* prepare(readOptions(given)));
+    const next = toMount(prepared, made);
+    const end = () =>
+      inEitherForm(
         () => next.unmount(),
         () => next.unmountSync(),
       );
+    try {
+      takeOver(mount, next, yield* takePlace(internalsOf(mount).mounted, internalsOf(next).mounted));
+    } catch (error) {
+      yield* end();
+      yield* removeMade(prepared.checked, made);
+      throw error;
     }
+    yield* end();
   });
 }
 
@@ -218,6 +224,8 @@ interface Made {
   readonly isSuspect: boolean;
   /** The directories that the plan made for the mount, from the top. */
   readonly directories: readonly Path[];
+  /** Those that it made in the target's namespace, if that is another. */
+  readonly directoriesThere: readonly Path[];
 }
 
 function toMade({ checked }: Prepared, planned: MountPlan, outputs: Outputs): Made {
@@ -225,12 +233,13 @@ function toMade({ checked }: Prepared, planned: MountPlan, outputs: Outputs): Ma
   return {
     mounted: toMounted(readMountIds(planned.id, outputs), checked, planned, outputs),
     isSuspect: superblock !== undefined && outputs.number(superblock, BLOCKS) === 0,
-    directories:
-      planned.made.length === 0
-        ? noPaths
-        : planned.made.filter((step) => outputs.result(step) >= 0).map(({ args }) => args[1] as Path),
+    directories: directoriesMadeBy(planned.made, outputs),
+    directoriesThere: directoriesMadeBy(planned.madeThere, outputs),
   };
 }
+
+const directoriesMadeBy = (steps: readonly Step[], outputs: Outputs): readonly Path[] =>
+  steps.length === 0 ? noPaths : steps.filter((step) => outputs.result(step) >= 0).map(({ args }) => args[1] as Path);
 
 /** Returns the path of the mount and, for a detached mount, the file descriptor that holds it. */
 function toMounted(
@@ -277,27 +286,37 @@ function* findProblem({ checked, features }: Prepared, made: Made): Task<Overlay
  * both forms, as `verifyMounted` does.
  */
 function takeDown({ checked }: Prepared, made: Made, fault: Error): Error {
-  const outcome = runSync(ask(takeDownPlan(checked, made)));
+  const outcome = runSync(ask(unmountPlan(made.mounted, { detach: true })));
   if (outcome instanceof StepFailure) {
     fault.message += ` The mount is still there: it could not be unmounted (${describeErrno(outcome.errno)[0]}).`;
+  } else {
+    runSync(removeMade(checked, made));
   }
   return fault;
 }
 
-function takeDownPlan(checked: CheckedOptions, { mounted, directories }: Made): Plan {
-  const { workdir } = checked;
-  const { steps } = unmountPlan(mounted, { detach: true });
-  const takeDown = new Plan();
-  for (const { call, args } of steps) takeDown.add(call, args);
-  addVolatileRemoval(takeDown, checked);
+/** Removes the directories that were made for a mount, after its end. */
+function* removeMade(checked: CheckedOptions, { directories, directoriesThere }: Made): Task<void> {
+  const { workdir, namespace } = checked;
+  const plan = new Plan();
+  addVolatileRemoval(plan, checked);
   // In a workdir that existed before, the contents may belong to another overlay.
   if (workdir !== undefined && isAmong(directories, workdir)) {
-    addWorkContentsRemoval(takeDown, AT_FDCWD, workdir, 'any');
+    addWorkContentsRemoval(plan, AT_FDCWD, workdir, 'any');
   }
+  addRemoval(plan, directories);
+  yield* ask(plan);
+  if (namespace === undefined || directoriesThere.length === 0) return;
+  const planThere = new Plan();
+  addJoin(planThere, namespace);
+  addRemoval(planThere, directoriesThere);
+  yield* ask(planThere);
+}
+
+function addRemoval(plan: Plan, directories: readonly Path[]): void {
   for (const path of [...directories].reverse()) {
-    takeDown.add(calls.unlinkat, [AT_FDCWD, path, AT_REMOVEDIR], { tolerate: 'any' });
+    plan.add(calls.unlinkat, [AT_FDCWD, path, AT_REMOVEDIR], { tolerate: 'any' });
   }
-  return takeDown;
 }
 
 const isAmong = (paths: readonly Path[], path: Path): boolean => paths.some((other) => isSamePath(other, path));
@@ -327,7 +346,8 @@ function* settleUse({ checked }: Prepared, failure: StepFailure): Task<boolean> 
     }
     const length = pauses.next();
     if (length === undefined) return false;
-    yield* pause(length, checked.signal);
+    yield* pause(length);
+    if (checked.signal?.aborted) throw abortError(checked.signal, failure.undoErrno);
   }
 }
 
@@ -404,9 +424,9 @@ function withMetacopy(checked: CheckedOptions, { step, errno }: StepFailure): Ch
 
 /**
  * Mounts an overlay: with fsopen(2) to move_mount(2) from Linux 6.5 on, with mount(2) before. Linux 5.10 is the oldest
- * kernel that is tested. Either the mount exists and its upperdir is writable, or the call fails and leaves nothing
- * mounted or behind. The library makes the system calls on a thread of its own, in the mount namespace of the calling
- * thread.
+ * kernel that is tested. Either the mount exists and its upperdir is writable, or the call fails and leaves no mount and
+ * no directory that it made. The library makes the system calls on a thread of its own, in the mount namespace of the
+ * calling thread.
  *
  * Without a `target` the mount is detached: the only path to it is `/proc/self/fd/N`. With `rootless` a detached mount
  * needs no privilege; see docs/rootless.md.
@@ -436,7 +456,7 @@ export function mountOverlayWithSync(options: OverlayOptions, features?: KernelF
 }
 
 function* mountWith(requested: Requested, features?: KernelFeatures): Task<OverlayMount> {
-  return yield* mountPrepared(yield* prepare(requested, features));
+  return toMount(...(yield* make(yield* prepare(requested, features))));
 }
 
 /** How often to try again when other calls take back directories that they and this call create. */
@@ -453,8 +473,8 @@ function mayHaveVanished({ create }: CheckedOptions, { step, errno, guard }: Ste
   return create && (isMissing || guard === 'superblock-is-read-only');
 }
 
-/** `undoErrno` is that of an earlier round. */
-function* mountPrepared(prepared: Prepared, round = 0, undoErrno = 0): Task<OverlayMount> {
+/** Makes the mount and verifies it. `undoErrno` is that of an earlier round. */
+function* make(prepared: Prepared, round = 0, undoErrno = 0): Task<[Prepared, Made]> {
   const { checked } = prepared;
   const { signal, exclusive, upperdir, rootless } = checked;
   // The plan of a rootless mount sees only the mounts of its own namespace.
@@ -469,7 +489,7 @@ function* mountPrepared(prepared: Prepared, round = 0, undoErrno = 0): Task<Over
   if (!(outcome instanceof StepFailure)) {
     const made = toMade(prepared, planned, outcome);
     const error = verifyMounted(prepared, made);
-    if (error === undefined) return toMount(prepared, made);
+    if (error === undefined) return [prepared, made];
     throw takeDown(prepared, made, error);
   }
   outcome.undoErrno ||= undoErrno;
@@ -477,11 +497,10 @@ function* mountPrepared(prepared: Prepared, round = 0, undoErrno = 0): Task<Over
   if (outcome.cancelled && signal) throw abortError(signal, left);
   // A directory that another call has filled meanwhile stays. Otherwise the mount itself may still be there.
   if (left === 0 || left === ENOTEMPTY) {
-    if (yield* settleUse(prepared, outcome)) return yield* mountPrepared(prepared, 0, left);
-    if (round < MOST_ROUNDS && mayHaveVanished(checked, outcome))
-      return yield* mountPrepared(prepared, round + 1, left);
+    if (yield* settleUse(prepared, outcome)) return yield* make(prepared, 0, left);
+    if (round < MOST_ROUNDS && mayHaveVanished(checked, outcome)) return yield* make(prepared, round + 1, left);
     const again = retry(prepared, outcome);
-    if (again !== undefined) return yield* mountPrepared(again, 0, left);
+    if (again !== undefined) return yield* make(again, 0, left);
   }
   const notJoined = explainJoin(outcome);
   if (notJoined !== undefined) throw notJoined;

@@ -40,6 +40,8 @@ export interface MountPlan {
   readonly superblock: Step | undefined;
   /** The steps that make missing directories. The result of each tells whether it made one. */
   readonly made: readonly Step[];
+  /** Those that make them in the target's namespace, if it is another. */
+  readonly madeThere: readonly Step[];
   /** The step that makes the file descriptor of a detached mount, and reports it. */
   readonly descriptor?: Step;
 }
@@ -329,8 +331,7 @@ function addUpperReservation(plan: Plan, options: CheckedOptions, role: UseRole,
 
 /**
  * Returns true if the plan checks access to the upperdir. Root in the initial user namespace may write everywhere. The
- * library
- * checks for trusted.* attributes after the mount.
+ * library checks for trusted.* attributes after the mount.
  */
 const isAccessChecked = ({ readonlySuperblock }: CheckedOptions, { userNamespace }: KernelFeatures): boolean =>
   userNamespace && !readonlySuperblock;
@@ -423,8 +424,8 @@ function lateAttributes(options: CheckedOptions): number {
 
 /**
  * Returns true if one value of `lowerdir` can hold the layers. From Linux 5.2 to 6.4 fsconfig(2) wraps the options of
- * mount(2);
- * there this is so only if no path has to go through a descriptor, because mount(2) itself shows the paths to others.
+ * mount(2); there this is so only if no path has to go through a descriptor, because mount(2) itself shows the paths to
+ * others.
  */
 function fitsOneValue(options: CheckedOptions, features: KernelFeatures): boolean {
   const lowerdir = lowerdirValue(options);
@@ -582,14 +583,21 @@ export function plan(options: CheckedOptions, features: KernelFeatures, namespac
   addRemovedGuards(result, options);
   const { id, descriptor } = addWay(result, options, features);
   const find = (wanted: Call) => result.steps.find(({ call }) => call === wanted);
+  const making = options.create ? result.steps.filter(({ call }) => call === calls.mkdirat) : noSteps;
+  const join = options.namespace === undefined ? undefined : result.steps.findLast(({ call }) => call === calls.setns);
+  const isThere = (step: Step): boolean =>
+    join !== undefined && result.steps.indexOf(step) > result.steps.indexOf(join);
   return {
     plan: result,
     id,
     ...(descriptor === undefined ? {} : { descriptor }),
     superblock: isGuarded(options) ? find(calls.fstatfs) : undefined,
-    made: options.create ? result.steps.filter(({ call }) => call === calls.mkdirat) : [],
+    made: join === undefined ? making : making.filter((step) => !isThere(step)),
+    madeThere: join === undefined ? noSteps : making.filter(isThere),
   };
 }
+
+const noSteps: readonly Step[] = [];
 
 /** The error for a target in another namespace: mount(2) takes the layers and the target from one namespace. */
 function notByMount({ target }: Attached, { release }: KernelFeatures): OverlayError {

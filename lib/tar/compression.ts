@@ -80,10 +80,35 @@ function zstdPackage(): ZstdPackage {
   }
 }
 
+/** Memory for chunks, which is used again: new memory for each would cost page faults, and the garbage collector's time. */
+export class ChunkMemory {
+  /** The oldest first. */
+  readonly #given: { readonly memory: ArrayBufferLike; readonly isFree: () => boolean }[] = [];
+  readonly #own = new WeakSet<ArrayBufferLike>();
+
+  take(): Buffer {
+    const old = this.#given[0]?.isFree() ? this.#given.shift() : undefined;
+    const taken = old === undefined ? Buffer.allocUnsafeSlow(CHUNK) : Buffer.from(old.memory);
+    this.#own.add(taken.buffer);
+    return taken;
+  }
+
+  /** Gives a chunk back, to be used again when it is free. Chunks from elsewhere are left alone. */
+  give({ buffer: memory }: Uint8Array, isFree: () => boolean): void {
+    if (this.#own.has(memory)) this.#given.push({ memory, isFree });
+  }
+}
+
 /** A buffer that is filled bit by bit, and then replaced. */
 class Filling {
-  #buffer = Buffer.allocUnsafeSlow(CHUNK);
+  readonly #memory: ChunkMemory;
+  #buffer: Buffer;
   #end = 0;
+
+  constructor(memory = new ChunkMemory()) {
+    this.#memory = memory;
+    this.#buffer = memory.take();
+  }
 
   get rest(): Buffer {
     return this.#buffer.subarray(this.#end);
@@ -97,7 +122,7 @@ class Filling {
 
   take(): Buffer {
     const taken = this.#buffer.subarray(0, this.#end);
-    this.#buffer = Buffer.allocUnsafeSlow(CHUNK);
+    this.#buffer = this.#memory.take();
     this.#end = 0;
     return taken;
   }
@@ -106,9 +131,9 @@ class Filling {
 const asBuffer = ({ buffer, byteOffset, length }: Uint8Array): Buffer => Buffer.from(buffer, byteOffset, length);
 
 /** Decompresses with the package, at most a chunk at once, on this thread. */
-export async function* decompressByPackage(source: Chunks): AsyncGenerator<Uint8Array> {
+export async function* decompressByPackage(source: Chunks, memory?: ChunkMemory): AsyncGenerator<Uint8Array> {
   const { dctx } = new (zstdPackage().DecompressStream)();
-  const filling = new Filling();
+  const filling = new Filling(memory);
   /** 0 between two frames. */
   let expected = 0;
   for await (const chunk of source) {
@@ -168,12 +193,15 @@ export const levels = {
   zstd: { least: 1, most: 22, usual: 3 },
 } as const;
 
-/** Yields the uncompressed bytes. Reads the source to its end, whatever follows the compressed data. */
-export function decode(source: Chunks, compression: 'gzip' | 'zstd'): AsyncGenerator<Uint8Array> {
+/**
+ * Yields the uncompressed bytes, as far as possible in this memory. Reads the source to its end, whatever follows the
+ * compressed data.
+ */
+export function decode(source: Chunks, compression: 'gzip' | 'zstd', memory?: ChunkMemory): AsyncGenerator<Uint8Array> {
   const { createGunzip, createZstdDecompress } = zlib();
   const explain = (error: unknown): unknown => explainDecoding(error, compression);
   if (compression === 'gzip') return pass(source, createGunzip(room), explain);
-  if (createZstdDecompress === undefined) return decompressByPackage(source);
+  if (createZstdDecompress === undefined) return decompressByPackage(source, memory);
   return pass(splitFrames(source), createZstdDecompress(room), explain);
 }
 

@@ -22,8 +22,8 @@ const seed = Number(values.seed ?? Math.floor(Math.random() * 2 ** 31));
 const below = generator(seed);
 const pick = <T>(items: readonly T[]): T => items[below(items.length)] as T;
 
-/** In ms, for one archive in one way. */
-const LONGEST = 5_000;
+/** Time of the processors for one archive in one way, in microseconds: the machine may do other things. */
+const LONGEST = 5_000_000;
 /** Each so many archives, one is applied. */
 const APPLIED = 8;
 
@@ -274,7 +274,7 @@ try {
     archive = archiveOf(...Array.from({ length: 1 + below(8) }, entry));
     for (let times = below(4); times > 0; times--) archive = damage(archive);
     counts.archives++;
-    const start = performance.now();
+    const start = process.cpuUsage();
     const whole = read(archive, () => archive.length || 1);
     if (whole.text.includes('the archive')) counts.refused++;
     const size = pick([1, 7, 511, 512, 513, 4096]);
@@ -288,7 +288,8 @@ try {
       counts.applied++;
       if (await apply(archive, layout)) counts.appliedWhole++;
     }
-    if (performance.now() - start > LONGEST) throw new Error(`it took ${performance.now() - start} ms`);
+    const { user, system } = process.cpuUsage(start);
+    if (user + system > LONGEST) throw new Error(`it took ${(user + system) / 1000} ms`);
   }
 } catch (error) {
   const kept = join(tmpdir(), `overlayfs-fuzz-${seed}.tar`);

@@ -16,6 +16,7 @@ import { countDescriptors, makeTree, mountsBelow, mountTest, scratch } from '../
 
 const S_IFIFO = 0o010000;
 const RENAME_NOREPLACE = 1;
+const EDEADLK = 35;
 const OPEN_TREE_CLONE = 1;
 const OPEN_TREE_CLOEXEC = k.O_CLOEXEC;
 
@@ -266,6 +267,19 @@ mountTest('a working directory that a plan changes is its own', async (t) => {
       t.is(process.cwd(), before);
     },
   );
+});
+
+mountTest('a plan on a shared thread changes no namespace', async (t) => {
+  for (const add of [
+    (plan: Plan) => plan.add(calls.unshare, [k.CLONE_FS]),
+    (plan: Plan) => plan.add(calls.setns, [plan.add(calls.openat2, [k.AT_FDCWD, '/proc/self/ns/mnt']), k.CLONE_NEWNS]),
+  ]) {
+    await both(
+      t,
+      (plan) => void add(plan),
+      (outcome) => t.like(outcome, { errno: EDEADLK }),
+    );
+  }
 });
 
 mountTest('a block of steps that is larger than the room for it', async (t) => {

@@ -1,6 +1,16 @@
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, existsSync, openSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import type { ExecutionContext } from 'ava';
@@ -26,6 +36,7 @@ import {
   makeTree,
   mountsBelow,
   mountTest,
+  native,
   scaled,
   scratch,
   withoutCapabilities,
@@ -104,7 +115,83 @@ for (const { form, of } of forms) {
     t.deepEqual(readdirSync(join(root, target)), ['from-lower']);
     await mounted.unmount();
   });
+
+  mountTest(
+    `a mount that fails in another namespace removes its directories here, and no others (${form})`,
+    async (t) => {
+      const dir = scratch(t);
+      const options = layers(dir);
+      const { child, namespace, root } = await other(t);
+      makeTree(dir, { 'shared/': '' });
+      const shared = join(dir, 'shared');
+      // At the same paths, the other namespace has empty directories of its own.
+      const script = `mount -t tmpfs none ${shared} && mkdir -p ${shared}/new/upper ${shared}/new/work`;
+      execFileSync('nsenter', ['-t', String(child.pid), '-m', 'sh', '-c', script]);
+      const made = { upperdir: join(shared, 'new/upper'), workdir: join(shared, 'new/work'), create: true };
+      const descriptors = countDescriptors();
+      await t.throwsAsync(() => calls.mount({ ...options, ...made, target: '/proc/none', namespace }), {
+        instanceOf: OverlayError,
+      });
+      t.deepEqual(readdirSync(shared), []);
+      t.deepEqual(readdirSync(join(root, shared, 'new')), ['upper', 'work']);
+      t.is(countDescriptors(), descriptors);
+    },
+  );
+
+  mountTest(`options that have to be verified, in another namespace (${form})`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    const { child, namespace, root } = await other(t);
+    const here = () => [readlinkSync('/proc/thread-self/ns/mnt'), process.cwd()];
+    const before = here();
+    const mounted = await calls.mount({ ...options, namespace, index: true });
+    t.deepEqual(here(), before);
+    await mounted.unmount();
+
+    makeTree(dir, { 'ram/': '', 'merged/': '' });
+    t.is(native.mount('ram', join(dir, 'ram'), 'ramfs', 0, ''), 0);
+    mkdirSync(join(dir, 'ram/lower'));
+    // This kernel drops the option: ramfs has no file handles.
+    const dropped = { ...options, lowerdir: join(dir, 'ram/lower'), index: true, create: true, namespace } as const;
+    const made = {
+      upperdir: join(dir, 'made/upper'),
+      workdir: join(dir, 'made/work'),
+      target: join(dir, 'merged/made'),
+    };
+    const error = await t.throwsAsync(() => calls.mount({ ...dropped, ...made }), { instanceOf: OverlayError });
+    t.like(error, { reason: 'feature-dropped' });
+    t.deepEqual(here(), before);
+    t.false(tableOf(child).includes(made.target));
+    t.false(existsSync(join(dir, 'made')));
+    t.false(existsSync(join(root, made.target)));
+  });
 }
+
+mountTest('an abort takes back what was made here for a mount in another namespace', async (t) => {
+  const dir = scratch(t);
+  const { child, namespace } = await other(t);
+  const options = layers(dir);
+  makeTree(dir, { 'shared/': '' });
+  const shared = join(dir, 'shared');
+  execFileSync('nsenter', ['-t', String(child.pid), '-m', 'mount', '-t', 'tmpfs', 'none', shared]);
+  const made = { upperdir: join(shared, 'new/upper'), workdir: join(shared, 'new/work'), create: true };
+  for (let i = 0; i < scaled(300, 30); i++) {
+    const controller = new AbortController();
+    const promise = mountOverlay({ ...options, ...made, namespace, signal: controller.signal });
+    const end = process.hrtime.bigint() + BigInt(i * 4000);
+    while (process.hrtime.bigint() < end);
+    controller.abort();
+    const error = await promise.then(
+      (mounted) => mounted.unmount(),
+      (reason: Error) => reason,
+    );
+    if (error !== undefined) {
+      t.is(error.message, 'The operation was aborted');
+      t.deepEqual(readdirSync(shared), [], `round ${i}`);
+    }
+    rmSync(join(shared, 'new'), { recursive: true, force: true });
+  }
+});
 
 mountTest('an abort takes back what was done in another namespace', async (t) => {
   const dir = scratch(t);

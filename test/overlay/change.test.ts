@@ -1,5 +1,15 @@
 import { once } from 'node:events';
-import { closeSync, openSync, readdirSync, readFileSync, readSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import type { ExecutionContext } from 'ava';
@@ -367,6 +377,10 @@ mountTest('a mount made by another program is replaced by none of ours', { needs
   native.mount('above', target, 'tmpfs', 0, '');
   const error = await t.throwsAsync(mounted.replace({ lowerdir: [join(dir, 'lower'), dir] }), failing);
   t.true(['not-mounted', 'layers-overlap'].includes(error?.reason ?? ''), error?.message);
+  const made = { upperdir: join(dir, 'made/upper'), workdir: join(dir, 'made/work'), create: true };
+  const late = await t.throwsAsync(mounted.replace({ lowerdir: join(dir, 'lower'), ...made }), failing);
+  t.is(late?.reason, 'not-mounted');
+  t.false(existsSync(join(dir, 'made')), 'what was made for the replacement is gone');
   t.is(mountsBelow(target).length, 2);
   native.umount(target, 0);
   await mounted.unmount();

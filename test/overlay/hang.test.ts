@@ -1,7 +1,7 @@
 /** A file system that does not answer holds the calls that ask it, and no others. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, mkdirSync, openSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { isWhiteout, mountOverlay, unmount } from 'overlayfs';
 import {
@@ -62,6 +62,54 @@ mountTest("a mount does not wait for the paths of others' overlays", { needs: 'F
   }
   t.is(native.umount(others.target, 0), 0);
 });
+
+mountTest(
+  'a process that is killed takes the child of its rootless mount with it',
+  { needs: ['FUSE', 'rootless'] },
+  async (t) => {
+    const dir = scratch(t);
+    const { target: _, ...options } = layers(dir);
+    mkdirSync(join(dir, 'silent'));
+    const end = mountSilent(join(dir, 'silent'));
+    try {
+      const wanted = { ...options, lowerdir: [options.lowerdir, join(dir, 'silent/lower')], rootless: true };
+      const program = `import { mountOverlay } from 'overlayfs'; mountOverlay(${JSON.stringify(wanted)});`;
+      const args = ['--input-type=module', '-e', program];
+      const killed = spawn(process.execPath, args, { cwd: packageRoot, stdio: ['ignore', 'ignore', 'inherit'] });
+      const childOf = () =>
+        readdirSync(`/proc/${killed.pid}/task`)
+          .flatMap((task) => readFileSync(`/proc/${killed.pid}/task/${task}/children`, 'utf8').split(' '))
+          .find((pid) => pid !== '' && 'DS'.includes(stateOf(pid) ?? '?'));
+      let child = '';
+      let looks = 0;
+      // A child that waits for long waits for the file system.
+      await eventually(
+        t,
+        () => {
+          const found = childOf();
+          looks = found === child ? looks + 1 : 0;
+          child = found ?? '';
+          return looks >= 10;
+        },
+        60,
+      );
+      killed.kill('SIGKILL');
+      await once(killed, 'exit');
+      await eventually(t, () => ['Z', 'X', undefined].includes(stateOf(child)));
+    } finally {
+      end();
+    }
+  },
+);
+
+/** The state of a process, as in proc_pid_stat(5); undefined when it is gone. */
+function stateOf(pid: string): string | undefined {
+  try {
+    return /\) (.)/.exec(readFileSync(`/proc/${pid}/stat`, 'utf8'))?.[1];
+  } catch {
+    return undefined;
+  }
+}
 
 /** As in native/threads.h. */
 const MOST_THREADS = 16;
