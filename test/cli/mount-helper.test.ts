@@ -59,8 +59,8 @@ function run(cwd: string, command: readonly string[], env: NodeJS.ProcessEnv = {
 }
 
 /**
- * Layers a, b, u, w, and a target m; with mount.overlay in /sbin, which holds nothing else meanwhile: file systems in images
- * are made before.
+ * Layers a, b, u, w, and a target m; with mount.overlay in /sbin. The programs of /sbin, such as mkfs.ext4, are hidden
+ * until the test ends: run them before.
  */
 function place(t: ExecutionContext): Place {
   const dir = scratch(t);

@@ -1,10 +1,10 @@
 /** `overlayfs run`: as a plain user and as root. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { removeLayerSync } from 'overlayfs';
-import { makeTree, mountTest, packageRoot, scratch } from '../support/index.js';
+import { makeTree, mountTest, scratch } from '../support/index.js';
 import { asNobody, giveTo } from '../support/plain-user.js';
 import { program, run } from './run.js';
 
@@ -58,20 +58,6 @@ for (const [who, command] of [
   ['a plain user', asNobody],
   ['root', []],
 ] as const) {
-  mountTest(`run, as ${who}: the line of the README leaves what npm makes in the upper`, { needs: 'rootless' }, (t) => {
-    const readme = readFileSync(join(packageRoot, 'README.md'), 'utf8');
-    const [, line = ''] = /^overlayfs (run .* -- npm install)/m.exec(readme) ?? [];
-    const dir = scratch(t, 'disk');
-    makeTree(dir, { 'base/package.json': '{ "name": "base", "version": "1.0.0" }', 'home/': '' });
-    giveTo(dir, ...['base', 'base/package.json', 'home'].map((name) => join(dir, name)));
-    const env = { HOME: join(dir, 'home'), npm_config_offline: 'true', npm_config_update_notifier: 'false' };
-    const ran = run(line.split(' '), { cwd: dir, command, env: { ...env, PATH: process.env['PATH'] } });
-    t.is(ran.code, 0, ran.stderr);
-    t.deepEqual(readdirSync(join(dir, 'base')), ['package.json']);
-    t.true(readdirSync(join(dir, 'upper')).includes('package-lock.json'));
-    t.deepEqual(readdirSync(dir).sort(), ['base', 'home', 'upper', 'upper.work']);
-  });
-
   mountTest(`run, as ${who}: starts where the caller is in --at, else at --at`, { needs: 'rootless' }, (t) => {
     const dir = scratch(t, 'disk');
     makeTree(dir, { 'app/inside/': '', 'apple/': '', 'elsewhere/': '' });

@@ -8,18 +8,26 @@ import { createLayer, type OwnerMaps } from 'overlayfs/layers';
 import { Snapshotter } from 'overlayfs/snapshots';
 import { makeTree } from '../support/index.js';
 
+const programFiles = new Map<string, readonly [path: string, ...libraries: string[]]>();
+
+/** The path of a program, and those of all that it loads. */
+function filesOf(name: string): readonly [path: string, ...libraries: string[]] {
+  const known = programFiles.get(name);
+  if (known !== undefined) return known;
+  const path = execFileSync('which', [name], { encoding: 'utf8' }).trim();
+  const found = [path, ...(execFileSync('ldd', [path], { encoding: 'utf8' }).match(/(?<=\s)\/\S+/g) ?? [])] as const;
+  programFiles.set(name, found);
+  return found;
+}
+
 /** Copies programs with all that they load. */
 export function makePrograms(dir: string, names: readonly string[]): void {
-  const programs = names.map((name) => execFileSync('which', [name], { encoding: 'utf8' }).trim());
-  const files = programs.flatMap(
-    (program) => execFileSync('ldd', [program], { encoding: 'utf8' }).match(/(?<=\s)\/\S+/g) ?? [],
-  );
   mkdirSync(join(dir, 'bin'), { recursive: true });
-  for (const file of files) {
+  for (const file of new Set(names.flatMap((name) => filesOf(name).slice(1)))) {
     mkdirSync(join(dir, dirname(file)), { recursive: true });
     copyFileSync(file, join(dir, file));
   }
-  for (const [i, program] of programs.entries()) copyFileSync(program, join(dir, 'bin', names[i] as string));
+  for (const name of names) copyFileSync(filesOf(name)[0], join(dir, 'bin', name));
 }
 
 export async function openSnapshotter(t: ExecutionContext, root: string): Promise<Snapshotter> {
