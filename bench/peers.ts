@@ -15,7 +15,7 @@ export function packageRoot(): string {
 }
 
 /** A peer that needs packages which a machine may lack. */
-export type Optional = 'libmount' | 'containerd' | 'snapshotservice' | 'umoci';
+export type Optional = 'libmount' | 'containerd' | 'snapshotservice' | 'umoci' | 'ctr';
 
 const bench = join(packageRoot(), 'bench');
 
@@ -54,6 +54,11 @@ function lacksContainerd(): string | undefined {
 const optional: Readonly<Record<Optional, { lacks(): string | undefined; compile(program: string): void }>> = {
   umoci: {
     lacks: () => (existsSync('/usr/bin/umoci') ? undefined : 'umoci is not installed'),
+    compile: () => {},
+  },
+  ctr: {
+    lacks: () =>
+      existsSync('/usr/bin/ctr') && existsSync('/usr/bin/containerd') ? undefined : 'containerd is not installed',
     compile: () => {},
   },
   libmount: {

@@ -3,6 +3,7 @@ import type { Row } from './kind.js';
 import { archiveKinds } from './kinds/archives.js';
 import { atOnceKinds } from './kinds/at-once.js';
 import { flatKinds } from './kinds/flat.js';
+import { imageKinds } from './kinds/images.js';
 import { layerKinds } from './kinds/layers.js';
 import { manyKinds } from './kinds/many.js';
 import { mergeKinds } from './kinds/merges.js';
@@ -27,6 +28,7 @@ const kinds = [
     ...manyKinds,
     ...snapshotKinds,
     ...servedKinds,
+    ...imageKinds,
   ],
   ...startUpKinds,
 ];

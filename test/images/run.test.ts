@@ -1,5 +1,5 @@
 /** Images run as containers: by runc, by crun and by `spawn`, as root and as a plain user; and `overlayfs run-image`. */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -399,6 +399,16 @@ for (const [who, command] of [
     t.is((await (await openLayout(layout)).tags()).length, 2);
   });
 }
+
+mountTest('examples/run-image.ts', { needs: 'mountSetattr' }, async (t) => {
+  const dir = scratch(t, 'disk');
+  await makeProgramImage(dir, { Entrypoint: ['sh', '-c'] });
+  const example = join(import.meta.dirname, '../../examples/run-image.js');
+  const args = [example, `${join(dir, 'layout')}:one`, 'cat /srv/hello; echo x > /srv/new; exit 3'];
+  const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8' });
+  t.is(status, 3, stderr);
+  t.regex(stdout, /^hello\n[\s\S]*^added srv\/new$/m);
+});
 
 test('an unknown option is refused', async (t) => {
   const dir = scratch(t);
