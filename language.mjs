@@ -1,6 +1,7 @@
 /**
- * Finds sentences that open with a clause (with `What`, `Whether`, `Where`, `Of` or `That`). Such a sentence makes its reader wait for the
- * subject. Looks at comments and at the text of documents; prints FILE:LINE and the sentence, and fails if there is one.
+ * Finds sentences that open with a clause (with `What`, `Whether`, `Where`, `Of` or `That`). Such a sentence makes its
+ * reader wait for the subject. Looks at comments and at the text of documents; prints FILE:LINE and the sentence, and
+ * fails if there is one.
  *
  *   node language.mjs [FILE…]   checks these files, or all of the repository
  */

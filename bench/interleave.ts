@@ -26,6 +26,8 @@ export interface Effort {
   readonly seconds: number;
   /** So many, for cycles that are counted. */
   readonly cycles: number;
+  /** The part of a row's files, mounts and snapshots that there are. Less than 1 shows that the row runs, no more. */
+  readonly share: number;
 }
 
 export function quantile(values: ArrayLike<number>, fraction: number): number {

@@ -6,6 +6,7 @@ import { setTimeout } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { OverlayOptions } from 'overlayfs';
 import type { Enclosure } from './enclosure.js';
+import type { Effort } from './interleave.js';
 
 export type FileSystem = 'tmpfs' | 'ext4';
 
@@ -29,6 +30,8 @@ export interface Site {
   readonly whiteouts: string;
   /** For a great many mounts, while they are needed. */
   readonly many: string;
+  /** How many there are of what a row has so many of. */
+  readonly share: (count: number) => number;
   /** A tmpfs, for what both sides read. */
   readonly sources: string;
   /**
@@ -38,7 +41,9 @@ export interface Site {
   readonly onNew: <T>(use: (directory: string) => Promise<T>) => Promise<T>;
 }
 
-function makeSite(base: string, sources: string, mountNew: (at: string) => Promise<void>): Site {
+type MountNew = (at: string) => Promise<void>;
+
+function makeSite(base: string, sources: string, share: Site['share'], mountNew: MountNew): Site {
   const sets = Array.from({ length: SET_COUNT }, (_, i) => {
     const at = (name: string) => join(base, String(i), name);
     return { lowerdir: at('lower'), upperdir: at('upper'), workdir: at('work'), target: at('target') };
@@ -57,7 +62,7 @@ function makeSite(base: string, sources: string, mountNew: (at: string) => Promi
       await promisify(execFile)('umount', [at]);
     }
   };
-  return { base, sets, whiteouts: join(base, 'whiteouts'), many: join(base, 'many'), sources, onNew };
+  return { base, sets, whiteouts: join(base, 'whiteouts'), many: join(base, 'many'), share, sources, onNew };
 }
 
 async function mountTmpfs(at: string): Promise<void> {
@@ -65,13 +70,13 @@ async function mountTmpfs(at: string): Promise<void> {
   await promisify(execFile)('mount', ['-t', 'tmpfs', 'bench', at]);
 }
 
-async function mountExt4(image: string, at: string, size = 512 * 2 ** 20): Promise<void> {
+async function mountExt4(image: string, at: string, size: number, inodes: number): Promise<void> {
   closeSync(openSync(image, 'w'));
   truncateSync(image, size);
   // Nothing left for the kernel to do later, in the midst of a measurement.
   const complete = 'lazy_itable_init=0,lazy_journal_init=0';
   const run = promisify(execFile);
-  await run('mkfs.ext4', ['-q', '-F', '-N', '300000', '-E', complete, image]);
+  await run('mkfs.ext4', ['-q', '-F', '-N', `${inodes}`, '-E', complete, image]);
   mkdirSync(at, { recursive: true });
   await run('mount', ['-o', 'loop', image, at]); // the loop device goes with the mount
 }
@@ -87,20 +92,24 @@ export class Stage {
     this.#enclosure = enclosure;
   }
 
-  static async setUp(enclosure: Enclosure): Promise<Stage> {
+  static async setUp(enclosure: Enclosure, effort: Effort): Promise<Stage> {
     const stage = new Stage(enclosure);
+    const share = (count: number): number => Math.ceil(count * effort.share);
+    // A journal and 64 sets of directories need some room.
+    const sizeOf = (size: number): number => Math.max(share(size), 2 ** 27);
+    const inodes = Math.max(share(300_000), 3_000);
     const tmpfs = join(enclosure.directory, 'tmpfs');
     await mountTmpfs(tmpfs);
     const sources = join(tmpfs, 'sources');
-    stage.#sites.set('tmpfs', makeSite(tmpfs, sources, mountTmpfs));
+    stage.#sites.set('tmpfs', makeSite(tmpfs, sources, share, mountTmpfs));
     const ext4 = join(enclosure.directory, 'ext4');
     try {
       // In memory as well: the pace of a disk is nothing that either side could change.
-      await mountExt4(join(tmpfs, 'ext4.img'), ext4);
+      await mountExt4(join(tmpfs, 'ext4.img'), ext4, sizeOf(2 ** 29), inodes);
       const image = join(tmpfs, 'new.img');
       stage.#sites.set(
         'ext4',
-        makeSite(ext4, sources, (at) => mountExt4(image, at, 2 ** 30)),
+        makeSite(ext4, sources, share, (at) => mountExt4(image, at, sizeOf(2 ** 30), inodes)),
       );
     } catch (error) {
       stage.missing.set('ext4', whyNoExt4(error as NodeJS.ErrnoException & { stderr?: string }));

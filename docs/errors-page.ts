@@ -4,14 +4,16 @@ import { sentence } from '#lib/text.js';
 
 const cell = (text: string): string => text.replaceAll('|', '\\|').replaceAll('<', '&lt;');
 
-/** The headings, each with the first reason below it, in the order of the table. */
-const sections: Readonly<Partial<Record<Reason, string>>> = {
+/** The headings, each with the first reason below it, in the order of the table. lib/reasons.ts has them as comments. */
+export const sections: Readonly<Partial<Record<Reason, string>>> = {
   'lower-missing': 'The paths of a mount',
   'conflicting-options': 'The options together',
   'work-inside-upper': 'The layers together, and what they are on',
   'no-privilege': 'The kernel and the process',
+  'source-unbindable': 'Binding, and other mount namespaces',
   'not-mounted': 'Unmounting',
-  'path-missing': 'Whiteouts and opaque directories',
+  'path-missing': 'Whiteouts, opaque directories, and changes of layers',
+  'archive-invalid': 'Archives of layers',
   unexplained: 'No known cause',
 };
 
@@ -93,6 +95,8 @@ const conditions: Readonly<Record<Reason, string>> = {
   'out-of-memory': 'the kernel, or the control group of the process, has no memory for the mount',
   'too-many-mounts': 'the mount namespace has reached its limit of mounts (fs.mount-max)',
   'out-of-inodes': 'the file system has no inode left',
+  'too-many-subdirectories':
+    'a directory in which one is to be made holds as many subdirectories as its file system allows (ext4 without dir_nlink: 64998)',
   'io-error': 'the file system of a layer reports an I/O error, or is damaged',
   'out-of-space': 'the file system is full, or a quota is used up',
   'source-unbindable': 'the source of a bind is on an unbindable mount, or on a mount of another namespace',
@@ -121,10 +125,6 @@ const conditions: Readonly<Record<Reason, string>> = {
     'an entry of a layer depends on layers below it, or on the index in the workdir, which the call does not have',
   'layer-conflict':
     'others have changed files that a merge would change, since the baseline; `conflicts` lists them all',
-  'archive-invalid': 'an archive is no tar archive, is cut or damaged, or has an entry that no layer can have',
-  'archive-limit': 'an archive holds more than a limit of the call allows: entries, bytes, depth, ratio of compression',
-  'digest-mismatch': 'the archive is not the one that `expectedDigest` or `expectedDiffId` names',
-  'layer-unpackable': 'a layer holds something that no archive can say, such as a file called `.wh.x`',
   'path-not-directory': 'the path, or its parent, is not a directory',
   'merged-mount': 'the path is in a mounted overlay, where such marks cannot be made',
   'xattr-denied': 'the file system or the kernel refuses the extended attribute',
@@ -132,6 +132,10 @@ const conditions: Readonly<Record<Reason, string>> = {
     'a directory of a layer is opaque only by `trusted.overlay.opaque`, which a rootless mount cannot read, so the mount would show what the directory hides',
   'permission-denied': 'the process may not change the directory',
   'read-only': 'the directory is on a read-only mount or file system',
+  'archive-invalid': 'an archive is no tar archive, is cut or damaged, or has an entry that no layer can have',
+  'archive-limit': 'an archive holds more than a limit of the call allows: entries, bytes, depth, ratio of compression',
+  'digest-mismatch': 'the archive is not the one that `expectedDigest` or `expectedDiffId` names',
+  'layer-unpackable': 'a layer holds something that no archive can say, such as a file called `.wh.x`',
   unexplained: 'no known cause matches',
 };
 
@@ -147,7 +151,8 @@ Node's codes.
 
 Only after a failure, the library examines the layers, the mount table and the process to find the reason. If a file
 system does not answer, a promise waits two seconds and then continues with the facts that it has; a synchronous call
-waits as long as it takes. \`overlayfs explain\` examines the same facts without mounting.
+waits as long as it takes. \`overlayfs explain\` finds the faults that show without a mount; [cli.md](cli.md#explain)
+says which it does not look for.
 
 \`\`\`js
 import { mountOverlay, OverlayError } from 'overlayfs';

@@ -102,6 +102,32 @@ export class OverlayError extends Error {
   }
 }
 
+export interface RemediableFields<C extends string> {
+  readonly code: C;
+  /** One sentence without the full stop. */
+  readonly what: string;
+  /** The remedy, in the same form. */
+  readonly hint: Text;
+  readonly path?: string | undefined;
+}
+
+/** An error of one part of the library: its code is the part's own, its message says what is wrong and what to do. */
+export abstract class RemediableError<C extends string> extends Error {
+  readonly code: C;
+  /** The file or directory that the error is about. */
+  declare readonly path?: string;
+  /** The remedy, in one sentence. */
+  readonly hint: string;
+
+  constructor({ code, what, hint, path }: RemediableFields<C>, options?: ErrorOptions) {
+    super(`${sentence(what)} ${sentence(hint)}`, options);
+    withTexts(this, sentence(what), hint);
+    this.code = code;
+    this.hint = sentence(hint);
+    if (path !== undefined) this.path = path;
+  }
+}
+
 /** Returns the error for a file of /proc that does not exist. */
 export function missingProc(file: string): OverlayError {
   const what = `${file} does not exist: /proc is not mounted`;

@@ -1,6 +1,6 @@
 /**
  * The reasons why a call can fail, as one closed set, each with what to do about it. The texts of single errors say the
- * same with their paths. docs/errors-page.ts has the condition of each reason.
+ * same with their paths. docs/errors-page.ts has the condition of each reason, and the headings.
  */
 import { either, option, type Text, text } from './text.js';
 
@@ -22,7 +22,7 @@ export const reasons = {
   'path-inaccessible': 'correct the path that the error names, or its permissions',
   // The options together
   'conflicting-options': 'leave one of them out, or add the missing one',
-  // The layers together
+  // The layers together, and what they are on
   'work-inside-upper': 'put them side by side on one file system',
   'work-on-other-mount': 'put the workdir beside the upperdir',
   'layers-overlap': 'name no layer that is inside another one',
@@ -91,6 +91,7 @@ export const reasons = {
   'out-of-memory': 'free memory, or raise the limit of the control group',
   'too-many-mounts': 'unmount what you do not need, or raise the limit: sysctl fs.mount-max',
   'out-of-inodes': 'remove files, or create a file system with more inodes',
+  'too-many-subdirectories': 'remove subdirectories, or use a directory that holds fewer',
   'io-error': 'read the kernel log (dmesg), and check the file system',
   'out-of-space': 'free some space',
   // Binding, and other mount namespaces
@@ -111,7 +112,7 @@ export const reasons = {
   'mount-locked': 'unmount it where it was mounted',
   'work-unknown': text`unmount without ${option('removeWork')}, and remove the workdir by its path`,
   'work-not-empty': 'look at its contents, and remove it if you do not need them',
-  // Whiteouts and opaque directories
+  // Whiteouts, opaque directories, and changes of layers
   'path-missing': 'check the path',
   'path-exists': text`pass ${option('replace', true)} to put the whiteout in its place`,
   'path-is-directory': text`pass ${option('recursive', true)} with ${option('replace')} to remove it with all its contents`,
@@ -120,17 +121,18 @@ export const reasons = {
   'layer-changed': 'let nothing change the layer meanwhile',
   'layers-incomplete': 'name the layers below too',
   'layer-conflict': text`look at the conflicts, and pass ${option('conflict', 'ours')} or ${option('conflict', 'theirs')}`,
-  // Archives of layers
-  'archive-invalid': 'fetch or make the archive anew',
-  'archive-limit': 'raise the limit if you trust the archive',
-  'digest-mismatch': 'fetch the archive anew, and check the digest',
-  'layer-unpackable': 'change what the error names',
   'path-not-directory': 'name a directory',
   'merged-mount': 'use the path in the layer directory; a layer that takes marks cannot be on an overlay',
   'xattr-denied': text`trusted.* needs CAP_SYS_ADMIN in the initial user namespace: pass ${option('userxattr', true)} to use user.*`,
   'mark-unseen': text`set both marks as root: makeOpaque with ${option('marks', 'both')}`,
   'permission-denied': 'run as its owner or as root',
   'read-only': 'use a writable file system',
+  // Archives of layers
+  'archive-invalid': 'fetch or make the archive anew',
+  'archive-limit': 'raise the limit if you trust the archive',
+  'digest-mismatch': 'fetch the archive anew, and check the digest',
+  'layer-unpackable': 'change what the error names',
+  // No known cause
   unexplained: 'look at the system call, its errno and the kernel log (dmesg)',
 } as const satisfies Readonly<Record<string, Text>>;
 

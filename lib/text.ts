@@ -15,12 +15,17 @@ export interface CommandPart {
   readonly command: string;
 }
 
+/** A name of the API that is no option, which only programs can spell: a function, or a property of a result. */
+export interface MemberPart {
+  readonly member: string;
+}
+
 /** The argument of a call, at the start of a sentence: `lowerdir[2]`. */
 export interface ArgumentPart {
   readonly argument: string;
 }
 
-export type Part = OptionPart | CommandPart | ArgumentPart;
+export type Part = OptionPart | CommandPart | MemberPart | ArgumentPart;
 
 export type Text =
   | string
@@ -33,13 +38,18 @@ export type Text =
 
 export const option = (name: string, value?: unknown): OptionPart => ({ option: name, value });
 
+export const member = (name: string): MemberPart => ({ member: name });
+
 export const argument = (name: string): ArgumentPart => ({ argument: name });
 
 export const either = (...texts: readonly Text[]): Text => ({ either: texts });
 
 /** A template tag: makes a text of strings and parts. */
-export const text = (strings: TemplateStringsArray, ...parts: readonly Text[]): Text =>
-  strings.flatMap((string, i) => (i < parts.length ? [string, parts[i] as Text] : [string]));
+export const text = (strings: TemplateStringsArray, ...parts: readonly (Text | number)[]): Text =>
+  strings.flatMap((string, i): Text[] => {
+    const part = parts[i];
+    return part === undefined ? [string] : [string, typeof part === 'number' ? String(part) : part];
+  });
 
 /** How an interface spells options. */
 export interface Spelling {
@@ -53,6 +63,7 @@ export interface Spelling {
 const inPrograms: Spelling = {
   spell(part) {
     if ('command' in part) return undefined;
+    if ('member' in part) return `\`${part.member}\``;
     if ('argument' in part) return `The argument "${part.argument}"`;
     const { option, value } = part;
     if (value === undefined) return `\`${option}\``;
@@ -63,7 +74,9 @@ const inPrograms: Spelling = {
 
 function tryRender(source: Text, spelling: Spelling): string | undefined {
   if (typeof source === 'string') return source;
-  if ('option' in source || 'command' in source || 'argument' in source) return spelling.spell(source);
+  if ('option' in source || 'command' in source || 'member' in source || 'argument' in source) {
+    return spelling.spell(source);
+  }
   if ('before' in source) return tryRender(spelling.isMounted ? source.after : source.before, spelling);
   const rendered = ('either' in source ? source.either : source).map((part) => tryRender(part, spelling));
   if (!('either' in source)) return rendered.includes(undefined) ? undefined : rendered.join('');

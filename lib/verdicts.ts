@@ -25,7 +25,7 @@ const outOfDescriptors =
   (whose: string): Explain =>
   ({ purpose }) => ({ reason: 'out-of-descriptors', what: `no file descriptor is left ${whose} to ${purpose}` });
 
-const unreachable =
+const cannotReach =
   (errno: number): Explain =>
   ({ name }) => ({ reason: 'path-inaccessible', what: `${name} cannot be reached: ${e.unreachable[errno]}` });
 
@@ -45,13 +45,17 @@ const meanings: Readonly<Record<number, Explain>> = {
     // The usual hint for a target names an option that only mounts of overlays have.
     hint: 'check the path',
   }),
-  [e.ENOTDIR]: unreachable(e.ENOTDIR),
-  [e.EACCES]: unreachable(e.EACCES),
-  [e.ELOOP]: unreachable(e.ELOOP),
-  [e.ENAMETOOLONG]: unreachable(e.ENAMETOOLONG),
+  [e.ENOTDIR]: cannotReach(e.ENOTDIR),
+  [e.EACCES]: cannotReach(e.EACCES),
+  [e.ELOOP]: cannotReach(e.ELOOP),
+  [e.ENAMETOOLONG]: cannotReach(e.ENAMETOOLONG),
   [e.EROFS]: ({ name }) => ({ reason: 'read-only', what: `the file system of ${name} is read-only` }),
   [e.ENOSPC]: ({ purpose }) => ({ reason: 'out-of-space', what: `no space is left to ${purpose}` }),
   [e.EDQUOT]: ({ purpose }) => ({ reason: 'out-of-space', what: `a quota leaves no space to ${purpose}` }),
+  [e.EMLINK]: ({ name }) => ({
+    reason: 'too-many-subdirectories',
+    what: `${name} cannot be created: its parent holds as many subdirectories as its file system allows`,
+  }),
   [e.EPERM]: ({ purpose }) => ({ reason: 'no-privilege', what: `this process may not ${purpose}` }),
   [e.ENOSYS]: ({ syscall, purpose }) => ({
     reason: 'option-unsupported',

@@ -177,13 +177,14 @@ long Records::get_attribute(int fd, int dirfd, const char* name, const char* att
 }
 
 bool Records::add_attributes(int fd, int dirfd, const char* name) {
-  if (!list_.reserve(most_attribute) || !value_.reserve(most_attribute)) return false;
+  if (!list_.reserve(most_attribute)) return false;
   long listed = list_attributes(fd, dirfd, name);
   if (is_without_attributes(listed)) return true;
   if (listed < 0) {
     set_error(static_cast<int>(-listed));
     return true;
   }
+  if (!value_.reserve(most_attribute)) return false;
   size_t start = bytes_.size();
   const char* end = list_.data() + listed;
   for (const char* attribute = list_.data(); attribute < end;) {
@@ -550,11 +551,18 @@ class Finder {
     if (missing_.size() != 0 && is_at_or_below(path, size, missing_.data(), missing_.size())) return -ENOENT;
     size_t done = common(path, size);
     int at = count_ == 0 ? root_ : steps_[count_ - 1].fd;
-    while (done < size) {
+    for (int most = most_at_once; done < size;) {
       size_t end = done;
-      while (end < size && path[end] != '/') end++;
-      if (end == done || is_dot_or_dotdot(path + done, end - done)) return -EINVAL;
+      for (int names = 0; names < most && end < size; names++) {
+        size_t start = names == 0 ? end : end + 1;
+        for (end = start; end < size && path[end] != '/';) end++;
+        if (end == start || is_dot_or_dotdot(path + start, end - start)) return -EINVAL;
+      }
       int fd = open_beneath(at, path + done, end - done, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+      if (fd == -ENOENT && most > 1) {  // finds the first one that is missing
+        most = 1;
+        continue;
+      }
       if (fd == -ENOENT) remember_missing(path, end);
       if (fd < 0) return fd;
       done = end < size ? end + 1 : end;
@@ -574,6 +582,7 @@ class Finder {
 
  private:
   static constexpr size_t most_steps = 64;
+  static constexpr int most_at_once = 4;  // names that one call resolves: a call costs more than a few names
   struct Step {
     int fd;
     size_t end;  // the end of its path in path_

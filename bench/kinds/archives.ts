@@ -35,11 +35,11 @@ function* numbers(): Generator<number, never> {
 }
 
 /** Files as images have them: half below 2.3 kB, together 260 MB, and compressible as programs are. */
-function makeSmall(root: string): void {
+function makeSmall(root: string, share: Site['share']): void {
   const contents = readFileSync(process.execPath);
   const source = numbers();
   const next = (): number => source.next().value;
-  for (let i = 0; i < DIRECTORIES; i++) {
+  for (let i = 0; i < share(DIRECTORIES); i++) {
     const directory = join(root, `d${i % 40}`, `e${Math.floor(i / 40)}`);
     mkdirSync(directory, { recursive: true });
     for (let file = 0; file < FILES_EACH; file++) {
@@ -52,18 +52,18 @@ function makeSmall(root: string): void {
   }
 }
 
-function makeLarge(root: string): void {
+function makeLarge(root: string, share: Site['share']): void {
   const contents = readFileSync(process.execPath);
   mkdirSync(root, { recursive: true });
   for (let i = 0; i < LARGE_FILES; i++) {
-    writeFileSync(join(root, `file-${i}`), contents.subarray(i * LARGEST, i * LARGEST + LARGE));
+    writeFileSync(join(root, `file-${i}`), contents.subarray(i * LARGEST, i * LARGEST + share(LARGE)));
   }
 }
 
 /** Makes what is missing. It stays until the end: all rows read it. */
 function prepare(site: Site, layer: Layer, form: Form): void {
   const [directory, plain] = [directoryOf(site, layer), archiveOf(site, layer, 'plain')];
-  if (!existsSync(directory)) (layer === 'small files' ? makeSmall : makeLarge)(directory);
+  if (!existsSync(directory)) (layer === 'small files' ? makeSmall : makeLarge)(directory, site.share);
   if (!existsSync(plain)) execFileSync('tar', ['-C', directory, '-cf', plain, '.']);
   if (form !== 'plain' && !existsSync(archiveOf(site, layer, form))) {
     const [program, ...args] = levels[form];

@@ -23,7 +23,7 @@ async function medianCycle(cycle: () => unknown, count: number): Promise<number>
 /** The pace of the machine drifts too: each block counts by what the C program takes right after it. */
 async function compareEnds(cycle: () => unknown, { base }: Site, { c }: Peers, effort: Effort): Promise<Comparison> {
   const each = Math.ceil(effort.cycles / BLOCKS);
-  await medianCycle(cycle, WARM_UP_CYCLES);
+  await medianCycle(cycle, Math.ceil(WARM_UP_CYCLES * effort.share));
   const figures: number[] = [];
   const ratios: number[] = [];
   for (let i = 0; i < BLOCKS; i++) {

@@ -14,8 +14,8 @@ const EDITS = 100;
 const directoryOf = (root: string, i: number): string => join(root, `d${i % AROUND}`, `e${i}`);
 
 /** 198,180 entries. The files have a size and no blocks. */
-function makeTree(root: string): void {
-  for (let i = 0; i < DIRECTORIES; i++) {
+function makeTree(root: string, directories: number): void {
+  for (let i = 0; i < directories; i++) {
     const directory = directoryOf(root, i);
     mkdirSync(directory, { recursive: true });
     for (let j = 0; j < FILES_EACH; j++) {
@@ -32,8 +32,8 @@ const editsOf = ({ many }: Site): string => join(many, 'edits');
 
 function setUp(site: Site): () => void {
   mkdirSync(emptyOf(site), { recursive: true });
-  makeTree(largeOf(site));
-  for (let i = 0; i < EDITS; i++) {
+  makeTree(largeOf(site), site.share(DIRECTORIES));
+  for (let i = 0; i < site.share(EDITS); i++) {
     const directory = directoryOf(editsOf(site), i * 97);
     mkdirSync(directory, { recursive: true });
     writeFileSync(join(directory, 'file-1.js'), 'changed');

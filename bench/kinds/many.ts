@@ -28,7 +28,7 @@ export const manyKinds: readonly Kind[] = [
     unit: 'µs',
     ratio: 'ours / peer',
     warmUpBlocks: 3,
-    blocks: (site, { c }) => [() => finding(join(site.many, '500'), 1000), () => c.table()],
+    blocks: (site, { c }) => [() => finding(join(site.many, `${site.share(500)}`), 1000), () => c.table()],
     bound: () => atMost(15, 'ours'),
   }),
   found(1000),
@@ -48,11 +48,11 @@ function found(count: number): Kind {
       () =>
         new ManyMounts(many).remove(),
     warmUpBlocks: 0, // the compiled code is the same for both sides
-    blocks: ({ many }) => {
+    blocks: ({ many, share }) => {
       const mounts = new ManyMounts(many);
       const among = async (present: number) => {
-        await mounts.become(present);
-        return finding(join(many, String(FEW_MOUNTS - 1)), 1000);
+        await mounts.become(share(present));
+        return finding(join(many, String(share(FEW_MOUNTS) - 1)), 1000);
       };
       return [() => among(count), () => among(FEW_MOUNTS)];
     },
@@ -61,7 +61,7 @@ function found(count: number): Kind {
 }
 
 function amongMany(kind: Omit<BlockKind, 'waits' | 'on' | 'setUp'>): Kind {
-  return { ...kind, waits: false, on: ['tmpfs'], setUp: ({ many }) => manyMounts(many, MOUNTS) };
+  return { ...kind, waits: false, on: ['tmpfs'], setUp: ({ many, share }) => manyMounts(many, share(MOUNTS)) };
 }
 
 function manyMounts(directory: string, count: number): () => void {

@@ -12,8 +12,8 @@ const FILES_EACH = 100;
 const upperOf = ({ many }: Site): string => join(many, 'upper');
 const targetOf = ({ many }: Site): string => join(many, 'target');
 
-function makeUpper(root: string): void {
-  for (let i = 0; i < FILES; i++) {
+function makeUpper(root: string, files: number): void {
+  for (let i = 0; i < files; i++) {
     const directory = join(root, `d${Math.floor(i / FILES_EACH)}`);
     if (i % FILES_EACH === 0) mkdirSync(directory, { recursive: true });
     writeFileSync(join(directory, `file-${i}.js`), 'x'.repeat(500 + ((i * 7) % 3000)));
@@ -22,7 +22,7 @@ function makeUpper(root: string): void {
 
 /** The time of one merge, in ms, into an empty directory. */
 async function around(site: Site, merge: () => unknown): Promise<number> {
-  makeUpper(upperOf(site));
+  makeUpper(upperOf(site), site.share(FILES));
   mkdirSync(targetOf(site));
   // Writes earlier data to the disk, so that neither side pays for it.
   const directory = openSync(site.many, 'r');

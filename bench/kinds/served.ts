@@ -79,9 +79,14 @@ const served = (count: number): Kind => ({
   blocks(site, peers) {
     const at = (name: string) => join(directoryOf(site), `${name}-${count}`);
     const program = [process.execPath, join(packageRoot(), 'dist/cli/main.js'), 'containerd', '--log-level', 'warn'];
-    const ours = pairOf(at('ours'), (root, to) => [...program, '--root', root, '--address', to], count, peers);
+    const ours = pairOf(
+      at('ours'),
+      (root, to) => [...program, '--root', root, '--address', to],
+      site.share(count),
+      peers,
+    );
     const serve = (root: string, to: string) => [peers.compile('snapshotservice'), 'serve', root, to];
-    const peer = pairOf(at('theirs'), serve, count, peers);
+    const peer = pairOf(at('theirs'), serve, site.share(count), peers);
     return [() => ours.cycle(), () => peer.cycle()];
   },
   bound: () => atMost(1),

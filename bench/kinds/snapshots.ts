@@ -17,7 +17,7 @@ const roots = new Map<string, Root>();
 
 function rootOf(site: Site, name: string, count: number, options?: SnapshotterOptions): Root {
   const path = join(directoryOf(site), name);
-  const root = roots.get(path) ?? new Root(path, count, options);
+  const root = roots.get(path) ?? new Root(path, site.share(count), options);
   roots.set(path, root);
   return root;
 }

@@ -22,9 +22,12 @@ export const variantKinds: readonly Kind[] = [
     ratio: 'ours / peer',
     waits: false,
     on: ['tmpfs'],
-    setUp: (site) => makeLayers(site.many, LAYERS),
+    setUp: (site) => makeLayers(site.many, site.share(LAYERS)),
     warmUpBlocks: 5,
-    blocks: (site) => [() => refusal(site.many, LAYERS) / 1000, () => layeredPair(site.many, LAYERS) / 1000],
+    blocks: (site) => [
+      () => refusal(site.many, site.share(LAYERS)) / 1000,
+      () => layeredPair(site.many, site.share(LAYERS)) / 1000,
+    ],
     bound: () => atMost(20, 'ours'),
   },
 ];

@@ -25,7 +25,7 @@ function clearAway(directory: string): void {
 
 function whiteouts(by: 'mknod' | 'link', bound: Kind['bound']): Kind {
   const around = async (site: Site, make: () => number | Promise<number>) => {
-    makeWhiteoutDirectories(site.whiteouts, WHITEOUTS, WHITEOUTS_EACH);
+    makeWhiteoutDirectories(site.whiteouts, site.share(WHITEOUTS), WHITEOUTS_EACH);
     const time = await make();
     clearAway(site.whiteouts);
     return time / 1000;
@@ -37,8 +37,8 @@ function whiteouts(by: 'mknod' | 'link', bound: Kind['bound']): Kind {
     waits: false,
     warmUpBlocks: 2,
     blocks: (site, { c }) => [
-      () => around(site, () => whiteoutBatch(site.whiteouts, WHITEOUTS, WHITEOUTS_EACH)),
-      () => around(site, () => c.whiteouts(by, site.whiteouts, WHITEOUTS, WHITEOUTS_EACH)),
+      () => around(site, () => whiteoutBatch(site.whiteouts, site.share(WHITEOUTS), WHITEOUTS_EACH)),
+      () => around(site, () => c.whiteouts(by, site.whiteouts, site.share(WHITEOUTS), WHITEOUTS_EACH)),
     ],
     bound,
   };

@@ -23,7 +23,8 @@ async function* toJsonLines(found: AsyncIterable<Change<Buffer>>): AsyncGenerato
 async function run(parsed: Parsed): Promise<Outcome> {
   const { options, operands } = parsed;
   const [path, ...more] = operands;
-  if (path === undefined || more.length > 0) throw new UsageError('name one upper directory, or one mounted overlay');
+  if (path === undefined || more.length > 0)
+    throw new UsageError('name one upper directory, or one mounted overlay; --lower names the layers below');
   const mount = hasLayers(parsed) ? undefined : await mountedLayers(path);
   const given = libraryOptions<ChangesOptions>(options);
   const found = findChanges(mount ?? path, { ...given, encoding: 'buffer' });

@@ -93,7 +93,8 @@ async function run({ options: given, operands }: Parsed): Promise<Outcome> {
   // The disk of the log may be full, or its reader gone.
   process.stderr.on('error', () => {});
   try {
-    const snapshotter = await Snapshotter.open(options.root, toSnapshotterOptions(options));
+    // The process does nothing else.
+    const snapshotter = await Snapshotter.openBlocking(options.root, toSnapshotterOptions(options));
     try {
       const server = await serve(snapshotter, toServeOptions(options, signal));
       await server.closed;

@@ -4,7 +4,10 @@ import type { Part, Spelling } from '../text.js';
 import { type Flag, flagsOf, kebab } from './flags.js';
 
 /** The flags of the commands that have no table of options. */
-const others = ['detach', 'force', 'followSymlinks', 'removeWork', 'timeout', 'replace', 'recursive', 'type'];
+const others = [
+  ...['detach', 'force', 'followSymlinks', 'removeWork', 'timeout', 'replace', 'recursive', 'type'],
+  ...['owners', 'devices', 'expectedDigest', 'expectedDiffId', 'maxEntries', 'maxBytes', 'maxPathDepth', 'maxRatio'],
+];
 const operands = ['target', 'path'];
 
 type Spelled = Pick<Flag, 'spellings' | 'hasNegative'>;
@@ -33,6 +36,7 @@ export const inFlags: Spelling = {
   spell(part: Part) {
     if ('command' in part) return `'overlayfs ${part.command}'`;
     if ('option' in part) return spellOption(part.option, part.value);
+    if ('member' in part) return undefined;
     return spellOption(part.argument.replace(/(?<=^(?:target|path))s?(?:\[\d+\])?$|\[\d+\]$/, ''), undefined);
   },
 };

@@ -12,7 +12,7 @@ import { layerRules } from './layers.js';
 import { mappingRules } from './mapping.js';
 import { isAboutPath, judgePaths, pathRules } from './paths.js';
 import { lastProcessRules, processRules } from './process.js';
-import { cameOutReadOnly, isCreation, pathField, place, type Rule, type Scene, type Verdict } from './rule.js';
+import { type Cause, cameOutReadOnly, isCreation, pathField, place, type Rule, type Scene } from './rule.js';
 import { leftoverRules, workRules } from './work.js';
 
 /** The rules in their order. The first one that applies decides; certain causes come before likely ones. */
@@ -45,7 +45,7 @@ export function wantedAfter(failure: StepFailure): Wanted {
   };
 }
 
-function judge(scene: Scene, failure: StepFailure): Verdict | undefined {
+function judge(scene: Scene, failure: StepFailure): Cause | undefined {
   for (const rule of rules) {
     if (!rule.when(failure)) continue;
     const verdict = rule.find(scene);
@@ -60,7 +60,7 @@ function lookedAt({ paths, mountCount, isIncomplete }: Facts): string {
   return isIncomplete ? `${whole}, as far as the file systems answered` : whole;
 }
 
-function unexplained({ options, facts }: Scene, { plan, step }: StepFailure): Verdict {
+function unexplained({ options, facts }: Scene, { plan, step }: StepFailure): Cause {
   const call = step === undefined ? 'the call' : formatStep(plan, step);
   return {
     reason: 'unexplained',

@@ -7,6 +7,7 @@ import { type Text, text } from '../text.js';
 import type { PathFacts } from './facts.js';
 import { layerForeign } from './paths.js';
 import {
+  type Cause,
   fileSystemName,
   findRole,
   isCreation,
@@ -17,13 +18,12 @@ import {
   type Rule,
   refusesLayers,
   type Scene,
-  type Verdict,
 } from './rule.js';
 
 /** Makes a rule that reports the first path for which a condition holds. */
 function where(
   is: (path: PathFacts, scene: Scene) => boolean,
-  verdict: (name: string, path: PathFacts) => Omit<Verdict, 'path'>,
+  verdict: (name: string, path: PathFacts) => Omit<Cause, 'path'>,
   when: (failure: StepFailure) => boolean = refusesLayers,
 ): Rule {
   return {

@@ -119,7 +119,7 @@ export function* gather(draft: Draft, options: CheckedOptions, wanted: Wanted): 
   const whole = found.map((path) => asIfMade(path, unmade.get(path.subject.path), table));
   draft.paths = yield* gatherFileSystems(whole, unmade);
   if (wanted.parents !== 'none') {
-    const isWanted = ({ role }: Subject) => role !== 'target' && (wanted.parents === 'all' || isUpper(role));
+    const isWanted = ({ role }: Subject) => role !== 'target' && (wanted.parents === 'all' || isUpperRole(role));
     draft.parents = yield* gatherParents(
       draft.paths.filter(({ subject }) => isWanted(subject)),
       unmade,
@@ -143,10 +143,10 @@ export function* gather(draft: Draft, options: CheckedOptions, wanted: Wanted): 
   if (wanted.use) draft.use = yield* gatherUse(options);
 }
 
-const isUpper = (role: Subject['role']): boolean => role === 'upperdir' || role === 'workdir';
+const isUpperRole = (role: Subject['role']): boolean => role === 'upperdir' || role === 'workdir';
 
 const isToBeMade = ({ subject, found, isSymlink }: PathFacts): boolean =>
-  isUpper(subject.role) && found.errno === ENOENT && !isSymlink;
+  isUpperRole(subject.role) && found.errno === ENOENT && !isSymlink;
 
 const asIfMade = (path: PathFacts, unmade: MissingDirectory | undefined, table: readonly MountinfoLine[]): PathFacts =>
   unmade === undefined || !isToBeMade(path)
@@ -216,7 +216,9 @@ function* gatherOtherUses(
   which: 'certain' | 'any',
 ): Task<OtherUse[]> {
   const shown = yield* gatherShownUses(paths, table);
-  const untold = paths.filter(({ subject }) => isUpper(subject.role) && !shown.some((use) => use.subject === subject));
+  const untold = paths.filter(
+    ({ subject }) => isUpperRole(subject.role) && !shown.some((use) => use.subject === subject),
+  );
   return [...shown, ...(yield* gatherRecordedUses(untold, table, which))];
 }
 
@@ -295,7 +297,7 @@ function* gatherFileSystems(
     system: plan.stepOf(
       plan.add(calls.statfs, [unmade.get(path)?.nearest ?? path], { output: STATFS_OUTPUT, tolerate: 'any' }),
     ),
-    write: isUpper(role)
+    write: isUpperRole(role)
       ? plan.stepOf(
           plan.add(calls.faccessat2, [k.AT_FDCWD, path, k.W_OK | k.X_OK, k.AT_EACCESS], { output: 0, tolerate: 'any' }),
         )

@@ -36,7 +36,7 @@ const casefolded: Rule = {
   },
 };
 
-const readOnly: Rule = {
+const saidReadOnly: Rule = {
   when: says(/is read-only/),
   find(scene) {
     const culprit = findSubject(scene);
@@ -80,4 +80,4 @@ const attributeRefused: Rule = {
   }),
 };
 
-export const messageRules: readonly Rule[] = [casefolded, readOnly, notSupported, optionRefused, attributeRefused];
+export const messageRules: readonly Rule[] = [casefolded, saidReadOnly, notSupported, optionRefused, attributeRefused];

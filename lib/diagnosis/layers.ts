@@ -1,8 +1,9 @@
 /** Rules about relations of layers: overlaps, uses by other overlays, the layers with which an upperdir was made. */
 import * as e from '../errnos.js';
 import { goesByDescriptors, type Path, pathString, quotePath } from '../paths.js';
+import { member, type Text, text } from '../text.js';
 import { identityOf, isInside, type OtherUse, type PathFacts } from './facts.js';
-import { findRole, isCreation, isLayer, isLower, nameOf, type Rule, type Scene, show, type Verdict } from './rule.js';
+import { type Cause, findRole, isCreation, isLayer, isLower, nameOf, type Rule, type Scene, show } from './rule.js';
 
 const pair = (one: PathFacts, other: PathFacts) => ({
   path: pathString(one.subject.path),
@@ -47,7 +48,7 @@ const upperAndWork: Rule = {
  * Finds a lower layer that is the same directory as another layer, or is inside one. The kernel refuses both. It
  * accepts an upperdir or workdir inside a lower layer.
  */
-function findOverlap({ options, facts }: Scene): Verdict | undefined {
+function findOverlap({ options, facts }: Scene): Cause | undefined {
   const byIdentity = new Map<string, PathFacts>();
   const layers = facts.paths.filter(isLayer);
   for (const layer of layers) {
@@ -98,7 +99,7 @@ const useReasons = {
 } as const;
 
 /** Describes another overlay, and how to end it. */
-function otherOverlay({ target, isPending }: OtherUse): [which: string, end: string] {
+function otherOverlay({ target, isPending }: OtherUse): [which: string, end: Text] {
   if (isPending) return ['an overlay that another call is mounting', 'wait for that call'];
   if (target === undefined) {
     return [
@@ -109,7 +110,7 @@ function otherOverlay({ target, isPending }: OtherUse): [which: string, end: str
   const shown = quotePath(target);
   // The library never names another process's mount by a descriptor.
   return goesByDescriptors(target)
-    ? [`the detached overlay ${shown}`, 'unmount it by its `unmount`']
+    ? [`the detached overlay ${shown}`, text`unmount it by its ${member('unmount')}`]
     : [`the overlay at ${shown}`, `unmount ${shown}`];
 }
 
@@ -131,7 +132,7 @@ const used: Rule = {
     return {
       reason: useReasons[role as keyof typeof useReasons],
       what: `${nameOf(use.subject, options)} is in use as the ${use.as} of ${which}`,
-      hint: `${end}, or use ${role === 'lowerdir' || role === 'datadir' ? 'another lower layer' : 'other directories'}`,
+      hint: text`${end}, or use ${role === 'lowerdir' || role === 'datadir' ? 'another lower layer' : 'other directories'}`,
       path: pathString(use.subject.path),
       ...(use.target !== undefined && { dest: pathString(use.target) }),
     };

@@ -4,12 +4,12 @@ import { calls } from '../kernel/calls.js';
 import { OWN_MOUNT_NAMESPACE } from '../namespaces/user-namespace.js';
 import { isMapping } from '../options/idmap.js';
 import { pathString } from '../paths.js';
-import { either, option, text } from '../text.js';
-import { cameOutReadOnly, fileSystemName, findSubject, nameOf, type Rule, show, type Verdict } from './rule.js';
+import { either, member, option, text } from '../text.js';
+import { type Cause, cameOutReadOnly, fileSystemName, findSubject, nameOf, type Rule, show } from './rule.js';
 
 const isDenied = (errno: number | undefined): boolean => errno === e.EPERM || errno === e.EACCES;
 
-const foreign: Verdict = {
+const foreign: Cause = {
   reason: 'no-privilege',
   what: text`this process may not map the layers for ${option('idmap')}: it is in a user namespace, and their file systems belong to another one`,
   hint: either(text`leave ${option('idmap')} out`, 'mount with CAP_SYS_ADMIN in the initial user namespace'),
@@ -102,7 +102,7 @@ const mounterUnmapped: Rule = {
     return {
       reason: 'work-idmapped',
       what: text`${option('idmap')} maps no id on disk to the mounting user, or that user may not use the workdir ${show(options.workdir)}: the kernel would mount read-only`,
-      hint: 'add a range whose `outside` is the id of the mounting user, and give that user the workdir',
+      hint: text`add a range whose ${member('outside')} is the id of the mounting user, and give that user the workdir`,
       path: pathString(options.workdir),
     };
   },

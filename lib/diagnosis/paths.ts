@@ -3,11 +3,11 @@ import * as e from '../errnos.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import type { StepFailure } from '../kernel/perform.js';
-import { goesByDescriptors, type Path, pathString, quotePath } from '../paths.js';
+import { goesByDescriptors, isAtOrBelow, type Path, pathString, quotePath } from '../paths.js';
 import type { Reason } from '../reasons.js';
-import { reservedTarget } from '../verdicts.js';
+import { explainErrno, reservedTarget } from '../verdicts.js';
 import type { PathFacts } from './facts.js';
-import { findSubject, isLayer, nameOf, pathField, type Rule, type Scene, show, type Verdict } from './rule.js';
+import { type Cause, findSubject, isLayer, nameOf, outOfRoom, pathField, type Rule, type Scene, show } from './rule.js';
 
 const roleNames = {
   lowerdir: 'lower',
@@ -20,7 +20,7 @@ const roleNames = {
   namespace: 'path',
 } as const;
 
-function judge({ options }: Scene, { subject, found, isSymlink }: PathFacts, errno: number): Verdict | undefined {
+function judge({ options }: Scene, { subject, found, isSymlink }: PathFacts, errno: number): Cause | undefined {
   const role = roleNames[subject.role];
   const name = nameOf(subject, options);
   const path = pathString(subject.path);
@@ -69,7 +69,7 @@ function errnoOf({ found, subject }: PathFacts): number {
 const looking: readonly (Call | undefined)[] = [calls.openat2, calls.open_tree, calls.statx, calls.fsconfig];
 
 /** The step that failed was about one path. */
-const unreachable: Rule = {
+const pathOfStep: Rule = {
   when: ({ step, guard }) => looking.includes(step?.call) || guard === 'directory-is-removed',
   find(scene) {
     const culprit = findSubject(scene);
@@ -91,9 +91,9 @@ const oneOfAll: Rule = {
 };
 
 /** Returns a verdict for each faulty path before a mount. A path that `create` makes may be missing. */
-export function judgePaths(scene: Scene): Verdict[] {
+export function judgePaths(scene: Scene): Cause[] {
   const { create, stack } = scene.options;
-  return scene.facts.paths.flatMap((path): Verdict[] => {
+  return scene.facts.paths.flatMap((path): Cause[] => {
     const { role } = path.subject;
     const errno = errnoOf(path);
     if (create && errno === e.ENOENT && !path.isSymlink && role !== 'lowerdir' && role !== 'datadir') return [];
@@ -112,20 +112,20 @@ export const isAboutPath = (reason: Reason): boolean =>
 /** A missing directory could not be made. */
 const notCreated: Rule = {
   when: ({ step }) => step?.call === calls.mkdirat,
-  find({ failure }) {
+  find(scene) {
+    const { facts, failure } = scene;
+    const errno = failure?.errno ?? 0;
     const path = failure?.step?.args[1] as Path;
-    const reasonsOf: Readonly<Record<number, Reason>> = {
-      [e.EROFS]: 'read-only',
-      [e.ENOSPC]: 'out-of-space',
-      [e.EDQUOT]: 'out-of-space',
-      [e.EACCES]: 'permission-denied',
-      [e.EPERM]: 'permission-denied',
-    };
-    return {
-      reason: reasonsOf[failure?.errno ?? 0] ?? 'path-inaccessible',
-      what: `the directory ${quotePath(path)} could not be created`,
-      path: pathString(path),
-    };
+    const missing = facts.paths.find(({ isMissing, subject }) => isMissing && isAtOrBelow(subject.path, path));
+    const full = errno === e.ENOSPC && missing !== undefined ? outOfRoom(missing, scene) : undefined;
+    if (full !== undefined) return full;
+    const name = `the directory ${quotePath(path)}`;
+    const purpose = `create ${name}`;
+    const verdict: Cause =
+      errno === e.EACCES || errno === e.EPERM
+        ? { reason: 'permission-denied', what: `this process may not ${purpose}` }
+        : explainErrno(errno, { name, purpose });
+    return verdict.reason === 'unexplained' ? undefined : { ...verdict, path: pathString(path) };
   },
 };
 
@@ -134,7 +134,7 @@ const targetMounted: Rule = {
   find: mountedAlready,
 };
 
-function mountedAlready({ options }: Scene): Verdict {
+function mountedAlready({ options }: Scene): Cause {
   return {
     reason: 'target-mounted',
     what: `the target ${show(options.target)} is already a mount point`,
@@ -192,7 +192,7 @@ const targetGone: Rule = {
 };
 
 export const pathRules: readonly Rule[] = [
-  unreachable,
+  pathOfStep,
   oneOfAll,
   notCreated,
   targetMounted,

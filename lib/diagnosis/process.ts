@@ -12,6 +12,7 @@ import { explainErrno } from '../verdicts.js';
 import {
   CAP_DAC_OVERRIDE,
   CAP_SYS_ADMIN,
+  type Cause,
   hasCapability,
   isCreation,
   nameOf,
@@ -19,7 +20,6 @@ import {
   place,
   type Rule,
   type Scene,
-  type Verdict,
 } from './rule.js';
 
 const outOfDescriptors: Rule = {
@@ -179,7 +179,7 @@ const cannotOverride: Rule = {
 };
 
 /** A layer is in a mount that no table shows, such as another rootless mount. */
-const layerForeign: Rule = {
+const layerDetached: Rule = {
   when: (failure) => failure.plan.isInChild && isCreation(failure) && failure.errno === e.EPERM,
   find({ options, facts: { paths, mountCount } }) {
     const layer = paths.find(
@@ -224,13 +224,13 @@ export const processRules: readonly Rule[] = [
 ];
 
 /** Rules about refusals that no better rule explains. */
-export const lastProcessRules: readonly Rule[] = [cannotOverride, layerForeign, notAllowed];
+export const lastProcessRules: readonly Rule[] = [cannotOverride, layerDetached, notAllowed];
 
 /** Explains why this process cannot mount at all, if the probes have shown that it cannot. */
 export function refusalOfProcess(
   scene: Scene,
   { mayMount, overlay }: KernelFeatures,
-): (Verdict & { readonly errno: number }) | undefined {
+): (Cause & { readonly errno: number }) | undefined {
   if (overlay === false) return { errno: e.ENODEV, reason: 'overlay-unavailable', what: NO_OVERLAY };
   if (mayMount !== false) return undefined;
   for (const rule of [noPrivilege, filtered, namespaceForeign, confined, refused]) {

@@ -7,7 +7,7 @@ import type { StepFailure } from '../kernel/perform.js';
 import type { Subject } from '../kernel/plan.js';
 import type { CheckedOptions } from '../options/check.js';
 import { type Path, pathString, quotePath } from '../paths.js';
-import type { Facts, PathFacts, ProcessFacts } from './facts.js';
+import type { Facts, FileSystemFacts, PathFacts, ProcessFacts } from './facts.js';
 
 /** A mount that failed or is only planned, and the facts about it. */
 export interface Scene {
@@ -18,7 +18,7 @@ export interface Scene {
 }
 
 /** A cause. Its `hint` replaces the text of lib/reasons.ts, if this cause needs another remedy. */
-export type Verdict = Pick<OverlayErrorFields, 'reason' | 'what' | 'hint' | 'path' | 'dest'> & {
+export type Cause = Pick<OverlayErrorFields, 'reason' | 'what' | 'hint' | 'path' | 'dest'> & {
   /** Set if it differs from the errno of the failure. */
   readonly errno?: number;
 };
@@ -26,7 +26,7 @@ export type Verdict = Pick<OverlayErrorFields, 'reason' | 'what' | 'hint' | 'pat
 export interface Rule {
   /** True if the rule can explain a failure. */
   readonly when: (failure: StepFailure) => boolean;
-  readonly find: (scene: Scene) => Verdict | undefined;
+  readonly find: (scene: Scene) => Cause | undefined;
   /** True if the rule works without a failure: its findings would stop a mount or make it wrong. */
   readonly foresees?: true;
 }
@@ -81,11 +81,26 @@ export function fileSystemName({ mount, fileSystem }: PathFacts): string {
 }
 
 /** Returns the verdict for an upperdir or workdir that is read-only. */
-export const isReadOnly = (name: string, { subject, mount }: PathFacts): Verdict => ({
+export const isReadOnly = (name: string, { subject, mount }: PathFacts): Cause => ({
   reason: 'upper-read-only',
   what: `${name} is on a read-only file system or mount${mount === undefined ? '' : `, at ${quotePath(mount.target)}`}`,
   path: pathString(subject.path),
 });
+
+const isFull = ({ blocks, freeBlocks }: FileSystemFacts): boolean => blocks > 0 && freeBlocks === 0;
+const hasNoInodes = ({ inodes, freeInodes }: FileSystemFacts): boolean => inodes > 0 && freeInodes === 0;
+
+/** Returns the verdict for a path whose file system has no space or no inode left. */
+export function outOfRoom({ subject, fileSystem }: PathFacts, { options }: Scene): Cause | undefined {
+  if (fileSystem === undefined) return undefined;
+  const name = nameOf(subject, options);
+  const path = pathString(subject.path);
+  if (isFull(fileSystem)) return { reason: 'out-of-space', what: `the file system of ${name} is full`, path };
+  if (hasNoInodes(fileSystem)) {
+    return { reason: 'out-of-inodes', what: `the file system of ${name} has no inode left`, path };
+  }
+  return undefined;
+}
 
 /** Returns ` at '/m'` for a mount that has a target, else nothing. */
 export const place = ({ target }: CheckedOptions): string => (target === undefined ? '' : ` at ${quotePath(target)}`);

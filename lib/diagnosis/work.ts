@@ -6,9 +6,10 @@ import * as e from '../errnos.js';
 import { calls } from '../kernel/calls.js';
 import { joinPath, pathString, quotePath } from '../paths.js';
 import { either, option, type Text, text } from '../text.js';
-import type { FileSystemFacts, PathFacts } from './facts.js';
+import type { PathFacts } from './facts.js';
 import {
   CAP_DAC_OVERRIDE,
+  type Cause,
   cameOutReadOnly,
   findRole,
   hasCapability,
@@ -16,11 +17,11 @@ import {
   isReadOnly,
   isUpper,
   nameOf,
+  outOfRoom,
   pathField,
   place,
   type Rule,
   type Scene,
-  type Verdict,
 } from './rule.js';
 
 /** The consequence for the mount. The message about a mount that was made says itself that it is read-only. */
@@ -31,22 +32,8 @@ const REFUSES_CHANGES: Text = {
   after: 'the kernel refuses every change',
 };
 
-const isFull = ({ blocks, freeBlocks }: FileSystemFacts): boolean => blocks > 0 && freeBlocks === 0;
-const hasNoInodes = ({ inodes, freeInodes }: FileSystemFacts): boolean => inodes > 0 && freeInodes === 0;
-
-function outOfRoom({ subject, fileSystem }: PathFacts, { options }: Scene): Verdict | undefined {
-  if (fileSystem === undefined) return undefined;
-  const name = nameOf(subject, options);
-  const path = pathString(subject.path);
-  if (isFull(fileSystem)) return { reason: 'out-of-space', what: `the file system of ${name} is full`, path };
-  if (hasNoInodes(fileSystem)) {
-    return { reason: 'out-of-inodes', what: `the file system of ${name} has no inode left`, path };
-  }
-  return undefined;
-}
-
 /** Makes a rule about the workdir of a mount that came out read-only. */
-const ofWork = (judge: (work: PathFacts, name: string, scene: Scene) => Verdict | undefined): Rule => ({
+const ofWork = (judge: (work: PathFacts, name: string, scene: Scene) => Cause | undefined): Rule => ({
   when: cameOutReadOnly,
   find(scene) {
     const work = findRole(scene.facts, 'workdir');
@@ -105,7 +92,6 @@ const immutable = ofWork(({ found }, name) =>
     ? {
         reason: 'work-immutable',
         what: text`${name} is immutable or append-only${consequence}`,
-        hint: 'remove the attribute: chattr -ia',
       }
     : undefined,
 );
@@ -149,6 +135,13 @@ const attempted: Rule = withoutForesight(
     if (work.attempt === e.EDQUOT) {
       return { reason: 'out-of-space', what: text`${tried}: a quota is used up${consequence}`, hint: QUOTA_HINT };
     }
+    if (work.attempt === e.EMLINK) {
+      return {
+        reason: 'too-many-subdirectories',
+        what: text`${tried}: it holds as many subdirectories as its file system allows${consequence}`,
+        hint: either('use an empty workdir', text`pass ${option('readonlySuperblock', true)} for a read-only mount`),
+      };
+    }
     return work.attempt === e.ENOSPC
       ? { reason: 'out-of-space', what: text`${tried}: its file system has no space for it${consequence}` }
       : undefined;
@@ -171,7 +164,7 @@ const perhapsIdmapped: Rule = {
   },
 };
 
-const readOnlySuperblock: Rule = {
+const directoryNotMade: Rule = {
   when: cameOutReadOnly,
   find({ options, facts }) {
     const { workdir } = options;
@@ -349,7 +342,7 @@ export const workRules: readonly Rule[] = [
   immutableInside,
   attempted,
   perhapsIdmapped,
-  readOnlySuperblock,
+  directoryNotMade,
   tooManyMounts,
   noRoom,
   ioError,

@@ -6,7 +6,7 @@
 import { EOPNOTSUPP } from '../errnos.js';
 import { conflictingOptions, OverlayError } from '../errors.js';
 import type { CheckedOptions, NamedOption, OverlayOptionName } from '../options/check.js';
-import { type OptionRow, optionRows } from '../options/table.js';
+import { firstKernel, type OptionRow, optionRows, optionTable } from '../options/table.js';
 import { either, option, type Text, text } from '../text.js';
 import { type KernelFeatures, needsMetacopy, type ProbedOption } from './probe.js';
 
@@ -285,30 +285,34 @@ function mayFall({ kernel, options, lack }: Conflict, allowed: readonly string[]
   return (lack === undefined ? options : options.slice(0, 1)).every((name) => allowed.includes(name));
 }
 
-/** Returns the first kernel that has an option, or a value of it. */
-function firstKernel({ name, value }: NamedOption): string {
-  const row = optionRows[name] as OptionRow;
-  const firstOfValue = row.form === 'word' && value !== null ? row.firstOf?.[value] : undefined;
-  return firstOfValue ?? row.first ?? '?';
-}
-
-function isLacking({ kernel, value }: NamedOption, { options }: KernelFeatures): boolean {
-  const base = kernel.replace(/^no(?=override_creds)/, '').replace(/^.+context$/, 'context');
+function isLacking({ name, value }: NamedOption, { options }: KernelFeatures): boolean {
+  // One probe answers for all options of SELinux.
+  const kernel = optionTable[name].kernel.replace(/^.+context$/, 'context');
   return (
-    options[base as ProbedOption] === false || (value !== null && options[`${base}=${value}` as ProbedOption] === false)
+    options[kernel as ProbedOption] === false ||
+    (value !== null && options[`${kernel}=${value}` as ProbedOption] === false)
   );
 }
 
-/** An option that is off is off on a kernel that lacks it, too. This is not so for `uuid=off`, which hides the UUID. */
-const isOff = ({ kernel, value }: NamedOption): boolean =>
-  value === null ? kernel.startsWith('no') : value === 'off' && kernel !== 'uuid';
+/** Returns true if a kernel that lacks the option does what the caller asks for without it. */
+function isNeutral({ name, kernel, value }: NamedOption): boolean {
+  const row: OptionRow = optionTable[name];
+  switch (row.form) {
+    case 'flag':
+      return kernel === row.off;
+    case 'switch':
+      return value === 'off';
+    default:
+      return row.form === 'word' && value === row.neutral;
+  }
+}
 
 function lackingError(named: NamedOption, { release }: KernelFeatures): OverlayError {
   const { name, value } = named;
   return new OverlayError({
     errno: EOPNOTSUPP,
     reason: 'option-unsupported',
-    what: text`this kernel (${release}) does not know ${toPart(name, value)}, which needs Linux ${firstKernel(named)}`,
+    what: text`this kernel (${release}) does not know ${toPart(name, value)}, which needs Linux ${firstKernel(optionTable[name], value)}`,
     hint: either(
       'leave it out',
       text`pass ${option('allowDegraded', [name])} to mount without it on kernels that lack it`,
@@ -338,7 +342,7 @@ export function* findProblems(options: CheckedOptions, features: KernelFeatures)
   const kept: NamedOption[] = [];
   for (const named of overlay) {
     if (!isLacking(named, features)) kept.push(named);
-    else if (!isOff(named) && !allowDegraded.includes(named.name)) {
+    else if (!isNeutral(named) && !allowDegraded.includes(named.name)) {
       yield { error: lackingError(named, features), isRefused: true };
     }
   }

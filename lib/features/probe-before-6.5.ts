@@ -7,7 +7,20 @@ import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
+import { firstKernel, optionRows } from '../options/table.js';
 import type { FeatureState, KernelFeatures } from './probe.js';
+
+/** Returns true if an option, or a value of it such as `uuid=null`, came with this kernel or a later one. */
+export function cameSince(probed: string, major: number, minor: number): boolean {
+  const [name, value] = probed.split('=');
+  const row = Object.values(optionRows).find((candidate) => candidate?.kernel === name);
+  const [firstMajor = 0, firstMinor = 0] = row
+    ? firstKernel(row, value)
+        .split(/[^0-9]+/)
+        .map(Number)
+    : [];
+  return firstMajor > major || (firstMajor === major && firstMinor >= minor);
+}
 
 /**
  * Answers without a probe if possible. An option with a default has a module parameter; other options came with later
@@ -16,8 +29,7 @@ import type { FeatureState, KernelFeatures } from './probe.js';
 export function knownBefore65(name: string, defaults: KernelFeatures['defaults'], hasSelinux: boolean): FeatureState {
   // Without SELinux the kernel hands its options to overlayfs, which refuses them.
   if (name === 'context') return hasSelinux || (Object.keys(defaults).length === 0 && 'unknown');
-  const isLater = ['datadir+', 'verity', 'override_creds', 'fsync'].includes(name) || name.includes('=');
-  if (isLater) return false;
+  if (cameSince(name, 6, 5)) return false;
   return name === 'default_permissions' || (name === 'xino' ? 'xino_auto' : name) in defaults || 'unknown';
 }
 

@@ -85,8 +85,7 @@ export type DefaultName = (typeof defaultNames)[number];
 
 /**
  * Returns true if verity and data-only layers need metacopy, as they do up to Linux 6.15. Only a mount shows that
- * directly. The
- * library goes by override_creds, which came one release before.
+ * directly. The library goes by override_creds, which came one release before.
  */
 export function needsMetacopy({ options }: KernelFeatures): boolean {
   return options.override_creds === false;
@@ -102,9 +101,8 @@ const mostlyWritable = ['/', '/dev', '/tmp', '.'];
 
 /**
  * Returns true if the process lacks CAP_SYS_ADMIN in the initial user namespace, which trusted attributes need. Takes
- * the
- * results of replacing a trusted attribute that does not exist, which changes nothing. A read-only file system or an
- * immutable directory fails before the kernel checks the capability.
+ * the results of replacing a trusted attribute that does not exist, which changes nothing. A read-only file system or
+ * an immutable directory fails before the kernel checks the capability.
  */
 function isTrustedDenied(results: readonly number[]): boolean {
   const asked = results.filter((result) => result !== -e.EROFS && result !== -e.ENOENT);
@@ -223,8 +221,7 @@ function readRecord(plan: Plan, probes: Probes, outputs: Outputs | StepFailure):
 
 /**
  * Returns true if a user namespace is not the initial one, which has a fixed inode number (PROC_USER_INIT_INO). Its
- * maps do not
- * tell: another namespace can have the same ones.
+ * maps do not tell: another namespace can have the same ones.
  */
 export function isOtherUserNamespace({ errno, inode }: StatResult): boolean {
   const INITIAL = 0xeffffffd;

@@ -1,6 +1,5 @@
 /** The errors of images. */
-import { withTexts } from '../errors.js';
-import { sentence, type Text } from '../text.js';
+import { RemediableError, type RemediableFields } from '../errors.js';
 
 export type ImageErrorCode =
   /** The directory is no image layout, or has no image of that tag. */
@@ -20,32 +19,17 @@ export type ImageErrorCode =
   /** The image says nothing to run, or the program did not start. */
   | 'ERR_IMAGE_COMMAND';
 
-export interface ImageErrorFields {
-  readonly code: ImageErrorCode;
-  /** One sentence without the full stop. */
-  readonly what: string;
-  /** The remedy, in the same form. */
-  readonly hint: Text;
-  readonly path?: string | undefined;
+export interface ImageErrorFields extends RemediableFields<ImageErrorCode> {
   readonly digest?: string | undefined;
 }
 
 /** An image that cannot be read, unpacked or run. */
-export class ImageError extends Error {
-  readonly code: ImageErrorCode;
-  /** The file or directory that the error is about. */
-  declare readonly path?: string;
+export class ImageError extends RemediableError<ImageErrorCode> {
   /** The digest of the blob that the error is about. */
   declare readonly digest?: string;
-  /** The remedy, in one sentence. */
-  readonly hint: string;
 
-  constructor({ code, what, hint, path, digest }: ImageErrorFields, options?: ErrorOptions) {
-    super(`${sentence(what)} ${sentence(hint)}`, options);
-    withTexts(this, sentence(what), hint);
-    this.code = code;
-    this.hint = sentence(hint);
-    if (path !== undefined) this.path = path;
+  constructor({ digest, ...fields }: ImageErrorFields, options?: ErrorOptions) {
+    super(fields, options);
     if (digest !== undefined) this.digest = digest;
   }
 

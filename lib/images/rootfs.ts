@@ -32,6 +32,13 @@ async function open(root: Path, path: string, flags: number): Promise<number | u
   throw refused(path, outcome.errno);
 }
 
+/** Returns true if there is something at a path of the container. */
+export async function isInRoot(root: Path, path: string): Promise<boolean> {
+  const descriptor = await open(root, path, k.O_PATH);
+  if (descriptor !== undefined) close({ descriptor });
+  return descriptor !== undefined;
+}
+
 /** Reads a text file of the container. A missing one is empty. */
 async function read(root: Path, path: string): Promise<string> {
   const descriptor = await open(root, path, k.O_NONBLOCK);
@@ -51,9 +58,7 @@ export async function makeInRoot(root: Path, path: string, kind: 'directory' | '
   for (const [i, name] of names.entries()) {
     const isFile = kind === 'file' && i === names.length - 1;
     const here = String(joinPath(above, name));
-    const found = await open(root, here, k.O_PATH);
-    if (found !== undefined) close({ descriptor: found });
-    else {
+    if (!(await isInRoot(root, here))) {
       const plan = new Plan();
       const top = plan.add(calls.openat2, [k.AT_FDCWD, root, k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC, 0]);
       const directory = plan.add(calls.openat2, [

@@ -12,6 +12,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { constants as numbers, tmpdir } from 'node:os';
+import { normalize } from 'node:path';
 import { checkBoolean, checkSignal, toOptions } from '../arguments.js';
 import { abortError, invalidArgumentType, invalidArgumentValue } from '../errors.js';
 import { kernelFeaturesSync } from '../features/probe.js';
@@ -32,7 +33,7 @@ import type { Snapshotter } from '../snapshots/snapshotter.js';
 import { type CommitImageOptions, commitImage } from './commit.js';
 import { ImageError } from './errors.js';
 import type { Image } from './layout.js';
-import { findUser, makeInRoot } from './rootfs.js';
+import { findUser, isInRoot, makeInRoot } from './rootfs.js';
 import { type Bind, maskedPaths, toSpec } from './spec.js';
 import { needsUserXattr, type UnpackProgress, unpack } from './unpack.js';
 
@@ -65,7 +66,10 @@ export interface RunContainerOptions {
   readonly user?: string | undefined;
   /** A volume that the image declares and that is not here is a directory of the container. */
   readonly volumes?: readonly Volume[] | undefined;
-  /** False: nothing but loopback. Default: the network of this process. */
+  /**
+   * False: nothing but loopback. Default: the network of this process, with its /etc/hosts and /etc/resolv.conf, which
+   * are read-only in the container. A volume at their place is used instead.
+   */
   readonly network?: boolean | undefined;
   /**
    * The OCI runtime, a name or a path; false for none. Default: runc or crun, whichever is found, if this process has
@@ -140,11 +144,9 @@ function checkBinds(value: unknown): Bind[] {
   return value.map(({ source, target, readonly }: Volume, i) => {
     const isIn = typeof target === 'string' && target.startsWith('/') && !target.split('/').includes('..');
     if (!isIn) throw invalidArgumentValue(`volumes[${i}].target`, target, 'must be an absolute path without ..');
-    return {
-      source: pathString(toAbsolute(toPath(source, `volumes[${i}].source`))),
-      target,
-      isReadonly: checkBoolean(readonly, `volumes[${i}].readonly`) ?? false,
-    };
+    const path = pathString(toAbsolute(toPath(source, `volumes[${i}].source`)));
+    const isReadonly = checkBoolean(readonly, `volumes[${i}].readonly`) ?? false;
+    return { source: path, target, isReadonly, isDirectory: statSync(path).isDirectory() };
   });
 }
 
@@ -187,12 +189,22 @@ interface Prepared {
   readonly directory: string;
 }
 
+/** The files by which programs find other machines: a container on the host's network has the host's. */
+const networkFiles = ['/etc/hosts', '/etc/resolv.conf'];
+
+/** Returns the binds of these files, where the caller's own leave room for them. */
+function bindsOfNetwork(own: readonly Bind[]): Bind[] {
+  const isOwn = (path: string): boolean =>
+    own.some(({ target }) => `${path}/`.startsWith(`${normalize(target)}/`.replace(/\/+$/, '/')));
+  return networkFiles
+    .filter((path) => existsSync(path) && !isOwn(path))
+    .map((path) => ({ source: path, target: path, isReadonly: true, isDirectory: false }));
+}
+
 /** Makes what the configuration names and the image lacks. */
 async function furnish(root: string, cwd: string, binds: readonly Bind[]): Promise<void> {
   for (const path of ['/proc', '/dev', '/sys', cwd]) await makeInRoot(root, path);
-  for (const { source, target } of binds) {
-    await makeInRoot(root, target, statSync(source).isDirectory() ? 'directory' : 'file');
-  }
+  for (const { target, isDirectory } of binds) await makeInRoot(root, target, isDirectory ? 'directory' : 'file');
 }
 
 async function resolve(root: string, { image, options, binds }: Prepared) {
@@ -200,8 +212,15 @@ async function resolve(root: string, { image, options, binds }: Prepared) {
   const cwd = options.cwd ?? (config.WorkingDir || '/');
   if (!cwd.startsWith('/')) throw invalidArgumentValue('cwd', cwd, 'must be an absolute path');
   const user = await findUser(root, options.user ?? config.User ?? '');
+  const { network = true } = options;
+  const ofNetwork: Bind[] = [];
+  for (const bind of network ? bindsOfNetwork(binds) : []) {
+    await makeInRoot(root, bind.target, 'file');
+    // A symbolic link that leads nowhere stays as it is.
+    if (await isInRoot(root, bind.target)) ofNetwork.push(bind);
+  }
   await furnish(root, cwd, binds);
-  return { cwd, user, env: toEnv(config.Env ?? [], options.env ?? {}, user.home) };
+  return { cwd, user, binds: [...ofNetwork, ...binds], env: toEnv(config.Env ?? [], options.env ?? {}, user.home) };
 }
 
 type Ended = readonly [code: number | null, signal: NodeJS.Signals | null];
@@ -271,11 +290,11 @@ function makeDevices(directory: string): { mount: string; at: string }[] {
 }
 
 async function runBySpawn(prepared: Prepared): Promise<Ended> {
-  const { options, args, binds, mounts, directory } = prepared;
+  const { options, args, mounts, directory } = prepared;
   const { stdio = 'inherit', subIds = false, network = true } = options;
   const mount = await mountDetached(mounts, { rootless: 'auto', subIds, nodev: true });
   const perform = async () => {
-    const { cwd, user, env } = await resolve(mount.path, prepared);
+    const { cwd, user, env, binds } = await resolve(mount.path, prepared);
     const [command = '', ...rest] = args;
     const present = (paths: readonly string[]) => paths.filter((path) => existsSync(path));
     const child = spawn(command, rest, {
@@ -307,7 +326,7 @@ async function runBySpawn(prepared: Prepared): Promise<Ended> {
 }
 
 async function runByRuntime(runtime: string, prepared: Prepared): Promise<Ended> {
-  const { options, args, binds, directory } = prepared;
+  const { options, args, directory } = prepared;
   const { stdio = 'inherit', network = true } = options;
   // The image's device nodes are those of the host.
   const mounts = prepared.mounts.map((mount) => ({ ...mount, options: [...(mount.options ?? []), 'nodev'] }));
@@ -319,7 +338,7 @@ async function runByRuntime(runtime: string, prepared: Prepared): Promise<Ended>
     const hasTerminal = stdio === 'inherit' && process.stdin.isTTY === true && process.stdout.isTTY === true;
     const isCrun = runtime.endsWith('/crun');
     const remount = isCrun ? (findProgram('mount') ?? '/bin/mount') : undefined;
-    const spec = toSpec({ root, args, binds, hasNetwork: network, hasTerminal, remount, ...resolved });
+    const spec = toSpec({ root, args, hasNetwork: network, hasTerminal, remount, ...resolved });
     writeFileSync(`${directory}/config.json`, JSON.stringify(spec));
     const id = `overlayfs-${randomBytes(8).toString('hex')}`;
     // crun cannot use all settings of control groups; the container has no limits anyway.

@@ -7,6 +7,7 @@ export interface Bind {
   readonly source: string;
   readonly target: string;
   readonly isReadonly: boolean;
+  readonly isDirectory: boolean;
 }
 
 export interface Wanted {
@@ -90,11 +91,12 @@ export function toSpec({ root, args, env, cwd, user, binds, hasNetwork, hasTermi
     }),
     mounts: [
       ...mounts,
-      ...binds.map(({ source, target, isReadonly }) => ({
+      ...binds.map(({ source, target, isReadonly, isDirectory }) => ({
         destination: target,
         type: 'bind',
         source,
-        options: ['rbind', ...(isReadonly ? ['ro', 'rro'] : ['rw'])],
+        // crun takes what is recursive for directories only.
+        options: [isDirectory ? 'rbind' : 'bind', ...(!isReadonly ? ['rw'] : isDirectory ? ['ro', 'rro'] : ['ro'])],
       })),
     ],
     linux: {

@@ -173,11 +173,17 @@ export function runSync<T>(task: Task<T>): T {
 }
 
 export async function run<T>(task: Task<T>): Promise<T> {
+  return drive(task, () => false);
+}
+
+async function drive<T>(task: Task<T>, isSynchronous: (request: Request) => boolean): Promise<T> {
   let next = task.next();
   while (!next.done) {
+    const request = next.value;
     let result: unknown;
     try {
-      result = await performRequest(next.value);
+      // The outputs of a plan on this thread are valid until the next plan, so nothing may come between.
+      result = isSynchronous(request) ? performRequestSync(request) : await performRequest(request);
     } catch (error) {
       next = task.throw(error);
       continue;
@@ -185,6 +191,18 @@ export async function run<T>(task: Task<T>): Promise<T> {
     next = task.next(result);
   }
   return next.value;
+}
+
+/** In ms. */
+const BRIEF = 2;
+
+/**
+ * Runs a task with promises, but performs what it asks for on the calling thread until some time has passed: then a brief
+ * task takes no hand-over between threads. For programs whose event loop may wait for the disk.
+ */
+export async function runBriefly<T>(task: Task<T>): Promise<T> {
+  const end = performance.now() + BRIEF;
+  return drive(task, (request) => !('pause' in request) && performance.now() < end);
 }
 
 /** The results of a task on the calling thread. */

@@ -27,6 +27,7 @@ import { Digester } from '../tar/digest.js';
 import type { FoundEntry } from '../tar/entry.js';
 import { invalidArchive } from '../tar/invalid.js';
 import { TarReader } from '../tar/reader.js';
+import { option, type Text, text } from '../text.js';
 import { explainErrno, type Verdict } from '../verdicts.js';
 import { toPaths } from './given.js';
 import { isWhiteoutDevice, isWhiteoutEntry, readMarks, shownAttributes } from './marks.js';
@@ -570,13 +571,15 @@ class Unpacking {
     this.#offset = entry.offset;
     this.entries++;
     this.bytes += entry.size;
-    const limit = (rule: string): OverlayError => invalidArchive(entry.offset, entry.name, rule, 'archive-limit');
-    if (this.entries > maxEntries) throw limit(`it is one more than \`maxEntries\` allows, ${maxEntries}`);
-    if (this.bytes > maxBytes) throw limit(`with it, the files have more bytes than \`maxBytes\` allows, ${maxBytes}`);
+    const limit = (rule: Text): OverlayError => invalidArchive(entry.offset, entry.name, rule, 'archive-limit');
+    if (this.entries > maxEntries) throw limit(text`it is one more than ${option('maxEntries')} allows, ${maxEntries}`);
+    if (this.bytes > maxBytes)
+      throw limit(text`with it, the files have more bytes than ${option('maxBytes')} allows, ${maxBytes}`);
     if (entry.unread.length > 0) this.#skip('attribute-unread', entry, entry.unread.length);
     const isDevice = entry.type === 'block' || (entry.type === 'character' && (entry.major !== 0 || entry.minor !== 0));
     if (isDevice && devices !== 'create') {
-      if (devices === 'fail') throw invalidArchive(entry.offset, entry.name, 'it is a device, and `devices` is "fail"');
+      if (devices === 'fail')
+        throw invalidArchive(entry.offset, entry.name, text`it is a device, refused by ${option('devices', 'fail')}`);
       this.#skip('device', entry);
       return;
     }
@@ -605,7 +608,9 @@ class Unpacking {
       ['group', gid, entry.gid],
     ] as const) {
       if (id >= 0 && id < 0xffffffff) continue;
-      const rule = Number.isNaN(id) ? `\`owners\` does not map its ${name} ${given}` : `its ${name} ${given} is no id`;
+      const rule = Number.isNaN(id)
+        ? text`${option('owners')} does not map its ${name} ${given}`
+        : `its ${name} ${given} is no id`;
       throw invalidArchive(entry.offset, entry.name, rule);
     }
     return { mode, uid, gid, mtime, xattrs };
@@ -737,7 +742,7 @@ function ownerOfMissing(owners: Checked['owners']): { uid?: number; gid?: number
 }
 
 function mismatch(name: string, expected: string, got: string): OverlayError {
-  const what = `the archive has the digest ${got}, and \`${name}\` is ${expected}`;
+  const what = text`the archive has the digest ${got}, and ${option(name)} is ${expected}`;
   return new OverlayError({ errno: e.EINVAL, reason: 'digest-mismatch', what });
 }
 
@@ -787,10 +792,10 @@ async function unpack(source: Source, memory: ChunkMemory, target: Target, check
   const slices = new Slices();
   const take = (piece: Uint8Array): void => {
     bytes += piece.length;
-    const limit = (rule: string): OverlayError => invalidArchive(bytes, undefined, rule, 'archive-limit');
-    if (bytes > maxBytes) throw limit(`it has more bytes than \`maxBytes\` allows, ${maxBytes}`);
+    const limit = (rule: Text): OverlayError => invalidArchive(bytes, undefined, rule, 'archive-limit');
+    if (bytes > maxBytes) throw limit(text`it has more bytes than ${option('maxBytes')} allows, ${maxBytes}`);
     if (plain !== undefined && bytes > RATIO_BEGINS && bytes > maxRatio * intake.size) {
-      throw limit(`its ratio of compression is above ${maxRatio}, the limit that \`maxRatio\` sets`);
+      throw limit(text`its ratio of compression is above ${maxRatio}, the limit that ${option('maxRatio')} sets`);
     }
     reader.write(piece);
   };

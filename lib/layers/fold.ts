@@ -10,15 +10,26 @@ import { close, type Held } from '../kernel/held.js';
 import { Slices } from '../kernel/slices.js';
 import { run, runSync, type Task } from '../kernel/task.js';
 import type { OperationFlag } from '../native.js';
-import { type Path, type PathLike, pathString, quotePath, splitPath, toAbsolute, toBytes, toPath } from '../paths.js';
+import {
+  isAtOrBelow,
+  type Path,
+  type PathLike,
+  pathString,
+  quotePath,
+  splitPath,
+  toAbsolute,
+  toBytes,
+  toPath,
+} from '../paths.js';
 import { below, toBytePath } from './encodings.js';
 import { isMount, type LayersLike, toLayers, toPaths, toSpace } from './given.js';
 import { IndexedFiles } from './indexed.js';
 import { lockDirectory } from './lock.js';
 import { isWhiteoutEntry, type MarkSpace, markName, readMarks, shownName } from './marks.js';
-import { addSpecial, metadataOf, openRoot } from './merge.js';
+import { addSpecial, metadataOf } from './merge.js';
 import { MergedWalker } from './merged.js';
 import type { Attributes } from './records.js';
+import { openRoot } from './root.js';
 import { type LayerStack, openLayers } from './stack.js';
 import { examine, Walker } from './walk.js';
 import { type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
@@ -283,6 +294,20 @@ function* refuseFull({ path, name }: Target, parent: number): Task<void> {
   if (!(yield* isEmpty(parent, name))) throw fail('is not empty');
 }
 
+/** The walk of the layer would meet the new directory. */
+function* refuseInside({ path }: Target, parent: Path, layer: Path): Task<void> {
+  const { descriptor, real } = yield* openRoot(layer);
+  close({ descriptor });
+  if (!isAtOrBelow(parent, real)) return;
+  throw new OverlayError({
+    errno: e.EINVAL,
+    reason: 'layers-overlap',
+    what: `${quotePath(path)} would lie inside the layer ${quotePath(layer)}`,
+    hint: 'name a directory outside the layers',
+    path: pathString(path),
+  });
+}
+
 function* isEmpty(parent: number, name: string): Task<boolean> {
   const walker = new Walker(toBytePath(name), { at: parent, unsorted: true });
   try {
@@ -313,6 +338,7 @@ function* folded(from: unknown, to: unknown, isLayer: boolean, given: SquashOpti
   const parent = yield* openRoot(target.parent);
   try {
     yield* refuseFull(target, parent.descriptor);
+    for (const layer of [...paths, ...rest.dataPaths]) yield* refuseInside(target, parent.real, layer);
     const stack = yield* openLayers(paths, rest);
     try {
       return yield* write(stack, target, parent.descriptor, settings);
@@ -405,8 +431,8 @@ function* discard(parent: number, partial: string): Task<void> {
  * not exist or must be empty. It appears when it is complete, rename(2).
  *
  * @throws {OverlayError} `reason` is `'layers-incomplete'` for a renamed directory (`redirectDir`), or for a file without
- * data in these layers (`metacopy`); `'path-exists'`, `'path-missing'`, `'path-not-directory'`, `'layer-changed'`,
- * `'layer-in-use'`, `'out-of-space'`, `'read-only'`, `'permission-denied'`, `'xattr-denied'`
+ * data in these layers (`metacopy`); `'path-exists'`, `'path-missing'`, `'path-not-directory'`, `'layers-overlap'`,
+ * `'layer-changed'`, `'layer-in-use'`, `'out-of-space'`, `'read-only'`, `'permission-denied'`, `'xattr-denied'`
  */
 export async function squashLayers(
   layers: readonly PathLike[],

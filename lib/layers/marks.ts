@@ -96,6 +96,13 @@ export function readMarks(attributes: Attributes, space: MarkSpace): Marks {
   return marks;
 }
 
+/**
+ * True for a path that the kernel follows: one name, or a slash and names with one slash between two of them. A look-up of
+ * a directory with another redirect fails there, with EINVAL or, for `.` and `..`, EACCES.
+ */
+export const isValidRedirect = (redirect: string): boolean =>
+  /^(\/[^/]+)+$|^[^/]+$/s.test(redirect) && !/(^|\/)\.\.?(\/|$)/s.test(redirect);
+
 type Node = Pick<Records, 'type' | 'rdevMajor' | 'rdevMinor'>;
 
 /** True for a character device 0:0. */

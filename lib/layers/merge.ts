@@ -1,6 +1,6 @@
 /**
- * Folds an upper into a directory. The first walk of the upper finds every obstacle: conflicts, and redirects whose
- * target is missing. The second walk writes.
+ * Folds an upper into a directory. The first walk of the upper finds every obstacle (merge-check.ts). The second walk
+ * writes.
  *
  * A later call can resume after any step. The upper and the staging directory hold all that this call needs to know.
  * In particular,
@@ -15,9 +15,8 @@ import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { close, type Held } from '../kernel/held.js';
 import { DATA_OUTPUT, StepFailure } from '../kernel/perform.js';
-import { type Descriptor, Plan } from '../kernel/plan.js';
+import { Plan } from '../kernel/plan.js';
 import { Slices } from '../kernel/slices.js';
-import { addStat, readStat, type StatResult } from '../kernel/stat.js';
 import { ask, run, runSync, type Task } from '../kernel/task.js';
 import type { OperationFlag } from '../native.js';
 import {
@@ -28,18 +27,19 @@ import {
   pathString,
   quotePath,
   toAbsolute,
+  toBytes,
   toPath,
 } from '../paths.js';
 import { type Baseline, toBaseline } from './baseline.js';
-import { Conflicts } from './conflicts.js';
 import { below, comparePaths, toBytePath } from './encodings.js';
 import { type LayersLike, toLayers } from './given.js';
 import { lockDirectory } from './lock.js';
 import { isWhiteoutEntry, type MarkSpace, type Marks, markName, readMarks, shownName, spaceOf } from './marks.js';
+import { countingRedirect, type EarlierCheck, isBelow, MergeCheck, type Redirected, STAGING } from './merge-check.js';
 import type { Attributes, Records, Time } from './records.js';
-import { SplitLinks } from './split-links.js';
+import { openRoot, type Root } from './root.js';
 import { refuseUsed, usedByOther } from './used.js';
-import { examine, explainWalk, Tape, Walker, type WalkOptions } from './walk.js';
+import { examine, Tape, Walker, type WalkOptions } from './walk.js';
 import { type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
 import { explainWrite } from './written.js';
 
@@ -92,56 +92,28 @@ export interface MergeSummary {
 const names = ['mode', 'since', 'conflict', 'root', 'userxattr', 'dryRun', 'onProgress', 'signal'] as const;
 const known: ReadonlySet<string> = new Set(names);
 
-/** A directory inside the target directory. The last step removes it. */
-const STAGING = '.overlayfs-merge';
 const STATE = `${STAGING}/state`;
 /** Hard-link copies of the directories and files that redirects lead to. */
 const CLONES = `${STAGING}/clones`;
 const CLONES_UNDER_WAY = `${STAGING}/clones.new`;
+/** The names of entries in STAGING that a killed merge leaves without STATE; numbers are inodes. */
+const ownInStaging = /^(clones(\.new)?|new|\d+)$/;
 /**
  * Attributes of the target directory while STAGING is removed: everything is copied. A process may set one of them or
  * both. Their value names the upper and its state.
  */
 const COMPLETE = ['trusted.overlayfs.merged', 'user.overlayfs.merged'];
 
-/** Directories that one native call looks up. */
-const AT_ONCE = 256;
 /** Entries between two checks of the clock. */
-const ENTRIES = 32;
+const STEPS = 32;
 
 /** Stored in STATE from the first change until the end. */
-interface State {
+interface State extends EarlierCheck {
   readonly upper: string;
-  /** Paths at which the directory keeps its version. */
-  readonly theirs: readonly string[];
-  /** Inodes of the upper whose redirects lead to clones. */
-  readonly redirects: readonly string[];
-  /** Every entry is copied; the upper remains to be emptied. */
+  /** The upper's path, for errors. */
+  readonly path: string;
+  /** Every entry is copied, and the upper remains to be emptied. */
   readonly isCopied?: boolean;
-  /** With `isCopied`: the newest change in the upper before it was copied, ctime in ms. */
-  readonly latest?: number;
-}
-
-interface Root {
-  readonly path: Path;
-  readonly descriptor: Descriptor;
-  readonly found: StatResult;
-  readonly real: Path;
-}
-
-interface Checked {
-  readonly entries: number;
-  readonly deleted: number;
-  readonly conflicts: readonly Conflict[];
-  readonly theirs: readonly string[];
-  /** Maps an inode of the upper to the path, below the directory, that its redirect leads to. */
-  readonly redirects: ReadonlyMap<bigint, string>;
-  /** The newest change in the upper, ctime in ms. */
-  readonly latest: number;
-  /** Names the upper and its state. */
-  readonly identity: string;
-  /** An earlier call has copied everything and was killed at its last steps. */
-  readonly isComplete: boolean;
 }
 
 interface Settings {
@@ -170,31 +142,6 @@ function toSettings(options: MergeOptions): Settings {
     dryRun: checkBoolean(options.dryRun, 'dryRun') ?? false,
     onProgress,
     signal: checkSignal(options.signal),
-  };
-}
-
-export function* openRoot(path: Path): Task<Root> {
-  const plan = new Plan();
-  const flags = k.O_DIRECTORY | k.O_CLOEXEC;
-  const root = plan.add(calls.openat2, [k.AT_FDCWD, path, flags, 0], { keep: true, output: 0 });
-  const look = addStat(plan, '', {
-    at: root,
-    flags: k.AT_EMPTY_PATH,
-    mask: k.STATX_INO | k.STATX_MNT_ID,
-    tolerate: [],
-  });
-  const room = 4096;
-  const link = plan.stepOf(
-    plan.add(calls.readlinkat, [k.AT_FDCWD, ['/proc/self/fd/', root], room], { output: room, tolerate: 'any' }),
-  );
-  const outcome = yield* ask(plan);
-  if (outcome instanceof StepFailure) throw explainWalk(path, outcome.errno);
-  const length = outcome.result(link);
-  return {
-    path,
-    descriptor: outcome.result(plan.stepOf(root)),
-    found: readStat(look, outcome),
-    real: length > 0 ? outcome.bytes(link, length) : path,
   };
 }
 
@@ -237,18 +184,20 @@ class Merge {
   /** Maps a path in the staging directory to the place to which that directory was renamed. */
   readonly #placed = new Map<string, string>();
   readonly #tape = new Tape();
-  /** Inodes of those directories of the upper that do not exist in the target directory, the topmost ones only. */
-  readonly #absent = new Set<bigint>();
-  /** Inodes of those directories of the upper that cannot be renamed whole: they, or entries in them, need changes. */
-  readonly #soiled = new Set<bigint>();
-  /** Inodes of those directories of the upper in which a directory has a redirect. */
-  readonly #holders = new Set<bigint>();
   #state: State | undefined;
+  /** An earlier call has left its state. */
+  #isResumed = false;
+  /** The directories of the upper, by the first walk. */
+  #found: Pick<MergeCheck, 'absent' | 'soiled' | 'holders'> | undefined;
   /** Maps an inode of the upper to the name of its clone, if no earlier call has put the clone in its place. */
   #clones = new Map<bigint, string>();
   /** Some files stay in the upper until everything else is done. */
   #leavesRest = false;
-  #entries = 0;
+  /** Counts what both walks have read, for the checks of the clock. */
+  #steps = 0;
+  #processed = 0;
+  /** The operations that must be complete for each entry that is not processed yet. */
+  readonly #needed: number[] = [];
   #total = 0;
   #slices = new Slices();
 
@@ -270,13 +219,20 @@ class Merge {
 
   *run(): Task<MergeSummary> {
     this.#state = yield* this.#readState();
-    const checked = yield* this.#check();
-    this.#total = checked.entries;
-    const { entries, deleted, conflicts } = checked;
+    this.#isResumed = this.#state !== undefined;
+    const check = this.#makeCheck();
+    this.#found = check;
+    yield* check.walk();
+    const { entries, deleted } = check;
+    this.#total = entries;
+    const identity = `${this.#upperId} ${entries} ${check.latest}`;
+    const isComplete = yield* this.#isComplete(identity);
+    if (!isComplete) yield* check.check();
+    const { conflicts } = check;
     if (this.#settings.dryRun) return { entries, deleted, conflicts, bytes: 0 };
     try {
-      if (!checked.isComplete) yield* this.#apply(checked);
-      yield* this.#end(checked.identity);
+      if (!isComplete) yield* this.#apply(check);
+      yield* this.#end(identity);
     } catch (error) {
       yield* this.#writer.stop();
       if (!(error instanceof WriteFailure)) throw error;
@@ -284,28 +240,55 @@ class Merge {
         const again = yield* new Merge(this.#upper, this.#dir, this.#space, this.#settings, false).run();
         return { ...again, entries, deleted, conflicts };
       }
-      throw explainWrite(error, error.isInOther ? this.#upper.path : this.#dir.path, { leftover: this.#leftover() });
+      const leftover = this.#leftover();
+      if (error.isInOther) throw explainWrite(error, this.#upper.path, { leftover });
+      throw explainWrite(error, this.#dir.path, { leftover, path: this.#finalPath(error.path.toString('latin1')) });
     }
     return { entries, deleted, conflicts, bytes: this.#writer.totals.copied };
   }
 
-  *#apply(checked: Checked): Task<void> {
-    yield* this.#begin(checked);
-    if (this.#state?.isCopied !== true) yield* this.#write(new Set(checked.theirs));
+  #makeCheck(): MergeCheck {
+    const { since, conflict, dryRun } = this.#settings;
+    return new MergeCheck({
+      upper: this.#upper,
+      dir: this.#dir,
+      space: this.#space,
+      tape: this.#tape,
+      since: since?.ctime,
+      conflict,
+      dryRun,
+      earlier: this.#state,
+      breathe: () => this.#breathe(),
+    });
+  }
+
+  *#apply(check: MergeCheck): Task<void> {
+    yield* this.#begin(check);
+    if (this.#state?.isCopied !== true) yield* this.#write(new Set(check.theirs));
     if (this.#settings.moves && (!this.#renames || this.#leavesRest || this.#state?.isCopied))
-      yield* this.#emptyUpper(checked.latest);
+      yield* this.#emptyUpper(check.latest);
   }
 
   #leftover(): string {
     const upper = quotePath(this.#upper.path);
-    const done = `${Math.min(this.#entries, this.#total)} of ${this.#total} entries of ${upper} had been processed`;
+    const done = `${this.#countProcessed()} of ${this.#total} entries of ${upper} had been processed`;
     return this.#writer.totals.operations === 0
       ? `nothing was changed`
       : `${done}; merged entries stay merged, and the others are still in ${upper}`;
   }
 
+  /** Counts the entries whose operations are complete. */
+  #countProcessed(): number {
+    const { operations } = this.#writer.totals;
+    const first = this.#needed.findIndex((needed) => needed > operations);
+    this.#processed += this.#needed.splice(0, first < 0 ? this.#needed.length : first).length;
+    return this.#processed;
+  }
+
+  /** The number of a device may be another one after a restart. */
   get #upperId(): string {
-    return `${this.#upper.found.device}:${this.#upper.found.inode}`;
+    const { device, inode } = this.#upper.found;
+    return device === this.#dir.found.device ? String(inode) : `${device}:${inode}`;
   }
 
   // -------------------------------------------------------------------------------- the state of an earlier call
@@ -316,13 +299,31 @@ class Merge {
       plan.add(calls.read_file, [this.#dir.descriptor, STATE], { output: DATA_OUTPUT, tolerate: 'any' }),
     );
     const outcome = yield* ask(plan);
-    if (outcome instanceof StepFailure || outcome.result(text) < 0) return undefined;
-    try {
-      const state = JSON.parse(outcome.data(text).toString('latin1')) as State;
-      const isOurs = state.upper === this.#upperId && Array.isArray(state.theirs) && Array.isArray(state.redirects);
-      return isOurs ? state : undefined;
-    } catch {
+    if (outcome instanceof StepFailure || outcome.result(text) < 0) {
+      yield* this.#refuseForeign();
       return undefined;
+    }
+    const state = toState(outcome.data(text));
+    if (state?.upper === this.#upperId) return state;
+    throw unfinished(this.#dir.path, state && toBytePath(state.path));
+  }
+
+  /** Refuses a staging directory with entries of others: the merge would remove them. */
+  *#refuseForeign(): Task<void> {
+    const records = yield* examine(this.#dir.descriptor, [STAGING]);
+    if (!records.advance() || records.error === e.ENOENT) return;
+    if (records.type !== k.S_IFDIR) throw foreignStaging(this.#dir.path);
+    const walker = new Walker(STAGING, { ...this.#inDir, followRoot: false });
+    try {
+      while (yield* walker.more()) {
+        while (walker.advance()) {
+          if (walker.depth === 0) continue;
+          if (!ownInStaging.test(walker.name)) throw foreignStaging(this.#dir.path);
+          if (walker.type === k.S_IFDIR) walker.skip();
+        }
+      }
+    } finally {
+      walker.close();
     }
   }
 
@@ -332,100 +333,6 @@ class Merge {
     this.#state = state;
   }
 
-  // -------------------------------------------------------------------------------- the first walk
-
-  *#check(): Task<Checked> {
-    const { since, conflict } = this.#settings;
-    const isResumed = this.#state !== undefined;
-    const seenRedirects = this.#state && new Set(this.#state.redirects);
-    const seenLatest = this.#state?.latest ?? Number.POSITIVE_INFINITY;
-    const looked = since === undefined || isResumed ? undefined : new Conflicts(this.#dir.descriptor, since.ctime);
-    const redirects = new Map<bigint, string>();
-    /** The path below `dir` from which the entries of the current directory at each depth come. */
-    const origins: string[] = [''];
-    /** True for the current directory at each depth if it is at or below a redirect. */
-    const areMoved: boolean[] = [];
-    const walker = new Walker('', { ...this.#inUpper, attributes: 'all', targets: true, tape: this.#tape });
-    const absent = new AbsentDirectories(this.#dir.descriptor, this.#absent);
-    /** The inode of the current directory at each depth. */
-    const above: bigint[] = [];
-    let links: SplitLinks | undefined;
-    let entries = 0;
-    let deleted = 0;
-    let latest = 0;
-    try {
-      while (yield* walker.more()) {
-        while (walker.advance()) {
-          yield* this.#breathe();
-          if (walker.error !== 0) throw walker.failure();
-          const changed = toMilliseconds(walker.ctime);
-          latest = Math.max(latest, changed);
-          if (walker.isOtherMount) throw mountInside(this.#upper.path, walker.path);
-          if (walker.depth === 0) {
-            above[0] = walker.inode;
-            // The kernel marks the root of an upper for `index`.
-            const isIndexed = readMarks(walker.attributes, this.#space).origin !== undefined;
-            if (isIndexed && !isResumed) links = new SplitLinks(this.#dir.path, this.#dir.descriptor);
-            continue;
-          }
-          entries++;
-          if (walker.depth === 1 && walker.name === STAGING) throw stagingInUpper(this.#upper.path);
-          // The removal of a link changes the ctime of the others, and only that.
-          if (walker.type !== k.S_IFDIR && changed > seenLatest && toMilliseconds(walker.mtime) > seenLatest) {
-            throw changedSince(this.#upper.path, walker.path);
-          }
-          const { attributes } = walker;
-          const marks = readMarks(attributes, this.#space);
-          refuseUnreadable(attributes, this.#upper.path, walker.path);
-          const parent = origins[walker.depth - 1] as string;
-          const redirect = countingRedirect(walker, marks);
-          const origin = redirect === undefined ? below(parent, walker.name) : follow(redirect, parent);
-          const isWhiteout = isWhiteoutEntry(walker, marks);
-          if (isWhiteout) deleted++;
-          if (isWhiteout || !hasOnlyShown(attributes, this.#space)) this.#soil(walker, above);
-          if (walker.type === k.S_IFDIR) {
-            origins[walker.depth] = origin;
-            above[walker.depth] = walker.inode;
-            // Below a redirect, the entries go into a clone, which an earlier call may have filled.
-            const isMoved = redirect !== undefined || areMoved[walker.depth - 1] === true;
-            areMoved[walker.depth] = isMoved;
-            if (!isMoved) absent.add(walker.path, walker.inode);
-            if (absent.isFull) yield* absent.look();
-          }
-          if (redirect !== undefined) {
-            // Only a first call makes clones.
-            if (seenRedirects?.has(String(walker.inode)) === false) throw changedSince(this.#upper.path, walker.path);
-            redirects.set(walker.inode, origin);
-            if (walker.type === k.S_IFDIR) addAbove(walker.depth, above, this.#holders);
-          }
-          const place = below(parent, walker.name);
-          links?.add(walker, marks, place, redirect === undefined ? undefined : origin);
-          looked?.add(walker, marks, isWhiteout, place, this.#space);
-          if (looked?.isFull) yield* looked.look();
-        }
-      }
-    } finally {
-      walker.close();
-    }
-    const identity = `${this.#upperId} ${entries} ${latest}`;
-    const isComplete = yield* this.#isComplete(identity);
-    yield* absent.look();
-    if (!isResumed && !isComplete) yield* this.#checkRedirects(redirects);
-    if (links !== undefined && !isComplete) yield* links.check();
-    const found = looked === undefined || isComplete ? [] : yield* looked.end();
-    const theirs: string[] = [...(this.#state?.theirs ?? [])];
-    if (found.length > 0 && conflict === 'error' && !this.#settings.dryRun) throw conflictError(this.#dir.path, found);
-    for (const { bytePath, conflict: one } of found) {
-      const decision = typeof conflict === 'function' ? conflict(one) : conflict;
-      if (decision === 'theirs') theirs.push(bytePath);
-      else if (typeof conflict === 'function' && decision !== 'ours') {
-        throw invalidArgumentType('conflict', "a function that returns 'ours' or 'theirs'", decision);
-      }
-    }
-    const conflicts = found.map((one) => one.conflict);
-    return { entries, deleted, conflicts, theirs, redirects, latest, identity, isComplete };
-  }
-
   /** A merge by move needs no such mark: an upper that is empty can be merged again. */
   *#isComplete(identity: string): Task<boolean> {
     if (this.#settings.moves) return false;
@@ -433,33 +340,8 @@ class Merge {
     return root.advance() && COMPLETE.some((name) => root.attributes.get(name)?.toString() === identity);
   }
 
-  /** Records that the entry, and therefore each directory above it, cannot be renamed as it is. */
-  #soil(walker: Walker, above: readonly bigint[]): void {
-    if (!this.#renames) return;
-    if (walker.type === k.S_IFDIR) this.#soiled.add(walker.inode);
-    addAbove(walker.depth, above, this.#soiled);
-  }
-
-  *#checkRedirects(redirects: ReadonlyMap<bigint, string>): Task<void> {
-    const paths = [...redirects.values()];
-    if (paths.length === 0) return;
-    const records = yield* examine(this.#dir.descriptor, paths);
-    for (const path of paths) {
-      records.advance();
-      if (records.mode !== 0) continue;
-      const what = `a redirect in the upper leads to ${quotePath(toBytePath(path))}, which does not exist in ${quotePath(this.#dir.path)}`;
-      throw new OverlayError({
-        errno: e.ENOENT,
-        reason: 'path-missing',
-        what,
-        hint: 'merge into the lower layer of the overlay or into a copy of it',
-        path: pathString(this.#dir.path),
-      });
-    }
-  }
-
   *#breathe(): Task<void> {
-    if (this.#entries++ % ENTRIES !== 0) return;
+    if (this.#steps++ % STEPS !== 0) return;
     const { signal } = this.#settings;
     if (signal?.aborted) throw abortError(signal);
     if (this.#slices.isOver()) yield* this.#slices.pause();
@@ -467,25 +349,30 @@ class Merge {
 
   // -------------------------------------------------------------------------------- before and after the second walk
 
-  *#begin({ theirs, redirects }: Checked): Task<void> {
-    this.#entries = 0;
+  *#begin({ theirs, redirects }: MergeCheck): Task<void> {
     const writer = this.#writer;
     if (this.#state === undefined) writer.add('remove', STAGING);
     writer.add('directory', STAGING, { mode: 0o700, flags: ['existing'] });
     if (this.#state === undefined && redirects.size > 0) yield* this.#clone(redirects);
     if (this.#state === undefined) {
-      this.#writeState({ upper: this.#upperId, theirs, redirects: [...redirects.keys()].map(String) });
+      const path = Buffer.from(toBytes(this.#upper.path)).toString('latin1');
+      this.#writeState({ upper: this.#upperId, path, theirs, redirects: [...redirects.keys()].map(String) });
     }
     yield* writer.finish();
     if (this.#state?.redirects.length) yield* this.#findClones();
   }
 
   /** Clones each directory or file that a redirect leads to, before the merge changes it. */
-  *#clone(redirects: ReadonlyMap<bigint, string>): Task<void> {
+  *#clone(redirects: ReadonlyMap<bigint, Redirected>): Task<void> {
     const writer = this.#writer;
     writer.add('directory', CLONES_UNDER_WAY, { mode: 0o700 });
-    for (const [inode, path] of redirects) {
+    for (const [inode, { path, type }] of redirects) {
       const root = `${CLONES_UNDER_WAY}/${inode}`;
+      if (type !== k.S_IFDIR) {
+        // The file holds the data of a renamed metacopy.
+        writer.add('link', root, { from: path });
+        continue;
+      }
       const walker = new Walker(toBytePath(path), { ...this.#inDir, attributes: 'all', followRoot: false });
       try {
         while (yield* walker.more()) {
@@ -501,10 +388,6 @@ class Merge {
             if (writer.isFull) yield* this.#send();
           }
         }
-      } catch (error) {
-        // The redirect leads to a file, which holds the data of a renamed metacopy.
-        if (!(error instanceof OverlayError) || error.reason !== 'path-not-directory') throw error;
-        writer.add('link', root, { from: path });
       } finally {
         walker.close();
       }
@@ -581,8 +464,7 @@ class Merge {
     // This changes no time but the ctime.
     if (marks.length > 0) writer.add('metadata', '', { xattrs: marks });
     yield* writer.finish();
-    this.#entries = this.#total;
-    this.#report();
+    this.#report(this.#total);
   }
 
   *#rootMetadata(): Task<OperationFields> {
@@ -595,17 +477,11 @@ class Merge {
 
   *#send(): Task<void> {
     yield* this.#writer.send();
-    this.#report();
+    this.#report(this.#countProcessed());
   }
 
-  #report(): void {
-    const { onProgress } = this.#settings;
-    if (onProgress === undefined) return;
-    onProgress({
-      entries: Math.min(this.#entries, this.#total),
-      totalEntries: this.#total,
-      bytes: this.#writer.totals.copied,
-    });
+  #report(entries: number): void {
+    this.#settings.onProgress?.({ entries, totalEntries: this.#total, bytes: this.#writer.totals.copied });
   }
 
   // -------------------------------------------------------------------------------- the second walk
@@ -620,6 +496,7 @@ class Merge {
           while (this.#frames.length > 0 && walker.depth <= (this.#frames.at(-1) as Frame).depth) this.#leave();
           if (walker.depth > 0 && theirs.has(walker.path)) this.#drop(walker);
           else yield* this.#enter(walker);
+          if (walker.depth > 0) this.#needed.push(this.#writer.added);
           if (this.#writer.isFull) yield* this.#send();
         }
       }
@@ -665,15 +542,15 @@ class Merge {
     const writer = this.#writer;
     const isOpaque = marks.opaque === 'y';
     const clone = isOpaque ? undefined : this.#clones.get(walker.inode);
-    const isAbsent = clone === undefined && !parent.isWhole && this.#absent.has(walker.inode);
-    if (isAbsent && this.#renames && !this.#soiled.has(walker.inode)) {
+    const isAbsent = clone === undefined && !parent.isWhole && this.#found?.absent.has(walker.inode) === true;
+    if (isAbsent && this.#renames && !this.#found?.soiled.has(walker.inode)) {
       // The rename fails if another process has put a file or a non-empty directory there meanwhile.
       writer.add('rename', target, { from: walker.path, flags: ['from_other', 'tree'] });
       walker.skip();
       return;
     }
     // A later call makes such a directory again. It would lose a clone that was renamed into it.
-    const isMadeAside = isAbsent && !this.#renames && !this.#holders.has(walker.inode);
+    const isMadeAside = isAbsent && !this.#renames && !this.#found?.holders.has(walker.inode);
     const aside = isMadeAside ? `${STAGING}/${walker.inode}` : clone === undefined ? undefined : `${CLONES}/${clone}`;
     const frame: Frame = {
       depth: walker.depth,
@@ -778,7 +655,8 @@ class Merge {
   }
 
   #timeOf(entry: Records, attributes: Attributes): Time {
-    const kept = this.#settings.moves ? attributes.get(this.#timeMark) : undefined;
+    // A copy reads the marks of the move that it resumes.
+    const kept = this.#settings.moves || this.#isResumed ? attributes.get(this.#timeMark) : undefined;
     if (kept === undefined) return entry.mtime;
     const [seconds, nanoseconds] = kept.toString('latin1').split('.').map(Number);
     return { seconds: seconds as number, nanoseconds: nanoseconds as number };
@@ -829,6 +707,15 @@ class Merge {
       }
     }
     return place;
+  }
+
+  /** Returns the path that an entry in the staging directory gets at the end. */
+  #finalPath(path: string): string {
+    let final = path;
+    for (const { target, place } of [...this.#frames].reverse()) {
+      if (place !== undefined && isBelow(final, target)) final = place + final.slice(target.length);
+    }
+    return this.#placeOf(final);
   }
 
   #copy(walker: Walker, target: string): void {
@@ -883,30 +770,19 @@ class Merge {
   }
 }
 
-/** Adds the directories above an entry; `found` has all directories above the ones that it has. */
-function addAbove(depth: number, above: readonly bigint[], found: Set<bigint>): void {
-  for (let at = depth - 1; at >= 0; at--) {
-    const inode = above[at] as bigint;
-    if (found.has(inode)) return;
-    found.add(inode);
+function toState(data: Buffer): State | undefined {
+  try {
+    const state = JSON.parse(data.toString('latin1')) as State;
+    const isWhole = typeof state.path === 'string' && Array.isArray(state.theirs) && Array.isArray(state.redirects);
+    return isWhole ? state : undefined;
+  } catch {
+    return undefined;
   }
 }
 
 /** True if the file system allows no renames between the two directories, as ext4 and xfs do between projects. */
 const isRefusedRename = ({ kind, stage, errno }: WriteFailure): boolean =>
   kind === 'rename' && stage === 'place' && errno === e.EXDEV;
-
-/** Returns the redirect if it has an effect. It has none on an opaque directory or on a file with data. */
-function countingRedirect(entry: Records, { redirect, opaque, metacopy }: Marks): string | undefined {
-  return entry.type === k.S_IFDIR ? (opaque === 'y' ? undefined : redirect) : metacopy ? redirect : undefined;
-}
-
-/** Returns the path, below the root, that a redirect leads to. */
-function follow(redirect: string, parent: string): string {
-  return redirect.startsWith('/') ? redirect.slice(1) : below(parent, redirect);
-}
-
-const toMilliseconds = ({ seconds, nanoseconds }: Time): number => seconds * 1e3 + nanoseconds / 1e6;
 
 export const metadataOf = (entry: Pick<Records, 'uid' | 'gid' | 'mode' | 'mtime'>): OperationFields => ({
   uid: entry.uid,
@@ -934,92 +810,26 @@ export function addSpecial(
   }
 }
 
-/** Finds the directories of the upper that do not exist in the target directory. One native call looks up many. */
-class AbsentDirectories {
-  readonly #dir: Descriptor;
-  readonly #found: Set<bigint>;
-  #waiting: (readonly [path: string, inode: bigint])[] = [];
-  #last: string | undefined;
-
-  constructor(dir: Descriptor, found: Set<bigint>) {
-    this.#dir = dir;
-    this.#found = found;
-  }
-
-  get isFull(): boolean {
-    return this.#waiting.length >= AT_ONCE;
-  }
-
-  add(path: string, inode: bigint): void {
-    if (!this.#isInside(path)) this.#waiting.push([path, inode]);
-  }
-
-  #isInside(path: string): boolean {
-    return this.#last !== undefined && path.startsWith(`${this.#last}/`);
-  }
-
-  *look(): Task<void> {
-    const waiting = this.#waiting;
-    this.#waiting = [];
-    if (waiting.length === 0) return;
-    const records = yield* examine(
-      this.#dir,
-      waiting.map(([path]) => path),
-    );
-    for (const [path, inode] of waiting) {
-      records.advance();
-      if (records.error !== e.ENOENT || this.#isInside(path)) continue;
-      this.#found.add(inode);
-      this.#last = path;
-    }
-  }
-}
-
-/** True if a mount shows each of the attributes, and under the same name. */
-function hasOnlyShown(attributes: Attributes, space: MarkSpace): boolean {
-  for (const name of attributes.keys()) if (shownName(name, space) !== name) return false;
-  return true;
-}
-
-function refuseUnreadable(attributes: Attributes, root: Path, path: string): void {
-  for (const [name, value] of attributes) {
-    if (value !== undefined) continue;
-    const shown = quotePath(toBytePath(below(pathString(root), path)));
-    throw new OverlayError({
-      errno: e.EACCES,
-      reason: 'path-inaccessible',
-      what: `this process may not read the attribute ${name} of ${shown}`,
-      hint: 'run as its owner or as root',
-      path: pathString(root),
-    });
-  }
-}
-
-const mountInside = (root: Path, path: string): OverlayError =>
-  new OverlayError({
-    errno: e.EXDEV,
-    reason: 'mount-inside',
-    what: `something is mounted inside ${quotePath(root)}, at ${quotePath(toBytePath(path))}`,
-    path: pathString(root),
-  });
-
-const stagingInUpper = (root: Path): OverlayError =>
+const foreignStaging = (dir: Path): OverlayError =>
   new OverlayError({
     errno: e.EEXIST,
     reason: 'path-exists',
-    what: `${quotePath(root)} has an entry ${STAGING}; the merge needs that name in the other directory`,
-    hint: 'rename or remove it; if an earlier merge left it, merge into that directory again first',
-    path: pathString(root),
+    what: `${quotePath(dir)} has an entry ${STAGING} that no merge has made; the merge needs that name`,
+    hint: 'rename or remove it',
+    path: pathString(dir),
   });
 
-const changedSince = (root: Path, path: string): OverlayError =>
-  new OverlayError({
-    errno: e.EEXIST,
-    reason: 'layer-changed',
-    what: `${quotePath(joinPath(root, toBytePath(path)))} changed after the call that this one resumes, which would lose it`,
-    hint: 'move what is new out of the upper, call again, and merge it then by itself',
-    path: pathString(root),
+/** The staging directory of another upper may hold its entries, so it must not be removed. */
+function unfinished(dir: Path, upper: Path | undefined): OverlayError {
+  const staging = quotePath(joinPath(dir, STAGING));
+  return new OverlayError({
+    errno: e.EBUSY,
+    reason: 'layer-in-use',
+    what: `an earlier merge ${upper === undefined ? '' : `of ${quotePath(upper)} `}into ${quotePath(dir)} has not ended`,
+    hint: `merge ${upper === undefined ? 'that upper' : quotePath(upper)} again first; if it is gone, remove ${staging}, which may hold some of its entries`,
+    path: pathString(dir),
   });
+}
 
 const noData = (root: Path, path: string): OverlayError =>
   new OverlayError({
@@ -1029,19 +839,6 @@ const noData = (root: Path, path: string): OverlayError =>
     hint: 'merge into the lower layer of the overlay or into a copy of it',
     path: pathString(root),
   });
-
-function conflictError(dir: Path, found: readonly { readonly conflict: Conflict }[]): OverlayError {
-  const conflicts = found.map(({ conflict }) => conflict);
-  const [first] = conflicts as [Conflict, ...Conflict[]];
-  const more = conflicts.length === 1 ? '' : ` and ${conflicts.length - 1} more`;
-  return new OverlayError({
-    errno: e.EEXIST,
-    reason: 'layer-conflict',
-    what: `others have changed ${quotePath(first.path)}${more} in ${quotePath(dir)} since the baseline; nothing was merged`,
-    path: pathString(dir),
-    conflicts,
-  });
-}
 
 function* merged(from: LayersLike, to: PathLike, given: MergeOptions | undefined): Task<MergeSummary> {
   const options = toOptions(given, known);
@@ -1133,7 +930,8 @@ function refuseOtherBase(dir: Root, { since }: Settings): void {
  *
  * The merge replaces each file atomically, rename(2). A path that exists before and after the merge is never missing.
  * A merge that failed or was killed can be called again: it resumes, and the result is the same. Until the merge is
- * complete, `dir` has a directory `.overlayfs-merge`. Do not repeat a complete merge by copy if the upper has renamed
+ * complete, `dir` has a directory `.overlayfs-merge`, which may hold entries of the upper, and merges of other uppers are
+ * refused (`'layer-in-use'`). Do not repeat a complete merge by copy if the upper has renamed
  * directories: the second merge would look for them at their old paths. A merge by move leaves nothing to repeat.
  *
  * With `since`, the merge finds all conflicts before it writes anything. A conflict is a path that the upper changes
@@ -1142,7 +940,7 @@ function refuseOtherBase(dir: Root, { since }: Settings): void {
  * dirty at the baseline: such a write changes no time.
  *
  * @throws {OverlayError} `reason` is `'layer-conflict'` with all of them in `conflicts`, `'path-missing'`,
- * `'path-not-directory'`, `'layer-twice'`, `'layers-overlap'`, `'layer-in-use'`, `'layer-changed'`,
+ * `'path-not-directory'`, `'path-exists'`, `'layer-twice'`, `'layers-overlap'`, `'layer-in-use'`, `'layer-changed'`,
  * `'layers-incomplete'`, `'mount-inside'`, `'out-of-space'`, `'read-only'`, `'permission-denied'` or `'xattr-denied'`.
  * The message says how far the merge got
  */

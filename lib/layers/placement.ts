@@ -7,6 +7,7 @@
 import * as k from '../kernel/constants.js';
 import type { FoundEntry, Moment } from '../tar/entry.js';
 import { invalidArchive, quoteName } from '../tar/invalid.js';
+import { option, text } from '../text.js';
 import { below } from './encodings.js';
 import type { Bytes, OperationFields } from './write.js';
 
@@ -221,7 +222,7 @@ export class Placement {
     const { maxPathDepth } = this.#options;
     if (components.length > maxPathDepth) {
       const { offset } = this.#entry as FoundEntry;
-      const rule = `it is ${components.length} directories deep; \`maxPathDepth\` allows ${maxPathDepth}`;
+      const rule = text`it is ${components.length} directories deep; ${option('maxPathDepth')} allows ${maxPathDepth}`;
       throw invalidArchive(offset, name, rule, 'archive-limit');
     }
     return components;

@@ -13,7 +13,7 @@ import { type Descriptor, Plan } from '../kernel/plan.js';
 import { ask, type Task } from '../kernel/task.js';
 import type { Path } from '../paths.js';
 import { below, toBytePath } from './encodings.js';
-import { isWhiteoutDevice, type MarkSpace, type Marks, readMarks, spaceOf } from './marks.js';
+import { isValidRedirect, isWhiteoutDevice, type MarkSpace, type Marks, readMarks, spaceOf } from './marks.js';
 import type { Attributes, Records, Time } from './records.js';
 import { examine, explainWalk } from './walk.js';
 
@@ -194,7 +194,8 @@ interface LookUp {
 
 /** Applies a redirect to the name to look up in the layers below. */
 function followRedirect(lookUp: LookUp, redirect: string, before: string, after: string): void {
-  if (redirect.startsWith('/')) {
+  if (!isValidRedirect(redirect)) lookUp.stops = true;
+  else if (redirect.startsWith('/')) {
     // An opaque directory on the way does not hide the target of an absolute redirect.
     lookUp.stops = false;
     lookUp.name = redirect + after;
@@ -276,6 +277,7 @@ export function* findChild(
   { redirect, isMetacopy = false, first = 0 }: FindOptions = {},
 ): Task<Source[]> {
   const lookUp: LookUp = { name: redirect ?? name, isDirectory: false, isMetacopy, stops: false };
+  if (redirect !== undefined && !isValidRedirect(redirect)) return [];
   const found: Source[] = [];
   for (let i = first; i < stack.layers.length && !lookUp.stops; i++) {
     const base = lookUp.name.startsWith('/') ? '' : parent[i];

@@ -192,6 +192,7 @@ export class TreeWriter {
   #nextTurn = 0;
   #failure: unknown;
   #roomMade: (() => void) | undefined;
+  #added = 0;
   readonly #atEnd: (readonly [Bytes, OperationFields])[] = [];
 
   /** The caller closes the descriptors, after `finish` or `stop`. */
@@ -209,10 +210,15 @@ export class TreeWriter {
     return this.#end + this.#lentSize >= PIECE;
   }
 
+  /** The number of operations that `add` has gathered; `totals` has the number of the complete ones. */
+  get added(): number {
+    return this.#added;
+  }
+
   /** Gathers an operation. The path is relative to the root; the empty path is the root itself. */
   add(kind: OperationKind, path: Bytes, fields: OperationFields = {}): void {
-    const { operations, operationFlags } = addon();
-    const { xattrs, data, from = '', device } = fields;
+    this.#added++;
+    const { xattrs, data, from = '' } = fields;
     const attributes = xattrs ?? [];
     const lent = data !== undefined && this.#options.lends && data.length >= LEAST_LENT ? this.#lend(data) : 0;
     const inside = lent === 0 ? (data?.length ?? 0) : PLACE;
@@ -253,38 +259,7 @@ export class TreeWriter {
     while (at % 8 !== 0) to[at++] = 0;
     this.#end = at;
 
-    let flags = 0;
-    for (const flag of fields.flags ?? []) flags |= operationFlags[flag];
-    if (fields.uid !== undefined || fields.gid !== undefined) flags |= operationFlags.owner;
-    if (fields.mode !== undefined) flags |= operationFlags.mode;
-    const { atime, mtime } = fields;
-    // The time of a file to copy helps to identify it, even if its copy gets no times.
-    if (atime !== undefined || mtime !== undefined) flags |= operationFlags.times;
-    to.writeUInt32LE(at - start, start);
-    to.writeUInt16LE(operations[kind], start + 4);
-    to.writeUInt16LE(flags, start + 6);
-    to.writeUInt32LE(pathSize, start + 8);
-    to.writeUInt32LE(fromSize, start + 12);
-    to.writeUInt32LE(attributesSize, start + 16);
-    to.writeUInt32LE(fields.mode ?? 0, start + 20);
-    // chown(2) leaves an id unchanged for -1.
-    to.writeUInt32LE(fields.uid ?? 0xffffffff, start + 24);
-    to.writeUInt32LE(fields.gid ?? 0xffffffff, start + 28);
-    if (device !== undefined) {
-      to.writeUInt32LE(device.minor, start + 32);
-      to.writeUInt32LE(device.major, start + 36);
-    } else if (typeof fields.number === 'bigint') {
-      to.writeBigUInt64LE(fields.number, start + 32);
-    } else {
-      writeNumber(to, fields.number ?? 0, start + 32);
-    }
-    writeNumber(to, data?.length ?? fields.size ?? 0, start + 40);
-    writeNumber(to, atime?.seconds ?? 0, start + 48);
-    writeNumber(to, mtime?.seconds ?? 0, start + 56);
-    to.writeUInt32LE(atime?.nanoseconds ?? OMIT, start + 64);
-    to.writeUInt32LE(mtime?.nanoseconds ?? OMIT, start + 68);
-    to.writeUInt32LE(fields.other ?? 0, start + 72);
-    to.writeUInt32LE(lent, start + 76);
+    writeHead(to, start, kind, fields, { size: at - start, pathSize, fromSize, attributesSize, lent });
   }
 
   /** Returns the number of the buffer. All data in one piece of memory shares it. */
@@ -460,6 +435,54 @@ export class TreeWriter {
   #throwFailure(): void {
     if (this.#failure !== undefined) throw this.#failure;
   }
+}
+
+interface Sizes {
+  /** The bytes of the whole record. */
+  readonly size: number;
+  readonly pathSize: number;
+  readonly fromSize: number;
+  readonly attributesSize: number;
+  /** The number of the buffer that has the data; 0: the record has it. */
+  readonly lent: number;
+}
+
+/** Writes the fixed part of a record. */
+function writeHead(to: Buffer, start: number, kind: OperationKind, fields: OperationFields, sizes: Sizes): void {
+  const { operations, operationFlags } = addon();
+  const { data, device, atime, mtime } = fields;
+  const { size, pathSize, fromSize, attributesSize, lent } = sizes;
+  let flags = 0;
+  for (const flag of fields.flags ?? []) flags |= operationFlags[flag];
+  if (fields.uid !== undefined || fields.gid !== undefined) flags |= operationFlags.owner;
+  if (fields.mode !== undefined) flags |= operationFlags.mode;
+  // The time of a file to copy helps to identify it, even if its copy gets no times.
+  if (atime !== undefined || mtime !== undefined) flags |= operationFlags.times;
+  to.writeUInt32LE(size, start);
+  to.writeUInt16LE(operations[kind], start + 4);
+  to.writeUInt16LE(flags, start + 6);
+  to.writeUInt32LE(pathSize, start + 8);
+  to.writeUInt32LE(fromSize, start + 12);
+  to.writeUInt32LE(attributesSize, start + 16);
+  to.writeUInt32LE(fields.mode ?? 0, start + 20);
+  // chown(2) leaves an id unchanged for -1.
+  to.writeUInt32LE(fields.uid ?? 0xffffffff, start + 24);
+  to.writeUInt32LE(fields.gid ?? 0xffffffff, start + 28);
+  if (device !== undefined) {
+    to.writeUInt32LE(device.minor, start + 32);
+    to.writeUInt32LE(device.major, start + 36);
+  } else if (typeof fields.number === 'bigint') {
+    to.writeBigUInt64LE(fields.number, start + 32);
+  } else {
+    writeNumber(to, fields.number ?? 0, start + 32);
+  }
+  writeNumber(to, data?.length ?? fields.size ?? 0, start + 40);
+  writeNumber(to, atime?.seconds ?? 0, start + 48);
+  writeNumber(to, mtime?.seconds ?? 0, start + 56);
+  to.writeUInt32LE(atime?.nanoseconds ?? OMIT, start + 64);
+  to.writeUInt32LE(mtime?.nanoseconds ?? OMIT, start + 68);
+  to.writeUInt32LE(fields.other ?? 0, start + 72);
+  to.writeUInt32LE(lent, start + 76);
 }
 
 const sizeOf = (attributes: readonly WrittenXattr[]): number =>

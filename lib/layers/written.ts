@@ -5,6 +5,7 @@ import type { Stage } from '../native.js';
 import { joinPath, type Path, pathString, quotePath } from '../paths.js';
 import { option, type Text, text } from '../text.js';
 import { explainErrno, type Verdict } from '../verdicts.js';
+import { toBytePath } from './encodings.js';
 import type { WriteFailure } from './write.js';
 
 const syscalls: Readonly<Record<Stage, string>> = {
@@ -31,6 +32,8 @@ const makers: Readonly<Record<string, string>> = {
 };
 
 interface Circumstances {
+  /** The path below `dir`, one character for each byte, if it is not that of the operation. */
+  readonly path?: string;
   /** The work that was done by then. */
   readonly leftover?: string;
   /** The byte at which the entry begins, if it is from an archive. */
@@ -38,9 +41,11 @@ interface Circumstances {
 }
 
 /** `dir` is the root of the failed path. */
-export function explainWrite(failure: WriteFailure, dir: Path, { leftover, offset }: Circumstances): OverlayError {
+export function explainWrite(failure: WriteFailure, dir: Path, circumstances: Circumstances): OverlayError {
   const { errno, stage, kind } = failure;
-  const path = failure.path.length === 0 ? dir : joinPath(dir, failure.path);
+  const { leftover, offset } = circumstances;
+  const inside = circumstances.path === undefined ? failure.path : toBytePath(circumstances.path);
+  const path = inside.length === 0 ? dir : joinPath(dir, inside);
   const syscall = stage === 'create' ? (makers[kind] ?? 'open') : syscalls[stage];
   const name = quotePath(path);
   const isOfArchive = offset !== undefined;
@@ -58,6 +63,10 @@ const isDenial = (errno: number): boolean => errno === e.EPERM || errno === e.EA
 
 /** The failures of single stages. */
 function explainStage({ errno, stage, kind, attribute }: WriteFailure, name: string, isOfArchive: boolean) {
+  if (errno === e.EMLINK && kind === 'link') {
+    const what = `the file system allows no more links to the file that ${name} is a link to`;
+    return { reason: 'permission-denied', what, hint: 'use another file system' } satisfies Verdict;
+  }
   if (!isDenial(errno) && !(isOfArchive && stage === 'owner')) return undefined;
   const denied = (what: string, hint: Text): Verdict => ({ reason: 'permission-denied', what, hint });
   if (stage === 'xattr') {
@@ -65,11 +74,11 @@ function explainStage({ errno, stage, kind, attribute }: WriteFailure, name: str
     const hint = denial(attribute, isOfArchive);
     return { reason: 'xattr-denied', what: `${which} of ${name} cannot be set`, hint } satisfies Verdict;
   }
-  if (!isOfArchive) return undefined;
   if (stage === 'owner') {
-    const hint = text`pass ${option('owners', 'ignore')}, or maps to ids that this process may use`;
-    return denied(`the owner of ${name} cannot be set`, hint);
+    const ofArchive = text`pass ${option('owners', 'ignore')}, or maps to ids that this process may use`;
+    return denied(`the owner of ${name} cannot be set`, isOfArchive ? ofArchive : 'run as root');
   }
+  if (!isOfArchive) return undefined;
   if (kind !== 'node') return undefined;
   return denied(`this process may not make the device ${name}`, text`pass ${option('devices', 'skip')}`);
 }
@@ -125,9 +134,4 @@ const rules: Readonly<Record<number, Rule>> = {
   [e.EPERM]: denied,
   [e.EOPNOTSUPP]: denied,
   [e.EIO]: (name) => ({ reason: 'io-error', what: `an I/O error kept ${name} from being written` }),
-  [e.EMLINK]: (name) => ({
-    reason: 'permission-denied',
-    what: `the file system allows no more links to ${name}`,
-    hint: 'use another file system',
-  }),
 };

@@ -24,7 +24,7 @@ import {
   toTarget,
 } from '../namespaces/mount-namespace.js';
 import { type Path, type PathLike, pathString, quotePath, withoutTrailingSlashes } from '../paths.js';
-import { text } from '../text.js';
+import { member, text } from '../text.js';
 import { closedMount, explainErrno, replacedMount, reservedTarget, type Verdict } from '../verdicts.js';
 
 /** Options for attaching a detached mount. */
@@ -72,7 +72,7 @@ function commonVerdict(mounted: Mounted, { errno, step, guard, plan }: StepFailu
     return {
       reason: 'no-privilege',
       what: `${shown} belongs to a user namespace of its own, and this process is not in it`,
-      hint: 'use its `path`, or show it to a program with `spawn`',
+      hint: text`use its ${member('path')}, or show it to a program with ${member('spawn')}`,
     };
   }
   if (errno === e.EPERM)
@@ -226,7 +226,7 @@ export function* remount(mounted: Mounted & Id, options: RemountOptions | undefi
       return {
         reason: 'mount-busy',
         what: `${shownAs(mounted)} cannot become read-only: a file in it is open for writing`,
-        hint: 'close the files that are open for writing; `findHolders` finds the processes',
+        hint: text`close the files that are open for writing; ${member('findHolders')} finds the processes`,
       };
     }
     if (errno === e.EROFS) {

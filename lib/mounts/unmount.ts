@@ -29,7 +29,7 @@ import {
   withoutTrailingSlashes,
 } from '../paths.js';
 import { todoOf } from '../reasons.js';
-import { either, option, type Text, text } from '../text.js';
+import { either, member, option, type Text, text } from '../text.js';
 import { explainErrno, replacedMount, type Verdict } from '../verdicts.js';
 import { Attempts, isBusy, type Waiting } from './attempts.js';
 import { removeWork } from './work-removal.js';
@@ -234,7 +234,7 @@ function findVerdict({ path }: Mounted, { errno, guard }: StepFailure, facts: Fa
         return {
           reason: 'not-mounted',
           what: `the mount at ${shown} is not attached in this namespace, or belongs to another user namespace`,
-          hint: 'end a detached mount by its own `unmount`, or close its descriptor',
+          hint: either(text`end a detached mount by its own ${member('unmount')}`, 'close its descriptor'),
         };
       }
       return isMountRoot

@@ -11,6 +11,7 @@ import { ask, pause, type Task } from '../kernel/task.js';
 import type { Mounted } from '../mount-table/identity.js';
 import { joinPath, type Path, pathString, quotePath, splitPath, withoutTrailingSlashes } from '../paths.js';
 import type { Reason } from '../reasons.js';
+import { member, text } from '../text.js';
 import { Pauses } from './attempts.js';
 import { dropInherited } from './inherited.js';
 
@@ -120,7 +121,7 @@ function notRemoved({ path }: Mounted, workdir: Path, { step, errno }: StepFailu
       path: pathString(workdir),
       reason: 'path-not-directory',
       what: `${quotePath(path)} is unmounted, but its workdir remains: ${quotePath(workdir)} is no longer a directory`,
-      hint: 'find the workdir, and remove it with `removeLayer`',
+      hint: text`find the workdir, and remove it with ${member('removeLayer')}`,
     });
   }
   const directory = step?.call === calls.remove ? joinPath(workdir, splitPath(step.args[1] as Path)[1]) : workdir;

@@ -3,10 +3,10 @@ import { checkBoolean, checkNames, checkSignal, checkWord, takeOnce } from '../a
 import { conflictingOptions, invalidArgumentType, invalidArgumentValue, outOfRange, showValue } from '../errors.js';
 import { checkNamespace, type Namespace, type NamespaceLike, toTarget } from '../namespaces/mount-namespace.js';
 import { joinPath, type Path, type PathLike, splitPath, toPath } from '../paths.js';
-import { either, option, text } from '../text.js';
+import { either, member, option, text } from '../text.js';
 import type { AccessTimes, MountAttribute, Propagation } from './attributes.js';
 import { type CheckedIdMap, checkIdMap, type IdMapOption } from './idmap.js';
-import { type OptionRow, optionRows, optionTable, overlayOptionNames } from './table.js';
+import { type OptionName, type OptionRow, optionRows, optionTable, overlayOptionNames } from './table.js';
 
 /** The kernel's limit of lower layers (OVL_MAX_STACK). */
 const MAX_LOWER_LAYERS = 500;
@@ -279,35 +279,46 @@ const attributeCheck: Check = (draft, value, name) => {
   if (checkBoolean(value, name)) draft.attributes = [...draft.attributes, name as MountAttribute];
 };
 
-const wordsOf = (name: 'atime' | 'propagation'): readonly string[] => optionTable[name].words;
+const booleanCheck: Check = (draft, value, name) => {
+  // Does not compile if CheckedOptions lacks an option of this form.
+  draft[name as NameOf<'boolean'>] = checkBoolean(value, name) as boolean;
+};
+
+type NameOf<Form extends OptionRow['form']> = {
+  [N in OptionName]: (typeof optionTable)[N]['form'] extends Form ? N : never;
+}[OptionName];
+
+type PlainPath = 'lowerdir' | 'upperdir' | 'workdir' | 'target';
+
+/** The checks of options whose form does not decide them. Does not compile if one lacks its check. */
+const ownChecks: Readonly<
+  Record<Exclude<OptionName, OverlayOptionName | NameOf<'attribute' | 'boolean'> | PlainPath>, Check>
+> = {
+  datadir: (draft, value) => (draft.datadir = checkLayers(value, 'datadir')),
+  atime: (draft, value, name) => (draft.atime = checkWord(value, name, optionTable.atime.words) as AccessTimes),
+  propagation: (draft, value, name) =>
+    (draft.propagation = checkWord(value, name, optionTable.propagation.words) as Propagation),
+  source: (draft, value, name) => (draft.source = checkText(value, name)),
+  namespace: (draft, value, name) => (draft.namespace = checkNamespace(value, name)),
+  allowDegraded: (draft, value, name) => (draft.allowDegraded = checkDegradable(value, name)),
+  idmap: (draft, value, name) => (draft.idmap = checkIdMap(value, name)),
+  rootless: (draft, value, name) => (draft.rootless = checkRootless(value, name)),
+  subIds: (draft, value, name) => (draft.subIds = checkBoolean(value, name) ?? false),
+  signal: (draft, value, name) => (draft.signal = checkSignal(value, name)),
+};
 
 /** The checks of all options but the paths, which checkOptions checks itself. */
 const otherChecks: ReadonlyMap<string, Check> = new Map<string, Check>([
   ...overlayOptionNames.map((name): [string, Check] => [name, overlayCheck]),
-  ...Object.entries(optionTable).flatMap(([name, { form }]): [string, Check][] =>
-    form === 'attribute' ? [[name, attributeCheck]] : [],
-  ),
-  ['datadir', (draft, value) => (draft.datadir = checkLayers(value, 'datadir'))],
-  ['atime', (draft, value, name) => (draft.atime = checkWord(value, name, wordsOf(name as 'atime')) as Draft['atime'])],
-  [
-    'propagation',
-    (draft, value, name) =>
-      (draft.propagation = checkWord(value, name, wordsOf(name as 'propagation')) as Draft['propagation']),
-  ],
-  ['source', (draft, value, name) => (draft.source = checkText(value, name))],
-  ['readonlySuperblock', (draft, value, name) => (draft.readonlySuperblock = checkBoolean(value, name) ?? false)],
-  ['create', (draft, value, name) => (draft.create = checkBoolean(value, name) ?? false)],
-  ['stack', (draft, value, name) => (draft.stack = checkBoolean(value, name) ?? false)],
-  ['namespace', (draft, value, name) => (draft.namespace = checkNamespace(value, name))],
-  ['exclusive', (draft, value, name) => (draft.exclusive = checkBoolean(value, name) ?? true)],
-  ['allowDegraded', (draft, value, name) => (draft.allowDegraded = checkDegradable(value, name))],
-  ['idmap', (draft, value, name) => (draft.idmap = checkIdMap(value, name))],
-  ['rootless', (draft, value, name) => (draft.rootless = checkRootless(value, name))],
-  ['subIds', (draft, value, name) => (draft.subIds = checkBoolean(value, name) ?? false)],
-  ['signal', (draft, value, name) => (draft.signal = checkSignal(value, name))],
+  ...Object.entries(optionTable).flatMap(([name, { form }]): [string, Check][] => {
+    if (form === 'attribute') return [[name, attributeCheck]];
+    return form === 'boolean' ? [[name, booleanCheck]] : [];
+  }),
+  ...Object.entries(ownChecks),
 ]);
 
-const optionNames: ReadonlySet<string> = new Set(Object.keys(optionTable));
+/** Does not compile if OverlayOptions lacks an option of the table. */
+const optionNames: ReadonlySet<keyof OverlayOptions> = new Set(Object.keys(optionTable) as OptionName[]);
 
 /** Returns `<upperdir>.work`, beside the upperdir. */
 function defaultWorkdir(upperdir: Path): Path {
@@ -407,7 +418,7 @@ function checkPlace(draft: Draft, target: PathLike | undefined): void {
   if (draft.rootless !== false && draft.target !== undefined) {
     throw conflictingOptions(
       text`${option('target')} and ${option('rootless')} exclude each other: a mount cannot be attached without privilege. Received the target ${showValue(target)}`,
-      text`leave ${option('target')} out and use the \`path\` of the mount, or show it to a program with \`spawn\``,
+      text`leave ${option('target')} out and use the ${member('path')} of the mount, or show it to a program with ${member('spawn')}`,
     );
   }
   if (draft.rootless === false && draft.subIds) {

@@ -14,7 +14,14 @@ export type OptionForm =
   | { readonly form: 'flag'; readonly off?: string }
   /** Sent as `=on` for true, as `=off` for false. */
   | { readonly form: 'switch' }
-  | { readonly form: 'word'; readonly words: readonly string[]; readonly firstOf?: Readonly<Record<string, string>> }
+  | {
+      readonly form: 'word';
+      readonly words: readonly string[];
+      /** The first kernel that has a value, if the option came before. */
+      readonly firstOf?: Readonly<Record<string, string>>;
+      /** The value that asks for no more than a kernel without the option does. For a switch it is `off`. */
+      readonly neutral?: string;
+    }
   | { readonly form: 'text' }
   /** An attribute of the mount. The plan sets it by flags. */
   | { readonly form: 'attribute' }
@@ -29,6 +36,8 @@ export type OptionRow = OptionForm & {
   readonly kernel?: string;
   /** The first mainline kernel that has it. */
   readonly first?: string;
+  /** The values that the kernel can drop without an error. The library reads them back from the mount table. */
+  readonly droppable?: readonly string[];
   readonly default: Text;
   readonly about: Text;
 };
@@ -71,9 +80,11 @@ export const optionTable = {
   redirectDir: {
     form: 'word',
     words: ['on', 'off', 'follow', 'nofollow'],
+    neutral: 'off',
     firstOf: { follow: '4.15', nofollow: '4.15' },
     kernel: 'redirect_dir',
     first: '4.10',
+    droppable: ['on', 'follow'],
     default: text`that of the module; with ${option('metacopy')}: on; with ${option('userxattr')}: nofollow`,
     about: 'whether lower directories can be renamed: a mark in the upper records where they came from',
   },
@@ -81,6 +92,7 @@ export const optionTable = {
     form: 'switch',
     kernel: 'index',
     first: '4.13',
+    droppable: ['on'],
     default: text`that of the module; with ${option('nfsExport')}: on`,
     about: 'keeps hard links linked when they are copied up, and refuses an upperdir in use',
   },
@@ -88,6 +100,7 @@ export const optionTable = {
     form: 'switch',
     kernel: 'nfs_export',
     first: '4.16',
+    droppable: ['on'],
     default: 'that of the module',
     about: 'allows the mount to be exported by NFS',
   },
@@ -95,6 +108,7 @@ export const optionTable = {
     form: 'switch',
     kernel: 'metacopy',
     first: '4.19',
+    droppable: ['on'],
     default: 'that of the module',
     about: 'copies only metadata up when only metadata changes',
   },
@@ -104,22 +118,27 @@ export const optionTable = {
     firstOf: { null: '6.6', auto: '6.6' },
     kernel: 'uuid',
     first: '5.11',
+    droppable: ['on', 'off'],
     default: 'auto (before 6.6: on)',
     about: 'the source of the UUID of the file system',
   },
   xino: {
     form: 'word',
     words: ['on', 'off', 'auto'],
+    neutral: 'off',
     kernel: 'xino',
     first: '4.17',
+    droppable: ['on'],
     default: 'that of the module',
     about: 'gives unique and persistent inode numbers when the layers are on several file systems',
   },
   verity: {
     form: 'word',
     words: ['off', 'on', 'require'],
+    neutral: 'off',
     kernel: 'verity',
     first: '6.6',
+    droppable: ['on', 'require'],
     default: 'off',
     about: 'whether metacopy files keep the fs-verity digests of lower files, which the kernel then checks',
   },
@@ -198,7 +217,11 @@ export const optionTable = {
   },
   nosuid: { form: 'attribute', default: 'false', about: 'ignores set-user-ID bits and file capabilities' },
   nodev: { form: 'attribute', default: 'false', about: 'refuses to open device nodes' },
-  noexec: { form: 'attribute', default: 'false', about: 'refuses to execute files' },
+  noexec: {
+    form: 'attribute',
+    default: 'false',
+    about: 'refuses to execute files; noexec of a layer does not apply to the overlay',
+  },
   nosymfollow: { form: 'attribute', first: '5.10', default: 'false', about: 'does not follow symbolic links' },
   nodiratime: { form: 'attribute', default: 'false', about: 'does not update access times of directories' },
   atime: {
@@ -283,3 +306,7 @@ export const optionRows: Readonly<Record<string, OptionRow | undefined>> = optio
 export const overlayOptionNames = (Object.keys(optionTable) as OptionName[]).filter(
   (name): name is OwnName => 'kernel' in optionTable[name] && !['paths', 'path'].includes(optionTable[name].form),
 );
+
+/** Returns the first kernel that has an option, or a value of it. */
+export const firstKernel = (row: OptionRow, value: string | null | undefined): string =>
+  (row.form === 'word' && row.firstOf?.[value ?? '']) || (row.first ?? '?');

@@ -331,8 +331,7 @@ function addUpperReservation(plan: Plan, options: CheckedOptions, role: UseRole,
 
 /**
  * Returns true if the plan checks access to the upperdir. Root in the initial user namespace may write everywhere. The
- * library
- * checks for trusted.* attributes after the mount.
+ * library checks for trusted.* attributes after the mount.
  */
 const isAccessChecked = ({ readonlySuperblock }: CheckedOptions, { userNamespace }: KernelFeatures): boolean =>
   userNamespace && !readonlySuperblock;
@@ -425,8 +424,8 @@ function lateAttributes(options: CheckedOptions): number {
 
 /**
  * Returns true if one value of `lowerdir` can hold the layers. From Linux 5.2 to 6.4 fsconfig(2) wraps the options of
- * mount(2);
- * there this is so only if no path has to go through a descriptor, because mount(2) itself shows the paths to others.
+ * mount(2); there this is so only if no path has to go through a descriptor, because mount(2) itself shows the paths to
+ * others.
  */
 function fitsOneValue(options: CheckedOptions, features: KernelFeatures): boolean {
   const lowerdir = lowerdirValue(options);

@@ -6,7 +6,7 @@ import { subjectsOf } from '../diagnosis/gather.js';
 import { nameOf, pathField } from '../diagnosis/rule.js';
 import { EOPNOTSUPP } from '../errnos.js';
 import { OverlayError } from '../errors.js';
-import type { KernelFeatures } from '../features/probe.js';
+import type { DefaultName, KernelFeatures } from '../features/probe.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { StepFailure } from '../kernel/perform.js';
@@ -19,7 +19,7 @@ import { readTable } from '../mount-table/mountinfo.js';
 import { WHOLE_MOUNT } from '../mount-table/statmount.js';
 import { readMounts } from '../mount-table/table.js';
 import type { CheckedOptions, NamedOption } from '../options/check.js';
-import { optionTable } from '../options/table.js';
+import { optionRows, optionTable } from '../options/table.js';
 import { type Path, pathString, quotePath } from '../paths.js';
 import { either, option, type Text, text } from '../text.js';
 import { findAttached, lookAtDetached } from './effective.js';
@@ -27,29 +27,25 @@ import { findAttached, lookAtDetached } from './effective.js';
 /** Options as the kernel shows them: null for a bare word. */
 type Shown = ReadonlyMap<string, string | null>;
 
-/** For each option that the kernel can drop: whether it is in force. The kernel does not show the module's defaults. */
-const inForce: Readonly<Record<string, (value: string, shown: Shown, features: KernelFeatures) => boolean>> = {
-  index: (value, shown, { defaults }) => (shown.get('index') ?? word(defaults.index)) === value,
-  nfs_export: (value, shown, { defaults }) => (shown.get('nfs_export') ?? word(defaults.nfs_export)) === value,
-  metacopy: (value, shown, { defaults }) => (shown.get('metacopy') ?? word(defaults.metacopy)) === value,
-  redirect_dir(value, shown, { defaults }) {
-    const standard = defaults.redirect_dir ? 'on' : defaults.redirect_always_follow === false ? 'nofollow' : 'follow';
-    const found = shown.get('redirect_dir') ?? standard;
-    // Nothing is renamed in a read-only view: there 'on' and 'follow' do the same.
-    return found === value || (value === 'follow' && found === 'on');
-  },
-  verity: (value, shown) => shown.get('verity') === value,
-  // On kernels that know only on and off, on is the default, and the kernel does not show it.
-  uuid: (value, shown, { options }) =>
-    shown.get('uuid') === value || (value === 'on' && options['uuid=null'] === false && !shown.has('uuid')),
-  xino: (value, shown) => shown.get('xino') === value,
-};
+/** Returns true if an option is in force. The kernel does not show the module's defaults. */
+function isInForce({ kernel, value }: NamedOption, shown: Shown, { defaults, options }: KernelFeatures): boolean {
+  const found = shown.get(kernel);
+  switch (kernel) {
+    case 'redirect_dir': {
+      const standard = defaults.redirect_dir ? 'on' : defaults.redirect_always_follow === false ? 'nofollow' : 'follow';
+      const used = found ?? standard;
+      // Nothing is renamed in a read-only view: there 'on' and 'follow' do the same.
+      return used === value || (value === 'follow' && used === 'on');
+    }
+    case 'uuid':
+      // On kernels that know only on and off, on is the default, and the kernel does not show it.
+      return found === value || (value === 'on' && options['uuid=null'] === false && found === undefined);
+    default:
+      return (found ?? (defaults[kernel as DefaultName] ? 'on' : 'off')) === value;
+  }
+}
 
-const word = (value: boolean | undefined): string => (value ? 'on' : 'off');
-
-const canFall = ({ kernel, value }: NamedOption): boolean =>
-  kernel in inForce &&
-  (value === 'on' || value === 'require' || value === 'follow' || (kernel === 'uuid' && value === 'off'));
+const canFall = ({ name, value }: NamedOption): boolean => !!optionRows[name]?.droppable?.includes(value ?? '');
 
 /** Returns the options to read back. */
 export function toVerify({ overlay, allowDegraded }: CheckedOptions): readonly NamedOption[] {
@@ -76,7 +72,7 @@ export function* verify(
         : ((yield* readById(mounted.id)) ?? (yield* readFromTable(mounted.path)));
   if (text === undefined) return unverifiable(options, wanted);
   const shown = toShown(text);
-  const fallen = wanted.filter(({ kernel, value }) => !inForce[kernel]?.(value ?? '', shown, features));
+  const fallen = wanted.filter((named) => !isInForce(named, shown, features));
   for (const named of fallen) {
     // If all layers are on one file system, xino does nothing, and the kernel does not show it.
     if (named.kernel === 'xino' && (yield* isOnOneFileSystem(options))) continue;

@@ -318,7 +318,7 @@ function findVerdict(order: LaunchFailure['order'], errno: number, isRootless: b
   }
   if (errno === e.ENOSYS) {
     const needed = word.startsWith('readonly')
-      ? 'mount_setattr(2), which `readonly` needs'
+      ? 'mount_setattr(2), which a read-only mount needs'
       : 'open_tree(2) or move_mount(2)';
     return { reason: 'option-unsupported', what: `this kernel has no ${needed}`, hint: 'use a newer kernel' };
   }

@@ -9,11 +9,10 @@ import * as k from '../kernel/constants.js';
 import { close, type Held } from '../kernel/held.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
-import { collect } from '../kernel/slices.js';
 import { addStat, readStat } from '../kernel/stat.js';
-import { ask, list, run, type Task } from '../kernel/task.js';
+import { ask, type Task } from '../kernel/task.js';
 import { removeAside, removeDirectory } from '../layers/remove.js';
-import { diskUsage, measure } from '../layers/usage.js';
+import { measure } from '../layers/usage.js';
 import { examine } from '../layers/walk.js';
 import { pathString, quotePath, splitPath } from '../paths.js';
 import { explainErrno } from '../verdicts.js';
@@ -96,15 +95,15 @@ export class Directories {
   }
 
   /** Returns the space that the files of a snapshot take. */
-  async measure({ id, project }: Pick<SnapshotRecord, 'id' | 'project'>): Promise<SnapshotUsage> {
-    const counted = project === undefined ? undefined : await run(projectUsage(this.#all.descriptor, project));
+  *measure({ id, project }: Pick<SnapshotRecord, 'id' | 'project'>): Task<SnapshotUsage> {
+    const counted = project === undefined ? undefined : yield* projectUsage(this.#all.descriptor, project);
     if (counted === undefined) {
-      const { bytes, inodes } = await diskUsage(`${this.pathOf(id)}/fs`);
+      const { bytes, inodes } = yield* measure(`${this.pathOf(id)}/fs`);
       return { size: bytes, inodes };
     }
     // The workdir has to be of the same project, as rename(2) demands. Whiteouts in it may have links in the upper, and
     // count there.
-    const work = await run(measure(`${this.pathOf(id)}/work`, true));
+    const work = yield* measure(`${this.pathOf(id)}/work`, true);
     return { size: counted.size - work.bytes, inodes: counted.inodes - work.inodes };
   }
 
@@ -209,10 +208,13 @@ export class Directories {
   }
 
   /** The numbers of the snapshots' directories, and of those that were moved aside. */
-  *numbers(): Task<{ readonly snapshots: number[]; readonly removed: number[] }> {
-    return { snapshots: yield* numbersIn(this.snapshots), removed: yield* numbersIn(this.#removed) };
+  async numbers(): Promise<{ readonly snapshots: number[]; readonly removed: number[] }> {
+    return { snapshots: await numbersIn(this.snapshots), removed: await numbersIn(this.#removed) };
   }
 }
+
+/** The entries of a directory that are read at once. */
+const ENTRIES = 512;
 
 interface DirectoryOptions {
   readonly isReadonly: boolean;
@@ -220,12 +222,14 @@ interface DirectoryOptions {
 }
 
 /** The numbers that are names of directories in a directory. Other names are not ours. */
-function* numbersIn(directory: string): Task<number[]> {
-  const entries = yield* list(directory);
-  return yield* collect(entries, ({ name, isDirectory }) => {
-    const text = String(name);
-    return isDirectory && /^[1-9]\d{0,14}$/.test(text) ? Number(text) : undefined;
-  });
+async function numbersIn(path: string): Promise<number[]> {
+  const { opendir } = process.getBuiltinModule('node:fs/promises');
+  const numbers: number[] = [];
+  // readdir(3) in one piece would keep the event loop while it makes objects of very many entries.
+  for await (const entry of await opendir(path, { bufferSize: ENTRIES })) {
+    if (entry.isDirectory() && /^[1-9]\d{0,14}$/.test(entry.name)) numbers.push(Number(entry.name));
+  }
+  return numbers;
 }
 
 function* unlessMissing<T>(dialogue: Task<T>): Task<T | undefined> {

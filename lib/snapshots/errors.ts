@@ -1,7 +1,7 @@
 /** The errors of the snapshotter: containerd's codes, and those about the store itself. */
-import { withTexts } from '../errors.js';
+import { RemediableError, type RemediableFields } from '../errors.js';
 import { quotePath } from '../paths.js';
-import { option, sentence, type Text, text } from '../text.js';
+import { option, type Text, text } from '../text.js';
 
 /** The first four are containerd's NotFound, AlreadyExists, InvalidArgument and FailedPrecondition. */
 export type SnapshotErrorCode =
@@ -23,36 +23,21 @@ export type SnapshotErrorCode =
   /** A package that is an optional peer dependency is not installed. */
   | 'ERR_SNAPSHOT_DEPENDENCY_MISSING';
 
-export interface SnapshotErrorFields {
-  readonly code: SnapshotErrorCode;
-  /** One sentence without the full stop. */
-  readonly what: string;
-  /** The remedy, in the same form. */
-  readonly hint: Text;
+export interface SnapshotErrorFields extends RemediableFields<SnapshotErrorCode> {
   readonly key?: string | undefined;
-  readonly path?: string | undefined;
   readonly reason?: 'out-of-space' | undefined;
 }
 
 /** A verb of a snapshotter that failed because of a rule, or because of the store. */
-export class SnapshotError extends Error {
-  readonly code: SnapshotErrorCode;
+export class SnapshotError extends RemediableError<SnapshotErrorCode> {
   /** The key or name that the error is about. */
   declare readonly key?: string;
-  /** The file or directory that the error is about. */
-  declare readonly path?: string;
   /** A shortage of the machine, in the word of `OverlayError`. */
   declare readonly reason?: 'out-of-space';
-  /** The remedy, in one sentence. */
-  readonly hint: string;
 
-  constructor({ code, what, hint, key, path, reason }: SnapshotErrorFields, options?: ErrorOptions) {
-    super(`${sentence(what)} ${sentence(hint)}`, options);
-    withTexts(this, sentence(what), hint);
-    this.code = code;
-    this.hint = sentence(hint);
+  constructor({ key, reason, ...fields }: SnapshotErrorFields, options?: ErrorOptions) {
+    super(fields, options);
     if (key !== undefined) this.key = key;
-    if (path !== undefined) this.path = path;
     if (reason !== undefined) this.reason = reason;
   }
 

@@ -5,12 +5,11 @@ import { perform } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { SnapshotError } from './errors.js';
 
-export interface Table {
-  get(key: Uint8Array): Buffer | undefined;
-  getRange(range: Range): Iterable<{ readonly key: Buffer; readonly value: Buffer }>;
+export interface Table<V = Buffer> {
+  get(key: Uint8Array): V | undefined;
+  getRange(range: Range): Iterable<{ readonly key: Buffer; readonly value: V }>;
   getKeys(range: Range): Iterable<Buffer>;
-  getCount(): number;
-  put(key: Uint8Array, value: Uint8Array): unknown;
+  put(key: Uint8Array, value: V): unknown;
   remove(key: Uint8Array): unknown;
 }
 
@@ -26,9 +25,11 @@ export interface ReadTransaction {
 }
 
 export interface Environment {
-  openDB(options: object): Table;
+  openDB<V = Buffer>(options: object): Table<V>;
   /** Performs the function in a transaction, with those that wait. The promise is settled when it is on the disk. */
   transaction<T>(perform: () => T): Promise<T>;
+  /** Performs the function in a transaction on this thread. Returns when it is on the disk. */
+  transactionSync(perform: () => void): void;
   useReadTransaction(): ReadTransaction;
   /** Makes the next read see what other processes have written. */
   resetReadTxn(): void;
@@ -75,5 +76,55 @@ export async function transact<T>(environment: Environment, perform: () => T): P
     return await environment.transaction(perform);
   } finally {
     if (--underWay === 0) process.off('exit', exitAnyway);
+  }
+}
+
+interface Waiting {
+  /** Performs it, and returns what settles its promise once the transaction is on the disk. */
+  readonly perform: () => () => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/**
+ * Performs transactions on the calling thread, which waits for the disk. Functions that come in one turn of the event loop
+ * share a transaction.
+ */
+export class BlockingTransactions {
+  readonly #environment: Environment;
+  #waiting: Waiting[] = [];
+
+  constructor(environment: Environment) {
+    this.#environment = environment;
+  }
+
+  perform<T>(perform: () => T): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const attempt = (): (() => void) => {
+        try {
+          const value = perform();
+          return () => resolve(value);
+        } catch (error) {
+          return () => reject(error);
+        }
+      };
+      this.#waiting.push({ perform: attempt, reject });
+      if (this.#waiting.length === 1) setImmediate(() => this.performAll());
+    });
+  }
+
+  performAll(): void {
+    const waiting = this.#waiting;
+    if (waiting.length === 0) return;
+    this.#waiting = [];
+    let settlers: (() => void)[] = [];
+    try {
+      this.#environment.transactionSync(() => {
+        settlers = waiting.map(({ perform }) => perform());
+      });
+    } catch (error) {
+      for (const { reject } of waiting) reject(error);
+      return;
+    }
+    for (const settle of settlers) settle();
   }
 }

@@ -76,7 +76,8 @@ function seal(text: string): Buffer {
 /** Returns the text behind the checksum, or undefined if they do not belong together. */
 function unseal(bytes: Buffer): string | undefined {
   if (bytes.length < CHECKSUM) return undefined;
-  const text = bytes.subarray(CHECKSUM);
+  // lmdb reads into a larger buffer, whose `length` it sets.
+  const text = bytes.subarray(CHECKSUM, bytes.length);
   return checksum(text) === bytes.readUInt32LE() ? text.toString() : undefined;
 }
 

@@ -2,7 +2,7 @@
 import { invalidArgumentType } from '../errors.js';
 import { close, type Held } from '../kernel/held.js';
 import { Slices } from '../kernel/slices.js';
-import { run, type Task } from '../kernel/task.js';
+import { run, runBriefly, type Task } from '../kernel/task.js';
 import { isAbsolute, type PathLike, pathString, toAbsolute, toPath, withoutTrailingSlashes } from '../paths.js';
 import { option, text } from '../text.js';
 import { Directories } from './directories.js';
@@ -51,6 +51,18 @@ export interface Cleanup {
 
 /** The most numbers that are taken at once. */
 const MOST_NUMBERS = 64;
+
+/** The most removals that one transaction notes: more would keep the event loop. */
+const MOST_NOTED = 256;
+
+function firstOf<T>(items: Iterable<T>, most: number): T[] {
+  const first: T[] = [];
+  for (const item of items) {
+    if (first.length === most) break;
+    first.push(item);
+  }
+  return first;
+}
 
 /** In nanoseconds since 1970. */
 function now(): bigint {
@@ -131,6 +143,8 @@ export class Snapshotter {
   readonly #store: Store;
   readonly #directories: Directories;
   readonly #settings: MountSettings;
+  /** Runs tasks that are mostly brief. */
+  readonly #run: typeof run;
   /** Numbers that this object has taken and not used. */
   readonly #numbers: number[] = [];
   #taking: Promise<void> | undefined;
@@ -144,12 +158,14 @@ export class Snapshotter {
     store: Store,
     directories: Directories,
     settings: MountSettings,
+    isBlocking: boolean,
   ) {
     this.root = root;
     this.#options = options;
     this.#store = store;
     this.#directories = directories;
     this.#settings = settings;
+    this.#run = isBlocking ? runBriefly : run;
   }
 
   /**
@@ -161,6 +177,23 @@ export class Snapshotter {
    * made
    */
   static async open(root: PathLike, options?: SnapshotterOptions): Promise<Snapshotter> {
+    return Snapshotter.#open(root, options, false);
+  }
+
+  /**
+   * @internal As `open`, for a process that does nothing else: its verbs perform brief work and write the store on the
+   * calling thread. Each takes fewer hand-overs between threads, and the event loop waits for the disk meanwhile. While
+   * such a snapshotter is open, the thread may have no other one of this root: that could wait for the same lock for ever.
+   */
+  static async openBlocking(root: PathLike, options?: SnapshotterOptions): Promise<Snapshotter> {
+    return Snapshotter.#open(root, options, true);
+  }
+
+  static async #open(
+    root: PathLike,
+    options: SnapshotterOptions | undefined,
+    isBlocking: boolean,
+  ): Promise<Snapshotter> {
     const path = toRoot(root);
     const checked = checkSnapshotterOptions(options);
     const { isReadonly, fsync } = checked;
@@ -173,8 +206,8 @@ export class Snapshotter {
         remapIds: checked.remapIds ?? (await run(canRemap(directory))),
         mountOptions: toMountOptions(directory, checked.mountOptions),
       };
-      const store = await Store.open(`${path}/${STORE_FILE}`, { isReadonly, isSynced: fsync !== 'none' });
-      return new Snapshotter(path, checked, store, directories, settings);
+      const store = await Store.open(`${path}/${STORE_FILE}`, { isReadonly, isSynced: fsync !== 'none', isBlocking });
+      return new Snapshotter(path, checked, store, directories, settings, isBlocking);
     } catch (error) {
       directories.close();
       throw error;
@@ -232,7 +265,7 @@ export class Snapshotter {
       });
     } catch (error) {
       // If the store has failed, its last transaction may be on the disk all the same.
-      if (isRefusal(error)) await run(this.#directories.unmake(id));
+      if (isRefusal(error)) await this.#run(this.#directories.unmake(id));
       throw error;
     } finally {
       close(lock);
@@ -244,15 +277,15 @@ export class Snapshotter {
     for (;;) {
       const found = this.#store.read((tables) => rules.checkCreation(tables, creation));
       if (mapped !== undefined || found === undefined) return mapped;
-      const owner = await this.#unlessRemoved(found, () => run(this.#directories.ownerOf(found.id)));
+      const owner = await this.#unlessRemoved(found, this.#directories.ownerOf(found.id));
       if (owner !== undefined) return owner;
     }
   }
 
   /** Looks at the directory of a snapshot. Returns undefined if others have removed that meanwhile. */
-  async #unlessRemoved<T>({ name, id }: SnapshotRecord, look: () => Promise<T>): Promise<T | undefined> {
+  async #unlessRemoved<T>({ name, id }: SnapshotRecord, look: Task<T>): Promise<T | undefined> {
     try {
-      return await look();
+      return await this.#run(look);
     } catch (error) {
       if (this.#store.read((tables) => tables.get(name))?.id === id) throw error;
       return undefined;
@@ -262,7 +295,7 @@ export class Snapshotter {
   async #makeDirectory(kind: SnapshotKind, owner: Owner | undefined): Promise<{ id: number; lock: Held }> {
     for (;;) {
       const id = await this.#takeNumber();
-      const lock = await run(this.#directories.make(id, kind, owner));
+      const lock = await this.#run(this.#directories.make(id, kind, owner));
       if (lock !== undefined) return { id, lock };
     }
   }
@@ -329,7 +362,7 @@ export class Snapshotter {
     for (let isDone = false; !isDone; ) {
       // Measured outside the transaction, in which nobody else could write.
       const { active } = this.#store.read((tables) => rules.checkCommittal(tables, committal));
-      const usage = await this.#unlessRemoved(active, () => this.#directories.measure(active));
+      const usage = await this.#unlessRemoved(active, this.#directories.measure(active));
       if (usage === undefined) continue;
       isDone = await this.#write((tables) => {
         const isSame = tables.get(key)?.id === active.id;
@@ -424,7 +457,7 @@ export class Snapshotter {
     for (;;) {
       const record = this.#store.read((tables) => rules.find(tables, key));
       if (record.kind !== 'active') return record.usage ?? { size: 0, inodes: 0 };
-      const usage = await this.#unlessRemoved(record, () => this.#directories.measure(record));
+      const usage = await this.#unlessRemoved(record, this.#directories.measure(record));
       if (usage !== undefined) return usage;
     }
   }
@@ -445,14 +478,18 @@ export class Snapshotter {
       }
     };
     const directories = this.#directories;
-    const entries = this.#store.read((tables) => tables.removing).filter((id) => !this.#aside.has(id));
-    const found = await run(directories.numbers());
-    for (const id of entries) await attempt(id, directories.pathOf(id), this.#removeDirectory(id));
-    const known = new Set(
-      await this.#store.readAll(
-        (tables, transaction) => tables.numbers(transaction),
-        (id) => id,
-      ),
+    const removing = await this.#store.readAll(
+      (tables, transaction) => tables.removing(transaction),
+      (id) => id,
+    );
+    const found = await directories.numbers();
+    for (const id of removing) {
+      if (!this.#aside.has(id)) await attempt(id, directories.pathOf(id), this.#removeDirectory(id));
+    }
+    const known = new Set(removing);
+    await this.#store.readAll(
+      (tables, transaction) => tables.numbers(transaction),
+      (id) => void known.add(id),
     );
     // A directory that was made in the meantime has a record now, or a lock.
     const isStray = (id: number): boolean => !this.#store.read((tables) => tables.hasNumber(id));
@@ -467,13 +504,13 @@ export class Snapshotter {
         directories.removeStray(id, () => isStray(id)),
       );
     }
-    if (this.#aside.size > 0) await this.#write(() => {});
+    while (this.#aside.size > 0) await this.#write(() => {});
     return { removed, kept };
   }
 
-  /** Performs a transaction, with what earlier removals have left to be noted. */
+  /** Performs a transaction, with some of what earlier removals have left to be noted. */
   async #write<T>(perform: (tables: Tables) => T): Promise<T> {
-    const aside = [...this.#aside];
+    const aside = firstOf(this.#aside, MOST_NOTED);
     const result = await this.#store.write((tables) => {
       const value = perform(tables);
       for (const id of aside) tables.deleteRemoving(id);
@@ -495,6 +532,7 @@ export class Snapshotter {
 
   /** Closes the store, after the verbs that are under way. Mounts stay as they are. */
   async close(): Promise<void> {
+    // The next clean-up notes what stays.
     if (this.#aside.size > 0) await this.#write(() => {}).catch(() => {});
     await this.#store.close();
     this.#directories.close();

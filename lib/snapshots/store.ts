@@ -7,7 +7,14 @@ import * as e from '../errnos.js';
 import { collect } from '../kernel/slices.js';
 import { run } from '../kernel/task.js';
 import { damaged, quoteKey, SnapshotError } from './errors.js';
-import { type Environment, loadLmdb, type ReadTransaction, type Table, transact } from './lmdb.js';
+import {
+  BlockingTransactions,
+  type Environment,
+  loadLmdb,
+  type ReadTransaction,
+  type Table,
+  transact,
+} from './lmdb.js';
 import { type Entry, lastTransaction, readPages } from './pages.js';
 import {
   decodeNumber,
@@ -39,13 +46,15 @@ export interface StoreOptions {
   readonly isReadonly: boolean;
   /** True when a transaction is to be on the disk before its promise is fulfilled. */
   readonly isSynced: boolean;
+  /** True when the calling thread writes, and waits for the disk. */
+  readonly isBlocking: boolean;
 }
 
 /** The readable part of a store. */
 export interface ReadableTables extends Reader {
   readonly version: number | undefined;
   /** The numbers whose directories are to be removed. */
-  readonly removing: readonly number[];
+  removing(transaction?: ReadTransaction): Iterable<number>;
   checkVersion(): void;
   /** Returns true when a snapshot has this number, or one that is being removed. */
   hasNumber(id: number): boolean;
@@ -55,11 +64,14 @@ export interface ReadableTables extends Reader {
   numbers(transaction?: ReadTransaction): Iterable<number>;
 }
 
+/** Records are read from lmdb's own buffer, without a copy. One that is damaged is null: undefined is one that is not there. */
+const recordEncoder = { encode: encodeRecord, decode: (bytes: Buffer) => decodeRecord(bytes) ?? null };
+
 /** The tables, inside a transaction. */
 export class Tables implements ReadableTables, Writer {
   readonly #path: string;
   readonly #about: Table;
-  readonly #snapshots: Table;
+  readonly #snapshots: Table<SnapshotRecord | null>;
   readonly #numbers: Table;
   readonly #children: Table;
   readonly #removing: Table;
@@ -68,7 +80,7 @@ export class Tables implements ReadableTables, Writer {
     const open = (name: string) => environment.openDB({ name, encoding: 'binary', keyEncoding: 'binary' });
     this.#path = path;
     this.#about = open('about');
-    this.#snapshots = open('snapshots');
+    this.#snapshots = environment.openDB({ name: 'snapshots', encoder: recordEncoder, keyEncoding: 'binary' });
     this.#numbers = open('numbers');
     this.#children = open('children');
     this.#removing = open('removing');
@@ -78,9 +90,8 @@ export class Tables implements ReadableTables, Writer {
     return damaged(this.#path, what, key);
   }
 
-  #decode(bytes: Buffer, key?: string): SnapshotRecord {
-    const record = decodeRecord(bytes);
-    if (record === undefined || (key !== undefined && record.name !== key)) {
+  #check(record: SnapshotRecord | null, key?: string): SnapshotRecord {
+    if (record === null || (key !== undefined && record.name !== key)) {
       throw this.damaged(
         key === undefined
           ? 'a record does not match its checksum'
@@ -122,12 +133,12 @@ export class Tables implements ReadableTables, Writer {
   }
 
   get(name: string): SnapshotRecord | undefined {
-    const bytes = this.#snapshots.get(toKey(name));
-    return bytes && this.#decode(bytes, name);
+    const record = this.#snapshots.get(toKey(name));
+    return record === undefined ? undefined : this.#check(record, name);
   }
 
   put(record: SnapshotRecord): void {
-    this.#snapshots.put(toKey(record.name), encodeRecord(record));
+    this.#snapshots.put(toKey(record.name), record);
     this.#numbers.put(toNumberKey(record.id), Buffer.from(record.name));
   }
 
@@ -142,12 +153,11 @@ export class Tables implements ReadableTables, Writer {
 
   *records(transaction?: ReadTransaction): Generator<SnapshotRecord> {
     const range = transaction === undefined ? {} : { transaction };
-    for (const { value } of this.#snapshots.getRange(range)) yield this.#decode(value);
+    for (const { value } of this.#snapshots.getRange(range)) yield this.#check(value);
   }
 
-  *numbers(transaction?: ReadTransaction): Generator<number> {
-    const range = transaction === undefined ? {} : { transaction };
-    for (const key of this.#numbers.getKeys(range)) yield fromNumberKey(key);
+  numbers(transaction?: ReadTransaction): Iterable<number> {
+    return numbersOf(this.#numbers, transaction);
   }
 
   link(parent: number, child: number): void {
@@ -171,9 +181,15 @@ export class Tables implements ReadableTables, Writer {
     this.#removing.remove(toNumberKey(id));
   }
 
-  get removing(): number[] {
-    return Array.from(this.#removing.getKeys({}), (key) => fromNumberKey(key));
+  removing(transaction?: ReadTransaction): Iterable<number> {
+    return numbersOf(this.#removing, transaction);
   }
+}
+
+/** The numbers that are the keys of a table. */
+function* numbersOf(table: Table, transaction?: ReadTransaction): Generator<number> {
+  const range = transaction === undefined ? {} : { transaction };
+  for (const key of table.getKeys(range)) yield fromNumberKey(key);
 }
 
 /** Throws unless the store has the version that this library knows. */
@@ -191,7 +207,7 @@ function checkVersion(path: string, version: number | undefined): void {
 /** The readable rest of a damaged store. */
 class Remains implements ReadableTables {
   readonly version: number | undefined;
-  readonly removing: readonly number[];
+  readonly #removing: readonly number[];
   readonly #path: string;
   readonly #records: ReadonlyMap<string, SnapshotRecord>;
 
@@ -199,7 +215,7 @@ class Remains implements ReadableTables {
     const about = tables.get('about')?.find(({ key }) => key.equals(versionKey));
     const records = (tables.get('snapshots') ?? []).map(({ value }) => decodeRecord(value) as SnapshotRecord);
     this.version = about && decodeNumber(about.value);
-    this.removing = (tables.get('removing') ?? []).map(({ key }) => fromNumberKey(key));
+    this.#removing = (tables.get('removing') ?? []).map(({ key }) => fromNumberKey(key));
     this.#path = path;
     this.#records = new Map(records.map((record) => [record.name, record]));
   }
@@ -237,11 +253,15 @@ class Remains implements ReadableTables {
   }
 
   hasNumber(id: number): boolean {
-    return this.removing.includes(id) || [...this.#records.values()].some((record) => record.id === id);
+    return this.#removing.includes(id) || [...this.#records.values()].some((record) => record.id === id);
   }
 
   records(): Iterable<SnapshotRecord> {
     return this.#records.values();
+  }
+
+  removing(): Iterable<number> {
+    return this.#removing;
   }
 
   numbers(): Iterable<number> {
@@ -291,16 +311,18 @@ export class Store {
   /** Undefined for a damaged store that is open for reading. */
   readonly #environment: Environment | undefined;
   readonly #tables: ReadableTables;
+  readonly #blocking: BlockingTransactions | undefined;
   #isClosed = false;
 
-  private constructor(path: string, environment: Environment | undefined, tables: ReadableTables) {
+  private constructor(path: string, tables: ReadableTables, environment?: Environment, isBlocking = false) {
     this.path = path;
     this.#environment = environment;
     this.#tables = tables;
+    this.#blocking = environment && isBlocking ? new BlockingTransactions(environment) : undefined;
   }
 
   /** Opens the store, and makes it where there is none. */
-  static async open(path: string, { isReadonly, isSynced }: StoreOptions): Promise<Store> {
+  static async open(path: string, { isReadonly, isSynced, isBlocking }: StoreOptions): Promise<Store> {
     const lmdb = await loadLmdb();
     if (isReadonly && !existsSync(path)) {
       throw new SnapshotError({
@@ -315,7 +337,7 @@ export class Store {
       if (!isReadonly) throw damaged(path, damage.problems.join('; '));
       const remains = await Remains.read(path, damage.file);
       remains.checkVersion();
-      return new Store(path, undefined, remains);
+      return new Store(path, remains);
     }
     let store: Store;
     try {
@@ -332,7 +354,7 @@ export class Store {
         keyEncoding: 'binary',
         maxDbs: 8,
       });
-      store = new Store(path, environment, new Tables(path, environment));
+      store = new Store(path, new Tables(path, environment), environment, isBlocking);
     } catch (error) {
       throw await explain(path, error as LmdbError);
     }
@@ -396,8 +418,9 @@ export class Store {
   async #perform<T>(perform: (tables: Tables) => T): Promise<T> {
     // Only a store that is open for reading has no environment, and nobody writes to one.
     const environment = this.#environment as Environment;
+    const inTables = (): T => perform(this.#tables as Tables);
     try {
-      return await transact(environment, () => perform(this.#tables as Tables));
+      return await (this.#blocking?.perform(inTables) ?? transact(environment, inTables));
     } catch (error) {
       if (error instanceof SnapshotError) throw error;
       throw await explain(this.path, error as LmdbError);
@@ -407,6 +430,7 @@ export class Store {
   async close(): Promise<void> {
     if (this.#isClosed) return;
     this.#isClosed = true;
+    this.#blocking?.performAll();
     await this.#environment?.close();
   }
 }

@@ -2,6 +2,7 @@ import { EINVAL } from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { quotePath } from '../paths.js';
 import type { Reason } from '../reasons.js';
+import { type Text, text } from '../text.js';
 
 /** The longest part of a name that a message shows, in bytes. */
 const MOST_SHOWN = 300;
@@ -22,7 +23,7 @@ export function quoteName(name: string): string {
 export function invalidArchive(
   offset: number,
   name: string | undefined,
-  rule: string,
+  rule: Text,
   reason: Reason = 'archive-invalid',
   hint?: string,
 ): OverlayError {
@@ -31,7 +32,7 @@ export function invalidArchive(
   return new OverlayError({
     errno: EINVAL,
     reason,
-    what: `the archive ${kind} at byte ${offset}${where}: ${rule}`,
+    what: text`the archive ${kind} at byte ${offset}${where}: ${rule}`,
     path: name === undefined ? undefined : toBytes(name).toString(),
     hint,
   });

@@ -5,29 +5,23 @@ import { join } from 'node:path';
 import test from 'ava';
 import { formatProgress } from '#lib/cli/progress.js';
 import { kernelTest, makeTree, scratch } from '../support/index.js';
-import { program } from './run.js';
+import { overlayfs, program } from './run.js';
 
-const cli = (...args: string[]): string =>
-  execFileSync(process.execPath, [program, ...args], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
-
-function fails(...args: string[]): { status: number; stderr: string } {
-  try {
-    cli(...args);
-  } catch (error) {
-    return error as { status: number; stderr: string };
-  }
-  throw new Error('it has succeeded');
+async function cli(...args: string[]): Promise<string> {
+  const { code, stdout, stderr } = await overlayfs(...args);
+  if (code !== 0) throw new Error(stderr);
+  return stdout;
 }
 
-kernelTest('an upper goes through an archive: files, standard input and output, compressed or not', (t) => {
+kernelTest('an upper goes through an archive: files, standard input and output, compressed or not', async (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'upper/d/file': 'data' });
   execFileSync('mknod', [join(dir, 'upper/gone'), 'c', '0', '0']);
   for (const name of ['a.tar', 'a.tar.gz', 'a.tgz']) {
-    const packed = JSON.parse(cli('pack', '--json', join(dir, 'upper'), join(dir, name)));
+    const packed = JSON.parse(await cli('pack', '--json', join(dir, 'upper'), join(dir, name)));
     t.like(packed, { entries: 4, whiteouts: 1, compression: name === 'a.tar' ? 'none' : 'gzip' });
     const applied = JSON.parse(
-      cli('apply', '--json', '--expected-diff-id', packed.diffId, join(dir, name), join(dir, `${name}.out`)),
+      await cli('apply', '--json', '--expected-diff-id', packed.diffId, join(dir, name), join(dir, `${name}.out`)),
     );
     t.like(applied, { entries: 4, whiteouts: 1, digest: packed.digest });
     t.is(readFileSync(join(dir, `${name}.out/d/file`), 'utf8'), 'data');
@@ -41,45 +35,45 @@ kernelTest('an upper goes through an archive: files, standard input and output, 
   );
 });
 
-kernelTest('pack writes to a device, and through a symbolic link: neither is replaced', (t) => {
+kernelTest('pack writes to a device, and through a symbolic link: neither is replaced', async (t) => {
   const dir = scratch(t);
   const [device, link] = [join(dir, 'null'), join(dir, 'link')];
   makeTree(dir, { 'upper/d/file': 'data', 'a.tar': 'old' });
   execFileSync('mknod', [device, 'c', '1', '3']);
   symlinkSync('a.tar', link);
-  for (const place of [device, link]) cli('pack', join(dir, 'upper'), place);
+  for (const place of [device, link]) await cli('pack', join(dir, 'upper'), place);
   t.true(lstatSync(device).isCharacterDevice());
   t.true(lstatSync(link).isSymbolicLink());
-  t.regex(cli('apply', '--dry-run', join(dir, 'a.tar')), /d\/file\n$/);
-  t.regex(fails('pack', join(dir, 'upper'), dir).stderr, /could not be written/);
+  t.regex(await cli('apply', '--dry-run', join(dir, 'a.tar')), /d\/file\n$/);
+  await t.throwsAsync(cli('pack', join(dir, 'upper'), dir), { message: /could not be written/ });
 });
 
-kernelTest('--dry-run lists and writes nothing', (t) => {
+kernelTest('--dry-run lists and writes nothing', async (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'upper/d/file': 'data' });
-  cli('pack', join(dir, 'upper'), join(dir, 'a.tar'));
+  await cli('pack', join(dir, 'upper'), join(dir, 'a.tar'));
   t.regex(
-    cli('apply', '--dry-run', join(dir, 'a.tar')),
+    await cli('apply', '--dry-run', join(dir, 'a.tar')),
     /^d 0755 0:0 0 \.\/\nd 0755 0:0 0 d\/\n- 0644 0:0 4 d\/file\n$/,
   );
-  t.is(cli('pack', '--dry-run', join(dir, 'upper')), cli('apply', '--dry-run', join(dir, 'a.tar')));
-  t.is(JSON.parse(cli('apply', '--dry-run', '--json', join(dir, 'a.tar'))).entries.length, 3);
+  t.is(await cli('pack', '--dry-run', join(dir, 'upper')), await cli('apply', '--dry-run', join(dir, 'a.tar')));
+  t.is(JSON.parse(await cli('apply', '--dry-run', '--json', join(dir, 'a.tar'))).entries.length, 3);
   t.deepEqual(readdirSync(dir).sort(), ['a.tar', 'upper']);
 });
 
-kernelTest('wrong calls and archives', (t) => {
+kernelTest('wrong calls and archives', async (t) => {
   const dir = scratch(t);
   writeFileSync(join(dir, 'text'), 'no archive'.repeat(100));
   makeTree(dir, { 'upper/.wh.x': '' });
-  t.is(fails('apply', join(dir, 'text')).status, 2);
-  t.is(fails('apply', '--max-entries', 'many', join(dir, 'text'), join(dir, 'out')).status, 2);
-  t.is(fails('pack').status, 2);
-  t.is(fails('pack', '--json', join(dir, 'upper')).status, 2);
-  const bad = fails('apply', join(dir, 'text'), join(dir, 'out'));
-  t.is(bad.status, 1);
+  t.is((await overlayfs('apply', join(dir, 'text'))).code, 2);
+  t.is((await overlayfs('apply', '--max-entries', 'many', join(dir, 'text'), join(dir, 'out'))).code, 2);
+  t.is((await overlayfs('pack')).code, 2);
+  t.is((await overlayfs('pack', '--json', join(dir, 'upper'))).code, 2);
+  const bad = await overlayfs('apply', join(dir, 'text'), join(dir, 'out'));
+  t.is(bad.code, 1);
   t.regex(bad.stderr, /at byte 0: the checksum of a header is wrong/);
-  t.is(fails('pack', join(dir, 'upper'), join(dir, 'a.tar')).status, 1);
-  t.is(fails('pack', join(dir, 'upper'), join(dir, 'missing/a.tar')).status, 1);
+  t.is((await overlayfs('pack', join(dir, 'upper'), join(dir, 'a.tar'))).code, 1);
+  t.is((await overlayfs('pack', join(dir, 'upper'), join(dir, 'missing/a.tar'))).code, 1);
   t.false(existsSync(join(dir, 'out')));
   t.deepEqual(readdirSync(dir).sort(), ['text', 'upper']);
 });

@@ -21,24 +21,27 @@ const says: Readonly<Record<WayName, RegExp>> = {
 };
 
 for (const way of wayNames) {
-  test(`--way ${way}`, (t) => {
-    const { code, stdout, stderr } = overlayfs('mount', '--dry-run', '--way', way, ...layers);
+  test.serial(`--way ${way}`, async (t) => {
+    const { code, stdout, stderr } = await overlayfs('mount', '--dry-run', '--way', way, ...layers);
     t.deepEqual([code, stderr], [0, '']);
     t.regex(stdout, says[way]);
   });
 }
 
-test('without a way, it is that of this kernel; in JSON as a list', (t) => {
-  const { code, stdout, stderr } = overlayfs('mount', '--dry-run', ...layers);
+test.serial('without a way, it is that of this kernel; in JSON as a list', async (t) => {
+  const { code, stdout, stderr } = await overlayfs('mount', '--dry-run', ...layers);
   t.deepEqual([code, stderr], [0, '']);
   t.regex(stdout, /^openat2\(.*"\/m"|^statx\(.*"\/m"/);
-  t.deepEqual(json('mount', '--dry-run', ...layers), { code: 0, document: { calls: stdout.trimEnd().split('\n') } });
+  t.deepEqual(await json('mount', '--dry-run', ...layers), {
+    code: 0,
+    document: { calls: stdout.trimEnd().split('\n') },
+  });
 });
 
-test('each flag arrives', (t) => {
+test.serial('each flag arrives', async (t) => {
   const words = '--redirect-dir on --no-index --xino off --uuid null --volatile --default-permissions --source it';
   const flags = `${words} --readonly-superblock --nosuid --nodev --noexec --nodiratime --atime strictatime`;
-  const { stdout, stderr } = overlayfs('mount', '--dry-run', '--way', 'mount', ...flags.split(' '), ...layers);
+  const { stdout, stderr } = await overlayfs('mount', '--dry-run', '--way', 'mount', ...flags.split(' '), ...layers);
   t.is(stderr, '');
   t.regex(
     stdout,
@@ -47,7 +50,7 @@ test('each flag arrives', (t) => {
   t.regex(stdout, /,redirect_dir=on,index=off,xino=off,uuid=null,volatile,default_permissions"\)/);
   const long = ['--lowerdir=/a', '--datadir=/d', '--upperdir=/u', '--workdir=/w'];
   t.regex(
-    overlayfs('mount', '--dry-run', '--way', 'mount', ...long, '--', '/m').stdout,
+    (await overlayfs('mount', '--dry-run', '--way', 'mount', ...long, '--', '/m')).stdout,
     /"lowerdir=\/a::\/d,upperdir=\/u,workdir=\/w/,
   );
 });

@@ -22,10 +22,10 @@ const flags = ({ lowerdir, upperdir, workdir, target }: ReturnType<typeof layers
   target,
 ];
 
-mountTest('nothing in the way, and nothing done', (t) => {
+mountTest('nothing in the way, and nothing done', async (t) => {
   const dir = scratch(t);
   const set = layers(dir);
-  const { code, stdout, stderr } = overlayfs('explain', ...flags(set));
+  const { code, stdout, stderr } = await overlayfs('explain', ...flags(set));
   t.is(code, 0, stderr);
   t.is(
     stdout,
@@ -35,11 +35,17 @@ mountTest('nothing in the way, and nothing done', (t) => {
   t.is(mountsBelow(dir).length, 1);
 });
 
-mountTest('all that is in the way, not the first only', (t) => {
+mountTest('all that is in the way, not the first only', async (t) => {
   const dir = scratch(t);
   const set = layers(dir);
   makeTree(set.workdir, { 'work/a/b/leftover': '' });
-  const { code, document } = json('explain', '--lower', join(dir, 'none'), ...flags(set).slice(0, -1), set.lowerdir);
+  const { code, document } = await json(
+    'explain',
+    '--lower',
+    join(dir, 'none'),
+    ...flags(set).slice(0, -1),
+    set.lowerdir,
+  );
   t.is(code, 1);
   const errors = document['errors'] as { reason: string; path: string }[];
   t.deepEqual(
@@ -52,44 +58,52 @@ mountTest('all that is in the way, not the first only', (t) => {
   t.is((document['paths'] as unknown[]).length, 5);
 });
 
-mountTest('the mount that a path is on is text, as far as it can be', (t) => {
+mountTest('the mount that a path is on is text, as far as it can be', async (t) => {
   const dir = scratch(t);
-  const { document } = json('explain', ...flags(layers(dir)));
+  const { document } = await json('explain', ...flags(layers(dir)));
   t.deepEqual(
     (document['paths'] as { mount: unknown }[]).map(({ mount }) => mount),
     [dir, dir, dir, dir],
   );
 });
 
-mountTest('what makes a mount read-only is not in the way of one that is to be', (t) => {
+mountTest('what makes a mount read-only is not in the way of one that is to be', async (t) => {
   const dir = scratch(t);
   const set = layers(dir);
   makeTree(set.workdir, { 'work/a/b/leftover': '' });
-  t.is(overlayfs('explain', ...flags(set)).code, 1);
-  const { code, stderr } = overlayfs('explain', '--readonly-superblock', ...flags(set));
+  t.is((await overlayfs('explain', ...flags(set))).code, 1);
+  const { code, stderr } = await overlayfs('explain', '--readonly-superblock', ...flags(set));
   t.is(code, 0, stderr);
   mountOverlaySync({ ...set, readonlySuperblock: true }).unmountSync();
 });
 
-mountTest('an upper in use, and by whom', (t) => {
+mountTest('an upper in use, and by whom', async (t) => {
   const dir = scratch(t);
   const set = layers(dir);
   overlay('lower,upper,work', 'other')((path) => join(dir, path));
-  const { code, stderr } = overlayfs('explain', ...flags(set));
+  const { code, stderr } = await overlayfs('explain', ...flags(set));
   t.is(code, 1);
   t.regex(stderr, /in use as the upperdir of the overlay at '.*other'/);
   t.regex(stderr, /reason: upper-in-use/);
-  t.is(overlayfs('explain', '--no-exclusive', ...flags(set)).code, 0);
+  t.is((await overlayfs('explain', '--no-exclusive', ...flags(set))).code, 0);
 });
 
-mountTest('an upper and a workdir that --create would make', (t) => {
+mountTest('an upper and a workdir that --create would make', async (t) => {
   const dir = scratch(t);
   const { lowerdir, target } = layers(dir);
-  const { code, stderr } = overlayfs('explain', '--lower', lowerdir, '--upper', join(dir, 'new'), '--create', target);
+  const { code, stderr } = await overlayfs(
+    'explain',
+    '--lower',
+    lowerdir,
+    '--upper',
+    join(dir, 'new'),
+    '--create',
+    target,
+  );
   t.is(code, 0, stderr);
   const other = layers(join(dir, 'other'));
   mountOverlaySync(other);
-  const used = json(
+  const used = await json(
     'explain',
     '--lower',
     lowerdir,
@@ -103,18 +117,18 @@ mountTest('an upper and a workdir that --create would make', (t) => {
   t.like(used.document['errors'], [{ reason: 'upper-in-use' }]);
 });
 
-mountTest('overlaps, by number', (t) => {
+mountTest('overlaps, by number', async (t) => {
   const dir = scratch(t);
   const set = layers(dir);
   mkdirSync(join(set.lowerdir, 'inside'));
-  const { code, stderr } = overlayfs('explain', '--lower', join(set.lowerdir, 'inside'), ...flags(set));
+  const { code, stderr } = await overlayfs('explain', '--lower', join(set.lowerdir, 'inside'), ...flags(set));
   t.is(code, 1);
   t.regex(stderr, /lowerdir\[0\] '.*inside' is inside the lowerdir\[1\]/);
 });
 
 const lowers = (...paths: string[]): string[] => paths.flatMap((path) => ['--lower', path]);
 
-mountTest('a layer on a mount of its own is in no other layer', (t) => {
+mountTest('a layer on a mount of its own is in no other layer', async (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'a/sub/': '', 'a/bound/': '', 'else/': '', 'c/x/': '', 'm/': '' });
   const [a, sub, bound, c, x, m] = ['a', 'a/sub', 'a/bound', 'c', 'c/x', 'm'].map((path) => join(dir, path)) as [
@@ -127,14 +141,14 @@ mountTest('a layer on a mount of its own is in no other layer', (t) => {
   ];
   t.is(native.mount('own', sub, 'tmpfs', 0, ''), 0);
   t.is(native.mount(join(dir, 'else'), bound, '', MS_BIND, ''), 0);
-  const { code, stderr } = overlayfs('explain', ...lowers(sub, bound, a), m);
+  const { code, stderr } = await overlayfs('explain', ...lowers(sub, bound, a), m);
   t.is(code, 0, stderr);
   const error = t.throws(() => mountOverlaySync({ lowerdir: [sub, bound, a, x, c], target: m }));
   t.like(error, { code: 'ELOOP', reason: 'layers-overlap', path: x, dest: c });
   mountOverlaySync({ lowerdir: [sub, bound, a], target: m }).unmountSync();
 });
 
-mountTest('a layer that is bound onto itself is where it was', (t) => {
+mountTest('a layer that is bound onto itself is where it was', async (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'a/b/sub/': '', 'm/': '' });
   const [a, b, sub, m] = ['a', 'a/b', 'a/b/sub', 'm'].map((path) => join(dir, path)) as [
@@ -144,19 +158,19 @@ mountTest('a layer that is bound onto itself is where it was', (t) => {
     string,
   ];
   for (const path of [b, b]) t.is(native.mount(path, path, '', MS_BIND, ''), 0);
-  const { code, stderr } = overlayfs('explain', ...lowers(sub, a), m);
+  const { code, stderr } = await overlayfs('explain', ...lowers(sub, a), m);
   t.is(code, 1);
   t.regex(stderr, /lowerdir\[0\] '.*sub' is inside the lowerdir\[1\]/);
   const error = t.throws(() => mountOverlaySync({ lowerdir: [sub, a], target: m }));
   t.like(error, { code: 'ELOOP', reason: 'layers-overlap', path: sub, dest: a });
 });
 
-mountTest('what cannot be created is in the way', (t) => {
+mountTest('what cannot be created is in the way', async (t) => {
   const dir = scratch(t);
   const { lowerdir, workdir, target } = layers(dir);
   const upperdir = join(dir, 'link');
   symlinkSync('nowhere', upperdir);
-  const { code, stderr } = overlayfs('explain', '--create', ...flags({ lowerdir, upperdir, workdir, target }));
+  const { code, stderr } = await overlayfs('explain', '--create', ...flags({ lowerdir, upperdir, workdir, target }));
   t.is(code, 1);
   t.regex(stderr, /to a missing path\.\n.*upper-missing\n {2}hint: Create the directory that the link points to, or/);
   const error = t.throws(() => mountOverlaySync({ lowerdir, upperdir, workdir, target, create: true }));
@@ -174,20 +188,20 @@ mountTest('a process that may not mount', (t) => {
   t.regex(stderr, /unshare -Urm, or use 'overlayfs run', which needs neither\.\n/);
 });
 
-test('what is no mount at all is wrong usage', (t) => {
-  t.is(overlayfs('explain').code, 2);
-  t.is(overlayfs('explain', '--lower', '/a', '/m').code, 2);
+test.serial('what is no mount at all is wrong usage', async (t) => {
+  t.is((await overlayfs('explain')).code, 2);
+  t.is((await overlayfs('explain', '--lower', '/a', '/m')).code, 2);
 });
 
-mountTest('--rootless: a layer that hides from mounts of root only', { needs: 'rootless' }, (t) => {
+mountTest('--rootless: a layer that hides from mounts of root only', { needs: 'rootless' }, async (t) => {
   const dir = scratch(t, 'disk');
   makeTree(dir, { 'lower/a/b/hidden': '', 'lower/c/hidden': '', 'over/a/b/': '', 'over/c/': '', 'upper/c/': '' });
   giveTo(dir);
   const [over, lower] = [join(dir, 'over'), join(dir, 'lower')];
   const line = ['explain', '--rootless', '--lower', over, '--lower', lower];
-  t.is(overlayfs(...line).code, 0);
+  t.is((await overlayfs(...line)).code, 0);
   for (const name of ['a/b', 'c']) makeOpaqueSync(join(over, name));
-  const { code, document } = json(...line, '--upper', join(dir, 'upper'), '--create');
+  const { code, document } = await json(...line, '--upper', join(dir, 'upper'), '--create');
   t.is(code, 1);
   const errors = document['errors'] as { reason: string; path: string; message: string }[];
   t.deepEqual(
@@ -207,7 +221,7 @@ mountTest('--rootless: a layer that hides from mounts of root only', { needs: 'r
     );
   t.deepEqual(shows('c'), ['hidden'], 'the kernel says nothing');
   for (const name of ['a/b', 'c']) makeOpaqueSync(join(over, name), { marks: 'both' });
-  t.is(overlayfs(...line).code, 0);
+  t.is((await overlayfs(...line)).code, 0);
   t.deepEqual(shows('c'), [], 'a read-only mount reads the marks of users, too');
-  t.is(overlayfs(...line, dir).code, 2, 'there is no place');
+  t.is((await overlayfs(...line, dir)).code, 2, 'there is no place');
 });

@@ -43,12 +43,12 @@ test('colour is for terminals, and NO_COLOR takes it away', (t) => {
   }
 });
 
-test('of this kernel: as a table, as JSON, and with colour on a terminal', (t) => {
-  const { code, stdout, stderr } = overlayfs('features');
+test.serial('of this kernel: as a table, as JSON, and with colour on a terminal', async (t) => {
+  const { code, stdout, stderr } = await overlayfs('features');
   t.deepEqual([code, stderr], [0, '']);
   t.true(stdout.startsWith(`Linux ${featuresSync().release}`));
   t.false(stdout.includes('\x1b'));
-  const { document } = json('features');
+  const { document } = await json('features');
   t.deepEqual(document['features'], JSON.parse(JSON.stringify(featuresSync())));
   t.deepEqual(
     (document['forbids'] as { reason: string }[]).map(({ reason }) => reason),

@@ -11,33 +11,33 @@ import { holdersTable } from '#lib/cli/holders.js';
 import { layers, mountTest, scratch } from '../support/index.js';
 import { json, overlayfs } from './run.js';
 
-mountTest('holders are shown, and in JSON', (t) => {
+mountTest('holders are shown, and in JSON', async (t) => {
   const { target, ...options } = layers(scratch(t));
   const mounted = mountOverlaySync({ ...options, target });
-  t.regex(overlayfs('holders', target).stdout, /^no process uses it/);
+  t.regex((await overlayfs('holders', target)).stdout, /^no process uses it/);
   const path = join(target, 'from-lower');
   const fd = openSync(path, 'r');
-  const { code, stdout } = overlayfs('holders', target);
+  const { code, stdout } = await overlayfs('holders', target);
   t.is(code, 0);
   t.regex(stdout, /^PID +HELD BY +PATH +COMMAND\n/);
   t.true(
     stdout.split('\n').some((line) => line.startsWith(`${process.pid} `) && line.includes(`open file  '${path}'`)),
   );
-  const { document } = json('holders', target);
+  const { document } = await json('holders', target);
   const holder = { pid: process.pid, what: 'file', path, descriptor: fd };
   t.like((document['holders'] as object[])[0], holder);
   t.is(typeof document['hidden'], 'number');
 
   // On a busy machine the search of an error may be cut short.
-  let failed = json('umount', target);
+  let failed = await json('umount', target);
   for (let tries = 0; tries < 20 && JSON.stringify(failed).includes('cut short'); tries++)
-    failed = json('umount', target);
+    failed = await json('umount', target);
   t.is(failed.code, 1);
   t.like(failed.document['errors'], [{ reason: 'mount-busy', holders: [holder] }]);
   closeSync(fd);
   mounted.unmountSync();
-  t.like(overlayfs('holders', target), { code: 1, stdout: '' });
-  t.regex(overlayfs('holders', target).stderr, /reason: not-mounted/);
+  t.like(await overlayfs('holders', target), { code: 1, stdout: '' });
+  t.regex((await overlayfs('holders', target)).stderr, /reason: not-mounted/);
 });
 
 test('the table says what it does not cover', (t) => {
@@ -59,9 +59,9 @@ test('the table says what it does not cover', (t) => {
   );
 });
 
-test('one mount point is named', (t) => {
+test.serial('one mount point is named', async (t) => {
   for (const operands of [[], ['/a', '/b']]) {
-    const { code, stderr } = overlayfs('holders', ...operands);
+    const { code, stderr } = await overlayfs('holders', ...operands);
     t.is(code, 2);
     t.regex(stderr, /name one mount point/);
   }

@@ -3,12 +3,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { mountOverlaySync, whiteoutSync } from 'overlayfs';
 import { layers, makeTree, mountTest, scratch } from '../support/index.js';
-import { runHere } from './run.js';
-
-const json = async (...args: string[]): Promise<{ code: number | null; document: unknown }> => {
-  const { code, stdout } = await runHere([...args, '--json']);
-  return { code, document: JSON.parse(stdout) };
-};
+import { json, overlayfs } from './run.js';
 
 mountTest('changes and lookup take the layers from a mount point, or from flags', async (t) => {
   const set = layers(scratch(t));
@@ -17,14 +12,14 @@ mountTest('changes and lookup take the layers from a mount point, or from flags'
   writeFileSync(join(target, 'new'), 'new');
   writeFileSync(join(target, 'from-lower'), 'changed');
   const lines = 'M ./ (times)\nM from-lower (content, times)\nA new\n';
-  t.like(await runHere(['changes', target]), { code: 0, stdout: lines });
-  const { code, stdout } = await runHere(['lookup', target, 'from-lower']);
+  t.like(await overlayfs('changes', target), { code: 0, stdout: lines });
+  const { code, stdout } = await overlayfs('lookup', target, 'from-lower');
   t.is(code, 0);
   t.regex(stdout, /upper: answers, file\n.*lower: hidden, file by file from-lower in .*upper\n$/);
-  t.like(await runHere(['lookup', target, 'none']), { code: 1 });
+  t.like(await overlayfs('lookup', target, 'none'), { code: 1 });
   mount.unmountSync();
-  t.like(await runHere(['changes', '--lower', lowerdir, upperdir]), { code: 0, stdout: lines });
-  t.like(await runHere(['lookup', '--lower', upperdir, '--lower', lowerdir, 'new']), { code: 0 });
+  t.like(await overlayfs('changes', '--lower', lowerdir, upperdir), { code: 0, stdout: lines });
+  t.like(await overlayfs('lookup', '--lower', upperdir, '--lower', lowerdir, 'new'), { code: 0 });
   const { document } = await json('changes', '--lower', lowerdir, upperdir);
   const { changes } = document as { changes: Record<string, unknown>[] };
   t.like(changes[2], { path: 'new', kind: 'added', type: 'file', mode: 0o644, size: 3, what: [] });
@@ -48,16 +43,16 @@ mountTest('check exits with 1 if it finds something, and du measures', async (t)
   const dir = scratch(t);
   makeTree(dir, { 'layer/file': 'x', 'base/': '' });
   const layer = join(dir, 'layer');
-  t.deepEqual(await runHere(['check', '--lowest', layer]), { code: 0, stdout: '', stderr: '' });
+  t.deepEqual(await overlayfs('check', '--lowest', layer), { code: 0, stdout: '', stderr: '' });
   whiteoutSync(join(layer, 'gone'));
-  t.deepEqual(await runHere(['check', layer]), { code: 0, stdout: '', stderr: '' });
-  const found = await runHere(['check', '--lower', join(dir, 'base'), layer]);
+  t.deepEqual(await overlayfs('check', layer), { code: 0, stdout: '', stderr: '' });
+  const found = await overlayfs('check', '--lower', join(dir, 'base'), layer);
   t.is(found.code, 1);
   t.regex(found.stdout, /^gone: a whiteout hides nothing.* To mend it: remove it\.\n$/);
   t.like(await json('check', '--lowest', layer), { code: 1 });
-  t.regex((await runHere(['du', layer])).stdout, /^\d+\t3\t.*layer\n$/);
+  t.regex((await overlayfs('du', layer)).stdout, /^\d+\t3\t.*layer\n$/);
   t.like(await json('du', layer), { code: 0, document: { usage: [{ path: layer, inodes: 3 }] } });
-  const mixed = await runHere(['du', layer, join(dir, 'none')]);
+  const mixed = await overlayfs('du', layer, join(dir, 'none'));
   t.is(mixed.code, 1);
   t.regex(mixed.stdout, /layer\n$/);
   t.regex(mixed.stderr, /none/);
@@ -74,6 +69,6 @@ mountTest('wrong command lines are told as such', async (t) => {
     ['check', dir, dir],
     ['check', '--lowest', '--lower', dir, dir],
   ]) {
-    t.is((await runHere(args)).code, 2, args.join(' '));
+    t.is((await overlayfs(...args)).code, 2, args.join(' '));
   }
 });

@@ -58,7 +58,10 @@ function run(cwd: string, command: readonly string[], env: NodeJS.ProcessEnv = {
   return { code: status, stdout: stdout.replaceAll(cwd, '.'), stderr: stderr.replaceAll(cwd, '.') };
 }
 
-/** Layers a, b, u, w, and a target m; with mount.overlay in /sbin, which holds nothing else meanwhile. */
+/**
+ * Layers a, b, u, w, and a target m; with mount.overlay in /sbin. The programs of /sbin, such as mkfs.ext4, are hidden
+ * until the test ends: run them before.
+ */
 function place(t: ExecutionContext): Place {
   const dir = scratch(t);
   makeTree(dir, { 'a/in-a': '', 'b/in-b': '', 'u/': '', 'w/': '', 'm/': '', 'bin/': '' });

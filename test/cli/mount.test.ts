@@ -8,17 +8,28 @@ import { json, overlayfs, program, run, runBytes } from './run.js';
 
 const silent = { code: 0, stdout: '', stderr: '' };
 
-mountTest('mount, umount --remove-work: nothing said, nothing left', (t) => {
+mountTest('mount, umount --remove-work: nothing said, nothing left', async (t) => {
   const dir = scratch(t);
   const { lowerdir, upperdir, workdir, target } = layers(dir);
   t.deepEqual(
-    overlayfs('mount', '--lower', lowerdir, '--upper', upperdir, '--work', workdir, '--no-index', '--nosuid', target),
+    await overlayfs(
+      'mount',
+      '--lower',
+      lowerdir,
+      '--upper',
+      upperdir,
+      '--work',
+      workdir,
+      '--no-index',
+      '--nosuid',
+      target,
+    ),
     silent,
   );
   t.is(readFileSync(join(target, 'from-lower'), 'utf8'), 'lower');
   const [mounted] = mountsBelow(target);
   t.regex(mounted?.line ?? '', /nosuid.* - overlay overlay .*lowerdir.*/);
-  t.deepEqual(overlayfs('umount', '--remove-work', target), silent);
+  t.deepEqual(await overlayfs('umount', '--remove-work', target), silent);
   t.is(mountsBelow(target).length, 0);
   t.false(existsSync(workdir));
 });
@@ -33,10 +44,19 @@ mountTest('--create, relative paths, several lowers', (t) => {
   t.deepEqual(run(['umount', 'new/m'], { cwd: dir }), silent);
 });
 
-mountTest('--json: what was mounted and what was unmounted', (t) => {
+mountTest('--json: what was mounted and what was unmounted', async (t) => {
   const dir = scratch(t);
   const { lowerdir, upperdir, target } = layers(dir);
-  const { code, document } = json('mount', '--lower', lowerdir, '--upper', upperdir, '--create', '--xino=off', target);
+  const { code, document } = await json(
+    'mount',
+    '--lower',
+    lowerdir,
+    '--upper',
+    upperdir,
+    '--create',
+    '--xino=off',
+    target,
+  );
   t.is(code, 0);
   t.like(document, { target });
   t.is(typeof document['id'], 'number');
@@ -48,19 +68,19 @@ mountTest('--json: what was mounted and what was unmounted', (t) => {
     target,
     workdir: `${upperdir}.work`,
   });
-  t.deepEqual(json('umount', target), { code: 0, document: { unmounted: [target] } });
+  t.deepEqual(await json('umount', target), { code: 0, document: { unmounted: [target] } });
 });
 
-mountTest('errors: on stderr with reason and hint, in JSON with all fields, exit code 1', (t) => {
+mountTest('errors: on stderr with reason and hint, in JSON with all fields, exit code 1', async (t) => {
   const dir = scratch(t);
   const { lowerdir, upperdir, target } = layers(dir);
   const args = ['mount', '--lower', lowerdir, '--upper', upperdir, '--work', join(dir, 'none'), target];
-  t.deepEqual(overlayfs(...args), {
+  t.deepEqual(await overlayfs(...args), {
     code: 1,
     stdout: '',
     stderr: `overlayfs: ENOENT: the workdir '${dir}/none' does not exist.\n  reason: work-missing\n  hint: Create it, or pass --create.\n`,
   });
-  const { code, document } = json(...args);
+  const { code, document } = await json(...args);
   t.is(code, 1);
   t.deepEqual(Object.keys(document), ['errors']);
   const [error] = document['errors'] as Record<string, unknown>[];
@@ -78,35 +98,35 @@ mountTest('without privilege', (t) => {
   t.regex(stderr, /^overlayfs: EPERM: .*\n {2}reason: no-privilege\n {2}hint: .*unshare -Urm/);
 });
 
-mountTest('umount: each target is tried, and what failed is told', (t) => {
+mountTest('umount: each target is tried, and what failed is told', async (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'a/': '', 'b/': '', 'one/': '', 'two/': '', 'plain/': '' });
   const [one, two, plain] = ['one', 'two', 'plain'].map((name) => join(dir, name)) as [string, string, string];
   const view = ['--lower', join(dir, 'a'), '--lower', join(dir, 'b')];
-  for (const target of [one, two]) t.is(overlayfs('mount', ...view, target).code, 0);
-  const { code, document } = json('umount', one, plain, two);
+  for (const target of [one, two]) t.is((await overlayfs('mount', ...view, target)).code, 0);
+  const { code, document } = await json('umount', one, plain, two);
   t.is(code, 1);
   t.deepEqual(document['unmounted'], [one, two]);
   t.like((document['errors'] as object[])[0], { reason: 'not-mounted', path: plain, syscall: 'umount2' });
-  const again = overlayfs('umount', one, plain);
+  const again = await overlayfs('umount', one, plain);
   t.is(again.code, 1);
   t.is(again.stderr.match(/^overlayfs: EINVAL: /gm)?.length, 2);
   t.notRegex(again.stderr, /Try/);
 });
 
-mountTest('umount: --detach, --follow-symlinks', (t) => {
+mountTest('umount: --detach, --follow-symlinks', async (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'a/file': '', 'b/': '', 'm/': '' });
   symlinkSync('m', join(dir, 'link'));
   const view = ['mount', '--lower', join(dir, 'a'), '--lower', join(dir, 'b'), join(dir, 'm')];
-  t.is(overlayfs(...view).code, 0);
+  t.is((await overlayfs(...view)).code, 0);
   const busy = openSync(join(dir, 'm/file'), 'r');
-  t.regex(overlayfs('umount', join(dir, 'm')).stderr, /reason: mount-busy\n.*pass --detach /);
-  t.deepEqual(overlayfs('umount', '--detach', join(dir, 'm')), silent);
+  t.regex((await overlayfs('umount', join(dir, 'm'))).stderr, /reason: mount-busy\n.*pass --detach /);
+  t.deepEqual(await overlayfs('umount', '--detach', join(dir, 'm')), silent);
   closeSync(busy);
-  t.is(overlayfs(...view).code, 0);
-  t.regex(overlayfs('umount', join(dir, 'link')).stderr, /reason: target-symlink\n.*pass --follow-symlinks/);
-  t.deepEqual(overlayfs('umount', '--follow-symlinks', join(dir, 'link')), silent);
+  t.is((await overlayfs(...view)).code, 0);
+  t.regex((await overlayfs('umount', join(dir, 'link'))).stderr, /reason: target-symlink\n.*pass --follow-symlinks/);
+  t.deepEqual(await overlayfs('umount', '--follow-symlinks', join(dir, 'link')), silent);
 });
 
 mountTest('umount --timeout waits while the mount is busy, and not longer', async (t) => {
@@ -116,14 +136,14 @@ mountTest('umount --timeout waits while the mount is busy, and not longer', asyn
   const busy = spawn('sleep', ['60'], { cwd: options.target, stdio: 'ignore' });
   t.teardown(() => busy.kill('SIGKILL'));
   const start = performance.now();
-  t.regex(overlayfs('umount', '--timeout', '100ms', options.target).stderr, /reason: mount-busy/);
+  t.regex((await overlayfs('umount', '--timeout', '100ms', options.target)).stderr, /reason: mount-busy/);
   t.true(performance.now() - start >= 100);
   spawn('sh', ['-c', `sleep 0.3; kill ${busy.pid}`], { stdio: 'ignore' });
-  t.deepEqual(overlayfs('umount', '--timeout=1.5m', options.target), silent);
+  t.deepEqual(await overlayfs('umount', '--timeout=1.5m', options.target), silent);
   t.is(mountsBelow(options.target).length, 0);
 });
 
-mountTest('umount --tree, --bulk', (t) => {
+mountTest('umount --tree, --bulk', async (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'a/in/': '', 'b/': '', 'all/one/': '', 'all/two/': '', 'all/plain': '' });
   const [all, one, two] = ['all', 'all/one', 'all/two'].map((name) => join(dir, name)) as [string, string, string];
@@ -132,15 +152,15 @@ mountTest('umount --tree, --bulk', (t) => {
     for (const target of [one, two, join(one, 'in')]) mountOverlaySync({ lowerdir, target });
   };
   mountAll();
-  t.deepEqual(json('umount', '--tree', all), { code: 0, document: { unmounted: [all], mounts: 3 } });
+  t.deepEqual(await json('umount', '--tree', all), { code: 0, document: { unmounted: [all], mounts: 3 } });
   t.is(mountsBelow(all).length, 0);
-  t.deepEqual(overlayfs('umount', '--tree', all), silent, 'nothing there is no error');
+  t.deepEqual(await overlayfs('umount', '--tree', all), silent, 'nothing there is no error');
   mountAll();
   const busy = openSync(join(two, 'in'), 'r');
-  const failed = json('umount', '--tree', '--timeout', '20ms', all);
+  const failed = await json('umount', '--tree', '--timeout', '20ms', all);
   t.is(failed.code, 1);
   t.like((failed.document['errors'] as object[])[0], { reason: 'mount-busy', path: two });
-  t.deepEqual(json('umount', '--tree', '--bulk', all).document['unmounted'], [all]);
+  t.deepEqual((await json('umount', '--tree', '--bulk', all)).document['unmounted'], [all]);
   t.is(mountsBelow(all).length, 0);
   closeSync(busy);
   t.deepEqual(readdirSync(all), ['one', 'plain', 'two']);
@@ -153,8 +173,8 @@ mountTest('umount --namespace', async (t) => {
   mountOverlaySync({ ...options, target, namespace });
   const path = `/proc/${process.pid}/fd/${namespace.fd}`;
   t.is(listMountsSync({ namespace, target }).length, 1);
-  t.regex(overlayfs('umount', target).stderr, /reason: not-mounted/);
-  t.deepEqual(overlayfs('umount', '--namespace', path, target), silent);
+  t.regex((await overlayfs('umount', target)).stderr, /reason: not-mounted/);
+  t.deepEqual(await overlayfs('umount', '--namespace', path, target), silent);
   t.is(listMountsSync({ namespace, target }).length, 0);
 });
 

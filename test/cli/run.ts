@@ -31,10 +31,8 @@ export function run(args: readonly string[], { command = [], env, ...options }: 
   return { code: status, stdout, stderr };
 }
 
-export const overlayfs = (...args: string[]): Ran => run(args);
-
 /** Runs a command in this process, which takes a hundredth of the time. Only one at a time. */
-export async function runHere(args: readonly string[]): Promise<Ran> {
+export async function overlayfs(...args: readonly string[]): Promise<Ran> {
   const streams = ['stdout', 'stderr'] as const;
   const printed = { stdout: '', stderr: '' };
   const writes = streams.map((name) => process[name].write);
@@ -54,8 +52,8 @@ export async function runHere(args: readonly string[]): Promise<Ran> {
 }
 
 /** The document that --json prints. */
-export function json(...args: string[]): { code: number | null; document: Record<string, unknown> } {
-  const { code, stdout, stderr } = run([...args, '--json']);
+export async function json(...args: string[]): Promise<{ code: number | null; document: Record<string, unknown> }> {
+  const { code, stdout, stderr } = await overlayfs(...args, '--json');
   if (stderr !== '') throw new Error(`with --json, nothing belongs on stderr: ${stderr}`);
   return { code, document: JSON.parse(stdout) };
 }

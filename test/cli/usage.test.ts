@@ -4,24 +4,24 @@ import { join } from 'node:path';
 import test from 'ava';
 import { argumentsOf } from '#lib/cli/command-line.js';
 import { inFlags } from '#lib/cli/spelling.js';
-import { argument, either, option, render, type Text, text } from '#lib/text.js';
+import { argument, either, member, option, render, type Text, text } from '#lib/text.js';
 import { packageRoot } from '../support/index.js';
-import { json, overlayfs, run, runHere } from './run.js';
+import { json, overlayfs, run } from './run.js';
 
 const layers = ['--lower', '/l', '--upper', '/u', '--work', '/w'];
 
 test('--help, --version, and no command at all', (t) => {
-  const help = overlayfs('--help');
+  const help = run(['--help']);
   t.is(help.code, 0);
   for (const name of ['mount', 'umount', 'run', 'holders', 'whiteout', 'features'])
     t.regex(help.stdout, new RegExp(`^  ${name} `, 'm'));
-  t.deepEqual(overlayfs('-h'), help);
-  t.deepEqual(overlayfs(), { code: 2, stdout: '', stderr: help.stdout });
+  t.deepEqual(run(['-h']), help);
+  t.deepEqual(run([]), { code: 2, stdout: '', stderr: help.stdout });
   const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8'));
-  t.deepEqual(overlayfs('--version'), { code: 0, stdout: `overlayfs ${version}\n`, stderr: '' });
+  t.deepEqual(run(['--version']), { code: 0, stdout: `overlayfs ${version}\n`, stderr: '' });
 });
 
-test('--help of each command has usage, flags, exit codes and examples', (t) => {
+test.serial('--help of each command has usage, flags, exit codes and examples', async (t) => {
   for (const [name, flag] of [
     ['mount', '--redirect-dir on|off|follow|nofollow'],
     ['umount', '--remove-work'],
@@ -29,7 +29,7 @@ test('--help of each command has usage, flags, exit codes and examples', (t) => 
     ['features', '--json'],
     ['run', '--at DIR'],
   ] as const) {
-    const { code, stdout, stderr } = overlayfs(name, '--help');
+    const { code, stdout, stderr } = await overlayfs(name, '--help');
     t.is(code, 0);
     t.is(stderr, '');
     t.true(stdout.startsWith(`usage: overlayfs ${name} `));
@@ -39,13 +39,13 @@ test('--help of each command has usage, flags, exit codes and examples', (t) => 
   }
 });
 
-test('the examples in the help are right: those of mount, as dry runs', (t) => {
-  const { stdout } = overlayfs('mount', '--help');
+test.serial('the examples in the help are right: those of mount, as dry runs', async (t) => {
+  const { stdout } = await overlayfs('mount', '--help');
   const examples = stdout.slice(stdout.indexOf('examples:')).match(/(?<=overlayfs ).*/g) ?? [];
   t.true(examples.length > 3);
   for (const example of examples) {
     const args = example.split(' ').filter((word) => word !== '--dry-run');
-    t.is(overlayfs(...args, '--dry-run').code, 0, example);
+    t.is((await overlayfs(...args, '--dry-run')).code, 0, example);
   }
 });
 
@@ -120,7 +120,7 @@ const wrong: Readonly<Record<string, readonly [args: string[], says: RegExp]>> =
 
 for (const [title, [args, says]] of Object.entries(wrong)) {
   test.serial(`wrong usage: ${title}`, async (t) => {
-    const { code, stdout, stderr } = await runHere(args);
+    const { code, stdout, stderr } = await overlayfs(...args);
     t.is(code, 2, stderr);
     t.is(stdout, '');
     t.true(stderr.startsWith('overlayfs: '));
@@ -129,13 +129,13 @@ for (const [title, [args, says]] of Object.entries(wrong)) {
   });
 }
 
-test('wrong usage with --json is a document too', (t) => {
-  const unknown = json('mount', '--uper', '/u');
+test.serial('wrong usage with --json is a document too', async (t) => {
+  const unknown = await json('mount', '--uper', '/u');
   t.is(unknown.code, 2);
   t.deepEqual(unknown.document, {
     errors: [{ code: 'ERR_USAGE', message: "unknown option '--uper'", hint: 'Did you mean --upper?' }],
   });
-  const { code, document } = json('mount', ...layers, '--userxattr', '--metacopy', '/m', '--dry-run');
+  const { code, document } = await json('mount', ...layers, '--userxattr', '--metacopy', '/m', '--dry-run');
   t.is(code, 2);
   t.like((document['errors'] as object[])[0], { code: 'ERR_INVALID_ARG_VALUE', reason: 'conflicting-options' });
   t.is(run(['umount', '--', '--json']).stdout, '', 'after -- it is a path');
@@ -154,6 +154,8 @@ test('texts of the library come in the words of the command line', (t) => {
   const rootless = text`pass ${option('rootless', 'keep')}`;
   t.is(inFlagsOf(either('run it as root', rootless)), 'run it as root');
   t.is(inFlagsOf(rootless), "pass `rootless: 'keep'`");
+  t.is(inFlagsOf(either(text`call ${member('unmount')}`, 'close it')), 'close it');
+  t.is(inFlagsOf(text`more than ${option('maxEntries')} allows, ${3}`), 'more than --max-entries allows, 3');
   t.is(render(create), 'create it, or pass `create: true`');
 });
 

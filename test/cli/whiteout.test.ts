@@ -12,29 +12,29 @@ import { json, overlayfs, run, runBytes } from './run.js';
 
 const silent = { code: 0, stdout: '', stderr: '' };
 
-mountTest('several at once, all or none', (t) => {
+mountTest('several at once, all or none', async (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'sub/': '', there: 'content' });
   const [one, two, there] = ['one', 'sub/two', 'there'].map((name) => join(dir, name)) as [string, string, string];
-  const failed = overlayfs('whiteout', one, there);
+  const failed = await overlayfs('whiteout', one, there);
   t.is(failed.code, 1);
   t.regex(failed.stderr, /reason: path-exists\n {2}hint: Pass --replace to put/);
   t.false(existsSync(one));
-  t.deepEqual(overlayfs('whiteout', one, two), silent);
+  t.deepEqual(await overlayfs('whiteout', one, two), silent);
   t.true([one, two].every((path) => isWhiteoutSync(path)));
-  t.deepEqual(json('whiteout', '--replace', there), { code: 0, document: { whiteouts: [there] } });
+  t.deepEqual(await json('whiteout', '--replace', there), { code: 0, document: { whiteouts: [there] } });
   t.true(isWhiteoutSync(there));
 });
 
-mountTest('--replace --recursive', (t) => {
+mountTest('--replace --recursive', async (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'tree/with/files': 'x' });
   const tree = join(dir, 'tree');
   t.regex(
-    overlayfs('whiteout', '--replace', tree).stderr,
+    (await overlayfs('whiteout', '--replace', tree)).stderr,
     /reason: path-is-directory\n.*Pass --recursive with --replace/,
   );
-  t.deepEqual(overlayfs('whiteout', '--replace', '--recursive', tree), silent);
+  t.deepEqual(await overlayfs('whiteout', '--replace', '--recursive', tree), silent);
   t.true(isWhiteoutSync(tree));
 });
 

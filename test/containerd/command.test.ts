@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import { overlayfs, program } from '../cli/run.js';
+import { program, run } from '../cli/run.js';
 import { scratch } from '../support/index.js';
 import { TestClient } from './client.js';
 
@@ -66,7 +66,7 @@ test.serial('it serves until SIGTERM, and finishes what is under way', async (t)
   const made = (await Promise.allSettled(calls)).filter(({ status }) => status === 'fulfilled').length;
   t.false(existsSync(address));
   t.true(server.lines.some((line) => line.includes('"message":"stopped"')));
-  const { stdout } = overlayfs('snapshot', 'ls', '--root', root);
+  const { stdout } = run(['snapshot', 'ls', '--root', root]);
   t.true(stdout.trim().split('\n').length >= made + 1);
 });
 
@@ -75,17 +75,17 @@ test.serial('two servers, and servers that cannot begin', async (t) => {
   const [root, address] = [join(dir, 'root'), join(dir, 'socket')];
   const command = [process.execPath, program, 'containerd', '--root', root, '--address', address];
   await start(t, command).seen('ready');
-  const second = overlayfs('containerd', '--root', root, '--address', join(dir, 'other'));
+  const second = run(['containerd', '--root', root, '--address', join(dir, 'other')]);
   t.is(second.code, 1);
   t.regex(second.stderr, /another server has the root/i);
-  const third = overlayfs('containerd', '--root', join(dir, 'other'), '--address', address);
+  const third = run(['containerd', '--root', join(dir, 'other'), '--address', address]);
   t.is(third.code, 1);
   t.regex(third.stderr, /somebody answers/i);
-  t.is(overlayfs('containerd', '--root', root).code, 2);
-  t.is(overlayfs('containerd', '--address', address).code, 2);
-  t.is(overlayfs('containerd', '--root', root, '--address', `/${'x'.repeat(120)}`).code, 2);
-  t.is(overlayfs('containerd', '--root', root, '--address', address, 'operand').code, 2);
-  t.is(overlayfs('containerd', '--root', join(dir, 'third'), '--address', '/s', '--concurrency', 'many').code, 2);
+  t.is(run(['containerd', '--root', root]).code, 2);
+  t.is(run(['containerd', '--address', address]).code, 2);
+  t.is(run(['containerd', '--root', root, '--address', `/${'x'.repeat(120)}`]).code, 2);
+  t.is(run(['containerd', '--root', root, '--address', address, 'operand']).code, 2);
+  t.is(run(['containerd', '--root', join(dir, 'third'), '--address', '/s', '--concurrency', 'many']).code, 2);
 });
 
 /** A program that receives datagrams, and one that passes a listening socket, as systemd does: Node can do neither. */
@@ -130,7 +130,7 @@ for (const kind of ['path', 'abstract'] as const) {
 test.serial('--check says what is missing', async (t) => {
   const dir = scratch(t);
   const [root, address, config] = [join(dir, 'root'), join(dir, 'run/socket'), join(dir, 'config.toml')];
-  const check = () => overlayfs('containerd', '--check', '--root', root, '--address', address, '--config', config);
+  const check = () => run(['containerd', '--check', '--root', root, '--address', address, '--config', config]);
   const first = check();
   t.is(first.code, 1);
   t.regex(first.stdout, /missing {2}socket: the directory .* does not exist\. Remedy: run mkdir -p/);
@@ -146,7 +146,7 @@ test.serial('--check says what is missing', async (t) => {
   t.regex(last.stdout, /ok {7}socket: .* is free/);
   t.regex(last.stdout, /ok {7}configuration: .* has the proxy plugin mine/);
   const { findings } = JSON.parse(
-    overlayfs('containerd', '--check', '--json', '--root', root, '--address', address).stdout,
+    run(['containerd', '--check', '--json', '--root', root, '--address', address]).stdout,
   );
   t.true(findings.length >= 6);
 });

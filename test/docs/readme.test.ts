@@ -1,8 +1,9 @@
-/** README.md is short, and the reference names all exports. */
+/** README.md is short, and the reference names all exports and options. Imports internals: the table of options. */
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
+import { optionTable } from '#lib/options/table.js';
 import { isLong, packageRoot, scratch } from '../support/index.js';
 
 const read = (path: string): string => readFileSync(join(packageRoot, path), 'utf8');
@@ -26,6 +27,12 @@ test('every export is in the reference (npm run docs)', (t) => {
     const text = read(join('docs/reference', page));
     for (const name of names.filter((word) => word !== 'type')) t.regex(text, new RegExp(`^### ${name}\\b`, 'm'), name);
   }
+});
+
+test('every option of a mount is in the reference (npm run docs)', (t) => {
+  const [, section = ''] = read('docs/reference/README.md').split(/^### OverlayOptions$/m);
+  const [properties = ''] = section.split(/^### /m);
+  for (const name of Object.keys(optionTable)) t.regex(properties, new RegExp(`\`${name}\\??\``), name);
 });
 
 // The reference is made by a compiler in JavaScript, which takes long.

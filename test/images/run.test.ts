@@ -1,6 +1,6 @@
 /** Images run as containers: by runc, by crun and by `spawn`, as root and as a plain user; and `overlayfs run-image`. */
 import { execFileSync } from 'node:child_process';
-import { existsSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
@@ -45,7 +45,10 @@ async function ran(
   return { text, code: exitCode, changes: changes.map(({ kind, path }) => `${kind} ${path}`) };
 }
 
-const furniture = ['added dev', 'added proc', 'added sys', 'modified .'];
+const furniture = [
+  ...['added dev', 'added proc', 'added sys', 'modified .'],
+  ...['modified etc', 'added etc', 'added etc/hosts', 'added etc/resolv.conf'],
+];
 const withoutFurniture = (changes: readonly string[]): string[] => changes.filter((line) => !furniture.includes(line));
 
 for (const runtime of ['runc', 'crun', false] as const) {
@@ -103,7 +106,7 @@ for (const runtime of ['runc', 'crun', false] as const) {
       { source: join(dir, 'volume'), target: '/data/deep' },
       { source: join(dir, 'only'), target: '/only', readonly: true },
       { source: join(dir, 'inner'), target: '/only/inner' },
-      { source: join(dir, 'file'), target: '/etc/file' },
+      { source: join(dir, 'file'), target: '/etc/file', readonly: true },
     ];
     const script =
       'cat /data/deep/in /only/read /etc/file; echo out > /data/deep/out; echo in > /only/inner/in; (echo x > /only/x) 2>/dev/null || echo shut; (echo x > /only/below/x) 2>/dev/null || echo shut';
@@ -114,6 +117,18 @@ for (const runtime of ['runc', 'crun', false] as const) {
     t.true(
       bound.changes.every((line) => !line.endsWith('/out')),
       'a volume is no change',
+    );
+    const files = ['/etc/hosts', '/etc/resolv.conf'].filter((path) => existsSync(path));
+    const own = files.map((path) => readFileSync(path, 'utf8')).join('');
+    const read = `cat ${files.join(' ')}; (echo x >> /etc/hosts) 2>/dev/null || echo shut`;
+    t.is((await command(read)).text, `${own}shut\n`, 'files of the network');
+    t.is((await command('ls /etc', { network: false })).text, 'group\npasswd\n', 'without the network of the host');
+    makeTree(dir, { 'etc/hosts': 'own' });
+    const instead = [{ source: join(dir, 'etc'), target: '//etc/' }];
+    t.is(
+      (await command('ls /etc; cat /etc/hosts', { volumes: instead })).text,
+      'hosts\nown',
+      'a volume in their place',
     );
     t.like(await command('ls /sys/class/net', { network: false }), {
       text: runtime === false ? (await command('ls /sys/class/net')).text : 'lo\n',

@@ -19,7 +19,16 @@ import { OverlayError } from 'overlayfs';
 import { type ApplyOptions, applyLayer, type LayerSummary } from '#lib/layers/apply.js';
 import type { TarEntry } from '#lib/tar/entry.js';
 import { formatRecord } from '#lib/tar/pax.js';
-import { countDescriptors, getAttribute, kernelTest, packageRoot, scratch, setAttribute } from '../support/index.js';
+import { crowded } from '../overlay/failures/steps.js';
+import {
+  countDescriptors,
+  getAttribute,
+  kernelTest,
+  mountTest,
+  packageRoot,
+  scratch,
+  setAttribute,
+} from '../support/index.js';
 import { describeTree, type Tree } from '../support/trees.js';
 import { archiveOf, pack, rawExtended, rawHeader } from '../tar/archives.js';
 
@@ -769,6 +778,13 @@ kernelTest('onto a layer that exists: its whiteouts, opaque directories and link
   );
   t.deepEqual(readdirSync(join(root, 'hidden')), ['y']);
   t.is(opaque(join(root, 'whiteout')), 'y');
+});
+
+mountTest('a root that may hold no more subdirectories', { needs: ['mkfs.ext4 and debugfs(8)'] }, async (t) => {
+  const made = scratch(t);
+  crowded('fs', 'full')((path) => join(made, path), t);
+  const error = await t.throwsAsync(applyLayer(archiveOf(dir('sub/')), join(made, 'fs/full')));
+  t.like(error, { code: 'EMLINK', reason: 'too-many-subdirectories', syscall: 'mkdir' });
 });
 
 kernelTest('global records of pax apply to all', async (t) => {

@@ -167,28 +167,44 @@ for (const [title, options] of Object.entries(variants)) {
   });
 }
 
-mountTest('thousands of random changes in one upper, with renames and metacopies', async (t) => {
-  const random = generator(5);
-  const dir = scratch(t);
-  const [lower, upperdir, workdir, target] = ['lower', 'upper', 'work', 'merged'].map((name) => join(dir, name)) as [
-    string,
-    string,
-    string,
-    string,
-  ];
-  for (const path of [lower, upperdir, workdir, target]) mkdirSync(path);
-  growTree(lower, random, 300);
-  changeTree(lower, random, 100);
-  const lowerdir = [lower];
-  const mount = mountOverlaySync({ lowerdir, upperdir, workdir, target, redirectDir: 'on', metacopy: true });
-  changeTree(target, random, scaled(5000, 1000));
-  const [before, after] = [seeTree(lower), seeTree(target)];
-  mount.unmountSync();
-  const expected = difference(before, after);
-  t.true(expected.length > 50 && before.size > 50, `${expected.length} changes of ${before.size} entries`);
-  t.true(
-    [...changesSync(upperdir, { lowerdir })].some(({ from }) => from !== undefined),
-    'a directory was renamed',
-  );
-  await checkUpper(t, { upper: upperdir, lowerdir, expected, after, before });
-});
+const oneUpper: Readonly<Record<string, Partial<OverlayOptions>>> = {
+  'renames and metacopies': { redirectDir: 'on', metacopy: true },
+  rootless: { rootless: true },
+};
+
+for (const [title, options] of Object.entries(oneUpper)) {
+  const isRootless = options.rootless === true;
+  const needs = isRootless ? 'rootless' : undefined;
+  mountTest(`thousands of random changes in one upper: ${title}`, { needs }, async (t) => {
+    t.timeout(36_000_000);
+    const first = Number(process.env['OVERLAYFS_TEST_SEED'] ?? 5);
+    const steps = Math.min(scaled(5000, 1000), 5000);
+    let renamed = 0;
+    for (let seed = first; seed < first + scaled(scaled(5)); seed++) {
+      t.log(`seed ${seed}, ${steps} steps`);
+      const random = generator(seed);
+      const dir = scratch(t);
+      const [lower, upper, workdir, target] = ['lower', 'upper', 'work', 'merged'].map((name) => join(dir, name)) as [
+        string,
+        string,
+        string,
+        string,
+      ];
+      for (const path of [lower, upper, workdir, target]) mkdirSync(path);
+      growTree(lower, random, 300);
+      changeTree(lower, random, 100, { owners: !isRootless });
+      const lowerdir = [lower];
+      const place = isRootless ? {} : { target };
+      const mount = mountOverlaySync({ lowerdir, upperdir: upper, workdir, ...place, ...options });
+      changeTree(mount.path, random, steps, { owners: !isRootless });
+      const [before, after] = [seeTree(lower), seeTree(mount.path)];
+      mount.unmountSync();
+      const expected = difference(before, after);
+      if ([...changesSync(upper, { lowerdir })].some(({ from }) => from !== undefined)) renamed++;
+      t.true(expected.length > 50, `seed ${seed}: ${expected.length} changes of ${before.size} entries`);
+      await checkUpper(t, { upper, lowerdir, expected, after, before });
+      t.true(t.passed, `seed ${seed}`);
+    }
+    t.is(renamed > 0, options.redirectDir === 'on');
+  });
+}

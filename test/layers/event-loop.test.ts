@@ -6,13 +6,15 @@ import { kernelTest, packageRoot, scaled, scratch } from '../support/index.js';
 import { LONGEST } from '../support/stretches.js';
 
 const FILES = scaled(20_000);
+/** The size of one more file, in MiB: the addon compresses it at a stretch. */
+const LARGE = scaled(64, 8);
 
 if (existsSync('/proc/thread-self/schedstat')) {
   kernelTest(`applyLayer and createLayer keep the event loop for at most 10 ms, with ${FILES} files`, (t) => {
     t.timeout(300_000);
     const program = join(packageRoot, 'dist-test/test/support/event-loop-archives.js');
     // The garbage collector's helper threads wait for processors that others use.
-    const args = ['--single-threaded-gc', program, scratch(t), String(FILES)];
+    const args = ['--single-threaded-gc', program, scratch(t), String(FILES), String(LARGE)];
     const env = { ...process.env, NODE_V8_COVERAGE: undefined };
     const results = JSON.parse(execFileSync(process.execPath, args, { encoding: 'utf8', env }));
     t.log(results);

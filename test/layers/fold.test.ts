@@ -1,5 +1,5 @@
 /** Squashing and flattening layers. The kernel is the judge: mounts of the result and of the layers show the same. */
-import { mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
 import { mountOverlaySync, OverlayError, type OverlayOptions } from 'overlayfs';
@@ -121,4 +121,21 @@ mountTest('a squash that cannot be exact, or has no room, leaves nothing', async
   t.deepEqual(readdirSync(at('small')), []);
   t.deepEqual(readdirSync(dir).sort(), ['full', 'lower', 'merged', 'small', 'upper', 'work']);
   t.is(countDescriptors(), descriptors);
+});
+
+mountTest('a directory inside a layer cannot become the result of layers', async (t) => {
+  const dir = scratch(t);
+  const at = (name: string): string => join(dir, name);
+  makeTree(dir, { 'upper/b': 'b', 'lower/a': 'a', 'lower/empty/': '' });
+  symlinkSync(at('lower'), at('link'));
+  const layers = [at('upper'), at('lower')];
+  for (const inside of ['upper/out', 'lower/out', 'lower/empty', 'lower/empty/out', 'link/out']) {
+    for (const fold of [squashLayers, flattenLayers]) {
+      const error = await t.throwsAsync(fold(layers, at(inside)), { instanceOf: OverlayError });
+      t.is(error?.reason, 'layers-overlap', inside);
+    }
+  }
+  t.deepEqual([readdirSync(at('upper')), readdirSync(at('lower'))], [['b'], ['a', 'empty']]);
+  await flattenLayers(layers, at('upper.out'));
+  t.deepEqual(readdirSync(at('upper.out')), ['a', 'b', 'empty']);
 });

@@ -10,13 +10,16 @@ import {
   readFileSync,
   rmSync,
   statfsSync,
+  statSync,
   symlinkSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { ExecutionContext } from 'ava';
 import { mountOverlaySync, OverlayError } from 'overlayfs';
-import { mergeLayer, mergeLayerSync } from 'overlayfs/layers';
+import { changesSync, mergeLayer, mergeLayerSync, verifyLayer } from 'overlayfs/layers';
 import { setAttribute } from '../support/attributes.js';
 import { countDescriptors, makeTree, mountTest, native, scaled, scratch } from '../support/index.js';
 import { look } from './look.js';
@@ -301,4 +304,153 @@ mountTest('a merge that goes on refuses a directory that was renamed meanwhile',
   t.is(error?.reason, 'layer-changed');
   t.true(error?.message.includes(`'${at('upper/renamed')}'`), error?.message);
   t.is(readFileSync(at('target/old/file'), 'utf8'), 'kept');
+});
+
+/** A renamed directory into which a merge by move has brought some of its files before it ends. */
+async function stopMoveInClone(t: ExecutionContext, at: (name: string) => string): Promise<void> {
+  makeTree(at('target'), { 'old/kept': 'kept' });
+  for (let i = 0; i < 4; i++) makeTree(at('upper/new'), { [`f${i}`]: `${i}` });
+  setAttribute(at('upper/new'), 'trusted.overlay.redirect', '/old');
+  utimesSync(at('upper/new'), 5, 5);
+  execFileSync('chattr', ['+i', at('upper/new/f3')]);
+  const error = await t.throwsAsync(mergeLayer(at('upper'), at('target'), { mode: 'move' }), {
+    instanceOf: OverlayError,
+  });
+  execFileSync('chattr', ['-i', at('upper/new/f3')]);
+  t.regex(error?.message ?? '', /4 of 5 entries of .* had been processed/);
+  t.deepEqual(readdirSync(at('upper/new')), ['f3']);
+}
+
+mountTest('a merge of another upper does not remove what an earlier one has moved', async (t) => {
+  const dir = scratch(t, 'disk');
+  const at = (name: string): string => join(dir, name);
+  await stopMoveInClone(t, at);
+  makeTree(at('other'), { b: 'b' });
+  for (const options of [{}, { mode: 'move' }, { dryRun: true }] as const) {
+    const error = await t.throwsAsync(mergeLayer(at('other'), at('target'), options), { instanceOf: OverlayError });
+    t.is(error?.reason, 'layer-in-use');
+    t.true(error?.message.includes(`an earlier merge of '${at('upper')}'`), error?.message);
+    t.deepEqual(readdirSync(at('other')), ['b']);
+  }
+  await mergeLayer(at('upper'), at('target'), { mode: 'move' });
+  t.deepEqual(readdirSync(at('target')), ['new', 'old']);
+  t.deepEqual(readdirSync(at('target/new')), ['f0', 'f1', 'f2', 'f3', 'kept']);
+  await mergeLayer(at('other'), at('target'));
+  t.deepEqual(readdirSync(at('target')), ['b', 'new', 'old']);
+});
+
+mountTest('a merge by move can be finished by a copy', async (t) => {
+  const dir = scratch(t, 'disk');
+  const at = (name: string): string => join(dir, name);
+  await stopMoveInClone(t, at);
+  await mergeLayer(at('upper'), at('target'), { mode: 'copy' });
+  t.deepEqual(readdirSync(at('target/new')), ['f0', 'f1', 'f2', 'f3', 'kept']);
+  t.is(statSync(at('target/new')).mtimeMs, 5000);
+  t.deepEqual(readdirSync(at('upper/new')), ['f3']);
+});
+
+mountTest('a merge refuses a directory of others that has the name of its own', async (t) => {
+  const dir = scratch(t);
+  const at = (name: string): string => join(dir, name);
+  makeTree(dir, { 'upper/a': 'a', 'one/.overlayfs-merge/file': 'kept', 'two/.overlayfs-merge': 'kept' });
+  for (const target of ['one', 'two']) {
+    const before = look(at(target));
+    const error = await t.throwsAsync(mergeLayer(at('upper'), at(target)), { instanceOf: OverlayError });
+    t.is(error?.reason, 'path-exists');
+    t.deepEqual(look(at(target)), before);
+  }
+  // A merge that is killed before its first change leaves these.
+  makeTree(at('three/.overlayfs-merge'), { 'clones.new/12/f': '', new: '' });
+  await mergeLayer(at('upper'), at('three'));
+  t.deepEqual(readdirSync(at('three')), ['a']);
+});
+
+mountTest('a redirect that the kernel refuses, or that leads to another type, leads nowhere', async (t) => {
+  const dir = scratch(t);
+  const at = (name: string): string => join(dir, name);
+  makeTree(dir, { 'lower/a/b/f': 'x', 'lower/self/s': '', 'lower/file': '', 'upper/self/z': '', 'work/': '' });
+  mkdirSync(at('merged'));
+  symlinkSync(at('lower/a'), at('lower/link'));
+  const redirects = ['/', '//a', '/a/', '/a//b', 'a/b', '.', '..', '/..', '/a/..', '/./a', '/link', '/file', '/none'];
+  for (const redirect of redirects) {
+    setAttribute(at('upper/self'), 'trusted.overlay.redirect', redirect);
+    const mount = mountOverlaySync({
+      lowerdir: at('lower'),
+      upperdir: at('upper'),
+      workdir: at('work'),
+      target: at('merged'),
+      redirectDir: 'on',
+    });
+    let names: string[] = [];
+    try {
+      names = readdirSync(at('merged/self'));
+    } catch {
+      // The kernel refuses the redirect.
+    }
+    mount.unmountSync();
+    t.true(names.length === 0 || names.join() === 'z', `${redirect}: ${names}`);
+    const before = look(at('lower'));
+    for (const dryRun of [true, false]) {
+      const error = t.throws(() => mergeLayerSync(at('upper'), at('lower'), { dryRun }), { instanceOf: OverlayError });
+      t.is(error?.reason, 'path-missing', redirect);
+    }
+    t.deepEqual(look(at('lower')), before, redirect);
+    const found = [...changesSync(at('upper'), { lowerdir: at('lower') })].map(({ path, from }) => [path, from]);
+    t.deepEqual(
+      found.slice(-2),
+      [
+        ['self', undefined],
+        ['self/z', undefined],
+      ],
+      redirect,
+    );
+    const findings = await verifyLayer(at('upper'), { lowerdir: at('lower') });
+    t.deepEqual(
+      findings.map(({ reason }) => reason),
+      ['redirect-to-nowhere'],
+      redirect,
+    );
+  }
+});
+
+mountTest('an upper inside the directory merges unless it would take its own place', async (t) => {
+  const dir = scratch(t);
+  const at = (name: string): string => join(dir, name);
+  for (const entry of ['whiteout', 'file', 'opaque', 'itself', 'whiteout above'] as const) {
+    makeTree(dir, { 'base/.own/upper/a': 'new', 'base/a': 'old', 'base/.own/kept': '' });
+    const upper = at('base/.own/upper');
+    makeTree(join(upper, '.own'), { b: '' });
+    if (entry === 'whiteout') execFileSync('mknod', [join(upper, '.own/upper'), 'c', '0', '0']);
+    else if (entry === 'file') writeFileSync(join(upper, '.own/upper'), '');
+    else if (entry === 'opaque') setAttribute(join(upper, '.own'), 'trusted.overlay.opaque', 'y');
+    else if (entry === 'itself') mkdirSync(join(upper, '.own/upper'));
+    else {
+      rmSync(join(upper, '.own'), { recursive: true });
+      execFileSync('mknod', [join(upper, '.own'), 'c', '0', '0']);
+    }
+    const before = look(at('base'));
+    for (const mode of ['copy', 'move'] as const) {
+      const error = await t.throwsAsync(mergeLayer(upper, at('base'), { mode }), { instanceOf: OverlayError });
+      t.is(error?.reason, 'layers-overlap', entry);
+      t.deepEqual(look(at('base')), before, entry);
+    }
+    rmSync(at('base'), { recursive: true });
+  }
+  makeTree(dir, { 'base/.own/upper/a': 'new', 'base/.own/upper/.own/b': '', 'base/a': 'old', 'base/.own/kept': '' });
+  await mergeLayer(at('base/.own/upper'), at('base'), { mode: 'move' });
+  t.deepEqual(readdirSync(at('base/.own')), ['b', 'kept', 'upper']);
+  t.is(readFileSync(at('base/a'), 'utf8'), 'new');
+});
+
+mountTest('an error names the place of an entry, not that in the staging directory', async (t) => {
+  const dir = scratch(t);
+  const at = (name: string): string => join(dir, name);
+  makeTree(dir, { 'upper/new/deep/file': 'x', 'target/': '' });
+  setAttribute(at('upper/new/deep/file'), 'user.comment', 'x');
+  makeTree(at('ram'), {});
+  t.is(native.mount('ram', at('ram'), 'ramfs', 0, ''), 0);
+  const error = await t.throwsAsync(mergeLayer(at('upper'), at('ram')), { instanceOf: OverlayError });
+  t.is(error?.reason, 'xattr-denied');
+  t.is(error?.path, at('ram/new/deep/file'));
+  t.regex(error?.message ?? '', /2 of 3 entries/);
 });

@@ -13,11 +13,12 @@ import {
 import { join } from 'node:path';
 import test from 'ava';
 import { OverlayError } from 'overlayfs';
+import { EINVAL, ELOOP, ENOENT, ENOTDIR } from '#lib/errnos.js';
 import type { Task } from '#lib/kernel/task.js';
 import { run, runSync } from '#lib/kernel/task.js';
 import { comparePaths } from '#lib/layers/encodings.js';
 import { removeLayerSync } from '#lib/layers/remove.js';
-import { Walker, type WalkOptions } from '#lib/layers/walk.js';
+import { examine, Walker, type WalkOptions } from '#lib/layers/walk.js';
 import { countDescriptors, generator, scratch } from '../support/index.js';
 
 interface Seen {
@@ -171,6 +172,38 @@ test('a root that is not there or no directory gives an error with its path', as
     const error = t.throws(() => runSync(walk(name, { at, atPath: dir })), { instanceOf: OverlayError });
     t.is(error?.path, join(dir, name));
     t.true(error?.message.includes(`'${join(dir, name)}'`), error?.message);
+  }
+  closeSync(at);
+});
+
+test('single entries are found at any depth, and a path fails at the name that is missing or no directory', (t) => {
+  const dir = scratch(t);
+  const path: string[] = [];
+  for (let depth = 1; depth <= 11; depth++) {
+    path.push(`d${depth}`);
+    mkdirSync(join(dir, ...path));
+    symlinkSync('.', join(dir, ...path, 'link'));
+    writeFileSync(join(dir, ...path, 'file'), '');
+  }
+  const at = openSync(dir, 'r');
+  const errorsOf = (paths: readonly string[]): number[] => {
+    const records = runSync(examine(at, paths));
+    return paths.map(() => {
+      records.advance();
+      return records.error;
+    });
+  };
+  for (let depth = 0; depth <= path.length; depth++) {
+    const above = path.slice(0, depth);
+    const inside = (name: string): string[] =>
+      Array.from({ length: 7 }, (_, i) => [...above, name, ...path.slice(0, i)].join('/'));
+    // A missing one is asked for again: the finder remembers it.
+    t.deepEqual(errorsOf([...inside('none'), ...inside('none')]), Array(14).fill(ENOENT), `depth ${depth}`);
+    if (depth === 0) continue;
+    t.deepEqual(errorsOf(inside('file')), [0, ...Array(6).fill(ENOTDIR)]);
+    for (const error of errorsOf(inside('link')).slice(1)) t.true(error === ELOOP || error === ENOTDIR);
+    t.deepEqual(errorsOf([above.join('/'), [...above, 'file'].join('/'), 'd1/file']), [0, 0, 0]);
+    t.deepEqual(errorsOf([[...above, '..', 'd1'].join('/'), [...above, '', 'd1'].join('/')]), [EINVAL, EINVAL]);
   }
   closeSync(at);
 });

@@ -2,6 +2,7 @@ import { chmodSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { mountOverlay, mountOverlaySync, type OverlayOptions, unmount, unmountSync } from 'overlayfs';
+import { optionTable } from '#lib/options/table.js';
 import {
   countDescriptors,
   hasFeature,
@@ -79,6 +80,14 @@ for (const [title, [options, code, ...named]] of Object.entries(wrongArguments))
     t.is(rejected?.message, error?.message);
   });
 }
+
+test('each option of the table refuses a symbol by its name', (t) => {
+  for (const name of Object.keys(optionTable)) {
+    const options = { lowerdir: '/l', upperdir: '/u', workdir: '/w', target: '/m', [name]: Symbol('none') };
+    const error = t.throws(() => mountOverlaySync(options as unknown as OverlayOptions), undefined, name);
+    t.true(error?.message.includes(name), error?.message);
+  }
+});
 
 test('a message has one line, whatever was given', (t) => {
   for (const value of [Array(400).fill({}), Array(30).fill(7), new Error('two\nlines'), { a: '\n'.repeat(200) }]) {

@@ -200,6 +200,22 @@ const rows: readonly FactsRow[] = [
     text: /reports that it is damaged/,
   },
   {
+    title: 'a file system that is damaged, when the workdir is to be made',
+    options: { create: true },
+    call: calls.mkdirat,
+    errno: e.EIO,
+    reason: 'io-error',
+    text: /reports an I\/O error/,
+  },
+  {
+    title: 'a workdir that cannot be made for no known cause',
+    options: { create: true },
+    call: calls.mkdirat,
+    errno: e.ERANGE,
+    reason: 'unexplained',
+    text: /mkdirat\(.*"\/w".*\) failed/,
+  },
+  {
     title: 'a kernel without overlayfs',
     call: calls.fsopen,
     errno: e.ENODEV,

@@ -6,8 +6,10 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import { kernelFeaturesSync, probedOptions } from '#lib/features/probe.js';
+import { kernelFeaturesSync, type ProbedOption, probedOptions } from '#lib/features/probe.js';
+import { cameSince } from '#lib/features/probe-before-6.5.js';
 import { optionTable, overlayOptionNames } from '#lib/options/table.js';
+import { linux61, linux510, linux612 } from '../support/features.js';
 import { mountTest, packageRoot } from '../support/index.js';
 import { asNobody } from '../support/plain-user.js';
 
@@ -34,6 +36,18 @@ test("each of overlayfs' options has a probe", (t) => {
   const without = overlayOptionNames.map((name) => optionTable[name].kernel).filter((name) => !(name in probedOptions));
   t.deepEqual(without.toSorted(), answeredByContext.toSorted());
 });
+
+for (const { release, options } of [linux612, linux61, linux510]) {
+  test(`the record of ${release} lacks each option that came later (test/support/features.ts)`, (t) => {
+    const [major = 0, minor = 0] = release.split('.').map(Number);
+    const later = Object.keys(probedOptions).filter((name) => cameSince(name, major, minor + 1));
+    t.true(later.length > 1);
+    t.deepEqual(
+      later.filter((name) => options[name as ProbedOption]),
+      [],
+    );
+  });
+}
 
 mountTest('what could not be asked for want of descriptors is asked again', (t) => {
   const script = `

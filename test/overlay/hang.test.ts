@@ -79,9 +79,20 @@ mountTest(
       const childOf = () =>
         readdirSync(`/proc/${killed.pid}/task`)
           .flatMap((task) => readFileSync(`/proc/${killed.pid}/task/${task}/children`, 'utf8').split(' '))
-          .find((pid) => pid !== '' && stateOf(pid) === 'D');
-      await eventually(t, () => childOf() !== undefined);
-      const child = childOf() as string;
+          .find((pid) => pid !== '' && 'DS'.includes(stateOf(pid) ?? '?'));
+      let child = '';
+      let looks = 0;
+      // A child that waits for long waits for the file system.
+      await eventually(
+        t,
+        () => {
+          const found = childOf();
+          looks = found === child ? looks + 1 : 0;
+          child = found ?? '';
+          return looks >= 10;
+        },
+        60,
+      );
       killed.kill('SIGKILL');
       await once(killed, 'exit');
       await eventually(t, () => ['Z', 'X', undefined].includes(stateOf(child)));

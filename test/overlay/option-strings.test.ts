@@ -106,11 +106,14 @@ function shownPiece(piece: Buffer): Buffer {
   return /^[a-z]*context=/.test(piece.toString('latin1')) ? piece : escapeOctal(piece, ', \t\n\\');
 }
 
-/** Chooses the given path among those that a shown one can stand for. */
-const given =
-  ({ upperdir, workdir }: NamedOptions): Choose =>
-  (readings) =>
-    readings.find((path) => [upperdir, workdir].some((one) => one && bytes(one).equals(bytes(path)))) ?? readings[0];
+/** Chooses the given path among those that a shown one can stand for. The upper is asked for before the work. */
+function given({ upperdir, workdir }: NamedOptions): Choose {
+  const rest = [upperdir, workdir];
+  return (readings) => {
+    const wanted = rest.shift();
+    return readings.find((path) => wanted && bytes(wanted).equals(bytes(path))) ?? readings[0];
+  };
+}
 
 test('any options, written as for mount(2) and as the kernel shows them, come out as they went in', (t) => {
   const random = generator(23);

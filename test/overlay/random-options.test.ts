@@ -3,16 +3,18 @@
  * Imports internals: a mount would not say which check refused it.
  */
 import { join } from 'node:path';
+import test from 'ava';
 import { OverlayError, type OverlayOptions } from 'overlayfs';
 import { checkConflicts, conflicts } from '#lib/features/conflicts.js';
 import { kernelFeaturesSync } from '#lib/features/probe.js';
 import { type CheckedOptions, checkOptions } from '#lib/options/check.js';
+import { overlayOptionNames } from '#lib/options/table.js';
 import { generator, MNT_DETACH, mountTest, native, scaled } from '../support/index.js';
 import { ways } from '../support/ways.js';
 import { attributesAmiss, fallen } from './random/differences.js';
 import { freshen, makeDirectories } from './random/directories.js';
-import { type Generated, generate } from './random/generator.js';
-import { mountDirectly } from './random/kernel.js';
+import { choices, type Generated, generate } from './random/generator.js';
+import { judged, mountDirectly } from './random/kernel.js';
 import { type Line, overlayAt } from './rows/mount-table.js';
 import { givenOptions } from './rows/row.js';
 
@@ -47,7 +49,8 @@ function verdictOf(options: OverlayOptions): Verdict {
     return {
       kind: 'conflict',
       error: error as Error,
-      says: `${rows[0]?.when}: ${rows[0]?.kernel}`,
+      // No row speaks of an option that the kernel lacks.
+      says: rows[0] === undefined ? (error as Error).message : `${rows[0].when}: ${rows[0].kernel}`,
       outcomes: rows.map(({ kernel }) => kernel),
     };
   }
@@ -138,6 +141,13 @@ const explainedFalls: Readonly<Record<string, (options: Generated['options'], fa
   // The kernel's own choice: on where every layer's file system allows it.
   'xino auto': (_, fall) => fall === 'xino=auto, came off',
 };
+
+test('each option of overlayfs itself is among the random ones, and has its words for the kernel', (t) => {
+  // SELinux's contexts are left out: few machines have it.
+  const own = overlayOptionNames.filter((name) => !name.endsWith('context')).sort();
+  t.deepEqual(Object.keys(choices).sort(), own, 'choices in test/overlay/random/generator.ts');
+  t.deepEqual([...judged].sort(), own, 'switches, words and flags in test/overlay/random/kernel.ts');
+});
 
 // Before 6.15 other rules hold, for which the rows by records stand.
 mountTest(`${sets} random sets of options: the checks and the kernel agree`, { needs: 'override_creds' }, (t) => {

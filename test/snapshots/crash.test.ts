@@ -143,8 +143,8 @@ for (const asyncRemove of [false, true]) {
 const script = `
 import { writeSync } from 'node:fs';
 import { Snapshotter } from 'overlayfs/snapshots';
-const [root] = process.argv.slice(2);
-const snapshotter = await Snapshotter.open(root, { fsync: 'all' });
+const [root, how] = process.argv.slice(2);
+const snapshotter = await Snapshotter[how](root, { fsync: 'all' });
 const say = (verb, key, state, name) => writeSync(1, JSON.stringify({ caller: 'c', verb, key, state, name }) + '\\n');
 async function attempt(verb, key, run, name) {
   say(verb, key, 'begun', name);
@@ -182,10 +182,12 @@ const MOST = 400;
 
 const hasStrace = spawnSync('strace', ['-V']).status === 0;
 
-(hasStrace ? test.serial : test.serial.skip)('SIGKILL at each system call of a script (needs strace)', async (t) => {
+const straceTest = hasStrace ? test.serial : test.serial.skip;
+
+const cutOff = test.macro(async (t: ExecutionContext, how: 'open' | 'openBlocking') => {
   t.timeout(3_600_000);
   const dir = scratch(t);
-  const file = join(import.meta.dirname, `script-${process.pid}.js`);
+  const file = join(import.meta.dirname, `script-${process.pid}-${how}.js`);
   writeFileSync(file, script);
   t.teardown(() => rmSync(file));
   const random = generator(seed);
@@ -198,7 +200,7 @@ const hasStrace = spawnSync('strace', ['-V']).status === 0;
       mkdirSync(root);
       const [output, log] = [join(root, '../output'), join(root, '../log')];
       const inject = `inject=${call}:signal=KILL:when=${when}`;
-      const command = `exec strace -f -qq -o ${log} -e trace=${call} -e ${inject} ${process.execPath} ${file} ${root} > ${output}`;
+      const command = `exec strace -f -qq -o ${log} -e trace=${call} -e ${inject} ${process.execPath} ${file} ${root} ${how} > ${output}`;
       spawnSync('sh', ['-c', command]);
       const lines = toLines(readFileSync(output, 'utf8'));
       const isWhole = lines.some(({ verb, state }) => verb === 'close' && state === 'done');
@@ -220,3 +222,10 @@ const hasStrace = spawnSync('strace', ['-V']).status === 0;
   t.log(`${kills} kills`);
   return t.true(kills > 0);
 });
+
+straceTest('SIGKILL at each system call of a script (needs strace)', cutOff, 'open');
+straceTest(
+  'SIGKILL at each system call of a script that writes on its own thread (needs strace)',
+  cutOff,
+  'openBlocking',
+);

@@ -108,10 +108,10 @@ function saysFull(error: unknown): boolean {
 const ENOUGH = 4;
 const MOST = 200;
 
-async function sweep(t: ExecutionContext, disk: Disk): Promise<void> {
+async function sweep(t: ExecutionContext, disk: Disk, open: typeof Snapshotter.open): Promise<void> {
   const root = join(disk.dir, 'root');
   const asyncRemove = true;
-  let snapshotter = await Snapshotter.open(root, { asyncRemove });
+  let snapshotter = await open(root, { asyncRemove });
   await snapshotter.prepare('preparing');
   await snapshotter.commit('base', 'preparing');
   const expected = new Set(['base']);
@@ -143,11 +143,16 @@ async function sweep(t: ExecutionContext, disk: Disk): Promise<void> {
     t.deepEqual((await snapshotter.cleanup()).kept, []);
     await snapshotter.close();
     t.deepEqual((await checkRoot(root, true)).problems, []);
-    snapshotter = await Snapshotter.open(root, { asyncRemove });
+    snapshotter = await open(root, { asyncRemove });
   }
   return snapshotter.close();
 }
 
-mountTest('tmpfs without free blocks', (t) => sweep(t, tmpfsDisk(t, 'size')));
-mountTest('tmpfs without free inodes', (t) => sweep(t, tmpfsDisk(t, 'nr_inodes')));
-mountTest('ext4 without free blocks', (t) => sweep(t, ext4Disk(t)));
+for (const [how, open] of [
+  ['', Snapshotter.open],
+  [', writes on the calling thread', Snapshotter.openBlocking],
+] as const) {
+  mountTest(`tmpfs without free blocks${how}`, (t) => sweep(t, tmpfsDisk(t, 'size'), open));
+  mountTest(`tmpfs without free inodes${how}`, (t) => sweep(t, tmpfsDisk(t, 'nr_inodes'), open));
+  mountTest(`ext4 without free blocks${how}`, (t) => sweep(t, ext4Disk(t), open));
+}

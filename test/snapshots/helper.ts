@@ -1,6 +1,5 @@
 /** A process with a snapshotter of its own, which does what it is told. Arguments: the root, the options as JSON. */
-import { Snapshotter } from 'overlayfs/snapshots';
-import { codeOf, perform } from './verbs.js';
+import { codeOf, openRoot, perform } from './verbs.js';
 
 export interface Request {
   readonly id: number;
@@ -16,7 +15,7 @@ export interface Reply {
 }
 
 const [root = '', options = '{}'] = process.argv.slice(2);
-const snapshotter = await Snapshotter.open(root, JSON.parse(options));
+const snapshotter = await openRoot(root, JSON.parse(options));
 process.on('message', async ({ id, verb, args }: Request) => {
   let reply: Reply;
   try {

@@ -4,12 +4,12 @@
  * has keys of its own, and parents that all share.
  */
 import { writeSync } from 'node:fs';
-import { type SnapshotMount, Snapshotter } from 'overlayfs/snapshots';
+import type { SnapshotMount } from 'overlayfs/snapshots';
 import { generator } from '../support/random.js';
-import { codeOf } from './verbs.js';
+import { codeOf, openRoot } from './verbs.js';
 
 const [root = '', name = '', seed = '1', callers = '4', options = '{}'] = process.argv.slice(2);
-const snapshotter = await Snapshotter.open(root, JSON.parse(options));
+const snapshotter = await openRoot(root, JSON.parse(options));
 
 export interface Line {
   readonly caller: string;

@@ -6,15 +6,14 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import { type SnapshotInfo, Snapshotter } from 'overlayfs/snapshots';
+import type { SnapshotInfo, Snapshotter } from 'overlayfs/snapshots';
 import { generator, scaled, scratch } from '../support/index.js';
 import { checkRoot } from './check-root.js';
 import type { Reply } from './helper.js';
-import { Model, type Outcome } from './model.js';
-import { codeOf, perform } from './verbs.js';
+import { chooseStep, Model, type Outcome } from './model.js';
+import { codeOf, openRoot, perform } from './verbs.js';
 
 const STEPS = scaled(20_000);
-const NAMES = 24;
 
 /** The other process. */
 class Other {
@@ -55,42 +54,6 @@ async function performHere(snapshotter: Snapshotter, verb: string, args: readonl
   }
 }
 
-function chooseStep(random: (below: number) => number): [verb: string, args: unknown[]] {
-  // Names of all lengths around the one from which keys are digests.
-  const name = () => {
-    const i = random(NAMES);
-    return i % 6 === 5 ? `${'n'.repeat(476 + (i >> 2))}${i}` : `name ${i}`;
-  };
-  const maybe = <T>(make: () => T, none: T): T => (random(3) > 0 ? make() : none);
-  const labels = () => Object.fromEntries(Array.from({ length: random(3) }, () => [`l${random(4)}`, `${random(5)}`]));
-  const options = maybe<object | undefined>(() => ({ labels: labels() }), undefined);
-  switch (random(12)) {
-    case 0:
-    case 1:
-      return ['prepare', [name(), maybe(name, ''), options]];
-    case 2:
-      return ['view', [name(), maybe(name, ''), options]];
-    case 3:
-    case 4:
-      return ['commit', [name(), name(), { ...options, parent: random(3) === 0 ? name() : '' }]];
-    case 5:
-    case 6:
-    case 7:
-      return ['remove', [name()]];
-    case 8:
-      return [
-        'update',
-        [{ name: name(), labels: labels() }, maybe(() => [`labels.l${random(4)}`, 'labels'].slice(random(2)), [])],
-      ];
-    case 9:
-      return ['stat', [name()]];
-    case 10:
-      return ['mounts', [name()]];
-    default:
-      return random(4) === 0 ? ['cleanup', []] : ['usage', [name()]];
-  }
-}
-
 const byName = (a: { name: string }, b: { name: string }): number => (a.name < b.name ? -1 : 1);
 
 /** Compares all that can be seen with the model. */
@@ -124,12 +87,12 @@ for (const asyncRemove of [false, true]) {
     const root = join(scratch(t), 'root');
     const options = { asyncRemove, fsync: 'none' } as const;
     const model = new Model();
-    let here = await Snapshotter.open(root, options);
+    let here = await openRoot(root, options);
     let other = await Other.start(root, options);
     const used = new Set<number>();
     for (let step = 0; step < STEPS / 2; step++) {
       const [verb, args] = chooseStep(random);
-      const expected = (model[verb as keyof Model] as (...args: unknown[]) => Outcome)(...args);
+      const expected = model.perform(verb, args);
       const isHere = random(2) === 0;
       const outcome = await (isHere ? performHere(here, verb, args) : other.perform(verb, args));
       const shown = `step ${step} of seed ${seed}: ${verb} ${JSON.stringify(args).slice(0, 200)}`;
@@ -145,7 +108,7 @@ for (const asyncRemove of [false, true]) {
       }
       if (random(STEPS / 20) === 0) {
         await here.close();
-        here = await Snapshotter.open(root, options);
+        here = await openRoot(root, options);
       }
       if (random(STEPS / 5) === 0) {
         await other.end();
@@ -158,7 +121,7 @@ for (const asyncRemove of [false, true]) {
     }
     await other.end();
     await here.close();
-    here = await Snapshotter.open(root, options);
+    here = await openRoot(root, options);
     t.deepEqual((await here.cleanup()).kept, []);
     const walk = await performHere(here, 'walk', []);
     await here.close();

@@ -14,7 +14,15 @@ const done: Outcome = { value: undefined };
 type Options = { readonly labels?: Record<string, string>; readonly parent?: string } | undefined;
 
 export class Model {
-  readonly records = new Map<string, ModelRecord>();
+  readonly records: Map<string, ModelRecord>;
+
+  constructor(records: Iterable<[string, ModelRecord]> = []) {
+    this.records = new Map(records);
+  }
+
+  perform(verb: string, args: readonly unknown[]): Outcome {
+    return (this[verb as keyof Model] as (...args: readonly unknown[]) => Outcome).call(this, ...args);
+  }
 
   #create(kind: 'active' | 'view', key: string, parent = '', options: Options = {}): Outcome {
     if (parent !== '') {
@@ -91,5 +99,44 @@ export class Model {
 
   cleanup(): Outcome {
     return done;
+  }
+}
+
+const NAMES = 24;
+
+/** Returns a random verb and its arguments. */
+export function chooseStep(random: (below: number) => number): [verb: string, args: unknown[]] {
+  // Names of all lengths around the one from which keys are digests.
+  const name = () => {
+    const i = random(NAMES);
+    return i % 6 === 5 ? `${'n'.repeat(476 + (i >> 2))}${i}` : `name ${i}`;
+  };
+  const maybe = <T>(make: () => T, none: T): T => (random(3) > 0 ? make() : none);
+  const labels = () => Object.fromEntries(Array.from({ length: random(3) }, () => [`l${random(4)}`, `${random(5)}`]));
+  const options = maybe<object | undefined>(() => ({ labels: labels() }), undefined);
+  switch (random(12)) {
+    case 0:
+    case 1:
+      return ['prepare', [name(), maybe(name, ''), options]];
+    case 2:
+      return ['view', [name(), maybe(name, ''), options]];
+    case 3:
+    case 4:
+      return ['commit', [name(), name(), { ...options, parent: random(3) === 0 ? name() : '' }]];
+    case 5:
+    case 6:
+    case 7:
+      return ['remove', [name()]];
+    case 8:
+      return [
+        'update',
+        [{ name: name(), labels: labels() }, maybe(() => [`labels.l${random(4)}`, 'labels'].slice(random(2)), [])],
+      ];
+    case 9:
+      return ['stat', [name()]];
+    case 10:
+      return ['mounts', [name()]];
+    default:
+      return random(4) === 0 ? ['cleanup', []] : ['usage', [name()]];
   }
 }

@@ -1,5 +1,9 @@
 /** The verbs of a snapshotter by their names, for tests that choose them. */
-import type { SnapshotInfo, Snapshotter } from 'overlayfs/snapshots';
+import { type SnapshotInfo, Snapshotter, type SnapshotterOptions } from 'overlayfs/snapshots';
+
+/** Opens a root as the server for containerd does, if clean-ups remove the files, and else as other programs do. */
+export const openRoot = (root: string, options: SnapshotterOptions): Promise<Snapshotter> =>
+  options.asyncRemove ? Snapshotter.openBlocking(root, options) : Snapshotter.open(root, options);
 
 /** Performs a verb by its name. */
 export async function perform(snapshotter: Snapshotter, verb: string, args: readonly unknown[]): Promise<unknown> {

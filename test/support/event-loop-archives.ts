@@ -1,6 +1,6 @@
 /**
- * How long applyLayer and createLayer keep the event loop at a stretch. Arguments: an empty directory, and the number of
- * files. Prints the milliseconds by call.
+ * How long applyLayer and createLayer keep the event loop at a stretch. Arguments: an empty directory, the number of
+ * files, and the size of one more in MiB. Prints the milliseconds by call.
  */
 import { randomBytes } from 'node:crypto';
 import { createWriteStream, mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
@@ -9,7 +9,7 @@ import { pipeline } from 'node:stream/promises';
 import { applyLayer, createLayer } from 'overlayfs/layers';
 import { leastOf, measure } from './stretches.js';
 
-const [dir = '', count = '20000'] = process.argv.slice(2);
+const [dir = '', count = '20000', large = '64'] = process.argv.slice(2);
 const at = (name: string): string => join(dir, name);
 const source = at('source');
 const plain = { layout: 'plain' } as const;
@@ -20,7 +20,7 @@ for (let i = 0; i < Number(count); i++) {
   writeFileSync(join(parent, `file-${i}`), Buffer.alloc((i * 7919) % 20_000, `${i} `));
   if (i % 10 === 0) symlinkSync('file', join(parent, `link-${i}`));
 }
-writeFileSync(join(source, 'large'), randomBytes(64 * 2 ** 20));
+writeFileSync(join(source, 'large'), randomBytes(Number(large) * 2 ** 20));
 
 async function drain(stream: AsyncIterable<unknown>): Promise<void> {
   for await (const _ of stream);

@@ -58,6 +58,7 @@ const probes = {
   'loop devices': () => spawnSync('losetup', ['--find'], { stdio: 'ignore' }).status === 0,
   'chattr on tmpfs': () => takesFileFlags(),
   'mkfs.ext4': () => hasImages('mkfs.ext4', '-q', '-F'),
+  'mkfs.ext4 and debugfs(8)': () => hasImages('mkfs.ext4', '-q', '-F') && hasProgram('debugfs'),
   'mkfs.xfs': () => hasImages('mkfs.xfs', '-q', '-f'),
   'mkfs.btrfs': () => hasImages('mkfs.btrfs', '-q', '-f'),
   'mkfs.vfat': () => hasImages('mkfs.vfat'),
@@ -88,6 +89,17 @@ const probes = {
 } as const satisfies Readonly<Record<string, () => boolean>>;
 
 export type Feature = keyof typeof probes;
+
+/** The options that some supported kernels lack, or take only with others. */
+export const optionNeeds: Readonly<Record<string, Feature>> = {
+  datadir: 'data-only layers without metacopy',
+  verity: 'verity without metacopy',
+  fsync: 'fsync',
+  overrideCreds: 'override_creds',
+  userxattr: 'userxattr',
+  // Before those of 6.6, `on` was all there was and not shown, nor what became of `off`.
+  uuid: 'uuid=null',
+};
 
 const answers = new Map<Feature, boolean>();
 

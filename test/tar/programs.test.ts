@@ -103,6 +103,8 @@ const forms: Readonly<Record<string, Form>> = {
   'bsdtar, ustar': { command: bsd('--format=ustar'), lacks: long },
 };
 
+const digest = (data: Uint8Array): string => createHash('sha256').update(data).digest('hex').slice(0, 16);
+
 /** An entry as describeTree tells of the file that it comes from. */
 function describeEntry({ entry, data }: Whole, { hasNanoseconds = false, hasXattrs = false }: Form): Described {
   const { type, linkname, major, minor } = entry;
@@ -113,14 +115,7 @@ function describeEntry({ entry, data }: Whole, { hasNanoseconds = false, hasXatt
     mode: entry.mode,
     owner: `${entry.uid}:${entry.gid}`,
     size: entry.size,
-    content:
-      type === 'file'
-        ? createHash('sha256').update(data).digest('hex').slice(0, 16)
-        : isDevice
-          ? String(device)
-          : type === 'symlink'
-            ? linkname
-            : '',
+    content: type === 'file' ? digest(data) : isDevice ? String(device) : type === 'symlink' ? linkname : '',
     mtime: BigInt(entry.mtime.seconds) * 1_000_000_000n + (hasNanoseconds ? BigInt(entry.mtime.nanoseconds) : 0n),
     ...(type === 'link' && { linkedTo: clean(linkname) }),
     xattrs: hasXattrs
@@ -128,6 +123,9 @@ function describeEntry({ entry, data }: Whole, { hasNanoseconds = false, hasXatt
       : {},
   };
 }
+
+/** To compare entries: AVA compares large data byte by byte, which takes seconds. */
+const withDigests = (entries: readonly Whole[]) => entries.map(({ entry, data }) => ({ entry, digest: digest(data) }));
 
 const clean = (name: string): string => name.replace(/^\.\/?/, '').replace(/\/+$/, '');
 
@@ -154,7 +152,9 @@ function pairs(t: ExecutionContext, dir: string, form: Form): void {
   }
   const bytes = readFileSync(archive);
   const entries = readArchive(bytes);
-  for (const size of [1 << 16, 4099]) t.deepEqual(readArchive(bytes, size), entries, `in chunks of ${size}`);
+  for (const size of [1 << 16, 4099]) {
+    t.deepEqual(withDigests(readArchive(bytes, size)), withDigests(entries), `in chunks of ${size}`);
+  }
   const found = new Map(entries.map((whole) => [clean(whole.entry.name), whole]));
   for (const [path, described] of Object.entries(all)) {
     if (isLacking(path)) continue;
@@ -240,9 +240,7 @@ for (const [program, ...args] of [
       if (program === 'bsdtar' && ['d/attributes', 'd/before'].includes(name)) continue;
       t.deepEqual(got, wanted, name);
     }
-    t.deepEqual(
-      readArchive(Buffer.concat(hard.map(([entry, data = '']) => pack(entry, data)).concat(archiveOf()))),
-      entries,
-    );
+    const joined = Buffer.concat(hard.map(([entry, data = '']) => pack(entry, data)).concat(archiveOf()));
+    t.deepEqual(withDigests(readArchive(joined)), withDigests(entries));
   });
 }

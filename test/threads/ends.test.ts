@@ -53,7 +53,7 @@ mountTest('a process that exits with calls under way leaves no mount behind', as
 
 mountTest('workers that end with calls under way leave no mount, thread or descriptor behind', async (t) => {
   const dir = scratch(t);
-  await endWorkers(t, dir, 10);
+  await endWorkers(t, dir, 3);
   await eventually(t, () => countThreads() === 0);
   const descriptors = countDescriptors();
   await endWorkers(t, dir, ROUNDS / 2);

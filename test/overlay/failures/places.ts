@@ -1,9 +1,9 @@
 /** Layers and targets at places where they cannot be: other namespaces, links, files, directories without permission. */
 import { MNT_DETACH } from '../../support/index.js';
 import { fails } from '../rows/errors.js';
-import { dirs, file, link, mode, overlay, removed, tmpfs, unmounted } from '../rows/setup.js';
+import { dirs, file, link, mode, overlay, removed, runs, tmpfs, unmounted } from '../rows/setup.js';
 import { type FailureRow, refused } from './row.js';
-import { elsewhere, openedFile, removedOpen, runs, without } from './steps.js';
+import { elsewhere, openedFile, removedOpen, without } from './steps.js';
 
 /** A tmpfs that only a process elsewhere has. */
 const hidden = elsewhere('mkdir hidden && mount -t tmpfs hidden hidden && mkdir hidden/l hidden/u hidden/w hidden/m');

@@ -4,6 +4,7 @@ import { bind, dirs, file, overlay, ramfs, runs, tmpfs, unmounted } from '../row
 import { type FailureRow, refused } from './row.js';
 import {
   attributed,
+  crowded,
   filled,
   fused,
   idmapped,
@@ -196,14 +197,45 @@ export const specialRows: readonly FailureRow[] = [
   refused(
     'tmpfs: no inode left for what is to be made',
     { upperdir: 'fs/u', workdir: 'fs/w', create: true },
-    fails('ENOSPC', 'out-of-space', /fs\/u' could not be created/, 'fs/u'),
+    fails('ENOSPC', 'out-of-inodes', /fs\/u' has no inode left/, 'fs/u'),
     [ofType('tmpfs', 'fs', 'nr_inodes=40'), withoutInodes('fs')],
     { remedy: [without(...someFiles)] },
   ),
   refused(
+    'ext4: a work that has as many subdirectories as it may have',
+    { upperdir: 'fs/u', workdir: 'fs/w' },
+    fails(
+      'EROFS',
+      'too-many-subdirectories',
+      /created in the workdir '.*fs\/w': it holds as many subdirectories as its file system allows, so/,
+      'fs/w',
+    ),
+    [crowded('fs', 'w', 'u', 'w2')],
+    { instead: { workdir: 'fs/w2' }, needs: ['mkfs.ext4 and debugfs(8)'] },
+  ),
+  refused(
+    'ext4: a work that has as many subdirectories as it may have, made read-only instead',
+    { upperdir: 'fs/u', workdir: 'fs/w' },
+    fails('EROFS', 'too-many-subdirectories', /pass `readonlySuperblock: true` for a read-only mount/, 'fs/w'),
+    [crowded('fs', 'w', 'u')],
+    { instead: { readonlySuperblock: true }, needs: ['mkfs.ext4 and debugfs(8)'] },
+  ),
+  refused(
+    'ext4: what is to be made in a directory that has as many subdirectories as it may have',
+    { upperdir: 'fs/full/u', workdir: 'fs/w', create: true },
+    fails(
+      'EMLINK',
+      'too-many-subdirectories',
+      /fs\/full\/u' cannot be created: its parent holds as many subdirectories/,
+      'fs/full/u',
+    ),
+    [crowded('fs', 'full', 'u')],
+    { instead: { upperdir: 'fs/u' }, needs: ['mkfs.ext4 and debugfs(8)'] },
+  ),
+  refused(
     'ext4: what is to be made on a read-only mount',
     { upperdir: 'fs/u', workdir: 'fs/w', create: true },
-    fails('EROFS', 'read-only', /fs\/u' could not be created/, 'fs/u'),
+    fails('EROFS', 'read-only', /the file system of the directory '.*fs\/u' is read-only/, 'fs/u'),
     [made('ext4', 'fs'), remounted('fs', 'ro')],
     { remedy: [remounted('fs', 'rw')], needs: ['mkfs.ext4'] },
   ),
@@ -243,7 +275,7 @@ export const specialRows: readonly FailureRow[] = [
   refused(
     'btrfs: a quota that is used up, for what is to be made',
     { upperdir: 'fs/sub/new', workdir: 'fs/sub/w', create: true },
-    fails('EDQUOT', 'out-of-space', /fs\/sub\/new' could not be created/, 'fs/sub/new'),
+    fails('EDQUOT', 'out-of-space', /a quota leaves no space to create the directory '.*fs\/sub\/new'/, 'fs/sub/new'),
     [made('btrfs', 'fs'), limited('fs/sub')],
     { remedy: [runs('btrfs', 'qgroup', 'limit', 'none', 'fs/sub')], needs: ['mkfs.btrfs with quotas'] },
   ),

@@ -24,26 +24,39 @@ function mountLoop(image: string, target: string, ...options: string[]): void {
   execFileSync('mount', ['-o', ['loop', ...options].join(','), image, target], { stdio: ['ignore', 'ignore', 'pipe'] });
 }
 
+/** Returns the path of the image. */
+function format(kind: Made, image: string): string {
+  const { size, command } = makers[kind];
+  const [program, ...args] = command;
+  execFileSync('truncate', ['-s', size, image]);
+  execFileSync(program, [...args, image], { stdio: 'ignore' });
+  return image;
+}
+
 /** A file system of its own, with directories in it. */
 export const made =
   (kind: Made, path: string, ...inside: string[]): Step =>
   (at) => {
-    const { size, command } = makers[kind];
-    const [program, ...args] = command;
-    const image = at(`${path}.img`);
-    execFileSync('truncate', ['-s', size, image]);
-    execFileSync(program, [...args, image], { stdio: 'ignore' });
-    mountLoop(image, at(path));
+    mountLoop(format(kind, at(`${path}.img`)), at(path));
     for (const name of inside) mkdirSync(at(`${path}/${name}`), { recursive: true });
+  };
+
+/** An ext4 with empty directories, the first of which counts as many subdirectories as it may have. */
+export const crowded =
+  (path: string, directory: string, ...others: string[]): Step =>
+  (at) => {
+    const image = format('ext4', at(`${path}.img`));
+    const commands = [`mkdir ${directory}`, `set_inode_field ${directory} links_count 65000`];
+    for (const command of commands) execFileSync('debugfs', ['-w', '-R', command, image], { stdio: 'ignore' });
+    mountLoop(image, at(path));
+    for (const name of others) mkdirSync(at(`${path}/${name}`));
   };
 
 /** An ext4 by FUSE, which has no RENAME_WHITEOUT. */
 export const fused =
   (path: string, ...inside: string[]): Step =>
   (at, t) => {
-    const image = at(`${path}.img`);
-    execFileSync('truncate', ['-s', '16M', image]);
-    execFileSync('mkfs.ext4', ['-q', '-F', image]);
+    const image = format('ext4', at(`${path}.img`));
     mkdirSync(at(path));
     execFileSync('fuse2fs', ['-o', 'rw', image, at(path)], { stdio: ['ignore', 'ignore', 'pipe'] });
     // Its process ends with its last mount.
@@ -188,11 +201,4 @@ export const elsewhere =
     execFileSync('sh', ['-c', `while [ ! -e '${ready}' ]; do sleep 0.02; done`], { timeout: 60_000 });
     rmSync(ready);
     return { pid: String(child.pid) };
-  };
-
-/** Runs a command in the row's directory. */
-export const runs =
-  (command: string, ...args: string[]): Step =>
-  (at) => {
-    execFileSync(command, args, { cwd: at('') });
   };

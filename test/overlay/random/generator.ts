@@ -1,4 +1,6 @@
 /** Random options over a few directories: right ones mostly, some wrong in value, some wrong in path. */
+import { hasFeature, optionNeeds } from '../../support/index.js';
+
 type Random = (below: number) => number;
 
 /** The directories that are there, by what they are. Those in `fresh` are made anew for every mount. */
@@ -55,7 +57,8 @@ function some(random: Random, list: readonly string[], count: number): string[] 
   return Array.from({ length: Math.min(count, rest.length) }, () => rest.splice(random(rest.length), 1)[0] as string);
 }
 
-const choices: Readonly<Record<string, readonly unknown[]>> = {
+/** The values of each option of overlayfs itself. */
+export const choices: Readonly<Record<string, readonly unknown[]>> = {
   redirectDir: ['on', 'off', 'follow', 'nofollow'],
   index: [true, false],
   nfsExport: [true, false],
@@ -108,7 +111,10 @@ function paths(random: Random): { options: Record<string, unknown>; hasWrongPath
 /** One set. */
 export function generate(random: Random): Generated {
   const { options, hasWrongPath } = paths(random);
-  const names = Object.keys(choices);
+  const names = Object.keys(choices).filter((name) => {
+    const need = optionNeeds[name];
+    return need === undefined || hasFeature(need);
+  });
   for (const name of some(random, names, [0, 1, 1, 2, 2, 3, 4, 5, 7][random(9)] as number)) {
     options[name] = pick(random, choices[name] as readonly unknown[]);
   }

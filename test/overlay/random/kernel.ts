@@ -20,6 +20,8 @@ const flags: Readonly<Record<string, string>> = {
   overrideCreds: 'override_creds',
   defaultPermissions: 'default_permissions',
 };
+/** The names of all of them. */
+export const judged: readonly string[] = Object.keys({ ...switches, ...words, ...flags });
 
 /** The options of a caller for overlayfs itself, in the kernel's words; a wrong value is not among them. */
 export function asked(options: Readonly<Record<string, unknown>>): [name: string, value: string | null][] {

@@ -37,7 +37,7 @@ const contexts = (name: string): Row[] => [
   },
 ];
 
-export const optionRows: readonly Row[] = [
+export const eachOptionRows: readonly Row[] = [
   { title: 'nothing but the layers, with an upperdir', options: {}, expect: plain },
   { title: 'nothing but the layers, in a view', view: true, options: {}, expect: plain },
   { title: 'nothing but the layers, on the disk', on: 'disk', options: {}, expect: plain },

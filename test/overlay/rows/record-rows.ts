@@ -1,27 +1,16 @@
 /** Rows that this kernel cannot show: older kernels, other modules' parameters, SELinux, records of user namespaces. */
-import type { KernelFeatures } from '#lib/features/probe.js';
-import { knownOptions, linux61, linux612, newest } from '../../support/features.js';
+import type { KernelFeatures, ProbedOption } from '#lib/features/probe.js';
+import { knownOptions, linux61, linux510, linux612, newest } from '../../support/features.js';
 import { conflict, lacking } from './errors.js';
 import type { Given, RecordRow } from './row.js';
 
 const inUser: KernelFeatures = { ...newest, userNamespace: true };
 const inUser612: KernelFeatures = { ...linux612, userNamespace: true };
-const linux510: KernelFeatures = {
-  ...linux61,
-  release: '5.10.0',
-  options: knownOptions(
-    'override_creds',
-    'fsync',
-    'verity',
-    'datadir+',
-    'uuid',
-    'uuid=null',
-    'uuid=auto',
-    'userxattr',
-    'context',
-  ),
-};
 const withoutSelinux: KernelFeatures = { ...newest, options: knownOptions('context') };
+const withoutOptions: KernelFeatures = {
+  ...linux61,
+  options: knownOptions(...(Object.keys(newest.options) as ProbedOption[])),
+};
 const unasked: KernelFeatures = {
   ...newest,
   fsContext: 'unknown',
@@ -191,6 +180,30 @@ export const recordRows: readonly RecordRow[] = [
     'verity=on',
     'fsync=strict',
   ]),
+  row(
+    'a kernel without any option: what is off needs none',
+    withoutOptions,
+    {
+      redirectDir: 'off',
+      index: false,
+      nfsExport: false,
+      metacopy: false,
+      xino: 'off',
+      verity: 'off',
+      volatile: false,
+      userxattr: false,
+      overrideCreds: false,
+      defaultPermissions: false,
+    },
+    [],
+  ),
+  row(
+    'a kernel without any option: uuid off hides the UUID',
+    withoutOptions,
+    { uuid: 'off' },
+    lacking(/`uuid: 'off'`/),
+  ),
+  row('a kernel without any option: a context', withoutOptions, { context: 'off' }, lacking(/`context/)),
 
   // In a user namespace.
   row('user namespace: userxattr goes without saying', inUser, {}, ['userxattr', 'redirect_dir=nofollow']),

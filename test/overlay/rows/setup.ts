@@ -113,6 +113,7 @@ export const unmounted =
     if (errno !== 0) throw new Error(`the setup's own unmount of ${path} failed: errno ${errno}`);
   };
 
+/** Runs a command in the row's directory. */
 export const runs =
   (command: string, ...args: string[]): Setup =>
   (at) => {

@@ -1,0 +1,370 @@
+/**
+ * The first walk of a merge: finds every obstacle before anything is written. These are conflicts, redirects whose target
+ * is missing, hard links that the upper lacks, mounts, attributes that may not be read, and changes since an earlier call.
+ */
+import * as e from '../errnos.js';
+import { type Conflict, invalidArgumentType, OverlayError } from '../errors.js';
+import * as k from '../kernel/constants.js';
+import type { Descriptor } from '../kernel/plan.js';
+import type { Task } from '../kernel/task.js';
+import { isAtOrBelow, joinPath, type Path, pathString, quotePath, toBytes } from '../paths.js';
+import { Conflicts, type FoundConflict } from './conflicts.js';
+import { below, toBytePath } from './encodings.js';
+import { isValidRedirect, isWhiteoutEntry, type MarkSpace, type Marks, readMarks, shownName } from './marks.js';
+import type { Attributes, Records, Time } from './records.js';
+import type { Root } from './root.js';
+import { SplitLinks } from './split-links.js';
+import { examine, type Tape, Walker } from './walk.js';
+
+/** A directory inside the target directory, in which a merge makes entries. Its last step removes it. */
+export const STAGING = '.overlayfs-merge';
+
+/** Directories that one native call looks up. */
+const AT_ONCE = 256;
+
+export /** The entry below the directory that a redirect leads to. */
+interface Redirected {
+  readonly path: string;
+  /** The S_IFMT bits of the mode that it must have. */
+  readonly type: number;
+  readonly isValid: boolean;
+}
+
+export interface CheckOptions {
+  readonly upper: Root;
+  readonly dir: Root;
+  readonly space: MarkSpace;
+  /** Keeps the records for the second walk. */
+  readonly tape: Tape;
+  /** The ctime from which on the changes of others are conflicts. */
+  readonly since: bigint | undefined;
+  readonly conflict: 'error' | 'ours' | 'theirs' | ((conflict: Conflict) => 'ours' | 'theirs');
+  readonly dryRun: boolean;
+  /** The state that an earlier call has stored, if this one resumes it. */
+  readonly earlier: EarlierCheck | undefined;
+  /** Called for each entry: checks the signal, and lets the event loop run. */
+  readonly breathe: () => Task<void>;
+}
+
+export interface EarlierCheck {
+  /** Paths at which the directory keeps its version. */
+  readonly theirs: readonly string[];
+  /** Inodes of the upper whose redirects lead to clones. */
+  readonly redirects: readonly string[];
+  /** If every entry is copied: the newest change in the upper before that, ctime in ms. */
+  readonly latest?: number;
+}
+
+export class MergeCheck {
+  readonly #options: CheckOptions;
+  readonly #looked: Conflicts | undefined;
+  #links: SplitLinks | undefined;
+  readonly #absent: AbsentDirectories;
+  /** The path of the upper below the directory, if it lies there. */
+  readonly #own: string | undefined;
+  readonly #seenRedirects: ReadonlySet<string> | undefined;
+  /** The path below `dir` from which the entries of the current directory at each depth come. */
+  readonly #origins: string[] = [''];
+  /** True for the current directory at each depth if it is at or below a redirect. */
+  readonly #areMoved: boolean[] = [];
+  /** The inode of the current directory at each depth. */
+  readonly #above: bigint[] = [];
+  /** By the inode in the upper. */
+  readonly redirects = new Map<bigint, Redirected>();
+  /** Inodes of those directories of the upper that do not exist in the target directory, the topmost ones only. */
+  readonly absent = new Set<bigint>();
+  /** Inodes of those directories of the upper that cannot be renamed whole: they, or entries in them, need changes. */
+  readonly soiled = new Set<bigint>();
+  /** Inodes of those directories of the upper in which a directory has a redirect. */
+  readonly holders = new Set<bigint>();
+  /** All entries of the upper, without its root. */
+  entries = 0;
+  /** Whiteouts among them. */
+  deleted = 0;
+  /** The newest change in the upper, ctime in ms. */
+  latest = 0;
+  /** The paths at which the directory keeps its version. */
+  readonly theirs: string[];
+  conflicts: readonly Conflict[] = [];
+
+  constructor(options: CheckOptions) {
+    const { upper, dir, since, earlier } = options;
+    this.#options = options;
+    this.#looked = since === undefined || earlier !== undefined ? undefined : new Conflicts(dir.descriptor, since);
+    this.#absent = new AbsentDirectories(dir.descriptor, this.absent);
+    this.#own = pathInside(upper.real, dir.real);
+    this.#seenRedirects = earlier && new Set(earlier.redirects);
+    this.theirs = [...(earlier?.theirs ?? [])];
+  }
+
+  /** Reads the upper. */
+  *walk(): Task<void> {
+    const { upper, tape, breathe } = this.#options;
+    const walker = new Walker('', { at: upper.descriptor, atPath: upper.path, attributes: 'all', targets: true, tape });
+    try {
+      while (yield* walker.more()) {
+        while (walker.advance()) {
+          yield* breathe();
+          if (walker.error !== 0) throw walker.failure();
+          this.latest = Math.max(this.latest, toMilliseconds(walker.ctime));
+          if (walker.isOtherMount) throw mountInside(upper.path, walker.path);
+          if (walker.depth === 0) this.#enterRoot(walker);
+          else this.#enter(walker);
+          if (this.#absent.isFull) yield* this.#absent.look();
+          if (this.#looked?.isFull) yield* this.#looked.look();
+        }
+      }
+    } finally {
+      walker.close();
+    }
+    yield* this.#absent.look();
+  }
+
+  /** Looks for the rest of the obstacles, unless an earlier call has come to its end. */
+  *check(): Task<void> {
+    if (this.#options.earlier === undefined) yield* this.#checkRedirects();
+    if (this.#links !== undefined) yield* this.#links.check();
+    if (this.#looked !== undefined) this.#decide(yield* this.#looked.end());
+  }
+
+  #decide(found: readonly FoundConflict[]): void {
+    const { conflict, dir, dryRun } = this.#options;
+    if (found.length > 0 && conflict === 'error' && !dryRun) throw conflictError(dir.path, found);
+    for (const { bytePath, conflict: one } of found) {
+      const decision = typeof conflict === 'function' ? conflict(one) : conflict;
+      if (decision === 'theirs') this.theirs.push(bytePath);
+      else if (typeof conflict === 'function' && decision !== 'ours') {
+        throw invalidArgumentType('conflict', "a function that returns 'ours' or 'theirs'", decision);
+      }
+    }
+    this.conflicts = found.map((one) => one.conflict);
+  }
+
+  #enterRoot(walker: Walker): void {
+    const { dir, space, earlier } = this.#options;
+    this.#above[0] = walker.inode;
+    // The kernel marks the root of an upper for `index`.
+    const isIndexed = readMarks(walker.attributes, space).origin !== undefined;
+    if (isIndexed && earlier === undefined) this.#links = new SplitLinks(dir.path, dir.descriptor);
+  }
+
+  #enter(walker: Walker): void {
+    const { upper, dir, space } = this.#options;
+    this.entries++;
+    if (walker.depth === 1 && walker.name === STAGING) throw stagingInUpper(upper.path);
+    this.#refuseChanged(walker);
+    const { attributes } = walker;
+    const marks = readMarks(attributes, space);
+    refuseUnreadable(attributes, upper.path, walker.path);
+    const parent = this.#origins[walker.depth - 1] as string;
+    const redirect = countingRedirect(walker, marks);
+    const origin = redirect === undefined ? below(parent, walker.name) : follow(redirect, parent);
+    const isWhiteout = isWhiteoutEntry(walker, marks);
+    if (isWhiteout) this.deleted++;
+    if (isWhiteout || !hasOnlyShown(attributes, space)) this.#soil(walker);
+    if (walker.type === k.S_IFDIR) this.#enterDirectory(walker, origin, redirect !== undefined);
+    if (redirect !== undefined) {
+      // Only a first call makes clones.
+      if (this.#seenRedirects?.has(String(walker.inode)) === false) throw changedSince(upper.path, walker.path);
+      this.redirects.set(walker.inode, { path: origin, type: walker.type, isValid: isValidRedirect(redirect) });
+      if (walker.type === k.S_IFDIR) addAbove(walker.depth, this.#above, this.holders);
+    }
+    const place = below(parent, walker.name);
+    const isMerged = walker.type === k.S_IFDIR && marks.opaque !== 'y' && redirect === undefined;
+    if (place === this.#own || (!isMerged && this.#own !== undefined && isBelow(this.#own, place))) {
+      throw upperInWay(upper.path, dir.path);
+    }
+    this.#links?.add(walker, marks, place, redirect === undefined ? undefined : origin);
+    this.#looked?.add(walker, marks, isWhiteout, place, space);
+  }
+
+  #enterDirectory({ depth, inode, path }: Walker, origin: string, isRedirected: boolean): void {
+    this.#origins[depth] = origin;
+    this.#above[depth] = inode;
+    // Below a redirect, the entries go into a clone, which an earlier call may have filled.
+    const isMoved = isRedirected || this.#areMoved[depth - 1] === true;
+    this.#areMoved[depth] = isMoved;
+    if (!isMoved) this.#absent.add(path, inode);
+  }
+
+  /** Refuses what was written to the upper after an earlier call had copied everything. */
+  #refuseChanged(walker: Walker): void {
+    const { upper, earlier } = this.#options;
+    const latest = earlier?.latest;
+    // The removal of a link changes the ctime of the others, and only that.
+    if (latest === undefined || walker.type === k.S_IFDIR) return;
+    if (toMilliseconds(walker.ctime) > latest && toMilliseconds(walker.mtime) > latest) {
+      throw changedSince(upper.path, walker.path);
+    }
+  }
+
+  /** Records that the entry, and therefore each directory above it, cannot be renamed as it is. */
+  #soil(walker: Walker): void {
+    if (walker.type === k.S_IFDIR) this.soiled.add(walker.inode);
+    addAbove(walker.depth, this.#above, this.soiled);
+  }
+
+  *#checkRedirects(): Task<void> {
+    const wanted = [...this.redirects.values()];
+    if (wanted.length === 0) return;
+    const { dir } = this.#options;
+    const records = yield* examine(
+      dir.descriptor,
+      wanted.map(({ path }) => path),
+    );
+    for (const { path, type, isValid } of wanted) {
+      records.advance();
+      if (!isValid || records.type !== type) throw redirectToNowhere(dir.path, path, type);
+    }
+  }
+}
+
+/** Adds the directories above an entry; `found` has all directories above the ones that it has. */
+function addAbove(depth: number, above: readonly bigint[], found: Set<bigint>): void {
+  for (let at = depth - 1; at >= 0; at--) {
+    const inode = above[at] as bigint;
+    if (found.has(inode)) return;
+    found.add(inode);
+  }
+}
+
+/** Returns the redirect if it has an effect. It has none on an opaque directory or on a file with data. */
+export function countingRedirect(entry: Records, { redirect, opaque, metacopy }: Marks): string | undefined {
+  return entry.type === k.S_IFDIR ? (opaque === 'y' ? undefined : redirect) : metacopy ? redirect : undefined;
+}
+
+/** Returns the path, below the root, that a redirect leads to. */
+function follow(redirect: string, parent: string): string {
+  return redirect.startsWith('/') ? redirect.slice(1) : below(parent, redirect);
+}
+
+/** Both have one character for each byte. */
+export const isBelow = (path: string, directory: string): boolean =>
+  path === directory || path.startsWith(`${directory}/`);
+
+/** Returns the path of an entry below a directory, with one character for each byte. */
+function pathInside(path: Path, directory: Path): string | undefined {
+  if (!isAtOrBelow(path, directory)) return undefined;
+  const root = Buffer.from(toBytes(directory)).length;
+  return Buffer.from(toBytes(path)).toString('latin1', root === 1 ? 1 : root + 1);
+}
+
+const toMilliseconds = ({ seconds, nanoseconds }: Time): number => seconds * 1e3 + nanoseconds / 1e6;
+
+/** Finds the directories of the upper that do not exist in the target directory. One native call looks up many. */
+class AbsentDirectories {
+  readonly #dir: Descriptor;
+  readonly #found: Set<bigint>;
+  #waiting: (readonly [path: string, inode: bigint])[] = [];
+  #last: string | undefined;
+
+  constructor(dir: Descriptor, found: Set<bigint>) {
+    this.#dir = dir;
+    this.#found = found;
+  }
+
+  get isFull(): boolean {
+    return this.#waiting.length >= AT_ONCE;
+  }
+
+  add(path: string, inode: bigint): void {
+    if (!this.#isInside(path)) this.#waiting.push([path, inode]);
+  }
+
+  #isInside(path: string): boolean {
+    return this.#last !== undefined && path.startsWith(`${this.#last}/`);
+  }
+
+  *look(): Task<void> {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    if (waiting.length === 0) return;
+    const records = yield* examine(
+      this.#dir,
+      waiting.map(([path]) => path),
+    );
+    for (const [path, inode] of waiting) {
+      records.advance();
+      if (records.error !== e.ENOENT || this.#isInside(path)) continue;
+      this.#found.add(inode);
+      this.#last = path;
+    }
+  }
+}
+
+/** True if a mount shows each of the attributes, and under the same name. */
+function hasOnlyShown(attributes: Attributes, space: MarkSpace): boolean {
+  for (const name of attributes.keys()) if (shownName(name, space) !== name) return false;
+  return true;
+}
+
+function refuseUnreadable(attributes: Attributes, root: Path, path: string): void {
+  for (const [name, value] of attributes) {
+    if (value !== undefined) continue;
+    const shown = quotePath(toBytePath(below(pathString(root), path)));
+    throw new OverlayError({
+      errno: e.EACCES,
+      reason: 'path-inaccessible',
+      what: `this process may not read the attribute ${name} of ${shown}`,
+      hint: 'run as its owner or as root',
+      path: pathString(root),
+    });
+  }
+}
+
+const mountInside = (root: Path, path: string): OverlayError =>
+  new OverlayError({
+    errno: e.EXDEV,
+    reason: 'mount-inside',
+    what: `something is mounted inside ${quotePath(root)}, at ${quotePath(toBytePath(path))}`,
+    path: pathString(root),
+  });
+
+const upperInWay = (upper: Path, dir: Path): OverlayError =>
+  new OverlayError({
+    errno: e.EINVAL,
+    reason: 'layers-overlap',
+    what: `${quotePath(upper)}, which lies inside ${quotePath(dir)}, has an entry that would take its own place there`,
+    hint: 'move the upper out of the directory',
+    path: pathString(upper),
+  });
+
+const stagingInUpper = (root: Path): OverlayError =>
+  new OverlayError({
+    errno: e.EEXIST,
+    reason: 'path-exists',
+    what: `${quotePath(root)} has an entry ${STAGING}; the merge needs that name in the other directory`,
+    hint: 'rename or remove it; if an earlier merge left it, merge into that directory again first',
+    path: pathString(root),
+  });
+
+const redirectToNowhere = (dir: Path, path: string, type: number): OverlayError =>
+  new OverlayError({
+    errno: e.ENOENT,
+    reason: 'path-missing',
+    what: `a redirect in the upper leads to ${quotePath(toBytePath(path))}, which is no ${type === k.S_IFDIR ? 'directory' : 'file'} in ${quotePath(dir)}`,
+    hint: 'merge into the lower layer of the overlay or into a copy of it',
+    path: pathString(dir),
+  });
+
+const changedSince = (root: Path, path: string): OverlayError =>
+  new OverlayError({
+    errno: e.EEXIST,
+    reason: 'layer-changed',
+    what: `${quotePath(joinPath(root, toBytePath(path)))} changed after the call that this one resumes, which would lose it`,
+    hint: 'move what is new out of the upper, call again, and merge it then by itself',
+    path: pathString(root),
+  });
+
+function conflictError(dir: Path, found: readonly { readonly conflict: Conflict }[]): OverlayError {
+  const conflicts = found.map(({ conflict }) => conflict);
+  const [first] = conflicts as [Conflict, ...Conflict[]];
+  const more = conflicts.length === 1 ? '' : ` and ${conflicts.length - 1} more`;
+  return new OverlayError({
+    errno: e.EEXIST,
+    reason: 'layer-conflict',
+    what: `others have changed ${quotePath(first.path)}${more} in ${quotePath(dir)} since the baseline; nothing was merged`,
+    path: pathString(dir),
+    conflicts,
+  });
+}
