@@ -1,6 +1,6 @@
 /** `overlayfs pack` */
 import { createWriteStream } from 'node:fs';
-import { rename, rm } from 'node:fs/promises';
+import { realpath, rename, rm, stat } from 'node:fs/promises';
 import { pipeline } from 'node:stream/promises';
 import { OverlayError } from '../errors.js';
 import { type CreateOptions, createLayer } from '../layers/create.js';
@@ -28,15 +28,18 @@ function toLevel(text: unknown): number | undefined {
   return level;
 }
 
-/** Writes a file under another name first, so that a failure leaves no half of it. */
+/** Writes a file under another name first, so that a failure leaves no half of it. A device or a pipe is written to. */
 async function writeFile(stream: NodeJS.ReadableStream, path: Path): Promise<void> {
-  const place = Buffer.from(toBytes(path));
-  const partial = Buffer.concat([place, Buffer.from(`.${process.pid}.partial`)]);
+  const given = Buffer.from(toBytes(path));
+  const found = await stat(given).catch(() => undefined);
+  const isFile = found?.isFile() ?? true;
+  const place = found?.isFile() ? await realpath(given, 'buffer') : given;
+  const written = isFile ? Buffer.concat([place, Buffer.from(`.${process.pid}.partial`)]) : place;
   try {
-    await pipeline(stream, createWriteStream(partial, { flags: 'wx' }));
-    await rename(partial, place);
+    await pipeline(stream, createWriteStream(written, { flags: isFile ? 'wx' : 'w' }));
+    if (isFile) await rename(written, place);
   } catch (error) {
-    await rm(partial, { force: true });
+    if (isFile) await rm(written, { force: true });
     const { errno, syscall } = error as NodeJS.ErrnoException;
     if (error instanceof OverlayError || errno === undefined || syscall === undefined) throw error;
     const what = `the archive ${quotePath(path)} could not be written`;

@@ -390,6 +390,7 @@ async function openTarget(path: Path): Promise<Target> {
     return { path, parent: -1, root: found.result(existing.stepOf(root)), temporary: undefined };
   }
   if (found.errno !== e.ENOENT) throw explainTarget(path, found.errno);
+  await refuseDangling(path);
   const [above, name] = splitPath(path);
   const { randomBytes } = process.getBuiltinModule('node:crypto');
   const temporary = `.overlayfs-${randomBytes(6).toString('hex')}`;
@@ -408,6 +409,16 @@ async function openTarget(path: Path): Promise<Target> {
     root: outcome.result(plan.stepOf(made)),
     temporary,
   };
+}
+
+/** Refuses a symbolic link in the place of a directory that is to be made. */
+async function refuseDangling(path: Path): Promise<void> {
+  const plan = new Plan();
+  plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_PATH | k.O_NOFOLLOW | k.O_CLOEXEC, 0]);
+  if ((await perform(plan)) instanceof StepFailure) return;
+  const what = `${quotePath(path)} is a symbolic link that leads to nothing`;
+  const hint = 'make the directory that it leads to, or remove it';
+  throw new OverlayError({ errno: e.EEXIST, reason: 'path-exists', what, path: pathString(path), hint });
 }
 
 function explainTarget(path: Path, errno: number, name?: Path): OverlayError {
@@ -454,12 +465,13 @@ async function dropTarget({ parent, temporary }: Target): Promise<void> {
 }
 
 /** Draws the picture of a directory that exists. */
-async function load(placement: Placement, { root, path }: Target, { userxattr }: Checked): Promise<void> {
+async function load(placement: Placement, { root, path }: Target, { userxattr, signal }: Checked): Promise<void> {
   const space = userxattr ? 'user' : 'trusted';
   const walker = new Walker('', { at: root, atPath: path, attributes: 'directories', targets: true, unsorted: true });
   const above: Directory[] = [placement.root];
   try {
     while (await run(walker.more())) {
+      if (signal?.aborted) throw abortError(signal);
       while (walker.advance()) {
         const { depth, type, name } = walker;
         if (walker.error !== 0) throw walker.failure();

@@ -1,6 +1,6 @@
 /** `overlayfs apply` and `overlayfs pack` */
 import { execFileSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, lstatSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { formatProgress } from '#lib/cli/progress.js';
@@ -33,6 +33,19 @@ kernelTest('an upper goes through an archive: files, standard input and output, 
     readdirSync(dir).filter((name) => name.includes('partial')),
     [],
   );
+});
+
+kernelTest('pack writes to a device, and through a symbolic link: neither is replaced', async (t) => {
+  const dir = scratch(t);
+  const [device, link] = [join(dir, 'null'), join(dir, 'link')];
+  makeTree(dir, { 'upper/d/file': 'data', 'a.tar': 'old' });
+  execFileSync('mknod', [device, 'c', '1', '3']);
+  symlinkSync('a.tar', link);
+  for (const place of [device, link]) await cli('pack', join(dir, 'upper'), place);
+  t.true(lstatSync(device).isCharacterDevice());
+  t.true(lstatSync(link).isSymbolicLink());
+  t.regex(await cli('apply', '--dry-run', join(dir, 'a.tar')), /d\/file\n$/);
+  await t.throwsAsync(cli('pack', join(dir, 'upper'), dir), { message: /could not be written/ });
 });
 
 kernelTest('--dry-run lists and writes nothing', async (t) => {

@@ -684,6 +684,14 @@ kernelTest('an abort ends it at once, even where the source sends no more', asyn
   });
 });
 
+kernelTest('a symbolic link that leads to nothing, in the place of the directory', async (t) => {
+  const base = scratch(t);
+  symlinkSync('nowhere', join(base, 'out'));
+  const refused = { code: 'EEXIST', message: /leads to nothing/ };
+  await t.throwsAsync(applyLayer(archiveOf(file('a')), join(base, 'out')), refused);
+  t.deepEqual(readdirSync(base), ['out']);
+});
+
 kernelTest('a source that fails', async (t) => {
   const base = scratch(t);
   async function* failing(): AsyncGenerator<Buffer> {
