@@ -1,16 +1,7 @@
 /** Images run as containers: by an OCI runtime, or by `spawn`, which needs neither a runtime nor privilege. */
 import { type ChildProcess, type StdioOptions, spawn as spawnPlain } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import {
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  rmdirSync,
-  statSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, mkdtempSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
 import { constants as numbers, tmpdir } from 'node:os';
 import { normalize } from 'node:path';
 import { checkBoolean, checkSignal, toOptions } from '../arguments.js';
@@ -31,6 +22,7 @@ import { ending, layersOf, mountAll, mountDetached, unmountAll } from '../snapsh
 import type { SnapshotMount } from '../snapshots/mounts.js';
 import type { Snapshotter } from '../snapshots/snapshotter.js';
 import { type CommitImageOptions, commitImage } from './commit.js';
+import { makeDevices, withOwnNull } from './devices.js';
 import { ImageError } from './errors.js';
 import type { Image } from './layout.js';
 import { findUser, isInRoot, makeInRoot } from './rootfs.js';
@@ -116,9 +108,6 @@ const known: ReadonlySet<string> = new Set<keyof RunContainerOptions>([
 ]);
 
 const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
-
-/** Devices that every program may need. */
-const devices = ['null', 'zero', 'full', 'random', 'urandom', 'tty'];
 
 function toRuntime(given: unknown): string | undefined {
   if (given === false) return undefined;
@@ -266,29 +255,6 @@ async function started(
   }
 }
 
-/** A /dev with the devices that a container may use: the host's has all of them. */
-function makeDevices(directory: string): { mount: string; at: string }[] {
-  const dev = `${directory}/dev`;
-  for (const [path, mode] of [
-    [dev, 0o755],
-    [`${dev}/shm`, 0o1777],
-  ] as const) {
-    mkdirSync(path);
-    chmodSync(path, mode);
-  }
-  for (const name of devices) writeFileSync(`${dev}/${name}`, '');
-  for (const [name, to] of [
-    ['fd', '/proc/self/fd'],
-    ['stdin', '/proc/self/fd/0'],
-    ['stdout', '/proc/self/fd/1'],
-    ['stderr', '/proc/self/fd/2'],
-  ] as const) {
-    symlinkSync(to, `${dev}/${name}`);
-  }
-  const each = devices.map((name) => ({ mount: `/dev/${name}`, at: `/dev/${name}` }));
-  return [{ mount: dev, at: '/dev' }, ...each];
-}
-
 async function runBySpawn(prepared: Prepared): Promise<Ended> {
   const { options, args, mounts, directory } = prepared;
   const { stdio = 'inherit', subIds = false, network = true } = options;
@@ -343,7 +309,10 @@ async function runByRuntime(runtime: string, prepared: Prepared): Promise<Ended>
     const id = `overlayfs-${randomBytes(8).toString('hex')}`;
     // crun cannot use all settings of control groups; the container has no limits anyway.
     const ways = isCrun ? ['--cgroup-manager=disabled'] : [];
-    const child = spawnPlain(runtime, [...ways, 'run', '--bundle', directory, id], { stdio });
+    const start = (streams: StdioOptions) =>
+      spawnPlain(runtime, [...ways, 'run', '--bundle', directory, id], { stdio: streams });
+    // crun gives its standard streams to the user of the container.
+    const child = isCrun ? withOwnNull(directory, stdio, start) : start(stdio);
     // A runtime knows a container only some time after its program has started. It removes one that has ended.
     const kill = async (): Promise<void> => {
       for (let left = 250; child.pid !== undefined && child.exitCode === null && child.signalCode === null; left--) {

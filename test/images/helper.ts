@@ -60,7 +60,7 @@ export async function makeImage(
 /** An image with a shell and some programs, users and a file in a second layer. */
 export async function makeProgramImage(dir: string, config: ImageConfig = {}): Promise<Image> {
   const base = join(dir, 'base');
-  makePrograms(base, ['sh', 'cat', 'id', 'sleep', 'rm', 'ls']);
+  makePrograms(base, ['sh', 'cat', 'id', 'sleep', 'rm', 'ls', 'chmod']);
   makeTree(base, {
     'etc/passwd': 'root:x:0:0::/root:/bin/sh\nwww:x:33:34::/srv:/bin/sh\n7:x:0:0::/root:/bin/sh\n',
     'etc/group': 'root:x:0:\nwww:x:34:\nextra:x:44:www,root\nmore:x:45:\n8:x:0:\n',

@@ -1,6 +1,6 @@
 /** Images run as containers: by runc, by crun and by `spawn`, as root and as a plain user; and `overlayfs run-image`. */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
@@ -80,7 +80,14 @@ for (const runtime of ['runc', 'crun', false] as const) {
     });
     const snapshotter = await openSnapshotter(t, join(dir, 'root'));
     const common = { snapshotter, runtime } as const;
+    const ofNull = () => [statSync('/dev/null').uid, statSync('/dev/null').gid, statSync('/dev/null').ctimeMs];
+    const before = ofNull();
     const first = await ran(image, { ...common, env: { THREE: '3', TWO: 'two' } });
+    t.deepEqual(ofNull(), before, 'the /dev/null of the host stays as it is');
+    const asRoot = 'chmod 600 /dev/null && echo x > /dev/null && ls /dev/tty /dev/zero';
+    const second = await ran(image, { ...common, user: '0', command: [asRoot] });
+    t.is(second.text, '/dev/tty\n/dev/zero\n');
+    t.deepEqual(ofNull(), before, 'and root in the container changes its own');
     t.is(first.text, 'uid=33(www) gid=34(www) groups=34(www),44(extra)\n1 two 3 /srv\n/srv/deep\nhello\nno\n');
     t.is(first.code, 6);
     t.deepEqual(withoutFurniture(first.changes), [
