@@ -4,7 +4,7 @@ import { closeSync, mkdirSync, openSync, truncateSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import type { OverlayOptions } from 'overlayfs';
+import { type OverlayOptions, unmount } from 'overlayfs';
 import type { Enclosure } from './enclosure.js';
 import type { Effort } from './interleave.js';
 
@@ -59,7 +59,7 @@ function makeSite(base: string, sources: string, share: Site['share'], mountNew:
       mkdirSync(directory);
       return await use(directory);
     } finally {
-      await promisify(execFile)('umount', [at]);
+      await unmount(at, { timeout: 5000 }); // a program that has ended may keep it for a moment
     }
   };
   return { base, sets, whiteouts: join(base, 'whiteouts'), many: join(base, 'many'), share, sources, onNew };

@@ -20,7 +20,7 @@ const archiveOf = (site: Site): string => `${layoutOf(site)}.tar`;
 async function prepare(site: Site): Promise<void> {
   if (existsSync(archiveOf(site))) return;
   const source = join(site.sources, 'many-files');
-  for (let i = 0; i < DIRECTORIES; i++) {
+  for (let i = 0; i < site.share(DIRECTORIES); i++) {
     const directory = join(source, `d${i % 20}`, `e${i}`);
     mkdirSync(directory, { recursive: true });
     for (let file = 0; file < FILES_EACH; file++) {

@@ -17,7 +17,7 @@ import { generator, scaled, scratch } from '../support/index.js';
 import { TestClient } from './client.js';
 
 /** Twice: by default a hundredth, since killed servers take their time to start. */
-const ROUNDS = scaled(scaled(5_000), 60);
+const ROUNDS = scaled(scaled(5_000), 30);
 const CLIENTS = 3;
 const seed = Number(process.env['OVERLAYFS_TEST_SEED'] ?? Date.now() % 2 ** 31);
 

@@ -12,7 +12,7 @@ const seed = Number(process.env['OVERLAYFS_TEST_SEED'] ?? Date.now() % 2 ** 31);
 
 test('64 callers in two processes on 200 keys', async (t) => {
   t.timeout(300_000);
-  const milliseconds = scaled(60_000);
+  const milliseconds = scaled(scaled(60_000), 2_000);
   t.log(`seed ${seed}, ${milliseconds} ms`);
   const root = join(scratch(t, 'disk'), 'root');
   const run = async (number: number): Promise<Crowd> => {

@@ -17,7 +17,7 @@ import {
 } from '../support/index.js';
 
 /** How often something ends with calls under way. */
-const ROUNDS = scaled(500, 16);
+const ROUNDS = scaled(scaled(500), 24);
 
 /** The sets 0 to 3 of directories that the programs below mount. */
 function makeSets(dir: string): void {
