@@ -8,6 +8,7 @@ import * as k from '../kernel/constants.js';
 import type { Descriptor } from '../kernel/plan.js';
 import type { Task } from '../kernel/task.js';
 import { isAtOrBelow, joinPath, type Path, pathString, quotePath, toBytes } from '../paths.js';
+import { option, text } from '../text.js';
 import { Conflicts, type FoundConflict } from './conflicts.js';
 import { below, toBytePath } from './encodings.js';
 import { isValidRedirect, isWhiteoutEntry, type MarkSpace, type Marks, readMarks, shownName } from './marks.js';
@@ -22,8 +23,8 @@ export const STAGING = '.overlayfs-merge';
 /** Directories that one native call looks up. */
 const AT_ONCE = 256;
 
-export /** The entry below the directory that a redirect leads to. */
-interface Redirected {
+/** The entry below the directory that a redirect leads to. */
+export interface Redirected {
   readonly path: string;
   /** The S_IFMT bits of the mode that it must have. */
   readonly type: number;
@@ -42,6 +43,8 @@ export interface CheckOptions {
   readonly dryRun: boolean;
   /** The state that an earlier call has stored, if this one resumes it. */
   readonly earlier: EarlierCheck | undefined;
+  /** This call copies what an earlier one has begun to move. */
+  readonly finishesMove: boolean;
   /** Called for each entry: checks the signal, and lets the event loop run. */
   readonly breathe: () => Task<void>;
 }
@@ -75,6 +78,8 @@ export class MergeCheck {
   readonly absent = new Set<bigint>();
   /** Inodes of those directories of the upper that cannot be renamed whole: they, or entries in them, need changes. */
   readonly soiled = new Set<bigint>();
+  /** How many links of a file the upper lacks so far, with its path; only if this call finishes a move. */
+  readonly #missingLinks = new Map<bigint, { count: number; readonly path: Path }>();
   /** Inodes of those directories of the upper in which a directory has a redirect. */
   readonly holders = new Set<bigint>();
   /** All entries of the upper, without its root. */
@@ -124,6 +129,9 @@ export class MergeCheck {
   *check(): Task<void> {
     if (this.#options.earlier === undefined) yield* this.#checkRedirects();
     if (this.#links !== undefined) yield* this.#links.check();
+    for (const { count, path } of this.#missingLinks.values()) {
+      if (count > 0) throw linksWereMoved(this.#options.upper.path, path);
+    }
     if (this.#looked !== undefined) this.#decide(yield* this.#looked.end());
   }
 
@@ -174,8 +182,16 @@ export class MergeCheck {
     if (place === this.#own || (!isMerged && this.#own !== undefined && isBelow(this.#own, place))) {
       throw upperInWay(upper.path, dir.path);
     }
+    if (this.#options.finishesMove && !isWhiteout && walker.type !== k.S_IFDIR) this.#countLinks(walker);
     this.#links?.add(walker, marks, place, redirect === undefined ? undefined : origin);
     this.#looked?.add(walker, marks, isWhiteout, place, space);
+  }
+
+  #countLinks({ inode, links, path }: Walker): void {
+    if (links < 2) return;
+    const missing = this.#missingLinks.get(inode) ?? { count: links, path };
+    missing.count--;
+    this.#missingLinks.set(inode, missing);
   }
 
   #enterDirectory({ depth, inode, path }: Walker, origin: string, isRedirected: boolean): void {
@@ -327,6 +343,15 @@ const upperInWay = (upper: Path, dir: Path): OverlayError =>
     what: `${quotePath(upper)}, which lies inside ${quotePath(dir)}, has an entry that would take its own place there`,
     hint: 'move the upper out of the directory',
     path: pathString(upper),
+  });
+
+const linksWereMoved = (root: Path, path: Path): OverlayError =>
+  new OverlayError({
+    errno: e.EBUSY,
+    reason: 'layers-incomplete',
+    what: `an earlier merge by move has moved other hard links of ${quotePath(joinPath(root, path))}, and a copy would be a file of its own`,
+    hint: text`merge with ${option('mode', 'move')} again`,
+    path: pathString(root),
   });
 
 const stagingInUpper = (root: Path): OverlayError =>

@@ -114,6 +114,8 @@ interface State extends EarlierCheck {
   readonly path: string;
   /** Every entry is copied, and the upper remains to be emptied. */
   readonly isCopied?: boolean;
+  /** A merge by move has begun. */
+  readonly isMove?: boolean;
 }
 
 interface Settings {
@@ -258,6 +260,7 @@ class Merge {
       conflict,
       dryRun,
       earlier: this.#state,
+      finishesMove: this.#state?.isMove === true && !this.#settings.moves,
       breathe: () => this.#breathe(),
     });
   }
@@ -356,7 +359,10 @@ class Merge {
     if (this.#state === undefined && redirects.size > 0) yield* this.#clone(redirects);
     if (this.#state === undefined) {
       const path = Buffer.from(toBytes(this.#upper.path)).toString('latin1');
-      this.#writeState({ upper: this.#upperId, path, theirs, redirects: [...redirects.keys()].map(String) });
+      const seen = [...redirects.keys()].map(String);
+      this.#writeState({ upper: this.#upperId, path, theirs, redirects: seen, isMove: this.#settings.moves });
+    } else if (this.#settings.moves && this.#state.isMove !== true) {
+      this.#writeState({ ...this.#state, isMove: true });
     }
     yield* writer.finish();
     if (this.#state?.redirects.length) yield* this.#findClones();
@@ -930,7 +936,8 @@ function refuseOtherBase(dir: Root, { since }: Settings): void {
  * refuses such an upper before it writes anything, with `reason: 'layers-incomplete'` and the remedy.
  *
  * The merge replaces each file atomically, rename(2). A path that exists before and after the merge is never missing.
- * A merge that failed or was killed can be called again: it resumes, and the result is the same. Until the merge is
+ * A merge that failed or was killed can be called again: it resumes, and the result is the same. A copy can finish a
+ * merge by move, unless that has moved some hard links of a file and not all (`'layers-incomplete'`). Until the merge is
  * complete, `dir` has a directory `.overlayfs-merge`, which may hold entries of the upper, and merges of other uppers are
  * refused (`'layer-in-use'`). Do not repeat a complete merge by copy if the upper has renamed
  * directories: the second merge would look for them at their old paths. A merge by move leaves nothing to repeat.

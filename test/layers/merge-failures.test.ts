@@ -5,6 +5,7 @@ import { once } from 'node:events';
 import {
   appendFileSync,
   existsSync,
+  linkSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -462,4 +463,25 @@ mountTest('an error names the place of an entry, not that in the staging directo
   t.is(error?.reason, 'xattr-denied');
   t.is(error?.path, at('ram/new/deep/file'));
   t.regex(error?.message ?? '', /2 of 3 entries/);
+});
+
+mountTest('a copy does not finish a move that has separated hard links', async (t) => {
+  const at = (name: string) => join(scratchOf, name);
+  const scratchOf = scratch(t, 'disk');
+  makeTree(scratchOf, { 'upper/a': 'linked', 'upper/m': 'stays', 'target/': '' });
+  linkSync(at('upper/a'), at('upper/z'));
+  execFileSync('chattr', ['+i', at('upper/m')]);
+  try {
+    await t.throwsAsync(mergeLayer(at('upper'), at('target'), { mode: 'move' }), { instanceOf: OverlayError });
+    t.deepEqual(readdirSync(at('upper')), ['m', 'z']);
+    const refused = await t.throwsAsync(mergeLayer(at('upper'), at('target'), { mode: 'copy' }), {
+      instanceOf: OverlayError,
+    });
+    t.like(refused, { reason: 'layers-incomplete' });
+    t.false(existsSync(at('target/z')));
+  } finally {
+    execFileSync('chattr', ['-i', at('upper/m')]);
+  }
+  await mergeLayer(at('upper'), at('target'), { mode: 'move' });
+  t.is(statSync(at('target/a')).ino, statSync(at('target/z')).ino);
 });

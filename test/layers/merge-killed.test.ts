@@ -4,6 +4,7 @@ import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { isDeepStrictEqual } from 'node:util';
+import type { OverlayError } from 'overlayfs';
 import { mergeLayer } from 'overlayfs/layers';
 import { generator, mountTest, scaled, scratch } from '../support/index.js';
 import { look } from './look.js';
@@ -50,8 +51,13 @@ mountTest('a merge that is killed and called again, in either mode, gives what t
       if (await kill([upper, target, last, i % 2 === 0 ? 'promise' : 'sync'], random(160) / 2)) killed++;
     }
     if (!isDone()) {
-      await mergeLayer(upper, target, { mode, root: true });
       last = mode;
+      await mergeLayer(upper, target, { mode, root: true }).catch((error: OverlayError) => {
+        // A copy does not finish a move that has separated hard links.
+        if (mode === 'move' || error.reason !== 'layers-incomplete') throw error;
+        last = 'move';
+        return mergeLayer(upper, target, { mode: 'move', root: true });
+      });
     }
     const note = `seed ${seed} ${mode} ${JSON.stringify(options)}`;
     t.deepEqual(look(target), shown, note);
