@@ -28,17 +28,16 @@ const NULL = '/dev/null';
  */
 function makeNodes(directory: string, names: readonly string[]): boolean {
   const plan = new Plan();
-  for (const name of names) {
-    const { mode, rdev } = statSync(`/dev/${name}`);
-    plan.add(calls.mknodat, [k.AT_FDCWD, `${directory}/${name}`, mode, rdev], { undo: true });
-  }
+  const nodes = names.map((name) => ({ path: `${directory}/${name}`, ...statSync(`/dev/${name}`) }));
+  for (const { path, mode, rdev } of nodes) plan.add(calls.mknodat, [k.AT_FDCWD, path, mode, rdev], { undo: true });
   if (runSync(ask(plan)) instanceof StepFailure) return false;
   try {
-    for (const name of names) chmodSync(`${directory}/${name}`, statSync(`/dev/${name}`).mode & 0o7777);
+    // mknod(2) obeys the umask.
+    for (const { path, mode } of nodes) chmodSync(path, mode & 0o7777);
     closeSync(openSync(`${directory}/${names[0]}`, 'r+'));
     return true;
   } catch {
-    for (const name of names) rmSync(`${directory}/${name}`);
+    for (const { path } of nodes) rmSync(path);
     return false;
   }
 }

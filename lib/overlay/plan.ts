@@ -582,18 +582,18 @@ export function plan(options: CheckedOptions, features: KernelFeatures, namespac
   addCreated(result, options);
   addRemovedGuards(result, options);
   const { id, descriptor } = addWay(result, options, features);
-  const find = (wanted: Call) => result.steps.find(({ call }) => call === wanted);
-  const making = options.create ? result.steps.filter(({ call }) => call === calls.mkdirat) : noSteps;
-  const join = options.namespace === undefined ? undefined : result.steps.findLast(({ call }) => call === calls.setns);
-  const isThere = (step: Step): boolean =>
-    join !== undefined && result.steps.indexOf(step) > result.steps.indexOf(join);
+  const { steps } = result;
+  const find = (wanted: Call) => steps.find(({ call }) => call === wanted);
+  const join = options.namespace === undefined ? steps.length : steps.findLastIndex(({ call }) => call === calls.setns);
+  const making = (from: number, to = steps.length) =>
+    options.create ? steps.slice(from, to).filter(({ call }) => call === calls.mkdirat) : noSteps;
   return {
     plan: result,
     id,
     ...(descriptor === undefined ? {} : { descriptor }),
     superblock: isGuarded(options) ? find(calls.fstatfs) : undefined,
-    made: join === undefined ? making : making.filter((step) => !isThere(step)),
-    madeThere: join === undefined ? noSteps : making.filter(isThere),
+    made: making(0, join),
+    madeThere: making(join),
   };
 }
 
