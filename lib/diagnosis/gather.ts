@@ -113,6 +113,8 @@ export function* gather(draft: Draft, options: CheckedOptions, wanted: Wanted): 
   );
   draft.paths = found;
 
+  if (wanted.otherUses !== 'none') draft.otherUses = yield* gatherOtherUses(found, table, wanted.otherUses);
+
   const parents = new Map<string, string>();
   const made = options.create ? found.filter(isToBeMade).map(({ subject }) => subject.path) : [];
   const unmade = yield* findMissingDirectory(made, parents);
@@ -127,7 +129,6 @@ export function* gather(draft: Draft, options: CheckedOptions, wanted: Wanted): 
       table,
     );
   }
-  if (wanted.otherUses !== 'none') draft.otherUses = yield* gatherOtherUses(draft.paths, table, wanted.otherUses);
   if (wanted.work && options.workdir !== undefined) {
     const inner = joinPath(options.workdir, 'work');
     const incompatible = yield* list(joinPath(inner, 'incompat'));
