@@ -93,6 +93,7 @@ long read_files(const char* batch, size_t size, uint8_t* to, uint64_t* done) {
     memcpy(&record, at, sizeof record);
     long result = read_file(record, at + sizeof record, parent, to + record.at);
     if (result < 0) return result;
+    memset(to + record.at + record.data_size, 0, record.padding);
     at += record.size;
   }
   return 0;

@@ -18,7 +18,8 @@ struct FileRecord {
   // The file that is meant. If it is another one by now, or has changed, the batch fails with ESTALE.
   uint64_t inode, file_size;
   int64_t mtime;
-  uint32_t mtime_ns, unused;
+  uint32_t mtime_ns;
+  uint32_t padding;      // zeros that follow the data
 };
 static_assert(sizeof(FileRecord) == 64);
 

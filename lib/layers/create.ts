@@ -11,7 +11,6 @@ import type { Reason } from '../reasons.js';
 import { CHUNK, type Compression, encode, levels } from '../tar/compression.js';
 import { Digester } from '../tar/digest.js';
 import { type EntryType, type Moment, NO_XATTRS } from '../tar/entry.js';
-import { padded } from '../tar/layout.js';
 import { END_OF_ARCHIVE, encodeEntry } from '../tar/writer.js';
 import { option, type Text, text } from '../text.js';
 import type { LayerSummary } from './apply.js';
@@ -278,9 +277,7 @@ class Packing {
     const size = Math.min(file.size - this.#file.at, CHUNK - this.#piece.size);
     this.#piece.addFile(file, this.#file.at, size);
     this.#file.at += size;
-    if (this.#file.at < file.size) return;
-    this.#file = undefined;
-    this.#take(padded(file.size) - file.size).fill(0);
+    if (this.#file.at === file.size) this.#file = undefined;
   }
 
   #fail(path: string, what: string, hint: Text, reason: Reason = 'layer-unpackable'): never {
@@ -577,13 +574,16 @@ class Packing {
     }
     const isFile = type === 'file';
     const hasNumber = type === 'character' || type === 'block';
+    // A spread would take longer than all the rest.
+    const { uid, gid } = this.#ownersOf(source, path);
     encodeEntry(
       {
         name: type === 'directory' ? `${path === '' ? '.' : path}/` : path,
         type,
         linkname,
         mode: source.mode & 0o7777,
-        ...this.#ownersOf(source, path),
+        uid,
+        gid,
         size: isFile ? data.size : 0,
         mtime: this.#clamp(source.mtime),
         major: hasNumber ? source.rdevMajor : 0,
@@ -601,9 +601,10 @@ class Packing {
     this.#addData();
   }
 
-  #ownersOf({ uid, gid }: Source, path: string): { uid: number; gid: number } {
+  #ownersOf(source: Source, path: string): { readonly uid: number; readonly gid: number } {
     const { owners } = this.#checked;
-    if (owners === undefined) return { uid, gid };
+    if (owners === undefined) return source;
+    const { uid, gid } = source;
     const mapped = { uid: owners.uid(uid), gid: owners.gid(gid) };
     if (Number.isNaN(mapped.uid) || Number.isNaN(mapped.gid)) {
       this.#fail(path, `has the owner ${uid}:${gid}`, text`add a range for it to ${option('owners')}`);

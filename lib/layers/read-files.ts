@@ -5,6 +5,7 @@ import { calls } from '../kernel/calls.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
 import { askTolerant, run } from '../kernel/task.js';
 import { joinPath, type Path, pathString, quotePath } from '../paths.js';
+import { padded } from '../tar/layout.js';
 import { explainShortage } from '../verdicts.js';
 import { toBytePath } from './encodings.js';
 import type { Source } from './stack.js';
@@ -47,12 +48,14 @@ export class Piece {
     return this.#bytes.subarray(start, this.size);
   }
 
+  /** Adds a part of a file. Zeros up to the next block follow the last part. */
   addFile(file: ReadFile, offset: number, size: number): void {
     const { path, mtime } = file;
     const whole = (HEAD + path.length + 1 + 7) & ~7;
     if (this.#end + whole > this.#records.length) {
       this.#records = Buffer.concat([this.#records], 2 * this.#records.length + whole);
     }
+    const padding = offset + size === file.size ? padded(file.size) - file.size : 0;
     const [to, at] = [this.#records, this.#end];
     to.writeUInt32LE(whole, at);
     to.writeInt32LE(file.root, at + 4);
@@ -64,11 +67,12 @@ export class Piece {
     writeNumber(to, file.size, at + 40);
     writeNumber(to, mtime.seconds, at + 48);
     to.writeUInt32LE(mtime.nanoseconds, at + 56);
+    to.writeUInt32LE(padding, at + 60);
     to.write(path, at + HEAD, 'latin1');
     to[at + HEAD + path.length] = 0;
     this.#end += whole;
     this.#files.push(file);
-    this.size += size;
+    this.size += size + padding;
   }
 
   async read(): Promise<Buffer> {

@@ -53,10 +53,11 @@ export const toNanoseconds = ({ seconds, nanoseconds }: Time): bigint =>
 const align = (size: number, to: number): number => Math.ceil(size / to) * to;
 
 const nothing = new ArrayBuffer(0);
+const noBytes: Buffer = Buffer.from(nothing);
 
 /** A cursor over records. */
 export class Records {
-  #bytes: Buffer = Buffer.from(nothing);
+  #bytes: Buffer = noBytes;
   #words: Uint32Array = new Uint32Array(nothing);
   #wide: BigInt64Array = new BigInt64Array(nothing);
   /** The offset of the current record. */
@@ -189,7 +190,8 @@ export class Records {
 
   /** The target of a symbolic link, if the walk reads targets. Shares the buffer of the records. */
   get target(): Buffer {
-    return this.#bytes.subarray(this.#targetStart, this.#targetStart + this.#word(word.targetSize));
+    const size = this.#word(word.targetSize);
+    return size === 0 ? noBytes : this.#bytes.subarray(this.#targetStart, this.#targetStart + size);
   }
 
   get hasAttributes(): boolean {

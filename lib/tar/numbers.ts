@@ -34,20 +34,21 @@ function readBase256(block: Buffer, at: number, end: number): number {
 }
 
 /**
- * Writes octal digits, which a NUL in the block follows. The number has to fit: see `fitsOctal`. Returns the sum of the
+ * Writes octal digits into the block that begins at `start`. A NUL in the block follows. The number has to fit: see `fitsOctal`. Returns the sum of the
  * bytes.
  */
-export function writeOctal(block: Buffer, [at, size]: Field, value: number): number {
-  const last = at + size - 2;
+export function writeOctal(bytes: Buffer, start: number, [at, size]: Field, value: number): number {
+  const first = start + at;
+  const last = first + size - 2;
   let sum = 0;
   // Digits of integers of 32 bits are much faster: eight digits at once.
   let low = (value % 0o100000000) | 0;
   let high = ((value - low) / 0o100000000) | 0;
-  for (let i = last; i >= at; i--) {
+  for (let i = last; i >= first; i--) {
     if (i === last - 8) [low, high] = [high, 0];
     const digit = ZERO + (low & 7);
     low >>>= 3;
-    block[i] = digit;
+    bytes[i] = digit;
     sum += digit;
   }
   return sum;
