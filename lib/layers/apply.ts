@@ -10,6 +10,7 @@ import { perform, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
 import { Slices } from '../kernel/slices.js';
 import { run, type Task } from '../kernel/task.js';
+import type { OperationKind } from '../native.js';
 import {
   joinPath,
   type Path,
@@ -36,7 +37,7 @@ import { checkOwnerMaps, type MappedOwners, type OwnerMaps } from './owner-maps.
 import { Directory, type Layout, Leaf, type Placed, Placement, Unseen } from './placement.js';
 import { findPath, findRoot, openLayers } from './stack.js';
 import { Walker } from './walk.js';
-import { type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
+import { type Bytes, type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
 import { explainWrite } from './written.js';
 import { opaqueName } from './xattrs.js';
 
@@ -522,6 +523,9 @@ const oldOther = new Leaf('other', false);
 
 // ------------------------------------------------------------------------------------------------------ unpacking
 
+/** They become those of an operation without a copy, which would take longer than the rest. */
+type WritableFields = { -readonly [Name in keyof OperationFields]: OperationFields[Name] } & { readonly mode: number };
+
 /** A file whose data is coming. */
 interface Open {
   readonly entry: FoundEntry;
@@ -572,9 +576,9 @@ class Unpacking {
   }
 
   /** As the placement and this class pass operations on. */
-  add(...operation: Parameters<TreeWriter['add']>): void {
+  add(kind: OperationKind, path: Bytes, fields?: OperationFields): void {
     this.#offsets.push(this.#offset);
-    this.#writer.add(...operation);
+    this.#writer.add(kind, path, fields);
   }
 
   /** The number of operations so far. */
@@ -639,7 +643,7 @@ class Unpacking {
     else so.count += count;
   }
 
-  #describe(entry: FoundEntry): OperationFields & { readonly mode: number } {
+  #describe(entry: FoundEntry): WritableFields {
     const { owners } = this.#checked;
     const { mode, mtime } = entry;
     const xattrs = entry.xattrs.size === 0 ? undefined : this.#xattrsOf(entry);
@@ -720,7 +724,9 @@ class Unpacking {
     const fields = this.#describe(entry);
     if (parts !== undefined) {
       const data = parts.length === 1 ? (parts[0] as Buffer) : Buffer.concat(parts);
-      this.add('file', path, { ...fields, data, ...(replaces && { flags: ['replace'] }) });
+      fields.data = data;
+      if (replaces) fields.flags = ['replace'];
+      this.add('file', path, fields);
       return;
     }
     this.#flush(path);

@@ -174,6 +174,8 @@ export class TreeWriter {
   readonly #options: WriterOptions;
   readonly #staging: Uint8Array | null;
   #gathered: Buffer = Buffer.allocUnsafeSlow(ROOM);
+  /** The same memory. */
+  #words = new Uint32Array(this.#gathered.buffer);
   /** Buffers whose operations are done. New memory for each piece would cost more than what is copied. */
   readonly #free: Buffer[] = [];
   readonly #others: Buffer;
@@ -253,13 +255,15 @@ export class TreeWriter {
     const attributesSize = at - attributesStart;
     if (data !== undefined && lent === 0) put(data);
     else if (data !== undefined) {
-      writeNumber(to, data.byteOffset - (this.#lent.at(-1) as Uint8Array).byteOffset, at);
+      // The place in its memory. It is not aligned.
+      to.writeUIntLE(data.byteOffset, at, 6);
+      to.writeUInt16LE(0, at + 6);
       at += PLACE;
     }
     while (at % 8 !== 0) to[at++] = 0;
     this.#end = at;
 
-    writeHead(to, start, kind, fields, { size: at - start, pathSize, fromSize, attributesSize, lent });
+    writeHead(this.#words, start / 4, kind, fields, { size: at - start, pathSize, fromSize, attributesSize, lent });
   }
 
   /** Returns the number of the buffer. All data in one piece of memory shares it. */
@@ -286,7 +290,7 @@ export class TreeWriter {
     const lent = this.#lent;
     const records = this.#gathered.subarray(0, this.#end);
     const batch: Batch = { records, lent, firstLent: this.#nextLent - lent.length };
-    this.#gathered = this.#free.pop() ?? Buffer.allocUnsafeSlow(ROOM);
+    this.#gatherIn(this.#free.pop() ?? Buffer.allocUnsafeSlow(ROOM));
     this.#end = 0;
     this.#lent = [];
     this.#lentSize = 0;
@@ -324,9 +328,14 @@ export class TreeWriter {
 
   #reserve(size: number): void {
     if (this.#end + size <= this.#gathered.length) return;
-    const larger = Buffer.allocUnsafe(Math.max(this.#gathered.length * 2, this.#end + size));
+    const larger = Buffer.allocUnsafeSlow((Math.max(this.#gathered.length * 2, this.#end + size) + 3) & ~3);
     this.#gathered.copy(larger, 0, 0, this.#end);
-    this.#gathered = larger;
+    this.#gatherIn(larger);
+  }
+
+  #gatherIn(memory: Buffer): void {
+    this.#gathered = memory;
+    this.#words = new Uint32Array(memory.buffer);
   }
 
   #plan({ records, lent, firstLent }: Batch, turn: number): Plan {
@@ -447,49 +456,51 @@ interface Sizes {
   readonly lent: number;
 }
 
-/** Writes the fixed part of a record. */
-function writeHead(to: Buffer, start: number, kind: OperationKind, fields: OperationFields, sizes: Sizes): void {
+/** Writes the fixed part of a record, which begins at this word: stores into numbers are faster than Buffer's methods. */
+function writeHead(words: Uint32Array, at: number, kind: OperationKind, fields: OperationFields, sizes: Sizes): void {
   const { operations, operationFlags } = addon();
-  const { data, device, atime, mtime } = fields;
+  const { data, device, atime, mtime, number = 0 } = fields;
   const { size, pathSize, fromSize, attributesSize, lent } = sizes;
   let flags = 0;
-  for (const flag of fields.flags ?? []) flags |= operationFlags[flag];
+  for (const flag of fields.flags ?? noFlags) flags |= operationFlags[flag];
   if (fields.uid !== undefined || fields.gid !== undefined) flags |= operationFlags.owner;
   if (fields.mode !== undefined) flags |= operationFlags.mode;
   // The time of a file to copy helps to identify it, even if its copy gets no times.
   if (atime !== undefined || mtime !== undefined) flags |= operationFlags.times;
-  to.writeUInt32LE(size, start);
-  to.writeUInt16LE(operations[kind], start + 4);
-  to.writeUInt16LE(flags, start + 6);
-  to.writeUInt32LE(pathSize, start + 8);
-  to.writeUInt32LE(fromSize, start + 12);
-  to.writeUInt32LE(attributesSize, start + 16);
-  to.writeUInt32LE(fields.mode ?? 0, start + 20);
+  words[at] = size;
+  words[at + 1] = operations[kind] | (flags << 16);
+  words[at + 2] = pathSize;
+  words[at + 3] = fromSize;
+  words[at + 4] = attributesSize;
+  words[at + 5] = fields.mode ?? 0;
   // chown(2) leaves an id unchanged for -1.
-  to.writeUInt32LE(fields.uid ?? 0xffffffff, start + 24);
-  to.writeUInt32LE(fields.gid ?? 0xffffffff, start + 28);
+  words[at + 6] = fields.uid ?? 0xffffffff;
+  words[at + 7] = fields.gid ?? 0xffffffff;
   if (device !== undefined) {
-    to.writeUInt32LE(device.minor, start + 32);
-    to.writeUInt32LE(device.major, start + 36);
-  } else if (typeof fields.number === 'bigint') {
-    to.writeBigUInt64LE(fields.number, start + 32);
+    words[at + 8] = device.minor;
+    words[at + 9] = device.major;
+  } else if (typeof number === 'bigint') {
+    words[at + 8] = Number(BigInt.asUintN(32, number));
+    words[at + 9] = Number(BigInt.asUintN(32, number >> 32n));
   } else {
-    writeNumber(to, fields.number ?? 0, start + 32);
+    setNumber(words, at + 8, number);
   }
-  writeNumber(to, data?.length ?? fields.size ?? 0, start + 40);
-  writeNumber(to, atime?.seconds ?? 0, start + 48);
-  writeNumber(to, mtime?.seconds ?? 0, start + 56);
-  to.writeUInt32LE(atime?.nanoseconds ?? OMIT, start + 64);
-  to.writeUInt32LE(mtime?.nanoseconds ?? OMIT, start + 68);
-  to.writeUInt32LE(fields.other ?? 0, start + 72);
-  to.writeUInt32LE(lent, start + 76);
+  setNumber(words, at + 10, data?.length ?? fields.size ?? 0);
+  setNumber(words, at + 12, atime?.seconds ?? 0);
+  setNumber(words, at + 14, mtime?.seconds ?? 0);
+  words[at + 16] = atime?.nanoseconds ?? OMIT;
+  words[at + 17] = mtime?.nanoseconds ?? OMIT;
+  words[at + 18] = fields.other ?? 0;
+  words[at + 19] = lent;
 }
+
+const noFlags: readonly OperationFlag[] = [];
 
 const sizeOf = (attributes: readonly WrittenXattr[]): number =>
   attributes.reduce((size, { name, value }) => size + 16 + name.length + (value?.length ?? 0), 0);
 
 /** Writes a safe integer as 64 bits. */
-function writeNumber(to: Buffer, value: number, at: number): void {
-  to.writeUInt32LE(((value % UINT32) + UINT32) % UINT32, at);
-  to.writeInt32LE(Math.floor(value / UINT32) | 0, at + 4);
+function setNumber(words: Uint32Array, at: number, value: number): void {
+  words[at] = ((value % UINT32) + UINT32) % UINT32;
+  words[at + 1] = Math.floor(value / UINT32);
 }
