@@ -104,17 +104,18 @@ export class BlockingTransactions {
           const value = perform();
           return () => resolve(value);
         } catch (error) {
+          // Other errors than refusals may come after changes: they undo the transaction.
+          if (!(error instanceof SnapshotError)) throw error;
           return () => reject(error);
         }
       };
       this.#waiting.push({ perform: attempt, reject });
-      if (this.#waiting.length === 1) setImmediate(() => this.performAll());
+      if (this.#waiting.length === 1) setImmediate(() => this.#performAll());
     });
   }
 
-  performAll(): void {
+  #performAll(): void {
     const waiting = this.#waiting;
-    if (waiting.length === 0) return;
     this.#waiting = [];
     let settlers: (() => void)[] = [];
     try {

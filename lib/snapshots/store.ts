@@ -312,7 +312,6 @@ export class Store {
   readonly #environment: Environment | undefined;
   readonly #tables: ReadableTables;
   readonly #blocking: BlockingTransactions | undefined;
-  #isClosed = false;
 
   private constructor(path: string, tables: ReadableTables, environment?: Environment, isBlocking = false) {
     this.path = path;
@@ -374,19 +373,8 @@ export class Store {
     });
   }
 
-  #refuseClosed(): void {
-    if (!this.#isClosed) return;
-    throw new SnapshotError({
-      code: 'ERR_SNAPSHOT_CLOSED',
-      what: 'the snapshotter has been closed',
-      hint: 'open it again',
-      path: this.path,
-    });
-  }
-
   /** Calls a function that reads. It sees all that was acknowledged before, by any process. */
   read<T>(perform: (tables: ReadableTables) => T): T {
-    this.#refuseClosed();
     this.#environment?.resetReadTxn();
     return perform(this.#tables);
   }
@@ -396,7 +384,6 @@ export class Store {
     list: (tables: ReadableTables, transaction?: ReadTransaction) => Iterable<T>,
     make: (item: T) => R | undefined,
   ): Promise<R[]> {
-    this.#refuseClosed();
     this.#environment?.resetReadTxn();
     const transaction = this.#environment?.useReadTransaction();
     try {
@@ -408,7 +395,6 @@ export class Store {
 
   /** Calls a function in a transaction. It throws before it changes anything, or not at all. */
   async write<T>(perform: (tables: Tables) => T): Promise<T> {
-    this.#refuseClosed();
     return this.#perform((tables) => {
       tables.checkVersion();
       return perform(tables);
@@ -427,10 +413,8 @@ export class Store {
     }
   }
 
+  /** Closes the store. No call may be under way. */
   async close(): Promise<void> {
-    if (this.#isClosed) return;
-    this.#isClosed = true;
-    this.#blocking?.performAll();
     await this.#environment?.close();
   }
 }

@@ -8,6 +8,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs';
@@ -17,6 +18,7 @@ import { crc32 } from 'node:zlib';
 import test, { type ExecutionContext } from 'ava';
 import { OverlayError } from 'overlayfs';
 import { SnapshotError, type SnapshotInfo, Snapshotter } from 'overlayfs/snapshots';
+import { BlockingTransactions, loadLmdb } from '../../lib/snapshots/lmdb.js';
 import { generator, mountTest, native, packageRoot, scaled, scratch } from '../support/index.js';
 import { checkRoot } from './check-root.js';
 
@@ -174,19 +176,54 @@ test('readonly needs a root that is there, and makes nothing', async (t) => {
   t.false(existsSync(root));
 });
 
-test('verbs after close are refused; close waits for those before it', async (t) => {
-  const root = join(scratch(t), 'root');
-  const snapshotter = await Snapshotter.open(root);
-  const verbs = Array.from({ length: 20 }, (_, i) => snapshotter.prepare(`key ${i}`));
-  await Promise.all(verbs);
-  await snapshotter.close();
-  await snapshotter.close();
-  for (const verb of ['stat', 'prepare', 'mounts', 'remove'] as const) {
-    await t.throwsAsync(async () => snapshotter[verb]('key 1'), { code: 'ERR_SNAPSHOT_CLOSED' });
-  }
-  const { records, problems } = await checkRoot(root, true);
-  t.deepEqual(problems, []);
-  t.is(records.size, 20);
+for (const how of ['open', 'openBlocking'] as const) {
+  test(`verbs after close are refused; close waits for those before it: ${how}`, async (t) => {
+    const root = join(scratch(t), 'root');
+    const snapshotter = await Snapshotter[how](root);
+    await snapshotter.prepare('first');
+    const verbs = [
+      ...Array.from({ length: 20 }, (_, i) => snapshotter.prepare(`key ${i}`)),
+      snapshotter.usage('first'),
+      snapshotter.commit('name', 'first'),
+      snapshotter.cleanup(),
+    ];
+    const closing = [snapshotter.close(), snapshotter.close()];
+    for (const verb of ['stat', 'prepare', 'mounts', 'usage', 'remove'] as const) {
+      await t.throwsAsync(async () => snapshotter[verb]('key 1'), { code: 'ERR_SNAPSHOT_CLOSED' });
+    }
+    await Promise.all(closing);
+    await t.throwsAsync(() => namesOf(snapshotter.walk()), { code: 'ERR_SNAPSHOT_CLOSED' });
+    await t.notThrowsAsync(Promise.all(verbs));
+    const { records, problems } = await checkRoot(root, true);
+    t.deepEqual(problems, []);
+    t.is(records.size, 21);
+  });
+}
+
+test('a transaction on the calling thread is undone if a function in it fails after a change', async (t) => {
+  const { open } = await loadLmdb();
+  const environment = open({ path: join(scratch(t), 'store'), noSubdir: true, overlappingSync: false });
+  t.teardown(() => environment.close());
+  const table = environment.openDB<string>({ name: 'table' });
+  const key = (name: string) => Buffer.from(name);
+  const transactions = new BlockingTransactions(environment);
+  const put = (name: string, error?: Error) => {
+    const change = () => {
+      table.put(key(name), name);
+      if (error !== undefined) throw error;
+    };
+    return transactions.perform(change);
+  };
+  const results = await Promise.allSettled([put('a'), put('b', new RangeError('none')), put('c')]);
+  t.deepEqual(
+    results.map(({ status }) => status),
+    ['rejected', 'rejected', 'rejected'],
+  );
+  await put('d');
+  t.deepEqual(
+    ['a', 'b', 'c', 'd'].map((name) => table.get(key(name))),
+    [undefined, undefined, undefined, 'd'],
+  );
 });
 
 test('two snapshotters of one process on one root see what each other does', async (t) => {
@@ -211,6 +248,20 @@ test('without the package lmdb the error says how to get it', (t) => {
   const args = ['--input-type=module', '-e', script, join(copy, 'root')];
   const printed = execFileSync(process.execPath, args, { cwd: copy, encoding: 'utf8' });
   t.regex(printed, /^ERR_SNAPSHOT_DEPENDENCY_MISSING: .*npm install lmdb\./);
+});
+
+test('a root whose place cannot be made is refused', async (t) => {
+  const link = join(scratch(t), 'link');
+  symlinkSync('nowhere', link);
+  for (const root of [join(link, 'root'), '/proc/overlayfs/root']) {
+    await t.throwsAsync(() => Snapshotter.open(root), { instanceOf: OverlayError, code: 'ENOENT' });
+  }
+});
+
+test('readonly names the directory that is missing', async (t) => {
+  const root = scratch(t);
+  await t.throwsAsync(() => Snapshotter.open(root, { readonly: true }), { message: /\/snapshots' does not exist/ });
+  t.deepEqual(readdirSync(root), []);
 });
 
 test('roots that cannot be written in options are refused', async (t) => {
