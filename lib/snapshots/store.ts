@@ -11,7 +11,9 @@ import {
   BlockingTransactions,
   type Environment,
   loadLmdb,
+  noteUse,
   type ReadTransaction,
+  refuseOtherWay,
   type Table,
   transact,
 } from './lmdb.js';
@@ -312,16 +314,19 @@ export class Store {
   readonly #environment: Environment | undefined;
   readonly #tables: ReadableTables;
   readonly #blocking: BlockingTransactions | undefined;
+  readonly #endUse: (() => void) | undefined;
 
-  private constructor(path: string, tables: ReadableTables, environment?: Environment, isBlocking = false) {
+  private constructor(path: string, tables: ReadableTables, environment?: Environment, options?: StoreOptions) {
     this.path = path;
     this.#environment = environment;
     this.#tables = tables;
-    this.#blocking = environment && isBlocking ? new BlockingTransactions(environment) : undefined;
+    this.#endUse = options && noteUse(path, options);
+    this.#blocking = environment && options?.isBlocking ? new BlockingTransactions(environment) : undefined;
   }
 
   /** Opens the store, and makes it where there is none. */
-  static async open(path: string, { isReadonly, isSynced, isBlocking }: StoreOptions): Promise<Store> {
+  static async open(path: string, options: StoreOptions): Promise<Store> {
+    const { isReadonly, isSynced } = options;
     const lmdb = await loadLmdb();
     if (isReadonly && !existsSync(path)) {
       throw new SnapshotError({
@@ -338,6 +343,7 @@ export class Store {
       remains.checkVersion();
       return new Store(path, remains);
     }
+    refuseOtherWay(path, options);
     let store: Store;
     try {
       const environment = lmdb.open({
@@ -353,7 +359,7 @@ export class Store {
         keyEncoding: 'binary',
         maxDbs: 8,
       });
-      store = new Store(path, new Tables(path, environment), environment, isBlocking);
+      store = new Store(path, new Tables(path, environment), environment, options);
     } catch (error) {
       throw await explain(path, error as LmdbError);
     }
@@ -416,6 +422,7 @@ export class Store {
   /** Closes the store. No call may be under way. */
   async close(): Promise<void> {
     await this.#environment?.close();
+    this.#endUse?.();
   }
 }
 

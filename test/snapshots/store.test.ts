@@ -237,6 +237,23 @@ test('two snapshotters of one process on one root see what each other does', asy
   await b.close();
 });
 
+test('a program that has a store open cannot open it so that less is promised than asked for', async (t) => {
+  const root = join(scratch(t), 'root');
+  const refused = { code: 'ERR_SNAPSHOT_FAILED_PRECONDITION', message: /open .*Close/ };
+  const careless = await Snapshotter.open(root, { fsync: 'none' });
+  for (const fsync of ['store', 'all'] as const) await t.throwsAsync(() => Snapshotter.open(root, { fsync }), refused);
+  const reader = await Snapshotter.open(root, { readonly: true });
+  await careless.prepare('key');
+  t.is((await reader.stat('key')).kind, 'active');
+  await careless.close();
+  await reader.close();
+  const alone = await Snapshotter.open(root, { readonly: true });
+  await t.throwsAsync(() => Snapshotter.open(root), refused);
+  t.is((await alone.stat('key')).kind, 'active');
+  await alone.close();
+  await (await Snapshotter.open(root)).close();
+});
+
 test('without the package lmdb the error says how to get it', (t) => {
   const copy = scratch(t);
   for (const name of ['package.json', 'dist']) cpSync(join(packageRoot, name), join(copy, name), { recursive: true });
