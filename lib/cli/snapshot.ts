@@ -81,10 +81,12 @@ function infoText({ name, parent, kind, id, created, updated, labels }: Snapshot
 const DEEPEST = 50;
 
 function treeText(infos: readonly SnapshotInfo[], usages: ReadonlyMap<string, SnapshotUsage>): string {
-  const children = new Map<string, SnapshotInfo[]>();
-  for (const info of infos) children.set(info.parent, [...(children.get(info.parent) ?? []), info]);
+  const children = new Map(infos.map(({ name }): [string, SnapshotInfo[]] => [name, []]));
+  const roots: SnapshotInfo[] = [];
+  // A damaged store may have lost the parent.
+  for (const info of infos) (children.get(info.parent) ?? roots).push(info);
   const lines: string[] = [];
-  const left = (children.get('') ?? []).map((info) => ({ info, first: '', rest: '', depth: 0 })).reverse();
+  const left = roots.map((info) => ({ info, first: '', rest: '', depth: 0 })).reverse();
   for (let next = left.pop(); next !== undefined; next = left.pop()) {
     const { info, first, rest, depth } = next;
     const usage = usages.get(info.name);

@@ -2,7 +2,7 @@
  * The store: the records in an LMDB environment, which several processes may have open. docs/snapshots.md describes its
  * tables.
  */
-import { existsSync, statfsSync } from 'node:fs';
+import { existsSync, statfsSync, statSync } from 'node:fs';
 import * as e from '../errnos.js';
 import { collect } from '../kernel/slices.js';
 import { run } from '../kernel/task.js';
@@ -285,25 +285,37 @@ interface Damage {
   readonly problems: readonly string[];
 }
 
-/** Looks through the file of a store. Returns undefined if there is nothing wrong. */
-async function findDamage(path: string): Promise<Damage | undefined> {
+/** Throws if the store can be no store: to read a pipe would last for ever. */
+function refuseOther(path: string): void {
+  if (statSync(path, { throwIfNoEntry: false })?.isFile() ?? true) return;
+  throw failed(path, 'it is no regular file', 'move away what has its name, or choose another root');
+}
+
+/** Looks through the file of a store. `'empty'`: there is none, or nobody has written to it yet. */
+async function examine(path: string): Promise<Damage | 'empty' | 'whole'> {
   const { readFile } = process.getBuiltinModule('node:fs/promises');
   let last: bigint | undefined;
   for (let i = 0; i < MOST_LOOKS && existsSync(path); i++) {
     const file = await readFile(path);
-    // LMDB makes what is missing, or what a crash has left empty.
-    if (file.every((byte) => byte === 0)) return undefined;
+    if (file.length === 0) return 'empty';
     const transaction = lastTransaction(file);
-    const problems = await run(readPages(file, checkEntry));
-    if (problems.length === 0) return undefined;
+    let isEmpty = true;
+    const check = (table: string, entry: Entry): string | undefined => {
+      isEmpty = false;
+      return checkEntry(table, entry);
+    };
+    const problems = await run(readPages(file, check));
+    if (problems.length === 0) return isEmpty ? 'empty' : 'whole';
     if (i > 0 && transaction === last) return { file, problems };
     last = transaction;
   }
-  return undefined;
+  return existsSync(path) ? 'whole' : 'empty';
 }
 
 interface LmdbError extends Error {
+  /** A number from LMDB, a name from node:fs. */
   readonly code?: unknown;
+  readonly errno?: number;
   /** Rejected with the reason, when a transaction could not be written. */
   readonly commitError?: Promise<never>;
 }
@@ -328,7 +340,10 @@ export class Store {
   static async open(path: string, options: StoreOptions): Promise<Store> {
     const { isReadonly, isSynced } = options;
     const lmdb = await loadLmdb();
-    if (isReadonly && !existsSync(path)) {
+    refuseOther(path);
+    const state = await examine(path).catch(async (error) => Promise.reject(await explain(path, error)));
+    // A process that has ended may have made its file only. LMDB completes that, but cannot read it.
+    if (isReadonly && state === 'empty') {
       throw new SnapshotError({
         code: 'ERR_SNAPSHOT_NOT_FOUND',
         what: `there is no store ${quoteKey(path)}`,
@@ -336,10 +351,9 @@ export class Store {
         path,
       });
     }
-    const damage = await findDamage(path);
-    if (damage !== undefined) {
-      if (!isReadonly) throw damaged(path, damage.problems.join('; '));
-      const remains = await Remains.read(path, damage.file);
+    if (typeof state === 'object') {
+      if (!isReadonly) throw damaged(path, state.problems.join('; '));
+      const remains = await Remains.read(path, state.file);
       remains.checkVersion();
       return new Store(path, remains);
     }
@@ -426,23 +440,28 @@ export class Store {
   }
 }
 
-/** Returns the error for a failure of LMDB. */
+function failed(path: string, problem: string, hint: string, cause?: Error, reason?: 'out-of-space'): SnapshotError {
+  const what = `the store ${quoteKey(path)} could not be used: ${problem}`;
+  return new SnapshotError({ code: 'ERR_SNAPSHOT_STORE_FAILED', what, hint, path, reason }, { cause });
+}
+
+/** The errors for which the caller has not the privilege. */
+const refusals: ReadonlySet<unknown> = new Set([e.EACCES, e.EPERM, e.EROFS]);
+
+/** Returns the error for a failure of LMDB, or of a system call on its file. */
 async function explain(path: string, error: LmdbError): Promise<Error> {
   const cause = await (error.commitError?.catch((reason: LmdbError) => reason) ?? error);
-  const { code } = cause as LmdbError;
-  if (corruptions.has(code)) return damaged(path, cause.message);
-  const isShort = code === e.ENOSPC || code === e.EDQUOT || (code === e.EIO && isFull(path));
-  const problem = isShort ? 'no space is left on its file system' : cause.message;
-  return new SnapshotError(
-    {
-      code: 'ERR_SNAPSHOT_STORE_FAILED',
-      what: `the store ${quoteKey(path)} could not be used: ${problem}`,
-      hint: 'make room on its file system, or see the kernel log (dmesg); nothing was changed',
-      path,
-      ...(isShort && { reason: 'out-of-space' }),
-    },
-    { cause },
-  );
+  const { code, errno = 0 } = cause as LmdbError;
+  const number = typeof code === 'number' ? code : -errno;
+  if (corruptions.has(number)) return damaged(path, cause.message);
+  if (number === e.ENOSPC || number === e.EDQUOT || (number === e.EIO && isFull(path))) {
+    const hint = 'make room there; nothing was changed';
+    return failed(path, 'no space is left on its file system', hint, cause, 'out-of-space');
+  }
+  const hint = refusals.has(number)
+    ? 'run as its owner or as root, on a file system that can be written'
+    : 'see the kernel log (dmesg); nothing was changed';
+  return failed(path, cause.message, hint, cause);
 }
 
 /** In bytes. */

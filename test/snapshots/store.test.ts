@@ -8,6 +8,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  rmSync,
   symlinkSync,
   truncateSync,
   writeFileSync,
@@ -111,9 +112,45 @@ test('flipped bytes in pages that are in use are found, and never end the proces
 test('a file that is no store is refused', async (t) => {
   const root = join(scratch(t), 'root');
   mkdirSync(root);
-  writeFileSync(join(root, 'metadata.mdb'), 'something else entirely');
-  await t.throwsAsync(() => Snapshotter.open(root), { code: 'ERR_SNAPSHOT_STORE_DAMAGED' });
-  t.is(readFileSync(join(root, 'metadata.mdb'), 'utf8'), 'something else entirely');
+  for (const text of ['something else entirely', '\0', '\0'.repeat(8192)]) {
+    writeFileSync(join(root, 'metadata.mdb'), text);
+    await t.throwsAsync(() => Snapshotter.open(root), { code: 'ERR_SNAPSHOT_STORE_DAMAGED' });
+    t.is(readFileSync(join(root, 'metadata.mdb'), 'utf8'), text);
+  }
+});
+
+test('what is no regular file is refused, and not read', async (t) => {
+  const root = join(scratch(t), 'root');
+  const file = join(root, 'metadata.mdb');
+  mkdirSync(join(root, 'snapshots'), { recursive: true });
+  const refused = { code: 'ERR_SNAPSHOT_STORE_FAILED', message: /is no regular file/ };
+  execFileSync('mkfifo', [file]);
+  for (const readonly of [false, true]) await t.throwsAsync(() => Snapshotter.open(root, { readonly }), refused);
+  rmSync(file);
+  mkdirSync(file);
+  await t.throwsAsync(() => Snapshotter.open(root), refused);
+});
+
+test('readonly finds no store in a file to which nobody has written', async (t) => {
+  const root = join(scratch(t), 'root');
+  const file = join(root, 'metadata.mdb');
+  mkdirSync(join(root, 'snapshots'), { recursive: true });
+  const { open } = await loadLmdb();
+  const steps = [
+    () => writeFileSync(file, ''),
+    () => open({ path: file, noSubdir: true, overlappingSync: false, maxDbs: 8 }).close(),
+    async () => {
+      const environment = open({ path: file, noSubdir: true, overlappingSync: false, maxDbs: 8 });
+      environment.openDB({ name: 'about', encoding: 'binary', keyEncoding: 'binary' });
+      await environment.close();
+    },
+  ];
+  for (const step of steps) {
+    await step();
+    await t.throwsAsync(() => Snapshotter.open(root, { readonly: true }), { code: 'ERR_SNAPSHOT_NOT_FOUND' });
+  }
+  await (await Snapshotter.open(root)).close();
+  await (await Snapshotter.open(root, { readonly: true })).close();
 });
 
 interface RawTable {
