@@ -175,7 +175,9 @@ export class Snapshotter {
    * Opens a root, and makes it, with mode 0700, where there is none. Needs the package lmdb.
    *
    * @throws {SnapshotError} `ERR_SNAPSHOT_DEPENDENCY_MISSING`, `ERR_SNAPSHOT_STORE_DAMAGED`,
-   * `ERR_SNAPSHOT_STORE_VERSION`, `ERR_SNAPSHOT_STORE_FAILED`; with `readonly`, `ERR_SNAPSHOT_NOT_FOUND`
+   * `ERR_SNAPSHOT_STORE_VERSION`, `ERR_SNAPSHOT_STORE_FAILED`; with `readonly`, `ERR_SNAPSHOT_NOT_FOUND`;
+   * `ERR_SNAPSHOT_FAILED_PRECONDITION` if this program has it open with `readonly`, or with `fsync: 'none'`, and this one
+   * would write otherwise
    * @throws {OverlayError} the file system cannot hold an upper, as `overlayfs explain` says it, or the root cannot be
    * made
    */
