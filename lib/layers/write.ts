@@ -156,6 +156,8 @@ interface Batch {
   readonly lent: readonly Uint8Array[];
   /** The number of the first of these buffers, counted from 1 over all batches. */
   readonly firstLent: number;
+  /** It makes files, with modes that the umask of the process must not change. */
+  readonly makesFiles: boolean;
 }
 
 /** The result of a batch. */
@@ -180,6 +182,7 @@ export class TreeWriter {
   readonly #free: Buffer[] = [];
   readonly #others: Buffer;
   #end = 0;
+  #makesFiles = false;
   #lent: Uint8Array[] = [];
   /** The number of the next buffer that is lent. */
   #nextLent = 1;
@@ -220,6 +223,7 @@ export class TreeWriter {
   /** Gathers an operation. The path is relative to the root; the empty path is the root itself. */
   add(kind: OperationKind, path: Bytes, fields: OperationFields = {}): void {
     this.#added++;
+    if (kind !== 'data') this.#makesFiles = true;
     const { xattrs, data, from = '' } = fields;
     const attributes = xattrs ?? [];
     const lent = data !== undefined && this.#options.lends && data.length >= LEAST_LENT ? this.#lend(data) : 0;
@@ -289,7 +293,8 @@ export class TreeWriter {
     if (this.#end === 0) return;
     const lent = this.#lent;
     const records = this.#gathered.subarray(0, this.#end);
-    const batch: Batch = { records, lent, firstLent: this.#nextLent - lent.length };
+    const batch: Batch = { records, lent, firstLent: this.#nextLent - lent.length, makesFiles: this.#makesFiles };
+    this.#makesFiles = false;
     this.#gatherIn(this.#free.pop() ?? Buffer.allocUnsafeSlow(ROOM));
     this.#end = 0;
     this.#lent = [];
@@ -338,12 +343,12 @@ export class TreeWriter {
     this.#words = new Uint32Array(memory.buffer);
   }
 
-  #plan({ records, lent, firstLent }: Batch, turn: number): Plan {
+  #plan({ records, lent, firstLent, makesFiles }: Batch, turn: number): Plan {
     const plan = new Plan();
     const all = turn === OVER ? lent : [new Uint8Array(this.#turn.buffer), ...lent];
     if (all.length > 0) plan.lent = all;
-    // The writer needs a thread with its own umask.
-    plan.isOnOwnThread = true;
+    // A new thread has an umask of its own.
+    plan.isOnOwnThread = makesFiles;
     const { inRoot } = this.#options;
     const staging = this.#staging;
     plan.add(calls.write_tree, [this.#root, this.#others, records, staging, inRoot ? 1 : 0, firstLent, turn], {
