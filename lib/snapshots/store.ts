@@ -2,7 +2,17 @@
  * The store: the records in an LMDB environment, which several processes may have open. docs/snapshots.md describes its
  * tables.
  */
-import { existsSync, statfsSync, statSync } from 'node:fs';
+import {
+  accessSync,
+  closeSync,
+  constants,
+  existsSync,
+  openSync,
+  rmSync,
+  statfsSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import * as e from '../errnos.js';
 import { collect } from '../kernel/slices.js';
 import { run } from '../kernel/task.js';
@@ -285,6 +295,31 @@ interface Damage {
   readonly problems: readonly string[];
 }
 
+/** In bytes: more than LMDB writes when it makes one of its files. */
+const ROOM = 2 ** 15;
+
+/**
+ * Throws if LMDB could not make its files: then it would end the process by a signal. The locks are not opened, since a
+ * close(2) would end those that this process holds.
+ */
+function refuseFull(path: string): void {
+  const rooms: number[] = [];
+  try {
+    for (const file of [path, `${path}-lock`]) {
+      if (statSync(file, { throwIfNoEntry: false })?.size) accessSync(file, constants.R_OK | constants.W_OK);
+      else {
+        rooms.push(openSync(`${file}-room`, 'w'));
+        rmSync(`${file}-room`, { force: true });
+      }
+    }
+    for (const room of rooms) writeFileSync(room, Buffer.alloc(ROOM));
+  } finally {
+    rooms.forEach((room) => {
+      closeSync(room);
+    });
+  }
+}
+
 /** Throws if the store can be no store: to read a pipe would last for ever. */
 function refuseOther(path: string): void {
   if (statSync(path, { throwIfNoEntry: false })?.isFile() ?? true) return;
@@ -360,6 +395,7 @@ export class Store {
     refuseOtherWay(path, options);
     let store: Store;
     try {
+      if (!isReadonly) refuseFull(path);
       const environment = lmdb.open({
         path,
         noSubdir: true,
