@@ -298,25 +298,27 @@ interface Damage {
 /** In bytes: more than LMDB writes when it makes one of its files. */
 const ROOM = 2 ** 15;
 
+/** The descriptors that LMDB opens. */
+const DESCRIPTORS = 3;
+
 /**
- * Throws if LMDB could not make its files: then it would end the process by a signal. The locks are not opened, since a
- * close(2) would end those that this process holds.
+ * Throws if LMDB could not open its files, or make them: then it would end the process by a signal. The locks are not
+ * opened, since a close(2) would end those that this process holds.
  */
-function refuseFull(path: string): void {
-  const rooms: number[] = [];
+function refuseShortage(path: string, isReadonly: boolean): void {
+  const held: number[] = [];
   try {
-    for (const file of [path, `${path}-lock`]) {
+    for (const file of isReadonly ? [] : [path, `${path}-lock`]) {
       if (statSync(file, { throwIfNoEntry: false })?.size) accessSync(file, constants.R_OK | constants.W_OK);
       else {
-        rooms.push(openSync(`${file}-room`, 'w'));
+        held.push(openSync(`${file}-room`, 'w'));
         rmSync(`${file}-room`, { force: true });
       }
     }
-    for (const room of rooms) writeFileSync(room, Buffer.alloc(ROOM));
+    for (const room of held) writeFileSync(room, Buffer.alloc(ROOM));
+    while (held.length < DESCRIPTORS) held.push(openSync('/', 'r'));
   } finally {
-    rooms.forEach((room) => {
-      closeSync(room);
-    });
+    for (const descriptor of held) closeSync(descriptor);
   }
 }
 
@@ -395,7 +397,7 @@ export class Store {
     refuseOtherWay(path, options);
     let store: Store;
     try {
-      if (!isReadonly) refuseFull(path);
+      refuseShortage(path, isReadonly);
       const environment = lmdb.open({
         path,
         noSubdir: true,
@@ -481,8 +483,13 @@ function failed(path: string, problem: string, hint: string, cause?: Error, reas
   return new SnapshotError({ code: 'ERR_SNAPSHOT_STORE_FAILED', what, hint, path, reason }, { cause });
 }
 
-/** The errors for which the caller has not the privilege. */
-const refusals: ReadonlySet<unknown> = new Set([e.EACCES, e.EPERM, e.EROFS]);
+const toWrite = 'run as its owner or as root, on a file system that can be written';
+const hints: ReadonlyMap<number, string> = new Map([
+  [e.EACCES, toWrite],
+  [e.EPERM, toWrite],
+  [e.EROFS, toWrite],
+  [e.EMFILE, 'raise the limit (ulimit -n), or do less at once'],
+]);
 
 /** Returns the error for a failure of LMDB, or of a system call on its file. */
 async function explain(path: string, error: LmdbError): Promise<Error> {
@@ -494,10 +501,7 @@ async function explain(path: string, error: LmdbError): Promise<Error> {
     const hint = 'make room there; nothing was changed';
     return failed(path, 'no space is left on its file system', hint, cause, 'out-of-space');
   }
-  const hint = refusals.has(number)
-    ? 'run as its owner or as root, on a file system that can be written'
-    : 'see the kernel log (dmesg); nothing was changed';
-  return failed(path, cause.message, hint, cause);
+  return failed(path, cause.message, hints.get(number) ?? 'see the kernel log (dmesg); nothing was changed', cause);
 }
 
 /** In bytes. */

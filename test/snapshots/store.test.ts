@@ -119,6 +119,32 @@ test('a file that is no store is refused', async (t) => {
   }
 });
 
+test('without enough file descriptors, open fails, and does not end the process', (t) => {
+  const root = join(scratch(t), 'root');
+  const script = `import { closeSync, openSync } from 'node:fs';
+    import { Snapshotter } from 'overlayfs/snapshots';
+    const root = process.argv[1];
+    const open = async (name, options) => (await Snapshotter.open(root + name, options)).close();
+    await open('old');
+    for (let free = 0, opened = 0; opened < 6; free++) {
+      const held = [];
+      try {
+        for (;;) held.push(openSync('/'));
+      } catch {}
+      for (let i = 0; i < free; i++) closeSync(held.pop());
+      for (const [name, options] of [['old'], ['old', { readonly: true }], ['new' + free]]) {
+        await open(name, options).then(() => opened++, ({ code, message }) => {
+          if (!/EMFILE/.test(code + message)) throw new Error(code + message);
+        });
+      }
+      held.forEach(closeSync);
+    }`;
+  const command = 'ulimit -n 64 && exec "$@"';
+  const args = ['-c', command, 'sh', process.execPath, '--input-type=module', '-e', script, root];
+  const { status, stderr } = spawnSync('sh', args, { cwd: import.meta.dirname, encoding: 'utf8', timeout: 60_000 });
+  t.is(status, 0, stderr);
+});
+
 test('what is no regular file is refused, and not read', async (t) => {
   const root = join(scratch(t), 'root');
   const file = join(root, 'metadata.mdb');
