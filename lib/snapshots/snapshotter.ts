@@ -176,8 +176,8 @@ export class Snapshotter {
    *
    * @throws {SnapshotError} `ERR_SNAPSHOT_DEPENDENCY_MISSING`, `ERR_SNAPSHOT_STORE_DAMAGED`,
    * `ERR_SNAPSHOT_STORE_VERSION`, `ERR_SNAPSHOT_STORE_FAILED`; with `readonly`, `ERR_SNAPSHOT_NOT_FOUND`;
-   * `ERR_SNAPSHOT_FAILED_PRECONDITION` if this program has it open with `readonly`, or with `fsync: 'none'`, and this one
-   * would write otherwise
+   * `ERR_SNAPSHOT_FAILED_PRECONDITION` if this program has it open with `readonly` and this one writes, or with
+   * `fsync: 'none'` and this one syncs
    * @throws {OverlayError} the file system cannot hold an upper, as `overlayfs explain` says it, or the root cannot be
    * made
    */
