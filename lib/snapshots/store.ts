@@ -105,9 +105,7 @@ export class Tables implements ReadableTables, Writer {
   #check(record: SnapshotRecord | null, key?: string): SnapshotRecord {
     if (record === null || (key !== undefined && record.name !== key)) {
       throw this.damaged(
-        key === undefined
-          ? 'a record does not match its checksum'
-          : `the record of ${quoteKey(key)} does not match its checksum`,
+        key === undefined ? 'a record cannot be read' : `the record of ${quoteKey(key)} cannot be read`,
         key,
       );
     }
@@ -118,7 +116,7 @@ export class Tables implements ReadableTables, Writer {
     const bytes = this.#about.get(key);
     if (bytes === undefined) return undefined;
     const number = decodeNumber(bytes);
-    if (number === undefined) throw this.damaged(`its '${key}' does not match its checksum`);
+    if (number === undefined) throw this.damaged(`its '${key}' cannot be read`);
     return number;
   }
 
@@ -225,7 +223,9 @@ class Remains implements ReadableTables {
 
   constructor(path: string, tables: ReadonlyMap<string, readonly Entry[]>) {
     const about = tables.get('about')?.find(({ key }) => key.equals(versionKey));
-    const records = (tables.get('snapshots') ?? []).map(({ value }) => decodeRecord(value) as SnapshotRecord);
+    const records = (tables.get('snapshots') ?? [])
+      .map(({ value }) => decodeRecord(value))
+      .filter((it) => it !== undefined);
     this.version = about && decodeNumber(about.value);
     this.#removing = (tables.get('removing') ?? []).map(({ key }) => fromNumberKey(key));
     this.#path = path;

@@ -233,6 +233,34 @@ test('parents that form a circle, or are missing, are a damaged store', async (t
   t.deepEqual(await namesOf(snapshotter.walk()), ['base']);
 });
 
+test('what is no record is a damaged store, and changes nothing', async (t) => {
+  const root = await makeRoot(t, 0);
+  const whole = { name: 'base', id: 2, kind: 'committed', parent: '', created: '1', updated: '1' };
+  const odd = [
+    '',
+    'null',
+    '{}',
+    ...['x', -1, 1.5, '../..'].map((id) => JSON.stringify({ ...whole, id })),
+    ...[{ kind: 'odd' }, { parent: 7 }, { created: 'x' }, { labels: 7 }, { name: null }].map((more) =>
+      JSON.stringify({ ...whole, ...more }),
+    ),
+  ];
+  for (const text of odd) {
+    await change(root, 'snapshots', 'base', () => text);
+    const snapshotter = await Snapshotter.open(root);
+    const verbs = [
+      () => snapshotter.stat('base'),
+      () => namesOf(snapshotter.walk()),
+      () => snapshotter.prepare('child', 'base'),
+      () => snapshotter.update({ name: 'base', labels: {} }),
+      () => snapshotter.remove('base'),
+    ];
+    for (const verb of verbs) await t.throwsAsync(verb, { code: 'ERR_SNAPSHOT_STORE_DAMAGED' }, text);
+    await snapshotter.close();
+  }
+  t.deepEqual(readdirSync(join(root, 'snapshots')), ['1']);
+});
+
 test('readonly needs a root that is there, and makes nothing', async (t) => {
   const root = join(scratch(t), 'root');
   await t.throwsAsync(() => Snapshotter.open(root, { readonly: true }), { code: 'ENOENT' });
