@@ -2,6 +2,7 @@
  * The directories of snapshots. A directory is made under a number that nobody else has, and locked by flock(2) until its
  * record is in the store. A directory without a record and without a lock is therefore nobody's.
  */
+import { existsSync } from 'node:fs';
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
@@ -195,17 +196,22 @@ export class Directories {
   }
 
   *#remove(id: number, isWanted: () => boolean, onMoved: () => void): Task<string | undefined> {
-    const aside = { path: this.asideOf(id), isSynced: this.#isSynced, isWanted, onMoved };
+    const aside = { path: this.#asideOf(id), isSynced: this.#isSynced, isWanted, onMoved };
     return yield* unlessMissing(removeAside(this.pathOf(id), aside));
   }
 
   /** Removes a directory that was moved aside, if it is there. */
   *removeAside(id: number): Task<void> {
-    yield* unlessMissing(removeDirectory(this.asideOf(id)));
+    yield* unlessMissing(removeDirectory(this.#asideOf(id)));
   }
 
-  asideOf(id: number): string {
+  #asideOf(id: number): string {
     return `${this.#removed}/${id}`;
+  }
+
+  /** The path of a directory that may have been moved aside. */
+  placeOf(id: number): string {
+    return existsSync(this.pathOf(id)) ? this.pathOf(id) : this.#asideOf(id);
   }
 
   /** The numbers of the snapshots' directories, and of those that were moved aside. */

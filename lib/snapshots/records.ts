@@ -89,17 +89,31 @@ export function encodeRecord({ created, updated, labels, ...rest }: SnapshotReco
   return seal(JSON.stringify({ ...rest, ...given, created: String(created), updated: String(updated) }));
 }
 
-/** Returns undefined if the bytes are damaged. */
+const kinds: ReadonlySet<unknown> = new Set<SnapshotKind>(['active', 'view', 'committed']);
+
+/** Returns undefined if the bytes are damaged, or no record. */
 export function decodeRecord(bytes: Buffer): SnapshotRecord | undefined {
   const text = unseal(bytes);
   if (text === undefined) return undefined;
-  const record = JSON.parse(text);
-  record.labels ??= noLabels;
-  const { created, updated } = record;
-  record.created = BigInt(created);
-  // Most snapshots are never updated.
-  record.updated = updated === created ? record.created : BigInt(updated);
-  return record;
+  try {
+    const record = JSON.parse(text);
+    const { name, id, kind, parent, created, updated } = record;
+    record.labels ??= noLabels;
+    const isRecord =
+      typeof name === 'string' &&
+      typeof parent === 'string' &&
+      typeof record.labels === 'object' &&
+      kinds.has(kind) &&
+      Number.isSafeInteger(id) &&
+      id > 0;
+    if (!isRecord) return undefined;
+    record.created = BigInt(created);
+    // Most snapshots are never updated.
+    record.updated = updated === created ? record.created : BigInt(updated);
+    return record;
+  } catch {
+    return undefined;
+  }
 }
 
 /** Returns true when bytes of `encodeRecord` or `encodeNumber` are as they were written. */
@@ -109,6 +123,6 @@ export const encodeNumber = (number: number): Buffer => seal(String(number));
 
 /** Returns undefined if the bytes are damaged. */
 export function decodeNumber(bytes: Buffer): number | undefined {
-  const text = unseal(bytes);
-  return text === undefined ? undefined : Number(text);
+  const number = Number(unseal(bytes) || undefined);
+  return Number.isSafeInteger(number) ? number : undefined;
 }

@@ -45,7 +45,7 @@ export interface SnapshotInfo {
 export interface Cleanup {
   /** The numbers of the directories that are gone now. */
   readonly removed: readonly number[];
-  /** Directories that could not be removed, because a mount uses them, for example. They stay for the next clean-up. */
+  /** Directories that could not be removed, because an overlay uses them, for example. They stay for the next clean-up. */
   readonly kept: readonly { readonly path: string; readonly error: Error }[];
 }
 
@@ -176,8 +176,8 @@ export class Snapshotter {
    *
    * @throws {SnapshotError} `ERR_SNAPSHOT_DEPENDENCY_MISSING`, `ERR_SNAPSHOT_STORE_DAMAGED`,
    * `ERR_SNAPSHOT_STORE_VERSION`, `ERR_SNAPSHOT_STORE_FAILED`; with `readonly`, `ERR_SNAPSHOT_NOT_FOUND`;
-   * `ERR_SNAPSHOT_FAILED_PRECONDITION` if this program has it open with `readonly`, or with `fsync: 'none'`, and this one
-   * would write otherwise
+   * `ERR_SNAPSHOT_FAILED_PRECONDITION` if this program has it open with `readonly` and this one writes, or with
+   * `fsync: 'none'` and this one syncs
    * @throws {OverlayError} the file system cannot hold an upper, as `overlayfs explain` says it, or the root cannot be
    * made
    */
@@ -383,8 +383,9 @@ export class Snapshotter {
   }
 
   /**
-   * Removes a snapshot that has no children. Its files go too, unless a mount uses them: then they stay until a
-   * `cleanup` finds them free. With `asyncRemove` they stay in any case.
+   * Removes a snapshot that has no children. Its files go too, unless an overlay in the mount table of this thread uses
+   * them, or something is mounted inside: then they stay until a `cleanup` finds them free. With `asyncRemove` they stay
+   * in any case. As in containerd, the caller unmounts binds, and mounts in other namespaces, before.
    *
    * @throws {SnapshotError} `ERR_SNAPSHOT_NOT_FOUND`, `ERR_SNAPSHOT_FAILED_PRECONDITION` (it has children)
    */
@@ -401,8 +402,14 @@ export class Snapshotter {
     await run(this.#removeDirectory(id)).catch(() => {});
   }
 
-  #removeDirectory(id: number): Task<void> {
-    return this.#directories.remove(id, () => this.#aside.add(id));
+  *#removeDirectory(id: number): Task<void> {
+    try {
+      yield* this.#directories.remove(id, () => this.#aside.add(id));
+    } catch (error) {
+      // The next clean-up finds its entry and goes on.
+      this.#aside.delete(id);
+      throw error;
+    }
   }
 
   /** @throws {SnapshotError} `ERR_SNAPSHOT_NOT_FOUND` */
@@ -480,7 +487,7 @@ export class Snapshotter {
 
   /**
    * Removes the directories that no snapshot has: of snapshots that were removed, and what a crash has left. A directory
-   * that a mount uses stays.
+   * that `remove` would leave stays.
    */
   async cleanup(): Promise<Cleanup> {
     this.#refuseReadonly();
@@ -490,21 +497,21 @@ export class Snapshotter {
   async #cleanup(): Promise<Cleanup> {
     const removed: number[] = [];
     const kept: { path: string; error: Error }[] = [];
-    const attempt = async (id: number, path: string, dialogue: Task<unknown>): Promise<void> => {
+    const directories = this.#directories;
+    const attempt = async (id: number, dialogue: Task<unknown>): Promise<void> => {
       try {
         if ((await run(dialogue)) !== false) removed.push(id);
       } catch (error) {
-        kept.push({ path, error: error as Error });
+        kept.push({ path: directories.placeOf(id), error: error as Error });
       }
     };
-    const directories = this.#directories;
     const removing = await this.#store.readAll(
       (tables, transaction) => tables.removing(transaction),
       (id) => id,
     );
     const found = await directories.numbers();
     for (const id of removing) {
-      if (!this.#aside.has(id)) await attempt(id, directories.pathOf(id), this.#removeDirectory(id));
+      if (!this.#aside.has(id)) await attempt(id, this.#removeDirectory(id));
     }
     const known = new Set(removing);
     await this.#store.readAll(
@@ -514,13 +521,12 @@ export class Snapshotter {
     // A directory that was made in the meantime has a record now, or a lock.
     const isStray = (id: number): boolean => !this.#store.read((tables) => tables.hasNumber(id));
     for (const id of found.removed) {
-      if (!known.has(id) && isStray(id)) await attempt(id, directories.asideOf(id), directories.removeAside(id));
+      if (!known.has(id) && isStray(id)) await attempt(id, directories.removeAside(id));
     }
     for (const id of found.snapshots) {
       if (known.has(id) || !isStray(id)) continue;
       await attempt(
         id,
-        directories.pathOf(id),
         directories.removeStray(id, () => isStray(id)),
       );
     }

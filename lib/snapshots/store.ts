@@ -2,7 +2,17 @@
  * The store: the records in an LMDB environment, which several processes may have open. docs/snapshots.md describes its
  * tables.
  */
-import { existsSync, statfsSync, statSync } from 'node:fs';
+import {
+  accessSync,
+  closeSync,
+  constants,
+  existsSync,
+  openSync,
+  rmSync,
+  statfsSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import * as e from '../errnos.js';
 import { collect } from '../kernel/slices.js';
 import { run } from '../kernel/task.js';
@@ -95,9 +105,7 @@ export class Tables implements ReadableTables, Writer {
   #check(record: SnapshotRecord | null, key?: string): SnapshotRecord {
     if (record === null || (key !== undefined && record.name !== key)) {
       throw this.damaged(
-        key === undefined
-          ? 'a record does not match its checksum'
-          : `the record of ${quoteKey(key)} does not match its checksum`,
+        key === undefined ? 'a record cannot be read' : `the record of ${quoteKey(key)} cannot be read`,
         key,
       );
     }
@@ -108,7 +116,7 @@ export class Tables implements ReadableTables, Writer {
     const bytes = this.#about.get(key);
     if (bytes === undefined) return undefined;
     const number = decodeNumber(bytes);
-    if (number === undefined) throw this.damaged(`its '${key}' does not match its checksum`);
+    if (number === undefined) throw this.damaged(`its '${key}' cannot be read`);
     return number;
   }
 
@@ -215,7 +223,9 @@ class Remains implements ReadableTables {
 
   constructor(path: string, tables: ReadonlyMap<string, readonly Entry[]>) {
     const about = tables.get('about')?.find(({ key }) => key.equals(versionKey));
-    const records = (tables.get('snapshots') ?? []).map(({ value }) => decodeRecord(value) as SnapshotRecord);
+    const records = (tables.get('snapshots') ?? [])
+      .map(({ value }) => decodeRecord(value))
+      .filter((it) => it !== undefined);
     this.version = about && decodeNumber(about.value);
     this.#removing = (tables.get('removing') ?? []).map(({ key }) => fromNumberKey(key));
     this.#path = path;
@@ -283,6 +293,33 @@ const MOST_LOOKS = 5;
 interface Damage {
   readonly file: Buffer;
   readonly problems: readonly string[];
+}
+
+/** In bytes: more than LMDB writes when it makes one of its files. */
+const ROOM = 2 ** 15;
+
+/** The descriptors that LMDB opens. */
+const DESCRIPTORS = 3;
+
+/**
+ * Throws if LMDB could not open its files, or make them: then it would end the process by a signal. The locks are not
+ * opened, since a close(2) would end those that this process holds.
+ */
+function refuseShortage(path: string, isReadonly: boolean): void {
+  const held: number[] = [];
+  try {
+    for (const file of isReadonly ? [] : [path, `${path}-lock`]) {
+      if (statSync(file, { throwIfNoEntry: false })?.size) accessSync(file, constants.R_OK | constants.W_OK);
+      else {
+        held.push(openSync(`${file}-room`, 'w'));
+        rmSync(`${file}-room`, { force: true });
+      }
+    }
+    for (const room of held) writeFileSync(room, Buffer.alloc(ROOM));
+    while (held.length < DESCRIPTORS) held.push(openSync('/', 'r'));
+  } finally {
+    for (const descriptor of held) closeSync(descriptor);
+  }
 }
 
 /** Throws if the store can be no store: to read a pipe would last for ever. */
@@ -360,6 +397,7 @@ export class Store {
     refuseOtherWay(path, options);
     let store: Store;
     try {
+      refuseShortage(path, isReadonly);
       const environment = lmdb.open({
         path,
         noSubdir: true,
@@ -445,8 +483,13 @@ function failed(path: string, problem: string, hint: string, cause?: Error, reas
   return new SnapshotError({ code: 'ERR_SNAPSHOT_STORE_FAILED', what, hint, path, reason }, { cause });
 }
 
-/** The errors for which the caller has not the privilege. */
-const refusals: ReadonlySet<unknown> = new Set([e.EACCES, e.EPERM, e.EROFS]);
+const toWrite = 'run as its owner or as root, on a file system that can be written';
+const hints: ReadonlyMap<number, string> = new Map([
+  [e.EACCES, toWrite],
+  [e.EPERM, toWrite],
+  [e.EROFS, toWrite],
+  [e.EMFILE, 'raise the limit (ulimit -n), or do less at once'],
+]);
 
 /** Returns the error for a failure of LMDB, or of a system call on its file. */
 async function explain(path: string, error: LmdbError): Promise<Error> {
@@ -458,10 +501,7 @@ async function explain(path: string, error: LmdbError): Promise<Error> {
     const hint = 'make room there; nothing was changed';
     return failed(path, 'no space is left on its file system', hint, cause, 'out-of-space');
   }
-  const hint = refusals.has(number)
-    ? 'run as its owner or as root, on a file system that can be written'
-    : 'see the kernel log (dmesg); nothing was changed';
-  return failed(path, cause.message, hint, cause);
+  return failed(path, cause.message, hints.get(number) ?? 'see the kernel log (dmesg); nothing was changed', cause);
 }
 
 /** In bytes. */

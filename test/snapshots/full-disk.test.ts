@@ -108,7 +108,30 @@ function saysFull(error: unknown): boolean {
 const ENOUGH = 4;
 const MOST = 200;
 
+/** Opens new roots with more and more space. LMDB ends a process that opens without enough by a signal. */
+async function sweepOpen(t: ExecutionContext, disk: Disk): Promise<void> {
+  let failures = 0;
+  for (let left = 0, successes = 0; successes < ENOUGH; left++) {
+    if (left === MOST) return t.fail(`open fails with ${left} free`);
+    const root = join(disk.dir, `new ${left}`);
+    disk.leave(left);
+    try {
+      await (await Snapshotter.open(root)).close();
+      successes++;
+    } catch (error) {
+      successes = 0;
+      failures++;
+      t.true(saysFull(error), `${left} free: ${error}`);
+    }
+    disk.relieve();
+    await (await Snapshotter.open(root)).close();
+    t.deepEqual((await checkRoot(root, true)).problems, []);
+  }
+  return t.log(`open: ${failures} failures`);
+}
+
 async function sweep(t: ExecutionContext, disk: Disk, open: typeof Snapshotter.open): Promise<void> {
+  if (open === Snapshotter.open) await sweepOpen(t, disk);
   const root = join(disk.dir, 'root');
   const asyncRemove = true;
   let snapshotter = await open(root, { asyncRemove });

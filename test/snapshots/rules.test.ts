@@ -1,4 +1,5 @@
 /** containerd's rules for the verbs of a snapshotter: one test a rule. */
+import { execFileSync } from 'node:child_process';
 import { existsSync, lchownSync, linkSync, lstatSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
@@ -336,6 +337,24 @@ test('remove: with asyncRemove the directory stays until cleanup', async (t) => 
   t.deepEqual(await snapshotter.cleanup(), { removed: [1], kept: [] });
   t.deepEqual(readdirSync(join(root, 'snapshots')).sort(), ['2', '3']);
   t.deepEqual(readdirSync(join(root, 'removed')), []);
+  t.deepEqual(await snapshotter.cleanup(), { removed: [], kept: [] });
+});
+
+test('cleanup: what could not be removed is named, until it can', async (t) => {
+  const root = join(scratch(t, 'disk'), 'root');
+  const snapshotter = await Snapshotter.open(root);
+  t.teardown(() => snapshotter.close());
+  await snapshotter.prepare('key');
+  writeFileSync(join(root, 'snapshots/1/fs/file'), '');
+  execFileSync('chattr', ['+i', join(root, 'snapshots/1/fs/file')]);
+  await snapshotter.remove('key');
+  for (let i = 0; i < 2; i++) {
+    const { removed, kept } = await snapshotter.cleanup();
+    t.deepEqual(removed, []);
+    t.like(kept, [{ path: join(root, 'removed/1'), error: { reason: 'permission-denied' } }]);
+  }
+  execFileSync('chattr', ['-i', join(root, 'removed/1/fs/file')]);
+  t.deepEqual(await snapshotter.cleanup(), { removed: [1], kept: [] });
   t.deepEqual(await snapshotter.cleanup(), { removed: [], kept: [] });
 });
 

@@ -119,6 +119,32 @@ test('a file that is no store is refused', async (t) => {
   }
 });
 
+test('without enough file descriptors, open fails, and does not end the process', (t) => {
+  const root = join(scratch(t), 'root');
+  const script = `import { closeSync, openSync } from 'node:fs';
+    import { Snapshotter } from 'overlayfs/snapshots';
+    const root = process.argv[1];
+    const open = async (name, options) => (await Snapshotter.open(root + name, options)).close();
+    await open('old');
+    for (let free = 0, opened = 0; opened < 6; free++) {
+      const held = [];
+      try {
+        for (;;) held.push(openSync('/'));
+      } catch {}
+      for (let i = 0; i < free; i++) closeSync(held.pop());
+      for (const [name, options] of [['old'], ['old', { readonly: true }], ['new' + free]]) {
+        await open(name, options).then(() => opened++, ({ code, message }) => {
+          if (!/EMFILE/.test(code + message)) throw new Error(code + message);
+        });
+      }
+      held.forEach(closeSync);
+    }`;
+  const command = 'ulimit -n 64 && exec "$@"';
+  const args = ['-c', command, 'sh', process.execPath, '--input-type=module', '-e', script, root];
+  const { status, stderr } = spawnSync('sh', args, { cwd: import.meta.dirname, encoding: 'utf8', timeout: 60_000 });
+  t.is(status, 0, stderr);
+});
+
 test('what is no regular file is refused, and not read', async (t) => {
   const root = join(scratch(t), 'root');
   const file = join(root, 'metadata.mdb');
@@ -205,6 +231,34 @@ test('parents that form a circle, or are missing, are a damaged store', async (t
     message: /'gone'/,
   });
   t.deepEqual(await namesOf(snapshotter.walk()), ['base']);
+});
+
+test('what is no record is a damaged store, and changes nothing', async (t) => {
+  const root = await makeRoot(t, 0);
+  const whole = { name: 'base', id: 2, kind: 'committed', parent: '', created: '1', updated: '1' };
+  const odd = [
+    '',
+    'null',
+    '{}',
+    ...['x', -1, 1.5, '../..'].map((id) => JSON.stringify({ ...whole, id })),
+    ...[{ kind: 'odd' }, { parent: 7 }, { created: 'x' }, { labels: 7 }, { name: null }].map((more) =>
+      JSON.stringify({ ...whole, ...more }),
+    ),
+  ];
+  for (const text of odd) {
+    await change(root, 'snapshots', 'base', () => text);
+    const snapshotter = await Snapshotter.open(root);
+    const verbs = [
+      () => snapshotter.stat('base'),
+      () => namesOf(snapshotter.walk()),
+      () => snapshotter.prepare('child', 'base'),
+      () => snapshotter.update({ name: 'base', labels: {} }),
+      () => snapshotter.remove('base'),
+    ];
+    for (const verb of verbs) await t.throwsAsync(verb, { code: 'ERR_SNAPSHOT_STORE_DAMAGED' }, text);
+    await snapshotter.close();
+  }
+  t.deepEqual(readdirSync(join(root, 'snapshots')), ['1']);
 });
 
 test('readonly needs a root that is there, and makes nothing', async (t) => {
