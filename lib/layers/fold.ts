@@ -26,13 +26,12 @@ import { isMount, type LayersLike, toLayers, toPaths, toSpace } from './given.js
 import { IndexedFiles } from './indexed.js';
 import { lockDirectory } from './lock.js';
 import { isWhiteoutEntry, type MarkSpace, markName, readMarks, shownName } from './marks.js';
-import { addSpecial, metadataOf } from './merge.js';
 import { MergedWalker } from './merged.js';
 import type { Attributes } from './records.js';
 import { openRoot, type Root } from './root.js';
 import { type LayerStack, openLayers } from './stack.js';
 import { examine, Walker } from './walk.js';
-import { type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
+import { addSpecial, metadataOf, type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
 import { explainWrite } from './written.js';
 
 export interface FoldProgress {
