@@ -4,6 +4,7 @@ import { baseline as takeBaseline } from '../layers/baseline.js';
 import { type MergeOptions, mergeLayer } from '../layers/merge.js';
 import { formatBytes, type Path, toBytes } from '../paths.js';
 import { type Command, libraryOptions, type Outcome, ownFlag } from './command.js';
+import { FAILED } from './errors.js';
 import { mountedLayers } from './layers.js';
 import type { Parsed } from './parse.js';
 import { ProgressBar } from './progress.js';
@@ -56,7 +57,8 @@ async function run({ options, operands }: Parsed): Promise<Outcome> {
     );
     const verb = options['dryRun'] ? 'would be merged' : 'merged';
     const total = `${summary.entries} entries ${verb}, ${summary.deleted} of them deletes\n`;
-    return { text: lines.join('') + total, json: { ...summary } };
+    const isRefused = options['dryRun'] && (given.conflict ?? 'error') === 'error' && lines.length > 0;
+    return { text: lines.join('') + total, json: { ...summary }, exitCode: isRefused ? FAILED : 0 };
   } finally {
     bar.end();
   }
@@ -89,8 +91,8 @@ export const merge: Command = {
     },
   ],
   notes:
-    'A merge that failed or was killed may be repeated: it goes on. The exit code is 1 if there are conflicts or ' +
-    'something failed; the message says what was done.',
+    'A merge that failed or was killed may be repeated: it goes on. The exit code is 1 if something failed, or if there are ' +
+    'conflicts that --conflict does not decide, also for --dry-run. The message says what was done.',
   examples: [
     'overlayfs merge /srv/upper /srv/base',
     'overlayfs merge --move --since /srv/base.json --conflict theirs /srv/upper /srv/base',

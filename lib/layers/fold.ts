@@ -26,13 +26,12 @@ import { isMount, type LayersLike, toLayers, toPaths, toSpace } from './given.js
 import { IndexedFiles } from './indexed.js';
 import { lockDirectory } from './lock.js';
 import { isWhiteoutEntry, type MarkSpace, markName, readMarks, shownName } from './marks.js';
-import { addSpecial, metadataOf } from './merge.js';
 import { MergedWalker } from './merged.js';
 import type { Attributes } from './records.js';
-import { openRoot } from './root.js';
+import { openRoot, type Root } from './root.js';
 import { type LayerStack, openLayers } from './stack.js';
 import { examine, Walker } from './walk.js';
-import { type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
+import { addSpecial, metadataOf, type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
 import { explainWrite } from './written.js';
 
 export interface FoldProgress {
@@ -279,8 +278,8 @@ function toTarget(value: unknown): Target {
   return { path, parent, name, partial: `.${name.slice(0, 200)}.overlayfs-partial` };
 }
 
-function* refuseFull({ path, name }: Target, parent: number): Task<void> {
-  const there = yield* examine(parent, [name]);
+function* refuseFull({ path, name }: Target, parent: Root): Task<void> {
+  const there = yield* examine(parent.descriptor, [name]);
   if (!there.advance() || there.mode === 0) return;
   const fail = (what: string): OverlayError =>
     new OverlayError({
@@ -291,7 +290,10 @@ function* refuseFull({ path, name }: Target, parent: number): Task<void> {
       path: pathString(path),
     });
   if (there.type !== k.S_IFDIR) throw fail('exists');
-  if (!(yield* isEmpty(parent, name))) throw fail('is not empty');
+  const { descriptor, found } = yield* openRoot(path);
+  close({ descriptor });
+  if (found.mountId !== parent.found.mountId) throw fail('is a mount point');
+  if (!(yield* isEmpty(parent.descriptor, name))) throw fail('is not empty');
 }
 
 /** The walk of the layer would meet the new directory. */
@@ -337,7 +339,7 @@ function* folded(from: unknown, to: unknown, isLayer: boolean, given: SquashOpti
   const target = toTarget(to);
   const parent = yield* openRoot(target.parent);
   try {
-    yield* refuseFull(target, parent.descriptor);
+    yield* refuseFull(target, parent);
     for (const layer of [...paths, ...rest.dataPaths]) yield* refuseInside(target, parent.real, layer);
     const stack = yield* openLayers(paths, rest);
     try {

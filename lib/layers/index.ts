@@ -53,7 +53,8 @@ export {
   lookup,
   lookupSync,
 } from './lookup.js';
-export { type MergeOptions, type MergeProgress, type MergeSummary, mergeLayer, mergeLayerSync } from './merge.js';
+export { type MergeOptions, mergeLayer, mergeLayerSync } from './merge.js';
+export type { MergeProgress, MergeSummary } from './merge-write.js';
 export { isOpaque, isOpaqueSync, makeOpaque, makeOpaqueSync, type OpaqueOptions } from './opaque.js';
 export type { IdRange, OwnerMaps } from './owner-maps.js';
 export { removeLayer, removeLayerSync } from './remove.js';

@@ -6,12 +6,13 @@
 import { ECANCELED } from '../errnos.js';
 import { abortError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
 import { type Outcome, perform, performSync, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
 import { Slices } from '../kernel/slices.js';
 import { inEitherForm, type Task } from '../kernel/task.js';
 import { addon, type OperationFlag, type OperationKind, type Stage } from '../native.js';
-import type { Time } from './records.js';
+import type { Records, Time } from './records.js';
 
 const PIECE = 1 << 20;
 /** The size of the buffer for a piece. */
@@ -508,4 +509,27 @@ const sizeOf = (attributes: readonly WrittenXattr[]): number =>
 function setNumber(words: Uint32Array, at: number, value: number): void {
   words[at] = ((value % UINT32) + UINT32) % UINT32;
   words[at + 1] = Math.floor(value / UINT32);
+}
+
+export const metadataOf = (entry: Pick<Records, 'uid' | 'gid' | 'mode' | 'mtime'>): OperationFields => ({
+  uid: entry.uid,
+  gid: entry.gid,
+  mode: entry.mode & 0o7777,
+  mtime: entry.mtime,
+});
+
+/** Adds an entry that is neither a regular file nor a directory. */
+export function addSpecial(
+  writer: TreeWriter,
+  entry: Pick<Records, 'type' | 'mode' | 'target' | 'rdevMajor' | 'rdevMinor'>,
+  target: string,
+  fields: OperationFields,
+): void {
+  if (entry.type === k.S_IFLNK) {
+    const { mode: _, ...rest } = fields;
+    writer.add('symlink', target, { ...rest, from: Buffer.from(entry.target) });
+  } else {
+    const device = { major: entry.rdevMajor, minor: entry.rdevMinor };
+    writer.add('node', target, { ...fields, mode: entry.mode, device });
+  }
 }

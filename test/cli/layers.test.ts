@@ -1,5 +1,5 @@
-/** `overlayfs changes`, `lookup`, `check` and `du`, for real. */
-import { writeFileSync } from 'node:fs';
+/** `overlayfs changes`, `lookup`, `merge`, `check` and `du`, for real. */
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { mountOverlaySync, whiteoutSync } from 'overlayfs';
 import { layers, makeTree, mountTest, scratch } from '../support/index.js';
@@ -71,4 +71,26 @@ mountTest('wrong command lines are told as such', async (t) => {
   ]) {
     t.is((await overlayfs(...args)).code, 2, args.join(' '));
   }
+});
+
+mountTest('merge exits with 1 for conflicts that nothing decides, also for a dry run', async (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'upper/file': 'ours', 'base/file': 'base' });
+  const at = (name: string): string => join(dir, name);
+  writeFileSync(at('since'), (await overlayfs('baseline', at('base'))).stdout);
+  writeFileSync(at('base/file'), 'theirs');
+  const merge = (...args: string[]) => overlayfs('merge', '--since', at('since'), ...args, at('upper'), at('base'));
+  const line = /^conflict: file \(changed; by others changed\)\n1 entries would be merged/;
+  const dry = await merge('--dry-run');
+  t.is(dry.code, 1);
+  t.regex(dry.stdout, line);
+  const decided = await merge('--dry-run', '--conflict', 'ours');
+  t.is(decided.code, 0);
+  t.regex(decided.stdout, line);
+  const refused = await merge();
+  t.is(refused.code, 1);
+  t.regex(refused.stderr, /conflict: file \(changed; by others changed\)/);
+  t.is(readFileSync(at('base/file'), 'utf8'), 'theirs');
+  t.like(await merge('--conflict', 'ours'), { code: 0 });
+  t.is(readFileSync(at('base/file'), 'utf8'), 'ours');
 });

@@ -116,6 +116,9 @@ mountTest('a squash that cannot be exact, or has no room, leaves nothing', async
   mkdirSync(at('small'));
   t.is(native.mount('small', at('small'), 'tmpfs', 0, 'size=64k'), 0);
   writeFileSync(at('lower/large'), Buffer.alloc(100_000));
+  const mounted = t.throws(() => flattenLayersSync([at('lower')], at('small')), { instanceOf: OverlayError });
+  t.is(mounted?.reason, 'path-exists');
+  t.true(mounted?.message.includes(`'${at('small')}' is a mount point`), mounted?.message);
   const full = t.throws(() => flattenLayersSync([at('lower')], at('small/made')), { instanceOf: OverlayError });
   t.deepEqual([full?.reason, full?.code], ['out-of-space', 'ENOSPC']);
   t.deepEqual(readdirSync(at('small')), []);
