@@ -172,6 +172,8 @@ export class Service {
     'grpc.max_receive_message_length': MOST_BYTES,
     'grpc.max_send_message_length': -1,
     'grpc.max_concurrent_streams': 1000,
+    // Statistics of each request that nobody reads.
+    'grpc.enable_channelz': 0,
   });
   readonly #injector = this.#server.createConnectionInjector(ServerCredentials.createInsecure());
   /** Is called when no request is under way. */

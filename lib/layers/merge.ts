@@ -8,9 +8,9 @@
  * - an opaque directory loses its mark after the entries that it hides are removed, and before its own entries move;
  * - an attribute keeps the time of a directory whose entries move.
  */
-import { checkBoolean, checkSignal, checkWord, toOptions } from '../arguments.js';
+import { checkBoolean, checkFunction, checkSignal, checkWord, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
-import { abortError, type Conflict, invalidArgumentType, OverlayError } from '../errors.js';
+import { abortError, type Conflict, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { close, type Held } from '../kernel/held.js';
@@ -130,9 +130,7 @@ interface Settings {
 
 function toSettings(options: MergeOptions): Settings {
   const { conflict, onProgress, since } = options;
-  if (onProgress !== undefined && typeof onProgress !== 'function') {
-    throw invalidArgumentType('onProgress', 'a function', onProgress);
-  }
+  checkFunction(onProgress, 'onProgress');
   return {
     moves: checkWord(options.mode, 'mode', ['copy', 'move']) === 'move',
     since: since === undefined ? undefined : toBaseline(since),
