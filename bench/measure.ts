@@ -25,7 +25,7 @@ export async function measure(row: Row, stage: Stage, peers: Peers, effort: Effo
   const site = stage.site(fileSystem);
   const takeAway = kind.setUp?.(site);
   try {
-    if ('blocks' in kind && effort.blocks > 1) await warmUp(kind, stage.site('tmpfs'), peers);
+    if ('blocks' in kind && effort.blocks > 1) await warmUp(kind, site, peers);
     await stage.spin(spinner, peers.program);
     stage.runOn(kind.spreads ? 'both' : 'one', [process.pid, ...peers.pids]);
     const comparison = await compare(kind, site, peers, effort);

@@ -6,7 +6,6 @@ import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { explainUnloaded } from './errors.js';
-import type { Addon } from './native.js';
 
 /** The development build comes first: a packed package has none. Beside a bundled program, `prebuilds` is next to it. */
 const release = `prebuilds/linux-${process.arch}`;
@@ -62,7 +61,7 @@ function find(name: keyof typeof places): string {
 
 const load = (path: string): unknown => process.getBuiltinModule('node:module').createRequire(path)(path);
 
-export const loadAddon = (): Addon => load(find('addon')) as Addon;
+export const loadAddon = (): unknown => load(find('addon'));
 
 /** Returns the function that makes the deferred modules from the modules that they share with the others. */
 export function loadDeferred(): unknown {

@@ -4,7 +4,7 @@
  * @packageDocumentation
  */
 export { OverlayError } from './errors.js';
-export type { FeatureState, KernelFeatures } from './features/probe.js';
+export type { FeatureState, KernelFeatures } from './features/record.js';
 export type { Holder, Holders, Holding } from './holder.js';
 export { isOpaque, isOpaqueSync, makeOpaque, makeOpaqueSync, type OpaqueOptions } from './layers/opaque.js';
 export { removeLayer, removeLayerSync } from './layers/remove.js';

@@ -116,6 +116,6 @@ let loaded: Addon | undefined;
 export function addon(): Addon {
   if (loaded !== undefined) return loaded;
   if (process.platform !== 'linux') throw platformError();
-  loaded = loadAddon();
+  loaded = loadAddon() as Addon;
   return loaded;
 }

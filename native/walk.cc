@@ -236,6 +236,10 @@ bool Walk::is_on_other_mount(const abi::Statx& found) const {
 // Reads the names of the directory that the last record describes. The walk owns the descriptor from here on.
 bool Walk::enter(int fd, const abi::Statx& found) {
   count_++;
+  if ((flags_ & one_level) && levels_.size() != 0) {
+    sys::close(fd);
+    return true;
+  }
   size_t names = names_.size(), first = order_.size();
   int error = read_names(fd);
   if (error != 0) records_.set_error(error);

@@ -49,6 +49,7 @@ enum WalkFlag : uint32_t {
   targets = 8,                    // reads the targets of symbolic links
   follow_root = 16,               // follows the root if it is a symbolic link
   root_inside = 32,               // the path to the root leads through no symbolic link and into no other mount
+  one_level = 64,                 // enters no directory but the root
 };
 
 // Builds records.

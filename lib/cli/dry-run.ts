@@ -1,7 +1,7 @@
 /** The effects of a mount as text: the plan, with nothing performed. Pure. */
 import { OverlayError } from '../errors.js';
 import { checkConflicts } from '../features/conflicts.js';
-import type { KernelFeatures } from '../features/probe.js';
+import type { KernelFeatures } from '../features/record.js';
 import { calls } from '../kernel/calls.js';
 import { formatPlan } from '../kernel/format.js';
 import { type CheckedOptions, checkOptions, type OverlayOptions } from '../options/check.js';

@@ -1,5 +1,5 @@
 /** `overlayfs features` */
-import type { KernelFeatures } from '../features/probe.js';
+import type { KernelFeatures } from '../features/record.js';
 import { reasons } from '../reasons.js';
 import { features as askFeatures, type Features } from '../rootless/lease.js';
 import { sentence } from '../text.js';

@@ -1,5 +1,5 @@
 /** The ways to mount, by name, each with the kernel features for which the library chooses it. */
-import type { KernelFeatures } from '../features/probe.js';
+import type { KernelFeatures } from '../features/record.js';
 
 export interface Way {
   readonly about: string;

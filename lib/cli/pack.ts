@@ -4,7 +4,7 @@ import { realpath, rename, rm, stat } from 'node:fs/promises';
 import { pipeline } from 'node:stream/promises';
 import { OverlayError } from '../errors.js';
 import { type CreateOptions, createLayer } from '../layers/create.js';
-import { type Path, pathString, quotePath, toBytes } from '../paths.js';
+import { isAtOrBelow, type Path, pathString, quotePath, toBytes, toPath, toReal } from '../paths.js';
 import { entryJson, entryLines } from './archive-lines.js';
 import { type Command, libraryOptions, type Outcome, ownFlag } from './command.js';
 import { hasLayers, layerFlags, mountedLayers } from './layers.js';
@@ -28,12 +28,21 @@ function toLevel(text: unknown): number | undefined {
   return level;
 }
 
-/** Writes a file under another name first, so that a failure leaves no half of it. A device or a pipe is written to. */
-async function writeFile(stream: NodeJS.ReadableStream, path: Path): Promise<void> {
+/**
+ * Writes a file under another name first, so that a failure leaves no half of it. A device or a pipe is written to.
+ * Refuses a file in one of the directories that are packed: it would be in itself.
+ */
+async function writeFile(stream: NodeJS.ReadableStream, path: Path, packed: readonly Path[]): Promise<void> {
   const given = Buffer.from(toBytes(path));
   const found = await stat(given).catch(() => undefined);
   const isFile = found?.isFile() ?? true;
   const place = found?.isFile() ? await realpath(given, 'buffer') : given;
+  if (isFile && packed.some((dir) => isAtOrBelow(toReal(path), toReal(dir)))) {
+    throw new UsageError(
+      `the archive ${quotePath(path)} would be inside the directory that is packed`,
+      'Write it elsewhere.',
+    );
+  }
   const written = isFile ? Buffer.concat([place, Buffer.from(`.${process.pid}.partial`)]) : place;
   try {
     await pipeline(stream, createWriteStream(written, { flags: isFile ? 'wx' : 'w' }));
@@ -58,6 +67,7 @@ async function run(parsed: Parsed): Promise<Outcome> {
   const isStdout = archive === STDOUT;
   const isPlain = options['layout'] === 'plain';
   const mount = hasLayers(parsed) || isPlain ? undefined : await mountedLayers(dir);
+  const { upperdir } = mount?.options ?? {};
   const level = toLevel(options['level']);
   const given = libraryOptions<CreateOptions>(options, ['dryRun', 'level']);
   const chosen = { ...given, ...(level !== undefined && { level }) };
@@ -77,7 +87,7 @@ async function run(parsed: Parsed): Promise<Outcome> {
   });
   try {
     if (isStdout) await pipeline(stream, process.stdout, { end: false });
-    else await writeFile(stream, archive);
+    else await writeFile(stream, archive, [dir, ...(upperdir === undefined ? [] : [toPath(upperdir, 'upperdir')])]);
     const summary = await stream.summary;
     const { entries, size, whiteouts, digest, sockets } = summary;
     const lines = [

@@ -1,7 +1,9 @@
 /** `overlayfs snapshot` */
+import { existsSync } from 'node:fs';
 import { formatBytes, type Path } from '../paths.js';
 import { type Cleanup, type SnapshotInfo, Snapshotter, type SnapshotUsage } from '../snapshots/index.js';
 import type { SnapshotMount } from '../snapshots/mounts.js';
+import { STORE_FILE } from '../snapshots/store.js';
 import { type Command, type Outcome, ownFlag } from './command.js';
 import type { Parsed } from './parse.js';
 import { UsageError, unknownWord } from './usage-error.js';
@@ -15,6 +17,8 @@ interface Verb {
   /** The flags that it takes besides --root. */
   readonly flags: readonly string[];
   readonly isReading: boolean;
+  /** True if it makes a root that is missing. */
+  readonly isMaking?: boolean;
   perform(snapshotter: Snapshotter, operands: readonly string[], options: Options): Promise<Outcome>;
 }
 
@@ -77,10 +81,12 @@ function infoText({ name, parent, kind, id, created, updated, labels }: Snapshot
 const DEEPEST = 50;
 
 function treeText(infos: readonly SnapshotInfo[], usages: ReadonlyMap<string, SnapshotUsage>): string {
-  const children = new Map<string, SnapshotInfo[]>();
-  for (const info of infos) children.set(info.parent, [...(children.get(info.parent) ?? []), info]);
+  const children = new Map(infos.map(({ name }): [string, SnapshotInfo[]] => [name, []]));
+  const roots: SnapshotInfo[] = [];
+  // A damaged store may have lost the parent.
+  for (const info of infos) (children.get(info.parent) ?? roots).push(info);
   const lines: string[] = [];
-  const left = (children.get('') ?? []).map((info) => ({ info, first: '', rest: '', depth: 0 })).reverse();
+  const left = roots.map((info) => ({ info, first: '', rest: '', depth: 0 })).reverse();
   for (let next = left.pop(); next !== undefined; next = left.pop()) {
     const { info, first, rest, depth } = next;
     const usage = usages.get(info.name);
@@ -113,6 +119,7 @@ const making = (verb: 'prepare' | 'view'): Verb => ({
   most: 2,
   flags: ['label'],
   isReading: false,
+  isMaking: true,
   async perform(snapshotter, [key = '', parent], options) {
     return toMounts(await snapshotter[verb](key, parent, { labels: labelsOf(options) }));
   },
@@ -206,8 +213,9 @@ async function run({ options, operands }: Parsed): Promise<Outcome> {
   const verb = Object.hasOwn(verbs, name) ? verbs[name] : undefined;
   if (verb === undefined) throw unknownWord('there is no verb', name, verbNames);
   if (rest.length < verb.least || rest.length > verb.most) {
-    const count = verb.least === verb.most ? `${verb.least}` : `${verb.least} or more`;
-    throw new UsageError(`snapshot ${name} takes ${count} operands, not ${rest.length}`);
+    const { least, most } = verb;
+    const count = least === most ? `${least}` : `${least} or ${Number.isFinite(most) ? most : 'more'}`;
+    throw new UsageError(`snapshot ${name} takes ${count} ${most === 1 ? 'operand' : 'operands'}, not ${rest.length}`);
   }
   const other = ['label', 'parent', 'async'].find((flag) => options[flag] !== undefined && !verb.flags.includes(flag));
   if (other !== undefined) throw new UsageError(`--${other} is of no use for snapshot ${name}`);
@@ -215,7 +223,8 @@ async function run({ options, operands }: Parsed): Promise<Outcome> {
   const root = options['root'] as Path | undefined;
   if (root === undefined) throw new UsageError('--root is missing', 'Name the directory of the snapshots: --root DIR.');
   const snapshotter = await Snapshotter.open(root, {
-    readonly: verb.isReading,
+    // Then a root that is missing is an error.
+    readonly: verb.isReading || !(verb.isMaking || existsSync(`${root}/${STORE_FILE}`)),
     asyncRemove: options['async'] === true,
   });
   try {

@@ -1,7 +1,7 @@
 /** Diagnoses a mount before it is made: finds what would stop it. */
 import { EINVAL } from '../errnos.js';
 import { OverlayError } from '../errors.js';
-import type { KernelFeatures } from '../features/probe.js';
+import type { KernelFeatures } from '../features/record.js';
 import type { CheckedOptions } from '../options/check.js';
 import { foresee, PATHS_ONLY, WANTED_BEFOREHAND } from './explain.js';
 import type { Facts } from './facts.js';

@@ -1,6 +1,6 @@
 /** Rules about the process: its permissions and its remaining resources. */
 import * as e from '../errnos.js';
-import type { KernelFeatures } from '../features/probe.js';
+import type { KernelFeatures } from '../features/record.js';
 import { calls } from '../kernel/calls.js';
 import type { StepFailure } from '../kernel/perform.js';
 import { outOfNamespaces } from '../namespaces/mount-namespace.js';

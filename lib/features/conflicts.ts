@@ -8,7 +8,7 @@ import { conflictingOptions, OverlayError } from '../errors.js';
 import type { CheckedOptions, NamedOption, OverlayOptionName } from '../options/check.js';
 import { firstKernel, type OptionRow, optionRows, optionTable } from '../options/table.js';
 import { either, option, type Text, text } from '../text.js';
-import { type KernelFeatures, needsMetacopy, type ProbedOption } from './probe.js';
+import { type KernelFeatures, needsMetacopy, type ProbedOption } from './record.js';
 
 /** The input of a row's test. */
 interface Case {

@@ -8,7 +8,7 @@ import * as k from '../kernel/constants.js';
 import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import { firstKernel, optionRows } from '../options/table.js';
-import type { FeatureState, KernelFeatures } from './probe.js';
+import type { FeatureState, KernelFeatures } from './record.js';
 
 /** Returns true if an option, or a value of it such as `uuid=null`, came with this kernel or a later one. */
 export function cameSince(probed: string, major: number, minor: number): boolean {

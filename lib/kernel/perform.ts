@@ -2,7 +2,7 @@
 import { OverlayError } from '../errors.js';
 import { addon, type NativeFailure } from '../native.js';
 import { type Encoded, encode } from './encode.js';
-import { errnoOf, type GuardName, guardOf } from './guards.js';
+import { errnoOf, type GuardName, guardOf } from './guard-names.js';
 import { onAbort } from './on-abort.js';
 import { type Plan, RESULT_SIZE, type Step } from './plan.js';
 import { FilledPlan } from './template.js';

@@ -4,7 +4,7 @@
  */
 import type { Path } from '../paths.js';
 import type { Call } from './calls.js';
-import type { GuardName } from './guards.js';
+import type { GuardName } from './guard-names.js';
 
 /** A file descriptor: the kernel's number, or the number of an earlier step, from `Plan.add`. */
 export type Descriptor = number;

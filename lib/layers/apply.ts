@@ -29,10 +29,11 @@ import { invalidArchive } from '../tar/invalid.js';
 import { TarReader } from '../tar/reader.js';
 import { option, type Text, text } from '../text.js';
 import { explainErrno, type Verdict } from '../verdicts.js';
+import { toBytePath } from './encodings.js';
 import { toPaths } from './given.js';
 import { isWhiteoutDevice, isWhiteoutEntry, readMarks, shownAttributes } from './marks.js';
 import { checkOwnerMaps, type MappedOwners, type OwnerMaps } from './owner-maps.js';
-import { Directory, type Layout, Leaf, Placement } from './placement.js';
+import { Directory, type Layout, Leaf, type Placed, Placement, Unseen } from './placement.js';
 import { findPath, findRoot, openLayers } from './stack.js';
 import { Walker } from './walk.js';
 import { type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
@@ -462,28 +463,44 @@ async function dropTarget({ parent, temporary }: Target): Promise<void> {
   await perform(plan);
 }
 
-/** Draws the picture of a directory that exists. */
-async function load(placement: Placement, { root, path }: Target, { userxattr, signal }: Checked): Promise<void> {
+/** Adds the entries of a directory from before to the picture; with `isWhole`, those of all directories in it. */
+async function see(
+  [top, inside]: Unseen['directories'][number],
+  isWhole: boolean,
+  { root, path }: Target,
+  { userxattr, signal }: Checked,
+): Promise<void> {
   const space = userxattr ? 'user' : 'trusted';
-  const walker = new Walker('', { at: root, atPath: path, attributes: 'directories', targets: true, unsorted: true });
-  const above: Directory[] = [placement.root];
+  const walker = new Walker(toBytePath(inside), {
+    at: root,
+    atPath: path,
+    attributes: 'directories',
+    targets: true,
+    unsorted: true,
+    oneLevel: !isWhole,
+  });
+  const above: Directory[] = [top];
   try {
     while (await run(walker.more())) {
       if (signal?.aborted) throw abortError(signal);
       while (walker.advance()) {
         const { depth, type, name } = walker;
-        if (walker.error !== 0) throw walker.failure();
         const parent = above[depth - 1];
+        // A directory that cannot be read is an error where it is needed.
+        if (walker.error !== 0 && (isWhole || parent === undefined || type !== k.S_IFDIR)) throw walker.failure();
         if (type === k.S_IFDIR) {
+          const directory = parent === undefined ? top : new Directory(false, parent.hides);
+          above[depth] = directory;
+          // This layer may have changed it since it was found.
+          if (parent === undefined && inside !== '') continue;
           const marks = readMarks(walker.attributes, space);
-          const directory = parent === undefined ? placement.root : new Directory(false, parent.hides);
           if (marks.opaque === 'y') directory.isOpaque = directory.hides = true;
           directory.before = walker.mtime;
           if (walker.hasAttributes) {
             directory.xattrs = [...walker.attributes.keys()].filter((name) => !isOverlays(name) && name !== SELINUX);
           }
+          directory.isSeen = isWhole || walker.isOtherMount;
           parent?.entries.set(name, directory);
-          above[depth] = directory;
         } else if (type === k.S_IFLNK) {
           parent?.entries.set(name, new Leaf('symlink', false, walker.target.toString('latin1')));
         } else {
@@ -492,6 +509,7 @@ async function load(placement: Placement, { root, path }: Target, { userxattr, s
         }
       }
     }
+    top.isSeen = true;
   } finally {
     walker.close();
   }
@@ -532,6 +550,9 @@ class Unpacking {
   /** Data of a large file that is not passed on yet: more may follow it in memory. */
   #pending: { bytes: Buffer; readonly position: number } | undefined;
   #offset = 0;
+  /** Directories that the next entry needs. It waits for them, and all after it. */
+  unseen: Unseen | undefined;
+  readonly #waiting: (() => void)[] = [];
   entries = 0;
   bytes = 0;
   whiteouts = 0;
@@ -564,7 +585,17 @@ class Unpacking {
     return this.#offsets[operation] ?? this.#offset;
   }
 
+  /** Goes on when the unseen directories are in the picture. */
+  resume(): void {
+    this.unseen = undefined;
+    while (this.unseen === undefined && this.#waiting.length > 0) this.#waiting.shift()?.();
+  }
+
   entry(entry: FoundEntry): void {
+    if (this.unseen !== undefined) {
+      this.#waiting.push(() => this.entry(entry));
+      return;
+    }
     const { maxEntries, maxBytes, devices } = this.#checked;
     this.#offset = entry.offset;
     this.entries++;
@@ -581,7 +612,19 @@ class Unpacking {
       this.#skip('device', entry);
       return;
     }
-    const placed = this.placement.place(entry);
+    this.#place(entry);
+  }
+
+  #place(entry: FoundEntry): void {
+    let placed: Placed;
+    try {
+      placed = this.placement.place(entry);
+    } catch (error) {
+      if (!(error instanceof Unseen)) throw error;
+      this.unseen = error;
+      this.#waiting.unshift(() => this.#place(entry));
+      return;
+    }
     if (placed.action === 'whiteout') this.whiteouts++;
     else if (placed.action === 'ignored') this.#skip('aufs', entry);
     else if (placed.action === 'opaque-root') this.#skip('opaque-root', entry);
@@ -639,6 +682,10 @@ class Unpacking {
   }
 
   data(bytes: Buffer, position: number): void {
+    if (this.unseen !== undefined) {
+      this.#waiting.push(() => this.data(bytes, position));
+      return;
+    }
     if (this.#open === undefined) return;
     const { path, parts } = this.#open;
     if (parts !== undefined) {
@@ -661,6 +708,10 @@ class Unpacking {
   }
 
   finish(): void {
+    if (this.unseen !== undefined) {
+      this.#waiting.push(() => this.finish());
+      return;
+    }
     if (this.#open === undefined) return;
     const { entry, path, replaces, parts } = this.#open;
     this.#open = undefined;
@@ -775,8 +826,9 @@ async function unpack(source: Source, memory: ChunkMemory, target: Target, check
   const { signal, onProgress, maxBytes, maxRatio } = checked;
   const writer = new TreeWriter(target.root, { signal, lends: true });
   const unpacking = new Unpacking(writer, checked);
-  if (target.temporary === undefined && !checked.isNew) await load(unpacking.placement, target, checked);
-  else unpacking.placement.implied.set(unpacking.placement.root, '');
+  const { root } = unpacking.placement;
+  if (target.temporary === undefined && !checked.isNew) await see([root, ''], false, target, checked);
+  else unpacking.placement.implied.set(root, '');
   // The umask may have taken bits of its mode.
   if (target.temporary !== undefined) unpacking.add('metadata', '', { mode: 0o755, ...ownerOfMissing(checked.owners) });
   const reader = new TarReader(unpacking);
@@ -802,6 +854,10 @@ async function unpack(source: Source, memory: ChunkMemory, target: Target, check
       await plain?.update(chunk);
       for (let at = 0; at < chunk.length; at += PIECE) {
         take(chunk.subarray(at, at + PIECE));
+        for (; unpacking.unseen !== undefined; unpacking.resume()) {
+          const { directories, isWhole } = unpacking.unseen;
+          for (const directory of directories) await see(directory, isWhole, target, checked);
+        }
         if (writer.isFull) await run(writer.send());
         if (slices.isOver()) await run(slices.pause());
       }

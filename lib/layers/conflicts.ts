@@ -10,7 +10,7 @@ import { close } from '../kernel/held.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
 import { askTolerant, type Task } from '../kernel/task.js';
 import { isAtOrBelow } from '../paths.js';
-import { toBytePath, toText } from './encodings.js';
+import { comparePaths, toBytePath, toText } from './encodings.js';
 import { type MarkSpace, type Marks, shownAttributes } from './marks.js';
 import { type Attributes, type Records, toNanoseconds } from './records.js';
 import { examine, Walker } from './walk.js';
@@ -22,6 +22,8 @@ export interface FoundConflict {
   /** One character a byte. */
   readonly bytePath: string;
   readonly conflict: Conflict;
+  /** Both sides have the directory and have changed its metadata. Its entries are judged by themselves. */
+  readonly isMetadata: boolean;
 }
 
 /** The state of a path in the upper. */
@@ -29,8 +31,9 @@ interface Ours {
   readonly path: string;
   readonly isWhiteout: boolean;
   readonly isDirectory: boolean;
-  readonly isOpaque: boolean;
-  /** Undefined if it was not copied up; the value may be empty. */
+  /** A directory in which nothing shows that the base has at this path. */
+  readonly isOther: boolean;
+  /** Undefined if the base never had it at this path; the value may be empty. */
   readonly origin: Buffer | undefined;
   readonly mode: number;
   readonly uid: number;
@@ -46,8 +49,6 @@ export class Conflicts {
   readonly #since: bigint;
   #waiting: Ours[] = [];
   readonly #found: FoundConflict[] = [];
-  /** The nearest directory that is a conflict as a whole: its contents are covered by it. */
-  #covered: string | undefined;
 
   constructor(dir: Descriptor, since: bigint) {
     this.#dir = dir;
@@ -58,15 +59,15 @@ export class Conflicts {
     return this.#waiting.length >= AT_ONCE;
   }
 
-  /** Notes the current entry of the upper; `path` is its place in the directory. */
-  add(entry: Records, marks: Marks, isWhiteout: boolean, path: string, space: MarkSpace): void {
+  /** Notes the current entry of the upper. `isMoved` says that a redirect leads to its contents. */
+  add(entry: Walker, marks: Marks, isWhiteout: boolean, isMoved: boolean, space: MarkSpace): void {
     const isDirectory = entry.type === k.S_IFDIR;
     this.#waiting.push({
-      path,
+      path: entry.path,
       isWhiteout,
       isDirectory,
-      isOpaque: marks.opaque === 'y',
-      origin: marks.origin === undefined ? undefined : Buffer.from(marks.origin),
+      isOther: isMoved || marks.opaque === 'y',
+      origin: isMoved || marks.origin === undefined ? undefined : Buffer.from(marks.origin),
       mode: entry.mode,
       uid: entry.uid,
       gid: entry.gid,
@@ -74,9 +75,17 @@ export class Conflicts {
     });
   }
 
+  /** Returns the conflicts in the order of their paths. One that is a conflict as a whole covers what is below. */
   *end(): Task<readonly FoundConflict[]> {
     yield* this.look();
-    return this.#found;
+    let whole: string | undefined;
+    return this.#found
+      .sort((a, b) => comparePaths(a.bytePath, b.bytePath))
+      .filter(({ bytePath, isMetadata }) => {
+        if (whole !== undefined && bytePath.startsWith(`${whole}/`)) return false;
+        if (!isMetadata) whole = bytePath;
+        return true;
+      });
   }
 
   /** Looks at what the directory has at the paths that were noted. */
@@ -89,6 +98,7 @@ export class Conflicts {
       waiting.map(({ path }) => path),
       { attributes: 'all' },
     );
+    const missing: Ours[] = [];
     const unsure: Ours[] = [];
     const deep: Ours[] = [];
     for (const ours of waiting) {
@@ -96,36 +106,49 @@ export class Conflicts {
       const theirs = this.#judge(ours, records);
       if (theirs === 'look inside') deep.push(ours);
       else if (theirs === 'look at origin') unsure.push(ours);
-      else if (theirs !== undefined) this.#add(ours, theirs);
+      else if (theirs === 'look at parent') missing.push(ours);
+      else if (theirs !== undefined) this.#add(ours, 'changed', theirs === 'metadata');
     }
     for (const ours of deep) if (yield* this.#hasChangedInside(ours.path)) this.#add(ours, 'changed');
+    yield* this.#findRemoved(missing);
     yield* this.#compareOrigins(unsure);
   }
 
-  #add({ path, isWhiteout }: Ours, theirs: Conflict['theirs']): void {
-    if (this.#covered !== undefined && path.startsWith(`${this.#covered}/`)) return;
-    this.#covered = path;
+  #add({ path, isWhiteout }: Ours, theirs: Conflict['theirs'], isMetadata = false): void {
     const conflict: Conflict = { path: toText(path), ours: isWhiteout ? 'deleted' : 'changed', theirs };
-    this.#found.push({ bytePath: path, conflict });
+    this.#found.push({ bytePath: path, conflict, isMetadata });
   }
 
-  #judge(ours: Ours, theirs: Records): Conflict['theirs'] | 'look inside' | 'look at origin' | undefined {
+  #judge(
+    ours: Ours,
+    theirs: Records,
+  ): 'changed' | 'metadata' | 'look inside' | 'look at origin' | 'look at parent' | undefined {
     if (theirs.mode === 0) {
       // Both have deleted it, or the upper has made it.
       if (ours.isWhiteout || ours.origin === undefined) return undefined;
-      return ours.origin.length > 0 ? 'look at origin' : 'removed';
+      return ours.origin.length > 0 ? 'look at origin' : 'look at parent';
     }
-    const isDirectory = theirs.type === k.S_IFDIR;
     const hasChanged = toNanoseconds(theirs.ctime) >= this.#since;
-    if (!isDirectory) {
-      if (hasChanged) return 'changed';
-      return ours.origin !== undefined && ours.origin.length > 0 ? 'look at origin' : undefined;
-    }
+    if (theirs.type !== k.S_IFDIR) return hasChanged ? 'changed' : undefined;
     // The upper removes or replaces the directory with all that it holds.
-    if (!ours.isDirectory || ours.isOpaque) return hasChanged ? 'changed' : 'look inside';
+    if (!ours.isDirectory || ours.isOther) return hasChanged ? 'changed' : 'look inside';
     // The time of a directory tells of its entries too, each of which is looked at by itself.
-    if (hasChanged && !hasSameMetadata(ours, theirs)) return 'changed';
+    if (hasChanged && !hasSameMetadata(ours, theirs)) return 'metadata';
     return ours.origin !== undefined && ours.origin.length > 0 ? 'look at origin' : undefined;
+  }
+
+  /**
+   * Finds the entries that others have removed, of a file system without file handles. In a directory that nobody has
+   * changed since, the upper has made the name: it has renamed or linked a file.
+   */
+  *#findRemoved(missing: readonly Ours[]): Task<void> {
+    if (missing.length === 0) return;
+    const parents = missing.map(({ path }) => path.slice(0, Math.max(path.lastIndexOf('/'), 0)));
+    const records = yield* examine(this.#dir, parents);
+    for (const ours of missing) {
+      records.advance();
+      if (records.mode !== 0 && toNanoseconds(records.ctime) >= this.#since) this.#add(ours, 'removed');
+    }
   }
 
   *#hasChangedInside(path: string): Task<boolean> {
@@ -165,17 +188,20 @@ export class Conflicts {
       others.push(ours);
     }
     for (const ours of others) {
-      const theirs = yield* this.#findOrigin(ours.origin as Buffer);
+      const theirs = yield* this.#findOrigin(ours);
       if (theirs !== undefined) this.#add(ours, theirs);
     }
   }
 
-  /** The origin is gone, or has been moved inside the directory; or, undefined, it is elsewhere. */
-  *#findOrigin(origin: Buffer): Task<Conflict['theirs'] | undefined> {
+  /**
+   * Returns `'removed'` if the origin is gone, `'changed'` if others moved or changed it inside the directory, and
+   * undefined if it is elsewhere. An origin that nobody has changed is a file that the upper has renamed or linked.
+   */
+  *#findOrigin({ origin, isDirectory }: Ours): Task<Conflict['theirs'] | undefined> {
+    const [type, handle] = [(origin as Buffer)[HANDLE.type] as number, (origin as Buffer).subarray(HANDLE.start)];
     const plan = new Plan();
     const room = 4096;
-    const handle = origin.subarray(HANDLE.start);
-    const args = [this.#dir, origin[HANDLE.type] as number, handle, k.O_PATH | k.O_CLOEXEC];
+    const args = [this.#dir, type, handle, k.O_PATH | k.O_CLOEXEC];
     const opened = plan.add(calls.open_by_handle_at, args, { output: 0, tolerate: 'any', keep: true });
     const linkOf = (descriptor: Descriptor) =>
       plan.stepOf(
@@ -187,11 +213,19 @@ export class Conflicts {
     const [there, root] = [linkOf(opened), linkOf(this.#dir)];
     const outputs = yield* askTolerant(plan);
     const descriptor = outputs.result(plan.stepOf(opened));
-    const read = (step: typeof there) => outputs.bytes(step, Math.max(outputs.result(step), 0));
-    const [path, dir] = [read(there), read(root)];
-    if (descriptor >= 0) close({ descriptor });
     if (descriptor < 0) return descriptor === -e.ESTALE ? 'removed' : undefined;
-    return isAtOrBelow(path, dir) ? 'changed' : undefined;
+    try {
+      const read = (step: typeof there) => outputs.bytes(step, Math.max(outputs.result(step), 0));
+      const path = read(there);
+      const found = yield* examine(descriptor, ['']);
+      found.advance();
+      if (found.links === 0) return 'removed';
+      // Until a file is looked up, the kernel does not know its path, and shows the root.
+      if (path.length > 1 && !isAtOrBelow(path, read(root))) return undefined;
+      return isDirectory || toNanoseconds(found.ctime) >= this.#since ? 'changed' : undefined;
+    } finally {
+      close({ descriptor });
+    }
   }
 }
 

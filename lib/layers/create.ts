@@ -742,7 +742,7 @@ export function createLayer(source: LayersLike | DirectoryStates, given?: Create
   const { signal } = checked;
   const stream = Stream.from(pack(layers, checked, resolve), {
     objectMode: false,
-    highWaterMark: 2 * CHUNK,
+    highWaterMark: CHUNK,
     ...(signal !== undefined && { signal }),
   });
   stream.once('error', reject);

@@ -52,6 +52,8 @@ export interface CheckOptions {
 export interface EarlierCheck {
   /** Paths at which the directory keeps its version. */
   readonly theirs: readonly string[];
+  /** Directories that keep their own metadata. */
+  readonly kept?: readonly string[];
   /** Inodes of the upper whose redirects lead to clones. */
   readonly redirects: readonly string[];
   /** If every entry is copied: the newest change in the upper before that, ctime in ms. */
@@ -90,6 +92,8 @@ export class MergeCheck {
   latest = 0;
   /** The paths at which the directory keeps its version. */
   readonly theirs: string[];
+  /** Directories that keep their own metadata, and get the entries of the upper. */
+  readonly kept: string[];
   conflicts: readonly Conflict[] = [];
 
   constructor(options: CheckOptions) {
@@ -100,6 +104,7 @@ export class MergeCheck {
     this.#own = pathInside(upper.real, dir.real);
     this.#seenRedirects = earlier && new Set(earlier.redirects);
     this.theirs = [...(earlier?.theirs ?? [])];
+    this.kept = [...(earlier?.kept ?? [])];
   }
 
   /** Reads the upper. */
@@ -138,9 +143,9 @@ export class MergeCheck {
   #decide(found: readonly FoundConflict[]): void {
     const { conflict, dir, dryRun } = this.#options;
     if (found.length > 0 && conflict === 'error' && !dryRun) throw conflictError(dir.path, found);
-    for (const { bytePath, conflict: one } of found) {
+    for (const { bytePath, conflict: one, isMetadata } of found) {
       const decision = typeof conflict === 'function' ? conflict(one) : conflict;
-      if (decision === 'theirs') this.theirs.push(bytePath);
+      if (decision === 'theirs') (isMetadata ? this.kept : this.theirs).push(bytePath);
       else if (typeof conflict === 'function' && decision !== 'ours') {
         throw invalidArgumentType('conflict', "a function that returns 'ours' or 'theirs'", decision);
       }
@@ -184,7 +189,10 @@ export class MergeCheck {
     }
     if (this.#options.finishesMove && !isWhiteout && walker.type !== k.S_IFDIR) this.#countLinks(walker);
     this.#links?.add(walker, marks, place, redirect === undefined ? undefined : origin);
-    this.#looked?.add(walker, marks, isWhiteout, place, space);
+    // A whiteout stands for all that is below a redirect, at the old path.
+    if (this.#areMoved[walker.depth - 1] !== true) {
+      this.#looked?.add(walker, marks, isWhiteout, redirect !== undefined, space);
+    }
   }
 
   #countLinks({ inode, links, path }: Walker): void {

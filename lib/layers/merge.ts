@@ -158,7 +158,8 @@ interface Frame {
   readonly isPure: boolean;
   /** The merge makes it with all its entries in the staging directory, and then renames it to its place. */
   readonly isWhole: boolean;
-  readonly metadata: OperationFields;
+  /** Undefined if the directory keeps its own. */
+  readonly metadata: OperationFields | undefined;
 }
 
 const noXattrs: readonly WrittenXattr[] = [];
@@ -189,6 +190,8 @@ class Merge {
   #isResumed = false;
   /** The directories of the upper, by the first walk. */
   #found: Pick<MergeCheck, 'absent' | 'soiled' | 'holders'> | undefined;
+  /** Directories that keep their own metadata. */
+  #kept: ReadonlySet<string> = new Set();
   /** Maps an inode of the upper to the name of its clone, if no earlier call has put the clone in its place. */
   #clones = new Map<bigint, string>();
   /** Some files stay in the upper until everything else is done. */
@@ -265,6 +268,7 @@ class Merge {
 
   *#apply(check: MergeCheck): Task<void> {
     yield* this.#begin(check);
+    this.#kept = new Set(check.kept);
     if (this.#state?.isCopied !== true) yield* this.#write(new Set(check.theirs));
     if (this.#settings.moves && (!this.#renames || this.#leavesRest || this.#state?.isCopied))
       yield* this.#emptyUpper(check.latest);
@@ -350,7 +354,7 @@ class Merge {
 
   // -------------------------------------------------------------------------------- before and after the second walk
 
-  *#begin({ theirs, redirects }: MergeCheck): Task<void> {
+  *#begin({ theirs, kept, redirects }: MergeCheck): Task<void> {
     const writer = this.#writer;
     if (this.#state === undefined) writer.add('remove', STAGING);
     writer.add('directory', STAGING, { mode: 0o700, flags: ['existing'] });
@@ -358,7 +362,7 @@ class Merge {
     if (this.#state === undefined) {
       const path = Buffer.from(toBytes(this.#upper.path)).toString('latin1');
       const seen = [...redirects.keys()].map(String);
-      this.#writeState({ upper: this.#upperId, path, theirs, redirects: seen, isMove: this.#settings.moves });
+      this.#writeState({ upper: this.#upperId, path, theirs, kept, redirects: seen, isMove: this.#settings.moves });
     } else if (this.#settings.moves && this.#state.isMove !== true) {
       this.#writeState({ ...this.#state, isMove: true });
     }
@@ -473,7 +477,7 @@ class Merge {
 
   *#rootMetadata(): Task<OperationFields> {
     const [root] = this.#frames;
-    if (root !== undefined) return root.metadata;
+    if (root?.metadata !== undefined) return root.metadata;
     const records = yield* examine(this.#upper.descriptor, [''], { attributes: 'all' });
     records.advance();
     return this.#metadata(records);
@@ -563,7 +567,7 @@ class Merge {
       place: aside === undefined ? undefined : target,
       isPure: clone === undefined && (parent.isPure || isOpaque || isMadeAside),
       isWhole: clone === undefined && (parent.isWhole || isMadeAside),
-      metadata: this.#metadata(walker),
+      metadata: this.#kept.has(walker.path) ? undefined : this.#metadata(walker),
     };
     this.#frames.push(frame);
     if (frame.isWhole) {
@@ -579,7 +583,7 @@ class Merge {
         [...walker.attributes.keys()].filter((name) => markName(name, this.#space) === kind);
       this.#keepTime(walker, isOpaque ? [...marksOf('redirect'), ...marksOf('opaque')] : []);
     }
-    if (clone !== undefined) return;
+    if (clone !== undefined || frame.metadata === undefined) return;
     const mode = (walker.mode & 0o7777) | 0o700;
     // An unprivileged process can write only in a directory whose mode allows it, so it sets the mode of an existing
     // directory at once. Root can write in any directory.
@@ -629,7 +633,8 @@ class Merge {
 
   #leave(): void {
     const { path, target, place, isWhole, metadata } = this.#frames.pop() as Frame;
-    this.#writer.add('metadata', target, isWhole ? metadata : { ...metadata, flags: ['exact'] });
+    if (metadata !== undefined)
+      this.#writer.add('metadata', target, isWhole ? metadata : { ...metadata, flags: ['exact'] });
     if (place !== undefined) {
       this.#writer.add('rename', place, { from: target, flags: isWhole ? ['tree'] : ['atomic', 'tree'] });
       this.#placed.set(target, place);

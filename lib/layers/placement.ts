@@ -53,6 +53,8 @@ const nodeTypes = { fifo: k.S_IFIFO, character: k.S_IFCHR, block: k.S_IFBLK } as
 /** A directory in the picture. */
 export class Directory {
   readonly entries = new Map<string, Node>();
+  /** False for a directory from before this layer until its entries are in the picture. */
+  isSeen = true;
   /** It hides what is below, by itself or by a directory that it is in. */
   hides: boolean;
   isOpaque = false;
@@ -104,6 +106,37 @@ interface Place {
 /** A directory, and its path. */
 type Found = readonly [Directory, string];
 
+/** Thrown if an entry needs directories that are not in the picture yet. `place` is called again when they are. */
+export class Unseen {
+  readonly directories: readonly Found[];
+  /** True if all directories in them are needed too. */
+  readonly isWhole: boolean;
+
+  constructor(directories: readonly Found[], isWhole: boolean) {
+    this.directories = directories;
+    this.isWhole = isWhole;
+  }
+}
+
+function entriesOf(directory: Directory, path: string): Map<string, Node> {
+  if (!directory.isSeen) throw new Unseen([[directory, path]], false);
+  return directory.entries;
+}
+
+/** Returns the directories at and below one that are not in the picture yet. */
+function unseenIn(top: Directory, path: string): Found[] {
+  const unseen: Found[] = [];
+  const waiting: Found[] = [[top, path]];
+  for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
+    const [directory, at] = next;
+    if (!directory.isSeen) unseen.push(next);
+    for (const [name, node] of directory.entries) {
+      if (node instanceof Directory) waiting.push([node, below(at, name)]);
+    }
+  }
+  return unseen;
+}
+
 /** The outcome for an entry. A file is left to the caller: it is written at the path, with its data. */
 export type Placed =
   | { readonly action: 'done' | 'ignored' | 'whiteout' | 'opaque-root' }
@@ -131,6 +164,7 @@ export class Placement {
    * Decides on an entry, and tells the writer.
    *
    * @throws {OverlayError} `'archive-invalid'` or `'archive-limit'`
+   * @throws {Unseen}
    */
   place(entry: FoundEntry): Placed {
     this.#entry = entry;
@@ -235,7 +269,7 @@ export class Placement {
 
   #placeIn([parent, path]: Found, components: readonly string[]): Place {
     const name = components.at(-1) as string;
-    return { parent, name, path: below(path, name), node: parent.entries.get(name) };
+    return { parent, name, path: below(path, name), node: entriesOf(parent, path).get(name) };
   }
 
   /**
@@ -255,7 +289,7 @@ export class Placement {
         continue;
       }
       const directory = stack.at(-1) as Directory;
-      const node = directory.entries.get(name);
+      const node = (directory.isSeen ? directory.entries : entriesOf(directory, names.join('/'))).get(name);
       if (node instanceof Directory) {
         stack.push(node);
         names.push(name);
@@ -374,6 +408,8 @@ export class Placement {
   }
 
   #hide(top: Directory, path: string): void {
+    const unseen = top.hides ? [] : unseenIn(top, path);
+    if (unseen.length > 0) throw new Unseen(unseen, true);
     const waiting: [Directory, string][] = [[top, path]];
     for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
       const [directory, at] = next;
@@ -395,7 +431,7 @@ export class Placement {
     const waiting: [Directory, string][] = [[top, path]];
     for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
       const [directory, at] = next;
-      for (const [name, node] of directory.entries) {
+      for (const [name, node] of entriesOf(directory, at)) {
         if (node.isOurs && node instanceof Leaf) continue;
         if (node instanceof Directory && holdsOurs(node)) {
           waiting.push([node, below(at, name)]);
@@ -416,7 +452,7 @@ export class Placement {
     // The way to the link first: a directory that is made for it may be the target's too.
     const place = this.#find(components);
     const [directory, above] = this.#resolve(from.slice(0, -1), 'fail') as Found;
-    const target = directory.entries.get(last);
+    const target = entriesOf(directory, above).get(last);
     const path = below(above, last);
     if (target === undefined || (target instanceof Leaf && target.kind === 'whiteout')) {
       this.#fail(`the target of a hard link, ${quoteName(linkname)}, does not exist`);

@@ -24,6 +24,7 @@ const flag = {
   targets: 8,
   followRoot: 16,
   rootInside: 32,
+  oneLevel: 64,
 } as const;
 
 export interface WalkOptions {
@@ -45,16 +46,19 @@ export interface WalkOptions {
   readonly unsorted?: boolean;
   /** Follows the root if it is a symbolic link. Default: true. */
   readonly followRoot?: boolean;
+  /** Enters no directory but the root. */
+  readonly oneLevel?: boolean;
   /** Keeps the records of a walk that skips nothing; or has them of an earlier one. */
   readonly tape?: Tape;
 }
 
-const toFlags = ({ at, attributes, targets, unsorted, followRoot = true }: WalkOptions): number =>
+const toFlags = ({ at, attributes, targets, unsorted, oneLevel, followRoot = true }: WalkOptions): number =>
   (unsorted ? flag.unsorted : 0) |
   (attributes === undefined ? 0 : flag.attributesOfDirectories) |
   (attributes === 'all' ? flag.attributesOfOthers : 0) |
   (targets ? flag.targets : 0) |
   (followRoot ? flag.followRoot : 0) |
+  (oneLevel ? flag.oneLevel : 0) |
   (at === undefined ? 0 : flag.rootInside);
 
 /**

@@ -1,5 +1,5 @@
 /** Makes the plan of a plain mount from a template. Most mounts are plain, and a program may make many in a loop. */
-import type { KernelFeatures } from '../features/probe.js';
+import type { KernelFeatures } from '../features/record.js';
 import { Template } from '../kernel/template.js';
 import type { CheckedOptions } from '../options/check.js';
 import { goesByDescriptors, type Path } from '../paths.js';

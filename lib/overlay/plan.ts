@@ -4,7 +4,7 @@
  */
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
-import { type KernelFeatures, needsMetacopy } from '../features/probe.js';
+import { type KernelFeatures, needsMetacopy } from '../features/record.js';
 import { addNewerMountsGuard, addRecord, addReservation, type UseRole, useRoles } from '../in-use/registry.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';

@@ -6,7 +6,7 @@ import { subjectsOf } from '../diagnosis/gather.js';
 import { nameOf, pathField } from '../diagnosis/rule.js';
 import { EOPNOTSUPP } from '../errnos.js';
 import { OverlayError } from '../errors.js';
-import type { DefaultName, KernelFeatures } from '../features/probe.js';
+import type { DefaultName, KernelFeatures } from '../features/record.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { StepFailure } from '../kernel/perform.js';

@@ -1,6 +1,7 @@
 /** Mounts without privilege: the namespaces that hold them, and what the kernel supports there. */
 import { describeErrno, EPERM } from '../errnos.js';
-import { type KernelFeatures, kernelFeatures, kernelFeaturesSync, questions, wereAllAsked } from '../features/probe.js';
+import { kernelFeatures, kernelFeaturesSync, questions, wereAllAsked } from '../features/probe.js';
+import type { KernelFeatures } from '../features/record.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { close } from '../kernel/held.js';

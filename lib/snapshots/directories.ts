@@ -32,18 +32,17 @@ function failure(path: string, purpose: string, errno: number, syscall?: string)
 }
 
 /** Makes a directory and those above it that are missing, with mode 0700. */
-export function* makeRoot(path: string): Task<void> {
+export function* makeRoot(path: string, hasParent = false): Task<void> {
   const plan = new Plan();
-  const step = plan.stepOf(
-    plan.add(calls.mkdirat, [k.AT_FDCWD, path, mode.root], { output: 0, tolerate: [e.EEXIST, e.ENOENT] }),
-  );
+  const tolerate = hasParent ? [e.EEXIST] : [e.EEXIST, e.ENOENT];
+  const step = plan.stepOf(plan.add(calls.mkdirat, [k.AT_FDCWD, path, mode.root], { output: 0, tolerate }));
   const outcome = yield* ask(plan);
   if (outcome instanceof StepFailure)
     throw failure(path, `make ${quotePath(path)}`, outcome.errno, outcome.step?.call.name);
   if (outcome.result(step) !== -e.ENOENT) return;
   const [parent] = splitPath(path);
   yield* makeRoot(pathString(parent));
-  yield* makeRoot(path);
+  yield* makeRoot(path, true);
 }
 
 /** The directories of a root that is open. */
@@ -82,8 +81,10 @@ export class Directories {
     const open = plan.add(calls.openat2, [k.AT_FDCWD, `${root}/snapshots`, OPEN, 0], { keep: true, output: 0 });
     const stat = addStat(plan, '', { at: open, flags: k.AT_EMPTY_PATH });
     const outcome = yield* ask(plan);
-    if (outcome instanceof StepFailure)
-      throw failure(root, `open ${quotePath(root)}`, outcome.errno, outcome.step?.call.name);
+    if (outcome instanceof StepFailure) {
+      const path = outcome.step === plan.stepOf(open) ? `${root}/snapshots` : root;
+      throw failure(path, `open ${quotePath(path)}`, outcome.errno, outcome.step?.call.name);
+    }
     const { inode } = readStat(stat, outcome);
     const all = { descriptor: outcome.result(plan.stepOf(open)) };
     return new Directories(root, all, isSynced, inode, !isReadonly && (yield* hasProjectQuota(all.descriptor)));

@@ -1,9 +1,10 @@
 /** The package lmdb, an optional peer dependency: the part of it that the store uses. */
+import { existsSync, statSync } from 'node:fs';
 import { isMainThread } from 'node:worker_threads';
 import { calls } from '../kernel/calls.js';
 import { perform } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
-import { SnapshotError } from './errors.js';
+import { quoteKey, SnapshotError } from './errors.js';
 
 export interface Table<V = Buffer> {
   get(key: Uint8Array): V | undefined;
@@ -51,6 +52,46 @@ export async function loadLmdb(): Promise<{ open(options: object): Environment }
       { cause },
     );
   }
+}
+
+/** How a program writes to a file, if it does. */
+interface Way {
+  readonly isReadonly: boolean;
+  readonly isSynced: boolean;
+}
+
+/** By device and inode: how the first one has opened a file, and how many have it open. */
+const uses = new Map<string, { readonly way: Way; count: number }>();
+
+function identityOf(path: string): string {
+  const { dev, ino } = statSync(path, { bigint: true });
+  return `${dev} ${ino}`;
+}
+
+/**
+ * Throws if this thread has a file open in another way, which rules: lmdb has one environment a process for each file, with
+ * the options of the first opening.
+ */
+export function refuseOtherWay(path: string, { isReadonly, isSynced }: Way): void {
+  const first = existsSync(path) ? uses.get(identityOf(path))?.way : undefined;
+  if (first === undefined || isReadonly || (!first.isReadonly && (first.isSynced || !isSynced))) return;
+  throw new SnapshotError({
+    code: 'ERR_SNAPSHOT_FAILED_PRECONDITION',
+    what: `this program has the store ${quoteKey(path)} open ${first.isReadonly ? 'for reading' : "with fsync 'none'"}`,
+    hint: 'close the snapshotter that uses it so',
+    path,
+  });
+}
+
+/** Notes that a file is open. Returns what takes the note back. */
+export function noteUse(path: string, way: Way): () => void {
+  const identity = identityOf(path);
+  const use = uses.get(identity) ?? { way, count: 0 };
+  use.count++;
+  uses.set(identity, use);
+  return () => {
+    if (--use.count === 0) uses.delete(identity);
+  };
 }
 
 /** In ms: the time for other listeners and for the message of a fatal error. */
@@ -104,17 +145,18 @@ export class BlockingTransactions {
           const value = perform();
           return () => resolve(value);
         } catch (error) {
+          // Other errors than refusals may come after changes: they undo the transaction.
+          if (!(error instanceof SnapshotError)) throw error;
           return () => reject(error);
         }
       };
       this.#waiting.push({ perform: attempt, reject });
-      if (this.#waiting.length === 1) setImmediate(() => this.performAll());
+      if (this.#waiting.length === 1) setImmediate(() => this.#performAll());
     });
   }
 
-  performAll(): void {
+  #performAll(): void {
     const waiting = this.#waiting;
-    if (waiting.length === 0) return;
     this.#waiting = [];
     let settlers: (() => void)[] = [];
     try {

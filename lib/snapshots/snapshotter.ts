@@ -23,7 +23,7 @@ import {
 } from './options.js';
 import type { Labels, SnapshotKind, SnapshotRecord, SnapshotUsage } from './records.js';
 import * as rules from './rules.js';
-import { STORE_FILE, Store, type Tables } from './store.js';
+import { type ReadableTables, STORE_FILE, Store, type Tables } from './store.js';
 import { canRebase, canRemap, refuseUnsuitable, toMountOptions } from './suitable.js';
 
 /** A snapshot, as the store knows it. */
@@ -151,6 +151,9 @@ export class Snapshotter {
   #nextCount = 1;
   /** Numbers whose directories have been moved aside: their entries in the table `removing` may go. */
   readonly #aside = new Set<number>();
+  /** The verbs that `close` waits for. */
+  readonly #underWay = new Set<Promise<unknown>>();
+  #closing: Promise<void> | undefined;
 
   private constructor(
     root: string,
@@ -172,7 +175,9 @@ export class Snapshotter {
    * Opens a root, and makes it, with mode 0700, where there is none. Needs the package lmdb.
    *
    * @throws {SnapshotError} `ERR_SNAPSHOT_DEPENDENCY_MISSING`, `ERR_SNAPSHOT_STORE_DAMAGED`,
-   * `ERR_SNAPSHOT_STORE_VERSION`, `ERR_SNAPSHOT_STORE_FAILED`; with `readonly`, `ERR_SNAPSHOT_NOT_FOUND`
+   * `ERR_SNAPSHOT_STORE_VERSION`, `ERR_SNAPSHOT_STORE_FAILED`; with `readonly`, `ERR_SNAPSHOT_NOT_FOUND`;
+   * `ERR_SNAPSHOT_FAILED_PRECONDITION` if this program has it open with `readonly`, or with `fsync: 'none'`, and this one
+   * would write otherwise
    * @throws {OverlayError} the file system cannot hold an upper, as `overlayfs explain` says it, or the root cannot be
    * made
    */
@@ -230,12 +235,12 @@ export class Snapshotter {
    * committed), `ERR_SNAPSHOT_ALREADY_EXISTS`
    */
   async prepare(key: string, parent?: string, options?: SnapshotOptions): Promise<SnapshotMount[]> {
-    return this.#create('active', key, parent, options);
+    return this.#during(() => this.#create('active', key, parent, options));
   }
 
   /** Makes a read-only view of a committed snapshot. Throws as `prepare`. */
   async view(key: string, parent?: string, options?: SnapshotOptions): Promise<SnapshotMount[]> {
-    return this.#create('view', key, parent, options);
+    return this.#during(() => this.#create('view', key, parent, options));
   }
 
   async #create(
@@ -333,7 +338,7 @@ export class Snapshotter {
    */
   async mounts(key: string): Promise<SnapshotMount[]> {
     checkKey(key, 'key');
-    return this.#store.read((tables) => {
+    return this.#read((tables) => {
       const record = rules.find(tables, key);
       if (record.kind === 'committed') {
         throw failedPrecondition(
@@ -358,7 +363,11 @@ export class Snapshotter {
     checkKey(key, 'key');
     const { labels, parent } = checkCommitOptions(options);
     this.#refuseReadonly(key);
-    const committal = { name, key, parent };
+    return this.#during(() => this.#commit({ name, key, parent }, labels));
+  }
+
+  async #commit(committal: rules.Committal, labels: Labels): Promise<void> {
+    const { key } = committal;
     for (let isDone = false; !isDone; ) {
       // Measured outside the transaction, in which nobody else could write.
       const { active } = this.#store.read((tables) => rules.checkCommittal(tables, committal));
@@ -382,6 +391,10 @@ export class Snapshotter {
   async remove(key: string): Promise<void> {
     checkKey(key, 'key');
     this.#refuseReadonly(key);
+    return this.#during(() => this.#remove(key));
+  }
+
+  async #remove(key: string): Promise<void> {
     const { id } = await this.#write((tables) => rules.remove(tables, key));
     if (this.#options.asyncRemove) return;
     // The record is gone, so the snapshot is removed; what cannot go now is left to `cleanup`.
@@ -395,7 +408,7 @@ export class Snapshotter {
   /** @throws {SnapshotError} `ERR_SNAPSHOT_NOT_FOUND` */
   async stat(key: string): Promise<SnapshotInfo> {
     checkKey(key, 'key');
-    return this.#toInfo(this.#store.read((tables) => rules.find(tables, key)));
+    return this.#toInfo(this.#read((tables) => rules.find(tables, key)));
   }
 
   #toInfo({ name, parent, kind, created, updated, labels, id }: SnapshotRecord): SnapshotInfo {
@@ -416,11 +429,8 @@ export class Snapshotter {
     const labels = checkLabels(info.labels, 'labels');
     const fields = checkMask(mask);
     this.#refuseReadonly(name);
-    return this.#toInfo(
-      await this.#write((tables) =>
-        rules.update(tables, name, (before) => toUpdated(before, labels, fields, name), now()),
-      ),
-    );
+    const change = (before: Labels) => toUpdated(before, labels, fields, name);
+    return this.#toInfo(await this.#during(() => this.#write((tables) => rules.update(tables, name, change, now()))));
   }
 
   /**
@@ -434,9 +444,11 @@ export class Snapshotter {
     const texts = typeof filters === 'string' ? [filters] : filters;
     if (!Array.isArray(texts)) throw invalidArgumentType('filters', 'a string, or a list of strings', filters);
     const matches = parseFilters(texts.map((text, i) => checkText(text, `filters[${i}]`)));
-    const found = await this.#store.readAll(
-      (tables, transaction) => tables.records(transaction),
-      (record) => (texts.length === 0 || matches(toFields(record)) ? record : undefined),
+    const found = await this.#during(() =>
+      this.#store.readAll(
+        (tables, transaction) => tables.records(transaction),
+        (record) => (texts.length === 0 || matches(toFields(record)) ? record : undefined),
+      ),
     );
     const slices = new Slices();
     for (const record of found) {
@@ -454,6 +466,10 @@ export class Snapshotter {
    */
   async usage(key: string): Promise<SnapshotUsage> {
     checkKey(key, 'key');
+    return this.#during(() => this.#usage(key));
+  }
+
+  async #usage(key: string): Promise<SnapshotUsage> {
     for (;;) {
       const record = this.#store.read((tables) => rules.find(tables, key));
       if (record.kind !== 'active') return record.usage ?? { size: 0, inodes: 0 };
@@ -468,6 +484,10 @@ export class Snapshotter {
    */
   async cleanup(): Promise<Cleanup> {
     this.#refuseReadonly();
+    return this.#during(() => this.#cleanup());
+  }
+
+  async #cleanup(): Promise<Cleanup> {
     const removed: number[] = [];
     const kept: { path: string; error: Error }[] = [];
     const attempt = async (id: number, path: string, dialogue: Task<unknown>): Promise<void> => {
@@ -530,8 +550,41 @@ export class Snapshotter {
     });
   }
 
+  #refuseClosed(): void {
+    if (this.#closing === undefined) return;
+    throw new SnapshotError({
+      code: 'ERR_SNAPSHOT_CLOSED',
+      what: 'the snapshotter has been closed',
+      hint: 'open it again',
+      path: this.#store.path,
+    });
+  }
+
+  #read<T>(perform: (tables: ReadableTables) => T): T {
+    this.#refuseClosed();
+    return this.#store.read(perform);
+  }
+
+  /** Performs a verb that uses the store or the directories for longer. */
+  async #during<T>(perform: () => Promise<T>): Promise<T> {
+    this.#refuseClosed();
+    const verb = perform();
+    this.#underWay.add(verb);
+    try {
+      return await verb;
+    } finally {
+      this.#underWay.delete(verb);
+    }
+  }
+
   /** Closes the store, after the verbs that are under way. Mounts stay as they are. */
   async close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    await Promise.allSettled(this.#underWay);
     // The next clean-up notes what stays.
     if (this.#aside.size > 0) await this.#write(() => {}).catch(() => {});
     await this.#store.close();

@@ -2,7 +2,7 @@
  * The store: the records in an LMDB environment, which several processes may have open. docs/snapshots.md describes its
  * tables.
  */
-import { existsSync, statfsSync } from 'node:fs';
+import { existsSync, statfsSync, statSync } from 'node:fs';
 import * as e from '../errnos.js';
 import { collect } from '../kernel/slices.js';
 import { run } from '../kernel/task.js';
@@ -11,7 +11,9 @@ import {
   BlockingTransactions,
   type Environment,
   loadLmdb,
+  noteUse,
   type ReadTransaction,
+  refuseOtherWay,
   type Table,
   transact,
 } from './lmdb.js';
@@ -283,25 +285,37 @@ interface Damage {
   readonly problems: readonly string[];
 }
 
-/** Looks through the file of a store. Returns undefined if there is nothing wrong. */
-async function findDamage(path: string): Promise<Damage | undefined> {
+/** Throws if the store can be no store: to read a pipe would last for ever. */
+function refuseOther(path: string): void {
+  if (statSync(path, { throwIfNoEntry: false })?.isFile() ?? true) return;
+  throw failed(path, 'it is no regular file', 'move away what has its name, or choose another root');
+}
+
+/** Looks through the file of a store. `'empty'`: there is none, or nobody has written to it yet. */
+async function examine(path: string): Promise<Damage | 'empty' | 'whole'> {
   const { readFile } = process.getBuiltinModule('node:fs/promises');
   let last: bigint | undefined;
   for (let i = 0; i < MOST_LOOKS && existsSync(path); i++) {
     const file = await readFile(path);
-    // LMDB makes what is missing, or what a crash has left empty.
-    if (file.every((byte) => byte === 0)) return undefined;
+    if (file.length === 0) return 'empty';
     const transaction = lastTransaction(file);
-    const problems = await run(readPages(file, checkEntry));
-    if (problems.length === 0) return undefined;
+    let isEmpty = true;
+    const check = (table: string, entry: Entry): string | undefined => {
+      isEmpty = false;
+      return checkEntry(table, entry);
+    };
+    const problems = await run(readPages(file, check));
+    if (problems.length === 0) return isEmpty ? 'empty' : 'whole';
     if (i > 0 && transaction === last) return { file, problems };
     last = transaction;
   }
-  return undefined;
+  return existsSync(path) ? 'whole' : 'empty';
 }
 
 interface LmdbError extends Error {
+  /** A number from LMDB, a name from node:fs. */
   readonly code?: unknown;
+  readonly errno?: number;
   /** Rejected with the reason, when a transaction could not be written. */
   readonly commitError?: Promise<never>;
 }
@@ -312,19 +326,24 @@ export class Store {
   readonly #environment: Environment | undefined;
   readonly #tables: ReadableTables;
   readonly #blocking: BlockingTransactions | undefined;
-  #isClosed = false;
+  readonly #endUse: (() => void) | undefined;
 
-  private constructor(path: string, tables: ReadableTables, environment?: Environment, isBlocking = false) {
+  private constructor(path: string, tables: ReadableTables, environment?: Environment, options?: StoreOptions) {
     this.path = path;
     this.#environment = environment;
     this.#tables = tables;
-    this.#blocking = environment && isBlocking ? new BlockingTransactions(environment) : undefined;
+    this.#endUse = options && noteUse(path, options);
+    this.#blocking = environment && options?.isBlocking ? new BlockingTransactions(environment) : undefined;
   }
 
   /** Opens the store, and makes it where there is none. */
-  static async open(path: string, { isReadonly, isSynced, isBlocking }: StoreOptions): Promise<Store> {
+  static async open(path: string, options: StoreOptions): Promise<Store> {
+    const { isReadonly, isSynced } = options;
     const lmdb = await loadLmdb();
-    if (isReadonly && !existsSync(path)) {
+    refuseOther(path);
+    const state = await examine(path).catch(async (error) => Promise.reject(await explain(path, error)));
+    // A process that has ended may have made its file only. LMDB completes that, but cannot read it.
+    if (isReadonly && state === 'empty') {
       throw new SnapshotError({
         code: 'ERR_SNAPSHOT_NOT_FOUND',
         what: `there is no store ${quoteKey(path)}`,
@@ -332,13 +351,13 @@ export class Store {
         path,
       });
     }
-    const damage = await findDamage(path);
-    if (damage !== undefined) {
-      if (!isReadonly) throw damaged(path, damage.problems.join('; '));
-      const remains = await Remains.read(path, damage.file);
+    if (typeof state === 'object') {
+      if (!isReadonly) throw damaged(path, state.problems.join('; '));
+      const remains = await Remains.read(path, state.file);
       remains.checkVersion();
       return new Store(path, remains);
     }
+    refuseOtherWay(path, options);
     let store: Store;
     try {
       const environment = lmdb.open({
@@ -354,7 +373,7 @@ export class Store {
         keyEncoding: 'binary',
         maxDbs: 8,
       });
-      store = new Store(path, new Tables(path, environment), environment, isBlocking);
+      store = new Store(path, new Tables(path, environment), environment, options);
     } catch (error) {
       throw await explain(path, error as LmdbError);
     }
@@ -374,19 +393,8 @@ export class Store {
     });
   }
 
-  #refuseClosed(): void {
-    if (!this.#isClosed) return;
-    throw new SnapshotError({
-      code: 'ERR_SNAPSHOT_CLOSED',
-      what: 'the snapshotter has been closed',
-      hint: 'open it again',
-      path: this.path,
-    });
-  }
-
   /** Calls a function that reads. It sees all that was acknowledged before, by any process. */
   read<T>(perform: (tables: ReadableTables) => T): T {
-    this.#refuseClosed();
     this.#environment?.resetReadTxn();
     return perform(this.#tables);
   }
@@ -396,7 +404,6 @@ export class Store {
     list: (tables: ReadableTables, transaction?: ReadTransaction) => Iterable<T>,
     make: (item: T) => R | undefined,
   ): Promise<R[]> {
-    this.#refuseClosed();
     this.#environment?.resetReadTxn();
     const transaction = this.#environment?.useReadTransaction();
     try {
@@ -408,7 +415,6 @@ export class Store {
 
   /** Calls a function in a transaction. It throws before it changes anything, or not at all. */
   async write<T>(perform: (tables: Tables) => T): Promise<T> {
-    this.#refuseClosed();
     return this.#perform((tables) => {
       tables.checkVersion();
       return perform(tables);
@@ -427,31 +433,35 @@ export class Store {
     }
   }
 
+  /** Closes the store. No call may be under way. */
   async close(): Promise<void> {
-    if (this.#isClosed) return;
-    this.#isClosed = true;
-    this.#blocking?.performAll();
     await this.#environment?.close();
+    this.#endUse?.();
   }
 }
 
-/** Returns the error for a failure of LMDB. */
+function failed(path: string, problem: string, hint: string, cause?: Error, reason?: 'out-of-space'): SnapshotError {
+  const what = `the store ${quoteKey(path)} could not be used: ${problem}`;
+  return new SnapshotError({ code: 'ERR_SNAPSHOT_STORE_FAILED', what, hint, path, reason }, { cause });
+}
+
+/** The errors for which the caller has not the privilege. */
+const refusals: ReadonlySet<unknown> = new Set([e.EACCES, e.EPERM, e.EROFS]);
+
+/** Returns the error for a failure of LMDB, or of a system call on its file. */
 async function explain(path: string, error: LmdbError): Promise<Error> {
   const cause = await (error.commitError?.catch((reason: LmdbError) => reason) ?? error);
-  const { code } = cause as LmdbError;
-  if (corruptions.has(code)) return damaged(path, cause.message);
-  const isShort = code === e.ENOSPC || code === e.EDQUOT || (code === e.EIO && isFull(path));
-  const problem = isShort ? 'no space is left on its file system' : cause.message;
-  return new SnapshotError(
-    {
-      code: 'ERR_SNAPSHOT_STORE_FAILED',
-      what: `the store ${quoteKey(path)} could not be used: ${problem}`,
-      hint: 'make room on its file system, or see the kernel log (dmesg); nothing was changed',
-      path,
-      ...(isShort && { reason: 'out-of-space' }),
-    },
-    { cause },
-  );
+  const { code, errno = 0 } = cause as LmdbError;
+  const number = typeof code === 'number' ? code : -errno;
+  if (corruptions.has(number)) return damaged(path, cause.message);
+  if (number === e.ENOSPC || number === e.EDQUOT || (number === e.EIO && isFull(path))) {
+    const hint = 'make room there; nothing was changed';
+    return failed(path, 'no space is left on its file system', hint, cause, 'out-of-space');
+  }
+  const hint = refusals.has(number)
+    ? 'run as its owner or as root, on a file system that can be written'
+    : 'see the kernel log (dmesg); nothing was changed';
+  return failed(path, cause.message, hint, cause);
 }
 
 /** In bytes. */

@@ -16,12 +16,13 @@ const WAITING = 2 * CHUNK;
 
 type Chunks = AsyncIterable<Uint8Array>;
 
-const starts: readonly (readonly [Compression | 'bzip2' | 'xz' | 'lz4', readonly number[]])[] = [
+const starts: readonly (readonly [Compression | 'bzip2' | 'xz' | 'lz4' | 'zip', readonly number[]])[] = [
   ['gzip', [0x1f, 0x8b]],
   ['zstd', [0x28, 0xb5, 0x2f, 0xfd]],
   ['xz', [0xfd, 0x37, 0x7a, 0x58, 0x5a]],
   ['bzip2', [0x42, 0x5a, 0x68]],
   ['lz4', [0x04, 0x22, 0x4d, 0x18]],
+  ['zip', [0x50, 0x4b, 0x03, 0x04]],
 ];
 
 /** The frame of zstd that decoders skip: 0x184d2a50 to 0x184d2a5f. */
@@ -38,8 +39,11 @@ export function detect(start: Buffer): Compression {
   throw new OverlayError({
     errno: EINVAL,
     reason: 'archive-invalid',
-    what: `the archive is compressed with ${found}, which this library does not read`,
-    hint: 'pass it uncompressed, or compressed with gzip or zstd',
+    what:
+      found === 'zip'
+        ? 'the archive is a zip archive, not a tar archive'
+        : `the archive is compressed with ${found}, which this library does not read`,
+    hint: 'pass a tar archive, uncompressed or compressed with gzip or zstd',
   });
 }
 

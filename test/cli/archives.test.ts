@@ -48,6 +48,20 @@ kernelTest('pack writes to a device, and through a symbolic link: neither is rep
   await t.throwsAsync(cli('pack', join(dir, 'upper'), dir), { message: /could not be written/ });
 });
 
+kernelTest('pack refuses an archive inside what it packs, also by another path', async (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'upper/d/file': 'data' });
+  symlinkSync('upper/d', join(dir, 'link'));
+  for (const place of ['upper/a.tar', 'link/a.tar']) {
+    const { code, stderr } = await overlayfs('pack', join(dir, 'upper'), join(dir, place));
+    t.is(code, 2, place);
+    t.regex(stderr, /a\.tar' would be inside the directory that is packed/);
+  }
+  t.deepEqual(readdirSync(join(dir, 'upper/d')), ['file']);
+  execFileSync('mknod', [join(dir, 'upper/null'), 'c', '1', '3']);
+  await cli('pack', join(dir, 'upper'), join(dir, 'upper/null'));
+});
+
 kernelTest('--dry-run lists and writes nothing', async (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'upper/d/file': 'data' });

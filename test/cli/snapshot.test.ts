@@ -59,7 +59,9 @@ test.serial('snapshot: wrong usage does nothing', async (t) => {
     'say what to do': [],
     "there is no verb 'prepair'": ['prepair', '--root', root, 'a'],
     '--root is missing': ['prepare', 'a'],
-    'takes 1 or more operands, not 0': ['prepare', '--root', root],
+    'takes 1 or 2 operands, not 0': ['prepare', '--root', root],
+    'takes 1 operand, not 2': ['stat', '--root', root, 'a', 'b'],
+    'takes 1 or more operands, not 0': ['rm', '--root', root],
     'takes 2 operands, not 1': ['commit', '--root', root, 'a'],
     '--label is of no use': ['ls', '--root', root, '--label', 'a=b'],
     "--label cannot be 'a'": ['prepare', '--root', root, '--label', 'a', 'key'],
@@ -70,6 +72,8 @@ test.serial('snapshot: wrong usage does nothing', async (t) => {
     t.true(stderr.includes(what), `${what}: ${stderr}`);
   }
   t.is(runBytes(['snapshot', 'prepare', '--root', root, Buffer.from([0xff])]).code, 2);
-  t.is((await overlayfs('snapshot', 'ls', '--root', root)).code, 1);
+  for (const verb of [['ls'], ['commit', 'a', 'b'], ['rm', 'a'], ['cleanup']]) {
+    t.is((await overlayfs('snapshot', ...verb, '--root', root)).code, 1);
+  }
   t.false(existsSync(root));
 });

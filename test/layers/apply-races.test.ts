@@ -174,3 +174,17 @@ mountTest("as a plain user: all files are the user's, devices are left out, mode
   t.is(lstatSync(join(base, 'out/d/large')).mode & 0o7777, 0o400);
   t.is(lstatSync(join(base, 'out/d/large')).uid, NOBODY);
 });
+
+mountTest('a directory that this process may not read is in the way only of what goes into it', (t) => {
+  const base = scratch(t, 'disk');
+  makeTree(base, { 'layer/closed/': '' });
+  giveTo(base);
+  giveTo(join(base, 'layer'));
+  chmodSync(join(base, 'layer/closed'), 0o700);
+  const body = `const { applyLayer } = await import('overlayfs/layers');
+    return await applyLayer(Buffer.from(args[1], 'base64'), args[0] + '/layer').catch(({ reason }) => reason);`;
+  const apply = (name: string): unknown => evaluateAsNobody(body, base, archiveOf(file(name)).toString('base64'));
+  t.like(apply('a'), { entries: 1 });
+  t.is(apply('closed/a'), 'path-inaccessible');
+  t.deepEqual(readdirSync(join(base, 'layer')).sort(), ['a', 'closed']);
+});

@@ -1,13 +1,17 @@
 /** A merge reports as conflicts the changes that others made in the base after the baseline, and nothing else. */
+import { execFileSync } from 'node:child_process';
 import {
   appendFileSync,
   chmodSync,
   existsSync,
   linkSync,
   mkdirSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
+  truncateSync,
   unlinkSync,
   utimesSync,
   writeFileSync,
@@ -20,7 +24,7 @@ import { generator, makeTree, mountTest, scaled, scratch } from '../support/inde
 const FILES = 40;
 
 /** An action of one side on a path. */
-type Act = 'nothing' | 'write' | 'chmod' | 'remove' | 'replace' | 'add' | 'touch' | 'link';
+type Act = 'nothing' | 'write' | 'chmod' | 'remove' | 'replace' | 'add' | 'touch' | 'link' | 'move';
 
 function perform(root: string, path: string, act: Act, note: string): void {
   const file = join(root, path);
@@ -28,6 +32,7 @@ function perform(root: string, path: string, act: Act, note: string): void {
   else if (act === 'chmod') chmodSync(file, 0o600);
   else if (act === 'touch') utimesSync(file, 1, 1);
   else if (act === 'link') linkSync(file, `${file}.link`);
+  else if (act === 'move') renameSync(file, `${file}.moved`);
   else if (act === 'remove') unlinkSync(file);
   else if (act === 'add') writeFileSync(file, note);
   else if (act === 'replace') {
@@ -68,7 +73,8 @@ for (const kind of ['tmpfs', 'disk'] as const) {
         workdir: at('work'),
         target: at('merged'),
       });
-      for (const file of files) ours.set(file, pick(['nothing', 'write', 'chmod', 'touch', 'remove', 'replace']));
+      for (const file of files)
+        ours.set(file, pick(['nothing', 'write', 'chmod', 'touch', 'remove', 'replace', 'link', 'move']));
       for (const file of added) ours.set(file, pick(['nothing', 'add']));
       for (const [file, act] of ours) perform(at('merged'), file, act, 'ours');
       for (let i = 0; i < 3; i++) rmSync(at(`merged/gone${i}`), { recursive: true });
@@ -88,10 +94,16 @@ for (const kind of ['tmpfs', 'disk'] as const) {
       for (const [file, act] of ours) {
         const other = theirs.get(file) as Act;
         if (act === 'nothing' || other === 'nothing') continue;
+        const isGone = other === 'remove' || other === 'replace';
+        if (act === 'move') expected.push(`${file}.moved changed ${isGone ? 'removed' : 'changed'}`);
+        if (act === 'link') {
+          // Others may have made a link of this name.
+          expected.push(`${file}.link changed ${isGone ? 'removed' : 'changed'}`);
+        }
         if (other === 'remove') {
           // No change of theirs is lost if both sides removed the file or if the upper has another file in its place.
-          if (act !== 'remove' && act !== 'replace') expected.push(`${file} changed removed`);
-        } else expected.push(`${file} ${act === 'remove' ? 'deleted' : 'changed'} changed`);
+          if (!['remove', 'replace', 'move'].includes(act)) expected.push(`${file} changed removed`);
+        } else expected.push(`${file} ${act === 'remove' || act === 'move' ? 'deleted' : 'changed'} changed`);
       }
       count += expected.length;
       const found = mergeLayerSync(at('upper'), at('base'), { since, dryRun: true, conflict: 'ours' });
@@ -154,3 +166,85 @@ mountTest('a directory that was exchanged for another one is a conflict, whateve
   const { conflicts } = mergeLayerSync(at('upper'), at('base'), { since, dryRun: true });
   t.deepEqual(shown(conflicts), ['d changed changed']);
 });
+
+mountTest('names that the upper gives to files and directories are no conflicts', (t) => {
+  for (const options of [{}, { redirectDir: 'on' }, { redirectDir: 'on', metacopy: true }] as const) {
+    const dir = scratch(t, 'disk');
+    const at = (name: string): string => join(dir, name);
+    makeTree(dir, { 'upper/': '', 'work/': '', 'merged/': '' });
+    makeTree(at('base'), { a: 'a', b: 'b', c: 'c', 'd/x': 'x', 'd/y': 'y', 'e/x': 'x', 'f/x': 'x' });
+    const paths = { lowerdir: at('base'), upperdir: at('upper'), workdir: at('work'), target: at('merged') };
+    const mount = mountOverlaySync({ ...paths, ...options });
+    chmodSync(at('merged/a'), 0o600);
+    renameSync(at('merged/a'), at('merged/a2'));
+    renameSync(at('merged/b'), at('merged/c'));
+    renameSync(at('merged/f/x'), at('merged/x'));
+    linkSync(at('merged/e/x'), at('merged/e/link'));
+    const redirects = 'redirectDir' in options;
+    if (redirects) {
+      renameSync(at('merged/d'), at('merged/moved'));
+      appendFileSync(at('merged/moved/x'), 'ours');
+      rmSync(at('merged/moved/y'));
+    }
+    mount.unmountSync();
+    const since = baselineSync(at('base'));
+    writeFileSync(at('base/other'), 'theirs');
+    const conflicts = (): string[] => shown(mergeLayerSync(at('upper'), at('base'), { since, dryRun: true }).conflicts);
+    t.deepEqual(conflicts(), [], JSON.stringify(options));
+    appendFileSync(at('base/d/x'), 'theirs');
+    t.deepEqual(conflicts(), redirects ? ['d deleted changed'] : [], JSON.stringify(options));
+    mkdirSync(at('base/moved'));
+    t.deepEqual(conflicts(), redirects ? ['d deleted changed', 'moved changed changed'] : []);
+  }
+});
+
+mountTest('a file that others moved is a conflict, also if the kernel does not know its path', (t) => {
+  const dir = scratch(t, 'disk');
+  const at = (name: string): string => join(dir, name);
+  const mountImage = (): void => void execFileSync('mount', ['-o', 'loop', at('image'), at('fs')]);
+  const unmountImage = (): void => void execFileSync('umount', [at('fs')]);
+  writeFileSync(at('image'), '');
+  truncateSync(at('image'), 2 ** 24);
+  execFileSync('mkfs.ext4', ['-q', '-F', at('image')]);
+  for (const name of ['fs', 'merged']) mkdirSync(at(name));
+  mountImage();
+  t.teardown(unmountImage);
+  const files = { 'base/a': 'a', 'base/b': 'b', 'base/c': 'c', 'base/d': 'd', 'base/inside/': '', 'other/': '' };
+  makeTree(at('fs'), { ...files, 'upper/': '', 'work/': '' });
+  const paths = { lowerdir: at('fs/base'), upperdir: at('fs/upper'), workdir: at('fs/work'), target: at('merged') };
+  const mount = mountOverlaySync(paths);
+  for (const name of ['a', 'b', 'c']) appendFileSync(at(`merged/${name}`), 'ours');
+  renameSync(at('merged/d'), at('merged/d2'));
+  mount.unmountSync();
+  const since = baselineSync(at('fs/base'));
+  renameSync(at('fs/base/a'), at('fs/base/inside/new'));
+  unlinkSync(at('fs/base/b'));
+  // A new mount knows no names.
+  unmountImage();
+  mountImage();
+  const { conflicts } = mergeLayerSync(at('fs/upper'), at('fs/base'), { since, dryRun: true });
+  t.deepEqual(shown(conflicts), ['a changed changed', 'b changed removed']);
+});
+
+for (const mode of ['copy', 'move'] as const) {
+  mountTest(`a directory whose metadata both sides changed keeps the entries of both (${mode})`, async (t) => {
+    const dir = scratch(t);
+    const at = (name: string): string => join(dir, name);
+    makeTree(dir, { 'base/d/x': 'x', 'base/d/y': 'y', 'upper/': '', 'work/': '', 'merged/': '' });
+    const paths = { lowerdir: at('base'), upperdir: at('upper'), workdir: at('work'), target: at('merged') };
+    const mount = mountOverlaySync(paths);
+    chmodSync(at('merged/d'), 0o700);
+    makeTree(at('merged/d'), { x: 'ours', new: 'ours' });
+    unlinkSync(at('merged/d/y'));
+    mount.unmountSync();
+    const since = await baseline(at('base'));
+    chmodSync(at('base/d'), 0o711);
+    makeTree(at('base/d'), { x: 'theirs', other: 'theirs' });
+    const { conflicts } = await mergeLayer(at('upper'), at('base'), { since, conflict: 'theirs', mode });
+    t.deepEqual(shown(conflicts), ['d changed changed', 'd/x changed changed']);
+    t.is(statSync(at('base/d')).mode & 0o777, 0o711);
+    const read = (name: string): string => `${name} ${readFileSync(at(`base/d/${name}`), 'utf8')}`;
+    t.deepEqual(readdirSync(at('base/d')).sort().map(read), ['new ours', 'other theirs', 'x theirs']);
+    if (mode === 'move') t.deepEqual(readdirSync(at('upper')), []);
+  });
+}

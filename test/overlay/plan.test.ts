@@ -4,7 +4,7 @@
  */
 import test from 'ava';
 import type { OverlayOptions } from 'overlayfs';
-import type { KernelFeatures } from '#lib/features/probe.js';
+import type { KernelFeatures } from '#lib/features/record.js';
 import { formatPlan } from '#lib/kernel/format.js';
 import { checkOptions } from '#lib/options/check.js';
 import { plan } from '#lib/overlay/plan.js';

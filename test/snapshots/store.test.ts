@@ -8,6 +8,8 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  rmSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs';
@@ -17,6 +19,7 @@ import { crc32 } from 'node:zlib';
 import test, { type ExecutionContext } from 'ava';
 import { OverlayError } from 'overlayfs';
 import { SnapshotError, type SnapshotInfo, Snapshotter } from 'overlayfs/snapshots';
+import { BlockingTransactions, loadLmdb } from '../../lib/snapshots/lmdb.js';
 import { generator, mountTest, native, packageRoot, scaled, scratch } from '../support/index.js';
 import { checkRoot } from './check-root.js';
 
@@ -109,9 +112,45 @@ test('flipped bytes in pages that are in use are found, and never end the proces
 test('a file that is no store is refused', async (t) => {
   const root = join(scratch(t), 'root');
   mkdirSync(root);
-  writeFileSync(join(root, 'metadata.mdb'), 'something else entirely');
-  await t.throwsAsync(() => Snapshotter.open(root), { code: 'ERR_SNAPSHOT_STORE_DAMAGED' });
-  t.is(readFileSync(join(root, 'metadata.mdb'), 'utf8'), 'something else entirely');
+  for (const text of ['something else entirely', '\0', '\0'.repeat(8192)]) {
+    writeFileSync(join(root, 'metadata.mdb'), text);
+    await t.throwsAsync(() => Snapshotter.open(root), { code: 'ERR_SNAPSHOT_STORE_DAMAGED' });
+    t.is(readFileSync(join(root, 'metadata.mdb'), 'utf8'), text);
+  }
+});
+
+test('what is no regular file is refused, and not read', async (t) => {
+  const root = join(scratch(t), 'root');
+  const file = join(root, 'metadata.mdb');
+  mkdirSync(join(root, 'snapshots'), { recursive: true });
+  const refused = { code: 'ERR_SNAPSHOT_STORE_FAILED', message: /is no regular file/ };
+  execFileSync('mkfifo', [file]);
+  for (const readonly of [false, true]) await t.throwsAsync(() => Snapshotter.open(root, { readonly }), refused);
+  rmSync(file);
+  mkdirSync(file);
+  await t.throwsAsync(() => Snapshotter.open(root), refused);
+});
+
+test('readonly finds no store in a file to which nobody has written', async (t) => {
+  const root = join(scratch(t), 'root');
+  const file = join(root, 'metadata.mdb');
+  mkdirSync(join(root, 'snapshots'), { recursive: true });
+  const { open } = await loadLmdb();
+  const steps = [
+    () => writeFileSync(file, ''),
+    () => open({ path: file, noSubdir: true, overlappingSync: false, maxDbs: 8 }).close(),
+    async () => {
+      const environment = open({ path: file, noSubdir: true, overlappingSync: false, maxDbs: 8 });
+      environment.openDB({ name: 'about', encoding: 'binary', keyEncoding: 'binary' });
+      await environment.close();
+    },
+  ];
+  for (const step of steps) {
+    await step();
+    await t.throwsAsync(() => Snapshotter.open(root, { readonly: true }), { code: 'ERR_SNAPSHOT_NOT_FOUND' });
+  }
+  await (await Snapshotter.open(root)).close();
+  await (await Snapshotter.open(root, { readonly: true })).close();
 });
 
 interface RawTable {
@@ -174,19 +213,54 @@ test('readonly needs a root that is there, and makes nothing', async (t) => {
   t.false(existsSync(root));
 });
 
-test('verbs after close are refused; close waits for those before it', async (t) => {
-  const root = join(scratch(t), 'root');
-  const snapshotter = await Snapshotter.open(root);
-  const verbs = Array.from({ length: 20 }, (_, i) => snapshotter.prepare(`key ${i}`));
-  await Promise.all(verbs);
-  await snapshotter.close();
-  await snapshotter.close();
-  for (const verb of ['stat', 'prepare', 'mounts', 'remove'] as const) {
-    await t.throwsAsync(async () => snapshotter[verb]('key 1'), { code: 'ERR_SNAPSHOT_CLOSED' });
-  }
-  const { records, problems } = await checkRoot(root, true);
-  t.deepEqual(problems, []);
-  t.is(records.size, 20);
+for (const how of ['open', 'openBlocking'] as const) {
+  test(`verbs after close are refused; close waits for those before it: ${how}`, async (t) => {
+    const root = join(scratch(t), 'root');
+    const snapshotter = await Snapshotter[how](root);
+    await snapshotter.prepare('first');
+    const verbs = [
+      ...Array.from({ length: 20 }, (_, i) => snapshotter.prepare(`key ${i}`)),
+      snapshotter.usage('first'),
+      snapshotter.commit('name', 'first'),
+      snapshotter.cleanup(),
+    ];
+    const closing = [snapshotter.close(), snapshotter.close()];
+    for (const verb of ['stat', 'prepare', 'mounts', 'usage', 'remove'] as const) {
+      await t.throwsAsync(async () => snapshotter[verb]('key 1'), { code: 'ERR_SNAPSHOT_CLOSED' });
+    }
+    await Promise.all(closing);
+    await t.throwsAsync(() => namesOf(snapshotter.walk()), { code: 'ERR_SNAPSHOT_CLOSED' });
+    await t.notThrowsAsync(Promise.all(verbs));
+    const { records, problems } = await checkRoot(root, true);
+    t.deepEqual(problems, []);
+    t.is(records.size, 21);
+  });
+}
+
+test('a transaction on the calling thread is undone if a function in it fails after a change', async (t) => {
+  const { open } = await loadLmdb();
+  const environment = open({ path: join(scratch(t), 'store'), noSubdir: true, overlappingSync: false });
+  t.teardown(() => environment.close());
+  const table = environment.openDB<string>({ name: 'table' });
+  const key = (name: string) => Buffer.from(name);
+  const transactions = new BlockingTransactions(environment);
+  const put = (name: string, error?: Error) => {
+    const change = () => {
+      table.put(key(name), name);
+      if (error !== undefined) throw error;
+    };
+    return transactions.perform(change);
+  };
+  const results = await Promise.allSettled([put('a'), put('b', new RangeError('none')), put('c')]);
+  t.deepEqual(
+    results.map(({ status }) => status),
+    ['rejected', 'rejected', 'rejected'],
+  );
+  await put('d');
+  t.deepEqual(
+    ['a', 'b', 'c', 'd'].map((name) => table.get(key(name))),
+    [undefined, undefined, undefined, 'd'],
+  );
 });
 
 test('two snapshotters of one process on one root see what each other does', async (t) => {
@@ -200,6 +274,23 @@ test('two snapshotters of one process on one root see what each other does', asy
   await b.close();
 });
 
+test('a program that has a store open cannot open it so that less is promised than asked for', async (t) => {
+  const root = join(scratch(t), 'root');
+  const refused = { code: 'ERR_SNAPSHOT_FAILED_PRECONDITION', message: /open .*Close/ };
+  const careless = await Snapshotter.open(root, { fsync: 'none' });
+  for (const fsync of ['store', 'all'] as const) await t.throwsAsync(() => Snapshotter.open(root, { fsync }), refused);
+  const reader = await Snapshotter.open(root, { readonly: true });
+  await careless.prepare('key');
+  t.is((await reader.stat('key')).kind, 'active');
+  await careless.close();
+  await reader.close();
+  const alone = await Snapshotter.open(root, { readonly: true });
+  await t.throwsAsync(() => Snapshotter.open(root), refused);
+  t.is((await alone.stat('key')).kind, 'active');
+  await alone.close();
+  await (await Snapshotter.open(root)).close();
+});
+
 test('without the package lmdb the error says how to get it', (t) => {
   const copy = scratch(t);
   for (const name of ['package.json', 'dist']) cpSync(join(packageRoot, name), join(copy, name), { recursive: true });
@@ -211,6 +302,20 @@ test('without the package lmdb the error says how to get it', (t) => {
   const args = ['--input-type=module', '-e', script, join(copy, 'root')];
   const printed = execFileSync(process.execPath, args, { cwd: copy, encoding: 'utf8' });
   t.regex(printed, /^ERR_SNAPSHOT_DEPENDENCY_MISSING: .*npm install lmdb\./);
+});
+
+test('a root whose place cannot be made is refused', async (t) => {
+  const link = join(scratch(t), 'link');
+  symlinkSync('nowhere', link);
+  for (const root of [join(link, 'root'), '/proc/overlayfs/root']) {
+    await t.throwsAsync(() => Snapshotter.open(root), { instanceOf: OverlayError, code: 'ENOENT' });
+  }
+});
+
+test('readonly names the directory that is missing', async (t) => {
+  const root = scratch(t);
+  await t.throwsAsync(() => Snapshotter.open(root, { readonly: true }), { message: /\/snapshots' does not exist/ });
+  t.deepEqual(readdirSync(root), []);
 });
 
 test('roots that cannot be written in options are refused', async (t) => {

@@ -2,8 +2,8 @@
  * Records of what kernels can do, for what is decided without asking one. Each builds on the newer one, so an option
  * that it lacks is named once.
  */
-import type { KernelFeatures, ProbedOption } from '#lib/features/probe.js';
-import { probedOptions } from '#lib/features/probe.js';
+import type { KernelFeatures, ProbedOption } from '#lib/features/record.js';
+import { probedOptions } from '#lib/features/record.js';
 
 /** Every option known, but for those named. */
 export function knownOptions(...lacking: ProbedOption[]): KernelFeatures['options'] {

@@ -15,7 +15,8 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { mountOverlaySync } from 'overlayfs';
-import { kernelFeaturesSync, needsMetacopy } from '#lib/features/probe.js';
+import { kernelFeaturesSync } from '#lib/features/probe.js';
+import { needsMetacopy } from '#lib/features/record.js';
 import { featuresSync as askFeaturesSync } from '#lib/rootless/lease.js';
 import { setAttribute } from './attributes.js';
 import { mountsBelow } from './mount-table.js';

@@ -1,7 +1,8 @@
 /** The ways down by which an overlay can be mounted, each as a record of features that leads to it. */
 
 import { mountOverlay, mountOverlaySync, type OverlayOptions } from 'overlayfs';
-import { type KernelFeatures, kernelFeaturesSync } from '#lib/features/probe.js';
+import { kernelFeaturesSync } from '#lib/features/probe.js';
+import type { KernelFeatures } from '#lib/features/record.js';
 import { mountOverlayWith, mountOverlayWithSync, type OverlayMount } from '#lib/overlay/mount.js';
 import { type Feature, hasFeature } from './probes.js';
 

@@ -56,23 +56,25 @@ const inUser = ['unshare', '-Urm'];
  * with it what it holds, which doubles them each time.
  */
 const fullNamespace = (spared: 0 | 1) => [
-  'unshare',
-  '-m',
   'sh',
   '-ec',
   `fill=$(mktemp -d)
-  trap 'umount -l "$fill" && rmdir "$fill"' EXIT
-  mount -t tmpfs fill "$fill"
-  mkdir "$fill/all"
-  ${spared ? 'mkdir "$fill/spared"; mount -t tmpfs spared "$fill/spared"' : ''}
-  for i in $(seq 0 29); do mkdir "$fill/all/$i" "$fill/$i"; done
-  mount --bind "$fill/all" "$fill/all"
-  for i in $(seq 0 29); do mount --rbind "$fill/all" "$fill/all/$i" 2>/dev/null || break; done
-  for i in $(seq 29 -1 0); do mount --rbind "$fill/all/$i" "$fill/$i" 2>/dev/null || :; done
-  ${spared ? 'umount "$fill/spared"' : ''}
-  "$@"`,
+  trap 'rmdir "$fill"' EXIT
+  unshare -m sh -ec '${fillNamespace(spared)}' "$fill" "$@"`,
   'sh',
 ];
+
+/** Its end takes all these mounts: umount(8) would read and compare each of them. */
+const fillNamespace = (spared: 0 | 1) => `
+  mount -t tmpfs fill "$0"
+  mkdir "$0/all"
+  ${spared ? 'mkdir "$0/spared"; mount -t tmpfs spared "$0/spared"' : ''}
+  for i in $(seq 0 29); do mkdir "$0/all/$i" "$0/$i"; done
+  mount --bind "$0/all" "$0/all"
+  for i in $(seq 0 29); do mount --rbind "$0/all" "$0/all/$i" 2>/dev/null || break; done
+  for i in $(seq 29 -1 0); do mount --rbind "$0/all/$i" "$0/$i" 2>/dev/null || :; done
+  ${spared ? 'umount "$0/spared"' : ''}
+  "$@"`;
 
 const noPrivilege = (text: RegExp) => fails('EPERM', 'no-privilege', text);
 const seccomp = (text: RegExp) => fails('explained', 'seccomp-denied', text);

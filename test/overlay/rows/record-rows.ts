@@ -1,5 +1,5 @@
 /** Rows that this kernel cannot show: older kernels, other modules' parameters, SELinux, records of user namespaces. */
-import type { KernelFeatures, ProbedOption } from '#lib/features/probe.js';
+import type { KernelFeatures, ProbedOption } from '#lib/features/record.js';
 import { knownOptions, linux61, linux510, linux612, newest } from '../../support/features.js';
 import { conflict, lacking } from './errors.js';
 import type { Given, RecordRow } from './row.js';

@@ -1,5 +1,5 @@
 /** A row of the tables: a mount as data, and the expected outcome. */
-import type { KernelFeatures } from '#lib/features/probe.js';
+import type { KernelFeatures } from '#lib/features/record.js';
 import type { Reason } from '#lib/reasons.js';
 import type { Feature } from '../../support/index.js';
 import type { Setup } from './setup.js';
