@@ -168,12 +168,11 @@ export class Service {
   readonly #log: Log;
   readonly #metrics: Metrics;
   readonly #limit: Limit;
+  // It keeps the statistics of channelz: without them, forceShutdown of grpc-js ends no connection.
   readonly #server = new Server({
     'grpc.max_receive_message_length': MOST_BYTES,
     'grpc.max_send_message_length': -1,
     'grpc.max_concurrent_streams': 1000,
-    // Statistics of each request that nobody reads.
-    'grpc.enable_channelz': 0,
   });
   readonly #injector = this.#server.createConnectionInjector(ServerCredentials.createInsecure());
   /** Is called when no request is under way. */
