@@ -99,6 +99,17 @@ export function toBooleanOptions<T extends object>(
   return options;
 }
 
+/** Returns the value as a text that the kernel can take. */
+export function checkText(value: unknown, name: string): string {
+  if (typeof value !== 'string') throw invalidArgumentType(name, 'a string', value);
+  if (value.includes('\0')) throw invalidArgumentValue(name, value, 'must not contain a NUL byte');
+  return value;
+}
+
+export function checkFunction(value: unknown, name: string): void {
+  if (value !== undefined && typeof value !== 'function') throw invalidArgumentType(name, 'a function', value);
+}
+
 /** Returns the option as one of the words, or undefined if it is left out. */
 export function checkWord<W extends string>(value: unknown, name: string, words: readonly W[]): W | undefined {
   if (value === undefined) return undefined;

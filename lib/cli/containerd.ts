@@ -56,6 +56,12 @@ function untilStopped(): { signal: AbortSignal; forget: () => void } {
   };
 }
 
+function toCount(text: string): number {
+  const count = Number(text);
+  if (Number.isNaN(count)) throw new UsageError(`--concurrency takes a number, not '${text}'`);
+  return count;
+}
+
 function toServeOptions(options: Options, signal: AbortSignal): ServeOptions {
   const { address, metrics, logLevel = 'info', concurrency, gracePeriod } = options;
   return {
@@ -64,7 +70,7 @@ function toServeOptions(options: Options, signal: AbortSignal): ServeOptions {
     logLevel,
     ...(address !== undefined && { address }),
     ...(metrics !== undefined && { metrics }),
-    ...(concurrency !== undefined && { concurrency: Number(concurrency) }),
+    ...(concurrency !== undefined && { concurrency: toCount(concurrency) }),
     ...(gracePeriod !== undefined && { gracePeriod }),
   };
 }

@@ -7,6 +7,19 @@ import { type Flag, flagsOf, kebab } from './flags.js';
 const others = [
   ...['detach', 'force', 'followSymlinks', 'removeWork', 'timeout', 'replace', 'recursive', 'type'],
   ...['owners', 'devices', 'expectedDigest', 'expectedDiffId', 'maxEntries', 'maxBytes', 'maxPathDepth', 'maxRatio'],
+  ...[
+    'address',
+    'metrics',
+    'concurrency',
+    'gracePeriod',
+    'root',
+    'cwd',
+    'user',
+    'runtime',
+    'platform',
+    'env',
+    'subIds',
+  ],
 ];
 const operands = ['target', 'path'];
 

@@ -87,7 +87,7 @@ const looks: Readonly<Record<string, Look>> = {
     const socket = checkAddress(address);
     const found = plugins.find(
       ([, , body = '']) =>
-        socket !== undefined && [socket, `unix://${socket}`].some((one) => body.includes(`"${one}"`)),
+        socket !== undefined && /^\s*address\s*=\s*(["'])(?:unix:\/\/)?([^"']*)\1/m.exec(body)?.[2] === socket,
     );
     if (found === undefined) {
       return wrong(`${config} names no proxy plugin at this address`, 'docs/containerd.md has what belongs into it');

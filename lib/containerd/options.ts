@@ -1,5 +1,5 @@
 /** The options of a server: their types and checks. Pure. */
-import { checkBoolean, checkMilliseconds, checkSignal, checkWord, toOptions } from '../arguments.js';
+import { checkBoolean, checkMilliseconds, checkSignal, checkText, checkWord, toOptions } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue, outOfRange } from '../errors.js';
 import { isAbsolute } from '../paths.js';
 import { type LogLevel, logLevels } from './log.js';
@@ -56,17 +56,12 @@ const MOST_ADDRESS = 107;
 /** The bytes of the name beside it that a socket has at first, and of the slash before. */
 export const TEMPORARY_SIZE = 7;
 
-function checkText(value: unknown, name: string): string {
-  if (typeof value !== 'string') throw invalidArgumentType(name, 'a string', value);
-  return value;
-}
-
 function checkPath(path: string, value: unknown, name: string): string {
   const size = Math.max(
     Buffer.byteLength(path),
     Buffer.byteLength(path.slice(0, path.lastIndexOf('/'))) + TEMPORARY_SIZE,
   );
-  if (!isAbsolute(path) || path.endsWith('/') || path.includes('\0')) {
+  if (!isAbsolute(path) || path.endsWith('/')) {
     throw invalidArgumentValue(name, value, 'must be the absolute path of a socket');
   }
   if (size > MOST_ADDRESS) {

@@ -168,6 +168,7 @@ export class Service {
   readonly #log: Log;
   readonly #metrics: Metrics;
   readonly #limit: Limit;
+  // It keeps the statistics of channelz: without them, forceShutdown of grpc-js ends no connection.
   readonly #server = new Server({
     'grpc.max_receive_message_length': MOST_BYTES,
     'grpc.max_send_message_length': -1,

@@ -1,14 +1,20 @@
 /** Containers committed: what one has changed becomes the next layer of an image. */
-import { checkSignal, toOptions } from '../arguments.js';
+import { checkText, toOptions } from '../arguments.js';
 import { invalidArgumentType } from '../errors.js';
-import { type CreateOptions, createLayer, type LayerArchive } from '../layers/create.js';
+import {
+  type CreateOptions,
+  checkCreateOptions,
+  checkEpoch,
+  createLayer,
+  type LayerArchive,
+} from '../layers/create.js';
 import type { OwnerMaps } from '../layers/owner-maps.js';
 import { ownIds } from '../namespaces/user-namespace.js';
 import { toRootMap } from '../rootless/sub-ids.js';
 import { layersOf } from '../snapshots/mount-all.js';
 import type { Snapshotter } from '../snapshots/snapshotter.js';
-import { type Descriptor, type ImageConfig, ownPlatform, type Platform, types } from './documents.js';
-import { type Image, type ImageLayout, toChainIds } from './layout.js';
+import { checkConfig, type Descriptor, type ImageConfig, type Platform, types } from './documents.js';
+import { checkPlatform, type Image, type ImageLayout, toChainIds } from './layout.js';
 import { needsUserXattr, unless } from './unpack.js';
 
 export interface CommitImageOptions
@@ -81,8 +87,11 @@ const checkTag = (tag: unknown): string => {
   throw invalidArgumentType('tag', 'a tag of letters, digits and the characters _.:/@-', tag);
 };
 
-const toTime = (epoch: number | undefined): string =>
-  new Date(epoch === undefined ? Date.now() : epoch * 1000).toISOString();
+/** Returns the time of an image in the form of its configuration. */
+function toTime(epoch: number | undefined): string {
+  const seconds = checkEpoch(epoch);
+  return (seconds === undefined ? new Date() : new Date(seconds * 1000)).toISOString();
+}
 
 export interface CreateImageOptions {
   readonly tag: string;
@@ -111,12 +120,14 @@ export async function createImage(
   layers: readonly LayerArchive[],
   given: CreateImageOptions,
 ): Promise<Image> {
-  const { tag, config = {}, platform = ownPlatform(), sourceDateEpoch } = toOptions(given, knownOfNew);
-  checkTag(tag);
+  const options = toOptions(given, knownOfNew);
+  const tag = checkTag(options.tag);
+  const config = checkConfig(options.config);
+  const platform = checkPlatform(options.platform);
+  const created = toTime(options.sourceDateEpoch);
   if (!Array.isArray(layers)) throw invalidArgumentType('layers', 'a list of archives', layers);
   const written: (Descriptor & { diffId: string })[] = [];
   for (const layer of layers) written.push(await writeLayer(layout, layer));
-  const created = toTime(sourceDateEpoch);
   const document = {
     ...platform,
     created,
@@ -125,6 +136,19 @@ export async function createImage(
     history: written.map(() => ({ created, created_by: 'overlayfs' })),
   };
   return writeImage(layout, { document, layers: written, tag, platform });
+}
+
+/** @internal Checks the options, before the work that is to be committed begins. */
+export function checkCommitImageOptions(given: CommitImageOptions) {
+  const { tag, config, createdBy = 'overlayfs', comment, compression = 'gzip', ...rest } = toOptions(given, known);
+  const packing = { ...rest, compression };
+  const { signal } = checkCreateOptions(packing);
+  const entry = {
+    created: toTime(rest.sourceDateEpoch),
+    created_by: checkText(createdBy, 'createdBy'),
+    ...(comment !== undefined && { comment: checkText(comment, 'comment') }),
+  };
+  return { tag: checkTag(tag), config: checkConfig(config), entry, packing, signal };
 }
 
 /**
@@ -143,29 +167,24 @@ export async function commitImage(
   key: string,
   given: CommitImageOptions,
 ): Promise<Image> {
-  const { tag, config, createdBy, comment, owners, compression = 'gzip', ...packing } = toOptions(given, known);
-  checkTag(tag);
-  const signal = checkSignal(packing.signal);
+  const { tag, config, entry, packing, signal } = checkCommitImageOptions(given);
   const { layout, document, manifest, platform } = image;
   const { upper, lowers } = layersOf(await snapshotter.mounts(key));
-  const maps = owners ?? ownersOfPlainUser();
+  const maps = packing.owners ?? ownersOfPlainUser();
   const layer = await writeLayer(
     layout,
     createLayer(upper, {
       ...packing,
-      compression,
       lowerdir: lowers,
       userxattr: needsUserXattr(),
       ...(maps !== undefined && { owners: maps }),
     }),
   );
-  const created = toTime(packing.sourceDateEpoch);
   const diffIds = [...document.rootfs.diff_ids, layer.diffId];
-  const entry = { created, created_by: createdBy ?? 'overlayfs', ...(comment !== undefined && { comment }) };
   const committed = await writeImage(layout, {
     document: {
       ...document,
-      created,
+      created: entry.created,
       config: { ...document.config, ...config },
       rootfs: { type: 'layers', diff_ids: diffIds },
       history: [...(document.history ?? []), entry],

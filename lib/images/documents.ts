@@ -1,4 +1,5 @@
 /** The documents of an image: index, manifest and configuration, as the OCI image specification has them. Pure. */
+import { invalidArgumentType } from '../errors.js';
 import { quotePath } from '../paths.js';
 import { ImageError, type ImageErrorFields } from './errors.js';
 
@@ -165,19 +166,36 @@ export function toManifest(value: Record_, origin: Origin): Manifest {
   return { config, layers };
 }
 
-const isTexts = (value: unknown): boolean => Array.isArray(value) && value.every((one) => typeof one === 'string');
+const isText = (value: unknown): boolean => typeof value === 'string' && !value.includes('\0');
+const isTexts = (value: unknown): boolean => Array.isArray(value) && value.every(isText);
 
 /** The fields of `config`, and what each has to be if it is there. */
 const configFields: Readonly<Record<keyof ImageConfig, (value: unknown) => boolean>> = {
-  User: (value) => typeof value === 'string',
+  User: isText,
   Env: isTexts,
   Entrypoint: isTexts,
   Cmd: isTexts,
   Volumes: isObject,
-  WorkingDir: (value) => typeof value === 'string',
+  WorkingDir: isText,
   Labels: isStrings,
-  StopSignal: (value) => typeof value === 'string',
+  StopSignal: isText,
 };
+
+/** Returns the name of a field that is not as it has to be. */
+function wrongField(config: Record_): string | undefined {
+  const isWrong = ([name, isRight]: [string, (value: unknown) => boolean]): boolean =>
+    config[name] !== undefined && config[name] !== null && !isRight(config[name]);
+  return Object.entries(configFields).find(isWrong)?.[0];
+}
+
+/** Returns the configuration that a caller gives. */
+export function checkConfig(value: unknown): ImageConfig {
+  if (value === undefined) return {};
+  if (!isObject(value)) throw invalidArgumentType('config', 'an object', value);
+  const field = wrongField(value);
+  if (field === undefined) return value;
+  throw invalidArgumentType(`config.${field}`, 'as in an image, without NUL bytes', value[field]);
+}
 
 export function toDocument(value: Record_, origin: Origin): ImageDocument {
   const { rootfs, config } = value;
@@ -186,10 +204,8 @@ export function toDocument(value: Record_, origin: Origin): ImageDocument {
   for (const [i, id] of ids.entries()) toDigest(id, origin, `rootfs.diff_ids[${i}]`);
   if (config !== undefined && config !== null) {
     if (!isObject(config)) throw invalid(origin, 'has no object in config');
-    for (const [name, isRight] of Object.entries(configFields)) {
-      const field = config[name];
-      if (field !== undefined && field !== null && !isRight(field)) throw invalid(origin, `has a wrong config.${name}`);
-    }
+    const field = wrongField(config);
+    if (field !== undefined) throw invalid(origin, `has a wrong config.${field}`);
   }
   return { ...value, ...toPlatform(value) } as unknown as ImageDocument;
 }

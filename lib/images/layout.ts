@@ -1,7 +1,7 @@
 /** OCI image layouts: directories with an index and blobs, as skopeo, buildah, umoci and docker make them. */
 import { createHash, randomBytes } from 'node:crypto';
-import { createReadStream, createWriteStream } from 'node:fs';
-import { mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { createReadStream, createWriteStream, existsSync } from 'node:fs';
+import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { pipeline } from 'node:stream/promises';
 import { checkSignal } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
@@ -14,6 +14,7 @@ import {
   formatPlatform,
   type ImageConfig,
   type ImageDocument,
+  invalid,
   isFor,
   isIndex,
   isManifest,
@@ -76,7 +77,7 @@ export function toChainIds(diffIds: readonly string[]): string[] {
   return chain;
 }
 
-function checkPlatform(value: unknown): Platform {
+export function checkPlatform(value: unknown): Platform {
   if (value === undefined) return ownPlatform();
   if (typeof value === 'string') {
     const [os = '', architecture = '', variant, ...rest] = value.split('/');
@@ -90,7 +91,42 @@ function checkPlatform(value: unknown): Platform {
   throw invalidArgumentType('platform', "a text like 'linux/amd64', or { os, architecture }", value);
 }
 
-const isMissing = (error: unknown): boolean => (error as NodeJS.ErrnoException).code === 'ENOENT';
+const hasCode = (error: unknown, code: string): boolean => (error as NodeJS.ErrnoException).code === code;
+
+/** Reads a document that no descriptor describes. */
+async function readDocument(path: string): Promise<Readonly<Record<string, unknown>>> {
+  const found = await stat(path);
+  if (!found.isFile() || found.size > MOST) throw invalid({ path }, `is not a file of at most ${MOST} bytes`);
+  return parseJson(await readFile(path), { path });
+}
+
+/** Writes a file to a place of its own, and moves it to where it belongs, whole. */
+async function writeWhole(
+  temporary: string,
+  write: (path: string) => Promise<void>,
+  place: () => string | Promise<string>,
+): Promise<void> {
+  try {
+    await write(temporary);
+    await rename(temporary, await place());
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw error;
+  }
+}
+
+const writeNew = (path: string, data: string | Uint8Array): Promise<void> =>
+  writeFile(path, data, { flag: 'wx', mode: 0o644, flush: true });
+
+const randomName = (): string => randomBytes(6).toString('hex');
+
+/** Writes a document that no descriptor describes. */
+const writeDocument = (path: string, value: object): Promise<void> =>
+  writeWhole(
+    `${path}.${randomName()}`,
+    (written) => writeNew(written, JSON.stringify(value)),
+    () => path,
+  );
 
 /** A layout that was opened. It reads index.json anew each time, since other programs may change it. */
 export class ImageLayout {
@@ -212,7 +248,7 @@ export class ImageLayout {
 
   async #index(): Promise<Descriptor[]> {
     const path = `${this.path}/index.json`;
-    return toIndex(parseJson(await readFile(path), { path }), { path });
+    return toIndex(await readDocument(path), { path });
   }
 
   /** @internal The path of a blob. */
@@ -224,7 +260,7 @@ export class ImageLayout {
   async checkBlob({ digest, size }: Descriptor, what: string): Promise<string> {
     const path = this.pathOf(digest);
     const found = await stat(path).catch((error: unknown) => {
-      if (isMissing(error)) return undefined;
+      if (hasCode(error, 'ENOENT')) return undefined;
       throw error;
     });
     if (found?.isFile() !== true) {
@@ -262,35 +298,41 @@ export class ImageLayout {
   async writeJson(value: unknown, mediaType: string): Promise<Descriptor> {
     const bytes = Buffer.from(JSON.stringify(value));
     const digest = sha256(bytes);
-    await this.#put(digest, async (path) => {
-      const file = await open(path, 'wx', 0o644);
-      try {
-        await file.writeFile(bytes);
-        await file.sync();
-      } finally {
-        await file.close();
-      }
-    });
+    await this.#put(
+      (path) => writeNew(path, bytes),
+      () => digest,
+    );
     return { mediaType, digest, size: bytes.length };
   }
 
   /** @internal Writes a stream as a blob, whose digest is known only at its end. */
   async writeStream(stream: NodeJS.ReadableStream, digestOf: () => Promise<string>): Promise<void> {
-    await this.#put(digestOf, (path) =>
-      pipeline(stream, createWriteStream(path, { flags: 'wx', mode: 0o644, flush: true } as object)),
-    );
+    const write = (path: string): Promise<void> =>
+      pipeline(stream, createWriteStream(path, { flags: 'wx', mode: 0o644, flush: true } as object));
+    await this.#put(write, digestOf);
   }
 
-  async #put(digest: string | (() => Promise<string>), write: (path: string) => Promise<void>): Promise<void> {
+  async #put(write: (path: string) => Promise<void>, digestOf: () => string | Promise<string>): Promise<void> {
     const directory = `${this.path}/blobs/sha256`;
     await mkdir(directory, { recursive: true });
-    const temporary = `${directory}/.overlayfs-${randomBytes(6).toString('hex')}`;
+    await writeWhole(`${directory}/.overlayfs-${randomName()}`, write, async () => this.pathOf(await digestOf()));
+  }
+
+  /** @internal Makes what an empty layout has. */
+  async initialize(): Promise<void> {
+    await mkdir(`${this.path}/blobs/sha256`, { recursive: true });
+    const lock = await this.#lock(undefined);
     try {
-      await write(temporary);
-      await rename(temporary, this.pathOf(typeof digest === 'string' ? digest : await digest()));
-    } catch (error) {
-      await rm(temporary, { force: true });
-      throw error;
+      const index = { schemaVersion: 2, mediaType: types.index, manifests: [] };
+      for (const [name, value] of [
+        ['index.json', index],
+        ['oci-layout', { imageLayoutVersion: '1.0.0' }],
+      ] as const) {
+        const path = `${this.path}/${name}`;
+        if (!existsSync(path)) await writeDocument(path, value);
+      }
+    } finally {
+      if (lock !== undefined) close(lock);
     }
   }
 
@@ -299,25 +341,14 @@ export class ImageLayout {
     const lock = await this.#lock(checkSignal(signal));
     try {
       const path = `${this.path}/index.json`;
-      const index = parseJson(await readFile(path), { path });
+      const index = await readDocument(path);
       const manifests = toIndex(index, { path });
       const all = index['manifests'] as readonly object[];
       const isReplaced = ({ annotations, platform: other }: Descriptor): boolean =>
         annotations?.[TAG] === tag && (other === undefined || isFor(other, platform));
       const others = all.filter((_, i) => !isReplaced(manifests[i] as Descriptor));
       const added = { ...descriptor, platform, annotations: { [TAG]: tag } };
-      const written = `${path}.${randomBytes(6).toString('hex')}`;
-      try {
-        await writeFile(written, JSON.stringify({ ...index, manifests: [...others, added] }), {
-          flag: 'wx',
-          mode: 0o644,
-          flush: true,
-        });
-        await rename(written, path);
-      } catch (error) {
-        await rm(written, { force: true });
-        throw error;
-      }
+      await writeDocument(path, { ...index, manifests: [...others, added] });
     } finally {
       if (lock !== undefined) close(lock);
     }
@@ -365,14 +396,12 @@ export async function openLayout(dir: PathLike): Promise<ImageLayout> {
     hint: 'name the directory that has oci-layout and index.json',
     path,
   } as const;
-  let bytes: Buffer;
   try {
-    bytes = await readFile(marker);
-    await stat(`${path}/index.json`);
+    for (const file of [marker, `${path}/index.json`]) await stat(file);
   } catch (cause) {
     throw new ImageError({ ...fields, what: `${quotePath(path)} is no OCI image layout` }, { cause });
   }
-  const { imageLayoutVersion } = parseJson(bytes, { path: marker });
+  const { imageLayoutVersion } = await readDocument(marker);
   if (typeof imageLayoutVersion !== 'string' || !imageLayoutVersion.startsWith('1.')) {
     throw new ImageError({
       ...fields,
@@ -386,16 +415,6 @@ export async function openLayout(dir: PathLike): Promise<ImageLayout> {
 /** Makes an empty layout, or opens one that exists. */
 export async function createLayout(dir: PathLike): Promise<ImageLayout> {
   const path = pathString(toAbsolute(toPath(dir, 'dir')));
-  await mkdir(`${path}/blobs/sha256`, { recursive: true });
-  const put = async (name: string, value: object): Promise<void> => {
-    const file = await open(`${path}/${name}`, 'wx', 0o644).catch((error: NodeJS.ErrnoException) => {
-      if (error.code === 'EEXIST') return undefined;
-      throw error;
-    });
-    await file?.writeFile(JSON.stringify(value));
-    await file?.close();
-  };
-  await put('index.json', { schemaVersion: 2, mediaType: types.index, manifests: [] });
-  await put('oci-layout', { imageLayoutVersion: '1.0.0' });
+  await new ImageLayout(path).initialize();
   return openLayout(path);
 }

@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { existsSync, mkdtempSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
 import { constants as numbers, tmpdir } from 'node:os';
 import { normalize } from 'node:path';
-import { checkBoolean, checkSignal, toOptions } from '../arguments.js';
+import { checkBoolean, checkFunction, checkSignal, checkText, toOptions } from '../arguments.js';
 import { abortError, invalidArgumentType, invalidArgumentValue } from '../errors.js';
 import { kernelFeaturesSync } from '../features/probe.js';
 import { findProgram } from '../find-program.js';
@@ -21,7 +21,7 @@ import { findSubIds, toRootMap } from '../rootless/sub-ids.js';
 import { ending, layersOf, mountAll, mountDetached, unmountAll } from '../snapshots/mount-all.js';
 import type { SnapshotMount } from '../snapshots/mounts.js';
 import type { Snapshotter } from '../snapshots/snapshotter.js';
-import { type CommitImageOptions, commitImage } from './commit.js';
+import { type CommitImageOptions, checkCommitImageOptions, commitImage } from './commit.js';
 import { makeDevices, withOwnNull } from './devices.js';
 import { ImageError } from './errors.js';
 import type { Image } from './layout.js';
@@ -123,16 +123,43 @@ function toRuntime(given: unknown): string | undefined {
 
 function checkTexts(value: unknown, name: string): readonly string[] | undefined {
   if (value === undefined || value === null) return undefined;
-  if (Array.isArray(value) && value.every((one) => typeof one === 'string' && !one.includes('\0'))) return value;
-  throw invalidArgumentType(name, 'a list of strings', value);
+  if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list of strings', value);
+  return value.map((one, i) => checkText(one, `${name}[${i}]`));
+}
+
+function checkVariables(value: unknown): void {
+  if (value === undefined) return;
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw invalidArgumentType('env', 'an object of strings', value);
+  }
+  for (const [name, text] of Object.entries(value)) {
+    checkText(name, 'env');
+    if (name === '' || name.includes('=')) throw invalidArgumentValue('env', name, 'must have names without =');
+    checkText(text, `env.${name}`);
+  }
+}
+
+const ofVolumes: ReadonlySet<string> = new Set<keyof Volume>(['source', 'target', 'readonly']);
+
+/** Returns whether a volume can be at this path: the root and /proc are the container's own. */
+function isPlace(target: string): boolean {
+  const isIn = target.startsWith('/') && !target.split('/').includes('..');
+  return isIn && !['/', '/proc', '/proc/'].includes(normalize(target));
 }
 
 function checkBinds(value: unknown): Bind[] {
   if (value === undefined) return [];
   if (!Array.isArray(value)) throw invalidArgumentType('volumes', 'a list', value);
-  return value.map(({ source, target, readonly }: Volume, i) => {
-    const isIn = typeof target === 'string' && target.startsWith('/') && !target.split('/').includes('..');
-    if (!isIn) throw invalidArgumentValue(`volumes[${i}].target`, target, 'must be an absolute path without ..');
+  return value.map((volume: Volume | undefined, i) => {
+    if (volume === undefined) throw invalidArgumentType(`volumes[${i}]`, 'an object', volume);
+    const { source, target, readonly } = toOptions(volume, ofVolumes, `volumes[${i}]`);
+    if (!isPlace(checkText(target, `volumes[${i}].target`))) {
+      throw invalidArgumentValue(
+        `volumes[${i}].target`,
+        target,
+        'must be an absolute path without .., and not / or /proc',
+      );
+    }
     const path = pathString(toAbsolute(toPath(source, `volumes[${i}].source`)));
     const isReadonly = checkBoolean(readonly, `volumes[${i}].readonly`) ?? false;
     return { source: path, target, isReadonly, isDirectory: statSync(path).isDirectory() };
@@ -198,8 +225,8 @@ async function furnish(root: string, cwd: string, binds: readonly Bind[]): Promi
 
 async function resolve(root: string, { image, options, binds }: Prepared) {
   const { config } = image;
-  const cwd = options.cwd ?? (config.WorkingDir || '/');
-  if (!cwd.startsWith('/')) throw invalidArgumentValue('cwd', cwd, 'must be an absolute path');
+  // An image may leave out the first slash.
+  const cwd = options.cwd ?? normalize(`/${config.WorkingDir ?? ''}`);
   const user = await findUser(root, options.user ?? config.User ?? '');
   const { network = true } = options;
   const ofNetwork: Bind[] = [];
@@ -360,15 +387,33 @@ async function collect(iterable: AsyncIterable<Change>): Promise<Change[]> {
  */
 export async function runContainer(image: Image, given: RunContainerOptions): Promise<ContainerResult> {
   const options = toOptions(given, known);
-  const { snapshotter, commit, onProgress, subIds = false } = options;
+  const { snapshotter, commit, cwd, user, onStart, onProgress, subIds = false } = options;
   if (typeof snapshotter !== 'object' || snapshotter === null) {
     throw invalidArgumentType('snapshotter', 'a Snapshotter', snapshotter);
   }
   const signal = checkSignal(options.signal);
   for (const name of ['network', 'subIds'] as const) checkBoolean(options[name], name);
+  if (cwd !== undefined && !checkText(cwd, 'cwd').startsWith('/')) {
+    throw invalidArgumentValue('cwd', cwd, 'must be an absolute path');
+  }
+  if (user !== undefined) checkText(user, 'user');
+  checkVariables(options.env);
+  checkFunction(onStart, 'onStart');
   const runtime = toRuntime(options.runtime);
   const binds = checkBinds(options.volumes);
   const args = toCommand(image, options);
+  const owners = ownersInside(subIds);
+  const committing: CommitImageOptions | undefined =
+    commit === undefined
+      ? undefined
+      : {
+          createdBy: args.join(' '),
+          ...(typeof commit === 'string' ? { tag: commit } : commit),
+          ...(owners !== undefined && { owners }),
+          ...(signal !== undefined && { signal }),
+        };
+  // A wrong option would otherwise lose the work of the container.
+  if (committing !== undefined) checkCommitImageOptions(committing);
   const { chainId } = await unpack(image, snapshotter, {
     ...(onProgress !== undefined && { onProgress }),
     ...(signal !== undefined && { signal }),
@@ -385,15 +430,8 @@ export async function runContainer(image: Image, given: RunContainerOptions): Pr
     const userxattr = needsUserXattr();
     const found = await collect(changes(upper, { lowerdir: lowers, userxattr }));
     const exitCode = name === null ? (code ?? 0) : 128 + numbers.signals[name];
-    if (commit === undefined) return { exitCode, changes: found, image: undefined };
-    const owners = ownersInside(subIds);
-    const chosen = typeof commit === 'string' ? { tag: commit } : commit;
-    const committed = await commitImage(image, snapshotter, key, {
-      createdBy: args.join(' '),
-      ...chosen,
-      ...(owners !== undefined && { owners }),
-      ...(signal !== undefined && { signal }),
-    });
+    if (committing === undefined) return { exitCode, changes: found, image: undefined };
+    const committed = await commitImage(image, snapshotter, key, committing);
     isPrepared = false;
     return { exitCode, changes: found, image: committed };
   };

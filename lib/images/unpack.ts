@@ -1,6 +1,6 @@
 /** Images unpacked: each layer becomes a committed snapshot, called by its chain id. */
 import { availableParallelism } from 'node:os';
-import { checkSignal, checkWord, toOptions } from '../arguments.js';
+import { checkFunction, checkSignal, checkWord, toOptions } from '../arguments.js';
 import { abortError, invalidArgumentType, OverlayError } from '../errors.js';
 import { kernelFeaturesSync } from '../features/probe.js';
 import { close, type Held } from '../kernel/held.js';
@@ -257,9 +257,7 @@ export async function unpack(image: Image, snapshotter: Snapshotter, given?: Unp
   }
   checkSignal(options.signal);
   checkWord(options.sync, 'sync', ['none', 'end']);
-  if (options.onProgress !== undefined && typeof options.onProgress !== 'function') {
-    throw invalidArgumentType('onProgress', 'a function', options.onProgress);
-  }
+  checkFunction(options.onProgress, 'onProgress');
   const top = image.layers.at(-1);
   if (top === undefined) {
     throw new ImageError({

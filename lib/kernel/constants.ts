@@ -30,8 +30,10 @@ export const O_PATH = 0o10000000;
 export const Q_GETPRJQUOTA = (0x800007 << 8) | 2;
 
 /** flock(2) */
+export const LOCK_SH = 1;
 export const LOCK_EX = 2;
 export const LOCK_NB = 4;
+export const LOCK_UN = 8;
 
 export const S_IFMT = 0o170000;
 export const S_IFDIR = 0o040000;

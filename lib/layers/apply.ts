@@ -1,5 +1,5 @@
 /** Layer archives unpacked: a stream of tar becomes a layer directory, or a plain one. */
-import { checkSignal, checkWord, toOptions } from '../arguments.js';
+import { checkFunction, checkSignal, checkWord, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { abortError, invalidArgumentType, invalidArgumentValue, OverlayError, outOfRange } from '../errors.js';
 import { calls } from '../kernel/calls.js';
@@ -197,9 +197,7 @@ function check(given: ApplyOptions | undefined): Checked {
   if (userxattr !== undefined && typeof userxattr !== 'boolean') {
     throw invalidArgumentType('userxattr', 'true or false', userxattr);
   }
-  if (onProgress !== undefined && typeof onProgress !== 'function') {
-    throw invalidArgumentType('onProgress', 'a function', onProgress);
-  }
+  checkFunction(onProgress, 'onProgress');
   return {
     layout: checkWord(options.layout, 'layout', ['overlay', 'plain']) ?? 'overlay',
     userxattr: userxattr ?? false,

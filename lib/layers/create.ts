@@ -1,6 +1,6 @@
 /** Layer directories packed: a stream of tar that says what an upper changes. */
 import type { Readable } from 'node:stream';
-import { checkSignal, checkWord, toOptions } from '../arguments.js';
+import { checkFunction, checkSignal, checkWord, toOptions } from '../arguments.js';
 import { EINVAL } from '../errnos.js';
 import { abortError, conflictingOptions, invalidArgumentType, OverlayError, outOfRange } from '../errors.js';
 import * as k from '../kernel/constants.js';
@@ -129,6 +129,9 @@ interface Checked {
   readonly signal: AbortSignal | undefined;
 }
 
+/** In seconds: the latest time that a Date can be. */
+const MOST_EPOCH = 8.64e12;
+
 function checkLevel(value: unknown, compression: Compression): number {
   if (compression === 'none') {
     if (value === undefined) return 0;
@@ -144,13 +147,14 @@ function checkLevel(value: unknown, compression: Compression): number {
   throw outOfRange('level', `an integer from ${least} to ${most} for ${compression}`, String(value));
 }
 
-function checkEpoch(value: unknown): number | undefined {
+/** Returns the time in seconds since 1970, or that of the variable SOURCE_DATE_EPOCH. */
+export function checkEpoch(value: unknown): number | undefined {
   const variable = process.env['SOURCE_DATE_EPOCH'];
   const given = value ?? (variable === undefined || variable === '' ? undefined : Number(variable));
   if (given === undefined) return undefined;
   const name = value === undefined ? 'SOURCE_DATE_EPOCH' : 'sourceDateEpoch';
   if (typeof given !== 'number') throw invalidArgumentType(name, 'a number of seconds', given);
-  if (!Number.isSafeInteger(given))
+  if (!Number.isInteger(given) || Math.abs(given) > MOST_EPOCH)
     throw outOfRange(name, 'an integer, in seconds since 1970', String(value ?? variable));
   return given;
 }
@@ -168,11 +172,9 @@ function checkExcluded(value: unknown): ReadonlySet<string> {
   return new Set(value.map((name) => Buffer.from(name).toString('latin1')));
 }
 
-function check(options: CreateOptions, isOfStates: boolean): Checked {
+export function checkCreateOptions(options: CreateOptions, isOfStates = false): Checked {
   const { onProgress } = options;
-  if (onProgress !== undefined && typeof onProgress !== 'function') {
-    throw invalidArgumentType('onProgress', 'a function', onProgress);
-  }
+  checkFunction(onProgress, 'onProgress');
   const { userxattr } = options;
   if (userxattr !== undefined && typeof userxattr !== 'boolean') {
     throw invalidArgumentType('userxattr', 'true or false', userxattr);
@@ -729,7 +731,7 @@ async function* pack(
  */
 export function createLayer(source: LayersLike | DirectoryStates, given?: CreateOptions): LayerArchive {
   const options = toOptions(given, known);
-  const checked = check(options, hasStates(source));
+  const checked = checkCreateOptions(options, hasStates(source));
   const { lowerdir, datadir, userxattr } = options;
   const layers = hasStates(source)
     ? toLayers(source.after, { lowerdir: [source.before], userxattr: false })

@@ -2,7 +2,7 @@
  * Writes several layers as one directory: as a layer, with whiteouts and opaque marks for the layers below, or as a
  * plain directory with the merged view. The directory is written beside its place and renamed at the end.
  */
-import { checkBoolean, checkSignal, checkWord, toOptions } from '../arguments.js';
+import { checkBoolean, checkFunction, checkSignal, checkWord, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { abortError, invalidArgumentType, invalidArgumentValue, OverlayError } from '../errors.js';
 import * as k from '../kernel/constants.js';
@@ -325,9 +325,7 @@ function* folded(from: unknown, to: unknown, isLayer: boolean, given: SquashOpti
   const options = toOptions(given, isLayer ? squashNames : flattenNames);
   const userxattr = checkBoolean(options.userxattr, 'userxattr');
   const { onProgress } = options;
-  if (onProgress !== undefined && typeof onProgress !== 'function') {
-    throw invalidArgumentType('onProgress', 'a function', onProgress);
-  }
+  checkFunction(onProgress, 'onProgress');
   const settings: Settings = {
     isLayer,
     usesXattr: checkWord(options.mechanism, 'mechanism', ['device', 'xattr']) === 'xattr',

@@ -1,7 +1,7 @@
 /** Folds an upper into a directory: the options, and the checks before anything is read. */
-import { checkBoolean, checkSignal, checkWord, toOptions } from '../arguments.js';
+import { checkBoolean, checkFunction, checkSignal, checkWord, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
-import { abortError, type Conflict, invalidArgumentType, OverlayError } from '../errors.js';
+import { abortError, type Conflict, OverlayError } from '../errors.js';
 import { close, type Held } from '../kernel/held.js';
 import { run, runSync, type Task } from '../kernel/task.js';
 import { isAtOrBelow, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
@@ -45,9 +45,7 @@ const known: ReadonlySet<string> = new Set(names);
 
 function toSettings(options: MergeOptions): Settings {
   const { conflict, onProgress, since } = options;
-  if (onProgress !== undefined && typeof onProgress !== 'function') {
-    throw invalidArgumentType('onProgress', 'a function', onProgress);
-  }
+  checkFunction(onProgress, 'onProgress');
   return {
     moves: checkWord(options.mode, 'mode', ['copy', 'move']) === 'move',
     since: since === undefined ? undefined : toBaseline(since),

@@ -9,7 +9,7 @@ import type {
   StdioPipeNamed,
 } from 'node:child_process';
 import type { Readable, Writable } from 'node:stream';
-import { checkSignal, checkWord, toOptions } from '../arguments.js';
+import { checkSignal, checkText, checkWord, toOptions } from '../arguments.js';
 import { launcher } from '../binding.js';
 import * as e from '../errnos.js';
 import {
@@ -152,11 +152,6 @@ function checkList(value: unknown, name: string): readonly unknown[] {
   if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list', value);
   // Turns the holes of a sparse list into undefined.
   return Array.from(value);
-}
-
-function checkText(value: unknown, name: string): void {
-  if (typeof value !== 'string') throw invalidArgumentType(name, 'a string', value);
-  if (value.includes('\0')) throw invalidArgumentValue(name, value, 'must not contain a NUL byte');
 }
 
 /** Checks what node:child_process would misread, and then report as another error. */

@@ -18,6 +18,7 @@ import { examine } from '../layers/walk.js';
 import { pathString, quotePath, splitPath } from '../paths.js';
 import { explainErrno } from '../verdicts.js';
 import type { Owner } from './labels.js';
+import { OpeningLock } from './opening-lock.js';
 import { hasProjectQuota, projectUsage, toProject } from './quota.js';
 import type { SnapshotKind, SnapshotRecord, SnapshotUsage } from './records.js';
 
@@ -50,6 +51,7 @@ export function* makeRoot(path: string, hasParent = false): Task<void> {
 export class Directories {
   /** The directory with those of the snapshots. */
   readonly snapshots: string;
+  readonly lock: OpeningLock;
   readonly #removed: string;
   /** The same directory, open. */
   readonly #all: Held;
@@ -62,6 +64,7 @@ export class Directories {
     this.snapshots = `${root}/snapshots`;
     this.#removed = `${root}/removed`;
     this.#all = all;
+    this.lock = new OpeningLock(all.descriptor);
     this.#isSynced = isSynced;
     this.#inode = inode;
     this.#hasProjects = hasProjects;

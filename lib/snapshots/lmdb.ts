@@ -5,6 +5,7 @@ import { calls } from '../kernel/calls.js';
 import { perform } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { quoteKey, SnapshotError } from './errors.js';
+import type { OpeningLock } from './opening-lock.js';
 
 export interface Table<V = Buffer> {
   get(key: Uint8Array): V | undefined;
@@ -132,10 +133,12 @@ interface Waiting {
  */
 export class BlockingTransactions {
   readonly #environment: Environment;
+  readonly #lock: OpeningLock;
   #waiting: Waiting[] = [];
 
-  constructor(environment: Environment) {
+  constructor(environment: Environment, lock: OpeningLock) {
     this.#environment = environment;
+    this.#lock = lock;
   }
 
   perform<T>(perform: () => T): Promise<T> {
@@ -160,9 +163,10 @@ export class BlockingTransactions {
     this.#waiting = [];
     let settlers: (() => void)[] = [];
     try {
-      this.#environment.transactionSync(() => {
+      const transaction = (): void => {
         settlers = waiting.map(({ perform }) => perform());
-      });
+      };
+      this.#lock.whileWritingSync(() => this.#environment.transactionSync(transaction));
     } catch (error) {
       for (const { reject } of waiting) reject(error);
       return;

@@ -211,7 +211,9 @@ export class Snapshotter {
         remapIds: checked.remapIds ?? (await run(canRemap(directory))),
         mountOptions: toMountOptions(directory, checked.mountOptions),
       };
-      const store = await Store.open(`${path}/${STORE_FILE}`, { isReadonly, isSynced: fsync !== 'none', isBlocking });
+      const isSynced = fsync !== 'none';
+      const { lock } = directories;
+      const store = await Store.open(`${path}/${STORE_FILE}`, { isReadonly, isSynced, isBlocking, lock });
       return new Snapshotter(path, checked, store, directories, settings, isBlocking);
     } catch (error) {
       directories.close();

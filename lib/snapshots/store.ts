@@ -27,6 +27,7 @@ import {
   type Table,
   transact,
 } from './lmdb.js';
+import type { OpeningLock } from './opening-lock.js';
 import { type Entry, lastTransaction, readPages } from './pages.js';
 import {
   decodeNumber,
@@ -60,6 +61,7 @@ export interface StoreOptions {
   readonly isSynced: boolean;
   /** True when the calling thread writes, and waits for the disk. */
   readonly isBlocking: boolean;
+  readonly lock: OpeningLock;
 }
 
 /** The readable part of a store. */
@@ -363,6 +365,7 @@ export class Store {
   readonly #environment: Environment | undefined;
   readonly #tables: ReadableTables;
   readonly #blocking: BlockingTransactions | undefined;
+  readonly #lock: OpeningLock | undefined;
   readonly #endUse: (() => void) | undefined;
 
   private constructor(path: string, tables: ReadableTables, environment?: Environment, options?: StoreOptions) {
@@ -370,12 +373,14 @@ export class Store {
     this.#environment = environment;
     this.#tables = tables;
     this.#endUse = options && noteUse(path, options);
-    this.#blocking = environment && options?.isBlocking ? new BlockingTransactions(environment) : undefined;
+    this.#lock = options?.lock;
+    this.#blocking =
+      environment && options?.isBlocking ? new BlockingTransactions(environment, options.lock) : undefined;
   }
 
   /** Opens the store, and makes it where there is none. */
   static async open(path: string, options: StoreOptions): Promise<Store> {
-    const { isReadonly, isSynced } = options;
+    const { isReadonly, isSynced, lock } = options;
     const lmdb = await loadLmdb();
     refuseOther(path);
     const state = await examine(path).catch(async (error) => Promise.reject(await explain(path, error)));
@@ -395,8 +400,7 @@ export class Store {
       return new Store(path, remains);
     }
     refuseOtherWay(path, options);
-    let store: Store;
-    try {
+    const openNow = (): Store => {
       refuseShortage(path, isReadonly);
       const environment = lmdb.open({
         path,
@@ -411,7 +415,11 @@ export class Store {
         keyEncoding: 'binary',
         maxDbs: 8,
       });
-      store = new Store(path, new Tables(path, environment), environment, options);
+      return new Store(path, new Tables(path, environment), environment, options);
+    };
+    let store: Store;
+    try {
+      store = await lock.whileOpening(openNow);
     } catch (error) {
       throw await explain(path, error as LmdbError);
     }
@@ -464,7 +472,8 @@ export class Store {
     const environment = this.#environment as Environment;
     const inTables = (): T => perform(this.#tables as Tables);
     try {
-      return await (this.#blocking?.perform(inTables) ?? transact(environment, inTables));
+      if (this.#blocking !== undefined) return await this.#blocking.perform(inTables);
+      return await (this.#lock as OpeningLock).whileWriting(() => transact(environment, inTables));
     } catch (error) {
       if (error instanceof SnapshotError) throw error;
       throw await explain(this.path, error as LmdbError);

@@ -163,7 +163,8 @@ mountTest('processes at the same time, and killed ones: the work is done once mo
         child.stdout?.on('data', (piece) => {
           text += piece;
         });
-        await once(child, 'close');
+        const [code] = await once(child, 'close');
+        t.is(code, 0);
         return text.trim().split('\n').at(-1);
       }),
     );
@@ -360,6 +361,11 @@ const faults: readonly (readonly [title: string, code: ImageErrorCode, damage: (
     (image) => edit(image, ({ config }) => (config.config = { Cmd: 'sh' })),
   ],
   [
+    'a NUL byte in the configuration',
+    'ERR_IMAGE_INVALID',
+    (image) => edit(image, ({ config }) => (config.config = { WorkingDir: '/a\0b' })),
+  ],
+  [
     'another platform',
     'ERR_IMAGE_PLATFORM_MISSING',
     (image) => edit(image, ({ config }) => (config.architecture = 'riscv64')),
@@ -376,6 +382,19 @@ const faults: readonly (readonly [title: string, code: ImageErrorCode, damage: (
     'an index that is no object',
     'ERR_IMAGE_INVALID',
     ({ layout }) => writeFileSync(join(layout.path, 'index.json'), '[]'),
+  ],
+  [
+    'an index that nobody writes',
+    'ERR_IMAGE_INVALID',
+    ({ layout }) => {
+      rmSync(join(layout.path, 'index.json'));
+      execFileSync('mkfifo', [join(layout.path, 'index.json')]);
+    },
+  ],
+  [
+    'an index of too many bytes',
+    'ERR_IMAGE_INVALID',
+    ({ layout }) => truncateSync(join(layout.path, 'index.json'), 2 ** 40),
   ],
 ];
 
@@ -464,4 +483,15 @@ test('a failed commit leaves the tags as they are', async (t) => {
   t.true(readdirSync(join(layout.path, 'blobs/sha256')).every((name) => /^[0-9a-f]{64}$/.test(name)));
   renameSync(join(dir, 'layer-one-0'), join(dir, 'again'));
   await t.throwsAsync(createImage(layout, [], { tag: 'a b' }), { code: 'ERR_INVALID_ARG_TYPE' });
+  const config = { Cmd: 'sh' } as never;
+  await t.throwsAsync(createImage(layout, [], { tag: 'one', config }), { message: /"config.Cmd"/ });
+  await t.throwsAsync(createImage(layout, [], { tag: 'one', sourceDateEpoch: 1e15 }), { code: 'ERR_OUT_OF_RANGE' });
+  t.is((await layout.image('one')).digest, digest);
+});
+
+test('calls at the same time make one layout', async (t) => {
+  const dir = scratch(t);
+  const layouts = await Promise.all(Array.from({ length: 20 }, () => createLayout(dir)));
+  for (const layout of layouts) t.deepEqual(await layout.tags(), []);
+  t.deepEqual(readdirSync(dir).sort(), ['blobs', 'index.json', 'oci-layout']);
 });

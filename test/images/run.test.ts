@@ -190,6 +190,29 @@ mountTest(
     await t.throwsAsync(runContainer(image, { ...common, command: ['true'], volumes }), {
       code: 'ERR_INVALID_ARG_VALUE',
     });
+    const wrong: readonly (readonly [options: object, names: RegExp])[] = [
+      [{ commit: 'no tag' }, /"tag"/],
+      [{ commit: { tag: 'two', config: { Cmd: 'true' } } }, /"config.Cmd"/],
+      [{ commit: { tag: 'two', level: 99 } }, /"level"/],
+      [{ user: 0 }, /"user"/],
+      [{ cwd: 0 }, /"cwd"/],
+      [{ env: { 'A=B': 'C' } }, /"env"/],
+      [{ env: { A: 'a\0' } }, /"env.A"/],
+      [{ onStart: 'true' }, /"onStart"/],
+      [{ volumes: [{ source: dir, target: '//' }] }, /"volumes\[0\].target"/],
+      [{ volumes: [{ source: dir, target: '/x/../proc' }] }, /"volumes\[0\].target"/],
+      [{ volumes: [null] }, /"volumes\[0\]"/],
+    ];
+    let hasStarted = false;
+    for (const [options, names] of wrong) {
+      const onStart = (): void => {
+        hasStarted = true;
+      };
+      const refused = runContainer(image, { ...common, command: ['true'], onStart, ...options } as never);
+      const error = await t.throwsAsync(refused, { message: names });
+      t.regex((error as NodeJS.ErrnoException).code ?? '', /^ERR_(INVALID_ARG|OUT_OF_RANGE)/, String(names));
+    }
+    t.false(hasStarted, 'a wrong option is found before the container runs');
     const { image: committed } = await runContainer(image, {
       ...common,
       command: ['sh', '-c', 'echo kept > /kept'],

@@ -1,5 +1,5 @@
 /** The store: damage, versions, processes, a missing package, bad roots. */
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
   copyFileSync,
@@ -20,6 +20,8 @@ import test, { type ExecutionContext } from 'ava';
 import { OverlayError } from 'overlayfs';
 import { SnapshotError, type SnapshotInfo, Snapshotter } from 'overlayfs/snapshots';
 import { BlockingTransactions, loadLmdb } from '../../lib/snapshots/lmdb.js';
+import { OpeningLock } from '../../lib/snapshots/opening-lock.js';
+import { overlayfs } from '../cli/run.js';
 import { generator, mountTest, native, packageRoot, scaled, scratch } from '../support/index.js';
 import { checkRoot } from './check-root.js';
 
@@ -297,7 +299,7 @@ test('a transaction on the calling thread is undone if a function in it fails af
   t.teardown(() => environment.close());
   const table = environment.openDB<string>({ name: 'table' });
   const key = (name: string) => Buffer.from(name);
-  const transactions = new BlockingTransactions(environment);
+  const transactions = new BlockingTransactions(environment, new OpeningLock(-1));
   const put = (name: string, error?: Error) => {
     const change = () => {
       table.put(key(name), name);
@@ -461,4 +463,57 @@ test('a process that exits in the midst of a transaction ends, with its code and
       t.is(/Error: thrown/.test(stderr), way === 'throw');
     }
   }
+});
+
+/** Locks a directory as another process. Returns what ends that. */
+async function lockAs(kind: 'exclusive' | 'shared', directory: string): Promise<() => Promise<unknown>> {
+  const other = spawn('flock', [`--${kind}`, directory, 'sh', '-c', 'echo locked; cat']);
+  await once(other.stdout, 'data');
+  return () => {
+    other.stdin.end();
+    return once(other, 'exit');
+  };
+}
+
+test('nobody writes while another process opens the store, and the other way round', async (t) => {
+  const root = join(scratch(t), 'root');
+  const directory = join(root, 'snapshots');
+  const snapshotter = await Snapshotter.open(root);
+  t.teardown(() => snapshotter.close());
+  const waits = async (release: () => Promise<unknown>, promise: Promise<unknown>): Promise<void> => {
+    let isSettled = false;
+    const settled = promise.finally(() => {
+      isSettled = true;
+    });
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    t.false(isSettled);
+    await release();
+    await settled;
+  };
+  await waits(await lockAs('exclusive', directory), snapshotter.prepare('a'));
+  const opened = lockAs('shared', directory).then((release) => {
+    const opening = Snapshotter.open(root, { readonly: true });
+    return waits(release, opening).then(() => opening);
+  });
+  t.is((await (await opened).stat('a')).kind, 'active');
+  await (await opened).close();
+  const release = await lockAs('shared', directory);
+  await snapshotter.prepare('b');
+  await release();
+});
+
+test('an opening has its turn among transactions without end', async (t) => {
+  const root = join(scratch(t), 'root');
+  const snapshotter = await Snapshotter.open(root, { fsync: 'none' });
+  t.teardown(() => snapshotter.close());
+  let isOpen = false;
+  const write = async (caller: number): Promise<void> => {
+    for (let i = 0; !isOpen; i++) await snapshotter.prepare(`${caller} ${i}`);
+  };
+  const writing = Array.from({ length: 8 }, (_, caller) => write(caller));
+  await snapshotter.prepare('first');
+  const { code, stderr } = await overlayfs('snapshot', 'ls', '--root', root);
+  isOpen = true;
+  await Promise.all(writing);
+  t.is(code, 0, stderr);
 });
