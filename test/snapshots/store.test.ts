@@ -143,7 +143,7 @@ test('without enough file descriptors, open fails, and does not end the process'
     }`;
   const command = 'ulimit -n 64 && exec "$@"';
   const args = ['-c', command, 'sh', process.execPath, '--input-type=module', '-e', script, root];
-  const { status, stderr } = spawnSync('sh', args, { cwd: import.meta.dirname, encoding: 'utf8', timeout: 60_000 });
+  const { status, stderr } = spawnSync('sh', args, { cwd: packageRoot, encoding: 'utf8', timeout: 60_000 });
   t.is(status, 0, stderr);
 });
 
