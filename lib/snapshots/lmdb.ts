@@ -154,11 +154,11 @@ export class BlockingTransactions {
         }
       };
       this.#waiting.push({ perform: attempt, reject });
-      if (this.#waiting.length === 1) setImmediate(() => this.#performAll());
+      if (this.#waiting.length === 1) setImmediate(() => void this.#performAll());
     });
   }
 
-  #performAll(): void {
+  async #performAll(): Promise<void> {
     const waiting = this.#waiting;
     this.#waiting = [];
     let settlers: (() => void)[] = [];
@@ -166,7 +166,7 @@ export class BlockingTransactions {
       const transaction = (): void => {
         settlers = waiting.map(({ perform }) => perform());
       };
-      this.#lock.whileWritingSync(() => this.#environment.transactionSync(transaction));
+      await this.#lock.whileWriting(async () => this.#environment.transactionSync(transaction));
     } catch (error) {
       for (const { reject } of waiting) reject(error);
       return;

@@ -44,7 +44,10 @@ export class OpeningLock {
     }
   }
 
-  /** Performs transactions, while nobody opens the file. */
+  /**
+   * Performs transactions, while nobody opens the file. The calling thread never waits for the lock: it may itself have to
+   * go on with the opening that holds it.
+   */
   async whileWriting<T>(write: () => Promise<T>): Promise<T> {
     while (this.#holders > 0 && performance.now() - this.#since > MOST_HELD) await this.#free;
     if (this.#holders++ === 0) {
@@ -61,16 +64,6 @@ export class OpeningLock {
         this.#release();
         this.#onFree();
       }
-    }
-  }
-
-  /** Performs transactions on this thread, which waits. */
-  whileWritingSync(write: () => void): void {
-    runSync(flock(this.#descriptor, k.LOCK_SH));
-    try {
-      write();
-    } finally {
-      this.#release();
     }
   }
 

@@ -517,3 +517,18 @@ test('an opening has its turn among transactions without end', async (t) => {
   await Promise.all(writing);
   t.is(code, 0, stderr);
 });
+
+test('a thread that writes, and waits for the disk, does not stop its own openings', async (t) => {
+  const root = join(scratch(t), 'root');
+  const snapshotter = await Snapshotter.openBlocking(root, { fsync: 'none' });
+  t.teardown(() => snapshotter.close());
+  let isDone = false;
+  const write = async (caller: number): Promise<void> => {
+    for (let i = 0; !isDone; i++) await snapshotter.prepare(`${caller} ${i}`);
+  };
+  const writing = Array.from({ length: 4 }, (_, caller) => write(caller));
+  for (let i = 0; i < 20; i++) await (await Snapshotter.open(root, { readonly: true })).close();
+  isDone = true;
+  await Promise.all(writing);
+  t.true((await snapshotter.stat('0 0')).kind === 'active');
+});
