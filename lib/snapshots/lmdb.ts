@@ -5,7 +5,6 @@ import { calls } from '../kernel/calls.js';
 import { perform } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { quoteKey, SnapshotError } from './errors.js';
-import type { OpeningLock } from './opening-lock.js';
 
 export interface Table<V = Buffer> {
   get(key: Uint8Array): V | undefined;
@@ -133,12 +132,10 @@ interface Waiting {
  */
 export class BlockingTransactions {
   readonly #environment: Environment;
-  readonly #lock: OpeningLock;
   #waiting: Waiting[] = [];
 
-  constructor(environment: Environment, lock: OpeningLock) {
+  constructor(environment: Environment) {
     this.#environment = environment;
-    this.#lock = lock;
   }
 
   perform<T>(perform: () => T): Promise<T> {
@@ -154,19 +151,18 @@ export class BlockingTransactions {
         }
       };
       this.#waiting.push({ perform: attempt, reject });
-      if (this.#waiting.length === 1) setImmediate(() => void this.#performAll());
+      if (this.#waiting.length === 1) setImmediate(() => this.#performAll());
     });
   }
 
-  async #performAll(): Promise<void> {
+  #performAll(): void {
     const waiting = this.#waiting;
     this.#waiting = [];
     let settlers: (() => void)[] = [];
     try {
-      const transaction = (): void => {
+      this.#environment.transactionSync(() => {
         settlers = waiting.map(({ perform }) => perform());
-      };
-      await this.#lock.whileWriting(async () => this.#environment.transactionSync(transaction));
+      });
     } catch (error) {
       for (const { reject } of waiting) reject(error);
       return;

@@ -374,8 +374,7 @@ export class Store {
     this.#tables = tables;
     this.#endUse = options && noteUse(path, options);
     this.#lock = options?.lock;
-    this.#blocking =
-      environment && options?.isBlocking ? new BlockingTransactions(environment, options.lock) : undefined;
+    this.#blocking = environment && options?.isBlocking ? new BlockingTransactions(environment) : undefined;
   }
 
   /** Opens the store, and makes it where there is none. */
@@ -469,11 +468,10 @@ export class Store {
 
   async #perform<T>(perform: (tables: Tables) => T): Promise<T> {
     // Only a store that is open for reading has no environment, and nobody writes to one.
-    const environment = this.#environment as Environment;
+    const [environment, lock] = [this.#environment as Environment, this.#lock as OpeningLock];
     const inTables = (): T => perform(this.#tables as Tables);
     try {
-      if (this.#blocking !== undefined) return await this.#blocking.perform(inTables);
-      return await (this.#lock as OpeningLock).whileWriting(() => transact(environment, inTables));
+      return await lock.whileWriting(() => this.#blocking?.perform(inTables) ?? transact(environment, inTables));
     } catch (error) {
       if (error instanceof SnapshotError) throw error;
       throw await explain(this.path, error as LmdbError);

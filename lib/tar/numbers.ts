@@ -34,8 +34,8 @@ function readBase256(block: Buffer, at: number, end: number): number {
 }
 
 /**
- * Writes octal digits into the block that begins at `start`. A NUL in the block follows. The number has to fit: see `fitsOctal`. Returns the sum of the
- * bytes.
+ * Writes octal digits into the block that begins at `start`. A NUL in the block follows. The number has to fit: see
+ * `fitsOctal`. Returns the sum of the bytes.
  */
 export function writeOctal(bytes: Buffer, start: number, [at, size]: Field, value: number): number {
   const first = start + at;

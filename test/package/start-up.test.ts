@@ -38,8 +38,7 @@ mountTest('a mount and its unmount load no more', (t) => {
     await unmount(set.target);
     console.log(Object.keys(createRequire(import.meta.url).cache).filter((path) => path.endsWith('deferred.cjs')).length);`;
   // A program that searches the machine for holders can make the mount busy for a moment, which takes more modules.
-  const outputs = Array.from({ length: 3 }, () => evaluate(script));
-  t.true(outputs.includes('0\n'));
+  t.true([1, 2, 3].some(() => evaluate(script) === '0\n'));
 });
 
 test('overlayfs/layers loads the rest at its first call, and shares its errors with overlayfs', (t) => {

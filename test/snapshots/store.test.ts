@@ -20,7 +20,6 @@ import test, { type ExecutionContext } from 'ava';
 import { OverlayError } from 'overlayfs';
 import { SnapshotError, type SnapshotInfo, Snapshotter } from 'overlayfs/snapshots';
 import { BlockingTransactions, loadLmdb } from '../../lib/snapshots/lmdb.js';
-import { OpeningLock } from '../../lib/snapshots/opening-lock.js';
 import { overlayfs } from '../cli/run.js';
 import { generator, mountTest, native, packageRoot, scaled, scratch } from '../support/index.js';
 import { checkRoot } from './check-root.js';
@@ -299,7 +298,7 @@ test('a transaction on the calling thread is undone if a function in it fails af
   t.teardown(() => environment.close());
   const table = environment.openDB<string>({ name: 'table' });
   const key = (name: string) => Buffer.from(name);
-  const transactions = new BlockingTransactions(environment, new OpeningLock(-1));
+  const transactions = new BlockingTransactions(environment);
   const put = (name: string, error?: Error) => {
     const change = () => {
       table.put(key(name), name);
@@ -502,19 +501,27 @@ test('nobody writes while another process opens the store, and the other way rou
   await release();
 });
 
+/** Has several callers write without end. Returns what ends that. */
+function keepWriting(snapshotter: Snapshotter, callers: number): () => Promise<unknown> {
+  let isDone = false;
+  const write = async (caller: number): Promise<void> => {
+    for (let i = 0; !isDone; i++) await snapshotter.prepare(`${caller} ${i}`);
+  };
+  const writing = Array.from({ length: callers }, (_, caller) => write(caller));
+  return () => {
+    isDone = true;
+    return Promise.all(writing);
+  };
+}
+
 test('an opening has its turn among transactions without end', async (t) => {
   const root = join(scratch(t), 'root');
   const snapshotter = await Snapshotter.open(root, { fsync: 'none' });
   t.teardown(() => snapshotter.close());
-  let isOpen = false;
-  const write = async (caller: number): Promise<void> => {
-    for (let i = 0; !isOpen; i++) await snapshotter.prepare(`${caller} ${i}`);
-  };
-  const writing = Array.from({ length: 8 }, (_, caller) => write(caller));
+  const endWriting = keepWriting(snapshotter, 8);
   await snapshotter.prepare('first');
   const { code, stderr } = await overlayfs('snapshot', 'ls', '--root', root);
-  isOpen = true;
-  await Promise.all(writing);
+  await endWriting();
   t.is(code, 0, stderr);
 });
 
@@ -522,13 +529,8 @@ test('a thread that writes, and waits for the disk, does not stop its own openin
   const root = join(scratch(t), 'root');
   const snapshotter = await Snapshotter.openBlocking(root, { fsync: 'none' });
   t.teardown(() => snapshotter.close());
-  let isDone = false;
-  const write = async (caller: number): Promise<void> => {
-    for (let i = 0; !isDone; i++) await snapshotter.prepare(`${caller} ${i}`);
-  };
-  const writing = Array.from({ length: 4 }, (_, caller) => write(caller));
+  const endWriting = keepWriting(snapshotter, 4);
   for (let i = 0; i < 20; i++) await (await Snapshotter.open(root, { readonly: true })).close();
-  isDone = true;
-  await Promise.all(writing);
-  t.true((await snapshotter.stat('0 0')).kind === 'active');
+  await endWriting();
+  t.is((await snapshotter.stat('0 0')).kind, 'active');
 });
