@@ -102,12 +102,16 @@ async function insist(run: () => Promise<unknown>): Promise<void> {
   }
 }
 
-/** The lowerdirs of a view of the image, the topmost first. */
+/**
+ * The lowerdirs of a new snapshot of the image, the topmost first.
+ * `ctr` marks it as a root of containerd's collector, which it does not do for a view. A snapshot that the collector
+ * removes stays in its parent's list of children, and the parent cannot be removed any more.
+ */
 async function layersOf(ctr: Containerd['ctrLater'], snapshotter: string, top: string): Promise<string[]> {
-  const printed = await ctr('snapshots', '--snapshotter', snapshotter, 'view', '--mounts', `view ${top}`, top);
+  const key = `above ${top}`;
+  const printed = await ctr('snapshots', '--snapshotter', snapshotter, 'prepare', '--mounts', key, top);
   const [{ Options: options = [] } = {}] = JSON.parse(printed) as { Options?: string[] }[];
-  // containerd may have collected it by itself.
-  await ctr('snapshots', '--snapshotter', snapshotter, 'rm', `view ${top}`).catch(() => {});
+  await ctr('snapshots', '--snapshotter', snapshotter, 'rm', key);
   const lowerdir = options.find((option) => option.startsWith('lowerdir='));
   return lowerdir?.slice('lowerdir='.length).split(':') ?? [];
 }
