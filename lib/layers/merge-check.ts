@@ -35,8 +35,8 @@ export interface CheckOptions {
   readonly upper: Root;
   readonly dir: Root;
   readonly space: MarkSpace;
-  /** Keeps the records for the second walk. */
-  readonly tape: Tape;
+  /** Keeps the records for the second walk. A dry run has none. */
+  readonly tape: Tape | undefined;
   /** The ctime from which on the changes of others are conflicts. */
   readonly since: bigint | undefined;
   readonly conflict: 'error' | 'ours' | 'theirs' | ((conflict: Conflict) => 'ours' | 'theirs');
@@ -110,7 +110,8 @@ export class MergeCheck {
   /** Reads the upper. */
   *walk(): Task<void> {
     const { upper, tape, breathe } = this.#options;
-    const walker = new Walker('', { at: upper.descriptor, atPath: upper.path, attributes: 'all', targets: true, tape });
+    const where = { at: upper.descriptor, atPath: upper.path };
+    const walker = new Walker('', { ...where, attributes: 'all', targets: true, ...(tape && { tape }) });
     try {
       while (yield* walker.more()) {
         while (walker.advance()) {
