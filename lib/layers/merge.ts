@@ -148,7 +148,9 @@ function refuseOtherBase(dir: Root, { since }: Settings): void {
  * With `index`, the kernel shows a changed file under all its hard links, and the upper may lack some of them. The merge
  * refuses such an upper before it writes anything, with `reason: 'layers-incomplete'` and the remedy.
  *
- * The merge replaces each file atomically, rename(2). A path that exists before and after the merge is never missing.
+ * The merge replaces each file atomically, rename(2). A path that exists before and after the merge is never missing. One
+ * exception is a file in the place of a directory, or the other way round, where the file system cannot exchange the two:
+ * among them is an overlay without `redirectDir` for directories of its lower layers.
  * A merge that failed or was killed can be called again: it resumes, and the result is the same. A copy can finish a
  * merge by move, unless that has moved some hard links of a file and not all (`'layers-incomplete'`). Until the merge is
  * complete, `dir` has a directory `.overlayfs-merge`, which may hold entries of the upper, and merges of other uppers are
