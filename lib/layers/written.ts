@@ -67,6 +67,15 @@ function explainStage({ errno, stage, kind, attribute }: WriteFailure, name: str
     const what = `the file system allows no more links to the file that ${name} is a link to`;
     return { reason: 'permission-denied', what, hint: 'use another file system' } satisfies Verdict;
   }
+  // The writer enters no other mount. ext4 and xfs rename and link no file into a directory of another project.
+  if (errno === e.EXDEV && (stage === 'place' || (stage === 'create' && kind === 'link'))) {
+    const what = `the file system moves nothing to ${name}: that directory has another project id`;
+    return {
+      reason: 'permission-denied',
+      what,
+      hint: 'give all directories one project id: chattr -p',
+    } satisfies Verdict;
+  }
   if (!isDenial(errno) && !(isOfArchive && stage === 'owner')) return undefined;
   const denied = (what: string, hint: Text): Verdict => ({ reason: 'permission-denied', what, hint });
   if (stage === 'xattr') {

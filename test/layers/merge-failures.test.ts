@@ -93,6 +93,12 @@ mountTest('a merge by move copies where projects forbid renames (xfs)', { needs:
     ],
   );
   t.deepEqual(readdirSync(at('upper')), []);
+  makeTree(disk, { 'upper/a/b': 'newer' });
+  execFileSync('chattr', ['-p', '8', '+P', at('target/a')]);
+  const error = await t.throwsAsync(mergeLayer(at('upper'), at('target')), { instanceOf: OverlayError });
+  t.is(error?.reason, 'permission-denied');
+  t.regex(error?.message ?? '', /project id/);
+  t.is(readFileSync(at('target/a/b'), 'utf8'), 'new');
 });
 
 mountTest('a merge by copy clones files where the file system can (xfs)', { needs: 'mkfs.xfs' }, async (t) => {
