@@ -8,7 +8,6 @@ import * as k from '../kernel/constants.js';
 import type { Descriptor } from '../kernel/plan.js';
 import type { Task } from '../kernel/task.js';
 import { isAtOrBelow, joinPath, type Path, pathString, quotePath, toBytes } from '../paths.js';
-import { option, text } from '../text.js';
 import { Conflicts, type FoundConflict } from './conflicts.js';
 import { below, toBytePath } from './encodings.js';
 import { isValidRedirect, isWhiteoutEntry, type MarkSpace, type Marks, readMarks, shownName } from './marks.js';
@@ -359,7 +358,7 @@ const linksWereMoved = (root: Path, path: Path): OverlayError =>
     errno: e.EBUSY,
     reason: 'layers-incomplete',
     what: `an earlier merge by move has moved other hard links of ${quotePath(joinPath(root, path))}, and a copy would be a file of its own`,
-    hint: text`merge with ${option('mode', 'move')} again`,
+    hint: 'merge by move again',
     path: pathString(root),
   });
 
