@@ -160,7 +160,7 @@ function refuseOtherBase(dir: Root, { since }: Settings): void {
  * With `since`, the merge finds all conflicts before it writes anything. A conflict is a path that the upper changes
  * and that others have changed in the directory. A file that the upper replaces with another one, and that others
  * removed, is no conflict. The merge cannot see a write through a memory mapping, mmap(2), to a page that was already
- * dirty at the baseline: such a write changes no time.
+ * dirty at the baseline: such a write changes no time. A call that resumes looks for no new conflicts.
  *
  * @throws {OverlayError} `reason` is `'layer-conflict'` with all of them in `conflicts`, `'path-missing'`,
  * `'path-not-directory'`, `'path-exists'`, `'layer-twice'`, `'layers-overlap'`, `'layer-in-use'`, `'layer-changed'`,
