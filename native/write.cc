@@ -314,11 +314,14 @@ class Batch {
     return result;
   }
 
-  long remove_other_attributes(const Place& at) {
-    char names[16384];
+  // The list may take the whole stack of a child; children perform no operation with `exact`.
+  [[gnu::noinline]] long remove_other_attributes(const Place& at) {
+    constexpr size_t usual = 1024;  // the kernel allocates as much memory
+    char names[65536];              // XATTR_LIST_MAX
     ProcPath path(at.dirfd, at.name);
     const char* text = path;
-    const long size = sys::call(abi::llistxattr, text, names, sizeof names);
+    long size = sys::call(abi::llistxattr, text, names, usual);
+    if (size == -ERANGE) size = sys::call(abi::llistxattr, text, names, sizeof names);
     if (size == -EOPNOTSUPP) return 0;
     if (size < 0) return size;
     report_->attribute = UINT64_MAX;

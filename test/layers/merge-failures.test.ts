@@ -494,3 +494,17 @@ mountTest('a copy does not finish a move that has separated hard links', async (
   await mergeLayer(at('upper'), at('target'), { mode: 'move' });
   t.is(statSync(at('target/a')).ino, statSync(at('target/z')).ino);
 });
+
+mountTest(
+  'a merge changes a directory with a long list of attributes',
+  { needs: 'user xattrs on tmpfs' },
+  async (t) => {
+    const dir = scratch(t);
+    const at = (name: string): string => join(dir, name);
+    makeTree(dir, { 'upper/d/': '', 'target/d/': '' });
+    for (let i = 0; i < 100; i++) setAttribute(at('target/d'), `user.${i}-${'n'.repeat(230)}`, '');
+    setAttribute(at('upper/d'), 'user.own', 'value');
+    await mergeLayer(at('upper'), at('target'));
+    t.is(look(at('target')).find(({ path }) => path === 'd')?.['attributes'], 'user.own=value');
+  },
+);
