@@ -9,7 +9,7 @@ import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { close, type Held } from '../kernel/held.js';
 import { StepFailure } from '../kernel/perform.js';
-import { Plan } from '../kernel/plan.js';
+import { type Descriptor, Plan } from '../kernel/plan.js';
 import { addStat, readStat } from '../kernel/stat.js';
 import { ask, type Task } from '../kernel/task.js';
 import { removeAside, removeDirectory } from '../layers/remove.js';
@@ -55,16 +55,19 @@ export class Directories {
   readonly #removed: string;
   /** The same directory, open. */
   readonly #all: Held;
+  /** The one with those that were moved aside. Those who read need none. */
+  readonly #aside: Held;
   readonly #isSynced: boolean;
   /** True when each snapshot is a project of its own. */
   readonly #hasProjects: boolean;
   readonly #inode: bigint;
 
-  private constructor(root: string, all: Held, isSynced: boolean, inode: bigint, hasProjects: boolean) {
+  private constructor(root: string, all: Held, aside: Held, isSynced: boolean, inode: bigint, hasProjects: boolean) {
     this.snapshots = `${root}/snapshots`;
     this.#removed = `${root}/removed`;
     this.#all = all;
-    this.lock = new OpeningLock(all.descriptor);
+    this.#aside = aside;
+    this.lock = new OpeningLock(all.descriptor, aside.descriptor < 0 ? all.descriptor : aside.descriptor);
     this.#isSynced = isSynced;
     this.#inode = inode;
     this.#hasProjects = hasProjects;
@@ -82,16 +85,22 @@ export class Directories {
         plan.add(calls.mkdirat, [k.AT_FDCWD, `${root}/${name}`, mode.root], { tolerate: [e.EEXIST] });
       }
     }
-    const open = plan.add(calls.openat2, [k.AT_FDCWD, `${root}/snapshots`, OPEN, 0], { keep: true, output: 0 });
-    const stat = addStat(plan, '', { at: open, flags: k.AT_EMPTY_PATH });
+    const open = (name: string, tolerate: readonly number[]): Descriptor =>
+      plan.add(calls.openat2, [k.AT_FDCWD, `${root}/${name}`, OPEN, 0], { keep: true, output: 0, tolerate });
+    const snapshots = open('snapshots', []);
+    const removed = open('removed', [e.ENOENT]);
+    const stat = addStat(plan, '', { at: snapshots, flags: k.AT_EMPTY_PATH });
     const outcome = yield* ask(plan);
     if (outcome instanceof StepFailure) {
-      const path = outcome.step === plan.stepOf(open) ? `${root}/snapshots` : root;
-      throw failure(path, `open ${quotePath(path)}`, outcome.errno, outcome.step?.call.name);
+      const { call, args } = outcome.step ?? {};
+      const path = call === calls.openat2 ? String(args?.[1]) : root;
+      throw failure(path, `open ${quotePath(path)}`, outcome.errno, call?.name);
     }
     const { inode } = readStat(stat, outcome);
-    const all = { descriptor: outcome.result(plan.stepOf(open)) };
-    return new Directories(root, all, isSynced, inode, !isReadonly && (yield* hasProjectQuota(all.descriptor)));
+    const held = (made: Descriptor): Held => ({ descriptor: outcome.result(plan.stepOf(made)) });
+    const [all, aside] = [held(snapshots), held(removed)];
+    const hasProjects = !isReadonly && (yield* hasProjectQuota(all.descriptor));
+    return new Directories(root, all, aside, isSynced, inode, hasProjects);
   }
 
   /** Returns the project of a new snapshot, where it gets one. */
@@ -114,6 +123,7 @@ export class Directories {
 
   close(): void {
     close(this.#all);
+    close(this.#aside);
   }
 
   pathOf(id: number): string {

@@ -176,8 +176,7 @@ export class Snapshotter {
    *
    * @throws {SnapshotError} `ERR_SNAPSHOT_DEPENDENCY_MISSING`, `ERR_SNAPSHOT_STORE_DAMAGED`,
    * `ERR_SNAPSHOT_STORE_VERSION`, `ERR_SNAPSHOT_STORE_FAILED`; with `readonly`, `ERR_SNAPSHOT_NOT_FOUND`;
-   * `ERR_SNAPSHOT_FAILED_PRECONDITION` if this program has it open with `readonly` and this one writes, or with
-   * `fsync: 'none'` and this one syncs
+   * `ERR_SNAPSHOT_FAILED_PRECONDITION` if this thread has it open with `fsync: 'none'` and this one syncs
    * @throws {OverlayError} the file system cannot hold an upper, as `overlayfs explain` says it, or the root cannot be
    * made
    */
@@ -211,7 +210,7 @@ export class Snapshotter {
         remapIds: checked.remapIds ?? (await run(canRemap(directory))),
         mountOptions: toMountOptions(directory, checked.mountOptions),
       };
-      const isSynced = fsync !== 'none';
+      const isSynced = isReadonly || fsync !== 'none';
       const { lock } = directories;
       const store = await Store.open(`${path}/${STORE_FILE}`, { isReadonly, isSynced, isBlocking, lock });
       return new Snapshotter(path, checked, store, directories, settings, isBlocking);

@@ -339,11 +339,26 @@ test('a program that has a store open cannot open it so that less is promised th
   t.is((await reader.stat('key')).kind, 'active');
   await careless.close();
   await reader.close();
-  const alone = await Snapshotter.open(root, { readonly: true });
-  await t.throwsAsync(() => Snapshotter.open(root), refused);
-  t.is((await alone.stat('key')).kind, 'active');
-  await alone.close();
-  await (await Snapshotter.open(root)).close();
+});
+
+test('a program that reads a store can also open it to write, in any thread', async (t) => {
+  const root = await makeRoot(t, 0);
+  const script = `import('overlayfs/snapshots').then(async ({ Snapshotter }) => {
+    const { parentPort, workerData } = require('node:worker_threads');
+    const reader = await Snapshotter.open(workerData, { readonly: true });
+    parentPort.postMessage('open');
+    parentPort.once('message', () => reader.close());
+  });`;
+  const worker = new Worker(script, { eval: true, workerData: root });
+  await once(worker, 'message');
+  const reader = await Snapshotter.open(root, { readonly: true });
+  const snapshotter = await Snapshotter.open(root);
+  await snapshotter.prepare('key');
+  t.is((await reader.stat('key')).kind, 'active');
+  await snapshotter.close();
+  await reader.close();
+  worker.postMessage('close');
+  await once(worker, 'exit');
 });
 
 test('without the package lmdb the error says how to get it', (t) => {
@@ -499,6 +514,53 @@ test('nobody writes while another process opens the store, and the other way rou
   const release = await lockAs('shared', directory);
   await snapshotter.prepare('b');
   await release();
+  await waits(await lockAs('exclusive', directory), snapshotter.close());
+});
+
+/** Returns true if a lock on a directory cannot be had at once. */
+const isLocked = (directory: string): boolean =>
+  spawnSync('flock', ['--nonblock', '--exclusive', directory, 'true']).status !== 0;
+
+test('a transaction that comes after an opening waits for it', async (t) => {
+  const root = join(scratch(t), 'root');
+  const snapshotter = await Snapshotter.open(root);
+  const release = await lockAs('shared', join(root, 'snapshots'));
+  const done: string[] = [];
+  const opening = Snapshotter.open(root).finally(() => done.push('opening'));
+  while (!isLocked(join(root, 'removed'))) await new Promise((resolve) => setTimeout(resolve, 5));
+  const transaction = snapshotter.prepare('key').finally(() => done.push('transaction'));
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  t.deepEqual(done, []);
+  await release();
+  await transaction;
+  t.deepEqual(done, ['opening', 'transaction']);
+  await snapshotter.close();
+  await (await opening).close();
+});
+
+test('a thread that ends without a close keeps openings off while it ends', async (t) => {
+  const root = join(scratch(t), 'root');
+  const script = `import('overlayfs/snapshots').then(async ({ Snapshotter }) => {
+    const { workerData, parentPort } = require('node:worker_threads');
+    await Snapshotter.open(workerData);
+    parentPort.postMessage('open');
+    setInterval(() => {}, 1000);
+  });`;
+  await (await Snapshotter.open(root)).close();
+  const worker = new Worker(script, { eval: true, workerData: root });
+  await once(worker, 'message');
+  const release = await lockAs('exclusive', join(root, 'snapshots'));
+  let isEnded = false;
+  const start = performance.now();
+  const ended = worker.terminate().finally(() => {
+    isEnded = true;
+  });
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  // It waits for half a second at most.
+  t.true(!isEnded || performance.now() - start >= 500);
+  await release();
+  await ended;
+  t.false(isLocked(join(root, 'snapshots')));
 });
 
 /** Has several callers write without end. Returns what ends that. */
