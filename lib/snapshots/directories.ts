@@ -2,7 +2,7 @@
  * The directories of snapshots. A directory is made under a number that nobody else has, and locked by flock(2) until its
  * record is in the store. A directory without a record and without a lock is therefore nobody's.
  */
-import { existsSync } from 'node:fs';
+import { existsSync, fstatSync, statSync } from 'node:fs';
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
@@ -17,6 +17,7 @@ import { measure } from '../layers/usage.js';
 import { examine } from '../layers/walk.js';
 import { pathString, quotePath, splitPath } from '../paths.js';
 import { explainErrno } from '../verdicts.js';
+import { SnapshotError } from './errors.js';
 import type { Owner } from './labels.js';
 import { OpeningLock } from './opening-lock.js';
 import { hasProjectQuota, projectUsage, toProject } from './quota.js';
@@ -101,6 +102,19 @@ export class Directories {
     const [all, aside] = [held(snapshots), held(removed)];
     const hasProjects = !isReadonly && (yield* hasProjectQuota(all.descriptor));
     return new Directories(root, all, aside, isSynced, inode, hasProjects);
+  }
+
+  /** Throws if the path of the root leads to another directory by now. The numbers there are those of other snapshots. */
+  refuseMoved(): void {
+    const found = statSync(this.snapshots, { bigint: true, throwIfNoEntry: false });
+    const { dev, ino } = fstatSync(this.#all.descriptor, { bigint: true });
+    if (found?.ino === ino && found.dev === dev) return;
+    throw new SnapshotError({
+      code: 'ERR_SNAPSHOT_FAILED_PRECONDITION',
+      what: `the directory ${quotePath(this.snapshots)} has been moved or replaced since it was opened`,
+      hint: 'close the snapshotter, and open the root where it is now',
+      path: this.snapshots,
+    });
   }
 
   /** Returns the project of a new snapshot, where it gets one. */
@@ -208,13 +222,18 @@ export class Directories {
     return (yield* this.#remove(id, isStray, () => {})) === 'removed';
   }
 
-  *#remove(id: number, isWanted: () => boolean, onMoved: () => void): Task<string | undefined> {
+  *#remove(id: number, isStray: () => boolean, onMoved: () => void): Task<string | undefined> {
+    const isWanted = (): boolean => {
+      this.refuseMoved();
+      return isStray();
+    };
     const aside = { path: this.#asideOf(id), isSynced: this.#isSynced, isWanted, onMoved };
     return yield* unlessMissing(removeAside(this.pathOf(id), aside));
   }
 
   /** Removes a directory that was moved aside, if it is there. */
   *removeAside(id: number): Task<void> {
+    this.refuseMoved();
     yield* unlessMissing(removeDirectory(this.#asideOf(id)));
   }
 

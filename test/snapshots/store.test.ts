@@ -8,6 +8,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   symlinkSync,
   truncateSync,
@@ -380,6 +381,24 @@ test('a root whose place cannot be made is refused', async (t) => {
   for (const root of [join(link, 'root'), '/proc/overlayfs/root']) {
     await t.throwsAsync(() => Snapshotter.open(root), { instanceOf: OverlayError, code: 'ENOENT' });
   }
+});
+
+test('a root that was moved is left alone, and so is what has its place', async (t) => {
+  const root = join(scratch(t), 'root');
+  const before = await Snapshotter.open(root);
+  await before.prepare('key');
+  renameSync(root, `${root}-moved`);
+  const after = await Snapshotter.open(root);
+  const refused = { code: 'ERR_SNAPSHOT_FAILED_PRECONDITION', message: /moved or replaced/ };
+  await after.prepare('other');
+  t.is((await before.stat('key')).id, (await after.stat('other')).id);
+  for (const verb of [() => before.remove('key'), () => before.mounts('key'), () => before.prepare('more')]) {
+    await t.throwsAsync<Error>(verb, refused);
+  }
+  await t.throwsAsync(() => before.cleanup(), refused);
+  await before.close();
+  await after.close();
+  for (const place of [root, `${root}-moved`]) t.deepEqual((await checkRoot(place, true)).problems, []);
 });
 
 test('readonly names the directory that is missing', async (t) => {
