@@ -10,7 +10,6 @@ import * as k from '../kernel/constants.js';
 import { close, type Held } from '../kernel/held.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
-import { addStat, readStat } from '../kernel/stat.js';
 import { ask, type Task } from '../kernel/task.js';
 import { removeAside, removeDirectory } from '../layers/remove.js';
 import { measure } from '../layers/usage.js';
@@ -61,16 +60,19 @@ export class Directories {
   readonly #isSynced: boolean;
   /** True when each snapshot is a project of its own. */
   readonly #hasProjects: boolean;
+  readonly #device: bigint;
   readonly #inode: bigint;
 
-  private constructor(root: string, all: Held, aside: Held, isSynced: boolean, inode: bigint, hasProjects: boolean) {
+  private constructor(root: string, all: Held, aside: Held, isSynced: boolean, hasProjects: boolean) {
     this.snapshots = `${root}/snapshots`;
     this.#removed = `${root}/removed`;
     this.#all = all;
     this.#aside = aside;
     this.lock = new OpeningLock(all.descriptor, aside.descriptor < 0 ? all.descriptor : aside.descriptor);
     this.#isSynced = isSynced;
-    this.#inode = inode;
+    const { dev, ino } = fstatSync(all.descriptor, { bigint: true });
+    this.#device = dev;
+    this.#inode = ino;
     this.#hasProjects = hasProjects;
   }
 
@@ -90,25 +92,22 @@ export class Directories {
       plan.add(calls.openat2, [k.AT_FDCWD, `${root}/${name}`, OPEN, 0], { keep: true, output: 0, tolerate });
     const snapshots = open('snapshots', []);
     const removed = open('removed', [e.ENOENT]);
-    const stat = addStat(plan, '', { at: snapshots, flags: k.AT_EMPTY_PATH });
     const outcome = yield* ask(plan);
     if (outcome instanceof StepFailure) {
       const { call, args } = outcome.step ?? {};
       const path = call === calls.openat2 ? String(args?.[1]) : root;
       throw failure(path, `open ${quotePath(path)}`, outcome.errno, call?.name);
     }
-    const { inode } = readStat(stat, outcome);
     const held = (made: Descriptor): Held => ({ descriptor: outcome.result(plan.stepOf(made)) });
     const [all, aside] = [held(snapshots), held(removed)];
     const hasProjects = !isReadonly && (yield* hasProjectQuota(all.descriptor));
-    return new Directories(root, all, aside, isSynced, inode, hasProjects);
+    return new Directories(root, all, aside, isSynced, hasProjects);
   }
 
   /** Throws if the path of the root leads to another directory by now. The numbers there are those of other snapshots. */
   refuseMoved(): void {
     const found = statSync(this.snapshots, { bigint: true, throwIfNoEntry: false });
-    const { dev, ino } = fstatSync(this.#all.descriptor, { bigint: true });
-    if (found?.ino === ino && found.dev === dev) return;
+    if (found?.ino === this.#inode && found.dev === this.#device) return;
     throw new SnapshotError({
       code: 'ERR_SNAPSHOT_FAILED_PRECONDITION',
       what: `the directory ${quotePath(this.snapshots)} has been moved or replaced since it was opened`,
