@@ -162,7 +162,10 @@ function checkBinds(value: unknown): Bind[] {
     }
     const path = pathString(toAbsolute(toPath(source, `volumes[${i}].source`)));
     const isReadonly = checkBoolean(readonly, `volumes[${i}].readonly`) ?? false;
-    return { source: path, target, isReadonly, isDirectory: statSync(path).isDirectory() };
+    const found = statSync(path, { throwIfNoEntry: false });
+    if (found === undefined)
+      throw invalidArgumentValue(`volumes[${i}].source`, path, 'must be a file or directory that exists');
+    return { source: path, target, isReadonly, isDirectory: found.isDirectory() };
   });
 }
 

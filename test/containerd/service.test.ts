@@ -246,11 +246,11 @@ test('requests beyond the limit wait in their order; those given up are never pe
   const running = [client.call('stat', { key: 'a' }), client.call('stat', { key: 'a' })];
   while (begun() < 2) await sleep(5);
   const controller = new AbortController();
-  const late = client.call('stat', { key: 'a' }, { deadline: 1000 });
   const cancelled = client.call('stat', { key: 'a' }, { signal: controller.signal });
   const patient = client.call('prepare', { key: 'b' });
-  await wait(3);
-  await fails(t, late, 'DEADLINE_EXCEEDED');
+  await wait(2);
+  await fails(t, client.call('stat', { key: 'a' }, { deadline: 500 }), 'DEADLINE_EXCEEDED');
+  await wait(2);
   controller.abort();
   await fails(t, cancelled, 'CANCELLED');
   await wait(1);
@@ -261,7 +261,7 @@ test('requests beyond the limit wait in their order; those given up are never pe
 });
 
 test('close waits for requests under way, but not for ever', async (t) => {
-  const { client, snapshotter, server, address } = await start(t, { gracePeriod: 300 });
+  const { client, snapshotter, server, address } = await start(t);
   await client.call('prepare', { key: 'a' });
   const { release, begun } = holdUp(snapshotter);
   const call = client.call('stat', { key: 'a' });
@@ -411,12 +411,11 @@ test('a log that throws fails no request, and no shutdown', async (t) => {
   const log = () => {
     throw new Error('the disk is full');
   };
-  const { client, server } = await start(t, { logLevel: 'debug', log });
+  // A shutdown that fails to see its end would last.
+  const { client, server } = await start(t, { logLevel: 'debug', log, gracePeriod: 2 ** 31 });
   await client.call('prepare', { key: 'a' });
   t.is((await client.call('stat', { key: 'a' })).info?.name, 'a');
-  const began = performance.now();
   await server.close();
-  t.true(performance.now() - began < 5000);
 });
 
 test('the log has a line for each request', async (t) => {

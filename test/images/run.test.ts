@@ -408,7 +408,7 @@ for (const [who, command] of [
       `${join(dir, 'volume')}:/v:ro`,
       '--changes',
       '--commit',
-      'two',
+      'name/two:2',
       layout,
       '--',
       'sh',
@@ -417,14 +417,21 @@ for (const [who, command] of [
     );
     t.is(changed.code, 0, changed.stderr);
     t.regex(changed.stdout, /^b\nin[\s\S]*A new$/m);
-    t.like(go(`${layout}:two`, '--', 'cat', '/new'), { code: 0, stdout: 'new\n' });
-    const json = go('--json', `${layout}:two`, '--', 'sh', '-c', 'echo text; exit 3');
+    t.like(go(`${layout}:name/two:2`, '--', 'cat', '/new'), { code: 0, stdout: 'new\n' });
+    const json = go('--json', `${layout}:name/two:2`, '--', 'sh', '-c', 'echo text; exit 3');
     t.like({ ...json, stdout: JSON.parse(json.stdout) }, { code: 3, stdout: { exitCode: 3 }, stderr: 'text\n' });
     t.is(go(`${layout}:one`, '--', 'no-such-program').code, 127);
-    t.regex(go(`${layout}:none`).stderr, /has no image 'none'[\s\S]*one of its tags: one, two/);
+    t.regex(go(`${layout}:none`).stderr, /has no image 'none'[\s\S]*one of its tags: one, name\/two:2/);
     t.regex(go(join(dir, 'nothing')).stderr, /no OCI image layout/);
     t.is(go('--env', 'A', layout).code, 2);
     t.is(go('--volume', 'A', layout).code, 2);
+    const missing = go('--volume', `${join(dir, 'none')}:/v`, `${layout}:one`);
+    t.is(missing.code, 2);
+    t.regex(missing.stderr, /volume.*must be a file or directory that exists.*none'/);
+    // The image is named by its digest. A program that writes nothing does not need standard output.
+    const { digest } = await (await openLayout(layout)).image('one');
+    const toFull = [...command, 'sh', '-c', '"$@" >/dev/full', 'sh'];
+    t.like(run([...base, `${layout}:${digest}`, '--', 'sh', '-c', ':'], { command: toFull }), { code: 0, stderr: '' });
     t.is(run(['run-image', layout], { command }).code, 2);
     t.is((await (await openLayout(layout)).tags()).length, 2);
   });
