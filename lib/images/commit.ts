@@ -1,6 +1,6 @@
 /** Containers committed: what one has changed becomes the next layer of an image. */
 import { checkText, toOptions } from '../arguments.js';
-import { invalidArgumentType } from '../errors.js';
+import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
 import {
   type CreateOptions,
   checkCreateOptions,
@@ -170,6 +170,11 @@ export async function commitImage(
   const { tag, config, entry, packing, signal } = checkCommitImageOptions(given);
   const { layout, document, manifest, platform } = image;
   const { upper, lowers } = layersOf(await snapshotter.mounts(key));
+  const { parent } = await snapshotter.stat(key);
+  // Its changes are those to the files of its parent.
+  if (parent !== (image.layers.at(-1)?.chainId ?? '')) {
+    throw invalidArgumentValue('key', key, `must be a snapshot of the image, and not of ${parent || 'nothing'}`);
+  }
   const maps = packing.owners ?? ownersOfPlainUser();
   const layer = await writeLayer(
     layout,

@@ -221,8 +221,8 @@ function bindsOfNetwork(own: readonly Bind[]): Bind[] {
 }
 
 /** Makes what the configuration names and the image lacks. */
-async function furnish(root: string, cwd: string, binds: readonly Bind[]): Promise<void> {
-  for (const path of ['/proc', '/dev', '/sys', cwd]) await makeInRoot(root, path);
+async function furnish(root: string, directories: readonly string[], binds: readonly Bind[]): Promise<void> {
+  for (const path of ['/proc', '/dev', '/sys', ...directories]) await makeInRoot(root, path);
   for (const { target, isDirectory } of binds) await makeInRoot(root, target, isDirectory ? 'directory' : 'file');
 }
 
@@ -238,7 +238,7 @@ async function resolve(root: string, { image, options, binds }: Prepared) {
     // A symbolic link that leads nowhere stays as it is.
     if (await isInRoot(root, bind.target)) ofNetwork.push(bind);
   }
-  await furnish(root, cwd, binds);
+  await furnish(root, [cwd, ...Object.keys(config.Volumes ?? {})], binds);
   return { cwd, user, binds: [...ofNetwork, ...binds], env: toEnv(config.Env ?? [], options.env ?? {}, user.home) };
 }
 
