@@ -142,7 +142,12 @@ export async function listen(
   });
   const isOwn = 'address' in place;
   const remove = isOwn ? await bindAt(server, place.address) : undefined;
-  if (!isOwn) await begin(server, { fd: place.descriptor });
+  if (!isOwn) {
+    await begin(server, { fd: place.descriptor }).catch((error) => {
+      const what = `systemd has passed descriptor ${place.descriptor}, on which nobody can connect`;
+      throw served(`fd:${place.descriptor}`, what, 'let the socket unit have one ListenStream=', error);
+    });
+  }
   // Too many descriptors, for example. The next connection may succeed.
   server.on('error', () => {});
   return {
