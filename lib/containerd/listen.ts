@@ -18,6 +18,8 @@ export interface Listener {
   readonly connections: number;
   /** Lets nobody connect any more. */
   stop(): void;
+  /** Ends the connections that are left. */
+  end(): void;
 }
 
 const served = (address: string, what: string, hint: string, cause?: unknown): SnapshotError =>
@@ -163,6 +165,9 @@ export async function listen(
         // The next server replaces it.
       }
       for (const socket of silent) socket.destroy();
+    },
+    end() {
+      for (const socket of open) socket.destroy();
     },
   };
 }

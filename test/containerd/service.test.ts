@@ -1,5 +1,6 @@
 /** The service for containerd: each request, each status, clients that misbehave, sockets, metrics, the log. */
 import { spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { request as httpRequest } from 'node:http';
 import { connect, type Socket } from 'node:net';
@@ -282,6 +283,17 @@ test('close waits for requests under way, but not for ever', async (t) => {
   while (never.begun() < 1) await sleep(5);
   await Promise.all([again.close(), t.throwsAsync(hanging)]);
   never.release();
+});
+
+test('close ends the connections of clients that never close theirs', async (t) => {
+  const { address, server } = await start(t, { gracePeriod: 100 });
+  const socket = connect({ path: address, allowHalfOpen: true });
+  t.teardown(() => socket.destroy());
+  socket.on('error', () => {}).resume();
+  socket.write(`PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n${'\0\0\0\x04\0\0\0\0\0'}`);
+  await once(socket, 'data');
+  await server.close();
+  t.truthy(await new Promise((resolve) => socket.write('x', resolve)));
 });
 
 test('the signal stops the server', async (t) => {
