@@ -169,12 +169,13 @@ export async function commitImage(
 ): Promise<Image> {
   const { tag, config, entry, packing, signal } = checkCommitImageOptions(given);
   const { layout, document, manifest, platform } = image;
-  const { upper, lowers } = layersOf(await snapshotter.mounts(key));
-  const { parent } = await snapshotter.stat(key);
+  const { kind, parent } = await snapshotter.stat(key);
   // Its changes are those to the files of its parent.
-  if (parent !== (image.layers.at(-1)?.chainId ?? '')) {
-    throw invalidArgumentValue('key', key, `must be a snapshot of the image, and not of ${parent || 'nothing'}`);
+  if (kind !== 'active' || parent !== image.layers.at(-1)?.chainId) {
+    const found = `${kind === 'active' ? 'an' : 'a'} ${kind} one, of ${parent === '' ? 'nothing' : parent}`;
+    throw invalidArgumentValue('key', key, `must be an active snapshot of the image, and not ${found}`);
   }
+  const { upper, lowers } = layersOf(await snapshotter.mounts(key));
   const maps = packing.owners ?? ownersOfPlainUser();
   const layer = await writeLayer(
     layout,
