@@ -16,7 +16,7 @@ export interface Listener {
   readonly address: string;
   /** The number of open connections, silent ones too. */
   readonly connections: number;
-  /** Lets nobody connect any more. */
+  /** Lets nobody connect any more. Connections end with their last answer. */
   stop(): void;
   /** Ends the connections that are left. */
   end(): void;
@@ -165,6 +165,8 @@ export async function listen(
         // The next server replaces it.
       }
       for (const socket of silent) socket.destroy();
+      // HTTP/2 closes its half of a connection that has ended. Some clients never close theirs.
+      for (const socket of open) socket.once('finish', () => socket.destroy());
     },
     end() {
       for (const socket of open) socket.destroy();

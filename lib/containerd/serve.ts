@@ -132,7 +132,6 @@ export async function serve(snapshotter: Snapshotter, options?: ServeOptions): P
     if (isSystemd) await run(notify('STOPPING=1'));
     listener.stop();
     await service.close(gracePeriod);
-    // HTTP/2 closes its half only, and some clients never close theirs.
     listener.end();
     admin?.close();
     close(lock);

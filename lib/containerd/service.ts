@@ -316,7 +316,7 @@ export class Service {
     }
   }
 
-  /** Refuses new requests, and waits for those under way and for clients to leave, but not for longer than this. */
+  /** Refuses new requests, and waits for those under way, but not for longer than this. */
   async close(milliseconds: number): Promise<void> {
     const shutdown = new Promise<void>((resolve) => this.#server.tryShutdown(() => resolve()));
     let timer: NodeJS.Timeout | undefined;

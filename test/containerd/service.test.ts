@@ -285,8 +285,8 @@ test('close waits for requests under way, but not for ever', async (t) => {
   never.release();
 });
 
-test('close ends the connections of clients that never close theirs', async (t) => {
-  const { address, server } = await start(t, { gracePeriod: 100 });
+test('close does not wait for clients that never close their connections', async (t) => {
+  const { address, server } = await start(t, { gracePeriod: 2 ** 31 });
   const socket = connect({ path: address, allowHalfOpen: true });
   t.teardown(() => socket.destroy());
   socket.on('error', () => {}).resume();
