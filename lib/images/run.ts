@@ -23,6 +23,7 @@ import type { SnapshotMount } from '../snapshots/mounts.js';
 import type { Snapshotter } from '../snapshots/snapshotter.js';
 import { type CommitImageOptions, checkCommitImageOptions, commitImage } from './commit.js';
 import { makeDevices, withOwnNull } from './devices.js';
+import type { ImageConfig } from './documents.js';
 import { ImageError } from './errors.js';
 import type { Image } from './layout.js';
 import { findUser, isInRoot, makeInRoot } from './rootfs.js';
@@ -221,8 +222,10 @@ function bindsOfNetwork(own: readonly Bind[]): Bind[] {
 }
 
 /** Makes what the configuration names and the image lacks. */
-async function furnish(root: string, directories: readonly string[], binds: readonly Bind[]): Promise<void> {
-  for (const path of ['/proc', '/dev', '/sys', ...directories]) await makeInRoot(root, path);
+async function furnish(root: string, cwd: string, { Volumes }: ImageConfig, binds: readonly Bind[]): Promise<void> {
+  for (const path of ['/proc', '/dev', '/sys', cwd]) await makeInRoot(root, path);
+  // A file, or a link that leads nowhere, stays as it is.
+  for (const path of Object.keys(Volumes ?? {})) await makeInRoot(root, path).catch(() => {});
   for (const { target, isDirectory } of binds) await makeInRoot(root, target, isDirectory ? 'directory' : 'file');
 }
 
@@ -238,7 +241,7 @@ async function resolve(root: string, { image, options, binds }: Prepared) {
     // A symbolic link that leads nowhere stays as it is.
     if (await isInRoot(root, bind.target)) ofNetwork.push(bind);
   }
-  await furnish(root, [cwd, ...Object.keys(config.Volumes ?? {})], binds);
+  await furnish(root, cwd, config, binds);
   return { cwd, user, binds: [...ofNetwork, ...binds], env: toEnv(config.Env ?? [], options.env ?? {}, user.home) };
 }
 

@@ -389,7 +389,10 @@ for (const [who, command] of [
 ] as const) {
   mountTest(`run-image, as ${who}`, { needs: ['rootless', 'mountSetattr'] }, async (t) => {
     const dir = scratch(t, 'disk');
-    await makeProgramImage(dir, { Cmd: ['cat', '/srv/hello'], Volumes: { '/declared': {} } });
+    await makeProgramImage(dir, {
+      Cmd: ['cat', '/srv/hello'],
+      Volumes: { '/declared': {}, '/etc/passwd/x': {}, '../up': {} },
+    });
     makeTree(dir, { 'volume/in': 'in' });
     if (who !== 'root') execFileSync('chown', ['-R', `${NOBODY}:${NOBODY}`, dir]);
     addDependency('lmdb');
@@ -400,7 +403,7 @@ for (const [who, command] of [
     const go = (...args: string[]) => run([...base, ...args], { command });
     t.deepEqual(go(`${layout}:one`), { code: 0, stdout: 'hello\n', stderr: '' });
     t.deepEqual(go(layout, '--', 'sh', '-c', 'exit 4'), { code: 4, stdout: '', stderr: '' });
-    const script = 'cd /declared && echo $A; cat /v/in; echo new > /new';
+    const script = 'cd /up && cd /declared && echo $A; cat /v/in; echo new > /new';
     const changed = go(
       '--env',
       'A=b',
