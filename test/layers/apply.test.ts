@@ -192,6 +192,26 @@ kernelTest('a whiteout in what is a file or a whiteout by now: nothing is left t
   t.deepEqual(readdirSync(plain.root), ['f']);
 });
 
+kernelTest('a whiteout in what is a symbolic link of this layer: nothing where that leads is touched', async (t) => {
+  // As umoci packs a directory that a link has replaced: /bin where /usr was merged.
+  const merged = [symlink('bin', 'usr/bin'), file('bin/.wh.ls', '')];
+  const layer = await apply(t, merged);
+  t.is(layer.summary.whiteouts, 1);
+  t.deepEqual(readdirSync(layer.root), ['bin']);
+  const before = (root: string): void => {
+    mkdirSync(join(root, 'usr/bin'), { recursive: true });
+    writeFileSync(join(root, 'usr/bin/ls'), 'ls');
+  };
+  const plain = await apply(t, merged, { layout: 'plain' }, before);
+  t.deepEqual(readdirSync(join(plain.root, 'usr/bin')), ['ls']);
+  // A link from before is the way to what is there.
+  const through = await apply(t, [file('bin/.wh.ls', '')], { layout: 'plain' }, (root) => {
+    before(root);
+    symlinkSync('usr/bin', join(root, 'bin'));
+  });
+  t.deepEqual(readdirSync(join(through.root, 'usr/bin')), []);
+});
+
 kernelTest('a file where this layer made a whiteout: the file', async (t) => {
   const { root } = await apply(t, [file('.wh.f', ''), file('f', 'new')]);
   t.is(readFileSync(join(root, 'f'), 'utf8'), 'new');
