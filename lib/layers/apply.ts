@@ -87,7 +87,7 @@ export interface ApplyOptions {
   readonly maxPathDepth?: number | undefined;
   /** The most bytes that one compressed byte may stand for, after the first 64 MiB. Default: 200. */
   readonly maxRatio?: number | undefined;
-  /** Called after each chunk, about 1 MiB. */
+  /** Called after each chunk, about 2 MiB. */
   readonly onProgress?: ((progress: ApplyProgress) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
   /** `'end'` writes the file system back to its disk at the end, syncfs(2). Default: `'none'`. */

@@ -68,7 +68,7 @@ export interface CreateOptions {
   readonly owners?: OwnerMaps | undefined;
   /** Extended attributes that are left out. Default: `['security.selinux']`. */
   readonly excludeXattrs?: readonly string[] | undefined;
-  /** Called after each chunk, about 1 MiB. */
+  /** Called after each chunk, about 2 MiB. */
   readonly onProgress?: ((progress: CreateProgress) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
 }
