@@ -760,7 +760,7 @@ kernelTest('wrong arguments', async (t) => {
 kernelTest('progress counts up to the end', async (t) => {
   const base = scratch(t);
   const seen: number[] = [];
-  const archive = archiveOf(...Array.from({ length: 50 }, (_, i) => file(`f${i}`, 'x'.repeat(100_000))));
+  const archive = archiveOf(...Array.from({ length: 50 }, (_, i) => file(`f${i}`, 'x'.repeat(200_000))));
   await applyLayer(archive, join(base, 'out'), {
     sync: 'end',
     onProgress: ({ bytes, read, total }) => {
