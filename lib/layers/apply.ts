@@ -352,11 +352,53 @@ function explainSource(error: NodeJS.ErrnoException, path: Path): unknown {
   );
 }
 
+/** Opens a path as `SourceFile.open` does. An abort ends the wait of open(2) for a program that writes to a pipe. */
+async function openPath(path: Path, memory: ChunkMemory, signal: AbortSignal | undefined): Promise<SourceFile> {
+  const opening = SourceFile.open(path, memory);
+  if (signal === undefined) return opening;
+  const { aborted, forget } = rejectOnAbort(signal);
+  try {
+    return await Promise.race([opening, aborted]);
+  } catch (error) {
+    opening.then(
+      (late) => late.close(),
+      () => {},
+    );
+    if (signal.aborted) releaseReader(path);
+    throw error;
+  } finally {
+    forget();
+  }
+}
+
+/** Opens a pipe for writing, so that Node's thread that waits in open(2) goes on. */
+function releaseReader(path: Path): void {
+  const { close: closeFile, constants, open: openFile, stat } = process.getBuiltinModule('node:fs');
+  const bytes = Buffer.from(toBytes(path));
+  stat(bytes, (_, found) => {
+    if (!found?.isFIFO()) return;
+    openFile(bytes, constants.O_WRONLY | constants.O_NONBLOCK, (error, fd) => {
+      if (error === null) closeFile(fd);
+    });
+  });
+}
+
+/** Returns a promise that rejects when the signal aborts. */
+function rejectOnAbort(signal: AbortSignal): { readonly aborted: Promise<never>; readonly forget: () => void } {
+  let forget = (): void => {};
+  const aborted = new Promise<never>((_, reject) => {
+    forget = onAbort(signal, () => reject(abortError(signal)));
+    if (signal.aborted) reject(abortError(signal));
+  });
+  aborted.catch(() => {});
+  return { aborted, forget };
+}
+
 const isStream = (source: unknown): source is AsyncIterable<unknown> =>
   typeof source === 'object' && source !== null && Symbol.asyncIterator in source;
 
 /** Opens a source, whose chunks are in this memory. */
-async function open(source: unknown, memory: ChunkMemory): Promise<Source> {
+async function open(source: unknown, memory: ChunkMemory, signal?: AbortSignal): Promise<Source> {
   if (source instanceof Uint8Array)
     return { chunks: ofCaller([source], memory), total: source.length, close: () => {} };
   if (isStream(source)) {
@@ -366,7 +408,7 @@ async function open(source: unknown, memory: ChunkMemory): Promise<Source> {
   if (typeof source !== 'string' && !(source instanceof URL)) {
     throw invalidArgumentType('source', 'a path, bytes, or a stream of bytes', source);
   }
-  return SourceFile.open(toAbsolute(toPath(source, 'source')), memory);
+  return openPath(toAbsolute(toPath(source, 'source')), memory, signal);
 }
 
 // ------------------------------------------------------------------------------------------------------ the target
@@ -808,12 +850,7 @@ async function* untilAborted(chunks: AsyncIterable<Uint8Array>, signal?: AbortSi
     yield* { [Symbol.asyncIterator]: () => iterator };
     return;
   }
-  let forget: (() => void) | undefined;
-  const aborted = new Promise<never>((_, reject) => {
-    forget = onAbort(signal, () => reject(abortError(signal)));
-    if (signal.aborted) reject(abortError(signal));
-  });
-  aborted.catch(() => {});
+  const { aborted, forget } = rejectOnAbort(signal);
   let isDone = false;
   try {
     while (!isDone) {
@@ -822,7 +859,7 @@ async function* untilAborted(chunks: AsyncIterable<Uint8Array>, signal?: AbortSi
       else yield next.value;
     }
   } finally {
-    forget?.();
+    forget();
     // A chunk that never comes would keep this waiting.
     if (!isDone) iterator.return?.()?.catch?.(() => {});
   }
@@ -942,9 +979,11 @@ async function apply(source: ArchiveSource, dir: PathLike, checked: Checked): Pr
   const path = withoutTrailingSlashes(toAbsolute(toPath(dir, 'dir')));
   if (checked.signal?.aborted) throw abortError(checked.signal);
   const memory = new ChunkMemory();
-  const opened = await open(source, memory);
+  const opened = await open(source, memory, checked.signal);
   let target: Target | undefined;
   try {
+    // They are needed at the end, but a wrong path is an error before anything is written.
+    if (!checked.isNew) (await run(openLayers(await checked.lowers()))).close();
     target = await openTarget(path);
     const summary = await unpack(opened, memory, target, checked);
     await finishTarget(target);

@@ -757,6 +757,30 @@ kernelTest('wrong arguments', async (t) => {
   t.deepEqual(readdirSync(base), []);
 });
 
+kernelTest('an abort ends the wait for a program that writes to a pipe, and the thread that waits', async (t) => {
+  const base = scratch(t);
+  const pipe = join(base, 'pipe');
+  execFileSync('mkfifo', [pipe]);
+  const before = countDescriptors();
+  // More than Node has threads.
+  for (let i = 0; i < 6; i++) {
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(), 5);
+    const { signal } = controller;
+    await t.throwsAsync(applyLayer(pipe, join(base, 'out'), { signal }), { code: 'ABORT_ERR' });
+  }
+  while (countDescriptors() > before) await new Promise((resolve) => setTimeout(resolve, 5));
+  t.deepEqual(readdirSync(base), ['pipe']);
+});
+
+kernelTest('a lower layer that does not exist is an error, though no entry needs it', async (t) => {
+  const base = scratch(t);
+  const applying = applyLayer(archiveOf(dir('d/')), join(base, 'out'), { lowerdir: join(base, 'lower') });
+  const error = await t.throwsAsync(applying, { instanceOf: OverlayError });
+  t.is(error?.reason, 'path-missing');
+  t.deepEqual(readdirSync(base), []);
+});
+
 kernelTest('progress counts up to the end', async (t) => {
   const base = scratch(t);
   const seen: number[] = [];
