@@ -352,35 +352,42 @@ function explainSource(error: NodeJS.ErrnoException, path: Path): unknown {
   );
 }
 
-/** Opens a path as `SourceFile.open` does. An abort ends the wait of open(2) for a program that writes to a pipe. */
+/** Opens a path. An abort ends the wait for a program that writes to a pipe. */
 async function openPath(path: Path, memory: ChunkMemory, signal: AbortSignal | undefined): Promise<SourceFile> {
+  const { stat } = process.getBuiltinModule('node:fs');
+  const isPipe = (): Promise<boolean> =>
+    new Promise((resolve) => stat(Buffer.from(toBytes(path)), (_, found) => resolve(found?.isFIFO() === true)));
+  if (signal === undefined || !(await isPipe())) return SourceFile.open(path, memory);
   const opening = SourceFile.open(path, memory);
-  if (signal === undefined) return opening;
   const { aborted, forget } = rejectOnAbort(signal);
   try {
     return await Promise.race([opening, aborted]);
   } catch (error) {
-    opening.then(
-      (late) => late.close(),
-      () => {},
-    );
-    if (signal.aborted) releaseReader(path);
+    await releaseReader(path, opening);
     throw error;
   } finally {
     forget();
   }
 }
 
-/** Opens a pipe for writing, so that Node's thread that waits in open(2) goes on. */
-function releaseReader(path: Path): void {
-  const { close: closeFile, constants, open: openFile, stat } = process.getBuiltinModule('node:fs');
-  const bytes = Buffer.from(toBytes(path));
-  stat(bytes, (_, found) => {
-    if (!found?.isFIFO()) return;
-    openFile(bytes, constants.O_WRONLY | constants.O_NONBLOCK, (error, fd) => {
-      if (error === null) closeFile(fd);
-    });
+/** Opens a pipe for writing, so that Node's thread that waits in open(2), or is about to, goes on. */
+async function releaseReader(path: Path, opening: Promise<SourceFile>): Promise<void> {
+  let isOver = false;
+  const close = async (): Promise<void> => {
+    await (await opening).close();
+    isOver = true;
+  };
+  close().catch(() => {
+    isOver = true;
   });
+  while (!isOver) {
+    const plan = new Plan();
+    plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_WRONLY | k.O_NONBLOCK | k.O_CLOEXEC, 0]);
+    const outcome = await perform(plan);
+    // No reader waits yet.
+    if (outcome instanceof StepFailure && outcome.errno !== e.ENXIO) return;
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
 }
 
 /** Returns a promise that rejects when the signal aborts. */
