@@ -82,7 +82,7 @@ test('64 clients', async (t) => {
 
 test('memory is flat over many requests', async (t) => {
   t.timeout(900_000);
-  const lives = Math.ceil(scaled(scaled(100_000), 3_000) / 6 / CLIENTS);
+  const lives = Math.ceil(scaled(scaled(100_000), 2_000) / 6 / CLIENTS);
   const server = await start(t, '--fsync', 'none');
   const clients = Array.from({ length: 8 }, () => new TestClient(server.address));
   let key = 0;

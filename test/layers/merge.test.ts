@@ -34,7 +34,7 @@ async function mergesAsShown(t: ExecutionContext, dir: string, seed: number): Pr
 for (const kind of ['tmpfs', 'disk'] as const) {
   mountTest(`a merge gives what the mount shows (${kind})`, async (t) => {
     const dir = scratch(t, kind);
-    const count = scaled(500);
+    const count = scaled(scaled(500), 12);
     const first = Number(process.env['OVERLAYFS_TEST_SEED'] ?? Date.now() % 1e9);
     t.log(`seeds from ${first}`);
     for (let seed = first; seed < first + count; seed++) {

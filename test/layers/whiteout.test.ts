@@ -28,6 +28,7 @@ import {
   evaluateIn,
   failsAndLeaves,
   forms,
+  isLong,
   kernelTest,
   layers,
   MS_RDONLY,
@@ -122,23 +123,26 @@ for (const { form, of, suffix } of forms) {
     t.is(readdirSync(disk).length, 5);
   });
 
-  kernelTest(`more than one inode can have links get a second one (${form})`, async (t) => {
-    const dir = scratch(t, 'disk');
-    // Fewer than one inode can have say nothing here.
-    const each = scaled(10_000, 9_500);
-    const paths = Array.from({ length: 7 * each }, (_, i) => join(dir, String(i % 7), String(i)));
-    for (let i = 0; i < 7; i++) mkdirSync(join(dir, String(i)));
-    await make(paths);
-    for (let i = 0; i < 7; i++) t.is(readdirSync(join(dir, String(i))).length, each);
-    const [first, last] = [lstatSync(paths[0] as string), lstatSync(paths.at(-1) as string)];
-    t.true(isDevice00(paths.at(-1) as string));
-    if (statfsSync(dir).type === EXT4_SUPER_MAGIC) {
-      t.is(first.nlink, EXT4_LINK_MAX);
-      t.is(last.nlink, paths.length - EXT4_LINK_MAX);
-    } else {
-      t.true(last.nlink > 1, 'this file system has another limit');
-    }
-  });
+  // It makes 66,500 of them, and the synchronous form performs the same calls.
+  if (isLong || form === 'promise') {
+    kernelTest(`more than one inode can have links get a second one (${form})`, async (t) => {
+      const dir = scratch(t, 'disk');
+      // Fewer than one inode can have say nothing here.
+      const each = scaled(10_000, 9_500);
+      const paths = Array.from({ length: 7 * each }, (_, i) => join(dir, String(i % 7), String(i)));
+      for (let i = 0; i < 7; i++) mkdirSync(join(dir, String(i)));
+      await make(paths);
+      for (let i = 0; i < 7; i++) t.is(readdirSync(join(dir, String(i))).length, each);
+      const [first, last] = [lstatSync(paths[0] as string), lstatSync(paths.at(-1) as string)];
+      t.true(isDevice00(paths.at(-1) as string));
+      if (statfsSync(dir).type === EXT4_SUPER_MAGIC) {
+        t.is(first.nlink, EXT4_LINK_MAX);
+        t.is(last.nlink, paths.length - EXT4_LINK_MAX);
+      } else {
+        t.true(last.nlink > 1, 'this file system has another limit');
+      }
+    });
+  }
 
   kernelTest(`names are bytes (${form})`, async (t) => {
     const dir = scratch(t);

@@ -17,7 +17,7 @@ import {
 } from '../support/index.js';
 
 /** How often something ends with calls under way. */
-const ROUNDS = scaled(scaled(500), 24);
+const ROUNDS = scaled(scaled(500), 12);
 
 /** The sets 0 to 3 of directories that the programs below mount. */
 function makeSets(dir: string): void {
@@ -77,7 +77,7 @@ async function endWorkers(t: ExecutionContext, dir: string, rounds: number): Pro
 mountTest('many mounts from four workers at once leave no thread, descriptor or mount', async (t) => {
   const dir = scratch(t);
   const loop = join(packageRoot, 'dist-test/test/support/loop.js');
-  const MOUNTS = scaled(10_000);
+  const MOUNTS = scaled(scaled(10_000), 400);
   const WORKERS = 4;
   const run = async (worker: number, count: number) => {
     makeSets(join(dir, String(worker)));
