@@ -274,8 +274,8 @@ export class TarReader {
     if (type === 'file' && (typeflag === 'S' || (values !== undefined && isSparse(values, extended.records)))) {
       return this.#readSparseEntry(header, block, typeflag, extended.records, values, stored);
     }
-    // Links, devices and directories have no data; some programs write a size all the same. What its name alone makes a
-    // directory is a file to the rest of the header.
+    // Links, devices and directories have no data; some programs write a size all the same. A file that is a
+    // directory by its name alone has data.
     const data = types[typeflag] === 'file' || typeflag === 'D' ? stored : 0;
     this.#handler.entry(type === 'file' ? { ...header, size: data } : header);
     const end = this.#at + padded(data);
