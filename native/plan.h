@@ -285,7 +285,7 @@ class Execution {
   void take_back_here();
   int run_on_own_thread(bool (Execution::*)(), bool* succeeded);
   bool rejoin_and_undo();
-  long unmount_by_root(int root) const;
+  long unmount_by_root(int root, bool is_tree = false) const;
   bool perform_in_child();
   void begin_failure();
   bool fail();

@@ -76,8 +76,9 @@ long unmount_in_child(int root) {
 
 // Unmounts by a descriptor of the mount's root, which finds the mount even if its path has changed. Refuses if others
 // have stacked a mount over it or mounted something inside: umount2(2) would remove their mount too, or instead.
-long Execution::unmount_by_root(int root) const {
-  if (has_submounts(root)) return -EBUSY;
+// Nobody can tell those mounts from the ones that a recursive bind has brought along, so that goes with all of them.
+long Execution::unmount_by_root(int root, bool is_tree) const {
+  if (!is_tree && has_submounts(root)) return -EBUSY;
   if (has_joined_) return unmount_from_inside(root);  // the other namespace may have no /proc, or that of another
   char path[32] = "/proc/self/fd/";
   size_t length = strlen(path);
@@ -91,7 +92,7 @@ long Execution::revert(Step& step) {
   const int32_t* a = step.a;
   switch (step.call) {
     case Call::move_mount:
-      return unmount_by_root(descriptor(a[0]));
+      return unmount_by_root(descriptor(a[0]), a[5] != 0);
     case Call::mount:
       // If its root was not opened, it is the last mount on the target.
       return a[5] >= made_by && descriptor(a[5]) >= 0 ? unmount_by_root(descriptor(a[5]))

@@ -18,7 +18,7 @@ namespace {
 
 constexpr size_t entries_size = 65536;
 constexpr size_t most_open = 32;               // the most levels that stay open
-constexpr size_t most_attribute = 65536;       // XATTR_SIZE_MAX, XATTR_LIST_MAX
+constexpr uint32_t most_attribute = 65536;      // XATTR_SIZE_MAX, XATTR_LIST_MAX
 constexpr int statx_no_automount = 0x800;      // AT_NO_AUTOMOUNT
 constexpr unsigned wanted = 0x7ff | abi::statx_mnt_id;  // STATX_BASIC_STATS
 
@@ -87,6 +87,14 @@ uint32_t attributes_wanted(const abi::Statx& found) {
   uint32_t type = found.mode & S_IFMT;
   bool may_have_marks = type == S_IFDIR || (type == S_IFREG && found.size == 0);
   return may_have_marks ? attributes_of_directories | attributes_of_others : attributes_of_others;
+}
+
+// The kernel allocates as much memory as the caller has room, and clears it for a value.
+template <typename Call>
+long with_room(Call call) {
+  constexpr uint32_t usual = 512;
+  const long result = call(usual);
+  return result == -ERANGE ? call(most_attribute) : result;
 }
 
 bool has_only_ascii(const char* name, size_t size) {
@@ -158,27 +166,27 @@ bool Records::add_target(int dirfd, const char* name) {
   return align(8);
 }
 
-long Records::list_attributes(int fd, int dirfd, const char* name) {
+long Records::list_attributes(int fd, int dirfd, const char* name, uint32_t room) {
   char* to = list_.data();
-  if (fd >= 0) return sys::call(abi::flistxattr, fd, to, most_attribute);
-  return either([&] { return sys::call(abi::listxattrat, dirfd, name, AT_SYMLINK_NOFOLLOW, to, most_attribute); },
-                [&] { return sys::call(abi::llistxattr, static_cast<const char*>(EntryPath(dirfd, name)), to, most_attribute); });
+  if (fd >= 0) return sys::call(abi::flistxattr, fd, to, room);
+  return either([&] { return sys::call(abi::listxattrat, dirfd, name, AT_SYMLINK_NOFOLLOW, to, room); },
+                [&] { return sys::call(abi::llistxattr, static_cast<const char*>(EntryPath(dirfd, name)), to, room); });
 }
 
-long Records::get_attribute(int fd, int dirfd, const char* name, const char* attribute) {
+long Records::get_attribute(int fd, int dirfd, const char* name, const char* attribute, uint32_t room) {
   char* to = value_.data();
-  if (fd >= 0) return sys::call(abi::fgetxattr, fd, attribute, to, most_attribute);
+  if (fd >= 0) return sys::call(abi::fgetxattr, fd, attribute, to, room);
   return either(
       [&] {
-        AttributeArguments arguments{reinterpret_cast<uint64_t>(to), most_attribute, 0};
+        AttributeArguments arguments{reinterpret_cast<uint64_t>(to), room, 0};
         return sys::call(abi::getxattrat, dirfd, name, AT_SYMLINK_NOFOLLOW, attribute, &arguments, sizeof arguments);
       },
-      [&] { return sys::lgetxattr(EntryPath(dirfd, name), attribute, to, most_attribute); });
+      [&] { return sys::lgetxattr(EntryPath(dirfd, name), attribute, to, room); });
 }
 
 bool Records::add_attributes(int fd, int dirfd, const char* name) {
   if (!list_.reserve(most_attribute)) return false;
-  long listed = list_attributes(fd, dirfd, name);
+  long listed = with_room([&](uint32_t room) { return list_attributes(fd, dirfd, name, room); });
   if (is_without_attributes(listed)) return true;
   if (listed < 0) {
     set_error(static_cast<int>(-listed));
@@ -189,7 +197,7 @@ bool Records::add_attributes(int fd, int dirfd, const char* name) {
   const char* end = list_.data() + listed;
   for (const char* attribute = list_.data(); attribute < end;) {
     size_t name_size = strlen(attribute);
-    long result = get_attribute(fd, dirfd, name, attribute);
+    long result = with_room([&](uint32_t room) { return get_attribute(fd, dirfd, name, attribute, room); });
     if (result != -ENODATA) {  // removed meanwhile
       uint32_t sizes[] = {static_cast<uint32_t>(name_size), result < 0 ? unreadable : static_cast<uint32_t>(result)};
       if (!append(sizes, sizeof sizes) || !append(attribute, name_size) || !align(4)) return false;

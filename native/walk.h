@@ -76,8 +76,8 @@ class Records {
   Record* at(size_t offset) { return reinterpret_cast<Record*>(&bytes_[offset]); }
   bool append(const void* bytes, size_t size);
   bool align(size_t to);
-  long list_attributes(int fd, int dirfd, const char* name);
-  long get_attribute(int fd, int dirfd, const char* name, const char* attribute);
+  long list_attributes(int fd, int dirfd, const char* name, uint32_t room);
+  long get_attribute(int fd, int dirfd, const char* name, const char* attribute, uint32_t room);
   bool add_attributes(int fd, int dirfd, const char* name);
   bool add_target(int dirfd, const char* name);
 

@@ -436,7 +436,9 @@ class Batch {
   // Puts the new entry in PLACE without a moment in which PLACE is empty, then removes the old entry.
   long exchange(const Place& made, const Place& place) {
     long result = sys::renameat2(made.dirfd, made.name, place.dirfd, place.name, abi::rename_exchange);
-    if (result == -EINVAL) {  // the file system cannot exchange; PLACE is empty for a moment
+    // Without redirect_dir, overlayfs moves no directory that has entries of lower layers.
+    const bool cannot_exchange = result == -EINVAL || (result == -EXDEV && is_on(place.dirfd, abi::overlay_magic));
+    if (cannot_exchange) {  // PLACE is empty for a moment
       result = remove(place);
       if (result < 0) return fail(Stage::remove, result);
       result = sys::renameat2(made.dirfd, made.name, place.dirfd, place.name, 0);
@@ -617,12 +619,14 @@ class Batch {
   }
 
   bool is_on_tmpfs(int fd) {
-    if (is_on_tmpfs_ == 0) {
-      abi::Statfs found;
-      constexpr int64_t tmpfs_magic = 0x01021994;
-      is_on_tmpfs_ = sys::fstatfs(fd, &found) == 0 && found.type == tmpfs_magic ? 1 : -1;
-    }
+    constexpr int64_t tmpfs_magic = 0x01021994;
+    if (is_on_tmpfs_ == 0) is_on_tmpfs_ = is_on(fd, tmpfs_magic) ? 1 : -1;
     return is_on_tmpfs_ > 0;
+  }
+
+  static bool is_on(int fd, int64_t magic) {
+    abi::Statfs found;
+    return sys::fstatfs(fd, &found) == 0 && found.type == magic;
   }
 
   // Ends early if the file has become shorter; the check of the source that follows then fails.

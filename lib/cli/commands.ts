@@ -86,7 +86,8 @@ async function runCommand(name: string, command: Command, args: readonly Bytes[]
         toJson(errors.length === 0 ? json : { ...json, errors: errors.map((error) => toShown(error)) }),
       );
     else {
-      process.stdout.write(text);
+      // A full device refuses an empty write too. Then the exit code would not be that of the program that ran.
+      if (text !== '') process.stdout.write(text);
       report(errors, name);
     }
     return exitCode ?? Math.max(0, ...errors.map(exitCodeOf));

@@ -1,6 +1,7 @@
 /** Errors as the command line shows them, and their exit codes. */
 import { type Conflict, textsOf } from '../errors.js';
 import type { Holder } from '../holder.js';
+import { formatBytes } from '../paths.js';
 import { render, type Spelling, sentence } from '../text.js';
 import { inFlags } from './spelling.js';
 import { UsageError } from './usage-error.js';
@@ -67,13 +68,16 @@ export function toShown(thrown: unknown, { spelling, isWithoutCode }: MessageSty
   };
 }
 
+export const conflictText = ({ path, ours, theirs }: Conflict): string =>
+  `conflict: ${formatBytes(path)} (${ours}; by others ${theirs})`;
+
 /** Returns the error's text for standard error. */
 export function errorText(thrown: unknown, style: MessageStyle = ownStyle): string {
   const { reason, message, hint, kernel = [], conflicts = [] } = toShown(thrown, style);
   const lines = [`${style.program}: ${message}`];
   if (reason !== undefined) lines.push(`  reason: ${reason}`);
   if (hint !== undefined) lines.push(`  hint: ${hint}`);
-  for (const { path, ours, theirs } of conflicts) lines.push(`  conflict: ${path} (${ours}; by others ${theirs})`);
+  for (const conflict of conflicts) lines.push(`  ${conflictText(conflict)}`);
   for (const line of kernel) lines.push(`  kernel: ${line}`);
   return `${lines.join('\n')}\n`;
 }

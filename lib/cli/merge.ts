@@ -4,7 +4,7 @@ import { baseline as takeBaseline } from '../layers/baseline.js';
 import { type MergeOptions, mergeLayer } from '../layers/merge.js';
 import { formatBytes, type Path, toBytes } from '../paths.js';
 import { type Command, libraryOptions, type Outcome, ownFlag } from './command.js';
-import { FAILED } from './errors.js';
+import { conflictText, FAILED } from './errors.js';
 import { mountedLayers } from './layers.js';
 import type { Parsed } from './parse.js';
 import { ProgressBar } from './progress.js';
@@ -48,13 +48,11 @@ async function run({ options, operands }: Parsed): Promise<Outcome> {
   try {
     const summary = await mergeLayer((await mountedLayers(upper)) ?? upper, dir, {
       ...given,
-      ...(since && { since }),
+      ...(since !== undefined && { since }),
       mode: options['move'] ? 'move' : 'copy',
       onProgress: bar.show,
     });
-    const lines = summary.conflicts.map(
-      ({ path, ours, theirs }) => `conflict: ${path} (${ours}; by others ${theirs})\n`,
-    );
+    const lines = summary.conflicts.map((conflict) => `${conflictText(conflict)}\n`);
     const verb = options['dryRun'] ? 'would be merged' : 'merged';
     const total = `${summary.entries} entries ${verb}, ${summary.deleted} of them deletes\n`;
     const isRefused = options['dryRun'] && (given.conflict ?? 'error') === 'error' && lines.length > 0;

@@ -17,11 +17,12 @@ type Options = Parsed['options'];
 
 const NONE = 'none';
 
-/** Takes LAYOUT:TAG apart. A directory whose name has a colon is a layout without a tag. */
+/** Takes LAYOUT:TAG apart. Both may have colons: the longest path that exists is the layout. */
 function toReference(operand: Path): { layout: Path; tag: string | undefined } {
   if (typeof operand !== 'string' || existsSync(operand)) return { layout: operand, tag: undefined };
-  const at = operand.lastIndexOf(':');
-  if (at < 1) return { layout: operand, tag: undefined };
+  const colons = Array.from(operand.matchAll(/:/g), ({ index }) => index);
+  const at = colons.findLast((colon) => existsSync(operand.slice(0, colon))) ?? colons[0] ?? 0;
+  if (at === 0) return { layout: operand, tag: undefined };
   return { layout: operand.slice(0, at), tag: operand.slice(at + 1) };
 }
 

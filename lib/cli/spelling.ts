@@ -5,7 +5,8 @@ import { type Flag, flagsOf, kebab } from './flags.js';
 
 /** The flags of the commands that have no table of options. */
 const others = [
-  ...['detach', 'force', 'followSymlinks', 'removeWork', 'timeout', 'replace', 'recursive', 'type'],
+  ...['detach', 'force', 'followSymlinks', 'removeWork', 'timeout', 'replace', 'recursive', 'type', 'conflict'],
+  ...['level', 'compression', 'excludeXattrs'],
   ...['owners', 'devices', 'expectedDigest', 'expectedDiffId', 'maxEntries', 'maxBytes', 'maxPathDepth', 'maxRatio'],
   ...[
     'address',

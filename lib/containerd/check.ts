@@ -5,7 +5,7 @@ import { dirname } from 'node:path';
 import { run } from '../kernel/task.js';
 import { features } from '../rootless/lease.js';
 import { loadLmdb } from '../snapshots/lmdb.js';
-import { refuseUnsuitable } from '../snapshots/suitable.js';
+import { canRemap, refuseUnsuitable } from '../snapshots/suitable.js';
 import { isAnswered } from './listen.js';
 import { checkAddress } from './options.js';
 import { loadService } from './serve.js';
@@ -61,7 +61,8 @@ const looks: Readonly<Record<string, Look>> = {
   async root({ root }) {
     const directory = nearest(root);
     await run(refuseUnsuitable(directory));
-    return right(`the file system of ${directory} can hold snapshots`);
+    const remap = (await run(canRemap(directory))) ? 'remap-ids' : 'no remap-ids';
+    return right(`the file system of ${directory} can hold snapshots; capabilities: ${remap}`);
   },
   async socket({ address }) {
     const path = checkAddress(address);

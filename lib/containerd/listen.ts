@@ -16,8 +16,10 @@ export interface Listener {
   readonly address: string;
   /** The number of open connections, silent ones too. */
   readonly connections: number;
-  /** Lets nobody connect any more. */
+  /** Lets nobody connect any more. Connections end with their last answer. */
   stop(): void;
+  /** Ends the connections that are left. */
+  end(): void;
 }
 
 const served = (address: string, what: string, hint: string, cause?: unknown): SnapshotError =>
@@ -142,7 +144,12 @@ export async function listen(
   });
   const isOwn = 'address' in place;
   const remove = isOwn ? await bindAt(server, place.address) : undefined;
-  if (!isOwn) await begin(server, { fd: place.descriptor });
+  if (!isOwn) {
+    await begin(server, { fd: place.descriptor }).catch((error) => {
+      const what = `systemd has passed descriptor ${place.descriptor}, on which nobody can connect`;
+      throw served(`fd:${place.descriptor}`, what, 'let the socket unit have one ListenStream=', error);
+    });
+  }
   // Too many descriptors, for example. The next connection may succeed.
   server.on('error', () => {});
   return {
@@ -158,6 +165,11 @@ export async function listen(
         // The next server replaces it.
       }
       for (const socket of silent) socket.destroy();
+      // HTTP/2 closes its half of a connection that has ended. Some clients never close theirs.
+      for (const socket of open) socket.once('finish', () => socket.destroy());
+    },
+    end() {
+      for (const socket of open) socket.destroy();
     },
   };
 }

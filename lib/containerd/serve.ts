@@ -132,6 +132,7 @@ export async function serve(snapshotter: Snapshotter, options?: ServeOptions): P
     if (isSystemd) await run(notify('STOPPING=1'));
     listener.stop();
     await service.close(gracePeriod);
+    listener.end();
     admin?.close();
     close(lock);
     log.write('info', 'stopped', { address: listener.address });

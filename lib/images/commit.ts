@@ -1,6 +1,6 @@
 /** Containers committed: what one has changed becomes the next layer of an image. */
 import { checkText, toOptions } from '../arguments.js';
-import { invalidArgumentType } from '../errors.js';
+import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
 import {
   type CreateOptions,
   checkCreateOptions,
@@ -169,6 +169,12 @@ export async function commitImage(
 ): Promise<Image> {
   const { tag, config, entry, packing, signal } = checkCommitImageOptions(given);
   const { layout, document, manifest, platform } = image;
+  const { kind, parent } = await snapshotter.stat(key);
+  // Its changes are those to the files of its parent.
+  if (kind !== 'active' || parent !== image.layers.at(-1)?.chainId) {
+    const found = `${kind === 'active' ? 'an' : 'a'} ${kind} one, of ${parent === '' ? 'nothing' : parent}`;
+    throw invalidArgumentValue('key', key, `must be an active snapshot of the image, and not ${found}`);
+  }
   const { upper, lowers } = layersOf(await snapshotter.mounts(key));
   const maps = packing.owners ?? ownersOfPlainUser();
   const layer = await writeLayer(

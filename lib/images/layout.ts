@@ -393,7 +393,7 @@ export async function openLayout(dir: PathLike): Promise<ImageLayout> {
   const marker = `${path}/oci-layout`;
   const fields = {
     code: 'ERR_IMAGE_NOT_FOUND',
-    hint: 'name the directory that has oci-layout and index.json',
+    hint: 'name the directory that has oci-layout and index.json; of an archive, skopeo copy makes one',
     path,
   } as const;
   try {

@@ -23,6 +23,7 @@ import type { SnapshotMount } from '../snapshots/mounts.js';
 import type { Snapshotter } from '../snapshots/snapshotter.js';
 import { type CommitImageOptions, checkCommitImageOptions, commitImage } from './commit.js';
 import { makeDevices, withOwnNull } from './devices.js';
+import type { ImageConfig } from './documents.js';
 import { ImageError } from './errors.js';
 import type { Image } from './layout.js';
 import { findUser, isInRoot, makeInRoot } from './rootfs.js';
@@ -162,7 +163,10 @@ function checkBinds(value: unknown): Bind[] {
     }
     const path = pathString(toAbsolute(toPath(source, `volumes[${i}].source`)));
     const isReadonly = checkBoolean(readonly, `volumes[${i}].readonly`) ?? false;
-    return { source: path, target, isReadonly, isDirectory: statSync(path).isDirectory() };
+    const found = statSync(path, { throwIfNoEntry: false });
+    if (found === undefined)
+      throw invalidArgumentValue(`volumes[${i}].source`, path, 'must be a file or directory that exists');
+    return { source: path, target, isReadonly, isDirectory: found.isDirectory() };
   });
 }
 
@@ -218,8 +222,10 @@ function bindsOfNetwork(own: readonly Bind[]): Bind[] {
 }
 
 /** Makes what the configuration names and the image lacks. */
-async function furnish(root: string, cwd: string, binds: readonly Bind[]): Promise<void> {
+async function furnish(root: string, cwd: string, { Volumes }: ImageConfig, binds: readonly Bind[]): Promise<void> {
   for (const path of ['/proc', '/dev', '/sys', cwd]) await makeInRoot(root, path);
+  // A file, or a link that leads nowhere, stays as it is.
+  for (const path of Object.keys(Volumes ?? {})) await makeInRoot(root, path).catch(() => {});
   for (const { target, isDirectory } of binds) await makeInRoot(root, target, isDirectory ? 'directory' : 'file');
 }
 
@@ -235,7 +241,7 @@ async function resolve(root: string, { image, options, binds }: Prepared) {
     // A symbolic link that leads nowhere stays as it is.
     if (await isInRoot(root, bind.target)) ofNetwork.push(bind);
   }
-  await furnish(root, cwd, binds);
+  await furnish(root, cwd, config, binds);
   return { cwd, user, binds: [...ofNetwork, ...binds], env: toEnv(config.Env ?? [], options.env ?? {}, user.home) };
 }
 

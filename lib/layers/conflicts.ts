@@ -71,7 +71,7 @@ export class Conflicts {
       mode: entry.mode,
       uid: entry.uid,
       gid: entry.gid,
-      attributes: isDirectory ? copyOf(shownAttributes(entry.attributes, space)) : new Map(),
+      attributes: isDirectory ? copyOf(shownAttributes(entry.attributes, space)) : noAttributes,
     });
   }
 
@@ -96,7 +96,7 @@ export class Conflicts {
     const records = yield* examine(
       this.#dir,
       waiting.map(({ path }) => path),
-      { attributes: 'all' },
+      { attributes: 'directories' },
     );
     const missing: Ours[] = [];
     const unsure: Ours[] = [];
@@ -228,6 +228,8 @@ export class Conflicts {
     }
   }
 }
+
+const noAttributes: Attributes = new Map();
 
 const copyOf = (attributes: Attributes): Attributes =>
   new Map([...attributes].map(([name, value]) => [name, value && Buffer.from(value)]));

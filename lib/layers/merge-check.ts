@@ -8,7 +8,6 @@ import * as k from '../kernel/constants.js';
 import type { Descriptor } from '../kernel/plan.js';
 import type { Task } from '../kernel/task.js';
 import { isAtOrBelow, joinPath, type Path, pathString, quotePath, toBytes } from '../paths.js';
-import { option, text } from '../text.js';
 import { Conflicts, type FoundConflict } from './conflicts.js';
 import { below, toBytePath } from './encodings.js';
 import { isValidRedirect, isWhiteoutEntry, type MarkSpace, type Marks, readMarks, shownName } from './marks.js';
@@ -35,8 +34,8 @@ export interface CheckOptions {
   readonly upper: Root;
   readonly dir: Root;
   readonly space: MarkSpace;
-  /** Keeps the records for the second walk. */
-  readonly tape: Tape;
+  /** Keeps the records for the second walk. A dry run has none. */
+  readonly tape: Tape | undefined;
   /** The ctime from which on the changes of others are conflicts. */
   readonly since: bigint | undefined;
   readonly conflict: 'error' | 'ours' | 'theirs' | ((conflict: Conflict) => 'ours' | 'theirs');
@@ -110,7 +109,8 @@ export class MergeCheck {
   /** Reads the upper. */
   *walk(): Task<void> {
     const { upper, tape, breathe } = this.#options;
-    const walker = new Walker('', { at: upper.descriptor, atPath: upper.path, attributes: 'all', targets: true, tape });
+    const where = { at: upper.descriptor, atPath: upper.path };
+    const walker = new Walker('', { ...where, attributes: 'all', targets: true, ...(tape && { tape }) });
     try {
       while (yield* walker.more()) {
         while (walker.advance()) {
@@ -358,7 +358,7 @@ const linksWereMoved = (root: Path, path: Path): OverlayError =>
     errno: e.EBUSY,
     reason: 'layers-incomplete',
     what: `an earlier merge by move has moved other hard links of ${quotePath(joinPath(root, path))}, and a copy would be a file of its own`,
-    hint: text`merge with ${option('mode', 'move')} again`,
+    hint: 'merge by move again',
     path: pathString(root),
   });
 

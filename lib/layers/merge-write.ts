@@ -170,7 +170,7 @@ export class Merge {
       upper: this.#upper,
       dir: this.#dir,
       space: this.#space,
-      tape: this.#tape,
+      tape: dryRun ? undefined : this.#tape,
       since: since?.ctime,
       conflict,
       dryRun,

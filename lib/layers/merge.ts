@@ -148,7 +148,9 @@ function refuseOtherBase(dir: Root, { since }: Settings): void {
  * With `index`, the kernel shows a changed file under all its hard links, and the upper may lack some of them. The merge
  * refuses such an upper before it writes anything, with `reason: 'layers-incomplete'` and the remedy.
  *
- * The merge replaces each file atomically, rename(2). A path that exists before and after the merge is never missing.
+ * The merge replaces each file atomically, rename(2). A path that exists before and after the merge is never missing. One
+ * exception is a file in the place of a directory, or the other way round, where the file system cannot exchange the two:
+ * among them is an overlay without `redirectDir` for directories of its lower layers.
  * A merge that failed or was killed can be called again: it resumes, and the result is the same. A copy can finish a
  * merge by move, unless that has moved some hard links of a file and not all (`'layers-incomplete'`). Until the merge is
  * complete, `dir` has a directory `.overlayfs-merge`, which may hold entries of the upper, and merges of other uppers are
@@ -158,7 +160,7 @@ function refuseOtherBase(dir: Root, { since }: Settings): void {
  * With `since`, the merge finds all conflicts before it writes anything. A conflict is a path that the upper changes
  * and that others have changed in the directory. A file that the upper replaces with another one, and that others
  * removed, is no conflict. The merge cannot see a write through a memory mapping, mmap(2), to a page that was already
- * dirty at the baseline: such a write changes no time.
+ * dirty at the baseline: such a write changes no time. A call that resumes looks for no new conflicts.
  *
  * @throws {OverlayError} `reason` is `'layer-conflict'` with all of them in `conflicts`, `'path-missing'`,
  * `'path-not-directory'`, `'path-exists'`, `'layer-twice'`, `'layers-overlap'`, `'layer-in-use'`, `'layer-changed'`,

@@ -1,5 +1,6 @@
 /** The space that a directory tree takes. */
 
+import * as e from '../errnos.js';
 import * as k from '../kernel/constants.js';
 import { run, runSync, type Task } from '../kernel/task.js';
 import { type Path, type PathLike, toAbsolute, toPath } from '../paths.js';
@@ -23,6 +24,8 @@ export function* measure(dir: Path, isAlone = false): Task<DiskUsage> {
   try {
     while (yield* walker.more()) {
       while (walker.advance()) {
+        // Another program may remove directories meanwhile.
+        if (walker.error === e.ENOENT && walker.path !== '') continue;
         if (walker.error !== 0) throw walker.failure();
         if (walker.isOtherMount) continue;
         if (walker.links > 1 && walker.type !== k.S_IFDIR) {

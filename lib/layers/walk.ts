@@ -69,7 +69,7 @@ const FIRST_BATCH = 16 * 1024;
 const BATCH = 64 * 1024;
 
 /** Most bytes of records that are kept for a second walk. */
-const TAPE = 32 * 2 ** 20;
+const TAPE = 16 * 2 ** 20;
 
 /** The records of a complete walk, for a second one that does not ask the kernel again. */
 export class Tape {

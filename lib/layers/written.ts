@@ -78,6 +78,15 @@ function explainStage({ errno, stage, kind, attribute }: WriteFailure, name: str
     const what = `no room is left for ${attributeText(attribute)} of ${name}: the file system is full, or holds no larger attributes`;
     return { reason: 'out-of-space', what, hint: 'make room, or use another file system' } satisfies Verdict;
   }
+  // The writer enters no other mount. ext4 and xfs rename and link no file into a directory of another project.
+  if (errno === e.EXDEV && (stage === 'place' || (stage === 'create' && kind === 'link'))) {
+    const what = `the file system moves nothing to ${name}: that directory has another project id`;
+    return {
+      reason: 'permission-denied',
+      what,
+      hint: 'give all directories one project id: chattr -p',
+    } satisfies Verdict;
+  }
   if (!isDenial(errno) && !(isOfArchive && stage === 'owner')) return undefined;
   const denied = (what: string, hint: Text): Verdict => ({ reason: 'permission-denied', what, hint });
   if (stage === 'xattr') {

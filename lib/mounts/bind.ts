@@ -162,10 +162,9 @@ function addAttachment(plan: Plan, tree: Descriptor, bind: Bind, path: Path): vo
   plan.add(calls.statx, [at, '', k.AT_EMPTY_PATH, k.STATX_TYPE], { subject: target });
   addGuard(plan, 'target-is-symlink', { subject: target });
   if (!bind.stack) plan.add(calls.reserve_target, [at], { subject: target });
-  plan.add(calls.move_mount, [tree, '', at, '', k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH], {
-    undo: true,
-    subject: target,
-  });
+  // The last argument tells that the mounts inside the tree go with it when the step is undone.
+  const flags = k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH;
+  plan.add(calls.move_mount, [tree, '', at, '', flags, Number(bind.recursive)], { undo: true, subject: target });
 }
 
 /** Returns true when one of source and target is a directory and the other is not. */

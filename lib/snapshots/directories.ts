@@ -2,21 +2,21 @@
  * The directories of snapshots. A directory is made under a number that nobody else has, and locked by flock(2) until its
  * record is in the store. A directory without a record and without a lock is therefore nobody's.
  */
-import { existsSync } from 'node:fs';
+import { existsSync, fstatSync, statSync } from 'node:fs';
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { close, type Held } from '../kernel/held.js';
 import { StepFailure } from '../kernel/perform.js';
-import { Plan } from '../kernel/plan.js';
-import { addStat, readStat } from '../kernel/stat.js';
+import { type Descriptor, Plan } from '../kernel/plan.js';
 import { ask, type Task } from '../kernel/task.js';
 import { removeAside, removeDirectory } from '../layers/remove.js';
 import { measure } from '../layers/usage.js';
 import { examine } from '../layers/walk.js';
 import { pathString, quotePath, splitPath } from '../paths.js';
 import { explainErrno } from '../verdicts.js';
+import { SnapshotError } from './errors.js';
 import type { Owner } from './labels.js';
 import { OpeningLock } from './opening-lock.js';
 import { hasProjectQuota, projectUsage, toProject } from './quota.js';
@@ -55,18 +55,24 @@ export class Directories {
   readonly #removed: string;
   /** The same directory, open. */
   readonly #all: Held;
+  /** The one with those that were moved aside. Those who read need none. */
+  readonly #aside: Held;
   readonly #isSynced: boolean;
   /** True when each snapshot is a project of its own. */
   readonly #hasProjects: boolean;
+  readonly #device: bigint;
   readonly #inode: bigint;
 
-  private constructor(root: string, all: Held, isSynced: boolean, inode: bigint, hasProjects: boolean) {
+  private constructor(root: string, all: Held, aside: Held, isSynced: boolean, hasProjects: boolean) {
     this.snapshots = `${root}/snapshots`;
     this.#removed = `${root}/removed`;
     this.#all = all;
-    this.lock = new OpeningLock(all.descriptor);
+    this.#aside = aside;
+    this.lock = new OpeningLock(all.descriptor, aside.descriptor < 0 ? all.descriptor : aside.descriptor);
     this.#isSynced = isSynced;
-    this.#inode = inode;
+    const { dev, ino } = fstatSync(all.descriptor, { bigint: true });
+    this.#device = dev;
+    this.#inode = ino;
     this.#hasProjects = hasProjects;
   }
 
@@ -82,16 +88,32 @@ export class Directories {
         plan.add(calls.mkdirat, [k.AT_FDCWD, `${root}/${name}`, mode.root], { tolerate: [e.EEXIST] });
       }
     }
-    const open = plan.add(calls.openat2, [k.AT_FDCWD, `${root}/snapshots`, OPEN, 0], { keep: true, output: 0 });
-    const stat = addStat(plan, '', { at: open, flags: k.AT_EMPTY_PATH });
+    const open = (name: string, tolerate: readonly number[]): Descriptor =>
+      plan.add(calls.openat2, [k.AT_FDCWD, `${root}/${name}`, OPEN, 0], { keep: true, output: 0, tolerate });
+    const snapshots = open('snapshots', []);
+    const removed = open('removed', [e.ENOENT]);
     const outcome = yield* ask(plan);
     if (outcome instanceof StepFailure) {
-      const path = outcome.step === plan.stepOf(open) ? `${root}/snapshots` : root;
-      throw failure(path, `open ${quotePath(path)}`, outcome.errno, outcome.step?.call.name);
+      const { call, args } = outcome.step ?? {};
+      const path = call === calls.openat2 ? String(args?.[1]) : root;
+      throw failure(path, `open ${quotePath(path)}`, outcome.errno, call?.name);
     }
-    const { inode } = readStat(stat, outcome);
-    const all = { descriptor: outcome.result(plan.stepOf(open)) };
-    return new Directories(root, all, isSynced, inode, !isReadonly && (yield* hasProjectQuota(all.descriptor)));
+    const held = (made: Descriptor): Held => ({ descriptor: outcome.result(plan.stepOf(made)) });
+    const [all, aside] = [held(snapshots), held(removed)];
+    const hasProjects = !isReadonly && (yield* hasProjectQuota(all.descriptor));
+    return new Directories(root, all, aside, isSynced, hasProjects);
+  }
+
+  /** Throws if the path of the root leads to another directory by now. The numbers there are those of other snapshots. */
+  refuseMoved(): void {
+    const found = statSync(this.snapshots, { bigint: true, throwIfNoEntry: false });
+    if (found?.ino === this.#inode && found.dev === this.#device) return;
+    throw new SnapshotError({
+      code: 'ERR_SNAPSHOT_FAILED_PRECONDITION',
+      what: `the directory ${quotePath(this.snapshots)} has been moved or replaced since it was opened`,
+      hint: 'close the snapshotter, and open the root where it is now',
+      path: this.snapshots,
+    });
   }
 
   /** Returns the project of a new snapshot, where it gets one. */
@@ -114,6 +136,7 @@ export class Directories {
 
   close(): void {
     close(this.#all);
+    close(this.#aside);
   }
 
   pathOf(id: number): string {
@@ -198,13 +221,18 @@ export class Directories {
     return (yield* this.#remove(id, isStray, () => {})) === 'removed';
   }
 
-  *#remove(id: number, isWanted: () => boolean, onMoved: () => void): Task<string | undefined> {
+  *#remove(id: number, isStray: () => boolean, onMoved: () => void): Task<string | undefined> {
+    const isWanted = (): boolean => {
+      this.refuseMoved();
+      return isStray();
+    };
     const aside = { path: this.#asideOf(id), isSynced: this.#isSynced, isWanted, onMoved };
     return yield* unlessMissing(removeAside(this.pathOf(id), aside));
   }
 
   /** Removes a directory that was moved aside, if it is there. */
   *removeAside(id: number): Task<void> {
+    this.refuseMoved();
     yield* unlessMissing(removeDirectory(this.#asideOf(id)));
   }
 

@@ -10,18 +10,17 @@ export type Filter = (fields: Fields) => boolean;
 
 type Operator = '==' | '!=' | '~=';
 
+const space = /\p{White_Space}*/uy;
 const plainField = /[A-Za-z0-9_]+/y;
-const plainValue = /[^\s,]+/y;
+/** The first character may be any; the others are those that can be seen. */
+const plainValue = /[^.,=!~"/|](?:(?!,)[\p{L}\p{M}\p{N}\p{P}\p{S}])*/uy;
 const operator = /[=!~]+/y;
 
 const escapes: Readonly<Record<string, string>> = { a: '\x07', b: '\b', f: '\f', n: '\n', r: '\r', t: '\t', v: '\v' };
 
-/** The digits of an escape in a quoted text, by its letter: in Go's syntax for strings. */
-const numeric: Readonly<Record<string, RegExp>> = {
-  x: /[0-9a-fA-F]{2}/y,
-  u: /[0-9a-fA-F]{4}/y,
-  U: /[0-9a-fA-F]{8}/y,
-};
+/** An escape that stands for a byte, or for a character, in Go's syntax for strings. */
+const byteEscape = /x([0-9a-fA-F]{2})|([0-3][0-7]{2})/y;
+const characterEscape = /u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})/y;
 
 class Parser {
   readonly #text: string;
@@ -29,6 +28,9 @@ class Parser {
 
   constructor(text: string) {
     this.#text = text;
+    this.#at = text.search(/[\0\ufffd]/);
+    if (this.#at >= 0) this.fail('a character that no filter may have');
+    this.#at = 0;
   }
 
   fail(problem: string): never {
@@ -49,62 +51,58 @@ class Parser {
     return true;
   }
 
-  #match(pattern: RegExp): string | undefined {
+  #match(pattern: RegExp): RegExpExecArray | undefined {
     pattern.lastIndex = this.#at;
-    const [found] = pattern.exec(this.#text) ?? [];
-    if (found !== undefined) this.#at += found.length;
+    const found = pattern.exec(this.#text) ?? undefined;
+    this.#at += found?.[0].length ?? 0;
     return found;
   }
 
   field(): string {
-    return this.#quoted(['"', "'"]) ?? this.#match(plainField) ?? this.fail('no field');
+    this.#match(space);
+    return this.#quoted(['"']) ?? this.#match(plainField)?.[0] ?? this.fail('no field');
   }
 
   operator(): Operator {
+    this.#match(space);
     const start = this.#at;
-    const found = this.#match(operator);
+    const found = this.#match(operator)?.[0];
     if (found === '==' || found === '!=' || found === '~=') return found;
     this.#at = start;
     return this.fail('no operator, which is ==, != or ~=,');
   }
 
   value(isExpression: boolean): string {
-    const quotes = isExpression ? ['"', "'", '/', '|'] : ['"', "'"];
-    return this.#quoted(quotes) ?? this.#match(plainValue) ?? this.fail('no value');
+    this.#match(space);
+    const quotes = isExpression ? ['"', '/', '|'] : ['"'];
+    return this.#quoted(quotes) ?? this.#match(plainValue)?.[0] ?? this.fail('no value');
   }
 
   #quoted(quotes: readonly string[]): string | undefined {
     const quote = this.#text[this.#at];
     if (quote === undefined || !quotes.includes(quote)) return undefined;
-    // A backslash in an expression between slashes or bars belongs to the expression, unless it is before the quote.
-    const isRaw = quote === '/' || quote === '|';
     this.#at++;
-    let text = '';
+    const parts: Buffer[] = [];
     while (!this.take(quote)) {
-      if (this.isAtEnd) this.fail('a quote that does not end');
-      if (this.take('\\')) text += isRaw ? this.#rawEscape(quote) : this.#escape(quote);
-      else text += this.#text[this.#at++];
+      if (this.isAtEnd || this.#text[this.#at] === '\n') this.fail('a quote that does not end');
+      const character = String.fromCodePoint(this.#text.codePointAt(this.#at) as number);
+      this.#at += character.length;
+      parts.push(character === '\\' ? this.#escape(quote) : Buffer.from(character));
     }
-    return text;
+    return Buffer.concat(parts).toString();
   }
 
-  #rawEscape(quote: string): string {
-    return this.take(quote) ? quote : '\\';
-  }
-
-  #escape(quote: string): string {
+  #escape(quote: string): Buffer {
+    const byte = this.#match(byteEscape);
+    if (byte !== undefined) return Buffer.of(Number.parseInt(byte[1] ?? byte[2] ?? '', byte[1] === undefined ? 8 : 16));
+    const character = this.#match(characterEscape);
+    if (character !== undefined) {
+      const code = Number.parseInt(character[1] ?? character[2] ?? '', 16);
+      return code <= 0x10ffff ? Buffer.from(String.fromCodePoint(code)) : this.fail('an escape that is no character');
+    }
     const letter = this.#text[this.#at++] ?? '';
-    if (letter === '\\' || letter === quote) return letter;
-    const plain = escapes[letter];
-    if (plain !== undefined) return plain;
-    const digits = numeric[letter];
-    if (digits !== undefined) {
-      const code = Number.parseInt(this.#match(digits) ?? this.fail('an unfinished escape'), 16);
-      return code <= 0x10ffff ? String.fromCodePoint(code) : this.fail('an escape that is no character');
-    }
-    this.#at--;
-    const octal = this.#match(/[0-7]{3}/y);
-    return octal === undefined ? this.fail('an unknown escape') : String.fromCharCode(Number.parseInt(octal, 8));
+    const plain = letter === '\\' || letter === quote ? letter : escapes[letter];
+    return plain === undefined ? this.fail('an unknown escape') : Buffer.from(plain);
   }
 
   /** Makes an expression; `(?i)` and the like at its start are Go's form of flags. */

@@ -54,14 +54,8 @@ export async function loadLmdb(): Promise<{ open(options: object): Environment }
   }
 }
 
-/** How a program writes to a file, if it does. */
-interface Way {
-  readonly isReadonly: boolean;
-  readonly isSynced: boolean;
-}
-
-/** By device and inode: how the first one has opened a file, and how many have it open. */
-const uses = new Map<string, { readonly way: Way; count: number }>();
+/** By device and inode: whether the first one that has opened a file syncs it, and how many have it open. */
+const uses = new Map<string, { readonly isSynced: boolean; count: number }>();
 
 function identityOf(path: string): string {
   const { dev, ino } = statSync(path, { bigint: true });
@@ -69,24 +63,23 @@ function identityOf(path: string): string {
 }
 
 /**
- * Throws if this thread has a file open in another way, which rules: lmdb has one environment a process for each file, with
- * the options of the first opening.
+ * Throws if this thread has a file open that is not synced, and this one is to be: lmdb has one environment a process for
+ * each file, with the options of the first opening.
  */
-export function refuseOtherWay(path: string, { isReadonly, isSynced }: Way): void {
-  const first = existsSync(path) ? uses.get(identityOf(path))?.way : undefined;
-  if (first === undefined || isReadonly || (!first.isReadonly && (first.isSynced || !isSynced))) return;
+export function refuseLess(path: string, isSynced: boolean): void {
+  if (!isSynced || !existsSync(path) || (uses.get(identityOf(path))?.isSynced ?? true)) return;
   throw new SnapshotError({
     code: 'ERR_SNAPSHOT_FAILED_PRECONDITION',
-    what: `this program has the store ${quoteKey(path)} open ${first.isReadonly ? 'for reading' : "with fsync 'none'"}`,
+    what: `this program has the store ${quoteKey(path)} open with fsync 'none'`,
     hint: 'close the snapshotter that uses it so',
     path,
   });
 }
 
 /** Notes that a file is open. Returns what takes the note back. */
-export function noteUse(path: string, way: Way): () => void {
+export function noteUse(path: string, isSynced: boolean): () => void {
   const identity = identityOf(path);
-  const use = uses.get(identity) ?? { way, count: 0 };
+  const use = uses.get(identity) ?? { isSynced, count: 0 };
   use.count++;
   uses.set(identity, use);
   return () => {

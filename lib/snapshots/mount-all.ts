@@ -163,10 +163,11 @@ function perform(parsed: Parsed, place: Path, stack: boolean, signal: AbortSigna
   );
 }
 
-const end = (mount: Mount): Task<void> =>
+/** Takes back a mount that was just made. `detach`: with those that a recursive bind has brought along. */
+const end = (mount: Mount, detach: boolean): Task<void> =>
   inEitherForm(
-    () => mount.unmount(),
-    () => mount.unmountSync(),
+    () => mount.unmount({ detach }),
+    () => mount.unmountSync({ detach }),
   );
 
 function* performAll(
@@ -177,18 +178,19 @@ function* performAll(
   const parsed = parseAll(mounts);
   const root = toAbsolute(toPath(target, 'target'));
   const signal = checkSignal(toOptions(options, mountOptions).signal);
-  const made: { readonly mount: Mount; readonly place: string }[] = [];
+  const made: { readonly mount: Mount; readonly place: string; readonly detach: boolean }[] = [];
   try {
     for (const [i, one] of parsed.entries()) {
       const place = placeOf(mounts[i] as SnapshotMount, root, `mounts[${i}]`);
       const text = String(place);
       const isOver = made.some((other) => other.place === text);
-      made.push({ mount: yield* perform(one, place, isOver, signal), place: text });
+      const detach = one.type === 'bind' && one.options.recursive === true;
+      made.push({ mount: yield* perform(one, place, isOver, signal), place: text, detach });
     }
   } catch (error) {
-    for (const { mount, place } of made.reverse()) {
+    for (const { mount, place, detach } of made.reverse()) {
       try {
-        yield* end(mount);
+        yield* end(mount, detach);
       } catch (left) {
         (error as Error).message += ` The mount at '${place}' is still there: ${(left as Error).message}`;
       }

@@ -23,7 +23,7 @@ import {
 } from './options.js';
 import type { Labels, SnapshotKind, SnapshotRecord, SnapshotUsage } from './records.js';
 import * as rules from './rules.js';
-import { type ReadableTables, STORE_FILE, Store, type Tables } from './store.js';
+import { STORE_FILE, Store, type Tables } from './store.js';
 import { canRebase, canRemap, refuseUnsuitable, toMountOptions } from './suitable.js';
 
 /** A snapshot, as the store knows it. */
@@ -176,8 +176,7 @@ export class Snapshotter {
    *
    * @throws {SnapshotError} `ERR_SNAPSHOT_DEPENDENCY_MISSING`, `ERR_SNAPSHOT_STORE_DAMAGED`,
    * `ERR_SNAPSHOT_STORE_VERSION`, `ERR_SNAPSHOT_STORE_FAILED`; with `readonly`, `ERR_SNAPSHOT_NOT_FOUND`;
-   * `ERR_SNAPSHOT_FAILED_PRECONDITION` if this program has it open with `readonly` and this one writes, or with
-   * `fsync: 'none'` and this one syncs
+   * `ERR_SNAPSHOT_FAILED_PRECONDITION` if this thread has it open with `fsync: 'none'` and this one syncs
    * @throws {OverlayError} the file system cannot hold an upper, as `overlayfs explain` says it, or the root cannot be
    * made
    */
@@ -211,7 +210,7 @@ export class Snapshotter {
         remapIds: checked.remapIds ?? (await run(canRemap(directory))),
         mountOptions: toMountOptions(directory, checked.mountOptions),
       };
-      const isSynced = fsync !== 'none';
+      const isSynced = isReadonly || fsync !== 'none';
       const { lock } = directories;
       const store = await Store.open(`${path}/${STORE_FILE}`, { isReadonly, isSynced, isBlocking, lock });
       return new Snapshotter(path, checked, store, directories, settings, isBlocking);
@@ -340,7 +339,9 @@ export class Snapshotter {
    */
   async mounts(key: string): Promise<SnapshotMount[]> {
     checkKey(key, 'key');
-    return this.#read((tables) => {
+    this.#refuseClosed();
+    this.#directories.refuseMoved();
+    return this.#store.read((tables) => {
       const record = rules.find(tables, key);
       if (record.kind === 'committed') {
         throw failedPrecondition(
@@ -417,7 +418,8 @@ export class Snapshotter {
   /** @throws {SnapshotError} `ERR_SNAPSHOT_NOT_FOUND` */
   async stat(key: string): Promise<SnapshotInfo> {
     checkKey(key, 'key');
-    return this.#toInfo(this.#read((tables) => rules.find(tables, key)));
+    this.#refuseClosed();
+    return this.#toInfo(this.#store.read((tables) => rules.find(tables, key)));
   }
 
   #toInfo({ name, parent, kind, created, updated, labels, id }: SnapshotRecord): SnapshotInfo {
@@ -568,14 +570,10 @@ export class Snapshotter {
     });
   }
 
-  #read<T>(perform: (tables: ReadableTables) => T): T {
-    this.#refuseClosed();
-    return this.#store.read(perform);
-  }
-
   /** Performs a verb that uses the store or the directories for longer. */
   async #during<T>(perform: () => Promise<T>): Promise<T> {
     this.#refuseClosed();
+    this.#directories.refuseMoved();
     const verb = perform();
     this.#underWay.add(verb);
     try {

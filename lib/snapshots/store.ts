@@ -23,7 +23,7 @@ import {
   loadLmdb,
   noteUse,
   type ReadTransaction,
-  refuseOtherWay,
+  refuseLess,
   type Table,
   transact,
 } from './lmdb.js';
@@ -90,11 +90,12 @@ export class Tables implements ReadableTables, Writer {
   readonly #children: Table;
   readonly #removing: Table;
 
-  constructor(path: string, environment: Environment) {
-    const open = (name: string) => environment.openDB({ name, encoding: 'binary', keyEncoding: 'binary' });
+  constructor(path: string, environment: Environment, isReadonly: boolean) {
+    const keys = { keyEncoding: 'binary', create: !isReadonly };
+    const open = (name: string) => environment.openDB({ name, encoding: 'binary', ...keys });
     this.#path = path;
     this.#about = open('about');
-    this.#snapshots = environment.openDB({ name: 'snapshots', encoder: recordEncoder, keyEncoding: 'binary' });
+    this.#snapshots = environment.openDB({ name: 'snapshots', encoder: recordEncoder, ...keys });
     this.#numbers = open('numbers');
     this.#children = open('children');
     this.#removing = open('removing');
@@ -324,6 +325,16 @@ function refuseShortage(path: string, isReadonly: boolean): void {
   }
 }
 
+/** One that another thread opens for reading would be open for reading only in all threads of the process. */
+function isWritable(path: string): boolean {
+  try {
+    for (const file of [path, `${path}-lock`]) accessSync(file, constants.R_OK | constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** Throws if the store can be no store: to read a pipe would last for ever. */
 function refuseOther(path: string): void {
   if (statSync(path, { throwIfNoEntry: false })?.isFile() ?? true) return;
@@ -372,7 +383,7 @@ export class Store {
     this.path = path;
     this.#environment = environment;
     this.#tables = tables;
-    this.#endUse = options && noteUse(path, options);
+    this.#endUse = options && noteUse(path, options.isSynced);
     this.#lock = options?.lock;
     this.#blocking = environment && options?.isBlocking ? new BlockingTransactions(environment) : undefined;
   }
@@ -398,13 +409,13 @@ export class Store {
       remains.checkVersion();
       return new Store(path, remains);
     }
-    refuseOtherWay(path, options);
-    const openNow = (): Store => {
+    const openNow = async (): Promise<Store> => {
+      if (!isReadonly) refuseLess(path, isSynced);
       refuseShortage(path, isReadonly);
       const environment = lmdb.open({
         path,
         noSubdir: true,
-        readOnly: isReadonly,
+        readOnly: isReadonly && !isWritable(path),
         noSync: !isSynced,
         // A promise is fulfilled when the transaction is on the disk, not before.
         overlappingSync: false,
@@ -414,13 +425,18 @@ export class Store {
         keyEncoding: 'binary',
         maxDbs: 8,
       });
-      return new Store(path, new Tables(path, environment), environment, options);
+      try {
+        return new Store(path, new Tables(path, environment, isReadonly), environment, options);
+      } catch (error) {
+        await environment.close();
+        throw error;
+      }
     };
     let store: Store;
     try {
       store = await lock.whileOpening(openNow);
     } catch (error) {
-      throw await explain(path, error as LmdbError);
+      throw error instanceof SnapshotError ? error : await explain(path, error as LmdbError);
     }
     try {
       if (!isReadonly && store.read((tables) => tables.version) === undefined) await store.#initialize();
@@ -471,7 +487,7 @@ export class Store {
     const [environment, lock] = [this.#environment as Environment, this.#lock as OpeningLock];
     const inTables = (): T => perform(this.#tables as Tables);
     try {
-      return await lock.whileWriting(() => this.#blocking?.perform(inTables) ?? transact(environment, inTables));
+      return await lock.whileUsing(() => this.#blocking?.perform(inTables) ?? transact(environment, inTables));
     } catch (error) {
       if (error instanceof SnapshotError) throw error;
       throw await explain(this.path, error as LmdbError);
@@ -480,7 +496,8 @@ export class Store {
 
   /** Closes the store. No call may be under way. */
   async close(): Promise<void> {
-    await this.#environment?.close();
+    const environment = this.#environment;
+    if (environment !== undefined) await this.#lock?.whileClosing(() => environment.close());
     this.#endUse?.();
   }
 }

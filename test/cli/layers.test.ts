@@ -75,12 +75,12 @@ mountTest('wrong command lines are told as such', async (t) => {
 
 mountTest('merge exits with 1 for conflicts that nothing decides, also for a dry run', async (t) => {
   const dir = scratch(t);
-  makeTree(dir, { 'upper/file': 'ours', 'base/file': 'base' });
+  makeTree(dir, { 'upper/f\tile': 'ours', 'base/f\tile': 'base' });
   const at = (name: string): string => join(dir, name);
   writeFileSync(at('since'), (await overlayfs('baseline', at('base'))).stdout);
-  writeFileSync(at('base/file'), 'theirs');
+  writeFileSync(at('base/f\tile'), 'theirs');
   const merge = (...args: string[]) => overlayfs('merge', '--since', at('since'), ...args, at('upper'), at('base'));
-  const line = /^conflict: file \(changed; by others changed\)\n1 entries would be merged/;
+  const line = /^conflict: f\\tile \(changed; by others changed\)\n1 entries would be merged/;
   const dry = await merge('--dry-run');
   t.is(dry.code, 1);
   t.regex(dry.stdout, line);
@@ -89,8 +89,11 @@ mountTest('merge exits with 1 for conflicts that nothing decides, also for a dry
   t.regex(decided.stdout, line);
   const refused = await merge();
   t.is(refused.code, 1);
-  t.regex(refused.stderr, /conflict: file \(changed; by others changed\)/);
-  t.is(readFileSync(at('base/file'), 'utf8'), 'theirs');
+  t.regex(refused.stderr, /conflict: f\\tile \(changed; by others changed\)/);
+  t.regex(refused.stderr, /hint: .*--conflict ours/);
+  t.is(readFileSync(at('base/f\tile'), 'utf8'), 'theirs');
+  writeFileSync(at('empty'), 'null');
+  t.is((await overlayfs('merge', '--since', at('empty'), at('upper'), at('base'))).code, 2);
   t.like(await merge('--conflict', 'ours'), { code: 0 });
-  t.is(readFileSync(at('base/file'), 'utf8'), 'ours');
+  t.is(readFileSync(at('base/f\tile'), 'utf8'), 'ours');
 });

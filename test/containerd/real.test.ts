@@ -91,7 +91,7 @@ async function setUp(t: ExecutionContext): Promise<Fixture> {
 
 /** Repeats what the death of the server has cut off, until containerd has found the new one. */
 async function insist(run: () => Promise<unknown>): Promise<void> {
-  for (let left = 40; ; left--) {
+  for (let left = 120; ; left--) {
     try {
       await run();
       return;

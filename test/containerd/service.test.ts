@@ -1,5 +1,6 @@
 /** The service for containerd: each request, each status, clients that misbehave, sockets, metrics, the log. */
 import { spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { request as httpRequest } from 'node:http';
 import { connect, type Socket } from 'node:net';
@@ -246,11 +247,11 @@ test('requests beyond the limit wait in their order; those given up are never pe
   const running = [client.call('stat', { key: 'a' }), client.call('stat', { key: 'a' })];
   while (begun() < 2) await sleep(5);
   const controller = new AbortController();
-  const late = client.call('stat', { key: 'a' }, { deadline: 1000 });
   const cancelled = client.call('stat', { key: 'a' }, { signal: controller.signal });
   const patient = client.call('prepare', { key: 'b' });
-  await wait(3);
-  await fails(t, late, 'DEADLINE_EXCEEDED');
+  await wait(2);
+  await fails(t, client.call('stat', { key: 'a' }, { deadline: 500 }), 'DEADLINE_EXCEEDED');
+  await wait(2);
   controller.abort();
   await fails(t, cancelled, 'CANCELLED');
   await wait(1);
@@ -261,7 +262,7 @@ test('requests beyond the limit wait in their order; those given up are never pe
 });
 
 test('close waits for requests under way, but not for ever', async (t) => {
-  const { client, snapshotter, server, address } = await start(t, { gracePeriod: 300 });
+  const { client, snapshotter, server, address } = await start(t);
   await client.call('prepare', { key: 'a' });
   const { release, begun } = holdUp(snapshotter);
   const call = client.call('stat', { key: 'a' });
@@ -282,6 +283,17 @@ test('close waits for requests under way, but not for ever', async (t) => {
   while (never.begun() < 1) await sleep(5);
   await Promise.all([again.close(), t.throwsAsync(hanging)]);
   never.release();
+});
+
+test('close does not wait for clients that never close their connections', async (t) => {
+  const { address, server } = await start(t, { gracePeriod: 2 ** 31 });
+  const socket = connect({ path: address, allowHalfOpen: true });
+  t.teardown(() => socket.destroy());
+  socket.on('error', () => {}).resume();
+  socket.write(`PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n${'\0\0\0\x04\0\0\0\0\0'}`);
+  await once(socket, 'data');
+  await server.close();
+  t.truthy(await new Promise((resolve) => socket.write('x', resolve)));
 });
 
 test('the signal stops the server', async (t) => {
@@ -411,12 +423,11 @@ test('a log that throws fails no request, and no shutdown', async (t) => {
   const log = () => {
     throw new Error('the disk is full');
   };
-  const { client, server } = await start(t, { logLevel: 'debug', log });
+  // A shutdown that fails to see its end would last.
+  const { client, server } = await start(t, { logLevel: 'debug', log, gracePeriod: 2 ** 31 });
   await client.call('prepare', { key: 'a' });
   t.is((await client.call('stat', { key: 'a' })).info?.name, 'a');
-  const began = performance.now();
   await server.close();
-  t.true(performance.now() - began < 5000);
 });
 
 test('the log has a line for each request', async (t) => {

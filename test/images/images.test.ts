@@ -197,6 +197,16 @@ mountTest('a commit has what the container changed, for a machine that has only 
     makeTree(path, { 'var/y': 'y' });
     writeFileSync(join(path, 'etc/b'), 'changed');
   });
+  await snapshotter.prepare('other', image.layers[0]?.chainId);
+  await snapshotter.view('view', chainId);
+  for (const key of ['other', 'view']) {
+    const wrong = {
+      code: 'ERR_INVALID_ARG_VALUE',
+      message: /must be an active snapshot of the image, and not an? (active|view) /,
+    };
+    await t.throwsAsync(commitImage(image, snapshotter, key, { tag: 'two' }), wrong);
+    await snapshotter.remove(key);
+  }
   const config = { Cmd: ['cat', '/etc/b'] };
   const committed = await commitImage(image, snapshotter, 'work', { tag: 'two', config, comment: 'changes' });
   t.is(committed.layers.length, 3);

@@ -389,7 +389,10 @@ for (const [who, command] of [
 ] as const) {
   mountTest(`run-image, as ${who}`, { needs: ['rootless', 'mountSetattr'] }, async (t) => {
     const dir = scratch(t, 'disk');
-    await makeProgramImage(dir, { Cmd: ['cat', '/srv/hello'] });
+    await makeProgramImage(dir, {
+      Cmd: ['cat', '/srv/hello'],
+      Volumes: { '/declared': {}, '/etc/passwd/x': {}, '../up': {} },
+    });
     makeTree(dir, { 'volume/in': 'in' });
     if (who !== 'root') execFileSync('chown', ['-R', `${NOBODY}:${NOBODY}`, dir]);
     addDependency('lmdb');
@@ -400,7 +403,7 @@ for (const [who, command] of [
     const go = (...args: string[]) => run([...base, ...args], { command });
     t.deepEqual(go(`${layout}:one`), { code: 0, stdout: 'hello\n', stderr: '' });
     t.deepEqual(go(layout, '--', 'sh', '-c', 'exit 4'), { code: 4, stdout: '', stderr: '' });
-    const script = 'echo $A; cat /v/in; echo new > /new';
+    const script = 'cd /up && cd /declared && echo $A; cat /v/in; echo new > /new';
     const changed = go(
       '--env',
       'A=b',
@@ -408,7 +411,7 @@ for (const [who, command] of [
       `${join(dir, 'volume')}:/v:ro`,
       '--changes',
       '--commit',
-      'two',
+      'name/two:2',
       layout,
       '--',
       'sh',
@@ -417,14 +420,18 @@ for (const [who, command] of [
     );
     t.is(changed.code, 0, changed.stderr);
     t.regex(changed.stdout, /^b\nin[\s\S]*A new$/m);
-    t.like(go(`${layout}:two`, '--', 'cat', '/new'), { code: 0, stdout: 'new\n' });
-    const json = go('--json', `${layout}:two`, '--', 'sh', '-c', 'echo text; exit 3');
+    t.like(go(`${layout}:name/two:2`, '--', 'cat', '/new'), { code: 0, stdout: 'new\n' });
+    const json = go('--json', `${layout}:name/two:2`, '--', 'sh', '-c', 'echo text; exit 3');
     t.like({ ...json, stdout: JSON.parse(json.stdout) }, { code: 3, stdout: { exitCode: 3 }, stderr: 'text\n' });
     t.is(go(`${layout}:one`, '--', 'no-such-program').code, 127);
-    t.regex(go(`${layout}:none`).stderr, /has no image 'none'[\s\S]*one of its tags: one, two/);
+    t.regex(go(`${layout}:none`).stderr, /has no image 'none'[\s\S]*one of its tags: one, name\/two:2/);
     t.regex(go(join(dir, 'nothing')).stderr, /no OCI image layout/);
     t.is(go('--env', 'A', layout).code, 2);
     t.is(go('--volume', 'A', layout).code, 2);
+    // The image is named by its digest. A program that writes nothing does not need standard output.
+    const { digest } = await (await openLayout(layout)).image('one');
+    const toFull = [...command, 'sh', '-c', '"$@" >/dev/full', 'sh'];
+    t.like(run([...base, `${layout}:${digest}`, '--', 'sh', '-c', ':'], { command: toFull }), { code: 0, stderr: '' });
     t.is(run(['run-image', layout], { command }).code, 2);
     t.is((await (await openLayout(layout)).tags()).length, 2);
   });
@@ -445,4 +452,8 @@ test('an unknown option is refused', async (t) => {
   const image = await makeProgramImage(dir);
   await t.throwsAsync(runContainer(image, { snapshoter: 5 } as never), { code: 'ERR_INVALID_ARG_VALUE' });
   await t.throwsAsync(runContainer(image, {} as never), { code: 'ERR_INVALID_ARG_TYPE' });
+  const snapshotter = await openSnapshotter(t, join(dir, 'root'));
+  const volumes = [{ source: join(dir, 'none'), target: '/v' }];
+  const missing = { code: 'ERR_INVALID_ARG_VALUE', message: /volumes\[0\]\.source.*exists.*none'/ };
+  await t.throwsAsync(runContainer(image, { snapshotter, runtime: false, volumes }), missing);
 });

@@ -33,6 +33,25 @@ import { changeTree, growTree, seeTree } from './random-tree.js';
 
 // ------------------------------------------------------------------------------------------ space
 
+kernelTest('diskUsage goes on when directories are removed meanwhile', async (t) => {
+  const dir = scratch(t);
+  const names = Array.from({ length: 300 }, (_, i) => join(dir, `${i}`));
+  for (const name of names) mkdirSync(name);
+  for (let round = 0; round < 20; round++) {
+    let isDone = false;
+    const usage = diskUsage(dir).finally(() => {
+      isDone = true;
+    });
+    for (let i = 0; !isDone; i++) {
+      const name = names[i % names.length] as string;
+      rmSync(name, { recursive: true });
+      mkdirSync(name);
+      if (i % 10 === 0) await new Promise(setImmediate);
+    }
+    t.true((await usage).inodes >= 1);
+  }
+});
+
 kernelTest('diskUsage counts what du counts', async (t) => {
   for (const kind of ['tmpfs', 'disk'] as const) {
     const dir = scratch(t, kind);

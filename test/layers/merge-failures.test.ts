@@ -93,6 +93,12 @@ mountTest('a merge by move copies where projects forbid renames (xfs)', { needs:
     ],
   );
   t.deepEqual(readdirSync(at('upper')), []);
+  makeTree(disk, { 'upper/a/b': 'newer' });
+  execFileSync('chattr', ['-p', '8', '+P', at('target/a')]);
+  const error = await t.throwsAsync(mergeLayer(at('upper'), at('target')), { instanceOf: OverlayError });
+  t.is(error?.reason, 'permission-denied');
+  t.regex(error?.message ?? '', /project id/);
+  t.is(readFileSync(at('target/a/b'), 'utf8'), 'new');
 });
 
 mountTest('a merge by copy clones files where the file system can (xfs)', { needs: 'mkfs.xfs' }, async (t) => {
@@ -245,17 +251,20 @@ mountTest('a merge into a mounted overlay goes into its upper', async (t) => {
   const dir = scratch(t, 'disk');
   const at = (name: string): string => join(dir, name);
   makeTree(dir, { 'base/d/old': 'old', 'base/gone': '', 'upper/': '', 'work/': '', 'merged/': '' });
+  // Without redirect_dir, the overlay does not exchange a directory of its lower layer.
+  makeTree(dir, { 'base/directory/old': 'old', 'own/directory': 'file' });
   makeTree(dir, { 'own/d/new': 'new', 'own/e/deep/file': 'x' });
   execFileSync('mknod', [at('own/gone'), 'c', '0', '0']);
   const paths = { lowerdir: at('base'), upperdir: at('upper'), workdir: at('work'), target: at('merged') };
   const mount = mountOverlaySync(paths);
   await mergeLayer(at('own'), at('merged'), { mode: 'move' });
-  t.deepEqual(readdirSync(at('merged')).sort(), ['d', 'e']);
+  t.deepEqual(readdirSync(at('merged')).sort(), ['d', 'directory', 'e']);
+  t.is(readFileSync(at('merged/directory'), 'utf8'), 'file');
   t.deepEqual(readdirSync(at('merged/d')).sort(), ['new', 'old']);
   t.is(readFileSync(at('merged/e/deep/file'), 'utf8'), 'x');
   t.deepEqual(readdirSync(at('own')), []);
   mount.unmountSync();
-  t.deepEqual(readdirSync(at('base')).sort(), ['d', 'gone']);
+  t.deepEqual(readdirSync(at('base')).sort(), ['d', 'directory', 'gone']);
 });
 
 /** A merge by move that copies, and then cannot empty the upper. */

@@ -1,13 +1,14 @@
 /** Folding an upper into a directory. The judge is the kernel: the result equals the merged view. */
 import { execFileSync } from 'node:child_process';
-import { existsSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
-import type { OverlayOptions } from 'overlayfs';
+import { mountOverlaySync, type OverlayOptions } from 'overlayfs';
 import { mergeLayer, mergeLayerSync } from 'overlayfs/layers';
 import { generator, mountTest, scaled, scratch } from '../support/index.js';
 import { look } from './look.js';
 import { kinds, makeLayers } from './merged-layers.js';
+import { changeTree } from './random-tree.js';
 
 const copy = (from: string, to: string): void => {
   execFileSync('cp', ['-a', from, to]);
@@ -45,3 +46,43 @@ for (const kind of ['tmpfs', 'disk'] as const) {
     }
   });
 }
+
+mountTest('a merge into a mounted overlay gives what an overlay on it shows', async (t) => {
+  const dir = scratch(t, 'disk');
+  const first = Number(process.env['OVERLAYFS_TEST_SEED'] ?? Date.now() % 1e9);
+  t.log(`seeds from ${first}`);
+  for (let seed = first; seed < first + scaled(60, 4); seed++) {
+    const random = generator(seed);
+    const own = join(dir, String(seed));
+    const at = (name: string): string => join(own, name);
+    for (const name of ['base', 'upper1', 'work1', 'merged1', 'upper2', 'work2', 'merged2']) {
+      mkdirSync(at(name), { recursive: true });
+    }
+    changeTree(at('base'), random, 60);
+    const mountOn = (lowerdir: string, level: number) =>
+      mountOverlaySync({
+        lowerdir,
+        upperdir: at(`upper${level}`),
+        workdir: at(`work${level}`),
+        target: at(`merged${level}`),
+        ...kinds[(seed + level) % kinds.length],
+      });
+    const parent = mountOn(at('base'), 1);
+    try {
+      changeTree(at('merged1'), random, 30);
+      const child = mountOn(at('merged1'), 2);
+      changeTree(at('merged2'), random, 30 + random(60));
+      child.unmountSync();
+      // The first mount shows other inodes for some hard links that were made through it.
+      const again = mountOn(at('merged1'), 2);
+      const shown = look(at('merged2'));
+      again.unmountSync();
+      await mergeLayer(at('upper2'), at('merged1'), { mode: seed % 2 === 0 ? 'copy' : 'move', root: true });
+      t.deepEqual(look(at('merged1')), shown, `seed ${seed}`);
+    } finally {
+      parent.unmountSync();
+    }
+    if (!t.passed) return;
+    rmSync(own, { recursive: true });
+  }
+});

@@ -19,7 +19,7 @@ import { run, runSync } from '#lib/kernel/task.js';
 import { comparePaths } from '#lib/layers/encodings.js';
 import { removeLayerSync } from '#lib/layers/remove.js';
 import { examine, Walker, type WalkOptions } from '#lib/layers/walk.js';
-import { countDescriptors, generator, scratch } from '../support/index.js';
+import { countDescriptors, generator, mountTest, scratch, setAttribute, withUserAttributes } from '../support/index.js';
 
 interface Seen {
   readonly path: string;
@@ -100,6 +100,22 @@ test('a walk sees all that node:fs sees, in byte order, with names of any byte',
       expected,
     );
   }
+});
+
+mountTest('a walk reads long values and long lists of attributes', (t) => {
+  const dir = scratch(t, withUserAttributes());
+  const names = Array.from({ length: 30 }, (_, i) => `user.${i}-${'n'.repeat(30)}`);
+  const wanted = new Map(names.map((name, i) => [name, Buffer.alloc(i === 7 ? 2000 : 3, `${i}`)]));
+  writeFileSync(join(dir, 'file'), 'data');
+  for (const path of [dir, join(dir, 'file')]) {
+    for (const [name, value] of wanted) setAttribute(path, name, value.toString());
+  }
+  const walker = new Walker(dir, { attributes: 'all' });
+  while (runSync(walker.more())) {
+    while (walker.advance()) t.deepEqual(new Map([...walker.attributes].sort()), new Map([...wanted].sort()));
+  }
+  t.is(walker.path, 'file');
+  walker.close();
 });
 
 test('a directory that is skipped shows, and what is in it does not', async (t) => {

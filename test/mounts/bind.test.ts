@@ -136,6 +136,23 @@ mountTest('an abort takes a bind back', async (t) => {
   t.is(mountsBelow(dir).length, 1);
 });
 
+mountTest('an abort takes a recursive bind back, with the mounts that it brought along', async (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'a/inside/': '', 'b/': '' });
+  const source = await bind(dir, join(dir, 'a/inside'));
+  const before = mountsBelow(dir).length;
+  for (let i = 0; i < 40; i++) {
+    const controller = new AbortController();
+    const promise = bind(join(dir, 'a'), join(dir, 'b'), { recursive: true, signal: controller.signal });
+    await new Promise((resolve) => (i % 2 === 0 ? setImmediate(resolve) : queueMicrotask(() => resolve(undefined))));
+    controller.abort();
+    const made = await promise.catch((error) => t.is(error.message, 'The operation was aborted'));
+    if (typeof made === 'object') await made.unmount({ detach: true });
+    t.is(mountsBelow(dir).length, before);
+  }
+  await source.unmount();
+});
+
 test('wrong arguments of bind are named', async (t) => {
   const cases: readonly (readonly [unknown[], RegExp])[] = [
     [[1, '/b'], /"source" must be a path/],

@@ -444,7 +444,13 @@ const filters: Readonly<Record<string, string[]>> = {
   '': ['A', 'B', 'active', 'view'],
   'name==A': ['A'],
   'name=="A"': ['A'],
-  "name=='A'": ['A'],
+  "name=='A'": [],
+  ' name == "A", kind ==committed': ['A'],
+  'name=="\\x41"': ['A'],
+  'name=="\\101"': ['A'],
+  'labels.utf8=="\\xc3\\xbc"': ['A'],
+  'name~=/^\\x41$/': ['A'],
+  'labels.dot~=/^a\\\\.b$/': ['A'],
   'name!=A': ['B', 'active', 'view'],
   'name~=^[AB]$': ['A', 'B'],
   'name~=/^[AB]$/': ['A', 'B'],
@@ -476,7 +482,7 @@ for (const [filter, expected] of Object.entries(filters)) {
   test(`walk: the filter ${JSON.stringify(filter)}`, async (t) => {
     const { snapshotter } = await open(t);
     await snapshotter.prepare('a');
-    await snapshotter.commit('A', 'a', { labels: { plain: '1' } });
+    await snapshotter.commit('A', 'a', { labels: { plain: '1', utf8: 'ü', dot: 'a.b' } });
     await snapshotter.prepare('b', 'A');
     await snapshotter.commit('B', 'b', { labels: { 'with/slash.and.dots': 'x', 'dots.in.name': 'y' } });
     await snapshotter.prepare('active', 'B', { labels: { 'quoted "name"': 'a,b c' } });
@@ -507,6 +513,12 @@ for (const filter of [
   'name~=(',
   'a..b',
   'name=="\\q"',
+  'name~=/\\d/',
+  'name=="\\400"',
+  'name=="A" ',
+  'name==/A/',
+  "labels.'a.b'",
+  'name==a\0',
   '/x/==y',
 ]) {
   test(`walk: the filter ${JSON.stringify(filter)} is an invalid argument`, async (t) => {

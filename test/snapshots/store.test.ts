@@ -8,6 +8,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   symlinkSync,
   truncateSync,
@@ -339,11 +340,26 @@ test('a program that has a store open cannot open it so that less is promised th
   t.is((await reader.stat('key')).kind, 'active');
   await careless.close();
   await reader.close();
-  const alone = await Snapshotter.open(root, { readonly: true });
-  await t.throwsAsync(() => Snapshotter.open(root), refused);
-  t.is((await alone.stat('key')).kind, 'active');
-  await alone.close();
-  await (await Snapshotter.open(root)).close();
+});
+
+test('a program that reads a store can also open it to write, in any thread', async (t) => {
+  const root = await makeRoot(t, 0);
+  const script = `import('overlayfs/snapshots').then(async ({ Snapshotter }) => {
+    const { parentPort, workerData } = require('node:worker_threads');
+    const reader = await Snapshotter.open(workerData, { readonly: true });
+    parentPort.postMessage('open');
+    parentPort.once('message', () => reader.close());
+  });`;
+  const worker = new Worker(script, { eval: true, workerData: root });
+  await once(worker, 'message');
+  const reader = await Snapshotter.open(root, { readonly: true });
+  const snapshotter = await Snapshotter.open(root);
+  await snapshotter.prepare('key');
+  t.is((await reader.stat('key')).kind, 'active');
+  await snapshotter.close();
+  await reader.close();
+  worker.postMessage('close');
+  await once(worker, 'exit');
 });
 
 test('without the package lmdb the error says how to get it', (t) => {
@@ -365,6 +381,24 @@ test('a root whose place cannot be made is refused', async (t) => {
   for (const root of [join(link, 'root'), '/proc/overlayfs/root']) {
     await t.throwsAsync(() => Snapshotter.open(root), { instanceOf: OverlayError, code: 'ENOENT' });
   }
+});
+
+test('a root that was moved is left alone, and so is what has its place', async (t) => {
+  const root = join(scratch(t), 'root');
+  const before = await Snapshotter.open(root);
+  await before.prepare('key');
+  renameSync(root, `${root}-moved`);
+  const after = await Snapshotter.open(root);
+  const refused = { code: 'ERR_SNAPSHOT_FAILED_PRECONDITION', message: /moved or replaced/ };
+  await after.prepare('other');
+  t.is((await before.stat('key')).id, (await after.stat('other')).id);
+  for (const verb of [() => before.remove('key'), () => before.mounts('key'), () => before.prepare('more')]) {
+    await t.throwsAsync<Error>(verb, refused);
+  }
+  await t.throwsAsync(() => before.cleanup(), refused);
+  await before.close();
+  await after.close();
+  for (const place of [root, `${root}-moved`]) t.deepEqual((await checkRoot(place, true)).problems, []);
 });
 
 test('readonly names the directory that is missing', async (t) => {
@@ -499,6 +533,53 @@ test('nobody writes while another process opens the store, and the other way rou
   const release = await lockAs('shared', directory);
   await snapshotter.prepare('b');
   await release();
+  await waits(await lockAs('exclusive', directory), snapshotter.close());
+});
+
+/** Returns true if a lock on a directory cannot be had at once. */
+const isLocked = (directory: string): boolean =>
+  spawnSync('flock', ['--nonblock', '--exclusive', directory, 'true']).status !== 0;
+
+test('a transaction that comes after an opening waits for it', async (t) => {
+  const root = join(scratch(t), 'root');
+  const snapshotter = await Snapshotter.open(root);
+  const release = await lockAs('shared', join(root, 'snapshots'));
+  const done: string[] = [];
+  const opening = Snapshotter.open(root).finally(() => done.push('opening'));
+  while (!isLocked(join(root, 'removed'))) await new Promise((resolve) => setTimeout(resolve, 5));
+  const transaction = snapshotter.prepare('key').finally(() => done.push('transaction'));
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  t.deepEqual(done, []);
+  await release();
+  await transaction;
+  t.deepEqual(done, ['opening', 'transaction']);
+  await snapshotter.close();
+  await (await opening).close();
+});
+
+test('a thread that ends without a close keeps openings off while it ends', async (t) => {
+  const root = join(scratch(t), 'root');
+  const script = `import('overlayfs/snapshots').then(async ({ Snapshotter }) => {
+    const { workerData, parentPort } = require('node:worker_threads');
+    await Snapshotter.open(workerData);
+    parentPort.postMessage('open');
+    setInterval(() => {}, 1000);
+  });`;
+  await (await Snapshotter.open(root)).close();
+  const worker = new Worker(script, { eval: true, workerData: root });
+  await once(worker, 'message');
+  const release = await lockAs('exclusive', join(root, 'snapshots'));
+  let isEnded = false;
+  const start = performance.now();
+  const ended = worker.terminate().finally(() => {
+    isEnded = true;
+  });
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  // It waits for half a second at most.
+  t.true(!isEnded || performance.now() - start >= 500);
+  await release();
+  await ended;
+  t.false(isLocked(join(root, 'snapshots')));
 });
 
 /** Has several callers write without end. Returns what ends that. */

@@ -52,7 +52,7 @@ ${Object.entries(proxies)
     await ended;
   });
   for (let i = 0; spawnSync('ctr', ['--address', socket, 'version']).status !== 0; i++) {
-    if (i > 300 || daemon.exitCode !== null) throw new Error('containerd does not start');
+    if (i > 1000 || daemon.exitCode !== null) throw new Error('containerd does not start');
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
   const later = promisify(execFile);
