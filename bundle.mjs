@@ -272,8 +272,10 @@ async function bundleAll() {
     });
   const fromIndexOf = (file) => {
     const path = relative(dirname(join(dist, file)), join(dist, 'index.js'));
+    // Its functions are all deferred. The first call of one would hold up the event loop while it loads them.
+    const load = file === 'layers.js' ? ' $internals.load();' : '';
     // A release keeps the names in index.js for stack traces. All names together would take a third more space.
-    return { minifyIdentifiers: isRelease, banner: { js: `import { $internals } from './${path}';` } };
+    return { minifyIdentifiers: isRelease, banner: { js: `import { $internals } from './${path}';${load}` } };
   };
   shared.add('lib/binding.ts');
   await deferredFile();

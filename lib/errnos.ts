@@ -26,6 +26,7 @@ export const {
   ENOTDIR,
   ENOTEMPTY,
   ENOTTY,
+  ENXIO,
   EOPNOTSUPP,
   EOVERFLOW,
   EPERM,

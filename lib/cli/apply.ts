@@ -4,6 +4,7 @@ import { formatBytes, type Path, toAbsolute, toBytes } from '../paths.js';
 import { entryJson, entryLines } from './archive-lines.js';
 import { type Command, libraryOptions, type Outcome, ownFlag } from './command.js';
 import { kebab } from './flags.js';
+import { untilInterrupted } from './interrupt.js';
 import type { Parsed } from './parse.js';
 import { formatSize, ProgressBar } from './progress.js';
 import { UsageError } from './usage-error.js';
@@ -44,7 +45,9 @@ async function run({ options, operands }: Parsed): Promise<Outcome> {
   const onProgress: ApplyOptions['onProgress'] = ({ bytes, read, total, entries }) =>
     bar.show({ entries, bytes, share: total === undefined || total === 0 ? undefined : read / total });
   try {
-    const summary = await applyLayer(source, dir as Path, { ...chosen, onProgress });
+    const summary = await untilInterrupted((signal) =>
+      applyLayer(source, dir as Path, { ...chosen, onProgress, signal }),
+    );
     const { entries, bytes, whiteouts, diffId, skipped } = summary;
     const lines = [
       `${entries} entries, ${formatSize(bytes)}, ${whiteouts} whiteouts`,

@@ -1,4 +1,5 @@
 /** The commands of the program `overlayfs`: finds the requested one and prints its outcome. */
+import { pipeline } from 'node:stream/promises';
 import { apply } from './apply.js';
 import { changes } from './changes.js';
 import { check } from './check.js';
@@ -59,10 +60,12 @@ function report(errors: readonly unknown[], command?: string): void {
   }
 }
 
-/** Writes as fast as the reader reads. */
+/** Writes as fast as the reader reads, and until it has seen enough. */
 async function writeParts(parts: AsyncIterable<string>): Promise<void> {
-  for await (const part of parts) {
-    if (!process.stdout.write(part)) await new Promise((resolve) => process.stdout.once('drain', resolve));
+  try {
+    await pipeline(parts, process.stdout, { end: false });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EPIPE') throw error;
   }
 }
 

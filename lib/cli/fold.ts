@@ -1,6 +1,7 @@
 /** `overlayfs squash` and `overlayfs flatten` */
 import { type FlattenOptions, flattenLayers, type SquashOptions, squashLayers } from '../layers/fold.js';
 import { type Command, libraryOptions, type Outcome, ownFlag } from './command.js';
+import { untilInterrupted } from './interrupt.js';
 import { mountedLayers } from './layers.js';
 import type { Parsed } from './parse.js';
 import { formatSize, ProgressBar } from './progress.js';
@@ -19,7 +20,11 @@ async function runSquash({ options, operands }: Parsed): Promise<Outcome> {
   try {
     const given = libraryOptions<SquashOptions>(options);
     const dir = operands.at(-1) as (typeof operands)[number];
-    return toOutcome(await squashLayers(operands.slice(0, -1), dir, { ...given, onProgress: bar.show }));
+    return toOutcome(
+      await untilInterrupted((signal) =>
+        squashLayers(operands.slice(0, -1), dir, { ...given, onProgress: bar.show, signal }),
+      ),
+    );
   } finally {
     bar.end();
   }
@@ -55,7 +60,11 @@ async function runFlatten({ options, operands }: Parsed): Promise<Outcome> {
     const [first, ...rest] = operands.slice(0, -1) as [(typeof operands)[number], ...typeof operands];
     const mount = rest.length === 0 ? await mountedLayers(first) : undefined;
     const dir = operands.at(-1) as (typeof operands)[number];
-    return toOutcome(await flattenLayers(mount ?? [first, ...rest], dir, { ...given, onProgress: bar.show }));
+    return toOutcome(
+      await untilInterrupted((signal) =>
+        flattenLayers(mount ?? [first, ...rest], dir, { ...given, onProgress: bar.show, signal }),
+      ),
+    );
   } finally {
     bar.end();
   }

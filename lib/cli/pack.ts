@@ -5,8 +5,10 @@ import { pipeline } from 'node:stream/promises';
 import { OverlayError } from '../errors.js';
 import { type CreateOptions, createLayer } from '../layers/create.js';
 import { isAtOrBelow, type Path, pathString, quotePath, toBytes, toPath, toReal } from '../paths.js';
+import { explainErrno, type Verdict } from '../verdicts.js';
 import { entryJson, entryLines } from './archive-lines.js';
 import { type Command, libraryOptions, type Outcome, ownFlag } from './command.js';
+import { untilInterrupted } from './interrupt.js';
 import { hasLayers, layerFlags, mountedLayers } from './layers.js';
 import type { Parsed } from './parse.js';
 import { formatSize, ProgressBar } from './progress.js';
@@ -51,11 +53,20 @@ async function writeFile(stream: NodeJS.ReadableStream, path: Path, packed: read
     if (isFile) await rm(written, { force: true });
     const { errno, syscall } = error as NodeJS.ErrnoException;
     if (error instanceof OverlayError || errno === undefined || syscall === undefined) throw error;
-    const what = `the archive ${quotePath(path)} could not be written`;
-    throw new OverlayError(
-      { errno: -errno, syscall, reason: 'path-inaccessible', what, path: pathString(path) },
-      { cause: error },
-    );
+    const name = `the archive ${quotePath(path)}`;
+    const found = explainErrno(-errno, { name, purpose: `write ${name}` });
+    const isFull = found.reason === 'out-of-space';
+    const verdict: Verdict = isFull ? found : { reason: 'path-inaccessible', what: `${name} could not be written` };
+    throw new OverlayError({ errno: -errno, syscall, path: pathString(path), ...verdict }, { cause: error });
+  }
+}
+
+async function writeToStdout(stream: NodeJS.ReadableStream): Promise<void> {
+  try {
+    await pipeline(stream, process.stdout, { end: false });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EPIPE') throw error;
+    throw new Error('the program that reads the archive ended before it had all', { cause: error });
   }
 }
 
@@ -80,15 +91,18 @@ async function run(parsed: Parsed): Promise<Outcome> {
     throw new UsageError('an archive is nothing for a terminal', 'Name a file, or send it into a pipe.');
   }
   const bar = new ProgressBar(options['json'] === true);
-  const stream = createLayer(mount ?? dir, {
-    compression: isStdout ? 'none' : compressionOf(archive),
-    ...chosen,
-    onProgress: bar.show,
-  });
   try {
-    if (isStdout) await pipeline(stream, process.stdout, { end: false });
-    else await writeFile(stream, archive, [dir, ...(upperdir === undefined ? [] : [toPath(upperdir, 'upperdir')])]);
-    const summary = await stream.summary;
+    const summary = await untilInterrupted(async (signal) => {
+      const stream = createLayer(mount ?? dir, {
+        compression: isStdout ? 'none' : compressionOf(archive),
+        ...chosen,
+        onProgress: bar.show,
+        signal,
+      });
+      if (isStdout) await writeToStdout(stream);
+      else await writeFile(stream, archive, [dir, ...(upperdir === undefined ? [] : [toPath(upperdir, 'upperdir')])]);
+      return stream.summary;
+    });
     const { entries, size, whiteouts, digest, sockets } = summary;
     const lines = [
       `${entries} entries, ${formatSize(size)}, ${whiteouts} whiteouts`,

@@ -22,6 +22,7 @@ export const AT_STATX_DONT_SYNC = 0x4000;
 // O_DIRECTORY and O_NOFOLLOW differ between architectures. Node takes them from the headers of libc.
 export const O_DIRECTORY: number = constants.O_DIRECTORY;
 export const O_NOFOLLOW: number = constants.O_NOFOLLOW;
+export const O_WRONLY = 1;
 export const O_NONBLOCK = 0o4000;
 export const O_CLOEXEC = 0o2000000;
 export const O_PATH = 0o10000000;

@@ -87,7 +87,7 @@ export interface ApplyOptions {
   readonly maxPathDepth?: number | undefined;
   /** The most bytes that one compressed byte may stand for, after the first 64 MiB. Default: 200. */
   readonly maxRatio?: number | undefined;
-  /** Called after each chunk, about 1 MiB. */
+  /** Called after each chunk, about 2 MiB. */
   readonly onProgress?: ((progress: ApplyProgress) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
   /** `'end'` writes the file system back to its disk at the end, syncfs(2). Default: `'none'`. */
@@ -352,11 +352,60 @@ function explainSource(error: NodeJS.ErrnoException, path: Path): unknown {
   );
 }
 
+/** Opens a path. An abort ends the wait for a program that writes to a pipe. */
+async function openPath(path: Path, memory: ChunkMemory, signal: AbortSignal | undefined): Promise<SourceFile> {
+  const { stat } = process.getBuiltinModule('node:fs');
+  const isPipe = (): Promise<boolean> =>
+    new Promise((resolve) => stat(Buffer.from(toBytes(path)), (_, found) => resolve(found?.isFIFO() === true)));
+  if (signal === undefined || !(await isPipe())) return SourceFile.open(path, memory);
+  const opening = SourceFile.open(path, memory);
+  const { aborted, forget } = rejectOnAbort(signal);
+  try {
+    return await Promise.race([opening, aborted]);
+  } catch (error) {
+    await releaseReader(path, opening);
+    throw error;
+  } finally {
+    forget();
+  }
+}
+
+/** Opens a pipe for writing, so that Node's thread that waits in open(2), or is about to, goes on. */
+async function releaseReader(path: Path, opening: Promise<SourceFile>): Promise<void> {
+  let isOver = false;
+  const close = async (): Promise<void> => {
+    await (await opening).close();
+    isOver = true;
+  };
+  close().catch(() => {
+    isOver = true;
+  });
+  while (!isOver) {
+    const plan = new Plan();
+    plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_WRONLY | k.O_NONBLOCK | k.O_CLOEXEC, 0]);
+    const outcome = await perform(plan);
+    // No reader waits yet.
+    if (outcome instanceof StepFailure && outcome.errno !== e.ENXIO) return;
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+}
+
+/** Returns a promise that rejects when the signal aborts. */
+function rejectOnAbort(signal: AbortSignal): { readonly aborted: Promise<never>; readonly forget: () => void } {
+  let forget = (): void => {};
+  const aborted = new Promise<never>((_, reject) => {
+    forget = onAbort(signal, () => reject(abortError(signal)));
+    if (signal.aborted) reject(abortError(signal));
+  });
+  aborted.catch(() => {});
+  return { aborted, forget };
+}
+
 const isStream = (source: unknown): source is AsyncIterable<unknown> =>
   typeof source === 'object' && source !== null && Symbol.asyncIterator in source;
 
 /** Opens a source, whose chunks are in this memory. */
-async function open(source: unknown, memory: ChunkMemory): Promise<Source> {
+async function open(source: unknown, memory: ChunkMemory, signal?: AbortSignal): Promise<Source> {
   if (source instanceof Uint8Array)
     return { chunks: ofCaller([source], memory), total: source.length, close: () => {} };
   if (isStream(source)) {
@@ -366,7 +415,7 @@ async function open(source: unknown, memory: ChunkMemory): Promise<Source> {
   if (typeof source !== 'string' && !(source instanceof URL)) {
     throw invalidArgumentType('source', 'a path, bytes, or a stream of bytes', source);
   }
-  return SourceFile.open(toAbsolute(toPath(source, 'source')), memory);
+  return openPath(toAbsolute(toPath(source, 'source')), memory, signal);
 }
 
 // ------------------------------------------------------------------------------------------------------ the target
@@ -808,12 +857,7 @@ async function* untilAborted(chunks: AsyncIterable<Uint8Array>, signal?: AbortSi
     yield* { [Symbol.asyncIterator]: () => iterator };
     return;
   }
-  let forget: (() => void) | undefined;
-  const aborted = new Promise<never>((_, reject) => {
-    forget = onAbort(signal, () => reject(abortError(signal)));
-    if (signal.aborted) reject(abortError(signal));
-  });
-  aborted.catch(() => {});
+  const { aborted, forget } = rejectOnAbort(signal);
   let isDone = false;
   try {
     while (!isDone) {
@@ -822,7 +866,7 @@ async function* untilAborted(chunks: AsyncIterable<Uint8Array>, signal?: AbortSi
       else yield next.value;
     }
   } finally {
-    forget?.();
+    forget();
     // A chunk that never comes would keep this waiting.
     if (!isDone) iterator.return?.()?.catch?.(() => {});
   }
@@ -942,9 +986,11 @@ async function apply(source: ArchiveSource, dir: PathLike, checked: Checked): Pr
   const path = withoutTrailingSlashes(toAbsolute(toPath(dir, 'dir')));
   if (checked.signal?.aborted) throw abortError(checked.signal);
   const memory = new ChunkMemory();
-  const opened = await open(source, memory);
+  const opened = await open(source, memory, checked.signal);
   let target: Target | undefined;
   try {
+    // They are needed at the end, but a wrong path is an error before anything is written.
+    if (!checked.isNew) (await run(openLayers(await checked.lowers()))).close();
     target = await openTarget(path);
     const summary = await unpack(opened, memory, target, checked);
     await finishTarget(target);

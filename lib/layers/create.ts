@@ -6,7 +6,7 @@ import { abortError, conflictingOptions, invalidArgumentType, OverlayError, outO
 import * as k from '../kernel/constants.js';
 import { Slices } from '../kernel/slices.js';
 import { run, type Task } from '../kernel/task.js';
-import { joinPath, type PathLike, pathString, quotePath } from '../paths.js';
+import { joinPath, type PathLike, pathString, quotePath, toPath } from '../paths.js';
 import type { Reason } from '../reasons.js';
 import { CHUNK, type Compression, encode, levels } from '../tar/compression.js';
 import { Digester } from '../tar/digest.js';
@@ -68,7 +68,7 @@ export interface CreateOptions {
   readonly owners?: OwnerMaps | undefined;
   /** Extended attributes that are left out. Default: `['security.selinux']`. */
   readonly excludeXattrs?: readonly string[] | undefined;
-  /** Called after each chunk, about 1 MiB. */
+  /** Called after each chunk, about 2 MiB. */
   readonly onProgress?: ((progress: CreateProgress) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
 }
@@ -734,7 +734,7 @@ export function createLayer(source: LayersLike | DirectoryStates, given?: Create
   const checked = checkCreateOptions(options, hasStates(source));
   const { lowerdir, datadir, userxattr } = options;
   const layers = hasStates(source)
-    ? toLayers(source.after, { lowerdir: [source.before], userxattr: false })
+    ? toLayers(toPath(source.after, 'after'), { lowerdir: [toPath(source.before, 'before')], userxattr: false })
     : toLayers(source, { lowerdir, datadir, userxattr });
   const { Readable: Stream } = process.getBuiltinModule('node:stream');
   const { promise, resolve, reject } = withResolvers<ArchiveSummary>();

@@ -274,7 +274,8 @@ export class Placement {
 
   /**
    * Follows a path as the kernel does with RESOLVE_IN_ROOT: absolute links begin at the root, and `..` does not lead
-   * out of it. Makes missing directories, or fails, or gives up where this layer says that nothing is there.
+   * out of it. Makes missing directories, or fails, or gives up where this layer says that nothing is there: a symbolic
+   * link of this layer takes the place of a directory below, and what it leads to is elsewhere.
    */
   #resolve(components: readonly string[], missing: 'make' | 'fail' | 'give up'): Found | undefined {
     const stack: Directory[] = [this.root];
@@ -293,7 +294,7 @@ export class Placement {
       if (node instanceof Directory) {
         stack.push(node);
         names.push(name);
-      } else if (node?.kind === 'symlink') {
+      } else if (node?.kind === 'symlink' && !(missing === 'give up' && node.isOurs)) {
         links++;
         if (links > MOST_LINKS) this.#fail(`more than ${MOST_LINKS} symbolic links lead to it`);
         waiting.push(...reversed(node.target));
@@ -361,7 +362,7 @@ export class Placement {
   }
 
   #makeWhiteout(components: readonly string[]): Placed {
-    // Nothing is left to hide below a file or a whiteout of this layer.
+    // Nothing is left to hide below a file, a symbolic link or a whiteout of this layer.
     const found = this.#resolve(components.slice(0, -1), 'give up');
     if (found === undefined) return { action: 'whiteout' };
     const { parent, name, path, node } = this.#placeIn(found, components);

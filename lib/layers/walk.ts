@@ -275,6 +275,8 @@ export function explainWalk(root: Path, errno: number, inside = ''): OverlayErro
     [e.EPERM]: denied,
     [e.ESTALE]: moved,
     [e.EXDEV]: moved,
+    // The walk has seen a directory there.
+    ...(inside !== '' && { [e.ENOENT]: moved, [e.ENOTDIR]: moved, [e.ELOOP]: moved }),
     [e.EAGAIN]: { reason: 'layer-changed', what: `${shown} changed during each attempt to read it` },
   };
   const verdict = own[errno] ?? explainErrno(errno, { name, purpose: `read ${shown}` });

@@ -1,7 +1,7 @@
 /**
  * Writes trees in batches. A thread of the library performs the operations in order, below a root directory. The writer
- * gathers operations and sends them in pieces of about 1 MiB. In the promise form it continues to gather while
- * threads write, one after the other, with at most 4 MiB outstanding. native/write.h describes the operations.
+ * gathers operations and sends them in pieces of about 2 MiB. In the promise form it continues to gather while
+ * threads write, one after the other, with at most 8 MiB outstanding. native/write.h describes the operations.
  */
 import { ECANCELED } from '../errnos.js';
 import { abortError } from '../errors.js';
@@ -14,7 +14,7 @@ import { inEitherForm, type Task } from '../kernel/task.js';
 import { addon, type OperationFlag, type OperationKind, type Stage } from '../native.js';
 import type { Records, Time } from './records.js';
 
-const PIECE = 1 << 20;
+const PIECE = 1 << 21;
 /** The size of the buffer for a piece. */
 const ROOM = PIECE + PIECE / 4;
 /** The most native calls under way: the next one begins when the first ends, without the event loop. */

@@ -67,6 +67,17 @@ function explainStage({ errno, stage, kind, attribute }: WriteFailure, name: str
     const what = `the file system allows no more links to the file that ${name} is a link to`;
     return { reason: 'permission-denied', what, hint: 'use another file system' } satisfies Verdict;
   }
+  if (stage === 'xattr' && (errno === e.EINVAL || errno === e.E2BIG || errno === e.ERANGE)) {
+    const what = `the kernel does not take the value of ${attributeText(attribute)} of ${name}`;
+    const hint = isOfArchive
+      ? 'make the archive anew, without it or with another value'
+      : 'remove it, or correct its value';
+    return { reason: 'xattr-denied', what, hint } satisfies Verdict;
+  }
+  if (stage === 'xattr' && errno === e.ENOSPC) {
+    const what = `no room is left for ${attributeText(attribute)} of ${name}: the file system is full, or holds no larger attributes`;
+    return { reason: 'out-of-space', what, hint: 'make room, or use another file system' } satisfies Verdict;
+  }
   // The writer enters no other mount. ext4 and xfs rename and link no file into a directory of another project.
   if (errno === e.EXDEV && (stage === 'place' || (stage === 'create' && kind === 'link'))) {
     const what = `the file system moves nothing to ${name}: that directory has another project id`;
@@ -79,9 +90,12 @@ function explainStage({ errno, stage, kind, attribute }: WriteFailure, name: str
   if (!isDenial(errno) && !(isOfArchive && stage === 'owner')) return undefined;
   const denied = (what: string, hint: Text): Verdict => ({ reason: 'permission-denied', what, hint });
   if (stage === 'xattr') {
-    const which = attribute === undefined ? 'the attributes' : `the attribute ${attribute}`;
     const hint = denial(attribute, isOfArchive);
-    return { reason: 'xattr-denied', what: `${which} of ${name} cannot be set`, hint } satisfies Verdict;
+    return {
+      reason: 'xattr-denied',
+      what: `${attributeText(attribute)} of ${name} cannot be set`,
+      hint,
+    } satisfies Verdict;
   }
   if (stage === 'owner') {
     const ofArchive = text`pass ${option('owners', 'ignore')}, or maps to ids that this process may use`;
@@ -91,6 +105,9 @@ function explainStage({ errno, stage, kind, attribute }: WriteFailure, name: str
   if (kind !== 'node') return undefined;
   return denied(`this process may not make the device ${name}`, text`pass ${option('devices', 'skip')}`);
 }
+
+const attributeText = (name: string | undefined): string =>
+  name === undefined ? 'the attributes' : `the attribute ${name}`;
 
 function denial(attribute: string | undefined, isOfArchive: boolean): Text {
   if (attribute !== undefined && !attribute.startsWith('trusted.')) {

@@ -274,8 +274,9 @@ export class TarReader {
     if (type === 'file' && (typeflag === 'S' || (values !== undefined && isSparse(values, extended.records)))) {
       return this.#readSparseEntry(header, block, typeflag, extended.records, values, stored);
     }
-    // Links, devices and directories have no data; some programs write a size all the same.
-    const data = type === 'file' || typeflag === 'D' ? stored : 0;
+    // Links, devices and directories have no data; some programs write a size all the same. A file that is a
+    // directory by its name alone has data.
+    const data = types[typeflag] === 'file' || typeflag === 'D' ? stored : 0;
     this.#handler.entry(type === 'file' ? { ...header, size: data } : header);
     const end = this.#at + padded(data);
     if (end > this.#chunk.length) return this.#readData(type, data);

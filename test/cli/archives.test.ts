@@ -1,7 +1,8 @@
 /** `overlayfs apply` and `overlayfs pack` */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { existsSync, lstatSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import test from 'ava';
 import { formatProgress } from '#lib/cli/progress.js';
 import { kernelTest, makeTree, scratch } from '../support/index.js';
@@ -73,6 +74,48 @@ kernelTest('--dry-run lists and writes nothing', async (t) => {
   t.is(await cli('pack', '--dry-run', join(dir, 'upper')), await cli('apply', '--dry-run', join(dir, 'a.tar')));
   t.is(JSON.parse(await cli('apply', '--dry-run', '--json', join(dir, 'a.tar'))).entries.length, 3);
   t.deepEqual(readdirSync(dir).sort(), ['a.tar', 'upper']);
+});
+
+/** Runs a script in which "$@" is the program. */
+function sh(script: string): {
+  readonly status: number | null;
+  readonly signal: string | null;
+  readonly stderr: string;
+} {
+  return spawnSync('bash', ['-c', script, 'bash', process.execPath, program], { encoding: 'utf8' });
+}
+
+kernelTest('a reader that ends early: a list is complete, an archive is not', (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'upper/file': 'data' });
+  for (let i = 0; i < 3000; i++) writeFileSync(join(dir, `upper/a-name-that-fills-the-pipe-${i}`), '');
+  const list = sh(`"$@" pack --dry-run ${dir}/upper | true; exit \${PIPESTATUS[0]}`);
+  t.deepEqual([list.status, list.stderr], [0, '']);
+  const archive = sh(`"$@" pack ${dir}/upper | true; exit \${PIPESTATUS[0]}`);
+  t.is(archive.status, 1);
+  t.is(archive.stderr, 'overlayfs: the program that reads the archive ended before it had all\n');
+});
+
+kernelTest('a signal ends apply, and nothing temporary is left', async (t) => {
+  const dir = scratch(t);
+  const child = spawn(process.execPath, [program, 'apply', '-', join(dir, 'out')], {
+    stdio: ['pipe', 'ignore', 'ignore'],
+  });
+  const ended = new Promise((resolve) => child.on('exit', (_, signal) => resolve(signal)));
+  // It has begun when the temporary directory is there, and waits for the rest.
+  child.stdin.write(Buffer.alloc(512));
+  while (readdirSync(dir).length === 0) await setTimeout(5);
+  child.kill('SIGTERM');
+  t.is(await ended, 'SIGTERM');
+  t.deepEqual(readdirSync(dir), []);
+});
+
+kernelTest('pack to a full device names the reason', async (t) => {
+  const dir = scratch(t);
+  makeTree(dir, { 'upper/file': 'data' });
+  const { code, stderr } = await overlayfs('pack', join(dir, 'upper'), '/dev/full');
+  t.is(code, 1);
+  t.regex(stderr, /reason: out-of-space/);
 });
 
 kernelTest('wrong calls and archives', async (t) => {

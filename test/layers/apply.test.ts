@@ -192,6 +192,26 @@ kernelTest('a whiteout in what is a file or a whiteout by now: nothing is left t
   t.deepEqual(readdirSync(plain.root), ['f']);
 });
 
+kernelTest('a whiteout in what is a symbolic link of this layer: nothing where that leads is touched', async (t) => {
+  // As umoci packs a directory that a link has replaced: /bin where /usr was merged.
+  const merged = [symlink('bin', 'usr/bin'), file('bin/.wh.ls', '')];
+  const layer = await apply(t, merged);
+  t.is(layer.summary.whiteouts, 1);
+  t.deepEqual(readdirSync(layer.root), ['bin']);
+  const before = (root: string): void => {
+    mkdirSync(join(root, 'usr/bin'), { recursive: true });
+    writeFileSync(join(root, 'usr/bin/ls'), 'ls');
+  };
+  const plain = await apply(t, merged, { layout: 'plain' }, before);
+  t.deepEqual(readdirSync(join(plain.root, 'usr/bin')), ['ls']);
+  // A link from before is the way to what is there.
+  const through = await apply(t, [file('bin/.wh.ls', '')], { layout: 'plain' }, (root) => {
+    before(root);
+    symlinkSync('usr/bin', join(root, 'bin'));
+  });
+  t.deepEqual(readdirSync(join(through.root, 'usr/bin')), []);
+});
+
 kernelTest('a file where this layer made a whiteout: the file', async (t) => {
   const { root } = await apply(t, [file('.wh.f', ''), file('f', 'new')]);
   t.is(readFileSync(join(root, 'f'), 'utf8'), 'new');
@@ -737,10 +757,50 @@ kernelTest('wrong arguments', async (t) => {
   t.deepEqual(readdirSync(base), []);
 });
 
+kernelTest('an abort ends the wait for a program that writes to a pipe, and the thread that waits', async (t) => {
+  const base = scratch(t);
+  const before = countDescriptors();
+  // More than Node has threads.
+  for (let i = 0; i < 6; i++) {
+    const pipe = join(base, `pipe-${i}`);
+    execFileSync('mkfifo', [pipe]);
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(), 5);
+    const { signal } = controller;
+    await t.throwsAsync(applyLayer(pipe, join(base, 'out'), { signal }), { code: 'ABORT_ERR' });
+  }
+  while (countDescriptors() > before) await new Promise((resolve) => setTimeout(resolve, 5));
+  t.is(readdirSync(base).length, 6, 'nothing but the pipes');
+});
+
+kernelTest('a lower layer that does not exist is an error, though no entry needs it', async (t) => {
+  const base = scratch(t);
+  const applying = applyLayer(archiveOf(dir('d/')), join(base, 'out'), { lowerdir: join(base, 'lower') });
+  const error = await t.throwsAsync(applying, { instanceOf: OverlayError });
+  t.is(error?.reason, 'path-missing');
+  t.deepEqual(readdirSync(base), []);
+});
+
+kernelTest('a value that the kernel does not take: the error names the attribute', async (t) => {
+  const base = scratch(t);
+  for (const [name, value] of [
+    ['security.capability', Buffer.from('no capability')],
+    ['user.large', Buffer.alloc(70_000)],
+  ] as const) {
+    const entry = file('f', '', { xattrs: new Map([[name, value]]) });
+    const error = await t.throwsAsync(applyLayer(archiveOf(entry), join(base, 'out')), { instanceOf: OverlayError });
+    t.is(error?.reason, 'xattr-denied');
+    t.regex(
+      error?.message ?? '',
+      new RegExp(`does not take the value of the attribute ${name} of '.*/f', of the entry`),
+    );
+  }
+});
+
 kernelTest('progress counts up to the end', async (t) => {
   const base = scratch(t);
   const seen: number[] = [];
-  const archive = archiveOf(...Array.from({ length: 50 }, (_, i) => file(`f${i}`, 'x'.repeat(100_000))));
+  const archive = archiveOf(...Array.from({ length: 50 }, (_, i) => file(`f${i}`, 'x'.repeat(200_000))));
   await applyLayer(archive, join(base, 'out'), {
     sync: 'end',
     onProgress: ({ bytes, read, total }) => {

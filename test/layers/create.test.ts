@@ -491,4 +491,6 @@ kernelTest('two states of a directory: only what changed, and the directories th
   const names = readArchive(await collect(states)).map(({ entry }) => entry.name);
   t.deepEqual(names, ['./', 'd/', 'd/sub/', 'd/sub/deep', 'file/', '.wh.other']);
   t.throws(() => createLayer(states, { layout: 'plain' }), { message: /two states/ });
+  t.throws(() => createLayer({ before: '', after: dir }), { message: /"before"/ });
+  t.throws(() => createLayer({ before: dir, after: '' }), { message: /"after"/ });
 });

@@ -34,6 +34,16 @@ test('an archive without entries', (t) => {
 test('v7: a name with a slash at its end is a directory', (t) => {
   t.is(one(rawHeader({ 0: 'dir/', 156: '\0', 257: '\0\0\0\0\0\0\0\0' })).entry.type, 'directory');
   t.is(one(rawHeader({ 0: 'file', 156: '\0', 257: '\0\0\0\0\0\0\0\0' })).entry.type, 'file');
+  // GNU tar and bsdtar pass over what its header counts.
+  const [named, next] = readArchive(
+    archiveOf(
+      rawHeader({ 0: 'dir/', 124: '00000000004\0' }),
+      Buffer.concat([Buffer.from('data')], 512),
+      pack({ name: 'next' }),
+    ),
+  );
+  t.like(named?.entry, { type: 'directory', size: 0 });
+  t.is(next?.entry.name, 'next');
 });
 
 test('ustar: a prefix; star keeps times behind its own', (t) => {
