@@ -43,12 +43,14 @@ const entries = { ...Object.fromEntries(publicEntries), ...programs };
 
 /** The modules that most programs never need, or only when a call fails. index.js loads them together, from a file. */
 const deferred = [
+  'lib/archives/',
   'lib/diagnosis/',
   'lib/features/probe-before',
   'lib/holders/',
   'lib/in-use/probe',
   'lib/kernel/format',
   'lib/layers/',
+  'lib/merge/',
   'lib/mount-table/entry',
   'lib/mount-table/events',
   'lib/mount-table/layers-of',
@@ -66,6 +68,7 @@ const deferred = [
   'lib/programs/',
   'lib/reasons',
   'lib/rootless/',
+  'lib/trees/',
 ];
 const isDeferred = (source) => deferred.some((start) => source.startsWith(start));
 

@@ -7,7 +7,7 @@
 namespace overlayfs {
 
 // A batch is a sequence of these. After each come the path, a NUL, and padding to a multiple of 8 bytes.
-// lib/layers/read-files.ts writes them.
+// lib/archives/read-files.ts writes them.
 struct FileRecord {
   uint32_t size;         // with what follows
   int32_t root;          // the descriptor below which the path is

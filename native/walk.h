@@ -12,7 +12,7 @@
 
 namespace overlayfs {
 
-// lib/layers/records.ts reads records. The name, the target of a symbolic link and the extended attributes follow a
+// lib/trees/records.ts reads records. The name, the target of a symbolic link and the extended attributes follow a
 // record, each aligned to 8 bytes. An attribute has the uint32 size of its name, the uint32 size of its value, and the
 // bytes of both, each aligned to 4 bytes.
 struct Record {

@@ -1,5 +1,5 @@
 // Writes trees: performs a batch of operations in order, below one root directory and, if the batch needs them, other
-// roots. TypeScript decides on the operations (lib/layers/write.ts); this code performs them and reports the first one
+// roots. TypeScript decides on the operations (lib/trees/write.ts); this code performs them and reports the first one
 // that fails.
 //
 // A batch is a sequence of records. These parts follow each record without gaps: the path and a NUL, the other text and
@@ -18,7 +18,7 @@
 
 namespace overlayfs {
 
-// The kinds of operations. lib/layers/write.ts learns the numbers from the addon.
+// The kinds of operations. lib/trees/write.ts learns the numbers from the addon.
 #define OVERLAYFS_OPERATIONS(X) \
   /* sets those of owner, attributes, mode and times that the record has, on any file */ \
   X(metadata)                   \
@@ -76,7 +76,7 @@ enum Flag : uint16_t {
 };
 }  // namespace wants
 
-// The part of an operation that failed. lib/layers/written.ts has the system call of each.
+// The part of an operation that failed. lib/trees/written.ts has the system call of each.
 #define OVERLAYFS_STAGES(X) X(parent) X(create) X(data) X(owner) X(xattr) X(mode) X(times) X(place) X(remove) X(source) X(sync)
 
 enum class Stage : uint64_t {

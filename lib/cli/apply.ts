@@ -1,5 +1,5 @@
 /** `overlayfs apply` */
-import { type ApplyOptions, applyLayer } from '../layers/apply.js';
+import { type ApplyOptions, applyLayer } from '../archives/apply.js';
 import { formatBytes, type Path, toAbsolute, toBytes } from '../paths.js';
 import { entryJson, entryLines } from './archive-lines.js';
 import { type Command, libraryOptions, type Outcome, ownFlag } from './command.js';

@@ -1,5 +1,5 @@
 /** The entries of a layer archive as lines, for `--dry-run`. */
-import { readEntries } from '../layers/apply.js';
+import { readEntries } from '../archives/apply.js';
 import { formatBytes } from '../paths.js';
 import type { FoundEntry } from '../tar/entry.js';
 import { toPlain } from './json.js';

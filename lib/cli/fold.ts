@@ -1,5 +1,5 @@
 /** `overlayfs squash` and `overlayfs flatten` */
-import { type FlattenOptions, flattenLayers, type SquashOptions, squashLayers } from '../layers/fold.js';
+import { type FlattenOptions, flattenLayers, type SquashOptions, squashLayers } from '../merge/fold.js';
 import { type Command, libraryOptions, type Outcome, ownFlag } from './command.js';
 import { untilInterrupted } from './interrupt.js';
 import { mountedLayers } from './layers.js';

@@ -1,8 +1,8 @@
 /** The layers that a command line names: by flags, or by the mount point of an overlay. */
 import { realpathSync } from 'node:fs';
-import type { MountedLayers } from '../layers/given.js';
 import { findMount } from '../mount-table/list.js';
 import { isSamePath, type Path } from '../paths.js';
+import type { MountedLayers } from '../trees/given.js';
 import { ownFlag } from './command.js';
 import type { Parsed } from './parse.js';
 

@@ -1,7 +1,7 @@
 /** `overlayfs merge` and `overlayfs baseline` */
 import { readFileSync } from 'node:fs';
-import { baseline as takeBaseline } from '../layers/baseline.js';
-import { type MergeOptions, mergeLayer } from '../layers/merge.js';
+import { baseline as takeBaseline } from '../merge/baseline.js';
+import { type MergeOptions, mergeLayer } from '../merge/merge.js';
 import { formatBytes, type Path, toBytes } from '../paths.js';
 import { type Command, libraryOptions, type Outcome, ownFlag } from './command.js';
 import { conflictText, FAILED } from './errors.js';

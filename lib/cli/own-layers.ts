@@ -4,8 +4,8 @@ import { EBUSY } from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { close, type Held } from '../kernel/held.js';
 import { run } from '../kernel/task.js';
-import { lockDirectory } from '../layers/lock.js';
 import { type Path, pathString, quotePath, splitPath, toBytes } from '../paths.js';
+import { lockDirectory } from '../trees/lock.js';
 
 export interface OwnLayers {
   /** Releases the locks and removes the directories that were made. Called if the mount failed. */

@@ -2,8 +2,8 @@
 import { createWriteStream } from 'node:fs';
 import { realpath, rename, rm, stat } from 'node:fs/promises';
 import { pipeline } from 'node:stream/promises';
+import { type CreateOptions, createLayer } from '../archives/create.js';
 import { OverlayError } from '../errors.js';
-import { type CreateOptions, createLayer } from '../layers/create.js';
 import { isAtOrBelow, type Path, pathString, quotePath, toBytes, toPath, toReal } from '../paths.js';
 import { explainErrno, type Verdict } from '../verdicts.js';
 import { entryJson, entryLines } from './archive-lines.js';

@@ -3,10 +3,10 @@ import { abortError, invalidArgumentType, invalidArgumentValue } from '../errors
 import { close, type Held } from '../kernel/held.js';
 import { onAbort } from '../kernel/on-abort.js';
 import { run, type Task } from '../kernel/task.js';
-import { lockDirectory } from '../layers/lock.js';
 import { quotePath } from '../paths.js';
 import { SnapshotError } from '../snapshots/errors.js';
 import type { Snapshotter } from '../snapshots/index.js';
+import { lockDirectory } from '../trees/lock.js';
 import { type Admin, serveAdmin } from './admin.js';
 import { type Listener, listen } from './listen.js';
 import { Log } from './log.js';

@@ -1,14 +1,15 @@
 /** Containers committed: what one has changed becomes the next layer of an image. */
-import { checkText, toOptions } from '../arguments.js';
-import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
+
 import {
   type CreateOptions,
   checkCreateOptions,
   checkEpoch,
   createLayer,
   type LayerArchive,
-} from '../layers/create.js';
-import type { OwnerMaps } from '../layers/owner-maps.js';
+} from '../archives/create.js';
+import type { OwnerMaps } from '../archives/owner-maps.js';
+import { checkText, toOptions } from '../arguments.js';
+import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
 import { ownIds } from '../namespaces/user-namespace.js';
 import { toRootMap } from '../rootless/sub-ids.js';
 import { layersOf } from '../snapshots/mount-all.js';

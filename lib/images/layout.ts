@@ -7,8 +7,8 @@ import { checkSignal } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
 import { close } from '../kernel/held.js';
 import { pause, run } from '../kernel/task.js';
-import { lockDirectory } from '../layers/lock.js';
 import { type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
+import { lockDirectory } from '../trees/lock.js';
 import {
   type Descriptor,
   formatPlatform,

@@ -1,16 +1,16 @@
 /** Images unpacked: each layer becomes a committed snapshot, called by its chain id. */
 import { availableParallelism } from 'node:os';
+import { type ApplyOptions, applyLayerOver } from '../archives/apply.js';
 import { checkFunction, checkSignal, checkWord, toOptions } from '../arguments.js';
 import { abortError, invalidArgumentType, OverlayError } from '../errors.js';
 import { kernelFeaturesSync } from '../features/probe.js';
 import { close, type Held } from '../kernel/held.js';
 import { pause, run } from '../kernel/task.js';
-import { type ApplyOptions, applyLayerOver } from '../layers/apply.js';
-import { lockDirectory } from '../layers/lock.js';
 import type { Path } from '../paths.js';
 import type { SnapshotErrorCode } from '../snapshots/errors.js';
 import { type SnapshotMount, upperPath } from '../snapshots/mounts.js';
 import type { Snapshotter } from '../snapshots/snapshotter.js';
+import { lockDirectory } from '../trees/lock.js';
 import { ImageError } from './errors.js';
 import { type Image, type ImageLayer, mismatch } from './layout.js';
 

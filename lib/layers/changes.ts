@@ -6,12 +6,12 @@ import * as k from '../kernel/constants.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import { askTolerant, emit, type StreamTask, stream, streamSync, type Task } from '../kernel/task.js';
 import { formatBytes, type PathLike } from '../paths.js';
-import { below, comparePaths, encodePath, type PathEncoding, toBytePath, toEncoding } from './encodings.js';
-import { type GivenLayers, type LayersLike, toLayers } from './given.js';
-import { HANDLE_ROOM, IndexedFiles, ORIGIN } from './indexed.js';
-import { isWhiteoutEntry, type MarkSpace, type Marks, readMarks, shownAttributes } from './marks.js';
-import { MergedWalker } from './merged.js';
-import { type Attributes, haveSameAttributes } from './records.js';
+import { below, comparePaths, encodePath, type PathEncoding, toBytePath, toEncoding } from '../trees/encodings.js';
+import { type GivenLayers, type LayersLike, toLayers } from '../trees/given.js';
+import { HANDLE_ROOM, IndexedFiles, ORIGIN } from '../trees/indexed.js';
+import { isWhiteoutEntry, type MarkSpace, type Marks, readMarks, shownAttributes } from '../trees/marks.js';
+import { MergedWalker } from '../trees/merged.js';
+import { type Attributes, haveSameAttributes } from '../trees/records.js';
 import {
   findChild,
   haveSameBytes,
@@ -22,8 +22,8 @@ import {
   placesOf,
   type Source,
   toSource,
-} from './stack.js';
-import { examine, explainWalk, Walker } from './walk.js';
+} from '../trees/stack.js';
+import { examine, explainWalk, Walker } from '../trees/walk.js';
 
 /** The types of entries, by their S_IFMT bits. */
 const types = {

@@ -6,8 +6,8 @@ import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { ask, list, type Task } from '../kernel/task.js';
 import { joinPath, type Path } from '../paths.js';
+import { opaqueName } from '../trees/xattrs.js';
 import { addMark, isMarked } from './opaque.js';
-import { opaqueName } from './xattrs.js';
 
 export interface HalfMarked {
   /** Directories that have only the mark for the other kind of mount. */

@@ -4,7 +4,6 @@
  * @packageDocumentation
  */
 
-export type { Conflict } from '../errors.js';
 export {
   type ApplyOptions,
   type ApplyProgress,
@@ -12,8 +11,32 @@ export {
   applyLayer,
   type LayerSummary,
   type SkippedEntries,
-} from './apply.js';
-export { type Baseline, baseline, baselineSync } from './baseline.js';
+} from '../archives/apply.js';
+export {
+  type ArchiveSummary,
+  type CreateOptions,
+  type CreateProgress,
+  createLayer,
+  type DirectoryStates,
+  type LayerArchive,
+} from '../archives/create.js';
+export type { IdRange, OwnerMaps } from '../archives/owner-maps.js';
+export type { Conflict } from '../errors.js';
+export { type Baseline, baseline, baselineSync } from '../merge/baseline.js';
+export {
+  type FlattenOptions,
+  type FoldProgress,
+  type FoldSummary,
+  flattenLayers,
+  flattenLayersSync,
+  type SquashOptions,
+  squashLayers,
+  squashLayersSync,
+} from '../merge/fold.js';
+export { type MergeOptions, mergeLayer, mergeLayerSync } from '../merge/merge.js';
+export type { MergeProgress, MergeSummary } from '../merge/write.js';
+export type { PathEncoding } from '../trees/encodings.js';
+export type { LayersLike, MountedLayers } from '../trees/given.js';
 export {
   type Change,
   type ChangedProperty,
@@ -25,26 +48,6 @@ export {
   formatChanges,
 } from './changes.js';
 export {
-  type ArchiveSummary,
-  type CreateOptions,
-  type CreateProgress,
-  createLayer,
-  type DirectoryStates,
-  type LayerArchive,
-} from './create.js';
-export type { PathEncoding } from './encodings.js';
-export {
-  type FlattenOptions,
-  type FoldProgress,
-  type FoldSummary,
-  flattenLayers,
-  flattenLayersSync,
-  type SquashOptions,
-  squashLayers,
-  squashLayersSync,
-} from './fold.js';
-export type { LayersLike, MountedLayers } from './given.js';
-export {
   type Hider,
   type LayerLookup,
   type LayerRole,
@@ -53,10 +56,7 @@ export {
   lookup,
   lookupSync,
 } from './lookup.js';
-export { type MergeOptions, mergeLayer, mergeLayerSync } from './merge.js';
-export type { MergeProgress, MergeSummary } from './merge-write.js';
 export { isOpaque, isOpaqueSync, makeOpaque, makeOpaqueSync, type OpaqueOptions } from './opaque.js';
-export type { IdRange, OwnerMaps } from './owner-maps.js';
 export { removeLayer, removeLayerSync } from './remove.js';
 export { type DiskUsage, diskUsage, diskUsageSync } from './usage.js';
 export { type LayerFault, type LayerFinding, type VerifyLayerOptions, verifyLayer, verifyLayerSync } from './verify.js';

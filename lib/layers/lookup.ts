@@ -5,11 +5,11 @@ import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
 import * as k from '../kernel/constants.js';
 import { run, runSync, type Task } from '../kernel/task.js';
 import { type Path, type PathLike, toAbsolute, toPath } from '../paths.js';
+import { encodePath, type PathEncoding, toEncoding } from '../trees/encodings.js';
+import { isMount, type MountedLayers, toPaths, toSpace } from '../trees/given.js';
+import { findChild, isAbsent, type LayerStack, openLayers, placesOf, type Source, toSource } from '../trees/stack.js';
+import { examine, explainWalk } from '../trees/walk.js';
 import { type EntryType, toEntryType } from './changes.js';
-import { encodePath, type PathEncoding, toEncoding } from './encodings.js';
-import { isMount, type MountedLayers, toPaths, toSpace } from './given.js';
-import { findChild, isAbsent, type LayerStack, openLayers, placesOf, type Source, toSource } from './stack.js';
-import { examine, explainWalk } from './walk.js';
 
 /** An entry of a layer above that hides another one. It has the path of that entry, or of a directory above it. */
 export interface Hider<P extends string | Buffer = string> {

@@ -19,8 +19,8 @@ import {
   withoutTrailingSlashes,
 } from '../paths.js';
 import { option, text } from '../text.js';
+import { opaqueName } from '../trees/xattrs.js';
 import { explainErrno, type Verdict } from '../verdicts.js';
-import { opaqueName } from './xattrs.js';
 
 export interface OpaqueOptions {
   /**

@@ -22,9 +22,9 @@ import {
 } from '../paths.js';
 import { makeSubIdNamespace } from '../rootless/sub-ids.js';
 import { text } from '../text.js';
+import { lockDirectory } from '../trees/lock.js';
+import { inUse, refuseUsed, usedByOther, usedUnseen } from '../trees/used.js';
 import { explainErrno, type Verdict } from '../verdicts.js';
-import { lockDirectory } from './lock.js';
-import { inUse, refuseUsed, usedByOther, usedUnseen } from './used.js';
 
 /** The number of entries that one native call removes. An exiting program waits for the current call. */
 const SLICE = 5000;

@@ -4,7 +4,7 @@ import * as e from '../errnos.js';
 import * as k from '../kernel/constants.js';
 import { run, runSync, type Task } from '../kernel/task.js';
 import { type Path, type PathLike, toAbsolute, toPath } from '../paths.js';
-import { Walker } from './walk.js';
+import { Walker } from '../trees/walk.js';
 
 export interface DiskUsage {
   /** The allocated space in bytes. It is less than the size for sparse files and metacopies. */

@@ -4,13 +4,13 @@ import { toBooleanOptions } from '../arguments.js';
 import * as k from '../kernel/constants.js';
 import { run, runSync, type Task } from '../kernel/task.js';
 import { type Path, type PathLike, toAbsolute, toPath } from '../paths.js';
+import { encodePath, type PathEncoding, toEncoding } from '../trees/encodings.js';
+import { toPaths, toSpace } from '../trees/given.js';
+import { isWhiteoutDevice, isWhiteoutEntry, type MarkSpace, markName, readMarks } from '../trees/marks.js';
+import type { Attributes } from '../trees/records.js';
+import { findChild, type LayerStack, openLayers, type Places, placesOf, type Source } from '../trees/stack.js';
+import { Walker } from '../trees/walk.js';
 import type { ChangesOptions } from './changes.js';
-import { encodePath, type PathEncoding, toEncoding } from './encodings.js';
-import { toPaths, toSpace } from './given.js';
-import { isWhiteoutDevice, isWhiteoutEntry, type MarkSpace, markName, readMarks } from './marks.js';
-import type { Attributes } from './records.js';
-import { findChild, type LayerStack, openLayers, type Places, placesOf, type Source } from './stack.js';
-import { Walker } from './walk.js';
 
 /** The faults of a layer, each with its remedy. */
 const faults = {

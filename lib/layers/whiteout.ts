@@ -21,8 +21,8 @@ import {
   withoutTrailingSlashes,
 } from '../paths.js';
 import { either, option, text } from '../text.js';
+import { whiteoutName } from '../trees/xattrs.js';
 import { explainErrno, type Verdict } from '../verdicts.js';
-import { whiteoutName } from './xattrs.js';
 
 export interface WhiteoutOptions {
   /**

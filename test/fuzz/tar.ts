@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { OverlayError } from 'overlayfs';
 import { applyLayer, removeLayer } from 'overlayfs/layers';
-import { Placement } from '#lib/layers/placement.js';
+import { Placement } from '#lib/archives/placement.js';
 import type { EntryType, FoundEntry, TarEntry } from '#lib/tar/entry.js';
 import { fields } from '#lib/tar/layout.js';
 import { formatRecord } from '#lib/tar/pax.js';

@@ -37,7 +37,7 @@ long rounds = 0, entries_seen = 0, looks = 0, comparisons = 0, lost = 0;
 
 constexpr unsigned all_of_it = 0x7ff | abi::statx_mnt_id;
 
-// Those about attributes as lib/layers/walk.ts combines them.
+// Those about attributes as lib/trees/walk.ts combines them.
 uint32_t random_flags(Random& random) {
   uint32_t flags = random.below(16);
   return flags & attributes_of_others ? flags | attributes_of_directories : flags;

@@ -3,7 +3,7 @@ import { execFileSync, spawn } from 'node:child_process';
 import { chmodSync, lstatSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { OverlayError } from 'overlayfs';
-import { applyLayer } from '#lib/layers/apply.js';
+import { applyLayer } from '#lib/archives/apply.js';
 import { countDescriptors, evaluateIn, kernelTest, makeTree, mountTest, scaled, scratch } from '../support/index.js';
 import { NOBODY } from '../support/nobody.js';
 import { evaluateAsNobody, giveTo } from '../support/plain-user.js';

@@ -17,7 +17,7 @@ import { Readable } from 'node:stream';
 import { gzipSync } from 'node:zlib';
 import type { ExecutionContext } from 'ava';
 import { OverlayError } from 'overlayfs';
-import { type ApplyOptions, applyLayer, type LayerSummary } from '#lib/layers/apply.js';
+import { type ApplyOptions, applyLayer, type LayerSummary } from '#lib/archives/apply.js';
 import type { TarEntry } from '#lib/tar/entry.js';
 import { formatRecord } from '#lib/tar/pax.js';
 import { crowded } from '../overlay/failures/steps.js';

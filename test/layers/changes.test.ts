@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
 import { mountOverlaySync, type OverlayOptions } from 'overlayfs';
 import { type Change, changes, changesSync } from 'overlayfs/layers';
-import { comparePaths } from '#lib/layers/encodings.js';
+import { comparePaths } from '#lib/trees/encodings.js';
 import { generator, mountTest, scaled, scratch } from '../support/index.js';
 import { changeTree, growTree, type SeenEntry, seeTree } from './random-tree.js';
 

@@ -18,9 +18,9 @@ import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import type { ExecutionContext } from 'ava';
 import { mountOverlaySync, OverlayError, type OverlayOptions } from 'overlayfs';
-import { applyLayer } from '#lib/layers/apply.js';
-import { type CreateOptions, createLayer, type DirectoryStates } from '#lib/layers/create.js';
-import type { LayersLike } from '#lib/layers/given.js';
+import { applyLayer } from '#lib/archives/apply.js';
+import { type CreateOptions, createLayer, type DirectoryStates } from '#lib/archives/create.js';
+import type { LayersLike } from '#lib/trees/given.js';
 import {
   countDescriptors,
   generator,

@@ -21,7 +21,7 @@ import { calls } from '#lib/kernel/calls.js';
 import { performSync } from '#lib/kernel/perform.js';
 import { Plan } from '#lib/kernel/plan.js';
 import { runSync } from '#lib/kernel/task.js';
-import { Walker } from '#lib/layers/walk.js';
+import { Walker } from '#lib/trees/walk.js';
 
 export type Random = (below: number) => number;
 

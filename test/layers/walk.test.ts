@@ -16,9 +16,9 @@ import { OverlayError } from 'overlayfs';
 import { EINVAL, ELOOP, ENOENT, ENOTDIR } from '#lib/errnos.js';
 import type { Task } from '#lib/kernel/task.js';
 import { run, runSync } from '#lib/kernel/task.js';
-import { comparePaths } from '#lib/layers/encodings.js';
 import { removeLayerSync } from '#lib/layers/remove.js';
-import { examine, Walker, type WalkOptions } from '#lib/layers/walk.js';
+import { comparePaths } from '#lib/trees/encodings.js';
+import { examine, Walker, type WalkOptions } from '#lib/trees/walk.js';
 import { countDescriptors, generator, mountTest, scratch, setAttribute, withUserAttributes } from '../support/index.js';
 
 interface Seen {

@@ -16,7 +16,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { run, runSync } from '#lib/kernel/task.js';
-import { TreeWriter, WriteFailure, type WriterOptions, type WriteTotals } from '#lib/layers/write.js';
+import { TreeWriter, WriteFailure, type WriterOptions, type WriteTotals } from '#lib/trees/write.js';
 import { countDescriptors, kernelTest, makeTree, scratch } from '../support/index.js';
 
 type Work = (writer: TreeWriter) => void;

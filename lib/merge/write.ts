@@ -14,17 +14,24 @@ import { Slices } from '../kernel/slices.js';
 import type { Task } from '../kernel/task.js';
 import type { OperationFlag } from '../native.js';
 import { type Path, pathString, quotePath, toBytes } from '../paths.js';
+import { below, comparePaths, toBytePath } from '../trees/encodings.js';
+import { isWhiteoutEntry, type MarkSpace, type Marks, markName, readMarks, shownName } from '../trees/marks.js';
+import type { Attributes, Records, Time } from '../trees/records.js';
+import type { Root } from '../trees/root.js';
+import { examine, Tape, Walker, type WalkOptions } from '../trees/walk.js';
+import {
+  addSpecial,
+  metadataOf,
+  type OperationFields,
+  TreeWriter,
+  WriteFailure,
+  type WrittenXattr,
+} from '../trees/write.js';
+import { explainWrite } from '../trees/written.js';
 import type { toBaseline } from './baseline.js';
-import { below, comparePaths, toBytePath } from './encodings.js';
-import { isWhiteoutEntry, type MarkSpace, type Marks, markName, readMarks, shownName } from './marks.js';
-import { type CheckOptions, countingRedirect, isBelow, MergeCheck, STAGING } from './merge-check.js';
-import { CLONES, findClones, makeClones } from './merge-clones.js';
-import { COMPLETE, isMarkedComplete, readState, STATE, type State } from './merge-state.js';
-import type { Attributes, Records, Time } from './records.js';
-import type { Root } from './root.js';
-import { examine, Tape, Walker, type WalkOptions } from './walk.js';
-import { addSpecial, metadataOf, type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
-import { explainWrite } from './written.js';
+import { type CheckOptions, countingRedirect, isBelow, MergeCheck, STAGING } from './check.js';
+import { CLONES, findClones, makeClones } from './clones.js';
+import { COMPLETE, isMarkedComplete, readState, STATE, type State } from './state.js';
 
 export interface MergeProgress {
   /** Entries of the upper that the merge has processed. */

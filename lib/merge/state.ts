@@ -7,10 +7,10 @@ import { DATA_OUTPUT, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { ask, type Task } from '../kernel/task.js';
 import { joinPath, type Path, pathString, quotePath } from '../paths.js';
-import { toBytePath } from './encodings.js';
-import { type EarlierCheck, STAGING } from './merge-check.js';
-import type { Root } from './root.js';
-import { examine, Walker } from './walk.js';
+import { toBytePath } from '../trees/encodings.js';
+import type { Root } from '../trees/root.js';
+import { examine, Walker } from '../trees/walk.js';
+import { type EarlierCheck, STAGING } from './check.js';
 
 export const STATE = `${STAGING}/state`;
 /** The names of entries in STAGING that a killed merge leaves without STATE; numbers are inodes. */

@@ -29,17 +29,17 @@ import type { FoundEntry } from '../tar/entry.js';
 import { invalidArchive } from '../tar/invalid.js';
 import { TarReader } from '../tar/reader.js';
 import { option, type Text, text } from '../text.js';
+import { toBytePath } from '../trees/encodings.js';
+import { toPaths } from '../trees/given.js';
+import { isWhiteoutDevice, isWhiteoutEntry, readMarks, shownAttributes } from '../trees/marks.js';
+import { findPath, findRoot, openLayers } from '../trees/stack.js';
+import { Walker } from '../trees/walk.js';
+import { type Bytes, type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from '../trees/write.js';
+import { explainWrite } from '../trees/written.js';
+import { opaqueName } from '../trees/xattrs.js';
 import { explainErrno, type Verdict } from '../verdicts.js';
-import { toBytePath } from './encodings.js';
-import { toPaths } from './given.js';
-import { isWhiteoutDevice, isWhiteoutEntry, readMarks, shownAttributes } from './marks.js';
 import { checkOwnerMaps, type MappedOwners, type OwnerMaps } from './owner-maps.js';
 import { Directory, type Layout, Leaf, type Placed, Placement, Unseen } from './placement.js';
-import { findPath, findRoot, openLayers } from './stack.js';
-import { Walker } from './walk.js';
-import { type Bytes, type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
-import { explainWrite } from './written.js';
-import { opaqueName } from './xattrs.js';
 
 /** An archive: its path, its bytes, or a stream of them. */
 export type ArchiveSource = string | URL | Uint8Array | AsyncIterable<Uint8Array>;

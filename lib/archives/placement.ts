@@ -8,8 +8,8 @@ import * as k from '../kernel/constants.js';
 import type { FoundEntry, Moment } from '../tar/entry.js';
 import { invalidArchive, quoteName } from '../tar/invalid.js';
 import { option, text } from '../text.js';
-import { below } from './encodings.js';
-import type { Bytes, OperationFields } from './write.js';
+import { below } from '../trees/encodings.js';
+import type { Bytes, OperationFields } from '../trees/write.js';
 
 /** The part of a writer that this needs. */
 export interface Writer {

@@ -21,18 +21,25 @@ import {
   toBytes,
   toPath,
 } from '../paths.js';
-import { below, toBytePath } from './encodings.js';
-import { isMount, type LayersLike, toLayers, toPaths, toSpace } from './given.js';
-import { IndexedFiles } from './indexed.js';
-import { lockDirectory } from './lock.js';
-import { isWhiteoutEntry, type MarkSpace, markName, readMarks, shownName } from './marks.js';
-import { MergedWalker } from './merged.js';
-import type { Attributes } from './records.js';
-import { openRoot, type Root } from './root.js';
-import { type LayerStack, openLayers } from './stack.js';
-import { examine, Walker } from './walk.js';
-import { addSpecial, metadataOf, type OperationFields, TreeWriter, WriteFailure, type WrittenXattr } from './write.js';
-import { explainWrite } from './written.js';
+import { below, toBytePath } from '../trees/encodings.js';
+import { isMount, type LayersLike, toLayers, toPaths, toSpace } from '../trees/given.js';
+import { IndexedFiles } from '../trees/indexed.js';
+import { lockDirectory } from '../trees/lock.js';
+import { isWhiteoutEntry, type MarkSpace, markName, readMarks, shownName } from '../trees/marks.js';
+import { MergedWalker } from '../trees/merged.js';
+import type { Attributes } from '../trees/records.js';
+import { openRoot, type Root } from '../trees/root.js';
+import { type LayerStack, openLayers } from '../trees/stack.js';
+import { examine, Walker } from '../trees/walk.js';
+import {
+  addSpecial,
+  metadataOf,
+  type OperationFields,
+  TreeWriter,
+  WriteFailure,
+  type WrittenXattr,
+} from '../trees/write.js';
+import { explainWrite } from '../trees/written.js';
 
 export interface FoldProgress {
   /** Entries written so far, without the root. */

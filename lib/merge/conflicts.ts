@@ -10,10 +10,10 @@ import { close } from '../kernel/held.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
 import { askTolerant, type Task } from '../kernel/task.js';
 import { isAtOrBelow } from '../paths.js';
-import { comparePaths, toBytePath, toText } from './encodings.js';
-import { type MarkSpace, type Marks, shownAttributes } from './marks.js';
-import { type Attributes, type Records, toNanoseconds } from './records.js';
-import { examine, Walker } from './walk.js';
+import { comparePaths, toBytePath, toText } from '../trees/encodings.js';
+import { type MarkSpace, type Marks, shownAttributes } from '../trees/marks.js';
+import { type Attributes, type Records, toNanoseconds } from '../trees/records.js';
+import { examine, Walker } from '../trees/walk.js';
 
 /** Paths that are looked at in one native call. */
 const AT_ONCE = 512;

@@ -8,9 +8,9 @@ import * as k from '../kernel/constants.js';
 import type { Descriptor } from '../kernel/plan.js';
 import type { Task } from '../kernel/task.js';
 import { joinPath, type Path, pathString, quotePath } from '../paths.js';
-import { toBytePath } from './encodings.js';
-import type { Marks } from './marks.js';
-import { examine, Walker } from './walk.js';
+import { toBytePath } from '../trees/encodings.js';
+import type { Marks } from '../trees/marks.js';
+import { examine, Walker } from '../trees/walk.js';
 
 interface IndexedFile {
   /** In the upper. */

@@ -5,14 +5,14 @@ import { abortError, type Conflict, OverlayError } from '../errors.js';
 import { close, type Held } from '../kernel/held.js';
 import { run, runSync, type Task } from '../kernel/task.js';
 import { isAtOrBelow, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
+import { type LayersLike, toLayers } from '../trees/given.js';
+import { lockDirectory } from '../trees/lock.js';
+import { type MarkSpace, spaceOf } from '../trees/marks.js';
+import { openRoot, type Root } from '../trees/root.js';
+import { refuseUsed, usedByOther } from '../trees/used.js';
+import { examine } from '../trees/walk.js';
 import { type Baseline, toBaseline } from './baseline.js';
-import { type LayersLike, toLayers } from './given.js';
-import { lockDirectory } from './lock.js';
-import { type MarkSpace, spaceOf } from './marks.js';
-import { Merge, type MergeProgress, type MergeSummary, type Settings } from './merge-write.js';
-import { openRoot, type Root } from './root.js';
-import { refuseUsed, usedByOther } from './used.js';
-import { examine } from './walk.js';
+import { Merge, type MergeProgress, type MergeSummary, type Settings } from './write.js';
 
 export interface MergeOptions {
   /**

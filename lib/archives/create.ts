@@ -13,16 +13,12 @@ import { Digester } from '../tar/digest.js';
 import { type EntryType, type Moment, NO_XATTRS } from '../tar/entry.js';
 import { END_OF_ARCHIVE, encodeEntry } from '../tar/writer.js';
 import { option, type Text, text } from '../text.js';
-import type { LayerSummary } from './apply.js';
-import { below, comparePaths, toBytePath } from './encodings.js';
-import { type GivenLayers, type LayersLike, toLayers } from './given.js';
-import { IndexedFiles } from './indexed.js';
-import { isWhiteoutDevice, isWhiteoutEntry, shownAttributes } from './marks.js';
-import { MergedWalker } from './merged.js';
-import { checkOwnerMaps, type MappedOwners, type OwnerMaps } from './owner-maps.js';
-import type { Layout } from './placement.js';
-import { Piece, type ReadFile } from './read-files.js';
-import { haveSameAttributes } from './records.js';
+import { below, comparePaths, toBytePath } from '../trees/encodings.js';
+import { type GivenLayers, type LayersLike, toLayers } from '../trees/given.js';
+import { IndexedFiles } from '../trees/indexed.js';
+import { isWhiteoutDevice, isWhiteoutEntry, shownAttributes } from '../trees/marks.js';
+import { MergedWalker } from '../trees/merged.js';
+import { haveSameAttributes } from '../trees/records.js';
 import {
   findChild,
   findPath,
@@ -33,8 +29,12 @@ import {
   placesOf,
   type Source,
   toSource,
-} from './stack.js';
-import { Walker } from './walk.js';
+} from '../trees/stack.js';
+import { Walker } from '../trees/walk.js';
+import type { LayerSummary } from './apply.js';
+import { checkOwnerMaps, type MappedOwners, type OwnerMaps } from './owner-maps.js';
+import type { Layout } from './placement.js';
+import { Piece, type ReadFile } from './read-files.js';
 
 export interface CreateProgress {
   /** Entries so far. */

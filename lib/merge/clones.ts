@@ -1,12 +1,12 @@
 /** Clones of the directories and files that redirects lead to. A merge makes them before it changes these. */
 import * as k from '../kernel/constants.js';
 import type { Task } from '../kernel/task.js';
-import { below, toBytePath } from './encodings.js';
-import { type Redirected, STAGING } from './merge-check.js';
-import type { Attributes } from './records.js';
-import type { Root } from './root.js';
-import { examine, Walker } from './walk.js';
-import { metadataOf, type TreeWriter, type WrittenXattr } from './write.js';
+import { below, toBytePath } from '../trees/encodings.js';
+import type { Attributes } from '../trees/records.js';
+import type { Root } from '../trees/root.js';
+import { examine, Walker } from '../trees/walk.js';
+import { metadataOf, type TreeWriter, type WrittenXattr } from '../trees/write.js';
+import { type Redirected, STAGING } from './check.js';
 
 /** Hard-link copies of the directories and files that redirects lead to. */
 export const CLONES = `${STAGING}/clones`;

@@ -6,9 +6,9 @@ import { type Descriptor, Plan } from '../kernel/plan.js';
 import { askTolerant, run } from '../kernel/task.js';
 import { joinPath, type Path, pathString, quotePath } from '../paths.js';
 import { padded } from '../tar/layout.js';
+import { toBytePath } from '../trees/encodings.js';
+import type { Source } from '../trees/stack.js';
 import { explainShortage } from '../verdicts.js';
-import { toBytePath } from './encodings.js';
-import type { Source } from './stack.js';
 
 const HEAD = 64;
 /** The room for records at first. */

@@ -8,13 +8,13 @@ import * as k from '../kernel/constants.js';
 import type { Descriptor } from '../kernel/plan.js';
 import type { Task } from '../kernel/task.js';
 import { isAtOrBelow, joinPath, type Path, pathString, quotePath, toBytes } from '../paths.js';
+import { below, toBytePath } from '../trees/encodings.js';
+import { isValidRedirect, isWhiteoutEntry, type MarkSpace, type Marks, readMarks, shownName } from '../trees/marks.js';
+import type { Attributes, Records, Time } from '../trees/records.js';
+import type { Root } from '../trees/root.js';
+import { examine, type Tape, Walker } from '../trees/walk.js';
 import { Conflicts, type FoundConflict } from './conflicts.js';
-import { below, toBytePath } from './encodings.js';
-import { isValidRedirect, isWhiteoutEntry, type MarkSpace, type Marks, readMarks, shownName } from './marks.js';
-import type { Attributes, Records, Time } from './records.js';
-import type { Root } from './root.js';
 import { SplitLinks } from './split-links.js';
-import { examine, type Tape, Walker } from './walk.js';
 
 /** A directory inside the target directory, in which a merge makes entries. Its last step removes it. */
 export const STAGING = '.overlayfs-merge';
