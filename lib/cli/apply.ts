@@ -1,5 +1,6 @@
 /** `overlayfs apply` */
-import { type ApplyOptions, applyLayer } from '../archives/apply.js';
+import { applyLayer } from '../archives/apply.js';
+import type { ApplyOptions } from '../archives/apply-options.js';
 import { formatBytes, type Path, toAbsolute, toBytes } from '../paths.js';
 import { entryJson, entryLines } from './archive-lines.js';
 import { type Command, libraryOptions, type Outcome, ownFlag } from './command.js';

@@ -1,6 +1,7 @@
 /** Images unpacked: each layer becomes a committed snapshot, called by its chain id. */
 import { availableParallelism } from 'node:os';
-import { type ApplyOptions, applyLayerOver } from '../archives/apply.js';
+import { applyLayerOver } from '../archives/apply.js';
+import type { ApplyOptions } from '../archives/apply-options.js';
 import { checkFunction, checkSignal, checkWord, toOptions } from '../arguments.js';
 import { abortError, invalidArgumentType, OverlayError } from '../errors.js';
 import { kernelFeaturesSync } from '../features/probe.js';

@@ -4,14 +4,8 @@
  * @packageDocumentation
  */
 
-export {
-  type ApplyOptions,
-  type ApplyProgress,
-  type ArchiveSource,
-  applyLayer,
-  type LayerSummary,
-  type SkippedEntries,
-} from '../archives/apply.js';
+export { applyLayer, type LayerSummary } from '../archives/apply.js';
+export type { ApplyOptions, ApplyProgress } from '../archives/apply-options.js';
 export {
   type ArchiveSummary,
   type CreateOptions,
@@ -21,6 +15,8 @@ export {
   type LayerArchive,
 } from '../archives/create.js';
 export type { IdRange, OwnerMaps } from '../archives/owner-maps.js';
+export type { ArchiveSource } from '../archives/source.js';
+export type { SkippedEntries } from '../archives/unpacking.js';
 export type { Conflict } from '../errors.js';
 export { type Baseline, baseline, baselineSync } from '../merge/baseline.js';
 export {

@@ -1,5 +1,5 @@
 /**
- * Carries out a merge. The first walk of the upper finds every obstacle (merge-check.ts). The second walk writes.
+ * Carries out a merge. The first walk of the upper finds every obstacle (check.ts). The second walk writes.
  *
  * A later call can resume after any step. The upper and the staging directory hold all that this call needs to know.
  * In particular,
