@@ -27,6 +27,19 @@ bool has_ustat() {
   return answer > 0;
 }
 
+// Returns whether a file system with a backing device of its own has this number: FUSE, NFS and others that may not
+// answer. ustat(2) asks the file system for its figures, and waits for them; sysfs knows without it. No overlay has one.
+bool is_taken(uint64_t device) {
+  char path[64] = "/sys/class/bdi/";
+  size_t length = strlen(path);
+  length += write_decimal(path + length, static_cast<int>(device >> 32));
+  path[length++] = ':';
+  length += write_decimal(path + length, static_cast<int>(device & 0xffffffff));
+  path[length] = '\0';
+  abi::Statx found;
+  return sys::statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, 0, &found) == 0;
+}
+
 // Returns whether this mount namespace shows the mount, and the mount is of this superblock.
 bool is_shown(uint64_t mount, uint64_t device) {
   if (mount <= INT32_MAX) return false;  // an id that is not unique may belong to another mount by now
@@ -230,7 +243,7 @@ void InUse::ask_kernel(DirectoryKey key, const Overlay& about, uint64_t question
   const uint64_t mount = about.mount, device = about.device;
   const bool is_findable = about.is_findable;
   lock_.unlock();
-  const bool is_gone = is_findable && sys::ustat(device) == -EINVAL;
+  const bool is_gone = is_findable && (is_taken(device) || sys::ustat(device) == -EINVAL);
   const bool is_in_sight = !is_gone && is_shown(mount, device);
   lock_.lock(token);
   for (Use* use = *bucket(key); use != nullptr; use = use->next) {
@@ -323,7 +336,7 @@ void InUse::end(Overlay* reservation) {
 }
 
 void InUse::sees(DirectoryKey key, Role role, uint64_t mount, uint64_t device, int root) {
-  const bool is_findable = can_find(device);
+  const bool is_findable = !is_taken(device) && can_find(device);
   Locked locked(lock_, OwnedLock::anybody);
   if (bucket_count_ == 0) make_room();
   for (Use* use = *bucket(key); use != nullptr; use = use->next) {

@@ -6,7 +6,7 @@
 // gone, in one of three ways:
 //
 // - ustat(2) no longer finds its device number. ustat(2) waits for a superblock that is ending.
-// - A new superblock has the same device number.
+// - A new superblock has the same device number: an overlay that the record learns of, or a file system in /sys/class/bdi.
 // - A watch on the root of the overlay reports IN_UNMOUNT, inotify(7). The record uses a watch if ustat(2) is missing
 //   (arm64, some seccomp filters) or cannot find the overlay. It is not the first choice, since a watch costs up to a
 //   tenth of a mount on tmpfs. A watch is also used for an overlay that was reserved against nobody: the kernel lets

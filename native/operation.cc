@@ -280,10 +280,10 @@ namespace {
 
 // Locks the descriptor. Gives up after half a second, so that a process which was stopped with the lock keeps no other one.
 void share(void* descriptor) {
-  constexpr timespec pause{0, 1'000'000};
   for (int i = 0; i < 500; i++) {
     if (sys::call(abi::flock, reinterpret_cast<intptr_t>(descriptor), LOCK_SH | LOCK_NB) != -EAGAIN) return;
-    nanosleep(&pause, nullptr);
+    timespec pause{0, 1'000'000};
+    sys::call(abi::ppoll, nullptr, 0, &pause, nullptr, 0);
   }
 }
 

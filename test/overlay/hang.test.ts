@@ -45,6 +45,38 @@ mountTest('a diagnosis does not wait for a file system that hangs', { needs: 'FU
   }
 });
 
+/** The device number of the mount at a path. */
+const deviceAt = (path: string): string | undefined =>
+  readFileSync('/proc/self/mountinfo', 'utf8')
+    .split('\n')
+    .map((line) => line.split(' '))
+    .find(([, , , , target]) => target === path)?.[2];
+
+mountTest(
+  'a mount does not wait for what has the device number of an earlier overlay',
+  { needs: 'FUSE' },
+  async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    const silent = join(dir, 'silent');
+    mkdirSync(silent);
+    let end = () => {};
+    try {
+      // The kernel hands out the lowest free number. Other programs take numbers too.
+      for (let number: string | undefined; number === undefined || number !== deviceAt(silent); ) {
+        end();
+        const mounted = await mountOverlay(options);
+        number = deviceAt(mounted.path);
+        await mounted.unmount();
+        end = mountSilent(silent);
+      }
+      await (await mountOverlay(options)).unmount();
+    } finally {
+      end();
+    }
+  },
+);
+
 mountTest("a mount does not wait for the paths of others' overlays", { needs: 'FUSE' }, async (t) => {
   const dir = scratch(t);
   const options = layers(dir);
