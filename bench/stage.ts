@@ -1,5 +1,5 @@
 /** Both sides are measured on these: file systems, the directories in them, and the other CPU kept busy. */
-import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process';
+import { type ChildProcess, execFile, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { closeSync, mkdirSync, openSync, truncateSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
@@ -140,7 +140,14 @@ export class Stage {
   runOn(cpus: 'one' | 'both', pids: readonly number[]): void {
     const { cpu, otherCpu } = this.#enclosure;
     const list = cpus === 'both' && otherCpu !== undefined ? `${cpu},${otherCpu}` : String(cpu);
-    for (const pid of pids) execFileSync('taskset', ['-a', '-p', '-c', list, String(pid)], { stdio: 'ignore' });
+    for (const pid of pids) {
+      // taskset fails if a thread ends meanwhile.
+      for (let left = 5; ; left--) {
+        const { status } = spawnSync('taskset', ['-a', '-p', '-c', list, String(pid)], { stdio: 'ignore' });
+        if (status === 0) break;
+        if (left === 0) throw new Error(`taskset cannot move process ${pid} to ${list}`);
+      }
+    }
   }
 }
 

@@ -342,6 +342,11 @@ napi_status napi_add_env_cleanup_hook(node_api_basic_env env, napi_cleanup_hook 
   return napi_ok;
 }
 
+napi_status napi_remove_env_cleanup_hook(node_api_basic_env env, napi_cleanup_hook hook, void* data) {
+  std::erase(env->hooks, std::pair<void (*)(void*), void*>{hook, data});
+  return napi_ok;
+}
+
 napi_status napi_create_threadsafe_function(napi_env env, napi_value, napi_value, napi_value, size_t, size_t, void*,
                                             napi_finalize, void* context, napi_threadsafe_function_call_js answer,
                                             napi_threadsafe_function* result) {
@@ -406,6 +411,11 @@ napi_status napi_get_value_uint32(napi_env, napi_value value, uint32_t* result) 
 
 napi_status napi_get_value_int32(napi_env, napi_value value, int32_t* result) {
   *result = value->number;
+  return napi_ok;
+}
+
+napi_status napi_get_value_bool(napi_env, napi_value value, bool* result) {
+  *result = value->number != 0;
   return napi_ok;
 }
 
