@@ -486,6 +486,7 @@ export class Store {
     // Only a store that is open for reading has no environment, and nobody writes to one.
     const [environment, lock] = [this.#environment as Environment, this.#lock as OpeningLock];
     const inTables = (): T => perform(this.#tables as Tables);
+    if (isFull(this.path, ROOM_TO_WRITE)) throw noSpace(this.path);
     try {
       return await lock.whileUsing(() => this.#blocking?.perform(inTables) ?? transact(environment, inTables));
     } catch (error) {
@@ -521,18 +522,32 @@ async function explain(path: string, error: LmdbError): Promise<Error> {
   const { code, errno = 0 } = cause as LmdbError;
   const number = typeof code === 'number' ? code : -errno;
   if (corruptions.has(number)) return damaged(path, cause.message);
-  if (number === e.ENOSPC || number === e.EDQUOT || (number === e.EIO && isFull(path))) {
-    const hint = 'make room there; nothing was changed';
-    return failed(path, 'no space is left on its file system', hint, cause, 'out-of-space');
+  if (number === e.ENOSPC || number === e.EDQUOT || (number === e.EIO && isFull(path, NEARLY_FULL))) {
+    return noSpace(path, cause);
   }
   return failed(path, cause.message, hints.get(number) ?? 'see the kernel log (dmesg); nothing was changed', cause);
 }
 
-/** In bytes. */
+function noSpace(path: string, cause?: Error): SnapshotError {
+  const hint = 'make room there; nothing was changed';
+  return failed(path, 'no space is left on its file system', hint, cause, 'out-of-space');
+}
+
+/** In bytes. For LMDB, a write that was cut short is an I/O error. */
 const NEARLY_FULL = 2 ** 20;
 
-/** Returns true if a file system has no space left. For LMDB, a write that was cut short is an I/O error. */
-function isFull(path: string): boolean {
-  const { bavail, bsize } = statfsSync(path);
-  return bavail * bsize < NEARLY_FULL;
+/**
+ * In bytes: as much as a transaction writes. One that cannot be written would do harm: lmdb (3.5) writes the text of its
+ * error past the end of a buffer.
+ */
+const ROOM_TO_WRITE = 2 ** 16;
+
+/** In bytes: as much as ext4 keeps for itself, which statfs(2) counts among the space of root. */
+const MOST_KEPT = 2 ** 24;
+
+/** Returns true if a file system has less space than that. Some do not say how much they have. */
+function isFull(path: string, room: number): boolean {
+  const { blocks, bavail, bfree, bsize } = statfsSync(path);
+  if (blocks === 0 || bavail * bsize >= room) return false;
+  return process.geteuid?.() !== 0 || bfree * bsize < MOST_KEPT + room;
 }
