@@ -486,8 +486,8 @@ export class Store {
     // Only a store that is open for reading has no environment, and nobody writes to one.
     const [environment, lock] = [this.#environment as Environment, this.#lock as OpeningLock];
     const inTables = (): T => perform(this.#tables as Tables);
-    if (isFull(this.path, ROOM_TO_WRITE)) throw noSpace(this.path);
     try {
+      if (isFull(this.path, ROOM_TO_WRITE)) throw noSpace(this.path);
       return await lock.whileUsing(() => this.#blocking?.perform(inTables) ?? transact(environment, inTables));
     } catch (error) {
       if (error instanceof SnapshotError) throw error;

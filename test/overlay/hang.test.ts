@@ -45,12 +45,8 @@ mountTest('a diagnosis does not wait for a file system that hangs', { needs: 'FU
   }
 });
 
-/** The device number of the mount at a path. */
-const deviceAt = (path: string): string | undefined =>
-  readFileSync('/proc/self/mountinfo', 'utf8')
-    .split('\n')
-    .map((line) => line.split(' '))
-    .find(([, , , , target]) => target === path)?.[2];
+/** The device number of the mount at a path, as in proc_pid_mountinfo(5). */
+const deviceAt = (path: string): string | undefined => mountsBelow(path).at(-1)?.line.split(' ')[2];
 
 mountTest(
   'a mount does not wait for what has the device number of an earlier overlay',
