@@ -38,6 +38,7 @@
             "native/operation.cc",
             "native/read_files.cc",
             "native/remove.cc",
+            "native/resemble.cc",
             "native/reservations.cc",
             "native/undo.cc",
             "native/user_namespaces.cc",

@@ -6,7 +6,16 @@
  *   node bundle.mjs                 builds `dist` for development, with source maps, and `dist-test`
  *   node bundle.mjs --release DIR   makes DIR, a `dist` with its declarations, what a release has
  */
-import { chmodSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
 import { build } from 'esbuild';
 
@@ -36,7 +45,7 @@ const programs = {
   'commands.js': 'lib/cli/commands.ts',
   'containerd-service.js': 'lib/containerd/service.ts',
   'cli/main.js': 'lib/cli/main.ts',
-  'mount-helper.cjs': 'lib/cli/mount-helper/main.ts',
+  'mount-helper.cjs': 'lib/mount-helper/main.ts',
 };
 
 const entries = { ...Object.fromEntries(publicEntries), ...programs };
@@ -64,6 +73,7 @@ const deferred = [
   'lib/mounts/work-removal',
   'lib/options/text',
   'lib/overlay/effective',
+  'lib/overlay/explain',
   'lib/overlay/find-markless',
   'lib/programs/',
   'lib/reasons',
@@ -221,6 +231,19 @@ const builtins = {
   },
 };
 
+/** Puts the parser of command lines into the file that needs it: users install nothing for it. */
+const parserOfLines = {
+  name: 'commander',
+  setup({ onLoad, onResolve }) {
+    onResolve({ filter: /^commander$/ }, () => ({ path: join(root, 'node_modules/commander/index.js') }));
+    // An ES module has no require().
+    onResolve({ filter: /^node:/ }, ({ kind, path }) => (kind === 'require-call' ? { path, namespace: 'node' } : null));
+    onLoad({ filter: /./, namespace: 'node' }, ({ path }) => ({
+      contents: `module.exports = process.getBuiltinModule('${path}');`,
+    }));
+  },
+};
+
 const bundle = (file, source, plugins, more = {}) =>
   build({
     absWorkingDir: root,
@@ -278,7 +301,12 @@ async function bundleAll() {
     // Its functions are all deferred. The first call of one would hold up the event loop while it loads them.
     const load = file === 'layers.js' ? ' $internals.load();' : '';
     // A release keeps the names in index.js for stack traces. All names together would take a third more space.
-    return { minifyIdentifiers: isRelease, banner: { js: `import { $internals } from './${path}';${load}` } };
+    const keepNames = publicEntries.some(([entry]) => entry === file); // those of its classes
+    return {
+      minifyIdentifiers: isRelease,
+      keepNames,
+      banner: { js: `import { $internals } from './${path}';${load}` },
+    };
   };
   shared.add('lib/binding.ts');
   await deferredFile();
@@ -287,7 +315,8 @@ async function bundleAll() {
   const others = Object.entries(entries).filter(([file]) => file !== 'index.js');
   for (const [file, source] of others) {
     if (file === 'cli/main.js') await bundle(file, source, [otherEntries]);
-    else if (file.endsWith('.js')) await bundle(file, source, [fromIndex, later, otherEntries], fromIndexOf(file));
+    else if (file.endsWith('.js'))
+      await bundle(file, source, [parserOfLines, fromIndex, later, otherEntries], fromIndexOf(file));
   }
   // Once more, with all that the others take from it.
   await bundle('index.js', 'index', [index, later]);
@@ -296,6 +325,7 @@ async function bundleAll() {
     ...commonJs,
     minifyIdentifiers: true, // a third of its size; it prints no stack traces
   });
+  copyFileSync(join(root, 'node_modules/commander/LICENSE'), join(dist, 'cli/LICENSE.commander'));
   for (const program of ['cli/main.js', 'mount-helper.cjs']) chmodSync(join(dist, program), 0o755);
 }
 

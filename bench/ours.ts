@@ -16,7 +16,6 @@ import {
   spawn,
   unmount,
   unmountSync,
-  unmountTreeSync,
   whiteoutSync,
 } from 'overlayfs';
 import { median } from './interleave.js';
@@ -73,7 +72,7 @@ export const rootlessPairs = ({ target: _, ...layers }: LayerSet, rootless: true
 
 /** Mounts whose layers are all mapped, here each id to itself. */
 export function mappedPairs(set: LayerSet, pairs: number): number {
-  const options = { ...set, idmap: [{ inside: 0, outside: 0, size: 65_536 }] };
+  const options = { ...set, idmap: [{ container: 0, host: 0, size: 65_536 }] };
   return medianOf(pairs, () => mountOverlaySync(options).unmountSync());
 }
 
@@ -83,7 +82,7 @@ export const programStarts = (start: () => ChildProcess, programs: number): Prom
 
 /** The program where it sees a mount at a place, and the same program as it is. */
 export const startInside = (mount: OverlayMount, at: string, more: SpawnOptions = {}): ChildProcess =>
-  spawn('/bin/true', [], { mount, at, cwd: at, stdio: 'ignore', ...more });
+  spawn('/bin/true', [], { mounts: [{ source: mount, target: at }], cwd: at, stdio: 'ignore', ...more });
 export const startOutside = (at: string): ChildProcess => spawnPlain('/bin/true', [], { cwd: at, stdio: 'ignore' });
 
 /** All sets at once, each so many times; the time of the whole. */
@@ -200,7 +199,7 @@ export class ManyMounts {
   }
 
   #unmount(): void {
-    unmountTreeSync(this.#directory, { bulk: true });
+    unmountSync(this.#directory, { recursive: true, detach: true });
     this.#count = 0;
   }
 

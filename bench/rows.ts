@@ -2,6 +2,7 @@
 import type { Row } from './kind.js';
 import { archiveKinds } from './kinds/archives.js';
 import { atOnceKinds } from './kinds/at-once.js';
+import { copyKinds } from './kinds/copies.js';
 import { flatKinds } from './kinds/flat.js';
 import { imageKinds } from './kinds/images.js';
 import { layerKinds } from './kinds/layers.js';
@@ -13,6 +14,7 @@ import { servedKinds } from './kinds/served.js';
 import { snapshotKinds } from './kinds/snapshots.js';
 import { startUpKinds } from './kinds/start-up.js';
 import { statKinds } from './kinds/stats.js';
+import { syncKinds } from './kinds/sync.js';
 import { variantKinds } from './kinds/variants.js';
 import { whiteoutKinds } from './kinds/whiteouts.js';
 
@@ -25,10 +27,12 @@ const kinds = [
     ...layerKinds,
     ...archiveKinds,
     ...mergeKinds,
+    ...copyKinds,
     ...manyKinds,
     ...snapshotKinds,
     ...servedKinds,
     ...imageKinds,
+    ...syncKinds,
   ],
   ...startUpKinds,
 ];

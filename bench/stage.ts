@@ -4,6 +4,8 @@ import { closeSync, mkdirSync, openSync, truncateSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { promisify } from 'node:util';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { type OverlayOptions, unmount } from 'overlayfs';
 import type { Enclosure } from './enclosure.js';
 import type { Effort } from './interleave.js';
@@ -51,6 +53,7 @@ function makeSite(base: string, sources: string, share: Site['share'], mountNew:
   for (const set of sets) {
     for (const path of Object.values(set)) mkdirSync(path, { recursive: true });
   }
+  setFlagsFromString('--expose-gc');
   const onNew = async <T>(use: (directory: string) => Promise<T>): Promise<T> => {
     const at = join(dirname(sources), 'new');
     await mountNew(at);
@@ -59,6 +62,8 @@ function makeSite(base: string, sources: string, share: Site['share'], mountNew:
       mkdirSync(directory);
       return await use(directory);
     } finally {
+      // @photostructure/sqlite closes the files of a store when its statements are collected.
+      runInNewContext('gc')();
       await unmount(at, { timeout: 5000 }); // a program that has ended may keep it for a moment
     }
   };

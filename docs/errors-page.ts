@@ -7,13 +7,14 @@ const cell = (text: string): string => text.replaceAll('|', '\\|').replaceAll('<
 /** The headings, each with the first reason below it, in the order of the table. lib/reasons.ts has them as comments. */
 export const sections: Readonly<Partial<Record<Reason, string>>> = {
   'lower-missing': 'The paths of a mount',
-  'conflicting-options': 'The options together',
+  'invalid-argument': 'The options together',
   'work-inside-upper': 'The layers together, and what they are on',
   'no-privilege': 'The kernel and the process',
   'source-unbindable': 'Binding, and other mount namespaces',
   'not-mounted': 'Unmounting',
   'path-missing': 'Whiteouts, opaque directories, and changes of layers',
   'archive-invalid': 'Archives of layers',
+  missing: 'Snapshots, images and programs',
   unexplained: 'No known cause',
 };
 
@@ -32,10 +33,12 @@ const conditions: Readonly<Record<Reason, string>> = {
   'target-foreign': 'the target is on a mount of another mount namespace, or on a mount that is not attached',
   'path-inaccessible':
     'a path cannot be reached: search permission is missing, there are too many symbolic links, or a name is too long',
+  'invalid-argument':
+    'an argument has a wrong type or value; the error is a TypeError or a RangeError with the code of Node',
   'conflicting-options': 'two options exclude each other, or one needs another',
   'work-inside-upper': 'the upperdir and the workdir are the same directory, or one is inside the other',
   'work-on-other-mount': 'the upperdir and the workdir are on two file systems, or on two mounts of one file system',
-  'layers-overlap': 'a lower layer is inside another layer',
+  'layers-overlap': 'a layer is inside another one',
   'layer-twice': 'two layers are the same directory',
   'layer-unbindable': 'a layer is on an unbindable mount (mount_namespaces(7)), which an overlay cannot clone',
   'layer-locked':
@@ -83,6 +86,11 @@ const conditions: Readonly<Record<Reason, string>> = {
   'shown-before': 'a detached mount was already shown to a program, and a kernel before 6.15 can do this only once',
   'proc-missing': 'the call needs /proc, which is not mounted',
   'overlay-unavailable': 'the kernel has no overlay file system',
+  'process-killed':
+    'a process that the library starts to mount, or to make a user namespace, was killed by another one',
+  'program-missing': 'a program that is to be started, or its interpreter, does not exist where it runs',
+  'program-unexecutable': 'the kernel does not execute a program that is to be started',
+  'platform-unsupported': 'the program does not run on Linux',
   'option-unsupported': 'the kernel does not have an option, or a value of it',
   'option-refused': 'the kernel does not know an option, or refuses its value',
   'feature-dropped':
@@ -103,15 +111,13 @@ const conditions: Readonly<Record<Reason, string>> = {
   'target-mismatch': 'one of the source and the target of a bind is a directory, and the other is not',
   'namespace-missing': 'the mount namespace does not exist, or the process that names it has ended',
   'namespace-denied': 'the process may not join the mount namespace',
-  chrooted: 'the process is chrooted to a directory that is not a mount point, so it cannot create a mount namespace',
   'out-of-namespaces':
     'the limit on mount namespaces or user namespaces is reached; each detached mount has a mount namespace of its own',
   'not-mounted': 'the path is not a mount point, or no longer the mount point of this mount',
   'mount-busy':
     'something still uses the mount: an open file, a working directory, a mount inside it, a pending promise of a detached mount, or another call that is mounting at the target',
+  'mount-covered': 'the path does not lead to the mount, because another mount covers it or a directory above it',
   'mount-locked': 'the mount was inherited from outside this user namespace',
-  'work-unknown': '`removeWork` is set, and the mount table does not show which directory is the workdir',
-  'work-not-empty': 'the mount is gone, but the workdir holds more than the empty directory of the kernel',
   'path-missing': 'the path, or its parent directory, does not exist',
   'path-exists': 'a file exists where the whiteout should be, or appears again while the library removes it',
   'path-is-directory': 'a directory exists where the whiteout should be',
@@ -120,13 +126,15 @@ const conditions: Readonly<Record<Reason, string>> = {
   'layer-in-use':
     'a directory that is to be removed, or to be emptied by a merge, is or contains a layer or the workdir of a mounted overlay',
   'layer-changed':
-    'a directory was moved, or changed again and again, while it was read; or a file changed while it was copied',
+    'a directory was moved, or changed again and again, while it was read; a file changed while it was copied; or another program removed a layer during a mount',
   'layers-incomplete':
     'an entry of a layer depends on layers below it, or on the index in the workdir, which the call does not have',
+  'layers-swapped':
+    'nothing in the upper of a merge has a mark of overlayfs, and the directory deletes or changes its entries as an upper of it would',
   'layer-conflict':
     'others have changed files that a merge would change, since the baseline; `conflicts` lists them all',
   'path-not-directory': 'the path, or its parent, is not a directory',
-  'merged-mount': 'the path is in a mounted overlay, where such marks cannot be made',
+  'merged-mount': 'the path is a mounted overlay, which is no layer, or in one, where no marks can be made',
   'xattr-denied': 'the file system or the kernel refuses the extended attribute',
   'mark-unseen':
     'a directory of a layer is opaque only by `trusted.overlay.opaque`, which a rootless mount cannot read, so the mount would show what the directory hides',
@@ -136,23 +144,52 @@ const conditions: Readonly<Record<Reason, string>> = {
   'archive-limit': 'an archive holds more than a limit of the call allows: entries, bytes, depth, ratio of compression',
   'digest-mismatch': 'the archive is not the one that `expectedDigest` or `expectedDiffId` names',
   'layer-unpackable': 'a layer holds something that no archive can say, such as a file called `.wh.x`',
+  missing: 'a snapshot, an image, a blob, a platform or a user does not exist: `role` says which',
+  exists: 'a snapshot of that name exists',
+  'failed-precondition': 'the snapshot is of another kind, or is used, so that it cannot take part in the call',
+  'store-damaged': 'the store of the snapshots is damaged; it can be opened with `readonly`',
+  'store-version': 'another version of this library has made or changed the store',
+  'store-failed': 'the store could not be read or written',
+  'not-synced': 'the change is made, and a power cut may undo it: fsync(2) failed',
+  closed: 'the snapshotter is closed',
+  'in-use': 'another server has the store or the address',
+  'dependency-missing': 'a package that is an optional peer dependency is not installed',
+  'media-type': 'a blob is of a type that this library does not read',
+  'image-invalid': 'a document of the image has not the form that it should have',
+  'not-started': 'the image says nothing to run, or the program did not start',
+  'runtime-failed': 'the OCI runtime ended before it had started the program',
+  'commit-failed': 'the container has run, and its changes could not be committed: they are in the snapshot `key`',
+  'program-failed': 'a program that `run` started with `check` did not end with 0',
+  'program-output': 'a program wrote more than `maxBuffer` bytes',
   unexplained: 'no known cause matches',
 };
 
 const intro = `# Errors
 
-A call that fails for a reason outside of its arguments throws an \`OverlayError\`. It has the shape of Node's own system
-errors (\`code\`, \`errno\`, \`syscall\`, \`path\`, \`dest\`). In addition, \`reason\` is a word from the tables below, \`hint\` is
-one sentence that says what to do, and \`kernel\` has the messages of the kernel. \`syscall\` is absent if the library refuses
-before the kernel does. If a mount has several layers, the message names the layer by number and path.
+All errors of the library have \`code\`, \`reason\` and \`hint\`, and \`OverlayError.is(error)\` is true for all of them. \`reason\`
+is a word from the tables below: decide by it. A minor release may add reasons, so treat an unknown one as a failure.
+\`hint\` is one sentence that says what to do. \`role\` tells which layer of a mount the error is about, by the name of its
+option.
 
-Wrong types and values and conflicting options are errors of the caller: a \`TypeError\` or \`RangeError\` with one of
-Node's codes.
+| the call failed because of | class | \`code\` |
+| --- | --- | --- |
+| the machine: its files, mounts, rights, shortages | \`OverlayError\` | the name of the errno, \`ENOENT\` |
+| a program that did not end with 0 | \`ProgramError\`, a subclass | \`ERR_PROGRAM_…\` |
+| a rule or the store of snapshots; an image | \`SnapshotError\`, \`ImageError\`, subclasses | \`ERR_SNAPSHOT_…\`, \`ERR_IMAGE_…\` |
+| wrong arguments, or options that conflict | \`TypeError\` or \`RangeError\` | Node's: \`ERR_INVALID_ARG_TYPE\`, … |
+
+An \`OverlayError\` has the shape of Node's own system errors (\`errno\`, \`syscall\`, \`path\`, \`dest\`), and \`kernel\` has the
+messages of the kernel, if there are any. \`syscall\` is absent if the library refuses before the kernel does. If a mount has
+several layers, the message names the layer by number and path. An aborted call rejects with Node's \`AbortError\`, for
+which \`OverlayError.is\` is false.
+
+\`JSON.stringify(error)\` has the name, the message and all these fields, without the stack; \`JSON.parse\` gives them back.
+The stack begins at the caller of the library. It is empty for a promise that nobody awaits.
 
 Only after a failure, the library examines the layers, the mount table and the process to find the reason. If a file
 system does not answer, a promise waits two seconds and then continues with the facts that it has; a synchronous call
-waits as long as it takes. \`overlayfs explain\` finds the faults that show without a mount; [cli.md](cli.md#explain)
-says which it does not look for.
+waits as long as it takes. \`explain(options)\` and \`overlayfs explain\` find the faults that show without a mount;
+[cli.md](cli.md#explain) says which they do not look for.
 
 \`\`\`js
 import { mountOverlay, OverlayError } from 'overlayfs';
@@ -160,8 +197,8 @@ import { mountOverlay, OverlayError } from 'overlayfs';
 try {
   await mountOverlay({ lowerdir: ['/no/layer', '/usr'], rootless: 'auto' });
 } catch (error) {
-  if (!(error instanceof OverlayError) || error.reason !== 'lower-missing') throw error;
-  console.log(error.code, error.path);   // ENOENT /no/layer
+  if (!OverlayError.is(error) || error.reason !== 'lower-missing') throw error;
+  console.log(error.code, error.role, error.path);   // ENOENT lowerdir /no/layer
 }
 \`\`\`
 

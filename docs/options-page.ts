@@ -1,13 +1,13 @@
 /** docs/options.md, made from the tables that the code itself goes by. Pure, and the same on every machine. */
 
-import { flagsOfCommand } from '#lib/cli/command.js';
-import { dryRun } from '#lib/cli/dry-run.js';
+import type { Parsed } from '#lib/cli/command.js';
 import { type Flag, signature } from '#lib/cli/flags.js';
-import { mount, mountGroups, toMountOptions } from '#lib/cli/mount.js';
-import { type WayName, wayNames, ways } from '#lib/cli/mount-ways.js';
+import { type MountFlags, moreGroup, mount, mountGroups, toMountOptions } from '#lib/cli/mount.js';
 import { parse } from '#lib/cli/parse.js';
 import { conflicts } from '#lib/features/conflicts.js';
 import { type OptionRow, optionRows } from '#lib/options/table.js';
+import { dryRun } from '#lib/overlay/dry-run.js';
+import { type WayName, wayNames, ways } from '#lib/overlay/ways.js';
 import { render } from '#lib/text.js';
 import { newest } from '../test/support/features.js';
 
@@ -49,7 +49,14 @@ function optionTables(): string {
     const rows = flags.map((flag) => optionCells(flag.name, flag));
     if (title === 'layers') rows.push(optionCells('target'));
     if (title === 'how it is mounted') {
-      for (const name of ['idmap', 'rootless', 'subIds', 'signal'] as const) rows.push(optionCells(name));
+      for (const name of ['temporary', 'idmap', 'rootless', 'subIds', 'signal'] as const) {
+        rows.push(
+          optionCells(
+            name,
+            moreGroup.flags.find((flag) => flag.name === name),
+          ),
+        );
+      }
     }
     return `### ${title.charAt(0).toUpperCase()}${title.slice(1)}\n\n${table(titles, rows)}`;
   });
@@ -69,11 +76,11 @@ const conflictTable = (): string =>
   );
 
 const example =
-  '--lower /srv/layers/app:v2 --lower /srv/layers/base --upper /srv/upper --work /srv/work --redirect-dir on /srv/merged';
+  '--lowerdir /srv/layers/app:v2 --lowerdir /srv/layers/base --upperdir /srv/upper --workdir /srv/work --redirect-dir on /srv/merged';
 
 function wayBlock(way: WayName): string {
-  const calls = dryRun(toMountOptions(parse(example.split(' '), flagsOfCommand(mount))), newest, way);
-  const shown = example.replace(/ (?=--upper)/, ' \\\n    ');
+  const calls = dryRun(toMountOptions(parse(example.split(' '), 'mount', mount) as Parsed<MountFlags>), newest, way);
+  const shown = example.replace(/ (?=--upperdir)/, ' \\\n    ');
   return `\`\`\`\n$ overlayfs mount --dry-run --way ${way} \\\n    ${shown}\n${calls.join('\n')}\n\`\`\`\n`;
 }
 
@@ -87,7 +94,7 @@ function waySections(): string {
 }
 
 export function optionsPage(): string {
-  return `<!-- Made by \`npm run docs\` from lib/options/table.ts, lib/features/conflicts.ts and lib/cli/mount-ways.ts. -->
+  return `<!-- Made by \`npm run docs\` from lib/options/table.ts, lib/features/conflicts.ts and lib/overlay/ways.ts. -->
 
 # Options of a mount
 

@@ -13,7 +13,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { createImage, createLayout, type Image, type RunningContainer, runContainer, unpack } from 'overlayfs/images';
-import { removeLayer } from 'overlayfs/layers';
+import { remove } from 'overlayfs/layers';
 import { Snapshotter } from 'overlayfs/snapshots';
 import { ask, connectTo } from './redis/client.js';
 import { fetchPackages, layers, makeLayers } from './redis/layers.js';
@@ -133,5 +133,5 @@ const directory = mkdtempSync(join(tmpdir(), 'overlayfs-redis-'));
 try {
   await main(directory);
 } finally {
-  await removeLayer(directory);
+  await remove(directory);
 }

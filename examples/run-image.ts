@@ -3,7 +3,7 @@
  *
  *   npm run build:ts && node dist-test/examples/run-image.js LAYOUT[:TAG] [COMMAND...]
  *
- * LAYOUT is an OCI image layout, as `skopeo copy docker://debian:12 oci:debian:12` makes one. `overlayfs run-image` does
+ * LAYOUT is an OCI image layout, as `skopeo copy docker://debian:12 oci:debian:12` makes one. `overlayfs image run` does
  * the same with more options.
  */
 import { mkdtempSync, rmSync } from 'node:fs';

@@ -70,6 +70,10 @@ export function toOptions<T extends object>(value: T | undefined, known: Readonl
   return Object.setPrototypeOf(options, null);
 }
 
+/** Returns some of the options, for a call that takes no others. */
+export const pick = <T extends object, K extends keyof T>(options: T, names: readonly K[]): Pick<T, K> =>
+  Object.fromEntries(names.map((name) => [name, options[name]])) as Pick<T, K>;
+
 /** Throws if the object has an own name that is not among the known ones. */
 export function checkNames(options: object, known: ReadonlySet<string>): void {
   for (const name of Object.keys(options)) {
@@ -134,4 +138,11 @@ export function checkMilliseconds(value: unknown, name: string): number | undefi
 export function checkSignal(value: unknown, name = 'signal'): AbortSignal | undefined {
   if (value === undefined || value instanceof AbortSignal) return value;
   throw invalidArgumentType(name, 'an AbortSignal', value);
+}
+
+/** Returns a list, empty if it is left out. The holes of a sparse one are undefined. */
+export function checkList(value: unknown, name: string): readonly unknown[] {
+  if (value === undefined) return [];
+  if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list', value);
+  return Array.from(value);
 }

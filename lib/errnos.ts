@@ -8,6 +8,7 @@ export const {
   EAGAIN,
   EBUSY,
   ECANCELED,
+  ECHILD,
   EEXIST,
   EINVAL,
   EIO,
@@ -37,11 +38,13 @@ export const {
 } = constants.errno;
 /** Missing in node:os. */
 export const EBADF = 9;
+export const EFBIG = 27;
 export const EUCLEAN = 117;
 export const EDQUOT = 122;
 
 // Missing in libuv's list, from which Node makes its map.
 const more: Readonly<Record<number, readonly [code: string, text: string]>> = {
+  10: ['ECHILD', 'no child processes'],
   15: ['ENOTBLK', 'block device required'],
   116: ['ESTALE', 'stale file handle'],
   117: ['EUCLEAN', 'structure needs cleaning'],

@@ -44,7 +44,8 @@ export type OperationFlag =
   | 'linked'
   | 'existing'
   | 'exact'
-  | 'tree';
+  | 'tree'
+  | 'synced';
 
 /** The part of an operation that failed. */
 export type Stage =
@@ -84,11 +85,6 @@ export interface Addon {
   disown(descriptor: number): void;
   /** Does the same, and closes the descriptor. */
   close(descriptor: number): void;
-  /**
-   * Has this environment take a shared lock at its end: flock(2). Later hooks of other addons, which Node calls first, run
-   * without it. `false` takes that back.
-   */
-  shareAtEnd(descriptor: number, isOn: boolean): void;
   /** Begins a walk, which ends when it is closed or its object is collected; see native/walk.h. */
   openWalk(flags: number): NativeWalk;
   closeWalk(id: number): void;

@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { isUint8Array } from 'node:util/types';
 import { ENOENT } from './errnos.js';
 import { invalidArgumentType, invalidArgumentValue, OverlayError } from './errors.js';
+import { printable } from './text.js';
 
 /** A path as callers pass it. */
 export type PathLike = string | Uint8Array | URL;
@@ -48,6 +49,9 @@ function fromUrl(url: URL): Path {
     return Buffer.from(bytes, 'latin1');
   }
 }
+
+/** Returns a path that a caller may have: a change of its bytes changes nothing here. */
+export const copyPath = (path: Path): Path => (typeof path === 'string' ? path : Buffer.from(path));
 
 export function isAbsolute(path: Path): boolean {
   return typeof path === 'string' ? path.charCodeAt(0) === SLASH : path[0] === SLASH;
@@ -159,21 +163,10 @@ export function toReal(path: Path): Path {
 export function formatBytes(path: Path): string {
   const bytes = Buffer.from(toBytes(path));
   const text = bytes.toString();
-  if (Buffer.from(text).equals(bytes)) {
-    // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is looked for
-    return text.replace(/[\u0000-\u001f\u007f"\\]/g, (c) => `\\${escapes[c] ?? octal(c.charCodeAt(0))}`);
-  }
-  return Array.from(bytes, (b) =>
-    b < 0x20 || b >= 0x7f
-      ? `\\${octal(b)}`
-      : b === 0x22 || b === 0x5c
-        ? `\\${String.fromCharCode(b)}`
-        : String.fromCharCode(b),
-  ).join('');
+  const isText = Buffer.from(text).equals(bytes);
+  const shown = (isText ? text : bytes.toString('latin1')).replace(/["\\]/g, '\\$&');
+  return printable(isText ? shown : shown.replace(/[^\0-\x7f]/g, (byte) => `\\${byte.charCodeAt(0).toString(8)}`));
 }
-
-const escapes: Readonly<Record<string, string>> = { '\n': 'n', '\t': 't', '\r': 'r', '"': '"', '\\': '\\' };
-const octal = (byte: number): string => byte.toString(8).padStart(3, '0');
 
 /** Quotes a path for a message. */
 export function quotePath(path: Path): string {

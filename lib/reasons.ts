@@ -1,5 +1,5 @@
 /**
- * The reasons why a call can fail, as one closed set, each with what to do about it. The texts of single errors say the
+ * The reasons why a call can fail, as one set, each with what to do about it. The texts of single errors say the
  * same with their paths. docs/errors-page.ts has the condition of each reason, and the headings.
  */
 import { either, option, type Text, text } from './text.js';
@@ -21,6 +21,7 @@ export const reasons = {
   'target-foreign': 'name a directory in the mount namespace of the calling thread',
   'path-inaccessible': 'correct the path that the error names, or its permissions',
   // The options together
+  'invalid-argument': 'pass what the message says',
   'conflicting-options': 'leave one of them out, or add the missing one',
   // The layers together, and what they are on
   'work-inside-upper': 'put them side by side on one file system',
@@ -66,9 +67,9 @@ export const reasons = {
   'idmap-refused': 'correct the ranges; a user namespace must not be the initial one',
   'too-deep': 'use the layers of the overlay below instead',
   // The kernel and the process
-  'no-privilege': 'run it as root with CAP_SYS_ADMIN, or in a user namespace: unshare -Urm',
+  'no-privilege': "start it by 'overlayfs unshare', or as root with CAP_SYS_ADMIN",
   'capability-missing': 'run it with that capability',
-  'namespace-foreign': 'start the process with a mount namespace of its own: unshare -Urm',
+  'namespace-foreign': "start it by 'overlayfs unshare', with a mount namespace of its own",
   'seccomp-denied': 'allow mount(2), fsopen(2) and the related calls in the profile of the container or service',
   'lsm-denied': 'allow mounts in its profile, or run the process unconfined; a Landlock sandbox allows no mounts',
   'rootless-forbidden': 'have root allow user namespaces, or mount as root',
@@ -77,6 +78,11 @@ export const reasons = {
     'check that both programs are set-user-ID root or have their capabilities, that the process does not run under no_new_privs, and what /etc/subuid and /etc/subgid contain',
   'shown-before': 'mount it anew for each program, or use Linux 6.15',
   'proc-missing': 'mount it (mount -t proc proc /proc); if that is refused too, the process lacks CAP_SYS_ADMIN',
+  'process-killed':
+    'try again, and find what kills it: the kernel log (dmesg) names a process that is killed for lack of memory',
+  'program-missing': 'check its name, and that it and its interpreter are where the program runs',
+  'program-unexecutable': 'make it executable (chmod +x), for this processor, on a mount without noexec',
+  'platform-unsupported': 'run it on Linux: on a machine, in a virtual machine, in WSL 2, or in a container',
   'overlay-unavailable': 'load the module (modprobe overlay) or use a kernel that has it',
   'option-unsupported': either(
     'leave it out',
@@ -100,8 +106,6 @@ export const reasons = {
   'namespace-missing': 'name the namespace of a running process, /proc/PID/ns/mnt, or pass a descriptor that keeps it',
   'namespace-denied':
     'run it with CAP_SYS_ADMIN in the user namespace that owns the mount namespace, and with CAP_SYS_ADMIN and CAP_SYS_CHROOT in its own',
-  chrooted:
-    'change its root by pivot_root(2) in a mount namespace of its own, or create the namespace outside the chroot',
   'out-of-namespaces': 'raise /proc/sys/user/max_mnt_namespaces or max_user_namespaces, or close what you do not need',
   // Unmounting
   'not-mounted': 'check the path: it must be the mount point itself',
@@ -109,21 +113,30 @@ export const reasons = {
     'end its users',
     text`pass ${option('detach', true)} to detach it now and free it when they end`,
   ),
+  'mount-covered': 'unmount the mount that covers it first',
   'mount-locked': 'unmount it where it was mounted',
-  'work-unknown': text`unmount without ${option('removeWork')}, and remove the workdir by its path`,
-  'work-not-empty': 'look at its contents, and remove it if you do not need them',
   // Whiteouts, opaque directories, and changes of layers
   'path-missing': 'check the path',
-  'path-exists': text`pass ${option('replace', true)} to put the whiteout in its place`,
-  'path-is-directory': text`pass ${option('recursive', true)} with ${option('replace')} to remove it with all its contents`,
+  'path-exists': either('remove it first', text`pass ${option('replace', true)} to put the whiteout in its place`),
+  'path-is-directory': either(
+    'remove it first',
+    text`pass ${option('recursive', true)} with ${option('replace')} to remove it with all its contents`,
+  ),
   'mount-inside': 'unmount it first',
   'layer-in-use': 'unmount the overlay first',
   'layer-changed': 'let nothing change the layer meanwhile',
   'layers-incomplete': 'name the layers below too',
+  'layers-swapped': either(
+    'name the upper first, and then the directory to merge it into',
+    text`pass ${option('unmarked', true)} if that is the order`,
+  ),
   'layer-conflict': text`look at the conflicts, and pass ${option('conflict', 'ours')} or ${option('conflict', 'theirs')}`,
   'path-not-directory': 'name a directory',
   'merged-mount': 'use the path in the layer directory; a layer that takes marks cannot be on an overlay',
-  'xattr-denied': text`trusted.* needs CAP_SYS_ADMIN in the initial user namespace: pass ${option('userxattr', true)} to use user.*`,
+  'xattr-denied': either(
+    'run as root, because trusted.* needs CAP_SYS_ADMIN in the initial user namespace',
+    text`pass ${option('userxattr', true)} to use user.*`,
+  ),
   'mark-unseen': text`set both marks as root: makeOpaque with ${option('marks', 'both')}`,
   'permission-denied': 'run as its owner or as root',
   'read-only': 'use a writable file system',
@@ -132,11 +145,29 @@ export const reasons = {
   'archive-limit': 'raise the limit if you trust the archive',
   'digest-mismatch': 'fetch the archive anew, and check the digest',
   'layer-unpackable': 'change what the error names',
+  // Snapshots, images and programs
+  missing: 'check the name',
+  exists: 'use that one, remove it, or choose another name',
+  'failed-precondition': 'do first what the message says',
+  'store-damaged': 'restore it from a backup',
+  'store-version': 'use the version of the library that made it',
+  'store-failed': 'look at the message and the kernel log (dmesg)',
+  'not-synced': 'check the disk; the change need not be repeated now',
+  closed: 'open it again',
+  'in-use': 'end the other user first',
+  'dependency-missing': 'install the package that the message names',
+  'media-type': 'make the image with media types of OCI',
+  'image-invalid': 'fetch or make the image anew',
+  'not-started': 'name a program that the image has',
+  'runtime-failed': 'correct what the runtime says',
+  'commit-failed': 'remove the cause, and commit the snapshot that the error names',
+  'program-failed': 'correct what the program says: the error has its output',
+  'program-output': either(text`raise ${option('maxBuffer')}`, 'have the program write less'),
   // No known cause
   unexplained: 'look at the system call, its errno and the kernel log (dmesg)',
 } as const satisfies Readonly<Record<string, Text>>;
 
-/** A word from a closed set that says why a call failed. */
+/** A word that says why a call failed. The set may grow in a minor release. */
 export type Reason = keyof typeof reasons;
 
 /** Returns what to do about the reason, as a part of a sentence. */

@@ -4,6 +4,24 @@
  */
 import { inspect } from 'node:util';
 
+/** Characters that a terminal obeys: controls, ends of lines and paragraphs, and marks of the direction of text. */
+const obeyed = /[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]/gu;
+
+const escapes: Readonly<Record<string, string>> = { '\n': '\\n', '\t': '\\t', '\r': '\\r' };
+
+const toOctal = (character: string): string =>
+  Array.from(Buffer.from(character), (byte) => `\\${byte.toString(8).padStart(3, '0')}`).join('');
+
+/**
+ * Returns the text in one line that does nothing to a terminal. All text from outside passes through here before it is
+ * shown: names, command lines, labels, messages of other programs.
+ */
+export const printable = (shown: string): string => shown.replace(obeyed, (one) => escapes[one] ?? toOctal(one));
+
+/** The same for a JSON document, which stays the same document. */
+export const printableJson = (json: string): string =>
+  json.replace(obeyed, (one) => (one === '\n' ? one : `\\u${one.charCodeAt(0).toString(16).padStart(4, '0')}`));
+
 /** An option, with a value if the text gives one. */
 export interface OptionPart {
   readonly option: string;
@@ -72,22 +90,28 @@ const inPrograms: Spelling = {
   },
 };
 
-function tryRender(source: Text, spelling: Spelling): string | undefined {
+/** `isStrict`: returns undefined for what the interface cannot spell, instead of the spelling in programs. */
+function tryRender(source: Text, spelling: Spelling, isStrict: boolean): string | undefined {
   if (typeof source === 'string') return source;
   if ('option' in source || 'command' in source || 'member' in source || 'argument' in source) {
-    return spelling.spell(source);
+    return spelling.spell(source) ?? (isStrict ? undefined : inPrograms.spell(source));
   }
-  if ('before' in source) return tryRender(spelling.isMounted ? source.after : source.before, spelling);
-  const rendered = ('either' in source ? source.either : source).map((part) => tryRender(part, spelling));
-  if (!('either' in source)) return rendered.includes(undefined) ? undefined : rendered.join('');
-  const known = rendered.filter((remedy) => remedy !== undefined);
-  return known.length === 0 ? undefined : known.join(', or ');
+  if ('before' in source) return tryRender(spelling.isMounted ? source.after : source.before, spelling, isStrict);
+  const renderAll = (texts: readonly Text[], strictly: boolean) =>
+    texts.map((one) => tryRender(one, spelling, strictly));
+  if (!('either' in source)) {
+    const parts = renderAll(source, isStrict);
+    return parts.includes(undefined) ? undefined : parts.join('');
+  }
+  const known = [true, isStrict].map((strictly) =>
+    renderAll(source.either, strictly).filter((remedy) => remedy !== undefined),
+  );
+  return known.find(({ length }) => length > 0)?.join(', or ');
 }
 
-/** Returns the text with its options spelled as an interface does. A text that it cannot spell is spelled as in programs. */
+/** Returns the text with its options spelled as an interface does; what it cannot spell, as in programs. */
 export const render = (source: Text, spelling: Spelling = inPrograms): string =>
-  tryRender(source, spelling) ??
-  (tryRender(source, { ...inPrograms, isMounted: spelling.isMounted ?? false }) as string);
+  printable(tryRender(source, spelling, false) ?? '');
 
 /** Returns the text as a sentence. */
 export function sentence(source: Text, spelling?: Spelling): string {

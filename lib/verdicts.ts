@@ -52,15 +52,28 @@ const meanings: Readonly<Record<number, Explain>> = {
   [e.EROFS]: ({ name }) => ({ reason: 'read-only', what: `the file system of ${name} is read-only` }),
   [e.ENOSPC]: ({ purpose }) => ({ reason: 'out-of-space', what: `no space is left to ${purpose}` }),
   [e.EDQUOT]: ({ purpose }) => ({ reason: 'out-of-space', what: `a quota leaves no space to ${purpose}` }),
+  [e.EFBIG]: ({ purpose }) => ({
+    reason: 'out-of-space',
+    what: `a file would be larger than this process, or the file system, allows, on the attempt to ${purpose}`,
+    hint: 'raise the limit of the process (ulimit -f), or use another file system',
+  }),
   [e.EMLINK]: ({ name }) => ({
     reason: 'too-many-subdirectories',
     what: `${name} cannot be created: its parent holds as many subdirectories as its file system allows`,
   }),
+  [e.EIO]: ({ purpose }) => ({
+    reason: 'io-error',
+    what: `the file system reports an I/O error on the attempt to ${purpose}`,
+  }),
+  [e.EUCLEAN]: ({ purpose }) => ({
+    reason: 'io-error',
+    what: `the file system reports that it is damaged, on the attempt to ${purpose}`,
+  }),
   [e.EPERM]: ({ purpose }) => ({ reason: 'no-privilege', what: `this process may not ${purpose}` }),
   [e.ENOSYS]: ({ syscall, purpose }) => ({
     reason: 'option-unsupported',
-    what: `this kernel cannot ${purpose}: it has no ${syscall ?? 'such call'}(2)`,
-    hint: 'use a newer kernel',
+    what: `this process cannot ${purpose}: this kernel lacks ${syscall === undefined ? 'a system call' : `${syscall}(2)`}, or a seccomp filter refuses it`,
+    hint: 'use a newer kernel, or allow the call in the profile of the container or service',
   }),
 };
 
@@ -69,6 +82,15 @@ export function explainErrno(errno: number, failed: Failed): Verdict {
   const { name = 'the path', purpose } = failed;
   const verdict = meanings[errno]?.({ ...failed, name });
   return verdict ?? { reason: 'unexplained', what: `the kernel refused to ${purpose}` };
+}
+
+/** Explains an error of node:fs. Returns any other error as it is. */
+export function explainSystemError(error: unknown, purpose: string, hint?: string): unknown {
+  const { errno, syscall, path } = error as NodeJS.ErrnoException;
+  if (error instanceof OverlayError || errno === undefined) return error;
+  const name = path === undefined ? undefined : quotePath(path);
+  const verdict = explainErrno(-errno, { purpose, syscall, ...(name !== undefined && { name }) });
+  return new OverlayError({ errno: -errno, syscall, path, ...verdict, ...(hint !== undefined && { hint }) });
 }
 
 /** Returns the error for an errno that reports a shortage, else undefined. */

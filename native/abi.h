@@ -54,6 +54,7 @@ enum Number : long {
   fchownat = 260,
   symlinkat = 266,
   utimensat = 280,
+  sync = 162,
   syncfs = 306,
   copy_file_range = 326,  // 4.5
   fchmod = 91,
@@ -67,6 +68,9 @@ enum Number : long {
   setgroups = 116,
   setresuid = 117,
   setresgid = 119,
+  keyctl = 250,
+  memfd_create = 319,    // 3.17
+  execveat = 322,        // 3.19
   waitid = 247,
   execve = 59,
   exit = 60,
@@ -75,8 +79,13 @@ enum Number : long {
   sendto = 44,
   fcntl = 72,
   getpid = 39,
+  setpgid = 109,
   getppid = 110,
+  getpgid = 121,
   prctl = 157,
+  seccomp = 317,
+  capget = 125,
+  capset = 126,
   chroot = 161,
   ppoll = 271,
   dup3 = 292,
@@ -88,7 +97,9 @@ enum Number : long {
   umount2 = 166,
   pivot_root = 155,
   flock = 73,
+  kcmp = 312,
   fsync = 74,
+  sethostname = 170,
   chdir = 80,
   fchdir = 81,
   unshare = 272,
@@ -124,6 +135,7 @@ enum Number : long {
   inotify_add_watch = 27,
   ustat = -1,            // the kernel has none there
   read = 63,
+  sethostname = 161,
   write = 64,
   close = 57,
   lseek = 62,
@@ -146,6 +158,7 @@ enum Number : long {
   fchownat = 54,
   symlinkat = 36,
   utimensat = 88,
+  sync = 81,
   syncfs = 267,
   copy_file_range = 285,  // 4.5
   fchmod = 52,
@@ -159,6 +172,9 @@ enum Number : long {
   setgroups = 159,
   setresuid = 147,
   setresgid = 149,
+  keyctl = 219,
+  memfd_create = 279,    // 3.17
+  execveat = 281,        // 3.19
   waitid = 95,
   execve = 221,
   exit = 93,
@@ -167,8 +183,13 @@ enum Number : long {
   sendto = 206,
   fcntl = 25,
   getpid = 172,
+  setpgid = 154,
+  getpgid = 155,
   getppid = 173,
   prctl = 167,
+  seccomp = 277,
+  capget = 90,
+  capset = 91,
   chroot = 51,
   ppoll = 73,
   dup3 = 24,
@@ -180,6 +201,7 @@ enum Number : long {
   umount2 = 39,
   pivot_root = 41,
   flock = 32,
+  kcmp = 272,
   fsync = 82,
   chdir = 49,
   fchdir = 50,
@@ -225,6 +247,7 @@ struct FsXattr {
 constexpr unsigned fs_ioc_fsgetxattr = 0x801c581f;
 constexpr unsigned fs_ioc_fssetxattr = 0x401c5820;
 constexpr uint32_t fs_xflag_projinherit = 0x200;
+constexpr unsigned long fs_ioc_setflags = 0x40086602;
 
 // unix(7)
 struct UnixAddress {
@@ -387,6 +410,7 @@ struct Dirent {
 };
 
 // Constants that libc's headers may lack.
+constexpr int fsconfig_set_string = 1;    // FSCONFIG_SET_STRING
 constexpr int fsconfig_cmd_create = 6;    // FSCONFIG_CMD_CREATE
 constexpr int fsopen_cloexec = 1;         // FSOPEN_CLOEXEC
 constexpr int fsmount_cloexec = 1;        // FSMOUNT_CLOEXEC
@@ -409,6 +433,7 @@ constexpr unsigned statx_nlink = 0x4;     // STATX_NLINK
 constexpr unsigned statx_mtime = 0x40;    // STATX_MTIME
 constexpr unsigned statx_gid = 0x10;      // STATX_GID
 constexpr unsigned statx_ino = 0x100;     // STATX_INO
+constexpr unsigned statx_btime = 0x800;   // STATX_BTIME
 constexpr unsigned statx_size = 0x200;    // STATX_SIZE
 constexpr unsigned statx_blocks = 0x400;  // STATX_BLOCKS
 constexpr unsigned statx_mnt_id = 0x1000; // STATX_MNT_ID, 5.8

@@ -18,7 +18,6 @@ napi_value init(napi_env env, napi_value exports) {
       {"start", nullptr, Environment::start, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"cancel", nullptr, Environment::cancel, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"disown", nullptr, Environment::disown, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
-      {"shareAtEnd", nullptr, Environment::share_at_end, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"close", nullptr, Environment::close, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"openWalk", nullptr, Walk::open, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"closeWalk", nullptr, Walk::close, nullptr, nullptr, nullptr, napi_enumerable, nullptr},

@@ -9,6 +9,30 @@
 
 namespace overlayfs {
 
+namespace {
+
+// The system calls whose refusal by a seccomp filter the library names. With arguments that are all wrong they do nothing.
+#define OVERLAYFS_PROBED(X) \
+  X(openat2) X(fsopen) X(fsconfig) X(fsmount) X(fspick) X(open_tree) X(open_tree_attr) X(move_mount) \
+  X(mount_setattr) X(mount) X(umount2) X(unshare) X(setns) X(statmount) X(listmount) X(statx) X(statfs) \
+  X(fstatfs) X(fanotify_init) X(fanotify_mark) X(name_to_handle_at) X(open_by_handle_at) X(faccessat2) \
+  X(mkdirat) X(mknodat) X(linkat) X(symlinkat) X(unlinkat) X(renameat2) X(readlinkat) X(utimensat) X(fchmod) \
+  X(fchown) X(fchownat) X(ftruncate) X(flock) X(fsync) X(syncfs) X(setxattr) X(getxattr) \
+  X(lgetxattr) X(fgetxattr) X(lsetxattr) X(fsetxattr) X(lremovexattr) X(fremovexattr) X(flistxattr) \
+  X(llistxattr) X(fchmodat) X(chdir) X(fchdir) X(chroot) X(pivot_root) X(sethostname) X(capget) \
+  X(capset) X(setgroups) X(setresuid) X(setresgid) X(signalfd4) X(setpgid) X(memfd_create) X(sendfile) X(execveat)
+
+long number_of(const char* name) {
+#define OVERLAYFS_NUMBER(call) \
+  if (strcmp(name, #call) == 0) return abi::call;
+  OVERLAYFS_PROBED(OVERLAYFS_NUMBER)
+#undef OVERLAYFS_NUMBER
+  return -1;
+}
+
+}  // namespace
+
+
 // notify(address, message): sends a datagram to a socket at a path, or to an abstract one, which begins with '@'.
 long Execution::notify(Step& step) {
   Text address(*this, step.a[0]);
@@ -85,6 +109,8 @@ long Execution::run(Step& step) {
       return sys::umount2(Text(*this, a[0]), a[1]);
     case Call::mkdirat:
       return sys::mkdirat(fd(0), Text(*this, a[1]), unsigned_at(2));
+    case Call::resemble:
+      return resemble(step);
     case Call::mknodat:
       return sys::mknodat(fd(0), Text(*this, a[1]), unsigned_at(2), unsigned_at(3));
     case Call::linkat:
@@ -117,6 +143,8 @@ long Execution::run(Step& step) {
       return reserve(step);
     case Call::reserve_target:
       return reserve_target(step);
+    case Call::apart:
+      return check_apart(step);
     case Call::record:
       return record(step);
     case Call::sees:
@@ -168,6 +196,13 @@ long Execution::run(Step& step) {
       return make_own_user_namespace(step);
     case Call::chdir:
       return sys::call(abi::chdir, static_cast<const char*>(Text(*this, a[0])));
+    // pivot(mount): makes it the root of the mount namespace, without the other mounts. They stay below it where the
+    // kernel does not exchange the root: in an initial RAM file system, or under a seccomp filter.
+    case Call::pivot: {
+      long result = sys::call(abi::fchdir, fd(0));
+      if (result < 0 || sys::call(abi::pivot_root, ".", ".") < 0) return result;
+      return sys::umount2(".", abi::mnt_detach);
+    }
     case Call::flock:
       return sys::call(abi::flock, fd(0), a[1]);
     case Call::fsync:
@@ -180,6 +215,11 @@ long Execution::run(Step& step) {
       attributes.flags |= abi::fs_xflag_projinherit;
       attributes.project = unsigned_at(1);
       return sys::call(abi::ioctl, fd(0), abi::fs_ioc_fssetxattr, &attributes);
+    }
+    // set_flags(fd, FS_*_FL): ioctl_iflags(2)
+    case Call::set_flags: {
+      unsigned flags = unsigned_at(1);
+      return sys::call(abi::ioctl, fd(0), abi::fs_ioc_setflags, &flags);
     }
     // quotactl_fd(fd, command, id); output: struct if_dqblk
     case Call::quotactl_fd:
@@ -223,6 +263,12 @@ long Execution::run(Step& step) {
       return 0;
     case Call::notify:
       return notify(step);
+    // probe(name): what the kernel says to arguments that are all wrong. Only a seccomp filter refuses such a call.
+    // ENODATA: a name that the list above lacks.
+    case Call::probe: {
+      long number = number_of(Text(*this, a[0]));
+      return number < 0 ? -ENODATA : sys::call(static_cast<abi::Number>(number), -1L, -1L, -1L, -1L, -1L, -1L);
+    }
     // exit_after(milliseconds, code): ends the process, unless it has ended by then.
     case Call::exit_after: {
       timespec left{a[0] / 1000, a[0] % 1000 * 1000000};
@@ -232,8 +278,10 @@ long Execution::run(Step& step) {
   }
   return -ENOSYS;
 }
-// scan(dirfd, path, mask, ids of 64 bits each, room for names); output: the names.
+// scan(dirfd, path, mask, ids of 64 bits each, room for names, thread, leader); output: the names. Nothing is scanned if
+// the thread has the same table of descriptors as its leader.
 long Execution::scan(const Step& step) {
+  if (step.a[5] != 0 && sys::kcmp_files(step.a[5], step.a[6]) == 0) return 0;
   Text ids(*this, step.a[3]);
   return names_on_mounts(descriptor(step.a[0]), Text(*this, step.a[1]), static_cast<uint32_t>(step.a[2]), ids,
                          ids.size(), reinterpret_cast<char*>(block_) + step.output + 8,

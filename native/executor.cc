@@ -144,7 +144,7 @@ bool Execution::perform_in_child() {
     if (reservation_ != nullptr) directories_in_use.recover(reservation_);
     // It may have performed its last step.
     failure_.step = done_ < header().count ? done_ : header().count - 1;
-    failure_.error = EINTR;
+    failure_.error = ECHILD;
   }
   return failure_.step < 0 || fail();
 }

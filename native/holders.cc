@@ -21,6 +21,11 @@ bool is_among(uint64_t id, const char* ids, size_t size) {
   return false;
 }
 
+// A file system among the ids: the highest bit tells it from a mount.
+uint64_t device_of(const abi::Statx& found) {
+  return uint64_t{1} << 63 | static_cast<uint64_t>(found.dev_major) << 32 | found.dev_minor;
+}
+
 }  // namespace
 
 long names_on_mounts(int dirfd, const char* path, uint32_t mask, const char* ids, size_t ids_size, char* names,
@@ -39,7 +44,8 @@ long names_on_mounts(int dirfd, const char* path, uint32_t mask, const char* ids
       abi::Statx found;
       long looked = sys::statx(directory, entry->name, abi::at_statx_dont_sync, mask, &found);
       if (looked == -EPERM || looked == -EACCES) refused = looked;
-      if (looked < 0 || !is_among(found.mnt_id, ids, ids_size)) continue;
+      if (looked < 0) continue;
+      if (!is_among(found.mnt_id, ids, ids_size) && !is_among(device_of(found), ids, ids_size)) continue;
       size_t size = strlen(entry->name) + 1;
       if (used + size > room) break;
       memcpy(names + used, entry->name, size);

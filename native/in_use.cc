@@ -66,6 +66,25 @@ DirectoryKey by_watch(int watch) { return {static_cast<uint64_t>(watch), UINT64_
 
 }  // namespace
 
+// The birth is a hash of the file handle, which holds the generation of the inode. The time of birth stands in only where
+// there are no handles: the clock of a file system stands still for milliseconds.
+long find_key(int dirfd, const char* path, int flags, DirectoryKey* key, abi::Statx* to) {
+  abi::Statx found;
+  const unsigned mask = abi::statx_ino | abi::statx_btime | abi::statx_mnt_id;
+  long result = sys::statx(dirfd, path, flags | AT_EMPTY_PATH | abi::at_statx_dont_sync, mask, &found);
+  if (result < 0) return result;
+  *key = {static_cast<uint64_t>(found.dev_major) << 32 | found.dev_minor, found.ino,
+          static_cast<uint64_t>(found.btime.tv_sec) * 1'000'000'000 + found.btime.tv_nsec};
+  if (to != nullptr) *to = found;
+  abi::FileHandle handle{abi::max_handle_size, 0, {}};
+  int mount_id;
+  const int follow = flags & AT_SYMLINK_NOFOLLOW ? 0 : AT_SYMLINK_FOLLOW;
+  if (sys::name_to_handle_at(dirfd, path, &handle, &mount_id, follow | AT_EMPTY_PATH) < 0) return 0;
+  key->birth = 0xcbf29ce484222325;  // FNV-1a
+  for (uint32_t i = 0; i < handle.size; i++) key->birth = (key->birth ^ handle.bytes[i]) * 0x100000001b3;
+  return 0;
+}
+
 void OwnedLock::lock(uint32_t token) {
   for (;;) {
     uint32_t owner = 0;
@@ -292,14 +311,18 @@ bool InUse::reserve(Overlay* reservation, DirectoryKey key, Role role, Against a
   return true;
 }
 
-TargetReservation InUse::reserve_target(Overlay* reservation, DirectoryKey key, uint64_t ended) {
+bool InUse::reserve_target(Overlay* reservation, DirectoryKey key) {
   Locked locked(lock_, reservation->token);
-  if (ended != ended_targets_) return TargetReservation::outdated;
   for (Use* use = *bucket(key); use != nullptr; use = use->next) {
-    if (use->key == key && use->role == Role::target) return TargetReservation::taken;
+    if (use->key == key && use->role == Role::target) return false;
+  }
+  for (size_t i = 1; i <= most_ended && i <= ended_count_; i++) {
+    const EndedTarget& ended = ended_targets_[(ended_count_ - i) % most_ended];
+    if (ended.time < reservation->begun) break;
+    if (ended.key == key) return false;
   }
   enter(&reservation->uses[static_cast<size_t>(Role::target)], key);
-  return TargetReservation::made;
+  return true;
 }
 
 void InUse::begin(Overlay* overlay, uint64_t mount, uint64_t device, int root, bool is_findable) {
@@ -323,9 +346,8 @@ void InUse::is_mounted(Overlay* reservation, uint64_t mount, uint64_t device, in
 void InUse::end(Overlay* reservation) {
   Locked locked(lock_, OwnedLock::anybody);
   reservation->is_ours = false;
-  if (reservation->uses[static_cast<size_t>(Role::target)].is_linked) {
-    __atomic_store_n(&ended_targets_, ended_targets_ + 1, __ATOMIC_RELEASE);
-  }
+  const Use& target = reservation->uses[static_cast<size_t>(Role::target)];
+  if (target.is_linked) ended_targets_[ended_count_++ % most_ended] = {target.key, ++time_};
   if (reservation->at == nullptr) {
     delete reservation;  // its overlay has ended meanwhile
   } else if (reservation->is_mounted) {

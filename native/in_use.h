@@ -26,15 +26,23 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "abi.h"
+
 namespace overlayfs {
 
-// Identifies a directory. The kernel keeps the inode of a directory in use, so no other directory gets its number.
+// Identifies a directory. The record may hold an overlay that has ended, whose directory is gone and whose inode number
+// belongs to another one. `birth` tells the two apart.
 struct DirectoryKey {
   uint64_t device;
   uint64_t inode;
+  uint64_t birth = 0;
 
   bool operator==(const DirectoryKey&) const = default;
 };
+
+// Finds the key of a directory. FLAGS: AT_SYMLINK_NOFOLLOW, or 0. FOUND also has the id of the mount. Returns 0, or
+// minus the errno.
+long find_key(int dirfd, const char* path, int flags, DirectoryKey* key, abi::Statx* found = nullptr);
 
 // The role of a directory for an overlay, or for a plan.
 enum class Role : int32_t { upper, work, target, count };
@@ -58,10 +66,6 @@ class OwnedLock {
 // The record of the use of a directory as upper or work. `possible`: it cannot tell if the user still
 // exists.
 enum class Usage : int32_t { none, possible, certain };
-
-// The outcome of an attempt to reserve a target. `taken`: another plan has reserved it. `outdated`: the caller has to
-// look at the target again.
-enum class TargetReservation : int32_t { made, taken, outdated };
 
 // The uses by others that block a reservation.
 enum class Against : int32_t { nobody, everybody, certain };
@@ -88,12 +92,9 @@ class InUse {
   // same number.
   bool reserve(Overlay* reservation, DirectoryKey key, Role role, Against against, bool is_new);
 
-  // Returns the number of plans with a target that have ended. Earlier look-ups of a target may be out of date since.
-  uint64_t ended_targets() const { return __atomic_load_n(&ended_targets_, __ATOMIC_ACQUIRE); }
-
-  // Keeps other plans from mounting on this target. The reservation is outdated if plans have ended since the count was
-  // `ended`.
-  TargetReservation reserve_target(Overlay* reservation, DirectoryKey key, uint64_t ended);
+  // Keeps other plans from mounting on this target. Fails if another plan has reserved it, or had until after this plan
+  // began: this plan may have opened the directory that the other has mounted on.
+  bool reserve_target(Overlay* reservation, DirectoryKey key);
 
   // Records that the overlay of the reservation is mounted. ROOT is a descriptor of its root.
   void is_mounted(Overlay* reservation, uint64_t mount, uint64_t device, int root);
@@ -140,7 +141,13 @@ class InUse {
   size_t overlays_ = 0;      // the number in the record, reservations included
   Overlay* all_ = nullptr;
   uint64_t questions_ = 0;
-  uint64_t ended_targets_ = 0;
+  // The targets of plans that have ended, the last ones. More plans do not end during one.
+  static constexpr size_t most_ended = 1024;
+  struct EndedTarget {
+    DirectoryKey key;
+    uint64_t time;
+  } ended_targets_[most_ended] = {};
+  size_t ended_count_ = 0;
   uint64_t time_ = 0;        // advances with each plan that begins, and each use that is entered
   int inotify_ = -1;
   uint32_t unheard_ = 0;     // watches added since hear()

@@ -2,6 +2,8 @@
 // arguments in order, which lib/programs/launch.ts chooses, and then executes the program:
 //
 //   report FD            write a failure to FD as "INDEX ERRNO": the argument whose word failed; exec closes FD
+//   seal                 go on as a copy of this program in memory, memfd_create(2), which nothing can change
+//   close FIRST LAST     close all descriptors from FIRST to LAST: those that the caller has not named
 //   cloexec FD           have exec close a descriptor
 //   copy FD              the same; a mount's descriptor becomes that of a clone, which only its own namespace can make
 //   join FD              enter a user namespace: setns(2)
@@ -14,18 +16,31 @@
 //   tree PATH            clone a mount by its path: the first one that `mounted` has checked and `tree` has not used
 //   readonly PATH        make a tree of mounts read-only for this program; follows a symbolic link
 //   readonly-any PATH    the same, if there is such a path
+//   readonly-kernel      make each mount of a file system of the kernel, such as sysfs, read-only, but for that at /proc
 //   hide PATH            make a directory or file empty for this program; follows a symbolic link
+//   hide-any PATH        the same, if there is such a path
 //   attach PATH          attach the first mount that is not attached yet; at the root it takes the place of the root,
 //                        and keeps the mounts in /proc, /dev and /sys
+//   tmpfs SIZE INODES    make a tmpfs with these limits, for `attach`; `-` leaves the kernel's
 //   take PATH            clone a tree of mounts by its path, for `attach`
+//   nodev                let no device node work in the mount that was cloned last
+//   dev                  let no device node work, and give this program a small /dev of its own, where nodes do
 //   proc own|new         keep /proc for `lock`: as it is, or a new one, for a new process namespace
 //   show-proc            attach the new /proc, if there is such a directory
 //   init                 make the process that carries out the rest the second one of a new process namespace: the first
-//                        one reaps, and this one waits, hands signals on and ends as the program does
+//                        one reaps, and this one waits, hands signals on and ends as the program does; without a
+//                        controlling terminal, the second one has a process group of its own
+//   die-with PARENT      have the kernel kill this process when its parent, process PARENT, ends
 //   lock FLAGS UIDS GIDS enter a user namespace inside, unshare(2), with these maps: the mounts so far cannot be undone
+//   confine FLAGS UIDS GIDS  the same; where there can be no such namespace, such as in a chroot: `drop`
+//   terminal             let no program put input into the controlling terminal, if there is one: ioctl_tty(2), TIOCSTI
+//   limit NAME NUMBER    lower the limit user.NAME of sysctl(8) for this user namespace and those inside, if /proc allows it
 //   network              bring the loopback interface up
+//   hostname NAME        sethostname(2)
 //   drop                 let no program gain capabilities
+//   ambient              have the program keep the capabilities that this process has: capabilities(7)
 //   ids UID GID GROUPS   become another user; `-` leaves the groups as they are
+//   keyring              have a session keyring without the keys of the caller: session-keyring(7)
 //   chdir PATH
 //   argv0 NAME           the program's own name for itself
 //   exec COMMAND ARG...  search for COMMAND in PATH if it has no slash
@@ -36,6 +51,9 @@
 // This is a static program without any library: it starts in a few milliseconds, on glibc and musl alike.
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <net/if.h>
 #include <poll.h>
 #include <sched.h>
@@ -47,6 +65,7 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "abi.h"
@@ -55,7 +74,7 @@ namespace {
 
 namespace abi = overlayfs::abi;
 
-long call(abi::Number number, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0) {
+long enter(abi::Number number, long a, long b, long c, long d, long e) {
 #if defined(__x86_64__)
   long result;
   register long r10 __asm__("r10") = d;
@@ -75,6 +94,14 @@ long call(abi::Number number, long a = 0, long b = 0, long c = 0, long d = 0, lo
   __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4) : "memory");
   return x0;
 #endif
+}
+
+// Repeated after a signal, but for close(2): Linux has released the descriptor by then.
+long call(abi::Number number, long a = 0, long b = 0, long c = 0, long d = 0, long e = 0) {
+  long result;
+  do result = enter(number, a, b, c, d, e);
+  while (result == -EINTR && number != abi::close);
+  return result;
 }
 
 long at(const void* memory) { return reinterpret_cast<long>(memory); }
@@ -162,6 +189,20 @@ long take_tree(const char* path) {
   return push(call(abi::open_tree, AT_FDCWD, at(path), abi::open_tree_clone | O_CLOEXEC | abi::at_recursive));
 }
 
+long make_tmpfs(const char* size, const char* inodes) {
+  const long context = call(abi::fsopen, at("tmpfs"), abi::fsopen_cloexec);
+  if (context < 0) return context;
+  auto set = [context](const char* name, const char* value) {
+    return same(value, "-") ? 0 : call(abi::fsconfig, context, abi::fsconfig_set_string, at(name), at(value));
+  };
+  long result = set("size", size);
+  if (result == 0) result = set("nr_inodes", inodes);
+  if (result == 0) result = call(abi::fsconfig, context, abi::fsconfig_cmd_create);
+  if (result == 0) result = push(call(abi::fsmount, context, abi::fsmount_cloexec, abi::mount_attr_nosuid | abi::mount_attr_nodev));
+  call(abi::close, context);
+  return result;
+}
+
 long enter(long directory) {
   long result = call(abi::fchdir, directory);
   return result < 0 ? result : call(abi::chroot, at("."));
@@ -215,6 +256,33 @@ long replace_root(long mount) {
   return result < 0 ? result : enter(mount);
 }
 
+long make_file(const char* path) {
+  const long file = call(abi::openat, AT_FDCWD, at(path), O_CREAT | O_WRONLY | O_CLOEXEC, 0444);
+  if (file >= 0) call(abi::close, file);
+  return file < 0 ? file : 0;
+}
+
+bool has_own_dev = false;
+
+// Makes a directory or file in the small /dev for something that is shown there: it has no others.
+bool make_place(long mount, const char* path) {
+  static char part[4096] = "/dev/";
+  constexpr long start = 5;
+  for (long i = 0; i < start; i++) {
+    if (path[i] != part[i]) return false;
+  }
+  long size = start;
+  for (; path[size] != '\0' && size < static_cast<long>(sizeof part) - 1; size++) {
+    part[size] = '\0';
+    if (path[size] == '/') call(abi::mkdirat, AT_FDCWD, at(part), 0755);
+    part[size] = path[size];
+  }
+  part[size] = '\0';
+  abi::Statx found;
+  if (look(mount, "", AT_EMPTY_PATH, found, abi::statx_type) < 0) return false;
+  return ((found.mode & S_IFMT) == S_IFDIR ? call(abi::mkdirat, AT_FDCWD, at(part), 0755) : make_file(part)) == 0;
+}
+
 // A tree of the old root that every program needs and a directory of files lacks.
 struct Kept {
   const char* path;
@@ -235,7 +303,10 @@ long put_back(const Kept& kept) {
 }
 
 long show(long mount, const char* path) {
-  if (!is_root(path, AT_SYMLINK_NOFOLLOW)) return attach(mount, path);
+  if (!is_root(path, AT_SYMLINK_NOFOLLOW)) {
+    const long result = attach(mount, path);
+    return result == -ENOENT && has_own_dev && make_place(mount, path) ? attach(mount, path) : result;
+  }
   Kept all[] = {{"/proc", -1}, {"/dev", -1}, {"/sys", -1}};
   for (Kept& kept : all) {
     if (long result = take_along(kept); result < 0) return result;
@@ -265,25 +336,128 @@ long clone(long fd) {
   return push(tree == -EINVAL ? fd : tree);
 }
 
-long write_file(const char* path, const char* text) {
-  long file = call(abi::openat, AT_FDCWD, at(path), O_WRONLY | O_CLOEXEC);
+long write_file(const char* path, const char* text, long directory = AT_FDCWD) {
+  long file = call(abi::openat, directory, at(path), O_WRONLY | O_CLOEXEC);
   if (file < 0) return file;
   long result = call(abi::write, file, at(text), length(text));
   call(abi::close, file);
   return result;
 }
 
-long make_readonly(const char* path) {
-  abi::MountAttr attributes{abi::mount_attr_rdonly, 0, 0, 0};
-  long result = call(abi::mount_setattr, AT_FDCWD, at(path), abi::at_recursive, at(&attributes), sizeof attributes);
+// Sets or clears attributes of a tree of mounts.
+long change(long directory, const char* path, uint64_t set, uint64_t cleared = 0) {
+  abi::MountAttr attributes{set, cleared, 0, 0};
+  const long flags = (*path == '\0' ? AT_EMPTY_PATH : 0) | abi::at_recursive;
+  return call(abi::mount_setattr, directory, at(path), flags, at(&attributes), sizeof attributes);
+}
+
+long restrict(const char* path, uint64_t attribute) {
+  long result = change(AT_FDCWD, path, attribute);
   if (result != -EINVAL) return result;
   // EINVAL: a directory inside a mount. It gets a mount of its own.
   long tree = call(abi::open_tree, AT_FDCWD, at(path), abi::open_tree_clone | O_CLOEXEC | abi::at_recursive);
   if (tree < 0) return tree;
-  const long flags = AT_EMPTY_PATH | abi::at_recursive;
-  result = call(abi::mount_setattr, tree, at(""), flags, at(&attributes), sizeof attributes);
+  result = change(tree, "", attribute);
   if (result == 0) result = attach(tree, path, true);
   call(abi::close, tree);
+  return result;
+}
+
+// Their files are settings of the kernel.
+constexpr const char* of_kernel[] = {"proc",   "sysfs",     "cgroup",    "cgroup2",     "debugfs", "tracefs", "securityfs", "bpf",
+                                     "pstore", "efivarfs",  "selinuxfs", "binfmt_misc", "fusectl", "nfsd",    "smackfs",    "resctrl",
+                                     "xenfs",  "rpc_pipefs", "configfs"};
+
+bool starts_with(const char* text, const char* start) {
+  while (*start != '\0' && *text == *start) text++, start++;
+  return *start == '\0';
+}
+
+// LINE: a line of mountinfo, proc_pid_mountinfo(5).
+long restrict_if_of_kernel(char* line) {
+  const long id = number(line);
+  char* field = line;
+  for (int i = 0; i < 4; i++) {
+    while (*field != ' ' && *field != '\0') field++;
+    if (*field == ' ') field++;
+  }
+  char* path = field;
+  while (*field != ' ' && *field != '\0') field++;
+  const char* type = field;
+  while (*type != '\0' && !starts_with(type, " - ")) type++;
+  if (*type == '\0') return 0;
+  // An order before this one has made it read-only.
+  if (starts_with(field, " ro,") || starts_with(field, " ro ")) return 0;
+  *field = '\0';
+  if (same(path, "/proc")) return 0;
+  bool found = false;
+  for (const char* name : of_kernel) found = found || (starts_with(type + 3, name) && type[3 + length(name)] == ' ');
+  if (!found) return 0;
+  // Blanks and backslashes are octal there.
+  char* to = path;
+  for (const char* from = path; *from != '\0';) {
+    const bool is_octal = from[0] == '\\' && from[1] != '\0' && from[2] != '\0' && from[3] != '\0';
+    *to++ = is_octal ? static_cast<char>((from[1] - '0') << 6 | (from[2] - '0') << 3 | (from[3] - '0')) : *from;
+    from += is_octal ? 4 : 1;
+  }
+  *to = '\0';
+  const long root = call(abi::openat, AT_FDCWD, at(path), O_PATH | O_NOFOLLOW | O_CLOEXEC);
+  // Another mount may cover it, by which it is out of reach.
+  if (root < 0) return 0;
+  abi::Statx at_path;
+  long result = look(root, "", AT_EMPTY_PATH, at_path);
+  if (result == 0 && at_path.mnt_id == static_cast<uint64_t>(id)) {
+    abi::MountAttr attributes{abi::mount_attr_rdonly, 0, 0, 0};
+    result = call(abi::mount_setattr, root, at(""), AT_EMPTY_PATH, at(&attributes), sizeof attributes);
+  }
+  call(abi::close, root);
+  return result;
+}
+
+// Without an order of its own for each, since any tree that is shown may contain such mounts.
+long restrict_kernel(long proc) {
+  const long table = call(abi::openat, proc, at("self/mountinfo"), O_RDONLY | O_CLOEXEC);
+  if (table < 0) return table;
+  // Two paths of 4,095 bytes fit, each byte in octal. A longer line has only options of its file system at its end.
+  static char text[65536];
+  constexpr long room = sizeof text - 1;
+  long kept = 0, result = 0, size = 0;
+  bool is_rest = false;
+  while (result == 0 && (size = call(abi::read, table, at(text + kept), room - kept)) > 0) {
+    char* line = text;
+    char* const end = text + kept + size;
+    for (char* c = text + kept; c < end; c++) {
+      if (*c != '\n') continue;
+      *c = '\0';
+      if (result == 0 && !is_rest) result = restrict_if_of_kernel(line);
+      is_rest = false;
+      line = c + 1;
+    }
+    kept = end - line;
+    for (long i = 0; i < kept; i++) text[i] = line[i];
+    if (kept < room) continue;
+    text[kept] = '\0';
+    if (result == 0 && !is_rest) result = restrict_if_of_kernel(text);
+    is_rest = true;
+    kept = 0;
+  }
+  if (result == 0) result = size;
+  call(abi::close, table);
+  return result;
+}
+
+// A mount of an empty file. Only a mount that is attached can be cloned: its root is on top of this one meanwhile.
+long make_empty() {
+  if (long result = call(abi::mount, at("hidden"), at("/"), at("tmpfs"), MS_NOSUID | MS_NODEV | MS_NOEXEC); result < 0)
+    return result;
+  long root = call(abi::open_tree, AT_FDCWD, at("/.."), O_CLOEXEC);
+  if (root < 0) return root;
+  long result = call(abi::fchdir, root);
+  call(abi::close, root);
+  if (result == 0) result = make_file("empty");
+  if (result == 0) result = call(abi::open_tree, AT_FDCWD, at("empty"), abi::open_tree_clone | O_CLOEXEC);
+  if (result >= 0) change(result, "", abi::mount_attr_rdonly);
+  call(abi::umount2, at("."), MNT_DETACH);
   return result;
 }
 
@@ -293,11 +467,70 @@ long hide(const char* path) {
   constexpr unsigned long flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
   long result = call(abi::mount, at("hidden"), at(path), at("tmpfs"), static_cast<long>(flags), at("mode=555"));
   if (result != -ENOTDIR) return result;
-  long null = call(abi::open_tree, AT_FDCWD, at("/dev/null"), abi::open_tree_clone | O_CLOEXEC);
-  if (null < 0) return null;
-  result = attach(null, path, true);
-  call(abi::close, null);
+  long file = call(abi::open_tree, AT_FDCWD, at("/dev/null"), abi::open_tree_clone | O_CLOEXEC);
+  if (file < 0) file = make_empty();
+  if (file < 0) return file;
+  result = attach(file, path, true);
+  call(abi::close, file);
   return result;
+}
+
+// ----------------------------------------------------------------------------------------------------- a small /dev
+
+struct Device {
+  const char* path;
+  unsigned major, minor;  // Documentation/admin-guide/devices.txt
+  long clone;
+};
+
+Device devices[] = {
+    {"/dev/null", 1, 3, -1},   {"/dev/zero", 1, 5, -1},    {"/dev/full", 1, 7, -1},
+    {"/dev/random", 1, 8, -1}, {"/dev/urandom", 1, 9, -1}, {"/dev/tty", 5, 0, -1},
+};
+
+constexpr const char* links[][2] = {{"/proc/self/fd", "/dev/fd"},         {"/proc/self/fd/0", "/dev/stdin"},
+                                    {"/proc/self/fd/1", "/dev/stdout"},   {"/proc/self/fd/2", "/dev/stderr"},
+                                    {"pts/ptmx", "/dev/ptmx"}};
+
+// In a user namespace no node can be made. The node of the host is shown then, read-only: its mode stays.
+long show_device(Device& device, long host) {
+  // The first eight bits of the minor number; more are not needed.
+  if (call(abi::mknodat, AT_FDCWD, at(device.path), S_IFCHR | 0666, device.major << 8 | device.minor) == 0) return 0;
+  const long clone = call(abi::open_tree, host, at(device.path + length("/dev/")), abi::open_tree_clone | O_CLOEXEC);
+  if (clone < 0) return clone == -ENOENT ? 0 : clone;
+  device.clone = clone;
+  const long result = change(clone, "", abi::mount_attr_rdonly);
+  return result < 0 ? result : make_file(device.path);
+}
+
+long make_dev() {
+  const long mask = call(abi::umask, 0);
+  const long host = call(abi::openat, AT_FDCWD, at("/dev"), O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (host < 0) return host == -ENOENT || host == -ENOTDIR ? restrict("/", abi::mount_attr_nodev) : host;
+  constexpr unsigned long flags = MS_NOSUID;
+  long result = call(abi::mount, at("dev"), at("/dev"), at("tmpfs"), flags, at("mode=755"));
+  for (Device& device : devices) {
+    if (result == 0) result = show_device(device, host);
+  }
+  if (result == 0) result = restrict("/", abi::mount_attr_nodev);
+  // Nodes that were made here work. The attribute would do no harm to clones, which are mounts of their own.
+  if (result == 0) result = change(AT_FDCWD, "/dev", 0, abi::mount_attr_nodev);
+  for (Device& device : devices) {
+    if (device.clone < 0) continue;
+    if (result == 0) result = put(device.clone, device.path);
+    call(abi::close, device.clone);
+  }
+  call(abi::close, host);
+  for (const auto& [to, path] : links) {
+    if (result == 0) result = call(abi::symlinkat, at(to), AT_FDCWD, at(path));
+  }
+  if (result == 0) result = call(abi::mkdirat, AT_FDCWD, at("/dev/shm"), 01777);
+  if (result == 0) result = call(abi::mkdirat, AT_FDCWD, at("/dev/pts"), 0755);
+  call(abi::umask, mask);
+  if (result < 0) return result;
+  has_own_dev = true;
+  constexpr unsigned long of_terminals = MS_NOSUID | MS_NOEXEC;
+  return call(abi::mount, at("devpts"), at("/dev/pts"), at("devpts"), of_terminals, at("newinstance,ptmxmode=666,mode=620"));
 }
 
 [[noreturn]] void hold(long parent) {
@@ -316,6 +549,54 @@ long write_decimal(char* to, long value) {
   return size;
 }
 
+// ----------------------------------------------------------------------------------------- the terminal
+
+bool has_terminal() {
+  const long terminal = call(abi::openat, AT_FDCWD, at("/dev/tty"), O_RDONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+  if (terminal >= 0) {
+    call(abi::close, terminal);
+    return true;
+  }
+  // There may be no such node.
+  for (long stream = 0; stream < 3; stream++) {
+    int group;
+    if (call(abi::ioctl, stream, TIOCGPGRP, at(&group)) == 0) return true;
+  }
+  return false;
+}
+
+// The caller's shell would read such input when the program has ended. The calls fail as they do where the sysctl
+// dev.tty.legacy_tiocsti is 0 (Linux 6.2).
+long keep_input() {
+  if (!has_terminal()) return 0;
+#if defined(__x86_64__)
+  constexpr uint32_t arch = AUDIT_ARCH_X86_64, number = 16, other = 0x40000000 | 514;  // x32
+#elif defined(__aarch64__)
+  constexpr uint32_t arch = AUDIT_ARCH_AARCH64, number = 29, other = number;
+#endif
+  constexpr uint32_t number_in_32_bits = 54;
+  constexpr uint32_t tioclinux = 0x541c;
+  constexpr uint32_t second_argument = offsetof(seccomp_data, args) + 8;  // its lower half: both are little-endian
+  static sock_filter lines[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, arch)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, arch, 2, 0),
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number_in_32_bits, 3, 6),
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 1, 0),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, other, 0, 3),
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, second_argument),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, TIOCSTI, 2, 0),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, tioclinux, 1, 0),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EIO),
+  };
+  const sock_fprog filter{sizeof lines / sizeof *lines, lines};
+  // Without this flag, processors with some faults become slower (Linux 4.17 to 5.15).
+  constexpr long spec_allow = 4;
+  return call(abi::seccomp, SECCOMP_SET_MODE_FILTER, spec_allow, at(&filter));
+}
+
 // ----------------------------------------------------------------------------------------- the process namespace
 
 [[noreturn]] void leave(long code) {
@@ -324,23 +605,44 @@ long write_decimal(char* to, long value) {
 
 long fork() { return call(abi::clone, SIGCHLD); }
 
+constexpr long last_descriptor = 0x7fffffff;
+
+// Closes those descriptors of a range that /proc lists. Returns false if there is no /proc.
+bool close_listed(long first, long last) {
+  const long directory = call(abi::openat, AT_FDCWD, at("/proc/self/fd"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (directory < 0) return false;
+  alignas(8) static char entries[4096];
+  for (long size; (size = call(abi::getdents64, directory, at(entries), sizeof entries)) > 0;) {
+    // struct linux_dirent64: the length is at byte 16, the name at byte 19.
+    for (long i = 0; i < size; i += *reinterpret_cast<uint16_t*>(entries + i + 16)) {
+      const char* name = entries + i + 19;
+      const long fd = number(name);
+      if (*name != '.' && fd != directory && fd >= first && fd <= last) call(abi::close, fd);
+    }
+  }
+  call(abi::close, directory);
+  return true;
+}
+
+// ENOSYS: before 5.9. EPERM: the seccomp filter of an older Docker.
+void close_range(long first, long last) {
+  if (first > last || call(abi::close_range, first, last) == 0 || close_listed(first, last)) return;
+  constexpr long most = 65536;
+  for (long fd = first; fd <= last && fd < most; fd++) call(abi::close, fd);
+}
+
 // Closes all descriptors but two. The streams of the program end when the program ends or closes them.
 void close_others(long one, long other) {
   const long low = one < other ? one : other, high = one < other ? other : one;
-  constexpr long end = 0x7fffffff;
-  if (low > 0) call(abi::close_range, 0, low - 1);
-  if (high > low + 1) call(abi::close_range, low + 1, high - 1);
-  if (call(abi::close_range, high + 1, end) != -ENOSYS) return;
-  // Before 5.9. The caller passes few descriptors.
-  for (long fd = 0; fd < 1024; fd++) {
-    if (fd != one && fd != other) call(abi::close, fd);
-  }
+  close_range(0, low - 1);
+  close_range(low + 1, high - 1);
+  close_range(high + 1, last_descriptor);
 }
 
 using Mask = uint64_t;
 
-void set_mask(Mask mask, Mask* before = nullptr) {
-  call(abi::rt_sigprocmask, SIG_SETMASK, at(&mask), at(before), sizeof mask);
+long set_mask(Mask mask, Mask* before = nullptr) {
+  return call(abi::rt_sigprocmask, SIG_SETMASK, at(&mask), at(before), sizeof mask);
 }
 
 // A descriptor for all signals. They have to be blocked.
@@ -353,6 +655,9 @@ long open_signals() {
 constexpr int handed_on = 0x6f766c;
 
 bool is_stop(int status) { return (status & 0xff) == 0x7f; }
+
+constexpr int continued = 0xffff;
+bool is_continued(int status) { return status == continued; }
 
 // Ends as the program has ended.
 [[noreturn]] void end_like(int status) {
@@ -369,17 +674,23 @@ bool is_stop(int status) { return (status & 0xff) == 0x7f; }
   close_others(statuses, signals);
   call(abi::chdir, at("/"));
   int ended = -1;
+  const long self = call(abi::getpid);
+  // Nobody inside can continue this process. The kernel does, with each status: fcntl(2).
+  call(abi::fcntl, statuses, F_SETOWN, self);
+  call(abi::fcntl, statuses, F_SETSIG, SIGCONT);
+  call(abi::fcntl, statuses, F_SETFL, O_ASYNC);
   for (;;) {
     pollfd ready[] = {{statuses, POLLIN, 0}, {static_cast<int>(signals), POLLIN, 0}};
-    call(abi::ppoll, at(ready), 2);
+    // A filter may deny the call. Signals are not handed on then.
+    if (call(abi::ppoll, at(ready), 2) < 0) ready[0].revents = POLLIN;
     if (ready[0].revents != 0) {
       int status = 0;
       if (call(abi::read, statuses, at(&status), sizeof status) != sizeof status) {
         call(abi::wait4, first, at(&status));
         end_like(ended < 0 ? status : ended);
       }
-      if (is_stop(status)) call(abi::kill, call(abi::getpid), SIGSTOP);
-      else ended = status;
+      if (is_stop(status)) call(abi::kill, self, SIGSTOP);
+      else if (!is_continued(status)) ended = status;
     }
     if (ready[1].revents == 0) continue;
     signalfd_siginfo got;
@@ -396,10 +707,13 @@ bool is_stop(int status) { return (status & 0xff) == 0x7f; }
 
 char** words = nullptr;
 
-// Empties the arguments, which name paths outside: programs inside can read them.
-void forget_words() {
-  for (char** word = words + 1; *word != nullptr; word++) {
-    for (char* c = *word; *c != '\0'; c++) *c = '\0';
+// Replaces the arguments, which name paths outside: programs inside can read them.
+void take_name() {
+  const char* name = "overlayfs-init";
+  call(abi::prctl, PR_SET_NAME, at(name));
+  for (char** word = words; *word != nullptr; word++) {
+    for (char* c = *word; *c != '\0'; c++) *c = *name != '\0' ? *name++ : '\0';
+    name = "";
   }
 }
 
@@ -407,22 +721,54 @@ void forget_words() {
 [[noreturn]] void reap(long program, int statuses, long signals) {
   close_others(statuses, signals);
   call(abi::chdir, at("/"));
-  forget_words();
-  for (;;) {
+  take_name();
+  // "Continued" is told again and again: the process outside may have read "stopped", and not have stopped yet.
+  constexpr int often = 8;
+  for (int times = often;;) {
+    if (times < often) {
+      pollfd ready{static_cast<int>(signals), POLLIN, 0};
+      int64_t pause[2] = {0, 4'000'000L << times};  // 1 s in all
+      if (call(abi::ppoll, at(&ready), 1, at(pause)) == 0) {
+        times++;
+        call(abi::write, statuses, at(&continued), sizeof continued);
+        continue;
+      }
+    }
     signalfd_siginfo got;
-    if (call(abi::read, signals, at(&got), sizeof got) != sizeof got) continue;
-    if (got.ssi_signo == SIGCHLD) {
+    const bool is_known = call(abi::read, signals, at(&got), sizeof got) == sizeof got;
+    if (!is_known || got.ssi_signo == SIGCHLD) {
       int status = 0;
-      for (long pid; (pid = call(abi::wait4, -1, at(&status), WNOHANG | WUNTRACED)) > 0;) {
+      const long ways = (is_known ? WNOHANG : 0) | WUNTRACED | WCONTINUED;
+      for (long pid; (pid = call(abi::wait4, -1, at(&status), ways)) > 0;) {
         if (pid != program) continue;
         call(abi::write, statuses, at(&status), sizeof status);
-        if (!is_stop(status)) leave(0);
+        times = is_continued(status) ? 0 : often;
+        if (is_stop(status) || is_continued(status)) continue;
+        // The process outside uses this code only if the status could not be written.
+        leave((status & 0x7f) == 0 ? status >> 8 & 0xff : 128 + (status & 0x7f));
       }
     } else if (got.ssi_code <= 0 && (got.ssi_pid != 0 || (got.ssi_code == SI_QUEUE && got.ssi_int == handed_on))) {
       // A process outside, whose id is 0 here, sends to the group, or through the one that waits.
       call(abi::kill, program, got.ssi_signo);
+    } else if (got.ssi_code <= 0) {
+      // The program's group gets it by itself if it is that of this process, which has no id here.
+      const long group = call(abi::getpgid, program);
+      if (group > 0) call(abi::kill, -group, got.ssi_signo);
     }
   }
+}
+
+// Leaves the caller's process group, to which the program could send signals. Its job control needs the group if there
+// is a terminal. A process that leads a group cannot make a session, so a child that ends at once leads it.
+long leave_group() {
+  if (has_terminal()) return 0;
+  const long leader = call(abi::clone);
+  if (leader < 0) return leader;
+  if (leader == 0) leave(0);
+  long result = call(abi::setpgid, leader, leader);
+  if (result == 0) result = call(abi::setpgid, 0, leader);
+  call(abi::wait4, leader, 0, __WALL);
+  return result;
 }
 
 // Returns in the process of the program only.
@@ -430,8 +776,12 @@ long become_second() {
   int statuses[2];
   long result = call(abi::pipe2, at(statuses), O_CLOEXEC);
   if (result < 0) return result;
+  // Without this call, nobody would hear of the program's end.
+  result = call(abi::wait4, -1, 0, WNOHANG);
+  if (result < 0 && result != -ECHILD) return result;
   Mask before;
-  set_mask(~Mask{0}, &before);
+  result = set_mask(~Mask{0}, &before);
+  if (result < 0) return result;
   long signals = open_signals();
   if (signals < 0) return signals;
   const long first = fork();
@@ -451,8 +801,9 @@ long become_second() {
   call(abi::prctl, PR_SET_DUMPABLE, 1);
   call(abi::close, statuses[1]);
   call(abi::close, signals);
+  result = leave_group();
   set_mask(before);
-  return 0;
+  return result;
 }
 
 // The root of a /proc.
@@ -472,6 +823,13 @@ long open_proc(bool is_new) {
 
 long show_proc() {
   long result = attach(proc, "/proc");
+  // A clone stays writable when the shown one becomes read-only.
+  if (result == 0) {
+    const long shown = proc;
+    proc = call(abi::open_tree, shown, at(""), abi::open_tree_clone | O_CLOEXEC | AT_EMPTY_PATH);
+    call(abi::close, shown);
+    return proc;
+  }
   return result == -ENOENT || result == -ENOTDIR || result == -EINVAL ? 0 : result;
 }
 
@@ -482,11 +840,23 @@ long write_map(long process, const char* name, const char* text) {
   long size = write_decimal(path, process);
   for (; *name != '\0'; name++) path[size++] = *name;
   path[size] = '\0';
-  long file = call(abi::openat, proc, at(path), O_WRONLY | O_CLOEXEC);
-  if (file < 0) return file;
-  long result = call(abi::write, file, at(text), length(text));
-  call(abi::close, file);
-  return result;
+  return write_file(path, text, proc);
+}
+
+// In the user namespace of `lock`, with or without maps.
+bool is_locked = false;
+// In a user namespace that this program has to itself.
+bool has_namespace = false;
+
+// Each user namespace has limits of its own; the kernel counts against those of all around it. The limit
+// stays if /proc/sys is read-only, as in most containers. The namespace of others is left alone.
+void limit(const char* name, const char* text) {
+  if (!has_namespace) return;
+  char path[64] = "sys/user/";
+  long size = length(path);
+  while (*name != '\0' && size < static_cast<long>(sizeof path) - 1) path[size++] = *name++;
+  path[size] = '\0';
+  write_file(path, text, proc);
 }
 
 // Another process writes the maps: it still has its capabilities in the outer namespace.
@@ -506,7 +876,8 @@ long lock(long flags, const char* uids, const char* gids) {
     leave(written < 0 ? -written : 0);
   }
   result = call(abi::unshare, flags);
-  if (result == 0) call(abi::write, made[1], at(""), 1);
+  is_locked = has_namespace = result == 0;
+  if (is_locked) call(abi::write, made[1], at(""), 1);
   for (const int end : made) call(abi::close, end);
   int status = 0;
   call(abi::wait4, helper, at(&status));
@@ -540,8 +911,50 @@ long become(const char* uid, const char* gid, const char* groups) {
   return result < 0 ? result : call(abi::setresuid, user, user, user);
 }
 
+// struct __user_cap_header_struct, and two of struct __user_cap_data_struct.
+struct Capabilities {
+  uint32_t version, pid;
+  struct { uint32_t effective, permitted, inheritable; } words[2];
+};
+
 long drop() {
-  for (long capability = 0; call(abi::prctl, PR_CAPBSET_DROP, capability) == 0;) capability++;
+  // Without inheritable capabilities, there are no ambient ones.
+  Capabilities own{0x20080522, 0, {}};
+  long result = call(abi::capget, at(&own), at(own.words));
+  for (auto& word : own.words) word.inheritable = 0;
+  if (result == 0) result = call(abi::capset, at(&own), at(own.words));
+  if (result < 0) return result;
+  for (long capability = 0; result == 0; capability++) result = call(abi::prctl, PR_CAPBSET_DROP, capability);
+  // EINVAL: after the last one.
+  return result == -EINVAL ? 0 : result;
+}
+
+long confine(long flags, const char* uids, const char* gids) {
+  const long result = lock(flags, uids, gids);
+  // A chroot, a limit, a kernel without user namespaces.
+  return is_locked || (result != -EPERM && result != -ENOSPC && result != -EINVAL) ? result : drop();
+}
+
+long die_with(long parent) {
+  const long result = call(abi::prctl, PR_SET_PDEATHSIG, SIGKILL);
+  const long now = call(abi::getppid);
+  // The parent may have ended before prctl(2). In another process namespace its id is 0.
+  if (now < 0) return now;
+  if (result == 0 && now != parent && now != 0) call(abi::kill, call(abi::getpid), SIGKILL);
+  return result;
+}
+
+long keep_capabilities() {
+  Capabilities own{0x20080522, 0, {}};
+  long result = call(abi::capget, at(&own), at(own.words));
+  if (result < 0) return result;
+  for (auto& word : own.words) word.inheritable = word.permitted;
+  result = call(abi::capset, at(&own), at(own.words));
+  if (result < 0) return result;
+  // EPERM: a capability that this process does not have. EINVAL: after the last one.
+  for (long capability = 0; capability < 64 && result != -EINVAL; capability++) {
+    result = call(abi::prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability);
+  }
   return 0;
 }
 
@@ -608,6 +1021,38 @@ long search(const char* command, char** arguments, char** environment) {
   leave(127);
 }
 
+// An image may name /proc/self/exe as its program, and as uid 0 change the mode of the caller's file by /proc/PID/exe. It
+// finds the copy there. All words are read again; WORD, that of this order, does nothing then.
+long seal(char** arguments, char** environment, long word) {
+  constexpr long cloexec = 1, allow_sealing = 2, executable = 0x10;  // MFD_*
+  constexpr long add_seals = 1033, all_seals = 0xf;  // F_ADD_SEALS, F_SEAL_*
+  const long own = call(abi::openat, AT_FDCWD, at(arguments[0]), O_RDONLY | O_CLOEXEC);
+  if (own < 0) return own;
+  long copy = call(abi::memfd_create, at("overlayfs-launch"), cloexec | allow_sealing | executable);
+  // Before 6.3 each one is executable, and there is no flag for it.
+  if (copy == -EINVAL) copy = call(abi::memfd_create, at("overlayfs-launch"), cloexec | allow_sealing);
+  if (copy < 0) return copy;
+  // Beyond RLIMIT_FSIZE the kernel sends SIGXFSZ, which would end the launcher without a word, and gives EFBIG.
+  Mask before;
+  set_mask(~Mask{0}, &before);
+  long result;
+  do result = call(abi::sendfile, copy, own, 0, 1 << 20);
+  while (result > 0);
+  if (result == 0) result = call(abi::fcntl, copy, add_seals, all_seals);
+  if (result == 0) result = call(abi::fcntl, report, F_SETFD, 0);
+  if (result < 0) return result;
+  set_mask(before);
+  arguments[word] = const_cast<char*>("sealed");
+  return call(abi::execveat, copy, at(""), at(arguments), at(environment), AT_EMPTY_PATH);
+}
+
+long join_new_keyring() {
+  constexpr long join_session_keyring = 1;  // KEYCTL_JOIN_SESSION_KEYRING
+  const long result = call(abi::keyctl, join_session_keyring, 0);
+  // Neither does the program read a key: a kernel without keys, or a filter.
+  return result > 0 || result == -ENOSYS || result == -EPERM ? 0 : result;
+}
+
 [[noreturn]] void run(long count, char** arguments, char** environment) {
   const char* argv0 = nullptr;
   words = arguments;
@@ -626,14 +1071,26 @@ long search(const char* command, char** arguments, char** environment) {
     } else if (same(name, "report")) {
       report = number(next());
       result = call(abi::fcntl, report, F_SETFD, FD_CLOEXEC);
+    } else if (same(name, "seal")) {
+      result = seal(arguments, environment, word);
+    } else if (same(name, "sealed")) {
+      // Else a number, that of the descriptor.
+      result = call(abi::prctl, PR_SET_NAME, at("overlayfs-launch"));
+    } else if (same(name, "close")) {
+      const long first = number(next());
+      close_range(first, number(next()));
+      result = 0;
     } else if (same(name, "cloexec")) {
       result = call(abi::fcntl, number(next()), F_SETFD, FD_CLOEXEC);
     } else if (same(name, "copy")) {
       result = copy(number(next()));
     } else if (same(name, "join")) {
       result = call(abi::setns, number(next()), CLONE_NEWUSER);
+      has_namespace = result == 0;
     } else if (same(name, "unshare")) {
-      result = call(abi::unshare, number(next()));
+      const long flags = number(next());
+      result = call(abi::unshare, flags);
+      if (result == 0 && (flags & CLONE_NEWUSER) != 0) has_namespace = true;
     } else if (same(name, "write")) {
       const char* path = next();
       result = write_file(path, next());
@@ -648,12 +1105,11 @@ long search(const char* command, char** arguments, char** environment) {
       result = expect(path, number(next()));
     } else if (same(name, "tree")) {
       result = take(path_next());
-    } else if (same(name, "readonly")) {
-      result = make_readonly(path_next());
-    } else if (same(name, "readonly-any")) {
-      result = make_readonly(path_next());
-      if (result == -ENOENT || result == -ENOTDIR) result = 0;
-    } else if (same(name, "hide")) {
+    } else if (same(name, "readonly") || same(name, "readonly-any")) {
+      result = restrict(path_next(), abi::mount_attr_rdonly);
+    } else if (same(name, "readonly-kernel")) {
+      result = restrict_kernel(proc);
+    } else if (same(name, "hide") || same(name, "hide-any")) {
       result = hide(path_next());
     } else if (same(name, "attach")) {
       const char* path = path_next();
@@ -662,30 +1118,55 @@ long search(const char* command, char** arguments, char** environment) {
       hold(number(next()));
     } else if (same(name, "take")) {
       result = take_tree(path_next());
+    } else if (same(name, "tmpfs")) {
+      const char* size = next();
+      result = make_tmpfs(size, next());
+    } else if (same(name, "nodev")) {
+      result = mounts_opened > 0 ? change(mounts[mounts_opened - 1], "", abi::mount_attr_nodev) : -EINVAL;
+    } else if (same(name, "dev")) {
+      result = make_dev();
     } else if (same(name, "proc")) {
       result = open_proc(same(next(), "new"));
     } else if (same(name, "show-proc")) {
       result = show_proc();
     } else if (same(name, "init")) {
       result = become_second();
-    } else if (same(name, "lock")) {
+    } else if (same(name, "lock") || same(name, "confine")) {
       const long flags = number(next());
       const char* uids = next();
-      result = lock(flags, uids, next());
+      const char* gids = next();
+      result = same(name, "lock") ? lock(flags, uids, gids) : confine(flags, uids, gids);
+    } else if (same(name, "terminal")) {
+      result = keep_input();
+    } else if (same(name, "limit")) {
+      const char* limited = next();
+      limit(limited, next());
+      result = 0;
     } else if (same(name, "network")) {
       result = bring_loopback_up();
+    } else if (same(name, "hostname")) {
+      const char* host = next();
+      result = call(abi::sethostname, at(host), length(host));
     } else if (same(name, "ids")) {
       const char* uid = next();
       const char* gid = next();
       result = become(uid, gid, next());
+    } else if (same(name, "keyring")) {
+      result = join_new_keyring();
+    } else if (same(name, "die-with")) {
+      result = die_with(number(next()));
     } else if (same(name, "drop")) {
       result = drop();
+    } else if (same(name, "ambient")) {
+      result = keep_capabilities();
     } else if (same(name, "chdir")) {
       result = call(abi::chdir, at(path_next()));
     } else if (same(name, "argv0")) {
       argv0 = next();
       result = 0;
     }
+    const bool is_optional = length(name) > 4 && same(name + length(name) - 4, "-any");
+    if (is_optional && (result == -ENOENT || result == -ENOTDIR)) result = 0;
     if (result < 0) fail(word, -result);
   }
   fail(count, EINVAL);

@@ -276,32 +276,6 @@ napi_value Environment::close(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-namespace {
-
-// Locks the descriptor. Gives up after half a second, so that a process which was stopped with the lock keeps no other one.
-void share(void* descriptor) {
-  for (int i = 0; i < 500; i++) {
-    if (sys::call(abi::flock, reinterpret_cast<intptr_t>(descriptor), LOCK_SH | LOCK_NB) != -EAGAIN) return;
-    timespec pause{0, 1'000'000};
-    sys::call(abi::ppoll, nullptr, 0, &pause, nullptr, 0);
-  }
-}
-
-}  // namespace
-
-napi_value Environment::share_at_end(napi_env env, napi_callback_info info) {
-  napi_value arguments[2];
-  size_t count = 2;
-  napi_get_cb_info(env, info, &count, arguments, nullptr, nullptr);
-  int32_t descriptor = -1;
-  bool is_on = false;
-  napi_get_value_int32(env, arguments[0], &descriptor);
-  napi_get_value_bool(env, arguments[1], &is_on);
-  void* data = reinterpret_cast<void*>(static_cast<intptr_t>(descriptor));
-  is_on ? napi_add_env_cleanup_hook(env, share, data) : napi_remove_env_cleanup_hook(env, share, data);
-  return nullptr;
-}
-
 // Runs on the thread that ran the operation.
 void Environment::finished(Operation* operation) {
   __atomic_add_fetch(&ringing_, 1, __ATOMIC_SEQ_CST);

@@ -35,10 +35,6 @@ class Environment {
   // close(descriptor): closes a descriptor, kept or not
   static napi_value close(napi_env env, napi_callback_info info);
 
-  // shareAtEnd(descriptor, is_on): locks a kept descriptor, shared, when the environment ends, before other addons that
-  // were loaded earlier end; or takes that back
-  static napi_value share_at_end(napi_env env, napi_callback_info info);
-
   // The buffer of small outputs.
   napi_value results() const;
 

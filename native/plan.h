@@ -56,6 +56,7 @@ constexpr uint32_t makes_descriptor = 1U << 8;
   X(mount, 0b100000)       \
   X(umount2, 0)            \
   X(mkdirat, 0b1)          \
+  X(resemble, 0b1)         \
   X(mknodat, 0b1)          \
   X(linkat, 0b101)         \
   X(unlinkat, 0b1)         \
@@ -69,6 +70,7 @@ constexpr uint32_t makes_descriptor = 1U << 8;
   X(open_by_handle_at, makes_descriptor | 0b1) \
   X(reserve, 0b1)          \
   X(reserve_target, 0b1)   \
+  X(apart, 0b111)          \
   X(record, 0b1)           \
   X(sees, 0)               \
   X(use_of, 0b1)           \
@@ -87,10 +89,12 @@ constexpr uint32_t makes_descriptor = 1U << 8;
   X(userns_by, makes_descriptor) \
   X(userns_own, makes_descriptor) \
   X(chdir, 0)              \
+  X(pivot, 0b1)            \
   X(flock, 0b1)            \
   X(fsync, 0b1)            \
   X(fchownat, 0b1)         \
   X(set_project, 0b1)      \
+  X(set_flags, 0b1)        \
   X(quotactl_fd, 0b1)      \
   X(fanotify_init, makes_descriptor) \
   X(listmount, 0)          \
@@ -109,7 +113,8 @@ constexpr uint32_t makes_descriptor = 1U << 8;
   X(hash, 0)               \
   X(wait_for, 0b1)         \
   X(notify, 0)             \
-  X(exit_after, 0)
+  X(exit_after, 0)         \
+  X(probe, 0)
 
 enum class Call : int32_t {
 #define OVERLAYFS_CALL(name, descriptors) name,
@@ -128,6 +133,7 @@ enum class Call : int32_t {
   X(mounts_are_unknown) \
   X(directory_is_removed) \
   X(directory_is_in_use) \
+  X(layers_overlap) \
   X(upperdir_is_immutable) \
   X(superblock_is_read_only) \
   X(file_system_is_overlay) \
@@ -269,6 +275,15 @@ class Execution {
     int64_t file_system;  // f_type
     int64_t file_system_flags;
   };
+  // The directories above the upperdir and the workdir, as far as their mount goes.
+  struct Above {
+    static constexpr int most = 64;
+    uint64_t device = 0;
+    uint64_t mount = 0;
+    int count = -1;  // not looked for
+    bool is_whole = true;
+    uint64_t inodes[most];
+  };
   struct WhiteoutSource {
     int dirfd = -1;
     const char* name = nullptr;
@@ -319,7 +334,10 @@ class Execution {
   void prepare_reservation();
   void end_reservation();
   bool is_left_to_others(const Step& making);
+  long resemble(const Step& step);
   long reserve(const Step& step);
+  long check_apart(const Step& step);
+  void find_above(int directory);
   long reserve_target(const Step& step);
   long record(const Step& step);
   long see_use(const Step& step);
@@ -347,6 +365,7 @@ class Execution {
   bool ran_ = false;  // run_steps() has returned, with success or without
   InUse::Overlay* reservation_ = nullptr;
   Found found_{};
+  Above above_;
   WhiteoutSource whiteout_source_;
   std::vector<uint8_t> data_;
   std::vector<Lent> lent_;

@@ -147,11 +147,10 @@ class Removal {
   // Fails if an overlay uses the directory as upper or work, or may do so.
   long check_use(int at, const char* name) {
     if (!options_.spares_used) return 0;
-    abi::Statx found;
-    constexpr int flags = AT_SYMLINK_NOFOLLOW | abi::at_statx_dont_sync;
-    if (sys::statx(at, name, flags, abi::statx_ino, &found) < 0) return 0;  // the removal meets the same error
+    DirectoryKey key;
+    if (find_key(at, name, AT_SYMLINK_NOFOLLOW, &key) < 0) return 0;  // the removal meets the same error
     InUse::User user;
-    const Usage usage = directories_in_use.ask({device_of(found), found.ino}, &user, options_.asker);
+    const Usage usage = directories_in_use.ask(key, &user, options_.asker);
     return usage == Usage::none ? 0 : fails_by(Guard::directory_is_in_use);
   }
 

@@ -12,15 +12,6 @@ namespace overlayfs {
 
 namespace {
 
-// Returns 0, or minus the errno.
-long find_key(int dirfd, const char* path, DirectoryKey* key) {
-  abi::Statx found;
-  long result = sys::statx(dirfd, path, AT_EMPTY_PATH | abi::at_statx_dont_sync, abi::statx_ino, &found);
-  if (result < 0) return result;
-  *key = {static_cast<uint64_t>(found.dev_major) << 32 | found.dev_minor, found.ino};
-  return 0;
-}
-
 // Opens a directory by a path that may lead through file systems that do not answer. `is_patient`: waits for them;
 // otherwise, the kernel must have all of the path in its cache.
 int open_in_cache(const char* path, bool is_patient) {
@@ -53,7 +44,7 @@ void Execution::end_reservation() {
 long Execution::reserve(const Step& step) {
   const int32_t* a = step.a;
   DirectoryKey key;
-  long result = find_key(descriptor(a[0]), "", &key);
+  long result = find_key(descriptor(a[0]), "", 0, &key);
   if (result < 0) return result;
   const bool is_new = a[3] >= made_by && steps_[a[3] - made_by].result >= 0;
   const auto role = static_cast<Role>(a[1]);
@@ -70,33 +61,23 @@ bool Execution::is_left_to_others(const Step& making) {
       continue;
     }
     DirectoryKey key;
-    if (find_key(descriptor(making.a[0]), Text(*this, making.a[1]), &key) < 0) return false;
+    if (find_key(descriptor(making.a[0]), Text(*this, making.a[1]), 0, &key) < 0) return false;
     return !directories_in_use.reserve(reservation_, key, static_cast<Role>(step.a[1]), Against::everybody, true);
   }
   return false;
 }
 
-// reserve_target(directory): reserves the directory as a target. Fails if it is a mount point,
-// Guard::target_is_mount_point, or if another plan has reserved it, Guard::target_is_reserved.
+// reserve_target(directory): reserves the directory, which this plan has opened, as a target. Fails if it is a mount
+// point, Guard::target_is_mount_point, or if InUse::reserve_target does, Guard::target_is_reserved.
 long Execution::reserve_target(const Step& step) {
-  for (;;) {
-    const uint64_t ended = directories_in_use.ended_targets();
-    abi::Statx found;
-    const int flags = AT_EMPTY_PATH | abi::at_statx_dont_sync;
-    long result = sys::statx(descriptor(step.a[0]), "", flags, abi::statx_ino | abi::statx_mnt_id, &found);
-    if (result < 0) return result;
-    if (found.attributes & abi::statx_attr_mount_root) return fails_by(Guard::target_is_mount_point);
-    // The key includes the mount, since one directory can be a target in several namespaces at once.
-    const DirectoryKey key{found.mnt_id | UINT64_C(1) << 63, found.ino};
-    switch (directories_in_use.reserve_target(reservation_, key, ended)) {
-      case TargetReservation::made:
-        return 0;
-      case TargetReservation::taken:
-        return fails_by(Guard::target_is_reserved);
-      case TargetReservation::outdated:
-        continue;
-    }
-  }
+  abi::Statx found;
+  DirectoryKey key;
+  long result = find_key(descriptor(step.a[0]), "", 0, &key, &found);
+  if (result < 0) return result;
+  if (found.attributes & abi::statx_attr_mount_root) return fails_by(Guard::target_is_mount_point);
+  // The key includes the mount, since one directory can be a target in several namespaces at once.
+  key.device = found.mnt_id | UINT64_C(1) << 63;
+  return directories_in_use.reserve_target(reservation_, key) ? 0 : fails_by(Guard::target_is_reserved);
 }
 
 // record(root): the overlay whose directories this plan has reserved is mounted. An earlier statx of this descriptor
@@ -115,7 +96,7 @@ long Execution::see_use(const Step& step) {
   const int directory = open_in_cache(Text(*this, a[1]), a[7] != 0);
   if (directory < 0) return a[7] != 0 ? directory : -EAGAIN;
   DirectoryKey key;
-  long result = find_key(directory, "", &key);
+  long result = find_key(directory, "", 0, &key);
   sys::close(directory);
   if (result < 0) return result;
   const uint64_t mount = whole(a[3], a[4]);
@@ -133,7 +114,7 @@ long Execution::see_use(const Step& step) {
 // use_of(dirfd, path): asks the record for the use of a directory. The result is a Usage; output: the user.
 long Execution::ask_use(const Step& step) {
   DirectoryKey key;
-  long result = find_key(descriptor(step.a[0]), Text(*this, step.a[1]), &key);
+  long result = find_key(descriptor(step.a[0]), Text(*this, step.a[1]), 0, &key);
   if (result < 0) return result;
   InUse::User user{};
   const Usage usage = directories_in_use.ask(key, &user);
@@ -144,7 +125,7 @@ long Execution::ask_use(const Step& step) {
 // forget(dirfd, path, id of the mount in two halves, its device in two halves): as InUse::forget.
 long Execution::forget_use(const Step& step) {
   DirectoryKey key;
-  long result = find_key(descriptor(step.a[0]), Text(*this, step.a[1]), &key);
+  long result = find_key(descriptor(step.a[0]), Text(*this, step.a[1]), 0, &key);
   if (result < 0) return result;
   directories_in_use.forget(key, whole(step.a[2], step.a[3]), whole(step.a[4], step.a[5]));
   return 0;

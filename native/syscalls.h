@@ -21,7 +21,12 @@ inline long call(abi::Number number, Args... args) {
 
 inline int openat2(int dirfd, const char* path, uint64_t flags, uint64_t mode, uint64_t resolve) {
   abi::OpenHow how{flags, mode, resolve};
-  long result = call(abi::openat2, dirfd, path, &how, sizeof how);
+  // Below a root, the kernel gives up at ".." if anything on the machine is mounted or renamed meanwhile, openat2(2).
+  constexpr int TRIES = 1000;
+  long result;
+  int tries = 0;
+  do result = call(abi::openat2, dirfd, path, &how, sizeof how);
+  while (result == -EAGAIN && resolve != 0 && ++tries < TRIES);
   // A seccomp filter that does not know the call answers with these errnos. openat(2) does the same if there are no
   // RESOLVE_ flags.
   if ((result == -ENOSYS || result == -EPERM) && resolve == 0) {
@@ -142,6 +147,12 @@ inline long name_to_handle_at(int dirfd, const char* path, abi::FileHandle* to, 
 
 inline int open_by_handle_at(int mount, const abi::FileHandle* handle, int flags) {
   return static_cast<int>(call(abi::open_by_handle_at, mount, handle, flags));
+}
+
+// Returns 0 if the two threads have one table of descriptors, a positive number if they do not.
+inline int kcmp_files(int one, int other) {
+  constexpr int kcmp_type_files = 2;
+  return static_cast<int>(call(abi::kcmp, one, other, kcmp_type_files, 0, 0));
 }
 
 inline long getdents64(int fd, void* buffer, size_t size) {

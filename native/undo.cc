@@ -56,7 +56,7 @@ long unmount_in_child(int root) {
   struct Errand {
     int root;
     long result;
-  } errand{root, -EINTR};
+  } errand{root, -ECHILD};  // killed
   Stack stack;
   if (stack.error() != 0) return -stack.error();
   auto main = [](void* data) -> int {

@@ -1,6 +1,7 @@
 // Makes user namespaces, and writes their maps: user_namespaces(7).
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 
@@ -109,6 +110,12 @@ class Holder {
   // 0, or the errno with which the process could not be made.
   int error() const { return error_; }
   int pid() const { return static_cast<int>(pid_); }
+  // Returns the result of what was done with the process's files: of a process that was killed meanwhile, ECHILD.
+  long checked(long result) const {
+    pollfd ended{pidfd_, POLLIN, 0};
+    constexpr int64_t now[2] = {0, 0};
+    return result < 0 && sys::call(abi::ppoll, &ended, 1, now, nullptr, 0) > 0 ? -ECHILD : result;
+  }
 
  private:
   // The kernel lets the caller go on once the child has its memory. The child's files in /proc get their owner later.
@@ -243,15 +250,16 @@ long Execution::make_user_namespace_by_programs(const Step& step) {
     Program program(words, words.size(), files.pid());
     int error = program.run();
     long map = files.open(maps[i]);
-    if (map < 0) return map;
+    if (map < 0) return holder.checked(map);
     char first;
     const bool is_written = sys::read(static_cast<int>(map), &first, 1) == 1;
     sys::close(static_cast<int>(map));
     if (is_written) continue;
+    if (holder.checked(-EPERM) != -EPERM) return -ECHILD;
     failure_.log.emplace_back(program.text(), program.text_size());
     return error != 0 ? -error : -EPERM;
   }
-  return files.open("/ns/user");
+  return holder.checked(files.open("/ns/user"));
 }
 
 // userns_own(holder, uid map, gid map): makes a user namespace that maps one uid and one gid, the process's own, and
@@ -265,7 +273,7 @@ long Execution::make_own_user_namespace(const Step& step) {
   long result = write_whole(files.path("/setgroups"), deny, strlen(deny));
   if (result >= 0) result = write_text(files.path(maps[0]), step.a[1]);
   if (result >= 0) result = write_text(files.path(maps[1]), step.a[2]);
-  return result < 0 ? result : files.open("/ns/user");
+  return holder.checked(result < 0 ? result : files.open("/ns/user"));
 }
 
 }  // namespace overlayfs

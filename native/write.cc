@@ -154,9 +154,7 @@ class Batch {
 
   long perform() {
     if (record_.kind == Kind::sync) {
-      long result = sys::call(abi::syncfs, readable_root());
-      if (sync_fd_ >= 0) sys::close(sync_fd_);
-      sync_fd_ = -1;
+      long result = sync_file_system();
       return result < 0 ? fail(Stage::sync, result) : 0;
     }
     Place place;
@@ -183,9 +181,14 @@ class Batch {
   }
 
   // syncfs(2) accepts no O_PATH descriptor.
-  int readable_root() {
-    sync_fd_ = sys::openat2(options_.root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0, 0);
-    return sync_fd_;
+  long sync_file_system() {
+    int fd = sys::openat2(options_.root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0, 0);
+    // A layer's owner may not read its root: sync(2) needs no descriptor.
+    if (fd == -EACCES) return sys::call(abi::sync);
+    if (fd < 0) return fd;
+    long result = sys::call(abi::syncfs, fd);
+    sys::close(fd);
+    return result;
   }
 
   // ------------------------------------------------------------------------------------------ places
@@ -439,6 +442,11 @@ class Batch {
   // Puts the new entry in PLACE without a moment in which PLACE is empty, then removes the old entry.
   long exchange(const Place& made, const Place& place) {
     long result = sys::renameat2(made.dirfd, made.name, place.dirfd, place.name, abi::rename_exchange);
+    if (result == -EACCES && is_directory(place)) {
+      // A directory that moves to another parent gets another "..", which its own mode must allow.
+      result = change_mode(place, S_IRWXU);
+      if (result >= 0) result = sys::renameat2(made.dirfd, made.name, place.dirfd, place.name, abi::rename_exchange);
+    }
     // Without redirect_dir, overlayfs moves no directory that has entries of lower layers.
     const bool cannot_exchange = result == -EINVAL || (result == -EXDEV && is_on(place.dirfd, abi::overlay_magic));
     if (cannot_exchange) {  // PLACE is empty for a moment
@@ -537,7 +545,9 @@ class Batch {
   }
 
   long fill_file(const Place& at, int source, const abi::Statx& before) {
-    int fd = open_file(at, O_WRONLY | O_CREAT | O_EXCL, record_.mode & 0777);
+    // The kernel sets user.* attributes only on a file that its mode lets the caller write, even by a descriptor.
+    const unsigned mode = (record_.mode & 0777) | (record_.attributes_size != 0 ? S_IWUSR : 0U);
+    int fd = open_file(at, O_WRONLY | O_CREAT | O_EXCL, mode);
     if (fd < 0) return fail(Stage::create, fd);
     made_ = true;
     long result = 0;
@@ -554,6 +564,10 @@ class Batch {
       }
     }
     if (result >= 0) result = set_metadata(at, fd, true);
+    if (result >= 0 && has(wants::synced)) {
+      result = sys::call(abi::fsync, fd);
+      if (result < 0) report_->stage = Stage::sync;
+    }
     sys::close(fd);
     return result;
   }
@@ -716,7 +730,7 @@ class Batch {
   long remove(const Place& place) {
     long result = sys::unlinkat(place.dirfd, place.name, 0);
     if ((result == -EISDIR || result == -EPERM || result == -EACCES) && is_directory(place)) {
-      result = remove_tree(place.dirfd, place.name, {.opens_up = true});
+      result = remove_tree(place.dirfd, place.name, {.opens_up = true, .path = report_->inside, .room = sizeof report_->inside});
       has_moved_directories_ = true;
     }
     return result == -ENOENT ? 0 : result;
@@ -795,7 +809,6 @@ class Batch {
   bool clones_ = true;  // until the file system refuses
   bool ranges_ = true;
   int is_on_tmpfs_ = 0;  // 0: not known yet, -1: no
-  int sync_fd_ = -1;
   const char* whiteout_ = nullptr;
   uint32_t whiteout_size_ = 0;
   int whiteout_root_ = -1;

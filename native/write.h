@@ -66,7 +66,8 @@ enum class Kind : uint16_t {
   X(linked, 128) /* the file has other links; the kernel keeps the old name if the new name is one of them */ \
   X(existing, 256)  /* for a directory: keeps an existing one and sets its metadata */ \
   X(exact, 512)  /* removes the attributes that the record does not have */ \
-  X(tree, 1024)  /* for a rename: the entry is a directory */
+  X(tree, 1024)  /* for a rename: the entry is a directory */ \
+  X(synced, 2048)  /* for a file or a copy: it is on the disk before it gets its name, fsync(2) */
 
 namespace wants {
 enum Flag : uint16_t {
@@ -104,6 +105,7 @@ struct WriteReport {
   uint64_t attribute;  // the position of the extended attribute that failed, in its record
   uint64_t copied;     // bytes that `copy` has copied or cloned
   uint64_t tolerated;  // attributes that were refused and that tolerate this
+  char inside[4096];   // the path, inside the failed entry, of the one that could not be removed
 };
 
 // Returns 0, or minus the errno of the first operation that failed. ESTALE: a file to copy is not, or is no longer, the

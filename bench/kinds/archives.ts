@@ -3,7 +3,8 @@ import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { applyLayer, createLayer } from 'overlayfs/layers';
+import { apply, pack } from 'overlayfs/layers';
+import { jobRow, timed } from '../job.js';
 import { atMost, type Kind } from '../kind.js';
 import type { Peers } from '../peers.js';
 import type { FileSystem, Site } from '../stage.js';
@@ -94,13 +95,7 @@ function makeImage(site: Site, layer: Layer): string {
   return layout;
 }
 
-async function timed(action: () => unknown): Promise<number> {
-  const start = performance.now();
-  await action();
-  return performance.now() - start;
-}
-
-const common = { unit: 'ms', ratio: 'ours / peer', waits: false, spreads: true, warmUpBlocks: 1 } as const;
+const common = { ...jobRow, warmUpBlocks: 1 } as const;
 
 type Unpack = (site: Site, peers: Peers, directory: string, archive: string) => unknown;
 
@@ -120,7 +115,7 @@ function applies(form: Form, layer: Layer, peer: string, limit: (fileSystem: Fil
   const unpack = unpackers[peer] as Unpack;
   return {
     ...common,
-    what: `applyLayer, ${form}, ${layer} : ${peer}`,
+    what: `apply, ${form}, ${layer} : ${peer}`,
     ...(peer.startsWith('containerd') && { needs: 'containerd' as const }),
     ...(peer === 'umoci' && { needs: 'umoci' as const }),
     setUp: (site) => {
@@ -131,7 +126,7 @@ function applies(form: Form, layer: Layer, peer: string, limit: (fileSystem: Fil
     blocks: (site, peers) => {
       const archive = archiveOf(site, layer, form);
       return [
-        () => site.onNew((directory) => timed(() => applyLayer(archive, join(directory, 'out')))),
+        () => site.onNew((directory) => timed(() => apply(archive, join(directory, 'out')))),
         () => site.onNew((directory) => timed(() => unpack(site, peers, directory, archive))),
       ];
     },
@@ -146,7 +141,7 @@ async function drain(stream: AsyncIterable<unknown>): Promise<void> {
 function creates(form: Form, layer: Layer, limit: number): Kind {
   return {
     ...common,
-    what: `createLayer, ${form}, ${layer} : tar | cat`,
+    what: `pack, ${form}, ${layer} : tar | cat`,
     on: ['tmpfs'],
     setUp: (site) => {
       prepare(site, layer, 'plain');
@@ -156,10 +151,10 @@ function creates(form: Form, layer: Layer, limit: number): Kind {
       const directory = directoryOf(site, layer);
       const compression = form === 'plain' ? 'none' : form;
       // To /dev/null, tar would read no file.
-      const pack = `tar -C ${directory} ${flagsOfTar[form].join(' ')} -cf - . | cat >/dev/null`;
+      const tar = `tar -C ${directory} ${flagsOfTar[form].join(' ')} -cf - . | cat >/dev/null`;
       return [
-        () => timed(() => drain(createLayer(directory, { layout: 'plain', compression }))),
-        () => timed(() => execFileSync('sh', ['-c', pack])),
+        () => timed(() => drain(pack(directory, { layout: 'plain', compression }))),
+        () => timed(() => execFileSync('sh', ['-c', tar])),
       ];
     },
     bound: () => atMost(limit),

@@ -5,19 +5,21 @@ import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { createImage, createLayout, openLayout, unpack } from 'overlayfs/images';
-import { createLayer } from 'overlayfs/layers';
+import { pack } from 'overlayfs/layers';
 import { Snapshotter } from 'overlayfs/snapshots';
+import { jobRow, timed } from '../job.js';
 import { atMost, type Kind } from '../kind.js';
 import type { Site } from '../stage.js';
 
+export const FILES = 60_000;
 const DIRECTORIES = 600;
-const FILES_EACH = 100;
+const FILES_EACH = FILES / DIRECTORIES;
 
 const layoutOf = ({ sources }: Site): string => join(sources, 'many-files-layout');
 const archiveOf = (site: Site): string => `${layoutOf(site)}.tar`;
 
 /** Makes the image once: all rows read it. */
-async function prepare(site: Site): Promise<void> {
+export async function prepare(site: Site): Promise<void> {
   if (existsSync(archiveOf(site))) return;
   const source = join(site.sources, 'many-files');
   for (let i = 0; i < site.share(DIRECTORIES); i++) {
@@ -28,26 +30,20 @@ async function prepare(site: Site): Promise<void> {
     }
   }
   const layout = await createLayout(layoutOf(site));
-  await createImage(layout, [createLayer(source, { compression: 'none' })], { tag: 'many' });
+  await createImage(layout, [pack(source, { compression: 'none' })], { tag: 'many' });
   execFileSync('tar', ['-C', layoutOf(site), '-cf', archiveOf(site), '.']);
 }
 
-async function timed(action: () => Promise<unknown>): Promise<number> {
-  const start = performance.now();
-  await action();
-  return performance.now() - start;
-}
-
-async function ours(site: Site, directory: string): Promise<number> {
+export async function ours(site: Site, directory: string, sync: 'end' | 'none' = 'end'): Promise<number> {
   const snapshotter = await Snapshotter.open(join(directory, 'root'));
   const image = await (await openLayout(layoutOf(site))).image('many');
-  const took = await timed(() => unpack(image, snapshotter));
+  const took = await timed(() => unpack(image, snapshotter, { sync }));
   await snapshotter.close();
   return took;
 }
 
-/** containerd does not count until it is ready. */
-async function theirs(site: Site, directory: string): Promise<number> {
+/** containerd does not count until it is ready. Its files are synced as its later versions do it: by one syncfs(2). */
+export async function theirs(site: Site, directory: string, syncs = false): Promise<number> {
   const at = (name: string): string => join(directory, name);
   const address = at('containerd.sock');
   const config = `version = 2
@@ -68,7 +64,10 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
     const args = ['--address', address, 'image', 'import', '--snapshotter', 'native', '--digests', archiveOf(site)];
-    return await timed(() => promisify(execFile)('ctr', args));
+    return await timed(async () => {
+      await promisify(execFile)('ctr', args);
+      if (syncs) await promisify(execFile)('sync', ['-f', directory]);
+    });
   } finally {
     daemon.kill();
     await ended;
@@ -77,11 +76,8 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 
 export const imageKinds: readonly Kind[] = [
   {
-    what: `unpack, ${DIRECTORIES * FILES_EACH} files : ctr import`,
-    unit: 'ms',
-    ratio: 'ours / peer',
-    waits: false,
-    spreads: true,
+    what: `unpack, ${FILES} files : ctr import`,
+    ...jobRow,
     warmUpBlocks: 1,
     on: ['ext4'],
     needs: 'ctr',

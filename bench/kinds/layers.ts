@@ -1,8 +1,8 @@
 /** Walks of layers: their changes, and the space that they take. */
-import { execFileSync } from 'node:child_process';
 import { mkdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { changes, changesSync, diskUsage } from 'overlayfs/layers';
+import { changes } from 'overlayfs/layers';
+import { jobRow, timed } from '../job.js';
 import { atMost, type Kind } from '../kind.js';
 import type { Site } from '../stage.js';
 
@@ -41,29 +41,18 @@ function setUp(site: Site): () => void {
   return () => rmSync(site.many, { recursive: true });
 }
 
-/** In ms. */
-async function timed(run: () => unknown): Promise<number> {
-  const start = performance.now();
-  await run();
-  return performance.now() - start;
-}
-
 async function count(found: AsyncIterable<unknown>): Promise<void> {
   for await (const _ of found);
 }
 
-function countSync(found: Iterable<unknown>): void {
-  for (const _ of found);
-}
-
-const common = { unit: 'ms', ratio: 'ours / peer', waits: false, spreads: true, warmUpBlocks: 3, setUp } as const;
+const common = { ...jobRow, warmUpBlocks: 3, setUp } as const;
 
 export const layerKinds: readonly Kind[] = [
   {
     what: 'changes, 198,180 entries : C walk',
     ...common,
     blocks: (site, { c }) => [
-      () => timed(() => count(changes(largeOf(site), { lowerdir: emptyOf(site) }))),
+      () => timed(() => count(changes({ upperdir: largeOf(site), lowerdir: emptyOf(site) }))),
       async () => (await c.walk(largeOf(site))) / 1000,
     ],
     bound: () => atMost(1.3),
@@ -73,18 +62,9 @@ export const layerKinds: readonly Kind[] = [
     ...common,
     warmUpBlocks: 10,
     blocks: (site, { c }) => [
-      () => timed(() => countSync(changesSync(editsOf(site), { lowerdir: largeOf(site) }))),
+      () => timed(() => count(changes({ upperdir: editsOf(site), lowerdir: largeOf(site) }))),
       async () => (await c.walk(editsOf(site))) / 1000,
     ],
     bound: () => atMost(5, 'ours'),
-  },
-  {
-    what: 'diskUsage, 198,180 entries : du -s',
-    ...common,
-    blocks: (site) => [
-      () => timed(() => diskUsage(largeOf(site))),
-      () => timed(() => void execFileSync('du', ['-s', largeOf(site)])),
-    ],
-    bound: () => atMost(1),
   },
 ];

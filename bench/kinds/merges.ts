@@ -2,17 +2,18 @@
 import { execFileSync } from 'node:child_process';
 import { closeSync, fsyncSync, mkdirSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { mergeLayer } from 'overlayfs/layers';
+import { merge } from 'overlayfs/layers';
+import { jobRow } from '../job.js';
 import { atMost, type Kind } from '../kind.js';
 import type { Site } from '../stage.js';
 
-const FILES = 10_000;
+export const FILES = 10_000;
 const FILES_EACH = 100;
 
 const upperOf = ({ many }: Site): string => join(many, 'upper');
 const targetOf = ({ many }: Site): string => join(many, 'target');
 
-function makeUpper(root: string, files: number): void {
+export function makeUpper(root: string, files: number): void {
   for (let i = 0; i < files; i++) {
     const directory = join(root, `d${Math.floor(i / FILES_EACH)}`);
     if (i % FILES_EACH === 0) mkdirSync(directory, { recursive: true });
@@ -37,18 +38,15 @@ async function around(site: Site, merge: () => unknown): Promise<number> {
 
 function merges(mode: 'copy' | 'move', limit: number): Kind {
   return {
-    what: `mergeLayer by ${mode}, ${FILES} files : cp -a`,
-    unit: 'ms',
-    ratio: 'ours / peer',
-    waits: false,
-    spreads: true,
+    what: `merge by ${mode}, ${FILES} files : cp -a`,
+    ...jobRow,
     warmUpBlocks: 2,
     setUp: ({ many }) => {
       mkdirSync(many, { recursive: true });
       return () => rmSync(many, { recursive: true });
     },
     blocks: (site) => [
-      () => around(site, () => mergeLayer(upperOf(site), targetOf(site), { mode })),
+      () => around(site, () => merge(upperOf(site), { into: targetOf(site), move: mode === 'move' })),
       () => around(site, () => execFileSync('cp', ['-a', `${upperOf(site)}/.`, targetOf(site)])),
     ],
     bound: () => atMost(limit),

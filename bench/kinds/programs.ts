@@ -7,12 +7,12 @@ const PROGRAM_PAIRS = 20;
 
 /** Each kind of namespace adds to the start of a program. */
 const isolations: readonly (readonly [words: string, options: SpawnOptions])[] = [
-  ['network', { network: false }],
-  ['pids', { pids: 'own' }],
-  ['ipc and uts', { ipc: 'own', uts: 'own' }],
-  ['root', { root: true }],
+  ['network', { unshare: ['net'] }],
+  ['pids', { unshare: ['pid'] }],
+  ['ipc and uts', { unshare: ['ipc', 'uts'] }],
+  ['root', { mapRoot: true }],
   ['writable', { writable: [] }],
-  ['all', { network: false, pids: 'own', ipc: 'own', uts: 'own', root: true, writable: [] }],
+  ['all', { unshare: ['net', 'pid', 'ipc', 'uts'], mapRoot: true, writable: [] }],
 ];
 
 const isolationKinds = isolations.map(

@@ -2,6 +2,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { jobRow } from '../job.js';
 import { atMost, type Kind } from '../kind.js';
 import { Peer } from '../peer.js';
 import { type Peers, packageRoot } from '../peers.js';
@@ -64,12 +65,9 @@ function pairOf(directory: string, command: Command, count: number, peers: Peers
 
 const served = (count: number): Kind => ({
   what: `served among ${count} : containerd`,
-  unit: 'ms',
-  ratio: 'ours / peer',
-  waits: false,
+  ...jobRow,
   on: ['ext4'],
   needs: 'snapshotservice',
-  spreads: true,
   warmUpBlocks: 40,
   setUp: (site) => () => {
     for (const pair of pairs.values()) pair.stop();
@@ -78,7 +76,7 @@ const served = (count: number): Kind => ({
   },
   blocks(site, peers) {
     const at = (name: string) => join(directoryOf(site), `${name}-${count}`);
-    const program = [process.execPath, join(packageRoot(), 'dist/cli/main.js'), 'containerd', '--log-level', 'warn'];
+    const program = [process.execPath, join(packageRoot(), 'dist/cli/main.js'), 'serve', '--log-level', 'warn'];
     const ours = pairOf(
       at('ours'),
       (root, to) => [...program, '--root', root, '--address', to],

@@ -44,7 +44,7 @@ class Root {
   async #make(): Promise<Snapshotter> {
     const fast = await Snapshotter.open(this.#path, { fsync: 'none' });
     await fast.prepare('preparing base');
-    await fast.commit('base', 'preparing base');
+    await fast.commit('preparing base', { name: 'base' });
     for (let made = 0; made < this.#count; made += 100) {
       const count = Math.min(100, this.#count - made);
       await Promise.all(Array.from({ length: count }, (_, i) => fast.view(`there ${made + i}`, 'base')));
@@ -62,7 +62,7 @@ class Root {
       const start = performance.now();
       await snapshotter.prepare(key, 'base');
       await snapshotter.mounts(key);
-      await snapshotter.commit(name, key);
+      await snapshotter.commit(key, { name });
       await snapshotter.remove(name);
       times.push(performance.now() - start);
     }
@@ -70,11 +70,11 @@ class Root {
   }
 
   /** Returns the time of a walk, in ms. */
-  async walk(): Promise<number> {
+  async list(): Promise<number> {
     const snapshotter = await this.#open();
     const start = performance.now();
     let count = 0;
-    for await (const { kind } of snapshotter.walk()) if (kind === 'view') count++;
+    for await (const { kind } of snapshotter.list()) if (kind === 'view') count++;
     if (count !== this.#count) throw new Error(`${count} snapshots instead of ${this.#count}`);
     return performance.now() - start;
   }
@@ -123,7 +123,7 @@ export const snapshotKinds: readonly Kind[] = [
     on: ['tmpfs'],
     blocks(site) {
       const [many, few] = [rootOf(site, 'many', MANY), rootOf(site, 'few', FEW)];
-      return [() => many.walk(), () => few.walk()];
+      return [() => many.list(), () => few.list()];
     },
     bound: () => atMost(50, 'ours'),
   }),

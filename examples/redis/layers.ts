@@ -2,7 +2,8 @@
 import { execFileSync, spawn } from 'node:child_process';
 import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { applyLayer, createLayer, type LayerArchive, type OwnerMaps, whiteout } from 'overlayfs/layers';
+import { whiteout } from 'overlayfs';
+import { apply, type LayerArchive, type OwnerMaps, pack } from 'overlayfs/layers';
 
 /** The lowest first. The sixth has the configuration. */
 export const layers: readonly (readonly [name: string, packages: readonly string[]])[] = [
@@ -48,14 +49,14 @@ export function fetchPackages(directory: string): void {
 
 async function unpackPackage(file: string, directory: string): Promise<void> {
   const tar = spawn('dpkg-deb', ['--fsys-tarfile', file], { stdio: ['ignore', 'pipe', 'inherit'] });
-  await applyLayer(tar.stdout, directory, { layout: 'plain' });
+  await apply(tar.stdout, directory, { layout: 'plain' });
 }
 
 /** A plain user's files belong to root in the image. */
 function ownersInImage(): { owners?: OwnerMaps } {
   const [uid, gid] = [process.getuid?.() ?? 0, process.getgid?.() ?? 0];
   if (uid === 0) return {};
-  const map = (outside: number) => [{ inside: 0, outside, size: 1 }];
+  const map = (host: number) => [{ container: 0, host, size: 1 }];
   return { owners: { uidMap: map(uid), gidMap: map(gid) } };
 }
 
@@ -78,7 +79,9 @@ export async function makeLayers(packages: string, directory: string): Promise<L
       // Nobody reads manuals in a container.
       await whiteout(join(layer, 'usr/share/doc'));
     }
-    archives.push(createLayer(layer, { compression: 'gzip', userxattr: process.getuid?.() !== 0, ...ownersInImage() }));
+    archives.push(
+      pack({ upperdir: layer, userxattr: process.getuid?.() !== 0 }, { compression: 'gzip', ...ownersInImage() }),
+    );
   }
   return archives;
 }

@@ -17,7 +17,7 @@ export async function canMount({ dir, signal }: Stage): Promise<boolean> {
   try {
     await mountOverlay({ lowerdir: [place.at('trial/a'), place.at('trial/b')], target, signal });
   } catch (error) {
-    if (error instanceof OverlayError && error.reason === 'no-privilege') return false;
+    if (OverlayError.is(error) && error.reason === 'no-privilege') return false;
     throw error;
   }
   await unmount(target);

@@ -2,6 +2,7 @@
 import { appendFile, mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isOpaque, mountOverlay, unmount, whiteout } from 'overlayfs';
+import { remove } from 'overlayfs/layers';
 import { Place } from './place.js';
 import { mountsUnder, type Stage, showMountLine } from './stage.js';
 import { check, code, explain, part, showBlocks, step } from './terminal.js';
@@ -148,10 +149,12 @@ async function newDirectory({ place, userxattr, showTrees }: Scene): Promise<voi
 
 async function endOfMount({ place, dir, showTrees }: Scene): Promise<void> {
   step('The unmount');
-  explain('The changes stay in upper. In work the kernel leaves a directory of its own; removeWork takes both away.');
+  explain('The changes stay in upper. In work the kernel leaves a directory of its own; remove takes both away.');
   await place.checkNames('work', ['work']);
-  code(`await unmount('merged', { removeWork: true })`);
-  await unmount(place.at('merged'), { removeWork: true });
+  code(`await unmount('merged')`);
+  await unmount(place.at('merged'));
+  code(`await remove('work')`);
+  await remove(place.at('work'));
   await showTrees('lower', 'upper', 'merged');
   check('the mount table has no line for it any more', mountsUnder(dir), []);
   await place.checkNames('merged', []);

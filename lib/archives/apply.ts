@@ -4,14 +4,16 @@ import { abortError, OverlayError } from '../errors.js';
 import { close } from '../kernel/held.js';
 import { Slices } from '../kernel/slices.js';
 import { run } from '../kernel/task.js';
-import { type Path, type PathLike, toAbsolute, toPath, withoutTrailingSlashes } from '../paths.js';
+import { type Path, type PathLike, splitPath, toAbsolute, toPath, withoutTrailingSlashes } from '../paths.js';
 import { ChunkMemory, type Compression, decode, detect, peek } from '../tar/compression.js';
 import { Digester } from '../tar/digest.js';
 import type { FoundEntry } from '../tar/entry.js';
 import { invalidArchive } from '../tar/invalid.js';
 import { TarReader } from '../tar/reader.js';
-import { option, type Text, text } from '../text.js';
+import { either, option, type Text, text } from '../text.js';
+import { refuseMerged } from '../trees/root.js';
 import { openLayers } from '../trees/stack.js';
+import { syncDirectory } from '../trees/synced.js';
 import { TreeWriter, WriteFailure } from '../trees/write.js';
 import { explainWrite } from '../trees/written.js';
 import { type ApplyOptions, type CheckedOptions, checkApplyOptions } from './apply-options.js';
@@ -20,7 +22,7 @@ import { type ArchiveSource, openSource, type Source, untilAborted } from './sou
 import { dropTarget, finishTarget, openTarget, type Target } from './target.js';
 import { ownerOfMissing, type SkippedEntries, Unpacking } from './unpacking.js';
 
-export interface LayerSummary {
+export interface ApplySummary {
   /** The number of entries in the archive. */
   readonly entries: number;
   /** The size of all files, in bytes. */
@@ -71,7 +73,7 @@ async function unpack(
   memory: ChunkMemory,
   target: Target,
   checked: CheckedOptions,
-): Promise<LayerSummary> {
+): Promise<ApplySummary> {
   const { signal, onProgress } = checked;
   const writer = new TreeWriter(target.root, { signal, lends: true });
   const unpacking = new Unpacking(writer, checked);
@@ -88,6 +90,7 @@ async function unpack(
   const plain = compression === 'none' ? undefined : new Digester();
   const chunks = compression === 'none' ? all : decode(all, compression, memory);
   let bytes = 0;
+  let digests: { readonly digest: string; readonly diffId: string };
   const slices = new Slices();
   try {
     for await (const chunk of untilAborted(chunks, signal)) {
@@ -109,7 +112,8 @@ async function unpack(
       const end = bytes;
       const digester = plain ?? intake;
       memory.give(chunk, () => writer.totals.operations >= operations && digester.isDone(end));
-      onProgress?.({ entries: unpacking.entries, bytes, read: intake.size, total: source.total });
+      const total = source.total === undefined ? {} : { totalBytes: source.total };
+      onProgress?.({ entries: unpacking.entries, bytes: intake.size, ...total });
     }
     reader.end();
     await run(unpacking.describeImplied(await checked.lowers()));
@@ -118,19 +122,19 @@ async function unpack(
       if (slices.isOver()) await run(slices.pause());
     }
     await run(writer.finish());
-    if (checked.syncs) {
-      unpacking.add('sync', '');
-      await run(writer.finish());
-    }
+    // A layer with another digest than it should have is not worth a sync.
+    digests = await checkDigests(intake, plain, checked);
+    if (checked.syncs) await run(writer.sync());
   } catch (error) {
     await run(writer.stop());
     if (!(error instanceof WriteFailure)) throw error;
-    throw explainWrite(error, target.path, { offset: unpacking.offsetOf(writer.totals.operations) });
+    const offset = unpacking.offsetOf(writer.totals.operations);
+    throw await run(explainWrite(error, target.path, { offset }));
   }
   return {
     entries: unpacking.entries,
     bytes: unpacking.bytes,
-    ...(await checkDigests(intake, plain, checked)),
+    ...digests,
     size: intake.size,
     compression,
     whiteouts: unpacking.whiteouts,
@@ -144,32 +148,39 @@ async function unpack(
  * remove what is there. docs/layers.md has all rules.
  *
  * A directory that does not exist is made under a temporary name, and gets its own when it is complete. One that exists
- * is written into; after a failure it keeps what was written, and `removeLayer` removes it. Nothing outside the
+ * is written into; after a failure it keeps what was written, and `remove` removes it. Nothing outside the
  * directory is made, changed or read, whatever the archive says: openat2(2) with RESOLVE_BENEATH (5.6), or a walk by
  * names.
  *
  * @throws {OverlayError} `reason` is `'archive-invalid'`, `'archive-limit'`, `'digest-mismatch'`, `'path-missing'`,
- * `'path-not-directory'`, `'permission-denied'`, `'xattr-denied'`, `'out-of-space'`, `'read-only'` or `'layer-changed'`
+ * `'path-not-directory'`, `'permission-denied'`, `'xattr-denied'`, `'out-of-space'`, `'read-only'`, `'layer-changed'`
+ * or `'merged-mount'` (the directory is a mounted overlay, and the layout is not `'plain'`)
  * @throws {Error} `ABORT_ERR` when the signal aborts
  */
-export async function applyLayer(source: ArchiveSource, dir: PathLike, options?: ApplyOptions): Promise<LayerSummary> {
-  return apply(source, dir, checkApplyOptions(options));
+export async function apply(source: ArchiveSource, dir: PathLike, options?: ApplyOptions): Promise<ApplySummary> {
+  return applied(source, dir, checkApplyOptions(options));
 }
 
 /**
  * Unpacks a layer archive into an empty directory, made for it, over layers that may be made meanwhile: `lowers` is
  * called at the end, and only there does the layer need them.
  */
-export async function applyLayerOver(
+export async function applyOver(
   source: ArchiveSource,
   dir: PathLike,
   options: ApplyOptions,
   lowers: () => Promise<readonly Path[]>,
-): Promise<LayerSummary> {
-  return apply(source, dir, { ...checkApplyOptions(options), isNew: true, lowers });
+): Promise<ApplySummary> {
+  return applied(source, dir, { ...checkApplyOptions(options), isNew: true, lowers });
 }
 
-async function apply(source: ArchiveSource, dir: PathLike, checked: CheckedOptions): Promise<LayerSummary> {
+/** An overlay takes no whiteouts. */
+const intoLayer = either(
+  text`pass ${option('layout', 'plain')} to make the changes there`,
+  'name the upperdir of the mount, which must not be mounted meanwhile',
+);
+
+async function applied(source: ArchiveSource, dir: PathLike, checked: CheckedOptions): Promise<ApplySummary> {
   const path = withoutTrailingSlashes(toAbsolute(toPath(dir, 'dir')));
   if (checked.signal?.aborted) throw abortError(checked.signal);
   const memory = new ChunkMemory();
@@ -179,8 +190,13 @@ async function apply(source: ArchiveSource, dir: PathLike, checked: CheckedOptio
     // They are needed at the end, but a wrong path is an error before anything is written.
     if (!checked.isNew) (await run(openLayers(await checked.lowers()))).close();
     target = await openTarget(path);
+    if (checked.layout === 'overlay' && target.temporary === undefined) {
+      await run(refuseMerged(path, target.root, intoLayer));
+    }
     const summary = await unpack(opened, memory, target, checked);
-    await finishTarget(target);
+    target = await finishTarget(target);
+    if (checked.syncs && target.temporary !== undefined)
+      await run(syncDirectory(target.parent, splitPath(target.path)[0]));
     return summary;
   } catch (error) {
     if (target !== undefined) await dropTarget(target);

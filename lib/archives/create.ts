@@ -6,15 +6,17 @@ import { abortError, conflictingOptions, invalidArgumentType, OverlayError, outO
 import * as k from '../kernel/constants.js';
 import { Slices } from '../kernel/slices.js';
 import { run, type Task } from '../kernel/task.js';
-import { joinPath, type PathLike, pathString, quotePath, toPath } from '../paths.js';
+import { joinPath, type Path, type PathLike, pathString, quotePath, toPath } from '../paths.js';
+import type { Progress } from '../progress.js';
+import { withResolvers } from '../promises.js';
 import type { Reason } from '../reasons.js';
 import { CHUNK, type Compression, encode, levels } from '../tar/compression.js';
 import { Digester } from '../tar/digest.js';
 import { type EntryType, type Moment, NO_XATTRS } from '../tar/entry.js';
 import { END_OF_ARCHIVE, encodeEntry } from '../tar/writer.js';
-import { option, type Text, text } from '../text.js';
+import { either, option, type Text, text } from '../text.js';
 import { below, comparePaths, toBytePath } from '../trees/encodings.js';
-import { type GivenLayers, type LayersLike, toLayers } from '../trees/given.js';
+import { type GivenLayers, type Layers, toLayers, upperOf } from '../trees/given.js';
 import { IndexedFiles } from '../trees/indexed.js';
 import { isWhiteoutDevice, isWhiteoutEntry, shownAttributes } from '../trees/marks.js';
 import { MergedWalker } from '../trees/merged.js';
@@ -31,28 +33,12 @@ import {
   toSource,
 } from '../trees/stack.js';
 import { Walker } from '../trees/walk.js';
-import type { LayerSummary } from './apply.js';
+import type { ApplySummary } from './apply.js';
 import { checkOwnerMaps, type MappedOwners, type OwnerMaps } from './owner-maps.js';
 import type { Layout } from './placement.js';
 import { Piece, type ReadFile } from './read-files.js';
 
-export interface CreateProgress {
-  /** Entries so far. */
-  readonly entries: number;
-  /** Bytes of the uncompressed archive so far. */
-  readonly bytes: number;
-}
-
-export interface CreateOptions {
-  /**
-   * The layers below, the topmost first. With them, a whiteout or an opaque mark is written only where it hides
-   * something, and renamed directories and metacopies are written in full. For a mounted overlay, its own.
-   */
-  readonly lowerdir?: PathLike | readonly PathLike[] | undefined;
-  /** Layers that hold the data of metacopies only. */
-  readonly datadir?: PathLike | readonly PathLike[] | undefined;
-  /** The marks begin with `user.`. Default: as the mount's options or the marks on the upper's root tell. */
-  readonly userxattr?: boolean | undefined;
+export interface PackOptions {
   /** `'plain'`: the directory is packed as it is, marks and devices 0:0 included. Default: `'overlay'`. */
   readonly layout?: Layout | undefined;
   /** Default: `'none'`. */
@@ -69,11 +55,11 @@ export interface CreateOptions {
   /** Extended attributes that are left out. Default: `['security.selinux']`. */
   readonly excludeXattrs?: readonly string[] | undefined;
   /** Called after each chunk, about 2 MiB. */
-  readonly onProgress?: ((progress: CreateProgress) => void) | undefined;
+  readonly onProgress?: ((progress: Progress) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
-export interface ArchiveSummary extends Omit<LayerSummary, 'skipped'> {
+export interface PackSummary extends Omit<ApplySummary, 'skipped'> {
   /** The number of sockets, which no archive can hold. */
   readonly sockets: number;
 }
@@ -81,13 +67,10 @@ export interface ArchiveSummary extends Omit<LayerSummary, 'skipped'> {
 /** A stream of the archive. */
 export interface LayerArchive extends Readable {
   /** Resolves at the end of the stream; rejects with the stream's error. */
-  readonly summary: Promise<ArchiveSummary>;
+  readonly summary: Promise<PackSummary>;
 }
 
-const known: ReadonlySet<string> = new Set<keyof CreateOptions>([
-  'lowerdir',
-  'datadir',
-  'userxattr',
+const known: ReadonlySet<string> = new Set<keyof PackOptions>([
   'layout',
   'compression',
   'level',
@@ -125,7 +108,7 @@ interface Checked {
   readonly latest: number | undefined;
   readonly owners: MappedOwners | undefined;
   readonly excluded: ReadonlySet<string>;
-  readonly onProgress: ((progress: CreateProgress) => void) | undefined;
+  readonly onProgress: ((progress: Progress) => void) | undefined;
   readonly signal: AbortSignal | undefined;
 }
 
@@ -162,7 +145,7 @@ export function checkEpoch(value: unknown): number | undefined {
 function checkOwners(value: unknown): Checked['owners'] {
   if (value === undefined) return undefined;
   if (typeof value !== 'object' || value === null) throw invalidArgumentType('owners', 'an object of maps', value);
-  return checkOwnerMaps(value, 'inside');
+  return checkOwnerMaps(value, 'container');
 }
 
 function checkExcluded(value: unknown): ReadonlySet<string> {
@@ -172,17 +155,12 @@ function checkExcluded(value: unknown): ReadonlySet<string> {
   return new Set(value.map((name) => Buffer.from(name).toString('latin1')));
 }
 
-export function checkCreateOptions(options: CreateOptions, isOfStates = false): Checked {
+export function checkPackOptions(options: PackOptions, isOfStates = false): Checked {
   const { onProgress } = options;
   checkFunction(onProgress, 'onProgress');
-  const { userxattr } = options;
-  if (userxattr !== undefined && typeof userxattr !== 'boolean') {
-    throw invalidArgumentType('userxattr', 'true or false', userxattr);
-  }
-  const other = (['lowerdir', 'datadir', 'userxattr', 'layout'] as const).find((name) => options[name] !== undefined);
-  if (isOfStates && other !== undefined) {
+  if (isOfStates && options.layout !== undefined) {
     throw conflictingOptions(
-      text`${option(other)} cannot go with two states of a directory, which are plain directories`,
+      text`${option('layout')} cannot go with two states of a directory, which are plain directories`,
       'leave it out',
     );
   }
@@ -254,10 +232,10 @@ class Packing {
   whiteouts = 0;
   sockets = 0;
 
-  constructor(stack: LayerStack, checked: Checked) {
+  constructor(stack: LayerStack, hasLower: boolean, checked: Checked) {
     this.#stack = stack;
     this.#checked = checked;
-    this.#hasLower = stack.layers.length > 1;
+    this.#hasLower = hasLower;
   }
 
   #next(room = ROOM): void {
@@ -609,7 +587,11 @@ class Packing {
     const { uid, gid } = source;
     const mapped = { uid: owners.uid(uid), gid: owners.gid(gid) };
     if (Number.isNaN(mapped.uid) || Number.isNaN(mapped.gid)) {
-      this.#fail(path, `has the owner ${uid}:${gid}`, text`add a range for it to ${option('owners')}`);
+      this.#fail(
+        path,
+        `has the owner ${uid}:${gid}`,
+        either(text`add a range for it to ${option('owners')}`, 'give it another owner'),
+      );
     }
     return mapped;
   }
@@ -630,7 +612,7 @@ class Packing {
         this.#fail(
           path,
           `has the attribute ${name}, which this process may not read`,
-          text`run as root, or name it in ${option('excludeXattrs')}`,
+          either('run as root', text`name it in ${option('excludeXattrs')}`),
           'path-inaccessible',
         );
       }
@@ -688,15 +670,16 @@ async function* read(
   }
 }
 
-async function* pack(
-  layers: GivenLayers,
+async function* packed(
+  upper: Path,
+  layers: GivenLayers & { readonly isTopLayer: boolean },
   checked: Checked,
-  done: (summary: ArchiveSummary) => void,
+  done: (summary: PackSummary) => void,
 ): AsyncGenerator<Uint8Array> {
-  const stack = await run(openLayers([layers.upper, ...layers.lowers], layers));
+  const stack = await run(openLayers([upper, ...layers.lowers], layers));
   let archive: AsyncGenerator<Uint8Array> | undefined;
   try {
-    const packing = new Packing(stack, checked);
+    const packing = new Packing(stack, layers.hasLowers, checked);
     const { compression, level } = checked;
     const [plain, out] = [new Digester(), new Digester()];
     const pieces = checked.hasStates ? packing.walkStates() : packing.walk();
@@ -729,19 +712,19 @@ async function* pack(
  * @throws {OverlayError} the stream's error; `reason` is `'path-missing'`, `'path-not-directory'`,
  * `'path-inaccessible'`, `'layer-unpackable'`, or `'layer-changed'` if the layer changes meanwhile
  */
-export function createLayer(source: LayersLike | DirectoryStates, given?: CreateOptions): LayerArchive {
-  const options = toOptions(given, known);
-  const checked = checkCreateOptions(options, hasStates(source));
-  const { lowerdir, datadir, userxattr } = options;
-  const layers = hasStates(source)
-    ? toLayers(toPath(source.after, 'after'), { lowerdir: [toPath(source.before, 'before')], userxattr: false })
-    : toLayers(source, { lowerdir, datadir, userxattr });
+export function pack(layers: Layers | DirectoryStates, options?: PackOptions): LayerArchive {
+  const checked = checkPackOptions(toOptions(options, known), hasStates(layers));
+  const source = hasStates(layers)
+    ? { upperdir: toPath(layers.after, 'after'), lowerdir: toPath(layers.before, 'before'), userxattr: false }
+    : layers;
+  const given = toLayers(source);
+  const upper = upperOf(given, source);
   const { Readable: Stream } = process.getBuiltinModule('node:stream');
-  const { promise, resolve, reject } = withResolvers<ArchiveSummary>();
+  const { promise, resolve, reject } = withResolvers<PackSummary>();
   // A caller may not care.
   promise.catch(() => {});
   const { signal } = checked;
-  const stream = Stream.from(pack(layers, checked, resolve), {
+  const stream = Stream.from(packed(upper, { ...given, isTopLayer: !checked.isPlain }, checked, resolve), {
     objectMode: false,
     highWaterMark: CHUNK,
     ...(signal !== undefined && { signal }),
@@ -749,12 +732,4 @@ export function createLayer(source: LayersLike | DirectoryStates, given?: Create
   stream.once('error', reject);
   stream.once('close', () => reject(new Error('the stream of the archive was closed before its end')));
   return Object.assign(stream, { summary: promise });
-}
-
-function withResolvers<T>(): { promise: Promise<T>; resolve: (value: T) => void; reject: (error: unknown) => void } {
-  let [resolve, reject]: [(value: T) => void, (error: unknown) => void] = [() => {}, () => {}];
-  const promise = new Promise<T>((one, other) => {
-    [resolve, reject] = [one, other];
-  });
-  return { promise, resolve, reject };
 }

@@ -1,14 +1,6 @@
 /** Maps of owners between an archive and a file system. Pure. */
 import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
-
-/** A range of ids that other ids stand for, as in user_namespaces(7). */
-export interface IdRange {
-  /** The first id in the archive. */
-  readonly inside: number;
-  /** The first id on the file system. */
-  readonly outside: number;
-  readonly size: number;
-}
+import type { IdRange } from '../id-range.js';
 
 export interface OwnerMaps {
   readonly uidMap: readonly IdRange[];
@@ -24,14 +16,14 @@ export interface MappedOwners {
 }
 
 /** Returns the functions that map ids to this side. */
-export function checkOwnerMaps({ uidMap, gidMap }: Partial<OwnerMaps>, to: 'inside' | 'outside'): MappedOwners {
+export function checkOwnerMaps({ uidMap, gidMap }: Partial<OwnerMaps>, to: 'container' | 'host'): MappedOwners {
   return { uid: checkMap(uidMap, 'owners.uidMap', to), gid: checkMap(gidMap, 'owners.gidMap', to) };
 }
 
-function checkMap(value: unknown, name: string, to: 'inside' | 'outside'): IdMap {
-  if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list of { inside, outside, size }', value);
+function checkMap(value: unknown, name: string, to: 'container' | 'host'): IdMap {
+  if (!Array.isArray(value)) throw invalidArgumentType(name, 'a list of { container, host, size }', value);
   const ranges = value.map((range: IdRange): IdRange => {
-    for (const key of ['inside', 'outside', 'size'] as const) {
+    for (const key of ['container', 'host', 'size'] as const) {
       const number: unknown = range?.[key];
       const least = key === 'size' ? 1 : 0;
       if (typeof number === 'number' && Number.isInteger(number) && number >= least && number < 2 ** 32) continue;
@@ -39,7 +31,7 @@ function checkMap(value: unknown, name: string, to: 'inside' | 'outside'): IdMap
     }
     return { ...range };
   });
-  const from = to === 'inside' ? 'outside' : 'inside';
+  const from = to === 'container' ? 'host' : 'container';
   return (id) => {
     const range = ranges.find((each) => id >= each[from] && id < each[from] + each.size);
     return range === undefined ? Number.NaN : range[to] + (id - range[from]);

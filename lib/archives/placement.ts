@@ -7,7 +7,7 @@
 import * as k from '../kernel/constants.js';
 import type { FoundEntry, Moment } from '../tar/entry.js';
 import { invalidArchive, quoteName } from '../tar/invalid.js';
-import { option, text } from '../text.js';
+import { option, type Text, text } from '../text.js';
 import { below } from '../trees/encodings.js';
 import type { Bytes, OperationFields } from '../trees/write.js';
 
@@ -40,8 +40,14 @@ const OF_AUFS = '.wh..wh.';
 /** The kernel's limit on a name (NAME_MAX), and on the target of a link (PATH_MAX, with a NUL). */
 const MOST_NAME = 255;
 const MOST_TARGET = 4095;
-/** The most symbolic links on the way to an entry. */
-const MOST_LINKS = 255;
+/** The most symbolic links on the way to an entry: the kernel's MAXSYMLINKS, path_resolution(7). */
+const MAX_LINKS = 40;
+/**
+ * The most bytes of link targets that a whole archive may make the placement follow: so many, and so many more for each
+ * entry. A chain of 40 long targets on the way to every entry costs 80,000 components each; real layers stay far below.
+ */
+const MAX_FOLLOWED_BYTES = 256 * 1024;
+const MAX_FOLLOWED_BYTES_PER_ENTRY = 256;
 
 const MODE_OF_MISSING = 0o755;
 /** Without these, a directory's owner cannot write into it. They are taken away at the end. */
@@ -154,6 +160,10 @@ export class Placement {
   readonly #writer: Writer;
   readonly #options: PlacementOptions;
   #entry: FoundEntry | undefined;
+  #followedBytes = 0;
+  /** Directories that hold nothing but what this layer has written, in a plain layout. */
+  readonly #cleared = new WeakSet<Directory>();
+  #maxFollowedBytes = MAX_FOLLOWED_BYTES;
 
   constructor(writer: Writer, options: PlacementOptions) {
     this.#writer = writer;
@@ -167,6 +177,7 @@ export class Placement {
    * @throws {Unseen}
    */
   place(entry: FoundEntry): Placed {
+    if (entry !== this.#entry) this.#maxFollowedBytes += MAX_FOLLOWED_BYTES_PER_ENTRY;
     this.#entry = entry;
     const components = this.#componentsOf(entry.name);
     if (components.length === 0) {
@@ -253,13 +264,31 @@ export class Placement {
     if (long !== undefined) {
       this.#fail(`its name has a component of ${long.length} bytes; at most ${MOST_NAME} are possible`);
     }
-    const { maxPathDepth } = this.#options;
-    if (components.length > maxPathDepth) {
-      const { offset } = this.#entry as FoundEntry;
-      const rule = text`it is ${components.length} directories deep; ${option('maxPathDepth')} allows ${maxPathDepth}`;
-      throw invalidArchive(offset, name, rule, 'archive-limit');
-    }
+    this.#checkDepth(components.length);
     return components;
+  }
+
+  #checkDepth(depth: number): void {
+    const { maxPathDepth } = this.#options;
+    if (depth <= maxPathDepth) return;
+    this.#exceed(text`it is ${depth} directories deep; ${option('maxPathDepth')} allows ${maxPathDepth}`);
+  }
+
+  #exceed(rule: Text, hint?: string): never {
+    const { offset, name } = this.#entry as FoundEntry;
+    throw invalidArchive(offset, name, rule, 'archive-limit', hint);
+  }
+
+  /** Counts a symbolic link on the way to an entry, and the work that its target makes. */
+  #follow(target: string, links: number): void {
+    if (links > MAX_LINKS) this.#fail(`more than ${MAX_LINKS} symbolic links lead to it`);
+    this.#followedBytes += target.length;
+    if (this.#followedBytes <= this.#maxFollowedBytes) return;
+    this.#exceed(
+      `the targets of the symbolic links on the way to it and to the entries before it have ${this.#followedBytes} bytes; ` +
+        `${MAX_FOLLOWED_BYTES} and ${MAX_FOLLOWED_BYTES_PER_ENTRY} for each entry are allowed`,
+      'pack the layer again with paths that lead through no symbolic links',
+    );
   }
 
   /** Finds where an entry goes. Makes the directories that lead there, if they are missing. */
@@ -296,7 +325,7 @@ export class Placement {
         names.push(name);
       } else if (node?.kind === 'symlink' && !(missing === 'give up' && node.isOurs)) {
         links++;
-        if (links > MOST_LINKS) this.#fail(`more than ${MOST_LINKS} symbolic links lead to it`);
+        this.#follow(node.target, links);
         waiting.push(...reversed(node.target));
         if (node.target.startsWith('/')) {
           stack.length = 1;
@@ -311,6 +340,7 @@ export class Placement {
           this.#fail(`the target of a hard link, ${quoteName(this.#entry?.linkname ?? '')}, does not exist`);
         if (name.length > MOST_NAME) this.#fail(`a symbolic link leads to it by a name of ${name.length} bytes`);
         names.push(name);
+        this.#checkDepth(names.length);
         stack.push(this.#imply(directory, name, names.join('/')));
       }
     }
@@ -427,11 +457,13 @@ export class Placement {
     }
   }
 
-  /** Removes everything that this layer has not written. */
+  /** Removes everything that this layer has not written. Nothing else gets into a directory later, so once is enough. */
   #removeOthers(top: Directory, path: string): void {
     const waiting: [Directory, string][] = [[top, path]];
+    const walked: Directory[] = [];
     for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
       const [directory, at] = next;
+      if (this.#cleared.has(directory)) continue;
       for (const [name, node] of entriesOf(directory, at)) {
         if (node.isOurs && node instanceof Leaf) continue;
         if (node instanceof Directory && holdsOurs(node)) {
@@ -442,7 +474,9 @@ export class Placement {
         directory.isChanged = true;
         directory.entries.delete(name);
       }
+      walked.push(directory);
     }
+    for (const directory of walked) this.#cleared.add(directory);
   }
 
   #makeLink(components: readonly string[], linkname: string): Placed {

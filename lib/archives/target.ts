@@ -69,9 +69,10 @@ function explainTarget(path: Path, errno: number, name?: Path): OverlayError {
   return new OverlayError({ errno, path: pathString(name === undefined ? path : joinPath(path, name)), ...verdict });
 }
 
-/** Gives the complete directory its name. */
-export async function finishTarget({ path, parent, temporary }: Target): Promise<void> {
-  if (temporary === undefined) return;
+/** Gives the complete directory its name. Until it is on the disk, `dropTarget` of what is returned removes it. */
+export async function finishTarget(target: Target): Promise<Target> {
+  const { path, parent, temporary } = target;
+  if (temporary === undefined) return target;
   const [, name] = splitPath(path);
   const plan = new Plan();
   plan.add(calls.renameat2, [parent, temporary, parent, name, k.RENAME_NOREPLACE]);
@@ -82,7 +83,10 @@ export async function finishTarget({ path, parent, temporary }: Target): Promise
     again.add(calls.renameat2, [parent, temporary, parent, name, 0]);
     outcome = await perform(again);
   }
-  if (!(outcome instanceof StepFailure)) return;
+  if (!(outcome instanceof StepFailure)) return { ...target, temporary: name };
+  if (outcome.errno !== e.EEXIST && outcome.errno !== e.ENOTEMPTY && outcome.errno !== e.ENOTDIR) {
+    throw explainTarget(splitPath(path)[0], outcome.errno, name);
+  }
   const what = `${quotePath(path)} was made by another program meanwhile`;
   throw new OverlayError({
     errno: outcome.errno,

@@ -1,18 +1,14 @@
 /** `overlayfs apply` */
-import { applyLayer } from '../archives/apply.js';
-import type { ApplyOptions } from '../archives/apply-options.js';
+import { apply as applyArchive } from '../archives/apply.js';
+import type { ApplyLimits, ApplyOptions } from '../archives/apply-options.js';
 import { formatBytes, type Path, toAbsolute, toBytes } from '../paths.js';
-import { entryJson, entryLines } from './archive-lines.js';
-import { type Command, libraryOptions, type Outcome, ownFlag } from './command.js';
-import { kebab } from './flags.js';
-import { untilInterrupted } from './interrupt.js';
-import type { Parsed } from './parse.js';
-import { formatSize, ProgressBar } from './progress.js';
+import { archiveRows } from './archive-rows.js';
+import { type Command, type Outcome, type Parsed, syncFlag, userxattrFlag } from './command.js';
+import { ownFlag } from './flags.js';
+import { formatSize, performLong } from './long-work.js';
 import { UsageError } from './usage-error.js';
 
 const STDIN = '-';
-
-const limits = ['maxEntries', 'maxBytes', 'maxPathDepth', 'maxRatio'] as const;
 
 /** A path with any bytes, for a call that takes bytes as contents. */
 const toUrl = (path: Path): URL => {
@@ -20,57 +16,54 @@ const toUrl = (path: Path): URL => {
   return new URL(`file://${escaped.replaceAll('%2f', '/')}`);
 };
 
-/** Returns the options with the limits as numbers. */
-function withLimits(options: Parsed['options']): ApplyOptions {
-  const given: Record<string, unknown> = libraryOptions(options, ['dryRun']);
-  for (const name of limits) {
-    const text = given[name];
-    if (text === undefined) continue;
-    const number = Number(text);
-    if (!(number > 0)) throw new UsageError(`--${kebab(name)} takes a number above 0, not '${text}'`);
-    given[name] = number;
-  }
-  return given;
+interface Options extends Pick<ApplyOptions, 'layout' | 'userxattr' | 'owners' | 'sync'>, ApplyLimits {
+  readonly devices?: 'create' | 'skip' | 'fail';
+  readonly expectedDigest?: string;
+  readonly expectedDiffId?: string;
+  readonly dryRun?: boolean;
 }
 
-async function run({ options, operands }: Parsed): Promise<Outcome> {
-  const [archive, dir, ...more] = operands;
-  const isDry = options['dryRun'] === true;
-  if (archive === undefined || more.length > 0 || (dir === undefined && !isDry)) {
-    throw new UsageError('name one archive, and the directory to unpack it into');
-  }
+async function run(parsed: Parsed<Options>): Promise<Outcome> {
+  const { dryRun: isDry, ...options } = parsed.options;
+  const [archive = '', dir] = parsed.operands;
   const source = archive === STDIN ? process.stdin : toUrl(archive);
-  if (isDry) return { json: {}, parts: options['json'] ? entryJson(source) : entryLines(source) };
-  const chosen = withLimits(options);
-  const bar = new ProgressBar(options['json'] === true);
-  const onProgress: ApplyOptions['onProgress'] = ({ bytes, read, total, entries }) =>
-    bar.show({ entries, bytes, share: total === undefined || total === 0 ? undefined : read / total });
-  try {
-    const summary = await untilInterrupted((signal) =>
-      applyLayer(source, dir as Path, { ...chosen, onProgress, signal }),
-    );
-    const { entries, bytes, whiteouts, diffId, skipped } = summary;
-    const lines = [
-      `${entries} entries, ${formatSize(bytes)}, ${whiteouts} whiteouts`,
-      `diffID ${diffId}`,
-      ...skipped.map(
-        ({ reason, count, first }) =>
-          `skipped: ${count} (${reason})${first === undefined ? '' : `, the first: ${formatBytes(first)}`}`,
-      ),
-    ];
-    return { text: `${lines.join('\n')}\n`, json: { ...summary } };
-  } finally {
-    bar.end();
-  }
+  if (isDry) return { rows: archiveRows(source) };
+  if (dir === undefined) throw new UsageError('name the directory to unpack the archive into');
+  const summary = await performLong(parsed, (progress) => applyArchive(source, dir, { ...options, ...progress }));
+  const { entries, bytes, whiteouts, diffId, skipped } = summary;
+  const lines = [
+    `${entries} entries, ${formatSize(bytes)}, ${whiteouts} whiteouts`,
+    `diffID ${diffId}`,
+    ...skipped.map(
+      ({ reason, count, first }) =>
+        `skipped: ${count} (${reason})${first === undefined ? '' : `, the first: ${formatBytes(first)}`}`,
+    ),
+  ];
+  return { text: `${lines.join('\n')}\n`, json: { ...summary } };
 }
 
-const number = { kind: 'text' } as const;
+const number = { kind: 'number' } as const;
 
-export const apply: Command = {
+export const devicesFlag = ownFlag('devices', 'makes device nodes, leaves them out, or fails', {
+  kind: 'word',
+  words: ['create', 'skip', 'fail'],
+  default: 'create for root, but skip in a user namespace',
+});
+
+/** The flags of the limits on an archive. */
+export const limitFlags = [
+  ownFlag('maxEntries', 'the most entries of an archive', { ...number, default: '4000000' }),
+  ownFlag('maxBytes', 'the most bytes of an archive, uncompressed', { kind: 'size', default: '1T' }),
+  ownFlag('maxPathDepth', 'the most components of a path', { ...number, default: '1024' }),
+  ownFlag('maxRatio', 'the most bytes for each compressed byte', { ...number, default: '200' }),
+];
+
+export const apply: Command<Options> = {
   about:
     'Unpacks a layer archive (tar, plain or compressed with gzip or zstd) into DIR, which is made if it is missing. ' +
     'ARCHIVE - is standard input.',
-  usage: ['[OPTION...] ARCHIVE DIR', '--dry-run ARCHIVE'],
+  operands: '<ARCHIVE> [DIR]',
+  forms: ['[OPTION...] ARCHIVE DIR', '--dry-run ARCHIVE'],
   groups: [
     {
       title: 'options',
@@ -80,28 +73,17 @@ export const apply: Command = {
           words: ['overlay', 'plain'],
           default: 'overlay',
         }),
-        ownFlag('userxattr', 'marks that begin with user., for rootless mounts'),
+        { ...userxattrFlag, default: 'for a plain user' },
         ownFlag('owners', 'the owners of the archive, or the calling user for all', {
           kind: 'word',
           words: ['keep', 'ignore'],
           default: 'keep for root',
         }),
-        ownFlag('devices', 'makes device nodes, leaves them out, or fails', {
-          kind: 'word',
-          words: ['create', 'skip', 'fail'],
-          default: 'create for root',
-        }),
-        ownFlag('expectedDigest', 'fails unless the archive has this digest: sha256:...', number),
-        ownFlag('expectedDiffId', 'fails unless the uncompressed archive has this digest', number),
-        ownFlag('sync', 'writes the file system back to its disk at the end, or not', {
-          kind: 'word',
-          words: ['none', 'end'],
-          default: 'none',
-        }),
-        ownFlag('maxEntries', 'the most entries', { ...number, default: '4000000' }),
-        ownFlag('maxBytes', 'the most bytes, uncompressed', { ...number, default: '1 TiB' }),
-        ownFlag('maxPathDepth', 'the most components of a path', { ...number, default: '1024' }),
-        ownFlag('maxRatio', 'the most bytes for each compressed byte', { ...number, default: '200' }),
+        devicesFlag,
+        ownFlag('expectedDigest', 'fails unless the archive has this digest: sha256:...', { kind: 'text' }),
+        ownFlag('expectedDiffId', 'fails unless the uncompressed archive has this digest', { kind: 'text' }),
+        syncFlag,
+        ...limitFlags,
         ownFlag('dryRun', 'lists the entries and writes nothing'),
       ],
     },

@@ -1,42 +1,38 @@
 /** `overlayfs check` */
-import { type VerifyLayerOptions, verifyLayer } from '../layers/verify.js';
+import { check as checkLayers } from '../layers/verify.js';
 import { formatBytes } from '../paths.js';
-import { type Command, libraryOptions, type Outcome, ownFlag } from './command.js';
-import { FAILED } from './errors.js';
-import { layerFlags } from './layers.js';
-import type { Parsed } from './parse.js';
+import type { Command, Outcome, Parsed } from './command.js';
+import { NO } from './errors.js';
+import { ownFlag } from './flags.js';
+import { type LayerFlags, layerFlags, takeLayers } from './layers.js';
 import { UsageError } from './usage-error.js';
 
-async function run({ options, operands }: Parsed): Promise<Outcome> {
-  const [dir, ...more] = operands;
-  if (dir === undefined || more.length > 0) throw new UsageError('name one layer directory');
-  if (options['lowest'] && options['lowerdir'] !== undefined) {
-    throw new UsageError('--lowest cannot go with --lower', 'Leave one of the two out.');
-  }
-  const given = libraryOptions<VerifyLayerOptions>(options, ['lowest']);
-  const lowest = options['lowest'] ? { lowerdir: [] } : {};
-  const findings = await verifyLayer(dir, { ...given, ...lowest, encoding: 'buffer' });
-  const lines = findings.map(({ path, what, remedy, attribute }) => {
-    const mark = attribute === undefined ? '' : ` (${attribute})`;
-    return `${formatBytes(path)}: ${what}${mark}. To mend it: ${remedy}.\n`;
-  });
-  return { text: lines.join(''), json: { findings }, exitCode: findings.length === 0 ? 0 : FAILED };
+interface Options extends LayerFlags {
+  readonly lowest?: boolean;
 }
 
-export const check: Command = {
+async function run({ options, operands: [dir = ''] }: Parsed<Options>): Promise<Outcome> {
+  if (options.lowest && options.lowerdir !== undefined) {
+    throw new UsageError('--lowest cannot go with --lowerdir', 'Leave one of the two out.');
+  }
+  const [layers] = await takeLayers(dir, { ...options, ...(options.lowest && { lowerdir: [] }) });
+  const findings = await checkLayers(layers, { encoding: 'buffer' });
+  const rows = findings.map((finding) => {
+    const { path, what, remedy, attribute } = finding;
+    const mark = attribute === undefined ? '' : ` (${attribute})`;
+    return { text: `${formatBytes(path)}: ${what}${mark}. To mend it: ${remedy}.\n`, json: finding };
+  });
+  return { rows, exitCode: findings.length === 0 ? 0 : NO };
+}
+
+export const check: Command<Options> = {
   about:
-    'Checks a layer directory for marks without effect, redirects and metacopies that lead nowhere, and leftovers. ' +
-    'Changes nothing.',
-  usage: ['[OPTION...] DIR'],
-  groups: [
-    {
-      title: 'options',
-      flags: [...layerFlags, ownFlag('lowest', 'DIR is the lowest layer')],
-    },
-  ],
-  notes:
-    'Without --lower and --lowest, the command leaves out the checks that need the layers below. The exit code is 1 if ' +
-    'it finds something.',
-  examples: ['overlayfs check /srv/layer', 'overlayfs check --lower /srv/base /srv/upper'],
+    'Checks a layer directory, or the topmost layer of the overlay that is mounted at DIR, for marks without effect, ' +
+    'redirects and metacopies that lead nowhere, and leftovers. Changes nothing.',
+  operands: '<DIR>',
+  groups: [{ title: 'options', flags: [...layerFlags, ownFlag('lowest', 'DIR is the lowest layer')] }],
+  notes: 'Without --lowerdir and --lowest, the command leaves out the checks that need the layers below.',
+  no: 'something was found',
+  examples: ['overlayfs check /srv/layer', 'overlayfs check --lowerdir /srv/base /srv/upper'],
   run,
 };

@@ -1,31 +1,36 @@
-/** The description of a command, for the program that runs it. */
-import { type Flag, kebab } from './flags.js';
-import type { Parsed } from './parse.js';
+/** The description of a command, for the program that runs it, its help, its man page and its completion. */
+import type { Path } from '../paths.js';
+import { type Flag, ownFlag } from './flags.js';
+
+/** The value of an option: a time is in milliseconds, a size in bytes. */
+export type Value = boolean | number | string | Path | (string | Path)[] | Record<string, string>;
+
+export interface Parsed<O = Readonly<Record<string, Value>>> {
+  /** The options by the library's names, without the common ones. */
+  readonly options: O;
+  readonly operands: readonly Path[];
+  readonly isJson: boolean;
+  readonly isQuiet: boolean;
+}
+
+/** A line of output, in both forms. */
+export interface Row {
+  readonly text: string;
+  readonly json: unknown;
+}
 
 /** The result of a command. */
 export interface Outcome {
+  /** The rows of a list, which come first. */
+  readonly rows?: AsyncIterable<Row> | Iterable<Row>;
   /** The text for people; mostly empty on success. */
   readonly text?: string;
   /** The result for --json. */
-  readonly json: Readonly<Record<string, unknown>>;
-  /** The whole output, of a command that has too much for one text; of the form that was asked for. */
-  readonly parts?: AsyncIterable<string>;
+  readonly json?: Readonly<Record<string, unknown>>;
   /** The errors of a command that does several things, the others being done. */
   readonly errors?: readonly unknown[];
-  /** The exit code of a program that was run. */
-  readonly exitCode?: number;
-}
-
-export interface Command {
-  readonly about: string;
-  /** The forms of the arguments after the command's name, a line each. */
-  readonly usage: readonly string[];
-  readonly groups: readonly FlagGroup[];
-  readonly notes?: string;
-  readonly examples: readonly string[];
-  /** True if the operands are not paths but the arguments of a program, which may be empty. */
-  readonly hasArguments?: boolean;
-  run(parsed: Parsed): Promise<Outcome>;
+  /** The exit code of a program that was run, or of the answer no. Default: no for an empty list, if the command says so. */
+  readonly exitCode?: number | undefined;
 }
 
 export interface FlagGroup {
@@ -33,25 +38,60 @@ export interface FlagGroup {
   readonly flags: readonly Flag[];
 }
 
-/** Returns a flag that belongs to the command line alone, not to the library. */
-export function ownFlag(name: string, about: string, more: Partial<Flag> = {}): Flag {
-  const plain = { kind: 'boolean', isList: false, hasNegative: false, words: [], default: 'false' } as const;
-  return { name, spellings: [kebab(name)], ...plain, about, ...more };
+/** A command whose flags make the options O. */
+export interface Command<O = Readonly<Record<string, Value>>> {
+  readonly about: string;
+  /** The operands in the words of commander: `<TARGET...>`, `<KEY> [PARENT]`. */
+  readonly operands?: string;
+  /** True if the operands are a program and its arguments, which end the flags and may be empty. */
+  readonly runsProgram?: boolean;
+  /** The forms of the arguments, where there are several; default: the operands after the flags. */
+  readonly forms?: readonly string[];
+  readonly groups?: readonly FlagGroup[];
+  readonly notes?: string;
+  /** The answer that exit code 1 stands for, of a command that has one. */
+  readonly no?: string;
+  /** True if an empty list is the answer no. */
+  readonly isNoIfEmpty?: boolean;
+  /** The words that its first operand may be. */
+  readonly words?: readonly string[];
+  readonly examples: readonly string[];
+  run(parsed: Parsed<O>): Promise<Outcome>;
 }
+
+/** The commands by their names; some have two words. */
+export type Commands = Readonly<Record<string, Command>>;
+
+/** The first sentence on what a command does. */
+export const summaryOf = ({ about }: Command): string => about.split(/(?<=[\w)]\.) (?=[A-Z])/)[0] as string;
+
+/** The forms of the arguments as the documentation writes them. */
+export const formsOf = ({ forms, operands = '' }: Pick<Command, 'forms' | 'operands'>): readonly string[] =>
+  forms ?? [`[OPTION...] ${operands.replaceAll(/[<>]/g, '')}`.trimEnd()];
+
+/** Commands that write files take it. */
+export const syncFlag: Flag = ownFlag('sync', 'waits at the end until the disk has everything, or does not', {
+  kind: 'word',
+  words: ['none', 'end'],
+  default: 'end',
+});
+
+export const userxattrFlag = ownFlag('userxattr', 'the marks begin with user., as those of rootless mounts');
+
+export const namespaceFlag = ownFlag('namespace', 'works in another mount namespace: /proc/PID/ns/mnt', {
+  short: 'N',
+  kind: 'path',
+  value: 'FILE',
+});
 
 /** The flags that every command takes. */
 export const commonFlags: readonly Flag[] = [
-  ownFlag('json', 'one JSON document on standard output, for results and errors'),
+  ownFlag('json', 'prints JSON documents, one a line, for results and errors', { short: 'J' }),
+  ownFlag('quiet', 'prints no results: the exit code says it', { short: 'q' }),
   ownFlag('help', 'this text', { short: 'h' }),
 ];
 
-export const flagsOfCommand = ({ groups }: Command): Flag[] => [
+export const flagsOfCommand = ({ groups = [] }: Command): Flag[] => [
   ...groups.flatMap(({ flags }) => flags),
   ...commonFlags,
 ];
-
-/** Returns the options without those of the command line itself. */
-export function libraryOptions<T>(options: Parsed['options'], own: readonly string[] = []): T {
-  const left = Object.entries(options).filter(([name]) => !own.includes(name) && name !== 'json' && name !== 'help');
-  return Object.fromEntries(left) as T;
-}

@@ -1,100 +1,106 @@
 /** The commands of the program `overlayfs`: finds the requested one and prints its outcome. */
-import { pipeline } from 'node:stream/promises';
+import { once } from 'node:events';
 import { apply } from './apply.js';
 import { changes } from './changes.js';
 import { check } from './check.js';
-import { type Command, flagsOfCommand } from './command.js';
+import type { Command, Commands, Outcome, Row } from './command.js';
 import { argumentsOf, type Bytes } from './command-line.js';
-import { containerd } from './containerd.js';
-import { du } from './du.js';
-import { errorText, exitCodeOf, FAILED, toShown, WRONG_USAGE } from './errors.js';
+import { completionOf } from './completion.js';
+import { errorText, exitCodeOf, FAILED, isWrongUsage, type MessageStyle, NO, NOT_RUN, toShown } from './errors.js';
 import { explain } from './explain.js';
 import { features } from './features.js';
-import { flatten, squash } from './fold.js';
-import { commandHelp, programHelp } from './help.js';
 import { holders } from './holders.js';
-import { toJson } from './json.js';
+import { imageCommit, imageLs, imageUnpack } from './image.js';
+import { imageRun } from './image-run.js';
+import { toJsonLine } from './json.js';
 import { lookup } from './lookup.js';
 import { ls } from './ls.js';
-import { baseline, merge } from './merge.js';
+import { merge } from './merge.js';
 import { mount } from './mount.js';
 import { pack } from './pack.js';
 import { parse } from './parse.js';
+import { parseBy, programParser } from './parser.js';
+import { rm } from './rm.js';
 import { run } from './run.js';
-import { runImage } from './run-image.js';
-import { snapshot } from './snapshot.js';
+import { serve } from './serve.js';
+import { snapshots } from './snapshot.js';
+import { spellingOf } from './spelling.js';
+import { squash } from './squash.js';
 import { umount } from './umount.js';
-import { UsageError, unknownWord } from './usage-error.js';
+import { unshare } from './unshare.js';
+import { UsageError } from './usage-error.js';
+import { watch } from './watch.js';
 import { whiteout } from './whiteout.js';
 
-const commands: Readonly<Record<string, Command>> = {
-  mount,
-  umount,
-  run,
-  ls,
-  holders,
-  changes,
-  lookup,
-  check,
-  du,
-  merge,
-  baseline,
-  squash,
-  flatten,
-  apply,
-  pack,
-  whiteout,
-  snapshot,
-  containerd,
-  'run-image': runImage,
-  explain,
-  features,
+/** The commands by their names, in the groups of the help. */
+export const groups: Readonly<Record<string, Commands>> = {
+  mounts: { mount, umount, ls, holders, watch, explain, run, unshare },
+  layers: { changes, lookup, check, merge, squash, pack, apply, rm, whiteout },
+  snapshots: { ...snapshots, serve },
+  images: { 'image run': imageRun, 'image unpack': imageUnpack, 'image ls': imageLs, 'image commit': imageCommit },
+  'this machine': { features, completion: completionOf(() => commands) },
 };
-const commandNames = Object.keys(commands);
+
+export const commands: Commands = Object.assign({}, ...Object.values(groups));
+
+const styleOf = (command: Pick<Command, 'groups' | 'forms' | 'operands'> = {}): MessageStyle => ({
+  program: 'overlayfs',
+  spelling: spellingOf(command),
+});
 
 /** Prints errors, and points to the help if they are about the command line. */
-function report(errors: readonly unknown[], command?: string): void {
-  for (const error of errors) process.stderr.write(errorText(error));
-  if (errors.some((error) => exitCodeOf(error) === WRONG_USAGE)) {
+function report(errors: readonly unknown[], command?: string, style = styleOf()): void {
+  for (const error of errors) process.stderr.write(errorText(error, style));
+  if (errors.some(isWrongUsage)) {
     process.stderr.write(`Try 'overlayfs ${command === undefined ? '' : `${command} `}--help'.\n`);
   }
 }
 
-/** Writes as fast as the reader reads, and until it has seen enough. */
-async function writeParts(parts: AsyncIterable<string>): Promise<void> {
+/** Writes the rows as fast as the reader reads, and until it has seen enough. Returns whether there was one. */
+async function writeRows(rows: NonNullable<Outcome['rows']>, toText: (row: Row) => string): Promise<boolean> {
+  let isEmpty = true;
   try {
-    await pipeline(parts, process.stdout, { end: false });
+    for await (const row of rows) {
+      isEmpty = false;
+      const text = toText(row);
+      if (text !== '' && !process.stdout.write(text)) await once(process.stdout, 'drain');
+      if (!process.stdout.writable) break;
+    }
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'EPIPE') throw error;
   }
+  return isEmpty;
 }
 
 async function runCommand(name: string, command: Command, args: readonly Bytes[]): Promise<number> {
+  const style = styleOf(command);
   const end = args.indexOf('--');
-  // Searched by hand, since it counts even if the rest of the line cannot be parsed.
-  const isJson = args.slice(0, end < 0 ? args.length : end).includes('--json');
+  // Searched by hand, since they count even if the rest of the line cannot be parsed.
+  const given = new Set(args.slice(0, end < 0 ? args.length : end));
+  let [isJson, isQuiet] = [given.has('--json') || given.has('-J'), false];
+  const toText = ({ text, json }: Row): string => (isQuiet ? '' : isJson ? `${toJsonLine(json)}\n` : text);
+  const print = (text: string): unknown => text === '' || process.stdout.write(text);
+  // Not the exit code of a program, as far as possible.
+  const codeOf = command.runsProgram ? () => NOT_RUN : exitCodeOf;
+  const printErrors = (errors: readonly unknown[], json?: object): void => {
+    if (isJson) print(`${toJsonLine({ ...json, errors: errors.map((error) => toShown(error, style)) })}\n`);
+    else report(errors, name, style);
+  };
   try {
-    const parsed = parse(args, flagsOfCommand(command), command.hasArguments);
-    if (parsed.options['help']) {
-      process.stdout.write(commandHelp(name, command));
-      return 0;
-    }
-    const { text = '', json, parts, errors = [], exitCode } = await command.run(parsed);
-    if (parts !== undefined) await writeParts(parts);
-    else if (isJson)
-      process.stdout.write(
-        toJson(errors.length === 0 ? json : { ...json, errors: errors.map((error) => toShown(error)) }),
-      );
-    else {
+    const parsed = parse(args, name, command);
+    if (parsed === undefined) return 0;
+    ({ isJson, isQuiet } = parsed);
+    const { rows, text = '', json, errors = [], exitCode } = await command.run(parsed);
+    const isEmpty = rows !== undefined && (await writeRows(rows, toText));
+    if (errors.length === 0 || !isJson) {
       // A full device refuses an empty write too. Then the exit code would not be that of the program that ran.
-      if (text !== '') process.stdout.write(text);
-      report(errors, name);
+      if (json !== undefined || text !== '') print(toText({ text, json }));
     }
-    return exitCode ?? Math.max(0, ...errors.map(exitCodeOf));
+    if (errors.length > 0) printErrors(errors, json);
+    return exitCode ?? Math.max(isEmpty && command.isNoIfEmpty ? NO : 0, ...errors.map(codeOf));
   } catch (error) {
-    if (isJson) process.stdout.write(toJson({ errors: [toShown(error)] }));
-    else report([error], name);
-    return exitCodeOf(error);
+    printErrors([error]);
+    return codeOf(error);
   }
 }
 
@@ -102,18 +108,23 @@ async function runCommand(name: string, command: Command, args: readonly Bytes[]
 export async function main(decoded: readonly string[]): Promise<number> {
   try {
     const [first, ...rest] = argumentsOf(decoded);
-    const isHelp = first === '--help' || first === '-h';
-    if (first === undefined || isHelp) {
-      const help = programHelp(Object.entries(commands).map(([name, { about }]) => [name, about]));
-      (isHelp ? process.stdout : process.stderr).write(help);
-      return isHelp ? 0 : WRONG_USAGE;
+    const words = first === 'help' ? [...rest, '--help'] : first === undefined ? [] : [first, ...rest];
+    // Some have names of two words.
+    for (const length of [2, 1]) {
+      const name = words.slice(0, length).join(' ');
+      const command = Object.hasOwn(commands, name) ? commands[name] : undefined;
+      if (command !== undefined) return await runCommand(name, command, words.slice(length));
     }
-    const command = Object.hasOwn(commands, first) ? commands[first] : undefined;
-    if (command !== undefined) return await runCommand(first, command, rest);
-    const shown = Buffer.from(first, 'latin1').toString();
-    if (first.startsWith('-'))
-      throw new UsageError(`a command comes first, not '${shown}'`, `One of: ${commandNames.join(', ')}.`);
-    throw unknownWord('unknown command', shown, commandNames);
+    const start = Object.keys(commands).some((name) => name.startsWith(`${words[0]} `)) ? words.shift() : undefined;
+    const program = programParser(groups, start);
+    const [word] = words;
+    const isHelp = word === '--help' || word === '-h';
+    if (isHelp || word === undefined) {
+      program.outputHelp({ error: !isHelp });
+      return isHelp ? 0 : FAILED;
+    }
+    parseBy(program, [word]);
+    throw new UsageError(`a command comes first, not '${word}'`);
   } catch (error) {
     report([error]);
     return exitCodeOf(error);

@@ -1,13 +1,16 @@
 /** Errors as the command line shows them, and their exit codes. */
-import { type Conflict, textsOf } from '../errors.js';
+import { type Conflict, OverlayError, textsOf } from '../errors.js';
 import type { Holder } from '../holder.js';
 import { formatBytes } from '../paths.js';
-import { render, type Spelling, sentence } from '../text.js';
-import { inFlags } from './spelling.js';
+import { printable, render, type Spelling, sentence } from '../text.js';
 import { UsageError } from './usage-error.js';
 
-export const FAILED = 1;
-export const WRONG_USAGE = 2;
+/** The exit code for an answer that is no: findings, conflicts, nothing found. As of grep(1) and diff(1). */
+export const NO = 1;
+/** The exit code for a failure and for wrong usage. */
+export const FAILED = 2;
+/** A command that runs a program fails with this one, as env(1) and podman(1) do: the others are the program's. */
+export const NOT_RUN = 125;
 
 export interface ShownError {
   readonly code?: string;
@@ -31,9 +34,12 @@ function isArgumentError({ code }: AnyError): boolean {
   return ['ERR_INVALID_ARG_TYPE', 'ERR_INVALID_ARG_VALUE', 'ERR_OUT_OF_RANGE'].includes(code ?? '');
 }
 
-export function exitCodeOf(error: unknown): number {
-  return error instanceof UsageError || (error instanceof Error && isArgumentError(error)) ? WRONG_USAGE : FAILED;
-}
+/** True if the command line is wrong, and nothing was done. */
+export const isWrongUsage = (error: unknown): boolean =>
+  error instanceof UsageError || (error instanceof Error && isArgumentError(error));
+
+export const exitCodeOf = (error: unknown): number =>
+  error instanceof OverlayError && error.reason === 'layer-conflict' ? NO : FAILED;
 
 export interface MessageStyle {
   /** The start of each message. */
@@ -43,9 +49,7 @@ export interface MessageStyle {
   readonly isWithoutCode?: boolean;
 }
 
-const ownStyle: MessageStyle = { program: 'overlayfs', spelling: inFlags };
-
-export function toShown(thrown: unknown, { spelling, isWithoutCode }: MessageStyle = ownStyle): ShownError {
+export function toShown(thrown: unknown, { spelling, isWithoutCode }: MessageStyle): ShownError {
   if (!(thrown instanceof Error)) return { message: String(thrown) };
   const error = thrown as AnyError;
   const { code, reason, syscall, path, dest, kernel, holders, conflicts } = error;
@@ -53,7 +57,9 @@ export function toShown(thrown: unknown, { spelling, isWithoutCode }: MessageSty
   // The hint has a line of its own.
   const whole = texts === undefined ? error.message : render(texts.message, spelling);
   const message = isWithoutCode ? whole.replace(`${code}: `, '') : whole;
-  const hint = texts?.hint === undefined ? error.hint : sentence(texts.hint, spelling);
+  // The message about an argument says what would be right.
+  const isOneSentence = reason === 'invalid-argument' && isArgumentError(error);
+  const hint = texts?.hint !== undefined ? sentence(texts.hint, spelling) : isOneSentence ? undefined : error.hint;
   return {
     ...(code !== undefined && { code }),
     ...(reason !== undefined && { reason }),
@@ -72,12 +78,12 @@ export const conflictText = ({ path, ours, theirs }: Conflict): string =>
   `conflict: ${formatBytes(path)} (${ours}; by others ${theirs})`;
 
 /** Returns the error's text for standard error. */
-export function errorText(thrown: unknown, style: MessageStyle = ownStyle): string {
+export function errorText(thrown: unknown, style: MessageStyle): string {
   const { reason, message, hint, kernel = [], conflicts = [] } = toShown(thrown, style);
-  const lines = [`${style.program}: ${message}`];
-  if (reason !== undefined) lines.push(`  reason: ${reason}`);
-  if (hint !== undefined) lines.push(`  hint: ${hint}`);
+  const lines = [`${style.program}: ${printable(message)}`];
+  if (reason !== undefined && reason !== 'invalid-argument') lines.push(`  reason: ${reason}`);
+  if (hint !== undefined) lines.push(`  hint: ${printable(hint)}`);
   for (const conflict of conflicts) lines.push(`  ${conflictText(conflict)}`);
-  for (const line of kernel) lines.push(`  kernel: ${line}`);
+  for (const line of kernel) lines.push(`  kernel: ${printable(line)}`);
   return `${lines.join('\n')}\n`;
 }

@@ -6,9 +6,6 @@ import { sentence } from '../text.js';
 import { type Paint, paintFor } from './colour.js';
 import type { Command, Outcome } from './command.js';
 import { kebab } from './flags.js';
-import type { Parsed } from './parse.js';
-import { inFlags } from './spelling.js';
-import { UsageError } from './usage-error.js';
 
 const causes = {
   'no-privilege': 'the process may not mount',
@@ -46,7 +43,7 @@ const labels: Readonly<Partial<Record<string, string>>> = {
 function verdict(found: Features, paint: Paint): string {
   const why = forbids(found).map((reason) => {
     const problem = sentence(`this process cannot mount: ${causes[reason]}`);
-    return `${paint('red', problem)} ${sentence(reasons[reason], inFlags)}\n`;
+    return `${paint('red', problem)} ${sentence(reasons[reason])}\n`;
   });
   if (why.length > 0) return why.join('') + rootlessVerdict(found, paint);
   if (found.mayMount === true) return `${paint('green', 'This process can mount overlays.')}\n`;
@@ -89,10 +86,9 @@ export function featuresText(found: Features, paint: Paint): string {
   return parts.join('\n');
 }
 
-async function run({ operands }: Parsed): Promise<Outcome> {
-  if (operands.length > 0) throw new UsageError('features takes no path');
+async function run(): Promise<Outcome> {
   const found = await askFeatures();
-  const hints = forbids(found).map((reason) => ({ reason, hint: sentence(reasons[reason], inFlags) }));
+  const hints = forbids(found).map((reason) => ({ reason, hint: sentence(reasons[reason]) }));
   return {
     text: featuresText(found, paintFor(process.stdout.isTTY, process.env)),
     json: { features: found, forbids: hints },
@@ -101,9 +97,7 @@ async function run({ operands }: Parsed): Promise<Outcome> {
 
 export const features: Command = {
   about: 'Shows what this kernel supports for overlays, and what this process may do. Mounts nothing.',
-  usage: ['[OPTION...]'],
-  groups: [],
   notes: 'The answers come from the kernel. An answer is unknown if the kernel gives it only with CAP_SYS_ADMIN.',
-  examples: ['overlayfs features', 'unshare -Urm overlayfs features', 'overlayfs features --json'],
+  examples: ['overlayfs features', 'overlayfs unshare overlayfs features', 'overlayfs features --json'],
   run,
 };

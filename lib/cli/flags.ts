@@ -3,16 +3,18 @@ import type { OptionRow } from '../options/table.js';
 import type { Text } from '../text.js';
 
 /** The value after a flag: none, or one. Repeating the flag makes a list. */
-export type FlagKind = 'boolean' | 'path' | 'word' | 'text' | 'names' | 'time';
+export type FlagKind = 'boolean' | 'path' | 'word' | 'text' | 'time' | 'size' | 'number' | 'pair';
 
 export interface Flag {
   /** The library's name for the option. */
   readonly name: string;
-  /** The spellings without the dashes; the first is the one in the documentation. */
-  readonly spellings: readonly [string, ...string[]];
+  /** The name in the texts of the library, where it is another one. */
+  readonly option?: string;
+  /** The spelling, without the dashes. */
+  readonly spelling: string;
   readonly short?: string;
   readonly kind: FlagKind;
-  /** The name of a path value in the help text. Default: DIR. */
+  /** The name of the value in the help text, such as FILE. */
   readonly value?: string;
   readonly isList: boolean;
   /** True if `--no-…` means something else than leaving the flag out. */
@@ -35,16 +37,10 @@ const kinds: Readonly<Record<OptionRow['form'], FlagKind | undefined>> = {
   text: 'text',
   attribute: 'boolean',
   boolean: 'boolean',
-  names: 'names',
+  names: 'text',
   object: undefined,
   namespace: 'text',
 };
-
-/** Returns the spellings; `--lower` is short for `--lowerdir`. */
-function spellingsOf(name: string, { form }: OptionRow): [string, ...string[]] {
-  const isLayer = (form === 'path' || form === 'paths') && name.endsWith('dir');
-  return isLayer ? [name.slice(0, -'dir'.length), name] : [kebab(name)];
-}
 
 function toFlag(name: string, row: OptionRow): Flag[] {
   const kind = kinds[row.form];
@@ -52,7 +48,7 @@ function toFlag(name: string, row: OptionRow): Flag[] {
   return [
     {
       name,
-      spellings: spellingsOf(name, row),
+      spelling: kebab(name),
       kind,
       isList: row.form === 'paths' || row.form === 'names',
       hasNegative:
@@ -70,19 +66,43 @@ export function flagsOf(table: OptionTable): Flag[] {
   return Object.entries(table).flatMap(([name, row]) => toFlag(name, row));
 }
 
+/** Returns a flag that belongs to the command line alone, not to the library. */
+export function ownFlag(name: string, about: Text, more: Partial<Flag> = {}): Flag {
+  const plain = { kind: 'boolean', isList: false, hasNegative: false, words: [], default: 'false' } as const;
+  return { name, spelling: kebab(name), ...plain, about, ...more };
+}
+
+const placeholders = {
+  path: 'DIR',
+  text: 'TEXT',
+  time: 'TIME',
+  size: 'SIZE',
+  number: 'N',
+  pair: 'NAME=VALUE',
+} as const;
+
+/** Returns the value of a flag as the documentation writes it: `on|off`, `DIR`. */
+export function placeholderOf({ kind, value, words }: Flag): string | undefined {
+  if (kind === 'boolean') return undefined;
+  return kind === 'word' ? words.join('|') : (value ?? placeholders[kind]);
+}
+
 /**
  * Returns the flag as the documentation writes it: `--[no-]index`, `--redirect-dir on|off|follow|nofollow`,
- * `--lower DIR`.
+ * `--lowerdir DIR...`
  */
-export function signature({ spellings: [spelling], short, kind, value, words, hasNegative, isList }: Flag): string {
+export function signature(flag: Flag): string {
+  const { spelling, short, hasNegative, isList } = flag;
   const start = short === undefined ? '' : `-${short}, `;
-  const list = isList ? '...' : '';
-  switch (kind) {
-    case 'boolean':
-      return `${start}--${hasNegative ? '[no-]' : ''}${spelling}`;
-    case 'word':
-      return `${start}--${spelling} ${words.join('|')}`;
-    default:
-      return `${start}--${spelling} ${{ path: value ?? 'DIR', text: 'TEXT', names: 'NAME', time: 'TIME' }[kind]}${list}`;
-  }
+  const value = placeholderOf(flag);
+  if (value === undefined) return `${start}--${hasNegative ? '[no-]' : ''}${spelling}`;
+  return `${start}--${spelling} ${value}${isList ? '...' : ''}`;
+}
+
+/** Returns the forms of the flag as commander has them: `-h, --help`, `--lowerdir <DIR>`, `--index` and `--no-index`. */
+export function commanderForms(flag: Flag): string[] {
+  const { spelling, short, hasNegative } = flag;
+  const value = placeholderOf(flag);
+  const form = `${short === undefined ? '' : `-${short}, `}--${spelling}${value === undefined ? '' : ` <${value}>`}`;
+  return hasNegative ? [form, `--no-${spelling}`] : [form];
 }

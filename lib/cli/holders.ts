@@ -1,12 +1,12 @@
 /** `overlayfs holders` */
-import type { Holder, Holders } from '../holder.js';
+import type { Holder } from '../holder.js';
 import { unseenText, whatText } from '../holders/text.js';
-import { findHolders } from '../mounts/find-holders.js';
+import { type FoundHolders, findHolders } from '../mounts/find-holders.js';
 import { quotePath } from '../paths.js';
+import { printable } from '../text.js';
 import { type Paint, paintFor } from './colour.js';
-import type { Command, Outcome } from './command.js';
-import type { Parsed } from './parse.js';
-import { UsageError } from './usage-error.js';
+import type { Command, Outcome, Parsed } from './command.js';
+import { NO } from './errors.js';
 
 /** A user at a terminal waits longer than a program, in ms. */
 const TIMEOUT = 30_000;
@@ -15,13 +15,14 @@ const headers = ['PID', 'HELD BY', 'PATH', 'COMMAND'] as const;
 
 function cells(holder: Holder): string[] {
   const { pid, path, command, device, boundAt } = holder;
-  return [String(pid ?? '-'), whatText(holder), quotePath(path), command ?? device ?? boundAt ?? '-'];
+  return [String(pid ?? '-'), whatText(holder), quotePath(path), printable(command ?? device ?? boundAt ?? '-')];
 }
 
 /** Returns a table of the holders, and says what it does not cover. */
-export function holdersTable(holders: Holders, paint: Paint): string {
-  const unseen = unseenText(holders);
+export function holdersTable(found: FoundHolders, paint: Paint): string {
+  const unseen = unseenText(found);
   const note = unseen === '' ? '' : `${paint('yellow', unseen)}\n`;
+  const { holders } = found;
   if (holders.length === 0)
     return `no process uses it${unseen === '' ? '' : ', as far as this search could see'}\n${note}`;
   const rows = holders.map(cells);
@@ -34,21 +35,19 @@ export function holdersTable(holders: Holders, paint: Paint): string {
   return `${paint('bold', line(headers))}\n${rows.map((row) => `${line(row)}\n`).join('')}${note}`;
 }
 
-async function run({ operands }: Parsed): Promise<Outcome> {
-  const [target, ...more] = operands;
-  if (target === undefined || more.length > 0) throw new UsageError('name one mount point');
-  const holders = await findHolders(target, { timeout: TIMEOUT });
-  const { hidden, complete } = holders;
+async function run({ operands: [target = ''] }: Parsed<object>): Promise<Outcome> {
+  const found = await findHolders(target, { timeout: TIMEOUT });
   return {
-    text: holdersTable(holders, paintFor(process.stdout.isTTY, process.env)),
-    json: { holders: [...holders], hidden, complete },
+    text: holdersTable(found, paintFor(process.stdout.isTTY, process.env)),
+    json: { ...found },
+    exitCode: found.holders.length === 0 ? NO : 0,
   };
 }
 
-export const holders: Command = {
+export const holders: Command<object> = {
   about: 'Lists what uses the mount at TARGET, or its file system: processes, mounts, loop devices, overlays.',
-  usage: ['[OPTION...] TARGET'],
-  groups: [],
+  operands: '<TARGET>',
+  no: 'nothing uses it, as far as the search could see',
   notes: 'Only root sees the processes of other users.',
   examples: ['overlayfs holders /srv/merged', 'overlayfs holders --json /srv/merged'],
   run,

@@ -1,5 +1,6 @@
 /** Results as JSON. */
 import { fromBytes } from '../paths.js';
+import { printableJson } from '../text.js';
 
 /**
  * Converts a value for JSON. JSON holds text only, so a path that is not text becomes `{ "base64": … }`. A number that may
@@ -17,6 +18,9 @@ export function toPlain(value: unknown): unknown {
   return Object.fromEntries(Object.entries(value).map(([name, inner]) => [name, toPlain(inner)]));
 }
 
+/** Returns a value as one line of JSON. */
+export const toJsonLine = (value: unknown): string => printableJson(JSON.stringify(toPlain(value)));
+
 export function toJson(value: unknown): string {
-  return `${JSON.stringify(toPlain(value), null, 2)}\n`;
+  return `${printableJson(JSON.stringify(toPlain(value), null, 2))}\n`;
 }

@@ -1,10 +1,6 @@
 #!/usr/bin/env node
-/**
- * The program `overlayfs`. It loads only what the call needs: the commands, or the mount(8) helper if its name is
- * `mount.overlay`.
- */
+/** The program `overlayfs`. Its version needs none of the commands. */
 import { readFileSync } from 'node:fs';
-import { basename } from 'node:path';
 
 function version(): string {
   // The path is relative to dist/cli/main.js.
@@ -12,7 +8,6 @@ function version(): string {
   return `overlayfs ${number}\n`;
 }
 
-const [, program = '', ...words] = process.argv;
-if (basename(program) === 'mount.overlay') await import('./mount-helper/main.js');
-else if (words[0] === '--version') process.stdout.write(version());
+const words = process.argv.slice(2);
+if (words[0] === '--version' || words[0] === '-V') process.stdout.write(version());
 else process.exitCode = await (await import('./commands.js')).main(words);

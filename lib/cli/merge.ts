@@ -1,96 +1,80 @@
-/** `overlayfs merge` and `overlayfs baseline` */
+/** `overlayfs merge` */
 import { readFileSync } from 'node:fs';
-import { baseline as takeBaseline } from '../merge/baseline.js';
-import { type MergeOptions, mergeLayer } from '../merge/merge.js';
+import { type MergeOptions, merge as mergeLayers } from '../merge/merge.js';
 import { formatBytes, type Path, toBytes } from '../paths.js';
-import { type Command, libraryOptions, type Outcome, ownFlag } from './command.js';
-import { conflictText, FAILED } from './errors.js';
-import { mountedLayers } from './layers.js';
-import type { Parsed } from './parse.js';
-import { ProgressBar } from './progress.js';
+import { type Command, type Outcome, type Parsed, syncFlag, userxattrFlag } from './command.js';
+import { conflictText, NO } from './errors.js';
+import { ownFlag } from './flags.js';
+import { takeLayers } from './layers.js';
+import { performLong } from './long-work.js';
 import { UsageError } from './usage-error.js';
 
-async function runBaseline({ operands }: Parsed): Promise<Outcome> {
-  const [dir, ...more] = operands;
-  if (dir === undefined || more.length > 0) throw new UsageError('name one directory');
-  const taken = await takeBaseline(dir);
-  return { text: `${JSON.stringify(taken)}\n`, json: { baseline: taken } };
+interface Options extends Pick<MergeOptions, 'move' | 'root' | 'unmarked' | 'dryRun' | 'sync'> {
+  readonly userxattr?: boolean;
+  readonly since?: Path;
+  readonly conflict?: 'error' | 'ours' | 'theirs';
 }
 
-export const baseline: Command = {
-  about: 'Prints the present moment of DIR, by the clock of its file system, for `merge --since`.',
-  usage: ['[OPTION...] DIR'],
-  groups: [],
-  examples: ['overlayfs baseline /srv/base > /srv/base.json'],
-  run: runBaseline,
-};
-
-/** Reads a baseline from the file that `overlayfs baseline` was written to, with --json or without. */
+/** Reads the moment that --baseline of `mount` and `run` has written. */
 function readBaseline(path: Path): MergeOptions['since'] {
-  const shown = `'${formatBytes(path)}'`;
-  let document: { baseline?: unknown };
   try {
-    document = JSON.parse(readFileSync(Buffer.from(toBytes(path)), 'utf8'));
+    return JSON.parse(readFileSync(Buffer.from(toBytes(path)), 'utf8'));
   } catch (error) {
-    throw new UsageError(`--since cannot read ${shown}: ${(error as Error).message}`);
-  }
-  return (document?.baseline ?? document) as MergeOptions['since'];
-}
-
-async function run({ options, operands }: Parsed): Promise<Outcome> {
-  const [upper, dir, ...more] = operands;
-  if (upper === undefined || dir === undefined || more.length > 0) {
-    throw new UsageError('name an upper directory or a mounted overlay, and the directory to merge it into');
-  }
-  const given = libraryOptions<MergeOptions>(options, ['move', 'since']);
-  const since = options['since'] === undefined ? undefined : readBaseline(options['since'] as Path);
-  const bar = new ProgressBar(options['json'] === true);
-  try {
-    const summary = await mergeLayer((await mountedLayers(upper)) ?? upper, dir, {
-      ...given,
-      ...(since !== undefined && { since }),
-      mode: options['move'] ? 'move' : 'copy',
-      onProgress: bar.show,
-    });
-    const lines = summary.conflicts.map((conflict) => `${conflictText(conflict)}\n`);
-    const verb = options['dryRun'] ? 'would be merged' : 'merged';
-    const total = `${summary.entries} entries ${verb}, ${summary.deleted} of them deletes\n`;
-    const isRefused = options['dryRun'] && (given.conflict ?? 'error') === 'error' && lines.length > 0;
-    return { text: lines.join('') + total, json: { ...summary }, exitCode: isRefused ? FAILED : 0 };
-  } finally {
-    bar.end();
+    throw new UsageError(`--since cannot read '${formatBytes(path)}': ${(error as Error).message}`);
   }
 }
 
-export const merge: Command = {
+async function run(parsed: Parsed<Options>): Promise<Outcome> {
+  const { since, ...options } = parsed.options;
+  const [upper = '', into = ''] = parsed.operands;
+  const baseline = since === undefined ? {} : { since: readBaseline(since) as NonNullable<MergeOptions['since']> };
+  const [layers, given] = await takeLayers(upper, options);
+  const summary = await performLong(parsed, (progress) =>
+    mergeLayers(layers, { ...given, ...baseline, ...progress, into }),
+  );
+  const lines = summary.conflicts.map((conflict) => `${conflictText(conflict)}\n`);
+  const total = `${summary.entries} entries ${given.dryRun ? 'would be merged' : 'merged'}, ${summary.deleted} of them deletes\n`;
+  const isRefused = given.dryRun && (given.conflict ?? 'error') === 'error' && lines.length > 0;
+  return { text: lines.join('') + total, json: { ...summary }, exitCode: isRefused ? NO : 0 };
+}
+
+export const merge: Command<Options> = {
   about:
     'Folds an upper directory into DIR, which then holds what a mount of both shows: deletes, replacements, renames, ' +
     'links, owners, modes, times and attributes. UPPER may be a mounted overlay, whose upper is meant.',
-  usage: ['[OPTION...] UPPER DIR'],
+  operands: '<UPPER> <DIR>',
   groups: [
     {
       title: 'options',
       flags: [
         ownFlag('move', 'moves files and leaves the upper empty, instead of copying them'),
-        ownFlag('since', 'the output of `overlayfs baseline`: what others changed in DIR later is a conflict', {
-          kind: 'path',
-          value: 'FILE',
-          default: 'none',
-        }),
+        ownFlag(
+          'since',
+          'the file that --baseline of mount or run has written: what others changed in DIR later is a conflict',
+          {
+            kind: 'path',
+            value: 'FILE',
+            default: 'none',
+          },
+        ),
         ownFlag('conflict', 'the version that counts; or an error before anything is written', {
           kind: 'word',
           words: ['error', 'ours', 'theirs'],
           default: 'error',
         }),
         ownFlag('root', 'gives DIR itself the owner, mode, times and attributes of the upper'),
-        ownFlag('userxattr', 'the marks begin with user., as those of rootless mounts'),
+        syncFlag,
+        userxattrFlag,
+        ownFlag(
+          'unmarked',
+          'UPPER is one, though nothing in it has a mark of overlayfs and DIR looks like an upper of it',
+        ),
         ownFlag('dryRun', 'looks for conflicts and other obstacles, and changes nothing'),
       ],
     },
   ],
-  notes:
-    'A merge that failed or was killed may be repeated: it goes on. The exit code is 1 if something failed, or if there are ' +
-    'conflicts that --conflict does not decide, also for --dry-run. The message says what was done.',
+  notes: 'A merge that failed or was killed may be repeated: it goes on. The message says what was done.',
+  no: 'there are conflicts that --conflict does not decide; nothing was merged',
   examples: [
     'overlayfs merge /srv/upper /srv/base',
     'overlayfs merge --move --since /srv/base.json --conflict theirs /srv/upper /srv/base',

@@ -1,15 +1,29 @@
 /** `overlayfs mount` */
+import { writeFileSync } from 'node:fs';
 import { kernelFeatures } from '../features/probe.js';
+import { baseline } from '../merge/baseline.js';
+import { splitGiven } from '../mount-strings.js';
 import type { OverlayOptions } from '../options/check.js';
+import { readWords, toAttributes } from '../options/mount-words.js';
 import { optionTable, overlayOptionNames } from '../options/table.js';
+import { readGiven } from '../options/text.js';
+import { dryRun } from '../overlay/dry-run.js';
 import { mountOverlay } from '../overlay/mount.js';
-import { fromBytes, type Path, toAbsolute } from '../paths.js';
-import { type Command, type FlagGroup, libraryOptions, type Outcome, ownFlag } from './command.js';
-import { dryRun } from './dry-run.js';
-import { type Flag, flagsOf, kebab } from './flags.js';
-import { type WayName, wayNames } from './mount-ways.js';
-import type { Parsed } from './parse.js';
+import { type WayName, wayNames } from '../overlay/ways.js';
+import { fromBytes, type Path, toAbsolute, toBytes } from '../paths.js';
+import type { Command, FlagGroup, Outcome, Parsed } from './command.js';
+import { type Flag, flagsOf, kebab, ownFlag } from './flags.js';
+import { optionProblem } from './mount-option.js';
 import { UsageError, unknownWord } from './usage-error.js';
+
+/** Options of a mount as the flags give them, with those that are flags alone. */
+export interface MountFlags extends Partial<Omit<OverlayOptions, 'temporary'>> {
+  readonly temporary?: boolean;
+  readonly temporarySize?: number;
+  readonly temporaryInodes?: number;
+  readonly options?: Path[];
+  readonly baseline?: Path;
+}
 
 /** The target is an operand, not a flag. */
 const mountFlags = flagsOf(optionTable).filter(({ name }) => name !== 'target');
@@ -43,55 +57,135 @@ function toOptionNames(given: readonly string[]): OverlayOptions['allowDegraded'
   }) as OverlayOptions['allowDegraded'];
 }
 
-/** Returns the options of the library. Their paths are absolute, as errors and plans show them. */
-export function toMountOptions({ options, operands }: Parsed): OverlayOptions {
-  const [target, ...rest] = operands;
-  if (target === undefined) throw new UsageError('name the directory to mount on');
-  if (rest.length > 0) {
-    throw new UsageError(
-      `${operands.length} directories to mount on: only one is possible`,
-      'Give each lower layer its own --lower.',
-    );
-  }
-  return { ...toDetachedOptions(options, ['dryRun', 'way']), target: toAbsolute(target) };
+/** The flags of a mount that the table of options does not have. */
+export const moreGroup: FlagGroup = {
+  title: 'more',
+  flags: [
+    ownFlag('options', "options as mount(8) has them, the kernel's words separated by commas", {
+      short: 'o',
+      kind: 'path',
+      value: 'OPTIONS',
+      isList: true,
+      default: 'none',
+    }),
+    ownFlag('temporary', 'an upper and a workdir in memory; all changes end with the mount'),
+    ownFlag('temporarySize', 'with --temporary: the most that the changes take', {
+      kind: 'size',
+      default: 'half of the memory',
+    }),
+    ownFlag('temporaryInodes', 'with --temporary: the most files and directories', {
+      kind: 'number',
+      default: "tmpfs(5)'s",
+    }),
+  ],
+};
+
+/** `mount` and `run` take it. */
+export const baselineFlag = ownFlag(
+  'baseline',
+  'writes the moment of the mount, by the clock of the topmost lower layer, for merge --since',
+  { kind: 'path', value: 'FILE', default: 'none' },
+);
+
+/** Mounts, and writes the baseline that was taken before. */
+export async function withBaseline<T>(
+  { baseline: file, ...options }: MountFlags,
+  mounted: () => Promise<T>,
+): Promise<T> {
+  if (file === undefined) return mounted();
+  const [top = ''] = [options.lowerdir ?? []].flat() as Path[];
+  const taken = await baseline(top);
+  const result = await mounted();
+  writeFileSync(Buffer.from(toBytes(file)), `${JSON.stringify(taken)}\n`);
+  return result;
 }
 
-/** Returns the same options without a target; `own` names the flags that are not options of a mount. */
-export function toDetachedOptions(options: Parsed['options'], own: readonly string[]): OverlayOptions {
-  if (options['lowerdir'] === undefined) throw new UsageError('name the lower layers: --lower DIR, the topmost first');
-  const chosen: Record<string, unknown> = libraryOptions(options, own);
+/** Reads the strings of -o. */
+function readStrings(strings: readonly Path[]): Partial<OverlayOptions> {
+  const words = readWords(
+    splitGiven(Buffer.concat(strings.flatMap((text) => [Buffer.from(toBytes(text)), Buffer.from(',')]))),
+  );
+  const { options, others } = readGiven(words.rest);
+  const [wrong] = others;
+  if (wrong !== undefined) throw optionProblem(wrong, words.rest);
+  const { lowerdir, datadir, ...named } = options;
+  // It says relatime where no word of atime is given.
+  const { atime, ...attributes } = toAttributes(words);
+  return {
+    ...(named as Partial<OverlayOptions>),
+    ...(lowerdir.length > 0 && { lowerdir }),
+    ...(datadir.length > 0 && { datadir }),
+    ...attributes,
+    ...(atime !== undefined && atime !== 'relatime' && { atime }),
+  };
+}
+
+/** Returns the options of the library, without a target. Their paths are absolute, as errors and plans show them. */
+export function toDetachedOptions(flags: MountFlags): OverlayOptions {
+  const { options: strings, temporary, temporarySize, temporaryInodes, baseline: _, ...given } = flags;
+  const written = strings === undefined ? {} : readStrings(strings);
+  const twice = Object.keys(written).find((name) => name in given);
+  if (twice !== undefined)
+    throw new UsageError(`-o and --${kebab(twice)} both give ${twice}`, 'Leave one of the two out.');
+  const chosen: Record<string, unknown> = { ...written, ...given };
+  if (chosen['lowerdir'] === undefined)
+    throw new UsageError('name the lower layers: --lowerdir DIR, the topmost first');
   for (const { name } of mountFlags.filter(isLayer)) {
-    const given = chosen[name] as Path | Path[] | undefined;
-    if (given !== undefined) chosen[name] = Array.isArray(given) ? given.map(toAbsolute) : toAbsolute(given);
+    const paths = chosen[name] as Path | Path[] | undefined;
+    if (paths !== undefined) chosen[name] = Array.isArray(paths) ? paths.map(toAbsolute) : toAbsolute(paths);
   }
-  const names = chosen['allowDegraded'] as string[] | undefined;
-  if (names !== undefined) chosen['allowDegraded'] = toOptionNames(names);
+  const limits = {
+    ...(temporarySize !== undefined && { size: Math.ceil(temporarySize) }),
+    ...(temporaryInodes !== undefined && { inodes: temporaryInodes }),
+  };
+  if (Object.keys(limits).length > 0 && !temporary) {
+    throw new UsageError('--temporary-size and --temporary-inodes need --temporary', 'Add --temporary.');
+  }
+  if (temporary) chosen['temporary'] = Object.keys(limits).length > 0 ? limits : true;
+  if (given.allowDegraded !== undefined) chosen['allowDegraded'] = toOptionNames(given.allowDegraded as string[]);
   return chosen as unknown as OverlayOptions;
 }
 
-async function run(parsed: Parsed): Promise<Outcome> {
-  const options = toMountOptions(parsed);
-  const { dryRun: isDry, way } = parsed.options;
+/** Returns the options of a mount at the operand. */
+export const toMountOptions = ({
+  options,
+  operands: [target = ''],
+}: Pick<Parsed<MountFlags>, 'options' | 'operands'>): OverlayOptions => ({
+  ...toDetachedOptions(options),
+  target: toAbsolute(target),
+});
+
+interface Options extends MountFlags {
+  readonly dryRun?: boolean;
+  readonly way?: WayName;
+}
+
+async function run({ options, operands }: Parsed<Options>): Promise<Outcome> {
+  const { dryRun: isDry, way, ...flags } = options;
+  const wanted = toMountOptions({ options: flags, operands });
   if (isDry) {
-    const calls = dryRun(options, await kernelFeatures(), way as WayName | undefined);
+    const calls = dryRun(wanted, await kernelFeatures(), way);
     return { text: `${calls.join('\n')}\n`, json: { calls } };
   }
   if (way !== undefined) throw new UsageError('--way needs --dry-run', 'Add --dry-run.');
-  const mounted = await mountOverlay(options);
+  const mounted = await withBaseline(flags, () => mountOverlay(wanted));
   return { json: { target: fromBytes(mounted.pathBytes), id: mounted.id, options: mounted.options } };
 }
 
-export const mount: Command = {
+export const mount: Command<Options> = {
   about:
     'Mounts an overlay of the lower layers, and of an upper layer that takes the changes, on TARGET. ' +
     'It mounts exactly what the options say, or nothing.',
-  usage: [
-    '--lower DIR... --upper DIR --work DIR [OPTION...] TARGET',
-    '--lower DIR... --upper DIR --create [OPTION...] TARGET',
-    '--lower DIR --lower DIR... [OPTION...] TARGET',
+  operands: '<TARGET>',
+  forms: [
+    '--lowerdir DIR... --upperdir DIR --workdir DIR [OPTION...] TARGET',
+    '--lowerdir DIR... --upperdir DIR --create [OPTION...] TARGET',
+    '--lowerdir DIR... --temporary [OPTION...] TARGET',
+    '-o OPTIONS TARGET',
   ],
   groups: [
     ...mountGroups,
+    { ...moreGroup, flags: [...moreGroup.flags, baselineFlag] },
     {
       title: 'plans',
       flags: [
@@ -105,14 +199,14 @@ export const mount: Command = {
     },
   ],
   notes:
-    'Repeat a flag for a list: --lower /a --lower /b puts /a above /b. The layers also have the names of ' +
-    'mount(8): --lowerdir, --datadir, --upperdir, --workdir. A path may contain any byte; nothing in it is escaped.',
+    'Repeat a flag for a list: --lowerdir /a --lowerdir /b puts /a above /b. A path may contain any byte; nothing in it is escaped.',
   examples: [
-    'overlayfs mount --lower /srv/base --upper /srv/upper --work /srv/work /srv/merged',
-    'overlayfs mount --lower /srv/app --lower /srv/base --upper /srv/upper --create /srv/merged',
-    'overlayfs mount --lower /srv/app --lower /srv/base --atime noatime --redirect-dir nofollow /srv/view',
-    'overlayfs mount --lower /srv/base --upper /srv/upper --work /srv/work --volatile --no-index /srv/merged',
-    'overlayfs mount --dry-run --lower /srv/app --lower /srv/base /srv/view',
+    'overlayfs mount --lowerdir /srv/base --upperdir /srv/upper --workdir /srv/work /srv/merged',
+    'overlayfs mount --lowerdir /srv/app --lowerdir /srv/base --upperdir /srv/upper --create /srv/merged',
+    'overlayfs mount --lowerdir /srv/app --lowerdir /srv/base --atime noatime --redirect-dir nofollow /srv/view',
+    'overlayfs mount --lowerdir /srv/base --upperdir /srv/upper --workdir /srv/work --volatile --no-index /srv/merged',
+    'overlayfs mount -o lowerdir=/srv/app:/srv/base,upperdir=/srv/upper,workdir=/srv/work,noatime /srv/merged',
+    'overlayfs mount --dry-run --lowerdir /srv/app --lowerdir /srv/base /srv/view',
   ],
   run,
 };

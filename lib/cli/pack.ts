@@ -2,39 +2,58 @@
 import { createWriteStream } from 'node:fs';
 import { realpath, rename, rm, stat } from 'node:fs/promises';
 import { pipeline } from 'node:stream/promises';
-import { type CreateOptions, createLayer } from '../archives/create.js';
+import { type PackOptions, pack as packLayers } from '../archives/create.js';
 import { OverlayError } from '../errors.js';
-import { isAtOrBelow, type Path, pathString, quotePath, toBytes, toPath, toReal } from '../paths.js';
+import { run as perform } from '../kernel/task.js';
+import {
+  isAtOrBelow,
+  type Path,
+  pathString,
+  quotePath,
+  splitPath,
+  toAbsolute,
+  toBytes,
+  toPath,
+  toReal,
+} from '../paths.js';
+import { toLayers } from '../trees/given.js';
+import { syncNames } from '../trees/synced.js';
 import { explainErrno, type Verdict } from '../verdicts.js';
-import { entryJson, entryLines } from './archive-lines.js';
-import { type Command, libraryOptions, type Outcome, ownFlag } from './command.js';
-import { untilInterrupted } from './interrupt.js';
-import { hasLayers, layerFlags, mountedLayers } from './layers.js';
-import type { Parsed } from './parse.js';
-import { formatSize, ProgressBar } from './progress.js';
+import { archiveRows } from './archive-rows.js';
+import { type Command, type Outcome, type Parsed, syncFlag } from './command.js';
+import { ownFlag } from './flags.js';
+import { type LayerFlags, layerFlags, takeLayers } from './layers.js';
+import { formatSize, performLong } from './long-work.js';
 import { UsageError } from './usage-error.js';
 
 const STDOUT = '-';
 
-/** The compression that the end of a file's name tells. */
-function compressionOf(path: Path): CreateOptions['compression'] {
-  const text = pathString(path);
-  if (/\.(tgz|gz)$/.test(text)) return 'gzip';
-  return /\.(tzst|zst)$/.test(text) ? 'zstd' : 'none';
-}
+/** The endings of the names of other archives: tar(1), --auto-compress, and those that are no tar archives. */
+const OTHERS = /\.(xz|txz|bz2|tbz2?|tz2|lz4?|tlz4?|lzma|lzop?|tzo|br|z|taz|zip|7z|rar|cpio)$/i;
 
-function toLevel(text: unknown): number | undefined {
-  if (text === undefined) return undefined;
-  const level = Number(text);
-  if (!Number.isInteger(level)) throw new UsageError(`--level takes a number, not '${text}'`);
-  return level;
+/** The compression that the end of a file's name tells. */
+function compressionOf(path: Path): PackOptions['compression'] {
+  const text = pathString(path);
+  if (/\.(tgz|gz)$/i.test(text)) return 'gzip';
+  if (/\.(tzst|zst)$/i.test(text)) return 'zstd';
+  const [ending] = OTHERS.exec(text) ?? [];
+  if (ending === undefined) return 'none';
+  throw new UsageError(
+    `the archive ${quotePath(path)} would not be what its name says: this command writes no ${ending}`,
+    'Name a file that ends in .tar, .tar.gz or .tar.zst, or say the compression with --compression.',
+  );
 }
 
 /**
  * Writes a file under another name first, so that a failure leaves no half of it. A device or a pipe is written to.
  * Refuses a file in one of the directories that are packed: it would be in itself.
  */
-async function writeFile(stream: NodeJS.ReadableStream, path: Path, packed: readonly Path[]): Promise<void> {
+async function writeFile(
+  stream: NodeJS.ReadableStream,
+  path: Path,
+  packed: readonly Path[],
+  syncs: boolean,
+): Promise<void> {
   const given = Buffer.from(toBytes(path));
   const found = await stat(given).catch(() => undefined);
   const isFile = found?.isFile() ?? true;
@@ -47,16 +66,20 @@ async function writeFile(stream: NodeJS.ReadableStream, path: Path, packed: read
   }
   const written = isFile ? Buffer.concat([place, Buffer.from(`.${process.pid}.partial`)]) : place;
   try {
-    await pipeline(stream, createWriteStream(written, { flags: isFile ? 'wx' : 'w' }));
+    await pipeline(
+      stream,
+      createWriteStream(written, { flags: isFile ? 'wx' : 'w', flush: isFile && syncs } as object),
+    );
     if (isFile) await rename(written, place);
+    if (isFile && syncs) await perform(syncNames(splitPath(toAbsolute(toPath(place, 'archive')))[0]));
   } catch (error) {
-    if (isFile) await rm(written, { force: true });
+    if (isFile) await rm(written, { force: true }).catch(() => {});
     const { errno, syscall } = error as NodeJS.ErrnoException;
     if (error instanceof OverlayError || errno === undefined || syscall === undefined) throw error;
     const name = `the archive ${quotePath(path)}`;
     const found = explainErrno(-errno, { name, purpose: `write ${name}` });
-    const isFull = found.reason === 'out-of-space';
-    const verdict: Verdict = isFull ? found : { reason: 'path-inaccessible', what: `${name} could not be written` };
+    const unknown: Verdict = { reason: 'path-inaccessible', what: `${name} could not be written` };
+    const verdict = found.reason === 'unexplained' ? unknown : found;
     throw new OverlayError({ errno: -errno, syscall, path: pathString(path), ...verdict }, { cause: error });
   }
 }
@@ -70,56 +93,45 @@ async function writeToStdout(stream: NodeJS.ReadableStream): Promise<void> {
   }
 }
 
-async function run(parsed: Parsed): Promise<Outcome> {
-  const { options, operands } = parsed;
-  const [dir, archive = STDOUT, ...more] = operands;
-  if (dir === undefined || more.length > 0) throw new UsageError('name one layer directory, and the archive to write');
-  const isDry = options['dryRun'] === true;
+interface Options extends LayerFlags, Pick<PackOptions, 'layout' | 'compression' | 'level' | 'excludeXattrs'> {
+  readonly sync?: 'none' | 'end';
+  readonly dryRun?: boolean;
+}
+
+async function run(parsed: Parsed<Options>): Promise<Outcome> {
+  const { dryRun: isDry, sync, ...given } = parsed.options;
+  const [dir = '', archive = STDOUT] = parsed.operands;
   const isStdout = archive === STDOUT;
-  const isPlain = options['layout'] === 'plain';
-  const mount = hasLayers(parsed) || isPlain ? undefined : await mountedLayers(dir);
-  const { upperdir } = mount?.options ?? {};
-  const level = toLevel(options['level']);
-  const given = libraryOptions<CreateOptions>(options, ['dryRun', 'level']);
-  const chosen = { ...given, ...(level !== undefined && { level }) };
-  if (isDry) {
-    const stream = createLayer(mount ?? dir, { ...chosen, compression: 'none' });
-    return { json: {}, parts: options['json'] ? entryJson(stream) : entryLines(stream) };
-  }
-  if (isStdout && options['json']) throw new UsageError('--json needs a file for the archive');
+  const [found, options] = await takeLayers(dir, given);
+  const layers = options.layout === 'plain' ? dir : found;
+  if (isDry) return { rows: archiveRows(packLayers(layers, { ...options, compression: 'none' })) };
+  if (isStdout && parsed.isJson) throw new UsageError('--json needs a file for the archive');
   if (isStdout && process.stdout.isTTY) {
     throw new UsageError('an archive is nothing for a terminal', 'Name a file, or send it into a pipe.');
   }
-  const bar = new ProgressBar(options['json'] === true);
-  try {
-    const summary = await untilInterrupted(async (signal) => {
-      const stream = createLayer(mount ?? dir, {
-        compression: isStdout ? 'none' : compressionOf(archive),
-        ...chosen,
-        onProgress: bar.show,
-        signal,
-      });
-      if (isStdout) await writeToStdout(stream);
-      else await writeFile(stream, archive, [dir, ...(upperdir === undefined ? [] : [toPath(upperdir, 'upperdir')])]);
-      return stream.summary;
-    });
-    const { entries, size, whiteouts, digest, sockets } = summary;
-    const lines = [
-      `${entries} entries, ${formatSize(size)}, ${whiteouts} whiteouts`,
-      `digest ${digest}`,
-      ...(sockets > 0 ? [`skipped: ${sockets} sockets`] : []),
-    ];
-    return { text: isStdout ? '' : `${lines.join('\n')}\n`, json: { ...summary } };
-  } finally {
-    bar.end();
-  }
+  const compression = options.compression ?? (isStdout ? 'none' : compressionOf(archive));
+  const packed = [dir, ...toLayers(layers).uppers];
+  const summary = await performLong(parsed, async (progress) => {
+    const stream = packLayers(layers, { ...options, ...progress, compression });
+    await (isStdout ? writeToStdout(stream) : writeFile(stream, archive, packed, sync !== 'none'));
+    return stream.summary;
+  });
+  if (isStdout) return {};
+  const { entries, size, whiteouts, digest, sockets } = summary;
+  const lines = [
+    `${entries} entries, ${formatSize(size)}, ${whiteouts} whiteouts`,
+    `digest ${digest}`,
+    ...(sockets > 0 ? [`skipped: ${sockets} sockets`] : []),
+  ];
+  return { text: `${lines.join('\n')}\n`, json: { ...summary } };
 }
 
-export const pack: Command = {
+export const pack: Command<Options> = {
   about:
     'Packs an upper directory, or that of the overlay that is mounted at DIR, as a layer archive. ARCHIVE - is standard ' +
     'output, and the default.',
-  usage: ['[OPTION...] DIR [ARCHIVE]', '--dry-run DIR'],
+  operands: '<DIR> [ARCHIVE]',
+  forms: ['[OPTION...] DIR [ARCHIVE]', '--dry-run DIR'],
   groups: [
     {
       title: 'options',
@@ -135,9 +147,13 @@ export const pack: Command = {
           words: ['none', 'gzip', 'zstd'],
           default: 'as the name of the file ends',
         }),
-        ownFlag('level', 'of the compression: 0 to 9 for gzip, 1 to 22 for zstd', { kind: 'text', default: '6 or 3' }),
+        ownFlag('level', 'of the compression: 0 to 9 for gzip, 1 to 22 for zstd', {
+          kind: 'number',
+          default: '6 or 3',
+        }),
+        syncFlag,
         ownFlag('excludeXattrs', 'an extended attribute that is left out', {
-          kind: 'names',
+          kind: 'text',
           isList: true,
           default: 'security.selinux',
         }),
@@ -148,7 +164,7 @@ export const pack: Command = {
   notes: 'Times later than SOURCE_DATE_EPOCH, if the environment has it, are set back to it.',
   examples: [
     'overlayfs pack /srv/merged layer.tar.gz',
-    'overlayfs pack --lower /srv/base /srv/upper layer.tar',
+    'overlayfs pack --lowerdir /srv/base /srv/upper layer.tar',
     'overlayfs pack /srv/upper | ssh host overlayfs apply - /srv/upper',
   ],
   run,

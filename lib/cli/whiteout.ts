@@ -1,34 +1,39 @@
 /** `overlayfs whiteout` */
 import { whiteout as makeWhiteouts, type WhiteoutOptions } from '../layers/whiteout.js';
 import type { Path } from '../paths.js';
-import { type Command, libraryOptions, type Outcome, ownFlag } from './command.js';
-import type { Parsed } from './parse.js';
+import type { Command, Outcome, Parsed } from './command.js';
+import { ownFlag } from './flags.js';
 import { readPaths } from './stdin.js';
 import { UsageError } from './usage-error.js';
 
 const STDIN = '-';
 
-async function run({ options, operands }: Parsed): Promise<Outcome> {
-  if (operands.length === 0) throw new UsageError('name the paths of the whiteouts');
+interface Options extends WhiteoutOptions {
+  readonly null?: boolean;
+}
+
+async function run({ options, operands }: Parsed<Options>): Promise<Outcome> {
+  const { null: endsWithNul = false, ...given } = options;
   const reads = operands.filter((path) => path === STDIN).length;
   if (reads > 1) throw new UsageError('standard input (-) can be read only once');
-  if (options['null'] && reads === 0) {
+  if (endsWithNul && reads === 0) {
     throw new UsageError('--null needs standard input', 'Add - in the place of its paths.');
   }
   const paths: Path[] = [];
   for (const path of operands) {
-    if (path === STDIN) paths.push(...(await readPaths(options['null'] ? '\0' : '\n')));
+    if (path === STDIN) paths.push(...(await readPaths(endsWithNul ? '\0' : '\n')));
     else paths.push(path);
   }
-  await makeWhiteouts(paths, libraryOptions<WhiteoutOptions>(options, ['null']));
+  await makeWhiteouts(paths, given);
   return { json: { whiteouts: paths } };
 }
 
-export const whiteout: Command = {
+export const whiteout: Command<Options> = {
   about:
     'Makes a whiteout at each PATH of a layer directory, which hides the files of lower layers there. ' +
     'Without --replace it makes all of them or none.',
-  usage: ['[OPTION...] PATH...', '[--null] [OPTION...] -'],
+  operands: '<PATH...>',
+  forms: ['[OPTION...] PATH...', '[--null] [OPTION...] -'],
   groups: [
     {
       title: 'options',

@@ -4,7 +4,7 @@ import { accessSync, constants, existsSync, readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { run } from '../kernel/task.js';
 import { features } from '../rootless/lease.js';
-import { loadLmdb } from '../snapshots/lmdb.js';
+import { loadSqlite } from '../snapshots/sqlite.js';
 import { canRemap, refuseUnsuitable } from '../snapshots/suitable.js';
 import { isAnswered } from './listen.js';
 import { checkAddress } from './options.js';
@@ -54,9 +54,9 @@ const looks: Readonly<Record<string, Look>> = {
     return right('the kernel has it');
   },
   async packages() {
-    await loadLmdb();
+    await loadSqlite();
     await loadService();
-    return right('lmdb, @grpc/grpc-js and @bufbuild/protobuf are there');
+    return right('SQLite, @grpc/grpc-js and @bufbuild/protobuf are there');
   },
   async root({ root }) {
     const directory = nearest(root);

@@ -1,4 +1,5 @@
 /** The log: JSON, a line a request. Pure but for the clock. */
+import { printableJson } from '../text.js';
 
 const levels = ['debug', 'info', 'warn', 'error', 'silent'] as const;
 
@@ -29,7 +30,8 @@ export class Log {
   write(level: Exclude<LogLevel, 'silent'>, message: string, fields: LogFields = {}): void {
     if (!this.shows(level)) return;
     try {
-      this.#write(JSON.stringify({ time: new Date().toISOString(), level, message, ...fields }, shorten));
+      const line = { time: new Date().toISOString(), level, message, ...fields };
+      this.#write(printableJson(JSON.stringify(line, shorten)));
     } catch {
       // A line that cannot be written fails no request.
     }

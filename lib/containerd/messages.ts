@@ -17,14 +17,14 @@ export const toInfo = ({
   name,
   parent,
   kind,
-  created,
-  updated,
+  createdNs,
+  updatedNs,
   labels,
 }: SnapshotInfo): MessageInitShape<typeof InfoSchema> => ({
   name,
   parent,
   kind: kinds[kind],
-  createdAt: toTimestamp(created),
-  updatedAt: toTimestamp(updated),
+  createdAt: toTimestamp(BigInt(createdNs)),
+  updatedAt: toTimestamp(BigInt(updatedNs)),
   labels,
 });

@@ -1,12 +1,16 @@
 /** Serves a snapshotter to containerd, as one of its proxy plugins. */
 import { abortError, invalidArgumentType, invalidArgumentValue } from '../errors.js';
-import { close, type Held } from '../kernel/held.js';
+import { explainFiltered } from '../kernel/filtered.js';
+import type { Held } from '../kernel/held.js';
 import { onAbort } from '../kernel/on-abort.js';
+import { StepFailure } from '../kernel/perform.js';
 import { run, type Task } from '../kernel/task.js';
 import { quotePath } from '../paths.js';
+import { missingPackages } from '../peers.js';
 import { SnapshotError } from '../snapshots/errors.js';
 import type { Snapshotter } from '../snapshots/index.js';
-import { lockDirectory } from '../trees/lock.js';
+import { render } from '../text.js';
+import { tryLock, unlock } from '../trees/lock.js';
 import { type Admin, serveAdmin } from './admin.js';
 import { type Listener, listen } from './listen.js';
 import { Log } from './log.js';
@@ -35,8 +39,7 @@ export async function loadService(): Promise<typeof import('./service.js')> {
     throw new SnapshotError(
       {
         code: 'ERR_SNAPSHOT_DEPENDENCY_MISSING',
-        what: 'the server needs the packages @grpc/grpc-js and @bufbuild/protobuf, which are not installed or cannot be loaded',
-        hint: 'run npm install @grpc/grpc-js @bufbuild/protobuf',
+        ...missingPackages('the server', ['@grpc/grpc-js', '@bufbuild/protobuf']),
       },
       { cause },
     );
@@ -45,14 +48,13 @@ export async function loadService(): Promise<typeof import('./service.js')> {
 
 /** Makes this the only server of a root. The lock ends with the process. */
 function* lockRoot(root: string): Task<Held> {
-  const lock = yield* lockDirectory(root);
-  if (lock === undefined) {
-    throw new SnapshotError({
-      code: 'ERR_SNAPSHOT_STORE_FAILED',
+  const lock = yield* tryLock(root);
+  if (lock instanceof StepFailure) {
+    const { what, hint = '' } = explainFiltered(lock) ?? {
       what: `the root ${quotePath(root)} cannot be opened and locked`,
       hint: 'look if it is still there, and how many files this process has open',
-      path: root,
-    });
+    };
+    throw new SnapshotError({ code: 'ERR_SNAPSHOT_STORE_FAILED', what: render(what), hint: render(hint), path: root });
   }
   if (lock !== 'taken') return lock;
   throw new SnapshotError({
@@ -123,7 +125,7 @@ export async function serve(snapshotter: Snapshotter, options?: ServeOptions): P
       throw error;
     }
   } catch (error) {
-    close(lock);
+    await run(unlock(lock));
     throw error;
   }
 
@@ -134,7 +136,7 @@ export async function serve(snapshotter: Snapshotter, options?: ServeOptions): P
     await service.close(gracePeriod);
     listener.end();
     admin?.close();
-    close(lock);
+    await run(unlock(lock));
     log.write('info', 'stopped', { address: listener.address });
   };
   let stopping: Promise<void> | undefined;

@@ -20,7 +20,8 @@ import {
   type sendUnaryData,
   type UntypedHandleCall,
 } from '@grpc/grpc-js';
-import type { SnapshotInfo, SnapshotMount, Snapshotter } from '../snapshots/index.js';
+import type { Labels, SetLabelsOptions, SnapshotInfo, SnapshotMount, Snapshotter } from '../snapshots/index.js';
+import { printable } from '../text.js';
 import { Limit } from './limit.js';
 import type { Log, LogFields } from './log.js';
 import { toInfo } from './messages.js';
@@ -96,6 +97,18 @@ const toMounts = (mounts: readonly SnapshotMount[]) => ({
   mounts: mounts.map(({ type, source, target = '', options }) => ({ type, source, target, options: [...options] })),
 });
 
+/** Returns the labels to set, and the way: a mask of containerd's names all of them, or some. */
+function toLabels(labels: Labels, mask: readonly string[]): [Labels, SetLabelsOptions] {
+  const unknown = mask.find((field) => field !== 'labels' && !field.startsWith('labels.'));
+  if (unknown !== undefined) {
+    const hint = "Use 'labels', or 'labels.' and the name of a label.";
+    throw new RequestError('INVALID_ARGUMENT', `The field '${unknown}' of a snapshot cannot be updated. ${hint}`);
+  }
+  if (mask.length === 0 || mask.includes('labels')) return [labels, { replace: true }];
+  const names = mask.map((field) => field.slice('labels.'.length));
+  return [Object.fromEntries(names.map((name) => [name, Object.hasOwn(labels, name) ? (labels[name] ?? '') : ''])), {}];
+}
+
 const verbs: Readonly<Record<string, Verb>> = {
   Prepare: verb(PrepareSnapshotRequestSchema, MountsResponseSchema, async (snapshotter, { key, parent, labels }) =>
     toMounts(await snapshotter.prepare(key, parent, { labels })),
@@ -107,7 +120,7 @@ const verbs: Readonly<Record<string, Verb>> = {
     toMounts(await snapshotter.mounts(key)),
   ),
   Commit: verb(CommitSnapshotRequestSchema, EmptySchema, async (snapshotter, { name, key, labels, parent }) => {
-    await snapshotter.commit(name, key, { labels, parent });
+    await snapshotter.commit(key, { name, labels, parent });
     return {};
   }),
   Remove: verb(SnapshotRequestSchema, EmptySchema, async (snapshotter, { key }) => {
@@ -119,11 +132,12 @@ const verbs: Readonly<Record<string, Verb>> = {
   })),
   Update: verb(UpdateSnapshotRequestSchema, InfoResponseSchema, async (snapshotter, { info, updateMask }) => {
     if (info === undefined) throw new RequestError('INVALID_ARGUMENT', 'The request has no info.');
-    return { info: toInfo(await snapshotter.update(info, updateMask?.paths)) };
+    const { name, labels } = info;
+    return { info: toInfo(await snapshotter.setLabels(name, ...toLabels(labels, updateMask?.paths ?? []))) };
   }),
   Usage: verb(SnapshotRequestSchema, UsageResponseSchema, async (snapshotter, { key }) => {
-    const { size, inodes } = await snapshotter.usage(key);
-    return { size: BigInt(size), inodes: BigInt(inodes) };
+    const { bytes, inodes } = await snapshotter.usage(key);
+    return { size: BigInt(bytes), inodes: BigInt(inodes) };
   }),
   Cleanup: verb(CleanupRequestSchema, EmptySchema, async (snapshotter) => {
     await snapshotter.cleanup();
@@ -221,7 +235,7 @@ export class Service {
   async #list(call: ServerWritableStream<Buffer, Uint8Array>): Promise<void> {
     try {
       await this.#handle('List', call, decodeList, async ({ filters }) => {
-        const walk = this.#snapshotter.walk(filters);
+        const walk = this.#snapshotter.list(filters);
         // All is read from the store now, so a slow client holds nobody up.
         const first = await this.#inTurn(call, () => walk.next());
         await this.#send(call, first, walk);
@@ -269,7 +283,7 @@ export class Service {
       return await perform(request);
     } catch (error) {
       name = toStatus(error);
-      details = (error as Error).message.toWellFormed();
+      details = printable((error as Error).message.toWellFormed());
       throw Object.assign(new Error(details), { code: status[name], details });
     } finally {
       const milliseconds = performance.now() - start;

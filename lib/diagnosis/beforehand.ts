@@ -2,7 +2,9 @@
 import { EINVAL } from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import type { KernelFeatures } from '../features/record.js';
+import { run } from '../kernel/task.js';
 import type { CheckedOptions } from '../options/check.js';
+import { findRootlessRefusal } from '../rootless/lease.js';
 import { foresee, PATHS_ONLY, WANTED_BEFOREHAND } from './explain.js';
 import type { Facts } from './facts.js';
 import { gatherFacts, gatherFactsSync } from './gather-facts.js';
@@ -15,13 +17,20 @@ export interface Beforehand {
   readonly errors: readonly OverlayError[];
 }
 
-/** Examines everything that the mount would use. Mounts nothing and changes nothing. */
-export async function examineBeforehand(options: CheckedOptions, features: KernelFeatures): Promise<Beforehand> {
+/**
+ * Examines everything that the mount would use. Mounts nothing and changes nothing. A target in another mount namespace
+ * is left out, since its path leads elsewhere here.
+ */
+export async function examineBeforehand(given: CheckedOptions, features: KernelFeatures): Promise<Beforehand> {
+  const options = given.namespace === undefined ? given : { ...given, target: undefined };
   const facts = await gatherFacts(options, WANTED_BEFOREHAND);
   const errors = foresee(options, facts);
-  const refusal = refusalOfProcess({ options, facts, failure: undefined }, features);
+  const ofProcess = refusalOfProcess({ options, facts, failure: undefined }, features);
+  const isRootless = options.rootless !== false && ofProcess === undefined;
+  const ofMachine = isRootless ? await run(findRootlessRefusal(options.subIds)) : undefined;
+  const refusal = ofProcess === undefined ? ofMachine : new OverlayError(ofProcess);
   const isSaid = errors.some(({ reason }) => reason === refusal?.reason);
-  return { facts, errors: refusal === undefined || isSaid ? errors : [new OverlayError(refusal), ...errors] };
+  return { facts, errors: refusal === undefined || isSaid ? errors : [refusal, ...errors] };
 }
 
 /** Returns the errors of the paths themselves: a path is missing, is not a directory, or cannot be reached. */

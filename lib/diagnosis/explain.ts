@@ -1,9 +1,10 @@
 /** Makes the error for a failure and the facts: the first rule that finds a cause decides. Pure. */
 import * as e from '../errnos.js';
-import { OverlayError } from '../errors.js';
+import { OverlayError, type Role } from '../errors.js';
 import { formatStep, systemCallOf } from '../kernel/format.js';
 import type { StepFailure } from '../kernel/perform.js';
 import type { CheckedOptions } from '../options/check.js';
+import { pathString } from '../paths.js';
 import type { Facts } from './facts.js';
 import { fileSystemRules, lastFileSystemRules, upperRules } from './file-systems.js';
 import type { Wanted } from './gather.js';
@@ -36,12 +37,13 @@ export function wantedAfter(failure: StepFailure): Wanted {
   const isCreating = isCreation(failure);
   const isOdd = isCreating && (errno === e.EINVAL || errno === e.ENOTDIR);
   return {
-    parents: errno === e.ELOOP ? 'all' : isOdd ? 'upper' : 'none',
+    parents: errno === e.ELOOP || guard === 'layers-overlap' ? 'all' : isOdd ? 'upper' : 'none',
     otherUses: guard === 'directory-is-in-use' ? 'any' : errno === e.EBUSY && isCreating ? 'certain' : 'none',
     work: errno === e.EROFS || cameOutReadOnly(failure) || isOdd,
     attempt: cameOutReadOnly(failure),
     origin: errno === e.ESTALE && isCreating,
     use: errno === e.EBUSY && isCreating,
+    failure,
   };
 }
 
@@ -68,6 +70,12 @@ function unexplained({ options, facts }: Scene, { plan, step }: StepFailure): Ca
   };
 }
 
+/** Returns the role of the path that a cause is about. */
+function roleOf({ paths }: Facts, { path }: Cause): Role | undefined {
+  const role = paths.find(({ subject }) => pathString(subject.path) === path)?.subject.role;
+  return role === 'path' ? undefined : role;
+}
+
 /** Returns the error for a failed mount. */
 export function explainMount(options: CheckedOptions, failure: StepFailure, facts: Facts): OverlayError {
   const scene: Scene = { options, facts, failure };
@@ -77,6 +85,7 @@ export function explainMount(options: CheckedOptions, failure: StepFailure, fact
     errno: failure.shownErrno,
     ...pathField(options.target),
     ...verdict,
+    role: roleOf(facts, verdict),
     // A guard is the library's own, and no system call that the kernel has refused.
     syscall: step === undefined || guard !== undefined ? undefined : systemCallOf(step),
     kernel: failure.kernel,
@@ -116,5 +125,7 @@ export function foresee(options: CheckedOptions, facts: Facts): OverlayError[] {
       .filter(({ reason, path }) => isAboutPath(reason) || !bad.has(path))
       .map((verdict) => [`${verdict.reason} ${verdict.path}`, verdict]),
   );
-  return [...first.values()].map((verdict) => new OverlayError({ errno: e.EINVAL, ...verdict }));
+  return [...first.values()].map(
+    (verdict) => new OverlayError({ errno: e.EINVAL, role: roleOf(facts, verdict), ...verdict }),
+  );
 }

@@ -48,6 +48,8 @@ export interface ProcessFacts {
   readonly isInUserNamespace: boolean;
   /** True if the process runs under a seccomp(2) filter. */
   readonly hasSeccompFilter: boolean;
+  /** The system call that has failed, if the filter refuses it. */
+  readonly filteredCall: string | undefined;
   /** The label of the security module that confines the process: an AppArmor profile or an SELinux context. */
   readonly label: string | undefined;
 }
@@ -119,7 +121,13 @@ export type Draft = { -readonly [Name in keyof Facts]: Facts[Name] };
 export const emptyFacts = (): Draft => ({
   paths: [],
   parents: new Map(),
-  process: { capabilities: ~0n, isInUserNamespace: false, hasSeccompFilter: false, label: undefined },
+  process: {
+    capabilities: ~0n,
+    isInUserNamespace: false,
+    hasSeccompFilter: false,
+    filteredCall: undefined,
+    label: undefined,
+  },
   mountCount: 0,
   mountMax: 0,
   otherUses: [],

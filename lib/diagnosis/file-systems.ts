@@ -3,7 +3,7 @@ import * as e from '../errnos.js';
 import * as k from '../kernel/constants.js';
 import type { StepFailure } from '../kernel/perform.js';
 import { pathString, quotePath } from '../paths.js';
-import { type Text, text } from '../text.js';
+import { option, type Text, text } from '../text.js';
 import type { PathFacts } from './facts.js';
 import { layerForeign } from './paths.js';
 import {
@@ -125,7 +125,14 @@ const withoutXattrs: Rule = {
   when: ({ guard, errno }) => guard === 'upperdir-has-no-xattrs' && errno === e.EOPNOTSUPP,
   find({ options, facts, failure }) {
     const upper = findRole(facts, 'upperdir');
-    const { upperdir } = options;
+    const { upperdir, temporary } = options;
+    if (temporary !== undefined) {
+      return {
+        reason: 'upper-without-xattrs',
+        what: text`on this kernel, tmpfs has no user.* attributes for an upperdir in memory: ${NO_DIRECTORY_AGAIN}`,
+        hint: text`use Linux 6.6 or later, or an ${option('upperdir')} on a disk in the place of ${option('temporary')}`,
+      };
+    }
     if (upperdir === undefined) return undefined;
     const [kind = 'trusted'] = String(failure?.step?.args[1] ?? 'trusted.').split('.');
     const where = upper === undefined ? '' : ` (${fileSystemName(upper)})`;

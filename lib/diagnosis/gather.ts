@@ -9,6 +9,7 @@ import { askUse } from '../in-use/probe.js';
 import { addUserQuery, type DirectoryUser, deviceOf, readUser, useRoles } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { filteredCall } from '../kernel/filtered.js';
 import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step, type Subject } from '../kernel/plan.js';
 import { addStat, readStat, STATFS_OUTPUT, type StatResult } from '../kernel/stat.js';
@@ -47,6 +48,8 @@ export interface Wanted {
   readonly origin: boolean;
   /** Asks the kernel whether the upperdir and workdir are in use. The kernel writes that to its log, too. */
   readonly use: boolean;
+  /** The failure, to learn if a filter refuses the call. */
+  readonly failure?: Pick<StepFailure, 'step' | 'errno'>;
 }
 
 /** How many levels of parent directories are examined. The parent of the root is the root itself. */
@@ -94,7 +97,7 @@ export function* gather(draft: Draft, options: CheckedOptions, wanted: Wanted): 
   const userNamespace = addStat(cached, '/proc/self/ns/user');
   const outputs = yield* ask(cached);
   if (options.rootless !== false) draft.namespaces = readNamespaceSettings();
-  draft.process = readProcess(isOtherUserNamespace(readStat(userNamespace, outputs)));
+  draft.process = readProcess(isOtherUserNamespace(readStat(userNamespace, outputs)), wanted.failure);
   const paths = looks.map(([followed, itself], i) => ({
     subject: subjects[i] as Subject,
     found: readStat(followed, outputs),
@@ -164,7 +167,7 @@ function readText(path: string): string {
   }
 }
 
-function readProcess(isInUserNamespace: boolean): ProcessFacts {
+function readProcess(isInUserNamespace: boolean, failure: Wanted['failure']): ProcessFacts {
   const status = readText('/proc/thread-self/status');
   const field = (name: string): string | undefined => new RegExp(`^${name}:\\s*(\\w+)$`, 'm').exec(status)?.[1];
   const label = readText('/proc/thread-self/attr/current').replace(/\0.*$/s, '');
@@ -173,6 +176,7 @@ function readProcess(isInUserNamespace: boolean): ProcessFacts {
     capabilities: capabilities === undefined ? ~0n : BigInt(`0x${capabilities}`),
     isInUserNamespace,
     hasSeccompFilter: field('Seccomp') === '2',
+    filteredCall: failure && filteredCall(failure),
     label: label === '' || /^(unconfined|kernel)\b/.test(label) ? undefined : label,
   };
 }
@@ -310,10 +314,14 @@ function* gatherFileSystems(
     return {
       ...path,
       fileSystem: readFileSystem(system, outputs),
-      writeErrno: write === undefined ? 0 : Math.max(0, -resultOf(write, outputs)),
+      writeErrno: write === undefined ? 0 : toWriteErrno(write, -resultOf(write, outputs)),
     };
   });
 }
+
+/** Returns 0 also if only a filter has refused the question. */
+const toWriteErrno = (step: Step, errno: number): number =>
+  errno <= 0 || filteredCall({ step, errno }) !== undefined ? 0 : errno;
 
 function readFileSystem(step: Step, outputs: Outputs | StepFailure): FileSystemFacts | undefined {
   if (outputs instanceof StepFailure || outputs.result(step) < 0) return undefined;

@@ -1,9 +1,21 @@
 /** Rules about relations of layers: overlaps, uses by other overlays, the layers with which an upperdir was made. */
 import * as e from '../errnos.js';
+import type { StepFailure } from '../kernel/perform.js';
 import { goesByDescriptors, type Path, pathString, quotePath } from '../paths.js';
 import { member, type Text, text } from '../text.js';
 import { identityOf, isInside, type OtherUse, type PathFacts } from './facts.js';
-import { type Cause, findRole, isCreation, isLayer, isLower, nameOf, type Rule, type Scene, show } from './rule.js';
+import {
+  type Cause,
+  findRole,
+  findSubject,
+  isCreation,
+  isLayer,
+  isLower,
+  nameOf,
+  type Rule,
+  type Scene,
+  show,
+} from './rule.js';
 
 const pair = (one: PathFacts, other: PathFacts) => ({
   path: pathString(one.subject.path),
@@ -45,8 +57,8 @@ const upperAndWork: Rule = {
 };
 
 /**
- * Finds a lower layer that is the same directory as another layer, or is inside one. The kernel refuses both. It
- * accepts an upperdir or workdir inside a lower layer.
+ * Finds a lower layer that is the same directory as another layer, is inside one, or has the upperdir or workdir inside.
+ * The kernel accepts the last, and answers ELOOP when a walk of the overlay comes to that directory.
  */
 function findOverlap({ options, facts }: Scene): Cause | undefined {
   const byIdentity = new Map<string, PathFacts>();
@@ -63,13 +75,13 @@ function findOverlap({ options, facts }: Scene): Cause | undefined {
   }
   for (const layer of layers) {
     const identity = identityOf(layer.found);
-    if (identity === undefined || !isLower(layer)) continue;
+    if (identity === undefined) continue;
     const seen = new Set<string>();
     for (let at = facts.parents.get(identity); at !== undefined && !seen.has(at); at = facts.parents.get(at)) {
       const outer = byIdentity.get(at);
-      if (outer !== undefined) {
+      if (outer !== undefined && (isLower(layer) || isLower(outer))) {
         const what = `${nameOf(layer.subject, options)} is inside ${nameOf(outer.subject, options)}`;
-        return { reason: 'layers-overlap', what, ...pair(layer, outer) };
+        return { reason: 'layers-overlap', what, ...(isLower(layer) ? {} : BESIDE), ...pair(layer, outer) };
       }
       seen.add(at);
     }
@@ -77,18 +89,25 @@ function findOverlap({ options, facts }: Scene): Cause | undefined {
   return undefined;
 }
 
-const overlap: Rule = {
-  when: (failure) => isCreation(failure) && failure.errno === e.ELOOP,
-  find: findOverlap,
-  foresees: true,
-};
+const BESIDE = { hint: 'put the upperdir and the workdir beside the lower layer, not inside it' };
+
+const refusesOverlap = (failure: StepFailure): boolean =>
+  failure.guard === 'layers-overlap' || (isCreation(failure) && failure.errno === e.ELOOP);
+
+const overlap: Rule = { when: refusesOverlap, find: findOverlap, foresees: true };
 
 const overlapUnseen: Rule = {
-  when: (failure) => isCreation(failure) && failure.errno === e.ELOOP,
-  find: () => ({
-    reason: 'layers-overlap',
-    what: 'two layers are the same directory, or one is inside another, through a mount that shows it at another path',
-  }),
+  when: refusesOverlap,
+  find(scene) {
+    const lower = findSubject(scene);
+    if (lower === undefined) {
+      const what =
+        'two layers are the same directory, or one is inside another, through a mount that shows it at another path';
+      return { reason: 'layers-overlap', what };
+    }
+    const what = `the upperdir or the workdir is inside ${nameOf(lower.subject, scene.options)}, through a mount that shows it at another path`;
+    return { reason: 'layers-overlap', what, ...BESIDE, path: pathString(lower.subject.path) };
+  },
 };
 
 const useReasons = {

@@ -5,7 +5,17 @@ import { OWN_MOUNT_NAMESPACE } from '../namespaces/user-namespace.js';
 import { isMapping } from '../options/idmap.js';
 import { pathString } from '../paths.js';
 import { either, member, option, text } from '../text.js';
-import { type Cause, cameOutReadOnly, fileSystemName, findSubject, nameOf, type Rule, show } from './rule.js';
+import {
+  CAP_SYS_ADMIN,
+  type Cause,
+  cameOutReadOnly,
+  fileSystemName,
+  findSubject,
+  hasCapability,
+  nameOf,
+  type Rule,
+  show,
+} from './rule.js';
 
 const isDenied = (errno: number | undefined): boolean => errno === e.EPERM || errno === e.EACCES;
 
@@ -19,7 +29,7 @@ const mapRefused: Rule = {
   when: ({ step, plan, errno }) =>
     step?.call === calls.userns ||
     (step?.call === calls.openat2 && step.args[1] === OWN_MOUNT_NAMESPACE && errno === e.ENOENT) ||
-    (step?.call === calls.unshare && !plan.isInChild && isDenied(errno)),
+    ((step?.call === calls.unshare || step?.call === calls.open_tree) && !plan.isInChild && isDenied(errno)),
   find({ facts, failure }) {
     const errno = failure?.errno;
     if (errno === e.ENOENT) {
@@ -41,6 +51,7 @@ const mapRefused: Rule = {
     if (!isDenied(errno))
       return { reason: 'idmap-refused', what: text`the kernel refuses the ranges of ${option('idmap')}` };
     if (facts.process.isInUserNamespace) return foreign;
+    if (failure?.step?.call === calls.open_tree && hasCapability(facts.process, CAP_SYS_ADMIN)) return undefined;
     return {
       reason: 'no-privilege',
       what: text`this process may not map the layers for ${option('idmap')}: it lacks CAP_SYS_ADMIN, CAP_SETUID or CAP_SETGID`,
@@ -102,7 +113,7 @@ const mounterUnmapped: Rule = {
     return {
       reason: 'work-idmapped',
       what: text`${option('idmap')} maps no id on disk to the mounting user, or that user may not use the workdir ${show(options.workdir)}: the kernel would mount read-only`,
-      hint: text`add a range whose ${member('outside')} is the id of the mounting user, and give that user the workdir`,
+      hint: text`add a range whose ${member('host')} is the id of the mounting user, and give that user the workdir`,
       path: pathString(options.workdir),
     };
   },

@@ -7,7 +7,22 @@ import { goesByDescriptors, isAtOrBelow, type Path, pathString, quotePath } from
 import type { Reason } from '../reasons.js';
 import { explainErrno, reservedTarget } from '../verdicts.js';
 import type { PathFacts } from './facts.js';
-import { type Cause, findSubject, isLayer, nameOf, outOfRoom, pathField, type Rule, type Scene, show } from './rule.js';
+import {
+  type Cause,
+  cameOutReadOnly,
+  findSubject,
+  isCreation,
+  isLayer,
+  isReadOnly,
+  isUpper,
+  nameOf,
+  outOfRoom,
+  pathField,
+  place,
+  type Rule,
+  type Scene,
+  show,
+} from './rule.js';
 
 const roleNames = {
   lowerdir: 'lower',
@@ -119,6 +134,9 @@ const notCreated: Rule = {
     const missing = facts.paths.find(({ isMissing, subject }) => isMissing && isAtOrBelow(subject.path, path));
     const full = errno === e.ENOSPC && missing !== undefined ? outOfRoom(missing, scene) : undefined;
     if (full !== undefined) return full;
+    if (errno === e.EROFS && missing !== undefined && isUpper(missing)) {
+      return isReadOnly(nameOf(missing.subject, scene.options), missing);
+    }
     const name = `the directory ${quotePath(path)}`;
     const purpose = `create ${name}`;
     const verdict: Cause =
@@ -182,6 +200,25 @@ export const layerForeign: Rule = {
   },
 };
 
+/** Another program has removed a layer, or what the kernel had made in the workdir, while the kernel mounted. */
+const removedMeanwhile: Rule = {
+  when: (failure) => cameOutReadOnly(failure) || (isCreation(failure) && failure.errno === e.ENOENT),
+  find(scene) {
+    const { facts, options, failure } = scene;
+    // With `create`, the library has removed what it had made.
+    const gone = facts.paths.find((path) => isLayer(path) && path.found.errno === e.ENOENT);
+    if (gone !== undefined && !options.create) return judge(scene, gone, e.ENOENT);
+    const isWork = !options.create && facts.work.attempt === e.ENOENT;
+    if (!isWork && failure?.errno !== e.ENOENT) return undefined;
+    return {
+      errno: e.ENOENT,
+      reason: 'layer-changed',
+      what: `another program removed a layer, or what the kernel makes in the workdir, during the mount${place(options)}`,
+      hint: 'let nothing change the layers and the workdir meanwhile, and mount again',
+    };
+  },
+};
+
 const targetGone: Rule = {
   when: ({ step, errno }) => step?.call === calls.move_mount && errno === e.ENOENT,
   find: ({ options }) => ({
@@ -199,4 +236,5 @@ export const pathRules: readonly Rule[] = [
   targetReserved,
   targetGone,
   targetForeign,
+  removedMeanwhile,
 ];

@@ -59,8 +59,9 @@ const lacksCapability = ({ facts: { process } }: Scene): boolean => !hasCapabili
 const noPrivilege: Rule = {
   when: (failure) => isRefusal(failure) || (failure.errno === e.EACCES && asksForPrivilege(failure)),
   find(scene) {
-    if (!lacksCapability(scene)) return undefined;
-    const { options, facts } = scene;
+    const { options, facts, failure } = scene;
+    // Before a mount, a rootless one lacks nothing.
+    if (!lacksCapability(scene) || (failure === undefined && options.rootless !== false)) return undefined;
     const where = facts.process.isInUserNamespace ? 'its user namespace' : 'the initial user namespace';
     return {
       errno: e.EPERM,
@@ -105,6 +106,21 @@ const filtered: Rule = {
       reason: 'seccomp-denied',
       what: `this process may not mount${place(options)}: it has CAP_SYS_ADMIN, but its seccomp filter refuses ${call}(2)`,
     };
+  },
+};
+
+/** The filter refuses the very call that has failed, whatever else its errno may mean. */
+const filteredForSure: Rule = {
+  when: ({ errno }) => errno === e.EPERM || errno === e.ENOSYS || errno === e.EACCES,
+  find({ options, facts: { process } }) {
+    const call = process.filteredCall;
+    return call === undefined
+      ? undefined
+      : {
+          reason: 'seccomp-denied',
+          what: `this process may not mount${place(options)}: it has CAP_SYS_ADMIN, but its seccomp filter refuses ${call}(2)`,
+          hint: `allow ${call}(2) in the profile of the container or service`,
+        };
   },
 };
 
@@ -209,6 +225,7 @@ const notAllowed: Rule = {
 };
 
 export const processRules: readonly Rule[] = [
+  filteredForSure,
   outOfDescriptors,
   outOfMemory,
   noNamespaceLeft,
@@ -224,7 +241,16 @@ export const processRules: readonly Rule[] = [
 ];
 
 /** Rules about refusals that no better rule explains. */
-export const lastProcessRules: readonly Rule[] = [cannotOverride, layerDetached, notAllowed];
+/** A call of which the rules above say nothing. */
+const outOfSpace: Rule = {
+  when: ({ errno }) => errno === e.ENOSPC || errno === e.EDQUOT,
+  find: ({ options, failure }) => ({
+    ...explainErrno(failure?.errno ?? e.ENOSPC, { purpose: `make the mount${place(options)}` }),
+    ...pathField(options.target),
+  }),
+};
+
+export const lastProcessRules: readonly Rule[] = [cannotOverride, layerDetached, notAllowed, outOfSpace];
 
 /** Explains why this process cannot mount at all, if the probes have shown that it cannot. */
 export function refusalOfProcess(
@@ -232,7 +258,7 @@ export function refusalOfProcess(
   { mayMount, overlay }: KernelFeatures,
 ): (Cause & { readonly errno: number }) | undefined {
   if (overlay === false) return { errno: e.ENODEV, reason: 'overlay-unavailable', what: NO_OVERLAY };
-  if (mayMount !== false) return undefined;
+  if (mayMount !== false || scene.options.rootless !== false) return undefined;
   for (const rule of [noPrivilege, filtered, namespaceForeign, confined, refused]) {
     const verdict = rule.find(scene);
     if (verdict !== undefined) return { errno: e.EPERM, ...verdict };

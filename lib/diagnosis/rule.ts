@@ -75,8 +75,9 @@ export const refusesLayers = (failure: StepFailure): boolean =>
   (failure.errno === e.EINVAL && (isCreation(failure) || isSetting(failure))) ||
   (failure.errno === e.EROFS && isCreation(failure));
 
-/** Names a file system: `ramfs`. */
+/** Names a file system: `ramfs`. A detached overlay has no entry in the mount table. */
 export function fileSystemName({ mount, fileSystem }: PathFacts): string {
+  if (fileSystem?.magic === k.OVERLAYFS_SUPER_MAGIC) return 'overlay';
   return mount?.type ?? (fileSystem === undefined ? 'unknown' : `of magic 0x${fileSystem.magic.toString(16)}`);
 }
 
@@ -90,14 +91,23 @@ export const isReadOnly = (name: string, { subject, mount }: PathFacts): Cause =
 const isFull = ({ blocks, freeBlocks }: FileSystemFacts): boolean => blocks > 0 && freeBlocks === 0;
 const hasNoInodes = ({ inodes, freeInodes }: FileSystemFacts): boolean => inodes > 0 && freeInodes === 0;
 
+/** More than the inodes that a mount makes, and fewer blocks than a file system has that is not full. */
+const FEW = 16;
+const hasFewInodes = ({ inodes, freeInodes, freeBlocks }: FileSystemFacts): boolean =>
+  inodes > 0 && freeInodes < FEW && freeBlocks >= FEW;
+
 /** Returns the verdict for a path whose file system has no space or no inode left. */
-export function outOfRoom({ subject, fileSystem }: PathFacts, { options }: Scene): Cause | undefined {
+export function outOfRoom({ subject, fileSystem }: PathFacts, { options, failure }: Scene): Cause | undefined {
   if (fileSystem === undefined) return undefined;
   const name = nameOf(subject, options);
   const path = pathString(subject.path);
   if (isFull(fileSystem)) return { reason: 'out-of-space', what: `the file system of ${name} is full`, path };
   if (hasNoInodes(fileSystem)) {
     return { reason: 'out-of-inodes', what: `the file system of ${name} has no inode left`, path };
+  }
+  // The undo has given back those that the plan had taken.
+  if (failure?.errno === e.ENOSPC && hasFewInodes(fileSystem)) {
+    return { reason: 'out-of-inodes', what: `the file system of ${name} has too few inodes left`, path };
   }
   return undefined;
 }

@@ -5,7 +5,7 @@
  */
 import { EOPNOTSUPP } from '../errnos.js';
 import { conflictingOptions, OverlayError } from '../errors.js';
-import type { CheckedOptions, NamedOption, OverlayOptionName } from '../options/check.js';
+import { type CheckedOptions, hasUpper, type NamedOption, type OverlayOptionName } from '../options/check.js';
 import { firstKernel, type OptionRow, optionRows, optionTable } from '../options/table.js';
 import { either, option, type Text, text } from '../text.js';
 import { type KernelFeatures, needsMetacopy, type ProbedOption } from './record.js';
@@ -329,7 +329,7 @@ export interface Problem {
 
 /** Finds options that conflict or that the kernel lacks. Returns the options without those that the mount may lack. */
 export function* findProblems(options: CheckedOptions, features: KernelFeatures): Generator<Problem, CheckedOptions> {
-  const { overlay, datadir, upperdir, allowDegraded } = options;
+  const { overlay, datadir, allowDegraded } = options;
   if (datadir.length > 0 && features.options['datadir+'] === false && features.fsContext !== true) {
     const error = new OverlayError({
       errno: EOPNOTSUPP,
@@ -348,7 +348,7 @@ export function* findProblems(options: CheckedOptions, features: KernelFeatures)
   }
   const found: Case = {
     named: Object.fromEntries(kept.map(({ name, value }) => [name, value])),
-    hasUpper: upperdir !== undefined,
+    hasUpper: hasUpper(options),
     hasData: datadir.length > 0,
     features,
   };

@@ -3,6 +3,7 @@ import { release } from 'node:os';
 import * as e from '../errnos.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { filteredCall } from '../kernel/filtered.js';
 import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step, type StepOptions, type Text } from '../kernel/plan.js';
 import { addStat, readStat, type StatResult } from '../kernel/stat.js';
@@ -94,6 +95,7 @@ function readRecord(plan: Plan, probes: Probes, outputs: Outputs | StepFailure):
   const opened = result(context);
   // A seccomp filter causes EPERM, too. Then mount(2) tells whether the process may mount.
   const isDenied = opened === -e.EPERM || opened === -e.EACCES;
+  const isFiltered = isDenied && filteredCall({ step: plan.stepOf(context), errno: -opened }) !== undefined;
   const isUnknown = isDenied || e.isShortage(-opened);
   const answer = (value: () => boolean): FeatureState => (isUnknown ? 'unknown' : value());
   const ofMore = (read: (made: NonNullable<typeof more>) => FeatureState): FeatureState =>
@@ -114,7 +116,7 @@ function readRecord(plan: Plan, probes: Probes, outputs: Outputs | StepFailure):
       readStat(userNamespace, outputs).errno === 0
         ? isOtherUserNamespace(readStat(userNamespace, outputs))
         : opened >= 0 && isTrustedDenied(probes.trusted.map(result)),
-    mayMount: opened >= 0 ? true : isDenied ? false : 'unknown',
+    mayMount: opened >= 0 ? true : isDenied && !isFiltered ? false : 'unknown',
     overlay: answer(() => opened !== -e.ENODEV),
     mountApi: answer(() => opened !== -e.ENOSYS),
     fsContext,
@@ -220,3 +222,6 @@ function questionsBefore65(record: KernelFeatures): Questions | undefined {
   const { plan, read } = askByMounting(names.map((name) => [name, probedOptions[name as ProbedOption]]));
   return { plan, read: (outputs) => ({ ...record, options: { ...record.options, ...read(outputs) } }) };
 }
+
+/** Returns whether this process can set marks of `user.` only: those of `trusted.` need root in the initial namespace. */
+export const needsUserXattr = (): boolean => process.geteuid?.() !== 0 || kernelFeaturesSync().userNamespace;

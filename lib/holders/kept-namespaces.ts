@@ -52,7 +52,7 @@ function* askKernel(known: ReadonlySet<number>): Task<Kept[] | undefined> {
   const plan = new Plan();
   const own = plan.add(calls.openat2, [k.AT_FDCWD, OWN_MOUNT_NAMESPACE, k.O_CLOEXEC, 0]);
   const inodes = new Uint8Array(BigUint64Array.from(known, BigInt).buffer);
-  const args = [own, WHOLE_MOUNT, inodes];
+  const args = [own, WHOLE_MOUNT, inodes] as const;
   const step = plan.stepOf(plan.add(calls.namespace_tables, args, { output: DATA_OUTPUT }));
   const outcome = yield* ask(plan);
   if (outcome instanceof StepFailure) return undefined;

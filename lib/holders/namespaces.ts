@@ -13,11 +13,37 @@ export interface Namespace {
   readonly table: readonly MountinfoLine[];
 }
 
-/** Lists the processes by id: this process first, then the others from the highest id down. */
-export function listProcesses(): number[] {
+export interface Processes {
+  /** By id: this process first, then the others from the highest id down. */
+  readonly ids: readonly number[];
+  /** The processes whose first thread has ended, by the thread that the list has in their place. */
+  readonly leaders: ReadonlyMap<number, number>;
+}
+
+/** Returns a thread that runs in a process whose first thread has ended: /proc shows nothing of that one. */
+function otherThreadOf(pid: number): number | undefined {
+  const threads = attempt(() => readdirSync(`/proc/${pid}/task`)) ?? [];
+  return threads.map(Number).find((thread) => thread !== pid && inodeOf(thread, 'mnt') !== undefined);
+}
+
+/**
+ * Lists the processes. Without /proc, this is the calling one, and the search is not complete. Nor is it if /proc shows
+ * no process 1, which always exists: the mount option `hidepid` hides those of other users, proc(5).
+ */
+export function listProcesses(patience: Patience): Processes {
   const names = attempt(() => readdirSync('/proc')) ?? [];
   const others = names.map(Number).filter((pid) => pid > 0 && pid !== process.pid);
-  return [process.pid, ...others.sort((a, b) => b - a)];
+  if (!names.includes('self') || !names.includes('1')) patience.isPartial = true;
+  const leaders = new Map<number, number>();
+  const ids = others
+    .sort((a, b) => b - a)
+    .map((pid) => {
+      if (patience.isLate() || inodeOf(pid, 'mnt') !== undefined) return pid;
+      const thread = otherThreadOf(pid);
+      if (thread !== undefined) leaders.set(thread, pid);
+      return thread ?? pid;
+    });
+  return { ids: [process.pid, ...ids], leaders };
 }
 
 /**

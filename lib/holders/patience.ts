@@ -9,6 +9,8 @@ export class Patience extends Slices {
   readonly #end: number;
   /** True when time ran out before the search was complete. */
   wasLate = false;
+  /** True when a part of the machine could not be seen. */
+  isPartial = false;
 
   /** The limit is in ms. */
   constructor(limit: number) {

@@ -6,7 +6,7 @@ import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import type { Outputs } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
-import { addStat, readMountId } from '../kernel/stat.js';
+import { addStat, readMountIds } from '../kernel/stat.js';
 import type { Task } from '../kernel/task.js';
 import { pathString } from '../paths.js';
 import { attempt, type Patience } from './patience.js';
@@ -24,7 +24,14 @@ export interface Via {
 export interface Wanted {
   readonly mask: number;
   readonly ids: ReadonlyMap<number, Via>;
+  /** Their file system. Other things on it are held through a mount without a place. */
+  readonly device?: number | undefined;
 }
+
+const WITHOUT_PLACE: Via = { copy: '' };
+
+/** The highest bit tells a file system from a mount. */
+const deviceKey = (device: number): bigint => (1n << 63n) | BigInt(device);
 
 /** The sockets that are bound in one of the mounts, by inode. */
 export type Sockets = ReadonlyMap<number, Via & { readonly path: string }>;
@@ -55,6 +62,8 @@ interface Directory {
   readonly pid: number;
   readonly what: 'file' | 'mapping';
   readonly path: string;
+  /** The thread whose directory it is, if that is not the first one: it may have a table of descriptors of its own. */
+  readonly thread?: number;
 }
 
 /** The approximate number of steps in one native call. */
@@ -76,16 +85,21 @@ class Batch {
   }
 
   scan(directory: Directory, wanted: Wanted): void {
-    const ids = new Uint8Array(BigUint64Array.from(wanted.ids.keys(), BigInt).buffer);
-    const args = [k.AT_FDCWD, directory.path, wanted.mask, ids, NAMES];
+    const keys = Array.from(wanted.ids.keys(), BigInt);
+    if (wanted.device !== undefined) keys.push(deviceKey(wanted.device));
+    const ids = new Uint8Array(BigUint64Array.from(keys).buffer);
+    const { thread = 0, pid } = directory;
+    const args = [k.AT_FDCWD, directory.path, wanted.mask, ids, NAMES, thread, pid] as const;
     const step = this.plan.stepOf(this.plan.add(calls.scan, args, { output: NAMES, tolerate: 'any' }));
     this.#scans.push([directory, wanted, step]);
   }
 
   /** Yields the holders that the looks have found in a mount. */
   *hits(outputs: Outputs): Generator<Holder> {
-    for (const [{ link, ...rest }, { ids }, step] of this.#looks) {
-      const via = outputs.result(step) < 0 ? undefined : ids.get(readMountId(step, outputs));
+    for (const [{ link, ...rest }, { ids, device }, step] of this.#looks) {
+      if (outputs.result(step) < 0) continue;
+      const found = readMountIds(step, outputs);
+      const via = ids.get(found.id) ?? (found.device === device ? WITHOUT_PLACE : undefined);
       if (via === undefined) continue;
       const path = attempt(() => readlinkSync(link, { encoding: 'buffer' }));
       if (path !== undefined) yield { ...rest, command: '', path: pathString(path), ...via };
@@ -120,6 +134,8 @@ const links: Fill = (batch, pid, wanted) => {
   // A thread may have a working directory and a root directory of its own.
   const threads = attempt(() => readdirSync(at('task'))) ?? [];
   for (const thread of threads.length > 1 ? threads : []) {
+    if (Number(thread) === pid) continue;
+    batch.scan({ pid, what: 'file', path: at(`task/${thread}/fd`), thread: Number(thread) }, wanted);
     batch.look({ pid, what: 'cwd', link: at(`task/${thread}/cwd`) }, wanted);
     batch.look({ pid, what: 'root', link: at(`task/${thread}/root`) }, wanted);
   }

@@ -2,7 +2,7 @@
  * Searches /proc for the holders of a mount, after an unmount has failed or when a caller asks. The mount's id from
  * statx(2) shows what is in the mount; the text of a path does not.
  */
-import { readdirSync, readFileSync } from 'node:fs';
+import { lstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import type { Holder, Holders } from '../holder.js';
 import * as k from '../kernel/constants.js';
 import { Plan, type Step } from '../kernel/plan.js';
@@ -14,7 +14,7 @@ import { isUniqueId, type Mounted } from '../mount-table/identity.js';
 import type { MountinfoLine } from '../mount-table/mountinfo.js';
 import type { RawMount } from '../mount-table/raw-mount.js';
 import { addJoin } from '../namespaces/mount-namespace.js';
-import { isAbsolute, isAtOrBelow, type Path, pathString, toBytes } from '../paths.js';
+import { isAbsolute, isAtOrBelow, type Path, pathString, splitPath, toBytes } from '../paths.js';
 import { findKept, type KeptMount } from './kept-namespaces.js';
 import { findNamespaces, listProcesses, type Namespace, pathIn, readNamespaces } from './namespaces.js';
 import { attempt, Patience } from './patience.js';
@@ -53,6 +53,8 @@ interface Held {
   readonly tableId: number | undefined;
   /** The device number as the mount tables write it; undefined when unknown. */
   readonly device: string | undefined;
+  /** The same as statx(2) reports it. */
+  readonly number: number | undefined;
 }
 
 function* lookAt({ path, id, device, namespace, workdir }: Mounted, flags: number, patience: Patience): Task<Held> {
@@ -68,6 +70,7 @@ function* lookAt({ path, id, device, namespace, workdir }: Mounted, flags: numbe
   return {
     workdir,
     tableId: isThere ? found.mountId : undefined,
+    number,
     device: number === undefined ? undefined : `${Math.floor(number / 2 ** 32)}:${number % 2 ** 32}`,
   };
 }
@@ -137,37 +140,95 @@ export function* mountsInside(namespaces: readonly Namespace[], ids: Wanted['ids
 }
 
 //   0000000000000000: 00000002 00000000 00010000 0001 01 26071 /run/socket
-const boundSocket = /^\S+ \S+ \S+ \S+ \S+ \S+ +(\d+) (\/.*)$/;
+const boundSocket = /^\S+ \S+ \S+ \S+ \S+ \S+ +(\d+) ([^@].*)$/;
+
+interface Bound {
+  readonly inode: number;
+  readonly path: string;
+}
+
+/**
+ * Returns the places of sockets that were bound by a relative path. It begins in a directory that the kernel does not
+ * tell, most likely the working directory of a process that has the socket open.
+ */
+function* placeRelative(
+  names: ReadonlyMap<number, string>,
+  pids: readonly number[],
+  patience: Patience,
+): Task<[Path, Bound][]> {
+  const left = new Set(names.keys());
+  const places: [Path, Bound][] = [];
+  for (const pid of left.size === 0 ? [] : pids) {
+    if (left.size === 0 || patience.isLate()) break;
+    for (const descriptor of attempt(() => readdirSync(`/proc/${pid}/fd`)) ?? []) {
+      const link = attempt(() => readlinkSync(`/proc/${pid}/fd/${descriptor}`)) ?? '';
+      const inode = Number(/^socket:\[(\d+)\]$/.exec(link)?.[1]);
+      if (!left.has(inode)) continue;
+      const path = toBuffer(`/proc/${pid}/cwd/${names.get(inode)}`);
+      if (attempt(() => lstatSync(path))?.isSocket() !== true) continue;
+      left.delete(inode);
+      const directory = attempt(() => readlinkSync(`/proc/${pid}/cwd`, 'latin1')) ?? '';
+      places.push([path, { inode, path: shownPath(`${directory}/${names.get(inode)}`) }]);
+    }
+    yield* patience.pause();
+  }
+  if (left.size > 0) patience.isPartial = true;
+  return places;
+}
 
 /** Returns the sockets that are bound in one of the mounts: unix(7), found by the path that they were bound with. */
 function* findSockets(pids: readonly number[], ids: Wanted['ids'], patience: Patience): Task<Sockets> {
-  const places: [Path, { inode: number; path: string }][] = [];
+  const places: [Path, Bound][] = [];
+  const relative = new Map<number, string>();
   for (const namespace of yield* findNamespaces('net', pids, patience)) {
     if (patience.isLate()) break;
     const text = attempt(() => readFileSync(`/proc/${namespace.pid}/net/unix`, 'latin1'));
     for (const line of text?.split('\n') ?? []) {
-      const [, inode, name = ''] = boundSocket.exec(line) ?? [];
-      if (inode === undefined) continue;
-      const path = Buffer.from(name, 'latin1');
-      places.push([pathIn(namespace, path), { inode: Number(inode), path: pathString(path) }]);
+      const [, number, name = ''] = boundSocket.exec(line) ?? [];
+      if (number === undefined) continue;
+      const inode = Number(number);
+      if (isAbsolute(name)) places.push([pathIn(namespace, toBuffer(name)), { inode, path: shownPath(name) }]);
+      else relative.set(inode, name);
     }
     yield* patience.pause();
   }
+  places.push(...(yield* placeRelative(relative, pids, patience)));
   const found = yield* placesIn(places, ids, patience);
   return new Map(found.map(([{ inode, path }, via]) => [inode, { path, ...via }]));
 }
 
+const REMOVED = ' (deleted)';
+
 /** Returns the files in one of the mounts that back loop devices, as loop(4) reports in /sys. */
 function* findLoops(ids: Wanted['ids'], patience: Patience): Task<Holder[]> {
-  const names = attempt(() => readdirSync('/sys/block')) ?? [];
-  const places = names.flatMap((name): [Path, { device: string; path: string }][] => {
+  const names = attempt(() => readdirSync('/sys/block'));
+  if (names === undefined) patience.isPartial = true;
+  const places = (names ?? []).flatMap((name): [Path, { device: string; path: string }][] => {
     if (!name.startsWith('loop')) return [];
-    const text = attempt(() => readFileSync(`/sys/block/${name}/loop/backing_file`));
-    const file = text?.subarray(0, -1);
-    return file === undefined || !isAbsolute(file) ? [] : [[file, { device: `/dev/${name}`, path: pathString(file) }]];
+    const text = attempt(() => readFileSync(`/sys/block/${name}/loop/backing_file`, 'latin1'))?.slice(0, -1);
+    if (text === undefined || !isAbsolute(text)) return [];
+    const say = { device: `/dev/${name}`, path: shownPath(text) };
+    if (!text.endsWith(REMOVED)) return [[toBuffer(text), say]];
+    // A removed file is in the mount that its directory is in.
+    const [directory] = splitPath(toBuffer(text.slice(0, -REMOVED.length)));
+    if (attempt(() => lstatSync(Buffer.from(toBytes(directory)))) === undefined) patience.isPartial = true;
+    return [[directory, say]];
   });
   const found = yield* placesIn(places, ids, patience);
   return found.map(([loop, via]) => ({ what: 'loop', ...loop, ...via }));
+}
+
+/** Returns the files in one of the mounts to which the kernel swaps: proc_swaps(5). */
+function* findSwaps(ids: Wanted['ids'], patience: Patience): Task<Holder[]> {
+  const lines = attempt(() => readFileSync('/proc/swaps', 'latin1'))?.split('\n') ?? [];
+  const places = lines.flatMap((line): [Path, string][] => {
+    const [, name] = /^(\/\S+) +file\b/.exec(line.replaceAll('\t', ' ')) ?? [];
+    if (name === undefined) return [];
+    const path = name.replace(/\\([0-7]{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8)));
+    return [[toBuffer(path), shownPath(path)]];
+  });
+  const found = yield* placesIn(places, ids, patience);
+  return found.map(([path, via]) => ({ what: 'swap', path, ...via }));
 }
 
 /** Returns the layers that a line of the mount table may refer to. */
@@ -206,6 +267,12 @@ function* findLayers(
     } else {
       const places = layers.map((layer): [Path, Path] => [pathIn(namespace, layer), layer]);
       for (const [layer, via] of yield* placesIn(places, ids, patience)) holders.push({ ...say(layer), ...via });
+      // A layer may be in the mount although its path leads nowhere there: the mount has been unmounted in that namespace.
+      for (const [place, layer] of namespace.inode === undefined ? [] : places) {
+        if (isAtOrBelow(layer, path) && attempt(() => lstatSync(Buffer.from(toBytes(place)))) === undefined) {
+          holders.push(say(layer));
+        }
+      }
     }
     yield* patience.pause();
   }
@@ -235,7 +302,7 @@ interface Extent {
 
 export function* searchHolders(mounted: Mounted, { scope, limit, flags }: Extent): Task<Holders> {
   const patience = new Patience(limit);
-  const pids = listProcesses();
+  const { ids: pids, leaders } = listProcesses(patience);
   const held = yield* lookAt(mounted, flags, patience);
   const namespaces = yield* readNamespaces(pids, patience);
   const overlays = yield* overlaysIn(namespaces);
@@ -250,18 +317,19 @@ export function* searchHolders(mounted: Mounted, { scope, limit, flags }: Extent
   if (held.tableId !== undefined) ids.set(held.tableId, {});
   for (const [{ id, target }, namespace] of copies) ids.set(id, { copy: shownPath(target), ...inNamespace(namespace) });
   for (const { mount, inode } of kept) ids.set(mount.id, { copy: shownPath(mount.target), namespace: inode });
-  const wanted: Wanted[] = ids.size > 0 ? [{ mask: k.STATX_MNT_ID, ids }] : [];
+  const isOverlay = overlays.some(([row]) => row.device === held.device);
+  const device = scope === 'all' && isOverlay && held.tableId !== undefined ? held.number : undefined;
+  const wanted: Wanted[] = ids.size > 0 ? [{ mask: k.STATX_MNT_ID, ids, device }] : [];
   const { id } = mounted;
   if (held.tableId === undefined && id !== undefined) {
     if (isUniqueId(id)) wanted.push({ mask: k.STATX_MNT_ID_UNIQUE, ids: new Map([[id, {}]]) });
     else wanted.push({ mask: k.STATX_MNT_ID, ids: new Map([[id, {}]]) });
   }
-  const isOverlay = overlays.some(([row]) => row.device === held.device);
   const devices = new Map<string, Via>(isOverlay || held.tableId === undefined ? [[toHex(held.device), {}]] : []);
 
   const holders = yield* mountsInside(namespaces, ids);
   const sockets = yield* findSockets(pids, ids, patience);
-  holders.push(...(yield* findLoops(ids, patience)));
+  holders.push(...(yield* findLoops(ids, patience)), ...(yield* findSwaps(ids, patience)));
   const users = yield* findUsers(pids, wanted, sockets, devices, patience);
   holders.unshift(...users.holders);
   if (scope === 'all') {
@@ -276,7 +344,11 @@ export function* searchHolders(mounted: Mounted, { scope, limit, flags }: Extent
     holders.push(...(yield* findLayers(overlays, mounted, held, ids, patience)));
   }
   const hidden = users.hidden.size;
-  return Object.assign(choose(holders, scope), { hidden, complete: !patience.wasLate });
+  const named = choose(holders, scope).map((holder) => {
+    const pid = leaders.get(holder.pid ?? 0);
+    return pid === undefined ? holder : { ...holder, pid };
+  });
+  return Object.assign(named, { hidden, complete: !patience.wasLate && !patience.isPartial });
 }
 
 /**

@@ -19,6 +19,7 @@ const things: Readonly<Record<Holding, string>> = {
   socket: 'bound socket',
   inside: 'mount inside it at',
   loop: 'backing file',
+  swap: 'swap file',
   mount: 'mount at',
   namespace: "kept namespace's mount at",
   layer: 'overlay at',
@@ -35,7 +36,9 @@ function holderText({ what, pid, command, path, descriptor, device, boundAt, lay
     ...(descriptor === undefined ? [] : [`descriptor ${descriptor}`]),
     ...(boundAt === undefined ? [] : [`bound to ${quotePath(boundAt)}`]),
     ...(layer === undefined ? [] : [`layer ${quotePath(layer)}`]),
-    ...(copy === undefined ? [] : [`through the mount at ${quotePath(copy)}`]),
+    ...(copy === undefined
+      ? []
+      : [copy === '' ? 'through a mount without a place' : `through the mount at ${quotePath(copy)}`]),
     ...(namespace === undefined ? [] : [`mount namespace ${namespace}`]),
   ];
   return `${who === undefined ? '' : `${who}: `}${thing}${more.length === 0 ? '' : ` (${more.join(', ')})`}`;
@@ -45,16 +48,21 @@ function holderText({ what, pid, command, path, descriptor, device, boundAt, lay
 export function holdersText(holders: Holders): string {
   const shown = holders.slice(0, SHOWN).map(holderText);
   if (holders.length > SHOWN) shown.push(`${holders.length - SHOWN} more`);
-  const unseen = unseenText(holders);
-  if (unseen !== '') shown.push(unseen);
   return shown.join('; ');
 }
 
+/** Says who uses a mount, as the end of a sentence. */
+export function usedByText(holders: Holders): string {
+  const unseen = unseenText(holders);
+  const who = holders.length === 0 ? ', and no user of it could be identified' : `: in use by ${holdersText(holders)}`;
+  return `${who}${unseen === '' ? '' : ` (${unseen})`}`;
+}
+
 /** Says which part of the search is missing. */
-export function unseenText({ hidden, complete }: Holders): string {
+export function unseenText({ hidden, complete }: Pick<Holders, 'hidden' | 'complete'>): string {
   const parts = [
-    ...(hidden === 0 ? [] : [`${hidden} ${hidden === 1 ? 'process' : 'processes'} could not be looked at`]),
-    ...(complete ? [] : ['the search was cut short']),
+    ...(hidden === 0 ? [] : [`this process may not look at ${hidden} ${hidden === 1 ? 'process' : 'processes'}`]),
+    ...(complete ? [] : ['the search is not complete']),
   ];
   return parts.join('; ');
 }

@@ -1,26 +1,28 @@
 /** Containers committed: what one has changed becomes the next layer of an image. */
 
-import {
-  type CreateOptions,
-  checkCreateOptions,
-  checkEpoch,
-  createLayer,
-  type LayerArchive,
-} from '../archives/create.js';
+import { checkEpoch, checkPackOptions, type LayerArchive, type PackOptions, pack } from '../archives/create.js';
 import type { OwnerMaps } from '../archives/owner-maps.js';
 import { checkText, toOptions } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
+import { needsUserXattr } from '../features/probe.js';
 import { ownIds } from '../namespaces/user-namespace.js';
 import { toRootMap } from '../rootless/sub-ids.js';
 import { layersOf } from '../snapshots/mount-all.js';
-import type { Snapshotter } from '../snapshots/snapshotter.js';
-import { checkConfig, type Descriptor, type ImageConfig, type Platform, types } from './documents.js';
+import { type Snapshotter, unless } from '../snapshots/snapshotter.js';
+import {
+  checkConfig,
+  type Descriptor,
+  type History,
+  type ImageConfig,
+  type ImageDocument,
+  type Platform,
+  types,
+} from './documents.js';
 import { checkPlatform, type Image, type ImageLayout, toChainIds } from './layout.js';
-import { needsUserXattr, unless } from './unpack.js';
 
 export interface CommitImageOptions
-  extends Pick<CreateOptions, 'compression' | 'level' | 'sourceDateEpoch' | 'owners' | 'onProgress' | 'signal'> {
-  /** The tag of the new image. An image that has it loses it. */
+  extends Pick<PackOptions, 'compression' | 'level' | 'sourceDateEpoch' | 'owners' | 'onProgress' | 'signal'> {
+  /** The tag of the new image. An image that has it loses it; an index of platforms loses its image of this platform. */
   readonly tag: string;
   /** Changes to the configuration, such as `{ Cmd: ['redis-server'] }`. */
   readonly config?: ImageConfig | undefined;
@@ -55,6 +57,13 @@ const toOci = (layer: Descriptor): Descriptor => ({
     packed === undefined ? types.layer : `${types.layer}+${packed}`,
   ),
 });
+
+/** Returns the history of an image, which has one entry for each layer: other programs refuse an image of another number. */
+function historyOf({ history = [], rootfs }: ImageDocument): readonly History[] {
+  const count = rootfs.diff_ids.length;
+  const isWhole = history.filter(({ empty_layer: isEmpty }) => isEmpty !== true).length === count;
+  return isWhole ? history : Array.from({ length: count }, () => ({ comment: 'a layer without history' }));
+}
 
 /** Writes an archive as a blob. */
 async function writeLayer(layout: ImageLayout, archive: LayerArchive): Promise<Descriptor & { diffId: string }> {
@@ -111,10 +120,10 @@ const knownOfNew: ReadonlySet<string> = new Set<keyof CreateImageOptions>([
 ]);
 
 /**
- * Makes an image of layers, the lowest first, as `createLayer` packs them: writes them, the configuration, the manifest
+ * Makes an image of layers, the lowest first, as `pack` packs them: writes them, the configuration, the manifest
  * and the tag into the layout.
  *
- * @throws {OverlayError} as `createLayer`
+ * @throws {OverlayError} as `pack`
  */
 export async function createImage(
   layout: ImageLayout,
@@ -143,7 +152,7 @@ export async function createImage(
 export function checkCommitImageOptions(given: CommitImageOptions) {
   const { tag, config, createdBy = 'overlayfs', comment, compression = 'gzip', ...rest } = toOptions(given, known);
   const packing = { ...rest, compression };
-  const { signal } = checkCreateOptions(packing);
+  const { signal } = checkPackOptions(packing);
   const entry = {
     created: toTime(rest.sourceDateEpoch),
     created_by: checkText(createdBy, 'createdBy'),
@@ -159,7 +168,7 @@ export function checkCommitImageOptions(given: CommitImageOptions) {
  * after it leaves a complete image that is not unpacked.
  *
  * @throws {ImageError} as `ImageLayout.image`
- * @throws {OverlayError} as `createLayer`
+ * @throws {OverlayError} as `pack`
  * @throws {SnapshotError} as `Snapshotter.mounts` and `commit`
  */
 export async function commitImage(
@@ -180,12 +189,10 @@ export async function commitImage(
   const maps = packing.owners ?? ownersOfPlainUser();
   const layer = await writeLayer(
     layout,
-    createLayer(upper, {
-      ...packing,
-      lowerdir: lowers,
-      userxattr: needsUserXattr(),
-      ...(maps !== undefined && { owners: maps }),
-    }),
+    pack(
+      { upperdir: upper, lowerdir: lowers, userxattr: needsUserXattr() },
+      { ...packing, ...(maps !== undefined && { owners: maps }) },
+    ),
   );
   const diffIds = [...document.rootfs.diff_ids, layer.diffId];
   const committed = await writeImage(layout, {
@@ -194,7 +201,7 @@ export async function commitImage(
       created: entry.created,
       config: { ...document.config, ...config },
       rootfs: { type: 'layers', diff_ids: diffIds },
-      history: [...(document.history ?? []), entry],
+      history: [...historyOf(document), entry],
     },
     layers: [...manifest.layers.map(toOci), layer],
     tag,
@@ -204,7 +211,7 @@ export async function commitImage(
   const name = toChainIds(diffIds).at(-1) as string;
   const isNew = await unless(
     'ERR_SNAPSHOT_ALREADY_EXISTS',
-    snapshotter.commit(name, key).then(() => true),
+    snapshotter.commit(key, { name }).then(() => true),
   );
   // Another container has made the same changes.
   if (isNew === undefined) await snapshotter.remove(key);

@@ -1,72 +1,29 @@
-/** The device nodes of a container. */
+/** The /dev/null of a container. */
 import type { StdioOptions } from 'node:child_process';
-import {
-  chmodSync,
-  closeSync,
-  fstatSync,
-  mkdirSync,
-  openSync,
-  rmSync,
-  statSync,
-  symlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { chmodSync, closeSync, fstatSync, openSync, rmSync, statSync } from 'node:fs';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { ask, runSync } from '../kernel/task.js';
 
-/** Devices that every program may need. */
-const devices = ['null', 'zero', 'full', 'random', 'urandom', 'tty'];
-
 const NULL = '/dev/null';
 
-/**
- * Makes device nodes with the numbers of the host's: mknod(2). Returns false if this process may not, or if device nodes
- * do not work in this directory; then it has made none.
- */
-function makeNodes(directory: string, names: readonly string[]): boolean {
+/** Makes a device node as the host's /dev/null: mknod(2). Returns false if this process may not, or if it does not work. */
+function makeNull(path: string): boolean {
+  const { mode, rdev } = statSync(NULL);
   const plan = new Plan();
-  const nodes = names.map((name) => ({ path: `${directory}/${name}`, ...statSync(`/dev/${name}`) }));
-  for (const { path, mode, rdev } of nodes) plan.add(calls.mknodat, [k.AT_FDCWD, path, mode, rdev], { undo: true });
+  plan.add(calls.mknodat, [k.AT_FDCWD, path, mode, rdev], { undo: true });
   if (runSync(ask(plan)) instanceof StepFailure) return false;
   try {
     // mknod(2) obeys the umask.
-    for (const { path, mode } of nodes) chmodSync(path, mode & 0o7777);
-    closeSync(openSync(`${directory}/${names[0]}`, 'r+'));
+    chmodSync(path, mode & 0o7777);
+    closeSync(openSync(path, 'r+'));
     return true;
   } catch {
-    for (const { path } of nodes) rmSync(path);
+    rmSync(path);
     return false;
   }
-}
-
-/**
- * Makes a /dev with the devices that a container may use. The nodes are its own, so that root in the container changes
- * no mode or owner of the host's. A process that cannot make nodes shows those of the host.
- */
-export function makeDevices(directory: string): { mount: string; at: string }[] {
-  const dev = `${directory}/dev`;
-  for (const [path, mode] of [
-    [dev, 0o755],
-    [`${dev}/shm`, 0o1777],
-  ] as const) {
-    mkdirSync(path);
-    chmodSync(path, mode);
-  }
-  for (const [name, to] of [
-    ['fd', '/proc/self/fd'],
-    ['stdin', '/proc/self/fd/0'],
-    ['stdout', '/proc/self/fd/1'],
-    ['stderr', '/proc/self/fd/2'],
-  ] as const) {
-    symlinkSync(to, `${dev}/${name}`);
-  }
-  const whole = { mount: dev, at: '/dev' };
-  if (makeNodes(dev, devices)) return [whole];
-  for (const name of devices) writeFileSync(`${dev}/${name}`, '');
-  return [whole, ...devices.map((name) => ({ mount: `/dev/${name}`, at: `/dev/${name}` }))];
 }
 
 /**
@@ -81,7 +38,7 @@ export function withOwnNull<T>(directory: string, stdio: StdioOptions, start: (s
     const descriptor = stream === 'inherit' ? i : stream;
     return typeof descriptor === 'number' && fstatSync(descriptor).rdev === rdev;
   };
-  if (!given.some(isNull) || !makeNodes(directory, ['null'])) return start(stdio);
+  if (!given.some(isNull) || !makeNull(`${directory}/null`)) return start(stdio);
   const own = openSync(`${directory}/null`, 'r+');
   try {
     return start(given.map((stream, i) => (isNull(stream, i) ? own : stream)) as StdioOptions);

@@ -1,7 +1,8 @@
 /** The documents of an image: index, manifest and configuration, as the OCI image specification has them. Pure. */
-import { invalidArgumentType } from '../errors.js';
+import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
 import { quotePath } from '../paths.js';
 import { ImageError, type ImageErrorFields } from './errors.js';
+import { SIGNAL_FORM, toSignalNumber } from './stop.js';
 
 /** Names a blob: its type, its digest and its size. */
 export interface Descriptor {
@@ -193,8 +194,14 @@ export function checkConfig(value: unknown): ImageConfig {
   if (value === undefined) return {};
   if (!isObject(value)) throw invalidArgumentType('config', 'an object', value);
   const field = wrongField(value);
-  if (field === undefined) return value;
-  throw invalidArgumentType(`config.${field}`, 'as in an image, without NUL bytes', value[field]);
+  if (field !== undefined) {
+    throw invalidArgumentType(`config.${field}`, 'as in an image, without NUL bytes', value[field]);
+  }
+  const { StopSignal } = value as ImageConfig;
+  if (StopSignal && toSignalNumber(StopSignal) === undefined) {
+    throw invalidArgumentValue('config.StopSignal', StopSignal, `must be ${SIGNAL_FORM}`);
+  }
+  return value;
 }
 
 export function toDocument(value: Record_, origin: Origin): ImageDocument {
@@ -228,4 +235,10 @@ export const formatPlatform = ({ os, architecture, variant }: Platform): string 
 export function isFor(offered: Platform, wanted: Platform): boolean {
   const isSame = offered.os === wanted.os && offered.architecture === wanted.architecture;
   return isSame && (wanted.variant === undefined || wanted.variant === offered.variant);
+}
+
+/** Returns whether an image takes the place of another one in an index. A variant that one of them leaves out is no difference. */
+export function isSamePlatform(one: Platform, other: Platform): boolean {
+  const isFree = one.variant === undefined || other.variant === undefined;
+  return one.os === other.os && one.architecture === other.architecture && (isFree || one.variant === other.variant);
 }

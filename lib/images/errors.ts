@@ -1,5 +1,6 @@
 /** The errors of images. */
-import { RemediableError, type RemediableFields } from '../errors.js';
+import { type CodedFields, OverlayError, type Role } from '../errors.js';
+import type { Reason } from '../reasons.js';
 
 export type ImageErrorCode =
   /** The directory is no image layout, or has no image of that tag. */
@@ -17,19 +18,43 @@ export type ImageErrorCode =
   /** The image has no such user or group. */
   | 'ERR_IMAGE_USER_MISSING'
   /** The image says nothing to run, or the program did not start. */
-  | 'ERR_IMAGE_COMMAND';
+  | 'ERR_IMAGE_COMMAND'
+  /** The OCI runtime ended before it had started the program. */
+  | 'ERR_IMAGE_RUNTIME'
+  /** The container has run, and its changes could not be committed. They are in the snapshot `key`. */
+  | 'ERR_IMAGE_COMMIT';
 
-export interface ImageErrorFields extends RemediableFields<ImageErrorCode> {
+const reasonOf: Readonly<Record<ImageErrorCode, readonly [Reason, Role?]>> = {
+  ERR_IMAGE_NOT_FOUND: ['missing', 'image'],
+  ERR_IMAGE_BLOB_MISSING: ['missing', 'blob'],
+  ERR_IMAGE_DIGEST_MISMATCH: ['digest-mismatch', 'blob'],
+  ERR_IMAGE_PLATFORM_MISSING: ['missing', 'platform'],
+  ERR_IMAGE_MEDIA_TYPE: ['media-type', 'blob'],
+  ERR_IMAGE_INVALID: ['image-invalid', 'image'],
+  ERR_IMAGE_USER_MISSING: ['missing', 'user'],
+  ERR_IMAGE_COMMAND: ['not-started', 'program'],
+  ERR_IMAGE_RUNTIME: ['runtime-failed'],
+  ERR_IMAGE_COMMIT: ['commit-failed', 'snapshot'],
+};
+
+export interface ImageErrorFields extends Omit<CodedFields<ImageErrorCode>, 'reason' | 'role'> {
   readonly digest?: string | undefined;
+  readonly key?: string | undefined;
 }
 
 /** An image that cannot be read, unpacked or run. */
-export class ImageError extends RemediableError<ImageErrorCode> {
+export class ImageError extends OverlayError {
+  declare readonly code: ImageErrorCode;
   /** The digest of the blob that the error is about. */
   declare readonly digest?: string;
+  /** The snapshot that holds the changes of a container. */
+  declare readonly key?: string;
 
-  constructor({ digest, ...fields }: ImageErrorFields, options?: ErrorOptions) {
-    super(fields, options);
+  /** @internal */
+  constructor({ digest, key, ...fields }: ImageErrorFields, options?: ErrorOptions) {
+    const [reason, role] = reasonOf[fields.code];
+    super({ ...fields, reason, role }, options);
+    if (key !== undefined) this.key = key;
     if (digest !== undefined) this.digest = digest;
   }
 

@@ -6,7 +6,23 @@
 export { type CommitImageOptions, type CreateImageOptions, commitImage, createImage } from './commit.js';
 export type { Descriptor, History, ImageConfig, ImageDocument, Manifest, Platform } from './documents.js';
 export { ImageError, type ImageErrorCode } from './errors.js';
-export { createLayout, type FindOptions, type Image, type ImageLayer, ImageLayout, openLayout } from './layout.js';
+export {
+  createLayout,
+  type FindOptions,
+  type Image,
+  type ImageLayer,
+  ImageLayout,
+  type LayoutOptions,
+  openLayout,
+} from './layout.js';
+export {
+  Container,
+  type ImageRunOptions,
+  type ImageStartOptions,
+  OpenImage,
+  type OpenImageOptions,
+  openImage,
+} from './open.js';
 export {
   type ContainerResult,
   type RunContainerOptions,
@@ -14,4 +30,4 @@ export {
   runContainer,
   type Volume,
 } from './run.js';
-export { type Unpacked, type UnpackOptions, type UnpackProgress, unpack } from './unpack.js';
+export { type Unpacked, type UnpackOptions, unpack } from './unpack.js';

@@ -1,14 +1,16 @@
 /** OCI image layouts: directories with an index and blobs, as skopeo, buildah, umoci and docker make them. */
 import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream, createWriteStream, existsSync } from 'node:fs';
-import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { pipeline } from 'node:stream/promises';
-import { checkSignal } from '../arguments.js';
+import { checkSignal, toOptions } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
-import { close } from '../kernel/held.js';
 import { pause, run } from '../kernel/task.js';
 import { type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
-import { lockDirectory } from '../trees/lock.js';
+import { lockDirectory, unlock } from '../trees/lock.js';
+import { checkSync, makeDirectories, type Sync, syncNames } from '../trees/synced.js';
+import { explainSystemError } from '../verdicts.js';
 import {
   type Descriptor,
   formatPlatform,
@@ -18,6 +20,7 @@ import {
   isFor,
   isIndex,
   isManifest,
+  isSamePlatform,
   type Manifest,
   type Origin,
   ownPlatform,
@@ -65,6 +68,16 @@ export interface FindOptions {
   readonly platform?: string | Platform | undefined;
 }
 
+export interface LayoutOptions {
+  /**
+   * `'end'`: a blob is on the disk before it gets its name, and its name before index.json has it, fsync(2). `'none'`: the
+   * kernel writes both when it likes. Default: `'end'`.
+   */
+  sync?: Sync;
+}
+
+const layoutNames: ReadonlySet<string> = new Set(['sync']);
+
 const sha256 = (data: string | Uint8Array): string => `sha256:${createHash('sha256').update(data).digest('hex')}`;
 
 /** Returns the chain ids of layers: each is the digest of the one below and of the layer's own. */
@@ -105,27 +118,31 @@ async function writeWhole(
   temporary: string,
   write: (path: string) => Promise<void>,
   place: () => string | Promise<string>,
+  syncs: boolean,
 ): Promise<void> {
   try {
     await write(temporary);
-    await rename(temporary, await place());
+    const path = await place();
+    await rename(temporary, path);
+    if (syncs) await run(syncNames(toPath(dirname(path), 'dir')));
   } catch (error) {
-    await rm(temporary, { force: true });
-    throw error;
+    await rm(temporary, { force: true }).catch(() => {});
+    throw explainSystemError(error, `write to the image layout, in ${quotePath(dirname(temporary))}`);
   }
 }
 
-const writeNew = (path: string, data: string | Uint8Array): Promise<void> =>
-  writeFile(path, data, { flag: 'wx', mode: 0o644, flush: true });
+const writeNew = (path: string, data: string | Uint8Array, syncs: boolean): Promise<void> =>
+  writeFile(path, data, { flag: 'wx', mode: 0o644, flush: syncs });
 
 const randomName = (): string => randomBytes(6).toString('hex');
 
 /** Writes a document that no descriptor describes. */
-const writeDocument = (path: string, value: object): Promise<void> =>
+const writeDocument = (path: string, value: object, syncs: boolean): Promise<void> =>
   writeWhole(
     `${path}.${randomName()}`,
-    (written) => writeNew(written, JSON.stringify(value)),
+    (written) => writeNew(written, JSON.stringify(value), syncs),
     () => path,
+    syncs,
   );
 
 /** A layout that was opened. It reads index.json anew each time, since other programs may change it. */
@@ -133,9 +150,12 @@ export class ImageLayout {
   /** The directory, as an absolute path. */
   readonly path: string;
 
+  readonly #syncs: boolean;
+
   /** @internal */
-  constructor(path: string) {
+  constructor(path: string, syncs: boolean) {
     this.path = path;
+    this.#syncs = syncs;
   }
 
   /** Returns the tags in index.json. */
@@ -154,14 +174,16 @@ export class ImageLayout {
     if (tag !== undefined && typeof tag !== 'string') throw invalidArgumentType('tag', 'a string', tag);
     const platform = checkPlatform(options.platform);
     const index = await this.#index();
-    const found = index.filter(
+    const named = index.filter(
       ({ annotations, digest }) => tag === undefined || annotations?.[TAG] === tag || digest === tag,
     );
+    const found =
+      named.length > 0 || tag?.startsWith('sha256:') !== true ? named : await this.#findInner(index, tag, 0);
     const [first, second] = found;
     if (first === undefined || (tag === undefined && second !== undefined)) throw this.#notFound(tag, index);
     // Several descriptors of one tag are for several platforms.
     const chosen = found.length === 1 ? first : this.#choose(found, platform, tag);
-    const { digest, manifest } = await this.#manifest(chosen, platform, 0);
+    const { digest, manifest, platform: offered } = await this.#manifest(chosen, platform, 0);
     const { config: descriptor, layers } = manifest;
     const document = toDocument(...(await this.#json(descriptor, 'the configuration')));
     const diffIds = document.rootfs.diff_ids;
@@ -173,7 +195,9 @@ export class ImageLayout {
         digest,
       });
     }
-    const own = { os: document.os, architecture: document.architecture };
+    // Many configurations leave the variant to the index.
+    const variant = document.variant ?? offered?.variant;
+    const own = { os: document.os, architecture: document.architecture, ...(variant !== undefined && { variant }) };
     if (!isFor(own, { os: platform.os, architecture: platform.architecture })) {
       throw this.#noPlatform(tag, platform, [own]);
     }
@@ -192,6 +216,18 @@ export class ImageLayout {
         chainId: chain[i] as string,
       })),
     };
+  }
+
+  /** Returns the images with this digest in indexes of platforms. */
+  async #findInner(index: readonly Descriptor[], digest: string, depth: number): Promise<Descriptor[]> {
+    const found: Descriptor[] = [];
+    for (const one of depth === DEEPEST ? [] : index) {
+      if (!isIndex(one.mediaType)) continue;
+      const inner = toIndex(...(await this.#json(one, 'the index')));
+      found.push(...inner.filter((other) => other.digest === digest));
+      found.push(...(await this.#findInner(inner, digest, depth + 1)));
+    }
+    return found.slice(0, 1);
   }
 
   #notFound(tag: string | undefined, index: readonly Descriptor[]): ImageError {
@@ -232,10 +268,14 @@ export class ImageLayout {
     descriptor: Descriptor,
     platform: Platform,
     depth: number,
-  ): Promise<{ digest: string; manifest: Manifest }> {
+  ): Promise<{ digest: string; manifest: Manifest; platform: Platform | undefined }> {
     const { mediaType, digest } = descriptor;
     if (isManifest(mediaType)) {
-      return { digest, manifest: toManifest(...(await this.#json(descriptor, 'the manifest'))) };
+      return {
+        digest,
+        platform: descriptor.platform,
+        manifest: toManifest(...(await this.#json(descriptor, 'the manifest'))),
+      };
     }
     if (!isIndex(mediaType) || depth === DEEPEST) {
       throw unknownType({ path: this.path, digest }, mediaType, `the image ${digest}`);
@@ -299,7 +339,7 @@ export class ImageLayout {
     const bytes = Buffer.from(JSON.stringify(value));
     const digest = sha256(bytes);
     await this.#put(
-      (path) => writeNew(path, bytes),
+      (path) => writeNew(path, bytes, this.#syncs),
       () => digest,
     );
     return { mediaType, digest, size: bytes.length };
@@ -308,19 +348,42 @@ export class ImageLayout {
   /** @internal Writes a stream as a blob, whose digest is known only at its end. */
   async writeStream(stream: NodeJS.ReadableStream, digestOf: () => Promise<string>): Promise<void> {
     const write = (path: string): Promise<void> =>
-      pipeline(stream, createWriteStream(path, { flags: 'wx', mode: 0o644, flush: true } as object));
+      pipeline(stream, createWriteStream(path, { flags: 'wx', mode: 0o644, flush: this.#syncs } as object));
     await this.#put(write, digestOf);
+  }
+
+  #makeDirectory(path: string): Promise<void> {
+    return run(makeDirectories(path, 0o777, this.#syncs));
   }
 
   async #put(write: (path: string) => Promise<void>, digestOf: () => string | Promise<string>): Promise<void> {
     const directory = `${this.path}/blobs/sha256`;
-    await mkdir(directory, { recursive: true });
-    await writeWhole(`${directory}/.overlayfs-${randomName()}`, write, async () => this.pathOf(await digestOf()));
+    await this.#makeDirectory(directory);
+    await writeWhole(
+      `${directory}/.overlayfs-${randomName()}`,
+      write,
+      async () => this.pathOf(await digestOf()),
+      this.#syncs,
+    );
+  }
+
+  /** @internal Throws if an image cannot be written: files are made and removed in the directories that it changes. */
+  async checkWritable(): Promise<void> {
+    const blobs = `${this.path}/blobs/sha256`;
+    await this.#makeDirectory(blobs);
+    for (const directory of [blobs, this.path]) {
+      const path = `${directory}/.overlayfs-${randomName()}`;
+      try {
+        await writeNew(path, Buffer.alloc(4096), false);
+      } finally {
+        await rm(path, { force: true });
+      }
+    }
   }
 
   /** @internal Makes what an empty layout has. */
   async initialize(): Promise<void> {
-    await mkdir(`${this.path}/blobs/sha256`, { recursive: true });
+    await this.#makeDirectory(`${this.path}/blobs/sha256`);
     const lock = await this.#lock(undefined);
     try {
       const index = { schemaVersion: 2, mediaType: types.index, manifests: [] };
@@ -329,14 +392,17 @@ export class ImageLayout {
         ['oci-layout', { imageLayoutVersion: '1.0.0' }],
       ] as const) {
         const path = `${this.path}/${name}`;
-        if (!existsSync(path)) await writeDocument(path, value);
+        if (!existsSync(path)) await writeDocument(path, value, this.#syncs);
       }
     } finally {
-      if (lock !== undefined) close(lock);
+      if (lock !== undefined) await run(unlock(lock));
     }
   }
 
-  /** @internal Adds an image to index.json, in the place of the one that had the tag. */
+  /**
+   * @internal Adds an image to index.json, in the place of the one that had the tag. If an index of platforms has the tag,
+   * the image takes the place of that for its platform.
+   */
   async tag(descriptor: Descriptor, tag: string, platform: Platform, signal?: AbortSignal): Promise<void> {
     const lock = await this.#lock(checkSignal(signal));
     try {
@@ -344,14 +410,36 @@ export class ImageLayout {
       const index = await readDocument(path);
       const manifests = toIndex(index, { path });
       const all = index['manifests'] as readonly object[];
-      const isReplaced = ({ annotations, platform: other }: Descriptor): boolean =>
-        annotations?.[TAG] === tag && (other === undefined || isFor(other, platform));
+      const isTagged = ({ annotations }: Descriptor): boolean => annotations?.[TAG] === tag;
+      const inner = manifests.find((one) => isTagged(one) && isIndex(one.mediaType));
+      const added =
+        inner === undefined ? { ...descriptor, platform } : await this.#addTo(inner, { ...descriptor, platform });
+      const isReplaced = (one: Descriptor): boolean =>
+        isTagged(one) && (one.platform === undefined || isSamePlatform(one.platform, platform));
       const others = all.filter((_, i) => !isReplaced(manifests[i] as Descriptor));
-      const added = { ...descriptor, platform, annotations: { [TAG]: tag } };
-      await writeDocument(path, { ...index, manifests: [...others, added] });
+      await writeDocument(
+        path,
+        { ...index, manifests: [...others, { ...added, annotations: { [TAG]: tag } }] },
+        this.#syncs,
+      );
     } finally {
-      if (lock !== undefined) close(lock);
+      if (lock !== undefined) await run(unlock(lock));
     }
+  }
+
+  /** Writes an index of platforms anew, with this image in the place of that for its platform. */
+  async #addTo(index: Descriptor, image: Descriptor & { readonly platform: Platform }): Promise<Descriptor> {
+    const [document, origin] = await this.#json(index, 'the index');
+    const manifests = toIndex(document, origin);
+    const all = document['manifests'] as readonly object[];
+    const isReplaced = ({ platform, digest }: Descriptor): boolean =>
+      digest === image.digest || (platform !== undefined && isSamePlatform(platform, image.platform));
+    const replaced = new Set(manifests.filter(isReplaced).map(({ digest }) => digest));
+    // An attestation names its image.
+    const goes = ({ digest, annotations }: Descriptor): boolean =>
+      replaced.has(digest) || replaced.has(annotations?.['vnd.docker.reference.digest'] ?? '');
+    const others = all.filter((_, i) => !goes(manifests[i] as Descriptor));
+    return this.writeJson({ ...document, manifests: [...others, image] }, index.mediaType);
   }
 
   /** Waits for others that change index.json. */
@@ -382,13 +470,22 @@ export function mismatch(path: string, digest: string, what: string, has: string
   );
 }
 
+/** Takes DIR:TAG apart. Both may have colons: the longest path that exists is the directory. */
+export function splitReference(name: string): { readonly layout: string; readonly tag: string | undefined } {
+  if (existsSync(name)) return { layout: name, tag: undefined };
+  const colons = Array.from(name.matchAll(/:/g), ({ index }) => index);
+  const at = colons.findLast((colon) => existsSync(name.slice(0, colon))) ?? colons[0] ?? 0;
+  return at === 0 ? { layout: name, tag: undefined } : { layout: name.slice(0, at), tag: name.slice(at + 1) };
+}
+
 /**
  * Opens an OCI image layout: a directory with `oci-layout`, `index.json` and `blobs`. skopeo, buildah and umoci write
  * one; so does `docker save`, as an archive to be unpacked first. It may hold images of Docker's media types too.
  *
  * @throws {ImageError} `ERR_IMAGE_NOT_FOUND`: the directory is no layout; `ERR_IMAGE_INVALID`
  */
-export async function openLayout(dir: PathLike): Promise<ImageLayout> {
+export async function openLayout(dir: PathLike, options?: LayoutOptions): Promise<ImageLayout> {
+  const syncs = checkSync(toOptions(options, layoutNames).sync);
   const path = pathString(toAbsolute(toPath(dir, 'dir')));
   const marker = `${path}/oci-layout`;
   const fields = {
@@ -409,12 +506,13 @@ export async function openLayout(dir: PathLike): Promise<ImageLayout> {
       hint: 'use a later version of this library',
     });
   }
-  return new ImageLayout(path);
+  return new ImageLayout(path, syncs);
 }
 
 /** Makes an empty layout, or opens one that exists. */
-export async function createLayout(dir: PathLike): Promise<ImageLayout> {
+export async function createLayout(dir: PathLike, options?: LayoutOptions): Promise<ImageLayout> {
+  const syncs = checkSync(toOptions(options, layoutNames).sync);
   const path = pathString(toAbsolute(toPath(dir, 'dir')));
-  await new ImageLayout(path).initialize();
-  return openLayout(path);
+  await new ImageLayout(path, syncs).initialize();
+  return openLayout(path, options);
 }

@@ -1,42 +1,107 @@
 /** Files in the root of a container. No symbolic link in it leads out: openat2(2) with RESOLVE_IN_ROOT (5.6). */
-import { fstatSync, readFileSync } from 'node:fs';
+import { fstatSync, readFileSync, readlinkSync } from 'node:fs';
 import * as e from '../errnos.js';
-import { OverlayError } from '../errors.js';
+import { explainProc, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { explainFiltered } from '../kernel/filtered.js';
 import { close } from '../kernel/held.js';
 import { perform, StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
 import { joinPath, type Path, quotePath } from '../paths.js';
+import { explainErrno } from '../verdicts.js';
 import { ImageError } from './errors.js';
 
 /** The most bytes of a file that is read. */
 const MOST = 16 * 2 ** 20;
 
-function refused(path: string, errno: number): OverlayError {
-  const what = `${quotePath(path)} in the container cannot be used`;
-  return new OverlayError({ errno, reason: 'path-inaccessible', what, path });
+function refused(path: string, failure: StepFailure): OverlayError {
+  const { errno } = failure;
+  const name = `${quotePath(path)} in the container`;
+  const verdict =
+    errno === e.ENOSYS
+      ? explainErrno(errno, { name, purpose: `use ${name}`, syscall: failure.step?.call.name })
+      : ({ reason: 'path-inaccessible', what: `${name} cannot be used` } as const);
+  return new OverlayError({ errno, path, ...(explainFiltered(failure) ?? verdict) });
 }
 
 /** Opens a path below the root. Comes to undefined if there is nothing. */
-async function open(root: Path, path: string, flags: number): Promise<number | undefined> {
+async function open(root: Path, path: string, flags: number, resolve = 0): Promise<number | undefined> {
   const plan = new Plan();
   const top = plan.add(calls.openat2, [k.AT_FDCWD, root, k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC, 0]);
-  const found = plan.add(calls.openat2, [top, path, flags | k.O_CLOEXEC, k.RESOLVE_IN_ROOT], {
+  const found = plan.add(calls.openat2, [top, path, flags | k.O_CLOEXEC, k.RESOLVE_IN_ROOT | resolve], {
     keep: true,
     output: 0,
   });
   const outcome = await perform(plan);
   if (!(outcome instanceof StepFailure)) return outcome.result(plan.stepOf(found));
   if (outcome.errno === e.ENOENT) return undefined;
-  throw refused(path, outcome.errno);
+  throw refused(path, outcome);
 }
 
 /** Returns true if there is something at a path of the container. */
-export async function isInRoot(root: Path, path: string): Promise<boolean> {
+async function isInRoot(root: Path, path: string): Promise<boolean> {
   const descriptor = await open(root, path, k.O_PATH);
   if (descriptor !== undefined) close({ descriptor });
   return descriptor !== undefined;
+}
+
+/** The kind of a mount's place; a file is anything but a directory. */
+export type PlaceKind = 'directory' | 'file';
+
+function unusable(path: string, is: string, kind: PlaceKind): ImageError {
+  return new ImageError({
+    code: 'ERR_IMAGE_INVALID',
+    what: `the image cannot be run: its ${quotePath(path)} ${is}, and the container needs a ${kind} there`,
+    hint: `have the image hold a ${kind} at ${quotePath(path)}, or nothing`,
+    path,
+  });
+}
+
+/**
+ * Checks that a place of a mount is a real directory or file, and no symbolic link is on the way to it. Programs that
+ * make the mount would follow it, some out of the root.
+ *
+ * @throws {ImageError} `ERR_IMAGE_INVALID`
+ */
+export async function checkPlaceInRoot(root: Path, path: string, kind: PlaceKind): Promise<void> {
+  let descriptor: number | undefined;
+  try {
+    descriptor = await open(root, path, k.O_PATH, k.RESOLVE_NO_SYMLINKS);
+  } catch (error) {
+    if ((error as OverlayError).code === 'ELOOP') throw unusable(path, 'is a symbolic link, or below one', kind);
+    throw error;
+  }
+  if (descriptor === undefined) throw unusable(path, 'is missing', kind);
+  try {
+    const isDirectory = fstatSync(descriptor).isDirectory();
+    if (isDirectory !== (kind === 'directory')) throw unusable(path, `is ${isDirectory ? 'a' : 'no'} directory`, kind);
+  } finally {
+    close({ descriptor });
+  }
+}
+
+function pathOf(descriptor: number): string {
+  const path = `/proc/self/fd/${descriptor}`;
+  try {
+    return readlinkSync(path);
+  } catch (error) {
+    throw explainProc(error, path);
+  }
+}
+
+/** Returns the path without symbolic links of what a path of the container leads to, or undefined for nothing. */
+export async function toRealInRoot(root: Path, path: string): Promise<string | undefined> {
+  const top = await open(root, '/', k.O_PATH);
+  const found = await open(root, path, k.O_PATH);
+  try {
+    if (top === undefined || found === undefined) return undefined;
+    // The root of a detached mount has the path /.
+    const [above, whole] = [top, found].map(pathOf) as [string, string];
+    return above === '/' ? whole : whole.slice(above.length) || '/';
+  } finally {
+    for (const descriptor of [top, found]) if (descriptor !== undefined) close({ descriptor });
+  }
 }
 
 /** Reads a text file of the container. A missing one is empty. */
@@ -52,7 +117,7 @@ async function read(root: Path, path: string): Promise<string> {
 }
 
 /** Makes a directory of the container, and those above it; or an empty file, which a file can be mounted on. */
-export async function makeInRoot(root: Path, path: string, kind: 'directory' | 'file' = 'directory'): Promise<void> {
+export async function makeInRoot(root: Path, path: string, kind: PlaceKind = 'directory'): Promise<void> {
   const names = path.split('/').filter((name) => name !== '' && name !== '.');
   let above = '/';
   for (const [i, name] of names.entries()) {
@@ -70,7 +135,7 @@ export async function makeInRoot(root: Path, path: string, kind: 'directory' | '
       if (isFile) plan.add(calls.mknodat, [directory, name, k.S_IFREG | 0o644, 0], { tolerate: [e.EEXIST] });
       else plan.add(calls.mkdirat, [directory, name, 0o755], { tolerate: [e.EEXIST] });
       const outcome = await perform(plan);
-      if (outcome instanceof StepFailure) throw refused(here, outcome.errno);
+      if (outcome instanceof StepFailure) throw refused(here, outcome);
     }
     above = here;
   }

@@ -1,34 +1,50 @@
 /** Images run as containers: by an OCI runtime, or by `spawn`, which needs neither a runtime nor privilege. */
 import { type ChildProcess, type StdioOptions, spawn as spawnPlain } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { existsSync, mkdtempSync, rmdirSync, statSync, writeFileSync } from 'node:fs';
-import { constants as numbers, tmpdir } from 'node:os';
-import { normalize } from 'node:path';
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { constants as numbers } from 'node:os';
+import { normalize, resolve as resolvePath } from 'node:path';
+import { type ApplyLimits, checkLimits, limitNames } from '../archives/apply-options.js';
 import type { OwnerMaps } from '../archives/owner-maps.js';
-import { checkBoolean, checkFunction, checkSignal, checkText, toOptions } from '../arguments.js';
-import { abortError, invalidArgumentType, invalidArgumentValue } from '../errors.js';
-import { kernelFeaturesSync } from '../features/probe.js';
+import {
+  checkBoolean,
+  checkFunction,
+  checkMilliseconds,
+  checkSignal,
+  checkText,
+  checkWord,
+  pick,
+  toOptions,
+} from '../arguments.js';
+import { abortError, invalidArgumentType, invalidArgumentValue, type OverlayError, textsOf } from '../errors.js';
+import { kernelFeaturesSync, needsUserXattr } from '../features/probe.js';
 import { findProgram } from '../find-program.js';
+import { calls } from '../kernel/calls.js';
+import { LOCK_EX, LOCK_NB } from '../kernel/constants.js';
 import { onAbort } from '../kernel/on-abort.js';
-import { pause, run } from '../kernel/task.js';
+import { Plan } from '../kernel/plan.js';
+import { ask, runSync } from '../kernel/task.js';
 import { type Change, changes } from '../layers/changes.js';
-import { removeDirectory } from '../layers/remove.js';
+import { unmount } from '../mounts/unmount-path.js';
 import { ownIds } from '../namespaces/user-namespace.js';
-import { type PathLike, pathString, toAbsolute, toPath } from '../paths.js';
-import { kernelPaths } from '../programs/launch.js';
-import { spawn } from '../programs/spawn.js';
+import { type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
+import { type Ended, endOf } from '../programs/run.js';
+import { explainStart, missingNullDevice, spawn } from '../programs/spawn.js';
 import { findSubIds, toRootMap } from '../rootless/sub-ids.js';
 import { ending, layersOf, mountAll, mountDetached, unmountAll } from '../snapshots/mount-all.js';
 import type { SnapshotMount } from '../snapshots/mounts.js';
-import type { Snapshotter } from '../snapshots/snapshotter.js';
+import type { HeldSnapshot, Snapshotter } from '../snapshots/snapshotter.js';
+import { makeTemporary, PID_FILE, RUNNING_FILE, removeTemporary, type Temporary } from '../snapshots/temporary.js';
+import { option, render, text } from '../text.js';
 import { type CommitImageOptions, checkCommitImageOptions, commitImage } from './commit.js';
-import { makeDevices, withOwnNull } from './devices.js';
+import { withOwnNull } from './devices.js';
 import type { ImageConfig } from './documents.js';
 import { ImageError } from './errors.js';
 import type { Image } from './layout.js';
-import { findUser, isInRoot, makeInRoot } from './rootfs.js';
-import { type Bind, maskedPaths, toSpec } from './spec.js';
-import { needsUserXattr, type UnpackProgress, unpack } from './unpack.js';
+import { checkPlaceInRoot, findUser, makeInRoot, toRealInRoot } from './rootfs.js';
+import { type Bind, HOST_NAME, maskedPaths, toSpec } from './spec.js';
+import { type Send, SIGNAL_FORM, type StopWay, stop, toSignalNumber } from './stop.js';
+import { type UnpackOptions, unpack } from './unpack.js';
 
 /** A directory or file of the host that a container sees. */
 export interface Volume {
@@ -45,7 +61,7 @@ export interface RunningContainer {
   readonly process: ChildProcess;
 }
 
-export interface RunContainerOptions {
+export interface RunContainerOptions extends Pick<UnpackOptions, 'devices' | 'onProgress' | keyof ApplyLimits> {
   readonly snapshotter: Snapshotter;
   /** Takes the place of the image's Cmd. */
   readonly command?: readonly string[] | undefined;
@@ -73,10 +89,15 @@ export interface RunContainerOptions {
   readonly subIds?: boolean | undefined;
   /** As in node:child_process. Default: `'inherit'`. */
   readonly stdio?: StdioOptions | undefined;
+  /** Stops the container: the program gets the image's StopSignal, SIGTERM by default. */
   readonly signal?: AbortSignal | undefined;
+  /**
+   * The milliseconds in which a program that is stopped may end by itself. Then it gets SIGKILL; at once if this is 0.
+   * Default: 10,000.
+   */
+  readonly stopTimeout?: number | undefined;
   /** Called when the container's process has been started. */
   readonly onStart?: ((container: RunningContainer) => void) | undefined;
-  readonly onProgress?: ((progress: UnpackProgress) => void) | undefined;
   /** Commits the container as an image with this tag. Default: the changes are discarded. */
   readonly commit?: string | Omit<CommitImageOptions, 'owners' | 'signal'> | undefined;
 }
@@ -90,7 +111,10 @@ export interface ContainerResult {
   readonly image: Image | undefined;
 }
 
-const known: ReadonlySet<string> = new Set<keyof RunContainerOptions>([
+/** The options that are those of `unpack`. */
+const ofUnpack = ['devices', 'onProgress', ...limitNames] as const;
+
+export const runNames: ReadonlySet<string> = new Set<keyof RunContainerOptions>([
   'snapshotter',
   'command',
   'entrypoint',
@@ -103,9 +127,10 @@ const known: ReadonlySet<string> = new Set<keyof RunContainerOptions>([
   'subIds',
   'stdio',
   'signal',
+  'stopTimeout',
   'onStart',
-  'onProgress',
   'commit',
+  ...ofUnpack,
 ]);
 
 const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
@@ -117,7 +142,7 @@ function toRuntime(given: unknown): string | undefined {
     return isPrivileged ? (findProgram('runc') ?? findProgram('crun')) : undefined;
   }
   if (typeof given !== 'string') throw invalidArgumentType('runtime', 'a program, or false', given);
-  const found = given.includes('/') ? given : findProgram(given);
+  const found = given.includes('/') ? pathString(toAbsolute(given)) : findProgram(given);
   if (found === undefined) throw invalidArgumentValue('runtime', given, 'is not in PATH');
   return found;
 }
@@ -145,7 +170,7 @@ const ofVolumes: ReadonlySet<string> = new Set<keyof Volume>(['source', 'target'
 /** Returns whether a volume can be at this path: the root and /proc are the container's own. */
 function isPlace(target: string): boolean {
   const isIn = target.startsWith('/') && !target.split('/').includes('..');
-  return isIn && !['/', '/proc', '/proc/'].includes(normalize(target));
+  return isIn && !/^\/(proc(\/.*)?)?$/.test(normalize(target));
 }
 
 function checkBinds(value: unknown): Bind[] {
@@ -158,7 +183,7 @@ function checkBinds(value: unknown): Bind[] {
       throw invalidArgumentValue(
         `volumes[${i}].target`,
         target,
-        'must be an absolute path without .., and not / or /proc',
+        'must be an absolute path without .., and not / or in /proc',
       );
     }
     const path = pathString(toAbsolute(toPath(source, `volumes[${i}].source`)));
@@ -197,16 +222,30 @@ function toCommand(image: Image, { command, entrypoint }: RunContainerOptions): 
   });
 }
 
+/** Returns how the container is stopped. */
+function toStopWay({ config, digest }: Image, stopTimeout: unknown): StopWay {
+  const timeout = checkMilliseconds(stopTimeout, 'stopTimeout') ?? 10_000;
+  const signal = toSignalNumber(config.StopSignal || 'SIGTERM');
+  if (signal !== undefined) return { signal, timeout };
+  throw new ImageError({
+    code: 'ERR_IMAGE_INVALID',
+    what: `the image's config.StopSignal is ${quotePath(String(config.StopSignal).slice(0, 200))}, which is no signal`,
+    hint: `make the image anew with ${SIGNAL_FORM}`,
+    digest,
+  });
+}
+
 /** A container, ready to be started. */
 interface Prepared {
   readonly options: RunContainerOptions;
   readonly image: Image;
   readonly args: readonly string[];
   readonly binds: readonly Bind[];
+  readonly stopWay: StopWay;
   /** The mounts of the container's snapshot. */
   readonly mounts: readonly SnapshotMount[];
   /** A directory of its own, which goes with it. */
-  readonly directory: string;
+  readonly temporary: Temporary;
 }
 
 /** The files by which programs find other machines: a container on the host's network has the host's. */
@@ -221,12 +260,51 @@ function bindsOfNetwork(own: readonly Bind[]): Bind[] {
     .map((path) => ({ source: path, target: path, isReadonly: true, isDirectory: false }));
 }
 
+/** The directories on which every container has mounts of its own. */
+const ownDirectories = ['/proc', '/dev', '/sys'] as const;
+
+const isBelow = (path: string, above: string): boolean => path.startsWith(`${above}/`);
+const isOwn = (path: string): boolean => ownDirectories.some((own) => path === own || isBelow(path, own));
+
 /** Makes what the configuration names and the image lacks. */
-async function furnish(root: string, cwd: string, { Volumes }: ImageConfig, binds: readonly Bind[]): Promise<void> {
-  for (const path of ['/proc', '/dev', '/sys', cwd]) await makeInRoot(root, path);
+async function furnish(root: string, cwd: string, { Volumes }: ImageConfig): Promise<void> {
+  for (const path of ownDirectories) {
+    await makeInRoot(root, path);
+    await checkPlaceInRoot(root, path, 'directory');
+  }
+  await makeInRoot(root, cwd);
   // A file, or a link that leads nowhere, stays as it is.
   for (const path of Object.keys(Volumes ?? {})) await makeInRoot(root, path).catch(() => {});
-  for (const { target, isDirectory } of binds) await makeInRoot(root, target, isDirectory ? 'directory' : 'file');
+}
+
+/**
+ * Makes the places of volumes, and returns the volumes at their real places, the outer before the inner: no symbolic
+ * link of the image, or of an outer volume, is left for those that mount them.
+ */
+async function placeBinds(root: string, binds: readonly Bind[]): Promise<Bind[]> {
+  const depth = (path: string): number => path.split('/').length;
+  const given = binds.map((bind) => ({ ...bind, target: normalize(bind.target).replace(/(?<=.)\/$/, '') }));
+  given.sort((a, b) => depth(a.target) - depth(b.target));
+  const placed: { readonly from: string; readonly bind: Bind }[] = [];
+  for (const bind of given) {
+    const kind = bind.isDirectory ? 'directory' : 'file';
+    const outer = placed.findLast(({ from, bind: { isDirectory } }) => isDirectory && isBelow(bind.target, from));
+    let { target } = bind;
+    if (outer !== undefined) {
+      const inner = target.slice(outer.from.length);
+      await makeInRoot(outer.bind.source, inner, kind);
+      await checkPlaceInRoot(outer.bind.source, inner, kind);
+      target = `${outer.bind.target}${inner}`;
+    } else if (!isOwn(target)) {
+      await makeInRoot(root, target, kind);
+      const real = await toRealInRoot(root, target);
+      // A link into a mount that the container gets later would lead elsewhere then.
+      target = real === undefined || real === '/' || isOwn(real) ? target : real;
+      await checkPlaceInRoot(root, target, kind);
+    }
+    placed.push({ from: bind.target, bind: { ...bind, target } });
+  }
+  return placed.map(({ bind }) => bind);
 }
 
 async function resolve(root: string, { image, options, binds }: Prepared) {
@@ -234,53 +312,39 @@ async function resolve(root: string, { image, options, binds }: Prepared) {
   // An image may leave out the first slash.
   const cwd = options.cwd ?? normalize(`/${config.WorkingDir ?? ''}`);
   const user = await findUser(root, options.user ?? config.User ?? '');
+  await furnish(root, cwd, config);
   const { network = true } = options;
   const ofNetwork: Bind[] = [];
   for (const bind of network ? bindsOfNetwork(binds) : []) {
     await makeInRoot(root, bind.target, 'file');
     // A symbolic link that leads nowhere stays as it is.
-    if (await isInRoot(root, bind.target)) ofNetwork.push(bind);
+    if ((await toRealInRoot(root, bind.target)) !== undefined) ofNetwork.push(bind);
   }
-  await furnish(root, cwd, config, binds);
-  return { cwd, user, binds: [...ofNetwork, ...binds], env: toEnv(config.Env ?? [], options.env ?? {}, user.home) };
+  const placed = await placeBinds(root, [...ofNetwork, ...binds]);
+  return { cwd, user, binds: placed, env: toEnv(config.Env ?? [], options.env ?? {}, user.home) };
 }
 
-type Ended = readonly [code: number | null, signal: NodeJS.Signals | null];
-
-/** Waits until a process has ended and its streams are closed. Then throws its error, if it has one. */
-const endOf = (child: ChildProcess): Promise<Ended> =>
-  new Promise((resolve, reject) => {
-    let failed: Error | undefined;
-    child.on('error', (error) => {
-      failed ??= error;
-      if (child.pid === undefined) reject(error);
-    });
-    child.on('close', (...outcome: Ended) => (failed === undefined ? resolve(outcome) : reject(failed)));
-  });
-
-/** Waits until a container has ended. Ends it before if the signal aborts, or if `onStart` throws. */
-async function started(
-  child: ChildProcess,
-  path: string,
-  { onStart, signal }: RunContainerOptions,
-  kill: () => unknown = () => child.kill('SIGKILL'),
-): Promise<Ended> {
+/** Waits until a container has ended. Stops it before if the signal aborts, or if `onStart` throws. */
+async function started(child: ChildProcess, path: string, prepared: Prepared, send: Send): Promise<Ended> {
+  const { onStart, signal } = prepared.options;
   const ended = endOf(child);
   ended.catch(() => {});
-  let isAborted = false;
-  const abort = (): void => {
-    isAborted = true;
-    kill();
+  let stopped: Promise<void> | undefined;
+  const stopOnce = (): Promise<void> => {
+    stopped ??= stop(child, send, prepared.stopWay);
+    // Else its error is nobody's after the signal.
+    stopped.catch(() => {});
+    return stopped;
   };
-  const forget = signal && onAbort(signal, abort);
+  const forget = signal && onAbort(signal, () => void stopOnce());
   try {
-    if (signal?.aborted === true) abort();
+    if (signal?.aborted === true) void stopOnce();
     onStart?.({ path, process: child });
     const outcome = await ended;
-    if (isAborted && signal !== undefined) throw abortError(signal);
+    if (stopped !== undefined && signal !== undefined) throw abortError(signal);
     return outcome;
   } catch (error) {
-    await kill();
+    await stopOnce();
     await ended.catch(() => {});
     throw error;
   } finally {
@@ -289,7 +353,7 @@ async function started(
 }
 
 async function runBySpawn(prepared: Prepared): Promise<Ended> {
-  const { options, args, mounts, directory } = prepared;
+  const { options, args, mounts } = prepared;
   const { stdio = 'inherit', subIds = false, network = true } = options;
   const mount = await mountDetached(mounts, { rootless: 'auto', subIds, nodev: true });
   const perform = async () => {
@@ -297,77 +361,193 @@ async function runBySpawn(prepared: Prepared): Promise<Ended> {
     const [command = '', ...rest] = args;
     const present = (paths: readonly string[]) => paths.filter((path) => existsSync(path));
     const child = spawn(command, rest, {
-      mount,
-      at: '/',
-      mounts: [...makeDevices(directory), ...binds.map(({ source, target }) => ({ mount: source, at: target }))],
-      readonly: [
-        '/sys',
-        ...present(kernelPaths),
-        ...binds.flatMap(({ target, isReadonly }) => (isReadonly ? [target] : [])),
+      mounts: [
+        { source: mount, target: '/' },
+        ...binds.map(({ source, target, isReadonly }) => ({ source, target, readonly: isReadonly })),
       ],
+      dev: 'own',
+      dieWithParent: true,
       hidden: present(maskedPaths),
       cwd,
       env,
-      network,
-      pids: 'own',
-      ipc: 'own',
-      uts: 'own',
-      root: true,
+      unshare: network ? ['pid', 'ipc'] : ['net', 'pid', 'ipc'],
+      hostname: HOST_NAME,
+      mapRoot: true,
       uid: user.uid,
       gid: user.gid,
       // A namespace of one group has no others: no file belongs to them.
       groups: mount.isRootless && !subIds ? [] : user.groups,
       stdio,
     });
-    return started(child, mount.path, options);
+    return started(child, mount.path, prepared, (signal) => process.kill(child.pid as number, signal));
   };
   return ending(perform, () => mount.unmount());
 }
 
+/** Returns the last error in a runtime's log. */
+function errorIn(log: string): string | undefined {
+  // A runtime that could not begin has no log.
+  const lines = existsSync(log) ? readFileSync(log, 'utf8').split('\n') : [];
+  const messages = lines.map((line): unknown => {
+    try {
+      const { level, msg } = JSON.parse(line) as { readonly level?: unknown; readonly msg?: unknown };
+      return level === 'error' || level === 'fatal' ? msg : undefined;
+    } catch {
+      // A line that was cut off.
+      return undefined;
+    }
+  });
+  return messages.findLast((message) => typeof message === 'string') as string | undefined;
+}
+
+/** The error for a runtime that could not be started. */
+function cannotStart(runtime: string, cause: Error): unknown {
+  const explained = explainStart(cause, `start the runtime ${quotePath(runtime)}`);
+  if (explained !== cause) return explained;
+  const { code } = cause as NodeJS.ErrnoException;
+  const what = `the runtime ${quotePath(runtime)} cannot be started (${code})`;
+  return new ImageError({ code: 'ERR_IMAGE_RUNTIME', what, hint: OTHER_RUNTIME }, { cause });
+}
+
+const OTHER_RUNTIME = text`name another one, or none, as ${option('runtime')}`;
+
+/** The error for a runtime that has failed, mostly before the program began. */
+function runtimeFailed(
+  runtime: string,
+  [code, signal]: Ended,
+  hasBegun: boolean,
+  said: string | undefined,
+): ImageError {
+  const reason = said === undefined ? '' : `: ${said}`;
+  const when = hasBegun ? '' : ' before the program of the container began';
+  return new ImageError({
+    code: 'ERR_IMAGE_RUNTIME',
+    what: `the runtime ${quotePath(runtime)} ended with ${signal ?? code}${when}${reason}`,
+    hint: text`correct what it says, or ${OTHER_RUNTIME}`,
+  });
+}
+
+const isCrun = (runtime: string): boolean => runtime.endsWith('/crun');
+
+/** crun cannot use all settings of control groups; the container has no limits anyway. */
+const waysOf = (runtime: string): string[] => (isCrun(runtime) ? ['--cgroup-manager=disabled'] : []);
+
+/** Starts a process that holds a file locked until it ends: flock(2). */
+function holding(path: string, stdio: StdioOptions, start: (stdio: StdioOptions) => ChildProcess): ChildProcess {
+  const descriptor = openSync(path, 'w', 0o600);
+  try {
+    const plan = new Plan();
+    plan.add(calls.flock, [descriptor, LOCK_EX | LOCK_NB]);
+    runSync(ask(plan));
+    const given = Array.isArray(stdio) ? stdio : [stdio, stdio, stdio];
+    return start([...given, ...Array(Math.max(0, 3 - given.length)).fill('pipe'), descriptor] as StdioOptions);
+  } finally {
+    closeSync(descriptor);
+  }
+}
+
 async function runByRuntime(runtime: string, prepared: Prepared): Promise<Ended> {
-  const { options, args, directory } = prepared;
+  const { options, args, temporary } = prepared;
+  const { path: directory, name: id } = temporary;
   const { stdio = 'inherit', network = true } = options;
   // The image's device nodes are those of the host.
   const mounts = prepared.mounts.map((mount) => ({ ...mount, options: [...(mount.options ?? []), 'nodev'] }));
-  // Not in `directory`, which is removed with all that is in it.
-  const root = mkdtempSync(`${tmpdir()}/overlayfs-rootfs-`);
+  const root = `${directory}/rootfs`;
+  mkdirSync(root, 0o700);
   const perform = async () => {
     await mountAll(mounts, root);
     const resolved = await resolve(root, prepared);
     const hasTerminal = stdio === 'inherit' && process.stdin.isTTY === true && process.stdout.isTTY === true;
-    const isCrun = runtime.endsWith('/crun');
-    const remount = isCrun ? (findProgram('mount') ?? '/bin/mount') : undefined;
+    const remount = isCrun(runtime) ? (findProgram('mount') ?? '/bin/mount') : undefined;
     const spec = toSpec({ root, args, hasNetwork: network, hasTerminal, remount, ...resolved });
     writeFileSync(`${directory}/config.json`, JSON.stringify(spec));
-    const id = `overlayfs-${randomBytes(8).toString('hex')}`;
-    // crun cannot use all settings of control groups; the container has no limits anyway.
-    const ways = isCrun ? ['--cgroup-manager=disabled'] : [];
+    const pidFile = `${directory}/${PID_FILE}`;
+    const log = `${directory}/log`;
+    const logged = ['--log', log, '--log-format', 'json'];
+    const ways = waysOf(runtime);
     const start = (streams: StdioOptions) =>
-      spawnPlain(runtime, [...ways, 'run', '--bundle', directory, id], { stdio: streams });
+      holding(`${directory}/${RUNNING_FILE}`, streams, (all) =>
+        spawnPlain(runtime, [...ways, ...logged, 'run', '--bundle', directory, '--pid-file', pidFile, id], {
+          stdio: all,
+        }),
+      );
+    const missing = missingNullDevice(stdio);
+    if (missing !== undefined) throw missing;
     // crun gives its standard streams to the user of the container.
-    const child = isCrun ? withOwnNull(directory, stdio, start) : start(stdio);
-    // A runtime knows a container only some time after its program has started. It removes one that has ended.
-    const kill = async (): Promise<void> => {
-      for (let left = 250; child.pid !== undefined && child.exitCode === null && child.signalCode === null; left--) {
-        if (left === 0) child.kill('SIGKILL');
-        await endOf(spawnPlain(runtime, [...ways, 'kill', id, 'KILL'], { stdio: 'ignore' })).catch(() => {});
-        await run(pause(20));
-      }
+    const child = isCrun(runtime) ? withOwnNull(directory, stdio, start) : start(stdio);
+    const send: Send = async (signal) => {
+      const sent = endOf(spawnPlain(runtime, [...ways, 'kill', id, String(signal)], { stdio: 'ignore' }));
+      return (await sent.catch(() => [undefined]))[0] === 0;
     };
-    return started(child, root, options, kill);
+    const outcome = await started(child, root, prepared, send).catch((error) => {
+      throw child.pid === undefined ? cannotStart(runtime, error) : error;
+    });
+    const [hasBegun, said] = [existsSync(pidFile), errorIn(log)];
+    if (!hasBegun || (outcome[0] !== 0 && said !== undefined)) throw runtimeFailed(runtime, outcome, hasBegun, said);
+    return outcome;
   };
   return ending(perform, async () => {
-    await unmountAll(mounts, root);
-    rmdirSync(root);
+    await unmountAll(mounts, root).catch((error: OverlayError) => {
+      if (error.reason !== 'mount-busy') throw error;
+      // A process outside is in it, to which `onStart` has given the path. The work of the container is not lost for it.
+      return unmount(root, { detach: true });
+    });
   });
 }
 
-/** The owners of a plain user's files in the image: those that they have in the container. */
-function ownersInside(subIds: boolean): OwnerMaps | undefined {
+/** @internal The owners of a plain user's files in the image: those that they have in the container. */
+export function ownersInside(subIds: boolean): OwnerMaps | undefined {
   // With privilege, the container has the ids of this process.
   if (!subIds || kernelFeaturesSync().mayMount === true) return undefined;
   const [{ uid, gid }, { uids, gids }] = [ownIds(), findSubIds()];
   return { uidMap: toRootMap(uid, uids), gidMap: toRootMap(gid, gids) };
+}
+
+/** Returns true if a runtime has failed after the program had begun: what this has done is not lost for it. */
+const hasRun = (error: unknown, { path }: Temporary): boolean =>
+  error instanceof ImageError && error.code === 'ERR_IMAGE_RUNTIME' && existsSync(`${path}/${PID_FILE}`);
+
+/** The part of the label by which a clean-up ends a container of a runtime. */
+const ofRuntime = (runtime: string) => ({
+  // A clean-up may have another working directory.
+  runtime: [resolvePath(runtime), ...waysOf(runtime)],
+  cgroups: existsSync(CGROUPS) ? readFileSync(CGROUPS, 'utf8') : '',
+});
+const CGROUPS = '/proc/self/cgroup';
+
+interface Kept {
+  readonly image: Image;
+  readonly key: string;
+  readonly tag: string;
+  readonly root: string;
+  readonly subIds: boolean;
+}
+
+/** Quotes a word for a shell. */
+const quoteWord = (word: string): string =>
+  /^[\w./:@%+=,-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+
+/** The error of a container whose work is kept: its snapshot stays, and the message has the command that commits it. */
+function notCommitted(cause: unknown, { image, key, tag, root, subIds }: Kept): ImageError {
+  const command = [
+    ...['overlayfs', 'image', 'commit', '--root', root, ...(subIds ? ['--sub-ids'] : [])],
+    ...[`${image.layout.path}:${image.digest}`, key, tag],
+  ];
+  const { message, hint = 'remove the cause' } = textsOf(cause as object) ?? {
+    message: (cause as Error).message,
+    hint: undefined,
+  };
+  const why = render(message);
+  return new ImageError(
+    {
+      code: 'ERR_IMAGE_COMMIT',
+      what: `the container has ended, and its changes could not be committed: ${why.replace(/\.$/, '')}. They are in the snapshot '${key}'`,
+      hint: text`${hint}, then commit them: ${command.map(quoteWord).join(' ')}`,
+      path: (cause as { readonly path?: string }).path,
+      key,
+    },
+    { cause },
+  );
 }
 
 async function collect(iterable: AsyncIterable<Change>): Promise<Change[]> {
@@ -382,22 +562,40 @@ async function collect(iterable: AsyncIterable<Change>): Promise<Change[]> {
  * makes the container if this process has privilege and there is one. Else `spawn` does: with a user namespace in which
  * the program is root, its own processes, IPC and host name, a small /dev, and the snapshot as its root.
  *
- * When the program has ended, the changes are listed, and committed as a new image or discarded. The snapshot goes
- * in any case.
+ * When the program has ended, the changes are listed, and committed as a new image or discarded. The snapshot goes,
+ * unless the commit fails: it then keeps the changes, for `commitImage`.
  *
- * @throws {ImageError} as `unpack` and `commitImage`; `ERR_IMAGE_COMMAND`, `ERR_IMAGE_USER_MISSING`
+ * @throws {ImageError} as `unpack` and `commitImage`; `ERR_IMAGE_COMMAND`, `ERR_IMAGE_USER_MISSING`; `ERR_IMAGE_INVALID`: the
+ * place of a mount, such as /dev, is a symbolic link or of another kind in the image, or its StopSignal is no signal;
+ * `ERR_IMAGE_COMMIT`: the changes could
+ * not be committed, and the snapshot `key` has them
  * @throws {OverlayError} as `mountOverlay` and `spawn`: `reason` is `'sub-ids-missing'` for a user that a plain user's
- * container does not have without `subIds`
- * @throws {Error} `ABORT_ERR`; without a runtime, `ENOENT` or `EACCES`: the program does not exist in the image, or cannot be
- * executed. A runtime prints this, and has an exit code of its own for it.
+ * container does not have without `subIds`; without a runtime, `'program-missing'` or `'program-unexecutable'`
+ * @throws {Error} `ABORT_ERR`
  */
 export async function runContainer(image: Image, given: RunContainerOptions): Promise<ContainerResult> {
-  const options = toOptions(given, known);
-  const { snapshotter, commit, cwd, user, onStart, onProgress, subIds = false } = options;
-  if (typeof snapshotter !== 'object' || snapshotter === null) {
-    throw invalidArgumentType('snapshotter', 'a Snapshotter', snapshotter);
-  }
-  const signal = checkSignal(options.signal);
+  return runContainerWith(image, given);
+}
+
+/** A container that has a snapshot, for the one who looks after it. */
+export interface PreparedContainer {
+  readonly image: Image;
+  readonly snapshotter: Snapshotter;
+  readonly key: string;
+  readonly mounts: readonly SnapshotMount[];
+  readonly createdBy: string;
+  readonly subIds: boolean;
+}
+
+interface Attendant {
+  onPrepared(container: PreparedContainer): void;
+  /** Called when the program has ended: the snapshot stays until the promise is fulfilled. */
+  onEnded(exitCode: number): Promise<void>;
+}
+
+/** Checks the options that are passed on as they are. */
+function checkSimple(options: RunContainerOptions): void {
+  const { cwd, user, onStart, devices } = options;
   for (const name of ['network', 'subIds'] as const) checkBoolean(options[name], name);
   if (cwd !== undefined && !checkText(cwd, 'cwd').startsWith('/')) {
     throw invalidArgumentValue('cwd', cwd, 'must be an absolute path');
@@ -405,9 +603,27 @@ export async function runContainer(image: Image, given: RunContainerOptions): Pr
   if (user !== undefined) checkText(user, 'user');
   checkVariables(options.env);
   checkFunction(onStart, 'onStart');
+  checkWord(devices, 'devices', ['create', 'skip', 'fail']);
+  checkLimits(options);
+}
+
+/** @internal */
+export async function runContainerWith(
+  image: Image,
+  given: RunContainerOptions,
+  attendant?: Attendant,
+): Promise<ContainerResult> {
+  const options = toOptions(given, runNames);
+  const { snapshotter, commit, subIds = false } = options;
+  if (typeof snapshotter !== 'object' || snapshotter === null) {
+    throw invalidArgumentType('snapshotter', 'a Snapshotter', snapshotter);
+  }
+  const signal = checkSignal(options.signal);
+  checkSimple(options);
   const runtime = toRuntime(options.runtime);
   const binds = checkBinds(options.volumes);
   const args = toCommand(image, options);
+  const stopWay = toStopWay(image, options.stopTimeout);
   const owners = ownersInside(subIds);
   const committing: CommitImageOptions | undefined =
     commit === undefined
@@ -418,34 +634,53 @@ export async function runContainer(image: Image, given: RunContainerOptions): Pr
           ...(owners !== undefined && { owners }),
           ...(signal !== undefined && { signal }),
         };
-  // A wrong option would otherwise lose the work of the container.
-  if (committing !== undefined) checkCommitImageOptions(committing);
+  // These errors are found before the container does its work.
+  if (committing !== undefined) {
+    checkCommitImageOptions(committing);
+    await image.layout.checkWritable();
+  }
   const { chainId } = await unpack(image, snapshotter, {
-    ...(onProgress !== undefined && { onProgress }),
+    ...pick(options, ofUnpack),
     ...(signal !== undefined && { signal }),
   });
   const key = `container ${randomBytes(12).toString('hex')}`;
-  const directory = mkdtempSync(`${tmpdir()}/overlayfs-container-`);
-  let isPrepared = false;
+  const temporary = makeTemporary('container', runtime === undefined ? {} : ofRuntime(runtime));
+  let held: HeldSnapshot | undefined;
+  const keep = async (cause: unknown): Promise<never> => {
+    if (committing === undefined) throw cause;
+    await held?.keep();
+    held = undefined;
+    throw notCommitted(cause, { image, key, tag: committing.tag, root: snapshotter.root, subIds });
+  };
   const perform = async (): Promise<ContainerResult> => {
-    const mounts = await snapshotter.prepare(key, chainId);
-    isPrepared = true;
-    const prepared: Prepared = { options, image, args, binds, mounts, directory };
-    const [code, name] = runtime === undefined ? await runBySpawn(prepared) : await runByRuntime(runtime, prepared);
-    const { upper, lowers } = layersOf(mounts);
-    const userxattr = needsUserXattr();
-    const found = await collect(changes(upper, { lowerdir: lowers, userxattr }));
+    held = await snapshotter.hold(key, chainId);
+    const { mounts } = held;
+    attendant?.onPrepared({ image, snapshotter, key, mounts, createdBy: args.join(' '), subIds });
+    const prepared: Prepared = { options, image, args, binds, stopWay, mounts, temporary };
+    const ran = runtime === undefined ? runBySpawn(prepared) : runByRuntime(runtime, prepared);
+    const [code, name] = await ran.catch((error) => {
+      if (hasRun(error, temporary)) return keep(error);
+      throw error;
+    });
     const exitCode = name === null ? (code ?? 0) : 128 + numbers.signals[name];
-    if (committing === undefined) return { exitCode, changes: found, image: undefined };
-    const committed = await commitImage(image, snapshotter, key, committing);
-    isPrepared = false;
-    return { exitCode, changes: found, image: committed };
+    if (attendant !== undefined) {
+      await attendant.onEnded(exitCode);
+      return { exitCode, changes: [], image: undefined };
+    }
+    const finish = async (): Promise<ContainerResult> => {
+      const { upper, lowers } = layersOf(mounts);
+      const found = await collect(changes({ upperdir: upper, lowerdir: lowers, userxattr: needsUserXattr() }));
+      if (committing === undefined) return { exitCode, changes: found, image: undefined };
+      const committed = await commitImage(image, snapshotter, key, committing);
+      return { exitCode, changes: found, image: committed };
+    };
+    return finish().catch(keep);
   };
   try {
     return await perform();
   } finally {
     // A directory that stays is no reason to lose the result.
-    if (isPrepared) await snapshotter.remove(key).catch(() => {});
-    await run(removeDirectory(directory)).catch(() => {});
+    await held?.remove().catch(() => {});
+    await removeTemporary(temporary);
   }
 }

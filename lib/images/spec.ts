@@ -24,6 +24,9 @@ export interface Wanted {
   readonly remount: string | undefined;
 }
 
+/** The name that a container has as a machine. */
+export const HOST_NAME = 'container';
+
 /** The capabilities that containers usually have. */
 const capabilities = [
   ...['CAP_AUDIT_WRITE', 'CAP_CHOWN', 'CAP_DAC_OVERRIDE', 'CAP_FOWNER', 'CAP_FSETID', 'CAP_KILL'],
@@ -55,7 +58,10 @@ const mounts = [
 ];
 
 /** Files of the kernel that a container does not see. */
-export const maskedPaths = ['/proc/kcore', '/proc/keys', '/proc/timer_list', '/proc/acpi', '/proc/scsi'] as const;
+export const maskedPaths = [
+  ...['/proc/kcore', '/proc/keys', '/proc/latency_stats', '/proc/timer_list', '/proc/sched_debug', '/proc/acpi'],
+  ...['/proc/scsi', '/sys/firmware', '/sys/devices/virtual/powercap'],
+] as const;
 
 /** Returns config.json, as the OCI runtime specification has it. */
 export function toSpec({ root, args, env, cwd, user, binds, hasNetwork, hasTerminal, remount }: Wanted): object {
@@ -74,7 +80,7 @@ export function toSpec({ root, args, env, cwd, user, binds, hasNetwork, hasTermi
       noNewPrivileges: false,
     },
     root: { path: root, readonly: false },
-    hostname: 'container',
+    hostname: HOST_NAME,
     ...(remount !== undefined && {
       hooks: {
         createContainer: [

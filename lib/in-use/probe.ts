@@ -15,7 +15,7 @@ const isPlain = (path: Path): boolean => typeof path === 'string' && /^[^\\,:]{1
 function addProbe(plan: Plan, directory: Path, lower: Path): Step {
   const any = { tolerate: 'any' } as const;
   const viaDescriptor = (path: Path): Text => {
-    const args = [k.AT_FDCWD, path, k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC, 0];
+    const args = [k.AT_FDCWD, path, k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC, 0] as const;
     return ['/proc/self/fd/', plan.add(calls.openat2, args, any)];
   };
   const context = plan.add(calls.fsopen, ['overlay', k.FSOPEN_CLOEXEC], any);

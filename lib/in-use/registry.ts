@@ -4,7 +4,7 @@
  * overlays that other programs have mounted, and answers the questions that follow a refusal.
  */
 import { EAGAIN, ENOSYS, EPERM } from '../errnos.js';
-import { calls } from '../kernel/calls.js';
+import { calls, type IdHalves } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { idHalves } from '../kernel/guards.js';
 import { type Outputs, perform, performSync, StepFailure } from '../kernel/perform.js';
@@ -51,7 +51,7 @@ export interface Reservation {
  */
 export function addReservation(plan: Plan, directory: Descriptor, reservation: Reservation): void {
   const { role, subject, madeBy = 0 } = reservation;
-  const args = [directory, useRoles.indexOf(role), against.indexOf(reservation.against), madeBy];
+  const args = [directory, useRoles.indexOf(role), against.indexOf(reservation.against), madeBy] as const;
   plan.add(calls.reserve, args, { subject });
 }
 
@@ -88,7 +88,7 @@ interface Page {
 function* listNewer(after: number): Task<Page> {
   const plan = new Plan();
   const output = 8 * (1 + LISTED_AT_ONCE);
-  const args = [LISTED_AT_ONCE, ...idHalves(after)];
+  const args = [LISTED_AT_ONCE, ...idHalves(after)] as const;
   const step = plan.stepOf(plan.add(calls.listmount, args, { output, tolerate: 'any' }));
   const outputs = yield* ask(plan);
   const count = outputs instanceof StepFailure ? 0 : Math.max(0, outputs.result(step));
@@ -152,7 +152,10 @@ export function deviceOf({ device }: Pick<RawMount, 'device'>): number {
 }
 
 /** The arguments of a step that adds a directory of another program's overlay to the record. */
-type Sight = readonly (Path | number)[];
+type Sight = readonly [target: Path, directory: Path, role: number, ...mountAndDevice: [...IdHalves, ...IdHalves]];
+
+/** Returns true for a path such as /proc/self/fd/9, which is one of the process that has mounted the overlay. */
+const isOfProcess = (path: Path): boolean => /^\/proc\/(thread-)?self\//.test(Buffer.from(path).toString('latin1'));
 
 /** Returns a sight of each directory that the mount table shows as the mount's upperdir or workdir. */
 function sightsOf(mount: RawMount): Sight[] {
@@ -160,9 +163,9 @@ function sightsOf(mount: RawMount): Sight[] {
   const shown = Buffer.from(options, 'latin1');
   return useRoles.flatMap((name, role) => {
     const text = findOption(shown, name);
-    const paths = text === undefined ? [] : shownLayers(text).filter(isAbsolute);
-    const ids = [...idHalves(uniqueId), ...idHalves(deviceOf(mount))];
-    return paths.map((path) => [Buffer.from(target, 'latin1'), path, role, ...ids]);
+    const paths = text === undefined ? [] : shownLayers(text).filter((path) => isAbsolute(path) && !isOfProcess(path));
+    const ids = [...idHalves(uniqueId), ...idHalves(deviceOf(mount))] as const;
+    return paths.map((path): Sight => [Buffer.from(target, 'latin1'), path, role, ...ids]);
   });
 }
 

@@ -3,7 +3,121 @@
  * native/plan.h holds the list of the calls, and says which of their arguments are file descriptors.
  */
 import { addon } from '../native.js';
+import type { Path } from '../paths.js';
 import * as k from './constants.js';
+
+/** A file descriptor: the kernel's number, or the number of an earlier step, from `Plan.add`. */
+export type Descriptor = number;
+
+/** A path or a value. An array is concatenated when its step is reached; its numbers are file descriptors. */
+export type Text = Path | readonly (Path | Descriptor)[] | null;
+
+/** A 64-bit number in two, from `idHalves`. */
+export type IdHalves = readonly [low: number, high: number];
+
+/** The arguments of each call, in order. Those at the end that a step leaves out are 0 or NULL. */
+interface Arguments {
+  openat2: [dirfd: Descriptor, path: Text, flags: number, resolve?: number];
+  close: [fd: Descriptor];
+  read: [fd: Descriptor, room: number];
+  fsopen: [type: Text, flags: number];
+  fsconfig: [context: Descriptor, command: number, key: Text, value: Text, aux?: Descriptor];
+  fsmount: [context: Descriptor, flags: number, attributes?: number];
+  fspick: [dirfd: Descriptor, path: Text, flags: number];
+  fstatfs: [fd: Descriptor];
+  statfs: [path: Text];
+  statx: [dirfd: Descriptor, path: Text, flags: number, mask: number];
+  guard: [guard: number, low?: number, high?: number];
+  mount_setattr: [
+    dirfd: Descriptor,
+    path: Text,
+    flags: number,
+    set?: number,
+    clear?: number,
+    propagation?: number,
+    namespace?: Descriptor,
+  ];
+  open_tree: [dirfd: Descriptor, path: Text, flags: number];
+  move_mount: [from: Descriptor, path: Text, to: Descriptor, target: Text, flags: number, undoesInside?: number];
+  mount: [source: Text, target: Text, type: Text, flags: number, data?: Text, undoneBy?: Descriptor];
+  umount2: [target: Text, flags: number];
+  mkdirat: [dirfd: Descriptor, path: Text, mode: number];
+  resemble: [dirfd: Descriptor, made: Text, making: Descriptor, other: Text, withOwner: number];
+  mknodat: [dirfd: Descriptor, path: Text, mode: number, device?: number];
+  linkat: [from: Descriptor, path: Text, to: Descriptor, target: Text, flags: number];
+  unlinkat: [dirfd: Descriptor, path: Text, flags: number, unlessFailed?: Descriptor];
+  renameat2: [from: Descriptor, path: Text, to: Descriptor, target: Text, flags: number];
+  setxattr: [path: Text, name: Text, value: Text, flags: number];
+  getxattr: [path: Text, name: Text, room: number];
+  lgetxattr: [path: Text, name: Text, room: number];
+  faccessat2: [dirfd: Descriptor, path: Text, mode: number, flags: number];
+  readlinkat: [dirfd: Descriptor, path: Text, room: number];
+  name_to_handle_at: [dirfd: Descriptor, path: Text, flags: number];
+  open_by_handle_at: [mount: Descriptor, type: number, handle: Text, flags: number];
+  reserve: [directory: Descriptor, role: number, against: number, making: Descriptor];
+  reserve_target: [directory: Descriptor];
+  apart: [upper: Descriptor, work: Descriptor, dirfd: Descriptor, lower: Text];
+  record: [root: Descriptor];
+  sees: [target: Text, directory: Text, role: number, ...mountAndDevice: [...IdHalves, ...IdHalves], waits?: number];
+  use_of: [dirfd: Descriptor, path: Text];
+  forget: [dirfd: Descriptor, path: Text, ...mountAndDevice: [...IdHalves, ...IdHalves]];
+  news: [];
+  seen: [ids: Text];
+  whiteout: [dirfd: Descriptor, path: Text];
+  replace: [dirfd: Descriptor, path: Text, aside: Text, recursive: number];
+  remove: [
+    dirfd: Descriptor,
+    path: Text,
+    onlyKernels?: number,
+    limit?: number,
+    room?: number,
+    sparesUsed?: number,
+    unlessFailed?: Descriptor,
+  ];
+  scan: [dirfd: Descriptor, path: Text, mask: number, ids: Text, room: number, thread?: number, leader?: number];
+  write_tree: [
+    root: Descriptor,
+    others: Text,
+    batch: Text,
+    staging: Text,
+    followsInside: number,
+    firstLent: number,
+    turn: number,
+  ];
+  unshare: [flags: number];
+  setns: [fd: Descriptor, type: number];
+  write: [path: Text, value: Text];
+  userns: [uidMap: Text, gidMap: Text];
+  userns_by: [holder: Text, ...programs: Text[]];
+  userns_own: [holder: Text, uidMap: Text, gidMap: Text];
+  chdir: [path: Text];
+  pivot: [mount: Descriptor];
+  flock: [fd: Descriptor, operation: number];
+  fsync: [fd: Descriptor];
+  fchownat: [dirfd: Descriptor, path: Text, uid: number, gid: number, flags: number];
+  set_project: [fd: Descriptor, project: number];
+  set_flags: [fd: Descriptor, flags: number];
+  quotactl_fd: [fd: Descriptor, command: number, id: number];
+  fanotify_init: [flags: number, eventFlags?: number];
+  listmount: [room: number, ...after: IdHalves];
+  statmount: [...id: IdHalves, mask: number, room: number];
+  open_tree_attr: [];
+  fanotify_mark: [group: Descriptor, flags: number, mask: number, namespace: Descriptor];
+  read_file: [dirfd: Descriptor, path: Text];
+  mount_ids: [namespace: Descriptor];
+  mount_table: [namespace: Descriptor, mask: number, ids: Text];
+  mount_of: [dirfd: Descriptor, path: Text, flags: number, mask: number, attributes?: number];
+  namespace_tables: [namespace: Descriptor, mask: number, known: Text];
+  walk: [dirfd: Descriptor, path: Text, id: number, size: number, skipped: number];
+  examine: [dirfd: Descriptor, flags: number, paths: Text];
+  compare: [dirfd: Descriptor, path: Text, otherDirfd: Descriptor, otherPath: Text];
+  read_files: [batch: Text];
+  hash: [state: Text, isEnd: number];
+  wait_for: [fd: Descriptor, events: number];
+  notify: [address: Text, message: Text];
+  exit_after: [milliseconds: number, code: number];
+  probe: [name: Text];
+}
 
 /** A function, because the names are needed only when a plan is printed, which is rare. */
 type Names = () => Readonly<Record<string, number>>;
@@ -61,6 +175,7 @@ const described = {
   mount: [text, text, text, bits(named('MS_')), text],
   umount2: [text, bits(named('MNT_', 'UMOUNT_'))],
   mkdirat: [text, octal],
+  resemble: [text, hiddenNumber, text, hiddenNumber],
   mknodat: [text, octal, number],
   linkat: [text, text, at],
   unlinkat: [text, at, hiddenNumber],
@@ -74,6 +189,7 @@ const described = {
   open_by_handle_at: [number, hiddenValue, bits(named('O_'))],
   reserve: [hiddenNumber, hiddenNumber, hiddenNumber],
   reserve_target: [],
+  apart: [text],
   record: [],
   sees: [text, text, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber],
   use_of: [text],
@@ -83,7 +199,7 @@ const described = {
   whiteout: [text],
   replace: [text, text, number],
   remove: [text, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber, hiddenNumber],
-  scan: [text, bits(named('STATX_MNT')), value, number],
+  scan: [text, bits(named('STATX_MNT')), value, number, hiddenNumber, hiddenNumber],
   write_tree: [hiddenValue, hiddenValue, text, hiddenNumber, hiddenNumber, hiddenNumber],
   unshare: [bits(named('CLONE_'))],
   setns: [bits(named('CLONE_'))],
@@ -92,10 +208,12 @@ const described = {
   userns_by: [text, value, value],
   userns_own: [text, value, value],
   chdir: [text],
+  pivot: [],
   flock: [bits(named('LOCK_'))],
   fsync: [],
   fchownat: [text, number, number, at],
   set_project: [number],
+  set_flags: [number],
   quotactl_fd: [number, number],
   fanotify_init: [bits(named('FAN_CLOEXEC', 'FAN_NONBLOCK', 'FAN_UNLIMITED', 'FAN_REPORT')), number],
   listmount: [number, hiddenNumber, hiddenNumber],
@@ -115,7 +233,8 @@ const described = {
   wait_for: [bits(named('POLL'))],
   notify: [text, text],
   exit_after: [number, number],
-} as const satisfies Readonly<Record<string, readonly Described[]>>;
+  probe: [text],
+} as const satisfies Readonly<Record<keyof Arguments, readonly Described[]>>;
 
 export interface Call {
   readonly name: string;
@@ -127,12 +246,17 @@ export interface Call {
   makesDescriptor: boolean;
 }
 
+/** A call with the types of its arguments, which exist for the compiler only. */
+export interface CallOf<Args extends readonly unknown[]> extends Call {
+  readonly takes?: Args;
+}
+
 export const calls = Object.fromEntries(
   Object.keys(described).map((name): [string, Call] => [
     name,
     { name, number: -1, args: [], isText: [], makesDescriptor: false },
   ]),
-) as { readonly [Name in keyof typeof described]: Call };
+) as unknown as { readonly [Name in keyof Arguments]: CallOf<Arguments[Name]> };
 
 /** Adds the file descriptors of a call to its other arguments. They are at the positions of the bits that are set. */
 function toArguments(name: string, others: readonly Described[], positions: number): readonly Argument[] {

@@ -36,6 +36,7 @@ export const LOCK_EX = 2;
 export const LOCK_NB = 4;
 export const LOCK_UN = 8;
 
+export const S_ISVTX = 0o1000;
 export const S_IFMT = 0o170000;
 export const S_IFDIR = 0o040000;
 export const S_IFIFO = 0o010000;
@@ -73,6 +74,7 @@ export const MOUNT_ATTR_NOSYMFOLLOW = 0x200000;
 // openat2(2)
 export const RESOLVE_NO_XDEV = 0x1;
 export const RESOLVE_BENEATH = 0x8;
+export const RESOLVE_NO_SYMLINKS = 0x04;
 export const RESOLVE_IN_ROOT = 0x10;
 
 // mount(2)
@@ -180,8 +182,12 @@ export const CLONE_NEWUSER = 0x10000000;
 export const CLONE_NEWPID = 0x20000000;
 export const CLONE_NEWNET = 0x40000000;
 
+// ioctl_iflags(2): no copy on write
+export const FS_NOCOW_FL = 0x800000;
+
 // statfs(2): file systems that matter when they hold a layer
 export const TMPFS_MAGIC = 0x01021994;
+export const BTRFS_SUPER_MAGIC = 0x9123683e;
 export const PROC_SUPER_MAGIC = 0x9fa0;
 export const HUGETLBFS_MAGIC = 0x958458f6;
 export const AUTOFS_SUPER_MAGIC = 0x187;

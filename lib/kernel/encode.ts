@@ -119,13 +119,13 @@ export interface Pattern {
   readonly numbers: Int32Array;
   readonly size: number;
   readonly outputs: number;
-  readonly slots: readonly number[];
+  readonly slots: readonly (readonly number[])[];
 }
 
-/** Returns undefined unless each text is exactly one argument of the plan and part of no other. */
+/** Returns undefined unless each text is an argument of the plan and part of no other. */
 export function toPattern(plan: Plan, texts: readonly string[]): Pattern | undefined {
   const { size, outputs } = encode(plan);
-  const slots: number[] = [];
+  const slots: number[][] = [];
   for (const text of texts) {
     const places = plan.steps.flatMap(({ args }, step) =>
       args.flatMap((argument, position) => {
@@ -133,9 +133,8 @@ export function toPattern(plan: Plan, texts: readonly string[]): Pattern | undef
         return argument === text ? [(HEADER_SIZE >> 2) + step * STEP_NUMBERS + STEP_HEADER_NUMBERS + position] : [];
       }),
     );
-    const [slot = Number.NaN] = places;
-    if (places.length !== 1 || Number.isNaN(slot)) return undefined;
-    slots.push(slot);
+    if (places.length === 0 || places.some(Number.isNaN)) return undefined;
+    slots.push(places);
   }
   return { numbers: numbers.slice(0, (size + 3) >> 2), size, outputs, slots };
 }
@@ -149,7 +148,7 @@ export function encodeAs({ numbers: pattern, size, outputs, slots }: Pattern, te
   for (let i = 0; i < slots.length; i++) {
     // Two statements, because writing may replace the block.
     const offset = writeText(texts[i] as string);
-    numbers[slots[i] as number] = offset;
+    for (const slot of slots[i] as readonly number[]) numbers[slot] = offset;
   }
   return { block, numbers, size: end, outputs };
 }

@@ -15,6 +15,7 @@ const checked = {
   'mounts-are-unknown': e.EAGAIN,
   'directory-is-removed': e.ENOENT,
   'directory-is-in-use': e.EBUSY,
+  'layers-overlap': e.ELOOP,
   'upperdir-is-immutable': e.EPERM,
   'superblock-is-read-only': e.EROFS,
   'file-system-is-overlay': e.EPERM,

@@ -2,13 +2,14 @@
  * Guards against faults that the kernel lets pass, or that it would report too late. The failure of a plan names the
  * guard that failed (`StepFailure.guard`).
  */
-import { calls } from './calls.js';
+import { calls, type IdHalves } from './calls.js';
 import { type CheckedGuard, type GuardName, numberOf } from './guard-names.js';
 import type { Plan, Step, StepOptions } from './plan.js';
 
 /** The guards that a call checks by itself. */
 const ownGuards: Readonly<Record<string, readonly CheckedGuard[]>> = {
   news: ['mounts-are-unknown'],
+  apart: ['layers-overlap'],
   reserve: ['directory-is-in-use'],
   reserve_target: ['target-is-mount-point', 'target-is-reserved'],
 };
@@ -31,4 +32,4 @@ export function addMountGuard(plan: Plan, id: number, options?: StepOptions): vo
 const another = { guard: 'mount-is-another' } as const;
 
 /** Splits an id into the two halves of a 64-bit number in a plan. */
-export const idHalves = (id: number): [low: number, high: number] => [id | 0, (id / 2 ** 32) | 0];
+export const idHalves = (id: number): IdHalves => [id | 0, (id / 2 ** 32) | 0];

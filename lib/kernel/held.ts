@@ -11,18 +11,22 @@ import { Plan } from './plan.js';
 export interface Held {
   /** -1 once it is closed. */
   descriptor: number;
+  /** A descriptor that keeps the mount at its place. It is closed after the first. */
+  readonly place?: Held | undefined;
+  /** A descriptor of a clone that has no place. It is closed last. */
+  readonly spare?: Held | undefined;
 }
 
 /**
- * Takes the file descriptor away from its holder, so that the caller closes it. Returns undefined when it is already
- * taken or closed.
+ * Takes the file descriptors away from their holder, so that the caller closes them, in this order. Returns none when
+ * they are already taken or closed.
  */
-export function take(held: Held): number | undefined {
-  const { descriptor } = held;
-  if (descriptor < 0) return undefined;
+export function take(held: Held): readonly number[] {
+  const { descriptor, place, spare } = held;
+  if (descriptor < 0) return [];
   held.descriptor = -1;
   addon().disown(descriptor);
-  return descriptor;
+  return [descriptor, ...(place === undefined ? [] : take(place)), ...(spare === undefined ? [] : take(spare))];
 }
 
 /** Closes the file descriptor at once. A second call does nothing. */
@@ -33,14 +37,16 @@ export function close(held: Held): void {
   // node:fs is not used, because in a worker it warns about file descriptors that it did not open. A plan is not used
   // either, because its outputs would overwrite those of another plan.
   addon().close(descriptor);
+  if (held.place !== undefined) close(held.place);
+  if (held.spare !== undefined) close(held.spare);
 }
 
 /** Closes the file descriptor on another thread, because closing may write data back or block. */
 export async function closeLater(held: Held): Promise<void> {
-  const descriptor = take(held);
-  if (descriptor === undefined) return;
+  const descriptors = take(held);
+  if (descriptors.length === 0) return;
   const plan = new Plan();
-  plan.add(calls.close, [descriptor]);
+  for (const descriptor of descriptors) plan.add(calls.close, [descriptor]);
   await perform(plan);
 }
 

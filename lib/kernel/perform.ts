@@ -1,4 +1,5 @@
 /** Passes a plan to the addon, which performs it on this thread (synchronous form) or on one of its own (promises). */
+import { ECHILD } from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { addon, type NativeFailure } from '../native.js';
 import { type Encoded, encode } from './encode.js';
@@ -49,6 +50,14 @@ function toFailure(plan: Plan, failure: NativeFailure): StepFailure {
       reason: 'out-of-threads',
       what: 'no thread could be started for the call',
       syscall: 'clone',
+    });
+  }
+  // The addon's own errno for it. No call of a plan has this one.
+  if (failure.errno === ECHILD) {
+    throw new OverlayError({
+      errno: ECHILD,
+      reason: 'process-killed',
+      what: 'a process that the library had started for the call was killed',
     });
   }
   return new StepFailure(plan, failure);

@@ -3,14 +3,8 @@
  * can be printed (format.ts) and performed in one native call (perform.ts).
  */
 import type { Path } from '../paths.js';
-import type { Call } from './calls.js';
+import type { Call, CallOf, Descriptor, Text } from './calls.js';
 import type { GuardName } from './guard-names.js';
-
-/** A file descriptor: the kernel's number, or the number of an earlier step, from `Plan.add`. */
-export type Descriptor = number;
-
-/** A path or a value. An array is concatenated when its step is reached; its numbers are file descriptors. */
-export type Text = Path | readonly (Path | Descriptor)[] | null;
 
 /** The subject of a step, used to explain its failure. */
 export interface Subject {
@@ -19,6 +13,8 @@ export interface Subject {
   readonly index?: number;
   readonly path: Path;
 }
+
+export type { Descriptor, Text };
 
 export interface StepOptions {
   /** Undo the step when a later step fails or the caller aborts. */
@@ -76,13 +72,17 @@ export class Plan {
   isInChild = false;
 
   /** Adds a step. Returns the number that stands for the file descriptor that the step makes. */
-  add(call: Call, args: readonly (Text | number)[], options: StepOptions = noOptions): Descriptor {
+  add<Args extends readonly unknown[]>(
+    call: CallOf<Args>,
+    args: Readonly<NoInfer<Args>>,
+    options: StepOptions = noOptions,
+  ): Descriptor {
     let outputAt = -1;
     if (options.output !== undefined) {
       outputAt = this.outputsSize;
       this.outputsSize += RESULT_SIZE + ((options.output + 7) & ~7);
     }
-    this.#steps.push({ call, args, options, outputAt });
+    this.#steps.push({ call, args: args as readonly (Text | number)[], options, outputAt });
     return MADE_BY | (this.#steps.length - 1);
   }
 

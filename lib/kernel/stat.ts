@@ -85,7 +85,7 @@ export interface StatOptions extends StepOptions {
 /** Adds a statx(2) step to a plan. An error of this step does not fail the plan, unless `tolerate` says otherwise. */
 export function addStat(plan: Plan, path: Path, options: StatOptions = {}): Step {
   const { at = k.AT_FDCWD, flags = 0, mask = k.STATX_INO, ...rest } = options;
-  const args = [at, path, flags | k.AT_STATX_DONT_SYNC, mask | k.STATX_TYPE];
+  const args = [at, path, flags | k.AT_STATX_DONT_SYNC, mask | k.STATX_TYPE] as const;
   return plan.stepOf(plan.add(calls.statx, args, { output: STATX_OUTPUT, tolerate: 'any', ...rest }));
 }
 

@@ -2,9 +2,11 @@
  * A task: several requests to the kernel, each of which may depend on the results before it. A task is written once, as
  * a generator of requests, and runs in two forms: synchronously on the calling thread, or with promises.
  */
+
 import { type Dirent, readdirSync } from 'node:fs';
 import { abortError } from '../errors.js';
 import { type Path, toBytes } from '../paths.js';
+import { addCaller } from '../stack.js';
 import { onAbort } from './on-abort.js';
 import { type Outputs, perform, performSync, StepFailure } from './perform.js';
 import { Plan } from './plan.js';
@@ -205,29 +207,10 @@ export async function runBriefly<T>(task: Task<T>): Promise<T> {
   return drive(task, (request) => !('pause' in request) && performance.now() < end);
 }
 
-/** The results of a task on the calling thread. */
-export function* streamSync<T>(task: StreamTask<T>): Generator<T, void, undefined> {
-  try {
-    let next = task.next();
-    while (!next.done) {
-      const request = next.value;
-      let result: unknown;
-      try {
-        if (request instanceof Results) yield* request.items;
-        else result = performRequestSync(request);
-      } catch (error) {
-        next = task.throw(error);
-        continue;
-      }
-      next = task.next(result);
-    }
-  } finally {
-    task.return();
-  }
-}
-
 /** The results of a task, with promises. An async generator would take three turns of the queue for each result. */
 export function stream<T>(task: StreamTask<T>): AsyncIterableIterator<T> {
+  /** A loop over the results awaits each one, so that V8 knows no caller. */
+  const beginning = new Error();
   let items: readonly T[] = [];
   let taken = 0;
   /** The calls that wait for more results, one after the other. */
@@ -263,8 +246,13 @@ export function stream<T>(task: StreamTask<T>): AsyncIterableIterator<T> {
   };
 
   async function take(): Promise<IteratorResult<T>> {
-    if (taken >= items.length && !(await fill())) return { value: undefined, done: true };
-    return { value: items[taken++] as T, done: false };
+    try {
+      if (taken >= items.length && !(await fill())) return { value: undefined, done: true };
+      return { value: items[taken++] as T, done: false };
+    } catch (error) {
+      addCaller(error, beginning);
+      throw error;
+    }
   }
 
   return {

@@ -16,7 +16,7 @@ export class Template {
 
   /**
    * Makes a template from a plan. Plans made from it have other texts in the places of these. Returns undefined unless
-   * each text is exactly one argument.
+   * each text is an argument, and part of no other.
    */
   static of(plan: Plan, texts: readonly string[]): Template | undefined {
     const pattern = toPattern(plan, texts);

@@ -4,10 +4,10 @@ import { toBooleanOptions } from '../arguments.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { Plan, type Step } from '../kernel/plan.js';
-import { askTolerant, emit, type StreamTask, stream, streamSync, type Task } from '../kernel/task.js';
-import { formatBytes, type PathLike } from '../paths.js';
+import { askTolerant, emit, type StreamTask, stream, type Task } from '../kernel/task.js';
+import { formatBytes, type Path } from '../paths.js';
 import { below, comparePaths, encodePath, type PathEncoding, toBytePath, toEncoding } from '../trees/encodings.js';
-import { type GivenLayers, type LayersLike, toLayers } from '../trees/given.js';
+import { type GivenLayers, type Layers, toLayers, upperOf } from '../trees/given.js';
 import { HANDLE_ROOM, IndexedFiles, ORIGIN } from '../trees/indexed.js';
 import { isWhiteoutEntry, type MarkSpace, type Marks, readMarks, shownAttributes } from '../trees/marks.js';
 import { MergedWalker } from '../trees/merged.js';
@@ -77,10 +77,6 @@ export interface Change<P extends string | Buffer = string> {
 }
 
 export interface ChangesOptions<E extends PathEncoding = PathEncoding> {
-  /** The layers below, the topmost first. A mounted overlay has its own, so the option cannot go with it. */
-  lowerdir?: PathLike | readonly PathLike[];
-  /** Layers that hold the data of metacopies only. */
-  datadir?: PathLike | readonly PathLike[];
   /**
    * Compares the bytes of each file with those below, so that a file rewritten with the same bytes is not `modified` in
    * its content. Default: a file with another size or modification time counts as different. A file with the same ones
@@ -89,17 +85,12 @@ export interface ChangesOptions<E extends PathEncoding = PathEncoding> {
   content?: boolean;
   /** Includes entries that were copied up and are the same as below, as `modified` with an empty `what`. */
   unchanged?: boolean;
-  /**
-   * The marks begin with `user.`, as in the upper of a mount with `userxattr`. Default: the options of the mount decide,
-   * or the marks on the roots of the layers. If neither decides, marks of both kinds count.
-   */
-  userxattr?: boolean;
   /** `'buffer'` for paths as bytes. Default: text, in which bytes that are not UTF-8 are replaced, as in node:fs. */
   encoding?: E;
 }
 
-const booleans: ReadonlySet<string> = new Set(['content', 'unchanged', 'userxattr']);
-const names: ReadonlySet<string> = new Set([...booleans, 'lowerdir', 'datadir', 'encoding']);
+const booleans: ReadonlySet<string> = new Set(['content', 'unchanged']);
+const names: ReadonlySet<string> = new Set([...booleans, 'encoding']);
 
 const MODE = 0o7777;
 
@@ -207,6 +198,7 @@ interface Shared {
 
 class Comparison {
   readonly #stack: LayerStack;
+  /** True if the layers below are known, even if there are none. */
   readonly #hasLower: boolean;
   readonly #encoding: PathEncoding;
   readonly #comparesBytes: boolean;
@@ -215,9 +207,9 @@ class Comparison {
   #shared: Shared[] = [];
   #out: AnyChange[] = [];
 
-  constructor(stack: LayerStack, { content = false, unchanged = false, encoding }: ChangesOptions) {
+  constructor(stack: LayerStack, hasLower: boolean, { content = false, unchanged = false, encoding }: ChangesOptions) {
     this.#stack = stack;
-    this.#hasLower = stack.layers.length > 1;
+    this.#hasLower = hasLower;
     this.#encoding = toEncoding(encoding);
     this.#comparesBytes = content;
     this.#showsUnchanged = unchanged;
@@ -415,7 +407,7 @@ class Comparison {
       const plan = new Plan();
       const steps = asked.map(({ below: [top] }) => {
         const { layer, path } = top as Source;
-        const args = [this.#stack.at(layer).root, toBytePath(path), 0];
+        const args = [this.#stack.at(layer).root, toBytePath(path), 0] as const;
         return plan.stepOf(plan.add(calls.name_to_handle_at, args, { output: HANDLE_ROOM, tolerate: 'any' }));
       });
       const outputs = yield* askTolerant(plan);
@@ -597,50 +589,44 @@ const looksSame = (a: Source, b: Source): boolean =>
   a.type === k.S_IFREG && a.size === b.size && a.size > 0 && a.mtimeNs === b.mtimeNs && a.marks.metacopy !== true;
 
 /** Checks the arguments at once. The walk starts when the caller asks for the first record. */
-function compared(from: LayersLike, given: ChangesOptions | undefined): StreamTask<AnyChange> {
+function compared(from: Layers, given: ChangesOptions | undefined): StreamTask<AnyChange> {
   const options = toBooleanOptions(given, names, booleans);
-  const layers = toLayers(from, options);
+  const layers = toLayers(from);
+  const upper = upperOf(layers, from);
   toEncoding(options.encoding);
-  return compare(layers, options);
+  return compare(upper, layers, options);
 }
 
-function* compare(layers: GivenLayers, options: ChangesOptions): StreamTask<AnyChange> {
-  const stack = yield* openLayers([layers.upper, ...layers.lowers], layers);
+function* compare(upper: Path, layers: GivenLayers, options: ChangesOptions): StreamTask<AnyChange> {
+  const stack = yield* openLayers([upper, ...layers.lowers], { ...layers, isTopLayer: true });
   try {
-    yield* new Comparison(stack, options).run();
+    yield* new Comparison(stack, layers.hasLowers, options).run();
   } finally {
     stack.close();
   }
 }
 
 /**
- * Returns the changes of an upper directory, or of a mounted overlay's upper: one record for each path, parents first,
- * the names of a directory in byte order. It yields each record when it finds it, so its memory does not grow with their
+ * Returns the changes that an upper directory makes to the layers below: one record for each path, parents first, the
+ * names of a directory in byte order. It yields each record when it finds it, so its memory does not grow with their
  * number. getdents64(2), statx(2), listxattr(2) by descriptors.
  *
  * A whiteout with nothing below it is no change. A renamed directory (redirect_dir) is `added` or `replaced`, with `from`.
  * Its contents are `added`, and its old path is `deleted`. Without the layers below, the contents that it has from there
  * are left out.
  *
- * With `index`, the kernel shows a changed file under all its hard links. If the argument is the mount, `changes` finds those
- * that the upper lacks by the index in the workdir; it then looks at the whole overlay, name_to_handle_at(2).
+ * With `index`, the kernel shows a changed file under all its hard links. If the layers name the workdir, as those of a
+ * mount do, `changes` finds the names that the upper lacks by the index there; it then looks at the whole overlay,
+ * name_to_handle_at(2).
  *
  * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'`, `'path-inaccessible'`, or
  * `'layer-changed'` if a directory was moved away meanwhile
  */
 export function changes<E extends PathEncoding = 'utf8'>(
-  upper: LayersLike,
+  layers: Layers,
   options?: ChangesOptions<E>,
 ): AsyncIterableIterator<Change<E extends 'buffer' ? Buffer : string>> {
-  return stream(compared(upper, options)) as never;
-}
-
-/** The synchronous form of `changes`. */
-export function changesSync<E extends PathEncoding = 'utf8'>(
-  upper: LayersLike,
-  options?: ChangesOptions<E>,
-): IterableIterator<Change<E extends 'buffer' ? Buffer : string>> {
-  return streamSync(compared(upper, options)) as never;
+  return stream(compared(layers, options)) as never;
 }
 
 const letters: Readonly<Record<ChangeKind, string>> = {
@@ -655,7 +641,7 @@ const letters: Readonly<Record<ChangeKind, string>> = {
  * Returns a change as one line, in the manner of `git status --short`: `A path/`, `M path (mode, times)`,
  * `A new/ <- old/`. Control characters, backslashes and bytes that are not UTF-8 are escaped.
  */
-export function formatChanges(change: Change<string | Buffer>): string {
+export function formatChange(change: Change<string | Buffer>): string {
   const { path, kind, type, what, from } = change;
   const slash = type === 'directory' ? '/' : '';
   const details = what.length === 0 ? '' : ` (${what.join(', ')})`;

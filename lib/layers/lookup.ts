@@ -1,12 +1,12 @@
 /** Finds the layer that answers for a path, and the entries of the other layers there. */
 
 import { toOptions } from '../arguments.js';
-import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
+import { invalidArgumentValue } from '../errors.js';
 import * as k from '../kernel/constants.js';
-import { run, runSync, type Task } from '../kernel/task.js';
-import { type Path, type PathLike, toAbsolute, toPath } from '../paths.js';
+import { run, type Task } from '../kernel/task.js';
+import { type PathLike, toPath } from '../paths.js';
 import { encodePath, type PathEncoding, toEncoding } from '../trees/encodings.js';
-import { isMount, type MountedLayers, toPaths, toSpace } from '../trees/given.js';
+import { type GivenLayers, type Layers, layersOf, toLayers } from '../trees/given.js';
 import { findChild, isAbsent, type LayerStack, openLayers, placesOf, type Source, toSource } from '../trees/stack.js';
 import { examine, explainWalk } from '../trees/walk.js';
 import { type EntryType, toEntryType } from './changes.js';
@@ -59,38 +59,24 @@ export interface Lookup<P extends string | Buffer = string> {
 }
 
 export interface LookupOptions<E extends PathEncoding = PathEncoding> {
-  /** The marks begin with `user.`, as for a mount with `userxattr`. Default: as for `changes`. */
-  userxattr?: boolean;
   /** `'buffer'` for paths as bytes. Default: text. */
   encoding?: E;
 }
 
-const names: ReadonlySet<string> = new Set(['userxattr', 'encoding']);
+const names: ReadonlySet<string> = new Set(['encoding']);
 
 interface Asked {
-  readonly layers: readonly Path[];
-  readonly dataPaths: readonly Path[];
-  readonly space: ReturnType<typeof toSpace>;
+  readonly layers: GivenLayers;
   readonly components: readonly string[];
   readonly encoding: PathEncoding;
 }
 
-function toAsked(from: readonly PathLike[] | MountedLayers, path: PathLike, given: LookupOptions | undefined): Asked {
-  const { userxattr, encoding } = toOptions(given, names);
+function toAsked(from: Layers, path: PathLike, given: LookupOptions | undefined): Asked {
+  const { encoding } = toOptions(given, names);
   const text = Buffer.from(toPath(path, 'path')).toString('latin1');
   const components = text.split('/').filter((name) => name !== '' && name !== '.');
   if (components.includes('..')) throw invalidArgumentValue('path', path, 'must be a path without ".."');
-  const rest = { components, encoding: toEncoding(encoding) };
-  if (isMount(from)) {
-    const { upperdir, lowerdir, datadir, userxattr: own, rootless = false } = from.options;
-    const upper = upperdir === undefined ? [] : [toAbsolute(toPath(upperdir, 'upperdir'))];
-    const layers = [...upper, ...toPaths(lowerdir, 'lowerdir')];
-    return { layers, dataPaths: toPaths(datadir, 'datadir'), space: toSpace(userxattr ?? own, rootless), ...rest };
-  }
-  if (!Array.isArray(from) || from.length === 0) {
-    throw invalidArgumentType('layers', 'a list of layer directories, the topmost first, or a mounted overlay', from);
-  }
-  return { layers: toPaths(from, 'layers'), dataPaths: [], space: toSpace(userxattr), ...rest };
+  return { layers: toLayers(from), components, encoding: toEncoding(encoding) };
 }
 
 /** Returns the entries of each layer at the path and at the directories that lead to it, hidden ones too. */
@@ -125,8 +111,9 @@ interface Hidden {
   readonly as: Hider['as'];
 }
 
-function* lookUp({ layers, dataPaths, space, components, encoding }: Asked): Task<Lookup<string | Buffer>> {
-  const stack = yield* openLayers(layers, { dataPaths, space });
+function* lookUp({ layers: given, components, encoding }: Asked): Task<Lookup<string | Buffer>> {
+  const layers = layersOf(given);
+  const stack = yield* openLayers(layers, { ...given, isTopLayer: true });
   try {
     const prefixes = components.map((_, i) => components.slice(0, i + 1).join('/'));
     if (prefixes.length === 0) prefixes.push('');
@@ -222,18 +209,9 @@ function toRole(
  * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'` or `'path-inaccessible'`, of a layer
  */
 export async function lookup<E extends PathEncoding = 'utf8'>(
-  layers: readonly PathLike[] | MountedLayers,
+  layers: Layers,
   path: PathLike,
   options?: LookupOptions<E>,
 ): Promise<Lookup<E extends 'buffer' ? Buffer : string>> {
   return run(lookUp(toAsked(layers, path, options))) as never;
-}
-
-/** The synchronous form of `lookup`. */
-export function lookupSync<E extends PathEncoding = 'utf8'>(
-  layers: readonly PathLike[] | MountedLayers,
-  path: PathLike,
-  options?: LookupOptions<E>,
-): Lookup<E extends 'buffer' ? Buffer : string> {
-  return runSync(lookUp(toAsked(layers, path, options))) as never;
 }

@@ -2,9 +2,10 @@
 import { checkWord, toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { conflictingOptions, missingProc, OverlayError } from '../errors.js';
-import { kernelFeaturesSync } from '../features/probe.js';
+import { needsUserXattr } from '../features/probe.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { explainFiltered } from '../kernel/filtered.js';
 import { addGuard } from '../kernel/guards.js';
 import { type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step, type Text } from '../kernel/plan.js';
@@ -25,8 +26,8 @@ import { explainErrno, type Verdict } from '../verdicts.js';
 export interface OpaqueOptions {
   /**
    * Uses the mark `user.overlay.opaque`, which counts for mounts with `userxattr`. The mark for all other mounts is
-   * `trusted.overlay.opaque`, which needs CAP_SYS_ADMIN in the initial user namespace. Default, as for mounts: true in
-   * a user namespace, where a process may not write `trusted.*`.
+   * `trusted.overlay.opaque`, which needs CAP_SYS_ADMIN in the initial user namespace. Default: true
+   * for a plain user and in a user namespace, where a process may not write `trusted.*`.
    */
   userxattr?: boolean;
   /**
@@ -57,7 +58,7 @@ function prepare(dir: PathLike, options: OpaqueOptions | undefined): OpaquePlan 
 /** Returns true for the mark of `userxattr` and false for the other, one for each mark to use. */
 function toNamespaces(options: OpaqueOptions | undefined): boolean[] {
   const { userxattr, marks } = toBooleanOptions(options, names, booleans);
-  if (checkWord(marks, 'marks', ['both']) === undefined) return [userxattr ?? kernelFeaturesSync().userNamespace];
+  if (checkWord(marks, 'marks', ['both']) === undefined) return [userxattr ?? needsUserXattr()];
   if (userxattr === undefined) return [true, false];
   throw conflictingOptions(
     text`${option('marks')} and ${option('userxattr')} exclude each other`,
@@ -125,7 +126,7 @@ function explainOpaque(path: Path, failure: StepFailure): OverlayError {
     errno: failure.shownErrno,
     syscall: guard !== undefined ? undefined : isOpening ? 'open' : step?.call.name,
     path: pathString(path),
-    ...(findVerdict(shown, failure) ?? explainErrno(errno, failed)),
+    ...(explainFiltered(failure) ?? findVerdict(shown, failure) ?? explainErrno(errno, failed)),
   });
 }
 

@@ -1,4 +1,5 @@
 /** Removes layer directories and work directories, even if the modes of directories inside deny access. */
+import { toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { invalidArgumentValue, OverlayError } from '../errors.js';
 import { isUsed } from '../in-use/probe.js';
@@ -8,7 +9,7 @@ import { close, type Held } from '../kernel/held.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
 import { addStat, readStat, type StatResult } from '../kernel/stat.js';
-import { ask, run, runSync, type Task } from '../kernel/task.js';
+import { ask, run, type Task } from '../kernel/task.js';
 import {
   joinPath,
   type Path,
@@ -22,13 +23,22 @@ import {
 } from '../paths.js';
 import { makeSubIdNamespace } from '../rootless/sub-ids.js';
 import { text } from '../text.js';
-import { lockDirectory } from '../trees/lock.js';
+import { findDenial } from '../trees/denial.js';
+import { lockDirectory, unlock } from '../trees/lock.js';
 import { inUse, refuseUsed, usedByOther, usedUnseen } from '../trees/used.js';
 import { explainErrno, type Verdict } from '../verdicts.js';
+
+export interface RemoveOptions {
+  /** Throws what a removal would be refused for, and changes nothing. Default: false. */
+  dryRun?: boolean;
+}
+
+const known: ReadonlySet<string> = new Set(['dryRun']);
 
 /** The number of entries that one native call removes. An exiting program waits for the current call. */
 const SLICE = 5000;
 const PATH_ROOM = 4096;
+const NEEDS_OWNER = 'run as the owner or as root; files with subordinate ids need newuidmap(1)';
 
 interface Target {
   readonly path: Path;
@@ -87,7 +97,7 @@ interface Failure {
 }
 
 /** Removes the directory in slices; in the user namespace `user`, if given. */
-function* remove({ path, parent, name }: Target, user?: Descriptor): Task<Failure | undefined> {
+function* removeSlices({ path, parent, name }: Target, user?: Descriptor): Task<Failure | undefined> {
   for (let isFirst = true; ; isFirst = false) {
     const plan = new Plan();
     if (user !== undefined) {
@@ -95,7 +105,7 @@ function* remove({ path, parent, name }: Target, user?: Descriptor): Task<Failur
       plan.add(calls.setns, [user, k.CLONE_NEWUSER]);
     }
     // The last argument makes the call keep a directory that an overlay uses.
-    const args = [parent, name, 0, SLICE, PATH_ROOM, 1];
+    const args = [parent, name, 0, SLICE, PATH_ROOM, 1] as const;
     const step = plan.stepOf(plan.add(calls.remove, args, { output: PATH_ROOM, tolerate: 'any' }));
     const outcome = yield* ask(plan);
     if (outcome instanceof StepFailure) return { errno: outcome.errno, inside: '' };
@@ -131,31 +141,41 @@ function* subIdNamespace(): Task<Descriptor | undefined> {
 
 /** Removes it, files of the user's subordinate ids too. */
 function* removeAll(target: Target): Task<void> {
-  let failure = yield* remove(target);
+  let failure = yield* removeSlices(target);
   if (failure !== undefined && isDenied(failure)) {
     const user = yield* subIdNamespace();
     if (user !== undefined) {
       try {
-        failure = yield* remove(target, user);
+        failure = yield* removeSlices(target, user);
       } finally {
         close({ descriptor: user });
       }
     }
   }
-  if (failure !== undefined) throw explainRemoval(target.path, failure.errno, failure.inside);
+  if (failure === undefined) return;
+  const { errno, inside } = failure;
+  const denial = isDenied(failure) ? yield* findDenial([placeOf(target.path, inside)], NEEDS_OWNER) : undefined;
+  throw explainRemoval(target.path, errno, inside, 'unlink', denial);
+}
+
+interface Removal {
+  /** The caller has locked the directory. */
+  readonly isLocked?: boolean;
+  /** Makes the checks only. */
+  readonly isDry?: boolean;
 }
 
 /** Removes a directory by its absolute path. */
-export function* removeDirectory(path: Path): Task<void> {
+export function* removeDirectory(path: Path, { isLocked = false, isDry = false }: Removal = {}): Task<void> {
   const target = yield* look(path);
   let lock: Held | 'taken' | undefined;
   try {
     yield* refuseMountedOrUsed(target);
-    lock = yield* lockDirectory(target.name, target.parent);
+    lock = isLocked ? undefined : yield* lockDirectory(target.name, target.parent);
     if (lock === 'taken') throw usedByOther(path);
-    yield* removeAll(target);
+    if (!isDry) yield* removeAll(target);
   } finally {
-    if (typeof lock === 'object') close(lock);
+    if (typeof lock === 'object') yield* unlock(lock);
     close({ descriptor: target.parent });
   }
 }
@@ -172,7 +192,7 @@ export interface Aside {
 }
 
 /**
- * Renames a directory and then removes it, unless something uses it: then it throws as `removeLayer`. Returns why it did
+ * Renames a directory and then removes it, unless something uses it: then it throws as `remove`. Returns why it did
  * not: another program has locked the directory, or it is not wanted.
  */
 export function* removeAside(path: Path, aside: Aside): Task<'removed' | 'locked' | 'unwanted'> {
@@ -200,7 +220,7 @@ export function* removeAside(path: Path, aside: Aside): Task<'removed' | 'locked
     yield* removeAll({ ...target, path: aside.path, parent: place, name });
     return 'removed';
   } finally {
-    if (typeof lock === 'object') close(lock);
+    if (typeof lock === 'object') yield* unlock(lock);
     close({ descriptor: target.parent });
     if (place !== undefined) close({ descriptor: place });
   }
@@ -221,7 +241,7 @@ function findVerdict(path: Path, place: Path, errno: number, isOpening: boolean)
         : {
             reason: 'permission-denied',
             what: `this process may not remove ${quotePath(place)}`,
-            hint: 'run as the owner or as root; files with subordinate ids need newuidmap(1), and lsattr(1) shows immutable files',
+            hint: NEEDS_OWNER,
           };
     case e.ENOTEMPTY:
     case e.EEXIST:
@@ -236,10 +256,10 @@ function findVerdict(path: Path, place: Path, errno: number, isOpening: boolean)
 }
 
 /** Explains why a directory could not be removed. Pure. */
-function explainRemoval(path: Path, errno: number, inside: Path, syscall = 'unlink'): OverlayError {
+function explainRemoval(path: Path, errno: number, inside: Path, syscall: string, denial?: Verdict): OverlayError {
   const place = placeOf(path, inside);
   const failed = { name: `the directory ${quotePath(path)}`, purpose: `remove ${quotePath(place)}` };
-  const verdict = findVerdict(path, place, errno, syscall === 'open') ?? explainErrno(errno, failed);
+  const verdict = denial ?? findVerdict(path, place, errno, syscall === 'open') ?? explainErrno(errno, failed);
   const what = text`${verdict.what}${leftOf(path, inside)}`;
   return new OverlayError({ errno, syscall, path: pathString(place), ...verdict, what });
 }
@@ -259,11 +279,7 @@ function explainRemoval(path: Path, errno: number, inside: Path, syscall = 'unli
  * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'` (also for a symbolic link),
  * `'path-inaccessible'`, `'mount-inside'`, `'layer-in-use'`, `'permission-denied'` or `'read-only'`
  */
-export async function removeLayer(dir: PathLike): Promise<void> {
-  await run(removeDirectory(toDirectory(dir)));
-}
-
-/** The synchronous form of `removeLayer`. */
-export function removeLayerSync(dir: PathLike): void {
-  runSync(removeDirectory(toDirectory(dir)));
+export async function remove(dir: PathLike, options?: RemoveOptions): Promise<void> {
+  const { dryRun = false } = toBooleanOptions(options, known);
+  await run(removeDirectory(toDirectory(dir), { isDry: dryRun }));
 }

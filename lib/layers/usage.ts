@@ -2,8 +2,8 @@
 
 import * as e from '../errnos.js';
 import * as k from '../kernel/constants.js';
-import { run, runSync, type Task } from '../kernel/task.js';
-import { type Path, type PathLike, toAbsolute, toPath } from '../paths.js';
+import type { Task } from '../kernel/task.js';
+import type { Path } from '../paths.js';
 import { Walker } from '../trees/walk.js';
 
 export interface DiskUsage {
@@ -42,19 +42,4 @@ export function* measure(dir: Path, isAlone = false): Task<DiskUsage> {
     walker.close();
   }
   return { bytes: blocks * BLOCK, inodes };
-}
-
-/**
- * Returns the space that a directory takes with all its contents, as `du -s` counts it. Other mounts inside do not
- * count. statx(2).
- *
- * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'` or `'path-inaccessible'`
- */
-export async function diskUsage(dir: PathLike): Promise<DiskUsage> {
-  return run(measure(toAbsolute(toPath(dir, 'dir'))));
-}
-
-/** The synchronous form of `diskUsage`. */
-export function diskUsageSync(dir: PathLike): DiskUsage {
-  return runSync(measure(toAbsolute(toPath(dir, 'dir'))));
 }

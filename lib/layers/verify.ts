@@ -1,16 +1,14 @@
 /** Checks layer directories for marks without effect or with an unintended one, and for leftovers. */
 
-import { toBooleanOptions } from '../arguments.js';
+import { toOptions } from '../arguments.js';
 import * as k from '../kernel/constants.js';
-import { run, runSync, type Task } from '../kernel/task.js';
-import { type Path, type PathLike, toAbsolute, toPath } from '../paths.js';
+import { run, type Task } from '../kernel/task.js';
 import { encodePath, type PathEncoding, toEncoding } from '../trees/encodings.js';
-import { toPaths, toSpace } from '../trees/given.js';
+import { type GivenLayers, type Layers, layersOf, toLayers } from '../trees/given.js';
 import { isWhiteoutDevice, isWhiteoutEntry, type MarkSpace, markName, readMarks } from '../trees/marks.js';
 import type { Attributes } from '../trees/records.js';
 import { findChild, type LayerStack, openLayers, type Places, placesOf, type Source } from '../trees/stack.js';
 import { Walker } from '../trees/walk.js';
-import type { ChangesOptions } from './changes.js';
 
 /** The faults of a layer, each with its remedy. */
 const faults = {
@@ -77,17 +75,12 @@ export interface LayerFinding<P extends string | Buffer = string> {
   attribute?: string;
 }
 
-export interface VerifyLayerOptions<E extends PathEncoding = PathEncoding>
-  extends Pick<ChangesOptions<E>, 'datadir' | 'userxattr' | 'encoding'> {
-  /**
-   * The layers below, the topmost first; an empty list for the lowest layer. Default: the layers below are not known, and
-   * the checks that need them are left out.
-   */
-  lowerdir?: PathLike | readonly PathLike[];
+export interface CheckOptions<E extends PathEncoding = PathEncoding> {
+  /** `'buffer'` for paths as bytes. Default: text, in which bytes that are not UTF-8 are replaced, as in node:fs. */
+  encoding?: E;
 }
 
-const booleans: ReadonlySet<string> = new Set(['userxattr']);
-const names: ReadonlySet<string> = new Set([...booleans, 'lowerdir', 'datadir', 'encoding']);
+const names: ReadonlySet<string> = new Set(['encoding']);
 
 /** The marks that the kernel sets, by the types of entry that may have them. */
 const knownMarks: Readonly<Record<string, readonly number[]>> = {
@@ -220,53 +213,39 @@ class Check {
 }
 
 interface Asked {
-  readonly dir: Path;
-  readonly lowers: readonly Path[] | undefined;
-  readonly dataPaths: readonly Path[];
-  readonly space: MarkSpace | undefined;
+  readonly layers: GivenLayers;
   readonly encoding: PathEncoding;
 }
 
-function toAsked(dir: PathLike, given: VerifyLayerOptions | undefined): Asked {
-  const { lowerdir, datadir, userxattr, encoding } = toBooleanOptions(given, names, booleans);
-  return {
-    dir: toAbsolute(toPath(dir, 'dir')),
-    lowers: lowerdir === undefined ? undefined : toPaths(lowerdir, 'lowerdir'),
-    dataPaths: toPaths(datadir, 'datadir'),
-    space: toSpace(userxattr),
-    encoding: toEncoding(encoding),
-  };
+function toAsked(from: Layers, given: CheckOptions | undefined): Asked {
+  const { encoding } = toOptions(given, names);
+  return { layers: toLayers(from), encoding: toEncoding(encoding) };
 }
 
-function* verify({ dir, lowers, dataPaths, space, encoding }: Asked): Task<LayerFinding<string | Buffer>[]> {
-  const stack = yield* openLayers([dir, ...(lowers ?? [])], { dataPaths, space });
+function* verify({ layers, encoding }: Asked): Task<LayerFinding<string | Buffer>[]> {
+  const stack = yield* openLayers(layersOf(layers), { ...layers, isTopLayer: true });
   try {
-    const check = new Check(stack, lowers !== undefined, encoding);
-    yield* check.run();
-    return check.findings;
+    const running = new Check(stack, layers.hasLowers || layers.uppers.length > 1, encoding);
+    yield* running.run();
+    return running.findings;
   } finally {
     stack.close();
   }
 }
 
 /**
- * Checks a layer directory, like a file system check. It finds marks and whiteouts without effect, redirects and
+ * Checks the topmost of the layers, like a file system check. It finds marks and whiteouts without effect, redirects and
  * metacopies whose target is missing, names that no archive can hold, and leftovers of overlayfs itself. It changes
  * nothing. Returns an empty list if nothing is wrong. statx(2), listxattr(2).
  *
+ * The checks that need the layers below are left out for a directory alone, and for an upper without `lowerdir`.
+ * `{ lowerdir: [dir, ...below] }` checks a lower layer, and `{ lowerdir: dir }` one that has none below.
+ *
  * @throws {OverlayError} `reason` is `'path-missing'`, `'path-not-directory'` or `'path-inaccessible'`, of a layer
  */
-export async function verifyLayer<E extends PathEncoding = 'utf8'>(
-  dir: PathLike,
-  options?: VerifyLayerOptions<E>,
+export async function check<E extends PathEncoding = 'utf8'>(
+  layers: Layers,
+  options?: CheckOptions<E>,
 ): Promise<LayerFinding<E extends 'buffer' ? Buffer : string>[]> {
-  return run(verify(toAsked(dir, options))) as never;
-}
-
-/** The synchronous form of `verifyLayer`. */
-export function verifyLayerSync<E extends PathEncoding = 'utf8'>(
-  dir: PathLike,
-  options?: VerifyLayerOptions<E>,
-): LayerFinding<E extends 'buffer' ? Buffer : string>[] {
-  return runSync(verify(toAsked(dir, options))) as never;
+  return run(verify(toAsked(layers, options))) as never;
 }

@@ -4,6 +4,7 @@ import * as e from '../errnos.js';
 import { conflictingOptions, invalidArgumentValue, OverlayError, type OverlayErrorFields } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { explainFiltered } from '../kernel/filtered.js';
 import { addGuard } from '../kernel/guards.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step, type StepOptions, type Subject } from '../kernel/plan.js';
@@ -226,7 +227,7 @@ export function explainWhiteout(path: Path, failure: StepFailure, facts: Whiteou
     step?.call === calls.openat2
       ? { name: `the directory ${shown}`, purpose: `open ${shown}` }
       : { name: shown, purpose: `make a whiteout at ${shown}` };
-  const own = findVerdict(shown, failure, facts);
+  const own = explainFiltered(failure) ?? findVerdict(shown, failure, facts);
   const isBroken = own === undefined && removesTree(step, facts);
   return {
     errno,

@@ -13,7 +13,10 @@ import { isValidRedirect, isWhiteoutEntry, type MarkSpace, type Marks, readMarks
 import type { Attributes, Records, Time } from '../trees/records.js';
 import type { Root } from '../trees/root.js';
 import { examine, type Tape, Walker } from '../trees/walk.js';
+import type { CheckedBaseline } from './baseline.js';
 import { Conflicts, type FoundConflict } from './conflicts.js';
+import { isShut, OWNER_WRITES } from './modes.js';
+import { OwnerCheck } from './owner-check.js';
 import { SplitLinks } from './split-links.js';
 
 /** A directory inside the target directory, in which a merge makes entries. Its last step removes it. */
@@ -32,14 +35,21 @@ export interface Redirected {
 
 export interface CheckOptions {
   readonly upper: Root;
+  /** The mode of the upper's root, or the one that an earlier call has kept. */
+  readonly upperMode: number;
   readonly dir: Root;
   readonly space: MarkSpace;
   /** Keeps the records for the second walk. A dry run has none. */
   readonly tape: Tape | undefined;
-  /** The ctime from which on the changes of others are conflicts. */
-  readonly since: bigint | undefined;
+  /** The moment from which on the changes of others are conflicts. */
+  readonly since: CheckedBaseline | undefined;
   readonly conflict: 'error' | 'ours' | 'theirs' | ((conflict: Conflict) => 'ours' | 'theirs');
   readonly dryRun: boolean;
+  readonly moves: boolean;
+  /** Files are renamed, not copied. */
+  readonly renames: boolean;
+  /** The directory itself gets the metadata of the upper's root. */
+  readonly root: boolean;
   /** The state that an earlier call has stored, if this one resumes it. */
   readonly earlier: EarlierCheck | undefined;
   /** This call copies what an earlier one has begun to move. */
@@ -51,8 +61,10 @@ export interface CheckOptions {
 export interface EarlierCheck {
   /** Paths at which the directory keeps its version. */
   readonly theirs: readonly string[];
-  /** Directories that keep their own metadata. */
-  readonly kept?: readonly string[];
+  /** Directories that keep their own metadata, with their modes. */
+  readonly kept: readonly (readonly [path: string, mode: number])[];
+  /** The modes of entries that the merge opens up, by the inode in the upper. */
+  readonly modes: readonly (readonly [inode: string, mode: number])[];
   /** Inodes of the upper whose redirects lead to clones. */
   readonly redirects: readonly string[];
   /** If every entry is copied: the newest change in the upper before that, ctime in ms. */
@@ -64,6 +76,7 @@ export class MergeCheck {
   readonly #looked: Conflicts | undefined;
   #links: SplitLinks | undefined;
   readonly #absent: AbsentDirectories;
+  readonly #owner: OwnerCheck | undefined;
   /** The path of the upper below the directory, if it lies there. */
   readonly #own: string | undefined;
   readonly #seenRedirects: ReadonlySet<string> | undefined;
@@ -87,23 +100,31 @@ export class MergeCheck {
   entries = 0;
   /** Whiteouts among them. */
   deleted = 0;
+  /** Anything in the upper, or its root, has a mark of overlayfs. */
+  isMarked = false;
   /** The newest change in the upper, ctime in ms. */
   latest = 0;
   /** The paths at which the directory keeps its version. */
   readonly theirs: string[];
-  /** Directories that keep their own metadata, and get the entries of the upper. */
-  readonly kept: string[];
+  /** Directories that keep their own metadata, with their modes, and get the entries of the upper. */
+  readonly kept: Map<string, number>;
+  /** The modes of entries of the upper that a move must open up, by inode. */
+  readonly modes: Map<string, number>;
   conflicts: readonly Conflict[] = [];
 
   constructor(options: CheckOptions) {
     const { upper, dir, since, earlier } = options;
     this.#options = options;
-    this.#looked = since === undefined || earlier !== undefined ? undefined : new Conflicts(dir.descriptor, since);
-    this.#absent = new AbsentDirectories(dir.descriptor, this.absent);
+    this.#looked =
+      since === undefined || earlier !== undefined ? undefined : new Conflicts(dir.descriptor, upper.descriptor, since);
+    const uid = process.geteuid?.() ?? 0;
+    this.#owner = uid === 0 ? undefined : new OwnerCheck(upper.path, dir.path, uid, options.renames);
+    this.#absent = new AbsentDirectories(dir.descriptor, this.absent, this.#owner);
     this.#own = pathInside(upper.real, dir.real);
     this.#seenRedirects = earlier && new Set(earlier.redirects);
     this.theirs = [...(earlier?.theirs ?? [])];
-    this.kept = [...(earlier?.kept ?? [])];
+    this.kept = new Map(earlier?.kept);
+    this.modes = new Map(earlier?.modes);
   }
 
   /** Reads the upper. */
@@ -143,9 +164,10 @@ export class MergeCheck {
   #decide(found: readonly FoundConflict[]): void {
     const { conflict, dir, dryRun } = this.#options;
     if (found.length > 0 && conflict === 'error' && !dryRun) throw conflictError(dir.path, found);
-    for (const { bytePath, conflict: one, isMetadata } of found) {
+    for (const { bytePath, conflict: one, isMetadata, mode } of found) {
       const decision = typeof conflict === 'function' ? conflict(one) : conflict;
-      if (decision === 'theirs') (isMetadata ? this.kept : this.theirs).push(bytePath);
+      if (decision === 'theirs' && isMetadata) this.kept.set(bytePath, mode);
+      else if (decision === 'theirs') this.theirs.push(bytePath);
       else if (typeof conflict === 'function' && decision !== 'ours') {
         throw invalidArgumentType('conflict', "a function that returns 'ours' or 'theirs'", decision);
       }
@@ -154,11 +176,19 @@ export class MergeCheck {
   }
 
   #enterRoot(walker: Walker): void {
-    const { dir, space, earlier } = this.#options;
+    const { dir, space, earlier, upperMode, root } = this.#options;
     this.#above[0] = walker.inode;
+    if (isShut(upperMode) && !isShut(walker.mode)) this.modes.set(String(walker.inode), upperMode);
+    this.#keepMode(walker);
+    if (this.#owner !== undefined && root) {
+      this.#owner.check(walker);
+      this.#absent.add('', walker.inode);
+    }
     // The kernel marks the root of an upper for `index`.
-    const isIndexed = readMarks(walker.attributes, space).origin !== undefined;
-    if (isIndexed && earlier === undefined) this.#links = new SplitLinks(dir.path, dir.descriptor);
+    const marks = readMarks(walker.attributes, space);
+    this.isMarked = !hasOnlyShown(walker.attributes, space);
+    this.#looked?.enterRoot(marks);
+    if (marks.origin !== undefined && earlier === undefined) this.#links = new SplitLinks(dir.path, dir.descriptor);
   }
 
   #enter(walker: Walker): void {
@@ -168,13 +198,20 @@ export class MergeCheck {
     this.#refuseChanged(walker);
     const { attributes } = walker;
     const marks = readMarks(attributes, space);
-    refuseUnreadable(attributes, upper.path, walker.path);
+    this.#refuseUnreadable(walker);
     const parent = this.#origins[walker.depth - 1] as string;
     const redirect = countingRedirect(walker, marks);
     const origin = redirect === undefined ? below(parent, walker.name) : follow(redirect, parent);
     const isWhiteout = isWhiteoutEntry(walker, marks);
     if (isWhiteout) this.deleted++;
-    if (isWhiteout || !hasOnlyShown(attributes, space)) this.#soil(walker);
+    if (isWhiteout || !hasOnlyShown(attributes, space)) {
+      this.isMarked = true;
+      this.#soil(walker);
+    }
+    if (!isWhiteout) {
+      this.#owner?.check(walker);
+      this.#keepMode(walker);
+    }
     if (walker.type === k.S_IFDIR) this.#enterDirectory(walker, origin, redirect !== undefined);
     if (redirect !== undefined) {
       // Only a first call makes clones.
@@ -192,6 +229,36 @@ export class MergeCheck {
     // A whiteout stands for all that is below a redirect, at the old path.
     if (this.#areMoved[walker.depth - 1] !== true) {
       this.#looked?.add(walker, marks, isWhiteout, redirect !== undefined, space);
+    }
+  }
+
+  /** Keeps the mode of an entry that a move must open up: to take entries out, or to change user.* attributes. */
+  #keepMode({ type, mode, inode, attributes }: Walker): void {
+    const isDirectory = type === k.S_IFDIR;
+    const id = String(inode);
+    // An earlier call may have opened it up.
+    const isKept = this.modes.has(id);
+    if (!isKept && (isDirectory ? !isShut(mode) : type !== k.S_IFREG || (mode & OWNER_WRITES) !== 0)) return;
+    // The rename to another parent would fail.
+    if (isDirectory) this.soiled.add(inode);
+    else if (!hasHiddenUserAttribute(attributes, this.#options.space)) return;
+    if (this.#options.moves && !isKept) this.modes.set(id, mode & 0o7777);
+  }
+
+  #refuseUnreadable({ attributes, path }: Walker): void {
+    const { upper, renames, since, space } = this.#options;
+    // A file that is renamed keeps its attributes, and loses the marks.
+    const needsMarks = !renames || since !== undefined || this.#links !== undefined;
+    for (const [name, value] of attributes) {
+      const isNeeded = needsMarks || ![name, undefined].includes(shownName(name, space)) || name.endsWith('.redirect');
+      if (value !== undefined || !isNeeded) continue;
+      throw new OverlayError({
+        errno: e.EACCES,
+        reason: 'path-inaccessible',
+        what: `this process may not read the attribute ${name} of ${quotePath(joinPath(upper.path, toBytePath(path)))}`,
+        hint: 'give its owner the right to read it (chmod u+r) and run as the owner, or run as root',
+        path: pathString(upper.path),
+      });
     }
   }
 
@@ -275,16 +342,30 @@ function pathInside(path: Path, directory: Path): string | undefined {
 
 const toMilliseconds = ({ seconds, nanoseconds }: Time): number => seconds * 1e3 + nanoseconds / 1e6;
 
+/** Returns the newest ctime in the upper, in ms. */
+export function* newestChange({ descriptor, path }: Root): Task<number> {
+  const walker = new Walker('', { at: descriptor, atPath: path });
+  let latest = 0;
+  try {
+    while (yield* walker.more()) while (walker.advance()) latest = Math.max(latest, toMilliseconds(walker.ctime));
+  } finally {
+    walker.close();
+  }
+  return latest;
+}
+
 /** Finds the directories of the upper that do not exist in the target directory. One native call looks up many. */
 class AbsentDirectories {
   readonly #dir: Descriptor;
   readonly #found: Set<bigint>;
+  readonly #owner: OwnerCheck | undefined;
   #waiting: (readonly [path: string, inode: bigint])[] = [];
   #last: string | undefined;
 
-  constructor(dir: Descriptor, found: Set<bigint>) {
+  constructor(dir: Descriptor, found: Set<bigint>, owner: OwnerCheck | undefined) {
     this.#dir = dir;
     this.#found = found;
+    this.#owner = owner;
   }
 
   get isFull(): boolean {
@@ -309,6 +390,7 @@ class AbsentDirectories {
     );
     for (const [path, inode] of waiting) {
       records.advance();
+      if (records.type === k.S_IFDIR) this.#owner?.checkDirectory(records, path);
       if (records.error !== e.ENOENT || this.#isInside(path)) continue;
       this.#found.add(inode);
       this.#last = path;
@@ -322,25 +404,17 @@ function hasOnlyShown(attributes: Attributes, space: MarkSpace): boolean {
   return true;
 }
 
-function refuseUnreadable(attributes: Attributes, root: Path, path: string): void {
-  for (const [name, value] of attributes) {
-    if (value !== undefined) continue;
-    const shown = quotePath(toBytePath(below(pathString(root), path)));
-    throw new OverlayError({
-      errno: e.EACCES,
-      reason: 'path-inaccessible',
-      what: `this process may not read the attribute ${name} of ${shown}`,
-      hint: 'run as its owner or as root',
-      path: pathString(root),
-    });
-  }
+/** xattr(7): unlike the others, these need the right to write the file. */
+function hasHiddenUserAttribute(attributes: Attributes, space: MarkSpace): boolean {
+  for (const name of attributes.keys()) if (name.startsWith('user.') && shownName(name, space) !== name) return true;
+  return false;
 }
 
 const mountInside = (root: Path, path: string): OverlayError =>
   new OverlayError({
     errno: e.EXDEV,
     reason: 'mount-inside',
-    what: `something is mounted inside ${quotePath(root)}, at ${quotePath(toBytePath(path))}`,
+    what: `something is mounted inside ${quotePath(root)}, at ${quotePath(joinPath(root, toBytePath(path)))}`,
     path: pathString(root),
   });
 

@@ -2,18 +2,24 @@
  * Finds the paths that others have changed in a directory since a moment, among those that an upper changes. It looks at
  * many entries of the directory at once.
  */
+import type { BigIntStats } from 'node:fs';
 import * as e from '../errnos.js';
 import type { Conflict } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { close } from '../kernel/held.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
-import { askTolerant, type Task } from '../kernel/task.js';
+import { askTolerant, inEitherForm, type Task } from '../kernel/task.js';
 import { isAtOrBelow } from '../paths.js';
 import { comparePaths, toBytePath, toText } from '../trees/encodings.js';
 import { type MarkSpace, type Marks, shownAttributes } from '../trees/marks.js';
 import { type Attributes, type Records, toNanoseconds } from '../trees/records.js';
 import { examine, Walker } from '../trees/walk.js';
+import type { CheckedBaseline } from './baseline.js';
+import type { LinkedNames } from './linked-names.js';
+
+/** In ns. Some times of a new file come from a clock that ticks every 1 to 10 ms, and others from an exact one. */
+const TICK = 10_000_000n;
 
 /** Paths that are looked at in one native call. */
 const AT_ONCE = 512;
@@ -24,6 +30,8 @@ export interface FoundConflict {
   readonly conflict: Conflict;
   /** Both sides have the directory and have changed its metadata. Its entries are judged by themselves. */
   readonly isMetadata: boolean;
+  /** The mode that the directory has there. */
+  readonly mode: number;
 }
 
 /** The state of a path in the upper. */
@@ -39,6 +47,8 @@ interface Ours {
   readonly uid: number;
   readonly gid: number;
   readonly attributes: Attributes;
+  /** A file without `origin` that the kernel may have copied up: it marks none of a file with several links. */
+  readonly mayBeLinked: boolean;
 }
 
 /** The head of the mark `origin`: struct ovl_fb in fs/overlayfs/overlayfs.h. */
@@ -46,22 +56,33 @@ const HANDLE = { type: 4, start: 21 } as const;
 
 export class Conflicts {
   readonly #dir: Descriptor;
+  readonly #upper: Descriptor;
   readonly #since: bigint;
+  readonly #linked: LinkedNames | undefined;
+  /** By depth: the directory of the upper may have entries that were copied up. */
+  readonly #impure: boolean[] = [];
   #waiting: Ours[] = [];
   readonly #found: FoundConflict[] = [];
 
-  constructor(dir: Descriptor, since: bigint) {
+  constructor(dir: Descriptor, upper: Descriptor, since: CheckedBaseline) {
     this.#dir = dir;
-    this.#since = since;
+    this.#upper = upper;
+    this.#since = since.ctime;
+    this.#linked = since.links;
   }
 
   get isFull(): boolean {
     return this.#waiting.length >= AT_ONCE;
   }
 
+  enterRoot(marks: Marks): void {
+    this.#impure[0] = marks.impure === true;
+  }
+
   /** Notes the current entry of the upper. `isMoved` says that a redirect leads to its contents. */
   add(entry: Walker, marks: Marks, isWhiteout: boolean, isMoved: boolean, space: MarkSpace): void {
     const isDirectory = entry.type === k.S_IFDIR;
+    if (isDirectory) this.#impure[entry.depth] = marks.impure === true;
     this.#waiting.push({
       path: entry.path,
       isWhiteout,
@@ -72,6 +93,7 @@ export class Conflicts {
       uid: entry.uid,
       gid: entry.gid,
       attributes: isDirectory ? copyOf(shownAttributes(entry.attributes, space)) : noAttributes,
+      mayBeLinked: !isDirectory && marks.origin === undefined && this.#impure[entry.depth - 1] === true,
     });
   }
 
@@ -107,25 +129,28 @@ export class Conflicts {
       if (theirs === 'look inside') deep.push(ours);
       else if (theirs === 'look at origin') unsure.push(ours);
       else if (theirs === 'look at parent') missing.push(ours);
-      else if (theirs !== undefined) this.#add(ours, 'changed', theirs === 'metadata');
+      else if (theirs === 'removed') this.#add(ours, 'removed');
+      else if (theirs !== undefined) this.#add(ours, 'changed', theirs === 'metadata', records.mode & 0o7777);
     }
     for (const ours of deep) if (yield* this.#hasChangedInside(ours.path)) this.#add(ours, 'changed');
     yield* this.#findRemoved(missing);
     yield* this.#compareOrigins(unsure);
   }
 
-  #add({ path, isWhiteout }: Ours, theirs: Conflict['theirs'], isMetadata = false): void {
+  #add({ path, isWhiteout }: Ours, theirs: Conflict['theirs'], isMetadata = false, mode = 0): void {
     const conflict: Conflict = { path: toText(path), ours: isWhiteout ? 'deleted' : 'changed', theirs };
-    this.#found.push({ bytePath: path, conflict, isMetadata });
+    this.#found.push({ bytePath: path, conflict, isMetadata, mode });
   }
 
   #judge(
     ours: Ours,
     theirs: Records,
-  ): 'changed' | 'metadata' | 'look inside' | 'look at origin' | 'look at parent' | undefined {
+  ): 'changed' | 'removed' | 'metadata' | 'look inside' | 'look at origin' | 'look at parent' | undefined {
     if (theirs.mode === 0) {
       // Both have deleted it, or the upper has made it.
-      if (ours.isWhiteout || ours.origin === undefined) return undefined;
+      if (ours.isWhiteout) return undefined;
+      if (ours.mayBeLinked && this.#linked !== undefined) return this.#linked.has(ours.path) ? 'removed' : undefined;
+      if (ours.origin === undefined) return ours.mayBeLinked ? 'look at parent' : undefined;
       return ours.origin.length > 0 ? 'look at origin' : 'look at parent';
     }
     const hasChanged = toNanoseconds(theirs.ctime) >= this.#since;
@@ -138,8 +163,10 @@ export class Conflicts {
   }
 
   /**
-   * Finds the entries that others have removed, of a file system without file handles. In a directory that nobody has
-   * changed since, the upper has made the name: it has renamed or linked a file.
+   * Finds the entries that others have removed, of a file system without file handles, and hard links where the baseline
+   * does not know their names. In a directory that nobody has
+   * changed since, the upper has made the name: it has renamed or linked a file. So it has a file whose times are not
+   * older than the file itself.
    */
   *#findRemoved(missing: readonly Ours[]): Task<void> {
     if (missing.length === 0) return;
@@ -147,8 +174,30 @@ export class Conflicts {
     const records = yield* examine(this.#dir, parents);
     for (const ours of missing) {
       records.advance();
-      if (records.mode !== 0 && toNanoseconds(records.ctime) >= this.#since) this.#add(ours, 'removed');
+      if (records.mode === 0 || toNanoseconds(records.ctime) < this.#since) continue;
+      if (!ours.mayBeLinked || (yield* this.#isOlderThanItself(ours.path))) this.#add(ours, 'removed');
     }
+  }
+
+  /**
+   * True if a file of the upper has times from before it was made there, or if its directory has: the kernel sets the
+   * times of both when it copies a file up, and a program that makes a file changes those of the directory.
+   */
+  *#isOlderThanItself(path: string): Task<boolean> {
+    const { birthtimeNs, atimeNs, mtimeNs } = yield* this.#lookInUpper(path);
+    if ([atimeNs, mtimeNs].some((time) => time + TICK < birthtimeNs)) return true;
+    const parent = yield* this.#lookInUpper(path.slice(0, Math.max(path.lastIndexOf('/'), 0)));
+    return parent.mtimeNs + TICK < birthtimeNs;
+  }
+
+  *#lookInUpper(path: string): Task<BigIntStats> {
+    const fs = process.getBuiltinModule('node:fs');
+    const { lstat } = process.getBuiltinModule('node:fs/promises');
+    const whole = Buffer.concat([Buffer.from(`/proc/self/fd/${this.#upper}/`), Buffer.from(toBytePath(path))]);
+    return yield* inEitherForm(
+      () => lstat(whole, { bigint: true }),
+      () => fs.lstatSync(whole, { bigint: true }),
+    );
   }
 
   *#hasChangedInside(path: string): Task<boolean> {
@@ -201,7 +250,7 @@ export class Conflicts {
     const [type, handle] = [(origin as Buffer)[HANDLE.type] as number, (origin as Buffer).subarray(HANDLE.start)];
     const plan = new Plan();
     const room = 4096;
-    const args = [this.#dir, type, handle, k.O_PATH | k.O_CLOEXEC];
+    const args = [this.#dir, type, handle, k.O_PATH | k.O_CLOEXEC] as const;
     const opened = plan.add(calls.open_by_handle_at, args, { output: 0, tolerate: 'any', keep: true });
     const linkOf = (descriptor: Descriptor) =>
       plan.stepOf(

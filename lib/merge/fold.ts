@@ -4,11 +4,11 @@
  */
 import { checkBoolean, checkFunction, checkSignal, checkWord, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
-import { abortError, invalidArgumentType, invalidArgumentValue, OverlayError } from '../errors.js';
+import { abortError, conflictingOptions, invalidArgumentValue, OverlayError } from '../errors.js';
 import * as k from '../kernel/constants.js';
 import { close, type Held } from '../kernel/held.js';
 import { Slices } from '../kernel/slices.js';
-import { run, runSync, type Task } from '../kernel/task.js';
+import { run, type Task } from '../kernel/task.js';
 import type { OperationFlag } from '../native.js';
 import {
   isAtOrBelow,
@@ -21,15 +21,18 @@ import {
   toBytes,
   toPath,
 } from '../paths.js';
+import type { Progress } from '../progress.js';
+import { option, text } from '../text.js';
 import { below, toBytePath } from '../trees/encodings.js';
-import { isMount, type LayersLike, toLayers, toPaths, toSpace } from '../trees/given.js';
+import { type GivenLayers, type Layers, layersOf, toLayers } from '../trees/given.js';
 import { IndexedFiles } from '../trees/indexed.js';
-import { lockDirectory } from '../trees/lock.js';
+import { lockDirectory, unlock } from '../trees/lock.js';
 import { isWhiteoutEntry, type MarkSpace, markName, readMarks, shownName } from '../trees/marks.js';
 import { MergedWalker } from '../trees/merged.js';
 import type { Attributes } from '../trees/records.js';
 import { openRoot, type Root } from '../trees/root.js';
 import { type LayerStack, openLayers } from '../trees/stack.js';
+import { checkSync, type Sync, syncDirectory } from '../trees/synced.js';
 import { examine, Walker } from '../trees/walk.js';
 import {
   addSpecial,
@@ -41,24 +44,21 @@ import {
 } from '../trees/write.js';
 import { explainWrite } from '../trees/written.js';
 
-export interface FoldProgress {
-  /** Entries written so far, without the root. */
-  readonly entries: number;
-  /** Bytes copied, or cloned by the file system. */
-  readonly bytes: number;
-}
-
-export interface FlattenOptions {
+export interface SquashOptions {
+  /** The directory to make. It must not exist or must be empty, and appears when it is complete, rename(2). */
+  into: PathLike;
   /**
-   * True if the marks of the layers are `user.overlay.*`, false if they are `trusted.overlay.*`. Default: the options
-   * of the mount or the marks on the layers' roots tell.
+   * Writes the merged view of all layers as a plain directory without marks. By default the directory is a layer, with
+   * whiteouts and opaque marks for the layers below. Default: false.
    */
-  userxattr?: boolean;
-  onProgress?: (progress: FoldProgress) => void;
+  plain?: boolean;
+  /**
+   * `'end'`: the directory is on the disk before it gets its name, and both are there before the promise is fulfilled,
+   * syncfs(2). `'none'`: the kernel writes it when it likes. Default: `'end'`.
+   */
+  sync?: Sync;
+  onProgress?: (progress: Progress) => void;
   signal?: AbortSignal;
-}
-
-export interface SquashOptions extends FlattenOptions {
   /**
    * The kind of whiteouts. `'device'` makes character devices 0:0, mknod(2). `'xattr'` makes empty files with the
    * attribute `overlay.whiteout`, in directories that are marked for it (Linux 6.7). These need no mknod(2) and can be
@@ -68,20 +68,21 @@ export interface SquashOptions extends FlattenOptions {
   mechanism?: 'device' | 'xattr';
 }
 
-export interface FoldSummary {
+export interface SquashSummary {
   /** Entries written, without the root. */
   readonly entries: number;
   readonly bytes: number;
 }
 
-const flattenNames: ReadonlySet<string> = new Set(['userxattr', 'onProgress', 'signal']);
-const squashNames: ReadonlySet<string> = new Set([...flattenNames, 'mechanism']);
+const names = ['into', 'plain', 'sync', 'onProgress', 'signal', 'mechanism'];
+const known: ReadonlySet<string> = new Set(names);
 const ENTRIES = 32;
 
 interface Settings {
   readonly isLayer: boolean;
   readonly usesXattr: boolean;
-  readonly onProgress: FlattenOptions['onProgress'];
+  readonly syncs: boolean;
+  readonly onProgress: SquashOptions['onProgress'];
   readonly signal: AbortSignal | undefined;
 }
 
@@ -117,7 +118,7 @@ class Fold {
     this.#settings = settings;
   }
 
-  *run(): Task<FoldSummary> {
+  *run(): Task<SquashSummary> {
     const { isLayer, signal } = this.#settings;
     yield* this.#indexed.read();
     const walker = new MergedWalker(this.#stack, this.#stack.roots(0), {
@@ -262,7 +263,7 @@ class Fold {
       errno: e.EINVAL,
       reason: 'layers-incomplete',
       what: `${what}; layers below these are needed to resolve it`,
-      hint: 'flatten all layers of the overlay (flattenLayers) instead',
+      hint: 'squash all layers of the overlay with plain: true instead',
       path: pathString(this.#stack.at(walker.layer).path),
     });
   }
@@ -328,25 +329,33 @@ function* isEmpty(parent: number, name: string): Task<boolean> {
   }
 }
 
-function* folded(from: unknown, to: unknown, isLayer: boolean, given: SquashOptions | undefined): Task<FoldSummary> {
-  const options = toOptions(given, isLayer ? squashNames : flattenNames);
-  const userxattr = checkBoolean(options.userxattr, 'userxattr');
+function* folded(from: Layers, given: SquashOptions): Task<SquashSummary> {
+  const options = toOptions(given, known);
+  const isLayer = checkBoolean(options.plain, 'plain') !== true;
+  if (!isLayer && options.mechanism !== undefined) {
+    throw conflictingOptions(
+      text`${option('mechanism')} cannot go with ${option('plain')}, which writes no whiteouts`,
+      'leave it out',
+    );
+  }
   const { onProgress } = options;
   checkFunction(onProgress, 'onProgress');
   const settings: Settings = {
     isLayer,
     usesXattr: checkWord(options.mechanism, 'mechanism', ['device', 'xattr']) === 'xattr',
+    syncs: checkSync(options.sync),
     onProgress,
     signal: checkSignal(options.signal),
   };
   if (settings.signal?.aborted) throw abortError(settings.signal);
-  const { paths, ...rest } = toSources(from, userxattr);
-  const target = toTarget(to);
+  const layers = toLayers(from);
+  const paths = toSources(layers, isLayer);
+  const target = toTarget(options.into);
   const parent = yield* openRoot(target.parent);
   try {
     yield* refuseFull(target, parent);
-    for (const layer of [...paths, ...rest.dataPaths]) yield* refuseInside(target, parent.real, layer);
-    const stack = yield* openLayers(paths, rest);
+    for (const layer of [...paths, ...layers.dataPaths]) yield* refuseInside(target, parent.real, layer);
+    const stack = yield* openLayers(paths, { ...layers, isTopLayer: true });
     try {
       return yield* write(stack, target, parent.descriptor, settings);
     } finally {
@@ -357,22 +366,17 @@ function* folded(from: unknown, to: unknown, isLayer: boolean, given: SquashOpti
   }
 }
 
-function toSources(from: unknown, userxattr: boolean | undefined) {
-  if (isMount(from)) {
-    const { upper, lowers, dataPaths, space, index } = toLayers(from as LayersLike, { userxattr });
-    return { paths: [upper, ...lowers], dataPaths, space, index };
-  }
-  if (!Array.isArray(from)) throw invalidArgumentType('layers', 'an array of layers, or a mounted overlay', from);
-  if (from.length === 0) throw invalidArgumentValue('layers', from, 'must name one layer or more');
-  return { paths: toPaths(from, 'layers'), dataPaths: [], space: toSpace(userxattr), index: undefined };
-}
+/** Returns the layers that become one: without `plain` the uppers, or the lower layers if there is no upper. */
+const toSources = (layers: GivenLayers, isLayer: boolean): readonly Path[] =>
+  isLayer && layers.uppers.length > 0 ? layers.uppers : layersOf(layers);
 
-function* write(stack: LayerStack, target: Target, parent: number, settings: Settings): Task<FoldSummary> {
+function* write(stack: LayerStack, target: Target, parent: number, settings: Settings): Task<SquashSummary> {
   const { partial, name } = target;
   const writer = new TreeWriter(parent, { others: stack.descriptors, signal: settings.signal });
   // Another call that is still writing holds the lock. If no call holds it, a killed call has left the directory.
   writer.add('directory', partial, { mode: 0o700, flags: ['existing'] });
   let lock: Held | undefined;
+  let made = partial;
   try {
     yield* writer.finish();
     const taken = yield* lockDirectory(toBytePath(partial), parent);
@@ -389,19 +393,22 @@ function* write(stack: LayerStack, target: Target, parent: number, settings: Set
     try {
       yield* clear(writer, parent, partial);
       const summary = yield* new Fold(stack, writer, partial, settings).run();
+      if (settings.syncs) yield* writer.sync();
       writer.add('rename', name, { from: partial, flags: ['tree'] });
       yield* writer.finish();
+      made = name;
+      if (settings.syncs) yield* syncDirectory(parent, target.parent);
       return summary;
     } catch (error) {
       yield* writer.stop();
-      yield* discard(parent, partial);
+      yield* discard(parent, made);
       throw error;
     }
   } catch (error) {
     if (!(error instanceof WriteFailure)) throw error;
-    throw explainWrite(error, target.parent, { leftover: 'nothing of the new directory remains' });
+    throw yield* explainWrite(error, target.parent, { leftover: 'nothing of the new directory remains' });
   } finally {
-    if (lock !== undefined) close(lock);
+    if (lock !== undefined) yield* unlock(lock);
   }
 }
 
@@ -422,9 +429,9 @@ function* clear(writer: TreeWriter, parent: number, partial: string): Task<void>
   yield* writer.finish();
 }
 
-function* discard(parent: number, partial: string): Task<void> {
+function* discard(parent: number, name: string): Task<void> {
   const writer = new TreeWriter(parent);
-  writer.add('remove', partial);
+  writer.add('remove', name);
   try {
     yield* writer.finish();
   } catch {
@@ -433,47 +440,16 @@ function* discard(parent: number, partial: string): Task<void> {
 }
 
 /**
- * Writes several layers, the topmost first, as one layer: files, whiteouts, opaque directories, hard links, owners,
- * modes, times and attributes. A mount with the new layer shows the same as a mount with the given layers. `dir` must
- * not exist or must be empty. It appears when it is complete, rename(2).
+ * Writes the uppers as one layer, or the lower layers if no upper is named: files, whiteouts, opaque directories, hard
+ * links, owners, modes, times and attributes. A mount with the new layer shows the same as a mount with the given
+ * ones. With `plain`, the directory is the merged view of all layers without marks: renames and metacopies are
+ * resolved, and for a mount with `index` so are the hard links that only the index knows.
  *
- * @throws {OverlayError} `reason` is `'layers-incomplete'` for a renamed directory (`redirectDir`), or for a file without
- * data in these layers (`metacopy`); `'path-exists'`, `'path-missing'`, `'path-not-directory'`, `'layers-overlap'`,
- * `'layer-changed'`, `'layer-in-use'`, `'out-of-space'`, `'read-only'`, `'permission-denied'`, `'xattr-denied'`
+ * @throws {OverlayError} `reason` is `'layers-incomplete'` for a renamed directory (`redirectDir`) without `plain`, or for
+ * a file without data in these layers (`metacopy`); `'path-exists'`, `'path-missing'`, `'path-not-directory'`,
+ * `'layers-overlap'`, `'layer-changed'`, `'layer-in-use'`, `'out-of-space'`, `'read-only'`, `'permission-denied'`,
+ * `'xattr-denied'`
  */
-export async function squashLayers(
-  layers: readonly PathLike[],
-  dir: PathLike,
-  options?: SquashOptions,
-): Promise<FoldSummary> {
-  return run(folded(layers, dir, true, options));
-}
-
-/** The synchronous form of `squashLayers`. */
-export function squashLayersSync(layers: readonly PathLike[], dir: PathLike, options?: SquashOptions): FoldSummary {
-  return runSync(folded(layers, dir, true, options));
-}
-
-/**
- * Writes the merged view of layers, the topmost first, or of a mounted overlay's layers, as a plain directory without
- * marks. Renames and metacopies are resolved. For a mount with `index`, so are the hard links that only the index knows.
- * `dir` must not exist or must be empty. It appears when it is complete, rename(2).
- *
- * @throws {OverlayError} as `squashLayers`; `'layers-incomplete'` for a file whose data is in none of the layers
- */
-export async function flattenLayers(
-  layers: readonly PathLike[] | LayersLike,
-  dir: PathLike,
-  options?: FlattenOptions,
-): Promise<FoldSummary> {
-  return run(folded(layers, dir, false, options));
-}
-
-/** The synchronous form of `flattenLayers`. */
-export function flattenLayersSync(
-  layers: readonly PathLike[] | LayersLike,
-  dir: PathLike,
-  options?: FlattenOptions,
-): FoldSummary {
-  return runSync(folded(layers, dir, false, options));
+export async function squash(layers: Layers, options: SquashOptions): Promise<SquashSummary> {
+  return run(folded(layers, options));
 }

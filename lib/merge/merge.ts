@@ -3,23 +3,28 @@ import { checkBoolean, checkFunction, checkSignal, checkWord, toOptions } from '
 import * as e from '../errnos.js';
 import { abortError, type Conflict, OverlayError } from '../errors.js';
 import { close, type Held } from '../kernel/held.js';
-import { run, runSync, type Task } from '../kernel/task.js';
+import { run, type Task } from '../kernel/task.js';
 import { isAtOrBelow, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
-import { type LayersLike, toLayers } from '../trees/given.js';
-import { lockDirectory } from '../trees/lock.js';
+import type { Progress } from '../progress.js';
+import { type GivenLayers, type Layers, toLayers, upperOf } from '../trees/given.js';
+import { lockDirectory, unlock } from '../trees/lock.js';
 import { type MarkSpace, spaceOf } from '../trees/marks.js';
-import { openRoot, type Root } from '../trees/root.js';
+import { openRoot, type Root, refuseMerged } from '../trees/root.js';
+import { checkSync, type Sync } from '../trees/synced.js';
 import { refuseUsed, usedByOther } from '../trees/used.js';
 import { examine } from '../trees/walk.js';
 import { type Baseline, toBaseline } from './baseline.js';
-import { Merge, type MergeProgress, type MergeSummary, type Settings } from './write.js';
+import { statDescriptor } from './modes.js';
+import { Merge, type MergeSummary, type Settings } from './write.js';
 
 export interface MergeOptions {
+  /** The directory to merge into: a plain directory, such as the lower layer, or a mounted overlay. */
+  into: PathLike;
   /**
-   * `'copy'` leaves the upper as it is, and clones files where the file system can (FICLONE, ioctl_ficlone(2)).
-   * `'move'` empties the upper: it renames files where the upper and the directory are on one mount. Default: `'copy'`.
+   * Empties the upper: renames its files where the upper and the directory are on one mount. Default: false; the upper
+   * stays as it is, and the file system clones the files where it can (FICLONE, ioctl_ficlone(2)).
    */
-  mode?: 'copy' | 'move';
+  move?: boolean;
   /** Changes that others make in the directory after this moment are conflicts. By default the merge looks for none. */
   since?: Baseline;
   /**
@@ -30,50 +35,58 @@ export interface MergeOptions {
   /** Gives the directory itself the owner, mode, times and attributes of the upper's root. Default: false. */
   root?: boolean;
   /**
-   * True if the upper's marks are `user.overlay.*`, false if they are `trusted.overlay.*`. Default: the options of the
-   * mount or the marks on the upper's root tell.
+   * Takes an upper without any mark of overlayfs for one, even if the directory deletes or changes its entries as an
+   * upper of it would. By default the merge refuses such a pair: the two are probably swapped (`'layers-swapped'`). A
+   * mount's upper, and a merge with `since`, need no such check. Default: false.
    */
-  userxattr?: boolean;
+  unmarked?: boolean;
   /** Makes all checks and changes nothing. The result lists conflicts even for `conflict: 'error'`. Default: false. */
   dryRun?: boolean;
-  onProgress?: (progress: MergeProgress) => void;
+  /**
+   * `'end'`: the merge is on the disk before the promise is fulfilled, and a power cut at any moment leaves what a later
+   * call can finish, syncfs(2). `'none'`: the kernel writes it when it likes. Default: `'end'`.
+   */
+  sync?: Sync;
+  onProgress?: (progress: Progress) => void;
   signal?: AbortSignal;
 }
 
-const names = ['mode', 'since', 'conflict', 'root', 'userxattr', 'dryRun', 'onProgress', 'signal'];
+const names = ['into', 'move', 'since', 'conflict', 'root', 'unmarked', 'dryRun', 'sync', 'onProgress', 'signal'];
 const known: ReadonlySet<string> = new Set(names);
 
-function toSettings(options: MergeOptions): Settings {
+function toSettings({ isMounted }: GivenLayers, options: MergeOptions): Settings {
   const { conflict, onProgress, since } = options;
   checkFunction(onProgress, 'onProgress');
   return {
-    moves: checkWord(options.mode, 'mode', ['copy', 'move']) === 'move',
+    moves: checkBoolean(options.move, 'move') ?? false,
     since: since === undefined ? undefined : toBaseline(since),
     conflict:
       typeof conflict === 'function'
         ? conflict
         : (checkWord<'error' | 'ours' | 'theirs'>(conflict, 'conflict', ['error', 'ours', 'theirs']) ?? 'error'),
     root: checkBoolean(options.root, 'root') ?? false,
+    looksForSwap: checkBoolean(options.unmarked, 'unmarked') !== true && since === undefined && !isMounted,
     dryRun: checkBoolean(options.dryRun, 'dryRun') ?? false,
+    syncs: checkSync(options.sync),
     onProgress,
     signal: checkSignal(options.signal),
   };
 }
 
-function* merged(from: LayersLike, to: PathLike, given: MergeOptions | undefined): Task<MergeSummary> {
+function* merged(from: Layers, given: MergeOptions): Task<MergeSummary> {
   const options = toOptions(given, known);
-  const settings = toSettings(options);
-  const { upper: upperPath, space: givenSpace } = toLayers(from, {
-    userxattr: checkBoolean(options.userxattr, 'userxattr'),
-  });
-  const dirPath = toAbsolute(toPath(to, 'dir'));
+  const layers = toLayers(from);
+  const upperPath = upperOf(layers, from);
+  const settings = toSettings(layers, options);
+  const dirPath = toAbsolute(toPath(options.into, 'into'));
   if (settings.signal?.aborted) throw abortError(settings.signal);
   const upper = yield* openRoot(upperPath);
   try {
+    yield* refuseMerged(upperPath, upper.descriptor);
     const dir = yield* openRoot(dirPath);
     try {
       refuseOverlap(upper, dir);
-      refuseOtherBase(dir, settings);
+      yield* refuseOtherBase(dir, settings);
       const lock = yield* lockDirectory('.', dir.descriptor);
       if (lock === 'taken') {
         throw new OverlayError({
@@ -87,11 +100,11 @@ function* merged(from: LayersLike, to: PathLike, given: MergeOptions | undefined
       let upperLock: Held | undefined;
       try {
         if (settings.moves) upperLock = yield* takeUpper(upper);
-        const space = givenSpace ?? (yield* findSpace(upper));
+        const space = layers.space ?? (yield* findSpace(upper));
         return yield* new Merge(upper, dir, space, settings).run();
       } finally {
-        if (upperLock !== undefined) close(upperLock);
-        if (lock !== undefined) close(lock);
+        if (upperLock !== undefined) yield* unlock(upperLock);
+        if (lock !== undefined) yield* unlock(lock);
       }
     } finally {
       close({ descriptor: dir.descriptor });
@@ -127,8 +140,11 @@ function refuseOverlap(upper: Root, dir: Root): void {
   });
 }
 
-function refuseOtherBase(dir: Root, { since }: Settings): void {
-  if (since === undefined || since.inode === String(dir.found.inode)) return;
+function* refuseOtherBase(dir: Root, { since }: Settings): Task<void> {
+  if (since === undefined) return;
+  // A new directory may get the inode of a removed one. The number of its device may be another one after a restart.
+  const { ino, birthtimeNs } = yield* statDescriptor(dir.descriptor);
+  if (since.inode === String(ino) && birthtimeNs < since.ctime) return;
   throw new OverlayError({
     errno: e.EINVAL,
     reason: 'layer-changed',
@@ -140,10 +156,9 @@ function refuseOtherBase(dir: Root, { since }: Settings): void {
 
 /**
  * Folds an upper into a directory: its deletions, replacements, opaque directories, renames, hard links, contents,
- * owners, modes, times and attributes. The directory then equals the merged view. `dir` can be a plain directory, such
- * as the lower layer, or a mounted overlay. First unmount the overlay that uses the upper, or let no program use it
- * during the merge. A merge by move refuses an upper that an overlay uses, also if that overlay is the argument.
- * `removeLayer` says which overlays it sees.
+ * owners, modes, times and attributes. The directory `into` then equals the merged view. First unmount the overlay that
+ * uses the upper, or let no program use it during the merge. A merge by move refuses an upper that an overlay uses, also if that overlay is the argument.
+ * `remove` says which overlays it sees.
  *
  * With `index`, the kernel shows a changed file under all its hard links, and the upper may lack some of them. The merge
  * refuses such an upper before it writes anything, with `reason: 'layers-incomplete'` and the remedy.
@@ -153,25 +168,24 @@ function refuseOtherBase(dir: Root, { since }: Settings): void {
  * among them is an overlay without `redirectDir` for directories of its lower layers.
  * A merge that failed or was killed can be called again: it resumes, and the result is the same. A copy can finish a
  * merge by move, unless that has moved some hard links of a file and not all (`'layers-incomplete'`). Until the merge is
- * complete, `dir` has a directory `.overlayfs-merge`, which may hold entries of the upper, and merges of other uppers are
+ * complete, `into` has a directory `.overlayfs-merge`, which may hold entries of the upper, and merges of other uppers are
  * refused (`'layer-in-use'`). Do not repeat a complete merge by copy if the upper has renamed
  * directories: the second merge would look for them at their old paths. A merge by move leaves nothing to repeat.
  *
  * With `since`, the merge finds all conflicts before it writes anything. A conflict is a path that the upper changes
  * and that others have changed in the directory. A file that the upper replaces with another one, and that others
- * removed, is no conflict. The merge cannot see a write through a memory mapping, mmap(2), to a page that was already
+ * removed, is no conflict. Without `index`, the kernel does not mark the copy of a file with several hard links. The
+ * baseline has the names of such files: one that others removed is a conflict if the upper has a file there that may be its
+ * copy. For a baseline without them, the merge recognizes a copy by times, of the file or its directory, that are older than
+ * the file itself. A new file with such times is then a conflict too, and a copy is none that was written and read since,
+ * in a directory with new names. The merge cannot see a write through a memory mapping, mmap(2), to a page that was already
  * dirty at the baseline: such a write changes no time. A call that resumes looks for no new conflicts.
  *
  * @throws {OverlayError} `reason` is `'layer-conflict'` with all of them in `conflicts`, `'path-missing'`,
- * `'path-not-directory'`, `'path-exists'`, `'layer-twice'`, `'layers-overlap'`, `'layer-in-use'`, `'layer-changed'`,
- * `'layers-incomplete'`, `'mount-inside'`, `'out-of-space'`, `'read-only'`, `'permission-denied'` or `'xattr-denied'`.
+ * `'path-not-directory'`, `'path-exists'`, `'layer-twice'`, `'layers-overlap'`, `'layers-swapped'`, `'layer-in-use'`,
+ * `'layer-changed'`, `'layers-incomplete'`, `'mount-inside'`, `'out-of-space'`, `'read-only'`, `'permission-denied'` or `'xattr-denied'`.
  * The message says how far the merge got
  */
-export async function mergeLayer(upper: LayersLike, dir: PathLike, options?: MergeOptions): Promise<MergeSummary> {
-  return run(merged(upper, dir, options));
-}
-
-/** The synchronous form of `mergeLayer`. It cannot be aborted once it has begun. */
-export function mergeLayerSync(upper: LayersLike, dir: PathLike, options?: MergeOptions): MergeSummary {
-  return runSync(merged(upper, dir, options));
+export async function merge(layers: Layers, options: MergeOptions): Promise<MergeSummary> {
+  return run(merged(layers, options));
 }

@@ -33,6 +33,8 @@ export class SplitLinks {
   readonly #dir: Descriptor;
   /** By path in the directory: does the upper hide what is there, or show it elsewhere? */
   readonly #notes = new Map<string, 'hidden' | 'shown'>();
+  /** By path in the directory: the path at which the overlay shows it, for directories that were renamed. */
+  readonly #renamed = new Map<string, string>();
   /** By inode of the upper. */
   readonly #files = new Map<bigint, IndexedFile>();
   /** By depth: do the upper's directories show what the directory has? */
@@ -50,7 +52,10 @@ export class SplitLinks {
     const parentCovers = this.#covers[entry.depth - 1] === true;
     const covers = isDirectory && marks.opaque !== 'y' && (isRedirected || parentCovers);
     if (isDirectory) this.#covers[entry.depth] = covers;
-    if (covers && isRedirected) this.#notes.set(redirected, 'shown');
+    if (covers && isRedirected) {
+      this.#notes.set(redirected, 'shown');
+      this.#renamed.set(redirected, entry.path);
+    }
     if (parentCovers && (!covers || isRedirected)) this.#hide(place);
     if (isDirectory || marks.links === undefined) return;
     const file = this.#files.get(entry.inode);
@@ -108,8 +113,17 @@ export class SplitLinks {
     return found;
   }
 
+  /** Returns the path in the overlay of what the directory has at a path. */
+  #shownAt(path: string): string {
+    for (let end = path.length; end > 0; end = path.lastIndexOf('/', end - 1)) {
+      const place = this.#renamed.get(path.slice(0, end));
+      if (place !== undefined) return place + path.slice(end);
+    }
+    return path;
+  }
+
   #splitError({ hidden, shown }: Required<Names>, more: number): OverlayError {
-    const [changed, other] = [hidden, shown].map((path) => quotePath(toBytePath(path)));
+    const [changed, other] = [hidden, this.#shownAt(shown)].map((path) => quotePath(toBytePath(path)));
     const others = more === 0 ? '' : ` (and ${more} more such ${more === 1 ? 'file' : 'files'})`;
     return new OverlayError({
       errno: e.EINVAL,

@@ -28,6 +28,8 @@ export interface State extends EarlierCheck {
   readonly path: string;
   /** Every entry is copied, and the upper remains to be emptied. */
   readonly isCopied?: boolean;
+  /** The mode of the directory itself, before the merge. */
+  readonly dirMode: number;
   /** A merge by move has begun. */
   readonly isMove?: boolean;
 }

@@ -5,7 +5,11 @@
  * In particular,
  * - a file keeps its name in the upper until it has its new one;
  * - an opaque directory loses its mark after the entries that it hides are removed, and before its own entries move;
- * - an attribute keeps the time of a directory whose entries move.
+ * - an attribute keeps the time of a directory whose entries move;
+ * - the state keeps the modes of entries of the upper that the owner may not write, before the merge changes them.
+ *
+ * The owner needs `w` on a directory to change its entries or to move it to another parent, and on a file to change its
+ * user.* attributes. A merge adds it where it lacks, and gives each entry its own mode last.
  */
 import * as e from '../errnos.js';
 import { abortError, type Conflict, OverlayError } from '../errors.js';
@@ -14,6 +18,7 @@ import { Slices } from '../kernel/slices.js';
 import type { Task } from '../kernel/task.js';
 import type { OperationFlag } from '../native.js';
 import { type Path, pathString, quotePath, toBytes } from '../paths.js';
+import type { Progress } from '../progress.js';
 import { below, comparePaths, toBytePath } from '../trees/encodings.js';
 import { isWhiteoutEntry, type MarkSpace, type Marks, markName, readMarks, shownName } from '../trees/marks.js';
 import type { Attributes, Records, Time } from '../trees/records.js';
@@ -28,19 +33,12 @@ import {
   type WrittenXattr,
 } from '../trees/write.js';
 import { explainWrite } from '../trees/written.js';
-import type { toBaseline } from './baseline.js';
-import { type CheckOptions, countingRedirect, isBelow, MergeCheck, STAGING } from './check.js';
+import type { CheckedBaseline } from './baseline.js';
+import { type CheckOptions, countingRedirect, isBelow, MergeCheck, newestChange, STAGING } from './check.js';
 import { CLONES, findClones, makeClones } from './clones.js';
+import { isShut, keepingMode, keepingNoMode, OWNER_WRITES, openedUp, readMode } from './modes.js';
 import { COMPLETE, isMarkedComplete, readState, STATE, type State } from './state.js';
-
-export interface MergeProgress {
-  /** Entries of the upper that the merge has processed. */
-  readonly entries: number;
-  /** All entries of the upper, without its root. */
-  readonly totalEntries: number;
-  /** Bytes copied, or cloned by the file system. */
-  readonly bytes: number;
-}
+import { refuseSwapped } from './swapped.js';
 
 export interface MergeSummary {
   /** All entries of the upper, without its root. */
@@ -58,11 +56,14 @@ const STEPS = 32;
 
 export interface Settings {
   readonly moves: boolean;
-  readonly since: ReturnType<typeof toBaseline> | undefined;
+  readonly since: CheckedBaseline | undefined;
   readonly conflict: CheckOptions['conflict'];
   readonly root: boolean;
+  /** Refuses an upper and a directory that look swapped. */
+  readonly looksForSwap: boolean;
   readonly dryRun: boolean;
-  readonly onProgress: ((progress: MergeProgress) => void) | undefined;
+  readonly syncs: boolean;
+  readonly onProgress: ((progress: Progress) => void) | undefined;
   readonly signal: AbortSignal | undefined;
 }
 
@@ -79,13 +80,15 @@ interface Frame {
   readonly isPure: boolean;
   /** The merge makes it with all its entries in the staging directory, and then renames it to its place. */
   readonly isWhole: boolean;
-  /** Undefined if the directory keeps its own. */
-  readonly metadata: OperationFields | undefined;
+  /** Only the mode if the directory keeps its own metadata. */
+  readonly metadata: OperationFields;
 }
 
 const noXattrs: readonly WrittenXattr[] = [];
 const noFlags: readonly OperationFlag[] = [];
 const atomic: readonly OperationFlag[] = ['atomic'];
+const exact: readonly OperationFlag[] = ['exact'];
+const ofOther: readonly OperationFlag[] = ['other'];
 const fromOther: readonly OperationFlag[] = ['from_other'];
 const atomicFromOther: readonly OperationFlag[] = ['from_other', 'atomic'];
 
@@ -107,14 +110,20 @@ export class Merge {
   readonly #placed = new Map<string, string>();
   readonly #tape = new Tape();
   #state: State | undefined;
+  /** The mode of the directory's root before the merge. */
+  #dirMode = 0;
   /** An earlier call has left its state. */
   #isResumed = false;
+  /** An earlier copy has written everything. */
+  #isComplete = false;
   /** The directories of the upper, by the first walk. */
-  #found: Pick<MergeCheck, 'absent' | 'soiled' | 'holders'> | undefined;
-  /** Directories that keep their own metadata. */
-  #kept: ReadonlySet<string> = new Set();
+  #found: Pick<MergeCheck, 'absent' | 'soiled' | 'holders' | 'modes'> | undefined;
+  /** Directories that keep their own metadata, with their modes. */
+  #kept: ReadonlyMap<string, number> = new Map();
   /** Maps an inode of the upper to the name of its clone, if no earlier call has put the clone in its place. */
   #clones = new Map<bigint, string>();
+  /** This copy has changed times and modes in the upper. */
+  #hasGivenBack = false;
   /** Some files stay in the upper until everything else is done. */
   #leavesRest = false;
   /** Counts what both walks have read, for the checks of the clock. */
@@ -144,19 +153,24 @@ export class Merge {
   *run(): Task<MergeSummary> {
     this.#state = yield* readState(this.#dir, this.#upperId);
     this.#isResumed = this.#state !== undefined;
-    const check = this.#makeCheck();
+    this.#dirMode = this.#state?.dirMode ?? (yield* readMode(this.#dir.descriptor));
+    const check = this.#makeCheck(yield* readMode(this.#upper.descriptor));
     this.#found = check;
     yield* check.walk();
     const { entries, deleted } = check;
     this.#total = entries;
-    const identity = `${this.#upperId} ${entries} ${check.latest}`;
-    const isComplete = !this.#settings.moves && (yield* isMarkedComplete(this.#dir, identity));
-    if (!isComplete) yield* check.check();
+    this.#isComplete = !this.#settings.moves && (yield* isMarkedComplete(this.#dir, this.#identity(check.latest)));
+    if (!this.#isComplete) {
+      if (this.#settings.looksForSwap && !this.#isResumed && !check.isMarked) {
+        yield* refuseSwapped(this.#upper, this.#dir, this.#space);
+      }
+      yield* check.check();
+    }
     const { conflicts } = check;
     if (this.#settings.dryRun) return { entries, deleted, conflicts, bytes: 0 };
     try {
-      if (!isComplete) yield* this.#apply(check);
-      yield* this.#end(identity);
+      if (!this.#isComplete) yield* this.#apply(check);
+      yield* this.#end(check.latest);
     } catch (error) {
       yield* this.#writer.stop();
       if (!(error instanceof WriteFailure)) throw error;
@@ -165,31 +179,39 @@ export class Merge {
         return { ...again, entries, deleted, conflicts };
       }
       const leftover = this.#leftover();
-      if (error.isInOther) throw explainWrite(error, this.#upper.path, { leftover });
-      throw explainWrite(error, this.#dir.path, { leftover, path: this.#finalPath(error.path.toString('latin1')) });
+      if (error.isInOther) throw yield* explainWrite(error, this.#upper.path, { leftover });
+      throw yield* explainWrite(error, this.#dir.path, {
+        leftover,
+        other: this.#upper.path,
+        path: this.#finalPath(error.path.toString('latin1')),
+      });
     }
     return { entries, deleted, conflicts, bytes: this.#writer.totals.copied };
   }
 
-  #makeCheck(): MergeCheck {
-    const { since, conflict, dryRun } = this.#settings;
+  #makeCheck(upperMode: number): MergeCheck {
+    const { since, conflict, dryRun, moves, root } = this.#settings;
     return new MergeCheck({
       upper: this.#upper,
+      upperMode,
       dir: this.#dir,
       space: this.#space,
       tape: dryRun ? undefined : this.#tape,
-      since: since?.ctime,
+      since,
       conflict,
       dryRun,
       earlier: this.#state,
-      finishesMove: this.#state?.isMove === true && !this.#settings.moves,
+      moves,
+      renames: this.#renames,
+      root,
+      finishesMove: this.#state?.isMove === true && !moves,
       breathe: () => this.#breathe(),
     });
   }
 
   *#apply(check: MergeCheck): Task<void> {
     yield* this.#begin(check);
-    this.#kept = new Set(check.kept);
+    this.#kept = check.kept;
     if (this.#state?.isCopied !== true) yield* this.#write(new Set(check.theirs));
     if (this.#settings.moves && (!this.#renames || this.#leavesRest || this.#state?.isCopied))
       yield* this.#emptyUpper(check.latest);
@@ -219,10 +241,23 @@ export class Merge {
 
   // -------------------------------------------------------------------------------- the state of an earlier call
 
+  #identity(latest: number): string {
+    return `${this.#upperId} ${this.#total} ${latest}`;
+  }
+
   #writeState(state: State): void {
     const data = Buffer.from(JSON.stringify(state), 'latin1');
-    this.#writer.add('file', STATE, { mode: 0o600, data, flags: ['atomic'] });
+    this.#writer.add('file', STATE, { mode: 0o600, data, flags: this.#syncedFlags });
     this.#state = state;
+  }
+
+  /** Flags of a file whose loss no later call could make good: xfs and ext4 may bring a new name to the disk before its data. */
+  get #syncedFlags(): readonly OperationFlag[] {
+    return this.#settings.syncs ? ['atomic', 'synced'] : atomic;
+  }
+
+  *#sync(): Task<void> {
+    if (this.#settings.syncs) yield* this.#writer.sync();
   }
 
   *#breathe(): Task<void> {
@@ -234,29 +269,41 @@ export class Merge {
 
   // -------------------------------------------------------------------------------- before and after the second walk
 
-  *#begin({ theirs, kept, redirects }: MergeCheck): Task<void> {
+  *#begin({ theirs, kept, redirects, modes }: MergeCheck): Task<void> {
     const writer = this.#writer;
-    if (this.#state === undefined) writer.add('remove', STAGING);
+    if (this.#state === undefined) {
+      if (isShut(this.#dirMode)) writer.add('metadata', '', keepingMode(this.#dirMode));
+      this.#openUp('', this.#dirMode);
+      writer.add('remove', STAGING);
+    }
     writer.add('directory', STAGING, { mode: 0o700, flags: ['existing'] });
     if (this.#state === undefined && redirects.size > 0) {
       yield* makeClones(redirects, this.#dir, writer, { breathe: () => this.#breathe(), send: () => this.#send() });
+      // The state says that they are there.
+      yield* this.#sync();
     }
     if (this.#state === undefined) {
       const path = Buffer.from(toBytes(this.#upper.path)).toString('latin1');
       const seen = [...redirects.keys()].map(String);
-      this.#writeState({ upper: this.#upperId, path, theirs, kept, redirects: seen, isMove: this.#settings.moves });
+      const found = { theirs, kept: [...kept], redirects: seen, modes: [...modes], dirMode: this.#dirMode };
+      this.#writeState({ upper: this.#upperId, path, ...found, isMove: this.#settings.moves });
     } else if (this.#settings.moves && this.#state.isMove !== true) {
-      this.#writeState({ ...this.#state, isMove: true });
+      this.#writeState({ ...this.#state, modes: [...modes], isMove: true });
     }
     yield* writer.finish();
+    // The upper may hold data that no program has synced. It is on the disk before it loses its name.
+    if (this.#settings.moves) yield* this.#sync();
     if (this.#state?.redirects.length) this.#clones = yield* findClones(this.#dir);
   }
 
   *#emptyUpper(latest: number): Task<void> {
     const state = this.#state as State;
     if (state.isCopied !== true) {
+      yield* this.#sync();
       this.#writeState({ ...state, isCopied: true, latest });
       yield* this.#writer.finish();
+      // The names of the upper go only after it.
+      yield* this.#sync();
     }
     const walker = new Walker('', this.#inUpper);
     try {
@@ -273,31 +320,49 @@ export class Merge {
     yield* this.#writer.finish();
   }
 
-  *#end(identity: string): Task<void> {
+  *#end(latest: number): Task<void> {
     const writer = this.#writer;
+    const identity = this.#identity(this.#hasGivenBack ? yield* newestChange(this.#upper) : latest);
     const marks: WrittenXattr[] = this.#settings.moves
       ? []
       : COMPLETE.map((name) => ({ name, toleratesUnsupported: true, toleratesDenied: true }));
     const value = Buffer.from(identity);
     const set = marks.map((mark) => ({ ...mark, value }));
+    if (marks.length > 0) yield* this.#sync();
     // Without the state, a later call would look for renamed directories at their old paths.
     if (marks.length > 0) writer.add('metadata', '', { xattrs: set });
     writer.add('remove', STAGING);
+    let mode = this.#dirMode;
+    const { xattrs = [], ...metadata } = yield* this.#rootMetadata();
     if (this.#settings.root) {
       // The root's metadata comes last. If the merge ends before this step, a later call reads the time from the mark.
-      const { xattrs = [], ...metadata } = yield* this.#rootMetadata();
-      writer.add('metadata', '', { ...metadata, xattrs: [...xattrs, ...set], flags: ['exact'] });
-      if (this.#settings.moves) this.#removeTimeMark();
+      mode = metadata.mode ?? mode;
+      const all = { ...metadata, mode: openedUp(mode), xattrs: [...xattrs, ...set] };
+      writer.add('metadata', '', { ...all, flags: ['exact'] });
     }
-    // This changes no time but the ctime.
+    // These change no time but the ctime.
     if (marks.length > 0) writer.add('metadata', '', { xattrs: marks });
+    if (isShut(mode)) writer.add('metadata', '', { mode });
+    if (isShut(this.#dirMode)) writer.add('metadata', '', keepingNoMode);
+    if (this.#settings.moves) this.#giveBackRoot(metadata);
     yield* writer.finish();
+    yield* this.#sync();
     this.#report(this.#total);
+  }
+
+  /** Gives the root of the upper, which is empty now, the time and the mode that it had. */
+  #giveBackRoot(metadata: OperationFields): void {
+    const mode = metadata.mode as number;
+    const isOpen = isShut(mode);
+    if (isOpen) this.#writer.add('metadata', '', { ...keepingMode(mode), flags: ofOther });
+    if (this.#settings.root) this.#removeTimeMark('', metadata.mtime, mode);
+    else if (isOpen) this.#writer.add('metadata', '', { mode, flags: ofOther });
+    if (isOpen) this.#writer.add('metadata', '', { ...keepingNoMode, flags: ofOther });
   }
 
   *#rootMetadata(): Task<OperationFields> {
     const [root] = this.#frames;
-    if (root?.metadata !== undefined) return root.metadata;
+    if (root !== undefined) return root.metadata;
     const records = yield* examine(this.#upper.descriptor, [''], { attributes: 'all' });
     records.advance();
     return this.#metadata(records);
@@ -343,7 +408,9 @@ export class Merge {
   *#enter(walker: Walker): Task<void> {
     const marks = readMarks(walker.attributes, this.#space);
     const parent = this.#frames.at(-1);
+    if (!this.#settings.moves) this.#giveBack(walker);
     if (parent === undefined) {
+      if (this.#settings.moves) this.#openUp('', walker.mode, ofOther);
       if (this.#settings.moves && this.#settings.root) this.#keepTime(walker, []);
       this.#frames.push({
         depth: 0,
@@ -379,6 +446,7 @@ export class Merge {
     }
     // A later call makes such a directory again. It would lose a clone that was renamed into it.
     const isMadeAside = isAbsent && !this.#renames && !this.#found?.holders.has(walker.inode);
+    const keptMode = this.#kept.get(walker.path);
     const aside = isMadeAside ? `${STAGING}/${walker.inode}` : clone === undefined ? undefined : `${CLONES}/${clone}`;
     const frame: Frame = {
       depth: walker.depth,
@@ -387,28 +455,25 @@ export class Merge {
       place: aside === undefined ? undefined : target,
       isPure: clone === undefined && (parent.isPure || isOpaque || isMadeAside),
       isWhole: clone === undefined && (parent.isWhole || isMadeAside),
-      metadata: this.#kept.has(walker.path) ? undefined : this.#metadata(walker),
+      metadata: keptMode === undefined ? this.#metadata(walker) : { mode: keptMode },
     };
     this.#frames.push(frame);
+    const mode = openedUp(frame.metadata.mode as number);
     if (frame.isWhole) {
       // An earlier call may have left the directory.
       if (isMadeAside) writer.add('remove', frame.target);
-      writer.add('directory', frame.target, { mode: (walker.mode & 0o7777) | 0o700 });
+      writer.add('directory', frame.target, { mode });
       return;
     }
     if (isOpaque && !parent.isPure) yield* this.#clear(walker.path, target);
     if (this.#renames) {
+      this.#openUp(walker.path, walker.mode, ofOther);
       // Without its opaque mark, the directory would be at the end of its redirect for a later call.
       const marksOf = (kind: string): string[] =>
         [...walker.attributes.keys()].filter((name) => markName(name, this.#space) === kind);
       this.#keepTime(walker, isOpaque ? [...marksOf('redirect'), ...marksOf('opaque')] : []);
     }
-    if (clone !== undefined || frame.metadata === undefined) return;
-    const mode = (walker.mode & 0o7777) | 0o700;
-    // An unprivileged process can write only in a directory whose mode allows it, so it sets the mode of an existing
-    // directory at once. Root can write in any directory.
-    const isRoot = process.geteuid?.() === 0;
-    writer.add('directory', target, { mode, flags: isRoot ? ['atomic'] : ['atomic', 'existing'] });
+    writer.add('directory', frame.target, { mode, flags: ['atomic', 'existing'] });
   }
 
   /** Removes the entries that an opaque directory hides, except those that an entry of the same path replaces. */
@@ -441,7 +506,8 @@ export class Merge {
         // The clone of a renamed directory replaces what is there, or an earlier call has put it there.
         const areDirectories = isOver && under.type === k.S_IFDIR && countingRedirect(over, marks) === undefined;
         if (isOver && !areDirectories) over.skip();
-        if (!areDirectories && under.type === k.S_IFDIR) under.skip();
+        if (areDirectories) this.#openUp(under.path === '' ? target : below(target, under.path), under.mode);
+        else if (under.type === k.S_IFDIR) under.skip();
         hasUnder = yield* next(under);
         if (order === 0) hasOver = yield* next(over);
       }
@@ -453,18 +519,42 @@ export class Merge {
 
   #leave(): void {
     const { path, target, place, isWhole, metadata } = this.#frames.pop() as Frame;
-    if (metadata !== undefined)
-      this.#writer.add('metadata', target, isWhole ? metadata : { ...metadata, flags: ['exact'] });
+    const mode = metadata.mode as number;
+    const isOpen = place !== undefined && isShut(mode);
+    const flags: readonly OperationFlag[] = isWhole || metadata.xattrs === undefined ? noFlags : exact;
+    this.#writer.add('metadata', target, { ...metadata, mode: isOpen ? openedUp(mode) : mode, flags });
     if (place !== undefined) {
       this.#writer.add('rename', place, { from: target, flags: isWhole ? ['tree'] : ['atomic', 'tree'] });
       this.#placed.set(target, place);
     }
+    // A directory that moves to another parent gets another `..`, which its own mode must allow.
+    if (isOpen) this.#writer.add('metadata', place, { mode });
     if (this.#renames) this.#writer.add('rmdir', path, { flags: ['other'] });
   }
 
   #metadata(entry: Records): OperationFields {
     const { attributes } = entry;
-    return { ...metadataOf(entry), mtime: this.#timeOf(entry, attributes), xattrs: this.#shown(attributes) };
+    const { mtime = entry.mtime, mode = this.#modeOf(entry) } = this.#keptIn(attributes);
+    return { ...metadataOf(entry), mode, mtime, xattrs: this.#shown(attributes) };
+  }
+
+  #modeOf({ inode, mode }: Records): number {
+    return this.#found?.modes.get(String(inode)) ?? mode & 0o7777;
+  }
+
+  /** A copy that finishes a move gives the upper the times and modes that the move has changed. Later calls have no state. */
+  #giveBack({ inode, path, attributes }: Walker): void {
+    const { mtime, mode = this.#found?.modes.get(String(inode)) } = this.#keptIn(attributes);
+    if (mode === undefined) return;
+    this.#hasGivenBack = true;
+    if (mtime === undefined) this.#writer.add('metadata', path, { mode, flags: ofOther });
+    else this.#removeTimeMark(path, mtime, mode);
+    if (path === '') this.#writer.add('metadata', '', { ...keepingNoMode, flags: ofOther });
+  }
+
+  /** Adds the owner's rights on a directory, if it lacks one. */
+  #openUp(path: string, mode: number, flags = noFlags): void {
+    if (isShut(mode)) this.#writer.add('metadata', path, { mode: openedUp(mode), flags });
   }
 
   #shown(attributes: Attributes): readonly WrittenXattr[] {
@@ -477,33 +567,37 @@ export class Merge {
     return shown;
   }
 
-  // A rename out of a directory changes the directory's time. A mark keeps the original.
+  // A rename out of a directory changes the directory's time. A mark keeps the original, and the mode for the root, for
+  // which a later call may find no state.
 
   get #timeMark(): string {
     return this.#space === 'user' ? 'user.overlay.merge' : 'trusted.overlay.merge';
   }
 
-  #timeOf(entry: Records, attributes: Attributes): Time {
-    // A copy reads the marks of the move that it finishes. Near its end, a move leaves an empty upper and no state.
-    const readsMarks = this.#settings.moves || this.#isResumed || this.#total === 0;
+  #keptIn(attributes: Attributes): { readonly mtime?: Time; readonly mode?: number } {
+    // A copy reads the marks of the move that it finishes. Near their ends, a move leaves an empty upper and no state, and
+    // such a copy leaves no state.
+    const readsMarks = this.#settings.moves || this.#isResumed || this.#isComplete || this.#total === 0;
     const kept = readsMarks ? attributes.get(this.#timeMark) : undefined;
-    if (kept === undefined) return entry.mtime;
-    const [seconds, nanoseconds] = kept.toString('latin1').split('.').map(Number);
-    return { seconds: seconds as number, nanoseconds: nanoseconds as number };
+    if (kept === undefined) return {};
+    const [seconds = 0, nanoseconds = 0, mode] = kept.toString('latin1').split('.').map(Number);
+    return { mtime: { seconds, nanoseconds }, ...(mode !== undefined && { mode }) };
   }
 
   #keepTime(walker: Walker, removed: readonly string[]): void {
     const { seconds, nanoseconds } = walker.mtime;
     const xattrs: WrittenXattr[] = removed.map((name) => ({ name }));
     if (!walker.attributes.has(this.#timeMark)) {
-      const value = Buffer.from(`${seconds}.${nanoseconds}`);
+      const value = Buffer.from(`${seconds}.${nanoseconds}.${this.#modeOf(walker)}`);
       xattrs.unshift({ name: this.#timeMark, value, toleratesUnsupported: true, toleratesDenied: true });
     }
     if (xattrs.length > 0) this.#writer.add('metadata', walker.path, { xattrs, flags: ['other'] });
   }
 
-  #removeTimeMark(): void {
-    this.#writer.add('metadata', '', { xattrs: [{ name: this.#timeMark }], flags: ['other'] });
+  /** The time is back before the mark goes, and the mode after it: the mode may forbid the owner to remove the mark. */
+  #removeTimeMark(path: string, mtime: Time | undefined, mode: number): void {
+    this.#writer.add('metadata', path, { mtime, flags: ofOther });
+    this.#writer.add('metadata', path, { xattrs: [{ name: this.#timeMark }], mode, flags: ofOther });
   }
 
   #move(walker: Walker, target: string): void {
@@ -516,7 +610,12 @@ export class Merge {
     }
     const flags: OperationFlag[] = ['from_other', 'atomic'];
     if (walker.links > 1) flags.push('linked');
-    this.#writer.add('rename', target, { from: walker.path, xattrs, flags });
+    const mode = this.#found?.modes.get(String(walker.inode));
+    if (mode === undefined) this.#writer.add('rename', target, { from: walker.path, xattrs, flags });
+    else {
+      this.#writer.add('metadata', walker.path, { mode: mode | OWNER_WRITES, flags: ofOther });
+      this.#writer.add('rename', target, { from: walker.path, xattrs, mode, flags });
+    }
   }
 
   /** An entry replaces another one atomically, except in a directory that is itself still in the staging directory. */
@@ -558,7 +657,7 @@ export class Merge {
     }
     // One object for each file: a merge of small files spends much of its own time here.
     const { inode: number, size, path: from } = walker;
-    const mode = walker.mode & 0o7777;
+    const mode = this.#modeOf(walker);
     const flags = asideFlags === atomic ? atomicFromOther : fromOther;
     writer.add('copy', target, { uid, gid, mode, mtime, xattrs, from, number, size, flags });
   }
@@ -580,7 +679,7 @@ export class Merge {
     const { inode, size, mtime, links } = data;
     if (clone === undefined && links === 1) writer.add('metadata', target, { ...metadata, flags: ['exact'] });
     else {
-      writer.add('copy', target, { ...metadata, mtime, from: source, number: inode, size, flags: ['atomic'] });
+      writer.add('copy', target, { ...metadata, mtime, from: source, number: inode, size, flags: this.#syncedFlags });
       writer.add('metadata', target, { mtime: metadata.mtime });
     }
     if (!this.#renames) return;

@@ -22,12 +22,15 @@ export interface MountFlags {
 
 /** A mount in the mount table. Paths are strings, or Buffers with `encoding: 'buffer'`. */
 export interface MountEntry<P extends string | Buffer = string> {
-  /** The id in /proc/self/mountinfo. The kernel reuses it after the mount is gone. */
+  /**
+   * The id of the mount, as that of a `Mount`: never reused from Linux 6.8 on (statx(2), STATX_MNT_ID_UNIQUE). On earlier
+   * kernels, it is the `mountinfoId`.
+   */
   readonly id: number;
-  /** The `id` of a `Mount`, never reused; undefined before Linux 6.8 (statx(2), STATX_MNT_ID_UNIQUE). */
-  readonly uniqueId: number | undefined;
-  /** The `id` of the mount that holds it. For the root it is its own `id`, or that of a mount that is not visible. */
-  readonly parent: number;
+  /** The id in proc_pid_mountinfo(5). The kernel reuses it after the mount is gone. */
+  readonly mountinfoId: number;
+  /** The `mountinfoId` of the mount that holds it; for the root its own, or that of a mount that is not visible. */
+  readonly parentMountinfoId: number;
   /** The device of its file system: `'8:1'`. */
   readonly device: string;
   /** The mount point, as seen from the root of the process. */
@@ -97,9 +100,9 @@ export function entryMaker(encoding: Encoding): (mount: RawMount) => MountEntry<
   };
   const toOverlay = (text: string): NamedOptions => readShown(splitShown(toBuffer(text))).options;
   return ({ id, uniqueId, parent, device, target, root, source, type, attributes, propagation, options }) => ({
-    id,
-    uniqueId,
-    parent,
+    id: uniqueId ?? id,
+    mountinfoId: id,
+    parentMountinfoId: parent,
     device,
     target: show(target),
     root: show(root),

@@ -17,11 +17,15 @@ import { explainShortage } from '../verdicts.js';
 import type { RawMount } from './raw-mount.js';
 import { addThreadSelf, explainTable, listIds, listRaw, processOf, statRaw } from './table.js';
 
-export type MountEventType = 'mounted' | 'unmounted' | 'moved';
+/**
+ * `'lost'`: changes came faster than they were asked for, and the kernel's queue overflowed. Mounts that came and went
+ * meanwhile are not reported. The events that follow make up for all else.
+ */
+export type MountEventType = 'mounted' | 'unmounted' | 'moved' | 'lost';
 
 export interface RawMountEvent {
   readonly type: MountEventType;
-  /** The unique id, where the kernel has unique ids. */
+  /** The unique id, where the kernel has unique ids; 0 for `'lost'`. */
   readonly id: number;
   /** The mount as it was last seen; undefined when it was gone before it could be looked at. */
   readonly mount: RawMount | undefined;
@@ -29,7 +33,7 @@ export interface RawMountEvent {
 
 export type WatchWay = 'events' | 'table';
 
-const keyOf = ({ id, uniqueId }: RawMount): number => uniqueId ?? id;
+export const keyOf = ({ id, uniqueId }: RawMount): number => uniqueId ?? id;
 
 type Known = ReadonlyMap<number, RawMount | undefined>;
 
@@ -179,6 +183,18 @@ export abstract class Watch {
     }
   }
 
+  /** Returns the mounts that were there when the watch began. Call next() afterwards: it goes on from there. */
+  async existing(): Promise<RawMount[]> {
+    await this.fill();
+    const mounts: RawMount[] = [];
+    for (const [id, mount] of this.known) {
+      if (mount !== undefined) mounts.push(mount);
+      // It has ended, or has come just now, and then an event of its own tells of it.
+      else this.known.delete(id);
+    }
+    return mounts;
+  }
+
   /** Resolves when the file descriptor is ready or the watch is closed. */
   protected async wait(events: number): Promise<void> {
     const plan = new Plan();
@@ -196,18 +212,18 @@ function explainWatch(failure: StepFailure): OverlayError {
 
 /** Watches by fanotify(7). It reports each change, even one that is reversed at once. */
 class EventWatch extends Watch {
-  /** The events that a comparison has reported and that the queue will report again. */
-  readonly #toldAlready = new Set<string>();
-
   static open(watched: Namespace | undefined): EventWatch | undefined {
     const plan = new Plan();
     const namespace = addOpen(plan, watched ?? OWN_MOUNT_NAMESPACE, watched !== undefined);
     const flags = k.FAN_REPORT_MNT | k.FAN_CLOEXEC | k.FAN_NONBLOCK;
     const events = plan.add(calls.fanotify_init, [flags, 0], { keep: true, output: 0 });
-    const args = [events, k.FAN_MARK_ADD | k.FAN_MARK_MNTNS, k.FAN_MNT_ATTACH | k.FAN_MNT_DETACH, namespace];
+    const args = [events, k.FAN_MARK_ADD | k.FAN_MARK_MNTNS, k.FAN_MNT_ATTACH | k.FAN_MNT_DETACH, namespace] as const;
     plan.add(calls.fanotify_mark, args);
     const outcome = performSync(plan);
-    if (outcome instanceof StepFailure) return undefined;
+    if (outcome instanceof StepFailure) {
+      if (outcome.errno === e.EMFILE || outcome.errno === e.ENOSPC) warnOfLimit();
+      return undefined;
+    }
     return new EventWatch({
       descriptor: outcome.result(plan.stepOf(events)),
       ...(watched !== undefined && { namespace: outcome.result(plan.stepOf(namespace)) }),
@@ -219,11 +235,10 @@ class EventWatch extends Watch {
     while (!this.isClosed) {
       const told = this.#read();
       if (told.length === 0) {
-        this.#toldAlready.clear();
         await this.wait(k.POLLIN);
         continue;
       }
-      const events = await this.#explain(told);
+      const events = told.some(isOverflow) ? await this.#catchUp(told) : await this.#explain(told);
       if (events.length > 0 && !this.isClosed) return events;
     }
     return undefined;
@@ -239,20 +254,21 @@ class EventWatch extends Watch {
     return readMountEvents(outcome.bytes(read, Math.max(outcome.result(read), 0)));
   }
 
+  /**
+   * Adds what the queue tells to what is known. After a comparison, it tells again what the table has shown: a mount that
+   * is known already, and the end of one that is not.
+   */
   async #explain(told: readonly Told[]): Promise<RawMountEvent[]> {
     const attached = told.filter(({ mask }) => mask & k.FAN_MNT_ATTACH).map(({ id }) => id);
     const mounts = attached.length === 0 ? [] : await run(statRaw(attached, this.namespace));
     const found = new Map(mounts.map((mount) => [keyOf(mount), mount]));
     const events: RawMountEvent[] = [];
     for (const { mask, id } of told) {
-      if (mask & k.FAN_Q_OVERFLOW) {
-        events.push(...(await this.#compare()));
-        continue;
-      }
+      const isKnown = this.known.has(id);
       const isAttached = (mask & k.FAN_MNT_ATTACH) !== 0;
       const isDetached = (mask & k.FAN_MNT_DETACH) !== 0;
-      const type = isAttached ? (isDetached ? 'moved' : 'mounted') : 'unmounted';
-      if (this.#toldAlready.delete(`${type} ${id}`)) continue;
+      if (isAttached ? isKnown && !isDetached : !isKnown) continue;
+      const type = !isAttached ? 'unmounted' : isKnown ? 'moved' : 'mounted';
       const mount = found.get(id) ?? this.known.get(id);
       if (isAttached) this.known.set(id, mount);
       else this.known.delete(id);
@@ -261,16 +277,37 @@ class EventWatch extends Watch {
     return events;
   }
 
-  /** Compares tables after the queue has overflowed, to find the lost events. */
-  async #compare(): Promise<RawMountEvent[]> {
+  /**
+   * Finds what the queue has lost. The kernel loses events behind the mark of an overflow too, until that mark has been
+   * read. So the queue is emptied before the table is read, and the table decides.
+   */
+  async #catchUp(first: readonly Told[]): Promise<RawMountEvent[]> {
+    const events: RawMountEvent[] = [];
+    for (let told = first; told.length > 0; told = this.#read()) {
+      const left = told.filter((one) => !isOverflow(one));
+      for (const event of await this.#explain(left)) events.push(event);
+    }
     const after = await run(listRaw({ namespace: this.namespace }));
-    const events = await run(compareTables(this.known, after));
-    this.known.clear();
-    for (const mount of after) this.known.set(keyOf(mount), mount);
-    for (const { type, id } of events) this.#toldAlready.add(`${type} ${id}`);
-    return events;
+    const missed = await run(compareTables(this.known, after));
+    this.known = toKnown(after);
+    return [...events, { type: 'lost', id: 0, mount: undefined }, ...missed];
   }
 }
+
+const isOverflow = ({ mask }: Told): boolean => (mask & k.FAN_Q_OVERFLOW) !== 0;
+
+/** Says once that a watch goes by the table, because the user has as many queues as the kernel allows. */
+function warnOfLimit(): void {
+  if (hasWarned) return;
+  hasWarned = true;
+  process.emitWarning(
+    'No queue of mount events is left for this user (fs.fanotify.max_user_groups, or max_user_marks). The watch compares ' +
+      'mount tables instead, and misses mounts that come and go between two looks: end other watches, or raise the limit',
+    { code: 'OVERLAYFS_WATCH_BY_TABLE' },
+  );
+}
+
+let hasWarned = false;
 
 /** Watches by comparing tables. It misses mounts that come and go between two looks. */
 class TableWatch extends Watch {
@@ -345,8 +382,19 @@ function* listKnown(namespace: Namespace | undefined): Task<Map<number, RawMount
 const addTable = (plan: Plan, directory: Descriptor, path: string): Descriptor =>
   plan.add(calls.openat2, [directory, path, k.O_CLOEXEC, 0], { keep: true, output: 0 });
 
+/** Returns true if statmount(2) works. Events have only the ids of mounts, and a filter may refuse that call. */
+function canInspect(namespace: Namespace | undefined): boolean {
+  try {
+    const ids = runSync(listIds(namespace));
+    if (ids !== undefined) runSync(statRaw(ids.slice(0, 1), namespace));
+    return ids !== undefined;
+  } catch {
+    return false;
+  }
+}
+
 /** Starts a watch. */
 export function openWatch(way?: WatchWay, namespace?: Namespace): Watch {
-  const events = way === 'table' ? undefined : EventWatch.open(namespace);
+  const events = way === 'table' || !canInspect(namespace) ? undefined : EventWatch.open(namespace);
   return events ?? TableWatch.open(namespace);
 }

@@ -18,6 +18,8 @@ export interface Mounted {
   readonly ownsWork?: boolean;
   /** The file descriptor of a detached mount, which ends with it. */
   readonly held?: Held | undefined;
+  /** The tmpfs that holds its upperdir and its workdir. */
+  readonly memory?: Held | undefined;
   /** True when the mount was made in a user namespace of its own. */
   readonly isRootless?: boolean;
   /** True when the user's subordinate ids are mapped in that namespace. */

@@ -3,7 +3,7 @@
  */
 import { readFileSync } from 'node:fs';
 import * as e from '../errnos.js';
-import { missingProc, OverlayError } from '../errors.js';
+import { explainProc, missingProc, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import { AT_FDCWD } from '../kernel/constants.js';
 import { DATA_OUTPUT, StepFailure } from '../kernel/perform.js';
@@ -139,7 +139,7 @@ export function readMountinfo(): MountinfoEntry[] {
   try {
     return parseMountinfo(readFileSync(MOUNTINFO));
   } catch (error) {
-    throw (error as NodeJS.ErrnoException).code === 'ENOENT' ? missingProc(MOUNTINFO) : error;
+    throw explainProc(error, MOUNTINFO);
   }
 }
 

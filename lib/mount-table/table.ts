@@ -6,6 +6,7 @@ import * as e from '../errnos.js';
 import { missingProc, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { explainFiltered } from '../kernel/filtered.js';
 import { DATA_OUTPUT, type Outputs, StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
 import { collect } from '../kernel/slices.js';
@@ -87,7 +88,7 @@ export function explainTable(failure: StepFailure, path?: Path): OverlayError {
     errno,
     syscall: syscallOf(step),
     path: pathString(about ?? MOUNTINFO),
-    ...explainErrno(errno, failed),
+    ...(explainFiltered(failure) ?? explainErrno(errno, failed)),
   });
 }
 
@@ -105,7 +106,7 @@ function* askStatmount(
   const plan = new Plan();
   const descriptor =
     typeof namespace === 'number' ? namespace : namespace === undefined ? -1 : addOpen(plan, namespace, false);
-  const args = [descriptor, mask, wanted === undefined ? null : packIds(wanted)];
+  const args = [descriptor, mask, wanted === undefined ? null : packIds(wanted)] as const;
   const table = plan.stepOf(plan.add(calls.mount_table, args, { output: DATA_OUTPUT }));
   const outcome = yield* ask(plan);
   if (!(outcome instanceof StepFailure)) return outcome.data(table);
@@ -291,7 +292,7 @@ export function* findRaw(query: FindQuery): Task<RawMount | undefined> {
     const plan = new Plan();
     if (namespace !== undefined) addJoin(plan, namespace);
     const required = isExact ? k.STATX_ATTR_MOUNT_ROOT : 0;
-    const args = [k.AT_FDCWD, path, flags | k.AT_STATX_DONT_SYNC, WHOLE_MOUNT, required];
+    const args = [k.AT_FDCWD, path, flags | k.AT_STATX_DONT_SYNC, WHOLE_MOUNT, required] as const;
     const table = plan.stepOf(plan.add(calls.mount_of, args, { output: DATA_OUTPUT }));
     const outcome = yield* ask(plan);
     if (!(outcome instanceof StepFailure)) {
@@ -301,6 +302,17 @@ export function* findRaw(query: FindQuery): Task<RawMount | undefined> {
     else if (outcome.step?.call !== calls.mount_of || outcome.errno !== e.EPERM) throw explainTable(outcome, path);
   }
   return yield* findInMountinfo(query);
+}
+
+/** Returns the mount that a path is on; undefined also when the path cannot be reached. */
+export function* findIfThere(query: FindQuery): Task<RawMount | undefined> {
+  try {
+    return yield* findRaw(query);
+  } catch (error) {
+    const reason = error instanceof OverlayError ? error.reason : undefined;
+    if (reason === 'path-missing' || reason === 'path-inaccessible') return undefined;
+    throw error;
+  }
 }
 
 function* findInMountinfo(query: FindQuery): Task<RawMount | undefined> {

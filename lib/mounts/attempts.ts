@@ -11,7 +11,7 @@ import type { SharedLock } from '../kernel/shared-lock.js';
 import { ask, inEitherForm, pause, run, runSync, type Task } from '../kernel/task.js';
 
 export interface Waiting {
-  /** In ms. Default: 0, or without limit when a signal is given. */
+  /** In ms. Default 0. */
   readonly timeout?: number;
   readonly signal?: AbortSignal;
 }
@@ -69,11 +69,7 @@ export class Attempts {
   }
 
   /** Performs a plan until it succeeds or time runs out. Each attempt builds the plan anew. */
-  *perform(
-    plan: () => Plan,
-    { signal, timeout = signal === undefined ? 0 : Infinity }: Waiting,
-    isDetached = false,
-  ): Task<Outcome> {
+  *perform(plan: () => Plan, { signal, timeout = 0 }: Waiting, isDetached = false): Task<Outcome> {
     const pauses = timeout > 0 ? new Pauses(timeout) : undefined;
     let others: Pauses | undefined;
     for (;;) {

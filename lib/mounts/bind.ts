@@ -4,6 +4,7 @@ import * as e from '../errnos.js';
 import { abortError, OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { explainFiltered } from '../kernel/filtered.js';
 import { formatStep, systemCallOf } from '../kernel/format.js';
 import { addGuard } from '../kernel/guards.js';
 import { StepFailure } from '../kernel/perform.js';
@@ -15,7 +16,6 @@ import {
   checkNamespace,
   explainJoin,
   type Namespace,
-  type NamespaceLike,
   outOfNamespaces,
   toTarget,
 } from '../namespaces/mount-namespace.js';
@@ -68,7 +68,7 @@ export interface BindOptions {
   /** Allows a target that is a mount point already, and covers that mount. Default false: such a target is an error. */
   stack?: boolean;
   /** The mount namespace of the target. The source is in the caller's namespace. Default: the caller's. */
-  namespace?: NamespaceLike;
+  namespace?: PathLike | number;
   /** Cancels the bind: a call that has not begun never begins, and a call that has begun is undone. */
   signal?: AbortSignal;
 }
@@ -237,7 +237,7 @@ function explain(bind: Bind, failure: StepFailure, differ: boolean): OverlayErro
     path: pathString(path),
     syscall: step === undefined || guard !== undefined ? undefined : systemCallOf(step),
     ...(common.reason === 'unexplained' ? { ...common, what: text`${common.what}${detail}` } : common),
-    ...findVerdict(bind, failure, name, differ),
+    ...(explainFiltered(failure) ?? findVerdict(bind, failure, name, differ)),
     leftover: undoErrno === 0 ? undefined : `the bind mount could not be unmounted again (errno ${undoErrno})`,
   });
 }
@@ -252,16 +252,17 @@ export function* bindDetached(source: PathLike, options: BindOptions): Task<Moun
   const outcome = yield* ask(plan, checked.signal);
   if (outcome instanceof StepFailure) throw explain(checked, outcome, false);
   const held = { descriptor: outcome.result(tree) };
-  return new Mount(undefined, { ...readMountIds(id, outcome), held, path: `/proc/self/fd/${held.descriptor}` });
+  return new Mount({ ...readMountIds(id, outcome), held, path: `/proc/self/fd/${held.descriptor}` });
 }
 
 function* bound(source: PathLike, target: PathLike, options: BindOptions | undefined): Task<Mount> {
-  const checked = check(source, target, options);
+  // Undefined would be no place, as for bindDetached.
+  const checked = check(source, toPath(target, 'target'), options);
   const { target: path, namespace, signal } = checked;
   const { plan, id } = bindPlan(checked);
   const outcome = yield* ask(plan, signal);
   if (!(outcome instanceof StepFailure)) {
-    return new Mount(target, { path: path as Path, id: readMountId(id, outcome), namespace });
+    return new Mount({ path: path as Path, id: readMountId(id, outcome), namespace });
   }
   if (outcome.cancelled && signal) throw abortError(signal, outcome.undoErrno);
   throw explainJoin(outcome) ?? explain(checked, outcome, yield* areUnlike(checked));

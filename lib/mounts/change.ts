@@ -1,11 +1,12 @@
 /** Changes to an existing mount: attach it, clone it, make it read-only, or replace another mount with it. */
-import { checkBoolean, toOptions } from '../arguments.js';
+import { checkBoolean, toBooleanOptions, toOptions } from '../arguments.js';
 import * as e from '../errnos.js';
-import { invalidArgumentValue, OverlayError } from '../errors.js';
+import { conflictingOptions, invalidArgumentValue, OverlayError } from '../errors.js';
 import type { Holder, Holders } from '../holder.js';
 import { holdersText } from '../holders/text.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { explainFiltered } from '../kernel/filtered.js';
 import { formatStep, systemCallOf } from '../kernel/format.js';
 import { addMountGuard } from '../kernel/guards.js';
 import { StepFailure } from '../kernel/perform.js';
@@ -19,20 +20,20 @@ import {
   checkNamespace,
   explainJoin,
   type Namespace,
-  type NamespaceLike,
   outOfNamespaces,
   toTarget,
 } from '../namespaces/mount-namespace.js';
 import { type Path, type PathLike, pathString, quotePath, withoutTrailingSlashes } from '../paths.js';
 import { member, text } from '../text.js';
 import { closedMount, explainErrno, replacedMount, reservedTarget, type Verdict } from '../verdicts.js';
+import { explainUnreached } from './covered.js';
 
 /** Options for attaching a detached mount. */
 export interface AttachOptions {
   /** Allows a target that is already a mount point, and covers that mount. Default false: such a target is an error. */
   stack?: boolean;
   /** The mount namespace of the target, which is then an absolute path in it. Default: the caller's. */
-  namespace?: NamespaceLike;
+  namespace?: PathLike | number;
 }
 
 /** The properties to change. A property that is left out stays as it is. */
@@ -63,18 +64,21 @@ function addRoot(plan: Plan, { held, path, id, namespace }: Mounted & Id): Descr
 const shownAs = ({ held, path }: Mounted): string =>
   `${held === undefined ? 'the mount at' : 'the detached mount'} ${quotePath(path)}`;
 
+const foreign = (mounted: Mounted): Verdict => ({
+  reason: 'no-privilege',
+  what: `${shownAs(mounted)} belongs to a user namespace of its own, and this process is not in it`,
+  hint: text`use its ${member('path')}, or show it to a program with ${member('spawn')}`,
+});
+
 /** Returns the explanation of an error that each of these changes can fail with. */
 function commonVerdict(mounted: Mounted, { errno, step, guard, plan }: StepFailure): Verdict {
   const shown = shownAs(mounted);
   if (guard === 'mount-is-another') return replacedMount(mounted.path);
+  const filtered = explainFiltered({ step, errno });
+  if (filtered !== undefined) return filtered;
   if (errno === e.EBADF) return closedMount(mounted.path);
-  if (errno === e.EPERM && mounted.isRootless) {
-    return {
-      reason: 'no-privilege',
-      what: `${shown} belongs to a user namespace of its own, and this process is not in it`,
-      hint: text`use its ${member('path')}, or show it to a program with ${member('spawn')}`,
-    };
-  }
+  // The kernel checks the privilege first, and then that the mount is in the caller's namespace.
+  if (mounted.isRootless && (errno === e.EPERM || errno === e.EINVAL)) return foreign(mounted);
   if (errno === e.EPERM)
     return { reason: 'no-privilege', what: 'this process lacks CAP_SYS_ADMIN in its user namespace' };
   if (step?.call === calls.open_tree && errno === e.ENOSPC) return outOfNamespaces;
@@ -85,19 +89,22 @@ function commonVerdict(mounted: Mounted, { errno, step, guard, plan }: StepFailu
   return verdict.reason === 'unexplained' ? { ...verdict, what: text`${verdict.what}${detail}` } : verdict;
 }
 
-function toError(
+function* toError(
   mounted: Mounted,
   failure: StepFailure,
   own: (failure: StepFailure) => Verdict | undefined = () => undefined,
-): OverlayError {
-  const { step, guard, undoErrno } = failure;
+): Task<OverlayError> {
+  const { step, guard, errno, undoErrno } = failure;
+  const isLost =
+    guard === 'mount-is-another' || (step?.call === calls.openat2 && [e.ENOENT, e.ENOTDIR].includes(errno));
+  const unreached = isLost ? yield* explainUnreached(mounted) : undefined;
   return (
     explainJoin(failure) ??
     new OverlayError({
       errno: failure.shownErrno,
       syscall: step === undefined || guard !== undefined ? undefined : systemCallOf(step),
       path: pathString(step?.options.subject?.path ?? mounted.path),
-      ...(own(failure) ?? commonVerdict(mounted, failure)),
+      ...(unreached ?? own(failure) ?? commonVerdict(mounted, failure)),
       leftover: undoErrno === 0 ? undefined : `its effects could not be undone (errno ${undoErrno})`,
     })
   );
@@ -105,19 +112,25 @@ function toError(
 
 const attachNames: ReadonlySet<string> = new Set(['stack', 'namespace']);
 
-/** Attaches a detached mount: move_mount(2). Returns the description of the attached mount. */
-export function* attach(
-  mounted: Mounted & Id,
-  target: PathLike,
-  options: AttachOptions | undefined,
-): Task<Mounted & Id> {
+interface Place {
+  readonly path: Path;
+  readonly stack: boolean;
+  readonly namespace: Namespace | undefined;
+}
+
+/** Reads the arguments of a call that attaches a mount. */
+export function toPlace(target: PathLike, options: AttachOptions | undefined): Place {
   const given = toOptions(options, attachNames);
   const stack = checkBoolean(given.stack, 'stack') ?? false;
   const namespace = checkNamespace(given.namespace);
-  const path = withoutTrailingSlashes(toTarget(target, namespace));
+  return { path: withoutTrailingSlashes(toTarget(target, namespace)), stack, namespace };
+}
+
+/** Attaches a detached mount: move_mount(2). Returns the description of the attached mount. */
+export function* attach(mounted: Mounted & Id, { path, stack, namespace }: Place): Task<Mounted & Id> {
   if (mounted.held === undefined) {
     yield* refuseGone(mounted);
-    throw invalidArgumentValue('target', target, `cannot take another mount: ${shownAs(mounted)} is already attached`);
+    throw invalidArgumentValue('target', path, `cannot take another mount: ${shownAs(mounted)} is already attached`);
   }
   const plan = new Plan();
   if (namespace !== undefined) addJoin(plan, namespace);
@@ -129,7 +142,7 @@ export function* attach(
   const outcome = yield* ask(plan);
   if (!(outcome instanceof StepFailure)) return { ...mounted, held: undefined, path, namespace };
   const isLink = outcome.errno === e.ENOTDIR && (yield* isSymbolicLink(path, namespace));
-  throw toError(mounted, outcome, ({ step, errno, guard }) => {
+  throw yield* toError(mounted, outcome, ({ step, errno, guard }) => {
     if (step?.call === calls.openat2 && isLink) {
       return { reason: 'target-symlink', what: `the target ${quotePath(path)} is a symbolic link` };
     }
@@ -151,7 +164,7 @@ function* refuseGone(mounted: Mounted & Id): Task<void> {
   const outcome = yield* ask(plan);
   if (!(outcome instanceof StepFailure)) return;
   if (outcome.guard === undefined && ![e.ENOENT, e.ENOTDIR, e.ELOOP].includes(outcome.errno)) return;
-  throw toError(mounted, outcome, () => ({
+  throw yield* toError(mounted, outcome, () => ({
     reason: 'not-mounted',
     what: `${shownAs(mounted)} has been unmounted, or another mount covers it`,
     hint: 'mount it again',
@@ -178,6 +191,10 @@ function addMove(
 
 /** Makes a second, detached mount of the same files: open_tree(2). */
 export function* clone(mounted: Mounted & Id): Task<Mounted & Ids> {
+  // Root could, but the path of the clone would be `/` to realpath(3).
+  if (mounted.isRootless && (mounted.held?.descriptor ?? -1) >= 0) {
+    throw new OverlayError({ errno: e.EPERM, path: pathString(mounted.path), ...foreign(mounted) });
+  }
   const plan = new Plan();
   const root = addRoot(plan, mounted);
   const flags = k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC | k.AT_EMPTY_PATH;
@@ -186,7 +203,7 @@ export function* clone(mounted: Mounted & Id): Task<Mounted & Ids> {
   const look = plan.add(calls.statx, [tree, '', k.AT_EMPTY_PATH, mask], { output: STATX_OUTPUT });
   const outcome = yield* ask(plan);
   if (outcome instanceof StepFailure) {
-    throw toError(mounted, outcome, ({ step, errno }) =>
+    throw yield* toError(mounted, outcome, ({ step, errno }) =>
       step?.call === calls.open_tree && errno === e.EINVAL
         ? {
             reason: 'source-unbindable',
@@ -197,17 +214,18 @@ export function* clone(mounted: Mounted & Id): Task<Mounted & Ids> {
   }
   const held = { descriptor: outcome.result(plan.stepOf(tree)) };
   const ids = readMountIds(plan.stepOf(look), outcome);
-  const { workdir, isRootless = false, hasSubIds = false } = mounted;
-  return { ...ids, held, path: `/proc/self/fd/${held.descriptor}`, workdir, isRootless, hasSubIds };
+  return { ...ids, held, path: `/proc/self/fd/${held.descriptor}`, workdir: mounted.workdir };
 }
 
 const remountNames: ReadonlySet<string> = new Set(['readonly', 'readonlySuperblock']);
 
-/** Makes the mount, its superblock, or both read-only or writable. */
-export function* remount(mounted: Mounted & Id, options: RemountOptions | undefined): Task<void> {
-  const given = toOptions(options, remountNames);
-  const readonly = checkBoolean(given.readonly, 'readonly');
-  const superblock = checkBoolean(given.readonlySuperblock, 'readonlySuperblock');
+/** Reads the options, and returns what makes a mount, its superblock, or both read-only or writable. */
+export function remount(options: RemountOptions | undefined): (mounted: Mounted & Id) => Task<void> {
+  const { readonly, readonlySuperblock } = toBooleanOptions(options, remountNames);
+  return (mounted) => change(mounted, readonly, readonlySuperblock);
+}
+
+function* change(mounted: Mounted & Id, readonly?: boolean, superblock?: boolean): Task<void> {
   const plan = new Plan();
   const root = addRoot(plan, mounted);
   if (superblock !== undefined) {
@@ -216,12 +234,12 @@ export function* remount(mounted: Mounted & Id, options: RemountOptions | undefi
     plan.add(calls.fsconfig, [context, k.FSCONFIG_CMD_RECONFIGURE, null, null]);
   }
   if (readonly !== undefined) {
-    const bits = readonly ? [k.MOUNT_ATTR_RDONLY, 0] : [0, k.MOUNT_ATTR_RDONLY];
-    plan.add(calls.mount_setattr, [root, '', k.AT_EMPTY_PATH, ...bits, 0]);
+    const [set, clear] = readonly ? [k.MOUNT_ATTR_RDONLY, 0] : [0, k.MOUNT_ATTR_RDONLY];
+    plan.add(calls.mount_setattr, [root, '', k.AT_EMPTY_PATH, set, clear]);
   }
   const outcome = yield* ask(plan);
   if (!(outcome instanceof StepFailure)) return;
-  throw toError(mounted, outcome, ({ errno }) => {
+  throw yield* toError(mounted, outcome, ({ errno }) => {
     if (errno === e.EBUSY) {
       return {
         reason: 'mount-busy',
@@ -249,7 +267,7 @@ export function* refuseInside(mounted: Mounted & Id): Task<void> {
   const root = addRoot(plan, mounted);
   const look = plan.add(calls.statx, [root, '', k.AT_EMPTY_PATH, k.STATX_MNT_ID], { output: STATX_OUTPUT });
   const outcome = yield* ask(plan);
-  if (outcome instanceof StepFailure) throw toError(mounted, outcome);
+  if (outcome instanceof StepFailure) throw yield* toError(mounted, outcome);
   const own = readMountId(plan.stepOf(look), outcome);
   const table = yield* listRaw({
     namespace: mounted.namespace,
@@ -277,7 +295,7 @@ export function* refuseInside(mounted: Mounted & Id): Task<void> {
  */
 export function* takePlace(above: Mounted & Id, next: Mounted & Id): Task<Mounted & Id> {
   if (above.held !== undefined || next.held === undefined) {
-    throw new TypeError('only a mount that has a target can be replaced');
+    throw conflictingOptions('only a mount that has a target can be replaced', 'attach it first');
   }
   const plan = new Plan();
   const root = addRoot(plan, above);
@@ -292,7 +310,7 @@ export function* takePlace(above: Mounted & Id, next: Mounted & Id): Task<Mounte
   if (!(outcome instanceof StepFailure)) {
     return { ...next, held: undefined, path: above.path, namespace: above.namespace };
   }
-  throw toError(above, outcome, ({ step, errno }) =>
+  throw yield* toError(above, outcome, ({ step, errno }) =>
     step?.call === calls.move_mount && errno === e.EINVAL
       ? {
           reason: 'option-unsupported',

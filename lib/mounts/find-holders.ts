@@ -1,19 +1,33 @@
 /** findHolders: finds the holders of a mount. */
 import { checkMilliseconds, toOptions } from '../arguments.js';
-import type { Holders } from '../holder.js';
+import type { Holder } from '../holder.js';
 import { searchHolders } from '../holders/search-mounts.js';
 import * as k from '../kernel/constants.js';
 import { Plan } from '../kernel/plan.js';
 import { addStat, readStat } from '../kernel/stat.js';
-import { askTolerant, run, runSync, type Task } from '../kernel/task.js';
+import { askTolerant, run, type Task } from '../kernel/task.js';
 import type { Mounted } from '../mount-table/identity.js';
 import { type PathLike, toAbsolute, toPath, withoutTrailingSlashes } from '../paths.js';
+import { explainUnreached } from './covered.js';
 import { internalsOf, Mount } from './mount.js';
 import { explainTarget } from './target.js';
 
 export interface HoldersOptions {
   /** How long to search, in milliseconds. The holders found by then are returned. Default 1000. */
   timeout?: number;
+}
+
+/** The holders of a mount, and how much of the machine the search covers. */
+export interface FoundHolders {
+  /** In no particular order. */
+  readonly holders: readonly Holder[];
+  /** The number of processes that this process may not examine: those of other users, unless it is root. */
+  readonly hidden: number;
+  /**
+   * True if all others were examined in time. False too if a part of the machine is out of sight: without /proc or /sys,
+   * or if a socket or a layer was named by a path that leads nowhere from here.
+   */
+  readonly complete: boolean;
 }
 
 const names: ReadonlySet<string> = new Set(['timeout']);
@@ -34,14 +48,15 @@ function prepare(mount: Mount | PathLike, options: HoldersOptions | undefined): 
   return { mounted: { path }, isPath: true, timeout };
 }
 
-function* find({ mounted, isPath, timeout }: Prepared): Task<Holders> {
+function* find({ mounted, isPath, timeout }: Prepared): Task<FoundHolders> {
   if (isPath) {
     const plan = new Plan();
     const step = addStat(plan, mounted.path, { flags: k.AT_SYMLINK_NOFOLLOW });
     const found = readStat(step, yield* askTolerant(plan));
-    if (!found.isMountRoot) throw explainTarget(mounted.path, found);
+    if (!found.isMountRoot) throw explainTarget(mounted.path, found, yield* explainUnreached(mounted));
   }
-  return yield* searchHolders(mounted, { scope: 'all', limit: timeout, flags: k.AT_SYMLINK_NOFOLLOW });
+  const found = yield* searchHolders(mounted, { scope: 'all', limit: timeout, flags: k.AT_SYMLINK_NOFOLLOW });
+  return { holders: [...found], hidden: found.hidden, complete: found.complete };
 }
 
 /**
@@ -52,16 +67,9 @@ function* find({ mounted, isPath, timeout }: Prepared): Task<Holders> {
  * descriptors and files that keep them, as far as the process can see these. File descriptors in transit through a
  * socket cannot be found.
  *
- * @returns the holders, in no particular order; `hidden` is the number of processes that this process may not inspect;
- * `complete` is true when time sufficed for all others
- * @throws {OverlayError} for a path: `reason` is `'not-mounted'`, `'target-missing'`, `'target-symlink'` or
- * `'path-inaccessible'`
+ * @throws {OverlayError} for a path: `reason` is `'not-mounted'`, `'mount-covered'`, `'target-missing'`, `'target-symlink'`
+ * or `'path-inaccessible'`
  */
-export async function findHolders(mount: Mount | PathLike, options?: HoldersOptions): Promise<Holders> {
+export async function findHolders(mount: Mount | PathLike, options?: HoldersOptions): Promise<FoundHolders> {
   return run(find(prepare(mount, options)));
-}
-
-/** The synchronous form of `findHolders`. */
-export function findHoldersSync(mount: Mount | PathLike, options?: HoldersOptions): Holders {
-  return runSync(find(prepare(mount, options)));
 }

@@ -30,7 +30,7 @@ export function* dropInherited({ path, device }: Mounted): Task<boolean> {
   const shown = `${Math.floor(device / 2 ** 32)}:${device % 2 ** 32}`;
   const patience = new Patience(SEARCH);
   let hasDropped = false;
-  for (const namespace of yield* readNamespaces(listProcesses(), patience)) {
+  for (const namespace of yield* readNamespaces(listProcesses(patience).ids, patience)) {
     const { inode, pid, table } = namespace;
     const [copy, another] = table.filter((row) => row.type === 'overlay' && row.device === shown);
     const isInherited = copy !== undefined && another === undefined && isSamePath(copy.target, path);

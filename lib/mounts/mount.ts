@@ -1,20 +1,17 @@
 /** A mount that this library has made. */
 import { type InspectOptions, inspect } from 'node:util';
-import { OverlayError } from '../errors.js';
-import { close, closeWith } from '../kernel/held.js';
+import { close, closeLater, closeWith } from '../kernel/held.js';
 import { SharedLock } from '../kernel/shared-lock.js';
-import { run, runSync, type Task } from '../kernel/task.js';
+import { inEitherForm, run, runSync, type Task } from '../kernel/task.js';
 import type { Mounted } from '../mount-table/identity.js';
-import { type PathLike, pathString, toBytes } from '../paths.js';
+import { copyPath, type Path, type PathLike, pathString, toBytes } from '../paths.js';
 import { Attempts } from './attempts.js';
-import { type AttachOptions, attach, clone, type RemountOptions, remount } from './change.js';
-import { checkMountUnmountOptions, type MountUnmountOptions, unmountMounted, withoutEndlessWait } from './unmount.js';
+import { type AttachOptions, attach, clone, type RemountOptions, remount, toPlace } from './change.js';
+import { checkMountUnmountOptions, type MountUnmountOptions, unmountMounted } from './unmount.js';
+import { removeWork } from './work-removal.js';
 
 const forgottenText = (descriptor: number): string =>
   `The detached mount of descriptor ${descriptor} is closed by garbage collection: unmount it, or have it disposed of with \`using\``;
-
-/** Returns true when the error says that a clone or an open file may still need the workdir of a disposed mount. */
-const isLeftInUse = (error: unknown): boolean => error instanceof OverlayError && error.reason === 'work-in-use';
 
 type Identified = Mounted & { readonly id: number };
 
@@ -24,10 +21,16 @@ export interface MountInternals {
   /** Shared by calls that use the mount. A call that ends the mount, or makes the object stand for another, has it alone. */
   readonly lock: SharedLock;
   /** Makes the object stand for a mount at another path, or for another mount. */
-  replaceState(target: PathLike | undefined, mounted: Identified): void;
+  replaceState(mounted: Identified): void;
 }
 
 export let internalsOf: (mount: Mount) => MountInternals;
+
+/** Makes a second mount, while no other call ends the first. */
+export const cloned = (mount: Mount) => {
+  const { lock } = internalsOf(mount);
+  return lock.share(() => clone(internalsOf(mount).mounted));
+};
 
 /**
  * A mount in the namespace of the thread that made it, or a detached mount, which is in no namespace. An attached mount
@@ -35,9 +38,10 @@ export let internalsOf: (mount: Mount) => MountInternals;
  * `using` or `await using` (Node 24, or compiled).
  */
 export class Mount {
-  /** The mount point, as the caller passed it; undefined for a detached mount. */
-  get target(): PathLike | undefined {
-    return this.#target;
+  /** The mount point, as an absolute path; undefined for a detached mount. */
+  get target(): Path | undefined {
+    const { held, path } = this.#mounted;
+    return held === undefined ? copyPath(path) : undefined;
   }
 
   /**
@@ -48,7 +52,6 @@ export class Mount {
     return this.#mounted.id;
   }
 
-  #target: PathLike | undefined;
   #mounted: Identified;
   readonly #lock = new SharedLock();
   readonly #attempts = new Attempts(this.#lock);
@@ -57,27 +60,28 @@ export class Mount {
     internalsOf = (mount) => ({
       mounted: mount.#mounted,
       lock: mount.#lock,
-      replaceState: (target, mounted) => mount.#replaceState(target, mounted),
+      replaceState: (mounted) => mount.#replaceState(mounted),
     });
   }
 
-  #replaceState(target: PathLike | undefined, mounted: Identified): void {
-    const { held } = this.#mounted;
-    this.#target = target;
+  #replaceState(mounted: Identified): void {
+    const { held, memory } = this.#mounted;
     this.#mounted = mounted;
     if (held !== undefined) close(held);
+    if (memory !== undefined && memory !== mounted.memory) close(memory);
   }
 
   /** @internal */
-  constructor(target: PathLike | undefined, mounted: Identified) {
-    this.#target = target;
+  constructor(mounted: Identified) {
     this.#mounted = mounted;
     if (mounted.held !== undefined) closeWith(this, mounted.held, forgottenText);
+    if (mounted.memory !== undefined) closeWith(this, mounted.memory, () => undefined);
   }
 
   /**
-   * The path of the mount's files: the absolute path of the target, or `/proc/self/fd/N` for a detached mount. For a
-   * target that is not UTF-8, this string has U+FFFD in place of the invalid bytes, and `pathBytes` is the exact path.
+   * The path of the mount's files: the absolute path of the target, or `/proc/self/fd/N` for a detached mount. To
+   * realpath(3), the latter is `/`, and for a `rootless` mount a name that does not exist: do not check by realpath that
+   * a file is in a detached mount. For a target that is not UTF-8, this string has U+FFFD in place of the invalid bytes, and `pathBytes` is the exact path.
    */
   get path(): string {
     return pathString(this.#mounted.path);
@@ -120,6 +124,10 @@ export class Mount {
    * busy. It also fails when this mount is no longer the one at the target. A detached mount is never busy: its file
    * descriptor is closed, and the mount ends when the last open file of it is closed.
    *
+   * A workdir that `create` has made goes too, with what the kernel leaves in it, whatever the modes. It stays if it
+   * holds anything else, if its index has hard links of changed files that the upper lacks, which a merge needs, or if
+   * an overlay still uses it: a clone, an open file, or this one after `detach`.
+   *
    * @throws {OverlayError} as `unmount`
    */
   async unmount(options?: MountUnmountOptions): Promise<void> {
@@ -133,11 +141,18 @@ export class Mount {
    * replacement, is pending
    */
   unmountSync(options?: MountUnmountOptions): void {
-    runSync(this.#unmount(withoutEndlessWait(checkMountUnmountOptions(options))));
+    runSync(this.#unmount(checkMountUnmountOptions(options)));
   }
 
   *#unmount(options: MountUnmountOptions): Task<void> {
-    yield* unmountMounted(() => this.#mounted, options, this.#attempts);
+    const isEnded = yield* unmountMounted(() => this.#mounted, options, this.#attempts);
+    if (isEnded && !options.detach && this.#mounted.ownsWork) yield* removeWork(this.#mounted);
+    const { memory } = this.#mounted;
+    if (memory === undefined) return;
+    yield* inEitherForm(
+      () => closeLater(memory),
+      () => close(memory),
+    );
   }
 
   /**
@@ -158,24 +173,25 @@ export class Mount {
 
   #attach(target: PathLike, options: AttachOptions | undefined): Task<void> {
     const self = this;
+    const place = toPlace(target, options);
     return this.#lock.exclude(function* () {
-      self.#replaceState(target, yield* attach(self.#mounted, target, options));
+      self.#replaceState(yield* attach(self.#mounted, place));
     });
   }
 
   /**
    * Makes a second, detached mount of the same files: open_tree(2) with OPEN_TREE_CLONE, 5.2. A detached mount can be
-   * cloned from Linux 6.15 on. Mounts inside it are not cloned.
+   * cloned from Linux 6.15 on, but not one made with `rootless`. Mounts inside it are not cloned.
    *
    * @throws {OverlayError} `reason` is `'source-unbindable'`, `'not-mounted'` or `'no-privilege'`
    */
   async clone(): Promise<Mount> {
-    return new Mount(undefined, await run(this.#share(clone)));
+    return toMount(await run(cloned(this)));
   }
 
   /** The synchronous form of `clone`. */
   cloneSync(): Mount {
-    return new Mount(undefined, runSync(this.#share(clone)));
+    return toMount(runSync(cloned(this)));
   }
 
   /**
@@ -185,12 +201,12 @@ export class Mount {
    * upper that can be written, `'not-mounted'` or `'no-privilege'`
    */
   async remount(options: RemountOptions): Promise<void> {
-    await run(this.#share((mounted) => remount(mounted, options)));
+    await run(this.#share(remount(options)));
   }
 
   /** The synchronous form of `remount`. */
   remountSync(options: RemountOptions): void {
-    runSync(this.#share((mounted) => remount(mounted, options)));
+    runSync(this.#share(remount(options)));
   }
 
   /** Runs a function that uses the mount; no other call ends the mount meanwhile. */
@@ -198,21 +214,16 @@ export class Mount {
     return this.#lock.share(() => body(this.#mounted));
   }
 
-  /** Unmounts at the end of an `await using` block, as `unmount()`. Also removes a workdir that `create` has made. */
+  /** Unmounts at the end of an `await using` block, as `unmount()`. */
   async [Symbol.asyncDispose](): Promise<void> {
-    try {
-      await this.unmount({ removeWork: this.#mounted.ownsWork === true });
-    } catch (error) {
-      if (!isLeftInUse(error)) throw error;
-    }
+    await this.unmount();
   }
 
-  /** Unmounts at the end of a `using` block, as `unmountSync()`. Also removes a workdir that `create` has made. */
+  /** Unmounts at the end of a `using` block, as `unmountSync()`. */
   [Symbol.dispose](): void {
-    try {
-      this.unmountSync({ removeWork: this.#mounted.ownsWork === true });
-    } catch (error) {
-      if (!isLeftInUse(error)) throw error;
-    }
+    this.unmountSync();
   }
 }
+
+// In the class, the bundler would give it another name for this reference.
+const toMount = (mounted: Identified): Mount => new Mount(mounted);

@@ -4,20 +4,24 @@ import { OverlayError } from '../errors.js';
 import { S_IFLNK } from '../kernel/constants.js';
 import type { StatResult } from '../kernel/stat.js';
 import { type Path, pathString, quotePath } from '../paths.js';
-import { explainErrno } from '../verdicts.js';
+import { explainErrno, type Verdict } from '../verdicts.js';
 
-/** Returns the error that explains why a path is not a usable mount point. `found` must not follow links. Pure. */
-export function explainTarget(path: Path, { errno, type }: StatResult): OverlayError {
+/**
+ * Returns the error that explains why a path is not a usable mount point. `found` must not follow links. `unreached`:
+ * why the path does not lead to a mount that is there. Pure.
+ */
+export function explainTarget(path: Path, { errno, type }: StatResult, unreached?: Verdict): OverlayError {
   const name = `the target ${quotePath(path)}`;
   const syscall = errno === 0 ? undefined : 'statx';
   return new OverlayError({
     errno: errno || e.EINVAL,
     path: pathString(path),
     syscall,
-    ...(errno !== 0
-      ? explainErrno(errno, { name, purpose: `look at ${quotePath(path)}`, syscall, missing: 'target-missing' })
-      : type === S_IFLNK
-        ? { reason: 'target-symlink', what: `${name} is a symbolic link` }
-        : { reason: 'not-mounted', what: `${name} is not a mount point` }),
+    ...(type === S_IFLNK
+      ? { reason: 'target-symlink', what: `${name} is a symbolic link` }
+      : (unreached ??
+        (errno === 0
+          ? { reason: 'not-mounted', what: `${name} is not a mount point` }
+          : explainErrno(errno, { name, purpose: `look at ${quotePath(path)}`, syscall, missing: 'target-missing' })))),
   });
 }

@@ -1,6 +1,5 @@
-/** unmountTree: unmounts all mounts below a directory, deepest first. */
+/** Unmounts all mounts below a directory, deepest first. */
 import { realpathSync } from 'node:fs';
-import { checkMilliseconds, checkSignal, toBooleanOptions } from '../arguments.js';
 import { abortError, invalidArgumentValue, type OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
@@ -8,41 +7,56 @@ import { StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import { Slices } from '../kernel/slices.js';
 import { statPathSync } from '../kernel/stat.js';
-import { ask, pause, run, runSync, type Task } from '../kernel/task.js';
+import { ask, pause, type Task } from '../kernel/task.js';
 import { type MountinfoLine, readTable } from '../mount-table/mountinfo.js';
 import { type Path, type PathLike, toAbsolute, toBytes, toPath, withoutTrailingSlashes } from '../paths.js';
 import { isBusy, Pauses } from './attempts.js';
+import { explainUnreached } from './covered.js';
 import { explainTarget } from './target.js';
-import { addUnmount, explain, explainUnmount, identify, searchBusy, withoutEndlessWait } from './unmount.js';
-
-export interface UnmountTreeOptions {
-  /**
-   * Detaches each tree of mounts with one lazy unmount (MNT_DETACH) instead of unmounting each mount. This takes about
-   * a third less time. Busy mounts disappear from view too, but they and their upperdirs stay in use until their last
-   * user ends. Default false.
-   */
-  bulk?: boolean;
-  /** How long to wait while one of the mounts is busy, in milliseconds, as for `unmount`. */
-  timeout?: number;
-  /** Ends the wait, as for `unmount`. */
-  signal?: AbortSignal;
-}
-
-const booleans: ReadonlySet<string> = new Set(['bulk']);
-const names: ReadonlySet<string> = new Set([...booleans, 'timeout', 'signal']);
+import { addUnmount, explain, explainUnmount, identify, searchBusy, type UnmountOptions } from './unmount.js';
 
 type Row = Pick<MountinfoLine, 'id' | 'parent' | 'target'>;
 
 /**
- * Sorts the mounts of a tree so that each can be unmounted by its path: a mount that is inside or over another comes
- * first. In bulk, returns only the mounts whose unmount takes all the others along. Pure.
+ * Puts each mount behind those beside it that it hides. They come before it in the table already, unless it was made
+ * first and attached later.
  */
-function* inOrder(wanted: readonly Row[], bulk: boolean): Task<Row[]> {
+function* behindHidden(rows: readonly Row[], slices: Slices): Task<readonly Row[]> {
+  const places = new Map(rows.map((row) => [`${row.parent} ${row.target}`, row]));
+  const hidden = new Map<Row, Row[]>();
+  for (const row of rows) {
+    const { parent, target } = row;
+    for (let end = target.lastIndexOf('/'); end > 0; end = target.lastIndexOf('/', end - 1)) {
+      const cover = places.get(`${parent} ${target.slice(0, end)}`);
+      if (cover === undefined) continue;
+      const rest = hidden.get(cover);
+      if (rest === undefined) hidden.set(cover, [row]);
+      else rest.push(row);
+      break;
+    }
+    if (slices.isOver()) yield* slices.pause();
+  }
+  if (hidden.size === 0) return rows;
+  const placed = new Set<Row>();
+  const place = (row: Row): void => {
+    if (placed.has(row)) return;
+    hidden.get(row)?.forEach(place);
+    placed.add(row);
+  };
+  rows.forEach(place);
+  return [...placed];
+}
+
+/**
+ * Sorts the mounts of a tree so that each can be unmounted by its path: a mount that is inside or over another comes
+ * first. With `detach`, returns only the mounts whose unmount takes all the others along. Pure.
+ */
+function* inOrder(wanted: readonly Row[], detach: boolean): Task<Row[]> {
   const slices = new Slices();
   const ids = new Set(wanted.map(({ id }) => id));
   const children = new Map<number, Row[]>();
   const roots: Row[] = [];
-  for (const entry of wanted) {
+  for (const entry of yield* behindHidden(wanted, slices)) {
     // At the root of the mount table, a mount may be its own parent.
     const siblings = ids.has(entry.parent) && entry.parent !== entry.id ? children.get(entry.parent) : roots;
     if (siblings === undefined) children.set(entry.parent, [entry]);
@@ -56,7 +70,7 @@ function* inOrder(wanted: readonly Row[], bulk: boolean): Task<Row[]> {
   left.reverse();
   for (let next = left.pop(); next !== undefined; next = left.pop()) {
     const { entry, goesAlone } = next;
-    if (goesAlone || !bulk) backwards.push(entry);
+    if (goesAlone || !detach) backwards.push(entry);
     // Later mounts hide earlier ones, and a mount that covers the whole mount hides all.
     const inside = (children.get(entry.id) ?? []).toReversed();
     const isCover = ({ target }: Row) => target === entry.target;
@@ -75,9 +89,11 @@ function listBelow(directory: string): Task<Row[]> {
 }
 
 /** Returns the path as it is in the mount table. */
-function realPath(path: Path): string {
+function* realPath(path: Path): Task<string> {
   const found = statPathSync(path, { flags: k.AT_SYMLINK_NOFOLLOW });
-  if (found.errno !== 0 || found.type === k.S_IFLNK) throw explainTarget(path, found);
+  if (found.errno !== 0 || found.type === k.S_IFLNK) {
+    throw explainTarget(path, found, yield* explainUnreached({ path }, true));
+  }
   return realpathSync(Buffer.from(toBytes(path)), { encoding: 'latin1' });
 }
 
@@ -98,36 +114,36 @@ interface Obstacle {
 
 /** The state of one call. */
 class Tree {
-  readonly #directory: string;
-  readonly #bulk: boolean;
+  readonly #path: Path;
+  readonly #detach: boolean;
   readonly #signal: AbortSignal | undefined;
   readonly #pauses: Pauses;
   readonly #seen = new Set<number>();
-  /** The mounts that were not at their paths when their turn came. */
+  /** The mounts that were not at their paths when their turn came, since the last one that was. */
   readonly #missed = new Set<number>();
 
-  constructor(target: PathLike, options: UnmountTreeOptions) {
-    const { bulk = false, signal, timeout = signal === undefined ? 0 : Infinity } = options;
-    this.#bulk = bulk;
+  constructor(target: PathLike, options: UnmountOptions) {
+    const { detach = false, signal, timeout = 0 } = options;
+    this.#detach = detach;
     this.#signal = signal;
     this.#pauses = new Pauses(timeout);
-    const path = withoutTrailingSlashes(toAbsolute(toPath(target, 'target')));
-    this.#directory = realPath(path);
-    if (this.#directory === '/') throw invalidArgumentValue('target', target, 'must not be the root directory');
+    this.#path = withoutTrailingSlashes(toAbsolute(toPath(target, 'target')));
   }
 
-  *unmount(): Task<number> {
+  *unmount(): Task<void> {
+    const directory = yield* realPath(this.#path);
+    if (directory === '/') throw invalidArgumentValue('target', this.#path, 'must not be the root directory');
     let unseen: Pauses | undefined;
     for (;;) {
-      const rows = yield* listBelow(this.#directory);
+      const rows = yield* listBelow(directory);
       for (const { id } of rows) this.#seen.add(id);
-      const obstacle = yield* this.#unmountEach(yield* inOrder(rows, this.#bulk));
-      if (obstacle === undefined) return this.#seen.size;
+      const obstacle = yield* this.#unmountEach(yield* inOrder(rows, this.#detach));
+      if (obstacle === undefined) return;
       if (obstacle === 'again') continue;
       // The next list contains the mounts that are made meanwhile.
       let length = isBusy(obstacle.failure) ? this.#pauses.next() : undefined;
       if (length === undefined) {
-        const error = yield* this.#explain(obstacle);
+        const error = yield* this.#explain(obstacle, directory);
         if (error === undefined) continue;
         if (error.holders?.length !== 0) throw error;
         unseen ??= new Pauses(UNSEEN);
@@ -144,24 +160,25 @@ class Tree {
    */
   *#unmountEach(rows: readonly Row[]): Task<Obstacle | 'again' | undefined> {
     let tries = 0;
-    let isMissed = false;
+    let [isMissed, isMoving] = [false, false];
     for (let at = 0; at < rows.length; ) {
       if (this.#signal?.aborted) throw abortError(this.#signal);
       const plan = new Plan();
       const batch = rows.slice(at, at + BATCH);
-      for (const row of batch) addUnmount(plan, toMounted(row), { detach: this.#bulk });
+      for (const row of batch) addUnmount(plan, toMounted(row), { detach: this.#detach });
       const outcome = yield* ask(plan, this.#signal);
       if (!(outcome instanceof StepFailure)) {
         at += batch.length;
+        isMoving = true;
         continue;
       }
       if (this.#signal && outcome.cancelled) throw abortError(this.#signal);
       const before = plan.steps.slice(0, plan.steps.indexOf(outcome.step as Step));
       const done = before.filter(({ call }) => call === calls.umount2).length;
-      if (done > 0) tries = 0;
+      if (done > 0) [tries, isMoving] = [0, true];
       at += done;
       const row = rows[at] as Row;
-      const isThere = (yield* identify(toMounted(row), {})) !== undefined;
+      const isThere = (yield* identify(toMounted(row))) !== undefined;
       if (isThere && isBusy(outcome) && tries++ < QUICK_TRIES) {
         yield* pause(1, this.#signal);
         continue;
@@ -171,49 +188,25 @@ class Tree {
       isMissed = true;
       at++;
     }
+    if (isMoving) this.#missed.clear();
     return isMissed ? 'again' : undefined;
   }
 
   /** Returns the error that explains the failure; undefined when the mount has gone meanwhile. */
-  *#explain({ row, failure }: Obstacle): Task<OverlayError | undefined> {
+  *#explain({ row, failure }: Obstacle, directory: string): Task<OverlayError | undefined> {
     const mounted = toMounted(row);
-    const holders = isBusy(failure) ? yield* searchBusy(mounted, {}) : undefined;
-    const left = yield* listBelow(this.#directory);
+    const holders = isBusy(failure) ? yield* searchBusy(mounted) : undefined;
+    const left = yield* listBelow(directory);
     if (!left.some(({ id }) => id === row.id)) return undefined;
     const gone = this.#seen.size - left.filter(({ id }) => this.#seen.has(id)).length;
-    const leftover = `of ${this.#seen.size} mounts, ${gone} ${gone === 1 ? 'is' : 'are'} unmounted`;
+    const leftover = `of ${this.#seen.size} ${this.#seen.size === 1 ? 'mount' : 'mounts'}, ${gone} ${gone === 1 ? 'is' : 'are'} unmounted`;
     return holders === undefined
-      ? yield* explain(mounted, failure, {}, leftover)
+      ? yield* explain(mounted, failure, leftover)
       : explainUnmount(mounted, failure, { holders, leftover });
   }
 }
 
-function* unmountBelow(target: PathLike, options: UnmountTreeOptions): Task<number> {
-  return yield* new Tree(target, options).unmount();
-}
-
-function check(options: UnmountTreeOptions | undefined): UnmountTreeOptions {
-  const checked = toBooleanOptions(options, names, booleans);
-  checkMilliseconds(checked.timeout, 'timeout');
-  checkSignal(checked.signal);
-  return checked;
-}
-
-/**
- * Unmounts all mounts at a directory and below it, inner mounts first: umount2(2). One native call unmounts many
- * mounts, one after the other, and each only while it is the mount that was seen. Follows no symbolic link and removes
- * no directory. The directory need not be a mount point. It is no error if nothing is mounted there.
- *
- * @returns how many mounts were there
- * @throws {OverlayError} as `unmount`, about the mount that could not be unmounted; the mounts before it are unmounted
- * @throws {TypeError} `ERR_INVALID_ARG_VALUE`: the target is the root directory
- * @throws {Error} `ABORT_ERR`: the signal has aborted
- */
-export async function unmountTree(target: PathLike, options?: UnmountTreeOptions): Promise<number> {
-  return run(unmountBelow(target, check(options)));
-}
-
-/** The synchronous form of `unmountTree`. */
-export function unmountTreeSync(target: PathLike, options?: UnmountTreeOptions): number {
-  return runSync(unmountBelow(target, withoutEndlessWait(check(options))));
+/** Unmounts all mounts at a directory and below it. */
+export function* unmountBelow(target: PathLike, options: UnmountOptions): Task<void> {
+  yield* new Tree(target, options).unmount();
 }

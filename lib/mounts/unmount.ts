@@ -1,59 +1,43 @@
-/** Unmounts: umount2(2), the meaning of its errnos, and the work directory that an overlay leaves behind. */
+/** Unmounts: umount2(2), and the meaning of its errnos. */
 import { checkMilliseconds, checkSignal, toBooleanOptions } from '../arguments.js';
 import * as e from '../errnos.js';
 import { conflictingOptions, OverlayError } from '../errors.js';
 import type { Holder, Holders } from '../holder.js';
 import { searchHolders } from '../holders/search-mounts.js';
-import { holdersText } from '../holders/text.js';
-import { deviceOf, seeMounts } from '../in-use/registry.js';
+import { usedByText } from '../holders/text.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
+import { explainFiltered } from '../kernel/filtered.js';
 import { addMountGuard } from '../kernel/guards.js';
 import { type Held, take } from '../kernel/held.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
-import { addStat, readStat, type StatResult, statPathSync } from '../kernel/stat.js';
-import { ask, run, runSync, type Task } from '../kernel/task.js';
-import { findOption, shownLayers } from '../mount-strings.js';
+import { addStat, readStat, type StatResult } from '../kernel/stat.js';
+import { ask, type Task } from '../kernel/task.js';
 import { type Mounted, mountIdMask } from '../mount-table/identity.js';
-import type { RawMount } from '../mount-table/raw-mount.js';
-import { type FindQuery, findRaw } from '../mount-table/table.js';
-import { addJoin, checkNamespace, explainJoin, type NamespaceLike, toTarget } from '../namespaces/mount-namespace.js';
-import {
-  goesByDescriptors,
-  isAbsolute,
-  type Path,
-  type PathLike,
-  pathString,
-  quotePath,
-  withoutTrailingSlashes,
-} from '../paths.js';
+import { addJoin, checkNamespace, explainJoin, toTarget } from '../namespaces/mount-namespace.js';
+import { goesByDescriptors, type PathLike, pathString, quotePath, withoutTrailingSlashes } from '../paths.js';
 import { todoOf } from '../reasons.js';
 import { either, member, option, type Text, text } from '../text.js';
 import { explainErrno, replacedMount, type Verdict } from '../verdicts.js';
-import { Attempts, isBusy, type Waiting } from './attempts.js';
-import { removeWork } from './work-removal.js';
+import { Attempts, isBusy } from './attempts.js';
+import { explainUnreached } from './covered.js';
 
-/** Options for unmounting: the flags of umount2(2), and the treatment of what an overlay leaves behind. */
+/** Options for unmounting: the flags of umount2(2), and how long to wait. */
 export interface UnmountOptions {
   /**
    * Removes the mount and all mounts inside it from view at once; the kernel frees it when its last user ends
    * (MNT_DETACH). Until then, its upperdir stays in use. Default false.
    */
   detach?: boolean;
-  /** MNT_FORCE. It has no effect on OverlayFS: a busy overlay stays busy. Default false. */
-  force?: boolean;
-  /** Follows a target that is a symbolic link. Default false (UMOUNT_NOFOLLOW). */
-  followSymlinks?: boolean;
   /**
-   * Removes the overlay's workdir afterwards: the directories `work` and `index` with what the kernel leaves in them,
-   * whatever their modes, and the workdir itself by rmdir(2). Files of others in it stay: `'work-not-empty'`. A
-   * workdir that an overlay still uses stays: `'work-in-use'`. A symbolic link that leads to it stays, too. Default false.
+   * Unmounts all mounts at the target and below it, inner mounts first, as `umount --recursive` does. With `detach`,
+   * each tree of mounts goes with one call. The target need not be a mount point, and it is no error if nothing is
+   * mounted there. Default false.
    */
-  removeWork?: boolean;
+  recursive?: boolean;
   /**
-   * How long to wait while the mount is busy, in milliseconds. Default 0, or without limit when a `signal` is given.
-   * The promise form blocks no thread while it waits; the synchronous form blocks the calling thread.
+   * How long to wait while the mount is busy, in milliseconds; Infinity for no limit. Default 0. The promise form blocks no thread while it waits; the synchronous form blocks the calling thread.
    */
   timeout?: number;
   /**
@@ -62,16 +46,18 @@ export interface UnmountOptions {
    */
   signal?: AbortSignal;
   /** The mount namespace of the target, which is then an absolute path in it. Default: the caller's. */
-  namespace?: NamespaceLike;
+  namespace?: PathLike | number;
 }
 
-const booleans: ReadonlySet<string> = new Set(['detach', 'force', 'followSymlinks', 'removeWork']);
+const booleans: ReadonlySet<string> = new Set(['detach', 'recursive']);
 const names: ReadonlySet<string> = new Set([...booleans, 'timeout', 'signal', 'namespace']);
 
 /** Options for unmounting a `Mount`, which knows its namespace. */
-export type MountUnmountOptions = Omit<UnmountOptions, 'namespace'>;
+export type MountUnmountOptions = Omit<UnmountOptions, 'namespace' | 'recursive'>;
 
-const mountNames: ReadonlySet<string> = new Set([...names].filter((name) => name !== 'namespace'));
+const mountNames: ReadonlySet<string> = new Set(
+  [...names].filter((name) => name !== 'namespace' && name !== 'recursive'),
+);
 
 const noOptions: UnmountOptions = Object.freeze({});
 
@@ -79,52 +65,38 @@ export function checkMountUnmountOptions(options: MountUnmountOptions | undefine
   return checkUnmountOptions(options, mountNames);
 }
 
-function checkUnmountOptions(options: UnmountOptions | undefined, known: ReadonlySet<string>): UnmountOptions {
+export function checkUnmountOptions(options: UnmountOptions | undefined, known = names): UnmountOptions {
   if (options === undefined) return noOptions;
   const checked = toBooleanOptions(options, known, booleans);
   checkMilliseconds(checked.timeout, 'timeout');
   checkSignal(checked.signal);
-  if (checkNamespace(checked.namespace) !== undefined && checked.removeWork) {
+  if (checkNamespace(checked.namespace) !== undefined && checked.recursive) {
     throw conflictingOptions(
-      text`${option('removeWork')} and ${option('namespace')} exclude each other: the workdir may have another path there, or none`,
-      'leave one of the two out',
-    );
-  }
-  if (checked.detach && checked.removeWork) {
-    throw conflictingOptions(
-      text`${option('removeWork')} and ${option('detach')} exclude each other: a detached overlay may still use its workdir`,
+      text`${option('recursive')} and ${option('namespace')} exclude each other: ${option('namespace')} is of one mount`,
       'leave one of the two out',
     );
   }
   return checked;
 }
 
-export function toMounted(target: PathLike, options: UnmountOptions): Mounted {
+function toMounted(target: PathLike, options: UnmountOptions): Mounted {
   const namespace = checkNamespace(options.namespace);
   const path = toTarget(target, namespace);
   // A trailing slash would make the kernel follow the link all the same.
   return {
-    path: options.followSymlinks ? path : withoutTrailingSlashes(path),
+    path: withoutTrailingSlashes(path),
     namespace,
   };
-}
-
-function statFlags(options: UnmountOptions): number {
-  return options.followSymlinks ? 0 : k.AT_SYMLINK_NOFOLLOW;
 }
 
 /** Adds the steps that unmount the mount at a path, provided that it is the intended one. */
 export function addUnmount(plan: Plan, mounted: Mounted, options: UnmountOptions): void {
   if (mounted.id !== undefined) {
     const { id, path } = mounted;
-    plan.add(calls.statx, [k.AT_FDCWD, path, statFlags(options), mountIdMask(id)]);
+    plan.add(calls.statx, [k.AT_FDCWD, path, k.AT_SYMLINK_NOFOLLOW, mountIdMask(id)]);
     addMountGuard(plan, id);
   }
-  const flags =
-    (options.force ? k.MNT_FORCE : 0) |
-    (options.detach ? k.MNT_DETACH : 0) |
-    (options.followSymlinks ? 0 : k.UMOUNT_NOFOLLOW);
-  plan.add(calls.umount2, [mounted.path, flags]);
+  plan.add(calls.umount2, [mounted.path, k.UMOUNT_NOFOLLOW | (options.detach ? k.MNT_DETACH : 0)]);
 }
 
 export function unmountPlan(mounted: Mounted, options: UnmountOptions): Plan {
@@ -136,64 +108,18 @@ export function unmountPlan(mounted: Mounted, options: UnmountOptions): Plan {
 }
 
 function addClose(plan: Plan, held: Held): void {
-  const descriptor = take(held);
-  if (descriptor !== undefined) plan.add(calls.close, [descriptor]);
-}
-
-/**
- * Returns the workdir of the overlay at a path, from the mount table. Also adds the overlay to the record of
- * directories in use, so that a later step can tell if it has ended.
- */
-function* findWorkdir(
-  { path, namespace }: Mounted,
-  options: UnmountOptions,
-): Task<Pick<Mounted, 'workdir' | 'device'> | undefined> {
-  const mount = yield* findMountAt({ path, namespace, isExact: true, flags: statFlags(options) });
-  if (mount?.type !== 'overlay') return undefined;
-  const text = findOption(Buffer.from(mount.options, 'latin1'), 'workdir');
-  if (text === undefined) return undefined;
-  // If the text can mean several directories, the one that exists is meant.
-  const candidates = shownLayers(text);
-  const [workdir, another] = candidates.length === 1 ? candidates : candidates.filter(exists);
-  // A path that mount(2) or fsconfig(2) could not take was passed as a file descriptor of the process that mounted.
-  const isDescriptor = text.toString('latin1').startsWith('/proc/self/fd/');
-  if (workdir !== undefined && another === undefined && isAbsolute(workdir) && !isDescriptor) {
-    yield* seeMounts([mount]);
-    return { workdir, device: deviceOf(mount) };
-  }
-  throw new OverlayError({
-    errno: e.EINVAL,
-    reason: 'work-unknown',
-    what: `the mount table shows the workdir of ${quotePath(path)} as ${quotePath(text)}, which can mean several directories`,
-    path: pathString(path),
-  });
-}
-
-/** Returns undefined when nothing is at the path. The unmount then fails and reports this. */
-function* findMountAt(query: FindQuery): Task<RawMount | undefined> {
-  try {
-    return yield* findRaw(query);
-  } catch (error) {
-    const reason = error instanceof OverlayError ? error.reason : undefined;
-    if (reason === 'path-missing' || reason === 'path-inaccessible') return undefined;
-    throw error;
-  }
-}
-
-function exists(path: Path): boolean {
-  return statPathSync(path, { flags: k.AT_SYMLINK_NOFOLLOW }).errno === 0;
+  for (const descriptor of take(held)) plan.add(calls.close, [descriptor]);
 }
 
 // ------------------------------------------------------------------------------------------------- failures
 
-const INSIDE: Text = either('unmount the mounts inside it first', 'unmount all of them with unmountTree');
-
-const usedBy = (holders: string): string =>
-  holders === '' ? ', and no process that uses it could be identified' : `: in use by ${holders}`;
+const INSIDE: Text = either('unmount the mounts inside it first', text`pass ${option('recursive', true)}`);
 
 /** Facts that were gathered after a failure. */
 interface Facts {
   readonly found?: StatResult;
+  /** Why the path does not lead to the mount, if it is in the table. */
+  readonly unreached?: Verdict | undefined;
   /** Set when the mount is busy. */
   readonly holders?: Holders;
   /** The part of the work that was done before the failure. */
@@ -205,15 +131,16 @@ const SEARCH = 500;
 
 /** The rules of an unmount. The others are those of any call. */
 function findVerdict({ path }: Mounted, { errno, guard }: StepFailure, facts: Facts): Verdict | undefined {
+  const { found, holders, unreached } = facts;
+  if (unreached !== undefined) return unreached;
   if (guard === 'mount-is-another') return replacedMount(path);
-  const { found, holders } = facts;
   const shown = quotePath(path);
   const isMountRoot = found?.isMountRoot === true;
   switch (errno) {
     case e.EBUSY:
       return {
         reason: 'mount-busy',
-        what: `the mount at ${shown} is busy${holders === undefined ? '' : usedBy(holdersText(holders))}`,
+        what: `the mount at ${shown} is busy${holders === undefined ? '' : usedByText(holders)}`,
         hint: holders?.length && holders.every(({ what }) => what === 'inside') ? INSIDE : undefined,
       };
     case e.EPERM:
@@ -223,18 +150,18 @@ function findVerdict({ path }: Mounted, { errno, guard }: StepFailure, facts: Fa
         hint: text`${todoOf('no-privilege')}; a seccomp filter, or a sandbox such as Landlock, refuses it to root too`,
       };
     case e.EINVAL:
+      if (goesByDescriptors(path) && (isMountRoot || found?.type === k.S_IFLNK)) {
+        return {
+          reason: 'not-mounted',
+          what: `${shown} leads to a mount by a file descriptor, and is no mount point of this namespace`,
+          hint: either(text`end a detached mount by its own ${member('unmount')}`, 'name the mount point'),
+        };
+      }
       if (found?.type === k.S_IFLNK) {
         return {
           reason: 'target-symlink',
           what: `the target ${shown} is a symbolic link`,
-          hint: either('name the mount point itself', text`pass ${option('followSymlinks', true)}`),
-        };
-      }
-      if (isMountRoot && goesByDescriptors(path)) {
-        return {
-          reason: 'not-mounted',
-          what: `the mount at ${shown} is not attached in this namespace, or belongs to another user namespace`,
-          hint: either(text`end a detached mount by its own ${member('unmount')}`, 'close its descriptor'),
+          hint: 'name the mount point itself',
         };
       }
       return isMountRoot
@@ -256,46 +183,38 @@ export function explainUnmount(mounted: Mounted, failure: StepFailure, facts: Fa
     path: pathString(mounted.path),
     leftover: facts.leftover,
     holders: facts.holders,
-    ...(findVerdict(mounted, failure, facts) ??
+    ...(explainFiltered(failure) ??
+      findVerdict(mounted, failure, facts) ??
       explainErrno(errno, { name, purpose: `unmount ${shown}`, missing: 'target-missing' })),
   });
 }
 
-/** Returns true when the mount is gone although the call has failed. */
-export function isUnmountedAllTheSame(error: unknown): boolean {
-  return error instanceof OverlayError && (error.syscall === 'rmdir' || error.reason === 'work-in-use');
-}
-
 /** Finds the reason for a failure other than a busy mount. */
-export function* explain(
-  mounted: Mounted,
-  failure: StepFailure,
-  options: UnmountOptions,
-  leftover?: string,
-): Task<OverlayError> {
+export function* explain(mounted: Mounted, failure: StepFailure, leftover?: string): Task<OverlayError> {
   const notJoined = explainJoin(failure);
   if (notJoined !== undefined) return notJoined;
-  return explainUnmount(mounted, failure, { found: yield* statTarget(mounted, options), leftover });
+  const found = yield* statTarget(mounted);
+  const isThere = found.type === k.S_IFLNK || (found.isMountRoot && failure.guard === undefined);
+  const isLost = !isThere && [e.EINVAL, e.ENOENT, e.ENOTDIR].includes(failure.shownErrno);
+  const unreached = isLost ? yield* explainUnreached(mounted) : undefined;
+  return explainUnmount(mounted, failure, { found, unreached, leftover });
 }
 
-function* statTarget(mounted: Mounted, options: UnmountOptions, mask?: number): Task<StatResult> {
+function* statTarget(mounted: Mounted, mask?: number): Task<StatResult> {
   const plan = new Plan();
   if (mounted.namespace !== undefined) addJoin(plan, mounted.namespace);
-  const step = addStat(plan, mounted.path, { flags: statFlags(options), ...(mask !== undefined && { mask }) });
+  const step = addStat(plan, mounted.path, { flags: k.AT_SYMLINK_NOFOLLOW, ...(mask !== undefined && { mask }) });
   return readStat(step, yield* ask(plan));
 }
 
 /** Searches for what makes a mount busy. */
-export const searchBusy = (mounted: Mounted, options: UnmountOptions): Task<Holders> =>
-  searchHolders(mounted, { scope: 'busy', limit: SEARCH, flags: statFlags(options) });
+export const searchBusy = (mounted: Mounted): Task<Holders> =>
+  searchHolders(mounted, { scope: 'busy', limit: SEARCH, flags: k.AT_SYMLINK_NOFOLLOW });
 
 /** Returns the mount with its id; undefined when it is no longer at its path. */
-export function* identify<M extends Mounted>(
-  mounted: M,
-  options: UnmountOptions,
-): Task<(M & { readonly id: number }) | undefined> {
+export function* identify<M extends Mounted>(mounted: M): Task<(M & { readonly id: number }) | undefined> {
   const mask = mounted.id === undefined ? k.STATX_MNT_ID_UNIQUE | k.STATX_MNT_ID : mountIdMask(mounted.id);
-  const { isMountRoot, mountId } = yield* statTarget(mounted, options, mask);
+  const { isMountRoot, mountId } = yield* statTarget(mounted, mask);
   if (!isMountRoot || (mounted.id !== undefined && mounted.id !== mountId)) return undefined;
   return { ...mounted, id: mountId };
 }
@@ -321,14 +240,15 @@ const MOST_ROUNDS = 4;
 /**
  * Unmounts a mount. Each attempt calls `current` for it, because an object may stand for another mount meanwhile. If
  * no holder of a busy mount is found, or none but a descriptor of its root that another call may have, the unmount is
- * tried again before the call fails: the holder has released the mount since, or cannot be seen.
+ * tried again before the call fails: the holder has released the mount since, or cannot be seen. Returns false if
+ * another call has unmounted it before.
  */
 export function* unmountMounted(
   current: () => Mounted,
   options: UnmountOptions,
   attempts = new Attempts(),
-): Task<void> {
-  const { signal, timeout = signal === undefined ? 0 : Infinity } = options;
+): Task<boolean> {
+  const { signal, timeout = 0 } = options;
   const attempt = (mounted: () => Mounted, milliseconds: number) =>
     attempts.perform(
       () => unmountPlan(mounted(), options),
@@ -337,15 +257,15 @@ export function* unmountMounted(
     );
   let outcome = yield* attempt(current, Math.max(timeout, MOMENT));
   for (let round = 0; isBusy(outcome) || isOther(outcome); round++) {
-    const found = yield* identify(current(), options);
+    const found = yield* identify(current());
     if (isBusy(outcome)) {
       // From here on, the id identifies the mount. If another call unmounts it, the holders of the mount beneath do not
       // matter.
       const mounted = found ?? current();
       outcome = yield* attempt(() => mounted, round === 0 ? 0 : UNSEEN);
       if (!isBusy(outcome)) continue;
-      const holders = yield* searchBusy(mounted, options);
-      const isStill = (yield* identify(mounted, options)) !== undefined;
+      const holders = yield* searchBusy(mounted);
+      const isStill = (yield* identify(mounted)) !== undefined;
       const areSeen = holders.some((holder) => !isPerhapsOurs(holder, mounted));
       if (round >= MOST_ROUNDS || (isStill && (areSeen || round > 0))) {
         throw explainUnmount(mounted, outcome, { holders });
@@ -355,39 +275,11 @@ export function* unmountMounted(
       outcome = yield* attempt(current, 0);
     }
   }
-  if (outcome instanceof StepFailure) throw yield* explain(current(), outcome, options);
-  // Skipped when another call has already unmounted it.
-  if (options.removeWork && outcome !== undefined) yield* removeWork(current());
+  if (outcome instanceof StepFailure) throw yield* explain(current(), outcome);
+  return outcome !== undefined;
 }
 
-/** Returns the options for the calling thread. A signal cannot end a wait there, so the default is not to wait. */
-export const withoutEndlessWait = <T extends Waiting>(options: T): T =>
-  options.signal === undefined ? options : { ...options, timeout: options.timeout ?? 0 };
-
-function* unmountAt(target: PathLike, options: UnmountOptions): Task<void> {
+export function* unmountOne(target: PathLike, options: UnmountOptions): Task<void> {
   const mounted = toMounted(target, options);
-  const known = options.removeWork ? { ...mounted, ...(yield* findWorkdir(mounted, options)) } : mounted;
-  yield* unmountMounted(() => known, options);
-}
-
-/**
- * Unmounts the mount at `target`: umount2(2). If several mounts are stacked there, it unmounts the top one. The kernel
- * first writes back the whole file system of an overlay's upperdir, which can take time. The promise waits for it on a
- * thread of the library's own.
- *
- * If no user of a busy mount can be found, the call tries again for up to a tenth of a second.
- *
- * @throws {OverlayError} `reason` is `'not-mounted'`, `'mount-busy'`, `'target-missing'`,
- * `'target-symlink'`, `'mount-locked'`, `'no-privilege'`, `'path-inaccessible'` or, when the mount is gone
- * and its workdir is not, `'work-not-empty'`, `'work-in-use'` or `'path-not-directory'`. `holders` tells who uses a
- * busy one.
- * @throws {Error} `ABORT_ERR`: the signal has aborted
- */
-export async function unmount(target: PathLike, options?: UnmountOptions): Promise<void> {
-  return run(unmountAt(target, checkUnmountOptions(options, names)));
-}
-
-/** The synchronous form of `unmount`. */
-export function unmountSync(target: PathLike, options?: UnmountOptions): void {
-  runSync(unmountAt(target, withoutEndlessWait(checkUnmountOptions(options, names))));
+  yield* unmountMounted(() => mounted, options);
 }

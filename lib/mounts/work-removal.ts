@@ -11,7 +11,8 @@ import { ask, pause, type Task } from '../kernel/task.js';
 import type { Mounted } from '../mount-table/identity.js';
 import { joinPath, type Path, pathString, quotePath, splitPath, withoutTrailingSlashes } from '../paths.js';
 import type { Reason } from '../reasons.js';
-import { member, text } from '../text.js';
+import { readMarks } from '../trees/marks.js';
+import { Walker } from '../trees/walk.js';
 import { Pauses } from './attempts.js';
 import { dropInherited } from './inherited.js';
 
@@ -20,18 +21,6 @@ const MOMENT = 500;
 
 /** The round in which programs that have inherited a copy are searched for. Most copies are gone before it. */
 const INHERITED_ROUND = 2;
-
-const PATH_ROOM = 4096;
-
-/** The directory that a symbolic link leads to; undefined where that can't be told. */
-function* followLink(link: Path): Task<Path | undefined> {
-  const plan = new Plan();
-  const directory = plan.add(calls.openat2, [k.AT_FDCWD, link, k.O_PATH | k.O_DIRECTORY | k.O_CLOEXEC, 0]);
-  const args = [k.AT_FDCWD, ['/proc/self/fd/', directory] as const, PATH_ROOM];
-  const step = plan.stepOf(plan.add(calls.readlinkat, args, { output: PATH_ROOM }));
-  const outcome = yield* ask(plan);
-  return outcome instanceof StepFailure ? undefined : outcome.bytes(step, outcome.result(step));
-}
 
 /**
  * The reservation keeps others from mounting with the directory meanwhile. A symbolic link fails with ENOTDIR before
@@ -66,47 +55,52 @@ export function addWorkContentsRemoval(
   }
 }
 
+/** True if the index knows hard links of a file that the upper lacks. A merge of the upper needs them. */
+function* isIndexNeeded(workdir: Path): Task<boolean> {
+  const walker = new Walker(joinPath(workdir, 'index'), { attributes: 'all', unsorted: true });
+  try {
+    while (yield* walker.more()) {
+      while (walker.advance()) {
+        const { links } = readMarks(walker.attributes, 'either');
+        // One link of the inode is the index's own.
+        if (walker.type === k.S_IFREG && links !== undefined && links(walker.links) >= walker.links) return true;
+      }
+    }
+    return false;
+  } catch {
+    // There is no index, or the removal says why it cannot be read.
+    return false;
+  } finally {
+    walker.close();
+  }
+}
+
 /**
- * Removes the workdir of an overlay that has been unmounted: what the kernel has made in it, and the directory itself. A
- * symbolic link that leads there stays.
+ * Removes the workdir that the library has made for an overlay, which is unmounted: what the kernel has made in it, and
+ * the directory itself. It stays if an overlay still uses it, if it holds data, or if something else is in its place.
  *
- * @throws {OverlayError} `reason` is `'work-in-use'` or `'work-not-empty'`, `'permission-denied'`, `'read-only'`,
- * `'mount-inside'`, `'path-not-directory'`
+ * @throws {OverlayError} `reason` is `'permission-denied'`, `'read-only'`, `'mount-inside'`
  */
 export function* removeWork(mounted: Mounted): Task<void> {
   if (mounted.workdir === undefined) return;
-  const given = withoutTrailingSlashes(mounted.workdir);
-  let workdir = given;
+  const workdir = withoutTrailingSlashes(mounted.workdir);
+  if (yield* isIndexNeeded(workdir)) return;
   const pauses = new Pauses(MOMENT);
   for (let round = 0; ; round++) {
     const outcome = yield* ask(removalPlan(workdir));
     if (!(outcome instanceof StepFailure)) return;
     const { step, errno, guard } = outcome;
-    if (step?.call === calls.openat2 && errno === e.ENOENT) return;
-    if (step?.call === calls.openat2 && errno === e.ENOTDIR && workdir === given) {
-      workdir = (yield* followLink(given)) ?? given;
-      if (workdir !== given) continue;
-    }
+    const isGone = step?.call === calls.openat2 && (errno === e.ENOENT || errno === e.ENOTDIR);
+    if (isGone || errno === e.ENOTEMPTY || errno === e.EEXIST) return;
     if (guard !== 'directory-is-in-use') throw notRemoved(mounted, workdir, outcome);
     const length = pauses.next();
     if (round === INHERITED_ROUND) yield* dropInherited(mounted);
     if (length !== undefined) yield* pause(length);
-    else if (yield* isUsed(workdir)) throw inUse(mounted, workdir);
+    else if (yield* isUsed(workdir)) return;
   }
 }
 
-const inUse = ({ path }: Mounted, workdir: Path): OverlayError =>
-  new OverlayError({
-    errno: e.EBUSY,
-    path: pathString(workdir),
-    reason: 'work-in-use',
-    what: `${quotePath(path)} is unmounted, but its workdir ${quotePath(workdir)} remains: an overlay still uses it`,
-    hint: 'unmount the other mounts of this overlay (clones, binds), close its files, and then remove the workdir',
-  });
-
 const reasonsOf: Readonly<Record<number, Reason>> = {
-  [e.ENOTEMPTY]: 'work-not-empty',
-  [e.EEXIST]: 'work-not-empty',
   [e.EACCES]: 'permission-denied',
   [e.EPERM]: 'permission-denied',
   [e.EROFS]: 'read-only',
@@ -115,15 +109,6 @@ const reasonsOf: Readonly<Record<number, Reason>> = {
 };
 
 function notRemoved({ path }: Mounted, workdir: Path, { step, errno }: StepFailure): OverlayError {
-  if (step?.call === calls.openat2 && errno === e.ENOTDIR) {
-    return new OverlayError({
-      errno,
-      path: pathString(workdir),
-      reason: 'path-not-directory',
-      what: `${quotePath(path)} is unmounted, but its workdir remains: ${quotePath(workdir)} is no longer a directory`,
-      hint: text`find the workdir, and remove it with ${member('removeLayer')}`,
-    });
-  }
   const directory = step?.call === calls.remove ? joinPath(workdir, splitPath(step.args[1] as Path)[1]) : workdir;
   return new OverlayError({
     errno,

@@ -1,68 +1,20 @@
-/** Mount namespaces: selects the one that a call works in, and creates private ones that a file descriptor holds. */
+/** Selects the mount namespace that a call works in. */
 import { existsSync } from 'node:fs';
 import { isDescriptor } from '../arguments.js';
 import * as e from '../errnos.js';
 import { invalidArgumentType, invalidArgumentValue, missingProc, OverlayError } from '../errors.js';
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { systemCallOf } from '../kernel/format.js';
-import { close, closeLater, closeWith, type Held } from '../kernel/held.js';
-import { StepFailure } from '../kernel/perform.js';
-import { type Descriptor, Plan } from '../kernel/plan.js';
-import { ask, run, runSync, type Task } from '../kernel/task.js';
-import { isAbsolute, type Path, type PathLike, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
+import { explainFiltered } from '../kernel/filtered.js';
+import type { StepFailure } from '../kernel/perform.js';
+import type { Descriptor, Plan } from '../kernel/plan.js';
+import { isAbsolute, type Path, pathString, quotePath, toAbsolute, toPath } from '../paths.js';
 import { option, text } from '../text.js';
 import { explainErrno, type Verdict } from '../verdicts.js';
 import { OWN_MOUNT_NAMESPACE } from './user-namespace.js';
 
-/**
- * A mount namespace: its path (`/proc/PID/ns/mnt`, or a file that it is bound to), a file descriptor of it, or an
- * object from `createNamespace`.
- */
-export type NamespaceLike = PathLike | number | MountNamespace;
-
 /** A namespace in the form that plans use. */
 export type Namespace = Path | number;
-
-const forgottenText = (descriptor: number): string =>
-  `The MountNamespace of descriptor ${descriptor} is closed by garbage collection: close it, or have it disposed of with \`using\``;
-
-/**
- * A separate mount namespace, held only by a file descriptor. Its mounts end with it. Close it, or dispose of it with
- * `using`.
- */
-export class MountNamespace {
-  readonly #held: Held;
-
-  /** @internal */
-  constructor(descriptor: number) {
-    this.#held = { descriptor };
-    closeWith(this, this.#held, forgottenText);
-  }
-
-  /** The file descriptor, for `spawn`'s `stdio` or setns(2); -1 once it is closed. */
-  get fd(): number {
-    return this.#held.descriptor;
-  }
-
-  /** Closes the namespace. Its mounts end, unless a process is in the namespace or something else holds it. */
-  close(): void {
-    close(this.#held);
-  }
-
-  /** Calls `close()` at the end of a `using` block. */
-  [Symbol.dispose](): void {
-    this.close();
-  }
-
-  /**
-   * Closes the namespace at the end of an `await using` block. It does so on another thread, because ending many mounts
-   * takes time.
-   */
-  async [Symbol.asyncDispose](): Promise<void> {
-    await closeLater(this.#held);
-  }
-}
 
 /**
  * Checks the option and returns it in the form that plans use; undefined, for the calling thread's namespace, when left
@@ -70,13 +22,9 @@ export class MountNamespace {
  */
 export function checkNamespace(value: unknown, name = 'namespace'): Namespace | undefined {
   if (value === undefined) return undefined;
-  const found = value instanceof MountNamespace ? value.fd : value;
-  if (typeof found === 'number') {
-    if (isDescriptor(found)) return found;
-    const expected = value instanceof MountNamespace ? 'a MountNamespace that is not closed' : 'a file descriptor';
-    throw invalidArgumentType(name, `${expected}, or the path of a mount namespace`, value);
-  }
-  return toAbsolute(toPath(found, name));
+  if (typeof value !== 'number') return toAbsolute(toPath(value, name));
+  if (isDescriptor(value)) return value;
+  throw invalidArgumentType(name, 'a file descriptor, or the path of a mount namespace', value);
 }
 
 /** Returns a target in the form that plans use. In another namespace, the caller's working directory has no meaning. */
@@ -132,6 +80,16 @@ const joining: ReadonlySet<Call> = new Set([calls.openat2, calls.setns]);
 const isInMissingProc = (path: string): boolean =>
   (path.startsWith('/proc/') || /^\d+$/.test(path)) && !existsSync(OWN_MOUNT_NAMESPACE);
 
+/** Explains a namespace that is not found. Process 1 always exists: /proc that lacks it has the mount option `hidepid`. */
+const missing = (path: string, shown: string): Verdict =>
+  /^\/proc\/\d/.test(path) && !existsSync('/proc/1')
+    ? {
+        reason: 'namespace-missing',
+        what: `${shown} does not exist, or /proc hides its process from this user (hidepid)`,
+        hint: 'name the namespace of a running process of this user, run as root, or mount /proc without hidepid',
+      }
+    : { reason: 'namespace-missing', what: `${shown} does not exist` };
+
 /** Returns the error when the failed step is the one that joins a namespace. */
 export function explainJoin({ step, errno }: StepFailure): OverlayError | undefined {
   const subject = step?.options.subject;
@@ -140,58 +98,16 @@ export function explainJoin({ step, errno }: StepFailure): OverlayError | undefi
   if (errno === e.ENOENT && isInMissingProc(path))
     return missingProc(path.startsWith('/') ? path : '/proc/thread-self/fd');
   const shown = /^\d+$/.test(path) ? `the namespace of descriptor ${path}` : `the namespace ${quotePath(subject.path)}`;
+  const filtered = explainFiltered({ step, errno });
   const verdict: Verdict =
-    errno === e.EPERM || errno === e.EACCES
-      ? { reason: 'namespace-denied', what: `this process may not join ${shown}` }
-      : errno === e.EINVAL || errno === e.EBADF
-        ? { reason: 'namespace-missing', what: `${shown} is not a mount namespace` }
-        : e.isOutOfDescriptors(errno)
-          ? explainErrno(errno, { purpose: `open ${shown}` })
-          : { reason: 'namespace-missing', what: `${shown} does not exist` };
+    filtered !== undefined
+      ? filtered
+      : errno === e.EPERM || errno === e.EACCES
+        ? { reason: 'namespace-denied', what: `this process may not join ${shown}` }
+        : errno === e.EINVAL || errno === e.EBADF
+          ? { reason: 'namespace-missing', what: `${shown} is not a mount namespace` }
+          : e.isOutOfDescriptors(errno)
+            ? explainErrno(errno, { purpose: `open ${shown}` })
+            : missing(path, shown);
   return new OverlayError({ errno, syscall: step.call === calls.setns ? 'setns' : 'open', path, ...verdict });
-}
-
-function* creation(): Task<MountNamespace> {
-  const plan = new Plan();
-  plan.isOnOwnThread = true;
-  plan.add(calls.unshare, [k.CLONE_NEWNS]);
-  plan.add(calls.mount, [null, '/', null, k.MS_REC | k.MS_PRIVATE, null]);
-  const args = [k.AT_FDCWD, OWN_MOUNT_NAMESPACE, k.O_CLOEXEC, 0];
-  const made = plan.stepOf(plan.add(calls.openat2, args, { keep: true, output: 0 }));
-  const outcome = yield* ask(plan);
-  if (!(outcome instanceof StepFailure)) return new MountNamespace(outcome.result(made));
-  const { errno, step } = outcome;
-  if (errno === e.ENOENT) throw missingProc(OWN_MOUNT_NAMESPACE);
-  if (errno === e.EINVAL && step?.call === calls.mount) {
-    // The namespace could be made, but paths in it would start at a root that the process does not see.
-    const what = 'this process is chrooted to a directory that is not a mount point';
-    throw new OverlayError({ errno, syscall: 'mount', reason: 'chrooted', what });
-  }
-  const verdict: Verdict =
-    errno === e.EPERM
-      ? {
-          reason: 'no-privilege',
-          what: 'this process may not create a mount namespace: it lacks CAP_SYS_ADMIN in its user namespace',
-        }
-      : errno === e.ENOSPC
-        ? outOfNamespaces
-        : explainErrno(errno, { purpose: 'create a mount namespace' });
-  throw new OverlayError({ errno, syscall: step && systemCallOf(step), ...verdict });
-}
-
-/**
- * Creates a mount namespace as a copy of the calling thread's: unshare(2) with CLONE_NEWNS. All its mounts are private.
- * It is made on a thread that ends with the call. Pass it as `namespace` to mount, bind, unmount and list in it. The
- * time grows with the number of mounts that are copied.
- *
- * @throws {OverlayError} `reason` is `'no-privilege'`, `'out-of-namespaces'`, `'out-of-descriptors'`, `'proc-missing'`
- * or `'chrooted'`
- */
-export async function createNamespace(): Promise<MountNamespace> {
-  return run(creation());
-}
-
-/** The synchronous form of `createNamespace`. */
-export function createNamespaceSync(): MountNamespace {
-  return runSync(creation());
 }

@@ -1,5 +1,6 @@
 /** Namespaces for the child process that performs a plan. */
 import { statSync } from 'node:fs';
+import type { IdRange } from '../id-range.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import type { Descriptor, Plan } from '../kernel/plan.js';
@@ -44,6 +45,14 @@ export function idMaps({ uid, gid }: Ids): [path: string, text: string][] {
     ['/proc/self/gid_map', ownMap(gid)],
   ];
 }
+
+/** Parses a file uid_map or gid_map of a process. */
+export const parseIdMap = (text: string): IdRange[] =>
+  text
+    .trim()
+    .split('\n')
+    .map((line) => line.trim().split(/\s+/).map(Number))
+    .map(([container = 0, host = 0, size = 0]) => ({ container, host, size }));
 
 /** Returns the map of one id that is the same inside. */
 export const ownMap = (id: number): string => `${id} ${id} 1`;

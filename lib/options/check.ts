@@ -1,12 +1,13 @@
 /** The options of an overlay mount: their types, their checks, and the kernel's names for them. Pure. */
 import { checkBoolean, checkNames, checkSignal, checkWord, takeOnce } from '../arguments.js';
 import { conflictingOptions, invalidArgumentType, invalidArgumentValue, outOfRange, showValue } from '../errors.js';
-import { checkNamespace, type Namespace, type NamespaceLike, toTarget } from '../namespaces/mount-namespace.js';
+import { checkNamespace, type Namespace, toTarget } from '../namespaces/mount-namespace.js';
 import { joinPath, type Path, type PathLike, splitPath, toPath } from '../paths.js';
 import { either, member, option, text } from '../text.js';
 import type { AccessTimes, MountAttribute, Propagation } from './attributes.js';
 import { type CheckedIdMap, checkIdMap, type IdMapOption } from './idmap.js';
 import { type OptionName, type OptionRow, optionRows, optionTable, overlayOptionNames } from './table.js';
+import { checkTmpfsLimits, type TmpfsLimits } from './tmpfs-limits.js';
 
 /** The kernel's limit of lower layers (OVL_MAX_STACK). */
 const MAX_LOWER_LAYERS = 500;
@@ -14,7 +15,7 @@ const MAX_LOWER_LAYERS = 500;
 const MAX_STRING_BYTES = 255;
 
 export interface OverlayOptions {
-  /** The lower layers, topmost first: 1 to 500 directories, or at least 2 without an upperdir. */
+  /** The lower layers, topmost first: 1 to 500 directories. Without an upperdir, the overlay is a read-only view. */
   lowerdir: PathLike | readonly PathLike[];
   /**
    * Data-only layers, below all others (Linux 6.5). Their files appear only where a metacopy file of a layer above
@@ -98,10 +99,21 @@ export interface OverlayOptions {
   source?: string;
 
   /**
-   * Makes the upperdir, workdir and target, with their parents, if they are missing. Their mode is 0755 less the umask.
-   * A failed mount removes them again. Default false.
+   * Makes the upperdir, workdir and target, with their parents, if they are missing. The upperdir gets the owner, mode,
+   * access control lists, other extended attributes and times of the topmost lower layer, because the root of an overlay
+   * shows those of its upperdir. A user who cannot give it that owner owns it; its mode then lets nobody in whom the lower
+   * layer keeps out. The mode of the workdir is 0700, and that of the others 0755 less the umask. A failed mount removes
+   * them again. Default false.
    */
   create?: boolean;
+  /**
+   * Gives the mount an upperdir and a workdir of its own in memory: a tmpfs that no other process sees, which ends with
+   * the mount, after SIGKILL too (tmpfs(5); 5.2, and 6.6 in a user namespace). `size` in bytes and `inodes`, the number
+   * of files and directories, are hard limits: a program that exceeds them gets ENOSPC. Their default is half of the
+   * memory, as the kernel's. `mount.options.upperdir` leads to the changes while the mount is there. Without a target,
+   * the default of `rootless` is then `'auto'`. Default false.
+   */
+  temporary?: boolean | TmpfsLimits;
   /**
    * Mounts over another mount at the target. Without it the library refuses a target that is a mount point; it refuses
    * the second of two concurrent calls of this process for one target. Two processes that mount there at the very same
@@ -131,12 +143,12 @@ export interface OverlayOptions {
    */
   subIds?: boolean;
   /**
-   * The mount namespace of the target: `/proc/PID/ns/mnt`, a descriptor, or one from `createNamespace`. The target is
+   * The mount namespace of the target: `/proc/PID/ns/mnt`, or a descriptor of it. The target is
    * an absolute path there. The paths of the layers are the caller's: a thread that ends with the call makes the
    * overlay in the caller's namespace and attaches it in the other one (setns(2)). Joining a namespace needs
    * CAP_SYS_ADMIN and CAP_SYS_CHROOT. Default: the caller's.
    */
-  namespace?: NamespaceLike;
+  namespace?: PathLike | number;
   /**
    * Refuses an upperdir or workdir that another overlay uses. The kernel accepts one unless `index` is on. A directory
    * is in use until the kernel reports that the overlay's superblock is gone. The library knows all overlays that this
@@ -182,10 +194,15 @@ export interface NamedOption {
   readonly value: string | null;
 }
 
+/** In the options of the helper of mount(8): see `layersApart` in CheckedOptions. */
+export const LAYERS_APART = Symbol('layersApart');
+
 /** Options that have passed the checks. */
 export interface CheckedOptions {
   readonly lowerdir: readonly Path[];
   readonly datadir: readonly Path[];
+  /** True if the mount table is to show each of these layers by an option of its own, as mount(8) gave them. */
+  readonly layersApart: boolean;
   readonly upperdir: Path | undefined;
   readonly workdir: Path | undefined;
   /** Undefined for a detached mount. */
@@ -203,6 +220,7 @@ export interface CheckedOptions {
   readonly propagation: Propagation | undefined;
   readonly source: string;
   readonly create: boolean;
+  readonly temporary: TmpfsLimits | undefined;
   readonly stack: boolean;
   readonly namespace: Namespace | undefined;
   readonly exclusive: boolean;
@@ -211,6 +229,10 @@ export interface CheckedOptions {
   /** True if the caller gave no option besides lowerdir, upperdir, workdir and target. */
   readonly isPlain: boolean;
 }
+
+/** Returns true if the mount takes changes: in a directory, or in memory. */
+export const hasUpper = ({ upperdir, temporary }: Pick<CheckedOptions, 'upperdir' | 'temporary'>): boolean =>
+  upperdir !== undefined || temporary !== undefined;
 
 type Draft = { -readonly [Name in keyof CheckedOptions]: CheckedOptions[Name] };
 
@@ -243,6 +265,11 @@ function checkRootless(value: unknown, name: string): CheckedOptions['rootless']
   if (typeof value === 'boolean') return value;
   if (typeof value !== 'string') throw invalidArgumentType(name, "true, false, 'keep' or 'auto'", value);
   return checkWord(value, name, ['keep', 'auto']) as 'keep' | 'auto';
+}
+
+function checkTemporary(value: unknown, name: string): TmpfsLimits | undefined {
+  if (typeof value === 'boolean') return value ? {} : undefined;
+  return checkTmpfsLimits(value, name);
 }
 
 /** Checks one option. The library calls it only for options that the caller names. */
@@ -304,6 +331,7 @@ const ownChecks: Readonly<
   idmap: (draft, value, name) => (draft.idmap = checkIdMap(value, name)),
   rootless: (draft, value, name) => (draft.rootless = checkRootless(value, name)),
   subIds: (draft, value, name) => (draft.subIds = checkBoolean(value, name) ?? false),
+  temporary: (draft, value, name) => (draft.temporary = checkTemporary(value, name)),
   signal: (draft, value, name) => (draft.signal = checkSignal(value, name)),
 };
 
@@ -339,10 +367,12 @@ export function takeOptions(options: OverlayOptions): OverlayOptions {
  * Checks the options that takeOptions returned. Throws a TypeError or RangeError that names the option, its value and
  * the values that are allowed.
  */
-export function checkOptions(given: OverlayOptions): CheckedOptions {
+export function checkOptions(given: OverlayOptions & { readonly [LAYERS_APART]?: boolean }): CheckedOptions {
+  const layersApart = given[LAYERS_APART] ?? false;
   const draft: Draft = {
     lowerdir: none,
     datadir: none,
+    layersApart,
     upperdir: undefined,
     workdir: undefined,
     target: undefined,
@@ -357,12 +387,13 @@ export function checkOptions(given: OverlayOptions): CheckedOptions {
     propagation: undefined,
     source: 'overlay',
     create: false,
+    temporary: undefined,
     stack: false,
     namespace: undefined,
     exclusive: true,
     allowDegraded: none,
     signal: undefined,
-    isPlain: true,
+    isPlain: !layersApart,
   };
   for (const name of Object.keys(given)) {
     // A look-up of the check by name would cost more than the checks of the paths.
@@ -403,8 +434,40 @@ function checkTogether(draft: Draft, given: OverlayOptions): void {
   if (draft.lowerdir.length === 0) {
     throw invalidArgumentType('lowerdir', 'one path or a list of paths, the topmost layer first', given.lowerdir);
   }
+  if (isLone(draft)) addEmptyUpper(draft);
+  if (draft.temporary !== undefined) checkTemporaryTogether(draft, given);
   checkPlace(draft, given.target);
   checkLayersTogether(draft, given);
+}
+
+/** True for a read-only view of one directory. */
+const isLone = ({ lowerdir, datadir, upperdir, workdir, temporary }: Draft): boolean =>
+  lowerdir.length + datadir.length === 1 && upperdir === undefined && workdir === undefined && temporary === undefined;
+
+/** The kernel takes no overlay of one layer. It gets an upper in memory that stays empty. */
+function addEmptyUpper(draft: Draft): void {
+  if (draft.idmap !== undefined) {
+    throw conflictingOptions(
+      text`without ${option('upperdir')}, ${option('idmap')} needs at least 2 paths in ${option('lowerdir')}`,
+      either(text`add ${option('upperdir')} and ${option('workdir')}`, text`add a second ${option('lowerdir')}`),
+    );
+  }
+  draft.temporary = {};
+  draft.isPlain = false;
+  if (!draft.attributes.includes('readonly')) draft.attributes = [...draft.attributes, 'readonly'];
+}
+
+/** Checks what cannot go with layers in memory, and chooses the namespaces of the mount. */
+function checkTemporaryTogether(draft: Draft, given: OverlayOptions): void {
+  for (const name of ['upperdir', 'workdir', 'idmap'] as const) {
+    if (draft[name] === undefined) continue;
+    const why = name === 'idmap' ? 'a map for an upperdir in memory is not supported' : 'the mount makes its own';
+    throw conflictingOptions(
+      text`${option('temporary')} and ${option(name)} exclude each other: ${why}`,
+      'leave one of the two out',
+    );
+  }
+  if (given.rootless === undefined && draft.target === undefined) draft.rootless = 'auto';
 }
 
 /** Checks the options that say where and in which namespaces the library mounts. */
@@ -438,7 +501,7 @@ function checkPlace(draft: Draft, target: PathLike | undefined): void {
   }
 }
 
-function checkLayersTogether(draft: Draft, { lowerdir, upperdir, workdir }: OverlayOptions): void {
+function checkLayersTogether(draft: Draft, { upperdir, workdir }: OverlayOptions): void {
   const layers = draft.lowerdir.length + draft.datadir.length;
   if (layers > MAX_LOWER_LAYERS) {
     throw outOfRange(
@@ -452,16 +515,6 @@ function checkLayersTogether(draft: Draft, { lowerdir, upperdir, workdir }: Over
       throw conflictingOptions(
         text`${option('workdir')} has no effect without ${option('upperdir')}: the kernel would ignore it. Received the workdir ${showValue(workdir)}`,
         either('leave it out', text`add ${option('upperdir')}`),
-      );
-    }
-    if (layers < 2) {
-      throw conflictingOptions(
-        text`without ${option('upperdir')}, an overlay needs at least 2 paths in ${option('lowerdir')}. Received ${showValue(lowerdir)}`,
-        either(
-          text`add ${option('upperdir')} and ${option('workdir')}`,
-          text`add a second ${option('lowerdir')}`,
-          'use a bind mount for a plain view of one directory',
-        ),
       );
     }
   } else if (draft.workdir === undefined) {

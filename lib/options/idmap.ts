@@ -1,21 +1,16 @@
 /** Layers that show their files with other owners than on disk: idmapped mounts, mount_setattr(2). */
 import { isDescriptor, toOptions } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue, outOfRange, showValue } from '../errors.js';
+import type { IdRange } from '../id-range.js';
 import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import type { Descriptor, Plan, Subject } from '../kernel/plan.js';
 import { type Path, splitPath } from '../paths.js';
 
-/** A range of ids on disk, and the ids that the mount shows for them. */
-export interface IdMapping {
-  /** The first id on disk. */
-  inside: number;
-  /** The id that the mount shows for it. */
-  outside: number;
-  /** The number of ids in the range. */
-  size: number;
-  /** True if the range maps users or groups. Default: both. */
-  ids?: 'uid' | 'gid';
+/** A range of ids on disk (`container`), and the ids that the mount shows for them (`host`). */
+export interface IdMapping extends IdRange {
+  /** Says that the range maps only users, or only groups. Default: both. */
+  readonly ids?: 'uid' | 'gid';
 }
 
 /** The ranges, or the file descriptor of a user namespace that has them as its maps. */
@@ -36,7 +31,7 @@ export interface CheckedIdMap {
 const MAX_RANGES = 340;
 const MAX_ID = 0xffff_fffe;
 
-const mappingNames: ReadonlySet<string> = new Set(['inside', 'outside', 'size', 'ids']);
+const mappingNames: ReadonlySet<string> = new Set(['container', 'host', 'size', 'ids']);
 const partNames: ReadonlySet<string> = new Set(['lowerdir', 'upperdir']);
 
 function checkId(value: unknown, name: string, least: number): number {
@@ -49,15 +44,15 @@ function checkId(value: unknown, name: string, least: number): number {
 
 function checkMapping(value: unknown, name: string): IdMapping {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw invalidArgumentType(name, 'an object with inside, outside and size', value);
+    throw invalidArgumentType(name, 'an object with container, host and size', value);
   }
-  const { inside, outside, size, ids } = toOptions(value as IdMapping, mappingNames, name);
+  const { container, host, size, ids } = toOptions(value as IdMapping, mappingNames, name);
   if (ids !== undefined && ids !== 'uid' && ids !== 'gid') {
     throw invalidArgumentValue(`${name}.ids`, ids, "must be one of 'uid', 'gid'");
   }
   return {
-    inside: checkId(inside, `${name}.inside`, 0),
-    outside: checkId(outside, `${name}.outside`, 0),
+    container: checkId(container, `${name}.container`, 0),
+    host: checkId(host, `${name}.host`, 0),
     size: checkId(size, `${name}.size`, 1),
     ...(ids === undefined ? {} : { ids }),
   };
@@ -66,7 +61,7 @@ function checkMapping(value: unknown, name: string): IdMapping {
 function toText(mappings: readonly IdMapping[], ids: 'uid' | 'gid'): string {
   return mappings
     .filter((mapping) => mapping.ids === undefined || mapping.ids === ids)
-    .map(({ inside, outside, size }) => `${inside} ${outside} ${size}\n`)
+    .map(({ container, host, size }) => `${container} ${host} ${size}\n`)
     .join('');
 }
 
@@ -109,23 +104,18 @@ export const addMapNamespace = (plan: Plan, source: MapSource): Descriptor =>
 
 /** Adds the step that gives a clone its map: mount_setattr(2). `flags` may be AT_RECURSIVE. */
 export function addMapping(plan: Plan, tree: Descriptor, namespace: Descriptor, subject: Subject, flags = 0): void {
-  const args = [tree, '', k.AT_EMPTY_PATH | flags, k.MOUNT_ATTR_IDMAP, 0, 0, namespace];
+  const args = [tree, '', k.AT_EMPTY_PATH | flags, k.MOUNT_ATTR_IDMAP, 0, 0, namespace] as const;
   plan.add(calls.mount_setattr, args, { subject });
 }
 
 /** Makes mapped clones of directories for a plan, and namespaces for them. */
 export class Mapper {
   readonly #plan: Plan;
-  readonly #attaches: boolean;
   readonly #namespaces = new Map<MapSource, Descriptor>();
+  readonly #clones: (readonly [tree: Descriptor, subject: Subject])[] = [];
 
-  /**
-   * `attaches` makes the plan attach each clone. Before Linux 6.15 a layer must be attached in the mount namespace in
-   * which the overlay is made. The clone goes over the root of the plan's own namespace, which no other process sees.
-   */
-  constructor(plan: Plan, attaches: boolean) {
+  constructor(plan: Plan) {
     this.#plan = plan;
-    this.#attaches = attaches;
   }
 
   #namespaceOf(source: MapSource): Descriptor {
@@ -146,8 +136,19 @@ export class Mapper {
     const tree = plan.add(calls.open_tree, [k.AT_FDCWD, path, k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC], { subject });
     open?.(tree);
     addMapping(plan, tree, namespace, subject);
-    if (this.#attaches) plan.add(calls.move_mount, [tree, '', k.AT_FDCWD, '/', k.MOVE_MOUNT_F_EMPTY_PATH], { subject });
+    this.#clones.push([tree, subject]);
     return tree;
+  }
+
+  /**
+   * Attaches all clones. Before Linux 6.15 a layer must be attached in the mount namespace in which the overlay is made.
+   * The clones go over the root of the plan's own namespace, which no other process sees. The process then counts as
+   * chrooted and can make no user namespace, so this comes last.
+   */
+  attach(): void {
+    for (const [tree, subject] of this.#clones) {
+      this.#plan.add(calls.move_mount, [tree, '', k.AT_FDCWD, '/', k.MOVE_MOUNT_F_EMPTY_PATH], { subject });
+    }
   }
 }
 

@@ -48,7 +48,7 @@ export const optionTable = {
     kernel: 'lowerdir',
     first: '3.18; several: 4.0',
     default: 'required',
-    about: 'the lower layers, topmost first: 1 to 500 including data-only layers, at least 2 without an upperdir',
+    about: 'the lower layers, topmost first: 1 to 500 including data-only layers',
   },
   datadir: {
     form: 'paths',
@@ -242,7 +242,14 @@ export const optionTable = {
     form: 'boolean',
     default: 'false',
     about:
-      'creates missing directories for upperdir, workdir and target, with parents and mode 0755; removes them again on failure',
+      'creates missing directories for upperdir, workdir and target, with parents; the upperdir gets the attributes of the topmost lower layer; removes them again on failure',
+  },
+  temporary: {
+    form: 'object',
+    first: '5.2; in a user namespace: 6.6',
+    default: 'false',
+    about:
+      "true, or `{ size, inodes }`: an upperdir and a workdir in memory, in a tmpfs of the mount's own with this hard limit; all changes end with the mount",
   },
   stack: { form: 'boolean', default: 'false', about: 'allows a target that is already a mount point' },
   exclusive: {
@@ -256,7 +263,7 @@ export const optionTable = {
     first: '5.19',
     default: 'none',
     about:
-      'shows the files of the layers with other owners: `[{ inside, outside, size }]` or the descriptor of a user namespace; `{ lowerdir, upperdir }` for one of the two',
+      'shows the files of the layers with other owners: `[{ container, host, size }]` or the descriptor of a user namespace; `{ lowerdir, upperdir }` for one of the two',
   },
   rootless: {
     form: 'object',

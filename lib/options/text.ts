@@ -21,6 +21,8 @@ export interface Reading {
   readonly options: NamedOptions;
   /** Options that the library does not know as overlayfs' own, or whose value overlayfs does not take. */
   readonly others: readonly RawOption[];
+  /** True if the lower layers come from lowerdir+ and datadir+. */
+  readonly layersApart: boolean;
 }
 
 /** Chooses one of the paths for which a shown upperdir or workdir can stand. The likeliest path comes first. */
@@ -106,6 +108,10 @@ class Reader {
     } else if (!this.#readOption(option)) this.others.push(option);
   }
 
+  get layersApart(): boolean {
+    return !this.#isList && this.#lowers.length > 0;
+  }
+
   get options(): NamedOptions {
     const options: Record<string, unknown> = {
       ...this.#options,
@@ -125,7 +131,7 @@ const layerNames: ReadonlySet<string> = new Set(['lowerdir', 'lowerdir+', 'datad
 function read(raw: readonly RawOption[], readLayer: (value: Buffer) => Path): Reading {
   const reader = new Reader(readLayer);
   for (const option of raw) reader.read(option);
-  return { options: reader.options, others: reader.others };
+  return { options: reader.options, others: reader.others, layersApart: reader.layersApart };
 }
 
 /** Reads options given to mount(2), from splitGiven. The last one counts if an option is there twice. */

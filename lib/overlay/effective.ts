@@ -11,7 +11,8 @@ import { entryMaker, type MountFlags } from '../mount-table/entry.js';
 import { type Mounted, mountIdMask } from '../mount-table/identity.js';
 import type { RawMount } from '../mount-table/raw-mount.js';
 import { readMountRecords, WHOLE_MOUNT } from '../mount-table/statmount.js';
-import { findRaw } from '../mount-table/table.js';
+import { findIfThere } from '../mount-table/table.js';
+import { explainUnreached } from '../mounts/covered.js';
 import type { NamedOptions } from '../options/text.js';
 import { pathString, quotePath } from '../paths.js';
 import { closedMount, replacedMount } from '../verdicts.js';
@@ -34,12 +35,13 @@ function* readAttached(mounted: Mounted & { readonly id: number }): Task<RawMoun
   const raw = yield* findAttached(mounted);
   if (raw !== undefined) return raw;
   const { path } = mounted;
-  throw new OverlayError({ errno: EINVAL, path: pathString(path), ...replacedMount(path) });
+  const verdict = (yield* explainUnreached(mounted)) ?? replacedMount(path);
+  throw new OverlayError({ errno: EINVAL, path: pathString(path), ...verdict });
 }
 
 /** Finds a mount with a target; undefined if it is no longer at its path. */
 export function* findAttached({ path, id, namespace }: Mounted & { readonly id: number }): Task<RawMount | undefined> {
-  const raw = yield* findRaw({ path, namespace, isExact: true });
+  const raw = yield* findIfThere({ path, namespace, isExact: true });
   const found = mountIdMask(id) === k.STATX_MNT_ID_UNIQUE ? raw?.uniqueId : raw?.id;
   return found === id ? raw : undefined;
 }
@@ -58,7 +60,7 @@ export function lookAtDetached({ held }: Mounted): { plan: Plan; read: (outcome:
   const root = plan.add(calls.openat2, [k.AT_FDCWD, '/', k.O_PATH | k.O_CLOEXEC, 0]);
   const move = k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH;
   plan.add(calls.move_mount, [tree, '', root, '', move]);
-  const args = [tree, '', k.AT_EMPTY_PATH, WHOLE_MOUNT, 0];
+  const args = [tree, '', k.AT_EMPTY_PATH, WHOLE_MOUNT, 0] as const;
   const look = plan.stepOf(plan.add(calls.mount_of, args, { output: DATA_OUTPUT }));
   return {
     plan,
@@ -81,7 +83,7 @@ function* findDetached(mounted: Mounted): Task<RawMount> {
       ? `the options in force of the rootless mount ${shown} cannot be read: it belongs to a user namespace of its own`
       : `the options in force of the detached mount ${shown} cannot be read without CAP_SYS_ADMIN and Linux 6.15`,
     hint: mounted.isRootless
-      ? "show it to a program, and read them in its mount table: spawn('cat', ['/proc/self/mountinfo'], { mount, at })"
+      ? "show it to a program, and read them in its mount table: spawn('cat', ['/proc/self/mountinfo'], { mounts: [{ source: mount, target: at }] })"
       : 'attach it first',
     path: pathString(mounted.path),
   });

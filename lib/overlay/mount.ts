@@ -9,8 +9,16 @@ import type { KernelFeatures } from '../features/record.js';
 import { askUse } from '../in-use/probe.js';
 import { findUser, forgetUser, isStale, refresh } from '../in-use/registry.js';
 import { calls } from '../kernel/calls.js';
-import { AT_FDCWD, AT_REMOVEDIR, FSCONFIG_CMD_CREATE, FSCONFIG_SET_STRING } from '../kernel/constants.js';
-import { close } from '../kernel/held.js';
+import {
+  AT_FDCWD,
+  AT_REMOVEDIR,
+  FSCONFIG_CMD_CREATE,
+  FSCONFIG_SET_STRING,
+  O_CLOEXEC,
+  O_DIRECTORY,
+  O_PATH,
+} from '../kernel/constants.js';
+import { close, type Held } from '../kernel/held.js';
 import { type Outcome, type Outputs, StepFailure } from '../kernel/perform.js';
 import { Plan, type Step } from '../kernel/plan.js';
 import { type MountIds, readMountIds } from '../kernel/stat.js';
@@ -18,23 +26,24 @@ import { ask, inEitherForm, pause, run, runSync, type Task } from '../kernel/tas
 import type { Mounted } from '../mount-table/identity.js';
 import { Pauses } from '../mounts/attempts.js';
 import { refuseInside, takePlace } from '../mounts/change.js';
-import { internalsOf, Mount } from '../mounts/mount.js';
+import { cloned, internalsOf, Mount } from '../mounts/mount.js';
 import { unmountPlan } from '../mounts/unmount.js';
 import { addWorkContentsRemoval } from '../mounts/work-removal.js';
 import { addJoin, explainJoin } from '../namespaces/mount-namespace.js';
 import { type CheckedOptions, checkOptions, type OverlayOptions, takeOptions } from '../options/check.js';
-import { isAbsolute, isSamePath, type Path, type PathLike, toAbsolute, withoutTrailingSlashes } from '../paths.js';
+import { copyPath, isAbsolute, isSamePath, type Path, toAbsolute, withoutTrailingSlashes } from '../paths.js';
+import { type OverlayRunOptions, type RunResult, runIn } from '../programs/run.js';
 import { findRootlessFeatures, lease } from '../rootless/lease.js';
 import { type EffectiveOptions, effectiveOptions } from './effective.js';
 import { findMarkless } from './find-markless.js';
 import { planPlain } from './plain-plan.js';
-import { addVolatileRemoval, type MountPlan, plan, sentOptions } from './plan.js';
+import { addVolatileRemoval, type MountPlan, plan, planLayers, sentOptions, temporaryNames } from './plan.js';
 import { toVerify, verify } from './verify.js';
 
 /** The options of a mount that replaces another: all except those that choose the place. */
 export type ReplaceOptions = Omit<
   OverlayOptions,
-  'target' | 'stack' | 'namespace' | 'rootless' | 'subIds' | 'propagation'
+  'target' | 'stack' | 'namespace' | 'rootless' | 'subIds' | 'propagation' | 'temporary'
 >;
 
 let takeOver: (mount: OverlayMount, next: OverlayMount, mounted: Mounted & { readonly id: number }) => void;
@@ -42,7 +51,7 @@ let takeOver: (mount: OverlayMount, next: OverlayMount, mounted: Mounted & { rea
 /** Reads the caller's options once. */
 function replaceOptions(options: ReplaceOptions): OverlayOptions {
   const given = takeOptions(options);
-  for (const name of ['target', 'stack', 'namespace', 'rootless', 'subIds', 'propagation'] as const) {
+  for (const name of ['target', 'stack', 'namespace', 'rootless', 'subIds', 'propagation', 'temporary'] as const) {
     if (given[name] === undefined) continue;
     throw invalidArgumentValue(
       name,
@@ -69,20 +78,48 @@ function* checkReplaced(mount: OverlayMount, options: ReplaceOptions): Task<void
 export class OverlayMount extends Mount {
   #options: Readonly<OverlayOptions>;
 
-  /** The options of the mount, including the workdir that `create` chose. */
+  /** The options of the mount, with absolute paths, including the workdir that `create` chose. */
   get options(): Readonly<OverlayOptions> {
     return this.#options;
   }
 
   /** @internal */
-  constructor(given: OverlayOptions, checked: CheckedOptions, mounted: Mounted & MountIds, ownsWork: boolean) {
-    const { workdir, namespace, rootless, subIds } = checked;
-    // A spread would take longer than the rest of the constructor.
-    const { path, id, device, held } = mounted;
-    const isRootless = rootless !== false;
-    const hasSubIds = isRootless && subIds;
-    super(given.target, { path, id, device, held, workdir, ownsWork, namespace, isRootless, hasSubIds });
-    this.#options = workdir === undefined || given.workdir !== undefined ? given : { ...given, workdir };
+  constructor(options: Readonly<OverlayOptions>, mounted: Mounted & MountIds) {
+    super(mounted);
+    this.#options = options;
+  }
+
+  /**
+   * Runs a program that sees this overlay, as `run` does: at its target; without one, at its only lower directory, of
+   * which the program then changes a copy; or at the `target` that the call names. The program starts in the working
+   * directory if that is inside, else in the overlay's root.
+   *
+   * @throws as `run`; `ERR_INVALID_ARG_TYPE`: there is no target and more than one lower layer, and `target` is missing
+   *
+   * @example
+   * const overlay = await mountOverlay({ lowerdir: '/srv/project', upperdir, workdir, rootless: 'auto' });
+   * const { exitCode } = await overlay.run('npm', ['test']);
+   */
+  run(
+    command: string,
+    args: readonly string[] | undefined,
+    options: OverlayRunOptions & { encoding: 'buffer' },
+  ): Promise<RunResult<Buffer>>;
+  run(command: string, args?: readonly string[], options?: OverlayRunOptions): Promise<RunResult>;
+  async run(
+    command: string,
+    args?: readonly string[],
+    options: OverlayRunOptions = {},
+  ): Promise<RunResult<string | Buffer>> {
+    return runIn(this, [this.options.lowerdir].flat(), command, args, options);
+  }
+
+  override async clone(): Promise<OverlayMount> {
+    return toClone(this, await run(clonedWithLayers(this)));
+  }
+
+  override cloneSync(): OverlayMount {
+    return toClone(this, runSync(clonedWithLayers(this)));
   }
 
   /**
@@ -114,24 +151,45 @@ export class OverlayMount extends Mount {
    * the kernel has no such step
    */
   async replace(options: ReplaceOptions): Promise<void> {
-    await run(replace(this, replaceOptions(options), options));
+    await run(replace(this, readOptions(replaceOptions(options)), options));
   }
 
   /** The synchronous form of `replace`. */
   replaceSync(options: ReplaceOptions): void {
-    runSync(replace(this, replaceOptions(options), options));
+    runSync(replace(this, readOptions(replaceOptions(options)), options));
   }
 
   static {
     takeOver = (mount, next, mounted) => {
-      const { target } = mount;
       const { held } = internalsOf(next).mounted;
-      internalsOf(mount).replaceState(target, mounted);
+      internalsOf(mount).replaceState(mounted);
       // At once: an unmount by path finds the new mount busy while this file descriptor is open.
       if (held !== undefined) close(held);
-      mount.#options = { ...next.options, target: target as PathLike };
+      mount.#options = { ...next.options, target: mount.target as Path };
     };
   }
+}
+
+/** Makes a clone with a descriptor of its own for the layers in memory. */
+function* clonedWithLayers(mount: OverlayMount): Task<Mounted & MountIds> {
+  const { memory } = internalsOf(mount).mounted;
+  const made = yield* cloned(mount);
+  if (memory === undefined) return made;
+  const plan = new Plan();
+  const args = [AT_FDCWD, `/proc/self/fd/${memory.descriptor}`, O_DIRECTORY | O_PATH | O_CLOEXEC, 0] as const;
+  const step = plan.stepOf(plan.add(calls.openat2, args, { keep: true, output: 0 }));
+  const outcome = yield* ask(plan);
+  // The clone has then no layers that can be named.
+  return outcome instanceof StepFailure ? made : { ...made, memory: { descriptor: outcome.result(step) } };
+}
+
+/** The clone has the options of the mount, and no target. */
+function toClone({ options }: OverlayMount, mounted: Mounted & MountIds): OverlayMount {
+  const { target: _, ...rest } = options;
+  if (!options.temporary) return new OverlayMount(rest, mounted);
+  // Those of the mount go by its own descriptor.
+  const { upperdir: _upper, workdir: _work, ...others } = rest;
+  return new OverlayMount({ ...others, ...(mounted.memory && layersIn(mounted.memory)) }, mounted);
 }
 
 function readEffective(mount: OverlayMount): Task<EffectiveOptions> {
@@ -140,10 +198,10 @@ function readEffective(mount: OverlayMount): Task<EffectiveOptions> {
 }
 
 /** Mounts the replacement without a target, and lets it take the place of the mount. */
-function replace(mount: OverlayMount, given: OverlayOptions, options: ReplaceOptions): Task<void> {
+function replace(mount: OverlayMount, requested: Requested, options: ReplaceOptions): Task<void> {
   return internalsOf(mount).lock.exclude(function* () {
     yield* checkReplaced(mount, options);
-    const [prepared, made] = yield* make(yield* prepare(readOptions(given)));
+    const [prepared, made] = yield* make(yield* prepare(requested));
     const next = toMount(prepared, made);
     const end = () =>
       inEitherForm(
@@ -197,24 +255,42 @@ interface Requested {
   readonly asked: CheckedOptions;
 }
 
+const pathNames = ['lowerdir', 'datadir', 'upperdir', 'workdir', 'target'] as const;
+
+/** Puts the path that was asked for in the place of the one that was given, which may be relative. */
+function keepPath(given: OverlayOptions, asked: CheckedOptions, name: (typeof pathNames)[number]): void {
+  const value = given[name];
+  const paths = asked[name] as Path | readonly Path[] | undefined;
+  // A property that every object inherits is no option.
+  if (value === undefined || paths === undefined) return;
+  const [path] = Array.isArray(paths) ? paths : [paths];
+  // Mostly it is there already: a store by a computed name takes some microseconds.
+  if (path === value && typeof value === 'string') return;
+  Object.assign(given, { [name]: Array.isArray(value) ? (paths as readonly Path[]).map(copyPath) : copyPath(path) });
+}
+
 /** Reads and checks the caller's options. It is no generator, whose frames would push the caller out of the stack trace. */
 export function readOptions(options: OverlayOptions): Requested {
   const given = takeOptions(options);
   const asked = resolve(checkOptions(given));
   // The caller may change its lists later. Their lengths have been checked.
-  for (const name of ['lowerdir', 'datadir', 'allowDegraded'] as const) {
-    const list = given[name];
-    if (Array.isArray(list)) Object.assign(given, { [name]: [...list] });
-  }
+  for (const name of pathNames) keepPath(given, asked, name);
+  if (Array.isArray(given.allowDegraded)) given.allowDegraded = [...given.allowDegraded];
   if (asked.signal?.aborted) throw abortError(asked.signal);
   return { given, asked };
 }
 
-/** Runs the checks against the kernel's features that come before any plan. */
-export function* prepare({ given, asked }: Requested, record?: KernelFeatures): Task<Prepared> {
+/** Decides what `'auto'` means, and asks what the kernel supports for such a mount. */
+export function* settle({ given, asked }: Requested, record?: KernelFeatures): Task<Prepared> {
   const rootless = asked.rootless === 'auto' ? (record ?? (yield* findFeatures())).mayMount !== true : asked.rootless;
   const checked = asked.rootless === rootless ? asked : { ...asked, rootless };
   const features = rootless ? yield* findRootlessFeatures(record) : (record ?? (yield* featuresFor(checked)));
+  return { given, checked, features };
+}
+
+/** Runs the checks against the kernel's features that come before any plan. */
+export function* prepare(requested: Requested, record?: KernelFeatures): Task<Prepared> {
+  const { given, checked, features } = yield* settle(requested, record);
   return { given, checked: checkConflicts(checked, features), features };
 }
 
@@ -239,19 +315,24 @@ function toMade({ checked }: Prepared, planned: MountPlan, outputs: Outputs): Ma
   };
 }
 
-const directoriesMadeBy = (steps: readonly Step[], outputs: Outputs): readonly Path[] =>
+export const directoriesMadeBy = (steps: readonly Step[], outputs: Outputs): readonly Path[] =>
   steps.length === 0 ? noPaths : steps.filter((step) => outputs.result(step) >= 0).map(({ args }) => args[1] as Path);
 
 /** Returns the path of the mount and, for a detached mount, the file descriptor that holds it. */
 function toMounted(
   { id, device }: MountIds,
   { target, namespace }: CheckedOptions,
-  { descriptor }: MountPlan,
+  { descriptor, place, spare, memory: step }: MountPlan,
   outputs: Outputs,
 ): Mounted & MountIds {
-  if (descriptor === undefined) return { id, device, path: withoutTrailingSlashes(target as Path), namespace };
-  const held = { descriptor: outputs.result(descriptor) };
-  return { id, device, path: `/proc/self/fd/${held.descriptor}`, held };
+  const memory = step && { descriptor: outputs.result(step) };
+  if (descriptor === undefined) return { id, device, path: withoutTrailingSlashes(target as Path), namespace, memory };
+  const held = {
+    descriptor: outputs.result(descriptor),
+    place: place && { descriptor: outputs.result(place) },
+    spare: spare && { descriptor: outputs.result(spare) },
+  };
+  return { id, device, path: `/proc/self/fd/${held.descriptor}`, held, memory };
 }
 
 const noPaths: readonly Path[] = [];
@@ -323,9 +404,23 @@ function addRemoval(plan: Plan, directories: readonly Path[]): void {
 const isAmong = (paths: readonly Path[], path: Path): boolean => paths.some((other) => isSamePath(other, path));
 
 function toMount({ given, checked }: Prepared, { mounted, directories }: Made): OverlayMount {
-  const { workdir } = checked;
+  const { workdir, namespace, rootless, subIds } = checked;
   const ownsWork = workdir !== undefined && directories.length > 0 && isAmong(directories, workdir);
-  return new OverlayMount(given, checked, mounted, ownsWork);
+  // A spread would take longer than the rest of this function.
+  const { path, id, device, held, memory } = mounted;
+  const isRootless = rootless !== false;
+  const hasSubIds = isRootless && subIds;
+  let options = given;
+  if (memory !== undefined) options = { ...given, ...layersIn(memory), rootless };
+  else if (workdir !== undefined && given.workdir === undefined) options = { ...given, workdir };
+  const made = { path, id, device, held, memory, workdir, ownsWork, namespace, isRootless, hasSubIds };
+  return new OverlayMount(options, made);
+}
+
+/** The paths of the layers in a tmpfs, while its descriptor is open. */
+function layersIn({ descriptor }: Held): Pick<OverlayOptions, 'upperdir' | 'workdir'> {
+  const at = (name: string): string => `/proc/self/fd/${descriptor}/${name}`;
+  return { upperdir: at(temporaryNames.upperdir), workdir: at(temporaryNames.workdir) };
 }
 
 /** Decides, after a guard has refused the upperdir or workdir, whether to try the mount again. */
@@ -395,7 +490,9 @@ function retry(prepared: Prepared, failure: StepFailure): Prepared | undefined {
   const { checked, features } = prepared;
   const { step, errno } = failure;
   // A seccomp filter may allow mount(2) only. If the process lacks privilege instead, mount(2) reports that too.
-  if (checked.target !== undefined && step?.call === calls.fsopen && (errno === EPERM || errno === ENOSYS)) {
+  const isRefused = step?.call === calls.fsopen && (errno === EPERM || errno === ENOSYS);
+  const isByMount = checked.target !== undefined && checked.idmap === undefined && checked.namespace === undefined;
+  if (isRefused && features.mountApi && isByMount) {
     return { ...prepared, features: { ...features, mountApi: false } };
   }
   // The kernel does not trigger an automount, such as autofs(5), at the end of a path that is passed as a string.
@@ -405,6 +502,11 @@ function retry(prepared: Prepared, failure: StepFailure): Prepared | undefined {
   const isWhole = step?.call === calls.fsconfig && step.args[2] === 'lowerdir';
   if ((isRefusedPath || isWhole) && features.lowerdirAppend === true) {
     return { ...prepared, features: { ...features, lowerdirAppend: 'unknown' } };
+  }
+  // A filter may hide that the kernel is older than the probed call.
+  const isPlaceless = step?.call === calls.move_mount && errno === EINVAL && checked.target === undefined;
+  if (isPlaceless && features.openTreeAttr === true) {
+    return { ...prepared, features: { ...features, openTreeAttr: false } };
   }
   const again = withMetacopy(checked, failure);
   return again && { ...prepared, checked: again };
@@ -506,9 +608,24 @@ function* make(prepared: Prepared, round = 0, undoErrno = 0): Task<[Prepared, Ma
   const notJoined = explainJoin(outcome);
   if (notJoined !== undefined) throw notJoined;
   const wanted = wantedAfter(outcome);
-  const facts = yield* inEitherForm(
-    () => gatherFacts(checked, wanted),
-    () => gatherFactsSync(checked, wanted),
-  );
-  throw explainMount(checked, outcome, facts);
+  const directories =
+    checked.create && outcome.guard === 'superblock-is-read-only' ? yield* makeAgain(checked) : noPaths;
+  try {
+    const facts = yield* inEitherForm(
+      () => gatherFacts(checked, wanted),
+      () => gatherFactsSync(checked, wanted),
+    );
+    throw explainMount(checked, outcome, facts);
+  } finally {
+    const removal = new Plan();
+    addRemoval(removal, directories);
+    yield* ask(removal);
+  }
+}
+
+/** Makes the directories that the undo has removed, as they were at the failure: they may have taken the last inodes. */
+function* makeAgain(checked: CheckedOptions): Task<readonly Path[]> {
+  const { plan, made } = planLayers(checked);
+  const outcome = yield* ask(plan);
+  return outcome instanceof StepFailure ? noPaths : directoriesMadeBy(made, outcome);
 }

@@ -8,7 +8,7 @@ import { type MountPlan, plan } from './plan.js';
 interface Known {
   readonly features: KernelFeatures;
   readonly planned: MountPlan;
-  /** Undefined if the plan passes a path to the kernel twice, or as part of a longer text. */
+  /** Undefined if the plan passes a path to the kernel as part of a longer text. */
   readonly template: Template | undefined;
 }
 

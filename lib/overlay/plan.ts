@@ -9,14 +9,23 @@ import { addNewerMountsGuard, addRecord, addReservation, type UseRole, useRoles 
 import { type Call, calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
 import { addGuard } from '../kernel/guards.js';
-import { type Descriptor, MADE_BY, Plan, type Step, type Subject, type Text } from '../kernel/plan.js';
+import {
+  type Descriptor,
+  MADE_BY,
+  Plan,
+  type Step,
+  type StepOptions,
+  type Subject,
+  type Text,
+} from '../kernel/plan.js';
 import { STATFS_OUTPUT, STATX_OUTPUT } from '../kernel/stat.js';
 import { escapeLayer } from '../mount-strings.js';
 import { addJoin } from '../namespaces/mount-namespace.js';
 import { addNamespaces, type Namespaces, OWN_MOUNT_NAMESPACE } from '../namespaces/user-namespace.js';
 import { attributeBits, flagBits, propagationBits } from '../options/attributes.js';
-import type { CheckedOptions } from '../options/check.js';
+import { type CheckedOptions, hasUpper } from '../options/check.js';
 import { commonDirectory, Mapper } from '../options/idmap.js';
+import type { TmpfsLimits } from '../options/tmpfs-limits.js';
 import {
   goesByDescriptors,
   isSamePath,
@@ -44,9 +53,15 @@ export interface MountPlan {
   readonly madeThere: readonly Step[];
   /** The step that makes the file descriptor of a detached mount, and reports it. */
   readonly descriptor?: Step;
+  /** The step that makes the descriptor of the tree or namespace in which a detached mount has its place. */
+  readonly place?: Step;
+  /** The step that makes the tmpfs of the upperdir and the workdir, and reports its descriptor. */
+  readonly memory?: Step;
+  /** The step that makes a clone without a place, where the mount itself cannot be cloned. */
+  readonly spare?: Step;
 }
 
-type Made = Pick<MountPlan, 'id' | 'descriptor'>;
+type Made = Pick<MountPlan, 'id' | 'descriptor' | 'place' | 'spare' | 'memory'>;
 
 /** The options of a mount that has a target. */
 type Attached = CheckedOptions & { readonly target: Path };
@@ -64,6 +79,8 @@ interface Layers {
   readonly data: readonly Layer[];
   readonly upper: Layer | undefined;
   readonly work: Layer | undefined;
+  /** The tmpfs that holds the upper and the work. */
+  readonly memory?: Descriptor;
 }
 
 /** An option as the plan sends it: the kernel's name for it, and its value, or null if it takes none. */
@@ -90,24 +107,51 @@ export function sentOptions(options: CheckedOptions, features: KernelFeatures): 
 
 const noOptions: readonly Sent[] = [];
 
-/** Adds steps that make each missing directory of a path, from the top. */
-function addDirectories(plan: Plan, path: Path): void {
+/** Adds steps that make each missing directory of a path, from the top; the last one with this mode. */
+function addDirectories(plan: Plan, path: Path, mode = 0o755): void {
   const bytes = Buffer.from(toBytes(withoutTrailingSlashes(path)));
   for (let end = bytes.indexOf(0x2f, 1); ; end = bytes.indexOf(0x2f, end + 1)) {
     const prefix = end < 0 ? bytes : bytes.subarray(0, end);
     if (end < 0 || bytes[end - 1] !== 0x2f) {
-      plan.add(calls.mkdirat, [k.AT_FDCWD, prefix, 0o755], { undo: true, tolerate: [e.EEXIST], output: 0 });
+      plan.add(calls.mkdirat, [k.AT_FDCWD, prefix, end < 0 ? mode : 0o755], {
+        undo: true,
+        tolerate: [e.EEXIST],
+        output: 0,
+      });
     }
     if (end < 0) return;
   }
+}
+
+/** Returns the plan that makes missing directories of the upperdir and the workdir alone, and its steps that make them. */
+export function planLayers(options: CheckedOptions): Pick<MountPlan, 'plan' | 'made'> {
+  const plan = new Plan();
+  addCreated(plan, { ...options, create: true, target: undefined });
+  return { plan, made: plan.steps.filter(({ call }) => call === calls.mkdirat) };
 }
 
 function addCreated(plan: Plan, options: CheckedOptions): void {
   if (!options.create) return;
   if (isAttached(options) && options.namespace === undefined) addDirectories(plan, options.target);
   if (options.upperdir === undefined || options.workdir === undefined) return;
-  addDirectories(plan, options.upperdir);
-  addDirectories(plan, options.workdir);
+  addDirectories(plan, options.upperdir, 0o700);
+  addDirectories(plan, options.workdir, 0o700);
+  // Last, because the workdir may be in the upperdir's parent and no step may change the times afterwards.
+  addResemblance(plan, options, options.upperdir);
+}
+
+/** The root of an overlay shows the attributes of its upperdir, so a new one gets those of the topmost lower layer. */
+function addResemblance(plan: Plan, { lowerdir, idmap }: CheckedOptions, upperdir: Path): void {
+  const [lower] = lowerdir;
+  const making = plan.steps.findLastIndex(
+    ({ call, args }) => call === calls.mkdirat && isSamePath(args[1] as Path, upperdir),
+  );
+  if (lower === undefined || making < 0) return;
+  const subject = { role: 'upperdir', path: upperdir } as const;
+  const path = withoutTrailingSlashes(upperdir);
+  // With a map, the view shows other ids than the directories have.
+  const args = [k.AT_FDCWD, path, MADE_BY | making, lower, idmap === undefined ? 1 : 0] as const;
+  plan.add(calls.resemble, args, { subject });
 }
 
 /**
@@ -121,7 +165,7 @@ function addWorkRemoval(plan: Plan, options: CheckedOptions): void {
     // The plan makes the workdir last.
     const made = MADE_BY | plan.steps.findLastIndex(({ call }) => call === calls.mkdirat);
     for (const name of madeInWork) {
-      const args = [k.AT_FDCWD, joinPath(workdir, name), k.AT_REMOVEDIR, made];
+      const args = [k.AT_FDCWD, joinPath(workdir, name), k.AT_REMOVEDIR, made] as const;
       plan.add(calls.unlinkat, args, { later: true, tolerate: 'any' });
     }
   }
@@ -139,7 +183,7 @@ const madeInWork = ['index', 'work'] as const;
 function addRemovedGuards(plan: Plan, { lowerdir, datadir, upperdir, workdir }: CheckedOptions): void {
   const add = (subject: Subject): void => {
     if (!goesByDescriptors(subject.path)) return;
-    const args = [k.AT_FDCWD, subject.path, k.AT_STATX_DONT_SYNC, k.STATX_TYPE | k.STATX_NLINK];
+    const args = [k.AT_FDCWD, subject.path, k.AT_STATX_DONT_SYNC, k.STATX_TYPE | k.STATX_NLINK] as const;
     plan.add(calls.statx, args, { subject });
     addGuard(plan, 'directory-is-removed', { subject });
   };
@@ -180,25 +224,26 @@ const targetSubject = ({ target }: Attached): Subject => ({ role: 'target', path
 function addLayers(
   plan: Plan,
   options: CheckedOptions,
-  features: Pick<KernelFeatures, 'layerDescriptors' | 'openTreeAttr'>,
+  features: Pick<KernelFeatures, 'layerDescriptors' | 'openTreeAttr' | 'userNamespace'>,
   lowersBy: 'descriptor' | 'path' | 'value' = 'descriptor',
 ): Layers {
   const { idmap } = options;
   const access = features.layerDescriptors === 'readable' ? 0 : k.O_PATH;
   const open = (path: Path, subject: Subject, mayGoByPath: boolean): Layer => {
     if (mayGoByPath && isPlain(path)) return { subject, descriptor: undefined };
-    const args = [k.AT_FDCWD, path, k.O_DIRECTORY | k.O_CLOEXEC | access, 0];
+    const args = [k.AT_FDCWD, path, k.O_DIRECTORY | k.O_CLOEXEC | access, 0] as const;
     return { subject, descriptor: plan.add(calls.openat2, args, { subject }) };
   };
   const openIfGiven = (role: 'upperdir' | 'workdir', path: Path | undefined) =>
     path === undefined ? undefined : open(path, { role, path }, false);
-  const mapper = new Mapper(plan, !features.openTreeAttr);
+  const mapper = new Mapper(plan);
   const openLower = (path: Path, subject: Subject): Layer =>
     idmap?.lower === undefined
       ? open(path, subject, lowersBy === 'path')
       : { subject, descriptor: mapper.add(path, idmap.lower, subject) };
   const { upperdir, workdir } = options;
-  const upperAndWork = (): Pick<Layers, 'upper' | 'work'> => {
+  const upperAndWork = (): Pick<Layers, 'upper' | 'work' | 'memory'> => {
+    if (options.temporary !== undefined) return addTemporary(plan, options, options.temporary, features);
     if (idmap?.upper === undefined || upperdir === undefined || workdir === undefined) {
       return { upper: openIfGiven('upperdir', upperdir), work: openIfGiven('workdir', workdir) };
     }
@@ -212,24 +257,82 @@ function addLayers(
       // A directory behind a link that leads out of the tree, or on another mount, would not be mapped.
       const resolve = k.RESOLVE_BENEATH | k.RESOLVE_NO_XDEV;
       [common.upper, common.work].forEach((path, i) => {
-        const args = [tree, path, k.O_DIRECTORY | k.O_CLOEXEC | access, resolve];
+        const args = [tree, path, k.O_DIRECTORY | k.O_CLOEXEC | access, resolve] as const;
         const subject = subjects[i] as Subject;
         opened.push({ subject, descriptor: plan.add(calls.openat2, args, { subject }) });
       });
     });
     return { upper: opened[0], work: opened[1] };
   };
-  if (lowersBy === 'value') return { lowers: [], data: [], ...upperAndWork() };
-  return {
-    lowers: options.lowerdir.map((path, index) => openLower(path, { role: 'lowerdir', index, path })),
-    data: options.datadir.map((path, index) => openLower(path, { role: 'datadir', index, path })),
-    ...upperAndWork(),
+  const openAll = (role: 'lowerdir' | 'datadir'): readonly Layer[] =>
+    lowersBy === 'value' ? [] : options[role].map((path, index) => openLower(path, { role, index, path }));
+  const layers = { lowers: openAll('lowerdir'), data: openAll('datadir'), ...upperAndWork() };
+  if (!features.openTreeAttr) mapper.attach();
+  return layers;
+}
+
+/** A name that nothing in the root directory of this machine has, where only root can make one. */
+const placeName = `overlay-${Math.random().toString(36).slice(2)}`;
+
+/** The names in the tmpfs of a temporary mount. The mount table shows them as paths from the root directory. */
+export const temporaryNames = { upperdir: `${placeName}-upper`, workdir: `${placeName}-work` } as const;
+
+/** The caller gets the descriptor of such a step. */
+const kept = { keep: true, output: 0 } as const;
+
+/** Adds a detached mount of a new file system in memory. */
+function addFileSystem(
+  plan: Plan,
+  type: 'tmpfs' | 'ramfs',
+  settings: Readonly<Record<string, string>>,
+  options: StepOptions,
+): Descriptor {
+  const context = plan.add(calls.fsopen, [type, k.FSOPEN_CLOEXEC]);
+  for (const [key, value] of Object.entries(settings)) {
+    plan.add(calls.fsconfig, [context, k.FSCONFIG_SET_STRING, key, value]);
+  }
+  plan.add(calls.fsconfig, [context, k.FSCONFIG_CMD_CREATE, null, null]);
+  return plan.add(calls.fsmount, [context, k.FSMOUNT_CLOEXEC, 0], options);
+}
+
+/** The inodes of the tmpfs that the mount itself takes, with its index and what the kernel tries at first. */
+const OWN_INODES = 6;
+
+/** Makes an upperdir and a workdir in a tmpfs of the mount's own, which is never in sight. */
+function addTemporary(
+  plan: Plan,
+  { lowerdir }: CheckedOptions,
+  { size, inodes }: TmpfsLimits,
+  { openTreeAttr, userNamespace }: Pick<KernelFeatures, 'openTreeAttr' | 'userNamespace'>,
+): Required<Pick<Layers, 'upper' | 'work' | 'memory'>> {
+  const settings = {
+    mode: '700',
+    ...(size !== undefined && { size: String(size) }),
+    ...(inodes !== undefined && { nr_inodes: String(inodes + OWN_INODES) }),
   };
+  const memory = addFileSystem(plan, 'tmpfs', settings, kept);
+  const make = (role: keyof typeof temporaryNames): Layer => {
+    const path = temporaryNames[role];
+    const made = plan.add(calls.mkdirat, [memory, path, 0o700]);
+    const args = [memory, path, made, lowerdir[0] as Path, 1] as const;
+    if (role === 'upperdir') plan.add(calls.resemble, args, { subject: { role, path } });
+    const descriptor = plan.add(calls.openat2, [memory, path, k.O_DIRECTORY | k.O_CLOEXEC | k.O_PATH, 0]);
+    return { subject: { role, path }, descriptor };
+  };
+  const [upper, work] = [make('upperdir'), make('workdir')];
+  if (userNamespace) addXattrGuard(plan, ['/proc/self/fd/', upper.descriptor as Descriptor], 'user');
+  // As a mapped clone.
+  if (!openTreeAttr) plan.add(calls.move_mount, [memory, '', k.AT_FDCWD, '/', k.MOVE_MOUNT_F_EMPTY_PATH]);
+  return { upper, work, memory };
 }
 
 /** Opens only the upperdir and the workdir, for the guards. */
 const addUpper = (plan: Plan, options: CheckedOptions): Layers =>
-  addLayers(plan, { ...options, lowerdir: [], datadir: [] }, { layerDescriptors: 'path', openTreeAttr: true });
+  addLayers(
+    plan,
+    { ...options, lowerdir: [], datadir: [] },
+    { layerDescriptors: 'path', openTreeAttr: true, userNamespace: false },
+  );
 
 const viaDescriptor = (descriptor: Descriptor): Text => ['/proc/self/fd/', descriptor];
 const fits = (path: Path): boolean =>
@@ -258,8 +361,7 @@ function addContext(
       plan.add(calls.fsconfig, [context, k.FSCONFIG_SET_FD, key, null, descriptor], { subject });
     } else {
       const text = written(subject.path);
-      const isByPath = options.idmap === undefined;
-      const isSent = isByPath && fits(text) && !(features.fsContext === false && hasComma(text));
+      const isSent = !makesLayers(options) && fits(text) && !(features.fsContext === false && hasComma(text));
       set(key, isSent ? text : viaDescriptor(descriptor), subject);
     }
   };
@@ -291,7 +393,7 @@ export function addVolatileRemoval(
 ): void {
   if (workdir === undefined || !overlay.some(({ kernel }) => kernel === 'volatile')) return;
   // A user namespace leaves `work` with mode 000, which this call opens up.
-  const args = [k.AT_FDCWD, joinPath(workdir, 'work'), 1, 0, 0, 0, later ?? 0];
+  const args = [k.AT_FDCWD, joinPath(workdir, 'work'), 1, 0, 0, 0, later ?? 0] as const;
   plan.add(calls.remove, args, { later: later !== undefined, tolerate: 'any' });
 }
 
@@ -304,6 +406,7 @@ function addUpperGuards(plan: Plan, options: CheckedOptions, features: KernelFea
   if (upperdir === undefined) return;
   const isHere = options.rootless === false && !hasOwnMounts(options, features);
   if (exclusive && isHere && features.statmount !== false) addNewerMountsGuard(plan);
+  addApart(plan, options, layers);
   for (const role of useRoles) addUpperReservation(plan, options, role, layers);
   const upper = layers.upper?.descriptor;
   if (readonlySuperblock) return;
@@ -315,6 +418,23 @@ function addUpperGuards(plan: Plan, options: CheckedOptions, features: KernelFea
     });
   }
   if (sentOptions(options, features).some(([name]) => name === 'userxattr')) addXattrGuard(plan, upperdir, 'user');
+}
+
+/** Guards against an upperdir or workdir inside a lower layer. The kernel itself refuses the other pairs. */
+function addApart(plan: Plan, { lowerdir, datadir }: CheckedOptions, { lowers, data, upper, work }: Layers): void {
+  if (upper?.descriptor === undefined || work?.descriptor === undefined) return;
+  const ends = [upper.descriptor, work.descriptor] as const;
+  const add = (subject: Subject, layer: Layer | undefined): void => {
+    const lower =
+      layer?.descriptor === undefined ? ([k.AT_FDCWD, subject.path] as const) : ([layer.descriptor, ''] as const);
+    plan.add(calls.apart, [...ends, ...lower], { subject });
+  };
+  lowerdir.forEach((path, index) => {
+    add({ role: 'lowerdir', index, path }, lowers[index]);
+  });
+  datadir.forEach((path, index) => {
+    add({ role: 'datadir', index, path }, data[index]);
+  });
 }
 
 function addUpperReservation(plan: Plan, options: CheckedOptions, role: UseRole, { upper, work }: Layers): void {
@@ -337,7 +457,7 @@ const isAccessChecked = ({ readonlySuperblock }: CheckedOptions, { userNamespace
   userNamespace && !readonlySuperblock;
 
 /** Adds a guard that the upperdir's file system has extended attributes of the kind that holds the marks. */
-export function addXattrGuard(plan: Plan, upperdir: Path, kind: 'user' | 'trusted'): void {
+export function addXattrGuard(plan: Plan, upperdir: Text, kind: 'user' | 'trusted'): void {
   plan.add(calls.getxattr, [upperdir, `${kind}.overlay.opaque`, 0], {
     guard: 'upperdir-has-no-xattrs',
     tolerate: [e.ENODATA, e.EPERM, e.EACCES, e.ENOENT],
@@ -394,12 +514,46 @@ function addDetachedWay(
   if (options.propagation !== undefined) {
     plan.add(calls.mount_setattr, [mount, '', k.AT_EMPTY_PATH, 0, 0, propagationBits[options.propagation]]);
   }
-  return isAttached(options) ? { id } : { id, descriptor: plan.stepOf(mount) };
+  const memory = layers.memory === undefined ? {} : { memory: plan.stepOf(layers.memory) };
+  if (isAttached(options)) return { id, ...memory };
+  const made = { id, descriptor: plan.stepOf(mount), ...memory };
+  return plan.isInChild ? { ...made, ...addPlace(plan, mount, features) } : made;
 }
 
-/** Before Linux 6.15 a mapped clone must be attached in the namespace in which the overlay is made. */
-const hasOwnMounts = ({ idmap }: CheckedOptions, { openTreeAttr }: Pick<KernelFeatures, 'openTreeAttr'>): boolean =>
-  idmap !== undefined && !openTreeAttr;
+/**
+ * Attaches a detached mount at a path that leads nowhere in this machine. Otherwise the kernel shows `/` as its path,
+ * and realpath(3) of a file in the mount is that of another file. The place has nothing else, so it keeps no other mount
+ * alive: it is in a detached tree, or before Linux 6.15 in the mount namespace of the child. A mount in another
+ * namespace cannot be shown to a program, so a clone of it then stays detached.
+ */
+function addPlace(plan: Plan, mount: Descriptor, { openTreeAttr }: KernelFeatures): Pick<MountPlan, 'place' | 'spare'> {
+  const move = k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_EMPTY_PATH;
+  // `..` leads there from the mount. A file that the user made there would be lost.
+  const tree = addFileSystem(plan, 'ramfs', { mode: '555' }, openTreeAttr === true ? kept : {});
+  plan.add(calls.mkdirat, [tree, placeName, 0o755]);
+  const place = plan.add(calls.openat2, [tree, placeName, targetFlags, 0]);
+  if (openTreeAttr === true) {
+    plan.add(calls.move_mount, [mount, '', place, '', move]);
+    return { place: plan.stepOf(tree) };
+  }
+  const namespace = plan.add(calls.openat2, [k.AT_FDCWD, OWN_MOUNT_NAMESPACE, k.O_CLOEXEC, 0], kept);
+  plan.add(calls.move_mount, [tree, '', k.AT_FDCWD, '/', k.MOVE_MOUNT_F_EMPTY_PATH]);
+  plan.add(calls.pivot, [tree]);
+  plan.add(calls.move_mount, [mount, '', place, '', move]);
+  const flags = k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC | k.AT_EMPTY_PATH;
+  const spare = plan.add(calls.open_tree, [mount, '', flags], kept);
+  return { place: plan.stepOf(namespace), spare: plan.stepOf(spare) };
+}
+
+/** Returns true if the plan makes mounts for layers: a path would lead to another directory than a mapped clone, or nowhere. */
+const makesLayers = ({ idmap, temporary }: CheckedOptions): boolean => idmap !== undefined || temporary !== undefined;
+
+/**
+ * Before Linux 6.15 such a mount must be attached in the namespace in which the overlay is made. A rootless mount has a
+ * namespace of its own anyway.
+ */
+const hasOwnMounts = (options: CheckedOptions, { openTreeAttr }: Pick<KernelFeatures, 'openTreeAttr'>): boolean =>
+  !openTreeAttr && options.rootless === false && makesLayers(options);
 
 /**
  * Gives the plan a mount namespace of its own, in which it can attach mounts that no other process sees. Returns a
@@ -414,7 +568,7 @@ function addOwnMounts(plan: Plan): Descriptor {
 }
 
 /** Returns true if the plan must fail unless the superblock is writable. */
-const isGuarded = (options: CheckedOptions): boolean => options.upperdir !== undefined && !options.readonlySuperblock;
+const isGuarded = (options: CheckedOptions): boolean => hasUpper(options) && !options.readonlySuperblock;
 
 /** Returns the attributes to set after the mount is made: early versions of fsmount(2) took no nosymfollow. */
 function lateAttributes(options: CheckedOptions): number {
@@ -581,16 +735,15 @@ export function plan(options: CheckedOptions, features: KernelFeatures, namespac
   if (namespaces !== undefined) addNamespaces(result, namespaces);
   addCreated(result, options);
   addRemovedGuards(result, options);
-  const { id, descriptor } = addWay(result, options, features);
+  const way = addWay(result, options, features);
   const { steps } = result;
   const find = (wanted: Call) => steps.find(({ call }) => call === wanted);
   const join = options.namespace === undefined ? steps.length : steps.findLastIndex(({ call }) => call === calls.setns);
   const making = (from: number, to = steps.length) =>
-    options.create ? steps.slice(from, to).filter(({ call }) => call === calls.mkdirat) : noSteps;
+    options.create ? steps.slice(from, to).filter(isDirectoryMade) : noSteps;
   return {
     plan: result,
-    id,
-    ...(descriptor === undefined ? {} : { descriptor }),
+    ...way,
     superblock: isGuarded(options) ? find(calls.fstatfs) : undefined,
     made: making(0, join),
     madeThere: making(join),
@@ -599,27 +752,34 @@ export function plan(options: CheckedOptions, features: KernelFeatures, namespac
 
 const noSteps: readonly Step[] = [];
 
+const isDirectoryMade = ({ call, options }: Step): boolean => call === calls.mkdirat && options.undo === true;
+
 /** The error for a target in another namespace: mount(2) takes the layers and the target from one namespace. */
-function notByMount({ target }: Attached, { release }: KernelFeatures): OverlayError {
+function notByMount({ target }: Attached, { release, mountApi }: KernelFeatures): OverlayError {
+  const cause = mountApi
+    ? text`only mount(2) takes these options`
+    : text`fsopen(2) is missing, or a seccomp filter refuses it`;
   return new OverlayError({
     errno: e.EOPNOTSUPP,
     reason: 'option-unsupported',
-    what: text`on this kernel (${release}), only mount(2) takes these options, and it cannot mount in another ${option('namespace')}`,
-    hint: 'use Linux 6.7 or later, or fewer lower layers with short names and without commas',
+    what: text`on this kernel (${release}), ${cause}, and mount(2) cannot mount in another ${option('namespace')}`,
+    hint: mountApi
+      ? 'use Linux 6.7 or later, or fewer lower layers with short names and without commas'
+      : 'allow fsopen(2) in the profile of the container or service, or use Linux 6.7 or later',
     path: pathString(target),
   });
 }
 
 function addWay(plan: Plan, options: CheckedOptions, features: KernelFeatures): Made {
-  if (features.mountApi || !isAttached(options) || options.idmap !== undefined) {
+  const isByNumbers = makesLayers(options);
+  if (features.mountApi || !isAttached(options) || isByNumbers) {
     const { fsContext, lowerdirAppend, layerDescriptors } = features;
     if (fsContext && (lowerdirAppend || layerDescriptors)) {
-      // Tools look for one `lowerdir` value in the mount table.
-      const isByPath = lowerdirAppend === true && options.idmap === undefined;
+      // Tools look for one `lowerdir` value in the mount table, unless they gave the layers apart.
+      const isByPath = lowerdirAppend === true && options.idmap === undefined && !options.layersApart;
       return addDetachedWay(plan, options, features, isByPath ? shortLowerdir(options) : undefined);
     }
-    // A path would lead to the unmapped layer.
-    if (options.idmap !== undefined) return addDetachedWay(plan, options, features, 'numbers');
+    if (isByNumbers) return addDetachedWay(plan, options, features, 'numbers');
     if (fitsOneValue(options, features)) return addDetachedWay(plan, options, features, lowerdirValue(options));
   }
   const data = mountData(options, features);

@@ -1,36 +1,37 @@
 /** The namespaces and ids of a program: the options that ask for them, and the maps of uid 0. */
 import { readFileSync } from 'node:fs';
-import { checkBoolean, checkWord } from '../arguments.js';
-import { conflictingOptions, invalidArgumentType, outOfRange } from '../errors.js';
-import { type Ids, ownIds } from '../namespaces/user-namespace.js';
-import { type MapRange, type SubIds, toRootMap } from '../rootless/sub-ids.js';
+import { checkBoolean, checkList, checkText, checkWord } from '../arguments.js';
+import { conflictingOptions, explainProc, invalidArgumentType, invalidArgumentValue, outOfRange } from '../errors.js';
+import type { IdRange } from '../id-range.js';
+import { type Ids, ownIds, parseIdMap } from '../namespaces/user-namespace.js';
+import { type SubIds, toRootMap } from '../rootless/sub-ids.js';
 import { option, text } from '../text.js';
-import type { Apart, Launch, ProgramIds } from './launch.js';
+import { type Maps, namespaceFlags, type ProgramIds, type Unshared } from './launch.js';
 
 export interface IsolationOptions {
   /**
-   * False: a network namespace of its own, whose only interface is loopback (network_namespaces(7)). Sockets in the file
-   * system still connect. Default: true.
+   * The namespaces that the program has for itself, in the words of unshare(1):
+   * - `'net'`: a network whose only interface is loopback (network_namespaces(7)). Sockets in the file system still
+   *   connect.
+   * - `'pid'`: processes and a new /proc (pid_namespaces(7)). A small init is process 1 there: it reaps, and hands on the
+   *   signals that the ChildProcess gets. When the program ends, the kernel kills all that it has started.
+   * - `'ipc'`: System V IPC and POSIX message queues (ipc_namespaces(7)).
+   * - `'uts'`: a host name (uts_namespaces(7)).
+   *
+   * It always has mounts of its own. Default: none of these.
    */
-  network?: boolean;
-  /**
-   * `'own'`: a process namespace and a new /proc (pid_namespaces(7)). A small init is process 1 there: it reaps, and
-   * hands on the signals that the ChildProcess gets. When the program ends, the kernel kills all that it has started.
-   */
-  pids?: 'own';
-  /** `'own'`: System V IPC and POSIX message queues of its own (ipc_namespaces(7)). */
-  ipc?: 'own';
-  /** `'own'`: a host name of its own (uts_namespaces(7)). */
-  uts?: 'own';
+  unshare?: readonly Unshared[];
+  /** The host name of the program, which has a UTS namespace of its own for it: sethostname(2). At most 64 bytes. */
+  hostname?: string;
   /**
    * True: the program has uid 0, in a user namespace of its own, with all capabilities there and none outside. It cannot
    * undo `readonly`, `hidden` and `writable`. Its uid 0 is the calling user outside; ids 1 and up are the subordinate ids
    * of a mount with `subIds`. For a privileged caller of uid 0, all ids are the same inside. Default: false.
    */
-  root?: boolean;
+  mapRoot?: boolean;
   /**
-   * The user id and the group id of the program. Needs a privileged caller, or `root`, whose namespace has to contain
-   * them. Default: 0 with `root`, else those of this process.
+   * The user id and the group id of the program. Needs a privileged caller, or `mapRoot`, whose namespace has to contain
+   * them. Default: 0 with `mapRoot`, else those of this process.
    */
   uid?: number;
   gid?: number;
@@ -38,10 +39,11 @@ export interface IsolationOptions {
   groups?: readonly number[];
 }
 
-export const isolationNames = ['network', 'pids', 'ipc', 'uts', 'root', 'uid', 'gid', 'groups'] as const;
+export const isolationNames = ['unshare', 'hostname', 'mapRoot', 'uid', 'gid', 'groups'] as const;
 
 export interface Isolation {
-  readonly apart: readonly Apart[];
+  readonly unshared: ReadonlySet<Unshared>;
+  readonly hostname: string | undefined;
   readonly hasRoot: boolean;
   readonly ids: ProgramIds | undefined;
 }
@@ -58,9 +60,9 @@ function checkId(value: unknown, name: string): number | undefined {
 
 function checkGroups(value: unknown): number[] | undefined {
   if (value === undefined) return undefined;
-  if (!Array.isArray(value)) throw invalidArgumentType('groups', 'a list of numbers', value);
-  if (value.length > MOST_GROUPS) throw outOfRange('groups', `at most ${MOST_GROUPS} groups`, String(value.length));
-  return Array.from(value, (group, i) => {
+  const given = checkList(value, 'groups');
+  if (given.length > MOST_GROUPS) throw outOfRange('groups', `at most ${MOST_GROUPS} groups`, String(given.length));
+  return given.map((group, i) => {
     const name = `groups[${i}]`;
     const id = checkId(group, name);
     if (id === undefined) throw invalidArgumentType(name, 'a number', group);
@@ -68,17 +70,29 @@ function checkGroups(value: unknown): number[] | undefined {
   });
 }
 
+function checkHostname(value: unknown): string | undefined {
+  if (value === undefined) return undefined;
+  const name = checkText(value, 'hostname');
+  const size = Buffer.byteLength(name);
+  if (size >= 1 && size <= 64) return name;
+  throw invalidArgumentValue('hostname', name, 'must have 1 to 64 bytes');
+}
+
 /** Returns what the program has for itself. */
 export function checkIsolation(options: IsolationOptions): Isolation {
-  const own = (name: 'pids' | 'ipc' | 'uts'): Apart[] =>
-    checkWord(options[name], name, ['own']) === undefined ? [] : [name];
-  const network: Apart[] = checkBoolean(options.network, 'network') === false ? ['network'] : [];
-  const hasRoot = checkBoolean(options.root, 'root') ?? false;
+  const kinds = Object.keys(namespaceFlags);
+  const unshared = new Set(
+    checkList(options.unshare, 'unshare').map((kind, i) => checkWord(kind ?? null, `unshare[${i}]`, kinds) as Unshared),
+  );
+  const hasRoot = checkBoolean(options.mapRoot, 'mapRoot') ?? false;
   const [uid, gid, groups] = [checkId(options.uid, 'uid'), checkId(options.gid, 'gid'), checkGroups(options.groups)];
   const isSame = uid === undefined && gid === undefined && groups === undefined;
   const usual = hasRoot ? 0 : undefined;
+  const hostname = checkHostname(options.hostname);
+  if (hostname !== undefined) unshared.add('uts');
   return {
-    apart: [...own('pids'), ...network, ...own('ipc'), ...own('uts')],
+    unshared,
+    hostname,
     hasRoot,
     ids:
       isSame && !hasRoot
@@ -96,20 +110,25 @@ export function refuseIds({ hasRoot, ids }: Isolation, isRootless: boolean): voi
   if (!isRootless || hasRoot || ids === undefined) return;
   throw conflictingOptions(
     text`${option('uid')}, ${option('gid')} and ${option('groups')} need privilege, which this program does not get`,
-    text`pass ${option('root', true)} too, or leave them out`,
+    text`pass ${option('mapRoot', true)} too, or leave them out`,
   );
 }
 
-const mapText = (ranges: readonly MapRange[]): string =>
-  ranges.map(({ inside, outside, size }) => `${inside} ${outside} ${size}`).join('\n');
+const mapText = (ranges: readonly IdRange[]): string =>
+  ranges.map(({ container, host, size }) => `${container} ${host} ${size}`).join('\n');
+
+function readProc(path: string): string {
+  try {
+    return readFileSync(path, 'latin1');
+  } catch (error) {
+    throw explainProc(error, path);
+  }
+}
 
 /** Reads the ids that this process has in its own user namespace: user_namespaces(7). */
 function allIds(file: string): string {
-  const ranges = readFileSync(`/proc/self/${file}`, 'latin1')
-    .trim()
-    .split('\n')
-    .map((line) => line.trim().split(/\s+/).map(Number));
-  return mapText(ranges.map(([first = 0, , size = 0]) => ({ inside: first, outside: first, size })));
+  const ranges = parseIdMap(readProc(`/proc/self/${file}`));
+  return mapText(ranges.map(({ container, size }) => ({ container, host: container, size })));
 }
 
 /** The ids that a namespace without privilege contains. */
@@ -117,11 +136,14 @@ export interface ContainedIds extends SubIds {
   readonly own: Ids;
 }
 
+/** Returns the maps of a program's user namespace in which all ids are the same as outside. */
+export const sameMaps = (): Maps => ({ uids: allIds('uid_map'), gids: allIds('gid_map') });
+
 /** Returns the maps of a program's user namespace, in which it has uid 0. */
-export function rootMaps(contained: ContainedIds | undefined): NonNullable<Launch['root']> {
+export function rootMaps(contained: ContainedIds | undefined): Maps {
   const { own, uids, gids } = contained ?? { own: ownIds(), uids: [], gids: [] };
   const hasAll = contained === undefined && own.uid === 0 && own.gid === 0;
-  if (hasAll) return { uids: allIds('uid_map'), gids: allIds('gid_map') };
+  if (hasAll) return sameMaps();
   return { uids: mapText(toRootMap(own.uid, uids)), gids: mapText(toRootMap(own.gid, gids)) };
 }
 

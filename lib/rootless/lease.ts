@@ -1,5 +1,6 @@
 /** Mounts without privilege: the namespaces that hold them, and what the kernel supports there. */
 import { describeErrno, EPERM } from '../errnos.js';
+import { OverlayError } from '../errors.js';
 import { kernelFeatures, kernelFeaturesSync, questions, wereAllAsked } from '../features/probe.js';
 import type { KernelFeatures } from '../features/record.js';
 import { calls } from '../kernel/calls.js';
@@ -10,7 +11,7 @@ import { Plan } from '../kernel/plan.js';
 import { ask as askKernel, run, runSync, type Task } from '../kernel/task.js';
 import { addNamespaces, type Ids, type Namespaces, ownIds, ownsProcFiles } from '../namespaces/user-namespace.js';
 import { makeHeldNamespace } from './held-namespace.js';
-import { explainRefusal, type Refusal, readNamespaceSettings } from './refusal.js';
+import { explainRefusal, forbiddenBy, type Refusal, readNamespaceSettings } from './refusal.js';
 import { makeSubIdNamespace } from './sub-ids.js';
 
 /** Namespaces for one plan. */
@@ -59,7 +60,7 @@ function* keep(namespaces: Ids | { readonly user: number }): Task<Kept | undefin
   if (isMade(namespaces)) return { user: namespaces.user, leases: 0, timer: undefined };
   const plan = new Plan();
   addNamespaces(plan, namespaces);
-  const opening = [k.AT_FDCWD, '/proc/self/ns/user', k.O_CLOEXEC, 0];
+  const opening = [k.AT_FDCWD, '/proc/self/ns/user', k.O_CLOEXEC, 0] as const;
   const user = plan.stepOf(plan.add(calls.openat2, opening, { keep: true, output: 0 }));
   const outputs = yield* askKernel(plan);
   if (outputs instanceof StepFailure) return undefined;
@@ -135,7 +136,7 @@ function* askIn(namespaces: Namespaces): Task<RootlessAnswers> {
   const { read } = questions(plan);
   const context = plan.add(calls.fsopen, ['overlay', k.FSOPEN_CLOEXEC], { tolerate: 'any', output: 0 });
   // Without layers the kernel never makes an overlay: it tells a permitted caller only that they are missing.
-  const create = [context, k.FSCONFIG_CMD_CREATE, null, null];
+  const create = [context, k.FSCONFIG_CMD_CREATE, null, null] as const;
   const made = plan.stepOf(plan.add(calls.fsconfig, create, { tolerate: 'any', output: 0 }));
   const opened = plan.stepOf(context);
   const outcome = yield* askKernel(plan);
@@ -166,6 +167,23 @@ function remember(answers: RootlessAnswers): RootlessAnswers {
 /** Returns the kernel's features in a user namespace: from the given record, or else from the kernel's answers. */
 export function* findRootlessFeatures(record?: KernelFeatures): Task<KernelFeatures> {
   return record === undefined ? (yield* askRootless()).record : { ...record, userNamespace: true };
+}
+
+/**
+ * Returns the error that a rootless mount would fail with before it comes to the layers: the machine allows no
+ * namespaces, or does not map the user's subordinate ids.
+ */
+export function* findRootlessRefusal(hasSubIds: boolean): Task<OverlayError | undefined> {
+  const { refusal } = yield* askRootless();
+  if (refusal !== undefined) return new OverlayError({ errno: EPERM, ...forbiddenBy(refusal) });
+  if (!hasSubIds) return undefined;
+  try {
+    (yield* lease(true, true)).end();
+    return undefined;
+  } catch (error) {
+    if (error instanceof OverlayError) return error;
+    throw error;
+  }
 }
 
 /** The kernel's features, and whether this process can mount without privilege. */

@@ -10,7 +10,7 @@ import { FSCONFIG_CMD_CREATE } from '../kernel/constants.js';
 import type { StepFailure } from '../kernel/perform.js';
 import type { Step } from '../kernel/plan.js';
 import { MOUNTINFO } from '../mount-table/mountinfo.js';
-import { ownsProcFiles } from '../namespaces/user-namespace.js';
+import { ownIds, ownsProcFiles, parseIdMap } from '../namespaces/user-namespace.js';
 import type { Reason } from '../reasons.js';
 
 /** The settings that affect user namespaces; undefined if the kernel has no such setting. */
@@ -26,6 +26,10 @@ export interface NamespaceSettings {
   readonly hasSeccompFilter: boolean;
   /** True if the process's root is not a mount point. */
   readonly isChrooted: boolean;
+  /** The capabilities that root needs to map ids, and lacks. */
+  readonly missingCapabilities: readonly string[];
+  /** True if this process's user namespace lacks its user id or its group id. */
+  readonly isUnmapped: boolean;
   /** True if the files of this process in /proc belong to its user. */
   readonly ownsProcFiles: boolean;
 }
@@ -43,15 +47,42 @@ function readSetting(path: string): number | undefined {
   return text === '' ? undefined : Number(text);
 }
 
+/** From Linux 5.12 on, a map of the id 0 needs CAP_SETFCAP: user_namespaces(7). */
+const mapping = [
+  ['CAP_SETGID', 6n],
+  ['CAP_SETUID', 7n],
+  ['CAP_SETFCAP', 31n],
+] as const;
+
+function findMissing(status: string): string[] {
+  const effective = /^CapEff:\s*(\w+)$/m.exec(status)?.[1];
+  if (process.geteuid?.() !== 0 || effective === undefined) return [];
+  return mapping.filter(([, bit]) => ((BigInt(`0x${effective}`) >> bit) & 1n) === 0n).map(([name]) => name);
+}
+
+/** Returns true if this map of the process does not contain the id. */
+function lacks(file: string, id: number): boolean {
+  try {
+    const ranges = parseIdMap(readFileSync(`/proc/self/${file}`, 'latin1'));
+    return !ranges.some(({ container, size }) => id >= container && id < container + size);
+  } catch {
+    return false; // /proc is not mounted
+  }
+}
+
 export function readNamespaceSettings(): NamespaceSettings {
   const table = readText(MOUNTINFO);
+  const status = readText('/proc/thread-self/status');
+  const { uid, gid } = ownIds();
   return {
     maxUserNamespaces: readSetting('/proc/sys/user/max_user_namespaces'),
     maxMountNamespaces: readSetting('/proc/sys/user/max_mnt_namespaces'),
     unprivilegedClone: readSetting('/proc/sys/kernel/unprivileged_userns_clone'),
     appArmorRestricts: readSetting('/proc/sys/kernel/apparmor_restrict_unprivileged_userns'),
-    hasSeccompFilter: /^Seccomp:\s*2$/m.test(readText('/proc/thread-self/status')),
+    hasSeccompFilter: /^Seccomp:\s*2$/m.test(status),
+    missingCapabilities: findMissing(status),
     isChrooted: table !== '' && !table.split('\n').some((line) => line.split(' ')[4] === '/'),
+    isUnmapped: lacks('uid_map', uid) || lacks('gid_map', gid),
     ownsProcFiles: ownsProcFiles(),
   };
 }
@@ -94,7 +125,8 @@ function usedUp({ maxUserNamespaces, maxMountNamespaces }: NamespaceSettings): R
   };
 }
 
-function forbidden({ unprivilegedClone, isChrooted, hasSeccompFilter }: NamespaceSettings): Refusal {
+function forbidden(settings: NamespaceSettings): Refusal {
+  const { unprivilegedClone, isChrooted, hasSeccompFilter, isUnmapped, missingCapabilities } = settings;
   if (unprivilegedClone === 0) {
     return {
       what: 'kernel.unprivileged_userns_clone is 0',
@@ -106,6 +138,16 @@ function forbidden({ unprivilegedClone, isChrooted, hasSeccompFilter }: Namespac
       what: 'this process is chrooted, and a chrooted process may not create a user namespace',
       hint: 'change its root by pivot_root(2) in a mount namespace of its own, or mount outside the chroot',
     };
+  }
+  if (isUnmapped) {
+    return {
+      what: 'the user namespace of this process has no map for its user or its group',
+      hint: 'have the program that made it write the maps, as unshare(1) does with -r',
+    };
+  }
+  if (missingCapabilities.length > 0) {
+    const list = missingCapabilities.join(' and ');
+    return { what: `this process is root without ${list}`, hint: `give it ${list}, or run it as a plain user` };
   }
   if (hasSeccompFilter) {
     return {

@@ -2,11 +2,13 @@
  * Makes user namespaces with the subordinate ids of the user, subuid(5). An unprivileged user may map only its own ids;
  * newuidmap(1) and newgidmap(1) map the subordinate ones.
  */
+
 import { readFileSync } from 'node:fs';
 import { userInfo } from 'node:os';
 import { EACCES, EINVAL, ENOENT, EPERM } from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { findProgram } from '../find-program.js';
+import type { IdRange } from '../id-range.js';
 import { calls } from '../kernel/calls.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
@@ -20,13 +22,13 @@ import { findHolder } from './held-namespace.js';
 import { explainRefusal, forbiddenBy, readNamespaceSettings } from './refusal.js';
 
 /** A range of ids that belong to the user. */
-export interface IdRange {
+export interface SubIdRange {
   readonly first: number;
   readonly count: number;
 }
 
 /** Returns the ranges of a user in a subuid(5) file, which has lines of `name or id:first:count`. Pure. */
-export function readRanges(text: string, users: ReadonlySet<string>): IdRange[] {
+export function readRanges(text: string, users: ReadonlySet<string>): SubIdRange[] {
   return text.split('\n').flatMap((line) => {
     const [user = '', ...numbers] = line.trim().split(':');
     const [first = Number.NaN, count = Number.NaN] = numbers.map(Number);
@@ -35,8 +37,8 @@ export function readRanges(text: string, users: ReadonlySet<string>): IdRange[] 
 }
 
 /** Removes ids from the ranges that the kernel refuses in a map: ids in two ranges, and the user's own id. Pure. */
-export function toDisjoint(own: number, ranges: readonly IdRange[]): IdRange[] {
-  const disjoint: IdRange[] = [];
+export function toDisjoint(own: number, ranges: readonly SubIdRange[]): SubIdRange[] {
+  const disjoint: SubIdRange[] = [];
   const add = (first: number, end: number) => {
     if (first < end) disjoint.push({ first, count: end - first });
   };
@@ -55,23 +57,16 @@ export function toDisjoint(own: number, ranges: readonly IdRange[]): IdRange[] {
 }
 
 /** Returns the arguments after the process id: the own id and the ranges, each mapped to itself. Pure. */
-export function toMapArguments(own: number, ranges: readonly IdRange[]): string[] {
+export function toMapArguments(own: number, ranges: readonly SubIdRange[]): string[] {
   return [{ first: own, count: 1 }, ...ranges].flatMap(({ first, count }) => [first, first, count].map(String));
 }
 
-/** A range of a map, as in user_namespaces(7). */
-export interface MapRange {
-  readonly inside: number;
-  readonly outside: number;
-  readonly size: number;
-}
-
 /** Returns the map of a namespace in which 0 is the own id, and the ids from 1 on are the subordinate ones. Pure. */
-export function toRootMap(own: number, ranges: readonly IdRange[]): MapRange[] {
-  let inside = 0;
+export function toRootMap(own: number, ranges: readonly SubIdRange[]): IdRange[] {
+  let container = 0;
   return [{ first: own, count: 1 }, ...ranges].map(({ first, count }) => {
-    const range = { inside, outside: first, size: count };
-    inside += count;
+    const range = { container, host: first, size: count };
+    container += count;
     return range;
   });
 }
@@ -134,7 +129,7 @@ function readTable(file: string): string {
   }
 }
 
-function findRanges(file: string, users: ReadonlySet<string>): IdRange[] {
+function findRanges(file: string, users: ReadonlySet<string>): SubIdRange[] {
   const ranges = readRanges(readTable(file), users);
   if (ranges.length > 0) return ranges;
   const name = [...users].at(-1);
@@ -151,7 +146,7 @@ function findRanges(file: string, users: ReadonlySet<string>): IdRange[] {
 const MOST_LINES = 340;
 
 /** Returns the program's arguments. It writes a line for each range; the kernel takes less than a page of text. */
-function toMap(file: string, own: number, disjoint: readonly IdRange[]): string[] {
+function toMap(file: string, own: number, disjoint: readonly SubIdRange[]): string[] {
   const words = toMapArguments(own, disjoint);
   if (disjoint.length < MOST_LINES && words.join(' ').length + 1 < addon().pageSize) return words;
   throw new OverlayError({
@@ -190,8 +185,8 @@ function explainSubIds({ errno, kernel, plan, step }: StepFailure): OverlayError
 
 /** The subordinate ids of the user, without its own id. */
 export interface SubIds {
-  readonly uids: readonly IdRange[];
-  readonly gids: readonly IdRange[];
+  readonly uids: readonly SubIdRange[];
+  readonly gids: readonly SubIdRange[];
 }
 
 /** Reads the subordinate ids of the user from the files of subuid(5). */

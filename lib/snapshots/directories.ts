@@ -2,7 +2,7 @@
  * The directories of snapshots. A directory is made under a number that nobody else has, and locked by flock(2) until its
  * record is in the store. A directory without a record and without a lock is therefore nobody's.
  */
-import { existsSync, fstatSync, statSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
@@ -10,15 +10,18 @@ import * as k from '../kernel/constants.js';
 import { close, type Held } from '../kernel/held.js';
 import { StepFailure } from '../kernel/perform.js';
 import { type Descriptor, Plan } from '../kernel/plan.js';
+import { statPathSync } from '../kernel/stat.js';
 import { ask, type Task } from '../kernel/task.js';
 import { removeAside, removeDirectory } from '../layers/remove.js';
 import { measure } from '../layers/usage.js';
-import { pathString, quotePath, splitPath } from '../paths.js';
-import { examine } from '../trees/walk.js';
+import { quotePath } from '../paths.js';
+import { makeDirectories } from '../trees/synced.js';
+import { examine, Walker } from '../trees/walk.js';
+import { TreeWriter, WriteFailure } from '../trees/write.js';
 import { explainErrno } from '../verdicts.js';
 import { SnapshotError } from './errors.js';
 import type { Owner } from './labels.js';
-import { OpeningLock } from './opening-lock.js';
+import type { CheckedSnapshotterOptions } from './options.js';
 import { hasProjectQuota, projectUsage, toProject } from './quota.js';
 import type { SnapshotKind, SnapshotRecord, SnapshotUsage } from './records.js';
 
@@ -33,25 +36,10 @@ function failure(path: string, purpose: string, errno: number, syscall?: string)
   return new OverlayError({ errno, path, syscall, ...verdict });
 }
 
-/** Makes a directory and those above it that are missing, with mode 0700. */
-export function* makeRoot(path: string, hasParent = false): Task<void> {
-  const plan = new Plan();
-  const tolerate = hasParent ? [e.EEXIST] : [e.EEXIST, e.ENOENT];
-  const step = plan.stepOf(plan.add(calls.mkdirat, [k.AT_FDCWD, path, mode.root], { output: 0, tolerate }));
-  const outcome = yield* ask(plan);
-  if (outcome instanceof StepFailure)
-    throw failure(path, `make ${quotePath(path)}`, outcome.errno, outcome.step?.call.name);
-  if (outcome.result(step) !== -e.ENOENT) return;
-  const [parent] = splitPath(path);
-  yield* makeRoot(pathString(parent));
-  yield* makeRoot(path, true);
-}
-
 /** The directories of a root that is open. */
 export class Directories {
   /** The directory with those of the snapshots. */
   readonly snapshots: string;
-  readonly lock: OpeningLock;
   readonly #removed: string;
   /** The same directory, open. */
   readonly #all: Held;
@@ -60,7 +48,7 @@ export class Directories {
   readonly #isSynced: boolean;
   /** True when each snapshot is a project of its own. */
   readonly #hasProjects: boolean;
-  readonly #device: bigint;
+  readonly #device: number;
   readonly #inode: bigint;
 
   private constructor(root: string, all: Held, aside: Held, isSynced: boolean, hasProjects: boolean) {
@@ -68,20 +56,20 @@ export class Directories {
     this.#removed = `${root}/removed`;
     this.#all = all;
     this.#aside = aside;
-    this.lock = new OpeningLock(all.descriptor, aside.descriptor < 0 ? all.descriptor : aside.descriptor);
     this.#isSynced = isSynced;
-    const { dev, ino } = fstatSync(all.descriptor, { bigint: true });
-    this.#device = dev;
-    this.#inode = ino;
+    // Not by fstat of node:fs: Deno's knows only descriptors that it has opened itself.
+    const { device, inode } = statPathSync('', { at: all.descriptor, flags: k.AT_EMPTY_PATH });
+    this.#device = device;
+    this.#inode = inode;
     this.#hasProjects = hasProjects;
   }
 
   /**
-   * Opens the directories, and makes them where they are missing, unless `isReadonly`. `isSynced`: a directory is on the
-   * disk before its record is written, and its removal before the record goes.
+   * Opens the directories, and makes them where they are missing, unless `isReadonly`. With `fsync: 'all'` a directory is
+   * on the disk before its record is written, and its removal before the record goes.
    */
-  static *open(root: string, { isReadonly, isSynced }: DirectoryOptions): Task<Directories> {
-    if (!isReadonly) yield* makeRoot(root);
+  static *open(root: string, { isReadonly, fsync }: DirectoryOptions): Task<Directories> {
+    if (!isReadonly) yield* makeDirectories(root, mode.root, fsync !== 'none');
     const plan = new Plan();
     if (!isReadonly) {
       for (const name of ['snapshots', 'removed']) {
@@ -101,13 +89,17 @@ export class Directories {
     const held = (made: Descriptor): Held => ({ descriptor: outcome.result(plan.stepOf(made)) });
     const [all, aside] = [held(snapshots), held(removed)];
     const hasProjects = !isReadonly && (yield* hasProjectQuota(all.descriptor));
-    return new Directories(root, all, aside, isSynced, hasProjects);
+    return new Directories(root, all, aside, fsync === 'all', hasProjects);
   }
 
   /** Throws if the path of the root leads to another directory by now. The numbers there are those of other snapshots. */
   refuseMoved(): void {
-    const found = statSync(this.snapshots, { bigint: true, throwIfNoEntry: false });
-    if (found?.ino === this.#inode && found.dev === this.#device) return;
+    const found = statPathSync(this.snapshots);
+    const { errno } = found;
+    if (errno !== 0 && errno !== e.ENOENT && errno !== e.ENOTDIR) {
+      throw failure(this.snapshots, `look at ${quotePath(this.snapshots)}`, errno, 'statx');
+    }
+    if (found.inode === this.#inode && found.device === this.#device) return;
     throw new SnapshotError({
       code: 'ERR_SNAPSHOT_FAILED_PRECONDITION',
       what: `the directory ${quotePath(this.snapshots)} has been moved or replaced since it was opened`,
@@ -121,17 +113,29 @@ export class Directories {
     return this.#hasProjects ? toProject(this.#inode, id) : undefined;
   }
 
+  /** Writes the files of all snapshots to the disk. */
+  *sync(): Task<void> {
+    const writer = new TreeWriter(this.#all.descriptor);
+    try {
+      yield* writer.sync();
+    } catch (error) {
+      if (!(error instanceof WriteFailure)) throw error;
+      const { snapshots } = this;
+      throw failure(snapshots, `write the files in ${quotePath(snapshots)} to the disk`, error.errno, 'syncfs');
+    }
+  }
+
   /** Returns the space that the files of a snapshot take. */
   *measure({ id, project }: Pick<SnapshotRecord, 'id' | 'project'>): Task<SnapshotUsage> {
     const counted = project === undefined ? undefined : yield* projectUsage(this.#all.descriptor, project);
     if (counted === undefined) {
       const { bytes, inodes } = yield* measure(`${this.pathOf(id)}/fs`);
-      return { size: bytes, inodes };
+      return { bytes, inodes };
     }
     // The workdir has to be of the same project, as rename(2) demands. Whiteouts in it may have links in the upper, and
     // count there.
     const work = yield* measure(`${this.pathOf(id)}/work`, true);
-    return { size: counted.size - work.bytes, inodes: counted.inodes - work.inodes };
+    return { bytes: counted.bytes - work.bytes, inodes: counted.inodes - work.inodes };
   }
 
   close(): void {
@@ -246,26 +250,31 @@ export class Directories {
   }
 
   /** The numbers of the snapshots' directories, and of those that were moved aside. */
-  async numbers(): Promise<{ readonly snapshots: number[]; readonly removed: number[] }> {
-    return { snapshots: await numbersIn(this.snapshots), removed: await numbersIn(this.#removed) };
+  *numbers(): Task<{ readonly snapshots: number[]; readonly removed: number[] }> {
+    return {
+      snapshots: yield* numbersIn(this.#all, this.snapshots),
+      removed: yield* numbersIn(this.#aside, this.#removed),
+    };
   }
 }
 
-/** The entries of a directory that are read at once. */
-const ENTRIES = 512;
+type DirectoryOptions = Pick<CheckedSnapshotterOptions, 'isReadonly' | 'fsync'>;
 
-interface DirectoryOptions {
-  readonly isReadonly: boolean;
-  readonly isSynced: boolean;
-}
-
-/** The numbers that are names of directories in a directory. Other names are not ours. */
-async function numbersIn(path: string): Promise<number[]> {
-  const { opendir } = process.getBuiltinModule('node:fs/promises');
+/**
+ * The numbers that are names of directories in a directory. Other names are not ours. Not by node:fs: a descriptor of its
+ * opendir stays when a worker is terminated.
+ */
+function* numbersIn({ descriptor }: Held, path: string): Task<number[]> {
+  const walker = new Walker('', { at: descriptor, atPath: path, unsorted: true, oneLevel: true });
   const numbers: number[] = [];
-  // readdir(3) in one piece would keep the event loop while it makes objects of very many entries.
-  for await (const entry of await opendir(path, { bufferSize: ENTRIES })) {
-    if (entry.isDirectory() && /^[1-9]\d{0,14}$/.test(entry.name)) numbers.push(Number(entry.name));
+  try {
+    while (yield* walker.more()) {
+      while (walker.advance()) {
+        if (walker.type === k.S_IFDIR && /^[1-9]\d{0,14}$/.test(walker.path)) numbers.push(Number(walker.path));
+      }
+    }
+  } finally {
+    walker.close();
   }
   return numbers;
 }

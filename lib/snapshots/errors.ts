@@ -1,7 +1,8 @@
 /** The errors of the snapshotter: containerd's codes, and those about the store itself. */
-import { RemediableError, type RemediableFields } from '../errors.js';
+import { type CodedFields, OverlayError, type Role } from '../errors.js';
 import { quotePath } from '../paths.js';
-import { option, type Text, text } from '../text.js';
+import type { Reason } from '../reasons.js';
+import type { Text } from '../text.js';
 
 /** The first four are containerd's NotFound, AlreadyExists, InvalidArgument and FailedPrecondition. */
 export type SnapshotErrorCode =
@@ -23,22 +24,37 @@ export type SnapshotErrorCode =
   /** A package that is an optional peer dependency is not installed. */
   | 'ERR_SNAPSHOT_DEPENDENCY_MISSING';
 
-export interface SnapshotErrorFields extends RemediableFields<SnapshotErrorCode> {
+const reasonOf: Readonly<Record<SnapshotErrorCode, readonly [Reason, Role?]>> = {
+  ERR_SNAPSHOT_NOT_FOUND: ['missing', 'snapshot'],
+  ERR_SNAPSHOT_ALREADY_EXISTS: ['exists', 'snapshot'],
+  ERR_SNAPSHOT_INVALID_ARGUMENT: ['invalid-argument'],
+  ERR_SNAPSHOT_FAILED_PRECONDITION: ['failed-precondition', 'snapshot'],
+  ERR_SNAPSHOT_STORE_DAMAGED: ['store-damaged', 'store'],
+  ERR_SNAPSHOT_STORE_VERSION: ['store-version', 'store'],
+  ERR_SNAPSHOT_STORE_FAILED: ['store-failed', 'store'],
+  ERR_SNAPSHOT_READ_ONLY: ['read-only', 'store'],
+  ERR_SNAPSHOT_CLOSED: ['closed', 'store'],
+  ERR_SNAPSHOT_SERVED: ['in-use', 'store'],
+  ERR_SNAPSHOT_DEPENDENCY_MISSING: ['dependency-missing'],
+};
+
+export interface SnapshotErrorFields extends Omit<CodedFields<SnapshotErrorCode>, 'reason' | 'role'> {
   readonly key?: string | undefined;
-  readonly reason?: 'out-of-space' | undefined;
+  /** In the place of the code's own: a shortage, or a change that a power cut may undo. */
+  readonly reason?: 'out-of-space' | 'not-synced' | undefined;
 }
 
 /** A verb of a snapshotter that failed because of a rule, or because of the store. */
-export class SnapshotError extends RemediableError<SnapshotErrorCode> {
+export class SnapshotError extends OverlayError {
+  declare readonly code: SnapshotErrorCode;
   /** The key or name that the error is about. */
   declare readonly key?: string;
-  /** A shortage of the machine, in the word of `OverlayError`. */
-  declare readonly reason?: 'out-of-space';
 
+  /** @internal */
   constructor({ key, reason, ...fields }: SnapshotErrorFields, options?: ErrorOptions) {
-    super(fields, options);
+    const [usual, role] = reasonOf[fields.code];
+    super({ ...fields, reason: reason ?? usual, role }, options);
     if (key !== undefined) this.key = key;
-    if (reason !== undefined) this.reason = reason;
   }
 
   override get name(): string {
@@ -74,11 +90,17 @@ export function failedPrecondition(key: string, what: string, hint: string): Sna
   return new SnapshotError({ code: 'ERR_SNAPSHOT_FAILED_PRECONDITION', what, hint, key });
 }
 
-export function damaged(path: string, what: string, key?: string): SnapshotError {
+const REMAINS =
+  'restore it from a backup; `overlayfs snapshot ls`, or a Snapshotter with `readonly`, lists what is left';
+
+/** The hint for a store that not even `readonly` can read. */
+export const UNREADABLE = 'restore it from a backup, or read what is left with the command .recover of sqlite3(1)';
+
+export function damaged(path: string, what: string, key?: string, hint = REMAINS): SnapshotError {
   return new SnapshotError({
     code: 'ERR_SNAPSHOT_STORE_DAMAGED',
     what: `the store ${quotePath(path)} is damaged: ${what}`,
-    hint: text`restore it from a backup; ${option('readonly', true)} opens it to read what is left`,
+    hint,
     path,
     key,
   });

@@ -1,5 +1,7 @@
 /** Labels: their limits, and those that have a meaning for the snapshotter. Pure. */
+
 import { invalidArgumentType } from '../errors.js';
+import type { IdRange } from '../id-range.js';
 import { invalidArgument } from './errors.js';
 import type { Labels } from './records.js';
 
@@ -40,28 +42,21 @@ export function checkLabels(value: unknown, name: string): Labels {
   return Object.fromEntries(entries.filter(([, text]) => text !== ''));
 }
 
-/** A part of an id map, as containerd writes it: `0:100000:65536`. */
-export interface LabelMapping {
-  readonly inside: number;
-  readonly outside: number;
-  readonly size: number;
-}
-
 const INVALID_ID = 0xffff_ffff;
 
 /** Reads an id map; `name` is the label that has it, or the option. */
-export function parseMapping(text: string, name: string): LabelMapping[] {
+export function parseMapping(text: string, name: string): IdRange[] {
   return text.split(',').map((part) => {
     const [, ...numbers] = /^(\d+):(\d+):(\d+)$/.exec(part.trim()) ?? [];
-    const [inside, outside, size] = numbers.map(Number);
-    if (inside === undefined || outside === undefined || size === undefined || numbers.some((n) => +n >= INVALID_ID)) {
+    const [container, host, size] = numbers.map(Number);
+    if (container === undefined || host === undefined || size === undefined || numbers.some((n) => +n >= INVALID_ID)) {
       throw invalidArgument(
         undefined,
         `'${part.slice(0, 100)}' in ${name} is no range of ids`,
         'write each as container-id:host-id:size, with commas between',
       );
     }
-    return { inside, outside, size };
+    return { container, host, size };
   });
 }
 
@@ -70,8 +65,8 @@ function rootOf(labels: Labels, name: string): number {
   const text = labels[name];
   if (text === undefined) return 0;
   const mappings = parseMapping(text, `the label '${name}'`);
-  const found = mappings.find(({ inside, size }) => inside === 0 && size > 0);
-  if (found !== undefined) return found.outside;
+  const found = mappings.find(({ container, size }) => container === 0 && size > 0);
+  if (found !== undefined) return found.host;
   throw invalidArgument(
     undefined,
     `the label '${name}' does not map id 0: '${text}'`,

@@ -1,19 +1,20 @@
 /** Performs the mounts that a snapshotter has returned, and takes them back. */
-import { mkdtempSync, rmdirSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync } from 'node:fs';
 import { checkMilliseconds, checkSignal, toOptions } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue, OverlayError } from '../errors.js';
 import { inEitherForm, run, runSync, type Task } from '../kernel/task.js';
 import { type BindOptions, bind, bindDetached, bindSync } from '../mounts/bind.js';
 import type { Mount } from '../mounts/mount.js';
-import { unmount, unmountSync } from '../mounts/unmount.js';
+import { unmount, unmountSync } from '../mounts/unmount-path.js';
 import type { OverlayOptions } from '../options/check.js';
 import type { IdMapping } from '../options/idmap.js';
 import { readGiven } from '../options/text.js';
 import { mountOverlay, mountOverlaySync, type OverlayMount } from '../overlay/mount.js';
 import { isAtOrBelow, joinPath, type Path, type PathLike, quotePath, toAbsolute, toPath, toReal } from '../paths.js';
+import { member, text } from '../text.js';
 import { parseMapping } from './labels.js';
 import type { SnapshotMount } from './mounts.js';
+import { makeTemporary, removeTemporary } from './temporary.js';
 
 /** Flags of mount(8) that are attributes of a mount, and those that only undo them. */
 const attributes: Readonly<Record<string, Partial<BindOptions>>> = {
@@ -40,7 +41,7 @@ const opposites: Readonly<Record<string, readonly string[]>> = {
 
 /** A mount as the core takes it, without its place. */
 type Parsed =
-  | { readonly type: 'bind'; readonly source: string; readonly options: BindOptions }
+  | { readonly type: 'bind'; readonly source: Path; readonly options: BindOptions }
   | { readonly type: 'overlay'; readonly options: OverlayOptions };
 
 interface Split {
@@ -75,12 +76,14 @@ function toIdMap({ uids, gids }: Split, name: string): { idmap?: IdMapping[] } {
   throw invalidArgumentValue(name, uids.length > 0 ? 'uidmap' : 'gidmap', 'must have both uidmap= and gidmap=');
 }
 
-function parseBind(source: string, parts: Split, name: string): Parsed {
+function parseBind(source: Path, parts: Split, name: string): Parsed {
   const [unknown] = parts.rest.filter((option) => option !== 'bind' && option !== 'rbind');
   if (unknown !== undefined) throw invalidArgumentValue(name, unknown, 'has an option that no bind has');
   const recursive = parts.rest.includes('rbind');
   return { type: 'bind', source, options: { ...parts.attributes, ...toIdMap(parts, name), recursive } };
 }
+
+const toPlace = (path: string, name: string): Path => toAbsolute(toPath(path, name));
 
 /** The layers are literal: colons separate lower ones, and nothing is escaped. */
 function parseOverlay(parts: Split, name: string): Parsed {
@@ -89,8 +92,8 @@ function parseOverlay(parts: Split, name: string): Parsed {
   for (const option of parts.rest) {
     const at = option.indexOf('=');
     const [key, value] = at < 0 ? [option, null] : [option.slice(0, at), option.slice(at + 1)];
-    if (key === 'lowerdir' && value !== null) layers.lowerdir = value.split(':');
-    else if ((key === 'upperdir' || key === 'workdir') && value !== null) layers[key] = value;
+    if (key === 'lowerdir' && value !== null) layers.lowerdir = value.split(':').map((path) => toPlace(path, name));
+    else if ((key === 'upperdir' || key === 'workdir') && value !== null) layers[key] = toPlace(value, name);
     else others.push({ name: key, value: value === null ? null : Buffer.from(value) });
   }
   const { options, others: unknown } = readGiven(others);
@@ -121,7 +124,7 @@ function parse(mount: SnapshotMount, name: string): Parsed {
     throw invalidArgumentValue(`${name}.type`, type, "must be 'bind' or 'overlay'");
   }
   if (typeof source !== 'string') throw invalidArgumentType(`${name}.source`, 'a string', source);
-  return parseBind(source, parts, `${name}.options`);
+  return parseBind(toPlace(source, `${name}.source`), parts, `${name}.options`);
 }
 
 function parseAll(mounts: readonly SnapshotMount[]): Parsed[] {
@@ -192,7 +195,7 @@ function* performAll(
       try {
         yield* end(mount, detach);
       } catch (left) {
-        (error as Error).message += ` The mount at '${place}' is still there: ${(left as Error).message}`;
+        (error as Error).message += ` The mount at ${quotePath(place)} is still there: ${(left as Error).message}`;
       }
     }
     throw error;
@@ -287,8 +290,7 @@ const withoutVolatile = (mount: SnapshotMount): SnapshotMount => ({
 });
 
 /** Returns the options of an active snapshot's overlay. */
-function overlayOf(mounts: readonly SnapshotMount[]): OverlayOptions {
-  const [parsed] = parseAll(mounts);
+function overlayOf(mounts: readonly SnapshotMount[], [parsed] = parseAll(mounts)): OverlayOptions {
   if (parsed?.type === 'overlay' && mounts.length === 1) return parsed.options;
   throw invalidArgumentValue('mounts', mounts, 'must be one overlay');
 }
@@ -307,6 +309,24 @@ export async function mountDetached(
 export function layersOf(mounts: readonly SnapshotMount[]): { upper: Path; lowers: readonly Path[] } {
   const { upperdir = '', lowerdir } = overlayOf(mounts);
   return { upper: upperdir as Path, lowers: lowerdir as Path[] };
+}
+
+/** Returns the options of the overlay with the files of a snapshot. Below one without layers is the empty directory. */
+export function toOverlay(mounts: readonly SnapshotMount[], empty: () => Path): OverlayOptions {
+  const lasting = mounts.map(withoutVolatile);
+  const all = parseAll(lasting);
+  const [parsed] = all;
+  if (parsed?.type !== 'bind') return overlayOf(lasting, all);
+  const { source, options } = parsed;
+  if (options.idmap !== undefined) {
+    throw invalidArgumentValue(
+      'key',
+      source,
+      text`has an id map, which only a bind mount has: mount it by ${member('mountAll')}`,
+    );
+  }
+  if (options.readonly) return { lowerdir: [source, empty()] };
+  return { lowerdir: empty(), upperdir: source, workdir: joinPath(source, '../work') };
 }
 
 /** Makes a mount that has no place. */
@@ -330,8 +350,8 @@ export async function ending<T>(perform: () => Promise<T>, end: () => Promise<vo
 
 /**
  * Mounts, calls `fn` with the path of the files, and unmounts. One mount is detached, Linux 5.2: nobody else sees it, it
- * ends with this process at the latest, and its path is `/proc/self/fd/N`. Several go to a temporary directory. It is
- * removed by rmdir(2), so that nothing that is mounted there can be deleted. `volatile` is left out.
+ * ends with this process at the latest, and its path is `/proc/self/fd/N`. Several go to a temporary directory,
+ * which is removed without entering a mount. `volatile` is left out.
  *
  * @throws as `mountAll` and `fn`
  */
@@ -353,17 +373,19 @@ export async function withTempMount<T>(
       () => mount.unmount(),
     );
   }
-  const directory = mkdtempSync(`${tmpdir()}/overlayfs-mounts-`);
+  const temporary = makeTemporary('mounts');
+  const target = `${temporary.path}/mounts`;
   let isMounted = false;
   return ending(
     async () => {
-      await mountAll(lasting, directory);
+      mkdirSync(target, 0o700);
+      await mountAll(lasting, target);
       isMounted = true;
-      return fn(directory);
+      return fn(target);
     },
     async () => {
-      if (isMounted) await unmountAll(lasting, directory);
-      rmdirSync(directory);
+      if (isMounted) await unmountAll(lasting, target);
+      await removeTemporary(temporary);
     },
   );
 }

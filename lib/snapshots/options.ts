@@ -1,6 +1,7 @@
 /** The options of a snapshotter and of its verbs: their types and checks. Pure. */
-import { checkBoolean, checkWord, toOptions } from '../arguments.js';
+import { checkBoolean, checkSignal, checkWord, toOptions } from '../arguments.js';
 import { invalidArgumentType, invalidArgumentValue } from '../errors.js';
+import { checkSync, type Sync } from '../trees/synced.js';
 import { invalidArgument } from './errors.js';
 import { checkLabels, checkText } from './labels.js';
 import type { Labels } from './records.js';
@@ -10,10 +11,10 @@ export interface SnapshotterOptions {
   /** Reads only: verbs that would change something fail. The root has to exist. Default false. */
   readonly?: boolean;
   /**
-   * When something is on the disk. `'store'`, as containerd: a verb's promise is fulfilled when its record is.
-   * `'all'`: directories are there before their records, too. `'none'`: the store is not synced; a crash of the machine
-   * may lose what was acknowledged, or damage the store. A crash of the process loses nothing in any case. Default
-   * `'store'`.
+   * When something is on the disk. `'all'`: directories are there before their records, and all files of a snapshot
+   * before the record that it is committed, syncfs(2); a verb's promise is fulfilled when its record is there. `'store'`,
+   * as containerd: the records only. `'none'`: the store is not synced; a crash of the machine may lose what was
+   * acknowledged, or damage the store. A crash of the process loses nothing in any case. Default `'all'`.
    */
   fsync?: 'store' | 'all' | 'none';
   /** `remove` leaves the directory to `cleanup` [sync_remove, inverted]. Default false. */
@@ -36,9 +37,27 @@ export interface SnapshotOptions {
   labels?: Labels;
 }
 
+/** Options of `ensure`. */
+export interface EnsureOptions extends SnapshotOptions {
+  /** The name of a committed snapshot. Default: none. */
+  parent?: string;
+  /** Ends the waiting, and undoes the making once `make` has ended. */
+  signal?: AbortSignal;
+}
+
+export interface SetLabelsOptions {
+  /** True: all labels that are not given go. Default: false. */
+  replace?: boolean;
+}
+
 export interface CommitOptions extends SnapshotOptions {
+  /** The name of the committed snapshot. */
+  name: string;
   /** The parent of a snapshot that was prepared without one. */
   parent?: string;
+  /** `'end'`: the snapshot's files are on the disk before its record, syncfs(2). Default: `'none'`, but `'end'` for a
+   * snapshotter with `fsync: 'all'`. */
+  sync?: Sync;
 }
 
 export type FsyncPolicy = NonNullable<SnapshotterOptions['fsync']>;
@@ -83,7 +102,7 @@ export function checkSnapshotterOptions(options: SnapshotterOptions | undefined)
     checkBoolean(given[name], name) ?? false;
   return {
     isReadonly: isTrue('readonly'),
-    fsync: checkWord(given.fsync, 'fsync', ['store', 'all', 'none']) ?? 'store',
+    fsync: checkWord(given.fsync, 'fsync', ['store', 'all', 'none']) ?? 'all',
     asyncRemove: isTrue('asyncRemove'),
     upperdirLabel: isTrue('upperdirLabel'),
     mountOptions: checkMountOptions(given.mountOptions),
@@ -93,14 +112,24 @@ export function checkSnapshotterOptions(options: SnapshotterOptions | undefined)
 }
 
 const snapshotNames: ReadonlySet<string> = new Set(['labels']);
-const commitNames: ReadonlySet<string> = new Set(['labels', 'parent']);
+const commitNames: ReadonlySet<string> = new Set(['name', 'labels', 'parent', 'sync']);
 
 export const checkSnapshotOptions = (options: SnapshotOptions | undefined): Labels =>
   checkLabels(toOptions(options, snapshotNames).labels, 'labels');
 
-export function checkCommitOptions(options: CommitOptions | undefined): { labels: Labels; parent: string } {
+export const checkSetLabelsOptions = (options: SetLabelsOptions | undefined): boolean =>
+  checkBoolean(toOptions(options, new Set(['replace'])).replace, 'replace') ?? false;
+
+export function checkEnsureOptions(options: EnsureOptions) {
+  const { labels, parent, signal } = toOptions(options, new Set(['labels', 'parent', 'signal']));
+  return { labels: checkLabels(labels, 'labels'), parent: checkParent(parent), signal: checkSignal(signal) };
+}
+
+export function checkCommitOptions(options: CommitOptions, fsync: FsyncPolicy) {
   const given = toOptions(options, commitNames);
-  return { labels: checkLabels(given.labels, 'labels'), parent: checkParent(given.parent) };
+  const syncs = checkSync(given.sync ?? (fsync === 'all' ? 'end' : 'none'));
+  const name = checkKey(given.name, 'name');
+  return { name, labels: checkLabels(given.labels, 'labels'), parent: checkParent(given.parent), syncs };
 }
 
 /** The most bytes of a key, as in containerd's store. */
@@ -109,6 +138,8 @@ const MOST_KEY_BYTES = 32768;
 export function checkKey(value: unknown, name: string): string {
   const key = checkText(value, name);
   if (key === '') throw invalidArgument(key, `the ${name} is empty`, 'name the snapshot');
+  // Programs that read the store with C strings would see another key.
+  if (key.includes('\0')) throw invalidArgument(key, `the ${name} holds a NUL`, 'leave it out');
   const size = Buffer.byteLength(key);
   if (size > MOST_KEY_BYTES) {
     throw invalidArgument(key, `the ${name} has ${size} bytes`, `use at most ${MOST_KEY_BYTES}`);

@@ -27,13 +27,13 @@ export const toProject = (rootInode: bigint, id: number): number =>
 
 function* readQuota(file: Descriptor, project: number): Task<SnapshotUsage | number> {
   const plan = new Plan();
-  const args = [file, k.Q_GETPRJQUOTA, project];
+  const args = [file, k.Q_GETPRJQUOTA, project] as const;
   const step = plan.stepOf(plan.add(calls.quotactl_fd, args, { output: QUOTA_OUTPUT, tolerate: 'any' }));
   const outcome = yield* ask(plan);
   if (outcome instanceof StepFailure) return outcome.errno;
   const result = outcome.result(step);
   if (result < 0) return -result;
-  return { size: outcome.number(step, word.space), inodes: outcome.number(step, word.inodes) };
+  return { bytes: outcome.number(step, word.space), inodes: outcome.number(step, word.inodes) };
 }
 
 /** Returns true when the file system counts what projects take: quotactl_fd(2), Linux 5.14. */
@@ -46,5 +46,5 @@ export function* hasProjectQuota(directory: Descriptor): Task<boolean> {
 export function* projectUsage(directory: Descriptor, project: number): Task<SnapshotUsage | undefined> {
   const found = yield* readQuota(directory, project);
   if (typeof found !== 'number') return found;
-  return found === e.ENOENT ? { size: 0, inodes: 0 } : undefined;
+  return found === e.ENOENT ? { bytes: 0, inodes: 0 } : undefined;
 }

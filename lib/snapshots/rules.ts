@@ -7,6 +7,8 @@ import type { Labels, SnapshotRecord, SnapshotUsage } from './records.js';
 export interface Reader {
   get(name: string): SnapshotRecord | undefined;
   hasChild(id: number): boolean;
+  /** The numbers of the ancestors, the immediate parent first. */
+  ancestors(id: number): readonly number[];
   /** The error for records that contradict each other. */
   damaged(what: string, key: string): Error;
 }
@@ -15,8 +17,6 @@ export interface Reader {
 export interface Writer extends Reader {
   put(record: SnapshotRecord): void;
   delete(record: SnapshotRecord): void;
-  link(parent: number, child: number): void;
-  unlink(parent: number, child: number): void;
   putRemoving(record: SnapshotRecord): void;
 }
 
@@ -51,12 +51,6 @@ export function checkCreation(reader: Reader, { key, parent }: Creation): Snapsh
   }
   if (reader.get(key) !== undefined) throw alreadyExists(key);
   return found;
-}
-
-/** Adds a snapshot that can be made. */
-export function create(writer: Writer, record: SnapshotRecord, parent: SnapshotRecord | undefined): void {
-  writer.put(record);
-  if (parent !== undefined) writer.link(parent.id, record.id);
 }
 
 export interface Committal {
@@ -109,7 +103,6 @@ export function commit(writer: Writer, committal: Committal, { labels, usage, no
   const { active, newParent } = checkCommittal(writer, committal);
   const { id, project } = active;
   const parent = newParent?.name ?? '';
-  writer.delete(active);
   writer.put({
     name: committal.name,
     id,
@@ -121,7 +114,6 @@ export function commit(writer: Writer, committal: Committal, { labels, usage, no
     usage,
     ...(project !== undefined && { project }),
   });
-  if (newParent !== undefined) writer.link(newParent.id, id);
 }
 
 /** Takes the record away. Its number is then among those whose directories are to be removed. */
@@ -134,33 +126,28 @@ export function remove(writer: Writer, key: string): SnapshotRecord {
       'remove its children first',
     );
   }
-  const parent = findParent(writer, key, record.parent);
   writer.delete(record);
-  if (parent !== undefined) writer.unlink(parent.id, record.id);
   writer.putRemoving(record);
   return record;
 }
 
 /** Changes labels. Returns the new record. */
-export function update(writer: Writer, key: string, change: (labels: Labels) => Labels, now: bigint): SnapshotRecord {
+export function setLabels(
+  writer: Writer,
+  key: string,
+  change: (labels: Labels) => Labels,
+  now: bigint,
+): SnapshotRecord {
   const record = find(writer, key);
   const changed = { ...record, labels: change(record.labels), updated: now };
   writer.put(changed);
   return changed;
 }
 
-/** Returns the ancestors' records, the immediate parent first. */
-export function ancestorsOf(reader: Reader, { name, parent }: SnapshotRecord): SnapshotRecord[] {
-  const ancestors: SnapshotRecord[] = [];
-  const seen = new Set([name]);
-  for (let next = parent; next !== ''; ) {
-    if (seen.has(next)) throw reader.damaged(`the parents of ${quoteKey(name)} form a circle`, name);
-    seen.add(next);
-    const record = reader.get(next);
-    if (record === undefined)
-      throw reader.damaged(`the parent ${quoteKey(next)} of ${quoteKey(name)} is missing`, name);
-    ancestors.push(record);
-    next = record.parent;
-  }
+/** Returns the numbers of the ancestors, the immediate parent first. */
+export function ancestorsOf(reader: Reader, { id, name }: SnapshotRecord): readonly number[] {
+  const ancestors = reader.ancestors(id);
+  if (new Set([id, ...ancestors]).size <= ancestors.length)
+    throw reader.damaged(`the parents of ${quoteKey(name)} form a circle`, name);
   return ancestors;
 }

@@ -1,30 +1,44 @@
 /** containerd's overlay snapshotter: its verbs, over the store and the directories. */
-import { invalidArgumentType } from '../errors.js';
+import { mkdirSync } from 'node:fs';
+import { toOptions } from '../arguments.js';
+import { abortError, invalidArgumentType } from '../errors.js';
 import { close, type Held } from '../kernel/held.js';
 import { Slices } from '../kernel/slices.js';
-import { run, runBriefly, type Task } from '../kernel/task.js';
+import { pause, run, runBriefly, type Task } from '../kernel/task.js';
+import type { OverlayOptions } from '../options/check.js';
+import { mountOverlay, type OverlayMount } from '../overlay/mount.js';
 import { isAbsolute, type PathLike, pathString, toAbsolute, toPath, withoutTrailingSlashes } from '../paths.js';
+import { programFailed, type RunResult, showAt } from '../programs/run.js';
 import { option, text } from '../text.js';
+import { explainSystemError } from '../verdicts.js';
 import { Directories } from './directories.js';
-import { failedPrecondition, invalidArgument, quoteKey, SnapshotError } from './errors.js';
+import { failedPrecondition, invalidArgument, quoteKey, SnapshotError, type SnapshotErrorCode } from './errors.js';
 import { type Fields, parseFilters } from './filters.js';
 import { checkLabels, checkText, mappedOwner, type Owner, UPPERDIR_LABEL } from './labels.js';
+import { type Kept, type Leftover, lockDead, removeLeftovers } from './leftovers.js';
+import { MAKER_LABEL, ownMaker, parseMaker } from './maker.js';
+import { ending, toOverlay } from './mount-all.js';
 import { type MountSettings, type SnapshotMount, toMounts, upperPath } from './mounts.js';
 import {
   type CheckedSnapshotterOptions,
   type CommitOptions,
   checkCommitOptions,
+  checkEnsureOptions,
   checkKey,
   checkParent,
+  checkSetLabelsOptions,
   checkSnapshotOptions,
   checkSnapshotterOptions,
+  type EnsureOptions,
+  type SetLabelsOptions,
   type SnapshotOptions,
   type SnapshotterOptions,
 } from './options.js';
 import type { Labels, SnapshotKind, SnapshotRecord, SnapshotUsage } from './records.js';
 import * as rules from './rules.js';
-import { STORE_FILE, Store, type Tables } from './store.js';
+import { STORE_FILE, Store, type WriteOptions } from './store.js';
 import { canRebase, canRemap, refuseUnsuitable, toMountOptions } from './suitable.js';
+import type { Tables } from './tables.js';
 
 /** A snapshot, as the store knows it. */
 export interface SnapshotInfo {
@@ -33,9 +47,13 @@ export interface SnapshotInfo {
   /** The name of the parent, or `''`. */
   readonly parent: string;
   readonly kind: SnapshotKind;
-  /** In nanoseconds since 1970, like `updated`. */
-  readonly created: bigint;
-  readonly updated: bigint;
+  /** When it was made or committed. */
+  readonly created: Date;
+  /** The same time in nanoseconds since 1970, as decimal digits. */
+  readonly createdNs: string;
+  /** When its labels were last changed, like `created`. */
+  readonly updated: Date;
+  readonly updatedNs: string;
   readonly labels: Labels;
   /** The number of its directory: `snapshots/NUMBER` in the root. */
   readonly id: number;
@@ -45,8 +63,55 @@ export interface SnapshotInfo {
 export interface Cleanup {
   /** The numbers of the directories that are gone now. */
   readonly removed: readonly number[];
+  /** The snapshots and temporary directories of processes that were killed. They are gone now. */
+  readonly left: readonly Leftover[];
   /** Directories that could not be removed, because an overlay uses them, for example. They stay for the next clean-up. */
-  readonly kept: readonly { readonly path: string; readonly error: Error }[];
+  readonly kept: readonly Kept[];
+}
+
+/** An active snapshot that goes with this process: a clean-up removes it once nobody holds it. */
+export interface HeldSnapshot {
+  readonly mounts: SnapshotMount[];
+  /** Ends the hold: of a snapshot that was committed, for example. */
+  release(): void;
+  /** Removes the snapshot as `remove` does, unless it was committed or is another one of its key. */
+  remove(): Promise<void>;
+  /** Ends the hold, and makes it a snapshot like any other. */
+  keep(): Promise<void>;
+}
+
+/** How a snapshot is mounted: options of `mountOverlay`. */
+export type SnapshotMountOptions = Pick<OverlayOptions, (typeof mountOptions)[number]>;
+const mountOptions = ['target', 'rootless', 'subIds', 'nodev', 'nosuid', 'noexec', 'signal'] as const;
+const mountNames: ReadonlySet<string> = new Set(mountOptions);
+
+interface BuildOptions {
+  readonly parent?: string;
+  readonly signal?: AbortSignal | undefined;
+}
+
+type BuildFunction = (claim: {
+  readonly key: string;
+  readonly mounts: readonly SnapshotMount[];
+}) => Promise<Omit<CommitOptions, 'name'>>;
+
+/** In milliseconds, between two looks at a snapshot that another caller makes. */
+const INTERVAL = 50;
+
+/** Comes to undefined if the snapshotter refuses the verb with this code. The error may be another bundle's. */
+export async function unless<T>(code: SnapshotErrorCode, verb: Promise<T>): Promise<T | undefined> {
+  try {
+    return await verb;
+  } catch (error) {
+    if ((error as { readonly code?: string }).code === code) return undefined;
+    throw error;
+  }
+}
+
+/** Throws if a result is that of a program that has failed. */
+function refuseFailed(result: unknown): void {
+  const { exitCode = 0 } = (result ?? {}) as Partial<RunResult>;
+  if (exitCode !== 0) throw programFailed('the program that makes the snapshot', result as RunResult);
 }
 
 /** The most numbers that are taken at once. */
@@ -72,6 +137,8 @@ function now(): bigint {
   const isFine = Math.abs(fine - milliseconds) < 2;
   return BigInt(Math.floor((isFine ? fine : milliseconds) * 1000)) * 1000n;
 }
+
+const toDate = (nanoseconds: string): Date => new Date(Number(nanoseconds.slice(0, -6)));
 
 function toRoot(root: PathLike): string {
   const path = withoutTrailingSlashes(toAbsolute(toPath(root, 'root')));
@@ -104,36 +171,15 @@ const toFields =
     }
   };
 
-/** Returns the labels that an update leaves, by containerd's rules for the mask. */
-function toUpdated(labels: Labels, wanted: Labels, mask: readonly string[], key: string): Labels {
-  let updated = labels;
-  for (const field of mask.length === 0 ? ['labels'] : mask) {
-    if (field === 'labels') updated = wanted;
-    else if (field.startsWith('labels.')) {
-      const label = field.slice('labels.'.length);
-      const others = Object.entries(updated).filter(([name]) => name !== label);
-      const value = Object.hasOwn(wanted, label) ? wanted[label] : undefined;
-      updated = Object.fromEntries(value === undefined ? others : [...others, [label, value]]);
-    } else {
-      throw invalidArgument(
-        key,
-        `the field ${quoteKey(field)} of the snapshot ${quoteKey(key)} cannot be updated`,
-        "use 'labels', or 'labels.' and the name of a label",
-      );
-    }
-  }
-  return updated;
-}
-
-function checkMask(value: unknown): readonly string[] {
-  if (value === undefined) return [];
-  if (!Array.isArray(value)) throw invalidArgumentType('mask', 'a list of fields', value);
-  return Array.from(value, (field, i) => checkText(field, `mask[${i}]`));
-}
+/** Returns the labels that a change leaves. `changed` has those with an empty value too, which go. */
+const toChanged = (before: Labels, changed: object, wanted: Labels): Labels => ({
+  ...Object.fromEntries(Object.entries(before).filter(([name]) => !Object.hasOwn(changed, name))),
+  ...wanted,
+});
 
 /**
  * Layers of file systems and their stack, with the verbs and the meaning of containerd's overlay snapshotter. The
- * records are in an LMDB store in the root, the files in numbered directories. Several processes may use one root.
+ * records are in an SQLite database in the root, the files in numbered directories. Several processes may use one root.
  * docs/snapshots.md tells what a crash at any moment leaves.
  */
 export class Snapshotter {
@@ -172,11 +218,11 @@ export class Snapshotter {
   }
 
   /**
-   * Opens a root, and makes it, with mode 0700, where there is none. Needs the package lmdb.
+   * Opens a root, and makes it, with mode 0700, where there is none. Needs `node:sqlite`, or the package
+   * `@photostructure/sqlite`.
    *
    * @throws {SnapshotError} `ERR_SNAPSHOT_DEPENDENCY_MISSING`, `ERR_SNAPSHOT_STORE_DAMAGED`,
    * `ERR_SNAPSHOT_STORE_VERSION`, `ERR_SNAPSHOT_STORE_FAILED`; with `readonly`, `ERR_SNAPSHOT_NOT_FOUND`;
-   * `ERR_SNAPSHOT_FAILED_PRECONDITION` if this thread has it open with `fsync: 'none'` and this one syncs
    * @throws {OverlayError} the file system cannot hold an upper, as `overlayfs explain` says it, or the root cannot be
    * made
    */
@@ -185,9 +231,8 @@ export class Snapshotter {
   }
 
   /**
-   * @internal As `open`, for a process that does nothing else: its verbs perform brief work and write the store on the
-   * calling thread. Each takes fewer hand-overs between threads, and the event loop waits for the disk meanwhile. While
-   * such a snapshotter is open, the thread may have no other one of this root: that could wait for the same lock for ever.
+   * @internal As `open`, for a process that does nothing else: its verbs perform brief work on the calling thread. Each
+   * takes fewer hand-overs between threads, and the event loop waits for the disk meanwhile.
    */
   static async openBlocking(root: PathLike, options?: SnapshotterOptions): Promise<Snapshotter> {
     return Snapshotter.#open(root, options, true);
@@ -201,7 +246,7 @@ export class Snapshotter {
     const path = toRoot(root);
     const checked = checkSnapshotterOptions(options);
     const { isReadonly, fsync } = checked;
-    const directories = await run(Directories.open(path, { isReadonly, isSynced: fsync === 'all' }));
+    const directories = await run(Directories.open(path, { isReadonly, fsync }));
     try {
       const directory = directories.snapshots;
       if (!isReadonly) await run(refuseUnsuitable(directory));
@@ -211,8 +256,7 @@ export class Snapshotter {
         mountOptions: toMountOptions(directory, checked.mountOptions),
       };
       const isSynced = isReadonly || fsync !== 'none';
-      const { lock } = directories;
-      const store = await Store.open(`${path}/${STORE_FILE}`, { isReadonly, isSynced, isBlocking, lock });
+      const store = await Store.open(`${path}/${STORE_FILE}`, { isReadonly, isSynced });
       return new Snapshotter(path, checked, store, directories, settings, isBlocking);
     } catch (error) {
       directories.close();
@@ -239,6 +283,64 @@ export class Snapshotter {
     return this.#during(() => this.#create('active', key, parent, options));
   }
 
+  /** @internal As `prepare`. The directory stays locked, and the snapshot is labelled with its maker. */
+  async hold(key: string, parent?: string): Promise<HeldSnapshot> {
+    let held: { readonly id: number; readonly lock: Held } | undefined;
+    const options = { labels: { [MAKER_LABEL]: JSON.stringify(ownMaker()) } };
+    const mounts = await this.#during(() =>
+      this.#create('active', key, parent, options, (made) => {
+        held = made;
+      }),
+    );
+    const { id, lock } = held as unknown as { id: number; lock: Held };
+    return {
+      mounts,
+      release: () => close(lock),
+      remove: async () => void (await this.#during(() => this.#removeHeld(id, lock))),
+      keep: async () => {
+        await this.setLabels(key, { [MAKER_LABEL]: '' });
+        close(lock);
+      },
+    };
+  }
+
+  /** Ends the hold of a snapshot and removes it. Returns false if it is a snapshot like any other by now. */
+  async #removeHeld(id: number, lock: Held): Promise<boolean> {
+    try {
+      const isLasting = await this.#write(
+        (tables) => {
+          const record = tables.byId(id);
+          if (record === undefined) return false;
+          if (!Object.hasOwn(record.labels, MAKER_LABEL)) return true;
+          rules.remove(tables, record.name);
+          return false;
+        },
+        { isRemoval: true },
+      );
+      if (isLasting) return false;
+    } finally {
+      close(lock);
+    }
+    // A removal by its key has left the directory, which was locked.
+    if (!this.#options.asyncRemove) await run(this.#removeDirectory(id)).catch(() => {});
+    return true;
+  }
+
+  /** @internal Removes a snapshot that a process has held and left. */
+  async removeDead(key: string): Promise<void> {
+    await this.#during(() => this.#removeDead(key));
+  }
+
+  async #removeDead(key: string): Promise<Leftover | undefined> {
+    const record = this.#store.read((tables) => tables.get(key));
+    const text = record?.labels[MAKER_LABEL];
+    if (record === undefined || text === undefined) return undefined;
+    const path = this.#directories.pathOf(record.id);
+    const lock = await run(lockDead(path));
+    if (lock === undefined || !(await this.#removeHeld(record.id, lock))) return undefined;
+    return { path, key, maker: parseMaker(text) };
+  }
+
   /** Makes a read-only view of a committed snapshot. Throws as `prepare`. */
   async view(key: string, parent?: string, options?: SnapshotOptions): Promise<SnapshotMount[]> {
     return this.#during(() => this.#create('view', key, parent, options));
@@ -249,6 +351,7 @@ export class Snapshotter {
     name: string,
     parentName: string | undefined,
     options: SnapshotOptions | undefined,
+    hold?: (made: { readonly id: number; readonly lock: Held }) => void,
   ): Promise<SnapshotMount[]> {
     checkKey(name, 'key');
     const parent = checkParent(parentName);
@@ -257,24 +360,26 @@ export class Snapshotter {
     const mapped = mappedOwner(labels);
     const owner = await this.#chooseOwner({ key: name, parent }, mapped);
     const { id, lock } = await this.#makeDirectory(kind, owner);
+    let isHeld = false;
     try {
-      return await this.#write((tables) => {
+      const mounts = await this.#write((tables) => {
         const time = now();
         const project = kind === 'active' ? this.#directories.projectOf(id) : undefined;
         const made = { name, id, kind, parent, created: time, updated: time, labels };
         const record = project === undefined ? made : { ...made, project };
-        // LMDB keeps what was written before an error is thrown.
-        const above = rules.checkCreation(tables, { key: name, parent });
-        const mounts = this.#toMounts(tables, record);
-        rules.create(tables, record, above);
-        return mounts;
+        rules.checkCreation(tables, { key: name, parent });
+        tables.put(record);
+        return this.#toMounts(tables, record);
       });
+      hold?.({ id, lock });
+      isHeld = hold !== undefined;
+      return mounts;
     } catch (error) {
       // If the store has failed, its last transaction may be on the disk all the same.
       if (isRefusal(error)) await this.#run(this.#directories.unmake(id));
       throw error;
     } finally {
-      close(lock);
+      if (!isHeld) close(lock);
     }
   }
 
@@ -319,7 +424,8 @@ export class Snapshotter {
   async #takeNumbers(): Promise<void> {
     try {
       const count = this.#nextCount;
-      const first = await this.#write((tables) => tables.takeNumbers(count));
+      // After a power cut, `make` passes over a number that is given out again.
+      const first = await this.#write((tables) => tables.takeNumbers(count), { isProvisional: true });
       for (let i = 0; i < count; i++) this.#numbers.push(first + i);
       this.#nextCount = Math.min(2 * count, MOST_NUMBERS);
     } finally {
@@ -328,8 +434,7 @@ export class Snapshotter {
   }
 
   #toMounts(tables: rules.Reader, record: SnapshotRecord): SnapshotMount[] {
-    const parents = rules.ancestorsOf(tables, record).map(({ id }) => id);
-    return toMounts(record, parents, this.#settings);
+    return toMounts(record, rules.ancestorsOf(tables, record), this.#settings);
   }
 
   /**
@@ -355,27 +460,139 @@ export class Snapshotter {
   }
 
   /**
-   * Makes an active snapshot a committed one called `name`. The key is free then; the labels are those given here. A
-   * snapshot without a parent can get one.
+   * Mounts an active snapshot or a view as an overlay. Without a target the mount is detached, for a plain user too: a
+   * program that its `run` starts sees it in its working directory. `volatile` is left out.
+   *
+   * @param options `target`, and how to mount, as for `mountOverlay`; `rootless` is `'auto'` without a target
+   * @throws {SnapshotError} as `mounts`
+   * @throws {OverlayError} as `mountOverlay`
+   *
+   * @example
+   * await using overlay = await snapshotter.mount('build');
+   * await overlay.run('make', [], { check: true });
+   */
+  async mount(key: string, options?: SnapshotMountOptions): Promise<OverlayMount> {
+    const more = toOptions(options, mountNames);
+    const mounts = await this.mounts(key);
+    const overlay = toOverlay(mounts, () => this.#makeEmpty());
+    const auto = more.target === undefined && more.rootless === undefined ? { rootless: 'auto' as const } : {};
+    const mount = await mountOverlay({ ...overlay, ...auto, ...more });
+    const { id } = this.#store.read((tables) => rules.find(tables, key));
+    showAt(mount, upperPath(this.#settings.directory, id));
+    return mount;
+  }
+
+  /** A directory that stays empty: an overlay has to have a lower layer. */
+  #makeEmpty(): string {
+    const path = `${this.root}/empty`;
+    try {
+      mkdirSync(path, { recursive: true });
+    } catch (error) {
+      throw explainSystemError(error, `make ${quoteKey(path)}`, 'let this process write to the root');
+    }
+    return path;
+  }
+
+  /**
+   * Returns a committed snapshot of this name, and makes it if there is none: prepares one on `parent`, calls `make` with
+   * its mount, and commits it. One caller at a time makes it, among all processes; the others wait
+   * for it. If that one fails or is killed, nothing of it stays, and the next one tries. `make` has to end all that it
+   * starts.
+   *
+   * @param make changes the files of the mount. If its result has an `exitCode` other than 0, as of a program that failed,
+   * it has failed
+   * @returns a promise of `name`
+   * @throws {SnapshotError} as `prepare` and `commit`; `ERR_SNAPSHOT_FAILED_PRECONDITION`: the snapshot of this name is not
+   * committed, or has another parent
+   * @throws {ProgramError} `ERR_PROGRAM_FAILED`: the program failed
+   * @throws {Error} `ABORT_ERR`; that of `make`
+   *
+   * @example
+   * const name = await snapshotter.ensure(hash, { parent: 'base' }, (overlay) => overlay.run('make'));
+   */
+  async ensure(name: string, options: EnsureOptions, make: (mount: OverlayMount) => unknown): Promise<string> {
+    checkKey(name, 'name');
+    const { parent, labels, signal } = checkEnsureOptions(options);
+    if (typeof make !== 'function') throw invalidArgumentType('make', 'a function', make);
+    this.#refuseReadonly(name);
+    await this.build(name, { parent, signal }, async ({ key }) => {
+      const mount = await this.mount(key, { ...(signal && { signal }) });
+      await ending(
+        async () => refuseFailed(await make(mount)),
+        () => mount.unmount(),
+      );
+      return { labels };
+    });
+    const found = await this.stat(name);
+    if (found.parent === parent) return name;
+    throw failedPrecondition(
+      name,
+      `the snapshot ${quoteKey(name)} is there, with the parent ${quoteKey(found.parent)} instead of ${quoteKey(parent)}`,
+      'choose another name, or that parent',
+    );
+  }
+
+  /**
+   * @internal Makes a committed snapshot unless there is one of this name. One caller at a
+   * time makes it, among all processes; the others wait. Returns whether it was this one.
+   */
+  async build(name: string, { parent = '', signal }: BuildOptions, make: BuildFunction): Promise<boolean> {
+    const key = `building ${name}`;
+    for (;;) {
+      if (signal?.aborted) throw abortError(signal);
+      if (this.#hasCommitted(name)) return false;
+      const held = await unless('ERR_SNAPSHOT_ALREADY_EXISTS', this.hold(key, parent));
+      if (held === undefined) {
+        await this.removeDead(key);
+        await run(pause(INTERVAL, signal));
+        continue;
+      }
+      try {
+        // Another one may have committed it, and freed the key, since the look.
+        if (!this.#hasCommitted(name)) {
+          const options = await make({ key, mounts: held.mounts });
+          const committing = this.commit(key, { name, ...options }).then(() => true);
+          if ((await unless('ERR_SNAPSHOT_ALREADY_EXISTS', committing)) === true) return true;
+        }
+        await held.remove();
+      } catch (error) {
+        await held.remove().catch(() => {});
+        throw error;
+      } finally {
+        held.release();
+      }
+    }
+  }
+
+  #hasCommitted(name: string): boolean {
+    this.#refuseClosed();
+    const kind = this.#store.read((tables) => tables.get(name))?.kind;
+    if (kind === undefined || kind === 'committed') return kind !== undefined;
+    throw failedPrecondition(name, `the snapshot ${quoteKey(name)} is ${kind}, not committed`, 'choose another name');
+  }
+
+  /**
+   * Makes an active snapshot a committed one, `name`. The key is free then; the labels are those given here. A snapshot
+   * without a parent can get one.
    *
    * @throws {SnapshotError} `ERR_SNAPSHOT_NOT_FOUND`, `ERR_SNAPSHOT_ALREADY_EXISTS`, `ERR_SNAPSHOT_FAILED_PRECONDITION`
    * (it is not active, or the new parent is not committed), `ERR_SNAPSHOT_INVALID_ARGUMENT` (it has another parent)
    */
-  async commit(name: string, key: string, options?: CommitOptions): Promise<void> {
-    checkKey(name, 'name');
+  async commit(key: string, options: CommitOptions): Promise<void> {
     checkKey(key, 'key');
-    const { labels, parent } = checkCommitOptions(options);
+    const { name, labels, parent, syncs } = checkCommitOptions(options, this.#options.fsync);
     this.#refuseReadonly(key);
-    return this.#during(() => this.#commit({ name, key, parent }, labels));
+    return this.#during(() => this.#commit({ name, key, parent }, labels, syncs));
   }
 
-  async #commit(committal: rules.Committal, labels: Labels): Promise<void> {
+  async #commit(committal: rules.Committal, labels: Labels, syncs: boolean): Promise<void> {
     const { key } = committal;
     for (let isDone = false; !isDone; ) {
       // Measured outside the transaction, in which nobody else could write.
       const { active } = this.#store.read((tables) => rules.checkCommittal(tables, committal));
       const usage = await this.#unlessRemoved(active, this.#directories.measure(active));
       if (usage === undefined) continue;
+      if (syncs) await run(this.#directories.sync());
       isDone = await this.#write((tables) => {
         const isSame = tables.get(key)?.id === active.id;
         // Others have removed it, and may have made another one of that key.
@@ -399,7 +616,7 @@ export class Snapshotter {
   }
 
   async #remove(key: string): Promise<void> {
-    const { id } = await this.#write((tables) => rules.remove(tables, key));
+    const { id } = await this.#write((tables) => rules.remove(tables, key), { isRemoval: true });
     if (this.#options.asyncRemove) return;
     // The record is gone, so the snapshot is removed; what cannot go now is left to `cleanup`.
     await run(this.#removeDirectory(id)).catch(() => {});
@@ -423,25 +640,27 @@ export class Snapshotter {
   }
 
   #toInfo({ name, parent, kind, created, updated, labels, id }: SnapshotRecord): SnapshotInfo {
-    if (!this.#options.upperdirLabel) return { name, parent, kind, created, updated, labels, id };
+    const [createdNs, updatedNs] = [String(created), String(updated)];
+    const times = { created: toDate(createdNs), createdNs, updated: toDate(updatedNs), updatedNs };
+    if (!this.#options.upperdirLabel) return { name, parent, kind, ...times, labels, id };
     const upperdir = { [UPPERDIR_LABEL]: upperPath(this.#settings.directory, id) };
-    return { name, parent, kind, created, updated, labels: { ...labels, ...upperdir }, id };
+    return { name, parent, kind, ...times, labels: { ...labels, ...upperdir }, id };
   }
 
   /**
-   * Changes labels. `mask` names what changes: `'labels'` for all, `'labels.NAME'` for one, which goes if `info` does
-   * not have it. Default: all.
+   * Sets labels; one with an empty value goes. Returns the snapshot as it is then.
    *
-   * @throws {SnapshotError} `ERR_SNAPSHOT_NOT_FOUND`, `ERR_SNAPSHOT_INVALID_ARGUMENT` (another field)
+   * @param labels names and values, of at most 4,096 bytes together
+   * @param options `replace: true`: all other labels go
+   * @throws {SnapshotError} `ERR_SNAPSHOT_NOT_FOUND`, `ERR_SNAPSHOT_INVALID_ARGUMENT`
    */
-  async update(info: Pick<SnapshotInfo, 'name' | 'labels'>, mask?: readonly string[]): Promise<SnapshotInfo> {
-    if (typeof info !== 'object' || info === null) throw invalidArgumentType('info', 'an object', info);
-    const name = checkKey(info.name, 'name');
-    const labels = checkLabels(info.labels, 'labels');
-    const fields = checkMask(mask);
-    this.#refuseReadonly(name);
-    const change = (before: Labels) => toUpdated(before, labels, fields, name);
-    return this.#toInfo(await this.#during(() => this.#write((tables) => rules.update(tables, name, change, now()))));
+  async setLabels(key: string, labels: Labels, options?: SetLabelsOptions): Promise<SnapshotInfo> {
+    checkKey(key, 'key');
+    const wanted = checkLabels(labels, 'labels');
+    const replaces = checkSetLabelsOptions(options);
+    this.#refuseReadonly(key);
+    const change = (before: Labels) => (replaces ? wanted : toChanged(before, labels, wanted));
+    return this.#toInfo(await this.#during(() => this.#write((tables) => rules.setLabels(tables, key, change, now()))));
   }
 
   /**
@@ -449,24 +668,33 @@ export class Snapshotter {
    * selectors with commas, all of which match: `kind==active`, `parent!=base`, `labels."a.b"~=^v\d`, `labels.name`. With
    * several filters, one has to match.
    *
-   * @throws {SnapshotError} `ERR_SNAPSHOT_INVALID_ARGUMENT`: a filter cannot be read
+   * With `readonly`, yields of a damaged store what is left, and then throws.
+   *
+   * @throws {SnapshotError} `ERR_SNAPSHOT_INVALID_ARGUMENT`: a filter cannot be read; `ERR_SNAPSHOT_STORE_DAMAGED`
    */
-  async *walk(filters: string | readonly string[] = []): AsyncGenerator<SnapshotInfo, void, undefined> {
+  async *list(filters: string | readonly string[] = []): AsyncGenerator<SnapshotInfo, void, undefined> {
     const texts = typeof filters === 'string' ? [filters] : filters;
     if (!Array.isArray(texts)) throw invalidArgumentType('filters', 'a string, or a list of strings', filters);
     const matches = parseFilters(texts.map((text, i) => checkText(text, `filters[${i}]`)));
-    const found = await this.#during(() =>
-      this.#store.readAll(
-        (tables, transaction) => tables.records(transaction),
-        (record) => (texts.length === 0 || matches(toFields(record)) ? record : undefined),
-      ),
-    );
+    const select = (record: SnapshotRecord) => (texts.length === 0 || matches(toFields(record)) ? record : undefined);
+    let damage: unknown;
+    const found = await this.#during(async () => {
+      try {
+        return await this.#store.readAll((tables) => tables.records(), select);
+      } catch (error) {
+        damage = error;
+        const remains = await this.#store.readRemains(error, select);
+        if (remains === undefined) throw error;
+        return remains;
+      }
+    });
     const slices = new Slices();
     for (const record of found) {
       // A consumer that waits for nothing else would hold up the event loop.
       if (slices.isOver()) await run(slices.pause());
       yield this.#toInfo(record);
     }
+    if (damage !== undefined) throw damage;
   }
 
   /**
@@ -483,7 +711,7 @@ export class Snapshotter {
   async #usage(key: string): Promise<SnapshotUsage> {
     for (;;) {
       const record = this.#store.read((tables) => rules.find(tables, key));
-      if (record.kind !== 'active') return record.usage ?? { size: 0, inodes: 0 };
+      if (record.kind !== 'active') return record.usage ?? { bytes: 0, inodes: 0 };
       const usage = await this.#unlessRemoved(record, this.#directories.measure(record));
       if (usage !== undefined) return usage;
     }
@@ -492,6 +720,10 @@ export class Snapshotter {
   /**
    * Removes the directories that no snapshot has: of snapshots that were removed, and what a crash has left. A directory
    * that `remove` would leave stays.
+   *
+   * Also removes what processes have left that were killed in `runContainer`, `unpack` or `withTempMount`: containers,
+   * which it ends, with their snapshots in this root, and this user's temporary directories in os.tmpdir(), which it
+   * unmounts. The lock on each of them, flock(2), ends with its process, and what is locked stays.
    */
   async cleanup(): Promise<Cleanup> {
     this.#refuseReadonly();
@@ -500,7 +732,21 @@ export class Snapshotter {
 
   async #cleanup(): Promise<Cleanup> {
     const removed: number[] = [];
-    const kept: { path: string; error: Error }[] = [];
+    // Before the snapshots that are mounted there.
+    const { left, kept } = await removeLeftovers();
+    const held = await this.#store.readAll(
+      (tables) => tables.records(),
+      ({ name, id, labels }): [string, number] | undefined =>
+        Object.hasOwn(labels, MAKER_LABEL) ? [name, id] : undefined,
+    );
+    for (const [key, id] of held) {
+      try {
+        const found = await this.#removeDead(key);
+        if (found !== undefined) left.push(found);
+      } catch (error) {
+        kept.push({ path: this.#directories.pathOf(id), error: error as Error });
+      }
+    }
     const directories = this.#directories;
     const attempt = async (id: number, dialogue: Task<unknown>): Promise<void> => {
       try {
@@ -510,16 +756,16 @@ export class Snapshotter {
       }
     };
     const removing = await this.#store.readAll(
-      (tables, transaction) => tables.removing(transaction),
+      (tables) => tables.removing(),
       (id) => id,
     );
-    const found = await directories.numbers();
+    const found = await run(directories.numbers());
     for (const id of removing) {
       if (!this.#aside.has(id)) await attempt(id, this.#removeDirectory(id));
     }
     const known = new Set(removing);
     await this.#store.readAll(
-      (tables, transaction) => tables.numbers(transaction),
+      (tables) => tables.numbers(),
       (id) => void known.add(id),
     );
     // A directory that was made in the meantime has a record now, or a lock.
@@ -534,18 +780,18 @@ export class Snapshotter {
         directories.removeStray(id, () => isStray(id)),
       );
     }
-    while (this.#aside.size > 0) await this.#write(() => {});
-    return { removed, kept };
+    while (this.#aside.size > 0) await this.#write(() => {}, { isRemoval: true });
+    return { removed, left, kept };
   }
 
   /** Performs a transaction, with some of what earlier removals have left to be noted. */
-  async #write<T>(perform: (tables: Tables) => T): Promise<T> {
+  async #write<T>(perform: (tables: Tables) => T, options?: WriteOptions): Promise<T> {
     const aside = firstOf(this.#aside, MOST_NOTED);
     const result = await this.#store.write((tables) => {
       const value = perform(tables);
       for (const id of aside) tables.deleteRemoving(id);
       return value;
-    });
+    }, options);
     for (const id of aside) this.#aside.delete(id);
     return result;
   }
@@ -592,7 +838,7 @@ export class Snapshotter {
   async #close(): Promise<void> {
     await Promise.allSettled(this.#underWay);
     // The next clean-up notes what stays.
-    if (this.#aside.size > 0) await this.#write(() => {}).catch(() => {});
+    if (this.#aside.size > 0) await this.#write(() => {}, { isRemoval: true }).catch(() => {});
     await this.#store.close();
     this.#directories.close();
   }

@@ -1,553 +1,465 @@
 /**
- * The store: the records in an LMDB environment, which several processes may have open. docs/snapshots.md describes its
+ * The store: the records in an SQLite database, which several processes may have open. docs/snapshots.md describes its
  * tables.
  */
-import {
-  accessSync,
-  closeSync,
-  constants,
-  existsSync,
-  openSync,
-  rmSync,
-  statfsSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
-import * as e from '../errnos.js';
-import { collect } from '../kernel/slices.js';
+import { existsSync, linkSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { setTimeout } from 'node:timers/promises';
+import { pathToFileURL } from 'node:url';
+import { calls } from '../kernel/calls.js';
+import * as k from '../kernel/constants.js';
+import { close, type Held } from '../kernel/held.js';
+import { perform, StepFailure } from '../kernel/perform.js';
+import { Plan } from '../kernel/plan.js';
+import { collect, Slices } from '../kernel/slices.js';
 import { run } from '../kernel/task.js';
-import { damaged, quoteKey, SnapshotError } from './errors.js';
-import {
-  BlockingTransactions,
-  type Environment,
-  loadLmdb,
-  noteUse,
-  type ReadTransaction,
-  refuseLess,
-  type Table,
-  transact,
-} from './lmdb.js';
-import type { OpeningLock } from './opening-lock.js';
-import { type Entry, lastTransaction, readPages } from './pages.js';
-import {
-  decodeNumber,
-  decodeRecord,
-  encodeNumber,
-  encodeRecord,
-  fromNumberKey,
-  isSealed,
-  type SnapshotRecord,
-  toKey,
-  toNumberKey,
-} from './records.js';
-import type { Reader, Writer } from './rules.js';
-
-/** The version of the layout that this library reads and writes. */
-const VERSION = 1;
-
-const versionKey = Buffer.from('version');
-const nextKey = Buffer.from('next');
-const nothing = Buffer.alloc(0);
-
-/** LMDB's errors for a file that is not as it should be: MDB_PAGE_NOTFOUND, MDB_CORRUPTED, MDB_INVALID and their like. */
-const corruptions: ReadonlySet<unknown> = new Set([-30797, -30796, -30795, -30794, -30793, -30779]);
+import { splitPath } from '../paths.js';
+import { damaged, quoteKey, SnapshotError, UNREADABLE } from './errors.js';
+import { explain, explainErrno, failed, fileSystemOf, rootOf, shortageOf, unsynced } from './failures.js';
+import type { SnapshotRecord } from './records.js';
+import { type Connection, code, codeOf, loadSqlite } from './sqlite.js';
+import { SCHEMA, Tables } from './tables.js';
 
 /** The name of the store's file in a root. */
-export const STORE_FILE = 'metadata.mdb';
+export const STORE_FILE = 'metadata.db';
+
+/** The store of versions before 0.1, which kept it with the package lmdb. */
+const OLD_FILE = 'metadata.mdb';
+
+/** Space that a removal gives up when nothing else is left: one directory and one file, two inodes. */
+const RESERVE = 'reserve';
+/** In bytes: more than a removal and the files of an opening take. */
+const RESERVED = 2 ** 18;
+
+/** In ms: SQLite waits this long for a lock on the calling thread, and then the event loop goes on. */
+const BUSY_TIMEOUT = 2;
+/** Readers are kept waiting by a recovery only. */
+const READ_TRIES = 100;
+/** In ms: the longest pause between two tries, and the longest time that another process may keep the lock. */
+const BACKOFF_MAX = 8;
+const BUSY_MAX = 60_000;
+
+/** After a failed fsync(2): others that read or write keep one from ending. */
+const CHECKPOINT_TRIES = 20;
+/** In pages of 4 KiB: more in the write-ahead log would keep the event loop for longer when they are moved to the file. */
+const CHECKPOINT_PAGES = 200;
 
 export interface StoreOptions {
   readonly isReadonly: boolean;
   /** True when a transaction is to be on the disk before its promise is fulfilled. */
   readonly isSynced: boolean;
-  /** True when the calling thread writes, and waits for the disk. */
-  readonly isBlocking: boolean;
-  readonly lock: OpeningLock;
 }
 
-/** The readable part of a store. */
-export interface ReadableTables extends Reader {
-  readonly version: number | undefined;
-  /** The numbers whose directories are to be removed. */
-  removing(transaction?: ReadTransaction): Iterable<number>;
-  checkVersion(): void;
-  /** Returns true when a snapshot has this number, or one that is being removed. */
-  hasNumber(id: number): boolean;
-  /** All records in the order of their keys. */
-  records(transaction?: ReadTransaction): Iterable<SnapshotRecord>;
-  /** The numbers of all snapshots. */
-  numbers(transaction?: ReadTransaction): Iterable<number>;
-}
-
-/** Records are read from lmdb's own buffer, without a copy. One that is damaged is null: undefined is one that is not there. */
-const recordEncoder = { encode: encodeRecord, decode: (bytes: Buffer) => decodeRecord(bytes) ?? null };
-
-/** The tables, inside a transaction. */
-export class Tables implements ReadableTables, Writer {
-  readonly #path: string;
-  readonly #about: Table;
-  readonly #snapshots: Table<SnapshotRecord | null>;
-  readonly #numbers: Table;
-  readonly #children: Table;
-  readonly #removing: Table;
-
-  constructor(path: string, environment: Environment, isReadonly: boolean) {
-    const keys = { keyEncoding: 'binary', create: !isReadonly };
-    const open = (name: string) => environment.openDB({ name, encoding: 'binary', ...keys });
-    this.#path = path;
-    this.#about = open('about');
-    this.#snapshots = environment.openDB({ name: 'snapshots', encoder: recordEncoder, ...keys });
-    this.#numbers = open('numbers');
-    this.#children = open('children');
-    this.#removing = open('removing');
-  }
-
-  damaged(what: string, key?: string): SnapshotError {
-    return damaged(this.#path, what, key);
-  }
-
-  #check(record: SnapshotRecord | null, key?: string): SnapshotRecord {
-    if (record === null || (key !== undefined && record.name !== key)) {
-      throw this.damaged(
-        key === undefined ? 'a record cannot be read' : `the record of ${quoteKey(key)} cannot be read`,
-        key,
-      );
-    }
-    return record;
-  }
-
-  #number(key: Buffer): number | undefined {
-    const bytes = this.#about.get(key);
-    if (bytes === undefined) return undefined;
-    const number = decodeNumber(bytes);
-    if (number === undefined) throw this.damaged(`its '${key}' cannot be read`);
-    return number;
-  }
-
-  get version(): number | undefined {
-    return this.#number(versionKey);
-  }
-
-  /** Makes an empty store one of this version. */
-  initialize(): void {
-    this.#about.put(versionKey, encodeNumber(VERSION));
-    this.#about.put(nextKey, encodeNumber(1));
-  }
-
-  checkVersion(): void {
-    checkVersion(this.#path, this.version);
-  }
-
-  /** Takes numbers for new directories. No number is ever given out again. Returns the first of them. */
-  takeNumbers(count: number): number {
-    const first = this.#number(nextKey);
-    if (first === undefined) throw this.damaged("it has no 'next'");
-    this.#about.put(nextKey, encodeNumber(first + count));
-    return first;
-  }
-
-  get(name: string): SnapshotRecord | undefined {
-    const record = this.#snapshots.get(toKey(name));
-    return record === undefined ? undefined : this.#check(record, name);
-  }
-
-  put(record: SnapshotRecord): void {
-    this.#snapshots.put(toKey(record.name), record);
-    this.#numbers.put(toNumberKey(record.id), Buffer.from(record.name));
-  }
-
-  delete({ name, id }: SnapshotRecord): void {
-    this.#snapshots.remove(toKey(name));
-    this.#numbers.remove(toNumberKey(id));
-  }
-
-  hasNumber(id: number): boolean {
-    return this.#numbers.get(toNumberKey(id)) !== undefined || this.#removing.get(toNumberKey(id)) !== undefined;
-  }
-
-  *records(transaction?: ReadTransaction): Generator<SnapshotRecord> {
-    const range = transaction === undefined ? {} : { transaction };
-    for (const { value } of this.#snapshots.getRange(range)) yield this.#check(value);
-  }
-
-  numbers(transaction?: ReadTransaction): Iterable<number> {
-    return numbersOf(this.#numbers, transaction);
-  }
-
-  link(parent: number, child: number): void {
-    this.#children.put(toNumberKey(parent, child), nothing);
-  }
-
-  unlink(parent: number, child: number): void {
-    this.#children.remove(toNumberKey(parent, child));
-  }
-
-  hasChild(id: number): boolean {
-    const range = { start: toNumberKey(id), end: toNumberKey(id + 1), limit: 1 };
-    return !this.#children.getKeys(range)[Symbol.iterator]().next().done;
-  }
-
-  putRemoving(record: SnapshotRecord): void {
-    this.#removing.put(toNumberKey(record.id), encodeRecord(record));
-  }
-
-  deleteRemoving(id: number): void {
-    this.#removing.remove(toNumberKey(id));
-  }
-
-  removing(transaction?: ReadTransaction): Iterable<number> {
-    return numbersOf(this.#removing, transaction);
-  }
-}
-
-/** The numbers that are the keys of a table. */
-function* numbersOf(table: Table, transaction?: ReadTransaction): Generator<number> {
-  const range = transaction === undefined ? {} : { transaction };
-  for (const key of table.getKeys(range)) yield fromNumberKey(key);
-}
-
-/** Throws unless the store has the version that this library knows. */
-function checkVersion(path: string, version: number | undefined): void {
-  if (version === VERSION) return;
-  if (version === undefined) throw damaged(path, 'it has no version');
-  throw new SnapshotError({
-    code: 'ERR_SNAPSHOT_STORE_VERSION',
-    what: `the store ${quoteKey(path)} has version ${version}, and this library knows version ${VERSION}`,
-    hint: version > VERSION ? 'use the newer version of overlayfs that made it' : 'use the version that made it',
-    path,
-  });
-}
-
-/** The readable rest of a damaged store. */
-class Remains implements ReadableTables {
-  readonly version: number | undefined;
-  readonly #removing: readonly number[];
-  readonly #path: string;
-  readonly #records: ReadonlyMap<string, SnapshotRecord>;
-
-  constructor(path: string, tables: ReadonlyMap<string, readonly Entry[]>) {
-    const about = tables.get('about')?.find(({ key }) => key.equals(versionKey));
-    const records = (tables.get('snapshots') ?? [])
-      .map(({ value }) => decodeRecord(value))
-      .filter((it) => it !== undefined);
-    this.version = about && decodeNumber(about.value);
-    this.#removing = (tables.get('removing') ?? []).map(({ key }) => fromNumberKey(key));
-    this.#path = path;
-    this.#records = new Map(records.map((record) => [record.name, record]));
-  }
-
-  /** Reads what can be read of a file. */
-  static async read(path: string, file: Buffer): Promise<Remains> {
-    const tables = new Map<string, Entry[]>();
-    const add = (table: string, entry: Entry): string | undefined => {
-      const entries = tables.get(table) ?? [];
-      tables.set(table, entries);
-      const problem = checkEntry(table, entry);
-      if (problem === undefined) entries.push(entry);
-      return problem;
-    };
-    await run(readPages(file, add));
-    return new Remains(path, tables);
-  }
-
-  checkVersion(): void {
-    // Without a version it may be that of another layout; its records have been read all the same.
-    if (this.version !== undefined) checkVersion(this.#path, this.version);
-  }
-
-  damaged(what: string, key?: string): SnapshotError {
-    return damaged(this.#path, what, key);
-  }
-
-  get(name: string): SnapshotRecord | undefined {
-    return this.#records.get(name);
-  }
-
-  hasChild(id: number): boolean {
-    const name = [...this.#records.values()].find((record) => record.id === id)?.name;
-    return [...this.#records.values()].some(({ parent }) => parent === name);
-  }
-
-  hasNumber(id: number): boolean {
-    return this.#removing.includes(id) || [...this.#records.values()].some((record) => record.id === id);
-  }
-
-  records(): Iterable<SnapshotRecord> {
-    return this.#records.values();
-  }
-
-  removing(): Iterable<number> {
-    return this.#removing;
-  }
-
-  numbers(): Iterable<number> {
-    return Array.from(this.#records.values(), ({ id }) => id);
-  }
-}
-
-/** The tables whose values are sealed. */
-const sealedTables: ReadonlySet<string> = new Set(['about', 'snapshots', 'removing']);
-
-const checkEntry = (table: string, { value }: Entry): string | undefined =>
-  sealedTables.has(table) && !isSealed(value) ? `an entry of '${table}' does not match its checksum` : undefined;
-
-/** How often to look again, while other processes write. Then they use the store, so it is not damaged. */
-const MOST_LOOKS = 5;
-
-interface Damage {
-  readonly file: Buffer;
-  readonly problems: readonly string[];
-}
-
-/** In bytes: more than LMDB writes when it makes one of its files. */
-const ROOM = 2 ** 15;
-
-/** The descriptors that LMDB opens. */
-const DESCRIPTORS = 3;
-
-/**
- * Throws if LMDB could not open its files, or make them: then it would end the process by a signal. The locks are not
- * opened, since a close(2) would end those that this process holds.
- */
-function refuseShortage(path: string, isReadonly: boolean): void {
-  const held: number[] = [];
-  try {
-    for (const file of isReadonly ? [] : [path, `${path}-lock`]) {
-      if (statSync(file, { throwIfNoEntry: false })?.size) accessSync(file, constants.R_OK | constants.W_OK);
-      else {
-        held.push(openSync(`${file}-room`, 'w'));
-        rmSync(`${file}-room`, { force: true });
-      }
-    }
-    for (const room of held) writeFileSync(room, Buffer.alloc(ROOM));
-    while (held.length < DESCRIPTORS) held.push(openSync('/', 'r'));
-  } finally {
-    for (const descriptor of held) closeSync(descriptor);
-  }
-}
-
-/** One that another thread opens for reading would be open for reading only in all threads of the process. */
-function isWritable(path: string): boolean {
-  try {
-    for (const file of [path, `${path}-lock`]) accessSync(file, constants.R_OK | constants.W_OK);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-/** Throws if the store can be no store: to read a pipe would last for ever. */
-function refuseOther(path: string): void {
-  if (statSync(path, { throwIfNoEntry: false })?.isFile() ?? true) return;
-  throw failed(path, 'it is no regular file', 'move away what has its name, or choose another root');
-}
-
-/** Looks through the file of a store. `'empty'`: there is none, or nobody has written to it yet. */
-async function examine(path: string): Promise<Damage | 'empty' | 'whole'> {
-  const { readFile } = process.getBuiltinModule('node:fs/promises');
-  let last: bigint | undefined;
-  for (let i = 0; i < MOST_LOOKS && existsSync(path); i++) {
-    const file = await readFile(path);
-    if (file.length === 0) return 'empty';
-    const transaction = lastTransaction(file);
-    let isEmpty = true;
-    const check = (table: string, entry: Entry): string | undefined => {
-      isEmpty = false;
-      return checkEntry(table, entry);
-    };
-    const problems = await run(readPages(file, check));
-    if (problems.length === 0) return isEmpty ? 'empty' : 'whole';
-    if (i > 0 && transaction === last) return { file, problems };
-    last = transaction;
-  }
-  return existsSync(path) ? 'whole' : 'empty';
-}
-
-interface LmdbError extends Error {
-  /** A number from LMDB, a name from node:fs. */
-  readonly code?: unknown;
-  readonly errno?: number;
-  /** Rejected with the reason, when a transaction could not be written. */
-  readonly commitError?: Promise<never>;
+export interface WriteOptions {
+  /** It takes little and frees more, so that it may use the reserve on a full disk. */
+  readonly isRemoval?: boolean;
+  /** A power cut may undo it: nothing is lost before the next transaction, which is synced with it. */
+  readonly isProvisional?: boolean;
 }
 
 export class Store {
   readonly path: string;
-  /** Undefined for a damaged store that is open for reading. */
-  readonly #environment: Environment | undefined;
-  readonly #tables: ReadableTables;
-  readonly #blocking: BlockingTransactions | undefined;
-  readonly #lock: OpeningLock | undefined;
-  readonly #endUse: (() => void) | undefined;
+  readonly #options: StoreOptions;
+  readonly #connect: () => Connection;
+  readonly #tables: Tables;
+  /** Connections that read a state of their own while this one writes. */
+  readonly #readers: Tables[] = [];
+  /** The write-ahead log, for fsync(2). SQLite holds no lock on this file that a close(2) would end. */
+  #log: Held | undefined;
+  #syncing: Promise<void> | undefined;
+  #nextSync: Promise<void> | undefined;
+  /** True after a failed fsync(2): the next one reports no error, although the kernel may have given up what it had to write. */
+  #isDoubtful = false;
+  #hasReserve = true;
+  /** Callers that write without end, and never wait for the disk, would keep the event loop. */
+  readonly #slices = new Slices();
 
-  private constructor(path: string, tables: ReadableTables, environment?: Environment, options?: StoreOptions) {
+  private constructor(path: string, options: StoreOptions, connect: () => Connection) {
     this.path = path;
-    this.#environment = environment;
-    this.#tables = tables;
-    this.#endUse = options && noteUse(path, options.isSynced);
-    this.#lock = options?.lock;
-    this.#blocking = environment && options?.isBlocking ? new BlockingTransactions(environment) : undefined;
+    this.#options = options;
+    this.#connect = connect;
+    this.#tables = new Tables(path, connect());
   }
 
   /** Opens the store, and makes it where there is none. */
   static async open(path: string, options: StoreOptions): Promise<Store> {
-    const { isReadonly, isSynced, lock } = options;
-    const lmdb = await loadLmdb();
-    refuseOther(path);
-    const state = await examine(path).catch(async (error) => Promise.reject(await explain(path, error)));
-    // A process that has ended may have made its file only. LMDB completes that, but cannot read it.
-    if (isReadonly && state === 'empty') {
-      throw new SnapshotError({
-        code: 'ERR_SNAPSHOT_NOT_FOUND',
-        what: `there is no store ${quoteKey(path)}`,
-        hint: 'check the root',
-        path,
-      });
-    }
-    if (typeof state === 'object') {
-      if (!isReadonly) throw damaged(path, state.problems.join('; '));
-      const remains = await Remains.read(path, state.file);
-      remains.checkVersion();
-      return new Store(path, remains);
-    }
+    const { DatabaseSync } = await loadSqlite();
+    refuseOther(path, options);
+    const connect = (): Connection => {
+      const { isReadonly, isSynced } = options;
+      const connection = isReadonly ? openReadonly(DatabaseSync, path) : new DatabaseSync(path);
+      connection.exec(`PRAGMA busy_timeout = ${BUSY_TIMEOUT}; PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF`);
+      connection.exec(`PRAGMA synchronous = ${isSynced ? 'NORMAL' : 'OFF'}; PRAGMA cell_size_check = ON`);
+      if (!isReadonly) connection.exec(`PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES}`);
+      return connection;
+    };
     const openNow = async (): Promise<Store> => {
-      if (!isReadonly) refuseLess(path, isSynced);
-      refuseShortage(path, isReadonly);
-      const environment = lmdb.open({
-        path,
-        noSubdir: true,
-        readOnly: isReadonly && !isWritable(path),
-        noSync: !isSynced,
-        // A promise is fulfilled when the transaction is on the disk, not before.
-        overlappingSync: false,
-        // Its batches have promises of their own, which nobody could handle when a transaction fails.
-        eventTurnBatching: false,
-        encoding: 'binary',
-        keyEncoding: 'binary',
-        maxDbs: 8,
-      });
+      if (!existsSync(path)) await make(DatabaseSync, path, options.isSynced);
+      if (!options.isReadonly) await makeSharedMemory(path);
+      const store = await whileBusy(path, () => new Store(path, options, connect));
       try {
-        return new Store(path, new Tables(path, environment, isReadonly), environment, options);
+        await whileBusy(path, () => store.#prepare());
+        if (!options.isReadonly) await store.#openLog();
       } catch (error) {
-        await environment.close();
+        await store.close();
         throw error;
       }
+      return store;
     };
-    let store: Store;
-    try {
-      store = await lock.whileOpening(openNow);
-    } catch (error) {
-      throw error instanceof SnapshotError ? error : await explain(path, error as LmdbError);
-    }
-    try {
-      if (!isReadonly && store.read((tables) => tables.version) === undefined) await store.#initialize();
-      store.read((tables) => tables.checkVersion());
-    } catch (error) {
-      await store.close();
-      throw error;
-    }
+    const store = await openNow().catch((error) => {
+      if (options.isReadonly || shortageOf(path, error) === undefined || !giveUpReserve(path)) {
+        throw explain(path, error, options.isReadonly);
+      }
+      return openNow().catch((again) => Promise.reject(explain(path, again)));
+    });
     return store;
   }
 
-  async #initialize(): Promise<void> {
-    await this.#perform((tables) => {
-      if (tables.version === undefined) tables.initialize();
-    });
+  /** Checks the store. */
+  #prepare(): void {
+    const tables = this.#tables;
+    tables.checkVersion();
+    if (this.#options.isReadonly) return;
+    if (!hasLog(this.path)) {
+      const { size } = statSync(this.path);
+      const wanted = tables.size;
+      // Another process may have written meanwhile.
+      if (size < wanted && !hasLog(this.path)) throw damaged(this.path, `it has ${size} of ${wanted} bytes`);
+    }
+    tables.checkPages();
+    this.#makeReserve();
   }
 
-  /** Calls a function that reads. It sees all that was acknowledged before, by any process. */
-  read<T>(perform: (tables: ReadableTables) => T): T {
-    this.#environment?.resetReadTxn();
-    return perform(this.#tables);
+  /** Writes the names of the files to the disk, and opens the log. */
+  async #openLog(): Promise<void> {
+    // A first transaction makes the log.
+    await whileBusy(this.path, () => this.#tables.transact('IMMEDIATE', () => {}));
+    const plan = new Plan();
+    const flags = k.O_CLOEXEC;
+    const log = plan.add(calls.openat2, [k.AT_FDCWD, `${this.path}-wal`, flags, 0], { keep: true, output: 0 });
+    if (this.#options.isSynced) {
+      const [root] = splitPath(this.path);
+      plan.add(calls.fsync, [plan.add(calls.openat2, [k.AT_FDCWD, root, flags | k.O_DIRECTORY, 0])]);
+    }
+    const outcome = await perform(plan);
+    if (outcome instanceof StepFailure) throw explainErrno(this.path, outcome.errno);
+    this.#log = { descriptor: outcome.result(plan.stepOf(log)) };
+    await this.#sync();
   }
 
-  /** Reads much, in slices, of a state of the store that does not change meanwhile. */
-  async readAll<T, R>(
-    list: (tables: ReadableTables, transaction?: ReadTransaction) => Iterable<T>,
-    make: (item: T) => R | undefined,
-  ): Promise<R[]> {
-    this.#environment?.resetReadTxn();
-    const transaction = this.#environment?.useReadTransaction();
-    try {
-      return await run(collect(list(this.#tables, transaction), make));
-    } finally {
-      transaction?.done();
+  /** Calls a function that reads one state of the store: all that was acknowledged before, by any process. */
+  read<T>(use: (tables: Tables) => T): T {
+    for (let tries = 1; ; tries++) {
+      try {
+        return this.#tables.transact('DEFERRED', () => use(this.#tables));
+      } catch (error) {
+        // Another process recovers the log of one that was killed, in a few milliseconds.
+        if (codeOf(error) !== code.busy || tries === READ_TRIES) throw explain(this.path, error);
+      }
     }
   }
 
-  /** Calls a function in a transaction. It throws before it changes anything, or not at all. */
-  async write<T>(perform: (tables: Tables) => T): Promise<T> {
-    return this.#perform((tables) => {
-      tables.checkVersion();
-      return perform(tables);
-    });
+  #explained<T>(use: () => T): T {
+    try {
+      return use();
+    } catch (error) {
+      throw explain(this.path, error);
+    }
   }
 
-  async #perform<T>(perform: (tables: Tables) => T): Promise<T> {
-    // Only a store that is open for reading has no environment, and nobody writes to one.
-    const [environment, lock] = [this.#environment as Environment, this.#lock as OpeningLock];
-    const inTables = (): T => perform(this.#tables as Tables);
+  /** Reads much, in slices, of a state of the store that does not change meanwhile. */
+  async readAll<T, R>(list: (tables: Tables) => Iterable<T>, make: (item: T) => R | undefined): Promise<R[]> {
+    const tables = this.#readers.pop() ?? this.#explained(() => new Tables(this.path, this.#connect()));
     try {
-      if (isFull(this.path, ROOM_TO_WRITE)) throw noSpace(this.path);
-      return await lock.whileUsing(() => this.#blocking?.perform(inTables) ?? transact(environment, inTables));
+      tables.connection.exec('BEGIN');
+      // The state is that of the first read. Another process may recover the log meanwhile.
+      await whileBusy(this.path, () => tables.version);
+      return await run(collect(list(tables), make));
     } catch (error) {
-      if (error instanceof SnapshotError) throw error;
-      throw await explain(this.path, error as LmdbError);
+      throw explain(this.path, error);
+    } finally {
+      // Not COMMIT: SQLite has ended the transaction itself after an I/O error.
+      tables.rollBack();
+      this.#readers.push(tables);
+    }
+  }
+
+  /** Reads what is left of a damaged store that is only read. Undefined if the error is another one. */
+  async readRemains<R>(error: unknown, make: (item: SnapshotRecord) => R | undefined): Promise<R[] | undefined> {
+    if (!this.#options.isReadonly || !isDamage(error)) return undefined;
+    const remains = new Remains(this.path, this.#connect());
+    try {
+      return await run(collect(remains.records(), make));
+    } finally {
+      remains.close();
+    }
+  }
+
+  /** Calls a function in a transaction, which an error undoes. */
+  async write<T>(use: (tables: Tables) => T, { isRemoval, isProvisional }: WriteOptions = {}): Promise<T> {
+    const tables = this.#tables;
+    const transaction = (): T =>
+      tables.transact('IMMEDIATE', () => {
+        tables.checkVersion();
+        return use(tables);
+      });
+    try {
+      const result = await whileBusy(this.path, transaction).catch((error) => {
+        if (!isRemoval || shortageOf(this.path, error) === undefined) throw error;
+        this.#makeRoom();
+        return whileBusy(this.path, transaction);
+      });
+      await this.#sync(isProvisional);
+      if (!this.#hasReserve) this.#makeReserve();
+      return result;
+    } catch (error) {
+      throw explain(this.path, error);
+    }
+  }
+
+  /** Waits until what has been committed is on the disk. Transactions that come meanwhile share the next fsync(2). */
+  async #sync(isProvisional = false): Promise<void> {
+    if (!this.#options.isSynced || isProvisional || this.#log === undefined) return await run(this.#slices.pause());
+    const { descriptor } = this.#log;
+    this.#nextSync ??= (async () => {
+      // One that has begun may miss the latest transaction.
+      await this.#syncing?.catch(() => {});
+      this.#nextSync = undefined;
+      this.#syncing = this.#syncLog(descriptor);
+      await this.#syncing;
+    })();
+    await this.#nextSync;
+  }
+
+  async #syncLog(descriptor: number): Promise<void> {
+    const plan = new Plan();
+    plan.add(calls.fsync, [descriptor]);
+    const outcome = await perform(plan);
+    const errno = outcome instanceof StepFailure ? outcome.errno : 0;
+    this.#isDoubtful ||= outcome instanceof StepFailure;
+    // The log is trusted no more then. A checkpoint writes the changes to the file, and waits for the disk.
+    for (let tries = 1; this.#isDoubtful; tries++) {
+      if (this.#checkpoint('FULL')) this.#isDoubtful = false;
+      else if (tries === CHECKPOINT_TRIES) throw unsynced(this.path, errno);
+      else await setTimeout(BACKOFF_MAX);
+    }
+  }
+
+  #makeReserve(): void {
+    try {
+      const directory = reserveOf(this.path);
+      if (!existsSync(directory)) makeReserve(directory);
+      this.#hasReserve = true;
+    } catch {
+      // The disk is full.
+      this.#hasReserve = false;
+    }
+  }
+
+  /** Gives up the reserve, and the space of the write-ahead log. */
+  #makeRoom(): void {
+    giveUpReserve(this.path);
+    this.#hasReserve = false;
+    this.#checkpoint('TRUNCATE');
+  }
+
+  /** Moves the write-ahead log to the file, as far as others do not read it. Returns true when all of it is on the disk. */
+  #checkpoint(mode: 'FULL' | 'TRUNCATE'): boolean {
+    try {
+      return this.#tables.checkpoint(mode);
+    } catch {
+      // Others use the log, or the disk is full. The next one that opens the store reads it.
+      return false;
     }
   }
 
   /** Closes the store. No call may be under way. */
   async close(): Promise<void> {
-    const environment = this.#environment;
-    if (environment !== undefined) await this.#lock?.whileClosing(() => environment.close());
-    this.#endUse?.();
+    for (const tables of this.#readers) tables.close();
+    if (!this.#options.isReadonly) this.#checkpoint('TRUNCATE');
+    this.#tables.close();
+    if (this.#log !== undefined) close(this.#log);
   }
 }
 
-function failed(path: string, problem: string, hint: string, cause?: Error, reason?: 'out-of-space'): SnapshotError {
-  const what = `the store ${quoteKey(path)} could not be used: ${problem}`;
-  return new SnapshotError({ code: 'ERR_SNAPSHOT_STORE_FAILED', what, hint, path, reason }, { cause });
-}
+const isDamage = (error: unknown): boolean =>
+  error instanceof SnapshotError && error.code === 'ERR_SNAPSHOT_STORE_DAMAGED';
 
-const toWrite = 'run as its owner or as root, on a file system that can be written';
-const hints: ReadonlyMap<number, string> = new Map([
-  [e.EACCES, toWrite],
-  [e.EPERM, toWrite],
-  [e.EROFS, toWrite],
-  [e.EMFILE, 'raise the limit (ulimit -n), or do less at once'],
-]);
-
-/** Returns the error for a failure of LMDB, or of a system call on its file. */
-async function explain(path: string, error: LmdbError): Promise<Error> {
-  const cause = await (error.commitError?.catch((reason: LmdbError) => reason) ?? error);
-  const { code, errno = 0 } = cause as LmdbError;
-  const number = typeof code === 'number' ? code : -errno;
-  if (corruptions.has(number)) return damaged(path, cause.message);
-  if (number === e.ENOSPC || number === e.EDQUOT || (number === e.EIO && isFull(path, NEARLY_FULL))) {
-    return noSpace(path, cause);
+/** The readable part of a damaged store: records whose pages are whole. The names of the directories are their keys. */
+class Remains extends Tables {
+  override *records(): ReturnType<Tables['records']> {
+    const found = numbersBeside(this.path).flatMap((id) => {
+      try {
+        return this.byId(id) ?? [];
+      } catch {
+        return [];
+      }
+    });
+    yield* found.sort((a, b) => Buffer.compare(Buffer.from(a.name), Buffer.from(b.name)));
   }
-  return failed(path, cause.message, hints.get(number) ?? 'see the kernel log (dmesg); nothing was changed', cause);
 }
 
-function noSpace(path: string, cause?: Error): SnapshotError {
-  const hint = 'make room there; nothing was changed';
-  return failed(path, 'no space is left on its file system', hint, cause, 'out-of-space');
+type DatabaseSync = Awaited<ReturnType<typeof loadSqlite>>['DatabaseSync'];
+
+/** Makes an empty store under a name of its own, so that no crash leaves half of one. */
+async function make(Database: DatabaseSync, path: string, isSynced: boolean): Promise<void> {
+  const own = temporaryName(path);
+  try {
+    const connection = new Database(own);
+    try {
+      connection.exec(`PRAGMA synchronous = OFF; BEGIN; ${SCHEMA} COMMIT; PRAGMA journal_mode = WAL`);
+    } finally {
+      connection.close();
+    }
+    if (isSynced) await syncFile(own);
+    linkSync(own, path);
+  } catch (error) {
+    // Before its own files go: they may be what takes the last space.
+    const shortage = shortageOf(own, error);
+    if (shortage !== undefined) throw explainErrno(path, shortage, error as Error);
+    // Another process has made one meanwhile.
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+  } finally {
+    for (const suffix of ['', '-journal', '-wal', '-shm']) rmSync(own + suffix, { force: true });
+  }
 }
 
-/** In bytes. For LMDB, a write that was cut short is an I/O error. */
-const NEARLY_FULL = 2 ** 20;
+const temporaryName = (path: string): string =>
+  `${path}.${process.getBuiltinModule('node:crypto').randomBytes(6).toString('hex')}`;
 
 /**
- * In bytes: as much as a transaction writes. One that cannot be written would do harm: lmdb (3.5) writes the text of its
- * error past the end of a buffer.
+ * Makes the file of SQLite's shared memory on btrfs, which copies a page before a write to it: on a full disk that would
+ * end the process (SIGBUS). Linux 6.17 needs no space for a file that is not copied on write.
  */
-const ROOM_TO_WRITE = 2 ** 16;
+async function makeSharedMemory(path: string): Promise<void> {
+  const shared = `${path}-shm`;
+  // The flag itself tells where statfs(2) is denied: other file systems refuse it.
+  if (existsSync(shared) || (fileSystemOf(rootOf(path))?.type ?? k.BTRFS_SUPER_MAGIC) !== k.BTRFS_SUPER_MAGIC) return;
+  // Under a name of its own: a close(2) of the file itself would end the locks of this process on it.
+  const own = temporaryName(path);
+  try {
+    writeFileSync(own, '', { mode: statSync(path).mode & 0o777, flag: 'wx' });
+    const plan = new Plan();
+    plan.add(calls.set_flags, [plan.add(calls.openat2, [k.AT_FDCWD, own, k.O_CLOEXEC, 0]), k.FS_NOCOW_FL]);
+    await perform(plan);
+    linkSync(own, shared);
+  } catch {
+    // Another process has made it, or SQLite will say why nobody can.
+  } finally {
+    rmSync(own, { force: true });
+  }
+}
 
-/** In bytes: as much as ext4 keeps for itself, which statfs(2) counts among the space of root. */
-const MOST_KEPT = 2 ** 24;
+async function syncFile(path: string): Promise<void> {
+  const plan = new Plan();
+  plan.add(calls.fsync, [plan.add(calls.openat2, [k.AT_FDCWD, path, k.O_CLOEXEC, 0])]);
+  const outcome = await perform(plan);
+  if (outcome instanceof StepFailure) throw explainErrno(path, outcome.errno);
+}
 
-/** Returns true if a file system has less space than that. Some do not say how much they have. */
-function isFull(path: string, room: number): boolean {
-  const { blocks, bavail, bfree, bsize } = statfsSync(path);
-  if (blocks === 0 || bavail * bsize >= room) return false;
-  return process.geteuid?.() !== 0 || bfree * bsize < MOST_KEPT + room;
+/** Performs something again while another process has the lock that it needs. */
+async function whileBusy<T>(path: string, use: () => T): Promise<T> {
+  const end = performance.now() + BUSY_MAX;
+  for (let pause = 1; ; pause = Math.min(BACKOFF_MAX, pause * 2)) {
+    try {
+      return use();
+    } catch (error) {
+      const found = codeOf(error);
+      if (found !== code.busy && found !== code.locked) throw error;
+      if (performance.now() > end) {
+        const problem = `another program has kept it locked for ${BUSY_MAX / 1000} s`;
+        throw failed(path, problem, 'find it with fuser(1), and end it', error as Error);
+      }
+      await setTimeout(pause * (0.5 + Math.random()));
+    }
+  }
+}
+
+/** On a file system that is read-only, SQLite has to be told that nobody changes the file. */
+function openReadonly(Database: DatabaseSync, path: string): Connection {
+  const connection = new Database(path, { readOnly: true });
+  try {
+    connection.exec('PRAGMA user_version');
+    return connection;
+  } catch (error) {
+    connection.close();
+    if (codeOf(error) !== code.cannotOpen || hasLog(path)) throw error;
+    const url = pathToFileURL(path);
+    url.searchParams.set('immutable', '1');
+    return new Database(url, { readOnly: true });
+  }
+}
+
+/** Returns true when changes may not be in the file of the store yet. */
+const hasLog = (path: string): boolean => (statSync(`${path}-wal`, { throwIfNoEntry: false })?.size ?? 0) > 0;
+
+const reserveOf = (path: string): string => `${rootOf(path)}/${RESERVE}`;
+
+function makeReserve(directory: string): void {
+  const { mkdirSync } = process.getBuiltinModule('node:fs');
+  mkdirSync(directory);
+  try {
+    // Not zeros: a file system that compresses would keep nothing.
+    writeFileSync(`${directory}/space`, process.getBuiltinModule('node:crypto').randomBytes(RESERVED));
+  } catch (error) {
+    rmSync(directory, { recursive: true, force: true });
+    throw error;
+  }
+}
+
+function giveUpReserve(path: string): boolean {
+  const directory = reserveOf(path);
+  if (!existsSync(directory)) return false;
+  rmSync(directory, { recursive: true, force: true });
+  return true;
+}
+
+/** The numbers of the directories of snapshots beside a store. */
+function numbersBeside(path: string): number[] {
+  const directory = `${rootOf(path)}/snapshots`;
+  return existsSync(directory)
+    ? readdirSync(directory)
+        .filter((name) => /^[1-9]\d{0,14}$/.test(name))
+        .map(Number)
+    : [];
+}
+
+/** In bytes. SQLite takes a shorter file for an empty one, and writes over it. */
+const SMALLEST_PAGE = 512;
+
+/** Throws unless the file is a store, or can become one. The file itself is not opened: its close(2) would end locks. */
+function refuseOther(path: string, { isReadonly }: StoreOptions): void {
+  const old = `${rootOf(path)}/${OLD_FILE}`;
+  if (existsSync(old)) {
+    throw new SnapshotError({
+      code: 'ERR_SNAPSHOT_STORE_VERSION',
+      what: `the store ${quoteKey(old)} was made with the package lmdb, which this library does not read any more`,
+      hint: 'choose another root, and make the snapshots there again; or use the version of overlayfs that made it',
+      path: old,
+    });
+  }
+  const found = statSync(path, { throwIfNoEntry: false });
+  if (found !== undefined && !found.isFile()) {
+    throw failed(path, 'it is not a regular file', 'move away what has its name, or choose another root');
+  }
+  if (found !== undefined && found.size >= SMALLEST_PAGE) return;
+  if (found !== undefined && found.size > 0) {
+    throw damaged(path, `it has ${found.size} bytes, fewer than a page`, undefined, UNREADABLE);
+  }
+  const { length } = numbersBeside(path);
+  if (length > 0) {
+    // Neither an empty file nor a missing one is a new store then.
+    const what = `it is ${found === undefined ? 'missing' : 'empty'}, and 'snapshots' beside it holds ${length} directories`;
+    const hint = 'restore it from a backup, or choose another root: the directories have the files, but no names';
+    throw damaged(path, what, undefined, hint);
+  }
+  if (found !== undefined && !isReadonly) {
+    throw failed(path, 'it is an empty file', 'remove it, and open the root again');
+  }
+  if (!isReadonly) return;
+  throw new SnapshotError({
+    code: 'ERR_SNAPSHOT_NOT_FOUND',
+    what: `there is no store ${quoteKey(path)}`,
+    hint: 'check the root',
+    path,
+  });
 }

@@ -1,5 +1,5 @@
 /** The checks of a root: its file system has to hold uppers, and decides which options mounts get. */
-import { existsSync, statfsSync } from 'node:fs';
+import { statfsSync } from 'node:fs';
 import { foresee, PATHS_ONLY } from '../diagnosis/explain.js';
 import { emptyFacts } from '../diagnosis/facts.js';
 import { gather } from '../diagnosis/gather.js';
@@ -7,6 +7,7 @@ import { kernelFeaturesSync } from '../features/probe.js';
 import * as k from '../kernel/constants.js';
 import { StepFailure } from '../kernel/perform.js';
 import { Plan } from '../kernel/plan.js';
+import { statPathSync } from '../kernel/stat.js';
 import { ask, type Task } from '../kernel/task.js';
 import { checkOptions } from '../options/check.js';
 import { Mapper } from '../options/idmap.js';
@@ -33,11 +34,13 @@ const has = (options: readonly string[], name: string): boolean =>
 /** Returns the options of overlays in this directory: the caller's, and those that containerd adds. */
 export function toMountOptions(directory: string, options: readonly string[]): string[] {
   const { userNamespace, options: supported } = kernelFeaturesSync();
-  const needsUserXattr = userNamespace && supported.userxattr !== false && statfsSync(directory).type !== k.TMPFS_MAGIC;
+  const hasUserMarks = userNamespace && supported.userxattr !== false && statfsSync(directory).type !== k.TMPFS_MAGIC;
+  // Deno lets no program read /sys itself, unless it lets it do anything.
+  const hasIndex = statPathSync('/sys/module/overlay/parameters/index').errno === 0;
   return [
     ...options,
-    ...(needsUserXattr && !has(options, 'userxattr') ? ['userxattr'] : []),
-    ...(existsSync('/sys/module/overlay/parameters/index') && !has(options, 'index') ? ['index=off'] : []),
+    ...(hasUserMarks && !has(options, 'userxattr') ? ['userxattr'] : []),
+    ...(hasIndex && !has(options, 'index') ? ['index=off'] : []),
   ];
 }
 
@@ -46,7 +49,7 @@ export function* canRemap(directory: string): Task<boolean> {
   if (kernelFeaturesSync().userNamespace) return false;
   const plan = new Plan();
   const ids = '0 0 1\n';
-  new Mapper(plan, false).add(directory, { uids: ids, gids: ids }, { role: 'path', path: directory });
+  new Mapper(plan).add(directory, { uids: ids, gids: ids }, { role: 'path', path: directory });
   return !((yield* ask(plan)) instanceof StepFailure);
 }
 

@@ -1,9 +1,10 @@
 /** Streams of archives: compressed or not, in chunks of about 2 MiB, which zlib handles twice as fast as its default. */
 import type { Transform } from 'node:stream';
-import { EINVAL } from '../errnos.js';
+import { EINVAL, EOPNOTSUPP } from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { Slices } from '../kernel/slices.js';
 import { run } from '../kernel/task.js';
+import { missingPackages } from '../peers.js';
 import { BLOCK, fields, hasChecksum } from './layout.js';
 import { splitFrames } from './zstd-frames.js';
 
@@ -80,7 +81,8 @@ function zstdPackage(): ZstdPackage {
     return require(ZSTD) as ZstdPackage;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'MODULE_NOT_FOUND') throw error;
-    throw new Error(`zstd needs Node 22.15, or a package: npm install ${ZSTD}`, { cause: error });
+    const missing = missingPackages('zstd', [ZSTD], 'Node 22.15 and later have zstd themselves');
+    throw new OverlayError({ errno: EOPNOTSUPP, reason: 'option-unsupported', ...missing }, { cause: error });
   }
 }
 

@@ -74,7 +74,7 @@ export class IndexedFiles {
   *copyOf(layer: number, path: string, links: number): Task<Source | undefined> {
     if (this.isEmpty || layer === 0 || links === 1) return undefined;
     const plan = new Plan();
-    const args = [this.#stack.at(layer).root, toBytePath(path), 0];
+    const args = [this.#stack.at(layer).root, toBytePath(path), 0] as const;
     const step = plan.stepOf(plan.add(calls.name_to_handle_at, args, { output: HANDLE_ROOM, tolerate: 'any' }));
     const outputs = yield* askTolerant(plan);
     if (outputs.result(step) < 0) return undefined;

@@ -61,6 +61,8 @@ export interface Marks {
   readonly redirect?: string;
   /** On a file: its data is that of the file below. */
   readonly metacopy?: true;
+  /** On a directory: some of its entries may be copied up. */
+  readonly impure?: true;
   /** The file handle of the entry that was copied up. The value may be empty. */
   readonly origin?: Buffer;
   /**
@@ -89,6 +91,7 @@ export function readMarks(attributes: Attributes, space: MarkSpace): Marks {
     if (name === 'opaque' && (text === 'y' || text === 'x')) marks.opaque = marks.opaque === 'y' ? 'y' : text;
     else if (name === 'whiteout') marks.whiteout = true;
     else if (name === 'redirect' && text !== '') marks.redirect = text;
+    else if (name === 'impure') marks.impure = true;
     else if (name === 'metacopy') marks.metacopy = true;
     else if (name === 'origin') marks.origin = value;
     else if (name === 'nlink') marks.links = toLinks(text);

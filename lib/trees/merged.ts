@@ -153,12 +153,16 @@ export class MergedWalker {
     const { path } = first;
     while (!isBelow(path, (this.#ancestors.at(-1) as Ancestor).path)) this.#ancestors.pop();
     this.#isOver = false;
-    if (path === '' || first.walker.path === '') return first; // the start of each walker
+    if (path === '' || first.walker.path === '') {
+      for (const { walker } of group) refuseUnread(walker);
+      return first; // the start of each walker
+    }
     let top: Stream | undefined;
     const places: (string | undefined)[] = [];
     let isOver = false;
     for (const one of group) {
       const { walker, layer } = one;
+      if (!isOver) refuseUnread(walker);
       const marks = readMarks(walker.attributes, this.#stack.space);
       const isDirectory = walker.type === k.S_IFDIR;
       if (isOver || isWhiteoutEntry(walker, marks) || (top !== undefined && !isDirectory)) {
@@ -192,12 +196,18 @@ export class MergedWalker {
       places[one.layer] = one.base;
       // The walk has already returned the directory itself.
       while (!one.walker.advance()) if (!(yield* one.walker.more())) break;
+      refuseUnread(one.walker);
     }
   }
 
   close(): void {
     for (const { walker } of this.#streams) walker.close();
   }
+}
+
+/** The view would lack what a layer further down has in a directory that cannot be read. */
+function refuseUnread(walker: Walker): void {
+  if (walker.error !== 0) throw walker.failure();
 }
 
 const isBelow = (path: string, directory: string): boolean => directory === '' || path.startsWith(`${directory}/`);

@@ -15,6 +15,7 @@ import type { Path } from '../paths.js';
 import { below, toBytePath } from './encodings.js';
 import { isValidRedirect, isWhiteoutDevice, type MarkSpace, type Marks, readMarks, spaceOf } from './marks.js';
 import type { Attributes, Records, Time } from './records.js';
+import { refuseMerged } from './root.js';
 import { examine, explainWalk } from './walk.js';
 
 export interface Layer {
@@ -149,6 +150,8 @@ interface StackOptions {
   readonly dataPaths?: readonly Path[];
   readonly space?: MarkSpace | undefined;
   readonly index?: Path | undefined;
+  /** The topmost path has to be a layer. By default it may be a mounted overlay, which counts as a plain tree. */
+  readonly isTopLayer?: boolean;
 }
 
 /**
@@ -157,12 +160,13 @@ interface StackOptions {
  */
 export function* openLayers(
   paths: readonly Path[],
-  { dataPaths = [], space, index: indexPath }: StackOptions = {},
+  { dataPaths = [], space, index: indexPath, isTopLayer = false }: StackOptions = {},
 ): Task<LayerStack> {
   const layers: Layer[] = [];
   let index: Layer | undefined;
   try {
     for (const path of [...paths, ...dataPaths]) layers.push(yield* openLayer(path));
+    if (isTopLayer && layers[0] !== undefined) yield* refuseMerged(layers[0].path, layers[0].root);
     if (indexPath !== undefined) index = yield* openIndex(indexPath);
     const own = layers.slice(0, paths.length);
     const data = layers.slice(paths.length);
@@ -331,7 +335,7 @@ export function* findPath(stack: LayerStack, path: string, first = 0): Task<Sour
 /** Returns whether two files hold the same bytes. */
 export function* haveSameBytes(stack: LayerStack, a: Source, b: Source): Task<boolean> {
   const plan = new Plan();
-  const args = [stack.at(a.layer).root, toBytePath(a.path), stack.at(b.layer).root, toBytePath(b.path)];
+  const args = [stack.at(a.layer).root, toBytePath(a.path), stack.at(b.layer).root, toBytePath(b.path)] as const;
   const step = plan.stepOf(plan.add(calls.compare, args, { output: 0 }));
   const outcome = yield* ask(plan);
   if (outcome instanceof StepFailure) {

@@ -3,6 +3,7 @@
  * hundreds of entries in each native call. This file has the cursor over its records.
  */
 
+import { lstatSync } from 'node:fs';
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { calls } from '../kernel/calls.js';
@@ -11,7 +12,7 @@ import { DATA_OUTPUT, type Outcome, perform, performSync, StepFailure } from '..
 import { type Descriptor, Plan, type Step } from '../kernel/plan.js';
 import { ask, inEitherForm, type Task } from '../kernel/task.js';
 import { addon, type NativeWalk } from '../native.js';
-import { joinPath, type Path, pathString, quotePath } from '../paths.js';
+import { joinPath, type Path, pathString, quotePath, toBytes } from '../paths.js';
 import { explainErrno, type Verdict } from '../verdicts.js';
 import { below, toBytePath } from './encodings.js';
 import { Records } from './records.js';
@@ -182,7 +183,7 @@ export class Walker extends Records {
 
   #plan(): Plan {
     const plan = new Plan();
-    const args = [this.#at, this.#root, this.#native.id, this.#batchSize, this.#skipped];
+    const args = [this.#at, this.#root, this.#native.id, this.#batchSize, this.#skipped] as const;
     plan.add(calls.walk, args, { output: DATA_OUTPUT });
     this.#batchSize = BATCH;
     return plan;
@@ -258,6 +259,17 @@ export class Walker extends Records {
   }
 }
 
+/** Returns the remedy for a directory that this process may not read: its owner may change the mode. */
+function toReadable(path: Path): string {
+  try {
+    if (lstatSync(Buffer.from(toBytes(path))).uid === process.geteuid?.())
+      return `make it readable: chmod u+rx ${quotePath(path)}`;
+  } catch {
+    // A directory above it is the cause.
+  }
+  return 'run as its owner or as root';
+}
+
 /** Explains why a tree could not be read. `inside` is the path below its root. */
 export function explainWalk(root: Path, errno: number, inside = ''): OverlayError {
   const path = inside === '' ? root : joinPath(root, toBytePath(inside));
@@ -267,7 +279,7 @@ export function explainWalk(root: Path, errno: number, inside = ''): OverlayErro
   const denied: Verdict = {
     reason: 'path-inaccessible',
     what: `this process may not read ${shown}`,
-    hint: 'run as its owner or as root',
+    hint: errno === e.EACCES ? toReadable(path) : 'run as its owner or as root',
   };
   const own: Readonly<Record<number, Verdict>> = {
     [e.ENOTDIR]: { reason: 'path-not-directory', what: `${shown} is not a directory` },
@@ -293,7 +305,7 @@ export function* examine(
   options: Pick<WalkOptions, 'attributes' | 'targets'> = {},
 ): Task<Records> {
   const plan = new Plan();
-  const args = [directory, toFlags(options), encodePaths(paths)];
+  const args = [directory, toFlags(options), encodePaths(paths)] as const;
   const step = plan.stepOf(plan.add(calls.examine, args, { output: DATA_OUTPUT }));
   const outcome = yield* ask(plan);
   if (outcome instanceof StepFailure) throw explainWalk('.', outcome.errno);

@@ -25,6 +25,9 @@ const MOST_WAITING = 2;
 const OVER = -1;
 
 const RECORD_SIZE = 80;
+/** The numbers of a WriteReport, native/write.h. A path follows. */
+const NUMBERS_SIZE = 40;
+const REPORT_SIZE = NUMBERS_SIZE + 4096;
 const REMOVED = 0xffffffff;
 /** Less data than this is copied into the batch. */
 const LEAST_LENT = 128;
@@ -32,6 +35,8 @@ const LEAST_LENT = 128;
 const PLACE = 8;
 /** Leaves a time as it is: UTIME_OMIT, utimensat(2). */
 const OMIT = 0x3ffffffe;
+/** The present time: UTIME_NOW. */
+export const NOW: Time = { seconds: 0, nanoseconds: 0x3fffffff };
 const UINT32 = 2 ** 32;
 
 /** A path or a name: bytes, or a string in which each character is one byte. */
@@ -83,12 +88,15 @@ export class WriteFailure extends Error {
   readonly stage: Stage;
   /** The path is below another root. */
   readonly isInOther: boolean;
+  /** The path of an entry of another root that was to be moved. */
+  readonly source: Buffer | undefined;
   /** The name of the extended attribute, if one failed. */
   readonly attribute: string | undefined;
 
-  constructor(record: Recorded, errno: number, stage: Stage, attribute: number) {
+  constructor(record: Recorded, errno: number, stage: Stage, attribute: number, inside: string) {
     super(`${record.kind} of ${record.path}: errno ${errno} (${stage})`);
-    this.path = record.path;
+    this.path = inside === '' ? record.path : Buffer.concat([record.path, Buffer.from(`/${inside}`, 'latin1')]);
+    this.source = record.source;
     this.kind = record.kind;
     this.errno = errno;
     this.isInOther = record.isInOther;
@@ -128,6 +136,7 @@ interface Recorded {
   readonly kind: OperationKind;
   readonly path: Buffer;
   readonly isInOther: boolean;
+  readonly source: Buffer | undefined;
   readonly attributes: readonly string[];
 }
 
@@ -138,7 +147,9 @@ function readRecord(batch: Buffer, position: number): Recorded {
   const start = at + RECORD_SIZE;
   const pathSize = batch.readUInt32LE(at + 8);
   const attributes: string[] = [];
-  let next = start + pathSize + 1 + batch.readUInt32LE(at + 12) + 1;
+  const from = start + pathSize + 1;
+  const fromEnd = from + batch.readUInt32LE(at + 12);
+  let next = fromEnd + 1;
   const end = next + batch.readUInt32LE(at + 16);
   while (next < end) {
     const nameSize = batch.readUInt16LE(next);
@@ -147,8 +158,15 @@ function readRecord(batch: Buffer, position: number): Recorded {
     next += 8 + nameSize + (size === REMOVED ? 0 : size);
   }
   const kind = keyOf(addon().operations, batch.readUInt16LE(at + 4));
-  const isInOther = (batch.readUInt16LE(at + 6) & addon().operationFlags.other) !== 0;
-  return { kind, isInOther, path: Buffer.from(batch.subarray(start, start + pathSize)), attributes };
+  const has = (flag: OperationFlag): boolean => (batch.readUInt16LE(at + 6) & addon().operationFlags[flag]) !== 0;
+  const isMoved = kind === 'rename' && has('from_other');
+  return {
+    kind,
+    isInOther: has('other'),
+    path: Buffer.from(batch.subarray(start, start + pathSize)),
+    source: isMoved ? Buffer.from(batch.subarray(from, fromEnd)) : undefined,
+    attributes,
+  };
 }
 
 /** Gathered operations, and the memory with their data. */
@@ -169,7 +187,11 @@ interface Report {
   readonly done: number;
   readonly stage: number;
   readonly attribute: number;
+  /** The path, inside the failed entry, of the one that could not be removed; one character for each byte. */
+  readonly inside: string;
 }
+
+const readInside = (report: Buffer): string => report.toString('latin1', NUMBERS_SIZE, report.indexOf(0, NUMBERS_SIZE));
 
 export class TreeWriter {
   readonly totals: WriteTotals = { operations: 0, copied: 0, tolerated: 0 };
@@ -322,6 +344,16 @@ export class TreeWriter {
     return this.totals;
   }
 
+  /**
+   * Finishes, and writes the root's file system to its disk, syncfs(2): files, directories and names, those of others on
+   * that file system too. One call is cheaper than fsync(2) for each file.
+   */
+  *sync(): Task<void> {
+    yield* this.finish();
+    this.add('sync', '');
+    yield* this.finish();
+  }
+
   /** Drops the operations that have not begun and waits for the others. For a caller that gives up; throws nothing. */
   *stop(): Task<void> {
     this.#end = 0;
@@ -353,7 +385,7 @@ export class TreeWriter {
     const { inRoot } = this.#options;
     const staging = this.#staging;
     plan.add(calls.write_tree, [this.#root, this.#others, records, staging, inRoot ? 1 : 0, firstLent, turn], {
-      output: 40,
+      output: REPORT_SIZE,
       tolerate: 'any',
     });
     return plan;
@@ -375,11 +407,12 @@ export class TreeWriter {
       attribute: outcome.number(step, 2),
       copied: outcome.number(step, 3),
       tolerated: outcome.number(step, 4),
+      inside: outcome.result(step) < 0 ? readInside(outcome.bytes(step, REPORT_SIZE)) : '',
     };
   }
 
   /** Adds the result of a batch to the totals. Throws if an operation failed. */
-  #take({ errno, done, stage, attribute, copied, tolerated }: Report, { records }: Batch): void {
+  #take({ errno, done, stage, attribute, inside, copied, tolerated }: Report, { records }: Batch): void {
     this.totals.operations += done;
     this.totals.copied += copied;
     this.totals.tolerated += tolerated;
@@ -389,7 +422,7 @@ export class TreeWriter {
     }
     const { signal } = this.#options;
     if (errno === ECANCELED && signal?.aborted) throw abortError(signal);
-    throw new WriteFailure(readRecord(records, done), errno, keyOf(addon().stages, stage), attribute);
+    throw new WriteFailure(readRecord(records, done), errno, keyOf(addon().stages, stage), attribute, inside);
   }
 
   async #sendLater(batch: Batch): Promise<void> {

@@ -1,10 +1,12 @@
-/** Explains why a tree could not be written, and what was done by then. Pure. */
+/** Explains why a tree could not be written, and what was done by then. */
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
+import type { Task } from '../kernel/task.js';
 import type { Stage } from '../native.js';
 import { joinPath, type Path, pathString, quotePath } from '../paths.js';
-import { option, type Text, text } from '../text.js';
+import { either, option, type Text, text } from '../text.js';
 import { explainErrno, type Verdict } from '../verdicts.js';
+import { findDenial } from './denial.js';
 import { toBytePath } from './encodings.js';
 import type { WriteFailure } from './write.js';
 
@@ -38,18 +40,24 @@ interface Circumstances {
   readonly leftover?: string;
   /** The byte at which the entry begins, if it is from an archive. */
   readonly offset?: number;
+  /** The root of the entries that are moved. */
+  readonly other?: Path;
 }
 
 /** `dir` is the root of the failed path. */
-export function explainWrite(failure: WriteFailure, dir: Path, circumstances: Circumstances): OverlayError {
-  const { errno, stage, kind } = failure;
-  const { leftover, offset } = circumstances;
+export function* explainWrite(failure: WriteFailure, dir: Path, circumstances: Circumstances): Task<OverlayError> {
+  const { errno, stage, kind, source } = failure;
+  const { leftover, offset, other } = circumstances;
   const inside = circumstances.path === undefined ? failure.path : toBytePath(circumstances.path);
   const path = inside.length === 0 ? dir : joinPath(dir, inside);
-  const syscall = stage === 'create' ? (makers[kind] ?? 'open') : syscalls[stage];
+  const syscall =
+    stage === 'create' ? (makers[kind] ?? 'open') : stage === 'sync' && kind !== 'sync' ? 'fsync' : syscalls[stage];
   const name = quotePath(path);
   const isOfArchive = offset !== undefined;
+  const moved =
+    source === undefined || other === undefined ? [] : [joinPath(other, toBytePath(source.toString('latin1')))];
   const found =
+    (isRefusal(errno) ? yield* findDenial([path, ...moved]) : undefined) ??
     explainStage(failure, name, isOfArchive) ??
     rules[errno]?.(name) ??
     explainErrno(errno, { name, purpose: `write ${name}`, syscall });
@@ -59,7 +67,8 @@ export function explainWrite(failure: WriteFailure, dir: Path, circumstances: Ci
 
 type Rule = (name: string) => Verdict;
 
-const isDenial = (errno: number): boolean => errno === e.EPERM || errno === e.EACCES || errno === e.EOPNOTSUPP;
+const isRefusal = (errno: number): boolean => errno === e.EPERM || errno === e.EACCES;
+const isDenial = (errno: number): boolean => isRefusal(errno) || errno === e.EOPNOTSUPP;
 
 /** The failures of single stages. */
 function explainStage({ errno, stage, kind, attribute }: WriteFailure, name: string, isOfArchive: boolean) {
@@ -98,23 +107,34 @@ function explainStage({ errno, stage, kind, attribute }: WriteFailure, name: str
     } satisfies Verdict;
   }
   if (stage === 'owner') {
-    const ofArchive = text`pass ${option('owners', 'ignore')}, or maps to ids that this process may use`;
+    const ofArchive = either(
+      text`pass ${option('owners', 'ignore')}`,
+      'run as root, in a user namespace that has these ids',
+    );
     return denied(`the owner of ${name} cannot be set`, isOfArchive ? ofArchive : 'run as root');
   }
   if (!isOfArchive) return undefined;
+  if (kind === 'whiteout' && errno === e.EPERM) {
+    const what = `no whiteout can be made at ${name}: the directory is in a mounted overlay, or this process may make no device nodes`;
+    return denied(what, either('use a directory of a layer', text`pass ${option('layout', 'plain')}`, 'run as root'));
+  }
   if (kind !== 'node') return undefined;
-  return denied(`this process may not make the device ${name}`, text`pass ${option('devices', 'skip')}`);
+  return denied(
+    `this process may not make the device ${name}`,
+    either(text`pass ${option('devices', 'skip')}`, 'run as root in the initial user namespace'),
+  );
 }
 
 const attributeText = (name: string | undefined): string =>
   name === undefined ? 'the attributes' : `the attribute ${name}`;
 
 function denial(attribute: string | undefined, isOfArchive: boolean): Text {
+  if (attribute?.startsWith('security.')) return 'run as root: security.* needs CAP_SYS_ADMIN or CAP_SETFCAP';
   if (attribute !== undefined && !attribute.startsWith('trusted.')) {
     return 'use a file system that has such attributes, or run as the owner or as root';
   }
   const need = 'trusted.* needs CAP_SYS_ADMIN in the initial user namespace';
-  return isOfArchive ? text`run as root: ${need}; or pass ${option('userxattr', true)}` : `run as root: ${need}`;
+  return isOfArchive ? either(`run as root: ${need}`, text`pass ${option('userxattr', true)}`) : `run as root: ${need}`;
 }
 
 const denied: Rule = (name) => ({ reason: 'permission-denied', what: `this process may not write ${name}` });

@@ -18,7 +18,7 @@ import { evaluateAsNobody, giveTo } from '../support/plain-user.js';
 import { json, overlayfs, run } from './run.js';
 
 const flags = ({ lowerdir, upperdir, workdir, target }: ReturnType<typeof layers>): string[] => [
-  ...['--lower', lowerdir, '--upper', upperdir, '--work', workdir],
+  ...['--lowerdir', lowerdir, '--upperdir', upperdir, '--workdir', workdir],
   target,
 ];
 
@@ -41,13 +41,13 @@ mountTest('all that is in the way, not the first only', async (t) => {
   makeTree(set.workdir, { 'work/a/b/leftover': '' });
   const { code, document } = await json(
     'explain',
-    '--lower',
+    '--lowerdir',
     join(dir, 'none'),
     ...flags(set).slice(0, -1),
     set.lowerdir,
   );
   t.is(code, 1);
-  const errors = document['errors'] as { reason: string; path: string }[];
+  const errors = document['findings'] as { reason: string; path: string }[];
   t.deepEqual(
     errors.map(({ reason, path }) => [reason, path]),
     [
@@ -81,10 +81,10 @@ mountTest('an upper in use, and by whom', async (t) => {
   const dir = scratch(t);
   const set = layers(dir);
   overlay('lower,upper,work', 'other')((path) => join(dir, path));
-  const { code, stderr } = await overlayfs('explain', ...flags(set));
+  const { code, stdout } = await overlayfs('explain', ...flags(set));
   t.is(code, 1);
-  t.regex(stderr, /in use as the upperdir of the overlay at '.*other'/);
-  t.regex(stderr, /reason: upper-in-use/);
+  t.regex(stdout, /in use as the upperdir of the overlay at '.*other'/);
+  t.regex(stdout, /reason: upper-in-use/);
   t.is((await overlayfs('explain', '--no-exclusive', ...flags(set))).code, 0);
 });
 
@@ -93,9 +93,9 @@ mountTest('an upper and a workdir that --create would make', async (t) => {
   const { lowerdir, target } = layers(dir);
   const { code, stderr } = await overlayfs(
     'explain',
-    '--lower',
+    '--lowerdir',
     lowerdir,
-    '--upper',
+    '--upperdir',
     join(dir, 'new'),
     '--create',
     target,
@@ -105,28 +105,28 @@ mountTest('an upper and a workdir that --create would make', async (t) => {
   mountOverlaySync(other);
   const used = await json(
     'explain',
-    '--lower',
+    '--lowerdir',
     lowerdir,
-    '--upper',
+    '--upperdir',
     other.upperdir,
-    '--work',
+    '--workdir',
     join(dir, 'new'),
     '--create',
     target,
   );
-  t.like(used.document['errors'], [{ reason: 'upper-in-use' }]);
+  t.like(used.document['findings'], [{ reason: 'upper-in-use' }]);
 });
 
 mountTest('overlaps, by number', async (t) => {
   const dir = scratch(t);
   const set = layers(dir);
   mkdirSync(join(set.lowerdir, 'inside'));
-  const { code, stderr } = await overlayfs('explain', '--lower', join(set.lowerdir, 'inside'), ...flags(set));
+  const { code, stdout } = await overlayfs('explain', '--lowerdir', join(set.lowerdir, 'inside'), ...flags(set));
   t.is(code, 1);
-  t.regex(stderr, /lowerdir\[0\] '.*inside' is inside the lowerdir\[1\]/);
+  t.regex(stdout, /lowerdir\[0\] '.*inside' is inside the lowerdir\[1\]/);
 });
 
-const lowers = (...paths: string[]): string[] => paths.flatMap((path) => ['--lower', path]);
+const lowers = (...paths: string[]): string[] => paths.flatMap((path) => ['--lowerdir', path]);
 
 mountTest('a layer on a mount of its own is in no other layer', async (t) => {
   const dir = scratch(t);
@@ -158,9 +158,9 @@ mountTest('a layer that is bound onto itself is where it was', async (t) => {
     string,
   ];
   for (const path of [b, b]) t.is(native.mount(path, path, '', MS_BIND, ''), 0);
-  const { code, stderr } = await overlayfs('explain', ...lowers(sub, a), m);
+  const { code, stdout } = await overlayfs('explain', ...lowers(sub, a), m);
   t.is(code, 1);
-  t.regex(stderr, /lowerdir\[0\] '.*sub' is inside the lowerdir\[1\]/);
+  t.regex(stdout, /lowerdir\[0\] '.*sub' is inside the lowerdir\[1\]/);
   const error = t.throws(() => mountOverlaySync({ lowerdir: [sub, a], target: m }));
   t.like(error, { code: 'ELOOP', reason: 'layers-overlap', path: sub, dest: a });
 });
@@ -170,9 +170,9 @@ mountTest('what cannot be created is in the way', async (t) => {
   const { lowerdir, workdir, target } = layers(dir);
   const upperdir = join(dir, 'link');
   symlinkSync('nowhere', upperdir);
-  const { code, stderr } = await overlayfs('explain', '--create', ...flags({ lowerdir, upperdir, workdir, target }));
+  const { code, stdout } = await overlayfs('explain', '--create', ...flags({ lowerdir, upperdir, workdir, target }));
   t.is(code, 1);
-  t.regex(stderr, /to a missing path\.\n.*upper-missing\n {2}hint: Create the directory that the link points to, or/);
+  t.regex(stdout, /to a missing path\.\n.*upper-missing\n {2}hint: Create the directory that the link points to, or/);
   const error = t.throws(() => mountOverlaySync({ lowerdir, upperdir, workdir, target, create: true }));
   t.regex(error.message, /to a missing path\. Create the directory/);
 });
@@ -181,16 +181,19 @@ mountTest('a process that may not mount', (t) => {
   const dir = scratch(t);
   chmodSync(dir, 0o755);
   const set = layers(dir);
-  const { code, stderr } = run(['explain', ...flags(set)], { command: withoutCapabilities });
+  const { code, stdout } = run(['explain', ...flags(set)], { command: withoutCapabilities });
   t.is(code, 1);
-  t.regex(stderr, /lacks CAP_SYS_ADMIN/);
-  t.is(stderr.match(/reason: no-privilege/g)?.length, 1);
-  t.regex(stderr, /unshare -Urm, or use 'overlayfs run', which needs neither\.\n/);
+  t.regex(stdout, /lacks CAP_SYS_ADMIN/);
+  t.is(stdout.match(/reason: no-privilege/g)?.length, 1);
+  t.regex(
+    stdout,
+    /Start it by 'overlayfs unshare', or as root with CAP_SYS_ADMIN, or mount .* by --rootless, .*, or use 'overlayfs run', which needs neither\.\n/,
+  );
 });
 
 test.serial('what is no mount at all is wrong usage', async (t) => {
   t.is((await overlayfs('explain')).code, 2);
-  t.is((await overlayfs('explain', '--lower', '/a', '/m')).code, 2);
+  t.is((await overlayfs('explain', '--lowerdir', '/a', '--upperdir', '/u', '/m')).code, 2);
 });
 
 mountTest('--rootless: a layer that hides from mounts of root only', { needs: 'rootless' }, async (t) => {
@@ -198,12 +201,12 @@ mountTest('--rootless: a layer that hides from mounts of root only', { needs: 'r
   makeTree(dir, { 'lower/a/b/hidden': '', 'lower/c/hidden': '', 'over/a/b/': '', 'over/c/': '', 'upper/c/': '' });
   giveTo(dir);
   const [over, lower] = [join(dir, 'over'), join(dir, 'lower')];
-  const line = ['explain', '--rootless', '--lower', over, '--lower', lower];
+  const line = ['explain', '--rootless', '--lowerdir', over, '--lowerdir', lower];
   t.is((await overlayfs(...line)).code, 0);
   for (const name of ['a/b', 'c']) makeOpaqueSync(join(over, name));
-  const { code, document } = await json(...line, '--upper', join(dir, 'upper'), '--create');
+  const { code, document } = await json(...line, '--upperdir', join(dir, 'upper'), '--create');
   t.is(code, 1);
-  const errors = document['errors'] as { reason: string; path: string; message: string }[];
+  const errors = document['findings'] as { reason: string; path: string; message: string }[];
   t.deepEqual(
     errors.map(({ reason }) => reason),
     ['mark-unseen'],

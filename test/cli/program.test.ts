@@ -3,9 +3,11 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { removeLayerSync } from 'overlayfs';
+import { spawn as spawnProgram } from 'overlayfs';
+import { remove } from 'overlayfs/layers';
 import { makeTree, mountTest, scratch } from '../support/index.js';
-import { asNobody, giveTo } from '../support/plain-user.js';
+import { NOBODY } from '../support/nobody.js';
+import { asNobody, evaluateAs, giveTo } from '../support/plain-user.js';
 import { program, run } from './run.js';
 
 for (const [who, command] of [
@@ -17,7 +19,7 @@ for (const [who, command] of [
     makeTree(dir, { 'app/file': 'file', 'app/gone': '', 'secret/key': 'key' });
     giveTo(dir, ...['app', 'app/file', 'app/gone', 'secret', 'secret/key'].map((name) => join(dir, name)));
     const at = join(dir, 'app');
-    const base = ['run', '--lower', at, '--upper', join(dir, 'upper'), '--create', '--at', at];
+    const base = ['run', '--lowerdir', at, '--upperdir', join(dir, 'upper'), '--create', '--at', at];
     const script = 'pwd; rm gone; echo new > new; ls; ls "$1"; printf "[%s]" "$2"; exit 9';
     const rest = [
       '--hidden',
@@ -43,8 +45,20 @@ for (const [who, command] of [
     );
     const missing = run([...base, '--', 'no-such-program'], { command, env: { PATH: '/usr/bin:/bin' } });
     t.is(missing.code, 127);
-    t.regex(missing.stderr, /spawn no-such-program ENOENT/);
-    const apart = ['--own-pids', '--own-ipc', '--own-uts', '--no-network', '--root', '--writable', join(dir, 'secret')];
+    t.regex(missing.stderr, /reason: program-missing/);
+    const apart = [
+      '--unshare',
+      'pid',
+      '--unshare',
+      'ipc',
+      '--unshare',
+      'uts',
+      '--network',
+      'none',
+      '--map-root',
+      '--writable',
+      join(dir, 'secret'),
+    ];
     const inside = `id -u; echo $$; (: > ${dir}/none) 2>/dev/null || echo shut; : > ${dir}/secret/new && : > in && ls`;
     t.like(run([...base, ...apart, '--cwd', at, '--', 'sh', '-c', inside], { command }), {
       code: 0,
@@ -64,7 +78,19 @@ for (const [who, command] of [
     giveTo(dir, ...['app', 'app/inside', 'apple', 'elsewhere'].map((name) => join(dir, name)));
     const at = join(dir, 'app');
     const pwd = (from: string, ...flags: string[]) => {
-      const args = ['run', '--lower', at, '--upper', join(dir, 'upper'), '--create', '--at', at, ...flags, '--', 'pwd'];
+      const args = [
+        'run',
+        '--lowerdir',
+        at,
+        '--upperdir',
+        join(dir, 'upper'),
+        '--create',
+        '--at',
+        at,
+        ...flags,
+        '--',
+        'pwd',
+      ];
       return run(args, { command, cwd: join(dir, from) });
     };
     const prints = (path: string) => ({ code: 0, stdout: `${join(dir, path)}\n`, stderr: '' });
@@ -86,7 +112,7 @@ for (const [who, command] of [
     giveTo(dir, join(dir, 'app'));
     const at = join(dir, 'app');
     const args = (upper: string, work: string, ...command: string[]) => {
-      const layers = ['--lower', at, '--upper', join(dir, upper), '--work', join(dir, work), '--create'];
+      const layers = ['--lowerdir', at, '--upperdir', join(dir, upper), '--workdir', join(dir, work), '--create'];
       return ['run', ...layers, '--at', at, '--', ...command];
     };
     const start = async (...line: string[]) => {
@@ -102,13 +128,13 @@ for (const [who, command] of [
       ['new-upper', 'work', 'work-in-use', 'work'],
     ] as const) {
       const second = run(args(upper, work, 'true').toSpliced(1, 0, '--json'), { command });
-      t.is(second.code, 1);
+      t.is(second.code, 125);
       t.like(JSON.parse(second.stdout).errors[0], { code: 'EBUSY', reason, path: join(dir, path) });
       t.deepEqual(readdirSync(dir).sort(), ['app', 'upper', 'work'], 'what it made is removed');
     }
     t.is(run(args('other', 'other-work', 'true'), { command }).code, 0);
     for (const name of ['upper', 'work']) {
-      t.throws(() => removeLayerSync(join(dir, name)), { code: 'EBUSY', message: /'overlayfs run'/ });
+      await t.throwsAsync(remove(join(dir, name)), { code: 'EBUSY', message: /'overlayfs run'/ });
     }
     first.stdin.end();
     t.deepEqual(await once(first, 'close'), [7, null]);
@@ -121,19 +147,12 @@ for (const [who, command] of [
   });
 }
 
-mountTest('run takes back what it made for a mount that fails', (t) => {
-  const dir = scratch(t);
-  const layers = ['--lower', join(dir, 'missing'), '--upper', join(dir, 'a/b/upper'), '--create'];
-  t.is(run(['run', ...layers, '--at', dir, '--', 'true']).code, 1);
-  t.deepEqual(readdirSync(dir), []);
-});
-
 mountTest('run passes on the signals that no terminal has sent', async (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'app/': '' });
   const [at, upper] = [join(dir, 'app'), join(dir, 'upper')];
   const script = 'trap "exit 5" INT; trap "exit 6" QUIT; echo ready; while sleep 0.05; do :; done';
-  const args = ['run', '--lower', at, '--upper', upper, '--create', '--at', at, '--', 'sh', '-c', script];
+  const args = ['run', '--lowerdir', at, '--upperdir', upper, '--create', '--at', at, '--', 'sh', '-c', script];
   for (const [signal, code] of [
     ['SIGINT', 5],
     ['SIGQUIT', 6],
@@ -145,5 +164,71 @@ mountTest('run passes on the signals that no terminal has sent', async (t) => {
     child.kill(signal);
     t.deepEqual(await once(child, 'close'), [code, null]);
     clearTimeout(timer);
+  }
+});
+
+for (const [who, command] of [
+  ['a plain user', asNobody],
+  ['root', []],
+] as const) {
+  mountTest(`unshare, as ${who}: exit codes, and flags of the program`, { needs: 'rootless' }, (t) => {
+    const env = { PATH: '/usr/bin:/bin' };
+    const inside = (...args: string[]) => run(['unshare', ...args], { command, env });
+    const id = inside('id', '-u');
+    t.deepEqual(id, { code: 0, stdout: who === 'root' ? '0\n' : `${NOBODY}\n`, stderr: '' });
+    t.is(inside('sh', '-c', 'printf "[%s]" "$@"', 'sh', '--json', '', '--', '-h').stdout, '[--json][][--][-h]');
+    t.is(inside('-r', 'id', '-u').stdout, '0\n');
+    t.is(inside('sh', '-c', 'exit 7').code, 7);
+    t.is(inside('sh', '-c', 'kill -TERM $$').code, 143);
+    t.is(inside('no-such-program').code, 127);
+    t.is(inside('/etc/passwd').code, 126);
+    t.is(inside('--no-such-flag', 'true').code, 125);
+    t.is(run(['unshare'], { command, env: { SHELL: '/bin/true' } }).code, 0);
+    t.deepEqual(JSON.parse(inside('--json', 'sh', '-c', 'exit 3').stdout), { code: 3, signal: null });
+  });
+}
+
+mountTest(
+  'unshare, as a plain user: real paths for the library, git, node and realpath',
+  { needs: 'rootless' },
+  (t) => {
+    const dir = scratch(t, 'disk');
+    makeTree(dir, { 'app/gone': '', 'app/main.js': 'console.log(__filename)', 'app/old/file': '', 'view/': '' });
+    giveTo(
+      dir,
+      ...['app', 'app/gone', 'app/main.js', 'app/old', 'app/old/file', 'view'].map((name) => join(dir, name)),
+    );
+    const at = join(dir, 'view');
+    const body = `
+    const [dir, at] = args;
+    const mount = await overlayfs.mountOverlay({ lowerdir: dir + '/app', upperdir: dir + '/upper', create: true, target: at });
+    const print = (...line) => childProcess.execFileSync(line[0], line.slice(1), { cwd: at, encoding: 'utf8' }).trim();
+    fs.rmSync(at + '/gone');
+    fs.rmSync(at + '/old', { recursive: true });
+    fs.mkdirSync(at + '/old');
+    print('git', 'init', '-q');
+    print('git', 'add', '-A');
+    print('git', '-c', 'user.name=a', '-c', 'user.email=a@b', 'commit', '-qm', 'all');
+    const seen = [print('git', 'ls-files'), print('node', 'main.js'), print('realpath', 'main.js'), fs.realpathSync(mount.path), print('pwd')];
+    const { rdev, uid } = fs.lstatSync(dir + '/upper/gone');
+    await mount.unmount();
+    return [seen, rdev, uid, fs.readdirSync(at), fs.readdirSync(dir + '/app')];`;
+    const outcome = evaluateAs([...asNobody, process.execPath, program, 'unshare'], body, dir, at);
+    t.deepEqual(outcome, [
+      ['main.js', join(at, 'main.js'), join(at, 'main.js'), at, at],
+      0,
+      NOBODY,
+      [],
+      ['gone', 'main.js', 'old'],
+    ]);
+    t.deepEqual(readdirSync(at), [], 'nobody else sees it');
+  },
+);
+
+mountTest('spawn with capabilities refuses what the program could undo', (t) => {
+  for (const name of ['readonly', 'hidden', 'writable'] as const) {
+    t.throws(() => spawnProgram('true', [], { capabilities: true, [name]: ['/tmp'] }), {
+      code: 'ERR_INVALID_ARG_VALUE',
+    });
   }
 });

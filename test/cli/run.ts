@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { main } from '#lib/cli/commands.js';
-import { packageRoot } from '../support/index.js';
+import { packageRoot } from '../support/package-root.js';
 
 export const program = join(packageRoot, 'dist/cli/main.js');
 
@@ -51,11 +51,19 @@ export async function overlayfs(...args: readonly string[]): Promise<Ran> {
   }
 }
 
-/** The document that --json prints. */
-export async function json(...args: string[]): Promise<{ code: number | null; document: Record<string, unknown> }> {
+/** The documents of --json, one a line, and the last of them. */
+export async function json(...args: string[]): Promise<{
+  code: number | null;
+  document: Record<string, unknown>;
+  documents: Record<string, unknown>[];
+}> {
   const { code, stdout, stderr } = await overlayfs(...args, '--json');
   if (stderr !== '') throw new Error(`with --json, nothing belongs on stderr: ${stderr}`);
-  return { code, document: JSON.parse(stdout) };
+  const documents = stdout
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => JSON.parse(line));
+  return { code, document: documents.at(-1) ?? {}, documents };
 }
 
 /**

@@ -17,12 +17,12 @@ mountTest('several at once, all or none', async (t) => {
   makeTree(dir, { 'sub/': '', there: 'content' });
   const [one, two, there] = ['one', 'sub/two', 'there'].map((name) => join(dir, name)) as [string, string, string];
   const failed = await overlayfs('whiteout', one, there);
-  t.is(failed.code, 1);
-  t.regex(failed.stderr, /reason: path-exists\n {2}hint: Pass --replace to put/);
+  t.is(failed.code, 2);
+  t.regex(failed.stderr, /reason: path-exists\n {2}hint: Remove it first, or pass --replace to put/);
   t.false(existsSync(one));
   t.deepEqual(await overlayfs('whiteout', one, two), silent);
   t.true([one, two].every((path) => isWhiteoutSync(path)));
-  t.deepEqual(await json('whiteout', '--replace', there), { code: 0, document: { whiteouts: [there] } });
+  t.like(await json('whiteout', '--replace', there), { code: 0, document: { whiteouts: [there] } });
   t.true(isWhiteoutSync(there));
 });
 
@@ -32,7 +32,7 @@ mountTest('--replace --recursive', async (t) => {
   const tree = join(dir, 'tree');
   t.regex(
     (await overlayfs('whiteout', '--replace', tree)).stderr,
-    /reason: path-is-directory\n.*Pass --recursive with --replace/,
+    /reason: path-is-directory\n.*pass --recursive with --replace/,
   );
   t.deepEqual(await overlayfs('whiteout', '--replace', '--recursive', tree), silent);
   t.true(isWhiteoutSync(tree));

@@ -1,4 +1,4 @@
-/** `overlayfs containerd`, as a service of systemd too. */
+/** `overlayfs serve`, as a service of systemd too. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
@@ -54,7 +54,7 @@ function start(t: ExecutionContext, command: readonly string[], env: NodeJS.Proc
 test.serial('it serves until SIGTERM, and finishes what is under way', async (t) => {
   const dir = scratch(t);
   const [root, address] = [join(dir, 'root'), join(dir, 'socket')];
-  const command = [process.execPath, program, 'containerd', '--root', root, '--address', address];
+  const command = [process.execPath, program, 'serve', '--root', root, '--address', address];
   const server = start(t, command);
   t.like(await server.seen('ready'), { level: 'info', address, root });
   const client = new TestClient(address);
@@ -73,19 +73,18 @@ test.serial('it serves until SIGTERM, and finishes what is under way', async (t)
 test.serial('two servers, and servers that cannot begin', async (t) => {
   const dir = scratch(t);
   const [root, address] = [join(dir, 'root'), join(dir, 'socket')];
-  const command = [process.execPath, program, 'containerd', '--root', root, '--address', address];
+  const command = [process.execPath, program, 'serve', '--root', root, '--address', address];
   await start(t, command).seen('ready');
-  const second = run(['containerd', '--root', root, '--address', join(dir, 'other')]);
-  t.is(second.code, 1);
+  const second = run(['serve', '--root', root, '--address', join(dir, 'other')]);
+  t.is(second.code, 2);
   t.regex(second.stderr, /another server has the root/i);
-  const third = run(['containerd', '--root', join(dir, 'other'), '--address', address]);
-  t.is(third.code, 1);
+  const third = run(['serve', '--root', join(dir, 'other'), '--address', address]);
+  t.is(third.code, 2);
   t.regex(third.stderr, /somebody answers/i);
-  t.is(run(['containerd', '--root', root]).code, 2);
-  t.is(run(['containerd', '--address', address]).code, 2);
-  t.is(run(['containerd', '--root', root, '--address', `/${'x'.repeat(120)}`]).code, 2);
-  t.is(run(['containerd', '--root', root, '--address', address, 'operand']).code, 2);
-  const wrong = run(['containerd', '--root', join(dir, 'third'), '--address', '/s', '--concurrency', 'many']);
+  t.is(run(['serve', '--root', root]).code, 2);
+  t.is(run(['serve', '--root', root, '--address', `/${'x'.repeat(120)}`]).code, 2);
+  t.is(run(['serve', '--root', root, '--address', address, 'operand']).code, 2);
+  const wrong = run(['serve', '--root', join(dir, 'third'), '--address', '/s', '--concurrency', 'many']);
   t.like(wrong, { code: 2 });
   t.regex(wrong.stderr, /--concurrency takes a number, not 'many'/);
 });
@@ -116,7 +115,7 @@ for (const kind of ['path', 'abstract'] as const) {
     let told = '';
     systemd.stdout.setEncoding('utf8').on('data', (text) => (told += text));
     await once(systemd.stdout, 'data');
-    const command = ['python3', '-c', activator, address, process.execPath, program, 'containerd', '--root', root];
+    const command = ['python3', '-c', activator, address, process.execPath, program, 'serve', '--root', root];
     const server = start(t, command, { NOTIFY_SOCKET: notices });
     await server.seen('ready');
     const client = new TestClient(address);
@@ -131,15 +130,15 @@ for (const kind of ['path', 'abstract'] as const) {
 
 test.serial('systemd: a descriptor that is no socket to listen on', (t) => {
   const passing = ['sh', '-c', 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3</dev/null', 'sh'];
-  const { code, stderr } = run(['containerd', '--root', join(scratch(t), 'root')], { command: passing });
-  t.is(code, 1);
+  const { code, stderr } = run(['serve', '--root', join(scratch(t), 'root')], { command: passing });
+  t.is(code, 2);
   t.regex(stderr, /descriptor 3, on which nobody can connect[\s\S]*ListenStream=/);
 });
 
 test.serial('--check says what is missing', async (t) => {
   const dir = scratch(t);
   const [root, address, config] = [join(dir, 'root'), join(dir, 'run/socket'), join(dir, 'config.toml')];
-  const check = () => run(['containerd', '--check', '--root', root, '--address', address, '--config', config]);
+  const check = () => run(['serve', '--check', '--root', root, '--address', address, '--config', config]);
   const first = check();
   t.is(first.code, 1);
   t.regex(first.stdout, /missing {2}socket: the directory .* does not exist\. Remedy: run mkdir -p/);
@@ -157,8 +156,6 @@ test.serial('--check says what is missing', async (t) => {
   const last = check();
   t.regex(last.stdout, /ok {7}socket: .* is free/);
   t.regex(last.stdout, /ok {7}configuration: .* has the proxy plugin mine/);
-  const { findings } = JSON.parse(
-    run(['containerd', '--check', '--json', '--root', root, '--address', address]).stdout,
-  );
+  const { findings } = JSON.parse(run(['serve', '--check', '--json', '--root', root, '--address', address]).stdout);
   t.true(findings.length >= 6);
 });

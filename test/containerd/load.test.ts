@@ -24,7 +24,7 @@ interface Server {
 async function start(t: ExecutionContext, ...more: string[]): Promise<Server> {
   const dir = scratch(t, 'disk');
   const [root, address] = [join(dir, 'root'), join(dir, 'socket')];
-  const args = [program, 'containerd', '--root', root, '--address', address, '--log-level', 'error', ...more];
+  const args = [program, 'serve', '--root', root, '--address', address, '--log-level', 'error', ...more];
   const child = spawn(process.execPath, args, { stdio: ['ignore', 'inherit', 'inherit'] });
   const ended = once(child, 'exit');
   t.teardown(() => child.kill('SIGKILL'));

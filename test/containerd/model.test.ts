@@ -38,7 +38,7 @@ class Server {
 
   async start(): Promise<void> {
     const places = ['--root', this.root, '--address', this.#address, '--metrics', this.#metrics];
-    const args = [program, 'containerd', ...places, '--log-level', 'silent', '--fsync', 'none', ...this.#more];
+    const args = [program, 'serve', ...places, '--log-level', 'silent', '--fsync', 'none', ...this.#more];
     const child = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'inherit'] });
     this.#child = child;
     // A socket of the killed server is there until this one replaces it.
@@ -87,10 +87,17 @@ type Methods = Parameters<TestClient['call']>[0];
 
 /** The message for a verb. */
 function toRequest([verb, args]: Step): object {
-  const [first, second, third] = args as [string, string, { labels?: object; parent?: string } | undefined];
+  const [first, second, third] = args as [
+    string,
+    string,
+    { labels?: object; parent?: string; replace?: boolean } | undefined,
+  ];
   if (verb === 'prepare' || verb === 'view') return { key: first, parent: second, ...third };
-  if (verb === 'commit') return { name: first, key: second, ...third };
-  if (verb === 'update') return { info: first, updateMask: { paths: second } };
+  if (verb === 'commit') return { key: first, ...(second as unknown as object) };
+  if (verb === 'setLabels') {
+    const names = ['none', ...Object.keys(second)].map((name) => `labels.${name}`);
+    return { info: { name: first, labels: second }, updateMask: { paths: third?.replace ? [] : names } };
+  }
   return verb === 'cleanup' ? {} : { key: first };
 }
 
@@ -102,7 +109,7 @@ async function attempt(client: TestClient, step: Step, random: (below: number) =
   const options = { ...(random(12) === 0 && { deadline: random(4) }), signal: controller.signal };
   if (random(12) === 0) setTimeout(() => controller.abort(), random(3));
   try {
-    await client.call(step[0] as Methods, toRequest(step), options);
+    await client.call((step[0] === 'setLabels' ? 'update' : step[0]) as Methods, toRequest(step), options);
     return '';
   } catch (error) {
     const name = status[(error as { code: number }).code] ?? String(error);

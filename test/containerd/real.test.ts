@@ -1,7 +1,7 @@
 /** Debian's containerd with this server as a proxy plugin: images, containers, and a server that is killed. */
 import { type ChildProcess, execFile, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, readdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -38,7 +38,7 @@ class Served {
   }
 
   async start(): Promise<void> {
-    const args = [program, 'containerd', '--root', this.root, '--address', this.address, '--log-level', 'error'];
+    const args = [program, 'serve', '--root', this.root, '--address', this.address, '--log-level', 'error'];
     this.#child = spawn(process.execPath, args, { stdio: 'inherit' });
     while (spawnSync('python3', ['-c', connecting, this.address]).status !== 0) {
       if (this.#child.exitCode !== null) throw new Error('the server does not start');
@@ -144,6 +144,13 @@ async function compareLayers(t: ExecutionContext, { ctr, root, served }: Fixture
 const script = `cat /etc/hostname && ls /srv/data/old && ! test -e /usr/bin/find &&
   echo new >/srv/new && rm /srv/data/kept && rm -r /srv/data/old && mkdir /srv/data/old && mv /usr/bin/sed /usr/bin/des`;
 
+/** Runs the script in a container, and returns its output. ctr itself drops what it has not read at the end. */
+async function outputOf({ ctr, dir }: Fixture, id: string): Promise<string> {
+  const log = join(dir, `${id}.log`);
+  await ctr('run', '--log-uri', `file://${log}`, '--snapshotter', 'ours', IMAGE, id, '/bin/sh', '-c', script);
+  return readFileSync(log, 'utf8');
+}
+
 realTest('containerd: an image of nine layers', lacking, async (t) => {
   t.timeout(300_000);
   const fixture = await setUp(t);
@@ -162,8 +169,7 @@ realTest('containerd: an image of nine layers', lacking, async (t) => {
     await ctr('images', 'unmount', '--rm', '--snapshotter', snapshotter, views[i] as string);
   }
 
-  const run = ['run', '--snapshotter', 'ours', IMAGE, 'container', '/bin/sh', '-c', script];
-  t.is(await ctr(...run), 'image\nnew\n');
+  t.is(await outputOf(fixture, 'container'), 'image\nnew\n');
   const snapshots = (...args: string[]) => ctr('snapshots', '--snapshotter', 'ours', ...args);
   await snapshots('commit', 'committed', 'container');
   await ctr('containers', 'rm', 'container');
@@ -216,7 +222,7 @@ realTest('containerd: SIGKILL of the server in the midst of all this', lacking, 
       // The server has committed it and died before it could say so. containerd has then forgotten the new name.
       const { records } = await checkRoot(served.root, false);
       t.true([...records.keys()].some((key) => /\/committed$/.test(key)));
-      t.is(await ctr('run', '--snapshotter', 'ours', IMAGE, `${id}-again`, '/bin/sh', '-c', script), 'image\nnew\n');
+      t.is(await outputOf(fixture, `${id}-again`), 'image\nnew\n');
       await snapshots('commit', 'committed', `${id}-again`);
     }
   };
@@ -229,7 +235,7 @@ realTest('containerd: SIGKILL of the server in the midst of all this', lacking, 
     let attempt = 0;
     await cutOff(800, async () => {
       const id = `${name}-${attempt++}`;
-      t.is(await ctr('run', '--snapshotter', 'ours', IMAGE, id, '/bin/sh', '-c', script), 'image\nnew\n');
+      t.is(await outputOf(fixture, id), 'image\nnew\n');
     });
     await cutOff(100, () => commitOne(`${name}-${attempt - 1}`));
     const [top = ''] = await layersOf(ctr, 'ours', 'committed');
@@ -281,7 +287,7 @@ realTest("containerd's own tests of snapshotters", lackingForSuite, async (t) =>
     cwd: join(packageRoot, 'test/containerd/suite'),
     env: { ...process.env, ...go },
   });
-  const server = `${process.execPath} ${program} containerd --log-level error`;
+  const server = `${process.execPath} ${program} serve --log-level error`;
   const { stdout } = await promisify(execFile)(binary, ['-test.v', '-test.run', 'TestServed'], {
     cwd: dir,
     env: { ...process.env, TMPDIR: dir, OVERLAYFS_SERVER: server },

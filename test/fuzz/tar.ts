@@ -8,14 +8,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { OverlayError } from 'overlayfs';
-import { applyLayer, removeLayer } from 'overlayfs/layers';
+import { apply, remove } from 'overlayfs/layers';
 import { Placement } from '#lib/archives/placement.js';
 import type { EntryType, FoundEntry, TarEntry } from '#lib/tar/entry.js';
 import { fields } from '#lib/tar/layout.js';
 import { formatRecord } from '#lib/tar/pax.js';
 import { TarReader } from '#lib/tar/reader.js';
 import { generator } from '../support/random.js';
-import { archiveOf, pack, rawExtended } from '../tar/archives.js';
+import { archiveOf, packTar, rawExtended } from '../tar/archives.js';
 
 const { values } = parseArgs({ options: { seconds: { type: 'string', default: '20' }, seed: { type: 'string' } } });
 const seed = Number(values.seed ?? Math.floor(Math.random() * 2 ** 31));
@@ -73,7 +73,7 @@ function entry(): Buffer {
     }),
     ...(isFile && data.length > 600 && below(3) === 0 && { segments: [0, 512, 600, data.length - 600] }),
   };
-  return pack(more, data);
+  return packTar(more, data);
 }
 
 const numbers = [
@@ -245,7 +245,7 @@ const base = mkdtempSync(join(tmpdir(), 'overlayfs-fuzz-'));
 const outside = join(base, 'outside');
 writeFileSync(outside, 'outside');
 
-async function apply(archive: Buffer, layout: 'overlay' | 'plain'): Promise<boolean> {
+async function works(archive: Buffer, layout: 'overlay' | 'plain'): Promise<boolean> {
   const root = join(base, 'root');
   // Another layer is there already, with links that lead out.
   mkdirSync(join(root, 'a/b'), { recursive: true });
@@ -253,12 +253,12 @@ async function apply(archive: Buffer, layout: 'overlay' | 'plain'): Promise<bool
   symlinkSync('../../outside', join(root, 'a/c'));
   let isApplied = true;
   try {
-    await applyLayer(archive, root, { layout, devices: pick(['create', 'skip']) });
+    await apply(archive, root, { layout, devices: pick(['create', 'skip']) });
   } catch (error) {
     if (!(error instanceof OverlayError)) throw error;
     isApplied = false;
   }
-  await removeLayer(root);
+  await remove(root);
   if (readdirSync(base).join() !== 'outside' || readFileSync(outside, 'utf8') !== 'outside') {
     throw new Error('something outside was touched');
   }
@@ -286,7 +286,7 @@ try {
     place(whole.entries, layout);
     if (counts.archives % APPLIED === 0) {
       counts.applied++;
-      if (await apply(archive, layout)) counts.appliedWhole++;
+      if (await works(archive, layout)) counts.appliedWhole++;
     }
     const { user, system } = process.cpuUsage(start);
     if (user + system > LONGEST) throw new Error(`it took ${(user + system) / 1000} ms`);

@@ -1,12 +1,24 @@
 /** Images for tests: layers of a few files, and one with programs that a container can run. */
 import { execFileSync } from 'node:child_process';
-import { chownSync, copyFileSync, mkdirSync } from 'node:fs';
+import { chownSync, copyFileSync, existsSync, mkdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { ExecutionContext } from 'ava';
 import { createImage, createLayout, type Image, type ImageConfig } from 'overlayfs/images';
-import { createLayer, type OwnerMaps } from 'overlayfs/layers';
+import { type OwnerMaps, pack } from 'overlayfs/layers';
 import { Snapshotter } from 'overlayfs/snapshots';
-import { makeTree } from '../support/index.js';
+import { makeTree, native } from '../support/index.js';
+
+const SYS_FS_CGROUP = '/sys/fs/cgroup';
+
+export const hasProgram = (name: string): boolean =>
+  ['/usr/bin', '/usr/sbin', '/bin', '/sbin'].some((dir) => existsSync(join(dir, name)));
+
+/** crun refuses a machine with both versions of cgroups. */
+export function coverCgroups(t: ExecutionContext): void {
+  if (!existsSync(SYS_FS_CGROUP)) return;
+  t.is(native.mount('none', SYS_FS_CGROUP, 'tmpfs', 0, ''), 0);
+  t.teardown(() => native.umount(SYS_FS_CGROUP, 0));
+}
 
 const programFiles = new Map<string, readonly [path: string, ...libraries: string[]]>();
 
@@ -52,7 +64,7 @@ export async function makeImage(
     return made;
   });
   const archives = directories.map((each, i) =>
-    createLayer(each, { compression: i % 2 === 0 ? 'gzip' : 'none', ...(owners && { owners }) }),
+    pack(each, { compression: i % 2 === 0 ? 'gzip' : 'none', ...(owners && { owners }) }),
   );
   return createImage(layout, archives, { tag, config });
 }

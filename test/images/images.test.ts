@@ -16,6 +16,7 @@ import {
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import test, { type ExecutionContext } from 'ava';
+import { whiteout } from 'overlayfs';
 import {
   commitImage,
   createImage,
@@ -26,11 +27,11 @@ import {
   openLayout,
   unpack,
 } from 'overlayfs/images';
-import { createLayer, whiteout } from 'overlayfs/layers';
+import { pack } from 'overlayfs/layers';
 import { type Snapshotter, withTempMount } from 'overlayfs/snapshots';
 import { changeTree } from '../layers/random-tree.js';
 import { generator, makeTree, mountTest, packageRoot, scaled, scratch } from '../support/index.js';
-import { addDependency, evaluateAsNobody } from '../support/plain-user.js';
+import { addDependency, evaluateAs, evaluateAsNobody } from '../support/plain-user.js';
 import { describeTree, type Tree } from '../support/trees.js';
 import { makeImage, openSnapshotter } from './helper.js';
 
@@ -45,9 +46,13 @@ async function treeOf(snapshotter: Snapshotter, { layers }: Image): Promise<Tree
   }
 }
 
+/** Changes the files of a new container. */
+const changeSnapshot = async (of: Snapshotter, key: string, parent: string, change: (path: string) => void) =>
+  withTempMount(await of.prepare(key, parent), change);
+
 async function namesIn(snapshotter: Snapshotter): Promise<string[]> {
   const names: string[] = [];
-  for await (const { name } of snapshotter.walk()) names.push(name);
+  for await (const { name } of snapshotter.list()) names.push(name);
   return names;
 }
 
@@ -97,11 +102,9 @@ mountTest('a directory without an entry is as the layers below have it, whatever
   const digest = `sha256:${createHash('sha256').update(tar).digest('hex')}`;
   const archive = createReadStream(join(dir, 'up.tar'));
   const summary = Promise.resolve({ diffId: digest, digest, size: tar.length, compression: 'none' });
-  const image = await createImage(
-    layout,
-    [createLayer(join(dir, 'low')), Object.assign(archive, { summary }) as never],
-    { tag: 'x' },
-  );
+  const image = await createImage(layout, [pack(join(dir, 'low')), Object.assign(archive, { summary }) as never], {
+    tag: 'x',
+  });
   const snapshotter = await openSnapshotter(t, join(dir, 'root'));
   await unpack(image, snapshotter);
   const tree = await treeOf(snapshotter, image);
@@ -116,13 +119,13 @@ mountTest('calls at the same time share the work, and layers that are there stay
   const snapshotter = await openSnapshotter(t, join(dir, 'root'));
   const seen: number[] = [];
   const all = await Promise.all(
-    Array.from({ length: 5 }, () => unpack(image, snapshotter, { onProgress: ({ layers }) => seen.push(layers) })),
+    Array.from({ length: 5 }, () => unpack(image, snapshotter, { onProgress: ({ entries }) => seen.push(entries) })),
   );
   t.is(
     all.reduce((sum, { layers }) => sum + layers, 0),
     6,
   );
-  t.is(Math.max(...seen), 6);
+  t.true(seen.length >= 6);
   const names = image.layers.map(({ chainId }) => chainId).sort();
   t.deepEqual(await namesIn(snapshotter), names, 'nothing else is left');
   const [top] = image.layers.slice(-1);
@@ -130,13 +133,13 @@ mountTest('calls at the same time share the work, and layers that are there stay
   t.like(await unpack(image, snapshotter), { layers: 1, reused: 5 });
 });
 
-/** A process that unpacks, and prints a line for each layer. */
+/** A process that unpacks, and prints a line for each step. */
 const unpacker = (layout: string, root: string): ReturnType<typeof spawn> => {
   const script = `import { openLayout, unpack } from 'overlayfs/images';
     import { Snapshotter } from 'overlayfs/snapshots';
     const snapshotter = await Snapshotter.open(${JSON.stringify(root)});
     const image = await (await openLayout(${JSON.stringify(layout)})).image('one');
-    const done = await unpack(image, snapshotter, { onProgress: ({ layers }) => console.log(layers) });
+    const done = await unpack(image, snapshotter, { onProgress: ({ entries }) => console.log(entries) });
     console.log('made ' + done.layers);
     await snapshotter.close();`;
   return spawn(process.execPath, ['--input-type=module', '-e', script], {
@@ -227,6 +230,130 @@ mountTest('a commit has what the container changed, for a machine that has only 
   t.is((await image.layout.image('two')).digest, tagged.digest, 'the tag is that of the last one');
 });
 
+/** Changes a document of a layout, as another program would: rewrites the blobs that lead to it. */
+const rewrite = (layout: string, digest: string, change: (document: Record<string, unknown>) => object): string => {
+  const blob = (of: string) => join(layout, 'blobs', of.replace(':', '/'));
+  const text = JSON.stringify(change(JSON.parse(readFileSync(blob(digest), 'utf8'))));
+  const made = `sha256:${createHash('sha256').update(text).digest('hex')}`;
+  writeFileSync(blob(made), text);
+  return made;
+};
+
+mountTest('an image without history, committed: one entry a layer, as buildah and skopeo want', async (t) => {
+  const dir = scratch(t, 'disk');
+  const layout = join(dir, 'layout');
+  const image = await makeImage(dir, [{ a: 'a' }, { b: 'b' }]);
+  const snapshotter = await openSnapshotter(t, join(dir, 'root'));
+  const given = (histories: unknown) => {
+    const config = rewrite(layout, image.manifest.config.digest, (document) => ({ ...document, history: histories }));
+    const size = (digest: string) => statSync(join(layout, 'blobs', digest.replace(':', '/'))).size;
+    const manifest = rewrite(layout, image.digest, (document) => ({
+      ...document,
+      config: { ...image.manifest.config, digest: config, size: size(config) },
+    }));
+    const path = join(layout, 'index.json');
+    const index = JSON.parse(readFileSync(path, 'utf8'));
+    index.manifests[0] = { ...index.manifests[0], digest: manifest, size: size(manifest) };
+    writeFileSync(path, JSON.stringify({ ...index, manifests: index.manifests.slice(0, 1) }));
+    return image.layout.image('one');
+  };
+  const kept = [{ created_by: 'x' }, { empty_layer: true }, { created_by: 'y' }];
+  for (const [history, count] of [
+    [undefined, 3],
+    [[], 3],
+    [[{ created_by: 'x' }], 3],
+    [kept, 4],
+    [[...kept, { created_by: 'z' }], 3],
+  ] as const) {
+    const changed = await given(history);
+    const { chainId } = await unpack(changed, snapshotter);
+    await changeSnapshot(snapshotter, 'work', chainId, (path) => writeFileSync(join(path, 'c'), String(Math.random())));
+    const committed = await commitImage(changed, snapshotter, 'work', { tag: 'two' });
+    t.is(committed.document.history?.length, count);
+    execFileSync('skopeo', ['inspect', '--config', `oci:${layout}:two`], { stdio: 'pipe' });
+    const storage = ['--root', join(dir, 'storage'), '--runroot', join(dir, 'run'), '--storage-driver', 'vfs'];
+    const buildah = (...args: string[]) =>
+      execFileSync('buildah', [...storage, ...args], { cwd: dir, encoding: 'utf8', stdio: 'pipe' }).trim();
+    const container = buildah('from', '--pull-always', 'oci:layout:two');
+    buildah('commit', '--quiet', container, 'oci:built:three');
+    buildah('rm', container);
+  }
+});
+
+mountTest(
+  'root of a user namespace unpacks an image with device nodes, which are left out',
+  { needs: 'rootless' },
+  async (t) => {
+    const dir = scratch(t, 'disk');
+    makeTree(join(dir, 'nodes'), { 'dev/': '', file: '' });
+    execFileSync('mknod', [join(dir, 'nodes/dev/null'), 'c', '1', '3']);
+    await makeImage(dir, [join(dir, 'nodes')]);
+    addDependency('@photostructure/sqlite');
+    const outcome = evaluateAs(
+      ['unshare', '--user', '--map-root-user'],
+      `const [dir] = args;
+    const { openLayout, unpack } = await import('overlayfs/images');
+    const { Snapshotter } = await import('overlayfs/snapshots');
+    const image = await (await openLayout(join(dir, 'layout'))).image('one');
+    const snapshotter = await Snapshotter.open(join(dir, 'root'));
+    const made = await unpack(image, snapshotter, { devices: 'create' }).catch(({ code }) => code);
+    const { layers } = await unpack(image, snapshotter);
+    await snapshotter.close();
+    return [made, layers];`,
+      dir,
+    );
+    t.deepEqual(outcome, ['EPERM', 1]);
+  },
+);
+
+mountTest('a commit to the tag of an index of platforms replaces the image of its own', async (t) => {
+  const dir = scratch(t, 'disk');
+  const layout = join(dir, 'layout');
+  const image = await makeImage(dir, [{ a: 'a' }]);
+  const { digest } = image;
+  const size = statSync(join(layout, 'blobs', digest.replace(':', '/'))).size;
+  const mediaType = 'application/vnd.oci.image.manifest.v1+json';
+  const other = `sha256:${'0'.repeat(64)}`;
+  const manifests = [
+    { mediaType, digest: other, size, platform: { os: 'linux', architecture: 's390x' } },
+    { mediaType, digest, size, platform: image.platform },
+    {
+      ...{ mediaType, digest: `sha256:${'1'.repeat(64)}`, size },
+      platform: { os: 'unknown', architecture: 'unknown' },
+      annotations: { 'vnd.docker.reference.digest': digest },
+    },
+  ];
+  const indexType = 'application/vnd.oci.image.index.v1+json';
+  const inner = rewrite(layout, digest, () => ({ schemaVersion: 2, mediaType: indexType, manifests }));
+  const path = join(layout, 'index.json');
+  const own = {
+    mediaType: indexType,
+    digest: inner,
+    size: statSync(join(layout, 'blobs', inner.replace(':', '/'))).size,
+  };
+  const annotations = { 'org.opencontainers.image.ref.name': 'all' };
+  writeFileSync(path, JSON.stringify({ schemaVersion: 2, manifests: [{ ...own, annotations }] }));
+  const found = await image.layout.image('all');
+  const snapshotter = await openSnapshotter(t, join(dir, 'root'));
+  for (const content of ['1', '2']) {
+    const { chainId } = await unpack(found, snapshotter);
+    await changeSnapshot(snapshotter, 'work', chainId, (made) => writeFileSync(join(made, 'b'), content));
+    const committed = await commitImage(found, snapshotter, 'work', { tag: 'all' });
+    const index = JSON.parse(readFileSync(path, 'utf8')) as { manifests: { mediaType: string; digest: string }[] };
+    t.deepEqual(
+      index.manifests.map((one) => one.mediaType),
+      [indexType],
+    );
+    const blob = join(layout, 'blobs', (index.manifests[0]?.digest ?? '').replace(':', '/'));
+    const after = JSON.parse(readFileSync(blob, 'utf8')) as { manifests: { digest: string }[] };
+    t.deepEqual(
+      after.manifests.map((one) => one.digest),
+      [other, committed.digest],
+    );
+    t.is((await image.layout.image('all')).digest, committed.digest);
+  }
+});
+
 mountTest(
   'a plain user unpacks and commits: all files are its own, and root’s in the image',
   { needs: 'rootless' },
@@ -234,7 +361,7 @@ mountTest(
     const dir = scratch(t, 'disk');
     await makeImage(dir, [{ 'etc/a': 'a', 'etc/b': 'b' }, { 'etc/c': 'c' }]);
     execFileSync('chown', ['-R', '65534:65534', dir]);
-    addDependency('lmdb');
+    addDependency('@photostructure/sqlite');
     const outcome = evaluateAsNobody(
       `const [dir] = args;
     const { openLayout, unpack, commitImage } = await import('overlayfs/images');
@@ -487,7 +614,7 @@ test('what umoci makes is read', async (t) => {
 test('a failed commit leaves the tags as they are', async (t) => {
   const dir = scratch(t);
   const { layout, digest } = await makeImage(dir, [{ a: 'a' }]);
-  const broken = createLayer(join(dir, 'none'));
+  const broken = pack(join(dir, 'none'));
   await t.throwsAsync(createImage(layout, [broken], { tag: 'one' }), { code: 'ENOENT' });
   t.is((await layout.image('one')).digest, digest);
   t.true(readdirSync(join(layout.path, 'blobs/sha256')).every((name) => /^[0-9a-f]{64}$/.test(name)));

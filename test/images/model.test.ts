@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ExecutionContext } from 'ava';
 import { commitImage, createImage, createLayout, type Image, unpack } from 'overlayfs/images';
-import { createLayer } from 'overlayfs/layers';
+import { pack } from 'overlayfs/layers';
 import { type Snapshotter, withTempMount } from 'overlayfs/snapshots';
 import { changeTree } from '../layers/random-tree.js';
 import { checkRoot } from '../snapshots/check-root.js';
@@ -86,7 +86,7 @@ class Game {
   async check(isWhole: boolean): Promise<string[]> {
     const others: string[] = [];
     const layers: string[] = [];
-    for await (const { name, kind, parent } of this.#snapshotter.walk()) {
+    for await (const { name, kind, parent } of this.#snapshotter.list()) {
       const layer = this.#expected.get(name);
       if (layer === undefined) others.push(name);
       else {
@@ -203,7 +203,7 @@ async function makeImages(dir: string, random: (below: number) => number): Promi
   });
   const images: Image[] = [];
   for (const [i, stack] of stacks.entries()) {
-    const layers = stack.map((layer) => createLayer(sources[layer] as string));
+    const layers = stack.map((layer) => pack(sources[layer] as string));
     images.push(await createImage(layout, layers, { tag: `image-${i}` }));
   }
   return images;
@@ -225,7 +225,7 @@ mountTest('random steps leave each layer whole, and nothing half-made', async (t
     await game.steps[name]?.();
     const others = await game.check(false);
     t.true(
-      others.every((other) => other.startsWith('unpack ')),
+      others.every((other) => other.startsWith('building ')),
       others.join(),
     );
     if (!t.passed) return t.fail(`step ${i} of seed ${seed}: ${name}`);

@@ -1,28 +1,26 @@
-/** Images run as containers: by runc, by crun and by `spawn`, as root and as a plain user; and `overlayfs run-image`. */
-import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+/** Images run as containers: by runc, by crun and by `spawn`, as root and as a plain user; and `overlayfs image run`. */
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import test, { type ExecutionContext } from 'ava';
-import { createImage, type Image, openLayout, type RunContainerOptions, runContainer } from 'overlayfs/images';
-import { createLayer } from 'overlayfs/layers';
+import { Worker } from 'node:worker_threads';
+import test from 'ava';
+import {
+  createImage,
+  type Image,
+  ImageError,
+  openLayout,
+  type RunContainerOptions,
+  runContainer,
+  unpack,
+} from 'overlayfs/images';
+import { pack } from 'overlayfs/layers';
+import { makeInRoot } from '#lib/images/rootfs.js';
 import { run } from '../cli/run.js';
-import { MS_BIND, makeTree, mountTest, native, scratch } from '../support/index.js';
+import { kernelTest, MS_BIND, MS_RDONLY, MS_REMOUNT, makeTree, mountTest, native, scratch } from '../support/index.js';
 import { NOBODY } from '../support/nobody.js';
 import { addDependency, asNobody, evaluateAsNobody, giveTo } from '../support/plain-user.js';
-import { makeProgramImage, openSnapshotter } from './helper.js';
-
-const SYS_FS_CGROUP = '/sys/fs/cgroup';
-
-const hasProgram = (name: string): boolean =>
-  ['/usr/bin', '/usr/sbin', '/bin', '/sbin'].some((dir) => existsSync(join(dir, name)));
-
-/** crun refuses a machine with both versions of cgroups. */
-function coverCgroups(t: ExecutionContext): void {
-  if (!existsSync(SYS_FS_CGROUP)) return;
-  t.is(native.mount('none', SYS_FS_CGROUP, 'tmpfs', 0, ''), 0);
-  t.teardown(() => native.umount(SYS_FS_CGROUP, 0));
-}
+import { coverCgroups, hasProgram, makeProgramImage, openSnapshotter } from './helper.js';
 
 /** Returns the output of a container, and its end. */
 async function ran(
@@ -50,6 +48,40 @@ const furniture = [
   ...['modified etc', 'added etc', 'added etc/hosts', 'added etc/resolv.conf'],
 ];
 const withoutFurniture = (changes: readonly string[]): string[] => changes.filter((line) => !furniture.includes(line));
+
+mountTest('a container that never ran is told from one that ended with 1, and is not committed', async (t) => {
+  coverCgroups(t);
+  const dir = scratch(t, 'disk');
+  const image = await makeProgramImage(dir);
+  const snapshotter = await openSnapshotter(t, join(dir, 'root'));
+  const runs = (runtime: string | false, ...command: string[]) =>
+    runContainer(image, { snapshotter, runtime, command, stdio: 'ignore', commit: 'made' });
+  const fake = join(dir, 'fake');
+  writeFileSync(fake, '#!/bin/sh\nexit 1\n', { mode: 0o755 });
+  const never = { instanceOf: ImageError, code: 'ERR_IMAGE_RUNTIME' };
+  t.regex((await t.throwsAsync(runs(fake, 'id'), never))?.message ?? '', /fake' ended with 1 before the program/);
+  const missing = await t.throwsAsync(runs(join(dir, 'none'), 'id'), never);
+  t.regex(missing?.message ?? '', /none' cannot be started \(ENOENT\)\. Name another one/);
+  writeFileSync(
+    fake,
+    `#!/bin/sh
+    for arg; do [ "$last" = --log ] && log=$arg; [ "$last" = --pid-file ] && pid=$arg; last=$arg; done
+    echo 1 > "$pid"; printf '{"level":"error","msg":"lost it"}' > "$log"; exit 1\n`,
+  );
+  const begun = await t.throwsAsync(runs(fake, 'id'), { instanceOf: ImageError, code: 'ERR_IMAGE_COMMIT' });
+  t.regex(begun?.message ?? '', /fake' ended with 1: lost it\. They are in the snapshot 'container/);
+  if (hasProgram('crun')) {
+    const error = await t.throwsAsync(runs('crun', '/none'), never);
+    t.regex(error?.message ?? '', /began: .*`\/none` not found/);
+  }
+  // It cannot make a control group here.
+  if (hasProgram('runc')) await t.throwsAsync(runs('runc', 'id'), never);
+  await t.throwsAsync(runs(false, '/none'), { code: 'ENOENT' });
+  await t.throwsAsync(image.layout.image('made'), { code: 'ERR_IMAGE_NOT_FOUND' });
+  const { exitCode, image: made } = await runs(hasProgram('crun') && 'crun', 'sh', '-c', 'exit 1');
+  t.is(exitCode, 1);
+  t.is(made?.tag, 'made');
+});
 
 for (const runtime of ['runc', 'crun', false] as const) {
   mountTest(`a container, by ${runtime || 'spawn'}, as root`, { needs: 'mountSetattr' }, async (t) => {
@@ -104,6 +136,7 @@ for (const runtime of ['runc', 'crun', false] as const) {
       { text: 'hello\nown\n' },
       'nothing is left of the first',
     );
+    t.is((await command('cat /proc/sys/kernel/hostname')).text, 'container\n');
     t.like(await command('id', { user: '7:more' }), { text: 'uid=7 gid=45(more) groups=45(more)\n' });
     t.like(await command('id', { user: '7:8' }), { text: 'uid=7 gid=8 groups=8\n' }, 'a number is an id, not a name');
     t.like(await command('', { entrypoint: ['cat', '/srv/hello'], command: [] }), { text: 'hello\n', code: 0 });
@@ -140,10 +173,7 @@ for (const runtime of ['runc', 'crun', false] as const) {
     t.like(await command('ls /sys/class/net', { network: false }), {
       text: runtime === false ? (await command('ls /sys/class/net')).text : 'lo\n',
     });
-    t.is(
-      (await command('kill -TERM $$; sleep 5')).code,
-      runtime === false ? 143 : (await command('kill -TERM $$; sleep 5')).code,
-    );
+    t.is((await command('kill -TERM $$; exit 3')).code, runtime === false ? 143 : 3, 'process 1 ignores the signal');
     t.like(
       await command('echo x > /dev/null && echo null; (echo 1 > /proc/sys/kernel/panic) 2>/dev/null || echo shut'),
       { text: 'null\nshut\n' },
@@ -151,7 +181,7 @@ for (const runtime of ['runc', 'crun', false] as const) {
 
     const nodes = await createImage(
       image.layout,
-      ['base', 'app', 'nodes'].map((name) => createLayer(join(dir, name))),
+      ['base', 'app', 'nodes'].map((name) => pack(join(dir, name))),
       { tag: 'nodes' },
     );
     t.like(
@@ -165,7 +195,7 @@ for (const runtime of ['runc', 'crun', false] as const) {
     await t.throwsAsync(command('true', { user: 'www:none' }), { code: 'ERR_IMAGE_USER_MISSING' });
     t.deepEqual(readdirSync(join(dir, 'root/removed')), []);
     const names: string[] = [];
-    for await (const { name } of snapshotter.walk()) names.push(name);
+    for await (const { name } of snapshotter.list()) names.push(name);
     t.deepEqual(names.sort(), nodes.layers.map(({ chainId }) => chainId).sort(), 'no snapshot of a container is left');
   });
 }
@@ -201,6 +231,7 @@ mountTest(
       [{ onStart: 'true' }, /"onStart"/],
       [{ volumes: [{ source: dir, target: '//' }] }, /"volumes\[0\].target"/],
       [{ volumes: [{ source: dir, target: '/x/../proc' }] }, /"volumes\[0\].target"/],
+      [{ volumes: [{ source: dir, target: '/proc/1' }] }, /"volumes\[0\].target".*in \/proc/],
       [{ volumes: [null] }, /"volumes\[0\]"/],
     ];
     let hasStarted = false;
@@ -224,7 +255,56 @@ mountTest(
   },
 );
 
+const numberOf: Readonly<Record<string, number>> = { TERM: 15, HUP: 1, USR1: 10, 'RTMIN+3': 37, 'RTMAX-1': 63 };
+
 for (const runtime of ['runc', 'crun', false] as const) {
+  mountTest(`StopSignal, then SIGKILL, by ${runtime || 'spawn'}`, { needs: 'mountSetattr' }, async (t) => {
+    if (runtime !== false && !hasProgram(runtime)) {
+      t.pass(`${runtime} is not installed`);
+      return;
+    }
+    if (runtime === 'crun') coverCgroups(t);
+    const dir = scratch(t, 'disk');
+    makeTree(dir, { 'volume/': '' });
+    const image = await makeProgramImage(dir);
+    const snapshotter = await openSnapshotter(t, join(dir, 'root'));
+    const got = join(dir, 'volume/got');
+    const stopped = async (StopSignal: string | undefined, stopTimeout?: number) => {
+      rmSync(got, { force: true });
+      const { layout } = image;
+      const layers = ['base', 'app'].map((name) => pack(join(dir, name)));
+      const asking = await createImage(layout, layers, {
+        tag: 'stop',
+        config: StopSignal === undefined ? {} : { StopSignal },
+      });
+      const traps = ['TERM', 'HUP', 'USR1', 'RTMIN+3', 'RTMAX-1'].map((name) => `trap "end ${name}" ${numberOf[name]}`);
+      const ends = stopTimeout === undefined ? 'exit 0' : ':';
+      const controller = new AbortController();
+      const script = `end() { echo $1 >> /volume/got; ${ends}; }; ${traps.join('; ')}; echo ready; while :; do sleep 0.02; done`;
+      const ending = runContainer(asking, {
+        ...{ snapshotter, runtime, stopTimeout, signal: controller.signal, stdio: ['ignore', 'pipe', 'inherit'] },
+        command: ['sh', '-c', script],
+        volumes: [{ source: join(dir, 'volume'), target: '/volume' }],
+        onStart: ({ process: { stdout } }) => void stdout?.once('data', () => controller.abort()),
+      });
+      await t.throwsAsync(ending, { code: 'ABORT_ERR' });
+      return existsSync(got) ? readFileSync(got, 'utf8') : '';
+    };
+    for (const [written, name] of [
+      [undefined, 'TERM'],
+      ['', 'TERM'],
+      ['SIGHUP', 'HUP'],
+      ['usr1', 'USR1'],
+      ['15', 'TERM'],
+      ['SIGRTMIN+3', 'RTMIN+3'],
+      ['RTMAX-1', 'RTMAX-1'],
+    ] as const) {
+      t.is(await stopped(written), `${name}\n`, written);
+    }
+    t.is(await stopped('SIGHUP', 300), 'HUP\n', 'it gets the signal once, then SIGKILL');
+    t.is(await stopped('SIGHUP', 0), '', 'SIGKILL at once');
+  });
+
   mountTest(`a container that is aborted, by ${runtime || 'spawn'}`, { needs: 'mountSetattr' }, async (t) => {
     if (runtime !== false && !hasProgram(runtime)) {
       t.pass(`${runtime} is not installed`);
@@ -242,6 +322,7 @@ for (const runtime of ['runc', 'crun', false] as const) {
       // The container does not end by itself when it is asked to.
       command: ['sh', '-c', 'trap "" TERM; while :; do echo alive; echo alive >> /volume/alive; sleep 0.02; done'],
       volumes: [{ source: join(dir, 'volume'), target: '/volume' }],
+      stopTimeout: 100,
     };
     const alive = join(dir, 'volume/alive');
     for (const stdio of [['ignore', 'pipe', 'pipe'], 'ignore'] as const) {
@@ -279,7 +360,7 @@ for (const runtime of ['runc', 'crun', false] as const) {
       [],
     );
     const names: string[] = [];
-    for await (const { name } of snapshotter.walk()) names.push(name);
+    for await (const { name } of snapshotter.list()) names.push(name);
     t.deepEqual(names.sort(), image.layers.map(({ chainId }) => chainId).sort());
   });
 }
@@ -300,12 +381,208 @@ mountTest('symbolic links of an image lead nowhere outside', { needs: 'mountSeta
   ] as const) {
     execFileSync('ln', ['-s', to, join(made, name)]);
   }
-  const linked = await createImage(image.layout, [createLayer(join(dir, 'base')), createLayer(made)], { tag: 'links' });
+  const linked = await createImage(image.layout, [pack(join(dir, 'base')), pack(made)], { tag: 'links' });
   await t.throwsAsync(ran(linked, { ...common, command: ['id'], user: 'evil' }), { code: 'ERR_IMAGE_USER_MISSING' });
   const volumes = [{ source: join(dir, 'volume'), target: '/data/made' }];
   await ran(linked, { ...common, command: ['id'], cwd: '/work/here', volumes }).catch(() => {});
   t.deepEqual(readdirSync(outside), ['passwd'], 'nothing is made outside');
 });
+
+mountTest('a commit that fails keeps the work of the container', { needs: 'mountSetattr' }, async (t) => {
+  const dir = scratch(t, 'disk');
+  const image = await makeProgramImage(dir);
+  const root = join(dir, 'root');
+  const layout = join(dir, 'layout');
+  const snapshotter = await openSnapshotter(t, root);
+  const marker = join(dir, 'ran');
+  makeTree(marker, {});
+  const work = (script: string, onStart?: RunContainerOptions['onStart']) =>
+    runContainer(image, {
+      ...{ snapshotter, runtime: false, commit: 'two', onStart, stdio: 'ignore' },
+      volumes: [{ source: marker, target: '/ran' }],
+      command: ['sh', '-c', `echo work > /work; echo ran > /ran/it; ${script}`],
+    });
+  const cover = (): void => {
+    t.is(native.mount(layout, layout, '', MS_BIND, ''), 0);
+    t.is(native.mount('', layout, '', MS_BIND | MS_REMOUNT | MS_RDONLY, ''), 0);
+  };
+  cover();
+  await t.throwsAsync(work(''), { code: 'EROFS' });
+  t.deepEqual(readdirSync(marker), [], 'a layout that is read-only is found before the program starts');
+  t.is(native.umount(layout, 0), 0);
+
+  for (const [script, what, mend] of [
+    ['', /EROFS|read-only/, undefined],
+    ['echo > /.wh.x', /\.wh\.x.*means a whiteout/, '.wh.x'],
+  ] as const) {
+    const failing = work(script, mend === undefined ? cover : undefined);
+    const error = (await t.throwsAsync(failing, { instanceOf: ImageError, code: 'ERR_IMAGE_COMMIT' })) as ImageError;
+    t.regex(error.message, what);
+    if (mend === undefined) t.is(native.umount(layout, 0), 0);
+    const key = error.key as string;
+    const [upper] = (await snapshotter.mounts(key)).flatMap(({ options }) =>
+      (options ?? []).flatMap((one) => (one.startsWith('upperdir=') ? [one.slice(9)] : [])),
+    ) as [string];
+    t.is(readFileSync(join(upper, 'work'), 'utf8'), 'work\n');
+    if (mend !== undefined) rmSync(join(upper, mend));
+    const command = /overlayfs (image commit .*)\.$/.exec(error.hint)?.[1] as string;
+    t.regex(command, new RegExp(` '${key}' two$`));
+    const words = execFileSync('sh', ['-c', `printf '%s\\n' ${command}`], { encoding: 'utf8' })
+      .trim()
+      .split('\n');
+    t.is(run(words.slice(0, -1)).code, 2);
+    t.like(run(words), { code: 0, stderr: '' });
+    const two = await (await openLayout(layout)).image('two');
+    t.is((await ran(two, { snapshotter, runtime: false, command: ['cat', '/work'] })).text, 'work\n');
+  }
+});
+
+for (const [who, command, owner] of [
+  ['root', [], 0],
+  ['a plain user', asNobody, NOBODY],
+] as const) {
+  mountTest(
+    `a full disk: what a container did is committed when there is room, as ${who}`,
+    { needs: 'rootless' },
+    async (t) => {
+      const dir = scratch(t, 'disk');
+      await makeProgramImage(dir);
+      const layout = join(dir, 'layout');
+      execFileSync('mv', [layout, `${layout}-made`]);
+      makeTree(dir, { 'layout/': '' });
+      const size = Number(execFileSync('du', ['-sk', `${layout}-made`], { encoding: 'utf8' }).split('\t')[0]);
+      const mounted = (flags: number, room: number) =>
+        t.is(native.mount('none', layout, 'tmpfs', flags, `size=${size + room}k,uid=${owner},gid=${owner}`), 0);
+      mounted(0, 200);
+      t.teardown(() => native.umount(layout, 0));
+      execFileSync('cp', ['-a', `${layout}-made/.`, layout]);
+      execFileSync('chown', ['-R', `${owner}:${owner}`, dir]);
+      addDependency('@photostructure/sqlite');
+      const base = ['image', 'run', '--root', join(dir, 'root'), '--runtime', 'none'];
+      const before = readdirSync(layout, { recursive: true });
+      const work = 'echo work > /work; cat /lib/*/* /bin/* > /big; cat /big /big > /bigger';
+      const failed = run([...base, '--commit', 'two', layout, 'sh', '-c', work], { command });
+      t.is(failed.code, 125);
+      t.regex(failed.stderr, /ENOSPC[\s\S]*hint: Free/);
+      t.deepEqual(readdirSync(layout, { recursive: true }), before, 'nothing half-made is left');
+      const again = /overlayfs (image commit .*)\.$/m.exec(failed.stderr)?.[1] as string;
+      const words = execFileSync('sh', ['-c', `printf '%s\\n' ${again}`], { encoding: 'utf8' });
+      t.is(run(words.trim().split('\n'), { command }).code, 2, 'and the work stays, however often it fails');
+      mounted(MS_REMOUNT, 65536);
+      t.like(run(words.trim().split('\n'), { command }), { code: 0, stderr: '' });
+      t.like(run([...base, `${layout}:two`, 'cat', '/work'], { command }), { code: 0, stdout: 'work\n' });
+    },
+  );
+}
+
+for (const runtime of ['runc', 'crun', false] as const) {
+  const title = `a container is committed while a process outside is in its files, by ${runtime || 'spawn'}`;
+  mountTest(title, { needs: 'mountSetattr' }, async (t) => {
+    if (runtime !== false && !hasProgram(runtime)) {
+      t.pass(`${runtime} is not installed`);
+      return;
+    }
+    if (runtime === 'crun') coverCgroups(t);
+    const dir = scratch(t, 'disk');
+    const image = await makeProgramImage(dir);
+    const snapshotter = await openSnapshotter(t, join(dir, 'root'));
+    let inside: ChildProcess | undefined;
+    t.teardown(() => inside?.kill('SIGKILL'));
+    await runContainer(image, {
+      ...{ snapshotter, runtime, commit: 'two', stdio: 'ignore', command: ['sh', '-c', 'echo work > /work'] },
+      onStart: ({ path }) => {
+        inside = spawn('sleep', ['100'], { cwd: path.replace('/self/', `/${process.pid}/`), stdio: 'ignore' });
+      },
+    });
+    t.is(inside?.exitCode, null);
+    const two = await (await openLayout(join(dir, 'layout'))).image('two');
+    t.is((await ran(two, { snapshotter, runtime: false, command: ['cat', '/work'] })).text, 'work\n');
+    t.false(readFileSync('/proc/self/mountinfo', 'latin1').includes('overlayfs-container'));
+  });
+}
+
+mountTest('the limits on archives can be raised, for a container too', { needs: 'rootless' }, async (t) => {
+  const dir = scratch(t, 'disk');
+  const image = await makeProgramImage(dir, { Cmd: ['cat', '/srv/hello'] });
+  const root = join(dir, 'root');
+  const snapshotter = await openSnapshotter(t, root);
+  const limited = (maxEntries: number) => ran(image, { snapshotter, runtime: false, maxEntries });
+  await t.throwsAsync(limited(0), { code: 'ERR_OUT_OF_RANGE' });
+  await t.throwsAsync(unpack(image, snapshotter, { maxRatio: Number.NaN }), { code: 'ERR_OUT_OF_RANGE' });
+  await t.throwsAsync(limited(3), { message: /maxEntries/ });
+  for await (const { name } of snapshotter.list()) t.fail(`${name} is left`);
+  const base = ['image', 'run', '--root', root, '--runtime', 'none', '--max-entries'];
+  const layout = join(dir, 'layout');
+  t.regex(run([...base, '3', layout]).stderr, /than --max-entries allows/);
+  t.is(run([...base, 'few', layout]).code, 125);
+  t.like(run([...base, '1e6', layout]), { code: 0, stdout: 'hello\n' });
+  t.is((await limited(1e6)).text, 'hello\n');
+});
+
+for (const runtime of ['runc', 'crun', false] as const) {
+  mountTest(
+    `the place of a mount is no link of the image, by ${runtime || 'spawn'}`,
+    { needs: 'mountSetattr' },
+    async (t) => {
+      if (runtime !== false && !hasProgram(runtime)) {
+        t.pass(`${runtime} is not installed`);
+        return;
+      }
+      if (runtime === 'crun') coverCgroups(t);
+      const dir = scratch(t, 'disk');
+      makeTree(dir, { 'outside/ptmx': 'mine', 'volume/in': 'in', 'volume/sub/': '', file: 'file' });
+      const image = await makeProgramImage(dir);
+      const snapshotter = await openSnapshotter(t, join(dir, 'root'));
+      const outside = join(dir, 'outside');
+      const withTop = async (tag: string, make: (top: string) => void): Promise<Image> => {
+        const top = join(dir, `top-${tag}`);
+        makeTree(top, {});
+        make(top);
+        return createImage(
+          image.layout,
+          ['base', `top-${tag}`].map((name) => pack(join(dir, name))),
+          { tag },
+        );
+      };
+      const volume = (name: string, target: string) => ({ source: join(dir, name), target });
+      const go = (of: Image, script: string, volumes: RunContainerOptions['volumes'] = []) =>
+        ran(of, { snapshotter, runtime, command: ['sh', '-c', script], volumes });
+      for (const name of ['dev', 'proc', 'sys']) {
+        for (const [i, to] of [outside, `../../../../..${outside}`, 'tmp', 'nowhere', undefined].entries()) {
+          const bad = await withTop(`${name}-${i}`, (top) => {
+            if (to === undefined) writeFileSync(join(top, name), '');
+            else symlinkSync(to, join(top, name));
+          });
+          await t.throwsAsync(go(bad, 'true'), { code: 'ERR_IMAGE_INVALID', message: RegExp(`'/${name}' is `) });
+        }
+      }
+      t.deepEqual(readdirSync(outside), ['ptmx']);
+      t.is(readFileSync(join(outside, 'ptmx'), 'utf8'), 'mine');
+
+      const linked = await withTop('linked', (top) => {
+        makeTree(top, { 'run/hosts': '', 'var/': '', 'etc/': '' });
+        symlinkSync('/run', join(top, 'var/run'));
+        symlinkSync('../run/hosts', join(top, 'etc/hosts'));
+        symlinkSync('/proc', join(top, 'p'));
+        symlinkSync('/', join(top, 'r'));
+      });
+      const hosts = existsSync('/etc/hosts') ? readFileSync('/etc/hosts', 'utf8') : '';
+      t.is((await go(linked, 'cat /run/hosts /run/v/in', [volume('volume', '/var/run/v')])).text, `${hosts}in`);
+      for (const target of ['/p', '/p/x', '/r']) {
+        const refused = { code: 'ERR_IMAGE_INVALID', message: RegExp(`'${target}' is `) };
+        await t.throwsAsync(go(linked, 'true', [volume('volume', target)]), refused);
+      }
+      const kind = { code: 'ERR_IMAGE_INVALID', message: /'\/tmp' is a directory, and the container needs a file/ };
+      await t.throwsAsync(go(linked, 'true', [volume('file', '/tmp')]), kind);
+
+      const nested = [volume('outside', '/v/new/deep'), volume('file', '/v/sub/file'), volume('volume', '/v')];
+      t.is((await go(linked, 'cat /v/in /v/new/deep/ptmx /v/sub/file', nested)).text, 'inminefile', 'in any order');
+      symlinkSync(outside, join(dir, 'volume/link'));
+      const inner = { code: 'ERR_IMAGE_INVALID', message: /'\/link' is / };
+      await t.throwsAsync(go(linked, 'true', [volume('volume', '/v'), volume('volume', '/v/link')]), inner);
+    },
+  );
+}
 
 /** In a child of the plain user. */
 const prelude = `
@@ -331,7 +608,7 @@ mountTest(
     await makeProgramImage(dir, { User: 'www', WorkingDir: '/srv' });
     makeTree(dir, { 'volume/in': 'in' });
     execFileSync('chown', ['-R', `${NOBODY}:${NOBODY}`, dir]);
-    addDependency('lmdb');
+    addDependency('@photostructure/sqlite');
     const outcome = evaluateAsNobody(
       `${prelude}
     const script = 'id; cat hello; echo new > new; rm hello; cat /volume/in; ls /proc | { n=0; while read p; do case $p in [0-9]*) n=$((n+1));; esac; done; echo $n; }; exit 9';
@@ -366,7 +643,7 @@ mountTest(
       t.is(native.mount(join(dir, name), `/etc/${name}`, '', MS_BIND, ''), 0);
       t.teardown(() => native.umount(`/etc/${name}`, 0));
     }
-    addDependency('lmdb');
+    addDependency('@photostructure/sqlite');
     const outcome = evaluateAsNobody(
       `${prelude}
     const first = await run(image, { subIds: true, command: ['sh', '-c', 'id; (echo no > hello) 2>/dev/null || echo roots; echo new > /tmp/new'] });
@@ -395,14 +672,14 @@ for (const [who, command] of [
     });
     makeTree(dir, { 'volume/in': 'in' });
     if (who !== 'root') execFileSync('chown', ['-R', `${NOBODY}:${NOBODY}`, dir]);
-    addDependency('lmdb');
+    addDependency('@photostructure/sqlite');
     giveTo(dir);
     if (who === 'root') execFileSync('chown', ['0:0', dir]);
     const layout = join(dir, 'layout');
-    const base = ['run-image', '--root', join(dir, 'root'), '--runtime', 'none'];
+    const base = ['image', 'run', '--root', join(dir, 'root'), '--runtime', 'none'];
     const go = (...args: string[]) => run([...base, ...args], { command });
     t.deepEqual(go(`${layout}:one`), { code: 0, stdout: 'hello\n', stderr: '' });
-    t.deepEqual(go(layout, '--', 'sh', '-c', 'exit 4'), { code: 4, stdout: '', stderr: '' });
+    t.deepEqual(go(layout, 'sh', '-c', 'exit 4'), { code: 4, stdout: '', stderr: '' });
     const script = 'cd /up && cd /declared && echo $A; cat /v/in; echo new > /new';
     const changed = go(
       '--env',
@@ -413,26 +690,25 @@ for (const [who, command] of [
       '--commit',
       'name/two:2',
       layout,
-      '--',
       'sh',
       '-c',
       script,
     );
     t.is(changed.code, 0, changed.stderr);
     t.regex(changed.stdout, /^b\nin[\s\S]*A new$/m);
-    t.like(go(`${layout}:name/two:2`, '--', 'cat', '/new'), { code: 0, stdout: 'new\n' });
-    const json = go('--json', `${layout}:name/two:2`, '--', 'sh', '-c', 'echo text; exit 3');
+    t.like(go(`${layout}:name/two:2`, 'cat', '/new'), { code: 0, stdout: 'new\n' });
+    const json = go('--json', `${layout}:name/two:2`, 'sh', '-c', 'echo text; exit 3');
     t.like({ ...json, stdout: JSON.parse(json.stdout) }, { code: 3, stdout: { exitCode: 3 }, stderr: 'text\n' });
-    t.is(go(`${layout}:one`, '--', 'no-such-program').code, 127);
+    t.is(go(`${layout}:one`, 'no-such-program').code, 127);
     t.regex(go(`${layout}:none`).stderr, /has no image 'none'[\s\S]*one of its tags: one, name\/two:2/);
     t.regex(go(join(dir, 'nothing')).stderr, /no OCI image layout/);
-    t.is(go('--env', 'A', layout).code, 2);
-    t.is(go('--volume', 'A', layout).code, 2);
+    t.is(go('--env', 'A', layout).code, 125);
+    t.is(go('--volume', 'A', layout).code, 125);
     // The image is named by its digest. A program that writes nothing does not need standard output.
     const { digest } = await (await openLayout(layout)).image('one');
     const toFull = [...command, 'sh', '-c', '"$@" >/dev/full', 'sh'];
-    t.like(run([...base, `${layout}:${digest}`, '--', 'sh', '-c', ':'], { command: toFull }), { code: 0, stderr: '' });
-    t.is(run(['run-image', layout], { command }).code, 2);
+    t.like(run([...base, `${layout}:${digest}`, 'sh', '-c', ':'], { command: toFull }), { code: 0, stderr: '' });
+    t.is(run(['image', 'run', '--no-such-flag', layout], { command }).code, 125);
     t.is((await (await openLayout(layout)).tags()).length, 2);
   });
 }
@@ -447,6 +723,38 @@ mountTest('examples/run-image.ts', { needs: 'mountSetattr' }, async (t) => {
   t.regex(stdout, /^hello\n[\s\S]*^added srv\/new$/m);
 });
 
+test('a StopSignal that is no signal is refused, and named', async (t) => {
+  const dir = scratch(t);
+  const image = await makeProgramImage(dir);
+  const snapshotter = await openSnapshotter(t, join(dir, 'root'));
+  for (const StopSignal of [
+    'SIGNO',
+    '0',
+    '65',
+    '-1',
+    '1.5',
+    'SIGRTMIN+31',
+    'RTMAX-31',
+    'RTMIN-1',
+    'SIG',
+    ' 15',
+    'constructor',
+  ]) {
+    const layers = [pack(join(dir, 'base'))];
+    const given = {
+      code: 'ERR_INVALID_ARG_VALUE',
+      message: RegExp(`config.StopSignal.*'${StopSignal.replaceAll('+', '\\+')}'`),
+    };
+    await t.throwsAsync(createImage(image.layout, layers, { tag: 'two', config: { StopSignal } }), given);
+    const read = Object.create(image, { config: { value: { StopSignal } } });
+    const refused = { instanceOf: ImageError, code: 'ERR_IMAGE_INVALID', message: given.message };
+    await t.throwsAsync(runContainer(read, { snapshotter, command: ['true'], runtime: false }), refused);
+  }
+  await t.throwsAsync(runContainer(image, { snapshotter, command: ['true'], runtime: false, stopTimeout: -1 }), {
+    code: 'ERR_OUT_OF_RANGE',
+  });
+});
+
 test('an unknown option is refused', async (t) => {
   const dir = scratch(t);
   const image = await makeProgramImage(dir);
@@ -456,4 +764,18 @@ test('an unknown option is refused', async (t) => {
   const volumes = [{ source: join(dir, 'none'), target: '/v' }];
   const missing = { code: 'ERR_INVALID_ARG_VALUE', message: /volumes\[0\]\.source.*exists.*none'/ };
   await t.throwsAsync(runContainer(image, { snapshotter, runtime: false, volumes }), missing);
+});
+
+kernelTest('a path with .. is made in a root beside renames elsewhere', async (t) => {
+  const dir = scratch(t);
+  const rename = `const fs = require('node:fs');
+    const { workerData: path } = require('node:worker_threads');
+    fs.writeFileSync(path + 'a', '');
+    for (;;) { fs.renameSync(path + 'a', path + 'b'); fs.renameSync(path + 'b', path + 'a'); }`;
+  const workers = [0, 1].map((i) => new Worker(rename, { eval: true, workerData: join(dir, String(i)) }));
+  makeTree(dir, { 'root/': '' });
+  // openat2(2) answers EAGAIN at "..", about once in 40 times.
+  for (let i = 0; i < 2000; i++) await makeInRoot(join(dir, 'root'), `../up${i % 50}`);
+  t.is(readdirSync(join(dir, 'root')).length, 50);
+  await Promise.all(workers.map((worker) => worker.terminate()));
 });

@@ -4,10 +4,11 @@
  */
 import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { ExecutionContext } from 'ava';
+import test, { type ExecutionContext } from 'ava';
 import * as e from '#lib/errnos.js';
 import { calls } from '#lib/kernel/calls.js';
 import * as k from '#lib/kernel/constants.js';
+import { askedNames } from '#lib/kernel/filtered.js';
 import type { CheckedGuard } from '#lib/kernel/guard-names.js';
 import { addGuard } from '#lib/kernel/guards.js';
 import { Outputs, perform, performSync, StepFailure } from '#lib/kernel/perform.js';
@@ -273,7 +274,8 @@ mountTest('a working directory that a plan changes is its own', async (t) => {
 mountTest('a plan on a shared thread changes no namespace', async (t) => {
   for (const add of [
     (plan: Plan) => plan.add(calls.unshare, [k.CLONE_FS]),
-    (plan: Plan) => plan.add(calls.setns, [plan.add(calls.openat2, [k.AT_FDCWD, '/proc/self/ns/mnt']), k.CLONE_NEWNS]),
+    (plan: Plan) =>
+      plan.add(calls.setns, [plan.add(calls.openat2, [k.AT_FDCWD, '/proc/self/ns/mnt', k.O_CLOEXEC]), k.CLONE_NEWNS]),
   ]) {
     await both(
       t,
@@ -332,4 +334,14 @@ mountTest('outputs that wait to be read, since other callbacks throw, are not ov
   for (const listener of others) process.on('uncaughtException', listener);
   t.true(thrown > 0);
   t.deepEqual(wrong, []);
+});
+
+test('the addon knows each call of which a filter may be suspected', (t) => {
+  const unknown = askedNames.filter((name) => {
+    const plan = new Plan();
+    plan.add(calls.probe, [name]);
+    const outcome = performSync(plan);
+    return outcome instanceof StepFailure && outcome.errno === e.ENODATA;
+  });
+  t.deepEqual(unknown, []);
 });

@@ -3,13 +3,13 @@ import { execFileSync, spawn } from 'node:child_process';
 import { chmodSync, lstatSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { OverlayError } from 'overlayfs';
-import { applyLayer } from '#lib/archives/apply.js';
+import { apply } from '#lib/archives/apply.js';
 import { countDescriptors, evaluateIn, kernelTest, makeTree, mountTest, scaled, scratch } from '../support/index.js';
 import { NOBODY } from '../support/nobody.js';
 import { evaluateAsNobody, giveTo } from '../support/plain-user.js';
-import { archiveOf, pack, rawHeader } from '../tar/archives.js';
+import { archiveOf, packTar, rawHeader } from '../tar/archives.js';
 
-const file = (name: string, data = 'data'): Buffer => pack({ name }, data);
+const file = (name: string, data = 'data'): Buffer => packTar({ name }, data);
 
 /** Exchanges two names again and again, renameat2(2). */
 const exchanger = `
@@ -28,20 +28,20 @@ kernelTest('a directory that another process swaps for a symbolic link: nothing 
   for (let i = 0; i < 40; i++) entries.push(file(`d/f${i}`), file(`d/.wh.w${i}`, ''), file(`d/sub/g${i}`));
   entries.push(
     file('d/.wh.victim', ''),
-    pack({ name: 'd/victim', type: 'symlink', linkname: 'x' }),
+    packTar({ name: 'd/victim', type: 'symlink', linkname: 'x' }),
     file('d/.wh..wh..opq', ''),
   );
   const archive = archiveOf(
     ...entries,
     file('d/large', 'x'.repeat(400_000)),
-    pack({ name: 'd/hard', type: 'link', linkname: 'd/f1' }),
+    packTar({ name: 'd/hard', type: 'link', linkname: 'd/f1' }),
   );
   const child = spawn('python3', ['-c', exchanger, join(root, 'd'), join(root, 'link')]);
   const ended = new Promise((resolve) => child.on('close', resolve));
   const counts = { done: 0, failed: 0 };
   for (let round = 0; round < scaled(100, 20); round++) {
     try {
-      await applyLayer(archive, root);
+      await apply(archive, root);
       counts.done++;
     } catch (error) {
       t.true(error instanceof OverlayError, String(error));
@@ -67,7 +67,7 @@ kernelTest('many entries', async (t) => {
     }
     yield Buffer.concat([...blocks, Buffer.alloc(1024)]);
   }
-  const { entries } = await applyLayer(archive(), join(base, 'out'));
+  const { entries } = await apply(archive(), join(base, 'out'));
   t.is(entries, count);
 });
 
@@ -76,7 +76,7 @@ kernelTest('the file system is full: the error says so, and nothing is left', as
   mkdirSync(join(base, 'small'));
   execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'small', join(base, 'small')]);
   const before = countDescriptors();
-  const error = await t.throwsAsync(applyLayer(archiveOf(file('a', 'x'.repeat(2e6))), join(base, 'small/out')), {
+  const error = await t.throwsAsync(apply(archiveOf(file('a', 'x'.repeat(2e6))), join(base, 'small/out')), {
     instanceOf: OverlayError,
   });
   t.is(error?.reason, 'out-of-space');
@@ -96,7 +96,7 @@ kernelTest('a read-only place, and one that is no directory', async (t) => {
     ['file', 'path-not-directory'],
     ['missing/out', 'path-missing'],
   ] as const) {
-    const error = await t.throwsAsync(applyLayer(archiveOf(file('a')), join(base, place)), {
+    const error = await t.throwsAsync(apply(archiveOf(file('a')), join(base, place)), {
       instanceOf: OverlayError,
     });
     t.is(error?.reason, reason, place);
@@ -108,14 +108,14 @@ kernelTest('a mount inside is not entered', async (t) => {
   const base = scratch(t);
   mkdirSync(join(base, 'layer/m'), { recursive: true });
   execFileSync('mount', ['-t', 'tmpfs', 'm', join(base, 'layer/m')]);
-  const error = await t.throwsAsync(applyLayer(archiveOf(file('m/a')), join(base, 'layer')), {
+  const error = await t.throwsAsync(apply(archiveOf(file('m/a')), join(base, 'layer')), {
     instanceOf: OverlayError,
   });
   t.is(error?.reason, 'mount-inside');
   t.deepEqual(readdirSync(join(base, 'layer/m')), []);
 });
 
-const applied = "(await import('overlayfs/layers')).applyLayer(args[0], args[1], JSON.parse(args[2]))";
+const applied = "(await import('overlayfs/layers')).apply(args[0], args[1], JSON.parse(args[2]))";
 
 mountTest('in a user namespace: owners and devices by option, marks of users', { needs: 'user namespaces' }, (t) => {
   const base = scratch(t, 'disk');
@@ -124,20 +124,23 @@ mountTest('in a user namespace: owners and devices by option, marks of users', {
   writeFileSync(
     archive,
     archiveOf(
-      pack({ name: 'd/', type: 'directory', mode: 0o555 }),
-      pack({ name: 'd/theirs', uid: 5, gid: 6, mode: 0o400 }, 'x'),
+      packTar({ name: 'd/', type: 'directory', mode: 0o555 }),
+      packTar({ name: 'd/theirs', uid: 5, gid: 6, mode: 0o400 }, 'x'),
       file('d/.wh..wh..opq', ''),
       file('.wh.gone', ''),
-      pack({ name: 'null', type: 'character', major: 1, minor: 3 }),
+      packTar({ name: 'null', type: 'character', major: 1, minor: 3 }),
     ),
   );
   const inside = ['unshare', '-Ur'];
   const run = (name: string, options: object): unknown =>
     evaluateIn(inside, applied, archive, join(base, name), JSON.stringify(options));
   t.like(run('a', { userxattr: true }), { reason: 'permission-denied', syscall: 'chown' });
-  t.like(run('b', { userxattr: true, owners: 'ignore' }), { reason: 'permission-denied', syscall: 'mknod' });
-  t.like(run('c', { owners: 'ignore', devices: 'skip' }), { reason: 'xattr-denied' });
-  t.like(run('d', { userxattr: true, owners: 'ignore', devices: 'skip' }), { entries: 5, whiteouts: 1 });
+  t.like(run('b', { userxattr: true, owners: 'ignore', devices: 'create' }), {
+    reason: 'permission-denied',
+    syscall: 'mknod',
+  });
+  t.like(run('c', { userxattr: false, owners: 'ignore', devices: 'skip' }), { reason: 'xattr-denied' });
+  t.like(run('d', { owners: 'ignore' }), { entries: 5, whiteouts: 1 });
   t.deepEqual(readdirSync(base).sort(), ['archive.tar', 'd'], 'what failed is gone');
   t.deepEqual(readdirSync(join(base, 'd')).sort(), ['d', 'gone']);
   t.is(lstatSync(join(base, 'd/d')).mode & 0o7777, 0o555);
@@ -149,20 +152,20 @@ mountTest("as a plain user: all files are the user's, devices are left out, mode
   writeFileSync(
     join(base, 'archive.tar'),
     archiveOf(
-      pack({ name: 'd/', type: 'directory', mode: 0o555, uid: 7 }),
-      pack({ name: 'd/large', uid: 5, gid: 6, mode: 0o400 }, 'x'.repeat(300_000)),
-      pack({
+      packTar({ name: 'd/', type: 'directory', mode: 0o555, uid: 7 }),
+      packTar({ name: 'd/large', uid: 5, gid: 6, mode: 0o400 }, 'x'.repeat(300_000)),
+      packTar({
         name: 'd/cap',
         xattrs: new Map([['security.capability', Buffer.from('0100000200200000000000000000000000000000', 'hex')]]),
       }),
       file('d/.wh..wh..opq', ''),
-      pack({ name: 'null', type: 'character', major: 1, minor: 3 }),
+      packTar({ name: 'null', type: 'character', major: 1, minor: 3 }),
     ),
   );
-  const body = `const { applyLayer, createLayer } = await import('overlayfs/layers');
-    const { skipped } = await applyLayer(args[0] + '/archive.tar', args[0] + '/out', { userxattr: true });
+  const body = `const { apply, pack } = await import('overlayfs/layers');
+    const { skipped } = await apply(args[0] + '/archive.tar', args[0] + '/out', { userxattr: true });
     let size = 0;
-    for await (const chunk of createLayer(args[0] + '/out', { userxattr: true })) size += chunk.length;
+    for await (const chunk of pack({ upperdir: args[0] + '/out', userxattr: true })) size += chunk.length;
     return { skipped, size };`;
   const outcome = evaluateAsNobody(body, base) as { skipped: object[]; size: number };
   t.deepEqual(outcome.skipped, [
@@ -181,10 +184,27 @@ mountTest('a directory that this process may not read is in the way only of what
   giveTo(base);
   giveTo(join(base, 'layer'));
   chmodSync(join(base, 'layer/closed'), 0o700);
-  const body = `const { applyLayer } = await import('overlayfs/layers');
-    return await applyLayer(Buffer.from(args[1], 'base64'), args[0] + '/layer').catch(({ reason }) => reason);`;
+  const body = `const { apply } = await import('overlayfs/layers');
+    return await apply(Buffer.from(args[1], 'base64'), args[0] + '/layer').catch(({ reason }) => reason);`;
   const apply = (name: string): unknown => evaluateAsNobody(body, base, archiveOf(file(name)).toString('base64'));
   t.like(apply('a'), { entries: 1 });
   t.is(apply('closed/a'), 'path-inaccessible');
   t.deepEqual(readdirSync(join(base, 'layer')).sort(), ['a', 'closed']);
+});
+
+mountTest('a directory of mode 000 of one’s own: the hint is chmod, and it works', (t) => {
+  const base = scratch(t, 'disk');
+  makeTree(base, { 'layer/closed/file': '', 'layer/closed/root/': '' });
+  for (const name of ['', 'layer', 'layer/closed']) giveTo(join(base, name));
+  chmodSync(join(base, 'layer/closed'), 0);
+  chmodSync(join(base, 'layer/closed/root'), 0);
+  const body = `const { changes } = await import('overlayfs/layers');
+    const found = [];
+    for await (const { path } of changes({ upperdir: args[0] + '/layer', lowerdir: args[0] })) found.push(path);
+    return found.length;`;
+  const closed = join(base, 'layer/closed');
+  const own = evaluateAsNobody(body, base) as { hint: string };
+  t.is(own.hint, `Make it readable: chmod u+rx '${closed}'.`);
+  chmodSync(closed, 0o500);
+  t.is((evaluateAsNobody(body, base) as { hint: string }).hint, 'Run as its owner or as root.');
 });

@@ -3,9 +3,9 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
 import { mountOverlaySync, type OverlayOptions } from 'overlayfs';
-import { type Change, changes, changesSync } from 'overlayfs/layers';
+import { type Change, changes } from 'overlayfs/layers';
 import { comparePaths } from '#lib/trees/encodings.js';
-import { generator, mountTest, scaled, scratch } from '../support/index.js';
+import { fromAsync, generator, mountTest, scaled, scratch } from '../support/index.js';
 import { changeTree, growTree, type SeenEntry, seeTree } from './random-tree.js';
 
 const S_IFDIR = 0o040000;
@@ -99,17 +99,20 @@ interface Checked {
 }
 
 async function checkUpper(t: ExecutionContext, { upper, lowerdir, expected, after, before }: Checked): Promise<void> {
-  const exact = [...changesSync(upper, { lowerdir, content: true, encoding: 'buffer' })];
+  const exact = await fromAsync(changes({ upperdir: upper, lowerdir }, { content: true, encoding: 'buffer' }));
   t.deepEqual(exact.map(plain), expected);
   for (const { from, path } of exact) {
     if (from === undefined) continue;
     t.is(before.get(from.toString('latin1'))?.inode, after.get(path.toString('latin1'))?.inode);
   }
   const later: Change<Buffer>[] = [];
-  for await (const change of changes(upper, { lowerdir, content: true, encoding: 'buffer' })) later.push(change);
+  for await (const change of changes({ upperdir: upper, lowerdir }, { content: true, encoding: 'buffer' }))
+    later.push(change);
   t.deepEqual(later, exact);
   // By default, another time counts as other content.
-  const quick = [...changesSync(upper, { lowerdir, encoding: 'buffer' })].map(plain) as { what: string[] }[];
+  const quick = (await fromAsync(changes({ upperdir: upper, lowerdir }, { encoding: 'buffer' }))).map(plain) as {
+    what: string[];
+  }[];
   const without = (list: readonly object[]): object[] =>
     (list as { what: string[] }[]).map((one) => ({ ...one, what: one.what.filter((word) => word !== 'content') }));
   t.deepEqual(without(quick), without(expected));
@@ -155,7 +158,7 @@ for (const [title, options] of Object.entries(variants)) {
         const mount = mountOverlaySync({ lowerdir, upperdir, workdir, ...(isRootless ? {} : { target }), ...options });
         changeTree(mount.path, random, 40 * level * level, { owners });
         const after = seeTree(mount.path);
-        const ofMount = [...changesSync(mount, { content: true, encoding: 'buffer' })].map(plain);
+        const ofMount = (await fromAsync(changes(mount, { content: true, encoding: 'buffer' }))).map(plain);
         mount.unmountSync();
         const expected = difference(before, after);
         t.deepEqual(ofMount, expected, `seed ${seed}, level ${level}`);
@@ -200,7 +203,7 @@ for (const [title, options] of Object.entries(oneUpper)) {
       const [before, after] = [seeTree(lower), seeTree(mount.path)];
       mount.unmountSync();
       const expected = difference(before, after);
-      if ([...changesSync(upper, { lowerdir })].some(({ from }) => from !== undefined)) renamed++;
+      if ((await fromAsync(changes({ upperdir: upper, lowerdir }))).some(({ from }) => from !== undefined)) renamed++;
       t.true(expected.length > 50, `seed ${seed}: ${expected.length} changes of ${before.size} entries`);
       await checkUpper(t, { upper, lowerdir, expected, after, before });
       t.true(t.passed, `seed ${seed}`);

@@ -18,7 +18,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { mountOverlaySync, OverlayError } from 'overlayfs';
-import { baseline, baselineSync, type Conflict, mergeLayer, mergeLayerSync } from 'overlayfs/layers';
+import { baseline, type Conflict, merge } from 'overlayfs/layers';
 import { generator, makeTree, mountTest, scaled, scratch } from '../support/index.js';
 
 const FILES = 40;
@@ -84,7 +84,7 @@ for (const kind of ['tmpfs', 'disk'] as const) {
       for (const file of added) theirs.set(file, pick(['nothing', 'add']));
       const earlier = files.filter((file) => theirs.get(file) === 'nothing');
       for (const file of earlier) perform(at('base'), file, pick(['write', 'chmod', 'touch']), 'before');
-      const since = random(2) === 0 ? baselineSync(at('base')) : await baseline(at('base'));
+      const since = random(2) === 0 ? await baseline(at('base')) : await baseline(at('base'));
       for (const [file, act] of theirs) perform(at('base'), file, act, 'theirs');
       const changedInside = random(3);
       appendFileSync(at(`base/gone${changedInside}/deep/file`), 'theirs');
@@ -106,9 +106,9 @@ for (const kind of ['tmpfs', 'disk'] as const) {
         } else expected.push(`${file} ${act === 'remove' || act === 'move' ? 'deleted' : 'changed'} changed`);
       }
       count += expected.length;
-      const found = mergeLayerSync(at('upper'), at('base'), { since, dryRun: true, conflict: 'ours' });
+      const found = await merge(at('upper'), { into: at('base'), since, dryRun: true, conflict: 'ours' });
       t.deepEqual(shown(found.conflicts), expected.sort(), `seed ${seed}`);
-      const error = await t.throwsAsync(mergeLayer(at('upper'), at('base'), { since }), { instanceOf: OverlayError });
+      const error = await t.throwsAsync(merge(at('upper'), { into: at('base'), since }), { instanceOf: OverlayError });
       t.is(error?.reason, 'layer-conflict');
       t.deepEqual(shown(error?.conflicts ?? []), expected);
       rmSync(own, { recursive: true });
@@ -133,11 +133,12 @@ mountTest('a conflict is decided for one side or the other, path by path', async
   writeFileSync(at('base/a'), 'theirs');
   writeFileSync(at('base/b'), 'theirs');
   writeFileSync(at('base/c'), 'theirs');
-  await t.throwsAsync(mergeLayer(at('upper'), at('base'), { since }), {
+  await t.throwsAsync(merge(at('upper'), { into: at('base'), since }), {
     message: /'a' and 1 more.*nothing was merged/,
   });
   t.false(existsSync(at('base/new')));
-  const summary = await mergeLayer(at('upper'), at('base'), {
+  const summary = await merge(at('upper'), {
+    into: at('base'),
     since,
     conflict: ({ path }) => (path === 'a' ? 'ours' : 'theirs'),
   });
@@ -148,11 +149,81 @@ mountTest('a conflict is decided for one side or the other, path by path', async
   const read = (name: string): string => readFileSync(at(`base/${name}`), 'utf8');
   t.deepEqual(['a', 'b', 'c', 'new'].map(read), ['ours', 'theirs', 'theirs', 'ours']);
   mkdirSync(at('other'));
-  await t.throwsAsync(mergeLayer(at('upper'), at('other'), { since }), { message: /belongs to another directory/ });
-  await t.throwsAsync(mergeLayer(at('upper'), at('base'), { since: {} as never }), { instanceOf: TypeError });
+  await t.throwsAsync(merge(at('upper'), { into: at('other'), since }), { message: /belongs to another directory/ });
+  for (const bad of [{}, { ...since, links: 'AAAA' }, { ...since, links: 1 }]) {
+    await t.throwsAsync(merge(at('upper'), { into: at('base'), since: bad as never }), { instanceOf: TypeError });
+  }
 });
 
-mountTest('a directory that was exchanged for another one is a conflict, whatever its times', (t) => {
+for (const links of [true, false]) {
+  mountTest(
+    `a hard link that the view changed and others removed is a conflict, and a new file is none (${links})`,
+    async (t) => {
+      const dir = scratch(t, 'disk');
+      const at = (name: string): string => join(dir, name);
+      makeTree(dir, { 'base/e/x': '', 'upper/': '', 'work/': '', 'merged/': '' });
+      for (const name of ['d/a', 'd/b', 'f/c', 'g/r']) {
+        makeTree(at('base'), { [name]: 'x' });
+        makeTree(at('base'), { [`${name}.single`]: 'x' });
+        linkSync(at(`base/${name}`), at(`base/e/${name.at(-1)}`));
+        utimesSync(at(`base/${name}`), 5, 5);
+      }
+      utimesSync(at('base/f'), 5, 5);
+      const since = await baseline(at('base'), { links });
+      t.deepEqual(JSON.parse(JSON.stringify(since)), since);
+      const paths = { lowerdir: at('base'), upperdir: at('upper'), workdir: at('work'), target: at('merged') };
+      const mount = mountOverlaySync(paths);
+      appendFileSync(at('merged/d/a'), 'ours');
+      chmodSync(at('merged/e/b'), 0o600);
+      // Its times are those of a new file.
+      appendFileSync(at('merged/f/c'), 'ours');
+      readFileSync(at('merged/f/c'));
+      for (const name of ['d', 'e']) writeFileSync(at(`merged/${name}/new`), 'ours');
+      for (const name of ['d', 'e']) readFileSync(at(`merged/${name}/new`));
+      // An unpacked file has times of its own, which look like those of a copy.
+      if (links) utimesSync(at('merged/d/new'), 9, 9);
+      // Nothing was copied up here, so this one is new.
+      unlinkSync(at('merged/g/r'));
+      writeFileSync(at('merged/g/r'), 'ours');
+      mount.unmountSync();
+      const conflicts = async (): Promise<string[]> =>
+        shown((await merge(at('upper'), { into: at('base'), since, dryRun: true })).conflicts);
+      t.deepEqual(await conflicts(), []);
+      for (const name of ['d', 'e', 'f', 'g']) writeFileSync(at(`base/${name}/other`), 'theirs');
+      t.deepEqual(await conflicts(), []);
+      for (const name of ['d/a', 'e/b', 'f/c', 'g/r']) unlinkSync(at(`base/${name}`));
+      t.deepEqual(await conflicts(), ['d/a changed removed', 'e/b changed removed', 'f/c changed removed']);
+    },
+  );
+}
+
+mountTest('a hard link that the view changed and renamed conflicts with changes, and not with a removal', async (t) => {
+  const dir = scratch(t, 'disk');
+  const at = (name: string): string => join(dir, name);
+  makeTree(dir, { 'base/linked': '', 'base/single': '', 'base/e/': '', 'upper/': '', 'work/': '', 'merged/': '' });
+  linkSync(at('base/linked'), at('base/e/linked'));
+  const since = await baseline(at('base'));
+  const paths = { lowerdir: at('base'), upperdir: at('upper'), workdir: at('work'), target: at('merged') };
+  const mount = mountOverlaySync(paths);
+  for (const name of ['linked', 'single']) {
+    appendFileSync(at(`merged/${name}`), 'ours');
+    renameSync(at(`merged/${name}`), at(`merged/${name}.new`));
+  }
+  mount.unmountSync();
+  const conflicts = async (): Promise<string[]> =>
+    shown((await merge(at('upper'), { into: at('base'), since, dryRun: true })).conflicts);
+  t.deepEqual(await conflicts(), []);
+  appendFileSync(at('base/e/linked'), 'theirs');
+  t.deepEqual(await conflicts(), ['linked deleted changed']);
+  for (const name of ['linked', 'single']) unlinkSync(at(`base/${name}`));
+  // The copy of a single file has a mark, and the other copy has none.
+  t.deepEqual(await conflicts(), ['single.new changed removed']);
+  await merge(at('upper'), { into: at('base'), since, conflict: 'ours' });
+  t.deepEqual(readdirSync(at('base')).sort(), ['e', 'linked.new', 'single.new']);
+  t.is(readFileSync(at('base/linked.new'), 'utf8'), 'ours');
+});
+
+mountTest('a directory that was exchanged for another one is a conflict, whatever its times', async (t) => {
   const dir = scratch(t, 'disk');
   const at = (name: string): string => join(dir, name);
   makeTree(dir, { 'base/d/file': 'base', 'base/e/file': 'other', 'upper/': '', 'work/': '', 'merged/': '' });
@@ -160,14 +231,14 @@ mountTest('a directory that was exchanged for another one is a conflict, whateve
   const mount = mountOverlaySync(paths);
   appendFileSync(at('merged/d/file'), 'ours');
   mount.unmountSync();
-  const since = baselineSync(at('base'));
+  const since = await baseline(at('base'));
   renameSync(at('base/d'), at('base/kept'));
   renameSync(at('base/e'), at('base/d'));
-  const { conflicts } = mergeLayerSync(at('upper'), at('base'), { since, dryRun: true });
+  const { conflicts } = await merge(at('upper'), { into: at('base'), since, dryRun: true });
   t.deepEqual(shown(conflicts), ['d changed changed']);
 });
 
-mountTest('names that the upper gives to files and directories are no conflicts', (t) => {
+mountTest('names that the upper gives to files and directories are no conflicts', async (t) => {
   for (const options of [{}, { redirectDir: 'on' }, { redirectDir: 'on', metacopy: true }] as const) {
     const dir = scratch(t, 'disk');
     const at = (name: string): string => join(dir, name);
@@ -187,18 +258,19 @@ mountTest('names that the upper gives to files and directories are no conflicts'
       rmSync(at('merged/moved/y'));
     }
     mount.unmountSync();
-    const since = baselineSync(at('base'));
+    const since = await baseline(at('base'));
     writeFileSync(at('base/other'), 'theirs');
-    const conflicts = (): string[] => shown(mergeLayerSync(at('upper'), at('base'), { since, dryRun: true }).conflicts);
-    t.deepEqual(conflicts(), [], JSON.stringify(options));
+    const conflicts = async (): Promise<string[]> =>
+      shown((await merge(at('upper'), { into: at('base'), since, dryRun: true })).conflicts);
+    t.deepEqual(await conflicts(), [], JSON.stringify(options));
     appendFileSync(at('base/d/x'), 'theirs');
-    t.deepEqual(conflicts(), redirects ? ['d deleted changed'] : [], JSON.stringify(options));
+    t.deepEqual(await conflicts(), redirects ? ['d deleted changed'] : [], JSON.stringify(options));
     mkdirSync(at('base/moved'));
-    t.deepEqual(conflicts(), redirects ? ['d deleted changed', 'moved changed changed'] : []);
+    t.deepEqual(await conflicts(), redirects ? ['d deleted changed', 'moved changed changed'] : []);
   }
 });
 
-mountTest('a file that others moved is a conflict, also if the kernel does not know its path', (t) => {
+mountTest('a file that others moved is a conflict, also if the kernel does not know its path', async (t) => {
   const dir = scratch(t, 'disk');
   const at = (name: string): string => join(dir, name);
   const mountImage = (): void => void execFileSync('mount', ['-o', 'loop', at('image'), at('fs')]);
@@ -216,14 +288,36 @@ mountTest('a file that others moved is a conflict, also if the kernel does not k
   for (const name of ['a', 'b', 'c']) appendFileSync(at(`merged/${name}`), 'ours');
   renameSync(at('merged/d'), at('merged/d2'));
   mount.unmountSync();
-  const since = baselineSync(at('fs/base'));
+  const since = await baseline(at('fs/base'));
   renameSync(at('fs/base/a'), at('fs/base/inside/new'));
   unlinkSync(at('fs/base/b'));
   // A new mount knows no names.
   unmountImage();
   mountImage();
-  const { conflicts } = mergeLayerSync(at('fs/upper'), at('fs/base'), { since, dryRun: true });
+  const { conflicts } = await merge(at('fs/upper'), { into: at('fs/base'), since, dryRun: true });
   t.deepEqual(shown(conflicts), ['a changed changed', 'b changed removed']);
+});
+
+mountTest('a baseline is not taken for that of a new directory with the same inode', async (t) => {
+  const dir = scratch(t, 'disk');
+  const at = (name: string): string => join(dir, name);
+  writeFileSync(at('image'), '');
+  truncateSync(at('image'), 2 ** 24);
+  // Smaller inodes have no time of birth.
+  execFileSync('mkfs.ext4', ['-q', '-F', '-I', '256', at('image')]);
+  mkdirSync(at('fs'));
+  execFileSync('mount', ['-o', 'loop', at('image'), at('fs')]);
+  t.teardown(() => void execFileSync('umount', [at('fs')]));
+  makeTree(at('fs'), { 'x/other/sub/file': 'theirs', 'x/base/sub/file': 'base', 'upper/sub/file': 'ours' });
+  const since = await baseline(at('fs/x/base'));
+  rmSync(at('fs/x/base'), { recursive: true });
+  mkdirSync(at('fs/x/base'));
+  t.is(String(statSync(at('fs/x/base')).ino), since.inode);
+  // The times of the file inside do not change.
+  renameSync(at('fs/x/other/sub'), at('fs/x/base/sub'));
+  const attempt = () => merge(at('fs/upper'), { into: at('fs/x/base'), since, unmarked: true });
+  await t.throwsAsync(attempt, { message: /baseline belongs to another directory/ });
+  t.is(readFileSync(at('fs/x/base/sub/file'), 'utf8'), 'theirs');
 });
 
 for (const mode of ['copy', 'move'] as const) {
@@ -240,7 +334,12 @@ for (const mode of ['copy', 'move'] as const) {
     const since = await baseline(at('base'));
     chmodSync(at('base/d'), 0o711);
     makeTree(at('base/d'), { x: 'theirs', other: 'theirs' });
-    const { conflicts } = await mergeLayer(at('upper'), at('base'), { since, conflict: 'theirs', mode });
+    const { conflicts } = await merge(at('upper'), {
+      into: at('base'),
+      since,
+      conflict: 'theirs',
+      move: mode === 'move',
+    });
     t.deepEqual(shown(conflicts), ['d changed changed', 'd/x changed changed']);
     t.is(statSync(at('base/d')).mode & 0o777, 0o711);
     const read = (name: string): string => `${name} ${readFileSync(at(`base/d/${name}`), 'utf8')}`;

@@ -18,9 +18,9 @@ import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import type { ExecutionContext } from 'ava';
 import { mountOverlaySync, OverlayError, type OverlayOptions } from 'overlayfs';
-import { applyLayer } from '#lib/archives/apply.js';
-import { type CreateOptions, createLayer, type DirectoryStates } from '#lib/archives/create.js';
-import type { LayersLike } from '#lib/trees/given.js';
+import { apply } from '#lib/archives/apply.js';
+import { type DirectoryStates, type PackOptions, pack } from '#lib/archives/create.js';
+import type { Layers } from '#lib/trees/given.js';
 import {
   countDescriptors,
   generator,
@@ -36,8 +36,8 @@ import { type Described, describeTree, type Tree } from '../support/trees.js';
 import { readArchive, type Whole } from '../tar/archives.js';
 import { changeTree } from './random-tree.js';
 
-async function collect(source: LayersLike | DirectoryStates, options?: CreateOptions): Promise<Buffer> {
-  const stream = createLayer(source, options);
+async function collect(source: Layers | DirectoryStates, options?: PackOptions): Promise<Buffer> {
+  const stream = pack(source, options);
   const chunks: Buffer[] = [];
   for await (const chunk of stream) chunks.push(chunk as Buffer);
   const bytes = Buffer.concat(chunks);
@@ -47,21 +47,21 @@ async function collect(source: LayersLike | DirectoryStates, options?: CreateOpt
 }
 
 const sha256 = (bytes: Uint8Array): string => `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
-const entriesOf = async (source: LayersLike, options?: CreateOptions): Promise<Whole[]> =>
+const entriesOf = async (source: Layers, options?: PackOptions): Promise<Whole[]> =>
   readArchive(await collect(source, options));
-const namesOf = async (source: LayersLike, options?: CreateOptions): Promise<string[]> =>
+const namesOf = async (source: Layers, options?: PackOptions): Promise<string[]> =>
   (await entriesOf(source, options)).map(({ entry }) => entry.name);
 const whiteout = (path: string): void => void execFileSync('mknod', [path, 'c', '0', '0']);
 
 async function refuses(
   t: ExecutionContext,
-  source: LayersLike | DirectoryStates,
-  options: CreateOptions,
+  source: Layers | DirectoryStates,
+  options: PackOptions,
   what: RegExp,
   reason = 'layer-unpackable',
 ): Promise<void> {
   const before = countDescriptors();
-  const stream = createLayer(source, options);
+  const stream = pack(source, options);
   const error = await t.throwsAsync(
     async () => {
       for await (const _ of stream);
@@ -83,7 +83,7 @@ kernelTest(
     makeTree(dir, { 'lower/hidden': '', 'upper/': '' });
     for (const name of ['hidden', 'orphan']) whiteout(join(dir, 'upper', name));
     t.deepEqual(await namesOf(join(dir, 'upper')), ['./', '.wh.hidden', '.wh.orphan']);
-    const [, only, ...rest] = await entriesOf(join(dir, 'upper'), { lowerdir: join(dir, 'lower') });
+    const [, only, ...rest] = await entriesOf({ upperdir: join(dir, 'upper'), lowerdir: join(dir, 'lower') });
     t.deepEqual(rest, []);
     t.like(only?.entry, {
       name: '.wh.hidden',
@@ -116,7 +116,7 @@ kernelTest('an opaque directory: its entry, then `.wh..wh..opq`; only where a lo
     'new/.wh..wh..opq',
     'there/.wh..wh..opq',
   ]);
-  const names = await namesOf(join(dir, 'upper'), { lowerdir: join(dir, 'lower') });
+  const names = await namesOf({ upperdir: join(dir, 'upper'), lowerdir: join(dir, 'lower') });
   t.deepEqual(names, ['./', 'file/', 'file/c', 'new/', 'new/b', 'there/', 'there/.wh..wh..opq', 'there/a']);
 });
 
@@ -130,7 +130,7 @@ mountTest(
     unlinkSync(join(paths.target, 'new/gone'));
     writeFileSync(join(paths.target, 'new/added'), 'x');
     mount.unmountSync();
-    const names = await namesOf(paths.upperdir, { lowerdir: paths.lowerdir });
+    const names = await namesOf({ upperdir: paths.upperdir, lowerdir: paths.lowerdir });
     t.deepEqual(names, ['./', 'new/', 'new/added', 'new/deep/', 'new/deep/file', '.wh.old']);
     await refuses(t, paths.upperdir, {}, /upper\/new' was renamed/, 'layers-incomplete');
     t.deepEqual(await namesOf(mount), names, "a mount's own layers");
@@ -144,7 +144,7 @@ mountTest('`overlay.metacopy`: with the layers below the data is theirs, without
   chmodSync(join(paths.target, 'file'), 0o4711);
   renameSync(join(paths.target, 'file'), join(paths.target, 'moved'));
   mount.unmountSync();
-  const [, , moved] = await entriesOf(paths.upperdir, { lowerdir: paths.lowerdir });
+  const [, , moved] = await entriesOf({ upperdir: paths.upperdir, lowerdir: paths.lowerdir });
   t.is(moved?.entry.name, 'moved');
   t.is(moved?.data.toString(), 'the data');
   t.is(moved?.entry.mode, 0o4711);
@@ -152,8 +152,8 @@ mountTest('`overlay.metacopy`: with the layers below the data is theirs, without
   writeFileSync(join(paths.lowerdir, 'file'), 'other data');
   await refuses(
     t,
-    paths.upperdir,
-    { lowerdir: paths.lowerdir },
+    { upperdir: paths.upperdir, lowerdir: paths.lowerdir },
+    {},
     /whose data is not in the layers/,
     'layers-incomplete',
   );
@@ -186,7 +186,7 @@ kernelTest('a deleted file called `.wh.*`: an error', async (t) => {
   makeTree(dir, { 'lower/.wh..opq': '', 'upper/': '', 'empty/': '' });
   whiteout(join(dir, 'upper/.wh..opq'));
   const rule = /\.wh\.\.opq' is deleted, and its name means a whiteout/;
-  await refuses(t, join(dir, 'upper'), { lowerdir: join(dir, 'lower') }, rule);
+  await refuses(t, { upperdir: join(dir, 'upper'), lowerdir: join(dir, 'lower') }, {}, rule);
   await refuses(t, { before: join(dir, 'lower'), after: join(dir, 'empty') }, {}, rule);
 });
 
@@ -239,7 +239,7 @@ kernelTest('attributes: all but security.selinux, by option', async (t) => {
   makeTree(dir, { 'upper/file': '' });
   setAttribute(join(dir, 'upper/file'), 'security.selinux', 'u:r:t');
   setAttribute(join(dir, 'upper/file'), 'user.a', 'b');
-  const xattrs = async (options?: CreateOptions): Promise<string[]> => [
+  const xattrs = async (options?: PackOptions): Promise<string[]> => [
     ...((await entriesOf(join(dir, 'upper'), options))[1]?.entry.xattrs.keys() ?? []),
   ];
   t.deepEqual(await xattrs(), ['user.a']);
@@ -255,7 +255,7 @@ kernelTest('sockets are left out and counted', async (t) => {
     'import socket,sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])',
     join(dir, 'upper/socket'),
   ]);
-  const stream = createLayer(join(dir, 'upper'));
+  const stream = pack(join(dir, 'upper'));
   stream.resume();
   t.like(await stream.summary, { entries: 2, sockets: 1, whiteouts: 0 });
 });
@@ -295,7 +295,7 @@ kernelTest('times later than SOURCE_DATE_EPOCH are set back to it', async (t) =>
   process.env['SOURCE_DATE_EPOCH'] = '3000';
   t.deepEqual(times(await entriesOf(join(dir, 'upper'))), [3000, 3000, 1000]);
   process.env['SOURCE_DATE_EPOCH'] = 'yesterday';
-  t.throws(() => createLayer(join(dir, 'upper')), { message: /SOURCE_DATE_EPOCH/ });
+  t.throws(() => pack(join(dir, 'upper')), { message: /SOURCE_DATE_EPOCH/ });
   delete process.env['SOURCE_DATE_EPOCH'];
 });
 
@@ -317,7 +317,7 @@ kernelTest('large files, empty ones, and compression', async (t) => {
   for (const { entry, data } of readArchive(plain)) {
     if (entry.type === 'file') t.true(data.equals(readFileSync(join(dir, 'upper', entry.name))), entry.name);
   }
-  const stream = createLayer(join(dir, 'upper'), { compression: 'gzip', level: 9 });
+  const stream = pack(join(dir, 'upper'), { compression: 'gzip', level: 9 });
   const chunks: Buffer[] = [];
   for await (const chunk of stream) chunks.push(chunk as Buffer);
   t.true(gunzipSync(Buffer.concat(chunks)).equals(plain));
@@ -328,7 +328,7 @@ kernelTest('a file that changes while it is packed', async (t) => {
   const dir = scratch(t);
   // More than is read ahead.
   makeTree(dir, { 'upper/a': 'a'.repeat(3e7), 'upper/b': 'b' });
-  const stream = createLayer(join(dir, 'upper'), { onProgress: () => writeFileSync(join(dir, 'upper/a'), 'changed') });
+  const stream = pack(join(dir, 'upper'), { onProgress: () => writeFileSync(join(dir, 'upper/a'), 'changed') });
   const error = await t.throwsAsync(
     async () => {
       for await (const _ of stream);
@@ -342,11 +342,11 @@ kernelTest('a stream that is given up, or aborted, leaves nothing open', async (
   const dir = scratch(t);
   makeTree(dir, { 'upper/a': 'a'.repeat(2e7) });
   const before = countDescriptors();
-  const stream = createLayer(join(dir, 'upper'));
+  const stream = pack(join(dir, 'upper'));
   for await (const _ of stream) break;
   await t.throwsAsync(stream.summary);
   const controller = new AbortController();
-  const aborted = createLayer(join(dir, 'upper'), { signal: controller.signal, onProgress: () => controller.abort() });
+  const aborted = pack(join(dir, 'upper'), { signal: controller.signal, onProgress: () => controller.abort() });
   await t.throwsAsync(
     async () => {
       for await (const _ of aborted);
@@ -365,10 +365,9 @@ kernelTest('wrong arguments and directories', async (t) => {
     [{ sourceDateEpoch: 'x' }, /"sourceDateEpoch"/],
     [{ excludeXattrs: 'x' }, /"excludeXattrs"/],
     [{ layout: 'x' }, /"layout"/],
-    [{ lowerDir: '/' }, /did you mean "lowerdir"/],
+    [{ lowerdir: '/' }, /"lowerdir" is not one of/],
   ] as const;
-  for (const [options, message] of wrong)
-    t.throws(() => createLayer('/tmp', options as unknown as CreateOptions), { message });
+  for (const [options, message] of wrong) t.throws(() => pack('/tmp', options as unknown as PackOptions), { message });
   const dir = scratch(t);
   await refuses(t, join(dir, 'missing'), {}, /missing' does not exist/, 'path-missing');
   writeFileSync(join(dir, 'file'), '');
@@ -409,7 +408,7 @@ for (const [title, options] of Object.entries(variants)) {
         changeTree(base, random, 100);
         let lowers = [base];
         let unpacked = [base];
-        await applyLayer(createLayer(base, { layout: 'plain' }), join(dir, 'flat'), { layout: 'plain' });
+        await apply(pack(base, { layout: 'plain' }), join(dir, 'flat'), { layout: 'plain' });
         for (const level of [1, 2, 3]) {
           const [upperdir, workdir, out] = [
             join(dir, `upper${level}`),
@@ -422,8 +421,8 @@ for (const [title, options] of Object.entries(variants)) {
           changeTree(target, random, 40 * level);
           const wanted = comparable(describeTree(target), options.redirectDir === undefined);
           mount.unmountSync();
-          const archive = await collect(upperdir, { lowerdir: lowers, ...marks });
-          const { diffId } = await applyLayer(archive, out, marks);
+          const archive = await collect({ upperdir, lowerdir: lowers, ...marks });
+          const { diffId } = await apply(archive, out, marks);
           t.is(diffId, sha256(archive));
           unpacked = [out, ...unpacked];
           const again = mountOverlaySync({ lowerdir: unpacked, target, ...marks });
@@ -431,7 +430,7 @@ for (const [title, options] of Object.entries(variants)) {
           again.unmountSync();
           t.deepEqual(got, wanted, `seed ${seed}, level ${level}`);
           // The same in a plain directory.
-          await applyLayer(archive, join(dir, 'flat'), { layout: 'plain' });
+          await apply(archive, join(dir, 'flat'), { layout: 'plain' });
           t.deepEqual(
             comparable(describeTree(join(dir, 'flat')), options.redirectDir === undefined),
             wanted,
@@ -439,7 +438,7 @@ for (const [title, options] of Object.entries(variants)) {
           );
           // The unpacked layer packs to the same archive.
           t.is(
-            sha256(await collect(out, { lowerdir: unpacked.slice(1), ...marks })),
+            sha256(await collect({ upperdir: out, lowerdir: unpacked.slice(1), ...marks })),
             diffId,
             `again, seed ${seed}, level ${level}`,
           );
@@ -463,7 +462,7 @@ kernelTest('two states of a directory: the archive turns one into the other', as
     changeTree(after, random, 30);
     const archive = await collect({ before, after });
     t.is(sha256(archive), sha256(await collect({ before, after })));
-    await applyLayer(archive, before, { layout: 'plain' });
+    await apply(archive, before, { layout: 'plain' });
     t.deepEqual(comparable(describeTree(before)), comparable(describeTree(after)), `seed ${seed}`);
     t.deepEqual(
       readArchive(await collect({ before, after: before })).filter(({ entry }) => entry.type !== 'link').length,
@@ -490,7 +489,7 @@ kernelTest('two states of a directory: only what changed, and the directories th
   rmSync(join(dir, 'b/other'), { recursive: true });
   const names = readArchive(await collect(states)).map(({ entry }) => entry.name);
   t.deepEqual(names, ['./', 'd/', 'd/sub/', 'd/sub/deep', 'file/', '.wh.other']);
-  t.throws(() => createLayer(states, { layout: 'plain' }), { message: /two states/ });
-  t.throws(() => createLayer({ before: '', after: dir }), { message: /"before"/ });
-  t.throws(() => createLayer({ before: dir, after: '' }), { message: /"after"/ });
+  t.throws(() => pack(states, { layout: 'plain' }), { message: /two states/ });
+  t.throws(() => pack({ before: '', after: dir }), { message: /"before"/ });
+  t.throws(() => pack({ before: dir, after: '' }), { message: /"after"/ });
 });

@@ -10,7 +10,7 @@ const FILES = scaled(20_000);
 const LARGE = scaled(64, 8);
 
 if (existsSync('/proc/thread-self/schedstat')) {
-  kernelTest(`applyLayer and createLayer keep the event loop for at most 10 ms, with ${FILES} files`, (t) => {
+  kernelTest(`apply and pack keep the event loop for at most 10 ms, with ${FILES} files`, (t) => {
     t.timeout(300_000);
     const program = join(packageRoot, 'dist-test/test/support/event-loop-archives.js');
     // The garbage collector's helper threads wait for processors that others use.

@@ -3,7 +3,7 @@ import { mkdirSync, readdirSync, renameSync, rmSync, symlinkSync, writeFileSync 
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
 import { mountOverlaySync, OverlayError, type OverlayOptions } from 'overlayfs';
-import { flattenLayers, flattenLayersSync, squashLayers, squashLayersSync } from 'overlayfs/layers';
+import { squash } from 'overlayfs/layers';
 import { countDescriptors, generator, makeTree, mountTest, native, scaled, scratch } from '../support/index.js';
 import { look, type Seen } from './look.js';
 import { changeTree } from './random-tree.js';
@@ -50,9 +50,9 @@ mountTest('squashed layers show what the layers show, with whiteouts of both kin
     const base = stack.at(-1) as string;
     const shown = show(own, stack);
     const upper = stack.slice(0, -1);
-    await squashLayers(upper, join(own, 'devices'));
+    await squash({ upperdir: upper }, { into: join(own, 'devices') });
     t.deepEqual(show(own, [join(own, 'devices'), base]), shown, `seed ${seed}`);
-    squashLayersSync(upper, join(own, 'attributes'), { mechanism: 'xattr' });
+    await squash({ upperdir: upper }, { into: join(own, 'attributes'), mechanism: 'xattr' });
     t.deepEqual(show(own, [join(own, 'attributes'), base]), shown, `attributes, seed ${seed}`);
     rmSync(own, { recursive: true });
   }
@@ -66,7 +66,7 @@ mountTest('flattened layers hold what a mount of them shows', async (t) => {
     const options = kinds[seed % 3] as Partial<OverlayOptions>;
     const stack = makeStack(own, seed, options);
     const shown = show(own, stack, options);
-    await flattenLayers(stack, join(own, 'flat'));
+    await squash({ upperdir: stack }, { into: join(own, 'flat'), plain: true });
     t.deepEqual(look(join(own, 'flat')), shown, `seed ${seed} ${JSON.stringify(options)}`);
     rmSync(own, { recursive: true });
   }
@@ -86,7 +86,7 @@ mountTest('a flattened mount with index has changed files under all their hard l
     const mount = mountOverlaySync({ ...layers, ...options });
     changeTree(at('merged'), random, 10 + random(60));
     const shown = look(at('merged'));
-    await flattenLayers(mount, at('flat'));
+    await squash(mount, { into: at('flat'), plain: true });
     mount.unmountSync();
     t.deepEqual(look(at('flat')), shown, `seed ${seed} ${JSON.stringify(options)}`);
     if (!t.passed) return;
@@ -103,23 +103,27 @@ mountTest('a squash that cannot be exact, or has no room, leaves nothing', async
   const mount = mountOverlaySync({ ...paths, redirectDir: 'on' });
   renameSync(at('merged/old'), at('merged/new'));
   mount.unmountSync();
-  const reasons: [() => unknown, string][] = [
-    [() => squashLayersSync([at('upper')], at('made')), 'layers-incomplete'],
-    [() => flattenLayersSync([at('lower')], at('full')), 'path-exists'],
-    [() => flattenLayersSync([at('lower')], at('full/file')), 'path-exists'],
-    [() => flattenLayersSync([at('none')], at('made')), 'path-missing'],
-    [() => flattenLayersSync([at('lower')], at('none/made')), 'path-missing'],
+  const reasons: [() => Promise<unknown>, string][] = [
+    [() => squash({ upperdir: [at('upper')] }, { into: at('made') }), 'layers-incomplete'],
+    [() => squash({ lowerdir: [at('lower')] }, { into: at('full'), plain: true }), 'path-exists'],
+    [() => squash({ lowerdir: [at('lower')] }, { into: at('full/file'), plain: true }), 'path-exists'],
+    [() => squash({ lowerdir: [at('none')] }, { into: at('made'), plain: true }), 'path-missing'],
+    [() => squash({ lowerdir: [at('lower')] }, { into: at('none/made'), plain: true }), 'path-missing'],
   ];
   for (const [call, reason] of reasons) {
-    t.is(t.throws(call, { instanceOf: OverlayError })?.reason, reason as OverlayError['reason']);
+    t.is((await t.throwsAsync(call, { instanceOf: OverlayError }))?.reason, reason as OverlayError['reason']);
   }
   mkdirSync(at('small'));
   t.is(native.mount('small', at('small'), 'tmpfs', 0, 'size=64k'), 0);
   writeFileSync(at('lower/large'), Buffer.alloc(100_000));
-  const mounted = t.throws(() => flattenLayersSync([at('lower')], at('small')), { instanceOf: OverlayError });
+  const mounted = await t.throwsAsync(squash({ lowerdir: [at('lower')] }, { into: at('small'), plain: true }), {
+    instanceOf: OverlayError,
+  });
   t.is(mounted?.reason, 'path-exists');
   t.true(mounted?.message.includes(`'${at('small')}' is a mount point`), mounted?.message);
-  const full = t.throws(() => flattenLayersSync([at('lower')], at('small/made')), { instanceOf: OverlayError });
+  const full = await t.throwsAsync(squash({ lowerdir: [at('lower')] }, { into: at('small/made'), plain: true }), {
+    instanceOf: OverlayError,
+  });
   t.deepEqual([full?.reason, full?.code], ['out-of-space', 'ENOSPC']);
   t.deepEqual(readdirSync(at('small')), []);
   t.deepEqual(readdirSync(dir).sort(), ['full', 'lower', 'merged', 'small', 'upper', 'work']);
@@ -133,12 +137,14 @@ mountTest('a directory inside a layer cannot become the result of layers', async
   symlinkSync(at('lower'), at('link'));
   const layers = [at('upper'), at('lower')];
   for (const inside of ['upper/out', 'lower/out', 'lower/empty', 'lower/empty/out', 'link/out']) {
-    for (const fold of [squashLayers, flattenLayers]) {
-      const error = await t.throwsAsync(fold(layers, at(inside)), { instanceOf: OverlayError });
+    for (const plain of [true, false]) {
+      const error = await t.throwsAsync(squash({ upperdir: layers }, { into: at(inside), plain }), {
+        instanceOf: OverlayError,
+      });
       t.is(error?.reason, 'layers-overlap', inside);
     }
   }
   t.deepEqual([readdirSync(at('upper')), readdirSync(at('lower'))], [['b'], ['a', 'empty']]);
-  await flattenLayers(layers, at('upper.out'));
+  await squash({ upperdir: layers }, { into: at('upper.out'), plain: true });
   t.deepEqual(readdirSync(at('upper.out')), ['a', 'b', 'empty']);
 });

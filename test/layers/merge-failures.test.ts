@@ -19,10 +19,19 @@ import {
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { ExecutionContext } from 'ava';
-import { mountOverlaySync, OverlayError } from 'overlayfs';
-import { changesSync, mergeLayer, mergeLayerSync, verifyLayer } from 'overlayfs/layers';
+import { mountOverlaySync, OverlayError, type OverlayOptions } from 'overlayfs';
+import { baseline, changes, check, type Layers, merge } from 'overlayfs/layers';
 import { setAttribute } from '../support/attributes.js';
-import { countDescriptors, makeTree, mountTest, native, scaled, scratch } from '../support/index.js';
+import {
+  countDescriptors,
+  fromAsync,
+  makeTree,
+  mountTest,
+  native,
+  scaled,
+  scratch,
+  withUserAttributes,
+} from '../support/index.js';
 import { look } from './look.js';
 
 const MS_RDONLY = 1;
@@ -42,7 +51,7 @@ for (const mode of ['copy', 'move'] as const) {
     makeTree(at('small/target'), { 'd0/f0': 'old', 'd1/kept': 'kept' });
     const before = look(at('upper'));
     const descriptors = countDescriptors();
-    const error = await t.throwsAsync(mergeLayer(at('upper'), at('small/target'), { mode }), {
+    const error = await t.throwsAsync(merge(at('upper'), { into: at('small/target'), move: mode === 'move' }), {
       instanceOf: OverlayError,
     });
     t.deepEqual([error?.reason, error?.code], ['out-of-space', 'ENOSPC']);
@@ -52,7 +61,7 @@ for (const mode of ['copy', 'move'] as const) {
     t.deepEqual(look(at('upper')), before);
     t.is(readFileSync(at('small/target/d1/kept'), 'utf8'), 'kept');
     t.is(native.mount('small', at('small'), 'tmpfs', MS_REMOUNT, 'size=10m'), 0);
-    await mergeLayer(at('upper'), at('small/target'), { mode });
+    await merge(at('upper'), { into: at('small/target'), move: mode === 'move' });
     for (const [path, content] of Object.entries(tree(100, 2000))) {
       t.is(readFileSync(join(at('small/target'), path), 'utf8'), content);
     }
@@ -78,7 +87,7 @@ mountTest('a merge by move copies where projects forbid renames (xfs)', { needs:
   execFileSync('mknod', [at('upper/gone'), 'c', '0', '0']);
   makeTree(disk, { 'target/gone/x': '' });
   execFileSync('chattr', ['-p', '7', '+P', at('target')]);
-  const { entries, deleted } = await mergeLayer(at('upper'), at('target'), { mode: 'move' });
+  const { entries, deleted } = await merge(at('upper'), { into: at('target'), move: true });
   t.deepEqual([entries, deleted], [6, 1]);
   t.deepEqual(
     look(at('target')).map(({ path, content }) => [path, content]),
@@ -95,7 +104,7 @@ mountTest('a merge by move copies where projects forbid renames (xfs)', { needs:
   t.deepEqual(readdirSync(at('upper')), []);
   makeTree(disk, { 'upper/a/b': 'newer' });
   execFileSync('chattr', ['-p', '8', '+P', at('target/a')]);
-  const error = await t.throwsAsync(mergeLayer(at('upper'), at('target')), { instanceOf: OverlayError });
+  const error = await t.throwsAsync(merge(at('upper'), { into: at('target') }), { instanceOf: OverlayError });
   t.is(error?.reason, 'permission-denied');
   t.regex(error?.message ?? '', /project id/);
   t.is(readFileSync(at('target/a/b'), 'utf8'), 'new');
@@ -107,7 +116,7 @@ mountTest('a merge by copy clones files where the file system can (xfs)', { need
   writeFileSync(join(disk, 'upper/large'), Buffer.alloc(50_000_000, 1));
   execFileSync('sync', ['-f', disk]);
   const free = statfsSync(disk).bfree;
-  const { bytes } = await mergeLayer(join(disk, 'upper'), join(disk, 'target'));
+  const { bytes } = await merge(join(disk, 'upper'), { into: join(disk, 'target') });
   execFileSync('sync', ['-f', disk]);
   t.is(bytes, 50_000_000);
   const { bfree, bsize } = statfsSync(disk);
@@ -134,13 +143,15 @@ mountTest(
     // Clones would take no room of the quota's own.
     const source = join(disk, '../upper');
     execFileSync('cp', ['-a', outside, source]);
-    const error = await t.throwsAsync(mergeLayer(source, at('target'), { mode: 'move' }), { instanceOf: OverlayError });
+    const error = await t.throwsAsync(merge(source, { into: at('target'), move: true }), {
+      instanceOf: OverlayError,
+    });
     t.deepEqual([error?.reason, error?.code], ['out-of-space', 'EDQUOT']);
     t.regex(error?.message ?? '', /quota/);
     t.deepEqual(look(source), before);
     t.is(readFileSync(at('target/d0/f0'), 'utf8'), 'old');
     btrfs('qgroup', 'limit', 'none', at('target'));
-    await mergeLayer(source, at('target'), { mode: 'move' });
+    await merge(source, { into: at('target'), move: true });
     t.deepEqual(readdirSync(source), []);
     for (let i = 0; i < 40; i++) {
       t.true(readFileSync(at(`target/f${i}`)).equals(readFileSync(at(`upper/f${i}`))));
@@ -166,7 +177,7 @@ mountTest('a read-only directory, a refused attribute, bad arguments', async (t)
   // ramfs does not support user.* attributes.
   t.is(native.mount('bare', at('bare'), 'ramfs', 0, ''), 0);
   const reasonOf = async (upper: string, target: string): Promise<unknown> =>
-    (await t.throwsAsync(mergeLayer(at(upper), at(target)), { instanceOf: OverlayError }))?.reason;
+    (await t.throwsAsync(merge(at(upper), { into: at(target) }), { instanceOf: OverlayError }))?.reason;
   t.is(await reasonOf('upper', 'readonly'), 'read-only');
   t.is(await reasonOf('none', 'target'), 'path-missing');
   t.is(await reasonOf('file', 'target'), 'path-not-directory');
@@ -174,15 +185,93 @@ mountTest('a read-only directory, a refused attribute, bad arguments', async (t)
   mkdirSync(at('upper/inside'));
   t.is(await reasonOf('upper', 'upper/inside'), 'layers-overlap');
   rmSync(at('upper/inside'), { recursive: true });
-  const error = t.throws(() => mergeLayerSync(at('upper'), at('bare'), { mode: 'move' }), { instanceOf: OverlayError });
+  const error = await t.throwsAsync(merge(at('upper'), { into: at('bare'), move: true }), {
+    instanceOf: OverlayError,
+  });
   t.is(error?.reason, 'xattr-denied');
   t.regex(error?.message ?? '', /user\.comment of '.*\/b' cannot be set.*still in/);
   t.deepEqual(readdirSync(at('upper')), ['a', 'b', 'c']);
   t.false(existsSync(at('bare/b')));
-  t.throws(() => mergeLayerSync(at('upper'), at('target'), { mode: 'link' as never }), { instanceOf: TypeError });
-  t.throws(() => mergeLayerSync(at('upper'), at('target'), { move: true } as never), { message: /"mode"|move/ });
-  await t.throwsAsync(mergeLayer(at('upper'), at('target'), { signal: AbortSignal.abort() }), { name: 'AbortError' });
+  await t.throwsAsync(merge(at('upper'), { into: at('target'), move: 'yes' as never }), {
+    instanceOf: TypeError,
+  });
+  await t.throwsAsync(merge(at('upper'), { into: at('target'), moves: true } as never), { message: /"mode"|move/ });
+  await t.throwsAsync(merge(at('upper'), { into: at('target'), signal: AbortSignal.abort() }), { name: 'AbortError' });
   t.deepEqual(readdirSync(at('target')), []);
+});
+
+const swaps: readonly (readonly [change: string, make: (merged: string) => void, options?: Partial<OverlayOptions>])[] =
+  [
+    ['a deleted file', (merged) => rmSync(join(merged, 'f'))],
+    ['a deleted directory', (merged) => rmSync(join(merged, 'd'), { recursive: true })],
+    ['a changed file', (merged) => appendFileSync(join(merged, 'f'), 'more')],
+    ['a change deep below', (merged) => appendFileSync(join(merged, 'd/e/x'), 'more')],
+    ['a deletion deep below', (merged) => rmSync(join(merged, 'd/e/x'))],
+    ['a changed file, userxattr', (merged) => appendFileSync(join(merged, 'f'), 'more'), { userxattr: true }],
+    ['a change beside new files', (merged) => makeTree(merged, { new: '', f: 'other', 'd/e/new': '' })],
+    ['a name of bytes that are no UTF-8', (merged) => rmSync(Buffer.from(`${merged}/b\xff`, 'latin1'))],
+  ];
+
+mountTest('a merge whose two directories are swapped is refused before it writes', async (t) => {
+  for (const [change, make, options] of swaps) {
+    const dir = scratch(t, options?.userxattr ? withUserAttributes() : 'tmpfs');
+    const at = (name: string): string => join(dir, name);
+    makeTree(dir, { 'base/f': 'f', 'base/d/e/x': 'x', 'merged/': '' });
+    writeFileSync(Buffer.from(`${dir}/base/b\xff`, 'latin1'), '');
+    const mount = mountOverlaySync({
+      lowerdir: at('base'),
+      upperdir: at('upper'),
+      workdir: at('work'),
+      target: at('merged'),
+      create: true,
+      ...options,
+    });
+    make(at('merged'));
+    const shown = look(at('merged'));
+    mount.unmountSync();
+    const before = [look(at('base')), look(at('upper'))];
+    for (const more of [{}, { move: true }, { dryRun: true }, { root: true }] as const) {
+      const error = await t.throwsAsync(merge(at('base'), { into: at('upper'), ...more }), {
+        instanceOf: OverlayError,
+      });
+      t.is(error?.reason, 'layers-swapped', change);
+      t.regex(error?.hint ?? '', /unmarked: true/);
+    }
+    t.deepEqual([look(at('base')), look(at('upper'))], before, change);
+    // The other way round it says nothing.
+    execFileSync('cp', ['-a', at('base'), at('copy')]);
+    await merge(at('upper'), { into: at('copy'), root: true });
+    t.deepEqual(look(at('copy')), shown, change);
+    // The caller means it.
+    await merge(at('base'), { into: at('upper'), unmarked: true });
+    t.is(readFileSync(at('upper/f'), 'utf8'), 'f', change);
+  }
+});
+
+mountTest('a merge into a directory with marks is none that is swapped', async (t) => {
+  const dir = scratch(t);
+  const at = (name: string): string => join(dir, name);
+  makeTree(dir, { 'new/new': '', 'new/d/new': '', 'base/f': '', 'other/f': 'f', 'work/': '', 'merged/': '' });
+  makeTree(dir, { 'empty/': '', 'upper/d/': '' });
+  execFileSync('mknod', [at('upper/f'), 'c', '0', '0']);
+  setAttribute(at('upper/d'), 'trusted.overlay.opaque', 'y');
+  const since = await baseline(at('upper'));
+  const again = (): string => {
+    execFileSync('cp', ['-a', at('upper'), at('copy')]);
+    t.teardown(() => rmSync(at('copy'), { recursive: true, force: true }));
+    return at('copy');
+  };
+  const merges = async (from: Layers, name: string): Promise<void> => {
+    await t.notThrowsAsync(merge(from, { into: again() }), name);
+    rmSync(at('copy'), { recursive: true });
+  };
+  await merges(at('new'), 'entries that the directory does not mark');
+  await merges(at('empty'), 'nothing');
+  await merges({ options: { lowerdir: at('base'), upperdir: at('other') } }, 'the upper of a mount');
+  await t.throwsAsync(merge(at('other'), { into: again() }), { message: /layers-swapped|looks like an upper/ });
+  setAttribute(at('other'), 'trusted.overlay.uuid', '0123456789abcdef');
+  await t.notThrowsAsync(merge(at('other'), { into: at('copy') }), 'an upper whose root has a mark');
+  await t.notThrowsAsync(merge(at('base'), { into: at('upper'), since }), 'a directory with a baseline');
 });
 
 mountTest('a file that grows while it is copied is an error, or is copied as it was', async (t) => {
@@ -198,14 +287,14 @@ mountTest('a file that grows while it is copied is an error, or is copied as it 
   })();
   for (let i = 0; i < 20; i++) {
     try {
-      await mergeLayer(at('upper'), at('target'));
+      await merge(at('upper'), { into: at('target') });
     } catch (error) {
       t.is((error as OverlayError).reason, 'layer-changed');
     }
   }
   isOver = true;
   await writer;
-  await mergeLayer(at('upper'), at('target'));
+  await merge(at('upper'), { into: at('target') });
   t.is(readFileSync(at('target/log'), 'utf8'), readFileSync(at('upper/log'), 'utf8'));
 });
 
@@ -234,7 +323,7 @@ for (const side of ['upper', 'target'] as const) {
       // The upper's own may lead elsewhere by now.
       if (side === 'target') makeTree(at('upper/d0'), { f0: 'new', f5: 'new' });
       try {
-        await mergeLayer(at('upper'), at('target'), { mode: i % 2 === 0 ? 'copy' : 'move' });
+        await merge(at('upper'), { into: at('target'), move: i % 2 !== 0 });
       } catch (error) {
         if (!(error instanceof OverlayError)) throw error;
         failures++;
@@ -257,7 +346,7 @@ mountTest('a merge into a mounted overlay goes into its upper', async (t) => {
   execFileSync('mknod', [at('own/gone'), 'c', '0', '0']);
   const paths = { lowerdir: at('base'), upperdir: at('upper'), workdir: at('work'), target: at('merged') };
   const mount = mountOverlaySync(paths);
-  await mergeLayer(at('own'), at('merged'), { mode: 'move' });
+  await merge(at('own'), { into: at('merged'), move: true });
   t.deepEqual(readdirSync(at('merged')).sort(), ['d', 'directory', 'e']);
   t.is(readFileSync(at('merged/directory'), 'utf8'), 'file');
   t.deepEqual(readdirSync(at('merged/d')).sort(), ['new', 'old']);
@@ -268,12 +357,12 @@ mountTest('a merge into a mounted overlay goes into its upper', async (t) => {
 });
 
 /** A merge by move that copies, and then cannot empty the upper. */
-function interruptMove(at: (name: string) => string): void {
+async function interruptMove(at: (name: string) => string): Promise<void> {
   // Files on another mount are copied.
   native.mount(at('target'), at('target'), '', MS_BIND, '');
   execFileSync('chattr', ['+i', at('upper/z')]);
   try {
-    mergeLayerSync(at('upper'), at('target'), { mode: 'move' });
+    await merge(at('upper'), { into: at('target'), move: true });
     throw new Error('the merge was not interrupted');
   } catch (error) {
     if (!(error instanceof OverlayError)) throw error;
@@ -286,17 +375,17 @@ mountTest('a move that goes on does not remove what was written to the upper mea
   const dir = scratch(t, 'disk');
   const at = (name: string): string => join(dir, name);
   makeTree(dir, { 'upper/a': 'a', 'upper/z/inside': 'z', 'target/': '' });
-  interruptMove(at);
+  await interruptMove(at);
   t.is(readFileSync(at('target/z/inside'), 'utf8'), 'z');
   writeFileSync(at('upper/z/new'), 'new');
-  const error = await t.throwsAsync(mergeLayer(at('upper'), at('target'), { mode: 'move' }), {
+  const error = await t.throwsAsync(merge(at('upper'), { into: at('target'), move: true }), {
     instanceOf: OverlayError,
   });
   t.deepEqual([error?.reason, error?.code], ['layer-changed', 'EEXIST']);
   t.true(error?.message.includes(`'${at('upper/z/new')}' changed after`), error?.message);
   t.is(readFileSync(at('upper/z/new'), 'utf8'), 'new');
   rmSync(at('upper/z/new'));
-  await mergeLayer(at('upper'), at('target'), { mode: 'move' });
+  await merge(at('upper'), { into: at('target'), move: true });
   t.deepEqual(readdirSync(at('upper')), []);
   t.deepEqual(readdirSync(at('target')), ['a', 'z']);
 });
@@ -305,10 +394,10 @@ mountTest('a merge that goes on refuses a directory that was renamed meanwhile',
   const dir = scratch(t, 'disk');
   const at = (name: string): string => join(dir, name);
   makeTree(dir, { 'upper/a': 'a', 'upper/z/inside': 'z', 'target/old/file': 'kept' });
-  interruptMove(at);
+  await interruptMove(at);
   mkdirSync(at('upper/renamed'));
   setAttribute(at('upper/renamed'), 'trusted.overlay.redirect', '/old');
-  const error = await t.throwsAsync(mergeLayer(at('upper'), at('target'), { mode: 'move' }), {
+  const error = await t.throwsAsync(merge(at('upper'), { into: at('target'), move: true }), {
     instanceOf: OverlayError,
   });
   t.is(error?.reason, 'layer-changed');
@@ -323,7 +412,7 @@ async function stopMoveInClone(t: ExecutionContext, at: (name: string) => string
   setAttribute(at('upper/new'), 'trusted.overlay.redirect', '/old');
   utimesSync(at('upper/new'), 5, 5);
   execFileSync('chattr', ['+i', at('upper/new/f3')]);
-  const error = await t.throwsAsync(mergeLayer(at('upper'), at('target'), { mode: 'move' }), {
+  const error = await t.throwsAsync(merge(at('upper'), { into: at('target'), move: true }), {
     instanceOf: OverlayError,
   });
   execFileSync('chattr', ['-i', at('upper/new/f3')]);
@@ -336,16 +425,18 @@ mountTest('a merge of another upper does not remove what an earlier one has move
   const at = (name: string): string => join(dir, name);
   await stopMoveInClone(t, at);
   makeTree(at('other'), { b: 'b' });
-  for (const options of [{}, { mode: 'move' }, { dryRun: true }] as const) {
-    const error = await t.throwsAsync(mergeLayer(at('other'), at('target'), options), { instanceOf: OverlayError });
+  for (const options of [{}, { move: true }, { dryRun: true }] as const) {
+    const error = await t.throwsAsync(merge(at('other'), { into: at('target'), ...options }), {
+      instanceOf: OverlayError,
+    });
     t.is(error?.reason, 'layer-in-use');
     t.true(error?.message.includes(`an earlier merge of '${at('upper')}'`), error?.message);
     t.deepEqual(readdirSync(at('other')), ['b']);
   }
-  await mergeLayer(at('upper'), at('target'), { mode: 'move' });
+  await merge(at('upper'), { into: at('target'), move: true });
   t.deepEqual(readdirSync(at('target')), ['new', 'old']);
   t.deepEqual(readdirSync(at('target/new')), ['f0', 'f1', 'f2', 'f3', 'kept']);
-  await mergeLayer(at('other'), at('target'));
+  await merge(at('other'), { into: at('target') });
   t.deepEqual(readdirSync(at('target')), ['b', 'new', 'old']);
 });
 
@@ -353,7 +444,7 @@ mountTest('a merge by move can be finished by a copy', async (t) => {
   const dir = scratch(t, 'disk');
   const at = (name: string): string => join(dir, name);
   await stopMoveInClone(t, at);
-  await mergeLayer(at('upper'), at('target'), { mode: 'copy' });
+  await merge(at('upper'), { into: at('target') });
   t.deepEqual(readdirSync(at('target/new')), ['f0', 'f1', 'f2', 'f3', 'kept']);
   t.is(statSync(at('target/new')).mtimeMs, 5000);
   t.deepEqual(readdirSync(at('upper/new')), ['f3']);
@@ -364,7 +455,7 @@ mountTest('a copy gives the time of an upper that a move had emptied when it was
   const at = (name: string): string => join(dir, name);
   makeTree(dir, { 'upper/': '', 'target/': '' });
   setAttribute(at('upper'), 'trusted.overlay.merge', '5.0');
-  await mergeLayer(at('upper'), at('target'), { mode: 'copy', root: true });
+  await merge(at('upper'), { into: at('target'), root: true });
   t.is(statSync(at('target')).mtimeMs, 5000);
 });
 
@@ -374,13 +465,13 @@ mountTest('a merge refuses a directory of others that has the name of its own', 
   makeTree(dir, { 'upper/a': 'a', 'one/.overlayfs-merge/file': 'kept', 'two/.overlayfs-merge': 'kept' });
   for (const target of ['one', 'two']) {
     const before = look(at(target));
-    const error = await t.throwsAsync(mergeLayer(at('upper'), at(target)), { instanceOf: OverlayError });
+    const error = await t.throwsAsync(merge(at('upper'), { into: at(target) }), { instanceOf: OverlayError });
     t.is(error?.reason, 'path-exists');
     t.deepEqual(look(at(target)), before);
   }
   // A merge that is killed before its first change leaves these.
   makeTree(at('three/.overlayfs-merge'), { 'clones.new/12/f': '', new: '' });
-  await mergeLayer(at('upper'), at('three'));
+  await merge(at('upper'), { into: at('three') });
   t.deepEqual(readdirSync(at('three')), ['a']);
 });
 
@@ -410,11 +501,16 @@ mountTest('a redirect that the kernel refuses, or that leads to another type, le
     t.true(names.length === 0 || names.join() === 'z', `${redirect}: ${names}`);
     const before = look(at('lower'));
     for (const dryRun of [true, false]) {
-      const error = t.throws(() => mergeLayerSync(at('upper'), at('lower'), { dryRun }), { instanceOf: OverlayError });
+      const error = await t.throwsAsync(merge(at('upper'), { into: at('lower'), dryRun }), {
+        instanceOf: OverlayError,
+      });
       t.is(error?.reason, 'path-missing', redirect);
     }
     t.deepEqual(look(at('lower')), before, redirect);
-    const found = [...changesSync(at('upper'), { lowerdir: at('lower') })].map(({ path, from }) => [path, from]);
+    const found = (await fromAsync(changes({ upperdir: at('upper'), lowerdir: at('lower') }))).map(({ path, from }) => [
+      path,
+      from,
+    ]);
     t.deepEqual(
       found.slice(-2),
       [
@@ -423,7 +519,7 @@ mountTest('a redirect that the kernel refuses, or that leads to another type, le
       ],
       redirect,
     );
-    const findings = await verifyLayer(at('upper'), { lowerdir: at('lower') });
+    const findings = await check({ upperdir: at('upper'), lowerdir: at('lower') });
     t.deepEqual(
       findings.map(({ reason }) => reason),
       ['redirect-to-nowhere'],
@@ -449,14 +545,16 @@ mountTest('an upper inside the directory merges unless it would take its own pla
     }
     const before = look(at('base'));
     for (const mode of ['copy', 'move'] as const) {
-      const error = await t.throwsAsync(mergeLayer(upper, at('base'), { mode }), { instanceOf: OverlayError });
+      const error = await t.throwsAsync(merge(upper, { into: at('base'), move: mode === 'move' }), {
+        instanceOf: OverlayError,
+      });
       t.is(error?.reason, 'layers-overlap', entry);
       t.deepEqual(look(at('base')), before, entry);
     }
     rmSync(at('base'), { recursive: true });
   }
   makeTree(dir, { 'base/.own/upper/a': 'new', 'base/.own/upper/.own/b': '', 'base/a': 'old', 'base/.own/kept': '' });
-  await mergeLayer(at('base/.own/upper'), at('base'), { mode: 'move' });
+  await merge(at('base/.own/upper'), { into: at('base'), move: true });
   t.deepEqual(readdirSync(at('base/.own')), ['b', 'kept', 'upper']);
   t.is(readFileSync(at('base/a'), 'utf8'), 'new');
 });
@@ -468,7 +566,7 @@ mountTest('an error names the place of an entry, not that in the staging directo
   setAttribute(at('upper/new/deep/file'), 'user.comment', 'x');
   makeTree(at('ram'), {});
   t.is(native.mount('ram', at('ram'), 'ramfs', 0, ''), 0);
-  const error = await t.throwsAsync(mergeLayer(at('upper'), at('ram')), { instanceOf: OverlayError });
+  const error = await t.throwsAsync(merge(at('upper'), { into: at('ram') }), { instanceOf: OverlayError });
   t.is(error?.reason, 'xattr-denied');
   t.is(error?.path, at('ram/new/deep/file'));
   t.regex(error?.message ?? '', /2 of 3 entries/);
@@ -481,9 +579,9 @@ mountTest('a copy does not finish a move that has separated hard links', async (
   linkSync(at('upper/a'), at('upper/z'));
   execFileSync('chattr', ['+i', at('upper/m')]);
   try {
-    await t.throwsAsync(mergeLayer(at('upper'), at('target'), { mode: 'move' }), { instanceOf: OverlayError });
+    await t.throwsAsync(merge(at('upper'), { into: at('target'), move: true }), { instanceOf: OverlayError });
     t.deepEqual(readdirSync(at('upper')), ['m', 'z']);
-    const refused = await t.throwsAsync(mergeLayer(at('upper'), at('target'), { mode: 'copy' }), {
+    const refused = await t.throwsAsync(merge(at('upper'), { into: at('target') }), {
       instanceOf: OverlayError,
     });
     t.like(refused, { reason: 'layers-incomplete' });
@@ -491,7 +589,7 @@ mountTest('a copy does not finish a move that has separated hard links', async (
   } finally {
     execFileSync('chattr', ['-i', at('upper/m')]);
   }
-  await mergeLayer(at('upper'), at('target'), { mode: 'move' });
+  await merge(at('upper'), { into: at('target'), move: true });
   t.is(statSync(at('target/a')).ino, statSync(at('target/z')).ino);
 });
 
@@ -504,7 +602,7 @@ mountTest(
     makeTree(dir, { 'upper/d/': '', 'target/d/': '' });
     for (let i = 0; i < 100; i++) setAttribute(at('target/d'), `user.${i}-${'n'.repeat(230)}`, '');
     setAttribute(at('upper/d'), 'user.own', 'value');
-    await mergeLayer(at('upper'), at('target'));
+    await merge(at('upper'), { into: at('target') });
     t.is(look(at('target')).find(({ path }) => path === 'd')?.['attributes'], 'user.own=value');
   },
 );

@@ -17,7 +17,7 @@ import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import type { ExecutionContext } from 'ava';
 import { mountOverlay } from 'overlayfs';
-import { applyLayer, createLayer } from 'overlayfs/layers';
+import { apply, pack } from 'overlayfs/layers';
 import { startContainerd } from '../support/containerd.js';
 import { kernelTest, scratch, setAttribute } from '../support/index.js';
 import { isLong } from '../support/scale.js';
@@ -81,7 +81,7 @@ async function makeImage(dir: string): Promise<{ layers: Buffer[]; wanted: Tree 
     };
     if (i === 0) {
       unpack(upper);
-      layers.push(await collect(createLayer(upper, { layout: 'plain' })));
+      layers.push(await collect(pack(upper, { layout: 'plain' })));
     } else {
       const target = join(dir, 'merged');
       mkdirSync(target, { recursive: true });
@@ -89,7 +89,7 @@ async function makeImage(dir: string): Promise<{ layers: Buffer[]; wanted: Tree 
       unpack(target);
       wanted = describeTree(target);
       await mount.unmount();
-      layers.push(await collect(createLayer(upper, { lowerdir: uppers })));
+      layers.push(await collect(pack({ upperdir: upper, lowerdir: uppers })));
     }
     uppers.unshift(upper);
   }
@@ -172,16 +172,16 @@ if (!isLong || lacks.length > 0) {
     };
 
     const plain = join(dir, 'plain');
-    for (const layer of layers) await applyLayer(layer, plain, { layout: 'plain' });
-    compare('applyLayer, plain', plain);
+    for (const layer of layers) await apply(layer, plain, { layout: 'plain' });
+    compare('apply, plain', plain);
 
     const unpacked: string[] = [];
     for (const [i, layer] of layers.entries()) {
-      await applyLayer(layer, join(dir, `layer${i}`), { lowerdir: [...unpacked] });
+      await apply(layer, join(dir, `layer${i}`), { lowerdir: [...unpacked] });
       unpacked.unshift(join(dir, `layer${i}`));
     }
     const mount = await mountOverlay({ lowerdir: unpacked, target: join(dir, 'merged') });
-    compare('applyLayer, mounted', join(dir, 'merged'));
+    compare('apply, mounted', join(dir, 'merged'));
     await mount.unmount();
 
     unpackByTar(join(dir, 'tar'), layers, dir);

@@ -4,16 +4,17 @@ import { createWriteStream, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { mountOverlaySync } from 'overlayfs';
-import { applyLayer } from '#lib/archives/apply.js';
-import { type CreateOptions, createLayer } from '#lib/archives/create.js';
+import { apply } from '#lib/archives/apply.js';
+import { type PackOptions, pack } from '#lib/archives/create.js';
+import type { Layers } from '#lib/trees/given.js';
 import { type Feature, generator, mountTest, scaled, scratch } from '../support/index.js';
 import { type Described, describeTree, type Tree } from '../support/trees.js';
 import { changeTree } from './random-tree.js';
 
 const needsOf = (program: string): { needs: Feature[] } => ({ needs: program === 'bsdtar' ? ['bsdtar'] : [] });
 const run = (program: string, ...args: string[]): void => void execFileSync(program, args, { stdio: 'pipe' });
-const packTo = (path: string, source: string, options?: CreateOptions): Promise<void> =>
-  pipeline(createLayer(source, options), createWriteStream(path));
+const packTo = (path: string, source: Layers, options?: PackOptions): Promise<void> =>
+  pipeline(pack(source, options), createWriteStream(path));
 
 const xattrs = ['--xattrs', '--xattrs-include=*'];
 const unpackers = {
@@ -56,7 +57,7 @@ for (const [program, pack] of Object.entries(packers)) {
       mkdirSync(join(dir, 'tree'));
       changeTree(join(dir, 'tree'), generator(seed), 200);
       pack(join(dir, 'archive'), join(dir, 'tree'));
-      await applyLayer(join(dir, 'archive'), join(dir, 'out'), { layout: 'plain' });
+      await apply(join(dir, 'archive'), join(dir, 'out'), { layout: 'plain' });
       t.deepEqual(describeTree(join(dir, 'out')), describeTree(join(dir, 'tree')), `seed ${seed}`);
     }
   });
@@ -105,7 +106,7 @@ mountTest(
         changeTree(target, random, 60 * level);
         wanted = describeTree(target);
         mount.unmountSync();
-        await packTo(join(dir, `${level}.tar`), upperdir, { lowerdir });
+        await packTo(join(dir, `${level}.tar`), { upperdir, lowerdir });
         run('umoci', 'raw', 'add-layer', '--image', `${layout}:image`, join(dir, `${level}.tar`));
         lowerdir = [upperdir, ...lowerdir];
       }
@@ -113,7 +114,7 @@ mountTest(
       t.deepEqual(describeTree(join(dir, 'out')), wanted, `seed ${seed}`);
       // And its own archives of these layers, which it has compressed.
       for (const [i, blob] of layersOf(layout).entries()) {
-        await applyLayer(blob, join(dir, `layer${i}`));
+        await apply(blob, join(dir, `layer${i}`));
       }
       const again = [2, 1, 0].map((i) => join(dir, `layer${i}`));
       const mount = mountOverlaySync({ lowerdir: again, target });
@@ -141,8 +142,8 @@ mountTest('what umoci packs is unpacked here as umoci shows it', { needs: 'umoci
     const dirs: string[] = [];
     for (const [i, blob] of layersOf(layout).entries()) {
       // It has no entries for directories in which something changes.
-      await applyLayer(blob, join(dir, `layer${i}`), { lowerdir: dirs });
-      await applyLayer(blob, join(dir, 'flat'), { layout: 'plain' });
+      await apply(blob, join(dir, `layer${i}`), { lowerdir: dirs });
+      await apply(blob, join(dir, 'flat'), { layout: 'plain' });
       dirs.unshift(join(dir, `layer${i}`));
     }
     run('umoci', 'raw', 'unpack', '--image', `${layout}:image`, join(dir, 'out'));

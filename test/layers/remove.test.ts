@@ -1,4 +1,4 @@
-/** removeLayer, and what an unmount and a disposal remove of a workdir. */
+/** remove, and what an unmount and a disposal remove of a workdir. */
 import { execFileSync } from 'node:child_process';
 import {
   chmodSync,
@@ -14,19 +14,11 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import {
-  mountOverlaySync,
-  OverlayError,
-  type OverlayMount,
-  removeLayer,
-  removeLayerSync,
-  unmount,
-  unmountSync,
-} from 'overlayfs';
+import { mountOverlaySync, OverlayError } from 'overlayfs';
+import { remove } from 'overlayfs/layers';
 import {
   countDescriptors,
   failsAndLeaves,
-  forms,
   kernelTest,
   layers,
   MS_BIND,
@@ -41,154 +33,161 @@ import { evaluateAsNobody, giveTo } from '../support/plain-user.js';
 
 const FIRST = 100_000;
 
-for (const { form, of } of forms) {
-  const remove = of('removeLayer');
+kernelTest(`a tree of every kind of file goes; what its links lead to stays`, async (t) => {
+  const dir = scratch(t, 'disk');
+  makeTree(dir, { 'layer/a/b/c': 'c', 'layer/empty/': '', 'outside/file': 'kept' });
+  symlinkSync('../outside', join(dir, 'layer/link'));
+  symlinkSync('nowhere', join(dir, 'layer/a/b/dangling'));
+  execFileSync('mkfifo', [join(dir, 'layer/a/fifo')]);
+  writeFileSync(Buffer.concat([Buffer.from(join(dir, 'layer/a/')), Buffer.from([0xff])]), '');
+  const descriptors = countDescriptors();
+  await remove(`${join(dir, 'layer')}//`);
+  t.deepEqual(readdirSync(dir), ['outside']);
+  t.deepEqual(readdirSync(join(dir, 'outside')), ['file']);
+  t.is(countDescriptors(), descriptors);
+});
 
-  kernelTest(`a tree of every kind of file goes; what its links lead to stays (${form})`, async (t) => {
-    const dir = scratch(t, 'disk');
-    makeTree(dir, { 'layer/a/b/c': 'c', 'layer/empty/': '', 'outside/file': 'kept' });
-    symlinkSync('../outside', join(dir, 'layer/link'));
-    symlinkSync('nowhere', join(dir, 'layer/a/b/dangling'));
-    execFileSync('mkfifo', [join(dir, 'layer/a/fifo')]);
-    writeFileSync(Buffer.concat([Buffer.from(join(dir, 'layer/a/')), Buffer.from([0xff])]), '');
-    const descriptors = countDescriptors();
-    await remove(`${join(dir, 'layer')}//`);
-    t.deepEqual(readdirSync(dir), ['outside']);
-    t.deepEqual(readdirSync(join(dir, 'outside')), ['file']);
-    t.is(countDescriptors(), descriptors);
-  });
-
-  for (const kind of ['tmpfs', 'disk'] as const) {
-    kernelTest(`trees that are deep and wide, on ${kind} (${form})`, async (t) => {
-      const dir = scratch(t, kind);
-      const layer = join(dir, 'layer');
-      // Deeper than a path can be long, and with files and directories on each side of the way down.
-      const depth = scaled(3000, 100);
-      const [around, inner] = [join(dir, 'around'), join(layer, 'a_directory')];
-      mkdirSync(layer);
-      for (let i = 0; i < depth; i++) {
-        for (const name of ['', 'b', 'z']) mkdirSync(join(around, name));
-        for (const name of ['b/file', 'file']) writeFileSync(join(around, name), '');
-        if (i > 0) renameSync(inner, join(around, 'a_directory'));
-        renameSync(around, inner);
-      }
-      // More than one read of a directory returns, where files cost little.
-      const count = scaled(20_000, kind === 'tmpfs' ? 6000 : 1000);
-      mkdirSync(join(layer, 'wide'));
-      for (let i = 0; i < count; i++) {
-        mkdirSync(join(layer, `wide/${i}`));
-        writeFileSync(join(layer, `wide/${i}/file`), '');
-      }
-      await remove(layer);
-      t.false(existsSync(layer));
-    });
-  }
-
-  mountTest(`what is mounted at or in a directory, or used by an overlay, is refused whole (${form})`, async (t) => {
-    const dir = scratch(t);
-    const options = layers(dir);
-    const look = () => readdirSync(dir, { recursive: true });
-    makeTree(dir, { 'job/a': '', 'job/inside/': '', 'job/z': '' });
-    const job = join(dir, 'job');
-    native.mount(options.lowerdir, join(job, 'inside'), '', MS_BIND, '');
-    const inside = { code: 'EBUSY', reason: 'mount-inside', path: job };
-    await failsAndLeaves(t, look, () => remove(job), inside);
-    await failsAndLeaves(t, look, () => remove(join(job, 'inside')), { ...inside, path: join(job, 'inside') });
-    native.umount(join(job, 'inside'), 0);
-
-    const refused = { code: 'EBUSY', reason: 'layer-in-use' };
-    symlinkSync(dir, join(dir, 'way'));
-    const mounted = mountOverlaySync(options);
-    for (const name of ['lower', 'upper', 'work', 'way/upper']) {
-      const path = join(dir, name);
-      await failsAndLeaves(
-        t,
-        () => readdirSync(dir),
-        () => remove(path),
-        { ...refused, path },
-      );
+for (const kind of ['tmpfs', 'disk'] as const) {
+  kernelTest(`trees that are deep and wide, on ${kind}`, async (t) => {
+    const dir = scratch(t, kind);
+    const layer = join(dir, 'layer');
+    // Deeper than a path can be long, and with files and directories on each side of the way down.
+    const depth = scaled(3000, 100);
+    const [around, inner] = [join(dir, 'around'), join(layer, 'a_directory')];
+    mkdirSync(layer);
+    for (let i = 0; i < depth; i++) {
+      for (const name of ['', 'b', 'z']) mkdirSync(join(around, name));
+      for (const name of ['b/file', 'file']) writeFileSync(join(around, name), '');
+      if (i > 0) renameSync(inner, join(around, 'a_directory'));
+      renameSync(around, inner);
     }
-    mounted.unmountSync();
-
-    const { target: _, ...without } = options;
-    const detached = mountOverlaySync(without);
-    for (const name of ['upper', 'work']) {
-      const path = join(dir, name);
-      await failsAndLeaves(
-        t,
-        () => readdirSync(dir),
-        () => remove(path),
-        { ...refused, path },
-      );
+    // More than one read of a directory returns, where files cost little.
+    const count = scaled(20_000, kind === 'tmpfs' ? 6000 : 1000);
+    mkdirSync(join(layer, 'wide'));
+    for (let i = 0; i < count; i++) {
+      mkdirSync(join(layer, `wide/${i}`));
+      writeFileSync(join(layer, `wide/${i}/file`), '');
     }
-    detached.unmountSync();
-    for (const name of ['lower', 'upper', 'work', 'job']) await remove(join(dir, name));
-    t.deepEqual(readdirSync(dir).sort(), ['merged', 'way']);
-  });
-
-  for (const kind of ['tmpfs', 'disk'] as const) {
-    mountTest(`a tree that holds upper or work of a detached mount keeps these, on ${kind} (${form})`, async (t) => {
-      const dir = scratch(t, kind);
-      makeTree(dir, { 'lower/': '', 'job/a/u/': '', 'job/a/w/': '', 'job/z': '', 'alone/u/': '', 'w/': '' });
-      const at = (name: string) => join(dir, name);
-      const mount = (upperdir: string, workdir: string) =>
-        mountOverlaySync({ lowerdir: at('lower'), upperdir: at(upperdir), workdir: at(workdir) });
-      const mounts = [mount('job/a/u', 'job/a/w'), mount('alone/u', 'w')];
-      // Deeper than the removal keeps descriptors, and full.
-      const deep = `deep/${'d/'.repeat(40)}`;
-      makeTree(dir, { [`${deep}u/`]: '', [`${deep}w/`]: '' });
-      mounts.push(mount(`${deep}u`, `${deep}w`));
-      writeFileSync(at(`${deep}u/file`), '');
-      const descriptors = countDescriptors();
-      const message = /an overlay that this process mounted uses '.*'; other files in '.*' may be gone/;
-      for (const [name, inside] of [
-        ['job', 'job/a/'],
-        ['job/a', 'job/a/'],
-        ['alone', 'alone/u'],
-        ['deep', deep],
-      ] as const) {
-        const error = await t.throwsAsync<OverlayError>(() => remove(at(name)), { instanceOf: OverlayError, message });
-        t.like(error, { code: 'EBUSY', reason: 'layer-in-use' });
-        t.true(error?.path?.startsWith(at(inside)), error?.path);
-      }
-      for (const name of ['job/a/u', 'job/a/w/work', 'alone/u', `${deep}u/file`, `${deep}w/work`]) {
-        t.true(existsSync(at(name)), name);
-      }
-      t.is(countDescriptors(), descriptors);
-      for (const mounted of mounts) mounted.unmountSync();
-      for (const name of ['job', 'alone', 'deep']) await remove(at(name));
-      t.deepEqual(readdirSync(dir).sort(), ['lower', 'w']);
-    });
-  }
-
-  kernelTest(`what is no directory, or is not there, is refused (${form})`, async (t) => {
-    const dir = scratch(t, 'disk');
-    makeTree(dir, { file: '', 'directory/': '' });
-    symlinkSync('directory', join(dir, 'link'));
-    const look = () => readdirSync(dir);
-    const fails = (name: string, code: string, reason: string) =>
-      failsAndLeaves(t, look, () => remove(join(dir, name)), { code, reason, path: join(dir, name) });
-    await fails('missing', 'ENOENT', 'path-missing');
-    await fails('missing/inside', 'ENOENT', 'path-missing');
-    await fails('file', 'ENOTDIR', 'path-not-directory');
-    await fails('link', 'ENOTDIR', 'path-not-directory');
-    for (const path of ['/', '.', `${dir}/..`, `${dir}/.`]) {
-      await t.throwsAsync(() => remove(path), { code: 'ERR_INVALID_ARG_VALUE', message: /"dir" must end in the name/ });
-    }
-    await t.throwsAsync(() => remove(7 as never), { code: 'ERR_INVALID_ARG_TYPE' });
-  });
-
-  mountTest(`an entry that cannot be removed is named (${form})`, { needs: 'chattr on tmpfs' }, async (t) => {
-    const dir = scratch(t);
-    const file = join(dir, 'layer/a/b/file');
-    makeTree(dir, { 'layer/a/b/file': '' });
-    execFileSync('chattr', ['+i', file]);
-    const error = await t.throwsAsync(() => remove(join(dir, 'layer')), { instanceOf: OverlayError });
-    t.like(error, { code: 'EPERM', reason: 'permission-denied', path: file, syscall: 'unlink' });
-    execFileSync('chattr', ['-i', file]);
-    await remove(join(dir, 'layer'));
+    await remove(layer);
+    t.false(existsSync(layer));
   });
 }
+
+mountTest(`what is mounted at or in a directory, or used by an overlay, is refused whole`, async (t) => {
+  const dir = scratch(t);
+  const options = layers(dir);
+  const look = () => readdirSync(dir, { recursive: true });
+  makeTree(dir, { 'job/a': '', 'job/inside/': '', 'job/z': '' });
+  const job = join(dir, 'job');
+  native.mount(options.lowerdir, join(job, 'inside'), '', MS_BIND, '');
+  const inside = { code: 'EBUSY', reason: 'mount-inside', path: job };
+  await failsAndLeaves(t, look, () => remove(job), inside);
+  await failsAndLeaves(t, look, () => remove(join(job, 'inside')), { ...inside, path: join(job, 'inside') });
+  native.umount(join(job, 'inside'), 0);
+
+  const refused = { code: 'EBUSY', reason: 'layer-in-use' };
+  symlinkSync(dir, join(dir, 'way'));
+  const mounted = mountOverlaySync(options);
+  for (const name of ['lower', 'upper', 'work', 'way/upper']) {
+    const path = join(dir, name);
+    await failsAndLeaves(
+      t,
+      () => readdirSync(dir),
+      () => remove(path),
+      { ...refused, path },
+    );
+    await t.throwsAsync(remove(path, { dryRun: true }), { instanceOf: OverlayError, message: /layer|upper|work/ });
+  }
+  mounted.unmountSync();
+
+  const { target: _, ...without } = options;
+  const detached = mountOverlaySync(without);
+  for (const name of ['upper', 'work']) {
+    const path = join(dir, name);
+    await failsAndLeaves(
+      t,
+      () => readdirSync(dir),
+      () => remove(path),
+      { ...refused, path },
+    );
+    await t.throwsAsync(remove(path, { dryRun: true }), { instanceOf: OverlayError, message: /layer|upper|work/ });
+  }
+  detached.unmountSync();
+  const before = readdirSync(dir, { recursive: true });
+  for (const name of ['lower', 'upper', 'work', 'job']) await remove(join(dir, name), { dryRun: true });
+  t.deepEqual(readdirSync(dir, { recursive: true }), before, 'a dry run removes nothing');
+  await t.throwsAsync(remove(join(dir, 'none'), { dryRun: true }), { message: /none/ });
+  await t.throwsAsync(remove(job, { dryrun: true } as never), { message: /did you mean "dryRun"/ });
+  for (const name of ['lower', 'upper', 'work', 'job']) await remove(join(dir, name));
+  t.deepEqual(readdirSync(dir).sort(), ['merged', 'way']);
+});
+
+for (const kind of ['tmpfs', 'disk'] as const) {
+  mountTest(`a tree that holds upper or work of a detached mount keeps these, on ${kind}`, async (t) => {
+    const dir = scratch(t, kind);
+    makeTree(dir, { 'lower/': '', 'job/a/u/': '', 'job/a/w/': '', 'job/z': '', 'alone/u/': '', 'w/': '' });
+    const at = (name: string) => join(dir, name);
+    const mount = (upperdir: string, workdir: string) =>
+      mountOverlaySync({ lowerdir: at('lower'), upperdir: at(upperdir), workdir: at(workdir) });
+    const mounts = [mount('job/a/u', 'job/a/w'), mount('alone/u', 'w')];
+    // Deeper than the removal keeps descriptors, and full.
+    const deep = `deep/${'d/'.repeat(40)}`;
+    makeTree(dir, { [`${deep}u/`]: '', [`${deep}w/`]: '' });
+    mounts.push(mount(`${deep}u`, `${deep}w`));
+    writeFileSync(at(`${deep}u/file`), '');
+    const descriptors = countDescriptors();
+    const message = /an overlay that this process mounted uses '.*'; other files in '.*' may be gone/;
+    for (const [name, inside] of [
+      ['job', 'job/a/'],
+      ['job/a', 'job/a/'],
+      ['alone', 'alone/u'],
+      ['deep', deep],
+    ] as const) {
+      const error = await t.throwsAsync<OverlayError>(() => remove(at(name)), { instanceOf: OverlayError, message });
+      t.like(error, { code: 'EBUSY', reason: 'layer-in-use' });
+      t.true(error?.path?.startsWith(at(inside)), error?.path);
+    }
+    for (const name of ['job/a/u', 'job/a/w/work', 'alone/u', `${deep}u/file`, `${deep}w/work`]) {
+      t.true(existsSync(at(name)), name);
+    }
+    t.is(countDescriptors(), descriptors);
+    for (const mounted of mounts) mounted.unmountSync();
+    for (const name of ['job', 'alone', 'deep']) await remove(at(name));
+    t.deepEqual(readdirSync(dir).sort(), ['lower', 'w']);
+  });
+}
+
+kernelTest(`what is no directory, or is not there, is refused`, async (t) => {
+  const dir = scratch(t, 'disk');
+  makeTree(dir, { file: '', 'directory/': '' });
+  symlinkSync('directory', join(dir, 'link'));
+  const look = () => readdirSync(dir);
+  const fails = (name: string, code: string, reason: string) =>
+    failsAndLeaves(t, look, () => remove(join(dir, name)), { code, reason, path: join(dir, name) });
+  await fails('missing', 'ENOENT', 'path-missing');
+  await fails('missing/inside', 'ENOENT', 'path-missing');
+  await fails('file', 'ENOTDIR', 'path-not-directory');
+  await fails('link', 'ENOTDIR', 'path-not-directory');
+  for (const path of ['/', '.', `${dir}/..`, `${dir}/.`]) {
+    await t.throwsAsync(() => remove(path), { code: 'ERR_INVALID_ARG_VALUE', message: /"dir" must end in the name/ });
+  }
+  await t.throwsAsync(() => remove(7 as never), { code: 'ERR_INVALID_ARG_TYPE' });
+});
+
+mountTest(`an entry that cannot be removed is named`, { needs: 'chattr on tmpfs' }, async (t) => {
+  const dir = scratch(t);
+  const file = join(dir, 'layer/a/b/file');
+  makeTree(dir, { 'layer/a/b/file': '' });
+  execFileSync('chattr', ['+i', file]);
+  const error = await t.throwsAsync(() => remove(join(dir, 'layer')), { instanceOf: OverlayError });
+  t.like(error, { code: 'EPERM', reason: 'permission-denied', path: file, syscall: 'unlink' });
+  t.regex(
+    error?.message ?? '',
+    /b\/file' is immutable or append-only; other files .* may be gone\. Remove the attribute/,
+  );
+  execFileSync('chattr', ['-i', file]);
+  await remove(join(dir, 'layer'));
+});
 
 /** Deletions, copies and a second name leave this in a workdir. */
 const use = (target: string): void => {
@@ -206,19 +205,18 @@ for (const [feature, more] of Object.entries(features)) {
       const dir = scratch(t, kind);
       const options = { ...layers(dir), ...more };
       makeTree(dir, tree);
-      for (const end of ['object', 'path', 'removeLayer', 'dispose'] as const) {
-        if (end === 'dispose') rmSync(options.workdir, { recursive: true, force: true });
+      for (const end of ['unmount', 'unmountSync', 'remove', 'dispose'] as const) {
+        if (end !== 'remove') rmSync(options.workdir, { recursive: true, force: true });
         const mounted = mountOverlaySync({ ...options, create: true });
         use(options.target);
-        if (end === 'object') await mounted.unmount({ removeWork: true });
-        else if (end === 'path') unmountSync(options.target, { removeWork: true });
+        if (end.startsWith('unmount')) await mounted[end as 'unmount']();
         else if (end === 'dispose') mounted[Symbol.dispose]();
         else {
           mounted.unmountSync();
-          await removeLayer(options.workdir);
+          await remove(options.workdir);
         }
         t.false(existsSync(options.workdir), end);
-        removeLayerSync(options.upperdir);
+        await remove(options.upperdir);
         makeTree(dir, { 'upper/': '', 'work/': '' });
       }
     });
@@ -232,21 +230,23 @@ for (const [feature, more] of Object.entries(features)) {
         `const [dir, more] = args;
         const layer = (name) => join(dir, name);
         const outcomes = [];
-        for (const end of ['unmount', 'unmountSync', 'removeLayer', 'removeLayerSync', 'dispose', 'disposeSync']) {
+        for (const end of ['unmount', 'unmountSync', 'remove', 'dispose', 'disposeSync']) {
+          // A workdir that \`create\` did not make stays after the mount.
+          if (end.startsWith('remove')) fs.mkdirSync(layer('upper.work'));
           const options = { lowerdir: layer('lower'), upperdir: layer('upper'), create: true, rootless: true };
           const mount = await overlayfs.mountOverlay({ ...options, ...JSON.parse(more) });
           fs.rmSync(join(mount.path, 'gone'));
           fs.rmSync(join(mount.path, 'd'), { recursive: true });
-          if (end.startsWith('unmount')) await mount[end]({ removeWork: true });
+          if (end.startsWith('unmount')) await mount[end]();
           else if (end === 'dispose') await mount[Symbol.asyncDispose]();
           else if (end === 'disposeSync') mount[Symbol.dispose]();
           else {
             await mount.unmount();
             outcomes.push((fs.statSync(layer('upper.work/work')).mode & 0o777) === 0);
-            await overlayfs[end](layer('upper.work'));
+            await remove(layer('upper.work'));
           }
           outcomes.push(fs.existsSync(layer('upper.work')));
-          overlayfs.removeLayerSync(layer('upper'));
+          await remove(layer('upper'));
         }
         return { outcomes, left: fs.readdirSync(dir) };`,
         dir,
@@ -255,7 +255,7 @@ for (const [feature, more] of Object.entries(features)) {
       const removed = [false];
       const kept = [true, false];
       t.deepEqual(outcome, {
-        outcomes: [...removed, ...removed, ...kept, ...kept, ...removed, ...removed],
+        outcomes: [...removed, ...removed, ...kept, ...removed, ...removed],
         left: ['lower'],
       });
     });
@@ -281,7 +281,7 @@ kernelTest('a plain user removes directories of any mode', (t) => {
       fs.chmodSync(at, outer);
     }
     fs.chmodSync(join(dir, 'layer'), 0);
-    await overlayfs.removeLayer(join(dir, 'layer'));
+    await remove(join(dir, 'layer'));
     return fs.readdirSync(dir);`,
     dir,
   );
@@ -293,7 +293,7 @@ kernelTest('a plain user who may not remove a directory is told before anything 
   makeTree(dir, { 'of-root/layer/file': '' });
   for (const name of ['of-root/layer', 'of-root/layer/file']) chownSync(join(dir, name), NOBODY, NOBODY);
   chmodSync(dir, 0o755);
-  const outcome = evaluateAsNobody('await overlayfs.removeLayer(args[0]);', join(dir, 'of-root/layer'));
+  const outcome = evaluateAsNobody('await remove(args[0]);', join(dir, 'of-root/layer'));
   t.like(outcome, { code: 'EACCES', reason: 'permission-denied', path: join(dir, 'of-root/layer') });
   t.deepEqual(readdirSync(join(dir, 'of-root/layer')), ['file']);
 });
@@ -317,7 +317,7 @@ mountTest('files of subordinate ids go too', { needs: 'subordinate ids' }, (t) =
   }
   const outcome = evaluateAsNobody(
     `const before = fs.readdirSync('/proc/self/fd').length;
-    await overlayfs.removeLayer(args[0]);
+    await remove(args[0]);
     return { left: fs.existsSync(args[0]), descriptors: fs.readdirSync('/proc/self/fd').length - before };`,
     join(dir, 'upper'),
   );
@@ -344,37 +344,16 @@ mountTest('dispose leaves a workdir that was there before, and one that is in us
   closeSync(file);
 });
 
-mountTest('removeWork removes a workdir that was given by a symbolic link', async (t) => {
+mountTest('what is in the place of a made workdir stays', async (t) => {
   const dir = scratch(t);
   const options = layers(dir);
-  const link = join(dir, 'link');
-  const ends = {
-    promise: (mounted: OverlayMount) => mounted.unmount({ removeWork: true }),
-    'synchronous form': async (mounted: OverlayMount) => mounted.unmountSync({ removeWork: true }),
-    path: () => unmount(options.target, { removeWork: true }),
-  };
-  symlinkSync('work', link);
-  const descriptors = countDescriptors();
-  for (const [form, end] of Object.entries(ends)) {
-    for (const workdir of [link, `${link}/`]) {
-      mkdirSync(options.workdir, { recursive: true });
-      await end(mountOverlaySync({ ...options, workdir }));
-      t.deepEqual(readdirSync(dir).sort(), ['link', 'lower', 'merged', 'upper'], `${form}, ${workdir}`);
-    }
+  for (const end of ['unmount', 'unmountSync'] as const) {
+    const workdir = join(dir, end);
+    const mounted = mountOverlaySync({ ...options, workdir, create: true });
+    renameSync(workdir, join(dir, 'moved'));
+    symlinkSync('moved', workdir);
+    await mounted[end]();
+    t.deepEqual(readdirSync(join(dir, 'moved')), ['work']);
+    await remove(join(dir, 'moved'));
   }
-  // Nothing is removed if the link leads nowhere any more.
-  for (const end of [ends.promise, ends['synchronous form']]) {
-    mkdirSync(options.workdir, { recursive: true });
-    const mounted = mountOverlaySync({ ...options, workdir: link });
-    rmSync(link);
-    symlinkSync('lower/from-lower', link);
-    const error = await t.throwsAsync<OverlayError>(() => end(mounted), { instanceOf: OverlayError });
-    t.like(error, { code: 'ENOTDIR', reason: 'path-not-directory', path: link });
-    t.regex(error?.message ?? '', /is unmounted, but its workdir remains: '.*link' is no longer a directory/);
-    t.deepEqual(readdirSync(options.workdir), ['work']);
-    t.true(existsSync(join(dir, 'lower/from-lower')));
-    rmSync(link);
-    symlinkSync('work', link);
-  }
-  t.is(countDescriptors(), descriptors);
 });

@@ -3,6 +3,7 @@ import { execFileSync } from 'node:child_process';
 import {
   appendFileSync,
   chmodSync,
+  existsSync,
   linkSync,
   mkdirSync,
   readFileSync,
@@ -14,7 +15,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { mountOverlaySync, OverlayError, type OverlayOptions } from 'overlayfs';
-import { mergeLayer, mergeLayerSync } from 'overlayfs/layers';
+import { merge } from 'overlayfs/layers';
 import { generator, makeTree, mountTest, scaled, scratch } from '../support/index.js';
 import { look } from './look.js';
 import { kinds, makeLayers } from './merged-layers.js';
@@ -22,6 +23,8 @@ import { kinds, makeLayers } from './merged-layers.js';
 interface Case {
   readonly title: string;
   readonly change: (at: (name: string) => string) => void;
+  /** The name of the hard link in the overlay, if its directory was renamed there. */
+  readonly shownAt?: string;
   /** The name that the error has; undefined if the merge gives what the mount shows. */
   readonly refused?: string;
   readonly options?: Partial<OverlayOptions>;
@@ -67,6 +70,7 @@ const cases: readonly Case[] = [
       unlinkSync(at('moved/y'));
     },
     refused: 'd2/z',
+    shownAt: 'moved/z',
   },
   {
     title: 'all links are written',
@@ -107,7 +111,7 @@ const cases: readonly Case[] = [
 const features: readonly Partial<OverlayOptions>[] = [{ index: true }, { nfsExport: true }];
 
 for (const kind of ['tmpfs', 'disk'] as const) {
-  for (const { title, change, refused, options } of cases) {
+  for (const { title, change, refused, shownAt = refused, options } of cases) {
     mountTest(`hard links with index: ${title} (${kind})`, async (t) => {
       for (const feature of features) {
         if (feature.nfsExport && options?.redirectDir) continue;
@@ -135,14 +139,17 @@ for (const kind of ['tmpfs', 'disk'] as const) {
         if (refused !== undefined) {
           for (const mode of ['copy', 'move'] as const) {
             const before = [look(at(mode)), look(at('upper'))];
-            const error = await t.throwsAsync(mergeLayer(at('upper'), at(mode), { mode }), {
+            const error = await t.throwsAsync(merge(at('upper'), { into: at(mode), move: mode === 'move' }), {
               instanceOf: OverlayError,
             });
             t.is(error?.reason, 'layers-incomplete');
             t.is(error?.path, at(`${mode}/${refused}`));
             t.regex(error?.message ?? '', /hard link '.*Nothing was merged.*chmod --reference/s);
+            t.true(error?.message.includes(`hard link '${shownAt}'`), error?.message);
             t.deepEqual([look(at(mode)), look(at('upper'))], before);
-            t.throws(() => mergeLayerSync(at('upper'), at(mode), { dryRun: true }), { message: error?.message ?? '' });
+            await t.throwsAsync(merge(at('upper'), { into: at(mode), dryRun: true }), {
+              message: error?.message ?? '',
+            });
           }
           // The remedy.
           mount = mountAgain();
@@ -152,8 +159,8 @@ for (const kind of ['tmpfs', 'disk'] as const) {
           shown = look(at('merged'));
           mount.unmountSync();
         }
-        mergeLayerSync(at('upper'), at('copy'), { root: true });
-        await mergeLayer(at('upper'), at('move'), { mode: 'move', root: true });
+        await merge(at('upper'), { into: at('copy'), root: true });
+        await merge(at('upper'), { into: at('move'), move: true, root: true });
         t.deepEqual(look(at('copy')), shown, `copy ${JSON.stringify(feature)}`);
         t.deepEqual(look(at('move')), shown, `move ${JSON.stringify(feature)}`);
         rmSync(dir, { recursive: true });
@@ -176,7 +183,7 @@ for (const kind of ['tmpfs', 'disk'] as const) {
       execFileSync('cp', ['-a', at('lower'), at('copy')]);
       const before = look(at('copy'));
       try {
-        await mergeLayer(at('upper'), at('copy'), { mode: random(2) === 0 ? 'copy' : 'move', root: true });
+        await merge(at('upper'), { into: at('copy'), move: random(2) !== 0, root: true });
         t.deepEqual(look(at('copy')), shown, `seed ${seed}`);
       } catch (error) {
         if (!(error instanceof OverlayError) || error.reason !== 'layers-incomplete') throw error;
@@ -190,6 +197,28 @@ for (const kind of ['tmpfs', 'disk'] as const) {
   });
 }
 
+mountTest('an unmount keeps the index that a merge of the upper needs', async (t) => {
+  const dir = scratch(t, 'disk');
+  const at = (name: string): string => join(dir, name);
+  for (const name of ['lower', 'upper', 'merged']) mkdirSync(at(name));
+  makeLower(at);
+  const layers = { lowerdir: at('lower'), upperdir: at('upper'), workdir: at('work') };
+  const paths = { ...layers, target: at('merged'), create: true };
+  const first = mountOverlaySync({ ...paths, index: true });
+  chmodSync(at('merged/a'), 0o600);
+  await first.unmount();
+  t.true(existsSync(at('work/index')));
+  await t.throwsAsync(merge(at('upper'), { into: at('lower') }), { message: /chmod --reference/ });
+  const again = mountOverlaySync({ ...paths, index: true });
+  for (const name of names) chmodSync(at(`merged/${name}`), 0o600);
+  await again.unmount();
+  await merge(at('upper'), { into: at('lower') });
+  t.deepEqual(
+    names.map((name) => statSync(at(`lower/${name}`)).ino),
+    names.map(() => statSync(at('lower/a')).ino),
+  );
+});
+
 mountTest('a copy without hard links is no lower layer for an upper with index', async (t) => {
   const dir = scratch(t, 'disk');
   const at = (name: string): string => join(dir, name);
@@ -200,7 +229,7 @@ mountTest('a copy without hard links is no lower layer for an upper with index',
   chmodSync(at('merged/a'), 0o600);
   mount.unmountSync();
   execFileSync('cp', ['-r', at('lower'), at('copy')]);
-  const error = await t.throwsAsync(mergeLayer(at('upper'), at('copy')), { instanceOf: OverlayError });
+  const error = await t.throwsAsync(merge(at('upper'), { into: at('copy') }), { instanceOf: OverlayError });
   t.deepEqual([error?.reason, error?.path], ['layers-incomplete', at('copy/a')]);
   t.is(statSync(at('copy/a')).mode & 0o777, 0o644);
 });
@@ -210,13 +239,13 @@ mountTest('a merge by move leaves an upper that an overlay uses', async (t) => {
   const at = (name: string): string => join(dir, name);
   makeTree(dir, { 'lower/': '', 'upper/a': 'a', 'work/': '', 'merged/': '', 'target/': '', 'upper2/b': '' });
   const paths = { lowerdir: at('lower'), upperdir: at('upper'), workdir: at('work') };
-  const refuses = async (upper: Parameters<typeof mergeLayer>[0]): Promise<void> => {
+  const refuses = async (upper: Parameters<typeof merge>[0]): Promise<void> => {
     for (const dryRun of [true, false]) {
-      const error = await t.throwsAsync(mergeLayer(upper, at('target'), { mode: 'move', dryRun }), {
+      const error = await t.throwsAsync(merge(upper, { into: at('target'), move: true, dryRun }), {
         instanceOf: OverlayError,
       });
       t.deepEqual([error?.reason, error?.code, error?.path], ['layer-in-use', 'EBUSY', at('upper')]);
-      t.throws(() => mergeLayerSync(upper, at('target'), { mode: 'move', dryRun }), { message: error?.message ?? '' });
+      await t.throwsAsync(merge(upper, { into: at('target'), move: true, dryRun }), { message: error?.message ?? '' });
       t.deepEqual(look(at('target')).length, 1);
       t.is(readFileSync(at('upper/a'), 'utf8'), 'a');
     }
@@ -224,7 +253,7 @@ mountTest('a merge by move leaves an upper that an overlay uses', async (t) => {
   const mounted = mountOverlaySync({ ...paths, target: at('merged') });
   await refuses(at('upper'));
   await refuses(mounted);
-  await mergeLayer(mounted, at('target'), { dryRun: true });
+  await merge(mounted, { into: at('target'), dryRun: true });
   mounted.unmountSync();
   const detached = mountOverlaySync(paths);
   await refuses(at('upper'));
@@ -238,7 +267,7 @@ mountTest('a merge by move leaves an upper that an overlay uses', async (t) => {
   await refuses(at('upper'));
   asLower.unmountSync();
   const [first, second] = await Promise.allSettled(
-    [1, 2].map(() => mergeLayer(at('upper'), at('target'), { mode: 'move' })),
+    [1, 2].map(() => merge(at('upper'), { into: at('target'), move: true })),
   );
   t.true([first?.status, second?.status].includes('fulfilled'));
   t.is(readFileSync(at('target/a'), 'utf8'), 'a');

@@ -2,7 +2,7 @@
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { join } from 'node:path';
-import { applyLayer, changes, createLayer, formatChanges, mergeLayer } from 'overlayfs/layers';
+import { apply, changes, formatChange, merge, pack } from 'overlayfs/layers';
 import { kernelTest, makeTree, native, scratch } from '../support/index.js';
 import { describeTree } from '../support/trees.js';
 
@@ -18,21 +18,21 @@ for (const code of ['EPERM', 'ENOSYS'] as const) {
     const wanted = describeTree(tree);
     t.is(native.denyCalls([OPENAT2], constants.errno[code]), 0);
 
-    await applyLayer(createLayer(tree, { layout: 'plain' }), out);
+    await apply(pack(tree, { layout: 'plain' }), out);
     t.deepEqual(describeTree(out), wanted);
     const lines: string[] = [];
-    for await (const change of changes(tree)) lines.push(formatChanges(change));
+    for await (const change of changes(tree)) lines.push(formatChange(change));
     t.is(lines.length, 5);
 
     // A link in the place of a directory leads nowhere.
     mkdirSync(linked);
     symlinkSync(dir, join(linked, 'a'));
-    await applyLayer(createLayer(tree, { layout: 'plain' }), linked, { layout: 'plain' });
+    await apply(pack(tree, { layout: 'plain' }), linked, { layout: 'plain' });
     t.deepEqual(describeTree(linked)['a/b/file'], wanted['a/b/file']);
     t.false(Object.keys(describeTree(dir)).includes('b'));
 
     writeFileSync(join(tree, 'a/b/file'), 'other data');
-    await mergeLayer(tree, out, { root: true });
+    await merge(tree, { into: out, root: true });
     t.deepEqual(describeTree(out), describeTree(tree));
   });
 }

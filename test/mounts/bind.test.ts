@@ -168,3 +168,11 @@ test('wrong arguments of bind are named', async (t) => {
   }
   t.false(existsSync('/b'));
 });
+
+test('a bind without a target is an argument error', async (t) => {
+  for (const none of [undefined, null, 5]) {
+    const wrong = { code: 'ERR_INVALID_ARG_TYPE', message: /"target"/ };
+    await t.throwsAsync(bind('/', none as never), wrong);
+    t.throws(() => bindSync('/', none as never), wrong);
+  }
+});

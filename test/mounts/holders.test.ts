@@ -2,6 +2,7 @@
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
+  chmodSync,
   closeSync,
   copyFileSync,
   mkdirSync,
@@ -16,9 +17,9 @@ import { basename, dirname, join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import test, { type ExecutionContext } from 'ava';
 import {
-  createNamespaceSync,
+  bindSync,
+  type FoundHolders,
   findHolders,
-  findHoldersSync,
   type Holder,
   type Mount,
   mountOverlaySync,
@@ -35,6 +36,7 @@ import {
   forms,
   layers,
   MS_BIND,
+  makeNamespace,
   makeTree,
   mountsBelow,
   mountTest,
@@ -43,6 +45,7 @@ import {
   scaled,
   scratch,
 } from '../support/index.js';
+import { asNobody, evaluateAs, giveTo } from '../support/plain-user.js';
 
 /** However long it takes on a machine that has much else to do. */
 const whole = { timeout: Number.POSITIVE_INFINITY };
@@ -155,8 +158,8 @@ const kinds: Readonly<Record<string, (site: Site) => Promise<Held>>> = {
   'a file mapped into memory, whose descriptor is closed': async (site) => {
     const path = join(site.target, 'library.so');
     const child = running(site.t, [sleep, '600'], { env: { LD_PRELOAD: path } });
-    await eventually(site.t, () =>
-      findHoldersSync(site.target).some(({ pid, what }) => pid === child.pid && what === 'mapping'),
+    await eventually(site.t, async () =>
+      (await findHolders(site.target)).holders.some(({ pid, what }) => pid === child.pid && what === 'mapping'),
     );
     return by(child, { what: 'mapping', path });
   },
@@ -208,7 +211,7 @@ const kinds: Readonly<Record<string, (site: Site) => Promise<Held>>> = {
 };
 
 for (const { form, of } of forms) {
-  const find = (mount: Mount | PathLike) => of('findHolders')(mount, whole);
+  const find = async (mount: Mount | PathLike) => (await findHolders(mount, whole)).holders;
   const unmount = of('unmount');
 
   for (const [kind, hold] of Object.entries(kinds)) {
@@ -239,9 +242,9 @@ for (const { form, of } of forms) {
       t.is(countDescriptors(), descriptors);
 
       await release();
-      t.deepEqual([...(await find(mounted))], []);
+      t.deepEqual(await find(mounted), []);
       await unmount(target);
-      t.deepEqual([...(await find(mounted))], []);
+      t.deepEqual(await find(mounted), []);
     });
   }
 
@@ -257,11 +260,11 @@ for (const { form, of } of forms) {
       const error = await busyError(t, () => unmount(options.target));
       const expected = { what: 'loop', path: image, device };
       t.deepEqual([...(error.holders ?? [])], [expected] as never);
-      t.deepEqual([...(await find(mounted))], [expected] as never);
+      t.deepEqual(await find(mounted), [expected] as never);
     } finally {
       detach();
     }
-    await eventually(t, () => findHoldersSync(mounted).length === 0);
+    await eventually(t, async () => (await find(mounted)).length === 0);
     await unmount(options.target);
   });
 
@@ -271,20 +274,22 @@ for (const { form, of } of forms) {
     const { target } = options;
     const mounted = mountOverlaySync(options);
     const child = running(t, ['unshare', '--mount', 'sh', '-c', `cd ${target} && exec ${sleep} 600`]);
-    const inChild = () => findHoldersSync(mounted).filter(({ pid }) => pid === child.pid);
-    await eventually(t, () => inChild().some(({ what, command }) => what === 'cwd' && command === `${sleep} 600`));
+    const inChild = async () => (await find(mounted)).filter(({ pid }) => pid === child.pid);
+    await eventually(t, async () =>
+      (await inChild()).some(({ what, command }) => what === 'cwd' && command === `${sleep} 600`),
+    );
     const namespace = Number(/\d+/.exec(readlinkSync(`/proc/${child.pid}/ns/mnt`))?.[0]);
 
     const expected: Holder[] = [
       { what: 'cwd', pid: child.pid as number, command: `${sleep} 600`, path: target, copy: target, namespace },
       { what: 'mount', pid: child.pid as number, command: `${sleep} 600`, path: target, namespace },
     ];
-    t.deepEqual([...(await find(mounted))], expected);
+    t.deepEqual(await find(mounted), expected);
     await unmount(target);
     t.is(mountsBelow(target).length, 0);
-    t.deepEqual([...(await find(mounted))], expected, 'the upper is in use still');
+    t.deepEqual(await find(mounted), expected, 'the upper is in use still');
     await end(child);
-    t.deepEqual([...(await find(mounted))], []);
+    t.deepEqual(await find(mounted), []);
   });
 
   mountTest(`a copy on a shared mount keeps the mount busy, and is named (${form})`, async (t) => {
@@ -296,7 +301,7 @@ for (const { form, of } of forms) {
     const child = running(t, ['unshare', '--mount', '--propagation', 'unchanged', 'sh', '-c', ready]);
     await eventually(t, () => readlinkSync(`/proc/${child.pid}/ns/mnt`) !== readlinkSync('/proc/self/ns/mnt'));
     const mounted = mountOverlaySync(options);
-    await eventually(t, () => findHoldersSync(mounted).some(({ pid, what }) => pid === child.pid && what === 'cwd'));
+    await eventually(t, async () => (await find(mounted)).some(({ pid, what }) => pid === child.pid && what === 'cwd'));
     const error = await busyError(t, () => unmount(target));
     t.like(error.holders?.[0], { what: 'cwd', pid: child.pid, copy: target });
     await end(child);
@@ -306,14 +311,13 @@ for (const { form, of } of forms) {
   mountTest(`a mount namespace that only a descriptor keeps (${form})`, async (t) => {
     const options = layers(scratch(t));
     const mounted = mountOverlaySync(options);
-    const namespace = createNamespaceSync();
-    t.teardown(() => namespace.close());
-    const link = readlinkSync(`/proc/self/fd/${namespace.fd}`);
+    const namespace = makeNamespace();
+    const link = readlinkSync(`/proc/self/fd/${namespace}`);
     const expected = {
       what: 'namespace',
       path: options.target,
       pid: process.pid,
-      descriptor: namespace.fd,
+      descriptor: namespace,
       namespace: Number(/\d+/.exec(link)?.[0]),
     };
     const holders = await find(mounted);
@@ -325,8 +329,8 @@ for (const { form, of } of forms) {
     const after = await find(mounted);
     t.is(after.length, 1);
     t.like(after[0], expected);
-    namespace.close();
-    t.deepEqual([...(await find(mounted))], []);
+    closeSync(namespace);
+    t.deepEqual(await find(mounted), []);
   });
 
   mountTest(`a mount namespace that only a file keeps (${form})`, async (t) => {
@@ -340,7 +344,7 @@ for (const { form, of } of forms) {
     t.is(holders.length, 1);
     t.like(holders[0], { what: 'namespace', path: options.target, boundAt, namespace, pid: undefined });
     native.umount(boundAt, 0);
-    t.deepEqual([...(await find(mounted))], []);
+    t.deepEqual(await find(mounted), []);
     await unmount(options.target);
   });
 
@@ -359,7 +363,7 @@ for (const { form, of } of forms) {
     const ended = once(worker, 'exit');
     worker.postMessage('end');
     await ended;
-    t.deepEqual([...(await find(mounted))], []);
+    t.deepEqual(await find(mounted), []);
     await unmount(options.target);
   });
 
@@ -372,12 +376,12 @@ for (const { form, of } of forms) {
     const layer = join(options.target, 'a,b:c\\');
     const outer = mountOverlaySync({ lowerdir: [layer, join(dir, 'outer/lower')], target });
     const expected: Holder[] = [{ what: 'layer', path: target, layer }];
-    t.deepEqual([...(await find(inner))], expected);
+    t.deepEqual(await find(inner), expected);
     await unmount(options.target);
-    t.deepEqual([...(await find(inner))], expected);
-    t.deepEqual([...(await find(outer))], []);
+    t.deepEqual(await find(inner), expected);
+    t.deepEqual(await find(outer), []);
     await outer.unmount();
-    t.deepEqual([...(await find(inner))], []);
+    t.deepEqual(await find(inner), []);
   });
 
   mountTest(`another mount of the same overlay (${form})`, async (t) => {
@@ -388,10 +392,10 @@ for (const { form, of } of forms) {
     const path = join(dir, 'bound');
     const MS_BIND = 4096;
     t.is(native.mount(options.target, path, '', MS_BIND, ''), 0);
-    t.deepEqual([...(await find(mounted))], [{ what: 'mount', path }]);
+    t.deepEqual(await find(mounted), [{ what: 'mount', path }]);
     await unmount(options.target);
-    t.deepEqual([...(await find(mounted))], [{ what: 'mount', path }]);
-    t.deepEqual([...(await find(path))], []);
+    t.deepEqual(await find(mounted), [{ what: 'mount', path }]);
+    t.deepEqual(await find(path), []);
     await unmount(path);
   });
 
@@ -401,7 +405,7 @@ for (const { form, of } of forms) {
     const mounted = mountOverlaySync(options);
     const descriptor = openSync(join(options.target, 'from-lower'), 'r');
     const child = running(t, [sleep, '600'], { cwd: options.target });
-    await eventually(t, () => findHoldersSync(mounted).length === 2);
+    await eventually(t, async () => (await find(mounted)).length === 2);
     await mounted.unmount({ detach: true });
     makeTree(dir, { 'other/': '' });
     // Another one at the same place has nothing to do with it.
@@ -416,10 +420,10 @@ for (const { form, of } of forms) {
       { what: 'cwd', path: '/' },
     );
     t.is(holders.length, 2);
-    t.deepEqual([...(await find(another))], []);
+    t.deepEqual(await find(another), []);
     closeSync(descriptor);
     await end(child);
-    t.deepEqual([...(await find(mounted))], []);
+    t.deepEqual(await find(mounted), []);
   });
 
   mountTest(`of what is no mount point (${form})`, async (t) => {
@@ -438,18 +442,22 @@ for (const { form, of } of forms) {
 mountTest('kept mount namespaces, where the kernel may not list them', (t) => {
   const options = layers(scratch(t));
   const mounted = mountOverlaySync(options);
-  const namespace = createNamespaceSync();
-  t.teardown(() => namespace.close());
+  const namespace = makeNamespace();
+  t.teardown(() => closeSync(namespace));
   // Later kernels list them in the first pid namespace only.
   const elsewhere = ['unshare', '--pid', '--fork'];
-  const holders = evaluateIn(elsewhere, 'overlayfs.findHolders(args[0], { timeout: 60_000 })', options.target);
-  t.like((holders as Holder[])[0], {
+  const { holders } = evaluateIn(
+    elsewhere,
+    'overlayfs.findHolders(args[0], { timeout: 60_000 })',
+    options.target,
+  ) as FoundHolders;
+  t.like(holders[0], {
     what: 'namespace',
     path: options.target,
     pid: process.pid,
-    descriptor: namespace.fd,
+    descriptor: namespace,
   });
-  t.is((holders as Holder[]).length, 1);
+  t.is(holders.length, 1);
   mounted.unmountSync();
 });
 
@@ -458,7 +466,7 @@ mountTest('processes of others are counted, and the search ends when it is told 
   mountOverlaySync({ ...options, target });
   running(t, [sleep, '600'], { cwd: target });
   const counts =
-    'overlayfs.findHolders(args[0], { timeout: 60_000 }).then(({ hidden, complete, length }) => [hidden, complete, length])';
+    'overlayfs.findHolders(args[0], { timeout: 60_000 }).then(({ hidden, complete, holders }) => [hidden, complete, holders.length])';
   const nobody = ['setpriv', '--reuid', '65534', '--clear-groups', '--regid', '65534', '--bounding-set=-all'];
   const [hidden, complete, length] = evaluateIn(nobody, counts, target) as [number, boolean, number];
   t.true(hidden >= 2, String(hidden));
@@ -480,18 +488,117 @@ mountTest('a search ends in time, and names nothing that it has not looked at', 
   for (const { pid } of children) await eventually(t, () => readlinkSync(`/proc/${pid}/exe`) === sleep);
   const take = async (timeout: number) => {
     const start = performance.now();
-    const holders = await findHolders(mounted, { timeout });
-    return { holders, took: performance.now() - start };
+    const found = await findHolders(mounted, { timeout });
+    return { ...found, took: performance.now() - start };
   };
   const all = await take(Number.POSITIVE_INFINITY);
   t.is(all.holders.length, children.length);
   const none = await take(0);
-  t.deepEqual([[...none.holders], none.holders.complete], [[], false]);
+  t.deepEqual([none.holders, none.complete], [[], false]);
   // Enough to find the namespaces, and not to read their tables. Other programs may take their time of one search.
   const times: number[] = [];
   for (let i = 0; i < 5; i++) times.push((await take(all.took / 20)).took);
   t.true(Math.min(...times) < all.took / 2, `${times} of ${all.took} ms`);
   await Promise.all(children.map(end));
+});
+
+/** A thread that opens a file in a table of its own; with `ends`, the first thread of its process has ended by then. */
+const threadScript = (file: string, ends: boolean): string => `
+import ctypes, os, sys, threading, time
+libc = ctypes.CDLL(None)
+def work():
+    libc.unshare(0x400)
+    if ${ends ? 'True' : 'False'}:
+        while open('/proc/%d/stat' % os.getpid()).read().split()[2] != 'Z': time.sleep(0.01)
+    os.open(${JSON.stringify(file)}, os.O_RDONLY)
+    print('ready', flush=True)
+    time.sleep(600)
+threading.Thread(target=work).start()
+if ${ends ? 'True' : 'False'}: libc.syscall(60 if os.uname().machine == 'x86_64' else 93, 0)
+`;
+
+/** Holders that hide from a search by names, each made by a real process. */
+const hidden: Readonly<Record<string, (site: Site, mount: Mount) => Promise<Partial<Holder>>>> = {
+  'a detached clone of this process': async ({ t }, mount) => {
+    const clone = await mount.clone();
+    t.teardown(() => clone.unmount());
+    return { what: 'file', pid: process.pid, copy: '' };
+  },
+  'a detached clone of another process': async ({ t, target }) => {
+    // open_tree(2) with OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC.
+    const script = `import ctypes, sys, time
+ctypes.CDLL(None).syscall(428, -100, sys.argv[1].encode(), 0x80001)
+print('ready', flush=True)
+time.sleep(1000)`;
+    const child = running(t, ['python3', '-c', script, target], { stdio: ['ignore', 'pipe', 'inherit'] });
+    if (child.stdout !== null) await once(child.stdout, 'data');
+    return { what: 'file', pid: child.pid as number, copy: '' };
+  },
+  ...Object.fromEntries(
+    [false, true].map((ends) => [
+      ends ? 'a process whose first thread has ended' : 'a thread with a table of descriptors of its own',
+      async ({ t, target }: Site) => {
+        const path = join(target, 'from-lower');
+        const child = running(t, ['python3', '-c', threadScript(path, ends)], { stdio: ['ignore', 'pipe', 'inherit'] });
+        if (child.stdout !== null) await once(child.stdout, 'data');
+        return { what: 'file' as const, pid: child.pid as number, path };
+      },
+    ]),
+  ),
+  'a socket that is bound by a relative path': async ({ t, target }) => {
+    const script = "require('node:net').createServer().listen('relative', () => console.log('ready'))";
+    const child = running(t, [process.execPath, '-e', script], {
+      cwd: target,
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    if (child.stdout !== null) await once(child.stdout, 'data');
+    return { what: 'socket', pid: child.pid as number, path: join(target, 'relative') };
+  },
+  'an overlay in another namespace, in which the mount is no longer there': async ({ t, dir, target }) => {
+    makeTree(dir, { 'else/': '' });
+    makeTree(target, { 'in/l/': '', 'in/m/': '' });
+    const script = `mount -t overlay else -o lowerdir=${target}/in/l:${target}/in/m ${dir}/else && umount -l ${target} && echo ready && exec ${sleep} 600`;
+    const child = running(t, ['unshare', '--mount', 'sh', '-c', script], { stdio: ['ignore', 'pipe', 'inherit'] });
+    if (child.stdout !== null) await once(child.stdout, 'data');
+    return { what: 'layer', path: join(dir, 'else'), layer: join(target, 'in/l') };
+  },
+};
+
+for (const [name, hold] of Object.entries(hidden)) {
+  mountTest(`a holder that names do not show: ${name}`, async (t) => {
+    const dir = scratch(t);
+    const options = layers(dir);
+    const mount = mountOverlaySync(options);
+    const expected = await hold({ t, dir, target: options.target }, mount);
+    const { holders } = await findHolders(options.target, whole);
+    const found = holders.find((one) =>
+      Object.entries(expected).every(([key, value]) => Reflect.get(one, key) === value),
+    );
+    t.truthy(found, JSON.stringify(holders));
+  });
+}
+
+mountTest('a file that is removed while a loop device has it', { needs: 'loop devices' }, async (t) => {
+  const { target, ...options } = layers(scratch(t));
+  mountOverlaySync({ ...options, target });
+  const image = join(target, 'image');
+  execFileSync('truncate', ['--size', '1M', image]);
+  const device = execFileSync('losetup', ['--find', '--show', image], { encoding: 'utf8' }).trim();
+  t.teardown(() => execFileSync('losetup', ['--detach', device]));
+  rmSync(image);
+  t.like(
+    (await findHolders(target, whole)).holders.find(({ what }) => what === 'loop'),
+    { device, path: `${image} (deleted)` },
+  );
+});
+
+mountTest('without /proc, a search is not complete', async (t) => {
+  const { target, ...options } = layers(scratch(t));
+  mountOverlaySync({ ...options, target });
+  const counts =
+    'overlayfs.findHolders(args[0], { timeout: 60_000 }).then(({ complete, holders }) => [complete, holders.length])';
+  const command = ['unshare', '--mount', 'sh', '-c', 'mount -t tmpfs none /proc && exec "$@"', 'sh'];
+  t.deepEqual(evaluateIn(command, counts, target), [false, 0]);
 });
 
 test.serial('the options of findHolders are checked', async (t) => {
@@ -512,3 +619,50 @@ test.serial('a mount that is its own parent, as the root of a mount table can be
     { what: 'inside', path: '/m/n' },
   ]);
 });
+
+for (const hidepid of ['2', 'invisible']) {
+  mountTest(
+    `where /proc hides the processes of others (hidepid=${hidepid}): holders, watches and namespaces`,
+    async (t) => {
+      const dir = scratch(t, 'disk');
+      makeTree(dir, { 'one/': '', 'two/': '', 'target/': '', 'own/one/': '', 'own/two/': '' });
+      chmodSync(dir, 0o755);
+      for (const name of ['own', 'own/one', 'own/two']) giveTo(join(dir, name));
+      const others = bindSync(join(dir, 'one'), join(dir, 'target'));
+      const file = openSync(join(dir, 'target'), 'r');
+      const later = `(until [ -e ${dir}/own/go ]; do sleep 0.05; done; mount -t tmpfs late ${dir}/two) &`;
+      const script = `mount -t proc -o hidepid=${hidepid} proc /proc; ${later} exec "$@"`;
+      const body = `const [dir] = args;
+      const said = ({ holders, complete }) => ({ length: holders.length, complete });
+      const found = said(await overlayfs.findHolders(join(dir, 'target'), { timeout: Infinity }));
+      const own = await overlayfs.mountOverlay({ lowerdir: [join(dir, 'own/one'), join(dir, 'own/two')], rootless: true });
+      const ours = said(await overlayfs.findHolders(own, { timeout: Infinity }));
+      await own.unmount();
+      const listed = (await overlayfs.listMounts()).some(({ target }) => target === join(dir, 'target'));
+      const watch = overlayfs.watchMounts();
+      fs.writeFileSync(join(dir, 'own/go'), '');
+      const { type, mount } = (await watch.next()).value;
+      await watch.return();
+      const watched = [type, mount.source];
+      const hidden = [];
+      for (const call of [overlayfs.listMounts, (options) => overlayfs.watchMounts(options).next()]) {
+        await (async () => call({ namespace: '/proc/1/ns/mnt' }))().catch(({ reason, message }) => {
+          hidden.push([reason, message.includes('or /proc hides its process')]);
+        });
+      }
+      return { found, ours, listed, watched, hidden };`;
+      t.deepEqual(evaluateAs(['unshare', '-m', 'sh', '-ec', script, 'sh', ...asNobody], body, dir), {
+        found: { length: 0, complete: false },
+        ours: { length: 1, complete: false },
+        listed: true,
+        watched: ['mounted', 'late'],
+        hidden: [
+          ['namespace-missing', true],
+          ['namespace-missing', true],
+        ],
+      });
+      closeSync(file);
+      others.unmountSync();
+    },
+  );
+}

@@ -1,4 +1,4 @@
-import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   closeSync,
@@ -15,17 +15,7 @@ import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import type { ExecutionContext } from 'ava';
 import test from 'ava';
-import {
-  bind,
-  createNamespace,
-  createNamespaceSync,
-  listMounts,
-  MountNamespace,
-  mountOverlay,
-  mountOverlaySync,
-  OverlayError,
-  unmount,
-} from 'overlayfs';
+import { bind, listMounts, mountOverlay, mountOverlaySync, OverlayError, unmount } from 'overlayfs';
 import {
   countDescriptors,
   countThreads,
@@ -110,7 +100,8 @@ for (const { form, of } of forms) {
     await t.throwsAsync(() => calls.mount({ ...options, target: join(dir, 'none'), namespace }), {
       instanceOf: OverlayError,
     });
-    t.is(countDescriptors(), descriptors);
+    // Garbage collection may have closed what an earlier test forgot.
+    t.true(countDescriptors() <= descriptors);
     const mounted = await calls.mount({ ...options, target, create: true, namespace });
     t.deepEqual(readdirSync(join(root, target)), ['from-lower']);
     await mounted.unmount();
@@ -230,48 +221,6 @@ mountTest('a thousand mounts in another namespace leave no thread and no descrip
   await eventually(t, () => countThreads() === 0);
 });
 
-mountTest('a private namespace holds its mounts, and they go with it', async (t) => {
-  for (const create of [createNamespace, async () => createNamespaceSync()]) {
-    const dir = scratch(t);
-    const options = layers(dir);
-    const descriptors = countDescriptors();
-    const namespace = await create();
-    t.true(namespace instanceof MountNamespace);
-    const mounted = await mountOverlay({ ...options, namespace });
-    t.is(mountsBelow(options.target).length, 0);
-    const link = spawnSync('nsenter', [`--mount=/proc/${process.pid}/fd/${namespace.fd}`, 'ls', options.target], {
-      encoding: 'utf8',
-    });
-    t.is(link.stdout, 'from-lower\n', link.stderr);
-    t.is(mounted.target, options.target);
-    namespace.close();
-    namespace.close();
-    t.is(namespace.fd, -1);
-    t.true(countDescriptors() <= descriptors);
-    // The upper is free again: with index the kernel would refuse a second use.
-    await eventually(t, () => {
-      try {
-        mountOverlaySync({ ...options, index: true }).unmountSync();
-        return true;
-      } catch {
-        return false;
-      }
-    });
-  }
-});
-
-mountTest('mounts made here do not get into a private namespace, nor the other way', async (t) => {
-  const dir = scratch(t);
-  const namespace = await createNamespace();
-  const mounted = await mountOverlay(layers(dir));
-  const shown = spawnSync('nsenter', [`--mount=/proc/${process.pid}/fd/${namespace.fd}`, 'ls', mounted.path], {
-    encoding: 'utf8',
-  });
-  t.is(shown.stdout, '');
-  await mounted.unmount();
-  namespace.close();
-});
-
 test('what is no namespace is an argument error', async (t) => {
   const options = { lowerdir: ['/a', '/b'], target: '/m' };
   await t.throwsAsync(mountOverlay({ ...options, namespace: -1 }), {
@@ -288,9 +237,9 @@ test('what is no namespace is an argument error', async (t) => {
     message: /"target" must be an absolute path when `namespace` is given/,
   });
   await t.throwsAsync(bind('/a', 'b', { namespace: '/proc/1/ns/mnt' }), { code: 'ERR_INVALID_ARG_VALUE' });
-  await t.throwsAsync(unmount('/m', { namespace: '/proc/1/ns/mnt', removeWork: true }), {
+  await t.throwsAsync(unmount('/m', { namespace: '/proc/1/ns/mnt', recursive: true }), {
     code: 'ERR_INVALID_ARG_VALUE',
-    message: /`removeWork` and `namespace` exclude each other/,
+    message: /`recursive` and `namespace` exclude each other/,
   });
 });
 
@@ -309,15 +258,13 @@ mountTest('a namespace that is not there, is none, or may not be joined', async 
   t.true(countDescriptors() <= descriptors);
   const denied = (call: string) => evaluateIn(withoutCapabilities, call);
   t.like(denied(`overlayfs.unmount('/tmp', { namespace: '/proc/self/ns/mnt' })`), { reason: 'namespace-denied' });
-  t.like(denied('overlayfs.createNamespace()'), { reason: 'no-privilege', syscall: 'unshare' });
 });
 
 mountTest('closed in a worker, where Node watches over descriptors, it brings no warning', async (t) => {
   const program = `
     const warnings = [];
     process.on('warning', (warning) => warnings.push(String(warning)));
-    import('overlayfs').then(async ({ createNamespace, watchMounts }) => {
-      (await createNamespace()).close();
+    import('overlayfs').then(async ({ watchMounts }) => {
       await watchMounts().return();
       setTimeout(() => require('node:worker_threads').parentPort.postMessage(warnings), 20);
     });`;

@@ -2,11 +2,12 @@ import { execFileSync } from 'node:child_process';
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
-import { mountOverlaySync, type OverlayError, unmountTree } from 'overlayfs';
+import { mountOverlaySync, type OverlayError, type UnmountOptions, unmount } from 'overlayfs';
 import {
   countDescriptors,
   failsAndLeaves,
   forms,
+  generator,
   layers,
   MS_BIND,
   makeTree,
@@ -23,10 +24,20 @@ function tmpfs(t: ExecutionContext, at: string, ...directories: string[]): void 
   for (const directory of directories) makeTree(join(at, directory), {});
 }
 
+/** Returns the id of the mount that a path leads to, as the kernel sees it. */
+function mountAt(path: string): string | undefined {
+  if (!existsSync(path)) return undefined;
+  const fd = openSync(path, 'r');
+  const id = /mnt_id:\s*(\d+)/.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1'))?.[1];
+  closeSync(fd);
+  return id;
+}
+
 for (const { form, of } of forms) {
-  const unmountTree = of('unmountTree');
-  for (const bulk of [false, true]) {
-    const title = `${form}${bulk ? ', bulk' : ''}`;
+  const unmountTree = (target: string, options?: UnmountOptions) =>
+    of('unmount')(target, { ...options, recursive: true });
+  for (const detach of [false, true]) {
+    const title = `${form}${detach ? ', detach' : ''}`;
 
     mountTest(`a tree of mounts: inside each other, over each other, beside each other (${title})`, async (t) => {
       const dir = scratch(t);
@@ -47,11 +58,11 @@ for (const { form, of } of forms) {
       tmpfs(t, join(dir, 'tree-not'));
       t.is(mountsBelow(join(dir, 'tree')).length, 11);
 
-      t.is(await unmountTree(join(dir, 'tree'), { bulk }), 11);
+      await unmountTree(join(dir, 'tree'), { detach });
       t.deepEqual(readdirSync(join(dir, 'tree')), []);
       t.is(mountsBelow(dir).length, outside + 1, 'the one beside it');
       t.is(readFileSync(join(dir, 'beside/keep'), 'latin1'), 'kept');
-      t.is(await unmountTree(join(dir, 'tree'), { bulk }), 0);
+      await unmountTree(join(dir, 'tree'), { detach });
     });
 
     mountTest(`of a directory that is no mount point (${title})`, async (t) => {
@@ -60,10 +71,10 @@ for (const { form, of } of forms) {
         makeTree(join(dir, 'tree', name), { file: '' });
         tmpfs(t, join(dir, 'tree', name));
       }
-      t.is(await unmountTree(`${dir}/tree//`, { bulk }), 4);
+      await unmountTree(`${dir}/tree//`, { detach });
       t.deepEqual(readdirSync(join(dir, 'tree')), ['a', 'b', 'd']);
       t.true(existsSync(join(dir, 'tree/a/file')), 'nothing is deleted');
-      t.is(await unmountTree(join(dir, 'tree/a/file')), 0);
+      await unmountTree(join(dir, 'tree/a/file'));
     });
 
     mountTest(`what is mounted on a file, and links on the way (${title})`, async (t) => {
@@ -77,7 +88,7 @@ for (const { form, of } of forms) {
       const error = await failsAndLeaves(
         t,
         () => mountsBelow(dir),
-        () => unmountTree(join(dir, 'way'), { bulk }),
+        () => unmountTree(join(dir, 'way'), { detach }),
         {
           code: 'EINVAL',
           reason: 'target-symlink',
@@ -85,8 +96,8 @@ for (const { form, of } of forms) {
         },
       );
       t.false('syscall' in error);
-      t.is(await unmountTree(join(dir, 'way/file'), { bulk }), 1);
-      t.is(await unmountTree(join(dir, 'tree'), { bulk }), 0);
+      await unmountTree(join(dir, 'way/file'), { detach });
+      await unmountTree(join(dir, 'tree'), { detach });
       t.is(mountsBelow(dir).length, before - 1);
     });
 
@@ -98,7 +109,7 @@ for (const { form, of } of forms) {
       t.is(native.mount(join(dir, 'tree/a'), join(dir, 'tree/b'), '', MS_BIND, ''), 0);
       tmpfs(t, join(dir, 'tree/a/x'));
       t.is(mountsBelow(join(dir, 'tree')).length, 4, 'in b too');
-      t.is(await unmountTree(join(dir, 'tree'), { bulk }), 4);
+      await unmountTree(join(dir, 'tree'), { detach });
       t.is(mountsBelow(join(dir, 'tree')).length, 0);
     });
   }
@@ -120,16 +131,16 @@ for (const { form, of } of forms) {
     t.is(mountsBelow(at('')).length, 2);
     t.is(countDescriptors(), descriptors);
     closeSync(fd);
-    t.is(await unmountTree(at('')), 2);
+    await unmountTree(at(''));
   });
 
-  mountTest(`bulk takes busy ones too (${form})`, async (t) => {
+  mountTest(`detach takes busy ones too (${form})`, async (t) => {
     const dir = scratch(t);
     makeTree(dir, { 'tree/': '' });
     tmpfs(t, join(dir, 'tree'), 'a');
     tmpfs(t, join(dir, 'tree/a'));
     const fd = openSync(join(dir, 'tree/a'), 'r');
-    t.is(await unmountTree(join(dir, 'tree'), { bulk: true }), 2);
+    await unmountTree(join(dir, 'tree'), { detach: true });
     t.is(mountsBelow(join(dir, 'tree')).length, 0);
     closeSync(fd);
   });
@@ -137,12 +148,12 @@ for (const { form, of } of forms) {
   mountTest(`a thousand mounts (${form})`, async (t) => {
     const dir = scratch(t);
     const count = scaled(1000);
-    for (const bulk of [false, true]) {
+    for (const detach of [false, true]) {
       for (let i = 0; i < count; i++) {
         makeTree(join(dir, 'tree', String(i)), {});
         tmpfs(t, join(dir, 'tree', String(i)));
       }
-      t.is(await unmountTree(join(dir, 'tree'), { bulk }), count);
+      await unmountTree(join(dir, 'tree'), { detach });
       t.is(mountsBelow(join(dir, 'tree')).length, 0);
     }
   });
@@ -152,11 +163,68 @@ for (const { form, of } of forms) {
     makeTree(dir, { 'tree/': '' });
     const at = join(dir, 'tree');
     const count = scaled(5000);
-    for (const bulk of [false, true]) {
+    for (const detach of [false, true]) {
       for (let i = 0; i < count; i++) native.mount(dir, at, '', MS_BIND, '');
-      t.is(await unmountTree(at, { bulk }), count);
+      await unmountTree(at, { detach });
       t.is(mountsBelow(at).length, 0);
     }
+  });
+
+  mountTest(`a mount that another one above hides: the call names that one (${form})`, async (t) => {
+    for (const isThere of [false, true]) {
+      const dir = scratch(t);
+      makeTree(dir, { 'tree/a/b/c/': '' });
+      const at = (path: string) => join(dir, 'tree', path);
+      tmpfs(t, at('a/b/c'));
+      tmpfs(t, at('a'), ...(isThere ? ['b/c', 'b/d'] : []));
+      if (isThere) tmpfs(t, at('a/b/d'));
+      for (const detach of [false, true]) {
+        const error = await t.throwsAsync<OverlayError>(unmountTree(at('a/b'), { detach }));
+        t.is(error?.reason, 'mount-covered');
+        t.true(error?.message.includes(`'${at('a')}' covers the mount at '${at('a/b/c')}'`), error?.message);
+        t.is(error?.hint, `Unmount the one at '${at('a')}' first.`);
+      }
+      t.is(mountsBelow(at('')).length, 2, 'the one that the path leads to is unmounted');
+      await unmountTree(at(''));
+    }
+  });
+
+  mountTest(`random mounts, some put above earlier ones: what a path leads to is unmounted (${form})`, async (t) => {
+    const seed = Number(process.env['OVERLAYFS_TEST_SEED'] ?? Date.now() & 0xffffff);
+    t.log(`seed ${seed}`);
+    const random = generator(seed);
+    const names = ['a', 'a/a', 'a/b', 'a/a/a', 'a/a/b', 'b', 'b/a'];
+    const dir = scratch(t);
+    const at = (path: string) => join(dir, 'tree', path);
+    makeTree(at(''), Object.fromEntries(names.map((name) => [`${name}/`, ''])));
+    let covered = 0;
+    for (let round = 0; round < scaled(1000); round++) {
+      // Those that are attached later than they are made stand in the table before what they hide.
+      const early = Array.from({ length: random(4) }, () => mountOverlaySync({ lowerdir: [at('a'), at('b')] }));
+      for (let i = 0; i < 8; i++) {
+        const place = at(names[random(names.length)] as string);
+        if (!existsSync(place)) continue;
+        if (random(3) === 0) early.pop()?.attachSync(place, { stack: true });
+        else tmpfs(t, place, ...(random(2) ? ['a/a', 'b'] : []));
+      }
+      for (const mount of early) mount.unmountSync();
+      const chosen = at(names[random(names.length)] as string);
+      const isThere = existsSync(chosen);
+      const error = await unmountTree(chosen, { detach: random(2) === 0 }).then(
+        () => undefined,
+        (error: OverlayError) => error,
+      );
+      const left = mountsBelow(chosen);
+      for (const { target, line } of left) {
+        t.not(mountAt(target), line.split(' ')[0], `round ${round}: ${line} is still mounted`);
+      }
+      if (left.length > 0) covered++;
+      const expected = left.length > 0 ? 'mount-covered' : isThere ? undefined : 'target-missing';
+      t.is(error?.reason, expected, `round ${round}: ${error?.message}`);
+      await unmountTree(at(''));
+      t.is(mountsBelow(at('')).length, 0);
+    }
+    t.log(`${covered} with covered mounts`);
   });
 
   mountTest(`what is wrong with the target or the options (${form})`, async (t) => {
@@ -173,11 +241,21 @@ for (const { form, of } of forms) {
       reason: 'path-inaccessible',
     });
     const refused = (target: unknown, options: unknown, code: string, message: RegExp) =>
-      t.throwsAsync(unmountTree(target as never, options as never), { code, message, instanceOf: TypeError });
+      t.throwsAsync(of('unmount')(target as never, { recursive: true, ...(options as object) }), {
+        code,
+        message,
+        instanceOf: TypeError,
+      });
     await refused(5, undefined, 'ERR_INVALID_ARG_TYPE', /"target"/);
     for (const root of ['/', '//', '/tmp/..']) await refused(root, {}, 'ERR_INVALID_ARG_VALUE', /"target".*root/);
-    await refused(dir, { bulc: true }, 'ERR_INVALID_ARG_VALUE', /did you mean "bulk"/);
-    await refused(dir, { bulk: 1 }, 'ERR_INVALID_ARG_TYPE', /"bulk"/);
+    await refused(dir, { recursiv: true }, 'ERR_INVALID_ARG_VALUE', /did you mean "recursive"/);
+    await refused(dir, { recursive: 1 }, 'ERR_INVALID_ARG_TYPE', /"recursive"/);
+    await refused(
+      dir,
+      { namespace: '/proc/self/ns/mnt' },
+      'ERR_INVALID_ARG_VALUE',
+      /`recursive` and `namespace` exclude each other/,
+    );
     await refused(dir, { timeout: '1' }, 'ERR_INVALID_ARG_TYPE', /"timeout"/);
     await refused(dir, { signal: {} }, 'ERR_INVALID_ARG_TYPE', /"signal"/);
     await t.throwsAsync(unmountTree(dir, { signal: AbortSignal.abort() }), { code: 'ABORT_ERR' });
@@ -188,7 +266,7 @@ for (const { form, of } of forms) {
 test.serial('the promise form throws nothing, it rejects', async (t) => {
   let promise: Promise<unknown> | undefined;
   t.notThrows(() => {
-    promise = unmountTree(5 as never);
+    promise = unmount(5 as never, { recursive: true });
   });
   await t.throwsAsync(promise as Promise<unknown>);
 });

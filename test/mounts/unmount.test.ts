@@ -14,16 +14,7 @@ import {
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import test, { type ExecutionContext } from 'ava';
-import {
-  bind,
-  createNamespaceSync,
-  type Mount,
-  mountOverlaySync,
-  OverlayError,
-  type OverlayOptions,
-  type UnmountOptions,
-  unmount,
-} from 'overlayfs';
+import { bind, type Mount, mountOverlaySync, type OverlayOptions, type UnmountOptions, unmount } from 'overlayfs';
 import { kernelFeaturesSync } from '#lib/features/probe.js';
 import * as k from '#lib/kernel/constants.js';
 import { mountOverlayWithSync } from '#lib/overlay/mount.js';
@@ -34,6 +25,7 @@ import {
   failsAndLeaves,
   forms,
   layers,
+  makeNamespace,
   makeTree,
   mountsBelow,
   mountTest,
@@ -53,6 +45,13 @@ const ways: Readonly<Record<string, (options: OverlayOptions) => Mount>> = {
 const fails = (t: ExecutionContext, dir: string, run: () => Promise<unknown>, expected: Expected) =>
   failsAndLeaves(t, () => mountsBelow(dir), run, expected);
 
+/** Layers without a workdir, which the mount makes. */
+function layersWithoutWork(dir: string): ReturnType<typeof layers> & { readonly create: true } {
+  const set = layers(dir);
+  rmdirSync(set.workdir);
+  return { ...set, create: true };
+}
+
 /** Restores the working directory at the end. */
 function keepWorkingDirectory(t: ExecutionContext): void {
   const before = process.cwd();
@@ -71,7 +70,7 @@ for (const { form, of, method, suffix } of forms) {
     t.is(await unmount(options.target), undefined);
     t.is(mountsBelow(options.target).length, 0);
     t.deepEqual(readdirSync(options.target), []);
-    t.deepEqual(readdirSync(options.workdir), ['work'], 'stays, unless it is to be removed');
+    t.deepEqual(readdirSync(options.workdir), ['work'], 'stays, since it was there before');
   });
 
   mountTest(`of any file system, and on a file too (${form})`, async (t) => {
@@ -80,7 +79,7 @@ for (const { form, of, method, suffix } of forms) {
     t.is(native.mount('inner', join(dir, 'mount'), 'tmpfs', 0, ''), 0);
     const MS_BIND = 4096;
     t.is(native.mount(join(dir, 'other'), join(dir, 'file'), '', MS_BIND, ''), 0);
-    await unmount(join(dir, 'mount'), { removeWork: true });
+    await unmount(join(dir, 'mount'));
     await unmount(join(dir, 'file'));
     t.is(mountsBelow(dir).length, 1);
     t.is(readFileSync(join(dir, 'file'), 'latin1'), 'below');
@@ -125,7 +124,7 @@ for (const { form, of, method, suffix } of forms) {
       join(options.target, 'from-lower'),
       join(dir, 'lower/from-lower'),
     ]) {
-      for (const flags of [{}, { detach: true }, { force: true }, { removeWork: true }, { followSymlinks: true }]) {
+      for (const flags of [{}, { detach: true }]) {
         await fails(t, dir, () => unmount(path, flags), {
           code: 'EINVAL',
           reason: 'not-mounted',
@@ -155,7 +154,7 @@ for (const { form, of, method, suffix } of forms) {
   mountTest(`busy with an open file, a working directory, a mount inside; and then no more (${form})`, async (t) => {
     const dir = scratch(t);
     keepWorkingDirectory(t);
-    const options = layers(dir);
+    const options = layersWithoutWork(dir);
     makeTree(dir, { 'lower/sub/': '' });
     const { target } = options;
     const expected = { code: 'EBUSY', reason: 'mount-busy', path: target, syscall: 'umount2' };
@@ -172,15 +171,13 @@ for (const { form, of, method, suffix } of forms) {
       const mounted = mountOverlaySync(options);
       const taken = take();
       await fails(t, dir, () => unmount(target), expected);
-      await fails(t, dir, () => unmount(target, { force: true }), expected);
-      await fails(t, dir, () => unmount(target, { removeWork: true }), expected);
       await fails(t, dir, () => end(mounted), expected);
-      await fails(t, dir, () => end(mounted, { force: true, removeWork: true }), expected);
       t.true(existsSync(join(options.workdir, 'work')), 'the work directory of a mount that stays is left alone');
       writeFileSync(join(target, 'still-writable'), '');
       release(taken);
       await end(mounted);
       t.is(mountsBelow(target).length, 0);
+      t.false(existsSync(options.workdir));
       await end(mounted);
     }
   });
@@ -202,20 +199,13 @@ for (const { form, of, method, suffix } of forms) {
 
     const another = mountOverlaySync(options);
     const still = openSync(join(target, 'from-lower'), 'r');
-    await end(another, { detach: true, force: true });
+    await end(another, { detach: true });
     t.is(mountsBelow(target).length, 0);
     await end(another);
     closeSync(still);
   });
 
-  mountTest(`force alone is harmless (${form})`, async (t) => {
-    const options = layers(scratch(t));
-    mountOverlaySync(options);
-    await unmount(options.target, { force: true, detach: false, followSymlinks: false, removeWork: false });
-    t.is(mountsBelow(options.target).length, 0);
-  });
-
-  mountTest(`a link is followed with followSymlinks only, slash or not (${form})`, async (t) => {
+  mountTest(`a link at the end of the path is not followed, slash or not (${form})`, async (t) => {
     const dir = scratch(t);
     const options = layers(dir);
     symlinkSync('merged', join(dir, 'link'));
@@ -234,57 +224,29 @@ for (const { form, of, method, suffix } of forms) {
       for (const path of [target, Buffer.from(target)]) {
         await fails(t, dir, () => unmount(path), expected);
         await fails(t, dir, () => unmount(path, { detach: true }), expected);
-        await fails(t, dir, () => unmount(path, { removeWork: true }), expected);
       }
-    }
-    for (const name of ['link', 'link/', 'link-to-link', 'link//.']) {
-      await unmount(`${dir}/${name}`, { followSymlinks: true });
-      t.is(mountsBelow(options.target).length, 0, name);
-      mountOverlaySync(options);
     }
     await unmount(join(dir, 'dot/merged'));
     t.is(mountsBelow(options.target).length, 0, 'links on the way are followed');
-    mountOverlaySync(options);
-    await unmount(join(dir, 'link'), { followSymlinks: true, removeWork: true });
-    t.false(existsSync(options.workdir));
-  });
-
-  mountTest(`a followed link that leads to no mount point (${form})`, async (t) => {
-    const dir = scratch(t);
-    makeTree(dir, { 'plain/': '' });
-    symlinkSync('plain', join(dir, 'link'));
-    symlinkSync('nowhere', join(dir, 'dangling'));
-    const path = join(dir, 'link');
-    await fails(t, dir, () => unmount(path, { followSymlinks: true }), {
-      code: 'EINVAL',
-      reason: 'not-mounted',
-      path,
-      syscall: 'umount2',
-    });
-    await fails(t, dir, () => unmount(join(dir, 'dangling'), { followSymlinks: true }), {
-      code: 'ENOENT',
-      reason: 'target-missing',
-      path: join(dir, 'dangling'),
-    });
   });
 
   mountTest(`of mounts stacked at one place the top one goes (${form})`, async (t) => {
     const dir = scratch(t);
     const target = join(dir, 'merged');
     const objects = [0, 1, 2].map((i) => {
-      const options = { ...layers(join(dir, String(i))), target, stack: true };
+      const options = { ...layersWithoutWork(join(dir, String(i))), target, stack: true };
       makeTree(dir, { 'merged/': '', [`${i}/lower/layer${i}`]: '' });
       return mountOverlaySync(options);
     });
     t.true(readdirSync(target).includes('layer2'));
-    await fails(t, dir, () => end(objects[0] as Mount), { code: 'EINVAL', reason: 'not-mounted', path: target });
-    await fails(t, dir, () => end(objects[1] as Mount, { detach: true, force: true }), {
+    await fails(t, dir, () => end(objects[0] as Mount), { code: 'EINVAL', reason: 'mount-covered', path: target });
+    await fails(t, dir, () => end(objects[1] as Mount, { detach: true }), {
       code: 'EINVAL',
-      reason: 'not-mounted',
+      reason: 'mount-covered',
       path: target,
       syscall: undefined,
     });
-    await unmount(target, { removeWork: true });
+    await end(objects[2] as Mount);
     t.deepEqual(
       [0, 1, 2].map((i) => existsSync(join(dir, String(i), 'work'))),
       [true, true, false],
@@ -293,7 +255,7 @@ for (const { form, of, method, suffix } of forms) {
     t.true(readdirSync(target).includes('layer1'));
     await unmount(target);
     t.true(readdirSync(target).includes('layer0'));
-    await end(objects[0] as Mount, { removeWork: true });
+    await end(objects[0] as Mount);
     t.deepEqual(readdirSync(target), []);
     await fails(t, dir, () => unmount(target), { code: 'EINVAL', reason: 'not-mounted' });
     t.deepEqual(
@@ -304,16 +266,17 @@ for (const { form, of, method, suffix } of forms) {
 
   mountTest(`another's mount over ours, or in its place, is left alone (${form})`, async (t) => {
     const dir = scratch(t);
-    const options = layers(dir);
+    const options = layersWithoutWork(dir);
     const { target } = options;
     const expected = { code: 'EINVAL', reason: 'not-mounted', path: target, syscall: undefined };
     const mounted = mountOverlaySync(options);
     t.is(native.mount('over', target, 'tmpfs', 0, ''), 0);
     writeFileSync(join(target, 'theirs'), '');
-    for (const flags of [{}, { detach: true }, { removeWork: true }, { force: true }, { followSymlinks: true }]) {
-      await fails(t, dir, () => end(mounted, flags), expected);
+    for (const flags of [{}, { detach: true }]) {
+      await fails(t, dir, () => end(mounted, flags), { ...expected, reason: 'mount-covered' });
     }
     t.deepEqual(readdirSync(target), ['theirs']);
+    t.true(existsSync(join(options.workdir, 'work')));
     t.is(native.umount(target, 0), 0);
     await end(mounted);
 
@@ -329,12 +292,12 @@ for (const { form, of, method, suffix } of forms) {
   // An id that is used again, for a mount of the same layers, is the same mount as far as can be seen.
   mountTest(`nor is one like it in its place (${form})`, { needs: 'uniqueMountId' }, async (t) => {
     const dir = scratch(t);
-    const options = layers(dir);
+    const options = layersWithoutWork(dir);
     const { target } = options;
     const replaced = mountOverlaySync(options);
     t.is(native.umount(target, 0), 0);
     const other = mountOverlaySync(options);
-    await fails(t, dir, () => end(replaced, { removeWork: true }), {
+    await fails(t, dir, () => end(replaced), {
       code: 'EINVAL',
       reason: 'not-mounted',
       path: target,
@@ -352,27 +315,23 @@ for (const { form, of, method, suffix } of forms) {
     rmdirSync(first.path);
     symlinkSync(second.path, first.path);
     await fails(t, dir, () => end(first), { code: 'EINVAL', reason: 'not-mounted' });
-    await fails(t, dir, () => end(first, { followSymlinks: true }), { code: 'EINVAL', reason: 'not-mounted' });
     await end(second);
   });
 
   for (const [way, mount] of Object.entries(ways)) {
-    mountTest(`removeWork after a deletion, from which the kernel leaves a whiteout (${form}, ${way})`, async (t) => {
-      for (const byObject of [true, false]) {
-        const dir = scratch(t, 'disk');
-        const options = layers(dir);
-        makeTree(dir, { 'lower/second': '', 'lower/d/file': '' });
-        const mounted = mount(options);
-        rmSync(join(options.target, 'from-lower'));
-        rmSync(join(options.target, 'second'));
-        rmSync(join(options.target, 'd'), { recursive: true });
-        t.true(readdirSync(join(options.workdir, 'work')).length > 0, 'what has to be removed');
-        if (byObject) await end(mounted, { removeWork: true });
-        else await unmount(options.target, { removeWork: true });
-        t.is(mountsBelow(dir).length, 0);
-        t.deepEqual(readdirSync(dir).sort(), ['lower', 'merged', 'upper']);
-        t.deepEqual(readdirSync(options.upperdir).sort(), ['d', 'from-lower', 'second']);
-      }
+    mountTest(`a made workdir goes after a deletion, from which a whiteout is left (${form}, ${way})`, async (t) => {
+      const dir = scratch(t, 'disk');
+      const options = layersWithoutWork(dir);
+      makeTree(dir, { 'lower/second': '', 'lower/d/file': '' });
+      const mounted = mount(options);
+      rmSync(join(options.target, 'from-lower'));
+      rmSync(join(options.target, 'second'));
+      rmSync(join(options.target, 'd'), { recursive: true });
+      t.true(readdirSync(join(options.workdir, 'work')).length > 0, 'what has to be removed');
+      await end(mounted);
+      t.is(mountsBelow(dir).length, 0);
+      t.deepEqual(readdirSync(dir).sort(), ['lower', 'merged', 'upper']);
+      t.deepEqual(readdirSync(options.upperdir).sort(), ['d', 'from-lower', 'second']);
     });
 
     const names = [
@@ -392,172 +351,97 @@ for (const { form, of, method, suffix } of forms) {
       '"',
     ];
     const oddNames = [...names.map((name) => Buffer.from(name)), Buffer.from([0xff, 0x2c, 0x5c])];
-    mountTest(
-      `removeWork finds the work directory by the mount table, whatever its name (${form}, ${way})`,
-      async (t) => {
-        for (const name of oddNames) {
-          const dir = scratch(t);
-          const options = { ...layers(dir), workdir: Buffer.concat([Buffer.from(`${dir}/in/`), name]) };
-          mkdirSync(join(dir, 'in'));
-          mkdirSync(options.workdir);
-          mount(options);
-          rmSync(join(options.target, 'from-lower'));
-          await unmount(options.target, { removeWork: true });
-          t.is(mountsBelow(options.target).length, 0, String(name));
-          t.deepEqual(readdirSync(join(dir, 'in')), [], String(name));
-          t.deepEqual(readdirSync(dir).sort(), ['in', 'lower', 'merged', 'upper', 'work'], String(name));
-        }
-      },
-    );
-
-    mountTest(`removeWork never takes another directory for the work directory (${form}, ${way})`, async (t) => {
-      for (const [own, other] of [
-        ['w,o', 'w\\,o'],
-        ['w\\,o', 'w,o'],
-        ['w\\\\o', 'w\\o'],
-        ['w\\o', 'w\\\\o'],
-      ] as const) {
+    mountTest(`a made workdir goes, whatever its name (${form}, ${way})`, async (t) => {
+      for (const name of oddNames) {
         const dir = scratch(t);
-        makeTree(dir, { [`in/${own}/`]: '', [`in/${other}/work/`]: '' });
-        mount({ ...layers(dir), workdir: join(dir, 'in', own) });
-        // It may be an error that nothing could be told, but never a loss for another; nothing is done then.
-        let isRefused = false;
-        await unmount(join(dir, 'merged'), { removeWork: true }).catch((error: unknown) => {
-          isRefused = true;
-          t.like(error, { name: 'OverlayError', reason: 'work-unknown', path: join(dir, 'merged') });
-        });
-        t.true(existsSync(join(dir, 'in', other, 'work')), `${own} mounted, ${other} removed`);
-        t.is(existsSync(join(dir, 'in', own)), isRefused);
-        t.is(mountsBelow(join(dir, 'merged')).length, isRefused ? 1 : 0);
-        if (isRefused) await unmount(join(dir, 'merged'));
+        const options = { ...layers(dir), workdir: Buffer.concat([Buffer.from(`${dir}/in/`), name]), create: true };
+        makeTree(dir, { 'in/w,o-/work/': '', 'in/w\\,o/work/': '' });
+        const before = readdirSync(join(dir, 'in'));
+        const mounted = mount(options);
+        rmSync(join(options.target, 'from-lower'));
+        await end(mounted);
+        t.is(mountsBelow(options.target).length, 0, String(name));
+        t.deepEqual(readdirSync(join(dir, 'in')), before, String(name));
+        t.deepEqual(readdirSync(dir).sort(), ['in', 'lower', 'merged', 'upper', 'work'], String(name));
       }
     });
 
-    mountTest(`removeWork with more in the work directory than the kernel's own (${form}, ${way})`, async (t) => {
-      for (const byObject of [true, false]) {
-        for (const foreign of ['work/file', 'work/directory/', 'file', 'directory/']) {
-          const dir = scratch(t);
-          const options = layers(dir);
-          const mounted = mount(options);
-          makeTree(options.workdir, { [foreign]: 'mine' });
-          const run = () =>
-            byObject ? end(mounted, { removeWork: true }) : unmount(options.target, { removeWork: true });
-          const path = foreign.startsWith('work/') ? join(options.workdir, 'work') : options.workdir;
-          const error = await t.throwsAsync(run, { instanceOf: OverlayError });
-          t.like(error, { code: 'ENOTEMPTY', reason: 'work-not-empty', path, syscall: 'rmdir' });
-          t.is(mountsBelow(options.target).length, 0, 'the mount is gone');
-          t.true(existsSync(join(options.workdir, foreign)));
-          if (byObject) {
-            await end(mounted);
-            await end(mounted, { removeWork: true });
-            await mounted[Symbol.asyncDispose]();
-          } else {
-            await fails(t, dir, () => end(mounted), { code: 'EINVAL', reason: 'not-mounted' });
-          }
-          t.true(existsSync(join(options.workdir, foreign)));
-        }
+    mountTest(`a made workdir with more in it than the kernel's own stays (${form}, ${way})`, async (t) => {
+      for (const foreign of ['work/file', 'work/directory/', 'work/sub/file', 'file', 'directory/']) {
+        const dir = scratch(t);
+        const options = layersWithoutWork(dir);
+        const mounted = mount(options);
+        makeTree(options.workdir, { [foreign]: 'mine' });
+        await end(mounted);
+        t.is(mountsBelow(options.target).length, 0, 'the mount is gone');
+        t.true(existsSync(join(options.workdir, foreign)));
+        await end(mounted);
+        await mounted[Symbol.asyncDispose]();
+        t.true(existsSync(join(options.workdir, foreign)));
       }
     });
   }
 
-  mountTest(`removeWork, and whiteouts that are not the kernel's (${form})`, async (t) => {
+  mountTest(`a made workdir that is gone already (${form})`, async (t) => {
     const dir = scratch(t);
-    const options = layers(dir);
-    const mounted = mountOverlaySync(options);
-    makeTree(options.workdir, { 'work/sub/file': 'mine' });
-    const error = await t.throwsAsync(end(mounted, { removeWork: true }), { instanceOf: OverlayError });
-    t.is(error?.reason, 'work-not-empty');
-    t.is(readFileSync(join(options.workdir, 'work/sub/file'), 'latin1'), 'mine');
-  });
-
-  mountTest(`removeWork of what is gone already, or was never there (${form})`, async (t) => {
-    const dir = scratch(t);
-    const options = layers(dir);
+    const options = layersWithoutWork(dir);
     const mounted = mountOverlaySync(options);
     rmSync(options.workdir, { recursive: true });
-    await end(mounted, { removeWork: true });
+    await end(mounted);
     t.is(mountsBelow(options.target).length, 0);
-
-    const { lowerdir, target } = options;
-    const view = mountOverlaySync({ lowerdir: [lowerdir, join(dir, 'upper')], target });
-    await end(view, { removeWork: true });
-    mountOverlaySync({ lowerdir: [lowerdir, join(dir, 'upper')], target });
-    await unmount(target, { removeWork: true });
     t.deepEqual(readdirSync(dir).sort(), ['lower', 'merged', 'upper']);
   });
 
-  mountTest(`removeWork with the index, and with a volatile mount, which leave more (${form})`, async (t) => {
+  mountTest(`a made workdir goes with the index, and with a volatile mount, which leave more (${form})`, async (t) => {
     for (const more of [{ index: true }, { volatile: true }]) {
       const dir = scratch(t, 'disk');
-      const options = layers(dir);
-      const mounted = mountOverlaySync({ ...options, ...more });
-      await end(mounted, { removeWork: true });
+      const mounted = mountOverlaySync({ ...layersWithoutWork(dir), ...more });
+      await end(mounted);
       t.deepEqual(readdirSync(dir).sort(), ['lower', 'merged', 'upper']);
     }
   });
 
-  mountTest(`removeWork of an overlay mounted with a relative work directory (${form})`, async (t) => {
+  mountTest(`a made workdir stays while the overlay lives on (${form})`, async (t) => {
     const dir = scratch(t);
-    keepWorkingDirectory(t);
-    const { target } = layers(join(dir, 'there'));
-    makeTree(dir, { 'here/work/work/': '' });
-    process.chdir(join(dir, 'there'));
-    t.is(native.mount('theirs', target, 'overlay', 0, 'lowerdir=lower,upperdir=upper,workdir=work'), 0);
-    process.chdir(join(dir, 'here'));
-    await unmount(target, { removeWork: true }).catch((error: unknown) => {
-      t.true(error instanceof OverlayError, String(error));
-    });
-    t.true(existsSync(join(dir, 'here/work/work')), 'another directory, which only the name relates to it');
-  });
-
-  mountTest(`removeWork leaves the workdir of an overlay that lives on (${form})`, async (t) => {
-    const dir = scratch(t);
-    const options = layers(dir);
-    makeTree(dir, { 'lower/1': '', 'lower/2': '', 'lower/3': '', 'second/': '' });
-    const expected = { code: 'EBUSY', reason: 'work-in-use', path: options.workdir };
+    const options = layersWithoutWork(dir);
+    makeTree(dir, { 'lower/1': '', 'lower/2': '', 'second/': '' });
     const second = join(dir, 'second');
     const mounted = mountOverlaySync(options);
     await bind(options.target, second);
-    await failsAndLeaves(
-      t,
-      () => existsSync(join(options.workdir, 'work')),
-      () => unmount(second, { removeWork: true }),
-      expected,
-    );
     rmSync(join(options.target, '1'));
-    await bind(options.target, second);
-    const error = await failsAndLeaves(
-      t,
-      () => existsSync(join(options.workdir, 'work')),
-      () => end(mounted, { removeWork: true }),
-      expected,
-    );
-    t.regex(error.message, /is unmounted, but its workdir .* remains: an overlay still uses it/);
+    await end(mounted);
+    t.true(existsSync(join(options.workdir, 'work')));
     rmSync(join(second, '2'));
     await t.throwsAsync(async () => mountOverlaySync(options), { code: 'EBUSY' }, 'and its upper is in use');
-    await unmount(second, { removeWork: true });
-    t.false(existsSync(options.workdir));
+    await unmount(second);
+    t.deepEqual(readdirSync(options.workdir), ['work'], 'nobody knows any more that it was made');
 
-    mkdirSync(options.workdir);
+    rmSync(options.workdir, { recursive: true });
     const { target: _, ...detached } = options;
     const open = mountOverlaySync(detached);
     const file = openSync(join(open.path, 'from-lower'), 'r');
-    await t.throwsAsync(() => end(open, { removeWork: true }), { code: 'EBUSY' });
+    await end(open);
     closeSync(file);
     t.deepEqual(readdirSync(options.workdir), ['work']);
   });
 
-  mountTest(`removeWork of a mount in another namespace is of the path here (${form})`, async (t) => {
+  mountTest(`the made workdir of a mount in another namespace is that of the path here (${form})`, async (t) => {
     const dir = scratch(t);
-    const options = layers(dir);
+    const options = layersWithoutWork(dir);
     makeTree(dir, { 'cover/work/': '' });
-    const namespace = createNamespaceSync();
+    const namespace = makeNamespace();
     const mounted = mountOverlaySync({ ...options, namespace });
-    await bind(join(dir, 'cover/work'), options.workdir, { namespace });
-    await end(mounted, { removeWork: true });
-    namespace.close();
+    await bind(join(dir, 'cover/work'), options.upperdir, { namespace });
+    await end(mounted);
+    closeSync(namespace);
     t.false(existsSync(options.workdir));
     t.true(existsSync(join(dir, 'cover/work')));
+  });
+
+  mountTest(`a made workdir stays after a detach (${form})`, async (t) => {
+    const options = layersWithoutWork(scratch(t));
+    await end(mountOverlaySync(options), { detach: true });
+    t.deepEqual(readdirSync(options.workdir), ['work']);
   });
 
   mountTest(`a mount is not told in which namespace it is (${form})`, async (t) => {
@@ -565,19 +449,6 @@ for (const { form, of, method, suffix } of forms) {
     const elsewhere = { namespace: '/proc/1/ns/mnt' };
     await t.throwsAsync(() => end(mounted, elsewhere), { code: 'ERR_INVALID_ARG_VALUE', message: /"namespace"/ });
     await end(mounted);
-  });
-
-  mountTest(`removeWork does not go with detach (${form})`, async (t) => {
-    const dir = scratch(t);
-    const options = layers(dir);
-    const mounted = mountOverlaySync(options);
-    const both = { detach: true, removeWork: true };
-    for (const run of [() => unmount(options.target, both), () => end(mounted, both)]) {
-      const error = await t.throwsAsync(run, { code: 'ERR_INVALID_ARG_VALUE', instanceOf: TypeError });
-      t.like(error, { reason: 'conflicting-options' });
-      t.is(mountsBelow(options.target).length, 1);
-    }
-    await end(mounted, { detach: true, removeWork: false });
   });
 
   mountTest(`arguments are checked before anything is done (${form})`, async (t) => {
@@ -597,12 +468,12 @@ for (const { form, of, method, suffix } of forms) {
     for (const call of calls) {
       const refused = (more: unknown, code: string, message: RegExp) =>
         t.throwsAsync(call(more), { code, message, instanceOf: TypeError });
-      await refused({ lazy: true }, 'ERR_INVALID_ARG_VALUE', /detach, force, followSymlinks, removeWork/);
-      await refused({ followSymLinks: true }, 'ERR_INVALID_ARG_VALUE', /did you mean "followSymlinks"\?/);
-      await refused({ removeWorkdir: true }, 'ERR_INVALID_ARG_VALUE', /did you mean "removeWork"\?/);
+      await refused({ lazy: true }, 'ERR_INVALID_ARG_VALUE', /detach/);
+      await refused({ detatch: true }, 'ERR_INVALID_ARG_VALUE', /did you mean "detach"\?/);
       await refused({ detach: 1 }, 'ERR_INVALID_ARG_TYPE', /"detach"/);
-      await refused({ force: 'yes' }, 'ERR_INVALID_ARG_TYPE', /"force"/);
-      await refused({ followSymlinks: null }, 'ERR_INVALID_ARG_TYPE', /"followSymlinks"/);
+      for (const gone of ['force', 'followSymlinks', 'bulk', 'removeWork']) {
+        await refused({ [gone]: true }, 'ERR_INVALID_ARG_VALUE', new RegExp(`"${gone}"|${gone}`));
+      }
       await refused(null, 'ERR_INVALID_ARG_TYPE', /"options"/);
       await refused(['detach'], 'ERR_INVALID_ARG_TYPE', /"options"/);
     }
@@ -618,7 +489,7 @@ for (const { form, of, method, suffix } of forms) {
     const run = (args: string, path: string) =>
       evaluateIn(withoutCapabilities, `overlayfs.unmount${suffix}(args[0]${args})`, path);
     const { target } = options;
-    for (const args of ['', ', { detach: true }', ', { removeWork: true }']) {
+    for (const args of ['', ', { detach: true }']) {
       t.like(run(args, target), { code: 'EPERM', reason: 'no-privilege', path: target, syscall: 'umount2' });
     }
     t.like(run('', join(dir, 'missing')), { code: 'ENOENT', reason: 'target-missing' });
@@ -642,7 +513,7 @@ for (const { form, of, method, suffix } of forms) {
     const { target: _, ...options } = layers(dir);
     const detached = mountOverlaySync(options);
     const error = { code: 'EINVAL', reason: 'not-mounted', path: detached.path, syscall: 'umount2' };
-    await fails(t, dir, () => unmount(detached.path, { followSymlinks: true }), error);
+    await fails(t, dir, () => unmount(detached.path), error);
     detached.unmountSync();
   });
 
@@ -655,9 +526,9 @@ for (const { form, of, method, suffix } of forms) {
     const descriptors = countDescriptors();
     let failures = 0;
     const failing = [
-      () => unmount(options.lowerdir, { removeWork: true }),
+      () => unmount(options.lowerdir),
       () => unmount(join(dir, 'missing')),
-      () => unmount(options.target, { removeWork: true }),
+      () => unmount(options.target),
       () => end(mounted),
     ];
     const rounds = scaled(250);
@@ -722,27 +593,11 @@ mountTest('a disposal that fails can be done again', async (t) => {
 });
 
 test.serial('the promise forms throw nothing, they reject', async (t) => {
-  for (const call of [
-    () => unmount(5 as never),
-    () => unmount('/', { detach: true, removeWork: true }),
-    () => unmount('/no/where'),
-    () => unmount('/no/where', { removeWork: true }),
-  ]) {
+  for (const call of [() => unmount(5 as never), () => unmount('/', { recursive: true }), () => unmount('/no/where')]) {
     let promise: Promise<unknown> | undefined;
     t.notThrows(() => {
       promise = call();
     });
     await t.throwsAsync(promise as Promise<unknown>);
   }
-});
-
-mountTest('removeWork where the table shows the workdir as a descriptor', { needs: 'lowerdirAppend' }, async (t) => {
-  const dir = scratch(t);
-  const workdir = join(dir, 'w'.repeat(200), 'o'.repeat(200));
-  mkdirSync(workdir, { recursive: true });
-  const options = { ...layers(dir), workdir };
-  mountOverlayWithSync(options, { ...kernelFeaturesSync(), layerDescriptors: false });
-  await t.throwsAsync(unmount(options.target, { removeWork: true }), { message: /'\/proc\/self\/fd\/\d+'/ });
-  t.is(mountsBelow(options.target).length, 1);
-  await unmount(options.target);
 });

@@ -8,7 +8,6 @@ import {
   type UnmountOptions,
   unmount,
   unmountSync,
-  unmountTree,
 } from 'overlayfs';
 import {
   countDescriptors,
@@ -27,8 +26,8 @@ mountTest('an unmount waits while the mount is busy', async (t) => {
   const options = layers(scratch(t));
   const calls = {
     unmount: () => unmount(options.target, { timeout: 60_000 }),
-    'unmount, by a signal': () => unmount(options.target, { signal: new AbortController().signal }),
-    unmountTree: () => unmountTree(options.target, { timeout: 60_000 }),
+    'unmount, by a signal': () => unmount(options.target, { signal: new AbortController().signal, timeout: Infinity }),
+    recursive: () => unmount(options.target, { recursive: true, timeout: 60_000 }),
   };
   for (const [name, call] of Object.entries(calls)) {
     mountOverlaySync(options);
@@ -71,11 +70,11 @@ mountTest('with the options that there were when it was called', async (t) => {
   for (const call of [
     (given: UnmountOptions) => unmount(options.target, given),
     (given: UnmountOptions) => mounted.unmount(given),
-    (given: UnmountOptions) => unmountTree(options.target, given),
+    (given: UnmountOptions) => unmount(options.target, Object.assign(given, { recursive: true })),
   ]) {
-    const given: UnmountOptions & { bulk?: boolean } = { timeout: 30 };
+    const given: UnmountOptions = { timeout: 30 };
     const pending = call(given);
-    Object.assign(given, { detach: true, bulk: true, timeout: 60_000 });
+    Object.assign(given, { detach: true, timeout: 60_000 });
     await t.throwsAsync(pending, { code: 'EBUSY' });
     t.is(mountsBelow(options.target).length, 1);
   }
@@ -89,9 +88,9 @@ mountTest('until its signal aborts', async (t) => {
   const fd = openSync(join(options.target, 'from-lower'), 'r');
   const reason = new Error('enough');
   for (const call of [
-    (signal: AbortSignal) => unmount(options.target, { signal }),
+    (signal: AbortSignal) => unmount(options.target, { signal, timeout: Infinity }),
     (signal: AbortSignal) => mounted.unmount({ signal, timeout: 60_000 }),
-    (signal: AbortSignal) => unmountTree(options.target, { signal }),
+    (signal: AbortSignal) => unmount(options.target, { recursive: true, signal, timeout: 60_000 }),
   ]) {
     const controller = new AbortController();
     const pending = call(controller.signal);

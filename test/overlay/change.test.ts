@@ -6,27 +6,31 @@ import {
   readdirSync,
   readFileSync,
   readSync,
+  renameSync,
   rmSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { inspect } from 'node:util';
 import { Worker } from 'node:worker_threads';
 import type { ExecutionContext } from 'ava';
 import {
   bindSync,
-  createNamespace,
+  findHolders,
   type Mount,
   mountOverlay,
   mountOverlaySync,
   OverlayError,
-  type OverlayMount,
+  OverlayMount,
+  unmount,
 } from 'overlayfs';
 import {
   countDescriptors,
   eventually,
   forms,
   layers,
+  makeNamespace,
   makeTree,
   mountsBelow,
   mountTest,
@@ -98,12 +102,12 @@ for (const { form, method } of forms) {
 
   mountTest(`attached in another namespace (${form})`, async (t) => {
     const dir = scratch(t);
-    const namespace = await createNamespace();
+    const namespace = makeNamespace();
     const mounted = mountOverlaySync(withoutTarget(dir));
     await calls.attach(mounted, join(dir, 'merged'), { namespace });
     t.is(mountsBelow(join(dir, 'merged')).length, 0);
     await mounted.unmount();
-    namespace.close();
+    closeSync(namespace);
   });
 
   mountTest(`a clone shows the same files, and lives on by itself (${form})`, async (t) => {
@@ -111,6 +115,9 @@ for (const { form, method } of forms) {
     const mounted = mountOverlaySync(layers(dir));
     const clone = await calls.clone(mounted);
     t.not(clone.id, mounted.id);
+    t.true(clone instanceof OverlayMount);
+    t.deepEqual(clone instanceof OverlayMount && clone.options.upperdir, mounted.options.upperdir);
+    t.regex(inspect(clone), /^OverlayMount /);
     await mounted.unmount();
     writeFileSync(join(clone.path, 'new'), 'x');
     t.is(readFileSync(join(dir, 'upper/new'), 'utf8'), 'x');
@@ -251,6 +258,39 @@ for (const { form, method } of forms) {
     },
   );
 
+  mountTest(`a mount that is covered, or has another path now: each call says so (${form})`, async (t) => {
+    const dir = scratch(t);
+    makeTree(dir, { 'a/': '' });
+    const mounted = mountOverlaySync(layers(join(dir, 'a/b')));
+    const every = async (reason: string, says: RegExp) => {
+      for (const call of [
+        () => calls.attach(mounted, join(dir, 'other')),
+        () => calls.clone(mounted),
+        () => calls.remount(mounted, { readonly: true }),
+        () => calls.effective(mounted),
+        () => calls.replace(mounted, { lowerdir: [join(dir, 'a'), dir] }),
+        () => method(mounted, 'unmount')(),
+      ]) {
+        const error = await t.throwsAsync(call, failing);
+        t.like(error, { reason, path: mounted.path });
+        t.regex(error?.message ?? '', says);
+      }
+      t.is(mountsBelow(dir).filter(({ line }) => / - overlay /.test(line)).length, 1);
+    };
+    for (const isThere of [false, true]) {
+      t.is(native.mount('x', join(dir, 'a'), 'tmpfs', 0, ''), 0);
+      if (isThere) makeTree(dir, { 'a/b/merged/': '' });
+      await every('mount-covered', /the mount at '.*\/a' covers .*Unmount the one at '.*\/a' first/);
+      await t.throwsAsync(findHolders(mounted.path), { message: /covers the mount/ });
+      await t.throwsAsync(unmount(mounted.path), { message: /covers the mount/ });
+      t.is(native.umount(join(dir, 'a'), 0), 0);
+    }
+    renameSync(join(dir, 'a'), join(dir, 'c'));
+    await every('not-mounted', /is at '.*\/c\/b\/merged' now/);
+    renameSync(join(dir, 'c'), join(dir, 'a'));
+    await mounted.unmount();
+  });
+
   mountTest(`what has been unmounted is not attached, and says so (${form})`, async (t) => {
     const dir = scratch(t);
     const mounted = mountOverlaySync(layers(dir));
@@ -290,7 +330,7 @@ mountTest('replacements that are asked for at once come one after the other', { 
   makeTree(dir, Object.fromEntries(names.map((name) => [`${name}/${name}`, name])));
   const descriptors = countDescriptors();
   const all = names.map((name) => mounted.replace({ lowerdir: [join(dir, name), join(dir, 'lower')] }));
-  t.throws(() => mounted.replaceSync({ lowerdir: join(dir, 'lower') }), underWay);
+  t.throws(() => mounted.replaceSync({ lowerdir: [join(dir, 'lower'), join(dir, 'upper')] }), underWay);
   t.throws(() => mounted.unmountSync(), underWay);
   const after = mounted.effective();
   await Promise.all(all);
@@ -307,11 +347,11 @@ mountTest('replacements that are asked for at once come one after the other', { 
 mountTest('a replacement in another namespace', { needs: 'mountBeneath' }, async (t) => {
   const dir = scratch(t);
   makeTree(dir, { 'other/other': 'x' });
-  const namespace = await createNamespace();
+  const namespace = makeNamespace();
   const mounted = await mountOverlay({ ...layers(dir), namespace });
   await mounted.replace({ lowerdir: [join(dir, 'other'), join(dir, 'lower')] });
   await mounted.unmount();
-  namespace.close();
+  closeSync(namespace);
 });
 
 /** Something that looks at the place all the time, and what it has seen. */
@@ -376,10 +416,10 @@ mountTest('a mount made by another program is replaced by none of ours', { needs
   const target = mounted.path;
   native.mount('above', target, 'tmpfs', 0, '');
   const error = await t.throwsAsync(mounted.replace({ lowerdir: [join(dir, 'lower'), dir] }), failing);
-  t.true(['not-mounted', 'layers-overlap'].includes(error?.reason ?? ''), error?.message);
+  t.true(['mount-covered', 'layers-overlap'].includes(error?.reason ?? ''), error?.message);
   const made = { upperdir: join(dir, 'made/upper'), workdir: join(dir, 'made/work'), create: true };
   const late = await t.throwsAsync(mounted.replace({ lowerdir: join(dir, 'lower'), ...made }), failing);
-  t.is(late?.reason, 'not-mounted');
+  t.is(late?.reason, 'mount-covered');
   t.false(existsSync(join(dir, 'made')), 'what was made for the replacement is gone');
   t.is(mountsBelow(target).length, 2);
   native.umount(target, 0);

@@ -110,6 +110,7 @@ function randomFacts(options: ReturnType<typeof checkOptions>): Facts {
     process: {
       capabilities: BigInt(random(4)) | (flip() ? 1n << 21n : 0n),
       isInUserNamespace: flip(),
+      filteredCall: undefined,
       hasSeccompFilter: flip(),
       label: maybe("profile 'x' (enforce)"),
     },

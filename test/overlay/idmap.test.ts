@@ -6,7 +6,14 @@ import { spawn } from 'node:child_process';
 import { chownSync, closeSync, mkdirSync, openSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
-import { mountOverlay, mountOverlaySync, OverlayError, type OverlayOptions } from 'overlayfs';
+import {
+  bindSync,
+  type IdMapOption,
+  mountOverlay,
+  mountOverlaySync,
+  OverlayError,
+  type OverlayOptions,
+} from 'overlayfs';
 import { explainMount } from '#lib/diagnosis/explain.js';
 import { emptyFacts } from '#lib/diagnosis/facts.js';
 import { ENOSYS } from '#lib/errnos.js';
@@ -18,12 +25,21 @@ import { Plan } from '#lib/kernel/plan.js';
 import { checkOptions } from '#lib/options/check.js';
 import { commonDirectory } from '#lib/options/idmap.js';
 import { mountOverlayWithSync } from '#lib/overlay/mount.js';
-import { countDescriptors, layers, mountsBelow, mountTest, native, scaled, scratch } from '../support/index.js';
+import {
+  countDescriptors,
+  layers,
+  makeTree,
+  mountsBelow,
+  mountTest,
+  native,
+  scaled,
+  scratch,
+} from '../support/index.js';
 import { evaluateAsNobody } from '../support/plain-user.js';
 
-const map = [{ inside: 0, outside: 100_000, size: 65_536 }];
+const map = [{ container: 0, host: 100_000, size: 65_536 }];
 /** Whose files show as the mounting user's, so that it can write. */
-const upperMap = [{ inside: 100_000, outside: 0, size: 65_536 }];
+const upperMap = [{ container: 100_000, host: 0, size: 65_536 }];
 
 /** On the kernel's own way, and attached in a mount namespace of the plan's, as before 6.15. */
 const ways: Readonly<Record<string, (options: OverlayOptions) => ReturnType<typeof mountOverlaySync>>> = {
@@ -73,8 +89,8 @@ for (const [way, mount] of Object.entries(ways)) {
     const options = layers(dir);
     for (const name of ['lower', 'lower/from-lower', 'upper', 'work']) chownSync(join(dir, name), 1000, 2000);
     const idmap = [
-      { inside: 1000, outside: 0, size: 1, ids: 'uid' as const },
-      { inside: 2000, outside: 0, size: 1, ids: 'gid' as const },
+      { container: 1000, host: 0, size: 1, ids: 'uid' as const },
+      { container: 2000, host: 0, size: 1, ids: 'gid' as const },
     ];
     const mounted = mount({ ...options, idmap });
     const { uid, gid } = statSync(join(options.target, 'from-lower'));
@@ -83,6 +99,23 @@ for (const [way, mount] of Object.entries(ways)) {
     const stored = statSync(join(options.upperdir, 'from-lower'));
     t.deepEqual([stored.uid, stored.gid], [1000, 2000]);
     mounted.unmountSync();
+  });
+
+  mountTest(`a map for the lowers and another one for upper and work (${way})`, { needs }, (t) => {
+    const dir = scratch(t, 'disk');
+    const options = layers(dir);
+    makeTree(dir, { 'second/from-second': '' });
+    for (const name of [options.upperdir, options.workdir]) chownSync(name, 100_000, 100_000);
+    const descriptors = countDescriptors();
+    const lowerdir = [options.lowerdir, join(dir, 'second')];
+    const mounted = mount({ ...options, lowerdir, idmap: { lowerdir: map, upperdir: upperMap } });
+    const ownerOf = (path: string): number => statSync(join(dir, path)).uid;
+    t.deepEqual(['merged/from-lower', 'merged/from-second'].map(ownerOf), [100_000, 100_000]);
+    writeFileSync(join(options.target, 'new'), 'new');
+    t.deepEqual(['merged/new', 'upper/new'].map(ownerOf), [0, 100_000]);
+    t.is(mountsBelow(dir).length, 1, 'nothing else is mounted');
+    mounted.unmountSync();
+    t.is(countDescriptors(), descriptors);
   });
 
   mountTest(`several lowers, with paths of any kind (${way})`, { needs }, (t) => {
@@ -107,7 +140,7 @@ for (const [way, mount] of Object.entries(ways)) {
       t.like(error, expected);
     };
     fails({ idmap: map, lowerdir: join(dir, 'none') }, { code: 'ENOENT', reason: 'lower-missing' }, /none/);
-    const overlapping = [...map, { inside: 5, outside: 5, size: 10 }];
+    const overlapping = [...map, { container: 5, host: 5, size: 10 }];
     fails({ idmap: overlapping }, { code: 'EINVAL', reason: 'idmap-refused' }, /ranges/);
     fails({ idmap: { lowerdir: 0 } }, { reason: 'idmap-refused' }, /cannot be mapped|ranges/);
     fails({ idmap: map }, { code: 'EROFS', reason: 'work-idmapped' }, /mounting user/);
@@ -123,6 +156,36 @@ for (const [way, mount] of Object.entries(ways)) {
       /through a symbolic link or another mount/,
     );
     t.is(mountsBelow(dir).length, 0);
+    t.is(countDescriptors(), descriptors);
+  });
+
+  mountTest(`layers inside each other are refused, through clones with a map too (${way})`, { needs }, (t) => {
+    const dir = scratch(t, 'disk');
+    const { target } = layers(dir);
+    makeTree(dir, { 'lower/in/u/l/': '', 'lower/in/w/': '', 'beside/u/l/': '', 'beside/w/': '', 'bound/': '' });
+    symlinkSync('lower/in', join(dir, 'link'));
+    const at = (path: string) => join(dir, path);
+    bindSync(at('lower/in'), at('bound'));
+    const descriptors = countDescriptors();
+    // The upper's clone takes neither a link nor a bind on the way to it.
+    const straight = [{ upperdir: upperMap }, { lowerdir: map, upperdir: upperMap }];
+    const rows: readonly [idmaps: readonly IdMapOption[], lower: string, upper: string, work: string][] = [
+      [[map, { lowerdir: map }, ...straight], 'lower', 'lower/in/u', 'lower/in/w'],
+      [[map, { lowerdir: map }, ...straight], 'beside/u/l', 'beside/u', 'beside/w'],
+      [[{ lowerdir: map }], 'lower', 'link/u', 'link/w'],
+      [[{ lowerdir: map }], 'lower', 'bound/u', 'bound/w'],
+      [[{ lowerdir: map }], 'bound', 'lower/in/u', 'lower/in/w'],
+      [[{ lowerdir: map }], 'link/u/l', 'bound/u', 'bound/w'],
+    ];
+    for (const [idmaps, lower, upper, work] of rows) {
+      for (const idmap of idmaps) {
+        const options = { lowerdir: [at(lower)], upperdir: at(upper), workdir: at(work), target, idmap };
+        const shown = JSON.stringify([lower, upper, idmap]);
+        const error = t.throws(() => mount(options), { instanceOf: OverlayError }, shown);
+        t.is(error?.reason, 'layers-overlap', `${shown} ${error?.message}`);
+      }
+    }
+    t.is(mountsBelow(target).length, 0);
     t.is(countDescriptors(), descriptors);
   });
 }
@@ -158,7 +221,7 @@ mountTest('detached, promised, and many', { needs: 'idmapped layers' }, async (t
 mountTest('a process without the capabilities is told that they are lacking', (t) => {
   const dir = scratch(t, 'disk');
   const { lowerdir, upperdir } = layers(dir);
-  const code = `return overlayfs.mountOverlay({ lowerdir: args, idmap: [{ inside: 0, outside: 1, size: 1 }] });`;
+  const code = `return overlayfs.mountOverlay({ lowerdir: args, idmap: [{ container: 0, host: 1, size: 1 }] });`;
   t.like(evaluateAsNobody(code, lowerdir, upperdir), { reason: 'no-privilege' });
 });
 
@@ -197,13 +260,13 @@ test('arguments are checked', (t) => {
   const paths = { lowerdir: '/l', upperdir: '/u', workdir: '/w', target: '/m' };
   const refuse = (idmap: unknown, code: string, message: RegExp) =>
     t.throws(() => mountOverlaySync({ ...paths, idmap } as never), { code, message });
-  const range = { inside: 0, outside: 1, size: 1 };
+  const range = { container: 0, host: 1, size: 1 };
   refuse('0:1:1', 'ERR_INVALID_ARG_TYPE', /"idmap" must be a list of ranges/);
   refuse([], 'ERR_OUT_OF_RANGE', /1 to 340 ranges/);
   refuse(-1, 'ERR_OUT_OF_RANGE', /must be a file descriptor/);
   refuse([{ ...range, size: 0 }], 'ERR_OUT_OF_RANGE', /"idmap\[0\]\.size"/);
-  refuse([{ ...range, inside: 2 ** 32 }], 'ERR_OUT_OF_RANGE', /"idmap\[0\]\.inside"/);
-  refuse([{ ...range, outside: '1' }], 'ERR_INVALID_ARG_TYPE', /"idmap\[0\]\.outside"/);
+  refuse([{ ...range, container: 2 ** 32 }], 'ERR_OUT_OF_RANGE', /"idmap\[0\]\.container"/);
+  refuse([{ ...range, host: '1' }], 'ERR_INVALID_ARG_TYPE', /"idmap\[0\]\.host"/);
   refuse([{ ...range, ids: 'both' }], 'ERR_INVALID_ARG_VALUE', /'uid', 'gid'/);
   refuse([{ ...range, ids: 'uid' }], 'ERR_INVALID_ARG_VALUE', /for users and for groups/);
   refuse([{ ...range, from: 1 }], 'ERR_INVALID_ARG_VALUE', /"from"/);

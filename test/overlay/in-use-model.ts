@@ -11,7 +11,6 @@ import { Worker } from 'node:worker_threads';
 import type { ExecutionContext } from 'ava';
 import {
   bindSync,
-  createNamespaceSync,
   type Mount,
   mountOverlay,
   mountOverlaySync,
@@ -24,7 +23,16 @@ import {
 } from 'overlayfs';
 import { askUse } from '#lib/in-use/probe.js';
 import { runSync } from '#lib/kernel/task.js';
-import { generator, MNT_DETACH, native, scaled, scratch, startWorker, withLibrary } from '../support/index.js';
+import {
+  generator,
+  MNT_DETACH,
+  makeNamespace,
+  native,
+  scaled,
+  scratch,
+  startWorker,
+  withLibrary,
+} from '../support/index.js';
 
 const STEPS = scaled(2_000, 200);
 const SLOTS = 6;
@@ -212,8 +220,7 @@ export async function runModel(t: ExecutionContext): Promise<void> {
       const all = mounted();
       if (all.length === 0) return undefined;
       const child = spawn('sh', ['-c', 'echo; exec sleep 600'], {
-        mount: pick(all),
-        at: base,
+        mounts: [{ source: pick(all), target: base }],
         stdio: ['ignore', 'pipe', 'ignore'],
       }) as ChildProcess;
       child.on('error', () => {});
@@ -221,8 +228,8 @@ export async function runModel(t: ExecutionContext): Promise<void> {
       return { what: 'program', ends: [() => kill(child)] };
     },
     namespace: () => {
-      const namespace = createNamespaceSync();
-      return { what: 'namespace', ends: [() => namespace.close()] };
+      const namespace = makeNamespace();
+      return { what: 'namespace', ends: [() => closeSync(namespace)] };
     },
     restart: async () => {
       await other.end();

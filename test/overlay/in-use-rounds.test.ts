@@ -1,7 +1,5 @@
-/** Sequences that programs run for hours: each at a count at which a record that drifts would show. */
-import { execFileSync, spawn as spawnProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, mkdirSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import {
@@ -13,9 +11,18 @@ import {
   type OverlayOptions,
   spawn,
   unmount,
-  unmountSync,
 } from 'overlayfs';
-import { hasFeature, layers, mountsBelow, mountTest, scaled, scratch, startWorker } from '../support/index.js';
+import { remove } from 'overlayfs/layers';
+import {
+  generator,
+  hasFeature,
+  layers,
+  mountsBelow,
+  mountTest,
+  scaled,
+  scratch,
+  startWorker,
+} from '../support/index.js';
 
 const inUse = { instanceOf: OverlayError, code: 'EBUSY' } as const;
 
@@ -107,8 +114,7 @@ mountTest('a server that a program leaves running loses no write', async (t) => 
   for (let i = 0; i < scaled(20, 2); i++) {
     const mounted = await mountOverlay(rest);
     const child = spawn('sh', ['-c', script, 'sh', String(options.lowerdir)], {
-      mount: mounted,
-      at: String(options.lowerdir),
+      mounts: [{ source: mounted, target: String(options.lowerdir) }],
       stdio: ['ignore', 'pipe', 'ignore'],
     });
     const [pid] = (await once(child.stdout as Readable, 'data')) as [Buffer];
@@ -231,7 +237,7 @@ mountTest('of calls that create one upper exactly one mounts, and the others lea
 });
 
 mountTest(
-  'removeWork succeeds beside programs that start and run',
+  'a made workdir goes beside programs that start and run',
   { needs: 'detached mounts that can be cloned' },
   async (t) => {
     const dir = scratch(t);
@@ -239,67 +245,111 @@ mountTest(
     const { target: _, ...shown } = base;
     const mount = await mountOverlay(shown);
     const at = String(base.lowerdir);
-    const running = spawn('sleep', ['600'], { mount, at, stdio: 'ignore' });
+    const running = spawn('sleep', ['600'], { mounts: [{ source: mount, target: at }], stdio: 'ignore' });
     t.teardown(() => running.kill('SIGKILL'));
     for (let i = 0; i < scaled(150, 10); i++) {
       const own = join(dir, `job${i}`);
       mkdirSync(own);
-      const job = await mountOverlay(layers(own));
-      const program = spawn('true', [], { mount, at, stdio: 'ignore' });
-      await job.unmount({ removeWork: true });
+      const job = await mountOverlay({ ...layers(own), workdir: join(own, 'made'), create: true });
+      const program = spawn('true', [], { mounts: [{ source: mount, target: at }], stdio: 'ignore' });
+      await job.unmount();
+      t.false(existsSync(join(own, 'made')), `job ${i}`);
       if (program.exitCode === null) await once(program, 'exit');
     }
     // Mounted before the program began, and so copied into its namespace.
     const own = join(dir, 'before');
     mkdirSync(own);
-    const before = await mountOverlay(layers(own));
-    const late = spawn('sh', ['-c', 'echo; exec sleep 600'], { mount, at, stdio: ['ignore', 'pipe', 'ignore'] });
+    const before = await mountOverlay({ ...layers(own), workdir: join(own, 'made'), create: true });
+    const late = spawn('sh', ['-c', 'echo; exec sleep 600'], {
+      mounts: [{ source: mount, target: at }],
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
     t.teardown(() => late.kill('SIGKILL'));
     await once(late.stdout as Readable, 'data');
-    await before.unmount({ removeWork: true });
+    await before.unmount();
+    t.false(existsSync(join(own, 'made')));
     for (const child of [running, late]) {
       child.kill('SIGKILL');
       await once(child, 'exit');
     }
     await mount.unmount();
-    t.pass();
   },
 );
 
 const keeps = ['rootless', 'uniqueMountId'] as const;
-mountTest("removeWork succeeds right after a mount with rootless: 'keep'", { needs: keeps }, async (t) => {
+mountTest("a made workdir goes right after a mount with rootless: 'keep'", { needs: keeps }, async (t) => {
   const dir = scratch(t);
   const [kept, ...jobs] = many(dir, 1 + scaled(20, 3));
   const { target: _, ...options } = kept as OverlayOptions;
   for (const job of jobs) {
-    const mounted = await mountOverlay(job);
+    const workdir = `${job.workdir}-made`;
+    const mounted = await mountOverlay({ ...job, workdir, create: true });
     await (await mountOverlay({ ...options, rootless: 'keep' })).unmount();
-    await mounted.unmount({ removeWork: true });
+    await mounted.unmount();
+    t.false(existsSync(workdir));
   }
-  t.pass();
 });
 
-mountTest('removeWork leaves the workdir of an overlay that others keep, by object and by path', async (t) => {
-  const options = layers(scratch(t));
-  const place = join(options.target, '../place');
+mountTest('a made workdir stays while others keep the overlay, in both forms', async (t) => {
+  const set = layers(scratch(t));
+  const place = join(set.target, '../place');
   mkdirSync(place);
-  for (const remove of [
-    (mounted: OverlayMount) => mounted.unmount({ removeWork: true }),
-    () => unmount(options.target, { removeWork: true }),
-    () => unmountSync(options.target, { removeWork: true }),
-  ]) {
+  const options = { ...set, workdir: `${set.workdir}-made`, create: true };
+  for (const end of ['unmount', 'unmountSync'] as const) {
     const mounted = await mountOverlay(options);
     const bound = bindSync(options.target, place);
-    t.like(await t.throwsAsync(async () => remove(mounted), inUse), { reason: 'work-in-use' });
+    await mounted[end]();
+    t.true(existsSync(join(options.workdir, 'work')));
     bound.unmountSync();
+    await remove(options.workdir);
   }
-  // Mounted by another program, and kept by its working directory.
-  const set = `lowerdir=${options.lowerdir},upperdir=${options.upperdir},workdir=${options.workdir}`;
-  execFileSync('mount', ['-t', 'overlay', 'other', '-o', set, options.target]);
-  const child = spawnProcess('sleep', ['600'], { cwd: options.target, stdio: 'ignore' });
-  execFileSync('mount', ['--bind', options.target, place]);
-  child.kill('SIGKILL');
-  await once(child, 'exit');
-  t.like(await t.throwsAsync(unmount(options.target, { removeWork: true }), inUse), { reason: 'work-in-use' });
-  execFileSync('umount', [place]);
 });
+
+mountTest(
+  'aborted mounts with `create` leave nothing, and none is refused, while inode numbers are reused',
+  async (t) => {
+    const dir = scratch(t, 'disk');
+    const seed = Number(process.env['OVERLAYFS_TEST_SEED'] ?? Date.now() % 2 ** 31);
+    t.log(`seed ${seed}`);
+    const random = generator(seed);
+    mkdirSync(join(dir, 'lower'));
+    mkdirSync(join(dir, 'made'));
+    // Its mounts come and go beside: each takes inode numbers that others have given back.
+    const beside = startWorker(
+      `import { rmSync } from "node:fs";
+    for (let i = 0; ; i++) {
+      const options = { lowerdir: workerData.lower, upperdir: workerData.made + '/u' + i, workdir: workerData.made + '/w' + i };
+      (await overlayfs.mountOverlay({ ...options, create: true })).unmountSync();
+      for (const path of [options.upperdir, options.workdir]) rmSync(path, { recursive: true, force: true });
+      await new Promise(setImmediate);
+    }`,
+      { lower: join(dir, 'lower'), made: dir },
+    );
+    const refused: unknown[] = [];
+    for (let round = 0; round < scaled(40, 5); round++) {
+      await Promise.all(
+        Array.from({ length: 30 }, async (_, i) => {
+          const own = join(dir, 'made', String(i));
+          const controller = new AbortController();
+          setTimeout(() => controller.abort(), random(40));
+          const options = {
+            lowerdir: join(dir, 'lower'),
+            upperdir: `${own}/upper`,
+            workdir: `${own}/work`,
+            create: true,
+          };
+          try {
+            const mounted = await mountOverlay({ ...options, target: `${own}/target`, signal: controller.signal });
+            await mounted.unmount();
+            rmSync(own, { recursive: true });
+          } catch (error) {
+            if ((error as Error).name !== 'AbortError') refused.push(error);
+          }
+        }),
+      );
+      t.deepEqual(readdirSync(join(dir, 'made')), [], `round ${round}`);
+      t.deepEqual(refused, []);
+    }
+    await beside.terminate();
+  },
+);

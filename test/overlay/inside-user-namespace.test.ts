@@ -23,24 +23,25 @@ const rows: readonly Row[] = [
   {
     of: ['mountOverlay', 'unmount'],
     title: 'an overlay with a target',
-    code: `const mount = await overlayfs.mountOverlay({ ...layers, target });
+    code: `fs.rmdirSync(layers.workdir);
+      const mount = await overlayfs.mountOverlay({ ...layers, target, create: true });
       fs.writeFileSync(join(target, 'new'), 'new');
       fs.rmSync(join(target, 'tree'), { recursive: true });
       fs.mkdirSync(join(target, 'tree'));
       const seen = [fs.readdirSync(target), fs.readdirSync(join(target, 'tree'))];
-      await overlayfs.unmount(target, { removeWork: true });
+      await mount.unmount();
       return [...seen, fs.readdirSync(target), fs.existsSync(layers.workdir)];`,
     outcome: [['file', 'new', 'tree'], [], [], false],
   },
   {
-    of: ['removeLayer', 'removeLayerSync'],
+    of: [],
     title: 'a layer and a workdir that are removed',
     code: `const mount = await overlayfs.mountOverlay({ ...layers, target });
       fs.rmSync(join(target, 'file'));
-      const error = await overlayfs.removeLayer(layers.workdir).catch(({ reason }) => reason);
+      const error = await remove(layers.workdir).catch(({ reason }) => reason);
       await mount.unmount();
-      await overlayfs.removeLayer(layers.workdir);
-      overlayfs.removeLayerSync(layers.upperdir);
+      await remove(layers.workdir);
+      await remove(layers.upperdir);
       return [error, fs.existsSync(layers.workdir), fs.existsSync(layers.upperdir)];`,
     outcome: ['layer-in-use', false, false],
   },
@@ -72,7 +73,7 @@ const rows: readonly Row[] = [
   {
     of: ['mountOverlay'],
     title: 'idmap: the file system belongs to the initial user namespace',
-    code: `return overlayfs.mountOverlay({ ...layers, target, idmap: [{ inside: 0, outside: 0, size: 1 }] });`,
+    code: `return overlayfs.mountOverlay({ ...layers, target, idmap: [{ container: 0, host: 0, size: 1 }] });`,
     outcome: 'no-privilege',
   },
   {
@@ -86,37 +87,28 @@ const rows: readonly Row[] = [
     outcome: ['file', 'tree'],
   },
   {
-    of: ['createNamespace', 'createNamespaceSync', 'MountNamespace'],
-    title: 'a mount namespace, and an overlay in it',
-    code: `const namespaces = [await overlayfs.createNamespace(), overlayfs.createNamespaceSync()];
-      const seen = [];
-      for (const namespace of namespaces) {
-        const mount = await overlayfs.mountOverlay({ ...layers, target, namespace });
-        seen.push(fs.readdirSync(target).length);
-        await mount.unmount();
-        await namespace[Symbol.asyncDispose]?.();
-      }
-      return seen;`,
-    outcome: [0, 0],
-  },
-  {
     of: ['listMounts'],
     title: 'the mounts of another mount namespace',
-    code: `const namespace = await overlayfs.createNamespace();
+    code: `const { spawn } = await import('node:child_process');
+      const other = spawn('unshare', ['--mount', 'sh', '-c', 'echo; cat'], { stdio: ['pipe', 'pipe', 'ignore'] });
+      await new Promise((resolve) => other.stdout.once('data', resolve));
+      const namespace = '/proc/' + other.pid + '/ns/mnt';
       const mount = await overlayfs.mountOverlay({ ...layers, target, namespace });
       const { length } = await overlayfs.listMounts({ target, namespace });
+      const seen = fs.readdirSync(target).length;
       await mount.unmount();
-      return length;`,
-    outcome: 1,
+      other.stdin.end();
+      return [length, seen];`,
+    outcome: [1, 0],
   },
   {
-    of: ['unmountTree', 'unmountTreeSync'],
+    of: ['unmount', 'unmountSync'],
     title: 'all below a directory',
     code: `const all = [];
-      for (const take of [overlayfs.unmountTree, async (...args) => overlayfs.unmountTreeSync(...args)]) {
+      for (const take of [overlayfs.unmount, async (...args) => overlayfs.unmountSync(...args)]) {
         overlayfs.mountOverlaySync({ ...layers, target });
         overlayfs.bindSync(layers.lowerdir, join(target, 'tree'));
-        await take(target);
+        await take(target, { recursive: true });
         all.push(fs.readdirSync(target).length);
       }
       return all;`,
@@ -129,16 +121,16 @@ const rows: readonly Row[] = [
     outcome: 'mount-locked',
   },
   {
-    of: ['findHolders', 'findHoldersSync'],
+    of: ['findHolders'],
     title: 'who holds a mount',
     code: `const mount = await overlayfs.mountOverlay({ ...layers, target });
       const fd = fs.openSync(join(target, 'file'));
-      const holders = [...await overlayfs.findHolders(mount), ...overlayfs.findHoldersSync(mount)];
+      const { holders } = await overlayfs.findHolders(mount, { timeout: 30_000 });
       const busy = await mount.unmount().catch(({ reason }) => reason);
       fs.closeSync(fd);
       await mount.unmount();
       return [holders.map(({ pid }) => pid === process.pid), busy];`,
-    outcome: [[true, true], 'mount-busy'],
+    outcome: [[true], 'mount-busy'],
   },
   {
     of: ['listMounts', 'listMountsSync', 'findMount', 'findMountSync'],
@@ -197,12 +189,27 @@ const rows: readonly Row[] = [
     outcome: Array(2).fill([true, true, true, '']),
   },
   {
+    of: ['explain'],
+    title: 'what is in the way of a mount',
+    code: `const all = [];
+      for (const change of [{ target }, { rootless: true }, { target, lowerdir: join(dir, 'none') }]) {
+        const { ok, complete, findings } = await overlayfs.explain({ ...layers, ...change });
+        all.push([ok, complete, ...findings.map(({ reason }) => reason)]);
+      }
+      return all;`,
+    outcome: [
+      [true, true],
+      [true, true],
+      [false, true, 'lower-missing'],
+    ],
+  },
+  {
     of: ['spawn'],
     title: 'a program that sees a mount at a place',
     code: `const seen = [];
       for (const rootless of [false, true]) {
         const mount = await overlayfs.mountOverlay({ ...layers, rootless });
-        const child = overlayfs.spawn('sh', ['-c', 'cat file; pwd; id -u'], { mount, at: target, cwd: target });
+        const child = overlayfs.spawn('sh', ['-c', 'cat file; pwd; id -u'], { mounts: [{ source: mount, target }], cwd: target });
         let text = '';
         child.stdout.on('data', (piece) => (text += piece));
         seen.push(await new Promise((resolve, reject) => child.on('error', reject).on('close', (code) => resolve([code, text.replace(target, 'AT')]))));
@@ -210,6 +217,19 @@ const rows: readonly Row[] = [
       }
       return seen;`,
     outcome: Array(2).fill([0, 'fileAT\n0\n']),
+  },
+  {
+    of: ['run'],
+    title: 'a program that is waited for',
+    code: `const seen = [];
+      for (const rootless of [false, true]) {
+        const mount = await overlayfs.mountOverlay({ ...layers, rootless });
+        const { exitCode, stdout } = await overlayfs.run('sh', ['-c', 'echo new > file; cat file; id -u'], { mounts: [{ source: mount, target }], cwd: target });
+        seen.push([exitCode, stdout]);
+        await mount.unmount();
+      }
+      return seen;`,
+    outcome: Array(2).fill([0, 'new\n0\n']),
   },
   {
     of: ['Mount', 'OverlayMount'],
@@ -301,6 +321,6 @@ test('each public function is in a row', (t) => {
   const named = new Set(rows.flatMap(({ of }) => of));
   t.deepEqual(
     Object.keys(overlayfs).filter((name) => !named.has(name)),
-    ['OverlayError'],
+    ['OverlayError', 'ProgramError'],
   );
 });

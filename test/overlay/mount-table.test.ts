@@ -5,7 +5,6 @@ import { closeSync, mkdirSync, openSync, readFileSync, symlinkSync, writeFileSyn
 import { join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
 import {
-  createNamespaceSync,
   findMount,
   findMountSync,
   listMounts,
@@ -25,6 +24,7 @@ import {
   forms,
   generator,
   layers,
+  makeNamespace,
   makeTree,
   mountTest,
   native,
@@ -78,8 +78,8 @@ function toLine(entry: MountEntry<string | Buffer>): string {
     propagation.unbindable && 'unbindable',
   ].filter((tag) => tag !== false);
   return [
-    entry.id,
-    entry.parent,
+    entry.mountinfoId,
+    entry.parentMountinfoId,
     entry.device,
     octal(bytes(entry.root), /[ \t\n\\]/g),
     octal(bytes(entry.target), /[ \t\n\\]/g),
@@ -162,11 +162,12 @@ mountTest('a thousand mounts of many kinds, as the kernel writes them down, by e
   for (const [name, entries] of Object.entries(readings)) {
     t.deepEqual(entries.map(toLine), lines, name);
     t.deepEqual(
-      entries.map(({ uniqueId }) => uniqueId),
-      unique.map(({ uniqueId }) => uniqueId),
+      entries.map(({ id }) => id),
+      unique.map(({ id }) => id),
       name,
     );
   }
+  t.is(JSON.parse(JSON.stringify(unique)).length, unique.length, 'it can be logged');
   const kinds = new Set(unique.map(({ propagation }) => Object.keys(propagation).sort().join()));
   t.true(kinds.size >= 4, [...kinds].join('; '));
 });
@@ -179,11 +180,11 @@ mountTest('each has the id that statx(2) calls unique', { needs: 'uniqueMountId'
     for (const way of ways) {
       const entries = listMountsWith(way, { target: options.target });
       t.deepEqual(
-        entries.map(({ uniqueId }) => uniqueId),
+        entries.map(({ id }) => id),
         [mounted.id],
         way,
       );
-      t.is(findMountWith(way, options.target)?.uniqueId, mounted.id, way);
+      t.is(findMountWith(way, options.target)?.id, mounted.id, way);
     }
   }
 });
@@ -192,18 +193,18 @@ mountTest('unique ids while mounts come and go', { needs: 'uniqueMountId' }, asy
   const dir = scratch(t);
   makeTree(dir, { 'churn/': '', 'stays/': '' });
   native.mount('stays', join(dir, 'stays'), 'tmpfs', 0, '');
-  const id = findMountSync(join(dir, 'stays'))?.uniqueId;
+  const id = findMountSync(join(dir, 'stays'))?.id;
   const script = `while :; do mount -t tmpfs churn ${dir}/churn; umount ${dir}/churn; done`;
   const child = spawn('sh', ['-c', script], { stdio: 'ignore' });
   try {
     for (let i = 0; i < scaled(200, 20); i++) {
       const entries = await listMounts({ target: join(dir, 'stays') });
       t.deepEqual(
-        entries.map(({ uniqueId }) => uniqueId),
+        entries.map(({ id }) => id),
         [id],
       );
       const all = await listMounts();
-      t.is(new Set(all.map(({ uniqueId }) => uniqueId ?? {})).size, all.length);
+      t.is(new Set(all.map(({ id }) => id)).size, all.length);
     }
   } finally {
     child.kill('SIGKILL');
@@ -345,10 +346,10 @@ for (const { form, suffix, of } of forms) {
     t.like(error, { reason: 'namespace-missing' });
   });
 
-  mountTest(`of a namespace that createNamespace made (${form})`, async (t) => {
+  mountTest(`of a namespace that only a descriptor holds (${form})`, async (t) => {
     const dir = scratch(t);
     const options = layers(dir);
-    using namespace = createNamespaceSync();
+    const namespace = makeNamespace();
     mountOverlaySync({ ...options, namespace, source: 'there' });
     const there = await list({ namespace, target: options.target });
     t.deepEqual(
@@ -358,6 +359,7 @@ for (const { form, suffix, of } of forms) {
     t.deepEqual(await list({ target: options.target }), []);
     t.deepEqual(findMountSync(options.target, { namespace }), there[0]);
     t.is(findMountSync(options.target)?.target, dir);
+    closeSync(namespace);
   });
 }
 

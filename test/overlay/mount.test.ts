@@ -97,7 +97,7 @@ for (const { form, of } of forms) {
     const mounted = await mount({ ...options, create: true });
     t.is(String(mounted.options.workdir), join(dir, 'a/b/upper.work'));
     t.is(statSync(join(dir, 'a/b')).mode & 0o777, 0o755);
-    await mounted.unmount({ removeWork: true });
+    await mounted.unmount();
     t.deepEqual(readdirSync(join(dir, 'a/b')), ['upper']);
 
     rmSync(join(dir, 'a'), { recursive: true });
@@ -219,7 +219,7 @@ for (const { form, of } of forms) {
     process.chdir('/');
     const mounted = await pending;
     t.deepEqual(readdirSync(options.target), ['from-lower']);
-    t.is(mounted.target, 'merged/');
+    t.is(mounted.target, options.target);
     t.is(mounted.path, options.target);
     await mounted.unmount();
   });
@@ -245,7 +245,7 @@ mountTest('a promise is kept on a thread of the library, with the main thread fr
     turns++;
     next = setImmediate(turn);
   });
-  for (let i = 0; i < scaled(200); i++) await (await mountOverlay(options)).unmount();
+  for (let i = 0; i < 200 && turns === 0; i++) await (await mountOverlay(options)).unmount();
   clearImmediate(next);
   t.true(turns > 0);
 });

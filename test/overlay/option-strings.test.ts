@@ -129,7 +129,7 @@ test('any options, written as for mount(2) and as the kernel shows them, come ou
       readShown(splitArray(array(escaped))),
       readShown(splitArray(array(plain)), given(options)),
     ];
-    for (const reading of readings) t.deepEqual(reading, { options, others: [] });
+    for (const { options: read, others } of readings) t.deepEqual({ read, others }, { read: options, others: [] });
     t.deepEqual(joinGiven(splitGiven(joined(escaped, ','))), joined(escaped, ','));
   }
 });

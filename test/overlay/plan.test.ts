@@ -31,6 +31,8 @@ test('by descriptors: 6.13 and later', (t) => {
     'openat2(AT_FDCWD, "/u,v", O_CLOEXEC|O_DIRECTORY|O_PATH, 0) = fd3',
     'openat2(AT_FDCWD, "/w\\\\x", O_CLOEXEC|O_DIRECTORY|O_PATH, 0) = fd4',
     news,
+    'apart(fd3, fd4, fd1, "")  # guard: layers-overlap',
+    'apart(fd3, fd4, fd2, "")  # guard: layers-overlap',
     'reserve(fd3)  # guard: directory-is-in-use',
     'reserve(fd4)  # guard: directory-is-in-use',
     'fsopen("overlay", FSOPEN_CLOEXEC) = fd5',
@@ -97,6 +99,8 @@ test('by mount(2): older, with everything escaped', (t) => {
     'openat2(AT_FDCWD, "/u,v", O_CLOEXEC|O_DIRECTORY|O_PATH, 0) = fd1',
     'openat2(AT_FDCWD, "/w\\\\x", O_CLOEXEC|O_DIRECTORY|O_PATH, 0) = fd2',
     news,
+    'apart(fd1, fd2, AT_FDCWD, "/a")  # guard: layers-overlap',
+    'apart(fd1, fd2, AT_FDCWD, "/b:c")  # guard: layers-overlap',
     'reserve(fd1)  # guard: directory-is-in-use',
     'reserve(fd2)  # guard: directory-is-in-use',
     'mount("overlay", "/proc/self/fd/{fd0}", "overlay", 0, "lowerdir=/a:/b\\\\:c,upperdir=/u\\\\,v,workdir=/w\\\\\\\\x,index=off")  # undone on failure',
@@ -134,6 +138,7 @@ test('by mount(2) with numbers: on a thread that has a working directory of its 
     'unshare',
     'chdir',
     'news',
+    ...Array(41).fill('apart'),
     'reserve',
     'reserve',
     'mount',
@@ -212,6 +217,8 @@ test('a read-only mount of a writable overlay is made so after its superblock is
     'openat2',
     'openat2',
     'news',
+    'apart',
+    'apart',
     'reserve',
     'reserve',
     'mount',
@@ -268,12 +275,13 @@ test('userxattr goes without saying in a user namespace, unless something says o
 
 test('create makes what is missing from the top, and takes it back from the bottom', (t) => {
   const lines = planned({ create: true, upperdir: '/x//y/', workdir: undefined, target: '/m' } as never);
-  t.deepEqual(lines.slice(0, 6), [
+  t.deepEqual(lines.slice(0, 7), [
     'mkdirat(AT_FDCWD, "/m", 0755)  # undone on failure; EEXIST will do',
     'mkdirat(AT_FDCWD, "/x", 0755)  # undone on failure; EEXIST will do',
-    'mkdirat(AT_FDCWD, "/x//y", 0755)  # undone on failure; EEXIST will do',
+    'mkdirat(AT_FDCWD, "/x//y", 0700)  # undone on failure; EEXIST will do',
     'mkdirat(AT_FDCWD, "/x", 0755)  # undone on failure; EEXIST will do',
-    'mkdirat(AT_FDCWD, "/x/y.work", 0755)  # undone on failure; EEXIST will do',
+    'mkdirat(AT_FDCWD, "/x/y.work", 0700)  # undone on failure; EEXIST will do',
+    'resemble(AT_FDCWD, "/x//y", "/a")',
     'openat2(AT_FDCWD, "/m", O_CLOEXEC|O_DIRECTORY|O_NOFOLLOW|O_PATH, 0) = fd0',
   ]);
   // Not before the guards: until it makes the mount, what is in the workdir is not its own.

@@ -125,6 +125,12 @@ const explainedMounts: Readonly<
   // It sends the word that goes with userxattr.
   'redirectDir off with userxattr': ({ userxattr, redirectDir }, { errno }) =>
     userxattr === true && redirectDir === 'off' && errno !== 0,
+  // A walk of the overlay would meet ELOOP there.
+  'an upperdir or workdir inside a lower layer': ({ lowerdir = [], upperdir, workdir }, { errno }, outcome) =>
+    errno === 0 &&
+    outcome instanceof OverlayError &&
+    outcome.reason === 'layers-overlap' &&
+    [lowerdir].flat().some((lower) => [upperdir, workdir].some((path) => String(path).startsWith(`${lower}/`))),
   // An upper that nothing could be written to.
   'an upper that came out read-only': (_, { line }, outcome) =>
     line?.superblock === 'ro' && outcome instanceof OverlayError && outcome.code === 'EROFS',

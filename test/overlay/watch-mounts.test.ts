@@ -1,14 +1,14 @@
 /** `watchMounts`. Imports internals: it forces each way of watching. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, mkdirSync, openSync, rmSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import test, { type ExecutionContext } from 'ava';
 import {
   bindSync,
-  createNamespaceSync,
+  listMounts,
   type MountEvent,
   mountOverlaySync,
   OverlayError,
@@ -27,6 +27,7 @@ import {
   layers,
   MNT_DETACH,
   MS_MOVE,
+  makeNamespace,
   makeTree,
   mountTest,
   native,
@@ -90,7 +91,7 @@ for (const way of ways) {
       t.deepEqual(seen.slice(before).map(show), events);
     }
     t.is(new Set(seen.map(({ id }) => id)).size, 2);
-    for (const { id, mount } of seen) t.is(id, mount?.uniqueId ?? mount?.id ?? 0);
+    for (const { id, mount } of seen) t.is(id, mount?.id ?? 0);
     t.deepEqual(
       seen.filter((event) => show(event).endsWith('one')).map(({ mount }) => mount?.target),
       ['a', 'b', 'b'].map((name) => join(dir, name)),
@@ -223,19 +224,20 @@ for (const way of ways) {
     await eventually(t, () => countThreads() === 0);
     const descriptors = countDescriptors();
     const fd = openSync(path, 'r');
-    const other = createNamespaceSync();
+    const other = makeNamespace();
     bindSync(dir, join(dir, 'early'), { namespace: fd });
     const watches = [path, fd, other].map((namespace) => follow(t, dir, way, { namespace }));
     const [byPath, byDescriptor, unrelated] = watches as [Followed, Followed, Followed];
     // Each has one of its own.
     closeSync(fd);
-    other.close();
+    closeSync(other);
     native.mount('here', join(dir, 'here'), 'tmpfs', 0, '');
     const { id } = mountOverlaySync({ lowerdir: [a, b], target: a, source: 'one', namespace: path });
     for (const { seen } of [byPath, byDescriptor]) {
       await eventually(t, () => seen.length === 1);
       t.deepEqual(seen.map(show), ['mounted one']);
-      t.is(seen[0]?.id, seen[0]?.mount?.uniqueId ?? id);
+      t.is(seen[0]?.id, id);
+      t.is(seen[0]?.mount?.id, id);
       t.is(seen[0]?.mount?.target, a);
       t.deepEqual(seen[0]?.mount?.overlay?.lowerdir, [a, b]);
     }
@@ -272,8 +274,8 @@ for (const way of ways) {
     const dir = scratch(t);
     const count = scaled(500, 50);
     makeTree(dir, Object.fromEntries(Array.from({ length: count }, (_, i) => [`${i}/`, ''])));
-    const namespace = createNamespaceSync();
-    t.teardown(() => namespace.close());
+    const namespace = makeNamespace();
+    t.teardown(() => closeSync(namespace));
     const { watch, seen, ended } = follow(t, dir, way, { namespace });
     for (let i = 0; i < count; i++) bindSync(dir, join(dir, String(i)), { namespace });
     await eventually(t, () => seen.length >= count, 30);
@@ -353,10 +355,77 @@ mountTest('what a full queue has lost shows in the table', { needs: 'mountEvents
   for (const event of ['mounted last', 'unmounted first', 'mounted after']) {
     t.is(sources().filter((one) => one === event).length, 1, event);
   }
+  t.is(seen.filter(({ type }) => type === 'lost').length, 1);
   t.true(seen.length < 18_000, 'some were lost, or this shows nothing');
   await watch.return?.();
   await ended;
 });
+
+mountTest('storms under a slow reader: the state is right at the end', { needs: 'mountEvents' }, async (t) => {
+  const dir = scratch(t);
+  const places = 64;
+  makeTree(dir, Object.fromEntries(Array.from({ length: places }, (_, i) => [`${i}/`, ''])));
+  // Another process mounts and unmounts, so that events arrive while the queue is read.
+  const script = `
+    const { createRequire } = require('node:module');
+    const native = require('./build/Release/test_support.node');
+    const [dir, count] = process.argv.slice(1);
+    const isUp = [];
+    for (let i = 0; i < count; i++) {
+      const at = Math.floor(Math.random() * ${places});
+      if (isUp[at]) native.umount(dir + '/' + at, ${MNT_DETACH});
+      else native.mount(dir, dir + '/' + at, '', 4096, '');
+      isUp[at] = !isUp[at];
+    }`;
+  for (let storm = 0; storm < scaled(100, 1); storm++) {
+    const watch = watchMountsWith('events');
+    const there = new Map<number, string>((await listMounts()).map(({ id, target }): [number, string] => [id, target]));
+    const before = new Map(there);
+    const child = spawn(process.execPath, ['-e', script, dir, '24000'], { cwd: packageRoot, stdio: 'inherit' });
+    const ended = once(child, 'exit');
+    let losses = 0;
+    let events = 0;
+    const apply = ({ type, id, mount }: AnyEvent): void => {
+      events++;
+      if (type === 'lost') losses++;
+      else if (type === 'unmounted') there.delete(id);
+      else there.set(id, mount?.target.toString() ?? '?');
+    };
+    makeTree(dir, { 'last/': '' });
+    const last = join(dir, 'last');
+    const marked = ended.then(() => native.mount('last', last, 'tmpfs', 0, ''));
+    // Now and then it sleeps until the queue is full.
+    for await (const event of watch) {
+      apply(event);
+      // Its end comes after all that the watch had to report when it was seen.
+      if (event.mount?.source === 'last' && event.type === 'unmounted') break;
+      if (event.mount?.source === 'last') native.umount(last, 0);
+      if (Math.random() < 0.001) await Promise.race([setTimeout(400), marked]);
+    }
+    const wanted = new Map((await listMounts()).map(({ id, target }): [number, string] => [id, target]));
+    t.deepEqual(
+      [...there.keys()].sort(),
+      [...wanted.keys()].sort(),
+      `storm ${storm}, ${events} events, lost ${losses}`,
+    );
+    for (const [id, target] of wanted) if (!before.has(id)) native.umount(target, MNT_DETACH);
+    if (storm === 0) t.log(`${events} events, lost ${losses} times`);
+  }
+});
+
+mountTest(
+  'a watch that compares tables because the user has no queue left says so',
+  { needs: 'mountEvents' },
+  async (t) => {
+    const said = once(process, 'warning') as Promise<[NodeJS.ErrnoException]>;
+    const limit = Number(readFileSync('/proc/sys/fs/fanotify/max_user_groups', 'utf8'));
+    const watches = Array.from({ length: limit + 1 }, () => watchMounts());
+    const [{ code, message }] = await said;
+    t.is(code, 'OVERLAYFS_WATCH_BY_TABLE');
+    t.regex(message, /max_user_groups/);
+    for (const watch of watches) await watch.return?.();
+  },
+);
 
 mountTest('without a capability', (t) => {
   const { target } = layers(scratch(t));

@@ -15,7 +15,7 @@ const rows = {
     'proc-missing',
   ],
   'mountOverlay, idmap': [
-    `const map = [{ inside: 0, outside: 1000, size: 1 }];
+    `const map = [{ container: 0, host: 1000, size: 1 }];
       await overlayfs.mountOverlay({ ...layers, target, idmap: { lowerdir: map } })`,
     'proc-missing',
   ],
@@ -55,18 +55,22 @@ const rows = {
     'done',
   ],
   bind: ['await (await overlayfs.bind(dir, target)).unmount()', 'done'],
-  unmountTree: ['await overlayfs.unmountTree(target)', 'proc-missing'],
-  unmountTreeSync: ['overlayfs.unmountTreeSync(target)', 'proc-missing'],
-  createNamespace: ['await overlayfs.createNamespace()', 'proc-missing'],
+  'unmount recursive': ['await overlayfs.unmount(target, { recursive: true })', 'proc-missing'],
+  'unmountSync recursive': ['overlayfs.unmountSync(target, { recursive: true })', 'proc-missing'],
   whiteout: [`await overlayfs.whiteout(join(dir, 'gone'))`, 'done'],
   makeOpaque: ['await overlayfs.makeOpaque(dir)', 'proc-missing'],
   isOpaque: ['await overlayfs.isOpaque(dir)', 'proc-missing'],
   'listMounts, namespace': [`await overlayfs.listMounts({ namespace: '/proc/1/ns/mnt' })`, 'proc-missing'],
   watchMounts: ['for await (const change of overlayfs.watchMounts()) break', 'proc-missing'],
+  explain: [
+    `const { findings } = await overlayfs.explain({ ...layers, target });
+      if (findings.length > 0) throw new Error(findings[0].message)`,
+    'done',
+  ],
   features: ['await overlayfs.features()', 'done'],
   spawn: [
     `const mount = await overlayfs.mountOverlay({ ...layers, target });
-      const child = overlayfs.spawn('cat', [join(dir, 'lower/file')], { mount, at: join(dir, 'lower'), stdio: 'ignore' });
+      const child = overlayfs.spawn('cat', [join(dir, 'lower/file')], { mounts: [{ source: mount, target: join(dir, 'lower') }], stdio: 'ignore' });
       const code = await new Promise((resolve, reject) => child.on('error', reject).on('close', resolve));
       await mount.unmount();
       if (code !== 0) throw new Error(code)`,

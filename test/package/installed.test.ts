@@ -2,4 +2,5 @@
 import './installed/contents.js';
 import './installed/programs.js';
 import './installed/types.js';
+import './installed/deno.js';
 import './installed/bundlers.js';

@@ -1,6 +1,6 @@
 /** A start loads no more than the call at hand needs. */
-import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { layers, mountTest, packageRoot, scratch } from '../support/index.js';
@@ -48,20 +48,57 @@ test('overlayfs/layers loads the rest when it is imported, and shares its errors
     import * as layers from 'overlayfs/layers';
     const isLoaded = () => Object.keys(createRequire(import.meta.url).cache).some((path) => path.endsWith('deferred.cjs'));
     const before = isLoaded();
-    try { [...layers.changesSync('/none')]; } catch (error) {
+    try { await layers.check('/none'); } catch (error) {
       console.log(JSON.stringify([before, error instanceof OverlayError, error.reason]));
     }`);
   t.deepEqual(JSON.parse(output), [true, true, 'path-missing']);
 });
 
-test('a stack trace names the functions, in lines that can be read', (t) => {
-  const [, ...frames] = evaluate(`
-    import { mountOverlaySync } from 'overlayfs';
-    try { mountOverlaySync({ lowerdir: 3 }); } catch (error) { console.log(error.stack); }`).split('\n');
-  t.true(
-    frames.some((frame) => /mountOverlaySync \(file:.*\/dist\/index\.js:\d+:\d{1,3}\)/.test(frame)),
-    frames.join('\n'),
+test('the stack of an error begins at the caller, and shows no line of the library', (t) => {
+  const directory = scratch(t);
+  const file = join(directory, 'caller.mjs');
+  const calls = [
+    'mountOverlaySync({ lowerdir: 3 })',
+    'await mountOverlay({ lowerdir: 3 })',
+    "mountOverlaySync({ lowerdir: '/none', target: '/none' })",
+    "await mountOverlay({ lowerdir: '/none', target: '/none' })",
+    "await mountOverlay({ lowerdir: '/none', target: '/none' }).then((mount) => mount)",
+    "unmountSync('/none')",
+    "await unmount('/none')",
+    "await check('/none')",
+    "for await (const _ of changes('/none'));",
+  ];
+  const release = join(directory, 'release');
+  execFileSync(process.execPath, ['release.mjs', release], { cwd: packageRoot });
+  symlinkSync(join(packageRoot, 'build'), join(release, 'build'));
+  for (const [root, call] of [packageRoot, release].flatMap((root) => calls.map((call) => [root, call]))) {
+    const imports = `import { mountOverlay, mountOverlaySync, unmount, unmountSync } from '${root}/dist/index.js';
+    import { changes, check } from '${root}/dist/layers.js';`;
+    writeFileSync(file, `${imports}\nasync function caller() {\n  ${call};\n}\nawait caller();\n`);
+    const { stderr, status } = spawnSync(process.execPath, [file], { encoding: 'utf8' });
+    t.is(status, 1, call);
+    const [first] = stderr.split('\n').filter((line) => line.startsWith('    at '));
+    t.regex(first ?? '', /^ {4}at (async )?caller \(file:.*caller\.mjs:4:\d+\)$/, `${call}: ${stderr}`);
+    t.false(
+      stderr.split('\n').some((line) => /^ {4}at .*\/(dist|lib)\//.test(line)),
+      `${call}: ${stderr}`,
+    );
+  }
+});
+
+test('each public class has its name', (t) => {
+  const names = evaluate(`
+    const entries = ['overlayfs', 'overlayfs/layers', 'overlayfs/snapshots', 'overlayfs/images', 'overlayfs/containerd'];
+    for (const entry of entries) {
+      for (const [name, value] of Object.entries(await import(entry))) {
+        if (/^class/.test(value)) console.log(name, value.name);
+      }
+    }`)
+    .trim()
+    .split('\n');
+  t.true(names.includes('Mount Mount') && names.includes('Snapshotter Snapshotter'), names.join('\n'));
+  t.deepEqual(
+    names.filter((line) => !/^(\w+) \1$/.test(line)),
+    [],
   );
-  const map = JSON.parse(readFileSync(join(packageRoot, 'dist/index.js.map'), 'utf8'));
-  t.true(map.sources.includes('../lib/overlay/mount.ts'));
 });

@@ -14,21 +14,21 @@ const programs = (mount: Mount, overlay: OverlayMount): void => {
   readFileSync(mount.pathBytes);
   const at = '/';
   const piped = [
-    spawn('ls', [], { mount, at, stdio: 'pipe' }),
-    spawn('ls', [], { mount, at }),
-    spawn('ls', { mount, at }),
-    spawn('ls', { mount, at, stdio: ['pipe', 'pipe', 'pipe'] }),
+    spawn('ls', [], { mounts: [{ source: mount, target: at }], stdio: 'pipe' }),
+    spawn('ls', [], { mounts: [{ source: mount, target: at }] }),
+    spawn('ls', { mounts: [{ source: mount, target: at }] }),
+    spawn('ls', { mounts: [{ source: mount, target: at }], stdio: ['pipe', 'pipe', 'pipe'] }),
   ];
   for (const child of piped) child.stdout.pipe(child.stdin);
-  const some = spawn('ls', [], { mount, at, stdio: ['ignore', 'pipe', 'inherit'] });
+  const some = spawn('ls', [], { mounts: [{ source: mount, target: at }], stdio: ['ignore', 'pipe', 'inherit'] });
   isSame<typeof some.stdin, null>(true);
   isSame<typeof some.stdout, Readable>(true);
   isSame<typeof some.stderr, null>(true);
-  const input = spawn('ls', { mount, at, stdio: ['pipe', 'ignore', 'ignore'] });
+  const input = spawn('ls', { mounts: [{ source: mount, target: at }], stdio: ['pipe', 'ignore', 'ignore'] });
   isSame<typeof input.stdin, Writable>(true);
-  const any = spawn('ls', [], { mount, at, stdio: [0, mount.fd ?? 1, 'pipe'] });
+  const any = spawn('ls', [], { mounts: [{ source: mount, target: at }], stdio: [0, mount.fd ?? 1, 'pipe'] });
   isSame<typeof any.stdout, Readable | null>(true);
-  const inherited = spawn('ls', [], { mount, at, stdio: 'inherit' });
+  const inherited = spawn('ls', [], { mounts: [{ source: mount, target: at }], stdio: 'inherit' });
   isSame<typeof inherited.stdout, Readable | null>(true);
 };
 

@@ -1,11 +1,9 @@
 /**
- * Checks a root against the layout in docs/snapshots.md, without the library: the records by LMDB itself, the
+ * Checks a root against the layout in docs/snapshots.md, without the library: the records by SQLite itself, the
  * directories by node:fs.
  */
-import { createHash } from 'node:crypto';
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { crc32 } from 'node:zlib';
 
 export interface FoundRecord {
   readonly name: string;
@@ -27,67 +25,59 @@ export interface FoundRoot {
   readonly problems: readonly string[];
 }
 
-interface Table {
-  getRange(range: object): Iterable<{ key: Buffer; value: Buffer }>;
-  get(key: Buffer): Buffer | undefined;
+type Row = Readonly<Record<string, string | number | null>>;
+
+interface Database {
+  prepare(sql: string): { all(): Row[] };
+  exec(sql: string): void;
+  close(): void;
 }
 
-function unseal(bytes: Buffer | undefined): string {
-  if (bytes === undefined || bytes.length < 4) throw new Error('there is no checksum');
-  const text = bytes.subarray(4);
-  if (bytes.readUInt32LE() !== crc32(text)) throw new Error(`the checksum is wrong: ${text}`);
-  return text.toString();
-}
-
-function keyOf(name: string): string {
-  const bytes = Buffer.from(name);
-  if (bytes.length < 480) return bytes.toString('hex');
-  return bytes.subarray(0, 448).toString('hex') + createHash('sha256').update(bytes).digest('hex');
+/** SQLite as the library chooses it: two in one process would not see each other's locks. */
+export async function openDatabase(root: string, options: { readOnly?: boolean } = {}): Promise<Database> {
+  const name: string = '@photostructure/sqlite';
+  const module: unknown = process.getBuiltinModule('node:sqlite') ?? (await import(name));
+  const { DatabaseSync } = module as { DatabaseSync: new (path: string, options: object) => Database };
+  return new DatabaseSync(join(root, 'metadata.db'), options);
 }
 
 /** `isClean`: after a clean-up, when nothing may be left of what was removed or broken off. */
 export async function checkRoot(root: string, isClean: boolean): Promise<FoundRoot> {
-  const name: string = 'lmdb';
-  const { open } = await import(name);
-  const options = { encoding: 'binary', keyEncoding: 'binary' };
-  const environment = open({ path: join(root, 'metadata.mdb'), noSubdir: true, readOnly: true, ...options, maxDbs: 8 });
+  const database = await openDatabase(root, { readOnly: true });
   try {
-    const table = (name: string): Table => environment.openDB({ name, ...options });
-    const entries = (name: string) => [...table(name).getRange({})];
-    const number = (key: string) => Number(unseal(table('about').get(Buffer.from(key))));
+    database.exec('PRAGMA busy_timeout = 5000; BEGIN');
+    const all = (sql: string): Row[] => database.prepare(sql).all();
+    const only = (sql: string): string => String(Object.values(all(sql)[0] ?? {})[0]);
     const problems: string[] = [];
     const expect = (isTrue: boolean, problem: string): void => {
       if (!isTrue) problems.push(problem);
     };
 
-    expect(number('version') === 1, `the version is ${number('version')}`);
-    const next = number('next');
+    expect(only('PRAGMA user_version') === '2', `the version is ${only('PRAGMA user_version')}`);
+    expect(only('PRAGMA integrity_check') === 'ok', only('PRAGMA integrity_check'));
+    expect(all('PRAGMA foreign_key_check').length === 0, 'a parent is missing');
+    const next = Number(only('SELECT next FROM numbers'));
     const records = new Map<string, FoundRecord>();
     const byId = new Map<number, FoundRecord>();
-    for (const { key, value } of entries('snapshots')) {
-      const record: FoundRecord = { labels: {}, ...JSON.parse(unseal(value)) };
-      expect(key.toString('hex') === keyOf(record.name), `${record.name} has another key`);
-      expect(!byId.has(record.id), `two records have the number ${record.id}`);
-      expect(record.id < next, `${record.name} has the number ${record.id}, which nobody has taken`);
+    const fields = 'id, name, kind, parent, CAST(created AS TEXT) AS created, CAST(updated AS TEXT) AS updated, labels';
+    const rows = all(`SELECT ${fields}, size, inodes FROM snapshots`);
+    const nameOf = new Map(rows.map(({ id, name }) => [id, String(name)]));
+    for (const { id, name, kind, parent, created, updated, labels, size, inodes } of rows) {
+      const record = {
+        ...{ id: Number(id), name: String(name), kind: kind as FoundRecord['kind'] },
+        parent: parent === null ? '' : String(nameOf.get(parent as number)),
+        ...{ created: String(created), updated: String(updated), labels: JSON.parse(String(labels)) },
+        ...(size !== null && { usage: { size: Number(size), inodes: Number(inodes) } }),
+      };
+      expect(record.id < next, `${name} has the number ${id}, which nobody has taken`);
       records.set(record.name, record);
       byId.set(record.id, record);
     }
-    const numbers = new Map(entries('numbers').map(({ key, value }) => [Number(key.readBigUInt64BE()), String(value)]));
-    expect(numbers.size === records.size, 'numbers and snapshots differ in size');
-    for (const { name, id } of records.values()) expect(numbers.get(id) === name, `${id} is not that of ${name}`);
-
-    const links = new Set(entries('children').map(({ key }) => `${key.readBigUInt64BE()} ${key.readBigUInt64BE(8)}`));
-    let children = 0;
-    for (const { name, id, parent } of records.values()) {
+    for (const { name, parent } of records.values()) {
       if (parent === '') continue;
-      children++;
-      const above = records.get(parent);
-      expect(above?.kind === 'committed', `the parent of ${name} is ${above?.kind}`);
-      expect(links.has(`${above?.id} ${id}`), `${name} is no child of ${parent}`);
+      expect(records.get(parent)?.kind === 'committed', `the parent of ${name} is ${records.get(parent)?.kind}`);
     }
-    expect(links.size === children, 'children and snapshots differ');
-
-    const removing = entries('removing').map(({ key }) => Number(key.readBigUInt64BE()));
+    const removing = all('SELECT id FROM removing').map(({ id }) => Number(id));
     for (const id of removing) expect(!byId.has(id), `${id} is being removed, and ${byId.get(id)?.name} has it`);
     for (const { name, id, kind } of records.values()) {
       for (const part of kind === 'view' ? ['fs'] : ['fs', 'work']) {
@@ -102,6 +92,6 @@ export async function checkRoot(root: string, isClean: boolean): Promise<FoundRo
     }
     return { records, next, removing, problems };
   } finally {
-    await environment.close();
+    database.close();
   }
 }

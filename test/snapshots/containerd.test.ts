@@ -119,7 +119,7 @@ mountTest(
       compareMounts(mine, other);
       await change(mine, layer);
       await change(other, layer);
-      await snapshotter.commit(`layer ${layer}`, key);
+      await snapshotter.commit(key, { name: `layer ${layer}` });
       ctr('commit', `layer ${layer}`, key);
       parent = `layer ${layer}`;
     }
@@ -141,7 +141,7 @@ mountTest(
     t.true(existsSync(target));
 
     for (let layer = 1; layer <= LAYERS; layer++) {
-      const { size, inodes } = await snapshotter.usage(`layer ${layer}`);
+      const { bytes: size, inodes } = await snapshotter.usage(`layer ${layer}`);
       const theirInodes = ctr('usage', `layer ${layer}`).trim().split(/\s+/).at(-1) as string;
       t.is(`${inodes}`, theirInodes, `layer ${layer}: ${size}`);
     }

@@ -151,7 +151,7 @@ async function attempt(verb, key, run, name) {
   try { await run(); say(verb, key, 'done', name); } catch (error) { say(verb, key, 'refused', name); }
 }
 await attempt('prepare', 'a', () => snapshotter.prepare('a'));
-await attempt('commit', 'a', () => snapshotter.commit('A', 'a'), 'A');
+await attempt('commit', 'a', () => snapshotter.commit('a', { name: 'A' }), 'A');
 await attempt('prepare', 'b', () => snapshotter.prepare('b', 'A'));
 await attempt('prepare', 'b', () => snapshotter.prepare('b', 'A'));
 await attempt('remove', 'b', () => snapshotter.remove('b'));
@@ -163,6 +163,9 @@ await attempt('close', '', () => snapshotter.close());
 const calls = [
   'mkdirat',
   'mkdir',
+  'openat',
+  'unlink',
+  'fcntl',
   'openat2',
   'flock',
   'fchownat',

@@ -59,7 +59,7 @@ async function call(number: number): Promise<void> {
       () =>
         time(
           'commit',
-          () => snapshotter.commit(b, a),
+          () => snapshotter.commit(a, { name: b }),
           () => {
             add(a, -1);
             add(b, 1);
@@ -79,11 +79,11 @@ async function call(number: number): Promise<void> {
         ),
       () => time('mounts', () => snapshotter.mounts(a)),
       () => time('stat', () => snapshotter.stat(a)),
-      () => time('update', () => snapshotter.update({ name: a, labels: { b } })),
+      () => time('setLabels', () => snapshotter.setLabels(a, { b }, { replace: true })),
       () => (random(20) === 0 ? time('cleanup', () => snapshotter.cleanup()) : Promise.resolve()),
       () =>
         time('walk', async () => {
-          for await (const _ of snapshotter.walk('kind==active'));
+          for await (const _ of snapshotter.list('kind==active'));
         }),
     ];
     await steps[random(steps.length)]?.();

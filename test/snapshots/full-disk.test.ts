@@ -1,11 +1,21 @@
 /** A disk that runs full at each step of each verb: the error says so, nothing is lost, and with room all goes on. */
-import { execFileSync } from 'node:child_process';
-import { closeSync, ftruncateSync, mkdirSync, openSync, rmSync, statfsSync, truncateSync, writeSync } from 'node:fs';
+import { execFileSync, spawnSync } from 'node:child_process';
+import {
+  closeSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  rmSync,
+  statfsSync,
+  truncateSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import type { ExecutionContext } from 'ava';
 import { OverlayError } from 'overlayfs';
-import { SnapshotError, Snapshotter } from 'overlayfs/snapshots';
-import { mountTest, native, scratch } from '../support/index.js';
+import { Snapshotter } from 'overlayfs/snapshots';
+import { mountTest, native, packageRoot, scratch } from '../support/index.js';
 import { checkRoot } from './check-root.js';
 
 const MS_REMOUNT = 32;
@@ -80,13 +90,13 @@ const attempts: Readonly<Record<string, (name: string) => Attempt>> = {
   view: (name) => ({ perform: (on) => on.view(name, 'base', { labels: filler }), comes: name }),
   commit: (name) => ({
     prepare: (on) => on.prepare(`${name} active`, 'base'),
-    perform: (on) => on.commit(name, `${name} active`, { labels: filler }),
+    perform: (on) => on.commit(`${name} active`, { name, labels: filler }),
     comes: name,
     goes: `${name} active`,
   }),
   update: (name) => ({
     prepare: (on) => on.prepare(name, 'base'),
-    perform: (on) => on.update({ name, labels: filler }),
+    perform: (on) => on.setLabels(name, filler, { replace: true }),
   }),
   remove: (name) => ({ prepare: (on) => on.prepare(name, 'base'), perform: (on) => on.remove(name), goes: name }),
   cleanup: (name) => ({
@@ -98,17 +108,13 @@ const attempts: Readonly<Record<string, (name: string) => Attempt>> = {
   }),
 };
 
-/** Both name the shortage. */
-function saysFull(error: unknown): boolean {
-  if (error instanceof OverlayError) return error.reason === 'out-of-space';
-  return error instanceof SnapshotError && error.code === 'ERR_SNAPSHOT_STORE_FAILED' && /space/i.test(error.message);
-}
+const saysFull = (error: unknown): boolean => OverlayError.is(error) && error.reason === 'out-of-space';
 
 /** Attempts that have to succeed in a row before a verb counts as one with enough space. */
 const ENOUGH = 4;
 const MOST = 200;
 
-/** Opens new roots with more and more space. LMDB ends a process that opens without enough by a signal. */
+/** Opens new roots with more and more space. */
 async function sweepOpen(t: ExecutionContext, disk: Disk): Promise<void> {
   let failures = 0;
   for (let left = 0, successes = 0; successes < ENOUGH; left++) {
@@ -136,11 +142,10 @@ async function sweep(t: ExecutionContext, disk: Disk, open: typeof Snapshotter.o
   const asyncRemove = true;
   let snapshotter = await open(root, { asyncRemove });
   await snapshotter.prepare('preparing');
-  await snapshotter.commit('base', 'preparing');
+  await snapshotter.commit('preparing', { name: 'base' });
   const expected = new Set(['base']);
   for (const [verb, make] of Object.entries(attempts)) {
     let failures = 0;
-    // The store writes nothing while there are fewer than 16 blocks.
     for (let left = 0, successes = 0; successes < ENOUGH; left += left < 4 || left > 14 ? 1 : 5) {
       if (left > MOST) return t.fail(`${verb} fails with ${left} free`);
       const name = `${verb} ${left}`;
@@ -157,6 +162,7 @@ async function sweep(t: ExecutionContext, disk: Disk, open: typeof Snapshotter.o
         successes = 0;
         failures++;
         t.true(saysFull(error), `${name}: ${error}`);
+        t.false(['remove', 'cleanup'].includes(verb), `${name} fails on a full disk`);
       }
       disk.relieve();
       const { records, problems } = await checkRoot(root, false);
@@ -180,3 +186,49 @@ for (const [how, open] of [
   mountTest(`tmpfs without free inodes${how}`, (t) => sweep(t, tmpfsDisk(t, 'nr_inodes'), open));
   mountTest(`ext4 without free blocks${how}`, (t) => sweep(t, ext4Disk(t), open));
 }
+
+/** Fills a directory, and performs verbs: a write to a mapped page that finds no space ends the process. */
+const onFullDisk = `import { execFileSync } from 'node:child_process';
+  import { closeSync, openSync, writeSync } from 'node:fs';
+  import { Snapshotter } from 'overlayfs/snapshots';
+  const dir = process.argv[1];
+  const snapshotter = await Snapshotter.open(dir + '/root');
+  for (let i = 0; i < 10; i++) await snapshotter.prepare('old ' + i);
+  const filler = openSync(dir + '/filler', 'w');
+  for (const size of [2 ** 20, 2 ** 12, 2 ** 9]) {
+    try {
+      for (;;) writeSync(filler, Buffer.alloc(size, 1));
+    } catch {}
+  }
+  closeSync(filler);
+  const sync = () => execFileSync('sync', ['-f', dir]);
+  sync();
+  for (let i = 0; i < 10; i++) {
+    await snapshotter.setLabels('old ' + i, { long: 'x'.repeat(4000) }, { replace: true }).catch(({ reason, message }) => console.log(reason, message));
+    sync();
+  }
+  for (let i = 0; i < 10; i++) {
+    await snapshotter.remove('old ' + i);
+    sync();
+  }
+  await snapshotter.close();`;
+
+mountTest(
+  'a full btrfs ends no process that has a store open',
+  { needs: 'btrfs without copies on write (Linux 6.17)' },
+  (t) => {
+    const disk = join(scratch(t), 'disk');
+    mkdirSync(disk);
+    execFileSync('truncate', ['-s', '128M', `${disk}.img`]);
+    execFileSync('mkfs.btrfs', ['-q', `${disk}.img`], { stdio: 'pipe' });
+    execFileSync('mount', ['-o', 'loop', `${disk}.img`, disk]);
+    const args = ['--input-type=module', '-e', onFullDisk, disk];
+    const { status, signal, stdout, stderr } = spawnSync(process.execPath, args, {
+      cwd: packageRoot,
+      encoding: 'utf8',
+    });
+    t.deepEqual([status, signal], [0, null], stderr);
+    t.regex(stdout, /^(out-of-space .*\n)+$/);
+    t.deepEqual(readdirSync(join(disk, 'root/snapshots')), []);
+  },
+);

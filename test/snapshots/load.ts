@@ -51,7 +51,7 @@ async function call(number: number): Promise<never> {
     const parent = random(3) === 0 ? `${caller}-${random(6)}-committed` : '';
     const steps: readonly (() => Promise<void>)[] = [
       () => attempt(caller, 'prepare', key, (): Promise<SnapshotMount[]> => snapshotter.prepare(key, parent)),
-      () => attempt(caller, 'commit', key, () => snapshotter.commit(committed, key), committed),
+      () => attempt(caller, 'commit', key, () => snapshotter.commit(key, { name: committed }), committed),
       () => attempt(caller, 'remove', key, () => snapshotter.remove(key)),
       () => attempt(caller, 'remove', committed, () => snapshotter.remove(committed)),
       () => attempt(caller, 'cleanup', '', () => snapshotter.cleanup()),

@@ -65,7 +65,12 @@ async function compare(
   isClean: boolean,
 ): Promise<void> {
   const expected = Array.from(model.records, ([name, record]) => ({ name, ...record })).sort(byName);
-  const plain = ({ name, kind, parent, labels }: Omit<SnapshotInfo, 'id' | 'created' | 'updated'>) => ({
+  const plain = ({
+    name,
+    kind,
+    parent,
+    labels,
+  }: Omit<SnapshotInfo, 'id' | `${'created' | 'updated'}${'' | 'Ns'}`>) => ({
     name,
     kind,
     parent,
@@ -115,7 +120,7 @@ for (const asyncRemove of [false, true]) {
         other = await Other.start(root, options);
       }
       if (step % 100 === 99) {
-        const walk = await (isHere ? other.perform('walk', []) : performHere(here, 'walk', []));
+        const walk = await (isHere ? other.perform('list', []) : performHere(here, 'list', []));
         await compare(t, root, model, walk, false);
       }
     }
@@ -123,7 +128,7 @@ for (const asyncRemove of [false, true]) {
     await here.close();
     here = await openRoot(root, options);
     t.deepEqual((await here.cleanup()).kept, []);
-    const walk = await performHere(here, 'walk', []);
+    const walk = await performHere(here, 'list', []);
     await here.close();
     await compare(t, root, model, walk, true);
   });

@@ -49,7 +49,7 @@ export class Model {
     return record.kind === 'committed' ? refuse('FAILED_PRECONDITION') : done;
   }
 
-  commit(name: string, key: string, { labels = {}, parent = '' }: NonNullable<Options> = {}): Outcome {
+  commit(key: string, { name, labels = {}, parent = '' }: NonNullable<Options> & { name: string }): Outcome {
     const record = this.records.get(key);
     if (record === undefined) return refuse('NOT_FOUND');
     if (this.records.has(name)) return refuse('ALREADY_EXISTS');
@@ -73,19 +73,11 @@ export class Model {
     return done;
   }
 
-  update({ name, labels }: { name: string; labels: Record<string, string> }, mask: readonly string[] = []): Outcome {
-    const record = this.records.get(name);
+  setLabels(key: string, labels: Record<string, string>, { replace }: { replace: boolean }): Outcome {
+    const record = this.records.get(key);
     if (record === undefined) return refuse('NOT_FOUND');
-    let updated: Record<string, string> = { ...record.labels };
-    for (const field of mask.length === 0 ? ['labels'] : mask) {
-      if (field === 'labels') updated = { ...labels };
-      else if (field.startsWith('labels.')) {
-        const label = field.slice(7);
-        delete updated[label];
-        if (labels[label]) updated[label] = labels[label];
-      } else return refuse('INVALID_ARGUMENT');
-    }
-    this.records.set(name, { ...record, labels: updated });
+    const all = Object.entries({ ...(replace ? {} : record.labels), ...labels });
+    this.records.set(key, { ...record, labels: Object.fromEntries(all.filter(([, value]) => value !== '')) });
     return done;
   }
 
@@ -122,15 +114,15 @@ export function chooseStep(random: (below: number) => number): [verb: string, ar
       return ['view', [name(), maybe(name, ''), options]];
     case 3:
     case 4:
-      return ['commit', [name(), name(), { ...options, parent: random(3) === 0 ? name() : '' }]];
+      return ['commit', [name(), { name: name(), ...options, parent: random(3) === 0 ? name() : '' }]];
     case 5:
     case 6:
     case 7:
       return ['remove', [name()]];
     case 8:
       return [
-        'update',
-        [{ name: name(), labels: labels() }, maybe(() => [`labels.l${random(4)}`, 'labels'].slice(random(2)), [])],
+        'setLabels',
+        [name(), { ...labels(), ...maybe(() => ({ [`l${random(4)}`]: '' }), {}) }, { replace: random(2) === 0 }],
       ];
     case 9:
       return ['stat', [name()]];

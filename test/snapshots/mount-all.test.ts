@@ -24,6 +24,7 @@ import {
   withTempMount,
 } from 'overlayfs/snapshots';
 import { countDescriptors, makeTree, mountsBelow, mountTest, scratch } from '../support/index.js';
+import { cleanUp } from './verbs.js';
 
 async function open(
   t: ExecutionContext,
@@ -43,7 +44,7 @@ async function commitLayer(snapshotter: Snapshotter, target: string, name: strin
   await mountAll(mounts, target);
   writeFileSync(join(target, name), name);
   await unmountAll(mounts, target);
-  await snapshotter.commit(name, `making ${name}`);
+  await snapshotter.commit(`making ${name}`, { name });
 }
 
 mountTest('layers are made through their mounts, and a view shows them all', async (t) => {
@@ -185,7 +186,8 @@ mountTest('withTempMount: the path is there during the call only, and nothing is
   });
   t.false(existsSync(place));
   t.is(mountsBelow('/').length, table);
-  t.is(countDescriptors(), descriptors);
+  // Garbage collection may have closed what an earlier test forgot.
+  t.true(countDescriptors() <= descriptors);
 });
 
 mountTest('withTempMount leaves volatile out', async (t) => {
@@ -236,7 +238,7 @@ mountTest('remove leaves the directory of a snapshot that is mounted to a later 
   t.like(kept[0]?.error, { reason: 'layer-in-use' });
   t.is(readFileSync(join(target, 'mine'), 'utf8'), 'still here');
   await unmountAll(mounts, target);
-  t.deepEqual(await snapshotter.cleanup(), { removed: [2], kept: [] });
+  t.deepEqual(await cleanUp(snapshotter), { removed: [2], kept: [] });
   t.deepEqual(readdirSync(join(dir, 'root/snapshots')), ['1']);
 });
 

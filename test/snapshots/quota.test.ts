@@ -2,8 +2,9 @@
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { diskUsageSync } from 'overlayfs/layers';
 import { mountAll, Snapshotter, unmountAll } from 'overlayfs/snapshots';
+import { run } from '#lib/kernel/task.js';
+import { measure } from '#lib/layers/usage.js';
 import { mountTest, scratch } from '../support/index.js';
 
 mountTest(
@@ -20,18 +21,15 @@ mountTest(
     mkdirSync(target);
     const snapshotter = await Snapshotter.open(root);
     t.teardown(() => snapshotter.close());
-    const walked = (id: number) => {
-      const { bytes, inodes } = diskUsageSync(join(root, `snapshots/${id}/fs`));
-      return { size: bytes, inodes };
-    };
+    const walked = (id: number) => run(measure(join(root, `snapshots/${id}/fs`)));
 
     await snapshotter.prepare('a');
     const fs = join(root, 'snapshots/1/fs');
     writeFileSync(join(fs, 'file'), Buffer.alloc(1_000_000, 1));
     mkdirSync(join(fs, 'directory'));
     execFileSync('sync');
-    await snapshotter.commit('A', 'a');
-    t.deepEqual(await snapshotter.usage('A'), walked(1));
+    await snapshotter.commit('a', { name: 'A' });
+    t.deepEqual(await snapshotter.usage('A'), await walked(1));
     t.is((await snapshotter.usage('A')).inodes, 3);
 
     const mounts = await snapshotter.prepare('b', 'A');
@@ -40,9 +38,9 @@ mountTest(
     for (const name of ['file', 'directory']) rmSync(join(target, name), { recursive: true });
     mkdirSync(join(target, 'directory'));
     execFileSync('sync');
-    t.deepEqual(await snapshotter.usage('b'), walked(2));
+    t.deepEqual(await snapshotter.usage('b'), await walked(2));
     await unmountAll(mounts, target);
-    t.deepEqual(await snapshotter.usage('b'), walked(2));
+    t.deepEqual(await snapshotter.usage('b'), await walked(2));
     await snapshotter.close();
     await unmountAll([{ type: 'bind', source: disk, options: ['bind'] }], disk);
   },

@@ -5,7 +5,7 @@ import { performSync, StepFailure } from '#lib/kernel/perform.js';
 import { Plan } from '#lib/kernel/plan.js';
 
 /** setxattr(2) */
-export function setAttribute(path: string, name: string, value: string): void {
+export function setAttribute(path: string, name: string, value: string | Buffer): void {
   const plan = new Plan();
   plan.add(calls.setxattr, [path, name, value, 0]);
   const outcome = performSync(plan);

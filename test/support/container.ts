@@ -63,14 +63,16 @@ export function startContainer(t: ExecutionContext, dir: string, { withUser }: {
   const crun = ['--cgroup-manager=disabled', '--root', join(dir, 'state')];
   const id = 'overlayfs-test';
   // Not a pipe, which the container would keep open.
-  const output = openSync(log, 'w');
+  const output = openSync(log, 'w+');
+  // crun gives its streams to root of the container: with 'ignore', that would be /dev/null of this machine.
+  const stdio = [output, output, output];
   t.teardown(() => {
-    execFileSync('crun', [...crun, 'delete', '--force', id], { stdio: ['ignore', output, output] });
+    execFileSync('crun', [...crun, 'delete', '--force', id], { stdio });
     closeSync(output);
   });
   try {
     execFileSync('crun', [...crun, 'run', '--detach', '--pid-file', pidFile, '--bundle', bundle, id], {
-      stdio: ['ignore', output, output],
+      stdio,
     });
   } catch {
     throw new Error(`crun: ${readFileSync(log, 'utf8')}`);

@@ -85,14 +85,14 @@ export const cycles: Readonly<Record<string, (set: CycleSet) => Cycle>> = {
     };
   },
 
-  'removed work': (set) => () => {
-    mkdirSync(set.workdir, { recursive: true });
-    mountOverlaySync(set).unmountSync({ removeWork: true });
+  'created work': (set) => {
+    const workdir = `${set.workdir}-made`;
+    return () => mountOverlaySync({ ...set, workdir, create: true }).unmountSync();
   },
 
   spawn: (set) => async () => {
     const mount = mountOverlaySync(detached(set));
-    await once(spawn('/bin/true', [], { mount, at: set.target, stdio: 'ignore' }), 'close');
+    await once(spawn('/bin/true', [], { mounts: [{ source: mount, target: set.target }], stdio: 'ignore' }), 'close');
     mount.unmountSync();
   },
 

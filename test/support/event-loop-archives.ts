@@ -1,12 +1,12 @@
 /**
- * How long applyLayer and createLayer keep the event loop at a stretch. Arguments: an empty directory, the number of
+ * How long apply and pack keep the event loop at a stretch. Arguments: an empty directory, the number of
  * files, and the size of one more in MiB. Prints the milliseconds by call.
  */
 import { randomBytes } from 'node:crypto';
 import { createWriteStream, mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
-import { applyLayer, createLayer } from 'overlayfs/layers';
+import { apply, pack } from 'overlayfs/layers';
 import { leastOf, measure } from './stretches.js';
 
 const [dir = '', count = '20000', large = '64'] = process.argv.slice(2);
@@ -30,14 +30,12 @@ const results: Record<string, number> = {};
 for (const compression of ['none', 'gzip', 'zstd'] as const) {
   const archive = at(`archive.${compression}`);
   const options = { ...plain, compression, ...(compression === 'gzip' && { level: 1 }) };
-  await pipeline(createLayer(source, options), createWriteStream(archive));
-  results[`createLayer, ${compression}`] = await leastOf(5, () => measure(() => drain(createLayer(source, options))));
-  results[`applyLayer, ${compression}`] = await leastOf(5, async () => {
+  await pipeline(pack(source, options), createWriteStream(archive));
+  results[`pack, ${compression}`] = await leastOf(5, () => measure(() => drain(pack(source, options))));
+  results[`apply, ${compression}`] = await leastOf(5, async () => {
     rmSync(at('out'), { recursive: true, force: true });
-    return measure(() => applyLayer(archive, at('out')));
+    return measure(() => apply(archive, at('out')));
   });
 }
-results['applyLayer, into a directory'] = await leastOf(5, () =>
-  measure(() => applyLayer(at('archive.none'), at('out'))),
-);
+results['apply, into a directory'] = await leastOf(5, () => measure(() => apply(at('archive.none'), at('out'))));
 process.stdout.write(JSON.stringify(results));

@@ -6,16 +6,16 @@ import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join, resolve } from 'node:path';
 import {
-  createNamespace,
+  explain,
   findHolders,
   findMount,
   listMounts,
   mountOverlay,
   type OverlayOptions,
   unmount,
-  unmountTree,
   watchMounts,
 } from 'overlayfs';
+import { makeNamespace } from './namespaces.js';
 import { leastOf, measure } from './stretches.js';
 
 const [dir = '', count = '10000'] = process.argv.slice(2);
@@ -35,9 +35,9 @@ async function expectFailure(promise: Promise<unknown>): Promise<void> {
 
 const calls: Readonly<Record<string, () => Promise<unknown>>> = {
   mountOverlay: async () => (await mountOverlay(own)).unmount(),
-  'unmount, removeWork': async () => {
-    await mountOverlay(own);
-    await unmount(target, { removeWork: true });
+  'unmount by path': async () => {
+    await mountOverlay(lowers);
+    await unmount(target);
   },
   'unmount, busy': async () => {
     const mounted = await mountOverlay(lowers);
@@ -56,15 +56,16 @@ const calls: Readonly<Record<string, () => Promise<unknown>>> = {
     await mounted.replace({ lowerdir: [at('other'), at('lower')] });
     await mounted.unmount();
   },
+  explain: () => explain(own),
   'mountOverlay that fails': () => expectFailure(mountOverlay({ ...own, lowerdir: at('missing') })),
   'mountOverlay at a mount point': () => expectFailure(mountOverlay({ ...own, target: at('many/0') })),
   'mountOverlay, verified': async () => (await mountOverlay({ ...own, index: true })).unmount(),
   listMounts: () => listMounts(),
   'listMounts, layer': () => listMounts({ layer: at('lower') }),
   'listMounts, namespace': async () => {
-    const namespace = await createNamespace();
+    const namespace = makeNamespace();
     await listMounts({ namespace });
-    await namespace[Symbol.asyncDispose]();
+    closeSync(namespace);
   },
   findMount: () => findMount(at('many/0')),
   watchMounts: async () => {
@@ -102,9 +103,9 @@ for (const [name, call] of Object.entries(calls)) {
   await call();
   results[name] = await leastOf(20, () => measure(call));
 }
-await unmountTree(at('many'));
-results['unmountTree'] = await leastOf(5, async () => {
+await unmount(at('many'), { recursive: true });
+results['unmount, recursive'] = await leastOf(5, async () => {
   fill();
-  return measure(() => unmountTree(at('many')));
+  return measure(() => unmount(at('many'), { recursive: true }));
 });
 process.stdout.write(JSON.stringify(results));

@@ -30,8 +30,12 @@ export async function failsAndLeaves(
 }
 
 /** Waits until the condition holds, or fails the test. */
-export async function eventually(t: ExecutionContext, condition: () => boolean, seconds = 10): Promise<void> {
-  for (const end = Date.now() + seconds * 1000; !condition(); ) {
+export async function eventually(
+  t: ExecutionContext,
+  condition: () => boolean | Promise<boolean>,
+  seconds = 10,
+): Promise<void> {
+  for (const end = Date.now() + seconds * 1000; !(await condition()); ) {
     if (Date.now() > end) return t.fail('the condition has not come true in time');
     await new Promise((resolve) => setTimeout(resolve, 20));
   }

@@ -52,6 +52,7 @@ export function giveTo(path: string, ...rest: string[]): void {
 }
 
 const prelude = `import * as overlayfs from 'overlayfs';
+import { remove } from 'overlayfs/layers';
 import * as fs from 'node:fs';
 import { join } from 'node:path';
 import * as childProcess from 'node:child_process';

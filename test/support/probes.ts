@@ -12,7 +12,7 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { release, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { mountOverlaySync } from 'overlayfs';
 import { kernelFeaturesSync } from '#lib/features/probe.js';
@@ -56,12 +56,15 @@ const probes = {
   crun: () => hasProgram('crun'),
   umoci: () => hasProgram('umoci'),
   strace: () => hasProgram('strace'),
+  rsync: () => hasProgram('rsync'),
+  sqlite3: () => hasProgram('sqlite3'),
   'loop devices': () => spawnSync('losetup', ['--find'], { stdio: 'ignore' }).status === 0,
   'chattr on tmpfs': () => takesFileFlags(),
   'mkfs.ext4': () => hasImages('mkfs.ext4', '-q', '-F'),
   'mkfs.ext4 and debugfs(8)': () => hasImages('mkfs.ext4', '-q', '-F') && hasProgram('debugfs'),
   'mkfs.xfs': () => hasImages('mkfs.xfs', '-q', '-f'),
   'mkfs.btrfs': () => hasImages('mkfs.btrfs', '-q', '-f'),
+  'btrfs without copies on write (Linux 6.17)': () => isKernel(6, 17) && hasImages('mkfs.btrfs', '-q', '-f'),
   'mkfs.vfat': () => hasImages('mkfs.vfat'),
   'project quotas of xfs': () => mountsWithProjectQuotas(),
   'mkfs.btrfs with quotas': () => hasImages('mkfs.btrfs', '-q', '-f') && hasProgram('btrfs'),
@@ -88,6 +91,11 @@ const probes = {
   'uuid=off over one file system only': () => takesOption('uuid=off') && !keepsUuidOff(),
   'detached mounts that can be cloned': () => kernelFeaturesSync().openTreeAttr === true,
 } as const satisfies Readonly<Record<string, () => boolean>>;
+
+function isKernel(major: number, minor: number): boolean {
+  const [ours = 0, ourMinor = 0] = release().split('.').map(Number);
+  return ours > major || (ours === major && ourMinor >= minor);
+}
 
 export type Feature = keyof typeof probes;
 
@@ -211,6 +219,6 @@ const takesIdMaps = (): boolean =>
   inDirectory((dir) => {
     const lowerdir = ['a', 'b'].map((name) => join(dir, name));
     for (const path of lowerdir) mkdirSync(path);
-    const idmap = [{ inside: 0, outside: 1, size: 1 }];
+    const idmap = [{ container: 0, host: 1, size: 1 }];
     return works(() => mountOverlaySync({ lowerdir, idmap }).unmountSync());
   });

@@ -9,6 +9,7 @@ import { packageRoot } from './package-root.js';
  */
 export function evaluateIn(command: readonly string[], expression: string, ...args: readonly string[]): unknown {
   const script = `import * as overlayfs from 'overlayfs';
+    import { remove } from 'overlayfs/layers';
     const args = process.argv.slice(1);
     const fields = ({ code, reason, syscall, path, message }) => ({ code, reason, syscall, path, message });
     const outcome = await (async () => ${expression})().catch(fields);

@@ -42,7 +42,7 @@ export const plainEntry: TarEntry = {
 };
 
 /** An entry and its data as our writer writes them; without the archive's end. */
-export function pack(more: Partial<TarEntry>, data: string | Uint8Array = ''): Buffer {
+export function packTar(more: Partial<TarEntry>, data: string | Uint8Array = ''): Buffer {
   const bytes = Buffer.from(data as string, 'latin1');
   const entry: TarEntry = { ...plainEntry, size: bytes.length, ...more };
   const { segments } = entry;

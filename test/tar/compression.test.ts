@@ -113,10 +113,11 @@ test('zstd without the package: the error names the command that installs it', (
         try {
           for await (const _ of stream);
         } catch (error) {
-          console.log(error.message);
+          console.log(error.reason, error.hint);
         }
       }
     });`;
   const text = execFileSync(process.execPath, ['-e', program], { cwd: packageRoot, encoding: 'utf8' });
-  t.is(text, 'zstd needs Node 22.15, or a package: npm install zstd-napi\n'.repeat(2));
+  const hint = 'Run npm install zstd-napi; Node 22.15 and later have zstd themselves.';
+  t.is(text, `option-unsupported ${hint}\n`.repeat(2));
 });

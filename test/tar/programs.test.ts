@@ -21,7 +21,7 @@ import type { ExecutionContext } from 'ava';
 import type { TarEntry } from '#lib/tar/entry.js';
 import { mountTest, scratch, setAttribute } from '../support/index.js';
 import { type Described, describeTree } from '../support/trees.js';
-import { archiveOf, pack, readArchive, type Whole } from './archives.js';
+import { archiveOf, packTar, readArchive, type Whole } from './archives.js';
 
 const latin1 = (text: string): Buffer => Buffer.from(text, 'latin1');
 
@@ -221,7 +221,7 @@ for (const [program, ...args] of [
 ] as const) {
   mountTest(`written: ${program} unpacks it`, { needs: program === 'bsdtar' ? 'bsdtar' : [] }, (t) => {
     const dir = scratch(t, 'disk');
-    const archive = archiveOf(...hard.map(([entry, data = '']) => pack(entry, data)));
+    const archive = archiveOf(...hard.map(([entry, data = '']) => packTar(entry, data)));
     const entries = readArchive(archive);
     const file = join(dir, 'archive.tar');
     writeFileSync(file, archive);
@@ -240,7 +240,7 @@ for (const [program, ...args] of [
       if (program === 'bsdtar' && ['d/attributes', 'd/before'].includes(name)) continue;
       t.deepEqual(got, wanted, name);
     }
-    const joined = Buffer.concat(hard.map(([entry, data = '']) => pack(entry, data)).concat(archiveOf()));
+    const joined = Buffer.concat(hard.map(([entry, data = '']) => packTar(entry, data)).concat(archiveOf()));
     t.deepEqual(withDigests(readArchive(joined)), withDigests(entries));
   });
 }

@@ -3,7 +3,7 @@ import test from 'ava';
 import { OverlayError } from 'overlayfs';
 import { formatRecord } from '#lib/tar/pax.js';
 import { generator, scaled } from '../support/index.js';
-import { archiveOf, pack, rawExtended, rawHeader, readArchive, type Whole } from './archives.js';
+import { archiveOf, packTar, rawExtended, rawHeader, readArchive, type Whole } from './archives.js';
 
 const one = (...parts: readonly Uint8Array[]): Whole => {
   const [first, ...rest] = readArchive(archiveOf(...parts));
@@ -39,7 +39,7 @@ test('v7: a name with a slash at its end is a directory', (t) => {
     archiveOf(
       rawHeader({ 0: 'dir/', 124: '00000000004\0' }),
       Buffer.concat([Buffer.from('data')], 512),
-      pack({ name: 'next' }),
+      packTar({ name: 'next' }),
     ),
   );
   t.like(named?.entry, { type: 'directory', size: 0 });
@@ -142,12 +142,12 @@ test('labels of volumes and lists of names are passed over', (t) => {
     rawHeader({ 0: 'd/', 124: octal(3, 12), 156: 'D' }),
     Buffer.from('abc'.padEnd(512, '\0')),
   ]);
-  const [dir, file] = readArchive(archiveOf(rawHeader({ 0: 'label', 156: 'V' }), list, pack({ name: 'f' }, 'data')));
+  const [dir, file] = readArchive(archiveOf(rawHeader({ 0: 'label', 156: 'V' }), list, packTar({ name: 'f' }, 'data')));
   t.deepEqual([dir?.entry.type, file?.data.toString()], ['directory', 'data']);
 });
 
 test('bytes after the end mean nothing', (t) => {
-  t.is(readArchive(Buffer.concat([archiveOf(pack({}, 'x')), Buffer.alloc(9000, 7)]), 700).length, 1);
+  t.is(readArchive(Buffer.concat([archiveOf(packTar({}, 'x')), Buffer.alloc(9000, 7)]), 700).length, 1);
 });
 
 test('sparse: versions 0.0, 0.1 and 1.0', (t) => {
@@ -167,17 +167,16 @@ test('sparse: versions 0.0, 0.1 and 1.0', (t) => {
   );
   t.is(one(map, head, body).data.toString(), wanted);
   t.is(one(map, head, body).entry.name, 'n');
-  const last = pack({ name: 'm', segments: [1, 4, 10, 4] }, wanted);
+  const last = packTar({ name: 'm', segments: [1, 4, 10, 4] }, wanted);
   t.is(one(last).data.toString(), wanted);
   t.deepEqual(one(last).entry.segments, [1, 4, 10, 4]);
 });
 
-rejects('an empty input', () => Buffer.alloc(0), /two blocks of zeros/);
-rejects('no end', () => pack({}, 'abc'), /two blocks of zeros/);
+rejects('an empty input', () => Buffer.alloc(0), /ends before its first entry/);
 rejects('text', () => Buffer.from('hello world '.repeat(100)), /checksum/);
 rejects(
   'a lone block of zeros',
-  () => Buffer.concat([Buffer.alloc(512), archiveOf(pack({}))]),
+  () => Buffer.concat([Buffer.alloc(512), archiveOf(packTar({}))]),
   /block of zeros is followed/,
 );
 rejects('a negative size', () => archiveOf(rawHeader({ 124: '\xff'.repeat(12) })), /size is negative/);
@@ -256,17 +255,20 @@ rejects('sparse: a part beyond the end', () => sparse('13,4'), /beyond its end/)
 rejects('sparse: another amount of data', () => sparse('0,3'), /differ in size/);
 rejects('sparse: half a part', () => sparse('0,2,4'), /without a size/);
 
-test('cut at each offset: an error, or nothing is missing', (t) => {
-  const archive = archiveOf(
-    pack({ name: 'd/', type: 'directory' }),
-    pack({ name: 'x'.repeat(300), xattrs: new Map([['user.a', Buffer.from('b')]]) }, 'data'.repeat(200)),
-    pack({ name: 's', segments: [10, 4, 700, 9] }, '.'.repeat(1000)),
-  );
+test('cut at each offset: an error, or no member is cut', (t) => {
+  const entries = [
+    packTar({ name: 'd/', type: 'directory' }),
+    packTar({ name: 'x'.repeat(300), xattrs: new Map([['user.a', Buffer.from('b')]]) }, 'data'.repeat(200)),
+    packTar({ name: 's', segments: [10, 4, 700, 9] }, '.'.repeat(1000)),
+  ];
+  const archive = archiveOf(...entries);
   const whole = readArchive(archive);
+  // Some writers leave out the blocks of zeros at the end.
+  const ends = entries.map((_, i) => Buffer.concat(entries.slice(0, i + 1)).length);
+  ends.push(archive.length - 512);
   for (let size = 0; size < archive.length; size++) {
-    const isWhole = size === archive.length - 512;
     const read = (): Whole[] => readArchive(archive.subarray(0, size), 4096);
-    if (isWhole) t.deepEqual(read(), whole);
+    if (ends.includes(size)) t.deepEqual(read(), whole.slice(0, ends.indexOf(size) + 1));
     else t.is(t.throws(read, { instanceOf: OverlayError })?.reason, 'archive-invalid');
   }
 });
@@ -277,9 +279,12 @@ test('damaged archives: an error of ours or other contents, at once', (t) => {
   const random = generator(seed);
   const archive = archiveOf(
     rawExtended(formatRecord('comment', 'x'), 'g'),
-    pack({ name: 'd/', type: 'directory' }),
-    pack({ name: 'x'.repeat(300), uid: 2 ** 31, xattrs: new Map([['user.a', Buffer.from('b')]]) }, 'data'.repeat(200)),
-    pack({ name: 's', segments: [10, 4, 700, 9] }, '.'.repeat(1000)),
+    packTar({ name: 'd/', type: 'directory' }),
+    packTar(
+      { name: 'x'.repeat(300), uid: 2 ** 31, xattrs: new Map([['user.a', Buffer.from('b')]]) },
+      'data'.repeat(200),
+    ),
+    packTar({ name: 's', segments: [10, 4, 700, 9] }, '.'.repeat(1000)),
     rawHeader({ 0: '././@LongLink', 124: octal(200, 12), 156: 'L' }),
     Buffer.from('n'.repeat(199).padEnd(512, '\0')),
     rawHeader({ 156: '1', 157: 'd' }),

@@ -41,6 +41,11 @@ func served(ctx context.Context, root string) (snapshots.Snapshotter, func() err
 	}
 	wait, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- server.Wait()
+		cancel() // a server that could not start is not waited for
+	}()
 	// As containerd does it.
 	connection, err := grpc.DialContext(
 		wait,
@@ -57,7 +62,7 @@ func served(ctx context.Context, root string) (snapshots.Snapshotter, func() err
 		if err := server.Process.Signal(syscall.SIGTERM); err != nil {
 			return err
 		}
-		return server.Wait()
+		return <-ended
 	}
 	return proxy.NewSnapshotter(snapshotsapi.NewSnapshotsClient(connection), "overlayfs-node"), stop, nil
 }

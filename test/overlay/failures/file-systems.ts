@@ -1,7 +1,18 @@
 /** The same mistakes on each file system that can hold an upper. */
 import type { Feature } from '../../support/index.js';
 import { fails } from '../rows/errors.js';
-import { bind, dirs, file, overlay, readonlyBind, tmpfs, unbindable, unmounted, unshared } from '../rows/setup.js';
+import {
+  bind,
+  dirs,
+  file,
+  link,
+  overlay,
+  readonlyBind,
+  tmpfs,
+  unbindable,
+  unmounted,
+  unshared,
+} from '../rows/setup.js';
 import { type FailureRow, refused, type Step } from './row.js';
 import { attributed, made, remounted, without } from './steps.js';
 
@@ -191,6 +202,27 @@ function rowsOn(kind: string): FailureRow[] {
       fails('ELOOP', 'layers-overlap', /lowerdir\[1\] '.*fs\/l\/sub' is inside the lowerdir\[2\]/, 'fs/l/sub'),
       [],
       { instead: { lowerdir: ['fs/l2', 'fs/l'] } },
+    ),
+    row(
+      'an upper and a work inside a lower',
+      { lowerdir: 'fs/l', upperdir: 'fs/l/u', workdir: 'fs/l/w' },
+      fails('ELOOP', 'layers-overlap', /(upperdir|workdir) '.*fs\/l\/.' is inside the lowerdir '.*beside/, 'fs/l/u'),
+      [dirs('fs/l/u', 'fs/l/w')],
+      { instead: { lowerdir: 'fs/l2' } },
+    ),
+    row(
+      'a work inside a lower, by a symbolic link',
+      { lowerdir: 'fs/l', upperdir: 'fs/l/sub', workdir: 'inside/w' },
+      fails('ELOOP', 'layers-overlap', /is inside the lowerdir '.*beside/),
+      [dirs('fs/l/w'), link('inside', 'fs/l')],
+      { instead: { lowerdir: 'fs/l2' } },
+    ),
+    row(
+      'an upper and a work inside a lower, by a bind mount of a directory in it',
+      { lowerdir: 'fs/l', upperdir: 'bound/u', workdir: 'bound/w' },
+      fails('ELOOP', 'layers-overlap', /inside the lowerdir '.*through a mount.*beside/, 'fs/l'),
+      [dirs('fs/l/in/u', 'fs/l/in/w'), bind('fs/l/in', 'bound')],
+      { instead: { lowerdir: 'fs/l2' } },
     ),
     row(
       'a mount that is unbindable',

@@ -1,5 +1,6 @@
 /** Mounts by processes that may not do everything: without capabilities, under a filter, in user namespaces. */
-import { type Feature, isLong } from '../../support/index.js';
+import { join } from 'node:path';
+import { type Feature, isLong, packageRoot } from '../../support/index.js';
 import { asNobody } from '../../support/plain-user.js';
 import { withoutProc } from '../../support/without-proc.js';
 import { fails } from '../rows/errors.js';
@@ -50,6 +51,7 @@ const withoutAdmin = dropping('sys_admin');
 /** Root, whom modes bind like anyone else, that may mount. */
 const mountOnly = ['setpriv', '--bounding-set=-all,+sys_admin', '--inh-caps=-all,+sys_admin'];
 const inUser = ['unshare', '-Urm'];
+const unshared = [process.execPath, join(packageRoot, 'dist/cli/main.js'), 'unshare'];
 
 /**
  * A mount namespace that has as many mounts as it may have, or but for one: a directory is bound into itself, and
@@ -137,14 +139,14 @@ export const processRows: readonly ProcessRow[] = [
     ['unshare', '-Ur'],
     {},
     fails('EPERM', 'namespace-foreign', /does not belong to its user namespace/),
-    { mend: { command: inUser } },
+    { mend: { command: unshared } },
   ),
   row(
     'in a user namespace as nobody there',
     ['unshare', '-Um'],
     {},
     noPrivilege(/lacks CAP_SYS_ADMIN in its user namespace/),
-    { mend: { command: inUser } },
+    { mend: { command: unshared } },
   ),
   filtered(
     'a filter that refuses fsopen and mount',

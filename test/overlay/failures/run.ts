@@ -1,6 +1,6 @@
-/** A row of the failures against the kernel: refused for its reason, nothing left, and mended as the hint says. */
+/** A row of the failures against the kernel: refused for its reason, as foreseen, nothing left, mended as the hint says. */
 import type { ExecutionContext } from 'ava';
-import type { OverlayOptions } from 'overlayfs';
+import { explain, type OverlayOptions } from 'overlayfs';
 import {
   countDescriptors,
   eventually,
@@ -38,6 +38,10 @@ export async function runFailure(t: ExecutionContext, row: FailureRow, way: stri
   perform([base, ...row.setup]);
   const { mount, mountSync } = ways[way] as (typeof ways)[string];
   const before = mountsBelow(dir).length;
+  // The kernel chooses one of several reasons for some.
+  const { reason: expected } = row.expect.error;
+  const { findings } = await explain(given());
+  const foreseen = expected === 'explained' ? [] : findings.map(({ reason }) => String(reason));
 
   for (const form of [mount, mountSync]) {
     const descriptors = countDescriptors();
@@ -52,6 +56,7 @@ export async function runFailure(t: ExecutionContext, row: FailureRow, way: stri
       return;
     }
     assertRefused(t, error, row.expect.error, way, dir);
+    if (foreseen.length > 0) t.true(foreseen.includes(String(expected)), `${way}: explain finds ${foreseen}`);
     t.is(mountsBelow(dir).length, before, `${way}: nothing is mounted`);
     // Descriptors that earlier steps have left are closed meanwhile.
     await eventually(t, () => countDescriptors() <= descriptors);
@@ -60,6 +65,7 @@ export async function runFailure(t: ExecutionContext, row: FailureRow, way: stri
   if (row.remedy === undefined && row.instead === undefined) return;
   perform(row.remedy ?? []);
   const options = given(row.instead);
+  t.deepEqual((await explain(options)).findings, [], `${way}: explain finds nothing once it is mended`);
   try {
     await mount(options);
   } catch (error) {

@@ -235,7 +235,7 @@ export const specialRows: readonly FailureRow[] = [
   refused(
     'ext4: what is to be made on a read-only mount',
     { upperdir: 'fs/u', workdir: 'fs/w', create: true },
-    fails('EROFS', 'read-only', /the file system of the directory '.*fs\/u' is read-only/, 'fs/u'),
+    fails('EROFS', 'upper-read-only', /the upperdir '.*fs\/u' is on a read-only file system/, 'fs/u'),
     [made('ext4', 'fs'), remounted('fs', 'ro')],
     { remedy: [remounted('fs', 'rw')], needs: ['mkfs.ext4'] },
   ),

@@ -105,6 +105,9 @@ function paths(random: Random): { options: Record<string, unknown>; hasWrongPath
     options['upperdir'] = oneIn(25) ? pick(random, wrongUppers) : `${place}/u`;
     if (random(30) > 0) options['workdir'] = oneIn(25) ? pick(random, wrongWorks) : `${place}/w`;
   } else if (random(25) === 0) options['workdir'] = 'tmp/w';
+  // The library shows one layer alone, and the kernel does not.
+  const isAlone = lowerdir.length === 1 && !['datadir', 'upperdir', 'workdir'].some((name) => name in options);
+  if (isAlone) options['lowerdir'] = [...lowerdir, ...lowers.filter((name) => name !== lowerdir[0]).slice(0, 1)];
   return { options, hasWrongPath };
 }
 

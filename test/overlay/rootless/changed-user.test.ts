@@ -43,7 +43,7 @@ for (const rootless of [true, 'keep', 'auto'] as const) {
       const left = fs.readdirSync('/proc/self/fd').length - before;
       const mount = await overlayfs.mountOverlay({ ...options, rootless });
       const at = join(dir, 'lower');
-      const child = overlayfs.spawn('cat', ['file'], { mount, at, cwd: at, stdio: ['ignore', 'pipe', 'inherit'] });
+      const child = overlayfs.spawn('cat', ['file'], { mounts: [{ source: mount, target: at }], cwd: at, stdio: ['ignore', 'pipe', 'inherit'] });
       const ended = new Promise((resolve) => child.on('close', resolve));
       const seen = (await child.stdout.toArray()).join('');
       await ended;

@@ -78,6 +78,12 @@ const rows: readonly Row[] = [
     what: /this process is chrooted.*pivot_root/,
   },
   {
+    title: 'as a user whom the user namespace does not map',
+    command: () => [...asNobody, 'unshare', '-U'],
+    code: 'EPERM',
+    what: /has no map for its user or its group.*unshare\(1\)/,
+  },
+  {
     title: 'under a seccomp filter',
     command: noNewPrivileges,
     before: filter(EPERM),

@@ -33,13 +33,15 @@ mountTest(
   async (t) => {
     const dir = scratch(t);
     const { target: _, ...options } = layers(dir);
+    const reasons = new Set<string>();
     const mountOnce = async (): Promise<boolean> => {
       try {
         const mount = await mountOverlay({ ...options, rootless: true });
         await mount.unmount();
         return true;
       } catch (error) {
-        if (!(error instanceof OverlayError) || error.errno === undefined) throw error;
+        if (!(error instanceof OverlayError)) throw error;
+        reasons.add(error.reason);
         return false;
       }
     };
@@ -59,7 +61,10 @@ mountTest(
     // A child that dies at the end of a system call loses the descriptor which that call made. It may be a mount's.
     const lost = countDescriptors() - before;
     t.log({ kills, failures, lost });
-    t.true(kills > 0 && lost <= failures);
+    t.true(kills > 0 && lost <= 2 * failures, `${kills} kills, ${lost} lost, ${failures} failures`);
+    // The descriptor that is lost can be that of the mount, which goes on then.
+    if (lost > 0) reasons.delete('upper-in-use');
+    t.deepEqual([...reasons], failures > 0 ? ['process-killed'] : []);
     t.true(lost > 0 || (await mountOnce()), 'the directories are free');
   },
 );

@@ -1,9 +1,13 @@
 /** Mounts without privilege, by a user who has none. */
 import { execFileSync, spawn } from 'node:child_process';
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import test from 'ava';
-import { mountOverlaySync } from 'overlayfs';
+import { mountOverlaySync, spawn as spawnIn } from 'overlayfs';
+import { kernelFeaturesSync } from '#lib/features/probe.js';
+import { mountOverlayWithSync } from '#lib/overlay/mount.js';
 import {
   countDescriptors,
   type Feature,
@@ -296,7 +300,7 @@ mountTest('detached with privilege: files by descriptor, no place, and the work 
   t.false(mounted.isRootless);
   writeFileSync(join(mounted.path, 'new'), 'new');
   t.is(readFileSync(join(dir, 'upper/new'), 'utf8'), 'new');
-  await mounted.unmount({ removeWork: true });
+  await mounted.unmount();
   await mounted.unmount();
   t.is(mounted.fd, -1);
   t.is(countDescriptors(), before);
@@ -313,25 +317,24 @@ mountTest('rootless does not go with a target, and takes no other word', (t) => 
   refuse({ rootless: 1 }, 'ERR_INVALID_ARG_TYPE', /"rootless"/);
 });
 
-mountTest(
-  'a rootless mount is no layer of another, and the error says so',
-  { needs: [needs, 'detached mounts that can be cloned'] },
-  (t) => {
-    const dir = scratch(t, 'disk');
-    makeLayers(dir, makeDevice);
-    const outcome = evaluateAsNobody(
-      `const [dir] = args;
+mountTest('a rootless mount is no layer of another, and the error says so', { needs }, (t) => {
+  const dir = scratch(t, 'disk');
+  makeLayers(dir, makeDevice);
+  const outcome = evaluateAsNobody(
+    `const [dir] = args;
       const lower = join(dir, 'lower');
       const mount = await overlayfs.mountOverlay({
         lowerdir: lower, upperdir: join(dir, 'upper'), workdir: join(dir, 'work'), rootless: true,
       });
       return overlayfs.mountOverlay({ lowerdir: [mount.path, lower], rootless: true });`,
-      dir,
-    ) as { reason: string; message: string };
-    t.like(outcome, { code: 'EPERM', reason: 'permission-denied' });
-    t.regex(outcome.message, /^EPERM: the lowerdir\[0\] '\/proc\/self\/fd\/\d+' is in a detached mount/);
-  },
-);
+    dir,
+  ) as { reason: string; message: string };
+  t.like(outcome, { code: 'EINVAL', reason: 'layer-foreign' });
+  t.regex(
+    outcome.message,
+    /^EINVAL: the lowerdir\[0\] '\/proc\/self\/fd\/\d+' is on a mount of another mount namespace/,
+  );
+});
 
 mountTest('the hint of effective() can be followed', { needs: 'rootless' }, (t) => {
   const dir = scratch(t, 'disk');
@@ -355,6 +358,120 @@ mountTest('the hint of effective() can be followed', { needs: 'rootless' }, (t) 
   t.regex(outcome.line, /overlay .*upperdir=.*,userxattr/);
 });
 
+mountTest('the path of a rootless mount resolves to no file of this machine, in every form', { needs }, (t) => {
+  const dir = scratch(t, 'disk');
+  makeLayers(dir, makeDevice);
+  giveTo(dir);
+  const outcome = evaluateAsNobody(
+    `const [dir] = args;
+    const make = (rootless, name) => overlayfs.mountOverlay({
+      lowerdir: join(dir, 'lower'), upperdir: join(dir, name), workdir: join(dir, name + '-work'), create: true, rootless,
+    });
+    const mounts = [await make(true, 'one'), await make('keep', 'two'), await make('keep', 'three')];
+    fs.mkdirSync(join(mounts[0].path, 'etc'));
+    const code = (call) => { try { return call(); } catch (error) { return error.code; } };
+    const resolved = mounts.map(({ path }) => ['', '/tree', '/etc', '/file'].flatMap((name) =>
+      [fs.realpathSync, fs.realpathSync.native].map((real) => code(() => real(path + name)))));
+    const links = mounts.map(({ path }) => fs.readlinkSync(path));
+    const fds = () => fs.readdirSync('/proc/self/fd').length;
+    const before = fds();
+    for (const mount of mounts) await mount.unmount();
+    const { openTreeAttr } = await overlayfs.features();
+    return { resolved, links, closed: before - fds(), made: mounts.length * (openTreeAttr ? 2 : 3) };`,
+    dir,
+  ) as { resolved: string[][]; links: string[]; closed: number; made: number };
+  t.deepEqual([...new Set(outcome.resolved?.flat())], ['ENOENT'], JSON.stringify(outcome));
+  for (const link of outcome.links) t.regex(link, /^\/overlay-\w+$/);
+  t.is(outcome.closed, outcome.made);
+});
+
+mountTest('nobody attaches, clones or remounts a rootless mount, not even root', { needs }, (t) => {
+  const dir = scratch(t, 'disk');
+  makeTree(dir, { 'lower/': '', 'at/': '' });
+  const options = { lowerdir: join(dir, 'lower'), upperdir: join(dir, 'upper'), create: true, rootless: true };
+  const features = kernelFeaturesSync();
+  for (const record of [features, { ...features, openTreeAttr: false as const }]) {
+    const mount = mountOverlayWithSync(options, record);
+    for (const call of [
+      () => mount.attachSync(join(dir, 'at')),
+      () => mount.cloneSync(),
+      () => mount.remountSync({ readonly: true }),
+    ]) {
+      t.like(t.throws(call), { reason: 'no-privilege' });
+    }
+    mount.unmountSync();
+    t.like(
+      t.throws(() => mount.cloneSync()),
+      { reason: 'not-mounted' },
+    );
+  }
+});
+
+for (const before615 of [false, true]) {
+  const title = before615 ? ', as before Linux 6.15' : '';
+  mountTest(`a rootless mount keeps no mount of others alive${title}`, { needs }, async (t) => {
+    const dir = scratch(t, 'disk');
+    makeTree(dir, { 'lower/': '', 'mine/lower/file': 'file', 'merged/': '', 'at/': '' });
+    const options = { lowerdir: join(dir, 'lower'), upperdir: join(dir, 'upper'), workdir: join(dir, 'work') };
+    const mount = mountOverlaySync({ ...options, create: true, target: join(dir, 'merged') });
+    const mine = { lowerdir: join(dir, 'mine/lower'), upperdir: join(dir, 'mine/upper'), create: true };
+    const features = kernelFeaturesSync();
+    const record = before615 ? { ...features, openTreeAttr: false as const } : features;
+    const atFirst = countDescriptors();
+    const rootless = mountOverlayWithSync({ ...mine, rootless: true }, record);
+    mount.unmountSync();
+    t.notThrows(() => mountOverlaySync({ ...options, create: true, target: join(dir, 'merged') }).unmountSync());
+    t.regex(readlinkSync(rootless.path), /^\/overlay-\w+$/);
+    const cat = spawnIn('cat', [join(dir, 'at/file')], { mounts: [{ source: rootless, target: join(dir, 'at') }] });
+    t.deepEqual(await Promise.all([text(cat.stdout), once(cat, 'close')]), ['file', [0, null]]);
+    rootless.unmountSync();
+    rootless.unmountSync();
+    t.is(countDescriptors(), atFirst);
+  });
+}
+
+mountTest('500 mounts with 64 descriptors, a worker that ends, a second end: nothing stays', { needs }, (t) => {
+  const dir = scratch(t, 'disk');
+  makeTree(dir, { 'lower/': '' });
+  giveTo(dir);
+  const outcome = evaluateAsNobody(
+    `const [dir] = args;
+    const { Worker } = await import('node:worker_threads');
+    const options = (name, rootless = true) => ({
+      lowerdir: join(dir, 'lower'), upperdir: join(dir, name), workdir: join(dir, name + '-work'), create: true, rootless,
+    });
+    const open = () => fs.readdirSync('/proc/self/fd').length;
+    const children = () => fs.readdirSync('/proc/self/task').flatMap((id) =>
+      fs.readFileSync('/proc/self/task/' + id + '/children', 'utf8').split(' ').filter(Boolean)).length;
+    await (await overlayfs.mountOverlay(options('first'))).unmount();
+    const limit = (to) => childProcess.execFileSync('prlimit', ['--pid', String(process.pid), '--nofile=' + to + ':1000']);
+    limit(64);
+    const atFirst = open();
+    const all = await Promise.allSettled(Array.from({ length: 500 }, (_, i) => overlayfs.mountOverlay(options('many' + i))));
+    const mounts = all.flatMap(({ value }) => value ?? []);
+    const reasons = [...new Set(all.flatMap(({ reason }) => reason === undefined ? [] : [reason.reason ?? String(reason)]))];
+    for (const mount of mounts) { await mount.unmount(); await mount.unmount(); mount.unmountSync(); }
+    const afterMany = open() - atFirst;
+    limit(1000);
+    const code = 'import { parentPort, workerData } from "node:worker_threads"; import { mountOverlay } from "overlayfs";' +
+      'globalThis.kept = await Promise.all(workerData.map((one) => mountOverlay(one))); parentPort.postMessage("made"); setInterval(() => {}, 1000);';
+    const some = [0, 1, 2, 3, 4, 5].map((i) => options('worker' + i));
+    const worker = new Worker(code, { eval: true, workerData: some });
+    await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject));
+    await worker.terminate();
+    const again = await Promise.all(some.map((one) => overlayfs.mountOverlay(one)));
+    for (const mount of again) await mount.unmount();
+    return { some: mounts.length > 10, all: mounts.length, reasons, afterMany, afterWorker: open() - atFirst, children: children() };`,
+    dir,
+  ) as { some: boolean; all: number; reasons: string[] };
+  t.like(
+    outcome,
+    { some: true, reasons: ['out-of-descriptors'], afterMany: 0, afterWorker: 0, children: 0 },
+    JSON.stringify(outcome),
+  );
+  t.true(outcome.all < 500);
+});
+
 /** Aborts a mount that the kernel has made, before this thread is told. */
 const abortMade = `
   const turn = () => new Promise(setImmediate);
@@ -373,7 +490,8 @@ const abortMade = `
       controller.abort();
       const mount = await pending;
       if (mount === undefined) return error.message;
-      await mount.unmount({ removeWork: true });
+      await mount.unmount();
+      if (!options.create) await remove(options.workdir);
       if (options.create) fs.rmdirSync(options.upperdir);
       else fs.mkdirSync(options.workdir, { recursive: true });
     }

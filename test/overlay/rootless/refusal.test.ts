@@ -19,6 +19,8 @@ const open: NamespaceSettings = {
   appArmorRestricts: undefined,
   hasSeccompFilter: false,
   isChrooted: false,
+  missingCapabilities: [],
+  isUnmapped: false,
   ownsProcFiles: true,
 };
 
@@ -60,6 +62,20 @@ const rows: readonly Row[] = [
     errno: e.EPERM,
     settings: { isChrooted: true },
     what: /chrooted/,
+  },
+  {
+    cause: 'the process is root without CAP_SETUID, CAP_SETGID or CAP_SETFCAP',
+    call: calls.write,
+    errno: e.EPERM,
+    settings: { missingCapabilities: ['CAP_SETFCAP'] },
+    what: /root without CAP_SETFCAP$/,
+  },
+  {
+    cause: 'the user namespace of the process has no map for its user or its group',
+    call: calls.unshare,
+    errno: e.EPERM,
+    settings: { isUnmapped: true },
+    what: /has no map for its user/,
   },
   {
     cause: '`kernel.unprivileged_userns_clone` is 0 (Debian, Arch)',

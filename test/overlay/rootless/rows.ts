@@ -160,7 +160,17 @@ export const cannot: readonly Row[] = [
     code: `const codes = ['tree', 'merged'].map((name) => { try { fs.renameSync(join(path, name), join(path, 'other')); } catch ({ code }) { return code; } }); return codes`,
     outcome: ['EXDEV', 'EXDEV'],
   },
-  { title: '`fs.realpath`', code: `fs.realpathSync(join(path, 'file'))`, outcome: 'ENOENT' },
+  {
+    title: 'remove it as a whole: `path` is a link to `fs.rm`, `fs.cp` and `fs.lstat`; `path + "/"` is the directory',
+    code: `try { fs.rmSync(path, { recursive: true, force: true }); } catch ({ code }) { return [code, fs.existsSync(join(path, 'tree'))]; }`,
+    outcome: ['EPERM', true],
+  },
+  {
+    title: 'write beside it, by `..`',
+    code: `fs.writeFileSync(path + '/../beside', '')`,
+    outcome: 'EACCES',
+  },
+  { title: '`fs.realpath`', code: `fs.realpathSync(path)`, outcome: 'ENOENT' },
   {
     title: '`require` and `import`',
     code: `const { createRequire } = await import('node:module'); createRequire('/')(join(path, 'module.cjs'))`,

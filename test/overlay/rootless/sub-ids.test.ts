@@ -114,7 +114,7 @@ mountTest('a program sees files of subordinate ids as theirs', { needs }, (t) =>
     const at = join(dir, 'lower');
     const see = async (mount) => {
       const script = 'stat -c %u:%g sub roots; id -u; grep CapEff /proc/self/status; echo + >> sub && echo appended';
-      const child = overlayfs.spawn('sh', ['-c', script], { mount, at, cwd: at, stdio: ['ignore', 'pipe', 'ignore'] });
+      const child = overlayfs.spawn('sh', ['-c', script], { mounts: [{ source: mount, target: at }], cwd: at, stdio: ['ignore', 'pipe', 'ignore'] });
       const ended = new Promise((resolve) => child.on('exit', resolve));
       const lines = (await child.stdout.toArray()).join('').trim().split(/\\s+/);
       await ended;
@@ -249,7 +249,7 @@ mountTest('where descriptors are short, that is the reason, and none is lost', {
     const first = mount();
     const attempts = {
       mount: () => mount().unmountSync(),
-      spawn: () => overlayfs.spawn('true', [], { mount: first, at: join(dir, 'lower') }).on('error', () => {}),
+      spawn: () => overlayfs.spawn('true', [], { mounts: [{ source: first, target: join(dir, 'lower') }] }).on('error', () => {}),
     };
     const outcomes = {};
     for (const [name, attempt] of Object.entries(attempts)) {
@@ -285,7 +285,7 @@ mountTest('where no process can be started, that is the reason', { needs }, (t) 
     const first = mount();
     childProcess.execFileSync('prlimit', ['--nproc=1', '--pid', String(process.pid)]);
     const reasons = [];
-    const attempts = [mount, () => overlayfs.spawn('true', [], { mount: first, at: join(dir, 'lower') })];
+    const attempts = [mount, () => overlayfs.spawn('true', [], { mounts: [{ source: first, target: join(dir, 'lower') }] })];
     for (const attempt of attempts) try { attempt(); } catch ({ code, reason }) { reasons.push([code, reason]); }
     first.unmountSync();
     return reasons;`,
@@ -300,15 +300,24 @@ mountTest('what the program says is in the error', { needs }, (t) => {
   failsWith(t, outcome, 'EPERM', 'sub-ids-refused', /subordinate ids: '?newuidmap: .+no_new_privs/);
 });
 
-mountTest('a program that fails without a word, with many, or cannot be executed', { needs }, (t) => {
-  const dir = prepare(t);
-  coverProgram(t, dir, 'newuidmap', '#!/bin/sh\nexit 1\n');
-  failsWith(t, evaluateAsNobody(why, dir), 'EPERM', 'sub-ids-refused', /did not map the subordinate ids\. /);
-  writeFileSync(join(dir, 'newuidmap'), '#!/bin/sh\necho first >&2; seq 100000\n');
-  failsWith(t, evaluateAsNobody(why, dir), 'EPERM', 'sub-ids-refused', /subordinate ids: '?first; 1; 2; 3/);
-  writeFileSync(join(dir, 'newuidmap'), '#!/no/such/shell\n');
-  failsWith(t, evaluateAsNobody(why, dir), 'ENOENT', 'sub-ids-refused', /cannot be executed/);
-});
+mountTest(
+  'a program that fails without a word, with many, cannot be executed, or kills the process that it maps',
+  { needs },
+  (t) => {
+    const dir = prepare(t);
+    coverProgram(t, dir, 'newuidmap', '#!/bin/sh\nexit 1\n');
+    failsWith(t, evaluateAsNobody(why, dir), 'EPERM', 'sub-ids-refused', /did not map the subordinate ids\. /);
+    writeFileSync(join(dir, 'newuidmap'), '#!/bin/sh\necho first >&2; seq 100000\n');
+    failsWith(t, evaluateAsNobody(why, dir), 'EPERM', 'sub-ids-refused', /subordinate ids: '?first; 1; 2; 3/);
+    writeFileSync(join(dir, 'newuidmap'), '#!/no/such/shell\n');
+    failsWith(t, evaluateAsNobody(why, dir), 'ENOENT', 'sub-ids-refused', /cannot be executed/);
+    writeFileSync(
+      join(dir, 'newuidmap'),
+      '#!/bin/sh\nkill -KILL "$1"; while grep -q "State:.[^ZX]" /proc/$1/status; do :; done\n',
+    );
+    failsWith(t, evaluateAsNobody(why, dir), 'ECHILD', 'process-killed', /was killed/);
+  },
+);
 
 mountTest('a limit of no user namespaces is told', { needs }, (t) => {
   const dir = prepare(t, { uids: `root:${FIRST}:1\n`, gids: `root:${FIRST}:1\n` });

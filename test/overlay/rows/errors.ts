@@ -7,15 +7,15 @@ interface Refused {
 }
 
 export const wrongType = (text: RegExp): Refused => ({
-  error: { name: 'TypeError', code: 'ERR_INVALID_ARG_TYPE', text },
+  error: { name: 'TypeError', code: 'ERR_INVALID_ARG_TYPE', reason: 'invalid-argument', text },
 });
 
 export const wrongValue = (text: RegExp): Refused => ({
-  error: { name: 'TypeError', code: 'ERR_INVALID_ARG_VALUE', text },
+  error: { name: 'TypeError', code: 'ERR_INVALID_ARG_VALUE', reason: 'invalid-argument', text },
 });
 
 export const outOfRange = (text: RegExp): Refused => ({
-  error: { name: 'RangeError', code: 'ERR_OUT_OF_RANGE', text },
+  error: { name: 'RangeError', code: 'ERR_OUT_OF_RANGE', reason: 'invalid-argument', text },
 });
 
 export const conflict = (text: RegExp): Refused => ({

@@ -13,12 +13,6 @@ export const structureRows: readonly Row[] = [
   row('upper without work', { workdir: undefined }, conflict(/`upperdir` needs `workdir`.*create/)),
   row('work without upper', { upperdir: undefined }, conflict(/`workdir` has no effect without `upperdir`/)),
   viewRow(
-    'one lower and no upper',
-    { lowerdir: 'l1' },
-    conflict(/Without `upperdir`, an overlay needs at least 2 paths in `lowerdir`/),
-  ),
-  viewRow('one lower in a list and no upper', { lowerdir: ['l1'] }, conflict(/at least 2/)),
-  viewRow(
     'two lowers and no upper',
     {},
     {
@@ -95,7 +89,7 @@ export const structureRows: readonly Row[] = [
   row('the lower is the work', { lowerdir: 'w' }, twice),
   row('a lower inside the upper', { lowerdir: 'u/l' }, overlap('u/l'), dirs('u/l')),
   row('a lower inside the work', { lowerdir: 'w/l' }, overlap('w/l'), dirs('w/l')),
-  row('an upper inside the lower is allowed', { upperdir: 'l1/up' }, {}, dirs('l1/up')),
+  row('an upper inside the lower', { upperdir: 'l1/up' }, overlap('l1/up'), dirs('l1/up')),
   row('a target that is the lower', { target: 'l1' }, { files: {} }),
   row('work is upper', { workdir: 'u' }, inside(/are the same directory/, 'u')),
   row('work is upper, by a link', { workdir: 'again' }, inside(/are the same directory/, 'again'), link('again', 'u')),

@@ -17,7 +17,7 @@ async function main(): Promise<void> {
   const mounted = await mountOverlay(options);
   console.log(readdirSync(mounted.path).join());
   if (findMountSync(\`\${dir}/merged\`)?.type !== 'overlay') throw new Error('another mount');
-  const child = spawn('ls', [\`\${dir}/lower/file/..\`], { mount: mounted, at: \`\${dir}/upper\`, stdio: 'inherit' });
+  const child = spawn('ls', [\`\${dir}/lower/file/..\`], { mounts: [{ source: mounted, target: \`\${dir}/upper\` }], stdio: 'inherit' });
   await new Promise((ended) => child.on('close', ended));
   await mounted.unmount();
   try {

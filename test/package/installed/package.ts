@@ -1,6 +1,6 @@
 /** Packs the package and installs it without scripts in an empty directory: once, for all tests of the process. */
 import { execFileSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { packageRoot } from '../../support/index.js';
@@ -19,15 +19,9 @@ export function run(cwd: string, command: string, ...args: string[]): string {
   return execFileSync(command, args, { cwd, env, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] });
 }
 
-/** Copies what a release has into a directory: with the addon in prebuilds, and no development build to shadow it. */
+/** Makes what is published, with the binaries of this machine. */
 function stage(source: string): void {
-  mkdirSync(source);
-  for (const name of ['package.json', 'README.md', 'LICENSE', 'CHANGELOG.md', 'dist']) {
-    cpSync(join(packageRoot, name), join(source, name), { recursive: true });
-  }
-  run(packageRoot, process.execPath, 'bundle.mjs', '--release', join(source, 'dist'));
-  const released = join(packageRoot, 'prebuilds');
-  if (existsSync(released)) cpSync(released, join(source, 'prebuilds'), { recursive: true });
+  run(packageRoot, process.execPath, 'release.mjs', source);
   const own = join(source, `prebuilds/linux-${process.arch}`);
   mkdirSync(own, { recursive: true });
   cpSync(join(packageRoot, 'build/Release/launch/overlayfs-launch'), join(own, 'overlayfs-launch'));
@@ -41,7 +35,7 @@ export function packedPackage(): Packed {
   const dir = mkdtempSync(join(tmpdir(), 'overlayfs-packed-'));
   process.on('exit', () => rmSync(dir, { recursive: true, force: true }));
   stage(join(dir, 'source'));
-  const [report] = JSON.parse(run(dir, 'npm', 'pack', '--ignore-scripts', '--json', './source'));
+  const [report] = JSON.parse(run(dir, 'npm', 'pack', '--json', './source'));
 
   const project = join(dir, 'project');
   mkdirSync(project);
