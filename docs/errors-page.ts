@@ -45,7 +45,7 @@ const conditions: Readonly<Record<Reason, string>> = {
     'in a user namespace, something is mounted inside a layer, and an overlay would uncover the directory below it',
   'layer-foreign': 'a layer is on a mount of another mount namespace, or on a mount that is not attached',
   'layer-unsupported':
-    'a layer is on a file system that overlayfs does not support: procfs, hugetlbfs, autofs, FAT and similar ones',
+    'a layer is on a file system that overlayfs does not support: procfs, hugetlbfs, autofs, FAT and similar ones; on later releases of Linux 6.18, debugfs, tracefs, bpf and binfmt_misc',
   'layer-casefolded':
     'a layer is on a file system with case folding, which this kernel does not accept (before 6.18, or beside layers without case folding)',
   'upper-read-only': 'the upperdir or the workdir is on a read-only mount or file system',

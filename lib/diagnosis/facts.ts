@@ -8,6 +8,8 @@ import type { NamespaceSettings } from '../rootless/refusal.js';
 export interface FileSystemFacts {
   readonly magic: number;
   readonly isReadOnly: boolean;
+  /** False if the kernel takes no layer on it. Asked only for file systems that some kernels refuse. */
+  readonly isStackable?: boolean | undefined;
   /** Free blocks for users other than root, and free inodes, with the totals. Both are 0 if there is no limit. */
   readonly freeBlocks: number;
   readonly blocks: number;

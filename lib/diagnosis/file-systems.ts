@@ -19,6 +19,7 @@ import {
   refusesLayers,
   type Scene,
 } from './rule.js';
+import { isRefusedBySome } from './stacking.js';
 
 /** Makes a rule that reports the first path for which a condition holds. */
 function where(
@@ -70,12 +71,26 @@ const locked = where(
   }),
 );
 
+const unsupported = (name: string, path: PathFacts): Omit<Cause, 'path'> => ({
+  reason: 'layer-unsupported',
+  what: `${name} is on ${fileSystemName(path)}, which overlayfs does not support`,
+});
+
 const pseudo = where(
-  (path) => isLayer(path) && isOn(path, k.PROC_SUPER_MAGIC, k.HUGETLBFS_MAGIC, k.AUTOFS_SUPER_MAGIC),
-  (name, path) => ({
-    reason: 'layer-unsupported',
-    what: `${name} is on ${fileSystemName(path)}, which overlayfs does not support`,
-  }),
+  (path) =>
+    isLayer(path) &&
+    (isOn(path, k.PROC_SUPER_MAGIC, k.HUGETLBFS_MAGIC, k.AUTOFS_SUPER_MAGIC) || path.fileSystem?.isStackable === false),
+  unsupported,
+);
+
+/** This process may not ask the kernel, as a plain user. */
+const likelyPseudo = where(
+  (path) =>
+    isLayer(path) &&
+    path.fileSystem !== undefined &&
+    isRefusedBySome(path.fileSystem.magic) &&
+    path.fileSystem.isStackable === undefined,
+  unsupported,
 );
 
 const remoteMagics = [
@@ -153,4 +168,4 @@ export const upperRules: readonly Rule[] = [withoutXattrs, readOnly, upperOnOver
 export const fileSystemRules: readonly Rule[] = [unbindable, pseudo, onCaseless, locked];
 
 /** Rules about conditions that are not a fault by themselves, but the likeliest cause if there is no other. */
-export const lastFileSystemRules: readonly Rule[] = [remote, layerForeign, tooDeep].map(likely);
+export const lastFileSystemRules: readonly Rule[] = [remote, layerForeign, tooDeep, likelyPseudo].map(likely);

@@ -34,6 +34,7 @@ import {
   type UseFacts,
 } from './facts.js';
 import { findMissingDirectory, type MissingDirectory } from './missing-directory.js';
+import { askStacking, isRefusedBySome } from './stacking.js';
 
 /** The facts to gather besides those that are always gathered. */
 export interface Wanted {
@@ -123,6 +124,7 @@ export function* gather(draft: Draft, options: CheckedOptions, wanted: Wanted): 
   const unmade = yield* findMissingDirectory(made, parents);
   const whole = found.map((path) => asIfMade(path, unmade.get(path.subject.path), table));
   draft.paths = yield* gatherFileSystems(whole, unmade);
+  draft.paths = yield* askAboutStacking(draft.paths);
   if (wanted.parents !== 'none') {
     const isWanted = ({ role }: Subject) => role !== 'target' && (wanted.parents === 'all' || isUpperRole(role));
     draft.parents = yield* gatherParents(
@@ -317,6 +319,18 @@ function* gatherFileSystems(
       writeErrno: write === undefined ? 0 : toWriteErrno(write, -resultOf(write, outputs)),
     };
   });
+}
+
+/** Asks about layers on file systems that some kernels refuse. */
+function* askAboutStacking(paths: readonly PathFacts[]): Task<PathFacts[]> {
+  const asked: PathFacts[] = [];
+  for (const path of paths) {
+    const { subject, fileSystem } = path;
+    const isAsked = subject.role !== 'target' && fileSystem !== undefined && isRefusedBySome(fileSystem.magic);
+    const isStackable = isAsked ? yield* askStacking(subject.path) : undefined;
+    asked.push(fileSystem && isAsked ? { ...path, fileSystem: { ...fileSystem, isStackable } } : path);
+  }
+  return asked;
 }
 
 /** Returns 0 also if only a filter has refused the question. */

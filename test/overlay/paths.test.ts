@@ -1,7 +1,8 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import test from 'ava';
-import { mountOverlay, mountOverlaySync, unmountSync } from 'overlayfs';
+import { explain, mountOverlay, mountOverlaySync, OverlayMount, unmountSync } from 'overlayfs';
 import { hasFeature, mountsBelow, mountTest, native, scratch } from '../support/index.js';
+import { evaluateAsNobody, giveTo } from '../support/plain-user.js';
 import { ways } from '../support/ways.js';
 
 /** Directory names that have broken something somewhere. */
@@ -146,10 +147,61 @@ mountTest('a layer that the kernel mounts when it is come upon', automount, asyn
     for (const name of ['debug', 'l', 'm']) mkdirSync(`${dir}/${name}`);
     t.is(native.mount('debug', `${dir}/debug`, 'debugfs', 0, ''), 0);
     t.is(mountsBelow(`${dir}/debug`).length, 1);
-    const mounted = await mount({ lowerdir: [`${dir}/l`, `${dir}/debug/tracing`], target: `${dir}/m` });
-    t.true(existsSync(`${dir}/m/events`));
-    await mounted.unmount();
+    const lowerdir = [`${dir}/l`, `${dir}/debug/tracing`];
+    const make = async () => mount({ lowerdir, target: `${dir}/m` });
+    const mounted = await make().catch((error: unknown) => error);
+    t.is(mountsBelow(`${dir}/debug`).length, 2, 'the kernel has mounted it');
+    if (native.mount('plain', `${dir}/m`, 'overlay', 0, `lowerdir=${lowerdir.join(':')}`) === 0) {
+      t.is(native.umount(`${dir}/m`, 0), 0);
+      if (!(mounted instanceof OverlayMount)) throw mounted;
+      t.true(existsSync(`${dir}/m/events`));
+      await mounted.unmount();
+    } else {
+      t.like(mounted, { reason: 'layer-unsupported', path: lowerdir[1] as string });
+      t.regex(String(mounted), /is on tracefs, which overlayfs does not support/);
+    }
     t.is(native.umount(`${dir}/debug/tracing`, 0), 0);
     t.is(native.umount(`${dir}/debug`, 0), 0);
   }
+});
+
+const inMemory =
+  'proc sysfs cgroup2 securityfs debugfs tracefs bpf binfmt_misc devpts mqueue devtmpfs ramfs pstore fusectl';
+
+mountTest('a layer on a file system of the kernel is mounted or refused as by mount(2)', async (t) => {
+  const outcomes = [];
+  for (const type of inMemory.split(' ')) {
+    const dir = scratch(t);
+    for (const name of ['l', 'fs', 'm']) mkdirSync(`${dir}/${name}`);
+    if (native.mount('fs', `${dir}/fs`, type, 0, '') !== 0) continue;
+    const options = { lowerdir: [`${dir}/l`, `${dir}/fs`], target: `${dir}/m` };
+    const errno = native.mount('plain', options.target, 'overlay', 0, `lowerdir=${options.lowerdir.join(':')}`);
+    outcomes.push(`${type} ${errno}`);
+    if (errno === 0) t.is(native.umount(options.target, 0), 0);
+    const { findings } = await explain(options);
+    if (errno === 0) {
+      t.deepEqual(findings, [], type);
+      mountOverlaySync(options).unmountSync();
+    } else {
+      const expected = { reason: 'layer-unsupported', path: options.lowerdir[1] as string } as const;
+      t.like(findings, [expected], type);
+      t.regex(String(findings[0]?.message), new RegExp(`is on ${type}, which overlayfs does not support`));
+      const error = await t.throwsAsync(mountOverlay(options), { code: 'EINVAL' }, type);
+      t.like(error, expected, type);
+    }
+  }
+  t.log(outcomes.join(', '));
+  t.true(outcomes.length >= 5);
+});
+
+mountTest('a plain user hears of a file system of the kernel too', { needs: 'rootless' }, (t) => {
+  const dir = scratch(t);
+  for (const name of ['l', 'fs', 'm']) mkdirSync(`${dir}/${name}`);
+  t.is(native.mount('fs', `${dir}/fs`, 'binfmt_misc', 0, ''), 0);
+  const isTaken = native.mount('plain', `${dir}/m`, 'overlay', 0, `lowerdir=${dir}/l:${dir}/fs`) === 0;
+  giveTo(dir);
+  const code = `
+    const make = overlayfs.mountOverlay({ lowerdir: [join(args[0], 'l'), join(args[0], 'fs')], rootless: true });
+    return make.then((view) => view.unmount().then(() => 'mounted'), ({ reason }) => reason);`;
+  t.is(evaluateAsNobody(code, dir), isTaken ? 'mounted' : 'layer-unsupported');
 });
