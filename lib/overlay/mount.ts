@@ -246,8 +246,11 @@ interface Prepared {
   readonly features: KernelFeatures;
 }
 
-const featuresFor = ({ overlay, datadir, idmap }: CheckedOptions): Task<KernelFeatures> =>
-  overlay.length === 0 && datadir.length === 0 && idmap === undefined ? findBriefFeatures() : findFeatures();
+/** The plans of mapped layers, of layers in memory and of places for detached mounts depend on the whole record. */
+function featuresFor({ overlay, datadir, idmap, temporary, rootless, target }: CheckedOptions): Task<KernelFeatures> {
+  const isBrief = overlay.length === 0 && datadir.length === 0 && idmap === undefined && temporary === undefined;
+  return isBrief && (rootless === false || target !== undefined) ? findBriefFeatures() : findFeatures();
+}
 
 /** The caller's options, and what they mean. */
 interface Requested {

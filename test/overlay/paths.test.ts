@@ -194,7 +194,7 @@ mountTest('a layer on a file system of the kernel is mounted or refused as by mo
   t.true(outcomes.length >= 5);
 });
 
-mountTest('a plain user hears of a file system of the kernel too', { needs: 'rootless' }, (t) => {
+mountTest('a plain user hears of a file system of the kernel too', { needs: ['rootless', 'binfmt_misc'] }, (t) => {
   const dir = scratch(t);
   for (const name of ['l', 'fs', 'm']) mkdirSync(`${dir}/${name}`);
   t.is(native.mount('fs', `${dir}/fs`, 'binfmt_misc', 0, ''), 0);

@@ -73,6 +73,7 @@ const probes = {
   Landlock: () => native.landlockVersion() > 0,
   mksquashfs: () => hasProgram('mksquashfs') && hasFileSystem('squashfs'),
   hugetlbfs: () => hasFileSystem('hugetlbfs'),
+  binfmt_misc: () => hasFileSystem('binfmt_misc'),
   'debugfs with tracefs in it': () => hasFileSystem('debugfs') && hasFileSystem('tracefs'),
   'user namespaces': () => succeeds('unshare', '-Urm', 'true'),
   'a kernel of its own': () => / \/ 9p /.test(readFileSync('/proc/mounts', 'latin1')),
