@@ -9,22 +9,29 @@ import { parseArgs } from 'node:util';
 /** The directory of package.json, from dist-test/test/kernels. */
 const packageRoot = resolve(import.meta.dirname, '../../..');
 
-const usage = `Usage: npm run test:kernels -- [OPTION…]
+const usage = `Usage: npm run test:kernels -- [OPTION…] [FILE…]
 
   --kernels LIST    of 5.10, 6.1, 6.12 and newest, separated by commas   [6.1,6.12]
-  --tenth           every tenth test of each file, each file on one of the kernels only
+  --share N         the first test of each file, and every Nth of the others; each file on one of the kernels only
+  --seed N          chooses which tests, and which kernel for a file   [0]
   --match TITLE     only tests of this title, * standing for anything; can be repeated
+  --tap             print the tests that passed too
   --timeout S       seconds for each kernel   [3600]
+
+FILE is a compiled one: dist-test/test/mounts/bind.test.js. Without one, all files run that use the kernel.
 
 Repetitions are those of npm test; OVERLAYFS_TEST_SCALE=1 makes them those of npm run test:long.
 Ends with a line for each kernel: KERNEL: N passed, N failed, N skipped. Fails when a test does, or a machine.
 What the machines need: test/kernels/boot --help.
 `;
 
-const { values: options } = parseArgs({
+const { values: options, positionals } = parseArgs({
+  allowPositionals: true,
   options: {
     kernels: { type: 'string', default: '6.1,6.12' },
-    tenth: { type: 'boolean', default: false },
+    share: { type: 'string', default: '1' },
+    seed: { type: 'string', default: '0' },
+    tap: { type: 'boolean', default: false },
     match: { type: 'string', multiple: true, default: [] },
     timeout: { type: 'string', default: '3600' },
     help: { type: 'boolean', short: 'h', default: false },
@@ -51,10 +58,14 @@ function testFiles(): string[] {
 /** Emulation is up to 18 times slower; ava's limit is on the time in which no test ends. */
 const IDLE = '30m';
 
-/** By emulation, a file takes longer to start than a tenth of its tests: with --tenth the kernels share the files. */
+const share = Number(options.share);
+const seed = Number(options.seed);
+
+/** By emulation, a file takes longer to start than a share of its tests: the kernels share the files then. */
 function filesFor(kernel: string, kernels: readonly string[]): string[] {
+  if (positionals.length > 0) return positionals;
   const files = testFiles();
-  return options.tenth ? files.filter((_, i) => i % kernels.length === kernels.indexOf(kernel)) : files;
+  return share === 1 ? files : files.filter((_, i) => (i + seed) % kernels.length === kernels.indexOf(kernel));
 }
 
 function command(files: readonly string[]): string[] {
@@ -63,7 +74,7 @@ function command(files: readonly string[]): string[] {
     'env',
     'REQUIRE_MOUNT=1',
     ...(scale === undefined ? [] : [`OVERLAYFS_TEST_SCALE=${scale}`]),
-    ...(options.tenth ? ['OVERLAYFS_TEST_EVERY=10'] : []),
+    ...(share === 1 ? [] : [`OVERLAYFS_TEST_EVERY=${share}/${seed % share}`]),
     process.execPath,
     'node_modules/ava/entrypoints/cli.mjs',
     '--tap',
@@ -96,12 +107,12 @@ async function run(kernel: string, files: readonly string[]): Promise<Counts> {
     if (skip !== undefined) counts.skipped++;
     else if (not !== undefined) counts.failed++;
     else if (line.startsWith('ok ')) counts.passed++;
-    const isOfInterest = skip !== undefined || !/^(ok |TAP version|1\.\.|# |$)/.test(line);
+    const isOfInterest = options.tap || skip !== undefined || !/^(ok |TAP version|1\.\.|# |$)/.test(line);
     if (isOfInterest) console.log(line);
   }
   const ended = await status;
   if (ended !== 0 && counts.failed === 0) {
-    console.log(`no test failed, but the machine ended with ${ended}`);
+    console.log(`not ok 0 - no test failed, but the machine ended with ${ended}`);
     counts.failed++;
   }
   if (ended === 0 && counts.passed + counts.skipped === 0) counts.failed++;

@@ -1,24 +1,40 @@
-// The addon under sanitizers: npm run test:sanitizers [-- --tsan | --asan] [--seconds N] [--every N]
+// The addon under sanitizers: npm run test:sanitizers [-- --tsan | --asan | --suite] [OPTION…] [FILE…]
 //
-// --tsan  hammer.cc under ThreadSanitizer
-// --asan  hammer.cc, and the test suite with an addon that is built for it, under AddressSanitizer,
-//         LeakSanitizer and UndefinedBehaviorSanitizer; --every 3 runs a third of the suite
+// --tsan   hammer.cc under ThreadSanitizer
+// --asan   hammer.cc under AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer
+// --suite  the test suite with an addon that is built for the latter three
 //
-// Everything is built in a temporary copy. Needs g++ and make, and npm ci before.
+// --seconds N       how long a hammer runs   [30]
+// --every N         the first test of each file, and every Nth of the others; of the FILEs all
+// --seed N          chooses which of them
+// --only FILE --match TITLE   one test of the suite
+// --tap             prints the results of the suite's tests, and each report as one that failed
+//
+// FILE is a compiled one: dist-test/test/mounts/bind.test.js. The addon is built in a temporary copy. Needs g++ and make, and
+// npm ci before.
 import { execFileSync } from 'node:child_process';
 import { chmodSync, cpSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { ASAN, compile, cxx, mustRun, nodeDirectory, prefix, root, run, temporary } from './compile.mjs';
 
-const { values } = parseArgs({
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
   options: {
     tsan: { type: 'boolean' },
     asan: { type: 'boolean' },
+    suite: { type: 'boolean' },
     seconds: { type: 'string', default: '30' },
     every: { type: 'string', default: '1' },
+    seed: { type: 'string', default: '0' },
+    only: { type: 'string' },
+    match: { type: 'string' },
+    tap: { type: 'boolean' },
   },
 });
+
+/** Prints a failure that is none of a test as TAP. */
+const printCrash = (title) => values.tap && console.log(`not ok 0 - ${title}`);
 
 async function hammer(name, sanitizers) {
   const dir = join(temporary, name.replace(' ', '-'));
@@ -33,6 +49,7 @@ async function hammer(name, sanitizers) {
   });
   console.log(output.trimEnd());
   console.log(`${name}: ${status === 0 ? 'ok' : `FAILED, the hammer ended with ${status}`}`);
+  if (values.tap) console.log(`${status === 0 ? '' : 'not '}ok 0 - ${name}`);
   return status === 0;
 }
 
@@ -59,7 +76,7 @@ async function suite() {
     mkdirSync(dir);
     chmodSync(dir, 0o1777); // for tests that go on as another user
   }
-  const left = new Set(['node_modules', 'build', 'dist', 'dist-bench', 'dist-test', 'coverage', 'prebuilds', '.git']);
+  const left = new Set(['node_modules', 'build', 'dist-bench', 'coverage', 'prebuilds', 'release', '.git']);
   for (const name of readdirSync(root)) {
     if (!left.has(name)) cpSync(join(root, name), join(copy, name), { recursive: true });
   }
@@ -87,18 +104,19 @@ async function suite() {
   writeFileSync(join(copy, 'package.json'), JSON.stringify(manifest));
 
   const bin = (name) => join(root, 'node_modules/.bin', name);
-  await mustRun(['npm', 'run', 'build:ts'], { cwd: copy });
   await mustRun(
     [bin('node-gyp'), 'rebuild', '--loglevel=warn', `--nodedir=${nodeDirectory()}`, '--', `-Dsanitize=${ASAN}`],
     { cwd: copy, env: { CXXFLAGS: '-fno-sanitize-recover=all' } },
   );
   const library = execFileSync(cxx, ['-print-file-name=libasan.so'], { encoding: 'utf8' }).trim();
-  const { status, output } = await run([...prefix, process.execPath, bin('ava')], {
+  const chosen = values.only === undefined ? [] : [values.only, `--match=${values.match}`];
+  const { status, output } = await run([...prefix, process.execPath, bin('ava'), '--tap', ...chosen], {
     cwd: copy,
     seconds: 800,
     env: {
       TMPDIR: tmp,
-      OVERLAYFS_TEST_EVERY: values.every,
+      OVERLAYFS_TEST_EVERY: `${values.every}/${Number(values.seed) % Number(values.every)}`,
+      OVERLAYFS_TEST_WHOLE: positionals.join(),
       LD_PRELOAD: library,
       // With the module in each line, by which the addon's leaks are told from others.
       ASAN_OPTIONS: `log_path=${logs}/report:detect_leaks=1:stack_trace_format="    #%n %p in %f %S (%m)"`,
@@ -107,22 +125,30 @@ async function suite() {
     },
   });
   const found = reports(logs);
-  const passed = Number(output.match(/^ *(\d+) tests? passed/m)?.[1] ?? 0);
+  const passed = (output.match(/^ok (?!.* # SKIP$)/gm) ?? []).length;
   const ok = status === 0 && passed > 0 && found.length === 0;
-  if (!ok) console.log(output.replace(/^ *✔.*\n/gm, '').trim());
-  for (const report of found) console.log(report);
-  console.log(`asan: ${passed} passed${ok ? '' : `, FAILED: ava ended with ${status}, ${found.length} reports`}`);
+  if (values.tap) console.log(output.trim());
+  else if (!ok) console.log(output.replace(/^ok .*\n/gm, '').trim());
+  for (const report of found) {
+    printCrash(report.match(/^.*(?:ERROR|SUMMARY|runtime error|leak of).*$/m)?.[0] ?? 'a report of a sanitizer');
+    console.log(report);
+  }
+  console.log(`suite: ${passed} passed${ok ? '' : `, FAILED: ava ended with ${status}, ${found.length} reports`}`);
   return ok;
 }
 
-const both = !values.tsan && !values.asan;
-const checks = [];
-if (both || values.tsan) checks.push(() => hammer('tsan', 'thread'));
-if (both || values.asan) checks.push(() => hammer('asan hammer', ASAN), suite);
-for (const check of checks) {
+const checks = [
+  ['tsan', () => hammer('tsan', 'thread')],
+  ['asan', () => hammer('asan', ASAN)],
+  ['suite', suite],
+];
+const isAll = checks.every(([name]) => !values[name]);
+for (const [name, check] of checks) {
+  if (!isAll && !values[name]) continue;
   try {
     if (!(await check())) process.exitCode = 1;
   } catch (error) {
+    printCrash(`${name} did not run`);
     console.log(error.message);
     process.exitCode = 1;
   }
