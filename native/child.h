@@ -38,6 +38,10 @@ constexpr int waited_for = CLONE_VM | CLONE_VFORK;
 // Returns 0, or the errno with which no child could be made.
 int make(int (*main)(void*), void* data, const Stack& stack, int flags, long* pid, int* pidfd);
 
+// In a child: executes a program without environment, with the signals that a program expects: none is blocked or
+// ignored. Returns the errno if it cannot.
+int execute(const char* const* words);
+
 // Waits for the end of the child and closes its descriptor.
 void reap(int pidfd);
 

@@ -87,6 +87,7 @@ class Holder {
       auto* self = static_cast<Holder*>(data);
       constexpr char* no_environment[] = {nullptr};
       sys::call(abi::dup3, self->ready_.input(), 1, 0);
+      // Its signals stay blocked: this process decides what a terminal's signal ends.
       self->error_ = static_cast<int>(-sys::call(abi::execve, self->words_[0], self->words_, no_environment));
       return 127;
     };
@@ -168,10 +169,9 @@ class Program {
     if (stack.error() != 0) return stack.error();
     auto main = [](void* data) -> int {
       auto* self = static_cast<Program*>(data);
-      constexpr char* no_environment[] = {nullptr};
       const int standard[] = {self->null_, self->output_.input(), self->output_.input()};
       for (int fd = 0; fd < 3; fd++) sys::call(abi::dup3, standard[fd], fd, 0);
-      self->start_error_ = static_cast<int>(-sys::call(abi::execve, self->words_[0], self->words_, no_environment));
+      self->start_error_ = child::execute(self->words_);
       return 127;
     };
     long pid;

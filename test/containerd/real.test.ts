@@ -22,7 +22,7 @@ const lacking = ['containerd', 'ctr', 'runc', 'dpkg'].filter((name) => spawnSync
 /** A test that takes long, and needs programs that a machine may lack. */
 function realTest(title: string, missing: readonly string[], body: (t: ExecutionContext) => Promise<void>): void {
   if (!isLong) test.skip(`${title} (in npm run test:containerd)`, body);
-  else if (missing.length > 0) test.skip(`${title} (needs ${missing.join(', ')})`, body);
+  else if (missing.length > 0) test.skip(`${title} (needs ${missing.join(', ')}, which this machine lacks)`, body);
   else mountTest(title, body);
 }
 

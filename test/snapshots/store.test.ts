@@ -16,7 +16,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import test, { type ExecutionContext } from 'ava';
+import test, { type ExecutionContext, type ImplementationFn } from 'ava';
 import { OverlayError } from 'overlayfs';
 import { SnapshotError, type SnapshotInfo, Snapshotter } from 'overlayfs/snapshots';
 import { overlayfs } from '../cli/run.js';
@@ -33,6 +33,16 @@ async function namesOf(walk: AsyncIterable<SnapshotInfo>): Promise<string[]> {
 }
 
 const hasSqlite = process.getBuiltinModule('node:sqlite') !== undefined;
+
+/** A test for a Node that has node:sqlite, or for one that has not. */
+function sqliteTest(title: string, { needsSqlite }: { needsSqlite: boolean }, body: ImplementationFn<[]>): void {
+  if (needsSqlite === hasSqlite) test(title, body);
+  else
+    test.skip(
+      `${title} (needs a Node ${needsSqlite ? 'with' : 'without'} node:sqlite, which this machine lacks)`,
+      body,
+    );
+}
 
 /** Makes a root with some snapshots, and a long key that needs pages of its own. */
 async function makeRoot(t: ExecutionContext, count = 200): Promise<string> {
@@ -387,7 +397,7 @@ for (const [place, command] of [
   ['lib/node_modules', 'npm install -g'],
   ['_npx/0123/node_modules', 'npx -p'],
 ] as const) {
-  (hasSqlite ? test.skip : test)(`without SQLite the error says how to get it: in ${place}`, (t) => {
+  sqliteTest(`without SQLite the error says how to get it: in ${place}`, { needsSqlite: false }, (t) => {
     const copy = join(scratch(t), place, 'overlayfs');
     for (const name of ['package.json', 'dist']) cpSync(join(packageRoot, name), join(copy, name), { recursive: true });
     mkdirSync(join(copy, 'build/Release'), { recursive: true });
@@ -487,7 +497,7 @@ mountTest('a full disk: verbs fail, and what was acknowledged is there', async (
 });
 
 // @photostructure/sqlite 1.2 ends the process if its thread is terminated in one of its calls.
-(hasSqlite ? test : test.skip)('workers that are terminated at any moment leave nothing behind', async (t) => {
+sqliteTest('workers that are terminated at any moment leave nothing behind', { needsSqlite: true }, async (t) => {
   t.timeout(300_000);
   const root = join(scratch(t, 'disk'), 'root');
   const snapshotter = await Snapshotter.open(root, { fsync: 'store' });

@@ -341,7 +341,11 @@ mountTest('a process that is killed meanwhile leaves no child that holds the nam
   child.kill('SIGKILL');
   await ended;
   await eventually(t, () => !existsSync(`/proc/${holder}`));
+  const status = readFileSync(`/proc/${sleeper}/status`, 'utf8');
+  t.regex(status, /^SigBlk:\t0+$/m);
+  t.regex(status, /^SigIgn:\t0+$/m);
   process.kill(sleeper);
+  await eventually(t, () => !existsSync(`/proc/${sleeper}`));
 });
 
 test('subIds is a boolean, and goes with rootless', (t) => {
