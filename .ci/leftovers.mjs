@@ -9,8 +9,8 @@ export const MARK = 'OVERLAYFS_CI_RUN';
 /** Things that end by themselves soon, such as a process that was killed, are not left. */
 const PATIENCE_SECONDS = 10;
 
-/** Directories in which programs put temporary ones. */
-const PLACES = ['/tmp', '/var/tmp', '/dev/shm', '/run', '/run/user'];
+/** Directories in which programs put temporary ones. Names with a dot in front are caches. */
+const PLACES = ['/tmp', '/var/tmp', '/dev/shm'];
 
 const read = (path) => {
   try {
@@ -52,12 +52,16 @@ const markOf = (pid) =>
 
 const pids = () => list('/proc').filter((name) => /^\d+$/.test(name));
 
-/** The processes of this run, and those that have lost their parent: some programs get an empty environment. */
+/**
+ * The processes of this run. Some programs get an empty environment, so that those that started since and have lost
+ * their parent count too.
+ */
 const processes = () =>
   pids().flatMap((pid) => {
     const { state, parent, started } = statOf(pid);
     if (state === undefined || state === 'Z' || Number(pid) === process.pid) return [];
-    const isOurs = markOf(pid) === process.env[MARK] || parent === 1;
+    const isOrphan = parent === 1 && Number(started) > Number(statOf(process.pid).started);
+    const isOurs = markOf(pid) === process.env[MARK] || isOrphan;
     const command = read(`/proc/${pid}/cmdline`).replaceAll('\0', ' ').trim() || read(`/proc/${pid}/comm`).trim();
     return isOurs ? [[`process ${pid} ${started}`, `process ${pid} (${command.slice(0, 120)})`]] : [];
   });
@@ -68,12 +72,12 @@ const loopDevices = () =>
     return file === '' ? [] : [[`loop ${name} ${file}`, `the loop device ${name} of ${file}`]];
   });
 
-/** All cgroups, of which a hybrid machine has several trees. */
+/** All cgroups, of which a hybrid machine has several trees. `default` is containerd's own, which it keeps. */
 function cgroups(dir = '/sys/fs/cgroup', level = 0) {
   if (level > 8) return [];
   try {
     return readdirSync(dir, { withFileTypes: true })
-      .filter((entry) => entry.isDirectory())
+      .filter((entry) => entry.isDirectory() && entry.name !== 'default')
       .flatMap(({ name }) => {
         const path = `${dir}/${name}`;
         return [[`cgroup ${path}`, `the cgroup ${path}`], ...cgroups(path, level + 1)];
@@ -83,7 +87,12 @@ function cgroups(dir = '/sys/fs/cgroup', level = 0) {
   }
 }
 
-const temporary = () => PLACES.flatMap((dir) => list(dir).map((name) => [`in ${dir}/${name}`, `${dir}/${name}`]));
+const temporary = () =>
+  PLACES.flatMap((dir) =>
+    list(dir)
+      .filter((name) => !name.startsWith('.'))
+      .map((name) => [`in ${dir}/${name}`, `${dir}/${name}`]),
+  );
 
 const inTree = () =>
   execFileSync('git', ['status', '--porcelain', '-z'], { encoding: 'latin1' })

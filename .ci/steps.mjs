@@ -53,7 +53,7 @@ function reached(files) {
 }
 
 /** How many files of reached tests run whole under the sanitizers. */
-const MOST_WHOLE = 6;
+const MOST_WHOLE = 3;
 
 /** Returns the steps, and lines that say what was chosen. `packages` is a directory for Debian's packages. */
 export function makeSteps({ isLong, packages }) {
@@ -63,7 +63,7 @@ export function makeSteps({ isLong, packages }) {
   const one = (name) => `dist-test/test/${name}.test.js`;
   const inRoom = (room) => files.filter((file) => file.startsWith(`dist-test/test/${room}/`));
   const whole = rotate(reached(files), MOST_WHOLE, seed);
-  const every = isLong ? 1 : 4;
+  const every = isLong ? 1 : 8;
   const kernels = isLong ? '5.10,6.1,6.12,newest' : '6.1,6.12';
   const share = isLong ? [] : ['--share', '20', '--seed', String(seed)];
 

@@ -592,7 +592,7 @@ mountTest('a file that is removed while a loop device has it', { needs: 'loop de
   );
 });
 
-mountTest('without /proc, a search is not complete', async (t) => {
+mountTest('without /proc, a search is not complete', { needs: 'programs without /proc' }, async (t) => {
   const { target, ...options } = layers(scratch(t));
   mountOverlaySync({ ...options, target });
   const counts =
