@@ -13,12 +13,14 @@ const usage = `Usage: npm run test:kernels -- [OPTION…] [FILE…]
 
   --kernels LIST    of 5.10, 6.1, 6.12 and newest, separated by commas   [6.1,6.12]
   --share N         the first test of each file, and every Nth of the others; each file on one of the kernels only
-  --seed N          chooses which tests, and which kernel for a file   [0]
+  --part N          of the files that are not among FILE every Nth only
+  --seed N          chooses which tests and files, and which kernel for a file   [0]
   --match TITLE     only tests of this title, * standing for anything; can be repeated
   --tap             print the tests that passed too
   --timeout S       seconds for each kernel   [3600]
 
-FILE is a compiled one: dist-test/test/mounts/bind.test.js. Without one, all files run that use the kernel.
+FILE is a compiled one: dist-test/test/mounts/bind.test.js. Without one, all files run that use the kernel; with --part
+too, and each FILE among them is taken.
 
 Repetitions are those of npm test; OVERLAYFS_TEST_SCALE=1 makes them those of npm run test:long.
 Ends with a line for each kernel: KERNEL: N passed, N failed, N skipped. Fails when a test does, or a machine.
@@ -30,6 +32,7 @@ const { values: options, positionals } = parseArgs({
   options: {
     kernels: { type: 'string', default: '6.1,6.12' },
     share: { type: 'string', default: '1' },
+    part: { type: 'string' },
     seed: { type: 'string', default: '0' },
     tap: { type: 'boolean', default: false },
     match: { type: 'string', multiple: true, default: [] },
@@ -61,10 +64,15 @@ const IDLE = '30m';
 const share = Number(options.share);
 const seed = Number(options.seed);
 
+function chosenFiles(): string[] {
+  if (options.part === undefined) return positionals.length > 0 ? positionals : testFiles();
+  const part = Number(options.part);
+  return testFiles().filter((file, i) => positionals.includes(file) || (i + seed) % part === 0);
+}
+
 /** By emulation, a file takes longer to start than a share of its tests: the kernels share the files then. */
 function filesFor(kernel: string, kernels: readonly string[]): string[] {
-  if (positionals.length > 0) return positionals;
-  const files = testFiles();
+  const files = chosenFiles();
   return share === 1 ? files : files.filter((_, i) => (i + seed) % kernels.length === kernels.indexOf(kernel));
 }
 
