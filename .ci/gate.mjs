@@ -121,9 +121,12 @@ async function perform(step, before) {
       else doubtful.push({ step, failure, row });
     }
     const isSilent = row.failed === 0 && (status !== 0 || row.passed === 0);
-    if (isSilent) {
-      fail(step.title, step.title, `no test failed, ${row.passed} passed, and it ended with ${status}`);
-      row.failed = 1;
+    // A second try of the tests that failed would not run those that have not run at all.
+    const isCut = reader.unended !== 0 || typeof status === 'string';
+    if (isSilent || isCut) {
+      const how = isCut ? 'not all tests ran' : 'no test failed';
+      fail(step.title, step.title, `${how}, ${row.passed} passed, and it ended with ${status}`);
+      row.failed++;
     }
   }
   for (const words of await findLeft(before)) {

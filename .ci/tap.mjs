@@ -22,6 +22,8 @@ export class TapReader {
   unmeant = [];
   /** Each failure: { title, file, name, place, message }. A crash has no file and no name. */
   failures = [];
+  /** How many runs have begun, less those whose plan has come, at their end: ava itself can die. */
+  unended = 0;
   #files;
   #place;
   #last;
@@ -35,6 +37,8 @@ export class TapReader {
   read(line) {
     const [, place] = PLACE.exec(line) ?? [];
     if (place !== undefined) this.#place = place;
+    if (line === 'TAP version 13') this.unended++;
+    if (/^1\.\.\d+$/.test(line)) this.unended--;
     const [, not, title, skip] = RESULT.exec(line) ?? [];
     if (title === undefined) {
       this.#readMessage(line);
