@@ -13,8 +13,8 @@ const allTests = () =>
 
 const ava = (...args) => ['node_modules/.bin/ava', '--tap', ...args];
 
-/** ava gives * a meaning in the title of a test, and ! at its beginning. */
-const match = (name) => `--match=${name.replace(/^!/, '*')}`;
+/** A pattern that a title matches. In ava's patterns ! at the beginning and \\ have meanings of their own. */
+const patternOf = (title) => title.replace(/^!|\\/g, '*');
 
 /** A step of tests. `again` is the command for one of them, from its file. */
 const tests = (title, files, command, env = {}) => ({
@@ -22,7 +22,7 @@ const tests = (title, files, command, env = {}) => ({
   files,
   command,
   env,
-  again: ({ file, name }) => ava(file, match(name)),
+  again: ({ file, name }) => ava(file, `--match=${patternOf(name)}`),
 });
 
 const check = (title, ...command) => ({ title, command });
@@ -114,7 +114,7 @@ export function makeSteps({ isLong, packages }) {
         '--only',
         file,
         '--match',
-        name,
+        patternOf(name),
       ],
     },
     check('fuzzing', 'npm', 'run', 'test:fuzz', '--', '--seconds', isLong ? '600' : '30', '--seed', String(seed)),
@@ -123,7 +123,7 @@ export function makeSteps({ isLong, packages }) {
       files,
       command: ['node', 'dist-test/test/kernels/run.js', '--tap', '--kernels', kernels, ...share],
       again: ({ file, name, place }) => [
-        ...['node', 'dist-test/test/kernels/run.js', '--tap', '--kernels', place, '--match', name, file],
+        ...['node', 'dist-test/test/kernels/run.js', '--tap', '--kernels', place, '--match', patternOf(name), file],
       ],
     },
   ];

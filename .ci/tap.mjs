@@ -55,12 +55,13 @@ export class TapReader {
     return skip === undefined;
   }
 
-  /** Keeps the first line of a failure's message, which YAML may put into the next line. */
+  /** Keeps the first line of a failure's message, which YAML may put into the next line, or else where it failed. */
   #readMessage(line) {
     const failure = this.#last;
-    if (failure === undefined || (failure.message !== undefined && failure.message !== '')) return;
-    const [, message] = /^ +message: (.*)$/.exec(line) ?? [];
-    if (message !== undefined) failure.message = /^[>|]-?$/.test(message) ? '' : message;
+    if (failure === undefined || failure.message) return;
+    const [, key, value] = /^ +(message|assertion|at): (.*)$/.exec(line) ?? [];
+    if (value === "''" || value === '""') return;
+    if (key !== undefined) failure.message = /^[>|]-?$/.test(value) ? '' : value;
     else if (failure.message === '') failure.message = line.trim();
   }
 
