@@ -134,6 +134,7 @@ bool Records::add(const abi::Statx& found, int fd, int dirfd, const char* name, 
   last_ = bytes_.size();
   size_t name_size = strlen(name);
   if (has_only_ascii(name, name_size)) flags |= is_ascii;
+  if (found.attributes & (abi::statx_attr_immutable | abi::statx_attr_append)) flags |= is_frozen;
   Record record{0, found.mode, found.uid, found.gid, found.nlink, found.rdev_major, found.rdev_minor, depth,
                 found.dev_major, found.dev_minor, 0, flags, static_cast<uint32_t>(name_size), 0, 0,
                 found.mtime.tv_nsec, found.ctime.tv_nsec, 0, found.ino, found.size, found.blocks,
@@ -676,6 +677,9 @@ long Execution::examine(const Step& step) {
   auto flags = static_cast<uint32_t>(step.a[1]);
   Finder finder(root);
   Records records(flags);
+  abi::Statx found;
+  const bool knows_mounts = sys::statx(root, "", AT_EMPTY_PATH, abi::statx_mnt_id, &found) == 0 && (found.mask & abi::statx_mnt_id);
+  const uint64_t mount = found.mnt_id;
   const char* at = paths;
   const char* end = at + paths.size();
   long count = 0;
@@ -687,7 +691,6 @@ long Execution::examine(const Step& step) {
     size_t name = size;
     while (name > 0 && path[name - 1] != '/') name--;
     int dirfd = name == 0 ? root : finder.reach(path, name - 1);
-    abi::Statx found;
     int at_flags = AT_SYMLINK_NOFOLLOW | statx_no_automount | (size == 0 ? AT_EMPTY_PATH : 0);
     long result = dirfd;
     if (result >= 0) result = is_dot_or_dotdot(path + name) ? -EINVAL : sys::statx(dirfd, path + name, at_flags, wanted, &found);
@@ -695,7 +698,8 @@ long Execution::examine(const Step& step) {
     if (result < 0) {
       is_added = records.add_error(static_cast<int>(-result), 0, "", 0, 0);
     } else {
-      is_added = records.add(found, -1, dirfd, size == 0 ? "." : path + name, 0, 0, flags & attributes_wanted(found));
+      const uint32_t other = knows_mounts && found.mnt_id != mount ? is_other_mount : 0;
+      is_added = records.add(found, -1, dirfd, size == 0 ? "." : path + name, 0, other, flags & attributes_wanted(found));
     }
     if (!is_added) return -ENOMEM;
   }

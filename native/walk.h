@@ -37,6 +37,7 @@ static_assert(sizeof(Record) == 120);
 constexpr uint32_t is_ascii = 1;        // the name has only ASCII characters
 constexpr uint32_t is_other_mount = 2;  // the root of another mount, which the walk does not enter
 constexpr uint32_t has_whole_mtime = 8;
+constexpr uint32_t is_frozen = 16;        // immutable or append-only
 constexpr uint32_t is_broken_off = 4;   // not an entry: the walk ends, since it has lost the directory at this depth
 
 constexpr uint32_t unreadable = 0xffffffff;  // the size of a value that this process may not read

@@ -186,6 +186,7 @@ export const CLONE_NEWNET = 0x40000000;
 export const FS_NOCOW_FL = 0x800000;
 
 // statfs(2): file systems that matter when they hold a layer
+export const EXT4_SUPER_MAGIC = 0xef53;
 export const TMPFS_MAGIC = 0x01021994;
 export const BTRFS_SUPER_MAGIC = 0x9123683e;
 export const PROC_SUPER_MAGIC = 0x9fa0;

@@ -5,7 +5,6 @@
 import * as e from '../errnos.js';
 import { type Conflict, invalidArgumentType, OverlayError } from '../errors.js';
 import * as k from '../kernel/constants.js';
-import type { Descriptor } from '../kernel/plan.js';
 import type { Task } from '../kernel/task.js';
 import { isAtOrBelow, joinPath, type Path, pathString, quotePath, toBytes } from '../paths.js';
 import { below, toBytePath } from '../trees/encodings.js';
@@ -16,14 +15,14 @@ import { examine, type Tape, Walker } from '../trees/walk.js';
 import type { CheckedBaseline } from './baseline.js';
 import { Conflicts, type FoundConflict } from './conflicts.js';
 import { isShut, OWNER_WRITES } from './modes.js';
-import { OwnerCheck } from './owner-check.js';
+import { Actor, Obstacles } from './obstacles.js';
+import { mountInside, Places } from './places.js';
+import { refuseFull } from './room.js';
 import { SplitLinks } from './split-links.js';
+import { hasHiddenUserAttribute, UpperCheck } from './upper-check.js';
 
 /** A directory inside the target directory, in which a merge makes entries. Its last step removes it. */
 export const STAGING = '.overlayfs-merge';
-
-/** Directories that one native call looks up. */
-const AT_ONCE = 256;
 
 /** The entry below the directory that a redirect leads to. */
 export interface Redirected {
@@ -75,8 +74,9 @@ export class MergeCheck {
   readonly #options: CheckOptions;
   readonly #looked: Conflicts | undefined;
   #links: SplitLinks | undefined;
-  readonly #absent: AbsentDirectories;
-  readonly #owner: OwnerCheck | undefined;
+  readonly #obstacles = new Obstacles();
+  readonly #places: Places;
+  readonly #upper: UpperCheck;
   /** The path of the upper below the directory, if it lies there. */
   readonly #own: string | undefined;
   readonly #seenRedirects: ReadonlySet<string> | undefined;
@@ -88,10 +88,12 @@ export class MergeCheck {
   readonly #above: bigint[] = [];
   /** By the inode in the upper. */
   readonly redirects = new Map<bigint, Redirected>();
-  /** Inodes of those directories of the upper that do not exist in the target directory, the topmost ones only. */
-  readonly absent = new Set<bigint>();
   /** Inodes of those directories of the upper that cannot be renamed whole: they, or entries in them, need changes. */
   readonly soiled = new Set<bigint>();
+  /** The bytes that a copy writes at least. */
+  #copied = 0;
+  /** Inodes of counted files with several links. */
+  readonly #counted = new Set<bigint>();
   /** How many links of a file the upper lacks so far, with its path; only if this call finishes a move. */
   readonly #missingLinks = new Map<bigint, { count: number; readonly path: Path }>();
   /** Inodes of those directories of the upper in which a directory has a redirect. */
@@ -117,9 +119,10 @@ export class MergeCheck {
     this.#options = options;
     this.#looked =
       since === undefined || earlier !== undefined ? undefined : new Conflicts(dir.descriptor, upper.descriptor, since);
-    const uid = process.geteuid?.() ?? 0;
-    this.#owner = uid === 0 ? undefined : new OwnerCheck(upper.path, dir.path, uid, options.renames);
-    this.#absent = new AbsentDirectories(dir.descriptor, this.absent, this.#owner);
+    const { space, moves, renames } = options;
+    const actor = new Actor();
+    this.#upper = new UpperCheck({ upper: upper.path, space, moves, renames }, actor, this.#obstacles);
+    this.#places = new Places(dir, actor, this.#obstacles, options.breathe);
     this.#own = pathInside(upper.real, dir.real);
     this.#seenRedirects = earlier && new Set(earlier.redirects);
     this.theirs = [...(earlier?.theirs ?? [])];
@@ -129,7 +132,8 @@ export class MergeCheck {
 
   /** Reads the upper. */
   *walk(): Task<void> {
-    const { upper, tape, breathe } = this.#options;
+    const { upper, tape, breathe, root } = this.#options;
+    yield* this.#places.checkRoot(root);
     const where = { at: upper.descriptor, atPath: upper.path };
     const walker = new Walker('', { ...where, attributes: 'all', targets: true, ...(tape && { tape }) });
     try {
@@ -141,14 +145,19 @@ export class MergeCheck {
           if (walker.isOtherMount) throw mountInside(upper.path, walker.path);
           if (walker.depth === 0) this.#enterRoot(walker);
           else this.#enter(walker);
-          if (this.#absent.isFull) yield* this.#absent.look();
+          if (this.#places.isFull) yield* this.#places.look();
           if (this.#looked?.isFull) yield* this.#looked.look();
         }
       }
     } finally {
       walker.close();
     }
-    yield* this.#absent.look();
+    yield* this.#places.end();
+  }
+
+  /** Inodes of those directories of the upper that do not exist in the target directory, the topmost ones only. */
+  get absent(): ReadonlySet<bigint> {
+    return this.#places.absent;
   }
 
   /** Looks for the rest of the obstacles, unless an earlier call has come to its end. */
@@ -159,6 +168,9 @@ export class MergeCheck {
       if (count > 0) throw linksWereMoved(this.#options.upper.path, path);
     }
     if (this.#looked !== undefined) this.#decide(yield* this.#looked.end());
+    this.#obstacles.refuse(new Set(this.theirs));
+    const isWhole = this.#options.earlier === undefined && this.theirs.length === 0;
+    if (isWhole && !this.#options.renames) yield* refuseFull(this.#options.dir, this.#copied - this.#places.freed);
   }
 
   #decide(found: readonly FoundConflict[]): void {
@@ -180,10 +192,7 @@ export class MergeCheck {
     this.#above[0] = walker.inode;
     if (isShut(upperMode) && !isShut(walker.mode)) this.modes.set(String(walker.inode), upperMode);
     this.#keepMode(walker);
-    if (this.#owner !== undefined && root) {
-      this.#owner.check(walker);
-      this.#absent.add('', walker.inode);
-    }
+    this.#upper.checkRoot(walker, root);
     // The kernel marks the root of an upper for `index`.
     const marks = readMarks(walker.attributes, space);
     this.isMarked = !hasOnlyShown(walker.attributes, space);
@@ -208,11 +217,18 @@ export class MergeCheck {
       this.isMarked = true;
       this.#soil(walker);
     }
+    this.#upper.check(walker, isWhiteout);
     if (!isWhiteout) {
-      this.#owner?.check(walker);
       this.#keepMode(walker);
+      this.#countBytes(walker);
     }
     if (walker.type === k.S_IFDIR) this.#enterDirectory(walker, origin, redirect !== undefined);
+    // Below a redirect, the entries go into a clone, which an earlier call may have filled.
+    const isMoved = redirect !== undefined && walker.type === k.S_IFDIR;
+    if (!isMoved && this.#areMoved[walker.depth - 1] !== true) {
+      const isMerged = walker.type === k.S_IFDIR && !isWhiteout;
+      this.#places.add(walker, walker.path, !isMerged ? 'replace' : marks.opaque === 'y' ? 'clear' : 'merge');
+    }
     if (redirect !== undefined) {
       // Only a first call makes clones.
       if (this.#seenRedirects?.has(String(walker.inode)) === false) throw changedSince(upper.path, walker.path);
@@ -269,13 +285,17 @@ export class MergeCheck {
     this.#missingLinks.set(inode, missing);
   }
 
-  #enterDirectory({ depth, inode, path }: Walker, origin: string, isRedirected: boolean): void {
+  #enterDirectory({ depth, inode }: Walker, origin: string, isRedirected: boolean): void {
     this.#origins[depth] = origin;
     this.#above[depth] = inode;
-    // Below a redirect, the entries go into a clone, which an earlier call may have filled.
-    const isMoved = isRedirected || this.#areMoved[depth - 1] === true;
-    this.#areMoved[depth] = isMoved;
-    if (!isMoved) this.#absent.add(path, inode);
+    this.#areMoved[depth] = isRedirected || this.#areMoved[depth - 1] === true;
+  }
+
+  /** Counts what a copy writes at least. */
+  #countBytes({ type, inode, links, size, blocks }: Walker): void {
+    if (type !== k.S_IFREG || (links > 1 && this.#counted.has(inode))) return;
+    if (links > 1) this.#counted.add(inode);
+    this.#copied += Math.min(size, 512 * blocks);
   }
 
   /** Refuses what was written to the upper after an earlier call had copied everything. */
@@ -354,69 +374,11 @@ export function* newestChange({ descriptor, path }: Root): Task<number> {
   return latest;
 }
 
-/** Finds the directories of the upper that do not exist in the target directory. One native call looks up many. */
-class AbsentDirectories {
-  readonly #dir: Descriptor;
-  readonly #found: Set<bigint>;
-  readonly #owner: OwnerCheck | undefined;
-  #waiting: (readonly [path: string, inode: bigint])[] = [];
-  #last: string | undefined;
-
-  constructor(dir: Descriptor, found: Set<bigint>, owner: OwnerCheck | undefined) {
-    this.#dir = dir;
-    this.#found = found;
-    this.#owner = owner;
-  }
-
-  get isFull(): boolean {
-    return this.#waiting.length >= AT_ONCE;
-  }
-
-  add(path: string, inode: bigint): void {
-    if (!this.#isInside(path)) this.#waiting.push([path, inode]);
-  }
-
-  #isInside(path: string): boolean {
-    return this.#last !== undefined && path.startsWith(`${this.#last}/`);
-  }
-
-  *look(): Task<void> {
-    const waiting = this.#waiting;
-    this.#waiting = [];
-    if (waiting.length === 0) return;
-    const records = yield* examine(
-      this.#dir,
-      waiting.map(([path]) => path),
-    );
-    for (const [path, inode] of waiting) {
-      records.advance();
-      if (records.type === k.S_IFDIR) this.#owner?.checkDirectory(records, path);
-      if (records.error !== e.ENOENT || this.#isInside(path)) continue;
-      this.#found.add(inode);
-      this.#last = path;
-    }
-  }
-}
-
 /** True if a mount shows each of the attributes, and under the same name. */
 function hasOnlyShown(attributes: Attributes, space: MarkSpace): boolean {
   for (const name of attributes.keys()) if (shownName(name, space) !== name) return false;
   return true;
 }
-
-/** xattr(7): unlike the others, these need the right to write the file. */
-function hasHiddenUserAttribute(attributes: Attributes, space: MarkSpace): boolean {
-  for (const name of attributes.keys()) if (name.startsWith('user.') && shownName(name, space) !== name) return true;
-  return false;
-}
-
-const mountInside = (root: Path, path: string): OverlayError =>
-  new OverlayError({
-    errno: e.EXDEV,
-    reason: 'mount-inside',
-    what: `something is mounted inside ${quotePath(root)}, at ${quotePath(joinPath(root, toBytePath(path)))}`,
-    path: pathString(root),
-  });
 
 const upperInWay = (upper: Path, dir: Path): OverlayError =>
   new OverlayError({

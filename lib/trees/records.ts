@@ -31,7 +31,7 @@ const word = {
 const wide = { inode: 9, bytes: 10, blocks: 11, mtime: 12, ctime: 13, mtimeWhole: 14 } as const;
 const HEAD = 120;
 
-const flag = { isAscii: 1, isOtherMount: 2, isBrokenOff: 4, hasWholeMtime: 8 } as const;
+const flag = { isAscii: 1, isOtherMount: 2, isBrokenOff: 4, hasWholeMtime: 8, isFrozen: 16 } as const;
 
 /** The size of a value that the process may not read. */
 const UNREADABLE = 0xffffffff;
@@ -167,6 +167,11 @@ export class Records {
   /** True for the root of another mount, which the walk does not enter. */
   get isOtherMount(): boolean {
     return (this.#word(word.flags) & flag.isOtherMount) !== 0;
+  }
+
+  /** True if it is immutable or append-only, which binds every process, even a privileged one: chattr(1). */
+  get isFrozen(): boolean {
+    return (this.#word(word.flags) & flag.isFrozen) !== 0;
   }
 
   /** True if the walk ends here because a directory was moved away. */

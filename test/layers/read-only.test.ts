@@ -2,6 +2,8 @@
 import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import type { OverlayError } from 'overlayfs';
+import { baseline, merge } from 'overlayfs/layers';
 import { generator, mountTest, scaled, scratch } from '../support/index.js';
 import { asNobody, evaluateAs, giveTo } from '../support/plain-user.js';
 
@@ -118,12 +120,12 @@ for (const [title, make, options, hint] of [
   });
 }
 
-/** Each is in the way of a merge half-way through. The error names it, and a call after the remedy goes on. */
+/** Each would be in the way of a merge half-way through. The error names it, and a call after the remedy does all. */
 for (const [title, make, message, remedy] of [
   [
     'an immutable file in a removed directory',
     'mknod upper/d c 0 0; chattr +i lower/d/s/f',
-    /lower\/d\/s\/f' is immutable or append-only\. Remove the attribute: chattr -ia/,
+    /lower\/d\/s\/f' is immutable or append-only; nothing was merged\. Remove the attribute: chattr -ia/,
     'chattr -i lower/d/s/f',
   ],
   [
@@ -135,13 +137,13 @@ for (const [title, make, message, remedy] of [
   [
     'a directory of another user in a removed one',
     'mknod upper/d c 0 0; chown 0:0 lower/d/s',
-    /may not write '\S+lower\/d\/s', which belongs to the user 0\. Run as that user or as root/,
+    /lower\/d\/s' belongs to the user 0, and this process may change nothing in it; nothing was merged\. Run as that user or as root/,
     'chown 65534 lower/d/s',
   ],
   [
     'a file of another user in a sticky directory',
     'touch upper/k; chown 0:0 lower lower/k; chmod 1777 lower',
-    /lower' is sticky, and '\S+lower\/k' belongs to the user 0/,
+    /lower\/k' belongs to the user 0, and '\S+lower' is sticky/,
     'chown 65534 lower/k',
   ],
   [
@@ -153,25 +155,90 @@ for (const [title, make, message, remedy] of [
 ] as const) {
   for (const mode of ['copy', 'move']) {
     if (mode === 'copy' && title.endsWith('of the upper')) continue;
-    mountTest(`a denied merge names what is in the way: ${title} (${mode})`, { needs: 'chattr on tmpfs' }, (t) => {
-      const dir = scratch(t);
-      const sh = (command: string) => execFileSync('bash', ['-c', command], { cwd: dir, encoding: 'utf8' });
-      t.teardown(() => sh('chattr -R -f -ia . || true'));
-      sh(`mkdir -p upper lower/d/s; touch upper/a lower/k lower/d/s/f; chown -R 65534:65534 upper lower`);
-      sh(`${make}; chown -f 65534:65534 upper/k upper/d upper/d/n || true`);
-      const body = `
+    mountTest(
+      `a merge names what is in its way before it writes: ${title} (${mode})`,
+      { needs: 'chattr on tmpfs' },
+      (t) => {
+        const dir = scratch(t);
+        const sh = (command: string) => execFileSync('bash', ['-c', command], { cwd: dir, encoding: 'utf8' });
+        t.teardown(() => sh('chattr -R -f -ia . || true'));
+        sh(`mkdir -p upper lower/d/s; touch upper/a lower/k lower/d/s/f; chown -R 65534:65534 upper lower`);
+        sh(`${make}; chown -f 65534:65534 upper/k upper/d upper/d/n || true`);
+        const body = `
         try { await merge({ upperdir: at('upper'), userxattr: true }, { into: at('lower'), move: args[1] === 'move' }); return null; }
         catch (error) { return fields(error); }`;
-      const error = run(asNobody, dir, body, mode) as { reason: string; message: string };
-      t.is(error?.reason, 'permission-denied');
-      t.regex(error.message, message);
-      sh(remedy);
-      t.is(run(asNobody, dir, body, mode), null);
-      t.deepEqual(readdirSync(join(dir, 'lower')), make.includes('mknod') ? ['a', 'k'] : ['a', 'd', 'k']);
-      if (mode === 'move') t.deepEqual(readdirSync(join(dir, 'upper')), []);
-    });
+        const before = sh('ls -lR --time-style=full-iso upper lower');
+        const error = run(asNobody, dir, body, mode) as { reason: string; message: string };
+        t.is(error?.reason, 'permission-denied');
+        t.regex(error.message, message);
+        t.is(sh('ls -lR --time-style=full-iso upper lower'), before);
+        sh(remedy);
+        t.is(run(asNobody, dir, body, mode), null);
+        t.deepEqual(readdirSync(join(dir, 'lower')), make.includes('mknod') ? ['a', 'k'] : ['a', 'd', 'k']);
+        if (mode === 'move') t.deepEqual(readdirSync(join(dir, 'upper')), []);
+      },
+    );
   }
 }
+
+mountTest(
+  'one error names the first entries in the way of a merge, and their number',
+  { needs: 'chattr on tmpfs' },
+  async (t) => {
+    const dir = scratch(t);
+    const sh = (command: string) => execFileSync('bash', ['-c', command], { cwd: dir, encoding: 'utf8' });
+    t.teardown(() => sh('chattr -R -f -ia . || true'));
+    sh('mkdir -p upper lower/d/s; touch upper/{1..5} lower/{1..5} lower/d/s/f; mknod upper/d c 0 0');
+    sh('chattr +i lower/{2..5}; chattr +a lower/d/s/f');
+    const error = await t.throwsAsync<OverlayError>(merge(join(dir, 'upper'), { into: join(dir, 'lower') }));
+    t.regex(
+      error.message,
+      /5 entries are in the way: '\S+lower\/2' is [^;]+; '\S+3' is [^;]+; '\S+4' is [^;]+; and 2 more; nothing/,
+    );
+    t.deepEqual([error.reason, error.path], ['permission-denied', join(dir, 'lower/2')]);
+    // Entries that the directory keeps are not in the way.
+    sh('chattr -i lower/{2,3,4}');
+    const since = await baseline(join(dir, 'lower'));
+    sh('touch -d tomorrow lower/d; chattr -i lower/5; touch -d tomorrow lower/5; chattr +i lower/5');
+    await merge(join(dir, 'upper'), { into: join(dir, 'lower'), since, conflict: 'theirs' });
+    t.deepEqual(readdirSync(join(dir, 'lower')), ['1', '2', '3', '4', '5', 'd']);
+  },
+);
+
+mountTest('a mount in a directory that a merge removes is named before it writes', async (t) => {
+  const dir = scratch(t);
+  const sh = (command: string) => execFileSync('bash', ['-c', command], { cwd: dir, encoding: 'utf8' });
+  sh('mkdir -p upper/m lower/d/s lower/m; touch upper/a; mknod upper/d c 0 0; mount -t tmpfs none lower/d/s');
+  const call = () => merge(join(dir, 'upper'), { into: join(dir, 'lower') });
+  const inside = await t.throwsAsync<OverlayError>(call());
+  sh('umount lower/d/s; mount --bind lower/d lower/m');
+  const merged = await t.throwsAsync<OverlayError>(call());
+  sh('umount lower/m');
+  t.deepEqual([inside.reason, merged.reason], ['mount-inside', 'mount-inside']);
+  t.regex(inside.message, /at '\S+lower\/d\/s'; nothing was merged\. Unmount it/);
+  t.regex(merged.message, /at '\S+lower\/m'/);
+  t.deepEqual(readdirSync(join(dir, 'lower')), ['d', 'm']);
+  await call();
+});
+
+mountTest('a copy for which there is no room is refused before it writes', async (t) => {
+  const dir = scratch(t);
+  const sh = (command: string) => execFileSync('bash', ['-c', command], { cwd: dir, encoding: 'utf8' });
+  sh('mkdir upper lower; mount -t tmpfs -o size=4m none lower; head -c 3M /dev/zero > lower/f');
+  sh('head -c 2M /dev/zero > upper/a; head -c 2M /dev/zero > upper/b');
+  const call = () => merge(join(dir, 'upper'), { into: join(dir, 'lower') });
+  const error = await t.throwsAsync<OverlayError>(call());
+  t.regex(
+    error.message,
+    /adds 4 MiB at least, and the file system of '\S+lower' has 1 MiB left; nothing was merged\. Make/,
+  );
+  t.deepEqual([error.reason, readdirSync(join(dir, 'lower'))], ['out-of-space', ['f']]);
+  // A file that the merge removes makes room. A hole takes none.
+  sh('mknod upper/f c 0 0; mv upper/f upper/B; mv lower/f lower/B; rm upper/a; truncate -s 1G upper/hole');
+  await call();
+  t.deepEqual(readdirSync(join(dir, 'lower')), ['b', 'hole']);
+  sh('umount lower');
+});
 
 mountTest('a move takes a file of mode 0000, whose marks its owner cannot read', (t) => {
   const dir = scratch(t, 'disk');
@@ -200,6 +267,9 @@ const commands: readonly string[] = [
   'cd build && make -s clean',
   'sqlite3 db "create table if not exists t (x); insert into t values ($N)"',
   'sqlite3 db "pragma journal_mode = wal; insert into t values ($N); vacuum"',
+  'python3 -m venv --without-pip env$A; echo $N > env$A/f',
+  'cd app && npm ci --offline --silent && chmod -R a-w node_modules',
+  'cd app && echo $N > node_modules/dep/index.js',
   'rm -rf venv; cp -a tree venv; ln -s ../tree venv/link; echo $N > venv/pyvenv.cfg',
   'chmod -R a-w tree',
   'chmod -R u+w tree',
@@ -213,15 +283,17 @@ const commands: readonly string[] = [
   'ln -f repo/f$A linked$B',
   'rm -rf tree/$A; mkdir -p tree/$A/$B/deep; echo $N > tree/$A/$B/deep/f; chmod -R a-w tree/$A',
   'chmod -R u+w tree/$A; rm -rf tree/$A; echo $N > tree/$A; chmod a-w tree/$A',
-  'rm -rf node_modules; mkdir -p node_modules/p$A/lib; echo $N > node_modules/p$A/lib/index.js; touch -d @$N node_modules/p$A/lib/*; chmod -R a-w node_modules/p$A/lib',
   'setfattr -n user.note -v $N tree/f$A',
   'touch -d @$N tree/f$B tree/$A',
 ];
 
-const lower = `mkdir -p repo build tree/{0,1,2}/{a,b}; for i in 0 1 2; do echo $i > tree/f$i; echo $i > tree/$i/a/f; done
+const lower = `mkdir -p repo build app dep/lib tree/{0,1,2}/{a,b}; for i in 0 1 2; do echo $i > tree/f$i; echo $i > tree/$i/a/f; done
   ln tree/f0 tree/2/b/linked; chmod a-w tree/f1 tree/1/a/f; chmod -R a-w tree/1
   cd repo && git init -q -b b0 && for i in 0 1 2; do echo $i > f$i; done && git add -A && git commit -qm first && git branch b1
-  cd ../build && printf 'all: 0.o\\n0.o: 0.c\\n\\tcp 0.c 0.o\\nclean:\\n\\trm -f *.o\\n' > Makefile && echo 'int f;' > 0.c`;
+  cd ../build && printf 'all: 0.o\\n0.o: 0.c\\n\\tcp 0.c 0.o\\nclean:\\n\\trm -f *.o\\n' > Makefile && echo 'int f;' > 0.c
+  cd .. && echo '{ "name": "dep", "version": "1.0.0" }' > dep/package.json && echo > dep/index.js && echo > dep/lib/index.js
+  cd app && echo '{ "name": "app", "dependencies": { "dep": "file:../dep" } }' > package.json && echo install-links=true > .npmrc
+  npm install --offline --silent --package-lock-only || true`;
 
 /** Random commands in a view of theirs, then each way to fold the view, compared with a copy of the view. */
 const folds = `
