@@ -46,7 +46,7 @@ function merges(mode: 'copy' | 'move', limit: number): Kind {
       return () => rmSync(many, { recursive: true });
     },
     blocks: (site) => [
-      () => around(site, () => merge(upperOf(site), { into: targetOf(site), move: mode === 'move' })),
+      () => around(site, () => merge(upperOf(site), { into: targetOf(site), move: mode === 'move', sync: 'none' })),
       () => around(site, () => execFileSync('cp', ['-a', `${upperOf(site)}/.`, targetOf(site)])),
     ],
     bound: () => atMost(limit),

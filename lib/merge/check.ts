@@ -220,15 +220,13 @@ export class MergeCheck {
     this.#upper.check(walker, isWhiteout);
     if (!isWhiteout) {
       this.#keepMode(walker);
-      this.#countBytes(walker);
+      if (!this.#options.renames) this.#countBytes(walker);
     }
     if (walker.type === k.S_IFDIR) this.#enterDirectory(walker, origin, redirect !== undefined);
     // Below a redirect, the entries go into a clone, which an earlier call may have filled.
     const isMoved = redirect !== undefined && walker.type === k.S_IFDIR;
-    if (!isMoved && this.#areMoved[walker.depth - 1] !== true) {
-      const isMerged = walker.type === k.S_IFDIR && !isWhiteout;
-      this.#places.add(walker, walker.path, !isMerged ? 'replace' : marks.opaque === 'y' ? 'clear' : 'merge');
-    }
+    if (!isMoved && this.#areMoved[walker.depth - 1] !== true)
+      this.#places.add(walker, isWhiteout, marks.opaque === 'y');
     if (redirect !== undefined) {
       // Only a first call makes clones.
       if (this.#seenRedirects?.has(String(walker.inode)) === false) throw changedSince(upper.path, walker.path);
@@ -292,10 +290,13 @@ export class MergeCheck {
   }
 
   /** Counts what a copy writes at least. */
-  #countBytes({ type, inode, links, size, blocks }: Walker): void {
-    if (type !== k.S_IFREG || (links > 1 && this.#counted.has(inode))) return;
-    if (links > 1) this.#counted.add(inode);
-    this.#copied += Math.min(size, 512 * blocks);
+  #countBytes(entry: Walker): void {
+    if (entry.type !== k.S_IFREG) return;
+    if (entry.links > 1) {
+      if (this.#counted.has(entry.inode)) return;
+      this.#counted.add(entry.inode);
+    }
+    this.#copied += Math.min(entry.size, 512 * entry.blocks);
   }
 
   /** Refuses what was written to the upper after an earlier call had copied everything. */

@@ -16,8 +16,9 @@ import type { Root } from '../trees/root.js';
 import { examine, Walker } from '../trees/walk.js';
 import { type Actor, frozen, inSticky, type Obstacles, type Reason } from './obstacles.js';
 
-/** Entries that one native call looks up. */
-const AT_ONCE = 256;
+/** The most entries that wait for one native call. */
+const MOST_DIRECTORIES = 256;
+const MOST_OTHERS = 4096;
 
 /** Rights to change the entries of a directory. */
 const WRITES_AND_ENTERS = 0o3;
@@ -27,9 +28,15 @@ type Fate = 'merge' | 'clear' | 'replace';
 
 interface Place {
   readonly path: string;
-  readonly inode: bigint;
-  readonly isDirectory: boolean;
   readonly fate: Fate;
+  readonly parent: Directory | undefined;
+}
+
+/** A directory of the upper. */
+interface Directory extends Place {
+  readonly inode: bigint;
+  /** The target directory lacks it. Undefined before the look. */
+  isAbsent: boolean | undefined;
 }
 
 interface Foreign {
@@ -47,8 +54,11 @@ export class Places {
   readonly absent = new Set<bigint>();
   /** The bytes that files take up which the merge replaces or removes. */
   freed = 0;
-  #waiting: Place[] = [];
-  #lastAbsent: string | undefined;
+  /** By depth: the directories above the current entry. */
+  readonly #above: (Directory | undefined)[] = [];
+  #directories: Directory[] = [];
+  /** Entries wait until it is known whether their directories exist: nothing is to be looked up in the others. */
+  #others: Place[] = [];
   /** Directories that have to be changed although their modes do not let this process, by path. */
   readonly #foreign = new Map<string, Foreign>();
   /** The root of the target lets this process replace only entries of its own. */
@@ -73,38 +83,52 @@ export class Places {
   }
 
   get isFull(): boolean {
-    return this.#waiting.length >= AT_ONCE;
+    return this.#directories.length >= MOST_DIRECTORIES || this.#others.length >= MOST_OTHERS;
   }
 
   /** Adds an entry of the upper. */
-  add({ type, inode }: Records, path: string, fate: Fate): void {
-    if (!this.#isInAbsent(path)) this.#waiting.push({ path, inode, isDirectory: type === k.S_IFDIR, fate });
-  }
-
-  #isInAbsent(path: string): boolean {
-    return this.#lastAbsent !== undefined && path.startsWith(`${this.#lastAbsent}/`);
+  add(entry: Walker, isWhiteout: boolean, isOpaque: boolean): void {
+    const { path, depth } = entry;
+    const parent = this.#above[depth - 1];
+    const isDirectory = !isWhiteout && entry.type === k.S_IFDIR;
+    if (isDirectory) this.#above[depth] = parent;
+    if (parent?.isAbsent) return;
+    if (!isDirectory) this.#others.push({ path, parent, fate: 'replace' });
+    else {
+      const fate = isOpaque ? 'clear' : 'merge';
+      const directory: Directory = { path, parent, fate, inode: entry.inode, isAbsent: undefined };
+      this.#above[depth] = directory;
+      this.#directories.push(directory);
+    }
   }
 
   *look(): Task<void> {
-    const waiting = this.#waiting;
-    this.#waiting = [];
-    if (waiting.length === 0) return;
-    const found = yield* examine(
-      this.#dir.descriptor,
-      waiting.map(({ path }) => path),
-    );
+    const [directories, others] = [this.#directories, this.#others];
+    this.#directories = [];
+    this.#others = [];
+    const found = yield* this.#examine(directories);
     const trees: string[] = [];
-    for (const place of waiting) {
+    for (const directory of directories) {
       found.advance();
-      const { path, inode, isDirectory } = place;
-      if (found.error === 0) {
-        if (this.#check(found, place)) trees.push(path);
-      } else if (found.error === e.ENOENT && isDirectory && !this.#isInAbsent(path)) {
-        this.absent.add(inode);
-        this.#lastAbsent = path;
-      }
+      const { path, inode, parent } = directory;
+      directory.isAbsent = parent?.isAbsent || found.error === e.ENOENT;
+      if (directory.isAbsent && !parent?.isAbsent) this.absent.add(inode);
+      if (found.error === 0 && this.#check(found, directory)) trees.push(path);
+    }
+    const rest = others.filter(({ parent }) => !parent?.isAbsent);
+    const there = yield* this.#examine(rest);
+    for (const place of rest) {
+      there.advance();
+      if (there.error === 0 && this.#check(there, place)) trees.push(place.path);
     }
     for (const path of trees) yield* this.#checkTree(path);
+  }
+
+  *#examine(places: readonly Place[]): Task<Records> {
+    return yield* examine(
+      this.#dir.descriptor,
+      places.map(({ path }) => path),
+    );
   }
 
   /** Checks what is there. Returns true for a directory whose entries are removed. */
@@ -164,9 +188,9 @@ export class Places {
   *end(): Task<void> {
     yield* this.look();
     const foreign = [...this.#foreign];
-    for (let first = 0; first < foreign.length; first += AT_ONCE) {
+    for (let first = 0; first < foreign.length; first += MOST_DIRECTORIES) {
       const plan = new Plan();
-      const some = foreign.slice(first, first + AT_ONCE).map(([path, one]) => {
+      const some = foreign.slice(first, first + MOST_DIRECTORIES).map(([path, one]) => {
         const at = path === '' ? '.' : toBytePath(path);
         const args = [this.#dir.descriptor, at, k.W_OK | k.X_OK, k.AT_EACCESS] as const;
         const step = plan.stepOf(plan.add(calls.faccessat2, args, { output: 0, tolerate: 'any' }));
