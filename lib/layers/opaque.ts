@@ -109,7 +109,7 @@ function findVerdict(shown: string, { errno, step, guard }: StepFailure): Verdic
     return {
       reason: 'permission-denied',
       what: `this process may not mark ${shown}`,
-      hint: 'run as its owner or as root; an immutable directory takes no mark (chattr -ia)',
+      hint: 'run as its owner or as root; its owner may have to make it writable (chmod u+w); an immutable directory takes no mark (chattr -ia)',
     };
   }
   return undefined;

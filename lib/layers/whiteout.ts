@@ -160,7 +160,11 @@ function explainDenied(shown: string, { found, parent, mayChange }: WhiteoutFact
   if (found.isImmutable) return frozen(shown);
   if (parent.isImmutable) return frozen(`the directory of ${shown}`);
   if (!isTree || !mayChange) {
-    return { reason: 'permission-denied', what: `this process may not make a whiteout at ${shown}` };
+    return {
+      reason: 'permission-denied',
+      what: `this process may not make a whiteout at ${shown}`,
+      hint: 'run as the owner of its directory or as root; the owner may have to make it writable (chmod u+w)',
+    };
   }
   return {
     reason: 'permission-denied',
