@@ -447,8 +447,9 @@ class Batch {
       result = change_mode(place, S_IRWXU);
       if (result >= 0) result = sys::renameat2(made.dirfd, made.name, place.dirfd, place.name, abi::rename_exchange);
     }
-    // Without redirect_dir, overlayfs moves no directory that has entries of lower layers.
-    const bool cannot_exchange = result == -EINVAL || (result == -EXDEV && is_on(place.dirfd, abi::overlay_magic));
+    // Without redirect_dir, overlayfs moves no directory that has entries of lower layers. An empty directory of another
+    // user can be removed, and not moved.
+    const bool cannot_exchange = result == -EINVAL || result == -EPERM || (result == -EXDEV && is_on(place.dirfd, abi::overlay_magic));
     if (cannot_exchange) {  // PLACE is empty for a moment
       result = remove(place);
       if (result < 0) return fail(Stage::remove, result);

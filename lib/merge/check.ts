@@ -12,11 +12,12 @@ import { isValidRedirect, isWhiteoutEntry, type MarkSpace, type Marks, readMarks
 import type { Attributes, Records, Time } from '../trees/records.js';
 import type { Root } from '../trees/root.js';
 import { examine, type Tape, Walker } from '../trees/walk.js';
+import { Actor } from './actor.js';
 import type { CheckedBaseline } from './baseline.js';
 import { Conflicts, type FoundConflict } from './conflicts.js';
 import { isShut, OWNER_WRITES } from './modes.js';
-import { Actor, Obstacles } from './obstacles.js';
-import { mountInside, Places } from './places.js';
+import { IS_MOUNT, Obstacles } from './obstacles.js';
+import { Places } from './places.js';
 import { refuseFull } from './room.js';
 import { SplitLinks } from './split-links.js';
 import { hasHiddenUserAttribute, UpperCheck } from './upper-check.js';
@@ -74,6 +75,7 @@ export class MergeCheck {
   readonly #options: CheckOptions;
   readonly #looked: Conflicts | undefined;
   #links: SplitLinks | undefined;
+  readonly #actor = new Actor();
   readonly #obstacles = new Obstacles();
   readonly #places: Places;
   readonly #upper: UpperCheck;
@@ -120,9 +122,8 @@ export class MergeCheck {
     this.#looked =
       since === undefined || earlier !== undefined ? undefined : new Conflicts(dir.descriptor, upper.descriptor, since);
     const { space, moves, renames } = options;
-    const actor = new Actor();
-    this.#upper = new UpperCheck({ upper: upper.path, space, moves, renames }, actor, this.#obstacles);
-    this.#places = new Places(dir, actor, this.#obstacles, options.breathe);
+    this.#upper = new UpperCheck({ upper, space, moves, renames }, this.#actor, this.#obstacles);
+    this.#places = new Places(dir, this.#actor, this.#obstacles, options.breathe);
     this.#own = pathInside(upper.real, dir.real);
     this.#seenRedirects = earlier && new Set(earlier.redirects);
     this.theirs = [...(earlier?.theirs ?? [])];
@@ -142,7 +143,7 @@ export class MergeCheck {
           yield* breathe();
           if (walker.error !== 0) throw walker.failure();
           this.latest = Math.max(this.latest, toMilliseconds(walker.ctime));
-          if (walker.isOtherMount) throw mountInside(upper.path, walker.path);
+          if (walker.isOtherMount) this.#obstacles.add(upper.path, walker.path, IS_MOUNT);
           if (walker.depth === 0) this.#enterRoot(walker);
           else this.#enter(walker);
           if (this.#places.isFull) yield* this.#places.look();
@@ -152,7 +153,8 @@ export class MergeCheck {
     } finally {
       walker.close();
     }
-    yield* this.#places.end();
+    yield* this.#places.look();
+    yield* this.#actor.askAll();
   }
 
   /** Inodes of those directories of the upper that do not exist in the target directory, the topmost ones only. */
@@ -168,8 +170,9 @@ export class MergeCheck {
       if (count > 0) throw linksWereMoved(this.#options.upper.path, path);
     }
     if (this.#looked !== undefined) this.#decide(yield* this.#looked.end());
-    this.#obstacles.refuse(new Set(this.theirs));
-    const isWhole = this.#options.earlier === undefined && this.theirs.length === 0;
+    const isResumed = this.#options.earlier !== undefined;
+    this.#obstacles.refuse(new Set(this.theirs), isResumed);
+    const isWhole = !isResumed && this.theirs.length === 0;
     if (isWhole && !this.#options.renames) yield* refuseFull(this.#options.dir, this.#copied - this.#places.freed);
   }
 

@@ -6,47 +6,57 @@ import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
 import { joinPath, type Path, pathString, quotePath } from '../paths.js';
 import { toBytePath } from '../trees/encodings.js';
-import type { Records } from '../trees/records.js';
 
 /** An error tells this many. */
 const MOST_SHOWN = 3;
 
-interface Obstacle {
-  readonly path: Path;
-  /** The path in the upper, one character for each byte. */
-  readonly place: string;
+/** An obstacle in words, and what to do. */
+export interface Obstacle {
   readonly what: string;
   readonly hint: string;
+  /** Default: `'permission-denied'`. */
+  readonly reason?: 'mount-inside' | 'read-only';
 }
 
-/** An obstacle in words, and what to do. */
-export type Reason = readonly [what: string, hint: string];
+interface Found extends Obstacle {
+  readonly path: Path;
+  readonly place: string | undefined;
+}
+
+const errnoOf = { 'permission-denied': e.EPERM, 'mount-inside': e.EXDEV, 'read-only': e.EROFS } as const;
 
 export class Obstacles {
   /** By what is shown: an entry may be come upon twice. */
-  readonly #found = new Map<string, Obstacle>();
+  readonly #found = new Map<string, Found>();
 
-  /** Adds an entry below a root. The merge comes to it where it treats the entry `place` of the upper. */
-  add(root: Path, inside: string, [what, hint]: Reason, place = inside): void {
+  /**
+   * Adds an entry below a root. The merge comes to it where it treats the entry `place` of the upper, one character for
+   * each byte; undefined: also where the directory keeps its version.
+   */
+  add(root: Path, inside: string, obstacle: Obstacle, place?: string): void {
     const path = inside === '' ? root : joinPath(root, toBytePath(inside));
     const shown = quotePath(path);
-    if (!this.#found.has(shown)) this.#found.set(shown, { path, place, what: `${shown} ${what}`, hint });
+    if (!this.#found.has(shown))
+      this.#found.set(shown, { ...obstacle, path, place, what: `${shown} ${obstacle.what}` });
   }
 
   /** Throws unless there are none, or all of them are where the directory keeps its version. */
-  refuse(theirs: ReadonlySet<string>): void {
-    const found = [...this.#found.values()].filter(({ place }) => theirs.size === 0 || !isAtOrBelowAny(place, theirs));
+  refuse(theirs: ReadonlySet<string>, isResumed: boolean): void {
+    const found = [...this.#found.values()].filter(
+      ({ place }) => place === undefined || !isAtOrBelowAny(place, theirs),
+    );
     const shown = found.slice(0, MOST_SHOWN);
     const [first] = shown;
     if (first === undefined) return;
     const more = found.length > shown.length ? [`and ${found.length - shown.length} more`] : [];
     const list = [...shown.map(({ what }) => what), ...more].join('; ');
+    const { path, reason = 'permission-denied' } = first;
     throw new OverlayError({
-      errno: e.EPERM,
-      reason: 'permission-denied',
-      what: `${found.length === 1 ? '' : `${found.length} entries are in the way: `}${list}; nothing was merged`,
+      errno: errnoOf[reason],
+      reason,
+      what: `${found.length === 1 ? '' : `${found.length} entries are in the way: `}${list}; nothing ${isResumed ? 'more ' : ''}was merged`,
       hint: [...new Set(shown.map(({ hint }) => hint))].join('; '),
-      path: pathString(first.path),
+      path: pathString(path),
     });
   }
 }
@@ -58,31 +68,41 @@ function isAtOrBelowAny(path: string, places: ReadonlySet<string>): boolean {
   return false;
 }
 
-export const frozen = (root: Path, inside: string): Reason => [
-  'is immutable or append-only',
-  `remove the attribute: chattr -ia ${quotePath(inside === '' ? root : joinPath(root, toBytePath(inside)))}`,
-];
+export const FROZEN: Obstacle = {
+  what: 'is immutable or append-only',
+  hint: 'remove the attribute: chattr -ia',
+};
 
-export const inSticky = (root: Path, uid: number): Reason => [
-  `belongs to the user ${uid}, and ${quotePath(root)} is sticky`,
-  'run as that user or as root',
-];
+const AS_OWNER = 'run as that user or as root';
 
-/** The user as whom the process works on files. */
-export class Actor {
-  readonly uid: number = process.geteuid?.() ?? 0;
-  readonly #groups = new Set([process.getegid?.() ?? 0, ...(process.getgroups?.() ?? [])]);
+export const inSticky = (root: Path, uid: number): Obstacle => ({
+  what: `belongs to the user ${uid}, and ${quotePath(root)} is sticky`,
+  hint: AS_OWNER,
+});
 
-  get isRoot(): boolean {
-    return this.uid === 0;
-  }
+export const keepsMetadata = (uid: number): Obstacle => ({
+  what: `belongs to the user ${uid}, and only its owner may give it the metadata of the upper`,
+  hint: AS_OWNER,
+});
 
-  isIn(gid: number): boolean {
-    return this.#groups.has(gid);
-  }
+export const keepsMarks = (uid: number): Obstacle => ({
+  what: `belongs to the user ${uid}, who lets this process remove no attribute of overlayfs from it`,
+  hint: AS_OWNER,
+});
 
-  /** True if the mode of an entry of another user has these rights, such as 0o2, for this process. */
-  isGranted({ mode, gid }: Records, rights: number): boolean {
-    return ((this.isIn(gid) ? mode >> 3 : mode) & rights) === rights;
-  }
-}
+/** `errno` is what the kernel answers to a question about a directory. */
+export const cannotBeWritten = (uid: number, errno: number): Obstacle =>
+  errno === e.EROFS
+    ? { what: 'is on a read-only file system', hint: 'use a writable file system', reason: 'read-only' }
+    : { what: `belongs to the user ${uid}, and this process may change nothing in it`, hint: AS_OWNER };
+
+export const cannotBeRead = (uid: number): Obstacle => ({
+  what: `belongs to the user ${uid}, and this process may not see whether it is empty`,
+  hint: `${AS_OWNER}, or remove it if it is empty`,
+});
+
+export const IS_MOUNT: Obstacle = {
+  what: 'is a mount point',
+  hint: 'unmount it, then call it again',
+  reason: 'mount-inside',
+};

@@ -4,24 +4,28 @@
  */
 import * as e from '../errnos.js';
 import { OverlayError } from '../errors.js';
-import { calls } from '../kernel/calls.js';
 import * as k from '../kernel/constants.js';
-import { StepFailure } from '../kernel/perform.js';
-import { Plan } from '../kernel/plan.js';
-import { ask, type Task } from '../kernel/task.js';
-import { joinPath, type Path, pathString, quotePath } from '../paths.js';
+import type { Task } from '../kernel/task.js';
+import { joinPath } from '../paths.js';
 import { below, toBytePath } from '../trees/encodings.js';
 import type { Records } from '../trees/records.js';
 import type { Root } from '../trees/root.js';
 import { examine, Walker } from '../trees/walk.js';
-import { type Actor, frozen, inSticky, type Obstacles, type Reason } from './obstacles.js';
+import type { Actor } from './actor.js';
+import {
+  cannotBeRead,
+  cannotBeWritten,
+  FROZEN,
+  IS_MOUNT,
+  inSticky,
+  keepsMetadata,
+  type Obstacle,
+  type Obstacles,
+} from './obstacles.js';
 
 /** The most entries that wait for one native call. */
 const MOST_DIRECTORIES = 256;
 const MOST_OTHERS = 4096;
-
-/** Rights to change the entries of a directory. */
-const WRITES_AND_ENTERS = 0o3;
 
 /** The treatment of the entry at a path: `merge` takes the entries of a directory into the one that is there. */
 type Fate = 'merge' | 'clear' | 'replace';
@@ -39,12 +43,6 @@ interface Directory extends Place {
   isAbsent: boolean | undefined;
 }
 
-interface Foreign {
-  readonly uid: number;
-  /** The place in the upper because of which it is changed. */
-  readonly place: string;
-}
-
 export class Places {
   readonly #dir: Root;
   readonly #actor: Actor;
@@ -54,13 +52,13 @@ export class Places {
   readonly absent = new Set<bigint>();
   /** The bytes that files take up which the merge replaces or removes. */
   freed = 0;
+  /** How many names of a file with several the merge replaces or removes, by inode. */
+  readonly #names = new Map<bigint, number>();
   /** By depth: the directories above the current entry. */
   readonly #above: (Directory | undefined)[] = [];
   #directories: Directory[] = [];
   /** Entries wait until it is known whether their directories exist: nothing is to be looked up in the others. */
   #others: Place[] = [];
-  /** Directories that have to be changed although their modes do not let this process, by path. */
-  readonly #foreign = new Map<string, Foreign>();
   /** The root of the target lets this process replace only entries of its own. */
   #isSticky = false;
 
@@ -75,11 +73,16 @@ export class Places {
   *checkRoot(getsMetadata: boolean): Task<void> {
     const found = yield* examine(this.#dir.descriptor, ['']);
     if (!found.advance() || found.error !== 0) return;
-    if (found.isFrozen) this.#add('', frozen(this.#dir.path, ''));
-    if (!this.#isForeign(found)) return;
-    this.#isSticky = (found.mode & k.S_ISVTX) !== 0;
-    if (getsMetadata) this.#add('', keepsMetadata(found.uid));
-    else if (!this.#actor.isGranted(found, WRITES_AND_ENTERS)) this.#foreign.set('', { uid: found.uid, place: '' });
+    const { uid } = found;
+    const isForeign = this.#actor.isForeign(found);
+    if (found.isFrozen) this.#add('', FROZEN);
+    if (isForeign && getsMetadata) this.#add('', keepsMetadata(uid));
+    this.#isSticky = isForeign && (found.mode & k.S_ISVTX) !== 0;
+    const onDenial = (errno: number): void => {
+      // The owner can open it up.
+      if (isForeign || errno === e.EROFS) this.#add('', cannotBeWritten(uid, errno));
+    };
+    this.#actor.askLater({ root: this.#dir, path: '', rights: k.W_OK | k.X_OK, onDenial });
   }
 
   get isFull(): boolean {
@@ -133,16 +136,18 @@ export class Places {
 
   /** Checks what is there. Returns true for a directory whose entries are removed. */
   #check(found: Records, { path, fate }: Place): boolean {
-    if (found.isOtherMount) throw mountInside(this.#dir.path, path);
-    if (found.isFrozen) this.#add(path, frozen(this.#dir.path, path));
+    if (found.isOtherMount) {
+      this.#add(path, IS_MOUNT, path);
+      return false;
+    }
+    if (found.isFrozen) this.#add(path, FROZEN, path);
     const isDirectory = found.type === k.S_IFDIR;
+    const isForeign = this.#actor.isForeign(found);
     if (isDirectory && fate !== 'replace') {
-      if (this.#isForeign(found)) this.#add(path, keepsMetadata(found.uid));
+      if (isForeign) this.#add(path, keepsMetadata(found.uid), path);
       return fate === 'clear';
     }
-    if (this.#isSticky && !path.includes('/') && this.#isForeign(found)) {
-      this.#add(path, inSticky(this.#dir.path, found.uid));
-    }
+    if (this.#isSticky && !path.includes('/') && isForeign) this.#add(path, inSticky(this.#dir.path, found.uid), path);
     if (!isDirectory) this.#free(found);
     return isDirectory;
   }
@@ -153,6 +158,7 @@ export class Places {
     const walker = new Walker(toBytePath(root), { at: descriptor, atPath: dir, followRoot: false });
     /** By depth: this process may remove only entries of its own. */
     const sticky: boolean[] = [];
+    /** A directory of another user, until the next record tells whether it is empty: whoever may remove it then. */
     let doubted: { readonly path: string; readonly uid: number } | undefined;
     try {
       while (yield* walker.more()) {
@@ -160,83 +166,47 @@ export class Places {
           yield* this.#breathe();
           const { type, mode, uid, depth } = walker;
           const path = walker.path === '' ? root : below(root, walker.path);
-          if (walker.isOtherMount) throw mountInside(dir, path);
-          if (depth > 0 && walker.isFrozen) this.#add(path, frozen(dir, path), root);
           const above = path.slice(0, path.lastIndexOf('/'));
-          if (depth > 0 && sticky[depth - 1] && this.#isForeign(walker)) {
+          const isForeign = this.#actor.isForeign(walker);
+          if (walker.isOtherMount) this.#add(path, IS_MOUNT, root);
+          if (depth > 0 && walker.isFrozen) this.#add(path, FROZEN, root);
+          if (depth > 0 && sticky[depth - 1] && isForeign) {
             this.#add(path, inSticky(joinPath(dir, toBytePath(above)), uid), root);
           }
-          if (doubted?.path === above) this.#foreign.set(above, { uid: doubted.uid, place: root });
+          if (doubted?.path === above) this.#askForChanges(doubted.path, doubted.uid, root);
           doubted = undefined;
-          if (type !== k.S_IFDIR) {
-            this.#free(walker);
-            continue;
+          if (type !== k.S_IFDIR) this.#free(walker);
+          else if (!walker.isOtherMount) {
+            if (isForeign && walker.error === e.EACCES) this.#add(path, cannotBeRead(uid), root);
+            sticky[depth] = isForeign && (mode & k.S_ISVTX) !== 0;
+            if (isForeign) doubted = { path, uid };
           }
-          const isForeign = this.#isForeign(walker);
-          sticky[depth] = isForeign && (mode & k.S_ISVTX) !== 0;
-          if (isForeign && walker.error === e.EACCES) this.#add(path, cannotBeRead(uid), root);
-          // An empty directory can be removed whoever owns it. The next record tells.
-          if (isForeign && !this.#actor.isGranted(walker, WRITES_AND_ENTERS)) doubted = { path, uid };
         }
       }
+    } catch (error) {
+      // The root itself cannot be read. Its owner can open it up, and another user can remove it if it is empty.
+      if (!(error instanceof OverlayError) || error.reason !== 'path-inaccessible') throw error;
+      const found = yield* examine(descriptor, [root]);
+      if (found.advance() && this.#actor.isForeign(found)) this.#add(root, cannotBeRead(found.uid), root);
     } finally {
       walker.close();
     }
   }
 
-  /** Asks the kernel about directories of other users whose modes grant nothing: an access control list may. */
-  *end(): Task<void> {
-    yield* this.look();
-    const foreign = [...this.#foreign];
-    for (let first = 0; first < foreign.length; first += MOST_DIRECTORIES) {
-      const plan = new Plan();
-      const some = foreign.slice(first, first + MOST_DIRECTORIES).map(([path, one]) => {
-        const at = path === '' ? '.' : toBytePath(path);
-        const args = [this.#dir.descriptor, at, k.W_OK | k.X_OK, k.AT_EACCESS] as const;
-        const step = plan.stepOf(plan.add(calls.faccessat2, args, { output: 0, tolerate: 'any' }));
-        return { path, ...one, step };
-      });
-      const outcome = yield* ask(plan);
-      if (outcome instanceof StepFailure) return;
-      for (const { path, uid, place, step } of some) {
-        if (outcome.result(step) === -e.EACCES) this.#add(path, cannotBeWritten(uid), place);
-      }
-    }
+  #askForChanges(path: string, uid: number, place: string): void {
+    const onDenial = (errno: number): void => this.#add(path, cannotBeWritten(uid, errno), place);
+    this.#actor.askLater({ root: this.#dir, path, rights: k.W_OK | k.X_OK, onDenial });
   }
 
-  #isForeign({ uid }: Records): boolean {
-    return uid !== this.#actor.uid && !this.#actor.isRoot;
+  /** Counts what is freed when the last name of a file goes. */
+  #free({ type, links, blocks, inode }: Records): void {
+    if (type !== k.S_IFREG) return;
+    const names = links === 1 ? 1 : (this.#names.get(inode) ?? 0) + 1;
+    if (links > 1) this.#names.set(inode, names);
+    if (names === links) this.freed += 512 * blocks;
   }
 
-  #free({ type, links, blocks }: Records): void {
-    if (type === k.S_IFREG && links === 1) this.freed += 512 * blocks;
-  }
-
-  #add(path: string, reason: Reason, place = path): void {
-    this.#obstacles.add(this.#dir.path, path, reason, place);
+  #add(path: string, obstacle: Obstacle, place?: string): void {
+    this.#obstacles.add(this.#dir.path, path, obstacle, place);
   }
 }
-
-const keepsMetadata = (uid: number): Reason => [
-  `belongs to the user ${uid}, and only its owner may give it the metadata of the upper`,
-  'run as that user or as root',
-];
-
-const cannotBeWritten = (uid: number): Reason => [
-  `belongs to the user ${uid}, and this process may change nothing in it`,
-  'run as that user or as root',
-];
-
-const cannotBeRead = (uid: number): Reason => [
-  `belongs to the user ${uid}, and this process may not see whether it is empty`,
-  'run as that user or as root, or remove it if it is empty',
-];
-
-export const mountInside = (root: Path, path: string): OverlayError =>
-  new OverlayError({
-    errno: e.EXDEV,
-    reason: 'mount-inside',
-    what: `something is mounted inside ${quotePath(root)}, at ${quotePath(joinPath(root, toBytePath(path)))}; nothing was merged`,
-    hint: 'unmount it, then call it again',
-    path: pathString(root),
-  });

@@ -120,6 +120,75 @@ for (const [title, make, options, hint] of [
   });
 }
 
+/** A command that gives a file or directory an access control list, acl(5): rights of uid 65534, and of all others. */
+const setList = (path: string, user: number, others: number): string => {
+  const words = [
+    2,
+    (7 << 16) + 1,
+    -1,
+    (user << 16) + 2,
+    65534,
+    (others << 16) + 4,
+    -1,
+    (7 << 16) + 0x10,
+    -1,
+    (others << 16) + 0x20,
+    -1,
+  ];
+  return `setfattr -n system.posix_acl_access -v 0x${Buffer.from(Int32Array.from(words).buffer).toString('hex')} ${path}`;
+};
+
+/** Each looks like an obstacle and is none: the kernel lets the user do it. */
+for (const [title, make, shown, more] of [
+  [
+    'a removed directory that its owner may not read',
+    'mkdir lower/d; echo f > lower/d/f; chmod 0 lower/d; mknod upper/d c 0 0',
+    '',
+  ],
+  ['another one inside a removed directory', 'mkdir -p lower/d/e; chmod 0 lower/d/e; mknod upper/d c 0 0', ''],
+  ['an empty directory of another user that is removed', 'mkdir lower/d; mknod upper/d c 0 0; FOREIGN=lower/d', ''],
+  ['an empty directory of another user inside', 'mkdir -p lower/d/e; mknod upper/d c 0 0; FOREIGN=lower/d/e', ''],
+  ['an empty directory of another user that a file replaces', 'mkdir lower/d; echo f > upper/d; FOREIGN=lower/d', 'd'],
+  [
+    'a directory of another user with an access control list',
+    `mkdir lower/d; touch lower/d/f; ${setList('lower/d', 7, 5)}; mknod upper/d c 0 0; FOREIGN=lower/d`,
+    '',
+  ],
+  [
+    'a directory of another user that all may write',
+    'mkdir -m 777 lower/d; touch lower/d/f; mknod upper/d c 0 0; FOREIGN=lower/d',
+    '',
+  ],
+  ['a file of another user that is replaced', 'touch lower/f; echo f > upper/f; FOREIGN=lower/f', 'f'],
+  [
+    'an immutable file in an untouched directory',
+    'mkdir lower/d; touch lower/d/f; chattr +i lower/d/f; touch upper/n',
+    'd n',
+  ],
+  ['a sticky target of the user', 'chmod 1777 lower; touch lower/f; echo f > upper/f; FOREIGN=lower/f', 'f'],
+  [
+    'a marked file of another user that the user may write',
+    `touch upper/f; setfattr -n user.overlay.origin -v x upper/f; ${setList('upper/f', 6, 4)}; FOREIGN=upper/f`,
+    'f',
+    'move',
+  ],
+] as const) {
+  const needs = title.startsWith('an immutable') ? (['chattr on tmpfs'] as const) : [];
+  mountTest(`no obstacle for a merge: ${title}`, { needs: [...needs] }, (t) => {
+    const dir = scratch(t, 'disk');
+    const sh = (command: string) => execFileSync('bash', ['-c', command], { cwd: dir, encoding: 'utf8' });
+    t.teardown(() => sh('chattr -R -f -ia . || true'));
+    sh(`mkdir upper lower; ${make}; chown -f -R 65534:65534 . || true; chown 0:0 $FOREIGN .; chmod 755 .`);
+    for (const mode of more === 'move' ? ['move'] : ['copy', 'move']) {
+      sh('rm -rf u l; cp -a upper u; cp -a lower l');
+      const body = `await merge({ upperdir: at('u'), userxattr: true }, { into: at('l'), move: args[1] === 'move', unmarked: true })`;
+      run(asNobody, dir, body, mode);
+      t.is(readdirSync(join(dir, 'l')).join(' '), shown, mode);
+    }
+    sh('chmod -R -f u+rwx . || true');
+  });
+}
+
 /** Each would be in the way of a merge half-way through. The error names it, and a call after the remedy does all. */
 for (const [title, make, message, remedy] of [
   [
@@ -147,6 +216,18 @@ for (const [title, make, message, remedy] of [
     'chown 65534 lower/k',
   ],
   [
+    'a foreign directory whose list denies',
+    `mknod upper/d c 0 0; chown 0:0 lower/d/s; ${setList('lower/d/s', 5, 7)}`,
+    /lower\/d\/s' belongs to the user 0, and this process may change nothing in it/,
+    'chown 65534 lower/d/s',
+  ],
+  [
+    'an upper of another user that has to be emptied',
+    'chown 0:0 upper',
+    /upper' belongs to the user 0, and this process may change nothing in it/,
+    'chown 65534 upper',
+  ],
+  [
     'an immutable directory of the upper',
     'mkdir upper/d; touch upper/d/n; chown -R 65534:65534 upper; chattr +i upper/d',
     /upper\/d' is immutable or append-only/,
@@ -154,7 +235,7 @@ for (const [title, make, message, remedy] of [
   ],
 ] as const) {
   for (const mode of ['copy', 'move']) {
-    if (mode === 'copy' && title.endsWith('of the upper')) continue;
+    if (mode === 'copy' && / upper/.test(title)) continue;
     mountTest(
       `a merge names what is in its way before it writes: ${title} (${mode})`,
       { needs: 'chattr on tmpfs' },
@@ -215,8 +296,8 @@ mountTest('a mount in a directory that a merge removes is named before it writes
   const merged = await t.throwsAsync<OverlayError>(call());
   sh('umount lower/m');
   t.deepEqual([inside.reason, merged.reason], ['mount-inside', 'mount-inside']);
-  t.regex(inside.message, /at '\S+lower\/d\/s'; nothing was merged\. Unmount it/);
-  t.regex(merged.message, /at '\S+lower\/m'/);
+  t.regex(inside.message, /'\S+lower\/d\/s' is a mount point; nothing was merged\. Unmount it/);
+  t.regex(merged.message, /'\S+lower\/m' is a mount point/);
   t.deepEqual(readdirSync(join(dir, 'lower')), ['d', 'm']);
   await call();
 });
@@ -233,6 +314,13 @@ mountTest('a copy for which there is no room is refused before it writes', async
     /adds 4 MiB at least, and the file system of '\S+lower' has 1 MiB left; nothing was merged\. Make/,
   );
   t.deepEqual([error.reason, readdirSync(join(dir, 'lower'))], ['out-of-space', ['f']]);
+  // So does one with several names if all of them go.
+  sh(
+    'ln lower/f lower/g; mknod upper/g c 0 0; mknod upper/f c 0 0; truncate -s 0 upper/a; rm upper/b; head -c 3M /dev/zero > upper/z',
+  );
+  await call();
+  t.deepEqual(readdirSync(join(dir, 'lower')), ['a', 'z']);
+  sh('rm upper/* lower/*; head -c 3M /dev/zero > lower/f; head -c 2M /dev/zero > upper/b; touch upper/a');
   // A file that the merge removes makes room. A hole takes none.
   sh('mknod upper/f c 0 0; mv upper/f upper/B; mv lower/f lower/B; rm upper/a; truncate -s 1G upper/hole');
   await call();
