@@ -440,7 +440,7 @@ for (const [user, command] of [
       t.timeout(3_600_000);
       const first = Number(process.env['OVERLAYFS_TEST_SEED'] ?? Date.now() % 1e9);
       t.log(`seeds from ${first}`);
-      for (let seed = first; seed < first + scaled(20, 2); seed++) {
+      for (let seed = first; seed < first + scaled(20); seed++) {
         const dir = scratch(t, 'disk');
         t.is(run(command, dir, folds, String(seed), JSON.stringify(commands), lower), null, `seed ${seed}`);
         if (!t.passed) return;
@@ -487,7 +487,7 @@ mountTest(
     t.log(`seeds from ${first}`);
     const all = Object.values(changes).filter((command) => !command.includes('ln '));
     let killed = 0;
-    for (let seed = first; seed < first + scaled(30, 3) || killed === 0; seed++) {
+    for (let seed = first; seed < first + scaled(30) || killed === 0; seed++) {
       const dir = scratch(t, 'disk');
       const outcome = run(asNobody, dir, kills, String(seed), all[seed % all.length] ?? '') as { killed?: number };
       t.deepEqual(outcome, { killed: outcome.killed ?? 0, after: '' }, `seed ${seed}`);
@@ -610,7 +610,7 @@ mountTest(
     t.log(`seeds from ${first}`);
     const more = `${lower}; cd ../; mkdir -p node/{a,b} store; for i in a b; do echo $i > store/$i; ln store/$i node/$i/$i; done`;
     const counts = { new: 0, false: 0, falseByTimes: 0, wanted: 0, found: 0, foundByTimes: 0, replaced: 0 };
-    for (let seed = first; seed < first + scaled(20, 2); seed++) {
+    for (let seed = first; seed < first + scaled(20); seed++) {
       const dir = scratch(t, 'disk');
       const found = run([], dir, removals, String(seed), JSON.stringify(commands), more) as {
         news: number;
